@@ -1,0 +1,24 @@
+"""Feedforward networks in JAX, with a backward pass written by hand and tested against `jax.grad`.
+
+`import fbackprop as fb` imports nothing else: a module, and jax with it, is imported when one of
+its names is touched, so that the command line answers `--help` at once.
+"""
+
+from fbackprop.lazy import lazy_names
+
+__version__ = "0.1.0"
+
+__getattr__, __dir__, __all__ = lazy_names(
+  "fbackprop",
+  {
+    "activations": ("activation", "gelu", "identity", "relu", "sigmoid", "tanh"),
+    "checks": ("DtypeError", "ShapeError", "StructureError"),
+    "combinators": ("serial",),
+    "linear": ("DenseParams", "dense"),
+    "losses": ("sigmoid_cross_entropy", "softmax_cross_entropy", "squared_error"),
+    "networks": ("mlp",),
+    "transforms": ("as_custom_vjp", "pullback", "residual_bytes", "value_and_grad"),
+    "types": ("Gate", "Layer", "Loss"),
+  },
+  subpackages=("gates", "train", "verify"),
+)

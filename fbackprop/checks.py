@@ -1,0 +1,91 @@
+"""What may enter a rule, checked when it is traced: shapes, dtypes, keys and structures.
+
+Nothing broadcasts and nothing is converted silently. A message names the argument, what was
+expected and what came. Values (NaN, labels out of range) are the business of whoever holds them
+on the host: see `fbackprop.train`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ShapeError(ValueError):
+  """An array has another shape than the one that is needed."""
+
+
+class DtypeError(TypeError):
+  """An array, or an argument that should be one, has another type than the one that is needed."""
+
+
+class StructureError(ValueError):
+  """A tree of parameters isn't the one that the network's `init` makes."""
+
+
+def describe(value: Any) -> str:
+  """`float32[5, 10]` for an array, and its repr, or a part of it, for anything else."""
+  if hasattr(value, "shape") and hasattr(value, "dtype"):
+    return f"{value.dtype}[{', '.join(str(d) for d in value.shape)}]"
+  text = repr(value)
+  return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def check_array(where: str, name: str, value: Any) -> None:
+  """Refuses what isn't an array: a list, a number, None."""
+  if not (hasattr(value, "shape") and hasattr(value, "dtype")):
+    raise DtypeError(f"{where}: {name} must be an array, got {describe(value)}")
+
+
+def check_floating(where: str, name: str, value: Any) -> None:
+  """Refuses an array of integers, booleans or complex numbers."""
+  check_array(where, name, value)
+  if not jnp.issubdtype(value.dtype, jnp.floating):
+    raise DtypeError(f"{where}: {name} must have a floating dtype, got {describe(value)}")
+
+
+def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:
+  """Refuses an array of another dtype: nothing is promoted silently."""
+  check_array(where, name, value)
+  if value.dtype != dtype:
+    raise DtypeError(f"{where}: {name} must have dtype {np.dtype(dtype)}, got {describe(value)}")
+
+
+def check_shape(where: str, name: str, value: Any, shape: tuple[int | str, ...]) -> None:
+  """Refuses another rank or another size; a letter in `shape` stands for any size."""
+  check_array(where, name, value)
+  fits = len(value.shape) == len(shape) and all(
+    isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
+  )
+  if not fits:
+    wanted = ", ".join(str(d) for d in shape)
+    raise ShapeError(f"{where}: {name} must have shape [{wanted}], got {describe(value)}")
+
+
+def check_same(where: str, names: tuple[str, str], a: Any, b: Any) -> None:
+  """Refuses two arrays that differ in shape or dtype."""
+  check_shape(where, names[1], b, tuple(a.shape))
+  check_dtype(where, names[1], b, a.dtype)
+
+
+def check_key(where: str, key: Any) -> None:
+  """Refuses what isn't one typed key: a seed, an old-style uint32 pair, a batch of keys."""
+  is_key = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+  if not is_key:
+    raise DtypeError(f"{where}: key must be made by jax.random.key(seed), got {describe(key)}")
+  if key.shape != ():
+    raise ShapeError(f"{where}: key must be a single key, got {describe(key)}")
+
+
+def is_concrete(value: Any) -> bool:
+  """Whether the values can be looked at now, that is, outside of a trace."""
+  return not isinstance(value, jax.core.Tracer)
+
+
+def check_size(where: str, name: str, value: Any) -> None:
+  """Refuses a width that isn't an integer of at least one."""
+  if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    raise DtypeError(f"{where}: {name} must be an integer, got {describe(value)}")
+  if value < 1:
+    raise ShapeError(f"{where}: {name} must be at least 1, got {value}")

@@ -1,0 +1,120 @@
+"""Sums, products and quotients."""
+
+from fbackprop.checks import check_floating, check_same
+from fbackprop.types import Array, Gate, Residuals
+
+
+def check_inputs(name: str, inputs: tuple[Array, ...], arity: int | None = None) -> None:
+  """Refuses a wrong number of inputs, and inputs that differ in shape or dtype."""
+  if len(inputs) != arity if arity is not None else not inputs:
+    wanted = "at least 1 input" if arity is None else f"{arity} input{'s' * (arity > 1)}"
+    raise TypeError(f"gate {name} takes {wanted}, got {len(inputs)}")
+  for i, x in enumerate(inputs):
+    check_floating(f"gate {name}", f"input {i}", x)
+    check_same(f"gate {name}", ("input 0", f"input {i}"), inputs[0], x)
+
+
+def add_forward(*xs: Array) -> tuple[Array, Residuals]:
+  """y = x_1 + ... + x_n. Keeps no array; the number of inputs is in the tree."""
+  check_inputs("add", xs)
+  y = xs[0]
+  for x in xs[1:]:
+    y = y + x
+  return y, tuple(() for _ in xs)
+
+
+def add_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, ...]:
+  """Every local gradient is 1: the upstream gradient is handed to each input."""
+  return tuple(y_bar for _ in residuals)
+
+
+def subtract_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
+  """y = a - b. Keeps nothing."""
+  check_inputs("subtract", (a, b), 2)
+  return a - b, ()
+
+
+def subtract_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
+  """Local gradients 1 and -1."""
+  return y_bar, -y_bar
+
+
+def negate_forward(x: Array) -> tuple[Array, Residuals]:
+  """y = -x. Keeps nothing."""
+  check_inputs("negate", (x,), 1)
+  return -x, ()
+
+
+def negate_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient -1."""
+  return (-y_bar,)
+
+
+def multiply_forward(*xs: Array) -> tuple[Array, Residuals]:
+  """y = x_1 · ... · x_n. Keeps the inputs."""
+  check_inputs("multiply", xs)
+  y = xs[0]
+  for x in xs[1:]:
+    y = y * x
+  return y, xs
+
+
+def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
+  """Local gradient of x_i: the product of the other inputs.
+
+  Computed from the products to the left and to the right of each input, since y / x_i is wrong
+  where x_i = 0.
+  """
+  n = len(xs)
+  left, right = [y_bar], [xs[-1]]
+  for i in range(n - 1):
+    left.append(left[i] * xs[i])
+    right.append(right[i] * xs[n - 2 - i])
+  # left[i] = y_bar x_1 ... x_i and right[j] = x_n x_(n-1) ... x_(n-j): all factors but one.
+  return (*(left[i] * right[n - 2 - i] for i in range(n - 1)), left[n - 1])
+
+
+def divide_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
+  """y = a / b. Keeps y and b."""
+  check_inputs("divide", (a, b), 2)
+  y = a / b
+  return y, (y, b)
+
+
+def divide_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
+  """Local gradients 1/b and -a/b² = -y/b."""
+  y, b = residuals
+  a_bar = y_bar / b
+  return a_bar, -a_bar * y
+
+
+def square_forward(x: Array) -> tuple[Array, Residuals]:
+  """y = x². Keeps x."""
+  check_inputs("square", (x,), 1)
+  return x * x, x
+
+
+def square_backward(x: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient 2x."""
+  return (2 * x * y_bar,)
+
+
+def reciprocal_forward(x: Array) -> tuple[Array, Residuals]:
+  """y = 1/x. Keeps y."""
+  check_inputs("reciprocal", (x,), 1)
+  y = 1 / x
+  return y, y
+
+
+def reciprocal_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient -1/x² = -y²."""
+  return (-y_bar * y * y,)
+
+
+add = Gate("add", None, add_forward, add_backward)
+subtract = Gate("subtract", 2, subtract_forward, subtract_backward)
+negate = Gate("negate", 1, negate_forward, negate_backward)
+multiply = Gate("multiply", None, multiply_forward, multiply_backward)
+divide = Gate("divide", 2, divide_forward, divide_backward)
+square = Gate("square", 1, square_forward, square_backward)
+reciprocal = Gate("reciprocal", 1, reciprocal_forward, reciprocal_backward)

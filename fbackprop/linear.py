@@ -1,0 +1,146 @@
+"""The dense layer: every neuron's multiplication and summation gates, in matrix form."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import (
+  DtypeError,
+  StructureError,
+  check_dtype,
+  check_floating,
+  check_shape,
+  check_size,
+  describe,
+)
+from fbackprop.types import Array, Layer, Residuals
+
+Initializer = Callable[..., Array]
+"""`init(key, shape, dtype) -> array`, as those of `jax.nn.initializers`."""
+
+
+class DenseParams(NamedTuple):
+  """`w` `[D_in, D_out]` and `b` `[D_out]`, or None for a layer without bias."""
+
+  w: Array
+  b: Array | None
+
+
+def dense_forward(params: DenseParams, x: Array) -> tuple[Array, Residuals]:
+  """y = x w + b: neuron j outputs y_j = Σ_i x_i w_ij + b_j.
+
+  Args:
+    params: `w` `[D_in, D_out]`, `b` `[D_out]` or None.
+    x: `[N, D_in]`, dtype of `w`.
+
+  Returns:
+    `(y, residuals)`: y `[N, D_out]`; kept is x, which the layer before may hold too.
+
+  References:
+    Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, algorithm 6.3.
+  """
+  y = x @ params.w
+  if params.b is not None:
+    y = y + params.b[None, :]
+  return y, x
+
+
+def dense_backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[DenseParams, Array]:
+  """Pulls a cotangent back through `dense_forward`.
+
+  For y = x w + b:   w_bar = xᵀ y_bar,   b_bar = Σ_n y_bar,   x_bar = y_bar wᵀ.
+
+  Args:
+    params: `w` `[D_in, D_out]`, `b` `[D_out]` or None. `w` is read for `x_bar` only.
+    x: the residual: the layer's input, `[N, D_in]`.
+    y_bar: cotangent of the output, `[N, D_out]`, dtype of y.
+
+  Returns:
+    `(params_bar, x_bar)` with the structure, shapes and dtypes of `(params, x)`. `params_bar` is
+    summed over N, not averaged.
+
+  References:
+    Rumelhart, Hinton, Williams, Nature 323 (1986), 533–536, eq. 6 and 7.
+  """
+  w_bar = x.T @ y_bar
+  b_bar = None if params.b is None else y_bar.sum(0)
+  x_bar = y_bar @ params.w.T
+  return DenseParams(w_bar, b_bar), x_bar
+
+
+def dense(
+  d_in: int,
+  d_out: int,
+  *,
+  bias: bool = True,
+  w_init: Initializer | None = None,
+  b_init: Initializer | None = None,
+  dtype: Any = jnp.float32,
+) -> Layer:
+  """A layer of `d_out` neurons, each fed by all `d_in` inputs: y = x w + b.
+
+  Args:
+    d_in: number of inputs, at least 1.
+    d_out: number of outputs, at least 1.
+    bias: whether b is added.
+    w_init: `init(key, shape, dtype)`, as in `jax.nn.initializers`; by default `glorot_uniform`
+      (Glorot, Bengio, AISTATS 2010). `mlp` gives `he_normal` (He et al., ICCV 2015) to a layer
+      that relu or gelu follows.
+    b_init: likewise for b; by default zeros.
+    dtype: the floating dtype of the parameters that `init` makes. The passes follow the dtype
+      of the parameters that they are given, and x must have the same.
+
+  Returns:
+    A `Layer` with parameters `DenseParams(w [d_in, d_out], b [d_out] or None)`.
+
+  Raises:
+    TypeError: a size isn't an integer, or `dtype` isn't floating.
+    ValueError: a size is below 1. When traced: x or `params` don't fit (see `fbackprop.checks`).
+
+  Example:
+    >>> layer = dense(3, 2)
+    >>> params = layer.init(jax.random.key(0))
+    >>> params.w.shape, params.b.shape
+    ((3, 2), (2,))
+  """
+  name = f"dense({d_in}, {d_out})"
+  check_size(name, "d_in", d_in)
+  check_size(name, "d_out", d_out)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    raise DtypeError(f"{name}: dtype must be a floating dtype, got {dtype!r}")
+  w_init = jax.nn.initializers.glorot_uniform() if w_init is None else w_init
+  b_init = jax.nn.initializers.zeros if b_init is None else b_init
+
+  def check_params(params: Any) -> None:
+    if not isinstance(params, DenseParams):
+      raise StructureError(f"{name}: params must be DenseParams(w, b), got {describe(params)}")
+    check_shape(name, "params.w", params.w, (d_in, d_out))
+    check_floating(name, "params.w", params.w)
+    if bias:
+      check_shape(name, "params.b", params.b, (d_out,))
+      check_dtype(name, "params.b", params.b, params.w.dtype)
+    elif params.b is not None:
+      raise StructureError(f"{name}: params.b must be None, as bias=False; got an array")
+
+  def init(key: Array) -> DenseParams:
+    w_key, b_key = jax.random.split(key)
+    b = b_init(b_key, (d_out,), dtype) if bias else None
+    return DenseParams(w_init(w_key, (d_in, d_out), dtype), b)
+
+  def forward(params: DenseParams, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    check_params(params)
+    check_floating(name, "x", x)
+    check_shape(name, "x", x, ("N", d_in))
+    check_dtype(name, "x", x, params.w.dtype)
+    return dense_forward(params, x)
+
+  def backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[DenseParams, Array]:
+    check_params(params)
+    check_shape(name, "y_bar", y_bar, (x.shape[0], d_out))
+    check_dtype(name, "y_bar", y_bar, x.dtype)
+    return dense_backward(params, x, y_bar)
+
+  options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", jnp.dtype(dtype).name))
+  return Layer("dense", init, forward, backward, options=options)

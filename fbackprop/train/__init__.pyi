@@ -1,0 +1,11 @@
+from fbackprop.train.fitting import fit as fit
+from fbackprop.train.optimizers import gradient_descent as gradient_descent
+from fbackprop.train.results import Evaluation as Evaluation
+from fbackprop.train.results import Result as Result
+from fbackprop.train.steps import Batch as Batch
+from fbackprop.train.steps import Info as Info
+from fbackprop.train.steps import State as State
+from fbackprop.train.steps import make_step as make_step
+from fbackprop.train.stopping import StopRules as StopRules
+from fbackprop.train.weights import load_params as load_params
+from fbackprop.train.weights import save_params as save_params

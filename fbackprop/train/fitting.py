@@ -1,0 +1,186 @@
+"""A whole run: compile, train in chunks, evaluate, check the gradient, stop and say why."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fbackprop.checks import DtypeError, check_key, describe
+from fbackprop.train.divergence import locate_nonfinite
+from fbackprop.train.examples import check_examples, make_evaluate
+from fbackprop.train.interruption import deferred_interrupt
+from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
+from fbackprop.train.results import Evaluation, Result
+from fbackprop.train.steps import State, layer_names, make_step, noise_key
+from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
+from fbackprop.types import Array, Layer, Loss
+from fbackprop.verify.live import LiveCheck, make_live_check
+
+
+def fit(
+  net: Layer,
+  loss: Loss,
+  data: Any,
+  *,
+  optimizer: optax.GradientTransformation,
+  stop: StopRules,
+  key: Array,
+  batch_size: int | None = None,
+  test: Any = None,
+  eval_every: int | None = None,
+  check_every: int | None = None,
+  chunk_steps: int = 1000,
+  on_evaluation: Callable[[Evaluation], None] | None = None,
+) -> Result:
+  """Trains a network until a stop rule fires.
+
+  Args:
+    net: the network.
+    loss: the loss.
+    data: `(x, targets)` or a `Batch`: x `[N, D_in]` and what the loss takes. Values are looked at
+      here, once: NaN, infinity and labels out of range are refused.
+    optimizer: `gradient_descent(rate)` or any of optax's.
+    stop: the stop rules.
+    key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
+    batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn
+      in a new order each epoch; a remainder smaller than a batch is left out of that epoch.
+    test: `(x, targets)` to evaluate on. It is reported and decides nothing.
+    eval_every: steps from one evaluation to the next; None for one at the end only.
+    check_every: steps from one comparison of our gradient with `jax.grad` to the next, from step 0
+      on; None for none.
+    chunk_steps: the most steps of one compiled call. It changes no result, only how soon an
+      interrupt is heard.
+    on_evaluation: called with each `Evaluation`, as it comes.
+
+  Returns:
+    A `Result`. An interrupt (SIGINT) ends the run after the chunk in flight, and a loss or a
+    parameter that isn't finite ends it at once, with what was reached so far.
+
+  Raises:
+    TypeError: an argument isn't what it must be.
+    ValueError: shapes or values that don't fit; the message names the argument.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> x = jnp.linspace(-1, 1, 32)[:, None]
+    >>> result = fit(
+    ...   fb.mlp([1, 16, 1], fb.tanh), fb.squared_error, (x, x * x),
+    ...   optimizer=fb.train.gradient_descent(0.1), stop=StopRules(5000, loss_below=1e-3),
+    ...   key=jax.random.key(0),
+    ... )
+    >>> result.stop_reason
+    'loss_below'
+  """
+  if not isinstance(stop, StopRules):
+    raise DtypeError(f"fit: stop must be a StopRules, got {describe(stop)}")
+  check_key("fit", key)
+  init, step = make_step(net, loss, optimizer)
+  train = check_examples("data", data, net, loss)
+  held_out = None if test is None else check_examples("test", test, net, loss)
+  n = train.x.shape[0]
+  batch_size = n if batch_size is None else batch_size
+  for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
+    check_count(name, value, least=1)
+  for name, every in (("eval_every", eval_every), ("check_every", check_every)):
+    if every is not None:
+      check_count(name, every, least=1)
+  if batch_size > n:
+    raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
+
+  init_key, order_key = jax.random.split(key)
+  state = init(init_key)
+  names = layer_names(state.params)
+  dtype = jax.eval_shape(step, state, train)[1].loss.dtype
+  rules = stop_numbers(stop, dtype)
+  loop = start_loop(state, n, dtype)
+  evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
+
+  def check_gradient(state: State, done: int) -> LiveCheck:
+    rows = np.sort(np.random.default_rng(done).choice(n, batch_size, replace=False))
+    return live(state.params, train.x, train.targets, noise_key(net, state), rows)
+
+  compile_start = time.perf_counter()
+  capacity = max(1, min(chunk_steps, stop.max_steps))
+  lowered = make_chunk(step, batch_size, capacity).lower(loop, train, rules, as_step(0), order_key)
+  chunk = lowered.compile()
+  if held_out is not None:
+    evaluate(state.params, held_out)
+  if check_every is not None:
+    check_gradient(state, 0)
+  start = time.perf_counter()
+  compile_seconds, check_seconds = start - compile_start, 0.0
+
+  losses, grad_norms = [np.zeros(0, dtype)], [np.zeros((0, len(names)), dtype)]
+  evaluations: list[Evaluation] = []
+  checks: list[tuple[int, LiveCheck]] = []
+
+  def evaluate_now(done: int) -> None:
+    before = evaluations[-1].step if evaluations else 0
+    recent = np.concatenate(losses)[before:]
+    norms = np.concatenate(grad_norms)[-1:]
+    scores = (None, None) if held_out is None else evaluate(loop.state.params, held_out)
+    evaluations.append(
+      Evaluation(
+        step=done,
+        epoch=done / (n // batch_size),
+        train_loss=float(recent.mean()) if recent.size else None,
+        test_loss=scores[0],
+        test_accuracy=scores[1],
+        grad_norms=tuple(float(v) for v in norms.ravel()),
+        seconds=time.perf_counter() - start,
+      )
+    )
+    if on_evaluation is not None:
+      on_evaluation(evaluations[-1])
+
+  done, reason = 0, None if stop.max_steps else "max_steps"
+  with deferred_interrupt() as interruption:
+    while True:
+      if reason is None and interruption.requested:
+        reason = "interrupted"
+      is_check_due = check_every is not None and (reason is not None or done % check_every == 0)
+      # At the parameters of a run that diverged there is no truth to compare with.
+      if is_check_due and reason != "diverged":
+        check_start = time.perf_counter()
+        checks.append((done, check_gradient(loop.state, done)))
+        check_seconds += time.perf_counter() - check_start
+      if reason is not None or (eval_every is not None and done and done % eval_every == 0):
+        evaluate_now(done)
+      if reason is not None:
+        break
+      ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
+      until = min(done + capacity, stop.max_steps, *ends)
+      loop, chunk_losses, chunk_norms = chunk(loop, train, rules, as_step(until), order_key)
+      code, before, done = int(loop.progress.reason), done, int(loop.state.step)
+      reason = None if code < 0 else STOP_REASONS[code]
+      rows = done - before + (reason == "diverged")
+      losses.append(np.asarray(chunk_losses)[:rows])
+      grad_norms.append(np.asarray(chunk_norms)[:rows])
+  seconds = time.perf_counter() - start
+
+  diverged_at = None
+  if reason == "diverged":
+    batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
+    diverged_at = locate_nonfinite(net, loss, loop.state.params, batch, noise_key(net, loop.state))
+  return Result(
+    state=loop.state,
+    stop_reason=reason,
+    losses=np.concatenate(losses),
+    grad_norms=np.concatenate(grad_norms),
+    layer_names=tuple(names),
+    evaluations=tuple(evaluations),
+    checks=tuple(checks),
+    diverged_at=diverged_at,
+    seconds=seconds,
+    check_seconds=check_seconds,
+    compile_seconds=compile_seconds,
+  )
+
+
+def as_step(step: int) -> Array:
+  """A step number that a compiled loop takes."""
+  return jnp.asarray(step, jnp.int32)

@@ -1,0 +1,167 @@
+"""The compiled run: a chunk of steps is one program, with the data on the device.
+
+The loop is a `while_loop` that asks the stop rules after each step, so that a run ends at the same
+step however it is cut into chunks. The order of the examples is drawn anew each epoch, from the
+epoch's number; a remainder smaller than a batch waits for the next epoch's order.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.train.steps import Batch, Info, State
+from fbackprop.train.stopping import STOP_REASONS, StopRules
+from fbackprop.types import Array
+
+RUNNING = -1
+MAX_STEPS, LOSS_BELOW, TOL, _, DIVERGED = range(len(STOP_REASONS))
+
+
+class StopNumbers(NamedTuple):
+  """`StopRules` as numbers that a compiled loop can take; a rule that is off never fires."""
+
+  max_steps: Array
+  loss_below: Array
+  tol: Array
+  patience: Array
+
+
+class Progress(NamedTuple):
+  """What the stop rules remember.
+
+  Attributes:
+    epoch_sum: sum of the losses of this epoch's steps, `[]`.
+    best: lowest mean loss of an epoch so far, `[]`.
+    stale: epochs in a row that brought no progress, `[]`.
+    reason: an index of `STOP_REASONS`, or `RUNNING`, `[]`.
+  """
+
+  epoch_sum: Array
+  best: Array
+  stale: Array
+  reason: Array
+
+
+class Loop(NamedTuple):
+  """What a chunk of steps carries on; `order` `[N]` is this epoch's order of the examples."""
+
+  state: State
+  order: Array
+  progress: Progress
+
+
+def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
+  """The rules as arrays, with infinity for a rule that is off."""
+  off = float("-inf")
+  return StopNumbers(
+    jnp.asarray(stop.max_steps, jnp.int32),
+    jnp.asarray(off if stop.loss_below is None else stop.loss_below, dtype),
+    jnp.asarray(off if stop.tol is None else stop.tol, dtype),
+    jnp.asarray(stop.patience, jnp.int32),
+  )
+
+
+def start_loop(state: State, n: int, dtype: Any) -> Loop:
+  """The loop before its first step, over n examples, with losses of `dtype`."""
+  infinity = jnp.asarray(jnp.inf, dtype)
+  progress = Progress(
+    jnp.zeros((), dtype), infinity, jnp.zeros((), jnp.int32), jnp.asarray(RUNNING, jnp.int32)
+  )
+  return Loop(state, jnp.arange(n, dtype=jnp.int32), progress)
+
+
+def make_chunk(
+  step: Callable[[State, Any], tuple[State, Info]], batch_size: int, capacity: int
+) -> jax.stages.Wrapped:
+  """Compiles the loop over at most `capacity` steps.
+
+  Args:
+    step: of `make_step`.
+    batch_size: examples in a step.
+    capacity: the most steps of one call.
+
+  Returns:
+    `chunk(loop, data, stop, until, order_key) -> (loop, losses [capacity], grad_norms [capacity,
+    layers])`: runs until step `until` (at most `capacity` further) or until a stop rule fires. The
+    loop that went in is donated. Rows of steps that weren't reached are zero. A step that diverged
+    has its row, and isn't counted in `state.step`.
+  """
+
+  @partial(jax.jit, donate_argnums=0)
+  def chunk(
+    loop: Loop, data: Batch, stop: StopNumbers, until: Array, order_key: Array
+  ) -> tuple[Loop, Array, Array]:
+    first = loop.state.step
+    steps_per_epoch = data.x.shape[0] // batch_size
+
+    def goes_on(carry: tuple[Loop, Array, Array]) -> Array:
+      loop = carry[0]
+      return (loop.progress.reason == RUNNING) & (loop.state.step < until)
+
+    def body(carry: tuple[Loop, Array, Array]) -> tuple[Loop, Array, Array]:
+      loop, losses, grad_norms = carry
+      order, batch = take_batch(loop.state.step, loop.order, data, batch_size, order_key)
+      row = loop.state.step - first
+      state, info = step(loop.state, batch)
+      progress = judge(loop.progress, info, state.step, steps_per_epoch, stop)
+      loop = Loop(state, order, progress)
+      return loop, losses.at[row].set(info.loss), grad_norms.at[row].set(info.grad_norms)
+
+    info = jax.eval_shape(step, loop.state, data)[1]
+    rows = [jnp.zeros((capacity, *a.shape), a.dtype) for a in (info.loss, info.grad_norms)]
+    return jax.lax.while_loop(goes_on, body, (loop, rows[0], rows[1]))
+
+  return chunk
+
+
+def take_batch(
+  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array
+) -> tuple[Array, Batch]:
+  """The examples of a step, and this epoch's order: at the first step of an epoch a new one.
+
+  With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
+  descent.
+  """
+  n = data.x.shape[0]
+  if batch_size == n:
+    return order, data
+  epoch, place = jnp.divmod(step, n // batch_size)
+
+  def draw_order() -> Array:
+    return jax.random.permutation(jax.random.fold_in(order_key, epoch), n).astype(jnp.int32)
+
+  def keep_order() -> Array:
+    return order
+
+  order = jax.lax.cond(place == 0, draw_order, keep_order)
+  rows = jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
+  weights = None if data.weights is None else data.weights[rows]
+  return order, Batch(data.x[rows], data.targets[rows], weights)
+
+
+def judge(
+  progress: Progress, info: Info, step: Array, steps_per_epoch: int, stop: StopNumbers
+) -> Progress:
+  """Asks the stop rules after a step; `step` is the number of steps taken, this one included."""
+  epoch_sum = progress.epoch_sum + info.loss
+  epoch_ends = step % steps_per_epoch == 0
+  mean = epoch_sum / steps_per_epoch
+
+  # As scikit-learn counts: an epoch is stale unless it is below the best by more than tol, and the
+  # run ends when more than `patience` epochs in a row were stale. A tol of -inf is never stale.
+  is_stale = mean > progress.best - stop.tol
+  stale = jnp.where(epoch_ends, jnp.where(is_stale, progress.stale + 1, 0), progress.stale)
+  best = jnp.where(epoch_ends, jnp.minimum(progress.best, mean), progress.best)
+
+  reason = jnp.asarray(RUNNING, jnp.int32)
+  for fires, code in (
+    (step >= stop.max_steps, MAX_STEPS),
+    (stale > stop.patience, TOL),
+    (epoch_ends & (mean <= stop.loss_below), LOSS_BELOW),
+    (~info.finite, DIVERGED),
+  ):
+    reason = jnp.where(fires, code, reason).astype(jnp.int32)
+  return Progress(jnp.where(epoch_ends, jnp.zeros_like(epoch_sum), epoch_sum), best, stale, reason)

@@ -1,0 +1,97 @@
+"""What a run says while it goes, and what it leaves behind."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fbackprop.train.steps import State
+from fbackprop.types import Params
+from fbackprop.verify.live import LiveCheck
+
+
+@dataclass(frozen=True)
+class Evaluation:
+  """The state of a run at one moment: a line on the screen and a row of metrics.jsonl.
+
+  Attributes:
+    step: steps taken.
+    epoch: passes over the training data.
+    train_loss: mean of the steps' losses since the evaluation before; None before the first step.
+    test_loss: mean loss of the test examples, if there are any.
+    test_accuracy: fraction of the test examples whose largest output is at their label, if the
+      targets are labels.
+    grad_norms: norm of each layer's gradient at the last step, in the order of
+      `Result.layer_names`; empty before the first step.
+    seconds: wall time since the start, compilation not counted.
+  """
+
+  step: int
+  epoch: float
+  train_loss: float | None
+  test_loss: float | None
+  test_accuracy: float | None
+  grad_norms: tuple[float, ...]
+  seconds: float
+
+
+@dataclass(frozen=True)
+class Result:
+  """A run that has ended.
+
+  Attributes:
+    state: step, parameters, optimiser state and key at the end: the last good ones, if the run
+      diverged.
+    stop_reason: one of "max_steps", "loss_below", "tol", "interrupted", "diverged".
+    losses: the batch's mean loss of every step, before its update, `[steps]`, and of the step that
+      diverged.
+    grad_norms: norm of each layer's gradient, likewise, `[steps, layers]`.
+    layer_names: where each layer that has parameters stands in `params`.
+    evaluations: in order; the last one is at the last step.
+    checks: the gradient checks, each with its step.
+    diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value".
+    seconds: wall time, compilation not counted.
+    check_seconds: how much of it the gradient checks took.
+    compile_seconds: wall time of compilation.
+  """
+
+  state: State
+  stop_reason: str
+  losses: np.ndarray
+  grad_norms: np.ndarray
+  layer_names: tuple[str, ...]
+  evaluations: tuple[Evaluation, ...]
+  checks: tuple[tuple[int, LiveCheck], ...]
+  diverged_at: str | None
+  seconds: float
+  check_seconds: float
+  compile_seconds: float
+
+  @property
+  def params(self) -> Params:
+    """The parameters at the end."""
+    return self.state.params
+
+  @property
+  def steps(self) -> int:
+    """Steps taken; one that diverged isn't."""
+    return int(self.state.step)
+
+  @property
+  def gradient_check_max_rel_error(self) -> float | None:
+    """The worst relative error of our gradient seen, in float64; None if it wasn't checked."""
+    return worst([check.rel_error for _, check in self.checks])
+
+  @property
+  def gradient_rounding_max_rel_error(self) -> float | None:
+    """The worst rounding of the gradient seen in the working dtype; None if it wasn't checked."""
+    return worst([check.rounding for _, check in self.checks])
+
+  @property
+  def checks_ok(self) -> bool:
+    """Whether every gradient check agreed with `jax.grad`."""
+    return all(check.ok for _, check in self.checks)
+
+
+def worst(errors: list[float]) -> float | None:
+  """The largest error, NaN counting as larger than any; None of none."""
+  return float(np.max(errors)) if errors else None

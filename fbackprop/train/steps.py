@@ -1,0 +1,138 @@
+"""One step of training, as a pure function: the lecture's loop body."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fbackprop.checks import DtypeError, check_key, describe
+from fbackprop.transforms import check_unit, value_and_grad
+from fbackprop.types import Array, Layer, Loss, Params
+
+
+class Batch(NamedTuple):
+  """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]` or None for a plain mean."""
+
+  x: Array
+  targets: Array
+  weights: Array | None = None
+
+
+class State(NamedTuple):
+  """What a step carries on: the number of steps taken, parameters, optimiser state, key."""
+
+  step: Array
+  params: Params
+  opt_state: Any
+  key: Array
+
+
+class Info(NamedTuple):
+  """What a step says of itself.
+
+  Attributes:
+    loss: mean loss of the batch at the parameters before the update, `[]`.
+    grad_norms: norm of the gradient of each layer that has parameters, in the order of
+      `layer_names`, `[layers]`.
+    finite: whether the loss and the updated parameters are finite. If not, the step wasn't taken:
+      the state is the one before, which is the last good one.
+  """
+
+  loss: Array
+  grad_norms: Array
+  finite: Array
+
+
+def make_step(
+  net: Layer, loss: Loss, optimizer: optax.GradientTransformation
+) -> tuple[Callable[[Array], State], Callable[[State, Any], tuple[State, Info]]]:
+  """Compiles the start and the step of a training run.
+
+  Args:
+    net: the network.
+    loss: the loss.
+    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. `update` also gets
+      `value=` the batch's loss, for those that take it.
+
+  Returns:
+    `(init, step)`: `init(key) -> State`, and `step(state, batch) -> (State, Info)` with `batch` a
+    `Batch` or a plain `(x, targets)`. The step donates its state: the arrays that went in are gone.
+    It doesn't wait for the device. The gradient is our own backward pass.
+
+  Raises:
+    TypeError: an argument isn't what it must be.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> init, step = make_step(fb.mlp([2, 8, 1]), fb.squared_error, optax.adam(0.01))
+    >>> state, info = step(init(jax.random.key(0)), (jnp.ones((4, 2)), jnp.ones((4, 1))))
+    >>> int(state.step)
+    1
+  """
+  check_unit("make_step", "net", net, Layer)
+  check_unit("make_step", "loss", loss, Loss)
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise DtypeError(
+      "make_step: optimizer must be an optax GradientTransformation, such as "
+      f"fbackprop.train.gradient_descent(0.1), got {describe(optimizer)}"
+    )
+  update = optax.with_extra_args_support(optimizer).update
+  loss_and_gradient = value_and_grad(net, loss)
+
+  @jax.jit
+  def init(key: Array) -> State:
+    check_key("init", key)
+    params_key, key = jax.random.split(key)
+    params = net.init(params_key)
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+  @partial(jax.jit, donate_argnums=0)
+  def step(state: State, batch: Any) -> tuple[State, Info]:
+    batch = Batch(*batch)
+    key = noise_key(net, state)
+    value, grads = loss_and_gradient(
+      state.params, batch.x, batch.targets, key=key, weights=batch.weights
+    )
+    updates, opt_state = update(grads, state.opt_state, state.params, value=value)
+    params = optax.apply_updates(state.params, updates)
+    finite = jnp.isfinite(value) & all_finite(params)
+    proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    taken: State = jax.tree.map(partial(jnp.where, finite), proposed, state)
+    return taken, Info(value, layer_norms(grads), finite)
+
+  return init, step
+
+
+def noise_key(net: Layer, state: State) -> Array | None:
+  """The key of a step's forward pass; None for a network that draws nothing."""
+  return jax.random.fold_in(state.key, state.step) if net.draws else None
+
+
+def all_finite(tree: Params) -> Array:
+  """Whether every entry of every array is finite."""
+  finite = jnp.ones((), bool)
+  for leaf in jax.tree.leaves(tree):
+    finite &= jnp.isfinite(leaf).all()
+  return finite
+
+
+def layer_norms(grads: Params) -> Array:
+  """The Euclidean norm of each layer's gradient, w and b together, `[layers]`."""
+  squares = [sum((leaf * leaf).sum() for leaf in leaves) for leaves in by_layer(grads).values()]
+  return jnp.sqrt(jnp.stack(squares)) if squares else jnp.zeros((0,))
+
+
+def layer_names(params: Params) -> list[str]:
+  """Where each layer that has parameters stands in the tree, such as `["[0]", "[2]"]`."""
+  return list(by_layer(params))
+
+
+def by_layer(tree: Params) -> dict[str, list[Array]]:
+  """The arrays of each layer: those that stand in one record, such as w and b of a dense layer."""
+  layers: dict[str, list[Array]] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    layers.setdefault(jax.tree_util.keystr(path[:-1]), []).append(leaf)
+  return layers

@@ -1,0 +1,235 @@
+"""How a network is used: loss and gradient, pullback, our rule under anybody's `jax.grad`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.checks import (
+  ShapeError,
+  check_array,
+  check_dtype,
+  check_floating,
+  check_key,
+  check_shape,
+  describe,
+)
+from fbackprop.types import Array, Layer, Loss, Params
+
+
+def value_and_grad(
+  net: Layer, loss: Loss, *, input_gradient: bool = False, has_outputs: bool = False
+) -> Callable[..., Any]:
+  """The mean loss of a batch and its gradient, by our own backward pass.
+
+  The lecture in six lines: outputs forward, losses forward, the seed cotangent, losses backward,
+  network backward. The mean is J = Σ_n w_n losses_n / Σ_n w_n, so that the seed, ∂J/∂losses_n, is
+  w_n / Σ w: 1/N without weights.
+
+  Args:
+    net: the network.
+    loss: the cost of each example.
+    input_gradient: also return the gradient by x.
+    has_outputs: also return the network's outputs.
+
+  Returns:
+    `f(params, x, targets, *, key=None, weights=None) -> (J, grads)`, with `((J, outputs), grads)`
+    for `has_outputs`, and `(grads, x_bar)` in the place of `grads` for `input_gradient`. `weights`
+    `[N]`, not negative, in the dtype of the outputs; an example of weight zero must have a finite
+    loss. With N = 0 or Σ w = 0 the mean is 0 and the gradient is 0. `grads` has the structure,
+    shapes and dtypes of `params`. It is pure: jit it, vmap it, differentiate it.
+
+  Raises:
+    TypeError: `net` isn't a Layer or `loss` isn't a Loss. When traced: an argument of another
+      dtype.
+    ValueError: when traced: an argument of another shape, or parameters of another network.
+
+  Example:
+    >>> from fbackprop.losses import squared_error
+    >>> from fbackprop.networks import mlp
+    >>> net = mlp([2, 8, 1])
+    >>> params = net.init(jax.random.key(0))
+    >>> x, targets = jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> loss, grads = jax.jit(value_and_grad(net, squared_error))(params, x, targets)
+    >>> jax.tree.structure(grads) == jax.tree.structure(params)
+    True
+
+  References:
+    Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, algorithms 6.3 and 6.4.
+  """
+  check_unit("value_and_grad", "net", net, Layer)
+  check_unit("value_and_grad", "loss", loss, Loss)
+
+  def loss_and_gradient(
+    params: Params,
+    x: Array,
+    targets: Array,
+    *,
+    key: Array | None = None,
+    weights: Array | None = None,
+  ) -> Any:
+    check_batch(x, targets, key)
+    outputs, residuals = net.forward(params, x, key)
+    losses, loss_residuals = loss.forward(outputs, targets)
+    losses_bar = mean_weights(losses, weights)
+    outputs_bar = loss.backward(loss_residuals, losses_bar)
+    grads, x_bar = net.backward(params, residuals, outputs_bar)
+
+    mean = (losses_bar * losses).sum()
+    value = (mean, outputs) if has_outputs else mean
+    return value, (grads, x_bar) if input_gradient else grads
+
+  return loss_and_gradient
+
+
+def mean_weights(losses: Array, weights: Array | None) -> Array:
+  """∂(mean)/∂losses_n: 1/N, or w_n / Σ w; all zero when Σ w is 0."""
+  n = losses.shape[0]
+  if weights is None:
+    return jnp.full_like(losses, 1 / max(n, 1))
+  check_shape("value_and_grad", "weights", weights, (n,))
+  check_dtype("value_and_grad", "weights", weights, losses.dtype)
+  total = weights.sum()
+  safe = jnp.where(total == 0, jnp.ones_like(total), total)
+  return jnp.where(total == 0, jnp.zeros_like(weights), weights / safe)
+
+
+def check_batch(x: Any, targets: Any, key: Any) -> None:
+  """Refuses what can be refused before the first layer is asked."""
+  check_floating("value_and_grad", "x", x)
+  check_array("value_and_grad", "targets", targets)
+  if x.ndim < 1 or targets.ndim < 1 or x.shape[0] != targets.shape[0]:
+    raise ShapeError(
+      "value_and_grad: x and targets must have the same number N of examples in front, got x "
+      f"{describe(x)} and targets {describe(targets)}"
+    )
+  if key is not None:
+    check_key("value_and_grad", key)
+
+
+def check_unit(where: str, name: str, value: Any, kind: type) -> None:
+  """Refuses what isn't a Layer, or a Loss."""
+  if not isinstance(value, kind):
+    raise TypeError(f"{where}: {name} must be a {kind.__name__}, got {describe(value)}")
+
+
+def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
+  """The network's forward pass that hands out its backward pass.
+
+  The shape is that of `jax.vjp(f, params, x)`, and what `jax.test_util.check_vjp` takes as
+  `f_vjp`.
+
+  Args:
+    net: the network.
+
+  Returns:
+    `f_vjp(params, x, key=None) -> (y, backward)` with `backward(y_bar) -> (params_bar, x_bar)`.
+
+  Raises:
+    TypeError: `net` isn't a Layer.
+
+  Example:
+    >>> from fbackprop.linear import dense
+    >>> net = dense(3, 2)
+    >>> y, backward = pullback(net)(net.init(jax.random.key(0)), jnp.ones((4, 3)))
+    >>> params_bar, x_bar = backward(jnp.ones_like(y))
+    >>> print(params_bar.b)
+    [4. 4.]
+  """
+  check_unit("pullback", "net", net, Layer)
+
+  def f_vjp(
+    params: Params, x: Array, key: Array | None = None
+  ) -> tuple[Array, Callable[[Array], tuple[Params, Array]]]:
+    y, residuals = net.forward(params, x, key)
+
+    def backward(y_bar: Array) -> tuple[Params, Array]:
+      return net.backward(params, residuals, y_bar)
+
+    return y, backward
+
+  return f_vjp
+
+
+def as_custom_vjp(net: Layer) -> Callable[..., Array]:
+  """The network as a function whose derivative, under anybody's `jax.grad`, is our backward pass.
+
+  Args:
+    net: the network.
+
+  Returns:
+    `f(params, x, key=None) -> y`; x is `[..., D_in]` and y `[..., D_out]`: the axes in front are
+    flattened into N and put back. Reverse mode only, to any order; `jax.jvp` raises, as it does for
+    every `jax.custom_vjp`: take the forward mode of `net.forward` itself.
+
+  Raises:
+    TypeError: `net` isn't a Layer.
+
+  Example:
+    >>> from fbackprop.networks import mlp
+    >>> net = mlp([3, 8, 2])
+    >>> f = as_custom_vjp(net)
+    >>> f(net.init(jax.random.key(0)), jnp.ones((5, 7, 3))).shape
+    (5, 7, 2)
+  """
+  check_unit("as_custom_vjp", "net", net, Layer)
+
+  @jax.custom_vjp
+  def batched(params: Params, x: Array, key: Array | None) -> Array:
+    return net.forward(params, x, key)[0]
+
+  def batched_forward(params: Params, x: Array, key: Array | None) -> tuple[Array, Any]:
+    y, residuals = net.forward(params, x, key)
+    return y, (params, residuals)
+
+  def batched_backward(kept: Any, y_bar: Array) -> tuple[Params, Array, None]:
+    params, residuals = kept
+    return (*net.backward(params, residuals, y_bar), None)
+
+  batched.defvjp(batched_forward, batched_backward)
+
+  def f(params: Params, x: Array, key: Array | None = None) -> Array:
+    check_array("as_custom_vjp", "x", x)
+    if x.ndim < 1:
+      raise ShapeError(f"as_custom_vjp: x must have shape [..., D_in], got {describe(x)}")
+    y = batched(params, x.reshape(-1, x.shape[-1]), key)
+    return y.reshape(*x.shape[:-1], *y.shape[1:])
+
+  return f
+
+
+def residual_bytes(net: Layer, x: Any) -> int:
+  """How many bytes the forward pass keeps for the backward pass, the data x not counted.
+
+  Nothing is computed: the forward rule is traced, and each distinct buffer among the residuals is
+  counted once, however often it is held; what is a parameter or x itself isn't counted.
+
+  Args:
+    net: the network.
+    x: `[N, D_in]`, an array or a `jax.ShapeDtypeStruct`.
+
+  Returns:
+    Bytes.
+
+  Raises:
+    TypeError: `net` isn't a Layer; x isn't an array or has another dtype.
+    ValueError: x has another shape.
+
+  Example:
+    >>> from fbackprop.networks import mlp
+    >>> residual_bytes(mlp([64, 128, 10]), jax.ShapeDtypeStruct((32, 64), jnp.float32))
+    16384
+  """
+  check_unit("residual_bytes", "net", net, Layer)
+  check_array("residual_bytes", "x", x)
+  params = jax.eval_shape(net.init, jax.random.key(0))
+
+  def kept(params: Params, x: Array) -> Any:
+    return net.forward(params, x)[1]
+
+  jaxpr = jax.make_jaxpr(kept)(params, x).jaxpr
+  inputs = set(map(id, jaxpr.invars))
+  buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}
+  return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())

@@ -1,0 +1,100 @@
+"""The three units that everything else is made of: `Gate`, `Layer`, `Loss`.
+
+Each is a NamedTuple of pure functions: a forward rule and, beside it, its backward rule. A forward
+rule returns its value and the `residuals`: the arrays that its backward rule needs, and no more. A
+backward rule takes the residuals and the cotangent of the output (`y_bar`) and returns the
+cotangents of the inputs, in the order in which the inputs came. There are no base classes and no
+registries: a unit is what it holds, and a composition of layers is again a `Layer`.
+
+Shape letters, here and in every docstring:
+
+  N      examples in a batch (0 is allowed)
+  D_in   features that enter a layer
+  D_out  features that leave it
+  C      outputs of a network: classes, or regression targets
+  L      layers
+
+`v_bar` is the cotangent of `v`, `v_dot` its tangent: "VJP" is the operation, "cotangent" the value,
+and "gradient" only the case of a scalar loss.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any
+"""A pytree of arrays: nested tuples of NamedTuples such as `DenseParams(w, b)`."""
+Residuals = Any
+"""A pytree of arrays: what a forward rule keeps for its backward rule."""
+
+
+class Gate(NamedTuple):
+  """An elementary function with its local derivative: the node of the lecture's picture.
+
+  The inputs and the output are arrays of one shape and dtype; gates act elementwise and don't
+  broadcast.
+
+  Attributes:
+    name: the name of the function, as in "sigmoid".
+    arity: number of inputs; None for any number from one up.
+    forward: `forward(*inputs) -> (output, residuals)`.
+    backward: `backward(residuals, y_bar) -> (input_bar, ...)`: upstream times local, one for each
+      input, in the order of the inputs.
+  """
+
+  name: str
+  arity: int | None
+  forward: Callable[..., tuple[Array, Residuals]]
+  backward: Callable[[Residuals, Array], tuple[Array, ...]]
+
+
+class Layer(NamedTuple):
+  """A differentiable map of a batch, with explicit parameters.
+
+  A Layer is closed over, never traced: build it once, outside the step.
+
+  `backward` takes `params`, and reads them only where the mathematics does. A layer that is affine
+  in its parameters doesn't read its own parameters for its own `params_bar`, and in a chain the
+  `params_bar` of layer l doesn't read the parameters of layers ≤ l. So other parameters than those
+  of the forward pass may be given to `backward`, which is feedback alignment (Lillicrap et al.,
+  Nature Communications 7, 2016), without a new rule.
+
+  Attributes:
+    name: what an error or a report calls the layer.
+    init: `init(key) -> params`.
+    forward: `forward(params, x, key=None) -> (y, residuals)`; `x` is `[N, D_in]`. `key=None` means
+      evaluation: a layer that draws random numbers is then deterministic. Residuals are arrays
+      only, and never parameters.
+    backward: `backward(params, residuals, y_bar) -> (params_bar, x_bar)`, with the structure,
+      shapes and dtypes of `(params, x)`; `params_bar` is summed over N, not averaged.
+    parts: the sublayers, for those who must look inside; the passes never read them.
+    options: the constructor's `(name, value)` pairs, likewise.
+    draws: whether `forward` uses a key. A composition gives keys only to parts that draw, so that
+      inserting a layer that draws nothing changes no random mask elsewhere.
+  """
+
+  name: str
+  init: Callable[[Array], Params]
+  forward: Callable[..., tuple[Array, Residuals]]
+  backward: Callable[[Params, Residuals, Array], tuple[Params, Array]]
+  parts: tuple["Layer", ...] = ()
+  options: tuple[tuple[str, Any], ...] = ()
+  draws: bool = False
+
+
+class Loss(NamedTuple):
+  """A cost of each example, unreduced; the mean over N is the seed cotangent `1/N`.
+
+  Attributes:
+    name: what an error or a report calls the loss.
+    forward: `forward(outputs, targets) -> (losses, residuals)`; `outputs` is `[N, C]`, `losses`
+      `[N]`; each loss states the shape and dtype of its targets. Targets are constants.
+    backward: `backward(residuals, losses_bar) -> outputs_bar`; `losses_bar` is `[N]`,
+      `outputs_bar` `[N, C]`.
+  """
+
+  name: str
+  forward: Callable[[Array, Array], tuple[Array, Residuals]]
+  backward: Callable[[Residuals, Array], Array]

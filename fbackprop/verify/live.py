@@ -1,0 +1,103 @@
+"""The check while training: our gradient against `jax.grad`, at the parameters of that moment.
+
+Two questions are asked at once, and kept apart, since rounding must neither hide an error nor pass
+for one. Is the mathematics right? Our backward pass is traced again in float64 and compared with
+autodiff in float64. How much does the working dtype round? Our gradient as the trainer computes it
+is compared with the same float64 truth; that number is shown, and judged by nobody.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.transforms import value_and_grad
+from fbackprop.types import Array, Layer, Loss, Params
+
+# Two float64 gradients of one network differ by some 1e-15 of the terms that an entry sums. Those
+# terms are at most about 1e7 (one over float32's epsilon) times the sum that training in float32
+# can still see, so that 1e-6 stands well above rounding and well below any planted error.
+GRADIENT_TOLERANCE = 1e-6
+
+
+class LiveCheck(NamedTuple):
+  """What one check found.
+
+  Attributes:
+    rel_error: max |ours − jax.grad| / max |jax.grad| of the worst parameter, both in float64.
+    leaf: the path of that parameter, such as "[0].w".
+    rounding: the same for our gradient in the dtype of the parameters, against the float64 one.
+    ok: whether `rel_error` is within `GRADIENT_TOLERANCE`; not for a NaN.
+  """
+
+  rel_error: float
+  leaf: str
+  rounding: float
+
+  @property
+  def ok(self) -> bool:
+    """Whether the backward pass is right here; False for a NaN."""
+    return self.rel_error <= GRADIENT_TOLERANCE
+
+
+def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
+  """Builds the check of `value_and_grad(net, loss)`; it compiles once for each shape.
+
+  Args:
+    net: the network.
+    loss: the loss.
+
+  Returns:
+    `check(params, x, targets, key=None, rows=None) -> LiveCheck`, of the examples `rows` `[K]`,
+    integers, or of all. A parameter whose true gradient is exactly zero must be exactly zero in
+    ours: else its error is infinite.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> net = fb.mlp([3, 8, 2])
+    >>> check = make_live_check(net, fb.squared_error)
+    >>> check(net.init(jax.random.key(0)), jnp.ones((4, 3)), jnp.zeros((4, 2))).ok
+    True
+  """
+  ours = value_and_grad(net, loss)
+
+  def theirs(params: Params, x: Array, targets: Array, key: Array | None) -> Array:
+    return loss.forward(net.forward(params, x, key)[0], targets)[0].mean()
+
+  @jax.jit
+  def errors(params: Params, x: Array, targets: Array, key: Any, rows: Any) -> tuple[Array, Array]:
+    if rows is not None:
+      x, targets = x[rows], targets[rows]
+    exact = jax.tree.map(to_float64, (params, x, targets))
+    truth = jax.grad(theirs)(*exact, key)
+    in_float64 = ours(*exact, key=key)[1]
+    as_trained = ours(params, x, targets, key=key)[1]
+    return relative_errors(in_float64, truth), relative_errors(as_trained, truth)
+
+  def check(
+    params: Params, x: Array, targets: Array, key: Array | None = None, rows: Any = None
+  ) -> LiveCheck:
+    with jax.enable_x64(True):
+      exact, rounded = jax.device_get(errors(params, x, targets, key, rows))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    worst = int(np.argmax(exact))  # argmax takes the first NaN for the largest, as it should here.
+    leaf = jax.tree_util.keystr(paths[worst])
+    return LiveCheck(float(exact[worst]), leaf, float(np.max(rounded)))
+
+  return check
+
+
+def to_float64(value: Any) -> Any:
+  """The array in float64, unless it holds integers."""
+  return value.astype(jnp.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
+
+
+def relative_errors(grads: Params, truth: Params) -> Array:
+  """max |g − t| / max |t| of each leaf; 0/0 counts as 0, and x/0 as infinite."""
+  rows = []
+  for g, t in zip(jax.tree.leaves(grads), jax.tree.leaves(truth), strict=True):
+    error, scale = jnp.abs(g.astype(t.dtype) - t).max(), jnp.abs(t).max()
+    rows.append(jnp.where(error == 0, jnp.zeros_like(error), error / scale))
+  return jnp.stack(rows)
