@@ -1,6 +1,3 @@
-import fbackprop.gates as gates
-import fbackprop.train as train
-import fbackprop.verify as verify
 from fbackprop.activations import activation as activation
 from fbackprop.activations import gelu as gelu
 from fbackprop.activations import identity as identity

@@ -131,6 +131,7 @@ def fit(
         test_loss=scores[0],
         test_accuracy=scores[1],
         grad_norms=tuple(float(v) for v in norms.ravel()),
+        gradient_error=checks[-1][1].rel_error if checks else None,
         seconds=time.perf_counter() - start,
       )
     )

@@ -22,6 +22,7 @@ class Evaluation:
       targets are labels.
     grad_norms: norm of each layer's gradient at the last step, in the order of
       `Result.layer_names`; empty before the first step.
+    gradient_error: relative error of our gradient in the latest check; None before the first.
     seconds: wall time since the start, compilation not counted.
   """
 
@@ -31,6 +32,7 @@ class Evaluation:
   test_loss: float | None
   test_accuracy: float | None
   grad_norms: tuple[float, ...]
+  gradient_error: float | None
   seconds: float
 
 

@@ -1,0 +1,50 @@
+"""The command line: `fbackprop COMMAND`. No jax is imported until a command runs.
+
+Exit codes, everywhere: 0 good, 1 a check failed, 2 usage, 3 the run diverged, 4 no verdict,
+130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fbackprop import __version__
+from fbackprop.cli.usage import UsageError, hint
+
+COMMANDS = {"train": "train an MLP, and check its gradients against jax.grad while it learns"}
+
+HELP = f"""usage: fbackprop COMMAND [flags]
+
+Feedforward networks in JAX with a hand-written backward pass.
+
+commands:
+{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+
+  fbackprop COMMAND --help    the flags of a command
+  fbackprop --version"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a command.
+
+  Args:
+    arguments: what stands behind `fbackprop`; None for those of this process.
+
+  Returns:
+    The exit code.
+  """
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  if not arguments or arguments[0] in ("--help", "-h"):
+    print(HELP)
+    return 0 if arguments else 2
+  if arguments[0] == "--version":
+    print(f"fbackprop {__version__}")
+    return 0
+  try:
+    command = arguments[0]
+    if command not in COMMANDS:
+      raise UsageError(f"there is no command {command!r}; {hint(command, COMMANDS)}")
+    return int(import_module(f"fbackprop.cli.{command}").main(arguments[1:]))
+  except UsageError as error:
+    print(f"fbackprop: {error}", file=sys.stderr)
+    return 2

@@ -1,0 +1,169 @@
+"""What a training run is told: frozen dataclasses, a TOML file, flags; a later one wins."""
+
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import tyro
+
+from fbackprop.cli.usage import UsageError, hint
+from fbackprop.train.stopping import StopRules
+
+DataName = Literal["digits", "sine"]
+ActivationName = Literal["relu", "tanh", "sigmoid", "gelu", "identity"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+  """Train an MLP by gradient descent, with our own backward pass, and check it while it learns."""
+
+  data: DataName = "digits"
+  """digits: 1,797 pictures of 8×8 pixels; sine: the function sin x. Each has defaults."""
+
+  hidden: tuple[int, ...] = (256,)
+  """Widths of the hidden layers; none for a linear model."""
+
+  activation: ActivationName = "relu"
+  """Follows each hidden layer."""
+
+  rate: float = 0.3
+  """Step size of gradient descent."""
+
+  batch_size: int = 32
+  """Examples of a step."""
+
+  seed: int = 0
+  """Of the split, the parameters and the order of the examples."""
+
+  eval_every: int = 250
+  """Steps from one evaluation, and line, to the next."""
+
+  check_every: int = 2000
+  """Steps from one comparison of our gradient with jax.grad to the next; 0 for none."""
+
+  stop: StopRules = field(default_factory=lambda: StopRules(max_steps=4000))
+  """When to stop."""
+
+  out: str = "runs"
+  """Folder in which the run's own folder is made."""
+
+  name: str | None = None
+  """Name of the run's folder; by default the data's name and the next free number."""
+
+  config: str | None = None
+  """A TOML file with any of these, such as the config.toml of a run; flags win over it."""
+
+  def __post_init__(self) -> None:
+    for flag, value, least in (
+      ("batch-size", self.batch_size, 1),
+      ("seed", self.seed, 0),
+      ("eval-every", self.eval_every, 1),
+      ("check-every", self.check_every, 0),
+      *(("hidden", width, 1) for width in self.hidden),
+    ):
+      if value < least:
+        raise UsageError(f"--{flag} must be at least {least}, got {value}")
+    if not (math.isfinite(self.rate) and self.rate > 0):
+      raise UsageError(f"--rate must be finite and above 0, got {self.rate}")
+    if self.name is not None and Path(self.name).name != self.name:
+      raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
+
+
+DEFAULTS = {
+  "digits": TrainConfig(),
+  "sine": TrainConfig(
+    data="sine", hidden=(64, 64), activation="tanh", rate=0.1, stop=StopRules(max_steps=8000),
+    eval_every=500, check_every=4000,
+  ),
+}  # fmt: skip
+
+# Where a run is written is no part of what it is told to do: its config.toml runs again as it is.
+NOT_SAVED = ("out", "name", "config")
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+  """Reads flags, and the file that `--config` names: default < file < flag.
+
+  Args:
+    arguments: what stands behind `fbackprop train`.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    UsageError: a value that can't be; a file that can't be read; an unknown key, with the nearest
+      good one.
+    SystemExit: of tyro, with code 2 for a wrong flag and 0 for `--help`.
+  """
+  path = last_value(arguments, "--config")
+  in_file = flags_of_file(path) if path is not None else []
+  everything = [*in_file, *arguments]
+  data = last_value(everything, "--data")
+  default = DEFAULTS.get(data or "digits", DEFAULTS["digits"])
+  return tyro.cli(TrainConfig, prog="fbackprop train", default=default, args=everything)
+
+
+def last_value(arguments: Sequence[str], flag: str) -> str | None:
+  """The value that a flag has at last, before anything is parsed; None if it isn't there."""
+  value = None
+  for i, word in enumerate(arguments):
+    if word == flag and i + 1 < len(arguments):
+      value = arguments[i + 1]
+    elif word.startswith(f"{flag}="):
+      value = word.removeprefix(f"{flag}=")
+  return value
+
+
+def flags_of_file(path: str) -> list[str]:
+  """A TOML file as the flags that say the same."""
+  try:
+    content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+  except OSError as error:
+    raise UsageError(f"--config {path} can't be read: {error.strerror}") from error
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    raise UsageError(f"--config {path} is no TOML file: {error}") from error
+  return flags_of_table(content, TrainConfig, path, "")
+
+
+def flags_of_table(table: dict[str, Any], kind: Any, path: str, prefix: str) -> list[str]:
+  """The entries of a table as flags; an unknown key, or a value of another type, is refused."""
+  known = {f.name: f.type for f in fields(kind) if f.name != "config"}
+  flags: list[str] = []
+  for key, value in table.items():
+    if key not in known:
+      raise UsageError(f"{path}: there is no key {prefix + key!r}; {hint(key, known)}")
+    flag = f"--{prefix}{key}".replace("_", "-")
+    if is_dataclass(known[key]):
+      if not isinstance(value, dict):
+        raise UsageError(f"{path}: {prefix + key} must be a table, got {value!r}")
+      flags += flags_of_table(value, known[key], path, f"{prefix}{key}.")
+      continue
+    if not of_type(value, known[key]):
+      wanted = getattr(known[key], "__name__", str(known[key]))
+      raise UsageError(f"{path}: {prefix + key} must be {wanted}, got {value!r}")
+    flags += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+  return flags
+
+
+def of_type(value: Any, kind: Any) -> bool:
+  """Whether a TOML value can stand where a field of a configuration has a type."""
+  if kind is float:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+  if kind is int:
+    return isinstance(value, int) and not isinstance(value, bool)
+  if kind is str:
+    return isinstance(value, str)
+  if kind == tuple[int, ...]:
+    return isinstance(value, list) and all(of_type(v, int) for v in value)
+  # A choice of words, or "something or None": a word, or what one of the alternatives takes.
+  return any(value == part or of_type(value, part) for part in get_args(kind))
+
+
+def saved(config: TrainConfig) -> dict[str, Any]:
+  """The configuration as a TOML table: without what is None, and without where the run is."""
+  table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED}
+  table["stop"] = {k: v for k, v in table["stop"].items() if v is not None}
+  return table

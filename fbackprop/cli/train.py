@@ -1,0 +1,162 @@
+"""`fbackprop train`: a thin face of `fbackprop.train.fit`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fbackprop.cli.config import TrainConfig, parse, saved
+from fbackprop.cli.progress import show_progress
+from fbackprop.cli.usage import UsageError
+from fbackprop.train.extras import need
+
+if TYPE_CHECKING:
+  from fbackprop.train.results import Evaluation
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Trains, and writes the folder of the run.
+
+  Args:
+    arguments: what stands behind `fbackprop train`.
+
+  Returns:
+    0; 1 if a gradient check failed; 3 if the run diverged; 130 if it was interrupted.
+
+  Raises:
+    UsageError: the configuration can't be.
+  """
+  config = parse(arguments)
+  try:
+    for module, extra in (("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")):
+      need(module, extra=extra)  # A run that can't be reported isn't begun.
+    return run(config)
+  except ModuleNotFoundError as error:
+    raise UsageError(str(error)) from error
+  except KeyboardInterrupt:
+    print("fbackprop: interrupted before the first step; nothing was trained", file=sys.stderr)
+    return 130
+
+
+def run(config: TrainConfig) -> int:
+  """The run itself. jax is imported here."""
+  import jax
+  import numpy as np
+
+  import fbackprop as fb
+  from fbackprop.train import runs
+  from fbackprop.train.datasets import load_dataset
+  from fbackprop.train.report import draw_report
+
+  dataset = load_dataset(config.data, config.seed)
+  n, features = dataset.x.shape
+  if config.batch_size > n:
+    raise UsageError(f"--batch-size must be at most the {n} training examples, got "
+                     f"{config.batch_size}")  # fmt: skip
+  sizes = [features, *config.hidden, dataset.outputs]
+  net = fb.mlp(sizes, getattr(fb, config.activation))
+  loss = fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error
+  folder = create_folder(config)
+  try:
+    runs.write_toml(
+      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
+    )
+    runs.write_json(folder / "env.json", runs.environment())
+  except OSError as error:
+    raise UsageError(f"--out: {folder} can't be written: {error.strerror}") from error
+
+  print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
+  network = f"mlp {'-'.join(map(str, sizes))}, {config.activation}, {loss.name}"
+  print(f"{network}; gradient descent, rate {config.rate:g}, batches of {config.batch_size}")
+  score = " test accuracy" if dataset.is_classification else ""
+  print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}   error of gradient")
+
+  with show_progress(config.stop.max_steps) as show:
+
+    def on_evaluation(evaluation: "Evaluation") -> None:
+      runs.append_evaluation(folder / "metrics.jsonl", evaluation)
+      show(line_of(evaluation), evaluation.step)
+
+    result = fb.train.fit(
+      net,
+      loss,
+      (dataset.x, dataset.targets),
+      optimizer=fb.train.gradient_descent(config.rate),
+      stop=config.stop,
+      key=jax.random.key(config.seed),
+      batch_size=config.batch_size,
+      test=(dataset.x_test, dataset.targets_test),
+      eval_every=config.eval_every,
+      check_every=config.check_every or None,
+      on_evaluation=on_evaluation,
+    )
+
+  summary = runs.summarize(result, dataset)
+  description = {"network": network, "sizes": str(sizes), "activation": config.activation}
+  fb.train.save_params(folder / "model.safetensors", result.params, description)
+  runs.write_json(folder / "summary.json", summary)
+  outputs = np.asarray(net.forward(result.params, dataset.x_test)[0])
+  name = "test_accuracy" if dataset.is_classification else "test_loss"
+  worst = result.gradient_check_max_rel_error
+  ending = (
+    f"stopped by {result.stop_reason} at step {result.steps}; "
+    f"{name.replace('_', ' ')} {number(summary[name])}; worst gradient error against jax.grad "
+    f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
+  )
+  title = f"{network}\n{ending.rpartition(';')[0]}"
+  (folder / "report.png").write_bytes(draw_report(title, result, dataset, outputs))
+  print(ending)
+
+  if result.stop_reason == "diverged":
+    print(
+      f"fbackprop: diverged at step {result.steps + 1}: {result.diverged_at} is not finite; the "
+      f"last good parameters are saved; a smaller --rate than {config.rate:g} may help",
+      file=sys.stderr,
+    )
+    return 3
+  if not result.checks_ok:
+    step, check = next((s, c) for s, c in result.checks if not c.ok)
+    print(
+      f"fbackprop: the gradient of {check.leaf} differs from jax.grad by {check.rel_error:.1e} at "
+      f"step {step}",
+      file=sys.stderr,
+    )
+    return 1
+  return 130 if result.stop_reason == "interrupted" else 0
+
+
+def create_folder(config: TrainConfig) -> Path:
+  """The run's own folder, or a usage error that names the flag."""
+  from fbackprop.train.runs import create_folder as create
+
+  try:
+    return create(config.out, config.name, config.data)
+  except FileExistsError as error:
+    if config.name is None:
+      raise UsageError(f"--out {config.out} is not a folder") from error
+    path = Path(config.out, config.name)
+    raise UsageError(f"--name: {path} exists already; give another --name") from error
+  except OSError as error:
+    raise UsageError(f"--out {config.out}: no folder can be made: {error.strerror}") from error
+
+
+def line_of(evaluation: "Evaluation") -> str:
+  """An evaluation as a line under the heading."""
+  train, test, accuracy, error = (
+    evaluation.train_loss,
+    evaluation.test_loss,
+    evaluation.test_accuracy,
+    evaluation.gradient_error,
+  )
+  return (
+    f"{evaluation.step:>8}{evaluation.epoch:>8.1f}{number(train):>12}{number(test):>11}"
+    + (f"{number(accuracy):>14}" if accuracy is not None else "")
+    + (f"{error:>20.1e}" if error is not None else f"{'-':>20}")
+  )
+
+
+def number(value: float | None) -> str:
+  """A loss or an accuracy as text."""
+  if value is None:
+    return "-"
+  return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"

@@ -1,0 +1,28 @@
+"""Packages that only some uses need: imported when used, and asked for by the name of the extra."""
+
+from importlib import import_module
+from typing import Any
+
+
+def need(module: str, *, extra: str) -> Any:
+  """Imports a module of an optional dependency.
+
+  Args:
+    module: its full name.
+    extra: the extra of fbackprop that installs it.
+
+  Returns:
+    The module.
+
+  Raises:
+    ModuleNotFoundError: it isn't installed; the message says what to install.
+  """
+  try:
+    return import_module(module)
+  except ModuleNotFoundError as error:
+    package = module.partition(".")[0]
+    if error.name != package:
+      raise
+    raise ModuleNotFoundError(
+      f"{package} is not installed; install it with: pip install 'fbackprop[{extra}]'", name=package
+    ) from error

@@ -1,0 +1,121 @@
+"""The folder of a run: what was asked for, where it ran, how it went and what came out."""
+
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fbackprop import __version__
+from fbackprop.train.datasets import Dataset
+from fbackprop.train.extras import need
+from fbackprop.train.files import write_whole
+from fbackprop.train.results import Evaluation, Result
+
+
+def create_folder(out: str, name: str | None, prefix: str) -> Path:
+  """Makes a folder that nobody else has.
+
+  Args:
+    out: the folder in which it stands; made where missing.
+    name: its name; None for `prefix` and the next free number.
+    prefix: as "digits".
+
+  Returns:
+    The path.
+
+  Raises:
+    FileExistsError: there is such a folder already.
+    OSError: it can't be made.
+  """
+  Path(out).mkdir(parents=True, exist_ok=True)
+  if name is not None:
+    path = Path(out, name)
+    path.mkdir()
+    return path
+  number = 1
+  while True:
+    path = Path(out, f"{prefix}-{number}")
+    try:
+      path.mkdir()
+    except FileExistsError:
+      number += 1
+    else:
+      return path
+
+
+def write_toml(path: Path, table: dict[str, Any], comment: str) -> None:
+  """Writes a TOML file under a line of comment."""
+  tomli_w = need("tomli_w", extra="train")
+  write_whole(path, f"# {comment}\n{tomli_w.dumps(table)}".encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+  """Writes a JSON file; a number that isn't finite becomes null, which is what JSON has for it."""
+  write_whole(path, (json.dumps(to_json(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def append_evaluation(path: Path, evaluation: Evaluation) -> None:
+  """Adds a line to metrics.jsonl."""
+  line = json.dumps(to_json(vars(evaluation)), allow_nan=False) + "\n"
+  with path.open("a", encoding="utf-8") as file:
+    file.write(line)
+
+
+def to_json(value: Any) -> Any:
+  """What JSON can hold."""
+  if isinstance(value, dict):
+    return {k: to_json(v) for k, v in value.items()}
+  if isinstance(value, tuple | list):
+    return [to_json(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def environment() -> dict[str, Any]:
+  """What a run depends on besides its configuration: versions, machine, devices."""
+  packages = ("jax", "jaxlib", "optax", "numpy", "safetensors", "scikit-learn")
+  devices = jax.devices()
+  return {
+    "fbackprop": __version__,
+    "python": platform.python_version(),
+    **{name: version_of(name) for name in packages},
+    "system": platform.system(),
+    "machine": platform.machine(),
+    "cores": os.cpu_count(),
+    "platform": devices[0].platform,
+    "devices": [device.device_kind for device in devices],
+  }
+
+
+def version_of(package: str) -> str | None:
+  """The version of an installed package, or None."""
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
+  """The run in a few numbers: summary.json."""
+  last = result.evaluations[-1]
+  score = {"test_accuracy": last.test_accuracy} if dataset.is_classification else {}
+  return {
+    **score,
+    "test_loss": last.test_loss,
+    "train_loss": last.train_loss,
+    "steps": result.steps,
+    "stop_reason": result.stop_reason,
+    "diverged_at": result.diverged_at,
+    "gradient_check_max_rel_error": result.gradient_check_max_rel_error,
+    "gradient_rounding_max_rel_error": result.gradient_rounding_max_rel_error,
+    "gradient_checks": len(result.checks),
+    "seconds": result.seconds,
+    "check_seconds": result.check_seconds,
+    "compile_seconds": result.compile_seconds,
+  }
