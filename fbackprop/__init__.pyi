@@ -22,4 +22,8 @@ from fbackprop.types import Gate as Gate
 from fbackprop.types import Layer as Layer
 from fbackprop.types import Loss as Loss
 
+from . import gates as gates
+from . import train as train
+from . import verify as verify
+
 __version__: str

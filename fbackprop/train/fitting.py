@@ -99,8 +99,8 @@ def fit(
   loop = start_loop(state, n, dtype)
   evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
 
-  def check_gradient(state: State, done: int) -> LiveCheck:
-    rows = np.sort(np.random.default_rng(done).choice(n, batch_size, replace=False))
+  def check_gradient(state: State) -> LiveCheck:
+    rows = np.random.default_rng(int(state.step)).choice(n, batch_size, replace=False)
     return live(state.params, train.x, train.targets, noise_key(net, state), rows)
 
   compile_start = time.perf_counter()
@@ -110,7 +110,7 @@ def fit(
   if held_out is not None:
     evaluate(state.params, held_out)
   if check_every is not None:
-    check_gradient(state, 0)
+    check_gradient(state)
   start = time.perf_counter()
   compile_seconds, check_seconds = start - compile_start, 0.0
 
@@ -118,8 +118,17 @@ def fit(
   evaluations: list[Evaluation] = []
   checks: list[tuple[int, LiveCheck]] = []
 
+  def check_now(done: int) -> None:
+    nonlocal check_seconds
+    if not checks or checks[-1][0] < done:
+      check_start = time.perf_counter()
+      checks.append((done, check_gradient(loop.state)))
+      check_seconds += time.perf_counter() - check_start
+
   def evaluate_now(done: int) -> None:
     before = evaluations[-1].step if evaluations else 0
+    if evaluations and before == done:
+      return
     recent = np.concatenate(losses)[before:]
     norms = np.concatenate(grad_norms)[-1:]
     scores = (None, None) if held_out is None else evaluate(loop.state.params, held_out)
@@ -141,18 +150,17 @@ def fit(
   done, reason = 0, None if stop.max_steps else "max_steps"
   with deferred_interrupt() as interruption:
     while True:
-      if reason is None and interruption.requested:
-        reason = "interrupted"
-      is_check_due = check_every is not None and (reason is not None or done % check_every == 0)
+      over = reason is not None
       # At the parameters of a run that diverged there is no truth to compare with.
-      if is_check_due and reason != "diverged":
-        check_start = time.perf_counter()
-        checks.append((done, check_gradient(loop.state, done)))
-        check_seconds += time.perf_counter() - check_start
-      if reason is not None or (eval_every is not None and done and done % eval_every == 0):
+      if check_every is not None and (over or done % check_every == 0) and reason != "diverged":
+        check_now(done)
+      if over or (eval_every is not None and done > 0 and done % eval_every == 0):
         evaluate_now(done)
-      if reason is not None:
+      if over:
         break
+      if interruption.requested:
+        reason = "interrupted"
+        continue  # The last check and evaluation are still to come.
       ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
       until = min(done + capacity, stop.max_steps, *ends)
       loop, chunk_losses, chunk_norms = chunk(loop, train, rules, as_step(until), order_key)
@@ -162,6 +170,7 @@ def fit(
       losses.append(np.asarray(chunk_losses)[:rows])
       grad_norms.append(np.asarray(chunk_norms)[:rows])
   seconds = time.perf_counter() - start
+  assert reason is not None  # The loop ends with one.
 
   diverged_at = None
   if reason == "diverged":

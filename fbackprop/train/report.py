@@ -86,9 +86,8 @@ def draw_gradients(axes: Any, result: Result) -> None:
     norms = np.where(result.grad_norms[:, i] > 0, result.grad_norms[:, i], np.nan)
     if norms.size:
       color = COLORS[i % len(COLORS)]
-      axes.plot(
-        kept + 1, norms[kept], color=color, linewidth=0.9, label=f"layer {name.strip('[]')}"
-      )
+      label = f"layer {name.strip('[]')}"
+      axes.plot(kept + 1, norms[kept], color=color, linewidth=0.9, label=label)
   if result.layer_names and result.grad_norms.size:
     axes.legend(loc="lower left")
 

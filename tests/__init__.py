@@ -1,0 +1,1 @@
+"""The tests, with what they share: `cases` (the table), `laws`, `witness` and `oracle`."""

@@ -1,0 +1,298 @@
+"""Whole runs: they stop where they should and say why, and nothing is lost on the way."""
+
+import os
+import signal
+import threading
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fbackprop as fb
+from fbackprop.linear import dense_backward
+from fbackprop.train.divergence import locate_nonfinite
+from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
+
+KEY = jax.random.key(3)
+X = np.asarray(jax.random.normal(jax.random.key(1), (22, 4)))
+LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 1)
+NET = fb.mlp([4, 6, 3], fb.tanh)
+
+
+def fit(**options):
+  """A small run of classification; any argument can be replaced."""
+  arguments = {
+    "net": NET,
+    "loss": fb.softmax_cross_entropy,
+    "data": (X, LABELS),
+    "optimizer": fb.train.gradient_descent(0.5),
+    "stop": fb.train.StopRules(30),
+    "key": KEY,
+    "batch_size": 5,
+    **options,
+  }
+  return fb.train.fit(**arguments)
+
+
+STOPS = {
+  "max_steps": fb.train.StopRules(30),
+  "loss_below": fb.train.StopRules(2000, loss_below=0.3),
+  "tol": fb.train.StopRules(2000, tol=1e-2, patience=3),
+}
+
+
+@pytest.mark.parametrize("reason", STOPS)
+def test_the_end_of_a_run_does_not_depend_on_its_chunks(reason):
+  optimizer = optax.sgd(0.3, momentum=0.5)
+  runs = [
+    fit(stop=STOPS[reason], optimizer=optimizer, chunk_steps=chunk, eval_every=every)
+    for chunk, every in ((1000, None), (7, None), (64, 5))
+  ]
+  assert {run.stop_reason for run in runs} == {reason}
+  assert len({run.steps for run in runs}) == 1
+  for run in runs:
+    assert len(run.losses) == len(run.grad_norms) == run.steps == run.evaluations[-1].step
+    np.testing.assert_array_equal(run.losses, runs[0].losses)
+    chex.assert_trees_all_equal(run.params, runs[0].params)
+
+
+def test_full_batch_descent_is_a_loop_over_step():
+  result = fit(batch_size=None)
+  init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
+  state = init(jax.random.split(KEY)[0])
+  losses = []
+  for _ in range(30):
+    state, info = step(state, (X, LABELS))
+    losses.append(info.loss)
+  np.testing.assert_allclose(result.losses, losses, rtol=1e-6)  # The loop's fusions may differ.
+  chex.assert_trees_all_close(result.params, state.params, atol=1e-6)
+
+
+def test_loss_below_is_the_lecture_s_tolerance():
+  result = fit(batch_size=None, stop=fb.train.StopRules(5000, loss_below=0.25))
+  assert result.stop_reason == "loss_below"
+  assert result.losses[-1] <= 0.25 < result.losses[-2]
+
+
+def test_each_epoch_shows_every_example_once_in_a_new_order():
+  data, order_key = fb.train.Batch(jnp.arange(20.0)[:, None], jnp.arange(20)), jax.random.key(5)
+  order, orders, take = jnp.arange(20), [], jax.jit(take_batch, static_argnums=3)
+  for step in range(12):
+    order, batch = take(jnp.asarray(step), order, data, 5, order_key)
+    np.testing.assert_array_equal(batch.x[:, 0], batch.targets)
+    orders.append(np.asarray(batch.targets))
+  epochs = [np.concatenate(orders[i : i + 4]) for i in (0, 4, 8)]
+  for epoch in epochs:
+    assert sorted(epoch) == list(range(20))
+  assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_a_chunk_is_one_loop_on_the_device():
+  init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
+  loop = start_loop(init(KEY), 22, jnp.float32)
+  stop = stop_numbers(fb.train.StopRules(9), jnp.float32)
+  data = fb.train.Batch(jnp.asarray(X), jnp.asarray(LABELS))
+  chunk = make_chunk(step, 5, 9)
+  compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), KEY).compile()
+  text = compiled.as_text()
+  # The loop over steps, and one in the sort that draws an order; nothing that calls the host.
+  assert " while(" in text
+  for word in ("callback", "infeed", "outfeed"):
+    assert word not in text
+  # The parameters and the optimiser's state are updated in place.
+  state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(loop.state.params))
+  assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
+
+
+def test_evaluations_say_what_happened():
+  seen = []
+  result = fit(test=(X[:8], LABELS[:8]), eval_every=12, check_every=20, on_evaluation=seen.append)
+  assert tuple(seen) == result.evaluations
+  assert [e.step for e in seen] == [12, 24, 30]
+  assert [e.epoch for e in seen] == [3, 6, 7.5]  # Four batches of five make an epoch of 22.
+  np.testing.assert_allclose(seen[1].train_loss, result.losses[12:24].mean(), rtol=1e-6)
+  np.testing.assert_allclose(seen[1].grad_norms, result.grad_norms[23])
+  outputs = NET.forward(result.params, X[:8])[0]
+  assert seen[-1].test_accuracy == float(np.mean(outputs.argmax(1) == LABELS[:8]))
+  losses = fb.softmax_cross_entropy.forward(outputs, jnp.asarray(LABELS[:8]))[0]
+  np.testing.assert_allclose(seen[-1].test_loss, losses.mean(), rtol=1e-6)
+  assert [step for step, _ in result.checks] == [0, 20, 30]
+  assert result.checks_ok
+  assert 0 < result.gradient_check_max_rel_error < 1e-12
+  assert seen[-1].gradient_error == result.checks[-1][1].rel_error
+  assert 0 < result.check_seconds < result.seconds
+
+
+def test_a_run_without_checks_says_so():
+  result = fit()
+  assert result.checks == ()
+  assert result.gradient_check_max_rel_error is None
+  assert result.gradient_rounding_max_rel_error is None
+
+
+def test_a_wrong_rule_is_found_while_training():
+  def wrong(params, x, y_bar):
+    params_bar, x_bar = dense_backward(params, x, y_bar)
+    return params_bar._replace(w=params_bar.w * 1.001), x_bar
+
+  net = fb.serial(fb.dense(4, 6), fb.tanh, fb.dense(6, 3)._replace(backward=wrong))
+  result = fit(net=net, check_every=10)
+  assert not result.checks_ok
+  assert result.checks[0][1].leaf == "[2].w"
+  assert abs(result.gradient_check_max_rel_error - 1e-3) < 1e-9
+
+
+def test_zero_steps_leave_the_initial_parameters():
+  result = fit(stop=fb.train.StopRules(0), check_every=1)
+  assert (result.steps, result.stop_reason) == (0, "max_steps")
+  assert result.evaluations[0].train_loss is None
+  assert len(result.checks) == 1
+  chex.assert_trees_all_equal(
+    result.params, jax.jit(NET.init)(jax.random.split(jax.random.split(KEY)[0])[0])
+  )
+
+
+def test_regression_has_a_loss_and_no_accuracy():
+  x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
+  result = fit(
+    net=fb.mlp([1, 16, 1], fb.tanh),
+    loss=fb.squared_error,
+    data=(x, x * x),
+    test=(x, x * x),
+    batch_size=None,
+    stop=fb.train.StopRules(3000, loss_below=1e-3),
+  )
+  assert result.stop_reason == "loss_below"
+  assert result.evaluations[-1].test_accuracy is None
+  assert result.evaluations[-1].test_loss <= 1.1e-3
+
+
+def test_an_interrupt_keeps_what_was_reached():
+  def interrupt(evaluation):
+    if evaluation.step == 20:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  before = signal.getsignal(signal.SIGINT)
+  result = fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt)
+  assert (result.steps, result.stop_reason) == (20, "interrupted")
+  assert signal.getsignal(signal.SIGINT) is before
+  chex.assert_trees_all_equal(result.params, fit(stop=fb.train.StopRules(20)).params)
+
+
+def test_a_second_interrupt_does_not_wait():
+  def interrupt_twice(evaluation):
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+  with pytest.raises(KeyboardInterrupt):
+    fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt_twice)
+
+
+def test_a_run_in_a_thread_leaves_signals_alone():
+  results = []
+  thread = threading.Thread(target=lambda: results.append(fit()))
+  thread.start()
+  thread.join()
+  assert results[0].steps == 30
+
+
+def huge_backward(params, x, y_bar):
+  return jax.tree.map(lambda a: jnp.full_like(a, jnp.inf), (params, x))
+
+
+def huge_input_bar(params, x, y_bar):
+  return dense_backward(params, x, y_bar)[0], jnp.full_like(x, jnp.inf)
+
+
+@pytest.mark.parametrize(
+  ("net", "rate", "where"),
+  [
+    (fb.mlp([4, 6, 3]), 1e25, "layer 2 (dense): value"),
+    (fb.serial(fb.dense(4, 3)._replace(backward=huge_backward)), 0.5, "layer 0 (dense): gradient"),
+    (
+      fb.serial(fb.dense(4, 5), fb.dense(5, 3)._replace(backward=huge_input_bar)),
+      0.5,
+      "layer 0 (dense): cotangent",
+    ),
+    (fb.mlp([4, 3]), 3.4e38, "update"),
+    (fb.dense(4, 3)._replace(backward=huge_backward), 0.5, "layer 0 (dense): gradient"),
+  ],
+)
+def test_a_run_that_diverges_says_where_and_keeps_the_last_good_parameters(net, rate, where):
+  data = (100 * X, LABELS)
+  result = fit(net=net, data=data, optimizer=fb.train.gradient_descent(rate), check_every=100)
+  assert result.stop_reason == "diverged"
+  assert result.diverged_at == where
+  assert len(result.losses) == result.steps + 1
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
+  chex.assert_trees_all_equal(
+    result.params,
+    fit(net=net, data=data, optimizer=fb.train.gradient_descent(rate),
+        stop=fb.train.StopRules(result.steps)).params,
+  )  # fmt: skip
+
+
+def test_a_loss_that_overflows_is_named():
+  params = (fb.DenseParams(jnp.full((4, 3), 1e25), jnp.zeros(3)),)
+  batch = fb.train.Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)))
+  assert locate_nonfinite(fb.mlp([4, 3]), fb.squared_error, params, batch) == "loss"
+
+
+BAD = {
+  "stop": ({"stop": 30}, TypeError, "stop must be a StopRules, got int 30"),
+  "key": ({"key": 3}, TypeError, "key must be made by jax.random.key"),
+  "optimizer": ({"optimizer": 0.1}, TypeError, "optimizer must be an optax"),
+  "batch_size": ({"batch_size": 23}, ValueError, "batch_size must be at most.* 22, got 23"),
+  "batch_size 0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+  "batch_size 2.0": ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got 2.0"),
+  "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
+  "check_every": ({"check_every": -1}, ValueError, "check_every must be at least 1"),
+  "chunk_steps": ({"chunk_steps": 0}, ValueError, "chunk_steps must be at least 1"),
+  "not a pair": ({"data": X}, TypeError, r"data must be a pair .*, got float32\[22, 4\]"),
+  "a list": ({"data": ([[1.0]], LABELS)}, TypeError, "data.x must be an array, got list"),
+  "no examples": ({"data": (X[:0], LABELS[:0])}, ValueError, "at least one example, got .*0, 4"),
+  "N": ({"data": (X[:9], LABELS)}, ValueError, r"shape \[9\], got int32\[22\]"),
+  "features": ({"data": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\], got float32\[22, 3\]"),
+  "rank": ({"data": (X[:, 0], LABELS)}, ValueError, r"shape \[N, 4\], got float32\[22\]"),
+  "integers": ({"data": (LABELS[:, None], LABELS)}, TypeError, "floating dtype, got int32"),
+  "complex": ({"data": (X.astype(complex), LABELS)}, TypeError, "floating dtype, got complex"),
+  "label": ({"data": (X, LABELS + 1)}, ValueError, "labels from 0 to 2, got 3 in row"),
+  "negative": ({"data": (X, LABELS - 1)}, ValueError, "labels from 0 to 2, got -1 in row"),
+  "float labels": ({"data": (X, LABELS.astype("f"))}, TypeError, "integer labels .* got float32"),
+  "(N, 1)": ({"data": (X, LABELS[:, None])}, ValueError, r"shape \[22, 3\], got int32\[22, 1\]"),
+  "test": ({"test": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\]"),
+  "weights": ({"data": (X, LABELS, X[:, 0])}, ValueError, "data.weights must not be negative"),
+  "weights' shape": ({"data": (X, LABELS, X)}, ValueError, r"weights must be float32\[22\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_fit_refuses(bad):
+  options, error, message = BAD[bad]
+  with pytest.raises(error, match=message):
+    fit(**options)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["x", "targets", "test"])
+def test_fit_refuses_values_that_are_not_finite(value, part):
+  x, targets = X.copy(), np.zeros((22, 3), np.float32)
+  (targets if part == "targets" else x)[7, 1] = value
+  bad, good = (x, targets), (X, np.zeros((22, 3), np.float32))
+  options = {"data": good, "test": bad} if part == "test" else {"data": bad}
+  name = "test.x" if part == "test" else f"data.{part}"
+  with pytest.raises(
+    ValueError, match=rf"{name} must be finite, got {value} at \[7, 1\], 1 in all"
+  ):
+    fit(loss=fb.squared_error, **options)
+
+
+def test_weights_of_zero_leave_examples_out():
+  weights = np.ones(22, np.float32)
+  weights[11:] = 0
+  result = fit(data=(X, LABELS, weights), batch_size=None)
+  half = fit(data=(X[:11], LABELS[:11]), batch_size=None)
+  np.testing.assert_allclose(result.losses, half.losses, rtol=1e-5)

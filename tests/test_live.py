@@ -1,0 +1,105 @@
+"""The check while training: it must find what is wrong, and nothing where nothing is."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import fbackprop as fb
+from fbackprop.linear import DenseParams, dense_backward
+from fbackprop.verify import GRADIENT_TOLERANCE, make_live_check
+
+X = jax.random.normal(jax.random.key(1), (7, 4))
+LABELS = jnp.arange(7) % 3
+
+
+def check_of(net: fb.Layer, loss: fb.Loss = fb.softmax_cross_entropy, targets=LABELS, **options):
+  return make_live_check(net, loss)(net.init(jax.random.key(0)), X, targets, **options)
+
+
+def with_backward(backward) -> fb.Layer:
+  """A two-layer network whose last dense layer has another backward rule."""
+  return fb.serial(fb.dense(4, 5), fb.tanh, fb.dense(5, 3)._replace(backward=backward))
+
+
+def scaled(params, x, y_bar):
+  params_bar, x_bar = dense_backward(params, x, y_bar)
+  return DenseParams(params_bar.w * (1 + 1e-5), params_bar.b), x_bar
+
+
+def one_entry(params, x, y_bar):
+  params_bar, x_bar = dense_backward(params, x, y_bar)
+  return DenseParams(params_bar.w.at[0, 0].multiply(1.01), params_bar.b), x_bar
+
+
+def wrong_input(params, x, y_bar):
+  params_bar, x_bar = dense_backward(params, x, y_bar)
+  return params_bar, -x_bar
+
+
+def nothing(params, x, y_bar):
+  return jax.tree.map(jnp.zeros_like, (params, x))
+
+
+def not_a_number(params, x, y_bar):
+  return jax.tree.map(lambda a: a * jnp.nan, dense_backward(params, x, y_bar))
+
+
+@pytest.mark.parametrize("activation", [fb.relu, fb.tanh, fb.sigmoid, fb.gelu, fb.identity])
+def test_our_own_rules_pass_far_below_the_tolerance(activation):
+  check = check_of(fb.mlp([4, 6, 5, 3], activation))
+  assert check.ok
+  assert check.rel_error < 1e-3 * GRADIENT_TOLERANCE
+  assert 0 < check.rounding < 1e-4  # A few hundred times float32's epsilon of 1e-7.
+
+
+@pytest.mark.parametrize(
+  ("backward", "leaf"),
+  [
+    (scaled, "[2].w"),
+    (one_entry, "[2].w"),
+    (wrong_input, "[0]"),
+    (nothing, "[0].w"),
+    (not_a_number, "[0].w"),
+  ],
+)
+def test_a_planted_error_is_found_and_named(backward, leaf):
+  check = check_of(with_backward(backward))
+  assert not check.ok
+  assert check.leaf.startswith(leaf)
+
+
+def test_a_forgotten_mean_is_found():
+  def summed(rows, losses_bar):
+    return rows
+
+  loss = fb.softmax_cross_entropy._replace(backward=summed)
+  check = check_of(fb.mlp([4, 3]), loss)
+  assert not check.ok
+  assert abs(check.rel_error - 6) < 1e-9  # Seven times too large.
+
+
+def test_a_gradient_of_exactly_zero_must_be_exactly_zero():
+  dead = fb.serial(fb.dense(4, 5, b_init=lambda *_: jnp.full(5, -100.0)), fb.relu, fb.dense(5, 3))
+  assert check_of(dead).ok
+
+  def leaky(params, residuals, y_bar):
+    return (), y_bar
+
+  leak = fb.serial(dead.parts[0], fb.relu._replace(backward=leaky), dead.parts[2])
+  check = check_of(leak)
+  assert not check.ok
+  assert check.rel_error == float("inf")
+
+
+def test_rows_pick_the_examples():
+  net = fb.mlp([4, 3])
+  check, params = make_live_check(net, fb.softmax_cross_entropy), net.init(jax.random.key(0))
+  x = X.at[6].set(jnp.nan)
+  assert not check(params, x, LABELS).ok
+  assert check(params, x, LABELS, rows=jnp.arange(6)).ok
+
+
+def test_the_configuration_is_left_alone():
+  check_of(fb.mlp([4, 3]))
+  assert not jax.config.jax_enable_x64
+  assert jnp.ones(1).dtype == jnp.float32

@@ -1,0 +1,246 @@
+"""One step of training: the lecture's update, as a pure and donated function."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fbackprop as fb
+from fbackprop.train.steps import layer_names
+from tests import oracle
+
+RATE = 0.25
+
+
+def batch_of(n: int = 6) -> fb.train.Batch:
+  x = jax.random.normal(jax.random.key(1), (n, 4))
+  return fb.train.Batch(x, jnp.arange(n) % 3)
+
+
+def net_of() -> fb.Layer:
+  return fb.mlp([4, 5, 3])
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user_has_it():
+  # optax's own counters meet its floats, which the tests' strict promotion refuses.
+  with jax.numpy_dtype_promotion("standard"):
+    yield
+
+
+def make(optimizer: optax.GradientTransformation):
+  return fb.train.make_step(net_of(), fb.softmax_cross_entropy, optimizer)
+
+
+def test_step_is_the_lecture_s_update_of_the_oracle():
+  with jax.enable_x64(True):
+    net = fb.mlp([4, 5, 3], dtype=jnp.float64)
+    init, step = fb.train.make_step(net, fb.softmax_cross_entropy, fb.train.gradient_descent(RATE))
+    state = init(jax.random.key(0))
+    layers = [(np.asarray(p.w), np.asarray(p.b)) for p in (state.params[0], state.params[2])]
+    before = [(*layers[0], "relu"), (*layers[1], "identity")]
+    x = np.random.default_rng(0).normal(size=(6, 4))
+    labels = np.arange(6) % 3
+    _, grads, _ = oracle.value_and_grad(before, "softmax_cross_entropy", x, labels)
+    after = oracle.descend(before, grads, RATE)
+    state, _ = step(state, (jnp.asarray(x), jnp.asarray(labels)))
+    for ours, (w, b, _) in zip((state.params[0], state.params[2]), after, strict=True):
+      # A weight is a sum of some ten terms of size one: a few of float64's epsilon of 2e-16.
+      np.testing.assert_allclose(ours.w, w, rtol=0, atol=1e-14)
+      np.testing.assert_allclose(ours.b, b, rtol=0, atol=1e-14)
+
+
+def test_gradient_descent_is_optax_sgd_to_the_bit():
+  states = []
+  for optimizer in (fb.train.gradient_descent(RATE), optax.sgd(RATE)):
+    init, step = make(optimizer)
+    state = init(jax.random.key(0))
+    for _ in range(5):
+      state, _ = step(state, batch_of())
+    states.append(state.params)
+  chex.assert_trees_all_equal(*states)
+
+
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    optax.adam(0.01),
+    optax.sgd(0.1, momentum=0.9, nesterov=True),
+    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 9))),
+    optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),
+    optax.chain(optax.add_noise(0.01, 0.5, 0), optax.sgd(0.1)),
+  ],
+  ids=["adam", "nesterov", "clipped_adamw", "reduce_on_plateau", "noise"],
+)
+def test_any_optax_transformation_is_taken_as_it_is(optimizer):
+  init, step = make(optimizer)
+  state = init(jax.random.key(0))
+  first = None
+  for _ in range(9):
+    state, info = step(state, batch_of())
+    first = info.loss if first is None else first
+  assert int(state.step) == 9
+  assert info.loss < first
+
+
+def test_step_matches_a_loop_written_with_jax_grad_and_optax():
+  net, optimizer = net_of(), optax.adam(0.05)
+
+  def mean_loss(params, batch):
+    return fb.softmax_cross_entropy.forward(net.forward(params, batch.x)[0], batch.targets)[
+      0
+    ].mean()
+
+  init, step = make(optimizer)
+  state = init(jax.random.key(0))
+  params, opt_state = jax.tree.map(jnp.copy, (state.params, state.opt_state))
+  for _ in range(5):
+    state, info = step(state, batch_of())
+    loss, grads = jax.value_and_grad(mean_loss)(params, batch_of())
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    # float32: sums of six examples; adam divides by the gradient's own size.
+    np.testing.assert_allclose(info.loss, loss, rtol=1e-5)
+  chex.assert_trees_all_close(state.params, params, atol=1e-4)
+
+
+def test_state_is_donated():
+  init, step = make(fb.train.gradient_descent(RATE))
+  state = init(jax.random.key(0))
+  step(state, batch_of())
+  assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+
+
+def test_step_compiles_once_for_a_shape():
+  traces = []
+  dense = fb.dense(4, 3)
+
+  def counted(params, x, key=None):
+    traces.append(x.shape)
+    return dense.forward(params, x, key)
+
+  init, step = fb.train.make_step(
+    dense._replace(forward=counted), fb.squared_error, fb.train.gradient_descent(RATE)
+  )
+  state = init(jax.random.key(0))
+  for n in (2, 2, 3, 2, 3):
+    state, _ = step(state, (jnp.ones((n, 4)), jnp.ones((n, 3))))
+  assert traces == [(2, 4), (3, 4)]
+
+
+def test_step_holds_no_host_synchronisation():
+  init, step = make(optax.adam(0.01))
+  state = init(jax.random.key(0))
+  text = step.lower(state, batch_of()).as_text()
+  for word in ("callback", "infeed", "outfeed", "send", "recv"):
+    assert word not in text
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_step_lowers_for_every_platform(platform):
+  init, step = make(optax.adam(0.01))
+  state = jax.eval_shape(init, jax.random.key(0))
+  exported = jax.export.export(step, platforms=[platform])(state, batch_of())
+  assert exported.platforms == (platform,)
+  assert "stablehlo.dot_general" in exported.mlir_module()
+
+
+def test_exported_step_runs_as_the_step_does():
+  init, step = make(fb.train.gradient_descent(RATE))
+  exported = jax.export.export(jax.jit(lambda p, b: step(init(p), b)[1].loss))(
+    jax.random.key(0), batch_of()
+  )
+  loss = exported.call(jax.random.key(0), batch_of())
+  np.testing.assert_array_equal(loss, step(init(jax.random.key(0)), batch_of())[1].loss)
+
+
+def test_weights_of_a_batch_enter_the_mean():
+  init, step = make(fb.train.gradient_descent(RATE))
+  batch = batch_of()
+  picked = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
+  weighted, _ = step(init(jax.random.key(0)), batch._replace(weights=picked))
+  alone, _ = step(init(jax.random.key(0)), (batch.x[:2], batch.targets[:2]))
+  # The zero terms don't change a float32 sum; its order may.
+  chex.assert_trees_all_close(weighted.params, alone.params, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["loss", "update"])
+def test_a_step_that_is_not_finite_is_not_taken(where):
+  init, step = make(fb.train.gradient_descent(3e38 if where == "update" else RATE))
+  state = init(jax.random.key(0))
+  before = jax.tree.map(np.array, state.params)
+  batch = batch_of()
+  x = batch.x.at[:, 0].set(jnp.nan if where == "loss" else 1e6)
+  state, info = step(state, batch._replace(x=x))
+  assert not info.finite
+  assert int(state.step) == 0
+  chex.assert_trees_all_equal(state.params, before)
+
+
+def test_grad_norms_are_those_of_each_layer():
+  init, step = make(fb.train.gradient_descent(RATE))
+  state = init(jax.random.key(0))
+  assert layer_names(state.params) == ["[0]", "[2]"]
+  _, grads = fb.value_and_grad(net_of(), fb.softmax_cross_entropy)(state.params, *batch_of()[:2])
+  flat = [np.concatenate([np.ravel(grads[i].w), grads[i].b]) for i in (0, 2)]
+  _, info = step(state, batch_of())
+  np.testing.assert_allclose(info.grad_norms, [np.linalg.norm(v) for v in flat], rtol=1e-5)
+
+
+def test_a_network_without_parameters_can_be_stepped():
+  init, step = fb.train.make_step(fb.relu, fb.squared_error, fb.train.gradient_descent(RATE))
+  _, info = step(init(jax.random.key(0)), (jnp.ones((2, 3)), jnp.ones((2, 3))))
+  assert info.grad_norms.shape == (0,)
+
+
+def test_layers_that_draw_get_a_new_key_each_step():
+  def noisy_forward(params, x, key=None):
+    return (x, ()) if key is None else (x + jax.random.normal(key, x.shape), ())
+
+  def noisy_backward(params, residuals, y_bar):
+    return (), y_bar
+
+  def noisy_init(key):
+    return ()
+
+  noise = fb.Layer("noise", noisy_init, noisy_forward, noisy_backward, draws=True)
+  net = fb.serial(noise, fb.dense(3, 3))
+  init, step = fb.train.make_step(net, fb.squared_error, fb.train.gradient_descent(1e-30))
+  state, losses = init(jax.random.key(0)), []
+  for _ in range(3):
+    state, info = step(state, (jnp.ones((4, 3)), jnp.ones((4, 3))))
+    losses.append(float(info.loss))
+  assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize(
+  ("arguments", "error", "message"),
+  [
+    (("net", fb.squared_error, optax.sgd(0.1)), TypeError, "net must be a Layer, got str 'net'"),
+    ((fb.relu, fb.relu, optax.sgd(0.1)), TypeError, "loss must be a Loss, got Layer"),
+    ((fb.relu, fb.squared_error, 0.1), TypeError, "optimizer must be an optax Grad.*got float 0.1"),
+  ],
+)
+def test_make_step_refuses(arguments, error, message):
+  with pytest.raises(error, match=message):
+    fb.train.make_step(*arguments)
+
+
+@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
+def test_gradient_descent_refuses_a_rate_that_is_no_step(rate):
+  with pytest.raises(ValueError, match="rate must be finite and above 0"):
+    fb.train.gradient_descent(rate)
+
+
+@pytest.mark.parametrize("rate", ["0.1", True, None])
+def test_gradient_descent_refuses_what_is_no_number(rate):
+  with pytest.raises(TypeError, match="rate must be a number"):
+    fb.train.gradient_descent(rate)
+
+
+def test_init_refuses_a_seed_for_a_key():
+  init, _ = make(fb.train.gradient_descent(RATE))
+  with pytest.raises(TypeError, match=r"key must be made by jax.random.key"):
+    init(0)
