@@ -140,21 +140,18 @@ def law_params_bar_reads_no_params_up_to_its_own(case, dtype):
   _, (params, x), y_bar = draw(case, dtype)
   layer = case.make(jnp.dtype(dtype))
   residuals = layer.forward(params, x)[1]
-  want = layer.backward(params, residuals, y_bar)[0]
   leaves, structure = jax.tree.flatten(params)
-  own = [len(jax.tree.leaves(one)) for one in chained_params(layer, params)]
-  for last, end in enumerate(np.cumsum(own)):
+  names = [name for name, _ in leaves_of(("params_bar",), (params,))]
+  want = jax.tree.leaves(layer.backward(params, residuals, y_bar)[0])
+  start = 0
+  for i, own in enumerate(chained_params(layer, params)):
+    end = start + len(jax.tree.leaves(own))
     spoilt = [jnp.full_like(leaf, jnp.nan) for leaf in leaves[:end]] + leaves[end:]
     got = layer.backward(jax.tree.unflatten(structure, spoilt), residuals, y_bar)[0]
-    start = end - own[last]
-    name = where(case, dtype, f"params of layers ≤ {last} are NaN")
-    # From layer l on: what lies before it may read the parameters of layer l.
-    got_leaves, want_leaves = (
-      leaves_of(("params_bar",), (got,)),
-      leaves_of(("params_bar",), (want,)),
-    )
-    for (leaf, g), (_, w) in zip(got_leaves[start:], want_leaves[start:], strict=True):
-      assert_bitwise(name, (leaf,), (g,), (w,))
+    # From layer i on: what lies before it may read the parameters of layer i.
+    where_ = where(case, dtype, f"params of layers ≤ {i} are NaN")
+    assert_bitwise(where_, names[start:], jax.tree.leaves(got)[start:], want[start:])
+    start = end
 
 
 def law_residuals_hold_no_parameter(case, dtype):

@@ -99,6 +99,19 @@ def test_rows_pick_the_examples():
   assert check(params, x, LABELS, rows=jnp.arange(6)).ok
 
 
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_weights_are_those_of_the_gradient(scale):
+  weights = scale * jnp.arange(7.0)
+  net = with_backward(one_entry) if scale else fb.mlp([4, 3])
+  check = check_of(net, weights=weights)
+  assert check.ok == (scale == 0)
+  assert check.rel_error in (0.0, pytest.approx(0.01, rel=1))
+
+
+def test_a_network_without_parameters_has_nothing_wrong():
+  assert make_live_check(fb.relu, fb.squared_error)((), X, X).ok
+
+
 def test_the_configuration_is_left_alone():
   check_of(fb.mlp([4, 3]))
   assert not jax.config.jax_enable_x64

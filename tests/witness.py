@@ -23,8 +23,6 @@ import numpy as np
 import fbackprop as fb
 from tests.cases import TOLERANCE
 
-KeyPath = jax.tree_util.KeyPath
-
 
 class View(NamedTuple):
   """A Gate, a Layer or a Loss, all alike: `f(*primals) -> y`, `f_vjp(*primals) -> (y, pull)`.
@@ -240,15 +238,28 @@ def bars(names: tuple[str, ...]) -> tuple[str, ...]:
   return tuple(f"{name}_bar" for name in names)
 
 
+def paired_leaves(
+  where: str, names: tuple[str, ...], got: Any, want: Any
+) -> list[tuple[str, np.ndarray, np.ndarray]]:
+  """Each leaf's name, what came and what was wanted, which have one shape."""
+  got_leaves, want_leaves = leaves_of(names, got), leaves_of(names, want)
+  if [name for name, _ in got_leaves] != [name for name, _ in want_leaves]:
+    raise AssertionError(f"{where}: got the leaves {got_leaves} want {want_leaves}")
+  pairs = []
+  for (name, got_leaf), (_, want_leaf) in zip(got_leaves, want_leaves, strict=True):
+    if got_leaf.shape != want_leaf.shape:
+      raise AssertionError(f"{where}: {name} got shape {got_leaf.shape} want {want_leaf.shape}")
+    pairs.append((name, np.asarray(got_leaf), np.asarray(want_leaf)))
+  return pairs
+
+
 def assert_close(
   where: str, names: tuple[str, ...], got: Any, truth: Truth, tolerance: float
 ) -> None:
   """Every entry of every leaf lies within `tolerance` times the leaf's scale; NaN never does."""
-  trees = (leaves_of(names, tree) for tree in (got, truth.want, truth.scale))
-  for (name, got_leaf), (_, want), (_, scale) in zip(*trees, strict=True):
-    got_leaf, want = np.asarray(got_leaf, np.float64), np.asarray(want)
-    if got_leaf.shape != want.shape:
-      raise AssertionError(f"{where}: {name} has shape {got_leaf.shape}, want {want.shape}")
+  scales = jax.tree.leaves(truth.scale)
+  pairs = paired_leaves(where, names, got, truth.want)
+  for (name, got_leaf, want), scale in zip(pairs, scales, strict=True):
     bound = tolerance * float(scale)
     wrong = ~(np.abs(got_leaf - want) <= bound)
     if wrong.any():
@@ -261,11 +272,7 @@ def assert_close(
 
 def assert_bitwise(where: str, names: tuple[str, ...], got: Any, want: Any) -> None:
   """The same numbers to the last bit; NaN equals NaN, and -0.0 equals 0.0."""
-  pairs = zip(leaves_of(names, got), leaves_of(names, want), strict=True)
-  for (name, got_leaf), (_, want_leaf) in pairs:
-    got_leaf, want_leaf = np.asarray(got_leaf), np.asarray(want_leaf)
-    if got_leaf.shape != want_leaf.shape:
-      raise AssertionError(f"{where}: {name} has shape {got_leaf.shape}, want {want_leaf.shape}")
+  for name, got_leaf, want_leaf in paired_leaves(where, names, got, want):
     wrong = ~((got_leaf == want_leaf) | (np.isnan(got_leaf) & np.isnan(want_leaf)))
     if wrong.any():
       index = tuple(int(i) for i in np.argwhere(wrong)[0])

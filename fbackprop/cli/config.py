@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import tyro
 
@@ -68,7 +68,7 @@ class TrainConfig:
         raise UsageError(f"--{flag} must be at least {least}, got {value}")
     if not (math.isfinite(self.rate) and self.rate > 0):
       raise UsageError(f"--rate must be finite and above 0, got {self.rate}")
-    if self.name is not None and Path(self.name).name != self.name:
+    if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
 
 
@@ -143,10 +143,23 @@ def flags_of_table(table: dict[str, Any], kind: Any, path: str, prefix: str) -> 
       flags += flags_of_table(value, known[key], path, f"{prefix}{key}.")
       continue
     if not of_type(value, known[key]):
-      wanted = getattr(known[key], "__name__", str(known[key]))
-      raise UsageError(f"{path}: {prefix + key} must be {wanted}, got {value!r}")
-    flags += [flag, *map(str, value)] if isinstance(value, list) else [flag, str(value)]
+      raise UsageError(f"{path}: {prefix + key} must be {in_words(known[key])}, got {value!r}")
+    # With "=", a text that begins with a dash isn't taken for a flag.
+    flags += [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
   return flags
+
+
+def in_words(kind: Any) -> str:
+  """The type of a field as a user of TOML would say it."""
+  if get_origin(kind) is Literal:
+    return f"one of {', '.join(get_args(kind))}"
+  words = {
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    tuple[int, ...]: "a list of integers",
+  }
+  return words.get(kind) or in_words(get_args(kind)[0])  # TOML has no word for None.
 
 
 def of_type(value: Any, kind: Any) -> bool:

@@ -34,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except KeyboardInterrupt:
-    print("fbackprop: interrupted before the first step; nothing was trained", file=sys.stderr)
+    # Before the first step, or a second Ctrl-C; the first one is heard by `fit`, which saves.
+    print("fbackprop: interrupted before all of the run was saved", file=sys.stderr)
     return 130
 
 
@@ -132,7 +133,7 @@ def create_folder(config: TrainConfig) -> Path:
   try:
     return create(config.out, config.name, config.data)
   except FileExistsError as error:
-    if config.name is None:
+    if config.name is None or not Path(config.out).is_dir():
       raise UsageError(f"--out {config.out} is not a folder") from error
     path = Path(config.out, config.name)
     raise UsageError(f"--name: {path} exists already; give another --name") from error

@@ -101,7 +101,8 @@ def fit(
 
   def check_gradient(state: State) -> LiveCheck:
     rows = np.random.default_rng(int(state.step)).choice(n, batch_size, replace=False)
-    return live(state.params, train.x, train.targets, noise_key(net, state), rows)
+    key = noise_key(net, state)
+    return live(state.params, train.x, train.targets, key=key, weights=train.weights, rows=rows)
 
   compile_start = time.perf_counter()
   capacity = max(1, min(chunk_steps, stop.max_steps))

@@ -116,7 +116,9 @@ def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Up to twelve misclassified examples, the most confident mistakes first."""
   predicted, labels = outputs.argmax(1), dataset.targets_test
   wrong = np.flatnonzero(predicted != labels)
-  margin = outputs.max(1) - outputs[np.arange(len(labels)), labels]
+  # The last good parameters of a run that diverged may give infinities: ∞ − ∞ is no margin at all.
+  with np.errstate(invalid="ignore"):
+    margin = outputs.max(1) - outputs[np.arange(len(labels)), labels]
   shown = wrong[np.argsort(-margin[wrong], kind="stable")][:12]
   axes.set_axis_off()
   axes.set_title(f"Misclassified: {len(wrong)}" + (", the most confident 12" * (len(wrong) > 12)))

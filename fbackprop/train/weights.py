@@ -14,6 +14,16 @@ from fbackprop.checks import DtypeError, ShapeError, StructureError, describe
 from fbackprop.train.files import write_whole
 from fbackprop.types import Params
 
+# What safetensors calls them. Its own reader for NumPy knows no bfloat16: it would fail at a file
+# that its writer has made.
+DTYPES = {
+  "BF16": np.dtype(jnp.bfloat16),
+  **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+  **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+  **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
+  "BOOL": np.dtype(bool),
+}
+
 
 def save_params(
   path: str | os.PathLike[str], params: Params, metadata: dict[str, str] | None = None
@@ -29,7 +39,8 @@ def save_params(
     OSError: the file can't be written; what stood there before still does.
   """
   # safetensors writes the buffer as it lies in memory: a transposed view would be written wrongly.
-  arrays = {name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params)}
+  # (Not ascontiguousarray, which makes a [1] of a [].)
+  arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params)}
   write_whole(path, safetensors.numpy.save(arrays, metadata))
 
 
@@ -61,19 +72,23 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
     True
   """
   try:
-    arrays = safetensors.numpy.load(Path(path).read_bytes())
+    entries = dict(safetensors.deserialize(Path(path).read_bytes()))
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}") from error
   wanted = dict(named_leaves(like))
-  if arrays.keys() != wanted.keys():
-    missing, extra = sorted(wanted.keys() - arrays.keys()), sorted(arrays.keys() - wanted.keys())
+  if entries.keys() != wanted.keys():
+    missing, extra = sorted(wanted.keys() - entries.keys()), sorted(entries.keys() - wanted.keys())
     raise StructureError(f"{path} is of another network: missing {missing}, not expected {extra}")
+  leaves = []
   for name, leaf in wanted.items():
-    if arrays[name].shape != leaf.shape:
-      raise ShapeError(f"{path}: {name} must be {describe(leaf)}, got {describe(arrays[name])}")
-    if arrays[name].dtype != leaf.dtype:
-      raise DtypeError(f"{path}: {name} must be {describe(leaf)}, got {describe(arrays[name])}")
-  leaves = [jnp.asarray(arrays[name]) for name, _ in named_leaves(like)]
+    entry = entries[name]
+    shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"])
+    got = f"{entry['dtype'] if dtype is None else dtype}[{', '.join(map(str, shape))}]"
+    if shape != leaf.shape:
+      raise ShapeError(f"{path}: {name} must be {describe(leaf)}, got {got}")
+    if dtype != leaf.dtype:
+      raise DtypeError(f"{path}: {name} must be {describe(leaf)}, got {got}")
+    leaves.append(jnp.asarray(np.frombuffer(entry["data"], dtype).reshape(shape)))
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

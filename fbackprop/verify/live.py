@@ -50,9 +50,9 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
     loss: the loss.
 
   Returns:
-    `check(params, x, targets, key=None, rows=None) -> LiveCheck`, of the examples `rows` `[K]`,
-    integers, or of all. A parameter whose true gradient is exactly zero must be exactly zero in
-    ours: else its error is infinite.
+    `check(params, x, targets, *, key=None, weights=None, rows=None) -> LiveCheck`, with the
+    arguments of `value_and_grad`, of the examples `rows` `[K]`, integers, or of all. A parameter
+    whose true gradient is exactly zero must be exactly zero in ours: else its error is infinite.
 
   Example:
     >>> import fbackprop as fb
@@ -63,25 +63,42 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
   """
   ours = value_and_grad(net, loss)
 
-  def theirs(params: Params, x: Array, targets: Array, key: Array | None) -> Array:
-    return loss.forward(net.forward(params, x, key)[0], targets)[0].mean()
+  def theirs(params: Params, batch: Any, key: Array | None) -> Array:
+    x, targets, weights = batch
+    losses = loss.forward(net.forward(params, x, key)[0], targets)[0]
+    if weights is None:
+      return jnp.mean(losses)
+    tiny = np.finfo(weights.dtype).tiny  # Weights that are all zero give zero, not 0/0.
+    return jnp.sum(weights * losses) / jnp.maximum(jnp.sum(weights), tiny)
 
   @jax.jit
-  def errors(params: Params, x: Array, targets: Array, key: Any, rows: Any) -> tuple[Array, Array]:
+  def errors(params: Params, batch: Any, key: Array | None, rows: Any) -> tuple[Array, Array]:
     if rows is not None:
-      x, targets = x[rows], targets[rows]
-    exact = jax.tree.map(to_float64, (params, x, targets))
-    truth = jax.grad(theirs)(*exact, key)
-    in_float64 = ours(*exact, key=key)[1]
-    as_trained = ours(params, x, targets, key=key)[1]
-    return relative_errors(in_float64, truth), relative_errors(as_trained, truth)
+      batch = jax.tree.map(lambda a: a[rows], batch)
+    exact_params, exact_batch = jax.tree.map(to_float64, (params, batch))
+    truth = jax.grad(theirs)(exact_params, exact_batch, key)
+
+    def our_gradient(params: Params, batch: Any) -> Params:
+      x, targets, weights = batch
+      return ours(params, x, targets, key=key, weights=weights)[1]
+
+    in_float64 = relative_errors(our_gradient(exact_params, exact_batch), truth)
+    return in_float64, relative_errors(our_gradient(params, batch), truth)
 
   def check(
-    params: Params, x: Array, targets: Array, key: Array | None = None, rows: Any = None
+    params: Params,
+    x: Array,
+    targets: Array,
+    *,
+    key: Array | None = None,
+    weights: Array | None = None,
+    rows: Any = None,
   ) -> LiveCheck:
-    with jax.enable_x64(True):
-      exact, rounded = jax.device_get(errors(params, x, targets, key, rows))
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    if not paths:
+      return LiveCheck(0.0, "", 0.0)
+    with jax.enable_x64(True):
+      exact, rounded = jax.device_get(errors(params, (x, targets, weights), key, rows))
     worst = int(np.argmax(exact))  # argmax takes the first NaN for the largest, as it should here.
     leaf = jax.tree_util.keystr(paths[worst])
     return LiveCheck(float(exact[worst]), leaf, float(np.max(rounded)))
