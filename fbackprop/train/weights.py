@@ -1,6 +1,7 @@
 """Parameters as a safetensors file, which any framework reads and nobody has to unpickle."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ DTYPES = {
   **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
   "BOOL": np.dtype(bool),
 }
+# Annotated here, as safetensors doesn't.
+deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
 
 
 def save_params(
@@ -72,7 +75,7 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
     True
   """
   try:
-    entries = dict(safetensors.deserialize(Path(path).read_bytes()))
+    entries = dict(deserialize(Path(path).read_bytes()))
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}") from error
   wanted = dict(named_leaves(like))
