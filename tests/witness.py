@@ -177,7 +177,7 @@ compiled_terms = {
 
 
 def true_sum(
-  case: Any, view: View, primals: Any, y_bar: Any, function: Any = terms, extra: Any = ()
+  reference: Any, view: View, primals: Any, y_bar: Any, function: Any = terms, extra: Any = ()
 ) -> Truth:
   """What `pull(y_bar)` should be, or, by `jvp_terms` and `grad_terms`, its derivatives.
 
@@ -192,7 +192,7 @@ def true_sum(
   with jax.enable_x64(True):
     for n in range(len(y_bar)):
       one = jax.tree.map(functools.partial(example, n), axes, arguments)
-      rows.append(jax.device_get(compiled_terms[function](case.reference, *one)))
+      rows.append(jax.device_get(compiled_terms[function](reference, *one)))
 
   # A row has an entry for each primal, and by `grad_terms` one more, for y_bar.
   likes, batched = [*arguments[0]], [*active_axes]

@@ -1,5 +1,6 @@
 """Parameters as a safetensors file, which any framework reads and nobody has to unpickle."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +37,8 @@ def save_params(
   Args:
     path: the file.
     params: a tree of arrays; an array's name in the file is its path in the tree, as "0.w".
-    metadata: text that goes into the file's header.
+    metadata: text that goes into the file's header. The same parameters and metadata give the same
+      bytes.
 
   Raises:
     OSError: the file can't be written; what stood there before still does.
@@ -44,7 +46,7 @@ def save_params(
   # safetensors writes the buffer as it lies in memory: a transposed view would be written wrongly.
   # (Not ascontiguousarray, which makes a [1] of a [].)
   arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params)}
-  write_whole(path, safetensors.numpy.save(arrays, metadata))
+  write_whole(path, with_sorted_metadata(safetensors.numpy.save(arrays, metadata)))
 
 
 def load_params(path: str | os.PathLike[str], like: Params) -> Params:
@@ -93,6 +95,22 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
       raise DtypeError(f"{path}: {name} must be {describe(leaf)}, got {got}")
     leaves.append(jnp.asarray(np.frombuffer(entry["data"], dtype).reshape(shape)))
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def with_sorted_metadata(content: bytes) -> bytes:
+  """The file with its metadata in order: safetensors writes them in another one each time.
+
+  References:
+    The format: the header's length in eight bytes, the header in JSON, filled up with blanks to a
+    multiple of eight, the arrays. https://huggingface.co/docs/safetensors
+  """
+  end = 8 + int.from_bytes(content[:8], "little")
+  header = json.loads(content[8:end])
+  if "__metadata__" in header:
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def named_leaves(params: Params) -> list[tuple[str, Any]]:

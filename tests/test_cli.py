@@ -1,0 +1,252 @@
+"""`fbackprop train` from its flags to its folder: what it prints, writes and returns.
+
+Networks are tiny and runs short. Where the picture is not the subject it isn't drawn: that takes
+longer than the run.
+"""
+
+import json
+import os
+import re
+import runpy
+import signal
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import fbackprop as fb
+from fbackprop.cli import main
+from fbackprop.cli.progress import show_progress
+from fbackprop.cli.train import number
+from fbackprop.train import runs
+
+FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.png",
+         "summary.json"]  # fmt: skip
+LINE = ("--data", "sine", "--hidden")  # A linear model of the sine: the smallest that there is.
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+
+
+def train(out, *flags):
+  """Exit code of a run in the folder `out`, which has place for one run more."""
+  return main(["train", "--out", str(out), *map(str, flags)])
+
+
+def read(path):
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_between(low, value, high):
+  return isinstance(value, float) and low <= value <= high
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+  """A run of digits of 40 steps: its folder and its exit code."""
+  out = tmp_path_factory.mktemp("runs")
+  flags = ("--hidden", 8, "--stop.max-steps", 40, "--eval-every", 20, "--check-every", 40)
+  return out / "digits-1", train(out, *flags)
+
+
+def test_digits_leave_a_folder_with_everything(digits):
+  folder, code = digits
+  assert code == 0
+  assert sorted(os.listdir(folder)) == FILES
+  assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+  like = jax.eval_shape(fb.mlp([64, 8, 10]).init, jax.random.key(0))
+  params = fb.train.load_params(folder / "model.safetensors", like=like)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_the_summary_and_the_evaluations_agree(digits):
+  folder, _ = digits
+  summary = read(folder / "summary.json")
+  metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [row["step"] for row in metrics] == [20, 40]
+  for row in metrics:
+    assert is_between(0, row["test_accuracy"], 1)
+    assert is_between(0, row["gradient_error"], fb.verify.GRADIENT_TOLERANCE)
+    assert len(row["grad_norms"]) == 2
+    assert row["epoch"] == row["step"] / (1347 // 32)
+  for key in ("test_accuracy", "test_loss", "train_loss"):
+    assert summary[key] == metrics[-1][key]
+  assert summary["test_accuracy"] > 0.3  # Chance is 0.1.
+  assert (summary["steps"], summary["stop_reason"], summary["diverged_at"]) == (
+    40, "max_steps", None
+  )  # fmt: skip
+  assert is_between(0, summary["gradient_check_max_rel_error"], fb.verify.GRADIENT_TOLERANCE)
+  assert is_between(0, summary["gradient_rounding_max_rel_error"], 1e-4)  # float32's is 1e-7.
+  assert summary["gradient_checks"] == 2
+  assert is_between(0, summary["check_seconds"], summary["seconds"])
+  assert is_between(0, summary["compile_seconds"], float("inf"))
+
+
+def test_the_environment_says_what_a_run_depends_on(digits):
+  environment = read(digits[0] / "env.json")
+  assert environment["fbackprop"] == fb.__version__
+  assert environment["jax"] == jax.__version__
+  assert environment["platform"] == jax.default_backend()
+  assert len(environment["devices"]) == jax.device_count()
+  assert {"python", "jaxlib", "optax", "numpy", "safetensors", "scikit-learn", "system", "machine",
+          "cores"} <= environment.keys()  # fmt: skip
+  assert runs.version_of("fbackprop-has-no-such-dependency") is None
+
+
+def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
+  flags = ("--hidden", 3, "--stop.max-steps", 40, "--eval-every", 20, "--check-every", 20)
+  assert train(tmp_path, "--data", "sine", *flags) == 0
+  folder = tmp_path / "sine-1"
+  assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+  said = capsys.readouterr()
+  assert said.err == ""
+  about, network, heading, first, second, ending = said.out.splitlines()
+  assert about == "sine: 256 examples to train on, 256 to test on"
+  assert network == (
+    "mlp 1-3-1, tanh, squared_error; gradient descent, rate 0.05, batches of 32"
+  )  # fmt: skip
+  assert " ".join(heading.split()) == "step epoch train loss test loss error of gradient"
+  summary = read(folder / "summary.json")
+  assert "test_accuracy" not in summary
+  assert first.split()[:2] == ["20", "2.5"]
+  step, epoch, train_loss, test_loss, error = second.split()
+  assert (step, epoch) == ("40", "5.0")
+  assert train_loss == number(summary["train_loss"])
+  assert test_loss == number(summary["test_loss"])
+  assert float(error) <= fb.verify.GRADIENT_TOLERANCE
+  assert ending == (
+    f"stopped by max_steps at step 40; test loss {test_loss}; worst gradient error against "
+    f"jax.grad {summary['gradient_check_max_rel_error']:.1e}; run in {folder}"
+  )
+
+
+def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
+  flags = ("--rate", 0.0123, "--seed", 7, "--batch-size", 50, "--stop.max-steps", 40)
+  assert train(tmp_path, *LINE, *flags) == 0
+  assert train(tmp_path, "--config", tmp_path / "sine-1" / "config.toml") == 0
+  for name in ("config.toml", "model.safetensors"):
+    first, second = ((tmp_path / f"sine-{i}" / name).read_bytes() for i in (1, 2))
+    assert first == second
+
+
+@pytest.mark.parametrize(
+  ("flags", "reason"),
+  [
+    # An epoch is 8 steps. Any loss is below 1e9; no loss falls by 1e9.
+    (("--stop.loss-below", 1e9), "loss_below at step 8;"),
+    (("--stop.tol", 1e9, "--stop.patience", 2), "tol at step 32;"),
+  ],
+  ids=["loss_below", "tol"],
+)
+def test_a_stop_rule_ends_a_run_that_nobody_checks(tmp_path, capsys, undrawn, flags, reason):
+  assert train(tmp_path, *LINE, *flags, "--check-every", 0, "--name", "mine") == 0
+  assert f"stopped by {reason}" in capsys.readouterr().out
+  assert read(tmp_path / "mine" / "summary.json")["stop_reason"] == reason.split()[0]
+
+
+def test_a_run_without_checks_says_so(tmp_path, capsys, undrawn):
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 0) == 0
+  line, ending = capsys.readouterr().out.splitlines()[-2:]
+  assert re.fullmatch(r" +0 +0\.0 +- +[\d.]+ +-", line)  # No loss of a step, and no check.
+  assert "against jax.grad not checked; run in" in ending
+  summary = read(tmp_path / "sine-1" / "summary.json")
+  assert summary["gradient_check_max_rel_error"] is None
+  assert summary["gradient_rounding_max_rel_error"] is None
+  assert (summary["gradient_checks"], summary["train_loss"]) == (0, None)
+
+
+def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, capsys, undrawn):
+  flags = ("--data", "sine", "--hidden", 4, "--activation", "relu", "--rate", 1e30)
+  assert train(tmp_path, *flags) == 3
+  said = capsys.readouterr()
+  assert "stopped by diverged at step 1;" in said.out
+  assert re.search(r"diverged at step 2: layer \d \(dense\): \w+ is not finite", said.err)
+  assert "a smaller --rate than 1e+30 may help" in said.err
+  summary = read(tmp_path / "sine-1" / "summary.json")
+  assert (summary["stop_reason"], summary["steps"]) == ("diverged", 1)
+  assert summary["diverged_at"] in said.err
+  assert summary["train_loss"] is None  # JSON has no NaN and no infinity.
+  params = safetensors.numpy.load_file(tmp_path / "sine-1" / "model.safetensors")
+  assert len(params) == 4
+  assert all(np.isfinite(leaf).all() for leaf in params.values())
+
+
+def test_a_wrong_backward_rule_fails_the_run(tmp_path, capsys, undrawn, monkeypatch):
+  right = fb.tanh
+
+  def wrong_by_a_thousandth(params, residuals, y_bar):
+    params_bar, x_bar = right.backward(params, residuals, y_bar)
+    return params_bar, x_bar * 1.001
+
+  wrong = right._replace(backward=wrong_by_a_thousandth)
+  monkeypatch.setattr("fbackprop.activations.tanh", wrong)
+  assert train(tmp_path, "--data", "sine", "--hidden", 3, "--stop.max-steps", 10) == 1
+  said = re.search(r"the gradient of (.+) differs from jax\.grad by 1\.0e-03 at step 0",
+                   capsys.readouterr().err)  # fmt: skip
+  assert said.group(1) in ("[0].w", "[0].b")
+  # The run is saved all the same, with what the checks found.
+  assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
+  error = read(tmp_path / "sine-1" / "summary.json")["gradient_check_max_rel_error"]
+  np.testing.assert_allclose(error, 1e-3, rtol=1e-9)  # Both sides are float64.
+
+
+def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypatch):
+  def interrupting(path, evaluation):
+    append(path, evaluation)
+    if evaluation.step == 20:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  append = runs.append_evaluation
+  monkeypatch.setattr(runs, "append_evaluation", interrupting)
+  assert train(tmp_path, *LINE, "--eval-every", 20, "--stop.max-steps", 10**9) == 130
+  assert "stopped by interrupted at step 20;" in capsys.readouterr().out
+  assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
+  summary = read(tmp_path / "sine-1" / "summary.json")
+  assert (summary["stop_reason"], summary["steps"]) == ("interrupted", 20)
+
+
+def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):
+  def interrupted(name, seed):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("fbackprop.train.datasets.load_dataset", interrupted)
+  assert train(tmp_path / "runs") == 130
+  assert "interrupted before all of the run was saved" in capsys.readouterr().err
+  assert not (tmp_path / "runs").exists()
+
+
+def test_a_terminal_shows_a_bar_under_the_lines(capsys, monkeypatch):
+  monkeypatch.setenv("TERM", "xterm")
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+  with show_progress(10) as show:
+    show("  [0].w [bold] 5 1e-3", 5)
+  said = capsys.readouterr().out
+  assert "  [0].w [bold] 5 1e-3\n" in said  # As it is: neither markup nor colours.
+  assert "5/10" in said
+
+
+def test_elsewhere_there_are_lines_alone(capsys):
+  with show_progress(10) as show:
+    show("  [0].w [bold] 5 1e-3", 5)
+  assert capsys.readouterr().out == "  [0].w [bold] 5 1e-3\n"
+
+
+@pytest.mark.parametrize(
+  ("value", "text"),
+  [(None, "-"), (0.0, "0.0000"), (0.001, "0.0010"), (0.0005, "5.00e-04"), (9999.0, "9999.0000"),
+   (12345.0, "1.23e+04"), (float("nan"), "nan"), (float("inf"), "inf")],
+)  # fmt: skip
+def test_numbers_fit_their_column(value, text):
+  assert number(value) == text
+
+
+def test_the_module_is_the_command(capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["fbackprop", "--version"])
+  with pytest.raises(SystemExit) as ended:
+    runpy.run_module("fbackprop", run_name="__main__")
+  assert ended.value.code == 0
+  assert capsys.readouterr().out == f"fbackprop {fb.__version__}\n"

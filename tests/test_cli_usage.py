@@ -1,0 +1,213 @@
+"""What a run is told: default < file < flag, and what can't be is refused by name, with code 2."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import fbackprop
+from fbackprop.cli import main
+from fbackprop.cli.config import DEFAULTS, TrainConfig, parse, saved
+from fbackprop.cli.usage import UsageError
+from fbackprop.train import runs
+from fbackprop.train.stopping import StopRules
+
+
+def file_of(tmp_path, text):
+  path = tmp_path / "told.toml"
+  path.write_text(text, encoding="utf-8")
+  return str(path)
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path):
+  path = file_of(tmp_path, "seed = 3\nrate = 1\nhidden = [5, 6]\n[stop]\ntol = 0.5\nmax_steps = 9")
+  config = parse(["--rate", "0.25", "--config", path, "--stop.max-steps", "7"])
+  assert config == replace(
+    DEFAULTS["digits"],
+    seed=3,
+    rate=0.25,
+    hidden=(5, 6),
+    stop=StopRules(max_steps=7, tol=0.5),
+    config=path,
+  )
+
+
+def test_defaults_are_those_of_the_data_wherever_it_is_named(tmp_path):
+  assert parse([]) == DEFAULTS["digits"]
+  assert parse(["--data", "sine"]) == parse(["--data=sine"]) == DEFAULTS["sine"]
+  assert parse(["--data", "digits", "--data", "sine"]) == DEFAULTS["sine"]
+  path = file_of(tmp_path, 'data = "sine"')
+  assert parse([f"--config={path}"]) == replace(DEFAULTS["sine"], config=path)
+  assert parse(["--config", path, "--data=digits"]) == replace(DEFAULTS["digits"], config=path)
+
+
+@pytest.mark.parametrize(
+  "config",
+  [
+    *DEFAULTS.values(),
+    TrainConfig(hidden=(), rate=1e-7, stop=StopRules(0, loss_below=1e-9, tol=0, patience=1)),
+  ],
+  ids=["digits", "sine", "made"],
+)
+def test_what_was_saved_is_read_as_the_same(tmp_path, config):
+  path = tmp_path / "config.toml"
+  runs.write_toml(path, saved(replace(config, out="elsewhere", name="mine")), "A comment")
+  assert path.read_text().startswith("# A comment\n")
+  # Where a run was written is no part of what it was told.
+  assert parse(["--config", str(path)]) == replace(config, config=str(path))
+
+
+def test_a_text_that_looks_like_a_flag_is_a_text(tmp_path):
+  assert parse(["--config", file_of(tmp_path, 'name = "-x"')]).name == "-x"
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("batchsize = 3", "no key 'batchsize'; did you mean 'batch_size'?"),
+    ("[stop]\nmax_step = 3", "no key 'stop.max_step'; did you mean 'max_steps'?"),
+    ("zzz = 3", "no key 'zzz'; there are: data, hidden, activation, rate, batch_size, seed,"),
+    ('config = "other.toml"', "no key 'config'"),
+    ('rate = "0.5"', "rate must be a number, got '0.5'"),
+    ("rate = true", "rate must be a number, got True"),
+    ("seed = 1.5", "seed must be an integer, got 1.5"),
+    ("seed = true", "seed must be an integer, got True"),
+    ("hidden = 3", "hidden must be a list of integers, got 3"),
+    ("hidden = [3, 0.5]", "hidden must be a list of integers, got [3, 0.5]"),
+    ('data = "mnist"', "data must be one of digits, sine, got 'mnist'"),
+    ("name = 3", "name must be a text, got 3"),
+    ("stop = 3", "stop must be a table, got 3"),
+    ("[stop]\ntol = true", "stop.tol must be a number, got True"),
+  ],
+)
+def test_a_file_that_cannot_be_is_refused(tmp_path, text, said):
+  path = file_of(tmp_path, text)
+  with pytest.raises(UsageError) as refused:
+    parse(["--config", path])
+  assert str(refused.value).startswith(f"{path}: ")
+  assert said in str(refused.value)
+
+
+def test_a_file_that_is_no_toml_is_refused(tmp_path):
+  with pytest.raises(UsageError, match=r"told\.toml is no TOML file: .* line 1"):
+    parse(["--config", file_of(tmp_path, "a picture")])
+  (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+  with pytest.raises(UsageError, match=r"binary\.toml is no TOML file"):
+    parse(["--config", str(tmp_path / "binary.toml")])
+  with pytest.raises(UsageError, match=r"missing\.toml can't be read: No such file"):
+    parse(["--config", str(tmp_path / "missing.toml")])
+
+
+def refused(capsys, *arguments):
+  """What stands on stderr when a command is refused with code 2, by us or by tyro."""
+  try:
+    code = main(arguments)
+  except SystemExit as ended:
+    code = ended.code
+  assert code == 2
+  said = capsys.readouterr()
+  assert said.out == ""
+  return " ".join(said.err.split())  # A line may break anywhere.
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    ("--batch-siz 3", ["--batch-siz, 3", "--batch-size INT"]),
+    ("--data mnist", ["'mnist'", "'digits'", "'sine'"]),
+    ("--rate fast", ["--rate", "'fast'"]),
+    ("--rate -1", ["--rate must be finite and above 0, got -1"]),
+    ("--rate nan", ["--rate must be finite and above 0, got nan"]),
+    ("--hidden 0", ["--hidden must be at least 1, got 0"]),
+    ("--hidden 4 -3", ["--hidden must be at least 1, got -3"]),
+    ("--batch-size 0", ["--batch-size must be at least 1, got 0"]),
+    ("--seed -1", ["--seed must be at least 0, got -1"]),
+    ("--eval-every 0", ["--eval-every must be at least 1, got 0"]),
+    ("--check-every -1", ["--check-every must be at least 0, got -1"]),
+    ("--stop.patience 0", ["stop.patience must be at least 1, got 0"]),
+    ("--stop.loss-below -1", ["stop.loss_below must be a finite number of at least 0"]),
+    ("--name a/b", ["--name must be the name of a folder, not a path, got 'a/b'"]),
+    ("--name ..", ["--name must be the name of a folder, not a path, got '..'"]),
+    ("--name=", ["--name must be the name of a folder, not a path, got ''"]),
+    ("--batch-size 1348", ["--batch-size must be at most the 1347 training examples, got 1348"]),
+  ],
+)
+def test_a_flag_that_cannot_be_is_refused(tmp_path, capsys, flags, said):
+  text = refused(capsys, "train", "--out", str(tmp_path / "runs"), *flags.split())
+  for part in said:
+    assert part in text
+  assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_command_is_refused_with_the_nearest(capsys):
+  assert refused(capsys, "trian") == (
+    "fbackprop: there is no command 'trian'; did you mean 'train'?"
+  )  # fmt: skip
+  assert refused(capsys, "zzz") == "fbackprop: there is no command 'zzz'; there are: train"
+
+
+def test_no_command_is_answered_with_help(capsys):
+  assert main([]) == 2
+  helped = capsys.readouterr().out
+  assert helped.startswith("usage: fbackprop COMMAND [flags]")
+  assert main(["-h"]) == 0
+  assert capsys.readouterr().out == helped
+
+
+def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "file").touch()
+  path = str(tmp_path / "file")
+  sine = ("train", "--data", "sine", "--out")
+  taken = refused(capsys, *sine, str(tmp_path), "--name", "mine")
+  assert f"--name: {tmp_path / 'mine'} exists already; give another --name" in taken
+  assert f"--out {path} is not a folder" in refused(capsys, *sine, path)
+  assert f"--out {path} is not a folder" in refused(capsys, *sine, path, "--name", "mine")
+  assert "no folder can be made: Not a directory" in refused(capsys, *sine, f"{path}/below")
+
+  def full(*arguments):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(runs, "write_toml", full)
+  full_disk = refused(capsys, *sine, str(tmp_path))
+  assert f"--out: {tmp_path / 'sine-1'} can't be written: No space left" in full_disk
+
+
+@pytest.mark.parametrize(
+  ("package", "extra"), [("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")]
+)
+def test_a_missing_extra_is_named_before_anything_is_done(
+  tmp_path, capsys, monkeypatch, package, extra
+):
+  monkeypatch.setitem(sys.modules, package, None)  # So that its import fails.
+  assert refused(capsys, "train", "--out", str(tmp_path / "runs")) == (
+    f"fbackprop: {package} is not installed; install it with: pip install 'fbackprop[{extra}]'"
+  )
+  assert not (tmp_path / "runs").exists()
+
+
+WITHOUT_JAX = """
+import sys
+from fbackprop.cli import main
+assert main(["--help"]) == main(["--version"]) == 0
+assert main(["trian"]) == 2
+for flags, code in ((["--help"], 0), (["--batch-siz", "3"], 2)):
+  try:
+    main(["train", *flags])
+  except SystemExit as ended:
+    assert ended.code == code
+assert "tyro" in sys.modules
+assert not {"jax", "sklearn", "matplotlib"} & sys.modules.keys(), "a package that takes seconds"
+"""
+
+
+def test_questions_are_answered_without_jax():
+  root = Path(fbackprop.__file__).parents[1]
+  done = subprocess.run(
+    [sys.executable, "-c", WITHOUT_JAX], cwd=root, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  for said in ("fbackprop COMMAND", "fbackprop 0.", "Step size of gradient descent", "--hidden"):
+    assert said in done.stdout

@@ -1,0 +1,144 @@
+"""The package as a whole: lazy, typed, built in floors, and without autodiff."""
+
+import ast
+import doctest
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import fbackprop as fb
+
+ROOT = Path(fb.__file__).parent
+MODULES = sorted(
+  ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__")
+  for path in ROOT.rglob("*.py")
+)
+
+# A module imports from lower floors, or from one that stands earlier in its own row.
+FLOORS = [
+  ["lazy", "types", "checks"],
+  ["gates.arithmetic", "gates.selection", "gates.smooth", "gates", "activations", "linear",
+   "losses"],
+  ["combinators", "transforms"],
+  ["networks"],
+  ["verify.live", "verify"],
+  ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
+   "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
+   "train.interruption", "train.loop", "train.fitting", "train.report", "train.runs", "train"],
+  ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli", "__main__"],
+]  # fmt: skip
+
+
+def run(code: str) -> str:
+  return subprocess.run(
+    [sys.executable, "-c", code], check=True, capture_output=True, text=True
+  ).stdout
+
+
+def imports_of(module: str) -> set[str]:
+  """The modules of ours that a module imports, anywhere in its text."""
+  path = ROOT.parent.joinpath(*module.split("."))
+  path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.module:
+      names = {f"{node.module}.{alias.name}" for alias in node.names}
+      found |= {name if name in MODULES else node.module for name in names}
+  return {name for name in found if name.startswith("fbackprop")}
+
+
+def test_every_module_stands_on_a_floor():
+  assert sorted(f"fbackprop.{m}" for row in FLOORS for m in row) == [m for m in MODULES if "." in m]
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if "." in m])
+def test_a_module_imports_downward_only(module):
+  order = [f"fbackprop.{m}" for row in FLOORS for m in row]
+  # The front door gives lazy names only: whoever imports it imports no module yet.
+  for imported in imports_of(module) - {"fbackprop"}:
+    assert order.index(imported) < order.index(module), f"{module} imports {imported}"
+
+
+def test_the_front_door_is_used_by_the_highest_floor_alone():
+  users = {m for m in MODULES if "." in m and "fbackprop" in imports_of(m)}
+  assert users <= {"fbackprop.cli", "fbackprop.cli.train", "fbackprop.train.runs"}
+
+
+def test_import_is_lazy():
+  assert run("import sys, fbackprop; print('jax' in sys.modules)") == "False\n"
+  assert run("import sys, fbackprop; fbackprop.relu; print('jax' in sys.modules)") == "True\n"
+
+
+def test_import_changes_no_configuration():
+  code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
+  touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
+  assert run(code + touch + "print(before == dict(jax.config.values))") == "True\n"
+
+
+@pytest.mark.parametrize("package", ["fbackprop", "fbackprop.train"])
+def test_the_stub_names_what_the_package_names(package):
+  module = importlib.import_module(package)
+  stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text())
+  homes = {}
+  for node in stub.body:
+    if isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        assert alias.asname == alias.name  # Without "as" a checker doesn't re-export it.
+        homes[alias.name] = node.module or package
+  assert sorted(homes) == module.__all__ == dir(module)
+  for name, home in homes.items():
+    value = getattr(module, name)
+    assert value is (
+      sys.modules[f"{home}.{name}"] if home == package else getattr(sys.modules[home], name)
+    )
+
+
+def test_an_unknown_name_is_an_attribute_error():
+  with pytest.raises(AttributeError, match="module 'fbackprop' has no attribute 'dens'"):
+    _ = fb.dens
+
+
+def test_no_public_function_has_the_name_of_a_module():
+  modules = {m.rpartition(".")[2] for m in MODULES}
+  for package in (fb, fb.train, fb.verify):
+    for name in package.__all__:
+      value = getattr(package, name)
+      assert name not in modules or type(value).__name__ == "module", name
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__main__")])
+def test_docstring_examples(module):
+  with jax.numpy_dtype_promotion("standard"):  # As a reader has it who types them in.
+    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+  assert result.failed == 0
+
+
+@pytest.mark.parametrize(
+  "code",
+  [
+    "import jax\n\nf = jax.grad(abs)\n",
+    "from jax import vjp\n\nf = vjp\n",
+    "import jax as j\n\nf = j.value_and_grad(abs)\n",
+    "import jax\n\nf = jax.jvp\n",
+  ],
+)
+@pytest.mark.parametrize(("folder", "refused"), [("", True), ("train", True), ("verify", False)])
+def test_the_linter_keeps_autodiff_out(code, folder, refused):
+  path = ROOT / folder / "planted.py"
+  command = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--no-cache"]
+  result = subprocess.run(
+    [*command, "--stdin-filename", str(path), "-"], input=code, capture_output=True, text=True
+  )
+  assert ("TID251" in result.stdout) == refused
+
+
+def test_the_version_is_that_of_the_project():
+  text = (ROOT.parent / "pyproject.toml").read_text()
+  assert f'version = "{fb.__version__}"' in text
+  assert jax.__version_info__ >= (0, 10, 2)

@@ -1,0 +1,172 @@
+"""The picture of a run: it is made for every ending, and shows the numbers that it should."""
+
+import struct
+
+import jax
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import fbackprop as fb
+from fbackprop.train import report
+from fbackprop.train.datasets import Dataset, load_dataset
+from fbackprop.train.results import Evaluation, Result
+
+RUNS = {
+  # Few steps, for more mistakes than the picture has places.
+  "digits": {"data": "digits", "steps": 20, "rate": 0.5},
+  "sine": {"data": "sine", "steps": 20, "rate": 0.05},
+  "diverged": {"data": "digits", "steps": 20, "rate": 1e30, "hidden": [4]},
+  "no_steps": {"data": "sine", "steps": 0, "rate": 0.05},
+}
+
+
+def small_run(data, steps, rate, hidden=()):
+  dataset = load_dataset(data, 0)
+  net = fb.mlp([dataset.x.shape[1], *hidden, dataset.outputs])
+  result = fb.train.fit(
+    net,
+    fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error,
+    (dataset.x, dataset.targets),
+    optimizer=fb.train.gradient_descent(rate),
+    stop=fb.train.StopRules(steps),
+    key=jax.random.key(0),
+    test=(dataset.x_test, dataset.targets_test),
+    eval_every=10,
+  )
+  return result, dataset, np.asarray(net.forward(result.params, dataset.x_test)[0])
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_becomes_a_picture(name):
+  result, dataset, outputs = small_run(**RUNS[name])
+  assert (result.stop_reason == "diverged") == (name == "diverged")
+  png = report.draw_report("A title", result, dataset, outputs)
+  assert png.startswith(b"\x89PNG\r\n\x1a\n")
+  assert struct.unpack(">II", png[16:24]) == (1210, 935)  # 11 by 8.5 inches at 110 dots.
+
+
+def test_the_same_run_gives_the_same_bytes():
+  dataset = load_dataset("sine", 0)
+  result = result_of([0.6, 0.4], [[1.0], [2.0]], ("[0]",), (evaluation(2, 0.5, 0.7, None),))
+  first, second = (
+    report.draw_report("A title", result, dataset, dataset.targets_test + rest) for rest in (0, 0.5)
+  )
+  # Neither today's date nor the software nor the picture before enters.
+  assert first == report.draw_report("A title", result, dataset, dataset.targets_test)
+  assert first != second
+
+
+def axes():
+  return Figure().subplots()
+
+
+def labelled(labels, predicted):
+  """Test examples with these labels, and outputs that predict the others, ever more surely."""
+  n = len(labels)
+  x = np.linspace(0, 1, n * 4, dtype=np.float32).reshape(n, 4)
+  targets = np.array(labels, np.int32)
+  outputs = np.eye(3, dtype=np.float32)[predicted] * np.arange(1, n + 1)[:, None]
+  return Dataset("made", x, targets, x, targets, outputs=3, image_shape=(2, 2)), outputs
+
+
+def result_of(losses, grad_norms, names, evaluations):
+  return Result(
+    None, "max_steps", np.array(losses), np.array(grad_norms), names, evaluations, (), None, 1, 0, 1
+  )
+
+
+def evaluation(step, train_loss, test_loss, accuracy):
+  return Evaluation(step, step / 2, train_loss, test_loss, accuracy, (), None, 1.0)
+
+
+def lines_of(panel):
+  return {line.get_label(): np.asarray(line.get_xydata()) for line in panel.get_lines()}
+
+
+def test_the_confusion_matrix_counts_each_test_example_once():
+  panel = axes()
+  report.draw_confusion(panel, *labelled([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 1, 1]))
+  assert panel.get_title() == "Confusion matrix: 3 of 6 right"
+  counts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in panel.texts}
+  assert counts == {(0, 0): "2", (0, 1): "1", (1, 1): "1", (2, 1): "2"}
+  assert (panel.get_xlabel(), panel.get_ylabel()) == ("predicted", "label")
+
+
+def test_the_confusion_matrix_of_digits_sums_to_the_test_examples():
+  digits = load_dataset("digits", 0)
+  panel = axes()
+  report.draw_confusion(panel, digits, np.random.default_rng(0).normal(size=(450, 10)))
+  assert sum(int(text.get_text()) for text in panel.texts) == 450
+
+
+def test_mistakes_are_shown_from_the_most_confident_down():
+  panel = axes()
+  dataset, outputs = labelled([0, 1, 2, 0], [0, 2, 0, 1])
+  report.draw_mistakes(panel, dataset, outputs)
+  assert panel.get_title() == "Misclassified: 3"
+  insets = panel.child_axes
+  assert [inset.get_title() for inset in insets] == [
+    "0 taken for 1", "2 taken for 0", "1 taken for 2"
+  ]  # fmt: skip
+  pictures = [np.asarray(inset.images[0].get_array()).ravel() for inset in insets]
+  np.testing.assert_array_equal(pictures, dataset.x_test[[3, 2, 1]])
+
+
+def test_at_most_twelve_mistakes_have_a_place():
+  panel = axes()
+  report.draw_mistakes(panel, *labelled([0] * 20, [1] * 13 + [0] * 7))
+  assert panel.get_title() == "Misclassified: 13, the most confident 12"
+  assert len(panel.child_axes) == 12
+
+
+def test_examples_that_are_no_pictures_are_only_counted():
+  dataset, outputs = labelled([0, 1], [1, 1])
+  panel = axes()
+  no_pictures = Dataset(**{**vars(dataset), "image_shape": None})
+  report.draw_mistakes(panel, no_pictures, outputs)
+  assert panel.get_title() == "Misclassified: 1"
+  assert panel.child_axes == []
+
+
+def test_losses_are_those_of_the_run():
+  evaluations = (evaluation(2, 0.5, 0.7, 0.25), evaluation(4, 0.3, 0.6, 0.75))
+  panel = axes()
+  report.draw_losses(panel, result_of([0.6, 0.4, 0.0, 0.6], [[1.0]] * 4, ("[0]",), evaluations))
+  lines = lines_of(panel)
+  np.testing.assert_array_equal(lines["training"], [(2, 0.5), (4, 0.3)])
+  np.testing.assert_array_equal(lines["test"], [(2, 0.7), (4, 0.6)])
+  (steps,) = (line for label, line in lines.items() if label.startswith("_"))
+  # A loss of exactly zero has no place on a logarithmic axis, and is a gap.
+  np.testing.assert_array_equal(steps, [(1, 0.6), (2, 0.4), (3, np.nan), (4, 0.6)])
+  (twin,) = (other for other in panel.figure.axes if other is not panel)
+  np.testing.assert_array_equal(twin.get_lines()[0].get_xydata(), [(2, 0.25), (4, 0.75)])
+
+
+def test_a_run_without_test_examples_shows_no_test_loss():
+  panel = axes()
+  report.draw_losses(panel, result_of([0.6], [[1.0]], ("[0]",), (evaluation(1, 0.6, None, None),)))
+  assert "test" not in lines_of(panel)
+  assert panel.figure.axes == [panel]
+
+
+def test_each_layer_has_its_gradient_norm():
+  panel = axes()
+  norms = [[1.0, 5.0], [2.0, 0.0], [3.0, 7.0]]
+  report.draw_gradients(panel, result_of([1.0] * 3, norms, ("[0]", "[2]"), ()))
+  lines = lines_of(panel)
+  np.testing.assert_array_equal(lines["layer 0"], [(1, 1), (2, 2), (3, 3)])
+  np.testing.assert_array_equal(lines["layer 2"], [(1, 5), (2, np.nan), (3, 7)])
+
+
+def test_the_fit_and_what_is_left_of_it():
+  sine = load_dataset("sine", 0)
+  fit, rest = axes(), axes()
+  report.draw_fit(fit, sine, sine.targets_test + 0.5)
+  report.draw_residuals(rest, sine, sine.targets_test + 0.5)
+  lines = lines_of(fit)
+  np.testing.assert_array_equal(lines["training points"], np.hstack([sine.x, sine.targets]))
+  np.testing.assert_array_equal(lines["f*(x)"][:, 1], sine.targets_test[:, 0])
+  np.testing.assert_array_equal(lines["f(x; Θ)"][:, 1], sine.targets_test[:, 0] + 0.5)
+  (residuals,) = (line.get_ydata() for line in rest.get_lines() if len(line.get_ydata()) == 256)
+  np.testing.assert_allclose(residuals, 0.5, rtol=1e-6)  # The sum above was rounded to float32.
