@@ -124,7 +124,7 @@ def name_in(link: Link) -> str:
   code = re.search(r"`([^`]+)`", link.text)
   if code is None:
     raise LinkError("the text of a link to a line must name, `in code`, what the line defines")
-  return re.split(r"[\[(]", code[1])[0].rpartition("::")[2]
+  return re.split(r"[\[(]", code[1])[0].rpartition(".py::")[2].replace("::", ".")
 
 
 def line_of(name: str, file: Path, root: Path) -> int:
@@ -239,7 +239,7 @@ def find_tests(root: Path) -> dict[str, str]:
     for match in TEST_ID.finditer(source):
       named.setdefault(match[0], f"{shown}:{source.count(chr(10), 0, match.start()) + 1}")
     for link in find_links(page):
-      test = re.fullmatch(r"`(test_[^`]+)`", link.text)
+      test = re.fullmatch(r"`((?:\w+::)*test_[^`]+)`", link.text)
       file = (page.parent / link.target.partition("#")[0]).resolve()
       if test and file.is_relative_to(root):
         named.setdefault(f"{file.relative_to(root).as_posix()}::{test[1]}", f"{shown}:{link.line}")

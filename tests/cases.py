@@ -308,7 +308,7 @@ def half_squares(outputs, targets):
 
 def cross_entropy(outputs, targets):
   if targets.ndim == 1:
-    targets = jax.nn.one_hot(targets, CLASSES, dtype=outputs.dtype)
+    targets = jax.nn.one_hot(targets, outputs.shape[1], dtype=outputs.dtype)
   return -(targets * jax.nn.log_softmax(outputs, axis=1)).sum(1)
 
 

@@ -95,3 +95,14 @@ def assert_mean_gradient(
   )
   names = ("mean", "grads", "x_bar")
   assert_close(f"{model.id} ({x.dtype})", names, got, truth, tolerance(x.dtype))
+
+
+def in_oracle_words(net: fb.Layer, params: Any) -> list[tuple[Any, Any, str]]:
+  """A chain as `oracle` has it: `(w, b, name of the activation)` for each dense layer."""
+  layers = []
+  for layer, own in zip(net.parts, params, strict=True):
+    if layer.name == "dense":
+      layers.append((*wide(tuple(own)), "identity"))
+    else:
+      layers[-1] = (*layers[-1][:2], layer.name)
+  return layers

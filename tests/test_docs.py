@@ -117,7 +117,7 @@ GOOD = """\
 
 [`rule_forward`](package/code.py#L7), [the rule `rule_forward(x)`](package/code.py#L7),
 [`package.code.rule_forward`](package/code.py#L7), [`TABLE`](package/code.py#L3),
-[`Kept`](package/code.py#L11), [`Kept.forward`](package/code.py#L12),
+[`Kept`](package/code.py#L11), [`package/code.py::Kept::forward`](package/code.py#L12),
 [`inner`](package/code.py#L13), [`alias`](package/code.py#L23),
 [a file](notes.txt), [a folder](package), [out](https://example.org/#L1),
 [up](#a-title-with-code-and-a-comma), [the second of two](README.md#the-same-1)
@@ -195,7 +195,8 @@ def test_ids_are_found_as_text_and_as_links(repository):
     repository,
     """\
 `tests/test_a.py::test_x[row-float64]`, tests/test_a.py::test_y, and
-[`test_z[row-float64]`](tests/test_b.py#L3), [`helper`](tests/test_b.py#L1)
+[`test_z[row-float64]`](tests/test_b.py#L3), [`helper`](tests/test_b.py#L1),
+[`TestNet::test_forward`](tests/test_b.py#L9)
 """,
   )
   assert page.exists()
@@ -203,6 +204,7 @@ def test_ids_are_found_as_text_and_as_links(repository):
     "tests/test_a.py::test_x[row-float64]": "README.md:1",
     "tests/test_a.py::test_y": "README.md:1",
     "tests/test_b.py::test_z[row-float64]": "README.md:2",
+    "tests/test_b.py::TestNet::test_forward": "README.md:3",
   }
 
 

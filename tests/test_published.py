@@ -141,3 +141,12 @@ class TestMazur:
   def test_error_after_a_step(self):
     (error, _), _ = self.gradient(self.stepped())
     np.testing.assert_allclose(error, 0.29102777369360, atol=5.1e-15, rtol=0)
+
+  def test_the_well_known_error_is_another_rule(self):
+    """Hidden gradients through the updated output weights, which `backward` may be given, too."""
+    params, stepped = self.params(), self.stepped()
+    outputs, residuals = self.net.forward(params, jnp.asarray(self.x))
+    grads, _ = self.net.backward((params[0], (), stepped[2], ()), residuals, outputs - self.targets)
+    sequential = params[0]._replace(w=params[0].w - 0.5 * grads[0].w)
+    (error, _), _ = self.gradient((sequential, (), stepped[2], ()))
+    np.testing.assert_allclose(error, 0.291027924, atol=5.1e-10, rtol=0)

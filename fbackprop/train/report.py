@@ -36,7 +36,7 @@ def draw_report(title: str, result: Result, dataset: Dataset, outputs: np.ndarra
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "legend.frameon": False,
+    "legend.edgecolor": "none",  # White, so that no curve runs through the words.
     "text.color": INK,
   }
   with style.context(rules):
@@ -66,13 +66,14 @@ def draw_losses(axes: Any, result: Result) -> None:
     kept = np.unique(np.linspace(0, len(result.losses) - 1, 2000).astype(int))
     losses = np.where(result.losses > 0, result.losses, np.nan)
     axes.plot(kept + 1, losses[kept], color=COLORS[0], alpha=0.2, linewidth=0.6)
-  axes.plot(steps, [e.train_loss for e in shown], color=COLORS[0], label="training")
+  # With dots, as a single evaluation would be a line without length.
+  axes.plot(steps, [e.train_loss for e in shown], ".-", color=COLORS[0], label="training")
   if shown and shown[-1].test_loss is not None:
-    axes.plot(steps, [e.test_loss for e in shown], color=COLORS[1], label="test")
+    axes.plot(steps, [e.test_loss for e in shown], ".-", color=COLORS[1], label="test")
     if shown[-1].test_accuracy is not None:
-      axes.plot([], [], color=COLORS[2], linestyle="--", label="test accuracy")
+      axes.plot([], [], ".--", color=COLORS[2], label="test accuracy")
       twin = axes.twinx()
-      twin.plot(steps, [e.test_accuracy for e in shown], color=COLORS[2], linestyle="--")
+      twin.plot(steps, [e.test_accuracy for e in shown], ".--", color=COLORS[2])
       twin.spines["right"].set_visible(True)
       twin.set_ylabel("test accuracy")
   axes.legend(loc="lower left")
@@ -129,6 +130,7 @@ def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
     inset = axes.inset_axes((0.02 + column * 0.25, 0.68 - row * 0.33, 0.21, 0.21))
     inset.imshow(dataset.x_test[example].reshape(dataset.image_shape), cmap="gray_r")
     inset.set(xticks=[], yticks=[])
+    inset.spines[:].set_visible(True)  # A whole frame, as a picture has.
     inset.set_title(
       f"{labels[example]} taken for {predicted[example]}", fontsize=8, fontweight="normal"
     )
