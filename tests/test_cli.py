@@ -7,7 +7,6 @@ longer than the run.
 import json
 import os
 import re
-import runpy
 import signal
 import sys
 
@@ -131,6 +130,8 @@ def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
   for name in ("config.toml", "model.safetensors"):
     first, second = ((tmp_path / f"sine-{i}" / name).read_bytes() for i in (1, 2))
     assert first == second
+  assert train(tmp_path, "--config", tmp_path / "sine-1" / "config.toml", "--seed", 8) == 0
+  assert (tmp_path / "sine-3" / "model.safetensors").read_bytes() != first
 
 
 @pytest.mark.parametrize(
@@ -242,11 +243,3 @@ def test_elsewhere_there_are_lines_alone(capsys):
 )  # fmt: skip
 def test_numbers_fit_their_column(value, text):
   assert number(value) == text
-
-
-def test_the_module_is_the_command(capsys, monkeypatch):
-  monkeypatch.setattr(sys, "argv", ["fbackprop", "--version"])
-  with pytest.raises(SystemExit) as ended:
-    runpy.run_module("fbackprop", run_name="__main__")
-  assert ended.value.code == 0
-  assert capsys.readouterr().out == f"fbackprop {fb.__version__}\n"

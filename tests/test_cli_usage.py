@@ -1,5 +1,6 @@
 """What a run is told: default < file < flag, and what can't be is refused by name, with code 2."""
 
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -154,6 +155,14 @@ def test_no_command_is_answered_with_help(capsys):
   assert helped.startswith("usage: fbackprop COMMAND [flags]")
   assert main(["-h"]) == 0
   assert capsys.readouterr().out == helped
+
+
+def test_the_module_is_the_command(capsys, monkeypatch):
+  monkeypatch.setattr(sys, "argv", ["fbackprop", "--version"])
+  with pytest.raises(SystemExit) as ended:
+    runpy.run_module("fbackprop", run_name="__main__")
+  assert ended.value.code == 0
+  assert capsys.readouterr().out == f"fbackprop {fbackprop.__version__}\n"
 
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys, monkeypatch):

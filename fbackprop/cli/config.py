@@ -38,7 +38,7 @@ class TrainConfig:
   seed: int = 0
   """Of the split, the parameters and the order of the examples."""
 
-  eval_every: int = 100
+  eval_every: int = 200
   """Steps from one evaluation, and line, to the next."""
 
   check_every: int = 1000

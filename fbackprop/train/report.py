@@ -36,7 +36,7 @@ def draw_report(title: str, result: Result, dataset: Dataset, outputs: np.ndarra
     "axes.spines.right": False,
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
-    "legend.edgecolor": "none",  # White, so that no curve runs through the words.
+    "legend.frameon": False,
     "text.color": INK,
   }
   with style.context(rules):
@@ -76,12 +76,12 @@ def draw_losses(axes: Any, result: Result) -> None:
       twin.plot(steps, [e.test_accuracy for e in shown], ".--", color=COLORS[2])
       twin.spines["right"].set_visible(True)
       twin.set_ylabel("test accuracy")
-  axes.legend(loc="lower left")
+  legend_in_title_line(axes)
 
 
 def draw_gradients(axes: Any, result: Result) -> None:
   """The norm of each layer's gradient at every step."""
-  axes.set(title="Gradient norm of each layer", xlabel="step", yscale="log")
+  axes.set(title="Gradient norm", xlabel="step", yscale="log")
   kept = np.unique(np.linspace(0, max(len(result.grad_norms) - 1, 0), 400).astype(int))
   for i, name in enumerate(result.layer_names):
     norms = np.where(result.grad_norms[:, i] > 0, result.grad_norms[:, i], np.nan)
@@ -90,7 +90,12 @@ def draw_gradients(axes: Any, result: Result) -> None:
       label = f"layer {name.strip('[]')}"
       axes.plot(kept + 1, norms[kept], color=color, linewidth=0.9, label=label)
   if result.layer_names and result.grad_norms.size:
-    axes.legend(loc="lower left")
+    legend_in_title_line(axes)
+
+
+def legend_in_title_line(axes: Any) -> None:
+  """Puts the legend to the right of the title, where no curve can cross it."""
+  axes.legend(loc="lower right", bbox_to_anchor=(1, 0.985), ncols=6, borderaxespad=0)
 
 
 def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
