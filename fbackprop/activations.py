@@ -40,6 +40,7 @@ def activation(gate: Gate) -> Layer:
   def activation_backward(
     params: Params, residuals: Residuals, y_bar: Array
   ) -> tuple[Params, Array]:
+    check_no_params(gate.name, params)
     (x_bar,) = gate.backward(residuals, y_bar)
     return (), x_bar
 

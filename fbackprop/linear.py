@@ -11,6 +11,7 @@ from fbackprop.checks import (
   StructureError,
   check_dtype,
   check_floating,
+  check_key,
   check_shape,
   check_size,
   describe,
@@ -125,6 +126,7 @@ def dense(
       raise StructureError(f"{name}: params.b must be None, as bias=False; got an array")
 
   def init(key: Array) -> DenseParams:
+    check_key(name, key)
     w_key, b_key = jax.random.split(key)
     b = b_init(b_key, (d_out,), dtype) if bias else None
     return DenseParams(w_init(w_key, (d_in, d_out), dtype), b)

@@ -110,6 +110,9 @@ def one_hot(labels: Array, outputs: Array) -> tuple[Array, Array]:
     )
   if is_concrete(labels) and labels.size:
     check_labels("softmax_cross_entropy: targets", np.asarray(labels), c)
+  labels = jnp.asarray(labels)
+  if labels.dtype.itemsize < 4:  # In int8 the number of classes itself may not fit.
+    labels = labels.astype(jnp.int32)
   rows = labels[:, None] == jnp.arange(c, dtype=labels.dtype)[None, :]
   return rows.astype(outputs.dtype), (labels >= 0) & (labels < c)
 

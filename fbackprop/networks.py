@@ -69,7 +69,7 @@ def mlp(
 
   def dense_before(follower: Layer | None, d_in: int, d_out: int) -> Layer:
     follows_he = follower is not None and follower.name in HE_ACTIVATIONS
-    init = w_init or (jax.nn.initializers.he_normal() if follows_he else None)
+    init = jax.nn.initializers.he_normal() if w_init is None and follows_he else w_init
     return dense(d_in, d_out, bias=bias, w_init=init, b_init=b_init, dtype=dtype)
 
   layers: list[Layer] = []

@@ -1,5 +1,6 @@
 """How a network is used: loss and gradient, pullback, our rule under anybody's `jax.grad`."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from fbackprop.checks import (
   check_dtype,
   check_floating,
   check_key,
+  check_same,
   check_shape,
   describe,
 )
@@ -146,6 +148,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
     y, residuals = net.forward(params, x, key)
 
     def backward(y_bar: Array) -> tuple[Params, Array]:
+      check_same("pullback", ("y", "y_bar"), y, y_bar)
       return net.backward(params, residuals, y_bar)
 
     return y, backward
@@ -194,7 +197,7 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
     check_array("as_custom_vjp", "x", x)
     if x.ndim < 1:
       raise ShapeError(f"as_custom_vjp: x must have shape [..., D_in], got {describe(x)}")
-    y = batched(params, x.reshape(-1, x.shape[-1]), key)
+    y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
     return y.reshape(*x.shape[:-1], *y.shape[1:])
 
   return f

@@ -175,6 +175,15 @@ def test_an_error_says_in_which_layer_it_arose():
   assert raised.value.__notes__ == ["in layer 2 (dense) of 3, backward"]
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "uint32"])
+def test_labels_may_have_any_integer_dtype(dtype):
+  labels, logits = np.array([0, 100, 44], dtype), jnp.zeros((3, 300))
+  losses, rows = fb.softmax_cross_entropy.forward(logits, labels)
+  np.testing.assert_allclose(losses, np.log(300), rtol=1e-6)
+  traced = jax.jit(fb.softmax_cross_entropy.forward)(logits, jnp.asarray(labels))
+  np.testing.assert_array_equal(traced[1], rows)
+
+
 def test_labels_out_of_range_are_nan_where_they_cannot_be_looked_at():
   labels = jnp.array([0, 3, -1, 2, 1, 0])
   losses, rows = jax.jit(fb.softmax_cross_entropy.forward)(LOGITS, labels)

@@ -105,9 +105,7 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   assert said.err == ""
   about, network, heading, first, second, ending = said.out.splitlines()
   assert about == "sine: 256 examples to train on, 256 to test on"
-  assert network == (
-    "mlp 1-3-1, tanh, squared_error; gradient descent, rate 0.05, batches of 32"
-  )  # fmt: skip
+  assert network == "mlp 1-3-1, tanh, squared_error; gradient descent, rate 0.05, batches of 32"
   assert " ".join(heading.split()) == "step epoch train loss test loss error of gradient"
   summary = read(folder / "summary.json")
   assert "test_accuracy" not in summary
@@ -130,8 +128,13 @@ def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
   for name in ("config.toml", "model.safetensors"):
     first, second = ((tmp_path / f"sine-{i}" / name).read_bytes() for i in (1, 2))
     assert first == second
-  assert train(tmp_path, "--config", tmp_path / "sine-1" / "config.toml", "--seed", 8) == 0
-  assert (tmp_path / "sine-3" / "model.safetensors").read_bytes() != first
+
+
+def test_a_seed_is_another_start(tmp_path, undrawn):
+  for seed in (0, 1):  # Without a step the data say nothing, the key alone does.
+    assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 0, "--seed", seed) == 0
+  first, second = ((tmp_path / f"sine-{i}" / "model.safetensors").read_bytes() for i in (1, 2))
+  assert first != second
 
 
 @pytest.mark.parametrize(
@@ -212,10 +215,11 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
 
 def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):
   def interrupted(name, seed):
+    assert (name, seed) == ("sine", 5)
     raise KeyboardInterrupt
 
   monkeypatch.setattr("fbackprop.train.datasets.load_dataset", interrupted)
-  assert train(tmp_path / "runs") == 130
+  assert train(tmp_path / "runs", "--data", "sine", "--seed", 5) == 130
   assert "interrupted before all of the run was saved" in capsys.readouterr().err
   assert not (tmp_path / "runs").exists()
 

@@ -12,11 +12,17 @@ from tests import laws_of_use as use
 from tests.cases import CASES
 
 
-def every_row(law):
-  """One test for each row and dtype to which the law applies."""
-  pairs = laws.rows(law, CASES)
-  ids = [f"{case.id}-{dtype}" for case, dtype in pairs]
-  return pytest.mark.parametrize(("case", "dtype"), pairs, ids=ids)
+def every_row(law, fast=laws.DTYPES):
+  """One test for each row and dtype to which the law applies.
+
+  Nearly all of the time goes into compiling. Where the dtype that isn't `fast` could hardly differ,
+  it waits for CI.
+  """
+  rows = []
+  for case, dtype in laws.rows(law, CASES):
+    marks = [] if dtype in (*fast, *laws.PRECISIONS.get(law, ())) else [pytest.mark.slow]
+    rows.append(pytest.param(case, dtype, id=f"{case.id}-{dtype}", marks=marks))
+  return pytest.mark.parametrize(("case", "dtype"), rows)
 
 
 @every_row(rules.law_forward_equals_reference)
@@ -74,22 +80,22 @@ def test_same_under_jit(case, dtype):
   use.law_same_under_jit(case, dtype)
 
 
-@every_row(use.law_same_under_vmap)
+@every_row(use.law_same_under_vmap, fast=("float32",))
 def test_same_under_vmap(case, dtype):
   use.law_same_under_vmap(case, dtype)
 
 
-@every_row(use.law_same_under_scan)
+@every_row(use.law_same_under_scan, fast=("float32",))
 def test_same_under_scan(case, dtype):
   use.law_same_under_scan(case, dtype)
 
 
-@every_row(use.law_same_on_two_devices)
+@every_row(use.law_same_on_two_devices, fast=("float32",))
 def test_same_on_two_devices(case, dtype):
   use.law_same_on_two_devices(case, dtype)
 
 
-@every_row(use.law_any_batch_size)
+@every_row(use.law_any_batch_size, fast=("float32",))
 def test_any_batch_size(case, dtype):
   use.law_any_batch_size(case, dtype)
 
@@ -109,12 +115,12 @@ def test_residuals_hold_no_parameter(case, dtype):
   use.law_residuals_hold_no_parameter(case, dtype)
 
 
-@every_row(use.law_jvp_of_backward_equals_autodiff)
+@every_row(use.law_jvp_of_backward_equals_autodiff, fast=("float64",))
 def test_jvp_of_backward_equals_autodiff(case, dtype):
   use.law_jvp_of_backward_equals_autodiff(case, dtype)
 
 
-@every_row(use.law_grad_of_backward_equals_autodiff)
+@every_row(use.law_grad_of_backward_equals_autodiff, fast=("float64",))
 def test_grad_of_backward_equals_autodiff(case, dtype):
   use.law_grad_of_backward_equals_autodiff(case, dtype)
 

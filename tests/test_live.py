@@ -112,6 +112,18 @@ def test_a_network_without_parameters_has_nothing_wrong():
   assert make_live_check(fb.relu, fb.squared_error)((), X, X).ok
 
 
+@pytest.mark.parametrize("activation", [fb.identity, fb.tanh])
+def test_a_gradient_that_cancels_is_no_alarm(activation):
+  # At zero weights and balanced labels, and by symmetry, the true gradient is a sum that is zero.
+  flat = fb.mlp([4, 3], w_init=jax.nn.initializers.zeros)
+  params = flat.init(jax.random.key(0))
+  assert make_live_check(flat, fb.softmax_cross_entropy)(params, X[:6], LABELS[:6]).ok
+  odd, x = fb.mlp([1, 8, 1], activation), jnp.array([[0.3], [-0.3], [0.7], [-0.7]])
+  check = make_live_check(odd, fb.squared_error)(odd.init(jax.random.key(0)), x, jnp.sin(x))
+  assert check.ok
+  assert check.rounding < 1e-5
+
+
 def test_the_configuration_is_left_alone():
   check_of(fb.mlp([4, 3]))
   assert not jax.config.jax_enable_x64

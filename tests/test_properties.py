@@ -88,7 +88,7 @@ def rounding_errors(net, loss, params, x, targets, eps):
   return errors[::-1], e
 
 
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=15)
 @hypothesis.given(networks)
 def test_random_networks_agree_with_autodiff_and_the_oracle(network):
   with jax.enable_x64(True):

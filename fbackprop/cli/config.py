@@ -66,6 +66,12 @@ class TrainConfig:
     ):
       if value < least:
         raise UsageError(f"--{flag} must be at least {least}, got {value}")
+    for flag, value, most in (
+      ("seed", self.seed, 2**32 - 1),
+      *(("hidden", width, 2**16) for width in self.hidden),
+    ):
+      if value > most:
+        raise UsageError(f"--{flag} must be at most {most}, got {value}")
     if not (math.isfinite(self.rate) and self.rate > 0):
       raise UsageError(f"--rate must be finite and above 0, got {self.rate}")
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):

@@ -17,7 +17,7 @@ from fbackprop.types import Array, Gate, Residuals
 
 def exp_forward(z: Array) -> tuple[Array, Residuals]:
   """y = e^z. Keeps y."""
-  check_inputs("exp", (z,), 1)
+  check_inputs("exp", (z,))
   y = jnp.exp(z)
   return y, y
 
@@ -29,7 +29,7 @@ def exp_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
 
 def log_forward(z: Array) -> tuple[Array, Residuals]:
   """y = ln z. Keeps z."""
-  check_inputs("log", (z,), 1)
+  check_inputs("log", (z,))
   return jnp.log(z), z
 
 
@@ -40,7 +40,7 @@ def log_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
 
 def sigmoid_forward(z: Array) -> tuple[Array, Residuals]:
   """y = 1 / (1 + e^-z). Keeps y."""
-  check_inputs("sigmoid", (z,), 1)
+  check_inputs("sigmoid", (z,))
   y = jax.nn.sigmoid(z)
   return y, y
 
@@ -52,7 +52,7 @@ def sigmoid_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
 
 def tanh_forward(z: Array) -> tuple[Array, Residuals]:
   """y = tanh z. Keeps y."""
-  check_inputs("tanh", (z,), 1)
+  check_inputs("tanh", (z,))
   y = jnp.tanh(z)
   return y, y
 
@@ -70,7 +70,7 @@ def gelu_forward(z: Array) -> tuple[Array, Residuals]:
   References:
     Hendrycks, Gimpel, "Gaussian error linear units", arXiv:1606.08415 (2016), section 2.
   """
-  check_inputs("gelu", (z,), 1)
+  check_inputs("gelu", (z,))
   return z * normal_cdf(z), z
 
 

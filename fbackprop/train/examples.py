@@ -68,7 +68,7 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
 
 def check_finite(name: str, values: np.ndarray) -> None:
   """Refuses NaN and infinity, by the place of the first."""
-  if np.issubdtype(values.dtype, np.inexact):
+  if jnp.issubdtype(values.dtype, jnp.inexact):  # NumPy's own doesn't know bfloat16.
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
       place = ", ".join(str(i) for i in wrong[0])

@@ -81,6 +81,8 @@ def fit(
   init, step = make_step(net, loss, optimizer)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)
+  if held_out is not None and held_out.weights is not None:
+    raise ValueError("fit: test must be a pair (x, targets), got weights too")
   n = train.x.shape[0]
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
@@ -116,6 +118,7 @@ def fit(
   compile_seconds, check_seconds = start - compile_start, 0.0
 
   losses, grad_norms = [np.zeros(0, dtype)], [np.zeros((0, len(names)), dtype)]
+  shown = len(losses)  # Of the losses, how many chunks are in an evaluation already.
   evaluations: list[Evaluation] = []
   checks: list[tuple[int, LiveCheck]] = []
 
@@ -127,11 +130,12 @@ def fit(
       check_seconds += time.perf_counter() - check_start
 
   def evaluate_now(done: int) -> None:
-    before = evaluations[-1].step if evaluations else 0
-    if evaluations and before == done:
+    nonlocal shown
+    if evaluations and evaluations[-1].step == done:
       return
-    recent = np.concatenate(losses)[before:]
-    norms = np.concatenate(grad_norms)[-1:]
+    recent = np.concatenate(losses[shown:]) if losses[shown:] else np.zeros(0)
+    shown = len(losses)
+    last = next((rows[-1] for rows in reversed(grad_norms) if len(rows)), ())
     scores = (None, None) if held_out is None else evaluate(loop.state.params, held_out)
     evaluations.append(
       Evaluation(
@@ -140,7 +144,7 @@ def fit(
         train_loss=float(recent.mean()) if recent.size else None,
         test_loss=scores[0],
         test_accuracy=scores[1],
-        grad_norms=tuple(float(v) for v in norms.ravel()),
+        grad_norms=tuple(float(v) for v in last),
         gradient_error=checks[-1][1].rel_error if checks else None,
         seconds=time.perf_counter() - start,
       )

@@ -17,7 +17,7 @@ from fbackprop.train.stopping import STOP_REASONS, StopRules
 from fbackprop.types import Array
 
 RUNNING = -1
-MAX_STEPS, LOSS_BELOW, TOL, _, DIVERGED = range(len(STOP_REASONS))
+MAX_STEPS, LOSS_BELOW, TOL, INTERRUPTED, DIVERGED = range(len(STOP_REASONS))
 
 
 class StopNumbers(NamedTuple):
@@ -54,7 +54,8 @@ class Loop(NamedTuple):
 
 
 def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
-  """The rules as arrays, with infinity for a rule that is off."""
+  """The rules as arrays, with infinity for a rule that is off; `dtype` is that of the loss."""
+  dtype = judged_in(dtype)
   off = float("-inf")
   return StopNumbers(
     jnp.asarray(stop.max_steps, jnp.int32),
@@ -64,8 +65,14 @@ def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
   )
 
 
+def judged_in(dtype: Any) -> Any:
+  """At least float32: a sum of many losses in bfloat16 stops growing at 256 of them."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
 def start_loop(state: State, n: int, dtype: Any) -> Loop:
   """The loop before its first step, over n examples, with losses of `dtype`."""
+  dtype = judged_in(dtype)
   infinity = jnp.asarray(jnp.inf, dtype)
   progress = Progress(
     jnp.zeros((), dtype), infinity, jnp.zeros((), jnp.int32), jnp.asarray(RUNNING, jnp.int32)
@@ -146,7 +153,7 @@ def judge(
   progress: Progress, info: Info, step: Array, steps_per_epoch: int, stop: StopNumbers
 ) -> Progress:
   """Asks the stop rules after a step; `step` is the number of steps taken, this one included."""
-  epoch_sum = progress.epoch_sum + info.loss
+  epoch_sum = progress.epoch_sum + info.loss.astype(progress.epoch_sum.dtype)
   epoch_ends = step % steps_per_epoch == 0
   mean = epoch_sum / steps_per_epoch
 

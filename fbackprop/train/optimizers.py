@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from fbackprop.checks import DtypeError
@@ -33,10 +34,12 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
     >>> print(optax.apply_updates(params, updates)["w"])
     [0.9]
   """
-  if isinstance(rate, bool) or not isinstance(rate, int | float):
+  if isinstance(rate, bool) or not isinstance(rate, int | float | np.number):
     raise DtypeError(f"gradient_descent: rate must be a number, got {rate!r}")
   if not (math.isfinite(rate) and rate > 0):
     raise ValueError(f"gradient_descent: rate must be finite and above 0, got {rate!r}")
+
+  rate = float(rate)  # A NumPy scalar would promote a gradient in bfloat16.
 
   def init(params: Params) -> optax.EmptyState:
     return optax.EmptyState()

@@ -54,8 +54,9 @@ def make_step(
   Args:
     net: the network.
     loss: the loss.
-    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. `update` also gets
-      `value=` the batch's loss, for those that take it.
+    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's that takes one gradient
+      at a time (a line search evaluates the loss again, and is refused by optax's own error).
+      `update` also gets `value=` the batch's loss, for those that take it.
 
   Returns:
     `(init, step)`: `init(key) -> State`, and `step(state, batch) -> (State, Info)` with `batch` a
@@ -91,6 +92,8 @@ def make_step(
 
   @partial(jax.jit, donate_argnums=0)
   def step(state: State, batch: Any) -> tuple[State, Info]:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+      raise DtypeError(f"step: batch must be (x, targets) or a Batch, got {describe(batch)}")
     batch = Batch(*batch)
     key = noise_key(net, state)
     value, grads = loss_and_gradient(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 STOP_REASONS = ("max_steps", "loss_below", "tol", "interrupted", "diverged")
 
@@ -29,17 +30,19 @@ class StopRules:
 
   def __post_init__(self) -> None:
     check_count("stop.max_steps", self.max_steps, least=0)
+    if self.max_steps >= 2**31:
+      raise ValueError(f"stop.max_steps must be below 2^31, got {self.max_steps}")
     check_count("stop.patience", self.patience, least=1)
     for name in ("loss_below", "tol"):
       value = getattr(self, name)
-      number = isinstance(value, int | float) and not isinstance(value, bool)
+      number = isinstance(value, Real) and not isinstance(value, bool)
       if value is not None and not (number and math.isfinite(value) and value >= 0):
         raise ValueError(f"stop.{name} must be a finite number of at least 0, got {value!r}")
 
 
 def check_count(name: str, value: object, least: int) -> None:
   """Refuses what isn't an integer of at least `least`."""
-  if isinstance(value, bool) or not isinstance(value, int):
+  if isinstance(value, bool) or not isinstance(value, Integral):
     raise TypeError(f"{name} must be an integer, got {value!r}")
-  if value < least:
+  if int(value) < least:
     raise ValueError(f"{name} must be at least {least}, got {value}")

@@ -16,19 +16,21 @@ import numpy as np
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
-# Two float64 gradients of one network differ by some 1e-15 of the terms that an entry sums. Those
-# terms are at most about 1e7 (one over float32's epsilon) times the sum that training in float32
-# can still see, so that 1e-6 stands well above rounding and well below any planted error.
+# Two float64 gradients of one network differ by some 1e-15 of the terms that an entry sums, and the
+# error is taken relative to at least 1e-8 of those terms: right rules stay below about 1e-7.
 GRADIENT_TOLERANCE = 1e-6
+LEAST_SHARE = 1e-8
 
 
 class LiveCheck(NamedTuple):
   """What one check found.
 
   Attributes:
-    rel_error: max |ours − jax.grad| / max |jax.grad| of the worst parameter, both in float64.
+    rel_error: max |ours − jax.grad| / max |jax.grad| of the worst parameter, both in float64. Where
+      a gradient cancels to less than 1e-8 of what it sums, 1e-8 of that stands below the line.
     leaf: the path of that parameter, such as "[0].w".
-    rounding: the same for our gradient in the dtype of the parameters, against the float64 one.
+    rounding: the error of our gradient in the dtype of the parameters, against the float64 one,
+      relative to what it sums.
     ok: whether `rel_error` is within `GRADIENT_TOLERANCE`; not for a NaN.
   """
 
@@ -71,19 +73,31 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
     tiny = np.finfo(weights.dtype).tiny  # Weights that are all zero give zero, not 0/0.
     return jnp.sum(weights * losses) / jnp.maximum(jnp.sum(weights), tiny)
 
+  def theirs_uncancelled(params: Params, batch: Any, key: Array | None) -> Array:
+    # The size of what a gradient sums, though the sum may be zero: at a minimum, or by symmetry.
+    # With a random factor for each example nothing cancels.
+    x, targets, _ = batch
+    losses = loss.forward(net.forward(params, x, key)[0], targets)[0]
+    factors = jax.random.normal(jax.random.key(0), losses.shape, losses.dtype)
+    return jnp.mean(factors * losses)
+
   @jax.jit
   def errors(params: Params, batch: Any, key: Array | None, rows: Any) -> tuple[Array, Array]:
     if rows is not None:
       batch = jax.tree.map(lambda a: a[rows], batch)
     exact_params, exact_batch = jax.tree.map(to_float64, (params, batch))
     truth = jax.grad(theirs)(exact_params, exact_batch, key)
+    terms = jax.grad(theirs_uncancelled)(exact_params, exact_batch, key)
 
     def our_gradient(params: Params, batch: Any) -> Params:
       x, targets, weights = batch
       return ours(params, x, targets, key=key, weights=weights)[1]
 
-    in_float64 = relative_errors(our_gradient(exact_params, exact_batch), truth)
-    return in_float64, relative_errors(our_gradient(params, batch), truth)
+    in_float64 = our_gradient(exact_params, exact_batch)
+    return (
+      relative_errors(in_float64, truth, terms, LEAST_SHARE),
+      relative_errors(our_gradient(params, batch), truth, terms, 1.0),
+    )
 
   def check(
     params: Params,
@@ -111,10 +125,15 @@ def to_float64(value: Any) -> Any:
   return value.astype(jnp.float64) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
 
-def relative_errors(grads: Params, truth: Params) -> Array:
-  """max |g − t| / max |t| of each leaf; 0/0 counts as 0, and x/0 as infinite."""
+def relative_errors(grads: Params, truth: Params, terms: Params, share: float) -> Array:
+  """max |g − t| of each leaf over max |t|, or over a share of the terms where that is more.
+
+  0/0 counts as 0, and x/0 as infinite.
+  """
   rows = []
-  for g, t in zip(jax.tree.leaves(grads), jax.tree.leaves(truth), strict=True):
-    error, scale = jnp.abs(g.astype(t.dtype) - t).max(), jnp.abs(t).max()
+  leaves = (jax.tree.leaves(tree) for tree in (grads, truth, terms))
+  for g, t, term in zip(*leaves, strict=True):
+    error = jnp.abs(g.astype(t.dtype) - t).max()
+    scale = jnp.maximum(jnp.abs(t).max(), share * jnp.abs(term).max())
     rows.append(jnp.where(error == 0, jnp.zeros_like(error), error / scale))
   return jnp.stack(rows)
