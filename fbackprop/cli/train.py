@@ -9,6 +9,7 @@ from fbackprop.cli.config import TrainConfig, parse, saved
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.extras import need
+from fbackprop.train.files import write_whole
 
 if TYPE_CHECKING:
   from fbackprop.train.results import Evaluation
@@ -105,7 +106,7 @@ def run(config: TrainConfig) -> int:
     f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
   )
   title = f"{network}\n{ending.rpartition(';')[0]}"
-  (folder / "report.png").write_bytes(draw_report(title, result, dataset, outputs))
+  write_whole(folder / "report.png", draw_report(title, result, dataset, outputs))
   print(ending)
 
   if result.stop_reason == "diverged":
