@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.cases import TOLERANCE
+from tests.table import TOLERANCE
 from tests.witness import (
   Truth,
   assert_bitwise,

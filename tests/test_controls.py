@@ -14,8 +14,9 @@ import pytest
 
 import fbackprop as fb
 from tests import laws
-from tests.cases import Case, affine, layer_row
+from tests.cases_of_layers import affine, layer_row
 from tests.models import MODELS, ROWS, assert_mean_gradient, draw_model
+from tests.table import Case
 
 # --- Planted bugs: each takes the right unit and gives the wrong one ------------------------------
 

@@ -14,7 +14,8 @@ import pytest
 
 import fbackprop as fb
 from tests import oracle
-from tests.cases import affine, chain_of, exact_gelu, without_params
+from tests.cases_of_gates import exact_gelu
+from tests.cases_of_layers import affine, chain_of, without_params
 from tests.models import ROWS, in_oracle_words
 
 ACTIVATIONS = {

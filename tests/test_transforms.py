@@ -9,7 +9,7 @@ import pytest
 
 import fbackprop as fb
 from tests import oracle
-from tests.cases import make_chain
+from tests.cases_of_layers import make_chain
 from tests.models import MODELS, assert_mean_gradient, draw_model, in_oracle_words, reference_mean
 from tests.witness import assert_bitwise, random_like
 

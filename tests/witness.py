@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from tests.cases import TOLERANCE
+from tests.table import TOLERANCE
 
 
 class View(NamedTuple):
