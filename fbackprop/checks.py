@@ -5,6 +5,7 @@ expected and what came. Values (NaN, labels out of range) are the business of wh
 on the host: see `fbackprop.train`.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ def describe(value: Any) -> str:
   """`float32[5, 10]` for an array, and its repr, or a part of it, for anything else."""
   if hasattr(value, "shape") and hasattr(value, "dtype"):
     return f"{value.dtype}[{', '.join(str(d) for d in value.shape)}]"
+  if hasattr(value, "forward") and hasattr(value, "name"):  # Its repr would be a page.
+    return f"the {type(value).__name__} {value.name!r}"
   text = repr(value)
   return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -89,3 +92,40 @@ def check_size(where: str, name: str, value: Any) -> None:
     raise DtypeError(f"{where}: {name} must be an integer, got {describe(value)}")
   if value < 1:
     raise ShapeError(f"{where}: {name} must be at least 1, got {value}")
+
+
+def check_number(
+  where: str, name: str, value: object, least: float = -math.inf, most: float = math.inf
+) -> None:
+  """Refuses what isn't a finite number within bounds."""
+  if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
+  if not (math.isfinite(value) and least <= value <= most):
+    raise ValueError(f"{where}: {name} must be a number from {least} to {most}, got {value}")
+
+
+def check_float_dtype(where: str, dtype: Any) -> Any:
+  """The dtype of parameters; refuses what isn't a floating dtype, by any of its names."""
+  try:
+    known = None if dtype is None else jnp.dtype(dtype)  # None would be NumPy's float64.
+  except TypeError:
+    known = None
+  if known is None or not jnp.issubdtype(known, jnp.floating):
+    raise DtypeError(
+      f"{where}: dtype must be a floating dtype, such as jax.numpy.float32, got {dtype!r}"
+    )
+  return known
+
+
+def check_available(where: str, dtype: Any) -> None:
+  """Refuses float64 where JAX would make float32 of it, with no more than a warning."""
+  if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+    raise DtypeError(
+      f"{where}: dtype {dtype} needs x64: call this within `with jax.enable_x64(True):`"
+    )
+
+
+def check_unit(where: str, name: str, value: Any, kind: type) -> None:
+  """Refuses what isn't a Layer, a Loss or a Gate, whichever is needed."""
+  if not isinstance(value, kind):
+    raise DtypeError(f"{where}: {name} must be a {kind.__name__}, got {describe(value)}")
