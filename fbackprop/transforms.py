@@ -110,10 +110,12 @@ def mean_weights(losses: Array, weights: Array | None) -> Array:
   check_dtype("value_and_grad", "weights", weights, losses.dtype)
   if n == 0:
     return weights
-  # Relative to the largest, and in float32 at least: a sum of large weights, or of many in float16,
-  # would be infinite.
+  # In float32 at least, and away from the ends of its range: a sum of large weights, or of many in
+  # float16, would be infinite, and so would the reciprocal of a tiny one.
   wide = widen(weights)
-  shares = wide / nonzero(wide.max())
+  largest = wide.max()
+  scale = jnp.where(largest > 2.0**60, 2.0**-64, jnp.where(largest < 2.0**-60, 2.0**64, 1.0))
+  shares = wide * scale.astype(wide.dtype)
   return (shares / nonzero(shares.sum())).astype(weights.dtype)
 
 

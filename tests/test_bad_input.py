@@ -45,7 +45,7 @@ CONSTRUCTORS = {
   "lift add": (lambda: fb.activation(fb.gates.add), TypeError, "add has arity None"),
   "net": (lambda: fb.value_and_grad(a_function, fb.relu), TypeError, "net must be a Layer"),
   "loss": (lambda: fb.value_and_grad(NET, a_function), TypeError, "loss must be a Loss"),
-  "pullback": (lambda: fb.pullback(fb.gates.relu), TypeError, "net must be a Layer, got Gate"),
+  "pullback": (lambda: fb.pullback(fb.gates.relu), TypeError, "net must be a Layer, got the Gate"),
   "custom_vjp": (lambda: fb.as_custom_vjp(None), TypeError, "net must be a Layer, got NoneType"),
   "residuals": (lambda: fb.residual_bytes(3, X), TypeError, "net must be a Layer, got int 3"),
   "residuals of": (lambda: fb.residual_bytes(NET, [1.0]), TypeError, "x must be an array"),

@@ -21,9 +21,9 @@ MODULES = sorted(
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
   ["lazy", "types", "checks"],
-  ["gates.arithmetic", "gates.selection", "gates.smooth", "gates", "activations", "linear",
-   "losses"],
-  ["combinators", "transforms"],
+  ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
+   "activations", "linear", "normalization", "noise", "losses"],
+  ["combinators", "repetition", "transforms", "inspection"],
   ["networks"],
   ["verify.live", "verify"],
   ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
