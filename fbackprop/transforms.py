@@ -14,7 +14,7 @@ from fbackprop.checks import (
   check_array,
   check_dtype,
   check_floating,
-  check_key,
+  check_optional_key,
   check_same,
   check_shape,
   check_unit,
@@ -133,8 +133,7 @@ def check_batch(x: Any, targets: Any, key: Any) -> None:
       "value_and_grad: x and targets must have the same number N of examples in front, got x "
       f"{describe(x)} and targets {describe(targets)}"
     )
-  if key is not None:
-    check_key("value_and_grad", key)
+  check_optional_key("value_and_grad", key)
 
 
 def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
@@ -165,6 +164,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
   def f_vjp(
     params: Params, x: Array, key: Array | None = None
   ) -> tuple[Array, Callable[[Array], tuple[Params, Array]]]:
+    check_optional_key("pullback", key)
     y, residuals = net.forward(params, x, key)
 
     def backward(y_bar: Array) -> tuple[Params, Array]:
@@ -214,6 +214,7 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
   batched.defvjp(batched_forward, batched_backward)
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
+    check_optional_key("as_custom_vjp", key)
     check_array("as_custom_vjp", "x", x)
     if x.ndim < 1:
       raise ShapeError(f"as_custom_vjp: x must have shape [..., D_in], got {describe(x)}")
@@ -248,6 +249,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
   """
   check_unit("residual_bytes", "net", net, Layer)
   check_array("residual_bytes", "x", x)
+  check_optional_key("residual_bytes", key)
   params = jax.eval_shape(net.init, jax.random.key(0))
 
   def kept(params: Params, x: Array, key: Array | None) -> Any:

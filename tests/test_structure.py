@@ -26,6 +26,10 @@ def compiled(f, *arguments):
   return jax.jit(f).lower(*arguments).compile()
 
 
+def chain_of_copies(block, n):
+  return fb.serial(*[block] * n)
+
+
 # --- Normalisation --------------------------------------------------------------------------------
 
 
@@ -183,9 +187,12 @@ def test_remat_keeps_its_input_alone():
   assert fb.residual_bytes(fb.serial(fb.remat(block), fb.remat(block)), x) == 7 * 6 * 4
 
 
-def test_remat_in_a_repeat_saves_memory():
+@pytest.mark.parametrize("combine", [fb.repeat, chain_of_copies], ids=["repeat", "unrolled"])
+def test_remat_saves_memory(combine):
+  """Also unrolled, where `jax.checkpoint` saves nothing on a CPU."""
+
   def temp(block):
-    net = fb.repeat(block, 32)
+    net = combine(block, 16)
     shapes = jax.eval_shape(net.init, KEY)
     x = jax.ShapeDtypeStruct((256, 16), jnp.float32)
 
