@@ -83,7 +83,7 @@ CALLS = {
   "custom_vjp's key": (
     lambda: fb.as_custom_vjp(NET)(PARAMS, X, 0), TypeError, "as_custom_vjp: key must be made by"
   ),
-  "residuals' key": (lambda: fb.residual_bytes(NET, X, 0), TypeError, "residual_bytes: key must be"),
+  "residuals' key": (lambda: fb.residual_bytes(NET, X, 0), TypeError, "residual_bytes: key must"),
   "init's key": (lambda: NET.init(0), TypeError, "key must be made by jax.random.key"),
   "weights' shape": (lambda: gradient(weights=jnp.ones(5)), ValueError, r"weights .*\[6\], got"),
   "weights' rank": (lambda: gradient(weights=jnp.ones((6, 1))), ValueError, r"shape \[6\]"),
