@@ -10,8 +10,15 @@ from fbackprop.checks import StructureError as StructureError
 from fbackprop.combinators import serial as serial
 from fbackprop.linear import DenseParams as DenseParams
 from fbackprop.linear import dense as dense
+from fbackprop.losses import combine as combine
+from fbackprop.losses import hinge as hinge
+from fbackprop.losses import huber as huber
+from fbackprop.losses import huber_with as huber_with
+from fbackprop.losses import log_cosh as log_cosh
+from fbackprop.losses import poisson_nll as poisson_nll
 from fbackprop.losses import sigmoid_cross_entropy as sigmoid_cross_entropy
 from fbackprop.losses import softmax_cross_entropy as softmax_cross_entropy
+from fbackprop.losses import softmax_cross_entropy_with as softmax_cross_entropy_with
 from fbackprop.losses import squared_error as squared_error
 from fbackprop.networks import mlp as mlp
 from fbackprop.transforms import as_custom_vjp as as_custom_vjp

@@ -2,9 +2,10 @@
 
 Nothing broadcasts and nothing is converted silently. A message names the argument, what was
 expected and what came. Values (NaN, labels out of range) are the business of whoever holds them
-on the host: see `fbackprop.train`.
+on the host: see `check_labels`, and `fbackprop.train`.
 """
 
+import math
 from typing import Any
 
 import jax
@@ -89,3 +90,40 @@ def check_size(where: str, name: str, value: Any) -> None:
     raise DtypeError(f"{where}: {name} must be an integer, got {describe(value)}")
   if value < 1:
     raise ShapeError(f"{where}: {name} must be at least 1, got {value}")
+
+
+def check_number(
+  where: str,
+  name: str,
+  value: Any,
+  *,
+  above: float | None = None,
+  least: float | None = None,
+  most: float | None = None,
+) -> None:
+  """Refuses what isn't a finite number of Python or NumPy, and a number out of its range."""
+  is_number = isinstance(value, int | float | np.integer | np.floating)
+  if isinstance(value, bool) or not is_number:
+    raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
+  for is_wrong, wanted in (
+    (not math.isfinite(value), "finite"),
+    (above is not None and value <= above, f"above {above}"),
+    (least is not None and value < least, f"at least {least}"),
+    (most is not None and value > most, f"at most {most}"),
+  ):
+    if is_wrong:
+      raise ValueError(f"{where}: {name} must be {wanted}, got {value}")
+
+
+def check_labels(
+  where: str, labels: np.ndarray, classes: int, ignore_label: int | None = None
+) -> None:
+  """Refuses the first label outside of 0 ... classes − 1 that isn't `ignore_label`, by its row."""
+  is_wrong = (labels < 0) | (labels >= classes)
+  if ignore_label is not None:
+    is_wrong &= labels != ignore_label
+  wrong = np.flatnonzero(is_wrong)
+  if wrong.size:
+    raise ValueError(
+      f"{where} must be labels from 0 to {classes - 1}, got {labels[wrong[0]]} in row {wrong[0]}"
+    )

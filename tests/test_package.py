@@ -22,7 +22,8 @@ MODULES = sorted(
 FLOORS = [
   ["lazy", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.smooth", "gates", "activations", "linear",
-   "losses"],
+   "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
+   "losses.cross_entropy", "losses.combination", "losses"],
   ["combinators", "transforms"],
   ["networks"],
   ["verify.live", "verify"],

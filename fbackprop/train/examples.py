@@ -7,8 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import DtypeError, ShapeError, StructureError, check_array, describe
-from fbackprop.losses import check_labels
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  StructureError,
+  check_array,
+  check_labels,
+  describe,
+)
 from fbackprop.train.steps import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
