@@ -93,26 +93,18 @@ def check_size(where: str, name: str, value: Any) -> None:
 
 
 def check_number(
-  where: str,
-  name: str,
-  value: Any,
-  *,
-  above: float | None = None,
-  least: float | None = None,
-  most: float | None = None,
+  where: str, name: str, value: object, least: float = -math.inf, most: float = math.inf
 ) -> None:
-  """Refuses what isn't a finite number of Python or NumPy, and a number out of its range."""
-  is_number = isinstance(value, int | float | np.integer | np.floating)
-  if isinstance(value, bool) or not is_number:
+  """Refuses what isn't a finite number within bounds."""
+  if isinstance(value, bool) or not isinstance(value, int | float | np.number):
     raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
-  for is_wrong, wanted in (
-    (not math.isfinite(value), "finite"),
-    (above is not None and value <= above, f"above {above}"),
-    (least is not None and value < least, f"at least {least}"),
-    (most is not None and value > most, f"at most {most}"),
-  ):
-    if is_wrong:
-      raise ValueError(f"{where}: {name} must be {wanted}, got {value}")
+  if not (math.isfinite(value) and least <= value <= most):
+    raise ValueError(f"{where}: {name} must be a number from {least} to {most}, got {value}")
+
+
+def is_integer(value: Any) -> bool:
+  """Whether it is an integer of Python or NumPy; True and False aren't."""
+  return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_labels(

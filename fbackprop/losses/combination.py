@@ -4,9 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from fbackprop.checks import DtypeError, ShapeError, StructureError, check_number, describe
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  StructureError,
+  check_number,
+  describe,
+  is_integer,
+)
 from fbackprop.losses.rows import check_outputs
 from fbackprop.types import Array, Loss, Residuals
 
@@ -90,8 +96,9 @@ def check_part(i: int, part: Any) -> None:
   check_number("combine", f"the weight of part {i}", weight)
   if not isinstance(loss, Loss):
     raise DtypeError(f"combine: the loss of part {i} must be a Loss, got {describe(loss)}")
-  is_index = isinstance(output_slice, int | np.integer) and not isinstance(output_slice, bool)
-  if not is_index and not (isinstance(output_slice, slice) and output_slice.step in (None, 1)):
+  is_range = isinstance(output_slice, slice) and output_slice.step in (None, 1)
+  ends = (output_slice.start, output_slice.stop) if is_range else (output_slice,)
+  if not all(is_integer(end) or (is_range and end is None) for end in ends):
     raise DtypeError(
       f"combine: the output_slice of part {i} must be an integer, or a slice without a step, got "
       f"{describe(output_slice)}"

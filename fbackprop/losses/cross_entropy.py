@@ -13,7 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import DtypeError, ShapeError, check_number, check_same, check_shape, describe
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  check_number,
+  check_same,
+  check_shape,
+  describe,
+  is_integer,
+)
 from fbackprop.losses.exact import exact_difference
 from fbackprop.losses.labels import one_hot
 from fbackprop.losses.rows import check_logits, check_values, scale_rows
@@ -140,11 +148,9 @@ def softmax_cross_entropy_with(
     section 7 (label smoothing).
   """
   where = "softmax_cross_entropy_with"
-  check_number(where, "label_smoothing", label_smoothing, least=0, most=1)
+  check_number(where, "label_smoothing", label_smoothing, 0, 1)
   weights = None if class_weights is None else as_class_weights(where, class_weights)
-  if ignore_label is not None and (
-    isinstance(ignore_label, bool) or not isinstance(ignore_label, int | np.integer)
-  ):
+  if ignore_label is not None and not is_integer(ignore_label):
     raise DtypeError(f"{where}: ignore_label must be an integer, got {describe(ignore_label)}")
   forward = partial(
     softmax_cross_entropy_forward,

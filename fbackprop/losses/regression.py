@@ -31,10 +31,10 @@ def squared_error_backward(error: Residuals, losses_bar: Array) -> Array:
 
 
 def huber_forward(outputs: Array, targets: Array, delta: float = 1.0) -> tuple[Array, Residuals]:
-  """losses_n = Σ_c h(y_nc − t_nc), h(e) = ½ e² where |e| ≤ δ, and δ (|e| − ½ δ) beyond.
+  """losses_n = Σ_c h(y_nc − t_nc), h(e) = ½ e² where |e| < δ, and δ (|e| − ½ δ) elsewhere.
 
   The slope is continuous, at |e| = δ too. The curvature jumps there from 1 to 0; at |e| = δ itself
-  it is 1, that of the branch to which the formula gives the point.
+  it is 0, for the point belongs to the line, as Huber has it.
 
   Args:
     outputs: y `[N, C]`.
@@ -51,7 +51,7 @@ def huber_forward(outputs: Array, targets: Array, delta: float = 1.0) -> tuple[A
   check_values("huber", outputs, targets)
   error = outputs - targets
   size = jnp.abs(error)
-  near = size <= delta
+  near = size < delta
   losses = jnp.where(near, 0.5 * error * error, delta * (size - 0.5 * delta)).sum(1)
   return losses, jnp.where(near, error, delta * jnp.sign(error))
 
@@ -79,14 +79,16 @@ def huber_with(delta: float) -> Loss:
     >>> print(losses)  # 0.25² / 2 + 0.5 (2 − 0.25)
     [0.90625]
   """
-  check_number("huber_with", "delta", delta, above=0)
+  check_number("huber_with", "delta", delta)
+  if delta <= 0:
+    raise ValueError(f"huber_with: delta must be above 0, got {delta}")
   return Loss("huber", partial(huber_forward, delta=float(delta)), huber_backward)
 
 
 def log_cosh_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
   """losses_n = Σ_c log cosh(y_nc − t_nc): e²/2 for small errors, |e| − log 2 for large ones.
 
-  Near 0, where cosh e has lost the digits of e, it is log(1 + 2 sinh²(e/2)); beyond ±1 the
+  Near 0, where cosh e has lost the digits of e, it is −½ log(1 − tanh² e); beyond ±1 the
   exponential that would overflow is taken out: |e| − log 2 + log(1 + e^(−2|e|)).
 
   Args:
@@ -102,12 +104,13 @@ def log_cosh_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
   """
   check_values("log_cosh", outputs, targets)
   error = outputs - targets
+  slope = jnp.tanh(error)
   size = jnp.abs(error)
   is_small = size < 1
-  half_sinh = jnp.sinh(0.5 * jnp.where(is_small, error, jnp.zeros_like(error)))
-  small = jnp.log1p(2 * half_sinh * half_sinh)
+  small_slope = jnp.where(is_small, slope, jnp.zeros_like(slope))
+  small = -0.5 * jnp.log1p(-small_slope * small_slope)
   large = size - math.log(2) + jnp.log1p(jnp.exp(-2 * size))
-  return jnp.where(is_small, small, large).sum(1), jnp.tanh(error)
+  return jnp.where(is_small, small, large).sum(1), slope
 
 
 def log_cosh_backward(rows: Residuals, losses_bar: Array) -> Array:
@@ -118,9 +121,9 @@ def log_cosh_backward(rows: Residuals, losses_bar: Array) -> Array:
 def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
   """losses_n = Σ_c e^(z_nc) − t_nc z_nc: −log Poisson(t; e^z) without log t!, which z can't change.
 
-  As `torch.nn.PoissonNLLLoss` and `optax.losses.poisson_nll_loss` have it at their defaults. A
-  log rate −inf, the rate 0, is fine where t is 0; where it isn't the loss is +inf, and the slope
-  −t. Where the rate overflows the loss is +inf.
+  As `torch.nn.PoissonNLLLoss` has it at its defaults. A log rate −inf, the rate 0, is fine where t
+  is 0; where it isn't the loss is +inf, and the slope −t. Where the rate overflows, so does the
+  loss.
 
   Args:
     outputs: z `[N, C]`, the logarithms of the rates.
