@@ -88,6 +88,7 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
 
 def check_part(i: int, part: Any) -> None:
   """Refuses what isn't a weight, a loss, and a place in the outputs."""
+  # A Loss alone is a tuple of three, too.
   if not isinstance(part, tuple) or isinstance(part, Loss) or len(part) != 3:
     raise DtypeError(
       f"combine: part {i} must be (weight, loss, output_slice), got {describe(part)}"
