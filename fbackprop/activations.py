@@ -1,7 +1,22 @@
-"""Activation layers: one-input gates applied to every unit of a layer."""
+"""Activation layers: one-input gates applied to each unit of a layer; and softmax.
+
+Kinks are those of the gates, and so are the keywords that choose another value there:
+`activation(gates.relu_with(at_zero=0.5))`.
+"""
+
+import jax
+import jax.numpy as jnp
 
 from fbackprop import gates
-from fbackprop.checks import StructureError, describe
+from fbackprop.checks import (
+  DtypeError,
+  StructureError,
+  check_dtype,
+  check_floating,
+  check_shape,
+  check_unit,
+  describe,
+)
 from fbackprop.types import Array, Gate, Layer, Params, Residuals
 
 
@@ -23,10 +38,9 @@ def activation(gate: Gate) -> Layer:
     >>> print(y)
     [[0. 2.]]
   """
-  if not isinstance(gate, Gate):
-    raise TypeError(f"activation: gate must be a Gate, got {gate!r}")
+  check_unit("activation", "gate", gate, Gate)
   if gate.arity != 1:
-    raise TypeError(f"activation: gate must have one input, {gate.name} has arity {gate.arity}")
+    raise DtypeError(f"activation: gate must have one input, {gate.name} has arity {gate.arity}")
 
   def activation_init(key: Array) -> Params:
     return ()
@@ -44,7 +58,13 @@ def activation(gate: Gate) -> Layer:
     (x_bar,) = gate.backward(residuals, y_bar)
     return (), x_bar
 
-  return Layer(gate.name, activation_init, activation_forward, activation_backward)
+  return Layer(
+    gate.name,
+    activation_init,
+    activation_forward,
+    activation_backward,
+    options=(("gate", gate),),
+  )
 
 
 def check_no_params(where: str, params: Params) -> None:
@@ -53,8 +73,56 @@ def check_no_params(where: str, params: Params) -> None:
     raise StructureError(f"{where}: params must be (), got {describe(params)}")
 
 
+def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+  """y_nc = e^x_nc / Σ_k e^x_nk, each example's features made to sum to one.
+
+  A softmax before `softmax_cross_entropy` is one too many: that loss takes logits.
+
+  Args:
+    params: `()`.
+    x: `[N, D]`. A −inf gives 0, unless all of a row are.
+    key: not used.
+
+  Returns:
+    `(y, residuals)`; kept is y.
+
+  References:
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs",
+    Neurocomputing, NATO ASI F68 (1990), 227–236.
+  """
+  check_no_params("softmax", params)
+  check_floating("softmax", "x", x)
+  check_shape("softmax", "x", x, ("N", "D"))
+  unnormalized = jnp.exp(x - jax.lax.stop_gradient(x.max(1, keepdims=True)))
+  y = unnormalized / unnormalized.sum(1, keepdims=True)
+  return y, y
+
+
+def softmax_backward(params: Params, y: Residuals, y_bar: Array) -> tuple[Params, Array]:
+  """x_bar = y (y_bar − Σ_c y_c y_bar_c): raising one output lowers the others."""
+  check_no_params("softmax", params)
+  check_shape("softmax", "y_bar", y_bar, tuple(y.shape))
+  check_dtype("softmax", "y_bar", y_bar, y.dtype)
+  return (), y * (y_bar - (y * y_bar).sum(1, keepdims=True))
+
+
+def softmax_init(key: Array) -> Params:
+  """No parameters."""
+  return ()
+
+
+softmax = Layer("softmax", softmax_init, softmax_forward, softmax_backward)
 relu = activation(gates.relu)
+leaky_relu = activation(gates.leaky_relu)
+relu6 = activation(gates.relu6)
+hard_tanh = activation(gates.hard_tanh)
 sigmoid = activation(gates.sigmoid)
 tanh = activation(gates.tanh)
+softplus = activation(gates.softplus)
+elu = activation(gates.elu)
+selu = activation(gates.selu)
 gelu = activation(gates.gelu)
+gelu_tanh = activation(gates.gelu_tanh)
+silu = activation(gates.silu)
+mish = activation(gates.mish)
 identity = activation(gates.identity)

@@ -29,6 +29,8 @@ def describe(value: Any) -> str:
   """`float32[5, 10]` for an array, and its repr, or a part of it, for anything else."""
   if hasattr(value, "shape") and hasattr(value, "dtype"):
     return f"{value.dtype}[{', '.join(str(d) for d in value.shape)}]"
+  if hasattr(value, "forward") and hasattr(value, "name"):  # Its repr would be a page.
+    return f"the {type(value).__name__} {value.name!r}"
   text = repr(value)
   return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
@@ -119,3 +121,30 @@ def check_labels(
     raise ValueError(
       f"{where} must be labels from 0 to {classes - 1}, got {labels[wrong[0]]} in row {wrong[0]}"
     )
+
+
+def check_float_dtype(where: str, dtype: Any) -> Any:
+  """The dtype of parameters; refuses what isn't a floating dtype, by any of its names."""
+  try:
+    known = None if dtype is None else jnp.dtype(dtype)  # None would be NumPy's float64.
+  except TypeError:
+    known = None
+  if known is None or not jnp.issubdtype(known, jnp.floating):
+    raise DtypeError(
+      f"{where}: dtype must be a floating dtype, such as jax.numpy.float32, got {dtype!r}"
+    )
+  return known
+
+
+def check_available(where: str, dtype: Any) -> None:
+  """Refuses float64 where JAX would make float32 of it, with no more than a warning."""
+  if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+    raise DtypeError(
+      f"{where}: dtype {dtype} needs x64: call this within `with jax.enable_x64(True):`"
+    )
+
+
+def check_unit(where: str, name: str, value: Any, kind: type) -> None:
+  """Refuses what isn't a Layer, a Loss or a Gate, whichever is needed."""
+  if not isinstance(value, kind):
+    raise DtypeError(f"{where}: {name} must be a {kind.__name__}, got {describe(value)}")

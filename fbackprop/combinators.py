@@ -1,8 +1,11 @@
 """How layers compose: a composition has the type of its parts."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 
-from fbackprop.checks import StructureError, check_key, describe
+from fbackprop.checks import DtypeError, StructureError, check_key, check_same, check_unit, describe
 from fbackprop.types import Array, Layer, Params, Residuals
 
 
@@ -37,7 +40,7 @@ def serial(*layers: Layer) -> Layer:
   """
   for i, layer in enumerate(layers):
     if not isinstance(layer, Layer):
-      raise TypeError(f"serial: argument {i} must be a Layer, got {describe(layer)}")
+      raise DtypeError(f"serial: argument {i} must be a Layer, got {describe(layer)}")
 
   def serial_init(key: Array) -> Params:
     check_key("init", key)
@@ -70,7 +73,83 @@ def serial(*layers: Layer) -> Layer:
     return tuple(reversed(params_bar)), y_bar
 
   draws = any(layer.draws for layer in layers)
-  return Layer("serial", serial_init, serial_forward, serial_backward, layers, draws=draws)
+  options: tuple[tuple[str, Any], ...] = (("combinator", serial),)
+  return Layer("serial", serial_init, serial_forward, serial_backward, layers, options, draws)
+
+
+def skip(layer: Layer) -> Layer:
+  """A layer with a connection around it: y = x + f(x).
+
+  Args:
+    layer: f, whose output must have the shape and dtype of its input.
+
+  Returns:
+    A `Layer` with the parameters and the residuals of `layer`: a sum keeps nothing.
+
+  Raises:
+    TypeError: `layer` isn't a Layer.
+    ValueError: when traced: f(x) differs from x in shape or dtype.
+
+  Example:
+    >>> from fbackprop.linear import dense
+    >>> net = skip(dense(3, 3, w_init=jax.nn.initializers.zeros))
+    >>> y, _ = net.forward(net.init(jax.random.key(0)), jax.numpy.array([[1.0, 2.0, 3.0]]))
+    >>> print(y)
+    [[1. 2. 3.]]
+
+  References:
+    He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR (2016), eq. 1.
+  """
+  check_unit("skip", "layer", layer, Layer)
+
+  def skip_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    y, residuals = layer.forward(params, x, key)
+    check_same("skip", ("x", "f(x)"), x, y)
+    return x + y, residuals
+
+  def skip_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    params_bar, x_bar = layer.backward(params, residuals, y_bar)
+    return params_bar, y_bar + x_bar
+
+  options = (("combinator", skip),)
+  return Layer("skip", layer.init, skip_forward, skip_backward, (layer,), options, layer.draws)
+
+
+def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
+  """The same network with `function(layer)` in the place of each layer that isn't a composition.
+
+  A composition is known by its option "combinator", the function that made it of its parts.
+
+  Args:
+    function: takes a layer and gives the one that will stand there.
+    net: any network.
+
+  Returns:
+    The network, made anew.
+  """
+  options = dict(net.options)
+  combinator = options.pop("combinator", None)
+  if combinator is None:
+    return function(net)
+  made: Layer = combinator(*(map_layers(function, part) for part in net.parts), **options)
+  return made._replace(name=net.name)
+
+
+def is_chain(net: Layer) -> bool:
+  """Whether a network was made by `serial`, so that its parameters are the tuple of its parts'."""
+  return dict(net.options).get("combinator") is serial
+
+
+def name_layers(net: Layer, path: str = "") -> list[str]:
+  """A name for each layer that isn't a composition: its place in the chains and its own name.
+
+  As "0.dense", "1.relu"; in a chain that stands at place 2 of another, "2.0.dense".
+  """
+  if is_chain(net):
+    return [n for i, part in enumerate(net.parts) for n in name_layers(part, f"{path}{i}.")]
+  if "combinator" in dict(net.options):
+    return name_layers(net.parts[0], path)
+  return [path + net.name]
 
 
 def check_length(params: Params, layers: tuple[Layer, ...]) -> None:

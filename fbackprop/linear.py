@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import (
-  DtypeError,
   StructureError,
+  check_available,
   check_dtype,
+  check_float_dtype,
   check_floating,
   check_key,
   check_shape,
@@ -97,7 +98,8 @@ def dense(
     A `Layer` with parameters `DenseParams(w [d_in, d_out], b [d_out] or None)`.
 
   Raises:
-    TypeError: a size isn't an integer, or `dtype` isn't floating.
+    TypeError: a size isn't an integer, `dtype` isn't floating, or, by `init`, it is float64 and
+      x64 is off.
     ValueError: a size is below 1. When traced: x or `params` don't fit (see `fbackprop.checks`).
 
   Example:
@@ -109,8 +111,7 @@ def dense(
   name = f"dense({d_in}, {d_out})"
   check_size(name, "d_in", d_in)
   check_size(name, "d_out", d_out)
-  if not jnp.issubdtype(dtype, jnp.floating):
-    raise DtypeError(f"{name}: dtype must be a floating dtype, got {dtype!r}")
+  dtype = check_float_dtype(name, dtype)
   w_init = jax.nn.initializers.glorot_uniform() if w_init is None else w_init
   b_init = jax.nn.initializers.zeros if b_init is None else b_init
 
@@ -127,6 +128,7 @@ def dense(
 
   def init(key: Array) -> DenseParams:
     check_key(name, key)
+    check_available(name, dtype)
     w_key, b_key = jax.random.split(key)
     b = b_init(b_key, (d_out,), dtype) if bias else None
     return DenseParams(w_init(w_key, (d_in, d_out), dtype), b)
@@ -144,5 +146,5 @@ def dense(
     check_dtype(name, "y_bar", y_bar, x.dtype)
     return dense_backward(params, x, y_bar)
 
-  options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", jnp.dtype(dtype).name))
+  options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", dtype.name))
   return Layer("dense", init, forward, backward, options=options)

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 from fbackprop.activations import relu
 from fbackprop.checks import DtypeError, ShapeError, check_size, describe
 from fbackprop.combinators import serial
+from fbackprop.combinators import skip as skipped
 from fbackprop.linear import Initializer, dense
+from fbackprop.noise import dropout as make_dropout
+from fbackprop.repetition import repeat
 from fbackprop.types import Layer
 
-# He's variance 2/D_in is derived for a unit that passes half of its input; gelu nearly does.
-HE_ACTIVATIONS = ("relu", "gelu")
+# He's variance 2/D_in is derived for a unit that passes half of its input, as these nearly do.
+HE_ACTIVATIONS = ("relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish")
 
 
 def mlp(
@@ -24,11 +27,18 @@ def mlp(
   output_activation: Layer | None = None,
   dense: Callable[..., Layer] = dense,
   bias: bool = True,
+  normalization: Callable[..., Layer] | None = None,
+  dropout: float = 0.0,
+  skip: bool = False,
+  repeat_hidden: bool = False,
   w_init: Initializer | None = None,
   b_init: Initializer | None = None,
   dtype: Any = jnp.float32,
 ) -> Layer:
   """A feedforward network y = f(x; Θ): `dense`, activation, `dense`, ..., `dense`.
+
+  A hidden block is dense, normalization, activation, dropout. `skip` and `repeat_hidden` act on
+  the blocks from a hidden width to an equal one.
 
   Args:
     sizes: widths from input to output, at least two: `[64, 128, 10]` has one hidden layer of 128.
@@ -37,25 +47,37 @@ def mlp(
       logits, or a regression's values.
     dense: the constructor of the dense layers, called as `fbackprop.dense` is.
     bias: whether the dense layers add b.
-    w_init: initialiser of every w; by default `he_normal` where relu or gelu follows (He et al.,
-      ICCV 2015), and `glorot_uniform` elsewhere, also in the last layer (Glorot, Bengio,
-      AISTATS 2010), from `jax.nn.initializers`.
+    normalization: the constructor of the layer after each hidden `dense`, called as
+      `fbackprop.layer_norm` is; None for none.
+    dropout: rate of the dropout after each hidden activation; 0 for none.
+    skip: whether a block from a hidden width to an equal one computes x + block(x).
+    repeat_hidden: whether a run of such blocks is one compiled loop (`fbackprop.repeat`): the same
+      function, with stacked parameters, and a compile time that doesn't grow with depth.
+    w_init: initialiser of every w, from `jax.nn.initializers`. By default it goes by the name of
+      the layer that follows: `he_normal` before relu, leaky_relu, relu6, gelu, gelu_tanh, silu and
+      mish (He et al., ICCV 2015), `lecun_normal` before selu (Klambauer et al., NIPS 2017), and
+      `glorot_uniform` elsewhere, also in the last layer (Glorot, Bengio, AISTATS 2010).
     b_init: initialiser of every b; by default zeros.
     dtype: floating dtype of parameters, inputs and outputs.
 
   Returns:
-    A `serial` Layer of name "mlp". `jax.tree.leaves(params)` gives w, b, w, b, ... from the first
-    layer to the last.
+    A `serial` Layer of name "mlp". `jax.tree.leaves(params)` of a plain one gives w, b, w, b, ...
+    from the first layer to the last.
 
   Raises:
-    TypeError: a size isn't an integer, an activation isn't a Layer, `dtype` isn't floating.
-    ValueError: fewer than two sizes, or a size below 1.
+    TypeError: a size isn't an integer, an activation isn't a Layer, a constructor doesn't give
+      one, `dtype` isn't floating.
+    ValueError: fewer than two sizes, a size below 1, or a rate that isn't from 0 to below 1.
 
   Example:
+    >>> from fbackprop.normalization import layer_norm
     >>> net = mlp([64, 128, 10])
     >>> params = net.init(jax.random.key(0))
     >>> [leaf.shape for leaf in jax.tree.leaves(params)]
     [(64, 128), (128,), (128, 10), (10,)]
+    >>> deep = mlp([64, *[128] * 1000, 10], normalization=layer_norm, repeat_hidden=True)
+    >>> [part.name for part in deep.parts]
+    ['dense', 'repeat', 'layer_norm', 'relu', 'dense']
   """
   if not isinstance(sizes, list | tuple):
     raise DtypeError(f"mlp: sizes must be a list or tuple of integers, got {describe(sizes)}")
@@ -68,17 +90,57 @@ def mlp(
     check_activation("output_activation", output_activation)
 
   def dense_before(follower: Layer | None, d_in: int, d_out: int) -> Layer:
-    follows_he = follower is not None and follower.name in HE_ACTIVATIONS
-    init = jax.nn.initializers.he_normal() if w_init is None and follows_he else w_init
-    return dense(d_in, d_out, bias=bias, w_init=init, b_init=b_init, dtype=dtype)
+    init = init_before(follower) if w_init is None else w_init
+    return make("dense", dense, d_in, d_out, bias=bias, w_init=init, b_init=b_init, dtype=dtype)
+
+  noise = [make_dropout(dropout)] if dropout != 0 else []
+
+  def after_dense(width: int) -> list[Layer]:
+    norm = (
+      [] if normalization is None else [make("normalization", normalization, width, dtype=dtype)]
+    )
+    return [*norm, activation, *noise]
 
   layers: list[Layer] = []
-  for d_in, d_out in itertools.pairwise(sizes[:-1]):
-    layers += [dense_before(activation, d_in, d_out), activation]
-  layers.append(dense_before(output_activation, sizes[-2], sizes[-1]))
+  d_in = sizes[0]
+  for width, run in itertools.groupby(sizes[1:-1]):
+    more = len(list(run)) - 1
+    into, after = dense_before(activation, d_in, width), after_dense(width)
+    within = dense_before(activation, width, width)
+    # In a loop the activation goes first: see `repeat`. Around a skip there is nothing to share.
+    block = [skipped(serial(within, *after))] if skip else [*after, within]
+    if repeat_hidden and more:
+      blocks = [repeat(block[0] if skip else serial(*block), more)]
+    else:
+      blocks = block * more
+    layers += [into, *after, *blocks] if skip else [into, *blocks, *after]
+    d_in = width
+  layers.append(dense_before(output_activation, d_in, sizes[-1]))
   if output_activation is not None:
     layers.append(output_activation)
   return serial(*layers)._replace(name="mlp")
+
+
+def init_before(follower: Layer | None) -> Initializer | None:
+  """The initialiser of a dense layer, by the name of the layer that follows; None for Glorot's."""
+  if follower is not None and follower.name in HE_ACTIVATIONS:
+    return jax.nn.initializers.he_normal()
+  if follower is not None and follower.name == "selu":
+    return jax.nn.initializers.lecun_normal()
+  return None
+
+
+def make(name: str, constructor: Any, *sizes: int, **options: Any) -> Layer:
+  """Calls a constructor that the user has chosen; refuses what doesn't give a layer."""
+  if not callable(constructor) or isinstance(constructor, Layer):
+    raise DtypeError(
+      f"mlp: {name} must be the constructor of a layer, such as fbackprop.dense or "
+      f"fbackprop.layer_norm, got {describe(constructor)}"
+    )
+  layer = constructor(*sizes, **options)
+  if not isinstance(layer, Layer):
+    raise DtypeError(f"mlp: {name} must construct a Layer, it gave {describe(layer)}")
+  return layer
 
 
 def check_activation(name: str, layer: Any) -> None:

@@ -1,6 +1,7 @@
 """How a network is used: loss and gradient, pullback, our rule under anybody's `jax.grad`."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,10 @@ from fbackprop.checks import (
   check_key,
   check_same,
   check_shape,
+  check_unit,
   describe,
 )
-from fbackprop.types import Array, Layer, Loss, Params
+from fbackprop.types import Array, Layer, Loss, Params, widen
 
 
 def value_and_grad(
@@ -63,6 +65,7 @@ def value_and_grad(
   """
   check_unit("value_and_grad", "net", net, Layer)
   check_unit("value_and_grad", "loss", loss, Loss)
+  warn_of_double_softmax(net, loss)
 
   def loss_and_gradient(
     params: Params,
@@ -86,6 +89,18 @@ def value_and_grad(
   return loss_and_gradient
 
 
+def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
+  """A softmax before a loss that takes logits learns badly, and nothing else would say so."""
+  last = net
+  while last.parts:
+    last = last.parts[-1]
+  if last.name == "softmax" and loss.name == "softmax_cross_entropy":
+    warnings.warn(
+      "the network ends in softmax, and softmax_cross_entropy takes logits: leave the softmax out",
+      stacklevel=3,
+    )
+
+
 def mean_weights(losses: Array, weights: Array | None) -> Array:
   """∂(mean)/∂losses_n: 1/N, or w_n / Σ w; all zero when Σ w is 0."""
   n = losses.shape[0]
@@ -93,9 +108,18 @@ def mean_weights(losses: Array, weights: Array | None) -> Array:
     return jnp.full_like(losses, 1 / max(n, 1))
   check_shape("value_and_grad", "weights", weights, (n,))
   check_dtype("value_and_grad", "weights", weights, losses.dtype)
-  total = weights.sum()
-  safe = jnp.where(total == 0, jnp.ones_like(total), total)
-  return jnp.where(total == 0, jnp.zeros_like(weights), weights / safe)
+  if n == 0:
+    return weights
+  # Relative to the largest, and in float32 at least: a sum of large weights, or of many in float16,
+  # would be infinite.
+  wide = widen(weights)
+  shares = wide / nonzero(wide.max())
+  return (shares / nonzero(shares.sum())).astype(weights.dtype)
+
+
+def nonzero(value: Array) -> Array:
+  """The value, or 1 in the place of 0."""
+  return jnp.where(value == 0, jnp.ones_like(value), value)
 
 
 def check_batch(x: Any, targets: Any, key: Any) -> None:
@@ -118,12 +142,6 @@ def check_targets(name: str, targets: Any, x: Any) -> None:
       f"value_and_grad: x and {name} must have the same number N of examples in front, got x "
       f"{describe(x)} and {name} {describe(targets)}"
     )
-
-
-def check_unit(where: str, name: str, value: Any, kind: type) -> None:
-  """Refuses what isn't a Layer, or a Loss."""
-  if not isinstance(value, kind):
-    raise TypeError(f"{where}: {name} must be a {kind.__name__}, got {describe(value)}")
 
 
 def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
@@ -212,7 +230,7 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
   return f
 
 
-def residual_bytes(net: Layer, x: Any) -> int:
+def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
   """How many bytes the forward pass keeps for the backward pass, the data x not counted.
 
   Nothing is computed: the forward rule is traced, and each distinct buffer among the residuals is
@@ -221,6 +239,7 @@ def residual_bytes(net: Layer, x: Any) -> int:
   Args:
     net: the network.
     x: `[N, D_in]`, an array or a `jax.ShapeDtypeStruct`.
+    key: of the forward pass; None for evaluation, in which dropout keeps nothing.
 
   Returns:
     Bytes.
@@ -238,10 +257,10 @@ def residual_bytes(net: Layer, x: Any) -> int:
   check_array("residual_bytes", "x", x)
   params = jax.eval_shape(net.init, jax.random.key(0))
 
-  def kept(params: Params, x: Array) -> Any:
-    return net.forward(params, x)[1]
+  def kept(params: Params, x: Array, key: Array | None) -> Any:
+    return net.forward(params, x, key)[1]
 
-  jaxpr = jax.make_jaxpr(kept)(params, x).jaxpr
+  jaxpr = jax.make_jaxpr(kept)(params, x, key).jaxpr
   inputs = set(map(id, jaxpr.invars))
   buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}
   return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())

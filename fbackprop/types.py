@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Array = jax.Array
 Params = Any
@@ -99,3 +100,8 @@ class Loss(NamedTuple):
   name: str
   forward: Callable[[Array, Any], tuple[Array, Residuals]]
   backward: Callable[[Residuals, Array], Array]
+
+
+def widen(x: Array) -> Array:
+  """x in float32, if its dtype is narrower: what is summed over many entries is summed in that."""
+  return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x

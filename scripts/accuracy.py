@@ -8,13 +8,15 @@ optax, or the formula that people write, with `jax.grad`. The truth is in `longd
 
 A result that is a sum of terms of both signs may cancel to nothing, and then nobody who rounds the
 terms has its digits: there the error is counted in units of the largest term. Results below 1e-30
-aren't counted. `tests/test_extremes.py` holds the losses to bounds by the same functions.
+aren't counted, nor is z = 0, a kink. An error of 2^24 = 1.68e+07 says that no digit is right.
+`tests/test_extremes.py` holds the losses to bounds by the same functions.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,9 +88,9 @@ def unchanged(z: Any) -> Any:
 
 
 def line(largest: float, smallest: float = 1e-6) -> np.ndarray:
-  """Both signs, evenly spaced in the logarithm and, again, along the line."""
+  """Both signs, evenly spaced in the logarithm and, again, along the line; without 0."""
   sizes = np.geomspace(smallest, largest, 20_000)
-  points = np.concatenate([-sizes, sizes, np.linspace(-largest, largest, 20_001)])
+  points = np.concatenate([-sizes, sizes, np.linspace(-largest, largest, 20_000)])
   return points.astype(np.float32)
 
 
@@ -112,22 +114,32 @@ def classes(kind: str, scale: float, n: int = 20_000, c: int = 10) -> tuple[np.n
 
 def gate_rows() -> list[Row]:
   """A line for each activation gate."""
-  g = fb.gates
+  g, j = fb.gates, jax.nn
   return [
-    Row("relu            ±1e4", g.relu, jax.nn.relu, true.relu, (line(1e4),)),
+    Row("relu            ±1e4", g.relu, j.relu, true.relu, (line(1e4),)),
+    Row("leaky_relu      ±1e4", g.leaky_relu, j.leaky_relu, true.leaky_relu, (line(1e4),)),
+    Row("relu6           ±1e4", g.relu6, j.relu6, partial(true.clip, low=0, high=6), (line(1e4),)),
+    Row("hard_tanh       ±1e4", g.hard_tanh, j.hard_tanh, partial(true.clip, low=-1, high=1),
+        (line(1e4),)),
     Row("identity        ±1e4", g.identity, unchanged, true.identity, (line(1e4),)),
-    Row("sigmoid          ±80", g.sigmoid, jax.nn.sigmoid, true.sigmoid, (line(80),)),
-    Row("tanh             ±40", g.tanh, jnp.tanh, true.tanh, (line(40),)),
+    Row("sigmoid          ±68", g.sigmoid, j.sigmoid, true.sigmoid, (line(68),)),
+    Row("tanh             ±34", g.tanh, jnp.tanh, true.tanh, (line(34),)),
+    Row("softplus         ±68", g.softplus, j.softplus, true.softplus, (line(68),)),
+    Row("elu              ±68", g.elu, j.elu, true.elu, (line(68),)),
+    Row("selu             ±68", g.selu, j.selu, true.selu, (line(68),)),
     Row("gelu             ±10", g.gelu, exact_gelu, true.gelu, (line(10),)),
-  ]
+    Row("gelu_tanh        ±10", g.gelu_tanh, j.gelu, true.gelu_tanh, (line(10),)),
+    Row("silu             ±68", g.silu, j.silu, true.silu, (line(68),)),
+    Row("mish             ±68", g.mish, j.mish, true.mish, (line(68),)),
+  ]  # fmt: skip
 
 
 def loss_rows() -> list[Row]:
   """A line for each loss, or for each kind of target and scale of the logits."""
   o = optax.losses
   errors = one_output(line(1e4, 1e-12), np.zeros(()))
-  rates = one_output(line(80), np.arange(60_001) % 5)
-  soft = one_output(line(80), (np.arange(60_001) % 11) / 10)
+  rates = one_output(line(80), np.arange(60_000) % 5)
+  soft = one_output(line(80), (np.arange(60_000) % 11) / 10)
   of_labels = o.softmax_cross_entropy_with_integer_labels
   rows = [
     Row("squared_error   ±1e4", fb.squared_error, summed(o.l2_loss), true.squared_error, errors),

@@ -55,6 +55,45 @@ def gelu(z: Wide) -> tuple[Terms, Terms]:
   return (z * normal_cdf(z),), (normal_cdf(z), z * normal_pdf(z))
 
 
+def leaky_relu(z: Wide) -> tuple[Terms, Terms]:
+  slope = np.where(z > 0, 1, np.longdouble("0.01"))
+  return (slope * z,), (slope,)
+
+
+def clip(z: Wide, low: float, high: float) -> tuple[Terms, Terms]:
+  return (np.clip(z, low, high),), (np.where((low < z) & (z < high), 1, 0 * z),)
+
+
+def softplus(z: Wide) -> tuple[Terms, Terms]:
+  return (np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))),), (sigma(z),)
+
+
+def elu(z: Wide, alpha: Any = 1, scale: Any = 1) -> tuple[Terms, Terms]:
+  below = np.minimum(z, 0)
+  value, slope = np.where(z > 0, z, alpha * np.expm1(below)), alpha * np.exp(below)
+  return (scale * value,), (scale * np.where(z > 0, 1, slope),)
+
+
+def selu(z: Wide) -> tuple[Terms, Terms]:
+  return elu(z, np.longdouble("1.67326324235437728"), np.longdouble("1.05070098735548049"))
+
+
+def gelu_tanh(z: Wide) -> tuple[Terms, Terms]:
+  """z σ(2u), u the polynomial under the tanh."""
+  c, cubic = np.sqrt(8 / np.longdouble(np.pi)), np.longdouble("0.044715")
+  v, v_slope = c * (z + cubic * z**3), c * (1 + 3 * cubic * z**2)
+  return (z * sigma(v),), (sigma(v), z * sigma(v) * sigma(-v) * v_slope)
+
+
+def silu(z: Wide) -> tuple[Terms, Terms]:
+  return (z * sigma(z),), (sigma(z), z * sigma(z) * sigma(-z))
+
+
+def mish(z: Wide) -> tuple[Terms, Terms]:
+  (y,), (y_slope,) = softplus(z)
+  return (z * np.tanh(y),), (np.tanh(y), z * y_slope / np.cosh(y) ** 2)
+
+
 # --- Losses, and their slopes by the outputs ------------------------------------------------------
 
 
@@ -108,7 +147,5 @@ def softmax_cross_entropy(z: Wide, t: Wide) -> tuple[Terms, Terms]:
 
 
 def sigmoid_cross_entropy(z: Wide, t: Wide) -> tuple[Terms, Terms]:
-  def softplus(z: Wide) -> Wide:
-    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
-
-  return added(t * softplus(-z), (1 - t) * softplus(z)), ((1 - t) * sigma(z), -t * sigma(-z))
+  yes, no = softplus(z)[0][0], softplus(-z)[0][0]
+  return added(t * no, (1 - t) * yes), ((1 - t) * sigma(z), -t * sigma(-z))

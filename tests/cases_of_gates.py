@@ -1,6 +1,6 @@
 """The rows of the gates."""
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -67,11 +67,54 @@ def same(x):
   return x
 
 
+def wide_range(rng, n, dtype, count):
+  """Beyond both edges of a clip."""
+  return tuple((4 * rng.normal(size=(n, 3))).astype(dtype) for _ in range(count))
+
+
+def far_out(dtype):
+  """Where an exponential has under- or overflowed, or is about to, and at zero."""
+  return [(np.array([[0.0, 30.0, -30.0], [1e3, -1e3, 100.0], [-100.0, 9.0, -9.0]], dtype),)]
+
+
+def at_edges(dtype, low, high):
+  return [(np.array([[low, high, 0.0], [-0.0, low - 1, high + 1]], dtype),)]
+
+
 exact_gelu = partial(jax.nn.gelu, approximate=False)
+tanh_gelu = partial(jax.nn.gelu, approximate=True)
 
 
-def gate_row(gate, reference, draw=normal, count=None, kinks=None):
-  suffix = "" if count is None else f"_{count}"
+def leaky(z, slope=0.01):
+  return jnp.where(z <= 0, slope * z, z)
+
+
+def clipped(z, low, high):
+  return jnp.where(z <= low, low * jnp.ones_like(z), jnp.where(z >= high, high, z))
+
+
+def first_max(*xs):
+  return reduce(lambda a, b: jnp.where(a >= b, a, b), xs)
+
+
+def first_min(*xs):
+  return reduce(lambda a, b: jnp.where(a <= b, a, b), xs)
+
+
+def half_relu(z):
+  return jnp.maximum(z, 0)
+
+
+def half_clipped(z):
+  return jnp.minimum(jnp.maximum(z, 0), 6)
+
+
+at_0_and_6 = partial(at_edges, low=0.0, high=6.0)
+at_minus_1_and_1 = partial(at_edges, low=-1.0, high=1.0)
+
+
+def gate_row(gate, reference, draw=normal, count=None, kinks=None, variant=""):
+  suffix = variant if count is None else f"_{count}{variant}"
   draw = partial(draw, count=gate.arity if count is None else count)
   return Case(f"gate_{gate.name}{suffix}", partial(always, gate), draw, reference, kinks)
 
@@ -99,5 +142,39 @@ GATES = (
   gate_row(fb.gates.log, jnp.log, positive),
   gate_row(fb.gates.sigmoid, jax.nn.sigmoid, kinks=at_zero),
   gate_row(fb.gates.tanh, jnp.tanh, kinks=at_zero),
-  gate_row(fb.gates.gelu, exact_gelu, kinks=at_zero),
+  gate_row(fb.gates.gelu, exact_gelu, kinks=far_out),
+  gate_row(fb.gates.leaky_relu, leaky, kinks=at_zero),
+  gate_row(fb.gates.relu6, partial(clipped, low=0, high=6), wide_range, kinks=at_0_and_6),
+  gate_row(fb.gates.hard_tanh, partial(clipped, low=-1, high=1), kinks=at_minus_1_and_1),
+  gate_row(fb.gates.softplus, jax.nn.softplus, kinks=far_out),
+  gate_row(fb.gates.elu, jax.nn.elu, kinks=far_out),
+  gate_row(fb.gates.selu, jax.nn.selu, kinks=far_out),
+  gate_row(fb.gates.gelu_tanh, tanh_gelu, kinks=far_out),
+  gate_row(fb.gates.silu, jax.nn.silu, kinks=far_out),
+  gate_row(fb.gates.mish, jax.nn.mish, kinks=far_out),
 )
+
+# The same gates with another choice at their kinks, and what has that choice elsewhere.
+CHOICES = (
+  gate_row(fb.gates.relu_with(at_zero=0.5), half_relu, kinks=at_zero, variant="_half"),
+  gate_row(
+    fb.gates.leaky_relu_with(0.2, at_zero=1),
+    partial(jax.nn.leaky_relu, negative_slope=0.2),
+    kinks=at_zero,
+    variant="_one",
+  ),
+  gate_row(
+    fb.gates.clip_with(0, 6, at_edges=0.5), half_clipped, wide_range, kinks=at_0_and_6,
+    variant="_half",
+  ),
+  gate_row(
+    fb.gates.clip_with(-1, 1, at_edges=1), jax.nn.hard_tanh, kinks=at_minus_1_and_1, variant="_one"
+  ),
+  gate_row(fb.gates.elu_with(0.5), partial(jax.nn.elu, alpha=0.5), kinks=far_out, variant="_0.5"),
+  gate_row(
+    fb.gates.max_with(ties="first"), first_max, count=3, kinks=three_tied, variant="_first"
+  ),
+  gate_row(
+    fb.gates.min_with(ties="first"), first_min, count=3, kinks=three_tied, variant="_first"
+  ),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""The rows of the layers, and of their compositions."""
+"""The rows of activations, dense layers, chains, and plain networks."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from tests.cases_of_gates import exact_gelu, same
+from tests.cases_of_gates import clipped, exact_gelu, leaky, same, tanh_gelu
 from tests.table import CLASSES, Case, always
 
 
@@ -56,9 +56,10 @@ def chain_of(*references):
   return reference
 
 
-def activation_row(layer, function, kinks):
+def activation_row(layer, function, kinks=False, slow=False):
+  """The row of a lifted gate; slow, as the gate has a row of its own."""
   reference = partial(without_params, function)
-  return layer_row(layer.name, partial(always, layer), 3, reference, rest=kinks)
+  return layer_row(layer.name, partial(always, layer), 3, reference, kinks)._replace(slow=slow)
 
 
 def make_dense(dtype, bias=True):
@@ -96,10 +97,25 @@ def mlp_row(name, sizes, hidden, last=(), rest=False, **options):
 
 LAYERS = (
   activation_row(fb.relu, jax.nn.relu, kinks=True),
-  activation_row(fb.sigmoid, jax.nn.sigmoid, kinks=False),
-  activation_row(fb.tanh, jnp.tanh, kinks=False),
-  activation_row(fb.gelu, exact_gelu, kinks=False),
-  activation_row(fb.identity, same, kinks=False),
+  activation_row(fb.softmax, jax.nn.softmax, kinks=True),
+  *(
+    activation_row(layer, function, slow=True)
+    for layer, function in (
+      (fb.leaky_relu, leaky),
+      (fb.relu6, partial(clipped, low=0, high=6)),
+      (fb.hard_tanh, partial(clipped, low=-1, high=1)),
+      (fb.sigmoid, jax.nn.sigmoid),
+      (fb.tanh, jnp.tanh),
+      (fb.softplus, jax.nn.softplus),
+      (fb.elu, jax.nn.elu),
+      (fb.selu, jax.nn.selu),
+      (fb.gelu, exact_gelu),
+      (fb.gelu_tanh, tanh_gelu),
+      (fb.silu, jax.nn.silu),
+      (fb.mish, jax.nn.mish),
+      (fb.identity, same),
+    )
+  ),
   layer_row("dense", make_dense, 3, affine),
   layer_row("dense_no_bias", partial(make_dense, bias=False), 3, affine),
   layer_row("chain", make_chain, 3, chain),

@@ -19,10 +19,10 @@ from tests.witness import (
   leaves_of,
   pull,
   random_like,
+  reference_primals,
   split,
   tolerance,
   true_sum,
-  wide,
 )
 
 
@@ -49,7 +49,7 @@ def law_forward_equals_reference(case, dtype):
   """The value is the reference's, with and without the residuals."""
   view, primals, _ = draw(case, dtype)
   with jax.enable_x64(True):
-    want = jax.device_get(jax.jit(case.reference)(*wide(primals)))
+    want = jax.device_get(jax.jit(case.reference)(*reference_primals(view, primals)))
   truth = Truth((want,), (np.abs(want).max(initial=1.0),))
   for name, got in (("f", view.f(*primals)), ("f_vjp", view.f_vjp(*primals)[0])):
     assert_close(where(case, dtype, name), ("y",), (got,), truth, tolerance(dtype))

@@ -46,6 +46,10 @@ class Case(NamedTuple):
     kinks: `kinks(dtype)` lists arguments at kinks and ties, or where a rule is delicate.
     reads_own_params: true for a layer that isn't affine in its parameters (or that computes its
       forward pass again), and so is free to read them for its `params_bar`.
+    constants: `constants(*primals)` is what the reference gets in the place of the constants, with
+      a row for each example; None if the constants have that already. (A key draws the masks of a
+      whole batch, and the reference is given one example.)
+    slow: true for a row that repeats another one's rule in other words: it waits for CI.
   """
 
   id: str
@@ -54,6 +58,8 @@ class Case(NamedTuple):
   reference: Callable[..., jax.Array]
   kinks: Callable[[Any], list[tuple[Any, ...]]] | None = None
   reads_own_params: bool = False
+  constants: Callable[..., tuple[Any, ...]] | None = None
+  slow: bool = False
 
 
 def always(unit, dtype):

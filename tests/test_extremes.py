@@ -5,6 +5,8 @@ were measured against is the table of `scripts/accuracy.py`: with room for anoth
 log1p and tanh they are some three times what is seen here.
 """
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,6 +121,28 @@ def test_the_measure_finds_a_loss_that_loses_its_digits():
   naive = fb.Loss("naive", forward, fb.softmax_cross_entropy.backward)
   arguments = accuracy.classes("labels", 10, n=2000)
   assert min(worst(naive, longdouble.softmax_cross_entropy, arguments)) > 1e6
+
+
+def test_the_table_names_every_activation_gate_and_every_loss():
+  gates = {row.unit.name for row in accuracy.gate_rows()}
+  layers = {layer.name for name in fb.__all__ if isinstance(layer := getattr(fb, name), fb.Layer)}
+  assert gates == layers - {"softmax"}  # It isn't elementwise.
+  losses = {row.unit.name for row in accuracy.loss_rows()}
+  assert losses == {
+    loss.name for name in fb.__all__ if isinstance(loss := getattr(fb, name), fb.Loss)
+  }
+
+
+def test_the_script_prints_a_row_for_each_and_writes_the_same(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(accuracy, "gate_rows", lambda: [])
+  monkeypatch.setattr(accuracy, "loss_rows", lambda: list(ROWS.values())[:2])
+  assert accuracy.main(["--json", str(tmp_path / "table.json")]) == 0
+  head, *printed = capsys.readouterr().out.splitlines()
+  assert "ours forward" in head
+  assert [line.split()[0] for line in printed] == list(ROWS)[:2]
+  written = json.loads((tmp_path / "table.json").read_text())
+  assert [row["name"] for row in written["rows"]] == ["squared_error ±1e4", "huber ±1e4"]
+  assert written["rows"][0]["ours backward"]["max"] == 0
 
 
 # --- Infinite and huge ----------------------------------------------------------------------------

@@ -16,11 +16,12 @@ def every_row(law, fast=laws.DTYPES):
   """One test for each row and dtype to which the law applies.
 
   Nearly all of the time goes into compiling. Where the dtype that isn't `fast` could hardly differ,
-  it waits for CI.
+  it waits for CI, and so does a row that says of itself that it is slow.
   """
   rows = []
   for case, dtype in laws.rows(law, CASES):
-    marks = [] if dtype in (*fast, *laws.PRECISIONS.get(law, ())) else [pytest.mark.slow]
+    is_fast = dtype in (*fast, *laws.PRECISIONS.get(law, ())) and not case.slow
+    marks = [] if is_fast else [pytest.mark.slow]
     rows.append(pytest.param(case, dtype, id=f"{case.id}-{dtype}", marks=marks))
   return pytest.mark.parametrize(("case", "dtype"), rows)
 

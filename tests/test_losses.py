@@ -2,8 +2,6 @@
 
 from functools import partial
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,7 @@ from sklearn.metrics import hinge_loss, mean_poisson_deviance
 
 import fbackprop as fb
 from tests import oracle_losses as loops
-from tests.cases_of_losses import LOSSES, OPTIONS, TWO_COSTS, one_hot_rows
+from tests.cases_of_losses import LOSSES, OPTIONS
 from tests.table import CLASSES
 
 RNG = np.random.default_rng(0)
@@ -151,10 +149,10 @@ NET = fb.mlp([2, CLASSES], dtype="float64")
 X = RNG.normal(size=(9, 2))
 
 
-def mean_and_gradient(loss, targets, weights=None, x=X, net=NET):
-  params = net.init(jax.random.key(0))
-  targets = jax.tree.map(jnp.asarray, targets)
-  return fb.value_and_grad(net, loss)(params, jnp.asarray(x), targets, weights=weights)
+def mean_and_gradient(loss, x, labels, weights=None):
+  params = NET.init(jax.random.key(0))
+  step = fb.value_and_grad(NET, loss)
+  return step(params, jnp.asarray(x), jnp.asarray(labels), weights=weights)
 
 
 def assert_same_numbers(got, want):
@@ -165,11 +163,20 @@ def assert_same_numbers(got, want):
 def test_ignored_rows_count_in_the_mean_unless_weights_leave_them_out():
   ignoring = fb.softmax_cross_entropy_with(ignore_label=-1)
   kept = GAPS != -1
-  of_kept = mean_and_gradient(fb.softmax_cross_entropy, GAPS[kept], x=X[kept])
+  of_kept = mean_and_gradient(fb.softmax_cross_entropy, X[kept], GAPS[kept])
   over_all = jax.tree.map(lambda leaf: leaf * kept.mean(), of_kept)
-  assert_same_numbers(mean_and_gradient(ignoring, GAPS), over_all)
+  assert_same_numbers(mean_and_gradient(ignoring, X, GAPS), over_all)
   weights = jnp.asarray(kept, jnp.float64)
-  assert_same_numbers(mean_and_gradient(ignoring, GAPS, weights), of_kept)
+  assert_same_numbers(mean_and_gradient(ignoring, X, GAPS, weights), of_kept)
+
+
+def test_class_weights_divide_the_mean_if_they_are_the_weights_of_the_rows():
+  """As in torch, whose mean of a weighted loss is Σ w_y loss / Σ w_y."""
+  weighted = fb.softmax_cross_entropy_with(class_weights=WEIGHTS)
+  weights = jnp.asarray(WEIGHTS)[LABELS]
+  by_rows = mean_and_gradient(fb.softmax_cross_entropy, X, LABELS, weights)
+  over_all = mean_and_gradient(weighted, X, LABELS)
+  assert_same_numbers(by_rows, jax.tree.map(lambda leaf: leaf / weights.mean(), over_all))
 
 
 def test_an_ignored_row_may_hold_anything():
@@ -196,59 +203,3 @@ def test_one_number_is_kept_for_each_output_that_is_judged(case):
   kept = jax.tree.leaves(case.make("float32").forward(jnp.asarray(outputs), targets)[1])
   judged = 5 if case.id == "combine" else CLASSES
   assert sum(leaf.nbytes for leaf in kept) == 5 * judged * 4
-
-
-# --- Several losses -------------------------------------------------------------------------------
-
-parts = st.lists(
-  st.tuples(
-    st.floats(-2, 2), st.sampled_from(["squared_error", "huber", "hinge"]),
-    st.integers(0, 3), st.integers(1, 4),
-  ),
-  min_size=1, max_size=3,
-)  # fmt: skip
-
-
-@hypothesis.given(parts, st.booleans())
-def test_combine_is_the_weighted_sum_of_its_parts(parts, from_the_end):
-  """Whatever the slices cover, leave out or share."""
-  losses, rows = np.zeros(9), np.zeros(OUTPUTS.shape)
-  triples, targets = [], []
-  for weight, name, start, width in parts:
-    stop = min(start + width, CLASSES)
-    target = LABELS % (stop - start) if name == "hinge" else VALUES[:, start:stop]
-    part_losses, part_rows = losses_and_slopes(getattr(fb, name), OUTPUTS[:, start:stop], target)
-    losses += weight * part_losses
-    rows[:, start:stop] += weight * np.asarray(part_rows)
-    place = slice(start - CLASSES, stop) if from_the_end else slice(start, stop)
-    triples.append((weight, getattr(fb, name), place))
-    targets.append(target)
-  got = losses_and_slopes(fb.combine(*triples), OUTPUTS, tuple(targets))
-  np.testing.assert_allclose(got[0], losses, rtol=1e-13, atol=1e-13)
-  np.testing.assert_allclose(got[1], rows, rtol=1e-13, atol=1e-13)
-
-
-def test_two_costs_flow_back_through_one_network():
-  """The lecture's J1 and J2: the gradient of the sum is the sum of the gradients."""
-  targets = LABELS % 3, VALUES[:, :2]
-  got = mean_and_gradient(TWO_COSTS, targets)
-  first = mean_and_gradient(fb.combine((0.5, fb.softmax_cross_entropy, slice(3))), targets[:1])
-  second = mean_and_gradient(fb.combine((2, fb.squared_error, slice(2, 4))), targets[1:])
-  assert_same_numbers(got, jax.tree.map(jnp.add, first, second))
-
-
-def test_combinations_nest():
-  inner = fb.combine((1.0, fb.huber, 0), (0.5, fb.squared_error, -1))
-  outer = fb.combine((2.0, inner, slice(0, 3)), (1.0, fb.hinge, slice(None)))
-  targets = ((VALUES[:, :1], VALUES[:, 1:2]), LABELS)
-  mean, grads = mean_and_gradient(outer, targets)
-  flat = fb.combine((2.0, fb.huber, 0), (1.0, fb.squared_error, 2), (1.0, fb.hinge, slice(None)))
-  assert_same_numbers((mean, grads), mean_and_gradient(flat, (*targets[0], LABELS)))
-
-
-def test_labels_and_rows_of_zero_and_one_are_the_same():
-  rows = one_hot_rows(np.random.default_rng(1), 9, "float64")
-  by_rows = losses_and_slopes(fb.softmax_cross_entropy, OUTPUTS, rows)
-  by_labels = losses_and_slopes(fb.softmax_cross_entropy, OUTPUTS, rows.argmax(1))
-  for a, b in zip(by_rows, by_labels, strict=True):
-    np.testing.assert_array_equal(a, b)

@@ -33,6 +33,7 @@ class View(NamedTuple):
     batched: for each primal, whether its leaves have the axis of N examples in front.
     f, f_vjp: as above.
     compiled_pull: `(primals, y_bar)` -> the cotangents, compiled as a whole.
+    constants: of the row, see `table.Case`.
   """
 
   names: tuple[str, ...]
@@ -40,6 +41,7 @@ class View(NamedTuple):
   f: Callable[..., Any]
   f_vjp: Callable[..., Any]
   compiled_pull: Callable[[tuple[Any, ...], Any], Any]
+  constants: Callable[..., tuple[Any, ...]] | None = None
 
 
 class Truth(NamedTuple):
@@ -52,7 +54,7 @@ class Truth(NamedTuple):
 @functools.cache
 def view_of(case: Any, dtype: str, count: int) -> View:
   """The view of a row, made once, so that what is compiled for one law serves the next."""
-  return unify(case.make(jnp.dtype(dtype)), count)
+  return unify(case.make(jnp.dtype(dtype)), count)._replace(constants=case.constants)
 
 
 def unify(unit: Any, count: int) -> View:
@@ -90,7 +92,8 @@ def pull(view: View, primals: Any, y_bar: Any) -> Any:
 
 
 def as_jax(tree: Any) -> Any:
-  return jax.tree.map(jnp.asarray, tree)
+  """NumPy's arrays as JAX's; keys are that already."""
+  return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), tree)
 
 
 def random_like(rng: np.random.Generator, tree: Any) -> Any:
@@ -124,6 +127,12 @@ def draw_kinks(case: Any, dtype: str) -> list[tuple[View, tuple[Any, ...], Any]]
 def split(view: View, primals: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
   """The primals that get a cotangent, and the constants."""
   return primals[: len(view.names)], primals[len(view.names) :]
+
+
+def reference_primals(view: View, primals: tuple[Any, ...]) -> tuple[Any, ...]:
+  """The primals as the reference takes them, widened."""
+  active, constants = split(view, primals)
+  return wide((*active, *(constants if view.constants is None else view.constants(*primals))))
 
 
 def wide(tree: Any) -> Any:
@@ -184,9 +193,12 @@ def true_sum(
   `extra` is what `function` takes besides, in trees that are batched as the primals are.
   """
   active_axes, constant_axes = split(view, view.batched)
+  active, constants = split(view, reference_primals(view, primals))
+  if view.constants is not None:
+    constant_axes = (True,) * len(constants)
   extra_axes = {terms: (), jvp_terms: ((active_axes, True),), grad_terms: (active_axes,)}[function]
   axes = (active_axes, constant_axes, True, *extra_axes)
-  arguments = wide((*split(view, primals), y_bar, *extra))
+  arguments = (active, constants, *wide((y_bar, *extra)))
 
   rows = []
   with jax.enable_x64(True):

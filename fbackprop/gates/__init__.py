@@ -5,8 +5,10 @@ its local gradient and hands the product down (downstream), one for each input. 
 the same rules: `fbackprop.activations` lifts a one-input gate to a layer, and `dense` is the
 multiplication and summation gates in matrix form.
 
-Kinks and ties, everywhere alike: relu'(0) = 0, and `max` or `min` with k tied inputs sends 1/k of
-the gradient to each. NaN passes through every gate.
+Kinks and ties, everywhere alike: a kink belongs to the piece that isn't the identity, so that
+relu'(0) = 0, and `max` or `min` with k tied inputs sends 1/k of the gradient to each. Another
+well-known choice is a keyword of `relu_with`, `leaky_relu_with`, `clip_with`, `max_with`,
+`min_with`. NaN passes through every gate.
 """
 
 from fbackprop.gates.arithmetic import (
@@ -18,23 +20,48 @@ from fbackprop.gates.arithmetic import (
   square,
   subtract,
 )
-from fbackprop.gates.selection import identity, max, min, relu
-from fbackprop.gates.smooth import exp, gelu, log, sigmoid, tanh
+from fbackprop.gates.gated import gelu, gelu_tanh, mish, silu
+from fbackprop.gates.piecewise import (
+  clip_with,
+  hard_tanh,
+  leaky_relu,
+  leaky_relu_with,
+  relu,
+  relu6,
+  relu_with,
+)
+from fbackprop.gates.selection import identity, max, max_with, min, min_with
+from fbackprop.gates.smooth import elu, elu_with, exp, log, selu, sigmoid, softplus, tanh
 
 __all__ = [
   "add",
+  "clip_with",
   "divide",
+  "elu",
+  "elu_with",
   "exp",
   "gelu",
+  "gelu_tanh",
+  "hard_tanh",
   "identity",
+  "leaky_relu",
+  "leaky_relu_with",
   "log",
   "max",
+  "max_with",
   "min",
+  "min_with",
+  "mish",
   "multiply",
   "negate",
   "reciprocal",
   "relu",
+  "relu6",
+  "relu_with",
+  "selu",
   "sigmoid",
+  "silu",
+  "softplus",
   "square",
   "subtract",
   "tanh",

@@ -1,6 +1,9 @@
 """Sums, products and quotients."""
 
-from fbackprop.checks import check_floating, check_same
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import check_dtype, check_floating, check_same, check_shape
 from fbackprop.types import Array, Gate, Residuals
 
 
@@ -11,6 +14,14 @@ def check_inputs(name: str, inputs: tuple[Array, ...]) -> None:
   for i, x in enumerate(inputs):
     check_floating(f"gate {name}", f"input {i}", x)
     check_same(f"gate {name}", ("input 0", f"input {i}"), inputs[0], x)
+
+
+def check_upstream(name: str, residuals: Residuals, y_bar: Array) -> None:
+  """Refuses a y_bar that differs from what was kept, in shape or in floating dtype."""
+  for kept in jax.tree.leaves(residuals):
+    check_shape(f"gate {name}", "y_bar", y_bar, tuple(kept.shape))
+    if jnp.issubdtype(kept.dtype, jnp.floating):
+      check_dtype(f"gate {name}", "y_bar", y_bar, kept.dtype)
 
 
 def add_forward(*xs: Array) -> tuple[Array, Residuals]:
@@ -64,6 +75,7 @@ def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
   Computed from the products to the left and to the right of each input, since y / x_i is wrong
   where x_i = 0.
   """
+  check_upstream("multiply", xs, y_bar)
   n = len(xs)
   left, right = [y_bar], [xs[-1]]
   for i in range(n - 1):
@@ -82,6 +94,7 @@ def divide_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
 
 def divide_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   """Local gradients 1/b and -a/b² = -y/b."""
+  check_upstream("divide", residuals, y_bar)
   y, b = residuals
   a_bar = y_bar / b
   return a_bar, -a_bar * y
@@ -95,6 +108,7 @@ def square_forward(x: Array) -> tuple[Array, Residuals]:
 
 def square_backward(x: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient 2x."""
+  check_upstream("square", x, y_bar)
   return (2 * x * y_bar,)
 
 
@@ -107,6 +121,7 @@ def reciprocal_forward(x: Array) -> tuple[Array, Residuals]:
 
 def reciprocal_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient -1/x² = -y²."""
+  check_upstream("reciprocal", y, y_bar)
   return (-y_bar * y * y,)
 
 

@@ -1,55 +1,91 @@
-"""Gates that hand the gradient to some inputs and not to others: max, min, relu, identity.
+"""Gates that hand the gradient to some inputs and not to others: max, min, identity.
 
-At a kink or a tie the derivative doesn't exist; the value used is a choice, and it is one policy
-everywhere: relu'(0) = 0 (as `jax.nn.relu`; Bertoin et al., NeurIPS 2021, find that it trains best),
-and k tied inputs get 1/k each (as `jnp.maximum` for two, and the symmetric choice for more). Both
-lie in the subdifferential.
+At a tie the derivative doesn't exist; the value used is a choice, and it is one policy everywhere:
+k tied inputs get 1/k each (as `jnp.maximum` for two, `torch.amax` for any number), which is the
+mean of the one-sided derivatives and lies in the subdifferential. The other well-known choice,
+all of it to the first of them (as an `argmax` gives it), is `max_with(ties="first")`.
 """
 
 from functools import reduce
+from typing import Literal
 
 import jax.numpy as jnp
 
-from fbackprop.gates.arithmetic import check_inputs
+from fbackprop.gates.arithmetic import check_inputs, check_upstream
 from fbackprop.types import Array, Gate, Residuals
+
+Ties = Literal["share", "first"]
 
 
 def max_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = max(x_1, ..., x_n). Keeps, for each input, where it attains the maximum."""
   check_inputs("max", xs)
   y = reduce(jnp.maximum, xs)
-  return y, tuple((x == y) | jnp.isnan(x) for x in xs)
-
-
-def max_backward(attained: Residuals, y_bar: Array) -> tuple[Array, ...]:
-  """Routes the gradient to the input that attained the maximum; k ties get 1/k each."""
-  k = sum(a.astype(y_bar.dtype) for a in attained)
-  return tuple(jnp.where(a, y_bar / k, jnp.zeros_like(y_bar)) for a in attained)
+  return y, attained(xs, y)
 
 
 def min_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = min(x_1, ..., x_n). Keeps, for each input, where it attains the minimum."""
   check_inputs("min", xs)
   y = reduce(jnp.minimum, xs)
-  return y, tuple((x == y) | jnp.isnan(x) for x in xs)
+  return y, attained(xs, y)
 
 
-min_backward = max_backward  # The routing is the same; only who attained it differs.
+def route_backward(winners: Residuals, y_bar: Array) -> tuple[Array, ...]:
+  """Of max and of min: routes the gradient to the input that won; k ties get 1/k each."""
+  check_upstream("max or min", winners, y_bar)
+  k = sum(won.astype(y_bar.dtype) for won in winners)
+  return tuple(jnp.where(won, y_bar / k, jnp.zeros_like(y_bar)) for won in winners)
 
 
-def relu_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = max(z, 0), and NaN stays NaN. Keeps the output, which the next layer keeps as its input."""
-  check_inputs("relu", (z,))
-  y = jnp.where(z <= 0, jnp.zeros_like(z), z)
-  return y, y
+def attained(xs: tuple[Array, ...], y: Array) -> tuple[Array, ...]:
+  """Which inputs equal the output; a NaN counts, so that nothing hides it."""
+  return tuple((x == y) | jnp.isnan(x) for x in xs)
 
 
-def relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 1 where y > 0, else 0: relu'(0) = 0. (y > 0 says the same as z > 0.)
+def first_of(winners: tuple[Array, ...]) -> tuple[Array, ...]:
+  """The first winner alone."""
+  taken = jnp.zeros_like(winners[0])
+  first = []
+  for won in winners:
+    first.append(won & ~taken)
+    taken = taken | won
+  return tuple(first)
 
-  At a NaN the gradient passes, so that nothing hides it.
+
+def max_with(*, ties: Ties) -> Gate:
+  """`max` with a choice at ties.
+
+  Args:
+    ties: "share" sends 1/k of the gradient to each of k tied inputs, as `max` itself does;
+      "first" sends all of it to the first of them.
+
+  Returns:
+    A `Gate` of any number of inputs.
+
+  Raises:
+    ValueError: another word.
   """
-  return (jnp.where(y <= 0, jnp.zeros_like(y_bar), y_bar),)
+  return with_ties(max, ties)
+
+
+def min_with(*, ties: Ties) -> Gate:
+  """`min` with a choice at ties, as `max_with`."""
+  return with_ties(min, ties)
+
+
+def with_ties(gate: Gate, ties: Ties) -> Gate:
+  """`max` or `min` with a choice at ties."""
+  if ties not in ("share", "first"):
+    raise ValueError(f"{gate.name}_with: ties must be 'share' or 'first', got {ties!r}")
+  if ties == "share":
+    return gate
+
+  def first_forward(*xs: Array) -> tuple[Array, Residuals]:
+    y, winners = gate.forward(*xs)
+    return y, first_of(winners)
+
+  return gate._replace(forward=first_forward)
 
 
 def identity_forward(z: Array) -> tuple[Array, Residuals]:
@@ -63,7 +99,6 @@ def identity_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar,)
 
 
-max = Gate("max", None, max_forward, max_backward)
-min = Gate("min", None, min_forward, min_backward)
-relu = Gate("relu", 1, relu_forward, relu_backward)
+max = Gate("max", None, max_forward, route_backward)
+min = Gate("min", None, min_forward, route_backward)
 identity = Gate("identity", 1, identity_forward, identity_backward)

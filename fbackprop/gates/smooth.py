@@ -1,17 +1,16 @@
-"""Smooth gates of one input: exp, log, sigmoid, tanh, gelu.
+"""Smooth gates of one input whose derivative can be written in the output, or nearly so.
 
-Where the derivative can be written in the output it is, and the output is all that is kept: the
-next layer holds the same array as its input, so that nothing is stored twice. Such a derivative is
-accurate absolutely, to a few times the machine epsilon, but not in units in the last place where
-the function saturates: 1 - y² has lost its digits once y rounds to 1.
+exp, sigmoid, tanh, softplus, elu, selu keep the output and nothing else: the next layer holds the
+same array as its input, so that nothing is stored twice. (log keeps its input.) Such a derivative
+is accurate absolutely, to a few times the machine epsilon, but not in units in the last place
+where the function saturates: 1 - y² has lost its digits once y rounds to 1.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
 
-from fbackprop.gates.arithmetic import check_inputs
+from fbackprop.checks import check_number
+from fbackprop.gates.arithmetic import check_inputs, check_upstream
 from fbackprop.types import Array, Gate, Residuals
 
 
@@ -24,6 +23,7 @@ def exp_forward(z: Array) -> tuple[Array, Residuals]:
 
 def exp_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient e^z = y."""
+  check_upstream("exp", y, y_bar)
   return (y_bar * y,)
 
 
@@ -35,6 +35,7 @@ def log_forward(z: Array) -> tuple[Array, Residuals]:
 
 def log_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient 1/z."""
+  check_upstream("log", z, y_bar)
   return (y_bar / z,)
 
 
@@ -47,6 +48,7 @@ def sigmoid_forward(z: Array) -> tuple[Array, Residuals]:
 
 def sigmoid_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient y (1 - y)."""
+  check_upstream("sigmoid", y, y_bar)
   return (y_bar * y * (1 - y),)
 
 
@@ -59,34 +61,76 @@ def tanh_forward(z: Array) -> tuple[Array, Residuals]:
 
 def tanh_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient 1 - y², as (1 - y)(1 + y), which loses less near saturation."""
+  check_upstream("tanh", y, y_bar)
   return (y_bar * (1 - y) * (1 + y),)
 
 
-def gelu_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = z Φ(z), Φ the normal distribution function: the exact form, not its tanh approximation.
-
-  Keeps z: y is not monotone, so the derivative can't be written in it.
+def softplus_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = ln(1 + e^z). Keeps y.
 
   References:
-    Hendrycks, Gimpel, "Gaussian error linear units", arXiv:1606.08415 (2016), section 2.
+    Dugas et al., "Incorporating second-order functional knowledge for better option pricing",
+    NIPS (2000), eq. 5.
   """
-  check_inputs("gelu", (z,))
-  return z * normal_cdf(z), z
+  check_inputs("softplus", (z,))
+  y = jax.nn.softplus(z)
+  return y, y
 
 
-def gelu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient Φ(z) + z φ(z)."""
-  density = jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
-  return (y_bar * (normal_cdf(z) + z * density),)
+def softplus_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient σ(z) = 1 - e^-y, which keeps its digits where y is small."""
+  check_upstream("softplus", y, y_bar)
+  return (y_bar * -jnp.expm1(-y),)
 
 
-def normal_cdf(z: Array) -> Array:
-  """Φ(z) = erfc(-z/√2) / 2, which keeps its digits in the lower tail, where (1 + erf) / 2 is 0."""
-  return 0.5 * jax.lax.erfc(z * -math.sqrt(0.5))
+def elu_with(alpha: float = 1.0, *, scale: float = 1.0, name: str = "elu") -> Gate:
+  """y = scale · z for z > 0, and scale · alpha (e^z - 1) elsewhere.
+
+  At 0 the derivative is scale · alpha, that of the exponential piece: a kink belongs to the piece
+  that isn't a line. With alpha = 1 there is no kink.
+
+  Args:
+    alpha: minus the value at -∞, above 0, so that the sign of y is that of z.
+    scale: of both pieces, above 0.
+    name: of the gate.
+
+  Returns:
+    A `Gate` of one input; it keeps its output.
+
+  Raises:
+    TypeError: an argument isn't a number.
+    ValueError: it isn't above 0.
+
+  References:
+    Clevert, Unterthiner, Hochreiter, "Fast and accurate deep network learning by exponential
+    linear units", ICLR (2016), eq. 15.
+  """
+  for argument, value in (("alpha", alpha), ("scale", scale)):
+    check_number("elu_with", argument, value)
+    if value <= 0:
+      raise ValueError(f"elu_with: {argument} must be above 0, got {value}")
+  alpha, scale = float(alpha), float(scale)
+
+  def elu_forward(z: Array) -> tuple[Array, Residuals]:
+    check_inputs(name, (z,))
+    # e^z overflows where z is large; that piece isn't taken there, and must have no derivative.
+    below = jnp.where(z > 0, jnp.zeros_like(z), z)
+    y = scale * jnp.where(z > 0, z, alpha * jnp.expm1(below))
+    return y, y
+
+  def elu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
+    check_upstream(name, y, y_bar)
+    return (y_bar * jnp.where(y > 0, jnp.full_like(y, scale), y + scale * alpha),)
+
+  return Gate(name, 1, elu_forward, elu_backward)
 
 
 exp = Gate("exp", 1, exp_forward, exp_backward)
 log = Gate("log", 1, log_forward, log_backward)
 sigmoid = Gate("sigmoid", 1, sigmoid_forward, sigmoid_backward)
 tanh = Gate("tanh", 1, tanh_forward, tanh_backward)
-gelu = Gate("gelu", 1, gelu_forward, gelu_backward)
+softplus = Gate("softplus", 1, softplus_forward, softplus_backward)
+elu = elu_with()
+# The fixed point of mean 0 and variance 1: Klambauer et al., "Self-normalizing neural networks",
+# NIPS (2017), eq. 2 and 14.
+selu = elu_with(1.6732632423543772, scale=1.0507009873554805, name="selu")

@@ -10,6 +10,7 @@ from fbackprop.checks import (
   ShapeError,
   StructureError,
   check_number,
+  check_unit,
   describe,
   is_integer,
 )
@@ -95,8 +96,7 @@ def check_part(i: int, part: Any) -> None:
     )
   weight, loss, output_slice = part
   check_number("combine", f"the weight of part {i}", weight)
-  if not isinstance(loss, Loss):
-    raise DtypeError(f"combine: the loss of part {i} must be a Loss, got {describe(loss)}")
+  check_unit("combine", f"the loss of part {i}", loss, Loss)
   is_range = isinstance(output_slice, slice) and output_slice.step in (None, 1)
   ends = (output_slice.start, output_slice.stop) if is_range else (output_slice,)
   if not all(is_integer(end) or (is_range and end is None) for end in ends):

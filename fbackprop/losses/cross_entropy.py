@@ -25,7 +25,7 @@ from fbackprop.checks import (
 from fbackprop.losses.exact import exact_difference
 from fbackprop.losses.labels import one_hot
 from fbackprop.losses.rows import check_logits, check_values, scale_rows
-from fbackprop.types import Array, Loss, Residuals
+from fbackprop.types import Array, Loss, Residuals, widen
 
 
 def softmax_cross_entropy_forward(
@@ -73,13 +73,12 @@ def softmax_cross_entropy_forward(
   else:
     t, kept = one_hot(where, targets, outputs, ignore_label)
 
-  wide = jnp.float32 if outputs.dtype.itemsize < 4 else outputs.dtype
-  z, t = outputs.astype(wide), t.astype(wide)
+  z, t = widen(outputs), widen(t)
   if label_smoothing:
     t = (1 - label_smoothing) * t + label_smoothing / t.shape[1]
   if class_weights is not None:
     check_shape(where, "class_weights", class_weights, outputs.shape[1:])
-    t = jnp.asarray(class_weights, wide)[None, :] * t
+    t = jnp.asarray(class_weights, t.dtype)[None, :] * t
   if kept is not None and ignore_label is not None:
     # Whatever stands in an ignored row, its loss and its gradient are 0.
     z, t = (jnp.where(kept[:, None], a, jnp.zeros_like(a)) for a in (z, t))
@@ -89,7 +88,7 @@ def softmax_cross_entropy_forward(
   shifted, low = exact_difference(z, largest)
   e = jnp.exp(shifted) * (1 + low)
   # Σ_c e_c − 1 without a difference: the 1 is taken off one of the largest, whose e is 1.
-  is_largest = (shifted == 0).astype(wide)
+  is_largest = (shifted == 0).astype(z.dtype)
   rest = (e - is_largest).sum(1, keepdims=True) + (is_largest.sum(1, keepdims=True) - 1)
   # −log p_c, a sum of two terms that aren't negative.
   surprise = jnp.log1p(rest) - shifted

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbackprop.checks import DtypeError, check_key, describe
-from fbackprop.transforms import check_unit, value_and_grad
+from fbackprop.checks import DtypeError, check_key, check_unit, describe
+from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
 

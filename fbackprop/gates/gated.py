@@ -1,0 +1,99 @@
+"""Smooth gates of one input that weigh it by a gate of its own: y = z g(z), as gelu, silu, mish.
+
+None of them is monotone, so that the derivative can't be written in the output: z is kept. In the
+lower tail the product is written so that its digits are kept: where Φ(z) is 1e-9 it is computed as
+that, and not as (1 + erf) / 2, which is 0.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.gates.arithmetic import check_inputs, check_upstream
+from fbackprop.types import Array, Gate, Residuals
+
+
+def gelu_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z Φ(z), Φ the normal distribution function: the exact form, not its tanh approximation.
+
+  References:
+    Hendrycks, Gimpel, "Gaussian error linear units", arXiv:1606.08415 (2016), section 2.
+  """
+  check_inputs("gelu", (z,))
+  return z * normal_cdf(z), z
+
+
+def gelu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient Φ(z) + z φ(z)."""
+  check_upstream("gelu", z, y_bar)
+  density = jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
+  return (y_bar * (normal_cdf(z) + z * density),)
+
+
+def normal_cdf(z: Array) -> Array:
+  """Φ(z) = erfc(-z/√2) / 2, which keeps its digits in the lower tail."""
+  return 0.5 * jax.lax.erfc(z * -math.sqrt(0.5))
+
+
+def gelu_tanh_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z (1 + tanh u) / 2 = z σ(2u) with u = √(2/π) (z + 0.044715 z³): gelu, approximately.
+
+  References:
+    Hendrycks, Gimpel, "Gaussian error linear units", arXiv:1606.08415 (2016), section 2.
+  """
+  check_inputs("gelu_tanh", (z,))
+  return z * jax.nn.sigmoid(twice_u(z)[0]), z
+
+
+def gelu_tanh_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient σ(2u) (1 + z σ(-2u) · d(2u)/dz)."""
+  check_upstream("gelu_tanh", z, y_bar)
+  v, slope = twice_u(z)
+  return (y_bar * jax.nn.sigmoid(v) * (1 + z * jax.nn.sigmoid(-v) * slope),)
+
+
+def twice_u(z: Array) -> tuple[Array, Array]:
+  """2u and its derivative; beyond ±24, where σ(2u) is 0 or 1 even in float64, z³ stops growing."""
+  z = jnp.clip(z, -24, 24)
+  c, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+  return c * (z + cubic * z * z * z), c * (1 + 3 * cubic * z * z)
+
+
+def silu_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z σ(z), also called swish.
+
+  References:
+    Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units", Neural Networks 107 (2018), eq. 6.
+  """
+  check_inputs("silu", (z,))
+  return z * jax.nn.sigmoid(z), z
+
+
+def silu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient σ(z) (1 + z σ(-z))."""
+  check_upstream("silu", z, y_bar)
+  return (y_bar * jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z)),)
+
+
+def mish_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z tanh(ln(1 + e^z)).
+
+  References:
+    Misra, "Mish: a self regularized non-monotonic activation function", BMVC (2020), eq. 1.
+  """
+  check_inputs("mish", (z,))
+  return z * jnp.tanh(jax.nn.softplus(z)), z
+
+
+def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient t + z (1 - t²) σ(z) with t = tanh(ln(1 + e^z))."""
+  check_upstream("mish", z, y_bar)
+  t = jnp.tanh(jax.nn.softplus(z))
+  return (y_bar * (t + z * (1 - t) * (1 + t) * jax.nn.sigmoid(z)),)
+
+
+gelu = Gate("gelu", 1, gelu_forward, gelu_backward)
+gelu_tanh = Gate("gelu_tanh", 1, gelu_tanh_forward, gelu_tanh_backward)
+silu = Gate("silu", 1, silu_forward, silu_backward)
+mish = Gate("mish", 1, mish_forward, mish_backward)

@@ -1,0 +1,153 @@
+"""Piecewise linear gates of one input: relu, leaky_relu, relu6, hard_tanh.
+
+At a kink the derivative doesn't exist, and one policy says what stands there: **the kink belongs to
+the piece that isn't the identity**. So relu'(0) = 0, leaky_relu'(0) = its slope, and a value at the
+edge of a clip counts as clipped: 0. That is what PyTorch does for all four, and `jax.nn` for relu
+and relu6; Bertoin et al. (NeurIPS 2021) find that relu'(0) = 0 trains best. Any other value in the
+subdifferential is a keyword away: `relu_with(at_zero=0.5)`.
+
+The pieces can be told apart by the output, so that the output is all that is kept, which the next
+layer holds as its input; at another value for the kink, z is kept besides. A NaN passes, forward
+and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
+"""
+
+import jax.numpy as jnp
+
+from fbackprop.checks import check_number
+from fbackprop.gates.arithmetic import check_inputs, check_upstream
+from fbackprop.types import Array, Gate, Residuals
+
+
+def relu_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = max(z, 0). Keeps the output."""
+  check_inputs("relu", (z,))
+  y = jnp.where(z <= 0, jnp.zeros_like(z), z)
+  return y, y
+
+
+def relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient 1 where y > 0, else 0: relu'(0) = 0. (y > 0 says the same as z > 0.)"""
+  check_upstream("relu", y, y_bar)
+  return (jnp.where(y <= 0, jnp.zeros_like(y_bar), y_bar),)
+
+
+def relu_with(*, at_zero: float) -> Gate:
+  """relu with another derivative at its kink.
+
+  Args:
+    at_zero: relu'(0), from 0 to 1; `jnp.maximum(z, 0)` has 0.5 there.
+
+  Returns:
+    A `Gate` of one input. It keeps z, unless `at_zero` is 0, which is `relu` itself.
+
+  Raises:
+    TypeError: `at_zero` isn't a number.
+    ValueError: it isn't from 0 to 1.
+
+  Example:
+    >>> gate = relu_with(at_zero=0.5)
+    >>> y, z = gate.forward(jnp.array([-1.0, 0.0, 1.0]))
+    >>> print(gate.backward(z, jnp.ones(3))[0])
+    [0.  0.5 1. ]
+  """
+  check_number("relu_with", "at_zero", at_zero, 0, 1)
+  at_zero = float(at_zero)
+  if at_zero == 0:
+    return relu
+
+  def relu_forward_keeping_z(z: Array) -> tuple[Array, Residuals]:
+    return relu_forward(z)[0], z
+
+  def relu_backward_at_zero(z: Residuals, y_bar: Array) -> tuple[Array]:
+    check_upstream("relu", z, y_bar)
+    below = jnp.where(z < 0, jnp.zeros_like(y_bar), y_bar)
+    return (jnp.where(z == 0, at_zero * y_bar, below),)
+
+  return Gate("relu", 1, relu_forward_keeping_z, relu_backward_at_zero)
+
+
+def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = None) -> Gate:
+  """y = z for z > 0, and negative_slope · z elsewhere.
+
+  Args:
+    negative_slope: above 0, so that the sign of y is that of z.
+    at_zero: the derivative at 0, from `negative_slope` to 1 or the other way round; by default
+      `negative_slope`, as in PyTorch. `jax.nn.leaky_relu` has 1.
+
+  Returns:
+    A `Gate` of one input; it keeps its output.
+
+  Raises:
+    TypeError: an argument isn't a number.
+    ValueError: `negative_slope` isn't above 0, or `at_zero` isn't between the slopes.
+
+  References:
+    Maas, Hannun, Ng, "Rectifier nonlinearities improve neural network acoustic models",
+    ICML workshop (2013), eq. 2.
+  """
+  check_number("leaky_relu_with", "negative_slope", negative_slope)
+  if negative_slope <= 0:
+    raise ValueError(
+      f"leaky_relu_with: negative_slope must be above 0, got {negative_slope}; relu is that with 0"
+    )
+  kink = negative_slope if at_zero is None else at_zero
+  check_number("leaky_relu_with", "at_zero", kink, *sorted((negative_slope, 1)))
+  # Python's numbers take the dtype of the array that they meet; NumPy's would impose their own.
+  slope, kink = float(negative_slope), float(kink)
+
+  def leaky_relu_forward(z: Array) -> tuple[Array, Residuals]:
+    check_inputs("leaky_relu", (z,))
+    y = jnp.where(z <= 0, slope * z, z)
+    return y, y
+
+  def leaky_relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
+    check_upstream("leaky_relu", y, y_bar)
+    z_bar = jnp.where(y <= 0, slope * y_bar, y_bar)
+    return (z_bar if kink == slope else jnp.where(y == 0, kink * y_bar, z_bar),)
+
+  return Gate("leaky_relu", 1, leaky_relu_forward, leaky_relu_backward)
+
+
+def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
+  """y = z between `low` and `high`, and the nearer of the two elsewhere.
+
+  Args:
+    low: lower edge.
+    high: upper edge, above `low`.
+    at_edges: the derivative at the edges, from 0 to 1: 0.5 is what `jnp.clip` has, and 1
+      `jax.nn.hard_tanh`.
+
+  Returns:
+    A `Gate` of one input. It keeps its output, and z where `at_edges` isn't 0.
+
+  Raises:
+    TypeError: an argument isn't a number.
+    ValueError: the edges aren't in order, or `at_edges` isn't from 0 to 1.
+  """
+  for name, value in (("low", low), ("high", high)):
+    check_number("clip_with", name, value)
+  check_number("clip_with", "at_edges", at_edges, 0, 1)
+  if low >= high:
+    raise ValueError(f"clip_with: low must be below high, got {low} and {high}")
+  low, high, at_edges = float(low), float(high), float(at_edges)
+
+  def clip_forward(z: Array) -> tuple[Array, Residuals]:
+    check_inputs("clip", (z,))
+    y = jnp.where(z <= low, jnp.full_like(z, low), jnp.where(z >= high, jnp.full_like(z, high), z))
+    return y, y if at_edges == 0 else z
+
+  def clip_backward(kept: Residuals, y_bar: Array) -> tuple[Array]:
+    check_upstream("clip", kept, y_bar)
+    z_bar = jnp.where((kept <= low) | (kept >= high), jnp.zeros_like(y_bar), y_bar)
+    if at_edges == 0:
+      return (z_bar,)
+    return (jnp.where((kept == low) | (kept == high), at_edges * y_bar, z_bar),)
+
+  return Gate("clip", 1, clip_forward, clip_backward)
+
+
+relu = Gate("relu", 1, relu_forward, relu_backward)
+leaky_relu = leaky_relu_with()
+# Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
+relu6 = clip_with(0, 6)._replace(name="relu6")
+hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")

@@ -1,0 +1,87 @@
+"""A look inside: what enters each layer, what leaves it, and the gradient that comes back to it.
+
+The lecture calls a layer hidden because the data doesn't say what it should output. Here it shows.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from fbackprop.checks import check_unit
+from fbackprop.combinators import map_layers, name_layers
+from fbackprop.transforms import value_and_grad
+from fbackprop.types import Array, Layer, Loss, Params, Residuals
+
+
+class Signals(NamedTuple):
+  """What passes through one layer: `x` `[N, D_in]` and `y` `[N, D_out]` forward, `y_bar` backward.
+
+  `y_bar` `[N, D_out]` is the gradient of the mean loss by y. Of a layer inside of a `repeat(.., n)`
+  each array has the axis n in front.
+  """
+
+  x: Array
+  y: Array
+  y_bar: Array
+
+
+def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"]:
+  """Builds a function that shows every layer's input, output and cotangent.
+
+  Args:
+    net: the network.
+    loss: the loss.
+
+  Returns:
+    `f(params, x, targets, *, key=None, weights=None) -> {name: Signals}`, with the arguments of
+    `value_and_grad(net, loss)`, in the order of the chain. A name is the layer's place and its own
+    name, as "0.dense". It is pure: jit it, vmap it.
+
+  Raises:
+    TypeError, ValueError: as `value_and_grad`.
+
+  Example:
+    >>> from fbackprop.losses import squared_error
+    >>> from fbackprop.networks import mlp
+    >>> net = mlp([2, 8, 1])
+    >>> x, targets = jax.numpy.ones((5, 2)), jax.numpy.zeros((5, 1))
+    >>> seen = inspect(net, squared_error)(net.init(jax.random.key(0)), x, targets)
+    >>> for name, signals in seen.items():
+    ...   print(name, signals.x.shape, signals.y.shape, signals.y_bar.shape)
+    0.dense (5, 2) (5, 8) (5, 8)
+    1.relu (5, 8) (5, 8) (5, 8)
+    2.dense (5, 8) (5, 1) (5, 1)
+  """
+  check_unit("inspect", "net", net, Layer)
+  check_unit("inspect", "loss", loss, Loss)
+  names = name_layers(net)
+  loss_and_signals = value_and_grad(map_layers(tapped, net), loss)
+
+  def look(params: Params, x: Array, targets: Any, **options: Any) -> OrderedDict[str, Signals]:
+    _, signals = loss_and_signals(params, x, targets, **options)
+    found = jax.tree.leaves(signals, is_leaf=is_signals)
+    return OrderedDict(zip(names, found, strict=True))
+
+  return look
+
+
+def tapped(layer: Layer) -> Layer:
+  """The layer, whose backward pass returns its `Signals` where its gradient stood."""
+
+  def tapped_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    y, residuals = layer.forward(params, x, key)
+    return y, (x, y, residuals)
+
+  def tapped_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    x, y, residuals = kept
+    _, x_bar = layer.backward(params, residuals, y_bar)
+    return Signals(x, y, y_bar), x_bar
+
+  return layer._replace(forward=tapped_forward, backward=tapped_backward)
+
+
+def is_signals(value: Any) -> bool:
+  """Whether a node of a tree is one layer's `Signals`."""
+  return isinstance(value, Signals)

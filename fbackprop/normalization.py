@@ -1,0 +1,209 @@
+"""Normalisation: each example's features are brought to one scale, then scaled by what is learned.
+
+Both layers keep x_hat `[N, D]`, the normalised input, and one number for each example. Their
+statistics are computed in float32 at least, whatever the dtype of x. The derivative is exact for
+any `eps`, since x_hat, and not x, stands in it.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import (
+  StructureError,
+  check_available,
+  check_dtype,
+  check_float_dtype,
+  check_floating,
+  check_key,
+  check_number,
+  check_shape,
+  check_size,
+  describe,
+)
+from fbackprop.types import Array, Layer, Residuals, widen
+
+
+class NormParams(NamedTuple):
+  """`scale` `[D]`, and `shift` `[D]`, or None for a layer that has none."""
+
+  scale: Array
+  shift: Array | None
+
+
+def layer_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array, Residuals]:
+  """y = x_hat scale + shift with x_hat = (x − mean x) / √(var x + eps), over an example's features.
+
+  Args:
+    params: `scale` and `shift` `[D]`.
+    x: `[N, D]`, dtype of `scale`.
+    eps: added to the variance, which is the biased one, Σ (x − mean)² / D.
+
+  Returns:
+    `(y, residuals)`: y `[N, D]`; kept are x_hat and 1 / √(var + eps) `[N, 1]`.
+
+  References:
+    Ba, Kiros, Hinton, "Layer normalization", arXiv:1607.06450 (2016), eq. 3 and 4.
+  """
+  wide = widen(x)
+  centered = wide - wide.mean(1, keepdims=True)
+  rstd = jax.lax.rsqrt((centered * centered).mean(1, keepdims=True) + eps)
+  x_hat = (centered * rstd).astype(x.dtype)
+  return scale_and_shift(params, x_hat), (x_hat, rstd)
+
+
+def layer_norm_backward(
+  params: NormParams, residuals: Residuals, y_bar: Array
+) -> tuple[NormParams, Array]:
+  """Pulls a cotangent back through `layer_norm_forward`.
+
+  scale_bar = Σ_n y_bar x_hat,   shift_bar = Σ_n y_bar,   and with g = y_bar scale
+
+    x_bar = (g − mean g − x_hat mean(g x_hat)) / √(var x + eps),
+
+  the means being those of an example's features: what x_bar loses is what moves their mean, and
+  their length, which the output doesn't see.
+
+  Args:
+    params: `scale` is read for `x_bar` only.
+    residuals: x_hat and 1 / √(var + eps).
+    y_bar: `[N, D]`.
+
+  Returns:
+    `(params_bar, x_bar)`; `params_bar` is summed over N.
+  """
+  x_hat, rstd = residuals
+  wide_hat, g = widen(x_hat), widen(y_bar * params.scale[None, :])
+  rest = g - g.mean(1, keepdims=True) - wide_hat * (g * wide_hat).mean(1, keepdims=True)
+  x_bar = (rest * rstd).astype(y_bar.dtype)
+  return NormParams((y_bar * x_hat).sum(0), y_bar.sum(0)), x_bar
+
+
+def rms_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array, Residuals]:
+  """y = x_hat scale with x_hat = x / √(mean x² + eps), over an example's features.
+
+  Args:
+    params: `scale` `[D]`.
+    x: `[N, D]`, dtype of `scale`.
+    eps: added to the mean square.
+
+  Returns:
+    `(y, residuals)`: y `[N, D]`; kept are x_hat and 1 / √(mean x² + eps) `[N, 1]`.
+
+  References:
+    Zhang, Sennrich, "Root mean square layer normalization", NeurIPS (2019), eq. 4.
+  """
+  wide = widen(x)
+  rrms = jax.lax.rsqrt((wide * wide).mean(1, keepdims=True) + eps)
+  x_hat = (wide * rrms).astype(x.dtype)
+  return scale_and_shift(params, x_hat), (x_hat, rrms)
+
+
+def rms_norm_backward(
+  params: NormParams, residuals: Residuals, y_bar: Array
+) -> tuple[NormParams, Array]:
+  """Pulls a cotangent back through `rms_norm_forward`.
+
+  scale_bar = Σ_n y_bar x_hat, and with g = y_bar scale
+
+    x_bar = (g − x_hat mean(g x_hat)) / √(mean x² + eps).
+
+  Args, Returns: as `layer_norm_backward`, without a shift.
+  """
+  x_hat, rrms = residuals
+  wide_hat, g = widen(x_hat), widen(y_bar * params.scale[None, :])
+  x_bar = ((g - wide_hat * (g * wide_hat).mean(1, keepdims=True)) * rrms).astype(y_bar.dtype)
+  return NormParams((y_bar * x_hat).sum(0), None), x_bar
+
+
+def scale_and_shift(params: NormParams, x_hat: Array) -> Array:
+  """x_hat scale + shift, each feature with its own."""
+  y = x_hat * params.scale[None, :]
+  return y if params.shift is None else y + params.shift[None, :]
+
+
+def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
+  """A layer that gives each example's features mean 0 and variance 1, then scales and shifts them.
+
+  Args:
+    width: number of features D, at least 1.
+    eps: added to the variance, above 0.
+    dtype: the floating dtype of the parameters that `init` makes.
+
+  Returns:
+    A `Layer` with parameters `NormParams(scale [D], shift [D])`, ones and zeros at first.
+
+  Raises:
+    TypeError: an argument of another type.
+    ValueError: `width` below 1 or `eps` not above 0. When traced: x or `params` don't fit.
+
+  Example:
+    >>> layer = layer_norm(4)
+    >>> x = jnp.array([[1.0, 2.0, 3.0, 6.0]])
+    >>> y, _ = layer.forward(layer.init(jax.random.key(0)), x)
+    >>> bool(abs(y.mean()) < 1e-6), bool(abs(y.var() - 1) < 1e-4)
+    (True, True)
+  """
+  return make_norm("layer_norm", width, eps, dtype)
+
+
+def rms_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
+  """A layer that gives each example's features mean square 1, then scales them.
+
+  Args, Returns, Raises: as `layer_norm`; the parameters are `NormParams(scale [D], None)`.
+  """
+  return make_norm("rms_norm", width, eps, dtype)
+
+
+RULES = {
+  "layer_norm": (layer_norm_forward, layer_norm_backward),
+  "rms_norm": (rms_norm_forward, rms_norm_backward),
+}
+
+
+def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
+  """The layer around a pair of rules, with the checks of what comes in."""
+  name = f"{kind}({width})"
+  check_size(name, "width", width)
+  check_number(name, "eps", eps)
+  if eps <= 0:
+    raise ValueError(f"{name}: eps must be above 0, got {eps}")
+  dtype = check_float_dtype(name, dtype)
+  eps, has_shift = float(eps), kind == "layer_norm"
+  norm_forward, norm_backward = RULES[kind]
+
+  def check_params(params: Any) -> None:
+    if not isinstance(params, NormParams):
+      raise StructureError(
+        f"{name}: params must be NormParams(scale, shift), got {describe(params)}"
+      )
+    check_shape(name, "params.scale", params.scale, (width,))
+    check_floating(name, "params.scale", params.scale)
+    if has_shift:
+      check_shape(name, "params.shift", params.shift, (width,))
+      check_dtype(name, "params.shift", params.shift, params.scale.dtype)
+    elif params.shift is not None:
+      raise StructureError(f"{name}: params.shift must be None, got {describe(params.shift)}")
+
+  def init(key: Array) -> NormParams:
+    check_key(name, key)
+    check_available(name, dtype)
+    return NormParams(jnp.ones(width, dtype), jnp.zeros(width, dtype) if has_shift else None)
+
+  def forward(params: NormParams, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    check_params(params)
+    check_floating(name, "x", x)
+    check_shape(name, "x", x, ("N", width))
+    check_dtype(name, "x", x, params.scale.dtype)
+    return norm_forward(params, x, eps)
+
+  def backward(params: NormParams, residuals: Residuals, y_bar: Array) -> tuple[NormParams, Array]:
+    check_params(params)
+    x_hat = residuals[0]
+    check_shape(name, "y_bar", y_bar, tuple(x_hat.shape))
+    check_dtype(name, "y_bar", y_bar, x_hat.dtype)
+    return norm_backward(params, residuals, y_bar)
+
+  options = (("width", width), ("eps", eps), ("dtype", dtype.name))
+  return Layer(kind, init, forward, backward, options=options)

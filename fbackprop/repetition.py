@@ -1,0 +1,151 @@
+"""Depth that costs less: `repeat` compiles one block for many copies, `remat` keeps inputs only."""
+
+from typing import Any
+
+import jax
+
+from fbackprop.checks import check_key, check_same, check_shape, check_size, check_unit
+from fbackprop.types import Array, Layer, Params, Residuals
+
+
+def repeat(layer: Layer, n: int) -> Layer:
+  """The chain of n copies of a layer, each with parameters of its own, as one compiled loop.
+
+  Compile time doesn't grow with n. An array that the layer's residuals hold twice is stacked once,
+  so a block should begin with its activation: in `serial(relu, dense(D, D))` the output of relu is
+  the input of dense, and one stack is kept. In `serial(dense(D, D), relu)` the input of one copy is
+  the output of the copy before, which a loop can't see, and two are.
+
+  Args:
+    layer: x and y must have one shape and dtype.
+    n: number of copies, at least 1.
+
+  Returns:
+    A `Layer`; its parameters are those of `layer` with an axis `[n, ...]` in front.
+
+  Raises:
+    TypeError: `layer` isn't a Layer, or `n` isn't an integer.
+    ValueError: `n` is below 1. When traced: y differs from x in shape or dtype.
+
+  Example:
+    >>> from fbackprop.activations import relu
+    >>> from fbackprop.combinators import serial
+    >>> from fbackprop.linear import dense
+    >>> net = repeat(serial(relu, dense(8, 8)), 100)
+    >>> net.init(jax.random.key(0))[1].w.shape
+    (100, 8, 8)
+  """
+  check_unit("repeat", "layer", layer, Layer)
+  check_size("repeat", "n", n)
+
+  def repeat_init(key: Array) -> Params:
+    check_key("repeat", key)
+    return jax.vmap(layer.init)(jax.random.split(key, n))
+
+  def repeat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    check_stacked(params, n)
+    keys = None if key is None or not layer.draws else jax.random.split(key, n)
+    shared = Shared()
+
+    def step(x: Array, own: Any) -> tuple[Array, Any]:
+      own_params, own_key = own
+      y, residuals = layer.forward(own_params, x, own_key)
+      check_same("repeat", ("x", "y, the output of the repeated layer,"), x, y)
+      return y, shared.take_out(residuals)
+
+    y, stacks = jax.lax.scan(step, x, (params, keys), length=n)
+    return y, shared.put_back(stacks)
+
+  def repeat_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    check_stacked(params, n)
+    shared = Shared()
+    stacks = shared.take_out(residuals)
+
+    def step(y_bar: Array, own: Any) -> tuple[Array, Params]:
+      own_params, own_stacks = own
+      own_bar, x_bar = layer.backward(own_params, shared.put_back(own_stacks), y_bar)
+      return x_bar, own_bar
+
+    x_bar, params_bar = jax.lax.scan(step, y_bar, (params, stacks), length=n, reverse=True)
+    return params_bar, x_bar
+
+  return Layer(
+    "repeat",
+    repeat_init,
+    repeat_forward,
+    repeat_backward,
+    parts=(layer,),
+    options=(("combinator", repeat), ("n", n)),
+    draws=layer.draws,
+  )
+
+
+class Shared:
+  """Which leaves of a tree are one and the same array, so that a loop carries each of them once."""
+
+  def take_out(self, tree: Any) -> list[Array]:
+    """The distinct leaves; where each of them stands in the tree is remembered."""
+    leaves, self.structure = jax.tree.flatten(tree)
+    distinct = {id(leaf): leaf for leaf in leaves}
+    place_of = {identity: place for place, identity in enumerate(distinct)}
+    self.places = [place_of[id(leaf)] for leaf in leaves]
+    return list(distinct.values())
+
+  def put_back(self, distinct: list[Array]) -> Any:
+    """The tree, with other leaves in the same places."""
+    return jax.tree.unflatten(self.structure, [distinct[place] for place in self.places])
+
+
+def check_stacked(params: Params, n: int) -> None:
+  """Refuses parameters that aren't stacked n deep."""
+  for leaf in jax.tree.leaves(params):
+    check_shape("repeat", "each array of params", leaf, (n, *leaf.shape[1:]))
+
+
+def remat(layer: Layer) -> Layer:
+  """The same layer, which keeps its input alone and computes the rest again in the backward pass.
+
+  It trades one more forward pass for the memory of the residuals. The backward pass computes with
+  the parameters that it is given, which must be those of the forward pass: no feedback alignment
+  through a `remat`.
+
+  Args:
+    layer: often a chain, or a part of one.
+
+  Returns:
+    A `Layer` with the parameters of `layer`; kept are x and the key.
+
+  Raises:
+    TypeError: `layer` isn't a Layer.
+
+  References:
+    Griewank, Walther, "Algorithm 799: revolve", ACM TOMS 26 (2000); Chen et al., "Training deep
+    nets with sublinear memory cost", arXiv:1604.06174 (2016).
+  """
+  check_unit("remat", "layer", layer, Layer)
+
+  def remat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    return layer.forward(params, x, key)[0], (x, key)
+
+  def remat_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    x, key = kept
+    # Without the barrier the compiler would see that the second forward pass is the first one, and
+    # keep its results after all. y_bar stands in it so that the second one has to wait for it. The
+    # barrier doesn't take keys, but the numbers that they are made of.
+    data = None if key is None else jax.random.key_data(key)
+    held = (params, x, data, y_bar)
+    params, x, data, y_bar = jax.lax.optimization_barrier(held)  # type: ignore[no-untyped-call]
+    if key is not None:
+      key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
+    _, residuals = layer.forward(params, x, key)
+    return layer.backward(params, residuals, y_bar)
+
+  return Layer(
+    "remat",
+    layer.init,
+    remat_forward,
+    remat_backward,
+    parts=(layer,),
+    options=(("combinator", remat),),
+    draws=layer.draws,
+  )
