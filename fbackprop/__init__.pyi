@@ -23,8 +23,15 @@ from fbackprop.inspection import Signals as Signals
 from fbackprop.inspection import inspect as inspect
 from fbackprop.linear import DenseParams as DenseParams
 from fbackprop.linear import dense as dense
+from fbackprop.losses import combine as combine
+from fbackprop.losses import hinge as hinge
+from fbackprop.losses import huber as huber
+from fbackprop.losses import huber_with as huber_with
+from fbackprop.losses import log_cosh as log_cosh
+from fbackprop.losses import poisson_nll as poisson_nll
 from fbackprop.losses import sigmoid_cross_entropy as sigmoid_cross_entropy
 from fbackprop.losses import softmax_cross_entropy as softmax_cross_entropy
+from fbackprop.losses import softmax_cross_entropy_with as softmax_cross_entropy_with
 from fbackprop.losses import squared_error as squared_error
 from fbackprop.networks import mlp as mlp
 from fbackprop.noise import dropout as dropout

@@ -2,7 +2,7 @@
 
 Nothing broadcasts and nothing is converted silently. A message names the argument, what was
 expected and what came. Values (NaN, labels out of range) are the business of whoever holds them
-on the host: see `fbackprop.train`.
+on the host: see `check_labels`, and `fbackprop.train`.
 """
 
 import math
@@ -108,6 +108,25 @@ def check_number(
     raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
   if not (math.isfinite(value) and least <= value <= most):
     raise ValueError(f"{where}: {name} must be a number from {least} to {most}, got {value}")
+
+
+def is_integer(value: Any) -> bool:
+  """Whether it is an integer of Python or NumPy; True and False aren't."""
+  return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_labels(
+  where: str, labels: np.ndarray, classes: int, ignore_label: int | None = None
+) -> None:
+  """Refuses the first label outside of 0 ... classes − 1 that isn't `ignore_label`, by its row."""
+  is_wrong = (labels < 0) | (labels >= classes)
+  if ignore_label is not None:
+    is_wrong &= labels != ignore_label
+  wrong = np.flatnonzero(is_wrong)
+  if wrong.size:
+    raise ValueError(
+      f"{where} must be labels from 0 to {classes - 1}, got {labels[wrong[0]]} in row {wrong[0]}"
+    )
 
 
 def check_float_dtype(where: str, dtype: Any) -> Any:

@@ -70,7 +70,7 @@ def value_and_grad(
   def loss_and_gradient(
     params: Params,
     x: Array,
-    targets: Array,
+    targets: Any,
     *,
     key: Array | None = None,
     weights: Array | None = None,
@@ -127,13 +127,22 @@ def nonzero(value: Array) -> Array:
 def check_batch(x: Any, targets: Any, key: Any) -> None:
   """Refuses what can be refused before the first layer is asked."""
   check_floating("value_and_grad", "x", x)
-  check_array("value_and_grad", "targets", targets)
+  check_targets("targets", targets, x)
+  check_optional_key("value_and_grad", key)
+
+
+def check_targets(name: str, targets: Any, x: Any) -> None:
+  """Refuses targets of another number of examples; a tuple holds those of several losses."""
+  if type(targets) is tuple:
+    for i, part in enumerate(targets):
+      check_targets(f"{name}[{i}]", part, x)
+    return
+  check_array("value_and_grad", name, targets)
   if x.ndim < 1 or targets.ndim < 1 or x.shape[0] != targets.shape[0]:
     raise ShapeError(
-      "value_and_grad: x and targets must have the same number N of examples in front, got x "
-      f"{describe(x)} and targets {describe(targets)}"
+      f"value_and_grad: x and {name} must have the same number N of examples in front, got x "
+      f"{describe(x)} and {name} {describe(targets)}"
     )
-  check_optional_key("value_and_grad", key)
 
 
 def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:

@@ -91,13 +91,14 @@ class Loss(NamedTuple):
   Attributes:
     name: what an error or a report calls the loss.
     forward: `forward(outputs, targets) -> (losses, residuals)`; `outputs` is `[N, C]`, `losses`
-      `[N]`; each loss states the shape and dtype of its targets. Targets are constants.
+      `[N]`; each loss states the shape and dtype of its targets, an array, or a tuple of them for
+      several losses in one. Targets are constants.
     backward: `backward(residuals, losses_bar) -> outputs_bar`; `losses_bar` is `[N]`,
       `outputs_bar` `[N, C]`.
   """
 
   name: str
-  forward: Callable[[Array, Array], tuple[Array, Residuals]]
+  forward: Callable[[Array, Any], tuple[Array, Residuals]]
   backward: Callable[[Residuals, Array], Array]
 
 

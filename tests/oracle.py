@@ -12,6 +12,8 @@ import math
 
 import numpy as np
 
+from tests.oracle_losses import LOSSES
+
 # --- One neuron: z = Σ_i x_i w_ij + b_j, then h = f(z) --------------------------------------------
 
 
@@ -197,54 +199,6 @@ def backward(net, seen, y_bar):
     grads.append((w_bar, b_bar))
     h_bar = inputs_bar
   return list(reversed(grads)), h_bar
-
-
-# --- One example's loss, and its derivative by each output ----------------------------------------
-
-
-def squared_error(y, target):
-  """½ Σ_c (y_c − t_c)², whose derivative is y_c − t_c."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    loss += 0.5 * (y[c] - target[c]) ** 2
-    y_bar[c] = y[c] - target[c]
-  return loss, y_bar
-
-
-def softmax_cross_entropy(y, target):
-  """−Σ_c t_c log p_c with p = softmax(y). The target is a label, or a row of weights t."""
-  if np.ndim(target) == 0:
-    target = [1.0 if c == target else 0.0 for c in range(len(y))]
-  largest = max(y)  # Taken off every logit, so that no exponential overflows; p doesn't change.
-  exponentials = [math.exp(z - largest) for z in y]
-  total = sum(exponentials)
-  loss = 0.0
-  for c in range(len(y)):
-    if target[c] != 0:
-      loss -= target[c] * (y[c] - largest - math.log(total))
-  weight = sum(target)
-  y_bar = [exponentials[c] / total * weight - target[c] for c in range(len(y))]
-  return loss, np.array(y_bar)
-
-
-def sigmoid_cross_entropy(y, target):
-  """−Σ_c [t log σ(y) + (1 − t) log(1 − σ(y))], whose derivative is σ(y_c) − t_c."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    log_yes = -math.log1p(math.exp(-y[c])) if y[c] > 0 else y[c] - math.log1p(math.exp(y[c]))
-    log_no = log_yes - y[c]  # log σ(−z) = log σ(z) − z
-    loss -= target[c] * log_yes + (1 - target[c]) * log_no
-    y_bar[c] = sigmoid(y[c]) - target[c]
-  return loss, y_bar
-
-
-LOSSES = {
-  "squared_error": squared_error,
-  "softmax_cross_entropy": softmax_cross_entropy,
-  "sigmoid_cross_entropy": sigmoid_cross_entropy,
-}
 
 
 # --- A batch: the mean of the examples ------------------------------------------------------------

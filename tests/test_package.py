@@ -22,7 +22,9 @@ MODULES = sorted(
 FLOORS = [
   ["lazy", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
-   "activations", "linear", "normalization", "noise", "losses"],
+   "activations", "linear", "normalization", "noise",
+   "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
+   "losses.cross_entropy", "losses.combination", "losses"],
   ["combinators", "repetition", "transforms", "inspection"],
   ["networks"],
   ["verify.live", "verify"],

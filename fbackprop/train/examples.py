@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import DtypeError, ShapeError, StructureError, check_array, describe
-from fbackprop.losses import check_labels
 from fbackprop.train.steps import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -18,7 +17,7 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
 
   Args:
     name: "data" or "test".
-    examples: `(x, targets)` or a `Batch`, of NumPy or JAX arrays.
+    examples: `(x, targets)` or a `Batch`, of NumPy or JAX arrays; targets may be a tuple of them.
     net: the network, which is traced on the shapes.
     loss: likewise.
 
@@ -32,29 +31,30 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   if not isinstance(examples, tuple | list) or len(examples) not in (2, 3):
     raise DtypeError(f"{name} must be a pair (x, targets) or a Batch, got {describe(examples)}")
   batch = Batch(*examples)
-  for part, value in batch._asdict().items():
-    if value is not None:
-      check_array("fit", f"{name}.{part}", value)
-      check_finite(f"{name}.{part}", np.asarray(value))
+  for part, value in named_parts(batch):
+    check_array("fit", f"{name}.{part}", value)
+    check_finite(f"{name}.{part}", np.asarray(value))
   if batch.x.ndim < 1 or batch.x.shape[0] == 0:
     raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
 
-  def losses_of(params: Params, x: Array, targets: Array) -> tuple[Array, Array]:
-    outputs = net.forward(params, x)[0]
-    return outputs, loss.forward(outputs, targets)[0]
+  targets = jax.tree.map(jnp.asarray, batch.targets)
+
+  def outputs_of(params: Params, x: Array) -> Any:
+    return net.forward(params, x)[0]
 
   params = jax.eval_shape(net.init, jax.random.key(0))
   try:
-    outputs, losses = jax.eval_shape(losses_of, params, batch.x, batch.targets)
+    outputs = jax.eval_shape(outputs_of, params, batch.x)
+    # The targets are no tracers, so that the loss looks at its labels.
+    losses = loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
   except (TypeError, ValueError) as error:
-    error.add_note(
-      f"while fitting {name}: x {describe(batch.x)}, targets {describe(batch.targets)}"
-    )
+    shapes = jax.tree.map(describe, targets)
+    error.add_note(f"while fitting {name}: x {describe(batch.x)}, targets {shapes}")
     raise
   if losses.shape != (batch.x.shape[0],):
-    raise StructureError(f"fit: the loss must give one number for each example, got {losses}")
-  if holds_labels(batch.targets):
-    check_labels(f"fit: {name}.targets", np.asarray(batch.targets), outputs.shape[-1])
+    raise StructureError(
+      f"fit: the loss must give one number for each example, got {describe(losses)}"
+    )
   if batch.weights is not None:
     if batch.weights.shape != losses.shape or batch.weights.dtype != losses.dtype:
       raise ShapeError(
@@ -63,7 +63,18 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     if (np.asarray(batch.weights) < 0).any():
       raise ValueError(f"fit: {name}.weights must not be negative")
   weights = None if batch.weights is None else jnp.asarray(batch.weights)
-  return Batch(jnp.asarray(batch.x), jnp.asarray(batch.targets), weights)
+  return Batch(jnp.asarray(batch.x), targets, weights)
+
+
+def named_parts(batch: Batch) -> list[tuple[str, Any]]:
+  """The arrays of a batch, each by its name, such as "x" or "targets[1]"."""
+  leaves = jax.tree_util.tree_leaves_with_path(batch, is_leaf=is_no_tuple)
+  return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in leaves]
+
+
+def is_no_tuple(value: Any) -> bool:
+  """What `check_array` is to judge: a list, say, isn't looked into."""
+  return value is not None and not isinstance(value, tuple)
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
@@ -78,7 +89,8 @@ def check_finite(name: str, values: np.ndarray) -> None:
 
 def holds_labels(targets: Any) -> bool:
   """Whether targets are one integer for each example."""
-  return targets.ndim == 1 and bool(jnp.issubdtype(targets.dtype, jnp.integer))
+  is_array = not isinstance(targets, tuple)
+  return is_array and targets.ndim == 1 and bool(jnp.issubdtype(targets.dtype, jnp.integer))
 
 
 def make_evaluate(net: Layer, loss: Loss) -> Callable[[Params, Batch], tuple[float, float | None]]:

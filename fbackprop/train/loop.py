@@ -146,7 +146,8 @@ def take_batch(
   order = jax.lax.cond(place == 0, draw_order, keep_order)
   rows = jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
   weights = None if data.weights is None else data.weights[rows]
-  return order, Batch(data.x[rows], data.targets[rows], weights)
+  targets = jax.tree.map(lambda part: part[rows], data.targets)
+  return order, Batch(data.x[rows], targets, weights)
 
 
 def judge(

@@ -17,7 +17,7 @@ class Batch(NamedTuple):
   """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]` or None for a plain mean."""
 
   x: Array
-  targets: Array
+  targets: Any
   weights: Array | None = None
 
 

@@ -1,0 +1,123 @@
+"""Several costs at once: each of its own outputs, or of the same ones, and all of them added."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  StructureError,
+  check_number,
+  check_unit,
+  describe,
+  is_integer,
+)
+from fbackprop.losses.rows import check_outputs
+from fbackprop.types import Array, Loss, Residuals
+
+
+def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
+  """The weighted sum of losses, each of a slice of the outputs: a composition is again a `Loss`.
+
+  losses_n = Σ_i weight_i · loss_i(outputs_n[slice_i], targets_i). Backward, each part sends its own
+  cotangent into its slice; where slices overlap what arrives is added, and an output that is in
+  none gets 0.
+
+  Args:
+    *parts: `(weight, loss, output_slice)`: a finite number; a `Loss`, which may be a combination
+      itself; and the outputs that it judges, a `slice` without a step, or an integer for one
+      output, which enters its loss as `[N, 1]`. Negative places count from the end.
+
+  Returns:
+    The `Loss`. Its targets are the tuple of the parts' targets, in order; kept is what the parts
+    keep, and an empty array as wide as the outputs.
+
+  Raises:
+    TypeError: no parts, or a part that isn't such a triple.
+    ValueError: when traced: outputs that a slice doesn't fit, or targets that aren't a tuple of the
+      right length. An error of a part carries a note that says which.
+
+  Example:
+    >>> from fbackprop.losses.cross_entropy import softmax_cross_entropy
+    >>> from fbackprop.losses.regression import squared_error
+    >>> loss = combine((1.0, softmax_cross_entropy, slice(0, 3)), (0.1, squared_error, 3))
+    >>> targets = jnp.array([0, 2]), jnp.ones((2, 1))
+    >>> losses, residuals = loss.forward(jnp.zeros((2, 4)), targets)
+    >>> print(losses)  # ln 3 + 0.05
+    [1.1486123 1.1486123]
+  """
+  if not parts:
+    raise DtypeError("combine: takes at least one (weight, loss, output_slice), got none")
+  for i, part in enumerate(parts):
+    check_part(i, part)
+  weights = tuple(float(weight) for weight, _, _ in parts)
+
+  def combined_forward(outputs: Array, targets: tuple[Any, ...]) -> tuple[Array, Residuals]:
+    check_outputs("combine", outputs)
+    if type(targets) is not tuple or len(targets) != len(parts):
+      got = f"a tuple of {len(targets)}" if type(targets) is tuple else describe(targets)
+      raise StructureError(f"combine: targets must be a tuple of {len(parts)}, got {got}")
+    losses = jnp.zeros(outputs.shape[0], outputs.dtype)
+    kept = []
+    for i, (_, loss, output_slice) in enumerate(parts):
+      start, stop = columns(i, output_slice, outputs)
+      try:
+        part_losses, part_kept = loss.forward(outputs[:, start:stop], targets[i])
+      except (TypeError, ValueError) as error:
+        error.add_note(f"in part {i} ({loss.name}) of {len(parts)}, outputs {start} to {stop - 1}")
+        raise
+      losses = losses + weights[i] * part_losses
+      kept.append(part_kept)
+    # No residual tells how many outputs there are: an array of no rows does, in no byte.
+    return losses, (tuple(kept), outputs[:0])
+
+  def combined_backward(residuals: Residuals, losses_bar: Array) -> Array:
+    kept, empty = residuals
+    c = empty.shape[1]
+    outputs_bar = jnp.zeros((losses_bar.shape[0], c), empty.dtype)
+    for i, (_, loss, output_slice) in enumerate(parts):
+      start, stop = columns(i, output_slice, empty)
+      part_bar = loss.backward(kept[i], weights[i] * losses_bar)
+      around = ((0, 0, 0), (start, c - stop, 0))
+      outputs_bar = outputs_bar + jax.lax.pad(part_bar, jnp.zeros((), empty.dtype), around)
+    return outputs_bar
+
+  return Loss("combine", combined_forward, combined_backward)
+
+
+def check_part(i: int, part: Any) -> None:
+  """Refuses what isn't a weight, a loss, and a place in the outputs."""
+  # A Loss alone is a tuple of three, too.
+  if not isinstance(part, tuple) or isinstance(part, Loss) or len(part) != 3:
+    raise DtypeError(
+      f"combine: part {i} must be (weight, loss, output_slice), got {describe(part)}"
+    )
+  weight, loss, output_slice = part
+  check_number("combine", f"the weight of part {i}", weight)
+  check_unit("combine", f"the loss of part {i}", loss, Loss)
+  is_range = isinstance(output_slice, slice) and output_slice.step in (None, 1)
+  ends = (output_slice.start, output_slice.stop) if is_range else (output_slice,)
+  if not all(is_integer(end) or (is_range and end is None) for end in ends):
+    raise DtypeError(
+      f"combine: the output_slice of part {i} must be an integer, or a slice without a step, got "
+      f"{describe(output_slice)}"
+    )
+
+
+def columns(i: int, output_slice: slice | int, outputs: Array) -> tuple[int, int]:
+  """A part's first column and the one after its last; nothing is cut off silently."""
+  c = outputs.shape[1]
+  if isinstance(output_slice, slice):
+    start = 0 if output_slice.start is None else output_slice.start
+    stop = c if output_slice.stop is None else output_slice.stop
+    start, stop = (place + c if place < 0 else place for place in (start, stop))
+  else:
+    start = output_slice + c if output_slice < 0 else output_slice
+    stop = start + 1
+  if not 0 <= start < stop <= c:
+    raise ShapeError(
+      f"combine: the output_slice of part {i}, {output_slice}, must select some of {c} outputs"
+    )
+  return int(start), int(stop)

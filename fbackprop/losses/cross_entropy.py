@@ -1,0 +1,212 @@
+"""Losses of probabilities: the cross-entropy of one choice out of C, and of C yes-or-no questions.
+
+`log(sum(exp(z))) - z_y` and `p - 1` lose their digits where the prediction is right, to the last
+one. Here nothing of one sign is subtracted from its like: the loss of the right class is log1p of
+what the other classes weigh, and the gradient of the right class is minus the sum of the others'.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  check_number,
+  check_same,
+  check_shape,
+  describe,
+  is_integer,
+)
+from fbackprop.losses.exact import exact_difference
+from fbackprop.losses.labels import one_hot
+from fbackprop.losses.rows import check_logits, check_values, scale_rows
+from fbackprop.types import Array, Loss, Residuals, widen
+
+
+def softmax_cross_entropy_forward(
+  outputs: Array,
+  targets: Array,
+  label_smoothing: float = 0.0,
+  class_weights: np.ndarray | None = None,
+  ignore_label: int | None = None,
+) -> tuple[Array, Residuals]:
+  """losses_n = −Σ_c t_nc log p_nc with p = softmax(z), the softmax and its logarithm in one rule.
+
+  A label y stands for the row t that is 1 at y and 0 elsewhere: losses_n = −log p_ny. Rows of
+  probabilities needn't sum to one. The options change t first: see `softmax_cross_entropy_with`.
+
+  Numerical range: loss and gradient are right to some units in the last place for logits of any
+  size, right and wrong predictions alike; half precision is widened to float32 within. A logit
+  −inf is as if the class weren't there where t is 0; where it isn't the loss is +inf, and the
+  gradient is still p Σ_c t − t, which is −t at that class. A row of −inf alone gives NaN.
+
+  Args:
+    outputs: logits z `[N, C]`, C at least 1.
+    targets: labels `[N]`, integers from 0 to C − 1, or probabilities t `[N, C]` in the dtype of
+      `outputs`.
+    label_smoothing, class_weights, ignore_label: as in `softmax_cross_entropy_with`.
+
+  Returns:
+    `(losses [N], residuals)`; kept is p Σ_c t − t.
+
+  Raises:
+    ValueError: a label is out of range. Inside jit, where values can't be looked at, that
+      example's loss and gradient are NaN.
+
+  References:
+    Bridle, "Probabilistic interpretation of feedforward classification network outputs",
+    Neurocomputing, NATO ASI F68 (1990), 227–236.
+  """
+  where = "softmax_cross_entropy"
+  check_logits(where, outputs)
+  kept = None
+  if len(getattr(targets, "shape", ())) == 2:
+    check_same(where, ("outputs", "targets"), outputs, targets)
+    if ignore_label is not None:
+      raise ShapeError(f"{where}: ignore_label needs labels [N], got targets {describe(targets)}")
+    t = targets
+  else:
+    t, kept = one_hot(where, targets, outputs, ignore_label)
+
+  z, t = widen(outputs), widen(t)
+  if label_smoothing:
+    t = (1 - label_smoothing) * t + label_smoothing / t.shape[1]
+  if class_weights is not None:
+    check_shape(where, "class_weights", class_weights, outputs.shape[1:])
+    t = jnp.asarray(class_weights, t.dtype)[None, :] * t
+  if kept is not None and ignore_label is not None:
+    # Whatever stands in an ignored row, its loss and its gradient are 0.
+    z, t = (jnp.where(kept[:, None], a, jnp.zeros_like(a)) for a in (z, t))
+
+  # The largest logit is taken off, so that no exponential overflows: e_c = exp(z_c − max z).
+  largest = jax.lax.stop_gradient(z.max(1, keepdims=True))
+  shifted, low = exact_difference(z, largest)
+  e = jnp.exp(shifted) * (1 + low)
+  # Σ_c e_c − 1 without a difference: the 1 is taken off one of the largest, whose e is 1.
+  is_largest = (shifted == 0).astype(z.dtype)
+  rest = (e - is_largest).sum(1, keepdims=True) + (is_largest.sum(1, keepdims=True) - 1)
+  # −log p_c, a sum of two terms that aren't negative.
+  surprise = jnp.log1p(rest) - shifted
+  losses = jnp.where(t == 0, jnp.zeros_like(t), t * surprise).sum(1)
+  # p_c Σ_{k ≠ c} t_k − t_c Σ_{k ≠ c} p_k, where Σ_{k ≠ c} e_k = rest + (1 − e_c).
+  others_t = t.sum(1, keepdims=True) - t
+  rows = (e * others_t - t * (rest + (1 - e))) / (1 + rest)
+  return losses.astype(outputs.dtype), rows.astype(outputs.dtype)
+
+
+def softmax_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
+  """∂losses_n/∂z_nc = p_nc Σ_c t_nc − t_nc, which is p − t for a label, and that was kept."""
+  return scale_rows(rows, losses_bar)
+
+
+def softmax_cross_entropy_with(
+  *,
+  label_smoothing: float = 0.0,
+  class_weights: Sequence[float] | Any = None,
+  ignore_label: int | None = None,
+) -> Loss:
+  """Softmax cross-entropy with softened targets, with weights of the classes, with rows left out.
+
+  losses_n = −Σ_c w_c t'_nc log p_nc, t' = (1 − α) t + α/C, and 0 for an ignored row. Weights and
+  smoothing together are as in `torch.nn.functional.cross_entropy`.
+
+  The mean of `value_and_grad` is over all N rows, ignored rows too, and isn't divided by class
+  weights: each row's loss is what it is, whoever else is in the batch. torch divides by what is
+  kept, and by the weights of the labels. Give that as weights of the rows:
+
+    value_and_grad(net, loss)(..., weights=(labels != ignore_label).astype(dtype))
+    value_and_grad(net, softmax_cross_entropy)(..., weights=class_weights[labels])
+
+  Args:
+    label_smoothing: α, from 0 to 1.
+    class_weights: w `[C]`, not negative; None for 1 each. Given in any floating type, used in that
+      of the outputs.
+    ignore_label: an integer, such as −1 or −100; a row of this label has loss 0 and gradient 0,
+      whatever its logits are. With it the targets must be labels.
+
+  Returns:
+    The `Loss`; what else it computes is said by `softmax_cross_entropy_forward`.
+
+  Raises:
+    TypeError: an option of another type.
+    ValueError: an option out of its range. When traced: weights of another number of classes.
+
+  Example:
+    >>> loss = softmax_cross_entropy_with(class_weights=[1.0, 2.0], ignore_label=-1)
+    >>> losses, _ = loss.forward(jnp.zeros((3, 2)), jnp.array([0, 1, -1]))
+    >>> print(losses)  # ln 2, 2 ln 2, 0
+    [0.6931472 1.3862944 0.       ]
+
+  References:
+    Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016,
+    section 7 (label smoothing).
+  """
+  where = "softmax_cross_entropy_with"
+  check_number(where, "label_smoothing", label_smoothing, 0, 1)
+  weights = None if class_weights is None else as_class_weights(where, class_weights)
+  if ignore_label is not None and not is_integer(ignore_label):
+    raise DtypeError(f"{where}: ignore_label must be an integer, got {describe(ignore_label)}")
+  forward = partial(
+    softmax_cross_entropy_forward,
+    label_smoothing=float(label_smoothing),
+    class_weights=weights,
+    ignore_label=None if ignore_label is None else int(ignore_label),
+  )
+  return Loss("softmax_cross_entropy", forward, softmax_cross_entropy_backward)
+
+
+def as_class_weights(where: str, weights: Any) -> np.ndarray:
+  """The weights as NumPy's float64 `[C]`, if they are numbers, finite and not negative."""
+  try:
+    array = np.array(weights, np.float64)
+  except (TypeError, ValueError) as error:
+    raise DtypeError(
+      f"{where}: class_weights must be numbers [C], got {describe(weights)}"
+    ) from error
+  check_shape(where, "class_weights", array, ("C",))
+  wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
+  if wrong.size:
+    raise ValueError(
+      f"{where}: class_weights must be finite and not negative, got {array[wrong[0]]} at "
+      f"[{wrong[0]}]"
+    )
+  return array
+
+
+def sigmoid_cross_entropy_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
+  """losses_n = −Σ_c [t log σ(z) + (1 − t) log(1 − σ(z))], C independent yes-or-no questions.
+
+  Written as t softplus(−z) + (1 − t) softplus(z): both terms are of one sign, nothing cancels, and
+  z = 0 is no kink. A logit ±inf is a certain answer: it costs 0 where it is right, and +inf where
+  it isn't.
+
+  Args:
+    outputs: logits z `[N, C]`.
+    targets: probabilities t `[N, C]`, dtype of `outputs`.
+
+  Returns:
+    `(losses [N], residuals)`; kept is (1 − t) σ(z) − t σ(−z) = σ(z) − t, in the form that keeps
+    its digits where the prediction is right.
+  """
+  check_values("sigmoid_cross_entropy", outputs, targets)
+  z, t = outputs, targets
+  none = jnp.zeros_like(z)  # In the place of 0 · inf.
+  missed = jnp.where(t == 0, none, t * jax.nn.softplus(-z))
+  false_alarm = jnp.where(t == 1, none, (1 - t) * jax.nn.softplus(z))
+  return (missed + false_alarm).sum(1), (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
+
+
+def sigmoid_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
+  """∂losses_n/∂z_nc = σ(z_nc) − t_nc, and that was kept."""
+  return scale_rows(rows, losses_bar)
+
+
+softmax_cross_entropy = softmax_cross_entropy_with()
+sigmoid_cross_entropy = Loss(
+  "sigmoid_cross_entropy", sigmoid_cross_entropy_forward, sigmoid_cross_entropy_backward
+)

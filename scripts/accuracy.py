@@ -1,0 +1,226 @@
+"""How many units in the last place (ULP) the rules are wrong by, in float32, beside their peers.
+
+  python scripts/accuracy.py                  all activation gates and losses, in some seconds
+  python scripts/accuracy.py --json FILE      the same numbers as a file, too
+
+Ours is the value of the forward rule and the result of the backward rule; the peer is `jax.nn`, or
+optax, or the formula that people write, with `jax.grad`. The truth is in `longdouble.py`.
+
+A result that is a sum of terms of both signs may cancel to nothing, and then nobody who rounds the
+terms has its digits: there the error is counted in units of the largest term. Results below 1e-30
+aren't counted, nor is z = 0, a kink. An error of 2^24 = 1.68e+07 says that no digit is right.
+`tests/test_extremes.py` holds the losses to bounds by the same functions.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fbackprop as fb
+from scripts import longdouble as true
+from scripts.longdouble import Terms
+
+LEAST = 1e-30
+
+
+class Row(NamedTuple):
+  """A gate or a loss, its peer, and the truth.
+
+  Attributes:
+    name: what the table calls it, with its range.
+    unit: a `Gate` of one input, or a `Loss`.
+    peer: the function of the same arguments; for a loss, one number for each example.
+    truth: of the arguments in longdouble, the terms of the values and those of the slopes.
+    arguments: x, or (outputs, targets).
+  """
+
+  name: str
+  unit: fb.Gate | fb.Loss
+  peer: Callable[..., Any]
+  truth: Callable[..., tuple[Terms, Terms]]
+  arguments: tuple[np.ndarray, ...]
+
+
+def ulps(got: Any, terms: Terms) -> np.ndarray:
+  """The errors of a result, in ULP of float32 of the largest term, where that is above 1e-30."""
+  largest = np.max([np.abs(term) for term in terms], axis=0)
+  counted = (largest > LEAST) & (largest < np.finfo(np.float32).max)
+  error = np.abs(np.asarray(got).astype(np.longdouble) - np.sum(terms, axis=0))
+  found: np.ndarray = (error / np.spacing(largest.astype(np.float32)))[counted]
+  return found
+
+
+# --- The peers ------------------------------------------------------------------------------------
+
+
+def summed(loss: Callable[..., Any]) -> Callable[..., Any]:
+  """An elementwise loss of optax, added over outputs."""
+
+  def losses(outputs: Any, targets: Any) -> Any:
+    return loss(outputs, targets).sum(1)
+
+  return losses
+
+
+def poisson_as_written(outputs: Any, targets: Any) -> Any:
+  """optax has none: the formula."""
+  return (jnp.exp(outputs) - targets * outputs).sum(1)
+
+
+def exact_gelu(z: Any) -> Any:
+  return jax.nn.gelu(z, approximate=False)
+
+
+def unchanged(z: Any) -> Any:
+  return z
+
+
+# --- The table ------------------------------------------------------------------------------------
+
+
+def line(largest: float, smallest: float = 1e-6) -> np.ndarray:
+  """Both signs, evenly spaced in the logarithm and, again, along the line; without 0."""
+  sizes = np.geomspace(smallest, largest, 20_000)
+  points = np.concatenate([-sizes, sizes, np.linspace(-largest, largest, 20_000)])
+  return points.astype(np.float32)
+
+
+def one_output(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
+  """Examples of a single output, so that nothing is added up that would hide an error."""
+  return outputs[:, None], np.broadcast_to(targets, outputs.shape).astype(np.float32)[:, None]
+
+
+def classes(kind: str, scale: float, n: int = 20_000, c: int = 10) -> tuple[np.ndarray, np.ndarray]:
+  """Logits of a scale, half of the labels at the largest logit and half anywhere."""
+  rng = np.random.default_rng(int(scale))
+  logits = (scale * rng.normal(size=(n, c))).astype(np.float32)
+  labels = np.where(np.arange(n) % 2, logits.argmax(1), rng.integers(0, c, n)).astype(np.int32)
+  targets = {
+    "labels": labels,
+    "one-hot rows": np.eye(c, dtype=np.float32)[labels],
+    "soft targets": rng.dirichlet(np.ones(c), n).astype(np.float32),
+  }
+  return logits, targets[kind]
+
+
+def gate_rows() -> list[Row]:
+  """A line for each activation gate."""
+  g, j = fb.gates, jax.nn
+  return [
+    Row("relu            ±1e4", g.relu, j.relu, true.relu, (line(1e4),)),
+    Row("leaky_relu      ±1e4", g.leaky_relu, j.leaky_relu, true.leaky_relu, (line(1e4),)),
+    Row("relu6           ±1e4", g.relu6, j.relu6, partial(true.clip, low=0, high=6), (line(1e4),)),
+    Row("hard_tanh       ±1e4", g.hard_tanh, j.hard_tanh, partial(true.clip, low=-1, high=1),
+        (line(1e4),)),
+    Row("identity        ±1e4", g.identity, unchanged, true.identity, (line(1e4),)),
+    Row("sigmoid          ±68", g.sigmoid, j.sigmoid, true.sigmoid, (line(68),)),
+    Row("tanh             ±34", g.tanh, jnp.tanh, true.tanh, (line(34),)),
+    Row("softplus         ±68", g.softplus, j.softplus, true.softplus, (line(68),)),
+    Row("elu              ±68", g.elu, j.elu, true.elu, (line(68),)),
+    Row("selu             ±68", g.selu, j.selu, true.selu, (line(68),)),
+    Row("gelu             ±10", g.gelu, exact_gelu, true.gelu, (line(10),)),
+    Row("gelu_tanh        ±10", g.gelu_tanh, j.gelu, true.gelu_tanh, (line(10),)),
+    Row("silu             ±68", g.silu, j.silu, true.silu, (line(68),)),
+    Row("mish             ±68", g.mish, j.mish, true.mish, (line(68),)),
+  ]  # fmt: skip
+
+
+def loss_rows() -> list[Row]:
+  """A line for each loss, or for each kind of target and scale of the logits."""
+  o = optax.losses
+  errors = one_output(line(1e4, 1e-12), np.zeros(()))
+  rates = one_output(line(80), np.arange(60_000) % 5)
+  soft = one_output(line(80), (np.arange(60_000) % 11) / 10)
+  of_labels = o.softmax_cross_entropy_with_integer_labels
+  rows = [
+    Row("squared_error   ±1e4", fb.squared_error, summed(o.l2_loss), true.squared_error, errors),
+    Row("huber           ±1e4", fb.huber, summed(o.huber_loss), true.huber, errors),
+    Row("log_cosh        ±1e4", fb.log_cosh, summed(o.log_cosh), true.log_cosh, errors),
+    Row("poisson_nll      ±80", fb.poisson_nll, poisson_as_written, true.poisson_nll, rates),
+    Row("sigmoid_cross_entropy ±80", fb.sigmoid_cross_entropy,
+        summed(o.sigmoid_binary_cross_entropy), true.sigmoid_cross_entropy, soft),
+    Row("hinge       scale 10", fb.hinge, o.multiclass_hinge_loss, true.hinge,
+        classes("labels", 10)),
+  ]  # fmt: skip
+  for kind, peer in (
+    ("labels", of_labels),
+    ("one-hot rows", o.softmax_cross_entropy),
+    ("soft targets", o.softmax_cross_entropy),
+  ):
+    for scale in (1, 10, 50, 1000):
+      name = f"softmax_cross_entropy, {kind}, scale {scale}"
+      arguments = classes(kind, scale)
+      rows.append(Row(name, fb.softmax_cross_entropy, peer, true.softmax_cross_entropy, arguments))
+  return rows
+
+
+# --- Measuring ------------------------------------------------------------------------------------
+
+
+def our_value_and_slope(unit: fb.Gate | fb.Loss) -> Callable[..., tuple[Any, Any]]:
+  """The value, and what the backward rule gives for ones."""
+
+  def run(*arguments: Any) -> tuple[Any, Any]:
+    y, residuals = unit.forward(*arguments)
+    x_bar = unit.backward(residuals, jnp.ones_like(y))
+    return y, x_bar[0] if isinstance(unit, fb.Gate) else x_bar
+
+  return run
+
+
+def peer_value_and_slope(peer: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+  """The same of the peer, by autodiff."""
+
+  def run(*arguments: Any) -> tuple[Any, Any]:
+    y, pull = jax.vjp(lambda x: peer(x, *arguments[1:]), arguments[0])
+    return y, pull(jnp.ones_like(y))[0]
+
+  return run
+
+
+def measure(row: Row) -> dict[str, Any]:
+  """The largest and the median error, forward and backward, of ours and of the peer."""
+  as_truth = (a.astype(np.longdouble) if a.dtype == np.float32 else a for a in row.arguments)
+  with np.errstate(over="ignore", under="ignore"):
+    truths = row.truth(*as_truth)
+  found: dict[str, Any] = {"name": " ".join(row.name.split())}
+  sides = (("ours", our_value_and_slope(row.unit)), ("peer", peer_value_and_slope(row.peer)))
+  for who, run in sides:
+    results = jax.jit(run)(*map(jnp.asarray, row.arguments))
+    for direction, got, terms in zip(("forward", "backward"), results, truths, strict=True):
+      errors = ulps(got, terms)
+      numbers = {"max": float(errors.max()), "median": float(np.median(errors))}
+      found[f"{who} {direction}"] = numbers
+  return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Prints the table, and writes it to a file if asked."""
+  parser = argparse.ArgumentParser(description="Errors of the rules in ULP, in float32.")
+  parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
+  options = parser.parse_args(arguments)
+  columns = [f"{who} {way}" for way in ("forward", "backward") for who in ("ours", "peer")]
+  print(f"{'ULP of float32: max (median)':48}" + "".join(f"{name:>22}" for name in columns))
+  table = []
+  for row in (*gate_rows(), *loss_rows()):
+    table.append(measure(row))
+    cells = (table[-1][name] for name in columns)
+    numbers = "".join(f"{cell['max']:>13.3g} ({cell['median']:6.2g})" for cell in cells)
+    print(f"{table[-1]['name']:48}{numbers}", flush=True)
+  if options.json:
+    about = {"jax": jax.__version__, "device": jax.devices()[0].platform, "dtype": "float32"}
+    options.json.write_text(json.dumps({**about, "rows": table}, indent=2) + "\n")
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,213 @@
+"""The losses at the ends of their range: right to some units in the last place (ULP), and finite.
+
+The truth is NumPy's longdouble, of the float32 numbers that the losses were given. What the bounds
+were measured against is the table of `scripts/accuracy.py`: with room for another machine's exp,
+log1p and tanh they are some three times what is seen here.
+"""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fbackprop as fb
+from scripts import accuracy, longdouble
+
+
+def over_ten(f):
+  """f under jit and vmap, over ten parts of the examples."""
+
+  def run(*arguments):
+    parts = [a.reshape(10, -1, *a.shape[1:]) for a in arguments]
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), jax.jit(jax.vmap(f))(*parts))
+
+  return run
+
+
+def one_after_another(f):
+  """f under scan, over ten parts of the examples."""
+
+  def run(*arguments):
+    parts = tuple(a.reshape(10, -1, *a.shape[1:]) for a in arguments)
+    got = jax.lax.scan(lambda carry, part: (carry, f(*part)), 0, parts)[1]
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), got)
+
+  return run
+
+
+FORMS = {"eager": lambda f: f, "jit": jax.jit, "vmap": over_ten, "scan": one_after_another}
+
+
+def worst(loss, truth, arguments, form=jax.jit):
+  """The largest errors of the losses and of their gradient, in ULP of the arguments' dtype."""
+  got = form(accuracy.our_value_and_slope(loss))(*map(jnp.asarray, arguments))
+  wide = (a.astype(np.longdouble) if a.dtype.kind == "f" else a for a in arguments)
+  pairs = zip(got, truth(*wide), strict=True)
+  return [accuracy.ulps(g, terms).max() for g, terms in pairs]
+
+
+# --- Units in the last place ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("scale", [1, 10, 50, 1000])
+@pytest.mark.parametrize(
+  ("kind", "bound"), [("labels", 16), ("one-hot rows", 32), ("soft targets", 16)]
+)
+def test_softmax_cross_entropy_has_its_digits(kind, bound, scale, form):
+  """However right or wrong the prediction; `lse − z_y` and `p − 1` lose all of them."""
+  arguments = accuracy.classes(kind, scale, n=2000)
+  errors = worst(fb.softmax_cross_entropy, longdouble.softmax_cross_entropy, arguments, FORMS[form])
+  assert max(errors) <= bound
+
+
+@pytest.mark.parametrize("c", [2, 1000])
+def test_softmax_cross_entropy_has_its_digits_with_other_numbers_of_classes(c):
+  arguments = accuracy.classes("labels", 10, n=400, c=c)
+  errors = worst(fb.softmax_cross_entropy, longdouble.softmax_cross_entropy, arguments)
+  assert max(errors) <= 16
+
+
+def test_a_single_class_costs_nothing():
+  losses, rows = losses_and_slopes(fb.softmax_cross_entropy, [[1e4], [-3.0]], [0, 0])
+  np.testing.assert_array_equal(losses, [0, 0])
+  np.testing.assert_array_equal(rows, [[0], [0]])
+
+
+def test_ties_have_their_digits():
+  """Two, three and all of the logits at the maximum, at the label or not."""
+  logits = np.array([[3, 3, -60], [3, 3, 3], [-60, 3, 3], [-70, -70, 3]], np.float32)
+  labels = np.array([0, 1, 0, 2], np.int32)
+  errors = worst(fb.softmax_cross_entropy, longdouble.softmax_cross_entropy, (logits, labels))
+  assert max(errors) <= 16
+
+
+ROWS = {row.name.split()[0]: row for row in accuracy.loss_rows()[:6]}
+BOUNDS = {"squared_error": 2, "huber": 2, "hinge": 2, "poisson_nll": 6,
+          "sigmoid_cross_entropy": 16, "log_cosh": 27}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_a_loss_has_its_digits(name):
+  """From 1e-12 to 1e4 on both sides of 0; logarithms and logits to ±80."""
+  row = ROWS[name]
+  assert max(worst(row.unit, row.truth, row.arguments)) <= BOUNDS[name]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_rounds_once(dtype):
+  """The right result of the half-precision logits, rounded: float32 within, half outside."""
+  logits, labels = accuracy.classes("labels", 10, n=2000)
+  logits = jnp.asarray(logits, dtype)
+  got = jax.jit(accuracy.our_value_and_slope(fb.softmax_cross_entropy))(logits, labels)
+  want = accuracy.our_value_and_slope(fb.softmax_cross_entropy)(
+    logits.astype(jnp.float32), jnp.asarray(labels)
+  )
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_array_equal(a, b.astype(dtype))
+
+
+def test_the_measure_finds_a_loss_that_loses_its_digits():
+  """The bounds above catch the formula that everybody writes."""
+
+  def forward(outputs, labels):
+    p = jax.nn.softmax(outputs, axis=1)
+    rows = p - jax.nn.one_hot(labels, outputs.shape[1])
+    own = jnp.take_along_axis(outputs, labels[:, None], 1)[:, 0]
+    return jax.nn.logsumexp(outputs, axis=1) - own, rows
+
+  naive = fb.Loss("naive", forward, fb.softmax_cross_entropy.backward)
+  arguments = accuracy.classes("labels", 10, n=2000)
+  assert min(worst(naive, longdouble.softmax_cross_entropy, arguments)) > 1e6
+
+
+def test_the_table_names_every_activation_gate_and_every_loss():
+  gates = {row.unit.name for row in accuracy.gate_rows()}
+  layers = {layer.name for name in fb.__all__ if isinstance(layer := getattr(fb, name), fb.Layer)}
+  assert gates == layers - {"softmax"}  # It isn't elementwise.
+  losses = {row.unit.name for row in accuracy.loss_rows()}
+  assert losses == {
+    loss.name for name in fb.__all__ if isinstance(loss := getattr(fb, name), fb.Loss)
+  }
+
+
+def test_the_script_prints_a_row_for_each_and_writes_the_same(tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(accuracy, "gate_rows", lambda: [])
+  monkeypatch.setattr(accuracy, "loss_rows", lambda: list(ROWS.values())[:2])
+  assert accuracy.main(["--json", str(tmp_path / "table.json")]) == 0
+  head, *printed = capsys.readouterr().out.splitlines()
+  assert "ours forward" in head
+  assert [line.split()[0] for line in printed] == list(ROWS)[:2]
+  written = json.loads((tmp_path / "table.json").read_text())
+  assert [row["name"] for row in written["rows"]] == ["squared_error ±1e4", "huber ±1e4"]
+  assert written["rows"][0]["ours backward"]["max"] == 0
+
+
+# --- Infinite and huge ----------------------------------------------------------------------------
+
+
+def losses_and_slopes(loss, outputs, targets, dtype="float32"):
+  targets = jnp.asarray(targets) if np.ndim(targets) == 1 else jnp.asarray(targets, dtype)
+  run = jax.jit(accuracy.our_value_and_slope(loss))
+  return jax.device_get(run(jnp.asarray(outputs, dtype), targets))
+
+
+@pytest.mark.parametrize("targets", [[0, 0], [[1, 0, 0], [1, 0, 0]]], ids=["labels", "rows"])
+def test_the_label_of_an_impossible_class(targets):
+  """The loss is infinite, and the gradient is that of the limit: p − t."""
+  logits = [[-np.inf, 0, 0], [-np.inf, -np.inf, 0]]
+  losses, rows = losses_and_slopes(fb.softmax_cross_entropy, logits, targets)
+  np.testing.assert_array_equal(losses, [np.inf, np.inf])
+  np.testing.assert_array_equal(rows, [[-1, 0.5, 0.5], [-1, 0, 1]])
+
+
+def test_the_second_derivative_with_ties_and_impossible_classes():
+  """diag(p) − p pᵀ, by autodiff of our gradient, and twice of our value."""
+  z = jnp.array([[2.0, 2.0, -jnp.inf, 1.0]])
+  p = jax.nn.softmax(z[0])
+  label = jnp.array([0])
+
+  def slope(z):
+    return accuracy.our_value_and_slope(fb.softmax_cross_entropy)(z, label)[1]
+
+  want = jnp.diag(p) - p[:, None] * p[None, :]
+  by_slope = jax.jacfwd(slope)(z)[0, :, 0]
+  by_value = jax.hessian(lambda z: fb.softmax_cross_entropy.forward(z, label)[0][0])(z)[0, :, 0]
+  for got in (by_slope, by_value):
+    np.testing.assert_allclose(got, want, atol=1e-7)
+
+
+def test_certain_answers_of_the_sigmoid():
+  """Logits ±inf: nothing to pay where it is right, everything where it is wrong."""
+  logits, targets = [[np.inf, -np.inf], [-np.inf, np.inf]], [[1, 0], [1, 0]]
+  losses, rows = losses_and_slopes(fb.sigmoid_cross_entropy, logits, targets)
+  np.testing.assert_array_equal(losses, [0, np.inf])
+  np.testing.assert_array_equal(rows, [[0, 0], [-1, 1]])
+
+
+def test_a_rate_of_zero():
+  losses, rows = losses_and_slopes(fb.poisson_nll, [[-np.inf], [-np.inf]], [[0], [2]])
+  np.testing.assert_array_equal(losses, [0, np.inf])
+  np.testing.assert_array_equal(rows, [[0], [-2]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_losses_of_huge_errors(dtype):
+  with jax.enable_x64(dtype == "float64"):
+    outputs, targets = [[1e4, -1e4, 0.0]], np.zeros((1, 3))
+    for loss, value, slopes in (
+      (fb.huber, 2e4 - 1, [[1, -1, 0]]),
+      (fb.log_cosh, 2e4 - 2 * np.log(2), [[1, -1, 0]]),
+    ):
+      losses, rows = losses_and_slopes(loss, outputs, targets, dtype)
+      np.testing.assert_allclose(losses, [value], rtol=1e-6)
+      np.testing.assert_array_equal(rows, slopes)
+    losses, rows = losses_and_slopes(fb.hinge, outputs, [1], dtype)
+    np.testing.assert_array_equal(losses, [2e4 + 1])
+    np.testing.assert_array_equal(rows, [[1, -1, 0]])
+    impossible = [[-np.inf, 0.0, 1.0], [-np.inf, 0.0, 2.0]]
+    losses, rows = losses_and_slopes(fb.hinge, impossible, [2, 0], dtype)
+    np.testing.assert_array_equal(losses, [0, np.inf])
+    np.testing.assert_array_equal(rows, [[0, 0, 0], [-1, 0, 1]])
