@@ -15,7 +15,7 @@ import fbackprop as fb
 from scripts.benchmarks.sizes import Size
 
 Step = Callable[..., Any]
-array: Callable[..., Any] = jax.ShapeDtypeStruct
+array: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
 
 
 class Arguments(NamedTuple):

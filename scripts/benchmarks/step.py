@@ -89,15 +89,13 @@ def repeated(step: Step, size: Size) -> Step:
   return scanned
 
 
-wait_for: Callable[[Any], Any] = jax.block_until_ready
-
-
 def candidate(step: Step, size: Size, params: Any, batches: list[Any]) -> Callable[[int], None]:
   """A compiled call that waits for its result."""
   compiled = jax.jit(repeated(step, size))
 
   def call(number: int) -> None:
-    wait_for(compiled(params, *batches[number % len(batches)]))
+    outputs = compiled(params, *batches[number % len(batches)])
+    jax.block_until_ready(outputs)  # type: ignore[no-untyped-call]
 
   return call
 
