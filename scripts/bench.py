@@ -38,6 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
   cores = options.pop("cores", [None])
+  if any(count is not None and not 1 <= count <= machine.core_count() for count in cores):
+    parser.error(f"--cores must be from 1 to {machine.core_count()}, got {cores}")
+  if options.get("rounds", 1) < 1:
+    parser.error(f"--rounds must be at least 1, got {options['rounds']}")
 
   about_jax = in_process(None, machine.describe_jax)
   here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **about_jax}

@@ -86,6 +86,16 @@ def test_cores_are_limited_before_jax_starts(monkeypatch):
   assert machine.os.environ["XLA_FLAGS"].split()[0] == "--kept=1"
 
 
+@pytest.mark.parametrize(
+  "options", [["--cores", "0"], ["--cores", "1", "4096"], ["--rounds", "0"], ["--sizes", "huge"]]
+)
+def test_options_that_cannot_be_met_are_refused(options, capsys):
+  with pytest.raises(SystemExit) as error:
+    bench.main(["step", *options])
+  assert error.value.code == 2
+  assert options[0] in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_step_prints_a_table_and_writes_json(tmp_path, capfd):
   file = tmp_path / "step.json"
