@@ -10,8 +10,12 @@ import doctest
 import tempfile
 from collections.abc import Iterator
 
+import jax
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
+
+# The guide runs every law, and one of them needs two devices; jax must know before it starts.
+jax.config.update("jax_num_cpu_devices", 2)
 
 find_blocks = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
 

@@ -1,0 +1,69 @@
+"""Measures fbackprop on this machine, each figure beside that of plain JAX.
+
+  python scripts/bench.py step          loss and gradient, on one core and on two; some minutes
+  python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
+  python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
+
+Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
+On a GPU or a TPU nothing is pinned.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks import machine
+from scripts.benchmarks.sizes import SIZES
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the script."""
+  about, _, usage = (__doc__ or "").partition("\n")
+  parser = argparse.ArgumentParser(
+    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  commands = parser.add_subparsers(dest="command", required=True)
+  step = commands.add_parser("step", help="time of loss and gradient, beside jax.value_and_grad")
+  step.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
+  step.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
+  step.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
+  residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
+  for command in (step, residuals):
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+  options = vars(parser.parse_args(arguments))
+  command, file = options.pop("command"), options.pop("json")
+  cores = options.pop("cores", [None])
+  if any(count is not None and not 1 <= count <= machine.core_count() for count in cores):
+    parser.error(f"--cores must be from 1 to {machine.core_count()}, got {cores}")
+  if options.get("rounds", 1) < 1:
+    parser.error(f"--rounds must be at least 1, got {options['rounds']}")
+
+  about_jax = in_process(None, machine.describe_jax)
+  here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **about_jax}
+  print("; ".join(f"{name} {value}" for name, value in here.items()))
+  if here["backend"] != "cpu":
+    cores = [None]
+  rows = []
+  for count in cores:
+    print(f"\n{command}, {machine.shown_cores(count)}", flush=True)
+    found = in_process(count, partial(machine.call, f"scripts.benchmarks.{command}", options))
+    rows += [{"cores": count, **row} for row in found]
+  if file:
+    file.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
+  return 0
+
+
+def in_process(cores: int | None, function: Any) -> Any:
+  """Calls a function in a new process, pinned to that many cores; None for all."""
+  spawn = multiprocessing.get_context("spawn")
+  with ProcessPoolExecutor(1, spawn, machine.pin, (cores,)) as pool:
+    return pool.submit(function).result()
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,95 @@
+"""What is measured: our step, and the same step as one writes it without us.
+
+The other side is `jax.value_and_grad` of `jax.numpy`, `jax.nn.relu`, `jax.nn.log_softmax` and a
+mean. Both take the same arguments.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbackprop as fb
+from scripts.benchmarks.sizes import Size
+
+Step = Callable[..., Any]
+array: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
+
+
+class Arguments(NamedTuple):
+  """What a step takes, in arrays or in their shapes."""
+
+  params: Any
+  x: Any
+  targets: Any
+
+
+def our_net(size: Size) -> tuple[fb.Layer, fb.Loss]:
+  """The network and its loss, of our rules."""
+  return fb.mlp(size.widths), fb.softmax_cross_entropy if size.classification else fb.squared_error
+
+
+def our_step(size: Size) -> Step:
+  """`step(params, x, targets) -> (mean loss, grads)` by our backward pass."""
+  step: Step = fb.value_and_grad(*our_net(size))
+  return step
+
+
+def our_forward(size: Size) -> Step:
+  """The bare forward pass: `(params, x, targets) -> mean loss`; nothing is kept for later."""
+  net, loss = our_net(size)
+
+  def forward(params: Any, x: Any, targets: Any) -> Any:
+    outputs, _ = net.forward(params, x)
+    losses, _ = loss.forward(outputs, targets)
+    return losses.mean()
+
+  return forward
+
+
+def plain_loss(size: Size) -> Step:
+  """The same mean loss as a JAX user writes it; it takes our tree of parameters."""
+
+  def mean_loss(params: Any, x: Any, targets: Any) -> Any:
+    *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
+    for w, b in hidden:
+      x = jax.nn.relu(x @ w + b[None, :])
+    outputs = x @ last.w + last.b[None, :]
+    if not size.classification:
+      return 0.5 * ((outputs - targets) ** 2).sum(1).mean()
+    log_p = jax.nn.log_softmax(outputs, axis=1)
+    return -jnp.take_along_axis(log_p, targets[:, None], axis=1).mean()
+
+  return mean_loss
+
+
+def plain_step(size: Size) -> Step:
+  """`step(params, x, targets) -> (mean loss, grads)` by autodiff."""
+  step: Step = jax.value_and_grad(plain_loss(size))
+  return step
+
+
+def shapes(size: Size) -> Arguments:
+  """The arguments of a step as shapes: enough to compile it."""
+  params = jax.eval_shape(our_net(size)[0].init, jax.random.key(0))
+  x = array((size.batch, size.widths[0]), jnp.float32)
+  labels = array((size.batch,), jnp.int32)
+  targets = array((size.batch, size.widths[-1]), jnp.float32)
+  return Arguments(params, x, labels if size.classification else targets)
+
+
+def draw_params(size: Size) -> Any:
+  """Parameters as training would begin with them."""
+  return our_net(size)[0].init(jax.random.key(0))
+
+
+def draw_batches(size: Size, seed: int) -> tuple[Any, Any]:
+  """`(x, targets)` of one timed call, with the axis of the scan in front if there is one."""
+  rng = np.random.default_rng(seed)
+  lead = (size.scan, size.batch) if size.scan > 1 else (size.batch,)
+  x = jnp.asarray(rng.normal(size=(*lead, size.widths[0])), jnp.float32)
+  if size.classification:
+    return x, jnp.asarray(rng.integers(0, size.widths[-1], lead), jnp.int32)
+  return x, jnp.asarray(rng.normal(size=(*lead, size.widths[-1])), jnp.float32)

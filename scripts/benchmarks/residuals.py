@@ -1,0 +1,93 @@
+"""What the forward pass keeps for the backward pass: ours, and `jax.vjp` of plain JAX.
+
+The unit is one activation `[N, width]` for each hidden layer. Counted are distinct arrays, without
+parameters and the data x; nothing is computed. It is what the two sides ask to be kept: the
+compiler may still find that it needs less, or compute something again.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbackprop as fb
+from scripts.benchmarks.models import array
+
+N, WIDTH, HIDDEN = 128, 256, 8
+WIDTHS = (WIDTH,) * (HIDDEN + 1) + (10,)
+
+PLAIN: dict[str, Callable[[Any], Any]] = {
+  "elu": jax.nn.elu,
+  "gelu": partial(jax.nn.gelu, approximate=False),
+  "gelu_tanh": partial(jax.nn.gelu, approximate=True),
+  "hard_tanh": jax.nn.hard_tanh,
+  "identity": jax.nn.identity,
+  "leaky_relu": jax.nn.leaky_relu,
+  "mish": jax.nn.mish,
+  "relu": jax.nn.relu,
+  "relu6": jax.nn.relu6,
+  "selu": jax.nn.selu,
+  "sigmoid": jax.nn.sigmoid,
+  "silu": jax.nn.silu,
+  "softmax": jax.nn.softmax,
+  "softplus": jax.nn.softplus,
+  "tanh": jnp.tanh,
+}
+"""Each activation as `jax.nn` has it."""
+
+
+class Kept(NamedTuple):
+  """What is kept with an activation, in activations a hidden layer."""
+
+  activation: str
+  ours: float
+  theirs: float
+
+
+def activations() -> list[str]:
+  """The names of all activation layers that the package exports."""
+  return [name for name in dir(fb) if isinstance(getattr(fb, name), fb.Layer)]
+
+
+def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
+  """Bytes of the distinct arrays that `forward(params, x)` returns, but for its own arguments."""
+  jaxpr = jax.make_jaxpr(forward)(params, x).jaxpr
+  arguments = {*map(id, jaxpr.invars)}
+  buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in arguments}
+  return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())
+
+
+def kept_with(name: str) -> Kept:
+  """Traces both sides with an activation."""
+  net, f = fb.mlp(WIDTHS, getattr(fb, name)), PLAIN[name]
+  params = jax.eval_shape(net.init, jax.random.key(0))
+  x = array((N, WIDTH), jnp.float32)
+
+  def plain(params: Any, x: Any) -> Any:
+    *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
+    for w, b in hidden:
+      x = f(x @ w + b[None, :])
+    return x @ last.w + last.b[None, :]
+
+  def plain_residuals(params: Any, x: Any) -> Any:
+    pull_back = jax.vjp(lambda params: plain(params, x), params)[1]
+    return jax.tree.leaves(pull_back)
+
+  unit = N * WIDTH * HIDDEN * 4
+  ours, theirs = fb.residual_bytes(net, x), kept_bytes(plain_residuals, params, x)
+  return Kept(name, ours / unit, theirs / unit)
+
+
+def run() -> list[dict[str, Any]]:
+  """Prints the table; returns its rows for the file."""
+  print(f"mlp of {HIDDEN} hidden layers of {WIDTH}, N = {N}; in activations a hidden layer")
+  print(f"{'activation':<12} {'ours':>6} {'jax.vjp':>8}", flush=True)
+  rows = []
+  for name in activations():
+    row = kept_with(name)
+    print(f"{row.activation:<12} {row.ours:>6.2f} {row.theirs:>8.2f}", flush=True)
+    rows.append(row._asdict())
+  return rows

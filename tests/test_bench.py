@@ -1,0 +1,119 @@
+"""The bench itself: its order, which rounds count, what it writes; the clocks are made up."""
+
+import json
+import types
+
+import pytest
+
+from scripts import bench
+from scripts.benchmarks import machine, rounds
+
+
+class Machine:
+  """A clock that moves when a candidate runs, and a core on which others run too."""
+
+  def __init__(self, monkeypatch, others):
+    self.clock, self.busy, self.calls = 0.0, 0.0, []
+    self.others = others
+    time = types.SimpleNamespace(perf_counter=lambda: self.clock, process_time=lambda: self.clock)
+    monkeypatch.setattr(rounds, "time", time)
+    monkeypatch.setattr(rounds, "busy_seconds", lambda: self.busy)
+    monkeypatch.setattr(rounds.os, "sched_getaffinity", lambda _: {0}, raising=False)
+
+  def candidate(self, name, seconds):
+    def call(number):
+      self.calls.append((name, number))
+      self.clock += seconds
+      self.busy += seconds * (1 + self.others(self.clock))
+
+    return call
+
+
+def test_candidates_take_turns_there_and_back(monkeypatch):
+  fake = Machine(monkeypatch, others=lambda clock: 0)
+  measured = rounds.measure([fake.candidate("a", 1.0), fake.candidate("b", 2.0)], 3)
+  names = "".join(name for name, _ in fake.calls)
+  assert names == "aaaa" + "bbbb" + "abba" * 3
+  numbers = [number for _, number in fake.calls]
+  assert numbers == list(range(len(numbers)))  # Fresh inputs for each call.
+  assert measured.seconds.tolist() == [[1.0, 2.0]] * 3
+  assert (measured.tried, measured.disturbed) == (3, 0)
+
+
+def test_short_calls_are_repeated(monkeypatch):
+  fake = Machine(monkeypatch, others=lambda clock: 0)
+  measured = rounds.measure([fake.candidate("a", 0.001)], 1)
+  assert len(fake.calls) == 4 + 2 * 60
+  assert measured.seconds == pytest.approx(0.001)
+
+
+def test_rounds_in_which_others_were_busy_do_not_count(monkeypatch):
+  fake = Machine(monkeypatch, others=lambda clock: clock < 8)
+  measured = rounds.measure([fake.candidate("a", 1.0)], 3)
+  assert (len(measured.seconds), measured.tried, measured.disturbed) == (3, 5, 0)
+
+
+def test_on_a_busy_machine_the_least_disturbed_count_and_it_is_said(monkeypatch):
+  fake = Machine(monkeypatch, others=lambda clock: 0.1 if clock < 9 else 0.5)
+  measured = rounds.measure([fake.candidate("a", 1.0)], 3)
+  assert (len(measured.seconds), measured.tried) == (3, 12)
+  assert measured.disturbed == pytest.approx(0.5)
+
+
+def test_without_proc_stat_every_round_counts(monkeypatch):
+  fake = Machine(monkeypatch, others=lambda clock: 1)
+  monkeypatch.setattr(rounds, "busy_seconds", lambda: None)
+  measured = rounds.measure([fake.candidate("a", 1.0)], 2)
+  assert (measured.tried, measured.disturbed) == (2, None)
+
+
+def test_busy_ticks_leave_out_idle_and_waiting():
+  assert rounds.busy_ticks("cpu3 1 2 4 800 1600 8 16 32 0 0") == 1 + 2 + 4 + 8 + 16 + 32
+
+
+def test_cores_are_limited_before_jax_starts(monkeypatch):
+  monkeypatch.setenv("XLA_FLAGS", "--kept=1")
+  monkeypatch.setenv("NPROC", "9")
+  given = []
+  monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: {4, 6, 7}, raising=False)
+  monkeypatch.setattr(machine.os, "sched_setaffinity", lambda _, cores: given.append(cores))
+  machine.pin(None)
+  assert not given
+  assert machine.os.environ["NPROC"] == "9"
+  machine.pin(1)
+  assert given == [[4]]
+  assert machine.os.environ["NPROC"] == "1"
+  assert machine.os.environ["XLA_FLAGS"].split()[0] == "--kept=1"
+
+
+@pytest.mark.parametrize(
+  "options", [["--cores", "0"], ["--cores", "1", "4096"], ["--rounds", "0"], ["--sizes", "huge"]]
+)
+def test_options_that_cannot_be_met_are_refused(options, capsys):
+  with pytest.raises(SystemExit) as error:
+    bench.main(["step", *options])
+  assert error.value.code == 2
+  assert options[0] in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_step_prints_a_table_and_writes_json(tmp_path, capfd):
+  file = tmp_path / "step.json"
+  options = ["--sizes", "tiny", "--cores", "1", "--rounds", "2", "--json", str(file)]
+  assert bench.main(["step", *options]) == 0
+  printed = capfd.readouterr().out
+  assert "step, 1 core\n" in printed
+  assert "scan of 1000" in printed
+  written = json.loads(file.read_text())
+  assert {"jax", "backend", "device", "cores_here"} <= set(written["machine"])
+  (row,) = written["rows"]
+  assert (row["cores"], row["size"], row["rounds"]) == (1, "tiny", 2)
+  assert min(row["ours"], row["theirs"], row["forward"]) > 0
+
+
+@pytest.mark.slow
+def test_residuals_print_a_table_and_write_json(tmp_path, capfd):
+  file = tmp_path / "residuals.json"
+  assert bench.main(["residuals", "--json", str(file)]) == 0
+  assert "relu           1.00" in capfd.readouterr().out
+  assert {"activation", "ours", "theirs"} < set(json.loads(file.read_text())["rows"][0])
