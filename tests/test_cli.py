@@ -168,7 +168,7 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, ca
   assert train(tmp_path, *flags) == 3
   said = capsys.readouterr()
   assert "stopped by diverged at step 1;" in said.out
-  assert re.search(r"diverged at step 2: layer \d \(dense\): \w+ is not finite", said.err)
+  assert re.search(r"diverged at step 2; first not finite: layer \d \(dense\): \w+;", said.err)
   assert "a smaller --rate than 1e+30 may help" in said.err
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("diverged", 1)

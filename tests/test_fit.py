@@ -15,6 +15,7 @@ import fbackprop as fb
 from fbackprop.linear import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
+from fbackprop.train.steps import State
 
 KEY = jax.random.key(3)
 X = np.asarray(jax.random.normal(jax.random.key(1), (22, 4)))
@@ -235,10 +236,63 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_parameters(net, 
   )  # fmt: skip
 
 
-def test_a_loss_that_overflows_is_named():
+def located(net, loss, params, batch):
+  """Where a step of gradient descent from these parameters breaks."""
+  optimizer = fb.train.gradient_descent(0.5)
+  state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), KEY)
+  return locate_nonfinite(net, loss, optimizer, state, batch)
+
+
+def test_a_loss_that_overflows_is_named_with_the_layer_that_fed_it():
   params = (fb.DenseParams(jnp.full((4, 3), 1e25), jnp.zeros(3)),)
   batch = fb.train.Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)))
-  assert locate_nonfinite(fb.mlp([4, 3]), fb.squared_error, params, batch) == "loss"
+  net = fb.mlp([4, 3])
+  assert located(net, fb.squared_error, params, batch) == "loss, fed by layer 0 (dense)"
+  inner = fb.serial(fb.relu, net)
+  assert located(inner, fb.squared_error, ((), params), batch) == "loss, fed by layer 1.0 (dense)"
+  empty = fb.train.Batch(jnp.full((2, 3), 1e25), jnp.zeros((2, 3)))
+  assert located(fb.serial(), fb.squared_error, (), empty) == "loss, fed by layer 0 (serial)"
+
+
+def test_a_step_that_is_finite_broke_nowhere():
+  params, batch = NET.init(KEY), fb.train.Batch(X, LABELS)
+  where = located(NET, fb.softmax_cross_entropy, params, batch)
+  assert where == "nowhere, computed one operation at a time"
+
+
+def test_a_layer_that_draws_is_walked_with_its_own_key():
+  def drawn_forward(params, x, key=None):
+    return x * jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype), ()
+
+  noise = fb.relu._replace(name="drawn", forward=drawn_forward, draws=True)
+  net = fb.serial(fb.dense(4, 3), noise, fb.dense(3, 2))
+  params = (fb.DenseParams(jnp.ones((4, 3)), jnp.zeros(3)), (),
+            fb.DenseParams(jnp.full((3, 2), 3e38), jnp.zeros(2)))  # fmt: skip
+  batch = fb.train.Batch(jnp.ones((9, 4)), jnp.zeros((9, 2)))
+  assert located(net, fb.squared_error, params, batch) == "layer 2 (dense): value"
+
+
+def scaled_backward(scale):
+  def backward(params, x, y_bar):
+    params_bar, x_bar = dense_backward(params, x, y_bar)
+    return jax.tree.map(lambda a: a * scale, params_bar), x_bar
+
+  return backward
+
+
+@pytest.mark.parametrize(
+  ("optimizer", "scale", "where"),
+  [
+    # The squares of 1e17 are finite, those of 1e20 in the optimiser's second moment aren't.
+    (optax.chain(optax.scale(1e3), optax.scale_by_adam()), 1e17, "optimiser's state"),
+    (optax.adam(0.1), 1e21, "layer 0 (dense): norm of the gradient"),
+  ],
+)
+def test_an_optimiser_that_overflows_does_not_go_on_in_silence(optimizer, scale, where):
+  net = fb.serial(fb.dense(4, 3)._replace(backward=scaled_backward(scale)))
+  with jax.numpy_dtype_promotion("standard"):
+    result = fit(net=net, optimizer=optimizer)
+  assert (result.stop_reason, result.steps, result.diverged_at) == ("diverged", 0, where)
 
 
 BAD = {

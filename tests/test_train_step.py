@@ -179,6 +179,48 @@ def test_a_step_that_is_not_finite_is_not_taken(where):
   chex.assert_trees_all_equal(state.params, before)
 
 
+def test_a_state_may_begin_at_infinity_but_not_become_infinite():
+  # The best loss of reduce_on_plateau stays infinite until four losses are gathered.
+  plateau = optax.contrib.reduce_on_plateau(accumulation_size=4)
+  init, step = make(optax.chain(optax.sgd(0.1), plateau))
+  state = init(jax.random.key(0))
+  assert not np.isfinite(state.opt_state[1].best_value)
+  for _ in range(5):
+    state, info = step(state, batch_of())
+    assert info.finite
+  assert np.isfinite(state.opt_state[1].best_value)
+
+  def overflowing(updates, state, params=None):
+    return updates, jax.tree.map(lambda v: v * 1e30, state)
+
+  growing = optax.GradientTransformation(lambda params: {"size": jnp.ones(3)}, overflowing)
+  init, step = make(growing)
+  state, first = step(init(jax.random.key(0)), batch_of())
+  kept = np.array(state.opt_state["size"])
+  state, second = step(state, batch_of())
+  assert (bool(first.finite), bool(second.finite), int(state.step)) == (True, False, 1)
+  np.testing.assert_array_equal(state.opt_state["size"], kept)
+
+
+def test_a_key_in_the_optimiser_s_state_is_no_number():
+  def take(updates, state, params=None):
+    return updates, jax.random.fold_in(state, 1)
+
+  init, step = make(optax.GradientTransformation(lambda params: jax.random.key(5), take))
+  _, info = step(init(jax.random.key(0)), batch_of())
+  assert info.finite
+
+
+def test_norms_in_float16_do_not_overflow_at_256():
+  net = fb.mlp([1, 1], dtype=jnp.float16, w_init=jax.nn.initializers.zeros)
+  init, step = fb.train.make_step(net, fb.squared_error, fb.train.gradient_descent(2.0**-10))
+  batch = (jnp.ones((1, 1), jnp.float16), jnp.full((1, 1), 250, jnp.float16))
+  _, info = step(init(jax.random.key(0)), batch)
+  assert info.loss.dtype == jnp.float16
+  assert info.finite
+  np.testing.assert_allclose(info.grad_norms, [250 * 2**0.5], rtol=1e-6)
+
+
 def test_grad_norms_are_those_of_each_layer():
   init, step = make(fb.train.gradient_descent(RATE))
   state = init(jax.random.key(0))

@@ -111,8 +111,8 @@ def run(config: TrainConfig) -> int:
 
   if result.stop_reason == "diverged":
     print(
-      f"fbackprop: diverged at step {result.steps + 1}: {result.diverged_at} is not finite; the "
-      f"last good parameters are saved; a smaller --rate than {config.rate:g} may help",
+      f"fbackprop: diverged at step {result.steps + 1}; first not finite: {result.diverged_at}; "
+      f"the last good parameters are saved; a smaller --rate than {config.rate:g} may help",
       file=sys.stderr,
     )
     return 3

@@ -57,8 +57,8 @@ def fit(
     on_evaluation: called with each `Evaluation`, as it comes.
 
   Returns:
-    A `Result`. An interrupt (SIGINT) ends the run after the chunk in flight, and a loss or a
-    parameter that isn't finite ends it at once, with what was reached so far.
+    A `Result`. An interrupt (SIGINT) ends the run after the chunk in flight, and a step that isn't
+    finite (see `Info.finite`) ends it at once, with what was reached so far.
 
   Raises:
     TypeError: an argument isn't what it must be.
@@ -96,7 +96,8 @@ def fit(
   init_key, order_key = jax.random.split(key)
   state = init(init_key)
   names = layer_names(state.params)
-  dtype = jax.eval_shape(step, state, train)[1].loss.dtype
+  info = jax.eval_shape(step, state, train)[1]
+  dtype = info.loss.dtype
   rules = stop_numbers(stop, dtype)
   loop = start_loop(state, n, dtype)
   evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
@@ -117,7 +118,7 @@ def fit(
   start = time.perf_counter()
   compile_seconds, check_seconds = start - compile_start, 0.0
 
-  losses, grad_norms = [np.zeros(0, dtype)], [np.zeros((0, len(names)), dtype)]
+  losses, grad_norms = [np.zeros(0, dtype)], [np.zeros((0, len(names)), info.grad_norms.dtype)]
   shown = len(losses)  # Of the losses, how many chunks are in an evaluation already.
   evaluations: list[Evaluation] = []
   checks: list[tuple[int, LiveCheck]] = []
@@ -180,7 +181,7 @@ def fit(
   diverged_at = None
   if reason == "diverged":
     batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
-    diverged_at = locate_nonfinite(net, loss, loop.state.params, batch, noise_key(net, loop.state))
+    diverged_at = locate_nonfinite(net, loss, optimizer, loop.state, batch)
   return Result(
     state=loop.state,
     stop_reason=reason,

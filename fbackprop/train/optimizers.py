@@ -1,14 +1,15 @@
 """The lecture's update rule. Any other optimiser is optax's, and is taken as it is."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError
-from fbackprop.types import Params
+from fbackprop.checks import DtypeError, describe
+from fbackprop.types import Array, Params
 
 
 def gradient_descent(rate: float) -> optax.GradientTransformation:
@@ -48,3 +49,19 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
     return jax.tree.map(lambda g: -rate * g, grads), state
 
   return optax.GradientTransformation(init, update)
+
+
+def make_update(optimizer: Any) -> Callable[[Params, Any, Array, Params], tuple[Params, Any]]:
+  """Builds `update(params, opt_state, loss, grads) -> (params, opt_state)`."""
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise DtypeError(
+      "make_step: optimizer must be an optax GradientTransformation, such as "
+      f"fbackprop.train.gradient_descent(0.1), got {describe(optimizer)}"
+    )
+  propose = optax.with_extra_args_support(optimizer).update
+
+  def update(params: Params, opt_state: Any, loss: Array, grads: Params) -> tuple[Params, Any]:
+    updates, opt_state = propose(grads, opt_state, params, value=loss)
+    return optax.apply_updates(params, updates), opt_state
+
+  return update

@@ -50,7 +50,8 @@ class Result:
     layer_names: where each layer that has parameters stands in `params`.
     evaluations: in order; the last one is at the last step.
     checks: the gradient checks, each with its step.
-    diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value".
+    diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value"; see
+      `fbackprop.train.divergence`.
     seconds: wall time, compilation not counted.
     check_seconds: how much of it the gradient checks took.
     compile_seconds: wall time of compilation.
