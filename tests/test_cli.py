@@ -7,6 +7,7 @@ longer than the run.
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 
@@ -211,6 +212,70 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
   assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("interrupted", 20)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("during", ["append_evaluation", "write_json"])
+def test_an_interrupt_at_the_end_saves_everything_and_is_told(
+  tmp_path, capsys, undrawn, monkeypatch, during, signum, code
+):
+  real = getattr(runs, during)
+
+  def interrupting(path, content):
+    real(path, content)
+    if path.name != "env.json":  # That one is written before the run.
+      os.kill(os.getpid(), signum)
+
+  monkeypatch.setattr(runs, during, interrupting)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == code
+  # The run had come to its end by itself.
+  assert "stopped by max_steps at step 3;" in capsys.readouterr().out
+  assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
+
+
+def test_a_second_interrupt_does_not_wait_for_the_files(tmp_path, capsys, undrawn, monkeypatch):
+  def interrupting(path, content):
+    for _ in range(2):
+      os.kill(os.getpid(), signal.SIGINT)
+
+  monkeypatch.setattr(runs, "append_evaluation", interrupting)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 130
+  assert "interrupted before all of the run was saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "model.safetensors", "summary.json"])
+def test_a_file_that_cannot_be_written_is_named_and_the_others_are_saved(
+  tmp_path, capsys, undrawn, monkeypatch, name
+):
+  def blocking(path, content):
+    write(path, content)
+    if path.name == "env.json":
+      (path.parent / name).mkdir()
+
+  write = runs.write_json
+  monkeypatch.setattr(runs, "write_json", blocking)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
+  folder = tmp_path / "sine-1"
+  said = capsys.readouterr()
+  assert "stopped by max_steps at step 3;" in said.out
+  assert said.err == f"fbackprop: could not be written: {folder / name} (Is a directory)\n"
+  assert sorted(os.listdir(folder)) == FILES
+  assert all((folder / file).is_file() for file in FILES if file != name)
+
+
+def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkeypatch):
+  folder = tmp_path / "sine-1"
+  append = runs.append_evaluation
+
+  def removing(path, evaluation):
+    append(path, evaluation)
+    shutil.rmtree(folder)
+
+  monkeypatch.setattr(runs, "append_evaluation", removing)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
+  files = ("model.safetensors", "summary.json", "report.png")
+  missing = ", ".join(f"{folder / file} (No such file or directory)" for file in files)
+  assert capsys.readouterr().err == f"fbackprop: could not be written: {missing}\n"
 
 
 def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):

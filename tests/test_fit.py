@@ -14,6 +14,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.linear import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
+from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
 from fbackprop.train.steps import State
 
@@ -129,6 +130,7 @@ def test_evaluations_say_what_happened():
 
 def test_a_run_without_checks_says_so():
   result = fit()
+  assert not result.interrupted
   assert result.checks == ()
   assert result.gradient_check_max_rel_error is None
   assert result.gradient_rounding_max_rel_error is None
@@ -178,9 +180,30 @@ def test_an_interrupt_keeps_what_was_reached():
 
   before = signal.getsignal(signal.SIGINT)
   result = fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt)
-  assert (result.steps, result.stop_reason) == (20, "interrupted")
+  assert (result.steps, result.stop_reason, result.interrupted) == (20, "interrupted", True)
   assert signal.getsignal(signal.SIGINT) is before
   chex.assert_trees_all_equal(result.params, fit(stop=fb.train.StopRules(20)).params)
+
+
+def test_an_interrupt_that_comes_too_late_is_not_forgotten():
+  def interrupt(evaluation):
+    os.kill(os.getpid(), signal.SIGINT)
+
+  result = fit(on_evaluation=interrupt)  # The only evaluation is the last one.
+  assert (result.steps, result.stop_reason, result.interrupted) == (30, "max_steps", True)
+
+
+def test_a_block_in_a_block_shares_what_was_heard():
+  before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+  with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as outer:
+    with deferred_interrupt(signal.SIGINT) as inner:
+      assert not inner.requested
+      os.kill(os.getpid(), signal.SIGTERM)
+    assert outer.requested
+    assert outer.signum == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+  assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_second_interrupt_does_not_wait():

@@ -72,7 +72,18 @@ def labelled(labels, predicted):
 
 def result_of(losses, grad_norms, names, evaluations):
   return Result(
-    None, "max_steps", np.array(losses), np.array(grad_norms), names, evaluations, (), None, 1, 0, 1
+    None,
+    "max_steps",
+    np.array(losses),
+    np.array(grad_norms),
+    names,
+    evaluations,
+    (),
+    None,
+    False,
+    1,
+    0,
+    1,
   )
 
 

@@ -1,5 +1,6 @@
 """A whole run: compile, train in chunks, evaluate, check the gradient, stop and say why."""
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -154,7 +155,7 @@ def fit(
       on_evaluation(evaluations[-1])
 
   done, reason = 0, None if stop.max_steps else "max_steps"
-  with deferred_interrupt() as interruption:
+  with deferred_interrupt(signal.SIGINT) as interruption:
     while True:
       over = reason is not None
       # At the parameters of a run that diverged there is no truth to compare with.
@@ -175,13 +176,12 @@ def fit(
       rows = done - before + (reason == "diverged")
       losses.append(np.asarray(chunk_losses)[:rows])
       grad_norms.append(np.asarray(chunk_norms)[:rows])
-  seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    diverged_at = None
+    if reason == "diverged":
+      batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
+      diverged_at = locate_nonfinite(net, loss, optimizer, loop.state, batch)
   assert reason is not None  # The loop ends with one.
-
-  diverged_at = None
-  if reason == "diverged":
-    batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
-    diverged_at = locate_nonfinite(net, loss, optimizer, loop.state, batch)
   return Result(
     state=loop.state,
     stop_reason=reason,
@@ -191,6 +191,7 @@ def fit(
     evaluations=tuple(evaluations),
     checks=tuple(checks),
     diverged_at=diverged_at,
+    interrupted=interruption.requested,
     seconds=seconds,
     check_seconds=check_seconds,
     compile_seconds=compile_seconds,

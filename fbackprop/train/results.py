@@ -52,6 +52,8 @@ class Result:
     checks: the gradient checks, each with its step.
     diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value"; see
       `fbackprop.train.divergence`.
+    interrupted: whether an interrupt came; one that was too late to end the run leaves the stop
+      reason as it is.
     seconds: wall time, compilation not counted.
     check_seconds: how much of it the gradient checks took.
     compile_seconds: wall time of compilation.
@@ -65,6 +67,7 @@ class Result:
   evaluations: tuple[Evaluation, ...]
   checks: tuple[tuple[int, LiveCheck], ...]
   diverged_at: str | None
+  interrupted: bool
   seconds: float
   check_seconds: float
   compile_seconds: float
