@@ -342,6 +342,9 @@ BAD = {
   "(N, 1)": ({"data": (X, LABELS[:, None])}, ValueError, r"shape \[22, 3\], got int32\[22, 1\]"),
   "test": ({"test": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\]"),
   "weights": ({"data": (X, LABELS, X[:, 0])}, ValueError, "data.weights must not be negative"),
+  "weights of zero": (
+    {"data": (X, LABELS, 0 * X[:, 0])}, ValueError, "data.weights must not be all zero"
+  ),
   "weights' shape": ({"data": (X, LABELS, X)}, ValueError, r"weights must be float32\[22\]"),
 }  # fmt: skip
 
@@ -373,3 +376,37 @@ def test_weights_of_zero_leave_examples_out():
   result = fit(data=(X, LABELS, weights), batch_size=None)
   half = fit(data=(X[:11], LABELS[:11]), batch_size=None)
   np.testing.assert_allclose(result.losses, half.losses, rtol=1e-5)
+
+
+def test_epochs_and_evaluations_are_judged_by_weights_however_a_run_is_cut():
+  weights = np.where(np.arange(22) % 3, 0, 2.0 ** (np.arange(22) % 5)).astype(np.float32)
+  data = (X, LABELS, weights)
+  whole = fit(data=data, batch_size=2, stop=fb.train.StopRules(24), eval_every=12)
+  # Some batches of two have no weight at all, and a loss of 0 that says nothing.
+  assert (whole.losses == 0).any()
+  for evaluation, steps in zip(whole.evaluations, (range(12), range(12, 24)), strict=True):
+    pairs = [batch_at(step, data, 2) for step in steps]
+    sums = np.array([batch.weights.sum() for batch in pairs])
+    want = (sums * whole.losses[steps.start : steps.stop]).sum() / sums.sum()
+    np.testing.assert_allclose(evaluation.train_loss, want, rtol=1e-6)
+  epochs = []
+  for first in (0, 11):  # An epoch is eleven batches.
+    sums = np.array([batch_at(step, data, 2).weights.sum() for step in range(first, first + 11)])
+    epochs.append((sums * whole.losses[first : first + 11]).sum() / sums.sum())
+  limit = (epochs[0] + epochs[1]) / 2
+  assert epochs[1] < limit < epochs[0]
+  stop = fb.train.StopRules(24, loss_below=float(limit))
+  for chunk in (1000, 5):
+    cut = fit(data=data, batch_size=2, stop=stop, chunk_steps=chunk)
+    assert (cut.stop_reason, cut.steps) == ("loss_below", 22)
+    np.testing.assert_array_equal(cut.losses, whole.losses[:22])
+  cut = fit(data=data, batch_size=2, stop=fb.train.StopRules(24), eval_every=12, chunk_steps=5)
+  assert [e.train_loss for e in cut.evaluations] == [e.train_loss for e in whole.evaluations]
+
+
+def batch_at(step, data, batch_size):
+  """The batch of a step, in the order that a run with `KEY` draws."""
+  order_key = jax.random.split(KEY)[1]
+  epoch, place = divmod(step, len(data[0]) // batch_size)
+  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(data[0]))
+  return fb.train.Batch(*(part[order[place * batch_size :][:batch_size]] for part in data))

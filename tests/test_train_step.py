@@ -162,6 +162,8 @@ def test_weights_of_a_batch_enter_the_mean():
   picked = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
   weighted, _ = step(init(jax.random.key(0)), batch._replace(weights=picked))
   alone, _ = step(init(jax.random.key(0)), (batch.x[:2], batch.targets[:2]))
+  infos = [step(init(jax.random.key(0)), b)[1] for b in (batch._replace(weights=3 * picked), batch)]
+  assert [float(info.weight) for info in infos] == [6, 6]  # Σ w, and N where there are none.
   # The zero terms don't change a float32 sum; its order may.
   chex.assert_trees_all_close(weighted.params, alone.params, atol=1e-6)
 

@@ -16,7 +16,7 @@ from fbackprop.train.examples import check_examples, make_evaluate
 from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
 from fbackprop.train.results import Evaluation, Result
-from fbackprop.train.steps import State, layer_names, make_step, noise_key
+from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
 from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
 from fbackprop.types import Array, Layer, Loss
 from fbackprop.verify.live import LiveCheck, make_live_check
@@ -119,8 +119,8 @@ def fit(
   start = time.perf_counter()
   compile_seconds, check_seconds = start - compile_start, 0.0
 
-  losses, grad_norms = [np.zeros(0, dtype)], [np.zeros((0, len(names)), info.grad_norms.dtype)]
-  shown = len(losses)  # Of the losses, how many chunks are in an evaluation already.
+  rows = [jax.tree.map(no_rows, info)]  # Of each chunk, the Info of its steps.
+  shown = len(rows)  # Of those, how many are in an evaluation already.
   evaluations: list[Evaluation] = []
   checks: list[tuple[int, LiveCheck]] = []
 
@@ -135,15 +135,14 @@ def fit(
     nonlocal shown
     if evaluations and evaluations[-1].step == done:
       return
-    recent = np.concatenate(losses[shown:]) if losses[shown:] else np.zeros(0)
-    shown = len(losses)
-    last = next((rows[-1] for rows in reversed(grad_norms) if len(rows)), ())
+    recent, shown = rows[shown:], len(rows)
+    last = next((r.grad_norms[-1] for r in reversed(rows) if len(r.grad_norms)), ())
     scores = (None, None) if held_out is None else evaluate(loop.state.params, held_out)
     evaluations.append(
       Evaluation(
         step=done,
         epoch=done / (n // batch_size),
-        train_loss=float(recent.mean()) if recent.size else None,
+        train_loss=mean_loss(recent),
         test_loss=scores[0],
         test_accuracy=scores[1],
         grad_norms=tuple(float(v) for v in last),
@@ -170,12 +169,11 @@ def fit(
         continue  # The last check and evaluation are still to come.
       ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
       until = min(done + capacity, stop.max_steps, *ends)
-      loop, chunk_losses, chunk_norms = chunk(loop, train, rules, as_step(until), order_key)
+      loop, infos = chunk(loop, train, rules, as_step(until), order_key)
       code, before, done = int(loop.progress.reason), done, int(loop.state.step)
       reason = None if code < 0 else STOP_REASONS[code]
-      rows = done - before + (reason == "diverged")
-      losses.append(np.asarray(chunk_losses)[:rows])
-      grad_norms.append(np.asarray(chunk_norms)[:rows])
+      reached = done - before + (reason == "diverged")
+      rows.append(Info(*(np.asarray(column)[:reached] for column in infos)))
     seconds = time.perf_counter() - start
     diverged_at = None
     if reason == "diverged":
@@ -185,8 +183,8 @@ def fit(
   return Result(
     state=loop.state,
     stop_reason=reason,
-    losses=np.concatenate(losses),
-    grad_norms=np.concatenate(grad_norms),
+    losses=np.concatenate([r.loss for r in rows]),
+    grad_norms=np.concatenate([r.grad_norms for r in rows]),
     layer_names=tuple(names),
     evaluations=tuple(evaluations),
     checks=tuple(checks),
@@ -201,3 +199,18 @@ def fit(
 def as_step(step: int) -> Array:
   """A step number that a compiled loop takes."""
   return jnp.asarray(step, jnp.int32)
+
+
+def no_rows(value: jax.ShapeDtypeStruct) -> np.ndarray:
+  """The rows of no steps at all."""
+  return np.zeros((0, *value.shape), value.dtype)
+
+
+def mean_loss(chunks: list[Info]) -> float | None:
+  """The mean loss of the examples of some steps, by their weights; None without any weight."""
+  if not chunks:
+    return None
+  # Put together first, so that the sum is one sum however the run was cut into chunks.
+  losses = np.concatenate([chunk.loss for chunk in chunks]).astype(np.float64)
+  weights = np.concatenate([chunk.weight for chunk in chunks]).astype(np.float64)
+  return float((weights * losses).sum() / weights.sum()) if weights.sum() else None

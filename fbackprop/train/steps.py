@@ -36,6 +36,8 @@ class Info(NamedTuple):
 
   Attributes:
     loss: mean loss of the batch at the parameters before the update, `[]`.
+    weight: what the loss counts for in a mean over batches: Σ w, or N without weights, `[]`, in at
+      least float32.
     grad_norms: norm of the gradient of each layer that has parameters, in the order of
       `layer_names`, `[layers]`, in at least float32.
     finite: whether the loss, the norms, the optimiser's state and the new parameters are finite. If
@@ -45,6 +47,7 @@ class Info(NamedTuple):
   """
 
   loss: Array
+  weight: Array
   grad_norms: Array
   finite: Array
 
@@ -103,9 +106,22 @@ def make_step(
     finite &= stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     taken: State = jax.tree.map(partial(jnp.where, finite), proposed, state)
-    return taken, Info(value, norms, finite)
+    return taken, Info(value, total_weight(batch, value.dtype), norms, finite)
 
   return init, step
+
+
+def total_weight(batch: Batch, dtype: Any) -> Array:
+  """Σ w, or N without weights, for a loss of `dtype`."""
+  dtype = at_least_float32(dtype)
+  if batch.weights is None:
+    return jnp.asarray(batch.x.shape[0], dtype)
+  return batch.weights.sum(dtype=dtype)
+
+
+def at_least_float32(dtype: Any) -> Any:
+  """The dtype of sums: in bfloat16 a count stops at 256, in float16 the square of 256 is ∞."""
+  return jnp.promote_types(dtype, jnp.float32)
 
 
 def noise_key(net: Layer, state: State) -> Array | None:
@@ -155,8 +171,8 @@ def layer_norms(grads: Params) -> Array:
 
 
 def square_sum(leaf: Array) -> Array:
-  """Σ g² in at least float32: in float16 the square of 256 is infinite."""
-  return jnp.vdot(leaf, leaf, preferred_element_type=jnp.promote_types(leaf.dtype, jnp.float32))
+  """Σ g², in at least float32."""
+  return jnp.vdot(leaf, leaf, preferred_element_type=at_least_float32(leaf.dtype))
 
 
 def layer_names(params: Params) -> list[str]:

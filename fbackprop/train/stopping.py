@@ -12,7 +12,8 @@ class StopRules:
   """The lecture's two stop rules, and a third for a loss that has stopped falling.
 
   The loss that is judged is the mean of the steps' losses over an epoch (one pass over the data),
-  at the epoch's end; in full-batch descent that is the loss of each step.
+  at the epoch's end; in full-batch descent that is the loss of each step. With weights it is the
+  weighted mean over the epoch's examples, and an epoch whose weights are all zero is no progress.
   """
 
   max_steps: int
