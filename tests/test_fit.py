@@ -410,3 +410,11 @@ def batch_at(step, data, batch_size):
   epoch, place = divmod(step, len(data[0]) // batch_size)
   order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(data[0]))
   return fb.train.Batch(*(part[order[place * batch_size :][:batch_size]] for part in data))
+
+
+@pytest.mark.parametrize("make", [optax.lbfgs, lambda: optax.MultiSteps(optax.adam(0.1), 2)])
+def test_a_run_takes_optimisers_that_want_more_than_a_gradient(make):
+  with jax.numpy_dtype_promotion("standard"):
+    result = fit(net=fb.mlp([4, 3]), optimizer=make(), batch_size=None)
+  assert (result.stop_reason, result.steps) == ("max_steps", 30)
+  assert result.losses[-1] < 0.3 * result.losses[0]

@@ -44,7 +44,8 @@ def locate_nonfinite(
     overflow, "optimiser's state" or "update". "nowhere, computed one operation at a time" if all
     of these are finite: the compiled step rounds in other places.
   """
-  links = links_of(net, state.params, noise_key(net, state))
+  key = noise_key(net, state)
+  links = links_of(net, state.params, key)
   x, kept = batch.x, []
   for link in links:
     x, residuals = link.layer.forward(link.params, x, link.key)
@@ -69,7 +70,8 @@ def locate_nonfinite(
     grads[:0] = jax.tree.leaves(params_bar)
 
   grads = jax.tree.unflatten(jax.tree.structure(state.params), grads)
-  params, opt_state = make_update(optimizer)(state.params, state.opt_state, value, grads)
+  update = make_update(optimizer, net, loss)
+  params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
   pairs = zip(jax.tree.leaves(opt_state), jax.tree.leaves(state.opt_state), strict=True)
   if any(finite(before) and not finite(after) for after, before in pairs):
     return "optimiser's state"

@@ -44,7 +44,7 @@ def fit(
     loss: the loss.
     data: `(x, targets)` or a `Batch`: x `[N, D_in]` and what the loss takes. Values are looked at
       here, once: NaN, infinity and labels out of range are refused.
-    optimizer: `gradient_descent(rate)` or any of optax's.
+    optimizer: `gradient_descent(rate)` or any of optax's; see `make_step`.
     stop: the stop rules.
     key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
     batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop.checks import DtypeError, check_key, describe
-from fbackprop.train.optimizers import make_update
+from fbackprop.train.optimizers import as_transformation, make_update
 from fbackprop.transforms import check_unit, value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -60,9 +60,9 @@ def make_step(
   Args:
     net: the network.
     loss: the loss.
-    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's that takes one gradient
-      at a time (a line search evaluates the loss again, and is refused by optax's own error).
-      `update` also gets `value=` the batch's loss, for those that take it.
+    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Those that take them get
+      `value=` the batch's loss, `grad=` its gradient, and `value_fn=` the loss as a function of the
+      parameters: a line search, as that of `optax.lbfgs`, differentiates by our backward pass too.
 
   Returns:
     `(init, step)`: `init(key) -> State`, and `step(state, batch) -> (State, Info)` with `batch` a
@@ -81,7 +81,8 @@ def make_step(
   """
   check_unit("make_step", "net", net, Layer)
   check_unit("make_step", "loss", loss, Loss)
-  update = make_update(optimizer)
+  optimizer = as_transformation(optimizer)
+  update = make_update(optimizer, net, loss)
   loss_and_gradient = value_and_grad(net, loss)
 
   @jax.jit
@@ -100,7 +101,7 @@ def make_step(
     value, grads = loss_and_gradient(
       state.params, batch.x, batch.targets, key=key, weights=batch.weights
     )
-    params, opt_state = update(state.params, state.opt_state, value, grads)
+    params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
     norms = layer_norms(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all() & all_finite(params)
     finite &= stays_finite(opt_state, state.opt_state)
