@@ -168,7 +168,7 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, ca
   flags = ("--data", "sine", "--hidden", 4, "--activation", "relu", "--rate", 1e30)
   assert train(tmp_path, *flags) == 3
   said = capsys.readouterr()
-  assert "stopped by diverged at step 1;" in said.out
+  assert "stopped: the run diverged at step 2;" in said.out
   assert re.search(r"diverged at step 2; first not finite: layer \d \(dense\): \w+;", said.err)
   assert "a smaller --rate than 1e+30 may help" in said.err
   summary = read(tmp_path / "sine-1" / "summary.json")
@@ -208,7 +208,7 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
   append = runs.append_evaluation
   monkeypatch.setattr(runs, "append_evaluation", interrupting)
   assert train(tmp_path, *LINE, "--eval-every", 20, "--stop.max-steps", 10**9) == 130
-  assert "stopped by interrupted at step 20;" in capsys.readouterr().out
+  assert "stopped: interrupted at step 20;" in capsys.readouterr().out
   assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("interrupted", 20)

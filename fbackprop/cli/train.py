@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, parse, saved
+from fbackprop.cli.config import TrainConfig, parse, saved, told_by
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.extras import need
@@ -14,7 +14,7 @@ from fbackprop.train.files import write_whole
 from fbackprop.train.interruption import deferred_interrupt
 
 if TYPE_CHECKING:
-  from fbackprop.train.results import Evaluation
+  from fbackprop.train.results import Evaluation, Result
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
   try:
     for module, extra in (("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")):
       need(module, extra=extra)  # A run that can't be reported isn't begun.
-    return run(config)
+    return run(config, arguments)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except KeyboardInterrupt:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     return 130
 
 
-def run(config: TrainConfig) -> int:
+def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   """The run itself. jax is imported here."""
   import jax
   import numpy as np
@@ -57,19 +57,20 @@ def run(config: TrainConfig) -> int:
   dataset = load_dataset(config.data, config.seed)
   n, features = dataset.x.shape
   if config.batch_size > n:
-    raise UsageError(f"--batch-size must be at most the {n} training examples, got "
-                     f"{config.batch_size}")  # fmt: skip
+    raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
+                     f"examples, got {config.batch_size}")  # fmt: skip
   sizes = [features, *config.hidden, dataset.outputs]
   net = fb.mlp(sizes, getattr(fb, config.activation))
   loss = fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error
-  folder = create_folder(config)
+  folder = create_folder(config, arguments)
   try:
     runs.write_toml(
       folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
     )
     runs.write_json(folder / "env.json", runs.environment())
   except OSError as error:
-    raise UsageError(f"--out: {folder} can't be written: {error.strerror}") from error
+    where = told_by("out", arguments)
+    raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
 
   print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
   network = f"mlp {'-'.join(map(str, sizes))}, {config.activation}, {loss.name}"
@@ -114,7 +115,7 @@ def run(config: TrainConfig) -> int:
     name = "test_accuracy" if dataset.is_classification else "test_loss"
     worst = result.gradient_check_max_rel_error
     ending = (
-      f"stopped by {result.stop_reason} at step {result.steps}; "
+      f"{stopped(result)}; "
       f"{name.replace('_', ' ')} {number(summary[name])}; worst gradient error against jax.grad "
       f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
     )
@@ -145,19 +146,29 @@ def run(config: TrainConfig) -> int:
   return 3 if result.stop_reason == "diverged" else int(not result.checks_ok)
 
 
-def create_folder(config: TrainConfig) -> Path:
-  """The run's own folder, or a usage error that names the flag."""
+def stopped(result: "Result") -> str:
+  """How and when a run ended."""
+  if result.stop_reason == "diverged":
+    return f"stopped: the run diverged at step {result.steps + 1}"
+  if result.stop_reason == "interrupted":
+    return f"stopped: interrupted at step {result.steps}"
+  return f"stopped by {result.stop_reason} at step {result.steps}"
+
+
+def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
+  """The run's own folder, or a usage error that names the flag, or the file's key."""
   from fbackprop.train.runs import create_folder as create
 
+  out, name = (told_by(key, arguments) for key in ("out", "name"))
   try:
     return create(config.out, config.name, config.data)
   except FileExistsError as error:
     if config.name is None or not Path(config.out).is_dir():
-      raise UsageError(f"--out {config.out} is not a folder") from error
+      raise UsageError(f"{out} {config.out} is not a folder") from error
     path = Path(config.out, config.name)
-    raise UsageError(f"--name: {path} exists already; give another --name") from error
+    raise UsageError(f"{name}: {path} exists already; give another --name") from error
   except OSError as error:
-    raise UsageError(f"--out {config.out}: no folder can be made: {error.strerror}") from error
+    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
 def line_of(evaluation: "Evaluation") -> str:
