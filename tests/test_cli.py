@@ -122,6 +122,23 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   )
 
 
+def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypatch):
+  titles = []
+
+  def drawn(title, *arguments):
+    titles.append(title)
+    return b"a picture"
+
+  monkeypatch.setattr("fbackprop.train.report.draw_report", drawn)
+  flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
+  assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
+  what, ending = titles[0].splitlines()
+  assert what == (
+    "mlp 1-1, tanh, squared_error; gradient descent, rate 0.125, batches of 16, seed 7"
+  )
+  assert capsys.readouterr().out.splitlines()[-1].startswith(f"{ending}; run in ")
+
+
 def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
   flags = ("--rate", 0.0123, "--seed", 7, "--batch-size", 50, "--stop.max-steps", 40)
   assert train(tmp_path, *LINE, *flags) == 0

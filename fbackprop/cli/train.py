@@ -74,7 +74,8 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
 
   print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
   network = f"mlp {'-'.join(map(str, sizes))}, {config.activation}, {loss.name}"
-  print(f"{network}; gradient descent, rate {config.rate:g}, batches of {config.batch_size}")
+  method = f"gradient descent, rate {config.rate:g}, batches of {config.batch_size}"
+  print(f"{network}; {method}")
   score = " test accuracy" if dataset.is_classification else ""
   print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}   error of gradient")
 
@@ -119,7 +120,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       f"{name.replace('_', ' ')} {number(summary[name])}; worst gradient error against jax.grad "
       f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
     )
-    title = f"{network}\n{ending.rpartition(';')[0]}"
+    title = f"{network}; {method}, seed {config.seed}\n{ending.rpartition(';')[0]}"
     outputs = np.asarray(net.forward(result.params, dataset.x_test)[0])
     write("report.png", write_whole, draw_report(title, result, dataset, outputs))
     print(ending)
