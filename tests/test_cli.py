@@ -7,6 +7,7 @@ longer than the run.
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 
@@ -121,6 +122,23 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   )
 
 
+def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypatch):
+  titles = []
+
+  def drawn(title, *arguments):
+    titles.append(title)
+    return b"a picture"
+
+  monkeypatch.setattr("fbackprop.train.report.draw_report", drawn)
+  flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
+  assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
+  what, ending = titles[0].splitlines()
+  assert what == (
+    "mlp 1-1, tanh, squared_error; gradient descent, rate 0.125, batches of 16, seed 7"
+  )
+  assert capsys.readouterr().out.splitlines()[-1].startswith(f"{ending}; run in ")
+
+
 def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
   flags = ("--rate", 0.0123, "--seed", 7, "--batch-size", 50, "--stop.max-steps", 40)
   assert train(tmp_path, *LINE, *flags) == 0
@@ -167,8 +185,8 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, ca
   flags = ("--data", "sine", "--hidden", 4, "--activation", "relu", "--rate", 1e30)
   assert train(tmp_path, *flags) == 3
   said = capsys.readouterr()
-  assert "stopped by diverged at step 1;" in said.out
-  assert re.search(r"diverged at step 2: layer \d \(dense\): \w+ is not finite", said.err)
+  assert "stopped: the run diverged at step 2;" in said.out
+  assert re.search(r"diverged at step 2; first not finite: layer \d \(dense\): \w+;", said.err)
   assert "a smaller --rate than 1e+30 may help" in said.err
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("diverged", 1)
@@ -207,10 +225,74 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
   append = runs.append_evaluation
   monkeypatch.setattr(runs, "append_evaluation", interrupting)
   assert train(tmp_path, *LINE, "--eval-every", 20, "--stop.max-steps", 10**9) == 130
-  assert "stopped by interrupted at step 20;" in capsys.readouterr().out
+  assert "stopped: interrupted at step 20;" in capsys.readouterr().out
   assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("interrupted", 20)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("during", ["append_evaluation", "write_json"])
+def test_an_interrupt_at_the_end_saves_everything_and_is_told(
+  tmp_path, capsys, undrawn, monkeypatch, during, signum, code
+):
+  real = getattr(runs, during)
+
+  def interrupting(path, content):
+    real(path, content)
+    if path.name != "env.json":  # That one is written before the run.
+      os.kill(os.getpid(), signum)
+
+  monkeypatch.setattr(runs, during, interrupting)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == code
+  # The run had come to its end by itself.
+  assert "stopped by max_steps at step 3;" in capsys.readouterr().out
+  assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
+
+
+def test_a_second_interrupt_does_not_wait_for_the_files(tmp_path, capsys, undrawn, monkeypatch):
+  def interrupting(path, content):
+    for _ in range(2):
+      os.kill(os.getpid(), signal.SIGINT)
+
+  monkeypatch.setattr(runs, "append_evaluation", interrupting)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 130
+  assert "interrupted before all of the run was saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "model.safetensors", "summary.json"])
+def test_a_file_that_cannot_be_written_is_named_and_the_others_are_saved(
+  tmp_path, capsys, undrawn, monkeypatch, name
+):
+  def blocking(path, content):
+    write(path, content)
+    if path.name == "env.json":
+      (path.parent / name).mkdir()
+
+  write = runs.write_json
+  monkeypatch.setattr(runs, "write_json", blocking)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
+  folder = tmp_path / "sine-1"
+  said = capsys.readouterr()
+  assert "stopped by max_steps at step 3;" in said.out
+  assert said.err == f"fbackprop: could not be written: {folder / name} (Is a directory)\n"
+  assert sorted(os.listdir(folder)) == FILES
+  assert all((folder / file).is_file() for file in FILES if file != name)
+
+
+def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkeypatch):
+  folder = tmp_path / "sine-1"
+  append = runs.append_evaluation
+
+  def removing(path, evaluation):
+    append(path, evaluation)
+    shutil.rmtree(folder)
+
+  monkeypatch.setattr(runs, "append_evaluation", removing)
+  assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
+  files = ("model.safetensors", "summary.json", "report.png")
+  missing = ", ".join(f"{folder / file} (No such file or directory)" for file in files)
+  assert capsys.readouterr().err == f"fbackprop: could not be written: {missing}\n"
 
 
 def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """What a run is told: default < file < flag, and what can't be is refused by name, with code 2."""
 
+import itertools
 import runpy
 import subprocess
 import sys
@@ -81,6 +82,13 @@ def test_a_text_that_looks_like_a_flag_is_a_text(tmp_path):
     ("name = 3", "name must be a text, got 3"),
     ("stop = 3", "stop must be a table, got 3"),
     ("[stop]\ntol = true", "stop.tol must be a number, got True"),
+    ("batch_size = 0", "batch_size must be at least 1, got 0"),
+    ("seed = 4294967296", "seed must be at most 4294967295, got 4294967296"),
+    ("hidden = [4, 65537]", "hidden must be at most 65536, got 65537"),
+    ("rate = -1", "rate must be finite and above 0, got -1"),
+    ('name = "a/b"', "name must be the name of a folder, not a path, got 'a/b'"),
+    ("[stop]\nmax_steps = 2147483648", "stop.max_steps must be below 2^31, got 2147483648"),
+    ("[stop]\ntol = -1.0", "stop.tol must be a finite number of at least 0, got -1.0"),
   ],
 )
 def test_a_file_that_cannot_be_is_refused(tmp_path, text, said):
@@ -89,6 +97,7 @@ def test_a_file_that_cannot_be_is_refused(tmp_path, text, said):
     parse(["--config", path])
   assert str(refused.value).startswith(f"{path}: ")
   assert said in str(refused.value)
+  assert "--" not in str(refused.value).removeprefix(path)  # Nobody gave a flag.
 
 
 def test_a_file_that_is_no_toml_is_refused(tmp_path):
@@ -122,8 +131,11 @@ def refused(capsys, *arguments):
     ("--rate -1", ["--rate must be finite and above 0, got -1"]),
     ("--rate nan", ["--rate must be finite and above 0, got nan"]),
     ("--hidden 0", ["--hidden must be at least 1, got 0"]),
+    ("--hidden 65537", ["--hidden must be at most 65536, got 65537"]),
     ("--hidden 4 -3", ["--hidden must be at least 1, got -3"]),
     ("--batch-size 0", ["--batch-size must be at least 1, got 0"]),
+    ("--seed 4294967296", ["--seed must be at most 4294967295, got 4294967296"]),
+    ("--stop.max-steps 2147483648", ["stop.max_steps must be below 2^31, got 2147483648"]),
     ("--seed -1", ["--seed must be at least 0, got -1"]),
     ("--eval-every 0", ["--eval-every must be at least 1, got 0"]),
     ("--check-every -1", ["--check-every must be at least 0, got -1"]),
@@ -140,6 +152,38 @@ def test_a_flag_that_cannot_be_is_refused(tmp_path, capsys, flags, said):
   for part in said:
     assert part in text
   assert not (tmp_path / "runs").exists()
+
+
+def test_a_value_that_meets_the_data_or_the_disk_is_named_as_it_was_given(tmp_path, capsys):
+  (tmp_path / "file").touch()
+  (tmp_path / "mine").mkdir()
+  out = str(tmp_path / "file")
+  path = file_of(tmp_path, f'data = "sine"\nbatch_size = 257\nout = "{out}"\nname = "mine"')
+  assert refused(capsys, "train", "--config", path) == (
+    f"fbackprop: {path}: batch_size must be at most the 256 training examples, got 257"
+  )
+  with_flag = ("train", "--config", path, "--batch_size=32")
+  assert f"{path}: out {out} is not a folder" in refused(capsys, *with_flag)
+  taken = refused(capsys, *with_flag, "--out", str(tmp_path))
+  assert f"{path}: name: {tmp_path / 'mine'} exists already" in taken
+  assert "--batch-size must be at most the 256" in refused(
+    capsys, "train", "--config", path, "--batch_size", "300"
+  )
+
+
+def test_the_bounds_themselves_are_taken():
+  flags = ["--hidden", "65536", "--seed", "4294967295", "--stop.max-steps", "2147483647"]
+  config = parse(flags)
+  assert (config.hidden, config.seed, config.stop.max_steps) == ((65536,), 2**32 - 1, 2**31 - 1)
+
+
+def test_each_sentence_of_the_help_breaks_only_where_the_line_is_full(capsys):
+  with pytest.raises(SystemExit):
+    main(["train", "--help"])
+  lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+  for left, right in itertools.pairwise(lines):
+    if left and right and right[0].isalpha() and "--" not in left:
+      assert len(left) + 1 + len(right.split()[0]) > 54, left
 
 
 def test_an_unknown_command_is_refused_with_the_nearest(capsys):

@@ -14,7 +14,9 @@ import pytest
 import fbackprop as fb
 from fbackprop.linear import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
+from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
+from fbackprop.train.steps import State
 
 KEY = jax.random.key(3)
 X = np.asarray(jax.random.normal(jax.random.key(1), (22, 4)))
@@ -128,6 +130,7 @@ def test_evaluations_say_what_happened():
 
 def test_a_run_without_checks_says_so():
   result = fit()
+  assert not result.interrupted
   assert result.checks == ()
   assert result.gradient_check_max_rel_error is None
   assert result.gradient_rounding_max_rel_error is None
@@ -177,9 +180,30 @@ def test_an_interrupt_keeps_what_was_reached():
 
   before = signal.getsignal(signal.SIGINT)
   result = fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt)
-  assert (result.steps, result.stop_reason) == (20, "interrupted")
+  assert (result.steps, result.stop_reason, result.interrupted) == (20, "interrupted", True)
   assert signal.getsignal(signal.SIGINT) is before
   chex.assert_trees_all_equal(result.params, fit(stop=fb.train.StopRules(20)).params)
+
+
+def test_an_interrupt_that_comes_too_late_is_not_forgotten():
+  def interrupt(evaluation):
+    os.kill(os.getpid(), signal.SIGINT)
+
+  result = fit(on_evaluation=interrupt)  # The only evaluation is the last one.
+  assert (result.steps, result.stop_reason, result.interrupted) == (30, "max_steps", True)
+
+
+def test_a_block_in_a_block_shares_what_was_heard():
+  before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+  with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as outer:
+    with deferred_interrupt(signal.SIGINT) as inner:
+      assert not inner.requested
+      os.kill(os.getpid(), signal.SIGTERM)
+    assert outer.requested
+    assert outer.signum == signal.SIGTERM
+    with pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)
+  assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_a_second_interrupt_does_not_wait():
@@ -235,10 +259,63 @@ def test_a_run_that_diverges_says_where_and_keeps_the_last_good_parameters(net, 
   )  # fmt: skip
 
 
-def test_a_loss_that_overflows_is_named():
+def located(net, loss, params, batch):
+  """Where a step of gradient descent from these parameters breaks."""
+  optimizer = fb.train.gradient_descent(0.5)
+  state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), KEY)
+  return locate_nonfinite(net, loss, optimizer, state, batch)
+
+
+def test_a_loss_that_overflows_is_named_with_the_layer_that_fed_it():
   params = (fb.DenseParams(jnp.full((4, 3), 1e25), jnp.zeros(3)),)
   batch = fb.train.Batch(jnp.ones((2, 4)), jnp.zeros((2, 3)))
-  assert locate_nonfinite(fb.mlp([4, 3]), fb.squared_error, params, batch) == "loss"
+  net = fb.mlp([4, 3])
+  assert located(net, fb.squared_error, params, batch) == "loss, fed by layer 0 (dense)"
+  inner = fb.serial(fb.relu, net)
+  assert located(inner, fb.squared_error, ((), params), batch) == "loss, fed by layer 1.0 (dense)"
+  empty = fb.train.Batch(jnp.full((2, 3), 1e25), jnp.zeros((2, 3)))
+  assert located(fb.serial(), fb.squared_error, (), empty) == "loss, fed by layer 0 (serial)"
+
+
+def test_a_step_that_is_finite_broke_nowhere():
+  params, batch = NET.init(KEY), fb.train.Batch(X, LABELS)
+  where = located(NET, fb.softmax_cross_entropy, params, batch)
+  assert where == "nowhere, computed one operation at a time"
+
+
+def test_a_layer_that_draws_is_walked_with_its_own_key():
+  def drawn_forward(params, x, key=None):
+    return x * jax.random.bernoulli(key, 0.5, x.shape).astype(x.dtype), ()
+
+  noise = fb.relu._replace(name="drawn", forward=drawn_forward, draws=True)
+  net = fb.serial(fb.dense(4, 3), noise, fb.dense(3, 2))
+  params = (fb.DenseParams(jnp.ones((4, 3)), jnp.zeros(3)), (),
+            fb.DenseParams(jnp.full((3, 2), 3e38), jnp.zeros(2)))  # fmt: skip
+  batch = fb.train.Batch(jnp.ones((9, 4)), jnp.zeros((9, 2)))
+  assert located(net, fb.squared_error, params, batch) == "layer 2 (dense): value"
+
+
+def scaled_backward(scale):
+  def backward(params, x, y_bar):
+    params_bar, x_bar = dense_backward(params, x, y_bar)
+    return jax.tree.map(lambda a: a * scale, params_bar), x_bar
+
+  return backward
+
+
+@pytest.mark.parametrize(
+  ("optimizer", "scale", "where"),
+  [
+    # The squares of 1e17 are finite, those of 1e20 in the optimiser's second moment aren't.
+    (optax.chain(optax.scale(1e3), optax.scale_by_adam()), 1e17, "optimiser's state"),
+    (optax.adam(0.1), 1e21, "layer 0 (dense): norm of the gradient"),
+  ],
+)
+def test_an_optimiser_that_overflows_does_not_go_on_in_silence(optimizer, scale, where):
+  net = fb.serial(fb.dense(4, 3)._replace(backward=scaled_backward(scale)))
+  with jax.numpy_dtype_promotion("standard"):
+    result = fit(net=net, optimizer=optimizer)
+  assert (result.stop_reason, result.steps, result.diverged_at) == ("diverged", 0, where)
 
 
 BAD = {
@@ -265,6 +342,9 @@ BAD = {
   "(N, 1)": ({"data": (X, LABELS[:, None])}, ValueError, r"shape \[22, 3\], got int32\[22, 1\]"),
   "test": ({"test": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\]"),
   "weights": ({"data": (X, LABELS, X[:, 0])}, ValueError, "data.weights must not be negative"),
+  "weights of zero": (
+    {"data": (X, LABELS, 0 * X[:, 0])}, ValueError, "data.weights must not be all zero"
+  ),
   "weights' shape": ({"data": (X, LABELS, X)}, ValueError, r"weights must be float32\[22\]"),
 }  # fmt: skip
 
@@ -296,3 +376,45 @@ def test_weights_of_zero_leave_examples_out():
   result = fit(data=(X, LABELS, weights), batch_size=None)
   half = fit(data=(X[:11], LABELS[:11]), batch_size=None)
   np.testing.assert_allclose(result.losses, half.losses, rtol=1e-5)
+
+
+def test_epochs_and_evaluations_are_judged_by_weights_however_a_run_is_cut():
+  weights = np.where(np.arange(22) % 3, 0, 2.0 ** (np.arange(22) % 5)).astype(np.float32)
+  data = (X, LABELS, weights)
+  whole = fit(data=data, batch_size=2, stop=fb.train.StopRules(24), eval_every=12)
+  # Some batches of two have no weight at all, and a loss of 0 that says nothing.
+  assert (whole.losses == 0).any()
+  for evaluation, steps in zip(whole.evaluations, (range(12), range(12, 24)), strict=True):
+    pairs = [batch_at(step, data, 2) for step in steps]
+    sums = np.array([batch.weights.sum() for batch in pairs])
+    want = (sums * whole.losses[steps.start : steps.stop]).sum() / sums.sum()
+    np.testing.assert_allclose(evaluation.train_loss, want, rtol=1e-6)
+  epochs = []
+  for first in (0, 11):  # An epoch is eleven batches.
+    sums = np.array([batch_at(step, data, 2).weights.sum() for step in range(first, first + 11)])
+    epochs.append((sums * whole.losses[first : first + 11]).sum() / sums.sum())
+  limit = (epochs[0] + epochs[1]) / 2
+  assert epochs[1] < limit < epochs[0]
+  stop = fb.train.StopRules(24, loss_below=float(limit))
+  for chunk in (1000, 5):
+    cut = fit(data=data, batch_size=2, stop=stop, chunk_steps=chunk)
+    assert (cut.stop_reason, cut.steps) == ("loss_below", 22)
+    np.testing.assert_array_equal(cut.losses, whole.losses[:22])
+  cut = fit(data=data, batch_size=2, stop=fb.train.StopRules(24), eval_every=12, chunk_steps=5)
+  assert [e.train_loss for e in cut.evaluations] == [e.train_loss for e in whole.evaluations]
+
+
+def batch_at(step, data, batch_size):
+  """The batch of a step, in the order that a run with `KEY` draws."""
+  order_key = jax.random.split(KEY)[1]
+  epoch, place = divmod(step, len(data[0]) // batch_size)
+  order = jax.random.permutation(jax.random.fold_in(order_key, epoch), len(data[0]))
+  return fb.train.Batch(*(part[order[place * batch_size :][:batch_size]] for part in data))
+
+
+@pytest.mark.parametrize("make", [optax.lbfgs, lambda: optax.MultiSteps(optax.adam(0.1), 2)])
+def test_a_run_takes_optimisers_that_want_more_than_a_gradient(make):
+  with jax.numpy_dtype_promotion("standard"):
+    result = fit(net=fb.mlp([4, 3]), optimizer=make(), batch_size=None)
+  assert (result.stop_reason, result.steps) == ("max_steps", 30)
+  assert result.losses[-1] < 0.3 * result.losses[0]

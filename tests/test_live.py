@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fbackprop as fb
@@ -122,6 +123,44 @@ def test_a_gradient_that_cancels_is_no_alarm(activation):
   check = make_live_check(odd, fb.squared_error)(odd.init(jax.random.key(0)), x, jnp.sin(x))
   assert check.ok
   assert check.rounding < 1e-5
+
+
+def wrong_factor(params, x, y_bar):
+  params_bar, x_bar = dense_backward(params, x, y_bar)
+  return DenseParams(params_bar.w * 1.001, params_bar.b), x_bar
+
+
+def wrong_row(params, x, y_bar):
+  params_bar, x_bar = dense_backward(params, x, y_bar)
+  return DenseParams(params_bar.w + 0.001 * x[:1].T @ y_bar[:1], params_bar.b), x_bar
+
+
+@pytest.mark.parametrize(
+  ("dtype", "backward", "found"),
+  [
+    # Float32's rounding alone keeps the gradient at some 1e-7 of the terms that it sums.
+    ("float32", dense_backward, False),
+    ("float32", wrong_factor, True),
+    ("float32", wrong_row, True),
+    # In float64 it cancels to 1e-16 of them. A factor is then an error of 1e-19, less than any
+    # rounding: the check is blind to it here, and finds it at any step before. An error in a term
+    # doesn't cancel.
+    ("float64", dense_backward, False),
+    ("float64", wrong_factor, False),
+    ("float64", wrong_row, True),
+  ],
+)
+def test_at_a_minimum_what_is_left_of_the_gradient_decides(dtype, backward, found):
+  x = np.asarray(X, np.float64)
+  targets = np.sin(3 * x[:, :2])
+  with jax.enable_x64(True):
+    ones = np.hstack([x, np.ones((7, 1))])
+    solution = np.linalg.lstsq(ones, targets, rcond=None)[0].astype(dtype)
+    net = fb.dense(4, 2)._replace(backward=backward)
+    params = DenseParams(jnp.asarray(solution[:4]), jnp.asarray(solution[4]))
+    data = jnp.asarray(x, dtype), jnp.asarray(targets, dtype)
+    check = make_live_check(net, fb.squared_error)(params, *data)
+  assert check.ok == (not found)
 
 
 def test_the_configuration_is_left_alone():

@@ -5,6 +5,7 @@ import struct
 import jax
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import fbackprop as fb
@@ -70,9 +71,20 @@ def labelled(labels, predicted):
   return Dataset("made", x, targets, x, targets, outputs=3, image_shape=(2, 2)), outputs
 
 
-def result_of(losses, grad_norms, names, evaluations):
+def result_of(losses, grad_norms, names, evaluations, diverged_at=None):
   return Result(
-    None, "max_steps", np.array(losses), np.array(grad_norms), names, evaluations, (), None, 1, 0, 1
+    None,
+    "max_steps",
+    np.array(losses),
+    np.array(grad_norms),
+    names,
+    evaluations,
+    (),
+    diverged_at,
+    False,
+    1,
+    0,
+    1,
   )
 
 
@@ -134,7 +146,8 @@ def test_losses_are_those_of_the_run():
   panel = axes()
   report.draw_losses(panel, result_of([0.6, 0.4, 0.0, 0.6], [[1.0]] * 4, ("[0]",), evaluations))
   lines = lines_of(panel)
-  np.testing.assert_array_equal(lines["training"], [(2, 0.5), (4, 0.3)])
+  # A mean over steps 1 and 2, and one over 3 and 4, each in the middle of its steps.
+  np.testing.assert_array_equal(lines["training"], [(1.5, 0.5), (3.5, 0.3)])
   np.testing.assert_array_equal(lines["test"], [(2, 0.7), (4, 0.6)])
   (steps,) = (line for label, line in lines.items() if label.startswith("_"))
   # A loss of exactly zero has no place on a logarithmic axis, and is a gap.
@@ -157,6 +170,39 @@ def test_each_layer_has_its_gradient_norm():
   lines = lines_of(panel)
   np.testing.assert_array_equal(lines["layer 0"], [(1, 1), (2, 2), (3, 3)])
   np.testing.assert_array_equal(lines["layer 2"], [(1, 5), (2, np.nan), (3, 7)])
+
+
+def test_many_layers_have_colors_of_their_own():
+  for count in (1, 6, 7, 40):
+    colors = {to_hex(color) for color in report.colors_of(count)}
+    assert len(colors) == count
+  panel = axes()
+  names = tuple(f"[{i}]" for i in range(12))
+  report.draw_gradients(panel, result_of([1.0] * 60, np.ones((60, 12)), names, ()))
+  assert len({to_hex(line.get_color()) for line in panel.get_lines()}) == 12
+  shown = [text.get_text() for text in panel.get_legend().get_texts()]
+  assert shown == ["layer 0", "layer 3", "layer 7", "layer 11"]
+
+
+@pytest.mark.parametrize("draw", [report.draw_losses, report.draw_gradients])
+def test_the_step_at_which_a_run_diverged_is_marked(draw):
+  panel = axes()
+  where = "layer 2 (dense): value"
+  result = result_of([2.0, np.inf], [[1.0], [np.nan]], ("[0]",), (), where)
+  draw(panel, result)
+  assert [text.get_text() for text in panel.texts] == [f"diverged at step 2:\n{where}"]
+  (mark,) = (line for line in panel.get_lines() if line.get_linestyle() == ":")
+  assert list(mark.get_xdata()) == [2, 2]
+  # The one finite number is a dot, as a line of one point isn't seen.
+  (trace,) = (line for line in panel.get_lines() if len(line.get_xdata()) == 2 and line is not mark
+              and line.get_marker() == ".")  # fmt: skip
+  np.testing.assert_array_equal(trace.get_xdata(), [1, 2])
+
+
+def test_a_fit_that_is_not_finite_says_so():
+  sine, rest = load_dataset("sine", 0), axes()
+  report.draw_residuals(rest, sine, np.full((256, 1), np.nan))
+  assert [text.get_text() for text in rest.texts] == ["f(x; Θ) is not finite"]
 
 
 def test_the_fit_and_what_is_left_of_it():

@@ -30,13 +30,14 @@ def stop_by_loop(losses, per_epoch, stop):
   raise AssertionError("the losses are too few for this stop rule")
 
 
-def stop_by_judge(losses, per_epoch, stop):
+def stop_by_judge(losses, per_epoch, stop, shares=None):
   """The same by the package."""
   numbers = stop_numbers(stop, jnp.float32)
   progress = start_loop(None, 1, jnp.float32).progress
   for step, loss in enumerate(losses, start=1):
-    info = Info(jnp.asarray(loss, jnp.float32), jnp.zeros(1), jnp.isfinite(loss))
-    progress = judge(progress, info, jnp.asarray(step), per_epoch, numbers)
+    share = jnp.asarray(1 if shares is None else shares[step - 1], jnp.float32)
+    info = Info(jnp.asarray(loss, jnp.float32), 4 * share, jnp.zeros(1), jnp.isfinite(loss))
+    progress = judge(progress, info, share, jnp.asarray(step), per_epoch, numbers)
     if progress.reason >= 0:
       return step, STOP_REASONS[int(progress.reason)]
   raise AssertionError("the losses are too few for this stop rule")
@@ -69,8 +70,24 @@ def test_judge_stops_where_the_plain_loop_stops(losses, per_epoch, stop):
 
 
 @pytest.mark.parametrize(
+  ("losses", "shares", "stop", "ends"),
+  [
+    # Means of two: 7/4 and 1 by their shares, 2 and 3/2 without them.
+    ([1, 3, 1, 2], [1.25, 0.75, 1, 0], StopRules(4, loss_below=1.75), (2, "loss_below")),
+    ([1, 3, 1, 2], [0.75, 1.25, 1, 0], StopRules(4, loss_below=1.25), (4, "loss_below")),
+    # A batch without weight has the loss 0, which says nothing; nor does an epoch of such batches.
+    ([0, 3, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0], StopRules(6, loss_below=2), (6, "max_steps")),
+    ([0, 3, 0, 0, 0, 0], [0, 2, 0, 0, 0, 0], StopRules(8, tol=0.5, patience=1), (6, "tol")),
+  ],
+)
+def test_a_batch_counts_by_its_weight(losses, shares, stop, ends):
+  assert stop_by_judge(losses, 2, stop, shares) == ends
+
+
+@pytest.mark.parametrize(
   ("arguments", "error", "message"),
   [
+    ({"max_steps": 2**31}, ValueError, "stop.max_steps must be below 2\\^31, got 2147483648"),
     ({"max_steps": -1}, ValueError, "stop.max_steps must be at least 0, got -1"),
     ({"max_steps": 1.5}, TypeError, "stop.max_steps must be an integer, got 1.5"),
     ({"max_steps": True}, TypeError, "stop.max_steps must be an integer, got True"),

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import fbackprop as fb
+from fbackprop.train.optimizers import make_mean_loss
 from fbackprop.train.steps import layer_names
 from tests import oracle
 
@@ -71,8 +72,22 @@ def test_gradient_descent_is_optax_sgd_to_the_bit():
     optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 9))),
     optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),
     optax.chain(optax.add_noise(0.01, 0.5, 0), optax.sgd(0.1)),
+    optax.lbfgs(),
+    optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(9, store_grad=True)),
+    optax.polyak_sgd(),
+    optax.MultiSteps(optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()), 3),
   ],
-  ids=["adam", "nesterov", "clipped_adamw", "reduce_on_plateau", "noise"],
+  ids=[
+    "adam",
+    "nesterov",
+    "clipped_adamw",
+    "reduce_on_plateau",
+    "noise",
+    "lbfgs",
+    "backtracking",
+    "polyak",
+    "multi_steps",
+  ],
 )
 def test_any_optax_transformation_is_taken_as_it_is(optimizer):
   init, step = make(optimizer)
@@ -83,6 +98,50 @@ def test_any_optax_transformation_is_taken_as_it_is(optimizer):
     first = info.loss if first is None else first
   assert int(state.step) == 9
   assert info.loss < first
+
+
+def test_multi_steps_gathers_gradients_and_takes_one_step():
+  thrice = make(optax.MultiSteps(fb.train.gradient_descent(RATE), 3))
+  once = make(fb.train.gradient_descent(RATE))
+  states = []
+  for (init, step), steps in ((thrice, 3), (once, 1)):
+    state = init(jax.random.key(0))
+    for _ in range(steps):
+      state, _ = step(state, batch_of())
+    states.append(state.params)
+  # A mean of three equal gradients, gathered in float32.
+  chex.assert_trees_all_close(*states, atol=1e-6)
+
+
+def test_the_loss_that_a_line_search_takes_differentiates_by_our_rule():
+  def doubled(params, x, y_bar):
+    return jax.tree.map(lambda a: 2 * a, net_of().parts[2].backward(params, x, y_bar))
+
+  parts = net_of().parts
+  net = fb.serial(*parts[:2], parts[2]._replace(backward=doubled))
+  params, weights = net.init(jax.random.key(0)), jnp.arange(6.0)
+  batch = batch_of()._replace(weights=weights)
+  value, grads = fb.value_and_grad(net, fb.softmax_cross_entropy)(
+    params, *batch[:2], weights=weights
+  )
+  mean_loss = make_mean_loss(net, fb.softmax_cross_entropy)
+  reverse = jax.value_and_grad(mean_loss)(params, batch, None)
+  np.testing.assert_array_equal(reverse[0], value)
+  chex.assert_trees_all_equal(reverse[1], grads)  # Doubled: it is our rule that was asked.
+  _, slope = jax.jvp(lambda p: mean_loss(p, batch, None), (params,), (grads,))
+  squares = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads))
+  np.testing.assert_allclose(slope, squares, rtol=1e-6)
+
+
+def test_a_line_search_leaves_plain_descent_behind():
+  losses = []
+  for optimizer in (optax.lbfgs(), fb.train.gradient_descent(RATE)):
+    init, step = make(optimizer)
+    state = init(jax.random.key(0))
+    for _ in range(15):
+      state, info = step(state, batch_of())
+    losses.append(float(info.loss))
+  assert losses[0] < 0.1 * losses[1]
 
 
 def test_step_matches_a_loop_written_with_jax_grad_and_optax():
@@ -162,6 +221,8 @@ def test_weights_of_a_batch_enter_the_mean():
   picked = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
   weighted, _ = step(init(jax.random.key(0)), batch._replace(weights=picked))
   alone, _ = step(init(jax.random.key(0)), (batch.x[:2], batch.targets[:2]))
+  infos = [step(init(jax.random.key(0)), b)[1] for b in (batch._replace(weights=3 * picked), batch)]
+  assert [float(info.weight) for info in infos] == [6, 6]  # Σ w, and N where there are none.
   # The zero terms don't change a float32 sum; its order may.
   chex.assert_trees_all_close(weighted.params, alone.params, atol=1e-6)
 
@@ -177,6 +238,48 @@ def test_a_step_that_is_not_finite_is_not_taken(where):
   assert not info.finite
   assert int(state.step) == 0
   chex.assert_trees_all_equal(state.params, before)
+
+
+def test_a_state_may_begin_at_infinity_but_not_become_infinite():
+  # The best loss of reduce_on_plateau stays infinite until four losses are gathered.
+  plateau = optax.contrib.reduce_on_plateau(accumulation_size=4)
+  init, step = make(optax.chain(optax.sgd(0.1), plateau))
+  state = init(jax.random.key(0))
+  assert not np.isfinite(state.opt_state[1].best_value)
+  for _ in range(5):
+    state, info = step(state, batch_of())
+    assert info.finite
+  assert np.isfinite(state.opt_state[1].best_value)
+
+  def overflowing(updates, state, params=None):
+    return updates, jax.tree.map(lambda v: v * 1e30, state)
+
+  growing = optax.GradientTransformation(lambda params: {"size": jnp.ones(3)}, overflowing)
+  init, step = make(growing)
+  state, first = step(init(jax.random.key(0)), batch_of())
+  kept = np.array(state.opt_state["size"])
+  state, second = step(state, batch_of())
+  assert (bool(first.finite), bool(second.finite), int(state.step)) == (True, False, 1)
+  np.testing.assert_array_equal(state.opt_state["size"], kept)
+
+
+def test_a_key_in_the_optimiser_s_state_is_no_number():
+  def take(updates, state, params=None):
+    return updates, jax.random.fold_in(state, 1)
+
+  init, step = make(optax.GradientTransformation(lambda params: jax.random.key(5), take))
+  _, info = step(init(jax.random.key(0)), batch_of())
+  assert info.finite
+
+
+def test_norms_in_float16_do_not_overflow_at_256():
+  net = fb.mlp([1, 1], dtype=jnp.float16, w_init=jax.nn.initializers.zeros)
+  init, step = fb.train.make_step(net, fb.squared_error, fb.train.gradient_descent(2.0**-10))
+  batch = (jnp.ones((1, 1), jnp.float16), jnp.full((1, 1), 250, jnp.float16))
+  _, info = step(init(jax.random.key(0)), batch)
+  assert info.loss.dtype == jnp.float16
+  assert info.finite
+  np.testing.assert_allclose(info.grad_norms, [250 * 2**0.5], rtol=1e-6)
 
 
 def test_grad_norms_are_those_of_each_layer():
@@ -226,6 +329,25 @@ def test_layers_that_draw_get_a_new_key_each_step():
 def test_make_step_refuses(arguments, error, message):
   with pytest.raises(error, match=message):
     fb.train.make_step(*arguments)
+
+
+@pytest.mark.parametrize(
+  ("batch", "error", "message"),
+  [
+    (batch_of().x, TypeError, r"batch must be \(x, targets\) or a Batch, got float32\[6, 4\]"),
+    (batch_of()[:1], TypeError, r"batch must be \(x, targets\) or a Batch, got tuple"),
+    ({"x": 1, "targets": 2}, TypeError, r"batch must be \(x, targets\) or a Batch, got dict"),
+    ((batch_of().x[:, :3], batch_of().targets), ValueError, r"\[N, 4\], got float32\[6, 3\]"),
+    ((batch_of().x, batch_of().targets[:5]), ValueError, "same number N of examples"),
+    ((*batch_of()[:2], jnp.ones(5)), ValueError, r"weights must have shape \[6\]"),
+  ],
+)
+def test_step_refuses_a_bad_batch_and_leaves_the_state(batch, error, message):
+  init, step = make(fb.train.gradient_descent(RATE))
+  state = init(jax.random.key(0))
+  with pytest.raises(error, match=message):
+    step(state, batch)
+  assert int(step(state, batch_of())[0].step) == 1
 
 
 @pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])

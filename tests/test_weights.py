@@ -119,6 +119,17 @@ def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
     load_params(tmp_path / "missing", like=shapes_of())
 
 
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+  params = {"a.b": np.ones(2, np.float32), "a": {"b": np.zeros(2, np.float32)}}
+  said = r"\['a'\]\['b'\] and \['a.b'\] would both be called 'a.b'"
+  with pytest.raises(fb.StructureError, match=said):
+    save_params(tmp_path / "model", params)
+  assert os.listdir(tmp_path) == []
+  save_params(tmp_path / "model", {"a.b": params["a.b"]})
+  with pytest.raises(fb.StructureError, match=said):
+    load_params(tmp_path / "model", like=params)
+
+
 def test_a_file_is_replaced_and_others_may_read_it(tmp_path):
   path = tmp_path / "file"
   write_whole(path, b"old")

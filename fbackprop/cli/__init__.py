@@ -1,7 +1,7 @@
 """The command line: `fbackprop COMMAND`. No jax is imported until a command runs.
 
-Exit codes, everywhere: 0 good, 1 a check failed, 2 usage, 3 the run diverged, 4 no verdict,
-130 interrupted.
+Exit codes, everywhere: 0 good, 1 a check failed or a file couldn't be written, 2 usage, 3 the run
+diverged, 4 no verdict, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
 """
 
 import sys

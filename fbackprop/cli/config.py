@@ -3,7 +3,7 @@
 import math
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -23,13 +23,13 @@ class TrainConfig:
   data: DataName = "digits"
   """digits: 1,797 pictures of 8×8 pixels; sine: the function sin x. Each has defaults."""
 
-  hidden: tuple[int, ...] = (512,)
+  hidden: tuple[int, ...] = (256,)
   """Widths of the hidden layers; none for a linear model."""
 
   activation: ActivationName = "relu"
   """Follows each hidden layer."""
 
-  rate: float = 0.5
+  rate: float = 1.0
   """Step size of gradient descent."""
 
   batch_size: int = 32
@@ -38,13 +38,13 @@ class TrainConfig:
   seed: int = 0
   """Of the split, the parameters and the order of the examples."""
 
-  eval_every: int = 200
+  eval_every: int = 400
   """Steps from one evaluation, and line, to the next."""
 
   check_every: int = 1000
   """Steps from one comparison of our gradient with jax.grad to the next; 0 for none."""
 
-  stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
+  stop: StopRules = field(default_factory=lambda: StopRules(max_steps=4000))
   """When to stop."""
 
   out: str = "runs"
@@ -78,7 +78,7 @@ class TrainConfig:
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
 
 
-# Those of digits are the best on validation data: experiments/digits_defaults.py.
+# Those of digits are chosen on validation data: experiments/digits_defaults.py.
 DEFAULTS = {
   "digits": TrainConfig(),
   "sine": TrainConfig(
@@ -117,11 +117,17 @@ def last_value(arguments: Sequence[str], flag: str) -> str | None:
   """The value that a flag has at last, before anything is parsed; None if it isn't there."""
   value = None
   for i, word in enumerate(arguments):
-    if word == flag and i + 1 < len(arguments):
-      value = arguments[i + 1]
-    elif word.startswith(f"{flag}="):
-      value = word.removeprefix(f"{flag}=")
+    name, equals, rest = word.partition("=")
+    if name.replace("_", "-") == flag:  # tyro takes either.
+      value = rest if equals else arguments[i + 1] if i + 1 < len(arguments) else None
   return value
+
+
+def told_by(key: str, arguments: Sequence[str]) -> str:
+  """What gave a key its value, as an error should call it: the flag, else the file's key."""
+  flag, path = f"--{key}".replace("_", "-"), last_value(arguments, "--config")
+  in_file = path is not None and last_value(flags_of_file(path), flag) is not None
+  return f"{path}: {key}" if in_file and last_value(arguments, flag) is None else flag
 
 
 def flags_of_file(path: str) -> list[str]:
@@ -132,12 +138,19 @@ def flags_of_file(path: str) -> list[str]:
     raise UsageError(f"--config {path} can't be read: {error.strerror}") from error
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise UsageError(f"--config {path} is no TOML file: {error}") from error
-  return flags_of_table(content, TrainConfig, path, "")
+  return flags_of_table(content, TrainConfig(), path, "")
 
 
-def flags_of_table(table: dict[str, Any], kind: Any, path: str, prefix: str) -> list[str]:
-  """The entries of a table as flags; an unknown key, or a value of another type, is refused."""
-  known = {f.name: f.type for f in fields(kind) if f.name != "config"}
+def flags_of_table(table: dict[str, Any], default: Any, path: str, prefix: str) -> list[str]:
+  """The entries of a table as flags; what can't be there is refused by its key.
+
+  Args:
+    table: of the file.
+    default: a configuration, in which a value is tried.
+    path: of the file.
+    prefix: of its keys, such as "stop.".
+  """
+  known = {f.name: f.type for f in fields(default) if f.name != "config"}
   flags: list[str] = []
   for key, value in table.items():
     if key not in known:
@@ -146,10 +159,15 @@ def flags_of_table(table: dict[str, Any], kind: Any, path: str, prefix: str) -> 
     if is_dataclass(known[key]):
       if not isinstance(value, dict):
         raise UsageError(f"{path}: {prefix + key} must be a table, got {value!r}")
-      flags += flags_of_table(value, known[key], path, f"{prefix}{key}.")
+      flags += flags_of_table(value, getattr(default, key), path, f"{prefix}{key}.")
       continue
     if not of_type(value, known[key]):
       raise UsageError(f"{path}: {prefix + key} must be {in_words(known[key])}, got {value!r}")
+    try:
+      replace(default, **{key: tuple(value) if isinstance(value, list) else value})
+    except (UsageError, ValueError) as error:
+      # Its first word is the flag, which nobody gave.
+      raise UsageError(f"{path}: {prefix + key} {str(error).partition(' ')[2]}") from error
     # With "=", a text that begins with a dash isn't taken for a flag.
     flags += [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
   return flags

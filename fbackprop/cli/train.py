@@ -1,18 +1,20 @@
 """`fbackprop train`: a thin face of `fbackprop.train.fit`."""
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, parse, saved
+from fbackprop.cli.config import TrainConfig, parse, saved, told_by
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.extras import need
 from fbackprop.train.files import write_whole
+from fbackprop.train.interruption import deferred_interrupt
 
 if TYPE_CHECKING:
-  from fbackprop.train.results import Evaluation
+  from fbackprop.train.results import Evaluation, Result
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -22,7 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     arguments: what stands behind `fbackprop train`.
 
   Returns:
-    0; 1 if a gradient check failed; 3 if the run diverged; 130 if it was interrupted.
+    0; 1 if a file couldn't be written or a gradient check failed; 3 if the run diverged; 130 if it
+    was interrupted, 143 if terminated. An interrupt waits until everything is saved, a second one
+    doesn't.
 
   Raises:
     UsageError: the configuration can't be.
@@ -31,16 +35,16 @@ def main(arguments: Sequence[str]) -> int:
   try:
     for module, extra in (("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")):
       need(module, extra=extra)  # A run that can't be reported isn't begun.
-    return run(config)
+    return run(config, arguments)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except KeyboardInterrupt:
-    # Before the first step, or a second Ctrl-C; the first one is heard by `fit`, which saves.
+    # Before the run began, or a second Ctrl-C; the first one waits.
     print("fbackprop: interrupted before all of the run was saved", file=sys.stderr)
     return 130
 
 
-def run(config: TrainConfig) -> int:
+def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   """The run itself. jax is imported here."""
   import jax
   import numpy as np
@@ -53,69 +57,80 @@ def run(config: TrainConfig) -> int:
   dataset = load_dataset(config.data, config.seed)
   n, features = dataset.x.shape
   if config.batch_size > n:
-    raise UsageError(f"--batch-size must be at most the {n} training examples, got "
-                     f"{config.batch_size}")  # fmt: skip
+    raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
+                     f"examples, got {config.batch_size}")  # fmt: skip
   sizes = [features, *config.hidden, dataset.outputs]
   net = fb.mlp(sizes, getattr(fb, config.activation))
   loss = fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error
-  folder = create_folder(config)
+  folder = create_folder(config, arguments)
   try:
     runs.write_toml(
       folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
     )
     runs.write_json(folder / "env.json", runs.environment())
   except OSError as error:
-    raise UsageError(f"--out: {folder} can't be written: {error.strerror}") from error
+    where = told_by("out", arguments)
+    raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
 
   print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
   network = f"mlp {'-'.join(map(str, sizes))}, {config.activation}, {loss.name}"
-  print(f"{network}; gradient descent, rate {config.rate:g}, batches of {config.batch_size}")
+  method = f"gradient descent, rate {config.rate:g}, batches of {config.batch_size}"
+  print(f"{network}; {method}")
   score = " test accuracy" if dataset.is_classification else ""
   print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}   error of gradient")
 
-  with show_progress(config.stop.max_steps) as show:
+  failed: dict[Path, str] = {}
 
-    def on_evaluation(evaluation: "Evaluation") -> None:
-      runs.append_evaluation(folder / "metrics.jsonl", evaluation)
-      show(line_of(evaluation), evaluation.step)
+  def write(name: str, writer: Callable[..., None], *content: Any) -> None:
+    """Writes a file of the run; one that can't be written doesn't keep the others from it."""
+    try:
+      writer(folder / name, *content)
+    except OSError as error:
+      failed[folder / name] = error.strerror or str(error)
 
-    result = fb.train.fit(
-      net,
-      loss,
-      (dataset.x, dataset.targets),
-      optimizer=fb.train.gradient_descent(config.rate),
-      stop=config.stop,
-      key=jax.random.key(config.seed),
-      batch_size=config.batch_size,
-      test=(dataset.x_test, dataset.targets_test),
-      eval_every=config.eval_every,
-      check_every=config.check_every or None,
-      on_evaluation=on_evaluation,
+  with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
+    with show_progress(config.stop.max_steps) as show:
+
+      def on_evaluation(evaluation: "Evaluation") -> None:
+        write("metrics.jsonl", runs.append_evaluation, evaluation)
+        show(line_of(evaluation), evaluation.step)
+
+      result = fb.train.fit(
+        net,
+        loss,
+        (dataset.x, dataset.targets),
+        optimizer=fb.train.gradient_descent(config.rate),
+        stop=config.stop,
+        key=jax.random.key(config.seed),
+        batch_size=config.batch_size,
+        test=(dataset.x_test, dataset.targets_test),
+        eval_every=config.eval_every,
+        check_every=config.check_every or None,
+        on_evaluation=on_evaluation,
+      )
+
+    summary = runs.summarize(result, dataset)
+    description = {"network": network, "sizes": str(sizes), "activation": config.activation}
+    write("model.safetensors", fb.train.save_params, result.params, description)
+    write("summary.json", runs.write_json, summary)
+    name = "test_accuracy" if dataset.is_classification else "test_loss"
+    worst = result.gradient_check_max_rel_error
+    ending = (
+      f"{stopped(result)}; "
+      f"{name.replace('_', ' ')} {number(summary[name])}; worst gradient error against jax.grad "
+      f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
     )
-
-  summary = runs.summarize(result, dataset)
-  description = {"network": network, "sizes": str(sizes), "activation": config.activation}
-  fb.train.save_params(folder / "model.safetensors", result.params, description)
-  runs.write_json(folder / "summary.json", summary)
-  outputs = np.asarray(net.forward(result.params, dataset.x_test)[0])
-  name = "test_accuracy" if dataset.is_classification else "test_loss"
-  worst = result.gradient_check_max_rel_error
-  ending = (
-    f"stopped by {result.stop_reason} at step {result.steps}; "
-    f"{name.replace('_', ' ')} {number(summary[name])}; worst gradient error against jax.grad "
-    f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
-  )
-  title = f"{network}\n{ending.rpartition(';')[0]}"
-  write_whole(folder / "report.png", draw_report(title, result, dataset, outputs))
-  print(ending)
+    title = f"{network}; {method}, seed {config.seed}\n{ending.rpartition(';')[0]}"
+    outputs = np.asarray(net.forward(result.params, dataset.x_test)[0])
+    write("report.png", write_whole, draw_report(title, result, dataset, outputs))
+    print(ending)
 
   if result.stop_reason == "diverged":
     print(
-      f"fbackprop: diverged at step {result.steps + 1}: {result.diverged_at} is not finite; the "
-      f"last good parameters are saved; a smaller --rate than {config.rate:g} may help",
+      f"fbackprop: diverged at step {result.steps + 1}; first not finite: {result.diverged_at}; "
+      f"the last good parameters are saved; a smaller --rate than {config.rate:g} may help",
       file=sys.stderr,
     )
-    return 3
   if not result.checks_ok:
     step, check = next((s, c) for s, c in result.checks if not c.ok)
     print(
@@ -123,23 +138,38 @@ def run(config: TrainConfig) -> int:
       f"step {step}",
       file=sys.stderr,
     )
+  if failed:
+    files = ", ".join(f"{path} ({reason})" for path, reason in failed.items())
+    print(f"fbackprop: could not be written: {files}", file=sys.stderr)
     return 1
-  return 130 if result.stop_reason == "interrupted" else 0
+  if interruption.signum is not None:
+    return 128 + interruption.signum
+  return 3 if result.stop_reason == "diverged" else int(not result.checks_ok)
 
 
-def create_folder(config: TrainConfig) -> Path:
-  """The run's own folder, or a usage error that names the flag."""
+def stopped(result: "Result") -> str:
+  """How and when a run ended."""
+  if result.stop_reason == "diverged":
+    return f"stopped: the run diverged at step {result.steps + 1}"
+  if result.stop_reason == "interrupted":
+    return f"stopped: interrupted at step {result.steps}"
+  return f"stopped by {result.stop_reason} at step {result.steps}"
+
+
+def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
+  """The run's own folder, or a usage error that names the flag, or the file's key."""
   from fbackprop.train.runs import create_folder as create
 
+  out, name = (told_by(key, arguments) for key in ("out", "name"))
   try:
     return create(config.out, config.name, config.data)
   except FileExistsError as error:
     if config.name is None or not Path(config.out).is_dir():
-      raise UsageError(f"--out {config.out} is not a folder") from error
+      raise UsageError(f"{out} {config.out} is not a folder") from error
     path = Path(config.out, config.name)
-    raise UsageError(f"--name: {path} exists already; give another --name") from error
+    raise UsageError(f"{name}: {path} exists already; give another --name") from error
   except OSError as error:
-    raise UsageError(f"--out {config.out}: no folder can be made: {error.strerror}") from error
+    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
 def line_of(evaluation: "Evaluation") -> str:

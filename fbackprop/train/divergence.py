@@ -1,56 +1,95 @@
 """Where a run broke: the first layer whose value or cotangent isn't finite."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 
-from fbackprop.train.steps import Batch
+from fbackprop.combinators import keys_of_parts
+from fbackprop.train.optimizers import make_update
+from fbackprop.train.steps import Batch, State, holds_floats, layer_norms, noise_key
 from fbackprop.transforms import mean_weights
 from fbackprop.types import Array, Layer, Loss, Params
 
+CHAINS = ("serial", "mlp")  # By name: parts alone don't say that they stand one behind the other.
+
+
+class Link(NamedTuple):
+  """A layer of a chain: what a report calls it, and what its passes take."""
+
+  name: str
+  layer: Layer
+  params: Params
+  key: Array | None
+
 
 def locate_nonfinite(
-  net: Layer, loss: Loss, params: Params, batch: Batch, key: Array | None = None
+  net: Layer, loss: Loss, optimizer: optax.GradientTransformation, state: State, batch: Batch
 ) -> str:
   """Names the first place, in the order of computation, where a number isn't finite.
 
+  The step is computed again, one operation at a time.
+
   Args:
-    net: a chain (its `parts` are walked one by one), or any layer, which is then walked whole.
+    net: a chain, also of chains, is walked layer by layer, any other layer as a whole.
     loss: the loss.
-    params: the parameters before the step that failed.
+    optimizer: the optimiser.
+    state: the state before the step that failed.
     batch: the batch of that step.
-    key: the key of that step's forward pass, for a chain that draws.
 
   Returns:
-    Such as "layer 2 (dense): value", "loss", "layer 0 (dense): cotangent", "layer 0 (dense):
-    gradient", or "update" if all of these are finite and the optimiser's step overflowed.
+    Such as "layer 2 (dense): value", "loss, fed by layer 2 (dense)", "layer 0 (dense): cotangent",
+    "layer 0 (dense): gradient", "layer 0 (dense): norm of the gradient" where only the squares
+    overflow, "optimiser's state" or "update". "nowhere, computed one operation at a time" if all
+    of these are finite: the compiled step rounds in other places.
   """
-  chain = net.parts and type(params) is tuple and len(params) == len(net.parts) and not net.draws
-  layers = net.parts if chain else (net,)
-  layer_params = params if chain else (params,)
-
+  key = noise_key(net, state)
+  links = links_of(net, state.params, key)
   x, kept = batch.x, []
-  for i, layer in enumerate(layers):
-    x, residuals = layer.forward(layer_params[i], x, key)
+  for link in links:
+    x, residuals = link.layer.forward(link.params, x, link.key)
     kept.append(residuals)
     if not finite(x):
-      return f"layer {i} ({layer.name}): value"
+      return f"{link.name}: value"
   losses, loss_residuals = loss.forward(x, batch.targets)
   losses_bar = mean_weights(losses, batch.weights)
-  if not finite((losses_bar * losses).sum()):
-    return "loss"
+  value = (losses_bar * losses).sum()
+  if not finite(value):
+    return f"loss, fed by {links[-1].name}"
 
-  y_bar = loss.backward(loss_residuals, losses_bar)
-  for i in reversed(range(len(layers))):
+  y_bar, grads = loss.backward(loss_residuals, losses_bar), []
+  for link, residuals in zip(reversed(links), reversed(kept), strict=True):
     if not finite(y_bar):
-      return f"layer {i} ({layers[i].name}): cotangent"
-    params_bar, y_bar = layers[i].backward(layer_params[i], kept[i], y_bar)
+      return f"{link.name}: cotangent"
+    params_bar, y_bar = link.layer.backward(link.params, residuals, y_bar)
     if not finite(params_bar):
-      return f"layer {i} ({layers[i].name}): gradient"
-  return "update"
+      return f"{link.name}: gradient"
+    if not finite(layer_norms(params_bar)):
+      return f"{link.name}: norm of the gradient"
+    grads[:0] = jax.tree.leaves(params_bar)
+
+  grads = jax.tree.unflatten(jax.tree.structure(state.params), grads)
+  update = make_update(optimizer, net, loss)
+  params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
+  pairs = zip(jax.tree.leaves(opt_state), jax.tree.leaves(state.opt_state), strict=True)
+  if any(finite(before) and not finite(after) for after, before in pairs):
+    return "optimiser's state"
+  return "nowhere, computed one operation at a time" if finite(params) else "update"
+
+
+def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
+  """The layers of a chain in order; of chains in a chain, a layer's place is such as 1.0."""
+  if net.name not in CHAINS or not net.parts:
+    return [Link(f"layer {place or 0} ({net.name})", net, params, key)]
+  keys = keys_of_parts(key, net.parts)
+  links = []
+  for i, part in enumerate(net.parts):
+    links += links_of(part, params[i], keys[i], f"{place}.{i}" if place else str(i))
+  return links
 
 
 def finite(tree: Any) -> bool:
   """Whether every number in the tree is finite."""
-  return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
+  leaves = [leaf for leaf in jax.tree.leaves(tree) if holds_floats(leaf)]
+  return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves)

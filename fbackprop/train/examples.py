@@ -62,6 +62,8 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
       )
     if (np.asarray(batch.weights) < 0).any():
       raise ValueError(f"fit: {name}.weights must not be negative")
+    if not np.asarray(batch.weights).any():
+      raise ValueError(f"fit: {name}.weights must not be all zero")
   weights = None if batch.weights is None else jnp.asarray(batch.weights)
   return Batch(jnp.asarray(batch.x), targets, weights)
 

@@ -1,5 +1,6 @@
 """A whole run: compile, train in chunks, evaluate, check the gradient, stop and say why."""
 
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from fbackprop.train.examples import check_examples, make_evaluate
 from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
 from fbackprop.train.results import Evaluation, Result
-from fbackprop.train.steps import State, layer_names, make_step, noise_key
+from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
 from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
 from fbackprop.types import Array, Layer, Loss
 from fbackprop.verify.live import LiveCheck, make_live_check
@@ -43,7 +44,7 @@ def fit(
     loss: the loss.
     data: `(x, targets)` or a `Batch`: x `[N, D_in]` and what the loss takes. Values are looked at
       here, once: NaN, infinity and labels out of range are refused.
-    optimizer: `gradient_descent(rate)` or any of optax's.
+    optimizer: `gradient_descent(rate)` or any of optax's; see `make_step`.
     stop: the stop rules.
     key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
     batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn
@@ -57,8 +58,8 @@ def fit(
     on_evaluation: called with each `Evaluation`, as it comes.
 
   Returns:
-    A `Result`. An interrupt (SIGINT) ends the run after the chunk in flight, and a loss or a
-    parameter that isn't finite ends it at once, with what was reached so far.
+    A `Result`. An interrupt (SIGINT) ends the run after the chunk in flight, and a step that isn't
+    finite (see `Info.finite`) ends it at once, with what was reached so far.
 
   Raises:
     TypeError: an argument isn't what it must be.
@@ -96,7 +97,8 @@ def fit(
   init_key, order_key = jax.random.split(key)
   state = init(init_key)
   names = layer_names(state.params)
-  dtype = jax.eval_shape(step, state, train)[1].loss.dtype
+  info = jax.eval_shape(step, state, train)[1]
+  dtype = info.loss.dtype
   rules = stop_numbers(stop, dtype)
   loop = start_loop(state, n, dtype)
   evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
@@ -117,8 +119,8 @@ def fit(
   start = time.perf_counter()
   compile_seconds, check_seconds = start - compile_start, 0.0
 
-  losses, grad_norms = [np.zeros(0, dtype)], [np.zeros((0, len(names)), dtype)]
-  shown = len(losses)  # Of the losses, how many chunks are in an evaluation already.
+  rows = [jax.tree.map(no_rows, info)]  # Of each chunk, the Info of its steps.
+  shown = len(rows)  # Of those, how many are in an evaluation already.
   evaluations: list[Evaluation] = []
   checks: list[tuple[int, LiveCheck]] = []
 
@@ -133,15 +135,14 @@ def fit(
     nonlocal shown
     if evaluations and evaluations[-1].step == done:
       return
-    recent = np.concatenate(losses[shown:]) if losses[shown:] else np.zeros(0)
-    shown = len(losses)
-    last = next((rows[-1] for rows in reversed(grad_norms) if len(rows)), ())
+    recent, shown = rows[shown:], len(rows)
+    last = next((r.grad_norms[-1] for r in reversed(rows) if len(r.grad_norms)), ())
     scores = (None, None) if held_out is None else evaluate(loop.state.params, held_out)
     evaluations.append(
       Evaluation(
         step=done,
         epoch=done / (n // batch_size),
-        train_loss=float(recent.mean()) if recent.size else None,
+        train_loss=mean_loss(recent),
         test_loss=scores[0],
         test_accuracy=scores[1],
         grad_norms=tuple(float(v) for v in last),
@@ -153,7 +154,7 @@ def fit(
       on_evaluation(evaluations[-1])
 
   done, reason = 0, None if stop.max_steps else "max_steps"
-  with deferred_interrupt() as interruption:
+  with deferred_interrupt(signal.SIGINT) as interruption:
     while True:
       over = reason is not None
       # At the parameters of a run that diverged there is no truth to compare with.
@@ -168,28 +169,27 @@ def fit(
         continue  # The last check and evaluation are still to come.
       ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
       until = min(done + capacity, stop.max_steps, *ends)
-      loop, chunk_losses, chunk_norms = chunk(loop, train, rules, as_step(until), order_key)
+      loop, infos = chunk(loop, train, rules, as_step(until), order_key)
       code, before, done = int(loop.progress.reason), done, int(loop.state.step)
       reason = None if code < 0 else STOP_REASONS[code]
-      rows = done - before + (reason == "diverged")
-      losses.append(np.asarray(chunk_losses)[:rows])
-      grad_norms.append(np.asarray(chunk_norms)[:rows])
-  seconds = time.perf_counter() - start
+      reached = done - before + (reason == "diverged")
+      rows.append(Info(*(np.asarray(column)[:reached] for column in infos)))
+    seconds = time.perf_counter() - start
+    diverged_at = None
+    if reason == "diverged":
+      batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
+      diverged_at = locate_nonfinite(net, loss, optimizer, loop.state, batch)
   assert reason is not None  # The loop ends with one.
-
-  diverged_at = None
-  if reason == "diverged":
-    batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
-    diverged_at = locate_nonfinite(net, loss, loop.state.params, batch, noise_key(net, loop.state))
   return Result(
     state=loop.state,
     stop_reason=reason,
-    losses=np.concatenate(losses),
-    grad_norms=np.concatenate(grad_norms),
+    losses=np.concatenate([r.loss for r in rows]),
+    grad_norms=np.concatenate([r.grad_norms for r in rows]),
     layer_names=tuple(names),
     evaluations=tuple(evaluations),
     checks=tuple(checks),
     diverged_at=diverged_at,
+    interrupted=interruption.requested,
     seconds=seconds,
     check_seconds=check_seconds,
     compile_seconds=compile_seconds,
@@ -199,3 +199,18 @@ def fit(
 def as_step(step: int) -> Array:
   """A step number that a compiled loop takes."""
   return jnp.asarray(step, jnp.int32)
+
+
+def no_rows(value: jax.ShapeDtypeStruct) -> np.ndarray:
+  """The rows of no steps at all."""
+  return np.zeros((0, *value.shape), value.dtype)
+
+
+def mean_loss(chunks: list[Info]) -> float | None:
+  """The mean loss of the examples of some steps, by their weights; None without any weight."""
+  if not chunks:
+    return None
+  # Put together first, so that the sum is one sum however the run was cut into chunks.
+  losses = np.concatenate([chunk.loss for chunk in chunks]).astype(np.float64)
+  weights = np.concatenate([chunk.weight for chunk in chunks]).astype(np.float64)
+  return float((weights * losses).sum() / weights.sum()) if weights.sum() else None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.train.steps import Batch, Info, State
+from fbackprop.train.steps import Batch, Info, State, at_least_float32
 from fbackprop.train.stopping import STOP_REASONS, StopRules
 from fbackprop.types import Array
 
@@ -33,13 +33,15 @@ class Progress(NamedTuple):
   """What the stop rules remember.
 
   Attributes:
-    epoch_sum: sum of the losses of this epoch's steps, `[]`.
+    epoch_sum: sum of this epoch's losses, each times its batch's share, `[]`.
+    epoch_share: sum of the shares: of a batch Σ w / N, which is 1 without weights, `[]`.
     best: lowest mean loss of an epoch so far, `[]`.
     stale: epochs in a row that brought no progress, `[]`.
     reason: an index of `STOP_REASONS`, or `RUNNING`, `[]`.
   """
 
   epoch_sum: Array
+  epoch_share: Array
   best: Array
   stale: Array
   reason: Array
@@ -55,7 +57,7 @@ class Loop(NamedTuple):
 
 def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
   """The rules as arrays, with infinity for a rule that is off; `dtype` is that of the loss."""
-  dtype = judged_in(dtype)
+  dtype = at_least_float32(dtype)
   off = float("-inf")
   return StopNumbers(
     jnp.asarray(stop.max_steps, jnp.int32),
@@ -65,17 +67,15 @@ def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
   )
 
 
-def judged_in(dtype: Any) -> Any:
-  """At least float32: a sum of many losses in bfloat16 stops growing at 256 of them."""
-  return jnp.promote_types(dtype, jnp.float32)
-
-
 def start_loop(state: State, n: int, dtype: Any) -> Loop:
   """The loop before its first step, over n examples, with losses of `dtype`."""
-  dtype = judged_in(dtype)
-  infinity = jnp.asarray(jnp.inf, dtype)
+  dtype = at_least_float32(dtype)
   progress = Progress(
-    jnp.zeros((), dtype), infinity, jnp.zeros((), jnp.int32), jnp.asarray(RUNNING, jnp.int32)
+    epoch_sum=jnp.zeros((), dtype),
+    epoch_share=jnp.zeros((), dtype),  # A buffer of its own, as both are donated.
+    best=jnp.asarray(jnp.inf, dtype),
+    stale=jnp.zeros((), jnp.int32),
+    reason=jnp.asarray(RUNNING, jnp.int32),
   )
   return Loop(state, jnp.arange(n, dtype=jnp.int32), progress)
 
@@ -91,35 +91,41 @@ def make_chunk(
     capacity: the most steps of one call.
 
   Returns:
-    `chunk(loop, data, stop, until, order_key) -> (loop, losses [capacity], grad_norms [capacity,
-    layers])`: runs until step `until` (at most `capacity` further) or until a stop rule fires. The
-    loop that went in is donated. Rows of steps that weren't reached are zero. A step that diverged
-    has its row, and isn't counted in `state.step`.
+    `chunk(loop, data, stop, until, order_key) -> (loop, rows)`: runs until step `until` (at most
+    `capacity` further) or until a stop rule fires. The loop that went in is donated. `rows` is the
+    `Info` of each step, in arrays `[capacity, ...]`; those of steps that weren't reached are zero.
+    A step that diverged has its row, and isn't counted in `state.step`.
   """
 
   @partial(jax.jit, donate_argnums=0)
   def chunk(
     loop: Loop, data: Batch, stop: StopNumbers, until: Array, order_key: Array
-  ) -> tuple[Loop, Array, Array]:
+  ) -> tuple[Loop, Info]:
     first = loop.state.step
     steps_per_epoch = data.x.shape[0] // batch_size
 
-    def goes_on(carry: tuple[Loop, Array, Array]) -> Array:
+    def goes_on(carry: tuple[Loop, Info]) -> Array:
       loop = carry[0]
       return (loop.progress.reason == RUNNING) & (loop.state.step < until)
 
-    def body(carry: tuple[Loop, Array, Array]) -> tuple[Loop, Array, Array]:
-      loop, losses, grad_norms = carry
+    def body(carry: tuple[Loop, Info]) -> tuple[Loop, Info]:
+      loop, rows = carry
       order, batch = take_batch(loop.state.step, loop.order, data, batch_size, order_key)
       row = loop.state.step - first
       state, info = step(loop.state, batch)
-      progress = judge(loop.progress, info, state.step, steps_per_epoch, stop)
-      loop = Loop(state, order, progress)
-      return loop, losses.at[row].set(info.loss), grad_norms.at[row].set(info.grad_norms)
+      share = info.weight / batch_size
+      progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop)
 
-    info = jax.eval_shape(step, loop.state, data)[1]
-    rows = [jnp.zeros((capacity, *a.shape), a.dtype) for a in (info.loss, info.grad_norms)]
-    return jax.lax.while_loop(goes_on, body, (loop, rows[0], rows[1]))
+      def record(column: Array, value: Array) -> Array:
+        return column.at[row].set(value)
+
+      return Loop(state, order, progress), jax.tree.map(record, rows, info)
+
+    def empty(value: jax.ShapeDtypeStruct) -> Array:
+      return jnp.zeros((capacity, *value.shape), value.dtype)
+
+    rows = jax.tree.map(empty, jax.eval_shape(step, loop.state, data)[1])
+    return jax.lax.while_loop(goes_on, body, (loop, rows))
 
   return chunk
 
@@ -151,12 +157,21 @@ def take_batch(
 
 
 def judge(
-  progress: Progress, info: Info, step: Array, steps_per_epoch: int, stop: StopNumbers
+  progress: Progress,
+  info: Info,
+  share: Array,
+  step: Array,
+  steps_per_epoch: int,
+  stop: StopNumbers,
 ) -> Progress:
-  """Asks the stop rules after a step; `step` is the number of steps taken, this one included."""
-  epoch_sum = progress.epoch_sum + info.loss.astype(progress.epoch_sum.dtype)
+  """Asks the stop rules after a step; `step` is the number of steps taken, this one included.
+
+  A batch counts in the mean of its epoch by its `share`. An epoch without any brings no progress.
+  """
+  epoch_sum = progress.epoch_sum + share * info.loss.astype(share.dtype)
+  epoch_share = progress.epoch_share + share
   epoch_ends = step % steps_per_epoch == 0
-  mean = epoch_sum / steps_per_epoch
+  mean = jnp.where(epoch_share > 0, epoch_sum / epoch_share, jnp.full_like(epoch_sum, jnp.inf))
 
   # As scikit-learn counts: an epoch is stale unless it is below the best by more than tol, and the
   # run ends when more than `patience` epochs in a row were stale. A tol of -inf is never stale.
@@ -172,4 +187,11 @@ def judge(
     (~info.finite, DIVERGED),
   ):
     reason = jnp.where(fires, code, reason).astype(jnp.int32)
-  return Progress(jnp.where(epoch_ends, jnp.zeros_like(epoch_sum), epoch_sum), best, stale, reason)
+  zero = jnp.zeros_like(epoch_sum)
+  return Progress(
+    jnp.where(epoch_ends, zero, epoch_sum),
+    jnp.where(epoch_ends, zero, epoch_share),
+    best,
+    stale,
+    reason,
+  )

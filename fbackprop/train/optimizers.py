@@ -1,14 +1,17 @@
-"""The lecture's update rule. Any other optimiser is optax's, and is taken as it is."""
+"""The lecture's update rule, and what a step hands to it or to any optimiser of optax."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError
-from fbackprop.types import Params
+from fbackprop.checks import DtypeError, describe
+from fbackprop.transforms import value_and_grad
+from fbackprop.types import Array, Layer, Loss, Params
 
 
 def gradient_descent(rate: float) -> optax.GradientTransformation:
@@ -48,3 +51,72 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
     return jax.tree.map(lambda g: -rate * g, grads), state
 
   return optax.GradientTransformation(init, update)
+
+
+def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[Params, Any]]:
+  """Builds what an optimiser makes of a gradient.
+
+  Args:
+    optimizer: of optax.
+    net: the network.
+    loss: the loss.
+
+  Returns:
+    `update(params, opt_state, batch, key, value, grads) -> (params, opt_state)`, with `batch` =
+    `(x, targets, weights)`, `key` that of the forward pass, and `value` and `grads` the mean loss
+    and its gradient.
+  """
+  optimizer = as_transformation(optimizer)
+  propose = optax.with_extra_args_support(optimizer).update
+  mean_loss = make_mean_loss(net, loss)
+
+  def update(
+    params: Params, opt_state: Any, batch: Any, key: Array | None, value: Array, grads: Params
+  ) -> tuple[Params, Any]:
+    def value_fn(params: Params) -> Array:
+      return mean_loss(params, batch, key)
+
+    more = {"value": value, "grad": grads, "value_fn": value_fn}
+    updates, opt_state = propose(grads, opt_state, params, **more)
+    return optax.apply_updates(params, updates), opt_state
+
+  return update
+
+
+def as_transformation(optimizer: Any) -> optax.GradientTransformation:
+  """Takes `optax.MultiSteps` too, and refuses what is no optimiser."""
+  if isinstance(optimizer, optax.MultiSteps):
+    # Not its own gradient_transformation(), which passes no extra arguments on.
+    return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise DtypeError(
+      "make_step: optimizer must be an optax GradientTransformation, such as "
+      f"fbackprop.train.gradient_descent(0.1), got {describe(optimizer)}"
+    )
+  return optimizer
+
+
+def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | None], Array]:
+  """The mean loss as a function of the parameters, for line searches, which differentiate it.
+
+  Under anybody's autodiff, in forward and in reverse mode, its derivative is our backward pass:
+  the tangent of the mean is ⟨grads, params_dot⟩. Nothing but `params` is a variable.
+  """
+  loss_and_gradient = value_and_grad(net, loss)
+
+  def with_gradient(params: Params, batch: Any, key: Array | None) -> tuple[Array, Params]:
+    x, targets, weights = batch
+    value, grads = loss_and_gradient(params, x, targets, key=key, weights=weights)
+    return value, grads
+
+  @jax.custom_jvp
+  def mean_loss(params: Params, batch: Any, key: Array | None) -> Array:
+    return with_gradient(params, batch, key)[0]
+
+  @mean_loss.defjvp
+  def mean_loss_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    value, grads = with_gradient(*primals)
+    products = jax.tree.map(jnp.vdot, grads, tangents[0])
+    return value, sum(jax.tree.leaves(products), jnp.zeros_like(value))
+
+  return mean_loss

@@ -10,6 +10,7 @@ from fbackprop.train.extras import need
 from fbackprop.train.results import Result
 
 INK, MUTED = "#222222", "#888888"
+FEW = 50  # Steps that are dots, too: of one finite number there is no line.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's.
 
 
@@ -65,9 +66,10 @@ def draw_losses(axes: Any, result: Result) -> None:
   if result.losses.size:
     kept = np.unique(np.linspace(0, len(result.losses) - 1, 2000).astype(int))
     losses = np.where(result.losses > 0, result.losses, np.nan)
-    axes.plot(kept + 1, losses[kept], color=COLORS[0], alpha=0.2, linewidth=0.6)
+    few = {"marker": ".", "alpha": 0.6} if len(kept) < FEW else {"alpha": 0.2}
+    axes.plot(kept + 1, losses[kept], color=COLORS[0], linewidth=0.6, **few)
   # With dots, as a single evaluation would be a line without length.
-  axes.plot(steps, [e.train_loss for e in shown], ".-", color=COLORS[0], label="training")
+  axes.plot(middles(result), [e.train_loss for e in shown], ".-", color=COLORS[0], label="training")
   if shown and shown[-1].test_loss is not None:
     axes.plot(steps, [e.test_loss for e in shown], ".-", color=COLORS[1], label="test")
     if shown[-1].test_accuracy is not None:
@@ -76,26 +78,72 @@ def draw_losses(axes: Any, result: Result) -> None:
       twin.plot(steps, [e.test_accuracy for e in shown], ".--", color=COLORS[2])
       twin.spines["right"].set_visible(True)
       twin.set_ylabel("test accuracy")
+  mark_divergence(axes, result)
   legend_in_title_line(axes)
+
+
+def middles(result: Result) -> list[float]:
+  """Where a mean over the steps since the evaluation before stands: in the middle of them.
+
+  At their end, where it is known, it would lag behind the losses that it is of.
+  """
+  places, before = [], 0
+  for evaluation in result.evaluations:
+    if evaluation.train_loss is not None:
+      places.append((before + 1 + evaluation.step) / 2)
+    before = evaluation.step
+  return places
+
+
+def mark_divergence(axes: Any, result: Result) -> None:
+  """A line at the step that wasn't taken, with what was the first that wasn't finite."""
+  if result.diverged_at is None:
+    return
+  step = len(result.losses)
+  axes.axvline(step, color=COLORS[1], linestyle=":", linewidth=1.2)
+  axes.set_xlim(0, 1.05 * step)  # So that there is a place for the words, left of the line.
+  axes.xaxis.get_major_locator().set_params(integer=True)
+  words = axes.annotate(
+    f"diverged at step {step}:\n{result.diverged_at}",
+    (step, 0.05), xycoords=("data", "axes fraction"), textcoords="offset points",
+    xytext=(-6, 0), ha="right", fontsize=8, color=COLORS[1],
+  )  # fmt: skip
+  words.set_in_layout(False)
+
+
+def colors_of(count: int) -> list[Any]:
+  """A color for each of `count` layers; of more than there are by hand, the way from dark to light.
+
+  The lightest tenth is left out: on white nobody would see it.
+  """
+  if count <= len(COLORS):
+    return list(COLORS[:count])
+  return list(need("matplotlib", extra="plot").colormaps["viridis"](np.linspace(0, 0.9, count)))
 
 
 def draw_gradients(axes: Any, result: Result) -> None:
   """The norm of each layer's gradient at every step."""
   axes.set(title="Gradient norm", xlabel="step", yscale="log")
   kept = np.unique(np.linspace(0, max(len(result.grad_norms) - 1, 0), 400).astype(int))
+  count = len(result.layer_names)
+  colors = colors_of(count)
+  # Of many, some are enough to read the others' colors by, and have place above the panel.
+  named = range(count) if count <= len(COLORS) else np.linspace(0, count - 1, 4).astype(int)
+  few = {"marker": "."} if len(kept) < FEW else {}
   for i, name in enumerate(result.layer_names):
     norms = np.where(result.grad_norms[:, i] > 0, result.grad_norms[:, i], np.nan)
     if norms.size:
-      color = COLORS[i % len(COLORS)]
-      label = f"layer {name.strip('[]')}"
-      axes.plot(kept + 1, norms[kept], color=color, linewidth=0.9, label=label)
+      label = f"layer {name.strip('[]')}" if i in named else None
+      axes.plot(kept + 1, norms[kept], color=colors[i], linewidth=0.9, label=label, **few)
+  mark_divergence(axes, result)
   if result.layer_names and result.grad_norms.size:
     legend_in_title_line(axes)
 
 
 def legend_in_title_line(axes: Any) -> None:
   """Puts the legend to the right of the title, where no curve can cross it."""
-  axes.legend(loc="lower right", bbox_to_anchor=(1, 0.985), ncols=6, borderaxespad=0)
+  narrow = {"fontsize": "small", "handlelength": 1, "handletextpad": 0.4, "columnspacing": 0.8}
+  axes.legend(loc="lower right", bbox_to_anchor=(1, 0.985), ncols=4, borderaxespad=0, **narrow)
 
 
 def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
@@ -156,3 +204,5 @@ def draw_residuals(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   axes.axhline(0, color=MUTED, linewidth=0.8)
   axes.plot(dataset.x_test[:, 0], outputs[:, 0] - dataset.targets_test[:, 0], color=COLORS[1])
   axes.set(title="f(x; Θ) − f*(x)", xlabel="x")
+  if not np.isfinite(outputs).any():  # As the last good parameters of a run that diverged may give.
+    axes.text(0.5, 0.6, "f(x; Θ) is not finite", transform=axes.transAxes, ha="center")

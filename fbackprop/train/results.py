@@ -16,7 +16,8 @@ class Evaluation:
   Attributes:
     step: steps taken.
     epoch: passes over the training data.
-    train_loss: mean of the steps' losses since the evaluation before; None before the first step.
+    train_loss: mean of the steps' losses since the evaluation before, each by the weights of its
+      batch; None before the first step, and where all those weights are zero.
     test_loss: mean loss of the test examples, if there are any.
     test_accuracy: fraction of the test examples whose largest output is at their label, if the
       targets are labels.
@@ -50,7 +51,10 @@ class Result:
     layer_names: where each layer that has parameters stands in `params`.
     evaluations: in order; the last one is at the last step.
     checks: the gradient checks, each with its step.
-    diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value".
+    diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value"; see
+      `fbackprop.train.divergence`.
+    interrupted: whether an interrupt came; one that was too late to end the run leaves the stop
+      reason as it is.
     seconds: wall time, compilation not counted.
     check_seconds: how much of it the gradient checks took.
     compile_seconds: wall time of compilation.
@@ -64,6 +68,7 @@ class Result:
   evaluations: tuple[Evaluation, ...]
   checks: tuple[tuple[int, LiveCheck], ...]
   diverged_at: str | None
+  interrupted: bool
   seconds: float
   check_seconds: float
   compile_seconds: float

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop.checks import DtypeError, check_key, check_unit, describe
+from fbackprop.train.optimizers import as_transformation, make_update
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -35,13 +36,18 @@ class Info(NamedTuple):
 
   Attributes:
     loss: mean loss of the batch at the parameters before the update, `[]`.
+    weight: what the loss counts for in a mean over batches: Σ w, or N without weights, `[]`, in at
+      least float32.
     grad_norms: norm of the gradient of each layer that has parameters, in the order of
-      `layer_names`, `[layers]`.
-    finite: whether the loss and the updated parameters are finite. If not, the step wasn't taken:
-      the state is the one before, which is the last good one.
+      `layer_names`, `[layers]`, in at least float32.
+    finite: whether the loss, the norms, the optimiser's state and the new parameters are finite. If
+      not, the step wasn't taken: the state is the one before, which is the last good one. In the
+      optimiser's state an array that wasn't finite before may stay so, such as a best loss that
+      begins at infinity.
   """
 
   loss: Array
+  weight: Array
   grad_norms: Array
   finite: Array
 
@@ -54,9 +60,9 @@ def make_step(
   Args:
     net: the network.
     loss: the loss.
-    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's that takes one gradient
-      at a time (a line search evaluates the loss again, and is refused by optax's own error).
-      `update` also gets `value=` the batch's loss, for those that take it.
+    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Those that take them get
+      `value=` the batch's loss, `grad=` its gradient, and `value_fn=` the loss as a function of the
+      parameters: a line search, as that of `optax.lbfgs`, differentiates by our backward pass too.
 
   Returns:
     `(init, step)`: `init(key) -> State`, and `step(state, batch) -> (State, Info)` with `batch` a
@@ -75,12 +81,8 @@ def make_step(
   """
   check_unit("make_step", "net", net, Layer)
   check_unit("make_step", "loss", loss, Loss)
-  if not isinstance(optimizer, optax.GradientTransformation):
-    raise DtypeError(
-      "make_step: optimizer must be an optax GradientTransformation, such as "
-      f"fbackprop.train.gradient_descent(0.1), got {describe(optimizer)}"
-    )
-  update = optax.with_extra_args_support(optimizer).update
+  optimizer = as_transformation(optimizer)
+  update = make_update(optimizer, net, loss)
   loss_and_gradient = value_and_grad(net, loss)
 
   @jax.jit
@@ -99,14 +101,28 @@ def make_step(
     value, grads = loss_and_gradient(
       state.params, batch.x, batch.targets, key=key, weights=batch.weights
     )
-    updates, opt_state = update(grads, state.opt_state, state.params, value=value)
-    params = optax.apply_updates(state.params, updates)
-    finite = jnp.isfinite(value) & all_finite(params)
+    params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
+    norms = layer_norms(grads)
+    finite = jnp.isfinite(value) & jnp.isfinite(norms).all() & all_finite(params)
+    finite &= stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     taken: State = jax.tree.map(partial(jnp.where, finite), proposed, state)
-    return taken, Info(value, layer_norms(grads), finite)
+    return taken, Info(value, total_weight(batch, value.dtype), norms, finite)
 
   return init, step
+
+
+def total_weight(batch: Batch, dtype: Any) -> Array:
+  """Σ w, or N without weights, for a loss of `dtype`."""
+  dtype = at_least_float32(dtype)
+  if batch.weights is None:
+    return jnp.asarray(batch.x.shape[0], dtype)
+  return batch.weights.sum(dtype=dtype)
+
+
+def at_least_float32(dtype: Any) -> Any:
+  """The dtype of sums: in bfloat16 a count stops at 256, in float16 the square of 256 is ∞."""
+  return jnp.promote_types(dtype, jnp.float32)
 
 
 def noise_key(net: Layer, state: State) -> Array | None:
@@ -115,21 +131,49 @@ def noise_key(net: Layer, state: State) -> Array | None:
 
 
 def all_finite(tree: Params) -> Array:
-  """Whether every entry of every array is finite.
+  """Whether every entry of every array of floats is finite.
 
-  0 · x is 0 for a finite x and NaN for any other, so that one sum answers for an array. On a CPU
-  that costs half of what `isfinite(x).all()` does, which is vectorised badly.
+  x − x is 0 for a finite x and NaN for any other, so that one sum answers for an array. On a CPU
+  that costs half of what `isfinite(x).all()` does, which is vectorised badly. (Not 0 · x: where x
+  is itself c · v the compiler makes (0 · c) · v of it, and an overflow of c · v isn't seen.)
   """
   finite = jnp.ones((), bool)
   for leaf in jax.tree.leaves(tree):
-    finite &= (leaf * 0).sum() == 0
+    if holds_floats(leaf):
+      finite &= (leaf - leaf).sum() == 0
   return finite
+
+
+def stays_finite(new: Any, old: Any) -> Array:
+  """Whether each array of `new` is finite, or wasn't so in `old` either, which is seldom asked."""
+
+  def compare() -> Array:
+    stays = jnp.ones((), bool)
+    for after, before in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+      stays &= all_finite(after) | ~all_finite(before)
+    return stays
+
+  def agree() -> Array:
+    return jnp.ones((), bool)
+
+  finite: Array = jax.lax.cond(all_finite(new), agree, compare)
+  return finite
+
+
+def holds_floats(leaf: Array) -> bool:
+  """Whether there is anything in an array that could be infinite: not in counters, nor in keys."""
+  return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
 def layer_norms(grads: Params) -> Array:
   """The Euclidean norm of each layer's gradient, w and b together, `[layers]`."""
-  squares = [sum(jnp.vdot(leaf, leaf) for leaf in leaves) for leaves in by_layer(grads).values()]
+  squares = [sum(map(square_sum, leaves)) for leaves in by_layer(grads).values()]
   return jnp.sqrt(jnp.stack(squares)) if squares else jnp.zeros((0,))
+
+
+def square_sum(leaf: Array) -> Array:
+  """Σ g², in at least float32."""
+  return jnp.vdot(leaf, leaf, preferred_element_type=at_least_float32(leaf.dtype))
 
 
 def layer_names(params: Params) -> list[str]:

@@ -9,10 +9,12 @@ STOP_REASONS = ("max_steps", "loss_below", "tol", "interrupted", "diverged")
 
 @dataclass(frozen=True)
 class StopRules:
-  """The lecture's two stop rules, and a third for a loss that has stopped falling.
+  """The lecture's two stop rules, and a third for a loss that has stopped falling: `tol`, with
+  `patience`, as scikit-learn's `tol` and `n_iter_no_change`.
 
   The loss that is judged is the mean of the steps' losses over an epoch (one pass over the data),
-  at the epoch's end; in full-batch descent that is the loss of each step.
+  at the epoch's end; in full-batch descent that is the loss of each step. With weights it is the
+  weighted mean over the epoch's examples, and an epoch whose weights are all zero is no progress.
   """
 
   max_steps: int
@@ -22,8 +24,7 @@ class StopRules:
   """Stop at the end of an epoch whose mean loss is this or less."""
 
   tol: float | None = None
-  """Stop when, for more than `patience` epochs in a row, the loss isn't lower by `tol` than the
-  best before it (as scikit-learn's tol and n_iter_no_change)."""
+  """Stop when the loss of more than `patience` epochs in a row isn't below the best by `tol`."""
 
   patience: int = 10
   """Epochs that `tol` waits."""

@@ -41,6 +41,7 @@ def save_params(
       bytes.
 
   Raises:
+    ValueError: two arrays would have one name, as for a key "a.b" beside a key "b" under "a".
     OSError: the file can't be written; what stood there before still does.
   """
   # safetensors writes the buffer as it lies in memory: a transposed view would be written wrongly.
@@ -61,7 +62,8 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
     The tree, with the file's arrays.
 
   Raises:
-    ValueError: the file is no safetensors file, or its names or shapes aren't those of `like`.
+    ValueError: the file is no safetensors file, its names or shapes aren't those of `like`, or two
+      arrays of `like` would have one name.
     TypeError: a dtype isn't that of `like`.
     OSError: the file can't be read.
 
@@ -114,6 +116,15 @@ def with_sorted_metadata(content: bytes) -> bytes:
 
 
 def named_leaves(params: Params) -> list[tuple[str, Any]]:
-  """Each array with its path, such as "0.w"."""
+  """Each array with its path, such as "0.w"; two paths of one name are refused."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
-  return [(jax.tree_util.keystr(p, simple=True, separator="."), leaf) for p, leaf in leaves]
+  named: dict[str, tuple[Any, Any]] = {}
+  for path, leaf in leaves:
+    name = jax.tree_util.keystr(path, simple=True, separator=".")
+    if name in named:
+      keystr = jax.tree_util.keystr
+      raise StructureError(
+        f"params: {keystr(named[name][0])} and {keystr(path)} would both be called {name!r}"
+      )
+    named[name] = path, leaf
+  return [(name, leaf) for name, (_, leaf) in named.items()]
