@@ -102,6 +102,11 @@ class Loss(NamedTuple):
   backward: Callable[[Residuals, Array], Array]
 
 
+def at_least_float32(dtype: Any) -> Any:
+  """The dtype of sums: in bfloat16 a count stops at 256, in float16 the square of 256 is ∞."""
+  return jnp.dtype(jnp.float32) if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
+
+
 def widen(x: Array) -> Array:
-  """x in float32, if its dtype is narrower: what is summed over many entries is summed in that."""
-  return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
+  """x in the dtype of sums."""
+  return x.astype(at_least_float32(x.dtype))

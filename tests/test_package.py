@@ -30,7 +30,8 @@ FLOORS = [
   ["verify.live", "verify"],
   ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
    "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
-   "train.interruption", "train.loop", "train.fitting", "train.report", "train.runs", "train"],
+   "train.interruption", "train.loop", "train.fitting", "train.layer_panels", "train.report",
+   "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli", "__main__"],
 ]  # fmt: skip
 

@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import fbackprop as fb
-from fbackprop.train import report
+from fbackprop.train import layer_panels, report
 from fbackprop.train.datasets import Dataset, load_dataset
 from fbackprop.train.results import Evaluation, Result
 
@@ -25,9 +25,10 @@ RUNS = {
 def small_run(data, steps, rate, hidden=()):
   dataset = load_dataset(data, 0)
   net = fb.mlp([dataset.x.shape[1], *hidden, dataset.outputs])
+  loss = fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error
   result = fb.train.fit(
     net,
-    fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error,
+    loss,
     (dataset.x, dataset.targets),
     optimizer=fb.train.gradient_descent(rate),
     stop=fb.train.StopRules(steps),
@@ -35,27 +36,33 @@ def small_run(data, steps, rate, hidden=()):
     test=(dataset.x_test, dataset.targets_test),
     eval_every=10,
   )
-  return result, dataset, np.asarray(net.forward(result.params, dataset.x_test)[0])
+  look = fb.inspect(net, loss)
+  return result, dataset, look(result.params, dataset.x_test, dataset.targets_test)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_becomes_a_picture(name):
-  result, dataset, outputs = small_run(**RUNS[name])
+  result, dataset, signals = small_run(**RUNS[name])
   assert (result.stop_reason == "diverged") == (name == "diverged")
-  png = report.draw_report("A title", result, dataset, outputs)
+  png = report.draw_report("A title", result, dataset, signals)
   assert png.startswith(b"\x89PNG\r\n\x1a\n")
-  assert struct.unpack(">II", png[16:24]) == (1210, 935)  # 11 by 8.5 inches at 110 dots.
+  assert struct.unpack(">II", png[16:24]) == (1210, 1210)  # 11 by 11 inches at 110 dots.
 
 
 def test_the_same_run_gives_the_same_bytes():
   dataset = load_dataset("sine", 0)
   result = result_of([0.6, 0.4], [[1.0], [2.0]], ("[0]",), (evaluation(2, 0.5, 0.7, None),))
   first, second = (
-    report.draw_report("A title", result, dataset, dataset.targets_test + rest) for rest in (0, 0.5)
+    report.draw_report("A title", result, dataset, one_layer(dataset.targets_test + rest))
+    for rest in (0, 0.5)
   )
   # Neither today's date nor the software nor the picture before enters.
-  assert first == report.draw_report("A title", result, dataset, dataset.targets_test)
+  assert first == report.draw_report("A title", result, dataset, one_layer(dataset.targets_test))
   assert first != second
+
+
+def one_layer(outputs):
+  return {"dense": fb.Signals(outputs, outputs, outputs)}
 
 
 def axes():
@@ -216,3 +223,35 @@ def test_the_fit_and_what_is_left_of_it():
   np.testing.assert_array_equal(lines["f(x; Θ)"][:, 1], sine.targets_test[:, 0] + 0.5)
   (residuals,) = (line.get_ydata() for line in rest.get_lines() if len(line.get_ydata()) == 256)
   np.testing.assert_allclose(residuals, 0.5, rtol=1e-6)  # The sum above was rounded to float32.
+
+
+# --- What passes through the layers ---------------------------------------------------------------
+
+
+def test_a_layer_is_drawn_by_its_quantiles_and_zeros():
+  panel = axes()
+  y = np.concatenate([np.zeros(50), np.linspace(0.01, 1, 50)])[:, None]
+  seen = {"0.dense": fb.Signals(y, y - 1, y), "1.relu": fb.Signals(y, y, 0 * y)}
+  layer_panels.draw_values(panel, seen, "#000000")
+  assert [label.get_text() for label in panel.get_yticklabels()] == list(seen)
+  boxes = [(box.get_x(), box.get_x() + box.get_width()) for box in panel.patches]
+  want = [np.quantile(signal.y, (0.25, 0.75)) for signal in seen.values()]
+  np.testing.assert_allclose(boxes, want)
+  assert [text.get_text() for text in panel.texts] == ["1% zero", "50% zero"]
+
+
+def test_cotangents_that_are_zero_have_no_box_but_a_share():
+  panel = axes()
+  y = np.ones((4, 2))
+  layer_panels.draw_cotangents(panel, {"0.dense": fb.Signals(y, y, 0 * y)}, "#000000")
+  assert not panel.patches
+  assert [text.get_text() for text in panel.texts] == ["100% zero"]
+
+
+def test_of_many_layers_some_are_drawn():
+  panel = axes()
+  y = np.ones((2, 2))
+  layer_panels.draw_values(panel, {f"{i}.dense": fb.Signals(y, y, y) for i in range(99)}, "#000000")
+  names = [label.get_text() for label in panel.get_yticklabels()]
+  assert len(names) == layer_panels.MOST_LAYERS
+  assert (names[0], names[-1]) == ("0.dense", "98.dense")

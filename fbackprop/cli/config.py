@@ -13,7 +13,10 @@ from fbackprop.cli.usage import UsageError, hint
 from fbackprop.train.stopping import StopRules
 
 DataName = Literal["digits", "sine"]
-ActivationName = Literal["relu", "tanh", "sigmoid", "gelu", "identity"]
+ActivationName = Literal[
+  "relu", "leaky_relu", "relu6", "hard_tanh", "sigmoid", "tanh", "softplus", "elu", "selu", "gelu",
+  "gelu_tanh", "silu", "mish", "identity",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,6 @@ def main(arguments: Sequence[str]) -> int:
 def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   """The run itself. jax is imported here."""
   import jax
-  import numpy as np
 
   import fbackprop as fb
   from fbackprop.train import runs
@@ -121,8 +120,9 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
     )
     title = f"{network}; {method}, seed {config.seed}\n{ending.rpartition(';')[0]}"
-    outputs = np.asarray(net.forward(result.params, dataset.x_test)[0])
-    write("report.png", write_whole, draw_report(title, result, dataset, outputs))
+    look = jax.jit(fb.inspect(net, loss))
+    signals = look(result.params, dataset.x_test, dataset.targets_test)
+    write("report.png", write_whole, draw_report(title, result, dataset, signals))
     print(ending)
 
   if result.stop_reason == "diverged":

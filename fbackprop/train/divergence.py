@@ -6,13 +6,11 @@ import jax
 import numpy as np
 import optax
 
-from fbackprop.combinators import keys_of_parts
+from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.steps import Batch, State, holds_floats, layer_norms, noise_key
 from fbackprop.transforms import mean_weights
 from fbackprop.types import Array, Layer, Loss, Params
-
-CHAINS = ("serial", "mlp")  # By name: parts alone don't say that they stand one behind the other.
 
 
 class Link(NamedTuple):
@@ -58,7 +56,8 @@ def locate_nonfinite(
   if not finite(value):
     return f"loss, fed by {links[-1].name}"
 
-  y_bar, grads = loss.backward(loss_residuals, losses_bar), []
+  y_bar = loss.backward(loss_residuals, losses_bar)
+  grads: list[Array] = []
   for link, residuals in zip(reversed(links), reversed(kept), strict=True):
     if not finite(y_bar):
       return f"{link.name}: cotangent"
@@ -80,7 +79,7 @@ def locate_nonfinite(
 
 def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
   """The layers of a chain in order; of chains in a chain, a layer's place is such as 1.0."""
-  if net.name not in CHAINS or not net.parts:
+  if not is_chain(net):
     return [Link(f"layer {place or 0} ({net.name})", net, params, key)]
   keys = keys_of_parts(key, net.parts)
   links = []

@@ -173,7 +173,7 @@ def fit(
       code, before, done = int(loop.progress.reason), done, int(loop.state.step)
       reason = None if code < 0 else STOP_REASONS[code]
       reached = done - before + (reason == "diverged")
-      rows.append(Info(*(np.asarray(column)[:reached] for column in infos)))
+      rows.append(jax.tree.map(lambda column: np.asarray(column)[:reached], infos))  # noqa: B023
     seconds = time.perf_counter() - start
     diverged_at = None
     if reason == "diverged":

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.train.steps import Batch, Info, State, at_least_float32
+from fbackprop.train.steps import Batch, Info, State
 from fbackprop.train.stopping import STOP_REASONS, StopRules
-from fbackprop.types import Array
+from fbackprop.types import Array, at_least_float32
 
 RUNNING = -1
 MAX_STEPS, LOSS_BELOW, TOL, INTERRUPTED, DIVERGED = range(len(STOP_REASONS))

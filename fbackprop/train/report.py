@@ -1,12 +1,15 @@
 """A run as one picture: what it learned, how its gradients went, and what it gets wrong."""
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from fbackprop.inspection import Signals
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.extras import need
+from fbackprop.train.layer_panels import draw_cotangents, draw_values
 from fbackprop.train.results import Result
 
 INK, MUTED = "#222222", "#888888"
@@ -14,18 +17,21 @@ FEW = 50  # Steps that are dots, too: of one finite number there is no line.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's.
 
 
-def draw_report(title: str, result: Result, dataset: Dataset, outputs: np.ndarray) -> bytes:
+def draw_report(
+  title: str, result: Result, dataset: Dataset, signals: Mapping[str, Signals]
+) -> bytes:
   """Draws a run.
 
   Args:
     title: stands above the picture.
     result: the run.
     dataset: what it was trained on.
-    outputs: the network's outputs on `dataset.x_test`, `[N, C]`.
+    signals: what passes through each layer for the test examples, by `fbackprop.inspect`.
 
   Returns:
-    A PNG file: the losses, the norm of each layer's gradient, and for labels the confusion matrix
-    and misclassified examples, for a function of one variable the fit.
+    A PNG file: the losses, the norm of each layer's gradient, what each layer hands on and what
+    comes back to it, and for labels the confusion matrix and misclassified examples, for a function
+    of one variable the fit.
 
   Raises:
     ModuleNotFoundError: matplotlib isn't installed; the message names the extra.
@@ -41,9 +47,10 @@ def draw_report(title: str, result: Result, dataset: Dataset, outputs: np.ndarra
     "text.color": INK,
   }
   with style.context(rules):
-    figure = figure_module.Figure(figsize=(11, 8.5), dpi=110, layout="constrained")
+    outputs = np.asarray(list(signals.values())[-1].y)
+    figure = figure_module.Figure(figsize=(11, 11), dpi=110, layout="constrained")
     figure.suptitle(title, ha="left", x=0.015, fontsize="medium")
-    panels = figure.subplots(2, 2)
+    panels = figure.subplots(3, 2, height_ratios=(3, 3.4, 2))
     draw_losses(panels[0, 0], result)
     draw_gradients(panels[0, 1], result)
     if dataset.is_classification:
@@ -52,6 +59,8 @@ def draw_report(title: str, result: Result, dataset: Dataset, outputs: np.ndarra
     else:
       draw_fit(panels[1, 0], dataset, outputs)
       draw_residuals(panels[1, 1], dataset, outputs)
+    draw_values(panels[2, 0], signals, COLORS[0])
+    draw_cotangents(panels[2, 1], signals, COLORS[1])
     file = io.BytesIO()
     # Without the software's version and date the same run gives the same bytes.
     figure.savefig(file, format="png", metadata={"Software": None})

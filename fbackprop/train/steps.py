@@ -11,7 +11,7 @@ import optax
 from fbackprop.checks import DtypeError, check_key, check_unit, describe
 from fbackprop.train.optimizers import as_transformation, make_update
 from fbackprop.transforms import value_and_grad
-from fbackprop.types import Array, Layer, Loss, Params
+from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
 
 
 class Batch(NamedTuple):
@@ -118,11 +118,6 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
   if batch.weights is None:
     return jnp.asarray(batch.x.shape[0], dtype)
   return batch.weights.sum(dtype=dtype)
-
-
-def at_least_float32(dtype: Any) -> Any:
-  """The dtype of sums: in bfloat16 a count stops at 256, in float16 the square of 256 is ∞."""
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 def noise_key(net: Layer, state: State) -> Array | None:
