@@ -26,6 +26,9 @@ def draw_cotangents(axes: Any, signals: Mapping[str, Signals], color: str) -> No
   }
   sizes = {name: values[values > 0] for name, values in rows.items()}
   axes.set(title="Cotangents ȳ of each layer", xlabel="|ȳ| of an example's own loss", xscale="log")
+  largest = max((values.max() for values in sizes.values() if values.size), default=1.0)
+  if np.isfinite(largest):  # What is smaller than this share of it doesn't matter.
+    axes.set_xlim(largest * 1e-7, largest * 2)
   draw_boxes(axes, sizes, rows, color)
 
 
