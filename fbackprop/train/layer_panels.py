@@ -26,9 +26,6 @@ def draw_cotangents(axes: Any, signals: Mapping[str, Signals], color: str) -> No
   }
   sizes = {name: values[values > 0] for name, values in rows.items()}
   axes.set(title="Cotangents ȳ of each layer", xlabel="|ȳ| of an example's own loss", xscale="log")
-  largest = max((values.max() for values in sizes.values() if values.size), default=1.0)
-  if np.isfinite(largest):  # What is smaller than this share of it doesn't matter.
-    axes.set_xlim(largest * 1e-7, largest * 2)
   draw_boxes(axes, sizes, rows, color)
 
 
@@ -39,10 +36,12 @@ def draw_boxes(
   names = list(rows)
   if len(names) > MOST_LAYERS:
     names = [names[i] for i in np.linspace(0, len(names) - 1, MOST_LAYERS).astype(int)]
+  ends: list[float] = []
   for place, name in enumerate(names):
     values = boxes[name][np.isfinite(boxes[name])]
     if values.size:
       low, first, median, third, high = np.quantile(values, QUANTILES)
+      ends += [low, high]
       axes.hlines(place, low, high, color=color, linewidth=1)
       axes.barh(place, third - first, 0.6, first, color=color, alpha=0.35)
       axes.vlines(median, place - 0.3, place + 0.3, color=color, linewidth=2)
@@ -50,5 +49,7 @@ def draw_boxes(
     axes.annotate(
       f"{zero:.0%} zero", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
     )
+  if axes.get_xscale() == "log" and ends:  # Autoscaling leaves out the far ends of the whiskers.
+    axes.set_xlim(min(ends) / 2, max(ends) * 2)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
