@@ -57,7 +57,7 @@ def locate_nonfinite(
     return f"loss, fed by {links[-1].name}"
 
   y_bar = loss.backward(loss_residuals, losses_bar)
-  grads: list[Array] = []
+  leaves: list[Array] = []  # Of the gradient, in the order of the parameters.
   for link, residuals in zip(reversed(links), reversed(kept), strict=True):
     if not finite(y_bar):
       return f"{link.name}: cotangent"
@@ -66,9 +66,9 @@ def locate_nonfinite(
       return f"{link.name}: gradient"
     if not finite(layer_norms(params_bar)):
       return f"{link.name}: norm of the gradient"
-    grads[:0] = jax.tree.leaves(params_bar)
+    leaves[:0] = jax.tree.leaves(params_bar)
 
-  grads = jax.tree.unflatten(jax.tree.structure(state.params), grads)
+  grads = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
   update = make_update(optimizer, net, loss)
   params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
   pairs = zip(jax.tree.leaves(opt_state), jax.tree.leaves(state.opt_state), strict=True)

@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -173,7 +174,7 @@ def fit(
       code, before, done = int(loop.progress.reason), done, int(loop.state.step)
       reason = None if code < 0 else STOP_REASONS[code]
       reached = done - before + (reason == "diverged")
-      rows.append(jax.tree.map(lambda column: np.asarray(column)[:reached], infos))  # noqa: B023
+      rows.append(jax.tree.map(partial(first_rows, reached), infos))
     seconds = time.perf_counter() - start
     diverged_at = None
     if reason == "diverged":
@@ -204,6 +205,11 @@ def as_step(step: int) -> Array:
 def no_rows(value: jax.ShapeDtypeStruct) -> np.ndarray:
   """The rows of no steps at all."""
   return np.zeros((0, *value.shape), value.dtype)
+
+
+def first_rows(count: int, column: Array) -> np.ndarray:
+  """The rows of the steps that were reached, on the host."""
+  return np.asarray(column)[:count]
 
 
 def mean_loss(chunks: list[Info]) -> float | None:
