@@ -81,6 +81,12 @@ def check_key(where: str, key: Any) -> None:
     raise ShapeError(f"{where}: key must be a single key, got {describe(key)}")
 
 
+def check_optional_key(where: str, key: Any) -> None:
+  """The same for a key that may be None, which means evaluation."""
+  if key is not None:
+    check_key(where, key)
+
+
 def is_concrete(value: Any) -> bool:
   """Whether the values can be looked at now, that is, outside of a trace."""
   return not isinstance(value, jax.core.Tracer)

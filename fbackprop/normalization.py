@@ -171,7 +171,7 @@ def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
     raise ValueError(f"{name}: eps must be above 0, got {eps}")
   dtype = check_float_dtype(name, dtype)
   eps, has_shift = float(eps), kind == "layer_norm"
-  norm_forward, norm_backward = RULES[kind]
+  forward_rule, backward_rule = RULES[kind]
 
   def check_params(params: Any) -> None:
     if not isinstance(params, NormParams):
@@ -196,14 +196,14 @@ def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
     check_floating(name, "x", x)
     check_shape(name, "x", x, ("N", width))
     check_dtype(name, "x", x, params.scale.dtype)
-    return norm_forward(params, x, eps)
+    return forward_rule(params, x, eps)
 
   def backward(params: NormParams, residuals: Residuals, y_bar: Array) -> tuple[NormParams, Array]:
     check_params(params)
     x_hat = residuals[0]
     check_shape(name, "y_bar", y_bar, tuple(x_hat.shape))
     check_dtype(name, "y_bar", y_bar, x_hat.dtype)
-    return norm_backward(params, residuals, y_bar)
+    return backward_rule(params, residuals, y_bar)
 
   options = (("width", width), ("eps", eps), ("dtype", dtype.name))
   return Layer(kind, init, forward, backward, options=options)

@@ -14,7 +14,7 @@ from fbackprop.checks import (
   check_array,
   check_dtype,
   check_floating,
-  check_key,
+  check_optional_key,
   check_same,
   check_shape,
   check_unit,
@@ -110,10 +110,12 @@ def mean_weights(losses: Array, weights: Array | None) -> Array:
   check_dtype("value_and_grad", "weights", weights, losses.dtype)
   if n == 0:
     return weights
-  # Relative to the largest, and in float32 at least: a sum of large weights, or of many in float16,
-  # would be infinite.
+  # In float32 at least, and away from the ends of its range: a sum of large weights, or of many in
+  # float16, would be infinite, and so would the reciprocal of a tiny one.
   wide = widen(weights)
-  shares = wide / nonzero(wide.max())
+  largest = wide.max()
+  scale = jnp.where(largest > 2.0**60, 2.0**-64, jnp.where(largest < 2.0**-60, 2.0**64, 1.0))
+  shares = wide * scale.astype(wide.dtype)
   return (shares / nonzero(shares.sum())).astype(weights.dtype)
 
 
@@ -126,8 +128,7 @@ def check_batch(x: Any, targets: Any, key: Any) -> None:
   """Refuses what can be refused before the first layer is asked."""
   check_floating("value_and_grad", "x", x)
   check_targets("targets", targets, x)
-  if key is not None:
-    check_key("value_and_grad", key)
+  check_optional_key("value_and_grad", key)
 
 
 def check_targets(name: str, targets: Any, x: Any) -> None:
@@ -172,6 +173,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
   def f_vjp(
     params: Params, x: Array, key: Array | None = None
   ) -> tuple[Array, Callable[[Array], tuple[Params, Array]]]:
+    check_optional_key("pullback", key)
     y, residuals = net.forward(params, x, key)
 
     def backward(y_bar: Array) -> tuple[Params, Array]:
@@ -221,6 +223,7 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
   batched.defvjp(batched_forward, batched_backward)
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
+    check_optional_key("as_custom_vjp", key)
     check_array("as_custom_vjp", "x", x)
     if x.ndim < 1:
       raise ShapeError(f"as_custom_vjp: x must have shape [..., D_in], got {describe(x)}")
@@ -255,6 +258,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
   """
   check_unit("residual_bytes", "net", net, Layer)
   check_array("residual_bytes", "x", x)
+  check_optional_key("residual_bytes", key)
   params = jax.eval_shape(net.init, jax.random.key(0))
 
   def kept(params: Params, x: Array, key: Array | None) -> Any:

@@ -45,7 +45,7 @@ CONSTRUCTORS = {
   "lift add": (lambda: fb.activation(fb.gates.add), TypeError, "add has arity None"),
   "net": (lambda: fb.value_and_grad(a_function, fb.relu), TypeError, "net must be a Layer"),
   "loss": (lambda: fb.value_and_grad(NET, a_function), TypeError, "loss must be a Loss"),
-  "pullback": (lambda: fb.pullback(fb.gates.relu), TypeError, "net must be a Layer, got Gate"),
+  "pullback": (lambda: fb.pullback(fb.gates.relu), TypeError, "net must be a Layer, got the Gate"),
   "custom_vjp": (lambda: fb.as_custom_vjp(None), TypeError, "net must be a Layer, got NoneType"),
   "residuals": (lambda: fb.residual_bytes(3, X), TypeError, "net must be a Layer, got int 3"),
   "residuals of": (lambda: fb.residual_bytes(NET, [1.0]), TypeError, "x must be an array"),
@@ -77,6 +77,13 @@ CALLS = {
     lambda: gradient(key=jax.random.PRNGKey(0)), TypeError, r"jax.random.key.*got uint32\[2\]"
   ),
   "keys": (lambda: gradient(key=jax.random.split(KEY)), ValueError, "must be a single key"),
+  "pullback's key": (
+    lambda: fb.pullback(NET)(PARAMS, X, 0), TypeError, "pullback: key must be made by .* got int 0"
+  ),
+  "custom_vjp's key": (
+    lambda: fb.as_custom_vjp(NET)(PARAMS, X, 0), TypeError, "as_custom_vjp: key must be made by"
+  ),
+  "residuals' key": (lambda: fb.residual_bytes(NET, X, 0), TypeError, "residual_bytes: key must"),
   "init's key": (lambda: NET.init(0), TypeError, "key must be made by jax.random.key"),
   "weights' shape": (lambda: gradient(weights=jnp.ones(5)), ValueError, r"weights .*\[6\], got"),
   "weights' rank": (lambda: gradient(weights=jnp.ones((6, 1))), ValueError, r"shape \[6\]"),

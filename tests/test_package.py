@@ -21,10 +21,11 @@ MODULES = sorted(
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
   ["lazy", "types", "checks"],
-  ["gates.arithmetic", "gates.selection", "gates.smooth", "gates", "activations", "linear",
-   "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
-   "losses.cross_entropy", "losses.combination", "losses"],
-  ["combinators", "transforms"],
+  ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
+   "activations", "linear", "normalization", "noise", "losses.exact", "losses.rows",
+   "losses.labels", "losses.regression", "losses.margin", "losses.cross_entropy",
+   "losses.combination", "losses"],
+  ["combinators", "repetition", "transforms", "inspection"],
   ["networks"],
   ["verify.live", "verify"],
   ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
