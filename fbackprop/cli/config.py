@@ -26,13 +26,13 @@ class TrainConfig:
   data: DataName = "digits"
   """digits: 1,797 pictures of 8×8 pixels; sine: the function sin x. Each has defaults."""
 
-  hidden: tuple[int, ...] = (256,)
+  hidden: tuple[int, ...] = (512,)
   """Widths of the hidden layers; none for a linear model."""
 
   activation: ActivationName = "relu"
   """Follows each hidden layer."""
 
-  rate: float = 1.0
+  rate: float = 0.5
   """Step size of gradient descent."""
 
   batch_size: int = 32
@@ -41,13 +41,13 @@ class TrainConfig:
   seed: int = 0
   """Of the split, the parameters and the order of the examples."""
 
-  eval_every: int = 400
+  eval_every: int = 200
   """Steps from one evaluation, and line, to the next."""
 
   check_every: int = 1000
   """Steps from one comparison of our gradient with jax.grad to the next; 0 for none."""
 
-  stop: StopRules = field(default_factory=lambda: StopRules(max_steps=4000))
+  stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
   """When to stop."""
 
   out: str = "runs"
