@@ -322,7 +322,7 @@ def test_layers_that_draw_get_a_new_key_each_step():
   ("arguments", "error", "message"),
   [
     (("net", fb.squared_error, optax.sgd(0.1)), TypeError, "net must be a Layer, got str 'net'"),
-    ((fb.relu, fb.relu, optax.sgd(0.1)), TypeError, "loss must be a Loss, got Layer"),
+    ((fb.relu, fb.relu, optax.sgd(0.1)), TypeError, "loss must be a Loss, got the Layer"),
     ((fb.relu, fb.squared_error, 0.1), TypeError, "optimizer must be an optax Grad.*got float 0.1"),
   ],
 )
