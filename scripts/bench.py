@@ -2,6 +2,7 @@
 
   python scripts/bench.py step          loss and gradient, on one core and on two; some minutes
   python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
+  python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
@@ -32,16 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
   step.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
   step.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
   step.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
+  depth = commands.add_parser("depth", help="compile time against the number of layers")
+  depth.add_argument("--rounds", type=int, default=7, help="default: 7")
   residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
-  for command in (step, residuals):
+  for command in (step, depth, residuals):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
   cores = options.pop("cores", [None])
   if any(count is not None and not 1 <= count <= machine.core_count() for count in cores):
     parser.error(f"--cores must be from 1 to {machine.core_count()}, got {cores}")
-  if options.get("rounds", 1) < 1:
-    parser.error(f"--rounds must be at least 1, got {options['rounds']}")
+  if options.get("rounds", 2) < 2:
+    parser.error(f"--rounds must be at least 2, got {options['rounds']}")
 
   about_jax = in_process(None, machine.describe_jax)
   here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **about_jax}

@@ -117,3 +117,13 @@ def test_residuals_print_a_table_and_write_json(tmp_path, capfd):
   assert bench.main(["residuals", "--json", str(file)]) == 0
   assert "relu           1.00" in capfd.readouterr().out
   assert {"activation", "ours", "theirs"} < set(json.loads(file.read_text())["rows"][0])
+
+
+@pytest.mark.slow
+def test_depth_prints_a_table_and_writes_json(tmp_path, capfd):
+  file = tmp_path / "depth.json"
+  assert bench.main(["depth", "--rounds", "2", "--json", str(file)]) == 0
+  assert "1025 layers, one loop" in capfd.readouterr().out
+  rows = json.loads(file.read_text())["rows"]
+  assert {row["layers"] for row in rows if row["repeat_hidden"]} == {5, 65, 257, 1025}
+  assert all(min(row["seconds"]) > 0 for row in rows)

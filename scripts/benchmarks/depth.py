@@ -1,0 +1,49 @@
+"""Compile time of loss and gradient against depth: equal layers as one loop, and one by one.
+
+Tracing, lowering and compiling are timed together, with nothing cached. The depths take turns, so
+that a disturbance falls on all of them.
+"""
+
+import statistics
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import fbackprop as fb
+from scripts.benchmarks.models import array
+
+N, WIDTH = 128, 256
+DEPTHS = (5, 65, 257, 1025)
+MOST_UNROLLED = 65  # A thousand layers one by one take many seconds, each time.
+
+
+def compile_seconds(layers: int, repeat_hidden: bool) -> float:
+  """How long it takes to compile a network of so many equal dense layers."""
+  net = fb.mlp([WIDTH] * (layers + 1), repeat_hidden=repeat_hidden)
+  params = jax.eval_shape(net.init, jax.random.key(0))
+  x = array((N, WIDTH), jnp.float32)
+  jax.clear_caches()  # type: ignore[no-untyped-call]
+  start = time.perf_counter()
+  jax.jit(fb.value_and_grad(net, fb.squared_error)).lower(params, x, x).compile()
+  return time.perf_counter() - start
+
+
+def run(rounds: int) -> list[dict[str, Any]]:
+  """Prints the table; returns its rows for the file."""
+  kinds = [(depth, True) for depth in DEPTHS]
+  kinds += [(depth, False) for depth in DEPTHS if depth <= MOST_UNROLLED]
+  compile_seconds(*kinds[0])  # What is started once only.
+  seconds: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
+  for i in range(rounds):
+    for kind in kinds if i % 2 == 0 else reversed(kinds):
+      seconds[kind].append(compile_seconds(*kind))
+  print(f"layers of {WIDTH}, relu, N = {N}; seconds to compile: median (quartiles)")
+  rows = []
+  for (depth, repeat_hidden), times in seconds.items():
+    first, median, third = statistics.quantiles(times, n=4, method="inclusive")
+    how = "one loop" if repeat_hidden else "one by one"
+    print(f"{depth:>6} layers, {how:<10} {median:6.2f} ({first:.2f}-{third:.2f})", flush=True)
+    rows.append({"layers": depth, "repeat_hidden": repeat_hidden, "seconds": sorted(times)})
+  return rows
