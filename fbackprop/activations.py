@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from fbackprop import gates
 from fbackprop.checks import (
   DtypeError,
+  ShapeError,
   StructureError,
   check_dtype,
   check_floating,
@@ -93,6 +94,8 @@ def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple
   check_no_params("softmax", params)
   check_floating("softmax", "x", x)
   check_shape("softmax", "x", x, ("N", "D"))
+  if x.shape[1] == 0:
+    raise ShapeError(f"softmax: x must have at least one feature, got {describe(x)}")
   unnormalized = jnp.exp(x - jax.lax.stop_gradient(x.max(1, keepdims=True)))
   y = unnormalized / unnormalized.sum(1, keepdims=True)
   return y, y

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+FLOAT_MAX = float(np.finfo(np.float64).max)
+
 
 class ShapeError(ValueError):
   """An array has another shape than the one that is needed."""
@@ -100,13 +102,26 @@ def check_size(where: str, name: str, value: Any) -> None:
     raise ShapeError(f"{where}: {name} must be at least 1, got {value}")
 
 
+def check_flag(where: str, name: str, value: object) -> None:
+  """Refuses what isn't True or False: "no" is true to Python."""
+  if not isinstance(value, bool | np.bool):
+    raise DtypeError(f"{where}: {name} must be True or False, got {describe(value)}")
+
+
+def check_callable(where: str, name: str, value: object) -> None:
+  """Refuses what can't be called, before it is called."""
+  if not callable(value):
+    raise DtypeError(f"{where}: {name} must be a function, got {describe(value)}")
+
+
 def check_number(
   where: str, name: str, value: object, least: float = -math.inf, most: float = math.inf
 ) -> None:
   """Refuses what isn't a finite number within bounds."""
-  if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+  if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
     raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
-  if not (math.isfinite(value) and least <= value <= most):
+  # An integer may be larger than any float: then it can't be converted, nor asked if it is finite.
+  if not (-FLOAT_MAX <= value <= FLOAT_MAX and least <= value <= most):
     raise ValueError(f"{where}: {name} must be a number from {least} to {most}, got {value}")
 
 

@@ -145,11 +145,11 @@ def name_layers(net: Layer, path: str = "") -> list[str]:
 
   As "0.dense", "1.relu"; in a chain that stands at place 2 of another, "2.0.dense".
   """
-  if is_chain(net):
-    return [n for i, part in enumerate(net.parts) for n in name_layers(part, f"{path}{i}.")]
-  if "combinator" in dict(net.options):
+  if "combinator" not in dict(net.options):
+    return [path + net.name]
+  if len(net.parts) == 1 and not is_chain(net):  # Around one layer: it stands where that stands.
     return name_layers(net.parts[0], path)
-  return [path + net.name]
+  return [n for i, part in enumerate(net.parts) for n in name_layers(part, f"{path}{i}.")]
 
 
 def check_length(params: Params, layers: tuple[Layer, ...]) -> None:

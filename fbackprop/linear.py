@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from fbackprop.checks import (
   StructureError,
   check_available,
+  check_callable,
   check_dtype,
+  check_flag,
   check_float_dtype,
   check_floating,
   check_key,
@@ -112,6 +114,10 @@ def dense(
   check_size(name, "d_in", d_in)
   check_size(name, "d_out", d_out)
   dtype = check_float_dtype(name, dtype)
+  check_flag(name, "bias", bias)
+  for argument, initializer in (("w_init", w_init), ("b_init", b_init)):
+    if initializer is not None:
+      check_callable(name, argument, initializer)
   w_init = jax.nn.initializers.glorot_uniform() if w_init is None else w_init
   b_init = jax.nn.initializers.zeros if b_init is None else b_init
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.activations import relu
-from fbackprop.checks import DtypeError, ShapeError, check_size, describe
+from fbackprop.checks import DtypeError, ShapeError, check_flag, check_size, describe
 from fbackprop.combinators import serial
 from fbackprop.combinators import skip as skipped
 from fbackprop.linear import Initializer, dense
@@ -93,7 +93,9 @@ def mlp(
     init = init_before(follower) if w_init is None else w_init
     return make("dense", dense, d_in, d_out, bias=bias, w_init=init, b_init=b_init, dtype=dtype)
 
-  noise = [make_dropout(dropout)] if dropout != 0 else []
+  for name, flag in (("skip", skip), ("repeat_hidden", repeat_hidden)):
+    check_flag("mlp", name, flag)
+  noise = [layer] if (layer := make_dropout(dropout)).draws else []
 
   def after_dense(width: int) -> list[Layer]:
     norm = (
@@ -137,7 +139,11 @@ def make(name: str, constructor: Any, *sizes: int, **options: Any) -> Layer:
       f"mlp: {name} must be the constructor of a layer, such as fbackprop.dense or "
       f"fbackprop.layer_norm, got {describe(constructor)}"
     )
-  layer = constructor(*sizes, **options)
+  try:
+    layer = constructor(*sizes, **options)
+  except TypeError as error:
+    error.add_note(f"while mlp called {name} with {sizes} and {', '.join(options)}")
+    raise
   if not isinstance(layer, Layer):
     raise DtypeError(f"mlp: {name} must construct a Layer, it gave {describe(layer)}")
   return layer

@@ -1,5 +1,7 @@
 """Dropout: noise that a network has to live with while it trains, and none when it is evaluated."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -44,6 +46,9 @@ def dropout(rate: float) -> Layer:
     raise ValueError(f"dropout: rate must be below 1, got {rate}")
   factor = 1 / (1 - float(rate))
 
+  def scaled(mask: Array, dtype: Any) -> Array:
+    return jnp.where(mask, jnp.full((), factor, dtype), jnp.zeros((), dtype))
+
   def dropout_init(key: Array) -> Params:
     return ()
 
@@ -57,14 +62,14 @@ def dropout(rate: float) -> Layer:
     check_key("dropout", key)
     # In float32, as a Python number would draw another mask where x64 is on.
     mask = jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape)
-    return x * (factor * mask.astype(x.dtype)), mask
+    return x * scaled(mask, x.dtype), mask
 
   def dropout_backward(params: Params, mask: Residuals, y_bar: Array) -> tuple[Params, Array]:
     check_no_params("dropout", params)
     if isinstance(mask, tuple):  # Nothing was drawn.
       return (), y_bar
     check_upstream("dropout", mask, y_bar)
-    return (), y_bar * (factor * mask.astype(y_bar.dtype))
+    return (), y_bar * scaled(mask, y_bar.dtype)
 
   return Layer(
     "dropout",

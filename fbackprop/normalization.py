@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fbackprop.checks import (
   StructureError,
@@ -128,7 +129,7 @@ def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> La
 
   Args:
     width: number of features D, at least 1.
-    eps: added to the variance, above 0.
+    eps: added to the variance, a normal number of float32 above 0.
     dtype: the floating dtype of the parameters that `init` makes.
 
   Returns:
@@ -136,7 +137,7 @@ def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> La
 
   Raises:
     TypeError: an argument of another type.
-    ValueError: `width` below 1 or `eps` not above 0. When traced: x or `params` don't fit.
+    ValueError: `width` below 1 or `eps` too small. When traced: x or `params` don't fit.
 
   Example:
     >>> layer = layer_norm(4)
@@ -166,9 +167,8 @@ def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
   """The layer around a pair of rules, with the checks of what comes in."""
   name = f"{kind}({width})"
   check_size(name, "width", width)
-  check_number(name, "eps", eps)
-  if eps <= 0:
-    raise ValueError(f"{name}: eps must be above 0, got {eps}")
+  # Below the smallest normal number it would be 0, and a row of equal features NaN.
+  check_number(name, "eps", eps, float(np.finfo(np.float32).tiny))
   dtype = check_float_dtype(name, dtype)
   eps, has_shift = float(eps), kind == "layer_norm"
   forward_rule, backward_rule = RULES[kind]

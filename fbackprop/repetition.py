@@ -5,7 +5,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import check_key, check_same, check_shape, check_size, check_unit
+from fbackprop.checks import (
+  check_array,
+  check_key,
+  check_optional_key,
+  check_same,
+  check_shape,
+  check_size,
+  check_unit,
+)
 from fbackprop.types import Array, Layer, Params, Residuals
 
 
@@ -45,6 +53,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
   def repeat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     check_stacked(params, n)
+    check_optional_key("repeat", key)
     keys = None if key is None or not layer.draws else jax.random.split(key, n)
     shared = Shared()
 
@@ -100,6 +109,7 @@ class Shared:
 def check_stacked(params: Params, n: int) -> None:
   """Refuses parameters that aren't stacked n deep."""
   for leaf in jax.tree.leaves(params):
+    check_array("repeat", "each leaf of params", leaf)
     check_shape("repeat", "each array of params", leaf, (n, *leaf.shape[1:]))
 
 
@@ -126,6 +136,7 @@ def remat(layer: Layer) -> Layer:
   check_unit("remat", "layer", layer, Layer)
 
   def remat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    check_optional_key("remat", key)
     return layer.forward(params, x, key)[0], (x, key)
 
   def remat_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:

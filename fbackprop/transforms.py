@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import (
+  DtypeError,
   ShapeError,
   check_array,
   check_dtype,
@@ -82,7 +83,7 @@ def value_and_grad(
     outputs_bar = loss.backward(loss_residuals, losses_bar)
     grads, x_bar = net.backward(params, residuals, outputs_bar)
 
-    mean = (losses_bar * losses).sum()
+    mean = weighted_mean(losses_bar, losses)
     value = (mean, outputs) if has_outputs else mean
     return value, (grads, x_bar) if input_gradient else grads
 
@@ -119,6 +120,11 @@ def mean_weights(losses: Array, weights: Array | None) -> Array:
   return (shares / nonzero(shares.sum())).astype(weights.dtype)
 
 
+def weighted_mean(losses_bar: Array, losses: Array) -> Array:
+  """J = Σ_n (w_n / Σ w) losses_n; the products are summed in float32 at least."""
+  return (widen(losses_bar) * widen(losses)).sum().astype(losses.dtype)
+
+
 def nonzero(value: Array) -> Array:
   """The value, or 1 in the place of 0."""
   return jnp.where(value == 0, jnp.ones_like(value), value)
@@ -137,7 +143,11 @@ def check_targets(name: str, targets: Any, x: Any) -> None:
     for i, part in enumerate(targets):
       check_targets(f"{name}[{i}]", part, x)
     return
-  check_array("value_and_grad", name, targets)
+  if not hasattr(targets, "shape"):
+    raise DtypeError(
+      f"value_and_grad: {name} must be an array, or a tuple of arrays for several losses, got "
+      f"{describe(targets)}"
+    )
   if x.ndim < 1 or targets.ndim < 1 or x.shape[0] != targets.shape[0]:
     raise ShapeError(
       f"value_and_grad: x and {name} must have the same number N of examples in front, got x "

@@ -195,11 +195,21 @@ STRUCTURE = (
   drawn_row("dropout", make_dropout, 3, dropped, one_mask),
   layer_row("skip", make_skip, 3, skipped),
   layer_row("repeat", make_repeat, 3, repeated, reads_own_params=True),
-  layer_row("repeat_skip", make_repeat_of_skip, 3, repeated_skip, reads_own_params=True),
+  layer_row("repeat_skip", make_repeat_of_skip, 3, repeated_skip, reads_own_params=True)._replace(
+    slow=True
+  ),
   layer_row("remat", make_remat, 3, chain, reads_own_params=True),
-  drawn_row("noisy", make_noisy, 3, noisy, noisy_masks, reads_own_params=True),
-  layer_row("mlp_deep", partial(make_deep, repeat_hidden=True), 3, deep, reads_own_params=True),
+  drawn_row("noisy", make_noisy, 3, noisy, noisy_masks, reads_own_params=True, slow=True),
+  layer_row(
+    "mlp_deep", partial(make_deep, repeat_hidden=True), 3, deep, reads_own_params=True
+  )._replace(slow=True),
   drawn_row(
-    "mlp_everything", make_everything, 3, everything, everything_masks, reads_own_params=True
+    "mlp_everything",
+    make_everything,
+    3,
+    everything,
+    everything_masks,
+    reads_own_params=True,
+    slow=True,
   ),
 )

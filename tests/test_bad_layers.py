@@ -4,6 +4,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fbackprop as fb
@@ -52,7 +53,11 @@ CONSTRUCTORS = {
   ),
   "min ties": (lambda: fb.gates.min_with(ties=1), ValueError, "min_with: ties must be 'share'"),
   "norm width": (lambda: fb.layer_norm(0), ValueError, "width must be at least 1, got 0"),
-  "norm eps": (lambda: fb.rms_norm(4, eps=0), ValueError, r"rms_norm\(4\): eps must be above 0"),
+  "norm eps": (
+    lambda: fb.rms_norm(4, eps=0),
+    ValueError,
+    r"rms_norm\(4\): eps must be a number from",
+  ),
   "norm eps None": (
     lambda: fb.layer_norm(4, eps=None),
     TypeError,
@@ -107,6 +112,23 @@ CONSTRUCTORS = {
     ValueError,
     "rate must be below 1, got 1.0",
   ),
+  "w_init": (lambda: fb.dense(2, 3, w_init=5), TypeError, "w_init must be a function, got int 5"),
+  "b_init": (lambda: fb.mlp([2, 3], b_init="zeros"), TypeError, "b_init must be a function"),
+  "bias": (lambda: fb.dense(2, 3, bias="no"), TypeError, "bias must be True or False, got str"),
+  "skip": (lambda: fb.mlp([2, 3], skip="no"), TypeError, "skip must be True or False, got str"),
+  "repeat_hidden": (
+    lambda: fb.mlp([2, 3], repeat_hidden=1),
+    TypeError,
+    "repeat_hidden must be True",
+  ),
+  "rate an array": (
+    lambda: fb.mlp([2, 3], dropout=jnp.zeros(2)),
+    TypeError,
+    "rate must be a number",
+  ),
+  "rate complex": (lambda: fb.dropout(np.complex64(0.5)), TypeError, "rate must be a number"),
+  "rate huge": (lambda: fb.dropout(10**400), ValueError, "rate must be a number from 0"),
+  "eps tiny": (lambda: fb.layer_norm(3, eps=1e-50), ValueError, "eps must be a number from 1.17"),
   "dtype None": (lambda: fb.dense(2, 3, dtype=None), TypeError, "floating dtype, .* got None"),
   "dtype a word": (
     lambda: fb.dense(2, 3, dtype="nope"),
@@ -196,6 +218,36 @@ CALLS = {
     r"must have shape \[3, 4\], got .*\[4, 4\]",
   ),
   "repeat's key": (lambda: STACK.init(1), TypeError, "key must be made by jax.random.key"),
+  "repeat's key, forward": (
+    lambda: fb.repeat(fb.dropout(0.5), 3).forward((), X, 0),
+    TypeError,
+    "repeat: key must be made",
+  ),
+  "remat's key": (
+    lambda: fb.remat(fb.relu).forward((), X, 0),
+    TypeError,
+    "remat: key must be made",
+  ),
+  "repeat's leaves": (
+    lambda: STACK.forward(((), (1.0, 2.0)), X),
+    TypeError,
+    "leaf of params must be an array",
+  ),
+  "combine's losses_bar": (
+    lambda: fb.combine((1.0, fb.squared_error, 0)).backward((((),), X), [1.0]),
+    TypeError,
+    "losses_bar must be an array",
+  ),
+  "targets in a list": (
+    lambda: fb.value_and_grad(fb.identity, fb.squared_error)((), X, [X]),
+    TypeError,
+    "or a tuple of arrays for several losses, got list",
+  ),
+  "softmax of nothing": (
+    lambda: fb.softmax.forward((), jnp.zeros((3, 0))),
+    ValueError,
+    "at least one feature",
+  ),
   "softmax's rank": (
     lambda: fb.softmax.forward((), X[0]),
     ValueError,
@@ -260,6 +312,7 @@ def test_weights_do_not_overflow():
   x = jnp.full((4, 1), 2.0)
   for weight in (3e38, 2e-38, 0.7):
     assert step((), x, 0 * x, weights=jnp.full(4, weight))[0] == 2
-  x = jnp.full((70_000, 1), 1.0, jnp.float16)
+  x = jnp.full((70_000, 1), 0.05, jnp.float16)
   # 1/70,000 is below the smallest normal number of float16, and rounded to a digit less.
-  assert abs(step((), x, 0 * x, weights=jnp.ones(70_000, jnp.float16))[0] - 0.5) < 0.01
+  for weights in (None, jnp.ones(70_000, jnp.float16)):
+    np.testing.assert_allclose(step((), x, 0 * x, weights=weights)[0], 0.05**2 / 2, rtol=0.01)

@@ -37,6 +37,7 @@ def test_every_link_leads_where_it_says():
   assert not problems, "\n".join([*problems, "next: scripts/docs_links.py moves line numbers"])
 
 
+@pytest.mark.slow
 def test_every_test_that_is_named_is_collected():
   named = docs_links.find_tests(ROOT)
   files = sorted({test.partition("::")[0] for test in named})

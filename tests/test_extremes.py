@@ -48,6 +48,35 @@ def worst(loss, truth, arguments, form=jax.jit):
   return [accuracy.ulps(g, terms).max() for g, terms in pairs]
 
 
+# Value and slope; some three times what is seen. None for a slope that is written in the output,
+# which has its digits absolutely. In the lower tail of gelu the rounding of z itself counts z² times.
+GATE_BOUNDS = {
+  "relu": (0.5, 0.5),
+  "leaky_relu": (3, 1),
+  "relu6": (0.5, 0.5),
+  "hard_tanh": (0.5, 0.5),
+  "identity": (0.5, 0.5),
+  "sigmoid": (8, None),
+  "tanh": (12, None),
+  "softplus": (8, 16),
+  "elu": (16, None),
+  "selu": (16, None),
+  "gelu": (300, 100),
+  "gelu_tanh": (350, 400),
+  "silu": (8, 10),
+  "mish": (16, 16),
+}
+GATE_ROWS = {row.name.split()[0]: row for row in accuracy.gate_rows()}
+
+
+@pytest.mark.parametrize("name", GATE_ROWS)
+def test_gate_has_its_digits(name):
+  row = GATE_ROWS[name]
+  errors = worst(row.unit, row.truth, row.arguments)
+  for error, bound in zip(errors, GATE_BOUNDS[name], strict=True):
+    assert bound is None or error <= bound
+
+
 # --- Units in the last place ----------------------------------------------------------------------
 
 

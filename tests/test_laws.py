@@ -31,7 +31,7 @@ def test_forward_equals_reference(case, dtype):
   rules.law_forward_equals_reference(case, dtype)
 
 
-@every_row(rules.law_backward_has_the_structure_of_its_primals)
+@every_row(rules.law_backward_has_the_structure_of_its_primals, fast=("float32",))
 def test_backward_has_the_structure_of_its_primals(case, dtype):
   rules.law_backward_has_the_structure_of_its_primals(case, dtype)
 
@@ -46,7 +46,7 @@ def test_float32_stays_under_x64(case, dtype):
   rules.law_float32_stays_under_x64(case, dtype)
 
 
-@every_row(rules.law_linear_in_the_cotangent)
+@every_row(rules.law_linear_in_the_cotangent, fast=("float32",))
 def test_linear_in_the_cotangent(case, dtype):
   rules.law_linear_in_the_cotangent(case, dtype)
 
@@ -66,17 +66,17 @@ def test_finite_differences_agree(case, dtype):
   rules.law_finite_differences_agree(case, dtype)
 
 
-@every_row(rules.law_dot_products_agree)
+@every_row(rules.law_dot_products_agree, fast=("float64",))
 def test_dot_products_agree(case, dtype):
   rules.law_dot_products_agree(case, dtype)
 
 
-@every_row(rules.law_nan_passes)
+@every_row(rules.law_nan_passes, fast=("float32",))
 def test_nan_passes(case, dtype):
   rules.law_nan_passes(case, dtype)
 
 
-@every_row(use.law_same_under_jit)
+@every_row(use.law_same_under_jit, fast=("float32",))
 def test_same_under_jit(case, dtype):
   use.law_same_under_jit(case, dtype)
 
@@ -101,17 +101,17 @@ def test_any_batch_size(case, dtype):
   use.law_any_batch_size(case, dtype)
 
 
-@every_row(use.law_pullbacks_are_independent)
+@every_row(use.law_pullbacks_are_independent, fast=("float32",))
 def test_pullbacks_are_independent(case, dtype):
   use.law_pullbacks_are_independent(case, dtype)
 
 
-@every_row(use.law_params_bar_reads_no_params_up_to_its_own)
+@every_row(use.law_params_bar_reads_no_params_up_to_its_own, fast=("float32",))
 def test_params_bar_reads_no_params_up_to_its_own(case, dtype):
   use.law_params_bar_reads_no_params_up_to_its_own(case, dtype)
 
 
-@every_row(use.law_residuals_hold_no_parameter)
+@every_row(use.law_residuals_hold_no_parameter, fast=("float32",))
 def test_residuals_hold_no_parameter(case, dtype):
   use.law_residuals_hold_no_parameter(case, dtype)
 

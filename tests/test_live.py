@@ -167,3 +167,39 @@ def test_the_configuration_is_left_alone():
   check_of(fb.mlp([4, 3]))
   assert not jax.config.jax_enable_x64
   assert jnp.ones(1).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  "gate",
+  [
+    fb.gates.relu_with(at_zero=0.5),
+    fb.gates.leaky_relu_with(0.1, at_zero=1),
+    fb.gates.clip_with(0, 6, at_edges=1),
+    fb.gates.relu,
+    fb.gates.leaky_relu,
+    fb.gates.hard_tanh,
+    fb.gates.selu,
+  ],
+  ids=lambda gate: gate.name,
+)
+def test_a_choice_at_a_kink_is_no_error(gate):
+  """An input of zeros meets every kink at zero, biases being zero at first."""
+  net = fb.mlp([2, 8, 1], fb.activation(gate))
+  x = jnp.array([[0.0, 0.0], [1.0, 2.0]])
+  check = make_live_check(net, fb.squared_error)
+  assert check(net.init(jax.random.key(0)), x, jnp.ones((2, 1))).ok
+
+
+def test_a_network_of_everything_passes():
+  net = fb.mlp(
+    [3, 4, 4, 4, 2],
+    fb.silu,
+    normalization=fb.layer_norm,
+    dropout=0.3,
+    skip=True,
+    repeat_hidden=True,
+  )
+  check = make_live_check(fb.remat(net), fb.huber)
+  key = jax.random.key(0)
+  x = jax.random.normal(key, (5, 3))
+  assert check(net.init(key), x, jnp.ones((5, 2)), key=key).ok

@@ -89,6 +89,7 @@ def rounding_errors(net, loss, params, x, targets, eps):
   return errors[::-1], e
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=15)
 @hypothesis.given(networks)
 def test_random_networks_agree_with_autodiff_and_the_oracle(network):
@@ -235,3 +236,21 @@ class TestExtremes:
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(y, [values], rtol=4 * eps)
     np.testing.assert_allclose(x_bar, [slopes], rtol=4 * eps, atol=eps * (name == "selu"))
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("name", sorted(oracle.ACTIVATIONS))
+def test_activation_in_half_precision(name, dtype):
+  """Over all of float16's range: finite, and what float32 says, to a few roundings."""
+  layer = getattr(fb, name)
+  sizes = np.concatenate([np.linspace(0, 12, 200), np.geomspace(12, 6e4, 200)])
+  z = jnp.asarray(np.concatenate([-sizes, sizes])[None, :], dtype)
+
+  def value_and_slope(z):
+    y, residuals = layer.forward((), z)
+    return y, layer.backward((), residuals, jnp.ones_like(y))[1]
+
+  eps = float(jnp.finfo(dtype).eps)
+  for got, want in zip(value_and_slope(z), value_and_slope(z.astype(jnp.float32)), strict=True):
+    # Absolutely below 1: a slope that is written in the output has no other digits.
+    np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=16 * eps, atol=16 * eps)

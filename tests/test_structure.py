@@ -287,6 +287,33 @@ def test_layers_can_be_exchanged_and_named():
   assert name_layers(fb.relu) == ["relu"]
 
 
+def both(*layers):
+  """A user's combinator of several parts: each gets the same input, and the outputs are added."""
+
+  def init(key):
+    return tuple(layer.init(key) for layer in layers)
+
+  def forward(params, x, key=None):
+    ys, residuals = zip(
+      *(layer.forward(own, x) for layer, own in zip(layers, params, strict=True)), strict=True
+    )
+    return sum(ys), residuals
+
+  def backward(params, residuals, y_bar):
+    pairs = zip(layers, params, residuals, strict=True)
+    params_bar, x_bars = zip(*(a.backward(p, r, y_bar) for a, p, r in pairs), strict=True)
+    return params_bar, sum(x_bars)
+
+  return fb.Layer("both", init, forward, backward, layers, (("combinator", both),))
+
+
+def test_a_combinator_of_several_parts_can_be_looked_into():
+  net = fb.serial(both(fb.dense(3, 4), fb.serial(fb.dense(3, 4), fb.tanh)), fb.dense(4, 2))
+  seen = fb.inspect(net, fb.squared_error)(net.init(KEY), jnp.ones((5, 3)), jnp.ones((5, 2)))
+  assert list(seen) == ["0.0.dense", "0.1.0.dense", "0.1.1.tanh", "1.dense"]
+  assert seen["0.1.1.tanh"].y.shape == (5, 4)
+
+
 # --- inspect --------------------------------------------------------------------------------------
 
 
@@ -316,8 +343,21 @@ def test_inspect_shows_what_passes_through_each_layer():
 def test_inspect_of_a_single_layer_and_of_remat():
   x, targets = jnp.ones((2, 3)), jnp.zeros((2, 4))
   net = fb.remat(fb.dense(3, 4))
-  seen = fb.inspect(net, fb.squared_error)(net.init(KEY), x, targets, weights=jnp.ones(2))
+  seen = fb.inspect(net, fb.squared_error)(net.init(KEY), x, targets, weights=jnp.array([1.0, 3.0]))
   assert list(seen) == ["dense"]
+  y = net.forward(net.init(KEY), x)[0]
+  np.testing.assert_array_equal(seen["dense"].y, y)
+  np.testing.assert_allclose(seen["dense"].y_bar, y * jnp.array([[0.25], [0.75]]), rtol=1e-6)
+
+
+def test_inspect_shows_the_masks_of_a_training_step():
+  net = fb.mlp([3, 50, 2], dropout=0.5)
+  x, targets = jnp.ones((5, 3)), jnp.ones((5, 2))
+  seen = fb.inspect(net, fb.squared_error)(net.init(KEY), x, targets, key=KEY)
+  dropped = seen["2.dropout"]
+  _, mask = fb.dropout(0.5).forward((), dropped.x, jax.random.fold_in(KEY, 0))
+  np.testing.assert_array_equal(dropped.y, jnp.where(mask, 2 * dropped.x, 0))
+  np.testing.assert_array_equal(seen["1.relu"].y_bar, jnp.where(mask, 2 * dropped.y_bar, 0))
 
 
 # --- A warning ------------------------------------------------------------------------------------

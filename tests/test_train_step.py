@@ -113,6 +113,7 @@ def test_multi_steps_gathers_gradients_and_takes_one_step():
   chex.assert_trees_all_close(*states, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_that_a_line_search_takes_differentiates_by_our_rule():
   def doubled(params, x, y_bar):
     return jax.tree.map(lambda a: 2 * a, net_of().parts[2].backward(params, x, y_bar))
@@ -133,6 +134,7 @@ def test_the_loss_that_a_line_search_takes_differentiates_by_our_rule():
   np.testing.assert_allclose(slope, squares, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_line_search_leaves_plain_descent_behind():
   losses = []
   for optimizer in (optax.lbfgs(), fb.train.gradient_descent(RATE)):

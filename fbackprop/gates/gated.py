@@ -2,7 +2,8 @@
 
 None of them is monotone, so that the derivative can't be written in the output: z is kept. In the
 lower tail the product is written so that its digits are kept: where Φ(z) is 1e-9 it is computed as
-that, and not as (1 + erf) / 2, which is 0.
+that, and not as (1 + erf) / 2, which is 0. At ±∞ itself they are NaN, as ∞ · 0 is, and as `jax.nn`
+has it.
 """
 
 import math
@@ -50,7 +51,9 @@ def gelu_tanh_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient σ(2u) (1 + z σ(-2u) · d(2u)/dz)."""
   check_upstream("gelu_tanh", z, y_bar)
   v, slope = twice_u(z)
-  return (y_bar * jax.nn.sigmoid(v) * (1 + z * jax.nn.sigmoid(-v) * slope),)
+  s = jax.nn.sigmoid(v)
+  # s first: far down it is 0, and z times the slope may be infinite.
+  return (y_bar * (s + z * (s * jax.nn.sigmoid(-v) * slope)),)
 
 
 def twice_u(z: Array) -> tuple[Array, Array]:
@@ -87,10 +90,18 @@ def mish_forward(z: Array) -> tuple[Array, Residuals]:
 
 
 def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient t + z (1 - t²) σ(z) with t = tanh(ln(1 + e^z))."""
+  """Local gradient t + z (1 - t²) σ(z), t = tanh(ln(1 + e^z)) = n / (n + 2), n = e^z (e^z + 2).
+
+  1 - t is computed as 2 / (n + 2), and not from t, which rounds to 1 from z = 8 on in float32. Above
+  0 everything is written in e^-z, so that nothing overflows.
+  """
   check_upstream("mish", z, y_bar)
-  t = jnp.tanh(jax.nn.softplus(z))
-  return (y_bar * (t + z * (1 - t) * (1 + t) * jax.nn.sigmoid(z)),)
+  above = z >= 0
+  e = jnp.exp(jnp.where(above, -z, z))
+  denominator = jnp.where(above, 1 + 2 * e * (1 + e), 2 + e * (2 + e))
+  t = jnp.where(above, 1 + 2 * e, e * (2 + e)) / denominator
+  rest = jnp.where(above, 2 * e * e, jnp.full_like(e, 2)) / denominator
+  return (y_bar * (t + z * rest * (1 + t) * jax.nn.sigmoid(z)),)
 
 
 gelu = Gate("gelu", 1, gelu_forward, gelu_backward)

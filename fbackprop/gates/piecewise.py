@@ -56,7 +56,7 @@ def relu_with(*, at_zero: float) -> Gate:
     return relu
 
   def relu_forward_keeping_z(z: Array) -> tuple[Array, Residuals]:
-    return relu_forward(z)[0], z
+    return with_slope_at(relu_forward(z)[0], z, 0.0, at_zero), z
 
   def relu_backward_at_zero(z: Residuals, y_bar: Array) -> tuple[Array]:
     check_upstream("relu", z, y_bar)
@@ -71,8 +71,8 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
 
   Args:
     negative_slope: above 0, so that the sign of y is that of z.
-    at_zero: the derivative at 0, from `negative_slope` to 1 or the other way round; by default
-      `negative_slope`, as in PyTorch. `jax.nn.leaky_relu` has 1.
+    at_zero: the derivative where y is 0, from `negative_slope` to 1 or the other way round; by
+      default `negative_slope`, as in PyTorch. `jax.nn.leaky_relu` has 1.
 
   Returns:
     A `Gate` of one input; it keeps its output.
@@ -97,7 +97,7 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
 
   def leaky_relu_forward(z: Array) -> tuple[Array, Residuals]:
     check_inputs("leaky_relu", (z,))
-    y = jnp.where(z <= 0, slope * z, z)
+    y = with_slope_at(jnp.where(z <= 0, slope * z, z), z, 0.0, kink - slope)
     return y, y
 
   def leaky_relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
@@ -134,7 +134,11 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
   def clip_forward(z: Array) -> tuple[Array, Residuals]:
     check_inputs("clip", (z,))
     y = jnp.where(z <= low, jnp.full_like(z, low), jnp.where(z >= high, jnp.full_like(z, high), z))
-    return y, y if at_edges == 0 else z
+    if at_edges == 0:
+      return y, y
+    for edge in (low, high):
+      y = with_slope_at(y, z, edge, at_edges)
+    return y, z
 
   def clip_backward(kept: Residuals, y_bar: Array) -> tuple[Array]:
     check_upstream("clip", kept, y_bar)
@@ -144,6 +148,18 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
     return (jnp.where((kept == low) | (kept == high), at_edges * y_bar, z_bar),)
 
   return Gate("clip", 1, clip_forward, clip_backward)
+
+
+def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
+  """y itself, whose derivative at a kink is `more` than it was, for whoever takes autodiff's of it.
+
+  So `jax.grad` of a forward rule obeys the policy that its backward rule states, and may be its
+  witness there too.
+  """
+  if more == 0:
+    return y
+  at_kink = jnp.where(z == kink, z, jnp.full_like(z, kink))
+  return y + more * (at_kink - kink)
 
 
 relu = Gate("relu", 1, relu_forward, relu_backward)

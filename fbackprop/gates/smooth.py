@@ -87,7 +87,7 @@ def elu_with(alpha: float = 1.0, *, scale: float = 1.0, name: str = "elu") -> Ga
   """y = scale · z for z > 0, and scale · alpha (e^z - 1) elsewhere.
 
   At 0 the derivative is scale · alpha, that of the exponential piece: a kink belongs to the piece
-  that isn't a line. With alpha = 1 there is no kink.
+  that isn't the identity. With alpha = 1 there is no kink.
 
   Args:
     alpha: minus the value at -∞, above 0, so that the sign of y is that of z.

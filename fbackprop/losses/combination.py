@@ -9,7 +9,9 @@ from fbackprop.checks import (
   DtypeError,
   ShapeError,
   StructureError,
+  check_dtype,
   check_number,
+  check_shape,
   check_unit,
   describe,
   is_integer,
@@ -26,7 +28,7 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
   none gets 0.
 
   Args:
-    *parts: `(weight, loss, output_slice)`: a finite number; a `Loss`, which may be a combination
+    *parts: `(weight, loss, output_slice)`: a finite number, and even with 0 the loss must be finite; a `Loss`, which may be a combination
       itself; and the outputs that it judges, a `slice` without a step, or an integer for one
       output, which enters its loss as `[N, 1]`. Negative places count from the end.
 
@@ -75,6 +77,8 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
 
   def combined_backward(residuals: Residuals, losses_bar: Array) -> Array:
     kept, empty = residuals
+    check_shape("combine", "losses_bar", losses_bar, ("N",))
+    check_dtype("combine", "losses_bar", losses_bar, empty.dtype)
     c = empty.shape[1]
     outputs_bar = jnp.zeros((losses_bar.shape[0], c), empty.dtype)
     for i, (_, loss, output_slice) in enumerate(parts):

@@ -43,7 +43,8 @@ def softmax_cross_entropy_forward(
   Numerical range: loss and gradient are right to some units in the last place for logits of any
   size, right and wrong predictions alike; half precision is widened to float32 within. A logit
   −inf is as if the class weren't there where t is 0; where it isn't the loss is +inf, and the
-  gradient is still p Σ_c t − t, which is −t at that class. A row of −inf alone gives NaN.
+  gradient is still p Σ_c t − t, which is −t at that class. A row of −inf alone gives
+  NaN, and so does a logit +inf.
 
   Args:
     outputs: logits z `[N, C]`, C at least 1.

@@ -123,7 +123,7 @@ def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residual
 
   As `torch.nn.PoissonNLLLoss` has it at its defaults. A log rate −inf, the rate 0, is fine where t
   is 0; where it isn't the loss is +inf, and the slope −t. Where the rate overflows, so does the
-  loss.
+  loss; a log rate +inf gives NaN.
 
   Args:
     outputs: z `[N, C]`, the logarithms of the rates.

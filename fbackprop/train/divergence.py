@@ -9,7 +9,7 @@ import optax
 from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.steps import Batch, State, holds_floats, layer_norms, noise_key
-from fbackprop.transforms import mean_weights
+from fbackprop.transforms import mean_weights, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
 
 
@@ -52,9 +52,9 @@ def locate_nonfinite(
       return f"{link.name}: value"
   losses, loss_residuals = loss.forward(x, batch.targets)
   losses_bar = mean_weights(losses, batch.weights)
-  value = (losses_bar * losses).sum()
+  value = weighted_mean(losses_bar, losses)
   if not finite(value):
-    return f"loss, fed by {links[-1].name}"
+    return f"loss, fed by {links[-1].name}" if links else "loss"
 
   y_bar = loss.backward(loss_residuals, losses_bar)
   leaves: list[Array] = []  # Of the gradient, in the order of the parameters.

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import DtypeError, ShapeError, StructureError, check_array, describe
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  StructureError,
+  check_array,
+  check_floating,
+  describe,
+)
 from fbackprop.train.steps import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -33,6 +40,8 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   batch = Batch(*examples)
   for part, value in named_parts(batch):
     check_array("fit", f"{name}.{part}", value)
+    if part == "x":
+      check_floating("fit", f"{name}.x", value)
     check_finite(f"{name}.{part}", np.asarray(value))
   if batch.x.ndim < 1 or batch.x.shape[0] == 0:
     raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError, check_key, describe
+from fbackprop.checks import DtypeError, check_callable, check_key, describe
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.examples import check_examples, make_evaluate
 from fbackprop.train.interruption import deferred_interrupt
@@ -80,6 +80,8 @@ def fit(
   if not isinstance(stop, StopRules):
     raise DtypeError(f"fit: stop must be a StopRules, got {describe(stop)}")
   check_key("fit", key)
+  if on_evaluation is not None:
+    check_callable("fit", "on_evaluation", on_evaluation)
   init, step = make_step(net, loss, optimizer)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)

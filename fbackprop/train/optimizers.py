@@ -1,15 +1,13 @@
 """The lecture's update rule, and what a step hands to it or to any optimiser of optax."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError, describe
+from fbackprop.checks import DtypeError, check_number, describe
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -37,10 +35,9 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
     >>> print(optax.apply_updates(params, updates)["w"])
     [0.9]
   """
-  if isinstance(rate, bool) or not isinstance(rate, int | float | np.number):
-    raise DtypeError(f"gradient_descent: rate must be a number, got {rate!r}")
-  if not (math.isfinite(rate) and rate > 0):
-    raise ValueError(f"gradient_descent: rate must be finite and above 0, got {rate!r}")
+  check_number("gradient_descent", "rate", rate)
+  if rate <= 0:
+    raise ValueError(f"gradient_descent: rate must be above 0, got {rate}")
 
   rate = float(rate)  # A NumPy scalar would promote a gradient in bfloat16.
 

@@ -96,6 +96,8 @@ def make_step(
   def step(state: State, batch: Any) -> tuple[State, Info]:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
       raise DtypeError(f"step: batch must be (x, targets) or a Batch, got {describe(batch)}")
+    if not isinstance(state, State):
+      raise DtypeError(f"step: state must be a State, as init gives it, got {describe(state)}")
     batch = Batch(*batch)
     key = noise_key(net, state)
     value, grads = loss_and_gradient(
