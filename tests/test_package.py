@@ -20,13 +20,13 @@ MODULES = sorted(
 
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
-  ["lazy", "types", "checks"],
+  ["lazy", "extras", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
    "activations", "linear", "normalization", "noise", "losses"],
   ["combinators", "repetition", "transforms", "inspection"],
   ["networks"],
   ["verify.live", "verify"],
-  ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
+  ["train.files", "train.stopping", "train.optimizers", "train.steps",
    "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
    "train.interruption", "train.loop", "train.fitting", "train.report", "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli", "__main__"],
