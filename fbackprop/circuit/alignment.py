@@ -86,7 +86,7 @@ def straight_links(
       if columns.items[item].kind == "bend":
         trunks.append((item, left[item]))
       else:
-        main = [u for u in left[item] if columns.items[u].name in inner]
+        main = [u for u in left[item] if len(left[item]) == 1 or columns.items[u].name in inner]
         if len(main) == 1 and len(right[main[0]]) == 1:
           chains.append((item, main))
     found |= uncrossed(trunks + chains, place)

@@ -89,7 +89,8 @@ def arrive(links: list[Link], y: list[float], extents: list[Extent]) -> list[flo
     reach = extents[item].port
     arriving.sort(key=lambda i: (links[i].port if links[i].fixed else 0, y[links[i].left], i))
     apart = min(PORTS, 2 * reach / max(len(arriving) - 1, 1))
-    wanted = [min(max((y[links[i].left] - y[item]) / 6, -reach), reach) for i in arriving]
+    most = min(PORTS, reach)
+    wanted = [min(max(y[links[i].left] - y[item], -most), most) for i in arriving]
     for i, height in zip(arriving, spread(wanted, apart, reach), strict=True):
       heights[i] = y[item] + height
   return heights
