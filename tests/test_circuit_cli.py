@@ -224,6 +224,25 @@ def test_a_file_is_written_whole(tmp_path, capsys):
   )
 
 
+def test_pictures(tmp_path, capsys):
+  assert circuit(*CS224N, "--format", "svg") == 0
+  said = capsys.readouterr()
+  assert said.out.startswith("<svg ")  # It goes down a pipe, and nothing else does.
+  assert said.out.endswith("</svg>\n")
+  assert said.err.startswith("jax.grad agrees")
+  for kind, start in (("svg", b"<svg "), ("png", b"\x89PNG")):
+    path = tmp_path / f"f.{kind}"
+    assert circuit(*CS224N, "--format", kind, "--digits", ".1f", "--out", path) == 0
+    assert path.read_bytes().startswith(start)
+  assert ">6.0<" in (tmp_path / "f.svg").read_text(encoding="utf-8")
+
+
+def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "matplotlib", None)  # So that its import fails.
+  said = refused(capsys, *CS224N, "--format", "png", "--out", tmp_path / "f.png")
+  assert "matplotlib is not installed; install it with: pip install 'fbackprop[plot]'" in said
+
+
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [

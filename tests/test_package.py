@@ -20,14 +20,16 @@ MODULES = sorted(
 
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
-  ["lazy", "hints", "types", "checks"],
+  ["lazy", "hints", "extras", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
    "activations", "linear", "normalization", "noise", "losses"],
   ["combinators", "repetition", "transforms", "inspection"],
-  ["networks", "circuit.graph", "circuit.tracing", "circuit.notation", "circuit.text",
-   "circuit.steps", "circuit.parsing", "circuit.neurons", "circuit.examples", "circuit"],
+  ["networks", "circuit.graph", "circuit.tracing", "circuit.parsing", "circuit.neurons",
+   "circuit.examples", "circuit.columns", "circuit.crossings", "circuit.alignment",
+   "circuit.layout", "circuit.labels", "circuit.notation", "circuit.text", "circuit.steps",
+   "circuit.shapes", "circuit.svg", "circuit.png", "circuit.drawing", "circuit"],
   ["verify.live", "verify.circuits", "verify"],
-  ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
+  ["train.files", "train.stopping", "train.optimizers", "train.steps",
    "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
    "train.interruption", "train.loop", "train.fitting", "train.report", "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli.circuit", "cli", "__main__"],

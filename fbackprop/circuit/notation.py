@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from fbackprop.checks import DtypeError, describe
 from fbackprop.circuit.graph import Circuit, Trace
+from fbackprop.circuit.labels import show
 
 GREEN, RED, BOLD = "32", "31", "1"
 
@@ -40,25 +40,8 @@ CASES = {
 
 
 def number(value: float, digits: int | str = 4) -> str:
-  """A number as text.
-
-  Args:
-    value: any float.
-    digits: how many significant digits, from 1 to 17, or a format, as ".2f".
-
-  Raises:
-    TypeError: `digits` is neither.
-    ValueError: it is no such number, or no such format.
-  """
-  if isinstance(digits, bool) or not isinstance(digits, int | str):
-    raise DtypeError(f"digits must be an integer or a format as '.2f', got {describe(digits)}")
-  if isinstance(digits, int) and not 1 <= digits <= 17:
-    raise ValueError(f"digits must be from 1 to 17, got {digits}")
-  try:
-    text = format(value, f".{digits}g" if isinstance(digits, int) else digits)
-  except ValueError:
-    raise ValueError(f"digits must be a format of floats as '.2f', got {digits!r}") from None
-  return text.replace("-", "") if not text.strip("-0.") else text
+  """A number as pictures show it, but with the minus sign of a keyboard: see `labels.show`."""
+  return show(value, digits).replace("\N{MINUS SIGN}", "-")
 
 
 def sum_of(terms: Sequence[str]) -> str:

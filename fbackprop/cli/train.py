@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fbackprop.cli.config import TrainConfig, parse, saved
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.extras import need
+from fbackprop.extras import need
 from fbackprop.train.files import write_whole
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fbackprop.extras import need
 from fbackprop.train.datasets import Dataset
-from fbackprop.train.extras import need
 from fbackprop.train.results import Result
 
 INK, MUTED = "#222222", "#888888"
