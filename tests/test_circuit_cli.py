@@ -210,6 +210,9 @@ def test_a_terminal_without_the_letters_shows_others(monkeypatch):
   monkeypatch.setattr(sys, "stdout", terminal)
   assert circuit(*CS224N) == 0
   assert "?g3/?y" in terminal.text
+  terminal.text = ""
+  assert circuit(*CS224N, "--format", "svg") == 0
+  assert "&#215;" in terminal.text  # The same picture: ×.
 
 
 def test_a_file_is_written_whole(tmp_path, capsys):
@@ -218,7 +221,7 @@ def test_a_file_is_written_whole(tmp_path, capsys):
   written, verdict = capsys.readouterr().out.splitlines()
   assert written == f"written: {path}"
   assert verdict.startswith("jax.grad agrees")
-  assert path.read_text(encoding="utf-8") == TABLE.rpartition("\n\n")[0]
+  assert path.read_text(encoding="utf-8") == TABLE.rpartition("\n\n")[0] + "\n"
   assert "can't be written: No such file" in refused(
     capsys, *CS224N, "--out", tmp_path / "no" / "folder"
   )
