@@ -123,7 +123,8 @@ def run(config: CircuitConfig) -> int:
 def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
   """The circuit that is asked for; refuses an input without a value, with its place in the text."""
   from fbackprop.circuit.examples import example
-  from fbackprop.circuit.parsing import ParseError, parse
+  from fbackprop.circuit.parsing import parse
+  from fbackprop.circuit.source import ParseError
 
   if config.example is not None:
     if config.outputs:
