@@ -23,7 +23,7 @@ MAX_EXPONENT = 1024  # 2 to that is no float64 any more.
 
 # What nests, what makes a chain, and what no text may hold.
 MARKS = re.compile(
-  r"#[^\n]*|[\n\0\ud800-\udfff;()\[\]{}+*/~@-]|\.(?=[^\W\d])|\b(?:not|if|lambda|and|or|in|is)\b"
+  r"#[^\n]*|[\n\0\ud800-\udfff;()\[\]{}+*/~@-]|[0-9]{4301,}|\.(?=[^\W\d])|\b(?:not|if|lambda|and|or|in|is)\b"
 )
 
 BINARY: dict[type[ast.operator], str] = {
@@ -93,11 +93,11 @@ def parse(
   Example:
     >>> parse("q = x + y; q * z").trace(x=-2.0, y=5.0, z=-4.0).gradients
     {'x': -4.0, 'y': -4.0, 'z': 3.0}
-    >>> parse("x + foo(y)")
+    >>> parse("x + sigmod(y)")
     Traceback (most recent call last):
     ...
-    fbackprop.circuit.parsing.ParseError: there is no gate 'foo'; did you mean 'cos'?
-      x + foo(y)
+    fbackprop.circuit.parsing.ParseError: there is no gate 'sigmod'; did you mean 'sigmoid'?
+      x + sigmod(y)
           ^
   """
   if not isinstance(text, str):
@@ -325,6 +325,8 @@ class Reader:
         continue
       if found == "\0" or "\ud800" <= found <= "\udfff":
         raise self.error("this is no character", line, column)
+      if found[0].isdigit():
+        raise self.error("the number is too large for float64", line, column)
       if found == "\n":
         line, start = line + 1, match.end()
       if found in "\n;":
@@ -403,8 +405,6 @@ def chain(place: ast.BinOp) -> list[ast.expr]:
 
 def said_of(error: SyntaxError) -> str:
   """What Python says of a syntax error, where that is about the text."""
-  if "limit" in error.msg and "digits" in error.msg:
-    return "the number is too large for float64"
   return f"this can't be read: {error.msg.partition('. Perhaps')[0]}"
 
 

@@ -43,7 +43,7 @@ def forward(
     if node.op == "input":
       values[node.name] = inputs[node.name]
     elif node.op == "constant":
-      values[node.name] = jnp.full_like(like, node.value)
+      values[node.name] = jnp.full_like(like, node.value or 0.0)
     else:
       gate = circuit.gate_of[node.op]
       arrived = (values[name] for name in node.inputs)
@@ -147,14 +147,14 @@ def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
     if isinstance(value, int | float) and not isinstance(value, bool)
   }
   arrays = {name: value for name, value in values.items() if name not in numbers}
-  first = next(iter(arrays), None)
+  first = next(iter(arrays), "")
   for name, value in arrays.items():
     if not hasattr(value, "dtype"):
       raise DtypeError(f"circuit: {name} must be an array or a number, got {describe(value)}")
     check_floating("circuit", name, value)
     check_available("circuit", value.dtype)
-    check_same("circuit", (str(first), name), arrays[first], value)
-  like = jnp.zeros(()) if first is None else jnp.asarray(arrays[first])
+    check_same("circuit", (first, name), arrays[first], value)
+  like = jnp.zeros(()) if not arrays else jnp.asarray(arrays[first])
   return {
     name: jnp.full_like(like, numbers[name]) if name in numbers else jnp.asarray(value)
     for name, value in values.items()
