@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from fbackprop.circuit.columns import Columns, Link
 
-ROUNDS, MOVES = 40, 400_000
+ROUNDS, MOVES = 40, 150_000
 """Of the last step: rounds at most, and moves of lines at most, but for one round."""
 
 

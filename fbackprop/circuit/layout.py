@@ -18,6 +18,7 @@ from fbackprop.circuit.graph import Circuit
 BETWEEN = 9.0  # Two boxes of a column, in pixels.
 NARROWEST, WIDEST, SLOPE = 26.0, 150.0, 0.4  # A gap, and how it widens with its steepest wire.
 PORTS = 7.0  # Two wires that arrive at a gate.
+AT_THE_MARGIN = 500  # In a larger circuit no input stands at the left margin.
 
 
 class Extent(NamedTuple):
@@ -57,10 +58,9 @@ def place(circuit: Circuit, extent: Callable[[Item], Extent]) -> Layout:
   Raises:
     CircuitError: its wires are too long, by far.
   """
-  columns = untangle(cut(circuit, margin=True))
-  if count_crossings(columns):
-    near = untangle(cut(circuit, margin=False))
-    columns = min(columns, near, key=count_crossings)
+  # Inputs at the left margin are what a reader expects, unless their wires cross others for it.
+  ways = (True, False) if len(circuit.nodes) <= AT_THE_MARGIN else (False,)
+  columns = min((untangle(cut(circuit, margin=way)) for way in ways), key=count_crossings)
   extents = [extent(item) for item in columns.items]
   y = align(columns, [Height(e.up, e.down) for e in extents], BETWEEN)
   arrivals = arrive(columns.links, y, extents)

@@ -3,19 +3,21 @@
 import io
 from typing import Any
 
+from fbackprop.checks import check_number
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.labels import Text
 from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Picture
 from fbackprop.extras import need
 
-MOST_PIXELS = 100_000_000
 WIDEST = 60_000  # What the renderer can do is 65,535.
 
 
 def write_png(picture: Picture, name: str, dpi: float) -> bytes:
   """The bytes of the file; `name` is its title, in the metadata."""
+  need("matplotlib", extra="plot")
+  check_number("to_png", "dpi", dpi, 1)
   wide, high = (round(side * dpi / 96) for side in (picture.width, picture.height))
-  if not (dpi > 0 and min(wide, high) > 0 and max(wide, high) <= WIDEST):
+  if min(wide, high) < 1 or max(wide, high) > WIDEST:
     raise CircuitError(
       f"to_png: at dpi {dpi:g} the picture has {wide} by {high} pixels, and each side must have "
       f"from 1 to {WIDEST}; give another dpi, or draw it as SVG"

@@ -108,7 +108,7 @@ class Labels:
     """What a node is called: nothing for a gate without a name, its number for a constant."""
     node = self.node[name]
     if node.op == "constant" and node.value is not None and is_made(name):
-      return show(node.value, self.digits)
+      return show(node.value, 12)
     return "" if node.inputs and is_made(name) else clean(name)
 
   def symbol(self, name: str) -> tuple[str, float]:
@@ -121,7 +121,7 @@ class Labels:
 
   def half(self, item: Item) -> float:
     """Half of the width of a gate, which is a circle if its symbol is short."""
-    return max(RADIUS, width_of(*self.symbol(item.name)) / 2 + 8)
+    return max(RADIUS, width_of(*self.symbol(item.name)) / 2 + 6)
 
   def leads_out(self, item: Item) -> bool:
     """Whether the item's wire is an output's, that ends here."""
@@ -137,8 +137,9 @@ class Labels:
     value, lines = self.numbers(item)
     right = 2 * BESIDE + max(width_of(text, NUMBER) for text in (value, *lines))
     right += TIP * self.leads_out(item)
-    up = ABOVE + ASCENT * NUMBER
-    down = BELOW + DESCENT * NUMBER + LINE * (len(lines) - 1)
+    # One height for all, so that what belongs together can stand level.
+    up = max(ABOVE + ASCENT * NUMBER, RADIUS + 1)
+    down = max(BELOW + DESCENT * NUMBER + LINE * (len(lines) - 1), RADIUS + 1)
     if item.kind == "label":
       return Extent(0, right, up, down)
     width = width_of(self.name(item.name), NAME)
@@ -146,9 +147,9 @@ class Labels:
       return Extent(width + BEFORE, right, up, down)
     half = self.half(item)
     beyond = max(width / 2 - half, 0)  # A long name over a gate.
-    up = RADIUS + (OVER + ASCENT * NAME if width else 1)
+    up = RADIUS + OVER + ASCENT * NAME if width else up
     left, right = 2 * half + beyond, max(right, beyond)
-    return Extent(left, right, up, max(down, RADIUS + 1), 0.62 * RADIUS)
+    return Extent(left, right, up, down, 0.62 * RADIUS)
 
   def texts(self, item: Item, x: float, y: float) -> Iterator[Text]:
     """The texts of an item at an anchor."""
@@ -227,8 +228,10 @@ def draw_wires(picture: Picture, layout: Layout, labels: Labels) -> None:
   for item, x, y, count in zip(items, layout.x, layout.y, leaving, strict=True):
     left, right = layout.spans[item.column]
     start = x if item.kind == "node" else left
-    picture.curves.append(Curve(start, y, right, y, right))
-    if labels.leads_out(item):
+    leads_out = labels.leads_out(item)
+    end = right - TIP / 2 if leads_out else right
+    picture.curves.append(Curve(start, y, end, y, end))
+    if leads_out:
       picture.arrows.append(Arrow(right, y))
     if count > 1:
       picture.dots.append(Dot(right, y))
