@@ -48,6 +48,7 @@ from fbackprop.types import Gate as Gate
 from fbackprop.types import Layer as Layer
 from fbackprop.types import Loss as Loss
 
+from . import circuit as circuit
 from . import gates as gates
 from . import train as train
 from . import verify as verify

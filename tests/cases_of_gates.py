@@ -77,6 +77,29 @@ def far_out(dtype):
   return [(np.array([[0.0, 30.0, -30.0], [1e3, -1e3, 100.0], [-100.0, 9.0, -9.0]], dtype),)]
 
 
+def positive_base(rng, n, dtype, count):
+  return (*positive(rng, n, dtype, 1), *normal(rng, n, dtype, 1))
+
+
+def delicate_powers(dtype):
+  """A base of zero, a negative base under integers, an exponent of zero."""
+  a = [[0.0, 0.0, 0.0], [-2.0, -3.0, -1.5], [2.0, 1.0, -2.0]]
+  b = [[2.0, 1.0, 3.0], [3.0, -1.0, 0.0], [0.0, -2.0, 2.0]]
+  return [(np.array(a, dtype), np.array(b, dtype)), (np.zeros((1, 3), dtype),) * 2]
+
+
+def power_of(a, b):
+  """a^b; nothing moves with b where a isn't above zero, and with a where b is zero."""
+  fixed = jax.lax.stop_gradient(jnp.where(b == 0, 1.0, b))
+  elsewhere = jnp.where(b == 0, 1.0, a**fixed)
+  return jnp.where(a > 0, jnp.where(a > 0, a, 1.0) ** b, elsewhere)
+
+
+def abs_of(z):
+  """|z|, with 0 as its derivative at 0, where that of `jnp.abs` is 1."""
+  return z * jnp.sign(z)
+
+
 def at_edges(dtype, low, high):
   return [(np.array([[low, high, 0.0], [-0.0, low - 1, high + 1]], dtype),)]
 
@@ -140,6 +163,11 @@ GATES = (
   gate_row(fb.gates.identity, same),
   gate_row(fb.gates.exp, jnp.exp),
   gate_row(fb.gates.log, jnp.log, positive),
+  gate_row(fb.gates.sqrt, jnp.sqrt, positive),
+  gate_row(fb.gates.sin, jnp.sin, kinks=at_zero),
+  gate_row(fb.gates.cos, jnp.cos, kinks=at_zero),
+  gate_row(fb.gates.abs, abs_of, away_from_zero, kinks=at_zero),
+  gate_row(fb.gates.power, power_of, positive_base, kinks=delicate_powers),
   gate_row(fb.gates.sigmoid, jax.nn.sigmoid, kinks=at_zero),
   gate_row(fb.gates.tanh, jnp.tanh, kinks=at_zero),
   gate_row(fb.gates.gelu, exact_gelu, kinks=far_out),

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import sklearn.datasets
 
+from fbackprop.extras import need
 from fbackprop.train.datasets import load_dataset
-from fbackprop.train.extras import need
 
 DIGITS, SINE = load_dataset("digits", 0), load_dataset("sine", 0)
 

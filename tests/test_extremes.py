@@ -49,7 +49,7 @@ def worst(loss, truth, arguments, form=jax.jit):
 
 
 # Value and slope; some three times what is seen. None for a slope that is written in the output,
-# which has its digits absolutely. In the lower tail of gelu the rounding of z itself counts z² times.
+# which has its digits absolutely. In the lower tail of gelu the rounding of z counts z² times.
 GATE_BOUNDS = {
   "relu": (0.5, 0.5),
   "leaky_relu": (3, 1),

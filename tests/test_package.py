@@ -20,19 +20,22 @@ MODULES = sorted(
 
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
-  ["lazy", "types", "checks"],
+  ["lazy", "hints", "extras", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
    "activations", "linear", "normalization", "noise",
    "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
    "losses.cross_entropy", "losses.combination", "losses"],
   ["combinators", "repetition", "transforms", "inspection"],
-  ["networks"],
-  ["verify.live", "verify"],
-  ["train.extras", "train.files", "train.stopping", "train.optimizers", "train.steps",
+  ["networks", "circuit.graph", "circuit.tracing", "circuit.source", "circuit.parsing",
+   "circuit.neurons", "circuit.examples", "circuit.columns", "circuit.crossings",
+   "circuit.alignment", "circuit.layout", "circuit.labels", "circuit.notation", "circuit.text",
+   "circuit.steps", "circuit.shapes", "circuit.svg", "circuit.png", "circuit.drawing", "circuit"],
+  ["verify.live", "verify.circuits", "verify"],
+  ["train.files", "train.stopping", "train.optimizers", "train.steps",
    "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
    "train.interruption", "train.loop", "train.fitting", "train.layer_panels", "train.report",
    "train.runs", "train"],
-  ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli", "__main__"],
+  ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli.circuit", "cli", "__main__"],
 ]  # fmt: skip
 
 
@@ -81,10 +84,11 @@ def test_import_is_lazy():
 def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
+  touch += "[getattr(fb.circuit, n) for n in fb.circuit.__all__]; "
   assert run(code + touch + "print(before == dict(jax.config.values))") == "True\n"
 
 
-@pytest.mark.parametrize("package", ["fbackprop", "fbackprop.train"])
+@pytest.mark.parametrize("package", ["fbackprop", "fbackprop.circuit", "fbackprop.train"])
 def test_the_stub_names_what_the_package_names(package):
   module = importlib.import_module(package)
   stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text())
@@ -109,7 +113,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_no_public_function_has_the_name_of_a_module():
   modules = {m.rpartition(".")[2] for m in MODULES}
-  for package in (fb, fb.train, fb.verify):
+  for package in (fb, fb.circuit, fb.train, fb.verify):
     for name in package.__all__:
       value = getattr(package, name)
       assert name not in modules or type(value).__name__ == "module", name

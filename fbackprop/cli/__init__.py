@@ -11,7 +11,10 @@ from importlib import import_module
 from fbackprop import __version__
 from fbackprop.cli.usage import UsageError, hint
 
-COMMANDS = {"train": "train an MLP, and check its gradients against jax.grad while it learns"}
+COMMANDS = {
+  "circuit": "solve an expression by backpropagation, gate by gate, and draw it",
+  "train": "train an MLP, and check its gradients against jax.grad while it learns",
+}
 
 HELP = f"""usage: fbackprop COMMAND [flags]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from fbackprop.train.extras import need
+from fbackprop.extras import need
 
 
 class Progress(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fbackprop.cli.config import TrainConfig, parse, saved, told_by
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.extras import need
+from fbackprop.extras import need
 from fbackprop.train.files import write_whole
 from fbackprop.train.interruption import deferred_interrupt
 

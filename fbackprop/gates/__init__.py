@@ -6,9 +6,9 @@ the same rules: `fbackprop.activations` lifts a one-input gate to a layer, and `
 multiplication and summation gates in matrix form.
 
 Kinks and ties, everywhere alike: a kink belongs to the piece that isn't the identity, so that
-relu'(0) = 0, and `max` or `min` with k tied inputs sends 1/k of the gradient to each. Another
-well-known choice is a keyword of `relu_with`, `leaky_relu_with`, `clip_with`, `max_with`,
-`min_with`. NaN passes through every gate.
+relu'(0) = 0 and abs'(0) = 0, and `max` or `min` with k tied inputs sends 1/k of the gradient to
+each. Another well-known choice is a keyword of `relu_with`, `leaky_relu_with`, `clip_with`,
+`max_with`, `min_with`. NaN passes through every gate.
 """
 
 from fbackprop.gates.arithmetic import (
@@ -16,12 +16,14 @@ from fbackprop.gates.arithmetic import (
   divide,
   multiply,
   negate,
+  power,
   reciprocal,
   square,
   subtract,
 )
 from fbackprop.gates.gated import gelu, gelu_tanh, mish, silu
 from fbackprop.gates.piecewise import (
+  abs,
   clip_with,
   hard_tanh,
   leaky_relu,
@@ -31,11 +33,25 @@ from fbackprop.gates.piecewise import (
   relu_with,
 )
 from fbackprop.gates.selection import identity, max, max_with, min, min_with
-from fbackprop.gates.smooth import elu, elu_with, exp, log, selu, sigmoid, softplus, tanh
+from fbackprop.gates.smooth import (
+  cos,
+  elu,
+  elu_with,
+  exp,
+  log,
+  selu,
+  sigmoid,
+  sin,
+  softplus,
+  sqrt,
+  tanh,
+)
 
 __all__ = [
+  "abs",
   "add",
   "clip_with",
+  "cos",
   "divide",
   "elu",
   "elu_with",
@@ -54,6 +70,7 @@ __all__ = [
   "mish",
   "multiply",
   "negate",
+  "power",
   "reciprocal",
   "relu",
   "relu6",
@@ -61,7 +78,9 @@ __all__ = [
   "selu",
   "sigmoid",
   "silu",
+  "sin",
   "softplus",
+  "sqrt",
   "square",
   "subtract",
   "tanh",

@@ -1,4 +1,4 @@
-"""Sums, products and quotients."""
+"""Sums, products, quotients and powers."""
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +125,27 @@ def reciprocal_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   return (-y_bar * y * y,)
 
 
+def power_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
+  """y = a^b; for a < 0 a number where b is an integer, and NaN elsewhere. Keeps a, b and y."""
+  check_inputs("power", (a, b))
+  y = a**b
+  return y, (a, b, y)
+
+
+def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
+  """Local gradients b a^(b-1), for b = 0 the number 0 also where a = 0, and y ln a.
+
+  For a = 0 the second one is 0, its limit where b > 0. For a < 0 there is none: around an integer
+  b no power is a real number. There 0 stands, so that nothing is sent to an exponent that stays
+  what it is, as the 2 of a²; autodiff of `a**b` has NaN.
+  """
+  check_upstream("power", residuals, y_bar)
+  a, b, y = residuals
+  one = jnp.ones_like(b)
+  slope = jnp.where(b == 0, jnp.zeros_like(b), b) * a ** jnp.where(b == 0, one, b - 1)
+  return y_bar * slope, y_bar * (y * jnp.log(jnp.where(a <= 0, one, a)))
+
+
 add = Gate("add", None, add_forward, add_backward)
 subtract = Gate("subtract", 2, subtract_forward, subtract_backward)
 negate = Gate("negate", 1, negate_forward, negate_backward)
@@ -132,3 +153,4 @@ multiply = Gate("multiply", None, multiply_forward, multiply_backward)
 divide = Gate("divide", 2, divide_forward, divide_backward)
 square = Gate("square", 1, square_forward, square_backward)
 reciprocal = Gate("reciprocal", 1, reciprocal_forward, reciprocal_backward)
+power = Gate("power", 2, power_forward, power_backward)

@@ -1,14 +1,15 @@
-"""Piecewise linear gates of one input: relu, leaky_relu, relu6, hard_tanh.
+"""Piecewise linear gates of one input: relu, leaky_relu, relu6, hard_tanh, abs.
 
 At a kink the derivative doesn't exist, and one policy says what stands there: **the kink belongs to
 the piece that isn't the identity**. So relu'(0) = 0, leaky_relu'(0) = its slope, and a value at the
 edge of a clip counts as clipped: 0. That is what PyTorch does for all four, and `jax.nn` for relu
-and relu6; Bertoin et al. (NeurIPS 2021) find that relu'(0) = 0 trains best. Any other value in the
-subdifferential is a keyword away: `relu_with(at_zero=0.5)`.
+and relu6; Bertoin et al. (NeurIPS 2021) find that relu'(0) = 0 trains best. abs has two pieces of
+one kind, and abs'(0) = 0 is the middle of its subdifferential; `jax.grad` has 1 there. Any other
+value of relu'(0) is a keyword away: `relu_with(at_zero=0.5)`.
 
-The pieces can be told apart by the output, so that the output is all that is kept, which the next
-layer holds as its input; at another value for the kink, z is kept besides. A NaN passes, forward
-and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
+But for abs the pieces can be told apart by the output, so that the output is all that is kept,
+which the next layer holds as its input; at another value for the kink, z is kept besides. A NaN
+passes, forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
 """
 
 import jax.numpy as jnp
@@ -162,8 +163,21 @@ def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
   return y + more * (at_kink - kink)
 
 
+def abs_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = |z|. Keeps z: the output has lost its sign."""
+  check_inputs("abs", (z,))
+  return jnp.abs(z), z
+
+
+def abs_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient the sign of z: abs'(0) = 0."""
+  check_upstream("abs", z, y_bar)
+  return (y_bar * jnp.sign(z),)
+
+
 relu = Gate("relu", 1, relu_forward, relu_backward)
 leaky_relu = leaky_relu_with()
 # Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
 relu6 = clip_with(0, 6)._replace(name="relu6")
 hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")
+abs = Gate("abs", 1, abs_forward, abs_backward)

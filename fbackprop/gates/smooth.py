@@ -1,9 +1,9 @@
 """Smooth gates of one input whose derivative can be written in the output, or nearly so.
 
-exp, sigmoid, tanh, softplus, elu, selu keep the output and nothing else: the next layer holds the
-same array as its input, so that nothing is stored twice. (log keeps its input.) Such a derivative
-is accurate absolutely, to a few times the machine epsilon, but not in units in the last place
-where the function saturates: 1 - y² has lost its digits once y rounds to 1.
+exp, sqrt, sigmoid, tanh, softplus, elu, selu keep the output and nothing else: the next layer holds
+the same array as its input, so that nothing is stored twice. (log, sin, cos keep their input.) Such
+a derivative is accurate absolutely, to a few times the machine epsilon, but not in units in the
+last place where the function saturates: 1 - y² has lost its digits once y rounds to 1.
 """
 
 import jax
@@ -37,6 +37,43 @@ def log_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient 1/z."""
   check_upstream("log", z, y_bar)
   return (y_bar / z,)
+
+
+def sqrt_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = √z, NaN for z < 0. Keeps y."""
+  check_inputs("sqrt", (z,))
+  y = jnp.sqrt(z)
+  return y, y
+
+
+def sqrt_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient 1/(2√z) = 1/(2y), which is infinite at 0."""
+  check_upstream("sqrt", y, y_bar)
+  return (y_bar / (2 * y),)
+
+
+def sin_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = sin z. Keeps z."""
+  check_inputs("sin", (z,))
+  return jnp.sin(z), z
+
+
+def sin_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient cos z."""
+  check_upstream("sin", z, y_bar)
+  return (y_bar * jnp.cos(z),)
+
+
+def cos_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = cos z. Keeps z."""
+  check_inputs("cos", (z,))
+  return jnp.cos(z), z
+
+
+def cos_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient -sin z."""
+  check_upstream("cos", z, y_bar)
+  return (y_bar * -jnp.sin(z),)
 
 
 def sigmoid_forward(z: Array) -> tuple[Array, Residuals]:
@@ -127,6 +164,9 @@ def elu_with(alpha: float = 1.0, *, scale: float = 1.0, name: str = "elu") -> Ga
 
 exp = Gate("exp", 1, exp_forward, exp_backward)
 log = Gate("log", 1, log_forward, log_backward)
+sqrt = Gate("sqrt", 1, sqrt_forward, sqrt_backward)
+sin = Gate("sin", 1, sin_forward, sin_backward)
+cos = Gate("cos", 1, cos_forward, cos_backward)
 sigmoid = Gate("sigmoid", 1, sigmoid_forward, sigmoid_backward)
 tanh = Gate("tanh", 1, tanh_forward, tanh_backward)
 softplus = Gate("softplus", 1, softplus_forward, softplus_backward)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fbackprop.train.extras import need
+from fbackprop.extras import need
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from fbackprop.extras import need
 from fbackprop.inspection import Signals
 from fbackprop.train.datasets import Dataset
-from fbackprop.train.extras import need
 from fbackprop.train.layer_panels import draw_cotangents, draw_values
 from fbackprop.train.results import Result
 

@@ -11,8 +11,8 @@ from typing import Any
 import jax
 
 from fbackprop import __version__
+from fbackprop.extras import need
 from fbackprop.train.datasets import Dataset
-from fbackprop.train.extras import need
 from fbackprop.train.files import write_whole
 from fbackprop.train.results import Evaluation, Result
 

@@ -1,0 +1,11 @@
+from fbackprop.circuit.examples import EXAMPLES as EXAMPLES
+from fbackprop.circuit.examples import example as example
+from fbackprop.circuit.graph import Circuit as Circuit
+from fbackprop.circuit.graph import CircuitError as CircuitError
+from fbackprop.circuit.graph import GateTrace as GateTrace
+from fbackprop.circuit.graph import Node as Node
+from fbackprop.circuit.graph import Trace as Trace
+from fbackprop.circuit.graph import build as build
+from fbackprop.circuit.neurons import from_mlp as from_mlp
+from fbackprop.circuit.parsing import parse as parse
+from fbackprop.circuit.source import ParseError as ParseError

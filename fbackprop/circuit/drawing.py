@@ -1,0 +1,67 @@
+"""The picture of a circuit as an SVG or a PNG file."""
+
+from fbackprop.circuit.graph import Trace
+from fbackprop.circuit.labels import clean, show, show_sum
+from fbackprop.circuit.png import write_png
+from fbackprop.circuit.shapes import compose
+from fbackprop.circuit.svg import write_svg
+
+
+def to_svg(trace: Trace, *, digits: int | str = 4, title: str | None = None) -> str:
+  """Draws a trace as an SVG file.
+
+  Args:
+    trace: a circuit, solved.
+    digits: how many significant digits numbers have, from 1 to 17, or a format, as ".2f".
+    title: a heading; the picture's name for screen readers is this, or says what it shows.
+
+  Returns:
+    The file's text, the same for the same trace; on white paper, which dark pages need.
+
+  Raises:
+    TypeError: `digits` or `title` is of another type.
+    ValueError: `digits` is no such number or format; or the wires are too long to be drawn.
+  """
+  name = clean(title or name_of(trace, digits))
+  return write_svg(compose(trace, digits, title), name, describe(trace, digits))
+
+
+def to_png(
+  trace: Trace, *, digits: int | str = 4, title: str | None = None, dpi: float = 192
+) -> bytes:
+  """Draws a trace as a PNG file: the picture of `to_svg`, in pixels.
+
+  Args:
+    trace: a circuit, solved.
+    digits: how many significant digits numbers have, from 1 to 17, or a format, as ".2f".
+    title: a heading.
+    dpi: pixels for an inch; at 96 the picture is as large as the SVG.
+
+  Returns:
+    The file, the same for the same trace.
+
+  Raises:
+    ModuleNotFoundError: matplotlib isn't installed; the message names the extra.
+    TypeError: `digits` or `title` is of another type.
+    ValueError: as `to_svg`; or the picture has more pixels than a PNG file should.
+  """
+  name = clean(title or name_of(trace, digits))
+  return write_png(compose(trace, digits, title), name, dpi)
+
+
+def name_of(trace: Trace, digits: int | str) -> str:
+  """What a picture without a title is called."""
+  count = len(trace.gates)
+  return f"A circuit of {count} gate{'s' * (count != 1)}, value {show(trace.value, digits)}"
+
+
+def describe(trace: Trace, digits: int | str) -> str:
+  """The picture in words, node by node."""
+  parts = ["Values and gradients of a circuit, from its inputs to its outputs."]
+  for node in trace.circuit.nodes:
+    what = f"{node.op} of {', '.join(node.inputs)}" if node.inputs else node.op
+    value = show(trace.values[node.name], digits)
+    terms = trace.contributions[node.name]
+    gradient = " ".join(show_sum(trace.bars[node.name], terms, digits))
+    parts.append(f"{node.name}, {what}: value {value}, gradient {gradient}.")
+  return clean(" ".join(parts))

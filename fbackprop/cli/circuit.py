@@ -1,0 +1,209 @@
+"""`fbackprop circuit`: an expression solved forward and backward, as a table, on a board, drawn."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from fbackprop.cli.usage import UsageError, hint
+from fbackprop.extras import need
+from fbackprop.train.files import write_whole
+
+if TYPE_CHECKING:
+  from fbackprop.circuit.graph import Circuit, Trace
+  from fbackprop.verify.circuits import CircuitCheck
+
+ExampleName = Literal[
+  "single-gate", "add", "multiply", "max", "sigmoid", "neuron", "two-layer", "mazur", "cs231n",
+  "cs224n",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CircuitConfig:
+  """Solve a circuit of gates: each value, local, upstream and downstream gradient.
+
+  fbackprop circuit "(x+y)*max(y,z)" --at x=1 y=2 z=0
+  """
+
+  expression: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="EXPR")] = None
+  """As "(x+y)*max(y,z)", or statements: "q = x+y; f = q*z"."""
+
+  at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=NUMBER ...")] = ()
+  """A value for each input: x=1 y=2."""
+
+  outputs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=WEIGHT ...")] = ()
+  """Names whose weighted sum is differentiated, as J1=1 J2=0.5; by default the last statement."""
+
+  example: ExampleName | None = None
+  """The lecture's or a published example, in the place of an expression; --at changes values."""
+
+  steps: bool = False
+  """The worked solution line by line, in the place of the table."""
+
+  format: Literal["text", "svg", "png"] = "text"
+  """svg and png draw the circuit, values above the wires and gradients below."""
+
+  out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+  """The file to write; by default text and svg go to the terminal."""
+
+  digits: Annotated[str, tyro.conf.arg(metavar="N|FORMAT")] = "4"
+  """How many significant digits, or a format such as .2f."""
+
+
+def main(arguments: Sequence[str]) -> int:
+  """Solves a circuit, and asks jax.grad whether it agrees.
+
+  Args:
+    arguments: what stands behind `fbackprop circuit`.
+
+  Returns:
+    0; 1 if a gradient differs from that of jax.grad, but for another choice at a kink.
+
+  Raises:
+    UsageError: there is no such circuit, or a value is missing, or none can be written.
+  """
+  # An expression that begins with a minus is no flag.
+  arguments = [f" {a}" if a[:1] == "-" and a[1:2] != "-" and a != "-h" else a for a in arguments]
+  config = tyro.cli(
+    CircuitConfig,
+    prog="fbackprop circuit",
+    args=arguments,
+    config=(tyro.conf.FlagCreatePairsOff,),
+  )
+  if (config.expression is None) == (config.example is None):
+    raise UsageError("give an expression, as 'x*y' --at x=2 y=3, or --example NAME")
+  if config.format != "text" and config.steps:
+    raise UsageError(f"--steps is text, and can't be drawn as {config.format}")
+  if config.format == "png" and config.out is None:
+    raise UsageError("--format png needs a file: --out FILE")
+  try:
+    if config.format == "png":
+      need("matplotlib", extra="plot")  # What can't be drawn isn't solved.
+    return run(config)
+  except ModuleNotFoundError as error:
+    raise UsageError(str(error)) from error
+
+
+def run(config: CircuitConfig) -> int:
+  """The command itself. jax is imported here."""
+  from fbackprop.circuit.graph import CircuitError
+  from fbackprop.verify.circuits import check_circuit
+
+  at = named_numbers("--at", config.at)
+  try:
+    trace = circuit_of(config, at).trace(**at)
+  except CircuitError as error:
+    raise UsageError(str(error)) from error
+  try:
+    content = draw(config, trace)
+  except ValueError as error:
+    raise UsageError(str(error)) from error
+  if config.out is None:
+    show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
+  else:
+    write(config.out, content)
+  check = check_circuit(trace)
+  verdict = verdict_of(check, trace)
+  if not check.ok:
+    print(f"fbackprop: {verdict}", file=sys.stderr)
+    return 1
+  # A picture that goes down a pipe must stay alone there.
+  if config.format == "text" and config.out is None:
+    show(f"\n{verdict}\n")
+  else:
+    print(verdict, file=sys.stderr if config.out is None else sys.stdout)
+  return 0
+
+
+def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
+  """The circuit that is asked for; refuses an input without a value, with its place in the text."""
+  from fbackprop.circuit.examples import example
+  from fbackprop.circuit.parsing import parse
+  from fbackprop.circuit.source import ParseError
+
+  if config.example is not None:
+    if config.outputs:
+      raise UsageError("--outputs is for an expression; an example has its own")
+    return example(config.example)
+  text = str(config.expression)
+  circuit = parse(text, named_numbers("--outputs", config.outputs) or None)
+  for name in at:
+    if name not in circuit.inputs:
+      there = hint(name, circuit.inputs) if circuit.inputs else "it has none"
+      raise UsageError(f"--at {name}: the expression has no input {name!r}; {there}")
+  missing = [name for name in circuit.inputs if name not in at]
+  if missing:
+    try:
+      parse(text, inputs=tuple(at))
+    except ParseError as error:
+      place = str(error).partition("\n")[2]
+      raise UsageError(f"{missing[0]!r} has no value; give it one: --at {missing[0]}=1\n{place}"
+                       ) from error  # fmt: skip
+  return circuit
+
+
+def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
+  """The numbers of x=1 y=2; refuses what isn't that."""
+  found: dict[str, float] = {}
+  for word in words:
+    name, equals, text = word.partition("=")
+    name = name.strip()
+    try:
+      value = float(text)
+    except ValueError:
+      raise UsageError(f"{flag} must be names with numbers, as x=1 y=2, got {word!r}") from None
+    if not (name and equals):
+      raise UsageError(f"{flag} must be names with numbers, as x=1 y=2, got {word!r}")
+    if name in found:
+      raise UsageError(f"{flag} gives {name} twice")
+    found[name] = value
+  return found
+
+
+def draw(config: CircuitConfig, trace: "Trace") -> bytes:
+  """The trace in the format that is asked for."""
+  digits: int | str = int(config.digits) if config.digits.isdecimal() else config.digits
+  if config.format == "svg":
+    return trace.to_svg(digits=digits).encode()
+  if config.format == "png":
+    return trace.to_png(digits=digits)
+  color = config.out is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+  write_text = trace.to_steps if config.steps else trace.to_text
+  return f"{write_text(digits=digits, color=color)}\n".encode()
+
+
+def show(text: str, missing: str = "replace") -> None:
+  """Prints lines; what stands for a letter that the terminal lacks is said by `missing`."""
+  encoding = sys.stdout.encoding or "utf-8"
+  print(text.encode(encoding, missing).decode(encoding), end="")
+
+
+def write(path: str, content: bytes) -> None:
+  """Writes the file whole, and says so."""
+  try:
+    write_whole(Path(path), content)
+  except OSError as error:
+    raise UsageError(f"--out {path} can't be written: {error.strerror}") from error
+  print(f"written: {path}")
+
+
+def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
+  """What jax.grad says of our gradients."""
+  if check.agrees:
+    return f"jax.grad agrees, in float64: largest error {check.error:.1g} of a gradient's terms"
+  ours, theirs = (f"{gradient + 0.0:.12g}" for gradient in (check.ours, check.theirs))  # No -0.
+  differs = f"by {check.name} ours is {ours}, that of jax.grad {theirs}"
+  if not check.ok:
+    return f"the gradients differ: {differs}"
+  ops = {gate.name: gate.op for gate in trace.gates}
+  where = ", ".join(f"{name} ({ops[name]})" for name in check.kinks)
+  return (
+    f"jax.grad agrees but for a choice: {where} stands at a kink or a tie, where there is no "
+    f"derivative; {differs}. Our choices: abs'(0) = 0, k tied inputs get 1/k each, and no gradient "
+    "to the exponent of a base that isn't above 0."
+  )

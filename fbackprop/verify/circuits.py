@@ -1,0 +1,153 @@
+"""A circuit's gradients against `jax.grad` of its forward pass, in float64.
+
+At a kink, and at a tie, the derivative doesn't exist, and autodiff has a value there that is chosen
+as ours is. So a difference is looked at twice: with each gate that stands at a kink replaced by the
+line of our own slope, autodiff has to agree to the last digits. If it does, the policy at that kink
+is all that differs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.circuit.graph import Circuit, GateTrace, Trace
+from fbackprop.types import Array, Gate
+
+# Of the largest term of the sum, or of 1e-4 of the largest gradient on any wire, where more than
+# that has cancelled. Both sides are float64 and right rules stay below 1e-12 of it.
+CIRCUIT_TOLERANCE = 1e-9
+LEAST_SHARE = 1e-4
+
+# Inputs at which a gate of one input has a kink.
+KINKS = {
+  "abs": (0.0,),
+  "relu": (0.0,),
+  "leaky_relu": (0.0,),
+  "elu": (0.0,),
+  "selu": (0.0,),
+  "relu6": (0.0, 6.0),
+  "hard_tanh": (-1.0, 1.0),
+}
+
+
+class CircuitCheck(NamedTuple):
+  """What the comparison found.
+
+  Attributes:
+    error: the largest |ours − jax.grad| of an input, relative to what its gradient sums.
+    name: that input; "" of a circuit without one.
+    ours, theirs: its two gradients.
+    kinks: the gates that stand at a kink or a tie.
+    error_elsewhere: the same error with these gates replaced by lines of our slopes; `error` itself
+      if there are none.
+  """
+
+  error: float
+  name: str
+  ours: float
+  theirs: float
+  kinks: tuple[str, ...]
+  error_elsewhere: float
+
+  @property
+  def agrees(self) -> bool:
+    """Whether jax.grad says the same; False for a NaN that only one side has."""
+    return self.error <= CIRCUIT_TOLERANCE
+
+  @property
+  def ok(self) -> bool:
+    """Whether the gradients are right, kinks apart."""
+    return self.error_elsewhere <= CIRCUIT_TOLERANCE
+
+
+def check_circuit(trace: Trace) -> CircuitCheck:
+  """Compares the gradients of a trace with `jax.grad`.
+
+  Args:
+    trace: as `Circuit.trace` gives it.
+
+  Returns:
+    The `CircuitCheck`.
+
+  Example:
+    >>> from fbackprop.circuit.parsing import parse
+    >>> check_circuit(parse("(x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0)).ok
+    True
+    >>> at_kink = check_circuit(parse("k = abs(x)").trace(x=0.0))
+    >>> at_kink.agrees, at_kink.ok, at_kink.ours, at_kink.theirs, at_kink.kinks
+    (False, True, 0.0, 1.0, ('k',))
+  """
+  kinks = {gate.name: gate for gate in trace.gates if at_kink(gate, trace)}
+  error, name, ours, theirs = worst(trace, gradients(trace, {}))
+  elsewhere = worst(trace, gradients(trace, kinks))[0] if kinks else error
+  return CircuitCheck(error, name, ours, theirs, tuple(kinks), elsewhere)
+
+
+def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
+  """Autodiff's gradients by the inputs, some gates replaced by lines of our slopes."""
+  circuit = trace.circuit
+  with jax.enable_x64(True):
+    inputs = {name: jnp.asarray(trace.values[name], float) for name in circuit.inputs}
+    grads = jax.grad(lambda inputs: value_of(circuit, inputs, lines))(inputs)
+    return {name: float(grad) for name, grad in jax.device_get(grads).items()}
+
+
+def value_of(
+  circuit: Circuit, inputs: Mapping[str, Array], lines: Mapping[str, GateTrace]
+) -> Array:
+  """Σ weight · output, computed here again, by the gates' forward rules alone."""
+  values: dict[str, Array] = {}
+  for node in circuit.nodes:
+    arrived = [values[name] for name in node.inputs]
+    if node.op == "input":
+      values[node.name] = inputs[node.name]
+    elif node.op == "constant":
+      values[node.name] = jnp.asarray(node.value, float)
+    elif node.name in lines:
+      values[node.name] = line(lines[node.name], arrived)
+    else:
+      gate: Gate = circuit.gate_of[node.op]
+      values[node.name] = gate.forward(*arrived)[0]
+  total: Array = sum((weight * values[name] for name, weight in circuit.outputs), jnp.zeros(()))
+  return total
+
+
+def line(gate: GateTrace, xs: list[Array]) -> Array:
+  """The gate's value, moving with its inputs by our local gradients."""
+  y = jnp.asarray(gate.value, float)
+  for slope, x in zip(gate.local, xs, strict=True):
+    y = y + slope * (x - jax.lax.stop_gradient(x))
+  return y
+
+
+def at_kink(gate: GateTrace, trace: Trace) -> bool:
+  """Whether a gate's inputs are where it has no derivative."""
+  xs = [trace.values[name] for name in gate.inputs]
+  name = trace.circuit.gate_of[gate.op].name
+  if name in ("max", "min"):
+    return xs.count(gate.value) > 1
+  if name == "power":
+    return xs[0] <= 0
+  return xs[0] in KINKS.get(name, ())
+
+
+def worst(trace: Trace, theirs: Mapping[str, float]) -> tuple[float, str, float, float]:
+  """The largest error, its input, and both gradients there; a NaN of one side is infinite."""
+  largest = max((abs(bar) for bar in trace.bars.values() if math.isfinite(bar)), default=0.0)
+  found = (0.0, next(iter(theirs), ""), 0.0, 0.0)
+  if found[1]:
+    found = (0.0, found[1], trace.gradients[found[1]], theirs[found[1]])
+  for name, grad in theirs.items():
+    ours = trace.gradients[name]
+    if ours == grad or (math.isnan(ours) and math.isnan(grad)):
+      continue
+    scale = max((abs(t) for t in trace.contributions[name]), default=0.0)
+    scale = max(scale, abs(grad), LEAST_SHARE * largest)
+    error = abs(ours - grad) / scale
+    error = error if math.isfinite(error) else math.inf
+    if error > found[0]:
+      found = (error, name, ours, grad)
+  return found

@@ -1,0 +1,370 @@
+"""`fbackprop circuit`: what it prints, writes, refuses and returns; and the witness behind it."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+import fbackprop as fb
+from fbackprop.circuit import graph, parse
+from fbackprop.cli import main
+from fbackprop.cli.circuit import ExampleName
+from fbackprop.verify import check_circuit
+
+CS224N = ("(x+y)*max(y,z)", "--at", "x=1", "y=2", "z=0")
+TABLE = """\
+gate  op        inputs      value  local  upstream  downstream
+g1    add       x=1, y=2    3      1, 1   2         2, 2
+g2    max       y=2, z=0    2      1, 0   3         3, 0
+g3    multiply  g1=3, g2=2  6      2, 3   1         2, 3
+
+g3 = 6
+∂g3/∂x = 2
+∂g3/∂y = 5 = 2 + 3
+∂g3/∂z = 0
+
+jax.grad agrees, in float64: largest error 0 of a gradient's terms
+"""
+
+
+def circuit(*arguments):
+  return main(["circuit", *map(str, arguments)])
+
+
+def refused(capsys, *arguments):
+  """What stands on stderr when the command is refused with code 2, by us or by tyro."""
+  try:
+    code = circuit(*arguments)
+  except SystemExit as ended:
+    code = ended.code
+  assert code == 2
+  said = capsys.readouterr()
+  assert said.out == ""
+  return said.err
+
+
+def test_the_table(capsys):
+  assert circuit(*CS224N) == 0
+  assert capsys.readouterr().out == TABLE
+
+
+def test_the_steps(capsys):
+  assert circuit(*CS224N, "--steps") == 0
+  lines = capsys.readouterr().out.splitlines()
+  assert "  g3 = g1 · g2 = 3 · 2 = 6" in lines
+  assert "  ∂g2/∂y = 1   (to the largest input)" in lines
+  assert "  ∂g3/∂g1 = g2 = 2" in lines
+  assert "  ∂g3/∂y = ∂g3/∂g1 · ∂g1/∂y + ∂g3/∂g2 · ∂g2/∂y = 2 · 1 + 3 · 1 = 2 + 3 = 5" in lines
+  forward, backward = (lines.index(line) for line in lines if line.startswith(("Forw", "Backw")))
+  assert forward < backward
+
+
+def test_steps_of_every_form():
+  """A power, negative factors, a wire that comes twice, several outputs, a dead gate, constants."""
+  text = "J1 = x*x*2; J2 = J1**3 / -x; dead = 1/x - sqrt(2)"
+  t = parse(text, {"J1": 1.0, "J2": 0.5}).trace(x=-2.0)
+  assert (
+    t.to_steps()
+    == """\
+Forward: the value of each gate
+  x = -2
+  J1 = x · x · 2 = (-2) · (-2) · 2 = 8
+  g1 = J1 ** 3 = 8 ** 3 = 512
+  g2 = -x = -(-2) = 2
+  J2 = g1 / g2 = 512 / 2 = 256
+  g3 = 1 / x = 1 / (-2) = -0.5
+  g4 = sqrt(2) = 1.414
+  dead = g3 - g4 = (-0.5) - 1.414 = -1.914
+  J = 1 · J1 + 0.5 · J2 = 136
+
+Local gradients: of each gate by its own inputs
+  ∂J1/∂x₁ = x · 2 = -4
+  ∂J1/∂x₂ = x · 2 = -4
+  ∂g1/∂J1 = 3 · J1 ** (3 - 1) = 192
+  ∂g2/∂x = -1
+  ∂J2/∂g1 = 1 / g2 = 0.5
+  ∂J2/∂g2 = -J2 / g2 = -128
+  ∂g3/∂x = -g3 / x = -0.25
+  ∂dead/∂g3 = 1
+  ∂dead/∂g4 = -1
+
+Backward: upstream times local, summed over the wires that leave
+  ∂J/∂dead = 0
+  ∂J/∂g4 = ∂J/∂dead · ∂dead/∂g4 = 0 · (-1) = 0
+  ∂J/∂g3 = ∂J/∂dead · ∂dead/∂g3 = 0 · 1 = 0
+  ∂J/∂J2 = 0.5
+  ∂J/∂g2 = ∂J/∂J2 · ∂J2/∂g2 = 0.5 · (-128) = -64
+  ∂J/∂g1 = ∂J/∂J2 · ∂J2/∂g1 = 0.5 · 0.5 = 0.25
+  ∂J/∂J1 = ∂J/∂g1 · ∂g1/∂J1 + 1 = 0.25 · 192 + 1 = 48 + 1 = 49
+  ∂J/∂x = ∂J/∂J1 · ∂J1/∂x₁ + ∂J/∂J1 · ∂J1/∂x₂ + ∂J/∂g2 · ∂g2/∂x + ∂J/∂g3 · ∂g3/∂x = \
+49 · (-4) + 49 · (-4) - 64 · (-1) + 0 · (-0.25) = -196 - 196 + 64 + 0 = -328"""
+  )
+
+
+@pytest.mark.parametrize("op", graph.GATES)
+def test_the_formula_of_a_local_gradient_is_that_gradient(op):
+  """What the board says, computed."""
+  from fbackprop.circuit.notation import derivative
+
+  gate = graph.GATES[op]
+  xs = (1.75, 0.5, 3.0)[: gate.arity or 3]
+  names = ("a", "b", "c")[: len(xs)]
+  c = graph.build([*(graph.Node(n, "input") for n in names), graph.Node("y", op, names)])
+  traced = c.trace(**dict(zip(names, xs, strict=True))).gates[0]
+  for i, slope in enumerate(traced.local):
+    formula = derivative(op, names, "y", i)
+    if formula:
+      known = {
+        **vars(math),
+        "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+        "Φ": lambda v: math.erfc(-v / math.sqrt(2)) / 2,
+        "φ": lambda v: math.exp(-v * v / 2) / math.sqrt(2 * math.pi),
+        **dict(zip(names, xs, strict=True)),
+        "y": traced.value,
+      }
+      code = formula.replace("·", "*").replace("²", "**2")
+      assert math.isclose(eval(code, known), slope, rel_tol=1e-12), formula  # noqa: S307
+
+
+def test_gates_that_are_written_as_formulas():
+  lines = parse("a = square(x); b = reciprocal(a); c = b - -x").trace(x=-2.0).to_steps()
+  for line in ("a = x² = (-2)² = 4", "b = 1 / a = 1 / 4 = 0.25", "c = b - g1 = 0.25 - 2 = -1.75"):
+    assert f"  {line}\n" in lines
+
+
+def test_wide_gates_are_shown_in_short():
+  text = "+".join(f"x{i}" for i in range(20))
+  t = parse(text).trace(**{f"x{i}": float(i) for i in range(20)})
+  assert "x5=5, ..., x19=19  190" in t.to_text()
+  assert "g1 = x0 + x1 + x2 + x3 + x4 + x5 + ... + x19 = 0 + 1" in t.to_steps()
+
+
+@pytest.mark.parametrize("name", get_args(ExampleName))
+def test_every_example_is_shown(capsys, name):
+  assert circuit("--example", name) == 0
+  assert "jax.grad agrees" in capsys.readouterr().out
+
+
+def test_the_command_knows_every_example():
+  assert get_args(ExampleName) == tuple(fb.circuit.EXAMPLES)
+
+
+def test_values_of_an_example_can_be_changed(capsys):
+  assert circuit("--example", "cs231n", "--at", "z=1") == 0
+  assert "∂f/∂x = 1\n" in capsys.readouterr().out
+  assert "no input 'zz'; did you mean 'z'?" in refused(
+    capsys, "--example", "cs231n", "--at", "zz=1"
+  )
+
+
+def test_several_outputs_and_digits(capsys):
+  text = "J1 = x*y; J2 = J1 / 3"
+  flags = ("--at", "x=1", "y=2", "--outputs", "J1=1", "J2=0.5", "--digits")
+  assert circuit(text, *flags, ".2f") == 0
+  assert "∂J/∂x = 2.33\n" in capsys.readouterr().out
+  assert circuit(text, *flags, "7") == 0
+  assert "∂J/∂x = 2.333333\n" in capsys.readouterr().out
+
+
+def test_an_expression_may_begin_with_a_minus(capsys):
+  assert circuit("-x*y", "--at", "x=-1", "y=2") == 0
+  assert "∂g2/∂x = -2\n" in capsys.readouterr().out
+  assert circuit("-2*3") == 0
+
+
+class Terminal:
+  """A stdout that says it is a terminal."""
+
+  encoding = "utf-8"
+
+  def __init__(self):
+    self.text = ""
+
+  def write(self, text):
+    self.text += text
+
+  def flush(self):
+    pass
+
+  def isatty(self):
+    return True
+
+
+def test_colour_on_a_terminal_only(capsys, monkeypatch):
+  circuit(*CS224N)
+  assert "\x1b" not in capsys.readouterr().out
+  for steps in ((), ("--steps",)):
+    terminal = Terminal()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    circuit(*CS224N, *steps)
+    assert "\x1b[32m6" in terminal.text
+    assert "\x1b[31m5" in terminal.text
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal.text = ""
+    circuit(*CS224N, *steps)
+    assert "∂g3/∂y" in terminal.text
+    assert "\x1b" not in terminal.text
+
+
+def test_a_terminal_without_the_letters_shows_others(monkeypatch):
+  terminal = Terminal()
+  terminal.encoding = "ascii"
+  monkeypatch.setattr(sys, "stdout", terminal)
+  assert circuit(*CS224N) == 0
+  assert "?g3/?y" in terminal.text
+  terminal.text = ""
+  assert circuit(*CS224N, "--format", "svg") == 0
+  assert "&#215;" in terminal.text  # The same picture: ×.
+
+
+def test_a_file_is_written_whole(tmp_path, capsys):
+  path = tmp_path / "solved.txt"
+  assert circuit(*CS224N, "--out", path) == 0
+  written, verdict = capsys.readouterr().out.splitlines()
+  assert written == f"written: {path}"
+  assert verdict.startswith("jax.grad agrees")
+  assert path.read_text(encoding="utf-8") == TABLE.rpartition("\n\n")[0] + "\n"
+  assert "can't be written: No such file" in refused(
+    capsys, *CS224N, "--out", tmp_path / "no" / "folder"
+  )
+
+
+def test_pictures(tmp_path, capsys):
+  assert circuit(*CS224N, "--format", "svg") == 0
+  said = capsys.readouterr()
+  assert said.out.startswith("<svg ")  # It goes down a pipe, and nothing else does.
+  assert said.out.endswith("</svg>\n")
+  assert said.err.startswith("jax.grad agrees")
+  for kind, start in (("svg", b"<svg "), ("png", b"\x89PNG")):
+    path = tmp_path / f"f.{kind}"
+    assert circuit(*CS224N, "--format", kind, "--digits", ".1f", "--out", path) == 0
+    assert path.read_bytes().startswith(start)
+  assert ">6.0<" in (tmp_path / "f.svg").read_text(encoding="utf-8")
+
+
+def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "matplotlib", None)  # So that its import fails.
+  said = refused(capsys, *CS224N, "--format", "png", "--out", tmp_path / "f.png")
+  assert "matplotlib is not installed; install it with: pip install 'fbackprop[plot]'" in said
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    ([], "give an expression, as 'x*y' --at x=2 y=3, or --example NAME"),
+    (["x", "--example", "add"], "give an expression"),
+    (["--example", "ad"], "'add'"),
+    (["x+y", "--at", "x=1"], "'y' has no value; give it one: --at y=1\n  x+y\n    ^"),
+    (["x*yy", "--at", "x=1", "y=2"], "--at y: the expression has no input 'y'; did you mean 'yy'?"),
+    (["2*3", "--at", "x=1"], "--at x: the expression has no input 'x'; it has none"),
+    (["x", "--at", "x=one"], "--at must be names with numbers, as x=1 y=2, got 'x=one'"),
+    (["x", "--at", "x"], "got 'x'"),
+    (["x", "--at", "=1"], "got '=1'"),
+    (["x", "--at", "x=1", "x=2"], "--at gives x twice"),
+    (["x", "--at", "x=inf"], "x must be finite, got inf"),
+    (["foo(x)", "--at", "x=1"], "there is no gate 'foo'"),
+    (["x", "--at", "x=1", "--outputs", "y=1"], "the output 'y' isn't in the text"),
+    (["x", "--at", "x=1", "--outputs", "y"], "--outputs must be names with numbers"),
+    (["--example", "add", "--outputs", "f=1"], "--outputs is for an expression"),
+    (["x", "--at", "x=1", "--digits", "0"], "digits must be from 1 to 17, got 0"),
+    (["x", "--at", "x=1", "--digits", "wide"], "digits must be a format of floats"),
+    (["x", "--at", "x=1", "--format", "png"], "--format png needs a file: --out FILE"),
+    (["x", "--at", "x=1", "--format", "svg", "--steps"], "can't be drawn as svg"),
+    (["x", "--at", "x=1", "--format", "gif"], "'png'"),
+  ],
+)
+def test_what_cannot_be_is_refused_by_name(capsys, arguments, said):
+  assert said in refused(capsys, *arguments)
+
+
+WITHOUT_JAX = """
+import sys
+from fbackprop.cli import main
+try:
+  main(["circuit", "--help"])
+except SystemExit as ended:
+  assert ended.code == 0
+assert main(["circuit"]) == 2
+assert not {"jax", "numpy", "matplotlib"} & sys.modules.keys(), "a package that takes seconds"
+"""
+
+
+def test_help_needs_no_jax():
+  root = Path(fb.__file__).parents[1]
+  done = subprocess.run(
+    [sys.executable, "-c", WITHOUT_JAX], cwd=root, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  assert "fbackprop circuit" in done.stdout
+
+
+# --- The witness ----------------------------------------------------------------------------------
+
+
+def wrong(gate, factor):
+  def wrong_backward(residuals, y_bar):
+    return tuple(factor * bar for bar in gate.backward(residuals, y_bar))
+
+  return gate._replace(backward=wrong_backward)
+
+
+def test_a_wrong_rule_ends_with_code_1(capsys, monkeypatch):
+  monkeypatch.setitem(graph.GATES, "sin", wrong(fb.gates.sin, 1.001))
+  assert circuit("sin(x)*y", "--at", "x=0", "y=2") == 1
+  said = capsys.readouterr().err
+  assert said == (
+    "fbackprop: the gradients differ: by x ours is 2.002, that of jax.grad 2\n"
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("op", graph.GATES)
+@pytest.mark.parametrize("factor", [1 + 1e-6, -1.0, 0.0])
+def test_the_witness_finds_a_wrong_rule_in_any_gate(op, factor):
+  gate = graph.GATES[op]
+  names = ("x", "y")[: gate.arity or 2]
+  nodes = [graph.Node(n, "input") for n in names] + [graph.Node("f", op, names)]
+  at = dict(zip(names, (0.75, 0.5), strict=False))
+  assert check_circuit(graph.build(nodes).trace(**at)).agrees
+  check = check_circuit(graph.build(nodes, gates={op: wrong(gate, factor)}).trace(**at))
+  assert not check.agrees
+  assert not check.ok
+
+
+@pytest.mark.parametrize(
+  ("text", "at", "ours", "theirs", "kinks"),
+  [
+    ("k = abs(x)", {"x": 0.0}, 0.0, 1.0, ("k",)),
+    ("k = max(x, 2*x, 3*x)", {"x": 0.0}, 2.0, 2.25, ("k",)),
+    ("k = (-2)**x", {"x": 2.0}, 0.0, math.nan, ("k",)),
+    ("k = abs(x); 3*k + relu(x)", {"x": 0.0}, 0.0, 3.0, ("k", "g2")),
+  ],
+)
+def test_another_choice_at_a_kink_is_told_from_a_wrong_rule(text, at, ours, theirs, kinks):
+  check = check_circuit(parse(text).trace(**at))
+  assert not check.agrees
+  assert check.ok
+  assert check.kinks == kinks
+  assert (check.ours, check.theirs) == pytest.approx((ours, theirs), nan_ok=True)
+
+
+def test_a_wrong_rule_is_found_beside_a_kink():
+  gates = {"exp": wrong(fb.gates.exp, 2.0)}
+  check = check_circuit(parse("abs(x) * y + exp(x)", gates=gates).trace(x=0.0, y=3.0))
+  assert not check.ok
+
+
+def test_a_choice_at_a_kink_is_no_failure(capsys):
+  assert circuit("k = abs(x); f = k*y", "--at", "x=0", "y=3") == 0
+  said = capsys.readouterr().out
+  assert "jax.grad agrees but for a choice: k (abs) stands at a kink or a tie" in said
+  assert "by x ours is 0, that of jax.grad 3" in said
+
+
+def test_infinite_gradients_agree():
+  check = check_circuit(parse("sqrt(x) + log(y)").trace(x=0.0, y=1.0))
+  assert check.agrees
+  assert check_circuit(parse("2*3").trace()).agrees

@@ -1,0 +1,358 @@
+"""The picture of a circuit: nothing overlaps, and it says to everyone what it shows."""
+
+import re
+import struct
+import subprocess
+import sys
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.font_manager import FontProperties, findfont, get_font
+
+from fbackprop.circuit.columns import wires_from
+from fbackprop.circuit.drawing import to_png, to_svg
+from fbackprop.circuit.graph import GateTrace, Node, Trace, build
+from fbackprop.circuit.labels import ADVANCE, ASCENT, DESCENT, SYMBOLS, show, show_sum, width_of
+from fbackprop.circuit.parsing import parse
+from fbackprop.circuit.shapes import GRADIENT, INK, PAPER, VALUE, WIRE
+
+SVG = "{http://www.w3.org/2000/svg}"
+LECTURE = parse("f = (x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0)
+NEURON = parse("1/(1+exp(-(w0*x0+w1*x1+w2)))").trace(w0=2.0, x0=-1.0, w1=-3.0, x1=-2.0, w2=-3.0)
+PERCEPTRON = parse("""
+h1 = sigmoid(w1*i1 + w2*i2 + b1)
+h2 = sigmoid(w3*i1 + w4*i2 + b1)
+o1 = sigmoid(w5*h1 + w6*h2 + b2)
+o2 = sigmoid(w7*h1 + w8*h2 + b2)
+m = max(o1, o2)
+e1 = exp(o1 - m)
+e2 = exp(o2 - m)
+s = e1 + e2
+J = -(0.3*log(e1/s) + 0.7*log(e2/s)) + 0.01*(w1**2 + w2**2 + w3**2 + w4**2 + w5**2 + w6**2)
+""").trace(
+  **{"i1": 0.05, "i2": 0.1, "w1": 0.15, "w2": 0.2, "w3": 0.25, "w4": 0.3},
+  **{"w5": 0.4, "w6": 0.45, "w7": 0.5, "w8": 0.55, "b1": 0.35, "b2": 0.6},
+)
+EXAMPLES = {"lecture": LECTURE, "neuron": NEURON, "perceptron": PERCEPTRON}
+FORMATS = [2, 4, 9, 17, ".2f", "+.3e", "012.4f", ".1%", ",.1f", "g"]
+
+
+# Boxes, from the file alone.
+
+
+def read(svg):
+  """Of an SVG file the root, the texts, the boxes of the gates, and points along the wires."""
+  root = ElementTree.fromstring(svg)
+  texts = []
+  for group in root.iter(f"{SVG}g"):
+    for text in group.findall(f"{SVG}text"):
+      x, y, width = (float(text.get(name)) for name in ("x", "y", "textLength"))
+      size = float(group.get("font-size"))
+      box = (x, y - ASCENT * size, x + width, y + DESCENT * size)
+      texts.append((text.text, box, group.get("fill")))
+  gates = []
+  for rect in root.findall(f"{SVG}g/{SVG}rect"):
+    x, y, width, height = (float(rect.get(name)) for name in ("x", "y", "width", "height"))
+    gates.append((x, y, x + width, y + height))
+  return root, texts, np.array(gates), points_of(root.find(f"{SVG}path").get("d"))
+
+
+def points_of(path):
+  """Points along the wires, less than two pixels from each other, `[points, 2]`."""
+  points, here = [], None
+  for letter, numbers in re.findall(r"([MCH])([^MCH]*)", path):
+    values = np.array([float(value) for value in numbers.split()])
+    if letter == "M":
+      here = values
+      continue
+    if letter == "H":
+      end = np.array([values[0], here[1]])
+      ends = np.stack([here, here, end, end])
+    else:
+      ends = np.stack([here, *values.reshape(3, 2)])
+    t = np.linspace(0, 1, 2 + int(np.abs(np.diff(ends, axis=0)).sum()))[:, None]
+    weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3])
+    points.append(weights @ ends)
+    here = ends[-1]
+  return np.concatenate(points)
+
+
+def overlaps(a, b):
+  """Which boxes share more than the hundredths to which coordinates are written: `[A, B]`."""
+  a, b = a[:, None], b[None]
+  shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+  return (shared > 0.02).all(-1)
+
+
+def check_boxes(svg):
+  """No text on another text, on a gate that it isn't the symbol of, on a wire, or off the paper."""
+  root, texts, gates, points = read(svg)
+  boxes = np.array([box for _, box, _ in texts])
+  assert (boxes[:, :2] >= 0).all()
+  assert (boxes[:, 2] <= float(root.get("width"))).all()
+  assert (boxes[:, 3] <= float(root.get("height"))).all()
+  for a, b in np.argwhere(overlaps(boxes, boxes)):
+    assert a == b, (texts[a], texts[b])
+
+  # A gate has one text in it, its symbol, which stands in its middle.
+  owned = np.abs(boxes[:, None, ::2].sum(-1) - gates[None, :, ::2].sum(-1)) < 0.1
+  owned &= (boxes[:, None, 1] > gates[None, :, 1]) & (boxes[:, None, 3] < gates[None, :, 3])
+  assert (owned.sum(0) == 1).all()
+  for text, gate in np.argwhere(overlaps(boxes, gates) & ~owned):
+    raise AssertionError((texts[text], gates[gate]))
+
+  x, y = points[:, 0], points[:, 1]
+  for text, (left, top, right, bottom) in zip(texts, boxes, strict=True):
+    assert not ((left < x) & (x < right) & (top < y) & (y < bottom)).any(), text
+  for left, top, right, bottom in gates:
+    radius = (bottom - top) / 2
+    # The distance to the line between the centres of a gate's two round ends.
+    beside = np.maximum(np.maximum(left + radius - x, x - right + radius), 0)
+    assert (np.hypot(beside, y - (top + bottom) / 2) > radius - 0.1).all()
+
+
+NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(
+  [0.0, -0.0, 1.0, -2.5, 1e-308, -1.2345678901234567e-300, 5e-324, 1e300, 123456789.123]
+)
+
+
+@st.composite
+def traces(draw):
+  """Any circuit of up to 60 gates with any numbers: they needn't be right to be drawn."""
+  some = [
+    "x",
+    "y",
+    "w_12",
+    "loss",
+    "<&>\"'",
+    "ㅎ한글",
+    "\x00\ud800",
+    "a long name of an input",
+    "g7",
+  ]
+  names = draw(
+    st.lists(st.sampled_from(some) | st.text(min_size=1), min_size=1, max_size=8, unique=True)
+  )
+  nodes = [
+    Node(name, "input") if draw(st.booleans()) else Node(name, "constant", (), 0.1)
+    for name in names
+  ]
+  for i in range(draw(st.integers(1, 60))):
+    op, least, most = draw(
+      st.sampled_from(
+        [("add", 1, 9), ("multiply", 2, 3), ("subtract", 2, 2), ("power", 2, 2), ("max", 1, 4),
+         ("leaky_relu", 1, 1), ("softplus", 1, 1), ("sigmoid", 1, 1), ("exp", 1, 1)]
+      )
+    )  # fmt: skip
+    inputs = tuple(draw(st.lists(st.sampled_from(names), min_size=least, max_size=most)))
+    name = draw(st.sampled_from([f"g{i}", f"g{i}", f"h_{i}", f"hidden unit {i}"]))
+    if name not in names:
+      nodes.append(Node(name, op, inputs))
+      names.append(name)
+  outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
+  circuit = build(nodes, dict.fromkeys(outputs, 1.0))
+  wires = wires_from(circuit)
+  pool = draw(st.lists(NUMBERS, min_size=8, max_size=8))
+  numbers = {name: pool[i % 8] for i, name in enumerate(names)}
+  shares = {name: tuple(pool[-i % 8] for i in range(len(wires[name]))) for name in names}
+  return Trace(circuit, numbers, dict(reversed(numbers.items())), shares, (), pool[0], {})
+
+
+@given(traces(), st.sampled_from(FORMATS), st.sampled_from([None, "A title", "<x> & \x07"]))
+@settings(max_examples=60)
+def test_nothing_overlaps(trace, digits, title):
+  check_boxes(to_svg(trace, digits=digits, title=title))
+
+
+@pytest.mark.parametrize("digits", FORMATS)
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_nothing_overlaps_in_the_examples(name, digits):
+  check_boxes(to_svg(EXAMPLES[name], digits=digits))
+
+
+def test_the_check_of_boxes_finds_a_planted_overlap():
+  svg = to_svg(LECTURE)
+  at = re.search(r'y="([\d.]+)" textLength="[\d.]+" lengthAdjust="spacingAndGlyphs">5 = 2', svg)
+  shifted = svg.replace(at[0], at[0].replace(at[1], str(float(at[1]) - 10)))
+  check_boxes(svg)
+  with pytest.raises(AssertionError, match="5 = 2"):
+    check_boxes(shifted)
+
+
+# What the picture says.
+
+
+def test_values_stand_above_gradients_and_a_fork_shows_its_sum():
+  _, texts, gates, _ = read(to_svg(LECTURE))
+  values = [(box, text) for text, box, color in texts if color == VALUE]
+  gradients = {box[0]: [] for box, _ in values}
+  for text, box, color in texts:
+    if color == GRADIENT:
+      gradients[box[0]].append((box[1], text))
+  found = []
+  for box, value in values:
+    found.append((value, min(g for g in gradients[box[0]] if g[0] > box[1])[1]))
+  assert sorted(found) == sorted(
+    [("1", "2"), ("2", "5 = 2 + 3"), ("0", "0"), ("2", "2"), ("2", "3"), ("3", "2"), ("2", "3"),
+     ("6", "1")]
+  )  # fmt: skip
+  shown = [text for text, _, color in texts if color == INK]
+  assert sorted(shown) == sorted(["x", "y", "z", "f", "+", "max", "×"])
+  assert len(gates) == 3
+
+
+def test_names_are_shown_and_made_names_are_not():
+  texts = [text for text, _, _ in read(to_svg(parse("q = x + 2; q*q*sin(x)").trace(x=1.0)))[1]]
+  assert {"q", "x", "2", "+", "×", "sin"} <= set(texts)
+  assert not {"g1", "g2", "c1"} & set(texts)
+
+
+def test_an_output_that_is_used_further_on_has_a_wire_of_its_own():
+  trace = parse("q = x + 1; q*3").trace(x=1.0)
+  both = build(trace.circuit.nodes, {"q": 5.0, "g1": 1.0}).trace(x=1.0)
+  texts = [text for text, _, _ in read(to_svg(both))[1]]
+  assert "8 = 3 + 5" in texts
+  assert to_svg(both).count("l-9 -4.5v9z") == 2
+
+
+def test_a_screen_reader_has_a_title_and_a_description():
+  root = ElementTree.fromstring(to_svg(LECTURE))
+  title, description = root.find(f"{SVG}title"), root.find(f"{SVG}desc")
+  assert root.get("role") == "img"
+  assert root.get("aria-labelledby") == f"{title.get('id')} {description.get('id')}"
+  assert title.text == "A circuit of 3 gates, value 6"
+  assert "y, input: value 2, gradient 5 = 2 + 3." in description.text
+  assert "g2, max of y, z: value 2, gradient 3." in description.text
+  assert ElementTree.fromstring(to_svg(LECTURE, title="a < b")).find(f"{SVG}title").text == "a < b"
+  ids = {re.search('id="([^"]*)"', to_svg(trace))[1] for trace in EXAMPLES.values()}
+  assert len(ids) == 3
+
+
+def test_colours_can_be_read_and_are_not_all_there_is():
+  def luminance(color):
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+  for color in (VALUE, GRADIENT, INK, WIRE):
+    assert (luminance(PAPER) + 0.05) / (luminance(color) + 0.05) >= 4.5
+  root = ElementTree.fromstring(to_svg(LECTURE))
+  assert root.find(f"{SVG}rect").get("fill") == PAPER
+  slopes = {g.get("fill"): g.get("font-style") for g in root.iter(f"{SVG}g") if g.get("font-size")}
+  assert (slopes[VALUE], slopes[GRADIENT]) == (None, "italic")
+
+
+# Texts.
+
+
+@pytest.mark.parametrize(
+  "face", [(s, w) for s in ("normal", "oblique") for w in ("normal", "bold")]
+)
+def test_widths_are_those_of_the_typeface(face):
+  style, weight = face
+  font = get_font(findfont(FontProperties(family="DejaVu Sans Mono", style=style, weight=weight)))
+  font.set_size(100, 72)
+  for character in "0123456789.+−=einfa%, xyzw_" + "".join(SYMBOLS.values()):
+    assert font.get_char_index(ord(character)), character
+    glyph = font.load_char(ord(character))
+    assert glyph.linearHoriAdvance / 65536 == pytest.approx(100 * ADVANCE, rel=1e-3)
+
+
+def test_wide_characters_take_two_cells_and_accents_none():
+  assert width_of("한글", 10) == width_of("abcd", 10)
+  assert width_of("e\u0301", 10) == width_of("e", 10)
+
+
+@pytest.mark.parametrize(
+  ("value", "digits", "text"),
+  [
+    (0.39322, 4, "0.3932"),
+    (-2.0, 4, "−2"),
+    (-0.0, 4, "0"),
+    (-0.001, ".2f", "0.00"),
+    (1e-5, 4, "1e−5"),
+    (1e300, 17, "1.0000000000000001e300"),
+    (float("nan"), 4, "nan"),
+    (float("-inf"), 4, "−inf"),
+    (1234.5, ",.1f", "1,234.5"),
+  ],
+)
+def test_numbers(value, digits, text):
+  assert show(value, digits) == text
+
+
+def test_sums():
+  assert show_sum(5, (2, 3), 4) == ["5 = 2 + 3"]
+  assert show_sum(-1, (2, -3), 4) == ["−1 = 2 − 3"]
+  assert show_sum(2, (2,), 4) == show_sum(2, (), 4) == ["2"]
+  assert show_sum(0.3, (0.1234, 0.1766), 4) == ["0.3", "= 0.1234 + 0.1766"]
+  lines = show_sum(0.1 / 3, tuple(i / 7 for i in range(1, 30)), 17)
+  assert len(lines) == 30
+  assert " ".join(lines).count("+") == 28
+
+
+@pytest.mark.parametrize("digits", [0, 18, -1, "nonsense", ".2d", "d"])
+def test_other_numbers_of_digits_are_refused(digits):
+  with pytest.raises(ValueError, match=r"digits must be .*, got "):
+    to_svg(LECTURE, digits=digits)
+
+
+@pytest.mark.parametrize("digits", [2.0, None, True, (3,)])
+def test_other_types_of_digits_are_refused(digits):
+  with pytest.raises(TypeError, match=r"digits must be a whole number or a format"):
+    to_svg(LECTURE, digits=digits)
+
+
+# Files.
+
+
+def test_the_same_trace_gives_the_same_bytes():
+  code = (
+    "import sys; from fbackprop.circuit.parsing import parse; "
+    "t = parse('f = (x+y)*max(y,z)').trace(x=1.0, y=2.0, z=0.0); sys.stdout.write(t.to_svg())"
+  )
+  for seed in "12":
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(
+      command, check=True, capture_output=True, text=True, encoding="utf-8",
+      env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path), "PYTHONUTF8": "1"},
+    )  # fmt: skip
+    assert result.stdout == to_svg(LECTURE)
+  assert to_png(NEURON) == to_png(NEURON) != to_png(LECTURE)
+
+
+@pytest.mark.parametrize("dpi", [96, 192])
+def test_a_png_file_is_as_large_as_the_svg(dpi):
+  file = LECTURE.to_png(dpi=dpi, title="An example")
+  assert file.startswith(b"\x89PNG\r\n\x1a\n")
+  root = ElementTree.fromstring(to_svg(LECTURE, title="An example"))
+  sides = [round(float(root.get(name)) * dpi / 96) for name in ("width", "height")]
+  assert struct.unpack(">II", file[16:24]) == pytest.approx(tuple(sides), abs=1)
+  assert b"An example" in file
+  assert b"Software" not in file
+
+
+def test_a_name_that_the_typeface_lacks_becomes_a_sign():
+  circuit = build([Node("한 $x$ \x00", "input"), Node("f", "tanh", ("한 $x$ \x00",))])
+  trace = Trace(
+    circuit, {"한 $x$ \x00": 1.0, "f": 1.0}, {"한 $x$ \x00": 1.0, "f": 1.0},
+    {"한 $x$ \x00": (1.0,), "f": (1.0,)},
+    (GateTrace("f", "tanh", ("한 $x$ \x00",), 1.0, (1.0,), 1.0, (1.0,)),), 1.0, {},
+  )  # fmt: skip
+  assert to_png(trace).startswith(b"\x89PNG")  # Warnings are errors here.
+
+
+@pytest.mark.parametrize("dpi", [0, -5, float("nan"), 1e6])
+def test_a_png_file_of_no_or_too_many_pixels_is_refused(dpi):
+  with pytest.raises(ValueError, match=r"to_png: (at dpi .* pixels|dpi must be a number)"):
+    to_png(LECTURE, dpi=dpi)
+
+
+def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+  with pytest.raises(ModuleNotFoundError, match=r"pip install 'fbackprop\[plot\]'"):
+    to_png(LECTURE)

@@ -1,0 +1,322 @@
+"""Texts as circuits: what each form means, and that anything else is an error with its place."""
+
+import ast
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fbackprop as fb
+from fbackprop.circuit import CircuitError, ParseError, parse
+from fbackprop.circuit.source import MAX_LENGTH, MAX_NESTING, MAX_OPERATORS
+
+
+def gates_of(text, **options):
+  """The gates of a text: name, op, inputs; a constant stands there as its number."""
+  c = parse(text, **options)
+  numbers = {node.name: node.value for node in c.nodes if node.op == "constant"}
+  return [
+    (node.name, node.op, *(numbers.get(name, name) for name in node.inputs))
+    for node in c.nodes
+    if node.op not in ("input", "constant")
+  ]
+
+
+@pytest.mark.parametrize(
+  ("text", "gates"),
+  [
+    ("x", []),
+    ("+x", []),
+    ("-x", [("g1", "negate", "x")]),
+    ("x - -3", [("g1", "subtract", "x", -3.0)]),
+    ("a + b + c", [("g1", "add", "a", "b", "c")]),
+    ("(a + b) + c", [("g1", "add", "a", "b"), ("g2", "add", "g1", "c")]),
+    ("a + (b + c)", [("g1", "add", "b", "c"), ("g2", "add", "a", "g1")]),
+    ("a * b * 2", [("g1", "multiply", "a", "b", 2.0)]),
+    ("a - b + c", [("g1", "subtract", "a", "b"), ("g2", "add", "g1", "c")]),
+    ("a / b / c", [("g1", "divide", "a", "b"), ("g2", "divide", "g1", "c")]),
+    ("-x ** 2", [("g1", "power", "x", 2.0), ("g2", "negate", "g1")]),
+    ("a ** b ** c", [("g1", "power", "b", "c"), ("g2", "power", "a", "g1")]),
+    ("max(x, y, 0)", [("g1", "max", "x", "y", 0.0)]),
+    ("mish(x)", [("g1", "mish", "x")]),
+    ("q = x + y; f = q*z", [("q", "add", "x", "y"), ("f", "multiply", "q", "z")]),
+    ("q = x\nq * q", [("g1", "multiply", "x", "x")]),
+    ("x = 2*x; x = exp(x); x", [("x_2", "multiply", 2.0, "x"), ("x_3", "exp", "x_2")]),
+    ("g1 = x*y; exp(g1)", [("g1", "multiply", "x", "y"), ("g2", "exp", "g1")]),
+    ("x_2 = exp(x); x = sin(x); x_2*x",
+     [("x_2", "exp", "x"), ("x_3", "sin", "x"), ("g1", "multiply", "x_2", "x_3")]),
+    ("ｇ1 = exp(x); sin(ｇ1) * x",  # Python reads the wide letter as g.
+     [("g1", "exp", "x"), ("g2", "sin", "g1"), ("g3", "multiply", "g2", "x")]),
+    ("\n    q = (x +\n      y)  # a sum\n\n    q * z\n",
+     [("q", "add", "x", "y"), ("g1", "multiply", "q", "z")]),
+    ("θ * x", [("g1", "multiply", "θ", "x")]),
+  ],
+)  # fmt: skip
+def test_forms(text, gates):
+  assert gates_of(text) == gates
+
+
+def test_the_last_statement_is_the_output_or_those_that_are_named():
+  assert parse("q = x*y; f = q + x").outputs == (("f", 1.0),)
+  assert parse("f = x").outputs == (("x", 1.0),)
+  text = "J = x*x; J = J + 1; K = exp(x)"
+  assert parse(text, {"K": 0.5, "J": 2}).outputs == (("K", 0.5), ("J_2", 2.0))
+  with pytest.raises(CircuitError, match="the output 'k' isn't in the text; there are: x, J, K"):
+    parse(text, {"k": 1.0})
+  with pytest.raises(CircuitError, match="the output 'b' is the node 'a', which is one already"):
+    parse("a = exp(x); b = a", {"a": 1.0, "b": 1.0})
+  with pytest.raises(CircuitError, match="there is no output"):
+    parse(text, {})
+
+
+# The caret stands where the text has « before a character.
+HOSTILE = [
+  ("«", "there is nothing to read"),
+  ("x +«", "this can't be read: invalid syntax"),
+  ("x + «* y", "this can't be read: invalid syntax"),
+  ("x «y", "this can't be read: invalid syntax"),
+  ("«(x", "this can't be read: '(' was never closed"),
+  ("x«)", "this can't be read: unmatched ')'"),
+  ("«007", "this can't be read: leading zeros"),
+  ("x + «…", "this can't be read: invalid character"),
+  ("x + «foo(y)", "there is no gate 'foo'"),
+  ("x + «sigmod(y)", "there is no gate 'sigmod'; did you mean 'sigmoid'?"),
+  ("«eval('x')", "there is no gate 'eval'"),
+  ("«__import__('os')", "there is no gate '__import__'"),
+  ("«print(x)", "there is no gate 'print'"),
+  ("«__import__('os').system('ls')", "only a gate can be called, by its name"),
+  ("«(x)(y)", "there is no gate 'x'"),
+  ("«sin(x)(y)", "only a gate can be called, by its name"),
+  ("x * «y.real", "an attribute can't stand here"),
+  ("x * «y[0]", "an index can't stand here"),
+  ("«[x for x in y]", "a comprehension can't stand here"),
+  ("max«(x for x in y)", "a comprehension can't stand here"),
+  ("«{x for x in y}", "a comprehension can't stand here"),
+  ("«{x: y for x in y}", "a comprehension can't stand here"),
+  ("«lambda: x", "a function can't be made here"),
+  ("«x if y else z", "if can't stand here"),
+  ("«x < y", "a comparison can't stand here"),
+  ("«x and y", "and, or can't stand here"),
+  ("«not x", "the operators are + - * / **"),
+  ("«~x", "the operators are + - * / **"),
+  ("x «// y", "the operators are + - * / **"),
+  ("(x) «% y", "the operators are + - * / **"),
+  ("x «@ y", "the operators are + - * / **"),
+  ("x «^ 2", "the operators are + - * / **"),
+  ("«x, y", "a tuple can't stand here"),
+  ("«[x]", "this can't stand here"),
+  ("«{}", "this can't stand here"),
+  ("«yield x", "this can't stand here"),
+  ("«await x", "this can't stand here"),
+  ("«f'{x}'", "this can't stand here"),
+  ("(«y := 3)", "a name is given by a statement of its own"),
+  ("x + «'a'", "'a' is no real number"),
+  ("x + «b'a'", "b'a' is no real number"),
+  ("x + «True", "True is no real number"),
+  ("x + «None", "None is no real number"),
+  ("x + «...", "Ellipsis is no real number"),
+  ("x + «1j", "1j is no real number"),
+  ("x + «1e999", "the number is too large for float64"),
+  ("x + «-1e999", "the number is too large for float64"),
+  ("x + «" + "9" * 400, "the number is too large for float64"),
+  ("x + «" + "9" * 5000, "the number is too large for float64"),
+  ("max(«*x)", "a star can't stand here"),
+  ("max(x, «key=y)", "gate max takes no argument with a name"),
+  ("max(x, «**y)", "gate max takes no argument with a name"),
+  ("x + «max()", "gate max takes at least 1 input, got 0"),
+  ("«sigmoid(x, y)", "gate sigmoid takes 1 input, got 2"),
+  ("«power(x)", "gate power takes 2 inputs, got 1"),
+  ("x + «max", "'max' is a gate; call it: max(...)"),
+  ("«max = 3", "'max' is a gate; take another name"),
+  ("«x; y", "only the last statement may be without a name"),
+  ("x = «y = z", "one name can be assigned at a time"),
+  ("«x, y = 3", "a statement must be name = expression"),
+  ("«x.y = 3", "a statement must be name = expression"),
+  ("«x += 3", "a statement must be name = expression"),
+  ("«x: int = 3", "a statement must be name = expression"),
+  ("«import os", "a statement must be name = expression"),
+  ("«def f(): pass", "a statement must be name = expression"),
+  ("«if x: y", "a statement must be name = expression"),
+  ("«while 1: x", "a statement must be name = expression"),
+  ("x + «9**9**9", "an exponent must be from -1024 to 1024, got 3.8742e+08"),
+  ("«x ** 1025", "an exponent must be from -1024 to 1024, got 1025"),
+  ("«x ** -1e300", "an exponent must be from -1024 to 1024"),
+  ("«10 ** 1000", "10 ** 1000 is no float64"),
+  ("«0 ** -1", "0 ** -1 is no float64"),
+  ("(«(-8) ** 0.5)".replace("(«(", "(«("), "-8 ** 0.5 is no float64"),
+  ("x + «\0 y", "this is no character"),
+  ("x + «\ud800 y", "this is no character"),
+  ("ä * öü + «foo(x)", "there is no gate 'foo'"),
+  ("q = x\nf = q * «foo(y)", "there is no gate 'foo'"),
+  ("q = x\r\nf = q * «foo(y)", "there is no gate 'foo'"),
+  ("  q = x\n  f = q * «foo(y)", "there is no gate 'foo'"),
+  ("\tq =\tx + «y.z", "an attribute can't stand here"),
+  ("x" + " " * 200 + "+ «foo(y)" + " + x" * 50, "there is no gate 'foo'"),
+  ("«x # no more\n+ y", "only the last statement may be without a name"),
+  ("(" * MAX_NESTING + "«(" + "x" + ")" * (MAX_NESTING + 1), "nested 100 deep"),
+  ("«".join(["-" * MAX_OPERATORS, "-x"]), "a statement may have 1,000 operators"),
+  ("«".join(["x" + "+x" * MAX_OPERATORS, "+x"]), "a statement may have 1,000 operators"),
+  ("«".join(["not " * MAX_OPERATORS, "not x"]), "a statement may have 1,000 operators"),
+  ("«".join(["a" + ".a" * MAX_OPERATORS, ".a"]), "a statement may have 1,000 operators"),
+  ("«".join(["a" + "[0]" * MAX_OPERATORS, "[0]"]), "a statement may have 1,000 operators"),
+  ("«f" + "()" * 20_000, "this is nested too deep for Python's parser"),
+  ("«" + "x" * (MAX_LENGTH + 1), "the text has 1,000,001 characters; there may be 1,000,000"),
+  ("«" + "x" * 100_000 + "(y)", "there is no gate 'xxxxx"),
+]
+
+
+@pytest.mark.parametrize(("marked", "said"), HOSTILE, ids=[m[:20] for m, _ in HOSTILE])
+def test_what_is_no_circuit_is_refused_with_its_place(marked, said):
+  text = marked.replace("«", "")
+  with pytest.raises(ParseError) as refused:
+    parse(text)
+  message, *_, line, caret = str(refused.value).split("\n")
+  assert said in message
+  assert len(message) < 400
+  assert caret.strip() == "^"
+  assert len(line) < 100
+  # What stands over the caret, and to the right, is the text from the mark on.
+  rest = marked.partition("«")[2].partition("\n")[0][:20]
+  at_caret = line[len(caret) - 1 :]
+  assert at_caret.startswith("".join(c if c.isprintable() else "?" for c in rest))
+
+
+def test_the_line_is_named_where_there_are_several():
+  with pytest.raises(ParseError) as refused:
+    parse("q = x + y\nf = q * foo(z)")
+  assert str(refused.value).split("\n")[1:] == ["line 2:", "  f = q * foo(z)", "          ^"]
+
+
+def test_what_python_could_not_take_never_reaches_it(monkeypatch):
+  def never(*arguments):
+    raise AssertionError("Python's parser was asked")
+
+  monkeypatch.setattr(ast, "parse", never)
+  for text in ("(" * 10**5, "-" * 10**5 + "x", "x" + "+x" * 10**5, "x" * 10**7):
+    with pytest.raises(ParseError):
+      parse(text)
+
+
+def test_only_given_inputs_where_they_are_given():
+  assert parse("q = x + y; q * x", inputs=("x", "y", "z")).inputs == ("x", "y")
+  with pytest.raises(ParseError, match="the name 'alhpa' is unknown; did you mean 'alpha'"):
+    parse("q = alpha; alhpa * q", inputs=("alpha",))
+  with pytest.raises(ParseError, match="the name 'x' is unknown; no input has a value"):
+    parse("x", inputs=())
+  with pytest.raises(TypeError, match="text must be a str, got int"):
+    parse(3)
+
+
+# --- Random expressions ---------------------------------------------------------------------------
+
+NAMES = ("x", "y", "z")
+# Functions that are defined everywhere; those with kinks are asked at points where none is.
+IN_PYTHON = {
+  "exp": math.exp,
+  "sin": math.sin,
+  "cos": math.cos,
+  "tanh": math.tanh,
+  "abs": abs,
+  "max": max,
+  "min": min,
+  "square": lambda v: v * v,
+  "sigmoid": lambda v: 1 / (1 + math.exp(-v)),
+  "softplus": lambda v: max(v, 0) + math.log1p(math.exp(-abs(v))),
+  "relu": lambda v: max(v, 0),
+  "leaky_relu": lambda v: max(v, 0.01 * v),
+  "gelu": lambda v: 0.5 * v * math.erfc(-v / math.sqrt(2)),
+  "silu": lambda v: v / (1 + math.exp(-v)),
+}
+IN_JAX = {
+  **{name: getattr(jnp, name) for name in ("exp", "sin", "cos", "tanh", "abs", "square")},
+  **{name: getattr(jax.nn, name) for name in ("sigmoid", "softplus", "relu", "leaky_relu", "silu")},
+  "gelu": lambda v: jax.nn.gelu(v, approximate=False),
+  "max": lambda *vs: jnp.max(jnp.stack(vs)),
+  "min": lambda *vs: jnp.min(jnp.stack(vs)),
+}
+
+
+def larger(smaller):
+  """Expressions of expressions; bounded ones are what an exponential is of."""
+  one = st.sampled_from(sorted(set(IN_PYTHON) - {"max", "min", "exp", "square"}))
+  return st.one_of(
+    st.builds("({} {} {})".format, smaller, st.sampled_from("+-*"), smaller),
+    st.builds("{} {} {}".format, smaller, st.sampled_from("+-"), smaller).map("({})".format),
+    st.builds("({} / (2 + cos({})))".format, smaller, smaller),
+    st.builds("(1.5 + sin({})) ** {}".format, smaller, st.sampled_from(["2", "-1", "0.5"])),
+    st.builds("(-{})".format, smaller),
+    st.builds("{}({})".format, one, smaller),
+    st.builds("exp(tanh({}))".format, smaller),
+    st.builds("square(sin({}))".format, smaller),
+    st.builds("{}({}, {}, {})".format, st.sampled_from(["max", "min"]), smaller, smaller, smaller),
+  )
+
+
+expressions = st.recursive(
+  st.one_of(st.sampled_from(NAMES), st.sampled_from(["2", "0.5", "3.25"])), larger, max_leaves=12
+)
+# Irrational, so that no two subexpressions tie but where they are the same.
+POINT = {"x": 0.7310585786300049, "y": -1.2840254166877414, "z": 0.34657359027997264}
+
+
+@given(expressions)
+def test_random_expressions_against_python_and_jax_grad(text):
+  t = parse(text, inputs=NAMES).trace(**{n: v for n, v in POINT.items() if n in text_names(text)})
+  want = eval(text, {"__builtins__": {}}, {**IN_PYTHON, **POINT})  # noqa: S307
+  assert math.isclose(t.value, want, rel_tol=1e-11, abs_tol=1e-11 * largest(t.values))
+  if any(at_tie(gate, t) for gate in t.gates):
+    return
+
+  def in_jax(values):
+    return eval(text, {"__builtins__": {}}, {**IN_JAX, **values})  # noqa: S307
+
+  with jax.enable_x64(True):
+    inputs = {name: jnp.asarray(v, float) for name, v in POINT.items()}
+    theirs = jax.grad(lambda values: in_jax(values) + 0 * values["x"])(inputs)
+  for name, slope in t.gradients.items():
+    bound = 1e-10 * max(largest(t.bars), 1)
+    assert abs(slope - float(theirs[name])) <= bound, (text, name)
+  assert fb.verify.check_circuit(t).agrees
+
+
+def text_names(text):
+  return {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+
+
+def largest(values):
+  return max((abs(v) for v in values.values()), default=1.0)
+
+
+def at_tie(gate, t):
+  xs = [t.values[name] for name in gate.inputs]
+  if gate.op in ("max", "min"):
+    return xs.count(gate.value) > 1
+  return gate.op in ("abs", "relu", "leaky_relu") and xs[0] == 0
+
+
+@given(st.text(st.sampled_from("xyz01.e+-*/()[]{},;=\n \t'\"#:@!<>~^%\\λ"), max_size=40))
+def test_any_text_is_a_circuit_or_an_error_of_ours(text):
+  try:
+    c = parse(text)
+  except ParseError as error:
+    said = str(error)
+  else:
+    said = "^" * bool(c.nodes)
+  assert said.endswith("^")
+
+
+@given(st.text(max_size=30))
+def test_any_characters_likewise(text):
+  test_any_text_is_a_circuit_or_an_error_of_ours.hypothesis.inner_test(text)
+
+
+def test_random_points_of_one_expression():
+  rng = np.random.default_rng(0)
+  c = parse("sigmoid(w*x + b) * max(w, x) - softplus(b)**2")
+  for _ in range(5):
+    w, x, b = rng.normal(size=3)
+    assert fb.verify.check_circuit(c.trace(w=w, x=x, b=b)).agrees
