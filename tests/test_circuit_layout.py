@@ -147,6 +147,15 @@ def test_a_gate_stands_between_its_two_inputs():
   assert abs(y["g1"] - (y["a"] + y["b"]) / 2) <= 0.5
 
 
+def test_two_lines_in_each_others_way_move_together():
+  # The constant wants down, to its gate, and stands on the sum, which wants up, between its inputs.
+  text = "a = sin(p*q); b = sin(r*s); (a + b) * 2"
+  layout = place(parse(text), extent)
+  y = {item.name: y for item, y in zip(layout.columns.items, layout.y, strict=True)}
+  total = next(node.name for node in parse(text).nodes if node.op == "add")
+  assert abs(y[total] - (y["a"] + y["b"]) / 2) <= (y["b"] - y["a"]) / 4
+
+
 def test_inputs_stand_at_the_left_and_constants_near_their_gate():
   def column(text, name):
     return next(i.column for i in place(parse(text), extent).columns.items if i.name == name)
