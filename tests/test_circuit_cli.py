@@ -129,6 +129,12 @@ def test_the_formula_of_a_local_gradient_is_that_gradient(op):
       assert math.isclose(eval(code, known), slope, rel_tol=1e-12), formula  # noqa: S307
 
 
+def test_gates_that_are_written_as_formulas():
+  lines = parse("a = square(x); b = reciprocal(a); c = b - -x").trace(x=-2.0).to_steps()
+  for line in ("a = x² = (-2)² = 4", "b = 1 / a = 1 / 4 = 0.25", "c = b - g1 = 0.25 - 2 = -1.75"):
+    assert f"  {line}\n" in lines
+
+
 def test_wide_gates_are_shown_in_short():
   text = "+".join(f"x{i}" for i in range(20))
   t = parse(text).trace(**{f"x{i}": float(i) for i in range(20)})
@@ -148,7 +154,7 @@ def test_the_command_knows_every_example():
 
 def test_values_of_an_example_can_be_changed(capsys):
   assert circuit("--example", "cs231n", "--at", "z=1") == 0
-  assert "∂f/∂q = 1" not in capsys.readouterr().out.replace("∂f/∂x = 1", "")
+  assert "∂f/∂x = 1\n" in capsys.readouterr().out
   assert "no input 'zz'; did you mean 'z'?" in refused(
     capsys, "--example", "cs231n", "--at", "zz=1"
   )
@@ -210,6 +216,9 @@ def test_a_terminal_without_the_letters_shows_others(monkeypatch):
   monkeypatch.setattr(sys, "stdout", terminal)
   assert circuit(*CS224N) == 0
   assert "?g3/?y" in terminal.text
+  terminal.text = ""
+  assert circuit(*CS224N, "--format", "svg") == 0
+  assert "&#215;" in terminal.text  # The same picture: ×.
 
 
 def test_a_file_is_written_whole(tmp_path, capsys):
@@ -218,7 +227,7 @@ def test_a_file_is_written_whole(tmp_path, capsys):
   written, verdict = capsys.readouterr().out.splitlines()
   assert written == f"written: {path}"
   assert verdict.startswith("jax.grad agrees")
-  assert path.read_text(encoding="utf-8") == TABLE.rpartition("\n\n")[0]
+  assert path.read_text(encoding="utf-8") == TABLE.rpartition("\n\n")[0] + "\n"
   assert "can't be written: No such file" in refused(
     capsys, *CS224N, "--out", tmp_path / "no" / "folder"
   )

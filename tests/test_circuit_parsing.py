@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import fbackprop as fb
 from fbackprop.circuit import CircuitError, ParseError, parse
-from fbackprop.circuit.parsing import MAX_LENGTH, MAX_NESTING, MAX_OPERATORS
+from fbackprop.circuit.source import MAX_LENGTH, MAX_NESTING, MAX_OPERATORS
 
 
 def gates_of(text, **options):

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     "examples": ("EXAMPLES", "example"),
     "graph": ("Circuit", "CircuitError", "GateTrace", "Node", "Trace", "build"),
     "neurons": ("from_mlp",),
-    "parsing": ("ParseError", "parse"),
+    "parsing": ("parse",),
+    "source": ("ParseError",),
   },
 )

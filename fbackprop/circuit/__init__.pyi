@@ -7,5 +7,5 @@ from fbackprop.circuit.graph import Node as Node
 from fbackprop.circuit.graph import Trace as Trace
 from fbackprop.circuit.graph import build as build
 from fbackprop.circuit.neurons import from_mlp as from_mlp
-from fbackprop.circuit.parsing import ParseError as ParseError
 from fbackprop.circuit.parsing import parse as parse
+from fbackprop.circuit.source import ParseError as ParseError

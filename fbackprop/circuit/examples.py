@@ -1,6 +1,6 @@
 """The lecture's gates and the published examples, as circuits with their values.
 
-The numbers that were published for them are tests: see `tests/test_circuit.py`.
+The numbers that were published for them are tests: see `tests/test_circuit_numbers.py`.
 """
 
 from collections.abc import Callable

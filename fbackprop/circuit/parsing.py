@@ -1,30 +1,20 @@
 """Expressions and statements as circuits, read through `ast` with a whitelist, and never run.
 
-Whatever the text is, the answer is a circuit or a `ParseError` with a caret under the place. What
-Python's own parser can't take (a nesting, a length) is refused before it is asked.
+Whatever the text is, the answer is a circuit or a `ParseError` with a caret under the place.
 """
 
 import ast
 import math
 import re
-import textwrap
 import unicodedata
-import warnings
 from collections.abc import Collection, Mapping
 
 from fbackprop.circuit.graph import GATES, Circuit, CircuitError, Node, build, check_count
+from fbackprop.circuit.source import Source
 from fbackprop.hints import hint
 from fbackprop.types import Gate
 
-MAX_LENGTH = 1_000_000
-MAX_NESTING = 100
-MAX_OPERATORS = 1000  # Of one statement; Python's parser gives up at some 2,700.
 MAX_EXPONENT = 1024  # 2 to that is no float64 any more.
-
-# What nests, what makes a chain, and what no text may hold.
-MARKS = re.compile(
-  r"#[^\n]*|[\n\0\ud800-\udfff;()\[\]{}+*/~@-]|[0-9]{4301,}|\.(?=[^\W\d])|\b(?:not|if|lambda|and|or|in|is)\b"
-)
 
 BINARY: dict[type[ast.operator], str] = {
   ast.Add: "add",
@@ -52,10 +42,6 @@ REFUSED: dict[type[ast.AST], str] = {
   ast.AugAssign: "a statement must be name = expression",
   ast.AnnAssign: "a statement must be name = expression",
 }
-
-
-class ParseError(CircuitError):
-  """A text that is no circuit; the message ends in the line, with a caret under the place."""
 
 
 def parse(
@@ -96,7 +82,7 @@ def parse(
     >>> parse("x + sigmod(y)")
     Traceback (most recent call last):
     ...
-    fbackprop.circuit.parsing.ParseError: there is no gate 'sigmod'; did you mean 'sigmoid'?
+    fbackprop.circuit.source.ParseError: there is no gate 'sigmod'; did you mean 'sigmoid'?
       x + sigmod(y)
           ^
   """
@@ -131,9 +117,7 @@ class Reader:
   def __init__(
     self, text: str, inputs: Collection[str] | None, gates: Mapping[str, Gate] | None
   ) -> None:
-    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
-    self.text = textwrap.dedent(text).strip()
-    self.lines = self.text.split("\n")
+    self.source = Source(text)
     self.inputs = inputs
     self.known = {**GATES, **(gates or {})}
     self.nodes: list[Node] = []
@@ -145,31 +129,28 @@ class Reader:
 
   def read(self) -> None:
     """Reads the statements; leaves `nodes`, `scope` and `output`."""
-    self.check_size()
+    statements = self.source.read()
     # Python reads names in this normal form.
-    self.taken = set(re.findall(r"\w+", unicodedata.normalize("NFKC", self.text)))
-    statements = self.parse_python().body
-    if not statements:
-      raise self.error("there is nothing to read", 1, 0)
+    self.taken = set(re.findall(r"\w+", unicodedata.normalize("NFKC", self.source.text)))
     for i, statement in enumerate(statements):
       if isinstance(statement, ast.Expr):
         if i < len(statements) - 1:
-          raise self.error_at(
+          raise self.source.error_at(
             statement, "only the last statement may be without a name: name = expression"
           )
         self.output = self.expression(statement.value, None)
       elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
         if len(statement.targets) > 1:
-          raise self.error_at(statement.targets[1], "one name can be assigned at a time")
+          raise self.source.error_at(statement.targets[1], "one name can be assigned at a time")
         self.assign(statement.targets[0], statement.value)
       else:
         place = statement.targets[0] if isinstance(statement, ast.Assign) else statement
-        raise self.error_at(place, "a statement must be name = expression")
+        raise self.source.error_at(place, "a statement must be name = expression")
 
   def assign(self, target: ast.Name, value: ast.expr) -> None:
     """`name = expression`: the name stands for the node from here on."""
     if target.id in self.known:
-      raise self.error_at(target, f"{target.id!r} is a gate; take another name")
+      raise self.source.error_at(target, f"{target.id!r} is a gate; take another name")
     self.output = self.expression(value, target.id)
     self.scope[target.id] = self.output
 
@@ -212,45 +193,45 @@ class Reader:
     if isinstance(place, ast.BinOp):
       op = BINARY.get(type(place.op))
       if op is None:
-        raise self.error_at(place, "the operators are + - * / **", place.left)
+        raise self.source.error_at(place, "the operators are + - * / **", place.left)
       return op, chain(place) if op in ("add", "multiply") else [place.left, place.right]
     if isinstance(place, ast.UnaryOp):
       return self.unary(place), [place.operand]
     if isinstance(place, ast.Call):
       if not isinstance(place.func, ast.Name):
-        raise self.error_at(place.func, "only a gate can be called, by its name")
+        raise self.source.error_at(place.func, "only a gate can be called, by its name")
       op = place.func.id
       if op not in self.known:
-        raise self.error_at(place, f"there is no gate {shown(op)}; {hint(op, self.known)}")
+        raise self.source.error_at(place, f"there is no gate {shown(op)}; {hint(op, self.known)}")
       if place.keywords:
-        raise self.error_at(place.keywords[0], f"gate {op} takes no argument with a name")
+        raise self.source.error_at(place.keywords[0], f"gate {op} takes no argument with a name")
       for argument in place.args:
         if isinstance(argument, ast.Starred):
-          raise self.error_at(argument, REFUSED[ast.Starred])
+          raise self.source.error_at(argument, REFUSED[ast.Starred])
       try:
         check_count("", op, self.known[op], len(place.args))
       except CircuitError as error:
-        raise self.error_at(place, str(error)) from None
+        raise self.source.error_at(place, str(error)) from None
       return op, place.args
-    raise self.error_at(place, REFUSED.get(type(place), "this can't stand here"))
+    raise self.source.error_at(place, REFUSED.get(type(place), "this can't stand here"))
 
   def unary(self, place: ast.UnaryOp) -> str:
     """The gate of an operator before its operand."""
     if type(place.op) not in UNARY:
-      raise self.error_at(place, "the operators are + - * / **")
+      raise self.source.error_at(place, "the operators are + - * / **")
     return UNARY[type(place.op)]
 
   def number(self, place: ast.Constant, whole: ast.expr) -> float:
     """The number that a constant is."""
     value = place.value
     if isinstance(value, bool) or not isinstance(value, int | float):
-      raise self.error_at(place, f"{shown(value)} is no real number")
+      raise self.source.error_at(place, f"{shown(value)} is no real number")
     try:
       number = float(value)
     except OverflowError:
       number = math.inf
     if not math.isfinite(number):
-      raise self.error_at(whole, "the number is too large for float64")
+      raise self.source.error_at(whole, "the number is too large for float64")
     return number
 
   def constant(self, place: ast.expr, value: float, name: str | None) -> str:
@@ -264,11 +245,11 @@ class Reader:
     """The node that a name stands for; an input, if none does."""
     if place.id not in self.scope:
       if place.id in self.known:
-        raise self.error_at(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
+        raise self.source.error_at(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
       if self.inputs is not None and place.id not in self.inputs:
         names = [*self.inputs, *self.scope]
         there = hint(place.id, names) if names else "no input has a value"
-        raise self.error_at(place, f"the name {shown(place.id)} is unknown; {there}")
+        raise self.source.error_at(place, f"the name {shown(place.id)} is unknown; {there}")
       self.nodes.append(Node(place.id, "input"))
       self.scope[place.id] = place.id
     return self.scope[place.id]
@@ -287,7 +268,7 @@ class Reader:
     if exponent is None:
       return
     if abs(exponent) > MAX_EXPONENT:
-      raise self.error_at(
+      raise self.source.error_at(
         place, f"an exponent must be from -{MAX_EXPONENT} to {MAX_EXPONENT}, got {exponent:g}"
       )
     if base is None:
@@ -295,7 +276,7 @@ class Reader:
     try:
       value = math.pow(base, exponent)
     except (OverflowError, ValueError):
-      raise self.error_at(place, f"{base:g} ** {exponent:g} is no float64") from None
+      raise self.source.error_at(place, f"{base:g} ** {exponent:g} is no float64") from None
     self.literals[node.name] = value
 
   def unique(self, name: str | None, letter: str) -> str:
@@ -312,81 +293,6 @@ class Reader:
         self.counts[stem] = number
         return made
 
-  def check_size(self) -> None:
-    """Refuses what Python's parser can't take, or would take long over."""
-    if len(self.text) > MAX_LENGTH:
-      raise ParseError(
-        f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}{self.at(1, 0)}"
-      )
-    line, start, depth, operators = 1, 0, 0, 0
-    for match in MARKS.finditer(self.text):
-      found, column = match[0], match.start() - start
-      if found[0] == "#":
-        continue
-      if found == "\0" or "\ud800" <= found <= "\udfff":
-        raise self.error("this is no character", line, column)
-      if found[0].isdigit():
-        raise self.error("the number is too large for float64", line, column)
-      if found == "\n":
-        line, start = line + 1, match.end()
-      if found in "\n;":
-        operators = 0 if depth == 0 else operators
-      elif found in ")]}":
-        depth = max(depth - 1, 0)
-      else:
-        depth += found in "([{"
-        operators += found != "("
-      if depth > MAX_NESTING:
-        raise self.error(f"parentheses may be nested {MAX_NESTING} deep", line, column)
-      if operators > MAX_OPERATORS:
-        raise self.error(
-          f"a statement may have {MAX_OPERATORS:,} operators; name its parts by statements",
-          line,
-          column,
-        )
-
-  def parse_python(self) -> ast.Module:
-    """The text as Python's parser reads it."""
-    try:
-      with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # As of "1(x)", which is refused below anyway.
-        return ast.parse(self.text)
-    except SyntaxError as error:
-      line, column = error.lineno or 1, (error.offset or 1) - 1
-      message = "there is nothing to read" if not self.text else said_of(error)
-      raise self.error(message, line, max(column, 0)) from None
-    except (RecursionError, MemoryError):
-      raise self.error("this is nested too deep for Python's parser", 1, 0) from None
-
-  def error_at(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> ParseError:
-    """An error with a caret under a part of the text, or under what comes behind another part."""
-    line = getattr(place, "lineno", 1)
-    column = self.column(line, getattr(place, "col_offset", 0))
-    if behind is not None:
-      line = behind.end_lineno or line
-      column = self.column(line, behind.end_col_offset or 0)
-      rest = self.lines[line - 1][column:]
-      column += len(rest) - len(rest.lstrip(" )"))
-    return self.error(message, line, column)
-
-  def column(self, line: int, offset: int) -> int:
-    """The character at which a byte of a line stands; `ast` counts in bytes."""
-    return len(self.lines[line - 1].encode()[:offset].decode(errors="ignore"))
-
-  def error(self, message: str, line: int, column: int) -> ParseError:
-    """An error with a caret under a character of a line."""
-    return ParseError(message + self.at(line, column))
-
-  def at(self, line: int, column: int) -> str:
-    """The line with a caret under a character; of a long line, what is around it."""
-    text = self.lines[min(line, len(self.lines)) - 1]
-    column = min(column, len(text))
-    start = max(column - 40, 0)
-    before, after = "..." if start else "", "..." if len(text) > start + 80 else ""
-    shown_ = "".join(c if c.isprintable() else "?" for c in text[start : start + 80])
-    where = f"\nline {line}:" if len(self.lines) > 1 else ""
-    return f"{where}\n  {before}{shown_}{after}\n  {' ' * (len(before) + column - start)}^"
-
 
 def chain(place: ast.BinOp) -> list[ast.expr]:
   """The operands of a + b + c, or of a product, that no parentheses part."""
@@ -401,11 +307,6 @@ def chain(place: ast.BinOp) -> list[ast.expr]:
     operands.append(rest.right)
     rest = rest.left
   return [rest, *reversed(operands)]
-
-
-def said_of(error: SyntaxError) -> str:
-  """What Python says of a syntax error, where that is about the text."""
-  return f"this can't be read: {error.msg.partition('. Perhaps')[0]}"
 
 
 def shown(value: object) -> str:

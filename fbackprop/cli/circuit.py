@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from fbackprop.cli.usage import UsageError, hint
+from fbackprop.extras import need
 from fbackprop.train.files import write_whole
 
 if TYPE_CHECKING:
@@ -80,7 +81,12 @@ def main(arguments: Sequence[str]) -> int:
     raise UsageError(f"--steps is text, and can't be drawn as {config.format}")
   if config.format == "png" and config.out is None:
     raise UsageError("--format png needs a file: --out FILE")
-  return run(config)
+  try:
+    if config.format == "png":
+      need("matplotlib", extra="plot")  # What can't be drawn isn't solved.
+    return run(config)
+  except ModuleNotFoundError as error:
+    raise UsageError(str(error)) from error
 
 
 def run(config: CircuitConfig) -> int:
@@ -95,12 +101,12 @@ def run(config: CircuitConfig) -> int:
     raise UsageError(str(error)) from error
   try:
     content = draw(config, trace)
-  except (ModuleNotFoundError, ValueError) as error:
+  except ValueError as error:
     raise UsageError(str(error)) from error
   if config.out is None:
-    show(content if isinstance(content, str) else content.decode())
+    show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
   else:
-    write(config.out, content.encode() if isinstance(content, str) else content)
+    write(config.out, content)
   check = check_circuit(trace)
   verdict = verdict_of(check, trace)
   if not check.ok:
@@ -108,7 +114,7 @@ def run(config: CircuitConfig) -> int:
     return 1
   # A picture that goes down a pipe must stay alone there.
   if config.format == "text" and config.out is None:
-    show(f"\n{verdict}")
+    show(f"\n{verdict}\n")
   else:
     print(verdict, file=sys.stderr if config.out is None else sys.stdout)
   return 0
@@ -117,7 +123,8 @@ def run(config: CircuitConfig) -> int:
 def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
   """The circuit that is asked for; refuses an input without a value, with its place in the text."""
   from fbackprop.circuit.examples import example
-  from fbackprop.circuit.parsing import ParseError, parse
+  from fbackprop.circuit.parsing import parse
+  from fbackprop.circuit.source import ParseError
 
   if config.example is not None:
     if config.outputs:
@@ -158,22 +165,22 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
   return found
 
 
-def draw(config: CircuitConfig, trace: "Trace") -> str | bytes:
+def draw(config: CircuitConfig, trace: "Trace") -> bytes:
   """The trace in the format that is asked for."""
   digits: int | str = int(config.digits) if config.digits.isdecimal() else config.digits
   if config.format == "svg":
-    return trace.to_svg(digits=digits)
+    return trace.to_svg(digits=digits).encode()
   if config.format == "png":
     return trace.to_png(digits=digits)
   color = config.out is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
   write_text = trace.to_steps if config.steps else trace.to_text
-  return write_text(digits=digits, color=color)
+  return f"{write_text(digits=digits, color=color)}\n".encode()
 
 
-def show(text: str) -> None:
-  """Prints; a terminal that lacks a letter shows a question mark."""
+def show(text: str, missing: str = "replace") -> None:
+  """Prints lines; what stands for a letter that the terminal lacks is said by `missing`."""
   encoding = sys.stdout.encoding or "utf-8"
-  print(text.encode(encoding, "replace").decode(encoding))
+  print(text.encode(encoding, missing).decode(encoding), end="")
 
 
 def write(path: str, content: bytes) -> None:

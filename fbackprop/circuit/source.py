@@ -1,0 +1,126 @@
+"""The text of a circuit: its size, its statements, and errors with a caret under the place.
+
+What Python's own parser can't take (a nesting, a length) is refused before it is asked.
+"""
+
+import ast
+import re
+import textwrap
+import warnings
+
+from fbackprop.circuit.graph import CircuitError
+
+MAX_LENGTH = 1_000_000
+MAX_NESTING = 100
+MAX_OPERATORS = 1000  # Of one statement; Python's parser gives up at some 2,700.
+
+# What nests, what makes a chain, and what no text may hold.
+MARKS = re.compile(
+  r"#[^\n]*|[\n\0\ud800-\udfff;()\[\]{}+*/~@-]|[0-9]{4301,}|\.(?=[^\W\d])|\b(?:not|if|lambda|and|or|in|is)\b"
+)
+
+
+class ParseError(CircuitError):
+  """A text that is no circuit; the message ends in the line, with a caret under the place."""
+
+
+class Source:
+  """A text, its lines, and errors that point into it.
+
+  Attributes:
+    text: without the indentation that all lines share.
+    lines: of it.
+  """
+
+  def __init__(self, text: str) -> None:
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
+    self.text = textwrap.dedent(text).strip()
+    self.lines = self.text.split("\n")
+
+  def read(self) -> list[ast.stmt]:
+    """The statements, as Python's parser reads them; refuses first what it can't take."""
+    self.check_size()
+    statements = self.parse_python().body
+    if not statements:
+      raise self.error("there is nothing to read", 1, 0)
+    return statements
+
+  def check_size(self) -> None:
+    """Refuses what Python's parser can't take, or would take long over."""
+    if len(self.text) > MAX_LENGTH:
+      raise ParseError(
+        f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}{self.at(1, 0)}"
+      )
+    line, start, depth, operators = 1, 0, 0, 0
+    for match in MARKS.finditer(self.text):
+      found, column = match[0], match.start() - start
+      if found[0] == "#":
+        continue
+      if found == "\0" or "\ud800" <= found <= "\udfff":
+        raise self.error("this is no character", line, column)
+      if found[0].isdigit():
+        raise self.error("the number is too large for float64", line, column)
+      if found == "\n":
+        line, start = line + 1, match.end()
+      if found in "\n;":
+        operators = 0 if depth == 0 else operators
+      elif found in ")]}":
+        depth = max(depth - 1, 0)
+      else:
+        depth += found in "([{"
+        operators += found != "("
+      if depth > MAX_NESTING:
+        raise self.error(f"parentheses may be nested {MAX_NESTING} deep", line, column)
+      if operators > MAX_OPERATORS:
+        raise self.error(
+          f"a statement may have {MAX_OPERATORS:,} operators; name its parts by statements",
+          line,
+          column,
+        )
+
+  def parse_python(self) -> ast.Module:
+    """The text as Python's parser reads it."""
+    try:
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # As of "1(x)", which is refused below anyway.
+        return ast.parse(self.text)
+    except SyntaxError as error:
+      line, column = error.lineno or 1, (error.offset or 1) - 1
+      message = "there is nothing to read" if not self.text else said_of(error)
+      raise self.error(message, line, max(column, 0)) from None
+    except (RecursionError, MemoryError):
+      raise self.error("this is nested too deep for Python's parser", 1, 0) from None
+
+  def error_at(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> ParseError:
+    """An error with a caret under a part of the text, or under what comes behind another part."""
+    line = getattr(place, "lineno", 1)
+    column = self.column(line, getattr(place, "col_offset", 0))
+    if behind is not None:
+      line = behind.end_lineno or line
+      column = self.column(line, behind.end_col_offset or 0)
+      rest = self.lines[line - 1][column:]
+      column += len(rest) - len(rest.lstrip(" )"))
+    return self.error(message, line, column)
+
+  def column(self, line: int, offset: int) -> int:
+    """The character at which a byte of a line stands; `ast` counts in bytes."""
+    return len(self.lines[line - 1].encode()[:offset].decode(errors="ignore"))
+
+  def error(self, message: str, line: int, column: int) -> ParseError:
+    """An error with a caret under a character of a line."""
+    return ParseError(message + self.at(line, column))
+
+  def at(self, line: int, column: int) -> str:
+    """The line with a caret under a character; of a long line, what is around it."""
+    text = self.lines[min(line, len(self.lines)) - 1]
+    column = min(column, len(text))
+    start = max(column - 40, 0)
+    before, after = "..." if start else "", "..." if len(text) > start + 80 else ""
+    shown_ = "".join(c if c.isprintable() else "?" for c in text[start : start + 80])
+    where = f"\nline {line}:" if len(self.lines) > 1 else ""
+    return f"{where}\n  {before}{shown_}{after}\n  {' ' * (len(before) + column - start)}^"
+
+
+def said_of(error: SyntaxError) -> str:
+  """What Python says of a syntax error, where that is about the text."""
+  return f"this can't be read: {error.msg.partition('. Perhaps')[0]}"
