@@ -12,6 +12,7 @@ from fbackprop.circuit.crossings import count_crossings, untangle
 from fbackprop.circuit.graph import CircuitError, Node, build
 from fbackprop.circuit.layout import Extent, place, spread
 from fbackprop.circuit.parsing import parse
+from fbackprop.circuit.settling import settle
 
 FORK = "(x+y)*max(y,z)"
 NEURON = "1/(1+exp(-(w0*x0+w1*x1+w2)))"
@@ -145,6 +146,16 @@ def test_a_gate_stands_between_its_two_inputs():
   layout = place(parse("a * b"), extent)
   y = {item.name: y for item, y in zip(layout.columns.items, layout.y, strict=True)}
   assert abs(y["g1"] - (y["a"] + y["b"]) / 2) <= 0.5
+
+
+def test_two_lines_in_each_others_way_move_together():
+  # Of a + b = s and s * c = f: c wants down to f and stands on s, which wants up, between a and b.
+  a, b, s, c, f = range(5)
+  links = [Link(a, s), Link(b, s), Link(s, f), Link(c, f)]
+  below = {a: {b: 200.0}, b: {}, c: {s: 45.0}, s: {}}
+  y = settle(links, [a, b, s, c, s], below, [0.0, 200.0, 180.0, 135.0, 180.0])
+  assert abs(y[s] - (y[a] + y[b]) / 2) <= 25
+  assert y[s] - y[c] == 45
 
 
 def test_inputs_stand_at_the_left_and_constants_near_their_gate():

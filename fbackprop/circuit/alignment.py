@@ -4,8 +4,7 @@ First Brandes and Köpf's method: align each item with the median of what it is 
 two alignments cross, pack the lines that come of it as closely as their boxes allow, do so from all
 four corners, and take for each item the mean of the two middle heights. In place of their marking
 of conflicts the wires that must be straight choose first; and lines are packed as blocks, by
-longest paths, which also takes boxes of different heights. Then each line moves toward the mean of
-what it is linked to, as far as its neighbours let it, which centres a gate between its inputs.
+longest paths, which also takes boxes of different heights. `settling` does the rest.
 
 References:
   Brandes, Köpf, "Fast and simple horizontal coordinate assignment", Graph Drawing (2001), 31-44.
@@ -13,13 +12,11 @@ References:
 
 from bisect import bisect_left, insort
 from itertools import pairwise
-from math import ceil, floor
+from math import ceil
 from typing import NamedTuple
 
-from fbackprop.circuit.columns import Columns, Link
-
-ROUNDS, MOVES = 40, 150_000
-"""Of the last step: rounds at most, and moves of lines at most, but for one round."""
+from fbackprop.circuit.columns import Columns
+from fbackprop.circuit.settling import in_order, settle
 
 
 class Height(NamedTuple):
@@ -28,8 +25,6 @@ class Height(NamedTuple):
   up: float
   down: float
 
-
-WEIGHT_OF_INPUTS, ALL_BUT_LEVEL = 2, 9.0
 
 Rows = list[list[int]]  # The items of each column, in order; or what each item is linked to.
 
@@ -146,21 +141,6 @@ def list_distances(
   return below
 
 
-def in_order(below: dict[int, dict[int, float]]) -> list[int]:
-  """The lines, each behind those above it."""
-  waits = dict.fromkeys(below, 0)
-  for lines in below.values():
-    for line in lines:
-      waits[line] += 1
-  order = [line for line, count in waits.items() if not count]
-  for line in order:
-    for other in below[line]:
-      waits[other] -= 1
-      if not waits[other]:
-        order.append(other)
-  return order
-
-
 def pack(below: dict[int, dict[int, float]]) -> dict[int, float]:
   """Puts every line as high as the boxes allow, then as low as leaves the others where they are."""
   y = dict.fromkeys(below, 0.0)
@@ -183,42 +163,3 @@ def middle(layouts: list[list[float]], heights: list[Height]) -> list[float]:
   by = [tops[small] - tops[i] if i < 2 else feet[small] - feet[i] for i in range(4)]
   moved = ([y + by[i] for y in ys] for i, ys in enumerate(layouts))
   return [sum(sorted(four)[1:3]) / 2 for four in zip(*moved, strict=True)]
-
-
-def settle(
-  links: list[Link], root: list[int], below: dict[int, dict[int, float]], start: list[float]
-) -> dict[int, float]:
-  """Moves each line to the mean of what it is linked to, as far as the lines beside it allow.
-
-  What comes in weighs more than what goes out, for gates stand between their inputs. In the end a
-  line that is all but level with one that it is linked to becomes level.
-  """
-  y = {line: float(floor(start[line] + 0.5)) for line in below}
-  above: dict[int, dict[int, float]] = {line: {} for line in below}
-  for line, lines in below.items():
-    for other, distance in lines.items():
-      above[other][line] = distance
-  linked: dict[int, list[int]] = {line: [] for line in below}
-  for link in links:
-    a, b = root[link.left], root[link.right]
-    if a != b:
-      linked[a].append(b)
-      linked[b] += [a] * WEIGHT_OF_INPUTS
-  order = in_order(below)
-
-  def move(line: int, wish: float) -> None:
-    wish = max([wish, *(y[other] + distance for other, distance in above[line].items())])
-    y[line] = min([wish, *(y[other] - distance for other, distance in below[line].items())])
-
-  for _ in range(max(1, min(ROUNDS, MOVES // len(order)))):
-    order.reverse()
-    for line in order:
-      if linked[line]:
-        move(line, round(sum(y[other] for other in linked[line]) / len(linked[line])))
-  for line in order:
-    nearest = min(
-      (y[other] for other in linked[line]), key=lambda end: abs(end - y[line]), default=0
-    )
-    if abs(nearest - y[line]) <= ALL_BUT_LEVEL:
-      move(line, nearest)
-  return y
