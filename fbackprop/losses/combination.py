@@ -28,9 +28,10 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
   none gets 0.
 
   Args:
-    *parts: `(weight, loss, output_slice)`: a finite number, and even with 0 the loss must be finite; a `Loss`, which may be a combination
-      itself; and the outputs that it judges, a `slice` without a step, or an integer for one
-      output, which enters its loss as `[N, 1]`. Negative places count from the end.
+    *parts: `(weight, loss, output_slice)`: a finite number, and even with 0 the loss must be
+      finite; a `Loss`, which may be a combination itself; and the outputs that it judges, a `slice`
+      without a step, or an integer for one output, which enters its loss as `[N, 1]`. Negative
+      places count from the end.
 
   Returns:
     The `Loss`. Its targets are the tuple of the parts' targets, in order; kept is what the parts
