@@ -38,7 +38,7 @@ def write_svg(picture: Picture, name: str, description: str) -> str:
   ]
   for style, texts in groupby(sorted(picture.texts, key=style_of), style_of):
     lines += [f"<g {style}>", *map(element_of, texts), "</g>"]
-  return "\n".join([*lines, "</g>", "</svg>"])
+  return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
 def shorten(x: float) -> str:
