@@ -92,8 +92,8 @@ def mish_forward(z: Array) -> tuple[Array, Residuals]:
 def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient t + z (1 - t²) σ(z), t = tanh(ln(1 + e^z)) = n / (n + 2), n = e^z (e^z + 2).
 
-  1 - t is computed as 2 / (n + 2), and not from t, which rounds to 1 from z = 8 on in float32. Above
-  0 everything is written in e^-z, so that nothing overflows.
+  1 - t is computed as 2 / (n + 2), and not from t, which rounds to 1 from z = 8 on in float32.
+  Above 0 everything is written in e^-z, so that nothing overflows.
   """
   check_upstream("mish", z, y_bar)
   above = z >= 0
