@@ -122,7 +122,11 @@ def check_number(
     raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
   # An integer may be larger than any float: then it can't be converted, nor asked if it is finite.
   if not (-FLOAT_MAX <= value <= FLOAT_MAX and least <= value <= most):
-    raise ValueError(f"{where}: {name} must be a number from {least} to {most}, got {value}")
+    if most < math.inf:
+      wanted = f"a number from {least} to {most}"
+    else:
+      wanted = "a finite number" + (f" of at least {least}" if least > -math.inf else "")
+    raise ValueError(f"{where}: {name} must be {wanted}, got {value}")
 
 
 def is_integer(value: Any) -> bool:

@@ -54,7 +54,7 @@ def locate_nonfinite(
   losses_bar = mean_weights(losses, batch.weights)
   value = weighted_mean(losses_bar, losses)
   if not finite(value):
-    return f"loss, fed by {links[-1].name}" if links else "loss"
+    return f"loss, fed by {links[-1].name}"
 
   y_bar = loss.backward(loss_residuals, losses_bar)
   leaves: list[Array] = []  # Of the gradient, in the order of the parameters.
@@ -79,7 +79,7 @@ def locate_nonfinite(
 
 def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
   """The layers of a chain in order; of chains in a chain, a layer's place is such as 1.0."""
-  if not is_chain(net):
+  if not is_chain(net) or not net.parts:
     return [Link(f"layer {place or 0} ({net.name})", net, params, key)]
   keys = keys_of_parts(key, net.parts)
   links = []
