@@ -347,7 +347,7 @@ def test_a_name_that_the_typeface_lacks_becomes_a_sign():
 
 @pytest.mark.parametrize("dpi", [0, -5, float("nan"), 1e6])
 def test_a_png_file_of_no_or_too_many_pixels_is_refused(dpi):
-  with pytest.raises(ValueError, match=r"to_png: (at dpi .* pixels|dpi must be a number)"):
+  with pytest.raises(ValueError, match=r"to_png: (at dpi .* pixels|dpi must be a finite number)"):
     to_png(LECTURE, dpi=dpi)
 
 
