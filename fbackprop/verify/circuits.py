@@ -113,8 +113,8 @@ def value_of(
     arrived = [values[name] for name in node.inputs]
     if node.op == "input":
       values[node.name] = inputs[node.name]
-    elif node.op == "constant":
-      values[node.name] = jnp.asarray(node.value, float)
+    elif node.value is not None:  # A constant; a gate has none.
+      values[node.name] = jnp.asarray(float(node.value), float)
     elif node.name in lines:
       values[node.name] = line(circuit.gate_of[node.op], lines[node.name], arrived)
     else:
