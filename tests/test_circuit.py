@@ -80,6 +80,7 @@ def test_nodes_may_come_in_any_order():
     ([*INPUTS, Node("f", "exp", ("x",), 3.0)], "'f' is a gate: its value is computed"),
     ([*INPUTS, Node("f", "input", ("x",))], "input 'f' can have no wire that comes in, got x"),
     ([Node("c", "constant", (), math.inf)], "value of 'c' must be finite, got inf"),
+    ([Node("c", "constant", (), 10**400)], "value of 'c' must be finite, got an integer too large"),
   ],
 )  # fmt: skip
 def test_what_is_no_circuit_is_refused_by_name(nodes, said):
@@ -97,6 +98,12 @@ def test_what_is_no_circuit_is_refused_by_name(nodes, said):
     (([Node("f", "exp", ["x"])],), "inputs of 'f' must be a tuple"),
     ((INPUTS, {"x": True}), "weight of the output 'x' must be a number"),
     ((INPUTS, "x", {"exp": jnp.exp}), "gate 'exp' must be a Gate"),
+    (([Node("x", ["input"])],), "op of 'x' must be a text, got list"),
+    (([Node(["x"], "input")],), "the name of a node must be a text, got list"),
+    (([*INPUTS, Node("f", "exp", (["x"],))],), "inputs of 'f' must be a tuple of names"),
+    ((5,), "nodes must be several of Node, got int 5"),
+    ((INPUTS, 5), "outputs must be a name, or a weight for each name, got int 5"),
+    ((INPUTS, "x", 5), "gates must be a Gate for each op, got int 5"),
   ],
 )
 def test_what_is_of_another_type_is_refused(arguments, said):
@@ -137,6 +144,7 @@ def test_the_reader_may_bring_gates():
     ({"x": 1.0}, "a value is missing for y, z"),
     ({"x": 1.0, "y": 2.0, "z": 0.0, "w": 1.0}, "there is no input 'w'; there are: x, y, z"),
     ({"x": 1.0, "y": math.nan, "z": 0.0}, "y must be finite, got nan"),
+    ({"x": 1.0, "y": 10**5000, "z": 0.0}, "y must be finite, got an integer too large for float64"),
     ({"x": 1.0, "y": 1, "z": np.ones(3)}, r"trace needs a number for z, got float64\[3\]"),
   ],
 )
@@ -151,6 +159,27 @@ def test_a_trace_takes_any_number_and_gives_float64():
   third = parse("x / 3").trace(x=jnp.float32(1))
   assert (third.value, third.gradients["x"]) == (1 / 3, 1 / 3)
   assert parse("x / 3").trace(x=1) == third
+
+
+def test_numbers_keep_their_sign_and_size():
+  for text in ("x/-0.0", "zero = -0.0; x/zero"):
+    c = parse(text)
+    assert c.trace(x=1.0).value == -math.inf
+    assert c.value_and_grad(x=1.0)[0] == -math.inf
+    assert fb.verify.check_circuit(c.trace(x=1.0)).agrees
+  large = build([Node("c", "constant", (), 10**300), Node("x", "input"),
+                 Node("f", "divide", ("x", "c"))])  # fmt: skip
+  assert large.trace(x=10**300).value == 1
+  assert fb.verify.check_circuit(large.trace(x=1)).agrees
+  with pytest.raises(fb.circuit.CircuitError, match="x must be finite, got an integer too large"):
+    large.value_and_grad(x=-(10**400))
+
+
+def test_an_input_may_have_any_name():
+  c = parse("self * circuit + given")
+  at = {"self": 2.0, "circuit": 3.0, "given": 1.0}
+  assert c.trace(**at).gradients == {"self": 3.0, "circuit": 2.0, "given": 1.0}
+  assert c.value_and_grad(**at)[0] == 7
 
 
 def test_arrays_go_through_entry_by_entry():
@@ -297,6 +326,10 @@ def parsing(n):
   return partial(parse, as_statements(n))
 
 
+def tracing(n):
+  return partial(building(n)().trace, x=-1.0)
+
+
 def text_of_chain(n):
   return building(n)().trace(x=-1.0).to_text
 
@@ -315,7 +348,7 @@ def steps_of_wide(n):
 
 @pytest.mark.parametrize(
   "work",
-  [building, sorting, parsing, text_of_chain, steps_of_chain, text_of_wide, steps_of_wide],
+  [building, sorting, parsing, tracing, text_of_chain, steps_of_chain, text_of_wide, steps_of_wide],
 )
 def test_work_grows_linearly(work):
   work(10)()

@@ -55,6 +55,23 @@ def test_a_network_has_the_gradients_of_value_and_grad(net):
   compare(net, np.array([0.3, -0.8]), fb.squared_error)
 
 
+ACTIVATIONS = {
+  name: value
+  for name, value in vars(fb.activations).items()
+  if isinstance(value, fb.types.Layer) and "gate" in dict(value.options)
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_every_activation_of_one_gate_has_the_gradients_of_value_and_grad(name):
+  net = fb.mlp([3, 3, 2], ACTIVATIONS[name], dtype=jnp.float64)
+  compare(net, np.array([0.3, -0.8]), fb.squared_error)
+
+
+def test_there_are_activations_to_ask():
+  assert {"relu", "gelu", "tanh", "softplus", "hard_tanh"} <= set(ACTIVATIONS)
+
+
 @pytest.mark.parametrize("target", [np.int32(1), np.array([0.2, 0.0, 0.8]), np.array([0.5, 1, 2])])
 @pytest.mark.parametrize("scale", [1.0, 500.0])
 def test_naive_softmax_gates_are_good_to_the_stated_bound(target, scale):
@@ -98,6 +115,14 @@ def test_two_activations_of_one_name_keep_their_rules():
     ({"loss": fb.sigmoid_cross_entropy}, "loss must be squared_error or softmax_cross_entropy"),
     ({"x": np.ones((1, 2))}, r"x must have shape \[D_in\]"),
     ({"x": np.ones(3)}, r"w of layer 1 must have shape \[3, D_out\]"),
+    ({"x": np.ones(2) * 1j}, r"x must be an array of real numbers, got complex128\[2\]"),
+    ({"x": [[1.0], [2.0, 3.0]]}, "x must be an array of real numbers, got list"),
+    ({"x": np.array(["a", "b"])}, r"x must be an array of real numbers, got <U1\[2\]"),
+    ({"target": np.ones(2) * 1j}, "target must be an array of real numbers, got complex128"),
+    ({"w": np.ones((2, 2)) * 1j}, "w of layer 1 must be an array of real numbers, got complex128"),
+    ({"b": np.ones(2) * 1j}, "b of layer 1 must be an array of real numbers, got complex128"),
+    ({"b": np.ones(3)}, r"b of layer 1 must have shape \[2\], got float64\[3\]"),
+    ({"b": np.ones(())}, r"b of layer 1 must have shape \[2\], got float64\[\]"),
     ({"target": np.ones(3)}, r"target must have shape \[2\]"),
     ({"loss": fb.softmax_cross_entropy, "target": np.int32(2)}, "must be a label from 0 to 1"),
     ({"loss": fb.softmax_cross_entropy, "target": np.array(["a"])}, "must be a label or prob"),
@@ -108,8 +133,7 @@ def test_networks_that_cannot_be_expanded_are_refused(change, said):
   given = {"net": fb.mlp([2, 2]), "x": np.ones(2), "target": np.ones(2), "loss": fb.squared_error}
   given |= change
   layers = getattr(given["net"], "parts", ())
-  params = tuple(
-    fb.DenseParams(np.ones((2, 2)), np.ones(2)) if layer.name == "dense" else () for layer in layers
-  )
+  dense = fb.DenseParams(given.get("w", np.ones((2, 2))), given.get("b", np.ones(2)))
+  params = tuple(dense if layer.name == "dense" else () for layer in layers)
   with pytest.raises((TypeError, ValueError), match=said):
     from_mlp(given["net"], params, given["x"], given["target"], given["loss"])

@@ -81,11 +81,27 @@ def test_local_gradients_at_kinks_are_the_policy_and_between_the_slopes(op, xs, 
     (0.0, 0.0, (0.0, 0.0)),
     (-2.0, 3.0, (12.0, 0.0)),
     (-2.0, -1.0, (-0.25, 0.0)),
+    (0.0, -1.0, (-math.inf, 0.0)),
+    (-2.0, 0.5, (math.nan, 0.0)),
     (2.0, 3.0, (12.0, 8 * math.log(2))),
   ],
 )
 def test_powers_of_zero_and_of_negative_numbers(a, b, local):
-  assert traced("power", (a, b)).local == local
+  np.testing.assert_array_equal(traced("power", (a, b)).local, local)
+
+
+def test_no_gradient_to_an_exponent_by_jvp_either_and_nan_passes():
+  def to_exponent(a, b):
+    _, residuals = fb.gates.power.forward(a, b)
+    return fb.gates.power.backward(residuals, jnp.ones_like(a))[1]
+
+  a, b = jnp.array([0.0, 0.0, -2.0, -2.0]), jnp.array([-1.0, 0.0, 0.5, 3.0])
+  for tangents in ((jnp.ones(4), jnp.zeros(4)), (jnp.zeros(4), jnp.ones(4))):
+    np.testing.assert_array_equal(jax.jvp(to_exponent, (a, b), tangents), 0)
+  nan = jnp.full(3, jnp.nan)
+  sides = jnp.array([-2.0, 0.0, 2.0])
+  assert np.isnan(to_exponent(sides, nan)).all()
+  assert np.isnan(to_exponent(nan, sides)).all()
 
 
 def test_the_square_root_is_infinitely_steep_at_zero():

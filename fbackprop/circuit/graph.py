@@ -5,7 +5,6 @@ its inputs. Nothing here computes: `Circuit.trace` and the other methods are con
 they call stands on higher shelves (`tracing`, `text`, `drawing`), imported when it is called.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +12,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from fbackprop import gates as all_gates
-from fbackprop.checks import DtypeError, describe
+from fbackprop.checks import FLOAT_MAX, DtypeError, describe
 from fbackprop.hints import hint
 from fbackprop.types import Array, Gate
 
@@ -68,12 +67,12 @@ class Circuit:
     """The gate of each op."""
     return {**GATES, **dict(self.gates)}
 
-  def trace(self, **inputs: float) -> "Trace":
+  def trace(self, /, **inputs: float) -> "Trace":
     """Runs the circuit forward and backward on numbers, in float64: see `tracing.trace`."""
     found: Trace = import_module("fbackprop.circuit.tracing").trace(self, inputs)
     return found
 
-  def value_and_grad(self, **inputs: Any) -> tuple[Array, dict[str, Array]]:
+  def value_and_grad(self, /, **inputs: Any) -> tuple[Array, dict[str, Array]]:
     """The value and its gradient by each input, of arrays: see `tracing.value_and_grad`."""
     found: tuple[Array, dict[str, Array]] = import_module(
       "fbackprop.circuit.tracing"
@@ -168,6 +167,13 @@ def build(
     >>> c.trace(x=3.0).gradients
     {'x': 6.0}
   """
+  for name, what, kind, wanted in (
+    ("nodes", nodes, Iterable, "several of Node"),
+    ("outputs", outputs, str | Mapping | None, "a name, or a weight for each name"),
+    ("gates", gates, Mapping | None, "a Gate for each op"),
+  ):
+    if not isinstance(what, kind):
+      raise DtypeError(f"circuit: {name} must be {wanted}, got {describe(what)}")
   own = {} if gates is None else dict(gates)
   for op, gate in own.items():
     if not isinstance(gate, Gate):
@@ -179,9 +185,9 @@ def build(
   for node in nodes:
     if not isinstance(node, Node):
       raise DtypeError(f"circuit: a node must be a Node, got {describe(node)}")
+    check_node(node, known)
     if node.name in by_name:
       raise CircuitError(f"circuit: two nodes have the name {node.name!r}")
-    check_node(node, known)
     by_name[node.name] = node
   if not by_name:
     raise CircuitError("circuit: there is no node")
@@ -202,7 +208,9 @@ def check_node(node: Node, known: Mapping[str, Gate]) -> None:
   """Refuses a node that is wrong by itself."""
   if not (isinstance(node.name, str) and node.name):
     raise DtypeError(f"circuit: the name of a node must be a text, got {describe(node.name)}")
-  if not isinstance(node.inputs, tuple):
+  if not isinstance(node.op, str):
+    raise DtypeError(f"circuit: op of {node.name!r} must be a text, got {describe(node.op)}")
+  if not (isinstance(node.inputs, tuple) and all(isinstance(name, str) for name in node.inputs)):
     raise DtypeError(
       f"circuit: inputs of {node.name!r} must be a tuple of names, got {describe(node.inputs)}"
     )
@@ -235,8 +243,10 @@ def check_value(name: str, value: object) -> None:
   """Refuses what isn't a finite number."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise DtypeError(f"circuit: {name} must be a number, got {describe(value)}")
-  if not math.isfinite(value):
-    raise CircuitError(f"circuit: {name} must be finite, got {value}")
+  # An integer may be larger than any float, and longer than Python writes out.
+  if not -FLOAT_MAX <= value <= FLOAT_MAX:
+    got = "an integer too large for float64" if isinstance(value, int) else value
+    raise CircuitError(f"circuit: {name} must be finite, got {got}")
 
 
 def check_outputs(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.activations import softmax
@@ -36,7 +37,8 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
     The `Circuit`; `circuit.trace()` solves it at these values, and `trace(w1_1_1=0.5)` at others.
 
   Raises:
-    TypeError: `net` isn't a Layer, or has a layer that is neither; `loss` isn't one of the two.
+    TypeError: `net` isn't a Layer, or has a layer that is neither; `loss` isn't one of the two;
+      an array isn't of real numbers.
     ValueError: `params`, `x` or `target` don't fit.
 
   Example:
@@ -49,7 +51,7 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
   """
   check_unit("from_mlp", "net", net, Layer)
   check_unit("from_mlp", "loss", loss, Loss)
-  x = np.asarray(x)
+  x = as_reals("x", x)
   check_shape("from_mlp", "x", x, ("D_in",))
   units = [f"x{i}" for i in range(1, len(x) + 1)]
   nodes = [Node(name, "input", (), float(v)) for name, v in zip(units, x, strict=True)]
@@ -68,7 +70,7 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
         f"layer {layer.name!r}{advice}"
       )
   if loss.name == squared_error.name:
-    add_squared_error(nodes, units, np.asarray(target))
+    add_squared_error(nodes, units, as_reals("target", target))
   elif loss.name == softmax_cross_entropy.name:
     add_softmax_cross_entropy(nodes, units, np.asarray(target))
   else:
@@ -76,6 +78,17 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
       f"from_mlp: loss must be squared_error or softmax_cross_entropy, got {loss.name!r}"
     )
   return build(nodes, "loss", gates)
+
+
+def as_reals(name: str, value: Any) -> np.ndarray:
+  """An array of real numbers; refuses what is none."""
+  try:
+    array = np.asarray(value)
+  except ValueError:  # Lists of unequal lengths.
+    array = np.asarray(None)
+  if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
+    raise DtypeError(f"from_mlp: {name} must be an array of real numbers, got {describe(value)}")
+  return array
 
 
 def chained(net: Layer, params: Params) -> Iterator[tuple[Layer, Params]]:
@@ -90,8 +103,11 @@ def chained(net: Layer, params: Params) -> Iterator[tuple[Layer, Params]]:
 
 def add_dense(nodes: list[Node], depth: int, params: Any, units: list[str]) -> list[str]:
   """The weights, multiplication gates and summation gates of a layer; returns its outputs."""
-  w = np.asarray(params.w)
+  w = as_reals(f"w of layer {depth}", params.w)
   check_shape("from_mlp", f"w of layer {depth}", w, (len(units), "D_out"))
+  b = None if params.b is None else as_reals(f"b of layer {depth}", params.b)
+  if b is not None:
+    check_shape("from_mlp", f"b of layer {depth}", b, (w.shape[1],))
   sums = []
   for j in range(w.shape[1]):
     terms = []
@@ -100,8 +116,8 @@ def add_dense(nodes: list[Node], depth: int, params: Any, units: list[str]) -> l
       nodes.append(Node(weight, "input", (), float(w[i, j])))
       nodes.append(Node(f"p{depth}_{i + 1}_{j + 1}", "multiply", (unit, weight)))
       terms.append(nodes[-1].name)
-    if params.b is not None:
-      nodes.append(Node(f"b{depth}_{j + 1}", "input", (), float(params.b[j])))
+    if b is not None:
+      nodes.append(Node(f"b{depth}_{j + 1}", "input", (), float(b[j])))
       terms.append(nodes[-1].name)
     nodes.append(Node(f"z{depth}_{j + 1}", "add", tuple(terms)))
     sums.append(nodes[-1].name)

@@ -42,8 +42,8 @@ def forward(
   for node in circuit.nodes:
     if node.op == "input":
       values[node.name] = inputs[node.name]
-    elif node.op == "constant":
-      values[node.name] = jnp.full_like(like, node.value or 0.0)
+    elif node.value is not None:  # A constant; a gate has none.
+      values[node.name] = jnp.full_like(like, float(node.value))
     else:
       gate = circuit.gate_of[node.op]
       arrived = (values[name] for name in node.inputs)
@@ -142,7 +142,7 @@ def complete(circuit: Circuit, given: Mapping[str, Any]) -> dict[str, Any]:
 def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
   """The inputs as arrays of one shape and dtype; refuses what differs."""
   numbers = {
-    name: float(value)
+    name: as_float(name, value)
     for name, value in values.items()
     if isinstance(value, int | float) and not isinstance(value, bool)
   }
@@ -228,6 +228,13 @@ def trace(circuit: Circuit, given: Mapping[str, Any]) -> Trace:
     value=value,
     gradients={name: all_bars[name] for name in circuit.inputs},
   )
+
+
+def as_float(name: str, value: float) -> float:
+  """A Python number as a float, NaN and infinities too; refuses an integer that is too large."""
+  if isinstance(value, int):
+    check_value(name, value)
+  return float(value)
 
 
 def as_number(name: str, value: Any) -> float:

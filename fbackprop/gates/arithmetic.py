@@ -136,14 +136,17 @@ def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   """Local gradients b a^(b-1), for b = 0 the number 0 also where a = 0, and y ln a.
 
   For a = 0 the second one is 0, its limit where b > 0. For a < 0 there is none: around an integer
-  b no power is a real number. There 0 stands, so that nothing is sent to an exponent that stays
-  what it is, as the 2 of a²; autodiff of `a**b` has NaN.
+  b no power is a real number. There 0 stands, whatever b is, so that nothing is sent to an exponent
+  that stays what it is, as the 2 of a²; autodiff of `a**b` has NaN. A NaN in a or b stays one.
   """
   check_upstream("power", residuals, y_bar)
   a, b, y = residuals
   one = jnp.ones_like(b)
   slope = jnp.where(b == 0, jnp.zeros_like(b), b) * a ** jnp.where(b == 0, one, b - 1)
-  return y_bar * slope, y_bar * (y * jnp.log(jnp.where(a <= 0, one, a)))
+  # Both factors, since y may be infinite there, or NaN.
+  is_zero = (a <= 0) & ~jnp.isnan(b)
+  growth = jnp.where(is_zero, jnp.zeros_like(y), y) * jnp.log(jnp.where(is_zero, one, a))
+  return y_bar * slope, y_bar * growth
 
 
 add = Gate("add", None, add_forward, add_backward)
