@@ -1,6 +1,7 @@
 """`fbackprop circuit`: what it prints, writes, refuses and returns; and the witness behind it."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,22 @@ def test_the_formula_of_a_local_gradient_is_that_gradient(op):
       assert math.isclose(eval(code, known), slope, rel_tol=1e-12), formula  # noqa: S307
 
 
+def test_steps_say_where_no_gradient_goes_to_an_exponent():
+  lines = parse("f = x**n").trace(x=-2.0, n=3.0).to_steps().splitlines()
+  assert "  ∂f/∂n = 0   (no gradient to the exponent: the base isn't above 0)" in lines
+  assert "  ∂f/∂x = n · x ** (n - 1) = 12" in lines
+  assert "  ∂f/∂n = f · log(x) = 5.545" in parse("f = x**n").trace(x=2.0, n=3.0).to_steps()
+
+
+def test_a_plus_of_the_format_is_written_once():
+  t = parse("q = x + y; f = q * q").trace(x=3.0, y=4.0)
+  lines = t.to_steps(digits="+.2f").splitlines()
+  assert "  q = x + y = +3.00 + 4.00 = +7.00" in lines
+  assert "  f = q · q = 7.00 · 7.00 = +49.00" in lines
+  assert "∂f/∂x = +14.00\n" in t.to_text(digits="+.2f")
+  assert "+ +" not in t.to_steps(digits="+.2f") + t.to_text(digits="+.2f")
+
+
 def test_gates_that_are_written_as_formulas():
   lines = parse("a = square(x); b = reciprocal(a); c = b - -x").trace(x=-2.0).to_steps()
   for line in ("a = x² = (-2)² = 4", "b = 1 / a = 1 / 4 = 0.25", "c = b - g1 = 0.25 - 2 = -1.75"):
@@ -173,6 +190,43 @@ def test_an_expression_may_begin_with_a_minus(capsys):
   assert circuit("-x*y", "--at", "x=-1", "y=2") == 0
   assert "∂g2/∂x = -2\n" in capsys.readouterr().out
   assert circuit("-2*3") == 0
+
+
+def test_a_value_may_begin_with_a_minus(capsys, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert circuit(*CS224N, "--out", "-r.txt") == 0
+  assert [path.name for path in tmp_path.iterdir()] == ["-r.txt"]
+  assert capsys.readouterr().out.startswith("written: -r.txt\n")
+  assert "got '-3'" in refused(capsys, *CS224N, "--digits", "-3")
+  assert "got '-x'" in refused(capsys, "x", "--at", "-x")
+
+
+def test_links_and_pipes_stay_what_they_are(capsys, tmp_path):
+  path, link, pipe = tmp_path / "f.txt", tmp_path / "link", tmp_path / "pipe"
+  path.write_text("old", encoding="utf-8")
+  link.symlink_to(path)
+  assert circuit(*CS224N, "--out", link) == 0
+  assert link.is_symlink()
+  assert path.read_text(encoding="utf-8").startswith("gate ")
+  os.mkfifo(pipe)
+  reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+  capsys.readouterr()
+  assert circuit(*CS224N, "--out", pipe) == 0
+  assert os.read(reader, 10_000).startswith(b"gate ")
+  os.close(reader)
+  assert pipe.is_fifo()
+  said = capsys.readouterr()
+  assert (said.out, said.err[:15]) == ("", "jax.grad agrees")
+
+
+def test_a_reader_that_has_enough_is_no_error():
+  reader, writer = os.pipe()
+  os.close(reader)
+  command = [sys.executable, "-m", "fbackprop", "circuit", "--example", "mazur", "--steps"]
+  root = Path(fb.__file__).parents[1]
+  done = subprocess.run(command, cwd=root, stdout=writer, stderr=subprocess.PIPE, text=True)
+  os.close(writer)
+  assert (done.returncode, done.stderr) == (141, "")
 
 
 class Terminal:
@@ -271,7 +325,15 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
     (["x", "--at", "x=1", "--outputs", "y"], "--outputs must be names with numbers"),
     (["--example", "add", "--outputs", "f=1"], "--outputs is for an expression"),
     (["x", "--at", "x=1", "--digits", "0"], "digits must be from 1 to 17, got 0"),
-    (["x", "--at", "x=1", "--digits", "wide"], "digits must be a format of floats"),
+    (["x", "--at", "x=1", "--digits", "wide"], "or a format of floats such as '.2f', got 'wide'"),
+    (["x", "--at", "x=1", "--digits", "%"], "got '%'"),
+    (["x", "--at", "x=1", "--digits", "x^30000"], "got 'x^30000'"),
+    (["x", "--at", "x=1", "--digits", "10000000.2f"], "got '10000000.2f'"),
+    (["x", "--at", "x=1", "--digits", ""], "got ''"),
+    (["x", "--at", "x=1", "--digits", "18"], "digits must be from 1 to 17, got 18"),
+    (["x*y", "--at", "x=1", "--at", "y=2"], "--at stands twice; give every value behind one"),
+    (["x", "--at=x=1", "--at=x=2"], "--at stands twice"),
+    (["x", "--at", "x=1", "--outputs", "x=1", "--outputs", "x=2"], "--outputs stands twice"),
     (["x", "--at", "x=1", "--format", "png"], "--format png needs a file: --out FILE"),
     (["x", "--at", "x=1", "--format", "svg", "--steps"], "can't be drawn as svg"),
     (["x", "--at", "x=1", "--format", "gif"], "'png'"),

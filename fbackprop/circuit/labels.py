@@ -5,6 +5,7 @@ Mono's width, and within a hundredth that of Menlo, Courier and Liberation Mono.
 without a font, and the SVG states them (`textLength`), so that they hold in whatever font it meets.
 """
 
+import re
 import unicodedata
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from fbackprop.checks import DtypeError, describe
 
 ADVANCE, ASCENT, DESCENT = 0.602, 0.93, 0.24  # In units of the size.
 LONGEST_LINE = 18
+FORMAT = re.compile(r"[+ ]?,?(\.[0-9]{1,2})?[eEfFgG]")
 SYMBOLS = {
   "add": "+",
   "subtract": "−",
@@ -91,11 +93,12 @@ def show(value: float, digits: int | str) -> str:
     raise DtypeError(f"digits must be a whole number or a format as '.2f', got {describe(digits)}")
   if isinstance(digits, int) and not 1 <= digits <= 17:
     raise ValueError(f"digits must be from 1 to 17, got {digits}")
-  try:
-    text = format(float(value), f".{digits}g" if isinstance(digits, int) else digits)
-  except ValueError:
-    raise ValueError(f"digits must be a format of floats such as '.2f', got {digits!r}") from None
-  text = clean(text).strip()
+  # Of all formats those of a number as it is: a percentage is another one, and a width no number's.
+  if isinstance(digits, str) and not FORMAT.fullmatch(digits):
+    raise ValueError(
+      f"digits must be a number from 1 to 17 or a format of floats such as '.2f', got {digits!r}"
+    )
+  text = format(float(value), f".{digits}g" if isinstance(digits, int) else digits).strip()
   if not text.strip("-0., "):
     text = text.replace("-", "")
   mantissa, e, exponent = text.partition("e")
@@ -111,7 +114,7 @@ def show_sum(total: float, terms: tuple[float, ...], digits: int | str) -> list[
   texts = [show(term, digits) for term in terms]
   pieces = [show(total, digits), f"= {texts[0]}"]
   for text in texts[1:]:
-    pieces.append(f"− {text[1:]}" if text.startswith("−") else f"+ {text}")
+    pieces.append(f"− {text[1:]}" if text.startswith("−") else f"+ {text.removeprefix('+')}")
   if len(whole := " ".join(pieces)) <= LONGEST_LINE:
     return [whole]
   lines = pieces[:2]

@@ -28,6 +28,7 @@ FORMULAS = {
 }
 
 # What decides where it is a case.
+NO_GRADIENT = "no gradient to the exponent: the base isn't above 0"
 CASES = {
   "max": "to the largest input",
   "min": "to the smallest input",
@@ -46,13 +47,16 @@ def number(value: float, digits: int | str = 4) -> str:
 
 def sum_of(terms: Sequence[str]) -> str:
   """2 + 3 - 1."""
-  rest = (f" - {term[1:]}" if term.startswith("-") else f" + {term}" for term in terms[1:])
+  rest = (
+    f" - {term[1:]}" if term.startswith("-") else f" + {term.removeprefix('+')}"
+    for term in terms[1:]
+  )
   return terms[0] + "".join(rest)
 
 
 def factor(text: str) -> str:
-  """A text that may stand beside an operator: a negative one gets parentheses."""
-  return f"({text})" if text.startswith("-") else text
+  """A text that may stand beside an operator: a negative one gets parentheses, a plus goes."""
+  return f"({text})" if text.startswith("-") else text.removeprefix("+")
 
 
 def expression(op: str, operands: Sequence[str]) -> str:

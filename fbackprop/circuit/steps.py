@@ -7,6 +7,7 @@ from fbackprop.circuit.notation import (
   BOLD,
   CASES,
   GREEN,
+  NO_GRADIENT,
   RED,
   derivative,
   expression,
@@ -107,10 +108,12 @@ def local_lines(trace: Trace, digits: int | str) -> list[str]:
         continue
       value = number(gate.local[i], digits)
       formula = derivative(gate.op, operands, gate.name, i)
+      case = CASES.get(gate.op, "")
+      if gate.op == "power" and i == 1 and trace.values[gate.inputs[0]] <= 0:
+        formula, case = "", NO_GRADIENT
       steps = [symbols[i]]
       steps += [formula] if formula and formula != value else []
-      case = f"   ({CASES[gate.op]})" if gate.op in CASES else ""
-      lines.append(" = ".join([*steps, value]) + case)
+      lines.append(" = ".join([*steps, value]) + (case and f"   ({case})"))
   return lines
 
 

@@ -1,9 +1,11 @@
 """The command line: `fbackprop COMMAND`. No jax is imported until a command runs.
 
 Exit codes, everywhere: 0 good, 1 a check failed or a file couldn't be written, 2 usage, 3 the run
-diverged, 4 no verdict, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+diverged, 4 no verdict, 130 interrupted (Ctrl-C), 141 nobody reads what is printed (SIGPIPE), 143
+terminated (SIGTERM).
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -36,7 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
   Returns:
     The exit code.
   """
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  try:
+    try:
+      return run(list(sys.argv[1:] if arguments is None else arguments))
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    # A reader such as `head` has enough, which is no error. Python flushes once more when it ends,
+    # so what is left must go where it can be written; the code is a shell's for SIGPIPE.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+def run(arguments: list[str]) -> int:
+  """Runs a command; refuses one that there isn't, and says what a command refuses."""
   if not arguments or arguments[0] in ("--help", "-h"):
     print(HELP)
     return 0 if arguments else 2

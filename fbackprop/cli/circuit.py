@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
   Raises:
     UsageError: there is no such circuit, or a value is missing, or none can be written.
   """
-  # An expression that begins with a minus is no flag.
+  # An expression that begins with a minus is no flag, nor is a value: a space says so to tyro.
   arguments = [f" {a}" if a[:1] == "-" and a[1:2] != "-" and a != "-h" else a for a in arguments]
   config = tyro.cli(
     CircuitConfig,
@@ -75,6 +75,17 @@ def main(arguments: Sequence[str]) -> int:
     args=arguments,
     config=(tyro.conf.FlagCreatePairsOff,),
   )
+  config = replace(
+    config,
+    expression=config.expression and unspaced(config.expression),
+    at=tuple(map(unspaced, config.at)),
+    outputs=tuple(map(unspaced, config.outputs)),
+    out=config.out and unspaced(config.out),
+    digits=unspaced(config.digits),
+  )
+  for flag in ("--at", "--outputs"):
+    if [argument.partition("=")[0] for argument in arguments].count(flag) > 1:
+      raise UsageError(f"{flag} stands twice; give every value behind one: {flag} x=1 y=2")
   if (config.expression is None) == (config.example is None):
     raise UsageError("give an expression, as 'x*y' --at x=2 y=3, or --example NAME")
   if config.format != "text" and config.steps:
@@ -87,6 +98,11 @@ def main(arguments: Sequence[str]) -> int:
     return run(config)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
+
+
+def unspaced(word: str) -> str:
+  """A word without the space that stands before its minus."""
+  return word[1:] if word.startswith(" -") else word
 
 
 def run(config: CircuitConfig) -> int:
@@ -116,7 +132,8 @@ def run(config: CircuitConfig) -> int:
   if config.format == "text" and config.out is None:
     show(f"\n{verdict}\n")
   else:
-    print(verdict, file=sys.stderr if config.out is None else sys.stdout)
+    is_alone = config.out is None or is_special(config.out)
+    print(verdict, file=sys.stderr if is_alone else sys.stdout)
   return 0
 
 
@@ -184,12 +201,20 @@ def show(text: str, missing: str = "replace") -> None:
 
 
 def write(path: str, content: bytes) -> None:
-  """Writes the file whole, and says so."""
+  """Writes the file whole, behind a link too, and says so."""
   try:
-    write_whole(Path(path), content)
+    if is_special(path):  # /dev/stdout, say, which no file may replace.
+      Path(path).write_bytes(content)
+      return
+    write_whole(Path(path).resolve(), content)
   except OSError as error:
     raise UsageError(f"--out {path} can't be written: {error.strerror}") from error
   print(f"written: {path}")
+
+
+def is_special(path: str) -> bool:
+  """Whether a device, a pipe or a socket stands there."""
+  return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
 
 
 def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
