@@ -37,7 +37,7 @@ J = -(0.3*log(e1/s) + 0.7*log(e2/s)) + 0.01*(w1**2 + w2**2 + w3**2 + w4**2 + w5*
   **{"w5": 0.4, "w6": 0.45, "w7": 0.5, "w8": 0.55, "b1": 0.35, "b2": 0.6},
 )
 EXAMPLES = {"lecture": LECTURE, "neuron": NEURON, "perceptron": PERCEPTRON}
-FORMATS = [2, 4, 9, 17, ".2f", "+.3e", "012.4f", ".1%", ",.1f", "g"]
+FORMATS = [2, 4, 9, 17, ".2f", "+.3e", "+,.4f", " .1e", ",.1f", "g"]
 
 
 # Boxes, from the file alone.
