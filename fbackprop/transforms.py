@@ -1,6 +1,7 @@
 """How a network is used: loss and gradient, pullback, our rule under anybody's `jax.grad`."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -98,8 +99,16 @@ def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
   if last.name == "softmax" and loss.name == "softmax_cross_entropy":
     warnings.warn(
       "the network ends in softmax, and softmax_cross_entropy takes logits: leave the softmax out",
-      stacklevel=3,
+      stacklevel=callers_level(),
     )
+
+
+def callers_level() -> int:
+  """The `stacklevel` of the line outside of the package that led to a warning here."""
+  level, frame = 1, sys._getframe(1)
+  while frame.f_back is not None and frame.f_globals["__name__"].startswith("fbackprop"):
+    level, frame = level + 1, frame.f_back
+  return level
 
 
 def mean_weights(losses: Array, weights: Array | None) -> Array:

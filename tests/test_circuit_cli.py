@@ -219,6 +219,16 @@ def test_links_and_pipes_stay_what_they_are(capsys, tmp_path):
   assert (said.out, said.err[:15]) == ("", "jax.grad agrees")
 
 
+def test_stdout_by_its_path_is_stdout(tmp_path):
+  command = [sys.executable, "-m", "fbackprop", "circuit", *CS224N, "--out", "/dev/stdout"]
+  file, root = tmp_path / "f.txt", Path(fb.__file__).parents[1]
+  with file.open("wb") as stdout:
+    before = os.fstat(stdout.fileno()).st_ino
+    subprocess.run(command, cwd=root, stdout=stdout, stderr=subprocess.PIPE, check=True)
+  assert file.read_text(encoding="utf-8").startswith("gate ")
+  assert file.stat().st_ino == before
+
+
 def test_a_reader_that_has_enough_is_no_error():
   reader, writer = os.pipe()
   os.close(reader)

@@ -356,3 +356,23 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
   monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
   with pytest.raises(ModuleNotFoundError, match=r"pip install 'fbackprop\[plot\]'"):
     to_png(LECTURE)
+
+
+@pytest.mark.parametrize("digits", FORMATS)
+def test_several_outputs_say_of_what_sum_the_gradients_are(digits):
+  outputs = {"J1": 2.0, "J2": -1.0, "J3": 0.5, "J4": 1.0}
+  t = parse("J1 = x*y; J2 = x+y; J3 = x-y; J4 = max(x, y)", outputs).trace(x=3.0, y=4.0)
+  svg = to_svg(t, digits=digits)
+  check_boxes(svg)
+  if digits == 4:
+    assert ">2 · J1 − J2 + 0.5 · J3 + J4 = 20.5<" in svg
+  assert "J1 =" not in to_svg(parse("J1 = x*y").trace(x=3.0, y=4.0))
+  assert ">−f = −6<" in to_svg(parse("f = x*y", {"f": -1.0}).trace(x=2.0, y=3.0))
+
+
+def test_a_long_sum_is_wrapped():
+  names = [f"J{i}" for i in range(30)]
+  t = parse("; ".join(f"{name} = x*{i}" for i, name in enumerate(names)), dict.fromkeys(names, 0.5))
+  svg = to_svg(t.trace(x=1.0))
+  check_boxes(svg)
+  assert svg.count("0.5 · J29 = 217.5<") == 1

@@ -1,6 +1,7 @@
 """What a run is told: default < file < flag, and what can't be is refused by name, with code 2."""
 
 import itertools
+import re
 import runpy
 import subprocess
 import sys
@@ -180,12 +181,14 @@ def test_the_bounds_themselves_are_taken():
 def test_each_sentence_of_the_help_breaks_only_where_the_line_is_full(capsys):
   with pytest.raises(SystemExit):
     main(["train", "--help"])
-  lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
-  for left, right in itertools.pairwise(lines):
-    # A long list of choices, {a,b,c}, takes lines of its own.
-    if left and right and right[0].isalpha() and "--" not in left and not left.endswith("}"):
-      # A full line has 50 to 54 characters, by the width of its group of flags.
-      assert len(left) + 1 + len(right.split()[0]) > 50, left
+  for left, right in itertools.pairwise(capsys.readouterr().out.splitlines()):
+    continued = re.fullmatch(r"│ {5,}([A-Za-z].*?) *│", right)
+    if not continued:
+      continue
+    start = continued.start(1)  # Where the sentences of a group of flags begin, and where they end.
+    said, room = left[start:-1].rstrip(), len(right) - 2 - start
+    if said and left[start - 1] == " ":  # Else the flag and its choices fill the line.
+      assert len(said) + 1 + len(continued[1].split()[0]) > room, left
 
 
 def test_an_unknown_command_is_refused_with_the_nearest(capsys):

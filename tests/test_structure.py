@@ -369,3 +369,11 @@ def test_a_softmax_too_many_is_warned_of(around):
   with pytest.warns(UserWarning, match="leave the softmax out"):
     fb.value_and_grad(around(net), fb.softmax_cross_entropy)
   fb.value_and_grad(net, fb.squared_error)  # And this is fine.
+
+
+def test_the_warning_points_to_the_user_s_line():
+  net = fb.mlp([3, 4], output_activation=fb.softmax)
+  optimizer = fb.train.gradient_descent(0.1)
+  with pytest.warns(UserWarning, match="leave the softmax out") as warned:
+    fb.train.make_step(net, fb.softmax_cross_entropy, optimizer)
+  assert {warning.filename for warning in warned} == {__file__}

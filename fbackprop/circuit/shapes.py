@@ -9,6 +9,7 @@ before the fork, as "5 = 2 + 3".
 
 from collections.abc import Iterator
 from math import sqrt
+from textwrap import wrap
 from typing import NamedTuple
 
 from fbackprop.circuit.columns import Item, wires_from
@@ -24,7 +25,7 @@ from fbackprop.circuit.labels import (
   symbol_of,
   width_of,
 )
-from fbackprop.circuit.layout import Extent, Layout, place
+from fbackprop.circuit.layout import BETWEEN, Extent, Layout, place
 
 PAPER, INK, WIRE, GATE = "#ffffff", "#1b1f24", "#57606a", "#eef2f8"
 VALUE, GRADIENT = "#116329", "#b3001b"
@@ -33,10 +34,9 @@ RADIUS, STROKE, DOT = 17.0, 1.4, 3.0
 TIP, MARGIN = 10.0, 16.0
 BESIDE = 7.0  # From a circle, or from where a wire starts, to its numbers.
 ABOVE, BELOW, LINE = 4.5, 13.5, 15.5  # From a wire to the baselines of its numbers; between lines.
-OVER, BEFORE = (
-  5.0,
-  4.0,
-)  # From an input's name to where its wire starts; and from a circle to the baseline of its name.
+OVER = 5.0  # From a circle to the baseline of its name.
+BEFORE = 4.0  # From an input's name to where its wire starts.
+WIDEST_FOOT = 60  # Characters of a line under the picture.
 
 
 class Curve(NamedTuple):
@@ -110,6 +110,18 @@ class Labels:
     if node.op == "constant" and node.value is not None and is_made(name):
       return show(node.value, 12)
     return "" if node.inputs and is_made(name) else clean(name)
+
+  def weighted_sum(self) -> list[str]:
+    """What is differentiated, where it isn't simply the output: 2 · J1 − J2 = 5."""
+    outputs = self.trace.circuit.outputs
+    if len(outputs) == 1 and outputs[0][1] == 1:
+      return []
+    terms: list[str] = []
+    for name, weight in outputs:
+      size = "" if abs(weight) == 1 else f"{show(abs(weight), self.digits).removeprefix('+')} · "
+      sign = ("−" if weight < 0 else "") if not terms else ("− " if weight < 0 else "+ ")
+      terms.append(f"{sign}{size}{self.name(name) or clean(name)}")
+    return wrap(f"{' '.join(terms)} = {show(self.trace.value, self.digits)}", WIDEST_FOOT)
 
   def symbol(self, name: str) -> tuple[str, float]:
     """What stands in a gate, and its size."""
@@ -199,8 +211,14 @@ def compose(trace: Trace, digits: int | str, title: str | None) -> Picture:
     spans=[(left + across, right + across) for left, right in layout.spans],
     arrivals=[y + down for y in layout.arrivals],
   )
-  width = max(layout.spans[-1][1], MARGIN + width_of(heading, HEADING)) + MARGIN
-  picture = Picture(width, max(feet) + down + MARGIN, [], [], [], [], [])
+  foot = labels.weighted_sum()
+  widths = [width_of(heading, HEADING), *(width_of(line, NUMBER) for line in foot)]
+  width = max(layout.spans[-1][1], MARGIN + max(widths)) + MARGIN
+  bottom = max(feet) + down
+  height = bottom + MARGIN + (BETWEEN + LINE * len(foot) if foot else 0)
+  picture = Picture(width, height, [], [], [], [], [])
+  for i, line in enumerate(foot):
+    picture.texts.append(Text(MARGIN, bottom + BETWEEN + LINE * (i + 1), line, NUMBER, INK))
   if heading:
     top = MARGIN + ASCENT * HEADING
     picture.texts.append(Text(MARGIN, top, heading, HEADING, INK, bold=True))

@@ -203,7 +203,7 @@ def show(text: str, missing: str = "replace") -> None:
 def write(path: str, content: bytes) -> None:
   """Writes the file whole, behind a link too, and says so."""
   try:
-    if is_special(path):  # /dev/stdout, say, which no file may replace.
+    if is_special(path):  # No file may take its place.
       Path(path).write_bytes(content)
       return
     write_whole(Path(path).resolve(), content)
@@ -213,8 +213,11 @@ def write(path: str, content: bytes) -> None:
 
 
 def is_special(path: str) -> bool:
-  """Whether a device, a pipe or a socket stands there."""
-  return os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))
+  """Whether a device, a pipe or a socket stands there, or what a shell makes of /dev/stdout."""
+  is_device = Path(path).absolute().is_relative_to("/dev")
+  return (
+    os.path.exists(path) and not os.path.isdir(path) and (is_device or not os.path.isfile(path))
+  )
 
 
 def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
