@@ -60,19 +60,21 @@ def value_regimes(signature: Signature, leaves: Leaves, level: str, seed: int) -
       own[i] = np.zeros_like(leaves[i])
       found.append(Regime(f"{signature.names[i]} zero", own))
   found.append(changed("1e4 times larger", lambda x: scaled(redrawn(rng, x), 1e4)))
-  if not all(signature.is_float):
+  if any(is_integer(x) or x.dtype == bool for x in leaves):
     labels = [relabelled(rng, x) if is_integer(x) else x for x in leaves]
+    labels = [rng.permutation(np.asarray(x)) if x.dtype == bool and x.ndim else x for x in labels]
     found.append(Regime("other labels", labels))
+  if any(is_repeated(x) for x in leaves):
     for extreme, function in (("smallest", np.min), ("largest", np.max)):
-      own = [np.full_like(x, function(x)) if is_integer(x) and x.size else x for x in leaves]
+      own = [np.full_like(x, function(x)) if is_repeated(x) else x for x in leaves]
       found.append(Regime(f"{extreme} label everywhere", own))
   if level == "deep":
-    for repeat in range(6):
-      found.append(changed(f"redrawn, {repeat + 2}", lambda x: redrawn(rng, x)))
-      found.append(changed(f"zeros and ties, {repeat + 2}",
-                           lambda x: with_zeros(rng, rounded_to_half(redrawn(rng, x)))))  # fmt: skip
-      found.append(changed(f"100 times larger, {repeat + 2}",
-                           lambda x: scaled(redrawn(rng, x), 100.0)))  # fmt: skip
+    for again in range(2, 8):
+      found += [
+        changed(f"redrawn, {again}", lambda x: redrawn(rng, x)),
+        changed(f"zeros and ties, {again}", lambda x: with_zeros(rng, rounded_to_half(x))),
+        changed(f"100 times larger, {again}", lambda x: scaled(redrawn(rng, x), 100.0)),
+      ]
   return found
 
 
@@ -98,6 +100,16 @@ def are_probabilities(x: np.ndarray) -> bool:
   return bool(x.ndim and x.size and (x >= 0).all() and np.allclose(x.sum(-1), 1, atol=1e-4))
 
 
+def is_mask(x: np.ndarray) -> bool:
+  """Whether it holds zeros and ones alone, both of them."""
+  return bool(x.size > 1 and np.isin(x, (0.0, 1.0)).all() and (x == 0).any() and (x == 1).any())
+
+
+def is_fixed(x: np.ndarray) -> bool:
+  """Whether scaling it would leave its domain."""
+  return are_probabilities(x) or is_mask(x)
+
+
 def is_symmetric(x: np.ndarray) -> bool:
   square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
   return bool(square and np.array_equal(x, np.swapaxes(x, -1, -2)))
@@ -110,6 +122,8 @@ def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
   if are_probabilities(x) and x.shape[-1] > 1:
     rows = rng.exponential(size=x.shape) + 1e-3
     return np.asarray(rows / rows.sum(-1, keepdims=True))
+  if is_mask(x):
+    return rng.permutation(x.reshape(-1)).reshape(x.shape)
   if not np.isfinite(x).all():
     return x
   size = float(np.sqrt(np.mean(x**2))) or 1.0
@@ -125,7 +139,7 @@ def with_zeros(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
   """A third of the entries exactly zero; rows of probabilities become one-hot."""
   if are_probabilities(x):
     return np.asarray(x == x.max(-1, keepdims=True), np.float64)
-  if is_symmetric(x):
+  if is_symmetric(x) or is_mask(x):
     return x
   return np.where(rng.random(x.shape) < 1 / 3, 0.0, x)
 
@@ -134,7 +148,7 @@ def rounded_to_half(x: np.ndarray) -> np.ndarray:
   """Multiples of 1/2: many entries are equal, and many sums zero; probabilities sum to less."""
   if are_probabilities(x) and x.shape[-1] > 1:
     return x * 0.75
-  if is_symmetric(x):
+  if is_symmetric(x) or is_mask(x):
     return x
   size = float(np.max(np.abs(x), initial=0.0)) or 1.0
   unit = 2.0 ** np.round(np.log2(size) - 1)
@@ -143,24 +157,36 @@ def rounded_to_half(x: np.ndarray) -> np.ndarray:
 
 
 def scaled(x: np.ndarray, factor: float) -> np.ndarray:
-  """All entries larger, those of probabilities apart."""
-  return x if are_probabilities(x) else x * factor
+  """All entries larger, those of probabilities and masks apart."""
+  return x if is_fixed(x) else x * factor
 
 
 def column_scaled(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
   """The last axis from 1e-4 to 1e4."""
-  if x.ndim == 0 or are_probabilities(x) or is_symmetric(x):
+  if x.ndim == 0 or is_fixed(x) or is_symmetric(x):
     return x
   exponents = np.linspace(-4, 4, x.shape[-1])
   return np.asarray(x * 10.0 ** rng.permutation(exponents))
 
 
 def relabelled(rng: np.random.Generator, x: Any) -> Any:
-  """Integers from the range that was seen."""
+  """Other integers of the kind that was seen: a permutation stays one, what was sorted stays so."""
   x = np.asarray(x)
-  if x.size == 0:
+  if x.size < 2:
     return x
-  return rng.integers(int(x.min()), int(x.max()) + 1, size=x.shape).astype(x.dtype)
+  seen = np.unique(x)
+  if seen.size == x.size:
+    return rng.permutation(x.reshape(-1)).reshape(x.shape)
+  if seen[0] >= 0 and seen[-1] < 1000:
+    seen = np.arange(seen[-1] + 1)
+  drawn = rng.choice(seen, size=x.shape).astype(x.dtype)
+  is_sorted = x.ndim == 1 and bool((np.diff(x) >= 0).all())
+  return np.sort(drawn) if is_sorted else drawn
+
+
+def is_repeated(x: Any) -> bool:
+  """Whether integers repeat, as labels do and the entries of a permutation don't."""
+  return is_integer(x) and x.size > 1 and np.unique(np.asarray(x)).size < x.size
 
 
 # --- Batches --------------------------------------------------------------------------------------
