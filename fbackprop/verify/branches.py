@@ -18,6 +18,7 @@ from jax.extend import core
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.primitives import is_float
+from fbackprop.verify.regimes import is_integer
 from fbackprop.verify.tracing import evaluate_flat, flat
 from fbackprop.verify.witnesses import Witnesses
 
@@ -110,7 +111,7 @@ def is_outermost(coverage: Coverage, place: Place) -> bool:
 
 
 def is_label(x: Any) -> bool:
-  return getattr(x, "dtype", np.dtype(object)).kind == "i" and x.size > 0
+  return is_integer(x) and x.size > 0
 
 
 def with_value(x: Any, value: int) -> Any:
