@@ -42,7 +42,7 @@ class Coverage:
   def watch(self, place: Place, name: str, a: np.ndarray, b: np.ndarray) -> None:
     """Notes the outcomes of one comparison."""
     if a.dtype.kind != "f":
-      if name in ("eq", "ne") and (b.size == 1 or a.size == 1):
+      if name in ("eq", "ne") and a.dtype.kind in "iu" and (b.size == 1 or a.size == 1):
         self.integers |= {int(v) for v in (b if b.size == 1 else a).reshape(-1)}
       return
     outcomes = self.seen.setdefault(place, set())
