@@ -209,6 +209,11 @@ class Verification:
       found = [r for r in found if r.name in ESSENTIAL]
     return found
 
+  @property
+  def own_float_dtypes(self) -> list[Any]:
+    """The dtypes of the leaves that have a cotangent."""
+    return [self.rule.signature.dtypes[i] for i in self.rule.signature.floats]
+
   def noise(self, stream: int = 0) -> Noise:
     """The noise of the maths verdict."""
     return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)
@@ -229,6 +234,8 @@ class Verification:
     self.check_exact(witnesses, bars)
     if values is not None:
       self.check_numerics(witnesses, values, bars)
+      if self.level == "deep":
+        self.check_eager_in_float64(witnesses, values)
       self.check_slope(witnesses, values)
     self.check_regimes(witnesses)
     if self.level != "quick":
@@ -533,6 +540,18 @@ class Verification:
     """The rule as it is, and compiled, in its own dtype against the truth."""
     if self.has_failed:
       return
+    if witnesses.is_wide and any(d != np.float64 for d in self.own_float_dtypes):
+      # Traced in its own dtype a rule may take other ways, and draws other random numbers.
+      try:
+        witnesses = gather_witnesses(self.rule, self.own_leaves, self.outputs, widen=False)
+      except RuleError as error:
+        self.add(exact.of_error(error, "in its own dtype"))
+        return
+      regime = Regime("in its own dtype", self.leaves)
+      own = self.check_maths(witnesses, regime, self.y_bar)
+      if own is None or self.has_failed:
+        return
+      values = own
     # Its own numbers in float64, which the maths verdict has found to be right.
     want = [b[0] for b in values.bars]
     sigmas = numerics.deviations(
@@ -550,8 +569,6 @@ class Verification:
         self.add(exact.of_error(error, name))
         continue
       self.judge_rounding(witnesses, got, want, sigmas, name)
-    if self.level == "deep":
-      self.check_eager_in_float64(witnesses, values)
 
   def judge_rounding(
     self,

@@ -53,25 +53,27 @@ class Witnesses(NamedTuple):
     return Evaluator(self.signature.working, noise)
 
 
-def gather_witnesses(rule: Rule, leaves: Sequence[Any], outputs: list[Any]) -> Witnesses:
-  """Traces the three programs.
+def gather_witnesses(
+  rule: Rule, leaves: Sequence[Any], outputs: list[Any], widen: bool = True
+) -> Witnesses:
+  """Traces the three programs, in float64 if the rule can be and `widen` says so.
 
   Raises:
     RuleError: the rule can't be traced, in float64 or in its own dtype.
   """
   y_bar = [jax.ShapeDtypeStruct(o.shape, o.dtype) for o in outputs if is_float(o.dtype)]
-  with jax.enable_x64(True):
-    wide_leaves = wide(leaves)
-    wide_bars = [jax.ShapeDtypeStruct(b.shape, jnp.float64) for b in y_bar]
+  is_wide = widen
+  if widen:
     try:
-      forward = trace_forward(rule, wide_leaves)
-      # A function that casts its output has a cotangent of that dtype.
-      own_bars = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
-      own = [jnp.asarray(x) for x in wide_leaves]
-      program = trace(lambda *flat: traced_rule(rule, outputs, flat), *own, *own_bars)
-      truth, missing = trace_truth(rule, wide_leaves, outputs, own_bars)
-      is_wide = True
-    except Exception:
+      with jax.enable_x64(True):
+        wide_leaves = wide(leaves)
+        forward = trace_forward(rule, wide_leaves)
+        # A function that casts its output has a cotangent of that dtype.
+        own_bars = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
+        own = [jnp.asarray(x) for x in wide_leaves]
+        program = trace(lambda *flat: traced_rule(rule, outputs, flat), *own, *own_bars)
+        truth, missing = trace_truth(rule, wide_leaves, outputs, own_bars)
+    except Exception:  # Whatever it raises: its own dtype is left to try.
       is_wide = False
   if not is_wide:
     try:
@@ -82,7 +84,6 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], outputs: list[Any]) -> W
       raise RuleError("raises", f"{type(error).__name__}: {first_line(error)}") from error
     forward = trace_forward(rule, leaves)
     truth, missing = trace_truth(rule, leaves, outputs, y_bar)
-  del wide_bars
   floats = rule.signature.floats
   places = sources(forward)
   order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
