@@ -410,5 +410,10 @@ def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Sample
     return [lifted(r) for r in results]
   axes = tuple(0 if x.shape[0] > 1 else None for x in inputs)
   own = [x if x.shape[0] > 1 else x[0] for x in inputs]
-  results = jax.vmap(function, in_axes=axes)(*own)
+  try:
+    results = jax.vmap(function, in_axes=axes)(*own)
+  except NotImplementedError:  # Not everything can be batched; one by one always works.
+    count = max(x.shape[0] for x in inputs)
+    rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
+    results = [jnp.stack(column) for column in zip(*rows, strict=True)]
   return [r if jnp.issubdtype(r.dtype, jax.dtypes.prng_key) else np.asarray(r) for r in results]
