@@ -45,32 +45,20 @@ def load(what: str, target: str) -> Any:
 
 
 def module_of(what: str, name: str) -> ModuleType:
-  """Imports a module; tells one that isn't there from one that can't be imported."""
-  missing = missing_part(name)
-  if missing:
-    parent, _, last = missing.rpartition(".")
-    said = hint(last, modules_in(parent))
-    raise UsageError(f"{what}: there is no module {missing!r}; {said}")
-  try:
-    return import_module(name)
-  except (Exception, SystemExit) as error:
-    raise UsageError(f"{what}: to import {name} raised {described(error)}") from error
-
-
-def missing_part(name: str) -> str:
-  """The first part of a dotted name that there isn't; "" if all are there, or if one raises."""
-  parts = name.split(".")
-  for i in range(len(parts)):
-    part = ".".join(parts[: i + 1])
+  """Imports a module, package by package; tells one that isn't there from one that raises."""
+  module, parts = None, name.split(".")
+  for i, last in enumerate(parts):
+    parent, part = ".".join(parts[:i]), ".".join(parts[: i + 1])
     try:
-      if part not in sys.modules and util.find_spec(part) is None:
-        return part
-    except ModuleNotFoundError as error:
-      # What stands before the dot is a module and no package.
-      return part if "is not a package" in str(error) else ""
-    except (Exception, SystemExit):
-      return ""  # A package raises, and will again when it is imported.
-  return ""
+      is_there = part in sys.modules or (
+        (module is None or hasattr(module, "__path__")) and util.find_spec(part) is not None
+      )
+      module = import_module(part) if is_there else None
+    except (Exception, SystemExit) as error:
+      raise UsageError(f"{what}: to import {part} raised {described(error)}") from error
+    if module is None:
+      raise UsageError(f"{what}: there is no module {part!r}; {hint(last, modules_in(parent))}")
+  return import_module(name)
 
 
 def modules_in(package: str) -> list[str]:

@@ -188,7 +188,7 @@ def from_json(text: str) -> Report:
     found = table.get("format") if isinstance(table, dict) else None
     raise ValueError(f"a report has the format {FORMAT}, got {found!r}")
   try:
-    report = restored(Report, table)
+    report: Report = restored(Report, table)
     return report._replace(
       findings=tuple(restored(Finding, row) for row in table["findings"]),
       checks=tuple(restored(Checked, row) for row in table["checks"]),

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from fbackprop import __version__
 from fbackprop.verify.bank import BUGS, RIGHT
 from fbackprop.verify.bank.specimen import KINDS, Specimen
 from fbackprop.verify.checking import vjp
@@ -65,7 +64,7 @@ class SelfTest(NamedTuple):
     scores: one for each specimen.
     level, seed: as they were asked for.
     seconds: of all of them.
-    environment: versions, backend and device.
+    environment: the version of jax, the backend and the device.
   """
 
   scores: tuple[Score, ...]
@@ -220,7 +219,6 @@ def environment() -> dict[str, str]:
   """What the outcome may depend on."""
   device = jax.devices()[0]
   return {
-    "fbackprop": __version__,
     "jax": jax.__version__,
     "backend": jax.default_backend(),
     "device": device.device_kind,
