@@ -120,10 +120,17 @@ def test_a_function_is_verified_with_its_arguments(folder, verifier, capsys):
 
 def test_flags_reach_the_verifier(folder, verifier):
   flags = "--vjp userpkg.rules:rule --level quick --seed 7 --allowance 2.5 --ties reference"
+  flags += " --surrogate"
   assert verify("square", "--args", "userpkg.rules:made", *flags.split()) == 0
   (_, _, _, options) = verifier.calls[0]
   assert options.pop("f_vjp") is sys.modules["userpkg.rules"].rule
-  assert options == {"level": "quick", "seed": 7, "allowance": 2.5, "ties": "reference"}
+  assert options == {
+    "level": "quick",
+    "seed": 7,
+    "allowance": 2.5,
+    "ties": "reference",
+    "surrogate": True,
+  }
 
 
 def test_a_layer_is_verified_layer_by_layer(folder, verifier):
@@ -155,13 +162,13 @@ def test_a_failure_prints_the_command_that_shows_it_again(folder, verifier, caps
   verifier.answer = LEAVES
   flags = (*ARGS, "--seed", "7", "--level", "quick", "--allowance", "2", "--ties", "reference")
   flags = (*flags, "--vjp", "userpkg.rules:rule")
-  assert verify("square", *flags) == 1
+  assert verify("square", *flags, "--surrogate") == 1
   said = capsys.readouterr().out
   start = said.index("again: ")
   again = " ".join(said[start : said.index("\n\n", start)].split())
   assert again == (
     "again: fbackprop verify userpkg.rules:square --args userpkg.rules:make_args --vjp "
-    "userpkg.rules:rule --level quick --allowance 2 --ties reference --seed 7 --leaf params/w"
+    "userpkg.rules:rule --level quick --allowance 2 --ties reference --surrogate --seed 7 --leaf params/w"
   )
   # It is a command: the same call but for the leaf.
   assert main(again.split()[2:]) == 1
@@ -271,6 +278,9 @@ def test_an_interrupt_decides_nothing(folder, verifier, capsys):
      "--vjp userpkg.rules:number must be a function, got int"),
     ("userpkg.rules:net --args userpkg.rules:make_params_and_x --vjp userpkg.rules:rule",
      "--vjp: userpkg.rules:net is a Layer, which has its own rule"),
+    ("userpkg.rules:net --args userpkg.rules:make_params_and_x --surrogate",
+     "--surrogate: userpkg.rules:net is a Layer, whose parts are known"),
+    ("--surrogate", "--surrogate needs a function"),
     ("userpkg.rules:net --args userpkg.rules:made",
      "must give (params, x) for a Layer, got 1 argument"),
     ("userpkg.rules:square --args userpkg.rules:made --json userpkg",

@@ -98,7 +98,7 @@ def test_what_is_not_as_usual_is_said():
   ).table()
   assert text.startswith("ORACLE FAULT: f")
   for said in (
-    "ORACLE FAULT   maths   z  ()   with N = 1\n      got -5.0000e-01  want -1.0000e+00\n",
+    "ORACLE FAULT   maths   z  ()   regime: N = 1\n      got -5.0000e-01  want -1.0000e+00\n",
     "NO VERDICT   numerics   b  (4,)\n      the bound is vacuous\n",
     "note   kink\n      two lines\n\n      of a message\n",
     "allowance: every bound was multiplied by 4\n",

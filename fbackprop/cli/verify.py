@@ -52,6 +52,9 @@ class VerifyConfig:
   ties: Literal["any", "reference"] = "any"
   """At a kink: any slope between those of the sides is right, or only that of the reference."""
 
+  surrogate: bool = False
+  """The rule is meant to differ from the function's slope: straight-through, stop_gradient."""
+
   leaf: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
   """Report on one leaf only, as params/1/w."""
 
@@ -76,6 +79,8 @@ class VerifyConfig:
     for flag in ("args", "vjp", "leaf"):
       if self.target is None and getattr(self, flag) is not None:
         raise UsageError(f"--{flag} needs a function: fbackprop verify MODULE:F --{flag} ...")
+    if self.target is None and self.surrogate:
+      raise UsageError("--surrogate needs a function: fbackprop verify MODULE:F --surrogate ...")
     if self.only and not self.self_test:
       raise UsageError("--only names specimens of --self-test")
 
@@ -151,6 +156,8 @@ def report_of(config: VerifyConfig) -> "Report":
   options: dict[str, Any] = {
     "level": config.level, "seed": config.seed, "allowance": config.allowance, "ties": config.ties,
   }  # fmt: skip
+  if config.surrogate:
+    options["surrogate"] = True
   if config.vjp is not None:
     options["f_vjp"] = load("--vjp", config.vjp)
     if not callable(options["f_vjp"]):
@@ -158,6 +165,8 @@ def report_of(config: VerifyConfig) -> "Report":
       raise UsageError(f"--vjp {config.vjp} must be a function, got {kind}")
   if is_layer and config.vjp is not None:
     raise UsageError(f"--vjp: {config.target} is a Layer, which has its own rule")
+  if is_layer and config.surrogate:
+    raise UsageError(f"--surrogate: {config.target} is a Layer, whose parts are known")
   if is_layer and len(args) != 2:
     got = f"{len(args)} argument{'s' * (len(args) != 1)}"
     raise UsageError(f"--args {config.args} must give (params, x) for a Layer, got {got}")
@@ -207,6 +216,7 @@ def again(config: VerifyConfig, report: "Report") -> str:
   words += ["--level", config.level] if config.level != "standard" else []
   words += ["--allowance", f"{config.allowance:g}"] if config.allowance != 1 else []
   words += ["--ties", config.ties] if config.ties != "any" else []
+  words += ["--surrogate"] if config.surrogate else []
   words += ["--seed", str(config.seed)]
   words += ["--leaf", leaf] if leaf else []
   return shlex.join(words)

@@ -124,3 +124,17 @@ def first_verdict(kinds: Sequence[str]) -> Verdict:
 
 class UnusableError(ValueError):
   """The function or its arguments can't be used: no float goes in, or none comes out."""
+
+
+class RuleError(Exception):
+  """The rule does what no rule may: it raises, or returns another tree.
+
+  Attributes:
+    check: "structure", "dtype", "no gradient" or "raises".
+    leaf: the path of the leaf, or "".
+  """
+
+  def __init__(self, check: str, message: str, leaf: str = "") -> None:
+    super().__init__(message)
+    self.check = check
+    self.leaf = leaf

@@ -59,7 +59,7 @@ def lines_of(finding: Finding, report: Report, is_first: bool) -> list[str]:
   if finding.wrong:
     parts.append(f"{finding.wrong} of {finding.size} entries")
   if finding.regime != "as given":
-    parts.append(f"with {finding.regime}")
+    parts.append(f"regime: {finding.regime}")
   if is_first:
     parts.append("first in backward order")
   lines = joined(parts, "   ")
@@ -74,7 +74,7 @@ def lines_of(finding: Finding, report: Report, is_first: bool) -> list[str]:
     wrong = f"        first wrong: {finding.leaf}"
     lines += wrapped(f"{INDENT}verified: ", ", ".join(report.verified) + wrong)
   if finding.cause:
-    lines += wrapped(f"{INDENT}cause: ", finding.cause)
+    lines += wrapped(f"{INDENT}cause: ", finding.cause.rstrip(": "))
   return lines
 
 

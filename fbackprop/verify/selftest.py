@@ -19,15 +19,16 @@ Outcome = Literal["caught", "missed", "passed", "false alarm", "no verdict"]
 # The kind of cause that a check stands for by itself, where its name isn't one of `KINDS`.
 KIND_OF_CHECK = {
   "zero cotangent": "cotangent",
-  "scaling": "cotangent",
-  "additivity": "cotangent",
-  "repetition": "state",
-  "jit": "mode",
-  "vmap": "mode",
-  "scan": "mode",
-  "remat": "mode",
-  "second order": "mode",
+  "scaled cotangent": "cotangent",
+  "repeated call": "state",
+  "pullback called twice": "state",
+  "pullback after another call": "state",
+  "donated arguments": "state",
+  "arguments unchanged": "state",
+  "differences": "semantic",
   "numerics": "precision",
+  "second order": "mode",
+  "two devices": "mode",
 }
 
 

@@ -1,0 +1,2 @@
+def find_cause(*a, **k):
+  return "no known pattern"
