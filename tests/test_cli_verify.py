@@ -168,7 +168,8 @@ def test_a_failure_prints_the_command_that_shows_it_again(folder, verifier, caps
   again = " ".join(said[start : said.index("\n\n", start)].split())
   assert again == (
     "again: fbackprop verify userpkg.rules:square --args userpkg.rules:make_args --vjp "
-    "userpkg.rules:rule --level quick --allowance 2 --ties reference --surrogate --seed 7 --leaf params/w"
+    "userpkg.rules:rule --level quick --allowance 2 --ties reference --surrogate --seed 7 "
+    "--leaf params/w"
   )
   # It is a command: the same call but for the leaf.
   assert main(again.split()[2:]) == 1

@@ -35,7 +35,8 @@ def table(report: Report) -> str:
     # A command is there to be copied, so it isn't broken where it would fit on a line of its own.
     lines += ["", *wrapped("again: ", report.again)]
   lines += ["", *lines_of_checks(report.checks)]
-  lines += wrapped("own dtype: ", own_dtype(report))
+  if any(check.check == "numerics" for check in report.checks):
+    lines += wrapped("own dtype: ", own_dtype(report))
   if report.allowance != 1:
     lines += wrapped("allowance: ", f"every bound was multiplied by {report.allowance:g}")
   if report.not_checked:
