@@ -18,6 +18,7 @@ from jax.extend import core
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.primitives import is_float
+from fbackprop.verify.regimes import is_integer
 from fbackprop.verify.tracing import evaluate_flat, flat
 from fbackprop.verify.witnesses import Witnesses
 
@@ -41,7 +42,7 @@ class Coverage:
   def watch(self, place: Place, name: str, a: np.ndarray, b: np.ndarray) -> None:
     """Notes the outcomes of one comparison."""
     if a.dtype.kind != "f":
-      if name in ("eq", "ne") and (b.size == 1 or a.size == 1):
+      if name in ("eq", "ne") and a.dtype.kind in "iu" and (b.size == 1 or a.size == 1):
         self.integers |= {int(v) for v in (b if b.size == 1 else a).reshape(-1)}
       return
     outcomes = self.seen.setdefault(place, set())
@@ -110,7 +111,7 @@ def is_outermost(coverage: Coverage, place: Place) -> bool:
 
 
 def is_label(x: Any) -> bool:
-  return getattr(x, "dtype", np.dtype(object)).kind == "i" and x.size > 0
+  return is_integer(x) and x.size > 0
 
 
 def with_value(x: Any, value: int) -> Any:

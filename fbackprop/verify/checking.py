@@ -40,11 +40,15 @@ LEVELS = ("quick", "standard", "deep")
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
 # From so many numbers on, "standard" keeps to its ten seconds with these regimes.
 LARGE = 200_000
-ESSENTIAL = ("redrawn", "some entries zero", "ties", "1e4 times larger", "loss times 2^40", "other labels",
-             "smallest label everywhere", "columns of scale 1e-4 to 1e4")  # fmt: skip
+ESSENTIAL = (
+  "redrawn", "some entries zero", "ties", "1e4 times larger", "loss times 2^40", "other labels",
+  "smallest label everywhere", "columns of scale 1e-4 to 1e4",
+)  # fmt: skip
 # The order in which failures are told: what explains the others comes first.
-RANKS = ("raises", "structure", "no gradient", "dtype", "repeated call", "pullback after another call",
-         "pullback called twice", "forward", "maths")  # fmt: skip
+RANKS = (
+  "raises", "structure", "no gradient", "dtype", "repeated call", "pullback after another call",
+  "pullback called twice", "forward", "maths",
+)  # fmt: skip
 
 
 def vjp(
@@ -109,13 +113,40 @@ def vjp(
   if not is_integer(seed) or seed < 0:
     raise ValueError(f"vjp: seed must be an integer of at least 0, got {seed!r}")
   check_number("vjp", "allowance", allowance, least=0.0)
+  return verify_call(
+    getattr(f, "__name__", type(f).__name__),
+    f,
+    args,
+    f_vjp,
+    level,
+    seed,
+    allowance,
+    ties,
+    surrogate,
+  )
+
+
+def verify_call(
+  name: str,
+  f: Callable[..., Any],
+  args: tuple[Any, ...],
+  f_vjp: Callable[..., Any] | None,
+  level: str,
+  seed: int,
+  allowance: float,
+  ties: str,
+  surrogate: bool = False,
+  y_bar: list[np.ndarray] | None = None,
+) -> Report:
+  """The same with a name, and at a cotangent that isn't drawn but given."""
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
   rule, outputs = rule_of(f, f_vjp, signature, leaves)
-  name = getattr(f, "__name__", type(f).__name__)
   verification = Verification(
     name, rule, leaves, outputs, level, seed, allowance, ties == "reference", surrogate
   )
+  if y_bar is not None:
+    verification.y_bar = y_bar
   with jax.default_matmul_precision("highest"):
     verification.run()
   return verification.report(time.monotonic() - start)

@@ -312,8 +312,6 @@ class Evaluator:
   def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
     """Hands a comparison's two sides to who watches."""
     assert self.watch is not None
-    if not inputs or not (is_real(inputs[0]) or inputs[0].dtype.kind in "iu"):
-      return
     if name in primitives.COMPARISONS or name in ("max", "min"):
       self.watch(place, name, *primitives.aligned(inputs))
     elif name in ("abs", "sign") and is_real(inputs[0]):

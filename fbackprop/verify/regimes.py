@@ -60,9 +60,9 @@ def value_regimes(signature: Signature, leaves: Leaves, level: str, seed: int) -
       own[i] = np.zeros_like(leaves[i])
       found.append(Regime(f"{signature.names[i]} zero", own))
   found.append(changed("1e4 times larger", lambda x: scaled(redrawn(rng, x), 1e4)))
-  if any(is_integer(x) or x.dtype == bool for x in leaves):
+  if any(kind(x) in "iub" for x in leaves):
     labels = [relabelled(rng, x) if is_integer(x) else x for x in leaves]
-    labels = [rng.permutation(np.asarray(x)) if x.dtype == bool and x.ndim else x for x in labels]
+    labels = [rng.permutation(np.asarray(x)) if kind(x) == "b" and x.ndim else x for x in labels]
     found.append(Regime("other labels", labels))
   if any(is_repeated(x) for x in leaves):
     for extreme, function in (("smallest", np.min), ("largest", np.max)):
@@ -87,7 +87,12 @@ def of_floats(
 
 
 def is_integer(x: Any) -> bool:
-  return getattr(x, "dtype", np.dtype(object)).kind in "iu"
+  return kind(x) in "iu"
+
+
+def kind(x: Any) -> str:
+  """NumPy's letter for what an array holds; "V" for keys."""
+  return x.dtype.kind if isinstance(x.dtype, np.dtype) else "V"
 
 
 def is_positive(x: np.ndarray) -> bool:
