@@ -40,6 +40,10 @@ def make_params_and_x():
   import jax
   return net.init(jax.random.key(0)), jnp.ones((4, 2))
 
+def make_with_key():
+  import jax
+  return *make_params_and_x(), jax.random.key(1)
+
 def make_list():
   return [jnp.ones(3)]
 
@@ -114,7 +118,7 @@ def test_a_function_is_verified_with_its_arguments(folder, verifier, capsys):
   ((kind, f, args, options),) = verifier.calls
   rules = sys.modules["userpkg.rules"]
   assert (kind, f, args) == ("vjp", rules.square, rules.made)
-  assert options == {"level": "standard", "seed": 0, "allowance": 1.0, "ties": "any"}
+  assert options == {"level": "standard", "seed": 0, "allowance": 1.0}
   assert capsys.readouterr().out.startswith("PASS: userpkg.rules:square   standard, seed 0")
 
 
@@ -135,8 +139,13 @@ def test_flags_reach_the_verifier(folder, verifier):
 
 def test_a_layer_is_verified_layer_by_layer(folder, verifier):
   assert verify("net", "--args", "userpkg.rules:make_params_and_x") == 0
-  ((kind, net, (_, x), _),) = verifier.calls
+  ((kind, net, (_, x), options),) = verifier.calls
   assert (kind, net.name, x.shape) == ("layer", "dense", (4, 2))
+  assert options == {"level": "standard", "seed": 0, "allowance": 1.0}
+  assert verify("net", "--args", "userpkg.rules:make_with_key") == 0
+  (_, (_, _, (_, x), options)) = verifier.calls
+  assert x.shape == (4, 2)
+  assert "key" in options
 
 
 def test_a_name_may_have_dots(folder, verifier):
@@ -273,7 +282,7 @@ def test_an_interrupt_decides_nothing(folder, verifier, capsys):
     ("userpkg.rules:square --args userpkg.rules:number", "number must be the tuple of the"),
     ("userpkg.rules:square --args userpkg.rules:make_nothing",
      "--args: userpkg.rules:make_nothing() raised ValueError: no such file (userpkg/rules.py, "
-     "line 29)"),
+     "line 33)"),
     ("userpkg.rules:square --args userpkg.rules:leave", "leave() raised SystemExit (userpkg/"),
     ("userpkg.rules:square --args userpkg.rules:made --vjp userpkg.rules:number",
      "--vjp userpkg.rules:number must be a function, got int"),
@@ -283,7 +292,7 @@ def test_an_interrupt_decides_nothing(folder, verifier, capsys):
      "--surrogate: userpkg.rules:net is a Layer, whose parts are known"),
     ("--surrogate", "--surrogate needs a function"),
     ("userpkg.rules:net --args userpkg.rules:made",
-     "must give (params, x) for a Layer, got 1 argument"),
+     "must give (params, x) for a Layer, or (params, x, key), got 1 argument"),
     ("userpkg.rules:square --args userpkg.rules:made --json userpkg",
      "--json userpkg can't be written: Is a directory"),
     ("userpkg.rules:square --args userpkg.rules:made --json none/f.json",
@@ -316,7 +325,7 @@ def test_what_cannot_be_used_is_refused(folder, verifier, capsys, flags, said):
 
 def test_the_library_is_verified_rule_by_rule(folder, monkeypatch, capsys):
   def verify(verdict, **options):
-    assert options == {"level": "quick", "seed": 3, "allowance": 1.0, "ties": "any"}
+    assert options == {"level": "quick", "seed": 3, "allowance": 1.0}
     return Report("f", () if verdict == "pass" else (Finding(verdict, "maths"),), seconds=1.0)
 
   def broken(**options):
@@ -367,6 +376,7 @@ def test_each_rule_of_the_library_can_be_called_as_it_is_verified(entry, verifie
   if kind == "layer":
     y, residuals = f.forward(*args)
     f.backward(args[0], residuals, jnp.ones_like(y))
+    assert options.keys() <= {"key"}
     return
   y = f(*args)
   if options:

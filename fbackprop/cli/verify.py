@@ -35,7 +35,7 @@ class VerifyConfig:
   """The function: one with a jax.custom_vjp, or the reference of --vjp, or a Layer."""
 
   args: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
-  """A tuple of its arguments, or a function that makes one; (params, x) of a Layer."""
+  """A tuple of its arguments, or a function that makes one; of a Layer: (params, x)."""
 
   vjp: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
   """The rule, where the function carries none: f_vjp(*args) -> (y, pullback)."""
@@ -49,8 +49,8 @@ class VerifyConfig:
   allowance: float = 1.0
   """Multiplies every bound, and is printed."""
 
-  ties: Literal["any", "reference"] = "any"
-  """At a kink: any slope between those of the sides is right, or only that of the reference."""
+  ties: Literal["any", "reference"] | None = None
+  """At a kink any slope between its sides is right, or only the reference's, as of a Layer."""
 
   surrogate: bool = False
   """The rule is meant to differ from the function's slope: straight-through, stop_gradient."""
@@ -153,9 +153,7 @@ def report_of(config: VerifyConfig) -> "Report":
   if not (is_layer or callable(f)):
     raise UsageError(f"{config.target} must be a function or a Layer, got {type(f).__name__}")
   args = arguments_of(str(config.args))
-  options: dict[str, Any] = {
-    "level": config.level, "seed": config.seed, "allowance": config.allowance, "ties": config.ties,
-  }  # fmt: skip
+  options = options_of(config)
   if config.surrogate:
     options["surrogate"] = True
   if config.vjp is not None:
@@ -167,9 +165,12 @@ def report_of(config: VerifyConfig) -> "Report":
     raise UsageError(f"--vjp: {config.target} is a Layer, which has its own rule")
   if is_layer and config.surrogate:
     raise UsageError(f"--surrogate: {config.target} is a Layer, whose parts are known")
-  if is_layer and len(args) != 2:
+  if is_layer and len(args) not in (2, 3):
     got = f"{len(args)} argument{'s' * (len(args) != 1)}"
-    raise UsageError(f"--args {config.args} must give (params, x) for a Layer, got {got}")
+    said = "must give (params, x) for a Layer, or (params, x, key)"
+    raise UsageError(f"--args {config.args} {said}, got {got}")
+  if is_layer and len(args) == 3:
+    options["key"], args = args[2], args[:2]
   try:
     verify = layer if is_layer else vjp
     report = whatever_happens(str(config.target), lambda: verify(f, *args, **options))
@@ -177,6 +178,12 @@ def report_of(config: VerifyConfig) -> "Report":
     raise UsageError(f"{config.target}: {error}") from error
   report = report._replace(name=str(config.target), again=again(config, report))
   return report if config.leaf is None else of_leaf(report, config.leaf)
+
+
+def options_of(config: VerifyConfig) -> dict[str, Any]:
+  """What `vjp` and `layer` both take."""
+  options = {"level": config.level, "seed": config.seed, "allowance": config.allowance}
+  return options if config.ties is None else {**options, "ties": config.ties}
 
 
 def arguments_of(target: str) -> tuple[Any, ...]:
@@ -215,7 +222,7 @@ def again(config: VerifyConfig, report: "Report") -> str:
   words += ["--vjp", config.vjp] if config.vjp else []
   words += ["--level", config.level] if config.level != "standard" else []
   words += ["--allowance", f"{config.allowance:g}"] if config.allowance != 1 else []
-  words += ["--ties", config.ties] if config.ties != "any" else []
+  words += ["--ties", config.ties] if config.ties else []
   words += ["--surrogate"] if config.surrogate else []
   words += ["--seed", str(config.seed)]
   words += ["--leaf", leaf] if leaf else []
@@ -241,9 +248,7 @@ def run_library(config: VerifyConfig) -> Outcome:
   from fbackprop.verify.library import LIBRARY
   from fbackprop.verify.rendering import FORMAT, to_plain
 
-  options = {
-    "level": config.level, "seed": config.seed, "allowance": config.allowance, "ties": config.ties,
-  }  # fmt: skip
+  options = options_of(config)
   reports = []
   with progress(config, len(LIBRARY), "verifying") as tell:
     for i, entry in enumerate(LIBRARY):

@@ -1,8 +1,8 @@
 """What `fbackprop verify` verifies when it is given nothing: every rule of this library, small.
 
-A layer is checked by `layer`, which looks inside of a composition. A loss, a layer that draws, and
-what the transforms make are checked by `vjp`, as anybody's function is. Targets are constants:
-labels are an argument, which has no cotangent, and real targets are closed over.
+A layer is checked by `layer`, which looks inside of a composition; a loss, and what the transforms
+make, by `vjp`, as anybody's function is. Targets are constants: labels are an argument, which has
+no cotangent, and real targets are closed over.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from fbackprop.networks import mlp
 from fbackprop.noise import dropout
 from fbackprop.normalization import layer_norm, rms_norm
 from fbackprop.repetition import remat, repeat
-from fbackprop.transforms import as_custom_vjp, pullback, value_and_grad
+from fbackprop.transforms import as_custom_vjp, value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.checking import vjp
 from fbackprop.verify.findings import Report
@@ -55,18 +55,9 @@ def verify_layer(make: Callable[[], Layer], **options: Any) -> Report:
   return layer(*arguments_of(make), **options)
 
 
-def verify_drawing_layer(make: Callable[[], Layer], **options: Any) -> Report:
-  """With a key that is always the same: its masks are constants."""
-  net, params, x = arguments_of(make)
-  key = jax.random.key(1)
-
-  def f(params: Params, x: Array) -> Array:
-    return net.forward(params, x, key)[0]
-
-  def f_vjp(params: Params, x: Array) -> Any:
-    return pullback(net)(params, x, key)
-
-  return vjp(f, params, x, f_vjp=f_vjp, **options)
+def verify_training_pass(make: Callable[[], Layer], **options: Any) -> Report:
+  """Layer by layer, with a key: of a layer that draws."""
+  return layer(*arguments_of(make), key=jax.random.key(1), **options)
 
 
 def verify_custom_vjp(make: Callable[[], Layer], **options: Any) -> Report:
@@ -205,7 +196,7 @@ LIBRARY: tuple[Entry, ...] = (
   Entry("dense, no bias", partial(verify_layer, partial(dense, WIDTH, CLASSES, bias=False))),
   Entry("layer_norm", partial(verify_layer, partial(layer_norm, WIDTH))),
   Entry("rms_norm", partial(verify_layer, partial(rms_norm, WIDTH))),
-  Entry("dropout", partial(verify_drawing_layer, partial(dropout, 0.3))),
+  Entry("dropout", partial(verify_training_pass, partial(dropout, 0.3))),
   Entry("serial", partial(verify_layer, chain)),
   Entry("skip", partial(verify_layer, branch)),
   Entry("repeat", partial(verify_layer, loop)),
@@ -213,7 +204,7 @@ LIBRARY: tuple[Entry, ...] = (
   Entry("mlp", partial(verify_layer, plain_mlp)),
   Entry("mlp, no bias", partial(verify_layer, mlp_without_bias)),
   Entry("mlp, rms_norm, repeat", partial(verify_layer, normalized_mlp)),
-  Entry("mlp, everything", partial(verify_drawing_layer, mlp_with_everything)),
+  Entry("mlp, everything", partial(verify_training_pass, mlp_with_everything)),
   Entry("as_custom_vjp", partial(verify_custom_vjp, plain_mlp)),
   Entry("value_and_grad", partial(verify_value_and_grad, plain_mlp, losses.softmax_cross_entropy)),
   Entry("squared_error", partial(verify_loss, losses.squared_error, real_targets)),

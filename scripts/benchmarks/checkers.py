@@ -38,7 +38,11 @@ def run(peers: list[str]) -> list[dict[str, Any]]:
     except ModuleNotFoundError:
       print(f"{PEERS[peer]:<38}  not installed: pip install {package}", flush=True)
       continue
-    row = {"peer": peer, "checker": PEERS[peer], "version": metadata.version(package)}
+    row: dict[str, Any] = {
+      "peer": peer,
+      "checker": PEERS[peer],
+      "version": metadata.version(package),
+    }
     row |= run_ours(rest) if family == "ours" else run_peer(peer)
     rows.append(row)
     caught = f"{row['caught']} ({row['caught'] / max(row['bugs'], 1):.1%})"
