@@ -30,7 +30,7 @@ class Finding(NamedTuple):
   check: str
   regime: str = "as given"
   leaf: str = ""
-  index: tuple[int, ...] | None = None
+  index: tuple[int, ...] | None = None  # type: ignore[assignment]  # As no tuple.index is needed.
   got: float | None = None
   want: float | None = None
   bound: float | None = None

@@ -74,16 +74,16 @@ class SelfTest(NamedTuple):
   seconds: float
   environment: dict[str, str]
 
-  def count(self, outcome: Outcome) -> int:
+  def how_many(self, outcome: Outcome) -> int:
     """How many specimens have an outcome."""
     return sum(score.outcome == outcome for score in self.scores)
 
   @property
   def code(self) -> int:
     """The exit code: 1 if anything is missed or falsely alarmed, 4 if anything has no verdict."""
-    if self.count("missed") or self.count("false alarm"):
+    if self.how_many("missed") or self.how_many("false alarm"):
       return 1
-    return 4 if self.count("no verdict") else 0
+    return 4 if self.how_many("no verdict") else 0
 
   @property
   def totals(self) -> dict[str, int]:
@@ -92,11 +92,11 @@ class SelfTest(NamedTuple):
     causes = [s.cause_is_right for s in self.scores if s.cause_is_right is not None]
     return {
       "bugs": sum(score.is_bug for score in self.scores),
-      "caught": self.count("caught"),
-      "missed": self.count("missed"),
+      "caught": self.how_many("caught"),
+      "missed": self.how_many("missed"),
       "right": sum(not score.is_bug for score in self.scores),
-      "false_alarms": self.count("false alarm"),
-      "no_verdicts": self.count("no verdict"),
+      "false_alarms": self.how_many("false alarm"),
+      "no_verdicts": self.how_many("no verdict"),
       "leaves": len(leaves),
       "right_leaf_first": sum(leaves),
       "causes": len(causes),

@@ -59,7 +59,7 @@ def run_ours(level: str) -> dict[str, Any]:
     names.setdefault(score.outcome, []).append(score.name)
   return {
     **counts(names.get("missed", []), names.get("false alarm", []), names.get("no verdict", [])),
-    "caught": done.count("caught"),
+    "caught": done.how_many("caught"),
     "seconds": done.seconds,
   }
 
