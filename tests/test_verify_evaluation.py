@@ -67,9 +67,7 @@ PROGRAMS = {
   "slices": lambda x, y: jax.lax.dynamic_slice(x, (1, 1), (2, 2)),
   "solve": lambda x, y: jnp.linalg.solve(y @ y.T + jnp.eye(4), x.T),
   "cholesky": lambda x, y: jnp.linalg.cholesky(y @ y.T + jnp.eye(4)),
-  "random": lambda x, y: (
-    x * jax.random.normal(KEY, x.shape, x.dtype)
-  ),
+  "random": lambda x, y: x * jax.random.normal(KEY, x.shape, x.dtype),
   "logsumexp": lambda x, y: jax.nn.logsumexp(100 * x, 1),
   "softmax": lambda x, y: jax.nn.log_softmax(x, 1) + jax.nn.softmax(x, 0),
   "scan": loop,

@@ -393,7 +393,14 @@ def widened(equation: Any) -> Callable[..., list[Any]]:
   for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
     if params.get(key) is not None and is_float(params[key]):
       params[key] = np.dtype(np.float64)
-  return lambda *values: bind(equation.primitive, params, values)
+
+  def apply(*values: Any) -> list[Any]:
+    results = bind(equation.primitive, params, values)
+    if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
+      raise TypeError("it doesn't compute in float64")
+    return results
+
+  return apply
 
 
 def own_dtypes(equation: Any, values: Sequence[Any]) -> list[Any]:
