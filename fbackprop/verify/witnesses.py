@@ -17,7 +17,14 @@ from fbackprop.verify.evaluation import Evaluator, Noise, lifted
 from fbackprop.verify.findings import RuleError
 from fbackprop.verify.primitives import digits, is_float
 from fbackprop.verify.rules import Rule, first_line
-from fbackprop.verify.tracing import evaluate_flat, flat, sources, trace, without_rules
+from fbackprop.verify.tracing import (
+  carries_rule,
+  evaluate_flat,
+  flat,
+  sources,
+  trace,
+  without_rules,
+)
 
 # Of a rule or a reference that can't be traced in float64: what its constants were rounded by.
 CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
@@ -35,6 +42,8 @@ class Witnesses(NamedTuple):
     outputs: shapes and dtypes of all outputs.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
+    truth_missing: why there is no A.
+    has_rule: whether f carries a custom rule somewhere.
   """
 
   signature: Any
@@ -45,6 +54,7 @@ class Witnesses(NamedTuple):
   is_wide: bool
   first_to_last: list[int]
   truth_missing: str = ""
+  has_rule: bool = False
 
   def evaluator(self, noise: Noise | None) -> Evaluator:
     """What evaluates the programs of these arguments."""
@@ -87,7 +97,10 @@ def gather_witnesses(
   floats = rule.signature.floats
   places = sources(forward)
   order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
-  return Witnesses(rule.signature, program, truth, forward, outputs, is_wide, order, missing)
+  with_rule = carries_rule(jax.make_jaxpr(rule.forward)(*map(jnp.asarray, leaves)))
+  return Witnesses(
+    rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule
+  )
 
 
 def trace_forward(rule: Rule, leaves: Sequence[Any]) -> core.ClosedJaxpr:
