@@ -296,10 +296,16 @@ class Verification:
       return None
     self.count(check)
     may_be_vacuous = bool(values.fragile or values.foreign)
-    self.compare_outputs(values, regime, may_be_vacuous)
+    if not regime.only_finite:
+      self.compare_outputs(values, regime, may_be_vacuous)
     if values.bars_want is None:
       return values
     differences = compare(values.bars, values.bars_want, self.allowance, may_be_vacuous)
+    if regime.only_finite:
+      differences = [
+        d._replace(is_wrong=d.is_wrong & ~np.isfinite(d.got) & np.isfinite(d.want))
+        for d in differences
+      ]
     self.worst_share = max(
       [self.worst_share, *(d.share for d in differences if not d.is_wrong.any())]
     )
@@ -356,7 +362,9 @@ class Verification:
     name = self.rule.signature.float_names[d.leaf]
     kind = {"oracle fault": "oracle fault", "fail": "fail"}.get(judgement.ruling, "note")
     cause, message = "", ""
-    if judgement.ruling == "kink":
+    if judgement.why:
+      cause, message = "kink: not a slope between those of its sides", judgement.why
+    elif judgement.ruling == "kink":
       cause = "kink: another slope than autodiff's at a tie"
       message = "the function has a kink here"
       if self.reference_at_ties:
@@ -369,7 +377,9 @@ class Verification:
     if key in self.failed:
       return
     self.failed.add(key)
-    if kind == "fail" and not cause:
+    if kind == "fail" and not np.isfinite(d.got[d.worst]):
+      cause = "not finite: the truth is"
+    elif kind == "fail" and not cause:
       cause = self.cause_of(d, differences, witnesses, regime, y_bar)
     self.add(
       self.finding_of(kind, check, regime.name, name, d)._replace(cause=cause, message=message)

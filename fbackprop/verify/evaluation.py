@@ -118,7 +118,12 @@ class Evaluator:
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Samples:
-      return self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom]
+      if not isinstance(atom, core.Literal):
+        return values[atom]
+      is_exact = not is_float(
+        atom.aval.dtype
+      )  # A Python integer takes the dtype it was traced with.
+      return self.constant(np.asarray(atom.val, atom.aval.dtype) if is_exact else atom.val)
 
     last_use = {}
     for i, equation in enumerate(jaxpr.eqns):
@@ -291,6 +296,7 @@ class Evaluator:
     if equation.primitive.name == "bitcast_convert_type":  # Of random bits: exact, as traced.
       own = own_dtypes(equation, inputs)
       return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
+    inputs = own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_real(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     terms = max(1.0, max(sizes, default=1) / max(1, *out_sizes))
@@ -403,10 +409,12 @@ def widened(equation: Any) -> Callable[..., list[Any]]:
   return apply
 
 
-def own_dtypes(equation: Any, values: Sequence[Any]) -> list[Any]:
-  """The values in the dtypes that an equation was traced with."""
-  atoms = zip(values, equation.invars, strict=True)
-  return [v.astype(a.aval.dtype) if is_float(v.dtype) else v for v, a in atoms]
+def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
+  """The values in the dtypes that an equation was traced with; without `floats`, the others."""
+  return [
+    v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_real(v)) else v
+    for v, a in zip(values, equation.invars, strict=True)
+  ]
 
 
 def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
