@@ -6,6 +6,7 @@ before the more particular. Each is a concrete array, held against every entry.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -65,11 +66,8 @@ def find_cause(
   problem = problem_of(args, y_bar, floats, got, want, bounds, leaf)
   found = find_pattern(problem) or find_rearrangement(problem)
   if found is None:
-    try:
-      with jax.enable_x64(True), np.errstate(all="ignore"):
-        found = find_edit(reference, args, y_bar, problem, got, want, bounds, leaf, until)
-    except TimeoutError:
-      pass
+    with suppress(TimeoutError), jax.enable_x64(True), np.errstate(all="ignore"):
+      found = find_edit(reference, args, y_bar, problem, got, want, bounds, leaf, until)
   if found is None:
     batch = batch_of(args, y_bar)
     found = find_factor(problem) or find_blank_slices(problem, batch)
@@ -110,11 +108,23 @@ def find_edit(
     edits.inner_cotangents,
     points.everywhere,
     edits.others_cotangents,
-    edits.weighted_examples,
     edits.pairs_of_paths,
     edits.rounded_products,
-    partial(edits.paths, sizes=problem.sizes, is_free=True),
   )
+  # What has a number that is free can explain by it what has another reason.
+  loose: tuple[Callable[..., Iterator[Any]], ...] = (
+    partial(edits.paths, sizes=problem.sizes, is_free=True),
+    edits.weighted_examples,
+  )
+  return (
+    first_of(matcher, stages, until) or find_factor(problem) or first_of(matcher, loose, until)
+  )
+
+
+def first_of(
+  matcher: Matcher, stages: Sequence[Callable[..., Iterator[Any]]], until: float
+) -> str | None:
+  """The first alteration that explains all leaves, else the first that explains this one."""
   partly: list[str] = []
   for stage in stages:
     try:

@@ -203,7 +203,7 @@ def weighted_examples(matcher: Matcher) -> Iterator[Group]:
     factors = np.linalg.lstsq(each.T, error, rcond=None)[0]
     factors = np.where(np.abs(factors) < 1e-9, 0.0, factors)
     wrong = np.flatnonzero(factors)
-    if not 0 < len(wrong):
+    if not len(wrong) or np.ptp(factors) < 1e-9:
       continue
     exact = np.where(np.abs(factors - np.round(factors)) < 1e-7, np.round(factors), factors)
     counts = sorted({float(f"{1 + c:.6g}") for c in exact[wrong]})

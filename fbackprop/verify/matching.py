@@ -109,6 +109,8 @@ class Matcher:
 
   def of_group(self, group: Group) -> str | None:
     """Screens the alterations, and pulls back those that pass."""
+    if any(len(bars) == 0 for bars in group.bars.values()):
+      return None
     found: np.ndarray | float = 0.0
     terms: np.ndarray | float = 0.0
     with np.errstate(all="ignore"):

@@ -89,8 +89,8 @@ def plain_patterns(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
       if np.count_nonzero(tensor) >= 2:
         share = float(np.vdot(error, tensor) / np.vdot(tensor, tensor))
         yield f"proportional to a parameter: {share:.6g} times {of}{what}", want + share * tensor
-  is_cut = error != 0
-  if 0 < is_cut.sum() < got.size or got.size > 1:
+  cut = int((np.abs(error) > problem.tolerance).sum())
+  if 1 < cut < got.size:  # One cut entry, or all of them, would always fit.
     low = float(np.max(got, initial=-np.inf, where=error > problem.tolerance))
     high = float(np.min(got, initial=np.inf, where=error < -problem.tolerance))
     if low <= high and (low > -np.inf or high < np.inf):

@@ -275,13 +275,55 @@ def everywhere(matcher: Matcher) -> Iterator[Whole]:
     yield altered(
       matcher, f"wrong point: the derivatives of {name} at its outputs", partial(at_output, name)
     )
-  turns = {step.turn for step in tape.steps if step.origin}
-  if len(turns) > 1:
-    length = max(turns) + 1
-    for by, text in ((-1, "the step before"), (1, "the step after"), (0, "the scan reversed")):
-      table = {(s.origin, s.turn): k for k, s in enumerate(tape.steps)}
-      hook = partial(of_other_turn, table, by, length)
-      yield altered(matcher, f"wrong point: the residuals of {text}", hook)
+  for text, places in turned_residuals(tape):
+    yield altered(matcher, text, partial(with_operands, places))
+
+
+# By step and operand, the place of the value that is read instead.
+Operands = dict[int, dict[int, int]]
+
+
+def turned_residuals(tape: Tape) -> Iterator[tuple[str, Operands]]:
+  """One operand in all turns of a scan: of another turn, or another value of the same turn."""
+  turns: dict[tuple[int, ...], dict[int, int]] = {}
+  for k, step in enumerate(tape.steps):
+    if step.origin:
+      turns.setdefault(step.origin, {})[step.turn] = k
+  turns = {origin: at for origin, at in turns.items() if len(at) > 1}
+  for origin, at in turns.items():
+    first = tape.steps[at[0]]
+    if first.name not in READERS and (not first.is_elementwise or is_linear(tape, at[0])):
+      continue
+    length = len(at)
+    for j, place in enumerate(first.inputs):
+      if place not in tape.depends and not is_float(tape.values[place].dtype):
+        continue
+      what = f"{first.name}'s operand {j} in a scan"
+      for text, other in (("the turn before", -1), ("the turn after", 1), ("the turns reversed", 0)):
+        places = {}
+        for turn, k in at.items():
+          from_turn = turn + other if other else length - 1 - turn
+          if from_turn in at:
+            places[k] = {j: tape.steps[at[from_turn]].inputs[j]}
+        if any(tape.steps[k].inputs[j] != p[j] for k, p in places.items()):
+          yield f"wrong point: {what} of {text}", places
+      shape = np.shape(tape.values[place])
+      for other_at in turns.values():
+        output = tape.steps[other_at[0]].outputs[0] if 0 in other_at else None
+        if output is None or np.shape(tape.values[output]) != shape or set(other_at) != set(at):
+          continue
+        places = {k: {j: tape.steps[other_at[turn]].outputs[0]} for turn, k in at.items()}
+        yield f"wrong point: {describe(tape, output)} stands for {what}", places
+
+
+def with_operands(
+  places: Operands, tape: Tape, k: int, inputs: list[np.ndarray], bars: list[np.ndarray]
+) -> list[np.ndarray | None] | None:
+  """Steps whose backward reads other values."""
+  if k not in places:
+    return None
+  inputs = [tape.stacked(places[k][j]) if j in places[k] else x for j, x in enumerate(inputs)]
+  return tape.pull(k, inputs, bars)
 
 
 def at_output(
@@ -297,21 +339,3 @@ def at_output(
     for i, x in zip(step.inputs, inputs, strict=True)
   ]
   return tape.pull(k, replaced, bars)
-
-
-def of_other_turn(
-  table: dict[Any, int],
-  by: int,
-  length: int,
-  tape: Tape,
-  k: int,
-  inputs: list[np.ndarray],
-  bars: list[np.ndarray],
-) -> list[np.ndarray | None] | None:
-  """A step of an unrolled scan, with the inputs that it has in another turn."""
-  step = tape.steps[k]
-  turn = step.turn + by if by else length - 1 - step.turn
-  other = table.get((step.origin, turn))
-  if other is None or other == k:
-    return None
-  return tape.pull(k, [tape.stacked(i) for i in tape.steps[other].inputs], bars)
