@@ -13,14 +13,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.verify import edits, points
+from fbackprop.verify import (
+  cotangents,
+  operands,
+  paths,
+  points,
+  recomputation,
+  rounding,
+  scans,
+  subsets,
+)
 from fbackprop.verify.matching import Matcher, tolerance_of
-from fbackprop.verify.patterns import Problem, find_factor, find_pattern
+from fbackprop.verify.patterns import Problem, find_factor, find_pattern, find_swapped
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rearrangement import find_blank_slices, find_rearrangement
 from fbackprop.verify.tape import Tape
 
 UNKNOWN = "no known pattern"
+Stages = tuple[Callable[..., Iterator[Any]], ...]
 
 
 def find_cause(
@@ -70,8 +80,8 @@ def find_cause(
       found = find_edit(reference, args, y_bar, problem, got, want, bounds, leaf, until)
   if found is None:
     batch = batch_of(args, y_bar)
-    found = find_factor(problem) or find_blank_slices(problem, batch)
-  return found or edits.looks_rounded(problem.got - problem.want, problem.want) or UNKNOWN
+    found = find_factor(problem) or find_swapped(problem) or find_blank_slices(problem, batch)
+  return found or rounding.looks_rounded(problem.got - problem.want, problem.want) or UNKNOWN
 
 
 def find_edit(
@@ -98,32 +108,40 @@ def find_edit(
   # A program that isn't the one whose gradient is wanted would explain nothing.
   if not (np.abs(own - problem.want) <= 1e-9 * np.max(np.abs(problem.want), initial=0.0)).all():
     return None
-  stages: tuple[Callable[..., Iterator[Any]], ...] = (
-    edits.output_cotangents,
-    edits.stop_gradients,
-    partial(edits.paths, sizes=problem.sizes),
-    edits.subsets,
-    points.points,
-    points.operands,
-    edits.inner_cotangents,
+  early: Stages = (cotangents.output_cotangents,)
+  stages: Stages = (
+    operands.conditions,
+    points.other_activations,
+    paths.stop_gradients,
+    partial(paths.cut_paths, sizes=problem.sizes),
+    subsets.left_out,
+    points.other_points,
+    operands.other_operands,
+    cotangents.inner_cotangents,
     points.everywhere,
-    edits.others_cotangents,
-    edits.pairs_of_paths,
-    edits.rounded_products,
+    cotangents.untransposed_steps,
+    cotangents.others_cotangents,
+    paths.pairs_of_paths,
+    cotangents.multiplied_cotangents,
+    scans.scan_slips,
+    recomputation.recomputed,
+    rounding.rounded_products,
   )
   # What has a number that is free can explain by it what has another reason.
-  loose: tuple[Callable[..., Iterator[Any]], ...] = (
-    partial(edits.paths, sizes=problem.sizes, is_free=True),
-    edits.weighted_examples,
+  loose: Stages = (
+    partial(paths.cut_paths, sizes=problem.sizes, is_free=True),
+    subsets.weighted_examples,
   )
   return (
-    first_of(matcher, stages, until) or find_factor(problem) or first_of(matcher, loose, until)
+    first_of(matcher, early, until)
+    or find_factor(problem)
+    or first_of(matcher, stages, until)
+    or find_swapped(problem)
+    or first_of(matcher, loose, until)
   )
 
 
-def first_of(
-  matcher: Matcher, stages: Sequence[Callable[..., Iterator[Any]]], until: float
-) -> str | None:
+def first_of(matcher: Matcher, stages: Stages, until: float) -> str | None:
   """The first alteration that explains all leaves, else the first that explains this one."""
   partly: list[str] = []
   for stage in stages:
@@ -158,9 +176,7 @@ def problem_of(
   )
   tolerance = tolerance_of(got[leaf], want[leaf], bounds[leaf])
   parameter = np.asarray(floats[leaf])
-  return Problem(
-    got[leaf], want[leaf], tolerance, parameter, sizes_of(args, y_bar, leaf), others
-  )
+  return Problem(got[leaf], want[leaf], tolerance, parameter, sizes_of(args, y_bar, leaf), others)
 
 
 def batch_of(args: tuple[Any, ...], y_bar: Any) -> int | None:

@@ -11,7 +11,8 @@ a random direction r in the leaf, ⟨r, pullback of v_bar⟩ = ⟨v_dot, v_bar�
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +26,8 @@ PRODUCT_SHARE = 1e-11
 LEAST_WRONG = 4
 # Matches at the leaf alone are kept until one at all leaves is found, but so many are enough.
 MOST_PARTIAL = 4
+# Entries of a batch of alterations at one place.
+MOST_ENTRIES = 4_000_000
 
 
 class Group(NamedTuple):
@@ -193,3 +196,24 @@ def tolerance_of(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.nda
   """The error of an entry that still counts as reproduced."""
   finite = [np.max(np.abs(x), initial=0.0, where=np.isfinite(x)) for x in (got, want)]
   return 4 * np.where(np.isfinite(bound), bound, 0.0) + LEAF_SHARE * max(finite)
+
+
+def say(text: str, e: int, k: float) -> str:
+  """A text that doesn't depend on the alteration."""
+  return text
+
+
+def say_each(texts: Sequence[str], e: int, k: float) -> str:
+  """The text of alteration e."""
+  return texts[e]
+
+
+def altered(
+  matcher: Matcher,
+  text: str,
+  hook: Callable[..., Any],
+) -> Whole:
+  """A whole sweep with another rule at some steps."""
+  tape = matcher.tape
+  bars, _ = tape.sweep(tape.y_bars, partial(hook, tape))
+  return Whole(text, [x[0] for x in tape.at_leaves(bars)])

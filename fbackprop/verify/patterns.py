@@ -66,6 +66,17 @@ def find_factor(problem: Problem) -> str | None:
   return first_fit(problem, any_factor)
 
 
+def find_swapped(problem: Problem) -> str | None:
+  """Whether what was got is another leaf's cotangent."""
+  return first_fit(problem, of_others)
+
+
+def of_others(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
+  """The cotangents of the other leaves."""
+  for name, other, _ in problem.others:
+    yield f"permuted: the cotangent of {name}", other
+
+
 def first_fit(
   problem: Problem, patterns: Callable[[Problem], Iterator[tuple[str, np.ndarray]]]
 ) -> str | None:
@@ -95,8 +106,6 @@ def plain_patterns(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
     high = float(np.min(got, initial=np.inf, where=error < -problem.tolerance))
     if low <= high and (low > -np.inf or high < np.inf):
       yield f"clipped: to [{low:.6g}, {high:.6g}]", np.clip(want, low, high)
-  for name, other, _ in problem.others:
-    yield f"permuted: the cotangent of {name}", other
   if got.size > 1:
     yield "cotangent: the absolute value", np.abs(want)
     yield "cotangent: its sign alone", np.sign(want)

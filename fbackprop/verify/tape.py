@@ -39,6 +39,7 @@ class Step(NamedTuple):
     inputs, outputs: places in the table of values.
     name: of the primitive, or of the function that carries a rule of its own.
     is_elementwise: whether an entry of the output depends on that entry of the inputs alone.
+    equation: as it was traced.
     origin: what is the same for a step of an unrolled scan in all its turns.
     turn: which turn it is; 0 elsewhere.
   """
@@ -49,6 +50,7 @@ class Step(NamedTuple):
   outputs: tuple[int, ...]
   name: str
   is_elementwise: bool
+  equation: Any
   origin: tuple[int, ...] = ()
   turn: int = 0
 
@@ -133,7 +135,7 @@ class Tape:
         simple = is_whole or name in ELEMENTWISE
         step = Step(
           equation.primitive, equation.params, tuple(operands), tuple(outputs), label, simple,
-          (*origin, i), turn,
+          equation, (*origin, i), turn,
         )  # fmt: skip
         self.steps.append(step)
       places.update(zip(equation.outvars, outputs, strict=True))
@@ -251,8 +253,7 @@ class Tape:
 
   def stacked(self, place: int) -> Any:
     """A value with an axis of one sample."""
-    value = self.values[place]
-    return value[None] if hasattr(value, "shape") else np.asarray(value)[None]
+    return stacked(self.values[place])
 
   def pull(self, k: int, inputs: list[Any], bars: list[np.ndarray]) -> list[np.ndarray | None]:
     """The pullback of one step; None for an operand that isn't a float."""
@@ -281,13 +282,63 @@ class Tape:
       found[j] = np.asarray(bar)
     return found
 
-  def reaches(self, place: int, leaf: int) -> bool:
-    """Whether a value depends on a leaf."""
-    return place in self.descendants(leaf)
+  def recomputed(
+    self, changes: dict[int, Any], read_instead: dict[int, dict[int, Any]]
+  ) -> list[Any]:
+    """All values again, some of them given, or some operands of some steps.
 
-  def descendants(self, leaf: int) -> set[int]:
-    """The places that depend on one leaf."""
-    found = {leaf}
+    Args:
+      changes: values by place.
+      read_instead: by step and operand, the value that is read.
+    """
+    values = list(self.values)
+    for place, x in changes.items():
+      values[place] = x
+    changed = set(changes)
+    for k, step in enumerate(self.steps):
+      own = read_instead.get(k, {})
+      if not own and not any(i in changed for i in step.inputs):
+        continue
+      if time.monotonic() > self.until:
+        raise TimeoutError
+      inputs = [own.get(j, values[i]) for j, i in enumerate(step.inputs)]
+      outputs = Evaluator().apply(step.equation, [stacked(x) for x in inputs], ())
+      for place, x in zip(step.outputs, outputs, strict=True):
+        values[place] = x[0]
+        changed.add(place)
+    return values
+
+  def applied(self, k: int, inputs: dict[int, np.ndarray]) -> list[np.ndarray]:
+    """What a step makes of other operands, with an axis of samples."""
+    step = self.steps[k]
+    values = [stacked(inputs.get(j, self.values[i])) for j, i in enumerate(step.inputs)]
+    return [np.asarray(x) for x in Evaluator().apply(step.equation, values, ())]
+
+  def alike(self, place: int, is_own: bool = False) -> list[int]:
+    """Other values of a value's shape and dtype, each number once; also itself, if wanted."""
+    value = self.values[place]
+    if not isinstance(value, np.ndarray):
+      return []
+    seen = set() if is_own else {value.tobytes()}
+    found = []
+    for other, x in enumerate(self.values):
+      if isinstance(x, np.ndarray) and (x.dtype, x.shape) == (value.dtype, value.shape):
+        key = x.tobytes()
+        if key not in seen:
+          seen.add(key)
+          found.append(other)
+    return found
+
+  def describe(self, place: int) -> str:
+    """A value, by what computed it."""
+    for step in self.steps:
+      if place in step.outputs:
+        return f"{step.name} {list(np.shape(self.values[place]))}"
+    return f"argument leaf {place}" if place < len(self.leaves) else "a constant"
+
+  def data_dependent(self) -> set[int]:
+    """The places that depend on a float leaf, those of integers and conditions too."""
+    found = set(self.float_leaves)
     for step in self.steps:
       if any(i in found for i in step.inputs):
         found.update(step.outputs)
@@ -297,6 +348,11 @@ class Tape:
     """The cotangents of the float leaves; zeros where none arrives."""
     shapes = [np.shape(self.values[i]) for i in self.float_leaves]
     return [bars.get(i, np.zeros((1, *s))) for i, s in zip(self.float_leaves, shapes, strict=True)]
+
+
+def stacked(value: Any) -> Any:
+  """A value with an axis of one sample."""
+  return value[None] if hasattr(value, "shape") else np.asarray(value)[None]
 
 
 def pullback_of(step: Step, which: list[int], outs: int, *arrays: Any) -> list[Any]:
