@@ -15,6 +15,7 @@ import numpy as np
 
 from fbackprop.verify import (
   cotangents,
+  kinks,
   operands,
   paths,
   points,
@@ -110,6 +111,7 @@ def find_edit(
     return None
   early: Stages = (cotangents.output_cotangents,)
   stages: Stages = (
+    kinks.slopes_at_kinks,
     operands.conditions,
     points.other_activations,
     paths.stop_gradients,

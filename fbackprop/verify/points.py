@@ -1,6 +1,6 @@
 """Derivatives of the right or another function, at the right or another point."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -19,7 +19,10 @@ def other_activations(matcher: Matcher) -> Iterator[Group]:
     s, y = tape.stacked(region.source), tape.stacked(region.sink)
     own = region.slopes(s)
     with np.errstate(all="ignore"):
-      found = named_slopes(s)
+      # Slopes that are 0 or 1 at all these points say nothing about a function.
+      found = [(name, x) for name, x in named_slopes(s) if np.ptp(x) > 0]
+      if not found:
+        continue
       texts = [
         f"other function: the derivative of {name} in place of that of {region.name}"
         for name, _ in found
@@ -42,6 +45,9 @@ def other_points(matcher: Matcher) -> Iterator[Group]:
     with np.errstate(all="ignore"):
       other = other_slopes(s, y, own, region.name)
       texts = [text for text, _ in other]
+      if is_step_like(tape, region.steps):
+        text = f"semantic: {region.name} is taken for the identity, a straight-through rule"
+        texts = [text if "the identity" in t else t for t in texts]
       slopes = [np.broadcast_to(slope, s.shape) for _, slope in other]
       places = [region.sink, *(p for p in tape.alike(region.source) if p != region.sink)]
       places = places[: max(1, MOST_ENTRIES // max(1, s.size))]
@@ -52,6 +58,12 @@ def other_points(matcher: Matcher) -> Iterator[Group]:
       told += [f"wrong point: the derivative of {region.name} at {name}" for name in names[1:]]
       stack = np.concatenate([found, *slopes])
     yield Group({region.source: bar * (stack - own)}, partial(say_each, told + texts))
+
+
+def is_step_like(tape: Tape, steps: Sequence[int]) -> bool:
+  """Whether a function clips or rounds: what a straight-through rule is written for."""
+  names = {tape.steps[k].name for k in steps}
+  return bool(names & {"clamp", "round", "floor", "ceil", "sign"}) or {"max", "min"} <= names
 
 
 def everywhere(matcher: Matcher) -> Iterator[Whole]:

@@ -57,7 +57,8 @@ def left_out_operands(tape: Tape) -> Iterator[tuple[str, dict[int, Any], Read]]:
 def literals(tape: Tape) -> dict[float, list[int]]:
   """The scalar constants, by their number."""
   found: dict[float, list[int]] = {}
-  read = {i for step in tape.steps if step.outputs[0] in tape.depends for i in step.inputs}
+  moving = tape.data_dependent()
+  read = {i for step in tape.steps if step.outputs[0] in moving for i in step.inputs}
   for place in tape.constants:
     value = tape.values[place]
     if place in read and np.ndim(value) == 0 and is_float(value.dtype) and np.isfinite(value):

@@ -133,6 +133,10 @@ class Tape:
         outputs = [new() for _ in equation.outvars]
         label = equation.params.get("name", name) if is_whole else name
         simple = is_whole or name in ELEMENTWISE
+        if simple:
+          shape = equation.outvars[0].aval.shape
+          pairs = zip(operands, equation.invars, strict=True)
+          operands = [self.widen(place, atom.aval, shape, (*origin, i)) for place, atom in pairs]
         step = Step(
           equation.primitive, equation.params, tuple(operands), tuple(outputs), label, simple,
           equation, (*origin, i), turn,
@@ -140,6 +144,16 @@ class Tape:
         self.steps.append(step)
       places.update(zip(equation.outvars, outputs, strict=True))
     return [place_of(atom) for atom in program.jaxpr.outvars]
+
+  def widen(self, place: int, aval: Any, shape: tuple[int, ...], origin: tuple[int, ...]) -> int:
+    """Writes out an axis of length 1 that an elementwise step meets with a longer one."""
+    if aval.shape in ((), shape):
+      return place
+    broadcast = partial(
+      jax.lax.broadcast_in_dim, shape=shape, broadcast_dimensions=tuple(range(len(shape)))
+    )
+    program = jax.make_jaxpr(broadcast)(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
+    return self.write(program, [place], (*origin, -3))[0]
 
   def unroll(self, params: Any, operands: list[int], origin: tuple[int, ...]) -> list[int]:
     """A scan's turns, one after the other."""
@@ -195,7 +209,9 @@ class Tape:
 
     def push(*dots: Any) -> list[Any]:
       values, dots_out = jax.jvp(lambda *xs: self.run(*xs), tuple(floats), dots)
-      return [d if is_float(v.dtype) else jnp.zeros(()) for v, d in zip(values, dots_out)]
+      return [
+        d if is_float(v.dtype) else jnp.zeros(()) for v, d in zip(values, dots_out, strict=True)
+      ]
 
     program = jax.make_jaxpr(push)(*floats)
     return [np.asarray(d) for d in Evaluator().run_stacked(program, list(directions))]
@@ -262,7 +278,7 @@ class Tape:
       return [None] * len(inputs)
     is_real = [is_float(self.values[i].dtype) for i in step.inputs]
     which = [j for j, real in enumerate(is_real) if real]
-    outs = [b for b, i in zip(bars, step.outputs) if is_float(self.values[i].dtype)]
+    outs = [b for b, i in zip(bars, step.outputs, strict=True) if is_float(self.values[i].dtype)]
     found: list[np.ndarray | None] = [None] * len(inputs)
     if not outs or not which:
       return found
