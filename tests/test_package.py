@@ -38,7 +38,6 @@ FLOORS = [
    "verify.bank.attention", "verify.bank.loops", "verify.bank.networks", "verify.bank.batches",
    "verify.bank.branches", "verify.bank.kinks", "verify.bank.precision", "verify.bank.cotangents",
    "verify.bank.structure", "verify.bank.state", "verify.bank.modes",
-   "verify.bank", "verify.causes", "verify.primitives", "verify.comparison", "verify.evaluation",
    "verify.arguments", "verify.tracing", "verify.rules", "verify.regimes", "verify.witnesses",
    "verify.branches", "verify.exact", "verify.modes", "verify.numerics", "verify.ties",
    "verify.judging", "verify.checking", "verify.layers", "verify.asserting", "verify.library",

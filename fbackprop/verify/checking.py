@@ -502,7 +502,7 @@ class Verification:
       return
     coverage = Coverage(witnesses)
     coverage.look([*self.leaves, *self.y_bar])
-    for regime in self.regimes():
+    for regime in (r for r in self.regimes() if not r.only_finite):
       coverage.look([*regime.leaves, *(b * regime.loss_scale for b in self.y_bar)])
     points, left = search(coverage, self.leaves, self.y_bar, self.level)
     for name, leaves, y_bar in points:
