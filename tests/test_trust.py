@@ -78,6 +78,21 @@ def test_a_cell_is_verified_as_it_says():
   assert report.ok, report.table()
 
 
+def test_a_cell_of_a_wrong_rule_fails(monkeypatch):
+  """A checker is tested on wrong rules: here the gradient of the last output is 0.1 % too large."""
+  case = matrix.LOSSES["squared_error"]
+
+  def wrong_backward(residuals, losses_bar):
+    return case.loss.backward(residuals, losses_bar).at[:, -1].multiply(1.001)
+
+  wrong = case._replace(loss=case.loss._replace(backward=wrong_backward))
+  monkeypatch.setitem(matrix.LOSSES, "squared_error", wrong)
+  for dtype in ("float32", "bfloat16"):
+    report = matrix.verify(matrix.Cell(dtype, "squared_error", "tanh"), level="quick")
+    assert report.verdict == "fail"
+    assert trust.plain(report)["regimes"]["as given"] == "fail"
+
+
 def made_up():
   """A fail, a pass, and the rest not verified."""
   cells = {

@@ -20,7 +20,7 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 # All different, and N even, so that two devices can share a batch; no power of two, so that 1/N is
 # rounded.
 N, WIDTH, HIDDEN, OUTPUTS = 6, 3, 7, 4
-ACTIVATIONS = tuple(sorted(name for name in fb.__all__ if isinstance(getattr(fb, name), fb.Layer)))
+ACTIVATIONS = tuple(sorted(name for name in dir(fb) if isinstance(getattr(fb, name), fb.Layer)))
 
 
 class LossCase(NamedTuple):

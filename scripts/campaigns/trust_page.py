@@ -70,7 +70,7 @@ def mark(results: Results, loss: str, net: str) -> str:
   if not found:
     return "—"
   if len(found) == len(DTYPES) and len(set(found.values())) == 1:
-    return found[DTYPES[0]]
+    return str(found[DTYPES[0]])
   missing = {dtype: "—" for dtype in DTYPES if dtype not in found}
   told = {d: v for d, v in {**found, **missing}.items() if v != "pass"}
   return "pass; " + ", ".join(f"{dtype} {verdict}" for dtype, verdict in told.items())
