@@ -295,9 +295,15 @@ class Evaluator:
       inputs[cond_end:body_end],
       inputs[body_end:],
     )
-    while bool(self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))[0][0]):
-      carry = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
-    return carry
+    while True:
+      (goes_on,) = self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))
+      mask = np.asarray(goes_on[0])  # Under vmap each lane stands still when it is done.
+      if not mask.any():
+        return carry
+      moved = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
+      carry = (
+        moved if mask.ndim == 0 else [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
+      )
 
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
@@ -380,11 +386,16 @@ def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
   return x + (first - x[:1]) if x.shape[0] > 1 else first
 
 
+def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
+  """The new values where a lane goes on, the old ones elsewhere."""
+  return np.where(mask.reshape(1, *mask.shape, *(1,) * (new.ndim - 1 - mask.ndim)), new, old)
+
+
 def stacked(rows: list[Any], aval: Any) -> Samples:
   """The rows of a scan's output, after the axis of samples."""
   if not rows:
     dtype = np.float64 if is_float(aval.dtype) else aval.dtype
-    return np.zeros((1, *aval.shape), dtype)
+    return np.zeros((1, 0, *aval.shape), dtype)
   if not isinstance(rows[0], np.ndarray):
     return jnp.stack(rows, axis=1)
   samples = max(r.shape[0] for r in rows)

@@ -86,6 +86,8 @@ def broadcast_in_dim(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
 
 
 def reshape(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+  if params["dimensions"] is not None:
+    x = x.transpose(0, *(1 + axis for axis in params["dimensions"]))
   return x.reshape(x.shape[0], *params["new_sizes"])
 
 
