@@ -92,7 +92,7 @@ def silu_factored():
     return silu(z), z
 
   def silu_bwd(z, y_bar):
-    s = 1 / (1 + jnp.exp(-z))
+    s = jax.nn.sigmoid(z)
     return (y_bar * s * (1 + z * (1 - s)),)
 
   silu.defvjp(silu_fwd, silu_bwd)

@@ -71,8 +71,10 @@ def loss_of_a_net():
     loss, (grads, x_bar) = our_gradient(params, x, labels)
 
     def pull(loss_bar):
-      scaled = jax.tree.map(loss_bar.__mul__, (grads, x_bar))
-      return (*scaled, None)
+      def scaled(bar):
+        return loss_bar * bar
+
+      return (*jax.tree.map(scaled, (grads, x_bar)), None)
 
     return loss, pull
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import draw, draw_positive
+from fbackprop.verify.bank.arguments import draw
 from fbackprop.verify.bank.specimen import Example, Specimen
 
 
@@ -138,13 +138,15 @@ def product_of_others():
 
 
 def newton_root():
-  """A cube root by Newton's method, iterated until it stands still; the rule is implicit."""
+  """The cube root of 1 + x² by Newton's method, until it stands still; the rule is implicit."""
 
   @jax.custom_vjp
-  def cube_root(a):
+  def cube_root(x):
+    a = 1 + x * x
+
     def moves(state):
       y, step, n = state
-      return (n < 100) & jnp.any(jnp.abs(step) > 1e-12 * jnp.abs(y))
+      return (n < 100) & jnp.any(jnp.abs(step) > 1e-12 * y)
 
     def improve(state):
       y, _, n = state
@@ -153,43 +155,39 @@ def newton_root():
 
     return jax.lax.while_loop(moves, improve, (jnp.ones_like(a), jnp.ones_like(a), 0))[0]
 
-  def cube_root_fwd(a):
-    y = cube_root(a)
-    return y, y
+  def cube_root_fwd(x):
+    y = cube_root(x)
+    return y, (x, y)
 
-  def cube_root_bwd(y, y_bar):
-    return (y_bar / (3 * y * y),)
+  def cube_root_bwd(residuals, y_bar):
+    x, y = residuals
+    return (y_bar * 2 * x / (3 * y * y),)
 
   cube_root.defvjp(cube_root_fwd, cube_root_bwd)
-  return Example(cube_root, draw_positive((5,)))
+  return Example(cube_root, draw((5,)))
 
 
 def fixed_point():
-  """h = tanh(h w + x), iterated; the rule solves (I - Jᵀ) z = h_bar by the same iteration."""
+  """Kepler's equation h = x + e sin h, iterated sixty times; the rule is implicit."""
 
   @jax.custom_vjp
-  def equilibrium(w, x):
+  def anomaly(x, a):
     def improve(_, h):
-      return jnp.tanh(h @ w + x)
+      return x + 0.5 * jnp.tanh(a) * jnp.sin(h)
 
-    return jax.lax.fori_loop(0, 60, improve, jnp.zeros_like(x))
+    return jax.lax.fori_loop(0, 60, improve, x)
 
-  def equilibrium_fwd(w, x):
-    h = equilibrium(w, x)
-    return h, (w, h)
+  def anomaly_fwd(x, a):
+    h = anomaly(x, a)
+    return h, (h, jnp.tanh(a))
 
-  def equilibrium_bwd(residuals, h_bar):
-    w, h = residuals
+  def anomaly_bwd(residuals, h_bar):
+    h, t = residuals
+    x_bar = h_bar / (1 - 0.5 * t * jnp.cos(h))
+    return x_bar, 0.5 * (1 - t * t) * jnp.sum(x_bar * jnp.sin(h), axis=0)
 
-    def improve(_, z_bar):
-      return (h_bar + z_bar @ w.T) * (1 - h * h)
-
-    z_bar = jax.lax.fori_loop(0, 60, improve, jnp.zeros_like(h))
-    return h.T @ z_bar, z_bar
-
-  equilibrium.defvjp(equilibrium_fwd, equilibrium_bwd)
-  w, x = draw((3, 3), (5, 3))
-  return Example(equilibrium, (0.1 * w, x))
+  anomaly.defvjp(anomaly_fwd, anomaly_bwd)
+  return Example(anomaly, draw((5, 3), (3,)))
 
 
 def rule_in_a_scan():

@@ -119,42 +119,44 @@ def safe_norm():
   return Example(length, (x.at[2].set(0),), f_vjp)
 
 
-def triangular_solve():
-  """A solve with a well-conditioned matrix, whose rule solves with the transpose."""
+def ridge_solve():
+  """x solves (a aᵀ + 1) x = b; the rule solves with the same matrix, which is symmetric."""
 
   @jax.custom_vjp
   def solve(a, b):
-    return jnp.linalg.solve(a, b)
+    return jnp.linalg.solve(a @ a.T + jnp.eye(a.shape[0], dtype=a.dtype), b)
 
   def solve_fwd(a, b):
-    x = jnp.linalg.solve(a, b)
+    x = solve(a, b)
     return x, (a, x)
 
   def solve_bwd(residuals, x_bar):
     a, x = residuals
-    b_bar = jnp.linalg.solve(a.T, x_bar)
-    return -b_bar @ x.T, b_bar
+    b_bar = solve(a, x_bar)
+    return -(b_bar @ (x.T @ a) + x @ (b_bar.T @ a)), b_bar
 
   solve.defvjp(solve_fwd, solve_bwd)
-  a, b = draw((3, 3), (3, 2))
-  return Example(solve, (0.3 * a + 2 * jnp.eye(3, dtype=a.dtype), b))
+  return Example(solve, draw((3, 4), (3, 2)))
 
 
 def log_determinant():
-  """log |det a| by Cholesky of a aᵀ, whose rule is the inverse transposed."""
+  """½ log det(1 + a aᵀ) by Cholesky; the rule solves with the factor that was kept."""
+
+  def matrix(a):
+    return a @ a.T + jnp.eye(a.shape[0], dtype=a.dtype)
 
   def half_log_determinant(a):
-    factor = jnp.linalg.cholesky(a @ a.T)
-    return jnp.sum(jnp.log(jnp.diagonal(factor)))
+    return jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(matrix(a)))))
 
   def f_vjp(a):
+    factor = jnp.linalg.cholesky(matrix(a))
+
     def pullback(y_bar):
-      return (y_bar * jnp.linalg.inv(a).T,)
+      return (y_bar * jax.scipy.linalg.cho_solve((factor, True), a),)
 
-    return half_log_determinant(a), pullback
+    return jnp.sum(jnp.log(jnp.diagonal(factor))), pullback
 
-  (a,) = draw((3, 3))
-  return Example(half_log_determinant, (0.3 * a + 2 * jnp.eye(3, dtype=a.dtype),), f_vjp)
+  return Example(half_log_determinant, draw((3, 4)), f_vjp)
 
 
 def attention_rows():
@@ -192,7 +194,7 @@ RIGHT = (
   Specimen("right-rms-norm-from-output", rms_norm_kept_inverse),
   Specimen("right-batch-norm-projected", batch_norm_projected),
   Specimen("right-safe-norm", safe_norm),
-  Specimen("right-solve", triangular_solve),
+  Specimen("right-ridge-solve", ridge_solve),
   Specimen("right-log-determinant", log_determinant),
   Specimen("right-attention-by-rows", attention_rows),
 )

@@ -168,23 +168,24 @@ def embedding_sorted():
 
 
 def convolution_by_product():
-  """A convolution as the product of patches, whose cotangents are added back by slices."""
+  """A convolution as a product of patches, whose cotangents are added back slice by slice."""
 
   def smooth(x, kernel):
-    return jnp.convolve(x, kernel, mode="valid")
+    left, middle, right = kernel
+    padded = jnp.pad(x, 1)
+    return left * padded[:-2] + middle * padded[1:-1] + right * padded[2:]
 
   def f_vjp(x, kernel):
-    n, k = x.shape[0], kernel.shape[0]
-    patches = jnp.stack([x[i : n - k + 1 + i] for i in range(k)], axis=1)
+    padded = jnp.pad(x, 1)
+    patches = jnp.stack([padded[i : i + x.shape[0]] for i in range(3)], axis=1)
 
     def pullback(y_bar):
-      bars = jnp.outer(y_bar, kernel[::-1])
-      x_bar = jnp.zeros_like(x)
-      for i in range(k):
-        x_bar = x_bar.at[i : n - k + 1 + i].add(bars[:, i])
-      return x_bar, (patches.T @ y_bar)[::-1]
+      padded_bar = jnp.zeros_like(padded)
+      for i in range(3):
+        padded_bar = padded_bar.at[i : i + x.shape[0]].add(y_bar * kernel[i])
+      return padded_bar[1:-1], patches.T @ y_bar
 
-    return patches @ kernel[::-1], pullback
+    return patches @ kernel, pullback
 
   return Example(smooth, draw((9,), (3,)), f_vjp)
 

@@ -123,6 +123,23 @@ def not_differentiated():
   return Example(f, draw((5, 3)))
 
 
+def static_axis():
+  """The axis is an integer of Python, and nondiff_argnums names it."""
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+  def logsumexp(x, axis):
+    return jax.nn.logsumexp(x, axis=axis)
+
+  def logsumexp_fwd(x, axis):
+    return logsumexp(x, axis), jax.nn.softmax(x, axis=axis)
+
+  def logsumexp_bwd(axis, p, y_bar):
+    return (p * jnp.expand_dims(y_bar, axis),)
+
+  logsumexp.defvjp(logsumexp_fwd, logsumexp_bwd)
+  return Example(logsumexp, (*draw((5, 3)), 1))
+
+
 def nested_rules():
   """A rule whose forward pass calls a function with a rule of its own."""
 
@@ -279,6 +296,7 @@ RIGHT = (
   Specimen("right-mask-and-scalar", mask_argument),
   Specimen("right-dropout-by-key", dropout_by_key),
   Specimen("right-not-differentiated", not_differentiated),
+  Specimen("right-static-axis", static_axis),
   Specimen("right-nested-rules", nested_rules),
   Specimen("right-closure-and-constants", closure_and_constants),
   Specimen("right-scalars", scalars),
