@@ -122,8 +122,8 @@ def find_edit(
     cotangents.inner_cotangents,
     points.everywhere,
     cotangents.untransposed_steps,
-    cotangents.others_cotangents,
     paths.pairs_of_paths,
+    cotangents.others_cotangents,
     cotangents.multiplied_cotangents,
     scans.scan_slips,
     recomputation.recomputed,
@@ -172,7 +172,7 @@ def problem_of(
   """The wrong leaf, with what may explain it."""
   shape = want[leaf].shape
   others = tuple(
-    (f"float leaf {i}", w, np.asarray(floats[i]))
+    (f"float leaf {i}", got[i], w, np.asarray(floats[i]))
     for i, w in enumerate(want)
     if i != leaf and w.shape == shape
   )

@@ -24,11 +24,18 @@ LONGEST_SCAN = 32
 MOST_STEPS = 1200
 # Entry by entry, of arrays of one shape and of scalars.
 ELEMENTWISE = frozenset(
-  """abs acos acosh add asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos
-  cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma
-  log log1p logistic lt max min mul ne neg nextafter not and or xor pow reduce_precision rem round
-  rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh""".split()
-)
+  (
+    "abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil",
+    "clamp", "convert_element_type", "copy", "cos", "cosh", "digamma", "div", "eq", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite",
+    "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter",
+    "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
+    "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+  )
+)  # fmt: skip
+
+# The class has no types of its own.
+struct: Any = jax.ShapeDtypeStruct
 
 
 class Step(NamedTuple):
@@ -152,7 +159,7 @@ class Tape:
     broadcast = partial(
       jax.lax.broadcast_in_dim, shape=shape, broadcast_dimensions=tuple(range(len(shape)))
     )
-    program = jax.make_jaxpr(broadcast)(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
+    program = jax.make_jaxpr(broadcast)(struct(aval.shape, aval.dtype))
     return self.write(program, [place], (*origin, -3))[0]
 
   def unroll(self, params: Any, operands: list[int], origin: tuple[int, ...]) -> list[int]:
@@ -165,17 +172,17 @@ class Tape:
     turns = range(length)[::-1] if params["reverse"] else range(length)
     outputs: dict[int, list[int]] = {}
     for turn in turns:
-      pick = jax.make_jaxpr(
-        lambda *xs, turn=turn: [jax.lax.index_in_dim(x, turn, keepdims=False) for x in xs]
-      )(*[jax.ShapeDtypeStruct((length, *c.shape), c.dtype) for c in columns])
+      pick = jax.make_jaxpr(partial(rows_at, turn))(
+        *[struct((length, *c.shape), c.dtype) for c in columns]
+      )
       xs = self.write(pick, stacked, (*origin, -1), turn)
       out = self.write(body, [*fixed, *carried, *xs], origin, turn)
       carried, outputs[turn] = out[:carry], out[carry:]
     rows = [v.aval for v in body.jaxpr.outvars[carry:]]
-    stack = jax.make_jaxpr(lambda *ys: jnp.stack(ys))
+    stack = jax.make_jaxpr(stacked_rows)
     return carried + [
       self.write(
-        stack(*[jax.ShapeDtypeStruct(row.shape, row.dtype)] * length),
+        stack(*[struct(row.shape, row.dtype)] * length),
         [outputs[turn][j] for turn in range(length)],
         (*origin, -2),
       )[0]
@@ -208,7 +215,7 @@ class Tape:
     floats = [self.leaves[i] for i in self.float_leaves]
 
     def push(*dots: Any) -> list[Any]:
-      values, dots_out = jax.jvp(lambda *xs: self.run(*xs), tuple(floats), dots)
+      values, dots_out = jax.jvp(self.run, tuple(floats), dots)
       return [
         d if is_float(v.dtype) else jnp.zeros(()) for v, d in zip(values, dots_out, strict=True)
       ]
@@ -283,8 +290,8 @@ class Tape:
     if not outs or not which:
       return found
     if k not in self.pullbacks:
-      shapes = [jax.ShapeDtypeStruct(np.shape(x)[1:], x.dtype) for x in inputs]
-      out_shapes = [jax.ShapeDtypeStruct(b.shape[1:], np.float64) for b in outs]
+      shapes = [struct(np.shape(x)[1:], x.dtype) for x in inputs]
+      out_shapes = [struct(b.shape[1:], np.float64) for b in outs]
       # Equal steps, as the layers of a network, share one.
       parameters = "\n".join(f"{key}={value}" for key, value in step.params.items())
       key = (step.name, parameters, *((s.shape, str(s.dtype)) for s in shapes))
@@ -364,6 +371,16 @@ class Tape:
     """The cotangents of the float leaves; zeros where none arrives."""
     shapes = [np.shape(self.values[i]) for i in self.float_leaves]
     return [bars.get(i, np.zeros((1, *s))) for i, s in zip(self.float_leaves, shapes, strict=True)]
+
+
+def rows_at(turn: int, *stacks: Any) -> list[Any]:
+  """What a turn of a scan reads."""
+  return [jax.lax.index_in_dim(x, turn, keepdims=False) for x in stacks]
+
+
+def stacked_rows(*rows: Any) -> Any:
+  """What the turns of a scan write."""
+  return jax.lax.concatenate([jax.lax.expand_dims(row, (0,)) for row in rows], 0)
 
 
 def stacked(value: Any) -> Any:
