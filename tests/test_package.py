@@ -31,12 +31,24 @@ FLOORS = [
    "circuit.settling", "circuit.alignment", "circuit.layout", "circuit.labels",
    "circuit.notation", "circuit.text", "circuit.steps", "circuit.shapes", "circuit.svg",
    "circuit.png", "circuit.drawing", "circuit"],
-  ["verify.live", "verify.circuits", "verify"],
+  ["verify.live", "verify.circuits", "verify.findings", "verify.rendering",
+   "verify.bank.specimen", "verify.bank.arguments",
+   "verify.bank.products", "verify.bank.arithmetic", "verify.bank.activations",
+   "verify.bank.losses", "verify.bank.weighted_losses", "verify.bank.normalization",
+   "verify.bank.attention", "verify.bank.loops", "verify.bank.networks", "verify.bank.batches",
+   "verify.bank.branches", "verify.bank.kinks", "verify.bank.precision", "verify.bank.cotangents",
+   "verify.bank.structure", "verify.bank.state", "verify.bank.modes",
+   "verify.bank", "verify.causes", "verify.primitives", "verify.comparison", "verify.evaluation",
+   "verify.arguments", "verify.tracing", "verify.rules", "verify.regimes", "verify.witnesses",
+   "verify.branches", "verify.exact", "verify.modes", "verify.numerics", "verify.ties",
+   "verify.judging", "verify.checking", "verify.layers", "verify.asserting", "verify.library",
+   "verify.selftest", "verify"],
   ["train.files", "train.stopping", "train.optimizers", "train.steps",
    "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
    "train.interruption", "train.loop", "train.fitting", "train.layer_panels", "train.report",
    "train.runs", "train"],
-  ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli.circuit", "cli", "__main__"],
+  ["cli.usage", "cli.config", "cli.progress", "cli.output", "cli.loading", "cli.train",
+   "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 
 
@@ -86,10 +98,13 @@ def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
   touch += "[getattr(fb.circuit, n) for n in fb.circuit.__all__]; "
+  touch += "[getattr(fb.verify, n) for n in fb.verify.__all__]; "
   assert run(code + touch + "print(before == dict(jax.config.values))") == "True\n"
 
 
-@pytest.mark.parametrize("package", ["fbackprop", "fbackprop.circuit", "fbackprop.train"])
+@pytest.mark.parametrize(
+  "package", ["fbackprop", "fbackprop.circuit", "fbackprop.train", "fbackprop.verify"]
+)
 def test_the_stub_names_what_the_package_names(package):
   module = importlib.import_module(package)
   stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text())

@@ -26,7 +26,8 @@ from fbackprop.verify.regimes import (
   find_batch,
   value_regimes,
 )
-from fbackprop.verify.rules import Rule, rule_of
+from fbackprop.verify.rules import Rule, first_line, rule_of
+from fbackprop.verify.ties import find_ties
 from fbackprop.verify.tracing import without_rules
 from fbackprop.verify.witnesses import (
   Values,
@@ -44,6 +45,8 @@ ESSENTIAL = (
   "redrawn", "some entries zero", "ties", "1e4 times larger", "loss times 2^40", "other labels",
   "smallest label everywhere", "columns of scale 1e-4 to 1e4",
 )  # fmt: skip
+# What isn't looked at any more once something is wrong.
+AFTERWARDS = ("numerics", "differences", "branches", "vmap", "scan", "second order")
 # The order in which failures are told: what explains the others comes first.
 RANKS = (
   "raises", "structure", "no gradient", "dtype", "repeated call", "pullback after another call",
@@ -147,8 +150,12 @@ def verify_call(
   )
   if y_bar is not None:
     verification.y_bar = y_bar
-  with jax.default_matmul_precision("highest"):
-    verification.run()
+  try:
+    with jax.default_matmul_precision("highest"):
+      verification.run()
+  except Exception as error:  # Of ours: what couldn't be looked at is no pass, and no traceback.
+    message = f"the verifier broke: {type(error).__name__}: {first_line(error)}"
+    verification.add(Finding("no verdict", "verification", message=message))
   return verification.report(time.monotonic() - start)
 
 
@@ -209,6 +216,11 @@ class Verification:
       found = [r for r in found if r.name in ESSENTIAL]
     return found
 
+  @property
+  def own_float_dtypes(self) -> list[Any]:
+    """The dtypes of the leaves that have a cotangent."""
+    return [self.rule.signature.dtypes[i] for i in self.rule.signature.floats]
+
   def noise(self, stream: int = 0) -> Noise:
     """The noise of the maths verdict."""
     return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)
@@ -229,6 +241,8 @@ class Verification:
     self.check_exact(witnesses, bars)
     if values is not None:
       self.check_numerics(witnesses, values, bars)
+      if self.level == "deep":
+        self.check_eager_in_float64(witnesses, values)
       self.check_slope(witnesses, values)
     self.check_regimes(witnesses)
     if self.level != "quick":
@@ -262,6 +276,13 @@ class Verification:
       )
     if witnesses.truth is None:
       self.not_checked.append(witnesses.truth_missing)
+    if self.rule.f_vjp is None and not witnesses.has_rule:
+      self.add(
+        Finding(
+          "note", "rule", message="f carries no jax.custom_vjp, and no f_vjp is given: autodiff is "
+          "compared with itself, and with differences",
+        )
+      )  # fmt: skip
 
   # --- Maths --------------------------------------------------------------------------------------
 
@@ -275,10 +296,16 @@ class Verification:
       return None
     self.count(check)
     may_be_vacuous = bool(values.fragile or values.foreign)
-    self.compare_outputs(values, regime, may_be_vacuous)
+    if not regime.only_finite:
+      self.compare_outputs(values, regime, may_be_vacuous)
     if values.bars_want is None:
       return values
     differences = compare(values.bars, values.bars_want, self.allowance, may_be_vacuous)
+    if regime.only_finite:
+      differences = [
+        d._replace(is_wrong=d.is_wrong & ~np.isfinite(d.got) & np.isfinite(d.want))
+        for d in differences
+      ]
     self.worst_share = max(
       [self.worst_share, *(d.share for d in differences if not d.is_wrong.any())]
     )
@@ -335,7 +362,9 @@ class Verification:
     name = self.rule.signature.float_names[d.leaf]
     kind = {"oracle fault": "oracle fault", "fail": "fail"}.get(judgement.ruling, "note")
     cause, message = "", ""
-    if judgement.ruling == "kink":
+    if judgement.why:
+      cause, message = "kink: not a slope between those of its sides", judgement.why
+    elif judgement.ruling == "kink":
       cause = "kink: another slope than autodiff's at a tie"
       message = "the function has a kink here"
       if self.reference_at_ties:
@@ -348,7 +377,9 @@ class Verification:
     if key in self.failed:
       return
     self.failed.add(key)
-    if kind == "fail" and not cause:
+    if kind == "fail" and not np.isfinite(d.got[d.worst]):
+      cause = "not finite: the truth is"
+    elif kind == "fail" and not cause:
       cause = self.cause_of(d, differences, witnesses, regime, y_bar)
     self.add(
       self.finding_of(kind, check, regime.name, name, d)._replace(cause=cause, message=message)
@@ -533,6 +564,18 @@ class Verification:
     """The rule as it is, and compiled, in its own dtype against the truth."""
     if self.has_failed:
       return
+    if witnesses.is_wide and any(d != np.float64 for d in self.own_float_dtypes):
+      # Traced in its own dtype a rule may take other ways, and draws other random numbers.
+      try:
+        witnesses = gather_witnesses(self.rule, self.own_leaves, self.outputs, widen=False)
+      except RuleError as error:
+        self.add(exact.of_error(error, "in its own dtype"))
+        return
+      regime = Regime("in its own dtype", self.leaves)
+      own = self.check_maths(witnesses, regime, self.y_bar)
+      if own is None or self.has_failed:
+        return
+      values = own
     # Its own numbers in float64, which the maths verdict has found to be right.
     want = [b[0] for b in values.bars]
     sigmas = numerics.deviations(
@@ -550,8 +593,6 @@ class Verification:
         self.add(exact.of_error(error, name))
         continue
       self.judge_rounding(witnesses, got, want, sigmas, name)
-    if self.level == "deep":
-      self.check_eager_in_float64(witnesses, values)
 
   def judge_rounding(
     self,
@@ -750,6 +791,10 @@ class Verification:
     floats = self.rule.signature.floats
     other = value_regimes(self.rule.signature, self.leaves, "quick", self.seed)[0].leaves
     names = [*self.rule.signature.float_names, *(f"cotangent {i}" for i in range(len(self.y_bar)))]
+    # What the function holds constant, as a loss its targets, its rule may hold constant too: that
+    # the other cotangents depend on it is then no matter of the rule's.
+    values = evaluate(witnesses, other, self.y_bar, self.noise())
+    constants = {i for i, bar in enumerate(values.bars_want or ()) if bar.size and not np.any(bar)}
     for regime, leaves in (("as given", self.leaves), ("redrawn", other)):
       weights = [rng.normal(size=np.shape(leaves[i])) for i in floats]
       inputs = [*leaves, *self.y_bar, *weights]
@@ -759,8 +804,8 @@ class Verification:
         continue
       self.count("second order")
       found = compare(got, want, 2 * self.allowance, True)
-      wrong = [d for d in found if d.is_wrong.any()]
-      if wrong and regime == "as given" and self.is_tied(witnesses, leaves):
+      wrong = [d for d in found if d.is_wrong.any() and d.leaf not in constants]
+      if wrong and find_ties(witnesses, leaves):
         continue  # At a kink there is no second derivative.
       if wrong:
         self.add(
@@ -769,12 +814,6 @@ class Verification:
           )
         )
         return
-
-  def is_tied(self, witnesses: Witnesses, leaves: Leaves) -> bool:
-    """Whether a comparison of the reference is tied here."""
-    from fbackprop.verify.ties import find_ties
-
-    return bool(find_ties(witnesses, leaves))
 
   # --- The report ---------------------------------------------------------------------------------
 
@@ -804,6 +843,12 @@ class Verification:
     findings = sorted(self.findings, key=rank)
     findings = explained(findings)
     wrong = {f.leaf for f in findings if f.kind == "fail"}
+    if self.counts:
+      self.details["maths"] = f"largest error {self.worst_share:.2g} of its bound"
+    if wrong and self.level != "quick":
+      left = [check for check in AFTERWARDS if check not in self.counts]
+      if left:
+        self.not_checked.append(f"after a failure: {', '.join(left)}")
     checks = []
     for check, times in self.counts.items():
       kinds = [f.kind for f in findings if f.check == check]

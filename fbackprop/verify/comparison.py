@@ -57,7 +57,10 @@ def spread(samples: np.ndarray) -> np.ndarray:
   if samples.shape[0] == 1:
     return np.zeros(samples.shape[1:])
   with np.errstate(all="ignore"):
-    squares = ((samples[1:] - samples[:1]) ** 2).mean(0)
+    moved = samples[1:] - samples[:1]
+    largest = float(np.max(np.abs(moved), initial=0.0, where=np.isfinite(moved)))
+    scale = 2.0 ** np.frexp(largest)[1] if largest > 0 else 1.0  # Squares must not underflow.
+    squares = ((moved / scale) ** 2).mean(0)
     pooled = np.ones(())
     if squares.ndim and squares.size:
       mean = squares.mean()
@@ -67,7 +70,7 @@ def spread(samples: np.ndarray) -> np.ndarray:
           others = tuple(a for a in range(squares.ndim) if a != axis)
           pooled = pooled * (squares.mean(others, keepdims=True) / mean)
         squares = np.maximum(squares, pooled)
-  return np.sqrt(squares)
+  return np.asarray(scale * np.sqrt(squares))
 
 
 def compare(

@@ -118,7 +118,12 @@ class Evaluator:
     values.update(zip(jaxpr.invars, arguments, strict=True))
 
     def read(atom: Any) -> Samples:
-      return self.constant(atom.val) if isinstance(atom, core.Literal) else values[atom]
+      if not isinstance(atom, core.Literal):
+        return values[atom]
+      is_exact = not is_float(
+        atom.aval.dtype
+      )  # A Python integer takes the dtype it was traced with.
+      return self.constant(np.asarray(atom.val, atom.aval.dtype) if is_exact else atom.val)
 
     last_use = {}
     for i, equation in enumerate(jaxpr.eqns):
@@ -288,6 +293,10 @@ class Evaluator:
 
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
+    if equation.primitive.name == "bitcast_convert_type":  # Of random bits: exact, as traced.
+      own = own_dtypes(equation, inputs)
+      return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
+    inputs = own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_real(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     terms = max(1.0, max(sizes, default=1) / max(1, *out_sizes))
@@ -390,13 +399,22 @@ def widened(equation: Any) -> Callable[..., list[Any]]:
   for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
     if params.get(key) is not None and is_float(params[key]):
       params[key] = np.dtype(np.float64)
-  return lambda *values: bind(equation.primitive, params, values)
+
+  def apply(*values: Any) -> list[Any]:
+    results = bind(equation.primitive, params, values)
+    if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
+      raise TypeError("it doesn't compute in float64")
+    return results
+
+  return apply
 
 
-def own_dtypes(equation: Any, values: Sequence[Any]) -> list[Any]:
-  """The values in the dtypes that an equation was traced with."""
-  atoms = zip(values, equation.invars, strict=True)
-  return [v.astype(a.aval.dtype) if is_float(v.dtype) else v for v, a in atoms]
+def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
+  """The values in the dtypes that an equation was traced with; without `floats`, the others."""
+  return [
+    v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_real(v)) else v
+    for v, a in zip(values, equation.invars, strict=True)
+  ]
 
 
 def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
@@ -407,5 +425,10 @@ def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Sample
     return [lifted(r) for r in results]
   axes = tuple(0 if x.shape[0] > 1 else None for x in inputs)
   own = [x if x.shape[0] > 1 else x[0] for x in inputs]
-  results = jax.vmap(function, in_axes=axes)(*own)
+  try:
+    results = jax.vmap(function, in_axes=axes)(*own)
+  except NotImplementedError:  # Not everything can be batched; one by one always works.
+    count = max(x.shape[0] for x in inputs)
+    rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
+    results = [jnp.stack(column) for column in zip(*rows, strict=True)]
   return [r if jnp.issubdtype(r.dtype, jax.dtypes.prng_key) else np.asarray(r) for r in results]

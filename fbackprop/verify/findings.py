@@ -1,6 +1,7 @@
 """What a verification found: findings, the checks that were made, and what wasn't checked."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Literal, NamedTuple
 
 Verdict = Literal["fail", "oracle fault", "no verdict", "pass"]
@@ -29,7 +30,7 @@ class Finding(NamedTuple):
   check: str
   regime: str = "as given"
   leaf: str = ""
-  index: tuple[int, ...] | None = None
+  index: tuple[int, ...] | None = None  # type: ignore[assignment]  # As no tuple.index is needed.
   got: float | None = None
   want: float | None = None
   bound: float | None = None
@@ -97,6 +98,23 @@ class Report(NamedTuple):
   def ok(self) -> bool:
     """True for "pass" only."""
     return self.verdict == "pass"
+
+  def table(self) -> str:
+    """The report for a terminal, in lines of at most 100 columns: see `rendering.table`."""
+    return str(import_module("fbackprop.verify.rendering").table(self))
+
+  def to_json(self) -> str:
+    """Everything, as JSON that `from_json` reads: see `rendering.to_json`."""
+    return str(import_module("fbackprop.verify.rendering").to_json(self))
+
+  @staticmethod
+  def from_json(text: str) -> "Report":
+    """The report that `to_json` wrote; a ValueError for anything else."""
+    report: Report = import_module("fbackprop.verify.rendering").from_json(text)
+    return report
+
+  def __str__(self) -> str:
+    return self.table()
 
 
 def first_verdict(kinds: Sequence[str]) -> Verdict:

@@ -66,7 +66,47 @@ def judge(
     bounds = [np.where(d.is_vacuous, np.inf, d.bound) for d in differences]
     if fit_policy(rule, witnesses, leaves, y_bar, got, bounds, ties) is not None:
       return [Judgement(d, "kink") for d in wrong]
-  return [judge_leaf(witnesses, leaves, y_bar, d) for d in wrong]
+  judgements = [judge_leaf(witnesses, leaves, y_bar, d) for d in wrong]
+  if any(j.ruling == "kink" for j in judgements) and not is_joint_slope(
+    witnesses, leaves, y_bar, differences
+  ):
+    why = "each entry is a slope of the kink, all of them together are not"
+    judgements = [
+      Judgement(j.difference, "fail", why) if j.ruling == "kink" else j for j in judgements
+    ]
+  return judgements
+
+
+def is_joint_slope(
+  witnesses: Witnesses,
+  leaves: Sequence[object],
+  y_bar: Sequence[np.ndarray],
+  differences: Sequence[Difference],
+) -> bool:
+  """Whether entries that are slopes one by one are so together.
+
+  Where a maximum is tied, each of its inputs may have the whole slope, but not all of them: when
+  all move alike, the function is smooth, and the slopes have to sum to its own.
+  """
+  by_leaf = sorted(differences, key=lambda d: d.leaf)
+  everywhere = [d.is_wrong.astype(np.float64) for d in by_leaf]
+  alone = [
+    [wrong if k == i else np.zeros_like(wrong) for k, wrong in enumerate(everywhere)]
+    for i in range(len(everywhere))
+  ]
+  for direction in [everywhere, *alone]:
+    if not any(np.any(d) for d in direction):
+      continue
+    found = slopes(witnesses, leaves, y_bar, direction)
+    products = [d.got * e for d, e in zip(by_leaf, direction, strict=True)]
+    own = float(sum(p.sum() for p in products))
+    terms = float(sum(np.abs(p).sum() for p in products)) + abs(found.left)
+    is_smooth_along = abs(found.left - found.right) <= 1e-5 * terms + 8 * found.error
+    is_resolved = found.is_known and found.error < 1e-4 * terms
+    is_off = abs(own - found.left) > 1e-3 * terms + 8 * found.error
+    if is_resolved and is_smooth_along and is_off:
+      return False
+  return True
 
 
 def is_smooth(

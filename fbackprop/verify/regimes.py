@@ -28,11 +28,14 @@ class Regime(NamedTuple):
     name: as it is printed.
     leaves: float64 and others.
     loss_scale: multiplies the cotangent.
+    only_finite: whether it may lie outside of what the rule is meant for: then it is asked to be
+      finite where the truth is, and no more.
   """
 
   name: str
   leaves: Leaves
   loss_scale: float = 1.0
+  only_finite: bool = False
 
 
 def value_regimes(signature: Signature, leaves: Leaves, level: str, seed: int) -> list[Regime]:
@@ -59,6 +62,9 @@ def value_regimes(signature: Signature, leaves: Leaves, level: str, seed: int) -
       own = list(leaves)
       own[i] = np.zeros_like(leaves[i])
       found.append(Regime(f"{signature.names[i]} zero", own))
+  if any(is_positive(leaves[i]) and not is_fixed(leaves[i]) for i in signature.floats):
+    own = of_floats(signature, leaves, lambda x: with_signs(rng, x))
+    found.append(Regime("signs changed", own, only_finite=True))
   found.append(changed("1e4 times larger", lambda x: scaled(redrawn(rng, x), 1e4)))
   if any(kind(x) in "iub" for x in leaves):
     labels = [relabelled(rng, x) if is_integer(x) else x for x in leaves]
@@ -161,6 +167,13 @@ def rounded_to_half(x: np.ndarray) -> np.ndarray:
   return np.where((near == 0) & is_positive(x), x, near)
 
 
+def with_signs(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+  """Half of what was positive, negative."""
+  if not is_positive(x) or is_fixed(x):
+    return x
+  return x * np.where(rng.permutation(np.arange(x.size)) % 2, 1.0, -1.0).reshape(x.shape)
+
+
 def scaled(x: np.ndarray, factor: float) -> np.ndarray:
   """All entries larger, those of probabilities and masks apart."""
   return x if is_fixed(x) else x * factor
@@ -184,7 +197,8 @@ def relabelled(rng: np.random.Generator, x: Any) -> Any:
     return rng.permutation(x.reshape(-1)).reshape(x.shape)
   if seen[0] >= 0 and seen[-1] < 1000:
     seen = np.arange(seen[-1] + 1)
-  drawn = rng.choice(seen, size=x.shape).astype(x.dtype)
+  # Each of them, as far as there is room.
+  drawn = rng.permutation(np.resize(rng.permutation(seen), x.size)).reshape(x.shape).astype(x.dtype)
   is_sorted = x.ndim == 1 and bool((np.diff(x) >= 0).all())
   return np.sort(drawn) if is_sorted else drawn
 

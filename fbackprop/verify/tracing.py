@@ -41,6 +41,17 @@ def changes(equation: Any, keep_rules: bool) -> bool:
   return any(changes(inner, keep_rules) for body in bodies(equation) for inner in body.jaxpr.eqns)
 
 
+def carries_rule(program: core.ClosedJaxpr) -> bool:
+  """Whether a custom VJP, or JVP, stands anywhere in a program as it was traced."""
+  for equation in program.jaxpr.eqns:
+    if equation.primitive.name.startswith(("custom_vjp_call", "custom_jvp_call")):
+      return True
+    inner = inner_program(equation)
+    if any(carries_rule(p) for p in [*bodies(equation), *([inner] if inner else [])]):
+      return True
+  return False
+
+
 def bodies(equation: Any) -> list[core.ClosedJaxpr]:
   """The programs inside a loop or a branch."""
   found = [equation.params[key] for key in BODIES.get(equation.primitive.name, ())]

@@ -17,7 +17,14 @@ from fbackprop.verify.evaluation import Evaluator, Noise, lifted
 from fbackprop.verify.findings import RuleError
 from fbackprop.verify.primitives import digits, is_float
 from fbackprop.verify.rules import Rule, first_line
-from fbackprop.verify.tracing import evaluate_flat, flat, sources, trace, without_rules
+from fbackprop.verify.tracing import (
+  carries_rule,
+  evaluate_flat,
+  flat,
+  sources,
+  trace,
+  without_rules,
+)
 
 # Of a rule or a reference that can't be traced in float64: what its constants were rounded by.
 CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
@@ -35,6 +42,8 @@ class Witnesses(NamedTuple):
     outputs: shapes and dtypes of all outputs.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
+    truth_missing: why there is no A.
+    has_rule: whether f carries a custom rule somewhere.
   """
 
   signature: Any
@@ -45,6 +54,7 @@ class Witnesses(NamedTuple):
   is_wide: bool
   first_to_last: list[int]
   truth_missing: str = ""
+  has_rule: bool = False
 
   def evaluator(self, noise: Noise | None) -> Evaluator:
     """What evaluates the programs of these arguments."""
@@ -53,25 +63,27 @@ class Witnesses(NamedTuple):
     return Evaluator(self.signature.working, noise)
 
 
-def gather_witnesses(rule: Rule, leaves: Sequence[Any], outputs: list[Any]) -> Witnesses:
-  """Traces the three programs.
+def gather_witnesses(
+  rule: Rule, leaves: Sequence[Any], outputs: list[Any], widen: bool = True
+) -> Witnesses:
+  """Traces the three programs, in float64 if the rule can be and `widen` says so.
 
   Raises:
     RuleError: the rule can't be traced, in float64 or in its own dtype.
   """
   y_bar = [jax.ShapeDtypeStruct(o.shape, o.dtype) for o in outputs if is_float(o.dtype)]
-  with jax.enable_x64(True):
-    wide_leaves = wide(leaves)
-    wide_bars = [jax.ShapeDtypeStruct(b.shape, jnp.float64) for b in y_bar]
+  is_wide = widen
+  if widen:
     try:
-      forward = trace_forward(rule, wide_leaves)
-      # A function that casts its output has a cotangent of that dtype.
-      own_bars = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
-      own = [jnp.asarray(x) for x in wide_leaves]
-      program = trace(lambda *flat: traced_rule(rule, outputs, flat), *own, *own_bars)
-      truth, missing = trace_truth(rule, wide_leaves, outputs, own_bars)
-      is_wide = True
-    except Exception:
+      with jax.enable_x64(True):
+        wide_leaves = wide(leaves)
+        forward = trace_forward(rule, wide_leaves)
+        # A function that casts its output has a cotangent of that dtype.
+        own_bars = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
+        own = [jnp.asarray(x) for x in wide_leaves]
+        program = trace(lambda *flat: traced_rule(rule, outputs, flat), *own, *own_bars)
+        truth, missing = trace_truth(rule, wide_leaves, outputs, own_bars)
+    except Exception:  # Whatever it raises: its own dtype is left to try.
       is_wide = False
   if not is_wide:
     try:
@@ -82,11 +94,13 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], outputs: list[Any]) -> W
       raise RuleError("raises", f"{type(error).__name__}: {first_line(error)}") from error
     forward = trace_forward(rule, leaves)
     truth, missing = trace_truth(rule, leaves, outputs, y_bar)
-  del wide_bars
   floats = rule.signature.floats
   places = sources(forward)
   order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
-  return Witnesses(rule.signature, program, truth, forward, outputs, is_wide, order, missing)
+  with_rule = carries_rule(jax.make_jaxpr(rule.forward)(*map(jnp.asarray, leaves)))
+  return Witnesses(
+    rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule
+  )
 
 
 def trace_forward(rule: Rule, leaves: Sequence[Any]) -> core.ClosedJaxpr:
