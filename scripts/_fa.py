@@ -120,9 +120,7 @@ def verify(case: Any, level: str) -> Any:
     f, args, f_vjp = build(case)
     # What is held constant in the loss is a stop_gradient, which differences see through.
     surrogate = case.loss != "none"
-    return vjp(
-      f, *args, f_vjp=f_vjp, level=level, seed=case.seed % 1000, surrogate=surrogate
-    )
+    return vjp(f, *args, f_vjp=f_vjp, level=level, seed=case.seed % 1000, surrogate=surrogate)
 
 
 def totals(chunks: dict[str, Any]) -> dict[str, Any]:

@@ -117,6 +117,8 @@ def find_edit(
     paths.stop_gradients,
     partial(paths.cut_paths, sizes=problem.sizes),
     subsets.left_out,
+    subsets.beyond_thresholds,
+    partial(subsets.left_out, is_first=False),
     points.other_points,
     operands.other_operands,
     cotangents.inner_cotangents,
@@ -127,6 +129,7 @@ def find_edit(
     cotangents.multiplied_cotangents,
     scans.scan_slips,
     recomputation.recomputed,
+    operands.other_masks,
     rounding.rounded_products,
   )
   # What has a number that is free can explain by it what has another reason.

@@ -100,6 +100,12 @@ def plain_patterns(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
       if np.count_nonzero(tensor) >= 2:
         share = float(np.vdot(error, tensor) / np.vdot(tensor, tensor))
         yield f"proportional to a parameter: {share:.6g} times {of}{what}", want + share * tensor
+  wrong = np.argwhere(np.abs(error) > problem.tolerance)
+  if len(wrong) == 1 and got.size > 1 and want[tuple(wrong[0])] != 0:
+    at = tuple(int(i) for i in wrong[0])
+    name = name_round_factor(float(got[at] / want[at]))
+    if name is not None:
+      yield f"constant factor: {name} in one entry, {list(at)}", np.where(error != 0, got, want)
   cut = int((np.abs(error) > problem.tolerance).sum())
   if 1 < cut < got.size:  # One cut entry, or all of them, would always fit.
     low = float(np.max(got, initial=-np.inf, where=error > problem.tolerance))
@@ -175,6 +181,18 @@ def name_factor(factor: float, sizes: Sequence[tuple[str, int]]) -> str | None:
   if 0 < abs(factor - 1) < 1e-2:
     return f"1 {'+' if factor > 1 else '-'} {abs(factor - 1):.1e}"
   return None
+
+
+def name_round_factor(factor: float) -> str | None:
+  """A factor that is too round to be chance: in one entry there is always one."""
+  for name, value in (("-1", -1.0), ("2", 2.0), ("1/2", 0.5)):
+    if abs(factor - value) <= SAME_FACTOR:
+      return name
+  excess = abs(factor - 1)
+  if not 1e-9 <= excess <= 1e-2:
+    return None
+  is_round = f"{excess:.4e}"[1:6] == ".0000"
+  return name_factor(factor, ()) if is_round else None
 
 
 def named_factors(sizes: Sequence[tuple[str, int]]) -> Iterator[tuple[str, float]]:
