@@ -12,7 +12,7 @@ import numpy as np
 from fbackprop.checks import check_callable, check_number, is_integer
 from fbackprop.verify import exact, modes, numerics
 from fbackprop.verify.arguments import Leaves, cotangent_like, signature_of
-from fbackprop.verify.branches import Coverage, search
+from fbackprop.verify.branches import MOST_SITES, Coverage, search
 from fbackprop.verify.causes import find_cause
 from fbackprop.verify.comparison import Difference, compare
 from fbackprop.verify.evaluation import Noise
@@ -502,9 +502,10 @@ class Verification:
       return
     coverage = Coverage(witnesses)
     coverage.look([*self.leaves, *self.y_bar])
-    for regime in self.regimes():
+    for regime in (r for r in self.regimes() if not r.only_finite):
       coverage.look([*regime.leaves, *(b * regime.loss_scale for b in self.y_bar)])
-    points, left = search(coverage, self.leaves, self.y_bar, self.level)
+    most = MOST_SITES["large" if self.is_large else self.level]
+    points, left = search(coverage, self.leaves, self.y_bar, most)
     for name, leaves, y_bar in points:
       if self.has_failed:
         return
@@ -578,9 +579,8 @@ class Verification:
       values = own
     # Its own numbers in float64, which the maths verdict has found to be right.
     want = [b[0] for b in values.bars]
-    sigmas = numerics.deviations(
-      witnesses, self.leaves, self.y_bar, max(5, SAMPLES[self.level]), self.seed
-    )
+    samples = 3 if self.is_large else max(5, SAMPLES[self.level])
+    sigmas = numerics.deviations(witnesses, self.leaves, self.y_bar, samples, self.seed)
     y_bar = exact.own_cotangents(self.outputs, self.y_bar)
     runs: list[tuple[str, Callable[[], Leaves]]] = [("as it is", lambda: bars)]
     if self.level != "quick":
@@ -702,16 +702,22 @@ class Verification:
         mapped = [i in places and not is_key[i] for i in range(len(everything))]
         if any(mapped):
           variants.append((f"vmap of {name}", mapped))
+    alone: dict[tuple[int, ...], Values] = {}
     for check, mapped in variants:
-      self.check_lanes(witnesses, check, mapped, lanes)
+      self.check_lanes(witnesses, check, mapped, lanes[: 2 if self.is_large else 3], alone)
     if self.rule.f_vjp is None:
       self.check_remat(witnesses)
     self.check_devices()
 
   def check_lanes(
-    self, witnesses: Witnesses, check: str, mapped: list[bool], lanes: list[list[Any]]
+    self,
+    witnesses: Witnesses,
+    check: str,
+    mapped: list[bool],
+    lanes: list[list[Any]],
+    alone: dict[tuple[int, ...], Values],
   ) -> None:
-    """Some inputs stacked: each lane must be what the rule gives alone."""
+    """Some inputs stacked: each lane must be what the rule gives alone, kept in `alone`."""
     try:
       program = modes.mapped_program(self.rule, witnesses, mapped, len(lanes), check == "scan")
     except Exception as error:
@@ -730,9 +736,11 @@ class Verification:
     stacks = witnesses.evaluator(None).run(program, inputs)
     count = len(self.rule.signature.names)
     for k in range(len(lanes)):
-      own = [lane_input if not m else lanes[k][i]
-             for i, (m, lane_input) in enumerate(zip(mapped, lanes[0], strict=True))]  # fmt: skip
-      values = evaluate(witnesses, own[:count], own[count:], self.noise(k))
+      which = tuple(k if m else 0 for m in mapped)
+      if which not in alone:
+        own = [lanes[lane][i] for i, lane in enumerate(which)]
+        alone[which] = evaluate(witnesses, own[:count], own[count:], self.noise(k))
+      values = alone[which]
       if not all(np.isfinite(y[0]).all() for y in values.y_want):
         continue
       got = [s[:, k] for s in stacks]

@@ -125,16 +125,16 @@ class Evaluator:
       )  # A Python integer takes the dtype it was traced with.
       return self.constant(np.asarray(atom.val, atom.aval.dtype) if is_exact else atom.val)
 
-    last_use = {}
-    for i, equation in enumerate(jaxpr.eqns):
-      last_use.update({v: i for v in equation.invars if not isinstance(v, core.Literal)})
     kept = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    last_use = uses(jaxpr.eqns, kept)
     for i, equation in enumerate(jaxpr.eqns):
+      if i not in last_use.needed:
+        continue
       inputs = [read(atom) for atom in equation.invars]
       outputs = self.apply(equation, inputs, (*place, i))
       values.update(zip(equation.outvars, outputs, strict=True))
       for v in equation.invars:
-        if not isinstance(v, core.Literal) and last_use[v] == i and v not in kept:
+        if not isinstance(v, core.Literal) and last_use.last[v] == i and v not in kept:
           values.pop(v, None)
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -178,8 +178,11 @@ class Evaluator:
     """The samples of a result, moved by some roundings of their size."""
     if self.noise is None or not is_real(x):
       return x
-    moved = self.moved(np.asarray(x), units * self.noise.unit)
-    if self.noise.tiny:
+    return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
+
+  def flushed(self, moved: np.ndarray) -> np.ndarray:
+    """Results so small that they may be flushed to zero, moved by as much."""
+    if self.noise is not None and self.noise.tiny:
       is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
       if is_tiny.any():
         moved[1:] = np.where(is_tiny, moved + self.noise.tiny * self.draw(moved.shape), moved)[1:]
@@ -205,7 +208,7 @@ class Evaluator:
     return np.resize(np.roll(POOL, -start), size).reshape(shape)
 
   def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
-    """A sum of K terms: each term is moved, and the sum too, by what partial sums may round."""
+    """A sum of K terms, moved by what their roundings, and those of partial sums, come to."""
     function = primitives.SUMS[name]
     result = np.asarray(function(params, *inputs))
     if self.noise is None or not is_real(result):
@@ -217,8 +220,13 @@ class Evaluator:
     else:
       terms = math.prod(inputs[0].shape[1 + a] for a in params["dimension_numbers"][0][0])
     units = 1 + 0.25 * math.sqrt(terms)
-    moved = [self.moved(x, units * self.noise.unit) for x in inputs]
-    return np.asarray(self.perturbed(function(params, *moved), units))
+    # √Σ terms²: independent roundings of the terms. Its own precision doesn't matter.
+    sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
+    squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
+    together = math.prod(sizes) * np.sqrt(function(params, *squares).astype(np.float64))
+    moved = self.moved(result, units * self.noise.unit)
+    moved[1:] += 2 * units * self.noise.unit * together * self.draw(moved[1:].shape)
+    return self.flushed(moved)
 
   def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
     """An operation that doesn't round, but for a cast to a narrower dtype."""
@@ -329,6 +337,26 @@ class Evaluator:
       low, x, high = primitives.aligned(inputs)
       self.watch((*place, 0), name, x, low)
       self.watch((*place, 1), name, x, high)
+
+
+class Uses(NamedTuple):
+  """Which equations are needed for the results, and where each variable is read last."""
+
+  needed: set[int]
+  last: dict[Any, int]
+
+
+def uses(equations: Sequence[Any], results: set[Any]) -> Uses:
+  """What is needed: a program as it was traced also holds what nobody reads."""
+  live, needed, last = set(results), set(), {}
+  for i in reversed(range(len(equations))):
+    if equations[i].effects or not live.isdisjoint(equations[i].outvars):
+      needed.add(i)
+      for v in equations[i].invars:
+        if not isinstance(v, core.Literal):
+          live.add(v)
+          last.setdefault(v, i)
+  return Uses(needed, last)
 
 
 # --- Helpers --------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import numpy as np
 
 from fbackprop.verify.evaluation import Evaluator, bind
 from fbackprop.verify.matching import Matcher
-from fbackprop.verify.tape import Tape, struct
+from fbackprop.verify.steps import struct
+from fbackprop.verify.tape import Tape
 
 LONGEST_REGION = 24
 
