@@ -112,7 +112,6 @@ def verify(case: Any, level: str) -> Any:
 
   import jax
 
-  import fbackprop as fb
   from fbackprop.verify.checking import vjp
   from scripts.campaigns.cases import build
 

@@ -117,16 +117,19 @@ def find_edit(
     paths.stop_gradients,
     partial(paths.cut_paths, sizes=problem.sizes),
     subsets.left_out,
+    subsets.beyond_thresholds,
+    partial(subsets.left_out, is_first=False),
     points.other_points,
     operands.other_operands,
     cotangents.inner_cotangents,
     points.everywhere,
     cotangents.untransposed_steps,
-    cotangents.others_cotangents,
     paths.pairs_of_paths,
+    cotangents.others_cotangents,
     cotangents.multiplied_cotangents,
     scans.scan_slips,
     recomputation.recomputed,
+    operands.other_masks,
     rounding.rounded_products,
   )
   # What has a number that is free can explain by it what has another reason.
@@ -172,7 +175,7 @@ def problem_of(
   """The wrong leaf, with what may explain it."""
   shape = want[leaf].shape
   others = tuple(
-    (f"float leaf {i}", w, np.asarray(floats[i]))
+    (f"float leaf {i}", got[i], w, np.asarray(floats[i]))
     for i, w in enumerate(want)
     if i != leaf and w.shape == shape
   )

@@ -102,7 +102,7 @@ def vjp(
     >>> square.defvjp(lambda x: (x**2, x), lambda x, y_bar: (x * y_bar,))
     >>> report = vjp(square, jnp.arange(3.0), level="quick")
     >>> report.verdict, report.findings[0].leaf, report.findings[0].cause
-    ('fail', 'x', 'constant factor: 1/2')
+    ('fail', 'x', 'constant factor: 1/2 (match 0e+00)')
 
   References:
     Higham, "Accuracy and Stability of Numerical Algorithms", SIAM, 2002, chapter 3; Parker, "Monte

@@ -35,6 +35,7 @@ def bar_changes() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
   yield "its mean everywhere", mean_everywhere
   yield "its sum everywhere", sum_everywhere
   yield "its first entry everywhere", first_everywhere
+  yield "that of the first example for all", first_row_everywhere
   yield "divided by its norm", over_norm
   yield "divided by its largest entry", over_largest
   yield "negative entries cut off", rectified
@@ -43,7 +44,7 @@ def bar_changes() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
 
 
 def signed_square(bar: np.ndarray) -> np.ndarray:
-  return bar * np.abs(bar)
+  return np.asarray(bar * np.abs(bar))
 
 
 def mean_everywhere(bar: np.ndarray) -> np.ndarray:
@@ -58,20 +59,24 @@ def first_everywhere(bar: np.ndarray) -> np.ndarray:
   return np.full_like(bar, bar.flat[0] if bar.size else 0.0)
 
 
+def first_row_everywhere(bar: np.ndarray) -> np.ndarray:
+  return np.broadcast_to(bar[:, :1], bar.shape) if bar.ndim > 1 else bar
+
+
 def over_norm(bar: np.ndarray) -> np.ndarray:
   return bar / (np.linalg.norm(bar) or 1.0)
 
 
 def over_largest(bar: np.ndarray) -> np.ndarray:
-  return bar / (np.max(np.abs(bar), initial=0.0) or 1.0)
+  return np.asarray(bar / (np.max(np.abs(bar), initial=0.0) or 1.0))
 
 
 def rectified(bar: np.ndarray) -> np.ndarray:
-  return np.maximum(bar, 0.0)
+  return np.asarray(np.maximum(bar, 0.0))
 
 
 def limited(limit: float, bar: np.ndarray) -> np.ndarray:
-  return np.clip(bar, -limit, limit)
+  return np.asarray(np.clip(bar, -limit, limit))
 
 
 def inner_cotangents(matcher: Matcher) -> Iterator[Group]:

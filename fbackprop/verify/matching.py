@@ -195,7 +195,7 @@ class Matcher:
 def tolerance_of(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
   """The error of an entry that still counts as reproduced."""
   finite = [np.max(np.abs(x), initial=0.0, where=np.isfinite(x)) for x in (got, want)]
-  return 4 * np.where(np.isfinite(bound), bound, 0.0) + LEAF_SHARE * max(finite)
+  return np.asarray(4 * np.where(np.isfinite(bound), bound, 0.0) + LEAF_SHARE * max(finite))
 
 
 def say(text: str, e: int, k: float) -> str:

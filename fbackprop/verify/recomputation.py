@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fbackprop.verify.matching import Matcher, Whole
+from fbackprop.verify.patterns import NARROW
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.tape import Tape
 
@@ -25,11 +26,18 @@ def recomputed(matcher: Matcher) -> Iterator[Whole]:
     values = tape.recomputed(changes, read)
     yield swept(tape, values, f"wrong point: the values computed without {text}")
   for value, places in literals(tape).items():
-    for other in CONSTANTS:
+    for other in dict.fromkeys((*CONSTANTS, *cut_short(value))):
       if other != value:
         changes = {place: np.full_like(tape.values[place], other) for place in places}
         values = tape.recomputed(changes, {})
-        yield swept(tape, values, f"other function: with the constant {other:g} for {value:g}")
+        yield swept(tape, values, f"other function: with the constant {other:.9g} for {value:.9g}")
+
+
+def cut_short(value: float) -> list[float]:
+  """A constant with fewer digits."""
+  return [round(value, digits) for digits in range(1, 8)] + [
+    float(np.asarray(value).astype(dtype)) for _, dtype in NARROW
+  ]
 
 
 Read = dict[int, dict[int, Any]]

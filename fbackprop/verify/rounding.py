@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from fbackprop.verify.matching import Matcher, Whole, altered
@@ -60,7 +59,7 @@ def looks_rounded(error: np.ndarray, want: np.ndarray) -> str | None:
   if abs(float(error.mean())) > 0.75 * size:
     return None
   for name, dtype in NARROW:
-    unit = float(ml_dtypes.finfo(dtype).eps) / 2
+    unit = float(np.spacing(dtype(1))) / 2
     if unit / 8 <= size / scale <= unit * 2:
       return f"precision: errors of the size of {name}'s rounding, {size / scale:.0e}"
   return None

@@ -25,7 +25,8 @@ def scan_slips(matcher: Matcher) -> Iterator[Whole]:
   for origin, at in turns.items():
     step = tape.steps[next(iter(at.values()))]
     for j, place in enumerate(step.inputs):
-      if -1 in origin or -2 in origin or (next(iter(at.values())), j) not in tape.edges:
+      # In the first turn the carry may be a constant.
+      if -1 in origin or -2 in origin or not any((k, j) in tape.edges for k in at.values()):
         continue
       what = f"{tape.describe(step.outputs[0])} to its operand {j} in all turns of a scan"
       for factor, text in ((0.0, "is missing"), (2.0, "is counted twice"), (-1.0, "is negated")):
@@ -83,7 +84,6 @@ def with_bar(
 
 def walked_forward(matcher: Matcher, turns: Turns) -> Whole:
   """A scan whose backward pass begins at its first turn instead of its last."""
-  tape = matcher.tape
   # A step, and the one that stands in its place when the turns come in the other order.
   other = {}
   for at in turns.values():
