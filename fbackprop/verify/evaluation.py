@@ -318,6 +318,8 @@ class Evaluator:
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
     try:
+      if holds_program(equation.params.values()) and not is_wide(equation):
+        raise TypeError("the program in it computes in the dtype it was traced with")
       results = mapped(widened(equation), inputs)
       units_of_results = units
     except Exception:  # A kernel, a callback: whatever it raises, its own dtypes are left to try.
@@ -446,6 +448,20 @@ def widened(equation: Any) -> Callable[..., list[Any]]:
     return results
 
   return apply
+
+
+def holds_program(values: Any) -> bool:
+  """Whether a program stands among an equation's parameters, as in a linear solve."""
+  return any(
+    isinstance(v, core.Jaxpr | core.ClosedJaxpr) or (isinstance(v, tuple) and holds_program(v))
+    for v in values
+  )
+
+
+def is_wide(equation: Any) -> bool:
+  """Whether all floats that an equation takes and gives are float64."""
+  atoms = [*equation.invars, *equation.outvars]
+  return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
