@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbackprop.verify.checking import vjp
 from fbackprop.verify.comparison import compare, spread
 from fbackprop.verify.evaluation import Evaluator, Noise
 from fbackprop.verify.tracing import flat, sources, trace, without_rules
@@ -293,3 +294,27 @@ def test_rows_and_columns_lend_their_spread():
   assert spread(samples)[2, 3] > 1e-11
   samples[1:, :, 0] = 0.0  # A column that is exactly zero is so for a reason.
   assert (spread(samples)[:, 0] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_scalar_of_many_digits_was_rounded_when_it_was_traced(dtype):
+  """1/6 was, and may differ by that from a division by 6; 3/8 is what it says."""
+  unit = float(jnp.finfo(dtype).eps) / 2
+  for constant, was_rounded in ((1 / 6, True), (1 / 7, True), (0.375, False), (-1024.0, False)):
+    evaluator = Evaluator(dtype, Noise(4, constants=unit))
+    samples = evaluator.constant(np.asarray(jnp.asarray(constant, dtype)))
+    assert (np.ptp(samples) > 0) == was_rounded, constant
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_the_mean_of_six_in_a_narrow_dtype_is_no_false_alarm(dtype):
+  def mean_of_squares(x):
+    return (x**2).mean()
+
+  def mean_of_squares_vjp(x):
+    return mean_of_squares(x), lambda y_bar: (2 * x * (jnp.full_like(x, 1 / x.size) * y_bar),)
+
+  x = jnp.asarray(X[:, 0].repeat(2)[:6], dtype)
+  report = vjp(mean_of_squares, x, f_vjp=mean_of_squares_vjp, level="quick")
+  assert report.ok, report.table()
+  assert "in its own dtype" in report.regimes

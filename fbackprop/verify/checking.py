@@ -192,6 +192,7 @@ class Verification:
     self.counts: dict[str, int] = {}
     self.details: dict[str, str] = {}
     self.not_checked: list[str] = []
+    self.visited: dict[str, None] = {}
     self.worst_share = 0.0
     self.worst_ulp = 0.0
     self.max_sigma = 0.0
@@ -300,6 +301,7 @@ class Verification:
       self.compare_outputs(values, regime, may_be_vacuous)
     if values.bars_want is None:
       return values
+    self.visited[regime.name] = None
     differences = compare(values.bars, values.bars_want, self.allowance, may_be_vacuous)
     if regime.only_finite:
       differences = [
@@ -878,6 +880,7 @@ class Verification:
       self.seed,
       self.allowance,
       seconds,
+      regimes=tuple(self.visited),
     )
 
 

@@ -165,11 +165,19 @@ class Evaluator:
   # --- Rounding -----------------------------------------------------------------------------------
 
   def constant(self, value: Any) -> Samples:
-    """A constant, perturbed where it was rounded when the program was traced."""
+    """A constant, perturbed where it was rounded when the program was traced.
+
+    That can't be seen, but a number that people write, as 0.5 or 3, needs few digits. In float16
+    and bfloat16 each array would seem rounded, and an array is rather data: there only a scalar is.
+    """
     x = lifted(value)
     if self.noise is None or not self.noise.constants or not is_real(x):
       return x
-    was_rounded = rounded(x, np.float16) != x
+    if x.size == 1:
+      fraction = np.frexp(x)[0] * 2.0 ** min(11, self.digits // 2)
+      was_rounded = np.round(fraction) != fraction
+    else:
+      was_rounded = rounded(x, np.float16) != x
     return (
       self.moved(x, np.where(was_rounded, self.noise.constants, 0.0)) if was_rounded.any() else x
     )

@@ -74,6 +74,8 @@ class Report(NamedTuple):
     level, seed, allowance: as they were asked for.
     seconds: how long it took.
     again: the command or the call that repeats it; "" if there is none.
+    regimes: the arguments at which the mathematics was checked; those where the function isn't
+      finite aren't among them.
   """
 
   name: str
@@ -88,6 +90,7 @@ class Report(NamedTuple):
   allowance: float = 1.0
   seconds: float = 0.0
   again: str = ""
+  regimes: tuple[str, ...] = ()
 
   @property
   def verdict(self) -> Verdict:

@@ -188,4 +188,5 @@ def joined(whole: Report, parts: list[Report], missing: str) -> Report:
     verified=tuple(v for v in whole.verified if v not in wrong),
     worst_ulp=max([whole.worst_ulp, *(p.worst_ulp for p in parts)]),
     max_sigma=max([whole.max_sigma, *(p.max_sigma for p in parts)]),
+    regimes=tuple(dict.fromkeys(r for report in (whole, *parts) for r in report.regimes)),
   )

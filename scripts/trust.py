@@ -1,0 +1,199 @@
+"""Verifies the package itself: activations × losses × dtypes, and what the page says of it.
+
+  python scripts/trust.py                      goes on where it stopped; half an hour on two cores
+  python scripts/trust.py --only float16 relu  the cells that these words name: dtype, loss, layer
+  python scripts/trust.py --only hinge --again those once more, as after a change of the rule
+  python scripts/trust.py --page               writes docs/trust.md from what is there
+
+Every cell is one `fb.verify.vjp` or `fb.verify.layer` at level "standard", in a process with two
+CPU devices. The cells of one dtype and loss are a chunk, and what it gave is written to
+experiments/results/trust.json before the next one is taken. Exits with 1 if a cell is no pass.
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmarks import machine
+from scripts.campaigns.trust_page import Results, page, read_results
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results" / "trust.json"
+PAGE = ROOT / "docs" / "trust.md"
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs what is missing, writes the page, and prints the totals."""
+  about, _, usage = (__doc__ or "").partition("\n")
+  parser = argparse.ArgumentParser(
+    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--only", nargs="+", default=[], metavar="WORD")
+  parser.add_argument("--again", action="store_true", help="also cells that have been verified")
+  parser.add_argument("--page", action="store_true", help="verify nothing")
+  parser.add_argument("--workers", type=int, default=2)
+  parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+  parser.add_argument("--doc", type=Path, default=PAGE, metavar="FILE")
+  options = parser.parse_args(arguments)
+  results = read_results(options.json) if options.json.exists() else Results({}, {})
+  if not options.page:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.workers, spawn, max_tasks_per_child=4) as pool:
+      results = run(pool, results, options)
+  if results.cells:
+    options.doc.write_text(page(results), encoding="utf-8")
+  verdicts = collections.Counter(cell["verdict"] for cell in results.cells.values())
+  print(", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()))
+  return int(any(verdict != "pass" for verdict in verdicts))
+
+
+def run(pool: ProcessPoolExecutor, results: Results, options: argparse.Namespace) -> Results:
+  """The results with those of the cells that were asked for and are missing."""
+  made = pool.submit(describe).result()
+  if results.made and {**results.made, "date": made["date"]} != made:
+    print(f"what is there was made otherwise, and is left out: {results.made}")
+    results = Results({}, {})
+  results = results._replace(made=made)
+  from scripts.campaigns.matrix import cells
+
+  chosen = [cell for cell in cells() if all(word in cell for word in options.only)]
+  missing = [cell for cell in chosen if options.again or tuple(cell) not in results.cells]
+  chunks = [list(own) for _, own in itertools.groupby(missing, lambda cell: cell[:2])]
+  jobs = {pool.submit(run_chunk, chunk): chunk for chunk in chunks}
+  start, done = time.monotonic(), 0
+  for job in as_completed(jobs):
+    found = job.result()
+    results.cells.update(zip(map(tuple, jobs[job]), found, strict=True))
+    write_whole(options.json, as_json(results))
+    done += len(found)
+    others = [f"{cell.net}: {c['verdict']}" for cell, c in zip(jobs[job], found, strict=True)
+              if c["verdict"] != "pass"]  # fmt: skip
+    print(f"{done} of {len(missing)}, {time.monotonic() - start:.0f} s   "
+          f"{' '.join(jobs[job][0][:2])}   {', '.join(others)}", flush=True)  # fmt: skip
+  return results
+
+
+def start_jax() -> None:
+  """Two devices on any machine, and compiled programs kept between runs."""
+  import jax
+
+  jax.config.update("jax_num_cpu_devices", 2)
+  cache = os.path.join(tempfile.gettempdir(), "fbackprop-trust")
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def describe() -> dict[str, Any]:
+  """On what it is verified."""
+  start_jax()
+  import jax
+  import numpy as np
+
+  return {
+    "date": date.today().isoformat(),
+    "processor": machine.processor(),
+    "backend": jax.default_backend(),
+    "devices": jax.device_count(),
+    "jax": jax.__version__,
+    "numpy": np.__version__,
+    "python": platform.python_version(),
+  }
+
+
+def run_chunk(chunk: list[Any]) -> list[dict[str, Any]]:
+  """What each cell gave."""
+  start_jax()
+  from scripts.campaigns.matrix import verify
+
+  found = []
+  for cell in chunk:
+    start = time.process_time()
+    report = verify(cell)
+    found.append(plain(report) | {"cpu_seconds": round(time.process_time() - start, 1)})
+  return found
+
+
+def plain(report: Any) -> dict[str, Any]:
+  """What is kept of a report."""
+  wrong = [f for f in report.findings if f.kind != "note"]
+  at_fault = {f.regime: f.kind for f in reversed(wrong)}
+  return {
+    "verdict": report.verdict,
+    "checks": {c.check: c.verdict for c in report.checks},
+    "regimes": {name: at_fault.get(name, "pass") for name in report.regimes},
+    "not_checked": list(report.not_checked),
+    "findings": [
+      {k: v for k, v in f._asdict().items() if k in TOLD and v not in ("", None)} for f in wrong
+    ],
+    "notes": sorted({f"{f.check}: {f.message or f.cause}" for f in report.findings
+                     if f.kind == "note"}),
+    "max_sigma": rounded(report.max_sigma),
+    "worst_ulp": rounded(report.worst_ulp),
+  }  # fmt: skip
+
+
+TOLD = ("kind", "check", "regime", "leaf", "got", "want", "bound", "cause", "message")
+
+
+def rounded(value: float) -> float | None:
+  """Three digits; None for what isn't finite, which JSON has no number for."""
+  return float(f"{value:.3g}") if math.isfinite(value) else None
+
+
+# --- The file -------------------------------------------------------------------------------------
+
+
+def as_json(results: Results) -> str:
+  """One line a cell; what many cells share, as the names of checks, stands once, and has a number.
+
+  `read_results` reads it.
+  """
+  shared: dict[str, int] = {}
+
+  def number(value: Any) -> int:
+    return shared.setdefault(json.dumps(value), len(shared))
+
+  rows = []
+  for key in sorted(results.cells, key=order_of(results.cells)):
+    cell = results.cells[key]
+    own = {k: number(v) if isinstance(v, dict | list) else v for k, v in cell.items()}
+    rows.append(f"  {json.dumps(' / '.join(key))}: {json.dumps(own)}")
+  cells = ",\n".join(rows)
+  lists = ",\n".join(f"  {value}" for value in shared)
+  return (
+    f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{lists}\n ],\n'
+    f' "cells": {{\n{cells}\n }}\n}}\n'
+  )
+
+
+def order_of(cells: Iterable[tuple[str, ...]]) -> Any:
+  """The order of the matrix; what isn't in it any more stands behind."""
+  from scripts.campaigns.matrix import cells as all_cells
+
+  places = {tuple(cell): place for place, cell in enumerate(all_cells())}
+  return lambda key: (places.get(key, len(places)), key)
+
+
+def write_whole(path: Path, text: str) -> None:
+  """So that a stop in the middle loses nothing."""
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  temporary.replace(path)
+
+
+if __name__ == "__main__":
+  sys.exit(main())
