@@ -70,7 +70,7 @@ class Rule(NamedTuple):
 
   def checked(self, args: tuple[Any, ...], bars: Any) -> Leaves:
     """The cotangents of the float leaves, in order."""
-    names = iter(self.signature.names)
+    places = iter(zip(self.signature.names, self.signature.is_float, strict=True))
     if not isinstance(bars, tuple | list) or len(bars) != len(args):
       raise RuleError(
         "structure",
@@ -80,8 +80,9 @@ class Rule(NamedTuple):
     found: Leaves = []
     for arg, bar in zip(args, bars, strict=True):
       leaves, structure = jax.tree.flatten(arg)
-      own_names = [next(names) for _ in leaves]
-      if bar is None and not any(is_real(leaf) for leaf in leaves):
+      own_places = [next(places) for _ in leaves]
+      own_names = [name for name, _ in own_places]
+      if bar is None and not any(real for _, real in own_places):
         continue
       try:
         own_bars = structure.flatten_up_to(bar)
@@ -92,8 +93,8 @@ class Rule(NamedTuple):
           f"{structure}, got {jax.tree.structure(bar)}",
           own_names[0].partition("/")[0] if own_names else "",
         ) from error
-      for name, leaf, own in zip(own_names, leaves, own_bars, strict=True):
-        if is_real(leaf):
+      for (name, real), leaf, own in zip(own_places, leaves, own_bars, strict=True):
+        if real:
           found.append(checked_leaf(name, leaf, own))
         elif own is not None and getattr(own, "dtype", None) != jax.dtypes.float0:
           raise RuleError(
@@ -102,11 +103,6 @@ class Rule(NamedTuple):
             name,
           )
     return found
-
-
-def is_real(leaf: Any) -> bool:
-  """Whether a leaf, an array or a Python number, is differentiated by."""
-  return is_float(leaf.dtype) if hasattr(leaf, "dtype") else isinstance(leaf, float)
 
 
 def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
