@@ -4,6 +4,7 @@
   python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
+  python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
 On a GPU or a TPU nothing is pinned.
@@ -14,11 +15,13 @@ import json
 import multiprocessing
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import machine
+from scripts.benchmarks.peers import PEERS
 from scripts.benchmarks.sizes import SIZES
 
 
@@ -36,7 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
   depth = commands.add_parser("depth", help="compile time against the number of layers")
   depth.add_argument("--rounds", type=int, default=7, help="default: 7")
   residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
-  for command in (step, depth, residuals):
+  checkers = commands.add_parser("checkers", help="our verifier beside other gradient checkers")
+  checkers.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
+  for command in (step, depth, residuals, checkers):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
@@ -57,7 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     found = in_process(count, partial(machine.call, f"scripts.benchmarks.{command}", options))
     rows += [{"cores": count, **row} for row in found]
   if file:
-    file.write_text(json.dumps({"machine": here, "rows": rows}, indent=1) + "\n")
+    made = {"date": date.today().isoformat(), "machine": here, "rows": rows}
+    file.write_text(json.dumps(made, indent=1) + "\n")
   return 0
 
 

@@ -1,12 +1,20 @@
 """The bench itself: its order, which rounds count, what it writes; the clocks are made up."""
 
 import json
+import sys
 import types
+from functools import partial
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
-from scripts.benchmarks import machine, rounds
+from scripts.benchmarks import bridges, checkers, machine, rounds
+from scripts.benchmarks.bridges import problem_of
+from scripts.benchmarks.peers import PEERS
 
 
 class Machine:
@@ -127,3 +135,103 @@ def test_depth_prints_a_table_and_writes_json(tmp_path, capfd):
   rows = json.loads(file.read_text())["rows"]
   assert {row["layers"] for row in rows if row["repeat_hidden"]} == {5, 65, 257, 1025}
   assert all(min(row["seconds"]) > 0 for row in rows)
+
+
+# --- Other checkers on the planted bugs -----------------------------------------------------------
+
+
+def cube(x):
+  return {"y": x**3, "count": jnp.int32(3)}
+
+
+def cube_rule(factor, x):
+  def backward(y_bar):
+    return (factor * 3 * x**2 * y_bar["y"],)
+
+  return cube(x), backward
+
+
+def broken_rule(x):
+  raise KeyError("planted")
+
+
+def made(name, f_vjp):
+  x = np.array([-1.5, 0.5, 2.0], np.float32)
+  return Specimen(name, lambda: Example(cube, (x,), f_vjp))
+
+
+@jax.custom_vjp
+def scaled(x, w, label):
+  return x * w[label]
+
+
+def scaled_forward(x, w, label):
+  return scaled(x, w, label), (x, w, label)
+
+
+def scaled_backward(kept, y_bar):
+  _, w, label = kept
+  return (y_bar * w[label]).sum()[None], jnp.zeros_like(w), None
+
+
+scaled.defvjp(scaled_forward, scaled_backward)
+NEGLECTED = Specimen("neglected", lambda: Example(scaled, (np.ones(1), np.ones(3), np.int32(1))))
+
+
+@pytest.fixture
+def bank(monkeypatch):
+  bugs = [made("doubled", partial(cube_rule, 2.0)), made("raises", broken_rule), NEGLECTED]
+  right = [made("right", partial(cube_rule, 1.0))]
+  for where in ("scripts.benchmarks.checkers", "fbackprop.verify.selftest"):
+    monkeypatch.setattr(f"{where}.BUGS", bugs)
+    monkeypatch.setattr(f"{where}.RIGHT", right)
+
+
+@pytest.mark.parametrize("peer", ["jax-float32", "jax-float64", "direct"])
+def test_the_peers_meet_the_same_bank(bank, capsys, peer):
+  (row,) = checkers.run([peer])
+  assert (row["bugs"], row["right"], row["caught"], row["false_alarms"]) == (3, 1, 3, 0)
+  assert row["names"]["missed"] == row["names"]["false alarms"] == []
+  assert PEERS[peer] in capsys.readouterr().out
+  assert row["seconds"] > 0
+
+
+def test_ours_is_counted_likewise(bank):
+  (row,) = checkers.run(["ours-quick"])
+  assert (row["caught"], row["false_alarms"], row["not_taken"]) == (3, 0, 0)
+  assert row["checker"] == "fbackprop verify, quick"
+
+
+def test_a_checker_that_breaks_without_the_rule_too_has_not_caught_the_bug():
+  def breaks(problem):
+    raise TypeError("no such dtype")
+
+  def complains(problem):
+    raise AssertionError
+
+  def calls(problem):
+    jax.vjp(problem.f, *problem.leaves)
+
+  raising = problem_of(made("raises", broken_rule).make())
+  right = problem_of(made("right", partial(cube_rule, 1.0)).make())
+  assert checkers.outcome_of(breaks, raising, True) == "not taken"
+  assert checkers.outcome_of(breaks, right, False) == "not taken"
+  assert checkers.outcome_of(complains, right, False) == "alarmed"
+  assert checkers.outcome_of(calls, raising, True) == "alarmed"
+  assert checkers.outcome_of(calls, right, False) == "passed"
+
+
+def test_a_peer_that_is_not_installed_is_named(bank, capsys, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  assert checkers.run(["torch-slow"]) == []
+  assert "torch gradcheck" in (said := capsys.readouterr().out)
+  assert "not installed: pip install torch" in said
+
+
+def test_numpy_checkers_get_the_function_and_its_rule_in_float64():
+  problem = problem_of(made("doubled", partial(cube_rule, 2.0)).make())
+  (x,) = xs = bridges.inputs(problem)
+  assert x.dtype == np.float64
+  np.testing.assert_array_equal(bridges.values(problem, xs), x**3)
+  (bar,) = bridges.cotangents(problem, xs, np.array([1.0, 2.0, 3.0]))
+  np.testing.assert_array_equal(bar, 2 * 3 * x**2 * [1, 2, 3])

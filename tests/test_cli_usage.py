@@ -195,7 +195,10 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys):
   assert refused(capsys, "trian") == (
     "fbackprop: there is no command 'trian'; did you mean 'train'?"
   )  # fmt: skip
-  assert refused(capsys, "zzz") == "fbackprop: there is no command 'zzz'; there are: circuit, train"
+  assert (
+    refused(capsys, "zzz")
+    == "fbackprop: there is no command 'zzz'; there are: circuit, train, verify"
+  )
 
 
 def test_no_command_is_answered_with_help(capsys):

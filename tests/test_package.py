@@ -31,21 +31,29 @@ FLOORS = [
    "circuit.settling", "circuit.alignment", "circuit.layout", "circuit.labels",
    "circuit.notation", "circuit.text", "circuit.steps", "circuit.shapes", "circuit.svg",
    "circuit.png", "circuit.drawing", "circuit"],
-  ["verify.findings", "verify.bank.specimen", "verify.bank.arguments",
-   "verify.bank.products", "verify.bank.arithmetic", "verify.bank.activations",
-   "verify.bank.losses", "verify.bank.weighted_losses", "verify.bank.normalization",
-   "verify.bank.attention", "verify.bank.loops", "verify.bank.networks", "verify.bank.batches",
-   "verify.bank.branches", "verify.bank.kinks", "verify.bank.precision", "verify.bank.cotangents",
-   "verify.bank.structure", "verify.bank.state", "verify.bank.modes",
-   "verify.bank.right_products", "verify.bank.right_activations", "verify.bank.right_losses",
-   "verify.bank.right_normalization", "verify.bank.right_loops", "verify.bank.right_structure",
-   "verify.bank.right_precision", "verify.bank.right_layers", "verify.bank",
-   "verify.live", "verify.circuits", "verify"],
+  ["verify.bank.arguments", "verify.bank.specimen", "verify.circuits", "verify.comparison",
+   "verify.findings", "verify.live", "verify.patterns", "verify.primitives", "verify.slopes",
+   "verify.arguments", "verify.bank.activations", "verify.bank.arithmetic", "verify.bank.attention",
+   "verify.bank.batches", "verify.bank.branches", "verify.bank.cotangents", "verify.bank.kinks",
+   "verify.bank.loops", "verify.bank.losses", "verify.bank.modes", "verify.bank.networks",
+   "verify.bank.normalization", "verify.bank.precision", "verify.bank.products",
+   "verify.bank.right_activations", "verify.bank.right_layers", "verify.bank.right_loops",
+   "verify.bank.right_losses", "verify.bank.right_normalization", "verify.bank.right_precision",
+   "verify.bank.right_products", "verify.bank.right_structure", "verify.bank.state",
+   "verify.bank.structure", "verify.bank.weighted_losses", "verify.evaluation",
+   "verify.rearrangement", "verify.rendering", "verify.bank", "verify.rules", "verify.steps",
+   "verify.tracing", "verify.regimes", "verify.tape", "verify.witnesses", "verify.branches",
+   "verify.exact", "verify.matching", "verify.modes", "verify.numerics", "verify.ties",
+   "verify.judging", "verify.kinks", "verify.paths", "verify.recomputation", "verify.regions",
+   "verify.rounding", "verify.cotangents", "verify.operands", "verify.points", "verify.subsets",
+   "verify.scans", "verify.causes", "verify.checking", "verify.asserting", "verify.layers",
+   "verify.selftest", "verify.library", "verify"],
   ["train.files", "train.stopping", "train.optimizers", "train.steps",
    "train.results", "train.weights", "train.datasets", "train.examples", "train.divergence",
    "train.interruption", "train.loop", "train.fitting", "train.layer_panels", "train.report",
    "train.runs", "train"],
-  ["cli.usage", "cli.config", "cli.progress", "cli.train", "cli.circuit", "cli", "__main__"],
+  ["cli.usage", "cli.config", "cli.progress", "cli.output", "cli.loading", "cli.train",
+   "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 
 
@@ -95,10 +103,13 @@ def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
   touch += "[getattr(fb.circuit, n) for n in fb.circuit.__all__]; "
+  touch += "[getattr(fb.verify, n) for n in fb.verify.__all__]; "
   assert run(code + touch + "print(before == dict(jax.config.values))") == "True\n"
 
 
-@pytest.mark.parametrize("package", ["fbackprop", "fbackprop.circuit", "fbackprop.train"])
+@pytest.mark.parametrize(
+  "package", ["fbackprop", "fbackprop.circuit", "fbackprop.train", "fbackprop.verify"]
+)
 def test_the_stub_names_what_the_package_names(package):
   module = importlib.import_module(package)
   stub = ast.parse(Path(module.__file__).with_suffix(".pyi").read_text())

@@ -16,6 +16,7 @@ from fbackprop.cli.usage import UsageError, hint
 COMMANDS = {
   "circuit": "solve an expression by backpropagation, gate by gate, and draw it",
   "train": "train an MLP, and check its gradients against jax.grad while it learns",
+  "verify": "verify the hand-written VJP of any function, or this library's own",
 }
 
 HELP = f"""usage: fbackprop COMMAND [flags]

@@ -4,14 +4,13 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from fbackprop.cli.output import is_special, show, write
 from fbackprop.cli.usage import UsageError, hint
 from fbackprop.extras import need
-from fbackprop.train.files import write_whole
 
 if TYPE_CHECKING:
   from fbackprop.circuit.graph import Circuit, Trace
@@ -122,7 +121,7 @@ def run(config: CircuitConfig) -> int:
   if config.out is None:
     show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
   else:
-    write(config.out, content)
+    write("--out", config.out, content)
   check = check_circuit(trace)
   verdict = verdict_of(check, trace)
   if not check.ok:
@@ -192,32 +191,6 @@ def draw(config: CircuitConfig, trace: "Trace") -> bytes:
   color = config.out is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
   write_text = trace.to_steps if config.steps else trace.to_text
   return f"{write_text(digits=digits, color=color)}\n".encode()
-
-
-def show(text: str, missing: str = "replace") -> None:
-  """Prints lines; what stands for a letter that the terminal lacks is said by `missing`."""
-  encoding = sys.stdout.encoding or "utf-8"
-  print(text.encode(encoding, missing).decode(encoding), end="")
-
-
-def write(path: str, content: bytes) -> None:
-  """Writes the file whole, behind a link too, and says so."""
-  try:
-    if is_special(path):  # No file may take its place.
-      Path(path).write_bytes(content)
-      return
-    write_whole(Path(path).resolve(), content)
-  except OSError as error:
-    raise UsageError(f"--out {path} can't be written: {error.strerror}") from error
-  print(f"written: {path}")
-
-
-def is_special(path: str) -> bool:
-  """Whether a device, a pipe or a socket stands there, or what a shell makes of /dev/stdout."""
-  is_device = Path(path).absolute().is_relative_to("/dev")
-  return (
-    os.path.exists(path) and not os.path.isdir(path) and (is_device or not os.path.isfile(path))
-  )
 
 
 def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:

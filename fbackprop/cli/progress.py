@@ -16,11 +16,12 @@ class Progress(Protocol):
 
 
 @contextmanager
-def show_progress(total: int) -> Iterator[Progress]:
+def show_progress(total: int, what: str = "training") -> Iterator[Progress]:
   """Lines and a bar on a terminal, lines alone elsewhere.
 
   Args:
     total: steps at which the bar is full.
+    what: the word before the bar.
 
   Yields:
     `show(line, step)`.
@@ -34,8 +35,8 @@ def show_progress(total: int) -> Iterator[Progress]:
     return
   rich = need("rich.progress", extra="train")
   columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
-  with rich.Progress("training", *columns, transient=True) as bar:
-    task = bar.add_task("training", total=total)
+  with rich.Progress(what, *columns, transient=True) as bar:
+    task = bar.add_task(what, total=total)
 
     def show_above_bar(line: str, step: int) -> None:
       bar.console.print(line, highlight=False, markup=False)

@@ -1,13 +1,20 @@
-"""The witnesses: autodiff is called here, and nowhere else in the package."""
+"""The witnesses: autodiff is called here, and nowhere else in the package.
 
-from fbackprop.verify.circuits import CIRCUIT_TOLERANCE, CircuitCheck, check_circuit
-from fbackprop.verify.live import GRADIENT_TOLERANCE, LiveCheck, make_live_check
+`vjp` verifies anybody's hand-written rule, `layer` a network of ours layer by layer, `assert_vjp`
+is the line for a test; `fbackprop verify` is the command. Names are imported when they are touched.
+"""
 
-__all__ = [
-  "CIRCUIT_TOLERANCE",
-  "GRADIENT_TOLERANCE",
-  "CircuitCheck",
-  "LiveCheck",
-  "check_circuit",
-  "make_live_check",
-]
+from fbackprop.lazy import lazy_names
+
+__getattr__, __dir__, __all__ = lazy_names(
+  "fbackprop.verify",
+  {
+    "asserting": ("assert_vjp",),
+    "checking": ("vjp",),
+    "circuits": ("CIRCUIT_TOLERANCE", "CircuitCheck", "check_circuit"),
+    "findings": ("Checked", "Finding", "Report", "UnusableError"),
+    "layers": ("layer",),
+    "live": ("GRADIENT_TOLERANCE", "LiveCheck", "make_live_check"),
+    "selftest": ("SelfTest", "run_self_test"),
+  },
+)

@@ -1,6 +1,7 @@
 """What a verification found: findings, the checks that were made, and what wasn't checked."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Literal, NamedTuple
 
 Verdict = Literal["fail", "oracle fault", "no verdict", "pass"]
@@ -29,7 +30,7 @@ class Finding(NamedTuple):
   check: str
   regime: str = "as given"
   leaf: str = ""
-  index: tuple[int, ...] | None = None
+  index: tuple[int, ...] | None = None  # type: ignore[assignment]  # As no tuple.index is needed.
   got: float | None = None
   want: float | None = None
   bound: float | None = None
@@ -98,7 +99,42 @@ class Report(NamedTuple):
     """True for "pass" only."""
     return self.verdict == "pass"
 
+  def table(self) -> str:
+    """The report for a terminal, in lines of at most 100 columns: see `rendering.table`."""
+    return str(import_module("fbackprop.verify.rendering").table(self))
+
+  def to_json(self) -> str:
+    """Everything, as JSON that `from_json` reads: see `rendering.to_json`."""
+    return str(import_module("fbackprop.verify.rendering").to_json(self))
+
+  @staticmethod
+  def from_json(text: str) -> "Report":
+    """The report that `to_json` wrote; a ValueError for anything else."""
+    report: Report = import_module("fbackprop.verify.rendering").from_json(text)
+    return report
+
+  def __str__(self) -> str:
+    return self.table()
+
 
 def first_verdict(kinds: Sequence[str]) -> Verdict:
   """The gravest of some kinds; notes don't count."""
   return next((verdict for verdict in VERDICTS if verdict in kinds), "pass")
+
+
+class UnusableError(ValueError):
+  """The function or its arguments can't be used: no float goes in, or none comes out."""
+
+
+class RuleError(Exception):
+  """The rule does what no rule may: it raises, or returns another tree.
+
+  Attributes:
+    check: "structure", "dtype", "no gradient" or "raises".
+    leaf: the path of the leaf, or "".
+  """
+
+  def __init__(self, check: str, message: str, leaf: str = "") -> None:
+    super().__init__(message)
+    self.check = check
+    self.leaf = leaf

@@ -1,0 +1,15 @@
+from fbackprop.verify.asserting import assert_vjp as assert_vjp
+from fbackprop.verify.checking import vjp as vjp
+from fbackprop.verify.circuits import CIRCUIT_TOLERANCE as CIRCUIT_TOLERANCE
+from fbackprop.verify.circuits import CircuitCheck as CircuitCheck
+from fbackprop.verify.circuits import check_circuit as check_circuit
+from fbackprop.verify.findings import Checked as Checked
+from fbackprop.verify.findings import Finding as Finding
+from fbackprop.verify.findings import Report as Report
+from fbackprop.verify.findings import UnusableError as UnusableError
+from fbackprop.verify.layers import layer as layer
+from fbackprop.verify.live import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
+from fbackprop.verify.live import LiveCheck as LiveCheck
+from fbackprop.verify.live import make_live_check as make_live_check
+from fbackprop.verify.selftest import SelfTest as SelfTest
+from fbackprop.verify.selftest import run_self_test as run_self_test

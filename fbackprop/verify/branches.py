@@ -1,0 +1,211 @@
+"""Inputs that put values on both sides of each comparison of the rule.
+
+A clip that no random gradient reaches, a mask for x > 3, a branch for one label: where a rule takes
+another way, it may be wrong there alone. The traced program shows every comparison in it. Those
+that came out one way in all regimes are looked for from the other side: by scaling, and by Newton
+steps along the gradient of the difference of the two sides.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from fbackprop.verify.arguments import Leaves
+from fbackprop.verify.evaluation import Evaluator
+from fbackprop.verify.primitives import is_float
+from fbackprop.verify.regimes import is_integer
+from fbackprop.verify.tracing import evaluate_flat, flat
+from fbackprop.verify.witnesses import Witnesses
+
+Place = tuple[Any, ...]
+# For how many comparisons a search is made, by level.
+MOST_SITES = {"standard": 24, "large": 3, "deep": 200}
+SCALES = (8.0, 64.0, 4096.0, 1 / 64)
+STEPS = 8
+
+
+class Coverage:
+  """Which outcomes every comparison has had."""
+
+  def __init__(self, witnesses: Witnesses) -> None:
+    self.witnesses = witnesses
+    self.seen: dict[Place, set[str]] = {}
+    self.names: dict[Place, str] = {}
+    self.integers: set[int] = set()
+    self.fresh = False
+
+  def watch(self, place: Place, name: str, a: np.ndarray, b: np.ndarray) -> None:
+    """Notes the outcomes of one comparison."""
+    if a.dtype.kind != "f":
+      if name in ("eq", "ne") and a.dtype.kind in "iu" and (b.size == 1 or a.size == 1):
+        self.integers |= {int(v) for v in (b if b.size == 1 else a).reshape(-1)}
+      return
+    outcomes = self.seen.setdefault(place, set())
+    self.names[place] = name
+    for outcome, found in (("above", a > b), ("below", a < b)):
+      if outcome not in outcomes and np.any(found):
+        outcomes.add(outcome)
+        self.fresh = True
+
+  def look(self, inputs: Sequence[Any]) -> bool:
+    """Evaluates the rule at a point; whether a comparison came out as it never had before."""
+    self.fresh = False
+    Evaluator(self.witnesses.signature.working, watch=self.watch).run(self.witnesses.rule, inputs)
+    return self.fresh
+
+  @property
+  def one_sided(self) -> list[tuple[Place, str]]:
+    """The comparisons that never came out the other way, and that way."""
+    return [
+      (place, "below" if "above" in outcomes else "above")
+      for place, outcomes in self.seen.items()
+      if len(outcomes) < 2
+    ]
+
+
+Point = tuple[str, Leaves, list[np.ndarray]]
+
+
+def search(
+  coverage: Coverage, leaves: Leaves, y_bar: list[np.ndarray], most: int
+) -> tuple[list[Point], int]:
+  """Points at which comparisons come out as they had not.
+
+  Returns:
+    (points, how many comparisons stay one-sided); a point is (name, leaves, y_bar).
+  """
+  points: list[Point] = []
+
+  def try_point(name: str, own: Leaves, bars: list[np.ndarray]) -> None:
+    if coverage.look([*own, *bars]):
+      points.append((name, own, bars))
+
+  if coverage.one_sided:
+    for factor in SCALES:
+      try_point(f"cotangent times {factor:g}", leaves, [b * factor for b in y_bar])
+  for value in sorted(coverage.integers)[:8]:
+    own = [with_value(x, value) if is_label(x) else x for x in leaves]
+    points.append((f"some integers {value}", own, y_bar))
+  tried = 0
+  for place, side in coverage.one_sided:
+    if not is_outermost(coverage, place) or tried >= most:
+      continue
+    if len(coverage.seen[place]) == 2:
+      continue  # Found meanwhile.
+    tried += 1
+    name = f"{coverage.names[place]} {side}, for the first time"
+    found = cross(coverage.witnesses, place, [*leaves, *y_bar], side)
+    if found is not None:
+      try_point(name, found[: len(leaves)], found[len(leaves) :])
+  return points, len(coverage.one_sided)
+
+
+def is_outermost(coverage: Coverage, place: Place) -> bool:
+  """Whether a comparison isn't inside a loop: those are left to scaling and to chance."""
+  return len(place) == 1 or (len(place) == 2 and coverage.names[place] == "clamp")
+
+
+def is_label(x: Any) -> bool:
+  return is_integer(x) and x.size > 0
+
+
+def with_value(x: Any, value: int) -> Any:
+  """Every third integer replaced."""
+  flat_x = np.array(x).reshape(-1)
+  flat_x[::3] = value
+  return flat_x.reshape(np.shape(x))
+
+
+def cross(
+  witnesses: Witnesses, place: Place, inputs: list[Any], side: str
+) -> list[np.ndarray] | None:
+  """Moves the inputs until one entry of a comparison is on the other side; None if that fails."""
+  try:
+    program, moving = gap_and_gradient(witnesses.rule, place)
+  except Exception:  # A rule that can't be differentiated can't be searched so.
+    return None
+  evaluator = Evaluator(witnesses.signature.working)
+  sign = 1.0 if side == "above" else -1.0
+  point = list(inputs)
+  gap = evaluator.run(program, [*point, np.zeros(program.in_avals[-1].shape)])[0][0]
+  usable = np.isfinite(gap)
+  if not usable.any():
+    return None
+  entry = np.unravel_index(int(np.argmin(np.where(usable, np.abs(gap), np.inf))), gap.shape)
+  weight = np.zeros(gap.shape)
+  weight[entry] = 1.0
+  for _ in range(STEPS):
+    out = evaluator.run(program, [*point, weight])
+    gap, grads = out[0][0], [g[0] for g in out[1:]]
+    if sign * gap[entry] > 0:
+      return point
+    sizes = [rms(point[i]) for i in moving]
+    power = sum(float((s * g * s * g).sum()) for s, g in zip(sizes, grads, strict=True))
+    if not (np.isfinite(power) and power > 0):
+      return None
+    # A little beyond, so that the next regime stands clear of the edge.
+    length = (sign * (0.05 * abs(gap[entry]) + 1e-3) - gap[entry]) * 1.1 / power
+    for i, s, g in zip(moving, sizes, grads, strict=True):
+      point[i] = np.asarray(point[i] + length * s * s * g)
+  return None
+
+
+def rms(x: np.ndarray) -> float:
+  """The size of what is moved; 1 of what is zero."""
+  return (float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0) or 1.0
+
+
+def gap_and_gradient(
+  program: core.ClosedJaxpr, place_of_equation: Place
+) -> tuple[core.ClosedJaxpr, list[int]]:
+  """The difference of a comparison's sides, and the gradient of one entry by the float inputs."""
+  eqn = program.jaxpr.eqns[place_of_equation[0]]
+  edge = place_of_equation[-1]  # Of a clamp: 0 for the lower one, 1 for the upper one.
+  shape = eqn.outvars[0].aval.shape
+  moving = [i for i, a in enumerate(program.in_avals) if is_float(a.dtype)]
+
+  def gap(*own: Any) -> Any:
+    found: list[Any] = []
+
+    def stop(one: Any, values: list[Any], place: Place, compared: Any) -> list[Any] | None:
+      if place == place_of_equation[:1]:
+        sides = [*values, jnp.zeros_like(values[0])][:2]
+        if one.primitive.name == "clamp":
+          low, x, high = values
+          sides = [x, low if edge == 0 else high]
+        found.append(jnp.broadcast_to(jnp.subtract(*sides), shape))
+        raise _FoundError
+      return None
+
+    with contextlib.suppress(_FoundError):
+      evaluate_flat(program, False, *own, override=stop)
+    return found[0]
+
+  def both(*own: Any) -> list[Any]:
+    rest, weight = own[:-1], own[-1]
+
+    def along(*movable: Any) -> Any:
+      full = list(rest)
+      for i, value in zip(moving, movable, strict=True):
+        full[i] = value
+      difference = gap(*full)
+      return (weight * difference).sum(), difference
+
+    movable = [rest[i] for i in moving]
+    _, pull, difference = jax.vjp(along, *movable, has_aux=True)
+    return [difference, *pull(jnp.ones((), difference.dtype))]
+
+  with jax.enable_x64(True):
+    avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.in_avals]
+    dtype = eqn.invars[0].aval.dtype
+    traced = jax.make_jaxpr(both)(*avals, jax.ShapeDtypeStruct(shape, dtype))
+    return flat(traced, keep_rules=False), moving
+
+
+class _FoundError(Exception):
+  """The equation that was looked for is reached."""

@@ -1,0 +1,109 @@
+"""The rule's numbers beside the truth, entry by entry, within what rounding can do."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# A difference counts from this many spreads on. The spreads are those of roundings four times as
+# large as float64's, and each is at least the spread of the row and the column it stands in.
+SPREADS = 12.0
+# A bound is vacuous if it exceeds this share of what it bounds.
+VACUOUS = 1e-3
+# Below this float64 itself flushes to zero.
+FLOOR = 1e-290
+
+
+class Difference(NamedTuple):
+  """One leaf, compared.
+
+  Attributes:
+    leaf: its place among the float leaves.
+    got, want, bound: float64, in the leaf's shape.
+    is_wrong: where |got − want| is beyond the bound, or one of them alone isn't finite.
+    is_vacuous: where the bound says nothing.
+  """
+
+  leaf: int
+  got: np.ndarray
+  want: np.ndarray
+  bound: np.ndarray
+  is_wrong: np.ndarray
+  is_vacuous: np.ndarray
+
+  @property
+  def worst(self) -> tuple[int, ...]:
+    """The entry with the largest error over its bound; one that isn't finite comes first."""
+    with np.errstate(all="ignore"):
+      excess = np.abs(self.got - self.want) / self.bound
+    excess = np.where(np.isnan(excess), np.inf, excess)
+    excess = np.where(self.is_wrong, excess, -1.0)
+    return tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
+
+  @property
+  def share(self) -> float:
+    """The largest error over its bound, of the finite entries."""
+    with np.errstate(all="ignore"):
+      excess = np.abs(self.got - self.want) / self.bound
+    return float(np.max(excess, initial=0.0, where=np.isfinite(excess)))
+
+
+def spread(samples: np.ndarray) -> np.ndarray:
+  """The standard deviation of an entry's samples about the first, in the entry's shape.
+
+  Four samples are few: an entry may be still by chance. So it is at least what the entry's rows
+  and columns say together, Π_axis (mean over the other axes) / mean^(ndim − 1).
+  """
+  if samples.shape[0] == 1:
+    return np.zeros(samples.shape[1:])
+  with np.errstate(all="ignore"):
+    moved = samples[1:] - samples[:1]
+    largest = float(np.max(np.abs(moved), initial=0.0, where=np.isfinite(moved)))
+    scale = 2.0 ** np.frexp(largest)[1] if largest > 0 else 1.0  # Squares must not underflow.
+    squares = ((moved / scale) ** 2).mean(0)
+    pooled = np.ones(())
+    if squares.ndim and squares.size:
+      mean = squares.mean()
+      if 0 < mean < np.inf:
+        pooled = mean
+        for axis in range(squares.ndim):
+          others = tuple(a for a in range(squares.ndim) if a != axis)
+          pooled = pooled * (squares.mean(others, keepdims=True) / mean)
+        squares = np.maximum(squares, pooled)
+  return np.asarray(scale * np.sqrt(squares))
+
+
+def compare(
+  got: Sequence[np.ndarray], want: Sequence[np.ndarray], allowance: float, may_be_vacuous: bool
+) -> list[Difference]:
+  """Compares the samples of all leaves; the first sample is the number itself.
+
+  Args:
+    got: of the rule, each with an axis of samples.
+    want: of the truth.
+    allowance: multiplies the bounds.
+    may_be_vacuous: whether a bound can be too wide for another reason than cancellation: a fragile
+      comparison, or an operation that isn't evaluated in float64.
+  """
+  largest = max((float(np.max(np.abs(w[0]), initial=0.0)) for w in want), default=0.0)
+  differences = []
+  for leaf, (g, w) in enumerate(zip(got, want, strict=True)):
+    with np.errstate(all="ignore"):
+      size = np.maximum(np.abs(g[0]), np.abs(w[0]))
+      noise = SPREADS * (spread(g) + spread(w)) + 8 * 2.0**-52 * size + FLOOR
+      bound = allowance * noise
+      error = np.abs(g[0] - w[0])
+      both = np.isfinite(g[0]) & np.isfinite(w[0])
+      is_wrong = np.where(both, error > bound, ~same_non_finite(g[0], w[0]))
+      scale = np.maximum(np.abs(w[0]), largest)
+      is_vacuous = np.isnan(bound) | np.isinf(bound)
+      if may_be_vacuous:
+        is_vacuous |= bound > VACUOUS * scale
+      is_vacuous &= both
+    differences.append(Difference(leaf, g[0], w[0], bound, is_wrong & ~is_vacuous, is_vacuous))
+  return differences
+
+
+def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+  """Where both aren't finite, whether by the same number or not: then there is no truth to miss."""
+  return ~np.isfinite(a) & ~np.isfinite(b)

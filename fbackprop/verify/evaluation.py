@@ -1,0 +1,473 @@
+"""A traced program evaluated in float64, and the rounding error of its results.
+
+The running error bound of Higham (Accuracy and Stability, §3.3) is rigorous and, through more than
+a layer or two, vacuous: it adds up magnitudes where errors cancel. So the error is not bounded but
+measured, by stochastic arithmetic. The program is evaluated several times at once; in each of these
+samples but the first, the result of every operation is moved at random by what its rounding may be,
+and how far the samples spread is how far rounding reaches. What is correlated stays correlated: an
+error made once and used a thousand times counts a thousand times, and x − x is zero.
+
+A comparison whose two sides lie within their spread of each other is fragile: rounding might decide
+it. Its outcome is then drawn for each sample, so that the spread covers both branches. Exact
+equality is not fragile: it is a tie, whose branch is the one that is written.
+
+References:
+  Parker, "Monte Carlo arithmetic", UCLA CSD-970002 (1997); Vignes, "Discrete stochastic
+  arithmetic for validating results of numerical software", Numerical Algorithms 37 (2004).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+from jax.extend import core
+
+from fbackprop.verify import primitives
+from fbackprop.verify.primitives import Samples, digits, is_float, rounded
+
+# How many times its spread a difference may be and count as fragile.
+FRAGILE = 4.0
+# Random numbers are taken from one pool, each time from another place: to draw them anew for every
+# operation would take longer than the operation.
+POOL = np.random.default_rng(0).uniform(-1.0, 1.0, 1 << 20).astype(np.float32)
+
+
+class Noise(NamedTuple):
+  """How an evaluation is perturbed.
+
+  Attributes:
+    samples: how many, the unperturbed first one included.
+    unit: the largest relative error of one rounding. A little more than that of float64 by default,
+      so that moving a number by it changes the number.
+    tiny: below this a result may be flushed to zero.
+    constants: the relative error of constants, of a program that was traced in a narrower dtype.
+    seed: of the draws.
+  """
+
+  samples: int = 5
+  unit: float = 2.0**-51
+  tiny: float = 0.0
+  constants: float = 0.0
+  seed: int = 0
+
+
+class Gap(NamedTuple):
+  """The two sides of a comparison, and how often each is the greater.
+
+  Attributes:
+    primitive: "gt", "max", ...
+    above, below, equal: entries in which the first is greater, less, equal to the second.
+  """
+
+  primitive: str
+  above: int
+  below: int
+  equal: int
+
+
+class Evaluator:
+  """Evaluates traced programs.
+
+  Args:
+    working: the floating dtype that the program's user works in. A cast to it, or to a wider one,
+      is exact here; a cast to a narrower one rounds.
+    noise: None for one unperturbed sample.
+    watch: called with the place, the primitive and both sides of every comparison of floats.
+  """
+
+  def __init__(
+    self,
+    working: Any = np.float64,
+    noise: Noise | None = None,
+    watch: Callable[[tuple[Any, ...], str, np.ndarray, np.ndarray], None] | None = None,
+  ) -> None:
+    self.digits = digits(working)
+    self.noise = noise
+    self.watch = watch
+    self.rng = np.random.default_rng(noise.seed if noise else 0)
+    self.fragile = 0
+    self.foreign: list[str] = []
+
+  def run(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
+    """The results, each with an axis of samples in front.
+
+    Args:
+      program: its floats may have any dtype.
+      arguments: arrays, without that axis.
+    """
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+      return self.evaluate(program, [lifted(a) for a in arguments], ())
+
+  def run_stacked(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
+    """The same for arguments that have the axis already: one sample for each point."""
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+      return self.evaluate(program, list(arguments), ())
+
+  def evaluate(
+    self, program: core.ClosedJaxpr, arguments: list[Samples], place: tuple[Any, ...]
+  ) -> list[Samples]:
+    """All equations in their order; values that nothing reads any more are let go."""
+    jaxpr = program.jaxpr
+    values: dict[Any, Samples] = {}
+    for variable, value in zip(jaxpr.constvars, program.consts, strict=True):
+      values[variable] = self.constant(value)
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+
+    def read(atom: Any) -> Samples:
+      if not isinstance(atom, core.Literal):
+        return values[atom]
+      is_exact = not is_float(
+        atom.aval.dtype
+      )  # A Python integer takes the dtype it was traced with.
+      return self.constant(np.asarray(atom.val, atom.aval.dtype) if is_exact else atom.val)
+
+    kept = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    last_use = uses(jaxpr.eqns, kept)
+    for i, equation in enumerate(jaxpr.eqns):
+      if i not in last_use.needed:
+        continue
+      inputs = [read(atom) for atom in equation.invars]
+      outputs = self.apply(equation, inputs, (*place, i))
+      values.update(zip(equation.outvars, outputs, strict=True))
+      for v in equation.invars:
+        if not isinstance(v, core.Literal) and last_use.last[v] == i and v not in kept:
+          values.pop(v, None)
+    return [read(atom) for atom in jaxpr.outvars]
+
+  def apply(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """One equation."""
+    name, params = equation.primitive.name, equation.params
+    if (inner := inner_program(equation)) is not None:
+      return self.evaluate(inner, inputs, place)
+    if name == "scan":
+      return self.scan(params, inputs, place)
+    if name == "while":
+      return self.loop(params, inputs, place)
+    if name == "cond":
+      branch = int(np.clip(inputs[0][0], 0, len(params["branches"]) - 1))
+      return self.evaluate(params["branches"][branch], inputs[1:], (*place, branch))
+    if self.watch is not None:
+      self.show(name, params, inputs, place)
+    if name in primitives.EXACT:
+      return [self.exact(name, params, inputs, equation)]
+    if name in primitives.ROUNDED:
+      return [self.perturbed(primitives.ROUNDED[name](params, *inputs), 1.0)]
+    if name in primitives.TRANSCENDENTAL:
+      return [self.perturbed(primitives.TRANSCENDENTAL[name](params, *inputs), 4.0)]
+    if name in primitives.SUMS:
+      return [self.sum(name, params, inputs)]
+    return self.by_jax(equation, inputs)
+
+  # --- Rounding -----------------------------------------------------------------------------------
+
+  def constant(self, value: Any) -> Samples:
+    """A constant, perturbed where it was rounded when the program was traced."""
+    x = lifted(value)
+    if self.noise is None or not self.noise.constants or not is_real(x):
+      return x
+    was_rounded = rounded(x, np.float16) != x
+    return (
+      self.moved(x, np.where(was_rounded, self.noise.constants, 0.0)) if was_rounded.any() else x
+    )
+
+  def perturbed(self, x: Samples, units: float) -> Samples:
+    """The samples of a result, moved by some roundings of their size."""
+    if self.noise is None or not is_real(x):
+      return x
+    return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
+
+  def flushed(self, moved: np.ndarray) -> np.ndarray:
+    """Results so small that they may be flushed to zero, moved by as much."""
+    if self.noise is not None and self.noise.tiny:
+      is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
+      if is_tiny.any():
+        moved[1:] = np.where(is_tiny, moved + self.noise.tiny * self.draw(moved.shape), moved)[1:]
+    return moved
+
+  def moved(self, x: np.ndarray, size: Any) -> np.ndarray:
+    """x · (1 + size · random) in all samples but the first."""
+    assert self.noise is not None
+    out = np.empty((self.noise.samples, *x.shape[1:]))
+    out[0] = x[0]
+    out[1:] = self.draw(out[1:].shape)
+    out[1:] *= size
+    out[1:] += 1.0
+    out[1:] *= x[1:] if x.shape[0] > 1 else x
+    return out
+
+  def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform numbers from −1 to 1."""
+    size = math.prod(shape)
+    start = int(self.rng.integers(0, POOL.size))
+    if size <= POOL.size - start:
+      return POOL[start : start + size].reshape(shape)
+    return np.resize(np.roll(POOL, -start), size).reshape(shape)
+
+  def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
+    """A sum of K terms, moved by what their roundings, and those of partial sums, come to."""
+    function = primitives.SUMS[name]
+    result = np.asarray(function(params, *inputs))
+    if self.noise is None or not is_real(result):
+      return result
+    if name == "reduce_sum":
+      terms = math.prod(inputs[0].shape[1 + a] for a in params["axes"])
+    elif name == "cumsum":
+      terms = inputs[0].shape[1 + params["axis"]]
+    else:
+      terms = math.prod(inputs[0].shape[1 + a] for a in params["dimension_numbers"][0][0])
+    units = 1 + 0.25 * math.sqrt(terms)
+    # √Σ terms²: independent roundings of the terms. Its own precision doesn't matter.
+    sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
+    squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
+    together = math.prod(sizes) * np.sqrt(function(params, *squares).astype(np.float64))
+    moved = self.moved(result, units * self.noise.unit)
+    moved[1:] += 2 * units * self.noise.unit * together * self.draw(moved[1:].shape)
+    return self.flushed(moved)
+
+  def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
+    """An operation that doesn't round, but for a cast to a narrower dtype."""
+    if name == "iota":
+      inputs = []
+    if name in primitives.COMPARISONS | {"sign"} and self.noise is not None and is_real(inputs[0]):
+      return self.decided(name, params, inputs)
+    x = primitives.EXACT[name](params, *inputs)
+    if name == "convert_element_type" and is_float(params["new_dtype"]) and is_real(inputs[0]):
+      if digits(params["new_dtype"]) < self.digits:
+        x = shifted(np.asarray(x), rounded(np.asarray(x[:1]), params["new_dtype"]))
+    elif name == "reduce_precision" and params["mantissa_bits"] < self.digits:
+      narrow = jax.lax.reduce_precision(
+        jnp.asarray(x[:1]), params["exponent_bits"], params["mantissa_bits"]
+      )
+      x = shifted(np.asarray(x), np.asarray(narrow))
+    return x
+
+  def decided(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
+    """A comparison; where rounding might decide it, its outcome is drawn."""
+    outcome = np.asarray(primitives.EXACT[name](params, *inputs))
+    gap = inputs[0] if name == "sign" else np.subtract(*primitives.aligned(inputs))
+    if outcome.shape[0] == 1:
+      return outcome
+    spread = np.abs(gap - gap[:1]).max(0)
+    is_tie = (gap[0] == 0) & (spread > 0)
+    fragile = (gap[0] != 0) & (np.abs(gap[0]) <= FRAGILE * spread)
+    if is_tie.any():
+      outcome = np.where(is_tie, outcome[:1], outcome)
+    count = int(fragile.sum())
+    if count:
+      self.fragile += count
+      drawn = self.draw(outcome.shape) > 0
+      drawn[1] = True  # At least one sample takes the other branch.
+      drawn[0] = False
+      other = -outcome[:1] if name == "sign" else ~outcome[:1]
+      outcome = np.where(fragile, np.where(drawn, other, outcome[:1]), outcome)
+    return outcome
+
+  # --- Loops, and what JAX evaluates --------------------------------------------------------------
+
+  def scan(self, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """`lax.scan`, step by step."""
+    consts_end = params["num_consts"]
+    carry_end = consts_end + params["num_carry"]
+    consts, carry, rows = inputs[:consts_end], inputs[consts_end:carry_end], inputs[carry_end:]
+    steps: Iterator[int] = iter(range(params["length"]))
+    if params["reverse"]:
+      steps = reversed(range(params["length"]))
+    stacks: list[list[Any]] = []
+    for i in steps:
+      outputs = self.evaluate(params["jaxpr"], [*consts, *carry, *(r[:, i] for r in rows)], place)
+      carry = outputs[: params["num_carry"]]
+      stacks.append(outputs[params["num_carry"] :])
+    if params["reverse"]:
+      stacks.reverse()
+    out_avals = params["jaxpr"].out_avals[params["num_carry"] :]
+    return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
+
+  def loop(self, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """`lax.while_loop`; the unperturbed sample says how often."""
+    cond_end = params["cond_nconsts"]
+    body_end = cond_end + params["body_nconsts"]
+    cond_consts, body_consts, carry = (
+      inputs[:cond_end],
+      inputs[cond_end:body_end],
+      inputs[body_end:],
+    )
+    while True:
+      (goes_on,) = self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))
+      mask = np.asarray(goes_on[0])  # Under vmap each lane stands still when it is done.
+      if not mask.any():
+        return carry
+      moved = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
+      carry = (
+        moved if mask.ndim == 0 else [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
+      )
+
+  def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
+    """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
+    if equation.primitive.name == "bitcast_convert_type":  # Of random bits: exact, as traced.
+      own = own_dtypes(equation, inputs)
+      return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
+    inputs = own_dtypes(equation, inputs, floats=False)
+    sizes = [x.size for x in inputs if is_real(x)]
+    out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
+    terms = max(1.0, max(sizes, default=1) / max(1, *out_sizes))
+    units = 4 + 0.25 * math.sqrt(terms)
+    if self.noise is not None:
+      inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
+    try:
+      results = mapped(widened(equation), inputs)
+      units_of_results = units
+    except Exception:  # A kernel, a callback: whatever it raises, its own dtypes are left to try.
+      name = equation.primitive.name
+      self.foreign.append(name)
+      results = mapped(
+        lambda *xs: bind(equation.primitive, equation.params, own_dtypes(equation, xs)), inputs
+      )
+      widths = [v.aval.dtype for v in equation.outvars if is_float(v.aval.dtype)]
+      unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2
+      units_of_results = units * unit / (self.noise.unit if self.noise else 1.0)
+    return [self.perturbed(np.asarray(r, np.float64), units_of_results) if is_real(r) else r
+            for r in results]  # fmt: skip
+
+  def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
+    """Hands a comparison's two sides to who watches."""
+    assert self.watch is not None
+    if name in primitives.COMPARISONS or name in ("max", "min"):
+      self.watch(place, name, *primitives.aligned(inputs))
+    elif name in ("abs", "sign") and is_real(inputs[0]):
+      self.watch(place, name, inputs[0], np.zeros_like(inputs[0]))
+    elif name == "clamp":
+      low, x, high = primitives.aligned(inputs)
+      self.watch((*place, 0), name, x, low)
+      self.watch((*place, 1), name, x, high)
+
+
+class Uses(NamedTuple):
+  """Which equations are needed for the results, and where each variable is read last."""
+
+  needed: set[int]
+  last: dict[Any, int]
+
+
+def uses(equations: Sequence[Any], results: set[Any]) -> Uses:
+  """What is needed: a program as it was traced also holds what nobody reads."""
+  live, needed, last = set(results), set(), {}
+  for i in reversed(range(len(equations))):
+    if equations[i].effects or not live.isdisjoint(equations[i].outvars):
+      needed.add(i)
+      for v in equations[i].invars:
+        if not isinstance(v, core.Literal):
+          live.add(v)
+          last.setdefault(v, i)
+  return Uses(needed, last)
+
+
+# --- Helpers --------------------------------------------------------------------------------------
+
+
+def lifted(value: Any) -> Samples:
+  """A value with an axis of one sample; floats in float64."""
+  if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+    return value[None]
+  x = np.asarray(value)
+  return x.astype(np.float64)[None] if is_float(x.dtype) else x[None]
+
+
+def is_real(x: Any) -> bool:
+  """Whether it holds real floats."""
+  return is_float(x.dtype)
+
+
+def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
+  """All samples moved as the first one is: a cast must not widen their spread."""
+  return x + (first - x[:1]) if x.shape[0] > 1 else first
+
+
+def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
+  """The new values where a lane goes on, the old ones elsewhere."""
+  return np.where(mask.reshape(1, *mask.shape, *(1,) * (new.ndim - 1 - mask.ndim)), new, old)
+
+
+def stacked(rows: list[Any], aval: Any) -> Samples:
+  """The rows of a scan's output, after the axis of samples."""
+  if not rows:
+    dtype = np.float64 if is_float(aval.dtype) else aval.dtype
+    return np.zeros((1, 0, *aval.shape), dtype)
+  if not isinstance(rows[0], np.ndarray):
+    return jnp.stack(rows, axis=1)
+  samples = max(r.shape[0] for r in rows)
+  return np.stack([np.broadcast_to(r, (samples, *r.shape[1:])) for r in rows], axis=1)
+
+
+CALLS = {
+  "jit": "jaxpr",
+  "pjit": "jaxpr",
+  "closed_call": "call_jaxpr",
+  "core_call": "call_jaxpr",
+  "remat2": "jaxpr",
+  "checkpoint": "jaxpr",
+  "custom_jvp_call": "call_jaxpr",
+  "custom_vjp_call": "call_jaxpr",
+  "custom_vjp_call_jaxpr": "fun_jaxpr",
+  "custom_vmap_call": "call",
+}
+
+
+def inner_program(equation: Any) -> core.ClosedJaxpr | None:
+  """The program that an equation calls, if that is all it does."""
+  key = CALLS.get(equation.primitive.name)
+  if key is None or key not in equation.params:
+    return None
+  inner = equation.params[key]
+  return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+
+
+def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
+  """Applies a primitive with an equation's parameters."""
+  own = primitive.get_bind_params(dict(params))
+  out = primitive.bind(*values, **own)
+  return list(out) if primitive.multiple_results else [out]
+
+
+def widened(equation: Any) -> Callable[..., list[Any]]:
+  """The primitive on float64, whatever dtype it was traced with."""
+  params = dict(equation.params)
+  for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
+    if params.get(key) is not None and is_float(params[key]):
+      params[key] = np.dtype(np.float64)
+
+  def apply(*values: Any) -> list[Any]:
+    results = bind(equation.primitive, params, values)
+    if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
+      raise TypeError("it doesn't compute in float64")
+    return results
+
+  return apply
+
+
+def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
+  """The values in the dtypes that an equation was traced with; without `floats`, the others."""
+  return [
+    v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_real(v)) else v
+    for v, a in zip(values, equation.invars, strict=True)
+  ]
+
+
+def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
+  """Applies a function to each sample; once, if all are the same."""
+  inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
+  if all(x.shape[0] == 1 for x in inputs):
+    results = function(*(x[0] for x in inputs))
+    return [lifted(r) for r in results]
+  axes = tuple(0 if x.shape[0] > 1 else None for x in inputs)
+  own = [x if x.shape[0] > 1 else x[0] for x in inputs]
+  try:
+    results = jax.vmap(function, in_axes=axes)(*own)
+  except NotImplementedError:  # Not everything can be batched; one by one always works.
+    count = max(x.shape[0] for x in inputs)
+    rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
+    results = [jnp.stack(column) for column in zip(*rows, strict=True)]
+  return [r if jnp.issubdtype(r.dtype, jax.dtypes.prng_key) else np.asarray(r) for r in results]

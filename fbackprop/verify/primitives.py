@@ -1,0 +1,323 @@
+"""The primitives of a traced program in NumPy's float64, on several samples of inputs at once.
+
+Each array has an axis of samples in front, of length S, or of length 1 where all samples are the
+same. NumPy compiles nothing, so that a program can be evaluated at a hundred points in the time in
+which XLA compiles it for one. A primitive that isn't here is evaluated by JAX, sample by sample.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+import scipy.special
+
+Samples = np.ndarray | jax.Array  # Keys stay JAX's.
+Primitive = Callable[..., Samples]
+
+
+def aligned(values: list[np.ndarray]) -> list[np.ndarray]:
+  """Scalars among arrays, with as many axes as these."""
+  ndim = max(v.ndim for v in values)
+  return [
+    v if v.ndim == ndim else v.reshape(v.shape[0], *(1,) * (ndim - v.ndim), *v.shape[1:])
+    for v in values
+  ]
+
+
+def elementwise(function: Callable[..., Any]) -> Primitive:
+  """The primitive that applies a NumPy function entry by entry."""
+
+  def apply(params: Any, *values: np.ndarray) -> np.ndarray:
+    return np.asarray(function(*aligned(list(values))))
+
+  return apply
+
+
+def integer_pow(params: Any, x: np.ndarray) -> np.ndarray:
+  exponent = params["y"]
+  return x**exponent if exponent >= 0 else 1 / x**-exponent
+
+
+def power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  return np.power(x, y.astype(x.dtype) if x.dtype.kind == "f" else y)
+
+
+def reciprocal_root(x: np.ndarray) -> np.ndarray:
+  return np.asarray(1 / np.sqrt(x))
+
+
+def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  if x.dtype.kind == "f":
+    return x / y
+  safe = np.where(y == 0, np.ones_like(y), y)
+  magnitude = np.abs(x) // np.abs(safe)  # XLA rounds towards zero.
+  return np.where(y == 0, -np.ones_like(x), magnitude * np.sign(x) * np.sign(safe)).astype(x.dtype)
+
+
+def remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  return np.fmod(x, y if x.dtype.kind == "f" else np.where(y == 0, np.ones_like(y), y))
+
+
+def clamp(params: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
+  low, x, high = aligned([low, x, high])
+  return np.minimum(np.maximum(x, low), high)
+
+
+def select_n(params: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
+  which, *cases = aligned([which, *cases])
+  if len(cases) == 1:
+    return cases[0]
+  if which.dtype == bool:
+    return np.where(which, cases[1], cases[0])
+  out = cases[0]
+  for i, case in enumerate(cases[1:], 1):
+    out = np.where(which >= i, case, out)
+  return out
+
+
+def broadcast_in_dim(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+  shape, dims = params["shape"], params["broadcast_dimensions"]
+  full = [1] * len(shape)
+  for axis, dim in enumerate(dims):
+    full[dim] = x.shape[1 + axis]
+  return np.broadcast_to(x.reshape(x.shape[0], *full), (x.shape[0], *shape))
+
+
+def reshape(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+  if params["dimensions"] is not None:
+    x = x.transpose(0, *(1 + axis for axis in params["dimensions"]))
+  return x.reshape(x.shape[0], *params["new_sizes"])
+
+
+def transpose(params: Any, x: np.ndarray) -> np.ndarray:
+  return x.transpose(0, *(1 + axis for axis in params["permutation"]))
+
+
+def squeeze(params: Any, x: np.ndarray) -> np.ndarray:
+  return np.squeeze(x, tuple(1 + axis for axis in params["dimensions"]))
+
+
+def expand_dims(params: Any, x: np.ndarray) -> np.ndarray:
+  return np.expand_dims(x, tuple(1 + axis for axis in params["dimensions"]))
+
+
+def reduction(function: Callable[..., Any]) -> Primitive:
+  """The primitive that reduces over `axes`."""
+
+  def apply(params: Any, x: np.ndarray) -> np.ndarray:
+    axes = tuple(1 + axis for axis in params["axes"])
+    return np.asarray(function(x, axis=axes)) if axes else x
+
+  return apply
+
+
+def sum_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+  return np.asarray(np.sum(x, axis=axis, dtype=x.dtype))
+
+
+def max_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+  lowest = -np.inf if x.dtype.kind == "f" else False if x.dtype == bool else np.iinfo(x.dtype).min
+  return np.asarray(np.max(x, axis=axis, initial=lowest))
+
+
+def min_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+  highest = np.inf if x.dtype.kind == "f" else True if x.dtype == bool else np.iinfo(x.dtype).max
+  return np.asarray(np.min(x, axis=axis, initial=highest))
+
+
+def concatenate(params: Any, *values: np.ndarray) -> np.ndarray:
+  samples = max(v.shape[0] for v in values)
+  full = [np.broadcast_to(v, (samples, *v.shape[1:])) for v in values]
+  return np.concatenate(full, axis=1 + params["dimension"])
+
+
+def slice_of(params: Any, x: np.ndarray) -> np.ndarray:
+  strides = params["strides"] or (1,) * (x.ndim - 1)
+  windows = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
+  return x[(slice(None), *(slice(*window) for window in windows))]
+
+
+def reverse(params: Any, x: np.ndarray) -> np.ndarray:
+  return np.flip(x, tuple(1 + axis for axis in params["dimensions"]))
+
+
+def iota(params: Any, *_: Any) -> np.ndarray:
+  shape, dimension = params["shape"], params["dimension"]
+  dtype = np.dtype(params["dtype"])
+  steps = np.arange(shape[dimension], dtype=np.float64 if is_float(dtype) else dtype)
+  full = [1] * len(shape)
+  full[dimension] = shape[dimension]
+  return np.broadcast_to(steps.reshape(full), shape)[None]
+
+
+def argument(function: Callable[..., Any]) -> Primitive:
+  """argmax or argmin."""
+
+  def apply(params: Any, x: np.ndarray) -> np.ndarray:
+    (axis,) = params["axes"]
+    found = np.asarray(function(x, axis=1 + axis))
+    return found.astype(np.dtype(params["index_dtype"]))
+
+  return apply
+
+
+def cumulative(function: Callable[..., Any]) -> Primitive:
+  """cumsum and its kin, from either end."""
+
+  def apply(params: Any, x: np.ndarray) -> np.ndarray:
+    axis = 1 + params["axis"]
+    if params["reverse"]:
+      return np.flip(function(np.flip(x, axis), axis=axis), axis)
+    return np.asarray(function(x, axis=axis))
+
+  return apply
+
+
+def dot_general(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Σ over the contracted axes, as one matrix product for each batch entry and sample."""
+  (x_sum, y_sum), (x_batch, y_batch) = params["dimension_numbers"]
+  x_free = [a for a in range(x.ndim - 1) if a not in x_sum and a not in x_batch]
+  y_free = [a for a in range(y.ndim - 1) if a not in y_sum and a not in y_batch]
+  batch = tuple(x.shape[1 + a] for a in x_batch)
+  x_shape, y_shape = [x.shape[1 + a] for a in x_free], [y.shape[1 + a] for a in y_free]
+  terms = int(np.prod([x.shape[1 + a] for a in x_sum], dtype=int))
+  left = x.transpose(0, *(1 + a for a in (*x_batch, *x_free, *x_sum)))
+  right = y.transpose(0, *(1 + a for a in (*y_batch, *y_sum, *y_free)))
+  left = left.reshape(x.shape[0], *batch, int(np.prod(x_shape, dtype=int)), terms)
+  right = right.reshape(y.shape[0], *batch, terms, int(np.prod(y_shape, dtype=int)))
+  product = np.matmul(left, right)
+  return product.reshape(product.shape[0], *batch, *x_shape, *y_shape)
+
+
+def convert(params: Any, x: np.ndarray) -> np.ndarray:
+  """To another kind; a float stays a float64, and who rounds it to a narrower one is the caller."""
+  dtype = np.dtype(params["new_dtype"])
+  if is_float(dtype):
+    return x.astype(np.float64)
+  if x.dtype.kind == "f" and dtype.kind in "iu":
+    limits = np.iinfo(dtype)
+    return np.nan_to_num(np.clip(x, limits.min, limits.max)).astype(dtype)  # As XLA saturates.
+  return x.astype(dtype)
+
+
+def is_float(dtype: Any) -> bool:
+  """Whether it is a real floating dtype, bfloat16 and its kin among them."""
+  return bool(jax.dtypes.issubdtype(dtype, np.floating))
+
+
+def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
+  """float64 numbers, rounded to another dtype and brought back."""
+  return x.astype(np.dtype(dtype)).astype(np.float64)
+
+
+def digits(dtype: Any) -> int:
+  """The bits of a floating dtype's significand, without the hidden one."""
+  return int(ml_dtypes.finfo(np.dtype(dtype)).nmant)
+
+
+def same(params: Any, x: Samples, *_: Any) -> Samples:
+  return x
+
+
+# The results of these are exact, or as exact as their inputs: no rounding is added.
+EXACT: dict[str, Primitive] = {
+  "neg": elementwise(np.negative),
+  "abs": elementwise(np.abs),
+  "sign": elementwise(np.sign),
+  "floor": elementwise(np.floor),
+  "ceil": elementwise(np.ceil),
+  "max": elementwise(np.maximum),
+  "min": elementwise(np.minimum),
+  "is_finite": elementwise(np.isfinite),
+  "rem": elementwise(remainder),
+  "and": elementwise(np.bitwise_and),
+  "or": elementwise(np.bitwise_or),
+  "xor": elementwise(np.bitwise_xor),
+  "not": elementwise(np.invert),
+  "lt": elementwise(np.less),
+  "le": elementwise(np.less_equal),
+  "gt": elementwise(np.greater),
+  "ge": elementwise(np.greater_equal),
+  "eq": elementwise(np.equal),
+  "ne": elementwise(np.not_equal),
+  "clamp": clamp,
+  "select_n": select_n,
+  "broadcast_in_dim": broadcast_in_dim,
+  "reshape": reshape,
+  "transpose": transpose,
+  "squeeze": squeeze,
+  "expand_dims": expand_dims,
+  "concatenate": concatenate,
+  "slice": slice_of,
+  "rev": reverse,
+  "iota": iota,
+  "reduce_max": reduction(max_of),
+  "reduce_min": reduction(min_of),
+  "reduce_or": reduction(np.any),
+  "reduce_and": reduction(np.all),
+  "argmax": argument(np.argmax),
+  "argmin": argument(np.argmin),
+  "cummax": cumulative(np.maximum.accumulate),
+  "cummin": cumulative(np.minimum.accumulate),
+  "convert_element_type": convert,
+  "copy": same,
+  "copy_p": same,
+  "stop_gradient": same,
+  "optimization_barrier": same,
+  "sharding_constraint": same,
+  "pvary": same,
+  "mesh_cast": same,
+  "reduce_precision": same,
+}
+
+# One rounding: half a unit in the last place.
+ROUNDED: dict[str, Primitive] = {
+  "add": elementwise(np.add),
+  "add_any": elementwise(np.add),
+  "sub": elementwise(np.subtract),
+  "mul": elementwise(np.multiply),
+  "div": elementwise(divide),
+  "sqrt": elementwise(np.sqrt),
+  "square": elementwise(np.square),
+  "integer_pow": integer_pow,
+}
+
+# What libraries compute to some units in the last place.
+TRANSCENDENTAL: dict[str, Primitive] = {
+  "rsqrt": elementwise(reciprocal_root),
+  "cbrt": elementwise(np.cbrt),
+  "exp": elementwise(np.exp),
+  "exp2": elementwise(np.exp2),
+  "expm1": elementwise(np.expm1),
+  "log": elementwise(np.log),
+  "log1p": elementwise(np.log1p),
+  "sin": elementwise(np.sin),
+  "cos": elementwise(np.cos),
+  "tan": elementwise(np.tan),
+  "tanh": elementwise(np.tanh),
+  "sinh": elementwise(np.sinh),
+  "cosh": elementwise(np.cosh),
+  "atan": elementwise(np.arctan),
+  "atan2": elementwise(np.arctan2),
+  "asin": elementwise(np.arcsin),
+  "acos": elementwise(np.arccos),
+  "asinh": elementwise(np.arcsinh),
+  "pow": elementwise(power),
+  "logistic": elementwise(scipy.special.expit),
+  "erf": elementwise(scipy.special.erf),
+  "erfc": elementwise(scipy.special.erfc),
+  "erf_inv": elementwise(scipy.special.erfinv),
+  "lgamma": elementwise(scipy.special.gammaln),
+  "digamma": elementwise(scipy.special.digamma),
+}
+
+# Sums: the rounding is that of their terms.
+SUMS: dict[str, Primitive] = {
+  "reduce_sum": reduction(sum_of),
+  "dot_general": dot_general,
+  "cumsum": cumulative(np.cumsum),
+}
+
+COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}

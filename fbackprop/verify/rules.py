@@ -1,0 +1,164 @@
+"""The rule that is verified, as a function of flat lists, and what it may not return."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.checks import describe
+from fbackprop.verify.arguments import Leaves, Signature
+from fbackprop.verify.findings import RuleError, UnusableError
+from fbackprop.verify.primitives import is_float
+
+
+class Rule(NamedTuple):
+  """A function with the rule that is to be verified.
+
+  Attributes:
+    f: the function; the reference, once custom VJPs are taken out of it.
+    f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f carries its rule.
+    signature: of the arguments.
+    out_structure: the tree of y.
+  """
+
+  f: Callable[..., Any]
+  f_vjp: Callable[..., Any] | None
+  signature: Signature
+  out_structure: Any
+
+  def forward(self, *leaves: Any) -> Leaves:
+    """The outputs of f."""
+    return jax.tree.leaves(self.f(*self.signature.arguments(leaves)))
+
+  def both(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
+    """The rule's outputs, and its cotangents of the float leaves.
+
+    Raises:
+      RuleError: the cotangents haven't the structure, shapes or dtypes of the arguments.
+    """
+    y, pull = self.pullback(leaves)
+    structure = jax.tree.structure(y)
+    if structure != self.out_structure:
+      raise RuleError("structure", f"the rule's output is {structure}, f's is {self.out_structure}")
+    return jax.tree.leaves(y), pull(jax.tree.unflatten(structure, list(y_bar)))
+
+  def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
+    """The cotangents alone."""
+    return self.both(leaves, y_bar)[1]
+
+  def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
+    """The rule's output and its pullback to the float leaves."""
+    if self.f_vjp is None:
+      floats = self.signature.floats
+
+      def of_floats(*own: Any) -> Any:
+        full = list(leaves)
+        for place, leaf in zip(floats, own, strict=True):
+          full[place] = leaf
+        return self.f(*self.signature.arguments(full))
+
+      y, pull_floats = jax.vjp(of_floats, *(jnp.asarray(leaves[i]) for i in floats))
+      return y, lambda y_bar: list(pull_floats(y_bar))
+    args = self.signature.arguments(leaves)
+    found = self.f_vjp(*args)
+    if not (isinstance(found, tuple) and len(found) == 2 and callable(found[1])):
+      raise RuleError("structure", f"f_vjp must return (y, pullback), got {describe(found)}")
+    y, pull = found
+    return y, lambda y_bar: self.checked(args, pull(y_bar))
+
+  def checked(self, args: tuple[Any, ...], bars: Any) -> Leaves:
+    """The cotangents of the float leaves, in order."""
+    names = iter(self.signature.names)
+    if not isinstance(bars, tuple | list) or len(bars) != len(args):
+      raise RuleError(
+        "structure",
+        f"the pullback must return a tuple of {len(args)} cotangents, one for each argument, got "
+        f"{describe(bars)}",
+      )
+    found: Leaves = []
+    for arg, bar in zip(args, bars, strict=True):
+      leaves, structure = jax.tree.flatten(arg)
+      own_names = [next(names) for _ in leaves]
+      if bar is None and not any(is_real(leaf) for leaf in leaves):
+        continue
+      try:
+        own_bars = structure.flatten_up_to(bar)
+      except ValueError as error:
+        raise RuleError(
+          "structure",
+          f"the cotangent of {own_names[0] if own_names else 'an empty argument'} must be "
+          f"{structure}, got {jax.tree.structure(bar)}",
+          own_names[0].partition("/")[0] if own_names else "",
+        ) from error
+      for name, leaf, own in zip(own_names, leaves, own_bars, strict=True):
+        if is_real(leaf):
+          found.append(checked_leaf(name, leaf, own))
+        elif own is not None and getattr(own, "dtype", None) != jax.dtypes.float0:
+          raise RuleError(
+            "structure",
+            f"{name} holds integers, whose cotangent must be None or float0, got {describe(own)}",
+            name,
+          )
+    return found
+
+
+def is_real(leaf: Any) -> bool:
+  """Whether a leaf, an array or a Python number, is differentiated by."""
+  return is_float(leaf.dtype) if hasattr(leaf, "dtype") else isinstance(leaf, float)
+
+
+def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
+  """The cotangent of one float leaf."""
+  if bar is None or getattr(bar, "dtype", None) == jax.dtypes.float0:
+    got = "None" if bar is None else "float0"
+    raise RuleError(
+      "no gradient", f"the cotangent of {name} must be {describe(leaf)}, got {got}", name
+    )
+  if not (hasattr(bar, "shape") and hasattr(bar, "dtype")):
+    raise RuleError(
+      "structure", f"the cotangent of {name} must be {describe(leaf)}, got {describe(bar)}", name
+    )
+  if bar.shape != leaf.shape:
+    raise RuleError(
+      "structure", f"the cotangent of {name} must be {describe(leaf)}, got {describe(bar)}", name
+    )
+  if not is_float(bar.dtype):
+    raise RuleError(
+      "dtype", f"the cotangent of {name} must be {describe(leaf)}, got {describe(bar)}", name
+    )
+  return bar
+
+
+def rule_of(
+  f: Callable[..., Any],
+  f_vjp: Callable[..., Any] | None,
+  signature: Signature,
+  leaves: Leaves,
+) -> tuple[Rule, list[Any]]:
+  """The rule, and the shapes of the outputs of f.
+
+  Raises:
+    UnusableError: f raises, or returns no array of floats.
+  """
+  try:
+    out = jax.eval_shape(lambda *leaves: f(*signature.arguments(leaves)), *leaves)
+  except Exception as error:
+    raise UnusableError(f"f(*args) raises {type(error).__name__}: {first_line(error)}") from error
+  outputs = jax.tree.leaves(out)
+  if not any(hasattr(o, "dtype") and is_float(o.dtype) for o in outputs):
+    got = ", ".join(describe(o) for o in outputs) or "nothing"
+    raise UnusableError(f"f must return an array of floats, got {got}")
+  return Rule(f, f_vjp, signature, jax.tree.structure(out)), outputs
+
+
+def first_line(error: BaseException) -> str:
+  """What an error says, in a line of at most 200 characters."""
+  text = (str(error).strip().splitlines() or [""])[0]
+  return text if len(text) <= 200 else text[:197] + "..."
+
+
+def types_of(bars: Sequence[Any]) -> list[tuple[tuple[int, ...], np.dtype[Any], bool]]:
+  """Shape, dtype and weak type of cotangents."""
+  return [(b.shape, jnp.dtype(b.dtype), bool(getattr(b, "weak_type", False))) for b in bars]

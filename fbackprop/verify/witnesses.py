@@ -1,0 +1,313 @@
+"""The three witnesses of one shape of arguments: the rule U, autodiff A, differences D.
+
+All three are programs, traced once, in float64 where the rule lets itself be traced so, and
+evaluated at as many points as one likes.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from fbackprop.verify.arguments import Leaves, wide
+from fbackprop.verify.evaluation import Evaluator, Noise, lifted
+from fbackprop.verify.findings import RuleError
+from fbackprop.verify.primitives import digits, is_float
+from fbackprop.verify.rules import Rule, first_line
+from fbackprop.verify.tracing import (
+  carries_rule,
+  evaluate_flat,
+  flat,
+  sources,
+  trace,
+  without_rules,
+)
+
+# Of a rule or a reference that can't be traced in float64: what its constants were rounded by.
+CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
+# As many entries autodiff may go through in forward mode, where reverse mode can't be had.
+MOST_COLUMNS = 600
+
+
+class Witnesses(NamedTuple):
+  """The programs, for arguments of certain shapes.
+
+  Attributes:
+    rule: U; float leaves, other leaves, float cotangents in, outputs and cotangents out.
+    truth: A, likewise; None if autodiff of the reference can't be had.
+    forward: the reference; float outputs out.
+    outputs: shapes and dtypes of all outputs.
+    is_wide: whether U and A were traced in float64.
+    first_to_last: the float leaves in the order of the backward pass.
+    truth_missing: why there is no A.
+    has_rule: whether f carries a custom rule somewhere.
+  """
+
+  signature: Any
+  rule: core.ClosedJaxpr
+  truth: core.ClosedJaxpr | None
+  forward: core.ClosedJaxpr
+  outputs: list[Any]
+  is_wide: bool
+  first_to_last: list[int]
+  truth_missing: str = ""
+  has_rule: bool = False
+
+  def evaluator(self, noise: Noise | None) -> Evaluator:
+    """What evaluates the programs of these arguments."""
+    if noise is not None and not self.is_wide:
+      noise = noise._replace(constants=CONSTANTS.get(digits(self.signature.working), 0.0))
+    return Evaluator(self.signature.working, noise)
+
+
+def gather_witnesses(
+  rule: Rule, leaves: Sequence[Any], outputs: list[Any], widen: bool = True
+) -> Witnesses:
+  """Traces the three programs, in float64 if the rule can be and `widen` says so.
+
+  Raises:
+    RuleError: the rule can't be traced, in float64 or in its own dtype.
+  """
+  y_bar = [jax.ShapeDtypeStruct(o.shape, o.dtype) for o in outputs if is_float(o.dtype)]
+  is_wide = widen
+  if widen:
+    try:
+      with jax.enable_x64(True):
+        wide_leaves = wide(leaves)
+        forward = trace_forward(rule, wide_leaves)
+        # A function that casts its output has a cotangent of that dtype.
+        own_bars = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
+        own = [jnp.asarray(x) for x in wide_leaves]
+        program = trace(lambda *flat: traced_rule(rule, outputs, flat), *own, *own_bars)
+        truth, missing = trace_truth(rule, wide_leaves, outputs, own_bars)
+    except Exception:  # Whatever it raises: its own dtype is left to try.
+      is_wide = False
+  if not is_wide:
+    try:
+      program = trace(lambda *flat: traced_rule(rule, outputs, flat), *leaves, *y_bar)
+    except RuleError:
+      raise
+    except Exception as error:
+      raise RuleError("raises", f"{type(error).__name__}: {first_line(error)}") from error
+    forward = trace_forward(rule, leaves)
+    truth, missing = trace_truth(rule, leaves, outputs, y_bar)
+  floats = rule.signature.floats
+  places = sources(forward)
+  order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
+  with_rule = carries_rule(jax.make_jaxpr(rule.forward)(*map(jnp.asarray, leaves)))
+  return Witnesses(
+    rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule
+  )
+
+
+def trace_forward(rule: Rule, leaves: Sequence[Any]) -> core.ClosedJaxpr:
+  """The reference's float outputs."""
+
+  def forward(*leaves: Any) -> Leaves:
+    return [y for y in map(jnp.asarray, rule.forward(*leaves)) if is_float(y.dtype)]
+
+  return trace(forward, *map(jnp.asarray, leaves))
+
+
+def traced_rule(rule: Rule, outputs: list[Any], inputs: Sequence[Any]) -> Leaves:
+  """U: float outputs, then cotangents."""
+  count = len(rule.signature.names)
+  y_bar = with_float0(outputs, inputs[count:])
+  y, bars = rule.both(inputs[:count], y_bar)
+  return [*(o for o in map(jnp.asarray, y) if is_float(o.dtype)), *bars]
+
+
+def with_float0(outputs: list[Any], y_bar: Sequence[Any]) -> Leaves:
+  """Cotangents of float outputs, with those of the others between them."""
+  own = iter(y_bar)
+  return [next(own) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0) for o in outputs]
+
+
+def reference_of(rule: Rule, leaves: Sequence[Any]) -> Callable[..., Leaves]:
+  """The float outputs of f, without custom VJPs, as a function of the float leaves."""
+  floats = rule.signature.floats
+  stripped = without_rules(rule.forward, *leaves)
+
+  def reference(*own: Any) -> Leaves:
+    full = list(leaves)
+    for place, leaf in zip(floats, own, strict=True):
+      full[place] = leaf
+    return [y for y in map(jnp.asarray, stripped(*full)) if is_float(y.dtype)]
+
+  return reference
+
+
+def trace_truth(
+  rule: Rule, leaves: Sequence[Any], outputs: list[Any], y_bar: Sequence[Any]
+) -> tuple[core.ClosedJaxpr | None, str]:
+  """A: by reverse mode; else, for few entries, by forward mode, which goes through any loop."""
+  count, floats = len(leaves), rule.signature.floats
+  leaves = [jnp.asarray(x) for x in leaves]
+
+  def reverse(*inputs: Any) -> Leaves:
+    y, pull = jax.vjp(reference_of(rule, inputs[:count]), *(inputs[i] for i in floats))
+    return [*y, *pull(list(inputs[count:]))]
+
+  def forward(*inputs: Any) -> Leaves:
+    reference = reference_of(rule, inputs[:count])
+    own = [inputs[i] for i in floats]
+    bars = []
+    for i, leaf in enumerate(own):
+      basis = jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)
+
+      def along(tangent: Any, i: int = i) -> Any:
+        tangents = [jnp.zeros_like(x) if k != i else tangent for k, x in enumerate(own)]
+        _, y_dot = jax.jvp(reference, own, tangents)
+        return sum(jnp.vdot(b, d) for b, d in zip(inputs[count:], y_dot, strict=True))
+
+      bars.append(jax.vmap(along)(basis).reshape(leaf.shape))
+    return [*reference(*own), *bars]
+
+  try:
+    return trace(reverse, *leaves, *y_bar), ""
+  except Exception as error:
+    missing = f"autodiff of the reference: {type(error).__name__}: {first_line(error)}"
+  if sum(leaves[i].size for i in floats) <= MOST_COLUMNS:
+    try:
+      return trace(forward, *leaves, *y_bar), ""
+    except Exception as error:
+      missing = f"autodiff of the reference: {type(error).__name__}: {first_line(error)}"
+  return None, missing
+
+
+class Values(NamedTuple):
+  """What the rule and the truth give at one point.
+
+  Attributes:
+    y, y_want: the float outputs, by the rule's forward pass and by the reference's.
+    bars, bars_want: the cotangents, each with an axis of samples; `bars_want` is None if there is
+      no autodiff.
+    fragile: how many comparisons rounding might decide.
+    foreign: operations that aren't evaluated in float64.
+  """
+
+  y: list[np.ndarray]
+  y_want: list[np.ndarray]
+  bars: list[np.ndarray]
+  bars_want: list[np.ndarray] | None
+  fragile: int
+  foreign: tuple[str, ...]
+
+
+def evaluate(
+  witnesses: Witnesses, leaves: Sequence[Any], y_bar: Sequence[Any], noise: Noise
+) -> Values:
+  """Evaluates U and A at one point, under noise."""
+  count = sum(is_float(o.dtype) for o in witnesses.outputs)
+  inputs = [*leaves, *y_bar]
+  evaluator = witnesses.evaluator(noise)
+  got = evaluator.run(witnesses.rule, inputs)
+  if witnesses.truth is not None:
+    want = evaluator.run(witnesses.truth, inputs)
+    y_want, bars_want = want[:count], want[count:]
+  else:
+    y_want, bars_want = evaluator.run(witnesses.forward, leaves), None
+  return Values(
+    got[:count], y_want, got[count:], bars_want, evaluator.fragile, tuple(evaluator.foreign)
+  )
+
+
+# --- D --------------------------------------------------------------------------------------------
+
+
+class Slopes(NamedTuple):
+  """One-sided derivatives of ⟨y_bar, f⟩ along a direction, and how well they are known.
+
+  Attributes:
+    left, right: limits from below and from above.
+    error: of either.
+  """
+
+  left: float
+  right: float
+  error: float
+
+  @property
+  def is_known(self) -> bool:
+    """Whether both are numbers."""
+    return bool(np.isfinite(self.left) and np.isfinite(self.right) and np.isfinite(self.error))
+
+
+STEPS = np.array([0.0, 1.0, 2.0, 4.0, -1.0, -2.0, -4.0])
+
+
+def slopes(
+  witnesses: Witnesses,
+  leaves: Sequence[Any],
+  y_bar: Sequence[Any],
+  direction: Sequence[np.ndarray],
+  step: float = 2.0**-20,
+) -> Slopes:
+  """D: Richardson's extrapolation of differences over one, two and four steps, on either side.
+
+  Args:
+    witnesses: of these shapes.
+    leaves: the point.
+    y_bar: the cotangents of the float outputs.
+    direction: one array for each float leaf.
+    step: in units of the direction, relative to the size of what moves.
+  """
+  floats = witnesses.signature.floats
+  size = max(
+    (float(np.max(np.abs(leaves[i]), initial=0.0, where=np.asarray(d) != 0))
+     for i, d in zip(floats, direction, strict=True)),
+    default=0.0,
+  )  # fmt: skip
+  length = max((float(np.max(np.abs(d), initial=0.0)) for d in direction), default=0.0)
+  if length == 0:
+    return Slopes(0.0, 0.0, 0.0)
+  h = step * (size if 0 < size < np.inf else 1.0) / length
+  inputs = [lifted(leaf) for leaf in leaves]
+  for i, d in zip(floats, direction, strict=True):
+    if np.any(d):
+      inputs[i] = inputs[i] + (h * STEPS).reshape(-1, *(1,) * np.ndim(d)) * np.asarray(d)[None]
+  outputs = Evaluator(witnesses.signature.working).run_stacked(witnesses.forward, inputs)
+  change, noise = np.zeros(len(STEPS)), 0.0
+  with np.errstate(all="ignore"):
+    for b, y in zip(y_bar, outputs, strict=True):
+      full = np.broadcast_to(y, (len(STEPS), *y.shape[1:]))
+      change += ((full - full[:1]) * np.asarray(b)[None]).reshape(len(STEPS), -1).sum(1)
+      noise += float(np.abs(full[0] * b).sum()) * 2.0**-50
+    sides = []
+    for one, two, four, sign in ((1, 2, 3, 1.0), (4, 5, 6, -1.0)):
+      d1, d2, d4 = (sign * change[k] / (m * h) for k, m in ((one, 1), (two, 2), (four, 4)))
+      limit = (8 * d1 - 6 * d2 + d4) / 3
+      sides.append((limit, abs(limit - (2 * d1 - d2)) + 8 * noise / h))
+  return Slopes(sides[1][0], sides[0][0], max(sides[0][1], sides[1][1]))
+
+
+def truth_with(
+  rule: Rule, witnesses: Witnesses, leaves: Sequence[Any], y_bar: Sequence[Any], override: Any
+) -> list[np.ndarray]:
+  """A of the reference, some equations replaced: its cotangents at one point."""
+  floats = rule.signature.floats
+
+  def reverse(*inputs: Any) -> Leaves:
+    own, bars = inputs[: len(leaves)], inputs[len(leaves) :]
+
+    def reference(*moving: Any) -> Leaves:
+      full = list(own)
+      for place, leaf in zip(floats, moving, strict=True):
+        full[place] = leaf
+      return evaluate_flat(witnesses.forward, False, *full, override=override)
+
+    return list(jax.vjp(reference, *(own[i] for i in floats))[1](list(bars)))
+
+  with jax.enable_x64(True):
+    as_traced = [
+      jnp.asarray(x, a.dtype) if is_float(a.dtype) else x
+      for x, a in zip(leaves, witnesses.forward.in_avals, strict=True)
+    ]
+    bars = [
+      jnp.asarray(b, a.dtype) for b, a in zip(y_bar, witnesses.forward.out_avals, strict=True)
+    ]
+    program = flat(jax.make_jaxpr(reverse)(*as_traced, *bars), keep_rules=False)
+  return [x[0] for x in Evaluator(rule.signature.working).run(program, [*leaves, *y_bar])]

@@ -1,0 +1,150 @@
+"""A specimen of the bank as each of the other checkers takes it: the very same function and rule.
+
+A checker gets the float leaves of the arguments, one array each; integers and keys are closed over,
+as a person would do it. Torch and autograd get a function of their own kind whose forward and
+backward pass call the JAX function and its rule, in float64, in which they check by default.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.verify.bank.specimen import Example
+from fbackprop.verify.tracing import without_rules
+
+
+class Problem(NamedTuple):
+  """A function of float arrays, which returns a list of float arrays, with its rule.
+
+  Attributes:
+    f: carries the rule.
+    reference: the same function without it.
+    leaves: where it is called.
+  """
+
+  f: Callable[..., Any]
+  reference: Callable[..., Any]
+  leaves: list[Any]
+
+
+def problem_of(example: Example) -> Problem:
+  """The example, its arguments flattened."""
+  everything, structure = jax.tree.flatten(example.args)
+  everything = [jnp.asarray(leaf) for leaf in everything]
+  places = [i for i, leaf in enumerate(everything) if is_float(leaf)]
+  with_rule = example.f if example.f_vjp is None else joined(example.f, example.f_vjp)
+
+  def f(*leaves: Any) -> Any:
+    return call(with_rule, leaves)
+
+  def call(function: Callable[..., Any], leaves: Any) -> Any:
+    full = list(everything)
+    for place, leaf in zip(places, leaves, strict=True):
+      full[place] = leaf
+    return [y for y in jax.tree.leaves(function(*jax.tree.unflatten(structure, full)))
+            if is_float(y)]  # fmt: skip
+
+  def plain(*leaves: Any) -> Any:
+    return call(example.f, leaves)
+
+  def reference(*leaves: Any) -> Any:
+    return without_rules(plain, *leaves)(*leaves)
+
+  return Problem(f, reference, [everything[i] for i in places])
+
+
+def is_float(leaf: Any) -> bool:
+  """Whether it has a cotangent."""
+  return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+
+
+def joined(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
+  """The function that carries the rule; the forward pass is done again in the backward pass."""
+
+  @jax.custom_vjp
+  def ruled(*args: Any) -> Any:
+    return f(*args)
+
+  def ruled_forward(*args: Any) -> Any:
+    return f_vjp(*args)[0], args
+
+  def ruled_backward(args: Any, y_bar: Any) -> Any:
+    return f_vjp(*args)[1](y_bar)
+
+  ruled.defvjp(ruled_forward, ruled_backward)
+  return ruled
+
+
+def in_float64(problem: Problem) -> list[Any]:
+  """The leaves in float64; x64 must be on."""
+  return [jnp.asarray(leaf, jnp.float64) for leaf in problem.leaves]
+
+
+# --- For checkers of NumPy arrays -----------------------------------------------------------------
+
+
+def values(problem: Problem, xs: Any) -> np.ndarray:
+  """All outputs in one vector, in float64."""
+  with jax.enable_x64(True):
+    ys = problem.f(*(jnp.asarray(x) for x in xs))
+    return np.concatenate([np.zeros(0), *(np.asarray(y, np.float64).ravel() for y in ys)])
+
+
+def cotangents(problem: Problem, xs: Any, y_bar: np.ndarray) -> list[np.ndarray]:
+  """The rule's, of a cotangent of that vector."""
+  with jax.enable_x64(True):
+    ys, pull = jax.vjp(problem.f, *(jnp.asarray(x) for x in xs))
+    parts = np.split(y_bar, np.cumsum([y.size for y in ys])[:-1]) if ys else []
+    bars = pull([jnp.asarray(part.reshape(y.shape), y.dtype)
+                 for part, y in zip(parts, ys, strict=True)])  # fmt: skip
+    return [np.asarray(bar, np.float64) for bar in bars]
+
+
+def inputs(problem: Problem) -> list[np.ndarray]:
+  """The leaves as NumPy arrays of float64."""
+  return [np.array(leaf, np.float64) for leaf in problem.leaves]
+
+
+def to_torch(problem: Problem, torch: Any) -> Callable[..., Any]:
+  """The function as torch differentiates it, by a `torch.autograd.Function`."""
+
+  class Bridge(torch.autograd.Function):  # type: ignore[misc]
+    """Forward and backward in JAX."""
+
+    @staticmethod
+    def forward(ctx: Any, *xs: Any) -> Any:
+      ctx.xs = [x.detach().numpy() for x in xs]
+      return torch.from_numpy(values(problem, ctx.xs))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, y_bar: Any) -> Any:
+      bars = cotangents(problem, ctx.xs, y_bar.numpy())
+      return tuple(torch.from_numpy(np.array(bar)) for bar in bars)
+
+  apply: Callable[..., Any] = Bridge.apply
+  return apply
+
+
+def to_autograd(problem: Problem, extend: Any) -> Callable[..., Any]:
+  """The function as autograd differentiates it, by a primitive with a VJP."""
+
+  @extend.primitive  # type: ignore[untyped-decorator]
+  def bridge(*xs: Any) -> Any:
+    return values(problem, xs)
+
+  def vjp_of(place: int) -> Callable[..., Any]:
+    def make(y: Any, *xs: Any) -> Callable[[Any], Any]:
+      def pull(y_bar: Any) -> Any:
+        return cotangents(problem, xs, y_bar)[place]
+
+      return pull
+
+    return make
+
+  extend.defvjp(bridge, *(vjp_of(place) for place in range(len(problem.leaves))))
+  found: Callable[..., Any] = bridge
+  return found

@@ -1,0 +1,195 @@
+"""Right rules at arguments drawn by hypothesis: what the verifier must not complain of.
+
+A case is a network, perhaps with a loss, in a form that people use: outputs or mean loss, a rule
+given as a pair or carried by a `jax.custom_vjp`, with weights, with a key. Its regime says what its
+numbers are like: their scale, zeros, ties, zero biases, saturation.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbackprop as fb
+
+ACTIVATIONS = (
+  "relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "softplus", "gelu", "gelu_tanh", "silu",
+  "mish", "hard_tanh", "relu6", "identity",
+)  # fmt: skip
+LOSSES = (
+  "none", "squared_error", "softmax_cross_entropy", "softmax_cross_entropy of rows",
+  "sigmoid_cross_entropy", "huber", "log_cosh", "hinge", "poisson_nll",
+)  # fmt: skip
+REGIMES = ("plain", "zeros", "ties", "zero bias", "small", "large", "at rest")
+FORMS = ("pair", "custom_vjp")
+
+
+class Case(NamedTuple):
+  """One generated case; see the module."""
+
+  dtype: str
+  regime: str
+  activation: str
+  loss: str
+  sizes: tuple[int, ...]
+  n: int
+  form: str
+  normalization: str
+  weighted: bool
+  dropout: bool
+  structure: str
+  seed: int
+
+
+cases = st.builds(
+  Case,
+  dtype=st.sampled_from(["float32", "float64", "bfloat16", "float16"]),
+  regime=st.sampled_from(REGIMES),
+  activation=st.sampled_from(ACTIVATIONS),
+  loss=st.sampled_from(LOSSES),
+  sizes=st.lists(st.sampled_from([1, 2, 3, 5]), min_size=2, max_size=4).map(tuple),
+  n=st.sampled_from([1, 2, 5, 7]),
+  form=st.sampled_from(FORMS),
+  normalization=st.sampled_from(["none", "none", "layer_norm", "rms_norm"]),
+  weighted=st.booleans(),
+  dropout=st.booleans(),
+  structure=st.sampled_from(["plain", "plain", "skip", "repeat", "remat"]),
+  seed=st.integers(0, 2**31 - 1),
+)
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], Callable[..., Any] | None]
+
+
+def build(case: Case) -> Call:
+  """The function, its arguments and its rule (None if the function carries it)."""
+  rng = np.random.default_rng(case.seed)
+  net = network(case)
+  shapes = jax.eval_shape(net.init, jax.random.key(0))
+  params = jax.tree.map(lambda leaf: number(rng, case, leaf.shape, leaf.ndim > 1), shapes)
+  x = number(rng, case, (case.n, case.sizes[0]), True)
+  key = (jax.random.key(case.seed % 1000),) if case.dropout else ()
+  if case.loss == "none":
+    f, f_vjp = outputs_of(net)
+    args: tuple[Any, ...] = (params, x, *key)
+  else:
+    loss = getattr(fb, case.loss.partition(" ")[0])
+    targets = targets_of(case, rng)
+    f, f_vjp = mean_loss_of(net, loss, case.weighted)
+    weights = (jnp.asarray(rng.uniform(0.5, 2.0, case.n), case.dtype),) if case.weighted else ()
+    args = (params, x, targets, *weights, *key)
+  if case.form == "pair":
+    return f, args, f_vjp
+  return carried(f, f_vjp), args, None
+
+
+def network(case: Case) -> fb.Layer:
+  """The network of a case."""
+  normalization = None if case.normalization == "none" else getattr(fb, case.normalization)
+  net = fb.mlp(
+    case.sizes,
+    getattr(fb, case.activation),
+    normalization=normalization,
+    dropout=0.25 if case.dropout else 0.0,
+    skip=case.structure == "skip",
+    repeat_hidden=case.structure == "repeat",
+    dtype=jnp.dtype(case.dtype),
+  )
+  return fb.remat(net) if case.structure == "remat" else net
+
+
+def number(rng: np.random.Generator, case: Case, shape: tuple[int, ...], is_matrix: bool) -> Any:
+  """Numbers as the regime has them."""
+  values = rng.normal(size=shape)
+  if case.regime == "at rest" or (case.regime == "zero bias" and not is_matrix):
+    values = np.zeros(shape)
+  elif case.regime == "zeros":
+    values = np.where(rng.random(shape) < 0.4, 0.0, values)
+  elif case.regime == "ties":
+    values = np.round(2 * values) / 2
+  elif case.regime == "small":
+    values = values * 1e-3
+  elif case.regime == "large":
+    values = values * (8.0 if case.dtype == "float16" else 100.0)
+  return jnp.asarray(values, case.dtype)
+
+
+def targets_of(case: Case, rng: np.random.Generator) -> Any:
+  """Targets in the loss's domain."""
+  classes, shape = case.sizes[-1], (case.n, case.sizes[-1])
+  if case.loss in ("softmax_cross_entropy", "hinge"):
+    return jnp.asarray(rng.integers(0, classes, case.n), jnp.int32)
+  if case.loss == "softmax_cross_entropy of rows":
+    rows = rng.exponential(size=shape)
+    return jnp.asarray(rows / rows.sum(1, keepdims=True), case.dtype)
+  if case.loss == "sigmoid_cross_entropy":
+    return jnp.asarray(rng.random(shape), case.dtype)
+  if case.loss == "poisson_nll":
+    return jnp.asarray(rng.integers(0, 5, shape), case.dtype)
+  return number(rng, case, shape, True)
+
+
+def outputs_of(net: fb.Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """The network, and its rule."""
+
+  def outputs(params: Any, x: Any, *key: Any) -> Any:
+    return net.forward(params, x, *key)[0]
+
+  def outputs_vjp(params: Any, x: Any, *key: Any) -> Any:
+    y, backward = fb.pullback(net)(params, x, *key)
+    return y, lambda y_bar: (*backward(y_bar), *(None for _ in key))
+
+  return outputs, outputs_vjp
+
+
+def mean_loss_of(
+  net: fb.Layer, loss: fb.Loss, weighted: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """The mean loss of a batch by params and x; targets and weights are held constant."""
+  gradient = fb.value_and_grad(net, loss, input_gradient=True)
+
+  def options_of(rest: tuple[Any, ...]) -> dict[str, Any]:
+    weights = rest[:1] if weighted else ()
+    key = rest[len(weights) :]
+    return {"weights": weights[0] if weights else None, "key": key[0] if key else None}
+
+  def mean_loss(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
+    options = options_of(jax.tree.map(held, rest))
+    return gradient(params, x, held(targets), **options)[0]
+
+  def mean_loss_vjp(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
+    value, (grads, x_bar) = gradient(params, x, targets, **options_of(rest))
+
+    def pull(y_bar: Any) -> Any:
+      bars = jax.tree.map(lambda leaf: y_bar * leaf, (grads, x_bar))
+      return (*bars, *map(zero_bar, (targets, *rest)))
+
+    return value, pull
+
+  return mean_loss, mean_loss_vjp
+
+
+def held(leaf: Any) -> Any:
+  """A constant: nothing is differentiated by it."""
+  return jax.lax.stop_gradient(leaf)
+
+
+def zero_bar(leaf: Any) -> Any:
+  """The cotangent of a constant: zero of a float, None of labels and keys."""
+  return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None
+
+
+def carried(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
+  """The same as a `jax.custom_vjp`."""
+
+  def forward(*args: Any) -> Any:
+    return f_vjp(*args)[0], args
+
+  def backward(args: Any, y_bar: Any) -> Any:
+    return tuple(f_vjp(*args)[1](y_bar))
+
+  own = jax.custom_vjp(f)
+  own.defvjp(forward, backward)
+  return own

@@ -1,0 +1,385 @@
+"""`fbackprop verify`: what it loads, what it refuses, what it prints and returns.
+
+What the verifier finds is another subject: here its place is taken by one that says what a test
+wants to hear, and notes what it was called with.
+"""
+
+import json
+import os
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+import fbackprop as fb
+from fbackprop.cli import main
+from fbackprop.verify import Finding, Report, UnusableError
+from fbackprop.verify.library import LIBRARY, Entry
+
+MODULE = """
+import jax.numpy as jnp
+import fbackprop as fb
+
+def square(x):
+  return x * x
+
+def rule(x):
+  return x * x, lambda y_bar: (2 * x * y_bar,)
+
+class Group:
+  cube = staticmethod(lambda x: x**3)
+
+net = fb.dense(2, 3)
+number = 3
+made = (jnp.ones(3),)
+
+def make_args():
+  return made
+
+def make_params_and_x():
+  import jax
+  return net.init(jax.random.key(0)), jnp.ones((4, 2))
+
+def make_with_key():
+  import jax
+  return *make_params_and_x(), jax.random.key(1)
+
+def make_list():
+  return [jnp.ones(3)]
+
+def make_nothing():
+  raise ValueError("no such   file")
+
+def leave():
+  raise SystemExit
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+  """The current folder, with a package of the user's."""
+  (tmp_path / "userpkg").mkdir()
+  (tmp_path / "userpkg" / "__init__.py").touch()
+  (tmp_path / "userpkg" / "rules.py").write_text(MODULE)
+  (tmp_path / "userpkg" / "broken.py").write_text("x = 1\ny = x / 0\n")
+  (tmp_path / "userpkg" / "needy.py").write_text("import a_module_that_is_not\n")
+  (tmp_path / "userpkg" / "script.py").write_text("raise SystemExit(3)\n")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  yield tmp_path
+  for name in [name for name in sys.modules if name.partition(".")[0] == "userpkg"]:
+    del sys.modules[name]
+
+
+@pytest.fixture
+def verifier(monkeypatch):
+  """Says `verifier.answer`, and notes its calls."""
+
+  class Verifier:
+    answer = Report("f", ())
+    calls = ()
+
+    def verify(self, kind, f, *args, **options):
+      self.calls = (*self.calls, (kind, f, args, options))
+      if isinstance(self.answer, BaseException):
+        raise self.answer
+      return self.answer
+
+    def vjp(self, f, *args, **options):
+      return self.verify("vjp", f, *args, **options)
+
+    def layer(self, f, *args, **options):
+      return self.verify("layer", f, *args, **options)
+
+  stand_in = Verifier()
+  monkeypatch.setattr("fbackprop.verify.checking.vjp", stand_in.vjp)
+  monkeypatch.setattr("fbackprop.verify.layers.layer", stand_in.layer)
+  return stand_in
+
+
+def verify(target, *flags):
+  return main(["verify", f"userpkg.rules:{target}", *flags])
+
+
+ARGS = ("--args", "userpkg.rules:make_args")
+LEAVES = Report(
+  "f",
+  (
+    Finding("fail", "maths", leaf="params/w", got=1.0, want=2.0, bound=0.5),
+    Finding("no verdict", "numerics", leaf="params/b"),
+    Finding("note", "kink"),
+  ),
+  verified=("x",),
+)
+
+
+def test_a_function_is_verified_with_its_arguments(folder, verifier, capsys):
+  assert verify("square", *ARGS) == 0
+  ((kind, f, args, options),) = verifier.calls
+  rules = sys.modules["userpkg.rules"]
+  assert (kind, f, args) == ("vjp", rules.square, rules.made)
+  assert options == {"level": "standard", "seed": 0, "allowance": 1.0}
+  assert capsys.readouterr().out.startswith("PASS: userpkg.rules:square   standard, seed 0")
+
+
+def test_flags_reach_the_verifier(folder, verifier):
+  flags = "--vjp userpkg.rules:rule --level quick --seed 7 --allowance 2.5 --ties reference"
+  flags += " --surrogate"
+  assert verify("square", "--args", "userpkg.rules:made", *flags.split()) == 0
+  (_, _, _, options) = verifier.calls[0]
+  assert options.pop("f_vjp") is sys.modules["userpkg.rules"].rule
+  assert options == {
+    "level": "quick",
+    "seed": 7,
+    "allowance": 2.5,
+    "ties": "reference",
+    "surrogate": True,
+  }
+
+
+def test_a_layer_is_verified_layer_by_layer(folder, verifier):
+  assert verify("net", "--args", "userpkg.rules:make_params_and_x") == 0
+  ((kind, net, (_, x), options),) = verifier.calls
+  assert (kind, net.name, x.shape) == ("layer", "dense", (4, 2))
+  assert options == {"level": "standard", "seed": 0, "allowance": 1.0}
+  assert verify("net", "--args", "userpkg.rules:make_with_key") == 0
+  (_, (_, _, (_, x), options)) = verifier.calls
+  assert x.shape == (4, 2)
+  assert "key" in options
+
+
+def test_a_name_may_have_dots(folder, verifier):
+  assert verify("Group.cube", *ARGS) == 0
+
+
+@pytest.mark.parametrize(
+  ("findings", "code"),
+  [
+    ([], 0),
+    (["note"], 0),
+    (["no verdict"], 4),
+    (["oracle fault", "no verdict"], 1),
+    (["fail", "no verdict"], 1),
+  ],
+)
+def test_the_exit_code_is_the_verdict(folder, verifier, findings, code):
+  verifier.answer = Report("f", tuple(Finding(kind, "maths") for kind in findings))
+  assert verify("square", *ARGS) == code
+
+
+def test_a_failure_prints_the_command_that_shows_it_again(folder, verifier, capsys):
+  verifier.answer = LEAVES
+  flags = (*ARGS, "--seed", "7", "--level", "quick", "--allowance", "2", "--ties", "reference")
+  flags = (*flags, "--vjp", "userpkg.rules:rule")
+  assert verify("square", *flags, "--surrogate") == 1
+  said = capsys.readouterr().out
+  start = said.index("again: ")
+  again = " ".join(said[start : said.index("\n\n", start)].split())
+  assert again == (
+    "again: fbackprop verify userpkg.rules:square --args userpkg.rules:make_args --vjp "
+    "userpkg.rules:rule --level quick --allowance 2 --ties reference --surrogate --seed 7 "
+    "--leaf params/w"
+  )
+  # It is a command: the same call but for the leaf.
+  assert main(again.split()[2:]) == 1
+  assert verifier.calls[0] == verifier.calls[1]
+
+
+def test_one_leaf_is_reported_on(folder, verifier, capsys):
+  verifier.answer = LEAVES
+  assert verify("square", *ARGS, "--leaf", "params/b") == 4
+  said = capsys.readouterr().out
+  assert "params/w" not in said
+  assert "not checked: --leaf leaves out 1 finding of other leaves" in said
+  assert verify("square", *ARGS, "--leaf", "x") == 0
+  capsys.readouterr()
+  assert verify("square", *ARGS, "--leaf", "params/c") == 2
+  assert "there is no leaf 'params/c'; did you mean 'params/" in capsys.readouterr().err
+
+
+def test_json_is_the_report(folder, verifier, capsys):
+  verifier.answer = LEAVES
+  assert verify("square", *ARGS, "--json", "report.json") == 1
+  assert capsys.readouterr().out.endswith("written: report.json\n")
+  report = Report.from_json((folder / "report.json").read_text())
+  assert report.findings == LEAVES.findings
+  assert (report.name, report.again.split()[0]) == ("userpkg.rules:square", "fbackprop")
+
+
+def test_json_stays_alone_in_a_pipe(folder, verifier, capsys):
+  reader, writer = os.pipe()
+  assert verify("square", *ARGS, "--json", f"/dev/fd/{writer}") == 0
+  os.close(writer)
+  with open(reader, encoding="utf-8") as pipe:
+    assert json.load(pipe)["verdict"] == "pass"
+  said = capsys.readouterr()
+  assert said.out == ""
+  assert said.err.startswith("PASS")
+
+
+def test_a_disk_that_is_full_at_the_end_hides_no_verdict(folder, verifier, capsys, monkeypatch):
+  def full(*arguments):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr("fbackprop.cli.output.write_whole", full)
+  assert verify("square", *ARGS, "--json", "report.json") == 1
+  said = capsys.readouterr()
+  assert said.out.startswith("PASS")
+  assert said.err == "fbackprop: --json report.json can't be written: No space left on device\n"
+
+
+def test_a_function_that_cannot_be_verified_is_usage(folder, verifier, capsys):
+  verifier.answer = UnusableError("no argument is a float")
+  assert verify("square", *ARGS) == 2
+  assert capsys.readouterr().err == "fbackprop: userpkg.rules:square: no argument is a float\n"
+
+
+def test_a_verifier_that_breaks_gives_no_verdict_and_no_traceback(folder, verifier, capsys):
+  verifier.answer = KeyError("inside")
+  assert verify("square", *ARGS) == 4
+  said = capsys.readouterr()
+  assert "the verifier itself failed, please report it: KeyError: 'inside'" in said.out
+  assert said.err == ""
+
+
+def test_an_interrupt_decides_nothing(folder, verifier, capsys):
+  verifier.answer = KeyboardInterrupt()
+  assert verify("square", *ARGS, "--json", "report.json") == 130
+  assert capsys.readouterr() == ("", "fbackprop: interrupted; nothing was decided\n")
+  assert not (folder / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    ("userpkg.rules:square", "give the function's arguments: --args MODULE:NAME"),
+    ("userpkg.rules --args userpkg.rules:made",
+     "the function must be as pkg.module:name, got 'userpkg.rules'"),
+    (".rules:f --args userpkg.rules:made", "must be as pkg.module:name, got '.rules:f'"),
+    ("userpkg/rules.py:f --args userpkg.rules:made", "must be as pkg.module:name, got"),
+    ("userpgk.rules:square --args userpkg.rules:made",
+     "the function: there is no module 'userpgk'; did you mean 'userpkg'?"),
+    ("userpkg.rulse:square --args userpkg.rules:made",
+     "the function: there is no module 'userpkg.rulse'; did you mean 'rules'?"),
+    ("userpkg.rules.more:square --args userpkg.rules:made",
+     "there is no module 'userpkg.rules.more'; there are: none"),
+    ("userpkg.rules:sqare --args userpkg.rules:made",
+     "the module userpkg.rules has no 'sqare'; did you mean 'square'?"),
+    ("userpkg.rules:Group.cub --args userpkg.rules:made",
+     "type has no 'cub'; did you mean 'cube'?"),
+    ("userpkg.broken:f --args userpkg.rules:made",
+     "to import userpkg.broken raised ZeroDivisionError: division by zero (userpkg/broken.py, "
+     "line 2)"),
+    ("userpkg.needy:f --args userpkg.rules:made",
+     "raised ModuleNotFoundError: No module named 'a_module_that_is_not' (userpkg/needy.py, "),
+    ("userpkg.script:f --args userpkg.rules:made", "to import userpkg.script raised SystemExit: 3"),
+    ("userpkg.rules:number --args userpkg.rules:made", "must be a function or a Layer, got int"),
+    ("userpkg.rules:square --args userpkg.rules:mad",
+     "--args userpkg.rules:mad: the module userpkg.rules has no 'mad'; did you mean 'made'?"),
+    ("userpkg.rules:square --args userpkg.rules:make_list",
+     "userpkg.rules:make_list() must be the tuple of the function's arguments, got list; of a "
+     "single argument: (x,)"),
+    ("userpkg.rules:square --args userpkg.rules:number", "number must be the tuple of the"),
+    ("userpkg.rules:square --args userpkg.rules:make_nothing",
+     "--args: userpkg.rules:make_nothing() raised ValueError: no such file (userpkg/rules.py, "
+     "line 33)"),
+    ("userpkg.rules:square --args userpkg.rules:leave", "leave() raised SystemExit (userpkg/"),
+    ("userpkg.rules:square --args userpkg.rules:made --vjp userpkg.rules:number",
+     "--vjp userpkg.rules:number must be a function, got int"),
+    ("userpkg.rules:net --args userpkg.rules:make_params_and_x --vjp userpkg.rules:rule",
+     "--vjp: userpkg.rules:net is a Layer, which has its own rule"),
+    ("userpkg.rules:net --args userpkg.rules:make_params_and_x --surrogate",
+     "--surrogate: userpkg.rules:net is a Layer, whose parts are known"),
+    ("--surrogate", "--surrogate needs a function"),
+    ("userpkg.rules:net --args userpkg.rules:made",
+     "must give (params, x) for a Layer, or (params, x, key), got 1 argument"),
+    ("userpkg.rules:square --args userpkg.rules:made --json userpkg",
+     "--json userpkg can't be written: Is a directory"),
+    ("userpkg.rules:square --args userpkg.rules:made --json none/f.json",
+     "--json none/f.json can't be written: No such file or directory"),
+    ("--args userpkg.rules:made", "--args needs a function: fbackprop verify MODULE:F --args ..."),
+    ("--vjp userpkg.rules:rule", "--vjp needs a function"),
+    ("--leaf x", "--leaf needs a function"),
+    ("--only x", "--only names specimens of --self-test"),
+    ("--self-test --only no-such-specimen", "there is no specimen 'no-such-specimen'"),
+    ("userpkg.rules:square --args userpkg.rules:made --self-test", "takes no function"),
+    ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
+    ("--seed 4294967296", "--seed must be from 0 to 4294967295"),
+    ("--allowance 0", "--allowance must be finite and above 0, got 0.0"),
+    ("--allowance nan", "--allowance must be finite and above 0, got nan"),
+    ("--level slow", "'slow'"),
+    ("--ties none", "'none'"),
+  ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_refused(folder, verifier, capsys, flags, said):
+  try:
+    code = main(["verify", *flags.split()])
+  except SystemExit as ended:
+    code = ended.code
+  assert code == 2
+  printed = capsys.readouterr()
+  assert printed.out == ""
+  assert said in " ".join(printed.err.split())
+  assert not verifier.calls
+
+
+def test_the_library_is_verified_rule_by_rule(folder, monkeypatch, capsys):
+  def verify(verdict, **options):
+    assert options == {"level": "quick", "seed": 3, "allowance": 1.0}
+    return Report("f", () if verdict == "pass" else (Finding(verdict, "maths"),), seconds=1.0)
+
+  def broken(**options):
+    raise KeyError("inside")
+
+  def entries(*verdicts):
+    return [Entry(f"rule {v}", lambda v=v, **options: verify(v, **options)) for v in verdicts]
+
+  flags = ["verify", "--level", "quick", "--seed", "3", "--json", "all.json"]
+  monkeypatch.setattr("fbackprop.verify.library.LIBRARY", entries("pass", "pass"))
+  assert main(flags) == 0
+  said = capsys.readouterr().out.splitlines()
+  assert [line.split() for line in said[:2]] == [["rule", "pass", "pass", "1.0", "s"]] * 2
+  assert said[2:] == ["PASS: 2 of 2 pass   quick, seed 3, 2.0 s", "written: all.json"]
+
+  rules = [*entries("fail", "pass"), Entry("rule broken", broken)]
+  monkeypatch.setattr("fbackprop.verify.library.LIBRARY", rules)
+  assert main(flags) == 1
+  said = capsys.readouterr().out
+  assert "FAIL: rule fail " in said  # The table of what doesn't pass.
+  assert "FAIL: 1 of 3 pass" in said
+  table = json.loads((folder / "all.json").read_text())
+  assert table["verdict"] == "fail"
+  assert [r["name"] for r in table["reports"]] == ["rule fail", "rule pass", "rule broken"]
+  assert [r["verdict"] for r in table["reports"]] == ["fail", "pass", "no verdict"]
+
+  monkeypatch.setattr("fbackprop.verify.library.LIBRARY", rules[1:])
+  assert main(flags) == 4
+
+
+def test_the_list_of_the_library_is_complete():
+  names = {name for entry in LIBRARY for name in entry.name.split(", ")}
+  for name in fb.__all__:
+    value = getattr(fb, name)
+    is_unit = isinstance(value, fb.Layer | fb.Loss)
+    makes_one = name in ("dense", "layer_norm", "rms_norm", "dropout", "serial", "skip", "repeat",
+                         "remat", "mlp", "combine") or name.endswith("_with")  # fmt: skip
+    assert not (is_unit or makes_one) or name in names, name
+
+
+@pytest.mark.parametrize("entry", LIBRARY, ids=[entry.name for entry in LIBRARY])
+def test_each_rule_of_the_library_can_be_called_as_it_is_verified(entry, verifier, monkeypatch):
+  monkeypatch.setattr("fbackprop.verify.library.vjp", verifier.vjp)
+  monkeypatch.setattr("fbackprop.verify.library.layer", verifier.layer)
+  entry.verify(level="quick")
+  ((kind, f, args, options),) = verifier.calls
+  assert options.pop("level") == "quick"
+  if kind == "layer":
+    y, residuals = f.forward(*args)
+    f.backward(args[0], residuals, jnp.ones_like(y))
+    assert options.keys() <= {"key"}
+    return
+  y = f(*args)
+  if options:
+    again, backward = options["f_vjp"](*args)
+    assert (again == y).all()
+    assert len(backward(jnp.ones_like(y))) == len(args)
