@@ -15,6 +15,13 @@ from fbackprop.verify.bank.arguments import draw, draw_labels
 from fbackprop.verify.bank.specimen import Example, Specimen
 
 
+def params_of(net):
+  """Parameters of a network, drawn without running its initialisers, which take a while."""
+  leaves, structure = jax.tree.flatten(jax.eval_shape(net.init, jax.random.key(0)))
+  drawn = draw(*(leaf.shape for leaf in leaves), seed=4)
+  return jax.tree.unflatten(structure, [0.5 * leaf for leaf in drawn])
+
+
 def of_layer(net, n=5, width=4, key=None):
   """The example of a network by `pullback`."""
 
@@ -24,13 +31,13 @@ def of_layer(net, n=5, width=4, key=None):
   def f_vjp(params, x):
     return pullback(net)(params, x, key)
 
-  return Example(f, (net.init(jax.random.key(0)), *draw((n, width))), f_vjp)
+  return Example(f, (params_of(net), *draw((n, width))), f_vjp)
 
 
 def mlp_relu():
   """An MLP with relu by `as_custom_vjp`."""
   net = mlp([4, 6, 5, 3], relu)
-  return Example(as_custom_vjp(net), (net.init(jax.random.key(0)), *draw((5, 4))))
+  return Example(as_custom_vjp(net), (params_of(net), *draw((5, 4))))
 
 
 def mlp_gelu():
@@ -78,7 +85,7 @@ def loss_of_a_net():
 
     return loss, pull
 
-  arguments = (net.init(jax.random.key(0)), *draw((6, 4)), draw_labels(6, 3))
+  arguments = (params_of(net), *draw((6, 4)), draw_labels(6, 3))
   return Example(f, arguments, f_vjp)
 
 
