@@ -80,9 +80,9 @@ def last_patterns(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
   wrong = np.argwhere(np.abs(error) > problem.tolerance)
   if len(wrong) == 1 and got.size > 1 and want[tuple(wrong[0])] != 0:
     at = tuple(int(i) for i in wrong[0])
-    name = name_round_factor(float(got[at] / want[at]))
-    if name is not None:
-      yield f"constant factor: {name} in one entry, {list(at)}", np.where(error != 0, got, want)
+    factor = name_round_factor(float(got[at] / want[at]))
+    if factor is not None:
+      yield f"constant factor: {factor} in one entry, {list(at)}", np.where(error != 0, got, want)
 
 
 def first_fit(
