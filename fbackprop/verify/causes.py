@@ -25,7 +25,7 @@ from fbackprop.verify import (
   subsets,
 )
 from fbackprop.verify.matching import Matcher, tolerance_of
-from fbackprop.verify.patterns import Problem, find_factor, find_pattern, find_swapped
+from fbackprop.verify.patterns import Problem, find_factor, find_last, find_pattern
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rearrangement import find_blank_slices, find_rearrangement
 from fbackprop.verify.tape import Tape
@@ -81,7 +81,7 @@ def find_cause(
       found = find_edit(reference, args, y_bar, problem, got, want, bounds, leaf, until)
   if found is None:
     batch = batch_of(args, y_bar)
-    found = find_factor(problem) or find_swapped(problem) or find_blank_slices(problem, batch)
+    found = find_factor(problem) or find_last(problem) or find_blank_slices(problem, batch)
   return found or rounding.looks_rounded(problem.got - problem.want, problem.want) or UNKNOWN
 
 
@@ -116,6 +116,7 @@ def find_edit(
     points.other_activations,
     paths.stop_gradients,
     partial(paths.cut_paths, sizes=problem.sizes),
+    scans.scan_slips,
     subsets.left_out,
     subsets.beyond_thresholds,
     partial(subsets.left_out, is_first=False),
@@ -127,7 +128,6 @@ def find_edit(
     paths.pairs_of_paths,
     cotangents.others_cotangents,
     cotangents.multiplied_cotangents,
-    scans.scan_slips,
     recomputation.recomputed,
     operands.other_masks,
     rounding.rounded_products,
@@ -141,7 +141,7 @@ def find_edit(
     first_of(matcher, early, until)
     or find_factor(problem)
     or first_of(matcher, stages, until)
-    or find_swapped(problem)
+    or find_last(problem)
     or first_of(matcher, loose, until)
   )
 

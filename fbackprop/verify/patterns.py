@@ -66,15 +66,23 @@ def find_factor(problem: Problem) -> str | None:
   return first_fit(problem, any_factor)
 
 
-def find_swapped(problem: Problem) -> str | None:
-  """Whether what was got is another leaf's cotangent."""
-  return first_fit(problem, of_others)
+def find_last(problem: Problem) -> str | None:
+  """What is looked for last, since much else would look like it."""
+  return first_fit(problem, last_patterns)
 
 
-def of_others(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
-  """The cotangents of the other leaves."""
+def last_patterns(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
+  """The cotangents of the other leaves; a round factor in one entry."""
+  got, want = problem.got, problem.want
+  error = got - want
   for name, _, other, _ in problem.others:
     yield f"permuted: the cotangent of {name}", other
+  wrong = np.argwhere(np.abs(error) > problem.tolerance)
+  if len(wrong) == 1 and got.size > 1 and want[tuple(wrong[0])] != 0:
+    at = tuple(int(i) for i in wrong[0])
+    factor = name_round_factor(float(got[at] / want[at]))
+    if factor is not None:
+      yield f"constant factor: {factor} in one entry, {list(at)}", np.where(error != 0, got, want)
 
 
 def first_fit(
@@ -100,12 +108,6 @@ def plain_patterns(problem: Problem) -> Iterator[tuple[str, np.ndarray]]:
       if np.count_nonzero(tensor) >= 2:
         share = float(np.vdot(error, tensor) / np.vdot(tensor, tensor))
         yield f"proportional to a parameter: {share:.6g} times {of}{what}", want + share * tensor
-  wrong = np.argwhere(np.abs(error) > problem.tolerance)
-  if len(wrong) == 1 and got.size > 1 and want[tuple(wrong[0])] != 0:
-    at = tuple(int(i) for i in wrong[0])
-    name = name_round_factor(float(got[at] / want[at]))
-    if name is not None:
-      yield f"constant factor: {name} in one entry, {list(at)}", np.where(error != 0, got, want)
   cut = int((np.abs(error) > problem.tolerance).sum())
   if 1 < cut < got.size:  # One cut entry, or all of them, would always fit.
     low = float(np.max(got, initial=-np.inf, where=error > problem.tolerance))

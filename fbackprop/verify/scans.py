@@ -24,7 +24,7 @@ def scan_slips(matcher: Matcher) -> Iterator[Whole]:
   yield walked_forward(matcher, turns)
   for origin, at in turns.items():
     step = tape.steps[next(iter(at.values()))]
-    for j, place in enumerate(step.inputs):
+    for j in range(len(step.inputs)):
       # In the first turn the carry may be a constant.
       if -1 in origin or -2 in origin or not any((k, j) in tape.edges for k in at.values()):
         continue
@@ -32,7 +32,7 @@ def scan_slips(matcher: Matcher) -> Iterator[Whole]:
       for factor, text in ((0.0, "is missing"), (2.0, "is counted twice"), (-1.0, "is negated")):
         hook = partial(with_factor, frozenset(at.values()), j, factor)
         yield altered(matcher, f"path: the one through {what} {text}", hook)
-      if step.name in ("mul", "div") and place in tape.depends:
+      if step.name in ("mul", "div"):
         hook = partial(with_bar, frozenset(at.values()), j)
         yield altered(matcher, f"path: the factor of {what} is left out", hook)
   for text, places in turned_residuals(tape, turns):
