@@ -20,6 +20,7 @@ from fbackprop.verify.bank import (
   precision,
   products,
   right_activations,
+  right_calls,
   right_layers,
   right_loops,
   right_losses,
@@ -61,6 +62,7 @@ RIGHT: tuple[Specimen, ...] = (
   *right_normalization.RIGHT,
   *right_loops.RIGHT,
   *right_structure.RIGHT,
+  *right_calls.RIGHT,
   *right_precision.RIGHT,
   *right_layers.RIGHT,
 )
