@@ -71,7 +71,10 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
   Raises:
     UnusableError: a leaf is no array and no number, or none is a float.
   """
-  names, leaves, structures, fixed = [], [], [], {}
+  names: list[str] = []
+  leaves: Leaves = []
+  structures = []
+  fixed: dict[int, Any] = {}
   for name, arg in zip(parameter_names(f, len(args)), args, strict=True):
     with_paths, structure = jax.tree_util.tree_flatten_with_path(arg)
     structures.append(structure)

@@ -82,9 +82,8 @@ def check_branches(v: Verification, witnesses: Witnesses) -> None:
   most = MOST_SITES["large" if v.is_large else v.level]
   points, left = search(coverage, v.leaves, v.y_bar, most)
   for name, leaves, y_bar in points:
-    if v.has_failed:
-      return
-    check_point(v, witnesses, Regime(name, leaves), y_bar)
+    if not v.has_failed:
+      check_point(v, witnesses, Regime(name, leaves), y_bar)
   if coverage.seen:
     v.counts["branches"] = 2 * len(coverage.seen) - left
     v.details["branches"] = f"of {2 * len(coverage.seen)} sides of comparisons"

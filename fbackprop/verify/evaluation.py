@@ -120,10 +120,9 @@ class Evaluator:
     def read(atom: Any) -> Samples:
       if not isinstance(atom, core.Literal):
         return values[atom]
-      is_exact = not is_float(
-        atom.aval.dtype
-      )  # A Python integer takes the dtype it was traced with.
-      return self.constant(np.asarray(atom.val, atom.aval.dtype) if is_exact else atom.val)
+      dtype = dtype_of(atom)
+      # A Python integer takes the dtype that it was traced with.
+      return self.constant(atom.val if is_float(dtype) else np.asarray(atom.val, dtype))
 
     kept = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
     last_use = uses(jaxpr.eqns, kept)
@@ -364,7 +363,8 @@ class Uses(NamedTuple):
 
 def uses(equations: Sequence[Any], results: set[Any]) -> Uses:
   """What is needed: a program as it was traced also holds what nobody reads."""
-  live, needed, last = set(results), set(), {}
+  live, needed = set(results), set()
+  last: dict[Any, int] = {}
   for i in reversed(range(len(equations))):
     if equations[i].effects or not live.isdisjoint(equations[i].outvars):
       needed.add(i)
@@ -470,6 +470,11 @@ def is_wide(equation: Any) -> bool:
   """Whether all floats that an equation takes and gives are float64."""
   atoms = [*equation.invars, *equation.outvars]
   return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
+
+
+def dtype_of(atom: Any) -> Any:
+  """The dtype that a variable or a constant was traced with."""
+  return atom.aval.dtype
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:

@@ -202,7 +202,7 @@ def confirm(
     kinks, or the differences aren't finite.
   """
   rng = np.random.default_rng([seed, 2])
-  shown = (None, 0.0, 0.0)
+  shown: tuple[bool | None, float, float] = (None, 0.0, 0.0)
   for _ in range(4):
     direction = random_direction(rng, witnesses, leaves)
     found = slopes(witnesses, leaves, y_bar, direction)
@@ -221,5 +221,5 @@ def confirm(
       return True, own, middle
     if shown[0] is False:  # Twice, in two directions.
       return False, own, middle
-    shown = (False, own, middle)  # type: ignore[assignment]
-  return (None, shown[1], shown[2]) if shown[0] is None else (False, shown[1], shown[2])
+    shown = (False, own, middle)
+  return shown

@@ -9,8 +9,8 @@ import numpy as np
 
 from fbackprop.verify import exact
 from fbackprop.verify.arguments import Leaves
-from fbackprop.verify.causes import find_cause
 from fbackprop.verify.comparison import Difference, compare
+from fbackprop.verify.explaining.causes import find_cause
 from fbackprop.verify.findings import Finding
 from fbackprop.verify.judging import confirm, judge
 from fbackprop.verify.primitives import is_float
@@ -74,6 +74,9 @@ def check_maths(
   bars = [b * regime.loss_scale for b in y_bar]
   values = evaluate(witnesses, regime.leaves, bars, v.noise())
   if not all(np.isfinite(y[0]).all() for y in values.y_want):
+    if regime.name == "as given":
+      message = "f isn't finite at these arguments: there is no gradient to compare with"
+      v.add(Finding("no verdict", check, message=message))
     return None
   v.count(check)
   may_be_vacuous = bool(values.fragile or values.foreign)

@@ -79,7 +79,9 @@ class Rule(NamedTuple):
       )
     found: Leaves = []
     for arg, bar in zip(args, bars, strict=True):
-      leaves, structure = jax.tree.flatten(arg)
+      structure: Any = jax.tree.structure(arg)
+      leaves = jax.tree.leaves(arg)
+      own: Any
       own_places = [next(places) for _ in leaves]
       own_names = [name for name, _ in own_places]
       if bar is None and not any(real for _, real in own_places):

@@ -17,8 +17,8 @@ import numpy as np
 from jax.extend import core
 
 from fbackprop.verify.evaluation import Evaluator, bind
+from fbackprop.verify.explaining.steps import Writer, pullback_of, struct
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.steps import Writer, pullback_of, struct
 
 # Replaces a step's operand cotangents: given its place, its inputs and its outputs' cotangents.
 Hook = Callable[[int, list[np.ndarray], list[np.ndarray]], list[np.ndarray | None] | None]

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbackprop.verify.patterns import LEAF_SHARE, LEFT_OVER
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.patterns import LEAF_SHARE, LEFT_OVER
+from fbackprop.verify.explaining.tape import Tape
 
 DIRECTIONS = 3
 # Of the sum of the magnitudes of an inner product's terms.

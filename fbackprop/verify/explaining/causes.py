@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.verify import (
+from fbackprop.verify.explaining import (
   cotangents,
   kinks,
   operands,
@@ -24,11 +24,11 @@ from fbackprop.verify import (
   scans,
   subsets,
 )
-from fbackprop.verify.matching import Matcher, tolerance_of
-from fbackprop.verify.patterns import Problem, find_factor, find_last, find_pattern
+from fbackprop.verify.explaining.matching import Matcher, tolerance_of
+from fbackprop.verify.explaining.patterns import Problem, find_factor, find_last, find_pattern
+from fbackprop.verify.explaining.rearrangement import find_blank_slices, find_rearrangement
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.rearrangement import find_blank_slices, find_rearrangement
-from fbackprop.verify.tape import Tape
 
 UNKNOWN = "no known pattern"
 Stages = tuple[Callable[..., Iterator[Any]], ...]

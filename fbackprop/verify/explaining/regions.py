@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify.evaluation import Evaluator, bind
-from fbackprop.verify.matching import Matcher
-from fbackprop.verify.steps import struct
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.matching import Matcher
+from fbackprop.verify.explaining.steps import struct
+from fbackprop.verify.explaining.tape import Tape
 
 LONGEST_REGION = 24
 

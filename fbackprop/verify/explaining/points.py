@@ -5,12 +5,19 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, Group, Matcher, Whole, altered, say_each
-from fbackprop.verify.patterns import NARROW
+from fbackprop.verify.explaining.matching import (
+  MOST_ENTRIES,
+  Group,
+  Matcher,
+  Whole,
+  altered,
+  say_each,
+)
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.regions import find_regions
+from fbackprop.verify.explaining.slopes import from_narrow_output, named_slopes, other_slopes
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.regions import find_regions
-from fbackprop.verify.slopes import from_narrow_output, named_slopes, other_slopes
-from fbackprop.verify.tape import Tape
 
 
 def other_activations(matcher: Matcher) -> Iterator[Group]:

@@ -5,10 +5,10 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, PRODUCT_SHARE, Group, Matcher, say
-from fbackprop.verify.paths import path_bars
-from fbackprop.verify.rearrangement import describe_indices
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.matching import MOST_ENTRIES, PRODUCT_SHARE, Group, Matcher, say
+from fbackprop.verify.explaining.paths import path_bars
+from fbackprop.verify.explaining.rearrangement import describe_indices
+from fbackprop.verify.explaining.tape import Tape
 
 # So many examples are looked through for a run of them that doesn't touch either end.
 LONGEST_FOR_RANGES = 256

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import Matcher, Whole, altered
-from fbackprop.verify.operands import READERS
+from fbackprop.verify.explaining.matching import Matcher, Whole, altered
+from fbackprop.verify.explaining.operands import READERS
+from fbackprop.verify.explaining.regions import is_linear
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.regions import is_linear
-from fbackprop.verify.tape import Tape
 
 # By origin and turn, the step.
 Turns = dict[tuple[int, ...], dict[int, int]]

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.verify.matching import Matcher, Whole, altered
-from fbackprop.verify.patterns import NARROW
+from fbackprop.verify.explaining.matching import Matcher, Whole, altered
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.tape import Tape
 
 
 def narrowed(dtype: Any, bar: np.ndarray) -> np.ndarray:

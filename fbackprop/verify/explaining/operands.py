@@ -5,12 +5,12 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
-from fbackprop.verify.patterns import NARROW
+from fbackprop.verify.explaining.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.rearrangement import shifted
+from fbackprop.verify.explaining.rounding import narrowed
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.rearrangement import shifted
-from fbackprop.verify.rounding import narrowed
-from fbackprop.verify.tape import Tape
 
 # Steps with operands that the backward pass reads.
 READERS = frozenset(

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
-from fbackprop.verify.paths import path_bars
-from fbackprop.verify.patterns import NARROW
-from fbackprop.verify.rearrangement import shifted
-from fbackprop.verify.rounding import narrowed
+from fbackprop.verify.explaining.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
+from fbackprop.verify.explaining.paths import path_bars
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.rearrangement import shifted
+from fbackprop.verify.explaining.rounding import narrowed
 
 LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.verify.matching import Matcher, Whole
-from fbackprop.verify.patterns import NARROW
+from fbackprop.verify.explaining.matching import Matcher, Whole
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.tape import Tape
 
 # What an operand is if it might as well not be there.
 NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "max": -np.inf, "min": np.inf}
