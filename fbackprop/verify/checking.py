@@ -73,7 +73,7 @@ def vjp(
     ... def square(x):
     ...   return x**2
     >>> square.defvjp(lambda x: (x**2, x), lambda x, y_bar: (x * y_bar,))
-    >>> report = vjp(square, jnp.arange(3.0), level="quick")
+    >>> report = vjp(square, jax.numpy.arange(3.0), level="quick")
     >>> report.verdict, report.findings[0].leaf, report.findings[0].cause
     ('fail', 'x', 'constant factor: 1/2 (match 0e+00)')
 
