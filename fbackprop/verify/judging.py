@@ -173,7 +173,8 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
   if not np.isfinite(want):
     if not is_finite_slope(found):
       return "undefined"
-    gap = max(abs(found.left - found.right), 1e-3 * abs(got), 1e-3 * abs(found.left), 1e-12)
+    sizes = (abs(found.left - found.right), 1e-3 * abs(got), 1e-3 * abs(found.left), 1e-12)
+    gap = max(*sizes, 2 * found.error / RESOLVED)  # Known well enough: autodiff says nothing.
   if not found.is_known or found.error > RESOLVED * gap:
     return "fail"  # The differences can't resolve it, and the rule isn't what autodiff says.
   left, right = sorted((found.left, found.right))
