@@ -21,13 +21,16 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
+from fbackprop.verify.findings import Report
 from scripts.benchmarks import machine
+from scripts.campaigns.matrix import Cell, cells, verify
 from scripts.campaigns.trust_page import Results, page, read_results
 
 ROOT = Path(__file__).parents[1]
@@ -50,9 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
   options = parser.parse_args(arguments)
   results = read_results(options.json) if options.json.exists() else Results({}, {})
   if not options.page:
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, spawn, max_tasks_per_child=4) as pool:
-      results = run(pool, results, options)
+    results = run(results, options)
   if results.cells:
     options.doc.write_text(page(results), encoding="utf-8")
   verdicts = collections.Counter(cell["verdict"] for cell in results.cells.values())
@@ -60,49 +61,40 @@ def main(arguments: list[str] | None = None) -> int:
   return int(any(verdict != "pass" for verdict in verdicts))
 
 
-def run(pool: ProcessPoolExecutor, results: Results, options: argparse.Namespace) -> Results:
+def run(results: Results, options: argparse.Namespace) -> Results:
   """The results with those of the cells that were asked for and are missing."""
-  made = pool.submit(describe).result()
-  if results.made and {**results.made, "date": made["date"]} != made:
-    print(f"what is there was made otherwise, and is left out: {results.made}")
-    results = Results({}, {})
-  results = results._replace(made=made)
-  from scripts.campaigns.matrix import cells
-
-  chosen = [cell for cell in cells() if all(word in cell for word in options.only)]
-  missing = [cell for cell in chosen if options.again or tuple(cell) not in results.cells]
-  chunks = [list(own) for _, own in itertools.groupby(missing, lambda cell: cell[:2])]
-  jobs = {pool.submit(run_chunk, chunk): chunk for chunk in chunks}
-  start, done = time.monotonic(), 0
-  for job in as_completed(jobs):
-    found = job.result()
-    results.cells.update(zip(map(tuple, jobs[job]), found, strict=True))
-    write_whole(options.json, as_json(results))
-    done += len(found)
-    others = [f"{cell.net}: {c['verdict']}" for cell, c in zip(jobs[job], found, strict=True)
-              if c["verdict"] != "pass"]  # fmt: skip
-    print(f"{done} of {len(missing)}, {time.monotonic() - start:.0f} s   "
-          f"{' '.join(jobs[job][0][:2])}   {', '.join(others)}", flush=True)  # fmt: skip
-  return results
-
-
-def start_jax() -> None:
-  """Two devices on any machine, and compiled programs kept between runs."""
-  import jax
-
-  jax.config.update("jax_num_cpu_devices", 2)
   cache = os.path.join(tempfile.gettempdir(), "fbackprop-trust")
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  os.environ.update({
+    "JAX_NUM_CPU_DEVICES": "2",
+    "JAX_COMPILATION_CACHE_DIR": cache,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  })  # fmt: skip  # Of the processes that follow; in this one jax computes nothing.
+  spawn = multiprocessing.get_context("spawn")
+  # Not an executor: with `max_tasks_per_child` that of Python 3.11 comes to a standstill.
+  with spawn.Pool(options.workers, maxtasksperchild=4) as pool:
+    made = pool.apply(describe)
+    if results.made and {**results.made, "date": made["date"]} != made:
+      print(f"what is there was made otherwise, and is left out: {results.made}")
+      results = Results({}, {})
+    results = results._replace(made=made)
+    chosen = [cell for cell in cells() if all(word in cell for word in options.only)]
+    missing = [cell for cell in chosen if options.again or tuple(cell) not in results.cells]
+    chunks = [list(own) for _, own in itertools.groupby(missing, lambda cell: cell[:2])]
+    start, done = time.monotonic(), 0
+    for chunk, found in pool.imap_unordered(run_chunk, chunks):
+      results.cells.update(zip(map(tuple, chunk), found, strict=True))
+      write_whole(options.json, as_json(results))
+      done += len(found)
+      others = [f"{cell.net}: {own['verdict']}" for cell, own in zip(chunk, found, strict=True)
+                if own["verdict"] != "pass"]  # fmt: skip
+      print(f"{done} of {len(missing)}, {time.monotonic() - start:.0f} s   "
+            f"{chunk[0].dtype}   {chunk[0].loss}   {', '.join(others)}", flush=True)  # fmt: skip
+  return results
 
 
 def describe() -> dict[str, Any]:
   """On what it is verified."""
-  start_jax()
-  import jax
-  import numpy as np
-
   return {
     "date": date.today().isoformat(),
     "processor": machine.processor(),
@@ -114,20 +106,17 @@ def describe() -> dict[str, Any]:
   }
 
 
-def run_chunk(chunk: list[Any]) -> list[dict[str, Any]]:
+def run_chunk(chunk: list[Cell]) -> tuple[list[Cell], list[dict[str, Any]]]:
   """What each cell gave."""
-  start_jax()
-  from scripts.campaigns.matrix import verify
-
   found = []
   for cell in chunk:
     start = time.process_time()
     report = verify(cell)
     found.append(plain(report) | {"cpu_seconds": round(time.process_time() - start, 1)})
-  return found
+  return chunk, found
 
 
-def plain(report: Any) -> dict[str, Any]:
+def plain(report: Report) -> dict[str, Any]:
   """What is kept of a report."""
   wrong = [f for f in report.findings if f.kind != "note"]
   at_fault = {f.regime: f.kind for f in reversed(wrong)}
@@ -168,24 +157,16 @@ def as_json(results: Results) -> str:
     return shared.setdefault(json.dumps(value), len(shared))
 
   rows = []
-  for key in sorted(results.cells, key=order_of(results.cells)):
+  for key in (tuple(cell) for cell in cells() if tuple(cell) in results.cells):
     cell = results.cells[key]
     own = {k: number(v) if isinstance(v, dict | list) else v for k, v in cell.items()}
     rows.append(f"  {json.dumps(' / '.join(key))}: {json.dumps(own)}")
-  cells = ",\n".join(rows)
+  lines = ",\n".join(rows)
   lists = ",\n".join(f"  {value}" for value in shared)
   return (
     f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{lists}\n ],\n'
-    f' "cells": {{\n{cells}\n }}\n}}\n'
+    f' "cells": {{\n{lines}\n }}\n}}\n'
   )
-
-
-def order_of(cells: Iterable[tuple[str, ...]]) -> Any:
-  """The order of the matrix; what isn't in it any more stands behind."""
-  from scripts.campaigns.matrix import cells as all_cells
-
-  places = {tuple(cell): place for place, cell in enumerate(all_cells())}
-  return lambda key: (places.get(key, len(places)), key)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -33,6 +33,7 @@ def test_the_results_are_of_every_cell_and_nothing_is_wrong():
   verdicts = {cell["verdict"] for cell in RESULTS.cells.values()}
   assert verdicts <= {"pass", "no verdict"}
   assert RESULTS.made["devices"] >= 2
+  assert all(cell["regimes"].get("as given") == "pass" for cell in RESULTS.cells.values())
   for mode in ("vmap", "scan", "two devices"):
     assert all(cell["checks"].get(mode) == "pass" for cell in RESULTS.cells.values()), mode
 
