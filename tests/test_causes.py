@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fbackprop.verify.bank.specimen import KINDS
-from fbackprop.verify.causes import find_cause
+from fbackprop.verify.explaining.causes import find_cause
 
 RNG = np.random.default_rng(0)
 X, W1, B1, W2, B2 = (RNG.normal(size=s) for s in [(7, 5), (5, 6), (6,), (6, 6), (6,)])
@@ -324,25 +324,102 @@ def test_a_loss_with_a_mean():
   assert found.startswith("subset of examples: the last 2 of 7")
 
 
-def test_a_scan_with_the_residuals_of_the_step_before():
-  def recurrent(w, xs):
-    def body(h, x):
-      h = jnp.tanh(h @ w + x)
-      return h, h
+def recurrent(w, xs):
+  def body(h, x):
+    h = jnp.tanh(h @ w + x)
+    return h, h
 
-    return jax.lax.scan(body, jnp.zeros(6, xs.dtype), xs)[1]
+  return jax.lax.scan(body, jnp.zeros(6, xs.dtype), xs)[1]
 
+
+def recurrent_bars(order, is_carried=True, state=0):
+  """The backward pass of `recurrent`, its turns in an order; h_t for h_{t-1} if state is 1."""
   y = [np.zeros(6)]
   for x in T:
     y.append(np.tanh(y[-1] @ SQUARE + x))
   h_bar, w_bar, xs_bar = np.zeros(6), np.zeros((6, 6)), np.zeros((7, 6))
-  for t in reversed(range(7)):
+  for t in order:
     z_bar = (h_bar + Y_BAR[t]) * (1 - y[t + 1] ** 2)
-    w_bar += np.outer(y[t + 1], z_bar)  # y[t] is the one that was read.
+    w_bar += np.outer(y[t + state], z_bar)
     xs_bar[t] = z_bar
-    h_bar = z_bar @ SQUARE.T
-  cause = ask(recurrent, (SQUARE, T), Y_BAR, [w_bar, xs_bar])
-  assert cause.startswith("wrong point")
+    h_bar = z_bar @ SQUARE.T if is_carried else h_bar
+  return [w_bar, xs_bar]
+
+
+BACKWARDS = tuple(reversed(range(7)))
+
+
+@pytest.mark.parametrize(
+  ("got", "start"),
+  [
+    (recurrent_bars(BACKWARDS, state=1), "wrong point: tanh [6] stands for dot_general's operand"),
+    (recurrent_bars(BACKWARDS, is_carried=False), "path: "),
+    (recurrent_bars(BACKWARDS[::-1]), "permuted: a scan is walked from the other end"),
+  ],
+  ids=["state after", "no carry", "walked forward"],
+)
+def test_a_slip_in_a_scan(got, start):
+  assert ask(recurrent, (SQUARE, T), Y_BAR, got).startswith(start)
+
+
+def test_values_that_were_computed_again_without_eps():
+  scale = np.ones(6)
+  got = truth(layer_norm, (T, scale), Y_BAR)
+  d = T - T.mean(1, keepdims=True)
+  r = 1 / np.sqrt((d * d).mean(1, keepdims=True))
+  got[0] = r * (
+    Y_BAR - Y_BAR.mean(1, keepdims=True) - d * r * (Y_BAR * d * r).mean(1, keepdims=True)
+  )
+  got[1] = (Y_BAR * d * r).sum(0)
+  cause = ask(layer_norm, (T, scale), Y_BAR, got)
+  assert cause.startswith(("wrong point: the values computed without", "other function: with the"))
+
+
+def masked(x, mask):
+  return jnp.where(mask[:, None], x**2, 0 * x)
+
+
+def test_a_mask_that_is_ignored():
+  mask = np.arange(7) % 3 > 0
+  cause = ask(masked, (T, mask), Y_BAR, [2 * T * Y_BAR])
+  assert cause.startswith("subset of examples: the condition of select_n [7, 6] is ignored")
+
+
+def squared(x):
+  return x**2
+
+
+def test_a_threshold_beyond_which_nothing_passes():
+  cause = ask(squared, (T,), Y_BAR, [np.where(T > 1, 0, 2 * T * Y_BAR)])
+  assert cause.startswith("other function: nothing passes through")
+  assert "where argument leaf 0 is above" in cause
+
+
+def test_a_slope_that_no_side_of_the_kink_has():
+  x = np.where(np.arange(42).reshape(7, 6) % 5 == 0, 0.0, T)
+  cause = ask(jnp.abs, (x,), Y_BAR, [np.where(x == 0, 3.0, np.sign(x)) * Y_BAR])
+  assert cause.startswith("kink: ")
+
+
+def by_a_millionth(g):
+  g = g.copy()
+  g[1, 2] *= 1 + 1e-6
+  return g
+
+
+def test_one_entry_by_a_millionth():
+  cause = ask(two_layers, ARGS, Y_BAR, changed(3, by_a_millionth))
+  assert cause.startswith("constant factor: 1 + 1.0e-06 in one entry, [1, 2]")
+
+
+def test_a_cause_names_no_more_than_it_must():
+  """With no time left, only what is seen in the leaf's numbers is named."""
+  want = truth(two_layers, ARGS, Y_BAR)
+  got = pulled_back(Y_BAR, Slips(slope_at="h"))
+  bounds = [np.full(w.shape, 1e-13) for w in want]
+  assert find_cause(two_layers, ARGS, Y_BAR, got, want, bounds, 2, budget_s=0.0) == (
+    "no known pattern"
+  )
 
 
 # --- No cause -------------------------------------------------------------------------------------

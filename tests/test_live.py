@@ -203,3 +203,53 @@ def test_a_network_of_everything_passes():
   key = jax.random.key(0)
   x = jax.random.normal(key, (5, 3))
   assert check(net.init(key), x, jnp.ones((5, 2)), key=key).ok
+
+
+def test_a_small_error_of_one_entry_is_beyond_rounding():
+  def hidden(params, x, y_bar):
+    params_bar, x_bar = dense_backward(params, x, y_bar)
+    return DenseParams(params_bar.w.at[3, 1].multiply(1 + 1e-9), params_bar.b), x_bar
+
+  check = check_of(with_backward(hidden))
+  assert not check.ok
+  assert check.leaf == "[2].w"
+  assert check.rel_error < GRADIENT_TOLERANCE
+
+
+def test_a_shape_is_traced_once():
+  calls = []
+
+  def counted(params, x, y_bar):
+    calls.append(x.shape)
+    return dense_backward(params, x, y_bar)
+
+  net = with_backward(counted)
+  check, params = make_live_check(net, fb.softmax_cross_entropy), net.init(jax.random.key(0))
+  check(params, X, LABELS)
+  traces = len(calls)
+  halved = jax.tree.map(lambda p: p / 2, params)
+  assert check(halved, X, LABELS).ok
+  assert check(params, X, LABELS, rows=jnp.arange(7)[::-1]).ok
+  assert len(calls) == traces
+  assert check(params, X[:5], LABELS[:5]).ok
+  assert len(calls) > traces
+
+
+def test_what_is_not_computed_in_float64_is_judged_by_its_size():
+  """Where a bound says nothing, no error passes for rounding."""
+
+  def through_numpy(factor):
+    def product(x, y_bar):
+      return np.asarray(factor * (x.T @ y_bar), np.float32)
+
+    def backward(params, x, y_bar):
+      _, x_bar = dense_backward(params, x, y_bar)
+      shape = jax.ShapeDtypeStruct(params.w.shape, jnp.float32)
+      w_bar = jax.pure_callback(product, shape, x, y_bar, vmap_method="sequential")
+      return DenseParams(w_bar.astype(params.w.dtype), y_bar.sum(0)), x_bar
+
+    return backward
+
+  assert check_of(with_backward(through_numpy(1.0))).rel_error < GRADIENT_TOLERANCE
+  assert check_of(with_backward(through_numpy(1.0))).ok
+  assert not check_of(with_backward(through_numpy(1 + 1e-5))).ok

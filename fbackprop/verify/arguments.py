@@ -23,12 +23,14 @@ class Signature(NamedTuple):
     names: of each leaf, as "params/1/w".
     dtypes: of each leaf.
     is_float: whether it has a cotangent.
+    fixed: by their places, the leaves that are Python integers or booleans: they are never traced.
   """
 
   structures: tuple[Any, ...]
   names: tuple[str, ...]
   dtypes: tuple[Any, ...]
   is_float: tuple[bool, ...]
+  fixed: dict[int, Any]
 
   @property
   def floats(self) -> list[int]:
@@ -47,6 +49,7 @@ class Signature(NamedTuple):
 
   def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
     """The arguments again, from their leaves."""
+    leaves = [self.fixed.get(i, leaf) for i, leaf in enumerate(leaves)]
     found, start = [], 0
     for structure in self.structures:
       end = start + structure.num_leaves
@@ -68,19 +71,24 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
   Raises:
     UnusableError: a leaf is no array and no number, or none is a float.
   """
-  names, leaves, structures = [], [], []
+  names: list[str] = []
+  leaves: Leaves = []
+  structures = []
+  fixed: dict[int, Any] = {}
   for name, arg in zip(parameter_names(f, len(args)), args, strict=True):
     with_paths, structure = jax.tree_util.tree_flatten_with_path(arg)
     structures.append(structure)
     for path, leaf in with_paths:
       names.append("/".join([name, *(entry_name(entry) for entry in path)]))
+      if isinstance(leaf, bool | int):
+        fixed[len(leaves)] = leaf
       leaves.append(as_array(names[-1], leaf))
   dtypes = tuple(leaf.dtype for leaf in leaves)
   real = tuple(is_float(dtype) for dtype in dtypes)
   if not any(real):
     got = ", ".join(f"{n} {describe(x)}" for n, x in zip(names, leaves, strict=True)) or "nothing"
     raise UnusableError(f"args must hold an array of floats, to be differentiated by, got {got}")
-  return Signature(tuple(structures), tuple(names), dtypes, real), leaves
+  return Signature(tuple(structures), tuple(names), dtypes, real, fixed), leaves
 
 
 def as_array(name: str, leaf: Any) -> Any:

@@ -24,7 +24,7 @@ from fbackprop.verify.witnesses import Witnesses
 
 Place = tuple[Any, ...]
 # For how many comparisons a search is made, by level.
-MOST_SITES = {"standard": 24, "deep": 200}
+MOST_SITES = {"standard": 24, "large": 3, "deep": 200}
 SCALES = (8.0, 64.0, 4096.0, 1 / 64)
 STEPS = 8
 
@@ -72,7 +72,7 @@ Point = tuple[str, Leaves, list[np.ndarray]]
 
 
 def search(
-  coverage: Coverage, leaves: Leaves, y_bar: list[np.ndarray], level: str
+  coverage: Coverage, leaves: Leaves, y_bar: list[np.ndarray], most: int
 ) -> tuple[list[Point], int]:
   """Points at which comparisons come out as they had not.
 
@@ -93,7 +93,7 @@ def search(
     points.append((f"some integers {value}", own, y_bar))
   tried = 0
   for place, side in coverage.one_sided:
-    if not is_outermost(coverage, place) or tried >= MOST_SITES.get(level, 0):
+    if not is_outermost(coverage, place) or tried >= most:
       continue
     if len(coverage.seen[place]) == 2:
       continue  # Found meanwhile.

@@ -120,21 +120,20 @@ class Evaluator:
     def read(atom: Any) -> Samples:
       if not isinstance(atom, core.Literal):
         return values[atom]
-      is_exact = not is_float(
-        atom.aval.dtype
-      )  # A Python integer takes the dtype it was traced with.
-      return self.constant(np.asarray(atom.val, atom.aval.dtype) if is_exact else atom.val)
+      dtype = dtype_of(atom)
+      # A Python integer takes the dtype that it was traced with.
+      return self.constant(atom.val if is_float(dtype) else np.asarray(atom.val, dtype))
 
-    last_use = {}
-    for i, equation in enumerate(jaxpr.eqns):
-      last_use.update({v: i for v in equation.invars if not isinstance(v, core.Literal)})
     kept = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
+    last_use = uses(jaxpr.eqns, kept)
     for i, equation in enumerate(jaxpr.eqns):
+      if i not in last_use.needed:
+        continue
       inputs = [read(atom) for atom in equation.invars]
       outputs = self.apply(equation, inputs, (*place, i))
       values.update(zip(equation.outvars, outputs, strict=True))
       for v in equation.invars:
-        if not isinstance(v, core.Literal) and last_use[v] == i and v not in kept:
+        if not isinstance(v, core.Literal) and last_use.last[v] == i and v not in kept:
           values.pop(v, None)
     return [read(atom) for atom in jaxpr.outvars]
 
@@ -186,8 +185,11 @@ class Evaluator:
     """The samples of a result, moved by some roundings of their size."""
     if self.noise is None or not is_real(x):
       return x
-    moved = self.moved(np.asarray(x), units * self.noise.unit)
-    if self.noise.tiny:
+    return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
+
+  def flushed(self, moved: np.ndarray) -> np.ndarray:
+    """Results so small that they may be flushed to zero, moved by as much."""
+    if self.noise is not None and self.noise.tiny:
       is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
       if is_tiny.any():
         moved[1:] = np.where(is_tiny, moved + self.noise.tiny * self.draw(moved.shape), moved)[1:]
@@ -213,7 +215,7 @@ class Evaluator:
     return np.resize(np.roll(POOL, -start), size).reshape(shape)
 
   def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
-    """A sum of K terms: each term is moved, and the sum too, by what partial sums may round."""
+    """A sum of K terms, moved by what their roundings, and those of partial sums, come to."""
     function = primitives.SUMS[name]
     result = np.asarray(function(params, *inputs))
     if self.noise is None or not is_real(result):
@@ -225,8 +227,13 @@ class Evaluator:
     else:
       terms = math.prod(inputs[0].shape[1 + a] for a in params["dimension_numbers"][0][0])
     units = 1 + 0.25 * math.sqrt(terms)
-    moved = [self.moved(x, units * self.noise.unit) for x in inputs]
-    return np.asarray(self.perturbed(function(params, *moved), units))
+    # √Σ terms²: independent roundings of the terms. Its own precision doesn't matter.
+    sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
+    squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
+    together = math.prod(sizes) * np.sqrt(function(params, *squares).astype(np.float64))
+    moved = self.moved(result, units * self.noise.unit)
+    moved[1:] += 2 * units * self.noise.unit * together * self.draw(moved[1:].shape)
+    return self.flushed(moved)
 
   def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
     """An operation that doesn't round, but for a cast to a narrower dtype."""
@@ -295,9 +302,15 @@ class Evaluator:
       inputs[cond_end:body_end],
       inputs[body_end:],
     )
-    while bool(self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))[0][0]):
-      carry = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
-    return carry
+    while True:
+      (goes_on,) = self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))
+      mask = np.asarray(goes_on[0])  # Under vmap each lane stands still when it is done.
+      if not mask.any():
+        return carry
+      moved = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
+      carry = (
+        moved if mask.ndim == 0 else [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
+      )
 
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
@@ -312,6 +325,8 @@ class Evaluator:
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
     try:
+      if holds_program(equation.params.values()) and not is_wide(equation):
+        raise TypeError("the program in it computes in the dtype it was traced with")
       results = mapped(widened(equation), inputs)
       units_of_results = units
     except Exception:  # A kernel, a callback: whatever it raises, its own dtypes are left to try.
@@ -339,6 +354,27 @@ class Evaluator:
       self.watch((*place, 1), name, x, high)
 
 
+class Uses(NamedTuple):
+  """Which equations are needed for the results, and where each variable is read last."""
+
+  needed: set[int]
+  last: dict[Any, int]
+
+
+def uses(equations: Sequence[Any], results: set[Any]) -> Uses:
+  """What is needed: a program as it was traced also holds what nobody reads."""
+  live, needed = set(results), set()
+  last: dict[Any, int] = {}
+  for i in reversed(range(len(equations))):
+    if equations[i].effects or not live.isdisjoint(equations[i].outvars):
+      needed.add(i)
+      for v in equations[i].invars:
+        if not isinstance(v, core.Literal):
+          live.add(v)
+          last.setdefault(v, i)
+  return Uses(needed, last)
+
+
 # --- Helpers --------------------------------------------------------------------------------------
 
 
@@ -360,11 +396,16 @@ def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
   return x + (first - x[:1]) if x.shape[0] > 1 else first
 
 
+def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
+  """The new values where a lane goes on, the old ones elsewhere."""
+  return np.where(mask.reshape(1, *mask.shape, *(1,) * (new.ndim - 1 - mask.ndim)), new, old)
+
+
 def stacked(rows: list[Any], aval: Any) -> Samples:
   """The rows of a scan's output, after the axis of samples."""
   if not rows:
     dtype = np.float64 if is_float(aval.dtype) else aval.dtype
-    return np.zeros((1, *aval.shape), dtype)
+    return np.zeros((1, 0, *aval.shape), dtype)
   if not isinstance(rows[0], np.ndarray):
     return jnp.stack(rows, axis=1)
   samples = max(r.shape[0] for r in rows)
@@ -415,6 +456,25 @@ def widened(equation: Any) -> Callable[..., list[Any]]:
     return results
 
   return apply
+
+
+def holds_program(values: Any) -> bool:
+  """Whether a program stands among an equation's parameters, as in a linear solve."""
+  return any(
+    isinstance(v, core.Jaxpr | core.ClosedJaxpr) or (isinstance(v, tuple) and holds_program(v))
+    for v in values
+  )
+
+
+def is_wide(equation: Any) -> bool:
+  """Whether all floats that an equation takes and gives are float64."""
+  atoms = [*equation.invars, *equation.outvars]
+  return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
+
+
+def dtype_of(atom: Any) -> Any:
+  """The dtype that a variable or a constant was traced with."""
+  return atom.aval.dtype
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:

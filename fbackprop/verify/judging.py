@@ -173,7 +173,8 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
   if not np.isfinite(want):
     if not is_finite_slope(found):
       return "undefined"
-    gap = max(abs(found.left - found.right), 1e-3 * abs(got), 1e-3 * abs(found.left), 1e-12)
+    sizes = (abs(found.left - found.right), 1e-3 * abs(got), 1e-3 * abs(found.left), 1e-12)
+    gap = max(*sizes, 2 * found.error / RESOLVED)  # Known well enough: autodiff says nothing.
   if not found.is_known or found.error > RESOLVED * gap:
     return "fail"  # The differences can't resolve it, and the rule isn't what autodiff says.
   left, right = sorted((found.left, found.right))
@@ -202,7 +203,7 @@ def confirm(
     kinks, or the differences aren't finite.
   """
   rng = np.random.default_rng([seed, 2])
-  shown = (None, 0.0, 0.0)
+  shown: tuple[bool | None, float, float] = (None, 0.0, 0.0)
   for _ in range(4):
     direction = random_direction(rng, witnesses, leaves)
     found = slopes(witnesses, leaves, y_bar, direction)
@@ -221,5 +222,5 @@ def confirm(
       return True, own, middle
     if shown[0] is False:  # Twice, in two directions.
       return False, own, middle
-    shown = (False, own, middle)  # type: ignore[assignment]
-  return (None, shown[1], shown[2]) if shown[0] is None else (False, shown[1], shown[2])
+    shown = (False, own, middle)
+  return shown

@@ -57,7 +57,9 @@ def layer(
   """
   check_unit("layer", "net", net, Layer)
   start = time.monotonic()
-  options = {"level": level, "seed": seed, "allowance": allowance, "ties": ties}
+  options: dict[str, Any] = {
+    "level": level, "seed": seed, "allowance": allowance, "ties": ties,
+  }  # fmt: skip
   args = (params, x) if key is None else (params, x, key)
   whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), **options)._replace(name=net.name)
   if "combinator" not in dict(net.options):

@@ -62,6 +62,22 @@ def mapped_program(
   return in_traced_dtype(witnesses, by_scan if use_scan else by_vmap, avals)
 
 
+def takes_stacks(rule: Rule, witnesses: Witnesses, mapped: Sequence[bool], lanes: int) -> bool:
+  """Whether the function, without its rule, can be mapped so: not every kernel can."""
+  own = [
+    jax.ShapeDtypeStruct((lanes, *a.shape) if stacked else a.shape, a.dtype)
+    for a, stacked in zip(witnesses.forward.in_avals, mapped, strict=False)
+  ]
+  axes = tuple(0 if m else None for m in mapped[: len(own)])
+  if not any(mapped[: len(own)]):
+    return True
+  try:
+    in_traced_dtype(witnesses, lambda *leaves: jax.vmap(rule.forward, in_axes=axes)(*leaves), own)
+  except Exception:  # Whatever it raises.
+    return False
+  return True
+
+
 def remat_program(rule: Rule, witnesses: Witnesses) -> core.ClosedJaxpr:
   """The rule of a function under `jax.checkpoint`."""
   own = rule._replace(f=jax.checkpoint(rule.f))

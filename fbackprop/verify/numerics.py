@@ -30,7 +30,7 @@ class Rounding(NamedTuple):
   ulp: float
   sigma: float
   leaf: int
-  index: tuple[int, ...]
+  index: tuple[int, ...]  # type: ignore[assignment]  # A field hides tuple.index.
   got: float
   want: float
   deviation: float

@@ -8,12 +8,12 @@ which XLA compiles it for one. A primitive that isn't here is evaluated by JAX, 
 from collections.abc import Callable
 from typing import Any
 
-import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import scipy.special
 
-Samples = np.ndarray | jax.Array  # Keys stay JAX's.
+Samples = Any  # Arrays of NumPy; keys stay JAX's.
 Primitive = Callable[..., Samples]
 
 
@@ -66,13 +66,13 @@ def clamp(params: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.n
 
 
 def select_n(params: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
-  which, *cases = aligned([which, *cases])
-  if len(cases) == 1:
-    return cases[0]
+  which, *own = aligned([which, *cases])
+  if len(own) == 1:
+    return own[0]
   if which.dtype == bool:
-    return np.where(which, cases[1], cases[0])
-  out = cases[0]
-  for i, case in enumerate(cases[1:], 1):
+    return np.where(which, own[1], own[0])
+  out = own[0]
+  for i, case in enumerate(own[1:], 1):
     out = np.where(which >= i, case, out)
   return out
 
@@ -86,6 +86,8 @@ def broadcast_in_dim(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
 
 
 def reshape(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
+  if params["dimensions"] is not None:
+    x = x.transpose(0, *(1 + axis for axis in params["dimensions"]))
   return x.reshape(x.shape[0], *params["new_sizes"])
 
 
@@ -202,7 +204,7 @@ def convert(params: Any, x: np.ndarray) -> np.ndarray:
 
 def is_float(dtype: Any) -> bool:
   """Whether it is a real floating dtype, bfloat16 and its kin among them."""
-  return bool(jax.dtypes.issubdtype(dtype, np.floating))
+  return bool(jnp.issubdtype(dtype, np.floating))
 
 
 def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:

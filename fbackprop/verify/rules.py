@@ -38,31 +38,39 @@ class Rule(NamedTuple):
     Raises:
       RuleError: the cotangents haven't the structure, shapes or dtypes of the arguments.
     """
-    args = self.signature.arguments(leaves)
-    y, pull = self.pullback(*args)
+    y, pull = self.pullback(leaves)
     structure = jax.tree.structure(y)
     if structure != self.out_structure:
       raise RuleError("structure", f"the rule's output is {structure}, f's is {self.out_structure}")
-    bars = pull(jax.tree.unflatten(structure, list(y_bar)))
-    return jax.tree.leaves(y), self.checked(args, bars)
+    return jax.tree.leaves(y), pull(jax.tree.unflatten(structure, list(y_bar)))
 
   def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
     """The cotangents alone."""
     return self.both(leaves, y_bar)[1]
 
-  def pullback(self, *args: Any) -> tuple[Any, Callable[[Any], Any]]:
-    """The rule's output and its pullback."""
+  def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
+    """The rule's output and its pullback to the float leaves."""
     if self.f_vjp is None:
-      y, pull = jax.vjp(self.f, *args)
-      return y, pull
+      floats = self.signature.floats
+
+      def of_floats(*own: Any) -> Any:
+        full = list(leaves)
+        for place, leaf in zip(floats, own, strict=True):
+          full[place] = leaf
+        return self.f(*self.signature.arguments(full))
+
+      y, pull_floats = jax.vjp(of_floats, *(jnp.asarray(leaves[i]) for i in floats))
+      return y, lambda y_bar: list(pull_floats(y_bar))
+    args = self.signature.arguments(leaves)
     found = self.f_vjp(*args)
     if not (isinstance(found, tuple) and len(found) == 2 and callable(found[1])):
       raise RuleError("structure", f"f_vjp must return (y, pullback), got {describe(found)}")
-    return found
+    y, pull = found
+    return y, lambda y_bar: self.checked(args, pull(y_bar))
 
   def checked(self, args: tuple[Any, ...], bars: Any) -> Leaves:
     """The cotangents of the float leaves, in order."""
-    names = iter(self.signature.names)
+    places = iter(zip(self.signature.names, self.signature.is_float, strict=True))
     if not isinstance(bars, tuple | list) or len(bars) != len(args):
       raise RuleError(
         "structure",
@@ -71,9 +79,12 @@ class Rule(NamedTuple):
       )
     found: Leaves = []
     for arg, bar in zip(args, bars, strict=True):
-      leaves, structure = jax.tree.flatten(arg)
-      own_names = [next(names) for _ in leaves]
-      if bar is None and not any(is_float(leaf.dtype) for leaf in leaves):
+      structure: Any = jax.tree.structure(arg)
+      leaves = jax.tree.leaves(arg)
+      own: Any
+      own_places = [next(places) for _ in leaves]
+      own_names = [name for name, _ in own_places]
+      if bar is None and not any(real for _, real in own_places):
         continue
       try:
         own_bars = structure.flatten_up_to(bar)
@@ -84,8 +95,8 @@ class Rule(NamedTuple):
           f"{structure}, got {jax.tree.structure(bar)}",
           own_names[0].partition("/")[0] if own_names else "",
         ) from error
-      for name, leaf, own in zip(own_names, leaves, own_bars, strict=True):
-        if is_float(leaf.dtype):
+      for (name, real), leaf, own in zip(own_places, leaves, own_bars, strict=True):
+        if real:
           found.append(checked_leaf(name, leaf, own))
         elif own is not None and getattr(own, "dtype", None) != jax.dtypes.float0:
           raise RuleError(

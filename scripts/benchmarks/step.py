@@ -95,7 +95,7 @@ def candidate(step: Step, size: Size, params: Any, batches: list[Any]) -> Callab
 
   def call(number: int) -> None:
     outputs = compiled(params, *batches[number % len(batches)])
-    jax.block_until_ready(outputs)  # type: ignore[no-untyped-call]
+    jax.block_until_ready(outputs)
 
   return call
 

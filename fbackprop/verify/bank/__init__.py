@@ -19,6 +19,15 @@ from fbackprop.verify.bank import (
   normalization,
   precision,
   products,
+  right_activations,
+  right_calls,
+  right_layers,
+  right_loops,
+  right_losses,
+  right_normalization,
+  right_precision,
+  right_products,
+  right_structure,
   state,
   structure,
   weighted_losses,
@@ -46,4 +55,14 @@ BUGS: tuple[Specimen, ...] = (
   *state.BUGS,
   *modes.BUGS,
 )
-RIGHT: tuple[Specimen, ...] = ()
+RIGHT: tuple[Specimen, ...] = (
+  *right_products.RIGHT,
+  *right_activations.RIGHT,
+  *right_losses.RIGHT,
+  *right_normalization.RIGHT,
+  *right_loops.RIGHT,
+  *right_structure.RIGHT,
+  *right_calls.RIGHT,
+  *right_precision.RIGHT,
+  *right_layers.RIGHT,
+)

@@ -9,51 +9,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fbackprop.verify.evaluation import Evaluator, bind, inner_program
+from fbackprop.verify.evaluation import Evaluator, bind
+from fbackprop.verify.explaining.steps import Writer, pullback_of, struct
 from fbackprop.verify.primitives import is_float
-
-# Longer scans, and programs of more steps than this, aren't looked into.
-LONGEST_SCAN = 32
-MOST_STEPS = 1200
-# Entry by entry, of arrays of one shape and of scalars.
-ELEMENTWISE = frozenset(
-  """abs acos acosh add asin asinh atan atan2 atanh cbrt ceil clamp convert_element_type copy cos
-  cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma
-  log log1p logistic lt max min mul ne neg nextafter not and or xor pow reduce_precision rem round
-  rsqrt select_n sign sin sinh sqrt square stop_gradient sub tan tanh""".split()
-)
-
-
-class Step(NamedTuple):
-  """One equation.
-
-  Attributes:
-    primitive, params: what is done.
-    inputs, outputs: places in the table of values.
-    name: of the primitive, or of the function that carries a rule of its own.
-    is_elementwise: whether an entry of the output depends on that entry of the inputs alone.
-    equation: as it was traced.
-    origin: what is the same for a step of an unrolled scan in all its turns.
-    turn: which turn it is; 0 elsewhere.
-  """
-
-  primitive: Any
-  params: Any
-  inputs: tuple[int, ...]
-  outputs: tuple[int, ...]
-  name: str
-  is_elementwise: bool
-  equation: Any
-  origin: tuple[int, ...] = ()
-  turn: int = 0
-
 
 # Replaces a step's operand cotangents: given its place, its inputs and its outputs' cotangents.
 Hook = Callable[[int, list[np.ndarray], list[np.ndarray]], list[np.ndarray | None] | None]
@@ -83,14 +48,10 @@ class Tape:
     until: float = math.inf,
   ) -> None:
     self.until = until
-    self.steps: list[Step] = []
-    self.constants: dict[int, Any] = {}
-    self.count = len(leaves)
     self.pullbacks: dict[Any, core.ClosedJaxpr] = {}
-    program = jax.make_jaxpr(function)(*leaves)
-    self.outputs = self.write(program, list(range(len(leaves))), ())
-    if len(self.steps) > MOST_STEPS:
-      raise ValueError(f"the program has {len(self.steps)} steps")
+    written = Writer(jax.make_jaxpr(function)(*leaves))
+    self.steps, self.constants, self.count = written.steps, written.constants, written.count
+    self.outputs = written.outputs
     self.leaves = list(leaves)
     self.float_leaves = [i for i, x in enumerate(leaves) if is_float(x.dtype)]
     self.values = self.evaluated()
@@ -101,86 +62,7 @@ class Tape:
     }
     self.bars, self.edges = self.sweep(self.y_bars)
 
-  # --- The program --------------------------------------------------------------------------------
-
-  def write(
-    self, program: core.ClosedJaxpr, inputs: list[int], origin: tuple[int, ...], turn: int = 0
-  ) -> list[int]:
-    """Adds a program's equations to the steps; returns the places of its outputs."""
-    places: dict[Any, int] = dict(zip(program.jaxpr.invars, inputs, strict=True))
-
-    def new(value: Any = None) -> int:
-      self.count += 1
-      if value is not None:
-        self.constants[self.count - 1] = value
-      return self.count - 1
-
-    def place_of(atom: Any) -> int:
-      return new(atom.val) if isinstance(atom, core.Literal) else places[atom]
-
-    for variable, value in zip(program.jaxpr.constvars, program.consts, strict=True):
-      places[variable] = new(value)
-    for i, equation in enumerate(program.jaxpr.eqns):
-      operands = [place_of(atom) for atom in equation.invars]
-      name = equation.primitive.name
-      inner = inner_program(equation)
-      is_whole = name == "custom_jvp_call" and inner is not None and is_elementwise(inner)
-      if inner is not None and not is_whole:
-        outputs = self.write(inner, operands, (*origin, i), turn)
-      elif name == "scan" and equation.params["length"] <= LONGEST_SCAN:
-        outputs = self.unroll(equation.params, operands, (*origin, i))
-      else:
-        outputs = [new() for _ in equation.outvars]
-        label = equation.params.get("name", name) if is_whole else name
-        simple = is_whole or name in ELEMENTWISE
-        if simple:
-          shape = equation.outvars[0].aval.shape
-          pairs = zip(operands, equation.invars, strict=True)
-          operands = [self.widen(place, atom.aval, shape, (*origin, i)) for place, atom in pairs]
-        step = Step(
-          equation.primitive, equation.params, tuple(operands), tuple(outputs), label, simple,
-          equation, (*origin, i), turn,
-        )  # fmt: skip
-        self.steps.append(step)
-      places.update(zip(equation.outvars, outputs, strict=True))
-    return [place_of(atom) for atom in program.jaxpr.outvars]
-
-  def widen(self, place: int, aval: Any, shape: tuple[int, ...], origin: tuple[int, ...]) -> int:
-    """Writes out an axis of length 1 that an elementwise step meets with a longer one."""
-    if aval.shape in ((), shape):
-      return place
-    broadcast = partial(
-      jax.lax.broadcast_in_dim, shape=shape, broadcast_dimensions=tuple(range(len(shape)))
-    )
-    program = jax.make_jaxpr(broadcast)(jax.ShapeDtypeStruct(aval.shape, aval.dtype))
-    return self.write(program, [place], (*origin, -3))[0]
-
-  def unroll(self, params: Any, operands: list[int], origin: tuple[int, ...]) -> list[int]:
-    """A scan's turns, one after the other."""
-    body, length = params["jaxpr"], params["length"]
-    consts, carry = params["num_consts"], params["num_carry"]
-    fixed, carried = operands[:consts], operands[consts : consts + carry]
-    stacked = operands[consts + carry :]
-    columns = [v.aval for v in body.jaxpr.invars[consts + carry :]]
-    turns = range(length)[::-1] if params["reverse"] else range(length)
-    outputs: dict[int, list[int]] = {}
-    for turn in turns:
-      pick = jax.make_jaxpr(
-        lambda *xs, turn=turn: [jax.lax.index_in_dim(x, turn, keepdims=False) for x in xs]
-      )(*[jax.ShapeDtypeStruct((length, *c.shape), c.dtype) for c in columns])
-      xs = self.write(pick, stacked, (*origin, -1), turn)
-      out = self.write(body, [*fixed, *carried, *xs], origin, turn)
-      carried, outputs[turn] = out[:carry], out[carry:]
-    rows = [v.aval for v in body.jaxpr.outvars[carry:]]
-    stack = jax.make_jaxpr(lambda *ys: jnp.stack(ys))
-    return carried + [
-      self.write(
-        stack(*[jax.ShapeDtypeStruct(row.shape, row.dtype)] * length),
-        [outputs[turn][j] for turn in range(length)],
-        (*origin, -2),
-      )[0]
-      for j, row in enumerate(rows)
-    ]
+  # --- Values -----------------------------------------------------------------------------------
 
   def run(self, *floats: Any) -> list[Any]:
     """All values, in JAX, of the float leaves."""
@@ -208,7 +90,7 @@ class Tape:
     floats = [self.leaves[i] for i in self.float_leaves]
 
     def push(*dots: Any) -> list[Any]:
-      values, dots_out = jax.jvp(lambda *xs: self.run(*xs), tuple(floats), dots)
+      values, dots_out = jax.jvp(self.run, tuple(floats), dots)
       return [
         d if is_float(v.dtype) else jnp.zeros(()) for v, d in zip(values, dots_out, strict=True)
       ]
@@ -283,8 +165,8 @@ class Tape:
     if not outs or not which:
       return found
     if k not in self.pullbacks:
-      shapes = [jax.ShapeDtypeStruct(np.shape(x)[1:], x.dtype) for x in inputs]
-      out_shapes = [jax.ShapeDtypeStruct(b.shape[1:], np.float64) for b in outs]
+      shapes = [struct(np.shape(x)[1:], x.dtype) for x in inputs]
+      out_shapes = [struct(b.shape[1:], np.float64) for b in outs]
       # Equal steps, as the layers of a network, share one.
       parameters = "\n".join(f"{key}={value}" for key, value in step.params.items())
       key = (step.name, parameters, *((s.shape, str(s.dtype)) for s in shapes))
@@ -369,29 +251,3 @@ class Tape:
 def stacked(value: Any) -> Any:
   """A value with an axis of one sample."""
   return value[None] if hasattr(value, "shape") else np.asarray(value)[None]
-
-
-def pullback_of(step: Step, which: list[int], outs: int, *arrays: Any) -> list[Any]:
-  """The pullback of a step, as a function that can be traced."""
-  inputs, bars = list(arrays[:-outs]), arrays[-outs:]
-
-  def own(*floats: Any) -> list[Any]:
-    given = list(inputs)
-    for j, x in zip(which, floats, strict=True):
-      given[j] = x
-    return [y for y in bind(step.primitive, step.params, given) if is_float(y.dtype)]
-
-  _, pull = jax.vjp(own, *[inputs[j] for j in which])
-  return list(pull(list(bars)))
-
-
-def is_elementwise(program: core.ClosedJaxpr) -> bool:
-  """Whether all that a program does is elementwise."""
-  for equation in program.jaxpr.eqns:
-    inner = inner_program(equation)
-    if inner is not None:
-      if not is_elementwise(inner):
-        return False
-    elif equation.primitive.name not in ELEMENTWISE | {"broadcast_in_dim"}:
-      return False
-  return len(program.jaxpr.outvars) == 1

@@ -5,8 +5,8 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import Group, Matcher, say
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.matching import Group, Matcher, say
+from fbackprop.verify.explaining.tape import Tape
 
 # What may be added to the slope that autodiff takes.
 EXCESS = (1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5, 3.0, -3.0)

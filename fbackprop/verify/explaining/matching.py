@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbackprop.verify.patterns import LEAF_SHARE, LEFT_OVER
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.patterns import LEAF_SHARE, LEFT_OVER
+from fbackprop.verify.explaining.tape import Tape
 
 DIRECTIONS = 3
 # Of the sum of the magnitudes of an inner product's terms.
@@ -195,7 +195,7 @@ class Matcher:
 def tolerance_of(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
   """The error of an entry that still counts as reproduced."""
   finite = [np.max(np.abs(x), initial=0.0, where=np.isfinite(x)) for x in (got, want)]
-  return 4 * np.where(np.isfinite(bound), bound, 0.0) + LEAF_SHARE * max(finite)
+  return np.asarray(4 * np.where(np.isfinite(bound), bound, 0.0) + LEAF_SHARE * max(finite))
 
 
 def say(text: str, e: int, k: float) -> str:

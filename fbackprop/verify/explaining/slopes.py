@@ -1,5 +1,8 @@
 """Derivatives that are mistaken for others, and formulas that are slips of the pen."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from scipy.special import erf, expit
 
@@ -29,7 +32,8 @@ def named_slopes(s: np.ndarray) -> list[tuple[str, np.ndarray]]:
     ("mish", np.tanh(softplus) + s * sigma * (1 - np.tanh(softplus) ** 2)),
     ("relu6", np.where((s > 0) & (s < 6), one, 0 * s)),
     ("hard tanh", np.where(np.abs(s) < 1, one, 0 * s)),
-    *((f"leaky relu of slope {a:g}", np.where(s > 0, one, a + 0 * s)) for a in (0.01, 0.1, 0.2, 0.3)),
+    *((f"leaky relu of slope {a:g}", np.where(s > 0, one, a + 0 * s))
+      for a in (0.01, 0.1, 0.2, 0.3)),
     ("exp", np.exp(s)), ("log", 1 / s), ("the square", 2 * s), ("the root", 0.5 / np.sqrt(s)),
     ("the absolute value", np.sign(s)),
   ]  # fmt: skip
@@ -55,3 +59,36 @@ def other_slopes(
        for text, v in functions]
     + [(f"other function: {text} in place of the derivative of {name}", v) for text, v in formulas]
   )  # fmt: skip
+
+
+def from_narrow_output(
+  y: np.ndarray, own: np.ndarray, narrow: Sequence[tuple[str, Any]]
+) -> list[tuple[str, np.ndarray]]:
+  """Slopes written from the output, which was kept in a narrower dtype."""
+  found = []
+  for formula in (square_from_one, logistic_from_output, itself, softplus_from_output, root):
+    if np.allclose(formula(y), own, rtol=1e-9, atol=1e-12):
+      for name, dtype in narrow:
+        rounded = y.astype(dtype).astype(np.float64)
+        found.append((f"precision: its output is kept in {name}", formula(rounded)))
+  return found
+
+
+def square_from_one(y: np.ndarray) -> np.ndarray:
+  return np.asarray(1 - y * y)
+
+
+def logistic_from_output(y: np.ndarray) -> np.ndarray:
+  return np.asarray(y * (1 - y))
+
+
+def itself(y: np.ndarray) -> np.ndarray:
+  return y
+
+
+def softplus_from_output(y: np.ndarray) -> np.ndarray:
+  return np.asarray(-np.expm1(-y))
+
+
+def root(y: np.ndarray) -> np.ndarray:
+  return np.asarray(0.5 / y)

@@ -5,9 +5,9 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import PRODUCT_SHARE, Group, Matcher, Whole, altered, say
-from fbackprop.verify.patterns import name_factor
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.matching import PRODUCT_SHARE, Group, Matcher, Whole, altered, say
+from fbackprop.verify.explaining.patterns import name_factor
+from fbackprop.verify.explaining.tape import Tape
 
 PATH_FACTORS = (-1.0, 1.0, -2.0, -0.5, 2.0)
 

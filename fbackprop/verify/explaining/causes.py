@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.verify import (
+from fbackprop.verify.explaining import (
   cotangents,
   kinks,
   operands,
@@ -24,11 +24,11 @@ from fbackprop.verify import (
   scans,
   subsets,
 )
-from fbackprop.verify.matching import Matcher, tolerance_of
-from fbackprop.verify.patterns import Problem, find_factor, find_pattern, find_swapped
+from fbackprop.verify.explaining.matching import Matcher, tolerance_of
+from fbackprop.verify.explaining.patterns import Problem, find_factor, find_last, find_pattern
+from fbackprop.verify.explaining.rearrangement import find_blank_slices, find_rearrangement
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.rearrangement import find_blank_slices, find_rearrangement
-from fbackprop.verify.tape import Tape
 
 UNKNOWN = "no known pattern"
 Stages = tuple[Callable[..., Iterator[Any]], ...]
@@ -81,7 +81,7 @@ def find_cause(
       found = find_edit(reference, args, y_bar, problem, got, want, bounds, leaf, until)
   if found is None:
     batch = batch_of(args, y_bar)
-    found = find_factor(problem) or find_swapped(problem) or find_blank_slices(problem, batch)
+    found = find_factor(problem) or find_last(problem) or find_blank_slices(problem, batch)
   return found or rounding.looks_rounded(problem.got - problem.want, problem.want) or UNKNOWN
 
 
@@ -116,17 +116,20 @@ def find_edit(
     points.other_activations,
     paths.stop_gradients,
     partial(paths.cut_paths, sizes=problem.sizes),
+    scans.scan_slips,
     subsets.left_out,
+    subsets.beyond_thresholds,
+    partial(subsets.left_out, is_first=False),
     points.other_points,
     operands.other_operands,
     cotangents.inner_cotangents,
     points.everywhere,
     cotangents.untransposed_steps,
-    cotangents.others_cotangents,
     paths.pairs_of_paths,
+    cotangents.others_cotangents,
     cotangents.multiplied_cotangents,
-    scans.scan_slips,
     recomputation.recomputed,
+    operands.other_masks,
     rounding.rounded_products,
   )
   # What has a number that is free can explain by it what has another reason.
@@ -138,7 +141,7 @@ def find_edit(
     first_of(matcher, early, until)
     or find_factor(problem)
     or first_of(matcher, stages, until)
-    or find_swapped(problem)
+    or find_last(problem)
     or first_of(matcher, loose, until)
   )
 
@@ -172,7 +175,7 @@ def problem_of(
   """The wrong leaf, with what may explain it."""
   shape = want[leaf].shape
   others = tuple(
-    (f"float leaf {i}", w, np.asarray(floats[i]))
+    (f"float leaf {i}", got[i], w, np.asarray(floats[i]))
     for i, w in enumerate(want)
     if i != leaf and w.shape == shape
   )

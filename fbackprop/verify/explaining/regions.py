@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify.evaluation import Evaluator, bind
-from fbackprop.verify.matching import Matcher
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.matching import Matcher
+from fbackprop.verify.explaining.steps import struct
+from fbackprop.verify.explaining.tape import Tape
 
 LONGEST_REGION = 24
 
@@ -25,7 +26,7 @@ class Region:
 
   def __init__(self, tape: Tape, source: int, sink: int, steps: Sequence[int]) -> None:
     self.tape, self.source, self.sink, self.steps = tape, source, sink, steps
-    shape = jax.ShapeDtypeStruct(np.shape(tape.values[source]), np.float64)
+    shape = struct(np.shape(tape.values[source]), np.float64)
     self.program = jax.make_jaxpr(self.derivative)(shape)
 
   def derivative(self, x: Any) -> Any:
@@ -71,7 +72,7 @@ def find_regions(matcher: Matcher, is_longest: bool = False) -> Iterator[Region]
     common = [set(sources.get(i, [])) | {i} for i in operands]
     if common:
       sources[sink] = sorted(set.intersection(*common))
-  found = []
+  found: list[tuple[int, int, list[int]]] = []
   for sink, starts in sources.items():
     for source in starts:
       if matcher.is_upstream(source) and matcher.is_upstream(sink):
@@ -80,10 +81,10 @@ def find_regions(matcher: Matcher, is_longest: bool = False) -> Iterator[Region]
           found.append((source, sink, steps))
   longest = set()
   for sink in sources:
-    starts = [f for f in found if f[1] == sink]
+    ending = [f for f in found if f[1] == sink]
     is_inner = any(sink in tape.steps[k].inputs for f in found if f[1] != sink for k in f[2])
-    if starts and not is_inner:
-      longest.add(max(starts, key=lambda f: len(f[2]))[:2])
+    if ending and not is_inner:
+      longest.add(max(ending, key=lambda f: len(f[2]))[:2])
   found.sort(key=lambda f: (len(f[2]) > 1, f[:2] not in longest, -f[1]))
   for source, sink, steps in found:
     if is_longest and (source, sink) not in longest:

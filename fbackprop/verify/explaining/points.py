@@ -5,18 +5,26 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, Group, Matcher, Whole, altered, say_each
+from fbackprop.verify.explaining.matching import (
+  MOST_ENTRIES,
+  Group,
+  Matcher,
+  Whole,
+  altered,
+  say_each,
+)
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.regions import find_regions
+from fbackprop.verify.explaining.slopes import from_narrow_output, named_slopes, other_slopes
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.regions import find_regions
-from fbackprop.verify.slopes import named_slopes, other_slopes
-from fbackprop.verify.tape import Tape
 
 
 def other_activations(matcher: Matcher) -> Iterator[Group]:
   """The derivative of another activation than the longest of elementwise functions."""
   tape = matcher.tape
   for region in find_regions(matcher, is_longest=True):
-    s, y = tape.stacked(region.source), tape.stacked(region.sink)
+    s = tape.stacked(region.source)
     own = region.slopes(s)
     with np.errstate(all="ignore"):
       # Slopes that are 0 or 1 at all these points say nothing about a function.
@@ -43,7 +51,7 @@ def other_points(matcher: Matcher) -> Iterator[Group]:
       continue
     output = tape.describe(region.sink)
     with np.errstate(all="ignore"):
-      other = other_slopes(s, y, own, region.name)
+      other = other_slopes(s, y, own, region.name) + from_narrow_output(y, own, NARROW)
       texts = [text for text, _ in other]
       if is_step_like(tape, region.steps):
         text = f"semantic: {region.name} is taken for the identity, a straight-through rule"

@@ -5,18 +5,22 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, PRODUCT_SHARE, Group, Matcher, say
-from fbackprop.verify.paths import path_bars
-from fbackprop.verify.rearrangement import describe_indices
-from fbackprop.verify.tape import Tape
+from fbackprop.verify.explaining.matching import MOST_ENTRIES, PRODUCT_SHARE, Group, Matcher, say
+from fbackprop.verify.explaining.paths import path_bars
+from fbackprop.verify.explaining.rearrangement import describe_indices
+from fbackprop.verify.explaining.tape import Tape
+
+# So many examples are looked through for a run of them that doesn't touch either end.
+LONGEST_FOR_RANGES = 256
+LARGEST_FOR_THRESHOLDS = 20_000
 
 
-def left_out(matcher: Matcher) -> Iterator[Group]:
-  """Some slices of a cotangent left out, or counted twice."""
+def left_out(matcher: Matcher, is_first: bool = True) -> Iterator[Group]:
+  """Some slices of a cotangent left out, or counted twice; along the first axis, or another."""
   tape = matcher.tape
   for place, bar, _ in path_bars(matcher):
     terms = bar * matcher.tangents[place]
-    for axis in range(bar.ndim - 1):
+    for axis in range(bar.ndim - 1)[:1] if is_first else range(1, bar.ndim - 1):
       n = bar.shape[axis + 1]
       others = tuple(a for a in range(1, bar.ndim) if a != axis + 1)
       if not 2 <= n <= 4096:
@@ -44,11 +48,45 @@ def fitting_sets(each: np.ndarray, target: np.ndarray, slack: np.ndarray) -> Ite
   for m in np.flatnonzero((np.abs(rest - target[:, None]) <= slack[:, None]).all(0)):
     if m < n - 2:
       yield index[m + 1 :]
+  if n <= LONGEST_FOR_RANGES:
+    ranges = sums[:, None, :] - sums[:, :, None]  # From after the first index to the second.
+    fits = (np.abs(ranges - target[:, None, None]) <= slack[:, None, None]).all(0)
+    for start, end in np.argwhere(fits):
+      if start + 2 <= end < n - 1:
+        yield index[start + 1 : end + 1]
   for step in range(2, 5):
     for start in range(step):
       chosen = each[:, start::step].sum(1)
       if n > step and (np.abs(chosen - target) <= slack).all():
         yield index[start::step]
+
+
+def beyond_thresholds(matcher: Matcher) -> Iterator[Group]:
+  """A cotangent that is cut where a value of its shape is large, or small."""
+  tape = matcher.tape
+  for place, bar, where in path_bars(matcher):
+    if not 2 <= bar.size <= LARGEST_FOR_THRESHOLDS:
+      continue
+    terms = (bar * matcher.tangents[place]).reshape(len(matcher.target), -1)
+    slack = matcher.slack + PRODUCT_SHARE * np.abs(terms).sum(1)
+    for other in tape.alike(place, is_own=True):
+      value = np.asarray(tape.values[other]).ravel()
+      for sense, key in (("", value), ("the magnitude of ", np.abs(value))):
+        for sign, relation in ((1.0, "below"), (-1.0, "above")):
+          order = np.argsort(sign * key, kind="stable")
+          sums = np.cumsum(terms[:, order], 1)
+          fits = (np.abs(sums + matcher.target[:, None]) <= slack[:, None]).all(0)
+          for m in np.flatnonzero(fits[:-1]):
+            limit = key[order[m]]
+            if sign * key[order[m + 1]] <= sign * limit:
+              continue
+            part = np.zeros(bar.size)
+            part[order[: m + 1]] = bar.ravel()[order[: m + 1]]
+            text = (
+              f"other function: nothing passes through {where} where {sense}"
+              f"{tape.describe(other)} is {relation} some {limit:.3g}"
+            )
+            yield Group({place: -part.reshape(bar.shape)}, partial(say, text))
 
 
 def subset_group(

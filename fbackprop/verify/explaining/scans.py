@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import Matcher, Whole, altered
-from fbackprop.verify.operands import READERS
+from fbackprop.verify.explaining.matching import Matcher, Whole, altered
+from fbackprop.verify.explaining.operands import READERS
+from fbackprop.verify.explaining.regions import is_linear
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.regions import is_linear
-from fbackprop.verify.tape import Tape
 
 # By origin and turn, the step.
 Turns = dict[tuple[int, ...], dict[int, int]]
@@ -24,14 +24,15 @@ def scan_slips(matcher: Matcher) -> Iterator[Whole]:
   yield walked_forward(matcher, turns)
   for origin, at in turns.items():
     step = tape.steps[next(iter(at.values()))]
-    for j, place in enumerate(step.inputs):
-      if -1 in origin or -2 in origin or (next(iter(at.values())), j) not in tape.edges:
+    for j in range(len(step.inputs)):
+      # In the first turn the carry may be a constant.
+      if -1 in origin or -2 in origin or not any((k, j) in tape.edges for k in at.values()):
         continue
       what = f"{tape.describe(step.outputs[0])} to its operand {j} in all turns of a scan"
       for factor, text in ((0.0, "is missing"), (2.0, "is counted twice"), (-1.0, "is negated")):
         hook = partial(with_factor, frozenset(at.values()), j, factor)
         yield altered(matcher, f"path: the one through {what} {text}", hook)
-      if step.name in ("mul", "div") and place in tape.depends:
+      if step.name in ("mul", "div"):
         hook = partial(with_bar, frozenset(at.values()), j)
         yield altered(matcher, f"path: the factor of {what} is left out", hook)
   for text, places in turned_residuals(tape, turns):
@@ -83,7 +84,6 @@ def with_bar(
 
 def walked_forward(matcher: Matcher, turns: Turns) -> Whole:
   """A scan whose backward pass begins at its first turn instead of its last."""
-  tape = matcher.tape
   # A step, and the one that stands in its place when the turns come in the other order.
   other = {}
   for at in turns.values():

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
-from fbackprop.verify.matching import Matcher, Whole, altered
-from fbackprop.verify.patterns import NARROW
+from fbackprop.verify.explaining.matching import Matcher, Whole, altered
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.tape import Tape
 
 
 def narrowed(dtype: Any, bar: np.ndarray) -> np.ndarray:
@@ -60,7 +59,7 @@ def looks_rounded(error: np.ndarray, want: np.ndarray) -> str | None:
   if abs(float(error.mean())) > 0.75 * size:
     return None
   for name, dtype in NARROW:
-    unit = float(ml_dtypes.finfo(dtype).eps) / 2
+    unit = float(np.spacing(dtype(1))) / 2
     if unit / 8 <= size / scale <= unit * 2:
       return f"precision: errors of the size of {name}'s rounding, {size / scale:.0e}"
   return None

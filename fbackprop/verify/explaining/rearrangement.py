@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fbackprop.verify.patterns import Problem, first_fit
+from fbackprop.verify.explaining.patterns import Problem, first_fit
 
 
 def find_rearrangement(problem: Problem) -> str | None:

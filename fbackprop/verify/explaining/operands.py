@@ -5,12 +5,12 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, Group, Matcher, say_each
-from fbackprop.verify.patterns import NARROW
+from fbackprop.verify.explaining.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.rearrangement import shifted
+from fbackprop.verify.explaining.rounding import narrowed
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.rearrangement import shifted
-from fbackprop.verify.rounding import narrowed
-from fbackprop.verify.tape import Tape
 
 # Steps with operands that the backward pass reads.
 READERS = frozenset(
@@ -111,3 +111,21 @@ def conditions(matcher: Matcher) -> Iterator[Group]:
       if (k, j) in tape.edges and operand in bars:
         everything = tape.bars[step.outputs[0]] - tape.edges[k, j]
         yield Group({operand: everything}, partial(say_each, [f"{kind}: {what} is ignored"]))
+
+
+def other_masks(matcher: Matcher) -> Iterator[Whole]:
+  """Another mask of zeros and a constant than the one before the leaf, as of another key."""
+  tape, leaf = matcher.tape, matcher.leaf
+  place = tape.float_leaves[leaf]
+  wants = matcher.wants()
+  got = wants[leaf] + matcher.errors[leaf]
+  for bar in tape.bars.values():
+    if bar.shape[1:] != got.shape or got.size < 8 or not bar.all():
+      continue
+    kept, keeps = (x / bar[0] for x in (got, wants[leaf]))
+    scale = float(np.max(keeps, initial=0.0))
+    is_mask = [np.isclose(x, scale, rtol=1e-9, atol=0) | (x == 0) for x in (kept, keeps)]
+    if scale > 0 and all(m.all() for m in is_mask) and 0 < np.count_nonzero(kept) < got.size:
+      candidate = np.where(kept != 0, scale * bar[0], 0.0)
+      text = f"other function: another mask before {tape.describe(place)}"
+      yield Whole(text, [candidate if i == leaf else w for i, w in enumerate(wants)])

@@ -5,11 +5,11 @@ from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
-from fbackprop.verify.paths import path_bars
-from fbackprop.verify.patterns import NARROW
-from fbackprop.verify.rearrangement import shifted
-from fbackprop.verify.rounding import narrowed
+from fbackprop.verify.explaining.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
+from fbackprop.verify.explaining.paths import path_bars
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.rearrangement import shifted
+from fbackprop.verify.explaining.rounding import narrowed
 
 LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
 
@@ -35,6 +35,7 @@ def bar_changes() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
   yield "its mean everywhere", mean_everywhere
   yield "its sum everywhere", sum_everywhere
   yield "its first entry everywhere", first_everywhere
+  yield "that of the first example for all", first_row_everywhere
   yield "divided by its norm", over_norm
   yield "divided by its largest entry", over_largest
   yield "negative entries cut off", rectified
@@ -43,7 +44,7 @@ def bar_changes() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
 
 
 def signed_square(bar: np.ndarray) -> np.ndarray:
-  return bar * np.abs(bar)
+  return np.asarray(bar * np.abs(bar))
 
 
 def mean_everywhere(bar: np.ndarray) -> np.ndarray:
@@ -58,20 +59,24 @@ def first_everywhere(bar: np.ndarray) -> np.ndarray:
   return np.full_like(bar, bar.flat[0] if bar.size else 0.0)
 
 
+def first_row_everywhere(bar: np.ndarray) -> np.ndarray:
+  return np.broadcast_to(bar[:, :1], bar.shape) if bar.ndim > 1 else bar
+
+
 def over_norm(bar: np.ndarray) -> np.ndarray:
   return bar / (np.linalg.norm(bar) or 1.0)
 
 
 def over_largest(bar: np.ndarray) -> np.ndarray:
-  return bar / (np.max(np.abs(bar), initial=0.0) or 1.0)
+  return np.asarray(bar / (np.max(np.abs(bar), initial=0.0) or 1.0))
 
 
 def rectified(bar: np.ndarray) -> np.ndarray:
-  return np.maximum(bar, 0.0)
+  return np.asarray(np.maximum(bar, 0.0))
 
 
 def limited(limit: float, bar: np.ndarray) -> np.ndarray:
-  return np.clip(bar, -limit, limit)
+  return np.asarray(np.clip(bar, -limit, limit))
 
 
 def inner_cotangents(matcher: Matcher) -> Iterator[Group]:

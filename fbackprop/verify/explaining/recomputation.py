@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.verify.matching import Matcher, Whole
+from fbackprop.verify.explaining.matching import Matcher, Whole
+from fbackprop.verify.explaining.patterns import NARROW
+from fbackprop.verify.explaining.tape import Tape
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.tape import Tape
 
 # What an operand is if it might as well not be there.
 NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "max": -np.inf, "min": np.inf}
@@ -25,11 +26,18 @@ def recomputed(matcher: Matcher) -> Iterator[Whole]:
     values = tape.recomputed(changes, read)
     yield swept(tape, values, f"wrong point: the values computed without {text}")
   for value, places in literals(tape).items():
-    for other in CONSTANTS:
+    for other in dict.fromkeys((*CONSTANTS, *cut_short(value))):
       if other != value:
         changes = {place: np.full_like(tape.values[place], other) for place in places}
         values = tape.recomputed(changes, {})
-        yield swept(tape, values, f"other function: with the constant {other:g} for {value:g}")
+        yield swept(tape, values, f"other function: with the constant {other:.9g} for {value:.9g}")
+
+
+def cut_short(value: float) -> list[float]:
+  """A constant with fewer digits."""
+  return [round(value, digits) for digits in range(1, 8)] + [
+    float(np.asarray(value).astype(dtype)) for _, dtype in NARROW
+  ]
 
 
 Read = dict[int, dict[int, Any]]

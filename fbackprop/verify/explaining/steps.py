@@ -1,0 +1,188 @@
+"""A traced program written as a list of steps, its calls written out and short scans unrolled."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from jax.extend import core
+
+from fbackprop.verify.evaluation import bind, inner_program
+from fbackprop.verify.primitives import is_float
+
+# Longer scans, and programs of more steps than this, aren't looked into.
+LONGEST_SCAN = 32
+MOST_STEPS = 1200
+# Entry by entry, of arrays of one shape and of scalars.
+ELEMENTWISE = frozenset(
+  (
+    "abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil",
+    "clamp", "convert_element_type", "copy", "cos", "cosh", "digamma", "div", "eq", "erf",
+    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite",
+    "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter",
+    "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
+    "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
+  )
+)  # fmt: skip
+# The class has no types of its own.
+struct: Any = jax.ShapeDtypeStruct
+
+
+class Step(NamedTuple):
+  """One equation.
+
+  Attributes:
+    primitive, params: what is done.
+    inputs, outputs: places in the table of values.
+    name: of the primitive, or of the function that carries a rule of its own.
+    is_elementwise: whether an entry of the output depends on that entry of the inputs alone.
+    equation: as it was traced.
+    origin: what is the same for a step of an unrolled scan in all its turns.
+    turn: which turn it is; 0 elsewhere.
+  """
+
+  primitive: Any
+  params: Any
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+  name: str
+  is_elementwise: bool
+  equation: Any
+  origin: tuple[int, ...] = ()
+  turn: int = 0
+
+
+class Writer:
+  """Writes a program down.
+
+  Args:
+    program: traced.
+
+  Attributes:
+    steps: its equations, in order.
+    constants: values by place; the arguments have the first places.
+    count: of places.
+    outputs: the places of the results.
+  """
+
+  def __init__(self, program: core.ClosedJaxpr) -> None:
+    self.steps: list[Step] = []
+    self.constants: dict[int, Any] = {}
+    self.count = len(program.jaxpr.invars)
+    self.outputs = self.write(program, list(range(self.count)), ())
+    if len(self.steps) > MOST_STEPS:
+      raise ValueError(f"the program has {len(self.steps)} steps, more than {MOST_STEPS}")
+
+  def write(
+    self, program: core.ClosedJaxpr, inputs: list[int], origin: tuple[int, ...], turn: int = 0
+  ) -> list[int]:
+    """Adds a program's equations to the steps; returns the places of its outputs."""
+    places: dict[Any, int] = dict(zip(program.jaxpr.invars, inputs, strict=True))
+
+    def new(value: Any = None) -> int:
+      self.count += 1
+      if value is not None:
+        self.constants[self.count - 1] = value
+      return self.count - 1
+
+    def place_of(atom: Any) -> int:
+      return new(atom.val) if isinstance(atom, core.Literal) else places[atom]
+
+    for variable, value in zip(program.jaxpr.constvars, program.consts, strict=True):
+      places[variable] = new(value)
+    for i, equation in enumerate(program.jaxpr.eqns):
+      operands = [place_of(atom) for atom in equation.invars]
+      name = equation.primitive.name
+      inner = inner_program(equation)
+      is_whole = name == "custom_jvp_call" and inner is not None and is_elementwise(inner)
+      if inner is not None and not is_whole:
+        outputs = self.write(inner, operands, (*origin, i), turn)
+      elif name == "scan" and equation.params["length"] <= LONGEST_SCAN:
+        outputs = self.unroll(equation.params, operands, (*origin, i))
+      else:
+        outputs = [new() for _ in equation.outvars]
+        label = equation.params.get("name", name) if is_whole else name
+        simple = is_whole or name in ELEMENTWISE
+        if simple:
+          shape = equation.outvars[0].aval.shape
+          pairs = zip(operands, equation.invars, strict=True)
+          operands = [self.widen(place, atom.aval, shape, (*origin, i)) for place, atom in pairs]
+        step = Step(
+          equation.primitive, equation.params, tuple(operands), tuple(outputs), label, simple,
+          equation, (*origin, i), turn,
+        )  # fmt: skip
+        self.steps.append(step)
+      places.update(zip(equation.outvars, outputs, strict=True))
+    return [place_of(atom) for atom in program.jaxpr.outvars]
+
+  def widen(self, place: int, aval: Any, shape: tuple[int, ...], origin: tuple[int, ...]) -> int:
+    """Writes out an axis of length 1 that an elementwise step meets with a longer one."""
+    if aval.shape in ((), shape):
+      return place
+    broadcast = partial(
+      jax.lax.broadcast_in_dim, shape=shape, broadcast_dimensions=tuple(range(len(shape)))
+    )
+    program = jax.make_jaxpr(broadcast)(struct(aval.shape, aval.dtype))
+    return self.write(program, [place], (*origin, -3))[0]
+
+  def unroll(self, params: Any, operands: list[int], origin: tuple[int, ...]) -> list[int]:
+    """A scan's turns, one after the other."""
+    body, length = params["jaxpr"], params["length"]
+    consts, carry = params["num_consts"], params["num_carry"]
+    fixed, carried = operands[:consts], operands[consts : consts + carry]
+    stacked = operands[consts + carry :]
+    columns = [v.aval for v in body.jaxpr.invars[consts + carry :]]
+    turns = range(length)[::-1] if params["reverse"] else range(length)
+    outputs: dict[int, list[int]] = {}
+    for turn in turns:
+      pick = jax.make_jaxpr(partial(rows_at, turn))(
+        *[struct((length, *c.shape), c.dtype) for c in columns]
+      )
+      xs = self.write(pick, stacked, (*origin, -1), turn)
+      out = self.write(body, [*fixed, *carried, *xs], origin, turn)
+      carried, outputs[turn] = out[:carry], out[carry:]
+    rows = [v.aval for v in body.jaxpr.outvars[carry:]]
+    stack = jax.make_jaxpr(stacked_rows)
+    return carried + [
+      self.write(
+        stack(*[struct(row.shape, row.dtype)] * length),
+        [outputs[turn][j] for turn in range(length)],
+        (*origin, -2),
+      )[0]
+      for j, row in enumerate(rows)
+    ]
+
+
+def rows_at(turn: int, *stacks: Any) -> list[Any]:
+  """What a turn of a scan reads."""
+  return [jax.lax.index_in_dim(x, turn, keepdims=False) for x in stacks]
+
+
+def stacked_rows(*rows: Any) -> Any:
+  """What the turns of a scan write."""
+  return jax.lax.concatenate([jax.lax.expand_dims(row, (0,)) for row in rows], 0)
+
+
+def pullback_of(step: Step, which: list[int], outs: int, *arrays: Any) -> list[Any]:
+  """The pullback of a step, as a function that can be traced."""
+  inputs, bars = list(arrays[:-outs]), arrays[-outs:]
+
+  def own(*floats: Any) -> list[Any]:
+    given = list(inputs)
+    for j, x in zip(which, floats, strict=True):
+      given[j] = x
+    return [y for y in bind(step.primitive, step.params, given) if is_float(y.dtype)]
+
+  _, pull = jax.vjp(own, *[inputs[j] for j in which])
+  return list(pull(list(bars)))
+
+
+def is_elementwise(program: core.ClosedJaxpr) -> bool:
+  """Whether all that a program does is elementwise."""
+  for equation in program.jaxpr.eqns:
+    inner = inner_program(equation)
+    if inner is not None:
+      if not is_elementwise(inner):
+        return False
+    elif equation.primitive.name not in ELEMENTWISE | {"broadcast_in_dim"}:
+      return False
+  return len(program.jaxpr.outvars) == 1
