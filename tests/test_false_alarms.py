@@ -1,4 +1,4 @@
-"""A sample of the campaign `scripts/false_alarms.py`, drawn anew, and the campaign's own results."""
+"""A sample of the campaign `scripts/false_alarms.py`, drawn anew, and its committed results."""
 
 import contextlib
 import json
@@ -13,13 +13,13 @@ from scripts import false_alarms
 from scripts.campaigns.cases import Case, build, cases
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "false_alarms.json"
-QUIET = dict(
-  database=None,
-  deadline=None,
-  derandomize=True,
-  phases=[hypothesis.Phase.generate],
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+QUIET = {
+  "database": None,
+  "deadline": None,
+  "derandomize": True,
+  "phases": [hypothesis.Phase.generate],
+  "suppress_health_check": list(hypothesis.HealthCheck),
+}
 
 
 def assert_no_alarm(case, level):

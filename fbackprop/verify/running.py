@@ -23,6 +23,7 @@ from fbackprop.verify.witnesses import (
   Witnesses,
   evaluate,
   gather_witnesses,
+  reference_of,
   with_float0,
 )
 
@@ -118,6 +119,9 @@ def judge_rounding(
 ) -> None:
   """The numerics verdict of one run."""
   for found in numerics.measure(witnesses, got, want, sigmas, v.allowance):
+    if not math.isfinite(found.got) and math.isinf(found.sigma) and autodiff_overflows(v):
+      v.not_checked.append(f"numerics, {regime}: in this dtype autodiff overflows here too")
+      return
     v.worst_ulp = max(v.worst_ulp, found.ulp)
     v.max_sigma = max(v.max_sigma, found.sigma)
     if found.sigma > numerics.MOST_SIGMAS * v.allowance:
@@ -137,6 +141,20 @@ def judge_rounding(
         )
       )  # fmt: skip
       return
+
+
+def autodiff_overflows(v: Verification) -> bool:
+  """Whether autodiff of the function, in the dtype that it is called in, isn't finite either."""
+  floats = [v.own_leaves[i] for i in v.rule.signature.floats]
+  y_bar = [
+    jnp.asarray(b, o.dtype)
+    for b, o in zip(v.y_bar, (o for o in v.outputs if is_float(o.dtype)), strict=True)
+  ]
+  try:
+    bars = jax.vjp(reference_of(v.rule, v.own_leaves), *floats)[1](y_bar)
+  except Exception:  # It can't be had: then nothing excuses the rule.
+    return False
+  return not all(np.isfinite(np.asarray(b, np.float64)).all() for b in bars)
 
 
 def compiled(v: Verification, leaves: Leaves, y_bar: Leaves) -> Leaves:
