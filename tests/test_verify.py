@@ -205,6 +205,7 @@ def test_a_rule_that_refuses_float64_is_traced_as_it_is():
 # --- Layers ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_layers_of_every_kind_pass():
   options = {"normalization": fb.layer_norm, "dropout": 0.3, "skip": True}
   plain = fb.remat(fb.mlp([3, 4, 4, 2], fb.gelu, **options))
