@@ -11,7 +11,7 @@ from fbackprop.verify import exact, numerics
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.comparison import compare
 from fbackprop.verify.findings import Finding, RuleError
-from fbackprop.verify.pointwise import check_maths
+from fbackprop.verify.pointwise import OWN_DTYPE, check_maths
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.regimes import (
   Regime,
@@ -63,11 +63,11 @@ def check_scaling(
 ) -> list[Finding]:
   """Bits that differ count if float64 differs too: else something left the normal range."""
   confirmed = []
-  for finding, power in exact.check_scaling(v.rule, v.own_leaves, y_bar, bars):
-    scaled = [b * 2.0**power for b in v.y_bar]
+  for finding, factor in exact.check_scaling(v.rule, v.own_leaves, y_bar, bars):
+    scaled = [b * factor for b in v.y_bar]
     plain = evaluate(witnesses, v.leaves, v.y_bar, v.noise())
     moved = evaluate(witnesses, v.leaves, scaled, v.noise())
-    found = compare(moved.bars, [b * 2.0**power for b in plain.bars], v.allowance, True)
+    found = compare(moved.bars, [b * factor for b in plain.bars], v.allowance, True)
     if any(d.is_wrong.any() for d in found):
       confirmed.append(finding)
     else:
@@ -84,9 +84,9 @@ def check_numerics(v: Verification, witnesses: Witnesses, values: Values, bars: 
     try:
       witnesses = gather_witnesses(v.rule, v.own_leaves, v.outputs, widen=False)
     except RuleError as error:
-      v.add(exact.of_error(error, "in its own dtype"))
+      v.add(exact.of_error(error, OWN_DTYPE))
       return
-    regime = Regime("in its own dtype", v.leaves)
+    regime = Regime(OWN_DTYPE, v.leaves)
     own = check_maths(v, witnesses, regime, v.y_bar)
     if own is None or v.has_failed:
       return
