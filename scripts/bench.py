@@ -4,7 +4,8 @@
   python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
-  python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs
+  python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
+                                        rows of other peers that FILE has already are kept
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
 On a GPU or a TPU nothing is pinned.
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.peers import PEERS
+from scripts.benchmarks.peers import HEADING, PEERS
 from scripts.benchmarks.sizes import SIZES
 
 
@@ -41,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
   residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
   checkers = commands.add_parser("checkers", help="our verifier beside other gradient checkers")
   checkers.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
+  checkers.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
+  checkers.add_argument("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
   for command in (step, depth, residuals, checkers):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
@@ -56,14 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
   print("; ".join(f"{name} {value}" for name, value in here.items()))
   if here["backend"] != "cpu":
     cores = [None]
-  rows = []
-  for count in cores:
-    print(f"\n{command}, {machine.shown_cores(count)}", flush=True)
-    found = in_process(count, partial(machine.call, f"scripts.benchmarks.{command}", options))
+  rows: list[dict[str, Any]] = []
+  jobs: list[tuple[int | None, dict[str, Any]]] = [(count, options) for count in cores]
+  if command == "checkers":
+    print(f"\n{HEADING}", flush=True)
+    peers = options.pop("peers")
+    jobs = [(None, {**options, "peer": peer}) for peer in peers]
+    if file and file.exists():
+      rows = [row for row in json.loads(file.read_text())["rows"] if row["peer"] not in peers]
+  for count, job in jobs:
+    if command != "checkers":
+      print(f"\n{command}, {machine.shown_cores(count)}", flush=True)
+    found = in_process(count, partial(machine.call, f"scripts.benchmarks.{command}", job))
     rows += [{"cores": count, **row} for row in found]
-  if file:
-    made = {"date": date.today().isoformat(), "machine": here, "rows": rows}
-    file.write_text(json.dumps(made, indent=1) + "\n")
+    if file:
+      made = {"date": date.today().isoformat(), "machine": here, "rows": rows}
+      file.write_text(json.dumps(made, indent=1) + "\n")
   return 0
 
 

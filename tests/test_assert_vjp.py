@@ -1,5 +1,10 @@
 """The line for anybody's tests: silent on a right rule, and the whole report on a wrong one."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -77,3 +82,21 @@ def test_no_verdict_is_no_pass(monkeypatch):
 def test_what_cannot_be_verified_is_said_so():
   with pytest.raises(UnusableError, match="floats"):
     assert_vjp(scaled_tanh, 2, jnp.arange(3), f_vjp=rule)
+
+
+def test_the_readme_shows_what_the_wrong_layer_really_says(tmp_path):
+  """The file in the README is run by pytest, and prints the lines that stand below it."""
+  readme = (Path(__file__).parents[1] / "README.md").read_text()
+  code = readme.partition("in `test_hidden.py`:")[2].partition("```python\n")[2].partition("```")[0]
+  shown = readme.partition("$ pytest -q test_hidden.py\n...\n")[2].partition("```")[0]
+  (tmp_path / "test_hidden.py").write_text(code)
+  command = [sys.executable, "-m", "pytest", "-q", "test_hidden.py", "-p", "no:cacheprovider"]
+  result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+  printed = [without_seconds(line) for line in result.stdout.splitlines()]
+  assert result.returncode == 1
+  assert [line for line in map(without_seconds, shown.splitlines()) if line not in printed] == []
+
+
+def without_seconds(line):
+  """A line of the report without the time that it took."""
+  return re.sub(r", [\d.]+ s$", "", line.rstrip())

@@ -272,6 +272,7 @@ def itself(cotangents):
   return cotangents
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [s.name for s in BUGS if s.name != "odd-batch-raises"])
 def test_a_bug_is_a_bug(name):
   specimen = ALL[name]
@@ -305,6 +306,7 @@ def test_a_hidden_bug_is_hidden(name):
     assert not differs(by_rule(specimen), by_autodiff(specimen), args, bar, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [s.name for s in RIGHT])
 def test_a_right_rule_is_right(name):
   specimen = ALL[name]

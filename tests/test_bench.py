@@ -1,9 +1,11 @@
 """The bench itself: its order, which rounds count, what it writes; the clocks are made up."""
 
 import json
+import signal
 import sys
 import types
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
 from scripts.benchmarks import bridges, checkers, machine, rounds
 from scripts.benchmarks.bridges import problem_of
-from scripts.benchmarks.peers import PEERS
+from scripts.benchmarks.peers import PEERS, markdown_of
 
 
 class Machine:
@@ -189,17 +191,35 @@ def bank(monkeypatch):
 
 @pytest.mark.parametrize("peer", ["jax-float32", "jax-float64", "direct"])
 def test_the_peers_meet_the_same_bank(bank, capsys, peer):
-  (row,) = checkers.run([peer])
-  assert (row["bugs"], row["right"], row["caught"], row["false_alarms"]) == (3, 1, 3, 0)
-  assert row["names"]["missed"] == row["names"]["false alarms"] == []
+  (row,) = checkers.run(peer)
+  assert (row["bugs"], row["right"], row["caught"], row["passed"]) == (3, 1, 3, 1)
+  assert not any(row["names"].values())
   assert PEERS[peer] in capsys.readouterr().out
   assert row["seconds"] > 0
 
 
 def test_ours_is_counted_likewise(bank):
-  (row,) = checkers.run(["ours-quick"])
-  assert (row["caught"], row["false_alarms"], row["not_taken"]) == (3, 0, 0)
+  (row,) = checkers.run("ours-quick")
+  assert (row["caught"], row["passed"], row["not_taken"]) == (3, 1, 0)
   assert row["checker"] == "fbackprop verify, quick"
+
+
+def test_some_specimens_can_be_chosen(bank):
+  (row,) = checkers.run("jax-float32", only=["right", "rais"])
+  assert (row["bugs"], row["right"], row["caught"], row["passed"]) == (1, 1, 1, 1)
+
+
+def test_a_checker_that_takes_too_long_is_stopped(bank, monkeypatch):
+  def never_ends(problem):
+    while True:
+      pass
+
+  before = signal.getsignal(signal.SIGALRM)
+  monkeypatch.setattr(checkers, "checker_of", lambda peer: never_ends)
+  (row,) = checkers.run("direct", limit=0.01)
+  assert (row["caught"], row["passed"], row["not_taken"], row["too_slow"]) == (0, 0, 0, 4)
+  assert row["names"]["too slow"] == ["doubled", "raises", "neglected", "right"]
+  assert signal.getsignal(signal.SIGALRM) == before
 
 
 def test_a_checker_that_breaks_without_the_rule_too_has_not_caught_the_bug():
@@ -216,16 +236,50 @@ def test_a_checker_that_breaks_without_the_rule_too_has_not_caught_the_bug():
   right = problem_of(made("right", partial(cube_rule, 1.0)).make())
   assert checkers.outcome_of(breaks, raising, True) == "not taken"
   assert checkers.outcome_of(breaks, right, False) == "not taken"
-  assert checkers.outcome_of(complains, right, False) == "alarmed"
-  assert checkers.outcome_of(calls, raising, True) == "alarmed"
+  assert checkers.outcome_of(complains, right, False) == "false alarm"
+  assert checkers.outcome_of(complains, right, True) == "caught"
+  assert checkers.outcome_of(calls, raising, True) == "caught"
   assert checkers.outcome_of(calls, right, False) == "passed"
 
 
 def test_a_peer_that_is_not_installed_is_named(bank, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "torch", None)
-  assert checkers.run(["torch-slow"]) == []
+  assert checkers.run("torch-slow") == []
   assert "torch gradcheck" in (said := capsys.readouterr().out)
   assert "not installed: pip install torch" in said
+
+
+def test_the_cotangent_of_the_direct_comparison_is_not_the_banks_data():
+  (row,) = checkers.run("direct", only=["weights-transposed"])  # Symmetric if y_bar is x.
+  assert (row["bugs"], row["caught"]) == (1, 1)
+
+
+def test_rows_of_other_peers_are_kept_in_the_file(tmp_path, monkeypatch):
+  def make_row(cores, call):
+    peer = call.args[1].get("peer") if isinstance(call, partial) else None
+    return [{"peer": peer, "made": "now"}] if peer else {"backend": "cpu"}
+
+  monkeypatch.setattr(bench, "in_process", make_row)
+  file = tmp_path / "checkers.json"
+  file.write_text(json.dumps({"rows": [{"peer": "direct"}, {"peer": "chex"}]}))
+  assert bench.main(["checkers", "--peers", "chex", "autograd", "--json", str(file)]) == 0
+  rows = json.loads(file.read_text())["rows"]
+  assert [(row["peer"], row.get("made")) for row in rows] == [
+    ("direct", None), ("chex", "now"), ("autograd", "now")
+  ]  # fmt: skip
+
+
+def test_the_page_has_the_table_of_the_committed_results():
+  root = Path(__file__).parents[1]
+  made = json.loads((root / "experiments" / "results" / "checkers.json").read_text())
+  page = (root / "docs" / "verify.md").read_text(encoding="utf-8")
+  rows = [markdown_of(row) for row in sorted(made["rows"], key=place_of)]
+  assert "\n".join(rows) in page
+  assert all(row["date"] in page for row in made["rows"])
+
+
+def place_of(row):
+  return list(PEERS).index(row["peer"])
 
 
 def test_numpy_checkers_get_the_function_and_its_rule_in_float64():

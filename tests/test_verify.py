@@ -205,13 +205,14 @@ def test_a_rule_that_refuses_float64_is_traced_as_it_is():
 # --- Layers ---------------------------------------------------------------------------------------
 
 
-def test_a_network_of_everything_passes():
-  net = fb.remat(fb.mlp([3, 4, 4, 4, 2], fb.gelu, normalization=fb.layer_norm, dropout=0.3,
-                        skip=True, repeat_hidden=True))  # fmt: skip
-  report = fb.verify.layer(
-    net, net.init(jax.random.key(0)), draw(5, 3), key=jax.random.key(1), level="quick"
-  )
-  assert_pass(report)
+@pytest.mark.slow
+def test_layers_of_every_kind_pass():
+  options = {"normalization": fb.layer_norm, "dropout": 0.3, "skip": True}
+  plain = fb.remat(fb.mlp([3, 4, 4, 2], fb.gelu, **options))
+  repeated = fb.repeat(fb.serial(fb.gelu, fb.dense(3, 3)), 2)
+  for net in (plain, repeated):
+    params, key = net.init(jax.random.key(0)), jax.random.key(1) if net.draws else None
+    assert_pass(fb.verify.layer(net, params, draw(5, 3), key=key, level="quick"))
 
 
 def test_the_layer_that_is_wrong_is_named_in_a_deep_network():

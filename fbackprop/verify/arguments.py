@@ -93,11 +93,20 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
 
 def as_array(name: str, leaf: Any) -> Any:
   """A leaf as an array; its values aren't touched."""
-  if isinstance(leaf, jax.Array):
-    return leaf
-  if isinstance(leaf, np.ndarray | np.generic | bool | int | float):
-    return jnp.asarray(leaf)
-  raise UnusableError(f"args must hold arrays and numbers, got {name} {describe(leaf)}")
+  if isinstance(leaf, jax.core.Tracer):
+    raise UnusableError(f"args must hold values, got {name} traced: call it outside of jit")
+  if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
+    raise UnusableError(f"args must hold arrays and numbers, got {name} {describe(leaf)}")
+  try:
+    array = jnp.asarray(leaf)
+  except Exception as error:  # Of objects, a mask, an integer that is too large: JAX has none.
+    reason = (str(error).strip().splitlines() or [""])[0]
+    raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
+  if array.is_deleted():
+    raise UnusableError(f"args must hold values, but the buffer of {name} was deleted")
+  if jnp.issubdtype(array.dtype, np.complexfloating):
+    raise UnusableError(f"complex numbers aren't supported, got {name} {describe(array)}")
+  return array
 
 
 def parameter_names(f: Callable[..., Any], count: int) -> list[str]:

@@ -11,6 +11,7 @@ from fbackprop.verify.regimes import (
   Regime,
   batch_regimes,
   find_batch,
+  kept,
 )
 from fbackprop.verify.verification import Verification
 from fbackprop.verify.witnesses import (
@@ -23,6 +24,10 @@ def check_regimes(v: Verification, witnesses: Witnesses) -> None:
   """The battery, at these shapes and at other sizes of the batch."""
   signature = v.rule.signature
   batch = find_batch(v.rule, v.leaves, v.outputs)
+  if v.level != "quick":
+    v.not_checked += kept(signature, v.leaves)
+  if v.is_large:
+    v.not_checked.append('regimes left out as the arguments are large: see level="deep"')
   for regime in v.regimes():
     if v.has_failed:
       return
@@ -40,7 +45,7 @@ def check_regimes(v: Verification, witnesses: Witnesses) -> None:
 def check_point(
   v: Verification, witnesses: Witnesses, regime: Regime, y_bar: list[np.ndarray]
 ) -> None:
-  """A regime; moved a little, and tried again, where rounding decides a comparison."""
+  """A regime; one in which the function isn't finite is counted apart."""
   values = check_maths(v, witnesses, regime, y_bar)
   if values is None:
     v.counts["outside the domain"] = v.counts.get("outside the domain", 0) + 1
@@ -84,6 +89,8 @@ def check_branches(v: Verification, witnesses: Witnesses) -> None:
   for name, leaves, y_bar in points:
     if not v.has_failed:
       check_point(v, witnesses, Regime(name, leaves), y_bar)
+  for name in coverage.one_sided_integers:
+    v.not_checked.append(f"the other side of a comparison of integers: {name}")
   if coverage.seen:
     v.counts["branches"] = 2 * len(coverage.seen) - left
     v.details["branches"] = f"of {2 * len(coverage.seen)} sides of comparisons"

@@ -29,6 +29,14 @@ SCALES = (8.0, 64.0, 4096.0, 1 / 64)
 STEPS = 8
 
 
+ORDERS = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
+
+
+def is_index_check(name: str, bound: np.ndarray) -> bool:
+  """Whether it is i < 0, which indexing writes for indices from the end."""
+  return name == "lt" and not bound.any()
+
+
 class Coverage:
   """Which outcomes every comparison has had."""
 
@@ -37,6 +45,7 @@ class Coverage:
     self.seen: dict[Place, set[str]] = {}
     self.names: dict[Place, str] = {}
     self.integers: set[int] = set()
+    self.integer_outcomes: dict[Place, set[bool]] = {}
     self.fresh = False
 
   def watch(self, place: Place, name: str, a: np.ndarray, b: np.ndarray) -> None:
@@ -44,7 +53,13 @@ class Coverage:
     if a.dtype.kind != "f":
       if name in ("eq", "ne") and a.dtype.kind in "iu" and (b.size == 1 or a.size == 1):
         self.integers |= {int(v) for v in (b if b.size == 1 else a).reshape(-1)}
+      elif name in ORDERS and a.dtype.kind in "iu" and not is_index_check(name, b):
+        self.names[place] = name
+        outcomes = np.unique(ORDERS[name](a, b)).tolist()
+        self.integer_outcomes.setdefault(place, set()).update(outcomes)
       return
+    if name in ("reduce_max", "reduce_min"):
+      return  # The largest entry and the next one: there is no other side.
     outcomes = self.seen.setdefault(place, set())
     self.names[place] = name
     for outcome, found in (("above", a > b), ("below", a < b)):
@@ -57,6 +72,12 @@ class Coverage:
     self.fresh = False
     Evaluator(self.witnesses.signature.working, watch=self.watch).run(self.witnesses.rule, inputs)
     return self.fresh
+
+  @property
+  def one_sided_integers(self) -> list[str]:
+    """The primitives of comparisons of integers that were always true, or never."""
+    found = [place for place, outcomes in self.integer_outcomes.items() if len(outcomes) < 2]
+    return [self.names[place] for place in found]
 
   @property
   def one_sided(self) -> list[tuple[Place, str]]:

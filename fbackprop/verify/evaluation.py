@@ -352,6 +352,20 @@ class Evaluator:
       low, x, high = primitives.aligned(inputs)
       self.watch((*place, 0), name, x, low)
       self.watch((*place, 1), name, x, high)
+    elif name in ("reduce_max", "reduce_min") and is_real(inputs[0]):
+      axes = tuple(1 + a for a in params["axes"])
+      x = inputs[0] if name == "reduce_max" else -inputs[0]
+      self.watch(place, name, *two_largest(x, axes))
+
+
+def two_largest(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """The largest entry over some axes, and the next one: equal where a maximum is tied."""
+  rows = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+  rows = rows.reshape(*rows.shape[: x.ndim - len(axes)], math.prod(x.shape[a] for a in axes))
+  if rows.shape[-1] < 2:  # Of one entry: never tied.
+    return np.ones(()), np.zeros(())
+  top = np.partition(rows, -2, axis=-1)
+  return top[..., -1], top[..., -2]
 
 
 class Uses(NamedTuple):

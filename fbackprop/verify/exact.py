@@ -19,7 +19,8 @@ from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rules import Rule, first_line
 from fbackprop.verify.witnesses import with_float0
 
-POWERS = (7, -7, -1)
+# Powers of two, one of them negative: |y_bar| is linear in what is positive.
+FACTORS = (2.0**7, 2.0**-7, -0.5)
 
 
 def own_cotangents(outputs: Sequence[Any], y_bar: Sequence[np.ndarray]) -> Leaves:
@@ -160,11 +161,10 @@ def check_zero(rule: Rule, leaves: Leaves, y_bar: Leaves, regime: str) -> list[F
 
 def check_scaling(
   rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves
-) -> list[tuple[Finding, int]]:
-  """Cotangents times 2^k give the same bits, scaled; with each finding, its k."""
+) -> list[tuple[Finding, float]]:
+  """Cotangents times ±2^k give the same bits, scaled; with each finding, its factor."""
   found = []
-  for power in POWERS:
-    factor = 2.0**power
+  for factor in FACTORS:
     scaled = [
       b if b.dtype == jax.dtypes.float0 else b * jnp.asarray(factor, b.dtype) for b in y_bar
     ]
@@ -179,11 +179,11 @@ def check_scaling(
       if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         finding = Finding(
-          "fail", "scaled cotangent", f"cotangent times 2^{power}", name, index,
+          "fail", "scaled cotangent", f"cotangent times {factor:g}", name, index,
           float(a[index]), float(b[index]), 0.0, int(wrong.sum()), wrong.size, wrong.shape,
           "cotangent: the rule isn't linear in it", "a power of two must scale every bit alike",
         )  # fmt: skip
-        found.append((finding, power))
+        found.append((finding, factor))
         break
   return found
 

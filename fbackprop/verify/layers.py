@@ -182,7 +182,7 @@ def joined(whole: Report, parts: list[Report], missing: str) -> Report:
     for check, times in counts.items()
   )
   reasons = [r for report in (whole, *parts) for r in report.not_checked]
-  wrong = {f.leaf for f in findings if f.kind == "fail"}
+  wrong = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
   return whole._replace(
     findings=tuple(findings),
     checks=checks,

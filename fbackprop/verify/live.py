@@ -2,25 +2,32 @@
 
 Two questions are asked at once, and kept apart, since rounding must neither hide an error nor pass
 for one. Is the mathematics right? That is the maths verdict of `verify.vjp`, by its own machinery:
-our backward pass and autodiff, traced once in float64, are evaluated at each check under noise and
-compared entry by entry within the rounding error that the noise measures. How much does the working
-dtype round? Our gradient as the trainer computes it is compared with the same float64 truth; that
-number is shown, and judged by nobody.
+our backward pass and autodiff, traced once in float64, are compared entry by entry within the
+rounding error of both, which noise measures at the parameters of that moment. How much does the
+working dtype round? Our gradient as the trainer computes it is compared with the same float64
+truth; that number is shown, and judged by nobody.
+
+To measure costs some ten backward passes, in NumPy. So the two programs are compiled too, and what
+they give is compared first as if nothing had been rounded but the sum over the examples. The noise
+is larger than that: what lies within this narrower bound needs no measuring.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.arguments import Leaves, signature_of
-from fbackprop.verify.comparison import compare, spread
+from fbackprop.verify.comparison import Difference, compare
 from fbackprop.verify.evaluation import Noise
 from fbackprop.verify.judging import judge
+from fbackprop.verify.primitives import is_float
 from fbackprop.verify.regimes import as_numpy
 from fbackprop.verify.rules import Rule
 from fbackprop.verify.witnesses import Witnesses, evaluate, gather_witnesses
@@ -30,9 +37,7 @@ from fbackprop.verify.witnesses import Witnesses, evaluate, gather_witnesses
 GRADIENT_TOLERANCE = 1e-6
 # Of what a leaf sums: what stands below the line where its gradient cancels to less.
 LEAST_SHARE = 1e-8
-# By about so many roundings of its terms the noise moves a sum: that many spreads are their size.
-ROUNDINGS = 8.0
-# A sample costs a backward pass. Two and the unperturbed one say enough, as entries are pooled.
+# Two samples and the unperturbed one say enough, as entries are pooled.
 NOISE = Noise(samples=3)
 # The cotangent of the mean loss.
 SEED = [np.ones(())]
@@ -58,10 +63,19 @@ class LiveCheck(NamedTuple):
 
 
 class Traced(NamedTuple):
-  """Our gradient and autodiff's, traced for arguments of certain shapes."""
+  """Our gradient and autodiff's, for arguments of certain shapes.
+
+  Attributes:
+    rule, witnesses: as `verify.vjp` has them.
+    gradients: the arguments' leaves to those of our gradient, of autodiff's, and of the terms that
+      they sum; compiled.
+    unit: by how much the noise moves a sum over the examples, relative to its terms together.
+  """
 
   rule: Rule
   witnesses: Witnesses
+  gradients: Callable[..., list[list[Array]]]
+  unit: float
 
 
 def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
@@ -86,11 +100,13 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
   ours = value_and_grad(net, loss)
 
   def mean_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
+    return mean(loss.forward(net.forward(params, x, key)[0], targets)[0], weights)
+
+  def uncancelled_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
+    # Its gradient has the size of what ours sums, though the sum may be zero: at a minimum, or by
+    # symmetry. With a random factor for each example nothing cancels.
     losses = loss.forward(net.forward(params, x, key)[0], targets)[0]
-    if weights is None:
-      return jnp.mean(losses)
-    tiny = np.finfo(weights.dtype).tiny  # Weights that are all zero give zero, not 0/0.
-    return jnp.sum(weights * losses) / jnp.maximum(jnp.sum(weights), tiny)
+    return mean(jax.random.normal(jax.random.key(0), losses.shape, losses.dtype) * losses, weights)
 
   def mean_loss_vjp(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Any:
     value, grads = ours(params, x, targets, key=key, weights=weights)
@@ -116,7 +132,10 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
       out = jax.eval_shape(mean_loss, *args)
       signature = signature._replace(is_float=of_params)
       rule = Rule(mean_loss, mean_loss_vjp, signature, jax.tree.structure(out))
-      found[shapes] = Traced(rule, gather_witnesses(rule, leaves, [out]))
+      witnesses = gather_witnesses(rule, leaves, [out])
+      gradients = compiled(rule, witnesses, uncancelled_loss)
+      unit = NOISE.unit * (1 + 0.25 * math.sqrt(args[1].shape[0]))
+      found[shapes] = Traced(rule, witnesses, gradients, unit)
     return found[shapes]
 
   def check(
@@ -134,46 +153,95 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
     if rows is not None:
       x, targets, weights = jax.tree.map(lambda a: a[rows], (x, targets, weights))
     args = (params, x, targets, key, weights)
-    rounded = jax.tree.leaves(in_own_dtype(*args))
-    wrong, exact, rounding = compare_leaves(
-      traced_for(args), as_numpy(jax.tree.leaves(args)), as_numpy(rounded)
-    )
+    own = as_numpy(jax.tree.leaves(in_own_dtype(*args)))
+    with np.errstate(all="ignore"):
+      differences, terms, wrong = compare_gradients(traced_for(args), jax.tree.leaves(args))
+      exact, rounded = (
+        [
+          relative_error(g, d.want, share * t)
+          for g, d, t in zip(grads, differences, terms, strict=True)
+        ]
+        for grads, share in (([d.got for d in differences], LEAST_SHARE), (own, 1.0))
+      )
     # argmax takes the first NaN for the largest, as it should here.
     worst = int(np.argmax(np.where(wrong, exact, -1.0) if wrong.any() else exact))
     leaf = jax.tree_util.keystr(paths[worst])
-    return LiveCheck(float(exact[worst]), leaf, float(np.max(rounding)), not wrong.any())
+    return LiveCheck(exact[worst], leaf, float(np.max(rounded)), bool(not wrong.any()))
 
   return check
 
 
-def compare_leaves(
-  traced: Traced, leaves: Leaves, rounded: Sequence[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Of each parameter: whether it is wrong, its relative error, and that of `rounded`."""
+def mean(losses: Array, weights: Array | None) -> Array:
+  """The mean of the losses by their weights; weights that are all zero give zero, not 0/0."""
+  if weights is None:
+    return jnp.mean(losses)
+  tiny = np.finfo(weights.dtype).tiny
+  return jnp.sum(weights * losses) / jnp.maximum(jnp.sum(weights), tiny)
+
+
+def compiled(
+  rule: Rule, witnesses: Witnesses, uncancelled_loss: Callable[..., Array]
+) -> Callable[..., list[list[Array]]]:
+  """Both programs and the terms as one, in the dtypes that they were traced in."""
+  if witnesses.truth is None:
+    raise ValueError(f"live check: {witnesses.truth_missing}")
+  ours, theirs = jaxpr_as_fun(witnesses.rule), jaxpr_as_fun(witnesses.truth)
+  avals = witnesses.rule.in_avals
+
+  @jax.jit
+  def gradients(*leaves: Any) -> list[list[Array]]:
+    pairs = zip([*leaves, *SEED], avals, strict=True)
+    own = [jnp.asarray(x, a.dtype) if is_float(a.dtype) else x for x, a in pairs]
+    terms = jax.grad(uncancelled_loss)(*rule.signature.arguments(own[:-1]))
+    return [ours(*own)[1:], theirs(*own)[1:], jax.tree.leaves(terms)]
+
+  return gradients
+
+
+class Compared(NamedTuple):
+  """Both gradients at one point, by parameter.
+
+  Attributes:
+    differences: entry by entry.
+    terms: the size of what is summed.
+    wrong: whether there is an error.
+  """
+
+  differences: list[Difference]
+  terms: list[float]
+  wrong: np.ndarray
+
+
+def compare_gradients(traced: Traced, leaves: Leaves) -> Compared:
+  """The verdict: at first sight where the rounding of one sum explains it, else measured."""
+  with jax.enable_x64(True):
+    got, want, terms = map(as_numpy, traced.gradients(*leaves))
+  ours, theirs = (
+    [np.stack([g, g + traced.unit * t]) for g, t in zip(grads, terms, strict=True)]
+    for grads in (got, want)
+  )
+  differences = compare(ours, theirs, 1.0, may_be_vacuous=False)
+  wrong = np.array([d.is_wrong.any() or not np.isfinite(d.got).all() for d in differences])
+  if wrong.any():
+    differences, wrong = measure(traced, as_numpy(leaves))
+  return Compared(differences, [float(np.abs(t).max(initial=0.0)) for t in terms], wrong)
+
+
+def measure(traced: Traced, leaves: Leaves) -> tuple[list[Difference], np.ndarray]:
+  """The maths verdict of `verify.vjp` at one point: the differences, and which leaves are wrong."""
   values = evaluate(traced.witnesses, leaves, SEED, NOISE)
-  if values.bars_want is None:
-    raise ValueError(f"live check: {traced.witnesses.truth_missing}")
+  assert values.bars_want is not None
   may_be_vacuous = bool(values.fragile or values.foreign)
-  with np.errstate(all="ignore"):
-    differences = compare(values.bars, values.bars_want, 1.0, may_be_vacuous)
-    judgements = judge(traced.rule, traced.witnesses, leaves, SEED, differences, NOISE.seed)
-    failed = {j.difference.leaf for j in judgements if j.ruling in ("fail", "undefined")}
-    # The spread of float64's roundings tells the size of what is summed, though the sum be zero.
-    terms = [np.max(spread(w), initial=0.0) / (ROUNDINGS * NOISE.unit) for w in values.bars_want]
-    exact, rounding = (
-      np.array([
-        relative_error(g, d.want, share * term)
-        for g, d, term in zip(got, differences, terms, strict=True)
-      ])
-      for got, share in (([d.got for d in differences], LEAST_SHARE), (rounded, 1.0))
-    )  # fmt: skip
-    wrong = np.array([
-      d.leaf in failed
-      or not np.isfinite(d.got).all()
-      or (d.is_vacuous.any() and not error <= GRADIENT_TOLERANCE)
-      for d, error in zip(differences, exact, strict=True)
-    ])  # fmt: skip
-  return wrong, exact, rounding
+  differences = compare(values.bars, values.bars_want, 1.0, may_be_vacuous)
+  judgements = judge(traced.rule, traced.witnesses, leaves, SEED, differences, NOISE.seed)
+  failed = {j.difference.leaf for j in judgements if j.ruling in ("fail", "undefined")}
+  wrong = [
+    d.leaf in failed
+    or not np.isfinite(d.got).all()
+    or (d.is_vacuous.any() and not relative_error(d.got, d.want, 0.0) <= GRADIENT_TOLERANCE)
+    for d in differences
+  ]
+  return differences, np.array(wrong)
 
 
 def relative_error(got: np.ndarray, want: np.ndarray, least: float) -> float:

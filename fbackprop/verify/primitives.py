@@ -195,7 +195,7 @@ def convert(params: Any, x: np.ndarray) -> np.ndarray:
   """To another kind; a float stays a float64, and who rounds it to a narrower one is the caller."""
   dtype = np.dtype(params["new_dtype"])
   if is_float(dtype):
-    return x.astype(np.float64)
+    return (x.real if x.dtype.kind == "c" else x).astype(np.float64)
   if x.dtype.kind == "f" and dtype.kind in "iu":
     limits = np.iinfo(dtype)
     return np.nan_to_num(np.clip(x, limits.min, limits.max)).astype(dtype)  # As XLA saturates.

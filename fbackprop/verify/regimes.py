@@ -122,8 +122,25 @@ def is_fixed(x: np.ndarray) -> bool:
 
 
 def is_symmetric(x: np.ndarray) -> bool:
+  """Whether it is a symmetric matrix; one number everywhere is a placeholder, and none."""
   square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
-  return bool(square and np.array_equal(x, np.swapaxes(x, -1, -2)))
+  return bool(square and np.ptp(x) != 0 and np.array_equal(x, np.swapaxes(x, -1, -2)))
+
+
+def kept(signature: Signature, leaves: Leaves) -> list[str]:
+  """What every regime keeps of the arguments, so that the rule isn't seen without it."""
+  found = []
+  for i in signature.floats:
+    name, x = signature.names[i], np.asarray(leaves[i])
+    if is_symmetric(x):
+      found.append(f"{name} but for symmetric matrices")
+    elif is_mask(x):
+      found.append(f"{name} but for zeros and ones")
+    elif are_probabilities(x) and x.shape[-1] > 1:
+      found.append(f"{name} but for numbers from 0 to 1")
+    elif is_positive(x):
+      found.append(f"{name} below zero, but for being finite there")
+  return found
 
 
 def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:

@@ -42,7 +42,8 @@ class Rule(NamedTuple):
     structure = jax.tree.structure(y)
     if structure != self.out_structure:
       raise RuleError("structure", f"the rule's output is {structure}, f's is {self.out_structure}")
-    return jax.tree.leaves(y), pull(jax.tree.unflatten(structure, list(y_bar)))
+    outputs = [output_array(leaf) for leaf in jax.tree.leaves(y)]
+    return outputs, pull(jax.tree.unflatten(structure, list(y_bar)))
 
   def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
     """The cotangents alone."""
@@ -107,6 +108,15 @@ class Rule(NamedTuple):
     return found
 
 
+def output_array(leaf: Any) -> Any:
+  """An output of the rule; a number of Python's is one, as in a function that returns a count."""
+  if isinstance(leaf, bool | int | float):
+    return jnp.asarray(leaf)
+  if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+    raise RuleError("structure", f"the rule's outputs must be arrays, got {describe(leaf)}")
+  return leaf
+
+
 def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
   """The cotangent of one float leaf."""
   if bar is None or getattr(bar, "dtype", None) == jax.dtypes.float0:
@@ -148,6 +158,9 @@ def rule_of(
   if not any(hasattr(o, "dtype") and is_float(o.dtype) for o in outputs):
     got = ", ".join(describe(o) for o in outputs) or "nothing"
     raise UnusableError(f"f must return an array of floats, got {got}")
+  for o in outputs:
+    if jnp.issubdtype(o.dtype, np.complexfloating):
+      raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
   return Rule(f, f_vjp, signature, jax.tree.structure(out)), outputs
 
 

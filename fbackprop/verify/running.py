@@ -11,7 +11,7 @@ from fbackprop.verify import exact, numerics
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.comparison import compare
 from fbackprop.verify.findings import Finding, RuleError
-from fbackprop.verify.pointwise import check_maths
+from fbackprop.verify.pointwise import OWN_DTYPE, check_maths
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.regimes import (
   Regime,
@@ -23,6 +23,7 @@ from fbackprop.verify.witnesses import (
   Witnesses,
   evaluate,
   gather_witnesses,
+  reference_of,
   with_float0,
 )
 
@@ -62,11 +63,11 @@ def check_scaling(
 ) -> list[Finding]:
   """Bits that differ count if float64 differs too: else something left the normal range."""
   confirmed = []
-  for finding, power in exact.check_scaling(v.rule, v.own_leaves, y_bar, bars):
-    scaled = [b * 2.0**power for b in v.y_bar]
+  for finding, factor in exact.check_scaling(v.rule, v.own_leaves, y_bar, bars):
+    scaled = [b * factor for b in v.y_bar]
     plain = evaluate(witnesses, v.leaves, v.y_bar, v.noise())
     moved = evaluate(witnesses, v.leaves, scaled, v.noise())
-    found = compare(moved.bars, [b * 2.0**power for b in plain.bars], v.allowance, True)
+    found = compare(moved.bars, [b * factor for b in plain.bars], v.allowance, True)
     if any(d.is_wrong.any() for d in found):
       confirmed.append(finding)
     else:
@@ -83,9 +84,9 @@ def check_numerics(v: Verification, witnesses: Witnesses, values: Values, bars: 
     try:
       witnesses = gather_witnesses(v.rule, v.own_leaves, v.outputs, widen=False)
     except RuleError as error:
-      v.add(exact.of_error(error, "in its own dtype"))
+      v.add(exact.of_error(error, OWN_DTYPE))
       return
-    regime = Regime("in its own dtype", v.leaves)
+    regime = Regime(OWN_DTYPE, v.leaves)
     own = check_maths(v, witnesses, regime, v.y_bar)
     if own is None or v.has_failed:
       return
@@ -118,6 +119,9 @@ def judge_rounding(
 ) -> None:
   """The numerics verdict of one run."""
   for found in numerics.measure(witnesses, got, want, sigmas, v.allowance):
+    if not math.isfinite(found.got) and math.isinf(found.sigma) and autodiff_overflows(v):
+      v.not_checked.append(f"numerics, {regime}: in this dtype autodiff overflows here too")
+      return
     v.worst_ulp = max(v.worst_ulp, found.ulp)
     v.max_sigma = max(v.max_sigma, found.sigma)
     if found.sigma > numerics.MOST_SIGMAS * v.allowance:
@@ -137,6 +141,20 @@ def judge_rounding(
         )
       )  # fmt: skip
       return
+
+
+def autodiff_overflows(v: Verification) -> bool:
+  """Whether autodiff of the function, in the dtype that it is called in, isn't finite either."""
+  floats = [v.own_leaves[i] for i in v.rule.signature.floats]
+  y_bar = [
+    jnp.asarray(b, o.dtype)
+    for b, o in zip(v.y_bar, (o for o in v.outputs if is_float(o.dtype)), strict=True)
+  ]
+  try:
+    bars = jax.vjp(reference_of(v.rule, v.own_leaves), *floats)[1](y_bar)
+  except Exception:  # It can't be had: then nothing excuses the rule.
+    return False
+  return not all(np.isfinite(np.asarray(b, np.float64)).all() for b in bars)
 
 
 def compiled(v: Verification, leaves: Leaves, y_bar: Leaves) -> Leaves:

@@ -34,10 +34,6 @@ def find_ties(witnesses: Witnesses, leaves: Sequence[Any]) -> list[tuple[Any, ..
       tied[place if name != "clamp" else place[:-1]] = None
 
   Evaluator(witnesses.signature.working, watch=watch).run(witnesses.forward, leaves)
-  maxima = ("reduce_max", "reduce_min")
-  for i, equation in enumerate(witnesses.forward.jaxpr.eqns):
-    if equation.primitive.name in maxima and is_float(equation.outvars[0].aval.dtype):
-      tied[(i,)] = None
   return list(tied)
 
 

@@ -128,7 +128,8 @@ class Verification:
     findings = sorted(self.findings, key=rank)
     findings = explained(findings)
     wrong = {f.leaf for f in findings if f.kind == "fail"}
-    if self.counts:
+    unverified = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
+    if self.visited and not any(f.check == "maths" and f.kind == "fail" for f in findings):
       self.details["maths"] = f"largest error {self.worst_share:.2g} of its bound"
     if wrong and self.level != "quick":
       left = [check for check in AFTERWARDS if check not in self.counts]
@@ -143,7 +144,7 @@ class Verification:
       tuple(findings),
       tuple(checks),
       tuple(dict.fromkeys(self.not_checked)),
-      tuple(name for name in names if name not in wrong),
+      tuple(name for name in names if self.visited and name not in unverified),
       self.worst_ulp,
       self.max_sigma,
       self.level,

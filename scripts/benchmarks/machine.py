@@ -25,6 +25,11 @@ def processor() -> str:
   return name[1] if name else platform.processor() or platform.machine()
 
 
+def load() -> float | None:
+  """The load average of the last minute: above the number of cores, seconds are too long."""
+  return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+
+
 def pin(cores: int | None) -> None:
   """Leaves this process the first `cores` of its cores, and XLA as many threads; None for all."""
   if cores is None:

@@ -1,5 +1,7 @@
 """The names of the checkers that are compared; nothing is imported before one of them runs."""
 
+from typing import Any
+
 PEERS = {
   "ours-quick": "fbackprop verify, quick",
   "ours-standard": "fbackprop verify, standard",
@@ -15,3 +17,27 @@ PEERS = {
   "autograd": "autograd check_grads",
   "autograd-all": "autograd check_grads, all arguments",
 }
+
+HEADING = (
+  f"{'checker':<38}{'caught':>11}{'false alarms':>14}{'not taken':>11}{'too slow':>10}"
+  f"{'seconds':>9}{'load':>6}"
+)
+
+
+def line_of(row: dict[str, Any]) -> str:
+  """A row of the table: what isn't taken, or too slow, isn't among those of which it caught."""
+  caught = f"{row['caught']} of {row['caught'] + row['missed']}"
+  alarms = f"{row['false_alarms']} of {row['false_alarms'] + row['passed']}"
+  return (
+    f"{row['checker']:<38}{caught:>11}{alarms:>14}{row['not_taken']:>11}{row['too_slow']:>10}"
+    f"{row['seconds']:>9.1f}{row['load'] or '':>6}"
+  )
+
+
+def markdown_of(row: dict[str, Any]) -> str:
+  """The row in docs/verify.md."""
+  caught = f"{row['caught']} of {row['caught'] + row['missed']}"
+  alarms = f"{row['false_alarms']} of {row['false_alarms'] + row['passed']}"
+  untaken = row["not_taken"] + row["too_slow"]
+  name = f"{row['checker']} ({row['package']} {row['version']})"
+  return f"| {name} | {caught} | {alarms} | {untaken} | {row['seconds']:.0f} |"

@@ -1,0 +1,128 @@
+"""Rules that once passed, right rules that once failed, and input that nobody can use."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fbackprop as fb
+from fbackprop.verify import UnusableError
+
+Z = jnp.array([[0.3, -1.2, 0.7], [1.5, 0.2, -0.4]])
+
+
+def test_second_order_of_a_function_with_a_maximum_that_is_not_tied():
+  def stopped(z):
+    p = jax.lax.stop_gradient(jax.nn.softmax(z, -1))
+    return jax.nn.logsumexp(z, -1), lambda y_bar: (y_bar[:, None] * p,)
+
+  report = fb.verify.vjp(lambda z: jax.nn.logsumexp(z, -1), Z, f_vjp=stopped)
+  assert (report.verdict, report.findings[0].check) == ("fail", "second order")
+
+
+def test_second_order_of_a_rule_of_symmetric_matrices():
+  def log_determinant(a):
+    return 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(a))).sum()
+
+  def rule(a):
+    return log_determinant(a), lambda y_bar: (y_bar * jnp.linalg.inv(a),)
+
+  a = Z.T @ Z + jnp.eye(3)
+  report = fb.verify.vjp(log_determinant, (a + a.T) / 2, f_vjp=rule)
+  assert report.ok, report.table()
+  assert "a but for symmetric matrices" in report.not_checked
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_size_of_a_scalar_cotangent_is_not_the_cotangent(seed):
+  def rule(z):
+    return jnp.sin(z).sum(), lambda y_bar: (jnp.sqrt(y_bar * y_bar) * jnp.cos(z),)
+
+  report = fb.verify.vjp(lambda z: jnp.sin(z).sum(), Z, f_vjp=rule, level="quick", seed=seed)
+  assert report.verdict == "fail"
+
+
+def test_weights_that_are_all_alike_are_redrawn():
+  def rule(x, w):
+    return x @ w, lambda y_bar: (y_bar @ w, x.T @ y_bar)  # w, where wᵀ is meant.
+
+  report = fb.verify.vjp(jnp.matmul, Z, jnp.ones((3, 3)), f_vjp=rule, level="quick")
+  assert (report.verdict, report.findings[0].check) == ("fail", "maths")
+
+
+def test_what_every_regime_keeps_is_told():
+  def f(x, labels):
+    return x * x * jnp.where(labels >= 0, 1.0, 2.0)
+
+  def rule(x, labels):
+    return f(x, labels), lambda y_bar: (2 * x * y_bar * jnp.where(labels >= 0, 1.0, 2.0), None)
+
+  report = fb.verify.vjp(f, jnp.array([0.5, 1.5, 2.5]), jnp.array([0, 1, 1]), f_vjp=rule)
+  assert report.ok
+  assert "x below zero, but for being finite there" in report.not_checked
+  assert "the other side of a comparison of integers: ge" in report.not_checked
+
+
+def test_a_rule_that_could_not_be_run_has_verified_nothing():
+  report = fb.verify.vjp(jnp.sin, Z, f_vjp=lambda x: (jnp.sin(x), lambda y_bar: (None,)))
+  assert report.verdict == "fail"
+  assert report.verified == ()
+
+
+def test_python_numbers_among_the_outputs():
+  def f(x):
+    return {"y": jnp.sin(x), "count": len(x)}
+
+  def rule(x):
+    return f(x), lambda y_bar: (y_bar["y"] * jnp.cos(x),)
+
+  assert fb.verify.vjp(f, Z, f_vjp=rule, level="quick").ok
+
+
+@pytest.mark.parametrize("y", ["text", object()])
+def test_an_output_that_is_no_array_is_a_failure(y):
+  report = fb.verify.vjp(jnp.sin, Z, f_vjp=lambda x: (y, lambda y_bar: (y_bar,)), level="quick")
+  assert (report.verdict, report.findings[0].check) == ("fail", "structure")
+
+
+@pytest.mark.parametrize(
+  "argument",
+  [
+    np.array([object()], object),
+    np.array(["a"]),
+    np.array(["2020-01-01"], "datetime64[D]"),
+    np.ma.array([1.0, 2.0], mask=[0, 1]),
+    2**80,
+    np.array([1 + 1j]),
+    1j,
+  ],
+  ids=["objects", "strings", "dates", "masked", "large", "complex", "complex number"],
+)
+def test_arguments_that_cannot_be_used(argument):
+  with pytest.raises(UnusableError):
+    fb.verify.vjp(lambda x, other: x, Z, argument, level="quick")
+
+
+def test_deleted_traced_and_complex_values_cannot_be_used():
+  deleted = Z + 1
+  deleted.delete()
+  with pytest.raises(UnusableError, match="deleted"):
+    fb.verify.vjp(jnp.sin, deleted, level="quick")
+  with pytest.raises(UnusableError, match="outside of jit"):
+    jax.jit(lambda x: fb.verify.vjp(jnp.sin, x, level="quick").ok)(Z)
+  with pytest.raises(UnusableError, match="complex"):
+    fb.verify.vjp(lambda x: (x, x * 1j), Z, level="quick")
+
+
+def test_complex_numbers_inside_of_a_function():
+  def power(x):
+    z = jnp.fft.fft(x)
+    return jnp.real(z * jnp.conj(z))
+
+  def rule(x):
+    z = jnp.fft.fft(x)
+    return power(x), lambda y_bar: (2 * jnp.real(jnp.fft.fft(y_bar.astype(z.dtype) * jnp.conj(z))),)
+
+  report = fb.verify.vjp(power, Z[0], f_vjp=rule)
+  assert report.ok, report.table()
+  assert not any("own dtype" in reason for reason in report.not_checked)
