@@ -126,3 +126,18 @@ def test_complex_numbers_inside_of_a_function():
   report = fb.verify.vjp(power, Z[0], f_vjp=rule)
   assert report.ok, report.table()
   assert not any("own dtype" in reason for reason in report.not_checked)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.015625])
+def test_a_rule_of_bfloat16_alone_has_no_verdict_where_its_constants_are_unknown(factor):
+  third = jnp.asarray(1 / 3, jnp.bfloat16)
+
+  def f(x):
+    return x * third
+
+  def rule(x):
+    assert x.dtype == jnp.bfloat16
+    return f(x), lambda y_bar: (y_bar * third * jnp.asarray(factor, x.dtype),)
+
+  report = fb.verify.vjp(f, Z.astype(jnp.bfloat16), f_vjp=rule, surrogate=True, level="quick")
+  assert report.verdict in ("no verdict", "fail"), report.table()
