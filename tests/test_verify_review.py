@@ -141,3 +141,25 @@ def test_a_rule_of_bfloat16_alone_has_no_verdict_where_its_constants_are_unknown
 
   report = fb.verify.vjp(f, Z.astype(jnp.bfloat16), f_vjp=rule, surrogate=True, level="quick")
   assert report.verdict in ("no verdict", "fail"), report.table()
+
+
+def test_an_implicit_rule_of_a_loop_with_a_tolerance_passes():
+  """Autodiff differentiates the turns that were made; the rule is that of the limit."""
+
+  def root(a):
+    def improve(y):
+      return 0.5 * (y + a / y)
+
+    return jax.lax.while_loop(lambda y: jnp.any(jnp.abs(y * y - a) > 1e-6 * a), improve, a)
+
+  def right_vjp(a):
+    y = root(a)
+    return y, lambda y_bar: (y_bar / (2 * y),)
+
+  def wrong_vjp(a):
+    y = root(a)
+    return y, lambda y_bar: (y_bar / y,)
+
+  a = jnp.array([2.0, 3.0, 5.0])
+  assert fb.verify.vjp(root, a, f_vjp=right_vjp).verdict == "pass"
+  assert fb.verify.vjp(root, a, f_vjp=wrong_vjp).verdict == "fail"

@@ -173,6 +173,8 @@ def report_difference(
     message = "autodiff of the reference is wrong here: the differences agree with the rule"
     if regime.name != "as given":
       kind = "note"  # Nobody called it there.
+  elif judgement.ruling == "inexact":
+    message = "the function is a loop that ends by a tolerance: its slope isn't known more closely"
   elif judgement.ruling == "undefined":
     message = "neither autodiff nor the differences are finite here"
   key = f"{kind} {name}" if kind == "fail" else f"{kind} {check} {name} {judgement.ruling}"
