@@ -192,8 +192,10 @@ def some_entries(difference: Difference) -> list[tuple[int, ...]]:
 def rule_on(got: float, want: float, found: Slopes) -> Ruling:
   """The row of the table for one entry."""
   if not np.isfinite(got):
-    steepest = np.nanmax([0.0, abs(found.left), abs(found.right)])  # It may end at zero.
-    is_steep = np.isinf(got) and steepest > STEEP * (1 + abs(want))
+    sides = [abs(side) for side in (found.left, found.right) if np.isfinite(side)]
+    if not sides:
+      return "undefined"  # Beside this point the function isn't finite.
+    is_steep = np.isinf(got) and max(sides) > STEEP * (1 + abs(want))
     if is_finite_slope(found) or (np.isfinite(want) and not is_steep):
       return "fail"
     return "undefined"
