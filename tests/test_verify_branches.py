@@ -51,6 +51,25 @@ def test_a_clip_that_the_arguments_do_not_reach(limit):
   assert found.regime != "as given"
 
 
+def test_a_threshold_that_only_zero_is_below():
+  """At zero 0 is right: only a number that is small, and isn't zero, tells."""
+
+  def square_vjp(x):
+    return x * x, lambda y_bar: (jnp.where(jnp.abs(x) < 1e-5, 0 * x, 2 * x * y_bar),)
+
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+  report = vjp(lambda x: x * x, x, f_vjp=square_vjp)
+  assert report.verdict == "fail"
+
+
+def test_a_number_that_is_asked_for_by_name():
+  def sine_vjp(x):
+    return jnp.sin(3 * x), lambda y_bar: (jnp.where(x == 0.75, 0 * x, 3 * jnp.cos(3 * x) * y_bar),)
+
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 4)), jnp.float32)
+  assert vjp(lambda x: jnp.sin(3 * x), x, f_vjp=sine_vjp).verdict == "fail"
+
+
 def test_without_a_clip_it_passes():
   report = vjp(product, X, W, f_vjp=functools.partial(product_vjp, as_it_is))
   assert report.verdict == "pass", report.table()

@@ -126,3 +126,44 @@ def test_complex_numbers_inside_of_a_function():
   report = fb.verify.vjp(power, Z[0], f_vjp=rule)
   assert report.ok, report.table()
   assert not any("own dtype" in reason for reason in report.not_checked)
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.015625])
+def test_a_rule_of_bfloat16_alone_has_no_verdict_where_its_constants_are_unknown(factor):
+  third = jnp.asarray(1 / 3, jnp.bfloat16)
+
+  def f(x):
+    return x * third
+
+  def rule(x):
+    assert x.dtype == jnp.bfloat16
+    return f(x), lambda y_bar: (y_bar * third * jnp.asarray(factor, x.dtype),)
+
+  report = fb.verify.vjp(f, Z.astype(jnp.bfloat16), f_vjp=rule, surrogate=True, level="quick")
+  assert report.verdict in ("no verdict", "fail"), report.table()
+
+
+def test_an_implicit_rule_of_a_loop_with_a_tolerance_is_not_complained_of():
+  """Autodiff differentiates the turns that were made; the rule is that of the limit."""
+
+  def root(a):
+    def improve(y):
+      return 0.5 * (y + a / y)
+
+    return jax.lax.while_loop(lambda y: jnp.any(jnp.abs(y * y - a) > 1e-6 * a), improve, a)
+
+  def root_vjp(a):
+    y = root(a)
+    return y, lambda y_bar: (y_bar / (2 * y),)
+
+  def wrong_vjp(a):
+    y = root(a)
+    return y, lambda y_bar: (y_bar / y,)
+
+  a = jnp.array([2.0, 3.0, 5.0])
+  kinds = [
+    {f.kind for f in fb.verify.vjp(root, a, f_vjp=rule, level="quick").findings}
+    for rule in (root_vjp, wrong_vjp)
+  ]
+  assert "fail" not in kinds[0]
+  assert "fail" in kinds[1]

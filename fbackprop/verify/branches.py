@@ -18,7 +18,7 @@ from jax.extend import core
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.regimes import is_integer
+from fbackprop.verify.regimes import is_fixed, is_integer, is_symmetric
 from fbackprop.verify.tracing import evaluate_flat, flat
 from fbackprop.verify.witnesses import Witnesses
 
@@ -45,6 +45,7 @@ class Coverage:
     self.seen: dict[Place, set[str]] = {}
     self.names: dict[Place, str] = {}
     self.integers: set[int] = set()
+    self.floats: set[float] = set()
     self.integer_outcomes: dict[Place, set[bool]] = {}
     self.fresh = False
 
@@ -60,9 +61,14 @@ class Coverage:
       return
     if name in ("reduce_max", "reduce_min"):
       return  # The largest entry and the next one: there is no other side.
+    if name in ("eq", "ne") and 1 in (a.size, b.size):
+      constant = float((b if b.size == 1 else a).reshape(-1)[0])
+      self.floats |= {constant} if np.isfinite(constant) else set()
     outcomes = self.seen.setdefault(place, set())
     self.names[place] = name
-    for outcome, found in (("above", a > b), ("below", a < b)):
+    # At zero both ways often agree, as those of |x| < 1e-5 do: that is no look at the other one.
+    counts = (a != 0) | (b == 0)
+    for outcome, found in (("above", (a > b) & counts), ("below", (a < b) & counts)):
       if outcome not in outcomes and np.any(found):
         outcomes.add(outcome)
         self.fresh = True
@@ -112,6 +118,9 @@ def search(
   for value in sorted(coverage.integers)[:8]:
     own = [with_value(x, value) if is_label(x) else x for x in leaves]
     points.append((f"some integers {value}", own, y_bar))
+  for number in sorted(coverage.floats)[:8]:
+    own = [with_value(x, number) if is_free(x) else x for x in leaves]
+    points.append((f"some entries {number:g}", own, y_bar))
   tried = 0
   for place, side in coverage.one_sided:
     if not is_outermost(coverage, place) or tried >= most:
@@ -135,8 +144,13 @@ def is_label(x: Any) -> bool:
   return is_integer(x) and x.size > 0
 
 
-def with_value(x: Any, value: int) -> Any:
-  """Every third integer replaced."""
+def is_free(x: Any) -> bool:
+  """Whether it holds floats that may be any."""
+  return is_float(x.dtype) and x.size > 0 and not is_fixed(x) and not is_symmetric(x)
+
+
+def with_value(x: Any, value: float) -> Any:
+  """Every third entry replaced."""
   flat_x = np.array(x).reshape(-1)
   flat_x[::3] = value
   return flat_x.reshape(np.shape(x))
@@ -162,15 +176,16 @@ def cross(
   weight[entry] = 1.0
   for _ in range(STEPS):
     out = evaluator.run(program, [*point, weight])
-    gap, grads = out[0][0], [g[0] for g in out[1:]]
+    gap, bound, grads = out[0][0], out[1][0], [g[0] for g in out[2:]]
     if sign * gap[entry] > 0:
       return point
     sizes = [rms(point[i]) for i in moving]
     power = sum(float((s * g * s * g).sum()) for s, g in zip(sizes, grads, strict=True))
     if not (np.isfinite(power) and power > 0):
       return None
-    # A little beyond, so that the next regime stands clear of the edge.
-    length = (sign * (0.05 * abs(gap[entry]) + 1e-3) - gap[entry]) * 1.1 / power
+    # A little beyond, so that the point stands clear of the edge; at most by the edge's own size.
+    margin = 0.05 * abs(gap[entry]) + 1e-3 * (abs(bound[entry]) or 1e-3)
+    length = (sign * margin - gap[entry]) * 1.1 / power
     for i, s, g in zip(moving, sizes, grads, strict=True):
       point[i] = np.asarray(point[i] + length * s * s * g)
   return None
@@ -199,7 +214,7 @@ def gap_and_gradient(
         if one.primitive.name == "clamp":
           low, x, high = values
           sides = [x, low if edge == 0 else high]
-        found.append(jnp.broadcast_to(jnp.subtract(*sides), shape))
+        found.append([jnp.broadcast_to(x, shape) for x in (jnp.subtract(*sides), sides[1])])
         raise _FoundError
       return None
 
@@ -214,12 +229,12 @@ def gap_and_gradient(
       full = list(rest)
       for i, value in zip(moving, movable, strict=True):
         full[i] = value
-      difference = gap(*full)
-      return (weight * difference).sum(), difference
+      difference, bound = gap(*full)
+      return (weight * difference).sum(), (difference, bound)
 
     movable = [rest[i] for i in moving]
-    _, pull, difference = jax.vjp(along, *movable, has_aux=True)
-    return [difference, *pull(jnp.ones((), difference.dtype))]
+    _, pull, (difference, bound) = jax.vjp(along, *movable, has_aux=True)
+    return [difference, bound, *pull(jnp.ones((), difference.dtype))]
 
   with jax.enable_x64(True):
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.in_avals]

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.checks import check_callable, check_number, is_integer
+from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.verify import exact
 from fbackprop.verify.arguments import signature_of
 from fbackprop.verify.battery import check_branches, check_regimes
@@ -89,6 +89,7 @@ def vjp(
   if not is_integer(seed) or seed < 0:
     raise ValueError(f"vjp: seed must be an integer of at least 0, got {seed!r}")
   check_number("vjp", "allowance", allowance, least=0.0)
+  check_flag("vjp", "surrogate", surrogate)
   return verify_call(
     getattr(f, "__name__", type(f).__name__),
     f,

@@ -83,7 +83,7 @@ def compare(
     want: of the truth.
     allowance: multiplies the bounds.
     may_be_vacuous: whether a bound can be too wide for another reason than cancellation: a fragile
-      comparison, or an operation that isn't evaluated in float64.
+      comparison, an operation that isn't evaluated in float64, a program in a narrow dtype.
   """
   largest = max((float(np.max(np.abs(w[0]), initial=0.0)) for w in want), default=0.0)
   differences = []

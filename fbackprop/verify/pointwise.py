@@ -82,7 +82,8 @@ def check_maths(
       v.add(Finding("no verdict", check, message=message))
     return None
   v.count(check)
-  may_be_vacuous = bool(values.fragile or values.foreign)
+  is_narrow = not witnesses.is_wide and regime.name != OWN_DTYPE
+  may_be_vacuous = bool(values.fragile or values.foreign or is_narrow)
   if values.foreign and regime.name != OWN_DTYPE:
     v.not_checked.append(
       f"maths in float64 of {', '.join(sorted(set(values.foreign)))}: evaluated in its own dtype, "
@@ -133,6 +134,8 @@ def report_vacuous(
         f"an operation isn't evaluated in float64: {', '.join(sorted(set(values.foreign)))}"
         if values.foreign
         else "rounding decides a comparison here"
+        if values.fragile
+        else "the rule can't be traced in float64"
       )
       name = v.rule.signature.float_names[d.leaf]
       index = tuple(int(i) for i in np.argwhere(d.is_vacuous)[0])
@@ -170,6 +173,8 @@ def report_difference(
     message = "autodiff of the reference is wrong here: the differences agree with the rule"
     if regime.name != "as given":
       kind = "note"  # Nobody called it there.
+  elif judgement.ruling == "inexact":
+    message = "the function is a loop that ends by a tolerance: its slope isn't known more closely"
   elif judgement.ruling == "undefined":
     message = "neither autodiff nor the differences are finite here"
   key = f"{kind} {name}" if kind == "fail" else f"{kind} {check} {name} {judgement.ruling}"
