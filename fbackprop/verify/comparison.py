@@ -57,20 +57,20 @@ def spread(samples: np.ndarray) -> np.ndarray:
   if samples.shape[0] == 1:
     return np.zeros(samples.shape[1:])
   with np.errstate(all="ignore"):
-    moved = samples[1:] - samples[:1]
-    largest = float(np.max(np.abs(moved), initial=0.0, where=np.isfinite(moved)))
-    scale = 2.0 ** np.frexp(largest)[1] if largest > 0 else 1.0  # Squares must not underflow.
-    squares = ((moved / scale) ** 2).mean(0)
-    pooled = np.ones(())
-    if squares.ndim and squares.size:
-      mean = squares.mean()
-      if 0 < mean < np.inf:
-        pooled = mean
-        for axis in range(squares.ndim):
-          others = tuple(a for a in range(squares.ndim) if a != axis)
-          pooled = pooled * (squares.mean(others, keepdims=True) / mean)
-        squares = np.maximum(squares, pooled)
-  return np.asarray(scale * np.sqrt(squares))
+    moved = np.abs(samples[1:] - samples[:1])
+    # Squares must not underflow: neither beside a larger entry, nor all of them.
+    own = moved.max(0)
+    own = np.asarray(own * np.sqrt(((moved / np.where(own > 0, own, 1.0)) ** 2).mean(0)))
+    largest = float(np.max(own, initial=0.0, where=np.isfinite(own)))
+    squares = (own / largest) ** 2 if largest > 0 else np.zeros(())
+    mean = squares.mean() if squares.ndim and squares.size else 0.0
+    if not 0 < mean < np.inf:
+      return own
+    pooled = mean
+    for axis in range(squares.ndim):
+      others = tuple(a for a in range(squares.ndim) if a != axis)
+      pooled = pooled * (squares.mean(others, keepdims=True) / mean)
+    return np.maximum(own, largest * np.sqrt(pooled))
 
 
 def compare(
