@@ -42,8 +42,9 @@ def test_right_rules_pass(case):
 
 
 PLANTED = Case(
-  "float32", "plain", "tanh", "none", (2, 3, 1), 5, "pair", "none", False, False, "plain", 3
-)
+  "float32", "plain", "tanh", "none", (2, 3, 1), 5, "pair", "none", False, False, "plain",
+  "arguments", 3,
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("form", ["pair", "custom_vjp"])

@@ -180,3 +180,97 @@ def test_the_axis_of_examples_is_found(f, args, leaves):
   rule, outputs = rule_of(f, None, signature, own)
   found = find_batch(rule, as_numpy(own), outputs)
   assert (None if found is None else set(found)) == leaves
+
+
+# --- What only the function asks ------------------------------------------------------------------
+
+
+def masked_loss(z, labels):
+  """Rows with a negative label are ignored."""
+  mask = labels >= 0
+  rows = jnp.arange(labels.size), jnp.where(mask, labels, 0)
+  return jnp.where(mask, -jax.nn.log_softmax(z)[rows], 0.0).sum()
+
+
+def test_an_order_of_integers():
+  def masked_vjp(z, labels, is_masked):
+    def pull(y_bar):
+      z_bar = y_bar * (jax.nn.softmax(z) - jax.nn.one_hot(labels, z.shape[1]))
+      return jnp.where(is_masked & (labels < 0)[:, None], 0.0, z_bar), None
+
+    return masked_loss(z, labels), pull
+
+  right = vjp(masked_loss, X, LABELS, f_vjp=functools.partial(masked_vjp, is_masked=True))
+  assert right.verdict == "pass", right.table()
+  assert "some integers -1" in right.regimes
+  wrong = vjp(masked_loss, X, LABELS, f_vjp=functools.partial(masked_vjp, is_masked=False))
+  assert wrong.findings[0].regime == "some integers -1"
+
+
+def test_a_count_that_only_the_function_compares():
+  def warmed_up(x, step):
+    return jnp.where(step > 100, jnp.sin(x), x)
+
+  def rule(x, step):
+    return warmed_up(x, step), lambda y_bar: (y_bar, None)
+
+  report = vjp(warmed_up, X, jnp.array(5), f_vjp=rule)
+  assert report.findings[0].regime == "some integers 101"
+
+
+def test_a_bend_that_only_the_function_has():
+  """The forward pass of the rule doesn't know it: no comparison of the rule tells of it."""
+
+  def bent(x):
+    return jnp.where(jnp.abs(x - 300.0) < 0.5, 2 * x, x)
+
+  def straight(x):
+    return x, lambda y_bar: (y_bar,)
+
+  report = vjp(bent, X, f_vjp=straight)
+  assert report.verdict == "fail"
+  assert report.findings[0].regime == "lt below, for the first time"
+
+
+# --- Loops and branches through which each point goes its own way -------------------------------
+
+
+def test_differences_over_a_loop_whose_turns_differ():
+  """Newton's method for a root, from 1: at zero it ends before it is there."""
+
+  def root(a):
+    def is_far(y):
+      return (jnp.abs(y * y - a) > 1e-6 * (1 + a)).any()
+
+    return jax.lax.while_loop(is_far, lambda y: 0.5 * (y + a / y), jnp.ones_like(a))
+
+  def root_vjp(a):
+    y = root(a)
+    return y, lambda y_bar: (y_bar / (2 * y),)
+
+  a = jnp.abs(X[0]) + 0.5
+  right = vjp(root, a, f_vjp=root_vjp)
+  assert right.verdict == "pass", right.table()
+
+  def wrong_vjp(a):
+    y = root(a)
+    return y, lambda y_bar: (y_bar / y,)
+
+  assert vjp(root, a, f_vjp=wrong_vjp).verdict == "fail"
+
+
+def test_differences_over_a_branch_that_each_point_takes_for_itself():
+  """At the kink of a cond, differences see both sides."""
+
+  def hinge(x):
+    return jax.lax.cond(x > 0, lambda x: 3 * x, lambda x: x, x)
+
+  def of(slope):
+    return lambda x: (
+      hinge(x),
+      lambda y_bar: (jnp.where(x == 0, slope, jnp.where(x > 0, 3.0, 1.0)) * y_bar,),
+    )
+
+  zero = jnp.zeros(())
+  assert vjp(hinge, zero, f_vjp=of(2.0)).verdict == "pass"  # Between its sides.
+  assert vjp(hinge, zero, f_vjp=of(4.0)).verdict == "fail"

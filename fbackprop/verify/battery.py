@@ -35,8 +35,8 @@ def check_regimes(v: Verification, witnesses: Witnesses) -> None:
   if batch is None:
     v.not_checked.append("other sizes of a batch: no axis of examples was found")
     return
-  sizes = batch_regimes(signature, v.leaves, batch, v.level, v.seed)
-  for regime in sizes[::2] if v.is_large else sizes:
+  level = "large" if v.is_large else v.level
+  for regime in batch_regimes(signature, v.leaves, batch, level, v.seed):
     if v.has_failed:
       return
     check_batch(v, regime)
@@ -56,7 +56,8 @@ def check_batch(v: Verification, regime: Regime) -> None:
   own = v.rule.signature.in_own_dtypes(regime.leaves)
   try:
     outputs = jax.tree.leaves(jax.eval_shape(v.rule.forward, *own))
-  except Exception:
+  except Exception as error:
+    v.not_checked.append(f"{regime.name}: f raises {type(error).__name__}")
     return
   y_bar = v.draw(outputs, 1)
   try:
@@ -81,16 +82,16 @@ def check_branches(v: Verification, witnesses: Witnesses) -> None:
   if v.has_failed:
     return
   coverage = Coverage(witnesses)
-  coverage.look([*v.leaves, *v.y_bar])
+  coverage.look(v.leaves, v.y_bar)
   for regime in (r for r in v.regimes() if not r.only_finite):
-    coverage.look([*regime.leaves, *(b * regime.loss_scale for b in v.y_bar)])
+    coverage.look(regime.leaves, [b * regime.loss_scale for b in v.y_bar])
   most = MOST_SITES["large" if v.is_large else v.level]
   points, left = search(coverage, v.leaves, v.y_bar, most)
   for name, leaves, y_bar in points:
     if not v.has_failed:
       check_point(v, witnesses, Regime(name, leaves), y_bar)
   for name in coverage.one_sided_integers:
-    v.not_checked.append(f"the other side of a comparison of integers: {name}")
+    v.not_checked.append(f"branches: the other side of a comparison of integers, {name}")
   if coverage.seen:
     v.counts["branches"] = 2 * len(coverage.seen) - left
     v.details["branches"] = f"of {2 * len(coverage.seen)} sides of comparisons"

@@ -1,9 +1,10 @@
-"""Inputs that put values on both sides of each comparison of the rule.
+"""Inputs that put values on both sides of each comparison of the rule and of the function.
 
-A clip that no random gradient reaches, a mask for x > 3, a branch for one label: where a rule takes
-another way, it may be wrong there alone. The traced program shows every comparison in it. Those
-that came out one way in all regimes are looked for from the other side: by scaling, and by Newton
-steps along the gradient of the difference of the two sides.
+A clip that no random gradient reaches, a mask for x > 3, a branch for one label: where a rule or
+the function takes another way, the rule may be wrong there alone. The traced programs show every
+comparison in them. Those that came out one way in all regimes are looked for from the other side:
+by scaling, and by Newton steps along the gradient of the difference of the two sides. Integers are
+set to the numbers that the function compares them with, and to those beside.
 """
 
 import contextlib
@@ -38,10 +39,17 @@ def is_index_check(name: str, bound: np.ndarray) -> bool:
 
 
 class Coverage:
-  """Which outcomes every comparison has had."""
+  """Which outcomes every comparison has had.
+
+  A place begins with the program that it is in: 0 is the rule, 1 autodiff of the function, which
+  goes through the function's own comparisons.
+  """
 
   def __init__(self, witnesses: Witnesses) -> None:
-    self.witnesses = witnesses
+    self.signature = witnesses.signature
+    self.programs = [witnesses.rule]
+    if witnesses.truth is not None:
+      self.programs.append(witnesses.truth)
     self.seen: dict[Place, set[str]] = {}
     self.names: dict[Place, str] = {}
     self.integers: set[int] = set()
@@ -56,6 +64,10 @@ class Coverage:
         self.integers |= {int(v) for v in (b if b.size == 1 else a).reshape(-1)}
       elif name in ORDERS and a.dtype.kind in "iu" and not is_index_check(name, b):
         self.names[place] = name
+        if place[0] == 1 and len(place) == 2 and 1 in (a.size, b.size):
+          # Where the function itself asks, both answers are in its domain.
+          bound = int((b if b.size == 1 else a).reshape(-1)[0])
+          self.integers |= {bound - 1, bound, bound + 1}
         outcomes = np.unique(ORDERS[name](a, b)).tolist()
         self.integer_outcomes.setdefault(place, set()).update(outcomes)
       return
@@ -73,10 +85,15 @@ class Coverage:
         outcomes.add(outcome)
         self.fresh = True
 
-  def look(self, inputs: Sequence[Any]) -> bool:
-    """Evaluates the rule at a point; whether a comparison came out as it never had before."""
+  def look(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> bool:
+    """Evaluates both programs at a point; whether a comparison came out as it never had before."""
     self.fresh = False
-    Evaluator(self.witnesses.signature.working, watch=self.watch).run(self.witnesses.rule, inputs)
+    for i, program in enumerate(self.programs):
+
+      def watch(place: Place, *sides: Any, i: int = i) -> None:
+        self.watch((i, *place), *sides)
+
+      Evaluator(self.signature.working, watch=watch).run(program, [*leaves, *y_bar])
     return self.fresh
 
   @property
@@ -109,14 +126,15 @@ def search(
   points: list[Point] = []
 
   def try_point(name: str, own: Leaves, bars: list[np.ndarray]) -> None:
-    if coverage.look([*own, *bars]):
+    if coverage.look(own, bars):
       points.append((name, own, bars))
 
   if coverage.one_sided:
     for factor in SCALES:
       try_point(f"cotangent times {factor:g}", leaves, [b * factor for b in y_bar])
-  for value in sorted(coverage.integers)[:8]:
+  for value in sorted(coverage.integers)[:12]:
     own = [with_value(x, value) if is_label(x) else x for x in leaves]
+    coverage.look(own, y_bar)
     points.append((f"some integers {value}", own, y_bar))
   for number in sorted(coverage.floats)[:8]:
     own = [with_value(x, number) if is_free(x) else x for x in leaves]
@@ -129,7 +147,8 @@ def search(
       continue  # Found meanwhile.
     tried += 1
     name = f"{coverage.names[place]} {side}, for the first time"
-    found = cross(coverage.witnesses, place, [*leaves, *y_bar], side)
+    inputs = [*leaves, *y_bar]
+    found = cross(coverage.programs[place[0]], coverage.signature.working, place[1:], inputs, side)
     if found is not None:
       try_point(name, found[: len(leaves)], found[len(leaves) :])
   return points, len(coverage.one_sided)
@@ -137,7 +156,7 @@ def search(
 
 def is_outermost(coverage: Coverage, place: Place) -> bool:
   """Whether a comparison isn't inside a loop: those are left to scaling and to chance."""
-  return len(place) == 1 or (len(place) == 2 and coverage.names[place] == "clamp")
+  return len(place) == 2 or (len(place) == 3 and coverage.names[place] == "clamp")
 
 
 def is_label(x: Any) -> bool:
@@ -157,14 +176,14 @@ def with_value(x: Any, value: float) -> Any:
 
 
 def cross(
-  witnesses: Witnesses, place: Place, inputs: list[Any], side: str
+  own_program: core.ClosedJaxpr, working: Any, place: Place, inputs: list[Any], side: str
 ) -> list[np.ndarray] | None:
   """Moves the inputs until one entry of a comparison is on the other side; None if that fails."""
   try:
-    program, moving = gap_and_gradient(witnesses.rule, place)
+    program, moving = gap_and_gradient(own_program, place)
   except Exception:  # A rule that can't be differentiated can't be searched so.
     return None
-  evaluator = Evaluator(witnesses.signature.working)
+  evaluator = Evaluator(working)
   sign = 1.0 if side == "above" else -1.0
   point = list(inputs)
   gap = evaluator.run(program, [*point, np.zeros(program.in_avals[-1].shape)])[0][0]

@@ -31,6 +31,8 @@ from fbackprop.verify.primitives import Samples, digits, is_float, rounded
 
 # How many times its spread a difference may be and count as fragile.
 FRAGILE = 4.0
+# A loop that turns more often has no result: outside of what it is meant for it may never end.
+MOST_TURNS = 4_000
 # Random numbers are taken from one pool, each time from another place: to draw them anew for every
 # operation would take longer than the operation.
 POOL = np.random.default_rng(0).uniform(-1.0, 1.0, 1 << 20).astype(np.float32)
@@ -91,6 +93,7 @@ class Evaluator:
     self.rng = np.random.default_rng(noise.seed if noise else 0)
     self.fragile = 0
     self.foreign: list[str] = []
+    self.are_points = False
 
   def run(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
     """The results, each with an axis of samples in front.
@@ -103,7 +106,8 @@ class Evaluator:
       return self.evaluate(program, [lifted(a) for a in arguments], ())
 
   def run_stacked(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
-    """The same for arguments that have the axis already: one sample for each point."""
+    """The same for arguments that have the axis already: each sample is a point of its own."""
+    self.are_points = True
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(arguments), ())
 
@@ -147,8 +151,7 @@ class Evaluator:
     if name == "while":
       return self.loop(params, inputs, place)
     if name == "cond":
-      branch = int(np.clip(inputs[0][0], 0, len(params["branches"]) - 1))
-      return self.evaluate(params["branches"][branch], inputs[1:], (*place, branch))
+      return self.cond(params["branches"], inputs, place)
     if self.watch is not None:
       self.show(name, params, inputs, place)
     if name in primitives.EXACT:
@@ -293,8 +296,24 @@ class Evaluator:
     out_avals = params["jaxpr"].out_avals[params["num_carry"] :]
     return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
 
+  def cond(
+    self, branches: Sequence[Any], inputs: list[Any], place: tuple[Any, ...]
+  ) -> list[Samples]:
+    """`lax.cond` and `lax.switch`; the unperturbed sample decides, but each point for itself."""
+    index = np.clip(inputs[0], 0, len(branches) - 1)
+    taken = np.unique(index if self.are_points else index[:1])
+    results = [self.evaluate(branches[b], inputs[1:], (*place, int(b))) for b in taken]
+    found = results[0]
+    for b, other in zip(taken[1:], results[1:], strict=True):
+      found = [held(index == b, *pair) for pair in zip(other, found, strict=True)]
+    return found
+
   def loop(self, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """`lax.while_loop`; the unperturbed sample says how often."""
+    """`lax.while_loop`.
+
+    The unperturbed sample says how often, for all that are near it; but each point turns as often
+    as it has to, up to some more turns than the first of them: beyond, it has no result.
+    """
     cond_end = params["cond_nconsts"]
     body_end = cond_end + params["body_nconsts"]
     cond_consts, body_consts, carry = (
@@ -302,15 +321,24 @@ class Evaluator:
       inputs[cond_end:body_end],
       inputs[body_end:],
     )
+    turns = extra = 0
     while True:
       (goes_on,) = self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))
-      mask = np.asarray(goes_on[0])  # Under vmap each lane stands still when it is done.
+      mask = np.asarray(goes_on)
+      if not self.are_points:
+        mask = mask[:1]
       if not mask.any():
         return carry
+      if mask[0].any():
+        turns += 1
+      else:
+        extra += 1
+      if turns > MOST_TURNS or extra > 10 + turns:
+        return [without_result(mask, x) for x in carry]
       moved = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
-      carry = (
-        moved if mask.ndim == 0 else [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
-      )
+      if not mask.all():  # Points, and lanes of vmap, stand still when they are done.
+        moved = [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
+      carry = moved
 
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
@@ -411,8 +439,13 @@ def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
-  """The new values where a lane goes on, the old ones elsewhere."""
-  return np.where(mask.reshape(1, *mask.shape, *(1,) * (new.ndim - 1 - mask.ndim)), new, old)
+  """The new values where a sample or a lane goes on, the old ones elsewhere."""
+  return np.where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
+
+
+def without_result(mask: np.ndarray, x: Samples) -> Samples:
+  """NaN where a sample or a lane would still go on; integers stay as they are."""
+  return held(mask, np.full_like(x, np.nan), x) if is_real(x) else x
 
 
 def stacked(rows: list[Any], aval: Any) -> Samples:

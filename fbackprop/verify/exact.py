@@ -215,14 +215,18 @@ def check_donation(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding]:
   ]
 
 
-def check_unchanged(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding]:
-  """NumPy arguments, strided ones, are as they were after the call."""
+def check_unchanged(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding] | None:
+  """NumPy arguments, strided ones, are as they were after the call.
+
+  Returns:
+    None if the rule doesn't take them: arrays of JAX can't be changed.
+  """
   views = [strided(x) if is_float(x.dtype) and x.size else x for x in leaves]
   before = [np.array(v) if isinstance(v, np.ndarray) else v for v in views]
   try:
     rule.both(views, y_bar)
-  except Exception:  # A rule may need arrays of JAX.
-    return []
+  except Exception:  # Whatever it raises.
+    return None
   for name, view, old in zip(rule.signature.names, views, before, strict=True):
     if isinstance(view, np.ndarray) and not np.array_equal(view, old, equal_nan=True):
       message = f"the call has changed its argument {name}"

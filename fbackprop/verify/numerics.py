@@ -25,6 +25,7 @@ class Rounding(NamedTuple):
     leaf, index: of that largest sigma.
     got, want, deviation: of that entry; `deviation` is one standard deviation.
     wrong, size: how many entries of the leaf are beyond `MOST_SIGMAS`, and of how many.
+    unbounded: how many can't be judged: their deviation is no number, or exceeds the leaf.
   """
 
   ulp: float
@@ -36,6 +37,7 @@ class Rounding(NamedTuple):
   deviation: float
   wrong: int
   size: int
+  unbounded: int
 
 
 def working_noise(working: Any, samples: int, seed: int) -> Noise:
@@ -90,6 +92,7 @@ def measure(
         float(deviation[index]),
         int((sigma > MOST_SIGMAS * allowance).sum()),
         sigma.size,
+        int((judged & ~(deviation <= max(largest, 16 * float(limits.tiny)))).sum()),
       )
     )
   return found

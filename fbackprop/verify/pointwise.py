@@ -10,6 +10,7 @@ import numpy as np
 from fbackprop.verify import exact
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.comparison import Difference, compare
+from fbackprop.verify.evaluation import MOST_TURNS
 from fbackprop.verify.explaining.causes import find_cause
 from fbackprop.verify.findings import Finding
 from fbackprop.verify.judging import confirm, judge
@@ -78,7 +79,10 @@ def check_maths(
   values = evaluate(witnesses, regime.leaves, bars, v.noise())
   if not all(np.isfinite(y[0]).all() for y in values.y_want):
     if regime.name == "as given":
-      message = "f isn't finite at these arguments: there is no gradient to compare with"
+      message = (
+        "f isn't finite at these arguments, or goes round a loop more than "
+        f"{MOST_TURNS:,} times: there is no gradient to compare with"
+      )
       v.add(Finding("no verdict", check, message=message))
     return None
   v.count(check)

@@ -17,8 +17,13 @@ from fbackprop.verify.arguments import Leaves, Signature
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rules import Rule
 
-# Sizes of a batch: none, one, two, three, a prime, the edges of tiles of 8, 16, 32 and 128.
-SIZES = {"quick": (1,), "standard": (0, 1, 2, 3, 13, 33), "deep": (0, 1, 2, 3, 7, 13, 16, 33, 131)}
+# Sizes of a batch: none, one, two, three, primes beyond the edges of tiles of 8 to 128.
+SIZES = {
+  "quick": (1,),
+  "large": (1, 13),
+  "standard": (0, 1, 2, 3, 13, 131),
+  "deep": (0, 1, 2, 3, 7, 13, 16, 33, 131, 257),
+}
 
 
 class Regime(NamedTuple):

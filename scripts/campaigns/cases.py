@@ -25,6 +25,8 @@ LOSSES = (
 )  # fmt: skip
 REGIMES = ("plain", "zeros", "ties", "zero bias", "small", "large", "at rest")
 FORMS = ("pair", "custom_vjp")
+# Of a loss, its targets and weights: arguments, held constant by a stop_gradient, or no arguments.
+CONSTANTS = ("arguments", "closed over")
 
 
 class Case(NamedTuple):
@@ -41,6 +43,7 @@ class Case(NamedTuple):
   weighted: bool
   dropout: bool
   structure: str
+  constants: str
   seed: int
 
 
@@ -57,6 +60,7 @@ cases = st.builds(
   weighted=st.booleans(),
   dropout=st.booleans(),
   structure=st.sampled_from(["plain", "plain", "skip", "repeat", "remat"]),
+  constants=st.sampled_from(CONSTANTS),
   seed=st.integers(0, 2**31 - 1),
 )
 
@@ -77,9 +81,13 @@ def build(case: Case) -> Call:
   else:
     loss = getattr(fb, case.loss.partition(" ")[0])
     targets = targets_of(case, rng)
-    f, f_vjp = mean_loss_of(net, loss, case.weighted)
     weights = (jnp.asarray(rng.uniform(0.5, 2.0, case.n), case.dtype),) if case.weighted else ()
-    args = (params, x, targets, *weights, *key)
+    f, f_vjp = mean_loss_of(net, loss, case.weighted)
+    if case.constants == "closed over":
+      f, f_vjp = closed_over(f, f_vjp, (targets, *weights))
+      args = (params, x, *key)
+    else:
+      args = (params, x, targets, *weights, *key)
   if case.form == "pair":
     return f, args, f_vjp
   return carried(f, f_vjp), args, None
@@ -171,6 +179,33 @@ def mean_loss_of(
     return value, pull
 
   return mean_loss, mean_loss_vjp
+
+
+def closed_over(
+  f: Callable[..., Any], f_vjp: Callable[..., Any], constants: tuple[Any, ...]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+  """The same of params, x and the key alone."""
+
+  def closed(params: Any, x: Any, *key: Any) -> Any:
+    return f(params, x, *constants, *key)
+
+  def closed_vjp(params: Any, x: Any, *key: Any) -> Any:
+    y, pull = f_vjp(params, x, *constants, *key)
+
+    def closed_pull(y_bar: Any) -> Any:
+      params_bar, x_bar, *rest = pull(y_bar)
+      return params_bar, x_bar, *rest[len(constants) :]
+
+    return y, closed_pull
+
+  return closed, closed_vjp
+
+
+def holds_floats(case: Case) -> bool:
+  """Whether float arguments are held constant: differences see through a stop_gradient."""
+  has_labels = case.loss in ("softmax_cross_entropy", "hinge")
+  is_held = case.loss != "none" and case.constants == "arguments"
+  return is_held and (case.weighted or not has_labels)
 
 
 def held(leaf: Any) -> Any:
