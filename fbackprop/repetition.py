@@ -1,5 +1,7 @@
 """Depth that costs less: `repeat` compiles one block for many copies, `remat` keeps inputs only."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -55,6 +57,13 @@ def repeat(layer: Layer, n: int) -> Layer:
     check_stacked(params, n)
     check_optional_key("repeat", key)
     keys = None if key is None or not layer.draws else jax.random.split(key, n)
+    shared, step = forward_step(signature((params, x, keys)))
+    y, stacks = jax.lax.scan(step, x, (params, keys), length=n)
+    return y, shared.put_back(stacks)
+
+  # Outside of jit a loop is compiled anew for each new function, and not for one that was met.
+  @functools.cache
+  def forward_step(inputs: Any) -> tuple[Shared, Any]:
     shared = Shared()
 
     def step(x: Array, own: Any) -> tuple[Array, Any]:
@@ -63,21 +72,26 @@ def repeat(layer: Layer, n: int) -> Layer:
       check_same("repeat", ("x", "y, the output of the repeated layer,"), x, y)
       return y, shared.take_out(residuals)
 
-    y, stacks = jax.lax.scan(step, x, (params, keys), length=n)
-    return y, shared.put_back(stacks)
+    return shared, step
 
   def repeat_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
     check_stacked(params, n)
     shared = Shared()
     stacks = shared.take_out(residuals)
+    step = backward_step(shared.structure, tuple(shared.places))
+    x_bar, params_bar = jax.lax.scan(step, y_bar, (params, stacks), length=n, reverse=True)
+    return params_bar, x_bar
+
+  @functools.cache
+  def backward_step(structure: Any, places: tuple[int, ...]) -> Any:
+    shared = Shared(structure, places)
 
     def step(y_bar: Array, own: Any) -> tuple[Array, Params]:
       own_params, own_stacks = own
       own_bar, x_bar = layer.backward(own_params, shared.put_back(own_stacks), y_bar)
       return x_bar, own_bar
 
-    x_bar, params_bar = jax.lax.scan(step, y_bar, (params, stacks), length=n, reverse=True)
-    return params_bar, x_bar
+    return step
 
   return Layer(
     "repeat",
@@ -90,8 +104,17 @@ def repeat(layer: Layer, n: int) -> Layer:
   )
 
 
+def signature(tree: Any) -> Any:
+  """What a loop over these arrays is compiled for."""
+  leaves, structure = jax.tree.flatten(tree)
+  return structure, tuple((leaf.shape, leaf.dtype, jax.typeof(leaf).weak_type) for leaf in leaves)
+
+
 class Shared:
   """Which leaves of a tree are one and the same array, so that a loop carries each of them once."""
+
+  def __init__(self, structure: Any = None, places: Sequence[int] = ()) -> None:
+    self.structure, self.places = structure, places
 
   def take_out(self, tree: Any) -> list[Array]:
     """The distinct leaves; where each of them stands in the tree is remembered."""

@@ -10,8 +10,6 @@ import numpy as np
 SPREADS = 12.0
 # A bound is vacuous if it exceeds this share of what it bounds.
 VACUOUS = 1e-3
-# A leaf smaller than this share of the largest one is zero but for rounding.
-ZERO = 2.0**-40
 # Below this float64 itself flushes to zero.
 FLOOR = 1e-290
 
@@ -97,8 +95,11 @@ def compare(
       error = np.abs(g[0] - w[0])
       both = np.isfinite(g[0]) & np.isfinite(w[0])
       is_wrong = np.where(both, error > bound, ~same_non_finite(g[0], w[0]))
+      # A leaf that is zero but for rounding is as small as it should be.
       own = float(np.max(np.abs(w[0]), initial=0.0))
-      scale = max(own, ZERO * largest)
+      scale = (
+        own if own > float(np.max(bound, initial=0.0)) else max(largest, 1e3 * FLOOR / VACUOUS)
+      )
       is_vacuous = np.isnan(bound) | np.isinf(bound)
       if may_be_vacuous:
         is_vacuous |= bound > VACUOUS * scale

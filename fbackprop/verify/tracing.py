@@ -7,7 +7,8 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from fbackprop.verify.evaluation import bind, inner_program
+from fbackprop.verify.evaluation import bind, constant_key, inner_program
+from fbackprop.verify.primitives import is_float
 
 # What carries a rule of its own for differentiation, and is kept where autodiff must see it.
 RULES = {"custom_jvp_call"}
@@ -56,6 +57,16 @@ def bodies(equation: Any) -> list[core.ClosedJaxpr]:
   """The programs inside a loop or a branch."""
   found = [equation.params[key] for key in BODIES.get(equation.primitive.name, ())]
   return [body for one in found for body in (one if isinstance(one, tuple) else (one,))]
+
+
+def float_constants(program: core.ClosedJaxpr) -> set[Any]:
+  """The `constant_key` of every float that stands in a program, or in a program inside it."""
+  literals = [a for e in program.jaxpr.eqns for a in e.invars if isinstance(a, core.Literal)]
+  values = [*program.consts, *(a.val for a in literals)]
+  found = {constant_key(v) for v in values if is_float(getattr(v, "dtype", type(v)))}
+  for equation in program.jaxpr.eqns:
+    found.update(*(float_constants(body) for body in bodies(equation)))
+  return found
 
 
 # Called with an equation, its inputs, its place and the comparisons before it; None to leave it be.

@@ -21,6 +21,7 @@ from fbackprop.verify.tracing import (
   carries_rule,
   evaluate_flat,
   flat,
+  float_constants,
   sources,
   trace,
   without_rules,
@@ -44,6 +45,8 @@ class Witnesses(NamedTuple):
     first_to_last: the float leaves in the order of the backward pass.
     truth_missing: why there is no A.
     has_rule: whether f carries a custom rule somewhere.
+    known: constants of U and A alike, such as what a function is closed over: they are data. Where
+      the programs are narrow, another constant may be a number that was rounded.
   """
 
   signature: Any
@@ -55,12 +58,13 @@ class Witnesses(NamedTuple):
   first_to_last: list[int]
   truth_missing: str = ""
   has_rule: bool = False
+  known: frozenset[Any] = frozenset()
 
   def evaluator(self, noise: Noise | None) -> Evaluator:
     """What evaluates the programs of these arguments."""
     if noise is not None and not self.is_wide:
       noise = noise._replace(constants=CONSTANTS.get(digits(self.signature.working), 0.0))
-    return Evaluator(self.signature.working, noise)
+    return Evaluator(self.signature.working, noise, known=self.known)
 
 
 def gather_witnesses(
@@ -98,8 +102,11 @@ def gather_witnesses(
   places = sources(forward)
   order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
   with_rule = carries_rule(jax.make_jaxpr(rule.forward)(*map(jnp.asarray, leaves)))
+  known: frozenset[Any] = frozenset()
+  if truth is not None and not is_wide:
+    known = frozenset(float_constants(program) & float_constants(truth))
   return Witnesses(
-    rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule
+    rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule, known
   )
 
 

@@ -184,13 +184,16 @@ def mean_loss_of(
 def closed_over(
   f: Callable[..., Any], f_vjp: Callable[..., Any], constants: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """The same of params, x and the key alone."""
+  """The same of params, x and the key alone, constants as wide as x."""
+
+  def own(x: Any) -> Any:
+    return (c.astype(x.dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c for c in constants)
 
   def closed(params: Any, x: Any, *key: Any) -> Any:
-    return f(params, x, *constants, *key)
+    return f(params, x, *own(x), *key)
 
   def closed_vjp(params: Any, x: Any, *key: Any) -> Any:
-    y, pull = f_vjp(params, x, *constants, *key)
+    y, pull = f_vjp(params, x, *own(x), *key)
 
     def closed_pull(y_bar: Any) -> Any:
       params_bar, x_bar, *rest = pull(y_bar)
