@@ -67,7 +67,7 @@ def run_chunk(chunk: int) -> dict[str, Any]:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-  drawn = []
+  drawn: list[Any] = []
 
   @hypothesis.seed(chunk)
   @hypothesis.settings(

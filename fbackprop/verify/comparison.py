@@ -97,9 +97,8 @@ def compare(
       is_wrong = np.where(both, error > bound, ~same_non_finite(g[0], w[0]))
       # A leaf that is zero but for rounding is as small as it should be.
       own = float(np.max(np.abs(w[0]), initial=0.0))
-      scale = (
-        own if own > float(np.max(bound, initial=0.0)) else max(largest, 1e3 * FLOOR / VACUOUS)
-      )
+      is_zero = own <= float(np.max(bound, initial=0.0))
+      scale = max(largest, 2 * FLOOR / VACUOUS) if is_zero else own
       is_vacuous = np.isnan(bound) | np.isinf(bound)
       if may_be_vacuous:
         is_vacuous |= bound > VACUOUS * scale

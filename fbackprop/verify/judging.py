@@ -238,9 +238,9 @@ def confirm(
     kinks, or the differences aren't finite.
   """
   rng = np.random.default_rng([seed, 2])
-  # In a narrow program the constants of the slope are rounded, as 1/√(2π) is: the function's aren't.
-  rounding = 0.0 if witnesses.is_wide else 64 * CONSTANTS[digits(witnesses.signature.working)]
-  tolerance = max(DIFFERENCE_TOLERANCE, rounding)
+  # A narrow program rounds constants of the slope, as 1/√(2π), that the function doesn't have.
+  unit = 0.0 if witnesses.is_wide else CONSTANTS.get(digits(witnesses.signature.working), 0.0)
+  tolerance = max(DIFFERENCE_TOLERANCE, 64 * unit)
   shown: tuple[bool | None, float, float] = (None, 0.0, 0.0)
   for _ in range(4):
     direction = random_direction(rng, witnesses, leaves)
