@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
   found = json.loads(options.json.read_text()) if options.json.exists() else {"chunks": {}}
   missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
   spawn = multiprocessing.get_context("spawn")
-  with ProcessPoolExecutor(options.workers, spawn, max_tasks_per_child=40) as pool:
+  with ProcessPoolExecutor(options.workers, spawn, max_tasks_per_child=8) as pool:
     jobs = {pool.submit(run_chunk, i): i for i in missing}
     for job in as_completed(jobs):
       found["chunks"][str(jobs[job])] = job.result()

@@ -78,7 +78,7 @@ class Evaluator:
     working: the floating dtype that the program's user works in. A cast to it, or to a wider one,
       is exact here; a cast to a narrower one rounds.
     noise: None for one unperturbed sample.
-    known: `constant_key` of those constants that are what they are.
+    known: `constant_key` of the arrays that are what they are.
     watch: called with the place, the primitive and both sides of every comparison of floats.
   """
 
@@ -178,7 +178,7 @@ class Evaluator:
     x = lifted(value)
     if self.noise is None or not self.noise.constants or not is_real(x):
       return x
-    if constant_key(value) in self.known:
+    if x.size > 1 and constant_key(value) in self.known:
       return x
     if x.size == 1:
       fraction = np.frexp(x)[0] * 2.0 ** min(11, self.digits // 2)

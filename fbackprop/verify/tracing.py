@@ -59,14 +59,9 @@ def bodies(equation: Any) -> list[core.ClosedJaxpr]:
   return [body for one in found for body in (one if isinstance(one, tuple) else (one,))]
 
 
-def float_constants(program: core.ClosedJaxpr) -> set[Any]:
-  """The `constant_key` of every float that stands in a program, or in a program inside it."""
-  literals = [a for e in program.jaxpr.eqns for a in e.invars if isinstance(a, core.Literal)]
-  values = [*program.consts, *(a.val for a in literals)]
-  found = {constant_key(v) for v in values if is_float(getattr(v, "dtype", type(v)))}
-  for equation in program.jaxpr.eqns:
-    found.update(*(float_constants(body) for body in bodies(equation)))
-  return found
+def data_of(program: core.ClosedJaxpr) -> set[Any]:
+  """The `constant_key` of every array of floats that a program is closed over."""
+  return {constant_key(c) for c in program.consts if is_float(c.dtype) and c.size > 1}
 
 
 # Called with an equation, its inputs, its place and the comparisons before it; None to leave it be.

@@ -19,9 +19,9 @@ from fbackprop.verify.primitives import digits, is_float
 from fbackprop.verify.rules import Rule, first_line
 from fbackprop.verify.tracing import (
   carries_rule,
+  data_of,
   evaluate_flat,
   flat,
-  float_constants,
   sources,
   trace,
   without_rules,
@@ -45,8 +45,8 @@ class Witnesses(NamedTuple):
     first_to_last: the float leaves in the order of the backward pass.
     truth_missing: why there is no A.
     has_rule: whether f carries a custom rule somewhere.
-    known: constants of U and A alike, such as what a function is closed over: they are data. Where
-      the programs are narrow, another constant may be a number that was rounded.
+    known: arrays that U and A are both closed over: they are data. Where the programs are narrow,
+      another constant may be a number that was rounded.
   """
 
   signature: Any
@@ -104,7 +104,7 @@ def gather_witnesses(
   with_rule = carries_rule(jax.make_jaxpr(rule.forward)(*map(jnp.asarray, leaves)))
   known: frozenset[Any] = frozenset()
   if truth is not None and not is_wide:
-    known = frozenset(float_constants(program) & float_constants(truth))
+    known = frozenset(data_of(program) & data_of(truth))
   return Witnesses(
     rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule, known
   )
