@@ -112,8 +112,8 @@ def introduction(results: Results) -> Iterator[str]:
   )
   yield from paragraph(
     "A cell is *pass*, *no verdict* (a bound says nothing), *fail*, or *oracle fault* (the rule is "
-    "right and autodiff of the reference is wrong); — is "
-    "not applicable, or not verified yet."
+    "right and autodiff of the reference is wrong); — is not applicable"
+    f"{', or not verified yet' if left else ''}."
   )
 
 
