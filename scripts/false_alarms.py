@@ -17,7 +17,6 @@ import os
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
   found = json.loads(options.json.read_text()) if options.json.exists() else {"chunks": {}}
   missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
   spawn = multiprocessing.get_context("spawn")
-  with ProcessPoolExecutor(options.workers, spawn, max_tasks_per_child=8) as pool:
-    jobs = {pool.submit(run_chunk, i): i for i in missing}
-    for job in as_completed(jobs):
-      found["chunks"][str(jobs[job])] = job.result()
+  # What jax compiles stays in memory, so that a process ends after some chunks.
+  with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
+    for i, chunk in pool.imap_unordered(numbered_chunk, missing):
+      found["chunks"][str(i)] = chunk
       found["totals"] = totals(found["chunks"])
       write_whole(options.json, json.dumps(found, indent=1) + "\n")
       print(line(found["totals"]), flush=True)
@@ -53,6 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
     for alarm in chunk["alarms"]:
       print(json.dumps(alarm))
   return int(found["totals"]["false alarms"] > 0)
+
+
+def numbered_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
+  """A chunk's number and what it gave."""
+  return chunk, run_chunk(chunk)
 
 
 def run_chunk(chunk: int) -> dict[str, Any]:

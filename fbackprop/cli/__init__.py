@@ -16,6 +16,9 @@ from fbackprop.cli.usage import UsageError, hint
 COMMANDS = {
   "circuit": "solve an expression by backpropagation, gate by gate, and draw it",
   "train": "train an MLP, and check its gradients against jax.grad while it learns",
+  "eval": "score a trained model on its test part, or on other rows",
+  "predict": "raw rows in, labels and probabilities out",
+  "info": "what a run was told, how it ended, and what stands in its folder",
   "verify": "verify the hand-written VJP of any function, or this library's own",
 }
 

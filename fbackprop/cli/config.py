@@ -5,14 +5,14 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import tyro
 
 from fbackprop.cli.usage import UsageError, hint
+from fbackprop.train.sources.names import kind_and_path
 from fbackprop.train.stopping import StopRules
 
-DataName = Literal["digits", "sine"]
 ActivationName = Literal[
   "relu", "leaky_relu", "relu6", "hard_tanh", "sigmoid", "tanh", "softplus", "elu", "selu", "gelu",
   "gelu_tanh", "silu", "mish", "identity",
@@ -23,8 +23,21 @@ ActivationName = Literal[
 class TrainConfig:
   """Train an MLP by gradient descent, with our own backward pass, and check it while it learns."""
 
-  data: DataName = "digits"
-  """digits: 1,797 pictures of 8×8 pixels; sine: the function sin x. Each has defaults."""
+  data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "digits"
+  """digits, iris, wine, breast_cancer, diabetes, moons, circles, blobs, spiral, xor, sine, mnist1d,
+  csv:FILE, npz:FILE or idx:DIR (the files of MNIST)."""
+
+  target: tuple[str, ...] = ()
+  """Of a csv file, the column that is learned, or several; of an npz file, the array."""
+
+  task: Literal["auto", "classification", "regression", "multilabel"] = "auto"
+  """What the targets of a csv or npz file are; auto tells it from the values, and says so."""
+
+  standardize: Literal["auto", "on", "off"] = "auto"
+  """Features of mean 0 and deviation 1 in the training part; auto: of tables, not of pixels."""
+
+  test_fraction: float = 0.25
+  """Of the examples, what is tested on, where the data has no test part of its own."""
 
   hidden: tuple[int, ...] = (512,)
   """Widths of the hidden layers; none for a linear model."""
@@ -75,6 +88,12 @@ class TrainConfig:
     ):
       if value > most:
         raise UsageError(f"--{flag} must be at most {most}, got {value}")
+    try:
+      kind_and_path(self.data)
+    except ValueError as error:
+      raise UsageError(f"--{error}") from error
+    if not 0 < self.test_fraction < 1:
+      raise UsageError(f"--test-fraction must be above 0 and below 1, got {self.test_fraction:g}")
     if not (math.isfinite(self.rate) and self.rate > 0):
       raise UsageError(f"--rate must be finite and above 0, got {self.rate}")
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
@@ -89,6 +108,10 @@ DEFAULTS = {
     eval_every=1000, check_every=10_000,
   ),
 }  # fmt: skip
+# Of data that nobody has searched defaults for: small enough for hundreds of examples.
+GENERAL = TrainConfig(
+  hidden=(64, 64), rate=0.1, stop=StopRules(max_steps=3000), eval_every=500, check_every=1500
+)
 
 # Where a run is written is no part of what it is told to do: its config.toml runs again as it is.
 NOT_SAVED = ("out", "name", "config")
@@ -112,7 +135,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
   in_file = flags_of_file(path) if path is not None else []
   everything = [*in_file, *arguments]
   data = last_value(everything, "--data")
-  default = DEFAULTS.get(data or "digits", DEFAULTS["digits"])
+  default = DEFAULTS.get(data or "digits", GENERAL)
   return tyro.cli(TrainConfig, prog="fbackprop train", default=default, args=everything)
 
 
@@ -129,8 +152,15 @@ def last_value(arguments: Sequence[str], flag: str) -> str | None:
 def told_by(key: str, arguments: Sequence[str]) -> str:
   """What gave a key its value, as an error should call it: the flag, else the file's key."""
   flag, path = f"--{key}".replace("_", "-"), last_value(arguments, "--config")
-  in_file = path is not None and last_value(flags_of_file(path), flag) is not None
-  return f"{path}: {key}" if in_file and last_value(arguments, flag) is None else flag
+  is_in_file = is_told(key, arguments) and last_value(arguments, flag) is None
+  return f"{path}: {key}" if is_in_file else flag
+
+
+def is_told(key: str, arguments: Sequence[str]) -> bool:
+  """Whether a key has its value from a flag or from the file, and not by default."""
+  flag, path = f"--{key}".replace("_", "-"), last_value(arguments, "--config")
+  in_file = flags_of_file(path) if path is not None else []
+  return last_value([*in_file, *arguments], flag) is not None
 
 
 def flags_of_file(path: str) -> list[str]:
@@ -178,6 +208,8 @@ def flags_of_table(table: dict[str, Any], default: Any, path: str, prefix: str) 
 
 def in_words(kind: Any) -> str:
   """The type of a field as a user of TOML would say it."""
+  if get_origin(kind) is Annotated:
+    return in_words(get_args(kind)[0])
   if get_origin(kind) is Literal:
     return f"one of {', '.join(get_args(kind))}"
   words = {
@@ -185,6 +217,7 @@ def in_words(kind: Any) -> str:
     float: "a number",
     str: "a text",
     tuple[int, ...]: "a list of integers",
+    tuple[str, ...]: "a list of texts",
   }
   return words.get(kind) or in_words(get_args(kind)[0])  # TOML has no word for None.
 
@@ -197,8 +230,10 @@ def of_type(value: Any, kind: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
   if kind is str:
     return isinstance(value, str)
-  if kind == tuple[int, ...]:
-    return isinstance(value, list) and all(of_type(v, int) for v in value)
+  if get_origin(kind) is Annotated:
+    return of_type(value, get_args(kind)[0])
+  if get_origin(kind) is tuple:
+    return isinstance(value, list) and all(of_type(v, get_args(kind)[0]) for v in value)
   # A choice of words, or "something or None": a word, or what one of the alternatives takes.
   return any(value == part or of_type(value, part) for part in get_args(kind))
 

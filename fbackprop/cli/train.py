@@ -3,17 +3,20 @@
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, parse, saved, told_by
+from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
 from fbackprop.train.files import write_whole
 from fbackprop.train.interruption import deferred_interrupt
+from fbackprop.train.sources.names import kind_and_path
 
 if TYPE_CHECKING:
+  from fbackprop.train.datasets import Dataset
   from fbackprop.train.results import Evaluation, Result
 
 
@@ -50,17 +53,19 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
 
   import fbackprop as fb
   from fbackprop.train import runs
-  from fbackprop.train.datasets import load_dataset
+  from fbackprop.train.models import describe_model, save_model
   from fbackprop.train.report import draw_report
 
-  dataset = load_dataset(config.data, config.seed)
+  dataset = load(config)
   n, features = dataset.x.shape
   if config.batch_size > n:
-    raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
-                     f"examples, got {config.batch_size}")  # fmt: skip
-  sizes = [features, *config.hidden, dataset.outputs]
-  net = fb.mlp(sizes, getattr(fb, config.activation))
-  loss = fb.softmax_cross_entropy if dataset.is_classification else fb.squared_error
+    if is_told("batch_size", arguments):
+      raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
+                       f"examples, got {config.batch_size}")  # fmt: skip
+    config = replace(config, batch_size=n)
+  sizes = (features, *config.hidden, dataset.outputs)
+  model = describe_model(sizes, config.activation, dataset)
+  net, loss = model.net, model.loss
   folder = create_folder(config, arguments)
   try:
     runs.write_toml(
@@ -72,7 +77,9 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
 
   print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
-  network = f"mlp {'-'.join(map(str, sizes))}, {config.activation}, {loss.name}"
+  for line in about(dataset):
+    print(line)
+  network = model.as_text()
   method = f"gradient descent, rate {config.rate:g}, batches of {config.batch_size}"
   print(f"{network}; {method}")
   score = " test accuracy" if dataset.is_classification else ""
@@ -109,8 +116,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       )
 
     summary = runs.summarize(result, dataset)
-    description = {"network": network, "sizes": str(sizes), "activation": config.activation}
-    write("model.safetensors", fb.train.save_params, result.params, description)
+    write("model.safetensors", save_model, result.params, model)
     write("summary.json", runs.write_json, summary)
     name = "test_accuracy" if dataset.is_classification else "test_loss"
     worst = result.gradient_check_max_rel_error
@@ -147,6 +153,39 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   return 3 if result.stop_reason == "diverged" else int(not result.checks_ok)
 
 
+def load(config: TrainConfig) -> "Dataset":
+  """The data of a run, or a usage error that says what is wrong with it."""
+  from fbackprop.train.datasets import load_dataset
+
+  try:
+    return load_dataset(
+      config.data,
+      config.seed,
+      target=config.target,
+      task=None if config.task == "auto" else config.task,
+      standardize=config.standardize,
+      test_fraction=config.test_fraction,
+    )
+  except OSError as error:
+    where = error.filename or config.data
+    raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
+  except ValueError as error:
+    raise UsageError(f"--data {config.data}: {error}") from error
+
+
+def about(dataset: "Dataset") -> list[str]:
+  """What is learned from a file, and what was done to it: what a user of it would want to check."""
+  lines = []
+  if dataset.inferred:
+    names = ", ".join(dataset.output_names[:8]) + (", ..." if len(dataset.output_names) > 8 else "")
+    kind = f"{len(dataset.output_names)} classes" if dataset.is_classification else "values"
+    lines.append(f"{dataset.task}, as {dataset.inferred} ({kind}: {names}); --task says otherwise")
+  if dataset.standardization is not None:
+    what = "features" if dataset.target_standardization is None else "features and targets"
+    lines.append(f"{what} standardised by the training part: mean 0, deviation 1")
+  return lines
+
+
 def stopped(result: "Result") -> str:
   """How and when a run ended."""
   if result.stop_reason == "diverged":
@@ -162,7 +201,8 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
 
   out, name = (told_by(key, arguments) for key in ("out", "name"))
   try:
-    return create(config.out, config.name, config.data)
+    kind, path = kind_and_path(config.data)
+    return create(config.out, config.name, Path(path).stem or kind)
   except FileExistsError as error:
     if config.name is None or not Path(config.out).is_dir():
       raise UsageError(f"{out} {config.out} is not a folder") from error

@@ -1,10 +1,20 @@
-"""The data sets of the command line, made or found without a network."""
+"""The data of the command line: read, split into what is learned from and what is tested on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fbackprop.extras import need
+from fbackprop.train.sources.archives import read_npz
+from fbackprop.train.sources.bundled import load_bundled
+from fbackprop.train.sources.examples import Examples
+from fbackprop.train.sources.idx import read_idx
+from fbackprop.train.sources.names import BUNDLED, Task, kind_and_path
+from fbackprop.train.sources.synthetic import make_synthetic
+from fbackprop.train.sources.tables import read_csv
+from fbackprop.train.standardization import Standardization, fit_standardization
 
 
 @dataclass(frozen=True)
@@ -13,12 +23,18 @@ class Dataset:
 
   Attributes:
     name: as on the command line.
-    x: features of the training examples, `[N, D_in]`.
-    targets: labels `[N]`, or a regression's values `[N, C]`.
+    x: features of the training examples, `[N, D_in]`, standardised if they are to be.
+    targets: labels `[N]`, or values `[N, C]`.
     x_test: likewise for the test examples.
     targets_test: likewise.
     outputs: how many outputs C a network needs.
     image_shape: rows and columns of an example, if it is a picture.
+    task: what is learned.
+    output_names: of the classes by their labels, or of the values.
+    features: names of the columns of x.
+    standardization: what was done to the raw features; None if nothing was.
+    target_standardization: likewise to the values of a regression.
+    inferred: how the task was told from the values; "" where nothing had to be.
   """
 
   name: str
@@ -28,6 +44,12 @@ class Dataset:
   targets_test: np.ndarray
   outputs: int
   image_shape: tuple[int, int] | None = None
+  task: Task = "classification"
+  output_names: tuple[str, ...] = ()
+  features: tuple[str, ...] = ()
+  standardization: Standardization | None = None
+  target_standardization: Standardization | None = None
+  inferred: str = ""
 
   @property
   def is_classification(self) -> bool:
@@ -35,45 +57,109 @@ class Dataset:
     return self.targets.ndim == 1
 
 
-def load_dataset(name: str, seed: int) -> Dataset:
-  """Makes a data set by its name.
+def load_dataset(
+  name: str,
+  seed: int,
+  *,
+  target: Sequence[str] = (),
+  task: Task | None = None,
+  standardize: Literal["auto", "on", "off"] = "auto",
+  test_fraction: float = 0.25,
+) -> Dataset:
+  """Makes or reads a data set by its name, and splits it.
 
   Args:
-    name: "digits" or "sine".
-    seed: of the split, and of the points.
+    name: such as "digits" or "csv:table.csv"; see `fbackprop.train.sources.names`.
+    seed: of the split, and of points that are made.
+    target: of a file, the column or array that is learned.
+    task: of a file, what its targets are; None to tell it from the values.
+    standardize: "auto" for what has columns of different units. It is fitted on the training part,
+      to the features and to the values of a regression.
+    test_fraction: of the examples, where the source has no test part of its own; each class is in
+      both parts in the same share.
 
   Returns:
     The `Dataset`.
 
   Raises:
-    ValueError: there is no such data set.
-    ModuleNotFoundError: digits need scikit-learn; the message names the extra.
+    ValueError: there is no such data, a file isn't what it must be, or it is too small to split.
+    OSError: a file can't be read.
+    ModuleNotFoundError: a package isn't there; the message names the extra.
   """
-  makers = {"digits": digits, "sine": sine}
-  if name not in makers:
-    raise ValueError(f"data must be one of {', '.join(makers)}, got {name!r}")
-  return makers[name](seed)
-
-
-def digits(seed: int) -> Dataset:
-  """1,797 handwritten digits, 8×8 pixels from 0 to 1, split 75/25 with each class in both parts.
-
-  References:
-    Alpaydin, Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository
-    (1998); the copy that scikit-learn ships.
-  """
-  datasets = need("sklearn.datasets", extra="data")
-  model_selection = need("sklearn.model_selection", extra="data")
-  x, labels = datasets.load_digits(return_X_y=True)
-  x, labels = (x / 16).astype(np.float32), labels.astype(np.int32)
-  x, x_test, labels, labels_test = model_selection.train_test_split(
-    x, labels, test_size=0.25, stratify=labels, random_state=seed
+  kind, path = kind_and_path(name)
+  if not path and (target or task):
+    what = "target" if target else "task"
+    raise ValueError(f"{what} is for csv and npz files, {name} has its own")
+  examples = examples_of(kind, path, seed, target, task)
+  x, targets, x_test, targets_test = split(name, examples, seed, test_fraction)
+  is_standardized = examples.standardize if standardize == "auto" else standardize == "on"
+  standardization = target_standardization = None
+  if is_standardized:
+    standardization = fit_standardization(x)
+    x, x_test = standardization.apply(x), standardization.apply(x_test)
+    if examples.task == "regression":
+      own = target_standardization = fit_standardization(targets)
+      targets, targets_test = own.apply(targets), own.apply(targets_test)
+  return Dataset(
+    name,
+    x,
+    targets,
+    x_test,
+    targets_test,
+    len(examples.outputs),
+    examples.image_shape,
+    examples.task,
+    examples.outputs,
+    examples.features,
+    standardization,
+    target_standardization,
+    examples.inferred,
   )
-  return Dataset("digits", x, labels, x_test, labels_test, outputs=10, image_shape=(8, 8))
 
 
-def sine(seed: int) -> Dataset:
-  """sin x on [−π, π]: 256 points drawn at random to learn from, 256 evenly spaced ones to test."""
-  x = np.random.default_rng(seed).uniform(-np.pi, np.pi, (256, 1)).astype(np.float32)
-  x_test = np.linspace(-np.pi, np.pi, 256, dtype=np.float32)[:, None]
-  return Dataset("sine", x, np.sin(x), x_test, np.sin(x_test), outputs=1)
+def examples_of(
+  kind: str, path: str, seed: int, target: Sequence[str], task: Task | None
+) -> Examples:
+  """What the source has."""
+  if kind == "csv":
+    return read_csv(path, target, task)
+  if kind == "npz":
+    return read_npz(path, target, task)
+  if kind == "idx":
+    if target or task:
+      raise ValueError("target and task are for csv and npz files, idx has labels")
+    return read_idx(path)
+  return load_bundled(kind) if kind in BUNDLED else make_synthetic(kind, seed)
+
+
+def split(
+  name: str, examples: Examples, seed: int, test_fraction: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """x, targets, x_test, targets_test: the source's own parts, or a seeded split."""
+  x, targets = examples.x, examples.targets
+  if examples.test is not None:
+    return x, targets, *examples.test
+  is_labelled = targets.ndim == 1
+  tested = round(test_fraction * len(x))
+  least = len(examples.outputs) if is_labelled else 1
+  if min(tested, len(x) - tested) < least:
+    raise ValueError(
+      f"{name} has {len(x)} examples: with a test_fraction of {test_fraction:g} one of the parts "
+      f"would have less than {least}"
+    )
+  if is_labelled:
+    counts = np.bincount(targets, minlength=len(examples.outputs))
+    if counts.min() < 2:
+      alone = examples.outputs[int(counts.argmin())]
+      raise ValueError(
+        f"{name}: class {alone!r} has {counts.min()} example, and needs one in each part"
+      )
+  model_selection = need("sklearn.model_selection", extra="data")
+  parts = model_selection.train_test_split(
+    x,
+    targets,
+    test_size=test_fraction,
+    stratify=targets if is_labelled else None,
+    random_state=seed,
+  )
+  return parts[0], parts[2], parts[1], parts[3]

@@ -56,9 +56,15 @@ def draw_report(
     if dataset.is_classification:
       draw_confusion(panels[1, 0], dataset, outputs)
       draw_mistakes(panels[1, 1], dataset, outputs)
-    else:
+    elif dataset.task == "multilabel":
+      draw_labels(panels[1, 0], dataset, outputs)
+      draw_logits(panels[1, 1], dataset, outputs)
+    elif dataset.x.shape[1] == dataset.outputs == 1:
       draw_fit(panels[1, 0], dataset, outputs)
       draw_residuals(panels[1, 1], dataset, outputs)
+    else:
+      draw_predictions(panels[1, 0], dataset, outputs)
+      draw_errors(panels[1, 1], dataset, outputs)
     draw_values(panels[2, 0], signals, COLORS[0])
     draw_cotangents(panels[2, 1], signals, COLORS[1])
     file = io.BytesIO()
@@ -173,6 +179,16 @@ def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
     xticks=range(dataset.outputs),
     yticks=range(dataset.outputs),
   )
+  if dataset.output_names:
+    names = [shortened(name) for name in dataset.output_names]
+    is_long = max(map(len, names)) > 3
+    axes.set_xticklabels(names, rotation=30 if is_long else 0, ha="right" if is_long else "center")
+    axes.set_yticklabels(names)
+
+
+def shortened(name: str) -> str:
+  """The name of a class or a value, as long as there is place for beside a panel."""
+  return name if len(name) <= 14 else f"{name[:13]}…"
 
 
 def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
@@ -206,6 +222,54 @@ def draw_fit(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   axes.plot(x, outputs[:, 0], color=COLORS[1], label="f(x; Θ)")
   axes.set(title="The fit", xlabel="x")
   axes.legend()
+
+
+def draw_predictions(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """What was predicted against what is true, and how much of its variance that explains."""
+  true = dataset.targets_test
+  for i, name in enumerate(dataset.output_names or map(str, range(dataset.outputs))):
+    error = ((outputs[:, i] - true[:, i]).astype(np.float64) ** 2).sum()
+    variance = ((true[:, i] - true[:, i].mean(dtype=np.float64)) ** 2).sum()
+    label = f"{shortened(name)}: R² {1 - error / variance:.3f}" if variance else shortened(name)
+    axes.plot(true[:, i], outputs[:, i], ".", ms=5, alpha=0.6, color=COLORS[i % 6], label=label)
+  axes.axline((float(true.mean()),) * 2, slope=1, color=MUTED, linewidth=0.8)
+  unit = "" if dataset.target_standardization is None else ", in standard deviations"
+  axes.set(title="Predicted against true", xlabel=f"true{unit}", ylabel="predicted")
+  axes.legend(fontsize="small")
+
+
+def draw_errors(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """How large the errors are."""
+  errors = outputs - dataset.targets_test
+  finite = [column[np.isfinite(column)] for column in errors.T]
+  axes.hist(finite, bins=30, color=[COLORS[i % 6] for i in range(dataset.outputs)])
+  axes.axvline(0, color=INK, linewidth=0.8)
+  with np.errstate(invalid="ignore"):
+    middle = float(np.median(np.abs(errors)))
+  unit = "" if dataset.target_standardization is None else ", in standard deviations"
+  title, xlabel = f"Errors: median size {middle:.3g}", f"predicted − true{unit}"
+  axes.set(title=title, xlabel=xlabel, ylabel="examples")
+
+
+def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """For each label, of how many test examples it was told rightly whether they have it."""
+  right = ((outputs > 0) == (dataset.targets_test > 0.5)).mean(0)
+  names = [shortened(name) for name in dataset.output_names or map(str, range(dataset.outputs))]
+  axes.barh(range(dataset.outputs), right, color=COLORS[0])
+  axes.set(title="Right, by label", xlabel="share of the test examples", xlim=(0, 1))
+  axes.set_yticks(range(dataset.outputs), names)
+  axes.invert_yaxis()
+
+
+def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """How far apart those that have a label and those that don't are."""
+  for has, color in ((False, MUTED), (True, COLORS[1])):
+    values = outputs[(dataset.targets_test > 0.5) == has]
+    axes.hist(values[np.isfinite(values)], bins=30, alpha=0.6, color=color,
+              label="has the label" if has else "hasn't")  # fmt: skip
+  axes.axvline(0, color=INK, linewidth=0.8)
+  axes.set(title="Logits of the test examples", xlabel="logit")
+  axes.legend(fontsize="small")
 
 
 def draw_residuals(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:

@@ -1,0 +1,174 @@
+"""A trained network in one file: parameters, and all that it takes to use them on raw rows."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from fbackprop import activations
+from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from fbackprop.networks import mlp
+from fbackprop.train.datasets import Dataset
+from fbackprop.train.sources.names import TASKS, Task
+from fbackprop.train.standardization import Standardization
+from fbackprop.train.weights import load_params, save_params
+from fbackprop.types import Layer, Loss, Params
+
+LOSSES = {
+  "classification": softmax_cross_entropy,
+  "multilabel": sigmoid_cross_entropy,
+  "regression": squared_error,
+}
+# The name under which the description stands in the file's metadata.
+KEY = "fbackprop"
+
+
+class Description(NamedTuple):
+  """What a network is, and what its inputs and outputs mean.
+
+  Attributes:
+    sizes: widths, the input's first.
+    activation: name of that of the hidden layers.
+    task: what was learned.
+    outputs: names of the classes, or of the values.
+    features: names of the input's columns.
+    standardization: of the raw features; None if they are taken as they are.
+    target_standardization: of a regression's values, likewise.
+  """
+
+  sizes: tuple[int, ...]
+  activation: str
+  task: Task
+  outputs: tuple[str, ...]
+  features: tuple[str, ...]
+  standardization: Standardization | None
+  target_standardization: Standardization | None
+
+  @property
+  def net(self) -> Layer:
+    """The network."""
+    return mlp(self.sizes, getattr(activations, self.activation))
+
+  @property
+  def loss(self) -> Loss:
+    """The loss of its task."""
+    return LOSSES[self.task]
+
+  def as_text(self) -> str:
+    """In words, as "mlp 4-8-3, relu, softmax_cross_entropy"."""
+    return f"mlp {'-'.join(map(str, self.sizes))}, {self.activation}, {self.loss.name}"
+
+
+class Model(NamedTuple):
+  """A network with its parameters."""
+
+  description: Description
+  params: Params
+
+  def outputs(self, x: np.ndarray) -> np.ndarray:
+    """The network's outputs for raw features: logits, or a regression's values.
+
+    Args:
+      x: `[N, D]`, as the data has them; they are standardised here if the network needs that.
+
+    Returns:
+      `[N, C]`, float32, in the units of the data.
+    """
+    own, of_targets = self.description.standardization, self.description.target_standardization
+    x = x if own is None else own.apply(x)
+    y = self.description.net.forward(self.params, jnp.asarray(x, jnp.float32))[0]
+    return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
+
+  def probabilities(self, outputs: np.ndarray) -> np.ndarray:
+    """What the outputs say of each class, `[N, C]`: softmax, or of several labels the sigmoid."""
+    is_single = self.description.task == "classification"
+    last = activations.softmax if is_single else activations.sigmoid
+    return np.asarray(last.forward((), jnp.asarray(outputs))[0])
+
+
+def describe_model(sizes: tuple[int, ...], activation: str, dataset: Dataset) -> Description:
+  """The description of a network for some data."""
+  return Description(
+    sizes,
+    activation,
+    dataset.task,
+    dataset.output_names,
+    dataset.features,
+    dataset.standardization,
+    dataset.target_standardization,
+  )
+
+
+def save_model(path: str | os.PathLike[str], params: Params, description: Description) -> None:
+  """Writes a network to a safetensors file, whole or not at all.
+
+  Raises:
+    OSError: the file can't be written.
+  """
+  content: dict[str, Any] = description._asdict()
+  for name in ("standardization", "target_standardization"):
+    own = content[name]
+    content[name] = own and {key: part.tolist() for key, part in own._asdict().items()}
+  text = {"network": description.as_text(), KEY: json.dumps(content, sort_keys=True)}
+  save_params(path, params, text)
+
+
+def load_model(path: str | os.PathLike[str]) -> Model:
+  """Reads a network that `save_model` wrote.
+
+  Raises:
+    ValueError: the file isn't such a network; the message names the file.
+    TypeError: a parameter has another dtype than the network's.
+    OSError: it can't be read.
+  """
+  try:
+    with Path(path).open("rb"):  # For an error of the system's own words.
+      pass
+    with safetensors.safe_open(path, framework="numpy") as file:
+      metadata = file.metadata() or {}
+  except safetensors.SafetensorError as error:
+    raise ValueError(f"{path} is not a safetensors file: {error}") from error
+  if KEY not in metadata:
+    raise ValueError(f"{path} doesn't say what network it is of: fbackprop train didn't write it")
+  try:
+    description = read_description(json.loads(metadata[KEY]))
+  except (ValueError, TypeError, KeyError, RecursionError) as error:
+    raise ValueError(f"{path} describes no network: {error}") from error
+  like = jax.eval_shape(description.net.init, jax.random.key(0))
+  return Model(description, load_params(path, like))
+
+
+def read_description(content: Any) -> Description:
+  """What `save_model` wrote, each part looked at: a file may hold anything."""
+  sizes = tuple(content["sizes"])
+  if not all(isinstance(n, int) and 1 <= n <= 2**16 for n in sizes) or not 2 <= len(sizes) <= 1000:
+    raise ValueError(f"sizes must be a list of widths, got {content['sizes']!r:.100}")
+  activation, task = content["activation"], content["task"]
+  if not isinstance(getattr(activations, str(activation), None), Layer):
+    raise ValueError(f"there is no activation {activation!r:.100}")
+  if task not in TASKS:
+    raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r:.100}")
+  features, outputs = (tuple(map(str, content[key])) for key in ("features", "outputs"))
+  if (len(features), len(outputs)) != (sizes[0], sizes[-1]):
+    got = f"{len(features)} and {len(outputs)}"
+    raise ValueError(f"{sizes[0]} features and {sizes[-1]} outputs must have names, got {got}")
+  of_x = read_standardization(content, "standardization", sizes[0])
+  of_targets = read_standardization(content, "target_standardization", sizes[-1])
+  return Description(sizes, activation, cast(Task, task), outputs, features, of_x, of_targets)
+
+
+def read_standardization(content: Any, name: str, width: int) -> Standardization | None:
+  """One of the two, or None."""
+  own = content[name]
+  if own is None:
+    return None
+  found = Standardization(*(np.asarray(own[key], np.float64) for key in ("mean", "scale")))
+  for part in found:
+    if part.shape != (width,) or not np.isfinite(part).all():
+      raise ValueError(f"{name} must hold {width} finite numbers twice")
+  return found

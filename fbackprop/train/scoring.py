@@ -1,0 +1,85 @@
+"""How well a model does on rows with known targets."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.train.datasets import examples_of
+from fbackprop.train.models import Description, Model
+from fbackprop.train.sources.names import kind_and_path
+from fbackprop.train.sources.tables import read_features
+
+
+def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+  """The numbers that say how well a model does.
+
+  Args:
+    model: the model.
+    x: raw features, `[N, D]`, N at least 1.
+    targets: labels `[N]` or raw values `[N, C]`.
+
+  Returns:
+    By name. Of labels: the mean loss and the accuracy; of several labels at once: the mean loss and
+    the share of the N·C answers that are right; of values: R² and the root of the mean squared
+    error, in the units of the data, over all of them.
+  """
+  outputs = model.outputs(x)
+  task = model.description.task
+  if task == "regression":
+    error = (outputs - targets).astype(np.float64)
+    around = targets - targets.mean(0, dtype=np.float64)
+    variance = float((around**2).sum())
+    r2 = 1 - float((error**2).sum()) / variance if variance else float("nan")
+    return {"r2": r2, "rmse": float(np.sqrt((error**2).mean()))}
+  losses = model.description.loss.forward(jnp.asarray(outputs), jnp.asarray(targets))[0]
+  is_right = (
+    outputs.argmax(1) == targets if task == "classification" else (outputs > 0) == (targets > 0.5)
+  )
+  return {"loss": float(losses.mean()), "accuracy": float(is_right.mean())}
+
+
+def rows_of(
+  data: str, description: Description, target: Sequence[str], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Raw rows, with targets as the model numbers them.
+
+  Args:
+    data: as of the command line; of what has a test part, that one.
+    description: of the model.
+    target: of a file, what it was trained to tell.
+    seed: of data that is made.
+
+  Returns:
+    (x `[N, D]`, targets).
+
+  Raises:
+    ValueError: the data doesn't fit the model; the message says how.
+    OSError: a file can't be read.
+  """
+  kind, path = kind_and_path(data)
+  task = description.task if kind in ("csv", "npz") else None
+  examples = examples_of(kind, path, seed, target, task)
+  if examples.task != description.task:
+    raise ValueError(f"{data} is a {examples.task}, the model's is a {description.task}")
+  x, targets = examples.test or (examples.x, examples.targets)
+  if kind == "csv":
+    x = read_features(path, description.features)
+  if x.shape[1] != len(description.features):
+    raise ValueError(
+      f"{data} has {x.shape[1]} features, the model was trained on {len(description.features)}"
+    )
+  if targets.ndim == 2:
+    if targets.shape[1] != len(description.outputs):
+      raise ValueError(
+        f"{data} has {targets.shape[1]} values, the model gives {len(description.outputs)}"
+      )
+    return x, targets
+  place = {name: label for label, name in enumerate(description.outputs)}
+  unknown = [name for name in examples.outputs if name not in place]
+  if unknown:
+    raise ValueError(
+      f"{data} has the label {unknown[0]!r}; the model knows {', '.join(description.outputs)}"
+    )
+  own = np.array([place[name] for name in examples.outputs], np.int32)
+  return x, own[targets]

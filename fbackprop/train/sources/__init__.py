@@ -1,0 +1,1 @@
+"""Where examples come from: a module for each kind. `names` is all that the command line reads."""

@@ -1,0 +1,121 @@
+"""Arrays that `numpy.savez` has written."""
+
+import zipfile
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fbackprop.train.sources.examples import Examples, numbered
+from fbackprop.train.sources.names import Task
+
+X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
+
+
+def read_npz(path: str, target: Sequence[str], task: Task | None) -> Examples:
+  """Reads the arrays x `[N, ...]` and y of a file, and x_test and y_test if they are there.
+
+  Args:
+    path: of the file. x may also be called X or data, y targets, target or labels.
+    target: another name of y; empty for one of those.
+    task: None to tell it: integers `[N]` and words are labels, other numbers a regression.
+
+  Raises:
+    ValueError: the file isn't such an archive; objects of Python aren't read.
+    OSError: it can't be read.
+  """
+  if len(target) > 1:
+    raise ValueError(f"{path}: one array holds the targets, got {', '.join(target)}")
+  arrays = arrays_of(path)
+  x_name = one_of(path, arrays, X_NAMES, "the features")
+  y_name = one_of(path, arrays, tuple(target) or TARGET_NAMES, "the targets")
+  x, image_shape = features_of(path, x_name, arrays[x_name])
+  y = arrays[y_name]
+  tests = [arrays.get(f"{name}_test") for name in (x_name, y_name)]
+  if (tests[0] is None) != (tests[1] is None):
+    raise ValueError(f"{path} must have both of {x_name}_test and {y_name}_test, or none")
+  if len(x) != len(y) or y.ndim not in (1, 2) or (y.ndim == 2 and not y.shape[1]):
+    raise ValueError(f"{path}: {y_name} must be [{len(x)}] or [{len(x)}, C], got {list(y.shape)}")
+  is_labels = y.ndim == 1 and y.dtype.kind in "iubU"
+  inferred = "" if task else f"{y_name} holds {'labels' if is_labels else 'numbers'}"
+  task = task or ("classification" if is_labels else "regression")
+  classes = np.unique(y) if task == "classification" else np.zeros(0)
+  targets = targets_of(path, y_name, y, task, classes)
+  test = None
+  if tests[0] is not None and tests[1] is not None:
+    x_test, _ = features_of(path, f"{x_name}_test", tests[0])
+    if x_test.shape[1] != x.shape[1] or len(x_test) != len(tests[1]):
+      raise ValueError(
+        f"{path}: {x_name}_test must be [{len(tests[1])}, {x.shape[1]}], got {list(x_test.shape)}"
+      )
+    test = x_test, targets_of(path, f"{y_name}_test", tests[1], task, classes)
+  outputs = (
+    tuple(str(c) for c in classes) if task == "classification" else numbered("y", targets.shape[1])
+  )
+  features = numbered("x", x.shape[1])
+  return Examples(x, targets, task, outputs, features, test, image_shape, True, inferred)
+
+
+def read_npz_features(path: str, count: int) -> np.ndarray:
+  """Reads x alone, `[N, count]`.
+
+  Raises:
+    ValueError: there is no such array, or it has another number of features.
+    OSError: the file can't be read.
+  """
+  arrays = arrays_of(path)
+  name = one_of(path, arrays, X_NAMES, "the features")
+  x, _ = features_of(path, name, arrays[name])
+  if x.shape[1] != count:
+    raise ValueError(f"{path}: {name} must have {count} features, got {x.shape[1]}")
+  return x
+
+
+def arrays_of(path: str) -> dict[str, np.ndarray]:
+  """All arrays of a file, none of them of Python's objects."""
+  try:
+    with open(path, "rb") as file:
+      archive = np.load(file, allow_pickle=False)
+      if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("one array alone; numpy.savez writes several")
+      return {name: archive[name] for name in archive.files}
+  except (ValueError, zipfile.BadZipFile, EOFError) as error:
+    raise ValueError(f"{path} is no npz file that can be read: {error}") from error
+
+
+def one_of(path: str, arrays: dict[str, Any], names: Sequence[str], what: str) -> str:
+  """The first of some names that a file has."""
+  for name in names:
+    if name in arrays:
+      return name
+  raise ValueError(f"{path} must have {what} under {' or '.join(names)}, got {', '.join(arrays)}")
+
+
+def features_of(path: str, name: str, x: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
+  """Features as float32 `[N, D]`, and the shape of an example if it is a picture."""
+  if x.ndim < 1 or x.dtype.kind not in "iubf" or not x.size:
+    raise ValueError(f"{path}: {name} must be numbers [N, ...], got {x.dtype}{list(x.shape)}")
+  image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else None
+  flat = x.reshape(len(x), -1).astype(np.float32)
+  if not np.isfinite(flat).all():
+    place = np.argwhere(~np.isfinite(flat))[0]
+    raise ValueError(f"{path}: {name} must be finite, got {flat[tuple(place)]} in row {place[0]}")
+  return flat, image_shape
+
+
+def targets_of(path: str, name: str, y: np.ndarray, task: Task, classes: np.ndarray) -> np.ndarray:
+  """Labels in int32, or values `[N, C]` in float32."""
+  if task == "classification":
+    unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()))
+    if unknown or y.ndim != 1:
+      got = f"{unknown[0]!r}" if unknown else f"{list(y.shape)}"
+      raise ValueError(f"{path}: {name} must be one of the training labels [N], got {got}")
+    return np.searchsorted(classes, y).astype(np.int32)
+  if y.dtype.kind not in "iubf":
+    raise ValueError(f"{path}: {name} must be numbers, got {y.dtype}")
+  values = y.reshape(len(y), -1).astype(np.float32)
+  if not np.isfinite(values).all():
+    raise ValueError(f"{path}: {name} must be finite")
+  if task == "multilabel" and not np.isin(values, (0.0, 1.0)).all():
+    raise ValueError(f"{path}: {name} must be 0 or 1 for several labels")
+  return values

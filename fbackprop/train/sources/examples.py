@@ -1,0 +1,39 @@
+"""Examples as a source gives them: whole, raw, not yet split."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fbackprop.train.sources.names import Task
+
+
+class Examples(NamedTuple):
+  """What a source has.
+
+  Attributes:
+    x: raw features, `[N, D]`, float32.
+    targets: labels `[N]` in int32, or values `[N, C]` in float32, which are 0 and 1 for several
+      labels at once.
+    task: what is to be learned.
+    outputs: the names of the classes by their labels, or of the C values.
+    features: the names of the columns of x.
+    test: `(x, targets)` of the source's own test part; None where it has none.
+    image_shape: rows and columns of an example, if it is a picture.
+    standardize: whether the features are of different units or sizes, so that they should be.
+    inferred: how the task was told from the values; "" where nothing had to be.
+  """
+
+  x: np.ndarray
+  targets: np.ndarray
+  task: Task
+  outputs: tuple[str, ...]
+  features: tuple[str, ...]
+  test: tuple[np.ndarray, np.ndarray] | None = None
+  image_shape: tuple[int, int] | None = None
+  standardize: bool = False
+  inferred: str = ""
+
+
+def numbered(prefix: str, count: int) -> tuple[str, ...]:
+  """Names for what has none: "x0", "x1", ..."""
+  return tuple(f"{prefix}{i}" for i in range(count))

@@ -1,0 +1,30 @@
+"""What `--data` takes. This module imports nothing: the command line reads its names from here."""
+
+from typing import Literal, get_args
+
+Task = Literal["classification", "regression", "multilabel"]
+TASKS = get_args(Task)
+
+BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
+SYNTHETIC = ("moons", "circles", "blobs", "spiral", "xor", "sine", "mnist1d")
+NAMES = BUNDLED + SYNTHETIC
+FILES = {"csv": "FILE", "npz": "FILE", "idx": "DIR"}
+ALL = ", ".join([*NAMES, *(f"{kind}:{path}" for kind, path in FILES.items())])
+
+
+def kind_and_path(name: str) -> tuple[str, str]:
+  """Splits the name of data into its kind and, of files, their path.
+
+  Args:
+    name: such as "digits" or "csv:table.csv".
+
+  Returns:
+    ("digits", "") or ("csv", "table.csv").
+
+  Raises:
+    ValueError: there is no such data.
+  """
+  kind, colon, path = name.partition(":")
+  if (kind in FILES and path) or (kind in NAMES and not colon):
+    return kind, path
+  raise ValueError(f"data must be one of {ALL}, got {name!r}")

@@ -1,0 +1,328 @@
+"""Every source gives what it says; a file that isn't what it must be is refused by its place."""
+
+import gzip
+import inspect
+import random
+import struct
+
+import numpy as np
+import pytest
+
+from fbackprop.cli.config import TrainConfig
+from fbackprop.train.datasets import load_dataset
+from fbackprop.train.sources import names
+from fbackprop.train.sources.archives import read_npz, read_npz_features
+from fbackprop.train.sources.idx import read_idx
+from fbackprop.train.sources.tables import read_csv, read_features
+
+# Examples to learn from and to test on, features, outputs, whether the features are standardised.
+SIZES = {
+  "digits": (1347, 450, 64, 10, False),
+  "iris": (112, 38, 4, 3, True),
+  "wine": (133, 45, 13, 3, True),
+  "breast_cancer": (426, 143, 30, 2, True),
+  "diabetes": (331, 111, 10, 1, True),
+  "moons": (750, 250, 2, 2, False),
+  "circles": (750, 250, 2, 2, False),
+  "blobs": (750, 250, 2, 3, False),
+  "spiral": (750, 250, 2, 2, False),
+  "xor": (750, 250, 2, 2, False),
+  "sine": (256, 256, 1, 1, False),
+  "mnist1d": (4000, 1000, 40, 10, False),
+}
+
+
+def test_the_names_are_those_of_the_command_line():
+  assert set(SIZES) == set(names.NAMES)
+  text = inspect.getsource(TrainConfig)
+  listed = text.partition('"digits"\n  """')[2].partition('"""')[0]
+  for name in (*names.NAMES, *(f"{kind}:{path}" for kind, path in names.FILES.items())):
+    assert name in listed, name
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_named_set(name):
+  n, tested, features, outputs, standardized = SIZES[name]
+  data = load_dataset(name, 3)
+  assert (data.x.shape, data.x_test.shape) == ((n, features), (tested, features))
+  assert (data.x.dtype, data.x_test.dtype) == (np.float32, np.float32)
+  assert (data.outputs, len(data.output_names), len(data.features)) == (outputs, outputs, features)
+  assert (data.standardization is not None) == standardized
+  assert np.isfinite(data.x).all()
+  assert data.inferred == ""
+  again, other = load_dataset(name, 3), load_dataset(name, 4)
+  np.testing.assert_array_equal(data.x, again.x)
+  np.testing.assert_array_equal(data.targets, again.targets)
+  assert (data.x != other.x).any()
+  if data.is_classification:
+    assert sorted(set(data.targets)) == sorted(set(data.targets_test)) == list(range(outputs))
+
+
+@pytest.mark.parametrize("name", ["moons", "circles", "spiral", "xor"])
+def test_no_line_tells_the_points_apart(name):
+  data = load_dataset(name, 0)
+  rows = np.column_stack([data.x, np.ones(len(data.x))])
+  line = np.linalg.lstsq(rows, 2.0 * data.targets - 1, rcond=None)[0]
+  assert ((rows @ line > 0) == data.targets).mean() < 0.9
+
+
+def test_mnist1d_leaves_the_global_generators_alone():
+  random.seed(5)
+  np.random.seed(5)
+  want = random.random(), np.random.rand()
+  random.seed(5)
+  np.random.seed(5)
+  load_dataset("mnist1d", 0)
+  assert (random.random(), np.random.rand()) == want
+
+
+# --- Standardisation and the split ----------------------------------------------------------------
+
+
+def test_standardisation_is_that_of_the_training_part():
+  raw, own = load_dataset("wine", 0, standardize="off"), load_dataset("wine", 0)
+  mean, scale = raw.x.mean(0, dtype=np.float64), raw.x.std(0, dtype=np.float64)
+  np.testing.assert_allclose(own.x, (raw.x - mean) / scale, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(own.x_test, (raw.x_test - mean) / scale, rtol=0, atol=1e-5)
+  np.testing.assert_allclose(own.x.mean(0), 0, atol=1e-6)
+  assert np.abs(own.x_test.mean(0)).max() > 0.01  # The test part has had no say.
+
+
+def test_a_regression_is_standardised_on_both_sides_and_back():
+  raw, own = load_dataset("diabetes", 0, standardize="off"), load_dataset("diabetes", 0)
+  np.testing.assert_allclose(own.target_standardization.undo(own.targets), raw.targets, rtol=1e-6)
+  assert abs(own.targets.std() - 1) < 1e-5
+
+
+def test_a_constant_column_stays_finite(tmp_path):
+  path = tmp_path / "t.csv"
+  path.write_text("a,b,y\n" + "".join(f"{i},0.1,{i % 2}\n" for i in range(20)))
+  data = load_dataset(f"csv:{path}", 0, target=["y"])
+  assert np.isfinite(data.x).all()
+  assert np.abs(data.x[:, 1]).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+  ("rows", "said"),
+  [
+    (["1,a", "2,b"], "2 examples: with a test_fraction of 0.25 one of the parts would have less"),
+    (["1,a"] * 9 + ["2,b"], "class 'b' has 1 example, and needs one in each part"),
+  ],
+)
+def test_too_few_to_split(tmp_path, rows, said):
+  path = tmp_path / "t.csv"
+  path.write_text("\n".join(["x,y", *rows]))
+  with pytest.raises(ValueError, match=said):
+    load_dataset(f"csv:{path}", 0, target=["y"])
+
+
+# --- csv ------------------------------------------------------------------------------------------
+
+
+def table(tmp_path, text, target=("y",), task=None):
+  path = tmp_path / "t.csv"
+  path.write_bytes(text if isinstance(text, bytes) else text.encode())
+  return read_csv(str(path), target, task)
+
+
+def test_a_table_of_words(tmp_path):
+  found = table(tmp_path, '\ufeffa,y,b\n1,"yes, it is",2\n-3e-1,no, 4\n\n5,no,6\n')
+  np.testing.assert_array_equal(found.x, np.float32([[1, 2], [-0.3, 4], [5, 6]]))
+  assert found.features == ("a", "b")
+  assert (found.task, found.outputs) == ("classification", ("no", "yes, it is"))
+  assert found.targets.tolist() == [1, 0, 0]
+  assert found.inferred == "its values are words"
+
+
+@pytest.mark.parametrize(
+  ("values", "task", "outputs"),
+  [
+    (["10", "9", "10", "2"], "classification", ("2", "9", "10")),
+    (["1.0", "2.0"], "classification", ("1.0", "2.0")),
+    (["1.5", "2"], "regression", ("y",)),
+    ([str(i) for i in range(21)], "regression", ("y",)),
+    (["1", "nan"], "classification", ("1", "nan")),
+  ],
+)
+def test_the_task_is_told_from_the_values(tmp_path, values, task, outputs):
+  found = table(tmp_path, "x,y\n" + "".join(f"0,{v}\n" for v in values))
+  assert (found.task, found.outputs) == (task, outputs)
+  assert found.inferred
+
+
+def test_the_task_can_be_given(tmp_path):
+  text = "x,y,z\n0,1,0\n1,0,1\n"
+  assert table(tmp_path, "x,y\n0,1\n1,0\n", task="regression").targets.dtype == np.float32
+  assert table(tmp_path, text, ("y", "z")).targets.tolist() == [[1, 0], [0, 1]]
+  assert table(tmp_path, text, ("y", "z"), "multilabel").task == "multilabel"
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("x,y\n1,a\n,b\n", r"line 3, column 'x': a number was expected, got an empty cell"),
+    ("x,y\n1,a\nn/a,b\n", r"line 3, column 'x': a number was expected, got 'n/a'"),
+    ("x,y\n1,a\nnan,b\n", r"line 3, column 'x': a number was expected, got 'nan'"),
+    ("x,y\n1,a\n1e39,b\n", r"line 3, column 'x': a number was expected, got '1e39'"),
+    ("x,y\n1,a\n1_0,b\n", r"line 3, column 'x': a number was expected, got '1_0'"),
+    ("x,y\n1,a\n2, \n", r"line 3, column 'y': the cell is empty"),
+    ("x,y\n1,a\n2\n", r"line 3: 2 cells were expected, got 1"),
+    ('x,y\n"1\n",a\n2,b,c\n', r"line 4: 2 cells were expected, got 3"),
+    ("x,x\n1,a\n", r"each column must have a name of its own, got x, x"),
+    ("x,\n1,a\n", r"each column must have a name of its own"),
+    ("x,z\n1,a\n", r"has no column 'y'; its columns are x, z"),
+    ("y\na\n", r"has no column beside the target"),
+    ("", r"must have a header and at least one row"),
+    ("x,y\n", r"must have a header and at least one row"),
+    (b"x,y\n1,\xff\n", r"is no text in UTF-8: invalid start byte at byte 6"),
+    ('x,y\n1,"a\n', r"is no csv file: unexpected end of data"),
+  ],
+)
+def test_a_bad_table_is_refused_by_line_and_column(tmp_path, text, said):
+  with pytest.raises(ValueError, match=said):
+    table(tmp_path, text)
+
+
+def test_targets_that_do_not_fit_their_task(tmp_path):
+  with pytest.raises(ValueError, match="the targets of several labels must be 0 or 1"):
+    table(tmp_path, "x,y\n1,2\n", task="multilabel")
+  with pytest.raises(ValueError, match="a classification has one target column, got y, z"):
+    table(tmp_path, "x,y,z\n1,2,3\n", ("y", "z"), "classification")
+  with pytest.raises(ValueError, match="needs the name of a target column; its columns are x, y"):
+    table(tmp_path, "x,y\n1,2\n", ())
+
+
+def test_features_go_by_name(tmp_path):
+  path = tmp_path / "t.csv"
+  path.write_text("b,note,a\n1,hello,2\n3,,4\n")
+  np.testing.assert_array_equal(read_features(str(path), ["a", "b"]), [[2, 1], [4, 3]])
+  with pytest.raises(ValueError, match="has no column 'c', which the model was trained on"):
+    read_features(str(path), ["a", "c"])
+
+
+# --- npz ------------------------------------------------------------------------------------------
+
+
+def archive(tmp_path, **arrays):
+  path = tmp_path / "t.npz"
+  np.savez(path, **arrays)
+  return str(path)
+
+
+def test_an_archive_of_pictures(tmp_path):
+  pictures = np.arange(24, dtype=np.uint8).reshape(4, 2, 3)
+  labels = np.array(["b", "a", "b", "c"])
+  path = archive(tmp_path, X=pictures, labels=labels, X_test=pictures[:2], labels_test=labels[:2])
+  found = read_npz(path, (), None)
+  assert (found.x.shape, found.image_shape, found.outputs) == ((4, 6), (2, 3), ("a", "b", "c"))
+  assert found.targets.tolist() == [1, 0, 1, 2]
+  assert found.test[1].tolist() == [1, 0]
+  assert found.inferred == "labels holds labels"
+  np.testing.assert_array_equal(read_npz_features(path, 6), found.x)
+
+
+def test_an_archive_of_numbers(tmp_path):
+  path = archive(tmp_path, x=np.ones((3, 2)), depth=np.array([0.5, 1.0, 2.0]))
+  found = read_npz(path, ("depth",), None)
+  assert (found.task, found.targets.shape, found.inferred) == (
+    "regression", (3, 1), "depth holds numbers",
+  )  # fmt: skip
+
+
+X = np.ones((3, 2))
+
+
+@pytest.mark.parametrize(
+  ("arrays", "said"),
+  [
+    ({"a": X}, "must have the features under x or X or data, got a"),
+    ({"x": X}, "must have the targets under y or targets or target or labels, got x"),
+    ({"x": X, "y": np.ones(2)}, r"y must be \[3\] or \[3, C\], got \[2\]"),
+    ({"x": X, "y": np.ones((3, 1, 1))}, r"y must be \[3\] or \[3, C\]"),
+    ({"x": X * np.nan, "y": np.ones(3)}, "x must be finite, got nan in row 0"),
+    ({"x": X, "y": np.array([1.0, np.inf, 2])}, "y must be finite"),
+    ({"x": X.astype(str), "y": np.ones(3)}, r"x must be numbers \[N, ...\], got <U32"),
+    ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"x must be numbers \[N, ...\]"),
+    ({"x": X, "y": np.ones(3), "x_test": X}, "must have both of x_test and y_test, or none"),
+    ({"x": X, "y": np.arange(3), "x_test": X, "y_test": np.arange(3) + 1},
+     "y_test must be one of the training labels"),
+    ({"x": X, "y": np.ones(3), "x_test": X[:, :1], "y_test": np.ones(3)},
+     r"x_test must be \[3, 2\], got \[3, 1\]"),
+    ({"x": X, "y": np.array([None, 1, 2])}, "is no npz file that can be read: .*allow_pickle"),
+  ],
+)  # fmt: skip
+def test_a_bad_archive_is_refused(tmp_path, arrays, said):
+  with pytest.raises(ValueError, match=said):
+    read_npz(archive(tmp_path, **arrays), (), None)
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+  path = tmp_path / "t.npz"
+  for content in (b"", b"PK\x03\x04 broken", b"\x80\x04N."):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"t\.npz is no npz file that can be read"):
+      read_npz(str(path), (), None)
+  np.save(tmp_path / "t.npy", X)
+  with pytest.raises(ValueError, match="one array alone"):
+    read_npz(str(tmp_path / "t.npy"), (), None)
+  with pytest.raises(ValueError, match="x must have 3 features, got 2"):
+    read_npz_features(archive(tmp_path, x=X), 3)
+
+
+# --- idx ------------------------------------------------------------------------------------------
+
+
+def idx(array):
+  return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
+
+
+def mnist(folder, gzipped=True, n=6):
+  rng = np.random.default_rng(0)
+  for part, count in (("train", n), ("t10k", 2)):
+    pictures = rng.integers(0, 256, (count, 3, 4), np.uint8)
+    for name, array in (
+      (f"{part}-images-idx3-ubyte", pictures),
+      (f"{part}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8)),
+    ):
+      content = idx(array)
+      (folder / f"{name}{'.gz' * gzipped}").write_bytes(
+        gzip.compress(content) if gzipped else content
+      )
+  return str(folder)
+
+
+@pytest.mark.parametrize("gzipped", [True, False])
+def test_the_files_of_mnist(tmp_path, gzipped):
+  data = load_dataset(f"idx:{mnist(tmp_path, gzipped)}", 0)
+  assert (data.x.shape, data.x_test.shape, data.image_shape) == ((6, 12), (2, 12), (3, 4))
+  assert data.targets.tolist() == list(range(6))
+  assert data.outputs == 6
+  assert data.x.max() <= 1
+  want = np.random.default_rng(0).integers(0, 256, (6, 3, 4), np.uint8).reshape(6, -1) / 255
+  np.testing.assert_allclose(data.x, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("content", "said"),
+  [
+    (gzip.compress(b"\0\0\x08\x01"), "is no idx file of bytes in 3 dimensions"),
+    (gzip.compress(bytes((0, 0, 9, 3)) + bytes(12)), "is no idx file of bytes in 3 dimensions"),
+    (gzip.compress(bytes((0, 0, 8, 3)) + struct.pack(">3I", 6, 3, 4)), "72 numbers, got 0"),
+    (gzip.compress(idx(np.zeros((6, 3, 4), np.uint8)) + b"x"), "72 numbers, got more"),
+    (gzip.compress(bytes((0, 0, 8, 3)) + struct.pack(">3I", *(2**31,) * 3)), "more than"),
+    (gzip.compress(idx(np.zeros((6, 3, 4), np.uint8)))[:-9], "is no whole gzip file"),
+    (b"no gzip at all", "is no whole gzip file"),
+    (gzip.compress(idx(np.zeros((5, 3, 4), np.uint8))), "5 images of train have 6 labels"),
+    (gzip.compress(idx(np.zeros((6, 4, 4), np.uint8))), "images to learn from are"),
+  ],
+)
+def test_a_bad_file_of_mnist_is_refused(tmp_path, content, said):
+  mnist(tmp_path)
+  (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
+  with pytest.raises(ValueError, match=said):
+    read_idx(str(tmp_path))
+
+
+def test_a_missing_file_of_mnist_is_named(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"there is no train-images-idx3-ubyte\.gz or"):
+    read_idx(str(tmp_path))
