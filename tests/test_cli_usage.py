@@ -201,10 +201,8 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys):
   assert refused(capsys, "trian") == (
     "fbackprop: there is no command 'trian'; did you mean 'train'?"
   )  # fmt: skip
-  assert (
-    refused(capsys, "zzz")
-    == "fbackprop: there is no command 'zzz'; there are: circuit, train, verify"
-  )
+  commands = "circuit, train, eval, predict, info, verify"
+  assert refused(capsys, "zzz") == f"fbackprop: there is no command 'zzz'; there are: {commands}"
 
 
 def test_no_command_is_answered_with_help(capsys):

@@ -201,8 +201,8 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
 
   out, name = (told_by(key, arguments) for key in ("out", "name"))
   try:
-    kind, path = kind_and_path(config.data)
-    return create(config.out, config.name, Path(path).stem or kind)
+    kind, source = kind_and_path(config.data)
+    return create(config.out, config.name, Path(source).stem or kind)
   except FileExistsError as error:
     if config.name is None or not Path(config.out).is_dir():
       raise UsageError(f"{out} {config.out} is not a folder") from error

@@ -47,9 +47,9 @@ class Coverage:
 
   def __init__(self, witnesses: Witnesses) -> None:
     self.signature = witnesses.signature
-    self.programs = [witnesses.rule]
-    if witnesses.truth is not None:
-      self.programs.append(witnesses.truth)
+    both = (witnesses.rule, witnesses.truth)
+    with jax.enable_x64(True) if witnesses.is_wide else contextlib.nullcontext():
+      self.programs = [flat(p, keep_rules=False) for p in both if p is not None]
     self.seen: dict[Place, set[str]] = {}
     self.names: dict[Place, str] = {}
     self.integers: set[int] = set()

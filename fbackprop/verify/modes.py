@@ -11,7 +11,7 @@ from jax.extend import core
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rules import Rule
-from fbackprop.verify.tracing import evaluate_flat, trace
+from fbackprop.verify.tracing import evaluate_flat
 from fbackprop.verify.witnesses import Witnesses, traced_rule
 
 Backward = Callable[..., Leaves]
@@ -25,7 +25,7 @@ def avals_of(witnesses: Witnesses) -> list[jax.ShapeDtypeStruct]:
 def backward_of(rule: Rule, witnesses: Witnesses) -> Backward:
   """The cotangents as a function of leaves and cotangents of the float outputs."""
   count = len(witnesses.forward.out_avals)
-  return lambda *inputs: traced_rule(rule, witnesses.outputs, inputs)[count:]
+  return lambda *inputs: traced_rule(rule, witnesses.outputs, *inputs)[count:]
 
 
 def mapped_program(
@@ -90,8 +90,8 @@ def in_traced_dtype(
   """Traced in float64 if the rule was."""
   if witnesses.is_wide:
     with jax.enable_x64(True):
-      return trace(function, *avals)
-  return trace(function, *avals)
+      return jax.make_jaxpr(function)(*avals)
+  return jax.make_jaxpr(function)(*avals)
 
 
 def second_order_programs(
@@ -111,7 +111,7 @@ def second_order_programs(
   moving = [i for i, a in enumerate(avals) if is_float(a.dtype)]
 
   def autodiff(*inputs: Any) -> Leaves:
-    return evaluate_flat(truth, True, *inputs)[count:]
+    return evaluate_flat(truth, False, *inputs)[count:]
 
   def derivative(function: Backward) -> Callable[..., Leaves]:
     def gradient(*inputs: Any) -> Leaves:

@@ -15,11 +15,6 @@ RULES = {"custom_jvp_call"}
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 
 
-def trace(function: Callable[..., Any], *arguments: Any) -> core.ClosedJaxpr:
-  """The flat program of a function of arrays that returns a list of arrays."""
-  return flat(jax.make_jaxpr(function)(*arguments), keep_rules=False)
-
-
 def flat(program: core.ClosedJaxpr, keep_rules: bool) -> core.ClosedJaxpr:
   """The same program without calls; a custom VJP's rule is gone, its function stays."""
   if not any(changes(equation, keep_rules) for equation in program.jaxpr.eqns):
@@ -134,8 +129,7 @@ def without_rules(function: Callable[..., Any], *arguments: Any) -> Callable[...
     function: of arrays; it returns a list of arrays.
     arguments: of the shapes and dtypes that it will be called with.
   """
-  program = flat(jax.make_jaxpr(function)(*arguments), keep_rules=True)
-  return partial(evaluate_flat, program, True)
+  return partial(evaluate_flat, jax.make_jaxpr(function)(*arguments), True)
 
 
 def sources(program: core.ClosedJaxpr) -> Sequence[int]:

@@ -5,6 +5,7 @@ evaluated at as many points as one likes.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +24,6 @@ from fbackprop.verify.tracing import (
   evaluate_flat,
   flat,
   sources,
-  trace,
   without_rules,
 )
 
@@ -39,7 +39,7 @@ class Witnesses(NamedTuple):
   Attributes:
     rule: U; float leaves, other leaves, float cotangents in, outputs and cotangents out.
     truth: A, likewise; None if autodiff of the reference can't be had.
-    forward: the reference; float outputs out.
+    forward: the reference; float outputs out. It alone is flat.
     outputs: shapes and dtypes of all outputs.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
@@ -81,45 +81,54 @@ def gather_witnesses(
     try:
       with jax.enable_x64(True):
         wide_leaves = wide(leaves)
-        forward = trace_forward(rule, wide_leaves)
+        written, forward = trace_forward(rule, wide_leaves)
         # A function that casts its output has a cotangent of that dtype.
         own_bars = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
         own = [jnp.asarray(x) for x in wide_leaves]
-        program = trace(lambda *flat: traced_rule(rule, outputs, flat), *own, *own_bars)
-        truth, missing = trace_truth(rule, wide_leaves, outputs, own_bars)
+        program = jax.make_jaxpr(partial(traced_rule, rule, outputs))(*own, *own_bars)
+        truth, missing = trace_truth(rule, written, wide_leaves, own_bars)
     except Exception:  # Whatever it raises: its own dtype is left to try.
       is_wide = False
   if not is_wide:
     try:
-      program = trace(lambda *flat: traced_rule(rule, outputs, flat), *leaves, *y_bar)
+      program = jax.make_jaxpr(partial(traced_rule, rule, outputs))(*leaves, *y_bar)
     except RuleError:
       raise
     except Exception as error:
       raise RuleError("raises", f"{type(error).__name__}: {first_line(error)}") from error
-    forward = trace_forward(rule, leaves)
-    truth, missing = trace_truth(rule, leaves, outputs, y_bar)
+    written, forward = trace_forward(rule, leaves)
+    truth, missing = trace_truth(rule, written, leaves, y_bar)
   floats = rule.signature.floats
   places = sources(forward)
   order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
-  with_rule = carries_rule(jax.make_jaxpr(rule.forward)(*map(jnp.asarray, leaves)))
   known: frozenset[Any] = frozenset()
   if truth is not None and not is_wide:
     known = frozenset(data_of(program) & data_of(truth))
   return Witnesses(
-    rule.signature, program, truth, forward, outputs, is_wide, order, missing, with_rule, known
+    rule.signature,
+    program,
+    truth,
+    forward,
+    outputs,
+    is_wide,
+    order,
+    missing,
+    carries_rule(written),
+    known,
   )
 
 
-def trace_forward(rule: Rule, leaves: Sequence[Any]) -> core.ClosedJaxpr:
-  """The reference's float outputs."""
+def trace_forward(rule: Rule, leaves: Sequence[Any]) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr]:
+  """The reference's float outputs: as they were written, and the flat program."""
 
   def forward(*leaves: Any) -> Leaves:
     return [y for y in map(jnp.asarray, rule.forward(*leaves)) if is_float(y.dtype)]
 
-  return trace(forward, *map(jnp.asarray, leaves))
+  written = jax.make_jaxpr(forward)(*map(jnp.asarray, leaves))
+  return written, flat(written, keep_rules=False)
 
 
-def traced_rule(rule: Rule, outputs: list[Any], inputs: Sequence[Any]) -> Leaves:
+def traced_rule(rule: Rule, outputs: list[Any], *inputs: Any) -> Leaves:
   """U: float outputs, then cotangents."""
   count = len(rule.signature.names)
   y_bar = with_float0(outputs, inputs[count:])
@@ -148,18 +157,27 @@ def reference_of(rule: Rule, leaves: Sequence[Any]) -> Callable[..., Leaves]:
 
 
 def trace_truth(
-  rule: Rule, leaves: Sequence[Any], outputs: list[Any], y_bar: Sequence[Any]
+  rule: Rule, written: core.ClosedJaxpr, leaves: Sequence[Any], y_bar: Sequence[Any]
 ) -> tuple[core.ClosedJaxpr | None, str]:
   """A: by reverse mode; else, for few entries, by forward mode, which goes through any loop."""
   count, floats = len(leaves), rule.signature.floats
   leaves = [jnp.asarray(x) for x in leaves]
 
+  def reference_at(inputs: Sequence[Any]) -> Callable[..., Leaves]:
+    def reference(*own: Any) -> Leaves:
+      full = list(inputs[:count])
+      for place, leaf in zip(floats, own, strict=True):
+        full[place] = leaf
+      return evaluate_flat(written, True, *full)
+
+    return reference
+
   def reverse(*inputs: Any) -> Leaves:
-    y, pull = jax.vjp(reference_of(rule, inputs[:count]), *(inputs[i] for i in floats))
+    y, pull = jax.vjp(reference_at(inputs), *(inputs[i] for i in floats))
     return [*y, *pull(list(inputs[count:]))]
 
   def forward(*inputs: Any) -> Leaves:
-    reference = reference_of(rule, inputs[:count])
+    reference = reference_at(inputs)
     own = [inputs[i] for i in floats]
     bars = []
     for i, leaf in enumerate(own):
@@ -174,12 +192,12 @@ def trace_truth(
     return [*reference(*own), *bars]
 
   try:
-    return trace(reverse, *leaves, *y_bar), ""
+    return jax.make_jaxpr(reverse)(*leaves, *y_bar), ""
   except Exception as error:
     missing = f"autodiff of the reference: {type(error).__name__}: {first_line(error)}"
   if sum(leaves[i].size for i in floats) <= MOST_COLUMNS:
     try:
-      return trace(forward, *leaves, *y_bar), ""
+      return jax.make_jaxpr(forward)(*leaves, *y_bar), ""
     except Exception as error:
       missing = f"autodiff of the reference: {type(error).__name__}: {first_line(error)}"
   return None, missing
