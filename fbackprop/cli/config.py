@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tyro
 
 from fbackprop.cli.usage import UsageError, hint
+from fbackprop.train.method_names import OptimizerName, ScheduleName
 from fbackprop.train.sources.names import kind_and_path
 from fbackprop.train.stopping import StopRules
 
@@ -45,8 +46,23 @@ class TrainConfig:
   activation: ActivationName = "relu"
   """Follows each hidden layer."""
 
+  optimizer: OptimizerName = "gradient_descent"
+  """What makes a step of a gradient; momentum and nesterov with 0.9, others as optax has them."""
+
   rate: float = 0.5
-  """Step size of gradient descent."""
+  """Step size, of a schedule the largest one."""
+
+  schedule: ScheduleName = "constant"
+  """How the rate changes until --stop.max-steps: along a cosine or a line to 0, or to a 1,000th."""
+
+  warmup: int = 0
+  """In so many first steps the rate rises from 0."""
+
+  weight_decay: float = 0.0
+  """This share of each weight matrix, times the rate, is taken off in a step; biases are spared."""
+
+  clip_norm: float | None = None
+  """The largest norm of the whole gradient; a longer one is shortened to it."""
 
   batch_size: int = 32
   """Examples of a step."""
@@ -78,6 +94,7 @@ class TrainConfig:
       ("seed", self.seed, 0),
       ("eval-every", self.eval_every, 1),
       ("check-every", self.check_every, 0),
+      ("warmup", self.warmup, 0),
       *(("hidden", width, 1) for width in self.hidden),
     ):
       if value < least:
@@ -96,6 +113,10 @@ class TrainConfig:
       raise UsageError(f"--test-fraction must be above 0 and below 1, got {self.test_fraction:g}")
     if not (math.isfinite(self.rate) and self.rate > 0):
       raise UsageError(f"--rate must be finite and above 0, got {self.rate}")
+    if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+      raise UsageError(f"--weight-decay must be finite and at least 0, got {self.weight_decay}")
+    if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+      raise UsageError(f"--clip-norm must be finite and above 0, got {self.clip_norm}")
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
 
@@ -240,6 +261,6 @@ def of_type(value: Any, kind: Any) -> bool:
 
 def saved(config: TrainConfig) -> dict[str, Any]:
   """The configuration as a TOML table: without what is None, and without where the run is."""
-  table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED}
+  table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED and v is not None}
   table["stop"] = {k: v for k, v in table["stop"].items() if v is not None}
   return table

@@ -53,6 +53,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
 
   import fbackprop as fb
   from fbackprop.train import runs
+  from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import describe_model, save_model
   from fbackprop.train.report import draw_report
 
@@ -66,6 +67,14 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   sizes = (features, *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset)
   net, loss = model.net, model.loss
+  if config.warmup > config.stop.max_steps:
+    where = told_by("warmup", arguments)
+    raise UsageError(f"{where} must be at most the {config.stop.max_steps} steps of the run, got "
+                     f"{config.warmup}")  # fmt: skip
+  optimizer = make_optimizer(
+    config.optimizer, config.rate, config.stop.max_steps, schedule=config.schedule,
+    warmup=config.warmup, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
+  )  # fmt: skip
   folder = create_folder(config, arguments)
   try:
     runs.write_toml(
@@ -80,7 +89,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   for line in about(dataset):
     print(line)
   network = model.as_text()
-  method = f"gradient descent, rate {config.rate:g}, batches of {config.batch_size}"
+  method = method_of(config)
   print(f"{network}; {method}")
   score = " test accuracy" if dataset.is_classification else ""
   print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}   error of gradient")
@@ -105,7 +114,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
         net,
         loss,
         (dataset.x, dataset.targets),
-        optimizer=fb.train.gradient_descent(config.rate),
+        optimizer=optimizer,
         stop=config.stop,
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
@@ -184,6 +193,21 @@ def about(dataset: "Dataset") -> list[str]:
     what = "features" if dataset.target_standardization is None else "features and targets"
     lines.append(f"{what} standardised by the training part: mean 0, deviation 1")
   return lines
+
+
+def method_of(config: TrainConfig) -> str:
+  """How a run learns, in a line."""
+  name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
+  parts = [f"{name.replace('_', ' ')}, rate {config.rate:g}"]
+  if config.schedule != "constant":
+    parts[0] += f" {config.schedule}"
+  if config.warmup:
+    parts.append(f"warmup {config.warmup}")
+  if config.weight_decay:
+    parts.append(f"weight decay {config.weight_decay:g}")
+  if config.clip_norm is not None:
+    parts.append(f"gradient up to {config.clip_norm:g}")
+  return ", ".join([*parts, f"batches of {config.batch_size}"])
 
 
 def stopped(result: "Result") -> str:
