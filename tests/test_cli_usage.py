@@ -274,5 +274,5 @@ def test_questions_are_answered_without_jax():
     [sys.executable, "-c", WITHOUT_JAX], cwd=root, capture_output=True, text=True
   )
   assert done.returncode == 0, done.stderr
-  for said in ("fbackprop COMMAND", "fbackprop 0.", "Step size of gradient descent", "--hidden"):
+  for said in ("fbackprop COMMAND", "fbackprop 0.", "Step size, of a schedule", "--hidden"):
     assert said in done.stdout

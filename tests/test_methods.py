@@ -1,4 +1,4 @@
-"""Optimisers by name are optax's, to the last bit; schedules, decay and clipping do what they say."""
+"""Optimisers by name are optax's; schedules, decay and clipping do what they say."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,14 @@ import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train.method_names import OPTIMIZERS, SCHEDULES
 from fbackprop.train.methods import make_optimizer, rates
+
+
+@pytest.fixture(autouse=True)
+def promotion():
+  """Optax mixes counters and floats, which the tests of our own code forbid."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield
+
 
 NET = fb.mlp([3, 8, 2], normalization=fb.layer_norm)
 PARAMS = NET.init(jax.random.key(0))
@@ -31,6 +39,10 @@ def after(optimizer, steps=3):
     updates, state = optimizer.update(GRADS, state, params)
     params = optax.apply_updates(params, updates)
   return params
+
+
+def norm_of(tree):
+  return float(np.sqrt(sum(float((leaf**2).sum()) for leaf in jax.tree.leaves(tree))))
 
 
 def assert_same(a, b, **tolerance):
@@ -72,8 +84,8 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not():
   for factor, want in ((1.0, 0.5), (1e-3, None)):
     grads = jax.tree.map(lambda g, f=factor: f * g, GRADS)
     updates, _ = optimizer.update(grads, optimizer.init(PARAMS), PARAMS)
-    norm = float(optax.global_norm(updates))
-    assert norm == pytest.approx(want or float(optax.global_norm(grads)), rel=1e-5)
+    norm = norm_of(updates)
+    assert norm == pytest.approx(want or norm_of(grads), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +94,16 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not():
     ("constant", 2.0, 2.0),
     ("cosine", 1.0, 0.0),
     ("linear", 1.0, 0.0),
-    ("exponential", 0.0632, 2e-3),
+    ("exponential", 2 / 1000**0.5, 2e-3),
   ],
 )
 def test_a_schedule_arrives_at_the_end_of_the_run(schedule, middle, end):
+  near = {"rel": 1e-5, "abs": 1e-6}
   found = rates(2.0, 100, schedule, 0)
-  assert [float(found(s)) for s in (0, 50, 100)] == pytest.approx(
-    [2.0, middle, end], rel=1e-2, abs=1e-6
-  )
+  assert [float(found(s)) for s in (0, 50, 100)] == pytest.approx([2.0, middle, end], **near)
   warm = rates(2.0, 120, schedule, 20)
-  assert [float(warm(s)) for s in (0, 10, 20, 70)] == pytest.approx(
-    [0.0, 1.0, 2.0, middle], rel=1e-2, abs=1e-6
-  )
+  want = [0.0, 1.0, 2.0, middle]
+  assert [float(warm(s)) for s in (0, 10, 20, 70)] == pytest.approx(want, **near)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +130,7 @@ def test_a_run_says_how_it_learns(tmp_path, capsys, monkeypatch):
   more = f" --clip-norm 1 --stop.max-steps 60 --eval-every 60 --out {tmp_path}"
   assert main(["train", *(flags + more).split()]) == 0
   said = capsys.readouterr().out
-  assert (
-    "adam, rate 0.01 cosine, warmup 5, weight decay 0.1, gradient up to 1, batches of 32" in said
-  )
+  assert "adam, rate 0.01 cosine, warmup 5, weight decay 0.1, gradient up to 1, batches" in said
   assert main(["train", "--config", f"{tmp_path}/iris-1/config.toml", "--out", str(tmp_path)]) == 0
   first, again = (tmp_path / f"iris-{i}" / "model.safetensors" for i in (1, 2))
   assert first.read_bytes() == again.read_bytes()
