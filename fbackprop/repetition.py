@@ -55,6 +55,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
   def repeat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     check_stacked(params, n)
+    check_array("repeat", "x", x)
     check_optional_key("repeat", key)
     keys = None if key is None or not layer.draws else jax.random.split(key, n)
     shared, step = forward_step(signature((params, x, keys)))
@@ -107,7 +108,8 @@ def repeat(layer: Layer, n: int) -> Layer:
 def signature(tree: Any) -> Any:
   """What a loop over these arrays is compiled for."""
   leaves, structure = jax.tree.flatten(tree)
-  return structure, tuple((leaf.shape, leaf.dtype, jax.typeof(leaf).weak_type) for leaf in leaves)
+  avals = tuple((leaf.shape, leaf.dtype, jax.typeof(leaf).weak_type) for leaf in leaves)
+  return structure, avals, jnp.result_type(float)  # What x64 gives, and so residuals may have.
 
 
 class Shared:

@@ -377,3 +377,45 @@ def test_the_warning_points_to_the_user_s_line():
   with pytest.warns(UserWarning, match="leave the softmax out") as warned:
     fb.train.make_step(net, fb.softmax_cross_entropy, optimizer)
   assert {warning.filename for warning in warned} == {__file__}
+
+
+# --- `repeat` outside of jit ----------------------------------------------------------------------
+
+
+def test_repeat_is_traced_once_outside_of_jit():
+  """Eagerly, a loop whose body is a new function each time would be compiled each time."""
+  traces = []
+
+  def forward(params, x, key=None):
+    traces.append("forward")
+    return jnp.sin(x), (x,)
+
+  def backward(params, residuals, y_bar):
+    traces.append("backward")
+    return params, jnp.cos(residuals[0]) * y_bar
+
+  own = fb.repeat(fb.Layer("own", lambda key: (), forward, backward), 3)
+  x = jnp.linspace(-1, 1, 4)
+  for _ in range(3):
+    y, residuals = own.forward((), x)
+    _, x_bar = own.backward((), residuals, jnp.ones_like(y))
+  assert sorted(traces) == ["backward", "forward"]
+  want = jax.grad(lambda x: jnp.sin(jnp.sin(jnp.sin(x))).sum())(x)
+  np.testing.assert_allclose(x_bar, want, rtol=1e-6)
+
+
+def test_repeat_follows_x64_on_and_off():
+  """What its residuals are may depend on it."""
+
+  def forward(params, x, key=None):
+    return jnp.sin(x), (x, x.astype(jnp.result_type(float)), jnp.cos(x))
+
+  def backward(params, residuals, y_bar):
+    return params, residuals[2] * y_bar
+
+  own = fb.repeat(fb.Layer("own", lambda key: (), forward, backward), 2)
+  x = jnp.ones((3,), jnp.float32)
+  for on in (False, True, False, True):
+    with jax.enable_x64(on):
+      y, residuals = own.forward((), x)
+      assert own.backward((), residuals, y)[1].shape == (3,)

@@ -274,3 +274,101 @@ def test_differences_over_a_branch_that_each_point_takes_for_itself():
   zero = jnp.zeros(())
   assert vjp(hinge, zero, f_vjp=of(2.0)).verdict == "pass"  # Between its sides.
   assert vjp(hinge, zero, f_vjp=of(4.0)).verdict == "fail"
+
+
+def cross_entropy_of(labels_to_weights):
+  def loss(z, labels):
+    rows = jnp.arange(labels.size), labels
+    return (labels_to_weights(labels) * -jax.nn.log_softmax(z)[rows]).sum()
+
+  def loss_vjp(z, labels):
+    def pull(y_bar):
+      z_bar = jax.nn.softmax(z) - jax.nn.one_hot(labels, z.shape[1])
+      return y_bar * labels_to_weights(labels)[:, None] * z_bar, None
+
+    return loss(z, labels), pull
+
+  return loss, loss_vjp
+
+
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
+def test_only_numbers_that_the_function_tells_apart_are_tried(dtype):
+  """-1 is no label: labels > 0 tells 0 from 1."""
+  loss, loss_vjp = cross_entropy_of(lambda labels: jnp.where(labels > 0, 2.0, 1.0))
+  report = vjp(loss, X, LABELS.astype(dtype), f_vjp=loss_vjp)
+  assert report.verdict == "pass", report.table()
+  assert {"some integers 0", "some integers 1"} <= set(report.regimes)
+  assert "some integers -1" not in report.regimes
+
+
+def test_numbers_are_for_what_is_compared_alone():
+  loss, loss_vjp = cross_entropy_of(lambda labels: jnp.ones(labels.shape))
+
+  def warmed_up(z, labels, step):
+    return jnp.where(step > 100, 2.0, 1.0) * loss(z, labels)
+
+  def warmed_up_vjp(z, labels, step):
+    y, pull = loss_vjp(z, labels)
+    factor = jnp.where(step > 100, 2.0, 1.0)
+    return factor * y, lambda y_bar: (*pull(factor * y_bar), None)
+
+  report = vjp(warmed_up, X, LABELS, jnp.array(3), f_vjp=warmed_up_vjp)
+  assert report.verdict == "pass", report.table()
+
+
+# --- Loops that end by a tolerance, or hardly ever ------------------------------------------------
+
+
+def halved(x):
+  """A fixed point, found by turns that autodiff doesn't see."""
+  still = jax.lax.stop_gradient(x)
+  y = jax.lax.while_loop(
+    lambda y: (jnp.abs(y - 0.5 * jnp.cos(y) - still) > 1e-6).any(),
+    lambda y: 0.5 * jnp.cos(y) + still,
+    jnp.zeros_like(x),
+  )
+  return 0.5 * jnp.cos(jax.lax.stop_gradient(y)) + x
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (-1.0, "fail"), (2.0, "fail")])
+def test_a_loop_excuses_no_wrong_rule(factor, verdict):
+  """A rule that is declared to be no slope has no differences to confirm it."""
+
+  def rule(x):
+    return halved(x), lambda y_bar: (factor * y_bar,)
+
+  report = vjp(halved, X[0], f_vjp=rule, surrogate=True, level="quick")
+  assert report.verdict == verdict, report.table()
+
+
+def test_a_loop_of_very_many_turns_is_no_verdict():
+  def rule(x):
+    n = jax.lax.while_loop(lambda i: i < 5000, lambda i: i + 1, 0)
+    return 5000.0 * x, lambda y_bar: (n * y_bar,)
+
+  with jax.numpy_dtype_promotion("standard"):
+    report = vjp(lambda x: 5000.0 * x, X, f_vjp=rule, level="quick")
+  assert report.verdict == "no verdict"
+  assert "a loop goes round more than" in report.findings[0].message
+
+
+def test_a_key_that_a_loop_carries():
+  """Rejection sampling: each lane draws until it is content."""
+
+  def sample(x, key):
+    def again(state):
+      key, value = state
+      key, own = jax.random.split(key)
+      return key, jax.random.uniform(own, x.shape, x.dtype) + 0 * value
+
+    return jax.lax.while_loop(lambda s: (s[1] < x / 8).any(), again, (key, 0 * x - 1))[1]
+
+  def drawn(x, key):
+    return x * jax.lax.stop_gradient(sample(x, key))
+
+  def rule(x, key):
+    value = sample(x, key)
+    return x * value, lambda y_bar: (y_bar * value, None)
+
+  report = vjp(drawn, jnp.linspace(0.5, 1.5, 4), jax.random.key(0), f_vjp=rule, surrogate=True)
+  assert report.verdict == "pass", report.table()

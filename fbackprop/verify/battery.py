@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from fbackprop.verify import exact
-from fbackprop.verify.branches import MOST_SITES, Coverage, search
+from fbackprop.verify.branches import MOST_NUMBERS, MOST_SITES, Coverage, search
 from fbackprop.verify.findings import RuleError
 from fbackprop.verify.pointwise import check_maths
 from fbackprop.verify.regimes import (
@@ -90,6 +90,8 @@ def check_branches(v: Verification, witnesses: Witnesses) -> None:
   for name, leaves, y_bar in points:
     if not v.has_failed:
       check_point(v, witnesses, Regime(name, leaves), y_bar)
+  if left_out := coverage.numbers[MOST_NUMBERS:]:
+    v.not_checked.append(f"branches: integers of {', '.join(map(str, left_out[:8]))}, ...")
   for name in coverage.one_sided_integers:
     v.not_checked.append(f"branches: the other side of a comparison of integers, {name}")
   if coverage.seen:

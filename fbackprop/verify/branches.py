@@ -28,6 +28,8 @@ Place = tuple[Any, ...]
 MOST_SITES = {"standard": 24, "large": 3, "deep": 200}
 SCALES = (8.0, 64.0, 4096.0, 1 / 64)
 STEPS = 8
+# So many numbers that integers are compared with are tried.
+MOST_NUMBERS = 12
 
 
 ORDERS = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal}
@@ -36,6 +38,30 @@ ORDERS = {"lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater
 def is_index_check(name: str, bound: np.ndarray) -> bool:
   """Whether it is i < 0, which indexing writes for indices from the end."""
   return name == "lt" and not bound.any()
+
+
+def numbers_at_edge(name: str, a: np.ndarray, b: np.ndarray) -> set[int]:
+  """The two numbers between which the answer changes; both are in the domain of who asks."""
+  found: set[int] = set()
+  for x, is_right in ((b, True), (a, False)):
+    if x.size == 1:
+      bound = int(x.reshape(-1)[0])
+      lower = bound - 1 if (name in ("lt", "ge")) == is_right else bound
+      found |= {lower, lower + 1}
+  return found
+
+
+def leaves_of(jaxpr: Any, place: int) -> list[int]:
+  """The inputs of a program on which one of its equations depends."""
+
+  def variables(equation: Any) -> set[Any]:
+    return {v for v in equation.invars if not isinstance(v, core.Literal)}
+
+  wanted = variables(jaxpr.eqns[place])
+  for equation in reversed(jaxpr.eqns[:place]):
+    if not wanted.isdisjoint(equation.outvars):
+      wanted |= variables(equation)
+  return [i for i, v in enumerate(jaxpr.invars) if v in wanted]
 
 
 class Coverage:
@@ -52,7 +78,7 @@ class Coverage:
       self.programs = [flat(p, keep_rules=False) for p in both if p is not None]
     self.seen: dict[Place, set[str]] = {}
     self.names: dict[Place, str] = {}
-    self.integers: set[int] = set()
+    self.integers: set[tuple[int, int]] = set()  # A number, and the leaf it is for.
     self.floats: set[float] = set()
     self.integer_outcomes: dict[Place, set[bool]] = {}
     self.fresh = False
@@ -61,13 +87,11 @@ class Coverage:
     """Notes the outcomes of one comparison."""
     if a.dtype.kind != "f":
       if name in ("eq", "ne") and a.dtype.kind in "iu" and (b.size == 1 or a.size == 1):
-        self.integers |= {int(v) for v in (b if b.size == 1 else a).reshape(-1)}
+        self.note(place, {int(v) for x in (a, b) if x.size == 1 for v in x.reshape(-1)})
       elif name in ORDERS and a.dtype.kind in "iu" and not is_index_check(name, b):
         self.names[place] = name
         if place[0] == 1 and len(place) == 2 and 1 in (a.size, b.size):
-          # Where the function itself asks, both answers are in its domain.
-          bound = int((b if b.size == 1 else a).reshape(-1)[0])
-          self.integers |= {bound - 1, bound, bound + 1}
+          self.note(place, numbers_at_edge(name, a, b))
         outcomes = np.unique(ORDERS[name](a, b)).tolist()
         self.integer_outcomes.setdefault(place, set()).update(outcomes)
       return
@@ -85,6 +109,15 @@ class Coverage:
         outcomes.add(outcome)
         self.fresh = True
 
+  def note(self, place: Place, values: set[int]) -> None:
+    """Notes numbers for the leaves of integers that a comparison depends on."""
+    jaxpr = self.programs[place[0]].jaxpr
+    for leaf in leaves_of(jaxpr, place[1]):
+      dtype = jaxpr.invars[leaf].aval.dtype
+      if isinstance(dtype, np.dtype) and dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        self.integers |= {(v, leaf) for v in values if limits.min <= v <= limits.max}
+
   def look(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> bool:
     """Evaluates both programs at a point; whether a comparison came out as it never had before."""
     self.fresh = False
@@ -95,6 +128,11 @@ class Coverage:
 
       Evaluator(self.signature.working, watch=watch).run(program, [*leaves, *y_bar])
     return self.fresh
+
+  @property
+  def numbers(self) -> list[int]:
+    """The numbers that integers are compared with, and those beside, in order."""
+    return sorted({value for value, _ in self.integers})
 
   @property
   def one_sided_integers(self) -> list[str]:
@@ -132,8 +170,11 @@ def search(
   if coverage.one_sided:
     for factor in SCALES:
       try_point(f"cotangent times {factor:g}", leaves, [b * factor for b in y_bar])
-  for value in sorted(coverage.integers)[:12]:
-    own = [with_value(x, value) if is_label(x) else x for x in leaves]
+  for value in coverage.numbers[:MOST_NUMBERS]:
+    own = [
+      with_value(x, value) if is_label(x) and (value, i) in coverage.integers else x
+      for i, x in enumerate(leaves)
+    ]
     coverage.look(own, y_bar)
     points.append((f"some integers {value}", own, y_bar))
   for number in sorted(coverage.floats)[:8]:

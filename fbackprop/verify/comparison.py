@@ -10,6 +10,8 @@ import numpy as np
 SPREADS = 12.0
 # A bound is vacuous if it exceeds this share of what it bounds.
 VACUOUS = 1e-3
+# A leaf within bounds below this share of the largest leaf is zero but for rounding.
+ZERO = 1e-9
 # Below this float64 itself flushes to zero.
 FLOOR = 1e-290
 
@@ -85,7 +87,7 @@ def compare(
     may_be_vacuous: whether a bound can be too wide for another reason than cancellation: a fragile
       comparison, an operation that isn't evaluated in float64, a program in a narrow dtype.
   """
-  largest = max((float(np.max(np.abs(w[0]), initial=0.0)) for w in want), default=0.0)
+  largest = max((largest_of(w[0]) for w in want), default=0.0)
   differences = []
   for leaf, (g, w) in enumerate(zip(got, want, strict=True)):
     with np.errstate(all="ignore"):
@@ -96,15 +98,20 @@ def compare(
       both = np.isfinite(g[0]) & np.isfinite(w[0])
       is_wrong = np.where(both, error > bound, ~same_non_finite(g[0], w[0]))
       # A leaf that is zero but for rounding is as small as it should be.
-      own = float(np.max(np.abs(w[0]), initial=0.0))
-      is_zero = own <= float(np.max(bound, initial=0.0))
-      scale = max(largest, 2 * FLOOR / VACUOUS) if is_zero else own
+      widest = largest_of(bound)
+      is_zero = largest_of(w[0]) <= widest <= ZERO * largest
+      scale = max(largest if is_zero else largest_of(w[0]), 2 * FLOOR / VACUOUS)
       is_vacuous = np.isnan(bound) | np.isinf(bound)
       if may_be_vacuous:
         is_vacuous |= bound > VACUOUS * scale
       is_vacuous &= both
     differences.append(Difference(leaf, g[0], w[0], bound, is_wrong & ~is_vacuous, is_vacuous))
   return differences
+
+
+def largest_of(x: np.ndarray) -> float:
+  """The largest size among the finite entries."""
+  return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
 
 
 def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -97,6 +97,7 @@ class Evaluator:
     self.fragile = 0
     self.foreign: list[str] = []
     self.are_points = False
+    self.is_endless = False
 
   def run(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
     """The results, each with an axis of samples in front.
@@ -339,6 +340,7 @@ class Evaluator:
       else:
         extra += 1
       if turns > MOST_TURNS or extra > 10 + turns:
+        self.is_endless = True
         return [without_result(mask, x) for x in carry]
       moved = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
       if not mask.all():  # Points, and lanes of vmap, stand still when they are done.
@@ -451,7 +453,8 @@ def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
   """The new values where a sample or a lane goes on, the old ones elsewhere."""
-  return np.where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
+  where = np.where if isinstance(new, np.ndarray) else jnp.where  # Keys are JAX's.
+  return where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
 
 
 def without_result(mask: np.ndarray, x: Samples) -> Samples:

@@ -77,11 +77,12 @@ def check_maths(
   """U against A at one point; D where they differ. None where the function isn't finite."""
   bars = [b * regime.loss_scale for b in y_bar]
   values = evaluate(witnesses, regime.leaves, bars, v.noise())
-  if not all(np.isfinite(y[0]).all() for y in values.y_want):
+  if values.is_endless or not all(np.isfinite(y[0]).all() for y in values.y_want):
     if regime.name == "as given":
       message = (
-        "f isn't finite at these arguments, or goes round a loop more than "
-        f"{MOST_TURNS:,} times: there is no gradient to compare with"
+        f"a loop goes round more than {MOST_TURNS:,} times: its results aren't known"
+        if values.is_endless
+        else "f isn't finite at these arguments: there is no gradient to compare with"
       )
       v.add(Finding("no verdict", check, message=message))
     return None
@@ -116,6 +117,8 @@ def compare_outputs(v: Verification, values: Values, regime: Regime, may_be_vacu
   """The rule's forward pass gives the function's value."""
   v.count("forward")
   for d in compare(values.y, values.y_want, v.allowance, may_be_vacuous):
+    if d.is_vacuous.any():
+      v.not_checked.append(f"some outputs, {regime.name}: their bounds are vacuous")
     if d.is_wrong.any() and "forward" not in v.failed:
       v.failed.add("forward")
       v.add(
@@ -179,6 +182,10 @@ def report_difference(
       kind = "note"  # Nobody called it there.
   elif judgement.ruling == "inexact":
     message = "the function is a loop that ends by a tolerance: its slope isn't known more closely"
+  elif judgement.ruling == "unresolved":
+    message = "the function is a loop that ends too early here: differences don't resolve its slope"
+    if regime.name == "as given":
+      kind = "no verdict"
   elif judgement.ruling == "undefined":
     message = "neither autodiff nor the differences are finite here"
   key = f"{kind} {name}" if kind == "fail" else f"{kind} {check} {name} {judgement.ruling}"

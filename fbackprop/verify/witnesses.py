@@ -212,6 +212,7 @@ class Values(NamedTuple):
       no autodiff.
     fragile: how many comparisons rounding might decide.
     foreign: operations that aren't evaluated in float64.
+    is_endless: whether a loop was left before its end.
   """
 
   y: list[np.ndarray]
@@ -220,6 +221,7 @@ class Values(NamedTuple):
   bars_want: list[np.ndarray] | None
   fragile: int
   foreign: tuple[str, ...]
+  is_endless: bool
 
 
 def evaluate(
@@ -236,7 +238,13 @@ def evaluate(
   else:
     y_want, bars_want = evaluator.run(witnesses.forward, leaves), None
   return Values(
-    got[:count], y_want, got[count:], bars_want, evaluator.fragile, tuple(evaluator.foreign)
+    got[:count],
+    y_want,
+    got[count:],
+    bars_want,
+    evaluator.fragile,
+    tuple(evaluator.foreign),
+    evaluator.is_endless,
   )
 
 
