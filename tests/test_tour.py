@@ -1,6 +1,5 @@
 """The tour, `experiments/tour.py`: as a reader runs it, and with errors planted in its rules."""
 
-import ast
 import functools
 import re
 import subprocess
@@ -14,6 +13,7 @@ from matplotlib.image import imread
 
 import fbackprop as fb
 from experiments import tour
+from tests.public import assert_short_and_public
 
 SCRIPT = Path(tour.__file__)
 
@@ -96,18 +96,4 @@ def test_training_ends_by_either_rule(start, monkeypatch):
 
 
 def test_it_is_short_and_uses_public_names_alone():
-  text = SCRIPT.read_text(encoding="utf-8")
-  assert len(text.splitlines()) <= 150
-  names = set(re.findall(r"\bfb((?:\.\w+)+)", text))
-  assert {".mlp", ".inspect", ".train.fit"} <= names
-  for name in names:
-    value = fb
-    for part in name[1:].split("."):
-      assert part in value.__all__, name
-      value = getattr(value, part)
-  imported = {
-    alias.name if isinstance(node, ast.Import) else node.module
-    for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)
-    for alias in node.names
-  }  # fmt: skip
-  assert {name for name in imported if name.startswith("fbackprop")} == {"fbackprop"}
+  assert_short_and_public(SCRIPT, lines=150)
