@@ -74,10 +74,10 @@ def product_rate(side: int, dtype: str, rows: NamedSharding, whole: NamedShardin
 def jax_gradient(net: fb.Layer, params: Any, x: Any, labels: Any) -> Any:
   """The gradient by `jax.grad` of the same forward pass."""
 
-  def mean_loss(params: Any) -> Any:
+  def mean_loss(params: Any, x: Any, labels: Any) -> Any:
     return LOSS.forward(net.forward(params, x)[0], labels)[0].mean()
 
-  return jax.jit(jax.grad(mean_loss))(params)
+  return jax.jit(jax.grad(mean_loss))(params, x, labels)
 
 
 @jax.jit
