@@ -296,7 +296,7 @@ def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkey
 
 
 def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):
-  def interrupted(name, seed):
+  def interrupted(name, seed, **options):
     assert (name, seed) == ("sine", 5)
     raise KeyboardInterrupt
 
