@@ -231,6 +231,15 @@ def is_finite_slope(found: Slopes) -> bool:
   return found.is_known and found.error <= 1e-2 * (abs(found.left) + abs(found.right)) + 1e-6
 
 
+def difference_tolerance(witnesses: Witnesses) -> float:
+  """How closely D can agree with U and A.
+
+  A narrow program rounds constants of the slope, as 1/√(2π), that the function doesn't have.
+  """
+  unit = 0.0 if witnesses.is_wide else CONSTANTS.get(digits(witnesses.signature.working), 0.0)
+  return max(DIFFERENCE_TOLERANCE, 4 * unit)
+
+
 def confirm(
   witnesses: Witnesses,
   leaves: Sequence[object],
@@ -245,9 +254,7 @@ def confirm(
     kinks, or the differences aren't finite.
   """
   rng = np.random.default_rng([seed, 2])
-  # A narrow program rounds constants of the slope, as 1/√(2π), that the function doesn't have.
-  unit = 0.0 if witnesses.is_wide else CONSTANTS.get(digits(witnesses.signature.working), 0.0)
-  tolerance = max(DIFFERENCE_TOLERANCE, 4 * unit)
+  tolerance = difference_tolerance(witnesses)
   shown: tuple[bool | None, float, float] = (None, 0.0, 0.0)
   for _ in range(4):
     direction = random_direction(rng, witnesses, leaves)

@@ -13,7 +13,7 @@ from fbackprop.verify.comparison import Difference, compare
 from fbackprop.verify.evaluation import MOST_TURNS
 from fbackprop.verify.explaining.causes import find_cause
 from fbackprop.verify.findings import Finding
-from fbackprop.verify.judging import confirm, judge
+from fbackprop.verify.judging import DIFFERENCE_TOLERANCE, confirm, difference_tolerance, judge
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.regimes import (
   Regime,
@@ -244,6 +244,10 @@ def check_slope(v: Verification, witnesses: Witnesses, values: Values) -> None:
   bars = [b[0] for b in values.bars]
   agrees, own, slope = confirm(witnesses, v.leaves, v.y_bar, bars, v.seed)
   v.count("differences")
+  if (tolerance := difference_tolerance(witnesses)) > DIFFERENCE_TOLERANCE:
+    v.not_checked.append(
+      f"differences closer than {tolerance:.1g} of the slope: the rule can't be traced in float64"
+    )
   if agrees is None:
     v.not_checked.append("differences at the arguments as given: they cross kinks there")
     if values.bars_want is None:
