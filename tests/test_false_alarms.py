@@ -28,7 +28,7 @@ def assert_no_alarm(case, level):
   assert report.verdict in ("pass", "no verdict"), f"{case}\n{report.table()}"
 
 
-@hypothesis.settings(max_examples=8, **QUIET)
+@hypothesis.settings(max_examples=4, **QUIET)
 @hypothesis.given(cases)
 def test_right_rules_pass_quickly(case):
   assert_no_alarm(case, "quick")

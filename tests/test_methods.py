@@ -127,7 +127,7 @@ def test_a_run_says_how_it_learns(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
   assert set(SCHEDULES) >= {"cosine"}
   flags = "--data iris --optimizer adam --rate 0.01 --schedule cosine --warmup 5 --weight-decay 0.1"
-  more = f" --clip-norm 1 --stop.max-steps 60 --eval-every 60 --out {tmp_path}"
+  more = f" --clip-norm 1 --stop.max-steps 60 --eval-every 60 --check-every 0 --out {tmp_path}"
   assert main(["train", *(flags + more).split()]) == 0
   said = capsys.readouterr().out
   assert "adam, rate 0.01 cosine, warmup 5, weight decay 0.1, gradient up to 1, batches" in said

@@ -158,6 +158,8 @@ class Evaluator:
       return self.cond(params["branches"], inputs, place)
     if self.watch is not None:
       self.show(name, params, inputs, place)
+    if any(isinstance(x, jax.Array) for x in inputs):  # Keys, of which NumPy knows nothing.
+      return self.by_jax(equation, inputs)
     if name in primitives.EXACT:
       return [self.exact(name, params, inputs, equation)]
     if name in primitives.ROUNDED:
