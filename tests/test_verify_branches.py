@@ -9,7 +9,8 @@ import pytest
 
 from fbackprop.verify import vjp
 from fbackprop.verify.arguments import signature_of
-from fbackprop.verify.regimes import as_numpy, find_batch
+from fbackprop.verify.batches import find_batch
+from fbackprop.verify.regimes import as_numpy
 from fbackprop.verify.rules import rule_of
 
 RNG = np.random.default_rng(0)
@@ -180,6 +181,45 @@ def test_the_axis_of_examples_is_found(f, args, leaves):
   rule, outputs = rule_of(f, None, signature, own)
   found = find_batch(rule, as_numpy(own), outputs)
   assert (None if found is None else set(found)) == leaves
+
+
+def permuted_rule(x, places):
+  def pull(y_bar):  # The inverse: right for a permutation alone.
+    return y_bar[jnp.argsort(places)], None
+
+  return x[places], pull
+
+
+def test_a_permutation_stays_one():
+  """With other numbers of rows too."""
+  places = jnp.asarray(RNG.permutation(5))
+  right = vjp(lambda x, places: x[places], X, places, f_vjp=permuted_rule)
+  assert right.verdict == "pass", right.table()
+  assert {"N = 2", "N = 13"} <= set(right.regimes)
+
+  def neighbour(x, places):
+    y, pull = permuted_rule(x, places)
+    return y, lambda y_bar: (jnp.roll(pull(y_bar)[0], len(places) == 3, axis=0), None)
+
+  assert vjp(lambda x, places: x[places], X, places, f_vjp=neighbour).findings[0].regime == "N = 3"
+
+
+def test_sorted_numbers_of_segments_stay_sorted():
+  segments = jnp.array([0, 0, 1, 2, 2])
+
+  def sums(x, segments):
+    return jax.ops.segment_sum(x, segments, num_segments=3)
+
+  def by_search(x, segments):
+    """The rows of a segment lie together: its sum is a difference of two cumulated ones."""
+    ends = jnp.searchsorted(segments, jnp.arange(3), side="right")
+    cumulated = jnp.concatenate([jnp.zeros_like(x[:1]), jnp.cumsum(x, axis=0)])
+    y = jnp.diff(cumulated[ends], axis=0, prepend=jnp.zeros_like(x[:1], shape=(1, x.shape[1])))
+    return y, lambda y_bar: (y_bar[segments], None)
+
+  report = vjp(sums, X, segments, f_vjp=by_search)
+  assert report.verdict == "pass", report.table()
+  assert "N = 13" in report.regimes
 
 
 # --- What only the function asks ------------------------------------------------------------------

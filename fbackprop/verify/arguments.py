@@ -137,3 +137,9 @@ def cotangent_like(rng: np.random.Generator, outputs: Sequence[Any]) -> Leaves:
     rng.normal(size=o.shape) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0)
     for o in outputs
   ]
+
+
+def with_float0(outputs: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
+  """Cotangents of float outputs, with those of the others between them."""
+  own = iter(y_bar)
+  return [next(own) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0) for o in outputs]

@@ -4,15 +4,11 @@ import jax
 import numpy as np
 
 from fbackprop.verify import exact
+from fbackprop.verify.batches import batch_regimes, find_batch
 from fbackprop.verify.branches import MOST_NUMBERS, MOST_SITES, Coverage, search
 from fbackprop.verify.findings import RuleError
 from fbackprop.verify.pointwise import check_maths
-from fbackprop.verify.regimes import (
-  Regime,
-  batch_regimes,
-  find_batch,
-  kept,
-)
+from fbackprop.verify.regimes import Regime, kept
 from fbackprop.verify.verification import Verification
 from fbackprop.verify.witnesses import (
   Witnesses,

@@ -27,7 +27,18 @@ import numpy as np
 from jax.extend import core
 
 from fbackprop.verify import primitives
+from fbackprop.verify.foreign import bind, mapped, own_dtypes, widened
 from fbackprop.verify.primitives import Samples, digits, is_float, rounded
+from fbackprop.verify.programs import dtype_of, holds_program, inner_program, is_wide, uses
+from fbackprop.verify.samples import (
+  constant_key,
+  held,
+  is_real,
+  lifted,
+  shifted,
+  stacked,
+  without_result,
+)
 
 # How many times its spread a difference may be and count as fragile.
 FRAGILE = 4.0
@@ -403,163 +414,3 @@ def two_largest(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.nd
     return np.ones(()), np.zeros(())
   top = np.partition(rows, -2, axis=-1)
   return top[..., -1], top[..., -2]
-
-
-class Uses(NamedTuple):
-  """Which equations are needed for the results, and where each variable is read last."""
-
-  needed: set[int]
-  last: dict[Any, int]
-
-
-def uses(equations: Sequence[Any], results: set[Any]) -> Uses:
-  """What is needed: a program as it was traced also holds what nobody reads."""
-  live, needed = set(results), set()
-  last: dict[Any, int] = {}
-  for i in reversed(range(len(equations))):
-    if equations[i].effects or not live.isdisjoint(equations[i].outvars):
-      needed.add(i)
-      for v in equations[i].invars:
-        if not isinstance(v, core.Literal):
-          live.add(v)
-          last.setdefault(v, i)
-  return Uses(needed, last)
-
-
-# --- Helpers --------------------------------------------------------------------------------------
-
-
-def lifted(value: Any) -> Samples:
-  """A value with an axis of one sample; floats in float64."""
-  if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-    return value[None]
-  x = np.asarray(value)
-  return x.astype(np.float64)[None] if is_float(x.dtype) else x[None]
-
-
-def constant_key(value: Any) -> Any:
-  """What two constants of the same numbers have in common."""
-  x = np.asarray(value)
-  return x.shape, x.astype(np.float64).tobytes()
-
-
-def is_real(x: Any) -> bool:
-  """Whether it holds real floats."""
-  return is_float(x.dtype)
-
-
-def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
-  """All samples moved as the first one is: a cast must not widen their spread."""
-  return x + (first - x[:1]) if x.shape[0] > 1 else first
-
-
-def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
-  """The new values where a sample or a lane goes on, the old ones elsewhere."""
-  where = np.where if isinstance(new, np.ndarray) else jnp.where  # Keys are JAX's.
-  return where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
-
-
-def without_result(mask: np.ndarray, x: Samples) -> Samples:
-  """NaN where a sample or a lane would still go on; integers stay as they are."""
-  return held(mask, np.full_like(x, np.nan), x) if is_real(x) else x
-
-
-def stacked(rows: list[Any], aval: Any) -> Samples:
-  """The rows of a scan's output, after the axis of samples."""
-  if not rows:
-    dtype = np.float64 if is_float(aval.dtype) else aval.dtype
-    return np.zeros((1, 0, *aval.shape), dtype)
-  if not isinstance(rows[0], np.ndarray):
-    return jnp.stack(rows, axis=1)
-  samples = max(r.shape[0] for r in rows)
-  return np.stack([np.broadcast_to(r, (samples, *r.shape[1:])) for r in rows], axis=1)
-
-
-CALLS = {
-  "jit": "jaxpr",
-  "pjit": "jaxpr",
-  "closed_call": "call_jaxpr",
-  "core_call": "call_jaxpr",
-  "remat2": "jaxpr",
-  "checkpoint": "jaxpr",
-  "custom_jvp_call": "call_jaxpr",
-  "custom_vjp_call": "call_jaxpr",
-  "custom_vjp_call_jaxpr": "fun_jaxpr",
-  "custom_vmap_call": "call",
-}
-
-
-def inner_program(equation: Any) -> core.ClosedJaxpr | None:
-  """The program that an equation calls, if that is all it does."""
-  key = CALLS.get(equation.primitive.name)
-  if key is None or key not in equation.params:
-    return None
-  inner = equation.params[key]
-  return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
-
-
-def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
-  """Applies a primitive with an equation's parameters."""
-  own = primitive.get_bind_params(dict(params))
-  out = primitive.bind(*values, **own)
-  return list(out) if primitive.multiple_results else [out]
-
-
-def widened(equation: Any) -> Callable[..., list[Any]]:
-  """The primitive on float64, whatever dtype it was traced with."""
-  params = dict(equation.params)
-  for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
-    if params.get(key) is not None and is_float(params[key]):
-      params[key] = np.dtype(np.float64)
-
-  def apply(*values: Any) -> list[Any]:
-    results = bind(equation.primitive, params, values)
-    if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
-      raise TypeError("it doesn't compute in float64")
-    return results
-
-  return apply
-
-
-def holds_program(values: Any) -> bool:
-  """Whether a program stands among an equation's parameters, as in a linear solve."""
-  return any(
-    isinstance(v, core.Jaxpr | core.ClosedJaxpr) or (isinstance(v, tuple) and holds_program(v))
-    for v in values
-  )
-
-
-def is_wide(equation: Any) -> bool:
-  """Whether all floats that an equation takes and gives are float64."""
-  atoms = [*equation.invars, *equation.outvars]
-  return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
-
-
-def dtype_of(atom: Any) -> Any:
-  """The dtype that a variable or a constant was traced with."""
-  return atom.aval.dtype
-
-
-def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
-  """The values in the dtypes that an equation was traced with; without `floats`, the others."""
-  return [
-    v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_real(v)) else v
-    for v, a in zip(values, equation.invars, strict=True)
-  ]
-
-
-def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
-  """Applies a function to each sample; once, if all are the same."""
-  inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
-  if all(x.shape[0] == 1 for x in inputs):
-    results = function(*(x[0] for x in inputs))
-    return [lifted(r) for r in results]
-  axes = tuple(0 if x.shape[0] > 1 else None for x in inputs)
-  own = [x if x.shape[0] > 1 else x[0] for x in inputs]
-  try:
-    results = jax.vmap(function, in_axes=axes)(*own)
-  except NotImplementedError:  # Not everything can be batched; one by one always works.
-    count = max(x.shape[0] for x in inputs)
-    rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
-    results = [jnp.stack(column) for column in zip(*rows, strict=True)]
-  return [r if jnp.issubdtype(r.dtype, jax.dtypes.prng_key) else np.asarray(r) for r in results]

@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.verify.arguments import Leaves
+from fbackprop.verify.arguments import Leaves, with_float0
 from fbackprop.verify.findings import Finding, RuleError
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rules import Rule, first_line
-from fbackprop.verify.witnesses import with_float0
 
 # Powers of two, one of them negative: |y_bar| is linear in what is positive.
 FACTORS = (2.0**7, 2.0**-7, -0.5)
@@ -49,14 +48,9 @@ def shapes_of_call(rule: Rule, leaves: Sequence[Any], y_bar: Sequence[Any]) -> N
   Raises:
     RuleError: as `call`.
   """
-  bars = [b for b in y_bar if b.dtype != jax.dtypes.float0]
-
-  def shapes(leaves: Leaves, bars: Leaves) -> Leaves:
-    own = iter(bars)
-    return rule.backward(leaves, [b if b.dtype == jax.dtypes.float0 else next(own) for b in y_bar])
-
+  backward, bars = rule.of_floats(y_bar)
   try:
-    jax.eval_shape(shapes, list(leaves), bars)
+    jax.eval_shape(backward, list(leaves), bars)
   except Exception as error:
     raise as_rule_error(error) from error
 
@@ -191,12 +185,7 @@ def check_scaling(
 def check_donation(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding]:
   """Compiled with its arguments' buffers given away, the rule gives the same bits."""
   keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves]
-  bars = [b for b in y_bar if b.dtype != jax.dtypes.float0]
-
-  def backward(leaves: Leaves, bars: Leaves) -> Leaves:
-    own = iter(bars)
-    full = [b if b.dtype == jax.dtypes.float0 else next(own) for b in y_bar]
-    return rule.backward(leaves, full)
+  backward, bars = rule.of_floats(y_bar)
 
   def copies() -> tuple[Leaves, Leaves]:
     own = [x if is_key else jnp.array(x, copy=True) for x, is_key in zip(leaves, keys, strict=True)]

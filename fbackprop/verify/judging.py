@@ -20,10 +20,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fbackprop.verify.comparison import Difference
+from fbackprop.verify.differences import Slopes, slopes
 from fbackprop.verify.primitives import digits, is_float
 from fbackprop.verify.rules import Rule
 from fbackprop.verify.ties import find_ties, fit_policy
-from fbackprop.verify.witnesses import CONSTANTS, Slopes, Witnesses, slopes
+from fbackprop.verify.witnesses import CONSTANTS, Witnesses
 
 Ruling = Literal["fail", "oracle fault", "kink", "undefined", "inexact", "unresolved"]
 # How far a loop that ends by a tolerance, and the differences over it, may be from its limit.

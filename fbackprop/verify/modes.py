@@ -148,11 +148,5 @@ def sharded_backward(
     else jax.device_put(b, rows if b.ndim and b.shape[0] == size else whole)
     for b in y_bar
   ]  # fmt: skip
-  moving = [b for b in bars if b.dtype != jax.dtypes.float0]
-
-  def backward(leaves: Leaves, moving: Leaves) -> Leaves:
-    own_bars = iter(moving)
-    return rule.backward(leaves, [b if b.dtype == jax.dtypes.float0 else next(own_bars)
-                                  for b in bars])  # fmt: skip
-
+  backward, moving = rule.of_floats(bars)
   return jax.jit(backward)(own, moving)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify import exact
-from fbackprop.verify.arguments import Leaves
+from fbackprop.verify.arguments import Leaves, with_float0
 from fbackprop.verify.comparison import Difference, compare
 from fbackprop.verify.evaluation import MOST_TURNS
 from fbackprop.verify.explaining.causes import find_cause
@@ -24,7 +24,6 @@ from fbackprop.verify.witnesses import (
   Values,
   Witnesses,
   evaluate,
-  with_float0,
 )
 
 # The regime in which a rule is judged as it was traced, after float64 has judged it.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import describe
-from fbackprop.verify.arguments import Leaves, Signature
+from fbackprop.verify.arguments import Leaves, Signature, with_float0
 from fbackprop.verify.findings import RuleError, UnusableError
 from fbackprop.verify.primitives import is_float
 
@@ -48,6 +48,18 @@ class Rule(NamedTuple):
   def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
     """The cotangents alone."""
     return self.both(leaves, y_bar)[1]
+
+  def of_floats(self, y_bar: Sequence[Any]) -> tuple[Callable[[Leaves, Leaves], Leaves], Leaves]:
+    """`backward` as a function of leaves and float cotangents, which is what jit takes; and those.
+
+    Args:
+      y_bar: the cotangents of all outputs, float0 of those that aren't floats.
+    """
+
+    def backward(leaves: Leaves, floats: Leaves) -> Leaves:
+      return self.backward(leaves, with_float0(y_bar, floats))
+
+    return backward, [b for b in y_bar if is_float(b.dtype)]
 
   def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
     """The rule's output and its pullback to the float leaves."""

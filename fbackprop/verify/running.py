@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify import exact, numerics
-from fbackprop.verify.arguments import Leaves
+from fbackprop.verify.arguments import Leaves, with_float0
 from fbackprop.verify.comparison import compare
 from fbackprop.verify.findings import Finding, RuleError
 from fbackprop.verify.pointwise import OWN_DTYPE, check_maths
@@ -24,7 +24,6 @@ from fbackprop.verify.witnesses import (
   evaluate,
   gather_witnesses,
   reference_of,
-  with_float0,
 )
 
 
@@ -165,13 +164,7 @@ def autodiff_overflows(v: Verification, found: numerics.Rounding) -> bool:
 
 def compiled(v: Verification, leaves: Leaves, y_bar: Leaves) -> Leaves:
   """The rule under jit, in its own dtype."""
-  moving = [b for b in y_bar if b.dtype != jax.dtypes.float0]
-
-  def backward(leaves: Leaves, moving: Leaves) -> Leaves:
-    own = iter(moving)
-    full = [b if b.dtype == jax.dtypes.float0 else next(own) for b in y_bar]
-    return v.rule.backward(leaves, full)
-
+  backward, moving = v.rule.of_floats(y_bar)
   try:
     return jax.jit(backward)(leaves, moving)
   except Exception as error:

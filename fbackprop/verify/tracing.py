@@ -7,8 +7,10 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from fbackprop.verify.evaluation import bind, constant_key, inner_program
+from fbackprop.verify.foreign import bind
 from fbackprop.verify.primitives import is_float
+from fbackprop.verify.programs import inner_program
+from fbackprop.verify.samples import constant_key
 
 # What carries a rule of its own for differentiation, and is kept where autodiff must see it.
 RULES = {"custom_jvp_call"}

@@ -7,13 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify import exact, modes
+from fbackprop.verify.batches import find_batch
 from fbackprop.verify.comparison import compare
 from fbackprop.verify.findings import Finding
-from fbackprop.verify.regimes import (
-  find_batch,
-  is_symmetric,
-  value_regimes,
-)
+from fbackprop.verify.regimes import is_symmetric, value_regimes
 from fbackprop.verify.running import compare_mode, compiled
 from fbackprop.verify.ties import find_ties
 from fbackprop.verify.verification import Verification

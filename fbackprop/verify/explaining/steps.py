@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 from jax.extend import core
 
-from fbackprop.verify.evaluation import bind, inner_program
+from fbackprop.verify.foreign import bind
 from fbackprop.verify.primitives import is_float
+from fbackprop.verify.programs import inner_program
 
 # Longer scans, and programs of more steps than this, aren't looked into.
 LONGEST_SCAN = 32

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from fbackprop.verify.evaluation import Evaluator, bind
+from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.explaining.steps import Writer, pullback_of, struct
+from fbackprop.verify.foreign import bind
 from fbackprop.verify.primitives import is_float
 
 # Replaces a step's operand cotangents: given its place, its inputs and its outputs' cotangents.
