@@ -157,7 +157,18 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
   everything = [*in_file, *arguments]
   data = last_value(everything, "--data")
   default = DEFAULTS.get(data or "digits", GENERAL)
-  return tyro.cli(TrainConfig, prog="fbackprop train", default=default, args=everything)
+  told = {
+    unit: last_value(everything, f"--stop.max-{unit}") is not None
+    for unit in ("steps", "epochs", "seconds")
+  }
+  if not told["steps"] and any(told.values()):
+    # Who says when a run ends doesn't mean another end, of which nothing was said.
+    own: dict[str, Any] = {"max_epochs": 1} if told["epochs"] else {"max_seconds": 1.0}
+    default = replace(default, stop=replace(default.stop, max_steps=None, **own))
+  config: TrainConfig = tyro.cli(
+    TrainConfig, prog="fbackprop train", default=default, args=everything
+  )
+  return config
 
 
 def last_value(arguments: Sequence[str], flag: str) -> str | None:

@@ -16,11 +16,11 @@ class Progress(Protocol):
 
 
 @contextmanager
-def show_progress(total: int, what: str = "training") -> Iterator[Progress]:
+def show_progress(total: int | None, what: str = "training") -> Iterator[Progress]:
   """Lines and a bar on a terminal, lines alone elsewhere.
 
   Args:
-    total: steps at which the bar is full.
+    total: steps at which the bar is full; None if that isn't known.
     what: the word before the bar.
 
   Yields:

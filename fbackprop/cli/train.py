@@ -56,9 +56,18 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import describe_model, save_model
   from fbackprop.train.report import draw_report
+  from fbackprop.train.validation import size_aside
 
   dataset = load(config)
   n, features = dataset.x.shape
+  set_aside = 0
+  if config.stop.validation_fraction is not None:
+    labels = dataset.targets if dataset.is_classification else None
+    try:
+      set_aside = size_aside(n, labels, config.stop.validation_fraction)
+    except ValueError as error:
+      raise UsageError(f"--{str(error).replace('_', '-')}") from error
+    n -= set_aside
   if config.batch_size > n:
     if is_told("batch_size", arguments):
       raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
@@ -67,12 +76,17 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   sizes = (features, *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset)
   net, loss = model.net, model.loss
-  if config.warmup > config.stop.max_steps:
+  steps = config.stop.most_steps(n // config.batch_size)
+  if config.warmup > steps:
     where = told_by("warmup", arguments)
-    raise UsageError(f"{where} must be at most the {config.stop.max_steps} steps of the run, got "
-                     f"{config.warmup}")  # fmt: skip
+    raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
+  is_open = config.stop.max_steps is None and config.stop.max_epochs is None
+  if config.schedule != "constant" and is_open:
+    where = told_by("schedule", arguments)
+    raise UsageError(f"{where} {config.schedule} must know the steps of the run: give "
+                     "--stop.max-steps or --stop.max-epochs")  # fmt: skip
   optimizer = make_optimizer(
-    config.optimizer, config.rate, config.stop.max_steps, schedule=config.schedule,
+    config.optimizer, config.rate, steps, schedule=config.schedule,
     warmup=config.warmup, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
   )  # fmt: skip
   folder = create_folder(config, arguments)
@@ -85,14 +99,17 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     where = told_by("out", arguments)
     raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
 
-  print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
+  aside = f", {set_aside} to validate on" if set_aside else ""
+  print(f"{config.data}: {n} examples to train on{aside}, {len(dataset.x_test)} to test on")
   for line in about(dataset):
     print(line)
   network = model.as_text()
   method = method_of(config)
   print(f"{network}; {method}")
   score = " test accuracy" if dataset.is_classification else ""
-  print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}   error of gradient")
+  validated = "  validation" if set_aside else ""
+  print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}{validated}"
+        "   error of gradient")  # fmt: skip
 
   failed: dict[Path, str] = {}
 
@@ -104,11 +121,11 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       failed[folder / name] = error.strerror or str(error)
 
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
-    with show_progress(config.stop.max_steps) as show:
+    with show_progress(None if is_open else steps) as show:
 
       def on_evaluation(evaluation: "Evaluation") -> None:
         write("metrics.jsonl", runs.append_evaluation, evaluation)
-        show(line_of(evaluation), evaluation.step)
+        show(line_of(evaluation, bool(set_aside)), evaluation.step)
 
       result = fb.train.fit(
         net,
@@ -130,7 +147,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     name = "test_accuracy" if dataset.is_classification else "test_loss"
     worst = result.gradient_check_max_rel_error
     ending = (
-      f"{stopped(result)}; "
+      f"{stopped(result)}; {kept(result)}"
       f"{name.replace('_', ' ')} {number(summary[name])}; worst gradient error against jax.grad "
       f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
     )
@@ -219,6 +236,13 @@ def stopped(result: "Result") -> str:
   return f"stopped by {result.stop_reason} at step {result.steps}"
 
 
+def kept(result: "Result") -> str:
+  """Which parameters are kept, if not the last ones."""
+  if result.best is None:
+    return ""
+  return f"kept: step {result.best.step}, validation {number(result.best.score)}; "
+
+
 def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
   """The run's own folder, or a usage error that names the flag, or the file's key."""
   from fbackprop.train.runs import create_folder as create
@@ -236,7 +260,7 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
     raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
-def line_of(evaluation: "Evaluation") -> str:
+def line_of(evaluation: "Evaluation", is_validated: bool) -> str:
   """An evaluation as a line under the heading."""
   train, test, accuracy, error = (
     evaluation.train_loss,
@@ -247,6 +271,7 @@ def line_of(evaluation: "Evaluation") -> str:
   return (
     f"{evaluation.step:>8}{evaluation.epoch:>8.1f}{number(train):>12}{number(test):>11}"
     + (f"{number(accuracy):>14}" if accuracy is not None else "")
+    + (f"{number(evaluation.validation_score):>12}" if is_validated else "")
     + (f"{error:>20.1e}" if error is not None else f"{'-':>20}")
   )
 

@@ -1,10 +1,11 @@
 """A whole run: compile, train in chunks, evaluate, check the gradient, stop and say why."""
 
+import math
 import signal
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +17,10 @@ from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.examples import check_examples, make_evaluate
 from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
-from fbackprop.train.results import Evaluation, Result
+from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
 from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
+from fbackprop.train.validation import Best, make_look, set_aside, start_best
 from fbackprop.types import Array, Layer, Loss
 from fbackprop.verify.live import LiveCheck, make_live_check
 
@@ -50,7 +52,8 @@ def fit(
     key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
     batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn
       in a new order each epoch; a remainder smaller than a batch is left out of that epoch.
-    test: `(x, targets)` to evaluate on. It is reported and decides nothing.
+    test: `(x, targets)` to evaluate on. It is reported and decides nothing: what may decide is
+      `stop.validation_fraction`, of `data`.
     eval_every: steps from one evaluation to the next; None for one at the end only.
     check_every: steps from one comparison of our gradient with `jax.grad` to the next, from step 0
       on; None for none.
@@ -87,6 +90,11 @@ def fit(
   held_out = None if test is None else check_examples("test", test, net, loss)
   if held_out is not None and held_out.weights is not None:
     raise ValueError("fit: test must be a pair (x, targets), got weights too")
+  init_key, order_key = jax.random.split(key)
+  validation = None
+  if stop.validation_fraction is not None:
+    split_key = jax.random.fold_in(order_key, 2**32 - 1)  # No epoch has this number.
+    train, validation = set_aside(train, stop.validation_fraction, split_key)
   n = train.x.shape[0]
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
@@ -97,13 +105,16 @@ def fit(
   if batch_size > n:
     raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
 
-  init_key, order_key = jax.random.split(key)
+  most_steps = stop.most_steps(n // batch_size)
   state = init(init_key)
   names = layer_names(state.params)
   info = jax.eval_shape(step, state, train)[1]
   dtype = info.loss.dtype
   rules = stop_numbers(stop, dtype)
-  loop = start_loop(state, n, dtype)
+  loop, look = start_loop(state, n, dtype), None
+  if validation is not None:
+    look = make_look(net, loss, validation)
+    loop = loop._replace(best=start_best(state.params, dtype))
   evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
 
   def check_gradient(state: State) -> LiveCheck:
@@ -112,9 +123,9 @@ def fit(
     return live(state.params, train.x, train.targets, key=key, weights=train.weights, rows=rows)
 
   compile_start = time.perf_counter()
-  capacity = max(1, min(chunk_steps, stop.max_steps))
-  lowered = make_chunk(step, batch_size, capacity).lower(loop, train, rules, as_step(0), order_key)
-  chunk = lowered.compile()
+  capacity = max(1, min(chunk_steps, most_steps))
+  compiled = make_chunk(step, batch_size, capacity, look)
+  chunk = compiled.lower(loop, train, rules, as_step(0), order_key).compile()
   if held_out is not None:
     evaluate(state.params, held_out)
   if check_every is not None:
@@ -151,12 +162,15 @@ def fit(
         grad_norms=tuple(float(v) for v in last),
         gradient_error=checks[-1][1].rel_error if checks else None,
         seconds=time.perf_counter() - start,
+        validation_score=score_of(loop.best, "latest"),
       )
     )
     if on_evaluation is not None:
       on_evaluation(evaluations[-1])
 
-  done, reason = 0, None if stop.max_steps else "max_steps"
+  done, reason = 0, None
+  if most_steps == 0:
+    reason = "max_epochs" if stop.max_epochs == 0 else "max_steps"
   with deferred_interrupt(signal.SIGINT) as interruption:
     while True:
       over = reason is not None
@@ -171,7 +185,15 @@ def fit(
         reason = "interrupted"
         continue  # The last check and evaluation are still to come.
       ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
-      until = min(done + capacity, stop.max_steps, *ends)
+      if stop.max_seconds is not None:
+        elapsed = time.perf_counter() - start
+        if elapsed >= stop.max_seconds:
+          reason = "max_seconds"
+          continue
+        # As many as should fit, seen from those before; of a run that has just begun, few.
+        fit_in = int((stop.max_seconds - elapsed) * done / max(elapsed, 1e-9))
+        ends.append(done + max(1, min(fit_in, done)))
+      until = min(done + capacity, most_steps, *ends)
       loop, infos = chunk(loop, train, rules, as_step(until), order_key)
       code, before, done = int(loop.progress.reason), done, int(loop.state.step)
       reason = None if code < 0 else STOP_REASONS[code]
@@ -183,6 +205,10 @@ def fit(
       batch = take_batch(loop.state.step, loop.order, train, batch_size, order_key)[1]
       diverged_at = locate_nonfinite(net, loss, optimizer, loop.state, batch)
   assert reason is not None  # The loop ends with one.
+  best = None
+  if loop.best is not None and (score := score_of(loop.best, "badness")) is not None:
+    scores = (None, None) if held_out is None else evaluate(loop.best.params, held_out)
+    best = BestEpoch(int(loop.best.step), score, loop.best.params, *scores)
   return Result(
     state=loop.state,
     stop_reason=reason,
@@ -196,7 +222,14 @@ def fit(
     seconds=seconds,
     check_seconds=check_seconds,
     compile_seconds=compile_seconds,
+    best=best,
   )
+
+
+def score_of(best: Best | None, which: Literal["badness", "latest"]) -> float | None:
+  """The best or the latest score of the examples set aside; None before there is one."""
+  badness = math.inf if best is None else float(getattr(best, which))
+  return -badness if math.isfinite(badness) else None
 
 
 def as_step(step: int) -> Array:

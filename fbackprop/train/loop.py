@@ -14,16 +14,18 @@ import jax.numpy as jnp
 
 from fbackprop.train.steps import Batch, Info, State
 from fbackprop.train.stopping import STOP_REASONS, StopRules
-from fbackprop.types import Array, at_least_float32
+from fbackprop.train.validation import Best
+from fbackprop.types import Array, Params, at_least_float32
 
 RUNNING = -1
-MAX_STEPS, LOSS_BELOW, TOL, INTERRUPTED, DIVERGED = range(len(STOP_REASONS))
+MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS))
 
 
 class StopNumbers(NamedTuple):
   """`StopRules` as numbers that a compiled loop can take; a rule that is off never fires."""
 
   max_steps: Array
+  max_epochs: Array
   loss_below: Array
   tol: Array
   patience: Array
@@ -35,7 +37,7 @@ class Progress(NamedTuple):
   Attributes:
     epoch_sum: sum of this epoch's losses, each times its batch's share, `[]`.
     epoch_share: sum of the shares: of a batch Σ w / N, which is 1 without weights, `[]`.
-    best: lowest mean loss of an epoch so far, `[]`.
+    best: lowest mean loss of an epoch so far, or, of the examples set aside, minus the score, `[]`.
     stale: epochs in a row that brought no progress, `[]`.
     reason: an index of `STOP_REASONS`, or `RUNNING`, `[]`.
   """
@@ -48,21 +50,30 @@ class Progress(NamedTuple):
 
 
 class Loop(NamedTuple):
-  """What a chunk of steps carries on; `order` `[N]` is this epoch's order of the examples."""
+  """What a chunk of steps carries on.
+
+  Attributes:
+    state: of the step.
+    order: this epoch's order of the examples, `[N]`.
+    progress: of the stop rules.
+    best: the best parameters so far, where examples are set aside.
+  """
 
   state: State
   order: Array
   progress: Progress
+  best: Best | None = None
 
 
 def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
   """The rules as arrays, with infinity for a rule that is off; `dtype` is that of the loss."""
   dtype = at_least_float32(dtype)
-  off = float("-inf")
+  off, never = float("-inf"), 2**31 - 1
   return StopNumbers(
-    jnp.asarray(stop.max_steps, jnp.int32),
+    jnp.asarray(never if stop.max_steps is None else stop.max_steps, jnp.int32),
+    jnp.asarray(never if stop.max_epochs is None else stop.max_epochs, jnp.int32),
     jnp.asarray(off if stop.loss_below is None else stop.loss_below, dtype),
-    jnp.asarray(off if stop.tol is None else stop.tol, dtype),
+    jnp.asarray(off if stop.tolerance is None else stop.tolerance, dtype),
     jnp.asarray(stop.patience, jnp.int32),
   )
 
@@ -81,7 +92,10 @@ def start_loop(state: State, n: int, dtype: Any) -> Loop:
 
 
 def make_chunk(
-  step: Callable[[State, Any], tuple[State, Info]], batch_size: int, capacity: int
+  step: Callable[[State, Any], tuple[State, Info]],
+  batch_size: int,
+  capacity: int,
+  look: Callable[[Best, Params, Array, Array], Best] | None = None,
 ) -> jax.stages.Wrapped:
   """Compiles the loop over at most `capacity` steps.
 
@@ -89,6 +103,7 @@ def make_chunk(
     step: of `make_step`.
     batch_size: examples in a step.
     capacity: the most steps of one call.
+    look: of `make_look`, where examples are set aside; the loop has a `best` then.
 
   Returns:
     `chunk(loop, data, stop, until, order_key) -> (loop, rows)`: runs until step `until` (at most
@@ -114,12 +129,17 @@ def make_chunk(
       row = loop.state.step - first
       state, info = step(loop.state, batch)
       share = info.weight / batch_size
-      progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop)
+      best = loop.best
+      if best is not None:
+        assert look is not None
+        epoch_ends = info.finite & (state.step % steps_per_epoch == 0)
+        best = look(best, state.params, state.step, epoch_ends)
+      progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
 
       def record(column: Array, value: Array) -> Array:
         return column.at[row].set(value)
 
-      return Loop(state, order, progress), jax.tree.map(record, rows, info)
+      return Loop(state, order, progress, best), jax.tree.map(record, rows, info)
 
     def empty(value: jax.ShapeDtypeStruct) -> Array:
       return jnp.zeros((capacity, *value.shape), value.dtype)
@@ -163,10 +183,12 @@ def judge(
   step: Array,
   steps_per_epoch: int,
   stop: StopNumbers,
+  best_kept: Best | None = None,
 ) -> Progress:
   """Asks the stop rules after a step; `step` is the number of steps taken, this one included.
 
   A batch counts in the mean of its epoch by its `share`. An epoch without any brings no progress.
+  Where examples are set aside, their latest score is judged by `tol` in the place of that mean.
   """
   epoch_sum = progress.epoch_sum + share * info.loss.astype(share.dtype)
   epoch_share = progress.epoch_share + share
@@ -175,12 +197,14 @@ def judge(
 
   # As scikit-learn counts: an epoch is stale unless it is below the best by more than tol, and the
   # run ends when more than `patience` epochs in a row were stale. A tol of -inf is never stale.
-  is_stale = mean > progress.best - stop.tol
+  judged = mean if best_kept is None else best_kept.latest.astype(mean.dtype)
+  is_stale = judged > progress.best - stop.tol
   stale = jnp.where(epoch_ends, jnp.where(is_stale, progress.stale + 1, 0), progress.stale)
-  best = jnp.where(epoch_ends, jnp.minimum(progress.best, mean), progress.best)
+  best = jnp.where(epoch_ends, jnp.minimum(progress.best, judged), progress.best)
 
   reason = jnp.asarray(RUNNING, jnp.int32)
   for fires, code in (
+    (step // steps_per_epoch >= stop.max_epochs, MAX_EPOCHS),
     (step >= stop.max_steps, MAX_STEPS),
     (stale > stop.patience, TOL),
     (epoch_ends & (mean <= stop.loss_below), LOSS_BELOW),

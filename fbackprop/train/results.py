@@ -25,6 +25,8 @@ class Evaluation:
       `Result.layer_names`; empty before the first step.
     gradient_error: relative error of our gradient in the latest check; None before the first.
     seconds: wall time since the start, compilation not counted.
+    validation_score: of the examples set aside, at the end of the epoch before; None if there are
+      none, or was no epoch yet.
   """
 
   step: int
@@ -35,6 +37,26 @@ class Evaluation:
   grad_norms: tuple[float, ...]
   gradient_error: float | None
   seconds: float
+  validation_score: float | None = None
+
+
+@dataclass(frozen=True)
+class BestEpoch:
+  """The end of the epoch after which the examples that were set aside had their best score.
+
+  Attributes:
+    step: steps taken.
+    score: accuracy of labels, else minus the mean loss.
+    params: the parameters, which are those of the `Result`.
+    test_loss: of these parameters, if there are test examples.
+    test_accuracy: likewise, if the targets are labels.
+  """
+
+  step: int
+  score: float
+  params: Params
+  test_loss: float | None
+  test_accuracy: float | None
 
 
 @dataclass(frozen=True)
@@ -44,7 +66,8 @@ class Result:
   Attributes:
     state: step, parameters, optimiser state and key at the end: the last good ones, if the run
       diverged.
-    stop_reason: one of "max_steps", "loss_below", "tol", "interrupted", "diverged".
+    stop_reason: one of "max_steps", "max_epochs", "loss_below", "tol", "max_seconds",
+      "interrupted", "diverged".
     losses: the batch's mean loss of every step, before its update, `[steps]`, and of the step that
       diverged.
     grad_norms: norm of each layer's gradient, likewise, `[steps, layers]`.
@@ -58,6 +81,7 @@ class Result:
     seconds: wall time, compilation not counted.
     check_seconds: how much of it the gradient checks took.
     compile_seconds: wall time of compilation.
+    best: the epoch that is kept, if examples were set aside for that.
   """
 
   state: State
@@ -72,11 +96,12 @@ class Result:
   seconds: float
   check_seconds: float
   compile_seconds: float
+  best: BestEpoch | None = None
 
   @property
   def params(self) -> Params:
-    """The parameters at the end."""
-    return self.state.params
+    """The parameters that are kept: those of the best epoch if there is one, else the last ones."""
+    return self.state.params if self.best is None else self.best.params
 
   @property
   def steps(self) -> int:

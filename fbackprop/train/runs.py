@@ -103,11 +103,14 @@ def version_of(package: str) -> str | None:
 
 def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
   """The run in a few numbers: summary.json."""
-  last = result.evaluations[-1]
-  score = {"test_accuracy": last.test_accuracy} if dataset.is_classification else {}
+  last, best = result.evaluations[-1], result.best
+  kept = last if best is None else best
+  score = {"test_accuracy": kept.test_accuracy} if dataset.is_classification else {}
+  validated = {} if best is None else {"kept_step": best.step, "validation_score": best.score}
   return {
     **score,
-    "test_loss": last.test_loss,
+    "test_loss": kept.test_loss,
+    **validated,
     "train_loss": last.train_loss,
     "steps": result.steps,
     "stop_reason": result.stop_reason,

@@ -1,0 +1,140 @@
+"""Examples set aside from the training ones: scored after each epoch, and the best are kept."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.extras import need
+from fbackprop.train.examples import holds_labels
+from fbackprop.train.steps import Batch
+from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
+
+
+class Best(NamedTuple):
+  """The parameters of the best score so far, in the loop.
+
+  Attributes:
+    badness: minus the score, infinite before the first, `[]`.
+    step: steps taken to get there, `[]`.
+    params: the parameters.
+    latest: minus the score of the last epoch, NaN before the first, `[]`.
+  """
+
+  badness: Array
+  step: Array
+  params: Params
+  latest: Array
+
+
+def start_best(params: Params, dtype: jnp.dtype) -> Best:
+  """Before the first epoch; the arrays are copies, since a loop's are donated."""
+  dtype = at_least_float32(dtype)
+  return Best(
+    jnp.asarray(jnp.inf, dtype),
+    jnp.zeros((), jnp.int32),
+    jax.tree.map(jnp.copy, params),
+    jnp.asarray(jnp.nan, dtype),
+  )
+
+
+def make_look(
+  net: Layer, loss: Loss, validation: Batch
+) -> Callable[[Best, Params, Array, Array], Best]:
+  """Builds `look(best, params, step, epoch_ends) -> best`: at the end of an epoch, a score."""
+  measure = make_badness(net, loss)
+
+  def look(best: Best, params: Params, step: Array, epoch_ends: Array) -> Best:
+    def score() -> Best:
+      badness = measure(params, validation).astype(best.badness.dtype)
+      is_better = badness < best.badness
+
+      def better(new: Array, old: Array) -> Array:
+        return jnp.where(is_better, new, old)
+
+      kept = jax.tree.map(better, params, best.params)
+      return Best(better(badness, best.badness), better(step, best.step), kept, badness)
+
+    def keep() -> Best:
+      return best
+
+    looked: Best = jax.lax.cond(epoch_ends, score, keep)
+    return looked
+
+  return look
+
+
+def make_badness(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
+  """Builds the function that is to be small: minus the accuracy of labels, else the mean loss.
+
+  Both are means by the examples' weights, if they have any.
+  """
+
+  def badness(params: Params, batch: Batch) -> Array:
+    outputs = net.forward(params, batch.x)[0]
+    if holds_labels(batch.targets):
+      values = -(outputs.argmax(1) == batch.targets).astype(at_least_float32(outputs.dtype))
+    else:
+      values = loss.forward(outputs, batch.targets)[0]
+    return values.mean() if batch.weights is None else jnp.average(values, weights=batch.weights)
+
+  return badness
+
+
+def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
+  """How many examples are set aside, rounded up to whole ones.
+
+  Args:
+    n: examples there are.
+    labels: theirs, `[N]`; None if the targets are others.
+    fraction: of them.
+
+  Raises:
+    ValueError: a part has fewer than there are classes, or a class is there once only.
+  """
+  aside = math.ceil(fraction * n)
+  counts = np.array([n]) if labels is None else np.unique(labels, return_counts=True)[1]
+  if min(aside, n - aside) < len(counts) or counts.min() < 2:
+    classes = f"{len(counts)} examples, and each class two in all"
+    needed = "one" if labels is None else classes
+    raise ValueError(
+      f"stop.validation_fraction of {fraction:g} divides {n} examples into {n - aside} and "
+      f"{aside}; each part needs {needed}"
+    )
+  return aside
+
+
+def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:
+  """Divides the training examples, each class in the same share, by scikit-learn's own split.
+
+  Args:
+    examples: all of them.
+    fraction: what is set aside.
+    key: what the draw follows from.
+
+  Returns:
+    `(to train on, set aside)`.
+
+  Raises:
+    ValueError: they can't be divided so.
+    ModuleNotFoundError: scikit-learn isn't there; the message names the extra.
+  """
+  model_selection = need("sklearn.model_selection", extra="data")
+  n = len(examples.x)
+  labels = np.asarray(examples.targets) if holds_labels(examples.targets) else None
+  parts = model_selection.train_test_split(
+    np.arange(n),
+    test_size=size_aside(n, labels, fraction),
+    stratify=labels,
+    random_state=int(jax.random.bits(key, dtype=jnp.uint32)),
+  )
+  train, validation = (jax.tree.map(lambda part, rows=rows: part[rows], examples) for rows in parts)
+  for name, part in (("training", train), ("validation", validation)):
+    if part.weights is not None and not np.asarray(part.weights).any():
+      raise ValueError(
+        f"stop.validation_fraction of {fraction:g}: the weights of the {name} part are all zero"
+      )
+  return train, validation
