@@ -159,7 +159,7 @@ def test_rules_that_cannot_be_are_refused(arguments, message):
   [
     (10, None, 0.99, "of 0.99 divides 10 examples into 0 and 10; each part needs one"),
     (10, [0, 1, 2] * 3 + [0], 0.2, "into 8 and 2; each part needs 3 examples"),
-    (10, [0] * 9 + [1], 0.2, "into 8 and 2; needs 2 examples, and each class two"),
+    (10, [0] * 9 + [1], 0.2, "into 8 and 2; each part needs 2 examples, and each class two"),
   ],
 )
 def test_too_few_examples_are_refused(n, labels, fraction, message):
