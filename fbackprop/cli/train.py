@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
+from fbackprop.cli.options import emphasis_of, network_options, training_examples
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
@@ -57,6 +58,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   from fbackprop.train.models import describe_model, save_model
   from fbackprop.train.report import draw_report
 
+  options = network_options(config, arguments)
   dataset = load(config)
   n, features = dataset.x.shape
   if config.batch_size > n:
@@ -65,7 +67,8 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
                        f"examples, got {config.batch_size}")  # fmt: skip
     config = replace(config, batch_size=n)
   sizes = (features, *config.hidden, dataset.outputs)
-  model = describe_model(sizes, config.activation, dataset)
+  model = describe_model(sizes, config.activation, dataset, **options)
+  examples = training_examples(config, dataset, arguments)
   net, loss = model.net, model.loss
   if config.warmup > config.stop.max_steps:
     where = told_by("warmup", arguments)
@@ -113,7 +116,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       result = fb.train.fit(
         net,
         loss,
-        (dataset.x, dataset.targets),
+        examples,
         optimizer=optimizer,
         stop=config.stop,
         key=jax.random.key(config.seed),
@@ -174,6 +177,7 @@ def load(config: TrainConfig) -> "Dataset":
       task=None if config.task == "auto" else config.task,
       standardize=config.standardize,
       test_fraction=config.test_fraction,
+      sample_weights=config.sample_weights,
     )
   except OSError as error:
     where = error.filename or config.data
@@ -207,6 +211,7 @@ def method_of(config: TrainConfig) -> str:
     parts.append(f"weight decay {config.weight_decay:g}")
   if config.clip_norm is not None:
     parts.append(f"gradient up to {config.clip_norm:g}")
+  parts += emphasis_of(config)
   return ", ".join([*parts, f"batches of {config.batch_size}"])
 
 
