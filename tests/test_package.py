@@ -59,10 +59,11 @@ FLOORS = [
    "train.results", "train.weights", "train.sources.names", "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.tables",
    "train.sources.archives", "train.sources.idx", "train.sources", "train.standardization",
-   "train.datasets", "train.models", "train.scoring", "train.examples", "train.divergence",
-   "train.interruption", "train.validation", "train.loop", "train.fitting", "train.layer_panels",
-   "train.report", "train.runs", "train"],
-  ["cli.usage", "cli.config", "cli.progress", "cli.output", "cli.loading", "cli.runs", "cli.train",
+   "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples",
+   "train.divergence", "train.interruption", "train.validation", "train.loop", "train.fitting",
+   "train.layer_panels", "train.report", "train.runs", "train"],
+  ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
+   "cli.runs", "cli.train",
    "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 

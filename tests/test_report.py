@@ -180,7 +180,7 @@ def test_each_layer_has_its_gradient_norm():
 
 
 def test_many_layers_have_colors_of_their_own():
-  for count in (1, 6, 7, 40):
+  for count in (1, 4, 5, 40):
     colors = {to_hex(color) for color in report.colors_of(count)}
     assert len(colors) == count
   panel = axes()
@@ -189,6 +189,12 @@ def test_many_layers_have_colors_of_their_own():
   assert len({to_hex(line.get_color()) for line in panel.get_lines()}) == 12
   shown = [text.get_text() for text in panel.get_legend().get_texts()]
   assert shown == ["layer 0", "layer 3", "layer 7", "layer 11"]
+
+
+def test_a_layer_within_another_has_its_place_in_its_name():
+  panel = axes()
+  report.draw_gradients(panel, result_of([1.0], [[1.0, 2.0]], ("[0]", "[4][1]"), ()))
+  assert set(lines_of(panel)) == {"layer 0", "layer 4.1"}
 
 
 @pytest.mark.parametrize("draw", [report.draw_losses, report.draw_gradients])

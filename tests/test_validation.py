@@ -42,9 +42,7 @@ def early():
 
 def parts():
   """What that run trained on, and what it set aside."""
-  order_key = jax.random.split(KEY)[1]
-  batch = Batch(jnp.asarray(X), jnp.asarray(LABELS))
-  return set_aside(batch, 0.25, jax.random.fold_in(order_key, 2**32 - 1))
+  return set_aside(Batch(jnp.asarray(X), jnp.asarray(LABELS)), 0.25, KEY)
 
 
 def test_it_ends_where_scikit_learn_s_rule_does(early):
@@ -72,8 +70,14 @@ def test_the_parameters_of_the_best_epoch_are_kept(early):
   assert not np.array_equal(early.params[0].w, early.state.params[0].w)
 
 
-def test_the_end_does_not_depend_on_the_chunks(early):
-  again = fit(StopRules(max_epochs=400, validation_fraction=0.25, patience=3), chunk_steps=7)
+def test_the_end_does_not_depend_on_the_chunks_nor_on_who_divides(early):
+  train, validation = parts()
+  again = fit(
+    StopRules(max_epochs=400, patience=3),
+    data=train,
+    validation=validation,
+    chunk_steps=7,
+  )
   assert (again.steps, again.best.step) == (early.steps, early.best.step)
   chex.assert_trees_all_equal(again.params, early.params)
 
@@ -97,9 +101,7 @@ def test_values_are_scored_by_minus_the_loss_with_their_weights():
     data=Batch(X, y, weights),
     optimizer=fb.train.gradient_descent(0.01),
   )
-  order_key = jax.random.split(KEY)[1]
-  batch = jax.tree.map(jnp.asarray, Batch(X, y, weights))
-  validation = set_aside(batch, 0.25, jax.random.fold_in(order_key, 2**32 - 1))[1]
+  validation = set_aside(jax.tree.map(jnp.asarray, Batch(X, y, weights)), 0.25, KEY)[1]
   outputs = fb.mlp([4, 1]).forward(run.params, validation.x)[0]
   losses = fb.squared_error.forward(outputs, validation.targets)[0]
   want = -np.average(losses, weights=validation.weights)

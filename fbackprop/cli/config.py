@@ -19,6 +19,8 @@ ActivationName = Literal[
   "gelu_tanh", "silu", "mish", "identity",
 ]  # fmt: skip
 
+LARGEST = 3e38  # About the largest number of float32.
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -63,6 +65,29 @@ class TrainConfig:
 
   clip_norm: float | None = None
   """The largest norm of the whole gradient; a longer one is shortened to it."""
+
+  normalization: Literal["none", "layer_norm", "rms_norm"] = "none"
+  """Of each example's features, after each hidden dense layer."""
+
+  dropout: float = 0.0
+  """This share of the hidden activations, drawn anew in each step, is set to 0 while training."""
+
+  skip: Literal["off", "on"] = "off"
+  """Between hidden layers of equal width, x + block(x) in the place of block(x)."""
+
+  repeat_hidden: Literal["off", "on"] = "off"
+  """Hidden layers of equal width as one compiled loop: a deep network compiles as fast as another.
+  """
+
+  label_smoothing: float = 0.0
+  """This share of each label is spread over all classes, while training."""
+
+  class_weights: Literal["none", "balanced"] | tuple[float, ...] = "none"
+  """By which the loss of an example is multiplied while training: a number for each class, or
+  balanced: examples / (classes · those of its class)."""
+
+  sample_weights: str | None = None
+  """Of a csv file the column, of an npz file the array of what examples count for in training."""
 
   batch_size: int = 32
   """Examples of a step."""
@@ -117,6 +142,17 @@ class TrainConfig:
       raise UsageError(f"--weight-decay must be finite and at least 0, got {self.weight_decay}")
     if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
       raise UsageError(f"--clip-norm must be finite and above 0, got {self.clip_norm}")
+    for flag, value in (("dropout", self.dropout), ("label-smoothing", self.label_smoothing)):
+      if not 0 <= value < 1:
+        raise UsageError(f"--{flag} must be at least 0 and below 1, got {value}")
+    if not isinstance(self.class_weights, str):
+      is_usable = all(0 <= weight <= LARGEST for weight in self.class_weights)
+      if not is_usable or not any(self.class_weights):
+        got = " ".join(f"{weight:g}" for weight in self.class_weights) or "nothing"
+        raise UsageError(
+          "--class-weights must be balanced, none, or a number for each class, finite, at least 0 "
+          f"and not all 0, got {got}"
+        )
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
 
@@ -249,9 +285,12 @@ def in_words(kind: Any) -> str:
     float: "a number",
     str: "a text",
     tuple[int, ...]: "a list of integers",
+    tuple[float, ...]: "a list of numbers",
     tuple[str, ...]: "a list of texts",
   }
-  return words.get(kind) or in_words(get_args(kind)[0])  # TOML has no word for None.
+  # TOML has no word for None.
+  choices = (in_words(part) for part in get_args(kind) if part is not type(None))
+  return words.get(kind) or " or ".join(choices)
 
 
 def of_type(value: Any, kind: Any) -> bool:

@@ -50,6 +50,7 @@ def main(arguments: Sequence[str]) -> int:
       own = load_dataset(
         told.data, told.seed, target=told.target, standardize="off",
         task=None if told.task == "auto" else told.task, test_fraction=told.test_fraction,
+        sample_weights=told.sample_weights,
       )  # fmt: skip
       x, targets, what = own.x_test, own.targets_test, "test examples"
     else:

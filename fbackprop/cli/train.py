@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
+from fbackprop.cli.options import emphasis_of, network_options, training_examples
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
@@ -56,25 +57,20 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import describe_model, save_model
   from fbackprop.train.report import draw_report
-  from fbackprop.train.validation import size_aside
 
+  options = network_options(config, arguments)
   dataset = load(config)
   n, features = dataset.x.shape
-  set_aside = 0
-  if config.stop.validation_fraction is not None:
-    labels = dataset.targets if dataset.is_classification else None
-    try:
-      set_aside = size_aside(n, labels, config.stop.validation_fraction)
-    except ValueError as error:
-      raise UsageError(f"--{str(error).replace('_', '-')}") from error
-    n -= set_aside
+  examples, validation = training_examples(config, dataset, arguments)
+  set_aside = 0 if validation is None else len(validation.x)
+  n -= set_aside
   if config.batch_size > n:
     if is_told("batch_size", arguments):
       raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
                        f"examples, got {config.batch_size}")  # fmt: skip
     config = replace(config, batch_size=n)
   sizes = (features, *config.hidden, dataset.outputs)
-  model = describe_model(sizes, config.activation, dataset)
+  model = describe_model(sizes, config.activation, dataset, **options)
   net, loss = model.net, model.loss
   steps = config.stop.most_steps(n // config.batch_size)
   if config.warmup > steps:
@@ -130,12 +126,13 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       result = fb.train.fit(
         net,
         loss,
-        (dataset.x, dataset.targets),
+        examples,
         optimizer=optimizer,
-        stop=config.stop,
+        stop=replace(config.stop, validation_fraction=None),
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
         test=(dataset.x_test, dataset.targets_test),
+        validation=validation,
         eval_every=config.eval_every,
         check_every=config.check_every or None,
         on_evaluation=on_evaluation,
@@ -191,6 +188,7 @@ def load(config: TrainConfig) -> "Dataset":
       task=None if config.task == "auto" else config.task,
       standardize=config.standardize,
       test_fraction=config.test_fraction,
+      sample_weights=config.sample_weights,
     )
   except OSError as error:
     where = error.filename or config.data
@@ -224,6 +222,7 @@ def method_of(config: TrainConfig) -> str:
     parts.append(f"weight decay {config.weight_decay:g}")
   if config.clip_norm is not None:
     parts.append(f"gradient up to {config.clip_norm:g}")
+  parts += emphasis_of(config)
   return ", ".join([*parts, f"batches of {config.batch_size}"])
 
 

@@ -35,6 +35,7 @@ class Dataset:
     standardization: what was done to the raw features; None if nothing was.
     target_standardization: likewise to the values of a regression.
     inferred: how the task was told from the values; "" where nothing had to be.
+    weights: what each training example counts for, `[N]`; None for all alike.
   """
 
   name: str
@@ -50,6 +51,7 @@ class Dataset:
   standardization: Standardization | None = None
   target_standardization: Standardization | None = None
   inferred: str = ""
+  weights: np.ndarray | None = None
 
   @property
   def is_classification(self) -> bool:
@@ -65,6 +67,7 @@ def load_dataset(
   task: Task | None = None,
   standardize: Literal["auto", "on", "off"] = "auto",
   test_fraction: float = 0.25,
+  sample_weights: str | None = None,
 ) -> Dataset:
   """Makes or reads a data set by its name, and splits it.
 
@@ -77,6 +80,9 @@ def load_dataset(
       to the features and to the values of a regression.
     test_fraction: of the examples, where the source has no test part of its own; each class is in
       both parts in the same share.
+    sample_weights: of a csv file the column, of an npz file the array of what the examples count
+      for. They go with the training examples; the split, the standardisation and the scores of the
+      test part don't know them.
 
   Returns:
     The `Dataset`.
@@ -90,8 +96,12 @@ def load_dataset(
   if not path and (target or task):
     what = "target" if target else "task"
     raise ValueError(f"{what} is for csv and npz files, {name} has its own")
-  examples = examples_of(kind, path, seed, target, task)
-  x, targets, x_test, targets_test = split(name, examples, seed, test_fraction)
+  if sample_weights is not None and kind not in ("csv", "npz"):
+    raise ValueError(f"sample_weights is for csv and npz files, {kind} has none")
+  examples = examples_of(kind, path, seed, target, task, sample_weights)
+  x, targets, x_test, targets_test, weights = split(name, examples, seed, test_fraction)
+  if weights is not None and not weights.any():
+    raise ValueError(f"{name}: the sample_weights of the training examples are all 0")
   is_standardized = examples.standardize if standardize == "auto" else standardize == "on"
   standardization = target_standardization = None
   if is_standardized:
@@ -114,17 +124,23 @@ def load_dataset(
     standardization,
     target_standardization,
     examples.inferred,
+    weights,
   )
 
 
 def examples_of(
-  kind: str, path: str, seed: int, target: Sequence[str], task: Task | None
+  kind: str,
+  path: str,
+  seed: int,
+  target: Sequence[str],
+  task: Task | None,
+  sample_weights: str | None = None,
 ) -> Examples:
   """What the source has."""
   if kind == "csv":
-    return read_csv(path, target, task)
+    return read_csv(path, target, task, sample_weights)
   if kind == "npz":
-    return read_npz(path, target, task)
+    return read_npz(path, target, task, sample_weights)
   if kind == "idx":
     if target or task:
       raise ValueError("target and task are for csv and npz files, idx has labels")
@@ -134,11 +150,11 @@ def examples_of(
 
 def split(
   name: str, examples: Examples, seed: int, test_fraction: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """x, targets, x_test, targets_test: the source's own parts, or a seeded split."""
-  x, targets = examples.x, examples.targets
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+  """x, targets, x_test, targets_test, weights: the source's own parts, or a seeded split."""
+  x, targets, weights = examples.x, examples.targets, examples.weights
   if examples.test is not None:
-    return x, targets, *examples.test
+    return x, targets, *examples.test, weights
   is_labelled = targets.ndim == 1
   tested = round(test_fraction * len(x))
   least = len(examples.outputs) if is_labelled else 1
@@ -158,8 +174,9 @@ def split(
   parts = model_selection.train_test_split(
     x,
     targets,
+    *([] if weights is None else [weights]),
     test_size=test_fraction,
     stratify=targets if is_labelled else None,
     random_state=seed,
   )
-  return parts[0], parts[2], parts[1], parts[3]
+  return parts[0], parts[2], parts[1], parts[3], None if weights is None else parts[4]

@@ -35,6 +35,7 @@ def fit(
   key: Array,
   batch_size: int | None = None,
   test: Any = None,
+  validation: Any = None,
   eval_every: int | None = None,
   check_every: int | None = None,
   chunk_steps: int = 1000,
@@ -52,8 +53,9 @@ def fit(
     key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
     batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn
       in a new order each epoch; a remainder smaller than a batch is left out of that epoch.
-    test: `(x, targets)` to evaluate on. It is reported and decides nothing: what may decide is
-      `stop.validation_fraction`, of `data`.
+    test: `(x, targets)` to evaluate on. It is reported and decides nothing.
+    validation: `(x, targets)` or a `Batch` that decides: it is scored after each epoch as
+      `stop.validation_fraction` says, in the place of such a part of `data`.
     eval_every: steps from one evaluation to the next; None for one at the end only.
     check_every: steps from one comparison of our gradient with `jax.grad` to the next, from step 0
       on; None for none.
@@ -90,11 +92,11 @@ def fit(
   held_out = None if test is None else check_examples("test", test, net, loss)
   if held_out is not None and held_out.weights is not None:
     raise ValueError("fit: test must be a pair (x, targets), got weights too")
-  init_key, order_key = jax.random.split(key)
-  validation = None
+  watched = None if validation is None else check_examples("validation", validation, net, loss)
   if stop.validation_fraction is not None:
-    split_key = jax.random.fold_in(order_key, 2**32 - 1)  # No epoch has this number.
-    train, validation = set_aside(train, stop.validation_fraction, split_key)
+    if watched is not None:
+      raise ValueError("fit: either validation or stop.validation_fraction may be given, got both")
+    train, watched = set_aside(train, stop.validation_fraction, key)
   n = train.x.shape[0]
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
@@ -105,15 +107,16 @@ def fit(
   if batch_size > n:
     raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
 
+  init_key, order_key = jax.random.split(key)
   most_steps = stop.most_steps(n // batch_size)
   state = init(init_key)
   names = layer_names(state.params)
   info = jax.eval_shape(step, state, train)[1]
   dtype = info.loss.dtype
-  rules = stop_numbers(stop, dtype)
+  rules = stop_numbers(stop, dtype, is_validated=watched is not None)
   loop, look = start_loop(state, n, dtype), None
-  if validation is not None:
-    look = make_look(net, loss, validation)
+  if watched is not None:
+    look = make_look(net, loss, watched)
     loop = loop._replace(best=start_best(state.params, dtype))
   evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
 

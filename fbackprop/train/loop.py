@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.train.steps import Batch, Info, State
-from fbackprop.train.stopping import STOP_REASONS, StopRules
+from fbackprop.train.stopping import STOP_REASONS, VALIDATION_TOL, StopRules
 from fbackprop.train.validation import Best
 from fbackprop.types import Array, Params, at_least_float32
 
@@ -65,15 +65,16 @@ class Loop(NamedTuple):
   best: Best | None = None
 
 
-def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
+def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
   """The rules as arrays, with infinity for a rule that is off; `dtype` is that of the loss."""
   dtype = at_least_float32(dtype)
+  tol = VALIDATION_TOL if is_validated and stop.tol is None else stop.tol
   off, never = float("-inf"), 2**31 - 1
   return StopNumbers(
     jnp.asarray(never if stop.max_steps is None else stop.max_steps, jnp.int32),
     jnp.asarray(never if stop.max_epochs is None else stop.max_epochs, jnp.int32),
     jnp.asarray(off if stop.loss_below is None else stop.loss_below, dtype),
-    jnp.asarray(off if stop.tolerance is None else stop.tolerance, dtype),
+    jnp.asarray(off if tol is None else tol, dtype),
     jnp.asarray(stop.patience, jnp.int32),
   )
 

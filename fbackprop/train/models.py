@@ -13,6 +13,7 @@ import safetensors
 from fbackprop import activations
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
+from fbackprop.normalization import layer_norm, rms_norm
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization
@@ -24,6 +25,7 @@ LOSSES = {
   "multilabel": sigmoid_cross_entropy,
   "regression": squared_error,
 }
+NORMALIZATIONS = {"none": None, "layer_norm": layer_norm, "rms_norm": rms_norm}
 # The name under which the description stands in the file's metadata.
 KEY = "fbackprop"
 
@@ -39,6 +41,9 @@ class Description(NamedTuple):
     features: names of the input's columns.
     standardization: of the raw features; None if they are taken as they are.
     target_standardization: of a regression's values, likewise.
+    normalization: name of that after each hidden dense layer, or "none".
+    dropout: rate of that after each hidden activation; nothing is dropped without a key.
+    skip, repeat_hidden: as of `fbackprop.mlp`.
   """
 
   sizes: tuple[int, ...]
@@ -48,20 +53,38 @@ class Description(NamedTuple):
   features: tuple[str, ...]
   standardization: Standardization | None
   target_standardization: Standardization | None
+  normalization: str = "none"
+  dropout: float = 0.0
+  skip: bool = False
+  repeat_hidden: bool = False
 
   @property
   def net(self) -> Layer:
     """The network."""
-    return mlp(self.sizes, getattr(activations, self.activation))
+    return mlp(
+      self.sizes,
+      getattr(activations, self.activation),
+      normalization=NORMALIZATIONS[self.normalization],
+      dropout=self.dropout,
+      skip=self.skip,
+      repeat_hidden=self.repeat_hidden,
+    )
 
   @property
   def loss(self) -> Loss:
-    """The loss of its task."""
+    """The plain loss of its task, whatever options the training had."""
     return LOSSES[self.task]
 
   def as_text(self) -> str:
-    """In words, as "mlp 4-8-3, relu, softmax_cross_entropy"."""
-    return f"mlp {'-'.join(map(str, self.sizes))}, {self.activation}, {self.loss.name}"
+    """In words, as "mlp 4-8-3, relu, dropout 0.1, softmax_cross_entropy"."""
+    options = [
+      *([self.normalization] if self.normalization != "none" else []),
+      *([f"dropout {self.dropout:g}"] if self.dropout else []),
+      *(["skip"] if self.skip else []),
+      *(["repeated"] if self.repeat_hidden else []),
+    ]
+    sizes = "-".join(map(str, self.sizes))
+    return ", ".join([f"mlp {sizes}", self.activation, *options, self.loss.name])
 
 
 class Model(NamedTuple):
@@ -91,8 +114,10 @@ class Model(NamedTuple):
     return np.asarray(last.forward((), jnp.asarray(outputs))[0])
 
 
-def describe_model(sizes: tuple[int, ...], activation: str, dataset: Dataset) -> Description:
-  """The description of a network for some data."""
+def describe_model(
+  sizes: tuple[int, ...], activation: str, dataset: Dataset, **options: Any
+) -> Description:
+  """The description of a network for some data; `options` are the last fields of `Description`."""
   return Description(
     sizes,
     activation,
@@ -101,6 +126,7 @@ def describe_model(sizes: tuple[int, ...], activation: str, dataset: Dataset) ->
     dataset.features,
     dataset.standardization,
     dataset.target_standardization,
+    **options,
   )
 
 
@@ -159,7 +185,26 @@ def read_description(content: Any) -> Description:
     raise ValueError(f"{sizes[0]} features and {sizes[-1]} outputs must have names, got {got}")
   of_x = read_standardization(content, "standardization", sizes[0])
   of_targets = read_standardization(content, "target_standardization", sizes[-1])
-  return Description(sizes, activation, cast(Task, task), outputs, features, of_x, of_targets)
+  options = read_options(content)
+  return Description(
+    sizes, activation, cast(Task, task), outputs, features, of_x, of_targets, **options
+  )
+
+
+def read_options(content: Any) -> dict[str, Any]:
+  """What stands between the dense layers; a file that says nothing of it is of a plain network."""
+  plain = Description._field_defaults
+  found = {name: content.get(name, default) for name, default in plain.items()}
+  if found["normalization"] not in NORMALIZATIONS:
+    names = ", ".join(NORMALIZATIONS)
+    raise ValueError(f"normalization must be one of {names}, got {found['normalization']!r:.100}")
+  rate = found["dropout"]
+  if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
+    raise ValueError(f"dropout must be a number from 0 to below 1, got {rate!r:.100}")
+  for name in ("skip", "repeat_hidden"):
+    if not isinstance(found[name], bool):
+      raise ValueError(f"{name} must be true or false, got {found[name]!r:.100}")
+  return found
 
 
 def read_standardization(content: Any, name: str, width: int) -> Standardization | None:

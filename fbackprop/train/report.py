@@ -1,6 +1,7 @@
 """A run as one picture: what it learned, how its gradients went, and what it gets wrong."""
 
 import io
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from fbackprop.train.layer_panels import draw_cotangents, draw_values
 from fbackprop.train.results import Result
 
 INK, MUTED = "#222222", "#888888"
+MOST_LETTERS = 130  # Of a line of the title, as wide as the picture.
+MOST_NAMES = 4  # Of layers, for which there is place in the line of a panel's title.
 FEW = 50  # Steps that are dots, too: of one finite number there is no line.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito's.
 
@@ -49,7 +52,8 @@ def draw_report(
   with style.context(rules):
     outputs = np.asarray(list(signals.values())[-1].y)
     figure = figure_module.Figure(figsize=(11, 11), dpi=110, layout="constrained")
-    figure.suptitle(title, ha="left", x=0.015, fontsize="medium")
+    lines = [textwrap.fill(line, MOST_LETTERS) for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), ha="left", x=0.015, fontsize="medium")
     panels = figure.subplots(3, 2, height_ratios=(3, 3.4, 2))
     draw_losses(panels[0, 0], result)
     draw_gradients(panels[0, 1], result)
@@ -127,11 +131,11 @@ def mark_divergence(axes: Any, result: Result) -> None:
 
 
 def colors_of(count: int) -> list[Any]:
-  """A color for each of `count` layers; of more than there are by hand, the way from dark to light.
+  """A color for each of `count` layers; of more than can be named, the way from dark to light.
 
   The lightest tenth is left out: on white nobody would see it.
   """
-  if count <= len(COLORS):
+  if count <= MOST_NAMES:
     return list(COLORS[:count])
   return list(need("matplotlib", extra="plot").colormaps["viridis"](np.linspace(0, 0.9, count)))
 
@@ -143,12 +147,13 @@ def draw_gradients(axes: Any, result: Result) -> None:
   count = len(result.layer_names)
   colors = colors_of(count)
   # Of many, some are enough to read the others' colors by, and have place above the panel.
-  named = range(count) if count <= len(COLORS) else np.linspace(0, count - 1, 4).astype(int)
+  named = np.linspace(0, count - 1, min(count, MOST_NAMES)).astype(int)
   few = {"marker": "."} if len(kept) < FEW else {}
   for i, name in enumerate(result.layer_names):
     norms = np.where(result.grad_norms[:, i] > 0, result.grad_norms[:, i], np.nan)
     if norms.size:
-      label = f"layer {name.strip('[]')}" if i in named else None
+      place = name.strip("[]").replace("][", ".")
+      label = f"layer {place}" if i in named else None
       axes.plot(kept + 1, norms[kept], color=colors[i], linewidth=0.9, label=label, **few)
   mark_divergence(axes, result)
   if result.layer_names and result.grad_norms.size:

@@ -67,13 +67,6 @@ class StopRules:
         "stop.max_steps, stop.max_epochs or stop.max_seconds must be given: a run needs an end"
       )
 
-  @property
-  def tolerance(self) -> float | None:
-    """`tol`, or its default."""
-    if self.tol is None and self.validation_fraction is not None:
-      return VALIDATION_TOL
-    return self.tol
-
   def most_steps(self, steps_per_epoch: int) -> int:
     """How many steps there can be, as far as that is said."""
     in_steps = [] if self.max_steps is None else [self.max_steps]

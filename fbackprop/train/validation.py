@@ -107,30 +107,43 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
   return aside
 
 
-def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:
-  """Divides the training examples, each class in the same share, by scikit-learn's own split.
+def rows_aside(
+  n: int, labels: np.ndarray | None, fraction: float, key: Array
+) -> tuple[np.ndarray, np.ndarray]:
+  """Divides examples, each class in the same share, by scikit-learn's own split.
 
   Args:
-    examples: all of them.
+    n: examples there are.
+    labels: theirs, `[N]`; None if the targets are others.
     fraction: what is set aside.
-    key: what the draw follows from.
+    key: that of the run.
 
   Returns:
-    `(to train on, set aside)`.
+    The rows to train on, and those that are set aside.
 
   Raises:
     ValueError: they can't be divided so.
     ModuleNotFoundError: scikit-learn isn't there; the message names the extra.
   """
   model_selection = need("sklearn.model_selection", extra="data")
-  n = len(examples.x)
-  labels = np.asarray(examples.targets) if holds_labels(examples.targets) else None
+  own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # No epoch has this number.
   parts = model_selection.train_test_split(
     np.arange(n),
     test_size=size_aside(n, labels, fraction),
     stratify=labels,
-    random_state=int(jax.random.bits(key, dtype=jnp.uint32)),
+    random_state=int(jax.random.bits(own_key, dtype=jnp.uint32)),
   )
+  return parts[0], parts[1]
+
+
+def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:
+  """The two parts of a run's examples; see `rows_aside`.
+
+  Raises:
+    ValueError: they can't be divided so; those of a part have no weight.
+  """
+  labels = np.asarray(examples.targets) if holds_labels(examples.targets) else None
+  parts = rows_aside(len(examples.x), labels, fraction, key)
   train, validation = (jax.tree.map(lambda part, rows=rows: part[rows], examples) for rows in parts)
   for name, part in (("training", train), ("validation", validation)):
     if part.weights is not None and not np.asarray(part.weights).any():

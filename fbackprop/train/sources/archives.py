@@ -12,13 +12,16 @@ from fbackprop.train.sources.names import Task
 X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
 
 
-def read_npz(path: str, target: Sequence[str], task: Task | None) -> Examples:
+def read_npz(
+  path: str, target: Sequence[str], task: Task | None, sample_weights: str | None = None
+) -> Examples:
   """Reads the arrays x `[N, ...]` and y of a file, and x_test and y_test if they are there.
 
   Args:
     path: of the file. x may also be called X or data, y targets, target or labels.
     target: another name of y; empty for one of those.
     task: None to tell it: integers `[N]` and words are labels, other numbers a regression.
+    sample_weights: name of an array `[N]` of what the examples of x count for.
 
   Raises:
     ValueError: the file isn't such an archive; objects of Python aren't read.
@@ -36,6 +39,7 @@ def read_npz(path: str, target: Sequence[str], task: Task | None) -> Examples:
     raise ValueError(f"{path} must have both of {x_name}_test and {y_name}_test, or none")
   if len(x) != len(y) or y.ndim not in (1, 2) or (y.ndim == 2 and not y.shape[1]):
     raise ValueError(f"{path}: {y_name} must be [{len(x)}] or [{len(x)}, C], got {list(y.shape)}")
+  weights = None if sample_weights is None else weights_of(path, arrays, sample_weights, len(x))
   is_labels = y.ndim == 1 and y.dtype.kind in "iubU"
   inferred = "" if task else f"{y_name} holds {'labels' if is_labels else 'numbers'}"
   task = task or ("classification" if is_labels else "regression")
@@ -53,7 +57,7 @@ def read_npz(path: str, target: Sequence[str], task: Task | None) -> Examples:
     tuple(str(c) for c in classes) if task == "classification" else numbered("y", targets.shape[1])
   )
   features = numbered("x", x.shape[1])
-  return Examples(x, targets, task, outputs, features, test, image_shape, True, inferred)
+  return Examples(x, targets, task, outputs, features, test, image_shape, True, inferred, weights)
 
 
 def read_npz_features(path: str, count: int) -> np.ndarray:
@@ -101,6 +105,23 @@ def features_of(path: str, name: str, x: np.ndarray) -> tuple[np.ndarray, tuple[
     place = np.argwhere(~np.isfinite(flat))[0]
     raise ValueError(f"{path}: {name} must be finite, got {flat[tuple(place)]} in row {place[0]}")
   return flat, image_shape
+
+
+def weights_of(path: str, arrays: dict[str, np.ndarray], name: str, n: int) -> np.ndarray:
+  """Weights `[n]` in float32, finite and not negative."""
+  weights = arrays[one_of(path, arrays, (name,), "sample_weights")]
+  if weights.shape != (n,) or weights.dtype.kind not in "iubf":
+    got = f"{weights.dtype}{list(weights.shape)}"
+    raise ValueError(f"{path}: {name} must be numbers [{n}] as sample_weights, got {got}")
+  with np.errstate(over="ignore"):
+    weights = weights.astype(np.float32)
+  wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+  if wrong.size:
+    raise ValueError(
+      f"{path}: {name} must be finite and at least 0 as sample_weights, got {weights[wrong[0]]} in "
+      f"row {wrong[0]}"
+    )
+  return weights
 
 
 def targets_of(path: str, name: str, y: np.ndarray, task: Task, classes: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ class Examples(NamedTuple):
     image_shape: rows and columns of an example, if it is a picture.
     standardize: whether the features are of different units or sizes, so that they should be.
     inferred: how the task was told from the values; "" where nothing had to be.
+    weights: what each example counts for in training, `[N]`, float32; None for all alike.
   """
 
   x: np.ndarray
@@ -32,6 +33,7 @@ class Examples(NamedTuple):
   image_shape: tuple[int, int] | None = None
   standardize: bool = False
   inferred: str = ""
+  weights: np.ndarray | None = None
 
 
 def numbered(prefix: str, count: int) -> tuple[str, ...]:

@@ -27,7 +27,9 @@ class Table(NamedTuple):
   lines: list[int]
 
 
-def read_csv(path: str, target: Sequence[str], task: Task | None) -> Examples:
+def read_csv(
+  path: str, target: Sequence[str], task: Task | None, sample_weights: str | None = None
+) -> Examples:
   """Reads features and targets.
 
   Args:
@@ -35,6 +37,7 @@ def read_csv(path: str, target: Sequence[str], task: Task | None) -> Examples:
     target: the column that is to be learned, or several; all others are features.
     task: None to tell it from the values: words are labels, and so are at most `MOST_LABELS`
       different whole numbers; other numbers are values of a regression.
+    sample_weights: a column of what the rows count for, which is no feature then.
 
   Raises:
     ValueError: the file isn't such a table; a cell is named by its line and column.
@@ -45,7 +48,8 @@ def read_csv(path: str, target: Sequence[str], task: Task | None) -> Examples:
   if missing or not target:
     named = f"has no column {missing[0]!r}" if missing else "needs the name of a target column"
     raise ValueError(f"{path} {named}; its columns are {', '.join(table.columns)}")
-  features = tuple(c for c in table.columns if c not in target)
+  weights = None if sample_weights is None else weights_of(table, sample_weights, target)
+  features = tuple(c for c in table.columns if c not in target and c != sample_weights)
   if not features:
     raise ValueError(f"{path} has no column beside the target: there is nothing to learn from")
   x = numbers(table, features)
@@ -57,11 +61,15 @@ def read_csv(path: str, target: Sequence[str], task: Task | None) -> Examples:
     classes = sorted_classes(words)
     place = {c: i for i, c in enumerate(classes)}
     labels = np.array([place[w] for w in words], np.int32)
-    return Examples(x, labels, task, classes, features, standardize=True, inferred=inferred)
+    return Examples(
+      x, labels, task, classes, features, standardize=True, inferred=inferred, weights=weights
+    )
   values = numbers(table, tuple(target))
   if task == "multilabel" and not np.isin(values, (0.0, 1.0)).all():
     raise ValueError(f"{path}: the targets of several labels must be 0 or 1")
-  return Examples(x, values, task, tuple(target), features, standardize=True, inferred=inferred)
+  return Examples(
+    x, values, task, tuple(target), features, standardize=True, inferred=inferred, weights=weights
+  )
 
 
 def read_features(path: str, features: Sequence[str]) -> np.ndarray:
@@ -117,6 +125,23 @@ def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
                          f"{got}")  # fmt: skip
       found[i, j] = number
   return found
+
+
+def weights_of(table: Table, column: str, target: Sequence[str]) -> np.ndarray:
+  """A column of weights, `[N]`; a cell that holds none is refused by its place."""
+  if column not in table.columns:
+    raise ValueError(f"{table.path} has no column {column!r} of sample_weights; its columns are "
+                     f"{', '.join(table.columns)}")  # fmt: skip
+  if column in target:
+    raise ValueError(f"{table.path}: {column!r} can't be both target and sample_weights")
+  weights = numbers(table, (column,))[:, 0]
+  for line, weight in zip(table.lines, weights, strict=True):
+    if weight < 0:
+      raise ValueError(
+        f"{table.path}, line {line}, column {column!r}: a weight of at least 0 was expected, got "
+        f"{weight:g}"
+      )
+  return weights
 
 
 def text_of(table: Table, column: str) -> list[str]:
