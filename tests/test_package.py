@@ -57,11 +57,12 @@ FLOORS = [
    "train.results", "train.weights", "train.sources.names", "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.tables",
    "train.sources.archives", "train.sources.idx", "train.sources", "train.standardization",
-   "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples", "train.divergence",
-   "train.interruption", "train.loop", "train.fitting", "train.layer_panels", "train.report",
-   "train.runs", "train"],
-  ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading", "cli.runs", "cli.train",
-   "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
+   "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples",
+   "train.divergence", "train.interruption", "train.loop", "train.fitting",
+   "train.layer_panels", "train.report", "train.runs", "train"],
+  ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
+   "cli.runs", "cli.train", "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify",
+   "cli", "__main__"],
 ]  # fmt: skip
 
 
