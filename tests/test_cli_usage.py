@@ -52,7 +52,7 @@ def test_defaults_are_those_of_the_data_wherever_it_is_named(tmp_path):
     *DEFAULTS.values(),
     TrainConfig(hidden=(), rate=1e-7, stop=StopRules(0, loss_below=1e-9, tol=0, patience=1)),
   ],
-  ids=["digits", "sine", "made"],
+  ids=[*DEFAULTS, "made"],
 )
 def test_what_was_saved_is_read_as_the_same(tmp_path, config):
   path = tmp_path / "config.toml"

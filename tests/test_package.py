@@ -63,8 +63,8 @@ FLOORS = [
    "train.divergence", "train.interruption", "train.validation", "train.loop", "train.fitting",
    "train.layer_panels", "train.report", "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
-   "cli.runs", "cli.train",
-   "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
+   "cli.runs", "cli.train", "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify",
+   "cli", "__main__"],
 ]  # fmt: skip
 
 

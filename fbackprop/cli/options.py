@@ -1,5 +1,6 @@
-"""Options of a run that make sense together or with its data only; else their flag or key is named."""
+"""Options that make sense only with others or with some data; else their flag or key is named."""
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ def network_options(config: TrainConfig, arguments: Sequence[str]) -> dict[str, 
     UsageError: an option would do nothing, as the hidden layers are.
   """
   hidden = config.hidden
-  is_equal = any(a == b for a, b in zip(hidden, hidden[1:], strict=False))
+  is_equal = any(a == b for a, b in itertools.pairwise(hidden))
   widths = " ".join(map(str, hidden)) or "none"
   for key, is_on, has_place, needs in (
     ("normalization", config.normalization != "none", hidden, "a hidden layer"),

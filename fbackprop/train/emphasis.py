@@ -9,6 +9,7 @@ stay as they are, is judged by the plain loss, and runs with and without options
 from collections.abc import Sequence
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.train.datasets import Dataset
@@ -31,7 +32,7 @@ def training_batch(
       examples is 1. The mean loss is over the examples, and isn't divided by their class weights.
 
   Returns:
-    The `Batch`, of NumPy arrays, with `dataset.weights`.
+    The `Batch`, with `dataset.weights`.
 
   Raises:
     ValueError: the task has no such option, or the weights aren't those of its classes. The message
@@ -55,14 +56,16 @@ def training_batch(
     targets = weights_of_classes(dataset, class_weights) * rows
   if targets.ndim == 2:
     targets = targets.astype(np.float32)
-  return Batch(dataset.x, targets, dataset.weights)
+  weights = None if dataset.weights is None else jnp.asarray(dataset.weights)
+  return Batch(jnp.asarray(dataset.x), jnp.asarray(targets), weights)
 
 
 def as_rows(dataset: Dataset) -> np.ndarray:
   """The targets as probabilities `[N, C]`, in float64."""
   if not dataset.is_classification:
     return dataset.targets.astype(np.float64)
-  return np.eye(dataset.outputs)[dataset.targets]
+  rows: np.ndarray = np.eye(dataset.outputs)[dataset.targets]
+  return rows
 
 
 def weights_of_classes(dataset: Dataset, class_weights: ClassWeights) -> np.ndarray:
