@@ -118,6 +118,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
         stop=config.stop,
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
+        shuffle=config.shuffle,
         test=(dataset.x_test, dataset.targets_test),
         eval_every=config.eval_every,
         check_every=config.check_every or None,
