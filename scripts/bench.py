@@ -2,6 +2,9 @@
 
   python scripts/bench.py step          loss and gradient, on one core and on two; some minutes
   python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
+  python scripts/bench.py epoch         an epoch of ours and of other libraries, as many as are
+                                        installed; FILE keeps the rows of other sizes and cores
+  python scripts/bench.py peak          the share of a lone product's speed that our step reaches
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
   python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import machine
+from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.peers import HEADING, PEERS
 from scripts.benchmarks.sizes import SIZES
 
@@ -37,6 +41,16 @@ def main(arguments: list[str] | None = None) -> int:
   step.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
   step.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
   step.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
+  epoch = commands.add_parser("epoch", help="time of an epoch, beside other libraries")
+  others = [name for name in CONTESTANTS if name not in OURS]
+  epoch.add_argument("--sizes", nargs="+", choices=EXAMPLES, default=list(EXAMPLES), metavar="SIZE")
+  epoch.add_argument("--peers", nargs="*", choices=others, default=others, metavar="PEER")
+  peak = commands.add_parser("peak", help="our step's GFLOP/s over those of a lone product")
+  peak.add_argument("--sizes", nargs="+", choices=SIZES, default=["mnist", "deep", "wide"],
+                    metavar="SIZE")  # fmt: skip
+  for command in (epoch, peak):
+    command.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
+    command.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
   depth = commands.add_parser("depth", help="compile time against the number of layers")
   depth.add_argument("--rounds", type=int, default=7, help="default: 7")
   residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
@@ -44,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
   checkers.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
   checkers.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
   checkers.add_argument("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
-  for command in (step, depth, residuals, checkers):
+  for command in (step, epoch, peak, depth, residuals, checkers):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
@@ -67,6 +81,9 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [(None, {**options, "peer": peer}) for peer in peers]
     if file and file.exists():
       rows = [row for row in json.loads(file.read_text())["rows"] if row["peer"] not in peers]
+  if command == "epoch" and file and file.exists():
+    rows = [row for row in json.loads(file.read_text())["rows"]
+            if row["size"] not in options["sizes"] or row["cores"] not in cores]  # fmt: skip
   for count, job in jobs:
     if command != "checkers":
       print(f"\n{command}, {machine.shown_cores(count)}", flush=True)

@@ -14,9 +14,12 @@ import pytest
 
 from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
-from scripts.benchmarks import bridges, checkers, machine, rounds
+from scripts.benchmarks import bridges, checkers, epoch, machine, peak, rounds
 from scripts.benchmarks.bridges import problem_of
+from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS, PROGRAM
+from scripts.benchmarks.epoch_data import Epochs, draw_batches
 from scripts.benchmarks.peers import PEERS, markdown_of
+from scripts.benchmarks.sizes import SIZES
 
 
 class Machine:
@@ -137,6 +140,90 @@ def test_depth_prints_a_table_and_writes_json(tmp_path, capfd):
   rows = json.loads(file.read_text())["rows"]
   assert {row["layers"] for row in rows if row["repeat_hidden"]} == {5, 65, 257, 1025}
   assert all(min(row["seconds"]) > 0 for row in rows)
+
+
+# --- Epochs ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few(monkeypatch):
+  """An epoch of two steps, and one epoch in a program."""
+  monkeypatch.setitem(EXAMPLES, "tiny", 64)
+  monkeypatch.setitem(PROGRAM, "tiny", 1)
+
+
+def test_everybody_has_whole_batches_and_a_program_is_a_chunk_of_fit():
+  for name, n in EXAMPLES.items():
+    assert n % SIZES[name].batch == 0
+    assert PROGRAM[name] * n // SIZES[name].batch <= 1000
+  order = draw_batches("digits", np.random.default_rng(0))
+  assert order.shape == (21, 64)
+  assert len(set(order.flat)) == 1344
+
+
+@pytest.mark.slow
+def test_an_epoch_is_measured_beside_others(few, tmp_path, capsys, monkeypatch):
+  monkeypatch.setattr(rounds, "SECONDS", 0)
+  monkeypatch.setitem(sys.modules, "equinox", None)
+  found = epoch.run(["tiny"], 2, ["bare", "grad", "equinox", "sklearn"])
+  assert [row["contestant"] for row in found] == ["exact", "fast", "bare", "grad", "sklearn"]
+  assert all(row["seconds"] > 0 and row["over_fast"] > 0 for row in found)
+  printed = capsys.readouterr().out
+  assert "equinox loop               not installed: pip install equinox" in printed
+  assert "tiny: 2-16-16-1, 64 examples in batches of 32" in printed
+
+
+def test_the_table_tells_ratios_and_the_break_even(monkeypatch, capsys):
+  # Seconds of a call; a call of ours is two epochs, and its first one compiles for 8 seconds more.
+  calls = {"exact": 4.0, "fast": 2.0, "torch": 5.0}
+  first = {"exact": 12.0, "fast": 10.0, "torch": 6.0}
+
+  def prepare(name, size):
+    return Epochs(lambda number: None, 1 if name == "torch" else 2), first[name]
+
+  def measured(candidates, count):
+    return rounds.Rounds(np.tile(list(calls.values()), (count, 1)), count, 0.0)
+
+  monkeypatch.setattr(epoch, "prepare", prepare)
+  monkeypatch.setattr(epoch, "measure", measured)
+  monkeypatch.setattr(epoch.metadata, "version", lambda package: "1.0")
+  exact, fast, torch = epoch.run_size("tiny", 3, ["exact", "fast", "torch"])
+  assert (exact["seconds"], fast["seconds"], torch["seconds"]) == (2.0, 1.0, 5.0)
+  assert (torch["over_exact"], torch["over_fast"], fast["over_fast"]) == (2.5, 5.0, 1.0)
+  # 8 seconds against 1 at first; 5 against 1 in each epoch.
+  assert torch["break_even_epochs"] == pytest.approx(7 / 4)
+  assert fast["break_even_epochs"] is None
+  assert "torch loop" in capsys.readouterr().out
+  assert epoch.break_even(3.0, 0.0) is None
+  assert epoch.break_even(-3.0, 1.0) == 0
+
+
+def test_rows_of_other_sizes_and_cores_are_kept_in_the_file(tmp_path, monkeypatch):
+  def make_row(cores, call):
+    options = call.args[1] if isinstance(call, partial) else None
+    return [{"size": s, "made": "now"} for s in options["sizes"]] if options else {"backend": "cpu"}
+
+  monkeypatch.setattr(bench, "in_process", make_row)
+  file = tmp_path / "epoch.json"
+  old = [{"size": size, "cores": cores} for size in ("tiny", "digits") for cores in (1, 2)]
+  file.write_text(json.dumps({"rows": old}))
+  assert bench.main(["epoch", "--sizes", "tiny", "--cores", "1", "--json", str(file)]) == 0
+  rows = json.loads(file.read_text())["rows"]
+  assert [(row["size"], row["cores"], row.get("made")) for row in rows] == [
+    ("tiny", 2, None), ("digits", 1, None), ("digits", 2, None), ("tiny", 1, "now")
+  ]  # fmt: skip
+
+
+def test_every_contestant_names_what_builds_it():
+  folder = Path(bench.__file__).parent / "benchmarks"
+  for name, contestant in CONTESTANTS.items():
+    assert f"def make_{name}(" in (folder / f"{contestant.module}.py").read_text()
+  assert set(OURS) < set(CONTESTANTS)
+
+
+def test_the_operations_of_a_step_are_those_of_its_products():
+  size = SIZES["digits"]
+  assert peak.step_flops(size) == 2 * 64 * (2 * 64 * 128 + 3 * (128 * 64 + 64 * 10))
 
 
 # --- Other checkers on the planted bugs -----------------------------------------------------------

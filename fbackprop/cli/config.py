@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import tyro
 
 from fbackprop.cli.usage import UsageError, hint
-from fbackprop.train.method_names import OptimizerName, ScheduleName
+from fbackprop.train.method_names import OptimizerName, ScheduleName, ShuffleName
 from fbackprop.train.sources.names import kind_and_path
 from fbackprop.train.stopping import StopRules
 
@@ -91,6 +91,9 @@ class TrainConfig:
 
   batch_size: int = 32
   """Examples of a step."""
+
+  shuffle: ShuffleName = "exact"
+  """Order of the examples in an epoch: exact, or fast, which is sooner told and less random."""
 
   seed: int = 0
   """Of the split, the parameters and the order of the examples."""

@@ -131,6 +131,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
         stop=replace(config.stop, validation_fraction=None),
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
+        shuffle=config.shuffle,
         test=(dataset.x_test, dataset.targets_test),
         validation=validation,
         eval_every=config.eval_every,

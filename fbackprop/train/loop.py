@@ -2,7 +2,7 @@
 
 The loop is a `while_loop` that asks the stop rules after each step, so that a run ends at the same
 step however it is cut into chunks. The order of the examples is drawn anew each epoch, from the
-epoch's number; a remainder smaller than a batch waits for the next epoch's order.
+epoch's number (see `shuffles`); a remainder smaller than a batch waits for the next epoch's order.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import Batch, Info, State
 from fbackprop.train.stopping import STOP_REASONS, VALIDATION_TOL, StopRules
 from fbackprop.train.validation import Best
@@ -54,7 +55,7 @@ class Loop(NamedTuple):
 
   Attributes:
     state: of the step.
-    order: this epoch's order of the examples, `[N]`.
+    order: what the shuffle drew for this epoch.
     progress: of the stop rules.
     best: the best parameters so far, where examples are set aside.
   """
@@ -79,8 +80,9 @@ def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> Sto
   )
 
 
-def start_loop(state: State, n: int, dtype: Any) -> Loop:
+def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
   """The loop before its first step, over n examples, with losses of `dtype`."""
+  drawn = jax.eval_shape(partial(find_shuffle(shuffle).draw, n=n), jax.random.key(0))
   dtype = at_least_float32(dtype)
   progress = Progress(
     epoch_sum=jnp.zeros((), dtype),
@@ -89,13 +91,14 @@ def start_loop(state: State, n: int, dtype: Any) -> Loop:
     stale=jnp.zeros((), jnp.int32),
     reason=jnp.asarray(RUNNING, jnp.int32),
   )
-  return Loop(state, jnp.arange(n, dtype=jnp.int32), progress)
+  return Loop(state, jnp.zeros(drawn.shape, drawn.dtype), progress)
 
 
 def make_chunk(
   step: Callable[[State, Any], tuple[State, Info]],
   batch_size: int,
   capacity: int,
+  shuffle: str = "exact",
   look: Callable[[Best, Params, Array, Array], Best] | None = None,
 ) -> jax.stages.Wrapped:
   """Compiles the loop over at most `capacity` steps.
@@ -104,6 +107,7 @@ def make_chunk(
     step: of `make_step`.
     batch_size: examples in a step.
     capacity: the most steps of one call.
+    shuffle: "exact" or "fast".
     look: of `make_look`, where examples are set aside; the loop has a `best` then.
 
   Returns:
@@ -126,7 +130,7 @@ def make_chunk(
 
     def body(carry: tuple[Loop, Info]) -> tuple[Loop, Info]:
       loop, rows = carry
-      order, batch = take_batch(loop.state.step, loop.order, data, batch_size, order_key)
+      order, batch = take_batch(loop.state.step, loop.order, data, batch_size, order_key, shuffle)
       row = loop.state.step - first
       state, info = step(loop.state, batch)
       share = info.weight / batch_size
@@ -152,26 +156,32 @@ def make_chunk(
 
 
 def take_batch(
-  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array
+  step: Array,
+  order: Array,
+  data: Batch,
+  batch_size: int,
+  order_key: Array,
+  shuffle: str = "exact",
 ) -> tuple[Array, Batch]:
-  """The examples of a step, and this epoch's order: at the first step of an epoch a new one.
+  """The examples of a step, and what this epoch's shuffle drew: at its first step anew.
 
   With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
   descent.
   """
+  draw, rows_at = find_shuffle(shuffle)
   n = data.x.shape[0]
   if batch_size == n:
     return order, data
   epoch, place = jnp.divmod(step, n // batch_size)
 
   def draw_order() -> Array:
-    return jax.random.permutation(jax.random.fold_in(order_key, epoch), n).astype(jnp.int32)
+    return draw(jax.random.fold_in(order_key, epoch), n)
 
   def keep_order() -> Array:
     return order
 
   order = jax.lax.cond(place == 0, draw_order, keep_order)
-  rows = jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
+  rows = rows_at(order, n, place * batch_size, batch_size)
   weights = None if data.weights is None else data.weights[rows]
   targets = jax.tree.map(lambda part: part[rows], data.targets)
   return order, Batch(data.x[rows], targets, weights)

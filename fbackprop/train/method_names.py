@@ -1,4 +1,4 @@
-"""The names of optimisers and schedules. The command line reads them from here, without jax."""
+"""The names of optimisers, schedules and shuffles: the command line reads them without jax."""
 
 from typing import Literal, get_args
 
@@ -6,4 +6,5 @@ OptimizerName = Literal[
   "gradient_descent", "momentum", "nesterov", "adam", "rmsprop", "adagrad", "lion"
 ]
 ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
+ShuffleName = Literal["exact", "fast"]
 OPTIMIZERS, SCHEDULES = get_args(OptimizerName), get_args(ScheduleName)

@@ -1,0 +1,130 @@
+"""An epoch at steady state, with shuffle, minibatches and update: ours, and other libraries'."""
+
+import time
+from datetime import date
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
+from scripts.benchmarks.epoch_data import Epochs
+from scripts.benchmarks.rounds import Rounds, measure
+from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.step import shown
+
+EXPLANATION = """\
+epoch: median of the rounds; /exact, /fast: its time over that of our run with that shuffle, within
+a round, above 1 where ours is faster (quartiles); first: what the first call took more than others,
+mostly compilation; even: epochs after which our fast run, compiled anew, has taken less in all
+our runs ask the stop rules, see to it that all is finite, and record the loss and each layer's norm
+of each step; a bare scan does nothing of that, and its rows tell the share of the whole program: it
+shuffles as our fast run does, and what jax.grad reaches in it is no merit of our backward pass
+torch's float32 products are about half as fast as XLA's on AMD processors, for a reason of its own
+"""
+COLUMNS = (
+  f"{'':<26} {'epoch':>9} {'/exact':>8} {'/fast':>8} {'quartiles':>15} {'first':>8} {'even':>7}"
+  "  version"
+)
+
+
+def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]:
+  """Measures and prints every size; returns the rows for the file."""
+  print(EXPLANATION)
+  missing = sorted({p for p in peers if not is_installed(CONTESTANTS[p].imported)})
+  for peer in missing:
+    contestant = CONTESTANTS[peer]
+    print(f"{contestant.shown:<26} not installed: pip install {contestant.package}", flush=True)
+  names = [name for name in CONTESTANTS if name in OURS or name in set(peers) - set(missing)]
+  return [row for size in sizes for row in run_size(size, rounds, names)]
+
+
+def is_installed(package: str) -> bool:
+  """Whether a package is there, without importing it: keras must be told its backend before."""
+  return find_spec(package) is not None
+
+
+def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
+  """Measures one size, and prints its table."""
+  made, first = {}, {}
+  for name in names:
+    made[name], first[name] = prepare(name, size)
+  measured = measure([epochs.run for epochs in made.values()], rounds)
+  rows = rows_of(size, names, [e.epochs for e in made.values()], first, measured)
+  others = "" if measured.disturbed is None else f", others used up to {measured.disturbed:.0%}"
+  n, batch = EXAMPLES[size], SIZES[size].batch
+  widths = "-".join(map(str, SIZES[size].widths))
+  print(f"{size}: {widths}, {n:,} examples in batches of {batch}; "
+        f"{len(measured.seconds)} of {measured.tried} rounds{others}")  # fmt: skip
+  print(COLUMNS)
+  for row in rows:
+    print(line_of(row))
+  print(flush=True)
+  return rows
+
+
+def prepare(name: str, size: str) -> tuple[Epochs, float]:
+  """Builds a contestant; the seconds of its first call."""
+  module = import_module(f"scripts.benchmarks.{CONTESTANTS[name].module}")
+  epochs: Epochs = getattr(module, f"make_{name}")(size)
+  start = time.perf_counter()
+  epochs.run(0)
+  return epochs, time.perf_counter() - start
+
+
+def rows_of(
+  size: str, names: list[str], epochs: list[int], first: dict[str, float], measured: Rounds
+) -> list[dict[str, Any]]:
+  """The figures of a size."""
+  seconds = dict(zip(names, (measured.seconds / np.asarray(epochs)).T, strict=True))
+  middle = {name: float(np.median(times)) for name, times in seconds.items()}
+  calls = dict(zip(names, np.median(measured.seconds, axis=0), strict=True))
+  extra = {name: max(0.0, first[name] - float(calls[name])) for name in names}
+  rows = []
+  for name in names:
+    package = CONTESTANTS[name].package
+    low, ratio, high = (
+      float(q) for q in np.quantile(seconds[name] / seconds["fast"], (0.25, 0.5, 0.75))
+    )
+    rows.append(
+      {
+        "size": size,
+        "contestant": name,
+        "package": package,
+        "version": metadata.version(package),
+        "date": date.today().isoformat(),
+        "seconds": middle[name],
+        "over_exact": float(np.median(seconds[name] / seconds["exact"])),
+        "over_fast": ratio,
+        "over_fast_quartiles": (low, high),
+        "first_call_extra_seconds": extra[name],
+        "break_even_epochs": break_even(
+          extra["fast"] - extra[name], middle[name] - middle["fast"]
+        ) if name not in OURS else None,
+        "rounds": len(measured.seconds),
+        "rounds_tried": measured.tried,
+        "others": measured.disturbed,
+      }
+    )  # fmt: skip
+  return rows
+
+
+def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
+  """Epochs after which a program that takes longer to compile has won; None for never."""
+  if saved_an_epoch <= 0:
+    return None
+  return max(0.0, more_to_compile / saved_an_epoch)
+
+
+def line_of(row: dict[str, Any]) -> str:
+  """A row of the table."""
+  low, high = row["over_fast_quartiles"]
+  even = row["break_even_epochs"]
+  shown_even = "" if row["contestant"] in OURS else "never" if even is None else f"{even:,.0f}"
+  return (
+    f"{CONTESTANTS[row['contestant']].shown:<26} {shown(row['seconds']):>9} "
+    f"{row['over_exact']:>8.2f} {row['over_fast']:>8.2f} {f'{low:.2f}-{high:.2f}':>15} "
+    f"{shown(row['first_call_extra_seconds']):>8} {shown_even:>7}  "
+    f"{row['package']} {row['version']}"
+  )

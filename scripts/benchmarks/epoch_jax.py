@@ -1,0 +1,106 @@
+"""Epochs of ours: the program that `fit` runs, and a bare scan, which takes anybody's gradient."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import fbackprop as fb
+from fbackprop.train.loop import make_chunk, start_loop, stop_numbers
+from fbackprop.train.shuffles import SHUFFLES
+from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
+from scripts.benchmarks.epoch_data import Epochs, draw_data
+from scripts.benchmarks.models import draw_params, our_net, our_step, plain_step
+from scripts.benchmarks.sizes import SIZES
+
+Update = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+def make_exact(name: str) -> Epochs:
+  """The run of `fit`, with its default shuffle."""
+  return compiled_run(name, "exact")
+
+
+def make_fast(name: str) -> Epochs:
+  """The run of `fit(shuffle="fast")`."""
+  return compiled_run(name, "fast")
+
+
+def compiled_run(name: str, shuffle: str) -> Epochs:
+  """What `fit` hands to the device: stop rules, finite or not, each step's loss and norms."""
+  size, epochs = SIZES[name], PROGRAM[name]
+  n, steps = EXAMPLES[name], epochs * (EXAMPLES[name] // size.batch)
+  data = fb.train.Batch(*map(jnp.asarray, draw_data(name)))
+  init, step = fb.train.make_step(*our_net(size), fb.train.gradient_descent(RATE))
+  stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
+  loop = start_loop(init(jax.random.key(0)), n, jnp.float32, shuffle)
+  chunk, key, done = make_chunk(step, size.batch, steps, shuffle), jax.random.key(1), 0
+
+  def run(number: int) -> None:
+    nonlocal loop, done
+    done += steps
+    loop, rows = chunk(loop, data, stop, jnp.asarray(done, jnp.int32), key)
+    jax.block_until_ready(rows)
+
+  return Epochs(run, epochs)
+
+
+def make_bare(name: str) -> Epochs:
+  """Our gradient in a bare scan."""
+  return bare_scan(name, descent(our_step(SIZES[name])), draw_params(SIZES[name]))
+
+
+def make_grad(name: str) -> Epochs:
+  """`jax.value_and_grad` in the same scan."""
+  return bare_scan(name, descent(plain_step(SIZES[name])), draw_params(SIZES[name]))
+
+
+def descent(loss_and_gradient: Callable[..., Any]) -> Update:
+  """A step of gradient descent: `(params, x, targets) -> (params, loss)`."""
+
+  def moved(p: Any, g: Any) -> Any:
+    return p - RATE * g
+
+  def update(params: Any, x: Any, targets: Any) -> tuple[Any, Any]:
+    loss, grads = loss_and_gradient(params, x, targets)
+    return jax.tree.map(moved, params, grads), loss
+
+  return update
+
+
+def bare_scan(name: str, update: Update, state: Any) -> Epochs:
+  """Epochs as one program without rules: a scan over epochs, the fast shuffle, a scan over steps.
+
+  Args:
+    name: of the size.
+    update: a step, `(state, x, targets) -> (state, loss)`.
+    state: to begin with.
+  """
+  size, n, epochs = SIZES[name], EXAMPLES[name], PROGRAM[name]
+  steps, (draw, rows_at) = n // size.batch, SHUFFLES["fast"]
+  x, targets = map(jnp.asarray, draw_data(name))
+
+  @partial(jax.jit, donate_argnums=0)
+  def program(state: Any, x: Any, targets: Any, key: Any) -> tuple[Any, Any]:
+    def epoch(state: Any, key: Any) -> tuple[Any, Any]:
+      drawn = draw(key, n)
+
+      def step(state: Any, place: Any) -> tuple[Any, Any]:
+        rows = rows_at(drawn, n, place * size.batch, size.batch)
+        return update(state, x[rows], targets[rows])
+
+      return jax.lax.scan(step, state, jnp.arange(steps, dtype=jnp.int32))
+
+    return jax.lax.scan(epoch, state, jax.random.split(key, epochs))
+
+  keys = jax.random.split(jax.random.key(1), 4)
+  state = jax.tree.map(jnp.array, state)  # Donated: a buffer of its own.
+
+  def run(number: int) -> None:
+    nonlocal state
+    state, losses = program(state, x, targets, keys[number % len(keys)])
+    jax.block_until_ready((state, losses))
+
+  return Epochs(run, epochs)

@@ -1,0 +1,121 @@
+"""Epochs of equinox and flax nnx: a loop in Python as their own guides write it, and a bare scan.
+
+The loop shuffles by NumPy, gathers a batch on the host, and waits once, at the end of the epoch.
+"""
+
+from itertools import pairwise
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from scripts.benchmarks.contestants import RATE
+from scripts.benchmarks.epoch_data import Epochs, draw_batches, draw_data
+from scripts.benchmarks.epoch_jax import bare_scan
+from scripts.benchmarks.sizes import SIZES
+
+OPTIMIZER = optax.sgd(RATE)
+
+
+def mean_loss(outputs: Any, targets: Any) -> Any:
+  """The loss as both guides take it from optax; targets of real numbers get the squared error."""
+  if targets.ndim == 1:
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+  return optax.l2_loss(outputs, targets).sum(1).mean()
+
+
+def equinox_model(name: str) -> Any:
+  """The network of equinox's layers."""
+  widths = list(pairwise(SIZES[name].widths))
+  layers: list[Any] = []
+  for pair, key in zip(widths, jax.random.split(jax.random.key(0), len(widths)), strict=True):
+    layers += [eqx.nn.Linear(*pair, key=key), eqx.nn.Lambda(jax.nn.relu)]
+  return eqx.nn.Sequential(layers[:-1])
+
+
+def equinox_loss(model: Any, x: Any, targets: Any) -> Any:
+  """The mean loss of a batch."""
+  return mean_loss(jax.vmap(model)(x), targets)
+
+
+def make_equinox(name: str) -> Epochs:
+  """`eqx.filter_jit` of a step, in a loop."""
+  x, targets = draw_data(name)
+  rng, model = np.random.default_rng(1), equinox_model(name)
+  opt_state = OPTIMIZER.init(eqx.filter(model, eqx.is_array))
+
+  @eqx.filter_jit
+  def make_step(model: Any, opt_state: Any, x: Any, targets: Any) -> Any:
+    loss, grads = eqx.filter_value_and_grad(equinox_loss)(model, x, targets)
+    updates, opt_state = OPTIMIZER.update(grads, opt_state, model)
+    return eqx.apply_updates(model, updates), opt_state, loss
+
+  def run(number: int) -> None:
+    nonlocal model, opt_state
+    for rows in draw_batches(name, rng):
+      model, opt_state, loss = make_step(model, opt_state, x[rows], targets[rows])
+    loss.block_until_ready()
+
+  return Epochs(run, 1)
+
+
+def make_equinox_scan(name: str) -> Epochs:
+  """equinox's gradient in the bare scan."""
+  model, static = eqx.partition(equinox_model(name), eqx.is_array)
+
+  def update(state: Any, x: Any, targets: Any) -> Any:
+    model, opt_state = eqx.combine(state[0], static), state[1]
+    loss, grads = eqx.filter_value_and_grad(equinox_loss)(model, x, targets)
+    updates, opt_state = OPTIMIZER.update(grads, opt_state, model)
+    return (eqx.filter(eqx.apply_updates(model, updates), eqx.is_array), opt_state), loss
+
+  return bare_scan(name, update, (model, OPTIMIZER.init(model)))
+
+
+def nnx_model(name: str) -> tuple[Any, Any]:
+  """The network of flax's layers, and its optimiser."""
+  rngs, layers = nnx.Rngs(0), []
+  for pair in pairwise(SIZES[name].widths):
+    layers += [nnx.Linear(*pair, rngs=rngs), nnx.relu]
+  model = nnx.Sequential(*layers[:-1])
+  return model, nnx.Optimizer(model, OPTIMIZER, wrt=nnx.Param)
+
+
+def nnx_step(model: Any, optimizer: Any, x: Any, targets: Any) -> Any:
+  """A step, which changes the model and its optimiser."""
+
+  def loss_of(model: Any) -> Any:
+    return mean_loss(model(x), targets)
+
+  loss, grads = nnx.value_and_grad(loss_of)(model)
+  optimizer.update(model, grads)
+  return loss
+
+
+def make_nnx(name: str) -> Epochs:
+  """`nnx.jit` of a step, in a loop."""
+  x, targets = draw_data(name)
+  rng, (model, optimizer) = np.random.default_rng(1), nnx_model(name)
+  step = nnx.jit(nnx_step)
+
+  def run(number: int) -> None:
+    for rows in draw_batches(name, rng):
+      loss = step(model, optimizer, x[rows], targets[rows])
+    loss.block_until_ready()
+
+  return Epochs(run, 1)
+
+
+def make_nnx_scan(name: str) -> Epochs:
+  """flax's gradient in the bare scan, by its functional interface."""
+  graph, state = nnx.split(nnx_model(name))
+
+  def update(state: Any, x: Any, targets: Any) -> Any:
+    both = nnx.merge(graph, state)
+    loss = nnx_step(*both, x, targets)
+    return nnx.state(both), loss
+
+  return bare_scan(name, update, state)

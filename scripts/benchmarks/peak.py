@@ -1,0 +1,70 @@
+"""How near our step comes to the speed at which this machine multiplies matrices at all."""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from scripts.benchmarks.models import draw_batches, draw_params, our_step
+from scripts.benchmarks.rounds import measure
+from scripts.benchmarks.sizes import SIZES, Size
+
+PRODUCT = 1024
+"""A square product of that size is what the others are held against."""
+
+EXPLANATION = f"""\
+a step is one call of loss and gradient; its operations are those of its products alone, three for
+each layer and two for the first one; share: its GFLOP/s over those of a lone {PRODUCT}³ product in
+float32, within a round
+"""
+
+
+def step_flops(size: Size) -> int:
+  """Operations of a step's products: forward, by w, and by x where anybody asks for that."""
+  first, *others = [a * b for a, b in pairwise(size.widths)]
+  return 2 * size.batch * (2 * first + 3 * sum(others))
+
+
+def product_call() -> Callable[[int], None]:
+  """The lone product, of two matrices that take turns."""
+  rng = np.random.default_rng(0)
+  matrices = [jnp.asarray(rng.normal(size=(PRODUCT, PRODUCT)), jnp.float32) for _ in range(3)]
+  product = jax.jit(jnp.matmul)
+
+  def call(number: int) -> None:
+    jax.block_until_ready(product(matrices[number % 2], matrices[2]))
+
+  return call
+
+
+def step_call(name: str) -> Callable[[int], None]:
+  """Our step."""
+  size = SIZES[name]._replace(scan=1)
+  params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(2)]
+  step = jax.jit(our_step(size))
+
+  def call(number: int) -> None:
+    jax.block_until_ready(step(params, *batches[number % 2]))
+
+  return call
+
+
+def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
+  """Measures and prints the table; returns the rows for the file."""
+  print(EXPLANATION)
+  measured = measure([product_call(), *map(step_call, sizes)], rounds)
+  flops = np.array([2 * PRODUCT**3, *(step_flops(SIZES[name]) for name in sizes)])
+  speeds = flops / measured.seconds
+  rows = []
+  print(f"{'':<10} {'GFLOP/s':>8} {'share':>6} {'quartiles':>12}")
+  for name, speed in zip(["product", *sizes], speeds.T, strict=True):
+    low, share, high = (float(q) for q in np.quantile(speed / speeds[:, 0], (0.25, 0.5, 0.75)))
+    gflops = float(np.median(speed)) / 1e9
+    print(f"{name:<10} {gflops:>8.1f} {share:>6.2f} {f'{low:.2f}-{high:.2f}':>12}", flush=True)
+    rows.append({"size": name, "gflops": gflops, "share": share, "share_quartiles": (low, high),
+                 "rounds": len(speeds), "rounds_tried": measured.tried,
+                 "others": measured.disturbed})  # fmt: skip
+  return rows
