@@ -30,8 +30,6 @@ from fbackprop.train.steps import Batch, make_step
 from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
 from fbackprop.types import Array, Layer, Loss, Params
 
-LEAST_LAST = 8  # With fewer members the last axis would be too short for a vector.
-
 
 class Fixed(NamedTuple):
   """What is a member's own and never changes: the key of its orders, and its rate or None."""
@@ -124,9 +122,7 @@ def fit_ensemble(
   batch = jax.tree.map(
     lambda part: jax.ShapeDtypeStruct((batch_size, *part.shape[1:]), part.dtype), train
   )
-  is_last = size >= LEAST_LAST and is_tiny(
-    partial(first_step, net, loss, optimizer_of), start_key, rate, batch
-  )
+  is_last = is_tiny(partial(first_step, net, loss, optimizer_of), start_key, rate, batch)
   axis = -1 if is_last else 0
 
   def start(key: Array, rate: Array | None) -> tuple[Loop, Fixed]:
@@ -171,7 +167,7 @@ def fit_ensemble(
       limits = (jnp.asarray(step, jnp.int32) for step in (done, until))
       loop, reached, rows = chunk(loop, fixed, train, rules, *limits, one)
       losses.append(np.asarray(rows)[: int(reached) - done])
-      done, running = int(reached), int((loop.progress.reason == RUNNING).sum())
+      done, running = int(reached), int((np.asarray(loop.progress.reason) == RUNNING).sum())
       if running and eval_every is not None and done % eval_every == 0:
         evaluate_now(done, running)
     if not evaluations or evaluations[-1].step != done or not running:
@@ -252,7 +248,9 @@ def make_ensemble_chunk(
         loop, losses = vmap_last(advance, size, one)(loop, fixed)
       else:
         loop, losses = jax.vmap(advance)(loop, fixed)
-      return loop, at + 1, rows.at[at - first].set(losses)
+      # Not `rows.at[row].set`, whose check of the row would be a pass over all rows in each step.
+      rows = jax.lax.dynamic_update_index_in_dim(rows, losses, at - first, 0)
+      return loop, at + 1, rows
 
     rows = jnp.full((capacity, size), jnp.nan, one.dtype)
     return jax.lax.while_loop(goes_on, body, (loop, first, rows))
@@ -269,9 +267,7 @@ class Scores(NamedTuple):
   test_accuracy: float | None = None
 
 
-def make_ensemble_evaluate(
-  net: Layer, loss: Loss, axis: int
-) -> Callable[[Params, Batch], Scores]:
+def make_ensemble_evaluate(net: Layer, loss: Loss, axis: int) -> Callable[[Params, Batch], Scores]:
   """Builds `evaluate(params, batch)`, without randomness; `axis` is that of the members."""
 
   @jax.jit
@@ -291,9 +287,7 @@ def make_ensemble_evaluate(
     losses, accuracies, own_loss, own_accuracy = measure(params, batch)
     if accuracies is None:
       return Scores(np.asarray(losses), None, float(own_loss), None)
-    return Scores(
-      np.asarray(losses), np.asarray(accuracies), float(own_loss), float(own_accuracy)
-    )
+    return Scores(np.asarray(losses), np.asarray(accuracies), float(own_loss), float(own_accuracy))
 
   return evaluate
 

@@ -24,7 +24,7 @@ from fbackprop.types import Array
 ELEMENTWISE = frozenset(
   "abs add add_any and cbrt ceil clamp convert_element_type copy copy_p cos div eq erf erf_inv exp "
   "expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg nextafter "
-  "not or pow rem round rsqrt select_n sign sin sqrt square sub tan tanh xor".split()
+  "not or pow rem round rsqrt sign sin sqrt square sub tan tanh xor".split()
 )
 REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
   "reduce_sum": lax.add,
@@ -112,7 +112,9 @@ class Walk:
       return [Value(array, False) for array in bind(*(value.array for value in inputs))]
     shape = equation.outvars[0].aval.shape
     first = inputs[0].array
-    if name in ELEMENTWISE:
+    if name == "select_n":
+      outputs = bind(self.flag(inputs[0], shape), *(self.fit(value, shape) for value in inputs[1:]))
+    elif name in ELEMENTWISE:
       outputs = bind(*(self.fit(value, shape) for value in inputs))
     elif name == "broadcast_in_dim":
       places = (*params["broadcast_dimensions"], len(shape))
@@ -152,6 +154,13 @@ class Walk:
       return array
     return array / jnp.broadcast_to(self.one.astype(array.dtype), array.shape)
 
+  def flag(self, which: Value, shape: tuple[int, ...]) -> Array:
+    """What a choice goes by; the answer of a whole member, computed once for all of its arrays."""
+    if which.has_members and which.array.ndim == 1 and which.array.dtype == bool:
+      # Not by `hold`: to divide a choice of 1 and 0 the compiler divides the two.
+      which = Value(lax.sqrt(which.array.astype(jnp.float32)) > 0, True)
+    return self.fit(which, shape)
+
   def product(self, left: Value, right: Value, numbers: Any, result: Any) -> Array:
     """A product of matrices, or of two vectors, as the sum of its terms."""
     (left_axes, right_axes), _ = numbers
@@ -183,7 +192,7 @@ class Walk:
     results = zip(*map(run, branches), strict=True)
     if len(branches) == 2:
       which = Value(which.array.astype(bool), True)
-    return [lax.select_n(self.fit(which, arrays[0].shape[:-1]), *arrays) for arrays in results]
+    return [lax.select_n(self.flag(which, arrays[0].shape[:-1]), *arrays) for arrays in results]
 
 
 def in_front(array: Array, axes: Sequence[int]) -> Array:
