@@ -59,8 +59,8 @@ FLOORS = [
    "train.sources.archives", "train.sources.idx", "train.sources", "train.standardization",
    "train.datasets", "train.models", "train.scoring", "train.examples", "train.divergence",
    "train.interruption", "train.loop", "train.fitting", "train.averaging",
-   "train.ensemble_results", "train.last_axis", "train.ensembles", "train.layer_panels", "train.report",
-   "train.runs", "train"],
+   "train.ensemble_results", "train.last_axis", "train.ensembles", "train.layer_panels",
+   "train.report", "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.progress", "cli.output", "cli.loading", "cli.runs", "cli.train",
    "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip

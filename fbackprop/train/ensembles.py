@@ -116,7 +116,7 @@ def fit_ensemble(
 
   start_key = jax.eval_shape(lambda keys: keys[0], keys)
   rate = None if rate_list is None else jax.ShapeDtypeStruct((), train.x.dtype)
-  state, info = jax.eval_shape(partial(first_step, net, loss, optimizer_of), start_key, rate, train)
+  info = jax.eval_shape(partial(first_step, net, loss, optimizer_of), start_key, rate, train)[1]
   dtype = info.loss.dtype
   rules = stop_numbers(stop, dtype)
   batch = jax.tree.map(
@@ -136,10 +136,10 @@ def fit_ensemble(
 
   compile_start = time.perf_counter()
   capacity = max(1, min(chunk_steps, stop.max_steps))
-  make = make_ensemble_chunk(net, loss, optimizer_of, batch_size, capacity, size, is_last)
+  traced = make_ensemble_chunk(net, loss, optimizer_of, batch_size, capacity, size, is_last)
   one = jnp.ones((), dtype)
   zero = jnp.zeros((), jnp.int32)
-  chunk = make.lower(loop, fixed, train, rules, zero, zero, one).compile()
+  chunk = traced.lower(loop, fixed, train, rules, zero, zero, one).compile()
   if held_out is not None:
     evaluate(loop.state.params, held_out)
   start_time = time.perf_counter()
@@ -208,8 +208,8 @@ def make_ensemble_chunk(
   """Compiles the loop of all members over at most `capacity` steps.
 
   Returns:
-    `chunk(loop, fixed, data, stop, first, until, one) -> (loop, reached, losses)`: from step `first`
-    to step `until`, or until no member runs. The members stand along the last axis of `loop` and
+    `chunk(loop, fixed, data, stop, first, until, one) -> (loop, reached, losses)`: from step
+    `first` to step `until`, or until no member runs. The members stand along the last axis of `loop` and
     `fixed`, or along the first. `losses` is `[capacity, K]`, NaN where a member took no step. The
     loop that went in is donated.
   """
@@ -339,8 +339,8 @@ def optimizer_by_rate(
   if has_rates:
     if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
       raise DtypeError(
-        "fit_ensemble: with rates, optimizer must be a function of the rate, such as optax.sgd, got "
-        f"{describe(optimizer)}"
+        "fit_ensemble: with rates, optimizer must be a function of the rate, such as optax.sgd, "
+        f"got {describe(optimizer)}"
       )
     by_rate: Callable[[Any], optax.GradientTransformation] = optimizer
     return by_rate

@@ -21,11 +21,13 @@ from jax import lax
 from fbackprop.types import Array
 
 # These act on each entry alone. The list costs speed if it is short, and nothing else.
-ELEMENTWISE = frozenset(
-  "abs add add_any and cbrt ceil clamp convert_element_type copy copy_p cos div eq erf erf_inv exp "
-  "expm1 floor ge gt integer_pow is_finite le log log1p logistic lt max min mul ne neg nextafter "
-  "not or pow rem round rsqrt sign sin sqrt square sub tan tanh xor".split()
-)
+ELEMENTWISE = frozenset((
+  "abs", "add", "add_any", "and", "cbrt", "ceil", "clamp", "convert_element_type", "copy",
+  "copy_p", "cos", "div", "eq", "erf", "erf_inv", "exp", "expm1", "floor", "ge", "gt",
+  "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+  "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "sign", "sin", "sqrt",
+  "square", "sub", "tan", "tanh", "xor",
+))  # fmt: skip
 REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
   "reduce_sum": lax.add,
   "reduce_max": lax.max,
