@@ -1,5 +1,7 @@
 """Many networks at once: each is the run that it would be alone."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +9,11 @@ import optax
 import pytest
 
 import fbackprop as fb
+from fbackprop.cli import main
 from fbackprop.train import fit_ensemble, spread_of
 from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.last_axis import is_tiny, vmap_last
+from fbackprop.train.models import load_model
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -153,3 +157,46 @@ def test_wrong_arguments_are_named(case):
   options, error, message = BAD[case]
   with pytest.raises(error, match=message):
     fit_all(**options)
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run of three linear models of iris, of two rates."""
+  out = tmp_path_factory.mktemp("runs")
+  flags = "--data iris --ensemble 3 --rates 0.01 0.2 --stop.max-steps 30 --eval-every 30 --out"
+  return out / "iris-1", main(["train", *flags.split(), str(out), "--hidden", "3"])
+
+
+def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
+  folder, code = run
+  assert code == 0
+  summary = json.loads((folder / "summary.json").read_text())
+  assert summary["rate"] == 0.2
+  assert [row["rate"] for row in summary["rates"]] == [0.01, 0.2]
+  assert main(["eval", str(folder)]) == 0
+  assert f"{summary['test_accuracy']:.4f}" in capsys.readouterr().out
+  model = load_model(folder / "model.safetensors")
+  assert model.description.ensemble == 3
+  x = np.array([[5.0, 3.5, 1.4, 0.2], [6.0, 3.0, 5.0, 2.0]])
+  alone = [
+    model._replace(
+      description=model.description._replace(ensemble=None),
+      params=jax.tree.map(lambda leaf, k=k: leaf[k], model.params),
+    )
+    for k in range(3)
+  ]
+  each = [member.probabilities(member.outputs(x)) for member in alone]
+  np.testing.assert_allclose(
+    model.probabilities(model.outputs(x)), np.mean(each, axis=0), rtol=1e-5
+  )
+  assert main(["info", str(folder)]) == 0
+  assert "3 of mlp 4-3-3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", ["--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0"])
+def test_wrong_flags_are_refused(flags, tmp_path, capsys):
+  assert main(["train", "--out", str(tmp_path), *flags.split()]) == 2
+  assert flags.split()[0] in capsys.readouterr().err

@@ -209,9 +209,9 @@ def make_ensemble_chunk(
 
   Returns:
     `chunk(loop, fixed, data, stop, first, until, one) -> (loop, reached, losses)`: from step
-    `first` to step `until`, or until no member runs. The members stand along the last axis of `loop` and
-    `fixed`, or along the first. `losses` is `[capacity, K]`, NaN where a member took no step. The
-    loop that went in is donated.
+    `first` to step `until`, or until no member runs. The members stand along the last axis of
+    `loop` and `fixed`, or along the first. `losses` is `[capacity, K]`, NaN where a member took no
+    step. The loop that went in is donated.
   """
 
   @partial(jax.jit, donate_argnums=0)

@@ -13,11 +13,12 @@ import safetensors
 from fbackprop import activations
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
+from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization
 from fbackprop.train.weights import load_params, save_params
-from fbackprop.types import Layer, Loss, Params
+from fbackprop.types import Array, Layer, Loss, Params
 
 LOSSES = {
   "classification": softmax_cross_entropy,
@@ -39,6 +40,7 @@ class Description(NamedTuple):
     features: names of the input's columns.
     standardization: of the raw features; None if they are taken as they are.
     target_standardization: of a regression's values, likewise.
+    ensemble: how many networks stand in the parameters, along an axis in front; None for one alone.
   """
 
   sizes: tuple[int, ...]
@@ -48,6 +50,7 @@ class Description(NamedTuple):
   features: tuple[str, ...]
   standardization: Standardization | None
   target_standardization: Standardization | None
+  ensemble: int | None = None
 
   @property
   def net(self) -> Layer:
@@ -61,17 +64,20 @@ class Description(NamedTuple):
 
   def as_text(self) -> str:
     """In words, as "mlp 4-8-3, relu, softmax_cross_entropy"."""
-    return f"mlp {'-'.join(map(str, self.sizes))}, {self.activation}, {self.loss.name}"
+    many = "" if self.ensemble is None else f"{self.ensemble} of "
+    return f"{many}mlp {'-'.join(map(str, self.sizes))}, {self.activation}, {self.loss.name}"
 
 
 class Model(NamedTuple):
-  """A network with its parameters."""
+  """A network, or an ensemble, with its parameters."""
 
   description: Description
   params: Params
 
   def outputs(self, x: np.ndarray) -> np.ndarray:
     """The network's outputs for raw features: logits, or a regression's values.
+
+    Those of an ensemble are the logits of the mean of its probabilities, or the mean of its values.
 
     Args:
       x: `[N, D]`, as the data has them; they are standardised here if the network needs that.
@@ -81,7 +87,15 @@ class Model(NamedTuple):
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
     x = x if own is None else own.apply(x)
-    y = self.description.net.forward(self.params, jnp.asarray(x, jnp.float32))[0]
+    inputs, net = jnp.asarray(x, jnp.float32), self.description.net
+
+    def outputs_of(params: Params) -> Array:
+      return net.forward(params, inputs)[0]
+
+    if self.description.ensemble is None:
+      y = outputs_of(self.params)
+    else:
+      y = mean_outputs(jax.vmap(outputs_of)(self.params), self.description.loss.name)
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -140,6 +154,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   except (ValueError, TypeError, KeyError, RecursionError) as error:
     raise ValueError(f"{path} describes no network: {error}") from error
   like = jax.eval_shape(description.net.init, jax.random.key(0))
+  if description.ensemble is not None:
+    stack = description.ensemble
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((stack, *a.shape), a.dtype), like)
   return Model(description, load_params(path, like))
 
 
@@ -159,7 +176,10 @@ def read_description(content: Any) -> Description:
     raise ValueError(f"{sizes[0]} features and {sizes[-1]} outputs must have names, got {got}")
   of_x = read_standardization(content, "standardization", sizes[0])
   of_targets = read_standardization(content, "target_standardization", sizes[-1])
-  return Description(sizes, activation, cast(Task, task), outputs, features, of_x, of_targets)
+  size = content.get("ensemble")
+  if size is not None and not (isinstance(size, int) and 1 <= size <= 2**20):
+    raise ValueError(f"ensemble must be a number of networks, got {size!r:.100}")
+  return Description(sizes, activation, cast(Task, task), outputs, features, of_x, of_targets, size)
 
 
 def read_standardization(content: Any, name: str, width: int) -> Standardization | None:
