@@ -9,6 +9,7 @@
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
   python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
                                         rows of other peers that FILE has already are kept
+  python scripts/bench.py ensemble      XOR networks trained a second, many at once; some minutes
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
 On a GPU or a TPU nothing is pinned.
@@ -58,7 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
   checkers.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
   checkers.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
   checkers.add_argument("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
-  for command in (step, epoch, peak, depth, residuals, checkers):
+  ensemble = commands.add_parser("ensemble", help="XOR networks trained a second, many at once")
+  ensemble.add_argument("--sizes", nargs="+", type=int, default=[1, 16, 256, 4096, 65536],
+                        metavar="K", help="members (default: 1 16 256 4096 65536)")  # fmt: skip
+  ensemble.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
+  ensemble.add_argument("--rounds", type=int, default=7, help="default: 7")
+  for command in (step, epoch, peak, depth, residuals, checkers, ensemble):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")

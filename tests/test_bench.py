@@ -226,6 +226,17 @@ def test_the_operations_of_a_step_are_those_of_its_products():
   assert peak.step_flops(size) == 2 * 64 * (2 * 64 * 128 + 3 * (128 * 64 + 64 * 10))
 
 
+@pytest.mark.slow
+def test_ensemble_prints_a_table_and_writes_json(tmp_path, capfd):
+  file = tmp_path / "ensemble.json"
+  options = ["--sizes", "2", "--cores", "1", "--rounds", "2", "--json", str(file)]
+  assert bench.main(["ensemble", *options]) == 0
+  assert "nets a second" in capfd.readouterr().out
+  rows = [row for row in json.loads(file.read_text())["rows"] if row["members"] == 2]
+  assert [row["who"] for row in rows] == ["ours", "vmap of jax.grad"]
+  assert min(row["nets_per_second"] for row in rows) > 0
+
+
 # --- Other checkers on the planted bugs -----------------------------------------------------------
 
 

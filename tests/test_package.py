@@ -60,12 +60,14 @@ FLOORS = [
    "train.results", "train.weights", "train.sources.names", "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.tables",
    "train.sources.archives", "train.sources.idx", "train.sources", "train.standardization",
+   "train.averaging", "train.ensemble_results",
    "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples",
    "train.divergence", "train.interruption", "train.validation", "train.loop", "train.fitting",
-   "train.layer_panels", "train.report", "train.runs", "train"],
+   "train.last_axis", "train.ensembles", "train.layer_panels", "train.report", "train.runs",
+   "train"],
   ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
-   "cli.runs", "cli.train", "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify",
-   "cli", "__main__"],
+   "cli.runs", "cli.train", "cli.ensemble", "cli.eval", "cli.predict", "cli.info", "cli.circuit",
+   "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 
 
@@ -103,7 +105,9 @@ def test_a_module_imports_downward_only(module):
 
 def test_the_front_door_is_used_by_the_highest_floor_alone():
   users = {m for m in MODULES if "." in m and "fbackprop" in imports_of(m)}
-  assert users <= {"fbackprop.cli", "fbackprop.cli.train", "fbackprop.train.runs"}
+  assert users <= {
+    "fbackprop.cli", "fbackprop.cli.ensemble", "fbackprop.cli.train", "fbackprop.train.runs"
+  }  # fmt: skip
 
 
 def test_import_is_lazy():

@@ -98,6 +98,12 @@ class TrainConfig:
   seed: int = 0
   """Of the split, the parameters and the order of the examples."""
 
+  ensemble: int = 1
+  """So many networks at once, of the seeds from --seed on; they answer as one, by their mean."""
+
+  rates: tuple[float, ...] = ()
+  """An ensemble for each of these rates; the one that learns best is kept."""
+
   eval_every: int = 200
   """Steps from one evaluation, and line, to the next."""
 
@@ -120,6 +126,7 @@ class TrainConfig:
     for flag, value, least in (
       ("batch-size", self.batch_size, 1),
       ("seed", self.seed, 0),
+      ("ensemble", self.ensemble, 1),
       ("eval-every", self.eval_every, 1),
       ("check-every", self.check_every, 0),
       ("warmup", self.warmup, 0),
@@ -129,6 +136,7 @@ class TrainConfig:
         raise UsageError(f"--{flag} must be at least {least}, got {value}")
     for flag, value, most in (
       ("seed", self.seed, 2**32 - 1),
+      ("ensemble", self.ensemble, min(2**20, 2**32 - self.seed)),
       *(("hidden", width, 2**16) for width in self.hidden),
     ):
       if value > most:
@@ -141,6 +149,9 @@ class TrainConfig:
       raise UsageError(f"--test-fraction must be above 0 and below 1, got {self.test_fraction:g}")
     if not (math.isfinite(self.rate) and self.rate > 0):
       raise UsageError(f"--rate must be finite and above 0, got {self.rate}")
+    for rate in self.rates:
+      if not (math.isfinite(rate) and rate > 0):
+        raise UsageError(f"--rates must be finite and above 0, got {rate}")
     if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
       raise UsageError(f"--weight-decay must be finite and at least 0, got {self.weight_decay}")
     if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):

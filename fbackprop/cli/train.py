@@ -4,6 +4,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str]) -> int:
   try:
     for module, extra in (("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")):
       need(module, extra=extra)  # A run that can't be reported isn't begun.
+    if config.ensemble > 1 or config.rates:
+      # By its name, as it builds on this module.
+      return int(import_module("fbackprop.cli.ensemble").run_ensemble(config, arguments))
     return run(config, arguments)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error

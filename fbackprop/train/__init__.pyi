@@ -1,3 +1,8 @@
+from fbackprop.train.ensemble_results import EnsembleEvaluation as EnsembleEvaluation
+from fbackprop.train.ensemble_results import EnsembleResult as EnsembleResult
+from fbackprop.train.ensemble_results import Spread as Spread
+from fbackprop.train.ensemble_results import spread_of as spread_of
+from fbackprop.train.ensembles import fit_ensemble as fit_ensemble
 from fbackprop.train.fitting import fit as fit
 from fbackprop.train.optimizers import gradient_descent as gradient_descent
 from fbackprop.train.results import Evaluation as Evaluation

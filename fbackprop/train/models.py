@@ -14,11 +14,12 @@ from fbackprop import activations
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
 from fbackprop.normalization import layer_norm, rms_norm
+from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization
 from fbackprop.train.weights import load_params, save_params
-from fbackprop.types import Layer, Loss, Params
+from fbackprop.types import Array, Layer, Loss, Params
 
 LOSSES = {
   "classification": softmax_cross_entropy,
@@ -44,6 +45,7 @@ class Description(NamedTuple):
     normalization: name of that after each hidden dense layer, or "none".
     dropout: rate of that after each hidden activation; nothing is dropped without a key.
     skip, repeat_hidden: as of `fbackprop.mlp`.
+    ensemble: how many networks stand in the parameters, along an axis in front; None for one alone.
   """
 
   sizes: tuple[int, ...]
@@ -57,6 +59,7 @@ class Description(NamedTuple):
   dropout: float = 0.0
   skip: bool = False
   repeat_hidden: bool = False
+  ensemble: int | None = None
 
   @property
   def net(self) -> Layer:
@@ -84,17 +87,20 @@ class Description(NamedTuple):
       *(["repeated"] if self.repeat_hidden else []),
     ]
     sizes = "-".join(map(str, self.sizes))
-    return ", ".join([f"mlp {sizes}", self.activation, *options, self.loss.name])
+    many = "" if self.ensemble is None else f"{self.ensemble} of "
+    return ", ".join([f"{many}mlp {sizes}", self.activation, *options, self.loss.name])
 
 
 class Model(NamedTuple):
-  """A network with its parameters."""
+  """A network, or an ensemble, with its parameters."""
 
   description: Description
   params: Params
 
   def outputs(self, x: np.ndarray) -> np.ndarray:
     """The network's outputs for raw features: logits, or a regression's values.
+
+    Those of an ensemble are the logits of the mean of its probabilities, or the mean of its values.
 
     Args:
       x: `[N, D]`, as the data has them; they are standardised here if the network needs that.
@@ -104,7 +110,15 @@ class Model(NamedTuple):
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
     x = x if own is None else own.apply(x)
-    y = self.description.net.forward(self.params, jnp.asarray(x, jnp.float32))[0]
+    inputs, net = jnp.asarray(x, jnp.float32), self.description.net
+
+    def outputs_of(params: Params) -> Array:
+      return net.forward(params, inputs)[0]
+
+    if self.description.ensemble is None:
+      y = outputs_of(self.params)
+    else:
+      y = mean_outputs(jax.vmap(outputs_of)(self.params), self.description.loss.name)
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
@@ -166,6 +180,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   except (ValueError, TypeError, KeyError, RecursionError) as error:
     raise ValueError(f"{path} describes no network: {error}") from error
   like = jax.eval_shape(description.net.init, jax.random.key(0))
+  if description.ensemble is not None:
+    stack = description.ensemble
+    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((stack, *a.shape), a.dtype), like)
   return Model(description, load_params(path, like))
 
 
@@ -204,6 +221,9 @@ def read_options(content: Any) -> dict[str, Any]:
   for name in ("skip", "repeat_hidden"):
     if not isinstance(found[name], bool):
       raise ValueError(f"{name} must be true or false, got {found[name]!r:.100}")
+  size = found["ensemble"]
+  if size is not None and not (isinstance(size, int) and 1 <= size <= 2**20):
+    raise ValueError(f"ensemble must be a number of networks, got {size!r:.100}")
   return found
 
 

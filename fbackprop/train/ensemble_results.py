@@ -1,0 +1,89 @@
+"""What an ensemble says while it is trained, and what it leaves behind."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from fbackprop.types import Params
+
+
+class Spread(NamedTuple):
+  """Some members' numbers in four: `deviation` is the standard deviation with K − 1, of one 0."""
+
+  mean: float
+  deviation: float
+  least: float
+  most: float
+
+
+def spread_of(values: np.ndarray) -> Spread:
+  """The spread of numbers `[K]`, K at least 1; NaN if one of them is."""
+  wide = np.asarray(values, np.float64)
+  deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
+  return Spread(float(wide.mean()), deviation, float(wide.min()), float(wide.max()))
+
+
+@dataclass(frozen=True)
+class EnsembleEvaluation:
+  """The state of an ensemble at one moment; arrays are `[K]`, a number for each member.
+
+  Attributes:
+    step: steps taken by the members that still run, or that ran longest.
+    running: how many members still run.
+    train_losses: mean of each member's losses since the evaluation before; NaN for one that took no
+      step since then.
+    test_losses: mean loss of the test examples, if there are any.
+    test_accuracies: fraction of the test examples that are right, if the targets are labels.
+    test_loss: the loss of all members together (see `fbackprop.train.averaging`).
+    test_accuracy: their accuracy.
+    seconds: wall time since the start, compilation not counted.
+  """
+
+  step: int
+  running: int
+  train_losses: np.ndarray
+  test_losses: np.ndarray | None
+  test_accuracies: np.ndarray | None
+  test_loss: float | None
+  test_accuracy: float | None
+  seconds: float
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+  """An ensemble that has been trained.
+
+  Attributes:
+    params: of all members, each array with an axis `[K, ...]` in front: at the end, or the last
+      good ones of a member that diverged.
+    rates: of each member, `[K]`, or None.
+    stop_reasons: of each member, as in `Result`.
+    steps: steps taken by each member, `[K]`; one that diverged isn't counted.
+    losses: each member's mean loss of the batch before each update, `[steps, K]`; NaN after its
+      last step.
+    evaluations: in order; the last one is at the end.
+    interrupted: whether an interrupt came.
+    seconds: wall time, compilation not counted.
+    compile_seconds: wall time of compilation.
+  """
+
+  params: Params
+  rates: np.ndarray | None
+  stop_reasons: tuple[str, ...]
+  steps: np.ndarray
+  losses: np.ndarray
+  evaluations: tuple[EnsembleEvaluation, ...]
+  interrupted: bool
+  seconds: float
+  compile_seconds: float
+
+  @property
+  def size(self) -> int:
+    """How many members there are."""
+    return len(self.steps)
+
+  def member(self, k: int) -> Params:
+    """The parameters of one member."""
+    return jax.tree.map(lambda leaf: leaf[k], self.params)

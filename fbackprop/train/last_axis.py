@@ -1,0 +1,237 @@
+"""`jax.vmap` with the new axis last, for many tiny programs at once.
+
+`jax.vmap` carries its axis in front, wherever it is told to find it: a layer of two neurons is then
+an inner loop of two. With the axis last the inner loop runs over the members, whole vectors at a
+time. So the program of one member is walked here, operation by operation, each array with one axis
+more at its end. A product of matrices becomes a sum of products, and all of a step a few kernels.
+
+What isn't known here is left to `jax.vmap`: right as well, only slower.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jax import lax
+
+from fbackprop.types import Array
+
+# These act on each entry alone. The list costs speed if it is short, and nothing else.
+ELEMENTWISE = frozenset((
+  "abs", "add", "add_any", "and", "cbrt", "ceil", "clamp", "convert_element_type", "copy",
+  "copy_p", "cos", "div", "eq", "erf", "erf_inv", "exp", "expm1", "floor", "ge", "gt",
+  "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
+  "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "sign", "sin", "sqrt",
+  "square", "sub", "tan", "tanh", "xor",
+))  # fmt: skip
+REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
+  "reduce_sum": lax.add,
+  "reduce_max": lax.max,
+  "reduce_min": lax.min,
+  "reduce_and": lax.bitwise_and,
+  "reduce_or": lax.bitwise_or,
+}
+CALLS = ("closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit")
+MOST_TERMS = 32
+"""Of a sum that is written out; the program grows with it, and a library's product wins."""
+
+
+class Value(NamedTuple):
+  """An array, and whether it has the axis of the members at its end."""
+
+  array: Array
+  has_members: bool
+
+
+def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any]:
+  """Maps a function over the last axis of every argument; results have it last too.
+
+  Args:
+    f: takes and returns trees of arrays. What it closes over is the same for all.
+    size: of that axis.
+    one: the number 1, as an argument of the compiled program, so that the compiler doesn't know it.
+      A division by it changes nothing, and the compiler never computes a division twice: otherwise
+      it computes a neuron's sum anew for each of its users.
+
+  Returns:
+    The mapped function, which must be called in a trace of `one`.
+  """
+
+  def mapped(*args: Any) -> Any:
+    leaves, structure = jax.tree.flatten(args)
+
+    def flat(*leaves: Array) -> Any:
+      return f(*jax.tree.unflatten(structure, leaves))
+
+    member = [jax.ShapeDtypeStruct(leaf.shape[:-1], leaf.dtype) for leaf in leaves]
+    program, result = jax.make_jaxpr(flat, return_shape=True)(*member)
+    walk = Walk(size, one)
+    values = walk.program(program, [Value(leaf, True) for leaf in leaves])
+    return jax.tree.unflatten(jax.tree.structure(result), [walk.spread(v) for v in values])
+
+  return mapped
+
+
+class Walk:
+  """Evaluates a program for all members, in a trace."""
+
+  def __init__(self, size: int, one: Array) -> None:
+    self.size, self.one = size, one
+
+  def program(self, closed: Any, arguments: Sequence[Value]) -> list[Value]:
+    """The outputs of a closed jaxpr."""
+    values: dict[Any, Value] = {}
+
+    def read(atom: Any) -> Value:
+      if isinstance(atom, jax.extend.core.Literal):
+        return Value(jnp.asarray(atom.val, atom.aval.dtype), False)
+      return values[atom]
+
+    jaxpr = closed.jaxpr
+    for variable, constant in zip(jaxpr.constvars, closed.consts, strict=True):
+      values[variable] = Value(jnp.asarray(constant), False)
+    values.update(zip(jaxpr.invars, arguments, strict=True))
+    for equation in jaxpr.eqns:
+      outputs = self.equation(equation, [read(atom) for atom in equation.invars])
+      values.update(zip(equation.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+  def equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
+    """The outputs of one operation."""
+    name, params = equation.primitive.name, equation.params
+    if name in CALLS:
+      return self.program(params.get("jaxpr") or params["call_jaxpr"], inputs)
+
+    def bind(*arrays: Array) -> list[Array]:
+      outputs = equation.primitive.bind(*arrays, **params)
+      return list(outputs) if equation.primitive.multiple_results else [outputs]
+
+    if not any(value.has_members for value in inputs):
+      return [Value(array, False) for array in bind(*(value.array for value in inputs))]
+    shape = equation.outvars[0].aval.shape
+    first = inputs[0].array
+    if name == "select_n":
+      outputs = bind(self.flag(inputs[0], shape), *(self.fit(value, shape) for value in inputs[1:]))
+    elif name in ELEMENTWISE:
+      outputs = bind(*(self.fit(value, shape) for value in inputs))
+    elif name == "broadcast_in_dim":
+      places = (*params["broadcast_dimensions"], len(shape))
+      outputs = [lax.broadcast_in_dim(first, (*shape, self.size), places)]
+    elif name == "reshape":
+      outputs = [lax.reshape(first, (*shape, self.size))]
+    elif name == "dot_general" and is_short(equation):
+      outputs = [self.product(*inputs, params["dimension_numbers"], equation.outvars[0].aval)]
+    elif name in REDUCTIONS and 1 <= reduced(equation) <= MOST_TERMS:
+      outputs = [self.reduction(name, first, params["axes"])]
+    elif name == "cond":
+      outputs = self.cond(inputs, params["branches"])
+    else:
+      axes = [-1 if value.has_members else None for value in inputs]
+      outputs = jax.vmap(bind, axes, -1)(*(value.array for value in inputs))
+    return [Value(array, True) for array in outputs]
+
+  def fit(self, value: Value, shape: tuple[int, ...]) -> Array:
+    """An operand of an elementwise operation, in the shape of its result."""
+    array, has_members = value
+    if array.ndim == has_members:  # A scalar goes with any shape.
+      places = (len(shape),) if has_members else ()
+      return lax.broadcast_in_dim(array, (*shape, self.size), places)
+    return self.spread(value, shape)
+
+  def spread(self, value: Value, shape: tuple[int, ...] | None = None) -> Array:
+    """The array with the axis of the members, whether it differs between them or not."""
+    array, has_members = value
+    shape = (array.shape[:-1] if has_members else array.shape) if shape is None else shape
+    if array.shape == (*shape, self.size) and has_members:
+      return array
+    return lax.broadcast_in_dim(array, (*shape, self.size), range(array.ndim))
+
+  def hold(self, array: Array, terms: int) -> Array:
+    """The array itself, which the compiler will compute once."""
+    if terms <= 2 or not jnp.issubdtype(array.dtype, jnp.floating):
+      return array
+    return array / jnp.broadcast_to(self.one.astype(array.dtype), array.shape)
+
+  def flag(self, which: Value, shape: tuple[int, ...]) -> Array:
+    """What a choice goes by; the answer of a whole member, computed once for all of its arrays."""
+    if which.has_members and which.array.ndim == 1 and which.array.dtype == bool:
+      # Not by `hold`: to divide a choice of 1 and 0 the compiler divides the two.
+      which = Value(lax.sqrt(which.array.astype(jnp.float32)) > 0, True)
+    return self.fit(which, shape)
+
+  def product(self, left: Value, right: Value, numbers: Any, result: Any) -> Array:
+    """A product of matrices, or of two vectors, as the sum of its terms."""
+    (left_axes, right_axes), _ = numbers
+    terms = []
+    rank = left.array.ndim - left.has_members - len(left_axes)
+    for value, axes, start in ((left, left_axes, 0), (right, right_axes, rank)):
+      rows = in_front(value.array, axes)
+      free = rows.ndim - 1 - value.has_members
+      places = [*range(start, start + free), *([result.ndim] if value.has_members else [])]
+      shape = (*result.shape, self.size)
+      terms.append([lax.broadcast_in_dim(row.astype(result.dtype), shape, places) for row in rows])
+    products = [a * b for a, b in zip(*terms, strict=True)]
+    return self.hold(functools.reduce(lax.add, products), len(products))
+
+  def reduction(self, name: str, array: Array, axes: Sequence[int]) -> Array:
+    """A sum, or the like, of few terms."""
+    rows = list(in_front(array, axes))
+    return self.hold(functools.reduce(REDUCTIONS[name], rows), len(rows))
+
+  def cond(self, inputs: list[Value], branches: Any) -> list[Array]:
+    """One of some programs: all of them, where the members don't agree."""
+    which, *operands = inputs
+
+    def run(branch: Any) -> list[Array]:
+      return [self.spread(value) for value in self.program(branch, operands)]
+
+    if not which.has_members:
+      return list(lax.switch(which.array, [functools.partial(run, branch) for branch in branches]))
+    results = zip(*map(run, branches), strict=True)
+    if len(branches) == 2:
+      which = Value(which.array.astype(bool), True)
+    return [lax.select_n(self.flag(which, arrays[0].shape[:-1]), *arrays) for arrays in results]
+
+
+def in_front(array: Array, axes: Sequence[int]) -> Array:
+  """The axes as a single one, in front of the others."""
+  others = [axis for axis in range(array.ndim) if axis not in axes]
+  terms = math.prod(array.shape[axis] for axis in axes)
+  moved = lax.transpose(array, (*axes, *others))
+  return lax.reshape(moved, (terms, *(array.shape[axis] for axis in others)))
+
+
+def is_short(equation: Any) -> bool:
+  """Whether a product is one of two matrices, or vectors, whose sums have few terms."""
+  (axes, _), (batch, _) = equation.params["dimension_numbers"]
+  terms = math.prod(equation.invars[0].aval.shape[axis] for axis in axes)
+  return not batch and 1 <= terms <= MOST_TERMS
+
+
+def reduced(equation: Any) -> int:
+  """How many terms a reduction has."""
+  return math.prod(equation.invars[0].aval.shape[axis] for axis in equation.params["axes"])
+
+
+def is_tiny(f: Callable[..., Any], *args: Any) -> bool:
+  """Whether a function of one member does nothing that is better left to a library's products."""
+  return all(
+    equation.primitive.name != "dot_general" or is_short(equation)
+    for equation in equations_of(jax.make_jaxpr(f)(*args).jaxpr)
+  )
+
+
+def equations_of(jaxpr: Any) -> list[Any]:
+  """All operations of a program, those of its loops and calls too."""
+  equations = []
+  for equation in jaxpr.eqns:
+    equations.append(equation)
+    for value in jax.tree.leaves(list(equation.params.values())):
+      inner = getattr(value, "jaxpr", value)
+      if hasattr(inner, "eqns"):
+        equations += equations_of(inner)
+  return equations

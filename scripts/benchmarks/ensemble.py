@@ -1,0 +1,131 @@
+"""XOR networks trained a second: ours, all at once, beside one after another in torch.
+
+A network is 2-2-1 with tanh, and is trained for 200 steps of full-batch gradient descent on four
+examples. `jax.grad` in a scan under `jax.vmap` is the witness: what it has too is won by the whole
+program. Each of our calls is all of `fit_ensemble`: stop rules, losses and norms of each step, and
+the checks that all is finite, which the others go without. Compilation isn't counted. torch is
+installed by hand: pip install torch.
+"""
+
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbackprop as fb
+from scripts.benchmarks import machine
+
+HIDDEN, STEPS, RATE = 2, 200, 0.5
+X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+TARGETS = np.array([[0], [1], [1], [0]], np.float32)
+TORCH_NETS = 5
+
+
+def ours(size: int) -> Callable[[int], float]:
+  """Seconds of training `size` networks, of new seeds each time."""
+
+  def train(number: int) -> float:
+    result = fb.train.fit_ensemble(
+      fb.mlp([2, HIDDEN, 1], fb.tanh),
+      fb.squared_error,
+      (X, TARGETS),
+      optimizer=fb.train.gradient_descent(RATE),
+      stop=fb.train.StopRules(STEPS),
+      keys=jax.random.split(jax.random.key(number), size),
+    )
+    return result.seconds
+
+  return train
+
+
+def plain(size: int) -> Callable[[int], float]:
+  """The same by `jax.grad`, as one writes it without us."""
+  net = fb.mlp([2, HIDDEN, 1], fb.tanh)
+
+  def mean_loss(params: Any) -> Any:
+    (w1, b1), _, (w2, b2) = params
+    y = jnp.tanh(X @ w1 + b1[None, :]) @ w2 + b2[None, :]
+    return 0.5 * ((y - TARGETS) ** 2).sum(1).mean()
+
+  def train_one(params: Any) -> Any:
+    def body(params: Any, _: None) -> Any:
+      value, grads = jax.value_and_grad(mean_loss)(params)
+      return jax.tree.map(lambda p, g: p - RATE * g, params, grads), value
+
+    return jax.lax.scan(body, params, None, length=STEPS)
+
+  start = jax.jit(jax.vmap(net.init))
+  run = jax.jit(jax.vmap(train_one))
+
+  def train(number: int) -> float:
+    params = jax.block_until_ready(start(jax.random.split(jax.random.key(number), size)))
+    begin = time.perf_counter()
+    jax.block_until_ready(run(params))
+    return time.perf_counter() - begin
+
+  return train
+
+
+def torch_loop() -> Callable[[int], float]:
+  """One network after another in torch, as its tutorials write it."""
+  torch: Any = import_module("torch")
+  torch.set_num_threads(machine.core_count())
+  x, targets = torch.from_numpy(X), torch.from_numpy(TARGETS)
+
+  def train(number: int) -> float:
+    torch.manual_seed(number)
+    begin = time.perf_counter()
+    for _ in range(TORCH_NETS):
+      net = torch.nn.Sequential(
+        torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
+      )
+      optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
+      for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = 0.5 * ((net(x) - targets) ** 2).sum(1).mean()
+        loss.backward()
+        optimizer.step()
+    return time.perf_counter() - begin
+
+  return train
+
+
+def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+  """Prints the table; returns its rows for the file."""
+  candidates: list[tuple[str, int, Callable[[int], float]]] = []
+  try:
+    candidates.append(("torch, one by one", TORCH_NETS, torch_loop()))
+  except ModuleNotFoundError:
+    print("torch, one by one: not installed: pip install torch")
+  for size in sizes:
+    candidates += [("ours", size, ours(size)), ("vmap of jax.grad", size, plain(size))]
+  seconds = np.zeros((rounds + 1, len(candidates)))
+  for i in range(rounds + 1):  # The first one warms up.
+    places = range(len(candidates))
+    for place in places if i % 2 == 0 else reversed(places):
+      seconds[i, place] = candidates[place][2](i)
+  print(f"{'':<20}{'K':>7}{'nets a second':>15}{'quartiles':>20}{'over torch':>12}")
+  rows = []
+  speeds = np.array([size for _, size, _ in candidates]) / seconds[1:]
+  for place, (name, size, _) in enumerate(candidates):
+    low, median, high = np.quantile(speeds[:, place], (0.25, 0.5, 0.75))
+    has_torch = candidates[0][0].startswith("torch")
+    over = float(np.median(speeds[:, place] / speeds[:, 0])) if has_torch else None
+    shown = "-" if over is None else f"{over:,.0f}"
+    quartiles = f"{low:,.0f}-{high:,.0f}"
+    print(f"{name:<20}{size:>7}{median:>15,.0f}{quartiles:>20}{shown:>12}", flush=True)
+    rows.append(
+      {
+        "who": name,
+        "members": size,
+        "nets_per_second": float(median),
+        "quartiles": [float(low), float(high)],
+        "over_torch": over,
+        "rounds": rounds,
+      }
+    )
+  return rows

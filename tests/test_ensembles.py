@@ -1,0 +1,202 @@
+"""Many networks at once: each is the run that it would be alone."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fbackprop as fb
+from fbackprop.cli import main
+from fbackprop.train import fit_ensemble, spread_of
+from fbackprop.train.averaging import mean_outputs
+from fbackprop.train.last_axis import is_tiny, vmap_last
+from fbackprop.train.models import load_model
+
+X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+LABELS = np.array([0, 1, 1, 0], np.int32)
+NET = fb.mlp([2, 3, 2], fb.tanh)
+KEYS = jax.random.split(jax.random.key(0), 3)
+
+
+def fit_all(**options):
+  """A small ensemble; any argument can be replaced."""
+  arguments = {
+    "net": NET,
+    "loss": fb.softmax_cross_entropy,
+    "data": (X, LABELS),
+    "optimizer": optax.sgd,
+    "stop": fb.train.StopRules(60, loss_below=0.67),
+    "keys": KEYS,
+    "rates": [0.1, 0.3, 1e39],
+    "test": (X, LABELS),
+    "eval_every": 25,
+    **options,
+  }
+  return fit_ensemble(**arguments)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+  """Members of three rates, the last of which diverges."""
+  return fit_all()
+
+
+def assert_is_alone(result, k, net=NET, **options):
+  alone = fb.train.fit(net, fb.softmax_cross_entropy, (X, LABELS), key=KEYS[k], **options)
+  assert (result.stop_reasons[k], result.steps[k]) == (alone.stop_reason, alone.steps)
+  for ours, own in zip(
+    jax.tree.leaves(result.member(k)), jax.tree.leaves(alone.params), strict=True
+  ):
+    np.testing.assert_allclose(ours, own, rtol=1e-5, atol=1e-6 * abs(own).max())
+  count = len(alone.losses)
+  np.testing.assert_allclose(result.losses[:count, k], alone.losses, rtol=1e-5)
+  assert np.isnan(result.losses[count:, k]).all()
+
+
+def test_each_member_is_its_own_run(mixed):
+  stop = fb.train.StopRules(60, loss_below=0.67)
+  for k, rate in enumerate([0.1, 0.3]):
+    assert_is_alone(mixed, k, optimizer=optax.sgd(rate), stop=stop)
+  assert mixed.size == 3
+  assert mixed.stop_reasons[2] == "diverged"
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixed.params))
+  assert len(mixed.losses) == mixed.steps.max()
+
+
+def test_minibatches_are_drawn_as_for_one():
+  many = fit_all(
+    rates=None, optimizer=optax.sgd(0.2), batch_size=2, stop=fb.train.StopRules(9), chunk_steps=4,
+    test=None, eval_every=None, keys=KEYS[:1],
+  )  # fmt: skip
+  options = {"optimizer": optax.sgd(0.2), "batch_size": 2, "stop": fb.train.StopRules(9)}
+  assert_is_alone(many, 0, **options)
+  assert many.evaluations[0].test_losses is None
+
+
+def test_wide_networks_have_their_members_in_front():
+  wide = fb.mlp([2, 33, 2], fb.tanh)
+  options = {"optimizer": optax.sgd(0.2), "stop": fb.train.StopRules(5)}
+  many = fit_all(net=wide, rates=None, test=None, eval_every=None, keys=KEYS[:2], **options)
+  assert_is_alone(many, 1, wide, **options)
+
+
+def test_evaluations_are_of_each_and_of_all(mixed):
+  last = mixed.evaluations[-1]
+  outputs = jnp.stack([NET.forward(mixed.member(k), X)[0] for k in range(3)])
+  is_right = np.asarray(outputs.argmax(2) == LABELS[None, :])
+  np.testing.assert_allclose(last.test_accuracies, is_right.mean(1))
+  mean = jax.nn.softmax(outputs, axis=2).mean(0)
+  np.testing.assert_allclose(
+    last.test_loss, -np.log(np.asarray(mean)[np.arange(4), LABELS]).mean(), rtol=1e-5
+  )
+  assert last.test_accuracy == (np.asarray(mean).argmax(1) == LABELS).mean()
+  assert last.running == 0
+  assert [e.step for e in mixed.evaluations[:-1]] == list(range(25, last.step, 25))
+
+
+@pytest.mark.parametrize("name", ["softmax_cross_entropy", "sigmoid_cross_entropy", "huber"])
+def test_probabilities_are_averaged_and_not_logits(name):
+  outputs = jax.random.normal(jax.random.key(1), (3, 5, 2))
+  link = {"softmax_cross_entropy": jax.nn.softmax, "sigmoid_cross_entropy": jax.nn.sigmoid}
+  function = link.get(name, lambda y: y)
+  got = function(mean_outputs(outputs, name))
+  np.testing.assert_allclose(got, function(outputs).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_a_spread_is_four_numbers():
+  assert spread_of(np.array([1.0, 3.0])) == (2.0, pytest.approx(2**0.5), 1.0, 3.0)
+  assert spread_of(np.array([1.0])) == (1.0, 0.0, 1.0, 1.0)
+
+
+def chosen(w, x, which):
+  y = jnp.maximum(x @ w, 0.1)
+  z = jax.lax.cond(which > 0, jnp.sin, jnp.cos, y)
+  return jnp.where(which > 1, z, y).sum(0), jnp.sort(y, axis=1), (y.T @ y).max(), jnp.float32(3)
+
+
+def test_the_last_axis_gives_what_the_first_gives():
+  w = jax.random.normal(jax.random.key(0), (2, 3, 4))
+  x = jax.random.normal(jax.random.key(1), (5, 2, 4))
+  which = jnp.arange(4)
+
+  @jax.jit
+  def last(w, x, which, one):
+    return vmap_last(chosen, 4, one)(w, x, which)
+
+  got = last(w, x, which, jnp.ones(()))
+  want = jax.vmap(chosen, in_axes=-1, out_axes=-1)(w, x, which)
+  for a, b in zip(got, want, strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_long_sums_are_left_to_a_library():
+  assert is_tiny(jnp.dot, X, X.T)
+  assert not is_tiny(jax.jit(jnp.dot), np.ones((2, 33)), np.ones((33, 2)))
+
+
+BAD = {
+  "stop": ({"stop": 3}, TypeError, "stop must be a StopRules, got int 3"),
+  "keys": ({"keys": 3}, TypeError, "keys must be typed keys"),
+  "one key": ({"keys": KEYS[0]}, ValueError, r"keys must have shape \[K\]"),
+  "rates": ({"rates": [0.1]}, ValueError, "one for each of the 3 keys, got 1"),
+  "rate": ({"rates": [0.1, 0.2, 0.0]}, ValueError, r"rates\[2\] must be above 0, got 0.0"),
+  "optimizer": ({"optimizer": optax.sgd(0.1)}, TypeError, "must be a function of the rate"),
+  "no optimizer": ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
+  "batch_size": ({"batch_size": 5}, ValueError, "batch_size must be at most .* 4, got 5"),
+  "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
+  "callback": ({"on_evaluation": 3}, TypeError, "on_evaluation must be a function"),
+  "weights": ({"test": (X, LABELS, X[:, 0])}, ValueError, "test must be a pair"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_wrong_arguments_are_named(case):
+  options, error, message = BAD[case]
+  with pytest.raises(error, match=message):
+    fit_all(**options)
+
+
+# --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A run of three linear models of iris, of two rates."""
+  out = tmp_path_factory.mktemp("runs")
+  flags = "--data iris --ensemble 3 --rates 0.01 0.2 --stop.max-steps 30 --eval-every 30 --out"
+  return out / "iris-1", main(["train", *flags.split(), str(out), "--hidden", "3"])
+
+
+def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
+  folder, code = run
+  assert code == 0
+  summary = json.loads((folder / "summary.json").read_text())
+  assert summary["rate"] == 0.2
+  assert [row["rate"] for row in summary["rates"]] == [0.01, 0.2]
+  assert main(["eval", str(folder)]) == 0
+  assert f"{summary['test_accuracy']:.4f}" in capsys.readouterr().out
+  model = load_model(folder / "model.safetensors")
+  assert model.description.ensemble == 3
+  x = np.array([[5.0, 3.5, 1.4, 0.2], [6.0, 3.0, 5.0, 2.0]])
+  alone = [
+    model._replace(
+      description=model.description._replace(ensemble=None),
+      params=jax.tree.map(lambda leaf, k=k: leaf[k], model.params),
+    )
+    for k in range(3)
+  ]
+  each = [member.probabilities(member.outputs(x)) for member in alone]
+  np.testing.assert_allclose(
+    model.probabilities(model.outputs(x)), np.mean(each, axis=0), rtol=1e-5
+  )
+  assert main(["info", str(folder)]) == 0
+  assert "3 of mlp 4-3-3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", ["--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0"])
+def test_wrong_flags_are_refused(flags, tmp_path, capsys):
+  assert main(["train", "--out", str(tmp_path), *flags.split()]) == 2
+  assert flags.split()[0] in capsys.readouterr().err
