@@ -22,14 +22,15 @@ from fbackprop.cli.progress import show_progress
 from fbackprop.cli.train import number
 from fbackprop.train import runs
 
-FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.png",
-         "summary.json"]  # fmt: skip
+FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",
+         "report.png", "summary.json"]  # fmt: skip
 LINE = ("--data", "sine", "--hidden")  # A linear model of the sine: the smallest that there is.
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
   monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 
 def train(out, *flags):

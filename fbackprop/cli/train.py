@@ -1,5 +1,6 @@
 """`fbackprop train`: a thin face of `fbackprop.train.fit`."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -7,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
+from fbackprop.cli.config import TrainConfig, is_told, parse, saved, settings, told_by
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
@@ -17,6 +18,7 @@ from fbackprop.train.sources.names import kind_and_path
 
 if TYPE_CHECKING:
   from fbackprop.train.datasets import Dataset
+  from fbackprop.train.report import Told
   from fbackprop.train.results import Evaluation, Result
 
 
@@ -36,7 +38,9 @@ def main(arguments: Sequence[str]) -> int:
   """
   config = parse(arguments)
   try:
-    for module, extra in (("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")):
+    for module, extra in (
+      ("matplotlib", "plot"), ("jinja2", "train"), ("rich", "train"), ("tomli_w", "train")
+    ):  # fmt: skip
       need(module, extra=extra)  # A run that can't be reported isn't begun.
     return run(config, arguments)
   except ModuleNotFoundError as error:
@@ -54,8 +58,8 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   import fbackprop as fb
   from fbackprop.train import runs
   from fbackprop.train.methods import make_optimizer
-  from fbackprop.train.models import describe_model, save_model
-  from fbackprop.train.report import draw_report
+  from fbackprop.train.models import Model, describe_model, save_model
+  from fbackprop.train.report import draw_page, draw_report
 
   dataset = load(config)
   n, features = dataset.x.shape
@@ -138,6 +142,9 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     look = jax.jit(fb.inspect(net, loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
     write("report.png", write_whole, draw_report(title, result, dataset, signals))
+    told = told_of(config, arguments, folder, method)
+    page = draw_page(told, result, dataset, signals, Model(model, result.params))
+    write("report.html", write_whole, page)
     print(ending)
 
   if result.stop_reason == "diverged":
@@ -208,6 +215,19 @@ def method_of(config: TrainConfig) -> str:
   if config.clip_norm is not None:
     parts.append(f"gradient up to {config.clip_norm:g}")
   return ", ".join([*parts, f"batches of {config.batch_size}"])
+
+
+def told_of(config: TrainConfig, arguments: Sequence[str], folder: Path, method: str) -> "Told":
+  """What the page says of the command line."""
+  from fbackprop.train.report import Told
+  from fbackprop.train.runs import environment
+
+  again = ["fbackprop", "train", "--config", str(folder / "config.toml")]
+  command = ["fbackprop", "train", *arguments]
+  return Told(
+    folder, method, config.seed, settings(config), environment(), shlex.join(again),
+    shlex.join(command),
+  )  # fmt: skip
 
 
 def stopped(result: "Result") -> str:

@@ -81,14 +81,20 @@ class Model(NamedTuple):
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
     x = x if own is None else own.apply(x)
-    y = self.description.net.forward(self.params, jnp.asarray(x, jnp.float32))[0]
+    net = self.description.net
+
+    def forward(params: Params, x: jax.Array) -> jax.Array:
+      return net.forward(params, x)[0]
+
+    # As one program: operation by operation, each one would be compiled by itself.
+    y = jax.jit(forward)(self.params, jnp.asarray(x, jnp.float32))
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
     """What the outputs say of each class, `[N, C]`: softmax, or of several labels the sigmoid."""
     is_single = self.description.task == "classification"
     last = activations.softmax if is_single else activations.sigmoid
-    return np.asarray(last.forward((), jnp.asarray(outputs))[0])
+    return np.asarray(jax.jit(last.forward)((), jnp.asarray(outputs))[0])
 
 
 def describe_model(sizes: tuple[int, ...], activation: str, dataset: Dataset) -> Description:
