@@ -131,6 +131,7 @@ def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypa
     return b"a picture"
 
   monkeypatch.setattr("fbackprop.train.report.draw_report", drawn)
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
   flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
   assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
   what, ending = titles[0].splitlines()
@@ -291,7 +292,7 @@ def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkey
 
   monkeypatch.setattr(runs, "append_evaluation", removing)
   assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
-  files = ("model.safetensors", "summary.json", "report.png")
+  files = ("model.safetensors", "summary.json", "report.png", "report.html")
   missing = ", ".join(f"{folder / file} (No such file or directory)" for file in files)
   assert capsys.readouterr().err == f"fbackprop: could not be written: {missing}\n"
 

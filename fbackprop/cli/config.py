@@ -264,23 +264,3 @@ def saved(config: TrainConfig) -> dict[str, Any]:
   table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED and v is not None}
   table["stop"] = {k: v for k, v in table["stop"].items() if v is not None}
   return table
-
-
-def settings(config: TrainConfig) -> list[tuple[str, str, bool]]:
-  """Each value of a configuration by its flag's name, and whether it isn't the data's default."""
-  default = flat(DEFAULTS.get(config.data, replace(GENERAL, data=config.data)))
-  return [(name, in_text(value), value != default[name]) for name, value in flat(config).items()]
-
-
-def flat(config: TrainConfig) -> dict[str, Any]:
-  """What is saved of it, and what is None, by the names of the flags."""
-  table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED}
-  rules = {f"stop.{name}": value for name, value in table.pop("stop").items()}
-  return {name.replace("_", "-"): value for name, value in {**table, **rules}.items()}
-
-
-def in_text(value: Any) -> str:
-  """A value of a configuration for a person to read."""
-  if isinstance(value, tuple):
-    return " ".join(map(str, value)) or "none"
-  return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,5 @@
 """`fbackprop train`: a thin face of `fbackprop.train.fit`."""
 
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -8,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, is_told, parse, saved, settings, told_by
+from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
 from fbackprop.cli.progress import show_progress
+from fbackprop.cli.told import told_of
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
 from fbackprop.train.files import write_whole
@@ -18,7 +18,6 @@ from fbackprop.train.sources.names import kind_and_path
 
 if TYPE_CHECKING:
   from fbackprop.train.datasets import Dataset
-  from fbackprop.train.report import Told
   from fbackprop.train.results import Evaluation, Result
 
 
@@ -215,19 +214,6 @@ def method_of(config: TrainConfig) -> str:
   if config.clip_norm is not None:
     parts.append(f"gradient up to {config.clip_norm:g}")
   return ", ".join([*parts, f"batches of {config.batch_size}"])
-
-
-def told_of(config: TrainConfig, arguments: Sequence[str], folder: Path, method: str) -> "Told":
-  """What the page says of the command line."""
-  from fbackprop.train.report import Told
-  from fbackprop.train.runs import environment
-
-  again = ["fbackprop", "train", "--config", str(folder / "config.toml")]
-  command = ["fbackprop", "train", *arguments]
-  return Told(
-    folder, method, config.seed, settings(config), environment(), shlex.join(again),
-    shlex.join(command),
-  )  # fmt: skip
 
 
 def stopped(result: "Result") -> str:

@@ -19,13 +19,18 @@ class Table(NamedTuple):
   rows: Sequence[Sequence[str | Number]]
 
 
-def measured(value: float | None, form: str = ".4f") -> Number:
+def measured(value: float | None) -> Number:
   """What was measured: four places, or a power of ten where these would say nothing."""
   if value is None:
     return Number("–")
   if not math.isfinite(value):
     return Number("not finite")
-  return Number(f"{value:{form}}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}")
+  return Number(f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}")
+
+
+def percent(share: float | None) -> Number:
+  """A share of something."""
+  return Number("–" if share is None else f"{100 * share:.1f} %")
 
 
 def given(value: float) -> Number:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fbackprop.extras import need
 
+SIZE = (5.6, 3.7)  # Inches.
 MOST_MARKS = 400  # More of them than these take less room as a picture.
 
 
@@ -24,7 +25,7 @@ class Panel(NamedTuple):
   name: str
   caption: str
   draw: Callable[[Any], None]
-  size: tuple[float, float] = (5.6, 3.7)
+  size: tuple[float, float] = SIZE
 
 
 def svg_of(panel: Panel) -> str:
@@ -52,7 +53,7 @@ def svg_of(panel: Panel) -> str:
     # Without the detour of `savefig`, which draws everything twice.
     canvas = need("matplotlib.backends.backend_svg", extra="plot").FigureCanvasSVG(figure)
     canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-  start, rest = re.split(r"(?<=<svg )[^>]*>", file.getvalue(), maxsplit=1)
+  _, rest = re.split(r"(?<=<svg )[^>]*>", file.getvalue(), maxsplit=1)
   width, height = (72 * inches for inches in panel.size)
   attributes = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(panel.name)}">'
   # Groups are numbered alike in all figures, and nothing refers to them.

@@ -39,9 +39,8 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
     share = f"{100 * accuracy(outputs, true):.2f} %"
     first = [Tile("test accuracy", Number(share), f"{tested} {what}")]
   checks = f"worst of {len(result.checks)} against jax.grad" if result.checks else "not checked"
-  worst = measured(result.gradient_check_max_rel_error)
-  if result.gradient_check_max_rel_error:
-    worst = Number(f"{result.gradient_check_max_rel_error:.1e}")
+  error = result.gradient_check_max_rel_error
+  worst = measured(error) if error is None or not np.isfinite(error) else Number(f"{error:.1e}")
   epochs = f"{last.epoch:.1f} passes over the data"
   seconds = (
     f"{result.check_seconds:.1f} of them checks; {result.compile_seconds:.1f} more to compile"
@@ -50,7 +49,7 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
     *first,
     Tile("test loss", measured(last.test_loss), f"training {measured(last.train_loss).text}"),
     Tile("steps", counted(result.steps), epochs),
-    Tile("seconds", measured(result.seconds, ".1f"), seconds),
+    Tile("seconds", Number(f"{result.seconds:,.1f}"), seconds),
     Tile("gradient error", worst, checks),
   ]
 

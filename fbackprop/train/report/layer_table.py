@@ -5,33 +5,34 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fbackprop.inspection import Signals
-from fbackprop.train.report.cells import Table, barred, measured
+from fbackprop.train.report.cells import Table, barred, percent
 from fbackprop.train.results import Result
 from fbackprop.train.scoring import root_mean_square
 from fbackprop.train.steps import by_layer
+from fbackprop.types import Array
 
 
-def near_end_of_sigmoid(y: np.ndarray) -> np.ndarray:
-  """Where the slope y (1 − y) is less than a hundredth of its largest."""
-  return y * (1 - y) < 0.01 / 4
+def near_end_of_sigmoid(y: np.ndarray) -> float:
+  """The share at which the slope y (1 − y) is less than a hundredth of its largest."""
+  return float((y * (1 - y) < 0.01 / 4).mean())
 
 
-def near_end_of_tanh(y: np.ndarray) -> np.ndarray:
-  """Where the slope 1 − y² is less than a hundredth of its largest."""
-  return 1 - y**2 < 0.01
+def near_end_of_tanh(y: np.ndarray) -> float:
+  """The share at which the slope 1 − y² is less than a hundredth of its largest."""
+  return float((1 - y**2 < 0.01).mean())
 
 
-def at_end_of_hard_tanh(y: np.ndarray) -> np.ndarray:
-  """Where the slope is zero."""
-  return np.abs(y) >= 1
+def at_end_of_hard_tanh(y: np.ndarray) -> float:
+  """The share at which the slope is zero."""
+  return float((np.abs(y) >= 1).mean())
 
 
-def at_end_of_relu6(y: np.ndarray) -> np.ndarray:
-  """Where it is zero at the upper end; at the lower one it is as relu's."""
-  return y >= 6
+def at_end_of_relu6(y: np.ndarray) -> float:
+  """The share at which it is zero for too large an input; for a small one it is as relu's."""
+  return float((y >= 6).mean())
 
 
-SATURATED: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+SATURATED: dict[str, Callable[[np.ndarray], float]] = {
   "sigmoid": near_end_of_sigmoid,
   "tanh": near_end_of_tanh,
   "hard_tanh": at_end_of_hard_tanh,
@@ -60,8 +61,8 @@ def layers_of(signals: Mapping[str, Signals], result: Result) -> Table:
     ]),
     barred([None if norms.get(owner) is None else float(norms[owner]) for owner in owners]),
     barred([norm_of(params[owner]) if owner in params else None for owner in owners]),
-    [measured(dead(np.asarray(seen.y)), ".1%") for seen in signals.values()],
-    [measured(saturated(name, np.asarray(seen.y)), ".1%") for name, seen in signals.items()],
+    [percent(dead(np.asarray(seen.y))) for seen in signals.values()],
+    [percent(saturated(name, np.asarray(seen.y))) for name, seen in signals.items()],
   ]  # fmt: skip
   shapes = [" + ".join(times(leaf.shape) for leaf in params.get(owner, ())) for owner in owners]
   rows = [
@@ -82,7 +83,7 @@ def times(shape: tuple[int, ...]) -> str:
   return "×".join(map(str, shape)) or "1"
 
 
-def norm_of(leaves: list[np.ndarray]) -> float:
+def norm_of(leaves: list[Array]) -> float:
   """The Euclidean norm of a layer's parameters."""
   return float(np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in leaves)))
 
@@ -96,5 +97,5 @@ def dead(y: np.ndarray) -> float | None:
 
 def saturated(name: str, y: np.ndarray) -> float | None:
   """The share of outputs at which the activation of that name is flat; None if it is never so."""
-  is_flat = SATURATED.get(name.rpartition(".")[2])
-  return None if is_flat is None else float(is_flat(y).mean())
+  share = SATURATED.get(name.rpartition(".")[2])
+  return None if share is None else share(y)

@@ -120,6 +120,6 @@ def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.nda
 
 
 def files_of(folder: Path) -> list[tuple[str, int, str]]:
-  """The files of a run, which the page stands beside: name, bytes, what it is."""
-  paths = sorted(path for path in folder.iterdir() if path.is_file())
+  """What the page stands beside: name, bytes, purpose; nothing in a folder that is gone."""
+  paths = sorted(path for path in folder.glob("*") if path.is_file())
   return [(path.name, path.stat().st_size, FILES.get(path.name, "")) for path in paths]

@@ -19,8 +19,10 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
   names = dataset.output_names or tuple(map(str, range(dataset.outputs)))
   if dataset.task == "regression":
     pairs = zip(names, outputs.T, dataset.targets_test.T, strict=True)
-    heads = ("value", "R²", "RMSE", "mean |error|", "largest |error|", "deviation of the true")
-    return Table(heads, [(name, *of_value(found, true)) for name, found, true in pairs])
+    return Table(
+      ("value", "R²", "RMSE", "mean |error|", "largest |error|", "true deviation"),
+      [(name, *of_value(found, true)) for name, found, true in pairs],
+    )
   if dataset.is_classification:
     each = np.arange(dataset.outputs)
     found, true = outputs.argmax(1)[:, None] == each, dataset.targets_test[:, None] == each

@@ -57,7 +57,7 @@ def draw_predictions(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   true = dataset.targets_test
   for i, name in enumerate(dataset.output_names or map(str, range(dataset.outputs))):
     r2 = r_squared(outputs[:, i], true[:, i])
-    label = shortened(name) if np.isnan(r2) else f"{shortened(name)}: R² {r2:.3f}"
+    label = f"{shortened(name)}: R² {r2:.3f}" if np.isfinite(r2) else shortened(name)
     axes.plot(true[:, i], outputs[:, i], ".", ms=5, alpha=0.6, color=COLORS[i % 6], label=label)
   axes.axline((float(true.mean()),) * 2, slope=1, color=MUTED, linewidth=0.8)
   unit = "" if dataset.target_standardization is None else ", in standard deviations"
@@ -74,5 +74,5 @@ def draw_errors(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   with np.errstate(invalid="ignore"):
     middle = float(np.median(np.abs(errors)))
   unit = "" if dataset.target_standardization is None else ", in standard deviations"
-  title, xlabel = f"Errors: median size {middle:.3g}", f"predicted − true{unit}"
-  axes.set(title=title, xlabel=xlabel, ylabel="examples")
+  title = f"median size {middle:.3g}" if np.isfinite(middle) else "not finite"
+  axes.set(title=f"Errors: {title}", xlabel=f"predicted − true{unit}", ylabel="examples")

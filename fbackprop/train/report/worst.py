@@ -67,6 +67,7 @@ def rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndar
     outputs: logits, or values in the data's units, `[N, C]`.
   """
   worst = worst_of(losses)
+  answers: Sequence[Sequence[str | Number]]
   if dataset.is_classification:
     heads, answers = of_class(dataset, model, outputs, worst)
   elif dataset.task == "multilabel":
@@ -81,7 +82,9 @@ def rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndar
   return Table(("test row", "loss", *heads, *features), rows)
 
 
-def of_class(dataset: Dataset, model: Model, outputs: np.ndarray, rows: np.ndarray) -> Answers:
+def of_class(
+  dataset: Dataset, model: Model, outputs: np.ndarray, rows: np.ndarray
+) -> tuple[Sequence[str], list[tuple[str, str, Number, Number]]]:
   """Of examples that have a label."""
   true, found = dataset.targets_test[rows], outputs[rows].argmax(1)
   each = np.arange(len(rows))
