@@ -59,6 +59,10 @@ def test_digits_leave_a_folder_with_everything(digits):
   assert code == 0
   assert sorted(os.listdir(folder)) == FILES
   assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+  page = (folder / "report.html").read_text(encoding="utf-8")
+  assert "<title>digits-1 – fbackprop</title>" in page
+  assert f"fbackprop train --config {folder / 'config.toml'}" in page
+  assert len(page) < 1_000_000
   like = jax.eval_shape(fb.mlp([64, 8, 10]).init, jax.random.key(0))
   params = fb.train.load_params(folder / "model.safetensors", like=like)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
