@@ -22,14 +22,15 @@ from fbackprop.cli.progress import show_progress
 from fbackprop.cli.train import number
 from fbackprop.train import runs
 
-FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.png",
-         "summary.json"]  # fmt: skip
+FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",
+         "report.png", "summary.json"]  # fmt: skip
 LINE = ("--data", "sine", "--hidden")  # A linear model of the sine: the smallest that there is.
 
 
 @pytest.fixture
 def undrawn(monkeypatch):
   monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 
 def train(out, *flags):
@@ -58,6 +59,10 @@ def test_digits_leave_a_folder_with_everything(digits):
   assert code == 0
   assert sorted(os.listdir(folder)) == FILES
   assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
+  page = (folder / "report.html").read_text(encoding="utf-8")
+  assert "<title>digits-1 – fbackprop</title>" in page
+  assert f"fbackprop train --config {folder / 'config.toml'}" in page
+  assert len(page) < 1_000_000
   like = jax.eval_shape(fb.mlp([64, 8, 10]).init, jax.random.key(0))
   params = fb.train.load_params(folder / "model.safetensors", like=like)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
@@ -130,6 +135,7 @@ def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypa
     return b"a picture"
 
   monkeypatch.setattr("fbackprop.train.report.draw_report", drawn)
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
   flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
   assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
   what, ending = titles[0].splitlines()
@@ -290,7 +296,7 @@ def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkey
 
   monkeypatch.setattr(runs, "append_evaluation", removing)
   assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
-  files = ("model.safetensors", "summary.json", "report.png")
+  files = ("model.safetensors", "summary.json", "report.png", "report.html")
   missing = ", ".join(f"{folder / file} (No such file or directory)" for file in files)
   assert capsys.readouterr().err == f"fbackprop: could not be written: {missing}\n"
 

@@ -241,7 +241,8 @@ def test_a_folder_that_cannot_be_is_refused(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("package", "extra"), [("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")]
+  ("package", "extra"),
+  [("matplotlib", "plot"), ("jinja2", "train"), ("rich", "train"), ("tomli_w", "train")],
 )
 def test_a_missing_extra_is_named_before_anything_is_done(
   tmp_path, capsys, monkeypatch, package, extra

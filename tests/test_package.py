@@ -63,11 +63,15 @@ FLOORS = [
    "train.averaging", "train.ensemble_results",
    "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples",
    "train.divergence", "train.interruption", "train.validation", "train.loop", "train.fitting",
-   "train.last_axis", "train.ensembles", "train.layer_panels", "train.report", "train.runs",
-   "train"],
+   "train.last_axis", "train.ensembles", "train.report.style",
+   "train.report.layers", "train.report.curves", "train.report.classes", "train.report.values",
+   "train.report.picture", "train.report.cells", "train.report.figures", "train.report.regions",
+   "train.report.panels", "train.report.headline", "train.report.scores",
+   "train.report.layer_table", "train.report.worst", "train.report.page", "train.report",
+   "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
-   "cli.runs", "cli.train", "cli.ensemble", "cli.eval", "cli.predict", "cli.info", "cli.circuit",
-   "cli.verify", "cli", "__main__"],
+   "cli.runs", "cli.told", "cli.train", "cli.ensemble", "cli.eval", "cli.predict", "cli.info",
+   "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 
 

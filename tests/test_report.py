@@ -9,8 +9,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import fbackprop as fb
-from fbackprop.train import layer_panels, report
+from fbackprop.train import report
 from fbackprop.train.datasets import Dataset, load_dataset
+from fbackprop.train.report import classes, curves, layers, style, values
 from fbackprop.train.results import Evaluation, Result
 
 RUNS = {
@@ -105,7 +106,7 @@ def lines_of(panel):
 
 def test_the_confusion_matrix_counts_each_test_example_once():
   panel = axes()
-  report.draw_confusion(panel, *labelled([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 1, 1]))
+  classes.draw_confusion(panel, *labelled([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 1, 1]))
   assert panel.get_title() == "Confusion matrix: 3 of 6 right"
   counts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in panel.texts}
   assert counts == {(0, 0): "2", (0, 1): "1", (1, 1): "1", (2, 1): "2"}
@@ -115,14 +116,14 @@ def test_the_confusion_matrix_counts_each_test_example_once():
 def test_the_confusion_matrix_of_digits_sums_to_the_test_examples():
   digits = load_dataset("digits", 0)
   panel = axes()
-  report.draw_confusion(panel, digits, np.random.default_rng(0).normal(size=(450, 10)))
+  classes.draw_confusion(panel, digits, np.random.default_rng(0).normal(size=(450, 10)))
   assert sum(int(text.get_text()) for text in panel.texts) == 450
 
 
 def test_mistakes_are_shown_from_the_most_confident_down():
   panel = axes()
   dataset, outputs = labelled([0, 1, 2, 0], [0, 2, 0, 1])
-  report.draw_mistakes(panel, dataset, outputs)
+  classes.draw_mistakes(panel, dataset, outputs)
   assert panel.get_title() == "Misclassified: 3"
   insets = panel.child_axes
   assert [inset.get_title() for inset in insets] == [
@@ -134,7 +135,7 @@ def test_mistakes_are_shown_from_the_most_confident_down():
 
 def test_at_most_twelve_mistakes_have_a_place():
   panel = axes()
-  report.draw_mistakes(panel, *labelled([0] * 20, [1] * 13 + [0] * 7))
+  classes.draw_mistakes(panel, *labelled([0] * 20, [1] * 13 + [0] * 7))
   assert panel.get_title() == "Misclassified: 13, the most confident 12"
   assert len(panel.child_axes) == 12
 
@@ -143,7 +144,7 @@ def test_examples_that_are_no_pictures_are_only_counted():
   dataset, outputs = labelled([0, 1], [1, 1])
   panel = axes()
   no_pictures = Dataset(**{**vars(dataset), "image_shape": None})
-  report.draw_mistakes(panel, no_pictures, outputs)
+  classes.draw_mistakes(panel, no_pictures, outputs)
   assert panel.get_title() == "Misclassified: 1"
   assert panel.child_axes == []
 
@@ -151,7 +152,7 @@ def test_examples_that_are_no_pictures_are_only_counted():
 def test_losses_are_those_of_the_run():
   evaluations = (evaluation(2, 0.5, 0.7, 0.25), evaluation(4, 0.3, 0.6, 0.75))
   panel = axes()
-  report.draw_losses(panel, result_of([0.6, 0.4, 0.0, 0.6], [[1.0]] * 4, ("[0]",), evaluations))
+  curves.draw_losses(panel, result_of([0.6, 0.4, 0.0, 0.6], [[1.0]] * 4, ("[0]",), evaluations))
   lines = lines_of(panel)
   # A mean over steps 1 and 2, and one over 3 and 4, each in the middle of its steps.
   np.testing.assert_array_equal(lines["training"], [(1.5, 0.5), (3.5, 0.3)])
@@ -165,7 +166,7 @@ def test_losses_are_those_of_the_run():
 
 def test_a_run_without_test_examples_shows_no_test_loss():
   panel = axes()
-  report.draw_losses(panel, result_of([0.6], [[1.0]], ("[0]",), (evaluation(1, 0.6, None, None),)))
+  curves.draw_losses(panel, result_of([0.6], [[1.0]], ("[0]",), (evaluation(1, 0.6, None, None),)))
   assert "test" not in lines_of(panel)
   assert panel.figure.axes == [panel]
 
@@ -173,7 +174,7 @@ def test_a_run_without_test_examples_shows_no_test_loss():
 def test_each_layer_has_its_gradient_norm():
   panel = axes()
   norms = [[1.0, 5.0], [2.0, 0.0], [3.0, 7.0]]
-  report.draw_gradients(panel, result_of([1.0] * 3, norms, ("[0]", "[2]"), ()))
+  curves.draw_gradients(panel, result_of([1.0] * 3, norms, ("[0]", "[2]"), ()))
   lines = lines_of(panel)
   np.testing.assert_array_equal(lines["layer 0"], [(1, 1), (2, 2), (3, 3)])
   np.testing.assert_array_equal(lines["layer 2"], [(1, 5), (2, np.nan), (3, 7)])
@@ -181,11 +182,11 @@ def test_each_layer_has_its_gradient_norm():
 
 def test_many_layers_have_colors_of_their_own():
   for count in (1, 4, 5, 40):
-    colors = {to_hex(color) for color in report.colors_of(count)}
+    colors = {to_hex(color) for color in style.colors_of(count)}
     assert len(colors) == count
   panel = axes()
   names = tuple(f"[{i}]" for i in range(12))
-  report.draw_gradients(panel, result_of([1.0] * 60, np.ones((60, 12)), names, ()))
+  curves.draw_gradients(panel, result_of([1.0] * 60, np.ones((60, 12)), names, ()))
   assert len({to_hex(line.get_color()) for line in panel.get_lines()}) == 12
   shown = [text.get_text() for text in panel.get_legend().get_texts()]
   assert shown == ["layer 0", "layer 3", "layer 7", "layer 11"]
@@ -193,11 +194,11 @@ def test_many_layers_have_colors_of_their_own():
 
 def test_a_layer_within_another_has_its_place_in_its_name():
   panel = axes()
-  report.draw_gradients(panel, result_of([1.0], [[1.0, 2.0]], ("[0]", "[4][1]"), ()))
+  curves.draw_gradients(panel, result_of([1.0], [[1.0, 2.0]], ("[0]", "[4][1]"), ()))
   assert set(lines_of(panel)) == {"layer 0", "layer 4.1"}
 
 
-@pytest.mark.parametrize("draw", [report.draw_losses, report.draw_gradients])
+@pytest.mark.parametrize("draw", [curves.draw_losses, curves.draw_gradients])
 def test_the_step_at_which_a_run_diverged_is_marked(draw):
   panel = axes()
   where = "layer 2 (dense): value"
@@ -214,15 +215,15 @@ def test_the_step_at_which_a_run_diverged_is_marked(draw):
 
 def test_a_fit_that_is_not_finite_says_so():
   sine, rest = load_dataset("sine", 0), axes()
-  report.draw_residuals(rest, sine, np.full((256, 1), np.nan))
+  values.draw_residuals(rest, sine, np.full((256, 1), np.nan))
   assert [text.get_text() for text in rest.texts] == ["f(x; Θ) is not finite"]
 
 
 def test_the_fit_and_what_is_left_of_it():
   sine = load_dataset("sine", 0)
   fit, rest = axes(), axes()
-  report.draw_fit(fit, sine, sine.targets_test + 0.5)
-  report.draw_residuals(rest, sine, sine.targets_test + 0.5)
+  values.draw_fit(fit, sine, sine.targets_test + 0.5)
+  values.draw_residuals(rest, sine, sine.targets_test + 0.5)
   lines = lines_of(fit)
   np.testing.assert_array_equal(lines["training points"], np.hstack([sine.x, sine.targets]))
   np.testing.assert_array_equal(lines["f*(x)"][:, 1], sine.targets_test[:, 0])
@@ -238,7 +239,7 @@ def test_a_layer_is_drawn_by_its_quantiles_and_zeros():
   panel = axes()
   y = np.concatenate([np.zeros(50), np.linspace(0.01, 1, 50)])[:, None]
   seen = {"0.dense": fb.Signals(y, y - 1, y), "1.relu": fb.Signals(y, y, 0 * y)}
-  layer_panels.draw_values(panel, seen, "#000000")
+  layers.draw_values(panel, seen, "#000000")
   assert [label.get_text() for label in panel.get_yticklabels()] == list(seen)
   boxes = [(box.get_x(), box.get_x() + box.get_width()) for box in panel.patches]
   want = [np.quantile(signal.y, (0.25, 0.75)) for signal in seen.values()]
@@ -249,7 +250,7 @@ def test_a_layer_is_drawn_by_its_quantiles_and_zeros():
 def test_cotangents_that_are_zero_have_no_box_but_a_share():
   panel = axes()
   y = np.ones((4, 2))
-  layer_panels.draw_cotangents(panel, {"0.dense": fb.Signals(y, y, 0 * y)}, "#000000")
+  layers.draw_cotangents(panel, {"0.dense": fb.Signals(y, y, 0 * y)}, "#000000")
   assert not panel.patches
   assert [text.get_text() for text in panel.texts] == ["100% zero"]
 
@@ -257,7 +258,7 @@ def test_cotangents_that_are_zero_have_no_box_but_a_share():
 def test_of_many_layers_some_are_drawn():
   panel = axes()
   y = np.ones((2, 2))
-  layer_panels.draw_values(panel, {f"{i}.dense": fb.Signals(y, y, y) for i in range(99)}, "#000000")
+  layers.draw_values(panel, {f"{i}.dense": fb.Signals(y, y, y) for i in range(99)}, "#000000")
   names = [label.get_text() for label in panel.get_yticklabels()]
-  assert len(names) == layer_panels.MOST_LAYERS
+  assert len(names) == layers.MOST_LAYERS
   assert (names[0], names[-1]) == ("0.dense", "98.dense")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
 from fbackprop.cli.options import emphasis_of, network_options, training_examples
 from fbackprop.cli.progress import show_progress
+from fbackprop.cli.told import told_of
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
 from fbackprop.train.files import write_whole
@@ -38,7 +39,9 @@ def main(arguments: Sequence[str]) -> int:
   """
   config = parse(arguments)
   try:
-    for module, extra in (("matplotlib", "plot"), ("rich", "train"), ("tomli_w", "train")):
+    for module, extra in (
+      ("matplotlib", "plot"), ("jinja2", "train"), ("rich", "train"), ("tomli_w", "train")
+    ):  # fmt: skip
       need(module, extra=extra)  # A run that can't be reported isn't begun.
     if config.ensemble > 1 or config.rates:
       # By its name, as it builds on this module.
@@ -59,8 +62,8 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   import fbackprop as fb
   from fbackprop.train import runs
   from fbackprop.train.methods import make_optimizer
-  from fbackprop.train.models import describe_model, save_model
-  from fbackprop.train.report import draw_report
+  from fbackprop.train.models import Model, describe_model, save_model
+  from fbackprop.train.report import draw_page, draw_report
 
   options = network_options(config, arguments)
   dataset = load(config)
@@ -157,6 +160,9 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     look = jax.jit(fb.inspect(net, loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
     write("report.png", write_whole, draw_report(title, result, dataset, signals))
+    told = told_of(config, arguments, folder, method)
+    page = draw_page(told, result, dataset, signals, Model(model, result.params))
+    write("report.html", write_whole, page)
     print(ending)
 
   if result.stop_reason == "diverged":

@@ -19,7 +19,7 @@ from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization
 from fbackprop.train.weights import load_params, save_params
-from fbackprop.types import Array, Layer, Loss, Params
+from fbackprop.types import Layer, Loss, Params
 
 LOSSES = {
   "classification": softmax_cross_entropy,
@@ -110,22 +110,25 @@ class Model(NamedTuple):
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
     x = x if own is None else own.apply(x)
-    inputs, net = jnp.asarray(x, jnp.float32), self.description.net
+    net, is_alone = self.description.net, self.description.ensemble is None
 
-    def outputs_of(params: Params) -> Array:
-      return net.forward(params, inputs)[0]
+    def outputs_of(params: Params, x: jax.Array) -> jax.Array:
+      return net.forward(params, x)[0]
 
-    if self.description.ensemble is None:
-      y = outputs_of(self.params)
-    else:
-      y = mean_outputs(jax.vmap(outputs_of)(self.params), self.description.loss.name)
+    def forward(params: Params, x: jax.Array) -> jax.Array:
+      if is_alone:
+        return outputs_of(params, x)
+      return mean_outputs(jax.vmap(outputs_of, (0, None))(params, x), self.description.loss.name)
+
+    # As one program: operation by operation, each one would be compiled by itself.
+    y = jax.jit(forward)(self.params, jnp.asarray(x, jnp.float32))
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
     """What the outputs say of each class, `[N, C]`: softmax, or of several labels the sigmoid."""
     is_single = self.description.task == "classification"
     last = activations.softmax if is_single else activations.sigmoid
-    return np.asarray(last.forward((), jnp.asarray(outputs))[0])
+    return np.asarray(jax.jit(last.forward)((), jnp.asarray(outputs))[0])
 
 
 def describe_model(

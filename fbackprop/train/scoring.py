@@ -25,18 +25,30 @@ def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     error, in the units of the data, over all of them.
   """
   outputs = model.outputs(x)
-  task = model.description.task
-  if task == "regression":
-    error = (outputs - targets).astype(np.float64)
-    around = targets - targets.mean(0, dtype=np.float64)
-    variance = float((around**2).sum())
-    r2 = 1 - float((error**2).sum()) / variance if variance else float("nan")
-    return {"r2": r2, "rmse": float(np.sqrt((error**2).mean()))}
+  if model.description.task == "regression":
+    return {"r2": r_squared(outputs, targets), "rmse": root_mean_square(outputs - targets)}
   losses = model.description.loss.forward(jnp.asarray(outputs), jnp.asarray(targets))[0]
-  is_right = (
-    outputs.argmax(1) == targets if task == "classification" else (outputs > 0) == (targets > 0.5)
-  )
-  return {"loss": float(losses.mean()), "accuracy": float(is_right.mean())}
+  return {"loss": float(losses.mean()), "accuracy": accuracy(outputs, targets)}
+
+
+def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
+  """How much is right: of labels `[N]` by the largest output, of several, `[N, C]`, by its sign."""
+  is_labelled = targets.ndim == 1
+  is_right = outputs.argmax(1) == targets if is_labelled else (outputs > 0) == (targets > 0.5)
+  return float(is_right.mean())
+
+
+def r_squared(outputs: np.ndarray, targets: np.ndarray) -> float:
+  """How much of the targets' variance is explained, over all columns; NaN if they have none."""
+  error = (outputs - targets).astype(np.float64)
+  around = targets - targets.mean(0, dtype=np.float64)
+  variance = float((around**2).sum())
+  return 1 - float((error**2).sum()) / variance if variance else float("nan")
+
+
+def root_mean_square(values: np.ndarray) -> float:
+  """The root of the mean square, added up in float64."""
+  return float(np.sqrt((values.astype(np.float64) ** 2).mean()))
 
 
 def rows_of(

@@ -1,0 +1,95 @@
+"""The first lines of a run's page: what it came to, and why it ended."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fbackprop.train.datasets import Dataset
+from fbackprop.train.report.cells import Number, counted, measured
+from fbackprop.train.results import Result
+from fbackprop.train.scoring import accuracy, r_squared, root_mean_square
+
+
+class Tile(NamedTuple):
+  """A number at the head of the page, what it is, and what more there is to say."""
+
+  label: str
+  number: Number
+  note: str
+
+
+def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
+  """The numbers that are asked for first.
+
+  Args:
+    result: the run.
+    dataset: in units of its own.
+    outputs: of the network for the test examples: logits, or values in these units.
+  """
+  last = result.evaluations[-1]
+  true = dataset.targets_test
+  tested = f"of {len(true):,} test examples"
+  if dataset.task == "regression":
+    first = [
+      Tile("R²", measured(r_squared(outputs, true)), "1 is perfect, 0 is no better than the mean"),
+      Tile("RMSE", measured(root_mean_square(outputs - true)), "in the units of the data"),
+    ]
+  else:
+    what = "are right" if dataset.is_classification else "answers are right"
+    share = f"{100 * accuracy(outputs, true):.2f} %"
+    first = [Tile("test accuracy", Number(share), f"{tested} {what}")]
+  checks = f"worst of {len(result.checks)} against jax.grad" if result.checks else "not checked"
+  error = result.gradient_check_max_rel_error
+  worst = measured(error) if error is None or not np.isfinite(error) else Number(f"{error:.1e}")
+  epochs = f"{last.epoch:.1f} passes over the data"
+  seconds = (
+    f"{result.check_seconds:.1f} of them checks; {result.compile_seconds:.1f} more to compile"
+  )
+  return [
+    *first,
+    Tile("test loss", measured(last.test_loss), f"training {measured(last.train_loss).text}"),
+    Tile("steps", counted(result.steps), epochs),
+    Tile("seconds", Number(f"{result.seconds:,.1f}"), seconds),
+    Tile("gradient error", worst, checks),
+  ]
+
+
+def ending_of(result: Result) -> str:
+  """Why the run ended, in a sentence, and what its gradient checks said if they disagreed."""
+  steps = f"step {result.steps:,}"
+  sentences = {
+    "max_steps": f"Stopped by max_steps: all {result.steps:,} steps were taken.",
+    "loss_below": f"Stopped by loss_below at {steps}: the mean loss of an epoch came down to it.",
+    "tol": f"Stopped by tol at {steps}: the loss had stopped falling.",
+    "interrupted": f"Interrupted at {steps}; the parameters are those of that step.",
+    "diverged": f"Diverged at step {result.steps + 1:,}; first not finite: {result.diverged_at}. "
+    f"The parameters are the last good ones, of {steps}.",
+  }
+  wrong = [(step, check) for step, check in result.checks if not check.ok]
+  if not wrong:
+    return sentences[result.stop_reason]
+  step, check = wrong[0]
+  return (
+    f"{sentences[result.stop_reason]} The gradient of {check.leaf} differed from jax.grad by "
+    f"{check.rel_error:.1e} at step {step:,}."
+  )
+
+
+def about(dataset: Dataset) -> str:
+  """The data in a sentence."""
+  kind = {"classification": "classes", "multilabel": "labels", "regression": "values"}[dataset.task]
+  words = [
+    f"{dataset.name}: {len(dataset.x):,} training and {len(dataset.x_test):,} test examples",
+    number_of(dataset.x.shape[1], "features"),
+    number_of(dataset.outputs, kind),
+  ]
+  if dataset.standardization is not None:
+    words[1] += ", standardised by the training part"
+  if dataset.inferred:
+    words.append(f"{dataset.task}, as {dataset.inferred}")
+  return "; ".join(words)
+
+
+def number_of(count: int, things: str) -> str:
+  """So many things, or one."""
+  return f"{count:,} {things if count != 1 else things.removesuffix('s')}"
