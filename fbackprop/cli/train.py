@@ -8,18 +8,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, is_told, parse, saved, told_by
-from fbackprop.cli.options import emphasis_of, network_options, training_examples
+from fbackprop.cli.config import TrainConfig, parse
+from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.told import told_of
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
 from fbackprop.train.files import write_whole
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.sources.names import kind_and_path
 
 if TYPE_CHECKING:
-  from fbackprop.train.datasets import Dataset
   from fbackprop.train.results import Evaluation, Result
 
 
@@ -62,53 +60,19 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   import fbackprop as fb
   from fbackprop.train import runs
   from fbackprop.train.methods import make_optimizer
-  from fbackprop.train.models import Model, describe_model, save_model
+  from fbackprop.train.models import Model, save_model
   from fbackprop.train.report import draw_page, draw_report
 
-  options = network_options(config, arguments)
-  dataset = load(config)
-  n, features = dataset.x.shape
-  examples, validation = training_examples(config, dataset, arguments)
-  set_aside = 0 if validation is None else len(validation.x)
-  n -= set_aside
-  if config.batch_size > n:
-    if is_told("batch_size", arguments):
-      raise UsageError(f"{told_by('batch_size', arguments)} must be at most the {n} training "
-                       f"examples, got {config.batch_size}")  # fmt: skip
-    config = replace(config, batch_size=n)
-  sizes = (features, *config.hidden, dataset.outputs)
-  model = describe_model(sizes, config.activation, dataset, **options)
-  net, loss = model.net, model.loss
-  steps = config.stop.most_steps(n // config.batch_size)
-  if config.warmup > steps:
-    where = told_by("warmup", arguments)
-    raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
-  is_open = config.stop.max_steps is None and config.stop.max_epochs is None
-  if config.schedule != "constant" and is_open:
-    where = told_by("schedule", arguments)
-    raise UsageError(f"{where} {config.schedule} must know the steps of the run: give "
-                     "--stop.max-steps or --stop.max-epochs")  # fmt: skip
+  prepared = prepare(config, arguments)
+  config, dataset, model = prepared.config, prepared.dataset, prepared.model
   optimizer = make_optimizer(
-    config.optimizer, config.rate, steps, schedule=config.schedule,
+    config.optimizer, config.rate, prepared.steps, schedule=config.schedule,
     warmup=config.warmup, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
   )  # fmt: skip
-  folder = create_folder(config, arguments)
-  try:
-    runs.write_toml(
-      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
-    )
-    runs.write_json(folder / "env.json", runs.environment())
-  except OSError as error:
-    where = told_by("out", arguments)
-    raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
-
-  aside = f", {set_aside} to validate on" if set_aside else ""
-  print(f"{config.data}: {n} examples to train on{aside}, {len(dataset.x_test)} to test on")
-  for line in about(dataset):
-    print(line)
-  network = model.as_text()
-  method = method_of(config)
-  print(f"{network}; {method}")
+  folder = begin(config, arguments)
+  network, method = model.as_text(), method_of(config)
+  print("\n".join([*prepared.about(), f"{network}; {method}"]))
+  set_aside = prepared.validation is not None
   score = " test accuracy" if dataset.is_classification else ""
   validated = "  validation" if set_aside else ""
   print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}{validated}"
@@ -124,23 +88,23 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       failed[folder / name] = error.strerror or str(error)
 
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
-    with show_progress(None if is_open else steps) as show:
+    with show_progress(prepared.last_step) as show:
 
       def on_evaluation(evaluation: "Evaluation") -> None:
         write("metrics.jsonl", runs.append_evaluation, evaluation)
-        show(line_of(evaluation, bool(set_aside)), evaluation.step)
+        show(line_of(evaluation, set_aside), evaluation.step)
 
       result = fb.train.fit(
-        net,
-        loss,
-        examples,
+        model.net,
+        model.loss,
+        prepared.examples,
         optimizer=optimizer,
         stop=replace(config.stop, validation_fraction=None),
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
         shuffle=config.shuffle,
         test=(dataset.x_test, dataset.targets_test),
-        validation=validation,
+        validation=prepared.validation,
         eval_every=config.eval_every,
         check_every=config.check_every or None,
         on_evaluation=on_evaluation,
@@ -157,7 +121,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       f"{'not checked' if worst is None else f'{worst:.1e}'}; run in {folder}"
     )
     title = f"{network}; {method}, seed {config.seed}\n{ending.rpartition(';')[0]}"
-    look = jax.jit(fb.inspect(net, loss))
+    look = jax.jit(fb.inspect(model.net, model.loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
     write("report.png", write_whole, draw_report(title, result, dataset, signals))
     told = told_of(config, arguments, folder, method)
@@ -187,56 +151,6 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   return 3 if result.stop_reason == "diverged" else int(not result.checks_ok)
 
 
-def load(config: TrainConfig) -> "Dataset":
-  """The data of a run, or a usage error that says what is wrong with it."""
-  from fbackprop.train.datasets import load_dataset
-
-  try:
-    return load_dataset(
-      config.data,
-      config.seed,
-      target=config.target,
-      task=None if config.task == "auto" else config.task,
-      standardize=config.standardize,
-      test_fraction=config.test_fraction,
-      sample_weights=config.sample_weights,
-    )
-  except OSError as error:
-    where = error.filename or config.data
-    raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
-  except ValueError as error:
-    raise UsageError(f"--data {config.data}: {error}") from error
-
-
-def about(dataset: "Dataset") -> list[str]:
-  """What is learned from a file, and what was done to it: what a user of it would want to check."""
-  lines = []
-  if dataset.inferred:
-    names = ", ".join(dataset.output_names[:8]) + (", ..." if len(dataset.output_names) > 8 else "")
-    kind = f"{len(dataset.output_names)} classes" if dataset.is_classification else "values"
-    lines.append(f"{dataset.task}, as {dataset.inferred} ({kind}: {names}); --task says otherwise")
-  if dataset.standardization is not None:
-    what = "features" if dataset.target_standardization is None else "features and targets"
-    lines.append(f"{what} standardised by the training part: mean 0, deviation 1")
-  return lines
-
-
-def method_of(config: TrainConfig) -> str:
-  """How a run learns, in a line."""
-  name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
-  parts = [f"{name.replace('_', ' ')}, rate {config.rate:g}"]
-  if config.schedule != "constant":
-    parts[0] += f" {config.schedule}"
-  if config.warmup:
-    parts.append(f"warmup {config.warmup}")
-  if config.weight_decay:
-    parts.append(f"weight decay {config.weight_decay:g}")
-  if config.clip_norm is not None:
-    parts.append(f"gradient up to {config.clip_norm:g}")
-  parts += emphasis_of(config)
-  return ", ".join([*parts, f"batches of {config.batch_size}"])
-
-
 def stopped(result: "Result") -> str:
   """How and when a run ended."""
   if result.stop_reason == "diverged":
@@ -251,23 +165,6 @@ def kept(result: "Result") -> str:
   if result.best is None:
     return ""
   return f"kept: step {result.best.step}, validation {number(result.best.score)}; "
-
-
-def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
-  """The run's own folder, or a usage error that names the flag, or the file's key."""
-  from fbackprop.train.runs import create_folder as create
-
-  out, name = (told_by(key, arguments) for key in ("out", "name"))
-  try:
-    kind, source = kind_and_path(config.data)
-    return create(config.out, config.name, Path(source).stem or kind)
-  except FileExistsError as error:
-    if config.name is None or not Path(config.out).is_dir():
-      raise UsageError(f"{out} {config.out} is not a folder") from error
-    path = Path(config.out, config.name)
-    raise UsageError(f"{name}: {path} exists already; give another --name") from error
-  except OSError as error:
-    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
 def line_of(evaluation: "Evaluation", is_validated: bool) -> str:

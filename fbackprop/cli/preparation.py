@@ -1,0 +1,171 @@
+"""What a run needs before it begins, or a usage error that names the flag or the file's key."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
+from fbackprop.cli.options import emphasis_of, network_options, training_examples
+from fbackprop.cli.usage import UsageError
+from fbackprop.train.sources.names import kind_and_path
+
+if TYPE_CHECKING:
+  from fbackprop.train.datasets import Dataset
+  from fbackprop.train.models import Description
+  from fbackprop.train.steps import Batch
+
+
+class Prepared(NamedTuple):
+  """A run that could begin.
+
+  Attributes:
+    config: as it was told, but for a default batch that is larger than the data.
+    dataset: the data.
+    model: the network.
+    examples: what it learns from.
+    validation: what is set aside, or None.
+    steps: the most there can be.
+  """
+
+  config: TrainConfig
+  dataset: "Dataset"
+  model: "Description"
+  examples: "Batch"
+  validation: "Batch | None"
+  steps: int
+
+  @property
+  def last_step(self) -> int | None:
+    """The step at which the run ends at the latest, if that is known."""
+    stop = self.config.stop
+    return None if stop.max_steps is None and stop.max_epochs is None else self.steps
+
+  def about(self) -> list[str]:
+    """The data in some lines."""
+    aside = "" if self.validation is None else f", {len(self.validation.x)} to validate on"
+    numbers = f"{len(self.examples.x)} examples to train on{aside}"
+    first = f"{self.config.data}: {numbers}, {len(self.dataset.x_test)} to test on"
+    return [first, *about(self.dataset)]
+
+
+def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
+  """Loads the data, describes the network, and looks at what they don't allow.
+
+  Raises:
+    UsageError: something can't be.
+  """
+  from fbackprop.train.models import describe_model
+
+  options = network_options(config, arguments)
+  dataset = load(config)
+  examples, validation = training_examples(config, dataset, arguments)
+  n = len(examples.x)
+  if config.batch_size > n:
+    if is_told("batch_size", arguments):
+      where = told_by("batch_size", arguments)
+      raise UsageError(
+        f"{where} must be at most the {n} training examples, got {config.batch_size}"
+      )
+    config = replace(config, batch_size=n)
+  sizes = (dataset.x.shape[1], *config.hidden, dataset.outputs)
+  model = describe_model(sizes, config.activation, dataset, **options)
+  steps = config.stop.most_steps(n // config.batch_size)
+  if config.warmup > steps:
+    where = told_by("warmup", arguments)
+    raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
+  prepared = Prepared(config, dataset, model, examples, validation, steps)
+  if config.schedule != "constant" and prepared.last_step is None:
+    where = told_by("schedule", arguments)
+    raise UsageError(
+      f"{where} {config.schedule} must know the steps of the run: give --stop.max-steps or "
+      "--stop.max-epochs"
+    )
+  return prepared
+
+
+def begin(config: TrainConfig, arguments: Sequence[str]) -> Path:
+  """Makes the folder of the run, with what it was told and where it runs.
+
+  Raises:
+    UsageError: it can't be made or written.
+  """
+  from fbackprop.train import runs
+
+  folder = create_folder(config, arguments)
+  try:
+    runs.write_toml(
+      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
+    )
+    runs.write_json(folder / "env.json", runs.environment())
+  except OSError as error:
+    where = told_by("out", arguments)
+    raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
+  return folder
+
+
+def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
+  """The run's own folder, or a usage error that names the flag, or the file's key."""
+  from fbackprop.train.runs import create_folder as create
+
+  out, name = (told_by(key, arguments) for key in ("out", "name"))
+  try:
+    kind, source = kind_and_path(config.data)
+    return create(config.out, config.name, Path(source).stem or kind)
+  except FileExistsError as error:
+    if config.name is None or not Path(config.out).is_dir():
+      raise UsageError(f"{out} {config.out} is not a folder") from error
+    path = Path(config.out, config.name)
+    raise UsageError(f"{name}: {path} exists already; give another --name") from error
+  except OSError as error:
+    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
+
+
+def load(config: TrainConfig) -> "Dataset":
+  """The data of a run, or a usage error that says what is wrong with it."""
+  from fbackprop.train.datasets import load_dataset
+
+  try:
+    return load_dataset(
+      config.data,
+      config.seed,
+      target=config.target,
+      task=None if config.task == "auto" else config.task,
+      standardize=config.standardize,
+      test_fraction=config.test_fraction,
+      sample_weights=config.sample_weights,
+    )
+  except OSError as error:
+    where = error.filename or config.data
+    raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
+  except ValueError as error:
+    raise UsageError(f"--data {config.data}: {error}") from error
+
+
+def about(dataset: "Dataset") -> list[str]:
+  """What is learned from a file, and what was done to it: what a user of it would want to check."""
+  lines = []
+  if dataset.inferred:
+    names = ", ".join(dataset.output_names[:8]) + (", ..." if len(dataset.output_names) > 8 else "")
+    kind = f"{len(dataset.output_names)} classes" if dataset.is_classification else "values"
+    lines.append(f"{dataset.task}, as {dataset.inferred} ({kind}: {names}); --task says otherwise")
+  if dataset.standardization is not None:
+    what = "features" if dataset.target_standardization is None else "features and targets"
+    lines.append(f"{what} standardised by the training part: mean 0, deviation 1")
+  return lines
+
+
+def method_of(config: TrainConfig) -> str:
+  """How a run learns, in a line."""
+  name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
+  parts = [f"{name.replace('_', ' ')}, rate {config.rate:g}"]
+  if config.schedule != "constant":
+    parts[0] += f" {config.schedule}"
+  if config.warmup:
+    parts.append(f"warmup {config.warmup}")
+  if config.weight_decay:
+    parts.append(f"weight decay {config.weight_decay:g}")
+  if config.clip_norm is not None:
+    parts.append(f"gradient up to {config.clip_norm:g}")
+  parts += emphasis_of(config)
+  return ", ".join([*parts, f"batches of {config.batch_size}"])
