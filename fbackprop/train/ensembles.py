@@ -16,7 +16,7 @@ from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.ensemble_results import EnsembleEvaluation, EnsembleResult
 from fbackprop.train.examples import check_examples, holds_labels
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.last_axis import is_tiny, vmap_last
+from fbackprop.train.last_axis import is_tiny, shape_of, vmap_last
 from fbackprop.train.loop import (
   RUNNING,
   Loop,
@@ -115,13 +115,11 @@ def fit_ensemble(
   optimizer_of = optimizer_by_rate(optimizer, rate_list is not None)
 
   start_key = jax.eval_shape(lambda keys: keys[0], keys)
-  rate = None if rate_list is None else jax.ShapeDtypeStruct((), train.x.dtype)
+  rate = None if rate_list is None else shape_of((), train.x.dtype)
   info = jax.eval_shape(partial(first_step, net, loss, optimizer_of), start_key, rate, train)[1]
   dtype = info.loss.dtype
   rules = stop_numbers(stop, dtype)
-  batch = jax.tree.map(
-    lambda part: jax.ShapeDtypeStruct((batch_size, *part.shape[1:]), part.dtype), train
-  )
+  batch = jax.tree.map(lambda part: shape_of((batch_size, *part.shape[1:]), part.dtype), train)
   is_last = is_tiny(partial(first_step, net, loss, optimizer_of), start_key, rate, batch)
   axis = -1 if is_last else 0
 
@@ -302,7 +300,8 @@ def mean_losses(chunks: list[np.ndarray], size: int) -> np.ndarray:
   losses = np.concatenate([np.zeros((0, size)), *chunks])
   counts = (~np.isnan(losses)).sum(0)
   sums = np.nansum(losses, axis=0, dtype=np.float64)
-  return np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+  means: np.ndarray = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+  return means
 
 
 def check_keys(keys: Any) -> int:
