@@ -18,8 +18,8 @@ import safetensors.numpy
 
 import fbackprop as fb
 from fbackprop.cli import main
+from fbackprop.cli.output import number
 from fbackprop.cli.progress import show_progress
-from fbackprop.cli.train import number
 from fbackprop.train import runs
 
 FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",

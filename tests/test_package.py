@@ -70,8 +70,8 @@ FLOORS = [
    "train.report.layer_table", "train.report.worst", "train.report.page", "train.report",
    "train.runs", "train"],
   ["cli.usage", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
-   "cli.runs", "cli.told", "cli.train", "cli.ensemble", "cli.eval", "cli.predict", "cli.info",
-   "cli.circuit", "cli.verify", "cli", "__main__"],
+   "cli.runs", "cli.told", "cli.preparation", "cli.ensemble", "cli.train", "cli.eval",
+   "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli import train
-from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
+from fbackprop.cli.config import TrainConfig
+from fbackprop.cli.output import number
+from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
-from fbackprop.cli.usage import UsageError
 from fbackprop.train.interruption import deferred_interrupt
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
   """Trains an ensemble for each rate, and writes the folder of the run.
 
   The split of the data is that of `--seed`; the member of that seed is the run without
-  `--ensemble`. Of several rates the one is kept whose members have the lowest mean training loss:
-  the test part decides nothing.
+  `--ensemble`. Of several rates the one is kept whose members have the best mean score of the
+  examples set aside, or where there are none the lowest mean training loss: the test part decides
+  nothing.
 
   Returns:
     As `fbackprop.cli.train.main`; 3 if a member of the kept ensemble diverged.
@@ -35,73 +36,52 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
   from fbackprop.train import runs
   from fbackprop.train.ensembles import make_ensemble_evaluate
   from fbackprop.train.methods import make_optimizer
-  from fbackprop.train.models import describe_model, save_model
+  from fbackprop.train.models import save_model
 
-  dataset = train.load(config)
-  n, features = dataset.x.shape
-  if config.batch_size > n:
-    if is_told("batch_size", arguments):
-      where = told_by("batch_size", arguments)
-      raise UsageError(
-        f"{where} must be at most the {n} training examples, got {config.batch_size}"
-      )
-    config = replace(config, batch_size=n)
-  if config.warmup > config.stop.max_steps:
-    where = told_by("warmup", arguments)
-    raise UsageError(
-      f"{where} must be at most the {config.stop.max_steps} steps of the run, got {config.warmup}"
-    )
-  sizes = (features, *config.hidden, dataset.outputs)
-  description = describe_model(sizes, config.activation, dataset)
+  prepared = prepare(config, arguments)
+  config, dataset, description = prepared.config, prepared.dataset, prepared.model
   one_rate = make_optimizer(
-    config.optimizer, 1.0, config.stop.max_steps, schedule=config.schedule, warmup=config.warmup,
+    config.optimizer, 1.0, prepared.steps, schedule=config.schedule, warmup=config.warmup,
     weight_decay=config.weight_decay, clip_norm=config.clip_norm,
   )  # fmt: skip
 
   def optimizer(rate: Any) -> optax.GradientTransformation:
     return optax.chain(one_rate, optax.scale(rate))  # Every method multiplies by the rate at last.
 
-  folder = train.create_folder(config, arguments)
-  try:
-    runs.write_toml(
-      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
-    )
-    runs.write_json(folder / "env.json", runs.environment())
-  except OSError as error:
-    where = told_by("out", arguments)
-    raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
-
+  folder = begin(config, arguments)
   rates, size = config.rates or (config.rate,), config.ensemble
   seeds = jnp.arange(config.seed, config.seed + size, dtype=jnp.uint32)
   members = size * len(rates)
-  print(f"{config.data}: {n} examples to train on, {len(dataset.x_test)} to test on")
-  for line in train.about(dataset):
-    print(line)
-  print(f"{members} of {description.as_text()}; {train.method_of(config)}")
+  print("\n".join(prepared.about()))
+  print(f"{members} of {description.as_text()}; {method_of(config)}")
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
-    with show_progress(config.stop.max_steps) as show:
+    with show_progress(prepared.last_step) as show:
 
       def on_evaluation(evaluation: "EnsembleEvaluation") -> None:
         known = evaluation.train_losses[np.isfinite(evaluation.train_losses)]
-        mean = train.number(float(known.mean()) if len(known) else None)
+        mean = number(float(known.mean()) if len(known) else None)
         show(f"step {evaluation.step}: mean train loss {mean}, {evaluation.running} still run",
              evaluation.step)  # fmt: skip
 
       result = fb.train.fit_ensemble(
         description.net,
         description.loss,
-        (dataset.x, dataset.targets),
+        prepared.examples,
         optimizer=optimizer,
-        stop=config.stop,
+        stop=replace(config.stop, validation_fraction=None),
         keys=jnp.tile(jax.vmap(jax.random.key)(seeds), len(rates)),
         rates=np.repeat(rates, size).tolist(),
         batch_size=config.batch_size,
+        shuffle=config.shuffle,
+        validation=prepared.validation,
         test=(dataset.x_test, dataset.targets_test),
         eval_every=config.eval_every,
         on_evaluation=on_evaluation,
       )
     groups = [slice(i * size, (i + 1) * size) for i in range(len(rates))]
     final = np.array([last_loss(result, k) for k in range(members)])
+    if result.best is not None:
+      final = -result.best.scores
     means = [np.nan_to_num(final[group].mean(), nan=np.inf, posinf=np.inf) for group in groups]
     kept = int(np.argmin(means))
     params = jax.tree.map(lambda leaf: leaf[groups[kept]], result.params)
@@ -116,9 +96,9 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
     for row in rows:
       best, worst = (row["most"], row["least"]) if dataset.is_classification else (
         row["least"], row["most"])  # fmt: skip
-      spread = f"{train.number(row['mean'])} ± {train.number(row['deviation'])}"
-      print(f"{row['rate']:>9g}  {spread:<34}{train.number(best):>9}{train.number(worst):>9}"
-            f"{train.number(row['together']):>10}")  # fmt: skip
+      spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
+      print(f"{row['rate']:>9g}  {spread:<34}{number(best):>9}{number(worst):>9}"
+            f"{number(row['together']):>10}")  # fmt: skip
     kept_row = rows[kept]
     summary = {
       "test_accuracy" if dataset.is_classification else "test_loss": kept_row["together"],

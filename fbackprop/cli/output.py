@@ -51,3 +51,10 @@ def is_special(path: str) -> bool:
   return (
     os.path.exists(path) and not os.path.isdir(path) and (is_device or not os.path.isfile(path))
   )
+
+
+def number(value: float | None) -> str:
+  """A loss or an accuracy as text."""
+  if value is None:
+    return "-"
+  return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"

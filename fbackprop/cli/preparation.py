@@ -158,7 +158,9 @@ def about(dataset: "Dataset") -> list[str]:
 def method_of(config: TrainConfig) -> str:
   """How a run learns, in a line."""
   name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
-  parts = [f"{name.replace('_', ' ')}, rate {config.rate:g}"]
+  rates = config.rates or (config.rate,)
+  word = "rate" if len(rates) == 1 else "rates"
+  parts = [f"{name.replace('_', ' ')}, {word} {' '.join(f'{rate:g}' for rate in rates)}"]
   if config.schedule != "constant":
     parts[0] += f" {config.schedule}"
   if config.warmup:

@@ -4,11 +4,12 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.config import TrainConfig, parse
+from fbackprop.cli.ensemble import run_ensemble
+from fbackprop.cli.output import number
 from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.told import told_of
@@ -41,10 +42,8 @@ def main(arguments: Sequence[str]) -> int:
       ("matplotlib", "plot"), ("jinja2", "train"), ("rich", "train"), ("tomli_w", "train")
     ):  # fmt: skip
       need(module, extra=extra)  # A run that can't be reported isn't begun.
-    if config.ensemble > 1 or config.rates:
-      # By its name, as it builds on this module.
-      return int(import_module("fbackprop.cli.ensemble").run_ensemble(config, arguments))
-    return run(config, arguments)
+    is_alone = config.ensemble == 1 and not config.rates
+    return run(config, arguments) if is_alone else run_ensemble(config, arguments)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except KeyboardInterrupt:
@@ -181,10 +180,3 @@ def line_of(evaluation: "Evaluation", is_validated: bool) -> str:
     + (f"{number(evaluation.validation_score):>12}" if is_validated else "")
     + (f"{error:>20.1e}" if error is not None else f"{'-':>20}")
   )
-
-
-def number(value: float | None) -> str:
-  """A loss or an accuracy as text."""
-  if value is None:
-    return "-"
-  return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"

@@ -51,13 +51,21 @@ class EnsembleEvaluation:
   seconds: float
 
 
+class BestEpochs(NamedTuple):
+  """The best epoch of each member: its step `[K]`, and its score `[K]`, −inf if there was none."""
+
+  steps: np.ndarray
+  scores: np.ndarray
+
+
 @dataclass(frozen=True)
 class EnsembleResult:
   """An ensemble that has been trained.
 
   Attributes:
-    params: of all members, each array with an axis `[K, ...]` in front: at the end, or the last
-      good ones of a member that diverged.
+    params: of all members, each array with an axis `[K, ...]` in front: of the best epoch if
+      examples were set aside for that, else at the end, or the last good ones of a member that
+      diverged.
     rates: of each member, `[K]`, or None.
     stop_reasons: of each member, as in `Result`.
     steps: steps taken by each member, `[K]`; one that diverged isn't counted.
@@ -67,6 +75,7 @@ class EnsembleResult:
     interrupted: whether an interrupt came.
     seconds: wall time, compilation not counted.
     compile_seconds: wall time of compilation.
+    best: the epochs that are kept, if examples were set aside for that.
   """
 
   params: Params
@@ -78,6 +87,7 @@ class EnsembleResult:
   interrupted: bool
   seconds: float
   compile_seconds: float
+  best: BestEpochs | None = None
 
   @property
   def size(self) -> int:

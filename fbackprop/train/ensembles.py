@@ -13,10 +13,10 @@ import optax
 
 from fbackprop.checks import DtypeError, ShapeError, check_callable, check_number, describe
 from fbackprop.train.averaging import mean_outputs
-from fbackprop.train.ensemble_results import EnsembleEvaluation, EnsembleResult
+from fbackprop.train.ensemble_results import BestEpochs, EnsembleEvaluation, EnsembleResult
 from fbackprop.train.examples import check_examples, holds_labels
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.last_axis import is_tiny, vmap_last
+from fbackprop.train.last_axis import is_tiny, shape_of, vmap_last
 from fbackprop.train.loop import (
   RUNNING,
   Loop,
@@ -26,8 +26,17 @@ from fbackprop.train.loop import (
   stop_numbers,
   take_batch,
 )
+from fbackprop.train.method_names import ShuffleName
+from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import Batch, make_step
-from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
+from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count, steps_left
+from fbackprop.train.validation import (
+  Best,
+  make_look,
+  set_aside,
+  start_best,
+  watched_examples,
+)
 from fbackprop.types import Array, Layer, Loss, Params
 
 
@@ -48,7 +57,9 @@ def fit_ensemble(
   keys: Array,
   rates: Sequence[float] | None = None,
   batch_size: int | None = None,
+  shuffle: ShuffleName = "exact",
   test: Any = None,
+  validation: Any = None,
   eval_every: int | None = None,
   chunk_steps: int = 1000,
   on_evaluation: Callable[[EnsembleEvaluation], None] | None = None,
@@ -69,8 +80,10 @@ def fit_ensemble(
     keys: typed keys `[K]`, such as `jax.random.split(jax.random.key(0), K)`.
     rates: of each member, K numbers above 0. A grid of rates and seeds is
       `rates=np.repeat(rates, len(seeds))` beside `keys=jnp.tile(keys, len(rates))`.
-    batch_size: as in `fit`.
+    batch_size, shuffle: as in `fit`.
     test: as in `fit`. All members together are scored too.
+    validation: as in `fit`: each member keeps the parameters of its own best epoch.
+      `stop.validation_fraction` sets the same examples aside for all, by the first key.
     eval_every: as in `fit`; counted in the steps of the members that still run.
     chunk_steps: as in `fit`.
     on_evaluation: called with each `EnsembleEvaluation`, as it comes.
@@ -97,12 +110,16 @@ def fit_ensemble(
   if not isinstance(stop, StopRules):
     raise DtypeError(f"fit_ensemble: stop must be a StopRules, got {describe(stop)}")
   size = check_keys(keys)
+  find_shuffle(shuffle)  # Refuses any other name before anything is done.
   if on_evaluation is not None:
     check_callable("fit_ensemble", "on_evaluation", on_evaluation)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)
   if held_out is not None and held_out.weights is not None:
     raise ValueError("fit_ensemble: test must be a pair (x, targets), got weights too")
+  watched = watched_examples(stop, validation, net, loss)
+  if stop.validation_fraction is not None:
+    train, watched = set_aside(train, stop.validation_fraction, keys[0])
   n = train.x.shape[0]
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
@@ -115,28 +132,31 @@ def fit_ensemble(
   optimizer_of = optimizer_by_rate(optimizer, rate_list is not None)
 
   start_key = jax.eval_shape(lambda keys: keys[0], keys)
-  rate = None if rate_list is None else jax.ShapeDtypeStruct((), train.x.dtype)
+  rate = None if rate_list is None else shape_of((), train.x.dtype)
   info = jax.eval_shape(partial(first_step, net, loss, optimizer_of), start_key, rate, train)[1]
   dtype = info.loss.dtype
-  rules = stop_numbers(stop, dtype)
-  batch = jax.tree.map(
-    lambda part: jax.ShapeDtypeStruct((batch_size, *part.shape[1:]), part.dtype), train
-  )
+  rules = stop_numbers(stop, dtype, is_validated=watched is not None)
+  most_steps = stop.most_steps(n // batch_size)
+  batch = jax.tree.map(lambda part: shape_of((batch_size, *part.shape[1:]), part.dtype), train)
   is_last = is_tiny(partial(first_step, net, loss, optimizer_of), start_key, rate, batch)
   axis = -1 if is_last else 0
 
   def start(key: Array, rate: Array | None) -> tuple[Loop, Fixed]:
     init_key, order_key = jax.random.split(key)
     state = make_step(net, loss, optimizer_of(rate))[0](init_key)
-    return start_loop(state, n, dtype), Fixed(order_key, rate)
+    best = None if watched is None else start_best(state.params, dtype)
+    return start_loop(state, n, dtype, shuffle)._replace(best=best), Fixed(order_key, rate)
 
   member_rates = None if rate_list is None else jnp.asarray(rate_list, train.x.dtype)
   loop, fixed = jax.jit(jax.vmap(start, 0, axis))(keys, member_rates)
   evaluate = make_ensemble_evaluate(net, loss, axis)
 
   compile_start = time.perf_counter()
-  capacity = max(1, min(chunk_steps, stop.max_steps))
-  traced = make_ensemble_chunk(net, loss, optimizer_of, batch_size, capacity, size, is_last)
+  capacity = max(1, min(chunk_steps, most_steps))
+  look = None if watched is None else make_look(net, loss, watched)
+  traced = make_ensemble_chunk(
+    net, loss, optimizer_of, batch_size, capacity, size, is_last, shuffle, look
+  )
   one = jnp.ones((), dtype)
   zero = jnp.zeros((), jnp.int32)
   chunk = traced.lower(loop, fixed, train, rules, zero, zero, one).compile()
@@ -159,11 +179,18 @@ def fit_ensemble(
     if on_evaluation is not None:
       on_evaluation(evaluations[-1])
 
-  done, running = 0, size if stop.max_steps else 0
+  done, running = 0, size if most_steps else 0
+  is_late = False
   with deferred_interrupt(signal.SIGINT) as interruption:
     while running and not interruption.requested:
-      next_evaluation = [(done // eval_every + 1) * eval_every] if eval_every else []
-      until = min(done + capacity, stop.max_steps, *next_evaluation)
+      ends = [(done // eval_every + 1) * eval_every] if eval_every else []
+      if stop.max_seconds is not None:
+        left = steps_left(stop.max_seconds, time.perf_counter() - start_time, done)
+        is_late = left == 0
+        if is_late:
+          break
+        ends.append(done + left)
+      until = min(done + capacity, most_steps, *ends)
       limits = (jnp.asarray(step, jnp.int32) for step in (done, until))
       loop, reached, rows = chunk(loop, fixed, train, rules, *limits, one)
       losses.append(np.asarray(rows)[: int(reached) - done])
@@ -173,10 +200,18 @@ def fit_ensemble(
     if not evaluations or evaluations[-1].step != done or not running:
       evaluate_now(done, running)
     seconds = time.perf_counter() - start_time
-  unfinished = "interrupted" if stop.max_steps else "max_steps"
+  unfinished = "max_seconds" if is_late else "interrupted"
+  if not most_steps:
+    unfinished = "max_epochs" if stop.max_epochs == 0 else "max_steps"
   codes = np.asarray(loop.progress.reason)
+  in_front = partial(members_in_front, axis)
+  params, best = jax.tree.map(in_front, loop.state.params), None
+  if loop.best is not None:
+    found = jax.tree.map(in_front, loop.best)
+    best = BestEpochs(np.asarray(found.step), -np.asarray(found.badness))
+    params = jax.tree.map(partial(chosen, jnp.isfinite(found.badness)), found.params, params)
   return EnsembleResult(
-    params=jax.tree.map(partial(members_in_front, axis), loop.state.params),
+    params=params,
     rates=rate_list,
     stop_reasons=tuple(unfinished if code < 0 else STOP_REASONS[code] for code in codes),
     steps=np.asarray(loop.state.step),
@@ -185,7 +220,13 @@ def fit_ensemble(
     interrupted=interruption.requested,
     seconds=seconds,
     compile_seconds=compile_seconds,
+    best=best,
   )
+
+
+def chosen(which: Array, new: Array, old: Array) -> Array:
+  """The new arrays of some members `[K]`, the old ones of the others."""
+  return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def first_step(
@@ -204,6 +245,8 @@ def make_ensemble_chunk(
   capacity: int,
   size: int,
   is_last: bool,
+  shuffle: ShuffleName,
+  look: Callable[[Best, Params, Array, Array, Array], Best] | None,
 ) -> jax.stages.Wrapped:
   """Compiles the loop of all members over at most `capacity` steps.
 
@@ -236,12 +279,17 @@ def make_ensemble_chunk(
       def advance(loop: Loop, fixed: Fixed) -> tuple[Loop, Array]:
         # Members that run are all at the same step, so that one epoch begins for all of them.
         step = make_step(net, loss, optimizer_of(fixed.rate))[1]
-        order, batch = take_batch(at, loop.order, data, batch_size, fixed.order_key)
+        order, batch = take_batch(at, loop.order, data, batch_size, fixed.order_key, shuffle)
         state, info = step(loop.state, batch)
         share = info.weight / batch_size
-        progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop)
+        best = loop.best
+        if best is not None:
+          assert look is not None
+          epoch_ends = (at + 1) % steps_per_epoch == 0
+          best = look(best, state.params, state.step, epoch_ends, info.finite)
+        progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
         runs = loop.progress.reason == RUNNING
-        new = jax.tree.map(partial(jnp.where, runs), Loop(state, order, progress), loop)
+        new = jax.tree.map(partial(jnp.where, runs), Loop(state, order, progress, best), loop)
         return new, jnp.where(runs, info.loss, jnp.full_like(info.loss, jnp.nan))
 
       if is_last:
@@ -302,7 +350,8 @@ def mean_losses(chunks: list[np.ndarray], size: int) -> np.ndarray:
   losses = np.concatenate([np.zeros((0, size)), *chunks])
   counts = (~np.isnan(losses)).sum(0)
   sums = np.nansum(losses, axis=0, dtype=np.float64)
-  return np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+  means: np.ndarray = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
+  return means
 
 
 def check_keys(keys: Any) -> int:

@@ -21,8 +21,8 @@ from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
-from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count
-from fbackprop.train.validation import Best, make_look, set_aside, start_best
+from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count, steps_left
+from fbackprop.train.validation import Best, make_look, set_aside, start_best, watched_examples
 from fbackprop.types import Array, Layer, Loss
 from fbackprop.verify.live import LiveCheck, make_live_check
 
@@ -98,10 +98,8 @@ def fit(
   held_out = None if test is None else check_examples("test", test, net, loss)
   if held_out is not None and held_out.weights is not None:
     raise ValueError("fit: test must be a pair (x, targets), got weights too")
-  watched = None if validation is None else check_examples("validation", validation, net, loss)
+  watched = watched_examples(stop, validation, net, loss)
   if stop.validation_fraction is not None:
-    if watched is not None:
-      raise ValueError("fit: either validation or stop.validation_fraction may be given, got both")
     train, watched = set_aside(train, stop.validation_fraction, key)
   n = train.x.shape[0]
   batch_size = n if batch_size is None else batch_size
@@ -195,13 +193,11 @@ def fit(
         continue  # The last check and evaluation are still to come.
       ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
       if stop.max_seconds is not None:
-        elapsed = time.perf_counter() - start
-        if elapsed >= stop.max_seconds:
+        left = steps_left(stop.max_seconds, time.perf_counter() - start, done)
+        if left == 0:
           reason = "max_seconds"
           continue
-        # As many as should fit, seen from those before; of a run that has just begun, few.
-        fit_in = int((stop.max_seconds - elapsed) * done / max(elapsed, 1e-9))
-        ends.append(done + max(1, min(fit_in, done)))
+        ends.append(done + left)
       until = min(done + capacity, most_steps, *ends)
       loop, infos = chunk(loop, train, rules, as_step(until), order_key)
       code, before, done = int(loop.progress.reason), done, int(loop.state.step)

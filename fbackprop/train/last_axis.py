@@ -39,6 +39,8 @@ CALLS = ("closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit")
 MOST_TERMS = 32
 """Of a sum that is written out; the program grows with it, and a library's product wins."""
 
+shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
+
 
 class Value(NamedTuple):
   """An array, and whether it has the axis of the members at its end."""
@@ -67,7 +69,7 @@ def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any
     def flat(*leaves: Array) -> Any:
       return f(*jax.tree.unflatten(structure, leaves))
 
-    member = [jax.ShapeDtypeStruct(leaf.shape[:-1], leaf.dtype) for leaf in leaves]
+    member = [shape_of(leaf.shape[:-1], leaf.dtype) for leaf in leaves]
     program, result = jax.make_jaxpr(flat, return_shape=True)(*member)
     walk = Walk(size, one)
     values = walk.program(program, [Value(leaf, True) for leaf in leaves])
@@ -88,7 +90,8 @@ class Walk:
 
     def read(atom: Any) -> Value:
       if isinstance(atom, jax.extend.core.Literal):
-        return Value(jnp.asarray(atom.val, atom.aval.dtype), False)
+        aval: Any = atom.aval
+        return Value(jnp.asarray(atom.val, aval.dtype), False)
       return values[atom]
 
     jaxpr = closed.jaxpr
@@ -124,7 +127,9 @@ class Walk:
     elif name == "reshape":
       outputs = [lax.reshape(first, (*shape, self.size))]
     elif name == "dot_general" and is_short(equation):
-      outputs = [self.product(*inputs, params["dimension_numbers"], equation.outvars[0].aval)]
+      outputs = [
+        self.product(inputs[0], inputs[1], params["dimension_numbers"], equation.outvars[0].aval)
+      ]
     elif name in REDUCTIONS and 1 <= reduced(equation) <= MOST_TERMS:
       outputs = [self.reduction(name, first, params["axes"])]
     elif name == "cond":

@@ -82,7 +82,7 @@ def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> Sto
 
 def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
   """The loop before its first step, over n examples, with losses of `dtype`."""
-  drawn = jax.eval_shape(partial(find_shuffle(shuffle).draw, n=n), jax.random.key(0))
+  drawn = jax.eval_shape(lambda key: find_shuffle(shuffle).draw(key, n), jax.random.key(0))
   dtype = at_least_float32(dtype)
   progress = Progress(
     epoch_sum=jnp.zeros((), dtype),
@@ -99,7 +99,7 @@ def make_chunk(
   batch_size: int,
   capacity: int,
   shuffle: str = "exact",
-  look: Callable[[Best, Params, Array, Array], Best] | None = None,
+  look: Callable[[Best, Params, Array, Array, Array], Best] | None = None,
 ) -> jax.stages.Wrapped:
   """Compiles the loop over at most `capacity` steps.
 
@@ -137,8 +137,8 @@ def make_chunk(
       best = loop.best
       if best is not None:
         assert look is not None
-        epoch_ends = info.finite & (state.step % steps_per_epoch == 0)
-        best = look(best, state.params, state.step, epoch_ends)
+        epoch_ends = (loop.state.step + 1) % steps_per_epoch == 0
+        best = look(best, state.params, state.step, epoch_ends, info.finite)
       progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
 
       def record(column: Array, value: Array) -> Array:

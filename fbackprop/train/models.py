@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -27,6 +28,7 @@ LOSSES = {
   "regression": squared_error,
 }
 NORMALIZATIONS = {"none": None, "layer_norm": layer_norm, "rms_norm": rms_norm}
+shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
 # The name under which the description stands in the file's metadata.
 KEY = "fbackprop"
 
@@ -185,7 +187,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   like = jax.eval_shape(description.net.init, jax.random.key(0))
   if description.ensemble is not None:
     stack = description.ensemble
-    like = jax.tree.map(lambda a: jax.ShapeDtypeStruct((stack, *a.shape), a.dtype), like)
+    like = jax.tree.map(lambda a: shape_of((stack, *a.shape), a.dtype), like)
   return Model(description, load_params(path, like))
 
 

@@ -74,6 +74,16 @@ class StopRules:
     return min([*in_steps, *in_epochs, 2**31 - 1])
 
 
+def steps_left(max_seconds: float, elapsed: float, done: int) -> int:
+  """How many steps to take before the clock is looked at again; 0 when the time is over.
+
+  As many as should fit, seen from those before; of a run that has just begun, few.
+  """
+  if elapsed >= max_seconds:
+    return 0
+  return max(1, min(done, int((max_seconds - elapsed) * done / max(elapsed, 1e-9))))
+
+
 def check_count(name: str, value: object, least: int) -> None:
   """Refuses what isn't an integer of at least `least`."""
   if isinstance(value, bool) or not isinstance(value, Integral):

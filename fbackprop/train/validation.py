@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.extras import need
-from fbackprop.train.examples import holds_labels
+from fbackprop.train.examples import check_examples, holds_labels
 from fbackprop.train.steps import Batch
+from fbackprop.train.stopping import StopRules
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
 
 
@@ -43,20 +44,24 @@ def start_best(params: Params, dtype: jnp.dtype) -> Best:
 
 def make_look(
   net: Layer, loss: Loss, validation: Batch
-) -> Callable[[Best, Params, Array, Array], Best]:
-  """Builds `look(best, params, step, epoch_ends) -> best`: at the end of an epoch, a score."""
+) -> Callable[[Best, Params, Array, Array, Array], Best]:
+  """Builds `look(best, params, step, epoch_ends, counts) -> best`: at the end of an epoch, a score.
+
+  It is forgotten where it doesn't count: after a step that wasn't taken.
+  """
   measure = make_badness(net, loss)
 
-  def look(best: Best, params: Params, step: Array, epoch_ends: Array) -> Best:
+  def look(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
     def score() -> Best:
       badness = measure(params, validation).astype(best.badness.dtype)
-      is_better = badness < best.badness
+      is_better = counts & (badness < best.badness)
 
       def better(new: Array, old: Array) -> Array:
         return jnp.where(is_better, new, old)
 
       kept = jax.tree.map(better, params, best.params)
-      return Best(better(badness, best.badness), better(step, best.step), kept, badness)
+      latest = jnp.where(counts, badness, best.latest)
+      return Best(better(badness, best.badness), better(step, best.step), kept, latest)
 
     def keep() -> Best:
       return best
@@ -82,6 +87,20 @@ def make_badness(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
     return values.mean() if batch.weights is None else jnp.average(values, weights=batch.weights)
 
   return badness
+
+
+def watched_examples(stop: StopRules, validation: Any, net: Layer, loss: Loss) -> Batch | None:
+  """The examples that were given to be scored after each epoch.
+
+  Raises:
+    ValueError: a fraction is to be set aside for that, too, or they can't be used.
+    TypeError: they are no examples.
+  """
+  if validation is None:
+    return None
+  if stop.validation_fraction is not None:
+    raise ValueError("either validation or stop.validation_fraction may be given, got both")
+  return check_examples("validation", validation, net, loss)
 
 
 def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
