@@ -81,6 +81,28 @@ def test_minibatches_are_drawn_as_for_one():
   assert many.evaluations[0].test_losses is None
 
 
+@pytest.mark.parametrize("shuffle", ["exact", "fast"])
+def test_each_member_keeps_its_own_best_epoch(shuffle):
+  x, targets = X.repeat(3, 0), LABELS.repeat(3)
+  options = {
+    "net": NET, "loss": fb.softmax_cross_entropy, "data": (x, targets), "shuffle": shuffle,
+    "optimizer": optax.sgd(0.5), "batch_size": 4, "validation": (X, LABELS),
+    "stop": fb.train.StopRules(max_epochs=12, patience=3),
+  }  # fmt: skip
+  many = fit_ensemble(keys=KEYS, **options)
+  for k, key in enumerate(KEYS):
+    alone = fb.train.fit(key=key, **options)
+    assert (many.steps[k], many.stop_reasons[k]) == (alone.steps, alone.stop_reason)
+    assert (many.best.steps[k], many.best.scores[k]) == (alone.best.step, alone.best.score)
+    np.testing.assert_allclose(many.member(k)[0].w, alone.params[0].w, rtol=1e-5, atol=1e-6)
+  assert len(set(many.best.steps)) > 1
+
+
+def test_seconds_end_an_ensemble():
+  many = fit_all(stop=fb.train.StopRules(max_seconds=0.0), rates=None, optimizer=optax.sgd(0.1))
+  assert many.stop_reasons == ("max_seconds",) * 3
+
+
 def test_wide_networks_have_their_members_in_front():
   wide = fb.mlp([2, 33, 2], fb.tanh)
   options = {"optimizer": optax.sgd(0.2), "stop": fb.train.StopRules(5)}

@@ -91,7 +91,8 @@ class Walk:
     def read(atom: Any) -> Value:
       if isinstance(atom, jax.extend.core.Literal):
         aval: Any = atom.aval
-        return Value(jnp.asarray(atom.val, aval.dtype), False)
+        with jax.enable_x64(True):  # A shuffle sorts numbers of 64 bits.
+          return Value(jnp.asarray(atom.val, aval.dtype), False)
       return values[atom]
 
     jaxpr = closed.jaxpr

@@ -27,6 +27,7 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
     outputs: of the network for the test examples: logits, or values in these units.
   """
   last = result.evaluations[-1]
+  kept = last if result.best is None else result.best
   true = dataset.targets_test
   tested = f"of {len(true):,} test examples"
   if dataset.task == "regression":
@@ -47,7 +48,7 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
   )
   return [
     *first,
-    Tile("test loss", measured(last.test_loss), f"training {measured(last.train_loss).text}"),
+    Tile("test loss", measured(kept.test_loss), f"training {measured(last.train_loss).text}"),
     Tile("steps", counted(result.steps), epochs),
     Tile("seconds", Number(f"{result.seconds:,.1f}"), seconds),
     Tile("gradient error", worst, checks),
@@ -55,24 +56,33 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
 
 
 def ending_of(result: Result) -> str:
-  """Why the run ended, in a sentence, and what its gradient checks said if they disagreed."""
+  """Why the run ended, in a sentence, what is kept, and the gradient checks if they disagreed."""
   steps = f"step {result.steps:,}"
-  sentences = {
+  judged = "loss had stopped falling" if result.best is None else "score had stopped rising"
+  words = {
     "max_steps": f"Stopped by max_steps: all {result.steps:,} steps were taken.",
+    "max_epochs": f"Stopped by max_epochs at {steps}: all epochs were gone through.",
     "loss_below": f"Stopped by loss_below at {steps}: the mean loss of an epoch came down to it.",
-    "tol": f"Stopped by tol at {steps}: the loss had stopped falling.",
+    "tol": f"Stopped by tol at {steps}: the {judged}.",
+    "max_seconds": f"Stopped by max_seconds at {steps}: the time was over.",
     "interrupted": f"Interrupted at {steps}; the parameters are those of that step.",
     "diverged": f"Diverged at step {result.steps + 1:,}; first not finite: {result.diverged_at}. "
     f"The parameters are the last good ones, of {steps}.",
   }
+  sentences = [words[result.stop_reason]]
+  if result.best is not None:
+    sentences.append(
+      f"Kept are the parameters of step {result.best.step:,}, whose validation score is the best: "
+      f"{result.best.score:.4g}."
+    )
   wrong = [(step, check) for step, check in result.checks if not check.ok]
-  if not wrong:
-    return sentences[result.stop_reason]
-  step, check = wrong[0]
-  return (
-    f"{sentences[result.stop_reason]} The gradient of {check.leaf} differed from jax.grad by "
-    f"{check.rel_error:.1e} at step {step:,}."
-  )
+  if wrong:
+    step, check = wrong[0]
+    sentences.append(
+      f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
+      f"{step:,}."
+    )
+  return " ".join(sentences)
 
 
 def about(dataset: Dataset) -> str:
