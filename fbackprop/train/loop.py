@@ -70,7 +70,7 @@ def stop_numbers(stop: StopRules, dtype: Any) -> StopNumbers:
 
 def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
   """The loop before its first step, over n examples, with losses of `dtype`."""
-  drawn = jax.eval_shape(partial(find_shuffle(shuffle).draw, n=n), jax.random.key(0))
+  drawn = jax.eval_shape(lambda key: find_shuffle(shuffle).draw(key, n), jax.random.key(0))
   dtype = at_least_float32(dtype)
   progress = Progress(
     epoch_sum=jnp.zeros((), dtype),
@@ -123,7 +123,9 @@ def make_chunk(
       progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop)
 
       def record(column: Array, value: Array) -> Array:
-        return column.at[row].set(value)
+        # Not `column.at[row].set`, which asks whether the row is within the column.
+        updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
+        return updated
 
       return Loop(state, order, progress), jax.tree.map(record, rows, info)
 
@@ -153,7 +155,9 @@ def take_batch(
   n = data.x.shape[0]
   if batch_size == n:
     return order, data
-  epoch, place = jnp.divmod(step, n // batch_size)
+  steps_per_epoch = jnp.asarray(n // batch_size, step.dtype)
+  # Of numbers that are never negative: `jnp.divmod` would look after their signs.
+  epoch, place = jax.lax.div(step, steps_per_epoch), jax.lax.rem(step, steps_per_epoch)
 
   def draw_order() -> Array:
     return draw(jax.random.fold_in(order_key, epoch), n)
