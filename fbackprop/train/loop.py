@@ -142,7 +142,9 @@ def make_chunk(
       progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
 
       def record(column: Array, value: Array) -> Array:
-        return column.at[row].set(value)
+        # Not `column.at[row].set`, which asks whether the row is within the column.
+        updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
+        return updated
 
       return Loop(state, order, progress, best), jax.tree.map(record, rows, info)
 
@@ -172,7 +174,9 @@ def take_batch(
   n = data.x.shape[0]
   if batch_size == n:
     return order, data
-  epoch, place = jnp.divmod(step, n // batch_size)
+  steps_per_epoch = jnp.asarray(n // batch_size, step.dtype)
+  # Of numbers that are never negative: `jnp.divmod` would look after their signs.
+  epoch, place = jax.lax.div(step, steps_per_epoch), jax.lax.rem(step, steps_per_epoch)
 
   def draw_order() -> Array:
     return draw(jax.random.fold_in(order_key, epoch), n)

@@ -108,10 +108,20 @@ def make_step(
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all() & all_finite(params)
     finite &= stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-    taken: State = jax.tree.map(partial(jnp.where, finite), proposed, state)
+    taken: State = jax.lax.cond(finite, step_taken, step_refused, proposed, state)
     return taken, Info(value, total_weight(batch, value.dtype), norms, finite)
 
   return init, step
+
+
+def step_taken(proposed: State, state: State) -> State:
+  """The state after a step that is finite. A branch, as `where` is a kernel for each array."""
+  return proposed
+
+
+def step_refused(proposed: State, state: State) -> State:
+  """The state after a step that isn't finite: the last good one."""
+  return state
 
 
 def total_weight(batch: Batch, dtype: Any) -> Array:

@@ -117,14 +117,30 @@ def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
   return max(0.0, more_to_compile / saved_an_epoch)
 
 
+def shown_even(row: dict[str, Any]) -> str:
+  """The break-even number of epochs; ours have none with themselves."""
+  even = row["break_even_epochs"]
+  if row["contestant"] in OURS:
+    return ""
+  return "never" if even is None else f"{even:,.0f}"
+
+
 def line_of(row: dict[str, Any]) -> str:
   """A row of the table."""
   low, high = row["over_fast_quartiles"]
-  even = row["break_even_epochs"]
-  shown_even = "" if row["contestant"] in OURS else "never" if even is None else f"{even:,.0f}"
   return (
     f"{CONTESTANTS[row['contestant']].shown:<26} {shown(row['seconds']):>9} "
     f"{row['over_exact']:>8.2f} {row['over_fast']:>8.2f} {f'{low:.2f}-{high:.2f}':>15} "
-    f"{shown(row['first_call_extra_seconds']):>8} {shown_even:>7}  "
+    f"{shown(row['first_call_extra_seconds']):>8} {shown_even(row):>7}  "
     f"{row['package']} {row['version']}"
+  )
+
+
+def markdown_of(row: dict[str, Any]) -> str:
+  """The row in docs/performance.md."""
+  low, high = row["over_fast_quartiles"]
+  return (
+    f"| {CONTESTANTS[row['contestant']].shown} | {shown(row['seconds'])} | "
+    f"{row['over_exact']:.2f} | {row['over_fast']:.2f} ({low:.2f}–{high:.2f}) | "
+    f"{shown(row['first_call_extra_seconds'])} | {shown_even(row)} |"
   )

@@ -3,20 +3,21 @@
 The loop shuffles by NumPy, gathers a batch on the host, and waits once, at the end of the epoch.
 """
 
+from importlib import import_module
 from itertools import pairwise
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 import optax
-from flax import nnx
 
 from scripts.benchmarks.contestants import RATE
 from scripts.benchmarks.epoch_data import Epochs, draw_batches, draw_data
 from scripts.benchmarks.epoch_jax import bare_scan
 from scripts.benchmarks.sizes import SIZES
 
+eqx: Any = import_module("equinox")  # Neither needs to be there when types are checked.
+nnx: Any = import_module("flax.nnx")
 OPTIMIZER = optax.sgd(RATE)
 
 
@@ -47,7 +48,7 @@ def make_equinox(name: str) -> Epochs:
   rng, model = np.random.default_rng(1), equinox_model(name)
   opt_state = OPTIMIZER.init(eqx.filter(model, eqx.is_array))
 
-  @eqx.filter_jit
+  @eqx.filter_jit  # type: ignore[untyped-decorator]
   def make_step(model: Any, opt_state: Any, x: Any, targets: Any) -> Any:
     loss, grads = eqx.filter_value_and_grad(equinox_loss)(model, x, targets)
     updates, opt_state = OPTIMIZER.update(grads, opt_state, model)
@@ -114,8 +115,8 @@ def make_nnx_scan(name: str) -> Epochs:
   graph, state = nnx.split(nnx_model(name))
 
   def update(state: Any, x: Any, targets: Any) -> Any:
-    both = nnx.merge(graph, state)
-    loss = nnx_step(*both, x, targets)
-    return nnx.state(both), loss
+    model, optimizer = nnx.merge(graph, state)
+    loss = nnx_step(model, optimizer, x, targets)
+    return nnx.state((model, optimizer)), loss
 
   return bare_scan(name, update, state)
