@@ -387,3 +387,16 @@ def test_numpy_checkers_get_the_function_and_its_rule_in_float64():
   np.testing.assert_array_equal(bridges.values(problem, xs), x**3)
   (bar,) = bridges.cotangents(problem, xs, np.array([1.0, 2.0, 3.0]))
   np.testing.assert_array_equal(bar, 2 * 3 * x**2 * [1, 2, 3])
+
+
+def test_the_page_has_the_tables_of_the_committed_epochs():
+  root = Path(__file__).parents[1]
+  made = json.loads((root / "experiments" / "results" / "epoch.json").read_text())
+  page = (root / "docs" / "performance.md").read_text(encoding="utf-8")
+  assert {(row["size"], row["cores"]) for row in made["rows"]} >= {("tiny", 1), ("digits", 2)}
+  for row in made["rows"]:
+    assert epoch.markdown_of(row) in page
+    assert row["date"] in page
+    assert f"{row['package']} {row['version']}" in page
+  for row in json.loads((root / "experiments" / "results" / "peak.json").read_text())["rows"]:
+    assert f"{row['gflops']:.0f} | {row['share']:.2f} |" in page

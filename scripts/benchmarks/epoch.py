@@ -21,7 +21,8 @@ mostly compilation; even: epochs after which our fast run, compiled anew, has ta
 our runs ask the stop rules, see to it that all is finite, and record the loss and each layer's norm
 of each step; a bare scan does nothing of that, and its rows tell the share of the whole program: it
 shuffles as our fast run does, and what jax.grad reaches in it is no merit of our backward pass
-torch's float32 products are about half as fast as XLA's on AMD processors, for a reason of its own
+torch's products may be slower than XLA's for a reason of its own, its maths library on AMD: how
+much of a ratio that is, the row of mnist tells, which is nearly all products
 """
 COLUMNS = (
   f"{'':<26} {'epoch':>9} {'/exact':>8} {'/fast':>8} {'quartiles':>15} {'first':>8} {'even':>7}"
