@@ -475,7 +475,7 @@ def test_what_was_told_is_marked():
   assert own == {"rate", "stop.tol"}
   values = {name: value for name, value, _ in settings(GENERAL)}
   assert (values["hidden"], values["clip-norm"], values["stop.max-steps"]) == (
-    "64 64", "none", "3000"
+    "64 64", "none", "2000"
   )  # fmt: skip
   assert not {"out", "name", "config"} & values.keys()
 
