@@ -235,6 +235,9 @@ def test_a_regression_and_several_labels_take_the_options_of_examples_and_networ
   assert "relu, rms_norm, dropout 0.1, squared_error; gradient descent" in said
   assert "labels smoothed by 0.1, examples weighted by w, batches of 32" in said
   assert main(["eval", f"{tmp_path}/t-1"]) == main(["eval", f"{tmp_path}/t-2"]) == 0
+  scored = capsys.readouterr().out
+  assert "rms_norm, dropout 0.1, squared_error, 15 test examples" in scored
+  assert "rms_norm, dropout 0.1, sigmoid_cross_entropy, 15 test examples" in scored
   more = "--target tags --task multilabel --class-weights balanced"
   assert "--class-weights is for a classification, and this is a multilabel" in refused(
     capsys, *flags.split(), *more.split()
