@@ -81,11 +81,13 @@ fbackprop_fill_with_uv() {
     uv pip install --python "$1/bin/python" --no-deps --no-build-isolation -e "$root"
 }
 
-# -I keeps pip from taking packages on PYTHONPATH for installed ones.
+# -I keeps pip from taking packages on PYTHONPATH for installed ones. The lock is whole, hence
+# --no-deps: asked to find them out, pip takes the newest release for a requirement with an extra
+# (pytest-cov's coverage[toml]) and then refuses it for want of a hash.
 fbackprop_fill_with_pip() {
   local pip=("$1/bin/python" -I -m pip --disable-pip-version-check install)
   "$2" -I -m venv "$1" &&
-    "${pip[@]}" --require-hashes -r "$root/requirements.txt" &&
+    "${pip[@]}" --no-deps --require-hashes -r "$root/requirements.txt" &&
     "${pip[@]}" --no-deps --no-build-isolation -e "$root"
 }
 
