@@ -204,6 +204,42 @@ def test_a_permutation_stays_one():
   assert vjp(lambda x, places: x[places], X, places, f_vjp=neighbour).findings[0].regime == "N = 3"
 
 
+def same_label(labels):
+  return (labels[:, None] == labels[None]).astype(jnp.float32)[..., None]
+
+
+def attraction(x, labels):
+  return 0.5 * jnp.sum(same_label(labels) * (x[:, None] - x[None]) ** 2)
+
+
+def cross_entropy_of_gather(z, labels):
+  return -jax.nn.log_softmax(z)[jnp.arange(labels.size), labels].sum()
+
+
+def cross_entropy_of_one_hot(z, labels):
+  return -(jax.nn.log_softmax(z) * jax.nn.one_hot(labels, 5)).sum()
+
+
+def without_repeats(f):
+  """Its gradient, wrong where a label comes twice."""
+
+  def f_vjp(*args):
+    y, pull = jax.vjp(f, *args)
+    factor = jnp.where(jnp.all(jnp.diff(jnp.sort(args[1])) > 0), 1.0, 2.0)
+    return y, lambda y_bar: (factor * pull(y_bar)[0], None)
+
+  return f_vjp
+
+
+@pytest.mark.parametrize("f", [attraction, cross_entropy_of_gather, cross_entropy_of_one_hot])
+def test_labels_that_happen_to_be_a_permutation_repeat_among_more_examples(f):
+  labels = jnp.array([3, 0, 4, 1, 2])
+  args = jnp.asarray(RNG.normal(size=(5, 5)), jnp.float32), labels
+  assert vjp(f, *args, f_vjp=lambda *args: jax.vjp(f, *args)).verdict == "pass"
+  report = vjp(f, *args, f_vjp=without_repeats(f))
+  assert report.findings[0].regime == "N = 13", report.table()
+
+
 def test_sorted_numbers_of_segments_stay_sorted():
   segments = jnp.array([0, 0, 1, 2, 2])
 

@@ -78,7 +78,7 @@ def takes(
 
 
 def batch_regimes(
-  signature: Signature, leaves: Leaves, batch: dict[int, int], level: str, seed: int
+  rule: Rule, leaves: Leaves, batch: dict[int, int], level: str, seed: int
 ) -> list[Regime]:
   """Batches of other sizes: rows that were there, and redrawn ones."""
   rng = np.random.default_rng([seed, 4])
@@ -86,17 +86,41 @@ def batch_regimes(
   sizes = [n for n in SIZES[level] if n != own_size]
   if level != "quick":
     sizes.append(own_size + 1)
-  # With more examples, are they the places of these, or labels, of which there are as many? Of the
-  # one kind the larger numbers would be right, of the other the same ones again.
-  is_open = any(is_permutation(leaves[i]) for i in batch)
+  is_open = may_be_places(rule, leaves, batch, rng)
   return [
     Regime(
       f"N = {n}",
-      with_batch(rng, signature, leaves, batch, n),
+      with_batch(rng, rule.signature, leaves, batch, n),
       only_finite=is_open and n > own_size,
     )
     for n in dict.fromkeys(sizes)
   ]
+
+
+def may_be_places(
+  rule: Rule, leaves: Leaves, batch: dict[int, int], rng: np.random.Generator
+) -> bool:
+  """Whether integers that are the places of the examples are so for more of them too.
+
+  They may be labels, of which there happen to be as many: then more examples have the same ones
+  again, as a rule may not expect of places. Asked is f, with the places of more examples: if it
+  gives the same for still larger numbers in place of the new ones, then it knows no such places.
+  """
+  rows = [i for i in batch if is_permutation(leaves[i])]
+  if not rows:
+    return False
+  size = leaves[rows[0]].shape[0]
+  more = 2 * size + 1  # A number that f takes: see find_batch.
+  outputs = []
+  places = rng.permutation(more)
+  probe = with_batch(rng, rule.signature, leaves, batch, more)
+  for numbers in (places, np.where(places < size, places, places + more)):
+    own = [numbers.astype(x.dtype) if i in rows else x for i, x in enumerate(probe)]
+    try:
+      outputs.append([np.asarray(y) for y in rule.forward(*rule.signature.in_own_dtypes(own))])
+    except Exception:  # Whatever f raises, it says nothing of what the numbers are.
+      return True
+  return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*outputs, strict=True))
 
 
 def with_batch(

@@ -32,7 +32,7 @@ def check_regimes(v: Verification, witnesses: Witnesses) -> None:
     v.not_checked.append("other sizes of a batch: no axis of examples was found")
     return
   level = "large" if v.is_large else v.level
-  for regime in batch_regimes(signature, v.leaves, batch, level, v.seed):
+  for regime in batch_regimes(v.rule, v.leaves, batch, level, v.seed):
     if v.has_failed:
       return
     check_batch(v, regime)
