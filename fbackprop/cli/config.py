@@ -1,15 +1,15 @@
 """What a training run is told: frozen dataclasses, a TOML file, flags; a later one wins."""
 
 import math
-import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from fbackprop.cli.usage import UsageError, hint
+from fbackprop.cli.toml import flags_of_file
+from fbackprop.cli.usage import UsageError
 from fbackprop.train.method_names import OptimizerName, ScheduleName, ShuffleName
 from fbackprop.train.sources.names import kind_and_path
 from fbackprop.train.stopping import StopRules
@@ -210,7 +210,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     SystemExit: of tyro, with code 2 for a wrong flag and 0 for `--help`.
   """
   path = last_value(arguments, "--config")
-  in_file = flags_of_file(path) if path is not None else []
+  in_file = flags_of_file(path, TrainConfig()) if path is not None else []
   everything = [*in_file, *arguments]
   data = last_value(everything, "--data")
   default = DEFAULTS.get(data or "digits", GENERAL)
@@ -248,86 +248,8 @@ def told_by(key: str, arguments: Sequence[str]) -> str:
 def is_told(key: str, arguments: Sequence[str]) -> bool:
   """Whether a key has its value from a flag or from the file, and not by default."""
   flag, path = f"--{key}".replace("_", "-"), last_value(arguments, "--config")
-  in_file = flags_of_file(path) if path is not None else []
+  in_file = flags_of_file(path, TrainConfig()) if path is not None else []
   return last_value([*in_file, *arguments], flag) is not None
-
-
-def flags_of_file(path: str) -> list[str]:
-  """A TOML file as the flags that say the same."""
-  try:
-    content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UsageError(f"--config {path} can't be read: {error.strerror}") from error
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-    raise UsageError(f"--config {path} is no TOML file: {error}") from error
-  return flags_of_table(content, TrainConfig(), path, "")
-
-
-def flags_of_table(table: dict[str, Any], default: Any, path: str, prefix: str) -> list[str]:
-  """The entries of a table as flags; what can't be there is refused by its key.
-
-  Args:
-    table: of the file.
-    default: a configuration, in which a value is tried.
-    path: of the file.
-    prefix: of its keys, such as "stop.".
-  """
-  known = {f.name: f.type for f in fields(default) if f.name != "config"}
-  flags: list[str] = []
-  for key, value in table.items():
-    if key not in known:
-      raise UsageError(f"{path}: there is no key {prefix + key!r}; {hint(key, known)}")
-    flag = f"--{prefix}{key}".replace("_", "-")
-    if is_dataclass(known[key]):
-      if not isinstance(value, dict):
-        raise UsageError(f"{path}: {prefix + key} must be a table, got {value!r}")
-      flags += flags_of_table(value, getattr(default, key), path, f"{prefix}{key}.")
-      continue
-    if not of_type(value, known[key]):
-      raise UsageError(f"{path}: {prefix + key} must be {in_words(known[key])}, got {value!r}")
-    try:
-      replace(default, **{key: tuple(value) if isinstance(value, list) else value})
-    except (UsageError, ValueError) as error:
-      # Its first word is the flag, which nobody gave.
-      raise UsageError(f"{path}: {prefix + key} {str(error).partition(' ')[2]}") from error
-    # With "=", a text that begins with a dash isn't taken for a flag.
-    flags += [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
-  return flags
-
-
-def in_words(kind: Any) -> str:
-  """The type of a field as a user of TOML would say it."""
-  if get_origin(kind) is Annotated:
-    return in_words(get_args(kind)[0])
-  if get_origin(kind) is Literal:
-    return f"one of {', '.join(get_args(kind))}"
-  words = {
-    int: "an integer",
-    float: "a number",
-    str: "a text",
-    tuple[int, ...]: "a list of integers",
-    tuple[float, ...]: "a list of numbers",
-    tuple[str, ...]: "a list of texts",
-  }
-  # TOML has no word for None.
-  choices = (in_words(part) for part in get_args(kind) if part is not type(None))
-  return words.get(kind) or " or ".join(choices)
-
-
-def of_type(value: Any, kind: Any) -> bool:
-  """Whether a TOML value can stand where a field of a configuration has a type."""
-  if kind is float:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-  if kind is int:
-    return isinstance(value, int) and not isinstance(value, bool)
-  if kind is str:
-    return isinstance(value, str)
-  if get_origin(kind) is Annotated:
-    return of_type(value, get_args(kind)[0])
-  if get_origin(kind) is tuple:
-    return isinstance(value, list) and all(of_type(v, get_args(kind)[0]) for v in value)
-  # A choice of words, or "something or None": a word, or what one of the alternatives takes.
-  return any(value == part or of_type(value, part) for part in get_args(kind))
 
 
 def saved(config: TrainConfig) -> dict[str, Any]:
