@@ -69,9 +69,9 @@ FLOORS = [
    "train.report.panels", "train.report.headline", "train.report.scores",
    "train.report.layer_table", "train.report.worst", "train.report.page", "train.report",
    "train.runs", "train"],
-  ["cli.usage", "cli.toml", "cli.config", "cli.options", "cli.progress", "cli.output", "cli.loading",
-   "cli.runs", "cli.told", "cli.preparation", "cli.ensemble", "cli.train", "cli.eval",
-   "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
+  ["cli.usage", "cli.toml", "cli.config", "cli.options", "cli.progress", "cli.output",
+   "cli.loading", "cli.runs", "cli.told", "cli.preparation", "cli.ensemble", "cli.train",
+   "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 
 
