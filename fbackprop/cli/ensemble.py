@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
   from fbackprop.train.ensemble_results import EnsembleEvaluation, EnsembleResult
 
 
-def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
+def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   """Trains an ensemble for each rate, and writes the folder of the run.
 
   The split of the data is that of `--seed`; the member of that seed is the run without
@@ -48,7 +49,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
   def optimizer(rate: Any) -> optax.GradientTransformation:
     return optax.chain(one_rate, optax.scale(rate))  # Every method multiplies by the rate at last.
 
-  folder = begin(config, arguments)
+  folder = begin(config, arguments, exits)
   rates, size = config.rates or (config.rate,), config.ensemble
   seeds = jnp.arange(config.seed, config.seed + size, dtype=jnp.uint32)
   members = size * len(rates)

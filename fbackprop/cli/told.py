@@ -37,7 +37,9 @@ def settings(config: TrainConfig) -> list[tuple[str, str, bool]]:
 def flat(config: TrainConfig) -> dict[str, Any]:
   """What is saved of it, and what is None, by the names of the flags."""
   table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED}
-  rules = {f"stop.{name}": value for name, value in table.pop("stop").items()}
+  rules = {
+    f"{part}.{name}": value for part in ("stop", "ckpt") for name, value in table.pop(part).items()
+  }
   return {name.replace("_", "-"): value for name, value in {**table, **rules}.items()}
 
 

@@ -287,7 +287,9 @@ def make_ensemble_chunk(
           assert look is not None
           epoch_ends = (at + 1) % steps_per_epoch == 0
           best = look(best, state.params, state.step, epoch_ends, info.finite)
-        progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
+        progress = judge(
+          loop.progress, info.loss, share, info.finite, state.step, steps_per_epoch, stop, best
+        )
         runs = loop.progress.reason == RUNNING
         new = jax.tree.map(partial(jnp.where, runs), Loop(state, order, progress, best), loop)
         return new, jnp.where(runs, info.loss, jnp.full_like(info.loss, jnp.nan))
