@@ -132,22 +132,27 @@ class Campaign:
     rng = random.Random(10**6 + number)
     plan = number % len(faults.PLANS)
     start = time.monotonic()
-    process = self.processes.Pool(1)
-    with process as pool:
+    with self.processes.Pool(1) as pool:
       lost = pool.apply(damage_files, (plan, number, str(self.work / "damage"), rng.random()))
     return {**lost, "plan": plan, "seconds": round(time.monotonic() - start, 1)}
 
 
 def damage_files(plan: int, number: int, folder: str, seed: float) -> dict[str, Any]:
   """Damages files of one run again and again, in one process; what was and what wasn't noticed."""
+  from scripts.campaigns import faults
+
+  with faults.keeping_compiled(faults.COMPILED):
+    return damage_each(plan, number, Path(folder), random.Random(seed))
+
+
+def damage_each(plan: int, number: int, path: Path, rng: random.Random) -> dict[str, Any]:
+  """See `damage_files`."""
   import jax
 
   import fbackprop as fb
   from scripts.campaigns import faults
 
-  faults.keep_compiled()
-  rng = random.Random(seed)
-  own, path = faults.PLANS[plan], Path(folder)
+  own = faults.PLANS[plan]
   shutil.rmtree(path, ignore_errors=True)
   true = faults.bits(faults.run(own, str(path / "good")))
   # So that there is something left to do.

@@ -287,13 +287,14 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
   file = path / ITEM / FILE
   try:
     stored = read_stored(file)
-    if CHECKSUM not in stored.metadata:
-      raise ValueError("it has no checksum")
-    return json.loads(stored.metadata[KEY]), stored
   except OSError as error:
-    raise DamagedError(f"{file} can't be read: {error.strerror or error}") from error
-  except (ValueError, KeyError) as error:
-    raise DamagedError(f"{file} is damaged: {error}") from error
+    raise DamagedError(f"{file} is damaged: {error.strerror or error}") from error
+  except ValueError as error:  # Which names the file.
+    raise DamagedError(str(error)) from error
+  if CHECKSUM not in stored.metadata or KEY not in stored.metadata:
+    raise DamagedError(f"{file} is no checkpoint of a run: it says nothing of one")
+  content: dict[str, Any] = json.loads(stored.metadata[KEY])
+  return content, stored
 
 
 def with_plain_keys(tree: Any) -> Any:

@@ -6,6 +6,8 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.experimental.compilation_cache import compilation_cache
 
 import fbackprop as fb
 from fbackprop.train.examples import digest
 
 STEPS, EVERY = 60, 5
+COMPILED = os.path.join(tempfile.gettempdir(), "fbackprop-fault-campaign")
 OPTIMIZERS = {
   "gradient_descent": lambda: fb.train.gradient_descent(0.1),
   "momentum": lambda: optax.sgd(0.05, momentum=0.9),
@@ -51,26 +55,43 @@ PLANS = [
 
 
 def run(
-  plan: Plan, folder: str | None, resumes: bool = False, events: list[str] | None = None
+  plan: Plan,
+  folder: str | None,
+  resumes: bool = False,
+  events: list[str] | None = None,
+  **changed: Any,
 ) -> fb.train.Result:
-  """The run, with its checkpoints in a folder or without any; `events` gets what it says."""
+  """The run, with its checkpoints in a folder or without any.
+
+  Args:
+    plan: of the run.
+    folder: of the checkpoints.
+    resumes: whether it goes on from there.
+    events: gets what the run says.
+    **changed: arguments of `fit` in the place of the plan's.
+  """
   rng = np.random.default_rng(plan.seed)
   x = jnp.asarray(rng.normal(size=(50, 4)), jnp.float32)
   labels = jnp.asarray(rng.integers(0, 3, 50))
-  return fb.train.fit(
-    fb.mlp([4, 8, 3], dropout=plan.dropout),
-    fb.softmax_cross_entropy,
-    (x, labels),
-    optimizer=OPTIMIZERS[plan.optimizer](),
-    stop=fb.train.StopRules(STEPS, validation_fraction=0.2 if plan.validated else None),
-    key=jax.random.key(plan.seed),
-    batch_size=7,
-    test=(x[:9], labels[:9]),
-    eval_every=4,
-    checkpoints=None if folder is None else fb.train.Checkpoints(folder, EVERY),
-    resume=folder if resumes else None,
-    on_event=print if events is None else events.append,
-  )
+  arguments = {
+    "data": (x, labels),
+    "optimizer": OPTIMIZERS[plan.optimizer](),
+    "stop": stop_at(plan, STEPS),
+    "key": jax.random.key(plan.seed),
+    "batch_size": 7,
+    "test": (x[:9], labels[:9]),
+    "eval_every": 4,
+    "checkpoints": None if folder is None else fb.train.Checkpoints(folder, EVERY),
+    "resume": folder if resumes else None,
+    "on_event": print if events is None else events.append,
+  }
+  net = fb.mlp([4, 8, 3], dropout=plan.dropout)
+  return fb.train.fit(net, fb.softmax_cross_entropy, **{**arguments, **changed})
+
+
+def stop_at(plan: Plan, steps: int) -> fb.train.StopRules:
+  """The plan's stop rules, with so many steps."""
+  return fb.train.StopRules(steps, validation_fraction=0.2 if plan.validated else None)
 
 
 def bits(result: fb.train.Result) -> str:
@@ -85,12 +106,21 @@ def bits(result: fb.train.Result) -> str:
   return f"{arrays} {result.stop_reason} {said} {result.checks}"
 
 
-def keep_compiled() -> None:
-  """Has jax keep what it compiles, for the next process of the campaign."""
-  folder = os.path.join(tempfile.gettempdir(), "fbackprop-fault-campaign")
-  jax.config.update("jax_compilation_cache_dir", folder)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+@contextmanager
+def keeping_compiled(folder: str) -> Iterator[None]:
+  """Has jax keep what it compiles in a folder, for the next run of the same kind."""
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for values in (settings, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # It keeps the folder that it began with.
+    if values is settings:
+      yield
 
 
 def has_checkpoint(folder: str) -> bool:
@@ -108,15 +138,15 @@ def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
       None for not.
     out: the file for the bits.
   """
-  keep_compiled()
-  if kill_at is not None:
-    die_at(kill_at, folder)
-  result = run(plan, folder, resumes=has_checkpoint(folder))
+  with keeping_compiled(COMPILED):
+    if kill_at is not None:
+      die_at(kill_at, folder)
+    result = run(plan, folder, resumes=has_checkpoint(folder))
   Path(out).write_text(bits(result))
 
 
 def die_at(count: int, folder: str) -> None:
-  """Has this process killed at its n-th touch of a file in a folder: opened, synced, renamed, ..."""
+  """Has this process killed at its n-th touch of a file in a folder, such as a rename."""
   left, lock = count, threading.Lock()
 
   def touch() -> None:
@@ -133,7 +163,7 @@ def die_at(count: int, folder: str) -> None:
 
   sync = os.fsync
 
-  def fsync(descriptor: int) -> None:
+  def fsync(descriptor: Any) -> None:
     touch()  # What was written isn't synced.
     sync(descriptor)
     touch()  # It is, and has its name yet to get.
