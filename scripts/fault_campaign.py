@@ -28,7 +28,7 @@ from fbackprop.train.files import write_whole
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "fault_campaign.json"
 # About as often as a run touches a file of its checkpoints, and as long as it takes.
-TOUCHES, SECONDS = 1200, 6.0
+TOUCHES, SECONDS = 330, 6.0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -8,6 +8,7 @@ and the best one, and clears away what a killed run began.
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -150,7 +151,7 @@ class Keeper:
     from fbackprop.train.checkpoint_files import FileArgs
 
     item = orbax.args.Composite(**{ITEM: FileArgs(tree, {KEY: json.dumps(content)})})
-    metrics = None if score is None else {"score": score}
+    metrics = {"score": -math.inf if score is None else score}
     self.manager.save(step, args=item, metrics=metrics, force=True)
 
   def close(self) -> None:
@@ -197,7 +198,7 @@ def open_manager(folder: Path, keep: int) -> Any:
   def score_of(metrics: dict[str, float]) -> float:
     return metrics["score"]
 
-  best = policies.BestN(get_metric_fn=score_of, n=1, keep_checkpoints_without_metrics=False)
+  best = policies.BestN(get_metric_fn=score_of, n=1)
   options = orbax.CheckpointManagerOptions(
     # The arrays are on the host already, and a save that isn't finished can't be counted on.
     enable_async_checkpointing=False,

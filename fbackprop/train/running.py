@@ -171,7 +171,7 @@ class Running:
     """What is done about a step that wasn't finite; returns why the run ends, if it does."""
     where = self.where_nonfinite()
     step = self.done + 1
-    if self.on_nonfinite == "skip" and self.history.refused_in_a_row() < MOST_SKIPPED:
+    if self.on_nonfinite == "skip" and self.history.refused_in_a_row() <= MOST_SKIPPED:
       self.loop = self.pass_over(self.loop, self.numbers)
       self.tell(f"step {step} was left out; first not finite: {where}")
       return reason_of(self.loop)

@@ -168,7 +168,7 @@ def die_at(count: int, folder: str) -> None:
     sync(descriptor)
     touch()  # It is, and has its name yet to get.
 
-  os.fsync = fsync
+  os.fsync = fsync  # type: ignore[assignment]  # `write_whole` calls it.
   sys.addaudithook(hear)
 
 
