@@ -20,12 +20,12 @@ from fbackprop.combinators import name_layers
 from fbackprop.train.datasets import Dataset, load_dataset
 from fbackprop.train.models import Model, describe_model
 from fbackprop.train.report import Told, draw_page, figures, panels, regions, values
-from fbackprop.train.report.headline import ending_of
+from fbackprop.train.report.headline import ending_of, training_of
 from fbackprop.train.report.layer_table import layers_of
 from fbackprop.train.report.page import files_of, in_own_units
 from fbackprop.train.report.scores import scores_of
 from fbackprop.train.report.worst import losses_of, pictures_of, rows_of
-from fbackprop.train.results import Evaluation, Result
+from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.standardization import fit_standardization
 from fbackprop.train.steps import State, layer_names
 from fbackprop.verify.live import LiveCheck
@@ -497,6 +497,18 @@ def test_a_folder_that_is_gone_holds_nothing(tmp_path):
 def test_the_ending_is_a_sentence(reason, where, sentence):
   model = model_of(made("classification", 3))
   assert ending_of(result_of(model, 3, reason, where)).startswith(sentence)
+
+
+def test_losses_of_two_moments_say_so():
+  model = model_of(made("classification", 3))
+  result = result_of(model, 3)
+  assert training_of(result).startswith("training ")
+  kept = replace(result, best=BestEpoch(2, 0.5, None, 0.25, 0.5))
+  assert training_of(kept).startswith("of step 2; training ")
+  assert training_of(kept).endswith(" at the end")
+  assert training_of(replace(kept, best=BestEpoch(3, 0.5, None, 0.25, 0.5))) == (
+    training_of(result)
+  )
 
 
 def test_a_gradient_that_is_wrong_is_said_at_the_top():

@@ -48,11 +48,19 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
   )
   return [
     *first,
-    Tile("test loss", measured(kept.test_loss), f"training {measured(last.train_loss).text}"),
+    Tile("test loss", measured(kept.test_loss), training_of(result)),
     Tile("steps", counted(result.steps), epochs),
     Tile("seconds", Number(f"{result.seconds:,.1f}"), seconds),
     Tile("gradient error", worst, checks),
   ]
+
+
+def training_of(result: Result) -> str:
+  """The training loss beside that of the test, and when, if the two are of different moments."""
+  text = measured(result.evaluations[-1].train_loss).text
+  if result.best is None or result.best.step == result.steps:
+    return f"training {text}"
+  return f"of step {result.best.step:,}; training {text} at the end"
 
 
 def ending_of(result: Result) -> str:
