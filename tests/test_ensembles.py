@@ -1,6 +1,8 @@
 """Many networks at once: each is the run that it would be alone."""
 
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +71,69 @@ def test_each_member_is_its_own_run(mixed):
   assert mixed.stop_reasons[2] == "diverged"
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixed.params))
   assert len(mixed.losses) == mixed.steps.max()
+
+
+def test_a_member_that_diverged_says_where(mixed):
+  """Its gradient is finite, and 3e38 times ten isn't."""
+  assert mixed.diverged_at == (None, None, "update")
+  assert (mixed.stop_reasons[2], mixed.stop_reasons.count("diverged")) == ("diverged", 1)
+
+
+def test_gradients_of_members_are_checked_at_the_first_and_at_the_last_step(mixed):
+  assert (mixed.checks, mixed.gradient_check_max_rel_error, mixed.checks_ok) == ((), None, True)
+  checked = fit_all(check_every=40, check_members=[2, 0])
+  last = int(checked.steps[0])
+  assert last not in (0, 40)
+  # Of the one that diverged there is the first one only.
+  places = [(found.step, found.member) for found in checked.checks]
+  assert places == [(0, 0), (0, 2), (40, 0), (last, 0)]
+  assert checked.checks_ok
+  assert 0 < checked.gradient_check_max_rel_error < 1e-9
+  assert checked.check_seconds <= checked.seconds
+  # To look changes nothing.
+  np.testing.assert_array_equal(checked.losses, mixed.losses)
+
+
+def test_a_wrong_gradient_is_found():
+  def scaled(params, x, y_bar):
+    params_bar, x_bar = right.backward(params, x, y_bar)
+    return jax.tree.map(lambda leaf: leaf * 1.001, params_bar), x_bar
+
+  right = fb.dense(2, 2)
+  wrong = fit_all(
+    net=fb.serial(right._replace(backward=scaled)), stop=fb.train.StopRules(1), check_every=9,
+    rates=None, optimizer=optax.sgd(0.1), test=None, eval_every=None,
+  )  # fmt: skip
+  assert not wrong.checks_ok
+  assert wrong.gradient_check_max_rel_error == pytest.approx(1e-3)
+
+
+def test_a_part_is_as_if_the_others_had_not_been(mixed):
+  part = mixed.part(1, 2)
+  assert (part.size, part.stop_reasons, part.diverged_at) == (1, ("loss_below",), (None,))
+  np.testing.assert_array_equal(part.losses, mixed.losses[: mixed.steps[1], 1:2])
+  np.testing.assert_array_equal(part.member(0)[0].w, mixed.member(1)[0].w)
+  assert part.rates == [0.03]
+  assert part.evaluations[0].test_losses == mixed.evaluations[0].test_losses[1]
+  assert part.evaluations[0].test_loss is None
+
+
+def test_an_interrupt_ends_an_ensemble_after_the_chunk_in_flight():
+  def interrupt(evaluation):
+    if evaluation.step == 20:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  options = {"rates": None, "optimizer": optax.sgd(0.01), "eval_every": 10, "test": None}
+  before = signal.getsignal(signal.SIGINT)
+  many = fit_all(stop=fb.train.StopRules(1000), on_evaluation=interrupt, **options)
+  assert signal.getsignal(signal.SIGINT) is before
+  assert (many.interrupted, many.stop_reasons) == (True, ("interrupted",) * 3)
+  assert many.steps.tolist() == [20] * 3
+  assert many.losses.shape == (20, 3)
+  assert [e.step for e in many.evaluations] == [10, 20]
+  again = fit_all(stop=fb.train.StopRules(20), **options)
+  for ours, own in zip(jax.tree.leaves(many.params), jax.tree.leaves(again.params), strict=True):
+    np.testing.assert_array_equal(ours, own)
 
 
 def test_minibatches_are_drawn_as_for_one():
@@ -174,6 +239,9 @@ BAD = {
   "no optimizer": ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
   "batch_size": ({"batch_size": 5}, ValueError, "batch_size must be at most .* 4, got 5"),
   "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
+  "check_every": ({"check_every": 0}, ValueError, "check_every must be at least 1"),
+  "checked": ({"check_members": [3]}, ValueError, "check_members must be from 0 to 2, got 3"),
+  "checked by": ({"check_members": "a"}, TypeError, "check_members must be integers, got str 'a'"),
   "callback": ({"on_evaluation": 3}, TypeError, "on_evaluation must be a function"),
   "weights": ({"test": (X, LABELS, X[:, 0])}, ValueError, "test must be a pair"),
 }

@@ -34,7 +34,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
 
   import fbackprop as fb
   from fbackprop.train import runs
-  from fbackprop.train.ensembles import make_ensemble_evaluate
+  from fbackprop.train.ensemble_scores import make_ensemble_evaluate
   from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import save_model
 

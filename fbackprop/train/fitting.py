@@ -15,16 +15,17 @@ import optax
 from fbackprop.checks import DtypeError, check_callable, check_key, describe
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.examples import check_examples, make_evaluate
+from fbackprop.train.gradient_checks import make_gradient_check
 from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
 from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
+from fbackprop.train.steps import Info, layer_names, make_step
 from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count, steps_left
 from fbackprop.train.validation import Best, make_look, set_aside, start_best, watched_examples
 from fbackprop.types import Array, Layer, Loss
-from fbackprop.verify.live import LiveCheck, make_live_check
+from fbackprop.verify.live import LiveCheck
 
 
 def fit(
@@ -122,12 +123,8 @@ def fit(
   if watched is not None:
     look = make_look(net, loss, watched)
     loop = loop._replace(best=start_best(state.params, dtype))
-  evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
-
-  def check_gradient(state: State) -> LiveCheck:
-    rows = np.random.default_rng(int(state.step)).choice(n, batch_size, replace=False)
-    key = noise_key(net, state)
-    return live(state.params, train.x, train.targets, key=key, weights=train.weights, rows=rows)
+  evaluate = make_evaluate(net, loss)
+  check_gradient = make_gradient_check(net, loss, train, batch_size)
 
   compile_start = time.perf_counter()
   capacity = max(1, min(chunk_steps, most_steps))
