@@ -214,7 +214,11 @@ def test_what_is_on_is_said_and_the_test_loss_is_plain(everything, capsys):
   summary = json.loads((run / "summary.json").read_text())
   assert f"loss      {summary['test_loss']:.4f}" in said
   assert main(["info", str(run)]) == 0
-  assert text in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert text in said
+  assert "labels smoothed by 0.1, classes weighted 1 2.5, examples weighted by share" in said
+  (own,) = (line for line in said.splitlines() if line.startswith("not the default"))
+  assert "--label-smoothing 0.1 --class-weights 1.0 2.5 --sample-weights share" in own
   config = parse(["--config", str(run / "config.toml")])
   assert emphasis_of(config) == [
     "labels smoothed by 0.1", "classes weighted 1 2.5", "examples weighted by share",

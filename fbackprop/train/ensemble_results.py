@@ -23,7 +23,8 @@ class Spread(NamedTuple):
 def spread_of(values: np.ndarray) -> Spread:
   """The spread of numbers `[K]`, K at least 1; NaN if one of them is."""
   wide = np.asarray(values, np.float64)
-  deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
+  with np.errstate(invalid="ignore"):  # Of an infinite loss there is no deviation: NaN.
+    deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
   return Spread(float(wide.mean()), deviation, float(wide.min()), float(wide.max()))
 
 

@@ -1,6 +1,7 @@
 """The first lines of a run's page: what it came to, and why it ended."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from fbackprop.train.datasets import Dataset
 from fbackprop.train.report.cells import Number, counted, measured
 from fbackprop.train.results import Result
 from fbackprop.train.scoring import accuracy, r_squared, root_mean_square
+from fbackprop.verify.live import LiveCheck
 
 
 class Tile(NamedTuple):
@@ -28,30 +30,38 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
   """
   last = result.evaluations[-1]
   kept = last if result.best is None else result.best
+  return [
+    *score_tiles(dataset, outputs),
+    Tile("test loss", measured(kept.test_loss), training_of(result)),
+    Tile("steps", counted(result.steps), f"{last.epoch:.1f} passes over the data"),
+    *cost_tiles(result, len(result.checks)),
+  ]
+
+
+def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
+  """How good the outputs for the test examples are."""
   true = dataset.targets_test
-  tested = f"of {len(true):,} test examples"
   if dataset.task == "regression":
-    first = [
+    return [
       Tile("R²", measured(r_squared(outputs, true)), "1 is perfect, 0 is no better than the mean"),
       Tile("RMSE", measured(root_mean_square(outputs - true)), "in the units of the data"),
     ]
-  else:
-    what = "are right" if dataset.is_classification else "answers are right"
-    share = f"{100 * accuracy(outputs, true):.2f} %"
-    first = [Tile("test accuracy", Number(share), f"{tested} {what}")]
-  checks = f"worst of {len(result.checks)} against jax.grad" if result.checks else "not checked"
+  what = "are right" if dataset.is_classification else "answers are right"
+  share = Number(f"{100 * accuracy(outputs, true):.2f} %")
+  return [Tile("test accuracy", share, f"of {len(true):,} test examples {what}")]
+
+
+def cost_tiles(result: Any, checks: int) -> list[Tile]:
+  """Time, and the worst of so many gradient checks; of a `Result` or an `EnsembleResult`."""
   error = result.gradient_check_max_rel_error
   worst = measured(error) if error is None or not np.isfinite(error) else Number(f"{error:.1e}")
-  epochs = f"{last.epoch:.1f} passes over the data"
   seconds = (
     f"{result.check_seconds:.1f} of them checks; {result.compile_seconds:.1f} more to compile"
   )
+  checked = f"worst of {checks} against jax.grad" if checks else "not checked"
   return [
-    *first,
-    Tile("test loss", measured(kept.test_loss), training_of(result)),
-    Tile("steps", counted(result.steps), epochs),
     Tile("seconds", Number(f"{result.seconds:,.1f}"), seconds),
-    Tile("gradient error", worst, checks),
+    Tile("gradient error", worst, checked),
   ]
 
 
@@ -83,14 +93,18 @@ def ending_of(result: Result) -> str:
       f"Kept are the parameters of step {result.best.step:,}, whose validation score is the best: "
       f"{result.best.score:.4g}."
     )
-  wrong = [(step, check) for step, check in result.checks if not check.ok]
-  if wrong:
-    step, check = wrong[0]
-    sentences.append(
-      f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
-      f"{step:,}."
-    )
+  sentences += wrong_gradient(result.checks)
   return " ".join(sentences)
+
+
+def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
+  """A sentence on the first check that failed, if one did."""
+  wrong = [(step, check) for step, check in checks if not check.ok]
+  return [
+    f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
+    f"{step:,}."
+    for step, check in wrong[:1]
+  ]
 
 
 def about(dataset: Dataset) -> str:
