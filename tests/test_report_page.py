@@ -19,7 +19,7 @@ from fbackprop.cli.told import settings, told_of
 from fbackprop.combinators import name_layers
 from fbackprop.train.datasets import Dataset, load_dataset
 from fbackprop.train.models import Model, describe_model
-from fbackprop.train.report import Told, draw_page, figures, panels, regions, values
+from fbackprop.train.report import Told, classes, draw_page, figures, panels, regions, values
 from fbackprop.train.report.headline import ending_of, training_of
 from fbackprop.train.report.layer_table import layers_of
 from fbackprop.train.report.page import files_of, in_own_units
@@ -286,6 +286,24 @@ def test_a_loss_that_is_no_number_is_the_worst():
                                             ["11", "11.0000"]]  # fmt: skip
   true, predicted = found[2][2:4]
   assert true == predicted == f"{dataset.targets_test[11, 0]:.6g}"
+
+
+def test_features_have_the_digits_that_they_came_with():
+  """Standardised and back again in float32, 0.001 among sizes of 30 would be 0.000999..."""
+  dataset = made("classification", 3)
+  dataset = replace(dataset, x_test=dataset.x_test.astype(np.float32), standardization=None)
+  dataset.x_test[0] = [9.99999e-4, 30.250002, 123456.0]
+  found = plain(rows_of(dataset, model_of(dataset), -np.arange(12.0), np.zeros((12, 3))))
+  assert found[0][-3:] == ["0.001", "30.25", "123456"]
+
+
+def test_two_histograms_have_the_same_bins():
+  dataset = made("multilabel", 2)
+  outputs = np.where(dataset.targets_test > 0.5, 50.0, -1.0) + RNG.normal(size=(12, 2))
+  panel = Figure().subplots()
+  classes.draw_logits(panel, dataset, outputs)
+  one, other = ([box.get_x() for box in bars] for bars in panel.containers)
+  assert one == other
 
 
 def test_labels_are_told_by_their_names():

@@ -46,9 +46,9 @@ def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
       Tile("R²", measured(r_squared(outputs, true)), "1 is perfect, 0 is no better than the mean"),
       Tile("RMSE", measured(root_mean_square(outputs - true)), "in the units of the data"),
     ]
-  what = "are right" if dataset.is_classification else "answers are right"
   share = Number(f"{100 * accuracy(outputs, true):.2f} %")
-  return [Tile("test accuracy", share, f"of {len(true):,} test examples {what}")]
+  labels = "" if dataset.is_classification else f" × {number_of(dataset.outputs, 'labels')}"
+  return [Tile("test accuracy", share, f"of {len(true):,} test examples{labels} are right")]
 
 
 def cost_tiles(result: Any, checks: int) -> list[Tile]:
