@@ -398,7 +398,13 @@ def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
   assert "The first that diverged is member 2, at step" in read.text
 
 
-@pytest.mark.parametrize("flags", ["--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0"])
+@pytest.mark.parametrize(
+  "flags",
+  [
+    "--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0",
+    "--rate 1 --rates 0.1 0.2",
+  ],
+)  # fmt: skip
 def test_wrong_flags_are_refused(flags, tmp_path, capsys):
   assert main(["train", "--out", str(tmp_path), *flags.split()]) == 2
   assert flags.split()[0] in capsys.readouterr().err

@@ -295,7 +295,7 @@ def test_a_file_of_no_such_network_is_refused(change, said):
     ("--class-weights 1 2", "must be 3 numbers, for setosa, versicolor, virginica, got 2"),
     ("--data diabetes --label-smoothing 0.1", "--label-smoothing is for labels, and this is a reg"),
     ("--data diabetes --class-weights balanced", "--class-weights is for a classification, and"),
-    ("--sample-weights w", "sample_weights is for csv and npz files, iris has none"),
+    ("--sample-weights w", "--sample-weights is for csv and npz files, iris has none"),
     ("--skip on --hidden 4 5 4", "--skip needs two hidden layers of equal width in a row, got 4 5"),
     ("--repeat-hidden on --hidden 4", "--repeat-hidden needs two hidden layers of equal width"),
     ("--dropout 0.1 --hidden", "--dropout needs a hidden layer, got none"),

@@ -20,7 +20,7 @@ from fbackprop.combinators import name_layers
 from fbackprop.train.datasets import Dataset, load_dataset
 from fbackprop.train.models import Model, describe_model
 from fbackprop.train.report import Told, classes, draw_page, figures, panels, regions, values
-from fbackprop.train.report.headline import ending_of, training_of
+from fbackprop.train.report.headline import about, ending_of, training_of
 from fbackprop.train.report.layer_table import layers_of
 from fbackprop.train.report.page import files_of, in_own_units
 from fbackprop.train.report.scores import scores_of
@@ -515,6 +515,12 @@ def test_a_folder_that_is_gone_holds_nothing(tmp_path):
 def test_the_ending_is_a_sentence(reason, where, sentence):
   model = model_of(made("classification", 3))
   assert ending_of(result_of(model, 3, reason, where)).startswith(sentence)
+
+
+def test_what_is_set_aside_is_not_counted_as_training():
+  dataset = made("classification", 3)
+  assert about(dataset).startswith("made: 40 training and 12 test examples;")
+  assert about(dataset, 8).startswith("made: 32 training, 8 validation and 12 test examples;")
 
 
 def test_losses_of_two_moments_say_so():

@@ -126,7 +126,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
 
     write("model.safetensors", save_model, part.params, whole)
     write("summary.json", runs.write_json, summary)
-    told = told_of(config, arguments, folder, method_of(config))
+    told = told_of(config, arguments, folder, method_of(config), prepared.aside)
     model = Model(whole, part.params)
     page = draw_ensemble_page(told, part, scores, kept, dataset, model)
     write("report.html", write_whole, page)

@@ -107,11 +107,16 @@ def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
   ]
 
 
-def about(dataset: Dataset) -> str:
-  """The data in a sentence."""
+def about(dataset: Dataset, aside: int = 0) -> str:
+  """The data in a sentence; of the training examples so many were set aside."""
   kind = {"classification": "classes", "multilabel": "labels", "regression": "values"}[dataset.task]
+  numbers = (
+    f"{len(dataset.x) - aside:,} training, {aside:,} validation"
+    if aside
+    else f"{len(dataset.x):,} training"
+  )
   words = [
-    f"{dataset.name}: {len(dataset.x):,} training and {len(dataset.x_test):,} test examples",
+    f"{dataset.name}: {numbers} and {len(dataset.x_test):,} test examples",
     number_of(dataset.x.shape[1], "features"),
     number_of(dataset.outputs, kind),
   ]

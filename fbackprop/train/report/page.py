@@ -44,6 +44,7 @@ class Told(NamedTuple):
     environment: where it ran.
     again: the command that repeats it from its folder.
     command: as it was given.
+    aside: how many of the training examples were set aside to validate on.
   """
 
   folder: Path
@@ -53,6 +54,7 @@ class Told(NamedTuple):
   environment: Mapping[str, Any]
   again: str
   command: str
+  aside: int = 0
 
 
 def draw_page(
@@ -111,7 +113,7 @@ def render(told: Told, dataset: Dataset, model: Model, outputs: np.ndarray, **co
     files=files_of(told.folder),
     network=model.description.as_text(),
     parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
-    about=about(dataset),
+    about=about(dataset, told.aside),
     answers=drawn(answers_of(own, model, own_outputs)),
     scores=scores_of(own, own_outputs),
     pictures=pictures_of(*worst) if has_pictures else [],
