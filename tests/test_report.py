@@ -1,5 +1,6 @@
 """The picture of a run: it is made for every ending, and shows the numbers that it should."""
 
+import itertools
 import struct
 from dataclasses import replace
 
@@ -192,6 +193,17 @@ def test_the_examples_set_aside_have_a_curve_and_the_step_that_is_kept_a_ring(
   assert (ring.get_marker(), ring.get_xydata().tolist()) == ("o", [[4, abs(scores[2])]])
   assert [text.get_text() for text in on.texts] == ["kept: step 4"]
   assert "in the ring" in panels.curves_of(result)[0].caption
+
+
+@pytest.mark.parametrize("last", [2, 375_000])
+def test_steps_stand_at_whole_numbers_that_do_not_meet(last):
+  panel = Figure(figsize=(4, 3)).subplots()
+  evaluations = (evaluation(1, 0.5, 0.7, None), evaluation(last, 0.3, 0.6, None))
+  curves.draw_losses(panel, result_of([0.6], [[1.0]], ("[0]",), evaluations))
+  panel.figure.canvas.draw()
+  boxes = [label.get_window_extent() for label in panel.get_xticklabels() if label.get_text()]
+  assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+  assert all(tick == round(tick) for tick in panel.get_xticks())
 
 
 def test_a_run_without_test_examples_shows_no_test_loss():

@@ -9,6 +9,7 @@ from fbackprop.train.report.style import (
   COLORS,
   FEW,
   MOST_NAMES,
+  along_steps,
   colors_of,
   legend_in_title_line,
 )
@@ -19,7 +20,8 @@ def draw_losses(axes: Any, result: Result) -> None:
   """Training loss of every step, thinly, its mean between evaluations, test and validation."""
   shown = [e for e in result.evaluations if e.train_loss is not None]
   steps = [e.step for e in shown]
-  axes.set(title="Loss", xlabel="step", yscale="log")
+  axes.set(title="Loss", yscale="log")
+  along_steps(axes)
   if result.losses.size:
     kept = np.unique(np.linspace(0, len(result.losses) - 1, 2000).astype(int))
     losses = np.where(result.losses > 0, result.losses, np.nan)
@@ -102,7 +104,6 @@ def mark_divergence(axes: Any, result: Result) -> None:
   step = len(result.losses)
   axes.axvline(step, color=COLORS[1], linestyle=":", linewidth=1.2)
   axes.set_xlim(0, 1.05 * step)  # So that there is a place for the words, left of the line.
-  axes.xaxis.get_major_locator().set_params(integer=True)
   words = axes.annotate(
     f"diverged at step {step}:\n{result.diverged_at}",
     (step, 0.05), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -113,7 +114,8 @@ def mark_divergence(axes: Any, result: Result) -> None:
 
 def draw_gradients(axes: Any, result: Result) -> None:
   """The norm of each layer's gradient at every step."""
-  axes.set(title="Gradient norm", xlabel="step", yscale="log")
+  axes.set(title="Gradient norm", yscale="log")
+  along_steps(axes)
   kept = np.unique(np.linspace(0, max(len(result.grad_norms) - 1, 0), 400).astype(int))
   count = len(result.layer_names)
   colors = colors_of(count)

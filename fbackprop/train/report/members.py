@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 from fbackprop.train.ensemble_results import EnsembleResult
-from fbackprop.train.report.style import COLORS, MUTED, legend_in_title_line
+from fbackprop.train.report.style import COLORS, MUTED, along_steps, legend_in_title_line
 
 MOST_SHOWN = 2000  # Steps of a curve.
 
 
 def draw_spread(axes: Any, result: EnsembleResult) -> None:
   """The members' mean losses and accuracies, and from the least to the largest a band."""
-  axes.set(title="Loss", xlabel="step", yscale="log")
+  axes.set(title="Loss", yscale="log")
+  along_steps(axes)
   if result.losses.size:
     kept = np.unique(np.linspace(0, len(result.losses) - 1, MOST_SHOWN).astype(int))
     losses = known(result.losses[kept], above=0).mean(1).filled(np.nan)
