@@ -195,9 +195,9 @@ def test_the_examples_set_aside_have_a_curve_and_the_step_that_is_kept_a_ring(
   assert "in the ring" in panels.curves_of(result)[0].caption
 
 
-@pytest.mark.parametrize("last", [2, 375_000])
+@pytest.mark.parametrize("last", [2, 390_000])
 def test_steps_stand_at_whole_numbers_that_do_not_meet(last):
-  panel = Figure(figsize=(4, 3)).subplots()
+  panel = Figure(figsize=(5, 3.7), layout="constrained").subplots()
   evaluations = (evaluation(1, 0.5, 0.7, None), evaluation(last, 0.3, 0.6, None))
   curves.draw_losses(panel, result_of([0.6], [[1.0]], ("[0]",), evaluations))
   panel.figure.canvas.draw()
