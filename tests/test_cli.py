@@ -139,9 +139,7 @@ def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypa
   flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
   assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
   what, ending = titles[0].splitlines()
-  assert what == (
-    "mlp 1-1, tanh, squared_error; gradient descent, rate 0.125, batches of 16, seed 7"
-  )
+  assert what == ("linear 1-1, squared_error; gradient descent, rate 0.125, batches of 16, seed 7")
   assert capsys.readouterr().out.splitlines()[-1].startswith(f"{ending}; run in ")
 
 

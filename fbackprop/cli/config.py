@@ -269,6 +269,11 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
   config: TrainConfig = tyro.cli(
     TrainConfig, prog="fbackprop train", default=default, args=everything
   )
+  if config.rates and last_value(arguments, "--rate") is not None:
+    # A file has both: a run's config.toml holds every value.
+    rates = " ".join(f"{rate:g}" for rate in config.rates)
+    where = told_by("rates", arguments)
+    raise UsageError(f"--rate says nothing where there are {where} {rates}: give one of the two")
   return config
 
 

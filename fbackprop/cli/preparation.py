@@ -44,9 +44,14 @@ class Prepared(NamedTuple):
     stop = self.config.stop
     return None if stop.max_steps is None and stop.max_epochs is None else self.steps
 
+  @property
+  def aside(self) -> int:
+    """How many examples are set aside."""
+    return 0 if self.validation is None else len(self.validation.x)
+
   def about(self) -> list[str]:
     """The data in some lines."""
-    aside = "" if self.validation is None else f", {len(self.validation.x)} to validate on"
+    aside = f", {self.aside} to validate on" if self.aside else ""
     numbers = f"{len(self.examples.x)} examples to train on{aside}"
     first = f"{self.config.data}: {numbers}, {len(self.dataset.x_test)} to test on"
     return [first, *about(self.dataset)]
@@ -61,7 +66,7 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   from fbackprop.train.models import describe_model
 
   options = network_options(config, arguments)
-  dataset = load(config)
+  dataset = load(config, arguments)
   examples, validation = training_examples(config, dataset, arguments)
   n = len(examples.x)
   if config.batch_size > n:
@@ -171,7 +176,7 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
     raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
-def load(config: TrainConfig) -> "Dataset":
+def load(config: TrainConfig, arguments: Sequence[str]) -> "Dataset":
   """The data of a run, or a usage error that says what is wrong with it."""
   from fbackprop.train.datasets import load_dataset
 
@@ -189,7 +194,10 @@ def load(config: TrainConfig) -> "Dataset":
     where = error.filename or config.data
     raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
   except ValueError as error:
-    raise UsageError(f"--data {config.data}: {error}") from error
+    key, _, rest = str(error).partition(" ")
+    is_key = key in ("target", "task", "sample_weights")
+    where = told_by(key, arguments) + " " if is_key else f"--data {config.data}: "
+    raise UsageError(where + (rest if is_key else str(error))) from error
 
 
 def about(dataset: "Dataset") -> list[str]:

@@ -139,7 +139,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
     look = jax.jit(fb.inspect(model.net, model.loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
     write("report.png", write_whole, draw_report(title, result, dataset, signals))
-    told = told_of(config, arguments, folder, method)
+    told = told_of(config, arguments, folder, method, prepared.aside)
     page = draw_page(told, result, dataset, signals, Model(model, result.params))
     write("report.html", write_whole, page)
     print(ending)

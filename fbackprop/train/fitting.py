@@ -15,6 +15,7 @@ import optax
 from fbackprop.checks import DtypeError, check_callable, check_key, describe
 from fbackprop.train.checkpoints import Checkpoints, Kind, Saved, keeping, load_checkpoint
 from fbackprop.train.examples import check_examples, digest, make_evaluate
+from fbackprop.train.gradient_checks import make_gradient_check
 from fbackprop.train.history import History, no_rows
 from fbackprop.train.loop import (
   make_chunk,
@@ -27,11 +28,10 @@ from fbackprop.train.optimizers import scaled
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.running import Running, score_of
 from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
+from fbackprop.train.steps import Info, layer_names, make_step
 from fbackprop.train.stopping import StopRules, check_count
 from fbackprop.train.validation import make_look, set_aside, start_best, watched_examples
 from fbackprop.types import Array, Layer, Loss, Params
-from fbackprop.verify.live import LiveCheck, make_live_check
 
 
 def fit(
@@ -153,7 +153,8 @@ def fit(
   if watched is not None:
     look = make_look(net, loss, watched)
     loop = loop._replace(best=start_best(state.params, dtype))
-  test_scores, live = make_evaluate(net, loss), make_live_check(net, loss)
+  test_scores = make_evaluate(net, loss)
+  check_gradient = make_gradient_check(net, loss, train, batch_size)
   own_stop = asdict(stop)
   identity: dict[str, Any] = {}
   if checkpoints is not None or resume is not None:
@@ -178,11 +179,6 @@ def fit(
 
   def load(path: str | PathLike[str]) -> Saved:
     return load_checkpoint(path, kind, tell)
-
-  def check_gradient(state: State) -> LiveCheck:
-    rows = np.random.default_rng(int(state.step)).choice(n, batch_size, replace=False)
-    key = noise_key(net, state)
-    return live(state.params, train.x, train.targets, key=key, weights=train.weights, rows=rows)
 
   def evaluate(params: Params) -> tuple[float | None, float | None]:
     return (None, None) if held_out is None else test_scores(params, held_out)
