@@ -1,8 +1,23 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and read only if they are plain and of a fair size.
 
+What is read may come from anybody. Nothing here or in the readers unpickles or evaluates it, and
+each reader knows how much it will read before it does: from the file's own size, or, of what is
+packed, from `MOST_UNPACKED`.
+"""
+
+import errno
+import io
 import os
+import stat
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
+
+# What a gzip file or a member of a zip file may become: twenty times MNIST. A file of 1 MB can
+# become a gigabyte; who means that unpacks it, and then its own size is the bound.
+MOST_UNPACKED = 2**30
+# deflate makes at most 258 bytes of two bits.
+MOST_OF_A_BYTE = 1032
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -27,3 +42,66 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
   except BaseException:
     os.unlink(temporary)
     raise
+
+
+def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
+  """Opens a file to read, if it is one: a pipe might never end, and a device may do anything.
+
+  Raises:
+    OSError: it can't be read; it is a folder, a pipe, a socket or a device.
+  """
+  name = os.fspath(path)
+  if "\0" in name:
+    raise OSError(errno.EINVAL, "no file has a zero byte in its name", name)
+  # Looked at before it is opened, as to open a device may do something already.
+  refuse_what_is_not_plain(os.stat(name).st_mode, name)
+  # Not to wait, should a pipe have taken its place since.
+  file = open(name, "rb", opener=lambda n, flags: os.open(n, flags | getattr(os, "O_NONBLOCK", 0)))
+  try:
+    refuse_what_is_not_plain(os.fstat(file.fileno()).st_mode, name)
+  except BaseException:
+    file.close()
+    raise
+  return file
+
+
+def refuse_what_is_not_plain(mode: int, name: str) -> None:
+  """Raises an OSError that says what stands there."""
+  if stat.S_ISDIR(mode):
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
+  if not stat.S_ISREG(mode):
+    is_what = {stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}.get(stat.S_IFMT(mode), "device")
+    raise OSError(errno.EINVAL, f"it is a {is_what}, and must be a file", name)
+
+
+def size_of(file: BinaryIO) -> int:
+  """How many bytes an open file holds."""
+  return os.fstat(file.fileno()).st_size
+
+
+def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
+  """Reads a file.
+
+  Args:
+    path: the file.
+    most: how many bytes it may hold; None for any number.
+
+  Raises:
+    ValueError: it holds more.
+    OSError: it can't be read, or is no file.
+  """
+  with open_plain(path) as file:
+    size = size_of(file)
+    if most is not None and size > most:
+      raise ValueError(f"{path} holds {size:,} bytes, more than {most:,}")
+    return file.read(size)
+
+
+def read_text(path: str | os.PathLike[str], most: int) -> str:
+  """Reads a file in UTF-8 of at most so many bytes; its lines may end in any way.
+
+  Raises:
+    ValueError: it holds more, or is no text in UTF-8.
+    OSError: it can't be read, or is no file.
+  """
+  return io.TextIOWrapper(io.BytesIO(read_plain(path, most)), encoding="utf-8").read()

@@ -3,13 +3,11 @@
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 
 from fbackprop import activations
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
@@ -19,7 +17,7 @@ from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization
-from fbackprop.train.weights import load_params, save_params
+from fbackprop.train.weights import params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
 
 LOSSES = {
@@ -167,28 +165,22 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   """Reads a network that `save_model` wrote.
 
   Raises:
-    ValueError: the file isn't such a network; the message names the file.
+    ValueError: the file isn't such a network, or is damaged; the message names the file.
     TypeError: a parameter has another dtype than the network's.
-    OSError: it can't be read.
+    OSError: it can't be read, or is no file.
   """
-  try:
-    with Path(path).open("rb"):  # For an error of the system's own words.
-      pass
-    with safetensors.safe_open(path, framework="numpy") as file:
-      metadata = file.metadata() or {}
-  except safetensors.SafetensorError as error:
-    raise ValueError(f"{path} is not a safetensors file: {error}") from error
-  if KEY not in metadata:
+  stored = read_stored(path)
+  if KEY not in stored.metadata:
     raise ValueError(f"{path} doesn't say what network it is of: fbackprop train didn't write it")
   try:
-    description = read_description(json.loads(metadata[KEY]))
-  except (ValueError, TypeError, KeyError, RecursionError) as error:
+    description = read_description(json.loads(stored.metadata[KEY]))
+  except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
     raise ValueError(f"{path} describes no network: {error}") from error
   like = jax.eval_shape(description.net.init, jax.random.key(0))
   if description.ensemble is not None:
     stack = description.ensemble
     like = jax.tree.map(lambda a: shape_of((stack, *a.shape), a.dtype), like)
-  return Model(description, load_params(path, like))
+  return Model(description, params_of(stored, like))
 
 
 def read_description(content: Any) -> Description:

@@ -1,10 +1,10 @@
 """Parameters as a safetensors file, which any framework reads and nobody has to unpickle."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from fbackprop.checks import DtypeError, ShapeError, StructureError, describe
-from fbackprop.train.files import write_whole
+from fbackprop.train.files import read_plain, write_whole
 from fbackprop.types import Params
 
 # What safetensors calls them. Its own reader for NumPy knows no bfloat16: it would fail at a file
@@ -25,20 +25,40 @@ DTYPES = {
   **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
   "BOOL": np.dtype(bool),
 }
+# A file's checksum stands in its metadata: how it is made, and what it is. Either entry says that
+# there must be the other, so that no flipped bit can hide that the file had one.
+METHOD, CHECKSUM = "fbackprop.checksum", "fbackprop.sha256"
+HOW = "SHA-256 of the whole file with 64 zeros in the place of these digits"
+ZEROS = "0" * 64
 # Annotated here, as safetensors doesn't.
 deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
+
+
+class Stored(NamedTuple):
+  """What a safetensors file holds.
+
+  Attributes:
+    path: of the file.
+    metadata: text by its key.
+    entries: by the name of an array its shape, dtype and data, as `safetensors.deserialize` has it.
+  """
+
+  path: str | os.PathLike[str]
+  metadata: dict[str, str]
+  entries: dict[str, dict[str, Any]]
 
 
 def save_params(
   path: str | os.PathLike[str], params: Params, metadata: dict[str, str] | None = None
 ) -> None:
-  """Writes parameters to a safetensors file, whole or not at all.
+  """Writes parameters to a safetensors file, whole or not at all, with a checksum.
 
   Args:
     path: the file.
     params: a tree of arrays; an array's name in the file is its path in the tree, as "0.w".
     metadata: text that goes into the file's header. The same parameters and metadata give the same
-      bytes.
+      bytes. The checksum is added to it, as `fbackprop.sha256` and `fbackprop.checksum`, of the
+      whole file, header and all; what stands there under these names is replaced.
 
   Raises:
     ValueError: two arrays would have one name, as for a key "a.b" beside a key "b" under "a".
@@ -47,14 +67,18 @@ def save_params(
   # safetensors writes the buffer as it lies in memory: a transposed view would be written wrongly.
   # (Not ascontiguousarray, which makes a [1] of a [].)
   arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params)}
-  write_whole(path, with_sorted_metadata(safetensors.numpy.save(arrays, metadata)))
+  own = {METHOD: HOW, CHECKSUM: ZEROS}
+  content = with_sorted_metadata(safetensors.numpy.save(arrays, {**(metadata or {}), **own}))
+  digits = checksum_of(content, ZEROS)
+  write_whole(path, content.replace(entry_of(ZEROS), entry_of(digits), 1))
 
 
 def load_params(path: str | os.PathLike[str], like: Params) -> Params:
   """Reads parameters that `save_params` wrote.
 
   Args:
-    path: the file.
+    path: the file. It holds what it held when it was written, if it has a checksum; a file of
+      others, or of an older version, needs none.
     like: a tree of the same structure, shapes and dtypes, such as `net.init(key)` or its
       `jax.eval_shape`.
 
@@ -62,8 +86,8 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
     The tree, with the file's arrays.
 
   Raises:
-    ValueError: the file is no safetensors file, its names or shapes aren't those of `like`, or two
-      arrays of `like` would have one name.
+    ValueError: the file is no safetensors file, it isn't what its checksum says, its names or
+      shapes aren't those of `like`, or two arrays of `like` would have one name.
     TypeError: a dtype isn't that of `like`.
     OSError: the file can't be read.
 
@@ -78,10 +102,38 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
     >>> bool((loaded[0].w == params[0].w).all())
     True
   """
+  return params_of(read_stored(path), like)
+
+
+def read_stored(path: str | os.PathLike[str]) -> Stored:
+  """Reads a safetensors file, as it is if it has no checksum; takes as much memory as the file.
+
+  Raises:
+    ValueError: it is no safetensors file, or not what its checksum says.
+    OSError: it can't be read, or is no file.
+  """
+  content = read_plain(path)
   try:
-    entries = dict(deserialize(Path(path).read_bytes()))
+    # It looks at the header first: its length, the shapes and dtypes, and that the arrays lie one
+    # behind the other to the very end.
+    entries = dict(deserialize(content))
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}") from error
+  header = json.loads(content[8 : end_of_header(content)])
+  metadata: dict[str, str] = header.get("__metadata__") or {}
+  if METHOD in metadata or CHECKSUM in metadata:
+    said = metadata.get(CHECKSUM)
+    if metadata.get(METHOD) != HOW or said is None:
+      raise ValueError(f"{path} is damaged: it has a part of a checksum")
+    found = checksum_of(content, said)
+    if found != said:
+      raise ValueError(f"{path} is damaged: its checksum is {found}, and was {said:.64}")
+  return Stored(path, metadata, entries)
+
+
+def params_of(stored: Stored, like: Params) -> Params:
+  """The parameters of a file; see `load_params`."""
+  path, entries = stored.path, stored.entries
   wanted = dict(named_leaves(like))
   if entries.keys() != wanted.keys():
     missing, extra = sorted(wanted.keys() - entries.keys()), sorted(entries.keys() - wanted.keys())
@@ -106,13 +158,31 @@ def with_sorted_metadata(content: bytes) -> bytes:
     The format: the header's length in eight bytes, the header in JSON, filled up with blanks to a
     multiple of eight, the arrays. https://huggingface.co/docs/safetensors
   """
-  end = 8 + int.from_bytes(content[:8], "little")
+  end = end_of_header(content)
   header = json.loads(content[8:end])
   if "__metadata__" in header:
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % 8)
   return len(text).to_bytes(8, "little") + text + content[end:]
+
+
+def end_of_header(content: bytes) -> int:
+  """Where the arrays begin."""
+  return 8 + int.from_bytes(content[:8], "little")
+
+
+def checksum_of(content: bytes, digits: str) -> str:
+  """The checksum of a file in which these digits stand for it."""
+  end = end_of_header(content)
+  sha = hashlib.sha256(content[:end].replace(entry_of(digits), entry_of(ZEROS)))
+  sha.update(memoryview(content)[end:])
+  return sha.hexdigest()
+
+
+def entry_of(digits: str) -> bytes:
+  """How the checksum stands in the header. No string of JSON holds its quotes like this."""
+  return f'"{CHECKSUM}":"{digits}"'.encode()
 
 
 def named_leaves(params: Params) -> list[tuple[str, Any]]:
