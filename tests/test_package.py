@@ -59,7 +59,7 @@ FLOORS = [
    "train.steps",
    "train.results", "train.weights", "train.sources.names", "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.tables",
-   "train.sources.archives", "train.sources.idx", "train.sources", "train.standardization",
+   "train.sources.members", "train.sources.archives", "train.sources.idx", "train.sources", "train.standardization",
    "train.averaging", "train.ensemble_results",
    "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples",
    "train.divergence", "train.interruption", "train.validation", "train.loop", "train.fitting",
