@@ -167,6 +167,11 @@ class TrainConfig:
           "--class-weights must be balanced, none, or a number for each class, finite, at least 0 "
           f"and not all 0, got {got}"
         )
+    for flag, text in (("out", self.out), ("name", self.name)):
+      if text is not None and "\0" in text:
+        raise UsageError(f"--{flag} can't hold a zero byte, got {text!r:.100}")
+    if len(self.hidden) > 2**14 - 2:
+      raise UsageError(f"--hidden must be at most {2**14 - 2} layers, got {len(self.hidden)}")
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from fbackprop.cli.output import show
 from fbackprop.cli.runs import load_json, load_run_model, load_told, shown
 
 # Of summary.json, in this order; others follow.
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
   for name, value in lines:
     print(f"{name:<{width}}{value}")
   for path in sorted(Path(config.run).iterdir()):
-    print(f"{'':<{width}}{path.name}, {path.stat().st_size:,} bytes")
+    show(f"{'':<{width}}{path.name}, {path.lstat().st_size:,} bytes\n")
   print(f"again: fbackprop train --config {Path(config.run, 'config.toml')}")
   return 0
 

@@ -56,13 +56,15 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
   # Looked at before it is opened, as to open a device may do something already.
   refuse_what_is_not_plain(os.stat(name).st_mode, name)
   # Not to wait, should a pipe have taken its place since.
-  file = open(name, "rb", opener=lambda n, flags: os.open(n, flags | getattr(os, "O_NONBLOCK", 0)))
+  descriptor = os.open(
+    name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+  )
   try:
-    refuse_what_is_not_plain(os.fstat(file.fileno()).st_mode, name)
+    refuse_what_is_not_plain(os.fstat(descriptor).st_mode, name)
+    return os.fdopen(descriptor, "rb")
   except BaseException:
-    file.close()
+    os.close(descriptor)
     raise
-  return file
 
 
 def refuse_what_is_not_plain(mode: int, name: str) -> None:

@@ -6,7 +6,6 @@ import numpy as np
 
 from fbackprop.train.sources.names import Task
 
-
 # As wide as a network may be. Its input and its output are no exception: all their names stand in
 # the file of the model.
 WIDEST = 2**16

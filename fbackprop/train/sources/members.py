@@ -110,7 +110,9 @@ def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int) -> np.
   if dtype.hasobject:
     raise ValueError(f"{name} holds objects of Python's, which would be unpickled (allow_pickle)")
   if math.prod(shape) * dtype.itemsize != size - start:
-    raise ValueError(f"{name} says that it is {dtype}{list(shape)}, and holds {size - start:,} bytes")
+    raise ValueError(
+      f"{name} says that it is {dtype}{list(shape)}, and holds {size - start:,} bytes"
+    )
   with archive.open(info) as member:
     array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
     member.read(1)  # The end, at which zipfile compares the member's checksum.

@@ -16,7 +16,7 @@ from fbackprop.train.sources.names import Task
 
 # So many different whole numbers, and no more, are taken for labels.
 MOST_LABELS = 20
-# Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text some 50 if it isn't one letter.
+# Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
 MOST_CELLS = 2**26
 LONGEST_LINE = 2**24
 # How a file in UTF-16 begins.
