@@ -1,9 +1,11 @@
 """Files as nobody should write them: each reader's valid files, and what can be done to them."""
 
+import contextlib
 import gzip
 import io
 import json
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from fbackprop.cli import main
 from fbackprop.cli.config import TrainConfig, parse
 from fbackprop.cli.runs import load_json, load_told
 from fbackprop.cli.toml import flags_of_file
+from fbackprop.cli.usage import UsageError
 from fbackprop.train import load_params, save_params
 from fbackprop.train.models import KEY, Description, load_model, save_model
 from fbackprop.train.sources.archives import read_npz, read_npz_features
@@ -65,8 +68,6 @@ class Kind(NamedTuple):
 
 def saved(save, *content):
   """What a function writes to a path."""
-  import tempfile
-
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "file")
     save(path, *content)
@@ -102,7 +103,7 @@ def idx(array):
   return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
 
 
-def gunzipped(content):
+def gzipped(content):
   return gzip.compress(content, mtime=0)
 
 
@@ -177,7 +178,12 @@ def read_run(path):
   for name, content in RUN.items():
     if name != path.name:
       (path.parent / name).write_bytes(content)
-  assert main(["info", str(path.parent)]) in (0, 2)
+  said = io.StringIO()
+  with contextlib.redirect_stderr(said):
+    code = main(["info", str(path.parent)])
+  assert code in (0, 2)
+  if code:
+    raise UsageError(said.getvalue())
 
 
 MODEL = saved(save_model, PARAMS, DESCRIPTION)
@@ -189,11 +195,13 @@ RUN = {
 }
 X = np.float32([[1, 2], [3, 4], [5, 6]])
 TABLE = "a,b,y\n1,2,no\n-3e-1,4.5,yes\n7,8,no\n"
+PICTURES = idx(np.zeros((2, 1, 2), np.uint8))
 IMAGES = "train-images-idx3-ubyte"
 
 KINDS = {
   "csv": Kind((TABLE.encode(), b'\xef\xbb\xbfa,b,y\r\n1,"2\n",0.5\r\n"3",4,"1"\r\n',
-               TABLE.encode("utf-16"), TABLE.encode("utf-16-le"), "a,b,y\n1,2,ä\n".encode("latin-1")),
+               TABLE.encode("utf-16"), TABLE.encode("utf-16-le"),
+               "a,b,y\n1,2,ä\n".encode("latin-1")),
               TABLES, "t.csv"),
   "npz": Kind((npz(x=X, y=np.arange(3), w=np.ones(3)),
                npz(np.savez_compressed, X=X, labels=np.array(["ä", "b", "b"]), w=np.ones(3)),
@@ -202,9 +210,9 @@ KINDS = {
   # Of arrays whose zip file is whole.
   "npy": Kind((npy(X), npy(np.arange(3)), npy(X[:, 0]), npy(np.array(["a", "b", "c"]))),
               ARCHIVES, "t.npz", zipped_as("x.npy", "y.npy", "w.npy")),
-  "idx": Kind((idx(np.zeros((2, 1, 2), np.uint8)), idx(np.zeros(2, np.uint8))), (read_images,), IMAGES),
-  "idx.gz": Kind((gunzipped(idx(np.zeros((2, 1, 2), np.uint8))),), (read_images,), f"{IMAGES}.gz"),
-  "idx in gz": Kind((idx(np.zeros((2, 1, 2), np.uint8)),), (read_images,), f"{IMAGES}.gz", gunzipped),
+  "idx": Kind((PICTURES, idx(np.zeros(2, np.uint8))), (read_images,), IMAGES),
+  "idx.gz": Kind((gzipped(PICTURES),), (read_images,), f"{IMAGES}.gz"),
+  "idx in gz": Kind((PICTURES,), (read_images,), f"{IMAGES}.gz", gzipped),
   "weights": Kind((saved(save_params, PARAMS), safetensors.numpy.save({"0.w": X}, {"a": "b"})),
                   (lambda path: load_params(path, LIKE),), "w.safetensors"),
   "model": Kind((without_checksum(MODEL), MODEL), (load_model,), "model.safetensors"),
@@ -221,10 +229,12 @@ KINDS = {
 assert METHOD.encode() in MODEL
 
 # What breaks readers: ends, signs, sizes, quotes, brackets, escapes, names.
-TOKENS = (b"\0", b"\xff", b"\xff\xff\xff\xff", b"\n", b"\r", b",", b'"', b"'", b"\\ud800", b"[" * 300,
-          b"{", b"}", b"-1", b"1e999", b"NaN", b"9" * 30, b"0x" + b"f" * 5000, b"null", b"true",
-          b"[1]", b"..", b"/", b"=", b".", b"#", b"PK\x05\x06", b"PK\x01\x02", b"\x93NUMPY",
-          b"<U9", b"|O", b"<f8", b"(3, )", b"-" * 999, b"\xed\xa0\x80", b'"""', b"--seed")  # fmt: skip
+TOKENS = (
+  b"\0", b"\xff", b"\xff\xff\xff\xff", b"\n", b"\r", b",", b'"', b"'", b"\\ud800", b"{", b"}",
+  b"-1", b"[" * 300, b"1e999", b"NaN", b"9" * 30, b"0x" + b"f" * 5000, b"null", b"true", b"[1]",
+  b"..", b"/", b"=", b".", b"#", b"PK\x05\x06", b"PK\x01\x02", b"\x93NUMPY", b"<U9", b"|O", b"<f8",
+  b"(3, )", b"-" * 999, b"\xed\xa0\x80", b'"""', b"--seed",
+)  # fmt: skip
 
 edits = st.tuples(
   st.sampled_from(("flip", "flip", "flip", "cut", "drop", "insert", "copy", "set", "byte")),
