@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import json
+import re
 import struct
 import tempfile
 import zipfile
@@ -86,14 +87,16 @@ def npy(array):
   return file.getvalue()
 
 
-def zipped_as(*names, compression=zipfile.ZIP_STORED):
-  """A zip file in which each member is the same content."""
+def zipped_as(*names, **others):
+  """A zip file in which some members are the same content, beside others."""
 
   def pack(content):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w") as archive:
       for name in names:
         archive.writestr(name, content)
+      for name, other in others.items():
+        archive.writestr(f"{name}.npy", other)
     return file.getvalue()
 
   return pack
@@ -208,8 +211,12 @@ KINDS = {
                npz(x=X, y=X, w=X[:, 0], x_test=X, y_test=X), npz(x=X, y=np.array([None, 1, 2]))),
               ARCHIVES, "t.npz"),
   # Of arrays whose zip file is whole.
-  "npy": Kind((npy(X), npy(np.arange(3)), npy(X[:, 0]), npy(np.array(["a", "b", "c"]))),
+  "npy": Kind((npy(X), npy(X * np.float64(1e300)), npy(np.arange(3)), npy(X[:, 0]),
+               npy(np.array(["a", "b", "c"]))),
               ARCHIVES, "t.npz", zipped_as("x.npy", "y.npy", "w.npy")),
+  "npy of targets": Kind((npy(np.arange(3)), npy(np.float32(1)), npy(np.array(["a", "b", "c"])),
+                          npy(np.float64([1e300, 1e-300, 0])), npy(X)),
+                         ARCHIVES, "t.npz", zipped_as("y.npy", x=npy(X), w=npy(np.ones(3)))),
   "idx": Kind((PICTURES, idx(np.zeros(2, np.uint8))), (read_images,), IMAGES),
   "idx.gz": Kind((gzipped(PICTURES),), (read_images,), f"{IMAGES}.gz"),
   "idx in gz": Kind((PICTURES,), (read_images,), f"{IMAGES}.gz", gzipped),
@@ -236,17 +243,29 @@ TOKENS = (
   b"(3, )", b"-" * 999, b"\xed\xa0\x80", b'"""', b"--seed",
 )  # fmt: skip
 
+# What stands for a value where there was another one: the file is whole then, and its sense isn't.
+VALUE = re.compile(rb"""'[^']*'|"[^"]*"|\[[^][]*\]|\([^()]*\)|[\w.-]+""")
+VALUES = (
+  b"-1", b"0", b"1e999", b"1e-320", b"nan", b"NaN", b"inf", b"9" * 30, b"9" * 400, b"9" * 5000,
+  b"0x" + b"f" * 5000, b"true", b"null", b"{}", b"[]", b"[1]", b"[0.0, 0.0]", b"[0, 1e-320]",
+  b'["a", "b"]', b'""', b'"a"', b'"\\ud800"', b'"\\u0000"', b"[" * 3000, b"{a=" * 990,
+  b'{"a":' * 3000, b"()", b"(3,)", b"(-1, 3)", b"(3, 0)", b"(9999999999999, 9999999999999)",
+  b"'<f8'", b"'>i8'", b"'<U1'", b"'<U0'", b"'|O'", b"'|V3'", b"'<c8'", b"'<M8[s]'", b"'<f2'", b"'?'",
+  b"2**9", b"1is 2",
+)  # fmt: skip
+
 edits = st.tuples(
-  st.sampled_from(("flip", "flip", "flip", "cut", "drop", "insert", "copy", "set", "byte")),
+  st.sampled_from(("flip", "flip", "cut", "drop", "insert", "copy", "set", "byte", *["value"] * 6)),
   st.floats(0, 1),  # Where, and how far: a share of what there is.
   st.floats(0, 1),
   st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=8),
+  st.sampled_from(VALUES),
 )
 
 
 def edited(content: bytes, changes) -> bytes:
   """A file after some changes."""
-  for what, where, far, token in changes:
+  for what, where, far, token, value in changes:
     at = int(where * max(0, len(content) - 1))
     end = at + 1 + int(far * min(40, len(content) - at))
     if what == "flip" and content:
@@ -262,6 +281,10 @@ def edited(content: bytes, changes) -> bytes:
       content = content[:there] + content[at : at + 40] + content[there:]
     elif what == "set":
       content = content[:at] + token + content[at + len(token) :]
+    elif what == "value":
+      spans = [match.span() for match in VALUE.finditer(content)]
+      start, end = spans[int(where * (len(spans) - 1))] if spans else (0, 0)
+      content = content[:start] + value + content[end:]
     elif what == "byte":
       content = content[:at] + token[:1] + content[at + 1 :]
   return content

@@ -49,7 +49,7 @@ def test_a_valid_file_is_read(tmp_path, name):
   kind = KINDS[name]
   path = tmp_path / kind.name
   path.write_bytes(kind.pack(kind.valid[0]))
-  assert refusal(kind.reads[-1 if name == "npy" else 0], path) is None
+  assert refusal(kind.reads[-1 if name.startswith("npy") else 0], path) is None
 
 
 def fuzz(name, folder, count):
