@@ -36,7 +36,8 @@ def feed(folder, kind, content):
 def refusal(read, path):
   """The error of ours that a reader ends with, if it does."""
   try:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    # As a terminal has it, which takes no half of a letter.
+    with contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO(), "utf-8")):
       read(path)
   except CLEAR as error:
     return error
