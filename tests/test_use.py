@@ -263,6 +263,14 @@ def test_a_model_comes_back(tmp_path):
     ({"standardization": {"mean": [0, 0, 0], "scale": [1, 1]}}, "must hold 3 finite numbers"),
     ({"standardization": {"mean": [0, 0, None], "scale": [1, 1, 1]}}, "describes no network"),
     ({"standardization": {"mean": [0, 0, 0]}}, "describes no network: 'scale'"),
+    ({"standardization": {"mean": [10**400, 0, 0], "scale": [1, 1, 1]}}, "int too large to conv"),
+    ({"standardization": {"mean": [0, 0, 0], "scale": [1, 0, 1]}}, "must have scales above 0, got"),
+    ({"sizes": [3, True, 2]}, "sizes must be a list of widths"),
+    ({"sizes": [3, *[8] * 2**14, 2]}, "sizes must be a list of widths"),
+    ({"sizes": [3, *[8] * 5000, 2]}, "describes no network: 5001 layers, and 4 arrays"),
+    ({"sizes": [3, *[8, 7] * 50, 2], "repeat_hidden": True}, "101 layers, and 4 arrays"),
+    ({"outputs": ["a", "\ud800"]}, "describes no network: 'utf-8' codec can't encode"),
+    ({"ensemble": True}, "ensemble must be a number of networks, got True"),
   ],
 )
 def test_a_file_that_describes_no_network_is_refused(kinds, tmp_path, change, said):
@@ -279,6 +287,18 @@ def test_a_file_that_describes_no_network_is_refused(kinds, tmp_path, change, sa
   safetensors.numpy.save_file(arrays, path)
   with pytest.raises(ValueError, match="doesn't say what network it is of"):
     load_model(path)
+
+
+def test_a_network_of_two_thousand_layers_comes_back(tmp_path):
+  """What `--repeat-hidden on` trains in seconds isn't lost for being deep."""
+  data = load_dataset("iris", 0)
+  model = describe_model((4, *[2] * 2000, 3), "relu", data, repeat_hidden=True)
+  like = jax.eval_shape(model.net.init, jax.random.key(0))
+  params = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), like)
+  save_model(tmp_path / "m.safetensors", params, model)
+  found = load_model(tmp_path / "m.safetensors")
+  assert found.description.sizes == model.sizes
+  assert jax.tree.map(np.shape, found.params) == jax.tree.map(np.shape, params)
 
 
 def test_a_cut_file_is_refused(kinds, tmp_path, capsys):

@@ -3,18 +3,22 @@
 import os
 import re
 import stat
+import tempfile
+from pathlib import Path
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
+from hypothesis import strategies as st
 
 import fbackprop as fb
 from fbackprop.train import load_params, save_params
 from fbackprop.train.files import write_whole
-from fbackprop.train.weights import DTYPES
+from fbackprop.train.weights import DTYPES, HOW
 
 SIZES = [3, 4, 2]
 
@@ -40,6 +44,11 @@ def assert_same(loaded, params):
     assert isinstance(got, jax.Array)
     assert got.dtype == want.dtype
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want), strict=True)
+
+
+def plain_metadata_of(path):
+  with safetensors.safe_open(path, framework="numpy") as file:
+    return plain_metadata(file)
 
 
 def plain_metadata(file):
@@ -121,6 +130,70 @@ def test_a_part_of_a_file_is_refused(tmp_path, kept):
   (tmp_path / "part").write_bytes((tmp_path / "whole").read_bytes()[:kept])
   with pytest.raises(ValueError, match="part is not a safetensors file"):
     load_params(tmp_path / "part", like=like)
+
+
+@pytest.fixture(scope="module")
+def whole():
+  """A file of parameters, and where its arrays begin."""
+  with tempfile.TemporaryDirectory() as folder:
+    save_params(f"{folder}/m", filled(shapes_of()), {"network": "mlp 3-4-2", "note": "Θ"})
+    content = Path(folder, "m").read_bytes()
+  return content, 8 + int.from_bytes(content[:8], "little")
+
+
+def refusal_of_flipped(folder, content, byte, bit):
+  path = folder / "flipped"
+  path.write_bytes(content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :])
+  with pytest.raises(ValueError, match=r"flipped is (damaged|not a safetensors file)") as refused:
+    load_params(path, like=())  # It doesn't come to that.
+  return str(refused.value)
+
+
+@pytest.mark.parametrize(
+  "bit", [0, *(pytest.param(b, marks=pytest.mark.slow) for b in range(1, 8))]
+)
+def test_a_flipped_bit_of_any_byte_is_refused(tmp_path, whole, bit):
+  content, start = whole
+  for byte in range(len(content)):
+    said = refusal_of_flipped(tmp_path, content, byte, bit)
+    assert byte < start or "flipped is damaged: its checksum is " in said
+
+
+@hypothesis.given(st.data())
+def test_a_flipped_bit_in_any_part_is_refused(tmp_path_factory, whole, data):
+  content, start = whole
+  where = content.find(b"fbackprop.sha256")
+  parts = [(0, 8), (8, where), (where, where + 85), (where + 85, start), (start, len(content))]
+  first, end = data.draw(st.sampled_from(parts))
+  byte, bit = data.draw(st.integers(first, end - 1)), data.draw(st.integers(0, 7))
+  refusal_of_flipped(tmp_path_factory.getbasetemp(), content, byte, bit)
+
+
+@pytest.mark.parametrize("kept", ["fbackprop.checksum", "fbackprop.sha256"])
+def test_a_part_of_a_checksum_is_refused(tmp_path, whole, kept):
+  arrays = safetensors.numpy.load(whole[0])
+  safetensors.numpy.save_file(arrays, tmp_path / "model", {kept: HOW})
+  with pytest.raises(ValueError, match="model is damaged: its checksum is not whole"):
+    load_params(tmp_path / "model", like=shapes_of())
+
+
+def test_a_file_without_a_checksum_is_read(tmp_path, whole):
+  """As an older version wrote it, or another program."""
+  safetensors.numpy.save_file(safetensors.numpy.load(whole[0]), tmp_path / "model", {"a": "b"})
+  assert_same(load_params(tmp_path / "model", like=shapes_of()), filled(shapes_of()))
+
+
+def test_metadata_that_came_from_a_file_can_be_written_again(tmp_path, whole):
+  (tmp_path / "first").write_bytes(whole[0])
+  with safetensors.safe_open(tmp_path / "first", framework="numpy") as file:
+    metadata = file.metadata()
+  params = filled(shapes_of())
+  save_params(tmp_path / "same", params, metadata)
+  assert (tmp_path / "same").read_bytes() == whole[0]
+  other = jax.tree.map(lambda leaf: leaf + 1, params)
+  save_params(tmp_path / "other", other, metadata)
+  assert_same(load_params(tmp_path / "other", like=params), other)
+  assert plain_metadata_of(tmp_path / "other") == {"network": "mlp 3-4-2", "note": "Θ"}
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):

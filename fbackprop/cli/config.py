@@ -206,6 +206,11 @@ class TrainConfig:
       ):
         if is_given:
           raise UsageError(f"--{flag} is for one network, not for --ensemble or --rates")
+    for flag, text in (("out", self.out), ("name", self.name)):
+      if text is not None and "\0" in text:
+        raise UsageError(f"--{flag} can't hold a zero byte, got {text!r:.100}")
+    if len(self.hidden) > 2**14 - 2:
+      raise UsageError(f"--hidden must be at most {2**14 - 2} layers, got {len(self.hidden)}")
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
 

@@ -9,6 +9,7 @@ import tyro
 
 from fbackprop.cli.config import parse
 from fbackprop.cli.ensemble import table_of
+from fbackprop.cli.output import show
 from fbackprop.cli.runs import load_json, load_run_model, load_told, shown
 from fbackprop.cli.told import settings
 from fbackprop.cli.usage import UsageError
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str]) -> int:
   for line in table:
     print(line)
   for path in sorted(Path(config.run).iterdir()):
-    print(f"{'':<{width}}{path.name}, {path.stat().st_size:,} bytes")
+    show(f"{'':<{width}}{path.name}, {path.lstat().st_size:,} bytes\n")
   print(f"again: fbackprop train --config {Path(config.run, 'config.toml')}")
   return 0
 

@@ -2,21 +2,25 @@
 
 import json
 import math
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbackprop.cli.toml import read_toml
 from fbackprop.cli.usage import UsageError
+from fbackprop.train.files import read_text
 
 if TYPE_CHECKING:
   from fbackprop.train.models import Model
+
+# Of a file: the summary of an ensemble of half a million networks.
+MOST_OF_JSON = 2**25
 
 
 def load_run_model(run: str) -> "Model":
   """The model of a run, or a usage error that says why there is none."""
   from fbackprop.train.models import load_model
 
-  path = Path(run, "model.safetensors")
+  path = file_of_run(run, "model.safetensors")
   try:
     return load_model(path)
   except FileNotFoundError as error:
@@ -29,20 +33,16 @@ def load_run_model(run: str) -> "Model":
 
 def load_told(run: str) -> dict[str, Any]:
   """What a run was told: its config.toml."""
-  path = Path(run, "config.toml")
-  try:
-    return tomllib.loads(path.read_text(encoding="utf-8"))
-  except OSError as error:
-    raise UsageError(f"{path} can't be read: {error.strerror}") from error
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-    raise UsageError(f"{path} is no TOML file: {error}") from error
+  path = file_of_run(run, "config.toml")
+  return read_toml(path, str(path))
 
 
 def load_json(run: str, name: str) -> dict[str, Any]:
   """One of a run's JSON files; empty if it isn't there, as in a run that is still going."""
-  path = Path(run, name)
+  path = file_of_run(run, name)
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path, MOST_OF_JSON))
+    json.dumps(content, ensure_ascii=False).encode()  # Half a letter can't be printed.
   except FileNotFoundError:
     return {}
   except OSError as error:
@@ -52,6 +52,22 @@ def load_json(run: str, name: str) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise UsageError(f"{path} must hold an object, got {content!r:.50}")
   return content
+
+
+def file_of_run(run: str, name: str) -> Path:
+  """The path of a file of a run; a link that leads out of the run's folder is refused.
+
+  The folder itself may be a link: it is what the user named. A file may come with the folder from
+  somebody else.
+  """
+  path = Path(run, name)
+  try:
+    there = path.resolve()
+    if there.is_relative_to(Path(run).resolve()):
+      return path
+  except (OSError, RuntimeError, ValueError) as error:  # A link to itself, or no name of a file.
+    raise UsageError(f"{path} can't be read: {error}") from error
+  raise UsageError(f"{path} is a link out of the run's folder, to {there}")
 
 
 def shown(value: Any) -> str:

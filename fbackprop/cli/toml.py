@@ -1,11 +1,18 @@
 """A TOML file as flags; what is wrong in it is said in the words of the file."""
 
+import os
+import re
+import reprlib
 import tomllib
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fbackprop.cli.usage import UsageError, hint
+from fbackprop.train.files import read_text
+
+MOST_OF_TOML = 2**18
+# For a key of n parts tomllib takes n² steps; ours have two.
+MOST_PARTS = 50
 
 
 def flags_of_file(path: str, default: Any) -> list[str]:
@@ -18,13 +25,22 @@ def flags_of_file(path: str, default: Any) -> list[str]:
   Raises:
     UsageError: it can't be read, is no TOML, or a key or a value can't be.
   """
+  return flags_of_table(read_toml(path, f"--config {path}"), default, path, "")
+
+
+def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
+  """A TOML file; `where` names it in a usage error."""
   try:
-    content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    text = read_text(path, MOST_OF_TOML)
+    for piece in re.split(r"[=,\n\[\]{}]", text):
+      if len(re.findall(r"\.[ \t]*[^\s.]", piece)) >= MOST_PARTS:
+        raise ValueError(f"a key has more than {MOST_PARTS} parts: {piece.strip()!r:.50}")
+    return tomllib.loads(text)
   except OSError as error:
-    raise UsageError(f"--config {path} can't be read: {error.strerror}") from error
-  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-    raise UsageError(f"--config {path} is no TOML file: {error}") from error
-  return flags_of_table(content, default, path, "")
+    raise UsageError(f"{where} can't be read: {error.strerror}") from error
+  # tomllib follows nested lists by calls, and leaves it to int() to refuse what is too long.
+  except (ValueError, RecursionError) as error:
+    raise UsageError(f"{where} is no TOML file: {error}") from error
 
 
 def flags_of_table(table: dict[str, Any], default: Any, path: str, prefix: str) -> list[str]:
@@ -40,15 +56,18 @@ def flags_of_table(table: dict[str, Any], default: Any, path: str, prefix: str) 
   flags: list[str] = []
   for key, value in table.items():
     if key not in known:
-      raise UsageError(f"{path}: there is no key {prefix + key!r}; {hint(key, known)}")
+      raise UsageError(f"{path}: there is no key {prefix + key!r:.100}; {hint(key, known)}")
     flag = f"--{prefix}{key}".replace("_", "-")
     if is_dataclass(known[key]):
       if not isinstance(value, dict):
-        raise UsageError(f"{path}: {prefix + key} must be a table, got {value!r}")
+        raise UsageError(f"{path}: {prefix + key} must be a table, got {shown(value)}")
       flags += flags_of_table(value, getattr(default, key), path, f"{prefix}{key}.")
       continue
     if not of_type(value, known[key]):
-      raise UsageError(f"{path}: {prefix + key} must be {in_words(known[key])}, got {value!r}")
+      raise UsageError(f"{path}: {prefix + key} must be {in_words(known[key])}, got {shown(value)}")
+    # In a list tyro would take such a text for a flag.
+    if isinstance(value, list) and any(str(part).startswith("--") for part in value):
+      raise UsageError(f"{path}: {prefix + key} can't hold what begins with --, got {shown(value)}")
     try:
       replace(default, **{key: tuple(value) if isinstance(value, list) else value})
     except (UsageError, ValueError) as error:
@@ -57,6 +76,16 @@ def flags_of_table(table: dict[str, Any], default: Any, path: str, prefix: str) 
     # With "=", a text that begins with a dash isn't taken for a flag.
     flags += [flag, *map(str, value)] if isinstance(value, list) else [f"{flag}={value}"]
   return flags
+
+
+def shown(value: Any) -> str:
+  """A value as an error says it, not too much of it."""
+  short = reprlib.Repr()
+  short.maxstring = short.maxother = short.maxlong = 100
+  try:
+    return short.repr(value)
+  except ValueError:  # Of an integer of thousands of digits.
+    return "a number of thousands of digits"
 
 
 def in_words(kind: Any) -> str:
@@ -81,9 +110,10 @@ def in_words(kind: Any) -> str:
 def of_type(value: Any, kind: Any) -> bool:
   """Whether a TOML value can stand where a field of a configuration has a type."""
   if kind is float:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, float) or of_type(value, int)
   if kind is int:
-    return isinstance(value, int) and not isinstance(value, bool)
+    # As long as TOML has them: a longer one couldn't be printed either.
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
   if kind is str:
     return isinstance(value, str)
   if get_origin(kind) is Annotated:

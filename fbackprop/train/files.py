@@ -56,13 +56,15 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
   # Looked at before it is opened, as to open a device may do something already.
   refuse_what_is_not_plain(os.stat(name).st_mode, name)
   # Not to wait, should a pipe have taken its place since.
-  file = open(name, "rb", opener=lambda n, flags: os.open(n, flags | getattr(os, "O_NONBLOCK", 0)))
+  descriptor = os.open(
+    name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+  )
   try:
-    refuse_what_is_not_plain(os.fstat(file.fileno()).st_mode, name)
+    refuse_what_is_not_plain(os.fstat(descriptor).st_mode, name)
+    return os.fdopen(descriptor, "rb")
   except BaseException:
-    file.close()
+    os.close(descriptor)
     raise
-  return file
 
 
 def refuse_what_is_not_plain(mode: int, name: str) -> None:
@@ -87,13 +89,13 @@ def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
     most: how many bytes it may hold; None for any number.
 
   Raises:
-    ValueError: it holds more.
-    OSError: it can't be read, or is no file.
+    OSError: it can't be read, is no file, or holds more.
   """
   with open_plain(path) as file:
     size = size_of(file)
     if most is not None and size > most:
-      raise ValueError(f"{path} holds {size:,} bytes, more than {most:,}")
+      said = f"it holds {size:,} bytes, more than {most:,}"
+      raise OSError(errno.EFBIG, said, os.fspath(path))
     return file.read(size)
 
 
@@ -101,7 +103,7 @@ def read_text(path: str | os.PathLike[str], most: int) -> str:
   """Reads a file in UTF-8 of at most so many bytes; its lines may end in any way.
 
   Raises:
-    ValueError: it holds more, or is no text in UTF-8.
-    OSError: it can't be read, or is no file.
+    UnicodeDecodeError: it is no text in UTF-8.
+    OSError: it can't be read, is no file, or holds more.
   """
   return io.TextIOWrapper(io.BytesIO(read_plain(path, most)), encoding="utf-8").read()

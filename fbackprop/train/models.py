@@ -1,5 +1,6 @@
 """A trained network in one file: parameters, and all that it takes to use them on raw rows."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from fbackprop.networks import mlp
 from fbackprop.normalization import layer_norm, rms_norm
 from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import Dataset
+from fbackprop.train.sources.examples import WIDEST
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization
 from fbackprop.train.weights import params_of, read_stored, save_params
@@ -29,6 +31,8 @@ NORMALIZATIONS = {"none": None, "layer_norm": layer_norm, "rms_norm": rms_norm}
 shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
 # The name under which the description stands in the file's metadata.
 KEY = "fbackprop"
+# Sizes of a network that is read; `--repeat-hidden on` makes a thousand layers easily.
+DEEPEST = 2**14
 
 
 class Description(NamedTuple):
@@ -176,6 +180,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     raise ValueError(f"{path} doesn't say what network it is of: fbackprop train didn't write it")
   try:
     description = read_description(json.loads(stored.metadata[KEY]))
+    check_depth(description, len(stored.entries))
   except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
     raise ValueError(f"{path} describes no network: {error}") from error
   like = jax.eval_shape(description.net.init, jax.random.key(0))
@@ -185,10 +190,19 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   return Model(description, params_of(stored, like))
 
 
+def check_depth(description: Description, arrays: int) -> None:
+  """Refuses more layers than the file has arrays for, before any is made."""
+  sizes = description.sizes
+  layers = [n for n, _ in itertools.groupby(sizes)] if description.repeat_hidden else sizes
+  if arrays < len(layers) - 1:
+    raise ValueError(f"{len(sizes) - 1} layers, and {arrays} arrays")
+
+
 def read_description(content: Any) -> Description:
   """What `save_model` wrote, each part looked at: a file may hold anything."""
   sizes = tuple(content["sizes"])
-  if not all(isinstance(n, int) and 1 <= n <= 2**16 for n in sizes) or not 2 <= len(sizes) <= 1000:
+  is_width = all(type(n) is int and 1 <= n <= WIDEST for n in sizes)
+  if not is_width or not 2 <= len(sizes) <= DEEPEST:
     raise ValueError(f"sizes must be a list of widths, got {content['sizes']!r:.100}")
   activation, task = content["activation"], content["task"]
   if not isinstance(getattr(activations, str(activation), None), Layer):
@@ -199,6 +213,7 @@ def read_description(content: Any) -> Description:
   if (len(features), len(outputs)) != (sizes[0], sizes[-1]):
     got = f"{len(features)} and {len(outputs)}"
     raise ValueError(f"{sizes[0]} features and {sizes[-1]} outputs must have names, got {got}")
+  "".join((*features, *outputs)).encode()  # Half a letter can't be printed.
   of_x = read_standardization(content, "standardization", sizes[0])
   of_targets = read_standardization(content, "target_standardization", sizes[-1])
   options = read_options(content)
@@ -221,7 +236,7 @@ def read_options(content: Any) -> dict[str, Any]:
     if not isinstance(found[name], bool):
       raise ValueError(f"{name} must be true or false, got {found[name]!r:.100}")
   size = found["ensemble"]
-  if size is not None and not (isinstance(size, int) and 1 <= size <= 2**20):
+  if size is not None and not (type(size) is int and 1 <= size <= 2**20):
     raise ValueError(f"ensemble must be a number of networks, got {size!r:.100}")
   return found
 
@@ -235,4 +250,6 @@ def read_standardization(content: Any, name: str, width: int) -> Standardization
   for part in found:
     if part.shape != (width,) or not np.isfinite(part).all():
       raise ValueError(f"{name} must hold {width} finite numbers twice")
+  if not (found.scale > 0).all():
+    raise ValueError(f"{name} must have scales above 0, got {found.scale.min()}")
   return found

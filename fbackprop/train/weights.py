@@ -124,7 +124,7 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
   if METHOD in metadata or CHECKSUM in metadata:
     said = metadata.get(CHECKSUM)
     if metadata.get(METHOD) != HOW or said is None:
-      raise ValueError(f"{path} is damaged: it has a part of a checksum")
+      raise ValueError(f"{path} is damaged: its checksum is not whole")
     found = checksum_of(content, said)
     if found != said:
       raise ValueError(f"{path} is damaged: its checksum is {found}, and was {said:.64}")

@@ -6,6 +6,10 @@ import numpy as np
 
 from fbackprop.train.sources.names import Task
 
+# As wide as a network may be. Its input and its output are no exception: all their names stand in
+# the file of the model.
+WIDEST = 2**16
+
 
 class Examples(NamedTuple):
   """What a source has.
@@ -34,6 +38,12 @@ class Examples(NamedTuple):
   standardize: bool = False
   inferred: str = ""
   weights: np.ndarray | None = None
+
+
+def check_width(path: str, what: str, count: int) -> None:
+  """Refuses more columns than a network is wide."""
+  if count > WIDEST:
+    raise ValueError(f"{path} has {count:,} {what}, and a network at most {WIDEST:,}")
 
 
 def numbered(prefix: str, count: int) -> tuple[str, ...]:

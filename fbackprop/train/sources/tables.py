@@ -1,19 +1,26 @@
 """Tables as text: a csv file with a header, of numbers, whose targets may be words."""
 
+import codecs
 import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import numpy as np
 
-from fbackprop.train.sources.examples import Examples
+from fbackprop.train.files import open_plain
+from fbackprop.train.sources.examples import Examples, check_width
 from fbackprop.train.sources.names import Task
 
 # So many different whole numbers, and no more, are taken for labels.
 MOST_LABELS = 20
-
+# Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
+MOST_CELLS = 2**26
+LONGEST_LINE = 2**24
+# How a file in UTF-16 begins.
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -40,14 +47,15 @@ def read_csv(
     sample_weights: a column of what the rows count for, which is no feature then.
 
   Raises:
-    ValueError: the file isn't such a table; a cell is named by its line and column.
-    OSError: it can't be read.
+    ValueError: the file isn't such a table, or has more than `MOST_CELLS` cells; a cell is named by
+      its line and column.
+    OSError: it can't be read, or is no file.
   """
   table = read_table(path)
   missing = [name for name in target if name not in table.columns]
   if missing or not target:
     named = f"has no column {missing[0]!r}" if missing else "needs the name of a target column"
-    raise ValueError(f"{path} {named}; its columns are {', '.join(table.columns)}")
+    raise ValueError(f"{path} {named}; its columns are {listed(table.columns)}")
   weights = None if sample_weights is None else weights_of(table, sample_weights, target)
   features = tuple(c for c in table.columns if c not in target and c != sample_weights)
   if not features:
@@ -80,47 +88,84 @@ def read_features(path: str, features: Sequence[str]) -> np.ndarray:
     OSError: the file can't be read.
   """
   table = read_table(path)
-  missing = [name for name in features if name not in table.columns]
+  there = set(table.columns)
+  missing = [name for name in features if name not in there]
   if missing:
     raise ValueError(f"{path} has no column {missing[0]!r}, which the model was trained on")
   return numbers(table, features)
 
 
 def read_table(path: str) -> Table:
-  """The cells of a file; each row must have as many as the header."""
-  rows, lines = [], []
-  try:
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-      reader = csv.reader(file, strict=True)
-      columns = tuple(name.strip() for name in next(reader, ()))
+  """The cells of a file; each row must have as many as the header.
+
+  A row is looked at before the next one is read, so that what is refused hasn't filled the memory.
+  """
+  rows: list[list[str]] = []
+  lines: list[int] = []
+  with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+    reader = csv.reader(bounded_lines(path, file), strict=True)
+    try:
+      columns = columns_of(path, next(reader, []))
       for row in reader:
-        if row:  # An empty line, as at the end of many files, is no row.
-          rows.append(row)
-          lines.append(reader.line_num)
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is no text in UTF-8: {error.reason} at byte {error.start}") from error
-  except csv.Error as error:
-    raise ValueError(f"{path} is no csv file: {error}") from error
+        if not row:  # An empty line, as at the end of many files, is no row.
+          continue
+        if len(row) != len(columns):
+          raise ValueError(
+            f"{path}, line {reader.line_num}: {len(columns)} cells were expected, got {len(row)}"
+          )
+        if (len(rows) + 1) * (len(columns) + 1) > MOST_CELLS:
+          raise ValueError(f"{path} has more than {MOST_CELLS:,} cells; write them by numpy.savez")
+        rows.append(row)
+        lines.append(reader.line_num)
+    except UnicodeDecodeError as error:
+      place = binary.tell() - len(error.object) + error.start
+      utf_16 = "; it may be UTF-16" if place < 2 and error.object[:2] in UTF_16 else ""
+      raise ValueError(
+        f"{path} is no text in UTF-8: {error.reason} at byte {place}{utf_16}"
+      ) from error
+    except csv.Error as error:
+      raise ValueError(f"{path} is no csv file: {error}, in line {reader.line_num}") from error
   if not columns or not rows:
     raise ValueError(f"{path} must have a header and at least one row")
-  for name in columns:
-    if not name or columns.count(name) > 1:
-      raise ValueError(f"{path}: each column must have a name of its own, got {', '.join(columns)}")
-  for line, row in zip(lines, rows, strict=True):
-    if len(row) != len(columns):
-      raise ValueError(f"{path}, line {line}: {len(columns)} cells were expected, got {len(row)}")
   return Table(Path(path), columns, rows, lines)
+
+
+def bounded_lines(path: str, file: TextIO) -> Iterator[str]:
+  """The lines of a file; none is read further than it may be long."""
+  number = 0
+  while line := file.readline(LONGEST_LINE + 1):
+    number += 1
+    if len(line) > LONGEST_LINE:
+      raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} letters")
+    yield line
+
+
+def columns_of(path: str, header: Sequence[str]) -> tuple[str, ...]:
+  """The names of the columns, each its own."""
+  check_width(path, "columns", len(header))
+  columns = tuple(name.strip() for name in header)
+  if any("\0" in name for name in columns):
+    raise ValueError(f"{path} is no text in UTF-8: it holds zero bytes, as UTF-16 does")
+  if not all(columns) or len(set(columns)) < len(columns):
+    raise ValueError(f"{path}: each column must have a name of its own, got {listed(columns)}")
+  return columns
+
+
+def listed(names: Sequence[str]) -> str:
+  """Names, not too many of them."""
+  return ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
 
 
 def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
   """Columns as float32 `[N, len(columns)]`; what isn't a finite number is refused by its place."""
-  places = [table.columns.index(name) for name in columns]
+  place_of = {name: place for place, name in enumerate(table.columns)}
+  places = [place_of[name] for name in columns]
   found = np.empty((len(table.rows), len(places)), np.float32)
   for i, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
     for j, (name, place) in enumerate(zip(columns, places, strict=True)):
       number = as_number(row[place])
       if number is None or not abs(number) <= LARGEST:
-        got = repr(row[place]) if row[place].strip() else "an empty cell"
+        got = f"{row[place]!r:.100}" if row[place].strip() else "an empty cell"
         raise ValueError(f"{table.path}, line {line}, column {name!r}: a number was expected, got "
                          f"{got}")  # fmt: skip
       found[i, j] = number
@@ -131,7 +176,7 @@ def weights_of(table: Table, column: str, target: Sequence[str]) -> np.ndarray:
   """A column of weights, `[N]`; a cell that holds none is refused by its place."""
   if column not in table.columns:
     raise ValueError(f"{table.path} has no column {column!r} of sample_weights; its columns are "
-                     f"{', '.join(table.columns)}")  # fmt: skip
+                     f"{listed(table.columns)}")  # fmt: skip
   if column in target:
     raise ValueError(f"{table.path}: {column!r} can't be both target and sample_weights")
   weights = numbers(table, (column,))[:, 0]
