@@ -71,6 +71,7 @@ def test_each_pair_is_weighted_in_half_of_the_dtypes():
       assert weighted.count(True) == len(matrix.DTYPES) / 2
 
 
+@pytest.mark.slow
 def test_a_cell_is_verified_as_it_says():
   report = matrix.verify(matrix.Cell("float64", "combine", "tanh"), level="quick")
   assert report.ok, report.table()
