@@ -107,7 +107,7 @@ def made_up():
 
 def test_results_come_back_from_their_file(tmp_path):
   file = tmp_path / "trust.json"
-  trust.write_whole(file, trust.as_json(made_up()))
+  file.write_text(trust.as_json(made_up()), encoding="utf-8")
   assert read_results(file) == made_up()
 
 
