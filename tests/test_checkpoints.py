@@ -291,6 +291,15 @@ def test_two_runs_in_one_folder(tmp_path):
   run(PLAN, str(tmp_path), resumes=True)  # Free again.
 
 
+def test_what_another_run_left_is_not_written_over(folder):
+  before = names(folder)
+  with pytest.raises(FileExistsError, match=r"holds checkpoints of another run, as 33; resume="):
+    run(PLAN, str(folder))
+  with pytest.raises(FileExistsError, match="holds checkpoints of another run"):
+    run(PLAN, str(folder), resume=shutil.copytree(folder, folder.parent / "copy"))
+  assert names(folder) == before
+
+
 @pytest.mark.parametrize(
   ("changed", "error", "message"),
   [

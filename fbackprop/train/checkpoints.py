@@ -107,9 +107,17 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
 class Keeper:
   """Writes the checkpoints of one run; see `keeping`."""
 
-  def __init__(self, rules: Checkpoints, identity: dict[str, Any], stop: dict[str, Any]) -> None:
+  def __init__(
+    self,
+    rules: Checkpoints,
+    identity: dict[str, Any],
+    stop: dict[str, Any],
+    resume: str | os.PathLike[str] | None,
+  ) -> None:
     self.rules, self.identity, self.stop = rules, identity, stop
     self.folder = Path(rules.folder).absolute()
+    own = () if resume is None else (Path(resume).absolute(), Path(resume).absolute().parent)
+    self.goes_on = self.folder in own
     self.exits = ExitStack()
     self.is_held = False
     # Orbax takes two thirds of a second to import: not before there is something to save.
@@ -120,11 +128,17 @@ class Keeper:
 
     Raises:
       FolderInUseError: another run has it.
+      FileExistsError: another run left its checkpoints there.
       OSError: it can't be made.
     """
     if not self.is_held:
       self.folder.mkdir(parents=True, exist_ok=True)
       self.exits.enter_context(locked(self.folder))
+      if not self.goes_on and (numbered := numbered_folders(self.folder)):
+        raise FileExistsError(
+          f"{self.folder} holds checkpoints of another run, as {numbered[0].name}; resume= goes on "
+          "from them, or give another folder"
+        )
       self.is_held = True
 
   def save(self, loop: Loop, history: History, seconds: float, score: float | None) -> None:
@@ -163,7 +177,10 @@ class Keeper:
 
 @contextmanager
 def keeping(
-  rules: Checkpoints | None, identity: dict[str, Any], stop: dict[str, Any]
+  rules: Checkpoints | None,
+  identity: dict[str, Any],
+  stop: dict[str, Any],
+  resume: str | os.PathLike[str] | None,
 ) -> Iterator[Keeper | None]:
   """The keeper of a run's checkpoints, whose folder no other run can use meanwhile.
 
@@ -171,16 +188,18 @@ def keeping(
     rules: None for no checkpoints, and no keeper.
     identity: what a run that goes on must have in common with this one, as JSON.
     stop: the stop rules, as JSON.
+    resume: where the run goes on from, if it does: that folder's checkpoints are its own.
 
   Raises:
     FolderInUseError: another run has the folder.
+    FileExistsError: another run left its checkpoints there.
     OSError: the folder can't be made.
     ModuleNotFoundError: orbax isn't there; the message names the extra.
   """
   if rules is None:
     yield None
     return
-  keeper = Keeper(rules, identity, stop)
+  keeper = Keeper(rules, identity, stop, resume)
   try:
     if rules.every is not None:
       need("orbax.checkpoint", extra="train")
@@ -218,10 +237,16 @@ def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
   path = Path(path)
   if (path / ITEM / FILE).is_file():
     return [path]
-  found = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
+  found = numbered_folders(path) if path.is_dir() else []
   if not found:
     raise FileNotFoundError(f"{path} holds no checkpoint")
-  return sorted(found, key=lambda p: int(p.name), reverse=True)
+  return found
+
+
+def numbered_folders(folder: Path) -> list[Path]:
+  """What is named by a step, the last one first."""
+  found = [path for path in folder.iterdir() if path.name.isdecimal()]
+  return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
 def load_checkpoint(path: str | os.PathLike[str], kind: Kind, tell: Callable[[str], None]) -> Saved:

@@ -100,7 +100,8 @@ def fit(
     TypeError: an argument isn't what it must be.
     ValueError: shapes or values that don't fit; the message names the argument. The checkpoint is
       of another run; or every one there is is damaged.
-    OSError: there is no checkpoint to go on from, or another run has the folder of checkpoints.
+    OSError: there is no checkpoint to go on from; or the folder of checkpoints is in use by another
+      run, or holds what another one left.
 
   Example:
     >>> import fbackprop as fb
@@ -183,7 +184,7 @@ def fit(
   def evaluate(params: Params) -> tuple[float | None, float | None]:
     return (None, None) if held_out is None else test_scores(params, held_out)
 
-  with keeping(checkpoints, identity, own_stop) as keeper:
+  with keeping(checkpoints, identity, own_stop, resume) as keeper:
     saved = None if resume is None else load(resume)
     compile_start = time.perf_counter()
     capacity = max(1, min(chunk_steps, most_steps))
