@@ -139,9 +139,7 @@ def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypa
   flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
   assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
   what, ending = titles[0].splitlines()
-  assert what == (
-    "mlp 1-1, tanh, squared_error; gradient descent, rate 0.125, batches of 16, seed 7"
-  )
+  assert what == ("linear 1-1, squared_error; gradient descent, rate 0.125, batches of 16, seed 7")
   assert capsys.readouterr().out.splitlines()[-1].startswith(f"{ending}; run in ")
 
 
@@ -231,8 +229,11 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
   append = runs.append_evaluation
   monkeypatch.setattr(runs, "append_evaluation", interrupting)
   assert train(tmp_path, *LINE, "--eval-every", 20, "--stop.max-steps", 10**9) == 130
-  assert "stopped: interrupted at step 20;" in capsys.readouterr().out
-  assert sorted(os.listdir(tmp_path / "sine-1")) == FILES
+  said = capsys.readouterr()
+  assert "stopped: interrupted at step 20;" in said.out
+  again = f"fbackprop train --resume {tmp_path / 'sine-1'}"
+  assert said.err == f"fbackprop: step 20 is saved; to go on: {again}\n"
+  assert sorted(os.listdir(tmp_path / "sine-1")) == ["checkpoints", *FILES]
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("interrupted", 20)
 

@@ -132,7 +132,7 @@ def refused(capsys, *arguments):
     ("--data mnist", ["--data must be one of digits, iris,", "idx:DIR, got 'mnist'"]),
     ("--data csv:", ["--data must be one of digits", "got 'csv:'"]),
     ("--data csv:none.csv", ["--data csv:none.csv: none.csv: No such file or directory"]),
-    ("--data iris --target x", ["--data iris: target is for csv and npz files"]),
+    ("--data iris --target x", ["--target is for csv and npz files, iris has its own"]),
     ("--test-fraction 0", ["--test-fraction must be above 0 and below 1, got 0"]),
     ("--rate fast", ["--rate", "'fast'"]),
     ("--rate -1", ["--rate must be finite and above 0, got -1"]),

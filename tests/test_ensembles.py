@@ -1,19 +1,28 @@
 """Many networks at once: each is the run that it would be alone."""
 
 import json
+import os
+import signal
+from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from matplotlib.figure import Figure
 
 import fbackprop as fb
+from fbackprop.cli import ensemble as cli_ensemble
 from fbackprop.cli import main
-from fbackprop.train import fit_ensemble, spread_of
+from fbackprop.train import fit_ensemble, report, spread_of
 from fbackprop.train.averaging import mean_outputs
+from fbackprop.train.datasets import load_dataset
 from fbackprop.train.last_axis import is_tiny, vmap_last
-from fbackprop.train.models import load_model
+from fbackprop.train.models import Model, describe_model, load_model
+from fbackprop.train.report import RateScores, Told, draw_ensemble_page, panels
+from tests.test_report_page import Reader
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -69,6 +78,69 @@ def test_each_member_is_its_own_run(mixed):
   assert mixed.stop_reasons[2] == "diverged"
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixed.params))
   assert len(mixed.losses) == mixed.steps.max()
+
+
+def test_a_member_that_diverged_says_where(mixed):
+  """Its gradient is finite, and 3e38 times ten isn't."""
+  assert mixed.diverged_at == (None, None, "update")
+  assert (mixed.stop_reasons[2], mixed.stop_reasons.count("diverged")) == ("diverged", 1)
+
+
+def test_gradients_of_members_are_checked_at_the_first_and_at_the_last_step(mixed):
+  assert (mixed.checks, mixed.gradient_check_max_rel_error, mixed.checks_ok) == ((), None, True)
+  checked = fit_all(check_every=40, check_members=[2, 0])
+  last = int(checked.steps[0])
+  assert last not in (0, 40)
+  # Of the one that diverged there is the first one only.
+  places = [(found.step, found.member) for found in checked.checks]
+  assert places == [(0, 0), (0, 2), (40, 0), (last, 0)]
+  assert checked.checks_ok
+  assert 0 < checked.gradient_check_max_rel_error < 1e-9
+  assert checked.check_seconds <= checked.seconds
+  # To look changes nothing.
+  np.testing.assert_array_equal(checked.losses, mixed.losses)
+
+
+def test_a_wrong_gradient_is_found():
+  def scaled(params, x, y_bar):
+    params_bar, x_bar = right.backward(params, x, y_bar)
+    return jax.tree.map(lambda leaf: leaf * 1.001, params_bar), x_bar
+
+  right = fb.dense(2, 2)
+  wrong = fit_all(
+    net=fb.serial(right._replace(backward=scaled)), stop=fb.train.StopRules(1), check_every=9,
+    rates=None, optimizer=optax.sgd(0.1), test=None, eval_every=None,
+  )  # fmt: skip
+  assert not wrong.checks_ok
+  assert wrong.gradient_check_max_rel_error == pytest.approx(1e-3)
+
+
+def test_a_part_is_as_if_the_others_had_not_been(mixed):
+  part = mixed.part(1, 2)
+  assert (part.size, part.stop_reasons, part.diverged_at) == (1, ("loss_below",), (None,))
+  np.testing.assert_array_equal(part.losses, mixed.losses[: mixed.steps[1], 1:2])
+  np.testing.assert_array_equal(part.member(0)[0].w, mixed.member(1)[0].w)
+  assert part.rates == [0.03]
+  assert part.evaluations[0].test_losses == mixed.evaluations[0].test_losses[1]
+  assert part.evaluations[0].test_loss is None
+
+
+def test_an_interrupt_ends_an_ensemble_after_the_chunk_in_flight():
+  def interrupt(evaluation):
+    if evaluation.step == 20:
+      os.kill(os.getpid(), signal.SIGINT)
+
+  options = {"rates": None, "optimizer": optax.sgd(0.01), "eval_every": 10, "test": None}
+  before = signal.getsignal(signal.SIGINT)
+  many = fit_all(stop=fb.train.StopRules(1000), on_evaluation=interrupt, **options)
+  assert signal.getsignal(signal.SIGINT) is before
+  assert (many.interrupted, many.stop_reasons) == (True, ("interrupted",) * 3)
+  assert many.steps.tolist() == [20] * 3
+  assert many.losses.shape == (20, 3)
+  assert [e.step for e in many.evaluations] == [10, 20]
+  again = fit_all(stop=fb.train.StopRules(20), **options)
+  for ours, own in zip(jax.tree.leaves(many.params), jax.tree.leaves(again.params), strict=True):
+    np.testing.assert_array_equal(ours, own)
 
 
 def test_minibatches_are_drawn_as_for_one():
@@ -174,6 +246,9 @@ BAD = {
   "no optimizer": ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
   "batch_size": ({"batch_size": 5}, ValueError, "batch_size must be at most .* 4, got 5"),
   "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
+  "check_every": ({"check_every": 0}, ValueError, "check_every must be at least 1"),
+  "checked": ({"check_members": [3]}, ValueError, "check_members must be from 0 to 2, got 3"),
+  "checked by": ({"check_members": "a"}, TypeError, "check_members must be integers, got str 'a'"),
   "callback": ({"on_evaluation": 3}, TypeError, "on_evaluation must be a function"),
   "weights": ({"test": (X, LABELS, X[:, 0])}, ValueError, "test must be a pair"),
 }
@@ -187,6 +262,12 @@ def test_wrong_arguments_are_named(case):
 
 
 # --- The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+  """A run whose page isn't drawn, to save a second."""
+  monkeypatch.setattr(report, "draw_ensemble_page", lambda *_: b"a page")
 
 
 @pytest.fixture(scope="module")
@@ -220,10 +301,110 @@ def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
     model.probabilities(model.outputs(x)), np.mean(each, axis=0), rtol=1e-5
   )
   assert main(["info", str(folder)]) == 0
-  assert "3 of mlp 4-3-3" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "3 of mlp 4-3-3" in said
+  together = [line.split()[-1] for line in said.splitlines() if line.split()[0] in ("0.01", "0.2")]
+  assert together == [f"{row['together']:.4f}" for row in summary["rates"]]
 
 
-@pytest.mark.parametrize("flags", ["--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0"])
+def test_the_folder_holds_a_page_of_the_ensemble(run):
+  """What it says is what the summary says."""
+  folder, _ = run
+  summary = json.loads((folder / "summary.json").read_text())
+  read = Reader((folder / "report.html").read_bytes())
+  kept = summary["rates"][1]
+  assert [row[0] for row in read.tables["Rates"][1:]] == ["0.01", "0.2"]
+  members = read.tables["Members"]
+  assert members[0] == ["seed", "steps", "ended by", "test accuracy"]
+  assert members[1:] == [
+    [str(k), "30", "max_steps", f"{score:.4f}"] for k, score in enumerate(kept["members"])
+  ]
+  assert "3 networks of rate 0.2: 3 stopped by max_steps. Of 2 rates it is kept" in read.text
+  assert f"{100 * summary['test_accuracy']:.2f} %" in read.text
+  # At the first and at the last step, of a member of each rate; the page is of one.
+  assert summary["gradient_checks"] == 4
+  assert summary["gradient_check_max_rel_error"] < 1e-9
+  assert "worst of 2 against jax.grad" in read.text
+
+
+def ensemble(out, *flags):
+  options = "--data iris --ensemble 2 --hidden 3 --stop.max-steps 30 --eval-every 10 --out"
+  return main(["train", *options.split(), str(out), *flags])
+
+
+def test_an_interrupt_saves_an_ensemble(tmp_path, capsys, monkeypatch, undrawn):
+  @contextmanager
+  def interrupting(last_step):
+    yield lambda line, step: os.kill(os.getpid(), signal.SIGINT) if step == 20 else None
+
+  monkeypatch.setattr(cli_ensemble, "show_progress", interrupting)
+  assert ensemble(tmp_path) == 130
+  assert "kept: 2 of rate 0.05;" in capsys.readouterr().out
+  folder = tmp_path / "iris-1"
+  assert sorted(os.listdir(folder)) == [
+    "config.toml", "env.json", "model.safetensors", "report.html", "summary.json"
+  ]  # fmt: skip
+  (row,) = json.loads((folder / "summary.json").read_text())["rates"]
+  assert (row["stop_reasons"], row["steps"]) == (["interrupted"] * 2, [20, 20])
+
+
+@pytest.mark.slow
+def test_a_wrong_gradient_and_a_divergence_are_told_and_saved(
+  tmp_path, capsys, monkeypatch, undrawn
+):
+  def scaled(params, x, y_bar):
+    params_bar, x_bar = right(params, x, y_bar)
+    return jax.tree.map(lambda leaf: leaf * 1.001, params_bar), x_bar
+
+  right = fb.linear.dense_backward
+  monkeypatch.setattr(fb.linear, "dense_backward", scaled)
+  assert ensemble(tmp_path, "--rates", "0.1", "1e37") == 1
+  folder = tmp_path / "iris-1"
+  said = capsys.readouterr().err
+  assert "fbackprop: of rate 1e+37, 2 of 2 diverged, that of seed 0 at step" in said
+  assert "differs from jax.grad by 1.0e-03 at step 0 of seed 0, rate 0.1\n" in said
+  rows = json.loads((folder / "summary.json").read_text())["rates"]
+  assert rows[0]["diverged_at"] == [None, None]
+  assert all(rows[1]["diverged_at"])
+
+
+@pytest.mark.slow
+def test_a_divergence_is_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch, undrawn):
+  assert ensemble(tmp_path, "--rate", "1e37", "--check-every", "0") == 3
+  assert "2 of 2 diverged" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
+  """Each kept epoch and each place that wasn't finite has a column."""
+  monkeypatch.setattr(panels, "svg_of", lambda panel: panel.draw(Figure().subplots()) or "")
+  dataset = load_dataset("diabetes", 0)
+  description = describe_model((10, 1), "relu", dataset, ensemble=3)
+  stop = fb.train.StopRules(20, loss_below=0.7, validation_fraction=0.2)
+  result = fit_ensemble(
+    description.net, description.loss, (dataset.x, dataset.targets), optimizer=tenfold, stop=stop,
+    keys=KEYS, rates=[1e-4, 3e-3, 3e38], test=(dataset.x_test, dataset.targets_test),
+  )  # fmt: skip
+  scores = RateScores(0.1, np.array([1.0, 2.0, np.nan]), 1.5)
+  told = Told(Path("gone"), "gradient descent", 7, (), {}, "again", "command")
+  model = Model(description, result.params)
+  read = Reader(draw_ensemble_page(told, result, [scores], 0, dataset, model))
+  heads, *rows = read.tables["Members"]
+  assert heads[-3:] == ["kept step", "validation", "first not finite"]
+  assert [row[0] for row in rows] == ["7", "8", "9"]
+  assert [row[2] for row in rows] == ["max_steps", "loss_below", "diverged"]
+  assert rows[2][-3:] == ["0", "–", result.diverged_at[2]]  # Of no epoch there is a score.
+  assert "Rates" not in read.tables
+  assert "The first that diverged is member 2, at step" in read.text
+
+
+@pytest.mark.parametrize(
+  "flags",
+  [
+    "--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0",
+    "--rate 1 --rates 0.1 0.2",
+  ],
+)  # fmt: skip
 def test_wrong_flags_are_refused(flags, tmp_path, capsys):
   assert main(["train", "--out", str(tmp_path), *flags.split()]) == 2
   assert flags.split()[0] in capsys.readouterr().err

@@ -214,7 +214,11 @@ def test_what_is_on_is_said_and_the_test_loss_is_plain(everything, capsys):
   summary = json.loads((run / "summary.json").read_text())
   assert f"loss      {summary['test_loss']:.4f}" in said
   assert main(["info", str(run)]) == 0
-  assert text in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert text in said
+  assert "labels smoothed by 0.1, classes weighted 1 2.5, examples weighted by share" in said
+  (own,) = (line for line in said.splitlines() if line.startswith("not the default"))
+  assert "--label-smoothing 0.1 --class-weights 1.0 2.5 --sample-weights share" in own
   config = parse(["--config", str(run / "config.toml")])
   assert emphasis_of(config) == [
     "labels smoothed by 0.1", "classes weighted 1 2.5", "examples weighted by share",
@@ -291,7 +295,7 @@ def test_a_file_of_no_such_network_is_refused(change, said):
     ("--class-weights 1 2", "must be 3 numbers, for setosa, versicolor, virginica, got 2"),
     ("--data diabetes --label-smoothing 0.1", "--label-smoothing is for labels, and this is a reg"),
     ("--data diabetes --class-weights balanced", "--class-weights is for a classification, and"),
-    ("--sample-weights w", "sample_weights is for csv and npz files, iris has none"),
+    ("--sample-weights w", "--sample-weights is for csv and npz files, iris has none"),
     ("--skip on --hidden 4 5 4", "--skip needs two hidden layers of equal width in a row, got 4 5"),
     ("--repeat-hidden on --hidden 4", "--repeat-hidden needs two hidden layers of equal width"),
     ("--dropout 0.1 --hidden", "--dropout needs a hidden layer, got none"),

@@ -235,7 +235,15 @@ class TestExtremes:
     _, x_bar = layer.backward((), residuals, jnp.ones_like(y))
     eps = float(jnp.finfo(dtype).eps)
     np.testing.assert_allclose(y, [values], rtol=4 * eps)
-    np.testing.assert_allclose(x_bar, [slopes], rtol=4 * eps, atol=eps * (name == "selu"))
+    np.testing.assert_allclose(x_bar, [slopes], rtol=4 * eps)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("layer", [fb.elu, fb.selu, fb.tanh, fb.sigmoid], ids=lambda f: f.name)
+def test_the_slope_where_half_precision_saturates_is_zero(layer, dtype):
+  """Times a cotangent of 1e4, anything else would be a wrong gradient."""
+  y, residuals = layer.forward((), jnp.full((1, 1), -1e4, dtype))
+  assert layer.backward((), residuals, jnp.ones_like(y))[1] == 0
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

@@ -1,6 +1,8 @@
 """The picture of a run: it is made for every ending, and shows the numbers that it should."""
 
+import itertools
 import struct
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,8 +13,8 @@ from matplotlib.figure import Figure
 import fbackprop as fb
 from fbackprop.train import report
 from fbackprop.train.datasets import Dataset, load_dataset
-from fbackprop.train.report import classes, curves, layers, style, values
-from fbackprop.train.results import Evaluation, Result
+from fbackprop.train.report import classes, curves, layers, panels, style, values
+from fbackprop.train.results import BestEpoch, Evaluation, Result
 
 RUNS = {
   # Few steps, for more mistakes than the picture has places.
@@ -96,8 +98,8 @@ def result_of(losses, grad_norms, names, evaluations, diverged_at=None):
   )
 
 
-def evaluation(step, train_loss, test_loss, accuracy):
-  return Evaluation(step, step / 2, train_loss, test_loss, accuracy, (), None, 1.0)
+def evaluation(step, train_loss, test_loss, accuracy, score=None):
+  return Evaluation(step, step / 2, train_loss, test_loss, accuracy, (), None, 1.0, score)
 
 
 def lines_of(panel):
@@ -162,6 +164,46 @@ def test_losses_are_those_of_the_run():
   np.testing.assert_array_equal(steps, [(1, 0.6), (2, 0.4), (3, np.nan), (4, 0.6)])
   (twin,) = (other for other in panel.figure.axes if other is not panel)
   np.testing.assert_array_equal(twin.get_lines()[0].get_xydata(), [(2, 0.25), (4, 0.75)])
+
+
+@pytest.mark.parametrize(
+  ("accuracies", "scores", "drawn"), [
+    ((0.25, 0.75), (0.5, 0.625, 0.75), (0.5, 0.75, 0.625)),
+    # Of values the score is minus a loss, and stands among the losses.
+    ((None, None), (-0.9, -0.8, -0.3), (0.9, 0.3, 0.8)),
+  ],
+)  # fmt: skip
+def test_the_examples_set_aside_have_a_curve_and_the_step_that_is_kept_a_ring(
+  accuracies, scores, drawn
+):
+  # An epoch has two steps; the second evaluation comes one after the end of the second epoch.
+  evaluations = tuple(
+    evaluation(step, 0.5, 0.7, accuracy, score)
+    for step, accuracy, score in zip((2, 7), accuracies, scores, strict=False)
+  )
+  best = BestEpoch(4, scores[2], None, 0.6, accuracies[0])
+  result = replace(result_of([0.6] * 7, [[1.0]] * 7, ("[0]",), evaluations), best=best)
+  panel = axes()
+  curves.draw_losses(panel, result)
+  assert "validation" in [text.get_text() for text in panel.get_legend().get_texts()]
+  on = panel.figure.axes[-1]
+  curve, mark, ring = on.get_lines()[-3:]
+  np.testing.assert_array_equal(curve.get_xydata(), list(zip((2, 4, 6), drawn, strict=True)))
+  assert list(mark.get_xdata()) == [4, 4]
+  assert (ring.get_marker(), ring.get_xydata().tolist()) == ("o", [[4, abs(scores[2])]])
+  assert [text.get_text() for text in on.texts] == ["kept: step 4"]
+  assert "in the ring" in panels.curves_of(result)[0].caption
+
+
+@pytest.mark.parametrize("last", [2, 390_000])
+def test_steps_stand_at_whole_numbers_that_do_not_meet(last):
+  panel = Figure(figsize=(5, 3.7), layout="constrained").subplots()
+  evaluations = (evaluation(1, 0.5, 0.7, None), evaluation(last, 0.3, 0.6, None))
+  curves.draw_losses(panel, result_of([0.6], [[1.0]], ("[0]",), evaluations))
+  panel.figure.canvas.draw()
+  boxes = [label.get_window_extent() for label in panel.get_xticklabels() if label.get_text()]
+  assert all(a.x1 < b.x0 for a, b in itertools.pairwise(boxes))
+  assert all(tick == round(tick) for tick in panel.get_xticks())
 
 
 def test_a_run_without_test_examples_shows_no_test_loss():

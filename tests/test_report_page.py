@@ -19,13 +19,13 @@ from fbackprop.cli.told import settings, told_of
 from fbackprop.combinators import name_layers
 from fbackprop.train.datasets import Dataset, load_dataset
 from fbackprop.train.models import Model, describe_model
-from fbackprop.train.report import Told, draw_page, figures, panels, regions, values
-from fbackprop.train.report.headline import ending_of
+from fbackprop.train.report import Told, classes, draw_page, figures, panels, regions, values
+from fbackprop.train.report.headline import about, ending_of, training_of
 from fbackprop.train.report.layer_table import layers_of
 from fbackprop.train.report.page import files_of, in_own_units
 from fbackprop.train.report.scores import scores_of
 from fbackprop.train.report.worst import losses_of, pictures_of, rows_of
-from fbackprop.train.results import Evaluation, Result
+from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.standardization import fit_standardization
 from fbackprop.train.steps import State, layer_names
 from fbackprop.verify.live import LiveCheck
@@ -288,6 +288,24 @@ def test_a_loss_that_is_no_number_is_the_worst():
   assert true == predicted == f"{dataset.targets_test[11, 0]:.6g}"
 
 
+def test_features_have_the_digits_that_they_came_with():
+  """Standardised and back again in float32, 0.001 among sizes of 30 would be 0.000999..."""
+  dataset = made("classification", 3)
+  dataset = replace(dataset, x_test=dataset.x_test.astype(np.float32), standardization=None)
+  dataset.x_test[0] = [9.99999e-4, 30.250002, 123456.0]
+  found = plain(rows_of(dataset, model_of(dataset), -np.arange(12.0), np.zeros((12, 3))))
+  assert found[0][-3:] == ["0.001", "30.25", "123456"]
+
+
+def test_two_histograms_have_the_same_bins():
+  dataset = made("multilabel", 2)
+  outputs = np.where(dataset.targets_test > 0.5, 50.0, -1.0) + RNG.normal(size=(12, 2))
+  panel = Figure().subplots()
+  classes.draw_logits(panel, dataset, outputs)
+  one, other = ([box.get_x() for box in bars] for bars in panel.containers)
+  assert one == other
+
+
 def test_labels_are_told_by_their_names():
   dataset = made("multilabel", 3)
   dataset.targets_test[0] = 1, 0, 1
@@ -497,6 +515,24 @@ def test_a_folder_that_is_gone_holds_nothing(tmp_path):
 def test_the_ending_is_a_sentence(reason, where, sentence):
   model = model_of(made("classification", 3))
   assert ending_of(result_of(model, 3, reason, where)).startswith(sentence)
+
+
+def test_what_is_set_aside_is_not_counted_as_training():
+  dataset = made("classification", 3)
+  assert about(dataset).startswith("made: 40 training and 12 test examples;")
+  assert about(dataset, 8).startswith("made: 32 training, 8 validation and 12 test examples;")
+
+
+def test_losses_of_two_moments_say_so():
+  model = model_of(made("classification", 3))
+  result = result_of(model, 3)
+  assert training_of(result).startswith("training ")
+  kept = replace(result, best=BestEpoch(2, 0.5, None, 0.25, 0.5))
+  assert training_of(kept).startswith("of step 2; training ")
+  assert training_of(kept).endswith(" at the end")
+  assert training_of(replace(kept, best=BestEpoch(3, 0.5, None, 0.25, 0.5))) == (
+    training_of(result)
+  )
 
 
 def test_a_gradient_that_is_wrong_is_said_at_the_top():

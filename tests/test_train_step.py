@@ -368,3 +368,54 @@ def test_init_refuses_a_seed_for_a_key():
   init, _ = make(fb.train.gradient_descent(RATE))
   with pytest.raises(TypeError, match=r"key must be made by jax.random.key"):
     init(0)
+
+
+def drifting(start, after):
+  """An optimiser that keeps the gradient, and whose update gives another state than its init."""
+
+  def init(params):
+    return {"seen": jax.tree.map(start, params)}
+
+  def update(grads, state, params=None):
+    return grads, after(grads)
+
+  return optax.GradientTransformation(init, update)
+
+
+def in_bfloat16(leaf):
+  return leaf.astype(jnp.bfloat16)
+
+
+DRIFTS = {
+  "dtype": (
+    drifting(in_bfloat16, lambda grads: {"seen": grads}),
+    TypeError,
+    r"step: of the optimizer's state, the leaf \['seen'\]\[0\].w is bfloat16 by its init and "
+    r"float32 after its update; let init make it float32, or end update with .astype\('bfloat16'\)",
+  ),
+  "shape": (
+    drifting(jnp.sum, lambda grads: {"seen": grads}),
+    ValueError,
+    r"\['seen'\]\[0\].w has shape \[\] by its init and \[4, 5\] after its update",
+  ),
+  "structure": (
+    drifting(jnp.copy, lambda grads: grads),
+    ValueError,
+    r"must give a state of the structure that its init gives, PyTreeDef\(\{'seen'",
+  ),
+}
+
+
+@pytest.mark.parametrize("case", DRIFTS)
+def test_an_optimizer_whose_state_changes_its_kind_is_refused(case):
+  optimizer, error, message = DRIFTS[case]
+  init, step = make(optimizer)
+  with pytest.raises(error, match=message):
+    jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch_of())
+
+
+def test_a_state_kept_in_less_precision_on_purpose_is_taken():
+  optimizer = drifting(in_bfloat16, lambda grads: {"seen": jax.tree.map(in_bfloat16, grads)})
+  init, step = make(optimizer)
+  state = jax.eval_shape(step, jax.eval_shape(init, jax.random.key(0)), batch_of())[0]
+  assert state.opt_state["seen"][0].w.dtype == jnp.bfloat16

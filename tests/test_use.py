@@ -220,6 +220,8 @@ def test_info_of_a_run_that_was_cut_off(kinds, tmp_path, capsys):
   assert "mlp 3-8-2" in told(capsys, "info", tmp_path)
   (tmp_path / "summary.json").write_text("[1]")
   assert "summary.json must hold an object" in refused(capsys, "info", tmp_path)
+  (tmp_path / "summary.json").write_text('{"rates": [1]}')
+  assert "rates must be as fbackprop train writes them" in refused(capsys, "info", tmp_path)
 
 
 def test_a_run_says_what_it_learns(tmp_path, capsys):

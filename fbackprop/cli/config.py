@@ -10,7 +10,12 @@ import tyro
 
 from fbackprop.cli.toml import flags_of_file
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.method_names import OptimizerName, ScheduleName, ShuffleName
+from fbackprop.train.method_names import (
+  NonfiniteName,
+  OptimizerName,
+  ScheduleName,
+  ShuffleName,
+)
 from fbackprop.train.sources.names import kind_and_path
 from fbackprop.train.stopping import StopRules
 
@@ -18,6 +23,18 @@ ActivationName = Literal[
   "relu", "leaky_relu", "relu6", "hard_tanh", "sigmoid", "tanh", "softplus", "elu", "selu", "gelu",
   "gelu_tanh", "silu", "mish", "identity",
 ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CkptConfig:
+  """Checkpoints, in the folder `checkpoints` of the run; of them a run goes on with --resume."""
+
+  every: int | None = None
+  """Steps from one checkpoint to the next; by default one where the run is interrupted."""
+
+  keep: int = 2
+  """How many of the last ones are kept, beside the best."""
+
 
 LARGEST = 3e38  # About the largest number of float32.
 
@@ -113,6 +130,16 @@ class TrainConfig:
   stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
   """When to stop."""
 
+  ckpt: CkptConfig = field(default_factory=CkptConfig)
+  """When to save what a run needs to go on to the same bits."""
+
+  on_nonfinite: NonfiniteName = "raise"
+  """What a step that isn't finite does: ends the run (raise), is left out (skip), or sends the run
+  back to the last checkpoint, and on with half the rate (rollback)."""
+
+  resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
+  """Folder of a run that goes on where its last checkpoint stands, as it was told when it began."""
+
   out: str = "runs"
   """Folder in which the run's own folder is made."""
 
@@ -130,6 +157,8 @@ class TrainConfig:
       ("eval-every", self.eval_every, 1),
       ("check-every", self.check_every, 0),
       ("warmup", self.warmup, 0),
+      ("ckpt.every", 1 if self.ckpt.every is None else self.ckpt.every, 1),
+      ("ckpt.keep", self.ckpt.keep, 1),
       *(("hidden", width, 1) for width in self.hidden),
     ):
       if value < least:
@@ -167,6 +196,16 @@ class TrainConfig:
           "--class-weights must be balanced, none, or a number for each class, finite, at least 0 "
           f"and not all 0, got {got}"
         )
+    if self.on_nonfinite == "rollback" and self.ckpt.every is None:
+      raise UsageError("--on-nonfinite rollback needs checkpoints to go back to: give --ckpt.every")
+    if self.ensemble > 1 or self.rates:
+      for flag, is_given in (
+        ("ckpt.every", self.ckpt.every is not None),
+        ("on-nonfinite", self.on_nonfinite != "raise"),
+        ("resume", self.resume is not None),
+      ):
+        if is_given:
+          raise UsageError(f"--{flag} is for one network, not for --ensemble or --rates")
     for flag, text in (("out", self.out), ("name", self.name)):
       if text is not None and "\0" in text:
         raise UsageError(f"--{flag} can't hold a zero byte, got {text!r:.100}")
@@ -197,7 +236,13 @@ GENERAL = TrainConfig(
 )  # fmt: skip
 
 # Where a run is written is no part of what it is told to do: its config.toml runs again as it is.
-NOT_SAVED = ("out", "name", "config")
+NOT_SAVED = ("out", "name", "config", "resume")
+
+
+# What may be said anew of a run that goes on: nothing of it changes a step.
+WHEN_RESUMED = (
+  "--resume", "--ckpt.every", "--ckpt.keep", "--eval-every", "--check-every", "--on-nonfinite",
+)  # fmt: skip
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
@@ -214,9 +259,8 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
       good one.
     SystemExit: of tyro, with code 2 for a wrong flag and 0 for `--help`.
   """
-  path = last_value(arguments, "--config")
-  in_file = flags_of_file(path, TrainConfig()) if path is not None else []
-  everything = [*in_file, *arguments]
+  check_resumed(arguments)
+  everything = [*flags_in_file(arguments), *arguments]
   data = last_value(everything, "--data")
   default = DEFAULTS.get(data or "digits", GENERAL)
   told = {
@@ -230,6 +274,11 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
   config: TrainConfig = tyro.cli(
     TrainConfig, prog="fbackprop train", default=default, args=everything
   )
+  if config.rates and last_value(arguments, "--rate") is not None:
+    # A file has both: a run's config.toml holds every value.
+    rates = " ".join(f"{rate:g}" for rate in config.rates)
+    where = told_by("rates", arguments)
+    raise UsageError(f"--rate says nothing where there are {where} {rates}: give one of the two")
   return config
 
 
@@ -243,22 +292,50 @@ def last_value(arguments: Sequence[str], flag: str) -> str | None:
   return value
 
 
+def config_file(arguments: Sequence[str]) -> str | None:
+  """The TOML file that is read: that of --config, or of the run that goes on."""
+  run = last_value(arguments, "--resume")
+  return last_value(arguments, "--config") if run is None else str(Path(run, "config.toml"))
+
+
+def flags_in_file(arguments: Sequence[str]) -> list[str]:
+  """That file as flags."""
+  path = config_file(arguments)
+  return [] if path is None else flags_of_file(path, TrainConfig())
+
+
+def check_resumed(arguments: Sequence[str]) -> None:
+  """Refuses flags that would change the steps of a run that goes on."""
+  run = last_value(arguments, "--resume")
+  if run is None:
+    return
+  if not Path(run, "config.toml").is_file():
+    raise UsageError(f"--resume {run} holds no config.toml: it must be the folder of a run")
+  for word in arguments:
+    flag = word.partition("=")[0].replace("_", "-")
+    if flag.startswith("--") and flag not in WHEN_RESUMED and not flag.startswith("--stop."):
+      raise UsageError(
+        f"{flag} can't be given to a run that goes on: it does as it was told in {run}; only "
+        f"--stop.*, {', '.join(WHEN_RESUMED[1:])} can"
+      )
+
+
 def told_by(key: str, arguments: Sequence[str]) -> str:
   """What gave a key its value, as an error should call it: the flag, else the file's key."""
-  flag, path = f"--{key}".replace("_", "-"), last_value(arguments, "--config")
+  flag = f"--{key}".replace("_", "-")
   is_in_file = is_told(key, arguments) and last_value(arguments, flag) is None
-  return f"{path}: {key}" if is_in_file else flag
+  return f"{config_file(arguments)}: {key}" if is_in_file else flag
 
 
 def is_told(key: str, arguments: Sequence[str]) -> bool:
   """Whether a key has its value from a flag or from the file, and not by default."""
-  flag, path = f"--{key}".replace("_", "-"), last_value(arguments, "--config")
-  in_file = flags_of_file(path, TrainConfig()) if path is not None else []
-  return last_value([*in_file, *arguments], flag) is not None
+  everything = [*flags_in_file(arguments), *arguments]
+  return last_value(everything, f"--{key}".replace("_", "-")) is not None
 
 
 def saved(config: TrainConfig) -> dict[str, Any]:
   """The configuration as a TOML table: without what is None, and without where the run is."""
   table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED and v is not None}
-  table["stop"] = {k: v for k, v in table["stop"].items() if v is not None}
+  for part in ("stop", "ckpt"):
+    table[part] = {k: v for k, v in table[part].items() if v is not None}
   return table

@@ -2,21 +2,26 @@
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.config import TrainConfig
 from fbackprop.cli.output import number
 from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
+from fbackprop.cli.told import told_of
+from fbackprop.train.files import write_whole
 from fbackprop.train.interruption import deferred_interrupt
 
 if TYPE_CHECKING:
   from fbackprop.train.ensemble_results import EnsembleEvaluation, EnsembleResult
+  from fbackprop.train.report import RateScores
 
 
-def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
+def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   """Trains an ensemble for each rate, and writes the folder of the run.
 
   The split of the data is that of `--seed`; the member of that seed is the run without
@@ -25,7 +30,8 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
   nothing.
 
   Returns:
-    As `fbackprop.cli.train.main`; 3 if a member of the kept ensemble diverged.
+    As `fbackprop.cli.train.main`: 1 if a gradient check failed, 3 if a member of the kept ensemble
+    diverged.
   """
   import jax
   import jax.numpy as jnp
@@ -34,9 +40,10 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
 
   import fbackprop as fb
   from fbackprop.train import runs
-  from fbackprop.train.ensembles import make_ensemble_evaluate
+  from fbackprop.train.ensemble_scores import make_ensemble_evaluate
   from fbackprop.train.methods import make_optimizer
-  from fbackprop.train.models import save_model
+  from fbackprop.train.models import Model, save_model
+  from fbackprop.train.report import RateScores, draw_ensemble_page
 
   prepared = prepare(config, arguments)
   config, dataset, description = prepared.config, prepared.dataset, prepared.model
@@ -48,7 +55,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
   def optimizer(rate: Any) -> optax.GradientTransformation:
     return optax.chain(one_rate, optax.scale(rate))  # Every method multiplies by the rate at last.
 
-  folder = begin(config, arguments)
+  folder = begin(config, arguments, exits)
   rates, size = config.rates or (config.rate,), config.ensemble
   seeds = jnp.arange(config.seed, config.seed + size, dtype=jnp.uint32)
   members = size * len(rates)
@@ -76,49 +83,84 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str]) -> int:
         validation=prepared.validation,
         test=(dataset.x_test, dataset.targets_test),
         eval_every=config.eval_every,
+        check_every=config.check_every or None,
+        check_members=range(0, members, size),  # One of each rate.
         on_evaluation=on_evaluation,
       )
-    groups = [slice(i * size, (i + 1) * size) for i in range(len(rates))]
-    final = np.array([last_loss(result, k) for k in range(members)])
-    if result.best is not None:
-      final = -result.best.scores
-    means = [np.nan_to_num(final[group].mean(), nan=np.inf, posinf=np.inf) for group in groups]
+    parts = [result.part(i * size, (i + 1) * size) for i in range(len(rates))]
+    means = [np.nan_to_num(badness(part).mean(), nan=np.inf, posinf=np.inf) for part in parts]
     kept = int(np.argmin(means))
-    params = jax.tree.map(lambda leaf: leaf[groups[kept]], result.params)
+    part = parts[kept]
     evaluate = make_ensemble_evaluate(description.net, description.loss, 0)
     batch = fb.train.Batch(jnp.asarray(dataset.x_test), jnp.asarray(dataset.targets_test))
-    rows = []
-    for rate, group in zip(rates, groups, strict=True):
-      own = jax.tree.map(lambda leaf, group=group: leaf[group], result.params)
-      rows.append(summary_of(rate, evaluate(own, batch), result.stop_reasons[group]))
-    what = "test accuracy" if dataset.is_classification else "test loss"
-    print(f"{'rate':>9}  {what + ', mean ± deviation':<34}{'best':>9}{'worst':>9}{'together':>10}")
-    for row in rows:
-      best, worst = (row["most"], row["least"]) if dataset.is_classification else (
-        row["least"], row["most"])  # fmt: skip
-      spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
-      print(f"{row['rate']:>9g}  {spread:<34}{number(best):>9}{number(worst):>9}"
-            f"{number(row['together']):>10}")  # fmt: skip
-    kept_row = rows[kept]
+    is_labelled = dataset.is_classification
+    scores = []
+    for rate, own in zip(rates, parts, strict=True):
+      scored = evaluate(own.params, batch)
+      each = scored.test_accuracies if is_labelled else scored.test_losses
+      together = scored.test_accuracy if is_labelled else scored.test_loss
+      scores.append(RateScores(rate, np.asarray(each), float(together or 0.0)))
+    rows = [summary_of(own, end) for own, end in zip(scores, parts, strict=True)]
+    print("\n".join(table_of(rows, is_labelled)))
+    worst = result.gradient_check_max_rel_error
     summary = {
-      "test_accuracy" if dataset.is_classification else "test_loss": kept_row["together"],
+      "test_accuracy" if is_labelled else "test_loss": rows[kept]["together"],
       "members": size,
       "rate": rates[kept],
-      "steps": int(result.steps.max()),
+      "steps": int(part.steps.max()),
+      "gradient_check_max_rel_error": worst,
+      "gradient_checks": len(result.checks),
       "rates": rows,
       "seconds": result.seconds,
+      "check_seconds": result.check_seconds,
       "compile_seconds": result.compile_seconds,
     }
-    try:
-      save_model(folder / "model.safetensors", params, description._replace(ensemble=size))
-      runs.write_json(folder / "summary.json", summary)
-    except OSError as error:
-      print(f"fbackprop: could not be written: {folder}: {error.strerror}", file=sys.stderr)
-      return 1
-    print(f"kept: {size} of rate {rates[kept]:g}; run in {folder}")
+    whole = description._replace(ensemble=size)
+    failed: dict[Path, str] = {}
+
+    def write(name: str, writer: Callable[..., None], *content: Any) -> None:
+      """Writes a file of the run; one that can't be written doesn't keep the others from it."""
+      try:
+        writer(folder / name, *content)
+      except OSError as error:
+        failed[folder / name] = error.strerror or str(error)
+
+    write("model.safetensors", save_model, part.params, whole)
+    write("summary.json", runs.write_json, summary)
+    told = told_of(config, arguments, folder, method_of(config), prepared.aside)
+    model = Model(whole, part.params)
+    page = draw_ensemble_page(told, part, scores, kept, dataset, model)
+    write("report.html", write_whole, page)
+    error_said = "not checked" if worst is None else f"{worst:.1e}"
+    print(f"kept: {size} of rate {rates[kept]:g}; worst gradient error against jax.grad "
+          f"{error_said}; run in {folder}")  # fmt: skip
+  for own, rate in zip(parts, rates, strict=True):
+    tell_divergence(own, rate, config.seed)
+  for found in result.checks:
+    if not found.check.ok:
+      print(
+        f"fbackprop: the gradient of {found.check.leaf} differs from jax.grad by "
+        f"{found.check.rel_error:.1e} at step {found.step} of seed "
+        f"{config.seed + found.member % size}, rate {rates[found.member // size]:g}",
+        file=sys.stderr,
+      )
+      break
+  if failed:
+    files = ", ".join(f"{path} ({reason})" for path, reason in failed.items())
+    print(f"fbackprop: could not be written: {files}", file=sys.stderr)
+    return 1
   if interruption.signum is not None:
     return 128 + interruption.signum
-  return 3 if "diverged" in result.stop_reasons[groups[kept]] else 0
+  return 3 if "diverged" in part.stop_reasons else int(not result.checks_ok)
+
+
+def badness(result: "EnsembleResult") -> Any:
+  """What is to be small of each member, `[K]`: minus its best score, else its last losses."""
+  import numpy as np
+
+  if result.best is not None:
+    return -result.best.scores
+  return np.array([last_loss(result, k) for k in range(result.size)])
 
 
 def last_loss(result: "EnsembleResult", k: int) -> float:
@@ -128,16 +170,43 @@ def last_loss(result: "EnsembleResult", k: int) -> float:
   return float(result.losses[: result.steps[k], k][-100:].mean())
 
 
-def summary_of(rate: float, scores: Any, reasons: Sequence[str]) -> dict[str, Any]:
+def summary_of(scores: "RateScores", result: "EnsembleResult") -> dict[str, Any]:
   """The members of a rate in a few numbers: of the accuracy, or of the loss where there is none."""
   from fbackprop.train import spread_of
 
-  has_accuracy = scores.test_accuracies is not None
-  values = scores.test_accuracies if has_accuracy else scores.test_losses
   return {
-    "rate": rate,
-    **spread_of(values)._asdict(),
-    "together": scores.test_accuracy if has_accuracy else scores.test_loss,
-    "members": values.tolist(),
-    "stop_reasons": list(reasons),
+    "rate": scores.rate,
+    **spread_of(scores.scores)._asdict(),
+    "together": scores.together,
+    "members": scores.scores.tolist(),
+    "stop_reasons": list(result.stop_reasons),
+    "steps": result.steps.tolist(),
+    "diverged_at": list(result.diverged_at),
   }
+
+
+def table_of(rows: Sequence[dict[str, Any]], is_labelled: bool) -> list[str]:
+  """A line for each rate, under a heading."""
+  what = ("test accuracy" if is_labelled else "test loss") + ", mean ± deviation"
+  lines = [f"{'rate':>9}  {what:<34}{'best':>9}{'worst':>9}{'together':>10}"]
+  for row in rows:
+    ends = (row["most"], row["least"]) if is_labelled else (row["least"], row["most"])
+    spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
+    lines.append(
+      f"{row['rate']:>9g}  {spread:<34}{number(ends[0]):>9}{number(ends[1]):>9}"
+      f"{number(row['together']):>10}"
+    )
+  return lines
+
+
+def tell_divergence(result: "EnsembleResult", rate: float, seed: int) -> None:
+  """Says how many members of a rate diverged, and where the first of them did."""
+  diverged = [k for k, reason in enumerate(result.stop_reasons) if reason == "diverged"]
+  if diverged:
+    first = min(diverged, key=lambda k: int(result.steps[k]))
+    print(
+      f"fbackprop: of rate {rate:g}, {len(diverged)} of {result.size} diverged, that of seed "
+      f"{seed + first} at step {result.steps[first] + 1}; first not finite: "
+      f"{result.diverged_at[first]}",
+      file=sys.stderr,
+    )

@@ -1,9 +1,12 @@
 """What a run needs before it begins, or a usage error that names the flag or the file's key."""
 
+import json
+import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
 from fbackprop.cli.options import emphasis_of, network_options, training_examples
@@ -41,9 +44,14 @@ class Prepared(NamedTuple):
     stop = self.config.stop
     return None if stop.max_steps is None and stop.max_epochs is None else self.steps
 
+  @property
+  def aside(self) -> int:
+    """How many examples are set aside."""
+    return 0 if self.validation is None else len(self.validation.x)
+
   def about(self) -> list[str]:
     """The data in some lines."""
-    aside = "" if self.validation is None else f", {len(self.validation.x)} to validate on"
+    aside = f", {self.aside} to validate on" if self.aside else ""
     numbers = f"{len(self.examples.x)} examples to train on{aside}"
     first = f"{self.config.data}: {numbers}, {len(self.dataset.x_test)} to test on"
     return [first, *about(self.dataset)]
@@ -58,7 +66,7 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   from fbackprop.train.models import describe_model
 
   options = network_options(config, arguments)
-  dataset = load(config)
+  dataset = load(config, arguments)
   examples, validation = training_examples(config, dataset, arguments)
   n = len(examples.x)
   if config.batch_size > n:
@@ -81,27 +89,74 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
       f"{where} {config.schedule} must know the steps of the run: give --stop.max-steps or "
       "--stop.max-epochs"
     )
+  if config.schedule != "constant" and config.resume is not None:
+    for flag in (word.partition("=")[0] for word in arguments if word.startswith("--stop.")):
+      raise UsageError(
+        f"{flag} can't be given to a run that goes on with the schedule {config.schedule}, which "
+        "ends where the run was to end when it began"
+      )
   return prepared
 
 
-def begin(config: TrainConfig, arguments: Sequence[str]) -> Path:
+def begin(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> Path:
   """Makes the folder of the run, with what it was told and where it runs.
 
+  Args:
+    config: the run's.
+    arguments: what it was told.
+    exits: until they close, no other run can write to the folder.
+
   Raises:
-    UsageError: it can't be made or written.
+    UsageError: it can't be made or written, or another run writes to it.
+  """
+  from fbackprop.train.checkpoints import FolderInUseError, locked
+
+  folder = create_folder(config, arguments) if config.resume is None else Path(config.resume)
+  try:
+    exits.enter_context(locked(folder))
+  except FolderInUseError as error:
+    raise UsageError(str(error)) from error
+  except OSError as error:
+    raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
+  describe_run(folder, config, arguments)
+  return folder
+
+
+def describe_run(folder: Path, config: TrainConfig, arguments: Sequence[str]) -> None:
+  """Writes what a run was told and where it runs; of one that goes on, that is known already.
+
+  Raises:
+    UsageError: it can't be written.
   """
   from fbackprop.train import runs
 
-  folder = create_folder(config, arguments)
+  if config.resume is not None:
+    then, now = read_environment(folder), runs.environment()
+    changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
+    if changed:
+      print(
+        f"fbackprop: {folder} was begun elsewhere ({'; '.join(changed)}): the bits may differ",
+        file=sys.stderr,
+      )
   try:
+    # Also of one that goes on, which may have been given another end.
     runs.write_toml(
       folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
     )
-    runs.write_json(folder / "env.json", runs.environment())
+    if config.resume is None:
+      runs.write_json(folder / "env.json", runs.environment())
   except OSError as error:
     where = told_by("out", arguments)
     raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
-  return folder
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+  """Where a run began, as far as its numbers may depend on it; nothing if that isn't known."""
+  try:
+    content = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    return {key: content[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}
 
 
 def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
@@ -121,7 +176,7 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
     raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
-def load(config: TrainConfig) -> "Dataset":
+def load(config: TrainConfig, arguments: Sequence[str]) -> "Dataset":
   """The data of a run, or a usage error that says what is wrong with it."""
   from fbackprop.train.datasets import load_dataset
 
@@ -139,7 +194,10 @@ def load(config: TrainConfig) -> "Dataset":
     where = error.filename or config.data
     raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
   except ValueError as error:
-    raise UsageError(f"--data {config.data}: {error}") from error
+    key, _, rest = str(error).partition(" ")
+    is_key = key in ("target", "task", "sample_weights")
+    where = told_by(key, arguments) + " " if is_key else f"--data {config.data}: "
+    raise UsageError(where + (rest if is_key else str(error))) from error
 
 
 def about(dataset: "Dataset") -> list[str]:

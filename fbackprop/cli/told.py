@@ -12,8 +12,18 @@ if TYPE_CHECKING:
   from fbackprop.train.report import Told
 
 
-def told_of(config: TrainConfig, arguments: Sequence[str], folder: Path, method: str) -> "Told":
-  """What the page says besides the run's course; `method` is how it learned, in a line."""
+def told_of(
+  config: TrainConfig, arguments: Sequence[str], folder: Path, method: str, aside: int = 0
+) -> "Told":
+  """What the page says besides the run's course.
+
+  Args:
+    config: what it was told.
+    arguments: as they were given.
+    folder: of the run.
+    method: how it learned, in a line.
+    aside: how many examples were set aside.
+  """
   from fbackprop.train.report import Told
   from fbackprop.train.runs import environment
 
@@ -25,6 +35,7 @@ def told_of(config: TrainConfig, arguments: Sequence[str], folder: Path, method:
     environment(),
     again=shlex.join(["fbackprop", "train", "--config", str(folder / "config.toml")]),
     command=shlex.join(["fbackprop", "train", *arguments]),
+    aside=aside,
   )
 
 
@@ -37,7 +48,9 @@ def settings(config: TrainConfig) -> list[tuple[str, str, bool]]:
 def flat(config: TrainConfig) -> dict[str, Any]:
   """What is saved of it, and what is None, by the names of the flags."""
   table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED}
-  rules = {f"stop.{name}": value for name, value in table.pop("stop").items()}
+  rules = {
+    f"{part}.{name}": value for part in ("stop", "ckpt") for name, value in table.pop(part).items()
+  }
   return {name.replace("_", "-"): value for name, value in {**table, **rules}.items()}
 
 

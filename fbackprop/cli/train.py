@@ -1,8 +1,10 @@
 """`fbackprop train`: a thin face of `fbackprop.train.fit`."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,8 +44,9 @@ def main(arguments: Sequence[str]) -> int:
       ("matplotlib", "plot"), ("jinja2", "train"), ("rich", "train"), ("tomli_w", "train")
     ):  # fmt: skip
       need(module, extra=extra)  # A run that can't be reported isn't begun.
-    is_alone = config.ensemble == 1 and not config.rates
-    return run(config, arguments) if is_alone else run_ensemble(config, arguments)
+    with ExitStack() as exits:
+      is_alone = config.ensemble == 1 and not config.rates
+      return (run if is_alone else run_ensemble)(config, arguments, exits)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except KeyboardInterrupt:
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     return 130
 
 
-def run(config: TrainConfig, arguments: Sequence[str]) -> int:
+def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   """The run itself. jax is imported here."""
   import jax
 
@@ -68,7 +71,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     config.optimizer, config.rate, prepared.steps, schedule=config.schedule,
     warmup=config.warmup, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
   )  # fmt: skip
-  folder = begin(config, arguments)
+  folder = begin(config, arguments, exits)
   network, method = model.as_text(), method_of(config)
   print("\n".join([*prepared.about(), f"{network}; {method}"]))
   set_aside = prepared.validation is not None
@@ -77,6 +80,7 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
   print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}{validated}"
         "   error of gradient")  # fmt: skip
 
+  checkpoints = folder / "checkpoints"
   failed: dict[Path, str] = {}
 
   def write(name: str, writer: Callable[..., None], *content: Any) -> None:
@@ -93,21 +97,33 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
         write("metrics.jsonl", runs.append_evaluation, evaluation)
         show(line_of(evaluation, set_aside), evaluation.step)
 
-      result = fb.train.fit(
-        model.net,
-        model.loss,
-        prepared.examples,
-        optimizer=optimizer,
-        stop=replace(config.stop, validation_fraction=None),
-        key=jax.random.key(config.seed),
-        batch_size=config.batch_size,
-        shuffle=config.shuffle,
-        test=(dataset.x_test, dataset.targets_test),
-        validation=prepared.validation,
-        eval_every=config.eval_every,
-        check_every=config.check_every or None,
-        on_evaluation=on_evaluation,
-      )
+      def on_event(event: str) -> None:
+        print(f"fbackprop: {event}", file=sys.stderr, flush=True)
+
+      try:
+        result = fb.train.fit(
+          model.net,
+          model.loss,
+          prepared.examples,
+          optimizer=optimizer,
+          stop=replace(config.stop, validation_fraction=None),
+          key=jax.random.key(config.seed),
+          batch_size=config.batch_size,
+          shuffle=config.shuffle,
+          test=(dataset.x_test, dataset.targets_test),
+          validation=prepared.validation,
+          eval_every=config.eval_every,
+          check_every=config.check_every or None,
+          on_evaluation=on_evaluation,
+          checkpoints=fb.train.Checkpoints(checkpoints, config.ckpt.every, config.ckpt.keep),
+          resume=None if config.resume is None else checkpoints,
+          on_nonfinite=config.on_nonfinite,
+          on_event=on_event,
+        )
+      except (ValueError, TypeError, OSError) as error:
+        if config.resume is None:
+          raise
+        raise UsageError(f"--resume {config.resume}: {error}") from error
 
     summary = runs.summarize(result, dataset)
     write("model.safetensors", save_model, result.params, model)
@@ -123,11 +139,16 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
     look = jax.jit(fb.inspect(model.net, model.loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
     write("report.png", write_whole, draw_report(title, result, dataset, signals))
-    told = told_of(config, arguments, folder, method)
+    told = told_of(config, arguments, folder, method, prepared.aside)
     page = draw_page(told, result, dataset, signals, Model(model, result.params))
     write("report.html", write_whole, page)
     print(ending)
 
+  if result.stop_reason == "interrupted" and result.saved_at == result.steps:
+    again = shlex.join(["fbackprop", "train", "--resume", str(folder)])
+    print(f"fbackprop: step {result.steps} is saved; to go on: {again}", file=sys.stderr)
+  if result.skipped:
+    print(f"fbackprop: {len(result.skipped)} steps were left out", file=sys.stderr)
   if result.stop_reason == "diverged":
     print(
       f"fbackprop: diverged at step {result.steps + 1}; first not finite: {result.diverged_at}; "
@@ -141,6 +162,8 @@ def run(config: TrainConfig, arguments: Sequence[str]) -> int:
       f"step {step}",
       file=sys.stderr,
     )
+  for step in result.unsaved:
+    failed[checkpoints / str(step)] = "see above"
   if failed:
     files = ", ".join(f"{path} ({reason})" for path, reason in failed.items())
     print(f"fbackprop: could not be written: {files}", file=sys.stderr)

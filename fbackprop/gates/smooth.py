@@ -157,7 +157,9 @@ def elu_with(alpha: float = 1.0, *, scale: float = 1.0, name: str = "elu") -> Ga
 
   def elu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
     check_upstream(name, y, y_bar)
-    return (y_bar * jnp.where(y > 0, jnp.full_like(y, scale), y + scale * alpha),)
+    # Minus the value at -∞, of the numbers as the forward rule rounds them: there the slope is 0.
+    limit = jnp.full_like(y, scale) * alpha
+    return (y_bar * jnp.where(y > 0, jnp.full_like(y, scale), y + limit),)
 
   return Gate(name, 1, elu_forward, elu_backward)
 

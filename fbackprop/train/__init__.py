@@ -10,6 +10,7 @@ from fbackprop.lazy import lazy_names
 __getattr__, __dir__, __all__ = lazy_names(
   "fbackprop.train",
   {
+    "checkpoints": ("Checkpoints",),
     "ensemble_results": ("EnsembleEvaluation", "EnsembleResult", "Spread", "spread_of"),
     "ensembles": ("fit_ensemble",),
     "fitting": ("fit",),

@@ -1,3 +1,4 @@
+from fbackprop.train.checkpoints import Checkpoints as Checkpoints
 from fbackprop.train.ensemble_results import EnsembleEvaluation as EnsembleEvaluation
 from fbackprop.train.ensemble_results import EnsembleResult as EnsembleResult
 from fbackprop.train.ensemble_results import Spread as Spread

@@ -1,12 +1,14 @@
 """What an ensemble says while it is trained, and what it leaves behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
+from fbackprop.train.results import worst
 from fbackprop.types import Params
+from fbackprop.verify.live import LiveCheck
 
 
 class Spread(NamedTuple):
@@ -21,7 +23,8 @@ class Spread(NamedTuple):
 def spread_of(values: np.ndarray) -> Spread:
   """The spread of numbers `[K]`, K at least 1; NaN if one of them is."""
   wide = np.asarray(values, np.float64)
-  deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
+  with np.errstate(invalid="ignore"):  # Of an infinite loss there is no deviation: NaN.
+    deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
   return Spread(float(wide.mean()), deviation, float(wide.min()), float(wide.max()))
 
 
@@ -58,6 +61,14 @@ class BestEpochs(NamedTuple):
   scores: np.ndarray
 
 
+class MemberCheck(NamedTuple):
+  """A comparison of our gradient with `jax.grad`, at the parameters of a member after a step."""
+
+  step: int
+  member: int
+  check: LiveCheck
+
+
 @dataclass(frozen=True)
 class EnsembleResult:
   """An ensemble that has been trained.
@@ -76,6 +87,10 @@ class EnsembleResult:
     seconds: wall time, compilation not counted.
     compile_seconds: wall time of compilation.
     best: the epochs that are kept, if examples were set aside for that.
+    checks: the gradient checks, in order.
+    check_seconds: how much of the wall time they took.
+    diverged_at: of each member that diverged the first place that wasn't finite, as in `Result`;
+      None of the others.
   """
 
   params: Params
@@ -88,6 +103,19 @@ class EnsembleResult:
   seconds: float
   compile_seconds: float
   best: BestEpochs | None = None
+  checks: tuple[MemberCheck, ...] = ()
+  check_seconds: float = 0.0
+  diverged_at: tuple[str | None, ...] = ()
+
+  @property
+  def gradient_check_max_rel_error(self) -> float | None:
+    """The worst relative error of our gradient seen, in float64; None if it wasn't checked."""
+    return worst([found.check.rel_error for found in self.checks])
+
+  @property
+  def checks_ok(self) -> bool:
+    """Whether every gradient check agreed with `jax.grad`."""
+    return all(found.check.ok for found in self.checks)
 
   @property
   def size(self) -> int:
@@ -97,3 +125,38 @@ class EnsembleResult:
   def member(self, k: int) -> Params:
     """The parameters of one member."""
     return jax.tree.map(lambda leaf: leaf[k], self.params)
+
+  def part(self, first: int, end: int) -> "EnsembleResult":
+    """The members from `first` to before `end`, as if they had been trained without the others.
+
+    Of an evaluation, what all members say together is left out, as that was said of other members.
+    """
+    own = slice(first, end)
+
+    def of(values: np.ndarray | None) -> np.ndarray | None:
+      return None if values is None else values[own]
+
+    evaluations = tuple(
+      replace(
+        e, train_losses=e.train_losses[own], test_losses=of(e.test_losses),
+        test_accuracies=of(e.test_accuracies), test_loss=None, test_accuracy=None,
+      )
+      for e in self.evaluations
+    )  # fmt: skip
+    steps = self.steps[own]
+    return replace(
+      self,
+      params=jax.tree.map(lambda leaf: leaf[own], self.params),
+      rates=of(self.rates),
+      stop_reasons=self.stop_reasons[own],
+      steps=steps,
+      losses=self.losses[: steps.max(), own],
+      evaluations=evaluations,
+      best=None if self.best is None else BestEpochs(self.best.steps[own], self.best.scores[own]),
+      checks=tuple(
+        found._replace(member=found.member - first)
+        for found in self.checks
+        if first <= found.member < end
+      ),
+      diverged_at=self.diverged_at[own],
+    )

@@ -4,47 +4,39 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from fbackprop.checks import DtypeError, ShapeError, check_callable, check_number, describe
-from fbackprop.train.averaging import mean_outputs
-from fbackprop.train.ensemble_results import BestEpochs, EnsembleEvaluation, EnsembleResult
-from fbackprop.train.examples import check_examples, holds_labels
-from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.last_axis import is_tiny, shape_of, vmap_last
-from fbackprop.train.loop import (
-  RUNNING,
-  Loop,
-  StopNumbers,
-  judge,
-  start_loop,
-  stop_numbers,
-  take_batch,
+from fbackprop.checks import DtypeError, check_callable, describe
+from fbackprop.train.divergence import locate_nonfinite
+from fbackprop.train.ensemble_arguments import (
+  check_keys,
+  check_numbers,
+  check_rates,
+  optimizer_by_rate,
 )
+from fbackprop.train.ensemble_loop import Fixed, first_step, make_ensemble_chunk
+from fbackprop.train.ensemble_results import (
+  BestEpochs,
+  EnsembleEvaluation,
+  EnsembleResult,
+  MemberCheck,
+)
+from fbackprop.train.ensemble_scores import Scores, make_ensemble_evaluate, mean_losses
+from fbackprop.train.examples import check_examples
+from fbackprop.train.gradient_checks import make_gradient_check
+from fbackprop.train.interruption import deferred_interrupt
+from fbackprop.train.last_axis import is_tiny, shape_of
+from fbackprop.train.loop import DIVERGED, RUNNING, Loop, start_loop, stop_numbers, take_batch
 from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Batch, make_step
+from fbackprop.train.steps import make_step
 from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count, steps_left
-from fbackprop.train.validation import (
-  Best,
-  make_look,
-  set_aside,
-  start_best,
-  watched_examples,
-)
-from fbackprop.types import Array, Layer, Loss, Params
-
-
-class Fixed(NamedTuple):
-  """What is a member's own and never changes: the key of its orders, and its rate or None."""
-
-  order_key: Array
-  rate: Array | None
+from fbackprop.train.validation import make_look, set_aside, start_best, watched_examples
+from fbackprop.types import Array, Layer, Loss
 
 
 def fit_ensemble(
@@ -61,6 +53,8 @@ def fit_ensemble(
   test: Any = None,
   validation: Any = None,
   eval_every: int | None = None,
+  check_every: int | None = None,
+  check_members: Sequence[int] = (0,),
   chunk_steps: int = 1000,
   on_evaluation: Callable[[EnsembleEvaluation], None] | None = None,
 ) -> EnsembleResult:
@@ -85,6 +79,8 @@ def fit_ensemble(
     validation: as in `fit`: each member keeps the parameters of its own best epoch.
       `stop.validation_fraction` sets the same examples aside for all, by the first key.
     eval_every: as in `fit`; counted in the steps of the members that still run.
+    check_every: likewise, from step 0 on and at the end.
+    check_members: whose gradients are compared then, each a number from 0 to K − 1.
     chunk_steps: as in `fit`.
     on_evaluation: called with each `EnsembleEvaluation`, as it comes.
 
@@ -124,8 +120,10 @@ def fit_ensemble(
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
     check_count(name, value, least=1)
-  if eval_every is not None:
-    check_count("eval_every", eval_every, least=1)
+  for name, every in (("eval_every", eval_every), ("check_every", check_every)):
+    if every is not None:
+      check_count(name, every, least=1)
+  checked = check_numbers(check_members, size)
   if batch_size > n:
     raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
   rate_list = None if rates is None else check_rates(rates, size)
@@ -162,6 +160,9 @@ def fit_ensemble(
   chunk = traced.lower(loop, fixed, train, rules, zero, zero, one).compile()
   if held_out is not None:
     evaluate(loop.state.params, held_out)
+  check_gradient = make_gradient_check(net, loss, train, batch_size)
+  if check_every is not None and checked:
+    check_gradient(member_of(loop.state, axis, checked[0]))
   start_time = time.perf_counter()
   compile_seconds = start_time - compile_start
 
@@ -179,11 +180,27 @@ def fit_ensemble(
     if on_evaluation is not None:
       on_evaluation(evaluations[-1])
 
+  checks: dict[tuple[int, int], MemberCheck] = {}
+  check_seconds = 0.0
+
+  def check_now() -> None:
+    """Of those that have taken a step since; one that diverged is no place for a truth."""
+    nonlocal check_seconds
+    check_start = time.perf_counter()
+    for k in checked:
+      state = member_of(loop.state, axis, k)
+      place = int(state.step), k
+      if place not in checks and int(loop.progress.reason[k]) != DIVERGED:
+        checks[place] = MemberCheck(*place, check_gradient(state))
+    check_seconds += time.perf_counter() - check_start
+
   done, running = 0, size if most_steps else 0
   is_late = False
   with deferred_interrupt(signal.SIGINT) as interruption:
     while running and not interruption.requested:
-      ends = [(done // eval_every + 1) * eval_every] if eval_every else []
+      if check_every is not None and done % check_every == 0:
+        check_now()
+      ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
       if stop.max_seconds is not None:
         left = steps_left(stop.max_seconds, time.perf_counter() - start_time, done)
         is_late = left == 0
@@ -197,13 +214,21 @@ def fit_ensemble(
       done, running = int(reached), int((np.asarray(loop.progress.reason) == RUNNING).sum())
       if running and eval_every is not None and done % eval_every == 0:
         evaluate_now(done, running)
+    if check_every is not None:
+      check_now()
     if not evaluations or evaluations[-1].step != done or not running:
       evaluate_now(done, running)
     seconds = time.perf_counter() - start_time
+    codes = np.asarray(loop.progress.reason)
+    diverged_at: list[str | None] = [None] * size
+    for k in np.flatnonzero(codes == DIVERGED).tolist():
+      own, of = member_of(loop, axis, k), member_of(fixed, axis, k)
+      at = (own.state.step, own.order, train, batch_size, of.order_key, shuffle)
+      batch = take_batch(*at)[1]
+      diverged_at[k] = locate_nonfinite(net, loss, optimizer_of(of.rate), own.state, batch)
   unfinished = "max_seconds" if is_late else "interrupted"
   if not most_steps:
     unfinished = "max_epochs" if stop.max_epochs == 0 else "max_steps"
-  codes = np.asarray(loop.progress.reason)
   in_front = partial(members_in_front, axis)
   params, best = jax.tree.map(in_front, loop.state.params), None
   if loop.best is not None:
@@ -221,123 +246,10 @@ def fit_ensemble(
     seconds=seconds,
     compile_seconds=compile_seconds,
     best=best,
+    checks=tuple(checks.values()),
+    check_seconds=check_seconds,
+    diverged_at=tuple(diverged_at),
   )
-
-
-def chosen(which: Array, new: Array, old: Array) -> Array:
-  """The new arrays of some members `[K]`, the old ones of the others."""
-  return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-
-def first_step(
-  net: Layer, loss: Loss, optimizer_of: Callable[[Any], Any], key: Array, rate: Any, batch: Batch
-) -> Any:
-  """The start and the first step of one member, which are only traced."""
-  init, step = make_step(net, loss, optimizer_of(rate))
-  return step(init(key), batch)
-
-
-def make_ensemble_chunk(
-  net: Layer,
-  loss: Loss,
-  optimizer_of: Callable[[Any], optax.GradientTransformation],
-  batch_size: int,
-  capacity: int,
-  size: int,
-  is_last: bool,
-  shuffle: ShuffleName,
-  look: Callable[[Best, Params, Array, Array, Array], Best] | None,
-) -> jax.stages.Wrapped:
-  """Compiles the loop of all members over at most `capacity` steps.
-
-  Returns:
-    `chunk(loop, fixed, data, stop, first, until, one) -> (loop, reached, losses)`: from step
-    `first` to step `until`, or until no member runs. The members stand along the last axis of
-    `loop` and `fixed`, or along the first. `losses` is `[capacity, K]`, NaN where a member took no
-    step. The loop that went in is donated.
-  """
-
-  @partial(jax.jit, donate_argnums=0)
-  def chunk(
-    loop: Loop,
-    fixed: Fixed,
-    data: Batch,
-    stop: StopNumbers,
-    first: Array,
-    until: Array,
-    one: Array,
-  ) -> tuple[Loop, Array, Array]:
-    steps_per_epoch = data.x.shape[0] // batch_size
-
-    def goes_on(carry: tuple[Loop, Array, Array]) -> Array:
-      loop, at, _ = carry
-      return (at < until) & (loop.progress.reason == RUNNING).any()
-
-    def body(carry: tuple[Loop, Array, Array]) -> tuple[Loop, Array, Array]:
-      loop, at, rows = carry
-
-      def advance(loop: Loop, fixed: Fixed) -> tuple[Loop, Array]:
-        # Members that run are all at the same step, so that one epoch begins for all of them.
-        step = make_step(net, loss, optimizer_of(fixed.rate))[1]
-        order, batch = take_batch(at, loop.order, data, batch_size, fixed.order_key, shuffle)
-        state, info = step(loop.state, batch)
-        share = info.weight / batch_size
-        best = loop.best
-        if best is not None:
-          assert look is not None
-          epoch_ends = (at + 1) % steps_per_epoch == 0
-          best = look(best, state.params, state.step, epoch_ends, info.finite)
-        progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
-        runs = loop.progress.reason == RUNNING
-        new = jax.tree.map(partial(jnp.where, runs), Loop(state, order, progress, best), loop)
-        return new, jnp.where(runs, info.loss, jnp.full_like(info.loss, jnp.nan))
-
-      if is_last:
-        loop, losses = vmap_last(advance, size, one)(loop, fixed)
-      else:
-        loop, losses = jax.vmap(advance)(loop, fixed)
-      # Not `rows.at[row].set`, whose check of the row would be a pass over all rows in each step.
-      rows = jax.lax.dynamic_update_index_in_dim(rows, losses, at - first, 0)
-      return loop, at + 1, rows
-
-    rows = jnp.full((capacity, size), jnp.nan, one.dtype)
-    return jax.lax.while_loop(goes_on, body, (loop, first, rows))
-
-  return chunk
-
-
-class Scores(NamedTuple):
-  """Of an evaluation what the test examples say; None without any."""
-
-  test_losses: np.ndarray | None = None
-  test_accuracies: np.ndarray | None = None
-  test_loss: float | None = None
-  test_accuracy: float | None = None
-
-
-def make_ensemble_evaluate(net: Layer, loss: Loss, axis: int) -> Callable[[Params, Batch], Scores]:
-  """Builds `evaluate(params, batch)`, without randomness; `axis` is that of the members."""
-
-  @jax.jit
-  def measure(params: Params, batch: Batch) -> Any:
-    def outputs_of(params: Params) -> Array:
-      return net.forward(params, batch.x)[0]
-
-    def score(outputs: Array) -> tuple[Array, Array | None]:
-      mean = loss.forward(outputs, batch.targets)[0].mean()
-      is_labelled = holds_labels(batch.targets)
-      return mean, (outputs.argmax(1) == batch.targets).mean() if is_labelled else None
-
-    outputs = jax.vmap(outputs_of, axis)(params)  # [K, N, C]
-    return *jax.vmap(score)(outputs), *score(mean_outputs(outputs, loss.name))
-
-  def evaluate(params: Params, batch: Batch) -> Scores:
-    losses, accuracies, own_loss, own_accuracy = measure(params, batch)
-    if accuracies is None:
-      return Scores(np.asarray(losses), None, float(own_loss), None)
-    return Scores(np.asarray(losses), np.asarray(accuracies), float(own_loss), float(own_accuracy))
-
-  return evaluate
 
 
 def members_in_front(axis: int, leaf: Array) -> Array:
@@ -345,52 +257,11 @@ def members_in_front(axis: int, leaf: Array) -> Array:
   return jnp.moveaxis(leaf, axis, 0)
 
 
-def mean_losses(chunks: list[np.ndarray], size: int) -> np.ndarray:
-  """Each member's mean over the steps that it took, `[K]`; NaN where it took none."""
-  losses = np.concatenate([np.zeros((0, size)), *chunks])
-  counts = (~np.isnan(losses)).sum(0)
-  sums = np.nansum(losses, axis=0, dtype=np.float64)
-  means: np.ndarray = np.divide(sums, counts, out=np.full(size, np.nan), where=counts > 0)
-  return means
+def member_of(tree: Any, axis: int, k: int) -> Any:
+  """What is one member's own, without the axis of the members."""
+  return jax.tree.map(lambda leaf: members_in_front(axis, leaf)[k], tree)
 
 
-def check_keys(keys: Any) -> int:
-  """How many members there are; refuses what isn't a row of typed keys."""
-  is_keys = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-  if not is_keys:
-    raise DtypeError(
-      "fit_ensemble: keys must be typed keys [K], such as jax.random.split(jax.random.key(seed), "
-      f"K), got {describe(keys)}"
-    )
-  if keys.ndim != 1 or not len(keys):
-    raise ShapeError(f"fit_ensemble: keys must have shape [K], K at least 1, got {describe(keys)}")
-  return len(keys)
-
-
-def check_rates(rates: Any, size: int) -> np.ndarray:
-  """The rates `[K]` in float64; refuses other numbers of them, and those that can't be."""
-  rates = list(rates)
-  if len(rates) != size:
-    raise ShapeError(
-      f"fit_ensemble: rates must be one for each of the {size} keys, got {len(rates)}"
-    )
-  for k, rate in enumerate(rates):
-    check_number("fit_ensemble", f"rates[{k}]", rate)
-    if rate <= 0:
-      raise ValueError(f"fit_ensemble: rates[{k}] must be above 0, got {rate}")
-  return np.asarray(rates, np.float64)
-
-
-def optimizer_by_rate(
-  optimizer: Any, has_rates: bool
-) -> Callable[[Any], optax.GradientTransformation]:
-  """The optimiser as a function of a member's rate, whether it is one or not."""
-  if has_rates:
-    if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
-      raise DtypeError(
-        "fit_ensemble: with rates, optimizer must be a function of the rate, such as optax.sgd, "
-        f"got {describe(optimizer)}"
-      )
-    by_rate: Callable[[Any], optax.GradientTransformation] = optimizer
-    return by_rate
-  return lambda rate: optimizer
+def chosen(which: Array, new: Array, old: Array) -> Array:
+  """The new arrays of some members `[K]`, the old ones of the others."""
+  return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

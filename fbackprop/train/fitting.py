@@ -1,11 +1,11 @@
 """A whole run: compile, train in chunks, evaluate, check the gradient, stop and say why."""
 
-import math
-import signal
 import time
+import warnings
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Literal
+from dataclasses import asdict
+from os import PathLike
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,18 +13,25 @@ import numpy as np
 import optax
 
 from fbackprop.checks import DtypeError, check_callable, check_key, describe
-from fbackprop.train.divergence import locate_nonfinite
-from fbackprop.train.examples import check_examples, make_evaluate
-from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
-from fbackprop.train.method_names import ShuffleName
+from fbackprop.train.checkpoints import Checkpoints, Kind, Saved, keeping, load_checkpoint
+from fbackprop.train.examples import check_examples, digest, make_evaluate
+from fbackprop.train.gradient_checks import make_gradient_check
+from fbackprop.train.history import History, no_rows
+from fbackprop.train.loop import (
+  make_chunk,
+  make_pass_over,
+  start_loop,
+  stop_numbers,
+)
+from fbackprop.train.method_names import NonfiniteName, ShuffleName
+from fbackprop.train.optimizers import scaled
 from fbackprop.train.results import BestEpoch, Evaluation, Result
+from fbackprop.train.running import Running, score_of
 from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Info, State, layer_names, make_step, noise_key
-from fbackprop.train.stopping import STOP_REASONS, StopRules, check_count, steps_left
-from fbackprop.train.validation import Best, make_look, set_aside, start_best, watched_examples
-from fbackprop.types import Array, Layer, Loss
-from fbackprop.verify.live import LiveCheck, make_live_check
+from fbackprop.train.steps import Info, layer_names, make_step
+from fbackprop.train.stopping import StopRules, check_count
+from fbackprop.train.validation import make_look, set_aside, start_best, watched_examples
+from fbackprop.types import Array, Layer, Loss, Params
 
 
 def fit(
@@ -43,6 +50,10 @@ def fit(
   check_every: int | None = None,
   chunk_steps: int = 1000,
   on_evaluation: Callable[[Evaluation], None] | None = None,
+  checkpoints: Checkpoints | None = None,
+  resume: str | PathLike[str] | None = None,
+  on_nonfinite: NonfiniteName = "raise",
+  on_event: Callable[[str], None] | None = None,
 ) -> Result:
   """Trains a network until a stop rule fires.
 
@@ -66,15 +77,30 @@ def fit(
       on; None for none.
     chunk_steps: the most steps of one compiled call. It changes no result, only how soon an
       interrupt is heard.
-    on_evaluation: called with each `Evaluation`, as it comes.
+    on_evaluation: called with each `Evaluation`, as it comes, and first, of a run that goes on,
+      with those that it had before.
+    checkpoints: where and how often the run is saved; None for nowhere.
+    resume: a folder of checkpoints, or one of them: the run goes on from there, to the same bits as
+      if it had never been cut. All arguments must be those that it began with, but for what doesn't
+      change a step: `stop`, by which it may go on further, `test`, how often what is done, and
+      `checkpoints`, which may name the same folder. A damaged checkpoint is left out, and the one
+      before it taken.
+    on_nonfinite: what a step that isn't finite (see `Info.finite`) does. "raise" ends the run.
+      "skip" leaves that step out, up to 10 in a row. "rollback" goes back to the last checkpoint
+      and on from there with updates of half the size, up to 10 times; it needs
+      `checkpoints.every`. A state that isn't finite is never kept, nor saved.
+    on_event: called with a sentence about what wasn't planned: a damaged checkpoint, one that
+      can't be written, a step that was left out, a rollback. By default a warning.
 
   Returns:
-    A `Result`. An interrupt (SIGINT) ends the run after the chunk in flight, and a step that isn't
-    finite (see `Info.finite`) ends it at once, with what was reached so far.
+    A `Result`. An interrupt (SIGINT, and where there are checkpoints SIGTERM) ends the run after
+    the chunk in flight, with what was reached so far; so does a step that isn't finite.
 
   Raises:
     TypeError: an argument isn't what it must be.
-    ValueError: shapes or values that don't fit; the message names the argument.
+    ValueError: shapes or values that don't fit; the message names the argument. The checkpoint is
+      of another run; or every one there is is damaged.
+    OSError: there is no checkpoint to go on from, or another run has the folder of checkpoints.
 
   Example:
     >>> import fbackprop as fb
@@ -91,8 +117,12 @@ def fit(
     raise DtypeError(f"fit: stop must be a StopRules, got {describe(stop)}")
   check_key("fit", key)
   find_shuffle(shuffle)  # Refuses any other name before anything is done.
-  if on_evaluation is not None:
-    check_callable("fit", "on_evaluation", on_evaluation)
+  for what, function in (("on_evaluation", on_evaluation), ("on_event", on_event)):
+    if function is not None:
+      check_callable("fit", what, function)
+  check_saving(checkpoints, on_nonfinite)
+  if on_nonfinite == "rollback":
+    optimizer = scaled(optimizer)
   init, step = make_step(net, loss, optimizer)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)
@@ -112,152 +142,133 @@ def fit(
     raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
 
   init_key, order_key = jax.random.split(key)
-  most_steps = stop.most_steps(n // batch_size)
+  steps_per_epoch = n // batch_size
+  most_steps = stop.most_steps(steps_per_epoch)
   state = init(init_key)
   names = layer_names(state.params)
   info = jax.eval_shape(step, state, train)[1]
   dtype = info.loss.dtype
-  rules = stop_numbers(stop, dtype, is_validated=watched is not None)
+  numbers = stop_numbers(stop, dtype, is_validated=watched is not None)
   loop, look = start_loop(state, n, dtype, shuffle), None
   if watched is not None:
     look = make_look(net, loss, watched)
     loop = loop._replace(best=start_best(state.params, dtype))
-  evaluate, live = make_evaluate(net, loss), make_live_check(net, loss)
+  test_scores = make_evaluate(net, loss)
+  check_gradient = make_gradient_check(net, loss, train, batch_size)
+  own_stop = asdict(stop)
+  identity: dict[str, Any] = {}
+  if checkpoints is not None or resume is not None:
+    identity = {
+      "loss": loss.name,
+      "examples": digest(train),
+      "examples set aside": digest(watched),
+      "batch_size": batch_size,
+      "shuffle": shuffle,
+      "key": digest(jax.random.key_data(key)),
+      "on_nonfinite='rollback'": on_nonfinite == "rollback",
+    }
 
-  def check_gradient(state: State) -> LiveCheck:
-    rows = np.random.default_rng(int(state.step)).choice(n, batch_size, replace=False)
-    key = noise_key(net, state)
-    return live(state.params, train.x, train.targets, key=key, weights=train.weights, rows=rows)
+  # Of shapes, as the loop itself is donated.
+  kind = Kind(identity, jax.eval_shape(lambda loop: loop, loop), info, jax.random.key_impl(key))
 
-  compile_start = time.perf_counter()
-  capacity = max(1, min(chunk_steps, most_steps))
-  program = make_chunk(step, batch_size, capacity, shuffle, look)
-  chunk = program.lower(loop, train, rules, as_step(0), order_key).compile()
-  if held_out is not None:
-    evaluate(state.params, held_out)
-  if check_every is not None:
-    check_gradient(state)
-  start = time.perf_counter()
-  compile_seconds, check_seconds = start - compile_start, 0.0
+  def tell(event: str) -> None:
+    if on_event is None:
+      warnings.warn(f"fit: {event}", stacklevel=2)
+    else:
+      on_event(event)
 
-  rows = [jax.tree.map(no_rows, info)]  # Of each chunk, the Info of its steps.
-  shown = len(rows)  # Of those, how many are in an evaluation already.
-  evaluations: list[Evaluation] = []
-  checks: list[tuple[int, LiveCheck]] = []
+  def load(path: str | PathLike[str]) -> Saved:
+    return load_checkpoint(path, kind, tell)
 
-  def check_now(done: int) -> None:
-    nonlocal check_seconds
-    if not checks or checks[-1][0] < done:
-      check_start = time.perf_counter()
-      checks.append((done, check_gradient(loop.state)))
-      check_seconds += time.perf_counter() - check_start
+  def evaluate(params: Params) -> tuple[float | None, float | None]:
+    return (None, None) if held_out is None else test_scores(params, held_out)
 
-  def evaluate_now(done: int) -> None:
-    nonlocal shown
-    if evaluations and evaluations[-1].step == done:
-      return
-    recent, shown = rows[shown:], len(rows)
-    last = next((r.grad_norms[-1] for r in reversed(rows) if len(r.grad_norms)), ())
-    scores = (None, None) if held_out is None else evaluate(loop.state.params, held_out)
-    evaluations.append(
-      Evaluation(
-        step=done,
-        epoch=done / (n // batch_size),
-        train_loss=mean_loss(recent),
-        test_loss=scores[0],
-        test_accuracy=scores[1],
-        grad_norms=tuple(float(v) for v in last),
-        gradient_error=checks[-1][1].rel_error if checks else None,
-        seconds=time.perf_counter() - start,
-        validation_score=score_of(loop.best, "latest"),
-      )
+  with keeping(checkpoints, identity, own_stop) as keeper:
+    saved = None if resume is None else load(resume)
+    compile_start = time.perf_counter()
+    capacity = max(1, min(chunk_steps, most_steps))
+    program = make_chunk(step, batch_size, capacity, shuffle, look)
+    zero = jnp.zeros((), jnp.int32)
+    chunk = program.lower(loop, train, numbers, zero, order_key).compile()
+    evaluate(state.params)
+    if check_every is not None:
+      check_gradient(state)
+    start = time.perf_counter()
+    compile_seconds = start - compile_start
+    running = Running(
+      net=net,
+      loss=loss,
+      optimizer=optimizer,
+      train=train,
+      stop=stop,
+      batch_size=batch_size,
+      shuffle=shuffle,
+      eval_every=eval_every,
+      check_every=check_every,
+      on_nonfinite=on_nonfinite,
+      on_evaluation=on_evaluation,
+      numbers=numbers,
+      order_key=order_key,
+      capacity=capacity,
+      chunk=chunk,
+      pass_over=make_pass_over(steps_per_epoch, look),
+      evaluate=evaluate,
+      check=check_gradient,
+      keeper=keeper,
+      load=load,
+      tell=tell,
+      start=start,
+      loop=loop,
+      history=History([no_rows(info)]),
     )
-    if on_evaluation is not None:
-      on_evaluation(evaluations[-1])
-
-  done, reason = 0, None
-  if most_steps == 0:
-    reason = "max_epochs" if stop.max_epochs == 0 else "max_steps"
-  with deferred_interrupt(signal.SIGINT) as interruption:
-    while True:
-      over = reason is not None
-      # At the parameters of a run that diverged there is no truth to compare with.
-      if check_every is not None and (over or done % check_every == 0) and reason != "diverged":
-        check_now(done)
-      if over or (eval_every is not None and done > 0 and done % eval_every == 0):
-        evaluate_now(done)
-      if over:
-        break
-      if interruption.requested:
-        reason = "interrupted"
-        continue  # The last check and evaluation are still to come.
-      ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
-      if stop.max_seconds is not None:
-        left = steps_left(stop.max_seconds, time.perf_counter() - start, done)
-        if left == 0:
-          reason = "max_seconds"
-          continue
-        ends.append(done + left)
-      until = min(done + capacity, most_steps, *ends)
-      loop, infos = chunk(loop, train, rules, as_step(until), order_key)
-      code, before, done = int(loop.progress.reason), done, int(loop.state.step)
-      reason = None if code < 0 else STOP_REASONS[code]
-      reached = done - before + (reason == "diverged")
-      rows.append(jax.tree.map(partial(first_rows, reached), infos))
-    seconds = time.perf_counter() - start
-    diverged_at = None
-    if reason == "diverged":
-      at = (loop.state.step, loop.order, train, batch_size, order_key, shuffle)
-      batch = take_batch(*at)[1]
-      diverged_at = locate_nonfinite(net, loss, optimizer, loop.state, batch)
-  assert reason is not None  # The loop ends with one.
-  best = None
+    reason = None
+    if saved is not None:
+      reason = running.go_on_from(saved, own_stop)
+    if reason is None and running.done >= most_steps:
+      is_steps = stop.max_steps is not None and running.done >= stop.max_steps
+      reason = "max_steps" if is_steps else "max_epochs"
+    reason = running.run(reason)
+    seconds = running.seconds
+  loop, history, best = running.loop, running.history, None
   if loop.best is not None and (score := score_of(loop.best, "badness")) is not None:
-    scores = (None, None) if held_out is None else evaluate(loop.best.params, held_out)
+    scores = evaluate(loop.best.params)
     best = BestEpoch(int(loop.best.step), score, loop.best.params, *scores)
+  infos = history.infos()
   return Result(
     state=loop.state,
     stop_reason=reason,
-    losses=np.concatenate([r.loss for r in rows]),
-    grad_norms=np.concatenate([r.grad_norms for r in rows]),
+    losses=np.asarray(infos.loss),
+    grad_norms=np.asarray(infos.grad_norms),
     layer_names=tuple(names),
-    evaluations=tuple(evaluations),
-    checks=tuple(checks),
-    diverged_at=diverged_at,
-    interrupted=interruption.requested,
+    evaluations=tuple(history.evaluations),
+    checks=tuple(history.checks),
+    diverged_at=running.diverged_at,
+    interrupted=running.interrupted,
     seconds=seconds,
-    check_seconds=check_seconds,
+    check_seconds=history.check_seconds,
     compile_seconds=compile_seconds,
     best=best,
+    skipped=skipped_steps(infos, reason),
+    rollbacks=history.rollbacks,
+    saved_at=running.saved_at,
+    unsaved=tuple(running.unsaved),
   )
 
 
-def score_of(best: Best | None, which: Literal["badness", "latest"]) -> float | None:
-  """The best or the latest score of the examples set aside; None before there is one."""
-  badness = math.inf if best is None else float(getattr(best, which))
-  return -badness if math.isfinite(badness) else None
+def check_saving(checkpoints: Any, on_nonfinite: Any) -> None:
+  """Refuses what can't be, of the arguments that say what is saved and when it is needed."""
+  if checkpoints is not None and not isinstance(checkpoints, Checkpoints):
+    raise DtypeError(f"fit: checkpoints must be a Checkpoints, got {describe(checkpoints)}")
+  choices = get_args(NonfiniteName)
+  if on_nonfinite not in choices:
+    raise ValueError(f"on_nonfinite must be one of {', '.join(choices)}, got {on_nonfinite!r}")
+  if on_nonfinite == "rollback" and (checkpoints is None or checkpoints.every is None):
+    raise ValueError(
+      "on_nonfinite='rollback' needs checkpoints to go back to: give checkpoints with every"
+    )
 
 
-def as_step(step: int) -> Array:
-  """A step number that a compiled loop takes."""
-  return jnp.asarray(step, jnp.int32)
-
-
-def no_rows(value: jax.ShapeDtypeStruct) -> np.ndarray:
-  """The rows of no steps at all."""
-  return np.zeros((0, *value.shape), value.dtype)
-
-
-def first_rows(count: int, column: Array) -> np.ndarray:
-  """The rows of the steps that were reached, on the host."""
-  return np.asarray(column)[:count]
-
-
-def mean_loss(chunks: list[Info]) -> float | None:
-  """The mean loss of the examples of some steps, by their weights; None without any weight."""
-  if not chunks:
-    return None
-  # Put together first, so that the sum is one sum however the run was cut into chunks.
-  losses = np.concatenate([chunk.loss for chunk in chunks]).astype(np.float64)
-  weights = np.concatenate([chunk.weight for chunk in chunks]).astype(np.float64)
-  return float((weights * losses).sum() / weights.sum()) if weights.sum() else None
+def skipped_steps(infos: Info, reason: str) -> tuple[int, ...]:
+  """The steps that were left out; the one at which a run diverged isn't."""
+  refused = np.flatnonzero(~infos.finite) + 1
+  return tuple(map(int, refused[:-1] if reason == "diverged" else refused))

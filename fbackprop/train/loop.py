@@ -22,6 +22,10 @@ RUNNING = -1
 MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS))
 
 
+# Of `make_look`: scores the examples set aside, at the end of an epoch.
+Look = Callable[[Best, Params, Array, Array, Array], Best]
+
+
 class StopNumbers(NamedTuple):
   """`StopRules` as numbers that a compiled loop can take; a rule that is off never fires."""
 
@@ -99,7 +103,7 @@ def make_chunk(
   batch_size: int,
   capacity: int,
   shuffle: str = "exact",
-  look: Callable[[Best, Params, Array, Array, Array], Best] | None = None,
+  look: Look | None = None,
 ) -> jax.stages.Wrapped:
   """Compiles the loop over at most `capacity` steps.
 
@@ -134,19 +138,15 @@ def make_chunk(
       row = loop.state.step - first
       state, info = step(loop.state, batch)
       share = info.weight / batch_size
-      best = loop.best
-      if best is not None:
-        assert look is not None
-        epoch_ends = (loop.state.step + 1) % steps_per_epoch == 0
-        best = look(best, state.params, state.step, epoch_ends, info.finite)
-      progress = judge(loop.progress, info, share, state.step, steps_per_epoch, stop, best)
+      after = Loop(state, order, loop.progress, loop.best)
+      after = account(after, info.loss, share, info.finite, steps_per_epoch, stop, look)
 
       def record(column: Array, value: Array) -> Array:
         # Not `column.at[row].set`, which asks whether the row is within the column.
         updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
         return updated
 
-      return Loop(state, order, progress, best), jax.tree.map(record, rows, info)
+      return after, jax.tree.map(record, rows, info)
 
     def empty(value: jax.ShapeDtypeStruct) -> Array:
       return jnp.zeros((capacity, *value.shape), value.dtype)
@@ -191,10 +191,64 @@ def take_batch(
   return order, Batch(data.x[rows], targets, weights)
 
 
+def make_pass_over(
+  steps_per_epoch: int, look: Look | None = None
+) -> Callable[[Loop, StopNumbers], Loop]:
+  """Compiles the step that isn't taken, for `fit(on_nonfinite="skip")`.
+
+  Args:
+    steps_per_epoch: full batches in the data.
+    look: of `make_look`, where examples are set aside.
+
+  Returns:
+    `pass_over(loop, stop) -> loop`: takes a loop that a chunk left at a step that wasn't finite
+      past that step, as one without any examples: it counts, the parameters are as they were.
+  """
+
+  @jax.jit
+  def pass_over(loop: Loop, stop: StopNumbers) -> Loop:
+    state = loop.state._replace(step=loop.state.step + 1)
+    none = jnp.zeros_like(loop.progress.epoch_sum)
+    finite = jnp.ones((), bool)
+    return account(loop._replace(state=state), none, none, finite, steps_per_epoch, stop, look)
+
+  return pass_over
+
+
+def account(
+  loop: Loop,
+  loss: Array,
+  share: Array,
+  finite: Array,
+  steps_per_epoch: int,
+  stop: StopNumbers,
+  look: Look | None,
+) -> Loop:
+  """What is done after a step: the examples set aside are scored, the stop rules asked.
+
+  Args:
+    loop: with the state after the step, and what was before it in all else.
+    loss: of the batch.
+    share: by which it counts in the mean of its epoch.
+    finite: whether the step was taken.
+    steps_per_epoch: full batches in the data.
+    stop: the rules.
+    look: of `make_look`, where examples are set aside.
+  """
+  best, step = loop.best, loop.state.step
+  if best is not None:
+    assert look is not None
+    epoch_ends = (step + jnp.where(finite, 0, 1)) % steps_per_epoch == 0
+    best = look(best, loop.state.params, step, epoch_ends, finite)
+  progress = judge(loop.progress, loss, share, finite, step, steps_per_epoch, stop, best)
+  return loop._replace(progress=progress, best=best)
+
+
 def judge(
   progress: Progress,
-  info: Info,
+  loss: Array,
   share: Array,
+  finite: Array,
   step: Array,
   steps_per_epoch: int,
   stop: StopNumbers,
@@ -203,9 +257,10 @@ def judge(
   """Asks the stop rules after a step; `step` is the number of steps taken, this one included.
 
   A batch counts in the mean of its epoch by its `share`. An epoch without any brings no progress.
-  Where examples are set aside, their latest score is judged by `tol` in the place of that mean.
+  Where examples are set aside, their latest score is judged by `tol` in the place of that mean. A
+  step that wasn't taken ends the run and changes nothing else.
   """
-  epoch_sum = progress.epoch_sum + share * info.loss.astype(share.dtype)
+  epoch_sum = progress.epoch_sum + share * loss.astype(share.dtype)
   epoch_share = progress.epoch_share + share
   epoch_ends = step % steps_per_epoch == 0
   mean = jnp.where(epoch_share > 0, epoch_sum / epoch_share, jnp.full_like(epoch_sum, jnp.inf))
@@ -223,14 +278,18 @@ def judge(
     (step >= stop.max_steps, MAX_STEPS),
     (stale > stop.patience, TOL),
     (epoch_ends & (mean <= stop.loss_below), LOSS_BELOW),
-    (~info.finite, DIVERGED),
+    (~finite, DIVERGED),
   ):
     reason = jnp.where(fires, code, reason).astype(jnp.int32)
   zero = jnp.zeros_like(epoch_sum)
-  return Progress(
+  judged_all = Progress(
     jnp.where(epoch_ends, zero, epoch_sum),
     jnp.where(epoch_ends, zero, epoch_share),
     best,
     stale,
     reason,
+  )
+  ended = progress._replace(reason=reason)
+  return Progress(
+    *(jnp.where(finite, new, old) for new, old in zip(judged_all, ended, strict=True))
   )

@@ -7,4 +7,6 @@ OptimizerName = Literal[
 ]
 ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
 ShuffleName = Literal["exact", "fast"]
+# What a step that isn't finite does: it ends the run, is left out, or sends it back.
+NonfiniteName = Literal["raise", "skip", "rollback"]
 OPTIMIZERS, SCHEDULES = get_args(OptimizerName), get_args(ScheduleName)

@@ -83,7 +83,7 @@ class Description(NamedTuple):
     return LOSSES[self.task]
 
   def as_text(self) -> str:
-    """In words, as "mlp 4-8-3, relu, dropout 0.1, softmax_cross_entropy"."""
+    """In words, as "mlp 4-8-3, relu, dropout 0.1, softmax_cross_entropy", or "linear 4-3, ..."."""
     options = [
       *([self.normalization] if self.normalization != "none" else []),
       *([f"dropout {self.dropout:g}"] if self.dropout else []),
@@ -92,7 +92,9 @@ class Description(NamedTuple):
     ]
     sizes = "-".join(map(str, self.sizes))
     many = "" if self.ensemble is None else f"{self.ensemble} of "
-    return ", ".join([f"{many}mlp {sizes}", self.activation, *options, self.loss.name])
+    # What has no hidden layer has no activation.
+    kind = [f"mlp {sizes}", self.activation] if len(self.sizes) > 2 else [f"linear {sizes}"]
+    return many + ", ".join([*kind, *options, self.loss.name])
 
 
 class Model(NamedTuple):

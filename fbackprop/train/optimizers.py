@@ -1,7 +1,7 @@
 """The lecture's update rule, and what a step hands to it or to any optimiser of optax."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +91,28 @@ def as_transformation(optimizer: Any) -> optax.GradientTransformation:
       f"fbackprop.train.gradient_descent(0.1), got {describe(optimizer)}"
     )
   return optimizer
+
+
+class Scaled(NamedTuple):
+  """The state of an optimiser whose updates are multiplied by a number, `[]`, float32."""
+
+  scale: Array
+  inner: Any
+
+
+def scaled(optimizer: Any) -> optax.GradientTransformation:
+  """An optimiser whose updates are multiplied by a number in its state, which begins at 1."""
+  optimizer = optax.with_extra_args_support(as_transformation(optimizer))
+
+  def init(params: Params) -> Scaled:
+    return Scaled(jnp.ones((), jnp.float32), optimizer.init(params))
+
+  def update(updates: Params, state: Scaled, params: Any = None, **more: Any) -> tuple[Any, Scaled]:
+    updates, inner = optimizer.update(updates, state.inner, params, **more)
+    updates = jax.tree.map(lambda update: update * state.scale.astype(update.dtype), updates)
+    return updates, Scaled(state.scale, inner)
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | None], Array]:

@@ -82,6 +82,10 @@ class Result:
     check_seconds: how much of it the gradient checks took.
     compile_seconds: wall time of compilation.
     best: the epoch that is kept, if examples were set aside for that.
+    skipped: the steps that were left out as they weren't finite, of `on_nonfinite="skip"`.
+    rollbacks: how often the run went back to a checkpoint, of `on_nonfinite="rollback"`.
+    saved_at: the step of the last checkpoint; None if there is none.
+    unsaved: the steps whose checkpoints couldn't be written.
   """
 
   state: State
@@ -97,6 +101,10 @@ class Result:
   check_seconds: float
   compile_seconds: float
   best: BestEpoch | None = None
+  skipped: tuple[int, ...] = ()
+  rollbacks: int = 0
+  saved_at: int | None = None
+  unsaved: tuple[int, ...] = ()
 
   @property
   def params(self) -> Params:

@@ -60,10 +60,27 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
-  """Adds a line to metrics.jsonl."""
+  """Adds a line to metrics.jsonl.
+
+  Lines of this step and of later ones, which a run has that was cut and went on before them, give
+  way; so does half a line.
+  """
+  before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+  kept = [line for line in before if (step := step_of(line)) is not None and step < evaluation.step]
   line = json.dumps(to_json(vars(evaluation)), allow_nan=False) + "\n"
+  if len(kept) < len(before):
+    write_whole(path, "".join([*kept, line]).encode())
+    return
   with path.open("a", encoding="utf-8") as file:
     file.write(line)
+
+
+def step_of(line: str) -> int | None:
+  """The step of a line of metrics.jsonl; None of what isn't a whole one."""
+  try:
+    return int(json.loads(line)["step"]) if line.endswith("\n") else None
+  except (ValueError, KeyError, TypeError):
+    return None
 
 
 def to_json(value: Any) -> Any:
@@ -115,6 +132,8 @@ def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
     "steps": result.steps,
     "stop_reason": result.stop_reason,
     "diverged_at": result.diverged_at,
+    "skipped_steps": list(result.skipped),
+    "rollbacks": result.rollbacks,
     "gradient_check_max_rel_error": result.gradient_check_max_rel_error,
     "gradient_rounding_max_rel_error": result.gradient_rounding_max_rel_error,
     "gradient_checks": len(result.checks),

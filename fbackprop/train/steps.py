@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbackprop.checks import DtypeError, check_key, check_unit, describe
+from fbackprop.checks import (
+  DtypeError,
+  ShapeError,
+  StructureError,
+  check_key,
+  check_unit,
+  describe,
+)
 from fbackprop.train.optimizers import as_transformation, make_update
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
@@ -70,7 +77,9 @@ def make_step(
     It doesn't wait for the device. The gradient is our own backward pass.
 
   Raises:
-    TypeError: an argument isn't what it must be.
+    TypeError: an argument isn't what it must be. As the step is traced: the optimiser's state comes
+      out of its `update` in another dtype than out of its `init`; the message names the leaf.
+    ValueError: likewise for its shape, or its structure.
 
   Example:
     >>> import fbackprop as fb
@@ -104,6 +113,7 @@ def make_step(
       state.params, batch.x, batch.targets, key=key, weights=batch.weights
     )
     params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
+    check_carried(opt_state, state.opt_state)
     norms = layer_norms(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all() & all_finite(params)
     finite &= stays_finite(opt_state, state.opt_state)
@@ -122,6 +132,36 @@ def step_taken(proposed: State, state: State) -> State:
 def step_refused(proposed: State, state: State) -> State:
   """The state after a step that isn't finite: the last good one."""
   return state
+
+
+def check_carried(new: Any, old: Any) -> None:
+  """Refuses an optimiser whose state isn't of the same kind after a step as before it.
+
+  Converting it would hide that its numbers are of another precision than its `init` says, or make
+  another program of the next step, which no compiled loop could carry on.
+
+  Raises:
+    StructureError: its `update` gives another tree than its `init`.
+    ShapeError, DtypeError: a leaf has another shape or dtype; the message names it.
+  """
+  want, got = map(str, map(jax.tree.structure, (old, new)))
+  if want != got:
+    raise StructureError(
+      "step: the optimizer's update must give a state of the structure that its init gives, "
+      f"{want}, got {got}"
+    )
+  paths = jax.tree_util.tree_leaves_with_path(old)
+  for (path, before), after in zip(paths, jax.tree.leaves(new), strict=True):
+    name = f"step: of the optimizer's state, the leaf {jax.tree_util.keystr(path) or 'itself'}"
+    before, after = jnp.asarray(before), jnp.asarray(after)
+    if before.dtype != after.dtype:
+      raise DtypeError(
+        f"{name} is {before.dtype} by its init and {after.dtype} after its update; let init make "
+        f"it {after.dtype}, or end update with .astype({str(before.dtype)!r})"
+      )
+    if before.shape != after.shape:
+      shapes = [list(leaf.shape) for leaf in (before, after)]
+      raise ShapeError(f"{name} has shape {shapes[0]} by its init and {shapes[1]} after its update")
 
 
 def total_weight(batch: Batch, dtype: Any) -> Array:

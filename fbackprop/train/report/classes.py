@@ -68,9 +68,11 @@ def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 
 def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """How far apart those that have a label and those that don't are."""
+  # Of the same bins, as heights couldn't be compared else.
+  bins = np.histogram_bin_edges(outputs[np.isfinite(outputs)], 40)
   for has, color in ((False, MUTED), (True, COLORS[1])):
     values = outputs[(dataset.targets_test > 0.5) == has]
-    axes.hist(values[np.isfinite(values)], bins=30, alpha=0.6, color=color,
+    axes.hist(values[np.isfinite(values)], bins=bins, alpha=0.6, color=color,
               label="has the label" if has else "hasn't")  # fmt: skip
   axes.axvline(0, color=INK, linewidth=0.8)
   axes.set(title="Logits of the test examples", xlabel="logit")

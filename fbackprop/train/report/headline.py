@@ -1,6 +1,7 @@
 """The first lines of a run's page: what it came to, and why it ended."""
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from fbackprop.train.datasets import Dataset
 from fbackprop.train.report.cells import Number, counted, measured
 from fbackprop.train.results import Result
 from fbackprop.train.scoring import accuracy, r_squared, root_mean_square
+from fbackprop.verify.live import LiveCheck
 
 
 class Tile(NamedTuple):
@@ -28,31 +30,47 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
   """
   last = result.evaluations[-1]
   kept = last if result.best is None else result.best
+  return [
+    *score_tiles(dataset, outputs),
+    Tile("test loss", measured(kept.test_loss), training_of(result)),
+    Tile("steps", counted(result.steps), f"{last.epoch:.1f} passes over the data"),
+    *cost_tiles(result, len(result.checks)),
+  ]
+
+
+def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
+  """How good the outputs for the test examples are."""
   true = dataset.targets_test
-  tested = f"of {len(true):,} test examples"
   if dataset.task == "regression":
-    first = [
+    return [
       Tile("R²", measured(r_squared(outputs, true)), "1 is perfect, 0 is no better than the mean"),
       Tile("RMSE", measured(root_mean_square(outputs - true)), "in the units of the data"),
     ]
-  else:
-    what = "are right" if dataset.is_classification else "answers are right"
-    share = f"{100 * accuracy(outputs, true):.2f} %"
-    first = [Tile("test accuracy", Number(share), f"{tested} {what}")]
-  checks = f"worst of {len(result.checks)} against jax.grad" if result.checks else "not checked"
+  share = Number(f"{100 * accuracy(outputs, true):.2f} %")
+  labels = "" if dataset.is_classification else f" × {number_of(dataset.outputs, 'labels')}"
+  return [Tile("test accuracy", share, f"of {len(true):,} test examples{labels} are right")]
+
+
+def cost_tiles(result: Any, checks: int) -> list[Tile]:
+  """Time, and the worst of so many gradient checks; of a `Result` or an `EnsembleResult`."""
   error = result.gradient_check_max_rel_error
   worst = measured(error) if error is None or not np.isfinite(error) else Number(f"{error:.1e}")
-  epochs = f"{last.epoch:.1f} passes over the data"
   seconds = (
     f"{result.check_seconds:.1f} of them checks; {result.compile_seconds:.1f} more to compile"
   )
+  checked = f"worst of {checks} against jax.grad" if checks else "not checked"
   return [
-    *first,
-    Tile("test loss", measured(kept.test_loss), f"training {measured(last.train_loss).text}"),
-    Tile("steps", counted(result.steps), epochs),
     Tile("seconds", Number(f"{result.seconds:,.1f}"), seconds),
-    Tile("gradient error", worst, checks),
+    Tile("gradient error", worst, checked),
   ]
+
+
+def training_of(result: Result) -> str:
+  """The training loss beside that of the test, and when, if the two are of different moments."""
+  text = measured(result.evaluations[-1].train_loss).text
+  if result.best is None or result.best.step == result.steps:
+    return f"training {text}"
+  return f"of step {result.best.step:,}; training {text} at the end"
 
 
 def ending_of(result: Result) -> str:
@@ -75,21 +93,30 @@ def ending_of(result: Result) -> str:
       f"Kept are the parameters of step {result.best.step:,}, whose validation score is the best: "
       f"{result.best.score:.4g}."
     )
-  wrong = [(step, check) for step, check in result.checks if not check.ok]
-  if wrong:
-    step, check = wrong[0]
-    sentences.append(
-      f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
-      f"{step:,}."
-    )
+  sentences += wrong_gradient(result.checks)
   return " ".join(sentences)
 
 
-def about(dataset: Dataset) -> str:
-  """The data in a sentence."""
+def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
+  """A sentence on the first check that failed, if one did."""
+  wrong = [(step, check) for step, check in checks if not check.ok]
+  return [
+    f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
+    f"{step:,}."
+    for step, check in wrong[:1]
+  ]
+
+
+def about(dataset: Dataset, aside: int = 0) -> str:
+  """The data in a sentence; of the training examples so many were set aside."""
   kind = {"classification": "classes", "multilabel": "labels", "regression": "values"}[dataset.task]
+  numbers = (
+    f"{len(dataset.x) - aside:,} training, {aside:,} validation"
+    if aside
+    else f"{len(dataset.x):,} training"
+  )
   words = [
-    f"{dataset.name}: {len(dataset.x):,} training and {len(dataset.x_test):,} test examples",
+    f"{dataset.name}: {numbers} and {len(dataset.x_test):,} test examples",
     number_of(dataset.x.shape[1], "features"),
     number_of(dataset.outputs, kind),
   ]

@@ -44,6 +44,7 @@ class Told(NamedTuple):
     environment: where it ran.
     again: the command that repeats it from its folder.
     command: as it was given.
+    aside: how many of the training examples were set aside to validate on.
   """
 
   folder: Path
@@ -53,6 +54,7 @@ class Told(NamedTuple):
   environment: Mapping[str, Any]
   again: str
   command: str
+  aside: int = 0
 
 
 def draw_page(
@@ -73,36 +75,52 @@ def draw_page(
   Raises:
     ModuleNotFoundError: jinja2 or matplotlib isn't installed; the message names the extra.
   """
+  outputs = np.asarray(list(signals.values())[-1].y)
+  # A run that diverged may have any numbers; the page says which aren't finite.
+  with np.errstate(all="ignore"):
+    return render(
+      told, dataset, model, outputs,
+      tiles=tiles_of(result, *in_own_units(dataset, outputs)),
+      ending=ending_of(result),
+      is_well=result.checks_ok and result.stop_reason != "diverged",
+      curves=drawn(curves_of(result)),
+      passes=drawn(passes_of(signals)),
+      layers=layers_of(signals, result),
+    )  # fmt: skip
+
+
+def render(told: Told, dataset: Dataset, model: Model, outputs: np.ndarray, **course: Any) -> bytes:
+  """Fills the page in.
+
+  Args:
+    told: as of `draw_page`.
+    dataset: likewise.
+    model: likewise.
+    outputs: for the test examples, in the network's units.
+    **course: the names in page.html that say how the run went.
+  """
   jinja2 = need("jinja2", extra="train")
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
-  outputs = np.asarray(list(signals.values())[-1].y)
-  # A run that diverged may have any numbers; the page says which aren't finite.
-  with np.errstate(all="ignore"):
-    losses = losses_of(dataset, model, outputs)
-    own, own_outputs = in_own_units(dataset, outputs)
-    has_pictures = dataset.is_classification and dataset.image_shape is not None
-    worst = (own, model, losses, own_outputs)
-    page: str = environment.get_template("page.html").render(
-      told=told,
-      files=files_of(told.folder),
-      network=model.description.as_text(),
-      parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
-      about=about(dataset),
-      tiles=tiles_of(result, own, own_outputs),
-      ending=ending_of(result),
-      is_well=result.checks_ok and result.stop_reason != "diverged",
-      curves=drawn(curves_of(result)),
-      answers=drawn(answers_of(own, model, own_outputs)),
-      scores=scores_of(own, own_outputs),
-      passes=drawn(passes_of(signals)),
-      layers=layers_of(signals, result),
-      pictures=pictures_of(*worst) if has_pictures else [],
-      worst=None if has_pictures else rows_of(*worst),
-      more_features=0 if has_pictures else max(0, len(own.features) - MOST_FEATURES),
-    )
+  losses = losses_of(dataset, model, outputs)
+  own, own_outputs = in_own_units(dataset, outputs)
+  has_pictures = dataset.is_classification and dataset.image_shape is not None
+  worst = (own, model, losses, own_outputs)
+  page: str = environment.get_template("page.html").render(
+    told=told,
+    files=files_of(told.folder),
+    network=model.description.as_text(),
+    parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
+    about=about(dataset, told.aside),
+    answers=drawn(answers_of(own, model, own_outputs)),
+    scores=scores_of(own, own_outputs),
+    pictures=pictures_of(*worst) if has_pictures else [],
+    worst=None if has_pictures else rows_of(*worst),
+    more_features=0 if has_pictures else max(0, len(own.features) - MOST_FEATURES),
+    **course,
+  )
   return page.encode()
 
 

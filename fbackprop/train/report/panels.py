@@ -75,6 +75,11 @@ SAID: dict[Callable[..., None], tuple[str, str]] = {
   ),
 }
 
+KEPT = (
+  "Validation: the examples set aside, at the ends of epochs; in the ring their best score, whose "
+  "parameters are kept."
+)
+
 
 def drawn(panels: Sequence[Panel]) -> list[tuple[Panel, Any]]:
   """Each panel with its SVG element, which the template takes as it is."""
@@ -85,9 +90,12 @@ def drawn(panels: Sequence[Panel]) -> list[tuple[Panel, Any]]:
 
 def curves_of(result: Result) -> list[Panel]:
   """How the run went."""
-  return [
+  losses, gradients = (
     Panel(*SAID[draw], partial(draw, result=result)) for draw in (draw_losses, draw_gradients)
-  ]
+  )
+  if result.best is not None:
+    losses = losses._replace(caption=f"{losses.caption} {KEPT}")
+  return [losses, gradients]
 
 
 def answers_of(dataset: Dataset, model: Model, outputs: np.ndarray) -> list[Panel]:

@@ -30,6 +30,12 @@ def colors_of(count: int) -> list[Any]:
   return list(need("matplotlib", extra="plot").colormaps["viridis"](np.linspace(0, 0.9, count)))
 
 
+def along_steps(axes: Any) -> None:
+  """Names the axis of the steps, at whole ones, few enough that long numbers don't meet."""
+  axes.set_xlabel("step")
+  axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
+
+
 def legend_in_title_line(axes: Any) -> None:
   """Puts the legend to the right of the title, where no curve can cross it."""
   narrow = {"fontsize": "small", "handlelength": 1, "handletextpad": 0.4, "columnspacing": 0.8}

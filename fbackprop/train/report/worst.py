@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -75,8 +76,16 @@ def rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndar
   else:
     heads, answers = of_values(dataset, outputs, worst)
   features = dataset.features[:MOST_FEATURES]
+  # What standardising left of the last digits is no part of the data.
+  sizes = np.abs(dataset.x_test).max(0, initial=0.0)
+  digits = [6 - math.floor(math.log10(size)) if size else 6 for size in sizes.tolist()]
   rows = [
-    (counted(row), measured(float(losses[row])), *answer, *map(given, x[: len(features)]))
+    (
+      counted(row),
+      measured(float(losses[row])),
+      *answer,
+      *map(given, map(round, x[: len(features)], digits)),
+    )
     for row, answer, x in zip(worst.tolist(), answers, dataset.x_test[worst].tolist(), strict=True)
   ]
   return Table(("test row", "loss", *heads, *features), rows)

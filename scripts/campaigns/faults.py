@@ -1,0 +1,185 @@
+"""Runs that are killed while they write, and what is left of them."""
+
+import os
+import random
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.experimental.compilation_cache import compilation_cache
+
+import fbackprop as fb
+from fbackprop.train.examples import digest
+
+STEPS, EVERY = 60, 5
+COMPILED = os.path.join(tempfile.gettempdir(), "fbackprop-fault-campaign")
+OPTIMIZERS = {
+  "gradient_descent": lambda: fb.train.gradient_descent(0.1),
+  "momentum": lambda: optax.sgd(0.05, momentum=0.9),
+  "adam": lambda: optax.adam(0.01),
+}
+
+
+class Plan(NamedTuple):
+  """A run of the campaign.
+
+  Attributes:
+    optimizer: one of `OPTIMIZERS`.
+    dropout: its rate.
+    validated: whether a part is set aside, and the best parameters kept.
+    seed: of the run.
+  """
+
+  optimizer: str
+  dropout: float
+  validated: bool
+  seed: int
+
+
+# 7 of 50 examples in a step: of the checkpoints, at each 5th, most lie within an epoch.
+PLANS = [
+  Plan("gradient_descent", 0.0, False, 0),
+  Plan("momentum", 0.2, False, 1),
+  Plan("adam", 0.0, True, 2),
+  Plan("adam", 0.2, False, 3),
+]
+
+
+def run(
+  plan: Plan,
+  folder: str | None,
+  resumes: bool = False,
+  events: list[str] | None = None,
+  **changed: Any,
+) -> fb.train.Result:
+  """The run, with its checkpoints in a folder or without any.
+
+  Args:
+    plan: of the run.
+    folder: of the checkpoints.
+    resumes: whether it goes on from there.
+    events: gets what the run says.
+    **changed: arguments of `fit` in the place of the plan's.
+  """
+  rng = np.random.default_rng(plan.seed)
+  x = jnp.asarray(rng.normal(size=(50, 4)), jnp.float32)
+  labels = jnp.asarray(rng.integers(0, 3, 50))
+  arguments = {
+    "data": (x, labels),
+    "optimizer": OPTIMIZERS[plan.optimizer](),
+    "stop": stop_at(plan, STEPS),
+    "key": jax.random.key(plan.seed),
+    "batch_size": 7,
+    "test": (x[:9], labels[:9]),
+    "eval_every": 4,
+    "checkpoints": None if folder is None else fb.train.Checkpoints(folder, EVERY),
+    "resume": folder if resumes else None,
+    "on_event": print if events is None else events.append,
+  }
+  net = fb.mlp([4, 8, 3], dropout=plan.dropout)
+  return fb.train.fit(net, fb.softmax_cross_entropy, **{**arguments, **changed})
+
+
+def stop_at(plan: Plan, steps: int) -> fb.train.StopRules:
+  """The plan's stop rules, with so many steps."""
+  return fb.train.StopRules(steps, validation_fraction=0.2 if plan.validated else None)
+
+
+def bits(result: fb.train.Result) -> str:
+  """What two runs must have in common: every bit but those of the clock."""
+  said = [
+    (e.step, e.train_loss, e.test_loss, e.test_accuracy, e.grad_norms, e.validation_score)
+    for e in result.evaluations
+  ]
+  state = result.state._replace(key=jax.random.key_data(result.state.key))
+  best = None if result.best is None else result.best.params
+  arrays = digest((state, result.losses, result.grad_norms, best))
+  return f"{arrays} {result.stop_reason} {said} {result.checks}"
+
+
+@contextmanager
+def keeping_compiled(folder: str) -> Iterator[None]:
+  """Has jax keep what it compiles in a folder, for the next run of the same kind."""
+  settings = {
+    "jax_compilation_cache_dir": folder,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for values in (settings, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # It keeps the folder that it began with.
+    if values is settings:
+      yield
+
+
+def has_checkpoint(folder: str) -> bool:
+  """Whether there is one to go on from: a run may be killed before its first."""
+  return any(name.isdecimal() for name in os.listdir(folder)) if os.path.isdir(folder) else False
+
+
+def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
+  """Begins the run, or goes on with it, and writes its bits; the body of a process.
+
+  Args:
+    plan: of the run.
+    folder: of its checkpoints.
+    kill_at: the process ends by SIGKILL when it touches a file in the folder for so manyeth time;
+      None for not.
+    out: the file for the bits.
+  """
+  with keeping_compiled(COMPILED):
+    if kill_at is not None:
+      die_at(kill_at, folder)
+    result = run(plan, folder, resumes=has_checkpoint(folder))
+  Path(out).write_text(bits(result))
+
+
+def die_at(count: int, folder: str) -> None:
+  """Has this process killed at its n-th touch of a file in a folder, such as a rename."""
+  left, lock = count, threading.Lock()
+
+  def touch() -> None:
+    nonlocal left
+    with lock:
+      left -= 1
+      if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+  def hear(event: str, args: tuple[Any, ...]) -> None:
+    is_file = event == "open" or event.partition(".")[0] in ("os", "shutil")
+    if is_file and any(isinstance(a, str | os.PathLike) and folder in str(a) for a in args):
+      touch()
+
+  sync = os.fsync
+
+  def fsync(descriptor: Any) -> None:
+    touch()  # What was written isn't synced.
+    sync(descriptor)
+    touch()  # It is, and has its name yet to get.
+
+  os.fsync = fsync  # type: ignore[assignment]  # `write_whole` calls it.
+  sys.addaudithook(hear)
+
+
+def damage(path: Path, rng: random.Random) -> str:
+  """Cuts a file short or flips one of its bits, and says which."""
+  content = bytearray(path.read_bytes())
+  if rng.random() < 0.5:
+    size = rng.randrange(len(content))
+    path.write_bytes(content[:size])
+    return f"cut to {size} of {len(content)} bytes"
+  place, bit = rng.randrange(len(content)), rng.randrange(8)
+  content[place] ^= 1 << bit
+  path.write_bytes(content)
+  return f"bit {bit} of byte {place} flipped"

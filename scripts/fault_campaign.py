@@ -1,0 +1,217 @@
+"""500 kills and 1,000 damaged files: is any bit of a run lost?
+
+  python scripts/fault_campaign.py                  goes on where it stopped; about half an hour
+  python scripts/fault_campaign.py --kills 20       fewer kills
+  python scripts/fault_campaign.py --damages 50     fewer damaged files
+
+A kill is a SIGKILL while a run writes its checkpoints, at a seeded touch of a file or at a seeded
+instant. The run goes on, may be killed again, and must end in the bits of the run that never was.
+A damaged checkpoint, cut short or with a flipped bit, must be refused by its name, and the run go
+on from the one before to the same bits; damaged final weights must be refused. What each one gave
+is written to experiments/results/fault_campaign.json before the next one is taken.
+"""
+
+import argparse
+import collections
+import json
+import multiprocessing
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fbackprop.train.files import write_whole
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "fault_campaign.json"
+# About as often as a run touches a file of its checkpoints, and as long as it takes.
+TOUCHES, SECONDS = 330, 6.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs what is missing, and prints the totals; 1 if a bit was lost."""
+  about, _, usage = (__doc__ or "").partition("\n")
+  parser = argparse.ArgumentParser(
+    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--kills", type=int, default=500)
+  parser.add_argument("--damages", type=int, default=1000)
+  parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+  options = parser.parse_args(arguments)
+  found = json.loads(options.json.read_text()) if options.json.exists() else {"runs": {}}
+  runs: dict[str, Any] = found["runs"]
+
+  def kept(name: str, run: Callable[[int], dict[str, Any]], number: int) -> None:
+    if f"{name} {number}" not in runs:
+      runs[f"{name} {number}"] = run(number)
+      found["totals"] = totals(runs)
+      write_whole(options.json, (json.dumps(found, indent=1) + "\n").encode())
+      print(line(found["totals"]), flush=True)
+
+  with tempfile.TemporaryDirectory() as work:
+    campaign = Campaign(Path(work))
+    number = 0
+    while totals(runs)["kills"] < options.kills:
+      kept("kills", campaign.kill, number)
+      number += 1
+    for number in range(-(-options.damages // BATCH)):
+      kept("damages", campaign.damage, number)
+  print(line(totals(runs)))
+  return int(any(totals(runs)[name] for name in ("bits lost", "not refused")))
+
+
+BATCH = 50  # Damaged files of one entry.
+
+
+class Campaign:
+  """Runs in processes of their own, and the bits that they must end with."""
+
+  def __init__(self, work: Path) -> None:
+    self.work = work
+    # A process that has imported everything and has no device yet: a copy of it is there at once.
+    self.processes = multiprocessing.get_context("forkserver")
+    self.processes.set_forkserver_preload(["scripts.campaigns.faults", "orbax.checkpoint"])
+    self.whole: dict[int, str] = {}
+
+  def process(self, plan: int, folder: Path, kill_at: int | None, instant: float | None) -> str:
+    """One process of a run, and its bits; "" if it was killed."""
+    from scripts.campaigns import faults
+
+    out = self.work / "bits"
+    out.unlink(missing_ok=True)
+    args = (faults.PLANS[plan], str(folder), kill_at, str(out))
+    process = self.processes.Process(target=faults.go_on, args=args)
+    process.start()
+    if instant is not None:
+      process.join(instant)
+      process.kill()
+    process.join()
+    if process.exitcode not in (0, -9):
+      raise RuntimeError(f"a run ended with exit code {process.exitcode}, not by SIGKILL")
+    return out.read_text() if process.exitcode == 0 and out.exists() else ""
+
+  def whole_run(self, plan: int) -> str:
+    """The bits of the run that is never killed."""
+    if plan not in self.whole:
+      folder = self.work / f"whole-{plan}"
+      self.whole[plan] = self.process(plan, folder, None, None)
+    return self.whole[plan]
+
+  def kill(self, number: int) -> dict[str, Any]:
+    """One run that is killed some times, and then goes on to its end."""
+    from scripts.campaigns import faults
+
+    rng = random.Random(number)
+    plan = number % len(faults.PLANS)
+    true = self.whole_run(plan)
+    folder = self.work / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    start, kills = time.monotonic(), []
+    for _ in range(rng.randint(1, 6)):
+      at_touch = rng.random() < 0.6
+      kill_at = rng.randint(1, TOUCHES) if at_touch else None
+      instant = None if at_touch else rng.uniform(0, SECONDS)
+      if self.process(plan, folder, kill_at, instant):
+        break
+      kills.append({"touch": kill_at} if at_touch else {"instant": round(instant or 0.0, 3)})
+    ended = self.process(plan, folder, None, None)
+    return {
+      "plan": plan,
+      "kills": kills,
+      "same bits": ended == true,
+      "seconds": round(time.monotonic() - start, 1),
+    }
+
+  def damage(self, number: int) -> dict[str, Any]:
+    """Damages the last checkpoint of a run, or its weights, some times."""
+    from scripts.campaigns import faults
+
+    rng = random.Random(10**6 + number)
+    plan = number % len(faults.PLANS)
+    start = time.monotonic()
+    with self.processes.Pool(1) as pool:
+      lost = pool.apply(damage_files, (plan, number, str(self.work / "damage"), rng.random()))
+    return {**lost, "plan": plan, "seconds": round(time.monotonic() - start, 1)}
+
+
+def damage_files(plan: int, number: int, folder: str, seed: float) -> dict[str, Any]:
+  """Damages files of one run again and again, in one process; what was and what wasn't noticed."""
+  from scripts.campaigns import faults
+
+  with faults.keeping_compiled(faults.COMPILED):
+    return damage_each(plan, number, Path(folder), random.Random(seed))
+
+
+def damage_each(plan: int, number: int, path: Path, rng: random.Random) -> dict[str, Any]:
+  """See `damage_files`."""
+  import jax
+
+  import fbackprop as fb
+  from scripts.campaigns import faults
+
+  own = faults.PLANS[plan]
+  shutil.rmtree(path, ignore_errors=True)
+  true = faults.bits(faults.run(own, str(path / "good")))
+  # So that there is something left to do.
+  shutil.rmtree(path / "good" / str(faults.STEPS))
+  last = max((path / "good").iterdir(), key=lambda p: int(p.name))
+  net = fb.mlp([4, 8, 3], dropout=own.dropout)
+  params = net.init(jax.random.key(number))
+  fb.train.save_params(path / "weights.safetensors", params)
+  whole = (path / "weights.safetensors").read_bytes()
+  lost, silent = [], []
+  for i in range(BATCH):
+    if i % 2:
+      (path / "weights.safetensors").write_bytes(whole)
+      how = faults.damage(path / "weights.safetensors", rng)
+      try:
+        fb.train.load_params(path / "weights.safetensors", params)
+        silent.append(how)
+      except ValueError as error:
+        if "weights.safetensors" not in str(error):
+          silent.append(f"{how}: {error}")
+      continue
+    shutil.rmtree(path / "bad", ignore_errors=True)
+    shutil.copytree(path / "good", path / "bad")
+    victims = sorted(p for p in (path / "bad" / last.name).rglob("*") if p.is_file())
+    # Mostly the file with the numbers; the others are orbax's, and hold none.
+    victims = [p for p in victims if p.stat().st_size]
+    victim = rng.choice(victims) if rng.random() < 0.2 else next(
+      p for p in victims if p.name == "state.safetensors")  # fmt: skip
+    how = f"{victim.name}: {faults.damage(victim, rng)}"
+    events: list[str] = []
+    if faults.bits(faults.run(own, str(path / "bad"), resumes=True, events=events)) != true:
+      lost.append(how)
+    if victim.name == "state.safetensors" and not any(str(victim) in event for event in events):
+      silent.append(how)
+  return {"damages": BATCH, "bits lost": lost, "not refused": silent}
+
+
+def totals(runs: dict[str, Any]) -> dict[str, Any]:
+  """The sums."""
+  counts: collections.Counter[str] = collections.Counter()
+  for name, run in runs.items():
+    if name.startswith("kills"):
+      counts["kills"] += len(run["kills"])
+      counts["at a touch of a file"] += sum("touch" in kill for kill in run["kills"])
+      counts["runs"] += 1
+      counts["bits lost"] += not run["same bits"]
+    else:
+      counts["damages"] += run["damages"]
+      counts["bits lost"] += len(run["bits lost"])
+      counts["not refused"] += len(run["not refused"])
+  names = ("runs", "kills", "at a touch of a file", "damages", "bits lost", "not refused")
+  return {**{name: counts[name] for name in names},
+          "seconds": round(sum(run["seconds"] for run in runs.values()))}  # fmt: skip
+
+
+def line(sums: dict[str, Any]) -> str:
+  """The totals in a line."""
+  return "   ".join(f"{name} {value}" for name, value in sums.items())
+
+
+if __name__ == "__main__":
+  sys.exit(main())

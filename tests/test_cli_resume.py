@@ -1,0 +1,197 @@
+"""`--ckpt.every`, `--resume` and `--on-nonfinite` of `fbackprop train`: said, written, refused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+from safetensors.numpy import load_file
+
+from fbackprop.cli import main
+from fbackprop.train import runs
+
+LINE = ("--data", "sine", "--hidden", "4", "--check-every", "0", "--eval-every", "20")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+
+
+def train(*flags):
+  return main(["train", *map(str, flags)])
+
+
+def metrics(folder):
+  """Its lines, but for the clock."""
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [{**json.loads(line), "seconds": None} for line in lines]
+
+
+def weights(folder):
+  return {name: a.tobytes() for name, a in load_file(folder / "model.safetensors").items()}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+  """A run of 100 steps that is never cut; only to be read."""
+  out = tmp_path_factory.mktemp("runs")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+    assert train(*LINE, "--out", out, "--name", "a", "--stop.max-steps", 100) == 0
+  return out / "a"
+
+
+@pytest.fixture
+def cut(tmp_path, monkeypatch):
+  """The same one, interrupted after its line of step 40."""
+
+  def interrupting(path, evaluation):
+    append(path, evaluation)
+    if evaluation.step == 40:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  append = runs.append_evaluation
+  monkeypatch.setattr(runs, "append_evaluation", interrupting)
+  flags = ("--out", tmp_path, "--name", "a", "--stop.max-steps", 100, "--ckpt.every", 30)
+  assert train(*LINE, *flags) == 143
+  monkeypatch.setattr(runs, "append_evaluation", append)
+  return tmp_path / "a"
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(whole, cut, capsys):
+  capsys.readouterr()
+  assert train("--resume", cut) == 0
+  said = capsys.readouterr()
+  assert [int(line.split()[0]) for line in said.out.splitlines() if line[:8].strip().isdigit()] == [
+    20, 40, 60, 80, 100,
+  ]  # fmt: skip
+  assert said.err == ""
+  assert metrics(cut) == metrics(whole)
+  assert weights(cut) == weights(whole)
+  own, other = (json.loads((f / "summary.json").read_text()) for f in (cut, whole))
+  for name in own:
+    if not name.endswith("seconds"):
+      assert own[name] == other[name], name
+  assert sorted(os.listdir(cut / "checkpoints")) == ["100", "90"]
+
+
+def test_half_a_line_of_metrics_gives_way(whole, cut):
+  with (cut / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 50, "epo')  # As a kill leaves it.
+  assert train("--resume", cut) == 0
+  assert metrics(cut) == metrics(whole)
+
+
+@pytest.mark.slow
+def test_it_may_be_given_another_end(whole, cut):
+  assert train("--resume", cut, "--stop.max-steps", 60) == 0
+  assert train("--resume", cut, "--stop.max-steps", 100) == 0
+  assert weights(cut) == weights(whole)
+  assert "max_steps = 100\n" in (cut / "config.toml").read_text()  # Which runs it again.
+
+
+def test_a_damaged_checkpoint_is_told(whole, cut, capsys):
+  (cut / "checkpoints" / "40" / "run" / "state.safetensors").write_bytes(b"{}")
+  capsys.readouterr()
+  assert train("--resume", cut) == 0
+  assert re.fullmatch(
+    r"fbackprop: \S+/40/run/state\.safetensors is not a safetensors file: .+; "
+    r"the checkpoint before it is used\n",
+    capsys.readouterr().err,
+  )
+  assert weights(cut) == weights(whole)
+
+
+def test_another_machine_is_told(cut, capsys):
+  env = json.loads((cut / "env.json").read_text())
+  (cut / "env.json").write_text(json.dumps({**env, "jaxlib": "0.0.1", "cores": 999}))
+  capsys.readouterr()
+  assert train("--resume", cut) == 0
+  now = f"jaxlib 0.0.1, now {env['jaxlib']}; cores 999, now {env['cores']}"
+  said = capsys.readouterr().err
+  assert said == f"fbackprop: {cut} was begun elsewhere ({now}): the bits may differ\n"
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--rate", 3), "--rate can't be given to a run that goes on: it does as it was told in {run}"),
+    (("--data", "iris"), "--data can't be given to a run that goes on"),
+    (("--name=b",), "--name can't be given to a run that goes on"),
+    (("--config", "f.toml"), "--config can't be given to a run that goes on"),
+    (("--on-nonfinite", "rollback"), "on_nonfinite='rollback' was False, and is True"),
+    (("--ckpt.keep", 0), "--ckpt.keep must be at least 1, got 0"),
+  ],
+)
+def test_what_would_change_a_step_is_refused(cut, capsys, flags, message):
+  capsys.readouterr()
+  assert train("--resume", cut, *flags) == 2
+  assert message.format(run=cut) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (("--resume", "{tmp}/b"), "--resume {tmp}/b holds no config.toml: it must be the folder of a"),
+    (("--ckpt.every", 0), "--ckpt.every must be at least 1, got 0"),
+    (("--on-nonfinite", "rollback"), "--on-nonfinite rollback needs checkpoints to go back to"),
+    (("--ensemble", 2, "--ckpt.every", 5), "--ckpt.every is for one network, not for --ensemble"),
+    (("--ensemble", 2, "--on-nonfinite", "skip"), "--on-nonfinite is for one network"),
+  ],
+)
+def test_what_cannot_be(tmp_path, capsys, flags, message):
+  assert train(*(str(flag).format(tmp=tmp_path) for flag in flags)) == 2
+  assert message.format(tmp=tmp_path) in capsys.readouterr().err
+
+
+def test_a_run_without_checkpoints_cannot_go_on(whole, capsys):
+  assert train("--resume", whole) == 2
+  assert f"--resume {whole}: {whole}/checkpoints holds no checkpoint" in capsys.readouterr().err
+
+
+def test_a_schedule_ends_where_it_was_to_end(tmp_path, capsys):
+  flags = ("--out", tmp_path, "--name", "a", "--schedule", "cosine", "--ckpt.every", 30)
+  with jax.numpy_dtype_promotion("standard"):  # Optax's schedules add a step to a number.
+    assert train(*LINE, *flags, "--stop.max-steps", 30) == 0
+  assert train("--resume", tmp_path / "a", "--stop.max-steps", 60) == 2
+  said = "--stop.max-steps can't be given to a run that goes on with the schedule cosine"
+  assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_other_data_in_the_same_file_is_refused(tmp_path, capsys):
+  table = tmp_path / "t.csv"
+  table.write_text("a,b,y\n" + "".join(f"{i},{i * i},{i % 2}\n" for i in range(40)))
+  flags = ("--data", f"csv:{table}", "--target", "y", "--out", tmp_path, "--name", "a")
+  assert train(*flags, "--hidden", 2, "--stop.max-steps", 9, "--ckpt.every", 9) == 0
+  table.write_text(table.read_text().replace("3,9,1", "3,8,1"))
+  assert train("--resume", tmp_path / "a", "--stop.max-steps", 18) == 2
+  assert "is a checkpoint of another run: examples was " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_folder(tmp_path, capsys):
+  """The second is refused, however the folder is named, and the first goes on."""
+  flags = ["--out", tmp_path, "--name", "a", "--stop.max-seconds", 60, "--ckpt.every", 1000]
+  command = [sys.executable, "-m", "fbackprop", "train", *LINE, *map(str, flags)]
+  first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+  try:
+    while not list(tmp_path.glob("a/checkpoints/*")):
+      assert first.poll() is None
+      time.sleep(0.1)
+    assert train("--resume", tmp_path / "a") == 2
+    assert f"{tmp_path / 'a'} is in use by another run" in capsys.readouterr().err
+    first.kill()  # Whatever happens to it, the folder is free then.
+    first.wait()
+    assert train("--resume", tmp_path / "a", "--stop.max-seconds", 0.01) == 0
+  finally:
+    first.kill()
+    first.wait()
