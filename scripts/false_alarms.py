@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fbackprop.train.files import write_whole
+
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "false_alarms.json"
 CHUNK = 50
 
@@ -44,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     for i, chunk in pool.imap_unordered(numbered_chunk, missing):
       found["chunks"][str(i)] = chunk
       found["totals"] = totals(found["chunks"])
-      write_whole(options.json, json.dumps(found, indent=1) + "\n")
+      write_whole(options.json, (json.dumps(found, indent=1) + "\n").encode())
       print(line(found["totals"]), flush=True)
   found["totals"] = totals(found["chunks"])
   print(line(found["totals"]))
@@ -148,13 +150,6 @@ def line(sums: dict[str, Any]) -> str:
     f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
     for name, value in sums.items()
   )
-
-
-def write_whole(path: Path, text: str) -> None:
-  """So that a stop in the middle loses nothing."""
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(text)
-  temporary.replace(path)
 
 
 if __name__ == "__main__":

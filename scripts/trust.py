@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fbackprop.train.files import write_whole
 from fbackprop.verify.findings import Report
 from scripts.benchmarks import machine
 from scripts.campaigns.matrix import Cell, cells, verify
@@ -84,7 +85,7 @@ def run(results: Results, options: argparse.Namespace) -> Results:
     start, done = time.monotonic(), 0
     for chunk, found in pool.imap_unordered(run_chunk, chunks):
       results.cells.update(zip(map(tuple, chunk), found, strict=True))
-      write_whole(options.json, as_json(results))
+      write_whole(options.json, as_json(results).encode())
       done += len(found)
       others = [f"{cell.net}: {own['verdict']}" for cell, own in zip(chunk, found, strict=True)
                 if own["verdict"] != "pass"]  # fmt: skip
@@ -167,13 +168,6 @@ def as_json(results: Results) -> str:
     f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{lists}\n ],\n'
     f' "cells": {{\n{lines}\n }}\n}}\n'
   )
-
-
-def write_whole(path: Path, text: str) -> None:
-  """So that a stop in the middle loses nothing."""
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ pytest imports. x64 stays off, as a user finds it: a test of float64 says `jax.e
 
 import hypothesis
 import jax
+import pytest
 
 # Two devices on any machine, so that "the same on two devices" is a test and not a hope.
 jax.config.update("jax_num_cpu_devices", 2)
@@ -21,3 +22,10 @@ hypothesis.settings.register_profile(
   "fixed", derandomize=True, deadline=None, database=None, max_examples=25
 )
 hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def compiled_programs(pytestconfig):
+  """Keeps what takes its time to compile in pytest's cache: most of the time goes into that."""
+  jax.config.update("jax_compilation_cache_dir", str(pytestconfig.cache.mkdir("jax")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

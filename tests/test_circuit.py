@@ -256,6 +256,7 @@ def as_statements(n):
   return "\n".join(["a0 = x + x", *steps])
 
 
+@pytest.mark.slow
 def test_ten_thousand_gates_in_python_and_as_statements(monkeypatch):
   # x = -1: -2, 2, 1, -1, -2, ...: the gradient is a sum of 10,001 terms, and stays small.
   t = build(long_chain(10_000)).trace(x=-1.0)

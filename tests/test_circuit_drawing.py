@@ -161,6 +161,7 @@ def traces(draw):
   return Trace(circuit, numbers, dict(reversed(numbers.items())), shares, (), pool[0], {})
 
 
+@pytest.mark.slow
 @given(traces(), st.sampled_from(FORMATS), st.sampled_from([None, "A title", "<x> & \x07"]))
 @settings(max_examples=60)
 def test_nothing_overlaps(trace, digits, title):

@@ -183,6 +183,7 @@ def test_far_wires_share_their_bends():
   assert len(cut(build(nodes), margin=False).items) < 6 * 500
 
 
+@pytest.mark.slow
 def test_ten_thousand_gates_are_placed_without_recursion():
   layout = place(chain(10_000), extent)
   assert len(layout.spans) == 10_001

@@ -62,6 +62,7 @@ ACTIVATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_every_activation_of_one_gate_has_the_gradients_of_value_and_grad(name):
   net = fb.mlp([3, 3, 2], ACTIVATIONS[name], dtype=jnp.float64)

@@ -195,7 +195,7 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, ca
   summary = read(tmp_path / "sine-1" / "summary.json")
   assert (summary["stop_reason"], summary["steps"]) == ("diverged", 1)
   assert summary["diverged_at"] in said.err
-  assert summary["train_loss"] is None  # JSON has no NaN and no infinity.
+  assert 0 < summary["train_loss"] < 100  # Of the step that was taken.
   params = safetensors.numpy.load_file(tmp_path / "sine-1" / "model.safetensors")
   assert len(params) == 4
   assert all(np.isfinite(leaf).all() for leaf in params.values())

@@ -366,6 +366,7 @@ def test_the_list_of_the_library_is_complete():
     assert not (is_unit or makes_one) or name in names, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entry", LIBRARY, ids=[entry.name for entry in LIBRARY])
 def test_each_rule_of_the_library_can_be_called_as_it_is_verified(entry, verifier, monkeypatch):
   monkeypatch.setattr("fbackprop.verify.library.vjp", verifier.vjp)

@@ -153,6 +153,7 @@ def test_minibatches_are_drawn_as_for_one():
   assert many.evaluations[0].test_losses is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", ["exact", "fast"])
 def test_each_member_keeps_its_own_best_epoch(shuffle):
   x, targets = X.repeat(3, 0), LABELS.repeat(3)
@@ -278,6 +279,7 @@ def run(tmp_path_factory):
   return out / "iris-1", main(["train", *flags.split(), str(out), "--hidden", "3"])
 
 
+@pytest.mark.slow
 def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
   folder, code = run
   assert code == 0
@@ -307,6 +309,7 @@ def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
   assert together == [f"{row['together']:.4f}" for row in summary["rates"]]
 
 
+@pytest.mark.slow
 def test_the_folder_holds_a_page_of_the_ensemble(run):
   """What it says is what the summary says."""
   folder, _ = run

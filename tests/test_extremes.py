@@ -162,6 +162,7 @@ def test_the_table_names_every_activation_gate_and_every_loss():
   }
 
 
+@pytest.mark.slow
 def test_the_script_prints_a_row_for_each_and_writes_the_same(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(accuracy, "gate_rows", lambda: [])
   monkeypatch.setattr(accuracy, "loss_rows", lambda: list(ROWS.values())[:2])

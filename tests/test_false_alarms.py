@@ -28,6 +28,7 @@ def assert_no_alarm(case, level):
   assert report.verdict in ("pass", "no verdict"), f"{case}\n{report.table()}"
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=4, **QUIET)
 @hypothesis.given(cases)
 def test_right_rules_pass_quickly(case):

@@ -56,6 +56,7 @@ STOPS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", STOPS)
 def test_the_end_of_a_run_does_not_depend_on_its_chunks(reason):
   optimizer = optax.sgd(0.3, momentum=0.5)

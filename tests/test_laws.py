@@ -26,7 +26,7 @@ def every_row(law, fast=laws.DTYPES):
   return pytest.mark.parametrize(("case", "dtype"), rows)
 
 
-@every_row(rules.law_forward_equals_reference)
+@every_row(rules.law_forward_equals_reference, fast=("float64",))
 def test_forward_equals_reference(case, dtype):
   rules.law_forward_equals_reference(case, dtype)
 
@@ -41,6 +41,7 @@ def test_half_precision_keeps_its_dtype(case, dtype):
   rules.law_half_precision_keeps_its_dtype(case, dtype)
 
 
+@pytest.mark.slow
 @every_row(rules.law_float32_stays_under_x64)
 def test_float32_stays_under_x64(case, dtype):
   rules.law_float32_stays_under_x64(case, dtype)
@@ -51,12 +52,12 @@ def test_linear_in_the_cotangent(case, dtype):
   rules.law_linear_in_the_cotangent(case, dtype)
 
 
-@every_row(rules.law_vjp_equals_autodiff)
+@every_row(rules.law_vjp_equals_autodiff, fast=("float64",))
 def test_vjp_equals_autodiff(case, dtype):
   rules.law_vjp_equals_autodiff(case, dtype)
 
 
-@every_row(rules.law_kinks_follow_the_policy)
+@every_row(rules.law_kinks_follow_the_policy, fast=("float64",))
 def test_kinks_follow_the_policy(case, dtype):
   rules.law_kinks_follow_the_policy(case, dtype)
 
@@ -81,6 +82,7 @@ def test_same_under_jit(case, dtype):
   use.law_same_under_jit(case, dtype)
 
 
+@pytest.mark.slow
 @every_row(use.law_same_under_vmap, fast=("float32",))
 def test_same_under_vmap(case, dtype):
   use.law_same_under_vmap(case, dtype)
@@ -96,6 +98,7 @@ def test_same_on_two_devices(case, dtype):
   use.law_same_on_two_devices(case, dtype)
 
 
+@pytest.mark.slow
 @every_row(use.law_any_batch_size, fast=("float32",))
 def test_any_batch_size(case, dtype):
   use.law_any_batch_size(case, dtype)
@@ -116,6 +119,7 @@ def test_residuals_hold_no_parameter(case, dtype):
   use.law_residuals_hold_no_parameter(case, dtype)
 
 
+@pytest.mark.slow
 @every_row(use.law_jvp_of_backward_equals_autodiff, fast=("float64",))
 def test_jvp_of_backward_equals_autodiff(case, dtype):
   use.law_jvp_of_backward_equals_autodiff(case, dtype)

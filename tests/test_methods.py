@@ -123,6 +123,7 @@ def test_what_cannot_be_is_refused(change, said):
     make_optimizer(**{"name": "adam", "rate": 0.1, "steps": 10, **change})
 
 
+@pytest.mark.slow
 def test_a_run_says_how_it_learns(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
   monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")

@@ -58,6 +58,7 @@ def test_a_step_is_left_out_and_the_others_are_as_ever():
     np.testing.assert_array_equal(ours, own)
 
 
+@pytest.mark.slow
 def test_its_loss_counts_nowhere():
   """Nor where it is the last one of an epoch, after which the rules are asked."""
   said = {"on_nonfinite": "skip", "on_event": lambda event: None, "batch_size": 1}
@@ -80,6 +81,7 @@ def test_the_end_is_reached_by_a_step_that_is_left_out():
   assert len(result.losses) == step
 
 
+@pytest.mark.slow
 def test_examples_set_aside_are_scored_after_a_step_that_is_left_out():
   said = {"on_nonfinite": "skip", "on_event": lambda event: None, "batch_size": 1}
   result = fit(HUGE, stop=StopRules(max_epochs=20), validation=(X, Y), eval_every=8, **said)
@@ -97,6 +99,7 @@ def test_ten_in_a_row_and_then_it_ends():
   assert len(events) == 10
 
 
+@pytest.mark.slow
 def test_without_such_a_step_there_is_no_difference():
   plain = fit(X, batch_size=3)
   skip = fit(X, batch_size=3, on_nonfinite="skip")
@@ -123,6 +126,7 @@ def test_a_rate_that_is_too_large_is_halved_until_it_isn_t(tmp_path):
   assert "on from there with steps of 0.03125 times the rate" in events[-1]
 
 
+@pytest.mark.slow
 def test_a_run_that_went_back_and_was_cut_ends_in_the_same_bits(tmp_path):
   said = {"on_nonfinite": "rollback", "on_event": lambda event: None, "rate": 50.0}
   whole = fit(stop=200, checkpoints=Checkpoints(tmp_path / "whole", every=20), **said)

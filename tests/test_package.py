@@ -164,6 +164,7 @@ def test_no_public_function_has_the_name_of_a_module():
       assert name not in modules or type(value).__name__ == "module", name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [m for m in MODULES if not m.endswith("__main__")])
 def test_docstring_examples(module):
   with jax.numpy_dtype_promotion("standard"):  # As a reader has it who types them in.

@@ -43,6 +43,7 @@ def small_run(data, steps, rate, hidden=()):
   return result, dataset, look(result.params, dataset.x_test, dataset.targets_test)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_becomes_a_picture(name):
   result, dataset, signals = small_run(**RUNS[name])

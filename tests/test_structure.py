@@ -237,6 +237,7 @@ def test_residuals_of_dropout_are_its_mask():
 # --- mlp ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_repeat_hidden_is_the_same_function():
   sizes, options = [3, 4, 4, 4, 5, 5, 2], {"normalization": fb.layer_norm}
   looped = fb.mlp(sizes, repeat_hidden=True, **options)

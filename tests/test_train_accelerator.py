@@ -31,6 +31,7 @@ def start(devices, *options):
   return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "rounding"), [("float32", 1e-5), ("bfloat16", 1e-2)])
 def test_one_device_and_four_train_alike(dtype, rounding):
   processes = [start(devices, "--dtype", dtype) for devices in (1, 4)]  # At the same time.

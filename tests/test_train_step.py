@@ -242,6 +242,7 @@ def test_a_step_that_is_not_finite_is_not_taken(where):
   chex.assert_trees_all_equal(state.params, before)
 
 
+@pytest.mark.slow
 def test_a_state_may_begin_at_infinity_but_not_become_infinite():
   # The best loss of reduce_on_plateau stays infinite until four losses are gathered.
   plateau = optax.contrib.reduce_on_plateau(accumulation_size=4)

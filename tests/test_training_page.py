@@ -21,6 +21,7 @@ def words_and_numbers(text):
   return NUMBER.sub("#", text).split(), [n for n in numbers if abs(n) > 1e-5 or n == 0]
 
 
+@pytest.mark.slow
 def test_the_page_prints_what_it_shows(tmp_path, capsys):
   assert len(COMMANDS) == 8
   with contextlib.chdir(tmp_path):

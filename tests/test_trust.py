@@ -71,6 +71,7 @@ def test_each_pair_is_weighted_in_half_of_the_dtypes():
       assert weighted.count(True) == len(matrix.DTYPES) / 2
 
 
+@pytest.mark.slow
 def test_a_cell_is_verified_as_it_says():
   report = matrix.verify(matrix.Cell("float64", "combine", "tanh"), level="quick")
   assert report.ok, report.table()
@@ -106,7 +107,7 @@ def made_up():
 
 def test_results_come_back_from_their_file(tmp_path):
   file = tmp_path / "trust.json"
-  trust.write_whole(file, trust.as_json(made_up()))
+  file.write_text(trust.as_json(made_up()), encoding="utf-8")
   assert read_results(file) == made_up()
 
 

@@ -70,6 +70,7 @@ def test_the_parameters_of_the_best_epoch_are_kept(early):
   assert not np.array_equal(early.params[0].w, early.state.params[0].w)
 
 
+@pytest.mark.slow
 def test_the_end_does_not_depend_on_the_chunks_nor_on_who_divides(early):
   train, validation = parts()
   again = fit(
@@ -180,6 +181,7 @@ def test_weights_of_zero_alone_are_refused():
     set_aside(batch, 0.25, KEY)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_is_kept(tmp_path, capsys):
   flags = ["train", "--data", "iris", "--check-every", "0", "--out", str(tmp_path), "--eval-every"]
   code = main([*flags, "15", "--stop.max-epochs", "10", "--stop.validation-fraction", "0.2"])
