@@ -193,7 +193,8 @@ MODEL = saved(save_model, PARAMS, DESCRIPTION)
 RUN = {
   "model.safetensors": MODEL,
   "config.toml": TOLD.encode(),
-  "summary.json": b'{"steps": 7, "test_loss": 0.5, "diverged_at": null, "rates": [{"a": [1, 2]}]}',
+  "summary.json": b"""{"steps": 7, "test_loss": 0.5, "diverged_at": null, "rates": [
+    {"rate": 0.5, "mean": 1, "deviation": 0.5, "least": 0, "most": 2, "together": null}]}""",
   "env.json": b'{"jax": "1", "platform": "cpu", "cores": 2}',
 }
 X = np.float32([[1, 2], [3, 4], [5, 6]])

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fbackprop.cli.usage import UsageError
+from fbackprop.train.files import open_plain
 from tests.hostile import KINDS, MODEL, TOLD, broken, read_run
 
 CLEAR = (ValueError, TypeError, OSError, UsageError)
@@ -115,6 +116,22 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, patience, name, make):
     error = refusal(read, folder / kind.name)
     assert error is not None
     assert str(folder) in str(error)
+
+
+def test_a_pipe_in_the_place_of_a_file_that_was_there_is_refused(tmp_path, patience, monkeypatch):
+  """Between the look and the opening; the second look is at what was opened."""
+  make_pipe(tmp_path / "pipe")
+  plain = os.stat(__file__)
+  with monkeypatch.context() as patch:
+    patch.setattr(os, "stat", lambda path: plain)
+    error = refusal(open_plain, tmp_path / "pipe")
+  assert str(tmp_path / "pipe") in str(error)
+  assert "it is a pipe, and must be a file" in str(error)
+
+
+def test_a_zero_byte_in_a_name_is_an_os_error():
+  with pytest.raises(OSError, match="no file has a zero byte in its name"):
+    open_plain("a\0b")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.toml", "summary.json", "env.json"])

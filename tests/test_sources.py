@@ -10,7 +10,7 @@ import pytest
 
 from fbackprop.cli.config import TrainConfig
 from fbackprop.train.datasets import load_dataset
-from fbackprop.train.sources import names
+from fbackprop.train.sources import names, tables
 from fbackprop.train.sources.archives import read_npz, read_npz_features
 from fbackprop.train.sources.idx import read_idx
 from fbackprop.train.sources.tables import read_csv, read_features
@@ -181,6 +181,19 @@ def test_the_task_can_be_given(tmp_path):
 def test_a_bad_table_is_refused_by_line_and_column(tmp_path, text, said):
   with pytest.raises(ValueError, match=said):
     table(tmp_path, text)
+
+
+def test_a_table_has_a_bound(tmp_path, monkeypatch):
+  monkeypatch.setattr(tables, "MOST_CELLS", 9)  # Three rows of two cells: a row counts for one.
+  assert len(table(tmp_path, "x,y\n1,2\n3,4\n5,6\n").x) == 3
+  with pytest.raises(ValueError, match=r"t\.csv has more than 9 cells; write them by numpy\.savez"):
+    table(tmp_path, "x,y\n1,2\n3,4\n5,6\n7,8\n")
+
+
+def test_the_place_of_a_byte_is_that_in_the_file(tmp_path):
+  text = "x,y\n" + "1,2\n" * 50_000
+  with pytest.raises(ValueError, match=f"invalid start byte at byte {len(text)}$"):
+    table(tmp_path, text.encode() + b"\xff,1\n")
 
 
 def test_targets_that_do_not_fit_their_task(tmp_path):

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
   rates = summary.pop("rates", [])  # Of an ensemble: a table of its own.
   try:
     table = table_of(rates, "test_accuracy" in summary) if rates else []
-  except (TypeError, KeyError) as error:
+  except (TypeError, KeyError, ValueError) as error:
     path = Path(config.run, "summary.json")
     raise UsageError(f"{path}: rates must be as fbackprop train writes them") from error
   rest = [name for name in summary if name not in FIRST and summary[name] is not None]

@@ -1,6 +1,5 @@
 """What a run needs before it begins, or a usage error that names the flag or the file's key."""
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
 from fbackprop.cli.options import emphasis_of, network_options, training_examples
+from fbackprop.cli.runs import load_json
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.sources.names import kind_and_path
 
@@ -153,9 +153,9 @@ def describe_run(folder: Path, config: TrainConfig, arguments: Sequence[str]) ->
 def read_environment(folder: Path) -> dict[str, Any]:
   """Where a run began, as far as its numbers may depend on it; nothing if that isn't known."""
   try:
-    content = json.loads((folder / "env.json").read_text(encoding="utf-8"))
+    content = load_json(str(folder), "env.json")
     return {key: content[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
-  except (OSError, ValueError, KeyError, TypeError):
+  except (UsageError, KeyError):
     return {}
 
 

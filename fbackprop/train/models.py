@@ -154,7 +154,7 @@ def describe_model(
 
 
 def save_model(path: str | os.PathLike[str], params: Params, description: Description) -> None:
-  """Writes a network to a safetensors file, whole or not at all.
+  """Writes a network to a safetensors file, whole or not at all, with a checksum.
 
   Raises:
     OSError: the file can't be written.
