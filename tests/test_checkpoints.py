@@ -148,13 +148,15 @@ def test_a_run_that_isn_t_interrupted_saves_nothing_unasked(tmp_path):
 # --- What is broken -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "empty"])
+@pytest.mark.parametrize("how", ["flipped", "cut", "gone", "empty", "a link"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(how, folder):
   file = folder / "33" / "run" / "state.safetensors"
   content = bytearray(file.read_bytes())
   content[-3] ^= 16
-  if how == "gone":
+  if how in ("gone", "a link"):
     file.unlink()
+    if how == "a link":
+      file.symlink_to(folder / "30" / "run" / "state.safetensors")
   else:
     file.write_bytes({"flipped": content, "cut": content[:-99], "empty": b""}[how])
   events = []

@@ -152,6 +152,22 @@ def test_what_cannot_be(tmp_path, capsys, flags, message):
   assert message.format(tmp=tmp_path) in capsys.readouterr().err
 
 
+def test_nothing_is_read_or_written_through_links_out_of_the_run(cut, tmp_path, capsys):
+  outside = tmp_path / "outside"
+  outside.write_text("kept")
+  (cut / "metrics.jsonl").unlink()
+  (cut / "metrics.jsonl").symlink_to(outside)
+  assert train("--resume", cut) == 1
+  said = capsys.readouterr().err
+  assert f"{cut / 'metrics.jsonl'} (it is a link, and must be a file)" in said
+  assert outside.read_text() == "kept"
+  outside.write_text((cut / "config.toml").read_text())
+  (cut / "config.toml").unlink()
+  (cut / "config.toml").symlink_to(outside)
+  assert train("--resume", cut) == 2
+  assert f"{cut / 'config.toml'} is a link out of the run's folder" in capsys.readouterr().err
+
+
 def test_a_run_without_checkpoints_cannot_go_on(whole, capsys):
   assert train("--resume", whole) == 2
   assert f"--resume {whole}: {whole}/checkpoints holds no checkpoint" in capsys.readouterr().err

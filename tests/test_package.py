@@ -73,8 +73,8 @@ FLOORS = [
    "train.report.layer_table", "train.report.worst", "train.report.page",
    "train.report.members", "train.report.ensemble_page", "train.report",
    "train.runs", "train"],
-  ["cli.usage", "cli.toml", "cli.config", "cli.options", "cli.progress", "cli.output",
-   "cli.loading", "cli.runs", "cli.told", "cli.preparation", "cli.ensemble", "cli.train",
+  ["cli.usage", "cli.toml", "cli.runs", "cli.config", "cli.options", "cli.progress", "cli.output",
+   "cli.loading", "cli.told", "cli.preparation", "cli.ensemble", "cli.train",
    "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 

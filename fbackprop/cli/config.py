@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from fbackprop.cli.runs import file_of_run
 from fbackprop.cli.toml import flags_of_file
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.method_names import (
@@ -309,7 +310,7 @@ def check_resumed(arguments: Sequence[str]) -> None:
   run = last_value(arguments, "--resume")
   if run is None:
     return
-  if not Path(run, "config.toml").is_file():
+  if not file_of_run(run, "config.toml").is_file():
     raise UsageError(f"--resume {run} holds no config.toml: it must be the folder of a run")
   for word in arguments:
     flag = word.partition("=")[0].replace("_", "-")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
 from fbackprop.cli.options import emphasis_of, network_options, training_examples
-from fbackprop.cli.runs import load_json
+from fbackprop.cli.runs import file_of_run, load_json
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.sources.names import kind_and_path
 
@@ -111,7 +111,10 @@ def begin(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> Pa
   """
   from fbackprop.train.checkpoints import FolderInUseError, locked
 
-  folder = create_folder(config, arguments) if config.resume is None else Path(config.resume)
+  if config.resume is None:
+    folder = create_folder(config, arguments)
+  else:
+    folder = file_of_run(config.resume, "checkpoints").parent
   try:
     exits.enter_context(locked(folder))
   except FolderInUseError as error:

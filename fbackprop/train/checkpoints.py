@@ -312,6 +312,8 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
   """
   file = path / ITEM / FILE
   try:
+    if file.resolve() != path.resolve() / ITEM / FILE or path.is_symlink():
+      raise OSError("it is a link, and must be a file")
     stored = read_stored(file)
   except OSError as error:
     raise DamagedError(f"{file} is damaged: {error.strerror or error}") from error

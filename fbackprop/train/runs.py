@@ -1,5 +1,6 @@
 """The folder of a run: what was asked for, where it ran, how it went and what came out."""
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import jax
 from fbackprop import __version__
 from fbackprop.extras import need
 from fbackprop.train.datasets import Dataset
-from fbackprop.train.files import write_whole
+from fbackprop.train.files import read_plain, write_whole
 from fbackprop.train.results import Evaluation, Result
 
 
@@ -64,8 +65,14 @@ def append_evaluation(path: Path, evaluation: Evaluation) -> None:
 
   Lines of this step and of later ones, which a run has that was cut and went on before them, give
   way; so does half a line.
+
+  Raises:
+    OSError: it can't be written, or is no file, as a link that leads elsewhere.
   """
-  before = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+  if path.is_symlink():
+    raise OSError(errno.ELOOP, "it is a link, and must be a file", str(path))
+  content = read_plain(path).decode(errors="replace") if path.exists() else ""
+  before = content.splitlines(keepends=True)
   kept = [line for line in before if (step := step_of(line)) is not None and step < evaluation.step]
   line = json.dumps(to_json(vars(evaluation)), allow_nan=False) + "\n"
   if len(kept) < len(before):
