@@ -8,12 +8,8 @@ from fbackprop.verify.selftest import run_self_test
 
 # One of each kind of mistake, and right rules that are easily mistaken for wrong ones.
 SAMPLE = (
-  "bias-mean", "weights-transposed", "tanh-at-output", "weight-decay", "last-residual",
-  "masked-above-three", "label-zero-as-padding", "single-example", "cotangent-in-bfloat16",
-  "one-entry-by-a-millionth", "sign-of-cotangent", "vmap-mean", "residuals-stopped",
-  "none-for-float", "maximum-to-both", "layer-norm-without-variance",
-  "right-relu-slope-one", "right-elu-from-output", "right-tiles-with-remainder",
-  "right-bfloat16-arguments", "right-sums-in-float32", "right-none-leaves",
+  "bias-mean", "tanh-at-output", "masked-above-three", "cotangent-in-bfloat16", "none-for-float",
+  "layer-norm-without-variance", "right-tiles-with-remainder", "right-sums-in-float32",
 )  # fmt: skip
 
 

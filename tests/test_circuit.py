@@ -211,6 +211,7 @@ def test_arrays_that_differ_are_refused(y, said):
     parse("x*y").value_and_grad(x=jnp.ones(3), y=y)
 
 
+@pytest.mark.slow
 def test_value_and_grad_is_a_pure_function():
   c = parse("exp(sin(x)*y) / (y**2 + softplus(x))")
   x, y = jnp.array([0.3, -1.2, 2.0]), jnp.array([1.5, 0.4, -0.7])

@@ -40,6 +40,7 @@ def compare(net, target, loss, scale=1.0):
   return t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "net",
   [

@@ -263,6 +263,7 @@ expressions = st.recursive(
 POINT = {"x": 0.7310585786300049, "y": -1.2840254166877414, "z": 0.34657359027997264}
 
 
+@pytest.mark.slow
 @given(expressions)
 def test_random_expressions_against_python_and_jax_grad(text):
   t = parse(text, inputs=NAMES).trace(**{n: v for n, v in POINT.items() if n in text_names(text)})

@@ -44,6 +44,7 @@ parts = st.lists(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @hypothesis.given(parts, st.booleans())
 def test_combine_is_the_weighted_sum_of_its_parts(parts, from_the_end):
   """Whatever the slices cover, leave out or share."""
@@ -80,6 +81,7 @@ def test_combinations_nest():
   assert_same_numbers((mean, grads), mean_and_gradient(flat, (*targets[0], LABELS)))
 
 
+@pytest.mark.slow
 def test_fit_takes_the_targets_of_several_losses():
   """Minibatches, evaluation and the live check, with bad labels found out."""
   loss = fb.combine((1.0, fb.softmax_cross_entropy, slice(0, 3)), (1.0, fb.squared_error, 3))

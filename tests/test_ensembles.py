@@ -101,6 +101,7 @@ def test_gradients_of_members_are_checked_at_the_first_and_at_the_last_step(mixe
   np.testing.assert_array_equal(checked.losses, mixed.losses)
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_is_found():
   def scaled(params, x, y_bar):
     params_bar, x_bar = right.backward(params, x, y_bar)
@@ -143,6 +144,7 @@ def test_an_interrupt_ends_an_ensemble_after_the_chunk_in_flight():
     np.testing.assert_array_equal(ours, own)
 
 
+@pytest.mark.slow
 def test_minibatches_are_drawn_as_for_one():
   many = fit_all(
     rates=None, optimizer=optax.sgd(0.2), batch_size=2, stop=fb.train.StopRules(9), chunk_steps=4,
@@ -176,6 +178,7 @@ def test_seconds_end_an_ensemble():
   assert many.stop_reasons == ("max_seconds",) * 3
 
 
+@pytest.mark.slow
 def test_wide_networks_have_their_members_in_front():
   wide = fb.mlp([2, 33, 2], fb.tanh)
   options = {"optimizer": optax.sgd(0.2), "stop": fb.train.StopRules(5)}
@@ -217,6 +220,7 @@ def chosen(w, x, which):
   return jnp.where(which > 1, z, y).sum(0), jnp.sort(y, axis=1), (y.T @ y).max(), jnp.float32(3)
 
 
+@pytest.mark.slow
 def test_the_last_axis_gives_what_the_first_gives():
   w = jax.random.normal(jax.random.key(0), (2, 3, 4))
   x = jax.random.normal(jax.random.key(1), (5, 2, 4))
@@ -335,6 +339,7 @@ def ensemble(out, *flags):
   return main(["train", *options.split(), str(out), *flags])
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_an_ensemble(tmp_path, capsys, monkeypatch, undrawn):
   @contextmanager
   def interrupting(last_step):

@@ -193,6 +193,7 @@ def test_the_label_of_an_impossible_class(targets):
   np.testing.assert_array_equal(rows, [[-1, 0.5, 0.5], [-1, 0, 1]])
 
 
+@pytest.mark.slow
 def test_the_second_derivative_with_ties_and_impossible_classes():
   """diag(p) − p pᵀ, by autodiff of our gradient, and twice of our value."""
   z = jnp.array([[2.0, 2.0, -jnp.inf, 1.0]])

@@ -389,6 +389,7 @@ def test_weights_of_zero_leave_examples_out():
   np.testing.assert_allclose(result.losses, half.losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_epochs_and_evaluations_are_judged_by_weights_however_a_run_is_cut():
   weights = np.where(np.arange(22) % 3, 0, 2.0 ** (np.arange(22) % 5)).astype(np.float32)
   data = (X, LABELS, weights)

@@ -190,6 +190,7 @@ def test_a_choice_at_a_kink_is_no_error(gate):
   assert check(net.init(jax.random.key(0)), x, jnp.ones((2, 1))).ok
 
 
+@pytest.mark.slow
 def test_a_network_of_everything_passes():
   net = fb.mlp(
     [3, 4, 4, 4, 2],

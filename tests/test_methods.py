@@ -67,6 +67,7 @@ def test_weights_decay_and_biases_do_not():
   assert moved == {".w": True, ".b": False, "le": False, "ft": False}
 
 
+@pytest.mark.slow
 def test_stacked_biases_are_spared_too():
   """In a repeated block a bias has two axes."""
   params = fb.mlp([4, 4, 4, 4], repeat_hidden=True).init(jax.random.key(0))

@@ -187,6 +187,7 @@ def test_a_run_is_repeated_by_its_file_bit_for_bit(everything):
   assert summary["gradient_check_max_rel_error"] < 1e-9
 
 
+@pytest.mark.slow
 def test_a_model_with_options_is_used_without_noise(everything, files, capsys):
   run = str(everything)
   texts = []
@@ -205,6 +206,7 @@ def test_a_model_with_options_is_used_without_noise(everything, files, capsys):
   np.testing.assert_allclose(np.array(found, float), want, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_what_is_on_is_said_and_the_test_loss_is_plain(everything, capsys):
   run = everything
   text = "mlp 3-6-6-2, relu, layer_norm, dropout 0.5, skip, repeated, softmax_cross_entropy"
@@ -248,6 +250,7 @@ def test_a_regression_and_several_labels_take_the_options_of_examples_and_networ
   )
 
 
+@pytest.mark.slow
 def test_a_file_without_options_is_of_a_plain_network(everything, tmp_path):
   net = fb.mlp([3, 6, 2])
   source = everything / "model.safetensors"

@@ -79,6 +79,7 @@ def test_a_batch_follows_from_the_key_and_the_step_alone(shuffle):
   assert not np.array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_a_run_takes_its_batches_from_the_shuffle():
   x = np.asarray(jax.random.normal(KEY, (22, 4)))
   net, labels, losses = fb.mlp([4, 3]), (x[:, 0] > 0).astype(np.int32), []

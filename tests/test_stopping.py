@@ -6,7 +6,6 @@ import pytest
 
 from fbackprop.train import StopRules
 from fbackprop.train.loop import judge, start_loop, stop_numbers
-from fbackprop.train.steps import Info
 from fbackprop.train.stopping import STOP_REASONS
 
 
@@ -36,8 +35,8 @@ def stop_by_judge(losses, per_epoch, stop, shares=None):
   progress = start_loop(None, 1, jnp.float32).progress
   for step, loss in enumerate(losses, start=1):
     share = jnp.asarray(1 if shares is None else shares[step - 1], jnp.float32)
-    info = Info(jnp.asarray(loss, jnp.float32), 4 * share, jnp.zeros(1), jnp.isfinite(loss))
-    progress = judge(progress, info, share, jnp.asarray(step), per_epoch, numbers)
+    own = jnp.asarray(loss, jnp.float32), share, jnp.isfinite(loss)
+    progress = judge(progress, *own, jnp.asarray(step), per_epoch, numbers)
     if progress.reason >= 0:
       return step, STOP_REASONS[int(progress.reason)]
   raise AssertionError("the losses are too few for this stop rule")

@@ -32,6 +32,7 @@ def start():
   return jax.jit(tour.NET.init)(jax.random.key(0)), x, labels
 
 
+@pytest.mark.slow
 def test_what_it_prints_is_true_and_the_picture_is_there(tmp_path):
   command = [sys.executable, "-W", "error", str(SCRIPT), "--out", str(tmp_path / "new")]
   printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout

@@ -146,6 +146,7 @@ def test_a_line_search_leaves_plain_descent_behind():
   assert losses[0] < 0.1 * losses[1]
 
 
+@pytest.mark.slow
 def test_step_matches_a_loop_written_with_jax_grad_and_optax():
   net, optimizer = net_of(), optax.adam(0.05)
 

@@ -80,6 +80,7 @@ def test_a_cell_is_verified_as_it_says():
   assert report.ok, report.table()
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_wrong_rule_fails(monkeypatch):
   """A checker is tested on wrong rules: here the gradient of the last output is 0.1 % too large."""
   case = matrix.LOSSES["squared_error"]

@@ -311,6 +311,7 @@ def test_a_bend_that_only_the_function_has():
 # --- Loops and branches through which each point goes its own way -------------------------------
 
 
+@pytest.mark.slow
 def test_differences_over_a_loop_whose_turns_differ():
   """Newton's method for a root, from 1: at zero it ends before it is there."""
 

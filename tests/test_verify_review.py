@@ -20,6 +20,7 @@ def test_second_order_of_a_function_with_a_maximum_that_is_not_tied():
   assert (report.verdict, report.findings[0].check) == ("fail", "second order")
 
 
+@pytest.mark.slow
 def test_second_order_of_a_rule_of_symmetric_matrices():
   def log_determinant(a):
     return 2 * jnp.log(jnp.diagonal(jnp.linalg.cholesky(a))).sum()
