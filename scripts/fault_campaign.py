@@ -27,8 +27,8 @@ from typing import Any
 from fbackprop.train.files import write_whole
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "fault_campaign.json"
-# About as often as a run touches a file of its checkpoints, and as long as it takes.
-TOUCHES, SECONDS = 330, 6.0
+# A run touches a file of its checkpoints 330 times, and takes some seconds: time for several kills.
+TOUCHES, SECONDS = 90, 4.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -110,7 +110,7 @@ class Campaign:
     folder = self.work / "run"
     shutil.rmtree(folder, ignore_errors=True)
     start, kills = time.monotonic(), []
-    for _ in range(rng.randint(1, 6)):
+    for _ in range(rng.randint(2, 9)):
       at_touch = rng.random() < 0.6
       kill_at = rng.randint(1, TOUCHES) if at_touch else None
       instant = None if at_touch else rng.uniform(0, SECONDS)
