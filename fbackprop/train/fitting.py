@@ -28,7 +28,7 @@ from fbackprop.train.optimizers import scaled
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.running import Running, score_of
 from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Info, layer_names, make_step
+from fbackprop.train.steps import Info, layer_names, make_guarded_step, make_step
 from fbackprop.train.stopping import StopRules, check_count
 from fbackprop.train.validation import make_look, set_aside, start_best, watched_examples
 from fbackprop.types import Array, Layer, Loss, Params
@@ -124,7 +124,9 @@ def fit(
   check_saving(checkpoints, on_nonfinite)
   if on_nonfinite == "rollback":
     optimizer = scaled(optimizer)
-  init, step = make_step(net, loss, optimizer)
+  # What is left out must be known at once; else a chunk may be done again, see `Running`.
+  is_thorough = on_nonfinite != "raise"
+  init, step = make_guarded_step(net, loss, optimizer, is_thorough)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)
   if held_out is not None and held_out.weights is not None:
@@ -189,6 +191,9 @@ def fit(
     compile_start = time.perf_counter()
     capacity = max(1, min(chunk_steps, most_steps))
     program = make_chunk(step, batch_size, capacity, shuffle, look)
+    thorough = make_chunk(
+      make_step(net, loss, optimizer)[1], batch_size, capacity, shuffle, look
+    )  # Not compiled before it is needed.
     zero = jnp.zeros((), jnp.int32)
     chunk = program.lower(loop, train, numbers, zero, order_key).compile()
     evaluate(state.params)
@@ -212,6 +217,7 @@ def fit(
       order_key=order_key,
       capacity=capacity,
       chunk=chunk,
+      thorough_chunk=None if is_thorough else thorough,
       pass_over=make_pass_over(steps_per_epoch, look),
       evaluate=evaluate,
       check=check_gradient,

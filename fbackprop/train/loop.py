@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Batch, Info, State
+from fbackprop.train.steps import Batch, Info, State, all_finite, stays_finite
 from fbackprop.train.stopping import STOP_REASONS, VALIDATION_TOL, StopRules
 from fbackprop.train.validation import Best
 from fbackprop.types import Array, Params, at_least_float32
@@ -189,6 +189,20 @@ def take_batch(
   weights = None if data.weights is None else data.weights[rows]
   targets = jax.tree.map(lambda part: part[rows], data.targets)
   return order, Batch(data.x[rows], targets, weights)
+
+
+@jax.jit
+def keep(loop: Loop, before: State | None) -> tuple[Loop, Array]:
+  """A copy of a loop, which a chunk may take for its own, and whether its state is finite.
+
+  Args:
+    loop: as a chunk left it.
+    before: an earlier state; what of its optimiser's wasn't finite then may stay so.
+  """
+  finite = all_finite(loop.state.params)
+  if before is not None:
+    finite &= stays_finite(loop.state.opt_state, before.opt_state)
+  return jax.tree.map(jnp.copy, loop), finite
 
 
 def make_pass_over(

@@ -16,7 +16,7 @@ from fbackprop.train.checkpoints import Keeper, Saved
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.history import History, mean_loss
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import RUNNING, Loop, StopNumbers, take_batch
+from fbackprop.train.loop import RUNNING, Loop, StopNumbers, keep, take_batch
 from fbackprop.train.method_names import NonfiniteName
 from fbackprop.train.results import Evaluation
 from fbackprop.train.steps import Batch, State
@@ -33,6 +33,11 @@ MOST_SKIPPED = MOST_ROLLBACKS = 10
 class Running:
   """A run on its way; what is fixed first, then what changes.
 
+  To look at every parameter in every step would cost up to a quarter of it. So where a step that
+  isn't finite ends the run, the chunk looks at the loss and the gradient alone, and all else is
+  looked at between two chunks, of which the first one's beginning is kept. If anything isn't finite
+  then, that chunk is done again by a program that looks at everything, and finds the step.
+
   Attributes:
     net, loss, optimizer, train, stop, batch_size, shuffle, eval_every, check_every, on_nonfinite,
       on_evaluation: as of `fit`.
@@ -40,6 +45,8 @@ class Running:
     order_key: of the shuffles.
     capacity: the most steps of a chunk.
     chunk, pass_over: compiled; see `loop`.
+    thorough_chunk: the chunk that looks at everything, compiled when it is needed; None if `chunk`
+      does.
     evaluate: the mean loss and the accuracy of the test examples, or two times None.
     check: the gradient check at a state.
     keeper: of the checkpoints, or None.
@@ -47,6 +54,7 @@ class Running:
     tell: takes a sentence about what a user would want to know.
     start: when it began, on `time.perf_counter`'s clock.
     loop, history: as far as it has come.
+    kept: a copy of the loop, where a chunk may have to be done again.
     saved_at: the step of the last checkpoint.
     unsaved: the steps whose checkpoints couldn't be written.
     diverged_at: the first place that wasn't finite.
@@ -68,6 +76,7 @@ class Running:
   order_key: Array
   capacity: int
   chunk: Callable[..., Any]
+  thorough_chunk: Callable[..., Any] | None
   pass_over: Callable[[Loop, StopNumbers], Loop]
   evaluate: Callable[[Any], tuple[float | None, float | None]]
   check: Callable[[State], LiveCheck]
@@ -77,6 +86,7 @@ class Running:
   start: float
   loop: Loop
   history: History
+  kept: Loop | None = None
   saved_at: int | None = None
   unsaved: list[int] = field(default_factory=list)
   diverged_at: str | None = None
@@ -161,8 +171,16 @@ class Running:
   def advance(self, until: int) -> str | None:
     """A chunk of steps; returns the stop rule that fired, if one did."""
     before = self.done
-    end = jnp.asarray(until, jnp.int32)
-    self.loop, infos = self.chunk(self.loop, self.train, self.numbers, end, self.order_key)
+    own = (self.train, self.numbers, jnp.asarray(until, jnp.int32), self.order_key)
+    if self.thorough_chunk is None:
+      self.loop, infos = self.chunk(self.loop, *own)
+    else:
+      kept = keep(self.loop, None)[0] if self.kept is None else self.kept
+      self.loop, infos = self.chunk(self.loop, *own)
+      self.kept, finite = keep(self.loop, kept.state)
+      if reason_of(self.loop) == "diverged" or not finite:
+        self.loop, infos = self.thorough_chunk(kept, *own)
+        self.kept = None
     reason = reason_of(self.loop)
     self.history.add(infos, self.done - before + (reason == "diverged"))
     return self.mend() if reason == "diverged" else reason
