@@ -6,6 +6,7 @@
                                         installed; FILE keeps the rows of other sizes and cores
   python scripts/bench.py peak          the share of a lone product's speed that our step reaches
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
+  python scripts/bench.py guard         what it costs to look whether a step is finite; a minute
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
   python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
                                         rows of other peers that FILE has already are kept
@@ -54,6 +55,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
   depth = commands.add_parser("depth", help="compile time against the number of layers")
   depth.add_argument("--rounds", type=int, default=7, help="default: 7")
+  guard = commands.add_parser("guard", help="cost of looking whether a step is finite")
+  guard.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "digits", "mnist"],
+                     metavar="SIZE")  # fmt: skip
+  guard.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
+  guard.add_argument("--rounds", type=int, default=15, help="default: 15")
   residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
   checkers = commands.add_parser("checkers", help="our verifier beside other gradient checkers")
   checkers.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
@@ -64,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
                         metavar="K", help="members (default: 1 16 256 4096 65536)")  # fmt: skip
   ensemble.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
   ensemble.add_argument("--rounds", type=int, default=7, help="default: 7")
-  for command in (step, epoch, peak, depth, residuals, checkers, ensemble):
+  for command in (step, epoch, peak, depth, guard, residuals, checkers, ensemble):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")

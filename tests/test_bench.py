@@ -133,6 +133,20 @@ def test_residuals_print_a_table_and_write_json(tmp_path, capfd):
 
 
 @pytest.mark.slow
+def test_guard_prints_a_row_for_each_optimizer(tmp_path, capfd):
+  file = tmp_path / "guard.json"
+  flags = ["--sizes", "tiny", "--cores", "1", "--rounds", "2", "--json", str(file)]
+  assert bench.main(["guard", *flags]) == 0
+  rows = json.loads(file.read_text())["rows"]
+  assert [(row["size"], row["optimizer"]) for row in rows] == [
+    ("tiny", "descent"),
+    ("tiny", "adam"),
+  ]
+  assert all(0.1 < row["fit_ratio"] < 10 for row in rows)
+  assert "fit's look" in capfd.readouterr().out
+
+
+@pytest.mark.slow
 def test_depth_prints_a_table_and_writes_json(tmp_path, capfd):
   file = tmp_path / "depth.json"
   assert bench.main(["depth", "--rounds", "2", "--json", str(file)]) == 0

@@ -1,0 +1,128 @@
+"""What it costs that no step is taken that isn't finite: `fit`'s loop over one that never looks.
+
+Chunks of as many steps as `fit` makes of one compiled call take turns: `fit`'s own, with the copy
+and the look between two of them; the one that looks at every number in every step, as "skip" and
+"rollback" do; and one in which every step is taken.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fbackprop as fb
+from fbackprop.train.loop import keep, make_chunk, start_loop, stop_numbers
+from fbackprop.train.optimizers import make_update
+from fbackprop.train.steps import layer_norms, make_guarded_step, total_weight
+from scripts.benchmarks.sizes import SIZES, Size
+
+OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
+  "descent": lambda: fb.train.gradient_descent(1e-3),
+  "adam": lambda: optax.adam(1e-4),
+}
+EPOCH, STEPS = 10, 200  # Batches in the data, and steps of a call.
+
+
+def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransformation) -> Any:
+  """The step of `fit` without a look at anything."""
+  loss_and_gradient, update = fb.value_and_grad(net, loss), make_update(optimizer, net, loss)
+
+  def step(state: fb.train.State, batch: fb.train.Batch) -> tuple[fb.train.State, fb.train.Info]:
+    value, grads = loss_and_gradient(state.params, batch.x, batch.targets)
+    params, opt_state = update(state.params, state.opt_state, batch, None, value, grads)
+    state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+    finite = jnp.ones((), bool)
+    weight = total_weight(batch, value.dtype)
+    return state, fb.train.Info(value, weight, layer_norms(grads), finite)
+
+  return step
+
+
+def data_of(size: Size) -> fb.train.Batch:
+  """The examples of an epoch."""
+  rng, n = np.random.default_rng(0), EPOCH * size.batch
+  x = jnp.asarray(rng.normal(size=(n, size.widths[0])), jnp.float32)
+  if size.classification:
+    return fb.train.Batch(x, jnp.asarray(rng.integers(0, size.widths[-1], n)))
+  return fb.train.Batch(x, jnp.asarray(rng.normal(size=(n, size.widths[-1])), jnp.float32))
+
+
+def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
+  """Prints the table; returns its rows for the file."""
+  print(f"{'size':<8} {'optimizer':<10} {'step':>10}  fit's look (quartiles)      every number")
+  rows = []
+  for size in sizes:
+    for optimizer in OPTIMIZERS:
+      rows.append(row_of(size, optimizer, rounds))
+  return rows
+
+
+def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
+  """One size with one optimiser: times of a step over those of the loop that never looks."""
+  size, own = SIZES[name], OPTIMIZERS[optimizer]()
+  loss = fb.softmax_cross_entropy if size.classification else fb.squared_error
+  net, data, key = fb.mlp(list(size.widths)), data_of(size), jax.random.key(1)
+  numbers = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
+  init = fb.train.make_step(net, loss, own)[0]
+  steps = {
+    "never": unguarded_step(net, loss, own),
+    "fit": make_guarded_step(net, loss, own, is_thorough=False)[1],
+    "thorough": make_guarded_step(net, loss, own, is_thorough=True)[1],
+  }
+  calls = {}
+  for who, step in steps.items():
+    loop = start_loop(init(jax.random.key(0)), len(data.x), jnp.float32)
+    chunk = make_chunk(step, size.batch, STEPS).lower(loop, data, numbers, jnp.int32(0), key)
+    calls[who] = Call(chunk.compile(), loop, is_looked_at=who == "fit")
+  seconds: dict[str, list[float]] = {who: [] for who in calls}
+  for i in range(rounds + 1):  # The first one is for what is started once only.
+    for who in calls if i % 2 == 0 else reversed(calls):
+      taken = calls[who].time(data, numbers, key)
+      if i > 0:
+        seconds[who].append(taken)
+  ratios = {
+    who: statistics.quantiles(
+      [a / b for a, b in zip(seconds[who], seconds["never"], strict=True)], n=4, method="inclusive"
+    )
+    for who in ("fit", "thorough")
+  }
+  (low, median, high), thorough = ratios["fit"], ratios["thorough"][1]
+  step_seconds = statistics.median(seconds["never"])
+  print(
+    f"{name:<8} {optimizer:<10} {step_seconds * 1e6:>7.1f} us  {median:.3f} ({low:.3f}-{high:.3f})"
+    f"{thorough:>21.3f}",
+    flush=True,
+  )
+  return {
+    "size": name,
+    "optimizer": optimizer,
+    "step_seconds": step_seconds,
+    "fit_ratio": median,
+    "fit_quartiles": [low, high],
+    "thorough_ratio": thorough,
+  }
+
+
+class Call:
+  """Chunk after chunk of one contestant."""
+
+  def __init__(self, chunk: Any, loop: Any, is_looked_at: bool) -> None:
+    self.chunk, self.loop, self.is_looked_at, self.done = chunk, loop, is_looked_at, 0
+    self.kept: Any = None
+
+  def time(self, data: fb.train.Batch, numbers: Any, key: Any) -> float:
+    """Seconds of a step, in one chunk."""
+    self.done += STEPS
+    start = time.perf_counter()
+    self.loop, _ = self.chunk(self.loop, data, numbers, jnp.int32(self.done), key)
+    if self.is_looked_at:
+      self.kept, finite = keep(self.loop, None if self.kept is None else self.kept.state)
+      if not finite:
+        raise RuntimeError("a step wasn't finite")
+    jax.block_until_ready(self.loop)
+    return (time.perf_counter() - start) / STEPS
