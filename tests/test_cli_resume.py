@@ -200,7 +200,7 @@ def test_two_runs_in_one_folder(tmp_path, capsys):
   command = [sys.executable, "-m", "fbackprop", "train", *LINE, *map(str, flags)]
   first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
   try:
-    while not list(tmp_path.glob("a/checkpoints/*")):
+    while not any(path.name.isdecimal() for path in tmp_path.glob("a/checkpoints/*")):
       assert first.poll() is None
       time.sleep(0.1)
     assert train("--resume", tmp_path / "a") == 2

@@ -10,7 +10,7 @@ import fcntl
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +122,7 @@ class Keeper:
     self.is_held = False
     # Orbax takes two thirds of a second to import: not before there is something to save.
     self.manager: Any = None
+    self.scores: dict[int, float] = {}
 
   def hold(self) -> None:
     """Makes the folder, and keeps other runs out of it.
@@ -154,19 +155,25 @@ class Keeper:
     """
     self.hold()
     if self.manager is None:
-      self.manager = open_manager(self.folder, self.rules.keep)
+      self.scores = scores_in(self.folder)
+      self.manager = open_manager(self.folder, self.rules.keep, self.scores)
     step = int(loop.state.step)
     # Of a run that went back, or on from a checkpoint before a damaged one.
     for late in [s for s in self.manager.all_steps() if s >= step]:
       self.manager.delete(late)
-    content = {"identity": self.identity, "stop": self.stop, "history": history.to_json(seconds)}
+    self.scores[step] = -math.inf if score is None else score
+    content = {
+      "identity": self.identity,
+      "stop": self.stop,
+      "score": self.scores[step],
+      "history": history.to_json(seconds),
+    }
     tree = {"loop": with_plain_keys(loop), "rows": history.infos()}
     orbax = need("orbax.checkpoint", extra="train")
     from fbackprop.train.checkpoint_files import FileArgs
 
     item = orbax.args.Composite(**{ITEM: FileArgs(tree, {KEY: json.dumps(content)})})
-    metrics = {"score": -math.inf if score is None else score}
-    self.manager.save(step, args=item, metrics=metrics, force=True)
+    self.manager.save(step, args=item, force=True)
 
   def close(self) -> None:
     """Nothing more is to be saved."""
@@ -209,21 +216,42 @@ def keeping(
     keeper.close()
 
 
-def open_manager(folder: Path, keep: int) -> Any:
+class BestKept(NamedTuple):
+  """One of orbax's preservation policies: the checkpoint of the highest score stays.
+
+  Its own one reads the scores from files without a checksum, and fails where one is damaged.
+  """
+
+  scores: dict[int, float]
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Whether each one stays, of those that there are."""
+    scores = [self.scores.get(checkpoint.step, -math.inf) for checkpoint in checkpoints]
+    best = scores.index(max(scores)) if scores else -1
+    return [i == best for i in range(len(scores))]
+
+
+def scores_in(folder: Path) -> dict[int, float]:
+  """The scores of the checkpoints that are there already, by their steps."""
+  scores = {}
+  for path in numbered_folders(folder):
+    try:
+      scores[int(path.name)] = float(read_content(path)[0]["score"])
+    except DamagedError:
+      continue
+  return scores
+
+
+def open_manager(folder: Path, keep: int, scores: dict[int, float]) -> Any:
   """Orbax's manager of a folder: what a killed run began is cleared away, the rest is kept."""
   orbax = need("orbax.checkpoint", extra="train")
   policies = need("orbax.checkpoint.checkpoint_managers", extra="train")
-
-  def score_of(metrics: dict[str, float]) -> float:
-    return metrics["score"]
-
-  best = policies.BestN(get_metric_fn=score_of, n=1)
   options = orbax.CheckpointManagerOptions(
     # The arrays are on the host already, and a save that isn't finished can't be counted on.
     enable_async_checkpointing=False,
-    best_fn=score_of,
-    best_mode="max",
-    preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(n=keep), best]),
+    preservation_policy=policies.AnyPreservationPolicy(
+      [policies.LatestN(n=keep), BestKept(scores)]
+    ),
   )
   return orbax.CheckpointManager(folder, options=options)
 
