@@ -17,7 +17,8 @@ class Evaluation:
     step: steps taken.
     epoch: passes over the training data.
     train_loss: mean of the steps' losses since the evaluation before, each by the weights of its
-      batch; None before the first step, and where all those weights are zero.
+      batch, without those of steps that weren't taken; None before the first step, and where all
+      those weights are zero.
     test_loss: mean loss of the test examples, if there are any.
     test_accuracy: fraction of the test examples whose largest output is at their label, if the
       targets are labels.
