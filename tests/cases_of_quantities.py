@@ -16,7 +16,7 @@ import numpy as np
 import fbackprop as fb
 from fbackprop import quantities as q
 
-N = 5
+N = 4
 CLIPPINGS = ("flat", "automatic", "per_layer")
 
 
@@ -41,16 +41,25 @@ def deep_mlp(wrap):
   )
 
 
-def rms_net(wrap):
-  """An rms_norm in a chain, in a loop, and in a loop of a loop; and what is computed again."""
-  dense, norm = (
-    partial(wrap(fb.dense), dtype=jnp.float64),
-    partial(wrap(fb.rms_norm), dtype=jnp.float64),
+def mixed(wrap):
+  """Every kind of factors, alone and in a loop; what is computed again, and dropout."""
+  dense, layer_norm, rms_norm = (
+    partial(wrap(make), dtype=jnp.float64) for make in (fb.dense, fb.layer_norm, fb.rms_norm)
   )
+  return fb.serial(
+    layer_norm(3),
+    fb.remat(fb.serial(dense(3, 3), fb.dropout(0.3))),
+    fb.repeat(fb.skip(fb.serial(fb.silu, rms_norm(3), dense(3, 3, bias=False))), 2),
+    dense(3, 2),
+  )
+
+
+def loops(wrap):
+  """A loop of a loop, and a loop of what is computed again."""
+  dense, norm = (partial(wrap(make), dtype=jnp.float64) for make in (fb.dense, fb.rms_norm))
   block = fb.serial(fb.silu, norm(3), dense(3, 3, bias=False))
   return fb.serial(
     norm(3),
-    fb.remat(fb.serial(dense(3, 3), fb.tanh)),
     fb.repeat(fb.skip(fb.repeat(block, 2)), 3),
     fb.repeat(fb.remat(dense(3, 3)), 2),
     dense(3, 2),
@@ -67,21 +76,26 @@ class Problem(NamedTuple):
   """params, x, targets, key."""
 
 
+# Name: the network, its loss, and for each layer how many axes of copies its arrays have in front.
 PROBLEMS = {
-  "plain_mlp": (plain_mlp, fb.softmax_cross_entropy),
-  "no_bias": (no_bias, fb.squared_error),
-  "deep_mlp": (deep_mlp, fb.softmax_cross_entropy),
-  "rms_net": (rms_net, fb.squared_error),
+  "plain_mlp": (plain_mlp, fb.softmax_cross_entropy, (0, 0)),
+  "mixed": (mixed, fb.squared_error, (0, 0, 1, 1, 0)),
+  "no_bias": (no_bias, fb.squared_error, (0, 0)),
+  "deep_mlp": (deep_mlp, fb.softmax_cross_entropy, (0, 0, 1, 1, 0)),
+  "loops": (loops, fb.squared_error, (0, 2, 2, 1, 0)),
 }
+FAST = ("plain_mlp", "mixed")
+"""The others say the same of other networks."""
 
 
 @functools.cache
 def problem_of(name):
   """Made once, in float64."""
-  make, loss = PROBLEMS[name]
+  make, loss, _ = PROBLEMS[name]
   captured, plain = make(q.captured), make(lambda constructor: constructor)
   rng = np.random.default_rng(sorted(PROBLEMS).index(name))
-  params = jax.tree.map(lambda p: p + 0.3 * rng.normal(size=p.shape), plain.init(jax.random.key(3)))
+  shapes = jax.eval_shape(plain.init, jax.random.key(0))
+  params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), shapes)
   x = jnp.asarray(rng.normal(size=(N, 3)))
   labels = loss is fb.softmax_cross_entropy
   targets = rng.integers(0, 2, N).astype(np.int32) if labels else rng.normal(size=(N, 2))
@@ -102,6 +116,7 @@ def everything(problem, *arguments):
   factors = factors_of(problem, *arguments)
   n = arguments[1].shape[0]
   return {
+    "factors": factors,
     "gradient": q.gradient(factors),
     "example_gradients": q.example_gradients(factors),
     "example_sqnorms": q.example_sqnorms(factors),
@@ -138,18 +153,7 @@ def truth(name):
   """What everything should be: `{quantity: (value, scale)}`."""
   problem = problem_of(name)
   grads = jax.jit(partial(example_gradients_by_autodiff, problem))(*problem.arguments)
-  return from_rows(jax.tree.map(np.asarray, grads), copies_of(problem, name))
-
-
-def copies_of(problem, name):
-  """For each layer with parameters, how many axes of copies its arrays have in front."""
-  del problem
-  return {
-    "plain_mlp": [0, 0],
-    "no_bias": [0, 0],
-    "deep_mlp": [0, 0, 1, 1, 0],
-    "rms_net": [0, 0, 2, 2, 1, 0],
-  }[name]
+  return from_rows(jax.tree.map(np.asarray, grads), PROBLEMS[name][2])
 
 
 def is_params(node):

@@ -12,9 +12,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import fbackprop as fb
 from fbackprop import quantities as q
 from tests.cases_of_quantities import (
-  N,
+  FAST,
   PROBLEMS,
   QUANTITIES,
+  N,
   assert_near,
   everything,
   factors_of,
@@ -24,7 +25,14 @@ from tests.cases_of_quantities import (
 )
 from tests.witness import assert_bitwise
 
-every_problem = pytest.mark.parametrize("name", PROBLEMS)
+every_problem = pytest.mark.parametrize(
+  "name",
+  [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROBLEMS],
+)
+
+plain_and_mixed = pytest.mark.parametrize(
+  "name", ["plain_mlp", pytest.param("mixed", marks=pytest.mark.slow)]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -43,18 +51,21 @@ def test_equals_its_definition(name, quantity):
   assert_near(found(name)[quantity], want, scale)
 
 
-@every_problem
+@plain_and_mixed
 def test_forward_and_x_bar_are_unchanged_to_the_bit(name):
   problem = problem_of(name)
   params, x, _, key = problem.arguments
-  (y, backward), (plain_y, plain_backward) = (
-    fb.pullback(net)(params, x, key) for net in (problem.captured, problem.plain)
-  )
-  x_bar, plain_x_bar = backward(jnp.cos(y))[1], plain_backward(jnp.cos(y))[1]
-  assert_bitwise("captured", ("y", "x_bar"), (y, x_bar), (plain_y, plain_x_bar))
-  key = jax.random.key(0)
-  inits = problem.captured.init(key), problem.plain.init(key)
-  assert_bitwise("captured", ("params",), (inits[0],), (inits[1],))
+
+  def run(net):
+    @jax.jit
+    def all_of_it(params, x):
+      y, backward = fb.pullback(net)(params, x, key)
+      return net.init(jax.random.key(0)), y, backward(jnp.cos(y))[1]
+
+    return all_of_it(params, x)
+
+  names = ("params", "y", "x_bar")
+  assert_bitwise("captured", names, run(problem.captured), run(problem.plain))
 
 
 @every_problem
@@ -80,7 +91,7 @@ def test_factors_stand_where_gradients_stood(name):
 # --- Transformed ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rms_net"])
+@plain_and_mixed
 def test_the_same_under_vmap(name):
   """Two networks at once: each gets what it gets alone."""
   problem = problem_of(name)
@@ -91,32 +102,25 @@ def test_the_same_under_vmap(name):
   for quantity in QUANTITIES:
     want, scale = truth(name)[quantity]
     assert_near(jax.tree.map(lambda leaf: leaf[0], got[quantity]), want, scale)
-  halved = jax.jit(partial(everything, problem))(jax.tree.map(lambda leaf: leaf[1], both), *rest)
-  np.testing.assert_allclose(got["gram"][1], halved["gram"], rtol=0, atol=1e-12)
+  assert abs(got["gram"][1] - got["gram"][0]).max() > 0.1
 
 
 def test_the_same_on_two_devices():
   """The batch split over two devices, parameters on both; no function knows of it."""
-  problem = problem_of("deep_mlp")
+  problem = problem_of("plain_mlp")
   devices = jax.devices("cpu")[:2]
   mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
-  everywhere = NamedSharding(mesh, PartitionSpec())
-  over_examples = NamedSharding(mesh, PartitionSpec("data"))
   params, x, targets, key = problem.arguments
-  batch = x[:4], targets[:4]
-  run = jax.jit(partial(everything, problem))
-  want = run(params, *batch, key)
-  got = run(
-    jax.device_put(params, everywhere), *jax.device_put(batch, over_examples),
-    jax.device_put(key, everywhere),
-  )  # fmt: skip
+  params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+  batch = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("data")))
+  got = jax.jit(partial(everything, problem))(params, *batch, key)
   assert len(got["example_sqnorms"].sharding.device_set) == 2
   for quantity in QUANTITIES:
-    # The batch of four has terms of the size of those of the five that it is part of.
-    scale = truth("deep_mlp")[quantity][1] * (20 if quantity == "noise_scale" else 1)
-    assert_near(got[quantity], jax.tree.map(np.asarray, want[quantity]), scale)
+    want, scale = truth("plain_mlp")[quantity]
+    assert_near(got[quantity], want, scale)
 
 
+@pytest.mark.slow
 def test_a_second_derivative_goes_through():
   """The gradient of a summed ‖g_i‖² by the parameters, against autodiff of autodiff."""
   problem = problem_of("plain_mlp")
@@ -143,18 +147,16 @@ def test_a_second_derivative_goes_through():
 
 
 def test_microbatches_accumulate():
-  problem = problem_of("plain_mlp")
-  factors = jax.jit(partial(factors_of, problem))(*problem.arguments)
-  clip = partial(q.clipped_gradient, max_norm=0.7)
+  factors = found("plain_mlp")["factors"]
+  clip = jax.jit(partial(q.clipped_gradient, max_norm=0.7))
   parts = [jax.tree.map(lambda f, rows=rows: f[..., rows, :], factors)
-           for rows in (slice(0, 2), slice(2, N))]  # fmt: skip
+           for rows in (slice(0, 1), slice(1, N))]  # fmt: skip
   want, scale = truth("plain_mlp")["clipped_flat"]
   assert_near(jax.tree.map(jnp.add, *map(clip, parts)), want, scale)
 
 
 def test_no_clipped_gradient_is_longer_than_the_bound():
-  problem = problem_of("rms_net")
-  factors = jax.jit(partial(factors_of, problem))(*problem.arguments)
+  factors = found("mixed")["factors"]
 
   @jax.jit
   @partial(jax.vmap, in_axes=(0, None))
@@ -165,7 +167,7 @@ def test_no_clipped_gradient_is_longer_than_the_bound():
     ]
     return [jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(tree))) for tree in clipped]
 
-  lengths = np.sqrt(q.example_sqnorms(factors))
+  lengths = np.sqrt(found("mixed")["example_sqnorms"])
   bound = float(np.median(lengths))
   flat, automatic, per_layer = norms(jnp.arange(N), jnp.asarray(bound))
   np.testing.assert_allclose(flat, np.minimum(lengths, bound), rtol=1e-12)
@@ -174,8 +176,8 @@ def test_no_clipped_gradient_is_longer_than_the_bound():
   assert per_layer.max() > 0.1 * bound
   # A bound above every norm, of each layer too, changes nothing, to the bit.
   for clipping in ("flat", "per_layer"):
-    whole = q.clipped_gradient(factors, 1e3, clipping=clipping)
-    assert_bitwise("unclipped", ("grads",), (whole,), (q.gradient(factors),))
+    whole = jax.jit(partial(q.clipped_gradient, max_norm=1e5, clipping=clipping))(factors)
+    assert_bitwise("unclipped", ("grads",), (whole,), (jax.jit(q.gradient)(factors),))
 
 
 def test_the_neural_tangent_kernel():
@@ -207,20 +209,21 @@ ALL = {
 }  # fmt: skip
 
 
-def test_compute_gives_loss_gradient_and_quantities():
-  problem = problem_of("deep_mlp")
+@plain_and_mixed
+def test_compute_gives_loss_gradient_and_quantities(name):
+  problem = problem_of(name)
   params, x, targets, key = problem.arguments
   loss, grads, values = jax.jit(q.compute(problem.captured, problem.loss, ALL))(
     params, x, targets, key
   )
   plain = jax.jit(fb.value_and_grad(problem.plain, problem.loss))
   want_loss, want_grads = plain(params, x, targets, key=key)
-  assert loss == want_loss
-  assert_near(grads, want_grads, 1.0)
+  np.testing.assert_allclose(loss, want_loss, rtol=1e-14)
+  assert_near(grads, jax.tree.map(np.asarray, want_grads), truth(name)["gradient"][1] / N)
   assert list(values) == list(ALL)
-  for name, value in values.items():
-    if name != "health":  # It has tests of its own.
-      want, scale = truth("deep_mlp")[{"clipped_gradient": "clipped_flat"}.get(name, name)]
+  for quantity, value in values.items():
+    if quantity != "health":  # It has tests of its own.
+      want, scale = truth(name)[{"clipped_gradient": "clipped_flat"}.get(quantity, quantity)]
       assert_near(value, want, scale)
   assert int(values["health"].first_layer) == -1
 
@@ -229,11 +232,10 @@ def count_products(function, *arguments):
   return len(re.findall(r" dot\(", jax.jit(function).lower(*arguments).compile().as_text()))
 
 
-@every_problem
+@plain_and_mixed
 def test_what_is_not_selected_costs_nothing(name):
   """As many products as the plain backward pass, by the compiled text; and what costs, shows."""
   problem = problem_of(name)
-  params, x, targets, key = problem.arguments
 
   def plain(params, x, targets, key):
     return fb.value_and_grad(problem.plain, problem.loss)(params, x, targets, key=key)
@@ -262,11 +264,19 @@ def test_lower_precision(dtype):
   rows = np.asarray(factors[0].x, np.float64), np.asarray(y_bar, np.float64)
   want = ((rows[0] ** 2).sum(1) + 1) * (rows[1] ** 2).sum(1)
   want = want + (rows[1] ** 4).sum(1) + (rows[1] ** 2).sum(1)
-  got = q.example_sqnorms(factors)
-  assert got.dtype == jnp.float32
-  np.testing.assert_allclose(got, want, rtol=1e-5)
-  for tree in (q.gradient(factors), q.example_gradients(factors), q.clipped_gradient(factors, 1.0)):
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(tree)} == {dtype}
-  others = (q.second_moment(factors), q.variance(factors), q.gram(factors),
-            q.cosine_similarities(factors), q.noise_scale(factors), q.global_norm(factors))  # fmt: skip
+
+  @jax.jit
+  def run(factors):
+    gradients = (
+      q.gradient(factors), q.example_gradients(factors), q.clipped_gradient(factors, 1.0)
+    )  # fmt: skip
+    others = (
+      q.example_sqnorms(factors), q.second_moment(factors), q.variance(factors), q.gram(factors),
+      q.cosine_similarities(factors), q.noise_scale(factors), q.global_norm(factors)
+    )  # fmt: skip
+    return gradients, others
+
+  gradients, others = run(factors)
+  np.testing.assert_allclose(others[0], want, rtol=1e-5)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(gradients)} == {dtype}
   assert {leaf.dtype.name for leaf in jax.tree.leaves(others)} == {"float32"}

@@ -125,8 +125,9 @@ def noise_scale(captured: Any) -> NoiseScale:
   average each over some steps, and divide then.
 
   Normalisation: of one example's gradient; seeds of 1 are expected, not of 1/N. Fewer than two
-  examples give NaN. If all are without gradient, `trace` and `sqnorm` are 0 and `scale` is NaN.
-  Inf or NaN in an example make all three NaN.
+  examples give NaN. Where `sqnorm` is 0 or below, `scale` is infinite or negative, and says
+  nothing; if all examples are without gradient, `trace` and `sqnorm` are 0 and `scale` is NaN. Inf
+  or NaN in an example make all three NaN.
 
   Cost: that of `example_sqnorms`, and of `gradient` for q.
 
