@@ -135,6 +135,17 @@ def test_no_examples():
     assert all(np.isnan(leaf).all() for leaf in leaves(got[quantity])), quantity
 
 
+def test_the_mean_of_no_examples_is_zero():
+  run = jax.jit(q.compute(NET, fb.squared_error, ("example_sqnorms", "variance")))
+  params, x, targets = arguments(NET)
+  loss, grads, found = run(params, x[:0], targets[:0])
+  assert loss == 0
+  assert jax.tree.structure(grads) == jax.tree.structure(params)
+  assert not any(leaf.any() for leaf in leaves(grads))
+  assert found["example_sqnorms"].shape == (0,)
+  assert all(np.isnan(leaf).all() for leaf in leaves(found["variance"]))
+
+
 def test_one_example():
   got = everything(tree_of(["plain"]))
   for quantity in ("variance", "noise_scale"):

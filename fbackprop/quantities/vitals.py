@@ -72,7 +72,7 @@ def health(captured: Any, net: Layer) -> Health:
   give 0 everywhere. Inf and NaN show in the rms, and in `first_layer`. The result has one size
   whatever the batch, and the function is pure: call it inside of jit, at each step.
 
-  Cost: two reductions of x, and of ȳ: 8 numbers a layer leave the device.
+  Cost: some reductions of x and of ȳ; eight numbers a layer are left.
 
   Args:
     captured: see `gradient`.
