@@ -16,7 +16,8 @@ __getattr__, __dir__, __all__ = lazy_names(
     "kernels": ("cosine_similarities", "global_norm", "gram"),
     "moments": ("NoiseScale", "noise_scale", "second_moment", "variance"),
     "norms": ("example_sqnorms",),
+    "order": ("layer_order",),
     "passes": ("compute",),
-    "vitals": ("Health", "LayerHealth", "health", "layer_order"),
+    "vitals": ("Health", "LayerHealth", "health"),
   },
 )

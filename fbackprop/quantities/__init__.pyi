@@ -14,8 +14,8 @@ from fbackprop.quantities.moments import noise_scale as noise_scale
 from fbackprop.quantities.moments import second_moment as second_moment
 from fbackprop.quantities.moments import variance as variance
 from fbackprop.quantities.norms import example_sqnorms as example_sqnorms
+from fbackprop.quantities.order import layer_order as layer_order
 from fbackprop.quantities.passes import compute as compute
 from fbackprop.quantities.vitals import Health as Health
 from fbackprop.quantities.vitals import LayerHealth as LayerHealth
 from fbackprop.quantities.vitals import health as health
-from fbackprop.quantities.vitals import layer_order as layer_order

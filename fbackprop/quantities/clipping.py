@@ -89,7 +89,11 @@ def clipped_gradient(
     factor = finite_or_nan(norms, as_dtype(max_norm, norms) / (norms + stability))
   else:
     factor = shrink(norms, max_norm, 1.0)
-  return replace_factors(lambda factors: summed(scaled(factors, factor)), captured)
+
+  def clip_all(factors: Factors) -> Any:
+    return summed(scaled(factors, factor))
+
+  return replace_factors(clip_all, captured)
 
 
 def shrink(norms: Array, max_norm: Any, parts: float) -> Array:

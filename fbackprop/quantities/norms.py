@@ -21,7 +21,7 @@ def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
 
   Normalisation: of one example's loss, not divided by N. An example without gradient has exactly
   0; one with an infinite or NaN gradient has inf or NaN, and changes no other. Squares are summed
-  in float32 at least, so that in float32 a norm above 1.8e19 gives inf and one below 1e-23 may
+  in float32 at least, so that in float32 a norm above 1.8e19 gives inf and one below 1e-19 may
   give 0.
 
   Cost: N (D_in + D_out) products a layer, where the gradients would take N D_in D_out.
