@@ -195,7 +195,8 @@ def from_rows(grads, copies, bound=0.7, stability=0.01):
   mean = rows.mean(0)
   trace, noise_of_mean = rows.var(0, ddof=1).sum(), rows.var(0, ddof=1).sum() / n
   sqnorm = (mean**2).sum() - noise_of_mean
-  terms = max(np.abs(rows).sum(0).max(), 1.0)
+  terms = np.abs(rows).sum(0).max()
+  clipped_terms = np.abs(rows * np.minimum(1, bound / norms)[:, None]).sum(0).max()
   squares = (rows**2).sum(0).max()
   values = {
     "gradient": (entrywise(lambda g: g.sum(0)), terms),
@@ -213,11 +214,11 @@ def from_rows(grads, copies, bound=0.7, stability=0.01):
       sqnorms.sum() * max(1.0, abs(trace / sqnorm**2), abs(1 / sqnorm)),
     ),
     "global_norm": (np.linalg.norm(rows.sum(0)), norms.sum()),
-    "clipped_flat": (weighted([np.minimum(1, bound / norms)] * everywhere), terms),
-    "clipped_automatic": (weighted([bound / (norms + stability)] * everywhere), terms),
+    "clipped_flat": (weighted([np.minimum(1, bound / norms)] * everywhere), clipped_terms),
+    "clipped_automatic": (weighted([bound / (norms + stability)] * everywhere), clipped_terms),
     "clipped_per_layer": (
       weighted([np.minimum(1, layer_bound / np.sqrt(s)) for s in per_layer]),
-      terms,
+      clipped_terms,
     ),
   }
   return values
