@@ -52,5 +52,5 @@ __getattr__, __dir__, __all__ = lazy_names(
     "transforms": ("as_custom_vjp", "pullback", "residual_bytes", "value_and_grad"),
     "types": ("Gate", "Layer", "Loss"),
   },
-  subpackages=("circuit", "gates", "train", "verify"),
+  subpackages=("circuit", "gates", "quantities", "train", "verify"),
 )

@@ -50,6 +50,7 @@ from fbackprop.types import Loss as Loss
 
 from . import circuit as circuit
 from . import gates as gates
+from . import quantities as quantities
 from . import train as train
 from . import verify as verify
 

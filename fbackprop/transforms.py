@@ -22,6 +22,7 @@ from fbackprop.checks import (
   check_unit,
   describe,
 )
+from fbackprop.factors import refuse_factors
 from fbackprop.types import Array, Layer, Loss, Params, widen
 
 
@@ -50,7 +51,8 @@ def value_and_grad(
   Raises:
     TypeError: `net` isn't a Layer or `loss` isn't a Loss. When traced: an argument of another
       dtype.
-    ValueError: when traced: an argument of another shape, or parameters of another network.
+    ValueError: when traced: an argument of another shape, parameters of another network, or a
+      captured layer, which gives factors for a gradient (see `fbackprop.quantities`).
 
   Example:
     >>> from fbackprop.losses import squared_error
@@ -77,12 +79,13 @@ def value_and_grad(
     key: Array | None = None,
     weights: Array | None = None,
   ) -> Any:
-    check_batch(x, targets, key)
+    check_batch("value_and_grad", x, targets, key)
     outputs, residuals = net.forward(params, x, key)
     losses, loss_residuals = loss.forward(outputs, targets)
     losses_bar = mean_weights(losses, weights)
     outputs_bar = loss.backward(loss_residuals, losses_bar)
     grads, x_bar = net.backward(params, residuals, outputs_bar)
+    refuse_factors("value_and_grad", "grads", grads)
 
     mean = weighted_mean(losses_bar, losses)
     value = (mean, outputs) if has_outputs else mean
@@ -139,27 +142,27 @@ def nonzero(value: Array) -> Array:
   return jnp.where(value == 0, jnp.ones_like(value), value)
 
 
-def check_batch(x: Any, targets: Any, key: Any) -> None:
+def check_batch(where: str, x: Any, targets: Any, key: Any) -> None:
   """Refuses what can be refused before the first layer is asked."""
-  check_floating("value_and_grad", "x", x)
-  check_targets("targets", targets, x)
-  check_optional_key("value_and_grad", key)
+  check_floating(where, "x", x)
+  check_targets(where, "targets", targets, x)
+  check_optional_key(where, key)
 
 
-def check_targets(name: str, targets: Any, x: Any) -> None:
+def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
   """Refuses targets of another number of examples; a tuple holds those of several losses."""
   if type(targets) is tuple:
     for i, part in enumerate(targets):
-      check_targets(f"{name}[{i}]", part, x)
+      check_targets(where, f"{name}[{i}]", part, x)
     return
   if not hasattr(targets, "shape"):
     raise DtypeError(
-      f"value_and_grad: {name} must be an array, or a tuple of arrays for several losses, got "
+      f"{where}: {name} must be an array, or a tuple of arrays for several losses, got "
       f"{describe(targets)}"
     )
   if x.ndim < 1 or targets.ndim < 1 or x.shape[0] != targets.shape[0]:
     raise ShapeError(
-      f"value_and_grad: x and {name} must have the same number N of examples in front, got x "
+      f"{where}: x and {name} must have the same number N of examples in front, got x "
       f"{describe(x)} and {name} {describe(targets)}"
     )
 
@@ -217,6 +220,7 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
 
   Raises:
     TypeError: `net` isn't a Layer.
+    ValueError: when differentiated: a layer of `net` is captured (see `fbackprop.quantities`).
 
   Example:
     >>> from fbackprop.networks import mlp
@@ -237,7 +241,9 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
 
   def batched_backward(kept: Any, y_bar: Array) -> tuple[Params, Array, None]:
     params, residuals = kept
-    return (*net.backward(params, residuals, y_bar), None)
+    params_bar, x_bar = net.backward(params, residuals, y_bar)
+    refuse_factors("as_custom_vjp", "params_bar", params_bar)
+    return params_bar, x_bar, None
 
   batched.defvjp(batched_forward, batched_backward)
 

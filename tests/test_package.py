@@ -22,7 +22,7 @@ MODULES = sorted(
 FLOORS = [
   ["lazy", "hints", "extras", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
-   "activations", "linear", "normalization", "noise",
+   "activations", "linear", "normalization", "noise", "factors",
    "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
    "losses.cross_entropy", "losses.combination", "losses"],
   ["combinators", "repetition", "transforms", "inspection"],
@@ -30,7 +30,10 @@ FLOORS = [
    "circuit.neurons", "circuit.examples", "circuit.columns", "circuit.crossings",
    "circuit.settling", "circuit.alignment", "circuit.layout", "circuit.labels",
    "circuit.notation", "circuit.text", "circuit.steps", "circuit.shapes", "circuit.svg",
-   "circuit.png", "circuit.drawing", "circuit"],
+   "circuit.png", "circuit.drawing", "circuit",
+   "quantities.capturing", "quantities.reading", "quantities.gradients", "quantities.norms",
+   "quantities.clipping", "quantities.moments", "quantities.kernels", "quantities.order",
+   "quantities.vitals", "quantities.passes", "quantities"],
   ["verify.bank.arguments", "verify.bank.specimen", "verify.circuits", "verify.comparison",
    "verify.explaining", "verify.explaining.patterns", "verify.explaining.slopes", "verify.findings",
    "verify.primitives", "verify.arguments", "verify.bank.activations", "verify.bank.arithmetic",
@@ -127,12 +130,14 @@ def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
   touch += "[getattr(fb.circuit, n) for n in fb.circuit.__all__]; "
+  touch += "[getattr(fb.quantities, n) for n in fb.quantities.__all__]; "
   touch += "[getattr(fb.verify, n) for n in fb.verify.__all__]; "
   assert run(code + touch + "print(before == dict(jax.config.values))") == "True\n"
 
 
 @pytest.mark.parametrize(
-  "package", ["fbackprop", "fbackprop.circuit", "fbackprop.train", "fbackprop.verify"]
+  "package",
+  ["fbackprop", "fbackprop.circuit", "fbackprop.quantities", "fbackprop.train", "fbackprop.verify"],
 )
 def test_the_stub_names_what_the_package_names(package):
   module = importlib.import_module(package)
@@ -158,7 +163,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_no_public_function_has_the_name_of_a_module():
   modules = {m.rpartition(".")[2] for m in MODULES}
-  for package in (fb, fb.circuit, fb.train, fb.verify):
+  for package in (fb, fb.circuit, fb.quantities, fb.train, fb.verify):
     for name in package.__all__:
       value = getattr(package, name)
       assert name not in modules or type(value).__name__ == "module", name

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop.checks import DtypeError, check_number, describe
+from fbackprop.factors import refuse_factors
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -45,6 +46,7 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
     return optax.EmptyState()
 
   def update(grads: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
+    refuse_factors("gradient_descent", "grads", grads)
     return jax.tree.map(lambda g: -rate * g, grads), state
 
   return optax.GradientTransformation(init, update)
@@ -70,6 +72,8 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
   def update(
     params: Params, opt_state: Any, batch: Any, key: Array | None, value: Array, grads: Params
   ) -> tuple[Params, Any]:
+    refuse_factors("make_update", "grads", grads)
+
     def value_fn(params: Params) -> Array:
       return mean_loss(params, batch, key)
 

@@ -1,0 +1,132 @@
+"""The sum of clipped gradients, in one backward pass."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
+from fbackprop.factors import Factors
+from fbackprop.hints import hint
+from fbackprop.quantities.gradients import summed
+from fbackprop.quantities.norms import layer_sqnorms, total_sqnorms
+from fbackprop.quantities.reading import read, replace_factors
+from fbackprop.types import Array, Params
+
+CLIPPINGS = ("flat", "automatic", "per_layer")
+
+
+def clipped_gradient(
+  captured: Any, max_norm: Any, *, clipping: str = "flat", stability: float = 0.01
+) -> Params:
+  """The sum of the examples' gradients, none longer than C = `max_norm`: Σ_i c_i g_i.
+
+    flat:        c_i  = min(1, C / ‖g_i‖)
+    automatic:   c_i  = C / (‖g_i‖ + γ), γ being `stability`
+    per_layer:   c_il = min(1, C_l / ‖g_il‖) with C_l = C / √L, for each of the L layers
+
+  A copy in a `repeat` is a layer. Since the norms come from the factors, the coefficients multiply
+  ȳ before the sum is taken, and a second backward pass isn't needed.
+
+  Normalisation: a sum, not a mean, so that microbatches are added: the sum over two halves of a
+  batch is that over the batch. An example without gradient adds 0. One whose norm isn't finite, or
+  whose square isn't (see `example_sqnorms`), makes every entry of its layers NaN: a coefficient of
+  0 would hide it. In bfloat16 and float16 the bound holds up to the rounding of ȳ.
+
+  This is the clipping alone. A guarantee of privacy needs noise, and an account of it, which are
+  those of other packages.
+
+  Cost: that of `example_sqnorms` and of `gradient`.
+
+  Args:
+    captured: see `gradient`.
+    max_norm: C, a number above 0, or a floating array `[]`.
+    clipping: "flat", "automatic" or "per_layer".
+    stability: γ, a number of at least 0; only "automatic" reads it. With 0 an example without
+      gradient gives NaN.
+
+  Returns:
+    The structure, shapes and dtypes of the network's parameters.
+
+  Raises:
+    TypeError: an argument of another type; see `gradient` for `captured`.
+    ValueError: `max_norm` isn't above 0, `clipping` is none of the three, `stability` is negative;
+      see `gradient` for `captured`.
+
+  Example:
+    >>> from fbackprop.quantities.capturing import Linear
+    >>> x, y_bar = jnp.array([[3.0], [0.0]]), jnp.array([[4.0], [1.0]])
+    >>> clipped_gradient(Linear(x, y_bar), 2.0).w.tolist()
+    [[2.0]]
+
+  References:
+    Abadi et al., "Deep learning with differential privacy", CCS (2016), algorithm 1; Bu, Wang, Zha,
+    Karypis, "Automatic clipping", NeurIPS (2023), AUTO-S; McMahan et al., "Learning differentially
+    private recurrent language models", ICLR (2018), per-layer clipping; in one pass: Bu et al.,
+    "Differentially private optimization on large model at small cost", ICML (2023).
+  """
+  check_max_norm(max_norm)
+  check_number("clipped_gradient", "stability", stability, 0)
+  if clipping not in CLIPPINGS:
+    told = hint(clipping, CLIPPINGS) if isinstance(clipping, str) else ""
+    raise ValueError(
+      f"clipped_gradient: clipping must be one of {', '.join(CLIPPINGS)}, got {clipping!r} {told}"
+    )
+  layers = read("clipped_gradient", captured)
+
+  if clipping == "per_layer":
+    count = sum(math.prod(layer.y_bar.shape[:-2]) for layer in layers)
+
+    def clip_layer(factors: Factors) -> Any:
+      norms = jnp.sqrt(layer_sqnorms(factors))
+      return summed(scaled(factors, shrink(norms, max_norm, math.sqrt(count))))
+
+    return replace_factors(clip_layer, captured)
+
+  norms = jnp.sqrt(total_sqnorms(layers))
+  if clipping == "automatic":
+    factor = finite_or_nan(norms, as_dtype(max_norm, norms) / (norms + stability))
+  else:
+    factor = shrink(norms, max_norm, 1.0)
+
+  def clip_all(factors: Factors) -> Any:
+    return summed(scaled(factors, factor))
+
+  return replace_factors(clip_all, captured)
+
+
+def shrink(norms: Array, max_norm: Any, parts: float) -> Array:
+  """min(1, C / ‖g‖) without a division by zero; the bound is C / `parts`."""
+  bound = as_dtype(max_norm, norms) / parts
+  return finite_or_nan(norms, bound / jnp.maximum(norms, bound))
+
+
+def finite_or_nan(norms: Array, factor: Array) -> Array:
+  """NaN where the norm isn't finite: 0 times what overflowed would pass for a clipped gradient."""
+  return jnp.where(jnp.isfinite(norms), factor, jnp.nan)
+
+
+def as_dtype(max_norm: Any, norms: Array) -> Array:
+  """`max_norm` in the shape and dtype of the norms."""
+  return jnp.broadcast_to(jnp.asarray(max_norm).astype(norms.dtype), norms.shape)
+
+
+def scaled(factors: Factors, factor: Array) -> Factors:
+  """The factors of c_i g_i, for c `[N]`, or `[..., N]` with the copies of a `repeat` in front."""
+  missing = factors.y_bar.ndim - 1 - factor.ndim
+  factor = factor.reshape((1,) * missing + (*factor.shape, 1))
+  return factors._replace(y_bar=factors.y_bar * factor.astype(factors.y_bar.dtype))
+
+
+def check_max_norm(max_norm: Any) -> None:
+  """Refuses what is no bound; of a traced array the value can't be asked."""
+  if isinstance(max_norm, jax.Array):
+    check_floating("clipped_gradient", "max_norm", max_norm)
+    check_shape("clipped_gradient", "max_norm", max_norm, ())
+    if not is_concrete(max_norm):
+      return
+    max_norm = float(max_norm)
+  check_number("clipped_gradient", "max_norm", max_norm)
+  if max_norm <= 0:
+    raise ValueError(f"clipped_gradient: max_norm must be above 0, got {max_norm}")

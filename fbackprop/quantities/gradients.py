@@ -1,0 +1,92 @@
+"""The gradient itself, summed over examples, and that of each example."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from fbackprop.factors import Factors
+from fbackprop.linear import DenseParams
+from fbackprop.normalization import NormParams
+from fbackprop.quantities.reading import has_offset, is_dense, read, replace_factors
+from fbackprop.types import Params
+
+
+def gradient(captured: Any) -> Params:
+  """The gradient that the plain backward pass gives, of the sum over examples: Σ_i g_i.
+
+    w_bar = xᵀ ȳ,   b_bar = Σ_i ȳ_i;   scale_bar = Σ_i ȳ_i x_hat_i,   shift_bar = Σ_i ȳ_i.
+
+  Normalisation: a sum, not a mean. What isn't finite in one example isn't finite in the sum, and no
+  examples give zero.
+
+  Cost: the products that the plain backward pass has, and no other.
+
+  Args:
+    captured: what the backward pass of a network of captured layers returned for its parameters.
+
+  Returns:
+    The structure, shapes and dtypes of the network's parameters.
+
+  Raises:
+    TypeError: an array of another dtype than floating, or two of one layer that differ.
+    ValueError: something else than factors stands in the tree, or of shapes that don't fit. The
+      message names its place.
+
+  Example:
+    >>> from fbackprop.quantities.capturing import Affine
+    >>> x, y_bar = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[1.0], [10.0]])
+    >>> grads = gradient(Affine(x, y_bar))
+    >>> grads.w.tolist(), grads.b.tolist()
+    ([[31.0], [42.0]], [11.0])
+
+  References:
+    Rumelhart, Hinton, Williams, Nature 323 (1986), 533–536, eq. 6.
+  """
+  read("gradient", captured)
+  return replace_factors(summed, captured)
+
+
+def summed(factors: Factors) -> DenseParams | NormParams:
+  """Σ_i g_i of one layer."""
+  x, y_bar = factors
+  offset = y_bar.sum(-2) if has_offset(factors) else None
+  if is_dense(factors):
+    return DenseParams(jnp.swapaxes(x, -1, -2) @ y_bar, offset)
+  return NormParams((y_bar * x).sum(-2), offset)
+
+
+def example_gradients(captured: Any) -> Params:
+  """The gradient of each example's loss, g_i: all of them, with the axis N in front.
+
+    w_bar_i = x_i ⊗ ȳ_i,   b_bar_i = ȳ_i;   scale_bar_i = ȳ_i x_hat_i,   shift_bar_i = ȳ_i.
+
+  Normalisation: each is the gradient of one example's loss, not divided by N. What isn't finite in
+  one example stays in its own row.
+
+  Cost: N times the memory of the parameters. Most of what is asked of these has a function here
+  that doesn't form them.
+
+  Args:
+    captured: see `gradient`.
+
+  Returns:
+    The structure and dtypes of the parameters, each leaf `[N, *shape]`, as `vmap` of a gradient
+    gives it.
+
+  Raises:
+    TypeError, ValueError: see `gradient`.
+
+  References:
+    Goodfellow, "Efficient per-example gradient computations", arXiv:1510.01799 (2015), section 3.
+  """
+  read("example_gradients", captured)
+  return replace_factors(unsummed, captured)
+
+
+def unsummed(factors: Factors) -> DenseParams | NormParams:
+  """g_i of one layer, for all i."""
+  x, y_bar = factors
+  offset = jnp.moveaxis(y_bar, -2, 0) if has_offset(factors) else None
+  if is_dense(factors):
+    return DenseParams(jnp.moveaxis(x[..., :, None] * y_bar[..., None, :], -3, 0), offset)
+  return NormParams(jnp.moveaxis(y_bar * x, -2, 0), offset)

@@ -1,0 +1,148 @@
+"""Products between the examples' gradients: Gram matrices, and what follows from them."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import ShapeError, StructureError, describe
+from fbackprop.factors import Factors, is_factors
+from fbackprop.quantities.norms import sum_layers
+from fbackprop.quantities.reading import has_offset, is_dense, read
+from fbackprop.types import Array, widen
+
+
+def gram(captured: Any, other: Any = None) -> Array:
+  """The product of each two examples' gradients, K_ij = g_i · g_j, never forming them.
+
+    K_ij = Σ_l (x_i · x_j + 1) (ȳ_i · ȳ_j)
+
+  over the layers l, without the 1 where there is no bias; of a normalisation
+  (ȳ_i x_hat_i) · (ȳ_j x_hat_j) + ȳ_i · ȳ_j.
+
+  The empirical neural tangent kernel is this with another seed: if the backward pass began with the
+  unit vector of output c for each example, instead of a loss, K_ij = ∂f_c(x_i)/∂Θ · ∂f_c(x_j)/∂Θ.
+  With `other`, K_ij = g_i · h_j: the kernel between two batches, or between two outputs.
+
+  Normalisation: of one example's loss each, not divided by N. An example without gradient has a row
+  and a column of 0, unless it meets one that isn't finite; inf and NaN stay in their rows and
+  columns.
+
+  Cost: N² (D_in + D_out) products a layer, and N² memory.
+
+  Args:
+    captured: see `gradient`.
+    other: factors of the same network for other examples, or None for the same ones.
+
+  Returns:
+    `[N, N]`, in float32 at least; `[N, M]` for M other examples.
+
+  Raises:
+    TypeError, ValueError: see `gradient`; also if `other` is that of another network.
+
+  Example:
+    >>> from fbackprop.quantities.capturing import Linear
+    >>> gram(Linear(jnp.array([[1.0], [2.0]]), jnp.array([[1.0], [-1.0]]))).tolist()
+    [[1.0, -2.0], [-2.0, 4.0]]
+
+  References:
+    Jacot, Gabriel, Hongler, "Neural tangent kernel", NeurIPS (2018); Novak,
+    Sohl-Dickstein, Schoenholz, "Fast finite width neural tangent kernel", ICML (2022).
+  """
+  layers = read("gram", captured)
+  others = layers if other is None else read("gram", other)
+  if other is not None:
+    check_same_network(captured, other)
+  return sum_layers([layer_gram(a, b) for a, b in zip(layers, others, strict=True)])
+
+
+def layer_gram(a: Factors, b: Factors) -> Array:
+  """g_i · h_j of one layer, summed over the copies of a `repeat`."""
+  x, y_bar = (widen(factor) for factor in a)
+  other_x, other_y_bar = (widen(factor) for factor in b)
+  offsets = inner(y_bar, other_y_bar)
+  if is_dense(a):
+    products = inner(x, other_x)
+    products = (products + 1 if has_offset(a) else products) * offsets
+  else:
+    products = inner(y_bar * x, other_y_bar * other_x)
+    products = products + offsets if has_offset(a) else products
+  return products.sum(tuple(range(products.ndim - 2)))
+
+
+def inner(a: Array, b: Array) -> Array:
+  """a_i · b_j, `[..., N, M]`."""
+  return a @ jnp.swapaxes(b, -1, -2)
+
+
+def check_same_network(captured: Any, other: Any) -> None:
+  """Refuses factors that can't be of one network, whatever their numbers of examples."""
+  nodes = jax.tree_util.tree_leaves_with_path(captured, is_leaf=is_factors)
+  structures: list[Any] = [jax.tree.structure(tree) for tree in (captured, other)]
+  if structures[0] != structures[1]:
+    raise StructureError(
+      "gram: other must be the factors of the network that captured is of, got "
+      f"{describe(structures[1])} for {describe(structures[0])}"
+    )
+  for (path, a), b in zip(nodes, jax.tree.leaves(other, is_leaf=is_factors), strict=True):
+    for field, want, got in zip(a._fields, a, b, strict=True):
+      if (*want.shape[:-2], want.shape[-1]) != (*got.shape[:-2], got.shape[-1]):
+        raise ShapeError(
+          f"gram: other{jax.tree_util.keystr(path)}.{field} must have the widths of "
+          f"{describe(want)}, got {describe(got)}"
+        )
+
+
+def cosine_similarities(captured: Any) -> Array:
+  """The cosine of the angle between each two examples' gradients: K_ij / √(K_ii K_jj).
+
+  An example without gradient has no direction: its row and column are 0, its own entry too. One
+  that isn't finite has NaN in its row and column, and changes no other.
+
+  Cost: that of `gram`.
+
+  Args:
+    captured: see `gradient`.
+
+  Returns:
+    `[N, N]`, in float32 at least; from −1 to 1, up to rounding.
+
+  Raises:
+    TypeError, ValueError: see `gradient`.
+
+  References:
+    Fort, Nowak, Jastrzębski, Narayanan, "Stiffness: a new perspective on generalization in neural
+    networks", arXiv:1901.09491 (2019).
+  """
+  kernel = gram(captured)
+  norms = jnp.sqrt(jnp.diagonal(kernel))
+  scale = norms[:, None] * norms[None, :]
+  is_zero = scale == 0
+  return jnp.where(is_zero, kernel, kernel / jnp.where(is_zero, 1, scale))
+
+
+def global_norm(captured: Any) -> Array:
+  """The norm of the summed gradient, before any gradient exists: ‖Σ_i g_i‖ = √(Σ_ij K_ij).
+
+  Normalisation: of the sum; for the mean, divide by N. It is exact, not an estimate; where the
+  gradients cancel, it is so relative to √(Σ_ij |K_ij|), and never below 0. Inf or NaN in an example
+  give inf or NaN, and no examples give 0.
+
+  Cost: that of `gram`: less than the gradient's own where N² (D_in + D_out) is less than
+  N D_in D_out, for N below about half of the width.
+
+  Args:
+    captured: see `gradient`.
+
+  Returns:
+    `[]`, in float32 at least.
+
+  Raises:
+    TypeError, ValueError: see `gradient`.
+
+  Example:
+    >>> from fbackprop.quantities.capturing import Linear
+    >>> float(global_norm(Linear(jnp.eye(2), jnp.array([[3.0], [4.0]]))))
+    5.0
+  """
+  return jnp.sqrt(jnp.maximum(gram(captured).sum(), 0))

@@ -1,0 +1,165 @@
+"""How the examples' gradients scatter: second moment, variance, noise scale."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.factors import Factors
+from fbackprop.linear import DenseParams
+from fbackprop.normalization import NormParams
+from fbackprop.quantities.gradients import summed
+from fbackprop.quantities.norms import sum_layers, total_sqnorms
+from fbackprop.quantities.reading import (
+  count_examples,
+  has_offset,
+  is_dense,
+  read,
+  replace_factors,
+)
+from fbackprop.types import Array, Params, widen
+
+
+def second_moment(captured: Any) -> Params:
+  """The squares of the examples' gradients, entry by entry, summed: Σ_i g_i².
+
+  The square of a product is the product of the squares, hence
+
+    Σ_i w_bar_i² = (x²)ᵀ (ȳ²),   Σ_i b_bar_i² = Σ_i ȳ_i²,
+
+  and of a normalisation Σ_i (ȳ_i x_hat_i)² and Σ_i ȳ_i².
+
+  Normalisation: a sum, not a mean, and not about the mean. An example without gradient adds 0; inf
+  and NaN stay. No examples give 0.
+
+  Cost: one product of the size of the gradient's own, a layer.
+
+  Args:
+    captured: see `gradient`.
+
+  Returns:
+    The structure and shapes of the network's parameters, in float32 at least.
+
+  Raises:
+    TypeError, ValueError: see `gradient`.
+
+  References:
+    Dangel, Kunstner, Hennig, "BackPACK: packing more into backprop", ICLR (2020), appendix A.1.
+  """
+  read("second_moment", captured)
+  return replace_factors(summed_squares, captured)
+
+
+def summed_squares(factors: Factors) -> DenseParams | NormParams:
+  """Σ_i g_i² of one layer."""
+  x, y_bar = (widen(factor) for factor in factors)
+  offset = (y_bar**2).sum(-2) if has_offset(factors) else None
+  if is_dense(factors):
+    return DenseParams(jnp.swapaxes(x**2, -1, -2) @ y_bar**2, offset)
+  return NormParams(((y_bar * x) ** 2).sum(-2), offset)
+
+
+def variance(captured: Any) -> Params:
+  """The unbiased variance of the examples' gradients, entry by entry.
+
+    (Σ_i g_i² − (Σ_i g_i)² / N) / (N − 1)
+
+  Normalisation: of one example's gradient; that of the mean gradient is N times smaller. Fewer than
+  two examples have no variance: every entry is NaN. Inf and NaN of an example give NaN.
+
+  Range: the two terms cancel where the gradients agree. The error is about ε Σ_i g_i² / (N − 1)
+  with ε that of the dtype, so that a variance below ε times the squared mean is noise; it is never
+  below 0.
+
+  Cost: that of `gradient` and of `second_moment`.
+
+  Args:
+    captured: see `gradient`.
+
+  Returns:
+    The structure and shapes of the network's parameters, in float32 at least.
+
+  Raises:
+    TypeError, ValueError: see `gradient`.
+
+  References:
+    Dangel, Kunstner, Hennig, "BackPACK: packing more into backprop", ICLR (2020), appendix A.1,
+    where it is biased: divided by N.
+  """
+  n = count_examples(read("variance", captured))
+
+  def layer_variance(factors: Factors) -> Any:
+    return jax.tree.map(unbiased, summed_squares(factors), summed(factors))
+
+  def unbiased(squares: Array, total: Array) -> Array:
+    if n < 2:
+      return jnp.full_like(squares, jnp.nan)
+    return jnp.maximum(squares - widen(total) ** 2 / n, 0) / (n - 1)
+
+  return replace_factors(layer_variance, captured)
+
+
+class NoiseScale(NamedTuple):
+  """The scatter of the examples' gradients against the gradient, each `[]`.
+
+  Attributes:
+    scale: tr Σ / ‖G‖², in examples: the simple noise scale, or critical batch size.
+    trace: tr Σ, the summed variance of one example's gradient; an unbiased estimate.
+    sqnorm: ‖G‖², the squared norm of the true gradient; an unbiased estimate, which may be negative
+      where the batch is too small to see the gradient through its noise.
+  """
+
+  scale: Array
+  trace: Array
+  sqnorm: Array
+
+
+def noise_scale(captured: Any) -> NoiseScale:
+  """How many examples make the noise of a batch's mean gradient as large as the gradient itself.
+
+  With m = Σ_i ‖g_i‖² / N, the mean squared norm, and q = ‖Σ_i g_i / N‖², that of the mean,
+
+    tr Σ = (m − q) N / (N − 1),   ‖G‖² = (N q − m) / (N − 1),   scale = tr Σ / ‖G‖².
+
+  q alone would be too large, by tr Σ / N. The two estimates are unbiased and their quotient isn't:
+  average each over some steps, and divide then.
+
+  Normalisation: of one example's gradient; seeds of 1 are expected, not of 1/N. Fewer than two
+  examples give NaN. Where `sqnorm` is 0 or below, `scale` is infinite or negative, and says
+  nothing; if all examples are without gradient, `trace` and `sqnorm` are 0 and `scale` is NaN. Inf
+  or NaN in an example make all three NaN.
+
+  Cost: that of `example_sqnorms`, and of `gradient` for q.
+
+  Args:
+    captured: see `gradient`.
+
+  Returns:
+    `NoiseScale(scale, trace, sqnorm)`, each `[]`, in float32 at least.
+
+  Raises:
+    TypeError, ValueError: see `gradient`.
+
+  Example:
+    >>> from fbackprop.quantities.capturing import Linear
+    >>> noise_scale(Linear(jnp.ones((2, 1)), jnp.array([[1.0], [3.0]])))[1:]
+    (Array(2., dtype=float32), Array(3., dtype=float32))
+
+  References:
+    McCandlish, Kaplan, Amodei et al., "An empirical model of large-batch training",
+    arXiv:1812.06162 (2018), appendix A.1, with batches of 1 and N.
+  """
+  layers = read("noise_scale", captured)
+  n = count_examples(layers)
+  squares = total_sqnorms(layers)
+  if n < 2:
+    nothing = jnp.full((), jnp.nan, squares.dtype)
+    return NoiseScale(nothing, nothing, nothing)
+  entries = [entry for layer in layers for entry in jax.tree.leaves(summed(layer))]
+  of_mean = sum_layers([((widen(entry) / n) ** 2).sum() for entry in entries])
+  mean = squares.sum() / n
+  # Inf of both would be inf − inf in one and inf in the other.
+  finite = jnp.isfinite(mean) & jnp.isfinite(of_mean)
+  trace = jnp.where(finite, (mean - of_mean) * (n / (n - 1)), jnp.nan)
+  sqnorm = jnp.where(finite, (n * of_mean - mean) / (n - 1), jnp.nan)
+  return NoiseScale(trace / sqnorm, trace, sqnorm)

@@ -1,0 +1,138 @@
+"""One backward pass that gives the loss, the gradient, and whatever else was asked for."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import DtypeError, check_unit, describe
+from fbackprop.hints import hint
+from fbackprop.quantities.clipping import clipped_gradient
+from fbackprop.quantities.gradients import example_gradients, gradient
+from fbackprop.quantities.kernels import cosine_similarities, global_norm, gram
+from fbackprop.quantities.moments import noise_scale, second_moment, variance
+from fbackprop.quantities.norms import example_sqnorms
+from fbackprop.quantities.vitals import health
+from fbackprop.transforms import check_batch, mean_weights, warn_of_double_softmax, weighted_mean
+from fbackprop.types import Array, Layer, Loss, Params
+
+QUANTITIES: dict[str, Callable[..., Any]] = {
+  "clipped_gradient": clipped_gradient,
+  "cosine_similarities": cosine_similarities,
+  "example_gradients": example_gradients,
+  "example_sqnorms": example_sqnorms,
+  "global_norm": global_norm,
+  "gram": gram,
+  "health": health,
+  "noise_scale": noise_scale,
+  "second_moment": second_moment,
+  "variance": variance,
+}
+
+
+def compute(
+  net: Layer, loss: Loss, names: Sequence[str] | Mapping[str, Mapping[str, Any]]
+) -> Callable[..., tuple[Array, Params, dict[str, Any]]]:
+  """The mean loss, its gradient, and any quantities, by one backward pass.
+
+  The backward pass is seeded with 1 for each example, as the quantities need it; the gradient is
+  divided by N afterwards.
+
+  Normalisation: loss and gradient are means over N, those of `value_and_grad` up to rounding; each
+  quantity has its own, that of the function of its name. With N = 0 loss and gradient are 0. In
+  float16 a sum over examples may overflow where the mean would not.
+
+  Cost: a plain backward pass, the memory that `captured` states, and what each selected quantity
+  states. What isn't selected isn't computed.
+
+  Args:
+    net: a network whose layers with parameters are all `captured`.
+    loss: the cost of each example.
+    names: the names of functions of `fbackprop.quantities`, as `("gram", "noise_scale")`; or a
+      mapping from each to its options, as `{"clipped_gradient": {"max_norm": 1.0}, "gram": {}}`.
+
+  Returns:
+    `f(params, x, targets, key=None) -> (loss, grads, {name: value})`. It is pure: jit it, vmap it.
+
+  Raises:
+    TypeError: `net` isn't a Layer, `loss` isn't a Loss, `names` is neither, an option is unknown or
+      missing. When traced: an argument of another dtype.
+    ValueError: a name is unknown or stands twice. When traced: a layer isn't captured, or an
+      argument has another shape.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> from fbackprop.quantities.capturing import captured
+    >>> net = fb.mlp([2, 8, 1], dense=captured(fb.dense))
+    >>> look = jax.jit(compute(net, fb.squared_error, ("example_sqnorms", "noise_scale")))
+    >>> x, targets = jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> loss, grads, found = look(net.init(jax.random.key(0)), x, targets)
+    >>> found["example_sqnorms"].shape
+    (5,)
+  """
+  check_unit("compute", "net", net, Layer)
+  check_unit("compute", "loss", loss, Loss)
+  selected = check_names(names)
+  warn_of_double_softmax(net, loss)
+
+  def loss_gradient_and_quantities(
+    params: Params, x: Array, targets: Any, key: Array | None = None
+  ) -> tuple[Array, Params, dict[str, Any]]:
+    check_batch("compute", x, targets, key)
+    outputs, residuals = net.forward(params, x, key)
+    losses, loss_residuals = loss.forward(outputs, targets)
+    outputs_bar = loss.backward(loss_residuals, jnp.ones_like(losses))
+    captured, _ = net.backward(params, residuals, outputs_bar)
+
+    n = max(x.shape[0], 1)
+    grads = jax.tree.map(lambda total: total / n, gradient(captured))
+    found = {
+      name: QUANTITIES[name](captured, net, **options)
+      if name == "health"
+      else QUANTITIES[name](captured, **options)
+      for name, options in selected.items()
+    }
+    return weighted_mean(mean_weights(losses, None), losses), grads, found
+
+  return loss_gradient_and_quantities
+
+
+def check_names(names: Any) -> dict[str, dict[str, Any]]:
+  """The options of each quantity; refuses what can't be called with them."""
+  if isinstance(names, Mapping):
+    selected = dict(names)
+  elif isinstance(names, list | tuple):
+    selected = {}
+    for name in names:
+      if isinstance(name, str) and name in selected:
+        raise ValueError(f"compute: names must be different, got {name!r} twice")
+      check_name(name)
+      selected[name] = {}
+  else:
+    raise DtypeError(
+      "compute: names must be a tuple of names, or a mapping from names to options, got "
+      f"{describe(names)}"
+    )
+  for name, options in selected.items():
+    check_name(name)
+    if not isinstance(options, Mapping):
+      raise DtypeError(f"compute: the options of {name} must be a mapping, got {describe(options)}")
+    given = (None, None) if name == "health" else (None,)
+    try:
+      inspect.signature(QUANTITIES[name]).bind(*given, **options)
+    except TypeError as error:
+      raise DtypeError(
+        f"compute: {name} takes other options, {error}; give them as in "
+        "{'clipped_gradient': {'max_norm': 1.0}}"
+      ) from None
+  return {name: dict(options) for name, options in selected.items()}
+
+
+def check_name(name: Any) -> None:
+  """Refuses what is no quantity."""
+  if not isinstance(name, str):
+    raise DtypeError(f"compute: names must hold names of quantities, got {describe(name)}")
+  if name not in QUANTITIES:
+    raise ValueError(f"compute: there is no quantity {name!r}; {hint(name, list(QUANTITIES))}")
