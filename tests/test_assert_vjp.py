@@ -84,6 +84,7 @@ def test_what_cannot_be_verified_is_said_so():
     assert_vjp(scaled_tanh, 2, jnp.arange(3), f_vjp=rule)
 
 
+@pytest.mark.slow
 def test_the_readme_shows_what_the_wrong_layer_really_says(tmp_path):
   """The file in the README is run by pytest, and prints the lines that stand below it."""
   readme = (Path(__file__).parents[1] / "README.md").read_text()

@@ -102,6 +102,7 @@ def test_the_environment_says_what_a_run_depends_on(digits):
   assert runs.version_of("fbackprop-has-no-such-dependency") is None
 
 
+@pytest.mark.slow
 def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   flags = ("--hidden", 3, "--stop.max-steps", 40, "--eval-every", 20, "--check-every", 20)
   assert train(tmp_path, "--data", "sine", *flags) == 0

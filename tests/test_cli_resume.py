@@ -173,6 +173,7 @@ def test_a_run_without_checkpoints_cannot_go_on(whole, capsys):
   assert f"--resume {whole}: {whole}/checkpoints holds no checkpoint" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_schedule_ends_where_it_was_to_end(tmp_path, capsys):
   flags = ("--out", tmp_path, "--name", "a", "--schedule", "cosine", "--ckpt.every", 30)
   with jax.numpy_dtype_promotion("standard"):  # Optax's schedules add a step to a number.

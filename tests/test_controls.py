@@ -296,6 +296,7 @@ def test_message_names_row_leaf_index_and_numbers():
     laws.LAWS["law_vjp_equals_autodiff"](planted_case(CONTROLS["factor"]), "float64")
 
 
+@pytest.mark.slow
 def test_forgotten_mean_is_caught():
   """A loss that doesn't multiply by its cotangent, which is where the 1/N comes in."""
   model = MODELS[0]

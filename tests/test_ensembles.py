@@ -126,6 +126,7 @@ def test_a_part_is_as_if_the_others_had_not_been(mixed):
   assert part.evaluations[0].test_loss is None
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_an_ensemble_after_the_chunk_in_flight():
   def interrupt(evaluation):
     if evaluation.step == 20:

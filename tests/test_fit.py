@@ -72,6 +72,7 @@ def test_the_end_of_a_run_does_not_depend_on_its_chunks(reason):
     chex.assert_trees_all_equal(run.params, runs[0].params)
 
 
+@pytest.mark.slow
 def test_full_batch_descent_is_a_loop_over_step():
   result = fit(batch_size=None)
   init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
@@ -120,6 +121,7 @@ def test_a_chunk_is_one_loop_on_the_device():
   assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
 
 
+@pytest.mark.slow
 def test_evaluations_say_what_happened():
   seen = []
   result = fit(test=(X[:8], LABELS[:8]), eval_every=12, check_every=20, on_evaluation=seen.append)
@@ -241,6 +243,7 @@ def huge_input_bar(params, x, y_bar):
   return dense_backward(params, x, y_bar)[0], jnp.full_like(x, jnp.inf)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("net", "rate", "where"),
   [
@@ -314,6 +317,7 @@ def scaled_backward(scale):
   return backward
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("optimizer", "scale", "where"),
   [
@@ -381,6 +385,7 @@ def test_fit_refuses_values_that_are_not_finite(value, part):
     fit(loss=fb.squared_error, **options)
 
 
+@pytest.mark.slow
 def test_weights_of_zero_leave_examples_out():
   weights = np.ones(22, np.float32)
   weights[11:] = 0

@@ -93,6 +93,7 @@ def test_same_under_scan(case, dtype):
   use.law_same_under_scan(case, dtype)
 
 
+@pytest.mark.slow
 @every_row(use.law_same_on_two_devices, fast=("float32",))
 def test_same_on_two_devices(case, dtype):
   use.law_same_on_two_devices(case, dtype)
@@ -104,6 +105,7 @@ def test_any_batch_size(case, dtype):
   use.law_any_batch_size(case, dtype)
 
 
+@pytest.mark.slow
 @every_row(use.law_pullbacks_are_independent, fast=("float32",))
 def test_pullbacks_are_independent(case, dtype):
   use.law_pullbacks_are_independent(case, dtype)

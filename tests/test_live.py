@@ -236,6 +236,7 @@ def test_a_shape_is_traced_once():
   assert len(calls) > traces
 
 
+@pytest.mark.slow
 def test_what_is_not_computed_in_float64_is_judged_by_its_size():
   """Where a bound says nothing, no error passes for rounding."""
 

@@ -130,6 +130,7 @@ def test_the_hinge_without_a_rival():
   np.testing.assert_array_equal(rows, [[0], [0]])
 
 
+@pytest.mark.slow
 def test_curvature_where_it_jumps():
   """Huber at |e| = δ counts as the line; log cosh has curvature 1 at 0."""
 

@@ -91,6 +91,7 @@ def test_factors_stand_where_gradients_stood(name):
 # --- Transformed ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @plain_and_mixed
 def test_the_same_under_vmap(name):
   """Two networks at once: each gets what it gets alone."""

@@ -66,6 +66,7 @@ def test_no_line_tells_the_points_apart(name):
   assert ((rows @ line > 0) == data.targets).mean() < 0.9
 
 
+@pytest.mark.slow
 def test_mnist1d_leaves_the_global_generators_alone():
   random.seed(5)
   np.random.seed(5)

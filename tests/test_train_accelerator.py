@@ -69,6 +69,7 @@ def test_the_operations_are_those_of_the_compiled_step():
   assert OPERATIONS <= counted < 1.05 * OPERATIONS < 2 * N * 3 * PRODUCTS
 
 
+@pytest.mark.slow
 def test_a_wrong_gradient_shows():
   net = train_accelerator.in_bfloat16(fb.mlp([4, 8, 3]))
   params = jax.jit(net.init)(jax.random.key(0))

@@ -64,6 +64,7 @@ def test_gradient_descent_is_optax_sgd_to_the_bit():
   chex.assert_trees_all_equal(*states)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "optimizer",
   [

@@ -256,6 +256,7 @@ def test_inserting_an_activation_changes_no_mask():
   assert not np.array_equal(*before)
 
 
+@pytest.mark.slow
 def test_key_reaches_every_transform_alike():
   net = fb.serial(fb.dense(3, 4), make_drawing([]), fb.dense(4, 2))
   params, key = net.init(jax.random.key(0)), jax.random.key(1)

@@ -50,6 +50,7 @@ def test_the_matrix_has_all_of_the_package():
           "mlp"} <= parts  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", matrix.LOSSES.values(), ids=matrix.LOSSES.keys())
 def test_targets_are_the_same_numbers_in_every_dtype(case):
   rows = jnp.asarray(case.rows)

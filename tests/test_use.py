@@ -172,6 +172,7 @@ def test_rows_that_cannot_be_scored_are_refused(kinds, tmp_path, capsys, data, s
   assert said in refused(capsys, "eval", kinds, "--data", data.format(tmp=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_regression_answers_in_the_units_of_the_data(tmp_path, capsys):
   price = 1e4 + 3000 * ROWS[:, 0]
   data = write_table(tmp_path / "prices.csv", **features(ROWS), price=price)
@@ -224,6 +225,7 @@ def test_info_of_a_run_that_was_cut_off(kinds, tmp_path, capsys):
   assert "rates must be as fbackprop train writes them" in refused(capsys, "info", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_learns(tmp_path, capsys):
   data = write_table(tmp_path / "few.csv", a=range(20), y=[0, 1] * 10)
   train(tmp_path, "--data", data, "--target", "y", "--stop.max-steps", 1)

@@ -119,6 +119,7 @@ def test_test_scores_of_the_kept_parameters_are_told(early):
   assert run.evaluations[-1].step == run.steps
 
 
+@pytest.mark.slow
 def test_epochs_are_passes_over_what_is_trained_on():
   run = fit(StopRules(max_epochs=3))
   assert (run.stop_reason, run.steps, run.best) == ("max_epochs", 18, None)

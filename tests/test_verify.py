@@ -107,6 +107,7 @@ def weighted_vjp(params, batch, labels, key):
   return weighted(params, batch, labels, key), pull
 
 
+@pytest.mark.slow
 def test_trees_none_integers_and_keys():
   params = {"scale": draw(1, 3), "shift": None}
   args = params, (draw(5, 3), draw(5, 3)), jnp.array([0, 2, 1, 1, 0]), jax.random.key(1)

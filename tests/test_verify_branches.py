@@ -108,6 +108,7 @@ def test_a_branch_that_the_arguments_do_not_take(backward):
   assert report.findings[0].regime != "as given"
 
 
+@pytest.mark.slow
 def test_a_label_that_is_ignored():
   def picked(x, labels):
     return jnp.take_along_axis(x, labels[:, None], 1)[:, 0]
@@ -190,6 +191,7 @@ def permuted_rule(x, places):
   return x[places], pull
 
 
+@pytest.mark.slow
 def test_a_permutation_stays_one():
   """With other numbers of rows too."""
   places = jnp.asarray(RNG.permutation(5))
@@ -240,6 +242,7 @@ def test_labels_that_happen_to_be_a_permutation_repeat_among_more_examples(f):
   assert report.findings[0].regime == "N = 13", report.table()
 
 
+@pytest.mark.slow
 def test_sorted_numbers_of_segments_stay_sorted():
   segments = jnp.array([0, 0, 1, 2, 2])
 
@@ -268,6 +271,7 @@ def masked_loss(z, labels):
   return jnp.where(mask, -jax.nn.log_softmax(z)[rows], 0.0).sum()
 
 
+@pytest.mark.slow
 def test_an_order_of_integers():
   def masked_vjp(z, labels, is_masked):
     def pull(y_bar):

@@ -115,6 +115,7 @@ def test_deleted_traced_and_complex_values_cannot_be_used():
     fb.verify.vjp(lambda x: (x, x * 1j), Z, level="quick")
 
 
+@pytest.mark.slow
 def test_complex_numbers_inside_of_a_function():
   def power(x):
     z = jnp.fft.fft(x)
