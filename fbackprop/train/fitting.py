@@ -190,7 +190,7 @@ def fit(
     saved = None if resume is None else load(resume)
     compile_start = time.perf_counter()
     capacity = max(1, min(chunk_steps, most_steps))
-    program = make_chunk(step, batch_size, capacity, shuffle, look)
+    program = make_chunk(step, batch_size, capacity, shuffle, look, is_thorough=is_thorough)
     thorough = make_chunk(
       make_step(net, loss, optimizer)[1], batch_size, capacity, shuffle, look
     )  # Not compiled before it is needed.

@@ -104,6 +104,8 @@ def make_chunk(
   capacity: int,
   shuffle: str = "exact",
   look: Look | None = None,
+  *,
+  is_thorough: bool = True,
 ) -> jax.stages.Wrapped:
   """Compiles the loop over at most `capacity` steps.
 
@@ -113,6 +115,9 @@ def make_chunk(
     capacity: the most steps of one call.
     shuffle: "exact" or "fast".
     look: of `make_look`, where examples are set aside; the loop has a `best` then.
+    is_thorough: whether `step` looks at every number. If not, the state is looked at once, at the
+      end of the call: if it isn't finite, the reason is `DIVERGED`, at a step that isn't known. The
+      loop that went in isn't donated then, so that its steps can be done again.
 
   Returns:
     `chunk(loop, data, stop, until, order_key) -> (loop, rows)`: runs until step `until` (at most
@@ -121,7 +126,7 @@ def make_chunk(
     A step that diverged has its row, and isn't counted in `state.step`.
   """
 
-  @partial(jax.jit, donate_argnums=0)
+  @partial(jax.jit, donate_argnums=(0,) if is_thorough else ())
   def chunk(
     loop: Loop, data: Batch, stop: StopNumbers, until: Array, order_key: Array
   ) -> tuple[Loop, Info]:
@@ -152,7 +157,14 @@ def make_chunk(
       return jnp.zeros((capacity, *value.shape), value.dtype)
 
     rows = jax.tree.map(empty, jax.eval_shape(step, loop.state, data)[1])
-    return jax.lax.while_loop(goes_on, body, (loop, rows))
+    ended: tuple[Loop, Info] = jax.lax.while_loop(goes_on, body, (loop, rows))
+    if is_thorough:
+      return ended
+    after, rows = ended
+    finite = all_finite(after.state.params)
+    finite &= stays_finite(after.state.opt_state, loop.state.opt_state)
+    reason = jnp.where(finite, after.progress.reason, DIVERGED).astype(jnp.int32)
+    return after._replace(progress=after.progress._replace(reason=reason)), rows
 
   return chunk
 
@@ -189,20 +201,6 @@ def take_batch(
   weights = None if data.weights is None else data.weights[rows]
   targets = jax.tree.map(lambda part: part[rows], data.targets)
   return order, Batch(data.x[rows], targets, weights)
-
-
-@jax.jit
-def keep(loop: Loop, before: State | None) -> tuple[Loop, Array]:
-  """A copy of a loop, which a chunk may take for its own, and whether its state is finite.
-
-  Args:
-    loop: as a chunk left it.
-    before: an earlier state; what of its optimiser's wasn't finite then may stay so.
-  """
-  finite = all_finite(loop.state.params)
-  if before is not None:
-    finite &= stays_finite(loop.state.opt_state, before.opt_state)
-  return jax.tree.map(jnp.copy, loop), finite
 
 
 def make_pass_over(

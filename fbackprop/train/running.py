@@ -16,7 +16,7 @@ from fbackprop.train.checkpoints import Keeper, Saved
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.history import History, mean_loss
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import RUNNING, Loop, StopNumbers, keep, take_batch
+from fbackprop.train.loop import RUNNING, Loop, StopNumbers, take_batch
 from fbackprop.train.method_names import NonfiniteName
 from fbackprop.train.results import Evaluation
 from fbackprop.train.steps import Batch, State
@@ -34,9 +34,9 @@ class Running:
   """A run on its way; what is fixed first, then what changes.
 
   To look at every parameter in every step would cost up to a quarter of it. So where a step that
-  isn't finite ends the run, the chunk looks at the loss and the gradient alone, and all else is
-  looked at between two chunks, of which the first one's beginning is kept. If anything isn't finite
-  then, that chunk is done again by a program that looks at everything, and finds the step.
+  isn't finite ends the run, the chunk looks at the loss and the gradient alone, and at all else
+  once, at its end. If anything isn't finite then, the chunk is done again from its beginning by a
+  program that looks at everything in every step, and finds the one.
 
   Attributes:
     net, loss, optimizer, train, stop, batch_size, shuffle, eval_every, check_every, on_nonfinite,
@@ -54,7 +54,6 @@ class Running:
     tell: takes a sentence about what a user would want to know.
     start: when it began, on `time.perf_counter`'s clock.
     loop, history: as far as it has come.
-    kept: a copy of the loop, where a chunk may have to be done again.
     saved_at: the step of the last checkpoint.
     unsaved: the steps whose checkpoints couldn't be written.
     diverged_at: the first place that wasn't finite.
@@ -86,7 +85,6 @@ class Running:
   start: float
   loop: Loop
   history: History
-  kept: Loop | None = None
   saved_at: int | None = None
   unsaved: list[int] = field(default_factory=list)
   diverged_at: str | None = None
@@ -172,15 +170,10 @@ class Running:
     """A chunk of steps; returns the stop rule that fired, if one did."""
     before = self.done
     own = (self.train, self.numbers, jnp.asarray(until, jnp.int32), self.order_key)
-    if self.thorough_chunk is None:
-      self.loop, infos = self.chunk(self.loop, *own)
-    else:
-      kept = keep(self.loop, None)[0] if self.kept is None else self.kept
-      self.loop, infos = self.chunk(self.loop, *own)
-      self.kept, finite = keep(self.loop, kept.state)
-      if reason_of(self.loop) == "diverged" or not finite:
-        self.loop, infos = self.thorough_chunk(kept, *own)
-        self.kept = None
+    first = self.loop
+    self.loop, infos = self.chunk(first, *own)
+    if self.thorough_chunk is not None and reason_of(self.loop) == "diverged":
+      self.loop, infos = self.thorough_chunk(first, *own)
     reason = reason_of(self.loop)
     self.history.add(infos, self.done - before + (reason == "diverged"))
     return self.mend() if reason == "diverged" else reason

@@ -98,9 +98,10 @@ def make_guarded_step(
 
   Args:
     net, loss, optimizer: as of `make_step`.
-    is_thorough: whether the new parameters and the optimiser's state are looked at too, and not
-      only the loss and the norms of the gradient, which are there in any case. On a CPU that is a
-      twentieth of a step of plain descent, and a quarter of one of Adam.
+    is_thorough: whether the new parameters and the optimiser's state are looked at too, and a step
+      that isn't finite isn't taken. If not, `finite` says only of the loss and of the norms of the
+      gradient, which are there in any case, and the step is taken whatever they are: for a caller
+      that can do it again. On a CPU that saves up to a fifth of a step.
   """
   check_unit("make_step", "net", net, Layer)
   check_unit("make_step", "loss", loss, Loss)
@@ -133,7 +134,9 @@ def make_guarded_step(
     if is_thorough:
       finite &= all_finite(params) & stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-    taken: State = jax.lax.cond(finite, step_taken, step_refused, proposed, state)
+    taken: State = proposed
+    if is_thorough:
+      taken = jax.lax.cond(finite, step_taken, step_refused, proposed, state)
     return taken, Info(value, total_weight(batch, value.dtype), norms, finite)
 
   return init, step
