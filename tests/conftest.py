@@ -27,5 +27,7 @@ hypothesis.settings.load_profile("fixed")
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(pytestconfig):
   """Keeps what takes its time to compile in pytest's cache: most of the time goes into that."""
-  jax.config.update("jax_compilation_cache_dir", str(pytestconfig.cache.mkdir("jax")))
+  cache = getattr(pytestconfig, "cache", None)  # None with `-p no:cacheprovider`.
+  if cache is not None:
+    jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
