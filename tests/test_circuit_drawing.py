@@ -310,6 +310,7 @@ def test_other_types_of_digits_are_refused(digits):
 # Files.
 
 
+@pytest.mark.slow
 def test_the_same_trace_gives_the_same_bytes():
   code = (
     "import sys; from fbackprop.circuit.parsing import parse; "

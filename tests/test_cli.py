@@ -186,6 +186,7 @@ def test_a_run_without_checks_says_so(tmp_path, capsys, undrawn):
   assert (summary["gradient_checks"], summary["train_loss"]) == (0, None)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, capsys, undrawn):
   flags = ("--data", "sine", "--hidden", 4, "--activation", "relu", "--rate", 1e30)
   assert train(tmp_path, *flags) == 3

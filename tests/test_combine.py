@@ -63,6 +63,7 @@ def test_combine_is_the_weighted_sum_of_its_parts(parts, from_the_end):
   assert_same_numbers(got, (losses, rows))
 
 
+@pytest.mark.slow
 def test_two_costs_flow_back_through_one_network():
   """The lecture's J1 and J2: the gradient of the sum is the sum of the gradients."""
   targets = LABELS % 3, VALUES[:, :2]

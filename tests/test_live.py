@@ -217,6 +217,7 @@ def test_a_small_error_of_one_entry_is_beyond_rounding():
   assert check.rel_error < GRADIENT_TOLERANCE
 
 
+@pytest.mark.slow
 def test_a_shape_is_traced_once():
   calls = []
 

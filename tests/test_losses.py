@@ -180,6 +180,7 @@ def test_class_weights_divide_the_mean_if_they_are_the_weights_of_the_rows():
   assert_same_numbers(by_rows, jax.tree.map(lambda leaf: leaf / weights.mean(), over_all))
 
 
+@pytest.mark.slow
 def test_an_ignored_row_may_hold_anything():
   loss = fb.softmax_cross_entropy_with(ignore_label=255, label_smoothing=0.1)
   outputs = [[np.nan, 0.0], [-np.inf, -np.inf], [np.inf, 0.0], [0.0, 0.0]]

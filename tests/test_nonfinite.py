@@ -38,6 +38,7 @@ def steps_with(row, epochs):
   return tuple(8 * e + int(np.flatnonzero(rows_of(e) == row)[0]) + 1 for e in range(epochs))
 
 
+@pytest.mark.slow
 def test_a_step_is_left_out_and_the_others_are_as_ever():
   events = []
   result = fit(HUGE, stop=24, batch_size=1, on_nonfinite="skip", on_event=events.append)

@@ -121,6 +121,7 @@ def test_weights_are_no_feature_and_go_with_their_rows(files):
   np.testing.assert_array_equal(same.x, data.x)
 
 
+@pytest.mark.slow
 def test_an_example_of_weight_zero_is_as_if_it_were_not_there(files):
   data = kinds(files)
   batch, kept = training_batch(data, class_weights=(1.0, 2.0)), data.weights > 0

@@ -83,6 +83,7 @@ def test_dropout_of_nothing_is_the_identity():
 # --- repeat ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_repeat_equals_the_chain_of_its_copies():
   block = fb.serial(fb.gelu, fb.dense(4, 4, dtype=jnp.float64))

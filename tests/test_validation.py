@@ -60,6 +60,7 @@ def test_it_ends_where_scikit_learn_s_rule_does(early):
   assert kept < epoch
 
 
+@pytest.mark.slow
 def test_the_parameters_of_the_best_epoch_are_kept(early):
   """The same run on the same part, ended there, has them to the bit."""
   train, validation = parts()

@@ -216,6 +216,7 @@ def test_layers_of_every_kind_pass():
     assert_pass(fb.verify.layer(net, params, draw(5, 3), key=key, level="quick"))
 
 
+@pytest.mark.slow
 def test_the_layer_that_is_wrong_is_named_in_a_deep_network():
   def without_slope(params, residuals, y_bar):
     return fb.gelu.backward(params, residuals, y_bar)[0], y_bar
