@@ -156,9 +156,9 @@ BOMBS = {
   "quote.csv": (lambda: b'a,y\n1,"' + b"2,3\n" * 2**22, "is no csv file: field larger than field"),
   "repeated.csv": (lambda: b"a," * 60_000 + b"y\n1,2\n", "must have a name of its own, got a, a"),
   "dots.toml": (lambda: b"a." * 2**16 + b"a=1", "a key has more than 50 parts"),
-  "nested.toml": (lambda: b"a=" + NESTED[: 2**17], "maximum recursion depth"),
+  "nested.toml": (lambda: b"a=" + NESTED[: 2**17], "its lists are nested too deeply"),
   "large.toml": (lambda: b"a=1\n" * 2**20, "holds 4,194,304 bytes, more than 262,144"),
-  "nested.json": (lambda: NESTED, "maximum recursion depth"),
+  "nested.json": (lambda: NESTED, "it is nested too deeply"),
   "large.json": (lambda: b" " * (2**25 + 1), "it holds 1,099,511,627,776 bytes"),
 }  # fmt: skip
 BOMBS_OF_WEIGHTS = {

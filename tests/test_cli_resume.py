@@ -83,9 +83,17 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(whole, cut, capsys)
   assert sorted(os.listdir(cut / "checkpoints")) == ["100", "90"]
 
 
-def test_half_a_line_of_metrics_gives_way(whole, cut):
+@pytest.mark.parametrize(
+  "line",
+  [
+    '{"step": 50, "epo',  # As a kill leaves it.
+    pytest.param('{"step": Infinity}\n', marks=pytest.mark.slow, id="infinite"),
+    pytest.param("[" * 2**15 + "\n", marks=pytest.mark.slow, id="nested"),
+  ],
+)
+def test_a_damaged_line_of_metrics_gives_way(whole, cut, line):
   with (cut / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 50, "epo')  # As a kill leaves it.
+    file.write(line)
   assert train("--resume", cut) == 0
   assert metrics(cut) == metrics(whole)
 

@@ -47,7 +47,9 @@ def load_json(run: str, name: str) -> dict[str, Any]:
     return {}
   except OSError as error:
     raise UsageError(f"{path} can't be read: {error.strerror}") from error
-  except (ValueError, RecursionError) as error:
+  except RecursionError as error:  # What Python says depends on where it ran out.
+    raise UsageError(f"{path} is no JSON file: it is nested too deeply") from error
+  except ValueError as error:
     raise UsageError(f"{path} is no JSON file: {error}") from error
   if not isinstance(content, dict):
     raise UsageError(f"{path} must hold an object, got {content!r:.50}")

@@ -38,8 +38,11 @@ def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
     return tomllib.loads(text)
   except OSError as error:
     raise UsageError(f"{where} can't be read: {error.strerror}") from error
-  # tomllib follows nested lists by calls, and leaves it to int() to refuse what is too long.
-  except (ValueError, RecursionError) as error:
+  # tomllib follows lists in lists by calls. What Python says then depends on where it ran out.
+  except RecursionError as error:
+    raise UsageError(f"{where} is no TOML file: its lists are nested too deeply") from error
+  # tomllib leaves it to int() to refuse what is too long.
+  except ValueError as error:
     raise UsageError(f"{where} is no TOML file: {error}") from error
 
 

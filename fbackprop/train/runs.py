@@ -86,7 +86,7 @@ def step_of(line: str) -> int | None:
   """The step of a line of metrics.jsonl; None of what isn't a whole one."""
   try:
     return int(json.loads(line)["step"]) if line.endswith("\n") else None
-  except (ValueError, KeyError, TypeError):
+  except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
     return None
 
 
