@@ -59,7 +59,7 @@ FLOORS = [
    "verify.selftest", "verify.library", "verify"],
   ["train.files", "train.stopping", "train.method_names", "train.shuffles",
    "train.optimizers", "train.methods",
-   "train.steps",
+   "train.watching", "train.steps",
    "train.results", "train.weights", "train.sources.names", "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.tables",
    "train.sources.members", "train.sources.archives", "train.sources.idx", "train.sources",
@@ -72,12 +72,12 @@ FLOORS = [
    "train.ensembles", "train.report.style",
    "train.report.layers", "train.report.curves", "train.report.classes", "train.report.values",
    "train.report.picture", "train.report.cells", "train.report.figures", "train.report.regions",
-   "train.report.panels", "train.report.headline", "train.report.scores",
+   "train.report.watched", "train.report.panels", "train.report.headline", "train.report.scores",
    "train.report.layer_table", "train.report.worst", "train.report.page",
    "train.report.members", "train.report.ensemble_page", "train.report",
    "train.runs", "train"],
   ["cli.usage", "cli.toml", "cli.runs", "cli.config", "cli.options", "cli.progress", "cli.output",
-   "cli.loading", "cli.told", "cli.preparation", "cli.ensemble", "cli.train",
+   "cli.table", "cli.loading", "cli.told", "cli.preparation", "cli.ensemble", "cli.train",
    "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
 ]  # fmt: skip
 

@@ -4,18 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast, get_args
 
 import tyro
 
 from fbackprop.cli.runs import file_of_run
 from fbackprop.cli.toml import flags_of_file
-from fbackprop.cli.usage import UsageError
+from fbackprop.cli.usage import UsageError, hint
 from fbackprop.train.method_names import (
   NonfiniteName,
   OptimizerName,
   ScheduleName,
   ShuffleName,
+  WatchName,
 )
 from fbackprop.train.sources.names import kind_and_path
 from fbackprop.train.stopping import StopRules
@@ -84,6 +85,10 @@ class TrainConfig:
   clip_norm: float | None = None
   """The largest norm of the whole gradient; a longer one is shortened to it."""
 
+  clip_examples: float | None = None
+  """The largest norm of an example's gradient; a longer one is shortened to it before the mean is
+  taken."""
+
   normalization: Literal["none", "layer_norm", "rms_norm"] = "none"
   """Of each example's features, after each hidden dense layer."""
 
@@ -127,6 +132,10 @@ class TrainConfig:
 
   check_every: int = 1000
   """Steps from one comparison of our gradient with jax.grad to the next; 0 for none."""
+
+  watch: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,...")] = ()
+  """What is told besides, in metrics.jsonl and the report: health (of each layer: sizes, dead
+  units, overflow), noise_scale (in examples, the batch size beyond which little is gained)."""
 
   stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
   """When to stop."""
@@ -184,8 +193,13 @@ class TrainConfig:
         raise UsageError(f"--rates must be finite and above 0, got {rate}")
     if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
       raise UsageError(f"--weight-decay must be finite and at least 0, got {self.weight_decay}")
-    if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
-      raise UsageError(f"--clip-norm must be finite and above 0, got {self.clip_norm}")
+    for flag, norm in (("clip-norm", self.clip_norm), ("clip-examples", self.clip_examples)):
+      if norm is not None and not (math.isfinite(norm) and norm > 0):
+        raise UsageError(f"--{flag} must be finite and above 0, got {norm}")
+    watchable = get_args(WatchName)
+    for name in self.watched:
+      if name not in watchable:
+        raise UsageError(f"--watch {name!r:.100} is nothing that is known; {hint(name, watchable)}")
     for flag, share in (("dropout", self.dropout), ("label-smoothing", self.label_smoothing)):
       if not 0 <= share < 1:
         raise UsageError(f"--{flag} must be at least 0 and below 1, got {share}")
@@ -204,6 +218,8 @@ class TrainConfig:
         ("ckpt.every", self.ckpt.every is not None),
         ("on-nonfinite", self.on_nonfinite != "raise"),
         ("resume", self.resume is not None),
+        ("clip-examples", self.clip_examples is not None),
+        ("watch", bool(self.watch)),
       ):
         if is_given:
           raise UsageError(f"--{flag} is for one network, not for --ensemble or --rates")
@@ -214,6 +230,12 @@ class TrainConfig:
       raise UsageError(f"--hidden must be at most {2**14 - 2} layers, got {len(self.hidden)}")
     if self.name in ("", "..") or (self.name is not None and Path(self.name).name != self.name):
       raise UsageError(f"--name must be the name of a folder, not a path, got {self.name!r}")
+
+  @property
+  def watched(self) -> tuple[WatchName, ...]:
+    """The names of `watch`, each once; words may hold several, between commas."""
+    names = (name.strip() for word in self.watch for name in word.split(","))
+    return tuple(dict.fromkeys(cast(WatchName, name) for name in names if name))
 
 
 # Chosen on validation data: those of digits in experiments/digits_defaults.py, the others, but for

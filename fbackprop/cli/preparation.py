@@ -79,6 +79,12 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   sizes = (dataset.x.shape[1], *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset, **options)
   steps = config.stop.most_steps(n // config.batch_size)
+  if "noise_scale" in config.watched and config.batch_size < 2:
+    where = told_by("watch", arguments)
+    raise UsageError(
+      f"{where} noise_scale needs batches of at least 2 examples, as one has no scatter, got "
+      f"{config.batch_size}"
+    )
   if config.warmup > steps:
     where = told_by("warmup", arguments)
     raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
@@ -230,5 +236,7 @@ def method_of(config: TrainConfig) -> str:
     parts.append(f"weight decay {config.weight_decay:g}")
   if config.clip_norm is not None:
     parts.append(f"gradient up to {config.clip_norm:g}")
+  if config.clip_examples is not None:
+    parts.append(f"examples' gradients up to {config.clip_examples:g}")
   parts += emphasis_of(config)
   return ", ".join([*parts, f"batches of {config.batch_size}"])

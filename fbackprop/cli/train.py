@@ -14,6 +14,7 @@ from fbackprop.cli.ensemble import run_ensemble
 from fbackprop.cli.output import number
 from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
+from fbackprop.cli.table import Table
 from fbackprop.cli.told import told_of
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
@@ -75,10 +76,10 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   network, method = model.as_text(), method_of(config)
   print("\n".join([*prepared.about(), f"{network}; {method}"]))
   set_aside = prepared.validation is not None
-  score = " test accuracy" if dataset.is_classification else ""
-  validated = "  validation" if set_aside else ""
-  print(f"{'step':>8}{'epoch':>8}{'train loss':>12}{'test loss':>11}{score}{validated}"
-        "   error of gradient")  # fmt: skip
+  table = Table(
+    dataset.is_classification, set_aside, config.clip_examples is not None, config.watched
+  )
+  print(table.head())
 
   checkpoints = folder / "checkpoints"
   failed: dict[Path, str] = {}
@@ -95,14 +96,14 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
 
       def on_evaluation(evaluation: "Evaluation") -> None:
         write("metrics.jsonl", runs.append_evaluation, evaluation)
-        show(line_of(evaluation, set_aside), evaluation.step)
+        show(table.row(evaluation), evaluation.step)
 
       def on_event(event: str) -> None:
         print(f"fbackprop: {event}", file=sys.stderr, flush=True)
 
       try:
         result = fb.train.fit(
-          model.net,
+          model.captured_net if config.watched or config.clip_examples else model.net,
           model.loss,
           prepared.examples,
           optimizer=optimizer,
@@ -119,6 +120,8 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
           resume=None if config.resume is None else checkpoints,
           on_nonfinite=config.on_nonfinite,
           on_event=on_event,
+          clip_examples=config.clip_examples,
+          watch=config.watched,
         )
       except (ValueError, TypeError, OSError) as error:
         if config.resume is None:
@@ -187,19 +190,3 @@ def kept(result: "Result") -> str:
   if result.best is None:
     return ""
   return f"kept: step {result.best.step}, validation {number(result.best.score)}; "
-
-
-def line_of(evaluation: "Evaluation", is_validated: bool) -> str:
-  """An evaluation as a line under the heading."""
-  train, test, accuracy, error = (
-    evaluation.train_loss,
-    evaluation.test_loss,
-    evaluation.test_accuracy,
-    evaluation.gradient_error,
-  )
-  return (
-    f"{evaluation.step:>8}{evaluation.epoch:>8.1f}{number(train):>12}{number(test):>11}"
-    + (f"{number(accuracy):>14}" if accuracy is not None else "")
-    + (f"{number(evaluation.validation_score):>12}" if is_validated else "")
-    + (f"{error:>20.1e}" if error is not None else f"{'-':>20}")
-  )

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from fbackprop.factors import Factors
+from fbackprop.factors import Factors, is_factors
 from fbackprop.linear import DenseParams
 from fbackprop.normalization import NormParams
 from fbackprop.quantities.reading import has_offset, is_dense, read, replace_factors
-from fbackprop.types import Params
+from fbackprop.types import Array, Layer, Params, Residuals
 
 
 def gradient(captured: Any) -> Params:
@@ -53,6 +54,23 @@ def summed(factors: Factors) -> DenseParams | NormParams:
   if is_dense(factors):
     return DenseParams(jnp.swapaxes(x, -1, -2) @ y_bar, offset)
   return NormParams((y_bar * x).sum(-2), offset)
+
+
+def without_factors(tree: Any) -> Any:
+  """The tree with the summed gradient where factors stood; all else is as it was."""
+  return jax.tree.map(
+    lambda node: summed(node) if is_factors(node) else node, tree, is_leaf=is_factors
+  )
+
+
+def plain(net: Layer) -> Layer:
+  """The network whose backward pass gives the gradient, also where its layers are captured."""
+
+  def plain_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    params_bar, x_bar = net.backward(params, residuals, y_bar)
+    return without_factors(params_bar), x_bar
+
+  return net._replace(backward=plain_backward)
 
 
 def example_gradients(captured: Any) -> Params:

@@ -38,11 +38,12 @@ def compute(
   """The mean loss, its gradient, and any quantities, by one backward pass.
 
   The backward pass is seeded with 1 for each example, as the quantities need it; the gradient is
-  divided by N afterwards.
+  divided by N afterwards. With weights the seeds are N w_n / Σ w, so that the loss is still the
+  mean of the examples' own: each quantity is then that of the weighted examples.
 
   Normalisation: loss and gradient are means over N, those of `value_and_grad` up to rounding; each
-  quantity has its own, that of the function of its name. With N = 0 loss and gradient are 0. In
-  float16 a sum over examples may overflow where the mean would not.
+  quantity has its own, that of the function of its name. With N = 0 or Σ w = 0 loss and gradient
+  are 0. In float16 a sum over examples may overflow where the mean would not.
 
   Cost: a plain backward pass, the memory that `captured` states, and what each selected quantity
   states. What isn't selected isn't computed.
@@ -54,7 +55,8 @@ def compute(
       mapping from each to its options, as `{"clipped_gradient": {"max_norm": 1.0}, "gram": {}}`.
 
   Returns:
-    `f(params, x, targets, key=None) -> (loss, grads, {name: value})`. It is pure: jit it, vmap it.
+    `f(params, x, targets, key=None, weights=None) -> (loss, grads, {name: value})`, with `weights`
+    as of `value_and_grad`. It is pure: jit it, vmap it.
 
   Raises:
     TypeError: `net` isn't a Layer, `loss` isn't a Loss, `names` is neither, an option is unknown or
@@ -78,15 +80,20 @@ def compute(
   warn_of_double_softmax(net, loss)
 
   def loss_gradient_and_quantities(
-    params: Params, x: Array, targets: Any, key: Array | None = None
+    params: Params,
+    x: Array,
+    targets: Any,
+    key: Array | None = None,
+    weights: Array | None = None,
   ) -> tuple[Array, Params, dict[str, Any]]:
     check_batch("compute", x, targets, key)
     outputs, residuals = net.forward(params, x, key)
     losses, loss_residuals = loss.forward(outputs, targets)
-    outputs_bar = loss.backward(loss_residuals, jnp.ones_like(losses))
+    n, shares = max(x.shape[0], 1), mean_weights(losses, weights)
+    losses_bar = jnp.ones_like(losses) if weights is None else n * shares
+    outputs_bar = loss.backward(loss_residuals, losses_bar)
     captured, _ = net.backward(params, residuals, outputs_bar)
 
-    n = max(x.shape[0], 1)
     grads = jax.tree.map(lambda total: total / n, gradient(captured))
     found = {
       name: QUANTITIES[name](captured, net, **options)
@@ -94,7 +101,7 @@ def compute(
       else QUANTITIES[name](captured, **options)
       for name, options in selected.items()
     }
-    return weighted_mean(mean_weights(losses, None), losses), grads, found
+    return weighted_mean(shares, losses), grads, found
 
   return loss_gradient_and_quantities
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from fbackprop.combinators import is_chain, keys_of_parts
+from fbackprop.quantities.gradients import plain, without_factors
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.steps import Batch, State, holds_floats, layer_norms, noise_key
 from fbackprop.transforms import mean_weights, weighted_mean
@@ -62,6 +63,7 @@ def locate_nonfinite(
     if not finite(y_bar):
       return f"{link.name}: cotangent"
     params_bar, y_bar = link.layer.backward(link.params, residuals, y_bar)
+    params_bar = without_factors(params_bar)
     if not finite(params_bar):
       return f"{link.name}: gradient"
     if not finite(layer_norms(params_bar)):
@@ -69,7 +71,7 @@ def locate_nonfinite(
     leaves[:0] = jax.tree.leaves(params_bar)
 
   grads = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
-  update = make_update(optimizer, net, loss)
+  update = make_update(optimizer, plain(net), loss)
   params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
   pairs = zip(jax.tree.leaves(opt_state), jax.tree.leaves(state.opt_state), strict=True)
   if any(finite(before) and not finite(after) for after, before in pairs):

@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from os import PathLike
 from typing import Any, get_args
@@ -15,7 +15,7 @@ import optax
 from fbackprop.checks import DtypeError, check_callable, check_key, describe
 from fbackprop.train.checkpoints import Checkpoints, Kind, Saved, keeping, load_checkpoint
 from fbackprop.train.examples import check_examples, digest, make_evaluate
-from fbackprop.train.gradient_checks import make_gradient_check
+from fbackprop.train.gradient_checks import make_gradient_check, make_health_check
 from fbackprop.train.history import History, no_rows
 from fbackprop.train.loop import (
   make_chunk,
@@ -23,7 +23,7 @@ from fbackprop.train.loop import (
   start_loop,
   stop_numbers,
 )
-from fbackprop.train.method_names import NonfiniteName, ShuffleName
+from fbackprop.train.method_names import NonfiniteName, ShuffleName, WatchName
 from fbackprop.train.optimizers import scaled
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.running import Running, score_of
@@ -54,6 +54,8 @@ def fit(
   resume: str | PathLike[str] | None = None,
   on_nonfinite: NonfiniteName = "raise",
   on_event: Callable[[str], None] | None = None,
+  clip_examples: float | None = None,
+  watch: Sequence[WatchName] = (),
 ) -> Result:
   """Trains a network until a stop rule fires.
 
@@ -91,6 +93,12 @@ def fit(
       `checkpoints.every`. A state that isn't finite is never kept, nor saved.
     on_event: called with a sentence about what wasn't planned: a damaged checkpoint, one that
       can't be written, a step that was left out, a rollback. By default a warning.
+    clip_examples: the largest norm of an example's gradient; a longer one is shortened to it before
+      a step takes their mean. The gradient check then takes `jax.grad` of each example.
+    watch: what is told besides. "noise_scale": of the steps since the evaluation before, at the
+      cost of each example's norm in each step. "health": of each layer, at the cost of a backward
+      pass in each evaluation. These and `clip_examples` need a network of captured layers, as
+      `fbackprop.mlp(sizes, dense=fbackprop.quantities.captured(fbackprop.dense))`.
 
   Returns:
     A `Result`. An interrupt (SIGINT, and where there are checkpoints SIGTERM) ends the run after
@@ -126,7 +134,8 @@ def fit(
     optimizer = scaled(optimizer)
   # What is left out must be known at once; else a chunk may be done again, see `Running`.
   is_thorough = on_nonfinite != "raise"
-  init, step = make_guarded_step(net, loss, optimizer, is_thorough)
+  asked: dict[str, Any] = {"clip_examples": clip_examples, "watch": watch}
+  init, step = make_guarded_step(net, loss, optimizer, is_thorough, **asked)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)
   if held_out is not None and held_out.weights is not None:
@@ -143,6 +152,9 @@ def fit(
       check_count(name, every, least=1)
   if batch_size > n:
     raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
+  if "noise_scale" in watch and batch_size < 2:
+    raise ValueError("watch: noise_scale needs batch_size to be at least 2, as one example has no "
+                     f"scatter, got {batch_size}")  # fmt: skip
 
   init_key, order_key = jax.random.split(key)
   steps_per_epoch = n // batch_size
@@ -157,7 +169,8 @@ def fit(
     look = make_look(net, loss, watched)
     loop = loop._replace(best=start_best(state.params, dtype))
   test_scores = make_evaluate(net, loss)
-  check_gradient = make_gradient_check(net, loss, train, batch_size)
+  check_gradient = make_gradient_check(net, loss, train, batch_size, clip_examples)
+  health = make_health_check(net, loss, train, batch_size) if "health" in watch else None
   own_stop = asdict(stop)
   identity: dict[str, Any] = {}
   if checkpoints is not None or resume is not None:
@@ -169,6 +182,8 @@ def fit(
       "shuffle": shuffle,
       "key": digest(jax.random.key_data(key)),
       "on_nonfinite='rollback'": on_nonfinite == "rollback",
+      "clip_examples": clip_examples,
+      "watch": sorted(watch),
     }
 
   # Of shapes, as the loop itself is donated.
@@ -192,13 +207,15 @@ def fit(
     capacity = max(1, min(chunk_steps, most_steps))
     program = make_chunk(step, batch_size, capacity, shuffle, look, is_thorough=is_thorough)
     thorough = make_chunk(
-      make_step(net, loss, optimizer)[1], batch_size, capacity, shuffle, look
+      make_step(net, loss, optimizer, **asked)[1], batch_size, capacity, shuffle, look
     )  # Not compiled before it is needed.
     zero = jnp.zeros((), jnp.int32)
     chunk = program.lower(loop, train, numbers, zero, order_key).compile()
     evaluate(state.params)
     if check_every is not None:
       check_gradient(state)
+    if health is not None:
+      health(state)
     start = time.perf_counter()
     compile_seconds = start - compile_start
     running = Running(
@@ -221,6 +238,7 @@ def fit(
       pass_over=make_pass_over(steps_per_epoch, look),
       evaluate=evaluate,
       check=check_gradient,
+      health=health,
       keeper=keeper,
       load=load,
       tell=tell,
@@ -259,6 +277,7 @@ def fit(
     rollbacks=history.rollbacks,
     saved_at=running.saved_at,
     unsaved=tuple(running.unsaved),
+    watched=infos.watched,
   )
 
 

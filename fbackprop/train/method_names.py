@@ -9,4 +9,6 @@ ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
 ShuffleName = Literal["exact", "fast"]
 # What a step that isn't finite does: it ends the run, is left out, or sends it back.
 NonfiniteName = Literal["raise", "skip", "rollback"]
+# What a run tells of its examples and its layers, beside the loss.
+WatchName = Literal["health", "noise_scale"]
 OPTIMIZERS, SCHEDULES = get_args(OptimizerName), get_args(ScheduleName)

@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import activations
+from fbackprop.linear import dense
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
 from fbackprop.normalization import layer_norm, rms_norm
+from fbackprop.quantities.capturing import captured
 from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.examples import WIDEST
@@ -68,10 +70,21 @@ class Description(NamedTuple):
   @property
   def net(self) -> Layer:
     """The network."""
+    return self.network_of(lambda make: make)
+
+  @property
+  def captured_net(self) -> Layer:
+    """The network whose backward pass gives the factors of each gradient."""
+    return self.network_of(captured)
+
+  def network_of(self, wrap: Callable[[Callable[..., Layer]], Callable[..., Layer]]) -> Layer:
+    """The network, the constructors of its layers with parameters wrapped."""
+    normalization = NORMALIZATIONS[self.normalization]
     return mlp(
       self.sizes,
       getattr(activations, self.activation),
-      normalization=NORMALIZATIONS[self.normalization],
+      dense=wrap(dense),
+      normalization=None if normalization is None else wrap(normalization),
       dropout=self.dropout,
       skip=self.skip,
       repeat_hidden=self.repeat_hidden,

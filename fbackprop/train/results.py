@@ -1,10 +1,12 @@
 """What a run says while it goes, and what it leaves behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from fbackprop.train.steps import State
+from fbackprop.train.watching import Watched
 from fbackprop.types import Params
 from fbackprop.verify.live import LiveCheck
 
@@ -28,6 +30,11 @@ class Evaluation:
     seconds: wall time since the start, compilation not counted.
     validation_score: of the examples set aside, at the end of the epoch before; None if there are
       none, or was no epoch yet.
+    noise_scale: of the steps since the evaluation before, if it is watched; None where they are too
+      few to tell. See `fbackprop.quantities.noise_scale`.
+    clipped: the share of the examples in those steps whose gradients were shortened, if they are.
+    health: if it is watched, of each layer by its name the fields of
+      `fbackprop.quantities.LayerHealth`, for the examples that a gradient check at this step takes.
   """
 
   step: int
@@ -39,6 +46,9 @@ class Evaluation:
   gradient_error: float | None
   seconds: float
   validation_score: float | None = None
+  noise_scale: float | None = None
+  clipped: float | None = None
+  health: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,7 @@ class Result:
     rollbacks: how often the run went back to a checkpoint, of `on_nonfinite="rollback"`.
     saved_at: the step of the last checkpoint; None if there is none.
     unsaved: the steps whose checkpoints couldn't be written.
+    watched: of every step, what `clip_examples` and `watch` asked for, in arrays `[steps]`.
   """
 
   state: State
@@ -106,6 +117,7 @@ class Result:
   rollbacks: int = 0
   saved_at: int | None = None
   unsaved: tuple[int, ...] = ()
+  watched: Watched = field(default_factory=Watched)
 
   @property
   def params(self) -> Params:

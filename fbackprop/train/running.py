@@ -22,6 +22,7 @@ from fbackprop.train.results import Evaluation
 from fbackprop.train.steps import Batch, State
 from fbackprop.train.stopping import STOP_REASONS, StopRules, steps_left
 from fbackprop.train.validation import Best
+from fbackprop.train.watching import mean_clipped, mean_noise_scale
 from fbackprop.types import Array, Layer, Loss
 from fbackprop.verify.live import LiveCheck
 
@@ -49,6 +50,7 @@ class Running:
       does.
     evaluate: the mean loss and the accuracy of the test examples, or two times None.
     check: the gradient check at a state.
+    health: each layer's at a state, or None.
     keeper: of the checkpoints, or None.
     load: reads the last good checkpoint of a folder.
     tell: takes a sentence about what a user would want to know.
@@ -79,6 +81,7 @@ class Running:
   pass_over: Callable[[Loop, StopNumbers], Loop]
   evaluate: Callable[[Any], tuple[float | None, float | None]]
   check: Callable[[State], LiveCheck]
+  health: Callable[[State], dict[str, Any]] | None
   keeper: Keeper | None
   load: Callable[[str | PathLike[str]], Saved]
   tell: Callable[[str], None]
@@ -227,7 +230,7 @@ class Running:
     infos = history.infos()
     norms = infos.grad_norms[-1] if len(infos.grad_norms) else ()
     recent = jax.tree.map(lambda column: column[last:], infos)
-    scores = self.evaluate(self.loop.state.params)
+    scores, watched = self.evaluate(self.loop.state.params), recent.watched
     evaluation = Evaluation(
       step=done,
       epoch=done / (len(self.train.x) // self.batch_size),
@@ -238,6 +241,9 @@ class Running:
       gradient_error=history.checks[-1][1].rel_error if history.checks else None,
       seconds=self.seconds,
       validation_score=score_of(self.loop.best, "latest"),
+      noise_scale=mean_noise_scale(watched.noise_scale, recent.finite),
+      clipped=mean_clipped(watched.clipped, recent.finite),
+      health=None if self.health is None else self.health(self.loop.state),
     )
     history.evaluations.append(evaluation)
     if self.on_evaluation is not None:

@@ -1,6 +1,6 @@
 """One step of training, as a pure function: the lecture's loop body."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,8 +16,10 @@ from fbackprop.checks import (
   check_unit,
   describe,
 )
+from fbackprop.quantities.gradients import plain
+from fbackprop.train.method_names import WatchName
 from fbackprop.train.optimizers import as_transformation, make_update
-from fbackprop.transforms import value_and_grad
+from fbackprop.train.watching import Watched, make_gradient
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
 
 
@@ -51,16 +53,23 @@ class Info(NamedTuple):
       not, the step wasn't taken: the state is the one before, which is the last good one. In the
       optimiser's state an array that wasn't finite before may stay so, such as a best loss that
       begins at infinity.
+    watched: what was asked for by `clip_examples` and `watch`.
   """
 
   loss: Array
   weight: Array
   grad_norms: Array
   finite: Array
+  watched: Watched = Watched()
 
 
 def make_step(
-  net: Layer, loss: Loss, optimizer: optax.GradientTransformation
+  net: Layer,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  *,
+  clip_examples: float | None = None,
+  watch: Sequence[WatchName] = (),
 ) -> tuple[Callable[[Array], State], Callable[[State, Any], tuple[State, Info]]]:
   """Compiles the start and the step of a training run.
 
@@ -70,6 +79,10 @@ def make_step(
     optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Those that take them get
       `value=` the batch's loss, `grad=` its gradient, and `value_fn=` the loss as a function of the
       parameters: a line search, as that of `optax.lbfgs`, differentiates by our backward pass too.
+    clip_examples: the largest norm of an example's gradient; a longer one is shortened to it before
+      the mean is taken, see `fbackprop.quantities.clipped_gradient`. None for none.
+    watch: what a step tells besides, in `Info.watched`: "noise_scale". Either of these two needs a
+      network of `fbackprop.quantities.captured` layers.
 
   Returns:
     `(init, step)`: `init(key) -> State`, and `step(state, batch) -> (State, Info)` with `batch` a
@@ -88,16 +101,24 @@ def make_step(
     >>> int(state.step)
     1
   """
-  return make_guarded_step(net, loss, optimizer, is_thorough=True)
+  return make_guarded_step(
+    net, loss, optimizer, is_thorough=True, clip_examples=clip_examples, watch=watch
+  )
 
 
 def make_guarded_step(
-  net: Layer, loss: Loss, optimizer: optax.GradientTransformation, is_thorough: bool
+  net: Layer,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  is_thorough: bool,
+  *,
+  clip_examples: float | None = None,
+  watch: Sequence[WatchName] = (),
 ) -> tuple[Callable[[Array], State], Callable[[State, Any], tuple[State, Info]]]:
   """As `make_step`, and says how closely a step is looked at.
 
   Args:
-    net, loss, optimizer: as of `make_step`.
+    net, loss, optimizer, clip_examples, watch: as of `make_step`.
     is_thorough: whether the new parameters and the optimiser's state are looked at too, and a step
       that isn't finite isn't taken. If not, `finite` says only of the loss and of the norms of the
       gradient, which are there in any case, and the step is taken whatever they are: for a caller
@@ -106,8 +127,8 @@ def make_guarded_step(
   check_unit("make_step", "net", net, Layer)
   check_unit("make_step", "loss", loss, Loss)
   optimizer = as_transformation(optimizer)
-  update = make_update(optimizer, net, loss)
-  loss_and_gradient = value_and_grad(net, loss)
+  update = make_update(optimizer, plain(net), loss)
+  loss_and_gradient = make_gradient(net, loss, clip_examples, watch)
 
   @jax.jit
   def init(key: Array) -> State:
@@ -124,7 +145,7 @@ def make_guarded_step(
       raise DtypeError(f"step: state must be a State, as init gives it, got {describe(state)}")
     batch = Batch(*batch)
     key = noise_key(net, state)
-    value, grads = loss_and_gradient(
+    value, grads, watched = loss_and_gradient(
       state.params, batch.x, batch.targets, key=key, weights=batch.weights
     )
     params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
@@ -137,7 +158,7 @@ def make_guarded_step(
     taken: State = proposed
     if is_thorough:
       taken = jax.lax.cond(finite, step_taken, step_refused, proposed, state)
-    return taken, Info(value, total_weight(batch, value.dtype), norms, finite)
+    return taken, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
 
   return init, step
 

@@ -78,12 +78,22 @@ class Traced(NamedTuple):
   unit: float
 
 
-def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
+def make_live_check(
+  net: Layer,
+  loss: Loss,
+  *,
+  ours: Callable[..., tuple[Array, Params]] | None = None,
+  clip_examples: float | None = None,
+) -> Callable[..., LiveCheck]:
   """Builds the check of `value_and_grad(net, loss)`; it traces and compiles once for each shape.
 
   Args:
     net: the network.
     loss: the loss.
+    ours: what is checked, with the arguments and results of `value_and_grad(net, loss)`, which it
+      is by default.
+    clip_examples: the norm to which `ours` shortens each example's gradient before the mean is
+      taken. `jax.grad` then goes through the examples one by one.
 
   Returns:
     `check(params, x, targets, *, key=None, weights=None, rows=None) -> LiveCheck`, with the
@@ -97,19 +107,31 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
     >>> check(net.init(jax.random.key(0)), jnp.ones((4, 3)), jnp.zeros((4, 2))).ok
     True
   """
-  ours = value_and_grad(net, loss)
+  own = value_and_grad(net, loss) if ours is None else ours
+
+  def losses_of(params: Params, x: Array, targets: Any, key: Any) -> Array:
+    losses: Array = loss.forward(net.forward(params, x, key)[0], targets)[0]
+    return losses
+
+  def differentiated(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
+    """Losses whose mean has the gradient that `ours` gives."""
+    losses = losses_of(params, x, targets, key)
+    if clip_examples is None:
+      return losses
+    norms = example_norms(losses_of, params, x, targets, key, weights)
+    return losses * jax.lax.stop_gradient(jnp.minimum(1, clip_examples / norms))
 
   def mean_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
-    return mean(loss.forward(net.forward(params, x, key)[0], targets)[0], weights)
+    return mean(differentiated(params, x, targets, key, weights), weights)
 
   def uncancelled_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
     # Its gradient has the size of what ours sums, though the sum may be zero: at a minimum, or by
     # symmetry. With a random factor for each example nothing cancels.
-    losses = loss.forward(net.forward(params, x, key)[0], targets)[0]
+    losses = differentiated(params, x, targets, key, weights)
     return mean(jax.random.normal(jax.random.key(0), losses.shape, losses.dtype) * losses, weights)
 
   def mean_loss_vjp(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Any:
-    value, grads = ours(params, x, targets, key=key, weights=weights)
+    value, grads = own(params, x, targets, key=key, weights=weights)
 
     def pull(seed: Array) -> tuple[Any, ...]:
       return grads, None, None, None, None  # The seed is SEED.
@@ -118,7 +140,7 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
 
   @jax.jit
   def in_own_dtype(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Params:
-    return ours(params, x, targets, key=key, weights=weights)[1]
+    return own(params, x, targets, key=key, weights=weights)[1]
 
   found: dict[Any, Traced] = {}
 
@@ -153,7 +175,7 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
     if rows is not None:
       x, targets, weights = jax.tree.map(lambda a: a[rows], (x, targets, weights))
     args = (params, x, targets, key, weights)
-    own = as_numpy(jax.tree.leaves(in_own_dtype(*args)))
+    rounded_grads = as_numpy(jax.tree.leaves(in_own_dtype(*args)))
     with np.errstate(all="ignore"):
       differences, terms, wrong = compare_gradients(traced_for(args), jax.tree.leaves(args))
       exact, rounded = (
@@ -161,7 +183,7 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
           relative_error(g, d.want, share * t)
           for g, d, t in zip(grads, differences, terms, strict=True)
         ]
-        for grads, share in (([d.got for d in differences], LEAST_SHARE), (own, 1.0))
+        for grads, share in (([d.got for d in differences], LEAST_SHARE), (rounded_grads, 1.0))
       )
     # argmax takes the first NaN for the largest, as it should here.
     worst = int(np.argmax(np.where(wrong, exact, -1.0) if wrong.any() else exact))
@@ -169,6 +191,31 @@ def make_live_check(net: Layer, loss: Loss) -> Callable[..., LiveCheck]:
     return LiveCheck(exact[worst], leaf, float(np.max(rounded)), bool(not wrong.any()))
 
   return check
+
+
+def example_norms(
+  losses_of: Callable[..., Array], params: Params, x: Array, targets: Any, key: Any, weights: Any
+) -> Array:
+  """The norm of each example's gradient, N w_i / Σ w ∂losses_i/∂Θ, by `jax.grad`, `[N]`.
+
+  One after another, as all of them at once would be N times the parameters.
+  """
+  n = x.shape[0]
+  shares = (
+    jnp.ones(n, x.dtype) if weights is None else n * jax.grad(mean)(jnp.ones_like(weights), weights)
+  )
+
+  def norm_of(i: Array) -> Array:
+    def own_loss(params: Params) -> Array:
+      if key is not None:  # What an example's dropout draws depends on the batch.
+        return shares[i] * losses_of(params, x, targets, key)[i]
+      own_x, own_targets = jax.tree.map(lambda a: a[i][None], (x, targets))
+      return shares[i] * losses_of(params, own_x, own_targets, None)[0]
+
+    grads = jax.tree.leaves(jax.grad(own_loss)(params))
+    return jnp.sqrt(sum(jnp.sum(g * g) for g in grads))
+
+  return jax.lax.map(norm_of, jnp.arange(n))
 
 
 def mean(losses: Array, weights: Array | None) -> Array:

@@ -23,6 +23,7 @@ from fbackprop.train.report.picture import panels_of
 from fbackprop.train.report.regions import draw_regions, plane_of
 from fbackprop.train.report.style import COLORS, RULES
 from fbackprop.train.report.values import draw_errors, draw_fit, draw_predictions, draw_residuals
+from fbackprop.train.report.watched import watched_of
 from fbackprop.train.results import Result
 
 POINTS = 500  # Of a curve.
@@ -95,7 +96,7 @@ def curves_of(result: Result) -> list[Panel]:
   )
   if result.best is not None:
     losses = losses._replace(caption=f"{losses.caption} {KEPT}")
-  return [losses, gradients]
+  return [losses, gradients, *watched_of(result)]
 
 
 def answers_of(dataset: Dataset, model: Model, outputs: np.ndarray) -> list[Panel]:
