@@ -229,6 +229,32 @@ def test_compute_gives_loss_gradient_and_quantities(name):
   assert int(values["health"].first_layer) == -1
 
 
+@plain_and_mixed
+@pytest.mark.parametrize("weights", [[2.0, 0.0, 1.0, 5.0], [0.0] * N], ids=["some", "none"])
+def test_compute_takes_weights(name, weights):
+  """The examples' own losses are N w_i / Σ w times what they were, and so are their gradients."""
+  problem = problem_of(name)
+  params, x, targets, key = problem.arguments
+  w = np.array(weights)
+  shares = N * w / max(w.sum(), 1)
+  names = ("example_gradients", "example_sqnorms", "gram")
+  loss, grads, values = jax.jit(q.compute(problem.captured, problem.loss, names))(
+    params, x, targets, key, jnp.array(w)
+  )
+  plain = jax.jit(fb.value_and_grad(problem.plain, problem.loss))
+  want_loss, want_grads = plain(params, x, targets, key=key, weights=jnp.array(w))
+  np.testing.assert_allclose(loss, want_loss, rtol=1e-14)
+  scale = truth(name)["gradient"][1]
+  assert_near(grads, jax.tree.map(np.asarray, want_grads), scale)
+  each, scale = truth(name)["example_gradients"]
+  want = jax.tree.map(lambda g: g * shares.reshape(-1, *[1] * (g.ndim - 1)), each)
+  assert_near(values["example_gradients"], want, scale * shares.max())
+  sqnorms, scale = truth(name)["example_sqnorms"]
+  assert_near(values["example_sqnorms"], sqnorms * shares**2, scale * max(shares.max(), 1) ** 2)
+  kernel, scale = truth(name)["gram"]
+  assert_near(values["gram"], kernel * np.outer(shares, shares), scale * max(shares.max(), 1) ** 2)
+
+
 def count_products(function, *arguments):
   return len(re.findall(r" dot\(", jax.jit(function).lower(*arguments).compile().as_text()))
 

@@ -1,0 +1,293 @@
+"""`clip_examples` and `watch` of `make_step` and `fit`: a step's gradient, and what it tells."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fbackprop as fb
+from fbackprop import quantities as q
+from fbackprop.train.watching import make_gradient, mean_noise_scale
+from fbackprop.verify import make_live_check
+
+captured = q.captured
+RNG = np.random.default_rng(0)
+X = jnp.asarray(RNG.normal(size=(24, 3)), jnp.float32)
+LABELS = jnp.asarray(np.asarray(X).sum(1) > 0, jnp.int32)
+WEIGHTS = jnp.asarray(RNG.uniform(0, 2, 24), jnp.float32)
+
+
+def nets(**options):
+  """The same network, captured and plain."""
+  own = {"activation": fb.tanh, **options}
+  return fb.mlp([3, 8, 2], dense=captured(fb.dense), **own), fb.mlp([3, 8, 2], **own)
+
+
+def example_gradients(net, params, x, labels, key, weights):
+  """Of each example's loss, times N w_i / Σ w, by `jax.grad`: one array a leaf, `[N, ...]`."""
+
+  def losses(params):
+    return fb.softmax_cross_entropy.forward(net.forward(params, x, key)[0], labels)[0]
+
+  each = jax.jacrev(losses)(params)
+  shares = np.ones(len(x)) if weights is None else len(x) * weights / weights.sum()
+  return jax.tree.map(lambda g: g * shares.reshape(-1, *[1] * (g.ndim - 1)), each)
+
+
+def norms_of(each):
+  squares = [(g**2).reshape(len(g), -1).sum(1) for g in jax.tree.leaves(each)]
+  return np.sqrt(sum(squares))
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["mean", "weighted"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_the_gradient_of_clipped_examples_and_what_it_tells(dropout, weights):
+  with jax.enable_x64(True):
+    check_gradient_of_clipped_examples(dropout, weights)
+
+
+def check_gradient_of_clipped_examples(dropout, weights):
+  net, plain = nets(dropout=dropout, dtype=jnp.float64)
+  params, key = net.init(jax.random.key(0)), jax.random.key(1) if dropout else None
+  x, weights = (
+    jnp.asarray(X, jnp.float64),
+    None if weights is None else jnp.asarray(weights, jnp.float64),
+  )
+  each = example_gradients(plain, params, x, LABELS, key, weights)
+  norms = norms_of(each)
+  bound = float(np.median(norms))
+
+  gradient_of = jax.jit(make_gradient(net, fb.softmax_cross_entropy, bound, ("noise_scale",)))
+  loss, grads, watched = gradient_of(params, x, LABELS, key=key, weights=weights)
+
+  want, plain_grads = fb.value_and_grad(plain, fb.softmax_cross_entropy)(
+    params, x, LABELS, key=key, weights=weights
+  )
+  np.testing.assert_allclose(loss, want, rtol=1e-12)  # The loss itself isn't clipped.
+  factors = np.minimum(1, bound / norms)
+  clipped = jax.tree.map(lambda g: np.tensordot(factors, g, 1) / len(X), each)
+  jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), grads, clipped)
+  assert any(
+    abs(a - b).max() > 1e-3
+    for a, b in zip(*map(jax.tree.leaves, (grads, plain_grads)), strict=True)
+  )
+  assert float(watched.clipped) == np.float32((norms > bound).mean())
+  # tr Σ and ‖G‖² are of the gradients as they were: variance of the rows, and what it leaves.
+  trace = sum(g.var(0, ddof=1).sum() for g in map(np.asarray, jax.tree.leaves(each)))
+  mean = sum((g.mean(0) ** 2).sum() for g in jax.tree.leaves(each))
+  np.testing.assert_allclose(watched.noise_scale.trace, trace, rtol=1e-10)
+  np.testing.assert_allclose(watched.noise_scale.sqnorm, mean - trace / len(X), rtol=1e-9)
+
+
+def test_without_being_asked_it_is_the_plain_gradient_to_the_bit():
+  net, plain = nets()
+  params = net.init(jax.random.key(0))
+  want = jax.jit(fb.value_and_grad(plain, fb.softmax_cross_entropy))(params, X, LABELS)
+  loss, grads, watched = jax.jit(make_gradient(net, fb.softmax_cross_entropy))(params, X, LABELS)
+  jax.tree.map(np.testing.assert_array_equal, (loss, grads), want)
+  assert jax.tree.leaves(watched) == []
+
+
+# --- A step, and a run ----------------------------------------------------------------------------
+
+
+def fit(net, steps=40, data=(X, LABELS), **options):
+  return fb.train.fit(
+    net,
+    fb.softmax_cross_entropy,
+    data,
+    optimizer=options.pop("optimizer", fb.train.gradient_descent(0.5)),
+    stop=fb.train.StopRules(steps),
+    key=jax.random.key(0),
+    **{"batch_size": 8, "eval_every": 20, **options},
+  )
+
+
+def test_a_step_goes_along_the_clipped_mean():
+  net, _ = nets()
+  init, step = fb.train.make_step(
+    net, fb.softmax_cross_entropy, fb.train.gradient_descent(1.0), clip_examples=0.1
+  )
+  state = init(jax.random.key(0))
+  before = jax.tree.map(np.asarray, state.params)
+  after, info = step(state, (X, LABELS))
+  moved = jax.tree.map(lambda a, b: a - b, before, jax.tree.map(np.asarray, after.params))
+  length = math.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
+  # No longer than the longest of what it is the mean of.
+  assert 0 < length <= 0.1 * (1 + 1e-5)
+  assert float(info.watched.clipped) == 1.0
+  assert info.watched.noise_scale is None
+
+
+def test_watching_changes_nothing():
+  net, plain = nets(dropout=0.2)
+  watched, want = fit(net, watch=("health", "noise_scale")), fit(plain)
+  np.testing.assert_allclose(watched.losses, want.losses, rtol=1e-5)
+  assert [e.noise_scale for e in want.evaluations] == [None, None]
+  assert want.evaluations[-1].health is None
+
+
+def test_a_run_tells_what_it_was_asked_to_watch():
+  net, _ = nets()
+  result = fit(net, watch=("health", "noise_scale"), clip_examples=0.5, check_every=20)
+  noise, clipped = result.watched
+  assert noise.trace.shape == clipped.shape == (40,)
+  first, last = result.evaluations
+  want = noise.trace[:20].mean() / noise.sqnorm[:20].mean()
+  assert first.noise_scale == pytest.approx(want, rel=1e-5)
+  assert last.clipped == pytest.approx(clipped[20:].mean())
+  assert list(last.health) == ["0.dense", "2.dense"]
+  assert set(last.health["0.dense"]) == set(q.LayerHealth._fields)
+  assert 0 < last.health["0.dense"]["x_rms"] < 3
+  assert result.checks_ok
+  assert len(result.checks) == 3
+
+
+def test_health_is_of_the_parameters_at_that_evaluation():
+  net, _ = nets(activation=fb.relu)
+  result = fit(net, steps=20, watch=("health",), batch_size=24)
+  params = result.params
+  look = q.compute(net, fb.softmax_cross_entropy, ("health",))
+  _, _, found = look(params, X, LABELS)
+  want = found["health"].layers["2.dense"]
+  got = result.evaluations[-1].health["2.dense"]
+  np.testing.assert_allclose(got["x_rms"], want.x_rms, rtol=1e-5)
+  np.testing.assert_allclose(got["dead"], want.dead)
+
+
+def test_copies_of_a_repeat_are_told_as_a_list():
+  net = fb.mlp([3, 6, 6, 6, 2], dense=captured(fb.dense), repeat_hidden=True)
+  result = fit(net, steps=20, watch=("health",))
+  lengths = {k: np.shape(v["dead"]) for k, v in result.evaluations[-1].health.items()}
+  assert (2,) in lengths.values()
+
+
+@pytest.mark.parametrize("optimizer", [optax.adam(0.01), optax.lbfgs()], ids=["adam", "lbfgs"])
+def test_any_optimiser_takes_the_clipped_gradient(optimizer):
+  """A line search too, which differentiates the loss itself, by our backward pass."""
+  net, _ = nets()
+  with jax.numpy_dtype_promotion("standard"):  # optax's counters meet its floats.
+    result = fit(net, optimizer=optimizer, clip_examples=1.0, batch_size=24)
+  assert result.losses[-1] < 0.8 * result.losses[0]
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_to_the_same_bits(tmp_path):
+  net, _ = nets(dropout=0.2)
+  asked = {"watch": ("noise_scale", "health"), "clip_examples": 0.5}
+  whole = fit(net, **asked)
+  kept = fb.train.Checkpoints(tmp_path, every=10)
+  fit(net, steps=30, checkpoints=kept, **asked)
+  rest = fit(net, checkpoints=kept, resume=tmp_path, **asked)
+  jax.tree.map(np.testing.assert_array_equal, rest.state.params, whole.state.params)
+  jax.tree.map(np.testing.assert_array_equal, rest.watched, whole.watched)
+  own, other = (
+    [{**vars(e), "seconds": 0} for e in r.evaluations if e.step in (20, 40)] for r in (rest, whole)
+  )
+  assert own == other
+  with pytest.raises(ValueError, match=r"clip_examples was 0\.5, and is None"):
+    fit(net, checkpoints=kept, resume=tmp_path, watch=asked["watch"])
+  with pytest.raises(ValueError, match=r"watch was \['health', 'noise_scale'\], and is \[\]"):
+    fit(net, checkpoints=kept, resume=tmp_path, clip_examples=0.5)
+
+
+def test_where_a_captured_run_broke_is_named():
+  net, _ = nets(activation=fb.relu)
+  bad = X.at[3].set(3e38)
+  result = fit(net, data=(bad, LABELS), clip_examples=1.0, batch_size=24)
+  assert result.stop_reason == "diverged"
+  assert result.diverged_at == "layer 0 (dense): value"
+
+
+# --- The noise scale of some steps ----------------------------------------------------------------
+
+
+def test_the_noise_scale_of_steps_is_the_quotient_of_means():
+  found = q.NoiseScale(
+    *(np.array(v, np.float32) for v in ([9, 9, 9], [2.0, 4.0, 99], [1.0, 2.0, -90]))
+  )
+  assert mean_noise_scale(found, np.array([True, True, False])) == 2.0
+  # Where ‖G‖² isn't seen through the noise there is nothing to tell.
+  assert mean_noise_scale(found, np.array([True, True, True])) is None
+  assert mean_noise_scale(found, np.array([False] * 3)) is None
+  assert mean_noise_scale(None, np.array([True])) is None
+
+
+# --- The check of a clipped gradient --------------------------------------------------------------
+
+
+BOUND = 1.4
+"""Longer than some of the gradients, and shorter than others: the test of the right rule asks."""
+
+
+def clipped_by(factor):
+  """A clipped mean of which `factor(norms)` says by how much each example is shortened."""
+  net, _ = nets()
+
+  def ours(params, x, targets, *, key=None, weights=None):
+    loss, _, found = q.compute(net, fb.softmax_cross_entropy, ("example_gradients",))(
+      params, x, targets, key, weights
+    )
+    each = found["example_gradients"]
+    norms = jnp.sqrt(sum((g**2).reshape(len(g), -1).sum(1) for g in jax.tree.leaves(each)))
+    return loss, jax.tree.map(lambda g: jnp.tensordot(factor(norms), g, 1) / len(x), each)
+
+  return net, ours
+
+
+@pytest.mark.parametrize(
+  ("factor", "is_right"),
+  [
+    (lambda norms: jnp.minimum(1, BOUND / norms), True),
+    (lambda norms: jnp.ones_like(norms), False),
+    (lambda norms: BOUND / norms, False),  # Lengthens the short ones.
+    (lambda norms: jnp.minimum(1, BOUND / (norms + 1e-6)), False),  # As some packages have it.
+    (lambda norms: jnp.minimum(1, BOUND**2 / norms**2), False),  # Of the square.
+  ],
+  ids=["right", "not clipped", "normalised", "with 1e-6", "squared"],
+)
+def test_the_check_knows_a_clipped_gradient_from_another(factor, is_right):
+  net, ours = clipped_by(factor)
+  check = make_live_check(net, fb.softmax_cross_entropy, ours=ours, clip_examples=BOUND)
+  found = check(net.init(jax.random.key(0)), X, LABELS)
+  assert found.ok == is_right
+  if is_right:
+    assert found.rel_error < 1e-13
+    each = example_gradients(nets()[1], net.init(jax.random.key(0)), X, LABELS, None, None)
+    assert 0.2 < (norms_of(each) > BOUND).mean() < 0.8
+
+
+# --- Refused --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("options", "error", "message"),
+  [
+    ({"clip_examples": 0}, ValueError, "clip_examples must be above 0, got 0"),
+    ({"clip_examples": math.inf}, ValueError, "clip_examples must be a finite number"),
+    ({"clip_examples": "1"}, TypeError, "clip_examples must be a"),
+    ({"watch": "health"}, TypeError, "watch must be a tuple of names"),
+    (
+      {"watch": ("noise",)},
+      ValueError,
+      "'noise' is nothing that is known; did you mean 'noise_scale'",
+    ),
+    ({"watch": (3,)}, ValueError, "3 is nothing that is known"),
+    ({"watch": ("noise_scale",), "batch_size": 1}, ValueError, "batch_size to be at least 2"),
+  ],
+)
+def test_fit_refuses(options, error, message):
+  with pytest.raises(error, match=message):
+    fit(nets()[0], **options)
+
+
+@pytest.mark.parametrize(
+  "options", [{"clip_examples": 1.0}, {"watch": ("noise_scale",)}, {"watch": ("health",)}]
+)
+def test_a_plain_network_is_refused_with_what_to_do(options):
+  with pytest.raises(fb.StructureError, match=r"dense=captured\(fbackprop\.dense\)"):
+    fit(nets()[1], **options)
