@@ -11,6 +11,8 @@
   python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
                                         rows of other peers that FILE has already are kept
   python scripts/bench.py ensemble      XOR networks trained a second, many at once; some minutes
+  python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
+                                        vmap(jax.grad), BackPACK and Opacus; ten minutes
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
 On a GPU or a TPU nothing is pinned.
@@ -29,7 +31,7 @@ from typing import Any
 from scripts.benchmarks import machine
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.peers import HEADING, PEERS
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.sizes import QUANTITY_SIZES, SIZES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,7 +72,12 @@ def main(arguments: list[str] | None = None) -> int:
                         metavar="K", help="members (default: 1 16 256 4096 65536)")  # fmt: skip
   ensemble.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
   ensemble.add_argument("--rounds", type=int, default=7, help="default: 7")
-  for command in (step, epoch, peak, depth, guard, residuals, checkers, ensemble):
+  quantities = commands.add_parser("quantities", help="what is told of each example, beside others")
+  quantities.add_argument("--sizes", nargs="+", choices=QUANTITY_SIZES,
+                          default=list(QUANTITY_SIZES), metavar="SIZE")  # fmt: skip
+  quantities.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
+  quantities.add_argument("--rounds", type=int, default=15, help="default: 15")
+  for command in (step, epoch, peak, depth, guard, residuals, checkers, ensemble, quantities):
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")

@@ -27,3 +27,12 @@ SIZES = {
   "wide": Size((1024, 4096, 4096, 1024), 256),
   "deep": Size((256,) * 65, 128),
 }
+
+QUANTITY_SIZES = {
+  "digits": SIZES["digits"]._replace(scan=1),
+  "mnist": SIZES["mnist"],
+  "opacus-32": Size((5120, 2560, 1280), 32),
+  "opacus-1024": Size((5120, 2560, 1280), 1024),
+}
+"""Where quantities are measured; the last two are of Opacus's own benchmark, at both ends of its
+batch sizes."""

@@ -1,0 +1,190 @@
+"""What the quantities cost beside a plain gradient, and beside the way of others.
+
+Each candidate is one compiled call that gives what it is named by. `vmap(jax.grad)` is how one gets
+the gradient of each example in JAX; BackPACK and Opacus are measured against torch's own plain
+gradient, so that a slow or a fast torch is nobody's merit here. They are installed by hand:
+pip install torch backpack-for-pytorch opacus.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbackprop as fb
+from fbackprop import quantities as q
+from scripts.benchmarks.models import draw_batches, draw_params, our_step, plain_loss, plain_step
+from scripts.benchmarks.rounds import measure
+from scripts.benchmarks.sizes import QUANTITY_SIZES, Size
+from scripts.benchmarks.step import INPUTS, shown
+
+BOUND = 1.0
+MOST_BYTES = 6e9
+"""What needs more scratch memory than that is compiled and not run."""
+WITH_GRADIENT = (
+  "example_sqnorms", "second_moment", "variance", "noise_scale", "gram", "global_norm", "health",
+)  # fmt: skip
+PACKAGES = {"torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
+EXPLANATION = f"""\
+over: a call's time over a plain gradient's within a round, over ours for ours and jax's, over
+torch's for torch's; temp: the compiler's count of scratch memory; a candidate that needs more than
+{MOST_BYTES / 1e9:.0f} GB of it is compiled and not run
+clipped_gradient, example_sqnorms alone: no other gradient is made; "gradient +": the gradient too
+"""
+COLUMNS = f"{'':<38} {'a call':>9} {'over':>7} {'quartiles':>15} {'temp':>10}"
+
+
+class Candidate(NamedTuple):
+  """What is timed.
+
+  Attributes:
+    name: as it is shown.
+    call: runs on the inputs of a number and waits; None for what is only compiled.
+    base: the name of the plain gradient that it is compared with.
+    temp_bytes: scratch memory; None where nobody counts it.
+  """
+
+  name: str
+  call: Callable[[int], None] | None
+  base: str
+  temp_bytes: int | None
+
+
+def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
+  """Steps `(params, x, targets) -> anything`, of ours."""
+  net = fb.mlp(size.widths, dense=q.captured(fb.dense))
+  loss = fb.softmax_cross_entropy
+
+  def alone(names: Any) -> Callable[..., Any]:
+    look = q.compute(net, loss, names)
+
+    def step(*arguments: Any) -> Any:
+      value, _, found = look(*arguments)
+      return value, found
+
+    return step
+
+  return {
+    "plain gradient": our_step(size),
+    "clipped_gradient": alone({"clipped_gradient": {"max_norm": BOUND}}),
+    "example_sqnorms alone": alone(("example_sqnorms",)),
+    **{f"gradient + {name}": q.compute(net, loss, (name,)) for name in WITH_GRADIENT},
+  }
+
+
+def clipped_by_vmap(size: Size) -> Callable[..., Any]:
+  """The sum of clipped gradients as one writes it in JAX: all of them first."""
+  mean_loss = plain_loss(size)
+
+  def example_gradient(params: Any, x: Any, target: Any) -> Any:
+    return jax.grad(mean_loss)(params, x[None], target[None])
+
+  def step(params: Any, x: Any, targets: Any) -> Any:
+    each = jax.vmap(example_gradient, (None, 0, 0))(params, x, targets)
+    squares = sum(jnp.sum(g.reshape(len(g), -1) ** 2, 1) for g in jax.tree.leaves(each))
+    factors = jnp.minimum(1, BOUND / jnp.sqrt(squares))
+    return jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each)
+
+  return step
+
+
+def candidates_of(size: Size) -> list[Candidate]:
+  """Ours and those of plain JAX, compiled."""
+  params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
+  steps = {
+    **ours_of(size),
+    "jax.value_and_grad": plain_step(size),
+    "clipped by vmap(jax.grad)": clipped_by_vmap(size),
+  }
+
+  def made(name: str, step: Callable[..., Any]) -> Candidate:
+    compiled: Any = jax.jit(step).lower(params, *batches[0]).compile()
+    temp = compiled.memory_analysis().temp_size_in_bytes
+
+    def call(number: int) -> None:
+      jax.block_until_ready(compiled(params, *batches[number % len(batches)]))
+
+    return Candidate(name, call if temp < MOST_BYTES else None, "plain gradient", temp)
+
+  return [made(*pair) for pair in steps.items()]
+
+
+def torch_candidates_of(size: Size) -> list[Candidate]:
+  """BackPACK's extensions and Opacus's ghost clipping; whoever is missing is named."""
+  missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+  if missing:
+    print(f"torch, BackPACK, Opacus: not installed: pip install {' '.join(missing)}", flush=True)
+    return []
+  made: list[Candidate] = import_module("scripts.benchmarks.quantities_torch").candidates_of(
+    size, BOUND
+  )
+  return made
+
+
+def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
+  """Measures one size, and prints its table."""
+  size = QUANTITY_SIZES[name]
+  every = [*candidates_of(size), *torch_candidates_of(size)]
+  timed = [candidate for candidate in every if candidate.call is not None]
+  measured = measure([c.call for c in timed if c.call is not None], rounds)
+  seconds = dict(zip([c.name for c in timed], measured.seconds.T, strict=True))
+  others = "" if measured.disturbed is None else f", others used up to {measured.disturbed:.0%}"
+  print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; "
+        f"{len(measured.seconds)} of {measured.tried} rounds{others}")  # fmt: skip
+  print(COLUMNS)
+  rows = []
+  for candidate in every:
+    row = row_of(name, candidate, seconds)
+    rows.append({**row, "rounds": len(measured.seconds), "rounds_tried": measured.tried,
+                 "others": measured.disturbed})  # fmt: skip
+    print(line_of(row))
+  print(flush=True)
+  return rows
+
+
+def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> dict[str, Any]:
+  """The figures of a candidate; without a time for what wasn't run."""
+  row: dict[str, Any] = {
+    "size": size,
+    "candidate": candidate.name,
+    "base": candidate.base,
+    "temp_bytes": candidate.temp_bytes,
+    "seconds": None,
+    "over": None,
+    "quartiles": None,
+  }
+  if candidate.name in seconds:
+    own = seconds[candidate.name]
+    low, middle, high = np.quantile(own / seconds[candidate.base], (0.25, 0.5, 0.75))
+    row |= {"seconds": float(np.median(own)), "over": float(middle),
+            "quartiles": [float(low), float(high)]}  # fmt: skip
+  return row
+
+
+def line_of(row: dict[str, Any]) -> str:
+  """A row of the table."""
+  temp = "" if row["temp_bytes"] is None else in_bytes(row["temp_bytes"])
+  if row["seconds"] is None:
+    return f"{row['candidate']:<38} {'not run':>9} {'':>7} {'':>15} {temp:>10}"
+  low, high = row["quartiles"]
+  quartiles = f"{low:.3f}-{high:.3f}"
+  return (f"{row['candidate']:<38} {shown(row['seconds']):>9} {row['over']:>7.3f} {quartiles:>15} "
+          f"{temp:>10}")  # fmt: skip
+
+
+def in_bytes(count: int) -> str:
+  """Bytes with three digits and their unit."""
+  for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    if count >= size:
+      return f"{count / size:.3g} {unit}"
+  return f"{count} B"
+
+
+def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
+  """Measures and prints every size; returns the rows for the file."""
+  print(EXPLANATION)
+  return [row for size in sizes for row in run_size(size, rounds)]

@@ -1,0 +1,98 @@
+"""A gradient by torch, and what BackPACK and Opacus add to it: as their guides write it."""
+
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from scripts.benchmarks import machine
+from scripts.benchmarks.models import draw_batches
+from scripts.benchmarks.quantities import Candidate
+from scripts.benchmarks.sizes import Size
+from scripts.benchmarks.step import INPUTS
+
+PLAIN = "torch, plain gradient"
+EXTENSIONS = ("BatchL2Grad", "SumGradSquared", "Variance")
+"""Of BackPACK; we call them example_sqnorms, second_moment and variance."""
+
+
+def candidates_of(size: Size, bound: float) -> list[Candidate]:
+  """torch's plain gradient, BackPACK's extensions and Opacus's ghost clipping."""
+  torch: Any = import_module("torch")
+  # torch tells that no gradient by x is asked for, which is meant so.
+  warnings.filterwarnings("ignore", "Full backward hook is firing")
+  torch.set_num_threads(machine.core_count())
+  batches = [torch_batch(torch, size, seed) for seed in range(INPUTS)]
+  plain, backpack = made_of(torch, size), import_module("backpack")
+  loss_of = torch.nn.CrossEntropyLoss()
+
+  def gradient(number: int) -> None:
+    x, targets = batches[number % len(batches)]
+    plain.zero_grad()
+    loss_of(plain(x), targets).backward()
+
+  extended, extended_loss = (
+    backpack.extend(module) for module in (made_of(torch, size), torch.nn.CrossEntropyLoss())
+  )
+  extensions: Any = import_module("backpack.extensions")
+
+  def with_extension(name: str) -> Callable[[int], None]:
+    def call(number: int) -> None:
+      x, targets = batches[number % len(batches)]
+      extended.zero_grad()
+      with backpack.backpack(getattr(extensions, name)()):
+        extended_loss(extended(x), targets).backward()
+
+    return call
+
+  return [
+    Candidate(PLAIN, gradient, PLAIN, None),
+    *(
+      Candidate(f"BackPACK, gradient + {name}", with_extension(name), PLAIN, None)
+      for name in EXTENSIONS
+    ),
+    Candidate("Opacus, ghost clipping", ghost_clipping(torch, size, batches, bound), PLAIN, None),
+  ]
+
+
+def ghost_clipping(
+  torch: Any, size: Size, batches: list[Any], bound: float
+) -> Callable[[int], None]:
+  """Opacus's clipped gradient: a backward pass for the norms, and another for the sum."""
+  samples: Any = import_module("opacus.grad_sample")
+  module = samples.GradSampleModuleFastGradientClipping(
+    made_of(torch, size), max_grad_norm=bound, use_ghost_clipping=True, loss_reduction="sum"
+  )
+  loss_of = torch.nn.CrossEntropyLoss(reduction="none")
+
+  def call(number: int) -> None:
+    x, targets = batches[number % len(batches)]
+    module.zero_grad()
+    losses = loss_of(module(x), targets)
+    # What its DPLossFastGradientClipping does, without an optimiser.
+    losses.sum().backward(retain_graph=True)
+    factors = module.get_clipping_coef()
+    module.zero_grad()
+    module.disable_hooks()
+    (factors * losses).sum().backward()
+    module.enable_hooks()
+
+  return call
+
+
+def made_of(torch: Any, size: Size) -> Any:
+  """The network, in float32."""
+  torch.manual_seed(0)
+  layers: list[Any] = []
+  for pair in pairwise(size.widths):
+    layers += [torch.nn.Linear(*pair), torch.nn.ReLU()]
+  return torch.nn.Sequential(*layers[:-1])
+
+
+def torch_batch(torch: Any, size: Size, seed: int) -> tuple[Any, Any]:
+  """Our examples, as torch has them."""
+  x, targets = draw_batches(size, seed)
+  return torch.from_numpy(np.array(x)), torch.from_numpy(np.array(targets)).long()

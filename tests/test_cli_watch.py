@@ -1,0 +1,89 @@
+"""`--clip-examples` and `--watch` of `fbackprop train`: the table, metrics.jsonl and the page."""
+
+import json
+import re
+
+import pytest
+
+from fbackprop.cli import main
+from fbackprop.cli.config import parse
+from fbackprop.cli.table import Table
+
+LINE = ("--data", "moons", "--hidden", "8", "8", "--check-every", "0", "--eval-every", "20")
+WATCHED = ("--clip-examples", "0.3", "--watch", "health,noise_scale")
+PANELS = ("Noise scale over the steps", "Clipped examples over the steps",
+          "Inputs of each layer over the steps", "Cotangents of each layer over the steps",
+          "Dead units of each layer over the steps")  # fmt: skip
+
+
+def train(out, *flags):
+  assert main(["train", *LINE, "--out", str(out), "--name", "a", *flags]) == 0
+  return out / "a"
+
+
+def metrics(folder):
+  lines = (folder / "metrics.jsonl").read_text().splitlines()
+  return [{**json.loads(line), "seconds": None} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+  return train(tmp_path_factory.mktemp("watched"), "--stop.max-steps", "60", *WATCHED)
+
+
+@pytest.mark.slow
+def test_the_page_draws_what_was_watched(watched, tmp_path):
+  page = (watched / "report.html").read_text(encoding="utf-8")
+  assert all(f'aria-label="{panel}"' in page for panel in PANELS)
+  plain = train(tmp_path, "--stop.max-steps", "20") / "report.html"
+  assert not any(panel in plain.read_text(encoding="utf-8") for panel in PANELS)
+
+
+@pytest.mark.slow
+def test_the_metrics_hold_what_was_watched(watched):
+  for line in metrics(watched):
+    assert 0 <= line["clipped"] <= 1
+    assert list(line["health"]) == ["0.dense", "2.dense", "4.dense"]
+  assert metrics(watched)[0]["noise_scale"] > 0
+  told = (watched / "config.toml").read_text()
+  assert "clip_examples = 0.3" in told
+  assert re.search(r'watch = \[\s*"health,noise_scale",\s*\]', told)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_watched_goes_on_to_the_same_bits(watched, tmp_path):
+  cut = train(tmp_path, "--stop.max-steps", "40", "--ckpt.every", "20", *WATCHED)
+  assert main(["train", "--resume", str(cut), "--stop.max-steps", "60"]) == 0
+  # The mean of the last twenty steps, but for the moment at which the shorter run ended.
+  assert metrics(cut)[-1] == metrics(watched)[-1]
+  assert (cut / "model.safetensors").read_bytes() == (watched / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+  ("flags", "names"),
+  [
+    ((), ()),
+    (("--watch", "noise_scale"), ("noise_scale",)),
+    (("--watch", "health,noise_scale"), ("health", "noise_scale")),
+    (("--watch", "health", "noise_scale"), ("health", "noise_scale")),
+    (("--watch", "health, health,"), ("health",)),
+  ],
+)
+def test_names_stand_between_commas_or_blanks(flags, names):
+  assert parse(flags).watched == names
+
+
+def test_a_file_may_hold_a_list(tmp_path):
+  (tmp_path / "c.toml").write_text('watch = ["health", "noise_scale"]\nclip_examples = 2\n')
+  config = parse(["--config", str(tmp_path / "c.toml")])
+  assert (config.watched, config.clip_examples) == (("health", "noise_scale"), 2.0)
+
+
+def test_a_table_has_the_columns_that_are_asked_for():
+  assert Table(True, False, False, ()).head() == (
+    "    step   epoch  train loss  test loss test accuracy   error of gradient"
+  )
+  assert Table(False, True, True, ("noise_scale", "health")).head() == (
+    "    step   epoch  train loss  test loss  validation  clipped  noise scale  most dead"
+    "   error of gradient"
+  )
