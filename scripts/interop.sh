@@ -11,14 +11,17 @@ FBACKPROP_VENV=${FBACKPROP_VENV:-.venv-interop}
 peers=$root/scripts/interop/requirements.txt
 stamp=$root/$FBACKPROP_VENV/fbackprop-interop.txt
 if [ -z "${FBACKPROP_PYTHON:-}" ] && ! cmp -s -- "$peers" "$stamp"; then
-  fbackprop_say "installing the peers into $FBACKPROP_VENV once, some minutes ..."
+  log=$root/$FBACKPROP_VENV.log
+  fbackprop_say "installing the peers into $FBACKPROP_VENV once, some minutes (progress: $FBACKPROP_VENV.log) ..."
   if command -v uv >/dev/null; then
     installer=(uv pip install --python "$python")
   else
-    installer=("$python" -I -m pip --disable-pip-version-check --quiet install)
+    installer=("$python" -I -m pip --disable-pip-version-check install)
   fi
-  "${installer[@]}" -r "$peers" >&2 ||
-    fbackprop_die "expected to install $peers, found the error above; next: mend it (the network? the disk?) and run this again"
+  if ! "${installer[@]}" -r "$peers" >>"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    fbackprop_die "expected to install scripts/interop/requirements.txt, found the error above (all of it: $log); next: mend it (the network? the disk?) and run this again"
+  fi
   # Last, so that what has the stamp is whole.
   cp -- "$peers" "$stamp.part" && mv -- "$stamp.part" "$stamp"
 fi
