@@ -1,0 +1,123 @@
+"""Compares fbackprop's quantities with those of other packages, on identical weights, in float64.
+
+  bash scripts/interop.sh                     everything; half a minute
+  bash scripts/interop.sh --json experiments/results/interop.json
+  bash scripts/interop.sh --plant divided     plants a wrong convention, and fails
+  bash scripts/interop.sh --markdown          also prints the table of docs/quantities.md
+
+Exits with 1 if a number differs, a package isn't there, a planted convention isn't found, or the
+page's example with jax-privacy doesn't print what it shows.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from datetime import date
+from importlib import import_module, metadata
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from fbackprop.train.files import write_whole
+from scripts.benchmarks import machine
+from scripts.interop import ours, page, witness
+from scripts.interop.comparisons import BACKPACK, COMPARISONS, IMPORTED, JAX_PRIVACY, OPACUS, Facts
+from scripts.interop.jax_privacy_peer import run_jax_privacy
+from scripts.interop.problems import PROBLEMS, Data, Problem, Tree, bound_of, draw
+from scripts.interop.rows import PLANTS, Measured, control, make_rows
+from scripts.interop.table import control_lines, grouped, lines_of, markdown_of
+from scripts.interop.torch_peers import run_backpack, run_opacus
+
+Runner = Callable[[Problem, Data, float], dict[str, Tree]]
+RUNNERS: dict[str, Runner] = {
+  BACKPACK: run_backpack,
+  OPACUS: run_opacus,
+  JAX_PRIVACY: run_jax_privacy,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Runs the script."""
+  about, _, usage = (__doc__ or "").partition("\n")
+  parser = argparse.ArgumentParser(
+    prog="interop", description=about, epilog=usage,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )  # fmt: skip
+  parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to a file")
+  parser.add_argument("--plant", choices=PLANTS, help="a wrong convention, to see it found")
+  parser.add_argument("--markdown", action="store_true", help="print the page's table too")
+  options = parser.parse_args(arguments)
+  if options.plant and (options.json or options.markdown):
+    parser.error("--plant makes rows that are wrong, and doesn't go with --json or --markdown")
+
+  here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **machine.describe_jax()}
+  runners = {package: RUNNERS[package] for package in find_installed()}
+  missing = [package for package in RUNNERS if package not in runners]
+  with jax.enable_x64(True):
+    everything = [measure(problem, runners) for problem in PROBLEMS]
+  comparisons = [c for c in COMPARISONS if c.package not in missing]
+  versions = {package: metadata.version(package) for package in ("jax", *runners)}
+  if BACKPACK in runners or OPACUS in runners:
+    here["torch"] = metadata.version("torch")
+
+  rows = make_rows(comparisons, everything, versions, options.plant)
+  planted = {} if options.plant else control(comparisons, everything, versions)
+  print("; ".join(f"{name} {value}" for name, value in here.items()), end="\n\n")
+  print("\n".join([*lines_of(rows), "", *control_lines(planted)]))
+  if options.markdown:
+    print("\n".join(["", *map(markdown_of, grouped(rows))]))
+  ran, failed = (0, 0) if JAX_PRIVACY in missing else page.run_blocks(
+    page.find_blocks(page.PAGE.read_text(encoding="utf-8"))
+  )  # fmt: skip
+  print(f"the page's example with jax-privacy: {ran - failed} of {ran} lines print what they show")
+  for package in missing:
+    print(f"{package}: not installed: pip install {package}; the comparison isn't whole")
+  wrong = sum(not row["ok"] for row in rows)
+  print(f"{len(rows) - wrong} of {len(rows)} rows agree")
+  if options.json:
+    made = {
+      "date": date.today().isoformat(),
+      "machine": here,
+      "missing": missing,
+      "control": planted,
+      "example": {"lines": ran, "failed": failed},
+      "rows": [{k: v for k, v in row.items() if k != "changed"} for row in rows],
+    }
+    write_whole(options.json, (json.dumps(made, indent=1, ensure_ascii=False) + "\n").encode())
+  unfound = any(told["found"] < told["rows"] for told in planted.values())
+  return int(bool(wrong or missing or unfound or failed or not ran))
+
+
+def find_installed() -> list[str]:
+  """The peers that can be imported; whatever else goes wrong in them is told."""
+  found = []
+  for package, name in IMPORTED.items():
+    try:
+      import_module(name)
+    except ModuleNotFoundError:
+      continue
+    found.append(package)
+  return found
+
+
+def measure(problem: Problem, runners: dict[str, Runner]) -> Measured:
+  """Everybody's numbers for one problem; x64 must be on."""
+  data = draw(problem)
+  factors = ours.factors_of(problem, data)
+  gradients = witness.example_gradients(problem, data)
+  bound = bound_of(witness.norms_of(gradients))
+  largest = max(float(np.abs(leaf).max()) for leaf in gradients)
+  defined = witness.by_definition(gradients, bound)
+  theirs = {("jax", f"vmap(jax.grad), {name}"): tree for name, tree in defined.items()}
+  for package, run in runners.items():
+    for name, tree in run(problem, data, bound).items():
+      theirs[package, name] = tree
+  found = ours.quantities(factors, bound)
+  facts = Facts(problem, bound, found["norms"][0], largest)
+  return Measured(facts, found, defined, theirs)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,72 @@
+"""The same quantities from the factors of one backward pass of ours."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import fbackprop as fb
+from fbackprop import quantities as q
+from fbackprop.factors import is_factors
+from scripts.interop.problems import CROSS_ENTROPY, WIDTHS, Data, Problem, Tree
+from scripts.interop.witness import GAMMA
+
+
+@partial(jax.jit, static_argnums=0)
+def factors_of(problem: Problem, data: Data) -> Any:
+  """What the captured network's backward pass returns, seeded with 1 for each example."""
+  net = fb.mlp(
+    list(WIDTHS),
+    fb.tanh if problem.activation == "tanh" else fb.relu,
+    dense=q.captured(fb.dense),
+    bias=problem.bias,
+    dtype=jnp.float64,
+  )
+  structure = jax.tree.structure(jax.eval_shape(net.init, jax.random.key(0)))
+  params = jax.tree.unflatten(structure, jax.tree.leaves(data.weights))
+  loss = fb.softmax_cross_entropy if problem.loss == CROSS_ENTROPY else fb.squared_error
+  outputs, backward = fb.pullback(net)(params, data.x)
+  losses, residuals = loss.forward(outputs, data.targets)
+  factors, _ = backward(loss.backward(residuals, jnp.ones_like(losses)))
+  return factors
+
+
+def quantities(factors: Any, bound: float) -> dict[str, Tree]:
+  """Every quantity that is compared, by the functions that a user calls."""
+  return {name: [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+          for name, tree in compiled(factors, bound).items()}  # fmt: skip
+
+
+@jax.jit
+def compiled(factors: Any, bound: Any) -> dict[str, Any]:
+  """The same as trees, in one program."""
+  clip = partial(q.clipped_gradient, max_norm=bound)
+  sqnorms = q.example_sqnorms(factors)
+  norms = jnp.sqrt(sqnorms)
+  shortened = norms + GAMMA > bound
+  return {
+    "example_gradients": q.example_gradients(factors),
+    "example_sqnorms": sqnorms,
+    "norms": norms,
+    "second_moment": q.second_moment(factors),
+    "variance": q.variance(factors),
+    "clipped_gradient": clip(factors),
+    # Sums of microbatches are added, so each may have its own coefficient.
+    "clipped_gradient, stable": jax.tree.map(
+      jnp.add,
+      clip(only(factors, shortened), clipping="automatic", stability=GAMMA),
+      q.gradient(only(factors, ~shortened)),
+    ),
+    "clipped_gradient, but the first": clip(only(factors, jnp.arange(len(norms)) > 0)),
+  }
+
+
+def only(factors: Any, rows: Any) -> Any:
+  """Some of the examples: the others' cotangents are 0, and so are their gradients."""
+  return jax.tree.map(
+    lambda layer: layer._replace(y_bar=jnp.where(rows[:, None], layer.y_bar, 0)),
+    factors,
+    is_leaf=is_factors,
+  )

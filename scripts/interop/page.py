@@ -1,0 +1,28 @@
+"""The example of docs/quantities.md that needs jax-privacy, run as a doctest.
+
+It stands in a block marked `py`: the tests run what is marked `python`, and jax-privacy isn't
+installed where they run.
+"""
+
+import doctest
+import re
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "quantities.md"
+BLOCK = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def find_blocks(text: str) -> list[str]:
+  """The blocks of a page that the tests leave out."""
+  return BLOCK.findall(text)
+
+
+def run_blocks(blocks: list[str]) -> tuple[int, int]:
+  """Runs them, sharing their names; prints what differs. `(examples, failures)`."""
+  names: dict[str, object] = {}
+  runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
+  for i, block in enumerate(blocks):
+    test = doctest.DocTestParser().get_doctest(block, names, f"block {i}", str(PAGE), 0)
+    runner.run(test, clear_globs=False)
+    names = test.globs
+  return runner.tries, runner.failures

@@ -1,0 +1,54 @@
+"""The rows as a table: a line for each comparison, a column for each problem."""
+
+from typing import Any
+
+HEADING = f"{'package':<27}{'theirs':<34}{'ours':<32}{'conversion':<32}"
+Row = dict[str, Any]
+
+
+def grouped(rows: list[Row]) -> list[list[Row]]:
+  """The rows of each comparison, in their order."""
+  groups: dict[tuple[str, str, str], list[Row]] = {}
+  for row in rows:
+    groups.setdefault((row["package"], row["theirs"], row["ours"]), []).append(row)
+  return list(groups.values())
+
+
+def worst(row: Row) -> float:
+  """The larger of the distances from us and from the witness."""
+  return float(max(row["error"], row["witness"]))
+
+
+def lines_of(rows: list[Row]) -> list[str]:
+  """The table: the larger error of each problem, and a ✗ where it isn't below the threshold."""
+  problems = list(dict.fromkeys(row["problem"] for row in rows))
+  lines = [f"{i}: {problem}" for i, problem in enumerate(problems, 1)]
+  lines += ["", HEADING + "".join(f"{i:>9}" for i in range(1, len(problems) + 1))]
+  for group in grouped(rows):
+    first = group[0]
+    cells = "".join(f"{worst(row):>8.1e}{' ' if row['ok'] else '✗'}" for row in group)
+    name = f"{first['package']} {first['version']}"
+    lines.append(
+      f"{name:<27}{first['theirs']:<34}{first['ours']:<32}{first['conversion']:<33}{cells}".rstrip()
+    )
+  return lines
+
+
+def markdown_of(group: list[Row]) -> str:
+  """The line of a comparison in docs/quantities.md: its largest error over the problems."""
+  first, largest = group[0], max(group, key=lambda row: float(row["error"]))
+  error = f"{largest['error']:.0e}" if largest["error"] else "0"
+  cells = (first["package"], f"`{first['theirs']}`", shown(first["ours"]), first["conversion"])
+  return f"| {' | '.join(cells)} | {error} |"
+
+
+def shown(ours: str) -> str:
+  """The names of functions in it as code."""
+  known = ("example_gradients", "example_sqnorms", "second_moment", "variance", "clipped_gradient")
+  return " ".join(f"`{word}`" if word.lstrip("√") in known else word for word in ours.split(" "))
+
+
+def control_lines(control: dict[str, dict[str, Any]]) -> list[str]:
+  """What was planted, and in how many rows it was found."""
+  return [f"planted: {told['meaning']}: found in {told['found']} of {told['rows']} rows"
+          for told in control.values()]  # fmt: skip
