@@ -144,4 +144,4 @@ def draw_tradeoffs(results: dict[str, Any], tradeoff: Any, prediction: Any) -> N
   tradeoff.set(xlabel="steps $S$", ylabel="examples $E = B S$")
   tradeoff.set_title(f"3. What a loss costs, B from {sizes[0]} to {sizes[-1]:,}")
   prediction.set(xlabel="mean noise scale, largest batch", ylabel="critical batch size, fitted")
-  prediction.set_title("3. Predicted and found; one dot a seed")
+  prediction.set_title("4. Predicted and found; one dot a seed")
