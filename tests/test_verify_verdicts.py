@@ -196,3 +196,45 @@ def test_a_reference_that_is_nan_itself_says_nothing_against_a_rule():
     return y, lambda y_bar: (jnp.where(x > 0, pull(y_bar)[0], 1e-3 * y_bar),)
 
   assert vjp(root, jnp.array([1.0, -0.25, 4.0]), f_vjp=wrong).verdict == "fail"
+
+
+# --- A zero cotangent where the derivative leaves the range ---------------------------------------
+
+
+def outer_slope(scale):
+  """f(a, b) = a · b of numbers whose product f keeps small, and whose slope by a may be too large.
+
+  The rule makes the slope first and multiplies it by the cotangent: right, and 0 · ∞ at zero where
+  the slope is beyond float16.
+  """
+
+  def f(a, b):
+    return (a * b * jnp.asarray(scale, a.dtype)).sum()
+
+  def f_vjp(a, b):
+    slopes = b * jnp.asarray(scale, a.dtype), a * jnp.asarray(scale, a.dtype)
+    return f(a, b), lambda bar: tuple(slope * bar for slope in slopes)
+
+  return f, f_vjp
+
+
+@pytest.mark.parametrize("scale", [1.0, 300.0], ids=["in range", "out of range"])
+def test_zero_times_a_slope_beyond_the_range_is_no_fault(scale):  # Of float16: 65,504.
+  f, f_vjp = outer_slope(scale)
+  a, b = jnp.asarray([0.001, 2.0], jnp.float16), jnp.asarray([1000.0, 0.5], jnp.float16)
+  report = vjp(f, a, b, f_vjp=f_vjp, level="quick")
+  assert not [finding for finding in report.findings if finding.check == "zero cotangent"]
+  assert report.verdict != "fail"
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, 1.0])
+def test_what_is_wrong_at_a_zero_cotangent_alone_is_a_fault(bad):
+  def f_vjp(x):
+    def pull(bar):
+      return (jnp.where(bar == 0, jnp.asarray(bad, x.dtype), jnp.cos(x) * bar),)
+
+    return jnp.sin(x), pull
+
+  report = vjp(jnp.sin, jnp.asarray([0.5, 2.0], jnp.float32), f_vjp=f_vjp, level="quick")
+  assert report.verdict == "fail"
+  assert "zero cotangent" in {finding.check for finding in report.findings}

@@ -35,7 +35,7 @@ def check_exact(v: Verification, witnesses: Witnesses, bars: Leaves) -> None:
   other = value_regimes(rule.signature, v.leaves, "quick", v.seed)[0].leaves
   own_other = rule.signature.in_own_dtypes(other)
   checks: list[tuple[str, Callable[[], list[Finding] | None]]] = [
-    ("zero cotangent", lambda: exact.check_zero(rule, leaves, y_bar, "as given")),
+    ("zero cotangent", lambda: exact.check_zero(rule, leaves, y_bar, bars, "as given")),
     ("scaled cotangent", lambda: check_scaling(v, witnesses, y_bar, bars)),
     (
       "repeated call",
