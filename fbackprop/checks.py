@@ -120,6 +120,8 @@ def check_number(
   """Refuses what isn't a finite number within bounds."""
   if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
     raise DtypeError(f"{where}: {name} must be a number, got {describe(value)}")
+  # Compared in its own precision, what is float32 would have bounds that overflow there.
+  value = float(value) if isinstance(value, np.floating) else value
   # An integer may be larger than any float: then it can't be converted, nor asked if it is finite.
   if not (-FLOAT_MAX <= value <= FLOAT_MAX and least <= value <= most):
     if most < math.inf:

@@ -114,13 +114,13 @@ def callers_level() -> int:
   return level
 
 
-def mean_weights(losses: Array, weights: Array | None) -> Array:
-  """∂(mean)/∂losses_n: 1/N, or w_n / Σ w; all zero when Σ w is 0."""
+def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_grad") -> Array:
+  """∂(mean)/∂losses_n: 1/N, or w_n / Σ w; all zero when Σ w is 0. An error names `where`."""
   n = losses.shape[0]
   if weights is None:
     return jnp.full_like(losses, 1 / max(n, 1))
-  check_shape("value_and_grad", "weights", weights, (n,))
-  check_dtype("value_and_grad", "weights", weights, losses.dtype)
+  check_shape(where, "weights", weights, (n,))
+  check_dtype(where, "weights", weights, losses.dtype)
   if n == 0:
     return weights
   # In float32 at least, and away from the ends of its range: a sum of large weights, or of many in

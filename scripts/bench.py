@@ -21,6 +21,7 @@ On a GPU or a TPU nothing is pinned.
 import argparse
 import json
 import multiprocessing
+import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
@@ -100,7 +101,10 @@ def main(arguments: list[str] | None = None) -> int:
     jobs = [(None, {**options, "peer": peer}) for peer in peers]
     if file and file.exists():
       rows = [row for row in json.loads(file.read_text())["rows"] if row["peer"] not in peers]
-  if command == "epoch" and file and file.exists():
+  if command == "quantities":
+    # For glibc, of the processes that are begun below.
+    os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+  if command in ("epoch", "quantities") and file and file.exists():
     rows = [row for row in json.loads(file.read_text())["rows"]
             if row["size"] not in options["sizes"] or row["cores"] not in cores]  # fmt: skip
   for count, job in jobs:

@@ -170,9 +170,11 @@ def test_quantities_print_a_table_and_write_json(tmp_path, capfd):
   rows = {row["candidate"]: row for row in json.loads(file.read_text())["rows"]}
   assert rows["plain gradient"]["over"] == 1.0
   assert (
-    rows["clipped by vmap(jax.grad)"]["temp_bytes"] > 64 * rows["clipped_gradient"]["temp_bytes"]
+    rows["clipped by vmap(jax.grad)"]["temp_bytes"]
+    > 64 * rows["clipped_gradient, flat"]["temp_bytes"]
   )
   assert all(row["seconds"] > 0 for row in rows.values())
+  assert rows["a step, clip_examples"]["base"] == "a step of descent"
   assert "clipped by vmap(jax.grad)" in capfd.readouterr().out
 
 
@@ -198,7 +200,7 @@ def test_the_candidates_give_the_same():
     ours["plain gradient"](params, *batch),
     plain_step(size)(params, *batch),
   )
-  _, found = ours["clipped_gradient"](params, *batch)
+  _, found = ours["clipped_gradient, flat"](params, *batch)
   jax.tree.map(
     partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
     found["clipped_gradient"],

@@ -47,7 +47,7 @@ def test_the_metrics_hold_what_was_watched(watched):
   assert metrics(watched)[0]["noise_scale"] > 0
   told = (watched / "config.toml").read_text()
   assert "clip_examples = 0.3" in told
-  assert re.search(r'watch = \[\s*"health,noise_scale",\s*\]', told)
+  assert re.search(r'watch = \[\s*"health",\s*"noise_scale",\s*\]', told)
 
 
 @pytest.mark.slow

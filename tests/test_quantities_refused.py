@@ -29,7 +29,7 @@ FUNCTIONS = {
   [
     ((fb.DenseParams(jnp.ones((3, 2)), None),), fb.StructureError,
      r"captured\[0\]\.w must be the factors of a layer, got float32\[3, 2\]; every layer"),
-    ((), fb.StructureError, "captured holds no layer's factors"),
+    ((), fb.StructureError, "must hold the factors of a layer"),
     ((AFFINE._replace(y_bar=jnp.ones((3, 2))),), fb.ShapeError,
      r"captured\[0\]\.x and captured\[0\]\.y_bar must be \[\.\.\., N, D_in\]"),
     ((q.Scaling(jnp.ones((2, 3)), jnp.ones((2, 2))),), fb.ShapeError,
@@ -61,6 +61,8 @@ def test_a_tree_that_is_not_of_factors(name, tree, error, said):
     (lambda: q.clipped_gradient(AFFINE, jnp.asarray(-1.0)), ValueError, "above 0, got -1.0"),
     (lambda: q.clipped_gradient(AFFINE, None), TypeError, "max_norm must be a number, got None"),
     (lambda: q.clipped_gradient(AFFINE, np.nan), ValueError, "max_norm must be a finite number"),
+    (lambda: q.clipped_gradient(AFFINE, 1e60), ValueError, "in the range of float32, got 1e.60"),
+    (lambda: q.clipped_gradient(AFFINE, 1e-44), ValueError, "in the range of float32, got 1e-44"),
     (lambda: q.clipped_gradient(AFFINE, jnp.ones(2)), ValueError, r"max_norm must have shape \[\]"),
     (lambda: q.clipped_gradient(AFFINE, jnp.asarray(1)), TypeError, "max_norm must have a float"),
     (lambda: q.clipped_gradient(AFFINE, 1.0, clipping="flatt"), ValueError,
@@ -123,12 +125,19 @@ def test_what_expects_a_gradient_refuses_factors():
   with pytest.raises(fb.StructureError, match=r"gradient_descent: grads\[0\] " + said):
     descent.update(factors, descent.init(params))
   for optimizer in (descent, optax.adam(0.1)):
-    init, step = fb.train.make_step(NET, fb.squared_error, optimizer)
-    with pytest.raises(fb.StructureError, match=said):
-      step(init(jax.random.key(0)), (x, targets))
     update = make_update(optimizer, NET, fb.squared_error)
     with pytest.raises(fb.StructureError, match=r"make_update: grads\[0\] " + said):
       update(params, optimizer.init(params), (x, targets, None), None, jnp.ones(()), factors)
+
+
+def test_a_step_takes_a_captured_network_as_the_plain_one():
+  """Which sums the factors: whoever watches something has such a network."""
+  _, x, targets = arguments(NET)
+  after = []
+  for net in (NET, fb.mlp([3, 2])):
+    init, step = fb.train.make_step(net, fb.squared_error, fb.train.gradient_descent(0.1))
+    after.append(step(init(jax.random.key(0)), (x, targets))[0].params)
+  jax.tree.map(np.testing.assert_array_equal, *after)
 
 
 def test_who_looks_inside_may_look_at_a_captured_network():

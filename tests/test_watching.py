@@ -11,7 +11,8 @@ import pytest
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from fbackprop.train.watching import make_gradient, mean_noise_scale
+from fbackprop.train.gradients import make_gradient
+from fbackprop.train.watching import mean_clipped, mean_noise_scale
 from fbackprop.verify import make_live_check
 
 captured = q.captured
@@ -195,12 +196,75 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     fit(net, checkpoints=kept, resume=tmp_path, clip_examples=0.5)
 
 
-def test_where_a_captured_run_broke_is_named():
+@pytest.mark.parametrize(
+  ("x", "bound", "where"),
+  [
+    (3e38, 1.0, "layer 0 (dense): value"),
+    (1e20, 1.0, "example 3 of the batch: squared norm of its gradient"),
+  ],
+)
+def test_where_a_clipped_run_broke_is_named(x, bound, where):
   net, _ = nets(activation=fb.relu)
-  bad = X.at[3].set(3e38)
-  result = fit(net, data=(bad, LABELS), clip_examples=1.0, batch_size=24)
+  bad = X.at[3].set(x * jnp.sign(X[3]))
+  # The weights that would be multiplied with 1e20 are 0 on their way forward.
+  result = fit(net, data=(bad, LABELS), clip_examples=bound, batch_size=24)
   assert result.stop_reason == "diverged"
-  assert result.diverged_at == "layer 0 (dense): value"
+  assert result.diverged_at == where
+
+
+@pytest.mark.slow
+def test_a_step_that_cannot_be_clipped_is_left_out():
+  """One example's squares overflow, in the batches that it is in."""
+  net, _ = nets()
+  bad = X.at[3].set(1e20)
+  events = []
+  result = fit(
+    net, data=(bad, LABELS), clip_examples=0.5, on_nonfinite="skip", on_event=events.append
+  )
+  assert result.stop_reason == "max_steps"
+  assert 8 <= len(result.skipped) <= 20  # Once in each of the thirteen epochs of three batches.
+  assert all("squared norm of its gradient" in event for event in events)
+  assert np.isfinite(result.losses[-1])
+
+
+@pytest.mark.parametrize("asked", [{"watch": ("noise_scale",)}, {"clip_examples": 500.0}])
+def test_in_float16_the_mean_is_no_sum_that_overflows(asked):
+  net = fb.mlp([3, 8, 1], fb.tanh, dense=captured(fb.dense), dtype=jnp.float16)
+  plain = fb.mlp([3, 8, 1], fb.tanh, dtype=jnp.float16)
+  rng = np.random.default_rng(1)
+  x = jnp.asarray(rng.normal(size=(1024, 3)), jnp.float16)
+  params = plain.init(jax.random.key(0))
+  targets = jnp.full((1024, 1), 100, jnp.float16)  # Gradients of 100, of which 1,024 are too many.
+  want = jax.jit(fb.value_and_grad(plain, fb.squared_error))(params, x, targets)[1]
+  gradient_of = jax.jit(make_gradient(net, fb.squared_error, **asked))
+  got = gradient_of(params, x, targets)[1]
+  jax.tree.map(partial(np.testing.assert_allclose, rtol=0.02, atol=0.05), got, want)
+  assert np.isfinite(got[2].b).all()
+  assert 1024 * abs(float(got[2].b[0])) > float(jnp.finfo(jnp.float16).max)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"normalization": captured(fb.layer_norm)},
+    {"normalization": captured(fb.rms_norm), "dropout": 0.3},
+    {"dtype": jnp.bfloat16},
+  ],
+  ids=["layer_norm", "rms_norm and dropout", "bfloat16"],
+)
+def test_networks_of_every_kind_are_clipped_watched_and_checked(options):
+  net = fb.mlp([3, 8, 2], dense=captured(fb.dense), **options)
+  dtype = options.get("dtype", jnp.float32)
+  data = (jnp.asarray(X, dtype), LABELS, jnp.asarray(WEIGHTS, dtype))
+  result = fit(
+    net, data=fb.train.Batch(*data), clip_examples=0.5, watch=("health", "noise_scale"),
+    check_every=20,
+  )  # fmt: skip
+  assert result.checks_ok
+  assert len(result.checks) == 3
+  assert 0 < result.evaluations[0].clipped <= 1
+  assert result.evaluations[0].health
 
 
 # --- The noise scale of some steps ----------------------------------------------------------------
@@ -215,6 +279,16 @@ def test_the_noise_scale_of_steps_is_the_quotient_of_means():
   assert mean_noise_scale(found, np.array([True, True, True])) is None
   assert mean_noise_scale(found, np.array([False] * 3)) is None
   assert mean_noise_scale(None, np.array([True])) is None
+  # A step whose squares overflowed has none, and the others still do.
+  some = q.NoiseScale(*(np.array(v, np.float32) for v in ([1, 1], [2.0, np.nan], [1.0, np.nan])))
+  assert mean_noise_scale(some, np.array([True, True])) == 2.0
+
+
+def test_the_share_that_was_clipped_is_of_the_steps_that_were_taken():
+  shares = np.array([0.5, 0.25, 1.0], np.float32)
+  assert mean_clipped(shares, np.array([True, True, False])) == 0.375
+  assert mean_clipped(shares, np.array([False] * 3)) is None
+  assert mean_clipped(None, np.array([True])) is None
 
 
 # --- The check of a clipped gradient --------------------------------------------------------------
@@ -261,22 +335,57 @@ def test_the_check_knows_a_clipped_gradient_from_another(factor, is_right):
     assert 0.2 < (norms_of(each) > BOUND).mean() < 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("loss", [fb.softmax_cross_entropy, "two costs"], ids=["labels", "tuple"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_the_check_sees_weights_dropout_and_several_targets(dropout, loss, weighted):
+  net, _ = nets(dropout=dropout)
+  targets = LABELS
+  if loss == "two costs":
+    loss = fb.combine((1.0, fb.squared_error, slice(0, 1)), (0.5, fb.huber, slice(1, 2)))
+    targets = (jnp.sin(X[:, :1]), jnp.cos(X[:, 1:2]))
+  key = jax.random.key(7) if dropout else None
+  weights = WEIGHTS if weighted else None
+  params = net.init(jax.random.key(0))
+  gradient_of = make_gradient(net, loss, 0.9)
+
+  def ours(*batch, **options):
+    return gradient_of(*batch, **options)[:2]
+
+  def other(params, x, targets, *, key=None, weights=None):
+    """Without the weights, or with another mask."""
+    if weighted:
+      return gradient_of(params, x, targets, key=key)[:2]
+    return gradient_of(params, x, targets, key=jax.random.key(8))[:2]
+
+  check = make_live_check(net, loss, ours=ours, clip_examples=0.9)
+  found = check(params, X, targets, key=key, weights=weights)
+  assert found.ok
+  assert found.rel_error < 1e-12
+  if weighted or dropout:
+    wrong = make_live_check(net, loss, ours=other, clip_examples=0.9)
+    assert not wrong(params, X, targets, key=key, weights=weights).ok
+
+
 # --- Refused --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
   ("options", "error", "message"),
   [
-    ({"clip_examples": 0}, ValueError, "clip_examples must be above 0, got 0"),
+    ({"clip_examples": 0}, ValueError, "clip_examples must be above 0 and in .* float32, got 0"),
+    ({"clip_examples": 1e60}, ValueError, "in the range of float32, got 1e.60"),
+    ({"clip_examples": 1e-60}, ValueError, "in the range of float32, got 1e-60"),
     ({"clip_examples": math.inf}, ValueError, "clip_examples must be a finite number"),
     ({"clip_examples": "1"}, TypeError, "clip_examples must be a"),
     ({"watch": "health"}, TypeError, "watch must be a tuple of names"),
     (
       {"watch": ("noise",)},
       ValueError,
-      "'noise' is nothing that is known; did you mean 'noise_scale'",
+      "watch can't hold 'noise'; did you mean 'noise_scale'",
     ),
-    ({"watch": (3,)}, ValueError, "3 is nothing that is known"),
+    ({"watch": (3,)}, ValueError, "watch can't hold 3"),
     ({"watch": ("noise_scale",), "batch_size": 1}, ValueError, "batch_size to be at least 2"),
   ],
 )
@@ -291,3 +400,20 @@ def test_fit_refuses(options, error, message):
 def test_a_plain_network_is_refused_with_what_to_do(options):
   with pytest.raises(fb.StructureError, match=r"dense=captured\(fbackprop\.dense\)"):
     fit(nets()[1], **options)
+
+
+def test_a_step_alone_has_no_health():
+  with pytest.raises(
+    ValueError, match="make_step: watch can't hold 'health'; there are: noise_scal"
+  ):
+    fb.train.make_step(
+      nets()[0], fb.softmax_cross_entropy, fb.train.gradient_descent(1.0), watch=("health",)
+    )
+
+
+@pytest.mark.slow
+def test_a_bound_of_numpy_can_be_saved(tmp_path):
+  result = fit(
+    nets()[0], clip_examples=np.float32(0.5), checkpoints=fb.train.Checkpoints(tmp_path, 20)
+  )
+  assert result.saved_at == 40

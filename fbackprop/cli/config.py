@@ -38,7 +38,7 @@ class CkptConfig:
   """How many of the last ones are kept, beside the best."""
 
 
-LARGEST = 3e38  # About the largest number of float32.
+LEAST, LARGEST = 1e-37, 3e38  # About the ends of float32's range.
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class TrainConfig:
 
   watch: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,...")] = ()
   """What is told besides, in metrics.jsonl and the report: health (of each layer: sizes, dead
-  units, overflow), noise_scale (in examples, the batch size beyond which little is gained)."""
+  units, overflow), noise_scale (in examples; much larger batches gain little)."""
 
   stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
   """When to stop."""
@@ -193,9 +193,13 @@ class TrainConfig:
         raise UsageError(f"--rates must be finite and above 0, got {rate}")
     if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
       raise UsageError(f"--weight-decay must be finite and at least 0, got {self.weight_decay}")
-    for flag, norm in (("clip-norm", self.clip_norm), ("clip-examples", self.clip_examples)):
-      if norm is not None and not (math.isfinite(norm) and norm > 0):
-        raise UsageError(f"--{flag} must be finite and above 0, got {norm}")
+    if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+      raise UsageError(f"--clip-norm must be finite and above 0, got {self.clip_norm}")
+    # Of float32, in which the norms are.
+    if self.clip_examples is not None and not LEAST <= self.clip_examples <= LARGEST:
+      raise UsageError(
+        f"--clip-examples must be from {LEAST:g} to {LARGEST:g}, got {self.clip_examples}"
+      )
     watchable = get_args(WatchName)
     for name in self.watched:
       if name not in watchable:
@@ -359,6 +363,7 @@ def is_told(key: str, arguments: Sequence[str]) -> bool:
 def saved(config: TrainConfig) -> dict[str, Any]:
   """The configuration as a TOML table: without what is None, and without where the run is."""
   table = {k: v for k, v in asdict(config).items() if k not in NOT_SAVED and v is not None}
+  table["watch"] = list(config.watched)
   for part in ("stop", "ckpt"):
     table[part] = {k: v for k, v in table[part].items() if v is not None}
   return table

@@ -62,6 +62,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
 
   import fbackprop as fb
   from fbackprop.train import runs
+  from fbackprop.train.divergence import SQUARED_NORM
   from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import Model, save_model
   from fbackprop.train.report import draw_page, draw_report
@@ -153,9 +154,12 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   if result.skipped:
     print(f"fbackprop: {len(result.skipped)} steps were left out", file=sys.stderr)
   if result.stop_reason == "diverged":
+    advice = f"; a smaller --rate than {config.rate:g} may help"
+    if SQUARED_NORM in str(result.diverged_at):
+      advice = ""  # It is of the data.
     print(
       f"fbackprop: diverged at step {result.steps + 1}; first not finite: {result.diverged_at}; "
-      f"the last good parameters are saved; a smaller --rate than {config.rate:g} may help",
+      f"the last good parameters are saved{advice}",
       file=sys.stderr,
     )
   if not result.checks_ok:

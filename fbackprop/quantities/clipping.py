@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
 from fbackprop.factors import Factors
@@ -51,8 +52,8 @@ def clipped_gradient(
 
   Raises:
     TypeError: an argument of another type; see `gradient` for `captured`.
-    ValueError: `max_norm` isn't above 0, `clipping` is none of the three, `stability` is negative;
-      see `gradient` for `captured`.
+    ValueError: `max_norm` isn't above 0 or is out of the range of the norms' dtype, `clipping` is
+      none of the three, `stability` is negative; see `gradient` for `captured`.
 
   Example:
     >>> from fbackprop.quantities.capturing import Linear
@@ -84,16 +85,27 @@ def clipped_gradient(
 
     return replace_factors(clip_layer, captured)
 
-  norms = jnp.sqrt(total_sqnorms(layers))
   if clipping == "automatic":
-    factor = finite_or_nan(norms, as_dtype(max_norm, norms) / (norms + stability))
+    norms = jnp.sqrt(total_sqnorms(layers))
+    factors = finite_or_nan(norms, as_dtype(max_norm, norms) / (norms + stability))
   else:
-    factor = shrink(norms, max_norm, 1.0)
+    factors = clipping_factors(captured, max_norm)
+  return weighted_gradient(captured, factors)
 
-  def clip_all(factors: Factors) -> Any:
-    return summed(scaled(factors, factor))
 
-  return replace_factors(clip_all, captured)
+def clipping_factors(captured: Any, max_norm: Any) -> Array:
+  """min(1, C / ‖g_i‖) of each example, `[N]`."""
+  norms = jnp.sqrt(total_sqnorms(read("clipped_gradient", captured)))
+  return shrink(norms, max_norm, 1.0)
+
+
+def weighted_gradient(captured: Any, coefficients: Array) -> Params:
+  """Σ_i c_i g_i of coefficients `[N]`."""
+
+  def weighted(factors: Factors) -> Any:
+    return summed(scaled(factors, coefficients))
+
+  return replace_factors(weighted, captured)
 
 
 def shrink(norms: Array, max_norm: Any, parts: float) -> Array:
@@ -108,7 +120,13 @@ def finite_or_nan(norms: Array, factor: Array) -> Array:
 
 
 def as_dtype(max_norm: Any, norms: Array) -> Array:
-  """`max_norm` in the shape and dtype of the norms."""
+  """`max_norm` in the shape and dtype of the norms; refuses one that is 0 or infinite there."""
+  if not isinstance(max_norm, jax.Array):
+    limits = np.finfo(norms.dtype)  # Which are never of a half precision, that NumPy has not.
+    if not float(limits.tiny) <= max_norm <= float(limits.max):
+      raise ValueError(
+        f"clipped_gradient: max_norm must be in the range of {norms.dtype}, got {max_norm}"
+      )
   return jnp.broadcast_to(jnp.asarray(max_norm).astype(norms.dtype), norms.shape)
 
 

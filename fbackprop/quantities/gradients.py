@@ -56,6 +56,20 @@ def summed(factors: Factors) -> DenseParams | NormParams:
   return NormParams((y_bar * x).sum(-2), offset)
 
 
+def mean_gradient(captured: Any) -> Params:
+  """Σ_i g_i / N, divided before it is summed: in float16 the sum might overflow. 0 for no examples.
+
+  The plain backward pass does the same, as it begins with cotangents 1/N.
+  """
+  return replace_factors(mean_of, captured)
+
+
+def mean_of(factors: Factors) -> DenseParams | NormParams:
+  """Σ_i g_i / N of one layer."""
+  n = max(factors.y_bar.shape[-2], 1)
+  return summed(factors._replace(y_bar=factors.y_bar / n))
+
+
 def without_factors(tree: Any) -> Any:
   """The tree with the summed gradient where factors stood; all else is as it was."""
   return jax.tree.map(

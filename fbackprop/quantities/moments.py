@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fbackprop.factors import Factors
 from fbackprop.linear import DenseParams
 from fbackprop.normalization import NormParams
-from fbackprop.quantities.gradients import summed
+from fbackprop.quantities.gradients import mean_of, summed
 from fbackprop.quantities.norms import sum_layers, total_sqnorms
 from fbackprop.quantities.reading import (
   count_examples,
@@ -155,11 +155,13 @@ def noise_scale(captured: Any) -> NoiseScale:
   if n < 2:
     nothing = jnp.full((), jnp.nan, squares.dtype)
     return NoiseScale(nothing, nothing, nothing)
-  entries = [entry for layer in layers for entry in jax.tree.leaves(summed(layer))]
-  of_mean = sum_layers([((widen(entry) / n) ** 2).sum() for entry in entries])
+  # The very mean that `compute` gives, so that one program makes it once.
+  entries = [entry for layer in layers for entry in jax.tree.leaves(mean_of(layer))]
+  of_mean = sum_layers([(widen(entry) ** 2).sum() for entry in entries])
   mean = squares.sum() / n
   # Inf of both would be inf − inf in one and inf in the other.
   finite = jnp.isfinite(mean) & jnp.isfinite(of_mean)
-  trace = jnp.where(finite, (mean - of_mean) * (n / (n - 1)), jnp.nan)
+  # Never below 0 but by rounding, where the gradients agree.
+  trace = jnp.where(finite, jnp.maximum(mean - of_mean, 0) * (n / (n - 1)), jnp.nan)
   sqnorm = jnp.where(finite, (n * of_mean - mean) / (n - 1), jnp.nan)
   return NoiseScale(trace / sqnorm, trace, sqnorm)

@@ -4,16 +4,16 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import DtypeError, check_unit, describe
 from fbackprop.hints import hint
 from fbackprop.quantities.clipping import clipped_gradient
-from fbackprop.quantities.gradients import example_gradients, gradient
+from fbackprop.quantities.gradients import example_gradients, mean_gradient
 from fbackprop.quantities.kernels import cosine_similarities, global_norm, gram
 from fbackprop.quantities.moments import noise_scale, second_moment, variance
 from fbackprop.quantities.norms import example_sqnorms
+from fbackprop.quantities.reading import read
 from fbackprop.quantities.vitals import health
 from fbackprop.transforms import check_batch, mean_weights, warn_of_double_softmax, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
@@ -38,12 +38,12 @@ def compute(
   """The mean loss, its gradient, and any quantities, by one backward pass.
 
   The backward pass is seeded with 1 for each example, as the quantities need it; the gradient is
-  divided by N afterwards. With weights the seeds are N w_n / Σ w, so that the loss is still the
-  mean of the examples' own: each quantity is then that of the weighted examples.
+  divided by N as it is summed. With weights the seeds are N w_n / Σ w, so that the loss is still
+  the mean of the examples' own: each quantity is then that of the weighted examples.
 
   Normalisation: loss and gradient are means over N, those of `value_and_grad` up to rounding; each
   quantity has its own, that of the function of its name. With N = 0 or Σ w = 0 loss and gradient
-  are 0. In float16 a sum over examples may overflow where the mean would not.
+  are 0. In float16 a quantity that is a sum over examples may overflow where a mean would not.
 
   Cost: a plain backward pass, the memory that `captured` states, and what each selected quantity
   states. What isn't selected isn't computed.
@@ -65,6 +65,7 @@ def compute(
       argument has another shape.
 
   Example:
+    >>> import jax
     >>> import fbackprop as fb
     >>> from fbackprop.quantities.capturing import captured
     >>> net = fb.mlp([2, 8, 1], dense=captured(fb.dense))
@@ -86,24 +87,42 @@ def compute(
     key: Array | None = None,
     weights: Array | None = None,
   ) -> tuple[Array, Params, dict[str, Any]]:
-    check_batch("compute", x, targets, key)
-    outputs, residuals = net.forward(params, x, key)
-    losses, loss_residuals = loss.forward(outputs, targets)
-    n, shares = max(x.shape[0], 1), mean_weights(losses, weights)
-    losses_bar = jnp.ones_like(losses) if weights is None else n * shares
-    outputs_bar = loss.backward(loss_residuals, losses_bar)
-    captured, _ = net.backward(params, residuals, outputs_bar)
-
-    grads = jax.tree.map(lambda total: total / n, gradient(captured))
+    value, captured = captured_pass("compute", net, loss, params, x, targets, key, weights)
     found = {
       name: QUANTITIES[name](captured, net, **options)
       if name == "health"
       else QUANTITIES[name](captured, **options)
       for name, options in selected.items()
     }
-    return weighted_mean(shares, losses), grads, found
+    return value, mean_gradient(captured), found
 
   return loss_gradient_and_quantities
+
+
+def captured_pass(
+  where: str,
+  net: Layer,
+  loss: Loss,
+  params: Params,
+  x: Array,
+  targets: Any,
+  key: Array | None,
+  weights: Array | None,
+) -> tuple[Array, Any]:
+  """The mean loss, and the factors of the backward pass seeded with 1, or N w_n / Σ w.
+
+  Args:
+    where: what an error begins with.
+    net, loss, params, x, targets, key, weights: as of `compute`.
+  """
+  check_batch(where, x, targets, key)
+  outputs, residuals = net.forward(params, x, key)
+  losses, loss_residuals = loss.forward(outputs, targets)
+  shares = mean_weights(losses, weights, where)
+  losses_bar = jnp.ones_like(losses) if weights is None else max(x.shape[0], 1) * shares
+  captured, _ = net.backward(params, residuals, loss.backward(loss_residuals, losses_bar))
+  read(where, captured)
+  return weighted_mean(shares, losses), captured
 
 
 def check_names(names: Any) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,8 @@ def read(where: str, captured: Any) -> list[Factors]:
       raise StructureError(
         f"{where}: {place} must be the factors of a layer, got {describe(node)}; every layer that "
         "has parameters must be made by fbackprop.quantities.captured(make), as in "
-        "fbackprop.mlp(sizes, dense=captured(fbackprop.dense))"
+        "fbackprop.mlp(sizes, dense=captured(fbackprop.dense), "
+        "normalization=captured(fbackprop.layer_norm))"
       )
     check_factors(where, place, node)
     if found and node[0].shape[-2] != found[0][0].shape[-2]:
@@ -33,7 +34,10 @@ def read(where: str, captured: Any) -> list[Factors]:
       )
     found.append(node)
   if not found:
-    raise StructureError(f"{where}: captured holds no layer's factors, got {describe(captured)}")
+    raise StructureError(
+      f"{where}: captured must hold the factors of a layer, got {describe(captured)}: no layer of "
+      "the network has parameters"
+    )
   return found
 
 

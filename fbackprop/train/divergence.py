@@ -8,10 +8,15 @@ import optax
 
 from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.quantities.gradients import plain, without_factors
+from fbackprop.quantities.norms import example_sqnorms
+from fbackprop.quantities.passes import captured_pass
+from fbackprop.train.gradients import make_gradient
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.steps import Batch, State, holds_floats, layer_norms, noise_key
 from fbackprop.transforms import mean_weights, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
+
+SQUARED_NORM = "squared norm of its gradient"
 
 
 class Link(NamedTuple):
@@ -24,7 +29,12 @@ class Link(NamedTuple):
 
 
 def locate_nonfinite(
-  net: Layer, loss: Loss, optimizer: optax.GradientTransformation, state: State, batch: Batch
+  net: Layer,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  state: State,
+  batch: Batch,
+  clip_examples: float | None = None,
 ) -> str:
   """Names the first place, in the order of computation, where a number isn't finite.
 
@@ -36,11 +46,13 @@ def locate_nonfinite(
     optimizer: the optimiser.
     state: the state before the step that failed.
     batch: the batch of that step.
+    clip_examples: as of `make_step`.
 
   Returns:
     Such as "layer 2 (dense): value", "loss, fed by layer 2 (dense)", "layer 0 (dense): cotangent",
     "layer 0 (dense): gradient", "layer 0 (dense): norm of the gradient" where only the squares
-    overflow, "optimiser's state" or "update". "nowhere, computed one operation at a time" if all
+    overflow, "optimiser's state" or "update"; where examples are clipped, "example 3 of the batch:
+    squared norm of its gradient" too. "nowhere, computed one operation at a time" if all
     of these are finite: the compiled step rounds in other places.
   """
   key = noise_key(net, state)
@@ -71,6 +83,15 @@ def locate_nonfinite(
     leaves[:0] = jax.tree.leaves(params_bar)
 
   grads = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
+  if clip_examples is not None:
+    own = (state.params, batch.x, batch.targets, key, batch.weights)
+    _, captured = captured_pass("make_step", net, loss, *own)
+    infinite = np.flatnonzero(~np.isfinite(np.asarray(example_sqnorms(captured))))
+    if infinite.size:
+      return f"example {infinite[0]} of the batch: {SQUARED_NORM}"
+    _, grads, _ = make_gradient(net, loss, clip_examples)(*own[:3], key=key, weights=own[4])
+    if not finite(grads):
+      return "clipped gradient"
   update = make_update(optimizer, plain(net), loss)
   params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
   pairs = zip(jax.tree.leaves(opt_state), jax.tree.leaves(state.opt_state), strict=True)

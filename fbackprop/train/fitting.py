@@ -15,7 +15,8 @@ import optax
 from fbackprop.checks import DtypeError, check_callable, check_key, describe
 from fbackprop.train.checkpoints import Checkpoints, Kind, Saved, keeping, load_checkpoint
 from fbackprop.train.examples import check_examples, digest, make_evaluate
-from fbackprop.train.gradient_checks import make_gradient_check, make_health_check
+from fbackprop.train.gradient_checks import make_gradient_check
+from fbackprop.train.gradients import check_clip_examples, check_watch
 from fbackprop.train.history import History, no_rows
 from fbackprop.train.loop import (
   make_chunk,
@@ -31,6 +32,7 @@ from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import Info, layer_names, make_guarded_step, make_step
 from fbackprop.train.stopping import StopRules, check_count
 from fbackprop.train.validation import make_look, set_aside, start_best, watched_examples
+from fbackprop.train.watching import make_health_check
 from fbackprop.types import Array, Layer, Loss, Params
 
 
@@ -134,7 +136,12 @@ def fit(
     optimizer = scaled(optimizer)
   # What is left out must be known at once; else a chunk may be done again, see `Running`.
   is_thorough = on_nonfinite != "raise"
-  asked: dict[str, Any] = {"clip_examples": clip_examples, "watch": watch}
+  check_watch(watch)
+  if clip_examples is not None:
+    check_clip_examples(clip_examples)
+    clip_examples = float(clip_examples)  # As a checkpoint can hold it.
+  in_steps = tuple(name for name in watch if name != "health")
+  asked: dict[str, Any] = {"clip_examples": clip_examples, "watch": in_steps}
   init, step = make_guarded_step(net, loss, optimizer, is_thorough, **asked)
   train = check_examples("data", data, net, loss)
   held_out = None if test is None else check_examples("test", test, net, loss)
@@ -230,6 +237,7 @@ def fit(
       check_every=check_every,
       on_nonfinite=on_nonfinite,
       on_evaluation=on_evaluation,
+      clip_examples=clip_examples,
       numbers=numbers,
       order_key=order_key,
       capacity=capacity,

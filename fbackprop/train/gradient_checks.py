@@ -3,19 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-
-from fbackprop.train.steps import Batch, State, noise_key
-from fbackprop.train.watching import make_gradient, make_health
+from fbackprop.train.gradients import make_gradient
+from fbackprop.train.steps import Batch, State, drawn_rows, noise_key
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.live import LiveCheck, make_live_check
+
+MOST_CLIPPED = 32
 
 
 def make_gradient_check(
   net: Layer, loss: Loss, examples: Batch, batch_size: int, clip_examples: float | None = None
 ) -> Callable[[State], LiveCheck]:
-  """Builds `check(state) -> LiveCheck`, of `batch_size` examples that the step's number draws."""
+  """Builds `check(state) -> LiveCheck`, of `batch_size` examples that the step's number draws.
+
+  Of clipped examples no more than `MOST_CLIPPED`: what is done is done to each, and `jax.grad` goes
+  from one to the next.
+  """
+  if clip_examples is not None:
+    batch_size = min(batch_size, MOST_CLIPPED)
   gradient_of = make_gradient(net, loss, clip_examples)
 
   def ours(params: Params, *batch: Any, **more: Any) -> tuple[Array, Params]:
@@ -30,23 +35,3 @@ def make_gradient_check(
     return live(state.params, examples.x, examples.targets, key=key, weights=weights, rows=rows)
 
   return check
-
-
-def make_health_check(
-  net: Layer, loss: Loss, examples: Batch, batch_size: int
-) -> Callable[[State], dict[str, Any]]:
-  """Builds `look(state)`, as of `make_health`, of the examples that a gradient check takes."""
-  health_of = make_health(net, loss)
-
-  def look(state: State) -> dict[str, Any]:
-    rows = drawn_rows(state, examples, batch_size)
-    x, targets, weights = jax.tree.map(lambda part: part[rows], examples)
-    return health_of(state.params, x, targets, noise_key(net, state), weights)
-
-  return look
-
-
-def drawn_rows(state: State, examples: Batch, batch_size: int) -> np.ndarray:
-  """The places of `batch_size` examples that the step's number draws."""
-  generator = np.random.default_rng(int(state.step))
-  return generator.choice(examples.x.shape[0], batch_size, replace=False)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from fbackprop.train.gradients import Watched
 from fbackprop.train.steps import State
-from fbackprop.train.watching import Watched
 from fbackprop.types import Params
 from fbackprop.verify.live import LiveCheck
 

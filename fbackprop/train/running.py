@@ -41,7 +41,7 @@ class Running:
 
   Attributes:
     net, loss, optimizer, train, stop, batch_size, shuffle, eval_every, check_every, on_nonfinite,
-      on_evaluation: as of `fit`.
+      on_evaluation, clip_examples: as of `fit`.
     numbers: the stop rules.
     order_key: of the shuffles.
     capacity: the most steps of a chunk.
@@ -73,6 +73,7 @@ class Running:
   check_every: int | None
   on_nonfinite: NonfiniteName
   on_evaluation: Callable[[Evaluation], None] | None
+  clip_examples: float | None
   numbers: StopNumbers
   order_key: Array
   capacity: int
@@ -211,7 +212,7 @@ class Running:
     state, order = self.loop.state, self.loop.order
     own = (self.train, self.batch_size, self.order_key, self.shuffle)
     batch = take_batch(state.step, order, *own)[1]
-    return locate_nonfinite(self.net, self.loss, self.optimizer, state, batch)
+    return locate_nonfinite(self.net, self.loss, self.optimizer, state, batch, self.clip_examples)
 
   def check_now(self) -> None:
     """Compares our gradient with autodiff's, once for a step."""

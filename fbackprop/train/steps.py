@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fbackprop.checks import (
@@ -17,9 +18,9 @@ from fbackprop.checks import (
   describe,
 )
 from fbackprop.quantities.gradients import plain
+from fbackprop.train.gradients import Watched, make_gradient
 from fbackprop.train.method_names import WatchName
 from fbackprop.train.optimizers import as_transformation, make_update
-from fbackprop.train.watching import Watched, make_gradient
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
 
 
@@ -214,6 +215,12 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
 def noise_key(net: Layer, state: State) -> Array | None:
   """The key of a step's forward pass; None for a network that draws nothing."""
   return jax.random.fold_in(state.key, state.step) if net.draws else None
+
+
+def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
+  """The places of some examples that the step's number draws, `[count]`."""
+  generator = np.random.default_rng(int(state.step))
+  return generator.choice(examples.x.shape[0], count, replace=False)
 
 
 def all_finite(tree: Params) -> Array:

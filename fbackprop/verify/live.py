@@ -24,6 +24,7 @@ from jax.extend.core import jaxpr_as_fun
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.arguments import Leaves, signature_of
+from fbackprop.verify.clipping import example_norms, mean
 from fbackprop.verify.comparison import Difference, compare
 from fbackprop.verify.evaluation import Noise
 from fbackprop.verify.judging import judge
@@ -191,39 +192,6 @@ def make_live_check(
     return LiveCheck(exact[worst], leaf, float(np.max(rounded)), bool(not wrong.any()))
 
   return check
-
-
-def example_norms(
-  losses_of: Callable[..., Array], params: Params, x: Array, targets: Any, key: Any, weights: Any
-) -> Array:
-  """The norm of each example's gradient, N w_i / Σ w ∂losses_i/∂Θ, by `jax.grad`, `[N]`.
-
-  One after another, as all of them at once would be N times the parameters.
-  """
-  n = x.shape[0]
-  shares = (
-    jnp.ones(n, x.dtype) if weights is None else n * jax.grad(mean)(jnp.ones_like(weights), weights)
-  )
-
-  def norm_of(i: Array) -> Array:
-    def own_loss(params: Params) -> Array:
-      if key is not None:  # What an example's dropout draws depends on the batch.
-        return shares[i] * losses_of(params, x, targets, key)[i]
-      own_x, own_targets = jax.tree.map(lambda a: a[i][None], (x, targets))
-      return shares[i] * losses_of(params, own_x, own_targets, None)[0]
-
-    grads = jax.tree.leaves(jax.grad(own_loss)(params))
-    return jnp.sqrt(sum(jnp.sum(g * g) for g in grads))
-
-  return jax.lax.map(norm_of, jnp.arange(n))
-
-
-def mean(losses: Array, weights: Array | None) -> Array:
-  """The mean of the losses by their weights; weights that are all zero give zero, not 0/0."""
-  if weights is None:
-    return jnp.mean(losses)
-  tiny = np.finfo(weights.dtype).tiny
-  return jnp.sum(weights * losses) / jnp.maximum(jnp.sum(weights), tiny)
 
 
 def compiled(

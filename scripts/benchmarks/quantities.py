@@ -7,7 +7,8 @@ pip install torch backpack-for-pytorch opacus.
 """
 
 from collections.abc import Callable
-from importlib import import_module
+from datetime import date
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -26,14 +27,28 @@ BOUND = 1.0
 MOST_BYTES = 6e9
 """What needs more scratch memory than that is compiled and not run."""
 WITH_GRADIENT = (
-  "example_sqnorms", "second_moment", "variance", "noise_scale", "gram", "global_norm", "health",
+  "example_gradients", "example_sqnorms", "second_moment", "variance", "noise_scale", "gram",
+  "cosine_similarities", "global_norm", "health",
 )  # fmt: skip
+HEAVY_BYTES = 1e8
+"""What takes more memory than that is timed in rounds of its own, beside the plain gradient: the
+pages that it gives back would be missing to the next."""
+HEAVY_ROUNDS = 3
+WATCHED: dict[str, dict[str, Any]] = {
+  "a step of descent": {},
+  "a step, clip_examples": {"clip_examples": BOUND},
+  "a step, noise_scale": {"watch": ("noise_scale",)},
+  "a step, both": {"clip_examples": BOUND, "watch": ("noise_scale",)},
+}
+"""Steps of `fit` by what they are asked for; the first is what the others are compared with."""
 PACKAGES = {"torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
 EXPLANATION = f"""\
 over: a call's time over a plain gradient's within a round, over ours for ours and jax's, over
 torch's for torch's; temp: the compiler's count of scratch memory; a candidate that needs more than
 {MOST_BYTES / 1e9:.0f} GB of it is compiled and not run
 clipped_gradient, example_sqnorms alone: no other gradient is made; "gradient +": the gradient too
+a step: of training, with its update, over one that is asked for nothing
+what was given back to the C library stays with the process, so that nobody pays for new pages
 """
 COLUMNS = f"{'':<38} {'a call':>9} {'over':>7} {'quartiles':>15} {'temp':>10}"
 
@@ -46,18 +61,24 @@ class Candidate(NamedTuple):
     call: runs on the inputs of a number and waits; None for what is only compiled.
     base: the name of the plain gradient that it is compared with.
     temp_bytes: scratch memory; None where nobody counts it.
+    all_bytes: with that of the results.
   """
 
   name: str
   call: Callable[[int], None] | None
   base: str
-  temp_bytes: int | None
+  temp_bytes: int | None = None
+  all_bytes: int = 0
+
+
+def captured_net(size: Size) -> fb.Layer:
+  """The network, of captured layers."""
+  return fb.mlp(size.widths, dense=q.captured(fb.dense))
 
 
 def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
   """Steps `(params, x, targets) -> anything`, of ours."""
-  net = fb.mlp(size.widths, dense=q.captured(fb.dense))
-  loss = fb.softmax_cross_entropy
+  net, loss = captured_net(size), fb.softmax_cross_entropy
 
   def alone(names: Any) -> Callable[..., Any]:
     look = q.compute(net, loss, names)
@@ -70,7 +91,12 @@ def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
 
   return {
     "plain gradient": our_step(size),
-    "clipped_gradient": alone({"clipped_gradient": {"max_norm": BOUND}}),
+    **{
+      f"clipped_gradient, {kind}": alone(
+        {"clipped_gradient": {"max_norm": BOUND, "clipping": kind}}
+      )
+      for kind in ("flat", "automatic", "per_layer")
+    },
     "example_sqnorms alone": alone(("example_sqnorms",)),
     **{f"gradient + {name}": q.compute(net, loss, (name,)) for name in WITH_GRADIENT},
   }
@@ -103,14 +129,35 @@ def candidates_of(size: Size) -> list[Candidate]:
 
   def made(name: str, step: Callable[..., Any]) -> Candidate:
     compiled: Any = jax.jit(step).lower(params, *batches[0]).compile()
-    temp = compiled.memory_analysis().temp_size_in_bytes
+    memory = compiled.memory_analysis()
+    temp, results = memory.temp_size_in_bytes, memory.output_size_in_bytes
 
     def call(number: int) -> None:
       jax.block_until_ready(compiled(params, *batches[number % len(batches)]))
 
-    return Candidate(name, call if temp < MOST_BYTES else None, "plain gradient", temp)
+    is_run = temp + results < MOST_BYTES
+    return Candidate(name, call if is_run else None, "plain gradient", temp, temp + results)
 
   return [made(*pair) for pair in steps.items()]
+
+
+def steps_of(size: Size) -> list[Candidate]:
+  """Whole steps of training, the update too, each from the state that the one before left."""
+  net, batches = captured_net(size), [draw_batches(size, seed) for seed in range(INPUTS)]
+
+  def made(name: str, asked: dict[str, Any]) -> Candidate:
+    # So small a rate that the losses stay what they are.
+    optimizer = fb.train.gradient_descent(1e-6)
+    init, step = fb.train.make_step(net, fb.softmax_cross_entropy, optimizer, **asked)
+    held = [init(jax.random.key(0))]
+
+    def call(number: int) -> None:
+      held[0], info = step(held[0], batches[number % len(batches)])
+      jax.block_until_ready((held[0], info))
+
+    return Candidate(name, call, next(iter(WATCHED)))
+
+  return [made(*pair) for pair in WATCHED.items()]
 
 
 def torch_candidates_of(size: Size) -> list[Candidate]:
@@ -128,22 +175,46 @@ def torch_candidates_of(size: Size) -> list[Candidate]:
 def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
   """Measures one size, and prints its table."""
   size = QUANTITY_SIZES[name]
-  every = [*candidates_of(size), *torch_candidates_of(size)]
-  timed = [candidate for candidate in every if candidate.call is not None]
-  measured = measure([c.call for c in timed if c.call is not None], rounds)
-  seconds = dict(zip([c.name for c in timed], measured.seconds.T, strict=True))
+  every = [*candidates_of(size), *steps_of(size), *torch_candidates_of(size)]
+  light = [c for c in every if c.call is not None and c.all_bytes < HEAVY_BYTES]
+  measured = measure([c.call for c in light if c.call is not None], rounds)
+  seconds = dict(zip([c.name for c in light], measured.seconds.T, strict=True))
+  rows = {c.name: row_of(name, c, seconds) for c in every}
+  plain = light[0]
+  for heavy in every:
+    if heavy.call is not None and heavy.all_bytes >= HEAVY_BYTES and plain.call is not None:
+      own = measure([plain.call, heavy.call], HEAVY_ROUNDS).seconds.T
+      rows[heavy.name] = row_of(name, heavy, {plain.name: own[0], heavy.name: own[1]})
   others = "" if measured.disturbed is None else f", others used up to {measured.disturbed:.0%}"
   print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; "
         f"{len(measured.seconds)} of {measured.tried} rounds{others}")  # fmt: skip
   print(COLUMNS)
-  rows = []
-  for candidate in every:
-    row = row_of(name, candidate, seconds)
-    rows.append({**row, "rounds": len(measured.seconds), "rounds_tried": measured.tried,
-                 "others": measured.disturbed})  # fmt: skip
+  for row in rows.values():
     print(line_of(row))
   print(flush=True)
-  return rows
+  told = {
+    "rounds": len(measured.seconds),
+    "rounds_tried": measured.tried,
+    "others": measured.disturbed,
+    "date": date.today().isoformat(),
+    "versions": {package: metadata.version(package) for package in installed()},
+  }
+  return [{**row, **told} for row in rows.values()]
+
+
+def installed() -> list[str]:
+  """Which of the packages that are measured are there."""
+  return ["jax", *(p for module, p in PACKAGES.items() if find_spec(module) is not None)]
+
+
+def markdown_of(row: dict[str, Any]) -> str:
+  """A row as the page shows it."""
+  temp = "" if row["temp_bytes"] is None else in_bytes(row["temp_bytes"])
+  if row["seconds"] is None:
+    return f"| {row['candidate']} | not run | | {temp} |"
+  low, high = row["quartiles"]
+  over = f"{row['over']:.2f} ({low:.2f}–{high:.2f})"
+  return f"| {row['candidate']} | {shown(row['seconds'])} | {over} | {temp} |"
 
 
 def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> dict[str, Any]:

@@ -10,13 +10,13 @@ import numpy as np
 
 from scripts.benchmarks import machine
 from scripts.benchmarks.models import draw_batches
-from scripts.benchmarks.quantities import Candidate
+from scripts.benchmarks.quantities import HEAVY_BYTES, Candidate
 from scripts.benchmarks.sizes import Size
 from scripts.benchmarks.step import INPUTS
 
 PLAIN = "torch, plain gradient"
-EXTENSIONS = ("BatchL2Grad", "SumGradSquared", "Variance")
-"""Of BackPACK; we call them example_sqnorms, second_moment and variance."""
+EXTENSIONS = ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
+"""Of BackPACK; we call them example_gradients, example_sqnorms, second_moment and variance."""
 
 
 def candidates_of(size: Size, bound: float) -> list[Candidate]:
@@ -31,7 +31,7 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
 
   def gradient(number: int) -> None:
     x, targets = batches[number % len(batches)]
-    plain.zero_grad()
+    plain.zero_grad(set_to_none=False)
     loss_of(plain(x), targets).backward()
 
   extended, extended_loss = (
@@ -42,19 +42,21 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
   def with_extension(name: str) -> Callable[[int], None]:
     def call(number: int) -> None:
       x, targets = batches[number % len(batches)]
-      extended.zero_grad()
+      extended.zero_grad(set_to_none=False)
       with backpack.backpack(getattr(extensions, name)()):
         extended_loss(extended(x), targets).backward()
 
     return call
 
+  numbers = sum(a * b for a, b in pairwise(size.widths))
   return [
-    Candidate(PLAIN, gradient, PLAIN, None),
+    Candidate(PLAIN, gradient, PLAIN),
     *(
-      Candidate(f"BackPACK, gradient + {name}", with_extension(name), PLAIN, None)
+      Candidate(f"BackPACK, gradient + {name}", with_extension(name), PLAIN)
       for name in EXTENSIONS
+      if name != "BatchGrad" or 4 * numbers * size.batch < HEAVY_BYTES
     ),
-    Candidate("Opacus, ghost clipping", ghost_clipping(torch, size, batches, bound), PLAIN, None),
+    Candidate("Opacus, ghost clipping", ghost_clipping(torch, size, batches, bound), PLAIN),
   ]
 
 
@@ -70,12 +72,12 @@ def ghost_clipping(
 
   def call(number: int) -> None:
     x, targets = batches[number % len(batches)]
-    module.zero_grad()
+    module.zero_grad(set_to_none=False)
     losses = loss_of(module(x), targets)
     # What its DPLossFastGradientClipping does, without an optimiser.
     losses.sum().backward(retain_graph=True)
     factors = module.get_clipping_coef()
-    module.zero_grad()
+    module.zero_grad(set_to_none=False)
     module.disable_hooks()
     (factors * losses).sum().backward()
     module.enable_hooks()

@@ -88,7 +88,7 @@ def draw_health(axes: Any, result: Result, field: str, title: str) -> None:
     values = np.array([np.mean(health[layer][field]) for _, health in watched])
     if field != "dead":
       values = np.where(values > 0, values, np.nan)
-    label = layer if i in named else None
+    label = f"layer {layer.rpartition('.')[0] or layer}" if i in named else None
     axes.plot([step for step, _ in watched], values, ".-", color=colors[i], label=label)
   mark_divergence(axes, result)
   if layers:

@@ -1,0 +1,104 @@
+"""The gradient of a step: of the mean loss or of clipped examples, and what it tells on the way."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, get_args
+
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.checks import DtypeError, check_number, describe
+from fbackprop.hints import hint
+from fbackprop.quantities.clipping import clipping_factors, weighted_gradient
+from fbackprop.quantities.gradients import mean_gradient, plain
+from fbackprop.quantities.moments import NoiseScale, noise_scale
+from fbackprop.quantities.passes import captured_pass
+from fbackprop.train.method_names import WatchName
+from fbackprop.transforms import value_and_grad, warn_of_double_softmax
+from fbackprop.types import Array, Layer, Loss, Params
+
+
+class Watched(NamedTuple):
+  """What a step tells of its examples; None of what isn't asked for.
+
+  Attributes:
+    noise_scale: of the batch, each part `[]`; add the parts up over steps before you divide.
+    clipped: the share of the examples whose gradients were shortened, `[]`.
+  """
+
+  noise_scale: NoiseScale | None = None
+  clipped: Array | None = None
+
+
+def make_gradient(
+  net: Layer, loss: Loss, clip_examples: float | None = None, watch: Sequence[WatchName] = ()
+) -> Callable[..., tuple[Array, Params, Watched]]:
+  """Builds the gradient that a step goes along.
+
+  Args:
+    net: of captured layers, where there is a bound or a noise scale; see `fbackprop.quantities`.
+    loss: the loss.
+    clip_examples: C; the gradient is then Σ_i min(1, C / ‖g_i‖) g_i / N, with g_i that of example
+      i's loss, times N w_i / Σ w where there are weights. None for the plain mean.
+    watch: "noise_scale" or nothing.
+
+  Returns:
+    `f(params, x, targets, *, key=None, weights=None) -> (loss, grads, Watched)`, with the mean
+    loss, which isn't clipped.
+
+  Raises:
+    TypeError, ValueError: `clip_examples` is no length in float32's range, or `watch` holds what
+      isn't a matter of a step.
+  """
+  check_watch(watch, ("noise_scale",))
+  if clip_examples is not None:
+    check_clip_examples(clip_examples)
+  if clip_examples is None and not watch:
+    plain_pass = value_and_grad(plain(net), loss)
+
+    def mean_loss_and_gradient(
+      params: Params, x: Array, targets: Any, **options: Any
+    ) -> tuple[Array, Params, Watched]:
+      return *plain_pass(params, x, targets, **options), Watched()
+
+    return mean_loss_and_gradient
+
+  warn_of_double_softmax(net, loss)
+
+  def loss_and_gradient(
+    params: Params,
+    x: Array,
+    targets: Any,
+    *,
+    key: Array | None = None,
+    weights: Array | None = None,
+  ) -> tuple[Array, Params, Watched]:
+    value, captured = captured_pass("make_step", net, loss, params, x, targets, key, weights)
+    noise = noise_scale(captured) if watch else None
+    if clip_examples is None:
+      return value, mean_gradient(captured), Watched(noise)
+    factors = clipping_factors(captured, clip_examples)
+    # Divided before it is summed, as the mean of what isn't clipped.
+    grads = weighted_gradient(captured, factors / max(x.shape[0], 1))
+    return value, grads, Watched(noise, (factors < 1).mean(dtype=jnp.float32))
+
+  return loss_and_gradient
+
+
+def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
+  """Refuses what can't be watched."""
+  if isinstance(watch, str) or not isinstance(watch, Sequence):
+    raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
+  for name in watch:
+    if name not in choices:
+      told = hint(str(name), choices)
+      raise ValueError(f"make_step: watch can't hold {name!r}; {told}")
+
+
+def check_clip_examples(clip_examples: Any) -> None:
+  """Refuses what is no length; norms are of float32 at least."""
+  check_number("make_step", "clip_examples", clip_examples)
+  limits = np.finfo(np.float32)
+  if not float(limits.tiny) <= clip_examples <= float(limits.max):
+    raise ValueError(
+      f"make_step: clip_examples must be above 0 and in the range of float32, got {clip_examples}"
+    )
