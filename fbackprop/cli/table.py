@@ -2,13 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbackprop.cli.output import number
 from fbackprop.train.method_names import WatchName
 
 if TYPE_CHECKING:
   from fbackprop.train.results import Evaluation
+
+
+class Column(NamedTuple):
+  """A column: its name, its width, and the cell of an evaluation."""
+
+  name: str
+  width: int
+  cell: Callable[["Evaluation"], str]
 
 
 @dataclass(frozen=True)
@@ -27,33 +35,31 @@ class Table:
   is_clipped: bool
   watched: tuple[WatchName, ...]
 
+  @property
+  def columns(self) -> list[Column]:
+    """Those that there are, from left to right."""
+    every = (
+      (True, Column("step", 8, lambda e: str(e.step))),
+      (True, Column("epoch", 8, lambda e: f"{e.epoch:.1f}")),
+      (True, Column("train loss", 12, lambda e: number(e.train_loss))),
+      (True, Column("test loss", 11, lambda e: number(e.test_loss))),
+      (self.is_classification, Column("test accuracy", 14, lambda e: number(e.test_accuracy))),
+      (self.is_validated, Column("validation", 12, lambda e: number(e.validation_score))),
+      (self.is_clipped, Column("clipped", 9, lambda e: percent(e.clipped))),
+      ("noise_scale" in self.watched,
+       Column("noise scale", 13, lambda e: examples(e.noise_scale))),
+      ("health" in self.watched, Column("most dead", 11, lambda e: percent(most_dead(e.health)))),
+      (True, Column("error of gradient", 20, lambda e: error(e.gradient_error))),
+    )  # fmt: skip
+    return [column for is_there, column in every if is_there]
+
   def head(self) -> str:
     """The heading."""
-    return "".join(f"{name:>{width}}" for name, width, _ in self.columns(None))
+    return "".join(f"{column.name:>{column.width}}" for column in self.columns)
 
   def row(self, evaluation: "Evaluation") -> str:
     """An evaluation under the heading."""
-    return "".join(f"{cell:>{width}}" for _, width, cell in self.columns(evaluation))
-
-  def columns(self, evaluation: "Evaluation | None") -> list[tuple[str, int, str]]:
-    """The name, the width and the cell of each column; without an evaluation cells are empty."""
-    e: Any = evaluation
-    is_head = e is None
-    every: list[tuple[str, int, bool, Callable[[], str]]] = [
-      ("step", 8, True, lambda: str(e.step)),
-      ("epoch", 8, True, lambda: f"{e.epoch:.1f}"),
-      ("train loss", 12, True, lambda: number(e.train_loss)),
-      ("test loss", 11, True, lambda: number(e.test_loss)),
-      ("test accuracy", 14, self.is_classification, lambda: number(e.test_accuracy)),
-      ("validation", 12, self.is_validated, lambda: number(e.validation_score)),
-      ("clipped", 9, self.is_clipped, lambda: percent(e.clipped)),
-      ("noise scale", 13, "noise_scale" in self.watched, lambda: examples(e.noise_scale)),
-      ("most dead", 11, "health" in self.watched, lambda: percent(most_dead(e.health))),
-      ("error of gradient", 20, True, lambda: error(e.gradient_error)),
-    ]
-    return [
-      (name, width, "" if is_head else cell()) for name, width, is_there, cell in every if is_there
-    ]
+    return "".join(f"{column.cell(evaluation):>{column.width}}" for column in self.columns)
 
 
 def percent(share: float | None) -> str:
