@@ -466,3 +466,19 @@ def test_the_page_has_the_tables_of_the_committed_epochs():
     assert f"{row['package']} {row['version']}" in page
   for row in json.loads((root / "experiments" / "results" / "peak.json").read_text())["rows"]:
     assert f"{row['gflops']:.0f} | {row['share']:.2f} |" in page
+
+
+def test_the_page_of_quantities_has_the_table_that_was_committed():
+  root = Path(__file__).parents[1]
+  made = json.loads((root / "experiments" / "results" / "quantities.json").read_text())
+  page = (root / "docs" / "quantities.md").read_text(encoding="utf-8")
+  by_name = {}
+  for row in made["rows"]:
+    by_name.setdefault((row["size"], row["candidate"]), []).append(row)
+    for package, version in row["versions"].items():
+      assert f"{package} {version}" in page
+    assert row["date"] in page
+  assert {size for size, _ in by_name} == set(quantities.QUANTITY_SIZES)
+  for rows in by_name.values():
+    assert [row["cores"] for row in rows] == [1, 2]
+    assert quantities.markdown_of(rows).strip() in page

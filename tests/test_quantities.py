@@ -275,6 +275,9 @@ def test_what_is_not_selected_costs_nothing(name):
   assert count_products(captured(()), *problem.arguments) == want
   # Norms are sums of squares, and the noise scale has the gradient's own products.
   assert count_products(captured(("example_sqnorms", "noise_scale")), *problem.arguments) == want
+  # The second moment has a product of its own for each dense layer, and the variance no more.
+  squares = count_products(captured(("second_moment",)), *problem.arguments)
+  assert want < squares == count_products(captured(("variance",)), *problem.arguments)
   if name == "plain_mlp":
     assert count_products(captured(("gram",)), *problem.arguments) > want
 

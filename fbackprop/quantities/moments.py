@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from fbackprop.factors import Factors
 from fbackprop.linear import DenseParams
 from fbackprop.normalization import NormParams
-from fbackprop.quantities.gradients import mean_of, summed
+from fbackprop.quantities.gradients import mean_of
 from fbackprop.quantities.norms import sum_layers, total_sqnorms
 from fbackprop.quantities.reading import (
   count_examples,
@@ -89,12 +89,13 @@ def variance(captured: Any) -> Params:
   n = count_examples(read("variance", captured))
 
   def layer_variance(factors: Factors) -> Any:
-    return jax.tree.map(unbiased, summed_squares(factors), summed(factors))
+    # The very mean that `compute` gives, so that one program makes it once.
+    return jax.tree.map(unbiased, summed_squares(factors), mean_of(factors))
 
-  def unbiased(squares: Array, total: Array) -> Array:
+  def unbiased(squares: Array, mean: Array) -> Array:
     if n < 2:
       return jnp.full_like(squares, jnp.nan)
-    return jnp.maximum(squares - widen(total) ** 2 / n, 0) / (n - 1)
+    return jnp.maximum(squares - n * widen(mean) ** 2, 0) / (n - 1)
 
   return replace_factors(layer_variance, captured)
 
@@ -155,7 +156,6 @@ def noise_scale(captured: Any) -> NoiseScale:
   if n < 2:
     nothing = jnp.full((), jnp.nan, squares.dtype)
     return NoiseScale(nothing, nothing, nothing)
-  # The very mean that `compute` gives, so that one program makes it once.
   entries = [entry for layer in layers for entry in jax.tree.leaves(mean_of(layer))]
   of_mean = sum_layers([(widen(entry) ** 2).sum() for entry in entries])
   mean = squares.sum() / n

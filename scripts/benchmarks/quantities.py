@@ -207,14 +207,19 @@ def installed() -> list[str]:
   return ["jax", *(p for module, p in PACKAGES.items() if find_spec(module) is not None)]
 
 
-def markdown_of(row: dict[str, Any]) -> str:
-  """A row as the page shows it."""
-  temp = "" if row["temp_bytes"] is None else in_bytes(row["temp_bytes"])
+def markdown_of(rows: list[dict[str, Any]]) -> str:
+  """A candidate as the page shows it, its row on each number of cores from left to right."""
+  cells = [cell for row in rows for cell in times_of(row)]
+  temp = rows[0]["temp_bytes"]
+  return " | ".join(["", rows[0]["candidate"], *cells, "" if temp is None else in_bytes(temp), ""])
+
+
+def times_of(row: dict[str, Any]) -> list[str]:
+  """The time of a call, and over that of a plain gradient."""
   if row["seconds"] is None:
-    return f"| {row['candidate']} | not run | | {temp} |"
+    return ["not run", ""]
   low, high = row["quartiles"]
-  over = f"{row['over']:.2f} ({low:.2f}–{high:.2f})"
-  return f"| {row['candidate']} | {shown(row['seconds'])} | {over} | {temp} |"
+  return [shown(row["seconds"]), f"{row['over']:.2f} ({low:.2f}–{high:.2f})"]
 
 
 def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> dict[str, Any]:
