@@ -44,8 +44,16 @@ def norms_of(each):
   return np.sqrt(sum(squares))
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["mean", "weighted"])
-@pytest.mark.parametrize("dropout", [0.0, 0.4])
+@pytest.mark.parametrize(
+  ("dropout", "weights"),
+  [
+    (0.4, WEIGHTS),
+    pytest.param(0.0, None, marks=pytest.mark.slow),
+    pytest.param(0.0, WEIGHTS, marks=pytest.mark.slow),
+    pytest.param(0.4, None, marks=pytest.mark.slow),
+  ],
+  ids=["dropout and weights", "plain", "weights", "dropout"],
+)
 def test_the_gradient_of_clipped_examples_and_what_it_tells(dropout, weights):
   with jax.enable_x64(True):
     check_gradient_of_clipped_examples(dropout, weights)
