@@ -59,10 +59,13 @@ def spread(samples: np.ndarray) -> np.ndarray:
   if samples.shape[0] == 1:
     return np.zeros(samples.shape[1:])
   with np.errstate(all="ignore"):
-    moved = np.abs(samples[1:] - samples[:1])
+    moved = samples[1:] - samples[:1]  # And from here on in its place: new pages cost more.
+    np.abs(moved, out=moved)
     # Squares must not underflow: neither beside a larger entry, nor all of them.
     own = moved.max(0)
-    own = np.asarray(own * np.sqrt(((moved / np.where(own > 0, own, 1.0)) ** 2).mean(0)))
+    moved /= np.where(own > 0, own, 1.0)
+    moved *= moved
+    own = np.asarray(own * np.sqrt(moved.mean(0)))
     largest = float(np.max(own, initial=0.0, where=np.isfinite(own)))
     squares = (own / largest) ** 2 if largest > 0 else np.zeros(())
     mean = squares.mean() if squares.ndim and squares.size else 0.0
