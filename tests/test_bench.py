@@ -1,7 +1,6 @@
 """The bench itself: its order, which rounds count, what it writes; the clocks are made up."""
 
 import json
-import re
 import signal
 import sys
 import types
@@ -15,12 +14,10 @@ import pytest
 
 from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
-from scripts.benchmarks import bridges, checkers, epoch, machine, peak, quantities, rounds
+from scripts.benchmarks import bridges, checkers, epoch, machine, peak, rounds
 from scripts.benchmarks.bridges import problem_of
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS, PROGRAM
 from scripts.benchmarks.epoch_data import Epochs, draw_batches
-from scripts.benchmarks.models import draw_batches as draw_step
-from scripts.benchmarks.models import draw_params, plain_step
 from scripts.benchmarks.peers import PEERS, markdown_of
 from scripts.benchmarks.sizes import SIZES
 
@@ -157,55 +154,6 @@ def test_depth_prints_a_table_and_writes_json(tmp_path, capfd):
   rows = json.loads(file.read_text())["rows"]
   assert {row["layers"] for row in rows if row["repeat_hidden"]} == {5, 65, 257, 1025}
   assert all(min(row["seconds"]) > 0 for row in rows)
-
-
-# --- Quantities -----------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_quantities_print_a_table_and_write_json(tmp_path, capfd):
-  file = tmp_path / "quantities.json"
-  flags = ["--sizes", "digits", "--cores", "1", "--rounds", "2", "--json", str(file)]
-  assert bench.main(["quantities", *flags]) == 0
-  rows = {row["candidate"]: row for row in json.loads(file.read_text())["rows"]}
-  assert rows["plain gradient"]["over"] == 1.0
-  assert (
-    rows["clipped by vmap(jax.grad)"]["temp_bytes"]
-    > 64 * rows["clipped_gradient, flat"]["temp_bytes"]
-  )
-  assert all(row["seconds"] > 0 for row in rows.values())
-  assert rows["a step, clip_examples"]["base"] == "a step of descent"
-  assert "clipped by vmap(jax.grad)" in capfd.readouterr().out
-
-
-@pytest.mark.slow
-def test_what_needs_too_much_memory_is_compiled_and_not_run(monkeypatch, capsys):
-  monkeypatch.setattr(quantities, "MOST_BYTES", 1e6)
-  monkeypatch.setitem(quantities.QUANTITY_SIZES, "digits", SIZES["digits"]._replace(scan=1))
-  monkeypatch.setattr(quantities, "torch_candidates_of", lambda size: [])
-  rows = {row["candidate"]: row for row in quantities.run(["digits"], 2)}
-  assert rows["clipped by vmap(jax.grad)"]["seconds"] is None
-  assert rows["clipped by vmap(jax.grad)"]["temp_bytes"] > 1e6
-  assert re.search(r"clipped by vmap\(jax.grad\) +not run", capsys.readouterr().out)
-
-
-@pytest.mark.slow
-def test_the_candidates_give_the_same():
-  """Ours and the way of plain JAX: the same gradient, the same clipped sum."""
-  size = SIZES["digits"]._replace(scan=1)
-  params, batch = draw_params(size), draw_step(size, 0)
-  ours = quantities.ours_of(size)
-  jax.tree.map(
-    partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-    ours["plain gradient"](params, *batch),
-    plain_step(size)(params, *batch),
-  )
-  _, found = ours["clipped_gradient, flat"](params, *batch)
-  jax.tree.map(
-    partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-    found["clipped_gradient"],
-    quantities.clipped_by_vmap(size)(params, *batch),
-  )
 
 
 # --- Epochs ---------------------------------------------------------------------------------------
@@ -466,19 +414,3 @@ def test_the_page_has_the_tables_of_the_committed_epochs():
     assert f"{row['package']} {row['version']}" in page
   for row in json.loads((root / "experiments" / "results" / "peak.json").read_text())["rows"]:
     assert f"{row['gflops']:.0f} | {row['share']:.2f} |" in page
-
-
-def test_the_page_of_quantities_has_the_table_that_was_committed():
-  root = Path(__file__).parents[1]
-  made = json.loads((root / "experiments" / "results" / "quantities.json").read_text())
-  page = (root / "docs" / "quantities.md").read_text(encoding="utf-8")
-  by_name = {}
-  for row in made["rows"]:
-    by_name.setdefault((row["size"], row["candidate"]), []).append(row)
-    for package, version in row["versions"].items():
-      assert f"{package} {version}" in page
-    assert row["date"] in page
-  assert {size for size, _ in by_name} == set(quantities.QUANTITY_SIZES)
-  for rows in by_name.values():
-    assert [row["cores"] for row in rows] == [1, 2]
-    assert quantities.markdown_of(rows).strip() in page
