@@ -1,4 +1,4 @@
-"""`bench.py quantities`: its candidates give the same, what it writes, and the tables of the page."""
+"""`bench.py quantities`: its candidates give the same, what it writes, and the page's tables."""
 
 import json
 import re
