@@ -15,7 +15,7 @@ import fbackprop as fb
 from fbackprop.linear import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import make_chunk, start_loop, stop_numbers, take_batch
+from fbackprop.train.loop import draw_order, make_chunk, start_loop, stop_numbers, take_batch
 from fbackprop.train.steps import State
 
 KEY = jax.random.key(3)
@@ -93,9 +93,11 @@ def test_loss_below_is_the_lecture_s_tolerance():
 
 def test_each_epoch_shows_every_example_once_in_a_new_order():
   data, order_key = fb.train.Batch(jnp.arange(20.0)[:, None], jnp.arange(20)), jax.random.key(5)
-  order, orders, take = jnp.arange(20), [], jax.jit(take_batch, static_argnums=3)
+  order, orders = jnp.arange(20), []
+  renew, take = (jax.jit(f, static_argnums=3) for f in (draw_order, take_batch))
   for step in range(12):
-    order, batch = take(jnp.asarray(step), order, data, 5, order_key)
+    order = renew(jnp.asarray(step), order, data, 5, order_key)
+    batch = take(jnp.asarray(step), order, data, 5)
     np.testing.assert_array_equal(batch.x[:, 0], batch.targets)
     orders.append(np.asarray(batch.targets))
   epochs = [np.concatenate(orders[i : i + 4]) for i in (0, 4, 8)]

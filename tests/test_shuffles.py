@@ -9,7 +9,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.cli.config import parse
-from fbackprop.train.loop import take_batch
+from fbackprop.train.loop import draw_order, take_batch
 from fbackprop.train.shuffles import ROUNDS, SHUFFLES, exact_order, fast_keys, feistel, find_shuffle
 
 KEY = jax.random.key(11)
@@ -65,11 +65,13 @@ def test_the_exact_shuffle_is_that_of_jax(n):
 def test_a_batch_follows_from_the_key_and_the_step_alone(shuffle):
   n, batch_size = 22, 5  # Four batches, and two examples that wait.
   data = fb.train.Batch(jnp.arange(22.0)[:, None], jnp.arange(22))
-  take = jax.jit(take_batch, static_argnums=(3, 5))
+  renew = jax.jit(draw_order, static_argnums=(3, 5))
+  take = jax.jit(take_batch, static_argnums=(3, 4))
   draw, rows_at = SHUFFLES[shuffle]
   drawn, epochs = jnp.zeros_like(draw(KEY, n)), []
   for step in range(8):
-    drawn, batch = take(jnp.asarray(step), drawn, data, batch_size, KEY, shuffle)
+    drawn = renew(jnp.asarray(step), drawn, data, batch_size, KEY, shuffle)
+    batch = take(jnp.asarray(step), drawn, data, batch_size, shuffle)
     epoch_key = jax.random.fold_in(KEY, step // 4)
     want = rows_at(draw(epoch_key, n), n, jnp.asarray(step % 4 * batch_size), batch_size)
     np.testing.assert_array_equal(batch.targets, want)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fbackprop.train import StopRules
-from fbackprop.train.loop import judge, start_loop, stop_numbers
+from fbackprop.train.loop import add_up, judge, start_loop, stop_numbers
 from fbackprop.train.stopping import STOP_REASONS
 
 
@@ -35,8 +35,9 @@ def stop_by_judge(losses, per_epoch, stop, shares=None):
   progress = start_loop(None, 1, jnp.float32).progress
   for step, loss in enumerate(losses, start=1):
     share = jnp.asarray(1 if shares is None else shares[step - 1], jnp.float32)
-    own = jnp.asarray(loss, jnp.float32), share, jnp.isfinite(loss)
-    progress = judge(progress, *own, jnp.asarray(step), per_epoch, numbers)
+    finite = jnp.isfinite(loss)
+    progress = add_up(progress, jnp.asarray(loss, jnp.float32), share, finite)
+    progress = judge(progress, finite, jnp.asarray(step), per_epoch, numbers)
     if progress.reason >= 0:
       return step, STOP_REASONS[int(progress.reason)]
   raise AssertionError("the losses are too few for this stop rule")

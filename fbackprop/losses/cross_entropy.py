@@ -74,6 +74,13 @@ def softmax_cross_entropy_forward(
   else:
     t, kept = one_hot(where, targets, outputs, ignore_label)
 
+  def over_classes(terms: Array) -> Array:
+    """Σ_c terms_nc `[N, 1]`, of terms that are 0 where t is."""
+    if kept is None or label_smoothing:
+      return terms.sum(1, keepdims=True)
+    # That of the label is the only one, and much faster taken than found by a sum.
+    return jnp.take_along_axis(terms, targets.astype(jnp.int32)[:, None], 1, mode="clip")
+
   z, t = widen(outputs), widen(t)
   if label_smoothing:
     t = (1 - label_smoothing) * t + label_smoothing / t.shape[1]
@@ -93,9 +100,9 @@ def softmax_cross_entropy_forward(
   rest = (e - is_largest).sum(1, keepdims=True) + (is_largest.sum(1, keepdims=True) - 1)
   # −log p_c, a sum of two terms that aren't negative.
   surprise = jnp.log1p(rest) - shifted
-  losses = jnp.where(t == 0, jnp.zeros_like(t), t * surprise).sum(1)
+  losses = over_classes(jnp.where(t == 0, jnp.zeros_like(t), t * surprise))[:, 0]
   # p_c Σ_{k ≠ c} t_k − t_c Σ_{k ≠ c} p_k, where Σ_{k ≠ c} e_k = rest + (1 − e_c).
-  others_t = t.sum(1, keepdims=True) - t
+  others_t = over_classes(t) - t
   rows = (e * others_t - t * (rest + (1 - e))) / (1 + rest)
   return losses.astype(outputs.dtype), rows.astype(outputs.dtype)
 

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop.train.last_axis import vmap_last
-from fbackprop.train.loop import RUNNING, Loop, StopNumbers, judge, take_batch
+from fbackprop.train.loop import (
+  RUNNING,
+  Loop,
+  StopNumbers,
+  add_up,
+  draw_order,
+  judge,
+  take_batch,
+)
 from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.steps import Batch, make_step
 from fbackprop.train.validation import Best
@@ -73,17 +81,16 @@ def make_ensemble_chunk(
       def advance(loop: Loop, fixed: Fixed) -> tuple[Loop, Array]:
         # Members that run are all at the same step, so that one epoch begins for all of them.
         step = make_step(net, loss, optimizer_of(fixed.rate))[1]
-        order, batch = take_batch(at, loop.order, data, batch_size, fixed.order_key, shuffle)
+        order = draw_order(at, loop.order, data, batch_size, fixed.order_key, shuffle)
+        batch = take_batch(at, order, data, batch_size, shuffle)
         state, info = step(loop.state, batch)
-        share = info.weight / batch_size
         best = loop.best
         if best is not None:
           assert look is not None
           epoch_ends = (at + 1) % steps_per_epoch == 0
           best = look(best, state.params, state.step, epoch_ends, info.finite)
-        progress = judge(
-          loop.progress, info.loss, share, info.finite, state.step, steps_per_epoch, stop, best
-        )
+        progress = add_up(loop.progress, info.loss, info.weight / batch_size, info.finite)
+        progress = judge(progress, info.finite, state.step, steps_per_epoch, stop, best)
         runs = loop.progress.reason == RUNNING
         new = jax.tree.map(partial(jnp.where, runs), Loop(state, order, progress, best), loop)
         return new, jnp.where(runs, info.loss, jnp.full_like(info.loss, jnp.nan))

@@ -30,7 +30,15 @@ from fbackprop.train.examples import check_examples
 from fbackprop.train.gradient_checks import make_gradient_check
 from fbackprop.train.interruption import deferred_interrupt
 from fbackprop.train.last_axis import is_tiny, shape_of
-from fbackprop.train.loop import DIVERGED, RUNNING, Loop, start_loop, stop_numbers, take_batch
+from fbackprop.train.loop import (
+  DIVERGED,
+  RUNNING,
+  Loop,
+  draw_order,
+  start_loop,
+  stop_numbers,
+  take_batch,
+)
 from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import make_step
@@ -223,8 +231,9 @@ def fit_ensemble(
     diverged_at: list[str | None] = [None] * size
     for k in np.flatnonzero(codes == DIVERGED).tolist():
       own, of = member_of(loop, axis, k), member_of(fixed, axis, k)
-      at = (own.state.step, own.order, train, batch_size, of.order_key, shuffle)
-      batch = take_batch(*at)[1]
+      at = own.state.step
+      order = draw_order(at, own.order, train, batch_size, of.order_key, shuffle)
+      batch = take_batch(at, order, train, batch_size, shuffle)
       diverged_at[k] = locate_nonfinite(net, loss, optimizer_of(of.rate), own.state, batch)
   unfinished = "max_seconds" if is_late else "interrupted"
   if not most_steps:

@@ -1,8 +1,9 @@
 """The compiled run: a chunk of steps is one program, with the data on the device.
 
-The loop is a `while_loop` that asks the stop rules after each step, so that a run ends at the same
-step however it is cut into chunks. The order of the examples is drawn anew each epoch, from the
-epoch's number (see `shuffles`); a remainder smaller than a batch waits for the next epoch's order.
+A loop over epochs, and in it one over steps, which halts where a stop rule may fire or the chunk is
+over: there the rules are asked, so that a run ends at the same step however it is cut into chunks.
+The order of the examples is drawn anew each epoch, from the epoch's number (see `shuffles`); a
+remainder smaller than a batch waits for the next epoch's order.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,10 @@ MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS)
 
 # Of `make_look`: scores the examples set aside, at the end of an epoch.
 Look = Callable[[Best, Params, Array, Array, Array], Best]
+
+
+# Of each step what must be written down as it is taken, see `recorded`.
+Rows = dict[str, Any]
 
 
 class StopNumbers(NamedTuple):
@@ -122,8 +127,8 @@ def make_chunk(
   Returns:
     `chunk(loop, data, stop, until, order_key) -> (loop, rows)`: runs until step `until` (at most
     `capacity` further) or until a stop rule fires. The loop that went in is donated. `rows` is the
-    `Info` of each step, in arrays `[capacity, ...]`; those of steps that weren't reached are zero.
-    A step that diverged has its row, and isn't counted in `state.step`.
+    `Info` of each step, in arrays `[capacity, ...]`; those of steps that weren't reached say
+    nothing. A step that diverged has its row, and isn't counted in `state.step`.
   """
 
   @partial(jax.jit, donate_argnums=(0,) if is_thorough else ())
@@ -133,74 +138,119 @@ def make_chunk(
     first = loop.state.step
     steps_per_epoch = data.x.shape[0] // batch_size
 
-    def goes_on(carry: tuple[Loop, Info]) -> Array:
+    def goes_on(carry: tuple[Loop, Rows]) -> Array:
       loop = carry[0]
       return (loop.progress.reason == RUNNING) & (loop.state.step < until)
 
-    def body(carry: tuple[Loop, Info]) -> tuple[Loop, Info]:
+    def run_epoch(carry: tuple[Loop, Rows]) -> tuple[Loop, Rows]:
       loop, rows = carry
-      order, batch = take_batch(loop.state.step, loop.order, data, batch_size, order_key, shuffle)
-      row = loop.state.step - first
-      state, info = step(loop.state, batch)
-      share = info.weight / batch_size
-      after = Loop(state, order, loop.progress, loop.best)
-      after = account(after, info.loss, share, info.finite, steps_per_epoch, stop, look)
+      start = loop.state.step
+      order = draw_order(start, loop.order, data, batch_size, order_key, shuffle)
+      left = steps_per_epoch - epoch_and_place(start, steps_per_epoch)[1]
+      halt = start + jnp.minimum(left, jnp.minimum(until, stop.max_steps) - start)
 
-      def record(column: Array, value: Array) -> Array:
-        # Not `column.at[row].set`, which asks whether the row is within the column.
-        updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
-        return updated
+      def stays(carry: tuple[State, Progress, Array, Rows]) -> Array:
+        state, _, finite, _ = carry
+        return finite & (state.step < halt)
 
-      return after, jax.tree.map(record, rows, info)
+      def take_step(
+        carry: tuple[State, Progress, Array, Rows],
+      ) -> tuple[State, Progress, Array, Rows]:
+        state, progress, _, rows = carry
+        row = state.step - first
+        state, info = step(state, take_batch(state.step, order, data, batch_size, shuffle))
+        progress = add_up(progress, info.loss, info.weight / batch_size, info.finite)
+
+        def record(column: Array, value: Array) -> Array:
+          # Not `column.at[row].set`, which asks whether the row is within the column.
+          updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
+          return updated
+
+        return state, progress, info.finite, jax.tree.map(record, rows, recorded(info, data))
+
+      begin = (loop.state, loop.progress, jnp.ones((), bool), rows)
+      if steps_per_epoch == 1:  # A loop of one step would cost a tiny network a tenth of it.
+        state, progress, finite, rows = take_step(begin)
+      else:
+        state, progress, finite, rows = jax.lax.while_loop(stays, take_step, begin)
+      loop = Loop(state, order, progress, loop.best)
+      return account(loop, finite, steps_per_epoch, stop, look), rows
 
     def empty(value: jax.ShapeDtypeStruct) -> Array:
       return jnp.zeros((capacity, *value.shape), value.dtype)
 
-    rows = jax.tree.map(empty, jax.eval_shape(step, loop.state, data)[1])
-    ended: tuple[Loop, Info] = jax.lax.while_loop(goes_on, body, (loop, rows))
+    info = jax.eval_shape(step, loop.state, data)[1]
+    rows = jax.tree.map(empty, recorded(info, data))
+    after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
+    rows["finite"] = jnp.arange(capacity) < after.state.step - first
+    if data.weights is None:
+      rows["weight"] = jnp.full(capacity, batch_size, info.weight.dtype)
+    infos = Info(**rows)
     if is_thorough:
-      return ended
-    after, rows = ended
+      return after, infos
     finite = all_finite(after.state.params)
     finite &= stays_finite(after.state.opt_state, loop.state.opt_state)
     reason = jnp.where(finite, after.progress.reason, DIVERGED).astype(jnp.int32)
-    return after._replace(progress=after.progress._replace(reason=reason)), rows
+    return after._replace(progress=after.progress._replace(reason=reason)), infos
 
   return chunk
 
 
-def take_batch(
+def recorded(info: Info, data: Batch) -> Rows:
+  """What must be written down in each step: all but what is known when the loop has ended.
+
+  Each number costs a kernel of its own, which a small network's step feels.
+  """
+  known = {"finite"} if data.weights is not None else {"finite", "weight"}
+  return {name: value for name, value in info._asdict().items() if name not in known}
+
+
+def draw_order(
   step: Array,
   order: Array,
   data: Batch,
   batch_size: int,
   order_key: Array,
   shuffle: str = "exact",
-) -> tuple[Array, Batch]:
-  """The examples of a step, and what this epoch's shuffle drew: at its first step anew.
+) -> Array:
+  """What this epoch's shuffle drew: at its first step anew, and else the `order` that it was."""
+  draw, n = find_shuffle(shuffle).draw, data.x.shape[0]
+  if batch_size == n:
+    return order
+  epoch, place = epoch_and_place(step, n // batch_size)
+
+  def draw_anew() -> Array:
+    return draw(jax.random.fold_in(order_key, epoch), n)
+
+  def keep() -> Array:
+    return order
+
+  drawn: Array = jax.lax.cond(place == 0, draw_anew, keep)
+  return drawn
+
+
+def take_batch(
+  step: Array, order: Array, data: Batch, batch_size: int, shuffle: str = "exact"
+) -> Batch:
+  """The examples of a step, by the `order` of its epoch.
 
   With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
   descent.
   """
-  draw, rows_at = find_shuffle(shuffle)
   n = data.x.shape[0]
   if batch_size == n:
-    return order, data
-  steps_per_epoch = jnp.asarray(n // batch_size, step.dtype)
-  # Of numbers that are never negative: `jnp.divmod` would look after their signs.
-  epoch, place = jax.lax.div(step, steps_per_epoch), jax.lax.rem(step, steps_per_epoch)
-
-  def draw_order() -> Array:
-    return draw(jax.random.fold_in(order_key, epoch), n)
-
-  def keep_order() -> Array:
-    return order
-
-  order = jax.lax.cond(place == 0, draw_order, keep_order)
-  rows = rows_at(order, n, place * batch_size, batch_size)
+    return data
+  place = epoch_and_place(step, n // batch_size)[1]
+  rows = find_shuffle(shuffle).rows(order, n, place * batch_size, batch_size)
   weights = None if data.weights is None else data.weights[rows]
-  targets = jax.tree.map(lambda part: part[rows], data.targets)
-  return order, Batch(data.x[rows], targets, weights)
+  return Batch(data.x[rows], jax.tree.map(lambda part: part[rows], data.targets), weights)
+
+
+def epoch_and_place(step: Array, steps_per_epoch: int) -> tuple[Array, Array]:
+  """The number of a step's epoch, and the step's own in it."""
+  # Of numbers that are never negative: `jnp.divmod` would look after their signs.
+  each = jnp.asarray(steps_per_epoch, step.dtype)
+  return jax.lax.div(step, each), jax.lax.rem(step, each)
 
 
 def make_pass_over(
@@ -220,29 +270,32 @@ def make_pass_over(
   @jax.jit
   def pass_over(loop: Loop, stop: StopNumbers) -> Loop:
     state = loop.state._replace(step=loop.state.step + 1)
-    none = jnp.zeros_like(loop.progress.epoch_sum)
     finite = jnp.ones((), bool)
-    return account(loop._replace(state=state), none, none, finite, steps_per_epoch, stop, look)
+    return account(loop._replace(state=state), finite, steps_per_epoch, stop, look)
 
   return pass_over
 
 
+def add_up(progress: Progress, loss: Array, share: Array, finite: Array) -> Progress:
+  """Adds a batch to the mean loss of its epoch, in which it counts by its `share`.
+
+  A step that wasn't taken (not `finite`) changes nothing.
+  """
+  total = progress.epoch_sum + share * loss.astype(share.dtype)
+  return progress._replace(
+    epoch_sum=jnp.where(finite, total, progress.epoch_sum),
+    epoch_share=jnp.where(finite, progress.epoch_share + share, progress.epoch_share),
+  )
+
+
 def account(
-  loop: Loop,
-  loss: Array,
-  share: Array,
-  finite: Array,
-  steps_per_epoch: int,
-  stop: StopNumbers,
-  look: Look | None,
+  loop: Loop, finite: Array, steps_per_epoch: int, stop: StopNumbers, look: Look | None
 ) -> Loop:
-  """What is done after a step: the examples set aside are scored, the stop rules asked.
+  """What is done where the loop halts: the examples set aside are scored, the stop rules asked.
 
   Args:
-    loop: with the state after the step, and what was before it in all else.
-    loss: of the batch.
-    share: by which it counts in the mean of its epoch.
-    finite: whether the step was taken.
+    loop: after the last step.
+    finite: whether that was taken.
     steps_per_epoch: full batches in the data.
     stop: the rules.
     look: of `make_look`, where examples are set aside.
@@ -250,32 +303,33 @@ def account(
   best, step = loop.best, loop.state.step
   if best is not None:
     assert look is not None
-    epoch_ends = (step + jnp.where(finite, 0, 1)) % steps_per_epoch == 0
-    best = look(best, loop.state.params, step, epoch_ends, finite)
-  progress = judge(loop.progress, loss, share, finite, step, steps_per_epoch, stop, best)
+    best = look(best, loop.state.params, step, finite & (step % steps_per_epoch == 0), finite)
+  progress = judge(loop.progress, finite, step, steps_per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)
 
 
 def judge(
   progress: Progress,
-  loss: Array,
-  share: Array,
   finite: Array,
   step: Array,
   steps_per_epoch: int,
   stop: StopNumbers,
   best_kept: Best | None = None,
 ) -> Progress:
-  """Asks the stop rules after a step; `step` is the number of steps taken, this one included.
+  """Asks the stop rules after a step, which may be any; at the end of an epoch it must be.
 
-  A batch counts in the mean of its epoch by its `share`. An epoch without any brings no progress.
-  Where examples are set aside, their latest score is judged by `tol` in the place of that mean. A
-  step that wasn't taken ends the run and changes nothing else.
+  Args:
+    progress: with that step's loss in it, see `add_up`.
+    finite: whether it was taken. If not, the run ends, and nothing else changes.
+    step: the number of steps taken, this one included.
+    steps_per_epoch: full batches in the data.
+    stop: the rules.
+    best_kept: where examples are set aside: their latest score is judged by `tol` in the place of
+      the epoch's mean loss. An epoch without any loss brings no progress.
   """
-  epoch_sum = progress.epoch_sum + share * loss.astype(share.dtype)
-  epoch_share = progress.epoch_share + share
-  epoch_ends = step % steps_per_epoch == 0
-  mean = jnp.where(epoch_share > 0, epoch_sum / epoch_share, jnp.full_like(epoch_sum, jnp.inf))
+  epoch_ends = finite & (step % steps_per_epoch == 0)
+  total, share = progress.epoch_sum, progress.epoch_share
+  mean = jnp.where(share > 0, total / share, jnp.full_like(total, jnp.inf))
 
   # As scikit-learn counts: an epoch is stale unless it is below the best by more than tol, and the
   # run ends when more than `patience` epochs in a row were stale. A tol of -inf is never stale.
@@ -293,15 +347,7 @@ def judge(
     (~finite, DIVERGED),
   ):
     reason = jnp.where(fires, code, reason).astype(jnp.int32)
-  zero = jnp.zeros_like(epoch_sum)
-  judged_all = Progress(
-    jnp.where(epoch_ends, zero, epoch_sum),
-    jnp.where(epoch_ends, zero, epoch_share),
-    best,
-    stale,
-    reason,
-  )
-  ended = progress._replace(reason=reason)
+  zero = jnp.zeros_like(total)
   return Progress(
-    *(jnp.where(finite, new, old) for new, old in zip(judged_all, ended, strict=True))
+    jnp.where(epoch_ends, zero, total), jnp.where(epoch_ends, zero, share), best, stale, reason
   )

@@ -16,7 +16,7 @@ from fbackprop.train.checkpoints import Keeper, Saved
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.history import History, mean_loss
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import RUNNING, Loop, StopNumbers, take_batch
+from fbackprop.train.loop import RUNNING, Loop, StopNumbers, draw_order, take_batch
 from fbackprop.train.method_names import NonfiniteName
 from fbackprop.train.results import Evaluation
 from fbackprop.train.steps import Batch, State
@@ -209,9 +209,9 @@ class Running:
 
   def where_nonfinite(self) -> str:
     """The first place that wasn't finite in the step that comes next."""
-    state, order = self.loop.state, self.loop.order
-    own = (self.train, self.batch_size, self.order_key, self.shuffle)
-    batch = take_batch(state.step, order, *own)[1]
+    state, own = self.loop.state, (self.train, self.batch_size)
+    order = draw_order(state.step, self.loop.order, *own, self.order_key, self.shuffle)
+    batch = take_batch(state.step, order, *own, self.shuffle)
     return locate_nonfinite(self.net, self.loss, self.optimizer, state, batch, self.clip_examples)
 
   def check_now(self) -> None:

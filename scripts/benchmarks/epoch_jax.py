@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import fbackprop as fb
 from fbackprop.train.loop import make_chunk, start_loop, stop_numbers
 from fbackprop.train.shuffles import SHUFFLES
+from fbackprop.train.steps import make_guarded_step
 from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
 from scripts.benchmarks.epoch_data import Epochs, draw_data
 from scripts.benchmarks.models import draw_params, our_net, our_step, plain_step
@@ -29,14 +30,19 @@ def make_fast(name: str) -> Epochs:
 
 
 def compiled_run(name: str, shuffle: str) -> Epochs:
-  """What `fit` hands to the device: stop rules, finite or not, each step's loss and norms."""
+  """What `fit` hands to the device: stop rules, finite or not, each step's loss and norms.
+
+  It looks at the loss and the gradient in each step, and at all else once, at the end of the call.
+  """
   size, epochs = SIZES[name], PROGRAM[name]
   n, steps = EXAMPLES[name], epochs * (EXAMPLES[name] // size.batch)
   data = fb.train.Batch(*map(jnp.asarray, draw_data(name)))
-  init, step = fb.train.make_step(*our_net(size), fb.train.gradient_descent(RATE))
+  optimizer = fb.train.gradient_descent(RATE)
+  init, step = make_guarded_step(*our_net(size), optimizer, is_thorough=False)
   stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   loop = start_loop(init(jax.random.key(0)), n, jnp.float32, shuffle)
-  chunk, key, done = make_chunk(step, size.batch, steps, shuffle), jax.random.key(1), 0
+  chunk = make_chunk(step, size.batch, steps, shuffle, is_thorough=False)
+  key, done = jax.random.key(1), 0
 
   def run(number: int) -> None:
     nonlocal loop, done
