@@ -72,6 +72,16 @@ def test_the_end_of_a_run_does_not_depend_on_its_chunks(reason):
     chex.assert_trees_all_equal(run.params, runs[0].params)
 
 
+@pytest.mark.parametrize("mode", ["raise", "skip"])
+def test_a_run_in_float64(mode):
+  """With x64 on, where an index that nobody typed is of 64 bits."""
+  with jax.enable_x64(True):
+    result = fit(
+      net=fb.mlp([4, 3], dtype=jnp.float64), data=(X.astype(np.float64), LABELS), on_nonfinite=mode
+    )
+  assert (result.stop_reason, result.losses.dtype) == ("max_steps", np.float64)
+
+
 @pytest.mark.slow
 def test_full_batch_descent_is_a_loop_over_step():
   result = fit(batch_size=None)
@@ -114,8 +124,8 @@ def test_a_chunk_is_one_loop_on_the_device():
   chunk = make_chunk(step, 5, 9)
   compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), KEY).compile()
   text = compiled.as_text()
-  # The loop over steps, and one in the sort that draws an order; nothing that calls the host.
-  assert " while(" in text
+  # The loops over epochs, over the steps of one, and of the sort; nothing that calls the host.
+  assert text.count(" while(") >= 3
   for word in ("callback", "infeed", "outfeed"):
     assert word not in text
   # The parameters and the optimiser's state are updated in place.

@@ -190,6 +190,23 @@ def test_an_ignored_row_may_hold_anything():
   assert losses[3] > 0
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32])
+def test_a_label_is_its_row_of_probabilities_to_the_bit(dtype):
+  """A label's term is taken, and of rows of probabilities all are added; others than it are 0."""
+  rng, labels = np.random.default_rng(0), np.array([0, 4, 2, 2, 1], dtype)
+  outputs = 5 * rng.normal(size=(5, 5))
+  outputs[2, 3], outputs[3, 2] = -np.inf, -np.inf  # An impossible class, and the right one.
+  loss = fb.softmax_cross_entropy_with(class_weights=[1.0, 0.5, 2.0, 1.0, 0.0])
+  got = losses_and_slopes(loss, outputs, labels)
+  want = losses_and_slopes(loss, outputs, np.eye(5)[labels])
+  for ours, own in zip(got, want, strict=True):
+    np.testing.assert_array_equal(ours, own)
+  wrong = np.array([0, 4, 100, 2, 1], dtype)
+  losses, rows = jax.jit(lambda z, y: loss.forward(z, y))(outputs, wrong)
+  np.testing.assert_array_equal(np.isnan(losses), wrong == 100)
+  np.testing.assert_array_equal(np.isnan(rows).all(1), wrong == 100)
+
+
 def test_a_negative_label_to_ignore_is_none_of_the_unsigned():
   loss = fb.softmax_cross_entropy_with(ignore_label=-1)
   losses, _ = losses_and_slopes(loss, np.zeros((1, 256)), np.array([255], np.uint8))

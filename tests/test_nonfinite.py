@@ -138,6 +138,18 @@ def test_a_run_that_went_back_and_was_cut_ends_in_the_same_bits(tmp_path):
   np.testing.assert_array_equal(cut.losses, whole.losses)
 
 
+def test_a_run_that_was_resumed_goes_back_to_an_end_and_on_from_there(tmp_path):
+  """The checkpoint that it goes back to is that of a run that had ended."""
+  asked = {"checkpoints": Checkpoints(tmp_path, every=50), "on_nonfinite": "rollback"}
+  first = fit(stop=20, rate=0.05, **asked)
+  events = []
+  result = fit(stop=60, rate=1e3, resume=tmp_path, on_event=events.append, **asked)
+  assert (first.stop_reason, first.steps) == ("max_steps", 20)
+  assert (result.stop_reason, result.steps) == ("max_steps", 60)
+  assert result.rollbacks == len(events) > 0
+  assert "back to step 20" in events[0]
+
+
 def test_what_no_rate_mends_ends_the_run(tmp_path):
   events = []
   asked = {"checkpoints": Checkpoints(tmp_path, every=5), "on_nonfinite": "rollback"}

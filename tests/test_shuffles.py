@@ -82,17 +82,19 @@ def test_a_batch_follows_from_the_key_and_the_step_alone(shuffle):
 
 
 @pytest.mark.slow
-def test_a_run_takes_its_batches_from_the_shuffle():
+@pytest.mark.parametrize("size", [5, 15])  # Four steps an epoch, and one.
+def test_a_run_takes_its_batches_from_the_shuffle(size):
   x = np.asarray(jax.random.normal(KEY, (22, 4)))
   net, labels, losses = fb.mlp([4, 3]), (x[:, 0] > 0).astype(np.int32), []
   run = fb.train.fit(
     net, fb.softmax_cross_entropy, (x, labels), optimizer=fb.train.gradient_descent(1e-9),
-    stop=fb.train.StopRules(8), key=KEY, batch_size=5, shuffle="fast", chunk_steps=3,
+    stop=fb.train.StopRules(8), key=KEY, batch_size=size, shuffle="fast", chunk_steps=3,
   )  # fmt: skip
   order_key = jax.random.split(KEY)[1]
   for step in range(8):  # At that rate the parameters stay where they were.
-    drawn = FAST.draw(jax.random.fold_in(order_key, step // 4), 22)
-    rows = FAST.rows(drawn, 22, jnp.asarray(step % 4 * 5), 5)
+    epoch, place = divmod(step, 22 // size)
+    drawn = FAST.draw(jax.random.fold_in(order_key, epoch), 22)
+    rows = FAST.rows(drawn, 22, jnp.asarray(place * size), size)
     outputs = net.forward(run.params, x[rows])[0]
     losses.append(fb.softmax_cross_entropy.forward(outputs, labels[rows])[0].mean())
   np.testing.assert_allclose(run.losses, losses, rtol=1e-5)

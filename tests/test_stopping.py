@@ -1,11 +1,15 @@
 """The stop rules, as numbers in a compiled loop, against the plainest loop in Python."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbackprop.train import StopRules
-from fbackprop.train.loop import add_up, judge, start_loop, stop_numbers
+from fbackprop.train import Batch, State, StopRules
+from fbackprop.train.loop import RUNNING, add_up, judge, make_chunk, start_loop, stop_numbers
+from fbackprop.train.steps import Info
 from fbackprop.train.stopping import STOP_REASONS
 
 
@@ -43,6 +47,43 @@ def stop_by_judge(losses, per_epoch, stop, shares=None):
   raise AssertionError("the losses are too few for this stop rule")
 
 
+KEY = jax.random.key(0)
+
+
+def told_step(state, batch):
+  """A step whose loss the state tells, in the place of the optimiser's state."""
+  loss = state.opt_state[state.step]
+  finite = jnp.isfinite(loss)
+  weight = jnp.asarray(2.0) if batch.weights is None else batch.weights.sum()
+  after = state._replace(step=jnp.where(finite, state.step + 1, state.step))
+  return after, Info(loss, weight, loss[None], finite)
+
+
+@functools.cache
+def told_chunk(is_thorough):
+  return make_chunk(told_step, 2, 64, is_thorough=is_thorough)
+
+
+def run_told(losses, per_epoch, stop, cut, progress=None, weights=None, is_thorough=True):
+  """The compiled loop, `cut` steps at a time, with batches of two; its rows and the loop itself."""
+  numbers, told = stop_numbers(stop, jnp.float32), jnp.full(64, jnp.inf)
+  told = told.at[: len(losses)].set(jnp.array(losses, jnp.float32))
+  loop = start_loop(
+    State(jnp.zeros((), jnp.int32), (), told, jax.random.key(1)), 2 * per_epoch, jnp.float32
+  )
+  loop = loop._replace(progress=loop.progress._replace(**(progress or {})))
+  x, weights = jnp.zeros((2 * per_epoch, 1)), None if weights is None else jnp.array(weights)
+  rows, until = [], 0
+  while int(loop.progress.reason) == RUNNING:
+    until, before = until + cut, int(loop.state.step)
+    loop, infos = told_chunk(is_thorough)(
+      loop, Batch(x, x, weights), numbers, jnp.int32(until), KEY
+    )
+    reached = int(loop.state.step) - before + (int(loop.progress.reason) == 6)
+    rows.append(jax.tree.map(lambda column, reached=reached: np.array(column)[:reached], infos))
+  return loop, jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
+
+
 # Multiples of 1/8, whose sums and means over 1, 2 or 4 steps are exact in float32: no rounding can
 # make the two differ, and ties with a rule's threshold are common.
 FALLING = [8.0 / (1 + i // 2) // 0.125 * 0.125 for i in range(64)]
@@ -66,7 +107,53 @@ WAVY = [2 + 0.5 * (i % 5) - i // 16 * 0.25 for i in range(64)]
   ids=str,
 )
 def test_judge_stops_where_the_plain_loop_stops(losses, per_epoch, stop):
-  assert stop_by_judge(losses, per_epoch, stop) == stop_by_loop(losses, per_epoch, stop)
+  ends = stop_by_loop(losses, per_epoch, stop)
+  assert stop_by_judge(losses, per_epoch, stop) == ends
+  for cut in (64, 3):
+    loop, rows = run_told(losses, per_epoch, stop, cut)
+    steps, reason = len(rows.loss), STOP_REASONS[int(loop.progress.reason)]
+    assert (steps, reason) == ends
+    assert int(loop.state.step) == steps - (reason == "diverged")
+    # Each step that was reached has its row, and one that diverged, the last, says so.
+    np.testing.assert_array_equal(rows.loss, np.array(losses[:steps], np.float32))
+    np.testing.assert_array_equal(rows.grad_norms[:, 0], rows.loss)
+    np.testing.assert_array_equal(rows.finite, np.isfinite(losses[:steps]))
+    np.testing.assert_array_equal(rows.weight, 2)
+
+
+def test_a_batch_has_its_weight_in_its_row():
+  """By the order of the examples that its epoch has."""
+  weights = np.arange(8, dtype=np.float32)
+  _, rows = run_told(FALLING, 4, StopRules(8), cut=3, weights=weights)
+  for epoch in range(2):
+    order = jax.random.permutation(jax.random.fold_in(KEY, epoch), 8)
+    want = weights[np.asarray(order)].reshape(4, 2).sum(1)
+    np.testing.assert_array_equal(rows.weight[4 * epoch : 4 * epoch + 4], want)
+
+
+@pytest.mark.parametrize("cut", [64, 3, 1])
+def test_a_rule_of_epochs_that_came_with_a_resumed_run_waits_for_the_end_of_one(cut):
+  """However the run is cut: the epochs that were stale before may be more than are allowed now."""
+  stop = StopRules(64, tol=0.0, patience=1)
+  loop, _ = run_told([1.0] * 64, 10, stop, cut, {"stale": jnp.int32(3), "best": jnp.float32(0)})
+  assert (int(loop.state.step), STOP_REASONS[int(loop.progress.reason)]) == (10, "tol")
+  loop, _ = run_told([1.0] * 64, 10, StopRules(24), cut, {"stale": jnp.int32(99)})
+  assert (int(loop.state.step), STOP_REASONS[int(loop.progress.reason)]) == (24, "max_steps")
+
+
+def test_a_state_that_is_not_finite_at_the_end_of_a_call_ends_it():
+  """That of a loop that looks at it no sooner: here at a told loss that isn't reached."""
+  told = [*FALLING[:9], float("nan"), *FALLING[10:]]
+  loop, _ = run_told(FALLING, 4, StopRules(5), cut=5, is_thorough=False)
+  assert STOP_REASONS[int(loop.progress.reason)] == "max_steps"
+  state = loop.state._replace(step=jnp.int32(0), opt_state=jnp.array(told), params=jnp.array(told))
+  begin = start_loop(state, 8, jnp.float32)
+  data, numbers = (
+    Batch(jnp.zeros((8, 1)), jnp.zeros((8, 1))),
+    stop_numbers(StopRules(5), jnp.float32),
+  )
+  ended, _ = told_chunk(False)(begin, data, numbers, jnp.int32(5), KEY)
+  assert STOP_REASONS[int(ended.progress.reason)] == "diverged"
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,8 @@ def make_chunk(
     `chunk(loop, data, stop, until, order_key) -> (loop, rows)`: runs until step `until` (at most
     `capacity` further) or until a stop rule fires. The loop that went in is donated. `rows` is the
     `Info` of each step, in arrays `[capacity, ...]`; those of steps that weren't reached say
-    nothing. A step that diverged has its row, and isn't counted in `state.step`.
+    nothing. A step that diverged has its row, and isn't counted in `state.step`. Where `step` isn't
+    thorough it is counted, and the rows of a call that diverged mean nothing.
   """
 
   @partial(jax.jit, donate_argnums=(0,) if is_thorough else ())
@@ -182,7 +183,7 @@ def make_chunk(
     info = jax.eval_shape(step, loop.state, data)[1]
     rows = jax.tree.map(empty, recorded(info, data))
     after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
-    rows["finite"] = jnp.arange(capacity) < after.state.step - first
+    rows["finite"] = jnp.arange(capacity, dtype=first.dtype) < after.state.step - first
     if data.weights is None:
       rows["weight"] = jnp.full(capacity, batch_size, info.weight.dtype)
     infos = Info(**rows)
@@ -295,7 +296,7 @@ def account(
 
   Args:
     loop: after the last step.
-    finite: whether that was taken.
+    finite: what that said of itself.
     steps_per_epoch: full batches in the data.
     stop: the rules.
     look: of `make_look`, where examples are set aside.
@@ -342,7 +343,7 @@ def judge(
   for fires, code in (
     (step // steps_per_epoch >= stop.max_epochs, MAX_EPOCHS),
     (step >= stop.max_steps, MAX_STEPS),
-    (stale > stop.patience, TOL),
+    (epoch_ends & (stale > stop.patience), TOL),
     (epoch_ends & (mean <= stop.loss_below), LOSS_BELOW),
     (~finite, DIVERGED),
   ):

@@ -113,8 +113,7 @@ class Running:
         self.on_evaluation(evaluation)
     if (reason := reason_of(self.loop)) is not None and stop_then == stop:
       return reason
-    running = jnp.asarray(RUNNING, jnp.int32)
-    self.loop = self.loop._replace(progress=self.loop.progress._replace(reason=running))
+    self.loop = running_again(self.loop)
     return None
 
   def run(self, reason: str | None = None) -> str:
@@ -193,7 +192,9 @@ class Running:
     if self.on_nonfinite == "rollback" and self.history.rollbacks < MOST_ROLLBACKS:
       seconds, rollbacks = self.history.seconds, self.history.rollbacks + 1
       assert self.keeper is not None  # See `fit`.
-      self.loop, self.history, _ = self.load(self.keeper.folder)
+      loop, self.history, _ = self.load(self.keeper.folder)
+      # That of the end of a run that was resumed since says why it had ended.
+      self.loop = running_again(loop)
       self.history.seconds, self.history.rollbacks = seconds, rollbacks
       scale = jnp.asarray(0.5**rollbacks, jnp.float32)
       opt_state = self.loop.state.opt_state._replace(scale=scale)  # See `optimizers.scaled`.
@@ -268,6 +269,12 @@ class Running:
         f"the checkpoint of step {self.done} could not be written: {error.strerror or error}; "
         "those before are as they were"
       )
+
+
+def running_again(loop: Loop) -> Loop:
+  """The loop as if no stop rule had fired."""
+  running = jnp.asarray(RUNNING, jnp.int32)
+  return loop._replace(progress=loop.progress._replace(reason=running))
 
 
 def reason_of(loop: Loop) -> str | None:

@@ -47,7 +47,8 @@ def make_look(
 ) -> Callable[[Best, Params, Array, Array, Array], Best]:
   """Builds `look(best, params, step, epoch_ends, counts) -> best`: at the end of an epoch, a score.
 
-  It is forgotten where it doesn't count: after a step that wasn't taken.
+  It is forgotten where it doesn't count: of an ensemble, whose members look together, for those
+  whose step wasn't taken.
   """
   measure = make_badness(net, loss)
 
