@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 import fbackprop as fb
 from fbackprop.cli import ensemble as cli_ensemble
 from fbackprop.cli import main
-from fbackprop.train import fit_ensemble, report, spread_of
+from fbackprop.cli.ensemble import metrics_of
+from fbackprop.train import EnsembleEvaluation, fit_ensemble, report, spread_of
 from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import load_dataset
 from fbackprop.train.last_axis import is_tiny, vmap_last
@@ -280,7 +281,7 @@ def undrawn(monkeypatch):
 def run(tmp_path_factory):
   """A run of three linear models of iris, of two rates."""
   out = tmp_path_factory.mktemp("runs")
-  flags = "--data iris --ensemble 3 --rates 0.01 0.2 --stop.max-steps 30 --eval-every 30 --out"
+  flags = "--data iris --ensemble 3 --rates 0.01 0.2 --stop.max-steps 30 --eval-every 10 --out"
   return out / "iris-1", main(["train", *flags.split(), str(out), "--hidden", "3"])
 
 
@@ -312,6 +313,30 @@ def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
   assert "3 of mlp 4-3-3" in said
   together = [line.split()[-1] for line in said.splitlines() if line.split()[0] in ("0.01", "0.2")]
   assert together == [f"{row['together']:.4f}" for row in summary["rates"]]
+
+
+@pytest.mark.slow
+def test_the_folder_holds_a_line_for_each_evaluation(run):
+  """The last one says what the summary says."""
+  folder, _ = run
+  lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines] == [10, 20, 30]
+  assert [line["running"] for line in lines] == [6, 6, 0]
+  summary = json.loads((folder / "summary.json").read_text())
+  for told, row in zip(lines[-1]["rates"], summary["rates"], strict=True):
+    accuracy = told["test_accuracy"]
+    assert (told["rate"], accuracy["members"]) == (row["rate"], 3)
+    for name in ("mean", "deviation", "least", "most"):
+      np.testing.assert_allclose(accuracy[name], row[name], rtol=1e-12)
+  first, last = (lines[i]["rates"][1]["train_loss"]["mean"] for i in (0, -1))
+  assert 0 < last < first
+
+
+def test_what_is_not_finite_is_left_out_of_a_line():
+  losses = np.array([1.0, np.nan, 3.0, np.nan, np.inf, np.nan])
+  line = metrics_of(EnsembleEvaluation(7, 2, losses, None, None, None, None, 0.5), (0.1, 0.2))
+  spread = {"mean": 2.0, "deviation": 2**0.5, "least": 1.0, "most": 3.0, "members": 2}
+  assert line["rates"] == [{"rate": 0.1, "train_loss": spread}, {"rate": 0.2, "train_loss": None}]
 
 
 @pytest.mark.slow
@@ -351,7 +376,7 @@ def test_an_interrupt_saves_an_ensemble(tmp_path, capsys, monkeypatch, undrawn):
   assert "kept: 2 of rate 0.05;" in capsys.readouterr().out
   folder = tmp_path / "iris-1"
   assert sorted(os.listdir(folder)) == [
-    "config.toml", "env.json", "model.safetensors", "report.html", "summary.json"
+    "config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html", "summary.json"
   ]  # fmt: skip
   (row,) = json.loads((folder / "summary.json").read_text())["rates"]
   assert (row["stop_reasons"], row["steps"]) == (["interrupted"] * 2, [20, 20])

@@ -61,10 +61,20 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   members = size * len(rates)
   print("\n".join(prepared.about()))
   print(f"{members} of {description.as_text()}; {method_of(config)}")
+  failed: dict[Path, str] = {}
+
+  def write(name: str, writer: Callable[..., None], *content: Any) -> None:
+    """Writes a file of the run; one that can't be written doesn't keep the others from it."""
+    try:
+      writer(folder / name, *content)
+    except OSError as error:
+      failed[folder / name] = error.strerror or str(error)
+
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
     with show_progress(prepared.last_step) as show:
 
       def on_evaluation(evaluation: "EnsembleEvaluation") -> None:
+        write("metrics.jsonl", runs.append_metrics, metrics_of(evaluation, rates))
         known = evaluation.train_losses[np.isfinite(evaluation.train_losses)]
         mean = number(float(known.mean()) if len(known) else None)
         show(f"step {evaluation.step}: mean train loss {mean}, {evaluation.running} still run",
@@ -116,15 +126,6 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
       "compile_seconds": result.compile_seconds,
     }
     whole = description._replace(ensemble=size)
-    failed: dict[Path, str] = {}
-
-    def write(name: str, writer: Callable[..., None], *content: Any) -> None:
-      """Writes a file of the run; one that can't be written doesn't keep the others from it."""
-      try:
-        writer(folder / name, *content)
-      except OSError as error:
-        failed[folder / name] = error.strerror or str(error)
-
     write("model.safetensors", save_model, part.params, whole)
     write("summary.json", runs.write_json, summary)
     told = told_of(config, arguments, folder, method_of(config), prepared.aside)
@@ -168,6 +169,36 @@ def last_loss(result: "EnsembleResult", k: int) -> float:
   if result.stop_reasons[k] == "diverged" or not result.steps[k]:
     return float("nan")
   return float(result.losses[: result.steps[k], k][-100:].mean())
+
+
+def metrics_of(evaluation: "EnsembleEvaluation", rates: Sequence[float]) -> dict[str, Any]:
+  """A line of metrics.jsonl: of each rate the spread of its members' numbers, those not finite left
+  out, and of how many that is."""
+  import numpy as np
+
+  from fbackprop.train import spread_of
+
+  def spread(values: Any) -> dict[str, Any] | None:
+    known = values[np.isfinite(values)]
+    return {**spread_of(known)._asdict(), "members": len(known)} if len(known) else None
+
+  columns = {
+    "train_loss": evaluation.train_losses,
+    "test_loss": evaluation.test_losses,
+    "test_accuracy": evaluation.test_accuracies,
+  }
+  parts = {
+    name: np.split(values, len(rates)) for name, values in columns.items() if values is not None
+  }
+  return {
+    "step": evaluation.step,
+    "running": evaluation.running,
+    "seconds": evaluation.seconds,
+    "rates": [
+      {"rate": rate, **{name: spread(part[i]) for name, part in parts.items()}}
+      for i, rate in enumerate(rates)
+    ],
+  }
 
 
 def summary_of(scores: "RateScores", result: "EnsembleResult") -> dict[str, Any]:

@@ -61,7 +61,12 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
-  """Adds a line to metrics.jsonl.
+  """Adds the line of an evaluation to metrics.jsonl; see `append_metrics`."""
+  append_metrics(path, vars(evaluation))
+
+
+def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
+  """Adds a line to metrics.jsonl, with the key "step".
 
   Lines of this step and of later ones, which a run has that was cut and went on before them, give
   way; so does half a line.
@@ -73,8 +78,8 @@ def append_evaluation(path: Path, evaluation: Evaluation) -> None:
     raise OSError(errno.ELOOP, "it is a link, and must be a file", str(path))
   content = read_plain(path).decode(errors="replace") if path.exists() else ""
   before = content.splitlines(keepends=True)
-  kept = [line for line in before if (step := step_of(line)) is not None and step < evaluation.step]
-  line = json.dumps(to_json(vars(evaluation)), allow_nan=False) + "\n"
+  kept = [line for line in before if (step := step_of(line)) is not None and step < metrics["step"]]
+  line = json.dumps(to_json(metrics), allow_nan=False) + "\n"
   if len(kept) < len(before):
     write_whole(path, "".join([*kept, line]).encode())
     return
