@@ -78,8 +78,9 @@ FLOORS = [
    "train.report.members", "train.report.ensemble_page", "train.report",
    "train.runs", "train"],
   ["cli.usage", "cli.toml", "cli.runs", "cli.config", "cli.options", "cli.progress", "cli.output",
-   "cli.table", "cli.loading", "cli.told", "cli.preparation", "cli.ensemble", "cli.train",
-   "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli", "__main__"],
+   "cli.folder", "cli.table", "cli.loading", "cli.told", "cli.preparation", "cli.ensemble",
+   "cli.train", "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli",
+   "__main__"],
 ]  # fmt: skip
 
 

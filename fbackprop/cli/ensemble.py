@@ -2,13 +2,13 @@
 
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.config import TrainConfig
+from fbackprop.cli.folder import RunFolder
 from fbackprop.cli.output import number
 from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
@@ -61,20 +61,13 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   members = size * len(rates)
   print("\n".join(prepared.about()))
   print(f"{members} of {description.as_text()}; {method_of(config)}")
-  failed: dict[Path, str] = {}
-
-  def write(name: str, writer: Callable[..., None], *content: Any) -> None:
-    """Writes a file of the run; one that can't be written doesn't keep the others from it."""
-    try:
-      writer(folder / name, *content)
-    except OSError as error:
-      failed[folder / name] = error.strerror or str(error)
+  files = RunFolder(folder)
 
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
     with show_progress(prepared.last_step) as show:
 
       def on_evaluation(evaluation: "EnsembleEvaluation") -> None:
-        write("metrics.jsonl", runs.append_metrics, metrics_of(evaluation, rates))
+        files.write("metrics.jsonl", runs.append_metrics, metrics_of(evaluation, rates))
         known = evaluation.train_losses[np.isfinite(evaluation.train_losses)]
         mean = number(float(known.mean()) if len(known) else None)
         show(f"step {evaluation.step}: mean train loss {mean}, {evaluation.running} still run",
@@ -126,12 +119,12 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
       "compile_seconds": result.compile_seconds,
     }
     whole = description._replace(ensemble=size)
-    write("model.safetensors", save_model, part.params, whole)
-    write("summary.json", runs.write_json, summary)
+    files.write("model.safetensors", save_model, part.params, whole)
+    files.write("summary.json", runs.write_json, summary)
     told = told_of(config, arguments, folder, method_of(config), prepared.aside)
     model = Model(whole, part.params)
     page = draw_ensemble_page(told, part, scores, kept, dataset, model)
-    write("report.html", write_whole, page)
+    files.write("report.html", write_whole, page)
     error_said = "not checked" if worst is None else f"{worst:.1e}"
     print(f"kept: {size} of rate {rates[kept]:g}; worst gradient error against jax.grad "
           f"{error_said}; run in {folder}")  # fmt: skip
@@ -146,9 +139,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
         file=sys.stderr,
       )
       break
-  if failed:
-    files = ", ".join(f"{path} ({reason})" for path, reason in failed.items())
-    print(f"fbackprop: could not be written: {files}", file=sys.stderr)
+  if files.tell_failed():
     return 1
   if interruption.signum is not None:
     return 128 + interruption.signum

@@ -3,14 +3,14 @@
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fbackprop.cli.config import TrainConfig, parse
 from fbackprop.cli.ensemble import run_ensemble
+from fbackprop.cli.folder import RunFolder
 from fbackprop.cli.output import number
 from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
@@ -83,20 +83,13 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   print(table.head())
 
   checkpoints = folder / "checkpoints"
-  failed: dict[Path, str] = {}
-
-  def write(name: str, writer: Callable[..., None], *content: Any) -> None:
-    """Writes a file of the run; one that can't be written doesn't keep the others from it."""
-    try:
-      writer(folder / name, *content)
-    except OSError as error:
-      failed[folder / name] = error.strerror or str(error)
+  files = RunFolder(folder)
 
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
     with show_progress(prepared.last_step) as show:
 
       def on_evaluation(evaluation: "Evaluation") -> None:
-        write("metrics.jsonl", runs.append_evaluation, evaluation)
+        files.write("metrics.jsonl", runs.append_evaluation, evaluation)
         show(table.row(evaluation), evaluation.step)
 
       def on_event(event: str) -> None:
@@ -130,8 +123,8 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
         raise UsageError(f"--resume {config.resume}: {error}") from error
 
     summary = runs.summarize(result, dataset)
-    write("model.safetensors", save_model, result.params, model)
-    write("summary.json", runs.write_json, summary)
+    files.write("model.safetensors", save_model, result.params, model)
+    files.write("summary.json", runs.write_json, summary)
     name = "test_accuracy" if dataset.is_classification else "test_loss"
     worst = result.gradient_check_max_rel_error
     ending = (
@@ -142,10 +135,10 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
     title = f"{network}; {method}, seed {config.seed}\n{ending.rpartition(';')[0]}"
     look = jax.jit(fb.inspect(model.net, model.loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
-    write("report.png", write_whole, draw_report(title, result, dataset, signals))
+    files.write("report.png", write_whole, draw_report(title, result, dataset, signals))
     told = told_of(config, arguments, folder, method, prepared.aside)
     page = draw_page(told, result, dataset, signals, Model(model, result.params))
-    write("report.html", write_whole, page)
+    files.write("report.html", write_whole, page)
     print(ending)
 
   if result.stop_reason == "interrupted" and result.saved_at == result.steps:
@@ -170,10 +163,8 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
       file=sys.stderr,
     )
   for step in result.unsaved:
-    failed[checkpoints / str(step)] = "see above"
-  if failed:
-    files = ", ".join(f"{path} ({reason})" for path, reason in failed.items())
-    print(f"fbackprop: could not be written: {files}", file=sys.stderr)
+    files.failed[checkpoints / str(step)] = "see above"
+  if files.tell_failed():
     return 1
   if interruption.signum is not None:
     return 128 + interruption.signum
