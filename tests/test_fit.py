@@ -15,7 +15,8 @@ import fbackprop as fb
 from fbackprop.linear import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import draw_order, make_chunk, start_loop, stop_numbers, take_batch
+from fbackprop.train.judging import stop_numbers
+from fbackprop.train.loop import draw_order, make_chunk, start_loop, take_batch
 from fbackprop.train.steps import State
 
 KEY = jax.random.key(3)

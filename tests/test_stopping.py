@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fbackprop.train import Batch, State, StopRules
-from fbackprop.train.loop import RUNNING, add_up, judge, make_chunk, start_loop, stop_numbers
+from fbackprop.train.judging import DIVERGED, RUNNING, add_up, judge, stop_numbers
+from fbackprop.train.loop import make_chunk, start_loop
 from fbackprop.train.steps import Info
 from fbackprop.train.stopping import STOP_REASONS
 
@@ -79,7 +80,7 @@ def run_told(losses, per_epoch, stop, cut, progress=None, weights=None, is_thoro
     loop, infos = told_chunk(is_thorough)(
       loop, Batch(x, x, weights), numbers, jnp.int32(until), KEY
     )
-    reached = int(loop.state.step) - before + (int(loop.progress.reason) == 6)
+    reached = int(loop.state.step) - before + (int(loop.progress.reason) == DIVERGED)
     rows.append(jax.tree.map(lambda column, reached=reached: np.array(column)[:reached], infos))
   return loop, jax.tree.map(lambda *parts: np.concatenate(parts), *rows)
 
@@ -148,11 +149,8 @@ def test_a_state_that_is_not_finite_at_the_end_of_a_call_ends_it():
   assert STOP_REASONS[int(loop.progress.reason)] == "max_steps"
   state = loop.state._replace(step=jnp.int32(0), opt_state=jnp.array(told), params=jnp.array(told))
   begin = start_loop(state, 8, jnp.float32)
-  data, numbers = (
-    Batch(jnp.zeros((8, 1)), jnp.zeros((8, 1))),
-    stop_numbers(StopRules(5), jnp.float32),
-  )
-  ended, _ = told_chunk(False)(begin, data, numbers, jnp.int32(5), KEY)
+  x, numbers = jnp.zeros((8, 1)), stop_numbers(StopRules(5), jnp.float32)
+  ended, _ = told_chunk(False)(begin, Batch(x, x), numbers, jnp.int32(5), KEY)
   assert STOP_REASONS[int(ended.progress.reason)] == "diverged"
 
 

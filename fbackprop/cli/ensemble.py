@@ -62,7 +62,6 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   print("\n".join(prepared.about()))
   print(f"{members} of {description.as_text()}; {method_of(config)}")
   files = RunFolder(folder)
-
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
     with show_progress(prepared.last_step) as show:
 
@@ -163,8 +162,10 @@ def last_loss(result: "EnsembleResult", k: int) -> float:
 
 
 def metrics_of(evaluation: "EnsembleEvaluation", rates: Sequence[float]) -> dict[str, Any]:
-  """A line of metrics.jsonl: of each rate the spread of its members' numbers, those not finite left
-  out, and of how many that is."""
+  """A line of metrics.jsonl: of each rate the spread of its members' numbers.
+
+  Those that aren't finite are left out; "members" says how many are in it.
+  """
   import numpy as np
 
   from fbackprop.train import spread_of

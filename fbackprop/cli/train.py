@@ -84,7 +84,6 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
 
   checkpoints = folder / "checkpoints"
   files = RunFolder(folder)
-
   with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
     with show_progress(prepared.last_step) as show:
 

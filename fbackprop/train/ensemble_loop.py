@@ -8,16 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fbackprop.train.judging import RUNNING, StopNumbers, add_up, judge
 from fbackprop.train.last_axis import vmap_last
-from fbackprop.train.loop import (
-  RUNNING,
-  Loop,
-  StopNumbers,
-  add_up,
-  draw_order,
-  judge,
-  take_batch,
-)
+from fbackprop.train.loop import Loop, draw_order, take_batch
 from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.steps import Batch, make_step
 from fbackprop.train.validation import Best

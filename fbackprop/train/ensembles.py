@@ -29,16 +29,9 @@ from fbackprop.train.ensemble_scores import Scores, make_ensemble_evaluate, mean
 from fbackprop.train.examples import check_examples
 from fbackprop.train.gradient_checks import make_gradient_check
 from fbackprop.train.interruption import deferred_interrupt
+from fbackprop.train.judging import DIVERGED, RUNNING, stop_numbers
 from fbackprop.train.last_axis import is_tiny, shape_of
-from fbackprop.train.loop import (
-  DIVERGED,
-  RUNNING,
-  Loop,
-  draw_order,
-  start_loop,
-  stop_numbers,
-  take_batch,
-)
+from fbackprop.train.loop import Loop, draw_order, start_loop, take_batch
 from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import make_step

@@ -18,12 +18,8 @@ from fbackprop.train.examples import check_examples, digest, make_evaluate
 from fbackprop.train.gradient_checks import make_gradient_check
 from fbackprop.train.gradients import check_clip_examples, check_watch
 from fbackprop.train.history import History, no_rows
-from fbackprop.train.loop import (
-  make_chunk,
-  make_pass_over,
-  start_loop,
-  stop_numbers,
-)
+from fbackprop.train.judging import stop_numbers
+from fbackprop.train.loop import make_chunk, make_pass_over, start_loop
 from fbackprop.train.method_names import NonfiniteName, ShuffleName, WatchName
 from fbackprop.train.optimizers import scaled
 from fbackprop.train.results import BestEpoch, Evaluation, Result

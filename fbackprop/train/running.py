@@ -16,7 +16,8 @@ from fbackprop.train.checkpoints import Keeper, Saved
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.history import History, mean_loss
 from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.loop import RUNNING, Loop, StopNumbers, draw_order, take_batch
+from fbackprop.train.judging import RUNNING, StopNumbers
+from fbackprop.train.loop import Loop, draw_order, take_batch
 from fbackprop.train.method_names import NonfiniteName
 from fbackprop.train.results import Evaluation
 from fbackprop.train.steps import Batch, State

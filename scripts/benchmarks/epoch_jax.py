@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 import fbackprop as fb
-from fbackprop.train.loop import RUNNING, make_chunk, start_loop, stop_numbers
+from fbackprop.train.judging import RUNNING, stop_numbers
+from fbackprop.train.loop import make_chunk, start_loop
 from fbackprop.train.shuffles import SHUFFLES
 from fbackprop.train.steps import make_guarded_step
 from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
