@@ -74,6 +74,31 @@ def check_same(where: str, names: tuple[str, str], a: Any, b: Any) -> None:
   check_dtype(where, names[1], b, a.dtype)
 
 
+def check_like(name: str, tree: Any, like: Any) -> None:
+  """Refuses a tree of arrays of another structure, shape or dtype; the message names the leaf.
+
+  Args:
+    name: what an error calls the tree, as "fit: params".
+    tree: the one that came.
+    like: the one that is needed, of arrays or of their shapes.
+  """
+  wanted, got = (
+    {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(each)}
+    for each in (like, tree)
+  )
+  if wanted.keys() != got.keys():
+    missing, extra = (", ".join(sorted(a.keys() - b.keys())) or "none"
+                      for a, b in ((wanted, got), (got, wanted)))  # fmt: skip
+    raise StructureError(f"{name} is of another network: missing {missing}; not expected {extra}")
+  for path, leaf in wanted.items():
+    where, _, what = f"{name}{path}".rpartition(": ")
+    check_shape(where, what, got[path], leaf.shape)
+    check_dtype(where, what, got[path], leaf.dtype)
+  must, was = str(jax.tree.structure(like)), str(jax.tree.structure(tree))
+  if must != was:
+    raise StructureError(f"{name} must have the structure {must}, got {was}")
+
+
 def check_key(where: str, key: Any) -> None:
   """Refuses what isn't one typed key: a seed, an old-style uint32 pair, a batch of keys."""
   is_key = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)

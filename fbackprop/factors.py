@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 
 from fbackprop.checks import StructureError
-from fbackprop.types import Array
+from fbackprop.types import Array, exportable
 
 
+@exportable
 class Affine(NamedTuple):
   """Of y = x w + b: `x` `[N, D_in]` and `y_bar` `[N, D_out]`; w_bar = xᵀ ȳ, b_bar = Σ_n ȳ_n."""
 
@@ -21,6 +22,7 @@ class Affine(NamedTuple):
   y_bar: Array
 
 
+@exportable
 class Linear(NamedTuple):
   """Of y = x w, without a bias: `x` `[N, D_in]` and `y_bar` `[N, D_out]`; w_bar = xᵀ ȳ."""
 
@@ -28,6 +30,7 @@ class Linear(NamedTuple):
   y_bar: Array
 
 
+@exportable
 class Elementwise(NamedTuple):
   """Of y = x_hat scale + shift: both `[N, D]`; scale_bar = Σ_n ȳ_n x_hat_n, shift_bar = Σ_n ȳ_n."""
 
@@ -35,6 +38,7 @@ class Elementwise(NamedTuple):
   y_bar: Array
 
 
+@exportable
 class Scaling(NamedTuple):
   """Of y = x_hat scale, without a shift: both `[N, D]`; scale_bar = Σ_n ȳ_n x_hat_n."""
 

@@ -12,9 +12,10 @@ import jax
 from fbackprop.checks import check_unit
 from fbackprop.combinators import map_layers, name_layers
 from fbackprop.transforms import value_and_grad
-from fbackprop.types import Array, Layer, Loss, Params, Residuals
+from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
 
 
+@exportable
 class Signals(NamedTuple):
   """What passes through one layer: `x` `[N, D_in]` and `y` `[N, D_out]` forward, `y_bar` backward.
 

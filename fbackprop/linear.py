@@ -19,12 +19,13 @@ from fbackprop.checks import (
   check_size,
   describe,
 )
-from fbackprop.types import Array, Layer, Residuals
+from fbackprop.types import Array, Layer, Residuals, exportable
 
 Initializer = Callable[..., Array]
 """`init(key, shape, dtype) -> array`, as those of `jax.nn.initializers`."""
 
 
+@exportable
 class DenseParams(NamedTuple):
   """`w` `[D_in, D_out]` and `b` `[D_out]`, or None for a layer without bias."""
 

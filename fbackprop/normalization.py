@@ -23,9 +23,10 @@ from fbackprop.checks import (
   check_size,
   describe,
 )
-from fbackprop.types import Array, Layer, Residuals, widen
+from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
 
+@exportable
 class NormParams(NamedTuple):
   """`scale` `[D]`, and `shift` `[D]`, or None for a layer that has none."""
 

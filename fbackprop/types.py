@@ -18,10 +18,12 @@ Shape letters, here and in every docstring:
 and "gradient" only the case of a scalar loss.
 """
 
+import contextlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 Array = jax.Array
@@ -110,3 +112,19 @@ def at_least_float32(dtype: Any) -> Any:
 def widen(x: Array) -> Array:
   """x in the dtype of sums."""
   return x.astype(at_least_float32(x.dtype))
+
+
+Record = TypeVar("Record", bound=type)
+
+
+def exportable(record: Record) -> Record:
+  """Register a NamedTuple of arrays, so that `jax.export` can write a function that takes it.
+
+  Its serialized name is "fbackprop." and the name of the class, in every version.
+  """
+  # A module that is reloaded, as a notebook does after an edit, registers its classes again.
+  with contextlib.suppress(ValueError):
+    jax.export.register_namedtuple_serialization(
+      record, serialized_name=f"fbackprop.{record.__name__}"
+    )
+  return record

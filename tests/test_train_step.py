@@ -1,4 +1,6 @@
-"""One step of training: the lecture's update, as a pure and donated function."""
+"""One step of training: the lecture's update, as a pure function."""
+
+import re
 
 import chex
 import jax
@@ -169,11 +171,59 @@ def test_step_matches_a_loop_written_with_jax_grad_and_optax():
   chex.assert_trees_all_close(state.params, params, atol=1e-4)
 
 
-def test_state_is_donated():
-  init, step = make(fb.train.gradient_descent(RATE))
-  state = init(jax.random.key(0))
+def test_nothing_is_donated_unless_asked_for():
+  init, step = make(optax.adam(RATE))
+  given = net_of().init(jax.random.key(3))
+  state = init(jax.random.key(0), given)
+  batch = batch_of()
+  once, twice = step(state, batch)[0], step(state, batch)[0]
+  chex.assert_trees_all_equal(once, twice)
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, state, batch)))
+
+
+def test_state_is_donated_where_asked_for():
+  init, step = fb.train.make_step(
+    net_of(), fb.softmax_cross_entropy, fb.train.gradient_descent(RATE), donate=True
+  )
+  given, key = net_of().init(jax.random.key(3)), jax.random.key(0)
+  state = init(key, given)
   step(state, batch_of())
   assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+  # They were copied: what the caller gave is alive.
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, key)))
+
+
+def test_init_starts_from_given_parameters():
+  init, step = make(optax.adam(RATE))
+  given = net_of().init(jax.random.key(3))
+  state, drawn = init(jax.random.key(0), given), init(jax.random.key(0))
+  chex.assert_trees_all_equal(state.params, given)
+  assert (state.key, int(state.step)) == (drawn.key, 0)  # The same dropout masks either way.
+  step(step(state, batch_of())[0], batch_of())
+  assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+  ("spoil", "error", "said"),
+  [
+    (lambda p: p[:2], fb.checks.StructureError, "missing [2].b, [2].w; not expected none"),
+    (lambda p: (*p, p[0]), fb.checks.StructureError, "not expected [3].b, [3].w"),
+    (list, fb.checks.StructureError, "must have the structure"),
+    (lambda p: (p[0], (), p[2]._replace(w=p[2].w.T)), fb.checks.ShapeError,
+     "params[2].w must have shape [5, 3], got float32[3, 5]"),
+    (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), fb.checks.DtypeError,
+     "params[0].w must have dtype float32, got bfloat16[4, 5]"),
+  ],
+)  # fmt: skip
+def test_parameters_of_another_network_are_refused_by_leaf(spoil, error, said):
+  given = spoil(net_of().init(jax.random.key(3)))
+  with pytest.raises(error, match=re.escape(said)):
+    make(fb.train.gradient_descent(RATE))[0](jax.random.key(0), given)
+  with pytest.raises(error, match=re.escape(said)):
+    fb.train.fit(
+      net_of(), fb.softmax_cross_entropy, batch_of(), optimizer=fb.train.gradient_descent(RATE),
+      stop=fb.train.StopRules(1), key=jax.random.key(0), params=given,
+    )  # fmt: skip
 
 
 def test_step_compiles_once_for_a_shape():

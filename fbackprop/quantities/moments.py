@@ -17,7 +17,7 @@ from fbackprop.quantities.reading import (
   read,
   replace_factors,
 )
-from fbackprop.types import Array, Params, widen
+from fbackprop.types import Array, Params, exportable, widen
 
 
 def second_moment(captured: Any) -> Params:
@@ -100,6 +100,7 @@ def variance(captured: Any) -> Params:
   return replace_factors(layer_variance, captured)
 
 
+@exportable
 class NoiseScale(NamedTuple):
   """The scatter of the examples' gradients against the gradient, each `[]`.
 

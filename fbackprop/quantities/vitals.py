@@ -11,9 +11,10 @@ from fbackprop.checks import StructureError, check_unit, describe
 from fbackprop.factors import Factors, is_factors
 from fbackprop.quantities.order import in_order, walk
 from fbackprop.quantities.reading import read
-from fbackprop.types import Array, Layer, widen
+from fbackprop.types import Array, Layer, exportable, widen
 
 
+@exportable
 class LayerHealth(NamedTuple):
   """One layer's; each `[]`, or `[n]` for the copies of a `repeat(.., n)`.
 
@@ -44,6 +45,7 @@ class LayerHealth(NamedTuple):
   y_bar_overflow: Array
 
 
+@exportable
 class Health(NamedTuple):
   """Every layer's, and where the first number was met that isn't finite.
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError, check_callable, check_key, describe
+from fbackprop.checks import DtypeError, check_callable, check_key, check_like, describe
 from fbackprop.train.checkpoints import Checkpoints, Kind, Saved, keeping, load_checkpoint
-from fbackprop.train.examples import check_examples, digest, make_evaluate
+from fbackprop.train.examples import check_examples, check_finite, digest, make_evaluate
 from fbackprop.train.gradient_checks import make_gradient_check
 from fbackprop.train.gradients import check_clip_examples, check_watch
 from fbackprop.train.history import History, no_rows
@@ -40,6 +40,7 @@ def fit(
   optimizer: optax.GradientTransformation,
   stop: StopRules,
   key: Array,
+  params: Params = None,
   batch_size: int | None = None,
   shuffle: ShuffleName = "exact",
   test: Any = None,
@@ -65,6 +66,8 @@ def fit(
     optimizer: `gradient_descent(rate)` or any of optax's; see `make_step`.
     stop: the stop rules.
     key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
+    params: parameters to start from, of `net`'s structure, shapes and dtypes, such as those of a
+      `Result`; they are copied. None to draw them from `key`.
     batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn
       in a new order each epoch; a remainder smaller than a batch is left out of that epoch.
     shuffle: "exact", which is `jax.random.permutation`, or "fast", a keyed bijection that saves a
@@ -84,7 +87,7 @@ def fit(
       if it had never been cut. All arguments must be those that it began with, but for what doesn't
       change a step: `stop`, by which it may go on further, `test`, how often what is done, and
       `checkpoints`, which may name the same folder. A damaged checkpoint is left out, and the one
-      before it taken.
+      before it taken. Not together with `params`, which the checkpoint holds.
     on_nonfinite: what a step that isn't finite (see `Info.finite`) does. "raise" ends the run.
       "skip" leaves that step out, up to 10 in a row. "rollback" goes back to the last checkpoint
       and on from there with updates of half the size, up to 10 times; it needs
@@ -123,6 +126,10 @@ def fit(
   if not isinstance(stop, StopRules):
     raise DtypeError(f"fit: stop must be a StopRules, got {describe(stop)}")
   check_key("fit", key)
+  if params is not None:
+    if resume is not None:
+      raise ValueError("fit: params and resume are mutually exclusive: a checkpoint holds its own")
+    check_start(net, params)
   find_shuffle(shuffle)  # Refuses any other name before anything is done.
   for what, function in (("on_evaluation", on_evaluation), ("on_event", on_event)):
     if function is not None:
@@ -162,7 +169,7 @@ def fit(
   init_key, order_key = jax.random.split(key)
   steps_per_epoch = n // batch_size
   most_steps = stop.most_steps(steps_per_epoch)
-  state = init(init_key)
+  state = init(init_key, params)
   names = layer_names(state.params)
   info = jax.eval_shape(step, state, train)[1]
   dtype = info.loss.dtype
@@ -283,6 +290,13 @@ def fit(
     unsaved=tuple(running.unsaved),
     watched=infos.watched,
   )
+
+
+def check_start(net: Layer, params: Params) -> None:
+  """Refuses parameters that a run of `net` can't start from, by the leaf."""
+  check_like("fit: params", params, jax.eval_shape(net.init, jax.random.key(0)))
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
 
 
 def check_saving(checkpoints: Any, on_nonfinite: Any) -> None:

@@ -14,9 +14,10 @@ from fbackprop.quantities.moments import NoiseScale, noise_scale
 from fbackprop.quantities.passes import captured_pass
 from fbackprop.train.method_names import WatchName
 from fbackprop.transforms import value_and_grad, warn_of_double_softmax
-from fbackprop.types import Array, Layer, Loss, Params
+from fbackprop.types import Array, Layer, Loss, Params, exportable
 
 
+@exportable
 class Watched(NamedTuple):
   """What a step tells of its examples; None of what isn't asked for.
 

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 
 from fbackprop.train.stopping import STOP_REASONS, VALIDATION_TOL, StopRules
 from fbackprop.train.validation import Best
-from fbackprop.types import Array, at_least_float32
+from fbackprop.types import Array, at_least_float32, exportable
 
 RUNNING = -1
 MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS))
 
 
+@exportable
 class StopNumbers(NamedTuple):
   """`StopRules` as numbers that a compiled loop can take; a rule that is off never fires."""
 
@@ -22,6 +23,7 @@ class StopNumbers(NamedTuple):
   patience: Array
 
 
+@exportable
 class Progress(NamedTuple):
   """What the stop rules remember.
 

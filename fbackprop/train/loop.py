@@ -25,7 +25,7 @@ from fbackprop.train.judging import (
 from fbackprop.train.shuffles import find_shuffle
 from fbackprop.train.steps import Batch, Info, State, all_finite, stays_finite
 from fbackprop.train.validation import Best
-from fbackprop.types import Array, Params
+from fbackprop.types import Array, Params, exportable
 
 # Of `make_look`: scores the examples set aside, at the end of an epoch.
 Look = Callable[[Best, Params, Array, Array, Array], Best]
@@ -35,6 +35,7 @@ Look = Callable[[Best, Params, Array, Array, Array], Best]
 Rows = dict[str, Any]
 
 
+@exportable
 class Loop(NamedTuple):
   """What a chunk of steps carries on.
 

@@ -10,7 +10,7 @@ import optax
 from fbackprop.checks import DtypeError, check_number, describe
 from fbackprop.factors import refuse_factors
 from fbackprop.transforms import value_and_grad
-from fbackprop.types import Array, Layer, Loss, Params
+from fbackprop.types import Array, Layer, Loss, Params, exportable
 
 
 def gradient_descent(rate: float) -> optax.GradientTransformation:
@@ -42,8 +42,8 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
 
   rate = float(rate)  # A NumPy scalar would promote a gradient in bfloat16.
 
-  def init(params: Params) -> optax.EmptyState:
-    return optax.EmptyState()
+  def init(params: Params) -> tuple[()]:
+    return ()  # Not optax's EmptyState, which `jax.export` can't write.
 
   def update(grads: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
     refuse_factors("gradient_descent", "grads", grads)
@@ -97,6 +97,7 @@ def as_transformation(optimizer: Any) -> optax.GradientTransformation:
   return optimizer
 
 
+@exportable
 class Scaled(NamedTuple):
   """The state of an optimiser whose updates are multiplied by a number, `[]`, float32."""
 

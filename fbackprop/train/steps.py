@@ -13,7 +13,9 @@ from fbackprop.checks import (
   DtypeError,
   ShapeError,
   StructureError,
+  check_flag,
   check_key,
+  check_like,
   check_unit,
   describe,
 )
@@ -21,9 +23,10 @@ from fbackprop.quantities.gradients import plain
 from fbackprop.train.gradients import Watched, make_gradient
 from fbackprop.train.method_names import WatchName
 from fbackprop.train.optimizers import as_transformation, make_update
-from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
+from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
 
+@exportable
 class Batch(NamedTuple):
   """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]` or None for a plain mean."""
 
@@ -32,6 +35,7 @@ class Batch(NamedTuple):
   weights: Array | None = None
 
 
+@exportable
 class State(NamedTuple):
   """What a step carries on: the number of steps taken, parameters, optimiser state, key."""
 
@@ -41,6 +45,7 @@ class State(NamedTuple):
   key: Array
 
 
+@exportable
 class Info(NamedTuple):
   """What a step says of itself.
 
@@ -71,7 +76,8 @@ def make_step(
   *,
   clip_examples: float | None = None,
   watch: Sequence[WatchName] = (),
-) -> tuple[Callable[[Array], State], Callable[[State, Any], tuple[State, Info]]]:
+  donate: bool = False,
+) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
   """Compiles the start and the step of a training run.
 
   Args:
@@ -84,15 +90,18 @@ def make_step(
       the mean is taken, see `fbackprop.quantities.clipped_gradient`. None for none.
     watch: what a step tells besides, in `Info.watched`: "noise_scale". Either of these two needs a
       network of `fbackprop.quantities.captured` layers.
+    donate: whether the step may reuse the memory of the state that it is given, whose arrays are
+      deleted then. It saves a copy of the parameters and of the optimiser's state.
 
   Returns:
-    `(init, step)`: `init(key) -> State`, and `step(state, batch) -> (State, Info)` with `batch` a
-    `Batch` or a plain `(x, targets)`. The step donates its state: the arrays that went in are gone.
-    It doesn't wait for the device. The gradient is our own backward pass.
+    `(init, step)`: `init(key, params=None) -> State` draws the parameters, or starts from a copy of
+    given ones, and `step(state, batch) -> (State, Info)` takes a `Batch` or a plain
+    `(x, targets)`. The step doesn't wait for the device. The gradient is our own backward pass.
 
   Raises:
     TypeError: an argument isn't what it must be. As the step is traced: the optimiser's state comes
       out of its `update` in another dtype than out of its `init`; the message names the leaf.
+      By `init`: a leaf of `params` has another dtype than the network's.
     ValueError: likewise for its shape, or its structure.
 
   Example:
@@ -102,9 +111,9 @@ def make_step(
     >>> int(state.step)
     1
   """
-  return make_guarded_step(
-    net, loss, optimizer, is_thorough=True, clip_examples=clip_examples, watch=watch
-  )
+  check_flag("make_step", "donate", donate)
+  asked: dict[str, Any] = {"clip_examples": clip_examples, "watch": watch}
+  return make_guarded_step(net, loss, optimizer, is_thorough=True, donate=donate, **asked)
 
 
 def make_guarded_step(
@@ -115,11 +124,12 @@ def make_guarded_step(
   *,
   clip_examples: float | None = None,
   watch: Sequence[WatchName] = (),
-) -> tuple[Callable[[Array], State], Callable[[State, Any], tuple[State, Info]]]:
+  donate: bool = False,
+) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
   """As `make_step`, and says how closely a step is looked at.
 
   Args:
-    net, loss, optimizer, clip_examples, watch: as of `make_step`.
+    net, loss, optimizer, clip_examples, watch, donate: as of `make_step`.
     is_thorough: whether the new parameters and the optimiser's state are looked at too, and a step
       that isn't finite isn't taken. If not, `finite` says only of the loss and of the norms of the
       gradient, which are there in any case, and the step is taken whatever they are: for a caller
@@ -132,13 +142,18 @@ def make_guarded_step(
   loss_and_gradient = make_gradient(net, loss, clip_examples, watch)
 
   @jax.jit
-  def init(key: Array) -> State:
+  def init(key: Array, params: Params = None) -> State:
     check_key("init", key)
     params_key, key = jax.random.split(key)
-    params = net.init(params_key)
+    if params is None:
+      params = net.init(params_key)
+    else:
+      check_like("init: params", params, jax.eval_shape(net.init, params_key))
+      # The copy is the state's own: whoever donates the state doesn't delete the caller's arrays.
+      params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
-  @partial(jax.jit, donate_argnums=0)
+  @partial(jax.jit, donate_argnums=(0,) if donate else ())
   def step(state: State, batch: Any) -> tuple[State, Info]:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
       raise DtypeError(f"step: batch must be (x, targets) or a Batch, got {describe(batch)}")

@@ -12,9 +12,10 @@ from fbackprop.extras import need
 from fbackprop.train.examples import check_examples, holds_labels
 from fbackprop.train.steps import Batch
 from fbackprop.train.stopping import StopRules
-from fbackprop.types import Array, Layer, Loss, Params, at_least_float32
+from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
 
+@exportable
 class Best(NamedTuple):
   """The parameters of the best score so far, in the loop.
 

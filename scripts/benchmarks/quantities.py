@@ -148,7 +148,7 @@ def steps_of(size: Size) -> list[Candidate]:
   def made(name: str, asked: dict[str, Any]) -> Candidate:
     # So small a rate that the losses stay what they are.
     optimizer = fb.train.gradient_descent(1e-6)
-    init, step = fb.train.make_step(net, fb.softmax_cross_entropy, optimizer, **asked)
+    init, step = fb.train.make_step(net, fb.softmax_cross_entropy, optimizer, donate=True, **asked)
     held = [init(jax.random.key(0))]
 
     def call(number: int) -> None:

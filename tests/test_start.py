@@ -1,0 +1,101 @@
+"""`fit(params=)`: a run that starts from given parameters, which stay the caller's."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fbackprop as fb
+
+NET = fb.mlp([4, 8, 3], dropout=0.1)
+X = jax.random.normal(jax.random.key(1), (48, 4))
+LABELS = jnp.arange(48) % 3
+
+
+@pytest.fixture(autouse=True)
+def _as_a_user_has_it():
+  # optax's own counters meet its floats, which the tests' strict promotion refuses.
+  with jax.numpy_dtype_promotion("standard"):
+    yield
+
+
+def fit(steps, **options):
+  options = {"optimizer": optax.adam(0.01), "batch_size": 16, **options}
+  return fb.train.fit(
+    NET, fb.softmax_cross_entropy, (X, LABELS), stop=fb.train.StopRules(steps),
+    key=jax.random.key(0), **options,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
+def test_the_caller_keeps_what_a_run_started_from(on_nonfinite):
+  """Also where the compiled loop donates its state ("skip")."""
+  given = NET.init(jax.random.key(5))
+  before = jax.tree.map(np.array, given)
+  first = fit(4, params=given, on_nonfinite=on_nonfinite)
+  second = fit(4, params=given, on_nonfinite=on_nonfinite)
+  chex.assert_trees_all_equal(given, before)
+  chex.assert_trees_all_equal(first.params, second.params)
+  assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, X, LABELS)))
+
+
+def test_a_run_from_the_drawn_parameters_is_the_run_without_any():
+  """Order of the examples and masks are those of the key, whatever the parameters."""
+  drawn = fit(1).params  # Of the same key; the start is what `init` draws.
+  start = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.adam(0.01))[0]
+  order_free_key = jax.random.split(jax.random.key(0))[0]
+  given = start(order_free_key).params
+  chex.assert_trees_all_equal(fit(1, params=given).params, drawn)
+  chex.assert_trees_all_equal(fit(7, params=given).losses, fit(7).losses)
+
+
+def test_the_loss_begins_where_the_last_run_ended():
+  plain = fb.mlp([4, 8, 3])
+  run = {"optimizer": fb.train.gradient_descent(0.5), "key": jax.random.key(0)}
+  data = (X, LABELS)
+  first = fb.train.fit(plain, fb.softmax_cross_entropy, data, stop=fb.train.StopRules(20), **run)
+  more = fb.train.fit(
+    plain, fb.softmax_cross_entropy, data, stop=fb.train.StopRules(20), params=first.params, **run
+  )
+  whole = fb.train.fit(plain, fb.softmax_cross_entropy, data, stop=fb.train.StopRules(40), **run)
+  np.testing.assert_array_equal(np.concatenate([first.losses, more.losses]), whole.losses)
+  chex.assert_trees_all_equal(more.params, whole.params)
+
+
+def test_numpy_arrays_are_taken_and_left_alone():
+  given = jax.tree.map(np.array, NET.init(jax.random.key(5)))
+  before = jax.tree.map(np.copy, given)
+  fit(3, params=given)
+  chex.assert_trees_all_equal(given, before)
+
+
+def test_captured_networks_start_from_the_parameters_of_plain_ones():
+  captured = fb.mlp([4, 8, 3], dense=fb.quantities.captured(fb.dense))
+  given = fb.mlp([4, 8, 3]).init(jax.random.key(5))
+  result = fb.train.fit(
+    captured, fb.softmax_cross_entropy, (X, LABELS), optimizer=fb.train.gradient_descent(0.1),
+    stop=fb.train.StopRules(1), key=jax.random.key(0), params=given, clip_examples=1e6,
+  )  # fmt: skip
+  want = fb.value_and_grad(fb.mlp([4, 8, 3]), fb.softmax_cross_entropy)(given, X, LABELS)[0]
+  np.testing.assert_allclose(result.losses[0], want, rtol=1e-6)
+
+
+def test_parameters_that_are_not_finite_are_refused_by_leaf():
+  given = NET.init(jax.random.key(5))
+  given = (given[0]._replace(b=given[0].b.at[2].set(jnp.inf)), *given[1:])
+  with pytest.raises(ValueError, match=r"params\[0\].b must be finite, got inf at \[2\]"):
+    fit(1, params=given)
+
+
+def test_a_number_in_the_place_of_an_array_is_refused():
+  given = NET.init(jax.random.key(5))
+  with pytest.raises(TypeError, match=r"params\[0\].b must be an array, got float 0.0"):
+    fit(1, params=(given[0]._replace(b=0.0), *given[1:]))
+
+
+def test_a_checkpoint_holds_its_own_parameters(tmp_path):
+  fit(4, checkpoints=fb.train.Checkpoints(tmp_path / "a", every=2))
+  with pytest.raises(ValueError, match="params and resume are mutually exclusive"):
+    fit(8, resume=tmp_path / "a", params=NET.init(jax.random.key(5)))
