@@ -75,6 +75,21 @@ print('ok ' + (getattr(sys, '_base_executable', '') or sys.executable))"
 next: install one, with its venv module, and name it: FBACKPROP_BASE_PYTHON=/path/to/python3.12"
 }
 
+# Prints an interpreter of a version, as 3.12, that can make an environment; nothing if there is
+# none. A pyenv shim may stand for a version that is not chosen, hence the trial run.
+fbackprop_find_python() {
+  local candidate
+  while IFS= read -r candidate; do
+    if "$candidate" -I -c "import ensurepip, sys; sys.exit('%d.%d' % sys.version_info[:2] != '$1')" 2>/dev/null; then
+      printf '%s\n' "$candidate"
+      return
+    fi
+  done < <(
+    type -aP "python$1" || true
+    printf '%s\n' "${PYENV_ROOT:-${HOME:-}/.pyenv}"/versions/"$1".*/bin/"python$1"
+  )
+}
+
 fbackprop_fill_with_uv() {
   uv venv --python "$2" "$1" &&
     uv pip install --python "$1/bin/python" --require-hashes -r "$root/requirements.txt" &&

@@ -1,0 +1,54 @@
+"""Uses an installed fbackprop that has the required packages alone; `scripts/package.sh` runs it.
+
+Every public name is imported, a network is trained and verified, a model is written and read, and
+what needs an extra says so.
+"""
+
+import importlib.util
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import fbackprop as fb
+
+EXTRAS = ("matplotlib", "pandas", "sklearn", "orbax", "rich", "jinja2")
+
+
+def main() -> None:
+  """Raises where something doesn't work."""
+  assert fb.__file__ is not None
+  assert Path(fb.__file__).is_relative_to(sysconfig.get_path("purelib")), fb.__file__
+  present = [name for name in EXTRAS if importlib.util.find_spec(name)]
+  assert not present, f"the environment must be empty, and has {present}"
+  for module in (fb, fb.circuit, fb.quantities, fb.train, fb.verify):
+    for name in module.__all__:
+      getattr(module, name)
+
+  net = fb.mlp([2, 8, 3])
+  x = jax.random.normal(jax.random.key(1), (30, 2))
+  labels = x.argmax(1)
+  result = fb.train.fit(
+    net, fb.softmax_cross_entropy, (x, labels), optimizer=fb.train.gradient_descent(0.5),
+    stop=fb.train.StopRules(200), key=jax.random.key(0), check_every=100,
+  )  # fmt: skip
+  assert result.checks_ok, result.checks
+  assert result.losses[-1] < 0.5 * result.losses[0], result.losses
+  fb.train.save_params("model.safetensors", result.params)
+  loaded = fb.train.load_params("model.safetensors", like=result.params)
+  assert all(map(jnp.array_equal, *map(jax.tree.leaves, (loaded, result.params))))
+  fb.verify.assert_vjp(fb.as_custom_vjp(net), result.params, x, level="quick")
+
+  command = [sys.executable, "-I", "-m", "fbackprop", "train"]
+  answer = subprocess.run(command, capture_output=True, text=True, check=False)
+  assert answer.returncode == 2, answer
+  assert "fbackprop[" in answer.stderr, answer.stderr
+  print(f"{fb.__name__}: used from {sysconfig.get_path('purelib').rpartition('/lib/')[2]}, "
+        f"jax {jax.__version__}, without {', '.join(EXTRAS)}")  # fmt: skip
+
+
+if __name__ == "__main__":
+  main()
