@@ -7,7 +7,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.linear import DenseParams, dense_backward
-from fbackprop.verify import GRADIENT_TOLERANCE, make_live_check
+from fbackprop.verify import GRADIENT_TOLERANCE, live, make_live_check
 
 X = jax.random.normal(jax.random.key(1), (7, 4))
 LABELS = jnp.arange(7) % 3
@@ -256,3 +256,34 @@ def test_what_is_not_computed_in_float64_is_judged_by_its_size():
   assert check_of(with_backward(through_numpy(1.0))).rel_error < GRADIENT_TOLERANCE
   assert check_of(with_backward(through_numpy(1.0))).ok
   assert not check_of(with_backward(through_numpy(1 + 1e-5))).ok
+
+
+def tripled(params, x, y_bar):
+  """Right, in products that bfloat16 rounds otherwise than autodiff's."""
+  params_bar, x_bar = dense_backward(params, x, 3 * y_bar)
+  return jax.tree.map(lambda leaf: leaf / 3, (params_bar, x_bar))
+
+
+@pytest.mark.parametrize(
+  ("rule", "is_right"), [(dense_backward, True), (tripled, True), (scaled, False)]
+)
+def test_a_run_with_bfloat16_products_is_checked_in_full_float64(rule, is_right):
+  """The name of an algorithm rounds float64 products too; the check has a precision of its own."""
+  net = fb.serial(fb.dense(16, 32), fb.relu, fb.dense(32, 3)._replace(backward=rule))
+  x = jax.random.normal(jax.random.key(1), (64, 16))
+  with jax.default_matmul_precision("BF16_BF16_F32"):
+    check = make_live_check(net, fb.softmax_cross_entropy)
+    found = check(net.init(jax.random.key(0)), x, jnp.arange(64) % 3)
+  assert found.ok == is_right
+  assert found.rel_error < 1e-12 if is_right else found.leaf == "[2].w"
+  assert found.rounding < 1e-4  # A CPU multiplies float32 as it is.
+
+
+def test_where_a_device_has_no_float64_the_cpu_computes_it(monkeypatch):
+  net, (first, second) = with_backward(tripled), jax.devices("cpu")[:2]
+  args = jax.device_put((net.init(jax.random.key(0)), X, LABELS), second)
+  check = make_live_check(net, fb.softmax_cross_entropy)
+  before = check(*args)
+  monkeypatch.setattr(live, "HAS_FLOAT64", frozenset())
+  assert all(leaf.devices() == {first} for leaf in live.where_float64_is(jax.tree.leaves(args)))
+  assert check(*args) == before

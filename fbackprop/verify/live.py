@@ -38,6 +38,8 @@ from fbackprop.verify.witnesses import Witnesses, evaluate, gather_witnesses
 GRADIENT_TOLERANCE = 1e-6
 # Of what a leaf sums: what stands below the line where its gradient cancels to less.
 LEAST_SHARE = 1e-8
+# Where XLA computes in float64. A TPU makes pairs of float32 of it, and Metal has none.
+HAS_FLOAT64 = frozenset(("cpu", "gpu", "cuda", "rocm"))
 # Two samples and the unperturbed one say enough, as entries are pooled.
 NOISE = Noise(samples=3)
 # The cotangent of the mean loss.
@@ -177,8 +179,10 @@ def make_live_check(
       x, targets, weights = jax.tree.map(lambda a: a[rows], (x, targets, weights))
     args = (params, x, targets, key, weights)
     rounded_grads = as_numpy(jax.tree.leaves(in_own_dtype(*args)))
-    with np.errstate(all="ignore"):
-      differences, terms, wrong = compare_gradients(traced_for(args), jax.tree.leaves(args))
+    # A run's precision may name an algorithm, and those round float64 products too.
+    with np.errstate(all="ignore"), jax.default_matmul_precision("highest"):
+      leaves = where_float64_is(jax.tree.leaves(args))
+      differences, terms, wrong = compare_gradients(traced_for(args), leaves)
       exact, rounded = (
         [
           relative_error(g, d.want, share * t)
@@ -192,6 +196,15 @@ def make_live_check(
     return LiveCheck(exact[worst], leaf, float(np.max(rounded)), bool(not wrong.any()))
 
   return check
+
+
+def where_float64_is(leaves: list[Any]) -> list[Any]:
+  """The arrays as they are, or on the CPU if they are on a device that computes no float64."""
+  arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+  if all(device.platform in HAS_FLOAT64 for leaf in arrays for device in leaf.devices()):
+    return leaves
+  on_cpu: list[Any] = jax.device_put(leaves, jax.local_devices(backend="cpu")[0])
+  return on_cpu
 
 
 def compiled(
