@@ -149,7 +149,7 @@ def test_weights_of_an_own_test_part_are_those_of_training(tmp_path):
   [
     ("1", "w", "has no column 'w' of sample_weights; its columns are x, y, share"),
     ("1", "y", "'y' can't be both target and sample_weights"),
-    ("-1", "share", "line 3, column 'share': a weight of at least 0 was expected, got -1"),
+    ("-1", "share", "line 3, column 'share': a weight of at least 0 was expected, got '-1'"),
     ("inf", "share", "line 3, column 'share': a number was expected, got 'inf'"),
     ("much", "share", "line 3, column 'share': a number was expected, got 'much'"),
   ],

@@ -128,7 +128,7 @@ def table(tmp_path, text, target=("y",), task=None):
 
 def test_a_table_of_words(tmp_path):
   found = table(tmp_path, '\ufeffa,y,b\n1,"yes, it is",2\n-3e-1,no, 4\n\n5,no,6\n')
-  np.testing.assert_array_equal(found.x, np.float32([[1, 2], [-0.3, 4], [5, 6]]))
+  np.testing.assert_array_equal(found.x, [[1, 2], [-0.3, 4], [5, 6]])
   assert found.features == ("a", "b")
   assert (found.task, found.outputs) == ("classification", ("no", "yes, it is"))
   assert found.targets.tolist() == [1, 0, 0]
@@ -142,7 +142,17 @@ def test_a_table_of_words(tmp_path):
     (["1.0", "2.0"], "classification", ("1.0", "2.0")),
     (["1.5", "2"], "regression", ("y",)),
     ([str(i) for i in range(21)], "regression", ("y",)),
-    (["1", "nan"], "classification", ("1", "nan")),
+    (["1", "1.0", "1e0", "2"], "classification", ("1", "2")),
+    (["0.0", "1.0", "0", "1"], "classification", ("0", "1")),
+    (["True", "False"], "classification", ("False", "True")),
+    ([str(i) for i in range(1, 31)] * 5, "classification", tuple(map(str, range(1, 31)))),
+    ([str(i) for i in range(2, 32)] * 5, "regression", ("y",)),
+    (["20240131", "20240201"], "classification", ("20240131", "20240201")),
+    (
+      ["9007199254740992", "9007199254740993"],
+      "classification",
+      ("9007199254740992", "9007199254740993"),
+    ),
   ],
 )
 def test_the_task_is_told_from_the_values(tmp_path, values, task, outputs):
@@ -153,7 +163,7 @@ def test_the_task_is_told_from_the_values(tmp_path, values, task, outputs):
 
 def test_the_task_can_be_given(tmp_path):
   text = "x,y,z\n0,1,0\n1,0,1\n"
-  assert table(tmp_path, "x,y\n0,1\n1,0\n", task="regression").targets.dtype == np.float32
+  assert table(tmp_path, "x,y\n0,1\n1,0\n", task="regression").targets.dtype == np.float64
   assert table(tmp_path, text, ("y", "z")).targets.tolist() == [[1, 0], [0, 1]]
   assert table(tmp_path, text, ("y", "z"), "multilabel").task == "multilabel"
 
@@ -166,7 +176,7 @@ def test_the_task_can_be_given(tmp_path):
     ("x,y\n1,a\nnan,b\n", r"line 3, column 'x': a number was expected, got 'nan'"),
     ("x,y\n1,a\n1e39,b\n", r"line 3, column 'x': a number was expected, got '1e39'"),
     ("x,y\n1,a\n1_0,b\n", r"line 3, column 'x': a number was expected, got '1_0'"),
-    ("x,y\n1,a\n2, \n", r"line 3, column 'y': the cell is empty"),
+    ("x,y\n1,a\n2, \n", r"line 3, column 'y': the target is missing \(1 in all"),
     ("x,y\n1,a\n2\n", r"line 3: 2 cells were expected, got 1"),
     ('x,y\n"1\n",a\n2,b,c\n', r"line 4: 2 cells were expected, got 3"),
     ("x,x\n1,a\n", r"each column must have a name of its own, got x, x"),
@@ -231,7 +241,7 @@ def test_an_archive_of_pictures(tmp_path):
   assert (found.x.shape, found.image_shape, found.outputs) == ((4, 6), (2, 3), ("a", "b", "c"))
   assert found.targets.tolist() == [1, 0, 1, 2]
   assert found.test[1].tolist() == [1, 0]
-  assert found.inferred == "labels holds labels"
+  assert found.inferred == "its values are words"
   np.testing.assert_array_equal(read_npz_features(path, 6), found.x)
 
 
@@ -239,7 +249,7 @@ def test_an_archive_of_numbers(tmp_path):
   path = archive(tmp_path, x=np.ones((3, 2)), depth=np.array([0.5, 1.0, 2.0]))
   found = read_npz(path, ("depth",), None)
   assert (found.task, found.targets.shape, found.inferred) == (
-    "regression", (3, 1), "depth holds numbers",
+    "regression", (3, 1), "its values are numbers",
   )  # fmt: skip
 
 
@@ -253,8 +263,9 @@ X = np.ones((3, 2))
     ({"x": X}, "must have the targets under y or targets or target or labels, got x"),
     ({"x": X, "y": np.ones(2)}, r"y must be \[3\] or \[3, C\], got \[2\]"),
     ({"x": X, "y": np.ones((3, 1, 1))}, r"y must be \[3\] or \[3, C\]"),
-    ({"x": X * np.nan, "y": np.ones(3)}, "x must be finite, got nan in row 0"),
+    ({"x": X * np.nan, "y": np.ones(3)}, "x must be finite in float32, got nan in row 0"),
     ({"x": X, "y": np.array([1.0, np.inf, 2])}, "y must be finite"),
+    ({"x": X, "y": np.array([1.0, np.nan, 2])}, r"y, row 1: the target is missing \(1 in all"),
     ({"x": X.astype(str), "y": np.ones(3)}, r"x must be numbers \[N, ...\], got <U32"),
     ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"x must be numbers \[N, ...\]"),
     ({"x": X, "y": np.ones(3), "x_test": X}, "must have both of x_test and y_test, or none"),

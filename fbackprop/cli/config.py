@@ -18,7 +18,7 @@ from fbackprop.train.method_names import (
   ShuffleName,
   WatchName,
 )
-from fbackprop.train.sources.names import kind_and_path
+from fbackprop.train.sources.names import MissingTargets, kind_and_path
 from fbackprop.train.stopping import StopRules
 
 ActivationName = Literal[
@@ -111,6 +111,10 @@ class TrainConfig:
 
   sample_weights: str | None = None
   """Of a csv file the column, of an npz file the array of what examples count for in training."""
+
+  missing_targets: MissingTargets = "refuse"
+  """Rows of a csv or npz file without a target (an empty cell, NA, ?, NaN): refuse them, drop them,
+  or take a word such as None for the name of a class."""
 
   batch_size: int = 32
   """Examples of a step."""

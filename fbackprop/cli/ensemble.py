@@ -55,7 +55,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   def optimizer(rate: Any) -> optax.GradientTransformation:
     return optax.chain(one_rate, optax.scale(rate))  # Every method multiplies by the rate at last.
 
-  folder = begin(config, arguments, exits)
+  folder = begin(prepared, arguments, exits)
   rates, size = config.rates or (config.rate,), config.ensemble
   seeds = jnp.arange(config.seed, config.seed + size, dtype=jnp.uint32)
   members = size * len(rates)

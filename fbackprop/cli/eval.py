@@ -1,14 +1,21 @@
 """`fbackprop eval RUN`: how well a trained model does, on its test part or on other rows."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from fbackprop.cli.config import parse
-from fbackprop.cli.runs import load_run_model, load_told, shown
+from fbackprop.cli.runs import check_same_data, load_json, load_run_model, load_told, shown
 from fbackprop.cli.usage import UsageError
+from fbackprop.train.sources.names import MissingTargets, kind_and_path
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from fbackprop.train.models import Description
 
 
 @dataclass(frozen=True)
@@ -40,22 +47,30 @@ def main(arguments: Sequence[str]) -> int:
   load_told(config.run)
   told = parse(["--config", f"{config.run}/config.toml"])
 
-  from fbackprop.train.datasets import load_dataset
-  from fbackprop.train.scoring import rows_of, score
+  from fbackprop.train.datasets import load_parts
+  from fbackprop.train.scoring import own_labels, rows_of, score
+  from fbackprop.train.sources.targets import HOLES
 
-  data = config.data or told.data
+  data, about = config.data or told.data, model.description
+  # A model of before there was the flag may have a class of such a name.
+  is_class = told.missing_targets == "refuse" and any(name in HOLES for name in about.outputs)
+  missing_targets: MissingTargets = "class" if is_class else told.missing_targets
   try:
     if config.data is None:
       # The same split, with raw rows, which the model standardises itself.
-      own = load_dataset(
-        told.data, told.seed, target=told.target, standardize="off",
-        task=None if told.task == "auto" else told.task, test_fraction=told.test_fraction,
-        sample_weights=told.sample_weights,
+      own = load_parts(
+        told.data, told.seed, target=told.target, test_fraction=told.test_fraction,
+        task=about.task if kind_and_path(told.data)[0] in ("csv", "npz") else None,
+        sample_weights=told.sample_weights, missing_targets=missing_targets,
       )  # fmt: skip
+      check_same_data(config.run, f"RUN {config.run}", told.data, own.fingerprint)
       x, targets, what = own.x_test, own.targets_test, "test examples"
+      if about.task == "classification":
+        targets = own_labels(data, targets, own.source.outputs, about)
     else:
-      x, targets = rows_of(config.data, model.description, told.target, told.seed)
+      x, targets = rows_of(data, about, told.target, told.seed, missing_targets)
       what = "examples"
+      say_what_is_shared(config.run, about, x, targets)
     scores = score(model, x, targets)
   except OSError as error:
     raise UsageError(f"--data {data}: {error.filename or ''}: {error.strerror}") from error
@@ -67,3 +82,24 @@ def main(arguments: Sequence[str]) -> int:
   for name, value in scores.items():
     print(f"  {name:<10}{shown(value)}")
   return 0
+
+
+def say_what_is_shared(
+  run: str, about: "Description", x: "np.ndarray", targets: "np.ndarray"
+) -> None:
+  """Says how many rows a run has seen already: their scores are those of no test."""
+  from fbackprop.train.fingerprints import fingerprint_of, shared_rows
+  from fbackprop.train.sources.examples import Examples
+
+  then = load_json(run, "env.json").get("data")
+  now = fingerprint_of(Examples(x, targets, about.task, about.outputs, about.features), None)
+  try:
+    shared = then and shared_rows(then, now)
+  except (KeyError, TypeError, ValueError, AttributeError):
+    return  # Which only `check_same_data` needs.
+  if shared:
+    print(
+      f"fbackprop: {shared:,} of these {len(x):,} rows are the run's own, and it may have been "
+      "trained on them; without --data its test part is scored",
+      file=sys.stderr,
+    )

@@ -48,7 +48,11 @@ def main(arguments: Sequence[str]) -> int:
   if config.out is not None:
     check_writable("--out", config.out)
   model = load_run_model(config.run)
-  text = as_csv(rows(model, read(config.data, model)))
+  x = read(config.data, model)
+  try:
+    text = as_csv(rows(model, x))
+  except ValueError as error:
+    raise UsageError(f"--data {config.data}: {error}") from error
   if config.out is None:
     show(text)
   else:
@@ -69,6 +73,8 @@ def read(data: str, model: "Model") -> "np.ndarray":
     if kind == "csv":
       return read_features(path, features)
     return read_npz_features(path, len(features))
+  except ModuleNotFoundError as error:
+    raise UsageError(str(error)) from error
   except OSError as error:
     raise UsageError(f"--data {data} can't be read: {error.strerror}") from error
   except ValueError as error:
@@ -80,7 +86,9 @@ def rows(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
   outputs, names = model.outputs(x), model.description.outputs
   if model.description.task == "regression":
     yield list(names)
-    yield from (row.tolist() for row in outputs)
+    # Those in the units of the data are float64, and have as many digits as that needs.
+    is_wide = outputs.dtype == "float64"
+    yield from (list(map(repr, row)) if is_wide else row for row in outputs.tolist())
     return
   probabilities = model.probabilities(outputs)
   chances = [f"p({name})" for name in names]

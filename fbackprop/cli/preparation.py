@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
 from fbackprop.cli.options import emphasis_of, network_options, training_examples
-from fbackprop.cli.runs import file_of_run, load_json
+from fbackprop.cli.runs import check_same_data, file_of_run, load_json
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.sources.names import kind_and_path
 
@@ -67,6 +67,8 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
 
   options = network_options(config, arguments)
   dataset = load(config, arguments)
+  if config.resume is not None:
+    check_same_data(config.resume, f"--resume {config.resume}", config.data, dataset.fingerprint)
   examples, validation = training_examples(config, dataset, arguments)
   n = len(examples.x)
   if config.batch_size > n:
@@ -104,11 +106,11 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   return prepared
 
 
-def begin(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> Path:
-  """Makes the folder of the run, with what it was told and where it runs.
+def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Path:
+  """Makes the folder of the run, with what it was told, where it runs, and on which examples.
 
   Args:
-    config: the run's.
+    prepared: the run.
     arguments: what it was told.
     exits: until they close, no other run can write to the folder.
 
@@ -117,6 +119,7 @@ def begin(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> Pa
   """
   from fbackprop.train.checkpoints import FolderInUseError, locked
 
+  config = prepared.config
   if config.resume is None:
     folder = create_folder(config, arguments)
   else:
@@ -127,12 +130,16 @@ def begin(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> Pa
     raise UsageError(str(error)) from error
   except OSError as error:
     raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
-  describe_run(folder, config, arguments)
+  describe_run(folder, config, arguments, prepared.dataset.fingerprint)
   return folder
 
 
-def describe_run(folder: Path, config: TrainConfig, arguments: Sequence[str]) -> None:
+def describe_run(
+  folder: Path, config: TrainConfig, arguments: Sequence[str], fingerprint: dict[str, Any]
+) -> None:
   """Writes what a run was told and where it runs; of one that goes on, that is known already.
+
+  env.json also has the fingerprint of the examples, as "data".
 
   Raises:
     UsageError: it can't be written.
@@ -153,7 +160,7 @@ def describe_run(folder: Path, config: TrainConfig, arguments: Sequence[str]) ->
       folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
     )
     if config.resume is None:
-      runs.write_json(folder / "env.json", runs.environment())
+      runs.write_json(folder / "env.json", {**runs.environment(), "data": fingerprint})
   except OSError as error:
     where = told_by("out", arguments)
     raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
@@ -198,13 +205,17 @@ def load(config: TrainConfig, arguments: Sequence[str]) -> "Dataset":
       standardize=config.standardize,
       test_fraction=config.test_fraction,
       sample_weights=config.sample_weights,
+      missing_targets=config.missing_targets,
+      rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
     )
+  except ModuleNotFoundError as error:
+    raise UsageError(str(error)) from error
   except OSError as error:
     where = error.filename or config.data
     raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
   except ValueError as error:
     key, _, rest = str(error).partition(" ")
-    is_key = key in ("target", "task", "sample_weights")
+    is_key = key in ("target", "task", "sample_weights", "missing_targets")
     where = told_by(key, arguments) + " " if is_key else f"--data {config.data}: "
     raise UsageError(where + (rest if is_key else str(error))) from error
 
@@ -219,7 +230,7 @@ def about(dataset: "Dataset") -> list[str]:
   if dataset.standardization is not None:
     what = "features" if dataset.target_standardization is None else "features and targets"
     lines.append(f"{what} standardised by the training part: mean 0, deviation 1")
-  return lines
+  return [*lines, *dataset.notes]
 
 
 def method_of(config: TrainConfig) -> str:

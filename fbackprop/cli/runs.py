@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,34 @@ def load_json(run: str, name: str) -> dict[str, Any]:
   if not isinstance(content, dict):
     raise UsageError(f"{path} must hold an object, got {content!r:.50}")
   return content
+
+
+def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> None:
+  """Refuses other examples than those of a run, or another split of them; says what has changed.
+
+  Args:
+    run: the folder of the run. Of one that has no fingerprint of its data, a note is printed.
+    where: begins a usage error.
+    data: its name on the command line.
+    now: the fingerprint of the examples as they are.
+  """
+  from fbackprop.train.fingerprints import difference
+
+  then = load_json(run, "env.json").get("data")
+  if then is None:
+    print(
+      f"fbackprop: {run} has no fingerprint of its data, as older runs: whether {data} is still "
+      "the same can't be told",
+      file=sys.stderr,
+    )
+    return
+  try:
+    changed = difference(then, now)
+  except (KeyError, TypeError, ValueError, AttributeError) as error:
+    path = Path(run, "env.json")
+    raise UsageError(f"{path}: data must be as fbackprop train writes it") from error
+  if changed:
+    raise UsageError(f"{where}: {data} isn't as it was when the run began: {changed}")
 
 
 def file_of_run(run: str, name: str) -> Path:

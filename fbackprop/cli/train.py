@@ -73,7 +73,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
     config.optimizer, config.rate, prepared.steps, schedule=config.schedule,
     warmup=config.warmup, weight_decay=config.weight_decay, clip_norm=config.clip_norm,
   )  # fmt: skip
-  folder = begin(config, arguments, exits)
+  folder = begin(prepared, arguments, exits)
   network, method = model.as_text(), method_of(config)
   print("\n".join([*prepared.about(), f"{network}; {method}"]))
   set_aside = prepared.validation is not None

@@ -1,20 +1,27 @@
 """The data of the command line: read, split into what is learned from and what is tested on."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fbackprop.extras import need
+from fbackprop.train.fingerprints import fingerprint_of
 from fbackprop.train.sources.archives import read_npz
 from fbackprop.train.sources.bundled import load_bundled
 from fbackprop.train.sources.examples import Examples
 from fbackprop.train.sources.idx import read_idx
-from fbackprop.train.sources.names import BUNDLED, Task, kind_and_path
+from fbackprop.train.sources.names import BUNDLED, MissingTargets, Task, kind_and_path
 from fbackprop.train.sources.synthetic import make_synthetic
-from fbackprop.train.sources.tables import read_csv
-from fbackprop.train.standardization import Standardization, fit_standardization
+from fbackprop.train.sources.tables import listed, read_csv
+from fbackprop.train.standardization import (
+  Standardization,
+  as_float32,
+  fit_standardization,
+  is_constant,
+  lost_values,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class Dataset:
     target_standardization: likewise to the values of a regression.
     inferred: how the task was told from the values; "" where nothing had to be.
     weights: what each training example counts for, `[N]`; None for all alike.
+    raw_targets_test: values of a regression as the source has them, `[N, C]`, by which the outputs
+      are scored; None where they are `targets_test` themselves.
+    notes: sentences about what a user of the data would want to know, such as a constant column.
+    fingerprint: which examples these are, and how they were split; see `fingerprints`.
   """
 
   name: str
@@ -52,11 +63,34 @@ class Dataset:
   target_standardization: Standardization | None = None
   inferred: str = ""
   weights: np.ndarray | None = None
+  raw_targets_test: np.ndarray | None = None
+  notes: tuple[str, ...] = ()
+  fingerprint: dict[str, Any] = field(default_factory=dict)
 
   @property
   def is_classification(self) -> bool:
     """Whether the targets are labels."""
     return self.targets.ndim == 1
+
+
+class Parts(NamedTuple):
+  """Examples that are split, as the source has them.
+
+  Attributes:
+    x, targets, weights: of the training examples, `[N, D]`, labels `[N]` or values `[N, C]`, and
+      `[N]` or None.
+    x_test, targets_test: of the test examples.
+    source: all of them, and what is known of them.
+    fingerprint: see `fingerprints`.
+  """
+
+  x: np.ndarray
+  targets: np.ndarray
+  x_test: np.ndarray
+  targets_test: np.ndarray
+  weights: np.ndarray | None
+  source: Examples
+  fingerprint: dict[str, Any]
 
 
 def load_dataset(
@@ -68,8 +102,13 @@ def load_dataset(
   standardize: Literal["auto", "on", "off"] = "auto",
   test_fraction: float = 0.25,
   sample_weights: str | None = None,
+  missing_targets: MissingTargets = "refuse",
+  rounded: bool = False,
 ) -> Dataset:
   """Makes or reads a data set by its name, and splits it.
+
+  Numbers stay in float64 until they are standardised, whatever their offset, and become float32
+  then.
 
   Args:
     name: such as "digits" or "csv:table.csv"; see `fbackprop.train.sources.names`.
@@ -83,6 +122,11 @@ def load_dataset(
     sample_weights: of a csv file the column, of an npz file the array of what the examples count
       for. They go with the training examples; the split, the standardisation and the scores of the
       test part don't know them.
+    missing_targets: of a file, what is done where a target is missing (an empty cell, NA, ?, NaN):
+      "refuse" names the first, "drop" leaves such rows out, and "class" takes a word, such as None,
+      for the name of a class.
+    rounded: whether the source's numbers are rounded to float32 first, as in runs before version
+      0.5, which go on to the same bits so.
 
   Returns:
     The `Dataset`.
@@ -92,40 +136,103 @@ def load_dataset(
     OSError: a file can't be read.
     ModuleNotFoundError: a package isn't there; the message names the extra.
   """
-  kind, path = kind_and_path(name)
-  if not path and (target or task):
-    what = "target" if target else "task"
-    raise ValueError(f"{what} is for csv and npz files, {name} has its own")
-  if sample_weights is not None and kind not in ("csv", "npz"):
-    raise ValueError(f"sample_weights is for csv and npz files, {kind} has none")
-  examples = examples_of(kind, path, seed, target, task, sample_weights)
-  x, targets, x_test, targets_test, weights = split(name, examples, seed, test_fraction)
-  if weights is not None and not weights.any():
-    raise ValueError(f"{name}: the sample_weights of the training examples are all 0")
-  is_standardized = examples.standardize if standardize == "auto" else standardize == "on"
-  standardization = target_standardization = None
-  if is_standardized:
-    standardization = fit_standardization(x)
-    x, x_test = standardization.apply(x), standardization.apply(x_test)
-    if examples.task == "regression":
-      own = target_standardization = fit_standardization(targets)
-      targets, targets_test = own.apply(targets), own.apply(targets_test)
+  parts = load_parts(
+    name, seed, target=target, task=task, test_fraction=test_fraction,
+    sample_weights=sample_weights, missing_targets=missing_targets,
+  )  # fmt: skip
+  source = parts.source
+  is_regression, is_labelled = source.task == "regression", source.task == "classification"
+  if rounded:
+    parts = parts._replace(
+      x=as_float32(parts.x, source.features), x_test=as_float32(parts.x_test, source.features)
+    )
+    if not is_labelled:
+      parts = parts._replace(
+        targets=as_float32(parts.targets, source.outputs),
+        targets_test=as_float32(parts.targets_test, source.outputs),
+      )
+  is_standardized = source.standardize if standardize == "auto" else standardize == "on"
+  notes = list(source.notes)
+
+  def narrowed(
+    names: Sequence[str], train: np.ndarray, test: np.ndarray, is_standardized: bool
+  ) -> tuple[np.ndarray, np.ndarray, Standardization | None]:
+    own, raw = None, (train, test)
+    if is_standardized:
+      own = fit_standardization(train)
+      constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
+      if constant and source.image_shape is None:  # Most pictures have a margin.
+        notes.append(f"constant in the training part: {listed(constant)}")
+      train, test = own.apply(train), own.apply(test)
+    train, test = as_float32(train, names), as_float32(test, names)
+    notes.extend(lost_values(names, np.concatenate(raw), np.concatenate([train, test])))
+    return train, test, own
+
+  x, x_test, standardization = narrowed(source.features, parts.x, parts.x_test, is_standardized)
+  targets, targets_test, target_standardization = parts.targets, parts.targets_test, None
+  if not is_labelled:
+    targets, targets_test, target_standardization = narrowed(
+      source.outputs, targets, targets_test, is_standardized and is_regression
+    )
+  weights = parts.weights
   return Dataset(
     name,
     x,
     targets,
     x_test,
     targets_test,
-    len(examples.outputs),
-    examples.image_shape,
-    examples.task,
-    examples.outputs,
-    examples.features,
+    len(source.outputs),
+    source.image_shape,
+    source.task,
+    source.outputs,
+    source.features,
     standardization,
     target_standardization,
-    examples.inferred,
-    weights,
+    source.inferred,
+    None if weights is None else as_float32(weights[:, None], ("sample_weights",))[:, 0],
+    parts.targets_test if target_standardization is not None else None,
+    tuple(notes),
+    parts.fingerprint,
   )
+
+
+def load_parts(
+  name: str,
+  seed: int,
+  *,
+  target: Sequence[str] = (),
+  task: Task | None = None,
+  test_fraction: float = 0.25,
+  sample_weights: str | None = None,
+  missing_targets: MissingTargets = "refuse",
+) -> Parts:
+  """The same examples as the source has them, before they are standardised.
+
+  Arguments and errors are those of `load_dataset`.
+  """
+  kind, path = kind_and_path(name)
+  if not path and (target or task):
+    what = "target" if target else "task"
+    raise ValueError(f"{what} is for csv and npz files, {name} has its own")
+  if kind not in ("csv", "npz"):
+    for what, is_given in (
+      ("sample_weights", sample_weights is not None),
+      ("missing_targets", missing_targets != "refuse"),
+    ):
+      if is_given:
+        raise ValueError(f"{what} is for csv and npz files, {kind} has none")
+  examples = examples_of(kind, path, seed, target, task, sample_weights, missing_targets)
+  rows = None
+  if examples.test is None:
+    rows = rows_of_parts(name, examples, seed, test_fraction)
+    train, test = rows
+    weights = None if examples.weights is None else examples.weights[train]
+    parts = (examples.x[train], examples.targets[train], examples.x[test], examples.targets[test])
+  else:
+    parts, weights = (examples.x, examples.targets, *examples.test), examples.weights
+  if weights is not None and not weights.any():
+    raise ValueError(f"{name}: the sample_weights of the training examples are all 0")
+  return Parts(*parts, weights, examples, fingerprint_of(examples, rows))
 
 
 def examples_of(
@@ -135,12 +242,14 @@ def examples_of(
   target: Sequence[str],
   task: Task | None,
   sample_weights: str | None = None,
+  missing_targets: MissingTargets = "refuse",
+  features: Sequence[str] | None = None,
 ) -> Examples:
-  """What the source has."""
+  """What the source has; `features` are those of a csv file that are read, None for all."""
   if kind == "csv":
-    return read_csv(path, target, task, sample_weights)
+    return read_csv(path, target, task, sample_weights, missing_targets, features)
   if kind == "npz":
-    return read_npz(path, target, task, sample_weights)
+    return read_npz(path, target, task, sample_weights, missing_targets)
   if kind == "idx":
     if target or task:
       raise ValueError("target and task are for csv and npz files, idx has labels")
@@ -148,19 +257,17 @@ def examples_of(
   return load_bundled(kind) if kind in BUNDLED else make_synthetic(kind, seed)
 
 
-def split(
+def rows_of_parts(
   name: str, examples: Examples, seed: int, test_fraction: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-  """x, targets, x_test, targets_test, weights: the source's own parts, or a seeded split."""
-  x, targets, weights = examples.x, examples.targets, examples.weights
-  if examples.test is not None:
-    return x, targets, *examples.test, weights
+) -> tuple[np.ndarray, np.ndarray]:
+  """The rows to train on, and those to test on: a seeded split, each class in the same share."""
+  targets, n = examples.targets, len(examples.x)
   is_labelled = targets.ndim == 1
-  tested = round(test_fraction * len(x))
+  tested = round(test_fraction * n)
   least = len(examples.outputs) if is_labelled else 1
-  if min(tested, len(x) - tested) < least:
+  if min(tested, n - tested) < least:
     raise ValueError(
-      f"{name} has {len(x)} examples: with a test_fraction of {test_fraction:g} one of the parts "
+      f"{name} has {n} examples: with a test_fraction of {test_fraction:g} one of the parts "
       f"would have less than {least}"
     )
   if is_labelled:
@@ -171,12 +278,10 @@ def split(
         f"{name}: class {alone!r} has {counts.min()} example, and needs one in each part"
       )
   model_selection = need("sklearn.model_selection", extra="data")
-  parts = model_selection.train_test_split(
-    x,
-    targets,
-    *([] if weights is None else [weights]),
+  train, test = model_selection.train_test_split(
+    np.arange(n),
     test_size=test_fraction,
     stratify=targets if is_labelled else None,
     random_state=seed,
   )
-  return parts[0], parts[2], parts[1], parts[3], None if weights is None else parts[4]
+  return train, test

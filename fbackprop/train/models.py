@@ -20,7 +20,7 @@ from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.examples import WIDEST
 from fbackprop.train.sources.names import TASKS, Task
-from fbackprop.train.standardization import Standardization
+from fbackprop.train.standardization import Standardization, as_float32
 from fbackprop.train.weights import params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
 
@@ -125,10 +125,13 @@ class Model(NamedTuple):
       x: `[N, D]`, as the data has them; they are standardised here if the network needs that.
 
     Returns:
-      `[N, C]`, float32, in the units of the data.
+      `[N, C]` in the units of the data: float64 where the targets were standardised, else float32.
+
+    Raises:
+      ValueError: a feature is too large for float32, in which the network is.
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
-    x = x if own is None else own.apply(x)
+    x = as_float32(x if own is None else own.apply(x), self.description.features)
     net, is_alone = self.description.net, self.description.ensemble is None
 
     def outputs_of(params: Params, x: jax.Array) -> jax.Array:
@@ -140,7 +143,7 @@ class Model(NamedTuple):
       return mean_outputs(jax.vmap(outputs_of, (0, None))(params, x), self.description.loss.name)
 
     # As one program: operation by operation, each one would be compiled by itself.
-    y = jax.jit(forward)(self.params, jnp.asarray(x, jnp.float32))
+    y = jax.jit(forward)(self.params, jnp.asarray(x))
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:

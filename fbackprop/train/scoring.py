@@ -7,8 +7,8 @@ import numpy as np
 
 from fbackprop.train.datasets import examples_of
 from fbackprop.train.models import Description, Model
-from fbackprop.train.sources.names import kind_and_path
-from fbackprop.train.sources.tables import read_features
+from fbackprop.train.sources.names import MissingTargets, kind_and_path
+from fbackprop.train.sources.targets import places_of
 
 
 def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -27,7 +27,8 @@ def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
   outputs = model.outputs(x)
   if model.description.task == "regression":
     return {"r2": r_squared(outputs, targets), "rmse": root_mean_square(outputs - targets)}
-  losses = model.description.loss.forward(jnp.asarray(outputs), jnp.asarray(targets))[0]
+  known = targets if targets.ndim == 1 else targets.astype(outputs.dtype)
+  losses = model.description.loss.forward(jnp.asarray(outputs), jnp.asarray(known))[0]
   return {"loss": float(losses.mean()), "accuracy": accuracy(outputs, targets)}
 
 
@@ -52,7 +53,11 @@ def root_mean_square(values: np.ndarray) -> float:
 
 
 def rows_of(
-  data: str, description: Description, target: Sequence[str], seed: int
+  data: str,
+  description: Description,
+  target: Sequence[str],
+  seed: int,
+  missing_targets: MissingTargets = "refuse",
 ) -> tuple[np.ndarray, np.ndarray]:
   """Raw rows, with targets as the model numbers them.
 
@@ -61,6 +66,7 @@ def rows_of(
     description: of the model.
     target: of a file, what it was trained to tell.
     seed: of data that is made.
+    missing_targets: as of `load_dataset`.
 
   Returns:
     (x `[N, D]`, targets).
@@ -71,12 +77,12 @@ def rows_of(
   """
   kind, path = kind_and_path(data)
   task = description.task if kind in ("csv", "npz") else None
-  examples = examples_of(kind, path, seed, target, task)
+  examples = examples_of(
+    kind, path, seed, target, task, None, missing_targets, description.features
+  )
   if examples.task != description.task:
     raise ValueError(f"{data} is a {examples.task}, the model's is a {description.task}")
   x, targets = examples.test or (examples.x, examples.targets)
-  if kind == "csv":
-    x = read_features(path, description.features)
   if x.shape[1] != len(description.features):
     raise ValueError(
       f"{data} has {x.shape[1]} features, the model was trained on {len(description.features)}"
@@ -87,11 +93,22 @@ def rows_of(
         f"{data} has {targets.shape[1]} values, the model gives {len(description.outputs)}"
       )
     return x, targets
-  place = {name: label for label, name in enumerate(description.outputs)}
-  unknown = [name for name in examples.outputs if name not in place]
-  if unknown:
-    raise ValueError(
-      f"{data} has the label {unknown[0]!r}; the model knows {', '.join(description.outputs)}"
-    )
-  own = np.array([place[name] for name in examples.outputs], np.int32)
-  return x, own[targets]
+  return x, own_labels(data, targets, examples.outputs, description)
+
+
+def own_labels(
+  data: str, labels: np.ndarray, names: Sequence[str], description: Description
+) -> np.ndarray:
+  """Labels of the classes `names` as the model numbers them; equal numbers are one class.
+
+  Raises:
+    ValueError: the model doesn't know one of them.
+  """
+  places = places_of(names, description.outputs)
+  for name, place in zip(names, places, strict=True):
+    if place is None:
+      raise ValueError(
+        f"{data} has the label {name!r}; the model knows {', '.join(description.outputs)}"
+      )
+  own: np.ndarray = np.array(places, np.int32)[labels]
+  return own

@@ -1,8 +1,11 @@
 """Columns of mean zero and deviation one, as the training part alone has them."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from fbackprop.train.sources.examples import kept
 
 
 class Standardization(NamedTuple):
@@ -12,22 +15,81 @@ class Standardization(NamedTuple):
   scale: np.ndarray
 
   def apply(self, x: np.ndarray) -> np.ndarray:
-    """Raw columns `[N, D]` as the network has them, in float32."""
-    return np.asarray((x - self.mean) / self.scale, np.float32)
+    """Raw columns `[N, D]` standardised, in float64, so that no offset costs a digit."""
+    standardized: np.ndarray = (x - self.mean) / self.scale
+    return standardized
 
   def undo(self, x: np.ndarray) -> np.ndarray:
-    """The network's columns `[N, D]` in the units of the data, in float32."""
-    return np.asarray(x * self.scale + self.mean, np.float32)
+    """The network's columns `[N, D]` in the units of the data, in float64."""
+    raw: np.ndarray = x * self.scale + self.mean
+    return raw
 
 
 def fit_standardization(x: np.ndarray) -> Standardization:
-  """Mean and standard deviation of the training examples; a column that is constant stays so.
+  """Mean and standard deviation of the training examples; a column that is constant becomes 0.
 
   Args:
     x: raw columns of the training part, `[N, D]`.
+
+  Raises:
+    ValueError: the numbers of a column lie further apart than float64 can say.
   """
   wide = x.astype(np.float64)
-  mean, scale = wide.mean(0), wide.std(0)
-  # The deviation of equal numbers is the rounding of their mean.
-  is_constant = scale <= 1e-12 * np.abs(mean)
-  return Standardization(mean, np.where(is_constant, 1.0, scale))
+  # Their own offset, as of time stamps, would round the sums. float32 has none that is so large.
+  origin = wide[0] if x.dtype == np.float64 else np.zeros(wide.shape[1])
+  with np.errstate(over="ignore", invalid="ignore"):
+    shifted = wide - origin
+    largest = np.abs(shifted).max(0)
+    # Squares must not leave float64's range; by a power of two nothing is rounded.
+    unit = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
+    shifted /= unit
+    mean, scale = origin + unit * shifted.mean(0), unit * shifted.std(0)
+  if not (np.isfinite(mean) & np.isfinite(scale)).all():
+    column = int((~(np.isfinite(mean) & np.isfinite(scale))).argmax())
+    raise ValueError(f"column {column}: its numbers lie too far apart to be standardised")
+  return Standardization(mean, np.where(is_constant(wide) | (scale == 0), 1.0, scale))
+
+
+def is_constant(x: np.ndarray) -> np.ndarray:
+  """Which columns of `[N, D]` hold one number alone, `[D]`."""
+  constant: np.ndarray = x.min(0) == x.max(0)
+  return constant
+
+
+def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
+  """Columns `[N, D]` as the network has them.
+
+  Raises:
+    ValueError: a number is too large for it; it is named by its column and row.
+  """
+  with np.errstate(over="ignore"):
+    narrow: np.ndarray = np.asarray(x, np.float32)
+  if not np.isfinite(narrow).all():
+    row, column = np.argwhere(~np.isfinite(narrow))[0]
+    raise ValueError(
+      f"column {names[column]!r}, row {row}: {x[row, column]:g} is too large for float32, which "
+      "the network has"
+    )
+  return narrow
+
+
+def lost_values(names: Sequence[str], raw: np.ndarray, narrow: np.ndarray) -> list[str]:
+  """The columns whose distinct values aren't all distinct as the network has them.
+
+  Args:
+    names: of the columns.
+    raw: `[N, D]`, as the data has them.
+    narrow: the same rows in float32, standardised or not.
+
+  Returns:
+    A sentence for each, such as "column 'time' as float32: kept 17 of 31 distinct values".
+  """
+  if raw.dtype != np.float64:  # Then they were float32 before, or narrower.
+    return []
+  notes: list[str] = []
+  low, high = raw.min(0), raw.max(0)
+  # Integers that aren't far from each other and from 0 are kept, however they are standardised.
+  is_plain = (np.maximum(np.abs(low), np.abs(high)) < 2**21) & (raw == np.rint(raw)).all(0)
+  for j in np.flatnonzero(~is_plain).tolist():
+    notes += kept(names[j], len(np.unique(raw[:, j])), len(np.unique(narrow[:, j])), "float32")
+  return notes

@@ -132,7 +132,9 @@ def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.nda
     dataset = replace(dataset, x=x, x_test=x_test, standardization=None)
   if of_targets is not None:
     outputs = of_targets.undo(outputs)
-    targets, tested = of_targets.undo(dataset.targets), of_targets.undo(dataset.targets_test)
+    targets, tested = of_targets.undo(dataset.targets), dataset.raw_targets_test
+    if tested is None:
+      tested = of_targets.undo(dataset.targets_test)
     dataset = replace(dataset, targets=targets, targets_test=tested, target_standardization=None)
   return dataset, outputs
 

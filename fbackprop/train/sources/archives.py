@@ -4,23 +4,37 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fbackprop.train.sources.examples import Examples, check_width, numbered
+from fbackprop.train.sources.examples import (
+  EXACT_INTEGERS,
+  LARGEST,
+  Examples,
+  check_width,
+  kept,
+  left_out,
+  numbered,
+)  # fmt: skip
 from fbackprop.train.sources.members import Archive, arrays_of
-from fbackprop.train.sources.names import Task
+from fbackprop.train.sources.names import MissingTargets, Task
+from fbackprop.train.sources.targets import holes_of, infer_task, label, places_of, values_of
 
 X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
 
 
 def read_npz(
-  path: str, target: Sequence[str], task: Task | None, sample_weights: str | None = None
+  path: str,
+  target: Sequence[str],
+  task: Task | None,
+  sample_weights: str | None = None,
+  missing_targets: MissingTargets = "refuse",
 ) -> Examples:
   """Reads the arrays x `[N, ...]` and y of a file, and x_test and y_test if they are there.
 
   Args:
     path: of the file. x may also be called X or data, y targets, target or labels.
     target: another name of y; empty for one of those.
-    task: None to tell it: integers `[N]` and words are labels, other numbers a regression.
+    task: None to tell it from the values; see `fbackprop.train.sources.targets`.
     sample_weights: name of an array `[N]` of what the examples of x count for.
+    missing_targets: what is done where a target is missing, as NaN; see `load_dataset`.
 
   Raises:
     ValueError: the file isn't such an archive; objects of Python aren't read.
@@ -34,39 +48,50 @@ def read_npz(
   arrays = archive.arrays
   x_name = one_of(archive, X_NAMES, "the features")
   y_name = one_of(archive, tuple(target) or TARGET_NAMES, "the targets")
-  x, image_shape = features_of(path, x_name, arrays[x_name])
-  y = arrays[y_name]
-  tests = [arrays.get(f"{name}_test") for name in (x_name, y_name)]
-  if (tests[0] is None) != (tests[1] is None):
+  tests = [f"{name}_test" in arrays for name in (x_name, y_name)]
+  if tests[0] != tests[1]:
     raise ValueError(f"{path} must have both of {x_name}_test and {y_name}_test, or none")
-  if y.ndim not in (1, 2) or len(x) != len(y) or (y.ndim == 2 and not y.shape[1]):
-    raise ValueError(f"{path}: {y_name} must be [{len(x)}] or [{len(x)}, C], got {list(y.shape)}")
+  x, image_shape, notes = features_of(path, x_name, arrays[x_name])
+  y = targets_of(path, y_name, arrays[y_name], len(x))
   weights = None if sample_weights is None else weights_of(archive, sample_weights, len(x))
-  is_labels = y.ndim == 1 and y.dtype.kind in "iubU"
-  inferred = "" if task else f"{y_name} holds {'labels' if is_labels else 'numbers'}"
-  task = task or ("classification" if is_labels else "regression")
+  is_hole = holes_in(path, y_name, y, missing_targets)
+  x, y, weights = x[~is_hole], y[~is_hole], None if weights is None else weights[~is_hole]
+  notes += left_out(path, is_hole)
+  if not task and y.dtype.kind not in "iubfU":
+    check_targets(path, y_name, y, "regression")
+  task, inferred = (task, "") if task else infer_task(numbers_of(y))
+  if task != "classification":
+    y = numbers_of(y)
   check_targets(path, y_name, y, task)
-  classes = np.unique(y) if task == "classification" else np.zeros(0)
-  targets = targets_of(path, y_name, y, task, classes)
   test = None
-  if tests[0] is not None and tests[1] is not None:
-    x_test, _ = features_of(path, f"{x_name}_test", tests[0])
-    n = len(x_test)
-    if tests[1].shape != (n, *y.shape[1:]):
-      want = ", ".join(map(str, (n, *y.shape[1:])))
-      raise ValueError(f"{path}: {y_name}_test must be [{want}], got {list(tests[1].shape)}")
+  if tests[0]:
+    x_test, _, more = features_of(path, f"{x_name}_test", arrays[f"{x_name}_test"])
     if x_test.shape[1] != x.shape[1]:
-      raise ValueError(
-        f"{path}: {x_name}_test must be [{n}, {x.shape[1]}], got {list(x_test.shape)}"
-      )
-    check_targets(path, f"{y_name}_test", tests[1], task)
-    test = x_test, targets_of(path, f"{y_name}_test", tests[1], task, classes)
-  check_width(path, "outputs", len(classes) if task == "classification" else targets.shape[1])
-  outputs = (
-    tuple(str(c) for c in classes) if task == "classification" else numbered("y", targets.shape[1])
-  )
-  features = numbered("x", x.shape[1])
-  return Examples(x, targets, task, outputs, features, test, image_shape, True, inferred, weights)
+      got, want = list(x_test.shape), f"[{len(x_test)}, {x.shape[1]}]"
+      raise ValueError(f"{path}: {x_name}_test must be {want}, got {got}")
+    y_test = targets_of(path, f"{y_name}_test", arrays[f"{y_name}_test"], len(x_test), y.shape[1:])
+    is_hole = holes_in(path, f"{y_name}_test", y_test, missing_targets)
+    x_test, y_test = x_test[~is_hole], y_test[~is_hole]
+    if task != "classification":
+      y_test = numbers_of(y_test)
+    notes += more + left_out(f"{path}: {y_name}_test", is_hole)
+    check_targets(path, f"{y_name}_test", y_test, task)
+    test = x_test, y_test
+  if task == "classification":
+    targets, outputs = classes_of(y)
+    if test is not None:
+      test = test[0], labels_of(path, f"{y_name}_test", test[1], outputs)
+  else:
+    targets, more = columns_of(y_name, y)
+    notes += more
+    outputs = numbered("y", targets.shape[1])
+    if test is not None:
+      test = test[0], columns_of(f"{y_name}_test", test[1])[0]
+  check_width(path, "outputs", len(outputs))
+  return Examples(
+    x, targets, task, outputs, numbered("x", x.shape[1]), test, image_shape, True, inferred,
+    weights, notes, y_name,
+  )  # fmt: skip
 
 
 def read_npz_features(path: str, count: int) -> np.ndarray:
@@ -78,7 +103,7 @@ def read_npz_features(path: str, count: int) -> np.ndarray:
   """
   archive = arrays_of(path, X_NAMES)
   name = one_of(archive, X_NAMES, "the features")
-  x, _ = features_of(path, name, archive.arrays[name])
+  x = features_of(path, name, archive.arrays[name])[0]
   if x.shape[1] != count:
     raise ValueError(f"{path}: {name} must have {count} features, got {x.shape[1]}")
   return x
@@ -93,36 +118,116 @@ def one_of(archive: Archive, names: Sequence[str], what: str) -> str:
   raise ValueError(f"{archive.path} must have {what} under {' or '.join(names)}, got {got}")
 
 
-def features_of(path: str, name: str, x: np.ndarray) -> tuple[np.ndarray, tuple[int, int] | None]:
-  """Features as float32 `[N, D]`, and the shape of an example if it is a picture."""
+def as_floats(values: np.ndarray) -> np.ndarray:
+  """Numbers in float32 where that has a place for every one of their dtype, else in float64."""
+  is_narrow = np.can_cast(values.dtype, np.float32)
+  with np.errstate(over="ignore"):  # As of NumPy's longdouble; what is infinite is refused.
+    floats: np.ndarray = values.astype(np.float32 if is_narrow else np.float64)
+  return floats
+
+
+def lost_numbers(names: Sequence[str], wide: np.ndarray, own: np.ndarray) -> tuple[str, ...]:
+  """The columns in whose numbers float64 leaves out a place, a sentence each."""
+  notes: list[str] = []
+  if wide.dtype.kind in "iu" or wide.dtype.itemsize > 8:
+    for j in np.flatnonzero(np.abs(own).max(0, initial=0.0) > EXACT_INTEGERS).tolist():
+      before, after = len(np.unique(wide[:, j])), len(np.unique(own[:, j]))
+      notes += kept(names[j], before, after, "float64")
+  return tuple(notes)
+
+
+def features_of(
+  path: str, name: str, x: np.ndarray
+) -> tuple[np.ndarray, tuple[int, int] | None, tuple[str, ...]]:
+  """Features `[N, D]`, the shape of an example if it is a picture, and notes."""
   if x.ndim < 1 or x.dtype.kind not in "iubf" or not x.size:
     raise ValueError(f"{path}: {name} must be numbers [N, ...], got {x.dtype}{list(x.shape)}")
   image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else None
-  with np.errstate(over="ignore"):  # What is too large for float32 is infinite, and refused.
-    flat = x.reshape(len(x), -1).astype(np.float32)
+  wide = x.reshape(len(x), -1)
+  flat = as_floats(wide)
   check_width(path, "features", flat.shape[1])
-  if not np.isfinite(flat).all():
-    place = np.argwhere(~np.isfinite(flat))[0]
-    raise ValueError(f"{path}: {name} must be finite, got {flat[tuple(place)]} in row {place[0]}")
-  return flat, image_shape
+  wrong = ~(np.abs(flat) <= LARGEST)
+  if wrong.any():
+    place = np.argwhere(wrong)[0]
+    raise ValueError(
+      f"{path}: {name} must be finite in float32, got {flat[tuple(place)]:g} in row {place[0]}"
+    )
+  return flat, image_shape, lost_numbers(numbered("x", flat.shape[1]), wide, flat)
 
 
 def weights_of(archive: Archive, name: str, n: int) -> np.ndarray:
-  """Weights `[n]` in float32, finite and not negative."""
+  """Weights `[n]`, finite and not negative."""
   path = archive.path
   weights = archive.arrays[one_of(archive, (name,), "sample_weights")]
-  if weights.shape != (n,) or weights.dtype.kind not in "iubf":
+  if weights.shape not in ((n,), (n, 1)) or weights.dtype.kind not in "iubf":
     got = f"{weights.dtype}{list(weights.shape)}"
     raise ValueError(f"{path}: {name} must be numbers [{n}] as sample_weights, got {got}")
-  with np.errstate(over="ignore"):
-    weights = weights.astype(np.float32)
-  wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+  weights = as_floats(weights.reshape(n))
+  wrong = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST)))
   if wrong.size:
     raise ValueError(
       f"{path}: {name} must be finite and at least 0 as sample_weights, got {weights[wrong[0]]} in "
       f"row {wrong[0]}"
     )
   return weights
+
+
+def targets_of(
+  path: str, name: str, y: np.ndarray, n: int, columns: tuple[int, ...] | None = None
+) -> np.ndarray:
+  """Targets as they are, `[n]` or `[n, C]`; a column of one is a vector, and bytes are words.
+
+  Args:
+    path: of the file.
+    name: of the array.
+    y: the array.
+    n: how many examples there are.
+    columns: what the shape of the training targets has beside n.
+  """
+  if y.ndim == 2 and y.shape[1] == 1:
+    y = y[:, 0]
+  wanted = f"[{n}] or [{n}, C]"
+  if columns is not None:
+    wanted = f"[{', '.join(map(str, (n, *columns)))}]"
+  is_fit = y.ndim in (1, 2) and len(y) == n and 0 not in y.shape[1:]
+  if not is_fit or columns not in (None, y.shape[1:]):
+    raise ValueError(f"{path}: {name} must be {wanted}, got {list(y.shape)}")
+  if y.dtype.kind == "S":
+    try:
+      y = np.char.decode(y, "utf-8")
+    except UnicodeDecodeError as error:
+      raise ValueError(f"{path}: {name} must be words in UTF-8: {error.reason}") from error
+  if y.dtype.kind == "U" and y.dtype.itemsize:
+    letters = np.ascontiguousarray(y).view(np.dtype(np.uint32).newbyteorder(y.dtype.byteorder))
+    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+      raise ValueError(f"{path}: {name} must be words, and holds what is no letter")
+  return y
+
+
+def numbers_of(y: np.ndarray) -> np.ndarray:
+  """Texts that are numbers, as numbers; all else as it is."""
+  return values_of(y.reshape(len(y), -1)).reshape(y.shape) if y.dtype.kind == "U" else y
+
+
+def holes_in(path: str, name: str, y: np.ndarray, missing_targets: MissingTargets) -> np.ndarray:
+  """The rows without a target, `[N]`; the first of them is refused where they aren't left out."""
+  own: np.ndarray = np.zeros(y.shape, bool)
+  if y.dtype.kind == "f":
+    own |= np.isnan(y)
+  elif y.dtype.kind == "U":
+    own = np.asarray(np.char.strip(y) == "", bool)
+    if missing_targets != "class":
+      own |= holes_of(y.ravel().tolist()).reshape(y.shape)
+  is_hole: np.ndarray = own.reshape(len(y), -1).any(1)
+  if is_hole.any() and missing_targets != "drop":
+    row = int(is_hole.argmax())
+    raise ValueError(
+      f"{path}: {name}, row {row}: the target is missing ({is_hole.sum():,} in all; "
+      f"--missing-targets drop leaves such rows out), got {y[row].tolist()!r:.100}"
+    )
+  if len(y) and is_hole.all():
+    raise ValueError(f"{path}: no row of {name} has a target")
+  return is_hole
 
 
 def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
@@ -132,25 +237,33 @@ def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
     raise ValueError(f"{path}: {name} must be labels [N], numbers or words, got {got}")
   if task != "classification" and y.dtype.kind not in "iubf":
     raise ValueError(f"{path}: {name} must be numbers, got {y.dtype}")
-  if y.dtype.kind == "U" and y.dtype.itemsize:
-    letters = np.ascontiguousarray(y).view(np.dtype(np.uint32).newbyteorder(y.dtype.byteorder))
-    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
-      raise ValueError(f"{path}: {name} must be words, and holds what is no letter")
-
-
-def targets_of(path: str, name: str, y: np.ndarray, task: Task, classes: np.ndarray) -> np.ndarray:
-  """Labels in int32, or values `[N, C]` in float32."""
-  if task == "classification":
-    unknown = sorted(set(np.unique(y).tolist()) - set(classes.tolist()))
-    if unknown:
-      raise ValueError(
-        f"{path}: {name} must be one of the training labels [N], got {unknown[0]!r:.100}"
-      )
-    return np.searchsorted(classes, y).astype(np.int32)
-  with np.errstate(over="ignore"):
-    values = y.reshape(len(y), -1).astype(np.float32)
-  if not np.isfinite(values).all():
+  if y.dtype.kind == "f" and not (np.abs(y) <= LARGEST).all():
     raise ValueError(f"{path}: {name} must be finite")
-  if task == "multilabel" and not np.isin(values, (0.0, 1.0)).all():
+  if task == "multilabel" and not np.isin(y, (0, 1)).all():
     raise ValueError(f"{path}: {name} must be 0 or 1 for several labels")
-  return values
+
+
+def classes_of(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Labels in int32, and the names of the classes."""
+  different, place = np.unique(y, return_inverse=True)
+  labels, outputs = label([str(value) for value in different])
+  return labels[place.reshape(len(y))], outputs
+
+
+def labels_of(path: str, name: str, y: np.ndarray, outputs: Sequence[str]) -> np.ndarray:
+  """The labels of a test part, by the classes of the training part."""
+  own, names = classes_of(y)
+  places = places_of(names, outputs)
+  for found, place in zip(names, places, strict=True):
+    if place is None:
+      raise ValueError(f"{path}: {name} must be one of the training labels [N], got {found!r:.100}")
+  found_labels: np.ndarray = np.array(places, np.int32)[own]
+  return found_labels
+
+
+def columns_of(name: str, y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Values `[N, C]`, and notes."""
+  wide = y.reshape(len(y), -1)
+  own = as_floats(wide)
+  names = (name,) if own.shape[1] == 1 else numbered(name, own.shape[1])
+  return own, lost_numbers(names, wide, own)

@@ -25,10 +25,10 @@ def load_bundled(name: str) -> Examples:
   loaders: Any = need("sklearn.datasets", extra="data")
   if name == "diabetes":
     found = loaders.load_diabetes(scaled=False)  # As they were measured.
-    values = found.target.astype(np.float32)[:, None]
+    values = found.target.astype(np.float64)[:, None]
     outputs = ("disease progression",)
     return Examples(
-      found.data.astype(np.float32), values, "regression", outputs, tuple(found.feature_names),
+      found.data, values, "regression", outputs, tuple(found.feature_names),
       standardize=True,
     )  # fmt: skip
   found = getattr(loaders, f"load_{name}")()
@@ -38,5 +38,4 @@ def load_bundled(name: str) -> Examples:
   if name == "digits":
     pixels = (found.data / 16).astype(np.float32)
     return Examples(pixels, labels, "classification", classes, features, image_shape=(8, 8))
-  x = found.data.astype(np.float32)
-  return Examples(x, labels, "classification", classes, features, standardize=True)
+  return Examples(found.data, labels, "classification", classes, features, standardize=True)

@@ -114,7 +114,7 @@ def read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int) -> np.
       f"{name} says that it is {dtype}{list(shape)}, and holds {size - start:,} bytes"
     )
   with archive.open(info) as member:
-    array: np.ndarray = np.lib.format.read_array(member, allow_pickle=False)
+    array: np.ndarray = np.load(member, allow_pickle=False)
     member.read(1)  # The end, at which zipfile compares the member's checksum.
   return array
 

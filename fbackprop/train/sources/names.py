@@ -4,6 +4,8 @@ from typing import Literal, get_args
 
 Task = Literal["classification", "regression", "multilabel"]
 TASKS = get_args(Task)
+# What is done where a target is missing.
+MissingTargets = Literal["refuse", "drop", "class"]
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 SYNTHETIC = ("moons", "circles", "blobs", "spiral", "xor", "sine", "mnist1d")

@@ -1,83 +1,124 @@
-"""Tables as text: a csv file with a header, of numbers, whose targets may be words."""
+"""Tables as text: a csv or tsv file with a header, of numbers, whose targets may be words.
+
+pandas divides the text into cells and guesses nothing: each stays text, and a number is the float64
+that is nearest to it. Where something is wrong, Python's own `csv` finds the line.
+"""
 
 import codecs
 import csv
 import io
-import math
+import warnings
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, NoReturn, TextIO
 
 import numpy as np
 
+from fbackprop.extras import need
 from fbackprop.train.files import open_plain
-from fbackprop.train.sources.examples import Examples, check_width
-from fbackprop.train.sources.names import Task
+from fbackprop.train.sources.examples import (
+  EXACT_INTEGERS,
+  LARGEST,
+  Examples,
+  check_width,
+  kept,
+  left_out,
+)  # fmt: skip
+from fbackprop.train.sources.names import MissingTargets, Task
+from fbackprop.train.sources.targets import as_numbers, holes_of, infer_task, label, values_of
 
-# So many different whole numbers, and no more, are taken for labels.
-MOST_LABELS = 20
 # Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
 MOST_CELLS = 2**26
 LONGEST_LINE = 2**24
 # How a file in UTF-16 begins.
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-LARGEST = float(np.finfo(np.float32).max)
-
 
 class Table(NamedTuple):
-  """A csv file: the names of its columns, and the cells of each row as text."""
+  """A file: the places of its columns by their names, and a frame of its cells as text."""
 
   path: Path
-  columns: tuple[str, ...]
-  rows: list[list[str]]
-  lines: list[int]
+  places: dict[str, int]
+  frame: Any
+
+  def column(self, name: str) -> np.ndarray:
+    """The cells of a column, `[N]`, as text."""
+    cells: np.ndarray = self.frame[self.places[name]].to_numpy(dtype=object)
+    return cells
+
+
+class Lines:
+  """Lines as a file for pandas, which takes one each time that it reads."""
+
+  def __init__(self, lines: Iterator[str]) -> None:
+    self.lines = lines
+
+  def __iter__(self) -> Iterator[str]:
+    return self.lines
+
+  def read(self, size: int = -1) -> str:
+    """The next line, however long."""
+    return next(self.lines, "")
 
 
 def read_csv(
-  path: str, target: Sequence[str], task: Task | None, sample_weights: str | None = None
+  path: str,
+  target: Sequence[str],
+  task: Task | None,
+  sample_weights: str | None = None,
+  missing_targets: MissingTargets = "refuse",
+  features: Sequence[str] | None = None,
 ) -> Examples:
   """Reads features and targets.
 
   Args:
-    path: of the file, in UTF-8, separated by commas, with a header.
-    target: the column that is to be learned, or several; all others are features.
-    task: None to tell it from the values: words are labels, and so are at most `MOST_LABELS`
-      different whole numbers; other numbers are values of a regression.
+    path: of the file, in UTF-8, with a header, separated by commas, or by tabs if its name ends in
+      .tsv.
+    target: the column that is to be learned, or several.
+    task: None to tell it from the values; see `fbackprop.train.sources.targets`.
     sample_weights: a column of what the rows count for, which is no feature then.
+    missing_targets: what is done where a target is missing, as NA or an empty cell; see
+      `load_dataset`.
+    features: the columns to learn from, in this order; None for all others.
 
   Raises:
     ValueError: the file isn't such a table, or has more than `MOST_CELLS` cells; a cell is named by
       its line and column.
     OSError: it can't be read, or is no file.
+    ModuleNotFoundError: pandas isn't installed; the message names the extra.
   """
   table = read_table(path)
-  missing = [name for name in target if name not in table.columns]
+  missing = [name for name in target if name not in table.places]
   if missing or not target:
     named = f"has no column {missing[0]!r}" if missing else "needs the name of a target column"
-    raise ValueError(f"{path} {named}; its columns are {listed(table.columns)}")
+    raise ValueError(f"{path} {named}; its columns are {listed([*table.places])}")
   weights = None if sample_weights is None else weights_of(table, sample_weights, target)
-  features = tuple(c for c in table.columns if c not in target and c != sample_weights)
+  if features is None:
+    features = tuple(c for c in table.places if c not in target and c != sample_weights)
   if not features:
     raise ValueError(f"{path} has no column beside the target: there is nothing to learn from")
-  x = numbers(table, features)
-  task, inferred = (task, "") if task else infer_task(table, target)
+  is_hole = holes_in(table, target, missing_targets)
+  there = ~is_hole
+  x = numbers(table, features, there)
+  if weights is not None:
+    weights = weights[there]
+  words = [table.column(name)[there] for name in target]
+  task, inferred = (task, "") if task else infer_task(values_of(np.stack(words, 1)))
+  notes = left_out(path, is_hole) + lost_integers(table, features, x, there)
   if task == "classification":
     if len(target) > 1:
       raise ValueError(f"{path}: a classification has one target column, got {', '.join(target)}")
-    words = text_of(table, target[0])
-    classes = sorted_classes(words)
-    place = {c: i for i, c in enumerate(classes)}
-    labels = np.array([place[w] for w in words], np.int32)
-    return Examples(
-      x, labels, task, classes, features, standardize=True, inferred=inferred, weights=weights
-    )
-  values = numbers(table, tuple(target))
-  if task == "multilabel" and not np.isin(values, (0.0, 1.0)).all():
+    targets, outputs = label([word.strip() for word in words[0]])
+  else:
+    targets, outputs = numbers(table, target, there), tuple(target)
+    notes += lost_integers(table, target, targets, there)
+  if task == "multilabel" and not np.isin(targets, (0.0, 1.0)).all():
     raise ValueError(f"{path}: the targets of several labels must be 0 or 1")
   return Examples(
-    x, values, task, tuple(target), features, standardize=True, inferred=inferred, weights=weights
-  )
+    x, targets, task, outputs, tuple(features), standardize=True, inferred=inferred,
+    weights=weights, notes=notes, label=target[0],
+  )  # fmt: skip
 
 
 def read_features(path: str, features: Sequence[str]) -> np.ndarray:
@@ -87,36 +128,27 @@ def read_features(path: str, features: Sequence[str]) -> np.ndarray:
     ValueError: a column is missing, or a cell is no number.
     OSError: the file can't be read.
   """
-  table = read_table(path)
-  there = set(table.columns)
-  missing = [name for name in features if name not in there]
-  if missing:
-    raise ValueError(f"{path} has no column {missing[0]!r}, which the model was trained on")
-  return numbers(table, features)
+  return numbers(read_table(path), features)
 
 
 def read_table(path: str) -> Table:
-  """The cells of a file; each row must have as many as the header.
-
-  A row is looked at before the next one is read, so that what is refused hasn't filled the memory.
-  """
-  rows: list[list[str]] = []
-  lines: list[int] = []
+  """The cells of a file; each row must have as many as the header."""
+  pandas = need("pandas", extra="data")
   with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
-    reader = csv.reader(bounded_lines(path, file), strict=True)
+    lines = Lines(bounded_lines(path, file))
     try:
-      columns = columns_of(path, next(reader, []))
-      for row in reader:
-        if not row:  # An empty line, as at the end of many files, is no row.
-          continue
-        if len(row) != len(columns):
-          raise ValueError(
-            f"{path}, line {reader.line_num}: {len(columns)} cells were expected, got {len(row)}"
-          )
-        if (len(rows) + 1) * (len(columns) + 1) > MOST_CELLS:
-          raise ValueError(f"{path} has more than {MOST_CELLS:,} cells; write them by numpy.savez")
-        rows.append(row)
-        lines.append(reader.line_num)
+      columns = columns_of(
+        path, next(csv.reader(lines, strict=True, delimiter=tab_or_comma(path)), [])
+      )
+      if not columns:
+        raise ValueError(f"{path} must have a header and at least one row")
+      most = MOST_CELLS // (len(columns) + 1)
+      with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # Of cells that it leaves out.
+        frame = pandas.read_csv(
+          lines, sep=tab_or_comma(path), header=None, names=range(len(columns)), index_col=False,
+          dtype=str, na_filter=False, nrows=most + 1, engine="c",
+        )  # fmt: skip
     except UnicodeDecodeError as error:
       place = binary.tell() - len(error.object) + error.start
       utf_16 = "; it may be UTF-16" if place < 2 and error.object[:2] in UTF_16 else ""
@@ -124,10 +156,46 @@ def read_table(path: str) -> Table:
         f"{path} is no text in UTF-8: {error.reason} at byte {place}{utf_16}"
       ) from error
     except csv.Error as error:
-      raise ValueError(f"{path} is no csv file: {error}, in line {reader.line_num}") from error
-  if not columns or not rows:
+      raise ValueError(f"{path} is no csv file: {error}, in line 1") from error
+    except (pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
+      check_rows(path, len(columns), is_strict=True)
+      raise ValueError(f"{path} is no csv file: {error}") from error
+  if len(frame) > most:
+    raise ValueError(f"{path} has more than {MOST_CELLS:,} cells; write them by numpy.savez")
+  if not len(frame):
     raise ValueError(f"{path} must have a header and at least one row")
-  return Table(Path(path), columns, rows, lines)
+  if (frame[len(columns) - 1] == "").any():  # pandas fills up a row that is too short.
+    check_rows(path, len(columns), is_strict=False)
+  return Table(Path(path), {name: place for place, name in enumerate(columns)}, frame)
+
+
+def tab_or_comma(path: str) -> str:
+  """What stands between two cells."""
+  return "\t" if path.lower().endswith(".tsv") else ","
+
+
+def rows_of(path: str | Path, *, is_strict: bool) -> Iterator[tuple[int, list[str]]]:
+  """The rows below the header and the lines in which they end, by Python's `csv`.
+
+  It is slower than pandas, and knows lines. A line of nothing but spaces is no row to either.
+  """
+  with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+    lines = bounded_lines(str(path), file)
+    reader = csv.reader(lines, strict=is_strict, delimiter=tab_or_comma(str(path)))
+    try:
+      next(reader)
+      for row in reader:
+        if len(row) > 1 or "".join(row).strip():
+          yield reader.line_num, row
+    except csv.Error as error:
+      raise ValueError(f"{path} is no csv file: {error}, in line {reader.line_num}") from error
+
+
+def check_rows(path: str, columns: int, *, is_strict: bool) -> None:
+  """Refuses the first row that has another number of cells."""
+  for line, row in rows_of(path, is_strict=is_strict):
+    if len(row) != columns:
+      raise ValueError(f"{path}, line {line}: {columns} cells were expected, got {len(row)}")
 
 
 def bounded_lines(path: str, file: TextIO) -> Iterator[str]:
@@ -156,75 +224,74 @@ def listed(names: Sequence[str]) -> str:
   return ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
 
 
-def numbers(table: Table, columns: Sequence[str]) -> np.ndarray:
-  """Columns as float32 `[N, len(columns)]`; what isn't a finite number is refused by its place."""
-  place_of = {name: place for place, name in enumerate(table.columns)}
-  places = [place_of[name] for name in columns]
-  found = np.empty((len(table.rows), len(places)), np.float32)
-  for i, (line, row) in enumerate(zip(table.lines, table.rows, strict=True)):
-    for j, (name, place) in enumerate(zip(columns, places, strict=True)):
-      number = as_number(row[place])
-      if number is None or not abs(number) <= LARGEST:
-        got = f"{row[place]!r:.100}" if row[place].strip() else "an empty cell"
-        raise ValueError(f"{table.path}, line {line}, column {name!r}: a number was expected, got "
-                         f"{got}")  # fmt: skip
-      found[i, j] = number
+def refuse(table: Table, row: int, column: str, expected: str) -> NoReturn:
+  """Says what a cell holds in the place of what was expected."""
+  cell = table.column(column)[row]
+  got = f"{cell!r:.100}" if cell.strip() else "an empty cell"
+  lines = rows_of(table.path, is_strict=False)
+  line = next((line for i, (line, _) in enumerate(lines) if i == row), row + 2)
+  raise ValueError(f"{table.path}, line {line}, column {column!r}: {expected}, got {got}")
+
+
+def numbers(table: Table, columns: Sequence[str], there: np.ndarray | None = None) -> np.ndarray:
+  """Columns as float64 `[N, len(columns)]`; what isn't a finite number is refused by its place.
+
+  Args:
+    table: the table.
+    columns: their names.
+    there: the rows that are read, `[N]`; None for all.
+  """
+  missing = [name for name in columns if name not in table.places]
+  if missing:
+    raise ValueError(f"{table.path} has no column {missing[0]!r}, which the model was trained on")
+  rows = np.arange(len(table.frame)) if there is None else np.flatnonzero(there)
+  found = np.empty((len(rows), len(columns)))
+  for j, name in enumerate(columns):
+    found[:, j] = as_numbers(table.column(name)[rows])
+  wrong = ~(np.abs(found) <= LARGEST)
+  if wrong.any():
+    row, column = np.argwhere(wrong)[0]
+    refuse(table, int(rows[row]), columns[column], "a number was expected")
   return found
+
+
+def lost_integers(
+  table: Table, columns: Sequence[str], values: np.ndarray, there: np.ndarray
+) -> tuple[str, ...]:
+  """The columns whose integers are too large for float64 to tell apart, a sentence each."""
+  notes = []
+  for name, own in zip(columns, values.T, strict=True):
+    if np.abs(own).max(initial=0.0) > EXACT_INTEGERS:
+      different = {Decimal(cell.strip()) for cell in table.column(name)[there]}
+      notes += kept(name, len(different), len(np.unique(own)), "float64")
+  return tuple(notes)
+
+
+def holes_in(table: Table, target: Sequence[str], missing_targets: MissingTargets) -> np.ndarray:
+  """The rows without a target, `[N]`; the first of them is refused where they aren't left out."""
+  is_hole = np.zeros(len(table.frame), bool)
+  for name in target:
+    cells = table.column(name)
+    own = np.array([not cell.strip() for cell in cells], bool)
+    if missing_targets != "class":
+      own |= holes_of(cells.tolist())
+    if own.any() and missing_targets != "drop":
+      advice = f"{own.sum():,} in all; --missing-targets drop leaves such rows out"
+      refuse(table, int(own.argmax()), name, f"the target is missing ({advice})")
+    is_hole |= own
+  if is_hole.all():
+    raise ValueError(f"{table.path}: no row has a target")
+  return is_hole
 
 
 def weights_of(table: Table, column: str, target: Sequence[str]) -> np.ndarray:
   """A column of weights, `[N]`; a cell that holds none is refused by its place."""
-  if column not in table.columns:
+  if column not in table.places:
     raise ValueError(f"{table.path} has no column {column!r} of sample_weights; its columns are "
-                     f"{listed(table.columns)}")  # fmt: skip
+                     f"{listed([*table.places])}")  # fmt: skip
   if column in target:
     raise ValueError(f"{table.path}: {column!r} can't be both target and sample_weights")
   weights = numbers(table, (column,))[:, 0]
-  for line, weight in zip(table.lines, weights, strict=True):
-    if weight < 0:
-      raise ValueError(
-        f"{table.path}, line {line}, column {column!r}: a weight of at least 0 was expected, got "
-        f"{weight:g}"
-      )
+  if (weights < 0).any():
+    refuse(table, int((weights < 0).argmax()), column, "a weight of at least 0 was expected")
   return weights
-
-
-def text_of(table: Table, column: str) -> list[str]:
-  """A column as text; an empty cell is refused by its place."""
-  place = table.columns.index(column)
-  words = [row[place].strip() for row in table.rows]
-  for line, word in zip(table.lines, words, strict=True):
-    if not word:
-      raise ValueError(f"{table.path}, line {line}, column {column!r}: the cell is empty")
-  return words
-
-
-def as_number(cell: str) -> float | None:
-  """The number that a cell holds, or None. Python's underscores, as in 1_000, are no number's."""
-  try:
-    return None if "_" in cell else float(cell)
-  except ValueError:
-    return None
-
-
-def infer_task(table: Table, target: Sequence[str]) -> tuple[Task, str]:
-  """What the targets are, and why; see `read_csv`."""
-  if len(target) > 1:
-    return "regression", "there are several target columns"
-  words = text_of(table, target[0])
-  found = [as_number(word) for word in words]
-  if any(number is None or not math.isfinite(number) for number in found):
-    return "classification", "its values are words"
-  different = {number for number in found if number is not None}
-  if all(number.is_integer() for number in different) and len(different) <= MOST_LABELS:
-    return "classification", f"its values are {len(different)} whole numbers"
-  return "regression", "its values are numbers"
-
-
-def sorted_classes(words: Sequence[str]) -> tuple[str, ...]:
-  """The different labels: numbers by their size, words by their letters."""
-  different = sorted(set(words))
-  sizes = {word: as_number(word) for word in different}
-  if all(size is not None for size in sizes.values()):
-    different.sort(key=lambda word: (sizes[word], word))
-  return tuple(different)
