@@ -80,7 +80,7 @@ class Parts(NamedTuple):
     x, targets, weights: of the training examples, `[N, D]`, labels `[N]` or values `[N, C]`, and
       `[N]` or None.
     x_test, targets_test: of the test examples.
-    source: all of them, and what is known of them.
+    source: what is known of them, without them.
     fingerprint: see `fingerprints`.
   """
 
@@ -125,8 +125,8 @@ def load_dataset(
     missing_targets: of a file, what is done where a target is missing (an empty cell, NA, ?, NaN):
       "refuse" names the first, "drop" leaves such rows out, and "class" takes a word, such as None,
       for the name of a class.
-    rounded: whether the source's numbers are rounded to float32 first, as in runs before version
-      0.5, which go on to the same bits so.
+    rounded: whether the source's numbers are rounded to float32 first, as in runs that have no
+      fingerprint, which go on to the same bits so.
 
   Returns:
     The `Dataset`.
@@ -165,7 +165,7 @@ def load_dataset(
         notes.append(f"constant in the training part: {listed(constant)}")
       train, test = own.apply(train), own.apply(test)
     train, test = as_float32(train, names), as_float32(test, names)
-    notes.extend(lost_values(names, np.concatenate(raw), np.concatenate([train, test])))
+    notes.extend(lost_values(names, raw, (train, test)))
     return train, test, own
 
   x, x_test, standardization = narrowed(source.features, parts.x, parts.x_test, is_standardized)
@@ -232,7 +232,9 @@ def load_parts(
     parts, weights = (examples.x, examples.targets, *examples.test), examples.weights
   if weights is not None and not weights.any():
     raise ValueError(f"{name}: the sample_weights of the training examples are all 0")
-  return Parts(*parts, weights, examples, fingerprint_of(examples, rows))
+  fingerprint = fingerprint_of(examples, rows)
+  source = examples._replace(x=examples.x[:0], targets=examples.targets[:0], test=None)
+  return Parts(*parts, weights, source, fingerprint)
 
 
 def examples_of(

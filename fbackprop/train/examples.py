@@ -1,6 +1,7 @@
 """The examples of a run: looked at once on the host, and evaluated on the device."""
 
 import hashlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ from fbackprop.checks import (
   check_floating,
   describe,
 )
+from fbackprop.train.standardization import lost_values
 from fbackprop.train.steps import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -44,10 +46,13 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     if part == "x":
       check_floating("fit", f"{name}.x", value)
     check_finite(f"{name}.{part}", np.asarray(value))
+  x, targets = (
+    jax.tree.map(lambda value, what=what: as_jax(f"{name}.{what}", value), tree)
+    for what, tree in (("x", batch.x), ("targets", batch.targets))
+  )
+  batch = batch._replace(x=x, targets=targets)
   if batch.x.ndim < 1 or batch.x.shape[0] == 0:
     raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
-
-  targets = jax.tree.map(jnp.asarray, batch.targets)
 
   def outputs_of(params: Params, x: Array) -> Any:
     return net.forward(params, x)[0]
@@ -75,7 +80,42 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     if not np.asarray(batch.weights).any():
       raise ValueError(f"fit: {name}.weights must not be all zero")
   weights = None if batch.weights is None else jnp.asarray(batch.weights)
-  return Batch(jnp.asarray(batch.x), targets, weights)
+  return Batch(batch.x, batch.targets, weights)
+
+
+def as_jax(name: str, value: Any) -> Array:
+  """An array as JAX has it: float32, say, in the place of float64. Nothing is changed silently.
+
+  Warns of columns whose distinct values aren't all distinct then, as those of time stamps.
+
+  Raises:
+    TypeError: JAX has no such dtype.
+    ValueError: an integer or a number is too large.
+  """
+  if not isinstance(value, np.ndarray):
+    return jnp.asarray(value)
+  if value.dtype.kind == "f" and value.dtype.itemsize > 8:
+    raise DtypeError(
+      f"fit: {name} must have a dtype that JAX has too, got {describe(value)}; convert it, as by "
+      ".astype(numpy.float64)"
+    )
+  dtype = jax.dtypes.canonicalize_dtype(value.dtype.newbyteorder("="))
+  with np.errstate(over="ignore"):
+    own = value.astype(dtype)
+  if jnp.issubdtype(dtype, jnp.integer):
+    wrong = np.argwhere(own != value)
+    if len(wrong):
+      place = ", ".join(map(str, wrong[0]))
+      raise ValueError(
+        f"fit: {name} must fit into {dtype}, got {value[tuple(wrong[0])]} at [{place}]"
+      )
+  elif own.dtype != value.dtype.newbyteorder("=") and value.size:
+    check_finite(name, own)
+    raw, narrow = (part.reshape(len(part), -1) for part in (value.astype(np.float64), own))
+    for said in lost_values([f"{name}[:, {j}]" for j in range(raw.shape[1])], [raw], [narrow]):
+      advice = "subtract its mean and divide by its deviation first, in float64"
+      warnings.warn(f"fit: {said}; {advice}", stacklevel=4)
+  return jnp.asarray(own)
 
 
 def named_parts(batch: Batch) -> list[tuple[str, Any]]:

@@ -73,23 +73,29 @@ def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
   return narrow
 
 
-def lost_values(names: Sequence[str], raw: np.ndarray, narrow: np.ndarray) -> list[str]:
+def lost_values(
+  names: Sequence[str], raw: Sequence[np.ndarray], narrow: Sequence[np.ndarray]
+) -> list[str]:
   """The columns whose distinct values aren't all distinct as the network has them.
 
   Args:
     names: of the columns.
-    raw: `[N, D]`, as the data has them.
-    narrow: the same rows in float32, standardised or not.
+    raw: parts `[N, D]` of the rows, as the data has them.
+    narrow: the same parts in float32, standardised or not.
 
   Returns:
     A sentence for each, such as "column 'time' as float32: kept 17 of 31 distinct values".
   """
-  if raw.dtype != np.float64:  # Then they were float32 before, or narrower.
+  if raw[0].dtype != np.float64:  # Then they were float32 before, or narrower.
     return []
   notes: list[str] = []
-  low, high = raw.min(0), raw.max(0)
   # Integers that aren't far from each other and from 0 are kept, however they are standardised.
-  is_plain = (np.maximum(np.abs(low), np.abs(high)) < 2**21) & (raw == np.rint(raw)).all(0)
+  is_plain = np.array(
+    [(np.abs(part).max(0, initial=0.0) < 2**21) & (part == np.rint(part)).all(0) for part in raw]
+  ).all(0)
   for j in np.flatnonzero(~is_plain).tolist():
-    notes += kept(names[j], len(np.unique(raw[:, j])), len(np.unique(narrow[:, j])), "float32")
+    before, after = (
+      len(np.unique(np.concatenate([part[:, j] for part in parts]))) for parts in (raw, narrow)
+    )
+    notes += kept(names[j], before, after, "float32")
   return notes

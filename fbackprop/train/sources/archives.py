@@ -1,6 +1,7 @@
 """Arrays that `numpy.savez` has written."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,14 @@ from fbackprop.train.sources.examples import (
 )  # fmt: skip
 from fbackprop.train.sources.members import Archive, arrays_of
 from fbackprop.train.sources.names import MissingTargets, Task
-from fbackprop.train.sources.targets import holes_of, infer_task, label, places_of, values_of
+from fbackprop.train.sources.targets import (
+  as_numbers,
+  holes_of,
+  infer_task,
+  label,
+  places_of,
+  values_of,
+)
 
 X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
 
@@ -211,11 +219,11 @@ def numbers_of(y: np.ndarray) -> np.ndarray:
 
 def holes_in(path: str, name: str, y: np.ndarray, missing_targets: MissingTargets) -> np.ndarray:
   """The rows without a target, `[N]`; the first of them is refused where they aren't left out."""
-  own: np.ndarray = np.zeros(y.shape, bool)
+  own: Any = np.zeros(y.shape, bool)
   if y.dtype.kind == "f":
     own |= np.isnan(y)
   elif y.dtype.kind == "U":
-    own = np.asarray(np.char.strip(y) == "", bool)
+    own |= np.char.strip(y) == ""
     if missing_targets != "class":
       own |= holes_of(y.ravel().tolist()).reshape(y.shape)
   is_hole: np.ndarray = own.reshape(len(y), -1).any(1)
@@ -235,6 +243,10 @@ def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
   if task == "classification" and (y.ndim != 1 or y.dtype.kind not in "iubfU"):
     got = f"{y.dtype}{list(y.shape)}"
     raise ValueError(f"{path}: {name} must be labels [N], numbers or words, got {got}")
+  if task != "classification" and y.dtype.kind == "U":
+    row = int((~np.isfinite(as_numbers(y.ravel()))).argmax()) // (y.size // len(y))
+    got = f"{y[row].tolist()!r:.100} in row {row}"
+    raise ValueError(f"{path}: {name} must be numbers, got {got}")
   if task != "classification" and y.dtype.kind not in "iubf":
     raise ValueError(f"{path}: {name} must be numbers, got {y.dtype}")
   if y.dtype.kind == "f" and not (np.abs(y) <= LARGEST).all():

@@ -62,9 +62,9 @@ def numbered(prefix: str, count: int) -> tuple[str, ...]:
 def kept(name: str, before: int, after: int, dtype: str) -> list[str]:
   """Says of a column that values which differ are one as `dtype`, if there are so many.
 
-  Of numbers at random about n² / 2²⁵ pairs are, and nobody misses them.
+  Of n numbers at random up to n² / 2²⁶ are, and nobody misses them.
   """
-  if before - after <= before / 1000 + before**2 / 2**22:
+  if before - after <= before / 1000 + before**2 / 2**25:
     return []
   return [f"column {name!r} as {dtype}: kept {after:,} of {before:,} distinct values"]
 

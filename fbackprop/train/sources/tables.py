@@ -277,6 +277,8 @@ def holes_in(table: Table, target: Sequence[str], missing_targets: MissingTarget
       own |= holes_of(cells.tolist())
     if own.any() and missing_targets != "drop":
       advice = f"{own.sum():,} in all; --missing-targets drop leaves such rows out"
+      if not np.isfinite(as_numbers(cells[~own])).all():
+        advice += ", class takes the word for a class"
       refuse(table, int(own.argmax()), name, f"the target is missing ({advice})")
     is_hole |= own
   if is_hole.all():

@@ -4,6 +4,7 @@
 |---|---|
 | several columns | regression |
 | words | classification |
+| words in less than half of the rows, and the numbers alone are a regression | regression, and a word is refused |
 | at most `MOST_LABELS` different whole numbers, 1.0 being one | classification |
 | whole numbers that are 0, 1, ..., C - 1 or 1, ..., C, each at least `LEAST_OF_EACH` times | classification |
 | other numbers | regression |
@@ -98,7 +99,13 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
   if targets.ndim == 2 and targets.shape[1] > 1:
     return "regression", "there are several target columns"
   if targets.dtype.kind not in "iubf":
+    numbers = as_numbers(targets.ravel())
+    numbers = numbers[np.isfinite(numbers)]
+    if 2 * len(numbers) > len(targets) and infer_task(numbers)[0] == "regression":
+      return "regression", "most of its values are numbers"
     return "classification", "its values are words"
+  if targets.dtype.kind == "b":
+    targets = targets.astype(np.int8)
   different, counts = np.unique(targets, return_counts=True)
   if targets.dtype.kind == "f" and not (different == np.rint(different)).all():
     return "regression", "its values are numbers"
