@@ -33,9 +33,16 @@ def percent(share: float | None) -> Number:
   return Number("–" if share is None else f"{100 * share:.1f} %")
 
 
-def given(value: float) -> Number:
+def given(value: float, digits: int = 6) -> Number:
   """A number of the data, with the digits that it came with."""
-  return Number(f"{value:.6g}" if math.isfinite(value) else "not finite")
+  return Number(f"{value:.{digits}g}" if math.isfinite(value) else "not finite")
+
+
+def more_digits(size: float, spread: float) -> int:
+  """How many digits more tell numbers apart that are far from 0 and close to each other."""
+  if not (math.isfinite(size) and math.isfinite(spread) and spread > 0):
+    return 0
+  return min(9, max(0, int(math.log10(size / spread)) - 1)) if size > spread else 0
 
 
 def counted(value: int) -> Number:

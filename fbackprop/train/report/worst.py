@@ -12,7 +12,7 @@ import numpy as np
 from fbackprop.extras import need
 from fbackprop.train.datasets import Dataset
 from fbackprop.train.models import Model
-from fbackprop.train.report.cells import Number, Table, counted, given, measured
+from fbackprop.train.report.cells import Number, Table, counted, given, measured, more_digits
 
 MOST = 12
 MOST_FEATURES, MOST_VALUES = 16, 4  # More columns aren't read.
@@ -77,14 +77,17 @@ def rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndar
     heads, answers = of_values(dataset, outputs, worst)
   features = dataset.features[:MOST_FEATURES]
   # What standardising left of the last digits is no part of the data.
-  sizes = np.abs(dataset.x_test).max(0, initial=0.0)
-  digits = [6 - math.floor(math.log10(size)) if size else 6 for size in sizes.tolist()]
+  sizes = np.abs(dataset.x_test).max(0, initial=0.0).tolist()
+  more = list(map(more_digits, sizes, np.ptp(dataset.x_test, 0).tolist()))
+  digits = [
+    6 + n - math.floor(math.log10(size)) if size else 6 for size, n in zip(sizes, more, strict=True)
+  ]
   rows = [
     (
       counted(row),
       measured(float(losses[row])),
       *answer,
-      *map(given, map(round, x[: len(features)], digits)),
+      *map(given, map(round, x[: len(features)], digits), (6 + n for n in more)),
     )
     for row, answer, x in zip(worst.tolist(), answers, dataset.x_test[worst].tolist(), strict=True)
   ]
@@ -125,5 +128,8 @@ def of_values(dataset: Dataset, outputs: np.ndarray, rows: np.ndarray) -> Answer
   names = dataset.output_names[:MOST_VALUES]
   alone = len(dataset.output_names) == 1
   said = [word if alone else f"{name}, {word}" for name in names for word in ("true", "predicted")]
-  both = np.stack([dataset.targets_test[rows], outputs[rows]], -1)[:, : len(names)]
-  return said, [tuple(map(given, row)) for row in both.reshape(len(rows), -1).tolist()]
+  true = dataset.targets_test[:, : len(names)]
+  sizes, spreads = np.abs(true).max(0, initial=0.0).tolist(), np.ptp(true, 0).tolist()
+  digits = [6 + more_digits(*both) for both in zip(sizes, spreads, strict=True) for _ in range(2)]
+  both = np.stack([true[rows], outputs[rows, : len(names)]], -1).reshape(len(rows), -1)
+  return said, [tuple(map(given, row, digits)) for row in both.tolist()]

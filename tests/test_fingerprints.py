@@ -1,0 +1,148 @@
+"""Each run knows its examples: another table is refused, and what has changed is said."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from fbackprop.cli import main
+from fbackprop.train.datasets import load_dataset
+from fbackprop.train.fingerprints import difference
+
+RNG = np.random.default_rng(7)
+N = 64
+X = RNG.normal(size=(N, 2))
+KINDS = (X[:, 0] > X[:, 1]).astype(int).tolist()
+SHORT = ["--stop.max-steps", "20", "--hidden", "8", "--eval-every", "20", "--check-every", "0"]
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A folder with a table and the folder of a run on it, with a checkpoint at its end."""
+  folder = tmp_path_factory.mktemp("trained")
+  rows = [f"{a!r},{b!r},{kind}" for (a, b), kind in zip(X.tolist(), KINDS, strict=True)]
+  (folder / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.chdir(folder)
+    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+    flags = ["--data", "csv:t.csv", "--target", "y", "--out", ".", "--name", "run"]
+    flags += ["--ckpt.every", "10"]
+    assert main(["train", *flags, *SHORT]) == 0
+  return folder
+
+
+@pytest.fixture
+def folder(trained, tmp_path, monkeypatch, capsys):
+  shutil.copytree(trained, tmp_path / "here")
+  monkeypatch.chdir(tmp_path / "here")
+  capsys.readouterr()
+  return tmp_path / "here"
+
+
+def lines_of(folder):
+  return (folder / "t.csv").read_text().splitlines()
+
+
+def with_cell(line, place, text):
+  cells = line.split(",")
+  cells[place] = text
+  return ",".join(cells)
+
+
+CHANGES = {
+  "sorted": (lambda lines: [lines[0], *sorted(lines[1:])], "the same rows in another order"),
+  "grown": (lambda lines: [*lines, lines[1], lines[2]], "rows 64 → 66 (the first 64 are the same)"),
+  "shorter": (lambda lines: lines[:-4], "rows 64 → 60 (the first 60 are the same)"),
+  "another cell": (lambda lines: [*lines[:7], with_cell(lines[7], 1, "9"), *lines[8:]],
+                   "column 'b' differs, first at row 7"),
+  "another label": (lambda lines: [*lines[:9], with_cell(lines[9], 2, str(1 - int(lines[9][-1]))),
+                                   *lines[10:]], "column 'y' differs, first at row 9"),
+  "rounded": (lambda lines: [lines[0], *(",".join([repr(float(np.float32(v))) for v in
+                                                   row.split(",")[:2]] + [row[-1]])
+                                         for row in lines[1:])],
+              "columns 'a', 'b' differ, first at row 1"),
+  "another name": (lambda lines: ["a,c,y", *lines[1:]], "without column 'b'; with column 'c'"),
+  "another order of columns": (
+    lambda lines: [",".join(line.split(",")[i] for i in (1, 0, 2)) for line in lines],
+    "the columns in another order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_table_is_refused_and_the_change_said(folder, capsys, name):
+  change, said = CHANGES[name]
+  (folder / "t.csv").write_text("\n".join(change(lines_of(folder))) + "\n")
+  assert main(["eval", "run"]) == 2
+  told = capsys.readouterr()
+  assert (told.out, told.err) == (
+    "", f"fbackprop: RUN run: csv:t.csv isn't as it was when the run began: {said}\n"
+  )  # fmt: skip
+  assert main(["train", "--resume", "run", "--stop.max-steps", "30"]) == 2
+  told = capsys.readouterr()
+  assert told.out == ""
+  assert told.err.endswith(f"isn't as it was when the run began: {said}\n")
+
+
+def test_the_same_numbers_written_otherwise_are_the_same_table(folder, capsys):
+  lines = lines_of(folder)
+  rows = [",".join(f"{float(v):.17g}" for v in row.split(",")[:2]) + f",{row[-1]}.0"
+          for row in lines[1:]]  # fmt: skip
+  (folder / "t.csv").write_text("\r\n".join([lines[0], "", *rows]))
+  assert main(["eval", "run"]) == 0
+  assert "16 test examples of csv:t.csv" in capsys.readouterr().out
+  assert main(["train", "--resume", "run", "--stop.max-steps", "30"]) == 0
+
+
+def test_other_rows_are_scored_all_and_its_own_are_said(folder, capsys):
+  """A model of 0 and 1 knows 0.0 and 1.0."""
+  own = [line + ".0" for line in lines_of(folder)[1:11]]
+  (folder / "new.csv").write_text("\n".join(["b,note,a,y", *(
+    ",".join((b, "x", a, y)) for a, b, y in (line.split(",") for line in [*own, "0.5,0.25,1.0"])
+  )]))  # fmt: skip
+  assert main(["eval", "run", "--data", "csv:new.csv"]) == 0
+  told = capsys.readouterr()
+  assert "11 examples of csv:new.csv" in told.out
+  assert "fbackprop: 10 of these 11 rows are the run's own" in told.err
+  (folder / "far.csv").write_text("a,b,y\n7,8,0\n9,7,1\n")
+  assert main(["eval", "run", "--data", "csv:far.csv"]) == 0
+  assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_before_goes_on_with_a_note(folder, capsys):
+  env = json.loads((folder / "run" / "env.json").read_text())
+  assert env.pop("data")["rows"] == N
+  (folder / "run" / "env.json").write_text(json.dumps(env))
+  assert main(["eval", "run"]) == 0
+  assert "run has no fingerprint of its data, as older runs" in capsys.readouterr().err
+
+
+PRINTS = {"sha256": 1, "split": 2}
+
+
+@pytest.mark.parametrize("data", [3, {}, PRINTS, {**PRINTS, "columns": 3, "rows": "a"}])
+def test_a_fingerprint_that_is_none_is_refused(folder, capsys, data):
+  (folder / "run" / "env.json").write_text(json.dumps({"data": data}))
+  assert main(["eval", "run"]) == 2
+  assert "env.json: data must be as fbackprop train writes it" in capsys.readouterr().err
+
+
+def test_a_long_table_says_where_it_differs_by_a_block(tmp_path):
+  x, y = RNG.normal(size=(5000, 2)), np.arange(5000) % 2
+  found = []
+  for _ in range(2):
+    np.savez(tmp_path / "t.npz", x=x, y=y)
+    found.append(load_dataset(f"npz:{tmp_path}/t.npz", 0).fingerprint)
+    x[3001, 1] += 1
+  assert len(json.dumps(found[0])) < 20_000
+  assert difference(*found) == "column 'x1' differs, first in rows 3,001 to 3,008"
+  assert difference(found[1], found[1]) == ""
+  other, own = (load_dataset(f"npz:{tmp_path}/t.npz", seed).fingerprint for seed in (1, 0))
+  assert "the same rows, and another split of them" in difference(own, other)
