@@ -198,7 +198,7 @@ def test_values_stand_above_gradients_and_a_fork_shows_its_sum():
     found.append((value, min(g for g in gradients[box[0]] if g[0] > box[1])[1]))
   assert sorted(found) == sorted(
     [("1", "2"), ("2", "5 = 2 + 3"), ("0", "0"), ("2", "2"), ("2", "3"), ("3", "2"), ("2", "3"),
-     ("6", "1")]
+     ("6", "1"), ("above a wire: its value", "below it: df/d(wire)")]
   )  # fmt: skip
   shown = [text for text, _, color in texts if color == INK]
   assert sorted(shown) == sorted(["x", "y", "z", "f", "+", "max", "×"])

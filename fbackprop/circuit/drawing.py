@@ -57,7 +57,7 @@ def name_of(trace: Trace, digits: int | str) -> str:
 
 def describe(trace: Trace, digits: int | str) -> str:
   """The picture in words, node by node."""
-  parts = ["Values and gradients of a circuit, from its inputs to its outputs."]
+  parts = ["Values and global gradients of a circuit, from its inputs to its outputs."]
   for node in trace.circuit.nodes:
     what = f"{node.op} of {', '.join(node.inputs)}" if node.inputs else node.op
     value = show(trace.values[node.name], digits)

@@ -86,9 +86,10 @@ class GateTrace(NamedTuple):
   Attributes:
     name, op, inputs: of its node.
     value: its output.
-    local: ∂value/∂input, one for each input.
-    upstream: the gradient that arrives at its output, summed over the wires that leave it.
-    downstream: upstream × local, one for each input.
+    local: ∂value/∂input, the other inputs held, one for each input.
+    upstream: the global gradient df/dvalue that arrives at its output, summed over the wires that
+      leave it.
+    downstream: upstream × local, one for each input: its wire's share of the gradient df/dinput.
   """
 
   name: str
@@ -107,13 +108,14 @@ class Trace:
   Attributes:
     circuit: what was traced.
     values: of every node.
-    bars: the gradient of the circuit's value by every node's output.
+    bars: the global gradient of the circuit's value by every node's output: df/dnode, along every
+      path.
     contributions: for every node the terms of which its gradient is the sum: what each wire that
       leaves it sends back, in the order of the gates that it leads to, and last the weight of the
       node if it is an output.
     gates: the gates, in the circuit's order.
     value: Σ weight · output.
-    gradients: the gradients of the inputs.
+    gradients: the global gradients of the inputs.
   """
 
   circuit: Circuit

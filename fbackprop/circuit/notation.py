@@ -1,4 +1,8 @@
-"""How gates, numbers and derivatives are written: `g1 = x · y`, `∂g1/∂x = y`."""
+"""How gates, numbers and derivatives are written: `g1 = x · y`, `∂g1/∂x = y`, `df/dx = 3`.
+
+Two notations for two things: ∂ is local, the partial derivative of one gate; d is global, the total
+derivative of the output. No text here uses one for the other.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +10,8 @@ from fbackprop.circuit.graph import Circuit, Trace
 from fbackprop.circuit.labels import show
 
 GREEN, RED, BOLD = "32", "31", "1"
+
+LOCAL = "∂: of each gate by one of its inputs, the others held"
 
 INFIX = {"add": "+", "subtract": "-", "multiply": "·", "divide": "/", "power": "**"}
 
@@ -114,7 +120,20 @@ def name_of_value(trace: Trace) -> str:
   outputs = trace.circuit.outputs
   if len(outputs) == 1 and outputs[0][1] == 1:
     return outputs[0][0]
-  return "J" if "J" not in trace.values else "J_total"
+  name = "J"
+  while name in trace.values:
+    name += "_total"
+  return name
+
+
+def total(root: str, name: str) -> str:
+  """The symbol of the global gradient of the value by a node."""
+  return f"d{root}/d{name}"
+
+
+def total_of(trace: Trace) -> str:
+  """What d means in a trace."""
+  return f"d: along every path to {name_of_value(trace)}"
 
 
 def painter(color: bool) -> Callable[[str, str], str]:

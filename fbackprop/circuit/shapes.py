@@ -1,10 +1,10 @@
 """A circuit's picture as a list of shapes, from which SVG and PNG are written.
 
 The convention of Stanford's CS231n: the computation runs from left to right, gates are circles with
-their symbols, the value of a wire stands above it in green and the gradient below it in red. The
-values are upright and the gradients oblique, so that the picture reads in black and white too.
-Where a wire forks, each branch has its own share of the gradient below it, and the sum stands
-before the fork, as "5 = 2 + 3".
+their symbols, the value of a wire stands above it in green and the global gradient below it in red,
+as the legend says. The values are upright and the gradients oblique, so that the picture reads in
+black and white too. Where a wire forks, each branch has its own share of the gradient below it, and
+the sum stands before the fork, as "5 = 2 + 3".
 """
 
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ from fbackprop.circuit.labels import (
   width_of,
 )
 from fbackprop.circuit.layout import BETWEEN, Extent, Layout, place
+from fbackprop.circuit.notation import name_of_value, total
 
 PAPER, INK, WIRE, GATE = "#ffffff", "#1b1f24", "#57606a", "#eef2f8"
 VALUE, GRADIENT = "#116329", "#b3001b"
@@ -123,6 +124,16 @@ class Labels:
       terms.append(f"{sign}{size}{self.name(name) or clean(name)}")
     return wrap(f"{' '.join(terms)} = {show(self.trace.value, self.digits)}", WIDEST_FOOT)
 
+  def foot(self) -> list[tuple[str, str]]:
+    """The lines under the picture, each with its color: the weighted sum, and the legend."""
+    root = name_of_value(self.trace)
+    below = f"below it: {total('(output)' if is_made(root) else clean(root), '(wire)')}"
+    return [
+      *((line, INK) for line in self.weighted_sum()),
+      ("above a wire: its value", VALUE),
+      *((line, GRADIENT) for line in wrap(below, WIDEST_FOOT)),
+    ]
+
   def symbol(self, name: str) -> tuple[str, float]:
     """What stands in a gate, and its size."""
     text = symbol_of(self.node[name].op)
@@ -211,14 +222,15 @@ def compose(trace: Trace, digits: int | str, title: str | None) -> Picture:
     spans=[(left + across, right + across) for left, right in layout.spans],
     arrivals=[y + down for y in layout.arrivals],
   )
-  foot = labels.weighted_sum()
-  widths = [width_of(heading, HEADING), *(width_of(line, NUMBER) for line in foot)]
+  foot = labels.foot()
+  widths = [width_of(heading, HEADING), *(width_of(line, NUMBER) for line, _ in foot)]
   width = max(layout.spans[-1][1], MARGIN + max(widths)) + MARGIN
   bottom = max(feet) + down
   height = bottom + MARGIN + (BETWEEN + LINE * len(foot) if foot else 0)
   picture = Picture(width, height, [], [], [], [], [])
-  for i, line in enumerate(foot):
-    picture.texts.append(Text(MARGIN, bottom + BETWEEN + LINE * (i + 1), line, NUMBER, INK))
+  for i, (line, color) in enumerate(foot):
+    y = bottom + BETWEEN + LINE * (i + 1)
+    picture.texts.append(Text(MARGIN, y, line, NUMBER, color, italic=color == GRADIENT))
   if heading:
     top = MARGIN + ASCENT * HEADING
     picture.texts.append(Text(MARGIN, top, heading, HEADING, INK, bold=True))

@@ -1,4 +1,9 @@
-"""A trace as it is worked on a board: forward line by line, the local gradients, backward."""
+"""A trace as it is worked on a board: forward line by line, the local gradients, backward.
+
+A gate's local gradient is a partial derivative, ∂g/∂x: by one of its inputs, the others held. The
+global gradient of the output is a total derivative, df/dx: along every path from x to f. In
+y = x², f = x y they differ: ∂f/∂x = y, and df/dx = ∂f/∂x + df/dy · ∂y/∂x.
+"""
 
 from collections import Counter
 
@@ -7,6 +12,7 @@ from fbackprop.circuit.notation import (
   BOLD,
   CASES,
   GREEN,
+  LOCAL,
   NO_GRADIENT,
   RED,
   derivative,
@@ -18,6 +24,8 @@ from fbackprop.circuit.notation import (
   number,
   painter,
   sum_of,
+  total,
+  total_of,
 )
 
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
@@ -46,24 +54,24 @@ def to_steps(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str
       z = -4
       f = q · z = 3 · (-4) = -12
     <BLANKLINE>
-    Local gradients: of each gate by its own inputs
+    Local gradients ∂: of each gate by one of its inputs, the others held
       ∂q/∂x = 1
       ∂q/∂y = 1
       ∂f/∂q = z = -4
       ∂f/∂z = q = 3
     <BLANKLINE>
-    Backward: upstream times local, summed over the wires that leave
-      ∂f/∂f = 1
-      ∂f/∂z = ∂f/∂f · ∂f/∂z = 1 · 3 = 3
-      ∂f/∂q = ∂f/∂f · ∂f/∂q = 1 · (-4) = -4
-      ∂f/∂y = ∂f/∂q · ∂q/∂y = -4 · 1 = -4
-      ∂f/∂x = ∂f/∂q · ∂q/∂x = -4 · 1 = -4
+    Global gradients d: along every path to f; upstream times local, summed over the wires that leave
+      df/df = 1
+      df/dz = df/df · ∂f/∂z = 1 · 3 = 3
+      df/dq = df/df · ∂f/∂q = 1 · (-4) = -4
+      df/dy = df/dq · ∂q/∂y = -4 · 1 = -4
+      df/dx = df/dq · ∂q/∂x = -4 · 1 = -4
   """
   paint = painter(color)
   sections = (
     ("Forward: the value of each gate", forward_lines(trace, digits), GREEN),
-    ("Local gradients: of each gate by its own inputs", local_lines(trace, digits), ""),
-    ("Backward: upstream times local, summed over the wires that leave",
+    (f"Local gradients {LOCAL}", local_lines(trace, digits), ""),
+    (f"Global gradients {total_of(trace)}; upstream times local, summed over the wires that leave",
      backward_lines(trace, digits), RED),
   )  # fmt: skip
   texts = []
@@ -126,7 +134,7 @@ def backward_lines(trace: Trace, digits: int | str) -> list[str]:
     for i, symbol in enumerate(wire_symbols(gate)):
       leaving[gate.inputs[i]].append(
         (
-          f"∂{root}/∂{gate.name} · {symbol}",
+          f"{total(root, gate.name)} · {symbol}",
           f"{upstream} · {factor(number(gate.local[i], digits))}",
           number(gate.downstream[i], digits),
         )
@@ -139,7 +147,7 @@ def backward_lines(trace: Trace, digits: int | str) -> list[str]:
     terms = leaving[node.name]
     if node.name in weights:
       terms.append((number(weights[node.name], digits),) * 3)
-    steps = [f"∂{root}/∂{node.name}"]
+    steps = [total(root, node.name)]
     for column in zip(*terms, strict=True):  # In symbols, in numbers, multiplied out.
       text = sum_of(few(column))
       steps += [text] if text != steps[-1] else []

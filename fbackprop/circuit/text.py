@@ -4,12 +4,15 @@ from fbackprop.circuit.graph import Trace
 from fbackprop.circuit.notation import (
   BOLD,
   GREEN,
+  LOCAL,
   RED,
   few,
   name_of_value,
   number,
   painter,
   sum_of,
+  total,
+  total_of,
 )
 
 HEADING = ("gate", "op", "inputs", "value", "local", "upstream", "downstream")
@@ -36,9 +39,11 @@ def to_text(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str:
     g3    multiply  g1=3, g2=2  6      2, 3   1         2, 3
     <BLANKLINE>
     g3 = 6
-    ∂g3/∂x = 2
-    ∂g3/∂y = 5 = 2 + 3
-    ∂g3/∂z = 0
+    dg3/dx = 2
+    dg3/dy = 5 = 2 + 3
+    dg3/dz = 0
+    <BLANKLINE>
+    local is ∂: of each gate by one of its inputs, the others held; d: along every path to g3
   """
   constants = {node.name for node in trace.circuit.nodes if node.op == "constant"}
   paint = painter(color)
@@ -70,5 +75,5 @@ def to_text(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str:
     if node.op == "input" or (len(terms) > 1 and node.op != "constant"):
       gradient = paint(number(trace.bars[node.name], digits), RED)
       parts = sum_of(few([number(term, digits) for term in terms])) if len(terms) > 1 else ""
-      lines.append(f"∂{root}/∂{node.name} = {gradient}{parts and f' = {parts}'}")
-  return "\n".join(lines)
+      lines.append(f"{total(root, node.name)} = {gradient}{parts and f' = {parts}'}")
+  return "\n".join([*lines, "", f"local is {LOCAL}; {total_of(trace)}"])
