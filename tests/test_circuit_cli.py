@@ -94,7 +94,7 @@ Local gradients ∂: of each gate by one of its inputs, the others held
   ∂dead/∂g3 = 1
   ∂dead/∂g4 = -1
 
-Global gradients d: along every path to J; upstream times local, summed over the wires that leave
+Global gradients d: along every path to J; upstream times local, summed over the outgoing wires
   dJ/ddead = 0
   dJ/dg4 = dJ/ddead · ∂dead/∂g4 = 0 · (-1) = 0
   dJ/dg3 = dJ/ddead · ∂dead/∂g3 = 0 · 1 = 0
@@ -192,6 +192,28 @@ def test_an_expression_may_begin_with_a_minus(capsys):
   assert circuit("-x*y", "--at", "x=-1", "y=2") == 0
   assert "dg2/dx = -2\n" in capsys.readouterr().out
   assert circuit("-2*3") == 0
+
+
+def test_handwriting(capsys):
+  """What a lecture's board has, with a pasted minus, and the names as Python reads them."""
+  assert circuit("σ(w₁·x − b)²", "--at", "w₁=2", "x=\N{MINUS SIGN}1", "b=1e\N{MINUS SIGN}3") == 0
+  said = capsys.readouterr().out
+  assert "w1=2, x=-1" in said
+  assert "b=0.001" in said
+  decomposed = "\u1112\u1161\u11ab"  # As some systems hand on a name that is typed as 한.
+  assert circuit(f"{decomposed}^2", "--at", f"{decomposed}=3") == 0
+  assert "dg1/d한 = 6\n" in capsys.readouterr().out
+
+
+def test_e_is_eulers_number_unless_it_has_a_value(capsys):
+  assert circuit("1/(1+e^(-x))", "--at", "x=0") == 0
+  assert "g4 = 0.5\n" in capsys.readouterr().out
+  assert circuit("e^x", "--at", "x=3", "e=2") == 0
+  assert "g1 = 8\ndg1/de = 12\ndg1/dx = 5.545\n" in capsys.readouterr().out
+  assert circuit("e = y - t; J = 0.5*e^2", "--at", "y=3", "t=1") == 0
+  assert "J = 2\n" in capsys.readouterr().out
+  said = refused(capsys, "e*x", "--at", "x=1")
+  assert "'e' has no value; give it one: --at e=2.718281828459045\n  e*x\n  ^" in said
 
 
 def test_a_value_may_begin_with_a_minus(capsys, tmp_path, monkeypatch):

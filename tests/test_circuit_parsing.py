@@ -60,6 +60,81 @@ def test_forms(text, gates):
   assert gates_of(text) == gates
 
 
+HANDWRITTEN = [
+  ("x^2", "x**2"),
+  ("-x^2", "-x**2"),
+  ("x^-y", "x**-y"),
+  ("x^y^z", "x**y**z"),
+  ("x² + y³·z¹⁰", "x**2 + y**3*z**10"),
+  ("(x + y)²", "(x + y)**2"),
+  ("x⁻¹", "x**(-1)"),
+  ("xⁿ⁺¹", "x**(n+1)"),
+  ("x − y – z", "x - y - z"),
+  ("−x", "-x"),
+  ("x·y × z ⋅ w", "x*y*z*w"),
+  ("x ÷ y ∕ z", "x/y/z"),
+  ("√x + √(y·z) + √4", "sqrt(x) + sqrt(y*z) + sqrt(4)"),
+  ("ReLU(x) + Relu(y) + RELU(z)", "relu(x) + relu(y) + relu(z)"),
+  ("LeakyReLU(x) + ReLU6(y)", "leaky_relu(x) + relu6(y)"),
+  ("GELU(x) + SiLU(y) + Mish(z) + SELU(x) + ELU(y)", "gelu(x)+silu(y)+mish(z)+selu(x)+elu(y)"),
+  ("Max(x, y) + MIN(x, z) + maximum(y, z)", "max(x, y) + min(x, z) + max(y, z)"),
+  ("sum(x, y, z)", "x + y + z"),
+  ("Σ(x, y) + ∑(y, z)", "(x + y) + (y + z)"),
+  ("Π(x, y) + ∏(y, z) + prod(x, z)", "x*y + y*z + x*z"),
+  ("σ(x) + logistic(y) + Tanh(z)", "sigmoid(x) + sigmoid(y) + tanh(z)"),
+  ("ln(x) + Log(y) + pow(x, y)", "log(x) + log(y) + power(x, y)"),
+  ("sum = x + y; f = sum * z; sum(sum, f)", "sum = x + y; f = sum * z; sum + f"),
+  ("1/(1 + e^(-x))", "1/(1 + exp(-x))"),
+  ("1/(1 + e**(−x))", "1/(1 + exp(-x))"),
+  ("e^x", "exp(x)"),
+  ("e^-x · e^(2·y)", "exp(-x) * exp(2*y)"),
+  ("e^x^2", "exp(x**2)"),
+  ("eˣ + e²", "exp(x) + exp(2)"),
+  ("x₁·w₁ + x₂·w₂", "x1*w1 + x2*w2"),
+  ("ｆ ＝ （x＋y）＊ｍａｘ（y，z）；ｆ", "f = (x+y)*max(y,z); f"),
+  ("q = x²  # of √ and ^ and «\nq·q", "q = x**2\nq*q"),
+]
+
+
+@pytest.mark.parametrize(("typed", "plain"), HANDWRITTEN)
+def test_handwriting_is_read(typed, plain):
+  assert parse(typed) == parse(plain)
+
+
+def test_e_is_a_variable_where_the_text_or_its_inputs_say_so():
+  euler = [("g1", "exp", "x")]
+  power = [("g1", "power", "e", "x")]
+  assert gates_of("e**x") == euler
+  assert gates_of("e**x", inputs=("x",)) == euler
+  assert gates_of("e**x", inputs=("x", "e")) == power
+  assert gates_of("e**x", euler=False) == power
+  assert parse("e**x", euler=False).trace(e=2.0, x=3.0).value == 8.0
+  # Assigned before or behind, or used as anything but a base: one letter is one thing in one text.
+  assert gates_of("e = y - t; J = 0.5*e^2")[1] == ("g1", "power", "e", 2.0)
+  assert gates_of("a = e^x; e = a*y; e*e")[0] == ("a", "power", "e", "x")
+  assert gates_of("e*x + e^x")[1] == ("g2", "power", "e", "x")
+  assert gates_of("x^e")[0] == ("g1", "power", "x", "e")
+  assert parse("e = 2*x; e^x").trace(x=3.0).value == 6.0**3
+  with pytest.raises(
+    CircuitError, match=r"no input 'e'; e\*\*x is exp\(x\), unless .* euler=False"
+  ):
+    parse("e**x").trace(e=2.0, x=3.0)
+
+
+def test_own_gates_are_called_by_their_own_names_first():
+  own = {"Sum": fb.gates.max, "ReLU": fb.gates.sin}
+  assert gates_of("Sum(x, ReLU(y)) + sum(x, y)", gates=own) == [
+    ("g1", "ReLU", "y"), ("g2", "Sum", "x", "g1"), ("g3", "add", "x", "y"),
+    ("g4", "add", "g2", "g3"),
+  ]  # fmt: skip
+
+
+def test_the_caret_of_an_error_stands_under_what_was_typed():
+  with pytest.raises(ParseError) as refused:
+    parse("q = x²·y\nf = √q − foo(q)")
+  assert str(refused.value).split("\n")[1:] == ["line 2:", "  f = √q − foo(q)", "           ^"]
+
+
 def test_the_last_statement_is_the_output_or_those_that_are_named():
   assert parse("q = x*y; f = q + x").outputs == (("f", 1.0),)
   assert parse("f = x").outputs == (("x", 1.0),)
@@ -106,8 +181,27 @@ HOSTILE = [
   ("x «// y", "the operators are + - * / **"),
   ("(x) «% y", "the operators are + - * / **"),
   ("x «@ y", "the operators are + - * / **"),
-  ("x «^ 2", "the operators are + - * / **"),
+  ("x «| 2", "the operators are + - * / **"),
   ("«x, y", "a tuple can't stand here"),
+  ("x + «Sigmod(y)", "there is no gate 'Sigmod'; did you mean 'sigmoid'?"),
+  ("x² + «summ(y)", "there is no gate 'summ'; did you mean 'sum'?"),
+  ("x^y·√z − «eval(y)", "there is no gate 'eval'"),
+  ("√(x) ⋅ √y + y₁ + «z[0]", "an index can't stand here"),
+  ("x⁻¹ + «√x²", "it isn't clear how far √ reaches; write √(...)"),
+  ("«√x^2", "it isn't clear how far √ reaches"),
+  ("«√ x**2", "it isn't clear how far √ reaches"),
+  ("«√sin(x)", "it isn't clear how far √ reaches"),
+  ("x + «√√x", "it isn't clear how far √ reaches"),
+  ("x · «√", "it isn't clear how far √ reaches"),
+  ("x^«^2", "this can't be read: invalid syntax"),
+  ("x + y²«z", "this can't be read: invalid syntax"),
+  ("«2x", "a product is written with *"),
+  ("x + «2(y)", "a product is written with *"),
+  ("«x(y)", "there is no gate 'x'; a product is written with *: x * (...)"),
+  ("xy = 2*z; «xy(z)", "there is no gate 'xy'; a product is written with *: xy * (...)"),
+  ("x + «|y|", "|x| is written abs(x)"),
+  ("«x²; y", "only the last statement may be without a name"),
+  ("（x＋y）＊«foo（z）", "there is no gate 'foo'"),
   ("«[x]", "this can't stand here"),
   ("«{}", "this can't stand here"),
   ("«yield x", "this can't stand here"),
@@ -299,7 +393,9 @@ def at_tie(gate, t):
   return gate.op in ("abs", "relu", "leaky_relu") and xs[0] == 0
 
 
-@given(st.text(st.sampled_from("xyz01.e+-*/()[]{},;=\n \t'\"#:@!<>~^%\\λ"), max_size=40))
+@given(
+  st.text(st.sampled_from("xyz01.e+-*/()[]{},;=\n \t'\"#:@!<>~^%\\λ²⁻ⁿ√−·×Σσ₁（＊"), max_size=40)
+)
 def test_any_text_is_a_circuit_or_an_error_of_ours(text):
   try:
     c = parse(text)

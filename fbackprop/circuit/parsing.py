@@ -9,39 +9,21 @@ import re
 import unicodedata
 from collections.abc import Collection, Mapping
 
+from fbackprop.circuit.grammar import (
+  BINARY,
+  REFUSED,
+  UNARY,
+  chain,
+  has_e_as_base_alone,
+  is_e,
+)
 from fbackprop.circuit.graph import GATES, Circuit, CircuitError, Node, build, check_count
 from fbackprop.circuit.source import Source
+from fbackprop.circuit.spelling import gate_named, hint_of_gate
 from fbackprop.hints import hint
 from fbackprop.types import Gate
 
 MAX_EXPONENT = 1024  # 2 to that is no float64 any more.
-
-BINARY: dict[type[ast.operator], str] = {
-  ast.Add: "add",
-  ast.Sub: "subtract",
-  ast.Mult: "multiply",
-  ast.Div: "divide",
-  ast.Pow: "power",
-}
-UNARY: dict[type[ast.unaryop], str] = {ast.USub: "negate", ast.UAdd: "identity"}
-
-REFUSED: dict[type[ast.AST], str] = {
-  ast.Attribute: "an attribute can't stand here",
-  ast.Subscript: "an index can't stand here",
-  ast.Compare: "a comparison can't stand here; max and min choose between values",
-  ast.BoolOp: "and, or can't stand here",
-  ast.IfExp: "if can't stand here; max and min choose between values",
-  ast.Lambda: "a function can't be made here",
-  ast.NamedExpr: "a name is given by a statement of its own: name = expression",
-  ast.Tuple: "a tuple can't stand here; statements are parted by ';'",
-  ast.ListComp: "a comprehension can't stand here",
-  ast.SetComp: "a comprehension can't stand here",
-  ast.DictComp: "a comprehension can't stand here",
-  ast.GeneratorExp: "a comprehension can't stand here",
-  ast.Starred: "a star can't stand here",
-  ast.AugAssign: "a statement must be name = expression",
-  ast.AnnAssign: "a statement must be name = expression",
-}
 
 
 def parse(
@@ -50,14 +32,17 @@ def parse(
   *,
   inputs: Collection[str] | None = None,
   gates: Mapping[str, Gate] | None = None,
+  euler: bool = True,
 ) -> Circuit:
   """Reads an expression, or statements that are parted by ";" or by new lines.
 
   `+ - * / **` and unary minus are the gates add, subtract, multiply, divide, power, negate; every
-  gate of `fbackprop.gates` can be called by its name. A chain `a + b + c`, or of products, is one
-  gate of many inputs, unless parentheses part it. `q = x + y` names a node; a name may be assigned
-  again, which makes another node, `q_2`. A name that is used before it is assigned is an input. The
-  last statement is the output.
+  gate of `fbackprop.gates` can be called by its name. Handwriting is read too: `^` and `x²` are
+  powers, `·`, `×`, `÷`, `−` and `√x` what they look like; `ReLU(x)`, `sum(x, y)`, `ln(x)`, `σ(x)`
+  call relu, add, log, sigmoid; and `e^x` is exp(x) where e is nothing else in the text. A chain
+  `a + b + c`, or of products, is one gate of many inputs, unless parentheses part it. `q = x + y`
+  names a node; a name may be assigned again, which makes another node, `q_2`. A name that is used
+  before it is assigned is an input. The last statement is the output.
 
   Args:
     text: as "(x+y)*max(y,z)" or "q = x+y; f = q*z".
@@ -66,6 +51,8 @@ def parse(
     inputs: the names that may be inputs, where another one is an error; None for any.
     gates: gates to call beside those of `fbackprop.gates`, or in their place, as
       `{"max": fb.gates.max_with(ties="first")}`.
+    euler: whether `e**x` is exp(x). A text that assigns e, or has it anywhere but as the base of a
+      power, means a variable of its own, and so do `inputs` with an e among them.
 
   Returns:
     The `Circuit`. Unnamed gates are called g1, g2, ..., and constants c1, c2, ...
@@ -88,7 +75,7 @@ def parse(
   """
   if not isinstance(text, str):
     raise TypeError(f"parse: text must be a str, got {type(text).__name__}")
-  reader = Reader(text, inputs, gates)
+  reader = Reader(text, inputs, gates, euler and "e" not in (inputs or ()))
   reader.read()
   if outputs is None:
     return build(reader.nodes, reader.output, gates)
@@ -112,12 +99,18 @@ class Reader:
     nodes: made so far.
     scope: the node that each name of the text stands for now.
     output: the node of the last statement.
+    euler: whether e is Euler's number.
   """
 
   def __init__(
-    self, text: str, inputs: Collection[str] | None, gates: Mapping[str, Gate] | None
+    self,
+    text: str,
+    inputs: Collection[str] | None,
+    gates: Mapping[str, Gate] | None,
+    euler: bool,
   ) -> None:
     self.source = Source(text)
+    self.euler = euler
     self.inputs = inputs
     self.known = {**GATES, **(gates or {})}
     self.nodes: list[Node] = []
@@ -130,6 +123,7 @@ class Reader:
   def read(self) -> None:
     """Reads the statements; leaves `nodes`, `scope` and `output`."""
     statements = self.source.read()
+    self.euler = self.euler and all(map(has_e_as_base_alone, statements))
     # Python reads names in this normal form.
     self.taken = set(re.findall(r"\w+", unicodedata.normalize("NFKC", self.source.text)))
     for i, statement in enumerate(statements):
@@ -194,15 +188,23 @@ class Reader:
       op = BINARY.get(type(place.op))
       if op is None:
         raise self.source.error_at(place, "the operators are + - * / **", place.left)
+      if op == "power" and self.euler and is_e(place.left):
+        return "exp", [place.right]
       return op, chain(place) if op in ("add", "multiply") else [place.left, place.right]
     if isinstance(place, ast.UnaryOp):
       return self.unary(place), [place.operand]
     if isinstance(place, ast.Call):
       if not isinstance(place.func, ast.Name):
-        raise self.source.error_at(place.func, "only a gate can be called, by its name")
-      op = place.func.id
-      if op not in self.known:
-        raise self.source.error_at(place, f"there is no gate {shown(op)}; {hint(op, self.known)}")
+        advice = "; a product is written with *" if isinstance(place.func, ast.Constant) else ""
+        message = f"only a gate can be called, by its name{advice}"
+        raise self.source.error_at(place.func, message)
+      called = place.func.id
+      op = gate_named(called, self.known)
+      if op is None:
+        advice = hint_of_gate(called, self.known)
+        if called in self.scope or len(called) == 1:
+          advice = f"a product is written with *: {called} * (...)"
+        raise self.source.error_at(place, f"there is no gate {shown(called)}; {advice}")
       if place.keywords:
         raise self.source.error_at(place.keywords[0], f"gate {op} takes no argument with a name")
       for argument in place.args:
@@ -292,21 +294,6 @@ class Reader:
       if made not in self.taken:
         self.counts[stem] = number
         return made
-
-
-def chain(place: ast.BinOp) -> list[ast.expr]:
-  """The operands of a + b + c, or of a product, that no parentheses part."""
-  operands: list[ast.expr] = []
-  rest: ast.expr = place
-  start = (place.lineno, place.col_offset)
-  while (
-    isinstance(rest, ast.BinOp)
-    and type(rest.op) is type(place.op)
-    and (rest.lineno, rest.col_offset) == start
-  ):
-    operands.append(rest.right)
-    rest = rest.left
-  return [rest, *reversed(operands)]
 
 
 def shown(value: object) -> str:

@@ -7,8 +7,10 @@ import ast
 import re
 import textwrap
 import warnings
+from collections.abc import Sequence
 
 from fbackprop.circuit.graph import CircuitError
+from fbackprop.circuit.spelling import SpellingError, respell
 
 MAX_LENGTH = 1_000_000
 MAX_NESTING = 100
@@ -28,29 +30,45 @@ class Source:
   """A text, its lines, and errors that point into it.
 
   Attributes:
-    text: without the indentation that all lines share.
-    lines: of it.
+    typed: its lines as they were typed, without the indentation that all of them share.
+    lines: in Python's spelling.
+    text: these lines together.
+    columns: for each line and each of its characters the place in the line as it was typed.
   """
 
   def __init__(self, text: str) -> None:
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\t", " ")
     self.text = textwrap.dedent(text).strip()
-    self.lines = self.text.split("\n")
+    self.typed = self.lines = self.text.split("\n")
+    self.columns: list[Sequence[int]] = [range(len(line) + 1) for line in self.lines]
 
   def read(self) -> list[ast.stmt]:
     """The statements, as Python's parser reads them; refuses first what it can't take."""
+    if len(self.text) > MAX_LENGTH:
+      raise ParseError(
+        f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}{self.at(1, 0)}"
+      )
+    self.respell()
     self.check_size()
     statements = self.parse_python().body
     if not statements:
       raise self.error("there is nothing to read", 1, 0)
     return statements
 
+  def respell(self) -> None:
+    """Puts handwriting into Python's spelling."""
+    respelled = []
+    for number, line in enumerate(self.typed, 1):
+      try:
+        respelled.append(respell(line))
+      except SpellingError as error:
+        raise self.error(str(error), number, error.column) from None
+    self.lines = [text for text, _ in respelled]
+    self.columns = [columns for _, columns in respelled]
+    self.text = "\n".join(self.lines)
+
   def check_size(self) -> None:
     """Refuses what Python's parser can't take, or would take long over."""
-    if len(self.text) > MAX_LENGTH:
-      raise ParseError(
-        f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}{self.at(1, 0)}"
-      )
     line, start, depth, operators = 1, 0, 0, 0
     for match in MARKS.finditer(self.text):
       found, column = match[0], match.start() - start
@@ -87,6 +105,8 @@ class Source:
     except SyntaxError as error:
       line, column = error.lineno or 1, (error.offset or 1) - 1
       message = "there is nothing to read" if not self.text else said_of(error)
+      if self.lines[min(line, len(self.lines)) - 1][max(column, 0) :].startswith("|"):
+        message += "; |x| is written abs(x)"
       raise self.error(message, line, max(column, 0)) from None
     except (RecursionError, MemoryError):
       raise self.error("this is nested too deep for Python's parser", 1, 0) from None
@@ -112,8 +132,9 @@ class Source:
 
   def at(self, line: int, column: int) -> str:
     """The line with a caret under a character; of a long line, what is around it."""
-    text = self.lines[min(line, len(self.lines)) - 1]
-    column = min(column, len(text))
+    line = min(line, len(self.lines))
+    text, columns = self.typed[line - 1], self.columns[line - 1]
+    column = columns[min(column, len(columns) - 1)]
     start = max(column - 40, 0)
     before, after = "..." if start else "", "..." if len(text) > start + 80 else ""
     shown_ = "".join(c if c.isprintable() else "?" for c in text[start : start + 80])
@@ -123,4 +144,7 @@ class Source:
 
 def said_of(error: SyntaxError) -> str:
   """What Python says of a syntax error, where that is about the text."""
-  return f"this can't be read: {error.msg.partition('. Perhaps')[0]}"
+  message = error.msg.partition(". Perhaps")[0]
+  # As of 2x; in Python a letter behind digits belongs to the number.
+  product = "; a product is written with *" if " literal" in message else ""
+  return f"this can't be read: {message}{product}"

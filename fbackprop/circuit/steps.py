@@ -60,7 +60,7 @@ def to_steps(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str
       ∂f/∂q = z = -4
       ∂f/∂z = q = 3
     <BLANKLINE>
-    Global gradients d: along every path to f; upstream times local, summed over the wires that leave
+    Global gradients d: along every path to f; upstream times local, summed over the outgoing wires
       df/df = 1
       df/dz = df/df · ∂f/∂z = 1 · 3 = 3
       df/dq = df/df · ∂f/∂q = 1 · (-4) = -4
@@ -71,7 +71,7 @@ def to_steps(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str
   sections = (
     ("Forward: the value of each gate", forward_lines(trace, digits), GREEN),
     (f"Local gradients {LOCAL}", local_lines(trace, digits), ""),
-    (f"Global gradients {total_of(trace)}; upstream times local, summed over the wires that leave",
+    (f"Global gradients {total_of(trace)}; upstream times local, summed over the outgoing wires",
      backward_lines(trace, digits), RED),
   )  # fmt: skip
   texts = []

@@ -127,10 +127,10 @@ def complete(circuit: Circuit, given: Mapping[str, Any]) -> dict[str, Any]:
   """A value for each input: the one given, or its own; refuses a missing and an unknown one."""
   for name in given:
     if name not in circuit.inputs:
-      raise CircuitError(
-        f"circuit: there is no input {name!r}; "
-        f"{hint(name, circuit.inputs) if circuit.inputs else 'it has none'}"
-      )
+      there = hint(name, circuit.inputs) if circuit.inputs else "it has none"
+      if name == "e" and any(node.op == "exp" for node in circuit.nodes):
+        there = "e**x is exp(x), unless it is parsed with euler=False"
+      raise CircuitError(f"circuit: there is no input {name!r}; {there}")
   found = {n.name: given.get(n.name, n.value) for n in circuit.nodes if n.op == "input"}
   missing = [name for name, value in found.items() if value is None]
   if missing:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,7 +31,7 @@ class CircuitConfig:
   """
 
   expression: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="EXPR")] = None
-  """As "(x+y)*max(y,z)", or statements: "q = x+y; f = q*z"."""
+  """As "(x+y)*max(y,z)", or statements: "q = x+y; f = q*z". ^ is power, as **."""
 
   at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=NUMBER ...")] = ()
   """A value for each input: x=1 y=2."""
@@ -147,7 +148,8 @@ def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
       raise UsageError("--outputs is for an expression; an example has its own")
     return example(config.example)
   text = str(config.expression)
-  circuit = parse(text, named_numbers("--outputs", config.outputs) or None)
+  outputs = named_numbers("--outputs", config.outputs) or None
+  circuit = parse(text, outputs, euler="e" not in at)
   for name in at:
     if name not in circuit.inputs:
       there = hint(name, circuit.inputs) if circuit.inputs else "it has none"
@@ -155,11 +157,12 @@ def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
   missing = [name for name in circuit.inputs if name not in at]
   if missing:
     try:
-      parse(text, inputs=tuple(at))
+      parse(text, inputs=tuple(at), euler="e" not in at)
     except ParseError as error:
       place = str(error).partition("\n")[2]
-      raise UsageError(f"{missing[0]!r} has no value; give it one: --at {missing[0]}=1\n{place}"
-                       ) from error  # fmt: skip
+      name, value = missing[0], "2.718281828459045" if missing[0] == "e" else "1"
+      message = f"{name!r} has no value; give it one: --at {name}={value}"
+      raise UsageError(f"{message}\n{place}") from error
   return circuit
 
 
@@ -167,10 +170,11 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
   """The numbers of x=1 y=2; refuses what isn't that."""
   found: dict[str, float] = {}
   for word in words:
+    # A name as Python reads it in the text, and a minus as it may be pasted.
     name, equals, text = word.partition("=")
-    name = name.strip()
+    name = unicodedata.normalize("NFKC", name.strip())
     try:
-      value = float(text)
+      value = float(text.replace("\N{MINUS SIGN}", "-"))
     except ValueError:
       raise UsageError(f"{flag} must be names with numbers, as x=1 y=2, got {word!r}") from None
     if not (name and equals):

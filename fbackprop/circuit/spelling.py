@@ -1,0 +1,140 @@
+"""Handwriting as Python's parser reads it: `x²·y^z − √(x)` is `x**(2)*y**z - sqrt(x)`.
+
+Only the spelling changes, and each new character knows the place of the old one, so that the caret
+of an error stands under what was typed. `ReLU` and `sum` are names, and found when they are called.
+"""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+
+from fbackprop.hints import hint
+
+SPELLINGS = {
+  "^": "**",  # Power, as in handwriting; Python's exclusive or has no meaning for real numbers.
+  **dict.fromkeys("−‐‑‒–﹣", "-"),
+  **dict.fromkeys("·⋅∙•×✕✖⨯∗", "*"),
+  **dict.fromkeys("÷∕⁄➗", "/"),
+  "∑": "sum",
+  "∏": "product",
+}
+PIECES = re.compile(r"(?P<comment>#.*)|√\s*(?P<atom>[\w.]*)|.")
+# What makes √x... a root of more than x, or not: √x², √x^2, √f(x).
+MORE = re.compile(r"\s*(?:[\^(（＾]|\*\*)")
+
+SYNONYMS = {
+  "sum": "add", "Σ": "add", "sub": "subtract", "product": "multiply", "prod": "multiply",
+  "Π": "multiply", "mul": "multiply", "div": "divide", "pow": "power", "neg": "negate",
+  "maximum": "max", "minimum": "min", "ln": "log", "σ": "sigmoid", "logistic": "sigmoid",
+  "swish": "silu",
+}  # fmt: skip
+"""Other names of gates; those of ASCII in capitals, too."""
+
+
+class SpellingError(ValueError):
+  """A spelling that could mean two things; `column` is its place in the line."""
+
+  def __init__(self, message: str, column: int) -> None:
+    super().__init__(message)
+    self.column = column
+
+
+def respell(line: str) -> tuple[str, Sequence[int]]:
+  """A line in Python's spelling; a comment stays as it is.
+
+  Args:
+    line: as it was typed.
+
+  Returns:
+    `(text, columns)`: the line, and for each of its characters and for its end the place in the
+    line as it was typed.
+
+  Raises:
+    SpellingError: a √ of which it isn't clear what it is the root of.
+
+  Example:
+    >>> respell("x² − √y")
+    ('x**(2) - sqrt(y)', [0, 1, 1, 1, 1, 1, 2, 3, 4, 5, 5, 5, 5, 5, 6, 6, 7])
+  """
+  if line.isascii() and "^" not in line:
+    return line, range(len(line) + 1)
+  text: list[str] = []
+  columns: list[int] = []
+
+  def write(new: str, column: int) -> None:
+    text.append(new)
+    columns.extend([column] * len(new))
+
+  was_raised = False
+  for match in PIECES.finditer(line):
+    piece, start = match[0], match.start()
+    raised = is_raised(piece)
+    if was_raised != raised:
+      write("**(" if raised else ")", start if raised else start - 1)
+    was_raised = raised
+    if match["comment"] is not None:
+      text.append(piece)
+      columns.extend(range(start, match.end()))
+    elif piece[0] == "√":
+      atom, rest = match["atom"], line[match.end() :]
+      is_unclear = any(map(is_raised, [*atom, *rest.lstrip()[:1]])) or bool(atom) == bool(
+        MORE.match(rest)
+      )
+      if is_unclear:
+        raise SpellingError("it isn't clear how far √ reaches; write √(...)", start)
+      write("sqrt(" if atom else "sqrt", start)
+      for i, character in enumerate(atom, match.start("atom")):
+        write(plain(character), i)
+      write(")" if atom else "", match.end() - 1)
+    else:
+      write(plain(piece), start)
+  if was_raised:
+    write(")", len(line) - 1)
+  return "".join(text), [*columns, len(line)]
+
+
+def is_raised(piece: str) -> bool:
+  """Whether it is a digit, a letter or a sign written as an exponent."""
+  return len(piece) == 1 and unicodedata.decomposition(piece).startswith("<super>")
+
+
+def plain(character: str) -> str:
+  """A character without its typography: neither raised, lowered nor wide."""
+  if character.isascii():
+    return SPELLINGS.get(character, character)
+  if character.isspace():
+    return " "
+  kind = unicodedata.decomposition(character).partition(" ")[0]
+  if kind in ("<super>", "<sub>", "<wide>", "<narrow>"):
+    character = unicodedata.normalize("NFKC", character)
+  return "".join(SPELLINGS.get(c, c) for c in character)
+
+
+def gate_named(word: str, known: Collection[str]) -> str | None:
+  """The gate that a word calls: its name, `LeakyReLU` for leaky_relu, or a synonym.
+
+  Args:
+    word: what is called.
+    known: the names of the gates.
+
+  Returns:
+    One of `known`, or None.
+  """
+  if word in known:
+    return word
+  if word in SYNONYMS:
+    return SYNONYMS[word]
+  if not word.isascii():  # The lower case of Σ, a sum, is σ, a sigmoid.
+    return None
+  squeezed = {name.replace("_", "").lower(): name for name in known}
+  squeezed |= {name: gate for name, gate in SYNONYMS.items() if name not in squeezed}
+  return squeezed.get(word.replace("_", "").lower())
+
+
+def hint_of_gate(word: str, known: Collection[str]) -> str:
+  """What may have been meant by a word that calls no gate."""
+  words = [*known, *SYNONYMS]
+  return hint(
+    word.lower(), words if difflib.get_close_matches(word[:100].lower(), words) else known
+  )
