@@ -1,6 +1,10 @@
-"""A picture written as PNG, by matplotlib, with the typeface that it brings."""
+"""A picture written as PNG, by matplotlib, with the typeface that it brings.
+
+Names with letters that it lacks are drawn in an installed font that has them, or refused.
+"""
 
 import io
+from collections.abc import Iterable
 from typing import Any
 
 from fbackprop.checks import check_number
@@ -8,6 +12,7 @@ from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.labels import Text
 from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Picture
 from fbackprop.extras import need
+from fbackprop.typefaces import any_weight, choose_fonts, list_characters
 
 WIDEST = 60_000  # What the renderer can do is 65,535.
 
@@ -30,7 +35,8 @@ def write_png(picture: Picture, name: str, dpi: float) -> bytes:
   paint(axes, picture)
   file = io.BytesIO()
   # Without the software's version the same circuit gives the same bytes.
-  figure.savefig(file, format="png", metadata={"Software": None, "Title": name})
+  with any_weight():
+    figure.savefig(file, format="png", metadata={"Software": None, "Title": name})
   return file.getvalue()
 
 
@@ -58,24 +64,60 @@ def paint(axes: Any, picture: Picture) -> None:
     codes = [*arc.codes, path.Path.LINETO, *arc.codes[1:], path.Path.CLOSEPOLY]
     outline = path.Path([*left, *right, left[0]], codes)
     axes.add_patch(patches.PathPatch(outline, facecolor=GATE, edgecolor=INK, **line))
-  faces = Faces()
+  faces = Faces(picture.texts)
   for text in picture.texts:
     axes.text(text.x, text.y, **faces.setting(text))
 
 
 class Faces:
-  """The four faces of DejaVu Sans Mono that lie in matplotlib's folder, on any machine."""
+  """The four faces of DejaVu Sans Mono that lie in matplotlib's folder, on any machine.
 
-  def __init__(self) -> None:
+  Attributes:
+    families: of a line that these lack letters of: fonts that have them, by bold and italic.
+  """
+
+  def __init__(self, texts: Iterable[Text]) -> None:
     self.folder = need("matplotlib", extra="plot").get_data_path() + "/fonts/ttf/"
     self.manager = need("matplotlib.font_manager", extra="plot")
+    lacking: dict[tuple[bool, bool], list[str]] = {}
+    for text in texts:
+      if not self.has(text):
+        lacking.setdefault((text.bold, text.italic), []).append(text.text)
+    self.families: dict[tuple[bool, bool], tuple[str, ...]] = {}
+    missing: dict[str, None] = {}
+    for (bold, italic), lines in lacking.items():
+      choice = choose_fonts(lines, ["DejaVu Sans Mono"], **style_of(bold, italic))
+      self.families[bold, italic] = choice.families
+      missing |= dict.fromkeys(choice.missing)
+    if missing:
+      raise CircuitError(
+        f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
+        "draw it as SVG, which takes the fonts of who looks at it"
+      )
+
+  def file(self, text: Text) -> str:
+    """Where the face of a line lies."""
+    face = "Bold" * text.bold + "Oblique" * text.italic
+    return f"{self.folder}DejaVuSansMono{'-' * bool(face)}{face}.ttf"
+
+  def has(self, text: Text) -> bool:
+    """Whether the line's face has all of its characters."""
+    glyphs = self.manager.get_font(self.file(text))
+    return all(glyphs.get_char_index(ord(c)) for c in text.text)
 
   def setting(self, text: Text) -> dict[str, Any]:
     """The arguments of matplotlib for a line of text."""
-    face = "Bold" * text.bold + "Oblique" * text.italic
-    file = f"{self.folder}DejaVuSansMono{'-' * bool(face)}{face}.ttf"
-    glyphs = self.manager.get_font(file)
-    # What the face doesn't have becomes the sign for that, or matplotlib would warn.
-    shown = "".join(c if glyphs.get_char_index(ord(c)) else "\ufffd" for c in text.text)
-    font = self.manager.FontProperties(fname=file, size=0.75 * text.size)
-    return {"s": shown, "fontproperties": font, "color": text.color, "parse_math": False}
+    size = 0.75 * text.size
+    if self.has(text):
+      font = self.manager.FontProperties(fname=self.file(text), size=size)
+    else:
+      families = list(self.families[text.bold, text.italic])
+      font = self.manager.FontProperties(
+        family=families, size=size, **style_of(text.bold, text.italic)
+      )
+    return {"s": text.text, "fontproperties": font, "color": text.color, "parse_math": False}
+
+
+def style_of(bold: bool, italic: bool) -> dict[str, str]:
+  """Weight and style as matplotlib calls them."""
+  return {"weight": "bold" if bold else "normal", "style": "oblique" if italic else "normal"}

@@ -134,7 +134,8 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
     title = f"{network}; {method}, seed {config.seed}\n{ending.rpartition(';')[0]}"
     look = jax.jit(fb.inspect(model.net, model.loss))
     signals = look(result.params, dataset.x_test, dataset.targets_test)
-    files.write("report.png", write_whole, draw_report(title, result, dataset, signals))
+    picture = draw_report(title, result, dataset, signals, tell=on_event)
+    files.write("report.png", write_whole, picture)
     told = told_of(config, arguments, folder, method, prepared.aside)
     page = draw_page(told, result, dataset, signals, Model(model, result.params))
     files.write("report.html", write_whole, page)

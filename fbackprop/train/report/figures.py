@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from html import escape
 from typing import Any, NamedTuple
@@ -52,7 +53,10 @@ def svg_of(panel: Panel) -> str:
         line.set_rasterized(True)
     # Without the detour of `savefig`, which draws everything twice.
     canvas = need("matplotlib.backends.backend_svg", extra="plot").FigureCanvasSVG(figure)
-    canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    with warnings.catch_warnings():
+      # Letters that the font lacks are the browser's business; here they are only measured.
+      warnings.filterwarnings("ignore", "Glyph .* missing from")
+      canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
   _, rest = re.split(r"(?<=<svg )[^>]*>", file.getvalue(), maxsplit=1)
   width, height = (72 * inches for inches in panel.size)
   attributes = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(panel.name)}">'
