@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fbackprop.checks import check_unit
+from fbackprop.checks import check_unit, describe
 from fbackprop.combinators import map_layers, name_layers
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
@@ -26,6 +26,11 @@ class Signals(NamedTuple):
   x: Array
   y: Array
   y_bar: Array
+
+  def __repr__(self) -> str:
+    """Shapes and dtypes: the numbers would be pages."""
+    fields = (f"{name}={describe(value)}" for name, value in self._asdict().items())
+    return f"Signals({', '.join(fields)})"
 
 
 def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"]:

@@ -33,6 +33,14 @@ Residuals = Any
 """A pytree of arrays: what a forward rule keeps for its backward rule."""
 
 
+WITHOUT_NAMES = ("d_in", "d_out", "width", "rate")
+"""Options that a repr shows by their values alone."""
+USUAL = (("bias", True), ("dtype", "float32"), ("eps", 1e-5))
+"""Options that it leaves out."""
+MOST_PARTS = 8
+"""Of a composition: of more, a repr shows the first and the last."""
+
+
 class Gate(NamedTuple):
   """An elementary function with its local derivative: the node of the lecture's picture.
 
@@ -51,6 +59,9 @@ class Gate(NamedTuple):
   arity: int | None
   forward: Callable[..., tuple[Array, Residuals]]
   backward: Callable[[Residuals, Array], tuple[Array, ...]]
+
+  def __repr__(self) -> str:
+    return f"Gate({self.name!r})"
 
 
 class Layer(NamedTuple):
@@ -86,6 +97,23 @@ class Layer(NamedTuple):
   options: tuple[tuple[str, Any], ...] = ()
   draws: bool = False
 
+  def __repr__(self) -> str:
+    """As it is made: `serial(dense(2, 8), relu, dense(8, 1))`."""
+    options = dict(self.options)
+    made_by = options.pop("combinator", None)
+    options.pop("gate", None)  # Named as the layer is.
+    parts = [repr(part) for part in self.parts]
+    if len(parts) > MOST_PARTS:
+      parts = [*parts[: MOST_PARTS - 2], "...", parts[-1]]
+    words = [
+      f"{value!r}" if name in WITHOUT_NAMES else f"{name}={getattr(value, '__name__', repr(value))}"
+      for name, value in options.items()
+      if (name, value) not in USUAL
+    ]
+    name = getattr(made_by, "__name__", self.name)
+    inside = ", ".join([*parts, *words])
+    return f"{name}({inside})" if inside else name
+
 
 class Loss(NamedTuple):
   """A cost of each example, unreduced; the mean over N is the seed cotangent `1/N`.
@@ -102,6 +130,9 @@ class Loss(NamedTuple):
   name: str
   forward: Callable[[Array, Any], tuple[Array, Residuals]]
   backward: Callable[[Residuals, Array], Array]
+
+  def __repr__(self) -> str:
+    return f"Loss({self.name!r})"
 
 
 def at_least_float32(dtype: Any) -> Any:

@@ -20,7 +20,7 @@ MODULES = sorted(
 
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
-  ["lazy", "hints", "extras", "typefaces", "types", "checks"],
+  ["lazy", "hints", "extras", "markup", "typefaces", "types", "checks"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
    "activations", "linear", "normalization", "noise", "factors",
    "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
@@ -48,7 +48,8 @@ FLOORS = [
    "verify.bank.right_structure", "verify.bank.state", "verify.bank.structure",
    "verify.bank.weighted_losses", "verify.programs", "verify.samples", "verify.foreign",
    "verify.evaluation", "verify.explaining.rearrangement",
-   "verify.rendering", "verify.bank", "verify.explaining.steps", "verify.rules", "verify.tracing",
+   "verify.rendering", "verify.html", "verify.bank", "verify.explaining.steps", "verify.rules",
+   "verify.tracing",
    "verify.explaining.tape", "verify.regimes", "verify.batches", "verify.witnesses",
    "verify.differences", "verify.branches",
    "verify.exact", "verify.explaining.matching", "verify.modes", "verify.numerics", "verify.ties",
@@ -62,7 +63,8 @@ FLOORS = [
   ["train.files", "train.stopping", "train.method_names", "train.shuffles",
    "train.optimizers", "train.methods",
    "train.gradients", "train.steps", "train.watching",
-   "train.results", "train.weights", "train.sources.names", "train.sources.examples",
+   "train.results", "train.result_html", "train.weights", "train.sources.names",
+   "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.targets",
    "train.sources.tables",
    "train.sources.members", "train.sources.archives", "train.sources.idx", "train.sources",

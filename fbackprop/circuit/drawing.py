@@ -1,10 +1,13 @@
 """The picture of a circuit as an SVG or a PNG file."""
 
-from fbackprop.circuit.graph import Trace
+from fbackprop.circuit.graph import Circuit, CircuitError, Trace
 from fbackprop.circuit.labels import clean, show, show_sum
 from fbackprop.circuit.png import write_png
-from fbackprop.circuit.shapes import compose
+from fbackprop.circuit.shapes import Labels, Names, compose
 from fbackprop.circuit.svg import write_svg
+
+MOST_NODES = 300
+"""Of a picture in a notebook, where nobody asked for it: a larger one would take seconds."""
 
 
 def to_svg(trace: Trace, *, digits: int | str = 4, title: str | None = None) -> str:
@@ -23,7 +26,7 @@ def to_svg(trace: Trace, *, digits: int | str = 4, title: str | None = None) -> 
     ValueError: `digits` is no such number or format; or the wires are too long to be drawn.
   """
   name = clean(title or name_of(trace, digits))
-  return write_svg(compose(trace, digits, title), name, describe(trace, digits))
+  return write_svg(compose(Labels(trace, digits), title), name, describe(trace, digits))
 
 
 def to_png(
@@ -46,7 +49,32 @@ def to_png(
     ValueError: as `to_svg`; or the picture has more pixels than a PNG file should.
   """
   name = clean(title or name_of(trace, digits))
-  return write_png(compose(trace, digits, title), name, dpi)
+  return write_png(compose(Labels(trace, digits), title), name, dpi)
+
+
+def picture_of_trace(trace: Trace) -> str | None:
+  """The SVG that a notebook shows; None for a circuit that is too large to be looked at."""
+  if len(trace.circuit.nodes) > MOST_NODES:
+    return None
+  try:
+    return to_svg(trace)
+  except CircuitError:  # Its wires are too long.
+    return None
+
+
+def picture_of_circuit(circuit: Circuit) -> str | None:
+  """The same of a circuit: with its numbers if each input has a value, else names and symbols."""
+  values = [node.value for node in circuit.nodes if node.op == "input"]
+  if len(circuit.nodes) > MOST_NODES:
+    return None
+  if None not in values:
+    return picture_of_trace(circuit.trace())
+  try:
+    picture = compose(Names(circuit), None)
+  except CircuitError:
+    return None
+  nodes = (f"{n.name}, {n.op}{' of ' * bool(n.inputs)}{', '.join(n.inputs)}" for n in circuit.nodes)
+  return write_svg(picture, clean(repr(circuit)), clean("; ".join(nodes)))
 
 
 def name_of(trace: Trace, digits: int | str) -> str:

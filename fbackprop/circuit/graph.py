@@ -5,7 +5,7 @@ its inputs. Nothing here computes: `Circuit.trace` and the other methods are con
 they call stands on higher shelves (`tracing`, `text`, `drawing`), imported when it is called.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -67,6 +67,17 @@ class Circuit:
     """The gate of each op."""
     return {**GATES, **dict(self.gates)}
 
+  def __repr__(self) -> str:
+    gates = sum(bool(node.inputs) for node in self.nodes)
+    names = ", ".join(few(self.inputs))
+    outputs = ", ".join(few([name for name, _ in self.outputs]))
+    return f"Circuit({outputs} of {names or 'constants'}: {gates} gate{'s' * (gates != 1)})"
+
+  def _repr_svg_(self) -> str | None:
+    """The picture in a notebook: see `drawing.picture_of_circuit`."""
+    found: str | None = import_module("fbackprop.circuit.drawing").picture_of_circuit(self)
+    return found
+
   def trace(self, /, **inputs: float) -> "Trace":
     """Runs the circuit forward and backward on numbers, in float64: see `tracing.trace`."""
     found: Trace = import_module("fbackprop.circuit.tracing").trace(self, inputs)
@@ -126,6 +137,15 @@ class Trace:
   value: float
   gradients: dict[str, float]
 
+  def __repr__(self) -> str:
+    """The value and its gradient: "Trace(f = 6; df/dx = 2, df/dy = 5, df/dz = 0)"."""
+    return str(import_module("fbackprop.circuit.text").to_line(self))
+
+  def _repr_svg_(self) -> str | None:
+    """The picture in a notebook: see `drawing.picture_of_trace`."""
+    found: str | None = import_module("fbackprop.circuit.drawing").picture_of_trace(self)
+    return found
+
   def to_text(self, **options: Any) -> str:
     """A table with a row for each gate: see `text.to_text`."""
     return str(import_module("fbackprop.circuit.text").to_text(self, **options))
@@ -141,6 +161,11 @@ class Trace:
   def to_png(self, **options: Any) -> bytes:
     """The same as a PNG file: see `drawing.to_png`."""
     return bytes(import_module("fbackprop.circuit.drawing").to_png(self, **options))
+
+
+def few(texts: Sequence[str]) -> list[str]:
+  """The texts; of many, the first and the last."""
+  return [*texts] if len(texts) <= 8 else [*texts[:6], "...", texts[-1]]
 
 
 def build(

@@ -6,7 +6,7 @@ derivative of the output. No text here uses one for the other.
 
 from collections.abc import Callable, Sequence
 
-from fbackprop.circuit.graph import Circuit, Trace
+from fbackprop.circuit.graph import Circuit, Trace, few
 from fbackprop.circuit.labels import show
 
 GREEN, RED, BOLD = "32", "31", "1"
@@ -79,11 +79,6 @@ def expression(op: str, operands: Sequence[str]) -> str:
   if op == "reciprocal":
     return f"1 / {factor(shown[0])}"
   return f"{op}({', '.join(shown)})"
-
-
-def few(texts: Sequence[str]) -> list[str]:
-  """The texts; of many, the first and the last."""
-  return [*texts] if len(texts) <= 8 else [*texts[:6], "...", texts[-1]]
 
 
 def derivative(op: str, operands: Sequence[str], y: str, i: int) -> str:

@@ -13,7 +13,7 @@ from textwrap import wrap
 from typing import NamedTuple
 
 from fbackprop.circuit.columns import Item, wires_from
-from fbackprop.circuit.graph import Trace
+from fbackprop.circuit.graph import Circuit, Trace
 from fbackprop.circuit.labels import (
   ASCENT,
   DESCENT,
@@ -192,21 +192,34 @@ class Labels:
         yield Text(x - BEFORE - width, y + 0.3 * NAME, name, NAME, INK, bold)
     value, lines = self.numbers(item)
     start = x + BESIDE
-    yield Text(start, y - ABOVE, value, NUMBER, VALUE)
+    if value:
+      yield Text(start, y - ABOVE, value, NUMBER, VALUE)
     for i, line in enumerate(lines):
       yield Text(start, y + BELOW + LINE * i, line, NUMBER, GRADIENT, italic=True)
 
 
-def compose(trace: Trace, digits: int | str, title: str | None) -> Picture:
-  """Draws a trace.
+class Names(Labels):
+  """The labels of a circuit that isn't solved: names and symbols."""
+
+  def __init__(self, circuit: Circuit):
+    shares = {name: (0.0,) * len(wires) for name, wires in wires_from(circuit).items()}
+    super().__init__(Trace(circuit, {}, {}, shares, (), 0.0, {}), 4)
+
+  def numbers(self, item: Item) -> tuple[str, list[str]]:
+    return "", []
+
+  def foot(self) -> list[tuple[str, str]]:
+    return []
+
+
+def compose(labels: Labels, title: str | None) -> Picture:
+  """Draws a circuit.
 
   Args:
-    trace: the circuit, solved.
-    digits: of the numbers, as in `labels.show`.
+    labels: what is written where: numbers, or names alone.
     title: a heading, or None.
   """
-  labels = Labels(trace, digits)
-  layout = place(trace.circuit, labels.extent)
+  layout = place(labels.trace.circuit, labels.extent)
   heading = clean(title or "")
   feet = [
     y + labels.extent(item).down for y, item in zip(layout.y, layout.columns.items, strict=True)

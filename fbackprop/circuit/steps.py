@@ -7,7 +7,7 @@ y = x², f = x y they differ: ∂f/∂x = y, and df/dx = ∂f/∂x + df/dy · �
 
 from collections import Counter
 
-from fbackprop.circuit.graph import GateTrace, Trace
+from fbackprop.circuit.graph import GateTrace, Trace, few
 from fbackprop.circuit.notation import (
   BOLD,
   CASES,
@@ -18,7 +18,6 @@ from fbackprop.circuit.notation import (
   derivative,
   expression,
   factor,
-  few,
   labels_of,
   name_of_value,
   number,

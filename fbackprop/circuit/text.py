@@ -1,12 +1,11 @@
 """A trace as a table with a row for each gate, and the sums at the forks."""
 
-from fbackprop.circuit.graph import Trace
+from fbackprop.circuit.graph import Trace, few
 from fbackprop.circuit.notation import (
   BOLD,
   GREEN,
   LOCAL,
   RED,
-  few,
   name_of_value,
   number,
   painter,
@@ -77,3 +76,11 @@ def to_text(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str:
       parts = sum_of(few([number(term, digits) for term in terms])) if len(terms) > 1 else ""
       lines.append(f"{total(root, node.name)} = {gradient}{parts and f' = {parts}'}")
   return "\n".join([*lines, "", f"local is {LOCAL}; {total_of(trace)}"])
+
+
+def to_line(trace: Trace) -> str:
+  """The value and the gradient of each input, in a line; of many inputs, some."""
+  root = name_of_value(trace)
+  gradients = (f"{total(root, name)} = {number(bar)}" for name, bar in trace.gradients.items())
+  parts = [f"{root} = {number(trace.value)}", ", ".join(few([*gradients]))]
+  return f"Trace({'; '.join(filter(None, parts))})"

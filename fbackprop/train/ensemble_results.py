@@ -1,5 +1,6 @@
 """What an ensemble says while it is trained, and what it leaves behind."""
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -106,6 +107,12 @@ class EnsembleResult:
   checks: tuple[MemberCheck, ...] = ()
   check_seconds: float = 0.0
   diverged_at: tuple[str | None, ...] = ()
+
+  def __repr__(self) -> str:
+    """How it ended, without the arrays."""
+    ended = Counter(self.stop_reasons).most_common()
+    words = ", ".join(f"{count} {reason}" for reason, count in ended)
+    return f"EnsembleResult({len(self.stop_reasons)} members: {words})"
 
   @property
   def gradient_check_max_rel_error(self) -> float | None:

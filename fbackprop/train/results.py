@@ -1,6 +1,7 @@
 """What a run says while it goes, and what it leaves behind."""
 
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,22 @@ class Result:
   saved_at: int | None = None
   unsaved: tuple[int, ...] = ()
   watched: Watched = field(default_factory=Watched)
+
+  def __repr__(self) -> str:
+    """How it ended, without the arrays."""
+    last = self.evaluations[-1] if self.evaluations else None
+    scores = {
+      name: value
+      for name in ("test_loss", "test_accuracy")
+      if (value := getattr(last, name, None)) is not None
+    }
+    words = "".join(f", {name}={value:.4g}" for name, value in scores.items())
+    checks = f", checks_ok={self.checks_ok}" if self.checks else ""
+    return f"Result(stop_reason={self.stop_reason!r}, steps={self.steps}{words}{checks})"
+
+  def _repr_html_(self) -> str:
+    """What a notebook shows: see `result_html.to_html`."""
+    return str(import_module("fbackprop.train.result_html").to_html(self))
 
   @property
   def params(self) -> Params:

@@ -116,6 +116,10 @@ class Report(NamedTuple):
     report: Report = import_module("fbackprop.verify.rendering").from_json(text)
     return report
 
+  def _repr_html_(self) -> str:
+    """What a notebook shows: see `html.to_html`."""
+    return str(import_module("fbackprop.verify.html").to_html(self))
+
   def __str__(self) -> str:
     return self.table()
 
