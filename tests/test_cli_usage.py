@@ -5,14 +5,14 @@ import re
 import runpy
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 import fbackprop
 from fbackprop.cli import main
-from fbackprop.cli.config import DEFAULTS, TrainConfig, parse, saved
+from fbackprop.cli.config import DEFAULTS, GENERAL, TrainConfig, parse, saved
 from fbackprop.cli.usage import UsageError
 from fbackprop.train import runs
 from fbackprop.train.stopping import StopRules
@@ -205,12 +205,91 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys):
   assert refused(capsys, "zzz") == f"fbackprop: there is no command 'zzz'; there are: {commands}"
 
 
+BY_DATA = (
+  "hidden", "activation", "rate", "weight-decay", "stop.max-steps", "eval-every", "check-every",
+)  # fmt: skip
+
+
+def helped(capsys, *arguments):
+  """The help of a command, in one line."""
+  with pytest.raises(SystemExit) as ended:
+    main([*arguments, "--help"])
+  assert ended.value.code == 0
+  return " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
+
+
+def test_a_default_that_depends_on_the_data_is_nobody_elses(capsys):
+  """Each that differs between data is by the data, and no other."""
+  tables = [flat(config) for config in (*DEFAULTS.values(), GENERAL)]
+  differing = {key for key in tables[0] if len({str(table[key]) for table in tables}) > 1}
+  assert differing - {"data"} == {flag.replace("-", "_") for flag in BY_DATA}
+  text = helped(capsys, "train")
+  assert text.count("(default: by the data)") == len(BY_DATA)
+  for flag in BY_DATA:
+    assert re.search(rf"--{re.escape(flag)} [^()]*\(default: by the data\)", text), flag
+  assert "`fbackprop train --data NAME --help` shows those of NAME" in text
+
+
+@pytest.mark.parametrize("data", ["digits", "iris", "sine", "moons", "csv:t.csv"])
+@pytest.mark.parametrize("form", ["--data {}", "--data={}"])
+def test_the_help_for_data_shows_its_own_defaults(capsys, data, form):
+  text = helped(capsys, "train", *form.format(data).split())
+  table = flat(DEFAULTS.get(data, GENERAL))
+  for flag in BY_DATA:
+    value = table[flag.replace("-", "_")]
+    shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+    assert re.search(
+      rf"--{re.escape(flag)} [^()]*\(default for {re.escape(data)}: {shown}\)", text
+    ), flag
+  assert "by the data)" not in helped(capsys, "train", *form.format(data).split())
+  assert "(default: by the data)" in helped(capsys, "train")
+
+
+def flat(config):
+  """The fields of a configuration by their flags."""
+  table = asdict(config)
+  stop = table.pop("stop")
+  return {**table, **{f"stop.{key}": value for key, value in stop.items()}}
+
+
+def test_the_table_of_defaults_is_that_of_the_code():
+  page = (Path(__file__).parents[1] / "docs" / "training.md").read_text("utf-8")
+  rows = [re.split(r" *\| *", row)[1:-1] for row in page.splitlines() if row.startswith("|")]
+  head = next(i for i, row in enumerate(rows) if row[0] == "`--data`")
+  assert rows[head][1:] == [f"`--{flag}`" for flag in BY_DATA]
+  shown = {name: row[1:] for row in rows[head + 2 : head + 6] for name in row[0].split(", ")}
+  assert set(shown) == {*DEFAULTS, "all other data"}
+  for name, cells in shown.items():
+    table = flat(DEFAULTS.get(name, GENERAL))
+    values = (table[flag.replace("-", "_")] for flag in BY_DATA)
+    assert cells == [" ".join(map(str, v)) if isinstance(v, tuple) else str(v) for v in values]
+
+
+def test_a_configuration_has_plain_stop_rules():
+  assert type(parse(["--data", "iris"]).stop) is StopRules
+  assert parse(["--data", "iris"]) == DEFAULTS["iris"]
+
+
+@pytest.mark.parametrize(
+  ("command", "said"),
+  [
+    ("eval", "(default: the test part of the run's data)"),
+    ("predict", "(default: the terminal)"),
+    ("circuit", "(default: the last statement)"),
+    ("circuit", "(default: the terminal, but for png)"),
+    ("verify", "(default: reference for a Layer, else any)"),
+  ],
+)
+def test_a_default_that_is_none_is_said_in_words(capsys, command, said):
+  assert said in helped(capsys, command)
+
+
 def test_no_command_is_answered_with_help(capsys):
   assert main([]) == 2
-  helped = capsys.readouterr().out
-  assert helped.startswith("usage: fbackprop COMMAND [flags]")
+  text = capsys.readouterr().out
+  assert text.startswith("usage: fbackprop COMMAND [flags]")
   assert main(["-h"]) == 0
-  assert capsys.readouterr().out == helped
+  assert capsys.readouterr().out == text
 
 
 def test_the_module_is_the_command(capsys, monkeypatch):

@@ -36,8 +36,11 @@ class CircuitConfig:
   at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=NUMBER ...")] = ()
   """A value for each input: x=1 y=2."""
 
-  outputs: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=WEIGHT ...")] = ()
-  """Names whose weighted sum is differentiated, as J1=1 J2=0.5; by default the last statement."""
+  outputs: Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="NAME=WEIGHT ...", help_behavior_hint="(default: the last statement)"),
+  ] = ()
+  """Names whose weighted sum is differentiated, as J1=1 J2=0.5."""
 
   example: ExampleName | None = None
   """The lecture's or a published example, in the place of an expression; --at changes values."""
@@ -48,8 +51,11 @@ class CircuitConfig:
   format: Literal["text", "svg", "png"] = "text"
   """svg and png draw the circuit, values above the wires and gradients below."""
 
-  out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-  """The file to write; by default text and svg go to the terminal."""
+  out: Annotated[
+    str | None,
+    tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the terminal, but for png)"),
+  ] = None
+  """The file to write."""
 
   digits: Annotated[str, tyro.conf.arg(metavar="N|FORMAT")] = "4"
   """How many significant digits, or a format such as .2f."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast, get_args
@@ -27,6 +28,19 @@ ActivationName = Literal[
 ]  # fmt: skip
 
 
+# The data for which the help shows defaults, if it is said.
+HELPED: ContextVar[str | None] = ContextVar("HELPED", default=None)
+
+
+def default_by_data(shown: str) -> str:
+  """What the help says of a default that isn't everybody's."""
+  data = HELPED.get()
+  return "(default: by the data)" if data is None else f"(default for {data}: {shown})"
+
+
+by_data = tyro.conf.arg(help_behavior_hint=default_by_data)
+
+
 @dataclass(frozen=True)
 class CkptConfig:
   """Checkpoints, in the folder `checkpoints` of the run; of them a run goes on with --resume."""
@@ -43,7 +57,11 @@ LEAST, LARGEST = 1e-37, 3e38  # About the ends of float32's range.
 
 @dataclass(frozen=True)
 class TrainConfig:
-  """Train an MLP by gradient descent, with our own backward pass, and check it while it learns."""
+  """Train an MLP by gradient descent, with our own backward pass, and check it while it learns.
+
+  Defaults "by the data" were chosen for each kind of it: `fbackprop train --data NAME --help` shows
+  those of NAME, and the config.toml of a run holds every value that it had.
+  """
 
   data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "digits"
   """digits, iris, wine, breast_cancer, diabetes, moons, circles, blobs, spiral, xor, sine, mnist1d,
@@ -61,16 +79,16 @@ class TrainConfig:
   test_fraction: float = 0.25
   """Of the examples, what is tested on, where the data has no test part of its own."""
 
-  hidden: tuple[int, ...] = (512,)
+  hidden: Annotated[tuple[int, ...], by_data] = (512,)
   """Widths of the hidden layers; none for a linear model."""
 
-  activation: ActivationName = "relu"
+  activation: Annotated[ActivationName, by_data] = "relu"
   """Follows each hidden layer."""
 
   optimizer: OptimizerName = "gradient_descent"
   """What makes a step of a gradient; momentum and nesterov with 0.9, others as optax has them."""
 
-  rate: float = 0.5
+  rate: Annotated[float, by_data] = 0.5
   """Step size, of a schedule the largest one."""
 
   schedule: ScheduleName = "constant"
@@ -79,7 +97,7 @@ class TrainConfig:
   warmup: int = 0
   """In so many first steps the rate rises from 0."""
 
-  weight_decay: float = 0.0
+  weight_decay: Annotated[float, by_data] = 0.0
   """This share of each weight matrix, times the rate, is taken off in a step; biases are spared."""
 
   clip_norm: float | None = None
@@ -117,7 +135,7 @@ class TrainConfig:
   or take a word such as None for the name of a class."""
 
   batch_size: int = 32
-  """Examples of a step."""
+  """Examples of a step; all of them, where there are fewer and nothing is said."""
 
   shuffle: ShuffleName = "exact"
   """Order of the examples in an epoch: exact, or fast, which is sooner told and less random."""
@@ -131,10 +149,10 @@ class TrainConfig:
   rates: tuple[float, ...] = ()
   """An ensemble for each of these rates; the one that learns best is kept."""
 
-  eval_every: int = 200
+  eval_every: Annotated[int, by_data] = 200
   """Steps from one evaluation, and line, to the next."""
 
-  check_every: int = 1000
+  check_every: Annotated[int, by_data] = 1000
   """Steps from one comparison of our gradient with jax.grad to the next; 0 for none."""
 
   watch: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,...")] = ()
@@ -246,6 +264,14 @@ class TrainConfig:
     return tuple(dict.fromkeys(cast(WatchName, name) for name in names if name))
 
 
+@dataclass(frozen=True)
+class ShownStopRules(StopRules):
+  """The stop rules as the help shows them."""
+
+  max_steps: Annotated[int | None, by_data] = None
+  """Stop after this many steps."""
+
+
 # Chosen on validation data: those of digits in experiments/digits_defaults.py, the others, but for
 # sine's, in experiments/data_defaults.py. What is small and noisy has fewer steps and more decay.
 SMALL = TrainConfig(
@@ -302,9 +328,13 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     # Who says when a run ends doesn't mean another end, of which nothing was said.
     own: dict[str, Any] = {"max_epochs": 1} if told["epochs"] else {"max_seconds": 1.0}
     default = replace(default, stop=replace(default.stop, max_steps=None, **own))
+  HELPED.set(data)
+  # tyro reads the fields of the class that a default is of.
+  default = replace(default, stop=ShownStopRules(**asdict(default.stop)))
   config: TrainConfig = tyro.cli(
     TrainConfig, prog="fbackprop train", default=default, args=everything
   )
+  config = replace(config, stop=StopRules(**asdict(config.stop)))
   if config.rates and last_value(arguments, "--rate") is not None:
     # A file has both: a run's config.toml holds every value.
     rates = " ".join(f"{rate:g}" for rate in config.rates)

@@ -29,7 +29,10 @@ class EvalConfig:
   run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
   """Folder of the run."""
 
-  data: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+  data: Annotated[
+    str | None,
+    tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the test part of the run's data)"),
+  ] = None
   """As of train: raw rows with the run's columns; all of them, or their own test part."""
 
 

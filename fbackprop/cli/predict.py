@@ -31,8 +31,10 @@ class PredictConfig:
   data: Annotated[str, tyro.conf.arg(metavar="FILE")]
   """csv:FILE with the run's columns, in any order, or npz:FILE with an array x."""
 
-  out: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-  """A csv file, a row for each row; by default it is printed."""
+  out: Annotated[
+    str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the terminal)")
+  ] = None
+  """A csv file, a row for each row."""
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -49,8 +49,11 @@ class VerifyConfig:
   allowance: float = 1.0
   """Multiplies every bound, and is printed."""
 
-  ties: Literal["any", "reference"] | None = None
-  """At a kink any slope between its sides is right, or only the reference's, as of a Layer."""
+  ties: Annotated[
+    Literal["any", "reference"] | None,
+    tyro.conf.arg(help_behavior_hint="(default: reference for a Layer, else any)"),
+  ] = None
+  """At a kink any slope between its sides is right, or only the reference's."""
 
   surrogate: bool = False
   """The rule is meant to differ from the function's slope: straight-through, stop_gradient."""
