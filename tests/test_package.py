@@ -20,7 +20,7 @@ MODULES = sorted(
 
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
-  ["lazy", "hints", "extras", "markup", "typefaces", "types", "checks"],
+  ["lazy", "hints", "extras", "markup", "typefaces", "types", "checks", "jaxprs"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
    "activations", "linear", "normalization", "noise", "factors",
    "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
@@ -46,7 +46,7 @@ FLOORS = [
    "verify.bank.right_layers", "verify.bank.right_loops", "verify.bank.right_losses",
    "verify.bank.right_normalization", "verify.bank.right_precision", "verify.bank.right_products",
    "verify.bank.right_structure", "verify.bank.state", "verify.bank.structure",
-   "verify.bank.weighted_losses", "verify.programs", "verify.samples", "verify.foreign",
+   "verify.bank.weighted_losses", "verify.samples", "verify.foreign",
    "verify.evaluation", "verify.explaining.rearrangement",
    "verify.rendering", "verify.html", "verify.bank", "verify.explaining.steps", "verify.rules",
    "verify.tracing",

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbackprop.jaxprs import last_reads
 from fbackprop.verify.checking import vjp
 from fbackprop.verify.comparison import compare, spread
 from fbackprop.verify.evaluation import Evaluator, Noise
-from fbackprop.verify.tracing import flat, sources, without_rules
+from fbackprop.verify.tracing import flat, without_rules
 
 X = np.random.default_rng(0).normal(size=(5, 4))
 Y = np.random.default_rng(1).normal(size=(4, 3))
@@ -239,7 +240,7 @@ def test_flat_programs_have_no_calls_and_no_rules():
 
 def test_sources_are_the_last_reads():
   program = traced(lambda a, b, c: (a + 1) * b + a, X, X, X)
-  first, second, unread = sources(program)
+  first, second, unread = last_reads(program)
   assert first > second > unread == -1
 
 

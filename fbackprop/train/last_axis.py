@@ -14,20 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from jax import lax
 
+from fbackprop import jaxprs
+from fbackprop.jaxprs import ELEMENTWISE
 from fbackprop.types import Array
 
-# These act on each entry alone. The list costs speed if it is short, and nothing else.
-ELEMENTWISE = frozenset((
-  "abs", "add", "add_any", "and", "cbrt", "ceil", "clamp", "convert_element_type", "copy",
-  "copy_p", "cos", "div", "eq", "erf", "erf_inv", "exp", "expm1", "floor", "ge", "gt",
-  "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne",
-  "neg", "nextafter", "not", "or", "pow", "rem", "round", "rsqrt", "sign", "sin", "sqrt",
-  "square", "sub", "tan", "tanh", "xor",
-))  # fmt: skip
 REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
   "reduce_sum": lax.add,
   "reduce_max": lax.max,
@@ -35,7 +28,6 @@ REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
   "reduce_and": lax.bitwise_and,
   "reduce_or": lax.bitwise_or,
 }
-CALLS = ("closed_call", "custom_jvp_call", "custom_vjp_call", "jit", "pjit")
 MOST_TERMS = 32
 """Of a sum that is written out; the program grows with it, and a library's product wins."""
 
@@ -78,6 +70,12 @@ def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any
   return mapped
 
 
+def constant(value: Any, aval: Any) -> Value:
+  """A constant of a program, the same for all members."""
+  with jax.enable_x64(True):  # A shuffle sorts numbers of 64 bits.
+    return Value(jnp.asarray(value, aval.dtype), False)
+
+
 class Walk:
   """Evaluates a program for all members, in a trace."""
 
@@ -86,33 +84,16 @@ class Walk:
 
   def program(self, closed: Any, arguments: Sequence[Value]) -> list[Value]:
     """The outputs of a closed jaxpr."""
-    values: dict[Any, Value] = {}
+    return jaxprs.interpret(closed, arguments, constant, self.equation)
 
-    def read(atom: Any) -> Value:
-      if isinstance(atom, jax.extend.core.Literal):
-        aval: Any = atom.aval
-        with jax.enable_x64(True):  # A shuffle sorts numbers of 64 bits.
-          return Value(jnp.asarray(atom.val, aval.dtype), False)
-      return values[atom]
-
-    jaxpr = closed.jaxpr
-    for variable, constant in zip(jaxpr.constvars, closed.consts, strict=True):
-      values[variable] = Value(jnp.asarray(constant), False)
-    values.update(zip(jaxpr.invars, arguments, strict=True))
-    for equation in jaxpr.eqns:
-      outputs = self.equation(equation, [read(atom) for atom in equation.invars])
-      values.update(zip(equation.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-  def equation(self, equation: Any, inputs: list[Value]) -> list[Value]:
+  def equation(self, _: int, equation: Any, inputs: list[Value]) -> list[Value]:
     """The outputs of one operation."""
     name, params = equation.primitive.name, equation.params
-    if name in CALLS:
-      return self.program(params.get("jaxpr") or params["call_jaxpr"], inputs)
+    if (inner := jaxprs.inner_program(equation)) is not None:
+      return self.program(inner, inputs)
 
     def bind(*arrays: Array) -> list[Array]:
-      outputs = equation.primitive.bind(*arrays, **params)
-      return list(outputs) if equation.primitive.multiple_results else [outputs]
+      return jaxprs.bind(equation.primitive, params, arrays)
 
     if not any(value.has_members for value in inputs):
       return [Value(array, False) for array in bind(*(value.array for value in inputs))]
@@ -134,7 +115,7 @@ class Walk:
     elif name in REDUCTIONS and 1 <= reduced(equation) <= MOST_TERMS:
       outputs = [self.reduction(name, first, params["axes"])]
     elif name == "cond":
-      outputs = self.cond(inputs, params["branches"])
+      outputs = self.cond(inputs, jaxprs.branches_of(equation))
     else:
       axes = [-1 if value.has_members else None for value in inputs]
       outputs = jax.vmap(bind, axes, -1)(*(value.array for value in inputs))
@@ -227,17 +208,5 @@ def is_tiny(f: Callable[..., Any], *args: Any) -> bool:
   """Whether a function of one member does nothing that is better left to a library's products."""
   return all(
     equation.primitive.name != "dot_general" or is_short(equation)
-    for equation in equations_of(jax.make_jaxpr(f)(*args).jaxpr)
+    for equation in jaxprs.equations_of(jax.make_jaxpr(f)(*args))
   )
-
-
-def equations_of(jaxpr: Any) -> list[Any]:
-  """All operations of a program, those of its loops and calls too."""
-  equations = []
-  for equation in jaxpr.eqns:
-    equations.append(equation)
-    for value in jax.tree.leaves(list(equation.params.values())):
-      inner = getattr(value, "jaxpr", value)
-      if hasattr(inner, "eqns"):
-        equations += equations_of(inner)
-  return equations

@@ -14,8 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from fbackprop.jaxprs import Program, read_by
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.primitives import is_float
@@ -49,19 +49,6 @@ def numbers_at_edge(name: str, a: np.ndarray, b: np.ndarray) -> set[int]:
       lower = bound - 1 if (name in ("lt", "ge")) == is_right else bound
       found |= {lower, lower + 1}
   return found
-
-
-def leaves_of(jaxpr: Any, place: int) -> list[int]:
-  """The inputs of a program on which one of its equations depends."""
-
-  def variables(equation: Any) -> set[Any]:
-    return {v for v in equation.invars if not isinstance(v, core.Literal)}
-
-  wanted = variables(jaxpr.eqns[place])
-  for equation in reversed(jaxpr.eqns[:place]):
-    if not wanted.isdisjoint(equation.outvars):
-      wanted |= variables(equation)
-  return [i for i, v in enumerate(jaxpr.invars) if v in wanted]
 
 
 class Coverage:
@@ -111,9 +98,9 @@ class Coverage:
 
   def note(self, place: Place, values: set[int]) -> None:
     """Notes numbers for the leaves of integers that a comparison depends on."""
-    jaxpr = self.programs[place[0]].jaxpr
-    for leaf in leaves_of(jaxpr, place[1]):
-      dtype = jaxpr.invars[leaf].aval.dtype
+    program = self.programs[place[0]]
+    for leaf in read_by(program, place[1]):
+      dtype = program.in_avals[leaf].dtype
       if isinstance(dtype, np.dtype) and dtype.kind in "iu":
         limits = np.iinfo(dtype)
         self.integers |= {(v, leaf) for v in values if limits.min <= v <= limits.max}
@@ -217,7 +204,7 @@ def with_value(x: Any, value: float) -> Any:
 
 
 def cross(
-  own_program: core.ClosedJaxpr, working: Any, place: Place, inputs: list[Any], side: str
+  own_program: Program, working: Any, place: Place, inputs: list[Any], side: str
 ) -> list[np.ndarray] | None:
   """Moves the inputs until one entry of a comparison is on the other side; None if that fails."""
   try:
@@ -256,9 +243,7 @@ def rms(x: np.ndarray) -> float:
   return (float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0) or 1.0
 
 
-def gap_and_gradient(
-  program: core.ClosedJaxpr, place_of_equation: Place
-) -> tuple[core.ClosedJaxpr, list[int]]:
+def gap_and_gradient(program: Program, place_of_equation: Place) -> tuple[Program, list[int]]:
   """The difference of a comparison's sides, and the gradient of one entry by the float inputs."""
   eqn = program.jaxpr.eqns[place_of_equation[0]]
   edge = place_of_equation[-1]  # Of a clamp: 0 for the lower one, 1 for the upper one.

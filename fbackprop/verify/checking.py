@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
+from fbackprop.jaxprs import UnknownProgramError
 from fbackprop.verify import exact
 from fbackprop.verify.arguments import signature_of
 from fbackprop.verify.battery import check_branches, check_regimes
@@ -127,6 +128,8 @@ def verify_call(
   try:
     with jax.default_matmul_precision("highest"):
       run(verification)
+  except UnknownProgramError as error:
+    verification.add(Finding("no verdict", "program", message=str(error)))
   except Exception as error:  # Of ours: what couldn't be looked at is no pass, and no traceback.
     message = f"the verifier broke: {type(error).__name__}: {first_line(error)}"
     verification.add(Finding("no verdict", "verification", message=message))

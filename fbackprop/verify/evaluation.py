@@ -17,19 +17,28 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from jax.extend import core
 
+from fbackprop.jaxprs import (
+  BODIES,
+  Program,
+  bind,
+  branches_of,
+  holds_program,
+  inner_program,
+  interpret,
+  scan_of,
+  while_of,
+)
 from fbackprop.verify import primitives
-from fbackprop.verify.foreign import bind, mapped, own_dtypes, widened
+from fbackprop.verify.foreign import is_wide, mapped, own_dtypes, widened
 from fbackprop.verify.primitives import Samples, digits, is_float, rounded
-from fbackprop.verify.programs import dtype_of, holds_program, inner_program, is_wide, uses
 from fbackprop.verify.samples import (
   constant_key,
   held,
@@ -110,7 +119,7 @@ class Evaluator:
     self.are_points = False
     self.is_endless = False
 
-  def run(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
+  def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """The results, each with an axis of samples in front.
 
     Args:
@@ -120,57 +129,39 @@ class Evaluator:
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, [lifted(a) for a in arguments], ())
 
-  def run_stacked(self, program: core.ClosedJaxpr, arguments: Sequence[Any]) -> list[Samples]:
+  def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """The same for arguments that have the axis already: each sample is a point of its own."""
     self.are_points = True
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(arguments), ())
 
   def evaluate(
-    self, program: core.ClosedJaxpr, arguments: list[Samples], place: tuple[Any, ...]
+    self, program: Program, arguments: list[Samples], place: tuple[Any, ...]
   ) -> list[Samples]:
-    """All equations in their order; values that nothing reads any more are let go."""
-    jaxpr = program.jaxpr
-    values: dict[Any, Samples] = {}
-    for variable, value in zip(jaxpr.constvars, program.consts, strict=True):
-      values[variable] = self.constant(value)
-    values.update(zip(jaxpr.invars, arguments, strict=True))
-
-    def read(atom: Any) -> Samples:
-      if not isinstance(atom, core.Literal):
-        return values[atom]
-      dtype = dtype_of(atom)
-      # A Python integer takes the dtype that it was traced with.
-      return self.constant(atom.val if is_float(dtype) else np.asarray(atom.val, dtype))
-
-    kept = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
-    last_use = uses(jaxpr.eqns, kept)
-    for i, equation in enumerate(jaxpr.eqns):
-      if i not in last_use.needed:
-        continue
-      inputs = [read(atom) for atom in equation.invars]
-      outputs = self.apply(equation, inputs, (*place, i))
-      values.update(zip(equation.outvars, outputs, strict=True))
-      for v in equation.invars:
-        if not isinstance(v, core.Literal) and last_use.last[v] == i and v not in kept:
-          values.pop(v, None)
-    return [read(atom) for atom in jaxpr.outvars]
+    """All equations in their order."""
+    return interpret(
+      program,
+      arguments,
+      self.constant_of,
+      lambda i, equation, inputs: self.apply(equation, inputs, (*place, i)),
+    )
 
   def apply(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """One equation."""
     name, params = equation.primitive.name, equation.params
     if (inner := inner_program(equation)) is not None:
       return self.evaluate(inner, inputs, place)
-    if name == "scan":
-      return self.scan(params, inputs, place)
-    if name == "while":
-      return self.loop(params, inputs, place)
-    if name == "cond":
-      return self.cond(params["branches"], inputs, place)
+    if name in BODIES:
+      body = {"scan": self.scan, "while": self.loop, "cond": self.cond}[name]
+      return body(equation, inputs, place)
+    if name in primitives.PASSED:
+      return inputs
     if self.watch is not None:
       self.show(name, params, inputs, place)
     if any(isinstance(x, jax.Array) for x in inputs):  # Keys, of which NumPy knows nothing.
       return self.by_jax(equation, inputs)
+    if name == "unstack":
+      return list(np.moveaxis(inputs[0], 1 + params["axis"], 0))
     if name in primitives.EXACT:
       return [self.exact(name, params, inputs, equation)]
     if name in primitives.ROUNDED:
@@ -182,6 +173,11 @@ class Evaluator:
     return self.by_jax(equation, inputs)
 
   # --- Rounding -----------------------------------------------------------------------------------
+
+  def constant_of(self, value: Any, aval: Any) -> Samples:
+    """A constant of a program; a Python integer takes the dtype that it was traced with."""
+    is_plain = not isinstance(value, jax.Array) and not is_float(aval.dtype)
+    return self.constant(np.asarray(value, aval.dtype) if is_plain else value)
 
   def constant(self, value: Any) -> Samples:
     """A constant, perturbed where it was rounded when the program was traced.
@@ -297,28 +293,24 @@ class Evaluator:
 
   # --- Loops, and what JAX evaluates --------------------------------------------------------------
 
-  def scan(self, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+  def scan(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """`lax.scan`, step by step."""
-    consts_end = params["num_consts"]
-    carry_end = consts_end + params["num_carry"]
-    consts, carry, rows = inputs[:consts_end], inputs[consts_end:carry_end], inputs[carry_end:]
-    steps: Iterator[int] = iter(range(params["length"]))
-    if params["reverse"]:
-      steps = reversed(range(params["length"]))
+    body, count, carried, length, is_reverse = scan_of(equation)
+    consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
+    steps = range(length)[::-1] if is_reverse else range(length)
     stacks: list[list[Any]] = []
     for i in steps:
-      outputs = self.evaluate(params["jaxpr"], [*consts, *carry, *(r[:, i] for r in rows)], place)
-      carry = outputs[: params["num_carry"]]
-      stacks.append(outputs[params["num_carry"] :])
-    if params["reverse"]:
+      outputs = self.evaluate(body, [*consts, *carry, *(r[:, i] for r in rows)], place)
+      carry = outputs[:carried]
+      stacks.append(outputs[carried:])
+    if is_reverse:
       stacks.reverse()
-    out_avals = params["jaxpr"].out_avals[params["num_carry"] :]
+    out_avals = body.out_avals[carried:]
     return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
 
-  def cond(
-    self, branches: Sequence[Any], inputs: list[Any], place: tuple[Any, ...]
-  ) -> list[Samples]:
+  def cond(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """`lax.cond` and `lax.switch`; the unperturbed sample decides, but each point for itself."""
+    branches = branches_of(equation)
     index = np.clip(inputs[0], 0, len(branches) - 1)
     taken = np.unique(index if self.are_points else index[:1])
     results = [self.evaluate(branches[b], inputs[1:], (*place, int(b))) for b in taken]
@@ -327,14 +319,14 @@ class Evaluator:
       found = [held(index == b, *pair) for pair in zip(other, found, strict=True)]
     return found
 
-  def loop(self, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+  def loop(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """`lax.while_loop`.
 
     The unperturbed sample says how often, for all that are near it; but each point turns as often
     as it has to, up to some more turns than the first of them: beyond, it has no result.
     """
-    cond_end = params["cond_nconsts"]
-    body_end = cond_end + params["body_nconsts"]
+    cond, cond_end, body, body_count = while_of(equation)
+    body_end = cond_end + body_count
     cond_consts, body_consts, carry = (
       inputs[:cond_end],
       inputs[cond_end:body_end],
@@ -342,7 +334,7 @@ class Evaluator:
     )
     turns = extra = 0
     while True:
-      (goes_on,) = self.evaluate(params["cond_jaxpr"], [*cond_consts, *carry], (*place, "cond"))
+      (goes_on,) = self.evaluate(cond, [*cond_consts, *carry], (*place, "cond"))
       mask = np.asarray(goes_on)
       if not self.are_points:
         mask = mask[:1]
@@ -355,7 +347,7 @@ class Evaluator:
       if turns > MOST_TURNS or extra > 10 + turns:
         self.is_endless = True
         return [without_result(mask, x) for x in carry]
-      moved = self.evaluate(params["body_jaxpr"], [*body_consts, *carry], (*place, "body"))
+      moved = self.evaluate(body, [*body_consts, *carry], (*place, "body"))
       if not mask.all():  # Points, and lanes of vmap, stand still when they are done.
         moved = [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
       carry = moved

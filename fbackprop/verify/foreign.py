@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.jaxprs import bind
 from fbackprop.verify.primitives import Samples, is_float
 from fbackprop.verify.samples import is_real, lifted
 
 
-def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
-  """Applies a primitive with an equation's parameters."""
-  own = primitive.get_bind_params(dict(params))
-  out = primitive.bind(*values, **own)
-  return list(out) if primitive.multiple_results else [out]
+def is_wide(equation: Any) -> bool:
+  """Whether all floats that an equation takes and gives are float64."""
+  atoms = [*equation.invars, *equation.outvars]
+  return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
 
 
 def widened(equation: Any) -> Callable[..., list[Any]]:

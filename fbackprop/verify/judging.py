@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fbackprop.jaxprs import while_of
 from fbackprop.verify.comparison import Difference
 from fbackprop.verify.differences import Slopes, slopes
 from fbackprop.verify.primitives import digits, is_float
@@ -188,7 +189,7 @@ def is_small(difference: Difference) -> bool:
 
 def ends_by_tolerance(loop: Any) -> bool:
   """Whether floats decide when a loop ends."""
-  equations = loop.params["cond_jaxpr"].jaxpr.eqns
+  equations = while_of(loop).cond.jaxpr.eqns
   return any(is_float(atom.aval.dtype) for e in equations for atom in e.invars)
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from fbackprop.jaxprs import Program
 from fbackprop.verify.arguments import Leaves
 from fbackprop.verify.primitives import is_float
 from fbackprop.verify.rules import Rule
@@ -30,7 +30,7 @@ def backward_of(rule: Rule, witnesses: Witnesses) -> Backward:
 
 def mapped_program(
   rule: Rule, witnesses: Witnesses, mapped: Sequence[bool], lanes: int, use_scan: bool = False
-) -> core.ClosedJaxpr:
+) -> Program:
   """The rule under vmap, or inside a scan, some of its inputs stacked.
 
   Args:
@@ -78,7 +78,7 @@ def takes_stacks(rule: Rule, witnesses: Witnesses, mapped: Sequence[bool], lanes
   return True
 
 
-def remat_program(rule: Rule, witnesses: Witnesses) -> core.ClosedJaxpr:
+def remat_program(rule: Rule, witnesses: Witnesses) -> Program:
   """The rule of a function under `jax.checkpoint`."""
   own = rule._replace(f=jax.checkpoint(rule.f))
   return in_traced_dtype(witnesses, backward_of(own, witnesses), avals_of(witnesses))
@@ -86,7 +86,7 @@ def remat_program(rule: Rule, witnesses: Witnesses) -> core.ClosedJaxpr:
 
 def in_traced_dtype(
   witnesses: Witnesses, function: Callable[..., Any], avals: Sequence[Any]
-) -> core.ClosedJaxpr:
+) -> Program:
   """Traced in float64 if the rule was."""
   if witnesses.is_wide:
     with jax.enable_x64(True):
@@ -94,9 +94,7 @@ def in_traced_dtype(
   return jax.make_jaxpr(function)(*avals)
 
 
-def second_order_programs(
-  rule: Rule, witnesses: Witnesses
-) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr]:
+def second_order_programs(rule: Rule, witnesses: Witnesses) -> tuple[Program, Program]:
   """The gradient of ⟨weights, cotangents⟩ by leaves and cotangents: of the rule, and of A.
 
   Both take the inputs of the rule's program, then a weight for each cotangent.

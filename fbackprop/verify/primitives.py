@@ -48,6 +48,24 @@ def reciprocal_root(x: np.ndarray) -> np.ndarray:
   return np.asarray(1 / np.sqrt(x))
 
 
+def round_to_integer(params: Any, x: np.ndarray) -> np.ndarray:
+  if int(params["rounding_method"]) == 1:  # To the nearest even one.
+    return np.rint(x)
+  return np.trunc(x + np.copysign(np.nextafter(0.5, 0.0), x))
+
+
+def one_minus_square(x: np.ndarray) -> np.ndarray:
+  return (1 + x) * (1 - x)
+
+
+def polynomial(x: np.ndarray, *coefficients: np.ndarray) -> np.ndarray:
+  """By Horner's rule; the constant coefficient comes first."""
+  *rest, total = coefficients
+  for coefficient in reversed(rest):
+    total = coefficient + x * total
+  return total
+
+
 def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   if x.dtype.kind == "f":
     return x / y
@@ -221,6 +239,12 @@ def same(params: Any, x: Samples, *_: Any) -> Samples:
   return x
 
 
+# Whatever they are given they hand on.
+PASSED = frozenset((
+  "copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary",
+  "mesh_cast",
+))  # fmt: skip
+
 # The results of these are exact, or as exact as their inputs: no rounding is added.
 EXACT: dict[str, Primitive] = {
   "neg": elementwise(np.negative),
@@ -228,6 +252,7 @@ EXACT: dict[str, Primitive] = {
   "sign": elementwise(np.sign),
   "floor": elementwise(np.floor),
   "ceil": elementwise(np.ceil),
+  "round": round_to_integer,
   "max": elementwise(np.maximum),
   "min": elementwise(np.minimum),
   "is_finite": elementwise(np.isfinite),
@@ -262,13 +287,6 @@ EXACT: dict[str, Primitive] = {
   "cummax": cumulative(np.maximum.accumulate),
   "cummin": cumulative(np.minimum.accumulate),
   "convert_element_type": convert,
-  "copy": same,
-  "copy_p": same,
-  "stop_gradient": same,
-  "optimization_barrier": same,
-  "sharding_constraint": same,
-  "pvary": same,
-  "mesh_cast": same,
   "reduce_precision": same,
 }
 
@@ -282,6 +300,7 @@ ROUNDED: dict[str, Primitive] = {
   "sqrt": elementwise(np.sqrt),
   "square": elementwise(np.square),
   "integer_pow": integer_pow,
+  "one_minus_square": elementwise(one_minus_square),
 }
 
 # What libraries compute to some units in the last place.
@@ -293,6 +312,8 @@ TRANSCENDENTAL: dict[str, Primitive] = {
   "expm1": elementwise(np.expm1),
   "log": elementwise(np.log),
   "log1p": elementwise(np.log1p),
+  "log2": elementwise(np.log2),
+  "polynomial": elementwise(polynomial),
   "sin": elementwise(np.sin),
   "cos": elementwise(np.cos),
   "tan": elementwise(np.tan),

@@ -11,19 +11,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from fbackprop.jaxprs import Program, UnknownProgramError, carries_rule, last_reads
 from fbackprop.verify.arguments import Leaves, wide, with_float0
 from fbackprop.verify.evaluation import Evaluator, Noise
 from fbackprop.verify.findings import RuleError
 from fbackprop.verify.primitives import digits, is_float
 from fbackprop.verify.rules import Rule, first_line
 from fbackprop.verify.tracing import (
-  carries_rule,
   data_of,
   evaluate_flat,
   flat,
-  sources,
   without_rules,
 )
 
@@ -50,9 +48,9 @@ class Witnesses(NamedTuple):
   """
 
   signature: Any
-  rule: core.ClosedJaxpr
-  truth: core.ClosedJaxpr | None
-  forward: core.ClosedJaxpr
+  rule: Program
+  truth: Program | None
+  forward: Program
   outputs: list[Any]
   is_wide: bool
   first_to_last: list[int]
@@ -87,6 +85,8 @@ def gather_witnesses(
         own = [jnp.asarray(x) for x in wide_leaves]
         program = jax.make_jaxpr(partial(traced_rule, rule, outputs))(*own, *own_bars)
         truth, missing = trace_truth(rule, written, wide_leaves, own_bars)
+    except UnknownProgramError:
+      raise
     except Exception:  # Whatever it raises: its own dtype is left to try.
       is_wide = False
   if not is_wide:
@@ -99,7 +99,7 @@ def gather_witnesses(
     written, forward = trace_forward(rule, leaves)
     truth, missing = trace_truth(rule, written, leaves, y_bar)
   floats = rule.signature.floats
-  places = sources(forward)
+  places = last_reads(forward)
   order = sorted(range(len(floats)), key=lambda i: -places[floats[i]])
   known: frozenset[Any] = frozenset()
   if truth is not None and not is_wide:
@@ -118,7 +118,7 @@ def gather_witnesses(
   )
 
 
-def trace_forward(rule: Rule, leaves: Sequence[Any]) -> tuple[core.ClosedJaxpr, core.ClosedJaxpr]:
+def trace_forward(rule: Rule, leaves: Sequence[Any]) -> tuple[Program, Program]:
   """The reference's float outputs: as they were written, and the flat program."""
 
   def forward(*leaves: Any) -> Leaves:
@@ -151,8 +151,8 @@ def reference_of(rule: Rule, leaves: Sequence[Any]) -> Callable[..., Leaves]:
 
 
 def trace_truth(
-  rule: Rule, written: core.ClosedJaxpr, leaves: Sequence[Any], y_bar: Sequence[Any]
-) -> tuple[core.ClosedJaxpr | None, str]:
+  rule: Rule, written: Program, leaves: Sequence[Any], y_bar: Sequence[Any]
+) -> tuple[Program | None, str]:
   """A: by reverse mode; else, for few entries, by forward mode, which goes through any loop."""
   count, floats = len(leaves), rule.signature.floats
   leaves = [jnp.asarray(x) for x in leaves]

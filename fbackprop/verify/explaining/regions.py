@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.jaxprs import bind
 from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.explaining.matching import Matcher
 from fbackprop.verify.explaining.steps import struct
 from fbackprop.verify.explaining.tape import Tape
-from fbackprop.verify.foreign import bind
 
 LONGEST_REGION = 24
 

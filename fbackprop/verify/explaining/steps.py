@@ -4,26 +4,22 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-from jax.extend import core
 
-from fbackprop.verify.foreign import bind
+from fbackprop.jaxprs import (
+  ELEMENTWISE,
+  Program,
+  Scan,
+  bind,
+  has_library_rule,
+  inner_program,
+  interpret,
+  scan_of,
+)
 from fbackprop.verify.primitives import is_float
-from fbackprop.verify.programs import inner_program
 
 # Longer scans, and programs of more steps than this, aren't looked into.
 LONGEST_SCAN = 32
 MOST_STEPS = 1200
-# Entry by entry, of arrays of one shape and of scalars.
-ELEMENTWISE = frozenset(
-  (
-    "abs", "acos", "acosh", "add", "and", "asin", "asinh", "atan", "atan2", "atanh", "cbrt", "ceil",
-    "clamp", "convert_element_type", "copy", "cos", "cosh", "digamma", "div", "eq", "erf",
-    "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite",
-    "le", "lgamma", "log", "log1p", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter",
-    "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin",
-    "sinh", "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor",
-  )
-)  # fmt: skip
 # The class has no types of its own.
 struct: Any = jax.ShapeDtypeStruct
 
@@ -65,7 +61,7 @@ class Writer:
     outputs: the places of the results.
   """
 
-  def __init__(self, program: core.ClosedJaxpr) -> None:
+  def __init__(self, program: Program) -> None:
     self.steps: list[Step] = []
     self.constants: dict[int, Any] = {}
     self.count = len(program.jaxpr.invars)
@@ -74,46 +70,40 @@ class Writer:
       raise ValueError(f"the program has {len(self.steps)} steps, more than {MOST_STEPS}")
 
   def write(
-    self, program: core.ClosedJaxpr, inputs: list[int], origin: tuple[int, ...], turn: int = 0
+    self, program: Program, inputs: list[int], origin: tuple[int, ...], turn: int = 0
   ) -> list[int]:
     """Adds a program's equations to the steps; returns the places of its outputs."""
-    places: dict[Any, int] = dict(zip(program.jaxpr.invars, inputs, strict=True))
 
-    def new(value: Any = None) -> int:
+    def new(value: Any = None, _: Any = None) -> int:
       self.count += 1
       if value is not None:
         self.constants[self.count - 1] = value
       return self.count - 1
 
-    def place_of(atom: Any) -> int:
-      return new(atom.val) if isinstance(atom, core.Literal) else places[atom]
-
-    for variable, value in zip(program.jaxpr.constvars, program.consts, strict=True):
-      places[variable] = new(value)
-    for i, equation in enumerate(program.jaxpr.eqns):
-      operands = [place_of(atom) for atom in equation.invars]
+    def apply(i: int, equation: Any, operands: list[int]) -> list[int]:
       name = equation.primitive.name
       inner = inner_program(equation)
-      is_whole = name == "custom_jvp_call" and inner is not None and is_elementwise(inner)
+      is_one_step = name == "custom_jvp_call" and inner is not None and is_elementwise(inner)
+      is_whole = is_one_step or (has_library_rule(equation) and name != "custom_jvp_call")
       if inner is not None and not is_whole:
-        outputs = self.write(inner, operands, (*origin, i), turn)
-      elif name == "scan" and equation.params["length"] <= LONGEST_SCAN:
-        outputs = self.unroll(equation.params, operands, (*origin, i))
-      else:
-        outputs = [new() for _ in equation.outvars]
-        label = equation.params.get("name", name) if is_whole else name
-        simple = is_whole or name in ELEMENTWISE
-        if simple:
-          shape = equation.outvars[0].aval.shape
-          pairs = zip(operands, equation.invars, strict=True)
-          operands = [self.widen(place, atom.aval, shape, (*origin, i)) for place, atom in pairs]
-        step = Step(
-          equation.primitive, equation.params, tuple(operands), tuple(outputs), label, simple,
-          equation, (*origin, i), turn,
-        )  # fmt: skip
-        self.steps.append(step)
-      places.update(zip(equation.outvars, outputs, strict=True))
-    return [place_of(atom) for atom in program.jaxpr.outvars]
+        return self.write(inner, operands, (*origin, i), turn)
+      if name == "scan" and scan_of(equation).length <= LONGEST_SCAN:
+        return self.unroll(scan_of(equation), operands, (*origin, i))
+      outputs = [new() for _ in equation.outvars]
+      label = equation.params.get("name", name) if is_one_step else name
+      simple = is_one_step or name in ELEMENTWISE
+      if simple:
+        shape = equation.outvars[0].aval.shape
+        pairs = zip(operands, equation.invars, strict=True)
+        operands = [self.widen(place, atom.aval, shape, (*origin, i)) for place, atom in pairs]
+      step = Step(
+        equation.primitive, equation.params, tuple(operands), tuple(outputs), label, simple,
+        equation, (*origin, i), turn,
+      )  # fmt: skip
+      self.steps.append(step)
+      return outputs
+
+    return interpret(program, inputs, new, apply)
 
   def widen(self, place: int, aval: Any, shape: tuple[int, ...], origin: tuple[int, ...]) -> int:
     """Writes out an axis of length 1 that an elementwise step meets with a longer one."""
@@ -125,14 +115,13 @@ class Writer:
     program = jax.make_jaxpr(broadcast)(struct(aval.shape, aval.dtype))
     return self.write(program, [place], (*origin, -3))[0]
 
-  def unroll(self, params: Any, operands: list[int], origin: tuple[int, ...]) -> list[int]:
+  def unroll(self, scan: Scan, operands: list[int], origin: tuple[int, ...]) -> list[int]:
     """A scan's turns, one after the other."""
-    body, length = params["jaxpr"], params["length"]
-    consts, carry = params["num_consts"], params["num_carry"]
+    body, consts, carry, length, is_reverse = scan
     fixed, carried = operands[:consts], operands[consts : consts + carry]
     stacked = operands[consts + carry :]
-    columns = [v.aval for v in body.jaxpr.invars[consts + carry :]]
-    turns = range(length)[::-1] if params["reverse"] else range(length)
+    columns = body.in_avals[consts + carry :]
+    turns = range(length)[::-1] if is_reverse else range(length)
     outputs: dict[int, list[int]] = {}
     for turn in turns:
       pick = jax.make_jaxpr(partial(rows_at, turn))(
@@ -141,7 +130,7 @@ class Writer:
       xs = self.write(pick, stacked, (*origin, -1), turn)
       out = self.write(body, [*fixed, *carried, *xs], origin, turn)
       carried, outputs[turn] = out[:carry], out[carry:]
-    rows = [v.aval for v in body.jaxpr.outvars[carry:]]
+    rows = body.out_avals[carry:]
     stack = jax.make_jaxpr(stacked_rows)
     return carried + [
       self.write(
@@ -177,7 +166,7 @@ def pullback_of(step: Step, which: list[int], outs: int, *arrays: Any) -> list[A
   return list(pull(list(bars)))
 
 
-def is_elementwise(program: core.ClosedJaxpr) -> bool:
+def is_elementwise(program: Program) -> bool:
   """Whether all that a program does is elementwise."""
   for equation in program.jaxpr.eqns:
     inner = inner_program(equation)

@@ -14,11 +14,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
+from fbackprop.jaxprs import Program, bind
 from fbackprop.verify.evaluation import Evaluator
 from fbackprop.verify.explaining.steps import Writer, pullback_of, struct
-from fbackprop.verify.foreign import bind
 from fbackprop.verify.primitives import is_float
 
 # Replaces a step's operand cotangents: given its place, its inputs and its outputs' cotangents.
@@ -49,7 +48,7 @@ class Tape:
     until: float = math.inf,
   ) -> None:
     self.until = until
-    self.pullbacks: dict[Any, core.ClosedJaxpr] = {}
+    self.pullbacks: dict[Any, Program] = {}
     written = Writer(jax.make_jaxpr(function)(*leaves))
     self.steps, self.constants, self.count = written.steps, written.constants, written.count
     self.outputs = written.outputs
