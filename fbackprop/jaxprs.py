@@ -9,12 +9,17 @@ A program that isn't known here raises `UnknownProgramError` rather than be walk
 hides inside, a derivative rule above all, would go unseen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import CellType, FunctionType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jax.experimental import hijax
 from jax.extend import core
+from jax.extend.linear_util import wrap_init
 
 Program = core.ClosedJaxpr
 
@@ -328,6 +333,64 @@ def interpret(
       if not isinstance(v, core.Literal) and last[v] == i and v not in kept:
         values.pop(v, None)
   return [read(atom) for atom in jaxpr.outvars]
+
+
+def shares_output(equation: Any) -> bool:
+  """Whether it is a `custom_vjp` under `jax.vmap`, with an output that no mapped argument reaches.
+
+  JAX < 0.12 counts that output's cotangent once per example, and JAX ≥ 0.12 raises.
+  """
+  if equation.primitive.name != "custom_vjp_call" or not batching_of(equation.params["bwd"]):
+    return False
+  program = closed(parameter(equation, *CALLS["custom_vjp_call"]))
+  count = len(program.in_avals) - equation.params["num_consts"]
+  equation.params["fwd_jaxpr_thunk"].call_wrapped(*[True] * count)  # Before it nothing is known.
+  rule, outputs = equation.params["bwd"], len(program.out_avals)
+  while cells := batching_of(rule):
+    if None in list(cells["in_dims"]())[-outputs:]:
+      return True
+    rule = cells["bwd"]
+  return False
+
+
+def batching_of(rule: Any) -> Mapping[str, Any]:
+  """What JAX has batched a backward rule with; nothing if it hasn't."""
+  function = getattr(rule, "f", None)
+  if not getattr(function, "__qualname__", "").startswith("batch_custom_vjp_bwd."):
+    return {}
+  return inspect.getclosurevars(function).nonlocals
+
+
+def counted_once(rule: Any, outputs: int) -> Any:
+  """A batched backward rule that counts the cotangent of a shared output once.
+
+  The first example has all of it, as by `defvjp(..., generic_batching=True)` of JAX ≥ 0.12.
+
+  Args:
+    rule: the parameter "bwd" of a `custom_vjp_call`.
+    outputs: how many outputs this has.
+  """
+  if not (cells := batching_of(rule)):
+    return rule
+  batched, size = rule.f, cells["axis_data"].size
+
+  def counted_once_backward(*args: Any) -> Any:
+    own, dims = list(args), list(cells["in_dims"]())
+    for i in range(len(args) - outputs, len(args)):
+      if dims[i] is None and not isinstance(args[i], SymbolicZero):
+        if size == 0:
+          raise ValueError("vmap over no examples: none has the cotangent of a shared output")
+        rest = jnp.zeros((size - 1, *args[i].shape), args[i].dtype)
+        own[i], dims[i] = jnp.concatenate([args[i][None], rest]), 0
+    instead = {"in_dims": lambda: dims, "bwd": counted_once(cells["bwd"], outputs)}
+    closure = tuple(
+      CellType(instead[name]) if name in instead else cell
+      for name, cell in zip(batched.__code__.co_freevars, batched.__closure__, strict=True)
+    )
+    function = FunctionType(batched.__code__, batched.__globals__, None, None, closure)
+    return function(*own)
+
+  return wrap_init(counted_once_backward, debug_info=rule.debug_info)
 
 
 def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[Any, int]]:

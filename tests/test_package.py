@@ -49,7 +49,7 @@ FLOORS = [
    "verify.bank.weighted_losses", "verify.samples", "verify.foreign",
    "verify.evaluation", "verify.explaining.rearrangement",
    "verify.rendering", "verify.html", "verify.bank", "verify.explaining.steps", "verify.rules",
-   "verify.tracing",
+   "verify.tracing", "verify.shared_outputs",
    "verify.explaining.tape", "verify.regimes", "verify.batches", "verify.witnesses",
    "verify.differences", "verify.branches",
    "verify.exact", "verify.explaining.matching", "verify.modes", "verify.numerics", "verify.ties",
