@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_names(
     ),
     "checks": ("DtypeError", "ShapeError", "StructureError"),
     "combinators": ("serial", "skip"),
-    "inspection": ("Signals", "inspect"),
+    "inspection": ("Signals", "as_custom_vjp_with_logs", "inspect"),
     "linear": ("DenseParams", "dense"),
     "losses": (
       "combine",

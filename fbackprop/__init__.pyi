@@ -20,6 +20,7 @@ from fbackprop.checks import StructureError as StructureError
 from fbackprop.combinators import serial as serial
 from fbackprop.combinators import skip as skip
 from fbackprop.inspection import Signals as Signals
+from fbackprop.inspection import as_custom_vjp_with_logs as as_custom_vjp_with_logs
 from fbackprop.inspection import inspect as inspect
 from fbackprop.linear import DenseParams as DenseParams
 from fbackprop.linear import dense as dense

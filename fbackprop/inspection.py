@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fbackprop.checks import check_unit, describe
+from fbackprop.checks import DtypeError, check_unit, describe
 from fbackprop.combinators import map_layers, name_layers
-from fbackprop.transforms import value_and_grad
+from fbackprop.factors import refuse_factors
+from fbackprop.transforms import mapped_like, over_rows, value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
 
 
@@ -91,3 +92,81 @@ def tapped(layer: Layer) -> Layer:
 def is_signals(value: Any) -> bool:
   """Whether a node of a tree is one layer's `Signals`."""
   return isinstance(value, Signals)
+
+
+class Logged(NamedTuple):
+  """What stands where a layer's gradient stood, while its signals are logged."""
+
+  params_bar: Params
+  signals: Signals
+
+
+def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array]:
+  """`as_custom_vjp(net)`, whose backward pass also logs every layer's signals.
+
+  JAX hands them out where they are asked for, and computes nothing for them elsewhere: with
+  `y, pull = jax.vjp(f, params, x)`, `pull(y_bar)` is as ever, and `pull.with_logs(y_bar)` is
+  `((params_bar, x_bar), {name: Signals})`. They are those of `inspect`, of whatever is
+  differentiated in the place of a mean loss; x `[..., D_in]` is flattened to `[N, D_in]`.
+
+  Args:
+    net: the network.
+    prefix: stands before each name, which is the layer's place and its own name, as "0.dense". A
+      name may come once in a backward pass, or JAX raises, logs asked for or not: networks that
+      are used together, or one that is used twice, need prefixes that differ.
+
+  Returns:
+    `f(params, x, key=None) -> y`, as `as_custom_vjp(net)`.
+
+  Raises:
+    TypeError: `net` isn't a Layer, or `prefix` isn't a str.
+    NotImplementedError: this JAX has no logs, which came with JAX 0.12.
+    ValueError: when differentiated: a layer of `net` is captured, or a name comes twice.
+  """
+  check_unit("as_custom_vjp_with_logs", "net", net, Layer)
+  if not isinstance(prefix, str):
+    raise DtypeError(f"as_custom_vjp_with_logs: prefix must be a str, got {describe(prefix)}")
+  if not hasattr(jax.custom_vjp, "defvjp_with_logs"):
+    raise NotImplementedError(
+      "as_custom_vjp_with_logs: logs of a backward pass need JAX 0.12 or newer, and this is JAX "
+      f"{jax.__version__}: upgrade it, or call fb.inspect(net, loss), which shows the same signals"
+    )
+  names = [prefix + name for name in name_layers(net)]
+  logged_net = map_layers(logged, net)
+
+  @jax.custom_vjp
+  def batched(params: Params, x: Array, key: Array | None) -> Array:
+    return mapped_like(x, net.forward(params, x, key)[0])
+
+  def batched_forward(params: Params, x: Array, key: Array | None) -> tuple[Array, Any]:
+    y, residuals = logged_net.forward(params, x, key)
+    return mapped_like(x, y), (params, residuals)
+
+  def batched_backward(kept: Any, y_bar: Array) -> Any:
+    params, residuals = kept
+    found, x_bar = logged_net.backward(params, residuals, y_bar)
+    params_bar = jax.tree.map(lambda own: own.params_bar, found, is_leaf=is_logged)
+    refuse_factors("as_custom_vjp_with_logs", "params_bar", params_bar)
+    signals = [own.signals for own in jax.tree.leaves(found, is_leaf=is_logged)]
+    return (params_bar, x_bar, None), dict(zip(names, signals, strict=True))
+
+  define: Any = batched
+  define.defvjp_with_logs(batched_forward, batched_backward)
+  return over_rows("as_custom_vjp_with_logs", batched)
+
+
+def logged(layer: Layer) -> Layer:
+  """The layer, whose backward pass returns its `Logged` where its gradient stood."""
+  shown = tapped(layer)
+
+  def logged_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    x, y, residuals = kept
+    params_bar, x_bar = layer.backward(params, residuals, y_bar)
+    return Logged(params_bar, Signals(x, y, y_bar)), x_bar
+
+  return shown._replace(backward=logged_backward)
+
+
+def is_logged(value: Any) -> bool:
+  """Whether a node of a tree is one layer's `Logged`."""
+  return isinstance(value, Logged)

@@ -355,7 +355,7 @@ def shares_output(equation: Any) -> bool:
 
 def batching_of(rule: Any) -> Mapping[str, Any]:
   """What JAX has batched a backward rule with; nothing if it hasn't."""
-  function = getattr(rule, "f", None)
+  function: Any = getattr(rule, "f", None)
   if not getattr(function, "__qualname__", "").startswith("batch_custom_vjp_bwd."):
     return {}
   return inspect.getclosurevars(function).nonlocals

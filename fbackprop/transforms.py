@@ -233,11 +233,11 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
 
   @jax.custom_vjp
   def batched(params: Params, x: Array, key: Array | None) -> Array:
-    return net.forward(params, x, key)[0]
+    return mapped_like(x, net.forward(params, x, key)[0])
 
   def batched_forward(params: Params, x: Array, key: Array | None) -> tuple[Array, Any]:
     y, residuals = net.forward(params, x, key)
-    return y, (params, residuals)
+    return mapped_like(x, y), (params, residuals)
 
   def batched_backward(kept: Any, y_bar: Array) -> tuple[Params, Array, None]:
     params, residuals = kept
@@ -246,16 +246,32 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
     return params_bar, x_bar, None
 
   batched.defvjp(batched_forward, batched_backward)
+  return over_rows("as_custom_vjp", batched)
+
+
+def over_rows(where: str, batched: Callable[..., Array]) -> Callable[..., Array]:
+  """A function of `[N, D_in]` as one of `[..., D_in]`; an error names `where`."""
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
-    check_optional_key("as_custom_vjp", key)
-    check_array("as_custom_vjp", "x", x)
+    check_optional_key(where, key)
+    check_array(where, "x", x)
     if x.ndim < 1:
-      raise ShapeError(f"as_custom_vjp: x must have shape [..., D_in], got {describe(x)}")
+      raise ShapeError(f"{where}: x must have shape [..., D_in], got {describe(x)}")
     y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
     return y.reshape(*x.shape[:-1], *y.shape[1:])
 
   return f
+
+
+def mapped_like(x: Array, y: Array) -> Array:
+  """y itself, which `jax.vmap` maps wherever it maps x.
+
+  A `jax.custom_vjp` whose output isn't mapped and whose cotangents are, as of a network that
+  doesn't look at x, has them counted once per example in JAX < 0.12, and raises in JAX ≥ 0.12.
+  The compiler removes this.
+  """
+  other = jnp.full_like(y, x.sum().astype(y.dtype))
+  return jax.lax.select(jnp.zeros((), bool), other, y)
 
 
 def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:

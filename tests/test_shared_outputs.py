@@ -91,3 +91,42 @@ def test_nothing_is_said_where_no_output_is_shared():
     report = vjp(f, X, W, level="quick")
     assert report.verdict == "pass", report
     assert not report.findings
+
+
+def blind_forward(params, x, key=None):
+  return jnp.broadcast_to(params, (x.shape[0], 2)), x
+
+
+def blind_backward(params, x, y_bar):
+  return y_bar.sum(0) * (1 + 0 * x.sum()), jnp.zeros_like(x)
+
+
+BLIND = fb.Layer("blind", lambda key: jnp.array([1.0, 2.0]), blind_forward, blind_backward)
+
+
+@pytest.mark.parametrize(
+  "net", [BLIND, fb.mlp([3, 4, 2]), fb.serial(fb.dense(3, 3), BLIND)], ids=lambda net: net.name
+)
+@pytest.mark.parametrize("axes", [(None, 0), (0, 0)], ids=["x", "params and x"])
+def test_our_own_functions_are_right_when_vmap_reaches_no_output(net, axes):
+  params, stack = net.init(jax.random.key(0)), jnp.stack([jnp.stack([X[0], X[1]]), X[2:]])
+  if axes[0] == 0:
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+  f, targets = fb.as_custom_vjp(net), jnp.ones((2, 2))
+
+  def total(f, params):
+    """Of the networks, and once of a penalty on the parameters."""
+    penalty = sum((leaf**2).sum() for leaf in jax.tree.leaves(params))
+    return (jax.vmap(f, axes)(params, stack) ** 2).sum() + penalty
+
+  got = jax.grad(total, 1)(f, params)
+  want = jax.grad(total, 1)(lambda p, x: net.forward(p, x)[0], params)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6)
+  each = jax.vmap(fb.value_and_grad(net, fb.squared_error), (axes[0], 0, None))
+  _, grads = each(params, stack, targets)
+  for i in range(2):
+    own = jax.tree.map(lambda leaf, i=i: leaf[i], params) if axes[0] == 0 else params
+    _, alone = fb.value_and_grad(net, fb.squared_error)(own, stack[i], targets)
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(alone), strict=True):
+      np.testing.assert_allclose(a[i], b, rtol=2e-6, atol=1e-6)
