@@ -19,6 +19,7 @@ from fbackprop.checks import (
   check_size,
   describe,
 )
+from fbackprop.meshes import product
 from fbackprop.types import Array, Layer, Residuals, exportable
 
 Initializer = Callable[..., Array]
@@ -46,7 +47,7 @@ def dense_forward(params: DenseParams, x: Array) -> tuple[Array, Residuals]:
   References:
     Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, algorithm 6.3.
   """
-  y = x @ params.w
+  y = product(x, params.w)
   if params.b is not None:
     y = y + params.b[None, :]
   return y, x
@@ -69,9 +70,9 @@ def dense_backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[Den
   References:
     Rumelhart, Hinton, Williams, Nature 323 (1986), 533–536, eq. 6 and 7.
   """
-  w_bar = x.T @ y_bar
+  w_bar = product(x.T, y_bar, bar_of=params.w)
   b_bar = None if params.b is None else y_bar.sum(0)
-  x_bar = y_bar @ params.w.T
+  x_bar = product(y_bar, params.w.T, bar_of=x)
   return DenseParams(w_bar, b_bar), x_bar
 
 

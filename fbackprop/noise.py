@@ -61,7 +61,8 @@ def dropout(rate: float) -> Layer:
       return x, ()
     check_key("dropout", key)
     # In float32, as a Python number would draw another mask where x64 is on.
-    mask = jax.random.bernoulli(key, jnp.float32(1 - rate), x.shape)
+    share, split = jnp.float32(1 - rate), jax.typeof(x).sharding
+    mask = jax.random.bernoulli(key, share, x.shape, out_sharding=split)
     return x * scaled(mask, x.dtype), mask
 
   def dropout_backward(params: Params, mask: Residuals, y_bar: Array) -> tuple[Params, Array]:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fbackprop.factors import Factors, is_factors
 from fbackprop.linear import DenseParams
+from fbackprop.meshes import product
 from fbackprop.normalization import NormParams
 from fbackprop.quantities.reading import has_offset, is_dense, read, replace_factors
 from fbackprop.types import Array, Layer, Params, Residuals
@@ -52,7 +53,7 @@ def summed(factors: Factors) -> DenseParams | NormParams:
   x, y_bar = factors
   offset = y_bar.sum(-2) if has_offset(factors) else None
   if is_dense(factors):
-    return DenseParams(jnp.swapaxes(x, -1, -2) @ y_bar, offset)
+    return DenseParams(product(jnp.swapaxes(x, -1, -2), y_bar), offset)
   return NormParams((y_bar * x).sum(-2), offset)
 
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from fbackprop.checks import ShapeError, StructureError, describe
 from fbackprop.factors import Factors, is_factors
+from fbackprop.meshes import diagonal, product
 from fbackprop.quantities.norms import sum_layers
 from fbackprop.quantities.reading import has_offset, is_dense, read
+from fbackprop.transforms import nonzero
 from fbackprop.types import Array, widen
 
 
@@ -72,7 +74,7 @@ def layer_gram(a: Factors, b: Factors) -> Array:
 
 def inner(a: Array, b: Array) -> Array:
   """a_i · b_j, `[..., N, M]`."""
-  return a @ jnp.swapaxes(b, -1, -2)
+  return product(a, jnp.swapaxes(b, -1, -2))
 
 
 def check_same_network(captured: Any, other: Any) -> None:
@@ -115,10 +117,9 @@ def cosine_similarities(captured: Any) -> Array:
     networks", arXiv:1901.09491 (2019).
   """
   kernel = gram(captured)
-  norms = jnp.sqrt(jnp.diagonal(kernel))
+  norms = jnp.sqrt(diagonal(kernel))
   scale = norms[:, None] * norms[None, :]
-  is_zero = scale == 0
-  return jnp.where(is_zero, kernel, kernel / jnp.where(is_zero, 1, scale))
+  return kernel / nonzero(scale)
 
 
 def global_norm(captured: Any) -> Array:

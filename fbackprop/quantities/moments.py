@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fbackprop.factors import Factors
 from fbackprop.linear import DenseParams
+from fbackprop.meshes import product
 from fbackprop.normalization import NormParams
 from fbackprop.quantities.gradients import mean_of
 from fbackprop.quantities.norms import sum_layers, total_sqnorms
@@ -55,7 +56,7 @@ def summed_squares(factors: Factors) -> DenseParams | NormParams:
   x, y_bar = (widen(factor) for factor in factors)
   offset = (y_bar**2).sum(-2) if has_offset(factors) else None
   if is_dense(factors):
-    return DenseParams(jnp.swapaxes(x**2, -1, -2) @ y_bar**2, offset)
+    return DenseParams(product(jnp.swapaxes(x**2, -1, -2), y_bar**2), offset)
   return NormParams(((y_bar * x) ** 2).sum(-2), offset)
 
 
