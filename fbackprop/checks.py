@@ -50,6 +50,31 @@ def check_floating(where: str, name: str, value: Any) -> None:
     raise DtypeError(f"{where}: {name} must have a floating dtype, got {describe(value)}")
 
 
+def check_arrays(where: str, name: str, x: Any) -> None:
+  """Refuses what isn't an array of floats `[N, ...]`, or a tree of them with one N; by its leaf."""
+  leaves = [(name + jax.tree_util.keystr(path), leaf) for path, leaf in
+            jax.tree_util.tree_leaves_with_path(x)]  # fmt: skip
+  if not any(hasattr(leaf, "dtype") for _, leaf in leaves):  # A list of numbers is no such tree.
+    raise DtypeError(
+      f"{where}: {name} must be an array, got {describe(x)}; several inputs are a tuple or a dict "
+      "of arrays"
+    )
+  for leaf_name, leaf in leaves:
+    check_floating(where, leaf_name, leaf)
+    if not leaf.shape:
+      raise ShapeError(f"{where}: {leaf_name} must have shape [N, ...], got {describe(leaf)}")
+    if leaf.shape[0] != leaves[0][1].shape[0]:
+      raise ShapeError(
+        f"{where}: {leaf_name} must have the {leaves[0][1].shape[0]} examples of {leaves[0][0]} "
+        f"in front, got {describe(leaf)}"
+      )
+
+
+def example_count(x: Any) -> int:
+  """N of an array `[N, ...]`, or of a tree of such arrays."""
+  return int(jax.tree.leaves(x)[0].shape[0])
+
+
 def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:
   """Refuses an array of another dtype: nothing is promoted silently."""
   check_array(where, name, value)

@@ -5,7 +5,15 @@ from typing import Any
 
 import jax
 
-from fbackprop.checks import DtypeError, StructureError, check_key, check_same, check_unit, describe
+from fbackprop.checks import (
+  DtypeError,
+  StructureError,
+  check_array,
+  check_key,
+  check_same,
+  check_unit,
+  describe,
+)
 from fbackprop.types import Array, Layer, Params, Residuals
 
 
@@ -103,6 +111,7 @@ def skip(layer: Layer) -> Layer:
   check_unit("skip", "layer", layer, Layer)
 
   def skip_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    check_array("skip", "x", x)
     y, residuals = layer.forward(params, x, key)
     check_same("skip", ("x", "f(x)"), x, y)
     return x + y, residuals

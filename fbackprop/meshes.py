@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from fbackprop.types import Array
@@ -33,39 +34,62 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
     *rows, _ = splits_of(a)
     columns = splits_of(b)[-1]
     is_taken = set(jax.tree.leaves(columns)) & set(jax.tree.leaves(rows))
-    spec = PartitionSpec(*rows, None if is_taken else columns)
+    sharding = split_over(mesh_of(a, b), *rows, None if is_taken else columns)
   else:
     spec = jax.typeof(bar_of).to_ct_aval().sharding.spec
-  return jnp.matmul(a, b, out_sharding=NamedSharding(mesh_of(a, b), spec))
+    sharding = NamedSharding(mesh_of(a, b), spec)
+  return jnp.matmul(a, b, out_sharding=sharding)
 
 
-def take_rows(array: Array, rows: Any) -> Array:
-  """`array[rows]`, split as the array is; whole on each device where their number can't be split.
+def take_rows(tree: Any, rows: Any) -> Any:
+  """`array[rows]` of each array, split as that is; whole where so many can't be split evenly.
 
   Args:
-    array: `[N, ...]`.
+    tree: of arrays `[N, ...]`.
     rows: integers `[n]`.
   """
-  mesh, (first, *others) = mesh_of(array), splits_of(array)
-  devices = [mesh.shape[name] for name in jax.tree.leaves(first)]
-  if len(rows) % math.prod(devices):
-    first = None
-  taken: Array = array.at[rows].get(out_sharding=NamedSharding(mesh, PartitionSpec(first, *others)))
-  return taken
+
+  def take(array: Array) -> Array:
+    mesh, (first, *others) = mesh_of(array), splits_of(array)
+    devices = math.prod(mesh.shape[name] for name in jax.tree.leaves(first))
+    sharding = split_over(mesh, None if len(rows) % devices else first, *others)
+    taken: Array = jnp.asarray(array).at[rows].get(out_sharding=sharding)
+    return taken
+
+  return jax.tree.map(take, tree)
 
 
 def diagonal(square: Array) -> Array:
   """The diagonal of `[N, N]`, whole on each device."""
   places = jnp.arange(square.shape[0])
-  everywhere = NamedSharding(mesh_of(square), PartitionSpec(None))
+  everywhere = split_over(mesh_of(square), None)
   found: Array = square.at[places, places].get(out_sharding=everywhere)
   return found
+
+
+def off_mesh(tree: Any) -> Any:
+  """The arrays of a tree, those that live on a mesh copied to one device; not within a trace."""
+
+  def copy(array: Array) -> Array:
+    if mesh_of(array).empty:
+      return array
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+      data = np.asarray(jax.random.key_data(array))
+      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    return jnp.asarray(np.asarray(array))
+
+  return jax.tree.map(copy, tree)
 
 
 def splits_of(array: Array) -> tuple[Any, ...]:
   """The axes of the mesh over which each dimension is split: a name, several, or None."""
   splits: tuple[Any, ...] = jax.typeof(array).sharding.spec.partitions
   return splits
+
+
+def split_over(mesh: Any, *splits: Any) -> NamedSharding:
+  """The sharding of an array whose dimensions are split so."""
+  return NamedSharding(mesh, PartitionSpec(*splits))  # type: ignore[no-untyped-call]
 
 
 def mesh_of(*arrays: Array) -> Any:

@@ -167,7 +167,7 @@ def remat(layer: Layer) -> Layer:
 
   def remat_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
     x, key = kept
-    x = wait_for(y_bar, x)
+    x = jax.tree.map(functools.partial(wait_for, y_bar), x)
     if key is not None:
       data = wait_for(y_bar, jax.random.key_data(key))
       key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))

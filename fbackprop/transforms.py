@@ -13,14 +13,14 @@ import numpy as np
 from fbackprop.checks import (
   DtypeError,
   ShapeError,
-  check_array,
+  check_arrays,
   check_dtype,
-  check_floating,
   check_optional_key,
   check_same,
   check_shape,
   check_unit,
   describe,
+  example_count,
 )
 from fbackprop.factors import refuse_factors
 from fbackprop.types import Array, Layer, Loss, Params, widen
@@ -43,8 +43,9 @@ def value_and_grad(
 
   Returns:
     `f(params, x, targets, *, key=None, weights=None) -> (J, grads)`, with `((J, outputs), grads)`
-    for `has_outputs`, and `(grads, x_bar)` in the place of `grads` for `input_gradient`. `weights`
-    `[N]`, not negative, in the dtype of the outputs; an example of weight zero must have a finite
+    for `has_outputs`, and `(grads, x_bar)` in the place of `grads` for `input_gradient`. x is
+    `[N, D_in]`, or, for a network of several inputs, a tree of arrays `[N, ...]`. `weights` `[N]`,
+    not negative, in the dtype of the outputs; an example of weight zero must have a finite
     loss. With N = 0 or Σ w = 0 the mean is 0 and the gradient is 0. `grads` has the structure,
     shapes and dtypes of `params`. It is pure: jit it, vmap it, differentiate it.
 
@@ -144,7 +145,7 @@ def nonzero(value: Array) -> Array:
 
 def check_batch(where: str, x: Any, targets: Any, key: Any) -> None:
   """Refuses what can be refused before the first layer is asked."""
-  check_floating(where, "x", x)
+  check_arrays(where, "x", x)
   check_targets(where, "targets", targets, x)
   check_optional_key(where, key)
 
@@ -160,10 +161,10 @@ def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
       f"{where}: {name} must be an array, or a tuple of arrays for several losses, got "
       f"{describe(targets)}"
     )
-  if x.ndim < 1 or targets.ndim < 1 or x.shape[0] != targets.shape[0]:
+  if targets.ndim < 1 or example_count(x) != targets.shape[0]:
     raise ShapeError(
       f"{where}: x and {name} must have the same number N of examples in front, got x "
-      f"{describe(x)} and {name} {describe(targets)}"
+      f"{describe(jax.tree.leaves(x)[0])} and {name} {describe(targets)}"
     )
 
 
@@ -215,8 +216,9 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
 
   Returns:
     `f(params, x, key=None) -> y`; x is `[..., D_in]` and y `[..., D_out]`: the axes in front are
-    flattened into N and put back. Reverse mode only, to any order; `jax.jvp` raises, as it does for
-    every `jax.custom_vjp`: take the forward mode of `net.forward` itself.
+    flattened into N and put back; a tree of arrays `[N, ...]` enters as it is. Reverse mode only,
+    to any order; `jax.jvp` raises, as it does for every `jax.custom_vjp`: take the forward mode of
+    `net.forward` itself.
 
   Raises:
     TypeError: `net` isn't a Layer.
@@ -254,7 +256,9 @@ def over_rows(where: str, batched: Callable[..., Array]) -> Callable[..., Array]
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
     check_optional_key(where, key)
-    check_array(where, "x", x)
+    if not hasattr(x, "shape"):
+      check_arrays(where, "x", x)
+      return batched(params, x, key)
     if x.ndim < 1:
       raise ShapeError(f"{where}: x must have shape [..., D_in], got {describe(x)}")
     y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
@@ -282,7 +286,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
 
   Args:
     net: the network.
-    x: `[N, D_in]`, an array or a `jax.ShapeDtypeStruct`.
+    x: `[N, D_in]`, an array or a `jax.ShapeDtypeStruct`, or a tree of them.
     key: of the forward pass; None for evaluation, in which dropout keeps nothing.
 
   Returns:
@@ -298,7 +302,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
     16384
   """
   check_unit("residual_bytes", "net", net, Layer)
-  check_array("residual_bytes", "x", x)
+  check_arrays("residual_bytes", "x", x)
   check_optional_key("residual_bytes", key)
   params = jax.eval_shape(net.init, jax.random.key(0))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fbackprop.checks import DtypeError, check_unit, describe
+from fbackprop.checks import DtypeError, check_unit, describe, example_count
 from fbackprop.hints import hint
 from fbackprop.quantities.clipping import clipped_gradient
 from fbackprop.quantities.gradients import example_gradients, mean_gradient
@@ -119,7 +119,7 @@ def captured_pass(
   outputs, residuals = net.forward(params, x, key)
   losses, loss_residuals = loss.forward(outputs, targets)
   shares = mean_weights(losses, weights, where)
-  losses_bar = jnp.ones_like(losses) if weights is None else max(x.shape[0], 1) * shares
+  losses_bar = jnp.ones_like(losses) if weights is None else max(example_count(x), 1) * shares
   captured, _ = net.backward(params, residuals, loss.backward(loss_residuals, losses_bar))
   read(where, captured)
   return weighted_mean(shares, losses), captured

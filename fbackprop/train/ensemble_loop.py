@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fbackprop.checks import example_count
 from fbackprop.train.judging import RUNNING, StopNumbers, add_up, judge
 from fbackprop.train.last_axis import vmap_last
 from fbackprop.train.loop import Loop, draw_order, take_batch
@@ -62,7 +63,7 @@ def make_ensemble_chunk(
     until: Array,
     one: Array,
   ) -> tuple[Loop, Array, Array]:
-    steps_per_epoch = data.x.shape[0] // batch_size
+    steps_per_epoch = example_count(data.x) // batch_size
 
     def goes_on(carry: tuple[Loop, Array, Array]) -> Array:
       loop, at, _ = carry

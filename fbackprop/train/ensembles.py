@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import DtypeError, check_callable, describe
+from fbackprop.checks import DtypeError, check_callable, describe, example_count
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.ensemble_arguments import (
   check_keys,
@@ -117,7 +117,7 @@ def fit_ensemble(
   watched = watched_examples(stop, validation, net, loss)
   if stop.validation_fraction is not None:
     train, watched = set_aside(train, stop.validation_fraction, keys[0])
-  n = train.x.shape[0]
+  n = example_count(train.x)
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
     check_count(name, value, least=1)
@@ -131,7 +131,7 @@ def fit_ensemble(
   optimizer_of = optimizer_by_rate(optimizer, rate_list is not None)
 
   start_key = jax.eval_shape(lambda keys: keys[0], keys)
-  rate = None if rate_list is None else shape_of((), train.x.dtype)
+  rate = None if rate_list is None else shape_of((), jax.tree.leaves(train.x)[0].dtype)
   info = jax.eval_shape(partial(first_step, net, loss, optimizer_of), start_key, rate, train)[1]
   dtype = info.loss.dtype
   rules = stop_numbers(stop, dtype, is_validated=watched is not None)
@@ -146,7 +146,9 @@ def fit_ensemble(
     best = None if watched is None else start_best(state.params, dtype)
     return start_loop(state, n, dtype, shuffle)._replace(best=best), Fixed(order_key, rate)
 
-  member_rates = None if rate_list is None else jnp.asarray(rate_list, train.x.dtype)
+  member_rates = (
+    None if rate_list is None else jnp.asarray(rate_list, jax.tree.leaves(train.x)[0].dtype)
+  )
   loop, fixed = jax.jit(jax.vmap(start, 0, axis))(keys, member_rates)
   evaluate = make_ensemble_evaluate(net, loss, axis)
 

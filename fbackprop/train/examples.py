@@ -14,8 +14,9 @@ from fbackprop.checks import (
   ShapeError,
   StructureError,
   check_array,
-  check_floating,
+  check_arrays,
   describe,
+  example_count,
 )
 from fbackprop.train.standardization import lost_values
 from fbackprop.train.steps import Batch
@@ -27,7 +28,8 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
 
   Args:
     name: "data" or "test".
-    examples: `(x, targets)` or a `Batch`, of NumPy or JAX arrays; targets may be a tuple of them.
+    examples: `(x, targets)` or a `Batch`, of NumPy or JAX arrays; x may be a tree of them, and
+      targets a tuple.
     net: the network, which is traced on the shapes.
     loss: likewise.
 
@@ -41,18 +43,18 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   if not isinstance(examples, tuple | list) or len(examples) not in (2, 3):
     raise DtypeError(f"{name} must be a pair (x, targets) or a Batch, got {describe(examples)}")
   batch = Batch(*examples)
+  check_arrays("fit", f"{name}.x", batch.x)
   for part, value in named_parts(batch):
     check_array("fit", f"{name}.{part}", value)
-    if part == "x":
-      check_floating("fit", f"{name}.x", value)
     check_finite(f"{name}.{part}", np.asarray(value))
+  n = example_count(batch.x)
+  if n == 0:
+    raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
   x, targets = (
     jax.tree.map(lambda value, what=what: as_jax(f"{name}.{what}", value), tree)
     for what, tree in (("x", batch.x), ("targets", batch.targets))
   )
   batch = batch._replace(x=x, targets=targets)
-  if batch.x.ndim < 1 or batch.x.shape[0] == 0:
-    raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
 
   def outputs_of(params: Params, x: Array) -> Any:
     return net.forward(params, x)[0]
@@ -63,10 +65,10 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     # The targets are no tracers, so that the loss looks at its labels.
     losses = loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
   except (TypeError, ValueError) as error:
-    shapes = jax.tree.map(describe, targets)
-    error.add_note(f"while fitting {name}: x {describe(batch.x)}, targets {shapes}")
+    shapes = jax.tree.map(describe, batch.x), jax.tree.map(describe, targets)
+    error.add_note(f"while fitting {name}: x {shapes[0]}, targets {shapes[1]}")
     raise
-  if losses.shape != (batch.x.shape[0],):
+  if losses.shape != (n,):
     raise StructureError(
       f"fit: the loss must give one number for each example, got {describe(losses)}"
     )
@@ -120,8 +122,9 @@ def as_jax(name: str, value: Any) -> Array:
 
 def named_parts(batch: Batch) -> list[tuple[str, Any]]:
   """The arrays of a batch, each by its name, such as "x" or "targets[1]"."""
-  leaves = jax.tree_util.tree_leaves_with_path(batch, is_leaf=is_no_tuple)
-  return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in leaves]
+  inputs = jax.tree_util.tree_leaves_with_path(Batch(batch.x, None))
+  leaves = jax.tree_util.tree_leaves_with_path(batch._replace(x=None), is_leaf=is_no_tuple)
+  return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in inputs + leaves]
 
 
 def is_no_tuple(value: Any) -> bool:

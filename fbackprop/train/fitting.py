@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError, check_callable, check_key, check_like, describe
+from fbackprop.checks import (
+  DtypeError,
+  check_callable,
+  check_key,
+  check_like,
+  describe,
+  example_count,
+)
 from fbackprop.train.checkpoints import Checkpoints, Kind, Saved, keeping, load_checkpoint
 from fbackprop.train.examples import check_examples, check_finite, digest, make_evaluate
 from fbackprop.train.gradient_checks import make_gradient_check
@@ -153,7 +160,7 @@ def fit(
   watched = watched_examples(stop, validation, net, loss)
   if stop.validation_fraction is not None:
     train, watched = set_aside(train, stop.validation_fraction, key)
-  n = train.x.shape[0]
+  n = example_count(train.x)
   batch_size = n if batch_size is None else batch_size
   for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
     check_count(name, value, least=1)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, get_args
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import DtypeError, check_number, describe
+from fbackprop.checks import DtypeError, check_number, describe, example_count
 from fbackprop.hints import hint
 from fbackprop.quantities.clipping import clipping_factors, weighted_gradient
 from fbackprop.quantities.gradients import mean_gradient, plain
@@ -79,7 +79,7 @@ def make_gradient(
       return value, mean_gradient(captured), Watched(noise)
     factors = clipping_factors(captured, clip_examples)
     # Divided before it is summed, as the mean of what isn't clipped.
-    grads = weighted_gradient(captured, factors / max(x.shape[0], 1))
+    grads = weighted_gradient(captured, factors / max(example_count(x), 1))
     return value, grads, Watched(noise, (factors < 1).mean(dtype=jnp.float32))
 
   return loss_and_gradient

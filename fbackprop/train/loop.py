@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fbackprop.checks import example_count
+from fbackprop.meshes import take_rows
 from fbackprop.train.judging import (
   DIVERGED,
   RUNNING,
@@ -92,7 +94,7 @@ def make_chunk(
     loop: Loop, data: Batch, stop: StopNumbers, until: Array, order_key: Array
   ) -> tuple[Loop, Info]:
     first = loop.state.step
-    steps_per_epoch = data.x.shape[0] // batch_size
+    steps_per_epoch = example_count(data.x) // batch_size
 
     def goes_on(carry: tuple[Loop, Rows]) -> Array:
       loop = carry[0]
@@ -170,7 +172,7 @@ def draw_order(
   shuffle: str = "exact",
 ) -> Array:
   """What this epoch's shuffle drew: at its first step anew, and else the `order` that it was."""
-  draw, n = find_shuffle(shuffle).draw, data.x.shape[0]
+  draw, n = find_shuffle(shuffle).draw, example_count(data.x)
   if batch_size == n:
     return order
   epoch, place = epoch_and_place(step, n // batch_size)
@@ -193,13 +195,13 @@ def take_batch(
   With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
   descent.
   """
-  n = data.x.shape[0]
+  n = example_count(data.x)
   if batch_size == n:
     return data
   place = epoch_and_place(step, n // batch_size)[1]
   rows = find_shuffle(shuffle).rows(order, n, place * batch_size, batch_size)
-  weights = None if data.weights is None else data.weights[rows]
-  return Batch(data.x[rows], jax.tree.map(lambda part: part[rows], data.targets), weights)
+  batch: Batch = take_rows(data, rows)
+  return batch
 
 
 def epoch_and_place(step: Array, steps_per_epoch: int) -> tuple[Array, Array]:

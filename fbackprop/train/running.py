@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fbackprop.checks import example_count
 from fbackprop.train.checkpoints import Keeper, Saved
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.history import History, mean_loss
@@ -167,7 +168,7 @@ class Running:
       if left == 0:
         return None
       halts.append(done + left)
-    most_steps = stop.most_steps(len(self.train.x) // self.batch_size)
+    most_steps = stop.most_steps(example_count(self.train.x) // self.batch_size)
     return min(done + self.capacity, most_steps, *halts)
 
   def advance(self, until: int) -> str | None:
@@ -236,7 +237,7 @@ class Running:
     scores, watched = self.evaluate(self.loop.state.params), recent.watched
     evaluation = Evaluation(
       step=done,
-      epoch=done / (len(self.train.x) // self.batch_size),
+      epoch=done / (example_count(self.train.x) // self.batch_size),
       train_loss=mean_loss(recent),
       test_loss=scores[0],
       test_accuracy=scores[1],

@@ -18,6 +18,7 @@ from fbackprop.checks import (
   check_like,
   check_unit,
   describe,
+  example_count,
 )
 from fbackprop.quantities.gradients import plain
 from fbackprop.train.gradients import Watched, make_gradient
@@ -28,9 +29,12 @@ from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, export
 
 @exportable
 class Batch(NamedTuple):
-  """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]` or None for a plain mean."""
+  """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]` or None for a plain mean.
 
-  x: Array
+  x is a tree of arrays `[N, ...]` for a network of several inputs.
+  """
+
+  x: Any
   targets: Any
   weights: Array | None = None
 
@@ -223,7 +227,7 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
   """Σ w, or N without weights, for a loss of `dtype`."""
   dtype = at_least_float32(dtype)
   if batch.weights is None:
-    return jnp.asarray(batch.x.shape[0], dtype)
+    return jnp.asarray(example_count(batch.x), dtype)
   return batch.weights.sum(dtype=dtype)
 
 
@@ -235,7 +239,7 @@ def noise_key(net: Layer, state: State) -> Array | None:
 def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
   """The places of some examples that the step's number draws, `[count]`."""
   generator = np.random.default_rng(int(state.step))
-  return generator.choice(examples.x.shape[0], count, replace=False)
+  return generator.choice(example_count(examples.x), count, replace=False)
 
 
 def all_finite(tree: Params) -> Array:

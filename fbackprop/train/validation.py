@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.checks import example_count
 from fbackprop.extras import need
+from fbackprop.meshes import take_rows
 from fbackprop.train.examples import check_examples, holds_labels
 from fbackprop.train.steps import Batch
 from fbackprop.train.stopping import StopRules
@@ -164,8 +166,8 @@ def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batc
     ValueError: they can't be divided so; those of a part have no weight.
   """
   labels = np.asarray(examples.targets) if holds_labels(examples.targets) else None
-  parts = rows_aside(len(examples.x), labels, fraction, key)
-  train, validation = (jax.tree.map(lambda part, rows=rows: part[rows], examples) for rows in parts)
+  parts = rows_aside(example_count(examples.x), labels, fraction, key)
+  train, validation = (take_rows(examples, rows) for rows in parts)
   for name, part in (("training", train), ("validation", validation)):
     if part.weights is not None and not np.asarray(part.weights).any():
       raise ValueError(

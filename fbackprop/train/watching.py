@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from fbackprop.meshes import take_rows
 from fbackprop.quantities.moments import NoiseScale
 from fbackprop.quantities.passes import compute
 from fbackprop.quantities.vitals import Health
@@ -33,7 +34,7 @@ def make_health_check(
 
   def look(state: State) -> dict[str, Any]:
     rows = drawn_rows(state, examples, batch_size)
-    x, targets, weights = jax.tree.map(lambda part: part[rows], examples)
+    x, targets, weights = take_rows(examples, rows)
     found: Health = jax.device_get(health(state.params, x, targets, None, weights)[2]["health"])
     return {
       layer: {field: np.asarray(value).tolist() for field, value in own._asdict().items()}

@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from fbackprop.checks import example_count
+from fbackprop.meshes import off_mesh, take_rows
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.arguments import Leaves, signature_of
@@ -159,7 +161,7 @@ def make_live_check(
       rule = Rule(mean_loss, mean_loss_vjp, signature, jax.tree.structure(out))
       witnesses = gather_witnesses(rule, leaves, [out])
       gradients = compiled(rule, witnesses, uncancelled_loss)
-      unit = NOISE.unit * (1 + 0.25 * math.sqrt(args[1].shape[0]))
+      unit = NOISE.unit * (1 + 0.25 * math.sqrt(example_count(args[1])))
       found[shapes] = Traced(rule, witnesses, gradients, unit)
     return found[shapes]
 
@@ -176,11 +178,13 @@ def make_live_check(
     if not paths:
       return LiveCheck(0.0, "", 0.0, ok=True)
     if rows is not None:
-      x, targets, weights = jax.tree.map(lambda a: a[rows], (x, targets, weights))
+      x, targets, weights = take_rows((x, targets, weights), rows)
     args = (params, x, targets, key, weights)
     rounded_grads = as_numpy(jax.tree.leaves(in_own_dtype(*args)))
-    # A run's precision may name an algorithm, and those round float64 products too.
-    with np.errstate(all="ignore"), jax.default_matmul_precision("highest"):
+    # The truth is found on one device. A run's precision may name an algorithm, and those round
+    # float64 products too.
+    with jax.set_mesh(None), np.errstate(all="ignore"), jax.default_matmul_precision("highest"):
+      args = off_mesh(args)
       leaves = where_float64_is(jax.tree.leaves(args))
       differences, terms, wrong = compare_gradients(traced_for(args), leaves)
       exact, rounded = (
