@@ -19,7 +19,7 @@ SHORT = ["--stop.max-steps", "20", "--hidden", "8", "--eval-every", "20", "--che
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
   monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 
@@ -31,7 +31,7 @@ def trained(tmp_path_factory):
   (folder / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
-    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
     patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
     flags = ["--data", "csv:t.csv", "--target", "y", "--out", ".", "--name", "run"]
     flags += ["--ckpt.every", "10"]

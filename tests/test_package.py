@@ -20,7 +20,7 @@ MODULES = sorted(
 
 # A module imports from lower floors, or from one that stands earlier in its own row.
 FLOORS = [
-  ["lazy", "hints", "extras", "markup", "typefaces", "types", "checks", "jaxprs"],
+  ["lazy", "hints", "extras", "markup", "typefaces", "types", "checks", "jaxprs", "meshes"],
   ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
    "activations", "linear", "normalization", "noise", "factors",
    "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
