@@ -169,6 +169,10 @@ class TrainConfig:
   """What a step that isn't finite does: ends the run (raise), is left out (skip), or sends the run
   back to the last checkpoint, and on with half the rate (rollback)."""
 
+  init: Annotated[str | None, tyro.conf.arg(metavar="RUN|FILE")] = None
+  """Start from the parameters of a run, with its network and standardization, or from those of a
+  safetensors file."""
+
   resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
   """Folder of a run that goes on where its last checkpoint stands, as it was told when it began."""
 
@@ -243,13 +247,14 @@ class TrainConfig:
       for flag, is_given in (
         ("ckpt.every", self.ckpt.every is not None),
         ("on-nonfinite", self.on_nonfinite != "raise"),
+        ("init", self.init is not None),
         ("resume", self.resume is not None),
         ("clip-examples", self.clip_examples is not None),
         ("watch", bool(self.watch)),
       ):
         if is_given:
           raise UsageError(f"--{flag} is for one network, not for --ensemble or --rates")
-    for flag, text in (("out", self.out), ("name", self.name)):
+    for flag, text in (("out", self.out), ("name", self.name), ("init", self.init)):
       if text is not None and "\0" in text:
         raise UsageError(f"--{flag} can't hold a zero byte, got {text!r:.100}")
     if len(self.hidden) > 2**14 - 2:

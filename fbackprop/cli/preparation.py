@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
 from fbackprop.cli.options import emphasis_of, network_options, training_examples
 from fbackprop.cli.runs import check_same_data, file_of_run, load_json
+from fbackprop.cli.start import (
+  Start,
+  copy_start,
+  params_of_start,
+  read_start,
+  standardization_of,
+  with_network_of,
+)
 from fbackprop.cli.usage import UsageError
 from fbackprop.train.sources.names import kind_and_path
 
@@ -29,6 +37,8 @@ class Prepared(NamedTuple):
     examples: what it learns from.
     validation: what is set aside, or None.
     steps: the most there can be.
+    start: of `--init`, or None.
+    params: what the run starts from; None to draw it, or where a checkpoint holds it.
   """
 
   config: TrainConfig
@@ -37,12 +47,19 @@ class Prepared(NamedTuple):
   examples: "Batch"
   validation: "Batch | None"
   steps: int
+  start: Start | None = None
+  params: Any = None
 
   @property
   def last_step(self) -> int | None:
     """The step at which the run ends at the latest, if that is known."""
     stop = self.config.stop
     return None if stop.max_steps is None and stop.max_epochs is None else self.steps
+
+  @property
+  def is_standardized_as_before(self) -> bool:
+    """Whether the standardization is that of `--init`."""
+    return standardization_of(self.start, self.config) is not None
 
   @property
   def aside(self) -> int:
@@ -54,7 +71,8 @@ class Prepared(NamedTuple):
     aside = f", {self.aside} to validate on" if self.aside else ""
     numbers = f"{len(self.examples.x)} examples to train on{aside}"
     first = f"{self.config.data}: {numbers}, {len(self.dataset.x_test)} to test on"
-    return [first, *about(self.dataset)]
+    lines = [first, *about(self.dataset, self.is_standardized_as_before)]
+    return lines if self.start is None else [*lines, f"started from {self.config.init}"]
 
 
 def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
@@ -65,8 +83,10 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   """
   from fbackprop.train.models import describe_model
 
+  start = read_start(config, arguments)
+  config = with_network_of(start, config, arguments)
   options = network_options(config, arguments)
-  dataset = load(config, arguments)
+  dataset = load(config, arguments, start)
   if config.resume is not None:
     check_same_data(config.resume, f"--resume {config.resume}", config.data, dataset.fingerprint)
   examples, validation = training_examples(config, dataset, arguments)
@@ -80,6 +100,7 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
     config = replace(config, batch_size=n)
   sizes = (dataset.x.shape[1], *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset, **options)
+  params = None if start is None else params_of_start(start, dataset, model)
   steps = config.stop.most_steps(n // config.batch_size)
   if "noise_scale" in config.watched and config.batch_size < 2:
     where = told_by("watch", arguments)
@@ -90,7 +111,8 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   if config.warmup > steps:
     where = told_by("warmup", arguments)
     raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
-  prepared = Prepared(config, dataset, model, examples, validation, steps)
+  params = None if config.resume is not None else params
+  prepared = Prepared(config, dataset, model, examples, validation, steps, start, params)
   if config.schedule != "constant" and prepared.last_step is None:
     where = told_by("schedule", arguments)
     raise UsageError(
@@ -130,13 +152,11 @@ def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Pat
     raise UsageError(str(error)) from error
   except OSError as error:
     raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
-  describe_run(folder, config, arguments, prepared.dataset.fingerprint)
+  describe_run(folder, prepared, arguments)
   return folder
 
 
-def describe_run(
-  folder: Path, config: TrainConfig, arguments: Sequence[str], fingerprint: dict[str, Any]
-) -> None:
+def describe_run(folder: Path, prepared: Prepared, arguments: Sequence[str]) -> None:
   """Writes what a run was told and where it runs; of one that goes on, that is known already.
 
   env.json also has the fingerprint of the examples, as "data".
@@ -146,6 +166,7 @@ def describe_run(
   """
   from fbackprop.train import runs
 
+  config = prepared.config
   if config.resume is not None:
     then, now = read_environment(folder), runs.environment()
     changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
@@ -160,7 +181,11 @@ def describe_run(
       folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
     )
     if config.resume is None:
-      runs.write_json(folder / "env.json", {**runs.environment(), "data": fingerprint})
+      runs.write_json(
+        folder / "env.json", {**runs.environment(), "data": prepared.dataset.fingerprint}
+      )
+      if prepared.start is not None:
+        copy_start(prepared.start, folder)
   except OSError as error:
     where = told_by("out", arguments)
     raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
@@ -192,10 +217,11 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
     raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
-def load(config: TrainConfig, arguments: Sequence[str]) -> "Dataset":
+def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = None) -> "Dataset":
   """The data of a run, or a usage error that says what is wrong with it."""
   from fbackprop.train.datasets import load_dataset
 
+  known = standardization_of(start, config)
   try:
     return load_dataset(
       config.data,
@@ -207,6 +233,7 @@ def load(config: TrainConfig, arguments: Sequence[str]) -> "Dataset":
       sample_weights=config.sample_weights,
       missing_targets=config.missing_targets,
       rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
+      like=None if known is None else (known.standardization, known.target_standardization),
     )
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
@@ -220,7 +247,7 @@ def load(config: TrainConfig, arguments: Sequence[str]) -> "Dataset":
     raise UsageError(where + (rest if is_key else str(error))) from error
 
 
-def about(dataset: "Dataset") -> list[str]:
+def about(dataset: "Dataset", is_standardized_as_before: bool = False) -> list[str]:
   """What is learned from a file, and what was done to it: what a user of it would want to check."""
   lines = []
   if dataset.inferred:
@@ -229,7 +256,10 @@ def about(dataset: "Dataset") -> list[str]:
     lines.append(f"{dataset.task}, as {dataset.inferred} ({kind}: {names}); --task says otherwise")
   if dataset.standardization is not None:
     what = "features" if dataset.target_standardization is None else "features and targets"
-    lines.append(f"{what} standardised by the training part: mean 0, deviation 1")
+    how = "by the training part: mean 0, deviation 1"
+    if is_standardized_as_before:
+      how = "as they were for the parameters of --init"
+    lines.append(f"{what} standardised {how}")
   return [*lines, *dataset.notes]
 
 

@@ -102,6 +102,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
           optimizer=optimizer,
           stop=replace(config.stop, validation_fraction=None),
           key=jax.random.key(config.seed),
+          params=prepared.params,
           batch_size=config.batch_size,
           shuffle=config.shuffle,
           test=(dataset.x_test, dataset.targets_test),

@@ -104,6 +104,7 @@ def load_dataset(
   sample_weights: str | None = None,
   missing_targets: MissingTargets = "refuse",
   rounded: bool = False,
+  like: tuple[Standardization | None, Standardization | None] | None = None,
 ) -> Dataset:
   """Makes or reads a data set by its name, and splits it.
 
@@ -127,6 +128,8 @@ def load_dataset(
       for the name of a class.
     rounded: whether the source's numbers are rounded to float32 first, as in runs that have no
       fingerprint, which go on to the same bits so.
+    like: standardizations of the features and of a regression's values, in the place of those of
+      the training part: of a network that is trained further. None for the training part's own.
 
   Returns:
     The `Dataset`.
@@ -155,11 +158,17 @@ def load_dataset(
   notes = list(source.notes)
 
   def narrowed(
-    names: Sequence[str], train: np.ndarray, test: np.ndarray, is_standardized: bool
+    names: Sequence[str],
+    train: np.ndarray,
+    test: np.ndarray,
+    is_standardized: bool,
+    known: Standardization | None,
   ) -> tuple[np.ndarray, np.ndarray, Standardization | None]:
     own, raw = None, (train, test)
     if is_standardized:
-      own = fit_standardization(train)
+      if known is not None and len(known.mean) != len(names):
+        raise ValueError(f"{name}: expected {len(known.mean)} columns, got {len(names)}")
+      own = fit_standardization(train) if known is None else known
       constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
       if constant and source.image_shape is None:  # Most pictures have a margin.
         notes.append(f"constant in the training part: {listed(constant)}")
@@ -168,11 +177,22 @@ def load_dataset(
     notes.extend(lost_values(names, raw, (train, test)))
     return train, test, own
 
-  x, x_test, standardization = narrowed(source.features, parts.x, parts.x_test, is_standardized)
+  of_x, of_targets = (None, None) if like is None else like
+  x, x_test, standardization = narrowed(
+    source.features,
+    parts.x,
+    parts.x_test,
+    is_standardized if like is None else of_x is not None,
+    of_x,
+  )
   targets, targets_test, target_standardization = parts.targets, parts.targets_test, None
   if not is_labelled:
     targets, targets_test, target_standardization = narrowed(
-      source.outputs, targets, targets_test, is_standardized and is_regression
+      source.outputs,
+      targets,
+      targets_test,
+      is_regression and (is_standardized if like is None else of_targets is not None),
+      of_targets,
     )
   weights = parts.weights
   return Dataset(

@@ -21,7 +21,7 @@ from fbackprop.train.datasets import Dataset
 from fbackprop.train.sources.examples import WIDEST
 from fbackprop.train.sources.names import TASKS, Task
 from fbackprop.train.standardization import Standardization, as_float32
-from fbackprop.train.weights import params_of, read_stored, save_params
+from fbackprop.train.weights import Stored, params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
 
 LOSSES = {
@@ -192,18 +192,30 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     OSError: it can't be read, or is no file.
   """
   stored = read_stored(path)
-  if KEY not in stored.metadata:
+  description = description_of(stored)
+  if description is None:
     raise ValueError(f"{path} doesn't say what network it is of: fbackprop train didn't write it")
-  try:
-    description = read_description(json.loads(stored.metadata[KEY]))
-    check_depth(description, len(stored.entries))
-  except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-    raise ValueError(f"{path} describes no network: {error}") from error
   like = jax.eval_shape(description.net.init, jax.random.key(0))
   if description.ensemble is not None:
     stack = description.ensemble
     like = jax.tree.map(lambda a: shape_of((stack, *a.shape), a.dtype), like)
   return Model(description, params_of(stored, like))
+
+
+def description_of(stored: Stored) -> Description | None:
+  """What network a file is of; None if it doesn't say.
+
+  Raises:
+    ValueError: it says what can't be; the message names the file.
+  """
+  if KEY not in stored.metadata:
+    return None
+  try:
+    description = read_description(json.loads(stored.metadata[KEY]))
+    check_depth(description, len(stored.entries))
+  except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+    raise ValueError(f"{stored.path} describes no network: {error}") from error
+  return description
 
 
 def check_depth(description: Description, arrays: int) -> None:
