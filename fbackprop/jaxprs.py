@@ -39,6 +39,7 @@ CALLS = {
   "pjit": ("jaxpr",),
   "closed_call": ("call_jaxpr",),
   "core_call": ("call_jaxpr",),
+  "eval_jaxpr": ("call_jaxpr",),
   "composite": ("call_jaxpr", "jaxpr"),
   "remat2": ("jaxpr",),
   "checkpoint": ("jaxpr",),
@@ -214,7 +215,7 @@ def expanded(equation: Any) -> Program:
   """The program of a hijax equation; traced once for each primitive."""
   primitive = equation.params.get("_prim")
   if not (isinstance(primitive, HiPrim) and hasattr(primitive, "in_tree")):
-    raise UnknownProgramError(f"the hijax equation {equation.primitive.name!r}")
+    raise UnknownProgramError(f"the hijax equation {type(primitive).__name__!r}")
   known: Program | None = vars(primitive).get("_fbackprop_program")
   if known is not None:
     return known

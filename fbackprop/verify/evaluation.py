@@ -165,7 +165,8 @@ class Evaluator:
     if name in primitives.EXACT:
       return [self.exact(name, params, inputs, equation)]
     if name in primitives.ROUNDED:
-      return [self.perturbed(primitives.ROUNDED[name](params, *inputs), 1.0)]
+      result = primitives.ROUNDED[name](params, *inputs)
+      return [result if is_scaling(name, inputs) else self.perturbed(result, 1.0)]
     if name in primitives.TRANSCENDENTAL:
       return [self.perturbed(primitives.TRANSCENDENTAL[name](params, *inputs), 4.0)]
     if name in primitives.SUMS:
@@ -396,6 +397,12 @@ class Evaluator:
       axes = tuple(1 + a for a in params["axes"])
       x = inputs[0] if name == "reduce_max" else -inputs[0]
       self.watch(place, name, *two_largest(x, axes))
+
+
+def is_scaling(name: str, inputs: list[Any]) -> bool:
+  """Whether it is a product with a power of two, as in 2 · round(x / 2): that is exact."""
+  scalars = [x for x in inputs if x.size == 1 and is_real(x)] if name == "mul" else []
+  return any(np.abs(np.frexp(x)[0]) == 0.5 for x in scalars)
 
 
 def two_largest(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
