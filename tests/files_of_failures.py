@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import os
 import shutil
 import zipfile
@@ -24,6 +25,9 @@ TEXTS = {
   "hole.csv": "a,b,y\n1,2,no\n3,,yes\n",
   "nan.csv": "a,b,y\n1,2,no\n3,nan,yes\n",
   "answer.csv": "a,b,y\n1,2,no\n3,4, \n",
+  "unknown.csv": "a,b,y\n" + "".join(f"{i},1,{i / 4 if i != 2 else '?'}\n" for i in range(30)),
+  "many.csv": "a,b,y\n" + "".join(f"{i},1,{i / 4 if i != 2 else 'much'}\n" for i in range(30)),
+  "grade.csv": "a,b,y\n1,2,no\n3,4,None\n5,6,no\n",
   "twice.csv": "a,a,y\n1,2,no\n",
   "quote.csv": 'a,b,y\n1,"2,no\n',
   "alone.csv": "y\nno\nyes\n",
@@ -64,6 +68,7 @@ def archives():
     "rows.npz": {"x": npy(X), "y": npy(y[:2])},
     "words.npz": {"x": npy(y), "y": npy(y)},
     "infinite.npz": {"x": npy(X.astype(float) * 1e39), "y": npy(y)},
+    "unknown.npz": {"x": npy(X), "y": npy(np.array([0.5, np.nan, 1.5]))},
     "scalar.npz": {"x": npy(X), "y": npy(np.float32(1))},
     "complex.npz": {"x": npy(X), "y": npy(np.ones(3, complex))},
     "test.npz": {"x": npy(X), "y": npy(y), "x_test": npy(X)},
@@ -151,6 +156,10 @@ def make_files(folder: Path) -> None:
   arrays = safetensors.numpy.load(old)
   run(folder / "running", summary=None, env=None)
   run(folder / "unfinished", model=None)
+  same = {"columns": dict.fromkeys("aby", ""), "unordered": "", "block": 1, "blocks": "0 1 2 3 4"}
+  fingerprint = {"sha256": "", "split": "", "rows": 5, **same}
+  run(folder / "changed", env=json.dumps({"data": fingerprint}).encode())
+  run(folder / "no-print", env=b'{"data": "t.csv"}')
   run(folder / "flipped", model=flipped)
   run(folder / "cut", model=MODEL[:-7])
   run(folder / "half-checksum", model=MODEL.replace(b"fbackprop.sha256", b"fbackprop.sha257"))

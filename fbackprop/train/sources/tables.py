@@ -9,7 +9,6 @@ import csv
 import io
 import warnings
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TextIO
 
@@ -26,7 +25,14 @@ from fbackprop.train.sources.examples import (
   left_out,
 )  # fmt: skip
 from fbackprop.train.sources.names import MissingTargets, Task
-from fbackprop.train.sources.targets import as_numbers, holes_of, infer_task, label, values_of
+from fbackprop.train.sources.targets import (
+  as_numbers,
+  exact,
+  holes_of,
+  infer_task,
+  label,
+  values_of,
+)
 
 # Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
 MOST_CELLS = 2**26
@@ -262,7 +268,7 @@ def lost_integers(
   notes = []
   for name, own in zip(columns, values.T, strict=True):
     if np.abs(own).max(initial=0.0) > EXACT_INTEGERS:
-      different = {Decimal(cell.strip()) for cell in table.column(name)[there]}
+      different = {exact(cell) for cell in table.column(name)[there]}
       notes += kept(name, len(different), len(np.unique(own)), "float64")
   return tuple(notes)
 
@@ -277,7 +283,7 @@ def holes_in(table: Table, target: Sequence[str], missing_targets: MissingTarget
       own |= holes_of(cells.tolist())
     if own.any() and missing_targets != "drop":
       advice = f"{own.sum():,} in all; --missing-targets drop leaves such rows out"
-      if not np.isfinite(as_numbers(cells[~own])).all():
+      if cells[own.argmax()].strip() and not np.isfinite(as_numbers(cells[~own])).all():
         advice += ", class takes the word for a class"
       refuse(table, int(own.argmax()), name, f"the target is missing ({advice})")
     is_hole |= own

@@ -13,7 +13,7 @@ A column of one, `[N, 1]`, is a vector, and a hole is neither a number nor a wor
 """  # noqa: E501
 
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -120,8 +120,16 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
 def class_key(name: str) -> Any:
   """What makes two names one class: equal numbers do, as 1, 1.0 and 1e0; words by their letters."""
   number = as_number(name)
-  # Exact, as float64 has no place for every integer. What isn't finite is a word.
-  return name if number is None or not abs(number) < float("inf") else Decimal(name.strip())
+  # Exact, as float64 hasn't every integer. What isn't finite is a word.
+  return name if number is None or not abs(number) < float("inf") else exact(name)
+
+
+def exact(number: str) -> Decimal:
+  """The number that a text is, of which float64 may be a neighbour."""
+  try:
+    return Decimal(number.strip())
+  except InvalidOperation:  # An exponent of twenty digits, say.
+    return Decimal(float(number))
 
 
 def label(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
