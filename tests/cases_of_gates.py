@@ -200,6 +200,10 @@ CHOICES = (
   ),
   gate_row(fb.gates.elu_with(0.5), partial(jax.nn.elu, alpha=0.5), kinks=far_out, variant="_0.5"),
   gate_row(
+    fb.gates.elu_with(2.0, accurate_tail=True), partial(jax.nn.elu, alpha=2.0), kinks=far_out,
+    variant="_accurate",
+  ),
+  gate_row(
     fb.gates.max_with(ties="first"), first_max, count=3, kinks=three_tied, variant="_first"
   ),
   gate_row(

@@ -2,6 +2,8 @@
 
 import math
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +65,22 @@ def test_the_steps(capsys):
   assert "  dg3/dy = dg3/dg1 · ∂g1/∂y + dg3/dg2 · ∂g2/∂y = 2 · 1 + 3 · 1 = 2 + 3 = 5" in lines
   forward, backward = (lines.index(line) for line in lines if line.startswith(("Forw", "Global")))
   assert forward < backward
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "circuits.md"
+SHOWN = re.findall(r"```console\n\$ fbackprop (.*)\n((?:.*\n)*?)```", PAGE.read_text("utf-8"))
+
+
+@pytest.mark.parametrize(("command", "shown"), SHOWN)
+def test_the_page_shows_what_is_printed(capsys, command, shown):
+  code = main(shlex.split(command))
+  said = capsys.readouterr()
+  assert said.out + said.err == shown
+  assert code == 2 * shown.startswith("fbackprop: ")
+
+
+def test_the_page_has_its_examples():
+  assert len(SHOWN) == 2
 
 
 def test_steps_of_every_form():

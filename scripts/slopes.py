@@ -1,0 +1,343 @@
+"""Slopes at kinks and in saturation: fbackprop's beside those of JAX, PyTorch, TensorFlow.
+
+  python scripts/slopes.py            measures what is installed here, and prints it
+  python scripts/slopes.py --record   puts it into experiments/results/slopes.json, docs/slopes.md
+  python scripts/slopes.py --check    measures again what is recorded of the versions that are here
+
+At a kink there is no derivative, and each library has its choice; where a function saturates there
+is one, of which rounding may leave nothing. Everything is in float32, on the CPU, eager. The column
+of another version, or of a library that isn't needed here, is made by running --record with the
+Python that has it: a library that is missing is left out.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # Also where fbackprop isn't installed, as beside torch alone.
+
+from scripts import longdouble as true  # noqa: E402
+
+RESULTS, PAGE = ROOT / "experiments/results/slopes.json", ROOT / "docs/slopes.md"
+INF = math.inf
+SMALLEST = 1.2e-38  # Of normal numbers; below, some processors and compilers say 0.
+Slopes = dict[str, float]
+
+
+class Row(NamedTuple):
+  """A point at which slopes are compared.
+
+  Attributes:
+    gate: the name of the function, ours.
+    point: its inputs.
+    by: the input that is moved.
+    truth: the slope, or the slopes on both sides, as they are shown.
+  """
+
+  gate: str
+  point: tuple[float, ...]
+  by: int
+  truth: str
+
+  @property
+  def key(self) -> str:
+    """A name in the file: "relu(0)", "max(1, 1) by 0"."""
+    inside = ", ".join(f"{x:g}" for x in self.point)
+    return f"{self.gate}({inside})" + (f" by {self.by}" if len(self.point) > 1 else "")
+
+
+# Of functions of one input the kinks, with the slopes on both sides, ...
+KINKS: dict[str, dict[float, str]] = {
+  "relu": {0: "0 to 1"},
+  "leaky_relu": {0: "0.01 to 1"},
+  "relu6": {0: "0 to 1", 6: "0 to 1"},
+  "hard_tanh": {-1: "0 to 1", 1: "0 to 1"},
+  "abs": {0: "-1 to 1"},
+  "elu": {0: "1"},
+  "selu": {0: "1.051 to 1.758"},
+}
+# ... points of saturation ...
+TAILS: dict[str, tuple[float, ...]] = {
+  "elu": (-10, -20, -90), "selu": (-10, -20, -90), "sigmoid": (-90, -20, 10, 20, 90),
+  "tanh": (-20, -5, 5, 9, 20), "softplus": (-90, -20, 20, 90), "gelu": (-10, -5, 5, 10),
+  "gelu_tanh": (-10, -5, 5, 10), "silu": (-90, -20, 20, 90), "mish": (-90, -20, 20, 90),
+}  # fmt: skip
+# ... and the slopes at -∞ and ∞.
+LIMITS = {
+  "relu": ("0", "1"), "leaky_relu": ("0.01", "1"), "relu6": ("0", "0"), "hard_tanh": ("0", "0"),
+  "abs": ("-1", "1"), "elu": ("0", "1"), "selu": ("0", "1.051"), "sigmoid": ("0", "0"),
+  "tanh": ("0", "0"), "softplus": ("0", "1"), "gelu": ("0", "1"), "gelu_tanh": ("0", "1"),
+  "silu": ("0", "1"), "mish": ("0", "1"),
+}  # fmt: skip
+TIES = (
+  ("max", (1.0, 1.0)), ("max", (2.0, 2.0, 2.0)), ("min", (1.0, 1.0)), ("min", (2.0, 2.0, 2.0)),
+)  # fmt: skip
+OTHERS = (
+  Row("sqrt", (0,), 0, "∞"),
+  Row("power", (0, 0), 0, "0"),
+  Row("power", (0, 1), 0, "1"),
+  Row("power", (0, 2), 1, "0"),
+  Row("power", (-2, 2), 0, "-4"),
+  Row("power", (-2, 2), 1, "none"),
+)
+
+
+def rows() -> list[Row]:
+  """All of them, function by function."""
+  found = []
+  for name, limits in LIMITS.items():
+    found += [Row(name, (x,), 0, shown) for x, shown in KINKS.get(name, {}).items()]
+    found += [Row(name, (x,), 0, show(true_slope(name, x))) for x in TAILS.get(name, ())]
+    found += [Row(name, (x,), 0, shown) for x, shown in zip((-INF, INF), limits, strict=True)]
+  for name, point in TIES:
+    found += [Row(name, point, i, "0 to 1") for i in range(len(point))]
+  return [*found, *OTHERS]
+
+
+def true_slope(name: str, x: float) -> float:
+  """The derivative where there is one."""
+  _, terms = getattr(true, name)(np.asarray([x], np.longdouble))
+  return float(np.sum(terms))
+
+
+# --- The libraries --------------------------------------------------------------------------------
+
+
+SAME_NAMES = ("relu", "leaky_relu", "relu6", "sigmoid", "softplus", "elu", "selu", "silu")
+
+
+def ours() -> tuple[str, Slopes]:
+  """fbackprop's backward rules, on the JAX that is here."""
+  import jax
+  import jax.numpy as jnp
+
+  from fbackprop import gates
+
+  def slope(row: Row) -> float:
+    gate = getattr(gates, row.gate)
+    y, residuals = gate.forward(*(jnp.float32(x) for x in row.point))
+    return float(gate.backward(residuals, jnp.ones_like(y))[row.by])
+
+  return f"fbackprop on jax {jax.__version__}", measured(slope)
+
+
+def jaxs() -> tuple[str, Slopes]:
+  """`jax.grad` of what `jax.nn` and `jax.numpy` have."""
+  import jax
+  import jax.numpy as jnp
+
+  functions: dict[str, Callable[..., Any]] = {
+    **{name: getattr(jax.nn, name) for name in (*SAME_NAMES, "hard_tanh", "mish")},
+    **{name: getattr(jnp, name) for name in ("tanh", "abs", "sqrt", "power")},
+    "gelu": partial(jax.nn.gelu, approximate=False), "gelu_tanh": jax.nn.gelu,
+    "max": partial(extreme, jnp.maximum, jnp.max, jnp.stack),
+    "min": partial(extreme, jnp.minimum, jnp.min, jnp.stack),
+  }  # fmt: skip
+
+  def slope(row: Row) -> float:
+    gradient = jax.grad(functions[row.gate], row.by)
+    return float(gradient(*(jnp.float32(x) for x in row.point)))
+
+  return f"jax {jax.__version__}", measured(slope)
+
+
+def torchs() -> tuple[str, Slopes]:
+  """PyTorch's `torch.nn.functional` and `torch`."""
+  import torch
+  from torch.nn import functional
+
+  functions: dict[str, Callable[..., Any]] = {
+    **{name: getattr(functional, name) for name in (*SAME_NAMES, "mish", "gelu")},
+    **{name: getattr(torch, name) for name in ("tanh", "abs", "sqrt")}, "power": torch.pow,
+    "hard_tanh": functional.hardtanh, "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "max": partial(extreme, torch.maximum, torch.amax, torch.stack),
+    "min": partial(extreme, torch.minimum, torch.amin, torch.stack),
+  }  # fmt: skip
+
+  def slope(row: Row) -> float:
+    inputs = [torch.tensor(float(x), requires_grad=True) for x in row.point]
+    functions[row.gate](*inputs).backward()
+    return float(inputs[row.by].grad)
+
+  return f"torch {torch.__version__.partition('+')[0]}", measured(slope)
+
+
+def tensorflows() -> tuple[str, Slopes]:
+  """TensorFlow's `tf.nn` and `tf.math`."""
+  import tensorflow as tf
+
+  functions: dict[str, Callable[..., Any]] = {
+    **{name: getattr(tf.nn, name) for name in (*SAME_NAMES, "tanh")},
+    "leaky_relu": partial(tf.nn.leaky_relu, alpha=0.01), "abs": tf.math.abs, "sqrt": tf.math.sqrt,
+    "hard_tanh": partial(tf.clip_by_value, clip_value_min=-1, clip_value_max=1),
+    "gelu": partial(tf.nn.gelu, approximate=False),
+    "gelu_tanh": partial(tf.nn.gelu, approximate=True), "power": tf.math.pow,
+    "max": partial(extreme, tf.maximum, tf.reduce_max, tf.stack),
+    "min": partial(extreme, tf.minimum, tf.reduce_min, tf.stack),
+  }  # fmt: skip
+
+  def slope(row: Row) -> float:
+    if row.gate not in functions:
+      raise NotImplementedError
+    inputs = [tf.Variable(float(x)) for x in row.point]
+    with tf.GradientTape() as tape:
+      y = functions[row.gate](*inputs)
+    return float(tape.gradient(y, inputs[row.by]))
+
+  return f"tensorflow {tf.__version__}", measured(slope)
+
+
+def extreme(
+  of_two: Callable[..., Any], of_many: Callable[..., Any], stack: Callable[..., Any], *xs: Any
+) -> Any:
+  """The maximum of two numbers, or of a vector, as a library has them."""
+  return of_two(*xs) if len(xs) == 2 else of_many(stack(xs), 0)
+
+
+def measured(slope: Callable[[Row], float]) -> Slopes:
+  """The slope at each row that a library has."""
+  found = {}
+  for row in rows():
+    try:
+      found[row.key] = slope(row)
+    except NotImplementedError:
+      continue
+  return found
+
+
+# --- The table ------------------------------------------------------------------------------------
+
+
+def measure() -> dict[str, Slopes]:
+  """The columns of the libraries that are installed."""
+  columns = {}
+  for library in (ours, jaxs, torchs, tensorflows):
+    try:
+      heading, slopes = library()
+    except ModuleNotFoundError as error:
+      if error.name not in ("jax", "torch", "tensorflow"):
+        raise
+      continue
+    columns[heading] = slopes
+  return columns
+
+
+def show(x: float | None) -> str:
+  """A slope as the table has it."""
+  if x is None:
+    return "–"
+  if not math.isfinite(x):
+    return "NaN" if math.isnan(x) else "∞" if x > 0 else "-∞"
+  return f"{x + 0.0:.4g}" if x == 0 or abs(x) >= 1e-3 else f"{x:.1e}"
+
+
+def merged(columns: Mapping[str, Slopes]) -> list[tuple[str, Slopes]]:
+  """The columns in order, those of one library that say the same as one."""
+  found: list[tuple[str, Slopes]] = []
+  for heading in sorted(columns, key=order):
+    slopes, library = columns[heading], heading.rpartition(" ")[0]
+    for i, (other, theirs) in enumerate(found):
+      if other.startswith(library) and all(show(theirs[k]) == show(slopes[k]) for k in slopes):
+        found[i] = (f"{other}, {heading.rpartition(' ')[2]}", theirs)
+        break
+    else:
+      found.append((heading, slopes))
+  return found
+
+
+def order(heading: str) -> tuple[int, list[int]]:
+  """Ours first, and each library's versions from old to new."""
+  library, _, version = heading.rpartition(" ")
+  place = ("fbackprop on jax", "jax", "torch", "tensorflow").index(library)
+  return place, [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def table(columns: Mapping[str, Slopes]) -> list[str]:
+  """The lines of a Markdown table."""
+  shown = merged(columns)
+  heads = ["function", "at", "by input", "slope", *(heading for heading, _ in shown)]
+  lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
+  for row in rows():
+    at = ", ".join(show(x) for x in row.point)
+    by = "" if len(row.point) == 1 else str(row.by + 1)
+    cells = [row.gate, at, by, row.truth, *(show(slopes.get(row.key)) for _, slopes in shown)]
+    lines.append(f"| {' | '.join(cells)} |")
+  return lines
+
+
+def page(columns: Mapping[str, Slopes]) -> str:
+  """docs/slopes.md: what stands around the table is written there by hand."""
+  before, _, rest = PAGE.read_text("utf-8").partition("<!-- table -->\n")
+  _, _, after = rest.partition("<!-- end of table -->\n")
+  lines = "\n".join(table(columns))
+  return f"{before}<!-- table -->\n\n{lines}\n\n<!-- end of table -->\n{after}"
+
+
+def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> list[str]:
+  """What is measured here otherwise than it is recorded, for the versions that are in both."""
+  found = []
+  for heading, slopes in now.items():
+    for key, value in slopes.items() if heading in recorded else ():
+      then = recorded[heading].get(key)
+      if then is None or not same(then, value):
+        found.append(f"{heading}: {key}: recorded {show(then)}, here {show(value)}")
+  return found
+
+
+def same(a: float, b: float) -> bool:
+  """Whether two slopes are one, but for the rounding of another processor."""
+  if math.isnan(a) or math.isnan(b):
+    return math.isnan(a) and math.isnan(b)
+  return math.isclose(a, b, rel_tol=1e-4, abs_tol=SMALLEST)
+
+
+def read() -> dict[str, Slopes]:
+  """What is recorded. JSON has no NaN or infinity: they are words there."""
+  if not RESULTS.exists():
+    return {}
+  columns: dict[str, dict[str, float | str]] = json.loads(RESULTS.read_text("utf-8"))
+  return {head: {k: float(v) for k, v in column.items()} for head, column in columns.items()}
+
+
+def write(columns: Mapping[str, Slopes]) -> None:
+  """Records the columns, and makes the page of them."""
+  plain = {
+    heading: {k: v if math.isfinite(v) else str(v) for k, v in columns[heading].items()}
+    for heading in sorted(columns, key=order)
+  }
+  RESULTS.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", "utf-8")
+  PAGE.write_text(page(columns), "utf-8")
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+  """Measures, and prints, records or compares. Returns 1 if something differs."""
+  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+  parser.add_argument("--record", action="store_true", help="write the results and the page")
+  parser.add_argument("--check", action="store_true", help="compare with the results and the page")
+  options = parser.parse_args(None if arguments is None else list(arguments))
+  now = measure()
+  if options.record:
+    write({**read(), **now})
+    print(f"recorded: {', '.join(now)}")
+    return 0
+  if not options.check:
+    print("\n".join(table(now)))
+    return 0
+  recorded = read()
+  found = differences(recorded, now)
+  if PAGE.read_text("utf-8") != page(recorded):
+    found.append(f"{PAGE.name} isn't the page of {RESULTS.name}: python scripts/slopes.py --record")
+  print("\n".join(found) or f"as recorded: {', '.join(h for h in now if h in recorded)}")
+  return int(bool(found))
+
+
+if __name__ == "__main__":
+  raise SystemExit(main())
