@@ -16,6 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,8 +152,8 @@ def jaxs() -> tuple[str, Slopes]:
 
 def torchs() -> tuple[str, Slopes]:
   """PyTorch's `torch.nn.functional` and `torch`."""
-  import torch
-  from torch.nn import functional
+  torch: Any = import_module("torch")
+  functional = torch.nn.functional
 
   functions: dict[str, Callable[..., Any]] = {
     **{name: getattr(functional, name) for name in (*SAME_NAMES, "mish", "gelu")},
@@ -172,7 +173,7 @@ def torchs() -> tuple[str, Slopes]:
 
 def tensorflows() -> tuple[str, Slopes]:
   """TensorFlow's `tf.nn` and `tf.math`."""
-  import tensorflow as tf
+  tf: Any = import_module("tensorflow")
 
   functions: dict[str, Callable[..., Any]] = {
     **{name: getattr(tf.nn, name) for name in (*SAME_NAMES, "tanh")},
