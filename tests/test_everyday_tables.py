@@ -1,8 +1,10 @@
 """Numbers as people's tables have them: none is changed, merged or left out without a word."""
 
 import re
+import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train.datasets import load_dataset
-from fbackprop.train.models import load_model
+from fbackprop.train.models import Description, Model, load_model
 from fbackprop.train.scoring import score
 from fbackprop.train.sources.archives import read_npz
 from fbackprop.train.sources.tables import read_csv, read_features
@@ -25,8 +27,10 @@ SHORT = ["--stop.max-steps", "20", "--hidden", "8", "--eval-every", "20", "--che
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+  monkeypatch.setattr(
+    "fbackprop.train.report.draw_report", lambda *arguments, **options: b"a picture"
+  )
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments, **options: b"a page")
 
 
 def write(path, columns, separator=","):
@@ -81,6 +85,29 @@ def test_the_numbers_are_those_of_the_text(tmp_path):
   (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{word},1\n" for word in words))
   found = read_features(str(tmp_path / "t.csv"), ["a"])[:, 0]
   np.testing.assert_array_equal(found, [float(word) for word in words])
+
+
+def test_pandas_is_asked_for_by_its_extra(tmp_path, monkeypatch, capsys):
+  path = write(tmp_path / "t.csv", {"a": [1, 2], "y": ["u", "v"]})
+  monkeypatch.setitem(sys.modules, "pandas", None)
+  said = "pandas is not installed; install it with: pip install 'fbackprop[data]'"
+  with pytest.raises(ModuleNotFoundError, match=re.escape(said)):
+    read_csv(path, ["y"], None)
+  assert main(["train", "--data", f"csv:{path}", "--target", "y"]) == 2
+  assert capsys.readouterr().err == f"fbackprop: {said}\n"
+
+
+def test_a_model_takes_raw_rows_of_any_kind(tmp_path):
+  """Standardised in float64, whoever holds the rows."""
+  raw = np.array([[2**24 + 1.0], [2**24 + 2.0], [2**24 + 3.0]])
+  own = fit_standardization(raw)
+  about = Description((1, 1), "identity", "regression", ("y",), ("a",), own, own)
+  model = Model(about, ((fb.dense(1, 1).init(jax.random.key(0))._replace(
+    w=jnp.ones((1, 1)), b=jnp.zeros(1))),))  # fmt: skip
+  for x in (raw, raw.astype(np.int64), raw.astype(">i4")):
+    np.testing.assert_allclose(model.outputs(x), raw, rtol=1e-15, atol=1e-6)
+  with pytest.raises(ValueError, match=r"column 'a', row 1: 3.67.*\+300, which .* is too large f"):
+    model.outputs(np.array([[0.0], [3e300]]))
 
 
 def test_a_column_of_true_and_false_is_one_and_zero(tmp_path):
@@ -261,6 +288,8 @@ def test_numbers_that_fit_would_change_are_refused_or_said():
     fit(x * 1e39, labels)
   with pytest.raises(TypeError, match=r"data.x must have a dtype that JAX has too, got float128"):
     fit(x.astype(np.longdouble), labels)
+  with pytest.raises((TypeError, ValueError), match="targets"):
+    fit(x, np.array(1.0))
 
 
 # --- One inference of the task --------------------------------------------------------------------

@@ -19,8 +19,10 @@ SHORT = ["--stop.max-steps", "20", "--hidden", "8", "--eval-every", "20", "--che
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+  monkeypatch.setattr(
+    "fbackprop.train.report.draw_report", lambda *arguments, **options: b"a picture"
+  )
+  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments, **options: b"a page")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +33,8 @@ def trained(tmp_path_factory):
   (folder / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
-    patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-    patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
+    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments, **options: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_page", lambda *arguments, **options: b"a page")
     flags = ["--data", "csv:t.csv", "--target", "y", "--out", ".", "--name", "run"]
     flags += ["--ckpt.every", "10"]
     assert main(["train", *flags, *SHORT]) == 0

@@ -50,9 +50,9 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   n = example_count(batch.x)
   if n == 0:
     raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
-  x, targets = (
-    jax.tree.map(lambda value, what=what: as_jax(f"{name}.{what}", value), tree)
-    for what, tree in (("x", batch.x), ("targets", batch.targets))
+  given = Batch(batch.x, batch.targets)  # Weights must be of the loss's dtype as they are.
+  x, targets, _ = jax.tree_util.tree_map_with_path(
+    lambda path, value: as_jax(f"{name}{jax.tree_util.keystr(path)}", value), given
   )
   batch = batch._replace(x=x, targets=targets)
 
@@ -111,7 +111,7 @@ def as_jax(name: str, value: Any) -> Array:
       raise ValueError(
         f"fit: {name} must fit into {dtype}, got {value[tuple(wrong[0])]} at [{place}]"
       )
-  elif own.dtype != value.dtype.newbyteorder("=") and value.size:
+  elif value.dtype.kind == "f" and own.dtype.itemsize < value.dtype.itemsize and value.ndim:
     check_finite(name, own)
     raw, narrow = (part.reshape(len(part), -1) for part in (value.astype(np.float64), own))
     for said in lost_values([f"{name}[:, {j}]" for j in range(raw.shape[1])], [raw], [narrow]):

@@ -69,7 +69,9 @@ def fit(
     net: the network.
     loss: the loss.
     data: `(x, targets)` or a `Batch`: x `[N, D_in]` and what the loss takes. Values are looked at
-      here, once: NaN, infinity and labels out of range are refused.
+      here, once: NaN, infinity and labels out of range are refused. NumPy arrays become what JAX
+      makes of them, float32 without x64: what is too large for that is refused, and a warning names
+      the columns that lose distinct values, as those of time stamps do.
     optimizer: `gradient_descent(rate)` or any of optax's; see `make_step`.
     stop: the stop rules.
     key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.

@@ -16,7 +16,7 @@ class Standardization(NamedTuple):
 
   def apply(self, x: np.ndarray) -> np.ndarray:
     """Raw columns `[N, D]` standardised, in float64, so that no offset costs a digit."""
-    standardized: np.ndarray = (x - self.mean) / self.scale
+    standardized: np.ndarray = (np.asarray(x) - self.mean) / self.scale
     return standardized
 
   def undo(self, x: np.ndarray) -> np.ndarray:
@@ -64,11 +64,12 @@ def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
   """
   with np.errstate(over="ignore"):
     narrow: np.ndarray = np.asarray(x, np.float32)
-  if not np.isfinite(narrow).all():
-    row, column = np.argwhere(~np.isfinite(narrow))[0]
+  is_lost = np.isinf(narrow) & np.isfinite(x)
+  if is_lost.any():
+    row, column = np.argwhere(is_lost)[0]
     raise ValueError(
-      f"column {names[column]!r}, row {row}: {x[row, column]:g} is too large for float32, which "
-      "the network has"
+      f"column {names[column]!r}, row {row}: {x[row, column]:g}, which the network takes, is too "
+      "large for float32"
     )
   return narrow
 

@@ -25,7 +25,7 @@ from fbackprop.train.results import Result
 HERE = Path(__file__).parent
 FILES = {
   "config.toml": "what the run was told",
-  "env.json": "versions and machine",
+  "env.json": "versions, machine, and the fingerprint of the data",
   "metrics.jsonl": "a line for each evaluation",
   "model.safetensors": "the network, for fbackprop predict and eval",
   "report.png": "the run as a picture",
