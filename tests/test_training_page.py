@@ -23,7 +23,7 @@ def words_and_numbers(text):
 
 @pytest.mark.slow
 def test_the_page_prints_what_it_shows(tmp_path, capsys):
-  assert len(COMMANDS) == 9
+  assert len(COMMANDS) == 10
   with contextlib.chdir(tmp_path):
     exec(compile(MAKER, str(PAGE), "exec"), {})  # noqa: S102  # The page's own block.
     for command, shown in COMMANDS:
