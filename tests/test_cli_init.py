@@ -82,8 +82,8 @@ def test_other_rows_are_standardised_as_the_parameters_know_them(first):
   assert train("--init runs/first --name later --stop.max-steps 0", "later.csv") == 0
   was, now = (load_model(f"runs/{name}/model.safetensors") for name in ("first", "later"))
   np.testing.assert_array_equal(was.description.standardization, now.description.standardization)
-  assert train("--init runs/first --name anew --standardize on --stop.max-steps 0", "later.csv") == 0
-  anew = load_model("runs/anew/model.safetensors").description.standardization
+  assert train("--init runs/first --name on --standardize on --stop.max-steps 0", "later.csv") == 0
+  anew = load_model("runs/on/model.safetensors").description.standardization
   assert anew.mean[0] - was.description.standardization.mean[0] == pytest.approx(1000, abs=10)
 
 
@@ -112,7 +112,7 @@ def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
 @pytest.mark.parametrize(
   ("words", "header", "said"),
   [
-    ("--init nowhere", HEADER, "--init nowhere: there is no nowhere; give the folder of a run that"),
+    ("--init nowhere", HEADER, "--init nowhere: there is no nowhere; give the folder of a run"),
     ("--init runs", HEADER, "--init runs: there is no runs/model.safetensors; give the folder of"),
     ("--init t.csv", HEADER, "--init t.csv: t.csv is not a safetensors file"),
     ("--init runs/first --hidden 7", HEADER,
@@ -124,7 +124,7 @@ def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
     ("--init runs/first", "size,time,kind\n", "name the same, in the same order"),
     ("--init bare.safetensors --hidden 5", HEADER,
      "--init bare.safetensors: bare.safetensors: 0.w must be float32[2, 5], got float32[2, 6]"),
-    ("--init bare.safetensors --hidden 6 6", HEADER, "is of another network: missing ['4.b', '4.w']"),
+    ("--init bare.safetensors --hidden 6 6", HEADER, "of another network: missing ['4.b', '4.w']"),
     ("--init runs/first --ensemble 2", HEADER, "--init is for one network, not for --ensemble"),
   ],
 )  # fmt: skip
