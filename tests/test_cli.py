@@ -29,7 +29,7 @@ LINE = ("--data", "sine", "--hidden")  # A linear model of the sine: the smalles
 
 @pytest.fixture
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
   monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 

@@ -20,7 +20,7 @@ LINE = ("--data", "sine", "--hidden", "4", "--check-every", "0", "--eval-every",
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
   monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 
@@ -43,7 +43,7 @@ def whole(tmp_path_factory):
   """A run of 100 steps that is never cut; only to be read."""
   out = tmp_path_factory.mktemp("runs")
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
     patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
     assert train(*LINE, "--out", out, "--name", "a", "--stop.max-steps", 100) == 0
   return out / "a"

@@ -126,7 +126,7 @@ def test_what_cannot_be_is_refused(change, said):
 
 @pytest.mark.slow
 def test_a_run_says_how_it_learns(tmp_path, capsys, monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
   monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
   assert set(SCHEDULES) >= {"cosine"}
   flags = "--data iris --optimizer adam --rate 0.01 --schedule cosine --warmup 5 --weight-decay 0.1"

@@ -28,7 +28,7 @@ SHORT = "--hidden 6 6 --stop.max-steps 40 --eval-every 40"
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +170,7 @@ def everything(files):
   flags += " --label-smoothing 0.1 --class-weights 1 2.5 --dropout 0.5 --normalization layer_norm"
   flags += f" --skip on --repeat-hidden on --check-every 0 --out {files}/runs"
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
     assert main(["train", *flags.split()]) == 0
   return files / "runs" / "kinds-1"
 

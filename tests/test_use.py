@@ -22,7 +22,7 @@ KINDS = np.where(ROWS[:, 0] > 0, "warm", "cold")
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
   monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 
@@ -50,7 +50,7 @@ def kinds(tmp_path_factory):
   folder = tmp_path_factory.mktemp("kinds")
   data = write_table(folder / "kinds.csv", **features(ROWS), kind=KINDS)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments: b"a picture")
+    patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
     patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
     train(folder, "--data", data, "--target", "kind")
   return folder / "runs" / "kinds-1"
