@@ -131,7 +131,7 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
 def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypatch):
   titles = []
 
-  def drawn(title, *arguments):
+  def drawn(title, *arguments, **tell):
     titles.append(title)
     return b"a picture"
 

@@ -113,9 +113,11 @@ def test_other_rows_are_scored_all_and_its_own_are_said(folder, capsys):
   told = capsys.readouterr()
   assert "11 examples of csv:new.csv" in told.out
   assert "fbackprop: 10 of these 11 rows are the run's own" in told.err
-  (folder / "far.csv").write_text("a,b,y\n7,8,0\n9,7,1\n")
-  assert main(["eval", "run", "--data", "csv:far.csv"]) == 0
-  assert capsys.readouterr().err == ""
+  (folder / "far.csv").write_text("a,b,y\n7,8,0\n9,7,1\n1,2,NA\n")
+  assert main(["eval", "run", "--data", "csv:far.csv", "--missing-targets", "drop"]) == 0
+  told = capsys.readouterr()
+  assert "2 examples of csv:far.csv" in told.out
+  assert told.err == ""
 
 
 def test_a_run_of_before_goes_on_with_a_note(folder, capsys):

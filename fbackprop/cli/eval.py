@@ -35,6 +35,11 @@ class EvalConfig:
   ] = None
   """As of train: raw rows with the run's columns; all of them, or their own test part."""
 
+  missing_targets: Annotated[
+    MissingTargets | None, tyro.conf.arg(help_behavior_hint="(default: as the run was trained)")
+  ] = None
+  """Rows of --data without a target: refuse them, drop them, or take a word for a class."""
+
 
 def main(arguments: Sequence[str]) -> int:
   """Prints the scores.
@@ -50,14 +55,18 @@ def main(arguments: Sequence[str]) -> int:
   load_told(config.run)
   told = parse(["--config", f"{config.run}/config.toml"])
 
+  if config.data is None and config.missing_targets is not None:
+    raise UsageError("--missing-targets is for the rows of --data: give both")
+
   from fbackprop.train.datasets import load_parts
   from fbackprop.train.scoring import own_labels, rows_of, score
-  from fbackprop.train.sources.targets import HOLES
+  from fbackprop.train.sources.targets import HOLES_AMONG_NUMBERS
 
   data, about = config.data or told.data, model.description
+  missing_targets = config.missing_targets or told.missing_targets
   # A model of before there was the flag may have a class of such a name.
-  is_class = told.missing_targets == "refuse" and any(name in HOLES for name in about.outputs)
-  missing_targets: MissingTargets = "class" if is_class else told.missing_targets
+  if missing_targets == "refuse" and HOLES_AMONG_NUMBERS & set(map(str.lower, about.outputs)):
+    missing_targets = "class"
   try:
     if config.data is None:
       # The same split, with raw rows, which the model standardises itself.

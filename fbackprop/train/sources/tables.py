@@ -99,7 +99,8 @@ def read_csv(
   if missing or not target:
     named = f"has no column {missing[0]!r}" if missing else "needs the name of a target column"
     raise ValueError(f"{path} {named}; its columns are {listed([*table.places])}")
-  weights = None if sample_weights is None else weights_of(table, sample_weights, target)
+  if sample_weights is not None:
+    check_weights_column(table, sample_weights, target)
   if features is None:
     features = tuple(c for c in table.places if c not in target and c != sample_weights)
   if not features:
@@ -107,8 +108,7 @@ def read_csv(
   is_hole = holes_in(table, target, missing_targets)
   there = ~is_hole
   x = numbers(table, features, there)
-  if weights is not None:
-    weights = weights[there]
+  weights = None if sample_weights is None else weights_of(table, sample_weights, there)
   words = [table.column(name)[there] for name in target]
   task, inferred = (task, "") if task else infer_task(values_of(np.stack(words, 1)))
   notes = left_out(path, is_hole) + lost_integers(table, features, x, there)
@@ -292,14 +292,19 @@ def holes_in(table: Table, target: Sequence[str], missing_targets: MissingTarget
   return is_hole
 
 
-def weights_of(table: Table, column: str, target: Sequence[str]) -> np.ndarray:
-  """A column of weights, `[N]`; a cell that holds none is refused by its place."""
+def check_weights_column(table: Table, column: str, target: Sequence[str]) -> None:
+  """Refuses a column of weights that isn't there, or is learned."""
   if column not in table.places:
     raise ValueError(f"{table.path} has no column {column!r} of sample_weights; its columns are "
                      f"{listed([*table.places])}")  # fmt: skip
   if column in target:
     raise ValueError(f"{table.path}: {column!r} can't be both target and sample_weights")
-  weights = numbers(table, (column,))[:, 0]
+
+
+def weights_of(table: Table, column: str, there: np.ndarray) -> np.ndarray:
+  """A column of weights in the rows that are there; a negative one is refused by its place."""
+  weights = numbers(table, (column,), there)[:, 0]
   if (weights < 0).any():
-    refuse(table, int((weights < 0).argmax()), column, "a weight of at least 0 was expected")
+    row = int(np.flatnonzero(there)[(weights < 0).argmax()])
+    refuse(table, row, column, "a weight of at least 0 was expected")
   return weights
