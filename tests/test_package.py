@@ -66,7 +66,7 @@ FLOORS = [
    "train.results", "train.result_html", "train.weights", "train.sources.names",
    "train.sources.examples",
    "train.sources.bundled", "train.sources.synthetic", "train.sources.targets",
-   "train.sources.tables",
+   "train.sources.lines", "train.sources.tables",
    "train.sources.members", "train.sources.archives", "train.sources.idx", "train.sources",
    "train.fingerprints", "train.standardization",
    "train.averaging", "train.ensemble_results", "train.ensemble_arguments",

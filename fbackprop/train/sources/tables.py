@@ -8,9 +8,9 @@ import codecs
 import csv
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TextIO
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from fbackprop.train.sources.examples import (
   kept,
   left_out,
 )  # fmt: skip
+from fbackprop.train.sources.lines import Lines, bounded_lines, check_rows, rows_of, tab_or_comma
 from fbackprop.train.sources.names import MissingTargets, Task
 from fbackprop.train.sources.targets import (
   as_numbers,
@@ -36,7 +37,6 @@ from fbackprop.train.sources.targets import (
 
 # Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
 MOST_CELLS = 2**26
-LONGEST_LINE = 2**24
 # How a file in UTF-16 begins.
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
@@ -52,20 +52,6 @@ class Table(NamedTuple):
     """The cells of a column, `[N]`, as text."""
     cells: np.ndarray = self.frame[self.places[name]].to_numpy(dtype=object)
     return cells
-
-
-class Lines:
-  """Lines as a file for pandas, which takes one each time that it reads."""
-
-  def __init__(self, lines: Iterator[str]) -> None:
-    self.lines = lines
-
-  def __iter__(self) -> Iterator[str]:
-    return self.lines
-
-  def read(self, size: int = -1) -> str:
-    """The next line, however long."""
-    return next(self.lines, "")
 
 
 def read_csv(
@@ -173,45 +159,6 @@ def read_table(path: str) -> Table:
   if (frame[len(columns) - 1] == "").any():  # pandas fills up a row that is too short.
     check_rows(path, len(columns), is_strict=False)
   return Table(Path(path), {name: place for place, name in enumerate(columns)}, frame)
-
-
-def tab_or_comma(path: str) -> str:
-  """What stands between two cells."""
-  return "\t" if path.lower().endswith(".tsv") else ","
-
-
-def rows_of(path: str | Path, *, is_strict: bool) -> Iterator[tuple[int, list[str]]]:
-  """The rows below the header and the lines in which they end, by Python's `csv`.
-
-  It is slower than pandas, and knows lines. A line of nothing but spaces is no row to either.
-  """
-  with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
-    lines = bounded_lines(str(path), file)
-    reader = csv.reader(lines, strict=is_strict, delimiter=tab_or_comma(str(path)))
-    try:
-      next(reader)
-      for row in reader:
-        if len(row) > 1 or "".join(row).strip():
-          yield reader.line_num, row
-    except csv.Error as error:
-      raise ValueError(f"{path} is no csv file: {error}, in line {reader.line_num}") from error
-
-
-def check_rows(path: str, columns: int, *, is_strict: bool) -> None:
-  """Refuses the first row that has another number of cells."""
-  for line, row in rows_of(path, is_strict=is_strict):
-    if len(row) != columns:
-      raise ValueError(f"{path}, line {line}: {columns} cells were expected, got {len(row)}")
-
-
-def bounded_lines(path: str, file: TextIO) -> Iterator[str]:
-  """The lines of a file; none is read further than it may be long."""
-  number = 0
-  while line := file.readline(LONGEST_LINE + 1):
-    number += 1
-    if len(line) > LONGEST_LINE:
-      raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} letters")
-    yield line
 
 
 def columns_of(path: str, header: Sequence[str]) -> tuple[str, ...]:
