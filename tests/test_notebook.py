@@ -145,6 +145,7 @@ def test_signals_show_shapes_and_no_numbers():
 def test_a_report_that_passed():
   net = fb.dense(2, 3)
   report = fb.verify.layer(net, net.init(jax.random.key(0)), jnp.ones((4, 2)), level="quick")
+  assert repr(report) == f"Report(PASS: dense, {len(report.checks)} checks)"
   found = Reader(report._repr_html_())
   assert found.texts[0] == "PASS"
   for check in report.checks:
@@ -159,6 +160,7 @@ def test_a_report_that_failed_says_what_where_and_why():
   report = Report(
     NASTY, (finding,) * 40, (Checked("maths", 3, "fail"),), ("vmap: x < y",), again="a < b"
   )
+  assert repr(report) == f"Report(FAIL: {NASTY}, 40 findings, 1 checks)"
   found = Reader(report._repr_html_())
   assert "script" not in found.tags
   for text in ("FAIL", "params/<w> (4,4)", "4 of 16", "[3,17]", "-1.5000e+00", "2.5000e+00",

@@ -234,7 +234,9 @@ def test_a_caller_who_takes_no_sentences_is_warned_once(only_dejavu):
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     report.draw_report(*a_run(output_names=("고양이", "개", "값")))
-  assert len(caught) == 1
+  said = [str(warning.message) for warning in caught if warning.category is UserWarning]
+  assert len(said) == 1
+  assert said[0].startswith("report.png: no installed font has")
 
 
 def test_the_page_has_the_names_whatever_fonts_there_are(only_dejavu):

@@ -116,6 +116,11 @@ class Report(NamedTuple):
     report: Report = import_module("fbackprop.verify.rendering").from_json(text)
     return report
 
+  def __repr__(self) -> str:
+    """The verdict in a line; `print` writes the table."""
+    findings = f", {len(self.findings)} findings" if self.findings else ""
+    return f"Report({self.verdict.upper()}: {self.name}{findings}, {len(self.checks)} checks)"
+
   def _repr_html_(self) -> str:
     """What a notebook shows: see `html.to_html`."""
     return str(import_module("fbackprop.verify.html").to_html(self))
