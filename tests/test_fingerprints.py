@@ -128,6 +128,17 @@ def test_a_run_of_before_goes_on_with_a_note(folder, capsys):
   assert "run has no fingerprint of its data, as older runs" in capsys.readouterr().err
 
 
+def test_a_run_of_before_has_the_bits_that_it_had(folder):
+  """Its numbers were rounded to float32 before they were standardised."""
+  found = load_dataset("csv:t.csv", 0, target=["y"], rounded=True)
+  raw = load_dataset("csv:t.csv", 0, target=["y"], standardize="off").x
+  mean, scale = (getattr(raw.astype(np.float64), name)(0) for name in ("mean", "std"))
+  np.testing.assert_array_equal(found.x, np.float32((raw - mean) / scale))
+  now = load_dataset("csv:t.csv", 0, target=["y"])
+  assert (now.x != found.x).any()
+  np.testing.assert_allclose(now.x, found.x, rtol=0, atol=1e-6)
+
+
 PRINTS = {"sha256": 1, "split": 2}
 
 

@@ -1,8 +1,8 @@
 """Tables as text: a csv or tsv file with a header, of numbers, whose targets may be words.
 
 pandas divides the text into cells and guesses nothing: each stays text, and a number is the float64
-that is nearest to it, by Python's `float`. (pandas has `float_precision="round_trip"` for that before
-version 3.1, which deprecates it.) Where something is wrong, Python's own `csv` finds the line.
+that is nearest to it, by Python's `float`. (pandas' `float_precision="round_trip"` does the same,
+and is deprecated by its version 3.1.) Where something is wrong, Python's own `csv` finds the line.
 """
 
 import codecs
