@@ -192,8 +192,8 @@ def test_random_numbers_lose_nothing_that_is_said(tmp_path):
 def test_a_standardisation_is_right_at_any_size_and_offset(scale):
   x = np.array([[0.0, 1.0], [1.0, 1.0], [3.0, 1.0]]) * scale
   found = fit_standardization(x)
-  np.testing.assert_allclose(found.apply(x)[:, 0].std(), 1)
-  np.testing.assert_array_equal(found.apply(x)[:, 1], 0)
+  np.testing.assert_allclose(found.wide(x)[:, 0].std(), 1)
+  np.testing.assert_array_equal(found.wide(x)[:, 1], 0)
   far = fit_standardization(2.0**52 + x) if scale == 1 else found
   np.testing.assert_allclose(far.scale, found.scale)
 

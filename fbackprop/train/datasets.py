@@ -172,7 +172,7 @@ def load_dataset(
       constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
       if constant and source.image_shape is None:  # Most pictures have a margin.
         notes.append(f"constant in the training part: {listed(constant)}")
-      train, test = own.apply(train), own.apply(test)
+      train, test = own.wide(train), own.wide(test)
     train, test = as_float32(train, names), as_float32(test, names)
     notes.extend(lost_values(names, raw, (train, test)))
     return train, test, own

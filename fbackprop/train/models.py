@@ -131,7 +131,7 @@ class Model(NamedTuple):
       ValueError: a feature is too large for float32, in which the network is.
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
-    x = as_float32(x if own is None else own.apply(x), self.description.features)
+    x = as_float32(x if own is None else own.wide(x), self.description.features)
     net, is_alone = self.description.net, self.description.ensemble is None
 
     def outputs_of(params: Params, x: jax.Array) -> jax.Array:

@@ -15,7 +15,11 @@ class Standardization(NamedTuple):
   scale: np.ndarray
 
   def apply(self, x: np.ndarray) -> np.ndarray:
-    """Raw columns `[N, D]` standardised, in float64, so that no offset costs a digit."""
+    """Raw columns `[N, D]` as the network has them, in float32."""
+    return self.wide(x).astype(np.float32)
+
+  def wide(self, x: np.ndarray) -> np.ndarray:
+    """The same in float64, so that no offset costs a digit."""
     standardized: np.ndarray = (np.asarray(x) - self.mean) / self.scale
     return standardized
 
