@@ -195,7 +195,8 @@ class Reader:
       return self.unary(place), [place.operand]
     if isinstance(place, ast.Call):
       if not isinstance(place.func, ast.Name):
-        advice = "; a product is written with *" if isinstance(place.func, ast.Constant) else ""
+        is_number = isinstance(place.func, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call)
+        advice = "; a product is written with *" if is_number else ""
         message = f"only a gate can be called, by its name{advice}"
         raise self.source.error_at(place.func, message)
       called = place.func.id

@@ -104,10 +104,12 @@ class Source:
         return ast.parse(self.text)
     except SyntaxError as error:
       line, column = error.lineno or 1, (error.offset or 1) - 1
-      message = "there is nothing to read" if not self.text else said_of(error)
-      if self.lines[min(line, len(self.lines)) - 1][max(column, 0) :].startswith("|"):
-        message += "; |x| is written abs(x)"
-      raise self.error(message, line, max(column, 0)) from None
+      column = max(column, 0)
+      text = self.lines[min(line, len(self.lines)) - 1]
+      message = said_of(error, text[:column], text[column:])
+      if not self.text:
+        message = "there is nothing to read"
+      raise self.error(message, line, column) from None
     except (RecursionError, MemoryError):
       raise self.error("this is nested too deep for Python's parser", 1, 0) from None
 
@@ -142,9 +144,16 @@ class Source:
     return f"{where}\n  {before}{shown_}{after}\n  {' ' * (len(before) + column - start)}^"
 
 
-def said_of(error: SyntaxError) -> str:
-  """What Python says of a syntax error, where that is about the text."""
+def said_of(error: SyntaxError, before: str, rest: str) -> str:
+  """What Python says of a syntax error, where that is about the text, and what may help."""
   message = error.msg.partition(". Perhaps")[0]
-  # As of 2x; in Python a letter behind digits belongs to the number.
-  product = "; a product is written with *" if " literal" in message else ""
-  return f"this can't be read: {message}{product}"
+  advice = ""
+  if rest.startswith("|"):
+    advice = "; |x| is written abs(x)"
+  elif "\\" in before[-1:] + rest[:1]:
+    advice = "; LaTeX isn't read"
+  elif message.startswith("invalid") and message.endswith(" literal"):
+    advice = "; a product is written with *"  # As of 2x: to Python, x belongs to the number.
+  elif re.search(r"[\w)]\s*$", before) and re.match(r"[\w(]", rest):
+    advice = "; a product is written with *, and a gate's input in parentheses"
+  return f"this can't be read: {message}{advice}"
