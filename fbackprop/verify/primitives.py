@@ -67,7 +67,7 @@ def polynomial(x: np.ndarray, *coefficients: np.ndarray) -> np.ndarray:
 
 
 def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  if x.dtype.kind == "f":
+  if x.dtype.kind in "fc":
     return x / y
   safe = np.where(y == 0, np.ones_like(y), y)
   magnitude = np.abs(x) // np.abs(safe)  # XLA rounds towards zero.
@@ -75,7 +75,19 @@ def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  return np.fmod(x, y if x.dtype.kind == "f" else np.where(y == 0, np.ones_like(y), y))
+  if x.dtype.kind == "f":
+    return np.fmod(x, y)
+  return np.where(y == 0, x, np.fmod(x, np.where(y == 0, np.ones_like(y), y)))
+
+
+def arctangent(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+  if x.dtype.kind == "f":
+    return np.arctan2(y, x)
+  return np.asarray(-1j * np.log((x + 1j * y) / np.sqrt(x**2 + y**2)))
+
+
+def logistic(x: np.ndarray) -> np.ndarray:
+  return np.asarray(scipy.special.expit(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
 
 
 def clamp(params: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
@@ -117,10 +129,6 @@ def squeeze(params: Any, x: np.ndarray) -> np.ndarray:
   return np.squeeze(x, tuple(1 + axis for axis in params["dimensions"]))
 
 
-def expand_dims(params: Any, x: np.ndarray) -> np.ndarray:
-  return np.expand_dims(x, tuple(1 + axis for axis in params["dimensions"]))
-
-
 def reduction(function: Callable[..., Any]) -> Primitive:
   """The primitive that reduces over `axes`."""
 
@@ -136,13 +144,22 @@ def sum_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 
 
 def max_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-  lowest = -np.inf if x.dtype.kind == "f" else False if x.dtype == bool else np.iinfo(x.dtype).min
-  return np.asarray(np.max(x, axis=axis, initial=lowest))
+  return np.asarray(np.max(x, axis=axis, initial=limit_of(x.dtype, -np.inf, "min")))
 
 
 def min_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-  highest = np.inf if x.dtype.kind == "f" else True if x.dtype == bool else np.iinfo(x.dtype).max
-  return np.asarray(np.min(x, axis=axis, initial=highest))
+  return np.asarray(np.min(x, axis=axis, initial=limit_of(x.dtype, np.inf, "max")))
+
+
+def limit_of(dtype: np.dtype, infinity: float, name: str) -> Any:
+  """The smallest or the largest value of a dtype; complex numbers are ordered by their parts."""
+  if dtype.kind in "fc":
+    return complex(infinity, infinity) if dtype.kind == "c" else infinity
+  return name == "max" if dtype.kind == "b" else getattr(np.iinfo(dtype), name)
+
+
+def cumulative_sum(x: np.ndarray, axis: int) -> np.ndarray:
+  return np.cumsum(x, axis=axis, dtype=x.dtype)
 
 
 def concatenate(params: Any, *values: np.ndarray) -> np.ndarray:
@@ -273,7 +290,6 @@ EXACT: dict[str, Primitive] = {
   "reshape": reshape,
   "transpose": transpose,
   "squeeze": squeeze,
-  "expand_dims": expand_dims,
   "concatenate": concatenate,
   "slice": slice_of,
   "rev": reverse,
@@ -321,12 +337,12 @@ TRANSCENDENTAL: dict[str, Primitive] = {
   "sinh": elementwise(np.sinh),
   "cosh": elementwise(np.cosh),
   "atan": elementwise(np.arctan),
-  "atan2": elementwise(np.arctan2),
+  "atan2": elementwise(arctangent),
   "asin": elementwise(np.arcsin),
   "acos": elementwise(np.arccos),
   "asinh": elementwise(np.arcsinh),
   "pow": elementwise(power),
-  "logistic": elementwise(scipy.special.expit),
+  "logistic": elementwise(logistic),
   "erf": elementwise(scipy.special.erf),
   "erfc": elementwise(scipy.special.erfc),
   "erf_inv": elementwise(scipy.special.erfinv),
@@ -338,7 +354,7 @@ TRANSCENDENTAL: dict[str, Primitive] = {
 SUMS: dict[str, Primitive] = {
   "reduce_sum": reduction(sum_of),
   "dot_general": dot_general,
-  "cumsum": cumulative(np.cumsum),
+  "cumsum": cumulative(cumulative_sum),
 }
 
 COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}
