@@ -9,17 +9,12 @@ A program that isn't known here raises `UnknownProgramError` rather than be walk
 hides inside, a derivative rule above all, would go unseen.
 """
 
-import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import CellType, FunctionType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 from jax.experimental import hijax
 from jax.extend import core
-from jax.extend.linear_util import wrap_init
 
 Program = core.ClosedJaxpr
 
@@ -34,21 +29,12 @@ ELEMENTWISE = frozenset((
   "stop_gradient", "sub", "tan", "tanh", "xor",
 ))  # fmt: skip
 # Where the program of a call stands among its parameters.
-CALLS = {
-  "jit": ("jaxpr",),
-  "pjit": ("jaxpr",),
-  "closed_call": ("call_jaxpr",),
-  "core_call": ("call_jaxpr",),
-  "eval_jaxpr": ("call_jaxpr",),
-  "composite": ("call_jaxpr", "jaxpr"),
-  "remat2": ("jaxpr",),
-  "checkpoint": ("jaxpr",),
-  "custom_jvp_call": ("call_jaxpr",),
-  "custom_vjp_call": ("call_jaxpr",),
-  "custom_vjp_call_jaxpr": ("fun_jaxpr",),
-  "custom_vmap_call": ("call",),
-  "linear_call": ("callee",),
-}
+CALLS = (
+  dict.fromkeys(("jit", "pjit", "remat2", "checkpoint"), "jaxpr")
+  | dict.fromkeys(("closed_call", "core_call", "eval_jaxpr", "composite"), "call_jaxpr")
+  | dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
+  | {"custom_vmap_call": "call", "custom_partitioning": "call", "linear_call": "callee"}
+)
 # Where the programs of a loop or a choice stand.
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 # These hold programs that only JAX evaluates.
@@ -62,6 +48,8 @@ HiPrim: Any = getattr(hijax, "HiPrim", None) or getattr(hijax, "VJPHiPrimitive",
 # Those of JAX itself that have a derivative of their own, as a library's `custom_jvp` is one: that
 # of their expansion is another one, or there is none.
 LIBRARY_RULES = frozenset(("CustomJVPTraced", "CustomRoot", "Frexp", "Ldexp", "_RootLinearMap"))
+# Those that carry the rules of `custom_vjp` and `custom_jvp`.
+WRITTEN_RULES = frozenset(("CustomVJPTraced", "CustomJVPTraced", "OptRemat", "VmapOf"))
 
 
 class UnknownProgramError(Exception):
@@ -190,7 +178,7 @@ def inner_program(equation: Any) -> Program | None:
   if name in ELEMENTWISE or name in BODIES:
     return None
   if name in CALLS:
-    return closed(parameter(equation, *CALLS[name]))
+    return closed(parameter(equation, CALLS[name], "jaxpr"))
   if name == HIJAX:
     return expanded(equation)
   if not is_opaque(name) and holds_program(equation.params.values()):
@@ -255,22 +243,17 @@ def carries_rule(program: Program) -> bool:
     UnknownProgramError: it stands where it can't be taken out.
   """
   for equation in program.jaxpr.eqns:
-    name = equation.primitive.name
-    if name.startswith(("custom_vjp_call", "custom_jvp_call", "linear_call")):
+    name, kind = equation.primitive.name, type(equation.params.get("_prim"))
+    if name in ("custom_vjp_call", "custom_jvp_call", "linear_call"):
       return True
-    if name == HIJAX and not type(equation.params.get("_prim")).__module__.startswith("jax."):
-      return True
-    if name == HIJAX and type(equation.params["_prim"]).__name__ in WRITTEN_RULES:
+    is_library = kind.__module__.startswith("jax.") and kind.__name__ not in WRITTEN_RULES
+    if name == HIJAX and not is_library:
       return True
     if any(map(carries_rule, programs_in(equation))):
       if is_opaque(name):
         raise UnknownProgramError(f"a derivative rule inside of {name!r}")
       return True
   return False
-
-
-# How hijax carries the rules of `custom_vjp` and `custom_jvp`.
-WRITTEN_RULES = frozenset(("CustomVJPTraced", "CustomJVPTraced", "OptRemat", "VmapOf"))
 
 
 def programs_in(equation: Any) -> Iterator[Program]:
@@ -334,64 +317,6 @@ def interpret(
       if not isinstance(v, core.Literal) and last[v] == i and v not in kept:
         values.pop(v, None)
   return [read(atom) for atom in jaxpr.outvars]
-
-
-def shares_output(equation: Any) -> bool:
-  """Whether it is a `custom_vjp` under `jax.vmap`, with an output that no mapped argument reaches.
-
-  JAX < 0.12 counts that output's cotangent once per example, and JAX ≥ 0.12 raises.
-  """
-  if equation.primitive.name != "custom_vjp_call" or not batching_of(equation.params["bwd"]):
-    return False
-  program = closed(parameter(equation, *CALLS["custom_vjp_call"]))
-  count = len(program.in_avals) - equation.params["num_consts"]
-  equation.params["fwd_jaxpr_thunk"].call_wrapped(*[True] * count)  # Before it nothing is known.
-  rule, outputs = equation.params["bwd"], len(program.out_avals)
-  while cells := batching_of(rule):
-    if None in list(cells["in_dims"]())[-outputs:]:
-      return True
-    rule = cells["bwd"]
-  return False
-
-
-def batching_of(rule: Any) -> Mapping[str, Any]:
-  """What JAX has batched a backward rule with; nothing if it hasn't."""
-  function: Any = getattr(rule, "f", None)
-  if not getattr(function, "__qualname__", "").startswith("batch_custom_vjp_bwd."):
-    return {}
-  return inspect.getclosurevars(function).nonlocals
-
-
-def counted_once(rule: Any, outputs: int) -> Any:
-  """A batched backward rule that counts the cotangent of a shared output once.
-
-  The first example has all of it, as by `defvjp(..., generic_batching=True)` of JAX ≥ 0.12.
-
-  Args:
-    rule: the parameter "bwd" of a `custom_vjp_call`.
-    outputs: how many outputs this has.
-  """
-  if not (cells := batching_of(rule)):
-    return rule
-  batched, size = rule.f, cells["axis_data"].size
-
-  def counted_once_backward(*args: Any) -> Any:
-    own, dims = list(args), list(cells["in_dims"]())
-    for i in range(len(args) - outputs, len(args)):
-      if dims[i] is None and not isinstance(args[i], SymbolicZero):
-        if size == 0:
-          raise ValueError("vmap over no examples: none has the cotangent of a shared output")
-        rest = jnp.zeros((size - 1, *args[i].shape), args[i].dtype)
-        own[i], dims[i] = jnp.concatenate([args[i][None], rest]), 0
-    instead = {"in_dims": lambda: dims, "bwd": counted_once(cells["bwd"], outputs)}
-    closure = tuple(
-      CellType(instead[name]) if name in instead else cell
-      for name, cell in zip(batched.__code__.co_freevars, batched.__closure__, strict=True)
-    )
-    function = FunctionType(batched.__code__, batched.__globals__, None, None, closure)
-    return function(*own)
-
-  return wrap_init(counted_once_backward, debug_info=rule.debug_info)
 
 
 def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[Any, int]]:
