@@ -62,7 +62,10 @@ def check_arrays(where: str, name: str, x: Any) -> None:
   for leaf_name, leaf in leaves:
     check_floating(where, leaf_name, leaf)
     if not leaf.shape:
-      raise ShapeError(f"{where}: {leaf_name} must have shape [N, ...], got {describe(leaf)}")
+      raise ShapeError(
+        f"{where}: {leaf_name} must have the number N of examples in front, got {leaf_name} "
+        f"{describe(leaf)}"
+      )
     if leaf.shape[0] != leaves[0][1].shape[0]:
       raise ShapeError(
         f"{where}: {leaf_name} must have the {leaves[0][1].shape[0]} examples of {leaves[0][0]} "

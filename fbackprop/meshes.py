@@ -74,8 +74,9 @@ def off_mesh(tree: Any) -> Any:
     if mesh_of(array).empty:
       return array
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-      data = np.asarray(jax.random.key_data(array))
-      return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+      data, impl = copy(jax.random.key_data(array)), jax.random.key_impl(array)
+      key: Array = jax.random.wrap_key_data(data, impl=impl)
+      return key
     return jnp.asarray(np.asarray(array))
 
   return jax.tree.map(copy, tree)

@@ -4,12 +4,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fbackprop as fb
 from fbackprop.combinators import is_chain
 from tests.laws_of_rules import assert_same_types, assert_true, in_precision, where
 from tests.witness import (
+  Truth,
   assert_bitwise,
   assert_close,
   bars,
@@ -82,21 +84,77 @@ def law_same_under_scan(case, dtype):
   assert_each_true(case, dtype, "scan", draws, got)
 
 
-@in_precision
-def law_same_on_two_devices(case, dtype):
-  """The batch split over two devices, parameters on both; no rule knows of it."""
-  view, primals, y_bar = draw(case, dtype, n=6)
+def on_a_mesh(view, primals, y_bar, axis_type):
+  """The mesh of two devices, and the arguments on it: the batch split, parameters on both."""
   devices = jax.devices("cpu")[:2]
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,), devices=devices)
   everywhere = NamedSharding(mesh, PartitionSpec())
   split_over_n = NamedSharding(mesh, PartitionSpec("data"))
   placed = tuple(
     jax.device_put(primal, split_over_n if batched else everywhere)
     for primal, batched in zip(primals, view.batched, strict=True)
   )
-  got = view.compiled_pull(placed, jax.device_put(y_bar, split_over_n))
-  assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(got))
-  assert_true(case, dtype, "two devices", view, primals, y_bar, got)
+  return mesh, placed, jax.device_put(y_bar, split_over_n)
+
+
+@in_precision
+def law_same_on_a_mesh(case, dtype):
+  """The batch split over two devices, by the compiler or by the arrays' types.
+
+  On Explicit axes, those of `jax.make_mesh`, a cotangent lives where its primal does.
+  """
+  view, primals, y_bar = draw(case, dtype, n=6)
+  for axis_type in (AxisType.Auto, AxisType.Explicit):
+    mesh, placed, placed_bar = on_a_mesh(view, primals, y_bar, axis_type)
+    with jax.set_mesh(mesh):
+      got = view.compiled_pull(placed, placed_bar)
+      types = [jax.tree.map(jax.typeof, tree) for tree in (got, split(view, placed)[0])]
+    assert all(len(leaf.sharding.device_set) == 2 for leaf in jax.tree.leaves(got))
+    assert types[0] == types[1], where(case, dtype, f"{axis_type}: {types}")
+    assert_true(case, dtype, str(axis_type), view, primals, y_bar, jax.device_get(got))
+
+
+@in_precision
+def law_same_within_shard_map(case, dtype):
+  """On manual axes each device has its own examples, and adds up what all have in common.
+
+  A key draws for each device as if its examples were all there are.
+  """
+  view, primals, y_bar = draw(case, dtype, n=6)
+  mesh, placed, placed_bar = on_a_mesh(view, primals, y_bar, AxisType.Explicit)
+  batched = split(view, view.batched)[0]
+  specs = tuple(PartitionSpec("data") if own else PartitionSpec() for own in view.batched)
+
+  def pull_own(primals, y_bar):
+    bars = zip(batched, pull(view, primals, y_bar), strict=True)
+    return tuple(bar if own else jax.lax.psum(bar, "data") for own, bar in bars)
+
+  mapped = jax.shard_map(
+    pull_own, mesh=mesh, in_specs=(specs, PartitionSpec("data")), out_specs=specs[: len(batched)]
+  )
+  got = jax.device_get(jax.jit(mapped)(placed, placed_bar))
+  if view.constants is None:
+    assert_true(case, dtype, "shard_map", view, primals, y_bar, got)
+    return
+  shards = [
+    true_sum(
+      case.reference,
+      view,
+      tuple(
+        jax.tree.map(lambda leaf, rows=rows: leaf[rows], primal) if own else primal
+        for own, primal in zip(view.batched, primals, strict=True)
+      ),
+      y_bar[rows],
+    )
+    for rows in (slice(0, 3), slice(3, 6))
+  ]
+  want = tuple(
+    jax.tree.map(lambda a, b, own=own: np.concatenate([a, b]) if own else a + b, *halves)
+    for own, *halves in zip(batched, shards[0].want, shards[1].want, strict=True)
+  )
+  scale = jax.tree.map(max, shards[0].scale, shards[1].scale)
+  what = where(case, dtype, "shard_map")
+  assert_close(what, bars(view.names), got, Truth(want, scale), tolerance(dtype))
 
 
 @in_precision

@@ -197,7 +197,7 @@ def make_square(dtype):
 SQUARE = layer_row("dense_square", make_square, 3, affine)
 VALUES = (
   "vjp_equals_autodiff finite_differences_agree dot_products_agree same_under_jit same_under_vmap "
-  "same_under_scan same_on_two_devices any_batch_size float32_stays_under_x64"
+  "same_under_scan same_on_a_mesh same_within_shard_map any_batch_size float32_stays_under_x64"
 )
 
 CONTROLS = {

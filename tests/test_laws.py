@@ -94,9 +94,15 @@ def test_same_under_scan(case, dtype):
 
 
 @pytest.mark.slow
-@every_row(use.law_same_on_two_devices, fast=("float32",))
-def test_same_on_two_devices(case, dtype):
-  use.law_same_on_two_devices(case, dtype)
+@every_row(use.law_same_on_a_mesh, fast=("float32",))
+def test_same_on_a_mesh(case, dtype):
+  use.law_same_on_a_mesh(case, dtype)
+
+
+@pytest.mark.slow
+@every_row(use.law_same_within_shard_map, fast=("float32",))
+def test_same_within_shard_map(case, dtype):
+  use.law_same_within_shard_map(case, dtype)
 
 
 @pytest.mark.slow

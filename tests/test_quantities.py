@@ -106,18 +106,21 @@ def test_the_same_under_vmap(name):
   assert abs(got["gram"][1] - got["gram"][0]).max() > 0.1
 
 
-def test_the_same_on_two_devices():
-  """The batch split over two devices, parameters on both; no function knows of it."""
-  problem = problem_of("plain_mlp")
+@plain_and_mixed
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_the_same_on_a_mesh(name, axis_type):
+  """The batch split over two devices, parameters on both."""
+  problem = problem_of(name)
   devices = jax.devices("cpu")[:2]
-  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,), devices=devices)
   params, x, targets, key = problem.arguments
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("data")))
-  got = jax.jit(partial(everything, problem))(params, *batch, key)
+  with jax.set_mesh(mesh):
+    got = jax.jit(partial(everything, problem))(params, *batch, key)
   assert len(got["example_sqnorms"].sharding.device_set) == 2
   for quantity in QUANTITIES:
-    want, scale = truth("plain_mlp")[quantity]
+    want, scale = truth(name)[quantity]
     assert_near(got[quantity], want, scale)
 
 

@@ -1,0 +1,241 @@
+"""Networks and runs on meshes of devices: the numbers of one device, however arrays are split."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import fbackprop as fb
+from fbackprop.meshes import product, take_rows
+from fbackprop.quantities import captured
+
+P = PartitionSpec
+RNG = np.random.default_rng(0)
+N = 24
+X = jnp.asarray(RNG.normal(size=(N, 3)), jnp.float32)
+LABELS = jnp.asarray(RNG.permutation(np.arange(N) % 4), jnp.int32)
+WEIGHTS = jnp.asarray(RNG.uniform(0.5, 1.5, N), jnp.float32)
+NET = fb.mlp([3, 8, 4], fb.tanh)
+PARAMS = NET.init(jax.random.key(0))
+PASS = jax.jit(fb.value_and_grad(NET, fb.softmax_cross_entropy, input_gradient=True))
+AXES = (AxisType.Auto, AxisType.Explicit)
+
+
+def mesh_of_two(axis_type=AxisType.Explicit, name="data"):
+  return jax.make_mesh((2,), (name,), axis_types=(axis_type,), devices=jax.devices("cpu")[:2])
+
+
+def put(mesh, tree, *splits):
+  return jax.device_put(tree, NamedSharding(mesh, P(*splits)))
+
+
+def assert_near(got, want, atol=2e-6):
+  got, want = jax.device_get((got, want))
+  assert jax.tree.structure(got) == jax.tree.structure(want)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=atol * np.abs(b).max(initial=1.0))
+
+
+# --- Where parameters live ------------------------------------------------------------------------
+
+PLACES = {  # w and b of the first layer, w and b of the last.
+  "replicated": (P(), P(), P(), P()),
+  "not yet summed": (P(None, None, reduced={"data"}), P(), P(None, None, reduced={"data"}), P()),
+  "columns over the batch's axis": (P(None, "data"), P(), P(None, "data"), P()),
+  "rows over the batch's axis": (P(), P(), P("data", None), P()),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_gradient_lives_where_its_parameter_does(place):
+  mesh = mesh_of_two()
+  leaves, structure = jax.tree.flatten(PARAMS)
+  placed = [
+    jax.device_put(leaf, NamedSharding(mesh, spec))
+    for leaf, spec in zip(leaves, PLACES[place], strict=True)
+  ]
+  with jax.set_mesh(mesh):
+    params = jax.tree.unflatten(structure, placed)
+    loss, (grads, x_bar) = PASS(params, put(mesh, X, "data"), put(mesh, LABELS, "data"))
+    for leaf, bar in zip(placed[::2], jax.tree.leaves(grads)[::2], strict=True):
+      assert jax.typeof(bar).sharding == jax.typeof(leaf).to_ct_aval().sharding
+    everywhere = NamedSharding(mesh, P())
+    grads = jax.tree.map(lambda g: jax.sharding.reshard(g, everywhere), grads)
+  assert_near((loss, (grads, x_bar)), PASS(PARAMS, X, LABELS))
+
+
+def test_a_layer_of_columns_feeds_one_of_rows():
+  """Neurons split over the devices, the batch on both: no device holds a whole w."""
+  mesh = mesh_of_two(name="model")
+  specs = (P(None, "model"), P("model"), P("model", None), P())
+  leaves, structure = jax.tree.flatten(PARAMS)
+  placed = [
+    jax.device_put(leaf, NamedSharding(mesh, spec))
+    for leaf, spec in zip(leaves, specs, strict=True)
+  ]
+  with jax.set_mesh(mesh):
+    batch = put(mesh, (X, LABELS))
+    got = PASS(jax.tree.unflatten(structure, placed), *batch)
+  assert [jax.typeof(leaf).sharding.spec for leaf in jax.tree.leaves(got[1][0])] == [
+    jax.typeof(leaf).sharding.spec for leaf in placed
+  ]
+  assert_near(got, PASS(PARAMS, X, LABELS))
+
+
+@pytest.mark.parametrize("run", [PASS, PASS.__wrapped__], ids=["jit", "eager"])
+def test_arrays_of_no_mesh_join_in(run):
+  """Parameters made before there was a mesh; NumPy's arrays."""
+  want = PASS(PARAMS, X, LABELS)
+  mesh = mesh_of_two()
+  split = put(mesh, (X, LABELS), "data")
+  assert_near(run(PARAMS, *split), want)
+  with jax.set_mesh(mesh):
+    assert_near(run(PARAMS, *split), want)
+    assert_near(run(jax.device_get(PARAMS), *split), want)
+    assert_near(run(put(mesh, PARAMS), np.asarray(X), np.asarray(LABELS)), want)
+
+
+def test_examples_that_cannot_be_split_are_not_lost():
+  mesh = mesh_of_two()
+  with pytest.raises(ValueError, match=r"divide the dimension size 7|divisible"):
+    put(mesh, X[:7], "data")
+  with jax.set_mesh(mesh):
+    taken = take_rows(put(mesh, X, "data"), np.arange(7))
+  assert taken.sharding.is_fully_replicated
+  assert_near(taken, X[:7], 0)
+
+
+# --- The same functions ---------------------------------------------------------------------------
+
+DEEP = partial(
+  fb.mlp, [3, 8, 8, 8, 4], fb.tanh, normalization=fb.rms_norm, dropout=0.2, repeat_hidden=True
+)
+
+
+@pytest.mark.parametrize("axis_type", AXES)
+def test_every_use_of_a_network(axis_type):
+  """inspect, pullback, as_custom_vjp of x [2, 12, 3], and all with dropout and weights."""
+  net, key = DEEP(), jax.random.key(1)
+  params = net.init(jax.random.key(2))
+  loss = fb.softmax_cross_entropy
+
+  @jax.jit
+  def uses(params, x, labels, weights):
+    def by_autodiff(params, x):
+      y = fb.as_custom_vjp(net)(params, x.reshape(2, 12, 3), key)
+      return loss.forward(y.reshape(N, 4), labels)[0].mean()
+
+    def squared_length(params):
+      grads = fb.value_and_grad(net, loss)(params, x, labels)[1]
+      return sum((leaf**2).sum() for leaf in jax.tree.leaves(grads))
+
+    y, backward = fb.pullback(net)(params, x, key)
+    return (
+      fb.value_and_grad(net, loss)(params, x, labels, key=key, weights=weights),
+      fb.inspect(net, loss)(params, x, labels, key=key),
+      jax.grad(by_autodiff, (0, 1))(params, x),
+      backward(jnp.ones_like(y)),
+      jax.grad(squared_length)(params),
+    )
+
+  want = uses(params, X, LABELS, WEIGHTS)
+  mesh = mesh_of_two(axis_type)
+  with jax.set_mesh(mesh):
+    got = uses(put(mesh, params), *put(mesh, (X, LABELS, WEIGHTS), "data"))
+  assert_near(got, want)
+
+
+def test_a_remat_computes_again_what_is_split():
+  """The slice of one number that says that y_bar is known would have no place of its own."""
+  net = fb.serial(fb.remat(NET), fb.softmax)
+  run = jax.jit(fb.value_and_grad(net, fb.squared_error))
+  params, targets = net.init(jax.random.key(0)), jax.nn.one_hot(LABELS, 4)
+  mesh = mesh_of_two()
+  with jax.set_mesh(mesh):
+    got = run(put(mesh, params), *put(mesh, (X, targets), "data"))
+  assert_near(got, run(params, X, targets))
+
+
+# --- A run ----------------------------------------------------------------------------------------
+
+RUNS = {
+  "exact": {"batch_size": 8},
+  "fast": {"batch_size": 6, "shuffle": "fast"},
+  "odd": {"batch_size": 7},
+  "all": {},
+  "aside": {"batch_size": 4, "stop": fb.train.StopRules(max_epochs=2, validation_fraction=0.25)},
+  "watched": {"batch_size": 8, "watch": ("noise_scale", "health"), "clip_examples": 1.0},
+}
+SLOW = ("fast", "all", "aside", "watched")
+
+
+def run_of(data, test, *, stop=None, **options):
+  wrapped = captured if "watch" in options else lambda make: make
+  net = fb.mlp(
+    [3, 8, 4], fb.tanh, dropout=0.1, dense=wrapped(fb.dense),
+    normalization=wrapped(fb.layer_norm),
+  )  # fmt: skip
+  return fb.train.fit(
+    net, fb.softmax_cross_entropy, data, optimizer=optax.sgd(0.1, momentum=0.9), test=test,
+    stop=stop or fb.train.StopRules(max_epochs=2), key=jax.random.key(0), eval_every=2,
+    check_every=3, **options,
+  )  # fmt: skip
+
+
+@pytest.mark.parametrize("axis_type", AXES)
+@pytest.mark.parametrize(
+  "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS]
+)
+def test_fit_trains_as_on_one_device(name, axis_type):
+  want = run_of((X, LABELS, WEIGHTS), (X, LABELS), **RUNS[name])
+  mesh = mesh_of_two(axis_type)
+  with jax.set_mesh(mesh):
+    data = put(mesh, (X, LABELS, WEIGHTS), "data")
+    got = run_of(data, data[:2], **RUNS[name])
+  assert_near(got.state.params, want.state.params, 2e-5)
+  np.testing.assert_allclose(got.losses, want.losses, atol=1e-5)
+  np.testing.assert_allclose(got.grad_norms, want.grad_norms, atol=1e-5)
+  assert got.stop_reason == want.stop_reason
+  last = got.evaluations[-1], want.evaluations[-1]
+  assert last[0].test_accuracy == last[1].test_accuracy
+  assert all(check.ok for _, check in got.checks)
+  assert len(got.checks) == len(want.checks)
+  if name == "watched":
+    assert last[0].clipped == last[1].clipped
+    assert last[0].noise_scale == pytest.approx(last[1].noise_scale, rel=1e-3)
+    assert_near(last[0].health, last[1].health, 1e-5)
+
+
+def test_a_step_keeps_its_state_on_the_mesh():
+  init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.sgd(0.1, momentum=0.9))
+  want, _ = step(init(jax.random.key(0)), (X, LABELS))
+  mesh = mesh_of_two()
+  with jax.set_mesh(mesh):
+    state, info = step(init(jax.random.key(0)), put(mesh, (X, LABELS), "data"))
+    state, _ = step(state, put(mesh, (X, LABELS), "data"))
+  assert bool(info.finite)
+  assert int(state.step) == 2
+  assert len(jax.tree.leaves(state.params)[0].sharding.device_set) == 2
+  again, _ = step(want, (X, LABELS))
+  assert_near(state.params, again.params, 2e-5)
+
+
+# --- Without a mesh -------------------------------------------------------------------------------
+
+
+def test_the_program_of_one_device_is_that_of_plain_products():
+  """Nothing is said of places where there is no mesh: the same operations, one by one."""
+  w, rows = PARAMS[0].w, jnp.arange(5)
+
+  def plain(x, w, rows):
+    return x @ w, x.T @ (x @ w), x[rows]
+
+  def ours(x, w, rows):
+    y = product(x, w)
+    return y, product(x.T, product(x, w), bar_of=w), take_rows(x, rows)
+
+  assert str(jax.make_jaxpr(ours)(X, w, rows)) == str(jax.make_jaxpr(plain)(X, w, rows))
