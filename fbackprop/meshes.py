@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from fbackprop.types import Array
 
@@ -67,6 +67,26 @@ def diagonal(square: Array) -> Array:
   return found
 
 
+def vary_alike(tree: Any) -> Any:
+  """Within `shard_map`, the arrays of a tree as if each differed wherever one of them does.
+
+  A rule's cotangents do then, and whoever differentiates adds up those of what was shared: JAX
+  transposes `pcast` to a sum over devices, and refuses such a cotangent otherwise.
+  """
+
+  def axes_of(leaf: Array) -> frozenset[str]:
+    axes: frozenset[str] = jax.typeof(leaf).mat.varying
+    return axes
+
+  axes = frozenset[str]().union(*map(axes_of, jax.tree.leaves(tree)))
+
+  def vary(leaf: Array) -> Array:
+    missing = tuple(sorted(axes - axes_of(leaf)))
+    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+  return jax.tree.map(vary, tree)
+
+
 def off_mesh(tree: Any) -> Any:
   """The arrays of a tree, those that live on a mesh copied to one device; not within a trace."""
 
@@ -86,6 +106,11 @@ def splits_of(array: Array) -> tuple[Any, ...]:
   """The axes of the mesh over which each dimension is split: a name, several, or None."""
   splits: tuple[Any, ...] = jax.typeof(array).sharding.spec.partitions
   return splits
+
+
+def is_explicit(mesh: Any) -> bool:
+  """Whether a mesh has axes of which the arrays' types speak."""
+  return AxisType.Explicit in mesh.axis_types
 
 
 def split_over(mesh: Any, *splits: Any) -> NamedSharding:

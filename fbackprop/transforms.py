@@ -23,6 +23,7 @@ from fbackprop.checks import (
   example_count,
 )
 from fbackprop.factors import refuse_factors
+from fbackprop.meshes import vary_alike
 from fbackprop.types import Array, Layer, Loss, Params, widen
 
 
@@ -258,23 +259,25 @@ def over_rows(where: str, batched: Callable[..., Array]) -> Callable[..., Array]
     check_optional_key(where, key)
     if not hasattr(x, "shape"):
       check_arrays(where, "x", x)
-      return batched(params, x, key)
+      return batched(*vary_alike((params, x)), key)
     if x.ndim < 1:
       raise ShapeError(f"{where}: x must have shape [..., D_in], got {describe(x)}")
+    params, x = vary_alike((params, x))
     y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
     return y.reshape(*x.shape[:-1], *y.shape[1:])
 
   return f
 
 
-def mapped_like(x: Array, y: Array) -> Array:
+def mapped_like(x: Any, y: Array) -> Array:
   """y itself, which `jax.vmap` maps wherever it maps x.
 
   A `jax.custom_vjp` whose output isn't mapped and whose cotangents are, as of a network that
   doesn't look at x, has them counted once per example in JAX < 0.12, and raises in JAX ≥ 0.12.
   The compiler removes this.
   """
-  other = jnp.full_like(y, x.sum().astype(y.dtype))
+  of_x = sum(leaf.sum().astype(y.dtype) for leaf in jax.tree.leaves(x))
+  other = jnp.full_like(y, of_x)
   return jax.lax.select(jnp.zeros((), bool), other, y)
 
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fbackprop as fb
 from fbackprop.meshes import product, take_rows
-from fbackprop.quantities import captured
+from fbackprop.quantities import captured, compute
 
 P = PartitionSpec
 RNG = np.random.default_rng(0)
@@ -239,3 +239,89 @@ def test_the_program_of_one_device_is_that_of_plain_products():
     return y, product(x.T, product(x, w), bar_of=w), take_rows(x, rows)
 
   assert str(jax.make_jaxpr(ours)(X, w, rows)) == str(jax.make_jaxpr(plain)(X, w, rows))
+
+
+# --- Within shard_map -----------------------------------------------------------------------------
+
+
+def within_shard_map(function, out_specs):
+  mesh = mesh_of_two()
+  specs = (P(), P("data"), P("data"))
+  mapped = jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=out_specs)
+  return jax.jit(mapped)(put(mesh, PARAMS), *put(mesh, (X, LABELS), "data"))
+
+
+def test_autodiff_adds_up_our_gradient_of_shared_parameters():
+  """Inside and around it: JAX adds what it adds of its own rules, and nothing is counted twice."""
+  f = fb.as_custom_vjp(NET)
+
+  def total(params, x, labels):
+    return fb.softmax_cross_entropy.forward(f(params, x), labels)[0].sum() / N
+
+  want = jax.grad(total, (0, 1))(PARAMS, X, LABELS)
+  got = within_shard_map(jax.grad(total, (0, 1)), (P(), P("data")))
+  assert_near(got, want)
+
+  def around(params, x, labels):
+    mapped = jax.shard_map(
+      lambda *args: jax.lax.psum(total(*args), "data"),
+      in_specs=(P(), P("data"), P("data")),
+      out_specs=P(),
+    )
+    return mapped(params, x, labels)
+
+  mesh = mesh_of_two()
+  with jax.set_mesh(mesh):
+    got = jax.jit(jax.grad(around, (0, 1)))(put(mesh, PARAMS), *put(mesh, (X, LABELS), "data"))
+  assert_near(got, want)
+
+
+def test_quantities_are_those_of_a_devices_own_examples():
+  names = ("example_gradients", "example_sqnorms", "gram", "noise_scale", "second_moment", "health")
+  net = fb.mlp([3, 8, 4], fb.tanh, dense=captured(fb.dense))
+  run = compute(net, fb.softmax_cross_entropy, names)
+
+  def own(params, x, labels):
+    return jax.tree.map(lambda leaf: leaf[None], run(params, x, labels))
+
+  got = jax.device_get(within_shard_map(own, P("data")))
+  for i, rows in enumerate((slice(0, N // 2), slice(N // 2, N))):
+    want = jax.jit(run)(PARAMS, X[rows], LABELS[rows])
+    assert_near(jax.tree.map(lambda leaf, i=i: leaf[i], got), want, 2e-5)
+
+
+# --- What fit says and does besides ---------------------------------------------------------------
+
+
+def test_fit_wants_the_mesh_of_its_data():
+  data = put(mesh_of_two(), (X, LABELS), "data")
+  with pytest.raises(ValueError, match=r"data.x lives on a mesh .* within `with jax.set_mesh"):
+    run_of(data, None)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_from_a_checkpoint(tmp_path):
+  """What is on the disk is of no mesh: saved on one, resumed there, and the same numbers."""
+  stop, saved = fb.train.StopRules(max_steps=4), fb.train.Checkpoints(tmp_path / "run", every=2)
+  options = {"batch_size": 8, "checkpoints": saved}
+  mesh = mesh_of_two()
+  with jax.set_mesh(mesh):
+    data = put(mesh, (X, LABELS), "data")
+    run_of(data, None, stop=fb.train.StopRules(max_steps=2), **options)
+    got = run_of(data, None, stop=stop, resume=tmp_path / "run", **options)
+  assert_near(got.state.params, run_of((X, LABELS), None, stop=stop, batch_size=8).state.params)
+
+
+@pytest.mark.slow
+def test_an_ensemble_trains_as_on_one_device():
+  def ensemble(data):
+    return fb.train.fit_ensemble(
+      NET, fb.softmax_cross_entropy, data, optimizer=fb.train.gradient_descent(0.1),
+      stop=fb.train.StopRules(max_epochs=2), keys=jax.random.split(jax.random.key(0), 3),
+      batch_size=8, test=data,
+    )  # fmt: skip
+
+  mesh = mesh_of_two()
+  with jax.set_mesh(mesh):
+    got = ensemble(put(mesh, (X, LABELS), "data"))
+  assert_near(got.params, ensemble((X, LABELS)).params)

@@ -18,6 +18,7 @@ from fbackprop.checks import (
   describe,
   example_count,
 )
+from fbackprop.meshes import is_explicit, mesh_of
 from fbackprop.train.standardization import lost_values
 from fbackprop.train.steps import Batch
 from fbackprop.types import Array, Layer, Loss, Params
@@ -46,6 +47,12 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   check_arrays("fit", f"{name}.x", batch.x)
   for part, value in named_parts(batch):
     check_array("fit", f"{name}.{part}", value)
+    mesh = mesh_of(value)
+    if is_explicit(mesh) and jax.sharding.get_abstract_mesh() != mesh:
+      raise ValueError(
+        f"fit: {name}.{part} lives on a mesh with Explicit axes; call fit within "
+        "`with jax.set_mesh(mesh):`"
+      )
     check_finite(f"{name}.{part}", np.asarray(value))
   n = example_count(batch.x)
   if n == 0:

@@ -19,6 +19,7 @@ from jax import lax
 
 from fbackprop import jaxprs
 from fbackprop.jaxprs import ELEMENTWISE
+from fbackprop.meshes import is_explicit
 from fbackprop.types import Array
 
 REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -205,8 +206,11 @@ def reduced(equation: Any) -> int:
 
 
 def is_tiny(f: Callable[..., Any], *args: Any) -> bool:
-  """Whether a function of one member does nothing that is better left to a library's products."""
-  return all(
+  """Whether a function of one member does nothing that is better left to a library's products.
+
+  On Explicit axes it isn't: with the members last, no rule here says how its result is split.
+  """
+  return not is_explicit(jax.sharding.get_abstract_mesh()) and all(
     equation.primitive.name != "dot_general" or is_short(equation)
     for equation in jaxprs.equations_of(jax.make_jaxpr(f)(*args))
   )
