@@ -83,7 +83,9 @@ def conv_backward(params: ConvParams, x: Any, y_bar: Any, places: Places) -> tup
   padded = pad(x, places.padding)
   w_bar, padded_bar = [], jnp.zeros_like(padded)
   for k, tap in enumerate(taps):
-    w_bar.append(jnp.einsum("npc,npo->co", padded[:, tap], y_bar))
+    # On a mesh with Explicit axes JAX wants to know where a sum over split examples lives.
+    whole = jax.typeof(params.w[k]).to_ct_aval().sharding
+    w_bar.append(jnp.einsum("npc,npo->co", padded[:, tap], y_bar, out_sharding=whole))
     padded_bar += put_back(jnp.einsum("npo,co->npc", y_bar, params.w[k]), tap, padded.shape[1])
   x_bar = padded_bar[:, places.padding : places.padding + x.shape[1]]
   return ConvParams(jnp.stack(w_bar), y_bar.sum((0, 1))), x_bar
