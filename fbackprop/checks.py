@@ -75,7 +75,8 @@ def check_arrays(where: str, name: str, x: Any) -> None:
 
 def example_count(x: Any) -> int:
   """N of an array `[N, ...]`, or of a tree of such arrays."""
-  return int(jax.tree.leaves(x)[0].shape[0])
+  count: int = jax.tree.leaves(x)[0].shape[0]  # Not int(...): `jax.export` has symbolic ones.
+  return count
 
 
 def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:

@@ -52,7 +52,7 @@ def take_rows(tree: Any, rows: Any) -> Any:
   def take(array: Array) -> Array:
     mesh, (first, *others) = mesh_of(array), splits_of(array)
     devices = math.prod(mesh.shape[name] for name in jax.tree.leaves(first))
-    sharding = split_over(mesh, None if len(rows) % devices else first, *others)
+    sharding = split_over(mesh, None if rows.shape[0] % devices else first, *others)
     taken: Array = jnp.asarray(array).at[rows].get(out_sharding=sharding)
     return taken
 
