@@ -10,6 +10,7 @@ from jax.experimental import hijax
 from jax.extend import core
 from jax.interpreters import mlir
 
+import fbackprop as fb
 from fbackprop import jaxprs
 from fbackprop.verify import vjp
 from fbackprop.verify.evaluation import Evaluator
@@ -140,6 +141,42 @@ def test_the_rule_is_seen_however_it_is_represented(custom_vjp, where, level):
   assert right.verdict == "pass", right
   assert not [f for f in right.findings if f.check == "rule"], "its rule wasn't seen"
   assert vjp(within(ruled(jnp.sin, 1.001), where), x, level=level).verdict == "fail"
+
+
+MODES = {
+  "jit": jax.jit,
+  "vmap": lambda f: lambda params, x: jax.vmap(f, (None, 0))(params, jnp.stack([x, 2 * x])),
+  "scan": lambda f: (
+    lambda params, x: jax.lax.scan(lambda carry, row: (carry, f(params, row[None])), None, x)[1]
+  ),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_our_own_rule_is_right_however_it_is_represented(custom_vjp, mode):
+  """First order, second order, and under vmap of the derivative."""
+  with jax.enable_x64(True):
+    net = fb.mlp([3, 4, 2], fb.tanh, dtype=jnp.float64)
+    params = net.init(jax.random.key(0))
+    x = jnp.asarray(X).reshape(2, 3)
+
+    def total(f, params, x):
+      return jnp.sin(MODES[mode](f)(params, x)).sum()
+
+    def along(f):
+      """The gradient, and the gradient of a number that is made of the gradient."""
+      gradient = jax.grad(partial(total, f), (0, 1))
+
+      def size(*args):
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient(*args)))
+
+      each = jax.vmap(gradient, (None, 0))(params, x[:, None])
+      return gradient(params, x), jax.grad(size, (0, 1))(params, x), each
+
+    got = jax.jit(along, static_argnums=0)(fb.as_custom_vjp(net))
+    want = jax.jit(along, static_argnums=0)(lambda params, x: net.forward(params, x)[0])
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.001])
