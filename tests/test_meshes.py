@@ -224,6 +224,24 @@ def test_a_step_keeps_its_state_on_the_mesh():
   assert_near(state.params, again.params, 2e-5)
 
 
+def test_a_step_keeps_parameters_split():
+  """w in parts over the batch's own axis, and so the optimiser's state."""
+  optimizer = optax.sgd(0.1, momentum=0.9)
+  init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, optimizer)
+  want, told = step(init(jax.random.key(0)), (X, LABELS))
+  mesh = mesh_of_two()
+  with jax.set_mesh(mesh):
+    state = init(jax.random.key(0))
+    splits = jax.tree.map(lambda leaf: (None, "data") if leaf.ndim == 2 else (), state.params)
+    params = jax.tree.map(lambda leaf, own: put(mesh, leaf, *own), state.params, splits)
+    state = state._replace(params=params, opt_state=optimizer.init(params))
+    state, info = step(state, put(mesh, (X, LABELS), "data"))
+  assert [jax.typeof(leaf) for leaf in jax.tree.leaves(state.params)] == [
+    jax.typeof(leaf) for leaf in jax.tree.leaves(params)
+  ]
+  assert_near((state.params, info.grad_norms), (want.params, told.grad_norms))
+
+
 # --- Without a mesh -------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from fbackprop.checks import (
   describe,
   example_count,
 )
+from fbackprop.meshes import splits_of
 from fbackprop.quantities.gradients import plain
 from fbackprop.train.gradients import Watched, make_gradient
 from fbackprop.train.method_names import WatchName
@@ -285,7 +286,10 @@ def layer_norms(grads: Params) -> Array:
 
 def square_sum(leaf: Array) -> Array:
   """Σ g², in at least float32."""
-  return jnp.vdot(leaf, leaf, preferred_element_type=at_least_float32(leaf.dtype))
+  dtype = at_least_float32(leaf.dtype)
+  if any(splits_of(leaf)):  # What is split can't be laid out in a row, as a product wants it.
+    return (leaf.astype(dtype) ** 2).sum()
+  return jnp.vdot(leaf, leaf, preferred_element_type=dtype)
 
 
 def layer_names(params: Params) -> list[str]:
