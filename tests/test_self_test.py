@@ -45,6 +45,14 @@ def test_an_outcome_is_what_the_verdict_means(specimen, kind, outcome):
 
 def test_no_finding_is_a_pass():
   assert scored(BUG).outcome == "missed"
+  harder = BUG._replace(level="standard")
+  for specimen, level, outcome in (
+    (BUG, "quick", "missed"), (harder, "quick", "beyond"), (harder, "standard", "missed"),
+    (harder, "deep", "missed"),
+  ):  # fmt: skip
+    assert selftest.scored(specimen, True, Report("f", ()), 1.0, level).outcome == outcome
+  caught = selftest.scored(harder, True, Report("f", (Finding("fail", "maths"),)), 1.0, "quick")
+  assert caught.outcome == "caught"
   assert scored(RIGHT).outcome == "passed"
 
 

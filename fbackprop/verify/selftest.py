@@ -14,7 +14,7 @@ from fbackprop.verify.findings import Finding, Report
 
 FORMAT = 1
 """Of the JSON."""
-Outcome = Literal["caught", "missed", "passed", "false alarm", "no verdict"]
+Outcome = Literal["caught", "missed", "beyond", "passed", "false alarm", "no verdict"]
 
 # The kind of cause that a check stands for by itself, where its name isn't one of `KINDS`.
 KIND_OF_CHECK = {
@@ -38,8 +38,9 @@ class Score(NamedTuple):
   Attributes:
     name: of the specimen.
     is_bug: whether a bug was planted in it.
-    outcome: "caught" is a bug with the verdict "fail"; "missed" any other bug but one with "no
-      verdict"; "false alarm" a right rule with "fail" or "oracle fault".
+    outcome: "caught" is a bug with the verdict "fail"; "beyond" a bug that isn't caught at a level
+      below its own; "missed" any other bug but one with "no verdict"; "false alarm" a right rule
+      with "fail" or "oracle fault".
     leaf, cause: what was named first; "" for nothing.
     leaf_is_right: None where no leaf is to be named.
     cause_is_right: None for a right rule.
@@ -94,6 +95,7 @@ class SelfTest(NamedTuple):
       "bugs": sum(score.is_bug for score in self.scores),
       "caught": self.how_many("caught"),
       "missed": self.how_many("missed"),
+      "beyond": self.how_many("beyond"),
       "right": sum(not score.is_bug for score in self.scores),
       "false_alarms": self.how_many("false alarm"),
       "no_verdicts": self.how_many("no verdict"),
@@ -111,7 +113,8 @@ class SelfTest(NamedTuple):
       (
         f"{'PASS' if self.code == 0 else 'NO VERDICT' if self.code == 4 else 'FAIL'}: self-test   "
         f"{self.level}, seed {self.seed}, {self.seconds:.1f} s",
-        f"planted bugs        {share(n['caught'], n['bugs'])} caught, {n['missed']} missed",
+        f"planted bugs        {share(n['caught'], n['bugs'])} caught, {n['missed']} missed"
+        + (f", {n['beyond']} beyond the level" if n["beyond"] else ""),
         f"right rules         {n['false_alarms']} of {n['right']} falsely alarmed",
         f"no verdict          {n['no_verdicts']}",
         f"right leaf first    {share(n['right_leaf_first'], n['leaves'])}",
@@ -167,16 +170,19 @@ def score_of(specimen: Specimen, is_bug: bool, level: str, seed: int) -> Score:
   except Exception as error:
     message = f"{type(error).__name__}: {' '.join(str(error).split())}"
     report = Report(specimen.name, (Finding("oracle fault", "verifier", message=message),))
-  return scored(specimen, is_bug, report, time.perf_counter() - start)
+  return scored(specimen, is_bug, report, time.perf_counter() - start, level)
 
 
-def scored(specimen: Specimen, is_bug: bool, report: Report, seconds: float) -> Score:
-  """Holds a report against what is known of the specimen."""
+def scored(
+  specimen: Specimen, is_bug: bool, report: Report, seconds: float, level: str = "standard"
+) -> Score:
+  """Holds a report of a level against what is known of the specimen."""
   outcome: Outcome
   if report.verdict == "no verdict":
     outcome = "no verdict"
   elif is_bug:
-    outcome = "caught" if report.verdict == "fail" else "missed"
+    is_beyond = level == "quick" and specimen.level != "quick"
+    outcome = "caught" if report.verdict == "fail" else ("beyond" if is_beyond else "missed")
   else:
     outcome = "passed" if report.verdict == "pass" else "false alarm"
   first = report.findings[0] if report.findings else Finding("note", "")
@@ -206,7 +212,7 @@ def line_of(score: Score) -> str:
   line = f"{score.outcome:<12}{score.name:<44}{score.seconds:6.1f} s"
   if score.outcome in ("missed", "false alarm", "no verdict"):
     line += f"   {score.leaf} {score.cause}: {score.message}".rstrip(": ")
-  elif False in (score.leaf_is_right, score.cause_is_right):
+  elif score.outcome != "beyond" and False in (score.leaf_is_right, score.cause_is_right):
     line += f"   named first: {score.leaf} {score.cause}"
   return line
 

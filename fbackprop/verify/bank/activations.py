@@ -229,7 +229,11 @@ BUGS = (
     "log-sigmoid-complement", log_sigmoid_complement, ("z",), ("other function", "wrong point")
   ),
   Specimen(
-    "absolute-always-positive", absolute_always_positive, ("z",), ("other function", "semantic")
+    "absolute-always-positive",
+    absolute_always_positive,
+    ("z",),
+    ("other function", "semantic"),
+    level="standard",
   ),
   Specimen("softmax-diagonal", softmax_diagonal, ("logits",), ("path", "other function")),
   Specimen("swish-beta-zero", swish_beta_zero, ("beta",), ("zero",)),

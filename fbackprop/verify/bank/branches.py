@@ -199,15 +199,29 @@ def overflow_of_an_exponential():
 BUGS = (
   Specimen("cotangent-clipped", cotangent_clipped, ("x",), ("clipped", "cotangent")),
   Specimen("clipped-by-norm", clipped_by_norm, ("w",), ("clipped", "cotangent", "constant factor")),
-  Specimen("masked-above-three", masked_above_three, ("x",), ("other function", "clipped", "zero")),
-  Specimen("relu6-unbounded", relu6_unbounded, ("z",), ("semantic", "other function")),
-  Specimen("softplus-shortcut", softplus_shortcut, ("z",), ("other function", "zero")),
   Specimen(
-    "small-inputs-dropped", small_inputs_dropped, ("w",), ("subset of examples", "other function")
+    "masked-above-three",
+    masked_above_three,
+    ("x",),
+    ("other function", "clipped", "zero"),
+    level="standard",
   ),
-  Specimen("branch-on-the-sum", branch_on_the_sum, ("x",), ("constant factor",)),
+  Specimen(
+    "relu6-unbounded", relu6_unbounded, ("z",), ("semantic", "other function"), level="standard"
+  ),
+  Specimen(
+    "softplus-shortcut", softplus_shortcut, ("z",), ("other function", "zero"), level="standard"
+  ),
+  Specimen(
+    "small-inputs-dropped",
+    small_inputs_dropped,
+    ("w",),
+    ("subset of examples", "other function"),
+    level="standard",
+  ),
+  Specimen("branch-on-the-sum", branch_on_the_sum, ("x",), ("constant factor",), level="standard"),
   Specimen("straight-through-clip", straight_through_clip, ("x",), ("semantic",)),
-  Specimen("ratio-at-zero", ratio_at_zero, ("x",), ("not finite",)),
-  Specimen("power-by-logarithm", power_by_logarithm, ("x",), ("not finite",)),
-  Specimen("tanh-overflow", overflow_of_an_exponential, ("z",), ("not finite",)),
+  Specimen("ratio-at-zero", ratio_at_zero, ("x",), ("not finite",), level="standard"),
+  Specimen("power-by-logarithm", power_by_logarithm, ("x",), ("not finite",), level="standard"),
+  Specimen("tanh-overflow", overflow_of_an_exponential, ("z",), ("not finite",), level="standard"),
 )

@@ -224,8 +224,10 @@ BUGS = (
   Specimen("soft-labels-sum", soft_labels_sum, ("logits",), ("other function", "path")),
   Specimen("temperature-forgotten", temperature_forgotten, ("logits",), ("constant factor",)),
   Specimen("z-loss-forgotten", z_loss_forgotten, ("logits",), ("path", "other function")),
-  Specimen("binary-saturated", binary_saturated, ("logits",), ("not finite",)),
-  Specimen("logsumexp-overflow", logsumexp_overflow, ("logits",), ("not finite",)),
+  Specimen("binary-saturated", binary_saturated, ("logits",), ("not finite",), level="standard"),
+  Specimen(
+    "logsumexp-overflow", logsumexp_overflow, ("logits",), ("not finite",), level="standard"
+  ),
   Specimen("huber-delta", huber_delta, ("predictions",), ("clipped", "other function")),
   Specimen("hinge-count", hinge_count, ("scores",), ("path", "other function", "clipped")),
   Specimen("divergence-without-one", divergence_without_one, ("p",), ("path", "other function")),

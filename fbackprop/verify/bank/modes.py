@@ -162,10 +162,22 @@ def rounded_slope():
 
 BUGS = (
   Specimen("jit-fast-path", fast_path_of_jit, ("logits",), ("mode", "path")),
-  Specimen("vmap-mean", batched_rule_means, ("w",), ("mode", "constant factor")),
-  Specimen("vmap-first-for-all", batched_rule_shares, ("z",), ("mode",)),
-  Specimen("residuals-stopped", residuals_stopped, ("z",), ("mode", "stop_gradient")),
-  Specimen("weights-stopped", weights_stopped, ("w", "x"), ("mode", "stop_gradient")),
-  Specimen("slope-of-the-slope", slope_with_a_wrong_slope, ("z",), ("mode", "other function")),
-  Specimen("table-without-slope", rounded_slope, ("x",), ("mode", "stop_gradient")),
+  Specimen("vmap-mean", batched_rule_means, ("w",), ("mode", "constant factor"), level="standard"),
+  Specimen("vmap-first-for-all", batched_rule_shares, ("z",), ("mode",), level="standard"),
+  Specimen(
+    "residuals-stopped", residuals_stopped, ("z",), ("mode", "stop_gradient"), level="standard"
+  ),
+  Specimen(
+    "weights-stopped", weights_stopped, ("w", "x"), ("mode", "stop_gradient"), level="standard"
+  ),
+  Specimen(
+    "slope-of-the-slope",
+    slope_with_a_wrong_slope,
+    ("z",),
+    ("mode", "other function"),
+    level="standard",
+  ),
+  Specimen(
+    "table-without-slope", rounded_slope, ("x",), ("mode", "stop_gradient"), level="standard"
+  ),
 )

@@ -56,9 +56,12 @@ class Specimen(NamedTuple):
     leaves: the leaves that may be named first, as "params/1/w"; () where the bug has no leaf, and
       for a right one.
     causes: the kinds of `KINDS` that are right to name; () of a right one.
+    level: the lowest level of `vjp` that catches the bug: "standard" for what needs the points,
+      sizes and transforms that "quick" leaves out.
   """
 
   name: str
   make: Callable[[], Example]
   leaves: tuple[str, ...] = ()
   causes: tuple[str, ...] = ()
+  level: str = "quick"

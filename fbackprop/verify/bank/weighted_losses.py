@@ -203,7 +203,19 @@ BUGS = (
     ("logits",),
     ("other function",),
   ),
-  Specimen("label-zero-as-padding", label_zero_as_padding, ("logits",), ("subset of examples",)),
-  Specimen("equal-labels", equal_labels, ("x",), ("constant factor", "path", "subset of examples")),
+  Specimen(
+    "label-zero-as-padding",
+    label_zero_as_padding,
+    ("logits",),
+    ("subset of examples",),
+    level="standard",
+  ),
+  Specimen(
+    "equal-labels",
+    equal_labels,
+    ("x",),
+    ("constant factor", "path", "subset of examples"),
+    level="standard",
+  ),
   Specimen("embedding-overwrites", embedding_overwrites, ("table",), ("subset of examples",)),
 )
