@@ -39,7 +39,7 @@ CALLS = (
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
 # These hold programs that only JAX evaluates.
 OPAQUE = frozenset((
-  "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "run_state",
+  "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "remat_opt", "run_state",
   "select_and_scatter", "shard_map",
 ))  # fmt: skip
 # A hijax primitive holds its program in its method `expand`.
@@ -251,7 +251,7 @@ def carries_rule(program: Program) -> bool:
       return True
     if any(map(carries_rule, programs_in(equation))):
       if is_opaque(name):
-        raise UnknownProgramError(f"a derivative rule inside of {name!r}")
+        raise UnknownProgramError(f"how a derivative rule is taken out of {name!r}")
       return True
   return False
 

@@ -19,7 +19,7 @@ from fbackprop.checks import (
   check_size,
   describe,
 )
-from fbackprop.meshes import product
+from fbackprop.meshes import product, sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable
 
 Initializer = Callable[..., Array]
@@ -71,7 +71,7 @@ def dense_backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[Den
     Rumelhart, Hinton, Williams, Nature 323 (1986), 533–536, eq. 6 and 7.
   """
   w_bar = product(x.T, y_bar, bar_of=params.w)
-  b_bar = None if params.b is None else y_bar.sum(0)
+  b_bar = None if params.b is None else sum_rows(y_bar, bar_of=params.b)
   x_bar = product(y_bar, params.w.T, bar_of=x)
   return DenseParams(w_bar, b_bar), x_bar
 

@@ -59,6 +59,25 @@ def take_rows(tree: Any, rows: Any) -> Any:
   return jax.tree.map(take, tree)
 
 
+def sum_rows(y_bar: Array, bar_of: Array) -> Array:
+  """Σ_n of `[N, D]`, the cotangent of a primal `[D]`, which lives where that does."""
+  total: Array = y_bar.sum(0)
+  sharding = jax.typeof(bar_of).to_ct_aval().sharding
+  if not is_explicit(sharding.mesh) or jax.typeof(total).sharding == sharding:
+    return total
+  placed: Array = jax.sharding.reshard(total, sharding)  # type: ignore[no-untyped-call]
+  return placed
+
+
+def split_like(array: Any, other: Array) -> Any:
+  """An array, its dimensions split over the mesh as the first ones of another array are."""
+  mesh = mesh_of(other)
+  if not (is_explicit(mesh) and hasattr(array, "ndim")):  # What is no array is refused later.
+    return array
+  sharding = split_over(mesh, *splits_of(other)[: array.ndim])
+  return jax.sharding.reshard(jnp.asarray(array), sharding)  # type: ignore[no-untyped-call]
+
+
 def diagonal(square: Array) -> Array:
   """The diagonal of `[N, N]`, whole on each device."""
   places = jnp.arange(square.shape[0])

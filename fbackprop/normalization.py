@@ -23,6 +23,7 @@ from fbackprop.checks import (
   check_size,
   describe,
 )
+from fbackprop.meshes import sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
 
@@ -79,7 +80,8 @@ def layer_norm_backward(
   wide_hat, g = widen(x_hat), widen(y_bar * params.scale[None, :])
   rest = g - g.mean(1, keepdims=True) - wide_hat * (g * wide_hat).mean(1, keepdims=True)
   x_bar = (rest * rstd).astype(y_bar.dtype)
-  return NormParams((y_bar * x_hat).sum(0), y_bar.sum(0)), x_bar
+  scale_bar = sum_rows(y_bar * x_hat, bar_of=params.scale)
+  return NormParams(scale_bar, sum_rows(y_bar, bar_of=params.scale)), x_bar
 
 
 def rms_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array, Residuals]:
@@ -116,7 +118,7 @@ def rms_norm_backward(
   x_hat, rrms = residuals
   wide_hat, g = widen(x_hat), widen(y_bar * params.scale[None, :])
   x_bar = ((g - wide_hat * (g * wide_hat).mean(1, keepdims=True)) * rrms).astype(y_bar.dtype)
-  return NormParams((y_bar * x_hat).sum(0), None), x_bar
+  return NormParams(sum_rows(y_bar * x_hat, bar_of=params.scale), None), x_bar
 
 
 def scale_and_shift(params: NormParams, x_hat: Array) -> Array:

@@ -143,3 +143,30 @@ def test_the_run_of_an_ensemble_is_refused(first, capsys):
   capsys.readouterr()
   assert train("--init runs/two") == 2
   assert "--init runs/two holds an ensemble of 2 networks" in capsys.readouterr().err
+
+
+def test_equal_numbers_are_the_same_class(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  table(Path("t.csv"), 0.0)
+  words = Path("t.csv").read_text()
+  Path("t.csv").write_text(words.replace(",a\n", ",0\n").replace(",b\n", ",1\n"))
+  Path("float.csv").write_text(words.replace(",a\n", ",0.0\n").replace(",b\n", ",1.0\n"))
+  assert train("--name n --stop.max-steps 2") == 0
+  assert train("--init runs/n --stop.max-steps 0", "float.csv") == 0
+
+
+def test_another_task_is_refused_and_distant_numbers_are_said(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  x = np.arange(40.0)
+  for name, y in (("near", x / 7), ("far", x / 7 + 1e6), ("labels", x % 2)):
+    rows = "\n".join(f"{a},{b!r}" for a, b in zip(x, y.tolist(), strict=True))
+    Path(f"{name}.csv").write_text("a,kind\n" + rows)
+  words = "--stop.max-steps 0 --batch-size 30"
+  assert main(["train", *f"--data csv:near.csv --target kind --name n {words}".split()]) == 0
+  capsys.readouterr()
+  again = f"--target kind --init runs/n {words}"
+  assert main(["train", *f"--data csv:labels.csv {again}".split()]) == 2
+  said = capsys.readouterr().err
+  assert "--init runs/n learned a regression, and the data is taken for a classification" in said
+  assert main(["train", *f"--data csv:far.csv {again}".split()]) == 0
+  assert "deviations from that of --init; --standardize on measures anew" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -396,3 +397,33 @@ def test_holes_of_an_array_are_left_out_of_both_parts(tmp_path):
   assert found.test[0][:, 0].tolist() == [0, 1, 3]
   assert len(found.weights) == 3
   assert len(found.notes) == 2
+
+
+def test_labels_that_are_no_labels_are_refused_with_the_reason(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  rows = [f"{i},${i}.5" for i in range(20)]
+  Path("money.csv").write_text("a,price\n" + "\n".join(rows))
+  with pytest.raises(ValueError, match=r"'price' was taken for labels of 20 classes \('\$0.5', "):
+    load_dataset("csv:money.csv", 0, target=("price",))
+  Path("one.csv").write_text("a,y\n" + "\n".join(f"{i},yes" for i in range(20)))
+  with pytest.raises(ValueError, match="there is nothing to learn, as each label is 'yes'"):
+    load_dataset("csv:one.csv", 0, target=("y",))
+
+
+@pytest.mark.parametrize("step", [1, 2**40])
+def test_whole_numbers_beyond_float64_are_one_task_in_either_format(step, tmp_path):
+  values = [2**60 + step * (i % 2 if step == 1 else i) for i in range(60)]
+  x = np.arange(60.0)[:, None]
+  np.savez(tmp_path / "t.npz", x=x, y=np.array(values))
+  rows = "\n".join(f"{a},{y}" for a, y in zip(x[:, 0], values, strict=True))
+  (tmp_path / "t.csv").write_text("a,y\n" + rows)
+  data = [load_dataset(f"npz:{tmp_path}/t.npz", 0),
+          load_dataset(f"csv:{tmp_path}/t.csv", 0, target=("y",))]  # fmt: skip
+  assert data[0].task == data[1].task == ("classification" if step == 1 else "regression")
+  assert data[0].outputs == data[1].outputs
+  np.testing.assert_array_equal(data[0].targets, data[1].targets)
+
+
+def test_targets_in_float16_raise_no_warning(tmp_path):
+  np.savez(tmp_path / "t.npz", x=np.arange(40.0)[:, None], y=np.arange(40).astype(np.float16) / 8)
+  assert load_dataset(f"npz:{tmp_path}/t.npz", 0).task == "regression"

@@ -85,12 +85,13 @@ def test_another_table_is_refused_and_the_change_said(folder, capsys, name):
   assert main(["eval", "run"]) == 2
   told = capsys.readouterr()
   assert (told.out, told.err) == (
-    "", f"fbackprop: RUN run: csv:t.csv isn't as it was when the run began: {said}\n"
+    "", f"fbackprop: RUN run: csv:t.csv isn't as it was when the run began: {said}; "
+    "restore it, or score all of its rows: fbackprop eval run --data csv:t.csv\n"
   )  # fmt: skip
   assert main(["train", "--resume", "run", "--stop.max-steps", "30"]) == 2
   told = capsys.readouterr()
   assert told.out == ""
-  assert told.err.endswith(f"isn't as it was when the run began: {said}\n")
+  assert f"isn't as it was when the run began: {said}; restore it" in told.err
 
 
 def test_the_same_numbers_written_otherwise_are_the_same_table(folder, capsys):
@@ -112,7 +113,7 @@ def test_other_rows_are_scored_all_and_its_own_are_said(folder, capsys):
   assert main(["eval", "run", "--data", "csv:new.csv"]) == 0
   told = capsys.readouterr()
   assert "11 examples of csv:new.csv" in told.out
-  assert "fbackprop: 10 of these 11 rows are the run's own" in told.err
+  assert "fbackprop: note: 10 of these 11 rows belong to the run's own data" in told.err
   (folder / "far.csv").write_text("a,b,y\n7,8,0\n9,7,1\n1,2,NA\n")
   assert main(["eval", "run", "--data", "csv:far.csv", "--missing-targets", "drop"]) == 0
   told = capsys.readouterr()

@@ -341,5 +341,12 @@ def test_a_rule_inside_of_what_only_jax_evaluates_gives_no_verdict():
   split = partial(jax.shard_map, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
   x = jnp.asarray(X, jnp.float32)
   report = vjp(split(ruled(jnp.sin, 1.001)), x, level="quick")
-  assert_unknown(report, "a derivative rule inside of 'shard_map'")
+  assert_unknown(report, "how a derivative rule is taken out of 'shard_map'")
   assert vjp(split(jnp.sin), x, f_vjp=sine_vjp, level="quick").verdict == "pass"
+
+
+@pytest.mark.parametrize(("scale", "verdict"), [(1.0, "pass"), (1.02, "fail")])
+def test_a_rule_with_optimize_remat_is_judged(scale, verdict):
+  f = jax.custom_vjp(jnp.sin)
+  f.defvjp(lambda v: (jnp.sin(v), v), lambda v, g: (scale * g * jnp.cos(v),), optimize_remat=True)
+  assert fb.verify.vjp(f, jnp.linspace(-1, 1, 5), level="quick").verdict == verdict

@@ -92,7 +92,7 @@ class Faces:
     if missing:
       raise CircuitError(
         f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
-        "draw it as SVG, which takes the fonts of who looks at it"
+        "draw it as SVG, which is shown in the viewer's fonts"
       )
 
   def file(self, text: Text) -> str:

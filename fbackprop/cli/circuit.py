@@ -1,5 +1,6 @@
 """`fbackprop circuit`: an expression solved forward and backward, as a table, on a board, drawn."""
 
+import math
 import os
 import sys
 import unicodedata
@@ -205,6 +206,9 @@ def draw(config: CircuitConfig, trace: "Trace") -> bytes:
 
 def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
   """What jax.grad says of our gradients."""
+  numbers = [*(gate.value for gate in trace.gates), *trace.gradients.values()]
+  if check.agrees and not all(map(math.isfinite, numbers)):
+    return "not compared with jax.grad: a value or a gradient is not finite"
   if check.agrees:
     return f"jax.grad agrees, in float64: largest error {check.error:.1g} of a gradient's terms"
   ours, theirs = (f"{gradient + 0.0:.12g}" for gradient in (check.ours, check.theirs))  # No -0.

@@ -111,7 +111,7 @@ def say_what_is_shared(
     return  # Which only `check_same_data` needs.
   if shared:
     print(
-      f"fbackprop: {shared:,} of these {len(x):,} rows are the run's own, and it may have been "
-      "trained on them; without --data its test part is scored",
+      f"fbackprop: note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of "
+      f"which it was trained on, so that this is no test score; fbackprop eval {run} gives that",
       file=sys.stderr,
     )

@@ -100,7 +100,9 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
     config = replace(config, batch_size=n)
   sizes = (dataset.x.shape[1], *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset, **options)
-  params = None if start is None else params_of_start(start, dataset, model)
+  params = None  # Of a run that is resumed the checkpoint has them.
+  if start is not None and config.resume is None:
+    params = params_of_start(start, dataset, model)
   steps = config.stop.most_steps(n // config.batch_size)
   if "noise_scale" in config.watched and config.batch_size < 2:
     where = told_by("watch", arguments)
@@ -111,7 +113,6 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   if config.warmup > steps:
     where = told_by("warmup", arguments)
     raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
-  params = None if config.resume is not None else params
   prepared = Prepared(config, dataset, model, examples, validation, steps, start, params)
   if config.schedule != "constant" and prepared.last_step is None:
     where = told_by("schedule", arguments)
@@ -242,7 +243,7 @@ def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = No
     raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
   except ValueError as error:
     key, _, rest = str(error).partition(" ")
-    is_key = key in ("target", "task", "sample_weights", "missing_targets")
+    is_key = key in ("target", "task", "sample_weights", "missing_targets", "init")
     where = told_by(key, arguments) + " " if is_key else f"--data {config.data}: "
     raise UsageError(where + (rest if is_key else str(error))) from error
 

@@ -82,7 +82,10 @@ def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> Non
     path = Path(run, "env.json")
     raise UsageError(f"{path}: data must be as fbackprop train writes it") from error
   if changed:
-    raise UsageError(f"{where}: {data} isn't as it was when the run began: {changed}")
+    raise UsageError(
+      f"{where}: {data} isn't as it was when the run began: {changed}; restore it, or score all of "
+      f"its rows: fbackprop eval {run} --data {data}"
+    )
 
 
 def file_of_run(run: str, name: str) -> Path:

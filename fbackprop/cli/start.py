@@ -111,18 +111,25 @@ def params_of_start(start: Start, dataset: "Dataset", model: "Description") -> A
   """The parameters of `--init`, for a network and its data.
 
   Raises:
-    UsageError: features or outputs have other names, or a leaf has another shape or dtype.
+    UsageError: another task was learned, features or outputs have other names (1 and 1.0 are one),
+      or a leaf has another shape or dtype.
   """
   import jax
 
+  from fbackprop.train.fingerprints import canonical
   from fbackprop.train.weights import params_of
 
   if start.description is not None:
+    if start.description.task != dataset.task:
+      raise UsageError(
+        f"{start.where} learned a {start.description.task}, and the data is taken for a "
+        f"{dataset.task}; give --task {start.description.task}, or train without --init"
+      )
     for what, theirs, ours in (
       ("features", start.description.features, dataset.features),
       ("outputs", start.description.outputs, dataset.output_names),
     ):
-      if theirs != ours:
+      if list(map(canonical, theirs)) != list(map(canonical, ours)):
         raise UsageError(
           f"{start.where}: its {len(theirs)} {what} are {some(theirs)}, and those of the data "
           f"{some(ours)} ({len(ours)}); name the same, in the same order"

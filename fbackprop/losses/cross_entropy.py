@@ -25,6 +25,7 @@ from fbackprop.checks import (
 from fbackprop.losses.exact import exact_difference
 from fbackprop.losses.labels import one_hot
 from fbackprop.losses.rows import check_logits, check_values, scale_rows
+from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals, widen
 
 
@@ -65,7 +66,7 @@ def softmax_cross_entropy_forward(
   """
   where = "softmax_cross_entropy"
   check_logits(where, outputs)
-  kept = None
+  targets, kept = split_like(targets, outputs), None
   if len(getattr(targets, "shape", ())) == 2:
     check_same(where, ("outputs", "targets"), outputs, targets)
     if ignore_label is not None:
@@ -202,7 +203,7 @@ def sigmoid_cross_entropy_forward(outputs: Array, targets: Array) -> tuple[Array
     its digits where the prediction is right.
   """
   check_values("sigmoid_cross_entropy", outputs, targets)
-  z, t = outputs, targets
+  z, t = outputs, split_like(targets, outputs)
   none = jnp.zeros_like(z)  # In the place of 0 · inf.
   missed = jnp.where(t == 0, none, t * jax.nn.softplus(-z))
   false_alarm = jnp.where(t == 1, none, (1 - t) * jax.nn.softplus(z))

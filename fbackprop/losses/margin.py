@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from fbackprop.losses.exact import exact_difference
 from fbackprop.losses.labels import one_hot
 from fbackprop.losses.rows import check_logits, scale_rows
+from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals
 
 
@@ -37,7 +38,7 @@ def hinge_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
     multi-class pattern recognition", ESANN 1999, 219–224.
   """
   check_logits("hinge", outputs)
-  t, _ = one_hot("hinge", targets, outputs)
+  t, _ = one_hot("hinge", split_like(targets, outputs), outputs)
   is_rival = t == 0
   own = jnp.where(is_rival, jnp.zeros_like(outputs), t * outputs).sum(1)
   strongest = jnp.where(is_rival, outputs, -jnp.inf).max(1)

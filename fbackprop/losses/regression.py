@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from fbackprop.checks import check_number
 from fbackprop.losses.rows import check_values, scale_rows
+from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals
 
 
@@ -137,7 +138,7 @@ def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residual
     (1972), 370–384.
   """
   check_values("poisson_nll", outputs, targets)
-  z, t = outputs, targets
+  z, t = outputs, split_like(targets, outputs)
   rate = jnp.exp(z)
   return (rate - jnp.where(t == 0, jnp.zeros_like(z), t * z)).sum(1), rate - t
 

@@ -23,6 +23,11 @@ from fbackprop.train.standardization import (
   lost_values,
 )  # fmt: skip
 
+# Deviations from the mean that a network was trained with, beyond which its numbers mean little.
+FAR = 10.0
+# Classes of half of the examples, and at least so many, are rather numbers that were not read.
+MANY = 10
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -167,12 +172,20 @@ def load_dataset(
     own, raw = None, (train, test)
     if is_standardized:
       if known is not None and len(known.mean) != len(names):
-        raise ValueError(f"{name}: expected {len(known.mean)} columns, got {len(names)}")
+        raise ValueError(
+          f"init was trained on {len(known.mean)} columns, and {name} has {len(names)}: "
+          f"{listed(names)}"
+        )
       own = fit_standardization(train) if known is None else known
       constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
       if constant and source.image_shape is None:  # Most pictures have a margin.
         notes.append(f"constant in the training part: {listed(constant)}")
       train, test = own.wide(train), own.wide(test)
+      off = float(np.abs(train.mean(0)).max(initial=0.0))
+      if known is not None and off > FAR:
+        notes.append(
+          f"a mean lies {off:.3g} deviations from that of --init; --standardize on measures anew"
+        )
     train, test = as_float32(train, names), as_float32(test, names)
     notes.extend(lost_values(names, raw, (train, test)))
     return train, test, own
@@ -287,11 +300,19 @@ def rows_of_parts(
   is_labelled = targets.ndim == 1
   tested = round(test_fraction * n)
   least = len(examples.outputs) if is_labelled else 1
+  if is_labelled and least >= MANY and 2 * least > n:
+    some = ", ".join(map(repr, examples.outputs[:3]))
+    raise ValueError(
+      f"{name}: {examples.label!r} was taken for labels of {least} classes ({some}, ...), and "
+      f"there are {n} examples; if they are numbers, write them without units and separators"
+    )
   if min(tested, n - tested) < least:
     raise ValueError(
       f"{name} has {n} examples: with a test_fraction of {test_fraction:g} one of the parts "
       f"would have less than {least}"
     )
+  if is_labelled and least == 1:
+    raise ValueError(f"{name}: there is nothing to learn, as each label is {examples.outputs[0]!r}")
   if is_labelled:
     counts = np.bincount(targets, minlength=len(examples.outputs))
     if counts.min() < 2:

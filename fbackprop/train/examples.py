@@ -47,8 +47,8 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   check_arrays("fit", f"{name}.x", batch.x)
   for part, value in named_parts(batch):
     check_array("fit", f"{name}.{part}", value)
-    mesh = mesh_of(value)
-    if is_explicit(mesh) and jax.sharding.get_abstract_mesh() != mesh:
+    mesh = mesh_of(value) if isinstance(value, jax.Array) else None
+    if mesh and is_explicit(mesh) and jax.sharding.get_abstract_mesh() != mesh:
       raise ValueError(
         f"fit: {name}.{part} lives on a mesh with Explicit axes; call fit within "
         "`with jax.set_mesh(mesh):`"

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import describe
+from fbackprop.meshes import is_explicit, mesh_of
 from fbackprop.verify.findings import UnusableError
 from fbackprop.verify.primitives import digits, is_float
 
@@ -69,8 +70,10 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
   """The signature of a call, and its leaves as arrays.
 
   Raises:
-    UnusableError: a leaf is no array and no number, or none is a float.
+    UnusableError: a leaf is no array and no number, or none is a float; or on an Explicit mesh.
   """
+  if is_explicit(jax.sharding.get_abstract_mesh()):
+    raise UnusableError("a rule is verified on one device: call it outside of jax.set_mesh")
   names: list[str] = []
   leaves: Leaves = []
   structures = []
@@ -102,6 +105,11 @@ def as_array(name: str, leaf: Any) -> Any:
   except Exception as error:  # Of objects, a mask, an integer that is too large: JAX has none.
     reason = (str(error).strip().splitlines() or [""])[0]
     raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
+  if is_explicit(mesh_of(array)):
+    raise UnusableError(
+      f"a rule is verified on one device, and {name} lives on a mesh with Explicit axes: give "
+      f"jax.device_get of it"
+    )
   if array.is_deleted():
     raise UnusableError(f"args must hold values, but the buffer of {name} was deleted")
   if jnp.issubdtype(array.dtype, np.complexfloating):

@@ -249,7 +249,7 @@ def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
     raise ValueError(f"{path}: {name} must be numbers, got {got}")
   if task != "classification" and y.dtype.kind not in "iubf":
     raise ValueError(f"{path}: {name} must be numbers, got {y.dtype}")
-  if y.dtype.kind == "f" and not (np.abs(y) <= LARGEST).all():
+  if y.dtype.kind == "f" and not (np.abs(y.astype(np.float64)) <= LARGEST).all():
     raise ValueError(f"{path}: {name} must be finite")
   if task == "multilabel" and not np.isin(y, (0, 1)).all():
     raise ValueError(f"{path}: {name} must be 0 or 1 for several labels")

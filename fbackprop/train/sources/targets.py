@@ -69,7 +69,13 @@ def values_of(cells: np.ndarray) -> np.ndarray:
   columns = list(cells.T)
   values = np.stack([as_numbers(column) for column in columns], 1)
   are_numbers = np.isfinite(values).all() and not any(map(is_truth, columns))
-  return values if are_numbers else cells
+  if not are_numbers:
+    return cells
+  if (np.abs(values) >= 2**53).any():  # Of whole numbers so large float64 hasn't each.
+    whole = [number for number in map(exact, cells.ravel()) if number == number.to_integral_value()]
+    if len(whole) == cells.size and all(-(2**63) <= number < 2**63 for number in whole):
+      return np.array(list(map(int, whole)), np.int64).reshape(cells.shape)
+  return values
 
 
 def holes_of(words: Sequence[str]) -> np.ndarray:
