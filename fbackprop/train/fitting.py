@@ -86,7 +86,9 @@ def fit(
       `stop.validation_fraction` says, in the place of such a part of `data`.
     eval_every: steps from one evaluation to the next; None for one at the end only.
     check_every: steps from one comparison of our gradient with `jax.grad` to the next, from step 0
-      on; None for none.
+      on; None for none. Both are computed in float64, whatever precision the products of the run
+      have (TF32, bf16 passes), and on the CPU where the device has no float64: it is a check of the
+      mathematics. `LiveCheck.rounding` says what the run's own arithmetic rounds.
     chunk_steps: the most steps of one compiled call. It changes no result, only how soon an
       interrupt is heard.
     on_evaluation: called with each `Evaluation`, as it comes, and first, of a run that goes on,
