@@ -199,7 +199,10 @@ def test_other_data_in_the_same_file_is_refused(tmp_path, capsys):
   assert train(*flags, "--hidden", 2, "--stop.max-steps", 9, "--ckpt.every", 9) == 0
   table.write_text(table.read_text().replace("3,9,1", "3,8,1"))
   assert train("--resume", tmp_path / "a", "--stop.max-steps", 18) == 2
-  assert "is a checkpoint of another run: examples was " in capsys.readouterr().err
+  assert (
+    "isn't as it was when the run began: column 'b' differs, first at row 4"
+    in capsys.readouterr().err
+  )
 
 
 @pytest.mark.slow
