@@ -529,3 +529,11 @@ def test_infinite_gradients_agree():
   check = check_circuit(parse("sqrt(x) + log(y)").trace(x=0.0, y=1.0))
   assert check.agrees
   assert check_circuit(parse("2*3").trace()).agrees
+
+
+@pytest.mark.parametrize(("text", "at"), [("sqrt(x)", "x=-1"), ("x/0", "x=8"), ("log(x)", "x=0")])
+def test_numbers_that_are_not_finite_are_not_said_to_agree(text, at, capsys):
+  main(["circuit", text, "--at", at])
+  printed = capsys.readouterr().out
+  assert "not compared with jax.grad: a value or a gradient is not finite" in printed
+  assert "agrees" not in printed
