@@ -29,7 +29,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 
 import fbackprop as fb
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.datasets import load_dataset
 
 RESULTS = Path(__file__).parent / "results" / "data_defaults.json"
 DATA = ("iris", "wine", "breast_cancer", "diabetes", "moons", "circles", "blobs", "spiral", "xor",

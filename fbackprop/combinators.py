@@ -36,8 +36,8 @@ def serial(*layers: Layer) -> Layer:
       carries a note that says at which place of the chain it stands.
 
   Example:
-    >>> from fbackprop.activations import relu
-    >>> from fbackprop.linear import dense
+    >>> from fbackprop.layers.activations import relu
+    >>> from fbackprop.layers.dense import dense
     >>> net = serial(dense(4, 8), relu, dense(8, 3))
     >>> y, residuals = net.forward(net.init(jax.random.key(0)), jax.numpy.ones((5, 4)))
     >>> y.shape
@@ -99,7 +99,7 @@ def skip(layer: Layer) -> Layer:
     ValueError: when traced: f(x) differs from x in shape or dtype.
 
   Example:
-    >>> from fbackprop.linear import dense
+    >>> from fbackprop.layers.dense import dense
     >>> net = skip(dense(3, 3, w_init=jax.nn.initializers.zeros))
     >>> y, _ = net.forward(net.init(jax.random.key(0)), jax.numpy.array([[1.0, 2.0, 3.0]]))
     >>> print(y)

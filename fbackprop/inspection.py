@@ -11,7 +11,7 @@ import jax
 
 from fbackprop.checks import DtypeError, check_unit, describe
 from fbackprop.combinators import map_layers, name_layers
-from fbackprop.factors import refuse_factors
+from fbackprop.layers.factors import refuse_factors
 from fbackprop.transforms import mapped_like, over_rows, value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
 

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.activations import relu
 from fbackprop.checks import DtypeError, ShapeError, check_flag, check_size, describe
 from fbackprop.combinators import serial
 from fbackprop.combinators import skip as skipped
-from fbackprop.linear import Initializer, dense
-from fbackprop.noise import dropout as make_dropout
+from fbackprop.layers.activations import relu
+from fbackprop.layers.dense import Initializer, dense
+from fbackprop.layers.dropout import dropout as make_dropout
 from fbackprop.repetition import repeat
 from fbackprop.types import Layer
 
@@ -70,7 +70,7 @@ def mlp(
     ValueError: fewer than two sizes, a size below 1, or a rate that isn't from 0 to below 1.
 
   Example:
-    >>> from fbackprop.normalization import layer_norm
+    >>> from fbackprop.layers.normalization import layer_norm
     >>> net = mlp([64, 128, 10])
     >>> params = net.init(jax.random.key(0))
     >>> [leaf.shape for leaf in jax.tree.leaves(params)]

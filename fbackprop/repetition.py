@@ -40,9 +40,9 @@ def repeat(layer: Layer, n: int) -> Layer:
     ValueError: `n` is below 1. When traced: y differs from x in shape or dtype.
 
   Example:
-    >>> from fbackprop.activations import relu
+    >>> from fbackprop.layers.activations import relu
     >>> from fbackprop.combinators import serial
-    >>> from fbackprop.linear import dense
+    >>> from fbackprop.layers.dense import dense
     >>> net = repeat(serial(relu, dense(8, 8)), 100)
     >>> net.init(jax.random.key(0))[1].w.shape
     (100, 8, 8)

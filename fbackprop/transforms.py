@@ -22,7 +22,7 @@ from fbackprop.checks import (
   describe,
   example_count,
 )
-from fbackprop.factors import refuse_factors
+from fbackprop.layers.factors import refuse_factors
 from fbackprop.meshes import vary_alike
 from fbackprop.types import Array, Layer, Loss, Params, widen
 
@@ -185,7 +185,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
     TypeError: `net` isn't a Layer.
 
   Example:
-    >>> from fbackprop.linear import dense
+    >>> from fbackprop.layers.dense import dense
     >>> net = dense(3, 2)
     >>> y, backward = pullback(net)(net.init(jax.random.key(0)), jnp.ones((4, 3)))
     >>> params_bar, x_bar = backward(jnp.ones_like(y))

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fbackprop.train.files import write_whole
+from fbackprop.files import write_whole
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "false_alarms.json"
 CHUNK = 50

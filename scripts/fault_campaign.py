@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fbackprop.train.files import write_whole
+from fbackprop.files import write_whole
 
 RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "fault_campaign.json"
 # A run touches a file of its checkpoints 330 times, and takes some seconds: time for several kills.

@@ -28,8 +28,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.train.files import write_whole
-from fbackprop.verify.findings import Report
+from fbackprop.files import write_whole
+from fbackprop.verify.report.report import Report
 from scripts.benchmarks import machine
 from scripts.campaigns.matrix import Cell, cells, verify
 from scripts.campaigns.trust_page import Results, page, read_results

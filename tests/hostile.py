@@ -24,11 +24,11 @@ from fbackprop.cli.runs import load_json, load_told
 from fbackprop.cli.toml import flags_of_file
 from fbackprop.cli.usage import UsageError
 from fbackprop.train import load_params, save_params
+from fbackprop.train.data.csv_tables import read_csv, read_features
+from fbackprop.train.data.idx import read_idx
+from fbackprop.train.data.npz import read_npz, read_npz_features
+from fbackprop.train.data.standardization import Standardization
 from fbackprop.train.models import KEY, Description, load_model, save_model
-from fbackprop.train.sources.archives import read_npz, read_npz_features
-from fbackprop.train.sources.idx import read_idx
-from fbackprop.train.sources.tables import read_csv, read_features
-from fbackprop.train.standardization import Standardization
 from fbackprop.train.weights import CHECKSUM, METHOD, checksum_of, entry_of
 
 SIZES = (2, 3, 2)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from fbackprop.verify.bank import BUGS, RIGHT
-from fbackprop.verify.selftest import run_self_test
+from fbackprop.verify.self_test import run_self_test
 
 # One of each kind of mistake, and right rules that are easily mistaken for wrong ones.
 SAMPLE = (

@@ -296,7 +296,7 @@ NEGLECTED = Specimen("neglected", lambda: Example(scaled, (np.ones(1), np.ones(3
 def bank(monkeypatch):
   bugs = [made("doubled", partial(cube_rule, 2.0)), made("raises", broken_rule), NEGLECTED]
   right = [made("right", partial(cube_rule, 1.0))]
-  for where in ("scripts.benchmarks.checkers", "fbackprop.verify.selftest"):
+  for where in ("scripts.benchmarks.checkers", "fbackprop.verify.self_test"):
     monkeypatch.setattr(f"{where}.BUGS", bugs)
     monkeypatch.setattr(f"{where}.RIGHT", right)
 

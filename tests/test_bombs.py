@@ -41,9 +41,9 @@ print(json.dumps(said))
 """
 DATA = """
 from fbackprop.cli.runs import load_json, load_told
-from fbackprop.train.sources.archives import read_npz
-from fbackprop.train.sources.idx import read_numbers
-from fbackprop.train.sources.tables import read_csv
+from fbackprop.train.data.npz import read_npz
+from fbackprop.train.data.idx import read_numbers
+from fbackprop.train.data.csv_tables import read_csv
 from pathlib import Path
 def read(path):
   ending = path.rpartition(".")[2]

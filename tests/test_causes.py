@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fbackprop.verify.bank.specimen import KINDS
-from fbackprop.verify.explaining.causes import find_cause
+from fbackprop.verify.explain.causes import find_cause
 
 RNG = np.random.default_rng(0)
 X, W1, B1, W2, B2 = (RNG.normal(size=s) for s in [(7, 5), (5, 6), (6,), (6, 6), (6,)])

@@ -9,6 +9,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.circuit import from_mlp
+from fbackprop.layers import activations
 
 
 def network_gradients(net, params, x, target, loss):
@@ -58,7 +59,7 @@ def test_a_network_has_the_gradients_of_value_and_grad(net):
 
 ACTIVATIONS = {
   name: value
-  for name, value in vars(fb.activations).items()
+  for name, value in vars(activations).items()
   if isinstance(value, fb.types.Layer) and "gate" in dict(value.options)
 }
 

@@ -20,7 +20,7 @@ import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.cli.output import number
 from fbackprop.cli.progress import show_progress
-from fbackprop.train import runs
+from fbackprop.train import run_folder as runs
 
 FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",
          "report.png", "summary.json"]  # fmt: skip
@@ -211,7 +211,7 @@ def test_a_wrong_backward_rule_fails_the_run(tmp_path, capsys, undrawn, monkeypa
     return params_bar, x_bar * 1.001
 
   wrong = right._replace(backward=wrong_by_a_thousandth)
-  monkeypatch.setattr("fbackprop.activations.tanh", wrong)
+  monkeypatch.setattr("fbackprop.layers.activations.tanh", wrong)
   assert train(tmp_path, "--data", "sine", "--hidden", 3, "--stop.max-steps", 10) == 1
   said = re.search(r"the gradient of (.+) differs from jax\.grad by 1\.0e-03 at step 0",
                    capsys.readouterr().err)  # fmt: skip
@@ -309,7 +309,7 @@ def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):
     assert (name, seed) == ("sine", 5)
     raise KeyboardInterrupt
 
-  monkeypatch.setattr("fbackprop.train.datasets.load_dataset", interrupted)
+  monkeypatch.setattr("fbackprop.train.data.datasets.load_dataset", interrupted)
   assert train(tmp_path / "runs", "--data", "sine", "--seed", 5) == 130
   assert "interrupted before all of the run was saved" in capsys.readouterr().err
   assert not (tmp_path / "runs").exists()

@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fbackprop.cli import main
-from fbackprop.train import runs
+from fbackprop.train import run_folder as runs
 
 LINE = ("--data", "sine", "--hidden", "4", "--check-every", "0", "--eval-every", "20")
 

@@ -14,8 +14,8 @@ import fbackprop
 from fbackprop.cli import main
 from fbackprop.cli.config import DEFAULTS, GENERAL, TrainConfig, parse, saved
 from fbackprop.cli.usage import UsageError
-from fbackprop.train import runs
-from fbackprop.train.stopping import StopRules
+from fbackprop.train import run_folder as runs
+from fbackprop.train.stop_rules import StopRules
 
 
 def file_of(tmp_path, text):

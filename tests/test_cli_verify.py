@@ -92,8 +92,8 @@ def verifier(monkeypatch):
       return self.verify("layer", f, *args, **options)
 
   stand_in = Verifier()
-  monkeypatch.setattr("fbackprop.verify.checking.vjp", stand_in.vjp)
-  monkeypatch.setattr("fbackprop.verify.layers.layer", stand_in.layer)
+  monkeypatch.setattr("fbackprop.verify._vjp.vjp", stand_in.vjp)
+  monkeypatch.setattr("fbackprop.verify._layer.layer", stand_in.layer)
   return stand_in
 
 

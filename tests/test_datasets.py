@@ -7,7 +7,7 @@ import pytest
 import sklearn.datasets
 
 from fbackprop.extras import need
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.datasets import load_dataset
 
 DIGITS, SINE = load_dataset("digits", 0), load_dataset("sine", 0)
 

@@ -14,7 +14,7 @@ from scripts import docs_links
 
 ROOT = docs_links.ROOT
 # Rules compose what is here; `transforms` wraps whole networks, and has no rule of its own.
-FOLDERS = ("fbackprop", "fbackprop/gates", "fbackprop/losses")
+FOLDERS = ("fbackprop", "fbackprop/gates", "fbackprop/layers", "fbackprop/losses")
 RULES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.py"))
 RULES.remove(ROOT / "fbackprop" / "transforms.py")
 

@@ -17,9 +17,10 @@ import fbackprop as fb
 from fbackprop.cli import ensemble as cli_ensemble
 from fbackprop.cli import main
 from fbackprop.cli.ensemble import metrics_of
+from fbackprop.layers import dense
 from fbackprop.train import EnsembleEvaluation, fit_ensemble, report, spread_of
 from fbackprop.train.averaging import mean_outputs
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.last_axis import is_tiny, vmap_last
 from fbackprop.train.models import Model, describe_model, load_model
 from fbackprop.train.report import RateScores, Told, draw_ensemble_page, panels
@@ -390,8 +391,8 @@ def test_a_wrong_gradient_and_a_divergence_are_told_and_saved(
     params_bar, x_bar = right(params, x, y_bar)
     return jax.tree.map(lambda leaf: leaf * 1.001, params_bar), x_bar
 
-  right = fb.linear.dense_backward
-  monkeypatch.setattr(fb.linear, "dense_backward", scaled)
+  right = dense.dense_backward
+  monkeypatch.setattr(dense, "dense_backward", scaled)
   assert ensemble(tmp_path, "--rates", "0.1", "1e37") == 1
   folder = tmp_path / "iris-1"
   said = capsys.readouterr().err

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.csv_tables import read_csv, read_features
+from fbackprop.train.data.datasets import load_dataset
+from fbackprop.train.data.npz import read_npz
+from fbackprop.train.data.standardization import fit_standardization
+from fbackprop.train.data.targets import infer_task
+from fbackprop.train.metrics import score
 from fbackprop.train.models import Description, Model, load_model
-from fbackprop.train.scoring import score
-from fbackprop.train.sources.archives import read_npz
-from fbackprop.train.sources.tables import read_csv, read_features
-from fbackprop.train.sources.targets import infer_task
-from fbackprop.train.standardization import fit_standardization
 
 RNG = np.random.default_rng(7)
 N = 64

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from fbackprop.cli import main
-from fbackprop.train.datasets import load_dataset
-from fbackprop.train.fingerprints import difference
+from fbackprop.train.data.datasets import load_dataset
+from fbackprop.train.data.fingerprints import difference
 
 RNG = np.random.default_rng(7)
 N = 64

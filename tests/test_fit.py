@@ -12,12 +12,12 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.linear import dense_backward
+from fbackprop.layers.dense import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
-from fbackprop.train.interruption import deferred_interrupt
-from fbackprop.train.judging import stop_numbers
+from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import draw_order, make_chunk, start_loop, take_batch
-from fbackprop.train.steps import State
+from fbackprop.train.step import State
+from fbackprop.train.stop_conditions import stop_numbers
 
 KEY = jax.random.key(3)
 X = np.asarray(jax.random.normal(jax.random.key(1), (22, 4)))

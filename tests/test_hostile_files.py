@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.files import open_plain
+from fbackprop.files import open_plain
 from tests.hostile import KINDS, MODEL, TOLD, broken, read_run
 
 CLEAR = (ValueError, TypeError, OSError, UsageError)

@@ -13,7 +13,7 @@ from jax.interpreters import mlir
 import fbackprop as fb
 from fbackprop import jaxprs
 from fbackprop.verify import vjp
-from fbackprop.verify.evaluation import Evaluator
+from fbackprop.verify.interpret.evaluation import Evaluator
 
 X = np.random.default_rng(0).normal(size=6)
 GRID = np.linspace(-2.0, 2.0, 7)

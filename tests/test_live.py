@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.linear import DenseParams, dense_backward
+from fbackprop.layers.dense import DenseParams, dense_backward
 from fbackprop.verify import GRADIENT_TOLERANCE, live, make_live_check
 
 X = jax.random.normal(jax.random.key(1), (7, 4))

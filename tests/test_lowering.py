@@ -12,8 +12,8 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.judging import stop_numbers
 from fbackprop.train.loop import make_chunk, start_loop
+from fbackprop.train.stop_conditions import stop_numbers
 from tests.cases import CASES
 from tests.witness import draw, pull
 

@@ -14,10 +14,10 @@ import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.cli.config import parse
 from fbackprop.cli.options import emphasis_of
-from fbackprop.train.datasets import load_dataset
-from fbackprop.train.emphasis import balanced_weights, training_batch
+from fbackprop.train.data.csv_tables import read_csv
+from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.models import NORMALIZATIONS, load_model, read_options
-from fbackprop.train.sources.tables import read_csv
+from fbackprop.train.weighting import balanced_weights, training_batch
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(60, 3)).astype(np.float32)

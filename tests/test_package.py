@@ -2,6 +2,8 @@
 
 import ast
 import doctest
+import functools
+import graphlib
 import importlib
 import subprocess
 import sys
@@ -18,75 +20,25 @@ MODULES = sorted(
   for path in ROOT.rglob("*.py")
 )
 
-# A module imports from lower floors, or from one that stands earlier in its own row.
-FLOORS = [
-  ["lazy", "hints", "extras", "markup", "typefaces", "types", "checks", "jaxprs", "meshes"],
-  ["gates.arithmetic", "gates.selection", "gates.piecewise", "gates.smooth", "gates.gated", "gates",
-   "activations", "linear", "normalization", "noise", "factors",
-   "losses.exact", "losses.rows", "losses.labels", "losses.regression", "losses.margin",
-   "losses.cross_entropy", "losses.combination", "losses"],
-  ["combinators", "repetition", "transforms", "inspection"],
-  ["networks", "circuit.graph", "circuit.tracing", "circuit.spelling", "circuit.source",
-   "circuit.grammar", "circuit.parsing",
-   "circuit.neurons", "circuit.examples", "circuit.columns", "circuit.crossings",
-   "circuit.settling", "circuit.alignment", "circuit.layout", "circuit.labels",
-   "circuit.notation", "circuit.text", "circuit.steps", "circuit.shapes", "circuit.svg",
-   "circuit.png", "circuit.drawing", "circuit",
-   "quantities.capturing", "quantities.reading", "quantities.gradients", "quantities.norms",
-   "quantities.clipping", "quantities.moments", "quantities.kernels", "quantities.order",
-   "quantities.vitals", "quantities.passes", "quantities"],
-  ["verify.bank.arguments", "verify.bank.specimen", "verify.circuits", "verify.clipping",
-   "verify.comparison",
-   "verify.explaining", "verify.explaining.patterns", "verify.explaining.slopes", "verify.findings",
-   "verify.primitives", "verify.arguments", "verify.bank.activations", "verify.bank.arithmetic",
-   "verify.bank.attention", "verify.bank.batches", "verify.bank.branches", "verify.bank.cotangents",
-   "verify.bank.kinks", "verify.bank.loops", "verify.bank.losses", "verify.bank.modes",
-   "verify.bank.networks", "verify.bank.normalization", "verify.bank.precision",
-   "verify.bank.products", "verify.bank.right_activations", "verify.bank.right_calls",
-   "verify.bank.right_layers", "verify.bank.right_loops", "verify.bank.right_losses",
-   "verify.bank.right_normalization", "verify.bank.right_precision", "verify.bank.right_products",
-   "verify.bank.right_structure", "verify.bank.state", "verify.bank.structure",
-   "verify.bank.weighted_losses", "verify.samples", "verify.foreign",
-   "verify.evaluation", "verify.explaining.rearrangement",
-   "verify.rendering", "verify.html", "verify.bank", "verify.explaining.steps", "verify.rules",
-   "verify.tracing", "verify.shared_outputs",
-   "verify.explaining.tape", "verify.regimes", "verify.batches", "verify.witnesses",
-   "verify.differences", "verify.branches",
-   "verify.exact", "verify.explaining.matching", "verify.modes", "verify.numerics", "verify.ties",
-   "verify.verification", "verify.explaining.kinks", "verify.explaining.paths",
-   "verify.explaining.recomputation", "verify.explaining.regions", "verify.explaining.rounding",
-   "verify.judging", "verify.explaining.cotangents", "verify.explaining.operands",
-   "verify.explaining.points", "verify.explaining.subsets", "verify.live",
-   "verify.explaining.scans", "verify.explaining.causes", "verify.pointwise", "verify.battery",
-   "verify.running", "verify.transformed", "verify.checking", "verify.asserting", "verify.layers",
-   "verify.selftest", "verify.library", "verify"],
-  ["train.files", "train.stopping", "train.method_names", "train.shuffles",
-   "train.optimizers", "train.methods",
-   "train.gradients", "train.steps", "train.watching",
-   "train.results", "train.result_html", "train.weights", "train.sources.names",
-   "train.sources.examples",
-   "train.sources.bundled", "train.sources.synthetic", "train.sources.targets",
-   "train.sources.lines", "train.sources.tables",
-   "train.sources.members", "train.sources.archives", "train.sources.idx", "train.sources",
-   "train.fingerprints", "train.standardization",
-   "train.averaging", "train.ensemble_results", "train.ensemble_arguments",
-   "train.datasets", "train.emphasis", "train.models", "train.scoring", "train.examples",
-   "train.divergence", "train.interruption", "train.validation", "train.judging", "train.loop",
-   "train.history", "train.checkpoint_files", "train.checkpoints", "train.running",
-   "train.gradient_checks", "train.fitting", "train.last_axis", "train.ensemble_scores",
-   "train.ensemble_loop", "train.ensembles", "train.report.style",
-   "train.report.layers", "train.report.curves", "train.report.classes", "train.report.values",
-   "train.report.picture", "train.report.cells", "train.report.figures", "train.report.regions",
-   "train.report.watched", "train.report.panels", "train.report.headline", "train.report.scores",
-   "train.report.layer_table", "train.report.worst", "train.report.page",
-   "train.report.members", "train.report.ensemble_page", "train.report",
-   "train.runs", "train"],
-  ["cli.usage", "cli.toml", "cli.runs", "cli.config", "cli.start", "cli.options", "cli.progress",
-   "cli.output",
-   "cli.folder", "cli.table", "cli.loading", "cli.told", "cli.preparation", "cli.ensemble",
-   "cli.train", "cli.eval", "cli.predict", "cli.info", "cli.circuit", "cli.verify", "cli",
-   "__main__"],
-]  # fmt: skip
+# A folder, or a module of the top, imports from lower ranks and, without a circle, from its own.
+RANKS = [
+  ["types", "checks", "hints", "extras", "files", "markup", "fonts", "jaxprs", "meshes"],
+  ["gates"],
+  ["layers", "losses"],
+  ["combinators", "repetition", "transforms", "inspection", "networks"],
+  ["circuit", "quantities"],
+  ["verify.report"],
+  ["verify.interpret"],
+  ["verify.witnesses"],
+  ["verify.explain"],
+  ["verify.checks", "verify.bank"],
+  ["verify"],
+  ["train.data"],
+  ["train"],
+  ["train.report"],
+  ["cli", "__main__"],
+]
+RANK_OF = {f"fbackprop.{room}": rank for rank, row in enumerate(RANKS) for room in row}
 
 
 def run(code: str) -> str:
@@ -95,36 +47,65 @@ def run(code: str) -> str:
   ).stdout
 
 
-def imports_of(module: str) -> set[str]:
-  """The modules of ours that a module imports, anywhere in its text."""
+def file_of(module: str) -> Path:
   path = ROOT.parent.joinpath(*module.split("."))
-  path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+  return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def imported_names(call: ast.Call) -> set[str]:
+  """The modules that `import_module(...)` may import: one, or all that an f-string may name."""
+  argument = call.args[0]
+  if isinstance(argument, ast.Constant):
+    return {argument.value}
+  if isinstance(argument, ast.JoinedStr) and isinstance(argument.values[0], ast.Constant):
+    return {m for m in MODULES if m.startswith(argument.values[0].value)}
+  return set()  # A name: of another package, or a user's.
+
+
+@functools.cache
+def imports_of(module: str) -> set[str]:
+  """The modules of ours that a module imports, anywhere in its text, also by `import_module`."""
   found = set()
-  for node in ast.walk(ast.parse(path.read_text())):
+  for node in ast.walk(ast.parse(file_of(module).read_text())):
     if isinstance(node, ast.Import):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom) and node.module:
       names = {f"{node.module}.{alias.name}" for alias in node.names}
       found |= {name if name in MODULES else node.module for name in names}
-  return {name for name in found if name.startswith("fbackprop")}
+    elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+      found |= imported_names(node)
+  return {name for name in found if name.startswith("fbackprop")} - {module}
 
 
-def test_every_module_stands_on_a_floor():
-  assert sorted(f"fbackprop.{m}" for row in FLOORS for m in row) == [m for m in MODULES if "." in m]
+def room_of(module: str) -> str:
+  """The longest entry of `RANKS` that a module belongs to: its folder, or itself."""
+  while module not in RANK_OF:
+    module = module.rpartition(".")[0]
+  return module
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if "." in m])
-def test_a_module_imports_downward_only(module):
-  order = [f"fbackprop.{m}" for row in FLOORS for m in row]
+def test_a_module_imports_from_lower_ranks_only(module):
+  rank = RANK_OF[room_of(module)]
   # The front door gives lazy names only: whoever imports it imports no module yet.
   for imported in imports_of(module) - {"fbackprop"}:
-    assert order.index(imported) < order.index(module), f"{module} imports {imported}"
+    assert RANK_OF[room_of(imported)] <= rank, f"{module} imports {imported}"
+
+
+def test_no_imports_go_in_circles():
+  graph = {m: imports_of(m) - {"fbackprop"} for m in MODULES if "." in m}
+  assert list(graphlib.TopologicalSorter(graph).static_order())
+
+
+def test_no_rank_stands_for_nothing():
+  rooms = {room_of(m) for m in MODULES if "." in m}
+  assert rooms == set(RANK_OF)
 
 
 def test_the_front_door_is_used_by_the_highest_floor_alone():
   users = {m for m in MODULES if "." in m and "fbackprop" in imports_of(m)}
   assert users <= {
-    "fbackprop.cli", "fbackprop.cli.ensemble", "fbackprop.cli.train", "fbackprop.train.runs"
+    "fbackprop.cli", "fbackprop.cli.ensemble", "fbackprop.cli.train", "fbackprop.train.run_folder"
   }  # fmt: skip
 
 
@@ -154,26 +135,22 @@ def test_the_stub_names_what_the_package_names(package):
     if isinstance(node, ast.ImportFrom):
       for alias in node.names:
         assert alias.asname == alias.name  # Without "as" a checker doesn't re-export it.
-        homes[alias.name] = node.module or package
+        homes[alias.name] = f"{package}.{node.module or alias.name}"
   assert sorted(homes) == module.__all__ == dir(module)
   for name, home in homes.items():
     value = getattr(module, name)
-    assert value is (
-      sys.modules[f"{home}.{name}"] if home == package else getattr(sys.modules[home], name)
-    )
+    assert value is sys.modules[home] or value is getattr(sys.modules[home], name)
 
 
 def test_an_unknown_name_is_an_attribute_error():
-  with pytest.raises(AttributeError, match="module 'fbackprop' has no attribute 'dens'"):
+  with pytest.raises(AttributeError, match="No fbackprop attribute dens"):
     _ = fb.dens
 
 
-def test_no_public_function_has_the_name_of_a_module():
-  modules = {m.rpartition(".")[2] for m in MODULES}
+def test_no_public_name_of_a_package_is_one_of_its_modules():
   for package in (fb, fb.circuit, fb.quantities, fb.train, fb.verify):
-    for name in package.__all__:
-      value = getattr(package, name)
-      assert name not in modules or type(value).__name__ == "module", name
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    assert not modules & set(package.__all__)
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 from jax import lax
 
 from fbackprop.jaxprs import equations_of
-from fbackprop.verify import primitives
-from fbackprop.verify.evaluation import Evaluator
+from fbackprop.verify.interpret import primitives
+from fbackprop.verify.interpret.evaluation import Evaluator
 
 DTYPES = (
   "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16",

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.datasets import load_dataset
 
 
 def spiral() -> tuple[np.ndarray, np.ndarray]:

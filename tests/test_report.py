@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 
 import fbackprop as fb
 from fbackprop.train import report
-from fbackprop.train.datasets import Dataset, load_dataset
-from fbackprop.train.report import classes, curves, layers, panels, style, values
+from fbackprop.train.data.datasets import Dataset, load_dataset
+from fbackprop.train.report import classes, curves, panels, style, values
+from fbackprop.train.report import layer_panels as layers
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 
 RUNS = {

@@ -17,7 +17,8 @@ import fbackprop as fb
 from fbackprop.cli.config import GENERAL, parse
 from fbackprop.cli.told import settings, told_of
 from fbackprop.combinators import name_layers
-from fbackprop.train.datasets import Dataset, load_dataset
+from fbackprop.train.data.datasets import Dataset, load_dataset
+from fbackprop.train.data.standardization import fit_standardization
 from fbackprop.train.models import Model, describe_model
 from fbackprop.train.report import Told, classes, draw_page, figures, panels, regions, values
 from fbackprop.train.report.headline import about, ending_of, training_of
@@ -26,8 +27,7 @@ from fbackprop.train.report.page import files_of, in_own_units
 from fbackprop.train.report.scores import scores_of
 from fbackprop.train.report.worst import losses_of, pictures_of, rows_of
 from fbackprop.train.results import BestEpoch, Evaluation, Result
-from fbackprop.train.standardization import fit_standardization
-from fbackprop.train.steps import State, layer_names
+from fbackprop.train.step import State, layer_names
 from fbackprop.verify.live import LiveCheck
 
 RNG = np.random.default_rng(0)

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from fbackprop.cli import main
-from fbackprop.verify import Finding, Report, run_self_test, selftest
+from fbackprop.verify import Finding, Report, run_self_test
+from fbackprop.verify import self_test as selftest
 from fbackprop.verify.bank.specimen import Example, Specimen
 
 
@@ -111,7 +112,7 @@ def bank(monkeypatch):
 
     return like._replace(name=name, make=made)
 
-  for where in ("fbackprop.verify.selftest", "fbackprop.verify.bank"):
+  for where in ("fbackprop.verify.self_test", "fbackprop.verify.bank"):
     monkeypatch.setattr(f"{where}.BUGS", [specimen("bug-1", BUG), specimen("bug-2", BUG)])
     monkeypatch.setattr(f"{where}.RIGHT", [specimen("right-1", RIGHT), specimen("right-2", RIGHT)])
   monkeypatch.setattr(selftest, "vjp", vjp)

@@ -10,7 +10,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.cli.config import parse
 from fbackprop.train.loop import draw_order, take_batch
-from fbackprop.train.shuffles import ROUNDS, SHUFFLES, exact_order, fast_keys, feistel, find_shuffle
+from fbackprop.train.shuffle import ROUNDS, SHUFFLES, exact_order, fast_keys, feistel, find_shuffle
 
 KEY = jax.random.key(11)
 FAST = SHUFFLES["fast"]

@@ -156,7 +156,7 @@ def test_the_digits_cost_an_array_for_each_hidden_layer(depth):
 
 def test_a_network_learns_in_the_tail_with_it_and_not_without():
   """One unit at z = -20: its gradient is the only way out."""
-  params = (fb.linear.DenseParams(jnp.full((1, 1), -20.0), jnp.zeros(1)), ())
+  params = (fb.DenseParams(jnp.full((1, 1), -20.0), jnp.zeros(1)), ())
   for gate, is_zero in ((fb.gates.elu, True), (fb.gates.elu_with(accurate_tail=True), False)):
     net = fb.serial(fb.dense(1, 1), fb.activation(gate))
     _, grads = fb.value_and_grad(net, fb.squared_error)(params, jnp.ones((1, 1)), jnp.zeros((1, 1)))

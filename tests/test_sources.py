@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from fbackprop.cli.config import TrainConfig
-from fbackprop.train.datasets import load_dataset
-from fbackprop.train.sources import names, tables
-from fbackprop.train.sources.archives import read_npz, read_npz_features
-from fbackprop.train.sources.idx import read_idx
-from fbackprop.train.sources.tables import read_csv, read_features
+from fbackprop.train.data import csv_tables as tables
+from fbackprop.train.data import names
+from fbackprop.train.data.csv_tables import read_csv, read_features
+from fbackprop.train.data.datasets import load_dataset
+from fbackprop.train.data.idx import read_idx
+from fbackprop.train.data.npz import read_npz, read_npz_features
 
 # Examples to learn from and to test on, features, outputs, whether the features are standardised.
 SIZES = {

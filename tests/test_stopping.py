@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from fbackprop.train import Batch, State, StopRules
-from fbackprop.train.judging import DIVERGED, RUNNING, add_up, judge, stop_numbers
 from fbackprop.train.loop import make_chunk, start_loop
-from fbackprop.train.steps import Info
-from fbackprop.train.stopping import STOP_REASONS
+from fbackprop.train.step import Info
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, add_up, judge, stop_numbers
+from fbackprop.train.stop_rules import STOP_REASONS
 
 
 def stop_by_loop(losses, per_epoch, stop):

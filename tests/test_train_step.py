@@ -11,7 +11,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.train.optimizers import make_mean_loss
-from fbackprop.train.steps import layer_names
+from fbackprop.train.step import layer_names
 from tests import oracle
 
 RATE = 0.25
@@ -214,12 +214,12 @@ def test_init_starts_from_given_parameters():
 @pytest.mark.parametrize(
   ("spoil", "error", "said"),
   [
-    (lambda p: p[:2], fb.checks.StructureError, "missing [2].b, [2].w; not expected none"),
-    (lambda p: (*p, p[0]), fb.checks.StructureError, "not expected [3].b, [3].w"),
-    (list, fb.checks.StructureError, "must have the structure"),
-    (lambda p: (p[0], (), p[2]._replace(w=p[2].w.T)), fb.checks.ShapeError,
+    (lambda p: p[:2], fb.StructureError, "missing [2].b, [2].w; not expected none"),
+    (lambda p: (*p, p[0]), fb.StructureError, "not expected [3].b, [3].w"),
+    (list, fb.StructureError, "must have the structure"),
+    (lambda p: (p[0], (), p[2]._replace(w=p[2].w.T)), fb.ShapeError,
      "params[2].w must have shape [5, 3], got float32[3, 5]"),
-    (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), fb.checks.DtypeError,
+    (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), fb.DtypeError,
      "params[0].w must have dtype float32, got bfloat16[4, 5]"),
   ],
 )  # fmt: skip

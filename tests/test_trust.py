@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.verify.findings import Checked, Finding, Report
+from fbackprop.verify.report.findings import Checked, Finding
+from fbackprop.verify.report.report import Report
 from scripts import trust
 from scripts.campaigns import matrix
 from scripts.campaigns.trust_page import Results, page, read_results

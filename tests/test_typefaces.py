@@ -17,11 +17,11 @@ from matplotlib.image import imread
 
 from fbackprop.circuit import CircuitError, Node, build, parse
 from fbackprop.cli import main
+from fbackprop.fonts import choose_fonts, spelled
 from fbackprop.train import report
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.report import panels, style
 from fbackprop.train.report.figures import svg_of
-from fbackprop.typefaces import choose_fonts, spelled
 from tests.test_report import evaluation, one_layer, result_of
 
 OURS = mpl.get_data_path()

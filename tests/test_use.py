@@ -11,9 +11,9 @@ import safetensors.numpy
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.train.datasets import load_dataset
+from fbackprop.train.data.datasets import load_dataset
+from fbackprop.train.metrics import score
 from fbackprop.train.models import describe_model, load_model, save_model
-from fbackprop.train.scoring import score
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(80, 3)) * [1.0, 100.0, 1e-3] + [0.0, 500.0, 0.0]

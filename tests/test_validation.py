@@ -10,7 +10,7 @@ from sklearn.metrics import accuracy_score
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train import StopRules
-from fbackprop.train.steps import Batch
+from fbackprop.train.step import Batch
 from fbackprop.train.validation import set_aside, size_aside
 
 KEY = jax.random.key(3)

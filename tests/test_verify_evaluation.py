@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fbackprop.jaxprs import last_reads
-from fbackprop.verify.checking import vjp
-from fbackprop.verify.comparison import compare, spread
-from fbackprop.verify.evaluation import Evaluator, Noise
-from fbackprop.verify.tracing import flat, without_rules
+from fbackprop.verify._vjp import vjp
+from fbackprop.verify.interpret.evaluation import Evaluator, Noise
+from fbackprop.verify.interpret.programs import flat, without_rules
+from fbackprop.verify.witnesses.comparison import compare, spread
 
 X = np.random.default_rng(0).normal(size=(5, 4))
 Y = np.random.default_rng(1).normal(size=(4, 3))

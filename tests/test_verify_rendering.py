@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from fbackprop.verify.findings import Checked, Finding, Report
+from fbackprop.verify.report.findings import Checked, Finding
+from fbackprop.verify.report.report import Report
 
 FAIL = Finding(
   kind="fail",

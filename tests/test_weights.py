@@ -16,8 +16,8 @@ import safetensors.numpy
 from hypothesis import strategies as st
 
 import fbackprop as fb
+from fbackprop.files import write_whole
 from fbackprop.train import load_params, save_params
-from fbackprop.train.files import write_whole
 from fbackprop.train.weights import DTYPES, HOW
 
 SIZES = [3, 4, 2]

@@ -4,15 +4,6 @@ The gates are those of `fbackprop.gates`, of which the layers are made too. Name
 they are touched.
 """
 
-from fbackprop.lazy import lazy_names
+import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_names(
-  "fbackprop.circuit",
-  {
-    "examples": ("EXAMPLES", "example"),
-    "graph": ("Circuit", "CircuitError", "GateTrace", "Node", "Trace", "build"),
-    "neurons": ("from_mlp",),
-    "parsing": ("parse",),
-    "source": ("ParseError",),
-  },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.activations import sigmoid
 from fbackprop.circuit.graph import Circuit, CircuitError
 from fbackprop.circuit.neurons import from_mlp
 from fbackprop.circuit.parsing import parse
 from fbackprop.hints import hint
-from fbackprop.linear import DenseParams
+from fbackprop.layers.activations import sigmoid
+from fbackprop.layers.dense import DenseParams
 from fbackprop.losses import squared_error
 from fbackprop.networks import mlp
 

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.activations import softmax
 from fbackprop.checks import DtypeError, StructureError, check_shape, check_unit, describe
 from fbackprop.circuit.graph import GATES, Circuit, CircuitError, Node, build
 from fbackprop.combinators import check_length, is_chain
+from fbackprop.layers.activations import softmax
 from fbackprop.losses import softmax_cross_entropy, squared_error
 from fbackprop.types import Gate, Layer, Loss, Params
 

@@ -12,7 +12,7 @@ from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.labels import Text
 from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Picture
 from fbackprop.extras import need
-from fbackprop.typefaces import any_weight, choose_fonts, list_characters
+from fbackprop.fonts import any_weight, choose_fonts, list_characters
 
 WIDEST = 60_000  # What the renderer can do is 65,535.
 

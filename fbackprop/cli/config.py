@@ -12,6 +12,7 @@ import tyro
 from fbackprop.cli.runs import file_of_run
 from fbackprop.cli.toml import flags_of_file
 from fbackprop.cli.usage import UsageError, hint
+from fbackprop.train.data.names import MissingTargets, kind_and_path
 from fbackprop.train.method_names import (
   NonfiniteName,
   OptimizerName,
@@ -19,8 +20,7 @@ from fbackprop.train.method_names import (
   ShuffleName,
   WatchName,
 )
-from fbackprop.train.sources.names import MissingTargets, kind_and_path
-from fbackprop.train.stopping import StopRules
+from fbackprop.train.stop_rules import StopRules
 
 ActivationName = Literal[
   "relu", "leaky_relu", "relu6", "hard_tanh", "sigmoid", "tanh", "softplus", "elu", "selu", "gelu",

@@ -13,8 +13,8 @@ from fbackprop.cli.output import number
 from fbackprop.cli.preparation import begin, method_of, prepare
 from fbackprop.cli.progress import show_progress
 from fbackprop.cli.told import told_of
-from fbackprop.train.files import write_whole
-from fbackprop.train.interruption import deferred_interrupt
+from fbackprop.files import write_whole
+from fbackprop.train.interrupts import deferred_interrupt
 
 if TYPE_CHECKING:
   from fbackprop.train.ensemble_results import EnsembleEvaluation, EnsembleResult
@@ -39,7 +39,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   import optax
 
   import fbackprop as fb
-  from fbackprop.train import runs
+  from fbackprop.train import run_folder as runs
   from fbackprop.train.ensemble_scores import make_ensemble_evaluate
   from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import Model, save_model

@@ -10,7 +10,7 @@ import tyro
 from fbackprop.cli.config import parse
 from fbackprop.cli.runs import check_same_data, load_json, load_run_model, load_told, shown
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.sources.names import MissingTargets, kind_and_path
+from fbackprop.train.data.names import MissingTargets, kind_and_path
 
 if TYPE_CHECKING:
   import numpy as np
@@ -58,9 +58,9 @@ def main(arguments: Sequence[str]) -> int:
   if config.data is None and config.missing_targets is not None:
     raise UsageError("--missing-targets is for the rows of --data: give both")
 
-  from fbackprop.train.datasets import load_parts
-  from fbackprop.train.scoring import own_labels, rows_of, score
-  from fbackprop.train.sources.targets import HOLES_AMONG_NUMBERS
+  from fbackprop.train.data.datasets import load_parts
+  from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
+  from fbackprop.train.metrics import own_labels, rows_of, score
 
   data, about = config.data or told.data, model.description
   missing_targets = config.missing_targets or told.missing_targets
@@ -100,8 +100,8 @@ def say_what_is_shared(
   run: str, about: "Description", x: "np.ndarray", targets: "np.ndarray"
 ) -> None:
   """Says how many rows a run has seen already: their scores are those of no test."""
-  from fbackprop.train.fingerprints import fingerprint_of, shared_rows
-  from fbackprop.train.sources.examples import Examples
+  from fbackprop.train.data.fingerprints import fingerprint_of, shared_rows
+  from fbackprop.train.data.rows import Examples
 
   then = load_json(run, "env.json").get("data")
   now = fingerprint_of(Examples(x, targets, about.task, about.outputs, about.features), None)

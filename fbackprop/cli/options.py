@@ -8,8 +8,8 @@ from fbackprop.cli.config import TrainConfig, told_by
 from fbackprop.cli.usage import UsageError
 
 if TYPE_CHECKING:
-  from fbackprop.train.datasets import Dataset
-  from fbackprop.train.steps import Batch
+  from fbackprop.train.data.datasets import Dataset
+  from fbackprop.train.step import Batch
 
 
 def network_options(config: TrainConfig, arguments: Sequence[str]) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def training_examples(
   """
   import jax
 
-  from fbackprop.train.emphasis import training_batch
-  from fbackprop.train.steps import Batch
+  from fbackprop.train.step import Batch
   from fbackprop.train.validation import rows_aside
+  from fbackprop.train.weighting import training_batch
 
   plain: Any = (dataset.x, dataset.targets, dataset.weights)
   fraction = config.stop.validation_fraction

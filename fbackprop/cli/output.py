@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.files import write_whole
+from fbackprop.files import write_whole
 
 
 def show(text: str, missing: str = "replace", *, to_stderr: bool = False) -> None:

@@ -64,8 +64,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def read(data: str, model: "Model") -> "np.ndarray":
   """Raw features, or a usage error."""
-  from fbackprop.train.sources.archives import read_npz_features
-  from fbackprop.train.sources.tables import read_features
+  from fbackprop.train.data.csv_tables import read_features
+  from fbackprop.train.data.npz import read_npz_features
 
   kind, _, path = data.partition(":")
   if kind not in ("csv", "npz") or not path:

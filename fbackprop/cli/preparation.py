@@ -19,12 +19,12 @@ from fbackprop.cli.start import (
   with_network_of,
 )
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.sources.names import kind_and_path
+from fbackprop.train.data.names import kind_and_path
 
 if TYPE_CHECKING:
-  from fbackprop.train.datasets import Dataset
+  from fbackprop.train.data.datasets import Dataset
   from fbackprop.train.models import Description
-  from fbackprop.train.steps import Batch
+  from fbackprop.train.step import Batch
 
 
 class Prepared(NamedTuple):
@@ -165,7 +165,7 @@ def describe_run(folder: Path, prepared: Prepared, arguments: Sequence[str]) -> 
   Raises:
     UsageError: it can't be written.
   """
-  from fbackprop.train import runs
+  from fbackprop.train import run_folder as runs
 
   config = prepared.config
   if config.resume is not None:
@@ -203,7 +203,7 @@ def read_environment(folder: Path) -> dict[str, Any]:
 
 def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
   """The run's own folder, or a usage error that names the flag, or the file's key."""
-  from fbackprop.train.runs import create_folder as create
+  from fbackprop.train.run_folder import create_folder as create
 
   out, name = (told_by(key, arguments) for key in ("out", "name"))
   try:
@@ -220,7 +220,7 @@ def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
 
 def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = None) -> "Dataset":
   """The data of a run, or a usage error that says what is wrong with it."""
-  from fbackprop.train.datasets import load_dataset
+  from fbackprop.train.data.datasets import load_dataset
 
   known = standardization_of(start, config)
   try:

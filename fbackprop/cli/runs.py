@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.toml import read_toml
 from fbackprop.cli.usage import UsageError
-from fbackprop.train.files import read_text
+from fbackprop.files import read_text
 
 if TYPE_CHECKING:
   from fbackprop.train.models import Model
@@ -66,7 +66,7 @@ def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> Non
     data: its name on the command line.
     now: the fingerprint of the examples as they are.
   """
-  from fbackprop.train.fingerprints import difference
+  from fbackprop.train.data.fingerprints import difference
 
   then = load_json(run, "env.json").get("data")
   if then is None:

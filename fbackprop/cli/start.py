@@ -10,7 +10,7 @@ from fbackprop.cli.runs import file_of_run
 from fbackprop.cli.usage import UsageError
 
 if TYPE_CHECKING:
-  from fbackprop.train.datasets import Dataset
+  from fbackprop.train.data.datasets import Dataset
   from fbackprop.train.models import Description
   from fbackprop.train.weights import Stored
 
@@ -116,7 +116,7 @@ def params_of_start(start: Start, dataset: "Dataset", model: "Description") -> A
   """
   import jax
 
-  from fbackprop.train.fingerprints import canonical
+  from fbackprop.train.data.fingerprints import canonical
   from fbackprop.train.weights import params_of
 
   if start.description is not None:
@@ -151,6 +151,6 @@ def copy_start(start: Start, folder: Path) -> None:
   Raises:
     OSError: it can't be written.
   """
-  from fbackprop.train.files import read_plain, write_whole
+  from fbackprop.files import read_plain, write_whole
 
   write_whole(folder / COPY, read_plain(start.stored.path))

@@ -25,7 +25,7 @@ def told_of(
     aside: how many examples were set aside.
   """
   from fbackprop.train.report import Told
-  from fbackprop.train.runs import environment
+  from fbackprop.train.run_folder import environment
 
   return Told(
     folder,

@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from fbackprop.cli.usage import UsageError, hint
-from fbackprop.train.files import read_text
+from fbackprop.files import read_text
 
 MOST_OF_TOML = 2**18
 # For a key of n parts tomllib takes n² steps; ours have two.

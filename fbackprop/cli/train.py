@@ -18,8 +18,8 @@ from fbackprop.cli.table import Table
 from fbackprop.cli.told import told_of
 from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
-from fbackprop.train.files import write_whole
-from fbackprop.train.interruption import deferred_interrupt
+from fbackprop.files import write_whole
+from fbackprop.train.interrupts import deferred_interrupt
 
 if TYPE_CHECKING:
   from fbackprop.train.results import Evaluation, Result
@@ -61,7 +61,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   import jax
 
   import fbackprop as fb
-  from fbackprop.train import runs
+  from fbackprop.train import run_folder as runs
   from fbackprop.train.divergence import SQUARED_NORM
   from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import Model, save_model

@@ -17,7 +17,7 @@ from fbackprop.cli.progress import Progress, show_progress
 from fbackprop.cli.usage import UsageError, hint
 
 if TYPE_CHECKING:
-  from fbackprop.verify.findings import Report
+  from fbackprop.verify.report.report import Report
 
 CODES = {"pass": 0, "fail": 1, "oracle fault": 1, "no verdict": 4}
 
@@ -147,9 +147,9 @@ def run(config: VerifyConfig) -> Outcome:
 def report_of(config: VerifyConfig) -> "Report":
   """Verifies the function that is named."""
   from fbackprop.types import Layer
-  from fbackprop.verify.checking import vjp
-  from fbackprop.verify.findings import UnusableError
-  from fbackprop.verify.layers import layer
+  from fbackprop.verify._layer import layer
+  from fbackprop.verify._vjp import vjp
+  from fbackprop.verify.report.findings import UnusableError
 
   f = load("the function", str(config.target))
   is_layer = isinstance(f, Layer)
@@ -207,7 +207,8 @@ def arguments_of(target: str) -> tuple[Any, ...]:
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
   """The report of a call; if the verifier itself breaks, that is no verdict, and never a pass."""
-  from fbackprop.verify.findings import Finding, Report, UnusableError
+  from fbackprop.verify.report.findings import Finding, UnusableError
+  from fbackprop.verify.report.report import Report
 
   try:
     return verify()
@@ -247,9 +248,9 @@ def of_leaf(report: "Report", leaf: str) -> "Report":
 
 def run_library(config: VerifyConfig) -> Outcome:
   """Verifies every rule of this library."""
-  from fbackprop.verify.findings import first_verdict
   from fbackprop.verify.library import LIBRARY
-  from fbackprop.verify.rendering import FORMAT, to_plain
+  from fbackprop.verify.report.findings import first_verdict
+  from fbackprop.verify.report.rendering import FORMAT, to_plain
 
   options = options_of(config)
   reports = []
@@ -271,7 +272,7 @@ def run_library(config: VerifyConfig) -> Outcome:
 def run_self_test(config: VerifyConfig) -> Outcome:
   """Runs the bank of planted bugs."""
   from fbackprop.verify.bank import BUGS, RIGHT
-  from fbackprop.verify.selftest import run_self_test
+  from fbackprop.verify.self_test import run_self_test
 
   names = [specimen.name for specimen in (*BUGS, *RIGHT)]
   for name in config.only:

@@ -2,7 +2,7 @@
 
 The lecture's nodes: a gate multiplies the gradient that arrives from above (upstream, `y_bar`) by
 its local gradient and hands the product down (downstream), one for each input. Layers are made of
-the same rules: `fbackprop.activations` lifts a one-input gate to a layer, and `dense` is the
+the same rules: `fbackprop.layers.activations` lifts a one-input gate to a layer, and `dense` is the
 multiplication and summation gates in matrix form.
 
 Kinks and ties, everywhere alike: a kink belongs to the piece that isn't the identity, so that

@@ -9,12 +9,12 @@ the gradient each. Labels out of range raise where they can be looked at; inside
 loss and gradient are NaN.
 """
 
-from fbackprop.losses.combination import combine
-from fbackprop.losses.cross_entropy import (
+from fbackprop.losses.classification import (
   sigmoid_cross_entropy,
   softmax_cross_entropy,
   softmax_cross_entropy_with,
 )
+from fbackprop.losses.combination import combine
 from fbackprop.losses.margin import hinge
 from fbackprop.losses.regression import (
   huber,

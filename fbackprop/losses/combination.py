@@ -43,7 +43,7 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
       right length. An error of a part carries a note that says which.
 
   Example:
-    >>> from fbackprop.losses.cross_entropy import softmax_cross_entropy
+    >>> from fbackprop.losses.classification import softmax_cross_entropy
     >>> from fbackprop.losses.regression import squared_error
     >>> loss = combine((1.0, softmax_cross_entropy, slice(0, 3)), (0.1, squared_error, 3))
     >>> targets = jnp.array([0, 2]), jnp.ones((2, 1))

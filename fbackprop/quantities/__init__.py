@@ -5,19 +5,6 @@ and the cotangent of what left it, and these functions read from them what autod
 gradient for each example for. Names are imported when they are touched.
 """
 
-from fbackprop.lazy import lazy_names
+import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_names(
-  "fbackprop.quantities",
-  {
-    "capturing": ("Affine", "Elementwise", "Linear", "Scaling", "captured"),
-    "clipping": ("clipped_gradient",),
-    "gradients": ("example_gradients", "gradient"),
-    "kernels": ("cosine_similarities", "global_norm", "gram"),
-    "moments": ("NoiseScale", "noise_scale", "second_moment", "variance"),
-    "norms": ("example_sqnorms",),
-    "order": ("layer_order",),
-    "passes": ("compute",),
-    "vitals": ("Health", "LayerHealth", "health"),
-  },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

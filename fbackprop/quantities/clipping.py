@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
-from fbackprop.factors import Factors
 from fbackprop.hints import hint
+from fbackprop.layers.factors import Factors
 from fbackprop.quantities.gradients import summed
 from fbackprop.quantities.norms import layer_sqnorms, total_sqnorms
-from fbackprop.quantities.reading import read, replace_factors
+from fbackprop.quantities.traversal import read, replace_factors
 from fbackprop.types import Array, Params
 
 CLIPPINGS = ("flat", "automatic", "per_layer")
@@ -56,7 +56,7 @@ def clipped_gradient(
       none of the three, `stability` is negative; see `gradient` for `captured`.
 
   Example:
-    >>> from fbackprop.quantities.capturing import Linear
+    >>> from fbackprop.quantities.capture import Linear
     >>> x, y_bar = jnp.array([[3.0], [0.0]]), jnp.array([[4.0], [1.0]])
     >>> clipped_gradient(Linear(x, y_bar), 2.0).w.tolist()
     [[2.0]]

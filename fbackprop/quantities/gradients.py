@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.factors import Factors, is_factors
-from fbackprop.linear import DenseParams
+from fbackprop.layers.dense import DenseParams
+from fbackprop.layers.factors import Factors, is_factors
+from fbackprop.layers.normalization import NormParams
 from fbackprop.meshes import product
-from fbackprop.normalization import NormParams
-from fbackprop.quantities.reading import has_offset, is_dense, read, replace_factors
+from fbackprop.quantities.traversal import has_offset, is_dense, read, replace_factors
 from fbackprop.types import Array, Layer, Params, Residuals
 
 
@@ -35,7 +35,7 @@ def gradient(captured: Any) -> Params:
       message names its place.
 
   Example:
-    >>> from fbackprop.quantities.capturing import Affine
+    >>> from fbackprop.quantities.capture import Affine
     >>> x, y_bar = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[1.0], [10.0]])
     >>> grads = gradient(Affine(x, y_bar))
     >>> grads.w.tolist(), grads.b.tolist()

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import ShapeError, StructureError, describe
-from fbackprop.factors import Factors, is_factors
+from fbackprop.layers.factors import Factors, is_factors
 from fbackprop.meshes import diagonal, product
 from fbackprop.quantities.norms import sum_layers
-from fbackprop.quantities.reading import has_offset, is_dense, read
+from fbackprop.quantities.traversal import has_offset, is_dense, read
 from fbackprop.transforms import nonzero
 from fbackprop.types import Array, widen
 
@@ -43,7 +43,7 @@ def gram(captured: Any, other: Any = None) -> Array:
     TypeError, ValueError: see `gradient`; also if `other` is that of another network.
 
   Example:
-    >>> from fbackprop.quantities.capturing import Linear
+    >>> from fbackprop.quantities.capture import Linear
     >>> gram(Linear(jnp.array([[1.0], [2.0]]), jnp.array([[1.0], [-1.0]]))).tolist()
     [[1.0, -2.0], [-2.0, 4.0]]
 
@@ -142,7 +142,7 @@ def global_norm(captured: Any) -> Array:
     TypeError, ValueError: see `gradient`.
 
   Example:
-    >>> from fbackprop.quantities.capturing import Linear
+    >>> from fbackprop.quantities.capture import Linear
     >>> float(global_norm(Linear(jnp.eye(2), jnp.array([[3.0], [4.0]]))))
     5.0
   """

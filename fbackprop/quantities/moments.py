@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.factors import Factors
-from fbackprop.linear import DenseParams
+from fbackprop.layers.dense import DenseParams
+from fbackprop.layers.factors import Factors
+from fbackprop.layers.normalization import NormParams
 from fbackprop.meshes import product
-from fbackprop.normalization import NormParams
 from fbackprop.quantities.gradients import mean_of
 from fbackprop.quantities.norms import sum_layers, total_sqnorms
-from fbackprop.quantities.reading import (
+from fbackprop.quantities.traversal import (
   count_examples,
   has_offset,
   is_dense,
@@ -144,7 +144,7 @@ def noise_scale(captured: Any) -> NoiseScale:
     TypeError, ValueError: see `gradient`.
 
   Example:
-    >>> from fbackprop.quantities.capturing import Linear
+    >>> from fbackprop.quantities.capture import Linear
     >>> noise_scale(Linear(jnp.ones((2, 1)), jnp.array([[1.0], [3.0]])))[1:]
     (Array(2., dtype=float32), Array(3., dtype=float32))
 

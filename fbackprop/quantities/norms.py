@@ -5,8 +5,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from fbackprop.checks import check_flag
-from fbackprop.factors import Factors
-from fbackprop.quantities.reading import has_offset, is_dense, over_copies, read, replace_factors
+from fbackprop.layers.factors import Factors
+from fbackprop.quantities.traversal import has_offset, is_dense, over_copies, read, replace_factors
 from fbackprop.types import Array, widen
 
 
@@ -38,7 +38,7 @@ def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
     TypeError, ValueError: see `gradient`.
 
   Example:
-    >>> from fbackprop.quantities.capturing import Linear
+    >>> from fbackprop.quantities.capture import Linear
     >>> x, y_bar = jnp.array([[3.0, 4.0], [1.0, 0.0]]), jnp.array([[2.0], [0.0]])
     >>> example_sqnorms(Linear(x, y_bar)).tolist()
     [100.0, 0.0]

@@ -13,7 +13,7 @@ import numpy as np
 
 from fbackprop.checks import StructureError, check_unit, describe
 from fbackprop.combinators import serial, skip
-from fbackprop.factors import Factors, is_factors
+from fbackprop.layers.factors import Factors, is_factors
 from fbackprop.repetition import remat, repeat
 from fbackprop.types import Array, Layer
 

@@ -5,19 +5,6 @@ run, and the command `fbackprop train` is a thin face of it. Names are imported 
 touched, so that the command line can read its defaults without jax.
 """
 
-from fbackprop.lazy import lazy_names
+import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_names(
-  "fbackprop.train",
-  {
-    "checkpoints": ("Checkpoints",),
-    "ensemble_results": ("EnsembleEvaluation", "EnsembleResult", "Spread", "spread_of"),
-    "ensembles": ("fit_ensemble",),
-    "fitting": ("fit",),
-    "optimizers": ("gradient_descent",),
-    "results": ("Evaluation", "Result"),
-    "steps": ("Batch", "Info", "State", "make_step"),
-    "stopping": ("StopRules",),
-    "weights": ("load_params", "save_params"),
-  },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

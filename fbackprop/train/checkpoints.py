@@ -23,8 +23,8 @@ from fbackprop.checks import DtypeError, ShapeError, StructureError
 from fbackprop.extras import need
 from fbackprop.train.history import History, read_history
 from fbackprop.train.loop import Loop
-from fbackprop.train.steps import Info
-from fbackprop.train.stopping import check_count
+from fbackprop.train.step import Info
+from fbackprop.train.stop_rules import check_count
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
 
 # The item of orbax that is ours, its file, and the entry of that file's metadata.

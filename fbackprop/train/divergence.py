@@ -7,12 +7,12 @@ import numpy as np
 import optax
 
 from fbackprop.combinators import is_chain, keys_of_parts
+from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.gradients import plain, without_factors
 from fbackprop.quantities.norms import example_sqnorms
-from fbackprop.quantities.passes import captured_pass
 from fbackprop.train.gradients import make_gradient
 from fbackprop.train.optimizers import make_update
-from fbackprop.train.steps import Batch, State, holds_floats, layer_norms, noise_key
+from fbackprop.train.step import Batch, State, holds_floats, layer_norms, noise_key
 from fbackprop.transforms import mean_weights, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop.checks import example_count
-from fbackprop.train.judging import RUNNING, StopNumbers, add_up, judge
 from fbackprop.train.last_axis import vmap_last
 from fbackprop.train.loop import Loop, draw_order, take_batch
 from fbackprop.train.method_names import ShuffleName
-from fbackprop.train.steps import Batch, make_step
+from fbackprop.train.step import Batch, make_step
+from fbackprop.train.stop_conditions import RUNNING, StopNumbers, add_up, judge
 from fbackprop.train.validation import Best
 from fbackprop.types import Array, Layer, Loss, Params
 

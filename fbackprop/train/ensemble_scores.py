@@ -8,7 +8,7 @@ import numpy as np
 
 from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.examples import holds_labels
-from fbackprop.train.steps import Batch
+from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
 

@@ -19,8 +19,8 @@ from fbackprop.checks import (
   example_count,
 )
 from fbackprop.meshes import is_explicit, mesh_of
-from fbackprop.train.standardization import lost_values
-from fbackprop.train.steps import Batch
+from fbackprop.train.data.standardization import lost_values
+from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
 

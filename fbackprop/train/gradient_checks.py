@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fbackprop.train.gradients import make_gradient
-from fbackprop.train.steps import Batch, State, drawn_rows, noise_key
+from fbackprop.train.step import Batch, State, drawn_rows, noise_key
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.live import LiveCheck, make_live_check
 

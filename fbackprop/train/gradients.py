@@ -8,10 +8,10 @@ import numpy as np
 
 from fbackprop.checks import DtypeError, check_number, describe, example_count
 from fbackprop.hints import hint
+from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.clipping import clipping_factors, weighted_gradient
 from fbackprop.quantities.gradients import mean_gradient, plain
 from fbackprop.quantities.moments import NoiseScale, noise_scale
-from fbackprop.quantities.passes import captured_pass
 from fbackprop.train.method_names import WatchName
 from fbackprop.transforms import value_and_grad, warn_of_double_softmax
 from fbackprop.types import Array, Layer, Loss, Params, exportable

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from fbackprop.train.results import Evaluation
-from fbackprop.train.steps import Info
+from fbackprop.train.step import Info
 from fbackprop.types import Array
 from fbackprop.verify.live import LiveCheck
 

@@ -15,7 +15,9 @@ import jax.numpy as jnp
 
 from fbackprop.checks import example_count
 from fbackprop.meshes import take_rows
-from fbackprop.train.judging import (
+from fbackprop.train.shuffle import find_shuffle
+from fbackprop.train.step import Batch, Info, State, all_finite, stays_finite
+from fbackprop.train.stop_conditions import (
   DIVERGED,
   RUNNING,
   Progress,
@@ -24,8 +26,6 @@ from fbackprop.train.judging import (
   judge,
   start_progress,
 )
-from fbackprop.train.shuffles import find_shuffle
-from fbackprop.train.steps import Batch, Info, State, all_finite, stays_finite
 from fbackprop.train.validation import Best
 from fbackprop.types import Array, Params, exportable
 

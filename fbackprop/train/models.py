@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop import activations
-from fbackprop.linear import dense
+from fbackprop.layers import activations
+from fbackprop.layers.dense import dense
+from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
-from fbackprop.normalization import layer_norm, rms_norm
-from fbackprop.quantities.capturing import captured
+from fbackprop.quantities.capture import captured
 from fbackprop.train.averaging import mean_outputs
-from fbackprop.train.datasets import Dataset
-from fbackprop.train.sources.examples import WIDEST
-from fbackprop.train.sources.names import TASKS, Task
-from fbackprop.train.standardization import Standardization, as_float32
+from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.data.names import TASKS, Task
+from fbackprop.train.data.rows import WIDEST
+from fbackprop.train.data.standardization import Standardization, as_float32
 from fbackprop.train.weights import Stored, params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
 

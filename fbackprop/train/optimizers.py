@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop.checks import DtypeError, check_number, describe
-from fbackprop.factors import refuse_factors
+from fbackprop.layers.factors import refuse_factors
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, exportable
 

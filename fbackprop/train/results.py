@@ -1,15 +1,26 @@
 """What a run says while it goes, and what it leaves behind."""
 
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import numpy as np
 
+from fbackprop.markup import BAD, GOOD, headline, paragraph, table_of
 from fbackprop.train.gradients import Watched
-from fbackprop.train.steps import State
+from fbackprop.train.step import State
 from fbackprop.types import Params
 from fbackprop.verify.live import LiveCheck
+
+MOST_ROWS = 20
+HEADS = (
+  "step",
+  "epoch",
+  "train loss",
+  "test loss",
+  "test accuracy",
+  "validation",
+  "gradient error",
+)
 
 
 @dataclass(frozen=True)
@@ -133,8 +144,8 @@ class Result:
     return f"Result(stop_reason={self.stop_reason!r}, steps={self.steps}{words}{checks})"
 
   def _repr_html_(self) -> str:
-    """What a notebook shows: see `result_html.to_html`."""
-    return str(import_module("fbackprop.train.result_html").to_html(self))
+    """What a notebook shows: see `to_html`."""
+    return to_html(self)
 
   @property
   def params(self) -> Params:
@@ -165,3 +176,44 @@ class Result:
 def worst(errors: list[float]) -> float | None:
   """The largest error, NaN counting as larger than any; None of none."""
   return float(np.max(errors)) if errors else None
+
+
+def to_html(result: Result) -> str:
+  """A result as HTML, without a page around it."""
+  is_well = result.checks_ok and result.stop_reason != "diverged"
+  rest = f"at step {result.steps:,}, {result.seconds:.1f} s"
+  if result.best is not None:
+    rest += f"; kept: step {result.best.step:,}, validation {number(result.best.score)}"
+  parts = [headline(result.stop_reason, GOOD if is_well else BAD, rest)]
+  if result.diverged_at is not None:
+    parts.append(paragraph(f"first not finite: {result.diverged_at}"))
+  if (worst := result.gradient_check_max_rel_error) is not None:
+    verdict = "agrees with" if result.checks_ok else "differs from"
+    parts.append(
+      paragraph(f"gradient {verdict} jax.grad in {len(result.checks)} checks: worst {worst:.1e}")
+    )
+  every = result.evaluations
+  shown = every if len(every) <= MOST_ROWS else (*every[:2], *every[2 - MOST_ROWS :])
+  if len(shown) < len(every):
+    parts.append(paragraph(f"{len(shown)} of {len(every)} evaluations:"))
+  parts.append(table_of(HEADS, map(row_of, shown)))
+  return "".join(parts)
+
+
+def row_of(evaluation: Evaluation) -> tuple[str, ...]:
+  """An evaluation as the cells of `HEADS`."""
+  error = evaluation.gradient_error
+  return (
+    f"{evaluation.step:,}",
+    f"{evaluation.epoch:.1f}",
+    number(evaluation.train_loss),
+    number(evaluation.test_loss),
+    number(evaluation.test_accuracy),
+    number(evaluation.validation_score),
+    "" if error is None else f"{error:.1e}",
+  )
+
+
+def number(value: float | None) -> str:
+  """A number of a run; "" where there is none."""
+  return "" if value is None else f"{value:.4g}"

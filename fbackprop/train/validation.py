@@ -12,8 +12,8 @@ from fbackprop.checks import example_count
 from fbackprop.extras import need
 from fbackprop.meshes import take_rows
 from fbackprop.train.examples import check_examples, holds_labels
-from fbackprop.train.steps import Batch
-from fbackprop.train.stopping import StopRules
+from fbackprop.train.step import Batch
+from fbackprop.train.stop_rules import StopRules
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
 

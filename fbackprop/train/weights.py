@@ -13,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from fbackprop.checks import DtypeError, ShapeError, StructureError, describe
-from fbackprop.train.files import read_plain, write_whole
+from fbackprop.files import read_plain, write_whole
 from fbackprop.types import Params
 
 # What safetensors calls them. Its own reader for NumPy knows no bfloat16: it would fail at a file

@@ -4,17 +4,6 @@
 is the line for a test; `fbackprop verify` is the command. Names are imported when they are touched.
 """
 
-from fbackprop.lazy import lazy_names
+import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_names(
-  "fbackprop.verify",
-  {
-    "asserting": ("assert_vjp",),
-    "checking": ("vjp",),
-    "circuits": ("CIRCUIT_TOLERANCE", "CircuitCheck", "check_circuit"),
-    "findings": ("Checked", "Finding", "Report", "UnusableError"),
-    "layers": ("layer",),
-    "live": ("GRADIENT_TOLERANCE", "LiveCheck", "make_live_check"),
-    "selftest": ("SelfTest", "run_self_test"),
-  },
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -13,18 +13,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop import activations, losses
+from fbackprop import losses
 from fbackprop.combinators import serial, skip
-from fbackprop.linear import dense
+from fbackprop.layers import activations
+from fbackprop.layers.dense import dense
+from fbackprop.layers.dropout import dropout
+from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.networks import mlp
-from fbackprop.noise import dropout
-from fbackprop.normalization import layer_norm, rms_norm
 from fbackprop.repetition import remat, repeat
 from fbackprop.transforms import as_custom_vjp, value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
-from fbackprop.verify.checking import vjp
-from fbackprop.verify.findings import Report
-from fbackprop.verify.layers import layer
+from fbackprop.verify._layer import layer
+from fbackprop.verify._vjp import vjp
+from fbackprop.verify.report.report import Report
 
 N, WIDTH, CLASSES = 5, 3, 4
 ACTIVATIONS = (
@@ -185,7 +186,7 @@ def mlp_with_everything() -> Layer:
 
 
 def activation_of(name: str) -> Layer:
-  """A layer of `fbackprop.activations`."""
+  """A layer of `fbackprop.layers.activations`."""
   found: Layer = getattr(activations, name)
   return found
 

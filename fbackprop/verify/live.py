@@ -25,15 +25,15 @@ from fbackprop.checks import example_count
 from fbackprop.meshes import off_mesh, take_rows
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
-from fbackprop.verify.arguments import Leaves, signature_of
-from fbackprop.verify.clipping import example_norms, mean
-from fbackprop.verify.comparison import Difference, compare
-from fbackprop.verify.evaluation import Noise
-from fbackprop.verify.judging import judge
-from fbackprop.verify.primitives import is_float
-from fbackprop.verify.regimes import as_numpy
-from fbackprop.verify.rules import Rule
-from fbackprop.verify.witnesses import Witnesses, evaluate, gather_witnesses
+from fbackprop.verify.checks.test_points import as_numpy
+from fbackprop.verify.example_norms import example_norms, mean
+from fbackprop.verify.interpret.evaluation import Noise
+from fbackprop.verify.interpret.primitives import is_float
+from fbackprop.verify.witnesses.arguments import Leaves, signature_of
+from fbackprop.verify.witnesses.comparison import Difference, compare
+from fbackprop.verify.witnesses.rules import Rule
+from fbackprop.verify.witnesses.traces import Witnesses, evaluate, gather_witnesses
+from fbackprop.verify.witnesses.verdicts import judge
 
 # Where the measured bound says nothing, as of a kernel that computes in float32 alone, an error is
 # judged by its size: two float64 gradients of one network stay below about 1e-7.

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify.bank.specimen import Example
-from fbackprop.verify.tracing import without_rules
+from fbackprop.verify.interpret.programs import without_rules
 
 
 class Problem(NamedTuple):

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 import fbackprop as fb
-from fbackprop.train.judging import RUNNING, stop_numbers
 from fbackprop.train.loop import make_chunk, start_loop
-from fbackprop.train.shuffles import SHUFFLES
-from fbackprop.train.steps import make_guarded_step
+from fbackprop.train.shuffle import SHUFFLES
+from fbackprop.train.step import make_guarded_step
+from fbackprop.train.stop_conditions import RUNNING, stop_numbers
 from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
 from scripts.benchmarks.epoch_data import Epochs, draw_data
 from scripts.benchmarks.models import draw_params, our_net, our_step, plain_step

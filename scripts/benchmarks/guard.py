@@ -16,10 +16,10 @@ import numpy as np
 import optax
 
 import fbackprop as fb
-from fbackprop.train.judging import RUNNING, stop_numbers
 from fbackprop.train.loop import make_chunk, start_loop
 from fbackprop.train.optimizers import make_update
-from fbackprop.train.steps import layer_norms, make_guarded_step, total_weight
+from fbackprop.train.step import layer_norms, make_guarded_step, total_weight
+from fbackprop.train.stop_conditions import RUNNING, stop_numbers
 from scripts.benchmarks.sizes import SIZES, Size
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {

@@ -20,7 +20,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fbackprop.train.files import write_whole
+from fbackprop.files import write_whole
 from scripts.benchmarks import machine
 from scripts.interop import ours, page, witness
 from scripts.interop.comparisons import BACKPACK, COMPARISONS, IMPORTED, JAX_PRIVACY, OPACUS, Facts

@@ -9,7 +9,7 @@ import numpy as np
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from fbackprop.factors import is_factors
+from fbackprop.layers.factors import is_factors
 from scripts.interop.problems import CROSS_ENTROPY, WIDTHS, Data, Problem, Tree
 from scripts.interop.witness import GAMMA
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.report.style import COLORS, INK, MUTED, shortened
 
 

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.ensemble_results import EnsembleResult, Spread, spread_of
 from fbackprop.train.models import Model
 from fbackprop.train.report.cells import Number, Table, counted, measured
+from fbackprop.train.report.ensemble_curves import draw_ranks, draw_spread
 from fbackprop.train.report.figures import Panel
 from fbackprop.train.report.headline import Tile, cost_tiles, score_tiles, wrong_gradient
-from fbackprop.train.report.members import draw_ranks, draw_spread
 from fbackprop.train.report.page import Told, in_own_units, render
 from fbackprop.train.report.panels import drawn
 from fbackprop.train.report.worst import losses_of

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.metrics import accuracy, r_squared, root_mean_square
 from fbackprop.train.report.cells import Number, counted, measured
 from fbackprop.train.results import Result
-from fbackprop.train.scoring import accuracy, r_squared, root_mean_square
 from fbackprop.verify.live import LiveCheck
 
 

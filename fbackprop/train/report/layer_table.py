@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from fbackprop.inspection import Signals
+from fbackprop.train.metrics import root_mean_square
 from fbackprop.train.report.cells import Table, barred, percent
 from fbackprop.train.results import Result
-from fbackprop.train.scoring import root_mean_square
-from fbackprop.train.steps import by_layer
+from fbackprop.train.step import by_layer
 from fbackprop.types import Array
 
 

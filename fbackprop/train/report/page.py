@@ -13,7 +13,7 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.inspection import Signals
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report.headline import about, ending_of, tiles_of
 from fbackprop.train.report.layer_table import layers_of

@@ -8,7 +8,7 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.inspection import Signals
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report.classes import (
   draw_confusion,
@@ -18,7 +18,7 @@ from fbackprop.train.report.classes import (
 )
 from fbackprop.train.report.curves import draw_gradients, draw_losses
 from fbackprop.train.report.figures import SIZE, Panel, svg_of
-from fbackprop.train.report.layers import MOST_LAYERS, draw_cotangents, draw_values
+from fbackprop.train.report.layer_panels import MOST_LAYERS, draw_cotangents, draw_values
 from fbackprop.train.report.picture import panels_of
 from fbackprop.train.report.regions import draw_regions, plane_of
 from fbackprop.train.report.style import COLORS, RULES

@@ -9,15 +9,15 @@ from dataclasses import replace
 import numpy as np
 
 from fbackprop.extras import need
+from fbackprop.fonts import FontChoice, any_weight, choose_fonts, list_characters
 from fbackprop.inspection import Signals
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.report.classes import draw_confusion, draw_labels, draw_logits, draw_mistakes
 from fbackprop.train.report.curves import draw_gradients, draw_losses
-from fbackprop.train.report.layers import draw_cotangents, draw_values
+from fbackprop.train.report.layer_panels import draw_cotangents, draw_values
 from fbackprop.train.report.style import COLORS, RULES
 from fbackprop.train.report.values import draw_errors, draw_fit, draw_predictions, draw_residuals
 from fbackprop.train.results import Result
-from fbackprop.typefaces import FontChoice, any_weight, choose_fonts, list_characters
 
 MOST_LETTERS = 130  # Of a line of the title, as wide as the picture.
 

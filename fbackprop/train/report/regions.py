@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fbackprop.extras import need
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report.style import INK, colors_of, legend_in_title_line, shortened
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.metrics import r_squared, root_mean_square
 from fbackprop.train.report.cells import Number, Table, counted, measured
-from fbackprop.train.scoring import r_squared, root_mean_square
 
 
 def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:

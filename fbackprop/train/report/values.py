@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.metrics import r_squared
 from fbackprop.train.report.style import COLORS, INK, MUTED, shortened
-from fbackprop.train.scoring import r_squared
 
 
 def draw_fit(

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fbackprop.extras import need
-from fbackprop.train.datasets import Dataset
+from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report.cells import Number, Table, counted, given, measured, more_digits
 

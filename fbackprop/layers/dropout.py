@@ -1,0 +1,82 @@
+"""Dropout: noise that a network has to live with while it trains, and none when it is evaluated."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from fbackprop.checks import check_floating, check_key, check_number
+from fbackprop.gates.arithmetic import check_upstream
+from fbackprop.layers.activations import check_no_params
+from fbackprop.types import Array, Layer, Params, Residuals
+
+
+def dropout(rate: float) -> Layer:
+  """A layer that sets each entry to zero with probability `rate`, and the others to x / (1 − rate).
+
+  So the mean over masks is x, and evaluation (`key=None`) needs no factor: it is the identity.
+  There is no train flag. The entry is multiplied by 0, not replaced: a NaN isn't hidden.
+
+  Args:
+    rate: from 0, which is the identity and draws nothing, to below 1.
+
+  Returns:
+    A `Layer` without parameters. With a key it keeps the mask `[N, D]`, a byte an entry, and
+    without one nothing.
+
+  Raises:
+    TypeError: `rate` isn't a number.
+    ValueError: `rate` isn't from 0 to below 1.
+
+  Example:
+    >>> layer = dropout(0.5)
+    >>> x = jax.numpy.ones((1, 8))
+    >>> print(layer.forward((), x)[0])
+    [[1. 1. 1. 1. 1. 1. 1. 1.]]
+    >>> y, mask = layer.forward((), x, jax.random.key(0))
+    >>> sorted(set(y[0].tolist()))
+    [0.0, 2.0]
+
+  References:
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
+    JMLR 15 (2014), section 10 for the scaling while training.
+  """
+  check_number("dropout", "rate", rate, 0)
+  if rate >= 1:
+    raise ValueError(f"dropout: rate must be below 1, got {rate}")
+  factor = 1 / (1 - float(rate))
+
+  def scaled(mask: Array, dtype: Any) -> Array:
+    return jnp.where(mask, jnp.full((), factor, dtype), jnp.zeros((), dtype))
+
+  def dropout_init(key: Array) -> Params:
+    return ()
+
+  def dropout_forward(
+    params: Params, x: Array, key: Array | None = None
+  ) -> tuple[Array, Residuals]:
+    check_no_params("dropout", params)
+    check_floating("dropout", "x", x)
+    if key is None or rate == 0:
+      return x, ()
+    check_key("dropout", key)
+    # In float32, as a Python number would draw another mask where x64 is on.
+    share, split = jnp.float32(1 - rate), jax.typeof(x).sharding
+    mask = jax.random.bernoulli(key, share, x.shape, out_sharding=split)
+    return x * scaled(mask, x.dtype), mask
+
+  def dropout_backward(params: Params, mask: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    check_no_params("dropout", params)
+    if isinstance(mask, tuple):  # Nothing was drawn.
+      return (), y_bar
+    check_upstream("dropout", mask, y_bar)
+    return (), y_bar * scaled(mask, y_bar.dtype)
+
+  return Layer(
+    "dropout",
+    dropout_init,
+    dropout_forward,
+    dropout_backward,
+    options=(("rate", rate),),
+    draws=rate > 0,
+  )

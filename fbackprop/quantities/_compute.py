@@ -1,0 +1,164 @@
+"""One backward pass that gives the loss, the gradient, and whatever else was asked for."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from fbackprop.checks import DtypeError, check_unit, describe, example_count
+from fbackprop.hints import hint
+from fbackprop.quantities._health import health
+from fbackprop.quantities.clipping import clipped_gradient
+from fbackprop.quantities.gradients import example_gradients, mean_gradient
+from fbackprop.quantities.kernels import cosine_similarities, global_norm, gram
+from fbackprop.quantities.moments import noise_scale, second_moment, variance
+from fbackprop.quantities.norms import example_sqnorms
+from fbackprop.quantities.traversal import read
+from fbackprop.transforms import check_batch, mean_weights, warn_of_double_softmax, weighted_mean
+from fbackprop.types import Array, Layer, Loss, Params
+
+QUANTITIES: dict[str, Callable[..., Any]] = {
+  "clipped_gradient": clipped_gradient,
+  "cosine_similarities": cosine_similarities,
+  "example_gradients": example_gradients,
+  "example_sqnorms": example_sqnorms,
+  "global_norm": global_norm,
+  "gram": gram,
+  "health": health,
+  "noise_scale": noise_scale,
+  "second_moment": second_moment,
+  "variance": variance,
+}
+
+
+def compute(
+  net: Layer, loss: Loss, names: Sequence[str] | Mapping[str, Mapping[str, Any]]
+) -> Callable[..., tuple[Array, Params, dict[str, Any]]]:
+  """The mean loss, its gradient, and any quantities, by one backward pass.
+
+  The backward pass is seeded with 1 for each example, as the quantities need it; the gradient is
+  divided by N as it is summed. With weights the seeds are N w_n / Σ w, so that the loss is still
+  the mean of the examples' own: each quantity is then that of the weighted examples.
+
+  Normalisation: loss and gradient are means over N, those of `value_and_grad` up to rounding; each
+  quantity has its own, that of the function of its name. With N = 0 or Σ w = 0 loss and gradient
+  are 0. In float16 a quantity that is a sum over examples may overflow where a mean would not.
+
+  Cost: a plain backward pass, the memory that `captured` states, and what each selected quantity
+  states. What isn't selected isn't computed.
+
+  Args:
+    net: a network whose layers with parameters are all `captured`.
+    loss: the cost of each example.
+    names: the names of functions of `fbackprop.quantities`, as `("gram", "noise_scale")`; or a
+      mapping from each to its options, as `{"clipped_gradient": {"max_norm": 1.0}, "gram": {}}`.
+
+  Returns:
+    `f(params, x, targets, key=None, weights=None) -> (loss, grads, {name: value})`, with `weights`
+    as of `value_and_grad`. It is pure: jit it, vmap it.
+
+  Raises:
+    TypeError: `net` isn't a Layer, `loss` isn't a Loss, `names` is neither, an option is unknown or
+      missing. When traced: an argument of another dtype.
+    ValueError: a name is unknown or stands twice. When traced: a layer isn't captured, or an
+      argument has another shape.
+
+  Example:
+    >>> import jax
+    >>> import fbackprop as fb
+    >>> from fbackprop.quantities.capture import captured
+    >>> net = fb.mlp([2, 8, 1], dense=captured(fb.dense))
+    >>> look = jax.jit(compute(net, fb.squared_error, ("example_sqnorms", "noise_scale")))
+    >>> x, targets = jnp.ones((5, 2)), jnp.zeros((5, 1))
+    >>> loss, grads, found = look(net.init(jax.random.key(0)), x, targets)
+    >>> found["example_sqnorms"].shape
+    (5,)
+  """
+  check_unit("compute", "net", net, Layer)
+  check_unit("compute", "loss", loss, Loss)
+  selected = check_names(names)
+  warn_of_double_softmax(net, loss)
+
+  def loss_gradient_and_quantities(
+    params: Params,
+    x: Array,
+    targets: Any,
+    key: Array | None = None,
+    weights: Array | None = None,
+  ) -> tuple[Array, Params, dict[str, Any]]:
+    value, captured = captured_pass("compute", net, loss, params, x, targets, key, weights)
+    found = {
+      name: QUANTITIES[name](captured, net, **options)
+      if name == "health"
+      else QUANTITIES[name](captured, **options)
+      for name, options in selected.items()
+    }
+    return value, mean_gradient(captured), found
+
+  return loss_gradient_and_quantities
+
+
+def captured_pass(
+  where: str,
+  net: Layer,
+  loss: Loss,
+  params: Params,
+  x: Array,
+  targets: Any,
+  key: Array | None,
+  weights: Array | None,
+) -> tuple[Array, Any]:
+  """The mean loss, and the factors of the backward pass seeded with 1, or N w_n / Σ w.
+
+  Args:
+    where: what an error begins with.
+    net, loss, params, x, targets, key, weights: as of `compute`.
+  """
+  check_batch(where, x, targets, key)
+  outputs, residuals = net.forward(params, x, key)
+  losses, loss_residuals = loss.forward(outputs, targets)
+  shares = mean_weights(losses, weights, where)
+  losses_bar = jnp.ones_like(losses) if weights is None else max(example_count(x), 1) * shares
+  captured, _ = net.backward(params, residuals, loss.backward(loss_residuals, losses_bar))
+  read(where, captured)
+  return weighted_mean(shares, losses), captured
+
+
+def check_names(names: Any) -> dict[str, dict[str, Any]]:
+  """The options of each quantity; refuses what can't be called with them."""
+  if isinstance(names, Mapping):
+    selected = dict(names)
+  elif isinstance(names, list | tuple):
+    selected = {}
+    for name in names:
+      if isinstance(name, str) and name in selected:
+        raise ValueError(f"compute: names must be different, got {name!r} twice")
+      check_name(name)
+      selected[name] = {}
+  else:
+    raise DtypeError(
+      "compute: names must be a tuple of names, or a mapping from names to options, got "
+      f"{describe(names)}"
+    )
+  for name, options in selected.items():
+    check_name(name)
+    if not isinstance(options, Mapping):
+      raise DtypeError(f"compute: the options of {name} must be a mapping, got {describe(options)}")
+    given = (None, None) if name == "health" else (None,)
+    try:
+      inspect.signature(QUANTITIES[name]).bind(*given, **options)
+    except TypeError as error:
+      raise DtypeError(
+        f"compute: {name} takes other options, {error}; give them as in "
+        "{'clipped_gradient': {'max_norm': 1.0}}"
+      ) from None
+  return {name: dict(options) for name, options in selected.items()}
+
+
+def check_name(name: Any) -> None:
+  """Refuses what is no quantity."""
+  if not isinstance(name, str):
+    raise DtypeError(f"compute: names must hold names of quantities, got {describe(name)}")
+  if name not in QUANTITIES:
+    raise ValueError(f"compute: there is no quantity {name!r}; {hint(name, list(QUANTITIES))}")

@@ -1,0 +1,179 @@
+"""The health of every layer, from what enters it and from the cotangent that comes back."""
+
+from collections import OrderedDict
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.checks import StructureError, check_unit, describe
+from fbackprop.layers.factors import Factors, is_factors
+from fbackprop.quantities.order import in_order, walk
+from fbackprop.quantities.traversal import read
+from fbackprop.types import Array, Layer, exportable, widen
+
+
+@exportable
+class LayerHealth(NamedTuple):
+  """One layer's; each `[]`, or `[n]` for the copies of a `repeat(.., n)`.
+
+  For a normalisation, x is its normalised input x_hat. A number is lost in its dtype's range at
+  both ends: what is subnormal has lost digits, and what is infinite has lost all.
+
+  Attributes:
+    x_rms: root mean square of what entered the layer, in float32 at least.
+    y_bar_rms: that of the cotangent of what left it, seeded with 1 for each example.
+    dead: the share of the layer's outputs whose cotangent is 0 for every example: a relu that is
+      never on, a sigmoid that is always flat. Its weights don't learn from this batch.
+    saturated: the share of (example, output) pairs whose cotangent is 0. A tanh counts
+      only where it has rounded to ±1. An example without gradient counts with all its outputs.
+    x_underflow: how many entries of x are subnormal, int32. What has become 0 can't be told from
+      what was 0; a processor may make 0 of every subnormal number.
+    x_overflow: how many entries of x are infinite, int32.
+    y_bar_underflow: likewise of the cotangent.
+    y_bar_overflow: likewise of the cotangent.
+  """
+
+  x_rms: Array
+  y_bar_rms: Array
+  dead: Array
+  saturated: Array
+  x_underflow: Array
+  x_overflow: Array
+  y_bar_underflow: Array
+  y_bar_overflow: Array
+
+
+@exportable
+class Health(NamedTuple):
+  """Every layer's, and where the first number was met that isn't finite.
+
+  Attributes:
+    layers: by the layer's place and name, as "0.dense", in the order of the network.
+    first_layer: int32 `[]`: its place in `layer_order(net)`, or −1 if all is finite. In the order
+      of the computation: x of the first layer to the last, then ȳ of the last to the first. What
+      went wrong lies between the layer before, in that order, and this one.
+    direction: int32 `[]`: 1 if it was met forward, in x, −1 if backward, in ȳ, and 0 nowhere.
+  """
+
+  layers: "OrderedDict[str, LayerHealth]"
+  first_layer: Array
+  direction: Array
+
+
+def health(captured: Any, net: Layer) -> Health:
+  """What a look at each layer tells: how large, how much of it dead, what isn't finite.
+
+    rms(v) = √(Σ v² / size),   dead = #{j : ȳ_ij = 0 for all i} / D_out,
+    saturated = #{(i, j) : ȳ_ij = 0} / (N D_out)
+
+  Normalisation: ȳ is that of one example's loss, so that its rms doesn't shrink with N. No examples
+  give 0 everywhere. Inf and NaN show in the rms, and in `first_layer`. The result has one size
+  whatever the batch, and the function is pure: call it inside of jit, at each step.
+
+  Cost: some reductions of x and of ȳ; eight numbers a layer are left.
+
+  Args:
+    captured: see `gradient`.
+    net: the network that it came from; its chains and repetitions give the order, and the names.
+
+  Returns:
+    `Health(layers, first_layer, direction)`.
+
+  Raises:
+    TypeError: `net` isn't a Layer; see `gradient` for `captured`.
+    ValueError: `captured` isn't of this network; see `gradient` for the rest.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> from fbackprop.quantities.capture import captured
+    >>> net = fb.mlp([2, 8, 1], dense=captured(fb.dense))
+    >>> _, backward = fb.pullback(net)(net.init(jax.random.key(0)), jnp.ones((5, 2)))
+    >>> report = health(backward(jnp.ones((5, 1)))[0], net)
+    >>> list(report.layers), int(report.first_layer)
+    (['0.dense', '2.dense'], -1)
+  """
+  check_unit("health", "net", net, Layer)
+  read("health", captured)
+  places = list(walk("health", net, captured))
+  for place in places:
+    if not is_factors(place.node):
+      raise StructureError(
+        f"health: {place.name} must be a layer of its own, or made by serial, skip, repeat or "
+        f"remat, got {describe(place.node)} for its factors"
+      )
+  layers = OrderedDict((place.name, place.node) for place in places)
+  reports = OrderedDict((name, layer_health(factors)) for name, factors in layers.items())
+  return Health(reports, *find_first(in_order(places, finite_x), in_order(places, finite_y_bar)))
+
+
+def finite_x(factors: Factors) -> Array:
+  """Whether all that entered a layer is finite, for each copy."""
+  return jnp.isfinite(factors[0]).all((-2, -1))
+
+
+def finite_y_bar(factors: Factors) -> Array:
+  """Whether the whole cotangent of what left a layer is finite, for each copy."""
+  return jnp.isfinite(factors[1]).all((-2, -1))
+
+
+def find_first(x_finite: Array, y_bar_finite: Array) -> tuple[Array, Array]:
+  """`(layer, direction)` of the first that isn't finite, forward and then backward."""
+  count = x_finite.shape[0]
+  bad = ~jnp.concatenate([x_finite, y_bar_finite[::-1]])
+  first = jnp.argmax(bad).astype(jnp.int32)
+  forward = first < count
+  layer = jnp.where(forward, first, 2 * count - 1 - first)
+  direction = jnp.where(forward, 1, -1).astype(jnp.int32)
+  return jnp.where(bad.any(), layer, -1), jnp.where(bad.any(), direction, 0)
+
+
+def layer_health(factors: Factors) -> LayerHealth:
+  """The report of one layer."""
+  x, y_bar = factors
+  is_zero = magnitude_bits(y_bar) == 0
+  rows = y_bar.shape[-2]
+  return LayerHealth(
+    rms(x),
+    rms(y_bar),
+    # Of no examples, "for all" would be true.
+    mean(is_zero.all(-2) & (rows > 0), (-1,)),
+    mean(is_zero, (-2, -1)),
+    count_subnormal(x),
+    count_infinite(x),
+    count_subnormal(y_bar),
+    count_infinite(y_bar),
+  )
+
+
+def rms(v: Array) -> Array:
+  """The root of the mean square of the last two axes; of no entries 0."""
+  size = max(v.shape[-2] * v.shape[-1], 1)
+  return jnp.sqrt((widen(v) ** 2).sum((-2, -1)) / size)
+
+
+def mean(flags: Array, axes: tuple[int, ...]) -> Array:
+  """The share that is true; of no entries 0."""
+  size = max(int(np.prod([flags.shape[axis] for axis in axes])), 1)
+  return flags.sum(axes).astype(jnp.float32) / size
+
+
+def count_infinite(v: Array) -> Array:
+  """How many entries are infinite."""
+  return jnp.isinf(v).sum((-2, -1)).astype(jnp.int32)
+
+
+def count_subnormal(v: Array) -> Array:
+  """How many entries aren't 0 and below the dtype's smallest normal number."""
+  bits = magnitude_bits(v)
+  mantissa = int(jnp.finfo(v.dtype).nmant)  # type: ignore[no-untyped-call]
+  smallest_normal = jnp.asarray(1 << mantissa, bits.dtype)
+  return ((bits > 0) & (bits < smallest_normal)).sum((-2, -1)).astype(jnp.int32)
+
+
+def magnitude_bits(v: Array) -> Array:
+  """|v| as the integer of its bits: a processor that takes subnormals for 0 compares them as 0."""
+  unsigned = jnp.dtype(f"uint{8 * v.dtype.itemsize}")
+  bits = jax.lax.bitcast_convert_type(v, unsigned)
+  return bits & jnp.asarray((1 << (8 * v.dtype.itemsize - 1)) - 1, unsigned)

@@ -1,0 +1,87 @@
+"""The files of MNIST and its like: four files of a folder, gzipped or not.
+
+References:
+  LeCun, Cortes, Burges, "The MNIST database of handwritten digits" (1998); the format: two zero
+  bytes, 8 for bytes, the number of dimensions, each of them in four bytes, the numbers. The same
+  files: Xiao, Rasul, Vollgraf, "Fashion-MNIST", arXiv:1708.07747 (2017).
+"""
+
+import gzip
+import math
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from fbackprop.files import MOST_OF_A_BYTE, MOST_UNPACKED, open_plain, size_of
+from fbackprop.train.data.rows import Examples, check_width, numbered
+
+
+def read_idx(folder: str) -> Examples:
+  """Reads train-images-idx3-ubyte(.gz) and its three companions; pixels go from 0 to 1.
+
+  Raises:
+    ValueError: a file isn't what its name says.
+    OSError: one can't be read, or isn't there.
+  """
+  parts = []
+  for part in ("train", "t10k"):
+    images = read_numbers(find(folder, f"{part}-images-idx3-ubyte"), 3)
+    labels = read_numbers(find(folder, f"{part}-labels-idx1-ubyte"), 1)
+    if len(images) != len(labels) or not images.size:
+      raise ValueError(f"{folder}: {len(images)} images of {part} have {len(labels)} labels")
+    check_width(folder, "features", images.shape[1] * images.shape[2])
+    pixels = images.reshape(len(images), -1) / np.float32(255)  # float32 by itself.
+    parts.append((pixels, labels.astype(np.int32), images.shape[1:]))
+  (x, labels, shape), (x_test, labels_test, test_shape) = parts
+  if shape != test_shape:
+    raise ValueError(f"{folder}: images to learn from are {shape}, those to test on {test_shape}")
+  classes = numbered("", int(max(labels.max(), labels_test.max())) + 1)
+  features = numbered("pixel", x.shape[1])
+  image_shape = (int(shape[0]), int(shape[1]))
+  return Examples(
+    x, labels, "classification", classes, features, (x_test, labels_test), image_shape
+  )
+
+
+def find(folder: str, name: str) -> Path:
+  """A file by its name, gzipped or not; some copies have a dot for the last dash but one."""
+  names = [name, name.replace("-idx", ".idx")]
+  for candidate in (Path(folder, n + ending) for n in names for ending in (".gz", "")):
+    if os.path.lexists(candidate):  # What isn't a file is refused by its name.
+      return candidate
+  raise FileNotFoundError(2, f"there is no {name}.gz or {name} in it", folder)
+
+
+def read_numbers(path: Path, ndim: int) -> np.ndarray:
+  """The bytes of one file, in its shape; no more is read than its header says.
+
+  The header is held against the size of the file first: of a gzip file, against what it could
+  become at most, and against `MOST_UNPACKED`.
+  """
+  is_packed = path.suffix == ".gz"
+  with open_plain(path) as plain:
+    held = size_of(plain)
+    try:
+      with gzip.open(plain) if is_packed else plain as file:
+        start = 4 + 4 * ndim
+        header = file.read(start)
+        if header[:4] != bytes((0, 0, 8, ndim)) or len(header) < start:
+          raise ValueError(f"{path} is no idx file of bytes in {ndim} dimensions")
+        shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
+        size = math.prod(shape)
+        if is_packed and size > MOST_UNPACKED:
+          raise ValueError(
+            f"{path} says that it holds {size:,} numbers, more than the {MOST_UNPACKED:,} that are "
+            "unpacked here; gunzip it, and it may hold any number"
+          )
+        if size + start > held * (MOST_OF_A_BYTE if is_packed else 1):
+          raise ValueError(f"{path} says that it holds {size:,} numbers, in {held:,} bytes")
+        content = file.read(size + 1)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+      raise ValueError(f"{path} is no whole gzip file: {error}") from error
+  if len(content) != size:
+    got = "more" if len(content) > size else f"{len(content):,}"
+    raise ValueError(f"{path} says that it holds {size:,} numbers, got {got}")
+  return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,0 +1,95 @@
+"""Data made by a formula: points in the plane that no line separates, a sine, MNIST-1D.
+
+References:
+  MNIST-1D: Greydanus, Kobak, "Scaling down deep learning with MNIST-1D", arXiv:2011.14439 (2024).
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+
+from fbackprop.extras import need
+from fbackprop.train.data.rows import Examples, numbered
+
+# Points of a set in the plane.
+POINTS = 1000
+
+
+def make_synthetic(name: str, seed: int) -> Examples:
+  """A data set by its name.
+
+  Args:
+    name: "moons", "circles", "blobs", "spiral", "xor", "sine" or "mnist1d".
+    seed: of the points.
+
+  Raises:
+    ModuleNotFoundError: what makes it isn't installed; the message names the extra.
+  """
+  if name == "sine":
+    return sine(seed)
+  if name == "mnist1d":
+    return one_dimensional_digits(seed)
+  if name in ("spiral", "xor"):
+    x, labels = {"spiral": spiral, "xor": exclusive_or}[name](np.random.default_rng(seed))
+  else:
+    x, labels = of_scikit_learn(name, seed)
+  x, labels = x.astype(np.float32), labels.astype(np.int32)
+  classes = tuple(str(c) for c in range(labels.max() + 1))
+  return Examples(x, labels, "classification", classes, numbered("x", 2))
+
+
+def of_scikit_learn(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Two moons, two circles, or three blobs, of a spread that leaves few points astray."""
+  datasets: Any = need("sklearn.datasets", extra="data")
+  if name == "moons":
+    x, labels = datasets.make_moons(POINTS, noise=0.15, random_state=seed)
+  elif name == "circles":
+    x, labels = datasets.make_circles(POINTS, noise=0.08, factor=0.5, random_state=seed)
+  else:
+    centers = ((-1.0, -0.6), (1.0, -0.6), (0.0, 1.1))
+    x, labels = datasets.make_blobs(POINTS, centers=centers, cluster_std=0.35, random_state=seed)
+  return x, labels
+
+
+def spiral(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """Two arms of one and a half turns, from the middle out to radius 1."""
+  labels = np.arange(POINTS) % 2
+  radius = np.sqrt(rng.uniform(0.01, 1.0, POINTS))
+  angle = 3 * np.pi * radius + np.pi * labels
+  x = np.stack([radius * np.cos(angle), radius * np.sin(angle)], 1)
+  return x + 0.03 * rng.normal(size=x.shape), labels
+
+
+def exclusive_or(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+  """Points of a square; the label says whether their two signs differ."""
+  x = rng.uniform(-1, 1, (POINTS, 2))
+  return x, (x[:, 0] > 0) ^ (x[:, 1] > 0)
+
+
+def sine(seed: int) -> Examples:
+  """sin x on [−π, π]: 256 points drawn at random to learn from, 256 evenly spaced ones to test."""
+  x = np.random.default_rng(seed).uniform(-np.pi, np.pi, (256, 1)).astype(np.float32)
+  x_test = np.linspace(-np.pi, np.pi, 256, dtype=np.float32)[:, None]
+  test = (x_test, np.sin(x_test))
+  return Examples(x, np.sin(x), "regression", ("sin x",), ("x",), test)
+
+
+def one_dimensional_digits(seed: int) -> Examples:
+  """MNIST-1D by its published procedure: 4,000 signals of 40 numbers to learn from, 1,000 to test.
+
+  The package draws from NumPy's and Python's global generators, which are put back afterwards.
+  """
+  data: Any = need("mnist1d.data", extra="data")
+  arguments = data.get_dataset_args()
+  arguments.seed = seed
+  states = random.getstate(), np.random.get_state()
+  try:
+    made = data.make_dataset(arguments)
+  finally:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+  x, x_test = (made[key].astype(np.float32) for key in ("x", "x_test"))
+  labels, labels_test = (made[key].astype(np.int32) for key in ("y", "y_test"))
+  classes, features = numbered("", 10), numbered("t", x.shape[1])
+  return Examples(x, labels, "classification", classes, features, (x_test, labels_test))

@@ -1,0 +1,162 @@
+"""What the targets are: one inference of the task for csv files, npz files and arrays.
+
+| targets | task |
+|---|---|
+| several columns | regression |
+| words | classification |
+| words in less than half of the rows, and the numbers alone are a regression | regression, and a word is refused |
+| at most `MOST_LABELS` different whole numbers, 1.0 being one | classification |
+| whole numbers that are 0, 1, ..., C - 1 or 1, ..., C, each at least `LEAST_OF_EACH` times | classification |
+| other numbers | regression |
+
+A column of one, `[N, 1]`, is a vector, and a hole is neither a number nor a word.
+"""  # noqa: E501
+
+from collections.abc import Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import numpy as np
+
+from fbackprop.train.data.names import Task
+
+# So many different whole numbers, and no more, are taken for labels as they are.
+MOST_LABELS = 20
+LEAST_OF_EACH = 5
+
+# As pandas has them, but for "?", which the UCI repository writes. Among words they are holes; a
+# class of such a name is one by `missing_targets="class"`.
+HOLES = frozenset(
+  ("", "?", "#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-NaN",
+   "-nan")
+)  # fmt: skip
+# Where all others are numbers, these are holes too, in any case of their letters.
+HOLES_AMONG_NUMBERS = frozenset(
+  (*map(str.lower, HOLES), "-", "--", ".", "none", "missing", "unknown")
+)
+
+
+def as_number(cell: str) -> float | None:
+  """The number that a text is, or None. Python's underscores, as in 1_000, are no number's."""
+  try:
+    return None if "_" in cell else float(cell)
+  except ValueError:
+    return None
+
+
+def as_numbers(cells: np.ndarray) -> np.ndarray:
+  """Texts `[N]` as the float64 nearest to each; NaN where there is none.
+
+  A column of True and False alone is one of 1 and 0.
+  """
+  try:
+    if "_" not in "".join(cells):
+      return cells.astype(np.float64)
+  except ValueError:
+    if is_truth(cells):
+      return np.array([cell.strip().lower() == "true" for cell in cells], np.float64)
+  found = [as_number(cell) for cell in cells]
+  return np.array([np.nan if number is None else number for number in found])
+
+
+def is_truth(cells: np.ndarray) -> bool:
+  """Whether texts are True and False, and nothing else."""
+  return {cell.strip().lower() for cell in cells} <= {"true", "false"}
+
+
+def values_of(cells: np.ndarray) -> np.ndarray:
+  """Texts `[N, C]` as float64 if each is a finite number, else as they are."""
+  columns = list(cells.T)
+  values = np.stack([as_numbers(column) for column in columns], 1)
+  are_numbers = np.isfinite(values).all() and not any(map(is_truth, columns))
+  if not are_numbers:
+    return cells
+  if (np.abs(values) >= 2**53).any():  # Of whole numbers so large float64 hasn't each.
+    whole = [number for number in map(exact, cells.ravel()) if number == number.to_integral_value()]
+    if len(whole) == cells.size and all(-(2**63) <= number < 2**63 for number in whole):
+      return np.array(list(map(int, whole)), np.int64).reshape(cells.shape)
+  return values
+
+
+def holes_of(words: Sequence[str]) -> np.ndarray:
+  """Where a target is missing, `[N]`.
+
+  Args:
+    words: the cells of a column.
+  """
+  kinds = {word: as_number(word) for word in set(words)}
+  others = {word for word, number in kinds.items() if number is None}
+  are_numbers = any(number is not None and number == number for number in kinds.values())
+  are_numbers &= all(word.strip().lower() in HOLES_AMONG_NUMBERS for word in others)
+  known, change = (HOLES_AMONG_NUMBERS, str.lower) if are_numbers else (HOLES, str)
+  holes = {word for word in kinds if change(word.strip()) in known}
+  return np.array([word in holes for word in words], bool)
+
+
+def infer_task(targets: np.ndarray) -> tuple[Task, str]:
+  """What the targets are, and why; the table above.
+
+  Args:
+    targets: without holes, `[N]` or `[N, C]`: numbers, booleans or words.
+
+  Returns:
+    The task, and a sentence's end, such as "its values are words".
+  """
+  if targets.ndim == 2 and targets.shape[1] > 1:
+    return "regression", "there are several target columns"
+  if targets.dtype.kind not in "iubf":
+    numbers = as_numbers(targets.ravel())
+    numbers = numbers[np.isfinite(numbers)]
+    if 2 * len(numbers) > len(targets) and infer_task(numbers)[0] == "regression":
+      return "regression", "most of its values are numbers"
+    return "classification", "its values are words"
+  if targets.dtype.kind == "b":
+    targets = targets.astype(np.int8)
+  different, counts = np.unique(targets, return_counts=True)
+  if targets.dtype.kind == "f" and not (different == np.rint(different)).all():
+    return "regression", "its values are numbers"
+  said = f"its values are {len(different)} whole numbers"
+  # Sorted and different, so that the ends say whether one is left out.
+  has_no_gap = different[0] in (0, 1) and different[-1] - different[0] == len(different) - 1
+  if len(different) <= MOST_LABELS or (has_no_gap and counts.min() >= LEAST_OF_EACH):
+    return "classification", said
+  return "regression", f"{said}, more than {MOST_LABELS} and not each of 0, 1, 2, ... often"
+
+
+def class_key(name: str) -> Any:
+  """What makes two names one class: equal numbers do, as 1, 1.0 and 1e0; words by their letters."""
+  number = as_number(name)
+  # Exact, as float64 hasn't every integer. What isn't finite is a word.
+  return name if number is None or not abs(number) < float("inf") else exact(name)
+
+
+def exact(number: str) -> Decimal:
+  """The number that a text is, of which float64 may be a neighbour."""
+  try:
+    return Decimal(number.strip())
+  except InvalidOperation:  # An exponent of twenty digits, say.
+    return Decimal(float(number))
+
+
+def label(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+  """Labels `[N]` in int32, and the names of the classes: numbers by their size, else by letters.
+
+  Args:
+    words: the class of each example. Of texts that are one number the shortest is the name.
+  """
+  names: dict[Any, str] = {}
+  keys = {word: class_key(word) for word in set(words)}
+  for word in sorted(keys, key=lambda word: (len(word), word)):
+    names.setdefault(keys[word], word)
+  are_numbers = all(isinstance(key, Decimal) for key in names)
+  order = sorted(names) if are_numbers else sorted(names, key=lambda key: names[key])
+  place = {key: i for i, key in enumerate(order)}
+  of_word = {word: place[key] for word, key in keys.items()}
+  return np.array([of_word[word] for word in words], np.int32), tuple(names[key] for key in order)
+
+
+def places_of(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
+  """Where classes stand among those that are known: by name, else as equal numbers; or None."""
+  by_name = {name: i for i, name in enumerate(known)}
+  by_key = {class_key(name): i for i, name in reversed(list(enumerate(known)))}
+  return [by_name.get(name, by_key.get(class_key(name))) for name in names]

@@ -1,0 +1,155 @@
+"""The folder of a run: what was asked for, where it ran, how it went and what came out."""
+
+import errno
+import json
+import math
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fbackprop import __version__
+from fbackprop.extras import need
+from fbackprop.files import read_plain, write_whole
+from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.results import Evaluation, Result
+
+
+def create_folder(out: str, name: str | None, prefix: str) -> Path:
+  """Makes a folder that nobody else has.
+
+  Args:
+    out: the folder in which it stands; made where missing.
+    name: its name; None for `prefix` and the next free number.
+    prefix: as "digits".
+
+  Returns:
+    The path.
+
+  Raises:
+    FileExistsError: there is such a folder already.
+    OSError: it can't be made.
+  """
+  Path(out).mkdir(parents=True, exist_ok=True)
+  if name is not None:
+    path = Path(out, name)
+    path.mkdir()
+    return path
+  number = 1
+  while True:
+    path = Path(out, f"{prefix}-{number}")
+    try:
+      path.mkdir()
+    except FileExistsError:
+      number += 1
+    else:
+      return path
+
+
+def write_toml(path: Path, table: dict[str, Any], comment: str) -> None:
+  """Writes a TOML file under a line of comment."""
+  tomli_w = need("tomli_w", extra="train")
+  write_whole(path, f"# {comment}\n{tomli_w.dumps(table)}".encode())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+  """Writes a JSON file; a number that isn't finite becomes null, which is what JSON has for it."""
+  write_whole(path, (json.dumps(to_json(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def append_evaluation(path: Path, evaluation: Evaluation) -> None:
+  """Adds the line of an evaluation to metrics.jsonl; see `append_metrics`."""
+  append_metrics(path, vars(evaluation))
+
+
+def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
+  """Adds a line to metrics.jsonl, with the key "step".
+
+  Lines of this step and of later ones, which a run has that was cut and went on before them, give
+  way; so does half a line.
+
+  Raises:
+    OSError: it can't be written, or is no file, as a link that leads elsewhere.
+  """
+  if path.is_symlink():
+    raise OSError(errno.ELOOP, "it is a link, and must be a file", str(path))
+  content = read_plain(path).decode(errors="replace") if path.exists() else ""
+  before = content.splitlines(keepends=True)
+  kept = [line for line in before if (step := step_of(line)) is not None and step < metrics["step"]]
+  line = json.dumps(to_json(metrics), allow_nan=False) + "\n"
+  if len(kept) < len(before):
+    write_whole(path, "".join([*kept, line]).encode())
+    return
+  with path.open("a", encoding="utf-8") as file:
+    file.write(line)
+
+
+def step_of(line: str) -> int | None:
+  """The step of a line of metrics.jsonl; None of what isn't a whole one."""
+  try:
+    return int(json.loads(line)["step"]) if line.endswith("\n") else None
+  except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    return None
+
+
+def to_json(value: Any) -> Any:
+  """What JSON can hold."""
+  if isinstance(value, dict):
+    return {k: to_json(v) for k, v in value.items()}
+  if isinstance(value, tuple | list):
+    return [to_json(v) for v in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return None
+  return value
+
+
+def environment() -> dict[str, Any]:
+  """What a run depends on besides its configuration: versions, machine, devices."""
+  packages = ("jax", "jaxlib", "optax", "numpy", "safetensors", "scikit-learn")
+  devices = jax.devices()
+  return {
+    "fbackprop": __version__,
+    "python": platform.python_version(),
+    **{name: version_of(name) for name in packages},
+    "system": platform.system(),
+    "machine": platform.machine(),
+    "cores": os.cpu_count(),
+    "platform": devices[0].platform,
+    "devices": [device.device_kind for device in devices],
+  }
+
+
+def version_of(package: str) -> str | None:
+  """The version of an installed package, or None."""
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
+  """The run in a few numbers: summary.json."""
+  last, best = result.evaluations[-1], result.best
+  kept = last if best is None else best
+  score = {"test_accuracy": kept.test_accuracy} if dataset.is_classification else {}
+  validated = {} if best is None else {"kept_step": best.step, "validation_score": best.score}
+  return {
+    **score,
+    "test_loss": kept.test_loss,
+    **validated,
+    "train_loss": last.train_loss,
+    "steps": result.steps,
+    "stop_reason": result.stop_reason,
+    "diverged_at": result.diverged_at,
+    "skipped_steps": list(result.skipped),
+    "rollbacks": result.rollbacks,
+    "gradient_check_max_rel_error": result.gradient_check_max_rel_error,
+    "gradient_rounding_max_rel_error": result.gradient_rounding_max_rel_error,
+    "gradient_checks": len(result.checks),
+    "seconds": result.seconds,
+    "check_seconds": result.check_seconds,
+    "compile_seconds": result.compile_seconds,
+  }

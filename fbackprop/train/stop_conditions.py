@@ -1,0 +1,125 @@
+"""The stop rules in a compiled loop: as numbers, what they remember, and how they are asked."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from fbackprop.train.stop_rules import STOP_REASONS, VALIDATION_TOL, StopRules
+from fbackprop.train.validation import Best
+from fbackprop.types import Array, at_least_float32, exportable
+
+RUNNING = -1
+MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS))
+
+
+@exportable
+class StopNumbers(NamedTuple):
+  """`StopRules` as numbers that a compiled loop can take; a rule that is off never fires."""
+
+  max_steps: Array
+  max_epochs: Array
+  loss_below: Array
+  tol: Array
+  patience: Array
+
+
+@exportable
+class Progress(NamedTuple):
+  """What the stop rules remember.
+
+  Attributes:
+    epoch_sum: sum of this epoch's losses, each times its batch's share, `[]`.
+    epoch_share: sum of the shares: of a batch Σ w / N, which is 1 without weights, `[]`.
+    best: lowest mean loss of an epoch so far, or, of the examples set aside, minus the score, `[]`.
+    stale: epochs in a row that brought no progress, `[]`.
+    reason: an index of `STOP_REASONS`, or `RUNNING`, `[]`.
+  """
+
+  epoch_sum: Array
+  epoch_share: Array
+  best: Array
+  stale: Array
+  reason: Array
+
+
+def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
+  """The rules as arrays, with infinity for a rule that is off; `dtype` is that of the loss."""
+  dtype = at_least_float32(dtype)
+  tol = VALIDATION_TOL if is_validated and stop.tol is None else stop.tol
+  off, never = float("-inf"), 2**31 - 1
+  return StopNumbers(
+    jnp.asarray(never if stop.max_steps is None else stop.max_steps, jnp.int32),
+    jnp.asarray(never if stop.max_epochs is None else stop.max_epochs, jnp.int32),
+    jnp.asarray(off if stop.loss_below is None else stop.loss_below, dtype),
+    jnp.asarray(off if tol is None else tol, dtype),
+    jnp.asarray(stop.patience, jnp.int32),
+  )
+
+
+def start_progress(dtype: Any) -> Progress:
+  """Before the first step; `dtype` is that of the loss."""
+  dtype = at_least_float32(dtype)
+  return Progress(
+    epoch_sum=jnp.zeros((), dtype),
+    epoch_share=jnp.zeros((), dtype),  # A buffer of its own, as both are donated.
+    best=jnp.asarray(jnp.inf, dtype),
+    stale=jnp.zeros((), jnp.int32),
+    reason=jnp.asarray(RUNNING, jnp.int32),
+  )
+
+
+def add_up(progress: Progress, loss: Array, share: Array, finite: Array) -> Progress:
+  """Adds a batch to the mean loss of its epoch, in which it counts by its `share`.
+
+  A step that wasn't taken (not `finite`) changes nothing.
+  """
+  total = progress.epoch_sum + share * loss.astype(share.dtype)
+  return progress._replace(
+    epoch_sum=jnp.where(finite, total, progress.epoch_sum),
+    epoch_share=jnp.where(finite, progress.epoch_share + share, progress.epoch_share),
+  )
+
+
+def judge(
+  progress: Progress,
+  finite: Array,
+  step: Array,
+  steps_per_epoch: int,
+  stop: StopNumbers,
+  best_kept: Best | None = None,
+) -> Progress:
+  """Asks the stop rules after a step, which may be any; at the end of an epoch it must be.
+
+  Args:
+    progress: with that step's loss in it, see `add_up`.
+    finite: whether it was taken. If not, the run ends, and nothing else changes.
+    step: the number of steps taken, this one included.
+    steps_per_epoch: full batches in the data.
+    stop: the rules.
+    best_kept: where examples are set aside: their latest score is judged by `tol` in the place of
+      the epoch's mean loss. An epoch without any loss brings no progress.
+  """
+  epoch_ends = finite & (step % steps_per_epoch == 0)
+  total, share = progress.epoch_sum, progress.epoch_share
+  mean = jnp.where(share > 0, total / share, jnp.full_like(total, jnp.inf))
+
+  # As scikit-learn counts: an epoch is stale unless it is below the best by more than tol, and the
+  # run ends when more than `patience` epochs in a row were stale. A tol of -inf is never stale.
+  judged = mean if best_kept is None else best_kept.latest.astype(mean.dtype)
+  is_stale = judged > progress.best - stop.tol
+  stale = jnp.where(epoch_ends, jnp.where(is_stale, progress.stale + 1, 0), progress.stale)
+  best = jnp.where(epoch_ends, jnp.minimum(progress.best, judged), progress.best)
+
+  reason = jnp.asarray(RUNNING, jnp.int32)
+  for fires, code in (
+    (step // steps_per_epoch >= stop.max_epochs, MAX_EPOCHS),
+    (step >= stop.max_steps, MAX_STEPS),
+    (epoch_ends & (stale > stop.patience), TOL),
+    (epoch_ends & (mean <= stop.loss_below), LOSS_BELOW),
+    (~finite, DIVERGED),
+  ):
+    reason = jnp.where(fires, code, reason).astype(jnp.int32)
+  zero = jnp.zeros_like(total)
+  return Progress(
+    jnp.where(epoch_ends, zero, total), jnp.where(epoch_ends, zero, share), best, stale, reason
+  )

@@ -1,0 +1,90 @@
+"""What a run learns from where labels are softened, or classes and examples count differently.
+
+Softening and class weights go into the targets, and the loss stays the plain one of the task: with
+t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entropy is
+`softmax_cross_entropy_with(label_smoothing=α, class_weights=w)`. So the test part, whose labels
+stay as they are, is judged by the plain loss, and runs with and without options can be compared.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.step import Batch
+
+ClassWeights = Literal["none", "balanced"] | Sequence[float]
+
+
+def training_batch(
+  dataset: Dataset, *, label_smoothing: float = 0.0, class_weights: ClassWeights = "none"
+) -> Batch:
+  """The training examples, as `fit` takes them.
+
+  Args:
+    dataset: the data.
+    label_smoothing: α, from 0 to below 1, of labels: t' = (1 − α) t + α/C; of several labels at
+      once, each of which is a choice out of two, t' = (1 − α) t + α/2.
+    class_weights: w_c by which the loss of an example of class c is multiplied, for each class in
+      the order of `dataset.output_names`; "balanced" for n / (C · n_c), whose mean over the
+      examples is 1. The mean loss is over the examples, and isn't divided by their class weights.
+
+  Returns:
+    The `Batch`, with `dataset.weights`.
+
+  Raises:
+    ValueError: the task has no such option, or the weights aren't those of its classes. The message
+      begins with the option's name.
+
+  References:
+    Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section
+    7; King, Zeng, "Logistic regression in rare events data", Political Analysis 9 (2001), for the
+    balanced weights, as in `sklearn.utils.class_weight.compute_class_weight`.
+  """
+  targets = dataset.targets
+  if label_smoothing:
+    if dataset.task == "regression":
+      raise ValueError("label_smoothing is for labels, and this is a regression")
+    choices = dataset.outputs if dataset.is_classification else 2
+    targets = (1 - label_smoothing) * as_rows(dataset) + label_smoothing / choices
+  if not isinstance(class_weights, str) or class_weights != "none":
+    if not dataset.is_classification:
+      raise ValueError(f"class_weights is for a classification, and this is a {dataset.task}")
+    rows = targets if targets.ndim == 2 else as_rows(dataset)
+    targets = weights_of_classes(dataset, class_weights) * rows
+  if targets.ndim == 2:
+    targets = targets.astype(np.float32)
+  weights = None if dataset.weights is None else jnp.asarray(dataset.weights)
+  return Batch(jnp.asarray(dataset.x), jnp.asarray(targets), weights)
+
+
+def as_rows(dataset: Dataset) -> np.ndarray:
+  """The targets as probabilities `[N, C]`, in float64."""
+  if not dataset.is_classification:
+    return dataset.targets.astype(np.float64)
+  rows: np.ndarray = np.eye(dataset.outputs)[dataset.targets]
+  return rows
+
+
+def weights_of_classes(dataset: Dataset, class_weights: ClassWeights) -> np.ndarray:
+  """The weight of each class, `[1, C]`, in float64."""
+  if isinstance(class_weights, str):
+    return balanced_weights(dataset.targets, dataset.outputs)[None, :]
+  if len(class_weights) != dataset.outputs:
+    names = ", ".join(dataset.output_names[:8]) + (", ..." if dataset.outputs > 8 else "")
+    raise ValueError(
+      f"class_weights must be {dataset.outputs} numbers, for {names}, got {len(class_weights)}"
+    )
+  return np.asarray(class_weights, np.float64)[None, :]
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+  """n / (C · n_c) for each class, so that all weigh the same in sum, `[classes]`.
+
+  A class without examples has weight 0 and isn't counted in C.
+  """
+  counts = np.bincount(labels, minlength=classes)
+  present = counts > 0
+  return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)

@@ -1,0 +1,1 @@
+"""The checks of a rule, each in the order in which they rule each other out."""

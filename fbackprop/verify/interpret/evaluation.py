@@ -1,0 +1,415 @@
+"""A traced program evaluated in float64, and the rounding error of its results.
+
+The running error bound of Higham (Accuracy and Stability, §3.3) is rigorous and, through more than
+a layer or two, vacuous: it adds up magnitudes where errors cancel. So the error is not bounded but
+measured, by stochastic arithmetic. The program is evaluated several times at once; in each of these
+samples but the first, the result of every operation is moved at random by what its rounding may be,
+and how far the samples spread is how far rounding reaches. What is correlated stays correlated: an
+error made once and used a thousand times counts a thousand times, and x − x is zero.
+
+A comparison whose two sides lie within their spread of each other is fragile: rounding might decide
+it. Its outcome is then drawn for each sample, so that the spread covers both branches. Exact
+equality is not fragile: it is a tie, whose branch is the one that is written.
+
+References:
+  Parker, "Monte Carlo arithmetic", UCLA CSD-970002 (1997); Vignes, "Discrete stochastic
+  arithmetic for validating results of numerical software", Numerical Algorithms 37 (2004).
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from fbackprop.jaxprs import (
+  BODIES,
+  Program,
+  bind,
+  branches_of,
+  holds_program,
+  inner_program,
+  interpret,
+  scan_of,
+  while_of,
+)
+from fbackprop.verify.interpret import primitives
+from fbackprop.verify.interpret.foreign import is_wide, mapped, own_dtypes, widened
+from fbackprop.verify.interpret.primitives import Samples, digits, is_float, rounded
+from fbackprop.verify.interpret.samples import (
+  constant_key,
+  held,
+  is_real,
+  lifted,
+  shifted,
+  stacked,
+  without_result,
+)
+
+# How many times its spread a difference may be and count as fragile.
+FRAGILE = 4.0
+# A loop that turns more often has no result: outside of what it is meant for it may never end.
+MOST_TURNS = 4_000
+# Random numbers are taken from one pool, each time from another place: to draw them anew for every
+# operation would take longer than the operation.
+POOL = np.random.default_rng(0).uniform(-1.0, 1.0, 1 << 20).astype(np.float32)
+
+
+class Noise(NamedTuple):
+  """How an evaluation is perturbed.
+
+  Attributes:
+    samples: how many, the unperturbed first one included.
+    unit: the largest relative error of one rounding. A little more than that of float64 by default,
+      so that moving a number by it changes the number.
+    tiny: below this a result may be flushed to zero.
+    constants: the relative error of constants, of a program that was traced in a narrower dtype.
+    seed: of the draws.
+  """
+
+  samples: int = 5
+  unit: float = 2.0**-51
+  tiny: float = 0.0
+  constants: float = 0.0
+  seed: int = 0
+
+
+class Gap(NamedTuple):
+  """The two sides of a comparison, and how often each is the greater.
+
+  Attributes:
+    primitive: "gt", "max", ...
+    above, below, equal: entries in which the first is greater, less, equal to the second.
+  """
+
+  primitive: str
+  above: int
+  below: int
+  equal: int
+
+
+class Evaluator:
+  """Evaluates traced programs.
+
+  Args:
+    working: the floating dtype that the program's user works in. A cast to it, or to a wider one,
+      is exact here; a cast to a narrower one rounds.
+    noise: None for one unperturbed sample.
+    known: `constant_key` of the arrays that are what they are.
+    watch: called with the place, the primitive and both sides of every comparison of floats.
+  """
+
+  def __init__(
+    self,
+    working: Any = np.float64,
+    noise: Noise | None = None,
+    watch: Callable[[tuple[Any, ...], str, np.ndarray, np.ndarray], None] | None = None,
+    known: frozenset[Any] = frozenset(),
+  ) -> None:
+    self.digits = digits(working)
+    self.noise = noise
+    self.watch = watch
+    self.known = known
+    self.rng = np.random.default_rng(noise.seed if noise else 0)
+    self.fragile = 0
+    self.foreign: list[str] = []
+    self.are_points = False
+    self.is_endless = False
+
+  def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
+    """The results, each with an axis of samples in front.
+
+    Args:
+      program: its floats may have any dtype.
+      arguments: arrays, without that axis.
+    """
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+      return self.evaluate(program, [lifted(a) for a in arguments], ())
+
+  def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
+    """The same for arguments that have the axis already: each sample is a point of its own."""
+    self.are_points = True
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+      return self.evaluate(program, list(arguments), ())
+
+  def evaluate(
+    self, program: Program, arguments: list[Samples], place: tuple[Any, ...]
+  ) -> list[Samples]:
+    """All equations in their order."""
+    return interpret(
+      program,
+      arguments,
+      self.constant_of,
+      lambda i, equation, inputs: self.apply(equation, inputs, (*place, i)),
+    )
+
+  def apply(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """One equation."""
+    name, params = equation.primitive.name, equation.params
+    if (inner := inner_program(equation)) is not None:
+      return self.evaluate(inner, inputs, place)
+    if name in BODIES:
+      body = {"scan": self.scan, "while": self.loop, "cond": self.cond}[name]
+      return body(equation, inputs, place)
+    if name in primitives.PASSED:
+      return inputs
+    if self.watch is not None:
+      self.show(name, params, inputs, place)
+    if any(isinstance(x, jax.Array) for x in inputs):  # Keys, of which NumPy knows nothing.
+      return self.by_jax(equation, inputs)
+    if name == "unstack":
+      return list(np.moveaxis(inputs[0], 1 + params["axis"], 0))
+    if name in primitives.EXACT:
+      return [self.exact(name, params, inputs, equation)]
+    if name in primitives.ROUNDED:
+      result = primitives.ROUNDED[name](params, *inputs)
+      return [result if is_scaling(name, inputs) else self.perturbed(result, 1.0)]
+    if name in primitives.TRANSCENDENTAL:
+      return [self.perturbed(primitives.TRANSCENDENTAL[name](params, *inputs), 4.0)]
+    if name in primitives.SUMS:
+      return [self.sum(name, params, inputs)]
+    return self.by_jax(equation, inputs)
+
+  # --- Rounding -----------------------------------------------------------------------------------
+
+  def constant_of(self, value: Any, aval: Any) -> Samples:
+    """A constant of a program; a Python integer takes the dtype that it was traced with."""
+    is_plain = not isinstance(value, jax.Array) and not is_float(aval.dtype)
+    return self.constant(np.asarray(value, aval.dtype) if is_plain else value)
+
+  def constant(self, value: Any) -> Samples:
+    """A constant, perturbed where it was rounded when the program was traced.
+
+    That can't be seen, but a number that people write, as 0.5 or 3, needs few digits. In float16
+    and bfloat16 each array would seem rounded, and an array is rather data: there only a scalar is.
+    """
+    x = lifted(value)
+    if self.noise is None or not self.noise.constants or not is_real(x):
+      return x
+    if x.size > 1 and constant_key(value) in self.known:
+      return x
+    if x.size == 1:
+      fraction = np.frexp(x)[0] * 2.0 ** min(11, self.digits // 2)
+      was_rounded = np.round(fraction) != fraction
+    else:
+      was_rounded = rounded(x, np.float16) != x
+    return (
+      self.moved(x, np.where(was_rounded, self.noise.constants, 0.0)) if was_rounded.any() else x
+    )
+
+  def perturbed(self, x: Samples, units: float) -> Samples:
+    """The samples of a result, moved by some roundings of their size."""
+    if self.noise is None or not is_real(x):
+      return x
+    return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
+
+  def flushed(self, moved: np.ndarray) -> np.ndarray:
+    """Results so small that they may be flushed to zero, moved by as much."""
+    if self.noise is not None and self.noise.tiny:
+      is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
+      if is_tiny.any():
+        moved[1:] = np.where(is_tiny, moved + self.noise.tiny * self.draw(moved.shape), moved)[1:]
+    return moved
+
+  def moved(self, x: np.ndarray, size: Any) -> np.ndarray:
+    """x · (1 + size · random) in all samples but the first."""
+    assert self.noise is not None
+    out = np.empty((self.noise.samples, *x.shape[1:]))
+    out[0] = x[0]
+    out[1:] = self.draw(out[1:].shape)
+    out[1:] *= size
+    out[1:] += 1.0
+    out[1:] *= x[1:] if x.shape[0] > 1 else x
+    return out
+
+  def draw(self, shape: tuple[int, ...]) -> np.ndarray:
+    """Uniform numbers from −1 to 1."""
+    size = math.prod(shape)
+    start = int(self.rng.integers(0, POOL.size))
+    if size <= POOL.size - start:
+      return POOL[start : start + size].reshape(shape)
+    return np.resize(np.roll(POOL, -start), size).reshape(shape)
+
+  def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
+    """A sum of K terms, moved by what their roundings, and those of partial sums, come to."""
+    function = primitives.SUMS[name]
+    result = np.asarray(function(params, *inputs))
+    if self.noise is None or not is_real(result):
+      return result
+    if name == "reduce_sum":
+      terms = math.prod(inputs[0].shape[1 + a] for a in params["axes"])
+    elif name == "cumsum":
+      terms = inputs[0].shape[1 + params["axis"]]
+    else:
+      terms = math.prod(inputs[0].shape[1 + a] for a in params["dimension_numbers"][0][0])
+    units = 1 + 0.25 * math.sqrt(terms)
+    # √Σ terms²: independent roundings of the terms. Its own precision doesn't matter.
+    sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
+    squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
+    together = math.prod(sizes) * np.sqrt(function(params, *squares).astype(np.float64))
+    moved = self.moved(result, units * self.noise.unit)
+    moved[1:] += 2 * units * self.noise.unit * together * self.draw(moved[1:].shape)
+    return self.flushed(moved)
+
+  def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
+    """An operation that doesn't round, but for a cast to a narrower dtype."""
+    if name == "iota":
+      inputs = []
+    if name in primitives.COMPARISONS | {"sign"} and self.noise is not None and is_real(inputs[0]):
+      return self.decided(name, params, inputs)
+    x = primitives.EXACT[name](params, *inputs)
+    if name == "convert_element_type" and is_float(params["new_dtype"]) and is_real(inputs[0]):
+      if digits(params["new_dtype"]) < self.digits:
+        x = shifted(np.asarray(x), rounded(np.asarray(x[:1]), params["new_dtype"]))
+    elif name == "reduce_precision" and params["mantissa_bits"] < self.digits:
+      narrow = jax.lax.reduce_precision(
+        jnp.asarray(x[:1]), params["exponent_bits"], params["mantissa_bits"]
+      )
+      x = shifted(np.asarray(x), np.asarray(narrow))
+    return x
+
+  def decided(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
+    """A comparison; where rounding might decide it, its outcome is drawn."""
+    outcome = np.asarray(primitives.EXACT[name](params, *inputs))
+    gap = inputs[0] if name == "sign" else np.subtract(*primitives.aligned(inputs))
+    if outcome.shape[0] == 1:
+      return outcome
+    spread = np.abs(gap - gap[:1]).max(0)
+    is_tie = (gap[0] == 0) & (spread > 0)
+    fragile = (gap[0] != 0) & (np.abs(gap[0]) <= FRAGILE * spread)
+    if is_tie.any():
+      outcome = np.where(is_tie, outcome[:1], outcome)
+    count = int(fragile.sum())
+    if count:
+      self.fragile += count
+      drawn = self.draw(outcome.shape) > 0
+      drawn[1] = True  # At least one sample takes the other branch.
+      drawn[0] = False
+      other = -outcome[:1] if name == "sign" else ~outcome[:1]
+      outcome = np.where(fragile, np.where(drawn, other, outcome[:1]), outcome)
+    return outcome
+
+  # --- Loops, and what JAX evaluates --------------------------------------------------------------
+
+  def scan(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """`lax.scan`, step by step."""
+    body, count, carried, length, is_reverse = scan_of(equation)
+    consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
+    steps = range(length)[::-1] if is_reverse else range(length)
+    stacks: list[list[Any]] = []
+    for i in steps:
+      outputs = self.evaluate(body, [*consts, *carry, *(r[:, i] for r in rows)], place)
+      carry = outputs[:carried]
+      stacks.append(outputs[carried:])
+    if is_reverse:
+      stacks.reverse()
+    out_avals = body.out_avals[carried:]
+    return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
+
+  def cond(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """`lax.cond` and `lax.switch`; the unperturbed sample decides, but each point for itself."""
+    branches = branches_of(equation)
+    index = np.clip(inputs[0], 0, len(branches) - 1)
+    taken = np.unique(index if self.are_points else index[:1])
+    results = [self.evaluate(branches[b], inputs[1:], (*place, int(b))) for b in taken]
+    found = results[0]
+    for b, other in zip(taken[1:], results[1:], strict=True):
+      found = [held(index == b, *pair) for pair in zip(other, found, strict=True)]
+    return found
+
+  def loop(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+    """`lax.while_loop`.
+
+    The unperturbed sample says how often, for all that are near it; but each point turns as often
+    as it has to, up to some more turns than the first of them: beyond, it has no result.
+    """
+    cond, cond_end, body, body_count = while_of(equation)
+    body_end = cond_end + body_count
+    cond_consts, body_consts, carry = (
+      inputs[:cond_end],
+      inputs[cond_end:body_end],
+      inputs[body_end:],
+    )
+    turns = extra = 0
+    while True:
+      (goes_on,) = self.evaluate(cond, [*cond_consts, *carry], (*place, "cond"))
+      mask = np.asarray(goes_on)
+      if not self.are_points:
+        mask = mask[:1]
+      if not mask.any():
+        return carry
+      if mask[0].any():
+        turns += 1
+      else:
+        extra += 1
+      if turns > MOST_TURNS or extra > 10 + turns:
+        self.is_endless = True
+        return [without_result(mask, x) for x in carry]
+      moved = self.evaluate(body, [*body_consts, *carry], (*place, "body"))
+      if not mask.all():  # Points, and lanes of vmap, stand still when they are done.
+        moved = [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
+      carry = moved
+
+  def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
+    """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
+    if equation.primitive.name == "bitcast_convert_type":  # Of random bits: exact, as traced.
+      own = own_dtypes(equation, inputs)
+      return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
+    inputs = own_dtypes(equation, inputs, floats=False)
+    sizes = [x.size for x in inputs if is_real(x)]
+    out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
+    terms = max(1.0, max(sizes, default=1) / max(1, *out_sizes))
+    units = 4 + 0.25 * math.sqrt(terms)
+    if self.noise is not None:
+      inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
+    try:
+      if holds_program(equation.params.values()) and not is_wide(equation):
+        raise TypeError("the program in it computes in the dtype it was traced with")
+      results = mapped(widened(equation), inputs)
+      units_of_results = units
+    except Exception:  # A kernel, a callback: whatever it raises, its own dtypes are left to try.
+      name = equation.primitive.name
+      self.foreign.append(name)
+      results = mapped(
+        lambda *xs: bind(equation.primitive, equation.params, own_dtypes(equation, xs)), inputs
+      )
+      widths = [v.aval.dtype for v in equation.outvars if is_float(v.aval.dtype)]
+      unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2
+      units_of_results = units * unit / (self.noise.unit if self.noise else 1.0)
+    return [self.perturbed(np.asarray(r, np.float64), units_of_results) if is_real(r) else r
+            for r in results]  # fmt: skip
+
+  def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
+    """Hands a comparison's two sides to who watches."""
+    assert self.watch is not None
+    if name in primitives.COMPARISONS or name in ("max", "min"):
+      self.watch(place, name, *primitives.aligned(inputs))
+    elif name in ("abs", "sign") and is_real(inputs[0]):
+      self.watch(place, name, inputs[0], np.zeros_like(inputs[0]))
+    elif name == "clamp":
+      low, x, high = primitives.aligned(inputs)
+      self.watch((*place, 0), name, x, low)
+      self.watch((*place, 1), name, x, high)
+    elif name in ("reduce_max", "reduce_min") and is_real(inputs[0]):
+      axes = tuple(1 + a for a in params["axes"])
+      x = inputs[0] if name == "reduce_max" else -inputs[0]
+      self.watch(place, name, *two_largest(x, axes))
+
+
+def is_scaling(name: str, inputs: list[Any]) -> bool:
+  """Whether it is a product with a power of two, as in 2 · round(x / 2): that is exact."""
+  scalars = [x for x in inputs if x.size == 1 and is_real(x)] if name == "mul" else []
+  return any(np.abs(np.frexp(x)[0]) == 0.5 for x in scalars)
+
+
+def two_largest(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """The largest entry over some axes, and the next one: equal where a maximum is tied."""
+  rows = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
+  rows = rows.reshape(*rows.shape[: x.ndim - len(axes)], math.prod(x.shape[a] for a in axes))
+  if rows.shape[-1] < 2:  # Of one entry: never tied.
+    return np.ones(()), np.zeros(())
+  top = np.partition(rows, -2, axis=-1)
+  return top[..., -1], top[..., -2]

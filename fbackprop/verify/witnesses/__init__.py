@@ -1,0 +1,1 @@
+"""The three witnesses: the rule, autodiff of the reference, and its differences."""

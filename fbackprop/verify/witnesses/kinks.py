@@ -1,0 +1,146 @@
+"""Kinks: where autodiff of the reference makes a choice, and whether the rule makes another one.
+
+At a tie, an exact equality of the two sides of a comparison, a program has no derivative, and
+every slope between the left and the right one may be chosen. A policy gives each comparison of the
+program a share p of the one side and 1 − p of the other. A rule that equals autodiff under some
+policy, in every entry, differs from the reference by its choices at ties alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.verify.interpret.evaluation import Evaluator
+from fbackprop.verify.interpret.primitives import COMPARISONS, is_float
+from fbackprop.verify.witnesses.rules import Rule
+from fbackprop.verify.witnesses.traces import Witnesses, truth_with
+
+Policy = Mapping[tuple[Any, ...], float]
+SHARES = (0.0, 1.0, 0.5)
+# More than that many comparisons at a tie are given one share for all.
+MOST_SITES = 8
+
+
+def find_ties(witnesses: Witnesses, leaves: Sequence[Any]) -> list[tuple[Any, ...]]:
+  """The places of the comparisons of the reference that are tied somewhere."""
+  tied: dict[tuple[Any, ...], None] = {}
+
+  def watch(place: tuple[Any, ...], name: str, a: np.ndarray, b: np.ndarray) -> None:
+    if a.dtype.kind == "f" and np.any(a == b):
+      tied[place if name != "clamp" else place[:-1]] = None
+
+  Evaluator(witnesses.signature.working, watch=watch).run(witnesses.forward, leaves)
+  return list(tied)
+
+
+def fit_policy(
+  rule: Rule,
+  witnesses: Witnesses,
+  leaves: Sequence[Any],
+  y_bar: Sequence[Any],
+  got: Sequence[np.ndarray],
+  bounds: Sequence[np.ndarray],
+  sites: Sequence[tuple[Any, ...]],
+) -> Policy | None:
+  """The shares under which autodiff gives the rule's numbers; None if none of those tried does."""
+
+  def misfit(policy: Policy) -> int:
+    try:
+      want = truth_with(rule, witnesses, leaves, y_bar, partial(at_ties, policy))
+    except Exception:  # A reference that autodiff can't go through has no policy.
+      return -1
+    pairs = zip(got, want, bounds, strict=True)
+    return sum(int((~(np.abs(g - w) <= 4 * b)).sum()) for g, w, b in pairs)
+
+  best: dict[tuple[Any, ...], float] = {}
+  fewest = -1
+  for share in SHARES:
+    policy = dict.fromkeys(sites, share)
+    count = misfit(policy)
+    if count < 0:
+      return None
+    if fewest < 0 or count < fewest:
+      best, fewest = policy, count
+    if fewest == 0:
+      return best
+  if len(sites) > MOST_SITES:
+    return None
+  for _ in range(2):
+    for site in sites:
+      for share in SHARES:
+        if share != best[site]:
+          policy = {**best, site: share}
+          count = misfit(policy)
+          if count < fewest:
+            best, fewest = policy, count
+          if fewest == 0:
+            return best
+  return None
+
+
+def at_ties(
+  policy: Policy, equation: Any, inputs: list[Any], place: tuple[Any, ...], compared: dict[Any, Any]
+) -> list[Any] | None:
+  """An equation whose derivative at a tie is that of a policy; None for any other equation."""
+  name = equation.primitive.name
+  if name in COMPARISONS:
+    compared[equation.outvars[0]] = (place, name, *inputs)
+    return None
+  if name == "select_n" and equation.invars[0] in compared and len(inputs) == 3:
+    site, op, a, b = compared[equation.invars[0]]
+    if site not in policy or not is_float(equation.outvars[0].aval.dtype):
+      return None
+    which, no, yes = inputs
+    share = policy[site] if op in ("gt", "ge") else 1 - policy[site]
+    is_tie = jnp.broadcast_to(jnp.equal(a, b), jnp.shape(which)) & (no == yes)
+    return [jnp.where(is_tie, mix(share, yes, no), jnp.where(which, yes, no))]
+  if place not in policy:
+    return None
+  share = policy[place]
+  if name in ("max", "min") and is_float(equation.outvars[0].aval.dtype):
+    a, b = inputs
+    return [extreme(a, b, share, name == "max")]
+  if name == "abs":
+    (x,) = inputs
+    slope = jnp.where(x > 0, 1.0, jnp.where(x < 0, -1.0, 2 * share - 1)).astype(x.dtype)
+    return [jnp.where(jnp.isfinite(x), slope * x, jnp.abs(x))]
+  if name == "clamp":
+    low, x, high = inputs
+    return [extreme(extreme(x, low, share, True), high, share, False)]
+  if name in ("reduce_max", "reduce_min") and is_float(equation.outvars[0].aval.dtype):
+    return [reduced(inputs[0], equation.params["axes"], share, name == "reduce_max")]
+  return None
+
+
+def mix(share: float, a: Any, b: Any) -> Any:
+  """share · a + (1 − share) · b, in their dtype."""
+  return jnp.asarray(share, a.dtype) * a + jnp.asarray(1 - share, b.dtype) * b
+
+
+def extreme(a: Any, b: Any, share: float, is_max: bool) -> Any:
+  """max or min, the share of a at a tie stated."""
+  a, b = jnp.broadcast_arrays(a, b)
+  first = a > b if is_max else a < b
+  return jnp.where(a == b, mix(share, a, b), jnp.where(first, a, b))
+
+
+def reduced(x: Any, axes: tuple[int, ...], share: float, is_max: bool) -> Any:
+  """The maximum over axes: share 1/2 divides its cotangent among ties, 1 gives it to the first."""
+  stopped = jax.lax.stop_gradient(x)
+  best = (stopped.max if is_max else stopped.min)(axes, keepdims=True)
+  tied = stopped == best
+  front = jnp.moveaxis(tied, axes, range(len(axes)))
+  flat = front.reshape(-1, *front.shape[len(axes) :])
+  count = flat.sum(0)
+  if share == 0.5:
+    weights = flat / count.astype(x.dtype)
+  else:
+    order = jnp.cumsum(flat if share == 1 else flat[::-1], 0)
+    order = order if share == 1 else order[::-1]
+    weights = (flat & (order == 1)).astype(x.dtype)
+  weights = jnp.moveaxis(weights.reshape(front.shape), range(len(axes)), axes)
+  return (jnp.where(tied, x, 0) * weights).sum(axes).astype(x.dtype)

@@ -1,0 +1,122 @@
+"""Functions that map a `custom_vjp` function by `jax.vmap` where its rule is right and JAX is not.
+
+An output that no mapped argument reaches, as a penalty on the weights, is shared by all examples.
+JAX < 0.12 counts its cotangent once per example, silently, and JAX ≥ 0.12 raises. No rule can help
+that: so what is verified is the function with that cotangent counted once, and the report says so.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from types import CellType, FunctionType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.linear_util import wrap_init
+
+from fbackprop.jaxprs import HIJAX, bind, equations_of, inner_program
+from fbackprop.verify.interpret.programs import evaluate_flat
+from fbackprop.verify.witnesses.arguments import Leaves
+from fbackprop.verify.witnesses.rules import Rule
+
+NOTE = (
+  "f maps a custom_vjp function one of whose outputs the mapped arguments don't reach: JAX < 0.12 "
+  "counts the cotangent of a shared output once per example, and JAX >= 0.12 raises. This isn't "
+  "the rule's fault: it was judged with that cotangent counted once. To have it so in JAX, map the "
+  "shared argument too and use one of the equal outputs, or say defvjp(..., generic_batching=True) "
+  "in JAX >= 0.12"
+)
+
+
+def shares_output(equation: Any) -> bool:
+  """Whether it is a `custom_vjp` under `jax.vmap`, with an output that no mapped argument reaches.
+
+  JAX < 0.12 counts that output's cotangent once per example, and JAX ≥ 0.12 raises.
+  """
+  if equation.primitive.name != "custom_vjp_call" or not batching_of(equation.params["bwd"]):
+    return False
+  program = inner_program(equation)
+  assert program is not None
+  count = len(program.in_avals) - equation.params["num_consts"]
+  equation.params["fwd_jaxpr_thunk"].call_wrapped(*[True] * count)  # Before it nothing is known.
+  rule, outputs = equation.params["bwd"], len(program.out_avals)
+  while cells := batching_of(rule):
+    if None in list(cells["in_dims"]())[-outputs:]:
+      return True
+    rule = cells["bwd"]
+  return False
+
+
+def batching_of(rule: Any) -> Mapping[str, Any]:
+  """What JAX has batched a backward rule with; nothing if it hasn't."""
+  function: Any = getattr(rule, "f", None)
+  if not getattr(function, "__qualname__", "").startswith("batch_custom_vjp_bwd."):
+    return {}
+  return inspect.getclosurevars(function).nonlocals
+
+
+def counted_once(rule: Any, outputs: int) -> Any:
+  """A batched backward rule that counts the cotangent of a shared output once.
+
+  The first example has all of it, as by `defvjp(..., generic_batching=True)` of JAX ≥ 0.12.
+
+  Args:
+    rule: the parameter "bwd" of a `custom_vjp_call`.
+    outputs: how many outputs this has.
+  """
+  if not (cells := batching_of(rule)):
+    return rule
+  batched, size = rule.f, cells["axis_data"].size
+
+  def counted_once_backward(*args: Any) -> Any:
+    own, dims = list(args), list(cells["in_dims"]())
+    for i in range(len(args) - outputs, len(args)):
+      if dims[i] is None and not isinstance(args[i], SymbolicZero):
+        if size == 0:
+          raise ValueError("vmap over no examples: none has the cotangent of a shared output")
+        rest = jnp.zeros((size - 1, *args[i].shape), args[i].dtype)
+        own[i], dims[i] = jnp.concatenate([args[i][None], rest]), 0
+    instead = {"in_dims": lambda: dims, "bwd": counted_once(cells["bwd"], outputs)}
+    closure = tuple(
+      CellType(instead[name]) if name in instead else cell
+      for name, cell in zip(batched.__code__.co_freevars, batched.__closure__, strict=True)
+    )
+    function = FunctionType(batched.__code__, batched.__globals__, None, None, closure)
+    return function(*own)
+
+  return wrap_init(counted_once_backward, debug_info=rule.debug_info)
+
+
+def has_shared_output(rule: Rule, leaves: Leaves) -> bool:
+  """Whether JAX would get the derivative of the function wrong, whatever its rule is."""
+  return any(map(shares_output, equations_of(jax.make_jaxpr(rule.forward)(*leaves))))
+
+
+def counting_once(f: Callable[..., Any]) -> Callable[..., Any]:
+  """The function, in whose derivative the cotangent of a shared output counts once."""
+
+  def counted(*args: Any) -> Any:
+    leaves, structure = jax.tree.flatten(args)
+    moving = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, bool | int)]
+
+    def flat(*own: Any) -> Any:
+      full = dict(zip(moving, own, strict=True))
+      return f(*jax.tree.unflatten(structure, [full.get(i, x) for i, x in enumerate(leaves)]))
+
+    own = [leaves[i] for i in moving]
+    program, result = jax.make_jaxpr(flat, return_shape=True)(*own)
+    outputs = evaluate_flat(program, True, *own, override=once)
+    return jax.tree.unflatten(jax.tree.structure(result), outputs)
+
+  return counted
+
+
+def once(equation: Any, inputs: list[Any], place: Any, compared: Any) -> list[Any] | None:
+  """The outputs of an equation that carries a rule; None for any other."""
+  if equation.primitive.name not in ("custom_vjp_call", HIJAX):
+    return None
+  params = dict(equation.params)
+  if shares_output(equation):
+    params["bwd"] = counted_once(params["bwd"], len(equation.outvars))
+  return bind(equation.primitive, params, inputs)
