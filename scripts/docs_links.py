@@ -1,12 +1,10 @@
-"""Keeps the documents' links true: the files, the headings, and the lines of the code they name.
+"""Checks the documents' links: files, headings, and the names in the code that they mention.
 
-A link to code has the form [`name`](file.py#L12), line 12 being the one that defines `name`. Code
-moves: `python scripts/docs_links.py` moves the numbers after it, and with `--check` only says which
-are wrong. What can't be mended by a number (a file that is gone, a name that nothing has) is
-reported either way. `tests/test_docs.py` asks the same functions.
+A link to code has the form [`name`](file.py): the file must define that name. There are no line
+numbers in a link, which the next change of the file would make wrong. `tests/test_docs.py` runs the
+same functions.
 """
 
-import argparse
 import ast
 import re
 import sys
@@ -30,7 +28,7 @@ TEST_ID = re.compile(r"tests/[\w/]+\.py(?:::\w+)+(?:\[[^\]\s]*\])?")
 
 
 class LinkError(Exception):
-  """A link that leads nowhere, in a way that no line number mends."""
+  """A link that leads nowhere."""
 
 
 class Link(NamedTuple):
@@ -41,14 +39,12 @@ class Link(NamedTuple):
     line: where in it, counted from 1.
     text: what is shown.
     target: where it leads.
-    start: the offset of `target` in the page.
   """
 
   page: Path
   line: int
   text: str
   target: str
-  start: int
 
 
 def find_pages(root: Path) -> list[Path]:
@@ -68,7 +64,7 @@ def find_links(page: Path) -> list[Link]:
     kind = next(k for k in ("inline", "reference", "html") if match[k])
     text = text_before(source, match.start()) if kind == "inline" else match["label"] or ""
     line = source.count("\n", 0, match.start()) + 1
-    links.append(Link(page, line, text, match[kind], match.start(kind)))
+    links.append(Link(page, line, text, match[kind]))
   return links
 
 
@@ -91,93 +87,68 @@ def text_before(source: str, end: int) -> str:
   return source[start + 1 : end]
 
 
-def true_target(link: Link, root: Path) -> str:
-  """Where a link should lead: its own target, or that with another line number.
-
-  Args:
-    link: the link.
-    root: the repository, which a link doesn't leave.
-
-  Returns:
-    The target; the link is true if it is `link.target`.
-
-  Raises:
-    LinkError: nothing is there.
-  """
+def check_link(link: Link, root: Path) -> None:
+  """Raises a `LinkError` for a link that leads nowhere, or out of the repository at `root`."""
   if EXTERNAL.match(link.target):
-    return link.target
+    return
   path, _, anchor = link.target.partition("#")
   file = (link.page.parent / unquote(path)).resolve() if path else link.page
   if not (file.exists() and file.is_relative_to(root)):
     raise LinkError(f"there is no file {path} in the repository")
-  if not anchor:
-    return link.target
-  if re.fullmatch(r"L\d+", anchor):
-    return f"{path}#L{line_of(name_in(link), file, root)}"
-  if file.suffix != ".md" or anchor not in heading_anchors(file.read_text(encoding="utf-8")):
-    raise LinkError(f"there is no heading #{anchor} in {file.name}")
-  return link.target
+  if anchor:
+    if file.suffix != ".md" or anchor not in heading_anchors(file.read_text(encoding="utf-8")):
+      raise LinkError(f"there is no heading #{anchor} in {file.name}")
+  elif file.suffix == ".py" and (name := name_in(link)) not in ("", file.stem):
+    check_name(name, file, root)
 
 
 def name_in(link: Link) -> str:
-  """The name that a link to a line shows: `f`, `f(x)`, `module.f`, `test_f[row]` or a test's id."""
+  """The name in the code of a link: `f`, `f(x)`, `module.f`, `test_f[row]`; "" for the file's."""
   code = re.search(r"`([^`]+)`", link.text)
-  if code is None:
-    raise LinkError("the text of a link to a line must name, `in code`, what the line defines")
+  if code is None or code[1].endswith(".py"):
+    return ""
   return re.split(r"[\[(]", code[1])[0].rpartition(".py::")[2].replace("::", ".")
 
 
-def line_of(name: str, file: Path, root: Path) -> int:
-  """The line that defines a name, of a module or inside of a class or a function.
+def check_name(name: str, file: Path, root: Path) -> None:
+  """Raises a `LinkError` unless a Python file defines a name, at one place.
 
   Args:
     name: `f`, or `outer.f`; package and module may stand in front, as in `loop.judge`.
     file: the Python file.
     root: the repository.
-
-  Returns:
-    The line of its `def`, its `class` or its first assignment; a decorator doesn't count.
-
-  Raises:
-    LinkError: it isn't a Python file; the name isn't defined, or at several places.
   """
   shown = file.relative_to(root)
-  if file.suffix != ".py":
-    raise LinkError(f"{shown} is not a Python file: its lines have no names")
-  lines = definition_lines(file.read_text(encoding="utf-8"))
+  names = defined_names(file.read_text(encoding="utf-8"))
   outer = {"fb", *shown.with_suffix("").parts}
   parts = name.split(".")
   while len(parts) > 1 and parts[0] in outer:
     parts.pop(0)
   name = ".".join(parts)
-  found = [name] if name in lines else [n for n in lines if n.endswith(f".{name}")]
+  found = [name] if name in names else sorted(n for n in names if n.endswith(f".{name}"))
   if not found:
     raise LinkError(f"{shown} doesn't define {name}")
   if len(found) > 1:
     raise LinkError(f"{shown} defines {' and '.join(found)}: say which")
-  return lines[found[0]]
 
 
 @cache
-def definition_lines(source: str) -> dict[str, int]:
-  """The line of each definition, by its dotted name; of several the first."""
-  lines: dict[str, int] = {}
-  for name, line in definitions(ast.parse(source).body):
-    lines.setdefault(name, line)
-  return lines
+def defined_names(source: str) -> set[str]:
+  """The dotted name of each definition in a Python file."""
+  return set(definitions(ast.parse(source).body))
 
 
-def definitions(body: Iterable[ast.AST], outer: str = "") -> Iterator[tuple[str, int]]:
+def definitions(body: Iterable[ast.AST], outer: str = "") -> Iterator[str]:
   """Functions, classes and assigned names, with what they hold inside."""
   for node in body:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-      yield outer + node.name, node.lineno
+      yield outer + node.name
       yield from definitions(node.body, f"{outer}{node.name}.")
     elif isinstance(node, ast.Assign | ast.AnnAssign):
       targets = node.targets if isinstance(node, ast.Assign) else [node.target]
       for name in (part for target in targets for part in ast.walk(target)):
         if isinstance(name, ast.Name):
-          yield outer + name.id, node.lineno
+          yield outer + name.id
     elif isinstance(node, ast.stmt | ast.ExceptHandler):
       yield from definitions(ast.iter_child_nodes(node), outer)
 
@@ -196,41 +167,22 @@ def heading_anchors(source: str) -> set[str]:
 
 
 def find_problems(root: Path) -> list[str]:
-  """A line for every link of every page that isn't true; nothing is changed."""
+  """A line for every link of every page that leads nowhere."""
   problems = []
   for link in (link for page in find_pages(root) for link in find_links(page)):
-    where = f"{link.page.relative_to(root)}:{link.line}: [{link.text}]({link.target})"
     try:
-      target = true_target(link, root)
+      check_link(link, root)
     except LinkError as error:
-      problems.append(f"{where}: {error}")
-    else:
-      if target != link.target:
-        problems.append(f"{where}: it is defined in line {target.rpartition('#L')[2]}")
+      where = f"{link.page.relative_to(root)}:{link.line}"
+      problems.append(f"{where}: [{link.text}]({link.target}): {error}")
   return problems
-
-
-def rewrite(page: Path, root: Path) -> int:
-  """Moves the line numbers of a page's links to where the names are; returns how many moved."""
-  source, moved = page.read_text(encoding="utf-8"), 0
-  for link in reversed(find_links(page)):
-    try:
-      target = true_target(link, root)
-    except LinkError:
-      continue  # `find_problems` says so.
-    if target != link.target:
-      source = source[: link.start] + target + source[link.start + len(link.target) :]
-      moved += 1
-  if moved:
-    page.write_text(source, encoding="utf-8")
-  return moved
 
 
 def find_tests(root: Path) -> dict[str, str]:
   """The pytest ids that the pages name, each with a place where it is named.
 
   An id is written out, `tests/test_x.py::test_y[row]`, or is a link to a test by its name,
-  [`test_y[row]`](tests/test_x.py#L12).
+  [`test_y[row]`](tests/test_x.py).
   """
   named: dict[str, str] = {}
   for page in find_pages(root):
@@ -246,18 +198,5 @@ def find_tests(root: Path) -> dict[str, str]:
   return named
 
 
-def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
-  """Runs the script; returns 1 if a link is wrong, or stays so."""
-  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-  parser.add_argument("--check", action="store_true", help="change nothing, only say what is wrong")
-  if not parser.parse_args(arguments).check:
-    for page in find_pages(root):
-      if moved := rewrite(page, root):
-        print(f"{page.relative_to(root)}: {moved} line number{'s' * (moved > 1)} moved")
-  problems = find_problems(root)
-  print("\n".join(problems), end="\n" if problems else "", file=sys.stderr)
-  return 1 if problems else 0
-
-
 if __name__ == "__main__":
-  sys.exit(main())
+  sys.exit("\n".join(find_problems(ROOT)))

@@ -10,12 +10,12 @@ loss and gradient are NaN.
 """
 
 from fbackprop.losses.classification import (
+  hinge,
   sigmoid_cross_entropy,
   softmax_cross_entropy,
   softmax_cross_entropy_with,
 )
 from fbackprop.losses.combination import combine
-from fbackprop.losses.margin import hinge
 from fbackprop.losses.regression import (
   huber,
   huber_with,

@@ -1,4 +1,4 @@
-"""Losses of probabilities: the cross-entropy of one choice out of C, and of C yes-or-no questions.
+"""Losses of classification: cross-entropy of one class out of C or of C labels; hinge loss.
 
 `log(sum(exp(z))) - z_y` and `p - 1` lose their digits where the prediction is right, to the last
 one. Here nothing of one sign is subtracted from its like: the loss of the right class is log1p of
@@ -22,9 +22,13 @@ from fbackprop.checks import (
   describe,
   is_integer,
 )
-from fbackprop.losses.exact import exact_difference
-from fbackprop.losses.labels import one_hot
-from fbackprop.losses.rows import check_logits, check_values, scale_rows
+from fbackprop.losses.rows import (
+  check_logits,
+  check_values,
+  exact_difference,
+  one_hot,
+  scale_rows,
+)
 from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals, widen
 
@@ -219,3 +223,53 @@ softmax_cross_entropy = softmax_cross_entropy_with()
 sigmoid_cross_entropy = Loss(
   "sigmoid_cross_entropy", sigmoid_cross_entropy_forward, sigmoid_cross_entropy_backward
 )
+
+
+def hinge_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
+  """losses_n = max(0, 1 + max_{c ≠ y} z_nc − z_ny), y the label: the strongest rival alone counts.
+
+  This is the form of Crammer and Singer, as in `sklearn.metrics.hinge_loss` and
+  `optax.losses.multiclass_hinge_loss`. That of Weston and Watkins, which sums over all rivals, is
+  (divided by C) `torch.nn.MultiMarginLoss`. With two classes they are the same.
+
+  Kinks: with a lead of exactly 1 the gradient is 0, as relu'(0) is; k rivals that are tied get 1/k
+  each. Both lie in the subdifferential. The lead is computed without a rounding error, so that
+  nothing but the logits decides on which side of the kink an example lies.
+
+  Args:
+    outputs: scores z `[N, C]`. With C = 1 there is no rival, and the loss is 0.
+    targets: labels `[N]`, integers from 0 to C − 1.
+
+  Returns:
+    `(losses [N], residuals)`; kept is, for an example inside the margin, 1/k at its k strongest
+    rivals and −1 at the label, and 0 for the others.
+
+  Raises:
+    ValueError: a label is out of range. Inside jit, where values can't be looked at, that
+      example's loss and gradient are NaN.
+
+  References:
+    Crammer, Singer, "On the algorithmic implementation of multiclass kernel-based vector
+    machines", JMLR 2 (2001), 265–292, eq. 3. Weston, Watkins, "Support vector machines for
+    multi-class pattern recognition", ESANN 1999, 219–224.
+  """
+  check_logits("hinge", outputs)
+  t, _ = one_hot("hinge", split_like(targets, outputs), outputs)
+  is_rival = t == 0
+  own = jnp.where(is_rival, jnp.zeros_like(outputs), t * outputs).sum(1)
+  strongest = jnp.where(is_rival, outputs, -jnp.inf).max(1)
+  high, low = exact_difference(strongest, own)
+  violation = (1 + high) + low
+  losses = jnp.where(violation <= 0, jnp.zeros_like(violation), violation)
+  tied = (is_rival & (outputs == strongest[:, None])).astype(outputs.dtype)
+  rows = tied / jnp.maximum(tied.sum(1, keepdims=True), 1) - t
+  # Where the violation isn't above 0 the loss is 0 or NaN, and so is the gradient.
+  return losses, jnp.where(violation[:, None] > 0, rows, losses[:, None])
+
+
+def hinge_backward(rows: Residuals, losses_bar: Array) -> Array:
+  """∂losses_n/∂z_nc is 1/k at the k strongest rivals and −1 at the label, or 0; it was kept."""
+  return scale_rows(rows, losses_bar)
+
+
+hinge = Loss("hinge", hinge_forward, hinge_backward)

@@ -1,12 +1,23 @@
-"""What all losses share: what may enter, and the backward rule of one product."""
+"""What the losses share: checks of their arrays, labels as rows, an exact difference, one product.
+
+Every loss keeps one array `[N, C]`, the derivative of an example's loss by its outputs, so that its
+backward rule is the product of these rows with the cotangents of the losses.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from fbackprop.checks import (
+  DtypeError,
   ShapeError,
   check_dtype,
   check_floating,
+  check_labels,
   check_same,
   check_shape,
   describe,
+  is_concrete,
 )
 from fbackprop.types import Array, Residuals
 
@@ -36,3 +47,50 @@ def check_logits(where: str, outputs: Array) -> None:
   check_outputs(where, outputs)
   if outputs.shape[1] < 1:
     raise ShapeError(f"{where}: outputs must have at least one class, got {describe(outputs)}")
+
+
+def one_hot(
+  where: str, labels: Array, outputs: Array, ignore_label: int | None = None
+) -> tuple[Array, Array]:
+  """Labels `[N]` as rows t `[N, C]` in the dtype of `outputs`, and which of them are kept `[N]`.
+
+  A row is 1 at the label and 0 elsewhere. That of `ignore_label` is all 0, and isn't kept. That of
+  a label out of range is all NaN, and is kept, so that its loss and its gradient are NaN.
+
+  Raises:
+    TypeError: the labels aren't integers.
+    ValueError: another shape, or, outside of a trace, a label out of range.
+  """
+  n, c = outputs.shape
+  check_shape(where, "targets", labels, (n,))
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise DtypeError(f"{where}: targets must be integer labels [N], got {describe(labels)}")
+  if is_concrete(labels):
+    check_labels(f"{where}: targets", np.asarray(labels), c, ignore_label)
+  labels = jnp.asarray(labels)
+  if labels.dtype.itemsize < 4:  # In int8 the number of classes itself may not fit.
+    labels = labels.astype(jnp.int32)
+  kept = jnp.ones(n, bool)
+  limits = np.iinfo(labels.dtype)
+  if ignore_label is not None and limits.min <= ignore_label <= limits.max:
+    kept = labels != ignore_label
+  at_label = labels[:, None] == jnp.arange(c, dtype=labels.dtype)[None, :]
+  rows = (kept[:, None] & at_label).astype(outputs.dtype)
+  wrong = kept & ((labels < 0) | (labels >= c))
+  return jnp.where(wrong[:, None], jnp.nan, rows), kept
+
+
+def exact_difference(a: Array, b: Array) -> tuple[Array, Array]:
+  """a − b as the sum of two numbers, exactly: `high` is a − b rounded, `low` what rounding took.
+
+  A logit of size 100 is rounded at 4e-6, so that e^(a − b) has lost 5 bits of 24 if `low` is left
+  out. `low` is a constant to whoever differentiates, and 0 where `high` isn't finite. The compiler
+  doesn't reassociate sums of floating numbers: `tests/test_extremes.py` holds it to that.
+
+  References:
+    Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B (TwoSum).
+  """
+  high = a - b
+  moved = high - a
+  low = (a - (high - moved)) - (b + moved)
+  return high, jax.lax.stop_gradient(jnp.where(jnp.isfinite(high), low, jnp.zeros_like(low)))

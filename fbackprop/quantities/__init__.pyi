@@ -18,4 +18,4 @@ from .moments import noise_scale as noise_scale
 from .moments import second_moment as second_moment
 from .moments import variance as variance
 from .norms import example_sqnorms as example_sqnorms
-from .order import layer_order as layer_order
+from .traversal import layer_order as layer_order

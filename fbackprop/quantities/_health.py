@@ -9,8 +9,7 @@ import numpy as np
 
 from fbackprop.checks import StructureError, check_unit, describe
 from fbackprop.layers.factors import Factors, is_factors
-from fbackprop.quantities.order import in_order, walk
-from fbackprop.quantities.traversal import read
+from fbackprop.quantities.traversal import in_order, read, walk
 from fbackprop.types import Array, Layer, exportable, widen
 
 
