@@ -1,4 +1,4 @@
-"""`python -m fbackprop` is the command `fbackprop`."""
+"""Run the command line: `python -m fbackprop` is `fbackprop`."""
 
 import sys
 

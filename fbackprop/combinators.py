@@ -1,4 +1,4 @@
-"""How layers compose: a composition has the type of its parts."""
+"""Combinators: layers made of layers; a composition has the type of its parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ from fbackprop.types import Array, Layer, Params, Residuals
 
 
 def serial(*layers: Layer) -> Layer:
-  """The chain of layers: x enters the first, and each output is the next layer's input.
+  """Chain layers: x enters the first, and each output is the next layer's input.
 
   This is the lecture's network, and its backward pass is the whole of backpropagation: the
   cotangent of the output is pulled back through one layer at a time, from the last to the first,
@@ -86,7 +86,7 @@ def serial(*layers: Layer) -> Layer:
 
 
 def skip(layer: Layer) -> Layer:
-  """A layer with a connection around it: y = x + f(x).
+  """Add a skip connection around a layer: y = x + f(x).
 
   Args:
     layer: f, whose output must have the shape and dtype of its input.
@@ -125,7 +125,7 @@ def skip(layer: Layer) -> Layer:
 
 
 def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
-  """The same network with `function(layer)` in the place of each layer that isn't a composition.
+  """Apply `function` to each primitive layer and rebuild the network around the results.
 
   A composition is known by its option "combinator", the function that made it of its parts.
 
@@ -145,12 +145,12 @@ def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
 
 
 def is_chain(net: Layer) -> bool:
-  """Whether a network was made by `serial`, so that its parameters are the tuple of its parts'."""
+  """Return whether a network was made by `serial`: its parameters are its parts' in a tuple."""
   return dict(net.options).get("combinator") is serial
 
 
 def name_layers(net: Layer, path: str = "") -> list[str]:
-  """A name for each layer that isn't a composition: its place in the chains and its own name.
+  """Name each primitive layer by its position in the chains and its own name.
 
   As "0.dense", "1.relu"; in a chain that stands at place 2 of another, "2.0.dense".
   """
@@ -162,7 +162,7 @@ def name_layers(net: Layer, path: str = "") -> list[str]:
 
 
 def check_length(params: Params, layers: tuple[Layer, ...]) -> None:
-  """Refuses parameters that can't belong to the chain."""
+  """Raise `StructureError` for parameters that can't belong to the chain."""
   if type(params) is not tuple or len(params) != len(layers):
     got = f"a tuple of {len(params)}" if type(params) is tuple else describe(params)
     names = ", ".join(layer.name for layer in layers)
@@ -170,7 +170,7 @@ def check_length(params: Params, layers: tuple[Layer, ...]) -> None:
 
 
 def keys_of_parts(key: Array | None, layers: tuple[Layer, ...]) -> list[Array | None]:
-  """A key for each layer that draws, None for the others.
+  """Split a key among the layers that draw; the others get None.
 
   The k-th layer that draws gets `fold_in(key, k)`: layers that don't draw aren't counted, so that
   inserting an activation leaves every mask as it was.

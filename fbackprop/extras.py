@@ -1,11 +1,11 @@
-"""Packages that only some uses need: imported when used, and asked for by the name of the extra."""
+"""Optional dependencies: imported when used; an error names the extra that installs them."""
 
 from importlib import import_module
 from typing import Any
 
 
 def need(module: str, *, extra: str) -> Any:
-  """Imports a module of an optional dependency.
+  """Import a module of an optional dependency.
 
   Args:
     module: its full name.

@@ -1,4 +1,4 @@
-"""Fonts for pictures of pixels: which of those installed have the letters that a text needs.
+"""Fonts for raster images: which installed fonts have the glyphs that a text needs.
 
 matplotlib brings DejaVu, which has no Hangul, Han, kana, Thai, ... What it lacks is looked for in
 the fonts of the system, and drawn from there, letter by letter. Nothing here draws boxes: what no
@@ -22,7 +22,7 @@ LETTER = re.compile(
 
 
 class FontChoice(NamedTuple):
-  """Where the letters of some texts come from.
+  """Font families for some texts, and the characters that none of them has.
 
   Attributes:
     families: of fonts, for matplotlib's `family`: the one asked for, and those that it needs.
@@ -33,14 +33,14 @@ class FontChoice(NamedTuple):
   missing: tuple[str, ...]
 
   def spell(self, text: str) -> str:
-    """The text with each missing character romanised, or as its number: 한中 is "hanU+4E2D"."""
+    """Replace each missing character by its romanisation or code point: 한中 is "hanU+4E2D"."""
     return "".join(spelled(c) if c in self.missing else c for c in text)
 
 
 def choose_fonts(
   texts: Sequence[str], families: Sequence[str], *, weight: str = "normal", style: str = "normal"
 ) -> FontChoice:
-  """Finds fonts that have all characters of some texts.
+  """Find installed fonts with glyphs for all characters of some texts.
 
   Args:
     texts: what will be drawn.
@@ -68,7 +68,7 @@ def choose_fonts(
 
 @contextmanager
 def any_weight() -> Iterator[None]:
-  """While it lasts, matplotlib doesn't log that a family has no bold face: another one does."""
+  """Silence matplotlib's warning that a family has no bold face, for a `with` block."""
   logger = logging.getLogger("matplotlib.font_manager")
   level = logger.level
   logger.setLevel(logging.ERROR)
@@ -79,7 +79,7 @@ def any_weight() -> Iterator[None]:
 
 
 def fill_in(found: list[str], missing: list[str], setting: dict[str, str]) -> list[str]:
-  """Adds to `found` families for missing characters; returns those that are missing still."""
+  """Add to `found` families for missing characters; return those still missing."""
   while missing:
     left = {family: without(missing, [family], setting) for family in families_with_any_of(missing)}
     # The one that has most; of several such one of fixed width, as DejaVu Sans Mono is.
@@ -94,7 +94,7 @@ def fill_in(found: list[str], missing: list[str], setting: dict[str, str]) -> li
 def without(
   characters: Sequence[str], families: Sequence[str], setting: dict[str, str]
 ) -> list[str]:
-  """The characters that none of some families has."""
+  """Return the characters for which none of some families has a glyph."""
   manager = need("matplotlib.font_manager", extra="plot")
   properties = [manager.FontProperties(family=family, **setting) for family in families]
   fonts = [manager.get_font(manager.findfont(wanted)) for wanted in properties]
@@ -102,7 +102,7 @@ def without(
 
 
 def families_with_any_of(characters: Sequence[str]) -> list[str]:
-  """The families of which a font has one of the characters."""
+  """Return the families of which a font has a glyph for one of the characters."""
   fonts = need("matplotlib.font_manager", extra="plot").fontManager.ttflist
   found = dict.fromkeys(
     font.name for font in fonts if not NO_FACES.fullmatch(font.name) and has_any(font, characters)
@@ -111,7 +111,7 @@ def families_with_any_of(characters: Sequence[str]) -> list[str]:
 
 
 def has_any(entry: Any, characters: Sequence[str]) -> bool:
-  """Whether a font can be drawn at any size and has one of the characters."""
+  """Return whether a font is scalable and has a glyph for one of the characters."""
   try:
     font = need("matplotlib.font_manager", extra="plot").get_font(entry.fname)
     return font.scalable and any(font.get_char_index(ord(c)) for c in characters)
@@ -120,7 +120,7 @@ def has_any(entry: Any, characters: Sequence[str]) -> bool:
 
 
 def look_for_new_fonts() -> None:
-  """Tells matplotlib of fonts that were installed after it made its list, which it keeps."""
+  """Add fonts installed since matplotlib cached its list to that list."""
   manager = need("matplotlib.font_manager", extra="plot")
   known = {font.fname for font in manager.fontManager.ttflist}
   for path in sorted(set(manager.findSystemFonts()) - known):
@@ -131,12 +131,12 @@ def look_for_new_fonts() -> None:
 
 
 def spelled(character: str) -> str:
-  """A character in ASCII: by its sound, if its name in Unicode says it, else by its number."""
+  """Romanise a character by its Unicode name, else write its code point."""
   letter = LETTER.fullmatch(unicodedata.name(character, ""))
   return letter[1].lower() if letter else f"U+{ord(character):04X}"
 
 
 def list_characters(characters: Collection[str]) -> str:
-  """Characters as a message names them, a few of many."""
+  """List characters as a message names them, a few of many."""
   shown = [f"{c} (U+{ord(c):04X})" for c in characters]
   return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")

@@ -1,11 +1,11 @@
-"""The word that was probably meant."""
+"""Suggestions for misspelt words."""
 
 import difflib
 from collections.abc import Collection
 
 
 def hint(word: str, words: Collection[str]) -> str:
-  """The nearest of some words as a question, else, if they aren't many, all there are."""
+  """Suggest the closest of some words; without a close one list them, if they aren't many."""
   close = difflib.get_close_matches(word[:100], words, n=1)
   if close:
     return f"did you mean {close[0]!r}?"

@@ -1,4 +1,4 @@
-"""A look inside: what enters each layer, what leaves it, and the gradient that comes back to it.
+"""Inspection: every layer's input and output, and the cotangent that comes back to it.
 
 The lecture calls a layer hidden because the data doesn't say what it should output. Here it shows.
 """
@@ -18,7 +18,7 @@ from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
 
 @exportable
 class Signals(NamedTuple):
-  """What passes through one layer: `x` `[N, D_in]` and `y` `[N, D_out]` forward, `y_bar` backward.
+  """The signals of one layer: `x` `[N, D_in]` and `y` `[N, D_out]` forward, `y_bar` backward.
 
   `y_bar` `[N, D_out]` is the gradient of the mean loss by y. Of a layer inside of a `repeat(.., n)`
   each array has the axis n in front.
@@ -29,13 +29,13 @@ class Signals(NamedTuple):
   y_bar: Array
 
   def __repr__(self) -> str:
-    """Shapes and dtypes: the numbers would be pages."""
+    """Show shapes and dtypes only: the numbers would fill pages."""
     fields = (f"{name}={describe(value)}" for name, value in self._asdict().items())
     return f"Signals({', '.join(fields)})"
 
 
 def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"]:
-  """Builds a function that shows every layer's input, output and cotangent.
+  """Build a function that returns every layer's input, output and cotangent.
 
   Args:
     net: the network.
@@ -75,7 +75,7 @@ def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"
 
 
 def tapped(layer: Layer) -> Layer:
-  """The layer, whose backward pass returns its `Signals` where its gradient stood."""
+  """Wrap a layer so that its backward pass returns its `Signals` in place of the gradient."""
 
   def tapped_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     y, residuals = layer.forward(params, x, key)
@@ -90,19 +90,19 @@ def tapped(layer: Layer) -> Layer:
 
 
 def is_signals(value: Any) -> bool:
-  """Whether a node of a tree is one layer's `Signals`."""
+  """Return whether a node of a pytree is one layer's `Signals`."""
   return isinstance(value, Signals)
 
 
 class Logged(NamedTuple):
-  """What stands where a layer's gradient stood, while its signals are logged."""
+  """A layer's gradient together with the signals that are logged."""
 
   params_bar: Params
   signals: Signals
 
 
 def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array]:
-  """`as_custom_vjp(net)`, whose backward pass also logs every layer's signals.
+  """Wrap the network as `as_custom_vjp` does, and log every layer's signals.
 
   JAX hands them out where they are asked for, and computes nothing for them elsewhere: with
   `y, pull = jax.vjp(f, params, x)`, `pull(y_bar)` is as ever, and `pull.with_logs(y_bar)` is
@@ -156,7 +156,7 @@ def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array
 
 
 def logged(layer: Layer) -> Layer:
-  """The layer, whose backward pass returns its `Logged` where its gradient stood."""
+  """Wrap a layer so that its backward pass returns `Logged` in place of the gradient."""
   shown = tapped(layer)
 
   def logged_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
@@ -168,5 +168,5 @@ def logged(layer: Layer) -> Layer:
 
 
 def is_logged(value: Any) -> bool:
-  """Whether a node of a tree is one layer's `Logged`."""
+  """Return whether a node of a pytree is one layer's `Logged`."""
   return isinstance(value, Logged)

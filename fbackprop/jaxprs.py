@@ -1,4 +1,4 @@
-"""Programs as JAX represents them: the one module that reads jaxprs, on every supported line.
+"""Jaxprs: the one module that reads JAX's program representation, on every supported version.
 
 Between its lines JAX changes how a program is written: until 0.11 a closed program is a pair of an
 open one and its constants, since 0.12 it is one object; a scan says how many of its operands are
@@ -53,7 +53,7 @@ WRITTEN_RULES = frozenset(("CustomVJPTraced", "CustomJVPTraced", "OptRemat", "Vm
 
 
 class UnknownProgramError(Exception):
-  """A program of this JAX that isn't known here."""
+  """A form of jaxpr that this version of the package doesn't know."""
 
   def __init__(self, what: str) -> None:
     super().__init__(f"{what} of JAX {jax.__version__} is unknown")
@@ -77,7 +77,7 @@ class Scan(NamedTuple):
 
 
 class While(NamedTuple):
-  """A loop: `cond(*cond_consts, *carry) -> bool`, `body(*body_consts, *carry) -> carry`."""
+  """A while loop: `cond(*cond_consts, *carry) -> bool`, `body(*body_consts, *carry) -> carry`."""
 
   cond: Program
   cond_consts: int
@@ -86,7 +86,7 @@ class While(NamedTuple):
 
 
 def parameter(equation: Any, *keys: str) -> Any:
-  """The first of some parameters that an equation has."""
+  """Return the first of several alternative parameters that an equation has."""
   for key in keys:
     if key in equation.params:
       return equation.params[key]
@@ -95,25 +95,25 @@ def parameter(equation: Any, *keys: str) -> Any:
 
 
 def is_program(value: Any) -> bool:
-  """Whether it is a program, open or closed."""
+  """Return whether a value is a jaxpr, open or closed."""
   return hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")
 
 
 def closed(value: Any) -> Program:
-  """A program with its constants; an open one has none."""
+  """Close a jaxpr over no constants if it is open."""
   if not is_program(value):
     raise UnknownProgramError(f"a program of type {type(value).__name__!r}")
   return value if isinstance(value, Program) else Program(value, ())
 
 
 def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
-  """Applies a primitive with an equation's parameters."""
+  """Apply an equation's primitive with its parameters."""
   out = primitive.bind(*values, **primitive.get_bind_params(dict(params)))
   return list(out) if primitive.multiple_results else [out]
 
 
 def scan_of(equation: Any) -> Scan:
-  """A scan's parts."""
+  """Return the parts of a scan equation."""
   params = equation.params
   if "num_consts" in params:
     consts, carry = params["num_consts"], params["num_carry"]
@@ -127,7 +127,7 @@ def scan_of(equation: Any) -> Scan:
 
 
 def while_of(equation: Any) -> While:
-  """A loop's parts."""
+  """Return the parts of a while equation."""
   return While(
     closed(parameter(equation, "cond_jaxpr")),
     parameter(equation, "cond_nconsts"),
@@ -137,18 +137,18 @@ def while_of(equation: Any) -> While:
 
 
 def branches_of(equation: Any) -> list[Program]:
-  """The programs of a `lax.cond` or `lax.switch`."""
+  """Return the branches of a `lax.cond` or `lax.switch`."""
   return list(map(closed, parameter(equation, "branches")))
 
 
 def bodies(equation: Any) -> list[Program]:
-  """The programs inside a loop or a choice."""
+  """Return the jaxprs inside a loop or a branch."""
   found = [parameter(equation, key) for key in BODIES.get(equation.primitive.name, ())]
   return [closed(p) for one in found for p in (one if isinstance(one, tuple) else (one,))]
 
 
 def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any, ...]) -> Any:
-  """An equation's parameters, the programs of its bodies rewritten.
+  """Return an equation's parameters with its bodies rewritten.
 
   Args:
     equation: of a loop or a choice; the parameters of any other are as they are.
@@ -169,7 +169,7 @@ def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any
 
 
 def inner_program(equation: Any) -> Program | None:
-  """The program that an equation calls, if that is all it does.
+  """Return the jaxpr that an equation calls, if calling it is all that it does.
 
   Raises:
     UnknownProgramError: the equation holds a program, and isn't known.
@@ -187,12 +187,12 @@ def inner_program(equation: Any) -> Program | None:
 
 
 def is_opaque(name: str) -> bool:
-  """Whether a primitive of this name holds programs that only JAX evaluates."""
+  """Return whether a primitive holds jaxprs that only JAX can evaluate."""
   return name in OPAQUE or name.startswith("scatter")
 
 
 def holds_program(values: Any) -> bool:
-  """Whether a program stands among an equation's parameters, as in a linear solve."""
+  """Return whether an equation's parameters hold a jaxpr, as in a linear solve."""
   return any(
     is_program(v) or isinstance(v, HiPrim) or (isinstance(v, tuple | list) and holds_program(v))
     for v in values
@@ -200,7 +200,7 @@ def holds_program(values: Any) -> bool:
 
 
 def expanded(equation: Any) -> Program:
-  """The program of a hijax equation; traced once for each primitive."""
+  """Expand a hijax equation into a jaxpr; traced once for each primitive."""
   primitive = equation.params.get("_prim")
   if not (isinstance(primitive, HiPrim) and hasattr(primitive, "in_tree")):
     raise UnknownProgramError(f"the hijax equation {type(primitive).__name__!r}")
@@ -220,13 +220,13 @@ def expanded(equation: Any) -> Program:
 
 
 def shape_of(aval: Any) -> Any:
-  """What a program that takes such a value is traced with."""
+  """Return the abstract value with which a jaxpr that takes this variable is traced."""
   shape: Any = jax.ShapeDtypeStruct  # In jax it has no types.
   return shape(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
 def has_library_rule(equation: Any) -> bool:
-  """Whether a derivative of its own is to be kept where autodiff goes through the program.
+  """Return whether autodiff must keep a custom derivative that JAX itself defines.
 
   That of a `custom_vjp`, and of a hijax primitive that isn't one of JAX's own, is what is verified.
   """
@@ -237,7 +237,7 @@ def has_library_rule(equation: Any) -> bool:
 
 
 def carries_rule(program: Program) -> bool:
-  """Whether a rule that somebody wrote stands anywhere in a program as it was traced.
+  """Return whether a traced program contains a custom derivative rule of a user.
 
   Raises:
     UnknownProgramError: it stands where it can't be taken out.
@@ -257,7 +257,7 @@ def carries_rule(program: Program) -> bool:
 
 
 def programs_in(equation: Any) -> Iterator[Program]:
-  """All programs that an equation holds, whatever it does with them."""
+  """Return all jaxprs among an equation's parameters."""
   inner = inner_program(equation)
   if inner is not None:
     yield inner
@@ -272,7 +272,7 @@ def programs_in(equation: Any) -> Iterator[Program]:
 
 
 def equations_of(program: Program) -> Iterator[Any]:
-  """All equations of a program, those of its loops and calls too."""
+  """Return all equations of a program, those of loops and calls included."""
   for equation in program.jaxpr.eqns:
     yield equation
     for inner in programs_in(equation):
@@ -285,7 +285,7 @@ def interpret(
   constant: Callable[[Any, Any], Any],
   apply: Callable[[int, Any, list[Any]], Sequence[Any]],
 ) -> list[Any]:
-  """Walks a program's equations in their order.
+  """Interpret a program's equations in order.
 
   What no result needs isn't computed, and values that nothing reads any more are let go.
 
@@ -320,7 +320,7 @@ def interpret(
 
 
 def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[Any, int]]:
-  """Which equations are needed for the results, and where each variable is read last."""
+  """Return which equations the results need, and where each variable is read last."""
   live, needed = set(results), set()
   last: dict[Any, int] = {}
   for i in reversed(range(len(equations))):
@@ -334,7 +334,7 @@ def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[An
 
 
 def read_by(program: Program, place: int) -> list[int]:
-  """The inputs of a program on which one of its equations depends."""
+  """Return the inputs of a program on which one of its equations depends."""
 
   def variables(equation: Any) -> set[Any]:
     return {v for v in equation.invars if not isinstance(v, core.Literal)}
@@ -348,7 +348,7 @@ def read_by(program: Program, place: int) -> list[int]:
 
 
 def last_reads(program: Program) -> list[int]:
-  """For each input, the place of the last equation that reads it; −1 if none does."""
+  """Return for each input the index of the last equation that reads it; −1 if none does."""
   last = dict.fromkeys(program.jaxpr.invars, -1)
   for i, equation in enumerate(program.jaxpr.eqns):
     for atom in equation.invars:

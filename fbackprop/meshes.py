@@ -1,4 +1,4 @@
-"""Products and gathers on a mesh of devices: where their results live, which JAX wants to be told.
+"""Products and gathers on a mesh of devices, and the shardings of their results.
 
 On Explicit axes, those of `jax.make_mesh`, an array's type says how it is split, and JAX refuses an
 operation whose result might live in several places: xᵀ ȳ of examples that are split may end as a
@@ -18,7 +18,7 @@ from fbackprop.types import Array
 
 
 def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
-  """The matrix product a b.
+  """Compute the matrix product a b.
 
   Args:
     a: `[..., n, k]`.
@@ -42,7 +42,7 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
 
 
 def take_rows(tree: Any, rows: Any) -> Any:
-  """`array[rows]` of each array, split as that is; whole where so many can't be split evenly.
+  """Gather `array[rows]` of each array, sharded as it is; replicated where rows don't divide.
 
   Args:
     tree: of arrays `[N, ...]`.
@@ -70,7 +70,7 @@ def sum_rows(y_bar: Array, bar_of: Array) -> Array:
 
 
 def split_like(array: Any, other: Array) -> Any:
-  """An array, its dimensions split over the mesh as the first ones of another array are."""
+  """Shard an array's leading dimensions as those of another array."""
   mesh = mesh_of(other)
   if not (is_explicit(mesh) and hasattr(array, "ndim")):  # What is no array is refused later.
     return array
@@ -79,7 +79,7 @@ def split_like(array: Any, other: Array) -> Any:
 
 
 def diagonal(square: Array) -> Array:
-  """The diagonal of `[N, N]`, whole on each device."""
+  """Return the diagonal of `[N, N]`, replicated on each device."""
   places = jnp.arange(square.shape[0])
   everywhere = split_over(mesh_of(square), None)
   found: Array = square.at[places, places].get(out_sharding=everywhere)
@@ -87,7 +87,7 @@ def diagonal(square: Array) -> Array:
 
 
 def vary_alike(tree: Any) -> Any:
-  """Within `shard_map`, the arrays of a tree as if each differed wherever one of them does.
+  """Within `shard_map`, mark all arrays of a pytree as varying over the axes that any varies over.
 
   A rule's cotangents do then, and whoever differentiates adds up those of what was shared: JAX
   transposes `pcast` to a sum over devices, and refuses such a cotangent otherwise.
@@ -107,7 +107,7 @@ def vary_alike(tree: Any) -> Any:
 
 
 def off_mesh(tree: Any) -> Any:
-  """The arrays of a tree, those that live on a mesh copied to one device; not within a trace."""
+  """Copy the arrays of a pytree that live on a mesh to one device; not within a trace."""
 
   def copy(array: Array) -> Array:
     if mesh_of(array).empty:
@@ -122,22 +122,22 @@ def off_mesh(tree: Any) -> Any:
 
 
 def splits_of(array: Array) -> tuple[Any, ...]:
-  """The axes of the mesh over which each dimension is split: a name, several, or None."""
+  """Return the mesh axes over which each dimension is split: a name, several, or None."""
   splits: tuple[Any, ...] = jax.typeof(array).sharding.spec.partitions
   return splits
 
 
 def is_explicit(mesh: Any) -> bool:
-  """Whether a mesh has axes of which the arrays' types speak."""
+  """Return whether a mesh has explicit axes, which the arrays' types carry."""
   return AxisType.Explicit in mesh.axis_types
 
 
 def split_over(mesh: Any, *splits: Any) -> NamedSharding:
-  """The sharding of an array whose dimensions are split so."""
+  """Return the sharding of an array whose dimensions are split over these axes."""
   return NamedSharding(mesh, PartitionSpec(*splits))  # type: ignore[no-untyped-call]
 
 
 def mesh_of(*arrays: Array) -> Any:
-  """The mesh of the first array that lives on one; the others join it."""
+  """Return the mesh of the first array that lives on one."""
   meshes = [jax.typeof(array).sharding.mesh for array in arrays]
   return next((mesh for mesh in meshes if not mesh.empty), meshes[0])

@@ -1,4 +1,4 @@
-"""The multilayer perceptron: dense layers with an activation between them."""
+"""The multilayer perceptron: dense layers with activations between them."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def mlp(
   b_init: Initializer | None = None,
   dtype: Any = jnp.float32,
 ) -> Layer:
-  """A feedforward network y = f(x; Θ): `dense`, activation, `dense`, ..., `dense`.
+  """Build a feedforward network y = f(x; Θ): `dense`, activation, `dense`, ..., `dense`.
 
   A hidden block is dense, normalization, activation, dropout. `skip` and `repeat_hidden` act on
   the blocks from a hidden width to an equal one.
@@ -124,7 +124,7 @@ def mlp(
 
 
 def init_before(follower: Layer | None) -> Initializer | None:
-  """The initialiser of a dense layer, by the name of the layer that follows; None for Glorot's."""
+  """Choose a dense layer's initialiser by the layer that follows; None for Glorot's."""
   if follower is not None and follower.name in HE_ACTIVATIONS:
     return jax.nn.initializers.he_normal()
   if follower is not None and follower.name == "selu":
@@ -133,7 +133,7 @@ def init_before(follower: Layer | None) -> Initializer | None:
 
 
 def make(name: str, constructor: Any, *sizes: int, **options: Any) -> Layer:
-  """Calls a constructor that the user has chosen; refuses what doesn't give a layer."""
+  """Call a constructor that the user has passed; raise if it doesn't return a layer."""
   if not callable(constructor) or isinstance(constructor, Layer):
     raise DtypeError(
       f"mlp: {name} must be the constructor of a layer, such as fbackprop.dense or "
@@ -150,7 +150,7 @@ def make(name: str, constructor: Any, *sizes: int, **options: Any) -> Layer:
 
 
 def check_activation(name: str, layer: Any) -> None:
-  """Refuses a bare function, a gate, a string: what a newcomer would pass."""
+  """Raise for a bare function, a gate or a string: what a newcomer would pass."""
   if not isinstance(layer, Layer):
     hint = "; lift a gate by fbackprop.activation(gate)" if hasattr(layer, "arity") else ""
     raise DtypeError(

@@ -1,4 +1,4 @@
-"""Depth that costs less: `repeat` compiles one block for many copies, `remat` keeps inputs only."""
+"""Depth at less cost: `repeat` compiles one block for n copies, `remat` recomputes activations."""
 
 import functools
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from fbackprop.types import Array, Layer, Params, Residuals
 
 
 def repeat(layer: Layer, n: int) -> Layer:
-  """The chain of n copies of a layer, each with parameters of its own, as one compiled loop.
+  """Chain n copies of a layer, each with its own parameters, as one compiled scan.
 
   Compile time doesn't grow with n. An array that the layer's residuals hold twice is stacked once,
   so a block should begin with its activation: in `serial(relu, dense(D, D))` the output of relu is
@@ -107,20 +107,20 @@ def repeat(layer: Layer, n: int) -> Layer:
 
 
 def signature(tree: Any) -> Any:
-  """What a loop over these arrays is compiled for."""
+  """Return what identifies a loop over these arrays to the compiler: shapes, dtypes, shardings."""
   leaves, structure = jax.tree.flatten(tree)
   avals = tuple((leaf.shape, leaf.dtype, jax.typeof(leaf).weak_type) for leaf in leaves)
   return structure, avals, jnp.result_type(float)  # What x64 gives, and so residuals may have.
 
 
 class Shared:
-  """Which leaves of a tree are one and the same array, so that a loop carries each of them once."""
+  """Arrays that occur several times in a pytree, so that a loop carries each of them once."""
 
   def __init__(self, structure: Any = None, places: Sequence[int] = ()) -> None:
     self.structure, self.places = structure, places
 
   def take_out(self, tree: Any) -> list[Array]:
-    """The distinct leaves; where each of them stands in the tree is remembered."""
+    """Return the distinct leaves, and remember where each of them occurs in the tree."""
     leaves, self.structure = jax.tree.flatten(tree)
     distinct = {id(leaf): leaf for leaf in leaves}
     place_of = {identity: place for place, identity in enumerate(distinct)}
@@ -128,19 +128,19 @@ class Shared:
     return list(distinct.values())
 
   def put_back(self, distinct: list[Array]) -> Any:
-    """The tree, with other leaves in the same places."""
+    """Rebuild the tree with other leaves in the same positions."""
     return jax.tree.unflatten(self.structure, [distinct[place] for place in self.places])
 
 
 def check_stacked(params: Params, n: int) -> None:
-  """Refuses parameters that aren't stacked n deep."""
+  """Raise `StructureError` for parameters that aren't stacked n deep."""
   for leaf in jax.tree.leaves(params):
     check_array("repeat", "each leaf of params", leaf)
     check_shape("repeat", "each array of params", leaf, (n, *leaf.shape[1:]))
 
 
 def remat(layer: Layer) -> Layer:
-  """The same layer, which keeps its input alone and computes the rest again in the backward pass.
+  """Rematerialise a layer: keep its input alone and recompute the rest in the backward pass.
 
   It trades one more forward pass for the memory of the residuals. The backward pass computes with
   the parameters that it is given, which must be those of the forward pass: no feedback alignment
@@ -186,7 +186,7 @@ def remat(layer: Layer) -> Layer:
 
 
 def wait_for(y_bar: Array, x: Array) -> Array:
-  """x itself, but as something that can't be known before y_bar is.
+  """Return x with a data dependency on y_bar, which the compiler can't remove.
 
   Otherwise the compiler sees that the second forward pass is the first one, and keeps its results
   after all. `lax.optimization_barrier` is meant for this; on a CPU it is taken away before equal

@@ -1,4 +1,4 @@
-"""How a network is used: loss and gradient, pullback, our rule under anybody's `jax.grad`."""
+"""Transforms of a network: loss and gradient, pullback, our backward pass under `jax.grad`."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ from fbackprop.types import Array, Layer, Loss, Params, widen
 def value_and_grad(
   net: Layer, loss: Loss, *, input_gradient: bool = False, has_outputs: bool = False
 ) -> Callable[..., Any]:
-  """The mean loss of a batch and its gradient, by our own backward pass.
+  """Build a function that returns the mean loss of a batch and its gradient.
 
   The lecture in six lines: outputs forward, losses forward, the seed cotangent, losses backward,
   network backward. The mean is J = Σ_n w_n losses_n / Σ_n w_n, so that the seed, ∂J/∂losses_n, is
@@ -97,7 +97,7 @@ def value_and_grad(
 
 
 def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
-  """A softmax before a loss that takes logits learns badly, and nothing else would say so."""
+  """Warn of a softmax before a loss that takes logits: training would be slow, silently."""
   last = net
   while last.parts:
     last = last.parts[-1]
@@ -109,7 +109,7 @@ def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
 
 
 def callers_level() -> int:
-  """The `stacklevel` of the line outside of the package that led to a warning here."""
+  """Return the `stacklevel` of the first caller outside of the package."""
   level, frame = 1, sys._getframe(1)
   while frame.f_back is not None and frame.f_globals["__name__"].startswith("fbackprop"):
     level, frame = level + 1, frame.f_back
@@ -135,24 +135,24 @@ def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_g
 
 
 def weighted_mean(losses_bar: Array, losses: Array) -> Array:
-  """J = Σ_n (w_n / Σ w) losses_n; the products are summed in float32 at least."""
+  """Compute J = Σ_n (w_n / Σ w) losses_n, the products summed in float32 at least."""
   return (widen(losses_bar) * widen(losses)).sum().astype(losses.dtype)
 
 
 def nonzero(value: Array) -> Array:
-  """The value, or 1 in the place of 0."""
+  """Replace 0 by 1."""
   return jnp.where(value == 0, jnp.ones_like(value), value)
 
 
 def check_batch(where: str, x: Any, targets: Any, key: Any) -> None:
-  """Refuses what can be refused before the first layer is asked."""
+  """Raise for arguments that can be refused before the first layer is called."""
   check_arrays(where, "x", x)
   check_targets(where, "targets", targets, x)
   check_optional_key(where, key)
 
 
 def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
-  """Refuses targets of another number of examples; a tuple holds those of several losses."""
+  """Raise for targets of another number of examples; a tuple holds several losses' targets."""
   if type(targets) is tuple:
     for i, part in enumerate(targets):
       check_targets(where, f"{name}[{i}]", part, x)
@@ -170,7 +170,7 @@ def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
 
 
 def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
-  """The network's forward pass that hands out its backward pass.
+  """Build a function like `jax.vjp`: it returns the output and the backward pass.
 
   The shape is that of `jax.vjp(f, params, x)`, and what `jax.test_util.check_vjp` takes as
   `f_vjp`.
@@ -210,7 +210,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
 
 
 def as_custom_vjp(net: Layer) -> Callable[..., Array]:
-  """The network as a function whose derivative, under anybody's `jax.grad`, is our backward pass.
+  """Wrap the network in `jax.custom_vjp`: under `jax.grad` our backward pass runs.
 
   Args:
     net: the network.
@@ -253,7 +253,7 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
 
 
 def over_rows(where: str, batched: Callable[..., Array]) -> Callable[..., Array]:
-  """A function of `[N, D_in]` as one of `[..., D_in]`; an error names `where`."""
+  """Extend a function of `[N, D_in]` to `[..., D_in]`; an error names `where`."""
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
     check_optional_key(where, key)
@@ -282,7 +282,7 @@ def mapped_like(x: Any, y: Array) -> Array:
 
 
 def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
-  """How many bytes the forward pass keeps for the backward pass, the data x not counted.
+  """Count the bytes that the forward pass keeps for the backward pass, x not included.
 
   Nothing is computed: the forward rule is traced, and each distinct buffer among the residuals is
   counted once, however often it is held; what is a parameter or x itself isn't counted.

@@ -22,7 +22,7 @@ from fbackprop.types import Array, Gate, Layer, Params, Residuals
 
 
 def activation(gate: Gate) -> Layer:
-  """Lifts a one-input gate to a layer without parameters.
+  """Lift a one-input gate to a layer without parameters.
 
   Args:
     gate: a `Gate` of arity 1, ours or the reader's own.
@@ -69,7 +69,7 @@ def activation(gate: Gate) -> Layer:
 
 
 def check_no_params(where: str, params: Params) -> None:
-  """Refuses anything but the empty tuple: the parameters of another network."""
+  """Raise for anything but the empty tuple: the parameters of another network."""
   if type(params) is not tuple or params:
     raise StructureError(f"{where}: params must be (), got {describe(params)}")
 
@@ -110,7 +110,7 @@ def softmax_backward(params: Params, y: Residuals, y_bar: Array) -> tuple[Params
 
 
 def softmax_init(key: Array) -> Params:
-  """No parameters."""
+  """Return no parameters."""
   return ()
 
 

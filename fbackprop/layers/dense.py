@@ -54,7 +54,7 @@ def dense_forward(params: DenseParams, x: Array) -> tuple[Array, Residuals]:
 
 
 def dense_backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[DenseParams, Array]:
-  """Pulls a cotangent back through `dense_forward`.
+  """Pull a cotangent back through `dense_forward`.
 
   For y = x w + b:   w_bar = xᵀ y_bar,   b_bar = Σ_n y_bar,   x_bar = y_bar wᵀ.
 
@@ -85,7 +85,7 @@ def dense(
   b_init: Initializer | None = None,
   dtype: Any = jnp.float32,
 ) -> Layer:
-  """A layer of `d_out` neurons, each fed by all `d_in` inputs: y = x w + b.
+  """Build a layer of `d_out` neurons, each fed by all `d_in` inputs: y = x w + b.
 
   Args:
     d_in: number of inputs, at least 1.

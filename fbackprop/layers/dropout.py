@@ -1,4 +1,4 @@
-"""Dropout: noise that a network has to live with while it trains, and none when it is evaluated."""
+"""Dropout: random zeros while training, the identity in evaluation."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from fbackprop.types import Array, Layer, Params, Residuals
 
 
 def dropout(rate: float) -> Layer:
-  """A layer that sets each entry to zero with probability `rate`, and the others to x / (1 − rate).
+  """Build a layer that zeroes each entry with probability `rate` and scales the rest.
 
   So the mean over masks is x, and evaluation (`key=None`) needs no factor: it is the identity.
   There is no train flag. The entry is multiplied by 0, not replaced: a NaN isn't hidden.

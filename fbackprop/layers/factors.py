@@ -1,4 +1,4 @@
-"""Factors: what a layer's gradient is made of, before its sum over examples is taken.
+"""Factors of a layer's gradient, before the sum over examples is taken.
 
 The gradient that example i gives a dense layer is the outer product of x_i, which entered the
 layer, and ȳ_i, the cotangent of what left it. A layer made by `fbackprop.quantities.captured`
@@ -51,12 +51,12 @@ Factors = Affine | Linear | Elementwise | Scaling
 
 
 def is_factors(value: Any) -> bool:
-  """Whether a node of a tree is one layer's factors."""
+  """Return whether a node of a pytree is one layer's factors."""
   return isinstance(value, Factors)
 
 
 def refuse_factors(where: str, name: str, grads: Any) -> None:
-  """Refuses factors where a gradient must stand."""
+  """Raise for factors where a gradient is expected."""
   for path, node in jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_factors):
     if is_factors(node):
       place = name + jax.tree_util.keystr(path)

@@ -1,4 +1,4 @@
-"""Normalisation: each example's features are brought to one scale, then scaled by what is learned.
+"""Normalization layers: standardise each example's features, then scale and shift them.
 
 Both layers keep x_hat `[N, D]`, the normalised input, and one number for each example. Their
 statistics are computed in float32 at least, whatever the dtype of x. The derivative is exact for
@@ -59,7 +59,7 @@ def layer_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array,
 def layer_norm_backward(
   params: NormParams, residuals: Residuals, y_bar: Array
 ) -> tuple[NormParams, Array]:
-  """Pulls a cotangent back through `layer_norm_forward`.
+  """Pull a cotangent back through `layer_norm_forward`.
 
   scale_bar = Σ_n y_bar x_hat,   shift_bar = Σ_n y_bar,   and with g = y_bar scale
 
@@ -107,7 +107,7 @@ def rms_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array, R
 def rms_norm_backward(
   params: NormParams, residuals: Residuals, y_bar: Array
 ) -> tuple[NormParams, Array]:
-  """Pulls a cotangent back through `rms_norm_forward`.
+  """Pull a cotangent back through `rms_norm_forward`.
 
   scale_bar = Σ_n y_bar x_hat, and with g = y_bar scale
 
@@ -122,13 +122,13 @@ def rms_norm_backward(
 
 
 def scale_and_shift(params: NormParams, x_hat: Array) -> Array:
-  """x_hat scale + shift, each feature with its own."""
+  """Compute x_hat scale + shift, feature by feature."""
   y = x_hat * params.scale[None, :]
   return y if params.shift is None else y + params.shift[None, :]
 
 
 def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
-  """A layer that gives each example's features mean 0 and variance 1, then scales and shifts them.
+  """Build a layer that gives each example's features mean 0 and variance 1, then scales them.
 
   Args:
     width: number of features D, at least 1.
@@ -153,7 +153,7 @@ def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> La
 
 
 def rms_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
-  """A layer that gives each example's features mean square 1, then scales them.
+  """Build a layer that gives each example's features mean square 1, then scales them.
 
   Args, Returns, Raises: as `layer_norm`; the parameters are `NormParams(scale [D], None)`.
   """
@@ -167,7 +167,7 @@ RULES = {
 
 
 def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
-  """The layer around a pair of rules, with the checks of what comes in."""
+  """Build the layer of a pair of rules, with the checks of its arguments."""
   name = f"{kind}({width})"
   check_size(name, "width", width)
   # Below the smallest normal number it would be 0, and a row of equal features NaN.

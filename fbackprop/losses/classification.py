@@ -123,7 +123,7 @@ def softmax_cross_entropy_with(
   class_weights: Sequence[float] | Any = None,
   ignore_label: int | None = None,
 ) -> Loss:
-  """Softmax cross-entropy with softened targets, with weights of the classes, with rows left out.
+  """Build softmax cross-entropy with label smoothing, class weights or an ignored label.
 
   losses_n = −Σ_c w_c t'_nc log p_nc, t' = (1 − α) t + α/C, and 0 for an ignored row. Weights and
   smoothing together are as in `torch.nn.functional.cross_entropy`.
@@ -174,7 +174,7 @@ def softmax_cross_entropy_with(
 
 
 def as_class_weights(where: str, weights: Any) -> np.ndarray:
-  """The weights as NumPy's float64 `[C]`, if they are numbers, finite and not negative."""
+  """Convert class weights to NumPy's float64 `[C]`; raise unless finite and not negative."""
   try:
     array = np.array(weights, np.float64)
   except (TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Several costs at once: each of its own outputs, or of the same ones, and all of them added."""
+"""Weighted sums of losses, each of its own slice of the outputs."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from fbackprop.types import Array, Loss, Residuals
 
 
 def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
-  """The weighted sum of losses, each of a slice of the outputs: a composition is again a `Loss`.
+  """Build the weighted sum of losses, each of a slice of the outputs: again a `Loss`.
 
   losses_n = Σ_i weight_i · loss_i(outputs_n[slice_i], targets_i). Backward, each part sends its own
   cotangent into its slice; where slices overlap what arrives is added, and an output that is in
@@ -93,7 +93,7 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
 
 
 def check_part(i: int, part: Any) -> None:
-  """Refuses what isn't a weight, a loss, and a place in the outputs."""
+  """Raise unless a part is a weight, a loss, and a slice of the outputs."""
   # A Loss alone is a tuple of three, too.
   if not isinstance(part, tuple) or isinstance(part, Loss) or len(part) != 3:
     raise DtypeError(
@@ -112,7 +112,7 @@ def check_part(i: int, part: Any) -> None:
 
 
 def columns(i: int, output_slice: slice | int, outputs: Array) -> tuple[int, int]:
-  """A part's first column and the one after its last; nothing is cut off silently."""
+  """Return a part's first column and the one after its last; raise if a slice is out of range."""
   c = outputs.shape[1]
   if isinstance(output_slice, slice):
     start = 0 if output_slice.start is None else output_slice.start

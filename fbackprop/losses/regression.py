@@ -1,4 +1,4 @@
-"""Losses of real numbers: squared error, Huber, log cosh, and Poisson for counts."""
+"""Losses of regression: squared error, Huber, log cosh, and Poisson for counts."""
 
 import math
 from functools import partial
@@ -63,7 +63,7 @@ def huber_backward(rows: Residuals, losses_bar: Array) -> Array:
 
 
 def huber_with(delta: float) -> Loss:
-  """The Huber loss that is a square up to errors of ±`delta`, and a line beyond.
+  """Build the Huber loss that is quadratic for errors up to ±`delta` and linear beyond.
 
   Args:
     delta: δ, a number above 0, in units of the outputs. `huber` is `huber_with(1.0)`.

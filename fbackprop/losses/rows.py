@@ -23,7 +23,7 @@ from fbackprop.types import Array, Residuals
 
 
 def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
-  """outputs_bar_nc = losses_bar_n · ∂losses_n/∂outputs_nc, the backward rule of every loss here."""
+  """Compute outputs_bar_nc = losses_bar_n · ∂losses_n/∂outputs_nc, every loss's backward rule."""
   check_shape("loss", "losses_bar", losses_bar, (rows.shape[0],))
   check_dtype("loss", "losses_bar", losses_bar, rows.dtype)
   outputs_bar: Array = losses_bar[:, None] * rows
@@ -31,19 +31,19 @@ def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
 
 
 def check_outputs(where: str, outputs: Array) -> None:
-  """Refuses outputs that aren't a floating `[N, C]`."""
+  """Raise unless outputs are a floating `[N, C]`."""
   check_floating(where, "outputs", outputs)
   check_shape(where, "outputs", outputs, ("N", "C"))
 
 
 def check_values(where: str, outputs: Array, targets: Array) -> None:
-  """Refuses outputs that aren't a floating `[N, C]`, and targets of another shape or dtype."""
+  """Raise unless outputs are a floating `[N, C]` and targets have their shape and dtype."""
   check_outputs(where, outputs)
   check_same(where, ("outputs", "targets"), outputs, targets)
 
 
 def check_logits(where: str, outputs: Array) -> None:
-  """Refuses outputs that aren't a floating `[N, C]` of at least one class."""
+  """Raise unless outputs are a floating `[N, C]` of at least one class."""
   check_outputs(where, outputs)
   if outputs.shape[1] < 1:
     raise ShapeError(f"{where}: outputs must have at least one class, got {describe(outputs)}")
@@ -52,7 +52,7 @@ def check_logits(where: str, outputs: Array) -> None:
 def one_hot(
   where: str, labels: Array, outputs: Array, ignore_label: int | None = None
 ) -> tuple[Array, Array]:
-  """Labels `[N]` as rows t `[N, C]` in the dtype of `outputs`, and which of them are kept `[N]`.
+  """Encode labels `[N]` as rows t `[N, C]` of the dtype of `outputs`; also return which are kept.
 
   A row is 1 at the label and 0 elsewhere. That of `ignore_label` is all 0, and isn't kept. That of
   a label out of range is all NaN, and is kept, so that its loss and its gradient are NaN.
@@ -81,7 +81,7 @@ def one_hot(
 
 
 def exact_difference(a: Array, b: Array) -> tuple[Array, Array]:
-  """a − b as the sum of two numbers, exactly: `high` is a − b rounded, `low` what rounding took.
+  """Compute a − b exactly as a sum: `high` is a − b rounded, `low` its rounding error.
 
   A logit of size 100 is rounded at 4e-6, so that e^(a − b) has lost 5 bits of 24 if `low` is left
   out. `low` is a constant to whoever differentiates, and 0 where `high` isn't finite. The compiler

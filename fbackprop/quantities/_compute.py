@@ -1,4 +1,4 @@
-"""One backward pass that gives the loss, the gradient, and whatever else was asked for."""
+"""The loss, the gradient and any quantities from one backward pass."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ QUANTITIES: dict[str, Callable[..., Any]] = {
 def compute(
   net: Layer, loss: Loss, names: Sequence[str] | Mapping[str, Mapping[str, Any]]
 ) -> Callable[..., tuple[Array, Params, dict[str, Any]]]:
-  """The mean loss, its gradient, and any quantities, by one backward pass.
+  """Compute the mean loss, its gradient and any quantities in one backward pass.
 
   The backward pass is seeded with 1 for each example, as the quantities need it; the gradient is
   divided by N as it is summed. With weights the seeds are N w_n / Σ w, so that the loss is still
@@ -109,7 +109,7 @@ def captured_pass(
   key: Array | None,
   weights: Array | None,
 ) -> tuple[Array, Any]:
-  """The mean loss, and the factors of the backward pass seeded with 1, or N w_n / Σ w.
+  """Compute the mean loss and the factors of the backward pass seeded with 1, or N w_n / Σ w.
 
   Args:
     where: what an error begins with.
@@ -126,7 +126,7 @@ def captured_pass(
 
 
 def check_names(names: Any) -> dict[str, dict[str, Any]]:
-  """The options of each quantity; refuses what can't be called with them."""
+  """Return the options of each quantity; raise for options that it doesn't take."""
   if isinstance(names, Mapping):
     selected = dict(names)
   elif isinstance(names, list | tuple):
@@ -157,7 +157,7 @@ def check_names(names: Any) -> dict[str, dict[str, Any]]:
 
 
 def check_name(name: Any) -> None:
-  """Refuses what is no quantity."""
+  """Raise for an unknown quantity."""
   if not isinstance(name, str):
     raise DtypeError(f"compute: names must hold names of quantities, got {describe(name)}")
   if name not in QUANTITIES:

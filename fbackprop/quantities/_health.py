@@ -1,4 +1,4 @@
-"""The health of every layer, from what enters it and from the cotangent that comes back."""
+"""The health of every layer: sizes, dead units, saturation, first value that isn't finite."""
 
 from collections import OrderedDict
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from fbackprop.types import Array, Layer, exportable, widen
 
 @exportable
 class LayerHealth(NamedTuple):
-  """One layer's; each `[]`, or `[n]` for the copies of a `repeat(.., n)`.
+  """Statistics of one layer; each `[]`, or `[n]` for the copies of a `repeat(.., n)`.
 
   For a normalisation, x is its normalised input x_hat. A number is lost in its dtype's range at
   both ends: what is subnormal has lost digits, and what is infinite has lost all.
@@ -46,7 +46,7 @@ class LayerHealth(NamedTuple):
 
 @exportable
 class Health(NamedTuple):
-  """Every layer's, and where the first number was met that isn't finite.
+  """Statistics of every layer, and where the first value that isn't finite occurs.
 
   Attributes:
     layers: by the layer's place and name, as "0.dense", in the order of the network.
@@ -62,7 +62,7 @@ class Health(NamedTuple):
 
 
 def health(captured: Any, net: Layer) -> Health:
-  """What a look at each layer tells: how large, how much of it dead, what isn't finite.
+  """Compute statistics of each layer: magnitudes, dead units, values that aren't finite.
 
     rms(v) = √(Σ v² / size),   dead = #{j : ȳ_ij = 0 for all i} / D_out,
     saturated = #{(i, j) : ȳ_ij = 0} / (N D_out)
@@ -108,17 +108,17 @@ def health(captured: Any, net: Layer) -> Health:
 
 
 def finite_x(factors: Factors) -> Array:
-  """Whether all that entered a layer is finite, for each copy."""
+  """Return whether all inputs of a layer are finite, for each copy."""
   return jnp.isfinite(factors[0]).all((-2, -1))
 
 
 def finite_y_bar(factors: Factors) -> Array:
-  """Whether the whole cotangent of what left a layer is finite, for each copy."""
+  """Return whether the whole cotangent of a layer's output is finite, for each copy."""
   return jnp.isfinite(factors[1]).all((-2, -1))
 
 
 def find_first(x_finite: Array, y_bar_finite: Array) -> tuple[Array, Array]:
-  """`(layer, direction)` of the first that isn't finite, forward and then backward."""
+  """Return `(layer, direction)` of the first that isn't finite, forward and then backward."""
   count = x_finite.shape[0]
   bad = ~jnp.concatenate([x_finite, y_bar_finite[::-1]])
   first = jnp.argmax(bad).astype(jnp.int32)
@@ -129,7 +129,7 @@ def find_first(x_finite: Array, y_bar_finite: Array) -> tuple[Array, Array]:
 
 
 def layer_health(factors: Factors) -> LayerHealth:
-  """The report of one layer."""
+  """Compute the statistics of one layer."""
   x, y_bar = factors
   is_zero = magnitude_bits(y_bar) == 0
   rows = y_bar.shape[-2]
@@ -147,24 +147,24 @@ def layer_health(factors: Factors) -> LayerHealth:
 
 
 def rms(v: Array) -> Array:
-  """The root of the mean square of the last two axes; of no entries 0."""
+  """Compute the root mean square over the last two axes; 0 for no entries."""
   size = max(v.shape[-2] * v.shape[-1], 1)
   return jnp.sqrt((widen(v) ** 2).sum((-2, -1)) / size)
 
 
 def mean(flags: Array, axes: tuple[int, ...]) -> Array:
-  """The share that is true; of no entries 0."""
+  """Compute the fraction that is true; 0 for no entries."""
   size = max(int(np.prod([flags.shape[axis] for axis in axes])), 1)
   return flags.sum(axes).astype(jnp.float32) / size
 
 
 def count_infinite(v: Array) -> Array:
-  """How many entries are infinite."""
+  """Count the infinite entries."""
   return jnp.isinf(v).sum((-2, -1)).astype(jnp.int32)
 
 
 def count_subnormal(v: Array) -> Array:
-  """How many entries aren't 0 and below the dtype's smallest normal number."""
+  """Count the subnormal entries."""
   bits = magnitude_bits(v)
   mantissa = int(jnp.finfo(v.dtype).nmant)  # type: ignore[no-untyped-call]
   smallest_normal = jnp.asarray(1 << mantissa, bits.dtype)
@@ -172,7 +172,7 @@ def count_subnormal(v: Array) -> Array:
 
 
 def magnitude_bits(v: Array) -> Array:
-  """|v| as the integer of its bits: a processor that takes subnormals for 0 compares them as 0."""
+  """Return the bits of |v| as an integer, as flushed subnormals compare equal to 0."""
   unsigned = jnp.dtype(f"uint{8 * v.dtype.itemsize}")
   bits = jax.lax.bitcast_convert_type(v, unsigned)
   return bits & jnp.asarray((1 << (8 * v.dtype.itemsize - 1)) - 1, unsigned)

@@ -1,4 +1,4 @@
-"""`captured`: a layer whose backward pass returns the factors of its gradient in its place."""
+"""Captured layers, whose backward pass returns the factors of the gradient."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ __all__ = ["Affine", "Elementwise", "Linear", "Scaling", "captured"]
 
 
 def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
-  """Wraps a layer's constructor, so that backward gives the factors of the gradient in its place.
+  """Wrap a layer's constructor so that the backward pass returns the gradient's factors.
 
   Where `backward` of a dense layer returns `DenseParams(xᵀ ȳ, Σ_n ȳ_n)`, that of the captured one
   returns `Affine(x, y_bar)`, or `Linear(x, y_bar)` without bias; of `layer_norm` it is
@@ -70,7 +70,7 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
 
 
 def capture(layer: Layer) -> Layer:
-  """The layer, whose backward pass returns its factors where its gradient stood."""
+  """Wrap a layer so that its backward pass returns factors in place of the gradient."""
 
   def captured_backward(
     params: Params, residuals: Residuals, y_bar: Array

@@ -1,4 +1,4 @@
-"""The sum of clipped gradients, in one backward pass."""
+"""Per-example gradient clipping in one backward pass."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ CLIPPINGS = ("flat", "automatic", "per_layer")
 def clipped_gradient(
   captured: Any, max_norm: Any, *, clipping: str = "flat", stability: float = 0.01
 ) -> Params:
-  """The sum of the examples' gradients, none longer than C = `max_norm`: Σ_i c_i g_i.
+  """Compute the sum of per-example gradients clipped to norm C = `max_norm`: Σ_i c_i g_i.
 
     flat:        c_i  = min(1, C / ‖g_i‖)
     automatic:   c_i  = C / (‖g_i‖ + γ), γ being `stability`
@@ -94,7 +94,7 @@ def clipped_gradient(
 
 
 def clipping_factors(captured: Any, max_norm: Any) -> Array:
-  """min(1, C / ‖g_i‖) of each example, `[N]`."""
+  """Compute min(1, C / ‖g_i‖) for each example, `[N]`."""
   norms = jnp.sqrt(total_sqnorms(read("clipped_gradient", captured)))
   return shrink(norms, max_norm, 1.0)
 
@@ -109,18 +109,18 @@ def weighted_gradient(captured: Any, coefficients: Array) -> Params:
 
 
 def shrink(norms: Array, max_norm: Any, parts: float) -> Array:
-  """min(1, C / ‖g‖) without a division by zero; the bound is C / `parts`."""
+  """Compute min(1, C / ‖g‖) without division by zero; the bound is C / `parts`."""
   bound = as_dtype(max_norm, norms) / parts
   return finite_or_nan(norms, bound / jnp.maximum(norms, bound))
 
 
 def finite_or_nan(norms: Array, factor: Array) -> Array:
-  """NaN where the norm isn't finite: 0 times what overflowed would pass for a clipped gradient."""
+  """Replace factors by NaN where the norm is not finite: 0 · ∞ would look like clipped."""
   return jnp.where(jnp.isfinite(norms), factor, jnp.nan)
 
 
 def as_dtype(max_norm: Any, norms: Array) -> Array:
-  """`max_norm` in the shape and dtype of the norms; refuses one that is 0 or infinite there."""
+  """Cast `max_norm` to the norms' dtype and check that it is positive and finite there."""
   if not isinstance(max_norm, jax.Array):
     limits = np.finfo(norms.dtype)  # Which are never of a half precision, that NumPy has not.
     if not float(limits.tiny) <= max_norm <= float(limits.max):
@@ -131,14 +131,14 @@ def as_dtype(max_norm: Any, norms: Array) -> Array:
 
 
 def scaled(factors: Factors, factor: Array) -> Factors:
-  """The factors of c_i g_i, for c `[N]`, or `[..., N]` with the copies of a `repeat` in front."""
+  """Scale the factors to those of c_i g_i, for c `[N]` or `[..., N]` with copies in front."""
   missing = factors.y_bar.ndim - 1 - factor.ndim
   factor = factor.reshape((1,) * missing + (*factor.shape, 1))
   return factors._replace(y_bar=factors.y_bar * factor.astype(factors.y_bar.dtype))
 
 
 def check_max_norm(max_norm: Any) -> None:
-  """Refuses what is no bound; of a traced array the value can't be asked."""
+  """Raise for an invalid bound; the value of a traced array isn't checked."""
   if isinstance(max_norm, jax.Array):
     check_floating("clipped_gradient", "max_norm", max_norm)
     check_shape("clipped_gradient", "max_norm", max_norm, ())

@@ -1,4 +1,4 @@
-"""The gradient itself, summed over examples, and that of each example."""
+"""The summed gradient, and the gradient of each example."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from fbackprop.types import Array, Layer, Params, Residuals
 
 
 def gradient(captured: Any) -> Params:
-  """The gradient that the plain backward pass gives, of the sum over examples: Σ_i g_i.
+  """Compute the summed gradient Σ_i g_i that the plain backward pass returns.
 
     w_bar = xᵀ ȳ,   b_bar = Σ_i ȳ_i;   scale_bar = Σ_i ȳ_i x_hat_i,   shift_bar = Σ_i ȳ_i.
 
@@ -72,14 +72,14 @@ def mean_of(factors: Factors) -> DenseParams | NormParams:
 
 
 def without_factors(tree: Any) -> Any:
-  """The tree with the summed gradient where factors stood; all else is as it was."""
+  """Replace factors in a pytree by summed gradients; leave all else."""
   return jax.tree.map(
     lambda node: summed(node) if is_factors(node) else node, tree, is_leaf=is_factors
   )
 
 
 def plain(net: Layer) -> Layer:
-  """The network whose backward pass gives the gradient, also where its layers are captured."""
+  """Return a network with the plain backward pass, its layers captured or not."""
 
   def plain_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
     params_bar, x_bar = net.backward(params, residuals, y_bar)
@@ -89,7 +89,7 @@ def plain(net: Layer) -> Layer:
 
 
 def example_gradients(captured: Any) -> Params:
-  """The gradient of each example's loss, g_i: all of them, with the axis N in front.
+  """Compute the gradient of each example's loss, g_i, with the axis N in front.
 
     w_bar_i = x_i ⊗ ȳ_i,   b_bar_i = ȳ_i;   scale_bar_i = ȳ_i x_hat_i,   shift_bar_i = ȳ_i.
 
@@ -117,7 +117,7 @@ def example_gradients(captured: Any) -> Params:
 
 
 def unsummed(factors: Factors) -> DenseParams | NormParams:
-  """g_i of one layer, for all i."""
+  """Compute g_i of one layer for all i."""
   x, y_bar = factors
   offset = jnp.moveaxis(y_bar, -2, 0) if has_offset(factors) else None
   if is_dense(factors):

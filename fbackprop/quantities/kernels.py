@@ -1,4 +1,4 @@
-"""Products between the examples' gradients: Gram matrices, and what follows from them."""
+"""Inner products of per-example gradients: Gram matrices and what follows from them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from fbackprop.types import Array, widen
 
 
 def gram(captured: Any, other: Any = None) -> Array:
-  """The product of each two examples' gradients, K_ij = g_i · g_j, never forming them.
+  """Compute the Gram matrix of per-example gradients, K_ij = g_i · g_j, never forming them.
 
     K_ij = Σ_l (x_i · x_j + 1) (ȳ_i · ȳ_j)
 
@@ -59,7 +59,7 @@ def gram(captured: Any, other: Any = None) -> Array:
 
 
 def layer_gram(a: Factors, b: Factors) -> Array:
-  """g_i · h_j of one layer, summed over the copies of a `repeat`."""
+  """Compute g_i · h_j of one layer, summed over the copies of a `repeat`."""
   x, y_bar = (widen(factor) for factor in a)
   other_x, other_y_bar = (widen(factor) for factor in b)
   offsets = inner(y_bar, other_y_bar)
@@ -73,12 +73,12 @@ def layer_gram(a: Factors, b: Factors) -> Array:
 
 
 def inner(a: Array, b: Array) -> Array:
-  """a_i · b_j, `[..., N, M]`."""
+  """Compute a_i · b_j, `[..., N, M]`."""
   return product(a, jnp.swapaxes(b, -1, -2))
 
 
 def check_same_network(captured: Any, other: Any) -> None:
-  """Refuses factors that can't be of one network, whatever their numbers of examples."""
+  """Raise for factors of different networks; numbers of examples may differ."""
   nodes = jax.tree_util.tree_leaves_with_path(captured, is_leaf=is_factors)
   structures: list[Any] = [jax.tree.structure(tree) for tree in (captured, other)]
   if structures[0] != structures[1]:
@@ -96,7 +96,7 @@ def check_same_network(captured: Any, other: Any) -> None:
 
 
 def cosine_similarities(captured: Any) -> Array:
-  """The cosine of the angle between each two examples' gradients: K_ij / √(K_ii K_jj).
+  """Compute the cosine similarity of each two examples' gradients: K_ij / √(K_ii K_jj).
 
   An example without gradient has no direction: its row and column are 0, its own entry too. One
   that isn't finite has NaN in its row and column, and changes no other.
@@ -123,7 +123,7 @@ def cosine_similarities(captured: Any) -> Array:
 
 
 def global_norm(captured: Any) -> Array:
-  """The norm of the summed gradient, before any gradient exists: ‖Σ_i g_i‖ = √(Σ_ij K_ij).
+  """Compute the norm of the summed gradient without the gradient: ‖Σ_i g_i‖ = √(Σ_ij K_ij).
 
   Normalisation: of the sum; for the mean, divide by N. It is exact, not an estimate; where the
   gradients cancel, it is so relative to √(Σ_ij |K_ij|), and never below 0. Inf or NaN in an example

@@ -1,4 +1,4 @@
-"""How the examples' gradients scatter: second moment, variance, noise scale."""
+"""Moments of the per-example gradients: second moment, variance, noise scale."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from fbackprop.types import Array, Params, exportable, widen
 
 
 def second_moment(captured: Any) -> Params:
-  """The squares of the examples' gradients, entry by entry, summed: Σ_i g_i².
+  """Compute the sum of squared per-example gradients, elementwise: Σ_i g_i².
 
   The square of a product is the product of the squares, hence
 
@@ -61,7 +61,7 @@ def summed_squares(factors: Factors) -> DenseParams | NormParams:
 
 
 def variance(captured: Any) -> Params:
-  """The unbiased variance of the examples' gradients, entry by entry.
+  """Compute the unbiased variance of the per-example gradients, elementwise.
 
     (Σ_i g_i² − (Σ_i g_i)² / N) / (N − 1)
 
@@ -103,7 +103,7 @@ def variance(captured: Any) -> Params:
 
 @exportable
 class NoiseScale(NamedTuple):
-  """The scatter of the examples' gradients against the gradient, each `[]`.
+  """The gradient noise scale and its two terms, each `[]`.
 
   Attributes:
     scale: tr Σ / ‖G‖², in examples: the simple noise scale, or critical batch size.
@@ -118,7 +118,7 @@ class NoiseScale(NamedTuple):
 
 
 def noise_scale(captured: Any) -> NoiseScale:
-  """How many examples make the noise of a batch's mean gradient as large as the gradient itself.
+  """Estimate the simple noise scale: the batch size at which noise equals the gradient in size.
 
   With m = Σ_i ‖g_i‖² / N, the mean squared norm, and q = ‖Σ_i g_i / N‖², that of the mean,
 

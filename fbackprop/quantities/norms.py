@@ -1,4 +1,4 @@
-"""The length of each example's gradient, without the gradient."""
+"""Norms of the per-example gradients, without forming them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from fbackprop.types import Array, widen
 
 
 def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
-  """The squared norm of each example's gradient, ‖g_i‖², never forming g_i.
+  """Compute the squared norm of each example's gradient, ‖g_i‖², never forming g_i.
 
   An outer product is as long as the product of the lengths: over the layers l,
 
@@ -54,12 +54,12 @@ def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
 
 
 def total_sqnorms(layers: list[Factors]) -> Array:
-  """‖g_i‖² over all layers, `[N]`."""
+  """Compute ‖g_i‖² over all layers, `[N]`."""
   return sum_layers([over_copies(layer_sqnorms(layer)) for layer in layers])
 
 
 def layer_sqnorms(factors: Factors) -> Array:
-  """‖g_i‖² of one layer, `[..., N]`, the copies of a `repeat` in front."""
+  """Compute ‖g_i‖² of one layer, `[..., N]`, the copies of a `repeat` in front."""
   x, y_bar = (widen(factor) for factor in factors)
   if not is_dense(factors):
     squares = ((y_bar * x) ** 2).sum(-1)
@@ -69,7 +69,7 @@ def layer_sqnorms(factors: Factors) -> Array:
 
 
 def sum_layers(values: list[Array]) -> Array:
-  """The sum of arrays of one shape, in the widest of their dtypes."""
+  """Sum arrays of one shape in the widest of their dtypes."""
   dtype = jnp.result_type(*{value.dtype: value for value in values})
   total = values[0].astype(dtype)
   for value in values[1:]:

@@ -26,7 +26,7 @@ from fbackprop.types import Array, Layer
 
 
 def read(where: str, captured: Any) -> list[Factors]:
-  """The factors of each layer, in the order of the tree; refuses any other array.
+  """Return the factors of each layer in the order of the tree; raise for any other array.
 
   A layer that isn't captured gives its summed gradient, of which no example can be told; a tree
   without any factors doesn't say how many examples there are.
@@ -57,7 +57,7 @@ def read(where: str, captured: Any) -> list[Factors]:
 
 
 def check_factors(where: str, place: str, factors: Factors) -> None:
-  """Refuses two arrays that can't be of one layer."""
+  """Raise for two arrays that can't be the factors of one layer."""
   first, second = (f"{place}.{field}" for field in factors._fields)
   x, y_bar = factors
   check_floating(where, first, x)
@@ -72,32 +72,32 @@ def check_factors(where: str, place: str, factors: Factors) -> None:
 
 
 def count_examples(layers: list[Factors]) -> int:
-  """N, the same for every layer."""
+  """Return N, the same for every layer."""
   return int(layers[0][0].shape[-2])
 
 
 def replace_factors(function: Callable[[Any], Any], captured: Any) -> Any:
-  """The tree with `function(factors)` where each layer's factors stood."""
+  """Map `function` over each layer's factors in a pytree."""
   return jax.tree.map(function, captured, is_leaf=is_factors)
 
 
 def is_dense(factors: Factors) -> bool:
-  """Whether an example's gradient is an outer product of the two; else it is their product."""
+  """Return whether an example's gradient is an outer product of its factors, not elementwise."""
   return isinstance(factors, Affine | Linear)
 
 
 def has_offset(factors: Factors) -> bool:
-  """Whether there is a bias or a shift, whose gradient is y_bar itself."""
+  """Return whether there is a bias or a shift, whose gradient is y_bar itself."""
   return isinstance(factors, Affine | Elementwise)
 
 
 def over_copies(values: Array) -> Array:
-  """`[..., N]` summed over the copies of a `repeat`, `[N]`."""
+  """Sum `[..., N]` over the copies of a `repeat`, `[N]`."""
   return values.sum(tuple(range(values.ndim - 1)))
 
 
 def layer_order(net: Layer) -> list[str]:
-  """The layers that have parameters, in the order in which they compute; copies are counted.
+  """Name the layers that have parameters in the order of computation; copies are numbered.
 
   Args:
     net: any network; captured or not.
@@ -124,7 +124,7 @@ def layer_order(net: Layer) -> list[str]:
 
 
 class LayerPath(NamedTuple):
-  """A layer, or one copy of it: its name, its node of the tree, and which copy it is."""
+  """The path of a layer, or of one copy of it: its name, its node of the tree, its copy."""
 
   name: str
   node: Any
@@ -134,7 +134,7 @@ class LayerPath(NamedTuple):
 def walk(
   where: str, net: Layer, tree: Any, path: str = "", copy: tuple[int, ...] = ()
 ) -> Iterator[LayerPath]:
-  """Goes through a network and a tree of its parameters' structure, in the order of computation."""
+  """Yield the layers of a network with their nodes of a parameter tree, in order of computation."""
   options = dict(net.options)
   combinator = options.get("combinator")
   if combinator is serial:
@@ -155,7 +155,7 @@ def walk(
 
 
 def check_place(where: str, place: LayerPath) -> LayerPath:
-  """Refuses factors that have other copies than the network."""
+  """Raise for factors with other copies than the network."""
   if is_factors(place.node):
     copies = place.node[0].shape[:-2]
     if len(copies) != len(place.copy) or any(
@@ -169,7 +169,7 @@ def check_place(where: str, place: LayerPath) -> LayerPath:
 
 
 def in_order(places: list[LayerPath], look: Callable[[Factors], Array]) -> Array:
-  """The flags of every layer in the order of computation, `[L]`.
+  """Compute a flag for each layer, in the order of computation, `[L]`.
 
   All copies in a `repeat` are looked at in one operation, and then put in order: the program
   doesn't grow with their number.
