@@ -1,0 +1,128 @@
+"""What the verifier says of each specimen of its bank: verdict, leaves and causes, kept as JSON.
+
+  python scripts/bank_scores.py                     verifies what has no score yet; 3 minutes
+  python scripts/bank_scores.py --check             verifies all, prints what differs from the file
+  python scripts/bank_scores.py --check norm tanh   those whose name holds one of the words
+  python scripts/bank_scores.py --again tanh        verifies them, and replaces their scores
+
+The scores stand in experiments/results/bank_scores.json, and each is written before the next is
+made. They are of one version of Python and of JAX, which the file names: a score may differ under
+another one where the compiler rounds otherwise.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fbackprop.train.files import write_whole
+
+RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "bank_scores.json"
+LEVELS = ("quick", "standard")
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """Scores the bank or compares it with its scores; 1 if there is a difference."""
+  about, _, usage = (__doc__ or "").partition("\n")
+  parser = argparse.ArgumentParser(
+    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("words", nargs="*", help="parts of specimens' names; by default all")
+  parser.add_argument("--check", action="store_true", help="compare with the file, and leave it")
+  parser.add_argument("--again", action="store_true", help="replace scores that the file has")
+  parser.add_argument("--level", choices=LEVELS, help="this level only")
+  parser.add_argument("--workers", type=int, default=2)
+  parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+  options = parser.parse_args(arguments)
+  kept = json.loads(options.json.read_text()) if options.json.exists() else {}
+  kept = {"environment": environment(), "scores": kept.get("scores", {})}
+  scores = kept["scores"]
+  tasks = [
+    (name, level)
+    for name in names()
+    if not options.words or any(word in name for word in options.words)
+    for level in ([options.level] if options.level else LEVELS)
+    if options.check or options.again or level not in scores.get(name, {})
+  ]
+  different = 0
+  spawn = multiprocessing.get_context("spawn")
+  # What jax compiles stays in memory, so that a process ends after some specimens.
+  with spawn.Pool(options.workers, maxtasksperchild=20) as pool:
+    for name, level, score in pool.imap_unordered(scored, tasks):
+      if options.check:
+        lines = differences(scores.get(name, {}).get(level), score)
+        different += bool(lines)
+        print("\n".join(f"{name}, {level}: {line}" for line in lines), end="\n" if lines else "")
+      else:
+        scores.setdefault(name, {})[level] = score
+        kept["scores"] = {name: scores[name] for name in names() if name in scores}
+        write_whole(options.json, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
+      sys.stdout.flush()
+  print(f"{len(tasks)} scores, {different} different" if options.check else f"{len(tasks)} scores")
+  return int(different > 0)
+
+
+def names() -> list[str]:
+  """All specimens, in the order of the bank."""
+  from fbackprop.verify.bank import BUGS, RIGHT
+
+  return [specimen.name for specimen in (*BUGS, *RIGHT)]
+
+
+def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
+  """Verifies one specimen at one level."""
+  import jax
+
+  from fbackprop.verify.bank import BUGS, RIGHT
+  from fbackprop.verify.checking import vjp
+
+  cache = os.path.join(tempfile.gettempdir(), "fbackprop-bank-scores")
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  name, level = task
+  (example,) = (specimen.make() for specimen in (*BUGS, *RIGHT) if specimen.name == name)
+  report = vjp(example.f, *example.args, f_vjp=example.f_vjp, level=level, **example.options)
+  judged = [finding for finding in report.findings if finding.kind != "note"]
+  return (
+    name,
+    level,
+    {
+      "verdict": report.verdict,
+      "leaves": [finding.leaf for finding in judged],
+      "causes": [finding.cause or finding.check for finding in judged],
+    },
+  )
+
+
+def differences(kept: dict[str, Any] | None, score: dict[str, Any]) -> list[str]:
+  """What differs, a line for each field; of causes, what stands before the colon."""
+  if kept is None:
+    return ["no score in the file"]
+  return [
+    f"{field} {kept[field]} in the file, {score[field]} now"
+    for field in kept
+    if compared(kept[field]) != compared(score[field])
+  ]
+
+
+def compared(value: Any) -> Any:
+  """A field without the figures of its causes."""
+  return [text.partition(":")[0] for text in value] if isinstance(value, list) else value
+
+
+def environment() -> dict[str, str]:
+  """What a score may depend on."""
+  import jax
+
+  return {"python": platform.python_version(), "jax": jax.__version__,
+          "backend": jax.default_backend(), "machine": platform.machine()}  # fmt: skip
+
+
+if __name__ == "__main__":
+  sys.exit(main())
