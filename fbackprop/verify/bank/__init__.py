@@ -1,4 +1,4 @@
-"""The bank: planted bugs, and correct but unusual implementations.
+"""The bank: planted bugs, and correct but unusual implementations, a file for each subject.
 
 It is written as people write their rules, without types. Nothing is computed when it is imported:
 each specimen builds its function and its arguments when it is asked.
@@ -19,15 +19,6 @@ from fbackprop.verify.bank import (
   normalization,
   precision,
   products,
-  right_activations,
-  right_calls,
-  right_layers,
-  right_loops,
-  right_losses,
-  right_normalization,
-  right_precision,
-  right_products,
-  right_structure,
   state,
   structure,
   weighted_losses,
@@ -36,33 +27,12 @@ from fbackprop.verify.bank.specimen import Example, Specimen
 
 __all__ = ["BUGS", "RIGHT", "Example", "Specimen"]
 
-BUGS: tuple[Specimen, ...] = (
-  *products.BUGS,
-  *arithmetic.BUGS,
-  *activations.BUGS,
-  *losses.BUGS,
-  *weighted_losses.BUGS,
-  *normalization.BUGS,
-  *attention.BUGS,
-  *loops.BUGS,
-  *networks.BUGS,
-  *batches.BUGS,
-  *branches.BUGS,
-  *kinks.BUGS,
-  *precision.BUGS,
-  *cotangents.BUGS,
-  *structure.BUGS,
-  *state.BUGS,
-  *modes.BUGS,
+SUBJECTS = (
+  products, arithmetic, activations, losses, weighted_losses, normalization, attention, loops,
+  networks, batches, branches, kinks, precision, cotangents, structure, state, modes,
+)  # fmt: skip
+SPECIMENS = tuple(
+  value for subject in SUBJECTS for value in vars(subject).values() if isinstance(value, Specimen)
 )
-RIGHT: tuple[Specimen, ...] = (
-  *right_products.RIGHT,
-  *right_activations.RIGHT,
-  *right_losses.RIGHT,
-  *right_normalization.RIGHT,
-  *right_loops.RIGHT,
-  *right_structure.RIGHT,
-  *right_calls.RIGHT,
-  *right_precision.RIGHT,
-  *right_layers.RIGHT,
-)
+BUGS = tuple(specimen for specimen in SPECIMENS if specimen.causes)
+RIGHT = tuple(specimen for specimen in SPECIMENS if not specimen.causes)

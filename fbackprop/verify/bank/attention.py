@@ -1,201 +1,150 @@
-"""Bugs of attention and other sums along an axis: the wrong axis, mask, shift or order."""
+"""Attention, and orders along an axis: the wrong axis, mask, scale, shift or permutation."""
 
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import draw
-from fbackprop.verify.bank.specimen import Example, Specimen
+from fbackprop.verify.bank.references import softmax_backward
+from fbackprop.verify.bank.specimen import bug, right
 
 
-def softmax_pullback(p, p_bar):
-  """The cotangent of the logits of p = softmax over the last axis."""
-  return p * (p_bar - (p * p_bar).sum(-1, keepdims=True))
+def attend(q, k, v):
+  """Attend to all keys, without a scale."""
+  return jax.nn.softmax(q @ k.T) @ v
 
 
-def jacobian_missing():
-  """Attention passes the cotangent of the probabilities on as that of the scores."""
-
-  @jax.custom_vjp
-  def attend(q, k, v):
-    return jax.nn.softmax(q @ k.T) @ v
-
-  def attend_fwd(q, k, v):
-    p = jax.nn.softmax(q @ k.T)
-    return p @ v, (q, k, v, p)
-
-  def attend_bwd(residuals, y_bar):
-    q, k, v, p = residuals
-    scores_bar = p * (y_bar @ v.T)
-    return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
-
-  attend.defvjp(attend_fwd, attend_bwd)
-  return Example(attend, draw((4, 3), (5, 3), (5, 6)))
+@bug(attend, (4, 3), (5, 3), (5, 6), leaves="q, k", causes="path")
+def attention_without_jacobian(q, k, v, y_bar):
+  """The softmax's rule is p p_bar, without the sum that keeps the rows normalised."""
+  p = jax.nn.softmax(q @ k.T)
+  scores_bar = p * (y_bar @ v.T)
+  return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
 
 
-def jacobian_axis():
+@bug(attend, (4, 3), (4, 3), (4, 5), leaves="q, k", causes="path, other function", f_vjp=True)
+def attention_softmax_axis(q, k, v, y_bar):
   """The softmax's sum runs over the queries; there are as many as keys."""
-
-  def attend(q, k, v):
-    return jax.nn.softmax(q @ k.T) @ v
-
-  def f_vjp(q, k, v):
-    p = jax.nn.softmax(q @ k.T)
-
-    def pullback(y_bar):
-      p_bar = y_bar @ v.T
-      scores_bar = p * (p_bar - (p * p_bar).sum(axis=0))
-      return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
-
-    return p @ v, pullback
-
-  return Example(attend, draw((4, 3), (4, 3), (4, 5)), f_vjp)
+  p, p_bar = jax.nn.softmax(q @ k.T), y_bar @ v.T
+  scores_bar = p * (p_bar - (p * p_bar).sum(axis=0))
+  return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
 
 
-def scale_of_the_keys():
+def attend_scaled(q, k, v):
+  """Attend to all keys, with scores divided by sqrt(D)."""
+  return jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5) @ v
+
+
+@bug(attend_scaled, (4, 3), (5, 3), (5, 6), leaves="k", causes="constant factor")
+def attention_scale_of_keys(q, k, v, y_bar):
   """1/sqrt(D) scales the scores, and the cotangent of the queries only."""
-
-  @jax.custom_vjp
-  def attend(q, k, v):
-    return jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5) @ v
-
-  def attend_fwd(q, k, v):
-    p = jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5)
-    return p @ v, (q, k, v, p)
-
-  def attend_bwd(residuals, y_bar):
-    q, k, v, p = residuals
-    scores_bar = softmax_pullback(p, y_bar @ v.T)
-    return scores_bar @ k / q.shape[-1] ** 0.5, scores_bar.T @ q, p.T @ y_bar
-
-  attend.defvjp(attend_fwd, attend_bwd)
-  return Example(attend, draw((4, 3), (5, 3), (5, 6)))
+  p = jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5)
+  scores_bar = softmax_backward(p, y_bar @ v.T)
+  return scores_bar @ k / q.shape[-1] ** 0.5, scores_bar.T @ q, p.T @ y_bar
 
 
-def causal_mask_forgotten():
+def causal_scores(q, k):
+  """Compute the scores, -inf where a key is later than the query."""
+  return jnp.where(jnp.tril(jnp.ones((q.shape[0], k.shape[0]), bool)), q @ k.T, -jnp.inf)
+
+
+def attend_causally(q, k, v):
+  """Attend to the keys up to the query's own."""
+  return jax.nn.softmax(causal_scores(q, k)) @ v
+
+
+@bug(attend_causally, (5, 3), (5, 3), (5, 4), leaves="v", causes="other function, wrong point",
+     f_vjp=True)  # fmt: skip
+def attention_causal_mask_forgotten(q, k, v, y_bar):
   """The probabilities are recomputed in the rule without the causal mask."""
-
-  def probabilities(q, k):
-    mask = jnp.tril(jnp.ones((q.shape[0], k.shape[0]), bool))
-    return jax.nn.softmax(jnp.where(mask, q @ k.T, -jnp.inf))
-
-  def attend(q, k, v):
-    return probabilities(q, k) @ v
-
-  def f_vjp(q, k, v):
-    def pullback(y_bar):
-      p = jax.nn.softmax(q @ k.T)
-      scores_bar = softmax_pullback(p, y_bar @ v.T)
-      return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
-
-    return attend(q, k, v), pullback
-
-  return Example(attend, draw((5, 3), (5, 3), (5, 4)), f_vjp)
+  p = jax.nn.softmax(q @ k.T)
+  scores_bar = softmax_backward(p, y_bar @ v.T)
+  return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
 
 
-def heads_permuted():
+def causal_forward(q, k, v):
+  """Compute `attend_causally`, and keep the scores, their logsumexp and the output."""
+  scores = causal_scores(q, k)
+  lse = jax.nn.logsumexp(scores, axis=1)
+  y = jnp.exp(scores - lse[:, None]) @ v
+  return y, (q, k, v, scores, lse, y)
+
+
+@right(attend_causally, (5, 3), (5, 3), (5, 4), forward=causal_forward, f_vjp=True)
+def right_attention_by_rows(q, k, v, scores, lse, y, y_bar):
+  """Causal attention, row by row by vmap, with D = Σ y y_bar in place of Σ p p_bar."""
+
+  def row(q, scores, lse, y_bar, delta):
+    p = jnp.exp(scores - lse)
+    bar = p * (v @ y_bar - delta)
+    return bar @ k, jnp.outer(bar, q), jnp.outer(p, y_bar)
+
+  q_bar, k_bars, v_bars = jax.vmap(row)(q, scores, lse, y_bar, (y * y_bar).sum(1))
+  return q_bar, k_bars.sum(0), v_bars.sum(0)
+
+
+def heads_of(x):
+  """Split the last axis into two heads."""
+  return x.reshape(x.shape[0], 2, x.shape[1] // 2)
+
+
+def per_head(x, gain):
+  """Multiply each head by its gain."""
+  return (heads_of(x) * gain[None, :, None]).reshape(x.shape)
+
+
+@bug(per_head, (5, 6), (2,), leaves="x", causes="permuted", f_vjp=True)
+def heads_permuted(x, gain, y_bar):
   """Heads are split off as (heads, width) and merged in the rule as (width, heads)."""
-
-  def per_head(x, gain):
-    n, d = x.shape
-    return (x.reshape(n, 2, d // 2) * gain[None, :, None]).reshape(n, d)
-
-  def f_vjp(x, gain):
-    n, d = x.shape
-    heads = x.reshape(n, 2, d // 2)
-
-    def pullback(y_bar):
-      bar = y_bar.reshape(n, 2, d // 2)
-      x_bar = (bar * gain[None, :, None]).swapaxes(1, 2).reshape(n, d)
-      return x_bar, (bar * heads).sum((0, 2))
-
-    return per_head(x, gain), pullback
-
-  return Example(per_head, draw((5, 6), (2,)), f_vjp)
+  bar = heads_of(y_bar)
+  x_bar = (bar * gain[None, :, None]).swapaxes(1, 2).reshape(x.shape)
+  return x_bar, (bar * heads_of(x)).sum((0, 2))
 
 
-def cumsum_forward():
+def running_sum(x):
+  """Sum each entry and those before it."""
+  return jnp.cumsum(x, axis=0)
+
+
+@bug(running_sum, (6, 3), leaves="x", causes="permuted, other function, path")
+def cumsum_forward(x, y_bar):
   """The cotangent of a running sum is summed from the front, too."""
-
-  @jax.custom_vjp
-  def running_sum(x):
-    return jnp.cumsum(x, axis=0)
-
-  def running_sum_fwd(x):
-    return running_sum(x), None
-
-  def running_sum_bwd(_, y_bar):
-    return (jnp.cumsum(y_bar, axis=0),)
-
-  running_sum.defvjp(running_sum_fwd, running_sum_bwd)
-  return Example(running_sum, draw((6, 3)))
+  return (jnp.cumsum(y_bar, axis=0),)
 
 
-def sort_not_inverted():
+@right(running_sum, (6, 3))
+def right_cumsum_from_total(x, y_bar):
+  """The reversed running sum as the total minus the running sum before it."""
+  return (y_bar.sum(0) - jnp.cumsum(y_bar, axis=0) + y_bar,)
+
+
+def sort(x):
+  """Sort."""
+  return jnp.sort(x)
+
+
+def sort_forward(x):
+  """Sort by a permutation, which is kept."""
+  order = jnp.argsort(x)
+  return x[order], (order,)
+
+
+@bug(sort, (7,), leaves="x", causes="permuted", forward=sort_forward, f_vjp=True)
+def sort_not_inverted(order, y_bar):
   """The cotangent is permuted like the data, not back."""
-
-  def sort(x):
-    return jnp.sort(x)
-
-  def f_vjp(x):
-    order = jnp.argsort(x)
-
-    def pullback(y_bar):
-      return (y_bar[order],)
-
-    return x[order], pullback
-
-  return Example(sort, draw((7,)), f_vjp)
+  return (y_bar[order],)
 
 
-def convolution_shifted():
-  """The input's cotangent is cut out of the full convolution one place too far."""
-
-  @jax.custom_vjp
-  def smooth(x, kernel):
-    return jnp.convolve(x, kernel, mode="same")
-
-  def smooth_fwd(x, kernel):
-    return smooth(x, kernel), (x, kernel)
-
-  def smooth_bwd(residuals, y_bar):
-    x, kernel = residuals
-    full = jnp.convolve(y_bar, kernel[::-1])
-    padded = jnp.pad(x, 1)
-    kernel_bar = jnp.stack([padded[2 - i : 2 - i + x.size] @ y_bar for i in range(3)])
-    return full[2:] if full.size == x.size + 2 else full[: x.size], kernel_bar
-
-  smooth.defvjp(smooth_fwd, smooth_bwd)
-  return Example(smooth, draw((8,), (3,)))
+@right(sort, (7,), forward=sort_forward)
+def right_sort_inverted(order, y_bar):
+  """The cotangent of a sort goes back by the inverse permutation."""
+  return (y_bar[jnp.argsort(order)],)
 
 
-def roll_same_way():
+def difference(x):
+  """Subtract each entry's left neighbour."""
+  return x - jnp.roll(x, 1, axis=1)
+
+
+@bug(difference, (3, 6), leaves="x", causes="permuted, other function, path", f_vjp=True)
+def roll_same_way(x, y_bar):
   """The difference to the neighbour is rolled the same way in the rule as in the function."""
-
-  def difference(x):
-    return x - jnp.roll(x, 1, axis=1)
-
-  def f_vjp(x):
-    def pullback(y_bar):
-      return (y_bar - jnp.roll(y_bar, 1, axis=1),)
-
-    return difference(x), pullback
-
-  return Example(difference, draw((3, 6)), f_vjp)
-
-
-BUGS = (
-  Specimen("attention-without-jacobian", jacobian_missing, ("q", "k"), ("path",)),
-  Specimen("attention-softmax-axis", jacobian_axis, ("q", "k"), ("path", "other function")),
-  Specimen("attention-scale-of-keys", scale_of_the_keys, ("k",), ("constant factor",)),
-  Specimen(
-    "attention-causal-mask-forgotten",
-    causal_mask_forgotten,
-    ("v",),
-    ("other function", "wrong point"),
-  ),
-  Specimen("heads-permuted", heads_permuted, ("x",), ("permuted",)),
-  Specimen("cumsum-forward", cumsum_forward, ("x",), ("permuted", "other function", "path")),
-  Specimen("sort-not-inverted", sort_not_inverted, ("x",), ("permuted",)),
-  Specimen("convolution-shifted", convolution_shifted, ("x",), ("permuted", "other function")),
-  Specimen("roll-same-way", roll_same_way, ("x",), ("permuted", "other function", "path")),
-)
+  return (y_bar - jnp.roll(y_bar, 1, axis=1),)

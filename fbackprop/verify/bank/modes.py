@@ -1,32 +1,37 @@
-"""Bugs that show under one transformation only: jit, vmap, a second derivative."""
+"""Transformations and calls: rules that are wrong under jit, vmap or a second derivative alone, and
+right rules that are called unusually: static arguments, nested, mapped, closed over.
+"""
+
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fbackprop.verify.bank.arguments import draw
-from fbackprop.verify.bank.specimen import Example, Specimen
+from fbackprop.verify.bank.references import (
+  cube,
+  linear,
+  sigmoid,
+  sine_layer,
+  softmax,
+  softmax_backward,
+  tanh,
+)
+from fbackprop.verify.bank.specimen import Example, bug, example, right
 
 
-def fast_path_of_jit():
+@bug(softmax, (5, 4), leaves="logits", causes="mode, path", f_vjp=True)
+def jit_fast_path(logits, y_bar):
   """What is traced takes a fast path, which forgets the sum of the softmax's rule."""
-
-  def softmax(logits):
-    return jax.nn.softmax(logits, axis=-1)
-
-  def f_vjp(logits):
-    y = softmax(logits)
-
-    def pullback(y_bar):
-      if isinstance(y_bar, jax.core.Tracer):
-        return (y * y_bar,)
-      return (y * (y_bar - (y * y_bar).sum(-1, keepdims=True)),)
-
-    return y, pullback
-
-  return Example(softmax, draw((5, 4)), f_vjp)
+  y = softmax(logits)
+  if isinstance(y_bar, jax.core.Tracer):
+    return (y * y_bar,)
+  return (softmax_backward(y, y_bar),)
 
 
-def batched_rule_means():
+@bug(leaves="w", causes="mode, constant factor", level="standard")
+def vmap_mean():
   """The weights' cotangent has a vmap rule of its own, which divides by the mapped axis."""
 
   @jax.custom_batching.custom_vmap
@@ -41,22 +46,14 @@ def batched_rule_means():
     )
     return jnp.einsum("kni,kno->kio", x, z_bar) / axis_size, True
 
-  @jax.custom_vjp
-  def linear(x, w):
-    return x @ w
-
-  def linear_fwd(x, w):
-    return x @ w, (x, w)
-
-  def linear_bwd(residuals, y_bar):
-    x, w = residuals
+  def rule(x, w, y_bar):
     return y_bar @ w.T, outer(x, y_bar)
 
-  linear.defvjp(linear_fwd, linear_bwd)
-  return Example(linear, draw((5, 4), (4, 3)))
+  return example(linear, rule, (5, 4), (4, 3))
 
 
-def batched_rule_shares():
+@bug(leaves="z", causes="mode", level="standard")
+def vmap_first_for_all():
   """Under vmap all examples get the first one's derivative."""
 
   @jax.custom_batching.custom_vmap
@@ -67,55 +64,29 @@ def batched_rule_shares():
   def slope_batched(axis_size, in_batched, y):
     return jnp.broadcast_to(1 - y[:1] ** 2, y.shape), True
 
-  def tanh(z):
-    return jnp.tanh(z)
+  def rule(z, y_bar):
+    return (y_bar * slope(jnp.tanh(z)),)
 
-  def f_vjp(z):
-    y = jnp.tanh(z)
-
-    def pullback(y_bar):
-      return (y_bar * slope(y),)
-
-    return y, pullback
-
-  return Example(tanh, draw((5, 3)), f_vjp)
+  return example(tanh, rule, (5, 3), f_vjp=True)
 
 
-def residuals_stopped():
+@bug(tanh, (5, 3), leaves="z", causes="mode, stop_gradient", level="standard")
+def residuals_stopped(z, y_bar):
   """stop_gradient on the residuals, to save memory: right once, and no second derivative."""
-
-  @jax.custom_vjp
-  def tanh(z):
-    return jnp.tanh(z)
-
-  def tanh_fwd(z):
-    y = jnp.tanh(z)
-    return y, jax.lax.stop_gradient(y)
-
-  def tanh_bwd(y, y_bar):
-    return (y_bar * (1 - jax.lax.stop_gradient(y) ** 2),)
-
-  tanh.defvjp(tanh_fwd, tanh_bwd)
-  return Example(tanh, draw((5, 3)))
+  y = jax.lax.stop_gradient(jnp.tanh(z))
+  return (y_bar * (1 - y**2),)
 
 
-def weights_stopped():
+@bug(sine_layer, (5, 4), (4, 3), leaves="w, x", causes="mode, stop_gradient", level="standard",
+     f_vjp=True)  # fmt: skip
+def weights_stopped(x, w, y_bar):
   """The weights are stopped in the rule, so that a penalty on the input's gradient can't train."""
-
-  def linear(x, w):
-    return jnp.sin(x @ w)
-
-  def f_vjp(x, w):
-    def pullback(y_bar):
-      z_bar = y_bar * jnp.cos(x @ w)
-      return z_bar @ jax.lax.stop_gradient(w).T, x.T @ z_bar
-
-    return linear(x, w), pullback
-
-  return Example(linear, draw((5, 4), (4, 3)), f_vjp)
+  z_bar = y_bar * jnp.cos(x @ w)
+  return z_bar @ jax.lax.stop_gradient(w).T, x.T @ z_bar
 
 
-def slope_with_a_wrong_slope():
+@bug(leaves="z", causes="mode, other function", level="standard")
+def slope_of_the_slope():
   """The sigmoid's slope s (1 - s) is right; its own derivative forgets the factor 1 - 2 s."""
 
   @jax.custom_jvp
@@ -128,56 +99,115 @@ def slope_with_a_wrong_slope():
     y = slope(*primals)
     return y, y * tangents[0]
 
-  @jax.custom_vjp
-  def sigmoid(z):
-    return jax.nn.sigmoid(z)
-
-  def sigmoid_fwd(z):
-    return sigmoid(z), z
-
-  def sigmoid_bwd(z, y_bar):
+  def rule(z, y_bar):
     return (y_bar * slope(z),)
 
-  sigmoid.defvjp(sigmoid_fwd, sigmoid_bwd)
-  return Example(sigmoid, draw((5, 3)))
+  return example(sigmoid, rule, (5, 3))
 
 
-def rounded_slope():
+@bug(cube, (6,), leaves="x", causes="mode, stop_gradient", level="standard")
+def table_without_slope(x, y_bar):
   """The rule multiplies by a table's value, added by stop_gradient: the table has no slope."""
-
-  @jax.custom_vjp
-  def cube(x):
-    return x**3
-
-  def cube_fwd(x):
-    return x**3, x
-
-  def cube_bwd(x, y_bar):
-    table = jax.lax.stop_gradient(3 * x * x)
-    return (y_bar * table,)
-
-  cube.defvjp(cube_fwd, cube_bwd)
-  return Example(cube, draw((6,)))
+  return (y_bar * jax.lax.stop_gradient(3 * x * x),)
 
 
-BUGS = (
-  Specimen("jit-fast-path", fast_path_of_jit, ("logits",), ("mode", "path")),
-  Specimen("vmap-mean", batched_rule_means, ("w",), ("mode", "constant factor"), level="standard"),
-  Specimen("vmap-first-for-all", batched_rule_shares, ("z",), ("mode",), level="standard"),
-  Specimen(
-    "residuals-stopped", residuals_stopped, ("z",), ("mode", "stop_gradient"), level="standard"
-  ),
-  Specimen(
-    "weights-stopped", weights_stopped, ("w", "x"), ("mode", "stop_gradient"), level="standard"
-  ),
-  Specimen(
-    "slope-of-the-slope",
-    slope_with_a_wrong_slope,
-    ("z",),
-    ("mode", "other function"),
-    level="standard",
-  ),
-  Specimen(
-    "table-without-slope", rounded_slope, ("x",), ("mode", "stop_gradient"), level="standard"
-  ),
-)
+# Right rules that are called unusually.
+
+
+@right()
+def right_not_differentiated():
+  """The first two arguments, a function and an exponent, are nondiff_argnums."""
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+  def power(function, exponent, x):
+    return function(x) ** exponent
+
+  def power_fwd(function, exponent, x):
+    y = function(x)
+    return y**exponent, y
+
+  def power_bwd(function, exponent, y, bar):
+    return (exponent * bar * y ** (exponent - 1) * (1 - y * y),)
+
+  power.defvjp(power_fwd, power_bwd)
+
+  def f(x):
+    return power(jnp.tanh, 3, x)
+
+  return Example(f, draw((5, 3)))
+
+
+@right()
+def right_static_axis():
+  """The axis is an integer of Python, and nondiff_argnums names it."""
+
+  @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+  def logsumexp(x, axis):
+    return jax.nn.logsumexp(x, axis=axis)
+
+  def logsumexp_fwd(x, axis):
+    return logsumexp(x, axis), jax.nn.softmax(x, axis=axis)
+
+  def logsumexp_bwd(axis, p, y_bar):
+    return (p * jnp.expand_dims(y_bar, axis),)
+
+  logsumexp.defvjp(logsumexp_fwd, logsumexp_bwd)
+  return Example(logsumexp, (*draw((5, 3)), 1))
+
+
+@right()
+def right_nested_rules():
+  """A rule whose forward pass calls a function with a rule of its own."""
+
+  def sine_backward(z, y_bar):
+    return (y_bar * jnp.cos(z),)
+
+  inner = example(jnp.sin, sine_backward).f
+
+  def twice_sine(x, w):
+    return inner(x @ w) * 2
+
+  def rule(x, w, y_bar):
+    _, inner_pullback = jax.vjp(inner, x @ w)
+    (z_bar,) = inner_pullback(2 * y_bar)
+    return z_bar @ w.T, x.T @ z_bar
+
+  return example(twice_sine, rule, (5, 4), (4, 3))
+
+
+@right()
+def right_closure_and_constants():
+  """The function closes over a jax array, and multiplies by one of NumPy."""
+  (mixing,) = draw((3, 3), seed=5)
+  gains = np.array([0.5, 1.0, 2.0], np.float32)
+
+  def mix(x):
+    return jnp.tanh(x @ mixing) * gains
+
+  def rule(x, y_bar):
+    h = jnp.tanh(x @ mixing)
+    return ((y_bar * gains * (1 - h * h)) @ mixing.T,)
+
+  return example(mix, rule, (5, 3))
+
+
+def unit(w, x):
+  """Compute tanh(w x) of one example."""
+  return jnp.tanh(w @ x)
+
+
+@right()
+def right_mapped_and_jitted():
+  """A rule for one example, under vmap, under jit."""
+
+  def rule(w, x, y_bar):
+    z_bar = y_bar * (1 - unit(w, x) ** 2)
+    return z_bar * x, z_bar * w
+
+  columns = jax.vmap(example(unit, rule).f, in_axes=(1, None))
+
+  @jax.jit
+  def layer(w, x):
+    return jax.vmap(columns, in_axes=(None, 0))(w, x)
+
+  return Example(layer, draw((4, 3), (5, 4)))

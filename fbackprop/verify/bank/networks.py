@@ -1,232 +1,253 @@
-"""Bugs of whole networks: skips, tied weights, stale residuals, recomputation, random masks."""
+"""Networks: skips, tied weights, stale residuals, recomputation, random masks; our own layers."""
 
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import draw, draw_mlp
-from fbackprop.verify.bank.specimen import Example, Specimen
+from fbackprop.combinators import serial, skip
+from fbackprop.layers.activations import gelu, relu, tanh
+from fbackprop.layers.dense import dense
+from fbackprop.layers.normalization import layer_norm, rms_norm
+from fbackprop.losses import softmax_cross_entropy
+from fbackprop.networks import mlp
+from fbackprop.repetition import remat, repeat
+from fbackprop.transforms import as_custom_vjp, pullback, value_and_grad
+from fbackprop.verify.bank.arguments import draw, key, labels, layer_params, mlp_params
+from fbackprop.verify.bank.references import layer, layer_backward
+from fbackprop.verify.bank.specimen import Example, bug, right
+
+# Skips and shared weights.
 
 
-def dense(p, x):
-  return x @ p["w"] + p["b"]
+def tanh_block(params, x):
+  """Compute x + tanh(x w + b)."""
+  return x + jnp.tanh(layer(params, x))
 
 
-def dense_backward(p, x, y_bar):
-  return {"b": y_bar.sum(0), "w": x.T @ y_bar}, y_bar @ p["w"].T
-
-
-def skip_dropped():
+@bug(tanh_block, layer_params(4, 4), (5, 4), leaves="x", causes="path")
+def skip_dropped(params, x, y_bar):
   """y = x + block(x), and the rule is that of the block alone."""
-
-  @jax.custom_vjp
-  def block(params, x):
-    return x + jnp.tanh(dense(params, x))
-
-  def block_fwd(params, x):
-    h = jnp.tanh(dense(params, x))
-    return x + h, (params, x, h)
-
-  def block_bwd(residuals, y_bar):
-    params, x, h = residuals
-    return dense_backward(params, x, y_bar * (1 - h * h))
-
-  block.defvjp(block_fwd, block_bwd)
-  return Example(block, (draw_mlp([4, 4])[0], *draw((5, 4))))
+  return layer_backward(params, x, y_bar * (1 - jnp.tanh(layer(params, x)) ** 2))
 
 
-def skip_twice():
+def relu_block(params, x):
+  """Add a network with one hidden layer of relu to x."""
+  return x + layer(params[1], jax.nn.relu(layer(params[0], x)))
+
+
+@bug(relu_block, mlp_params(4, 6, 4), (5, 4), leaves="x", causes="path", f_vjp=True)
+def skip_twice(params, x, y_bar):
   """The identity path of a skip is added at both ends of the block."""
-
-  def block(params, x):
-    return x + dense(params[1], jax.nn.relu(dense(params[0], x)))
-
-  def f_vjp(params, x):
-    h = jax.nn.relu(dense(params[0], x))
-
-    def pullback(y_bar):
-      second_bar, h_bar = dense_backward(params[1], h, y_bar)
-      first_bar, x_bar = dense_backward(params[0], x, h_bar * (h > 0))
-      return (first_bar, second_bar), x_bar + y_bar + y_bar
-
-    return block(params, x), pullback
-
-  return Example(block, (draw_mlp([4, 6, 4]), *draw((5, 4))), f_vjp)
+  h = jax.nn.relu(layer(params[0], x))
+  second_bar, h_bar = layer_backward(params[1], h, y_bar)
+  first_bar, x_bar = layer_backward(params[0], x, h_bar * (h > 0))
+  return (first_bar, second_bar), x_bar + y_bar + y_bar
 
 
-def tied_once():
+def autoencode(w, x):
+  """Encode by w and decode by its transpose."""
+  return jnp.tanh(x @ w) @ w.T
+
+
+@bug(autoencode, (5, 3), (6, 5), leaves="w", causes="path")
+def tied_once(w, x, y_bar):
   """An autoencoder with w and w.T: only the decoder's use of w is counted."""
-
-  @jax.custom_vjp
-  def autoencode(w, x):
-    return jnp.tanh(x @ w) @ w.T
-
-  def autoencode_fwd(w, x):
-    h = jnp.tanh(x @ w)
-    return h @ w.T, (w, x, h)
-
-  def autoencode_bwd(residuals, y_bar):
-    w, _, h = residuals
-    z_bar = (y_bar @ w) * (1 - h * h)
-    return y_bar.T @ h, z_bar @ w.T
-
-  autoencode.defvjp(autoencode_fwd, autoencode_bwd)
-  return Example(autoencode, draw((5, 3), (6, 5)))
+  h = jnp.tanh(x @ w)
+  return y_bar.T @ h, ((y_bar @ w) * (1 - h * h)) @ w.T
 
 
-def tied_twice():
+@right(autoencode, (5, 3), (6, 5))
+def right_autoencoder_tied(w, x, y_bar):
+  """w and its transpose in one network: both uses are added in one product."""
+  h = jnp.tanh(x @ w)
+  z_bar = (y_bar @ w) * (1 - h * h)
+  return jnp.concatenate([x, y_bar]).T @ jnp.concatenate([z_bar, h]), z_bar @ w.T
+
+
+def twice(w, x):
+  """Apply tanh(x w) twice."""
+  return jnp.tanh(jnp.tanh(x @ w) @ w)
+
+
+@bug(twice, (4, 4), (6, 4), leaves="w", causes="path", f_vjp=True)
+def tied_twice(w, x, y_bar):
   """Two layers share w, and the second one's cotangent is added twice."""
-
-  def net(w, x):
-    return jnp.tanh(jnp.tanh(x @ w) @ w)
-
-  def f_vjp(w, x):
-    h = jnp.tanh(x @ w)
-    y = jnp.tanh(h @ w)
-
-    def pullback(y_bar):
-      z2_bar = y_bar * (1 - y * y)
-      w_bar = h.T @ z2_bar
-      z1_bar = (z2_bar @ w.T) * (1 - h * h)
-      w_bar = w_bar + (w_bar + x.T @ z1_bar)
-      return w_bar, z1_bar @ w.T
-
-    return y, pullback
-
-  return Example(net, draw((4, 4), (6, 4)), f_vjp)
+  h = jnp.tanh(x @ w)
+  z2_bar = y_bar * (1 - jnp.tanh(h @ w) ** 2)
+  z1_bar = (z2_bar @ w.T) * (1 - h * h)
+  w_bar = h.T @ z2_bar
+  return w_bar + (w_bar + x.T @ z1_bar), z1_bar @ w.T
 
 
-def wrong_layer_input():
+def adapted(x, u, v):
+  """Compute x (u v), of low rank."""
+  return x @ (u @ v)
+
+
+def adapted_forward(x, u, v):
+  """Compute (x u) v."""
+  return (x @ u) @ v, (x, u, v)
+
+
+@right(adapted, (6, 5), (5, 2), (2, 4), forward=adapted_forward, f_vjp=True)
+def right_low_rank(x, u, v, y_bar):
+  """x (u v) by (x u) v, and the cotangents without ever forming u v."""
+  bar = y_bar @ v.T
+  return bar @ u.T, x.T @ bar, (x @ u).T @ y_bar
+
+
+# One hidden layer.
+
+
+def tanh_net(params, x):
+  """Compute an MLP with one hidden layer of tanh."""
+  return layer(params[1], jnp.tanh(layer(params[0], x)))
+
+
+@bug(tanh_net, mlp_params(4, 4, 3), (5, 4), leaves="params/1/w", causes="wrong point")
+def wrong_layer_input(params, x, y_bar):
   """The second layer's weights take the input of the net; it's as wide as the hidden layer."""
-
-  @jax.custom_vjp
-  def net(params, x):
-    return dense(params[1], jax.nn.sigmoid(dense(params[0], x)))
-
-  def net_fwd(params, x):
-    h = jax.nn.sigmoid(dense(params[0], x))
-    return dense(params[1], h), (params, x, h)
-
-  def net_bwd(residuals, y_bar):
-    params, x, h = residuals
-    second_bar, h_bar = dense_backward(params[1], x, y_bar)
-    first_bar, x_bar = dense_backward(params[0], x, h_bar * h * (1 - h))
-    return (first_bar, second_bar), x_bar
-
-  net.defvjp(net_fwd, net_bwd)
-  return Example(net, (draw_mlp([4, 4, 3]), *draw((5, 4))))
+  h = jnp.tanh(layer(params[0], x))
+  second_bar, h_bar = layer_backward(params[1], x, y_bar)
+  first_bar, x_bar = layer_backward(params[0], x, h_bar * (1 - h * h))
+  return (first_bar, second_bar), x_bar
 
 
-def updated_parameters():
+@bug(tanh_net, mlp_params(4, 5, 3), (6, 4), leaves="params/0/w, params/0/b",
+     causes="wrong point, cotangent", f_vjp=True)  # fmt: skip
+def updated_parameters(params, x, y_bar):
   """The rule goes back through the weights after a step of gradient descent on them."""
+  h = jnp.tanh(layer(params[0], x))
+  second_bar, _ = layer_backward(params[1], h, y_bar)
+  updated_w = params[1]["w"] - 0.01 * second_bar["w"]
+  first_bar, x_bar = layer_backward(params[0], x, (y_bar @ updated_w.T) * (1 - h * h))
+  return (first_bar, second_bar), x_bar
 
-  def net(params, x):
-    return dense(params[1], jnp.tanh(dense(params[0], x)))
+
+@bug(tanh_net, mlp_params(4, 5, 3), (6, 4), leaves="params/1/w", causes="wrong point")
+def recomputed_without_bias(params, x, y_bar):
+  """The hidden layer is computed again in the rule, without its bias."""
+  h = jnp.tanh(x @ params[0]["w"])
+  second_bar, h_bar = layer_backward(params[1], h, y_bar)
+  first_bar, x_bar = layer_backward(params[0], x, h_bar * (1 - h * h))
+  return (first_bar, second_bar), x_bar
+
+
+# Dropout.
+
+
+def dropout(x, key):
+  """Drop a quarter of the entries, and divide the others by the keep rate."""
+  return jnp.where(jax.random.bernoulli(key, 0.75, x.shape), x / 0.75, 0)
+
+
+@bug(dropout, (5, 6), key(0), leaves="x", causes="constant factor")
+def dropout_not_scaled(x, key, y_bar):
+  """Dropout divides by the keep rate, the rule only masks."""
+  return jnp.where(jax.random.bernoulli(key, 0.75, x.shape), y_bar, 0), None
+
+
+@right(dropout, (5, 6), key(0), f_vjp=True)
+def right_dropout_by_key(x, key, y_bar):
+  """The mask is drawn again in the rule from the same key."""
+  return dropout(y_bar, key), None
+
+
+@bug(dropout, (5, 6), key(1), leaves="x", causes="other function, wrong point")
+def dropout_another_key(x, key, y_bar):
+  """The mask is drawn again in the rule, from a key that was split once more."""
+  again, _ = jax.random.split(key)
+  return dropout(y_bar, again), None
+
+
+def linear_after_dropout(w, h, key):
+  """Multiply by w after a dropout."""
+  return dropout(h, key) @ w
+
+
+@bug(linear_after_dropout, (4, 3), (5, 4), key(2), leaves="w", causes="wrong point", f_vjp=True)
+def dropout_ignored_by_weights(w, h, key, y_bar):
+  """The weights after a dropout take the activations before it."""
+  return h.T @ y_bar, dropout(y_bar @ w.T, key), None
+
+
+# Our own layers.
+
+
+def params_of(net):
+  """Draw a network's parameters without running its initialisers, which take a while."""
+  leaves, structure = jax.tree.flatten(jax.eval_shape(net.init, jax.random.key(0)))
+  drawn = draw(*(leaf.shape for leaf in leaves), seed=4)
+  return jax.tree.unflatten(structure, [0.5 * leaf for leaf in drawn])
+
+
+def by_pullback(net, key=None):
+  """Make the example of a network of four inputs by `pullback`."""
+
+  def f(params, x):
+    return net.forward(params, x, key)[0]
 
   def f_vjp(params, x):
-    h = jnp.tanh(dense(params[0], x))
+    return pullback(net)(params, x, key)
 
-    def pullback(y_bar):
-      second_bar, _ = dense_backward(params[1], h, y_bar)
-      updated = {name: p - 0.01 * second_bar[name] for name, p in params[1].items()}
-      first_bar, x_bar = dense_backward(params[0], x, (y_bar @ updated["w"].T) * (1 - h * h))
-      return (first_bar, second_bar), x_bar
-
-    return net(params, x), pullback
-
-  return Example(net, (draw_mlp([4, 5, 3]), *draw((6, 4))), f_vjp)
+  return Example(f, (params_of(net), *draw((5, 4))), f_vjp)
 
 
-def recomputed_without_bias():
-  """The hidden layer is computed again in the rule, without its bias."""
-
-  @jax.custom_vjp
-  def net(params, x):
-    return dense(params[1], jnp.tanh(dense(params[0], x)))
-
-  def net_fwd(params, x):
-    return net(params, x), (params, x)
-
-  def net_bwd(residuals, y_bar):
-    params, x = residuals
-    h = jnp.tanh(x @ params[0]["w"])
-    second_bar, h_bar = dense_backward(params[1], h, y_bar)
-    first_bar, x_bar = dense_backward(params[0], x, h_bar * (1 - h * h))
-    return (first_bar, second_bar), x_bar
-
-  net.defvjp(net_fwd, net_bwd)
-  return Example(net, (draw_mlp([4, 5, 3]), *draw((6, 4))))
+@right()
+def right_mlp_relu():
+  """An MLP with relu by `as_custom_vjp`."""
+  net = mlp([4, 6, 5, 3], relu)
+  return Example(as_custom_vjp(net), (params_of(net), *draw((5, 4))))
 
 
-def keep_mask(key, shape, rate):
-  return jax.random.bernoulli(key, 1 - rate, shape)
+@right()
+def right_mlp_gelu_layer_norm():
+  """An MLP with gelu and layer_norm by `pullback`."""
+  return by_pullback(mlp([4, 6, 3], gelu, normalization=layer_norm))
 
 
-def mask_not_scaled():
-  """Dropout divides by the keep rate, the rule only masks."""
-
-  @jax.custom_vjp
-  def dropout(x, key):
-    return jnp.where(keep_mask(key, x.shape, 0.25), x / 0.75, 0)
-
-  def dropout_fwd(x, key):
-    mask = keep_mask(key, x.shape, 0.25)
-    return jnp.where(mask, x / 0.75, 0), mask
-
-  def dropout_bwd(mask, y_bar):
-    return jnp.where(mask, y_bar, 0), None
-
-  dropout.defvjp(dropout_fwd, dropout_bwd)
-  return Example(dropout, (*draw((5, 6)), jax.random.key(0)))
+@right()
+def right_mlp_dropout():
+  """An MLP with dropout, its key closed over."""
+  return by_pullback(mlp([4, 6, 3], tanh, dropout=0.5), key=jax.random.key(3))
 
 
-def mask_of_another_key():
-  """The mask is drawn again in the rule, from a key that was split once more."""
-
-  @jax.custom_vjp
-  def dropout(x, key):
-    return jnp.where(keep_mask(key, x.shape, 0.5), 2 * x, 0)
-
-  def dropout_fwd(x, key):
-    return dropout(x, key), key
-
-  def dropout_bwd(key, y_bar):
-    again, _ = jax.random.split(key)
-    return jnp.where(keep_mask(again, y_bar.shape, 0.5), 2 * y_bar, 0), None
-
-  dropout.defvjp(dropout_fwd, dropout_bwd)
-  return Example(dropout, (*draw((5, 6)), jax.random.key(1)))
+@right()
+def right_repeat():
+  """A block repeated in a scan over stacked parameters."""
+  return by_pullback(repeat(serial(tanh, dense(4, 4)), 3))
 
 
-def mask_ignored_by_weights():
-  """The weights after a dropout take the activations before it."""
-
-  def layer(w, h, key):
-    return jnp.where(keep_mask(key, h.shape, 0.5), 2 * h, 0) @ w
-
-  def f_vjp(w, h, key):
-    def pullback(y_bar):
-      h_bar = jnp.where(keep_mask(key, h.shape, 0.5), 2 * (y_bar @ w.T), 0)
-      return h.T @ y_bar, h_bar, None
-
-    return layer(w, h, key), pullback
-
-  return Example(layer, (*draw((4, 3), (5, 4)), jax.random.key(2)), f_vjp)
+@right()
+def right_remat():
+  """A block that keeps its input and computes again."""
+  return by_pullback(remat(serial(dense(4, 6), gelu, dense(6, 3))))
 
 
-BUGS = (
-  Specimen("skip-dropped", skip_dropped, ("x",), ("path",)),
-  Specimen("skip-twice", skip_twice, ("x",), ("path",)),
-  Specimen("tied-once", tied_once, ("w",), ("path",)),
-  Specimen("tied-twice", tied_twice, ("w",), ("path",)),
-  Specimen("wrong-layer-input", wrong_layer_input, ("params/1/w",), ("wrong point",)),
-  Specimen(
-    "updated-parameters",
-    updated_parameters,
-    ("params/0/w", "params/0/b"),
-    ("wrong point", "cotangent"),
-  ),
-  Specimen("recomputed-without-bias", recomputed_without_bias, ("params/1/w",), ("wrong point",)),
-  Specimen("dropout-not-scaled", mask_not_scaled, ("x",), ("constant factor",)),
-  Specimen("dropout-another-key", mask_of_another_key, ("x",), ("other function", "wrong point")),
-  Specimen("dropout-ignored-by-weights", mask_ignored_by_weights, ("w",), ("wrong point",)),
-)
+@right()
+def right_skip_rms_norm():
+  """x + block(x), with rms_norm in front."""
+  return by_pullback(serial(skip(serial(rms_norm(4), dense(4, 4), gelu)), dense(4, 2)))
+
+
+@right()
+def right_loss_of_a_net():
+  """The mean loss of a network with labels, by `value_and_grad`."""
+  net = mlp([4, 6, 3], tanh)
+  our_gradient = value_and_grad(net, softmax_cross_entropy, input_gradient=True)
+
+  def f(params, x, labels):
+    outputs = net.forward(params, x)[0]
+    return softmax_cross_entropy.forward(outputs, labels)[0].sum() / max(x.shape[0], 1)
+
+  def f_vjp(params, x, labels):
+    loss, bars = our_gradient(params, x, labels)
+
+    def pull(loss_bar):
+      def scaled(bar):
+        return loss_bar * bar
+
+      return (*jax.tree.map(scaled, bars), None)
+
+    return loss, pull
+
+  return Example(f, (params_of(net), *draw((6, 4), labels(6, 3))), f_vjp)

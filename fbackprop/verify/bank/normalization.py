@@ -1,218 +1,241 @@
-"""Bugs of normalisations: each correction term, eps, the divisor, the point."""
+"""Normalisations, norms and matrix functions: each correction term, eps, the divisor, the point."""
 
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import draw, draw_positive
-from fbackprop.verify.bank.specimen import Example, Specimen
+from fbackprop.verify.bank.arguments import normal, positive
+from fbackprop.verify.bank.specimen import bug, right
 
 EPS = 1e-5
 
 
 def layer_norm(x, scale, shift):
-  """(x - mean) / sqrt(var + eps) over the last axis, scaled and shifted."""
-  centered = x - x.mean(-1, keepdims=True)
-  return centered * jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + EPS) * scale + shift
+  """Compute (x - mean) / sqrt(var + eps) over the last axis, scaled and shifted."""
+  x_hat, _ = normalized(x)
+  return x_hat * scale + shift
 
 
-def layer_norm_with(x_rule):
-  """A layer_norm whose `x_rule(x_hat, rstd, x_hat_bar, centered)` gives the input's cotangent."""
-
-  @jax.custom_vjp
-  def norm(x, scale, shift):
-    return layer_norm(x, scale, shift)
-
-  def norm_fwd(x, scale, shift):
-    return layer_norm(x, scale, shift), (x, scale)
-
-  def norm_bwd(residuals, y_bar):
-    x, scale = residuals
-    centered = x - x.mean(-1, keepdims=True)
-    rstd = jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + EPS)
-    x_bar = x_rule(centered * rstd, rstd, y_bar * scale, centered)
-    return x_bar, (y_bar * centered * rstd).sum(0), y_bar.sum(0)
-
-  norm.defvjp(norm_fwd, norm_bwd)
-  return Example(norm, (*draw((6, 5)), *draw_positive((5,)), *draw((5,), seed=2)))
+def normalized(x):
+  """Return (x - mean) / sqrt(var + eps) over the last axis, and 1 / sqrt(var + eps)."""
+  centered = x - mean(x)
+  rstd = jax.lax.rsqrt(mean(centered**2) + EPS)
+  return centered * rstd, rstd
 
 
-def without_mean_term():
-  """layer_norm's correction by the mean of the cotangent is missing."""
-
-  def x_rule(x_hat, rstd, bar, centered):
-    return rstd * (bar - x_hat * (bar * x_hat).mean(-1, keepdims=True))
-
-  return layer_norm_with(x_rule)
+def mean(x):
+  """Average over the last axis, which is kept."""
+  return x.mean(-1, keepdims=True)
 
 
-def without_variance_term():
-  """layer_norm's correction along x_hat is missing."""
-
-  def x_rule(x_hat, rstd, bar, centered):
-    return rstd * (bar - bar.mean(-1, keepdims=True))
-
-  return layer_norm_with(x_rule)
+LAYER_NORM = (layer_norm, (6, 5), positive(5), normal(5, seed=2))
 
 
-def without_eps():
+def layer_norm_forward(x, scale, shift):
+  """Compute `layer_norm` and keep x_hat."""
+  x_hat, rstd = normalized(x)
+  return x_hat * scale + shift, (x_hat, rstd, scale)
+
+
+def scale_and_shift_bar(x_hat, y_bar):
+  """Pull a cotangent back to the scale and the shift."""
+  return (y_bar * x_hat).sum(0), y_bar.sum(0)
+
+
+@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path")
+def layer_norm_without_mean(x_hat, rstd, scale, y_bar):
+  """The correction by the mean of the cotangent is missing."""
+  bar = y_bar * scale
+  return rstd * (bar - x_hat * mean(bar * x_hat)), *scale_and_shift_bar(x_hat, y_bar)
+
+
+@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path")
+def layer_norm_without_variance(x_hat, rstd, scale, y_bar):
+  """The correction along x_hat is missing."""
+  bar = y_bar * scale
+  return rstd * (bar - mean(bar)), *scale_and_shift_bar(x_hat, y_bar)
+
+
+@bug(*LAYER_NORM, leaves="x", causes="other function, wrong point, not finite")
+def layer_norm_without_eps(x, scale, shift, y_bar):
   """x_hat is recomputed in the rule without eps: wrong by 1e-5 where the variance is near 1."""
-
-  def x_rule(x_hat, rstd, bar, centered):
-    rstd = jax.lax.rsqrt((centered**2).mean(-1, keepdims=True))
-    x_hat = centered * rstd
-    both = bar.mean(-1, keepdims=True) + x_hat * (bar * x_hat).mean(-1, keepdims=True)
-    return rstd * (bar - both)
-
-  return layer_norm_with(x_rule)
+  centered, bar = x - mean(x), y_bar * scale
+  rstd = jax.lax.rsqrt(mean(centered**2))
+  x_hat = centered * rstd
+  x_bar = rstd * (bar - (mean(bar) + x_hat * mean(bar * x_hat)))
+  return x_bar, *scale_and_shift_bar(normalized(x)[0], y_bar)
 
 
-def unbiased_divisor():
+@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path, other function")
+def layer_norm_unbiased(x_hat, rstd, scale, y_bar):
   """The correction along x_hat divides by D - 1."""
-
-  def x_rule(x_hat, rstd, bar, centered):
-    along = x_hat * (bar * x_hat).sum(-1, keepdims=True) / (x_hat.shape[-1] - 1)
-    return rstd * (bar - bar.mean(-1, keepdims=True) - along)
-
-  return layer_norm_with(x_rule)
+  bar = y_bar * scale
+  along = x_hat * (bar * x_hat).sum(-1, keepdims=True) / (x_hat.shape[-1] - 1)
+  return rstd * (bar - mean(bar) - along), *scale_and_shift_bar(x_hat, y_bar)
 
 
-def axis_of_examples():
+@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path, other function")
+def layer_norm_axis(x_hat, rstd, scale, y_bar):
   """The mean of the cotangent is taken over the examples."""
-
-  def x_rule(x_hat, rstd, bar, centered):
-    along = x_hat * (bar * x_hat).mean(-1, keepdims=True)
-    return rstd * (bar - bar.mean(0, keepdims=True) - along)
-
-  return layer_norm_with(x_rule)
+  bar = y_bar * scale
+  x_bar = rstd * (bar - bar.mean(0, keepdims=True) - x_hat * mean(bar * x_hat))
+  return x_bar, *scale_and_shift_bar(x_hat, y_bar)
 
 
-def scale_left_out():
+@bug(*LAYER_NORM, leaves="x", causes="path, other function", f_vjp=True)
+def layer_norm_scale_left_out(x, scale, shift, y_bar):
   """The corrections take the cotangent of y, not that of x_hat: the scale is forgotten there."""
-
-  def norm(x, scale):
-    return layer_norm(x, scale, jnp.zeros_like(scale))
-
-  def f_vjp(x, scale):
-    centered = x - x.mean(-1, keepdims=True)
-    rstd = jax.lax.rsqrt((centered**2).mean(-1, keepdims=True) + EPS)
-    x_hat = centered * rstd
-
-    def pullback(y_bar):
-      both = y_bar.mean(-1, keepdims=True) + x_hat * (y_bar * x_hat).mean(-1, keepdims=True)
-      return rstd * (y_bar * scale - both), (y_bar * x_hat).sum(0)
-
-    return norm(x, scale), pullback
-
-  return Example(norm, (*draw((6, 5)), *draw_positive((5,))), f_vjp)
+  x_hat, rstd = normalized(x)
+  x_bar = rstd * (y_bar * scale - (mean(y_bar) + x_hat * mean(y_bar * x_hat)))
+  return x_bar, *scale_and_shift_bar(x_hat, y_bar)
 
 
-def scale_at_input():
+@right(*LAYER_NORM, forward=layer_norm_forward)
+def right_layer_norm_sums(x_hat, rstd, scale, y_bar):
+  """layer_norm's rule in sums: rstd / D (D b - Σ b - x_hat Σ b x_hat)."""
+  d, bar = x_hat.shape[-1], y_bar * scale
+  sums = bar.sum(-1, keepdims=True) + x_hat * (bar * x_hat).sum(-1, keepdims=True)
+  return rstd / d * (d * bar - sums), jnp.einsum("nd,nd->d", y_bar, x_hat), y_bar.sum(0)
+
+
+@right(*LAYER_NORM, f_vjp=True)
+def right_layer_norm_from_moments(x, scale, shift, y_bar):
+  """layer_norm's rule by way of the cotangents of variance and mean, with x centred again."""
+  d, bar, centered = x.shape[-1], y_bar * scale, x - mean(x)
+  rstd = 1 / jnp.sqrt(jnp.mean(centered * centered, -1, keepdims=True) + EPS)
+  var_bar = (-0.5 * bar * centered * rstd**3).sum(-1, keepdims=True)
+  mean_bar = -(bar * rstd).sum(-1, keepdims=True)
+  x_bar = bar * rstd + 2 * var_bar * centered / d + mean_bar / d
+  return x_bar, (y_bar * centered * rstd).sum(0), y_bar.sum(0)
+
+
+def rms_norm(x):
+  """Divide by the root mean square over the last axis."""
+  return x * jax.lax.rsqrt(mean(x * x) + EPS)
+
+
+def rms_norm_scaled(x, scale):
+  """Scale x, and divide it by its root mean square."""
+  return scale * x * jax.lax.rsqrt(mean(x * x) + EPS)
+
+
+@bug(rms_norm_scaled, (6, 5), positive(5), leaves="scale", causes="wrong point", f_vjp=True)
+def rms_norm_scale_at_input(x, scale, y_bar):
   """The scale's cotangent takes x where the normalised x_hat belongs."""
-
-  def norm(x, scale):
-    return scale * x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + EPS)
-
-  def f_vjp(x, scale):
-    rstd = jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + EPS)
-    x_hat = x * rstd
-
-    def pullback(y_bar):
-      bar = y_bar * scale
-      x_bar = rstd * (bar - x_hat * (bar * x_hat).mean(-1, keepdims=True))
-      return x_bar, (y_bar * x).sum(0)
-
-    return norm(x, scale), pullback
-
-  return Example(norm, (*draw((6, 5)), *draw_positive((5,))), f_vjp)
+  rstd = jax.lax.rsqrt(mean(x * x) + EPS)
+  x_hat, bar = x * rstd, y_bar * scale
+  return rstd * (bar - x_hat * mean(bar * x_hat)), (y_bar * x).sum(0)
 
 
-def rms_without_correction():
+@bug(rms_norm, (6, 5), leaves="x", causes="path")
+def rms_norm_constant(x, y_bar):
   """rms_norm takes its root mean square for a constant."""
-
-  @jax.custom_vjp
-  def rms_norm(x):
-    return x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + EPS)
-
-  def rms_norm_fwd(x):
-    rstd = jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + EPS)
-    return x * rstd, rstd
-
-  def rms_norm_bwd(rstd, y_bar):
-    return (y_bar * rstd,)
-
-  rms_norm.defvjp(rms_norm_fwd, rms_norm_bwd)
-  return Example(rms_norm, draw((6, 5)))
+  return (y_bar * jax.lax.rsqrt(mean(x * x) + EPS),)
 
 
-def batch_statistics_constant():
+def rms_norm_forward(x):
+  """Compute `rms_norm` and keep y and the inverse root alone."""
+  rstd = jax.lax.rsqrt(mean(x * x) + EPS)
+  return x * rstd, (x * rstd, rstd)
+
+
+@right(rms_norm, (6, 5), forward=rms_norm_forward)
+def right_rms_norm_from_output(y, rstd, y_bar):
+  """rms_norm's rule from y and the inverse root alone; the scale is 1."""
+  return (rstd * (y_bar - y * mean(y_bar * y)),)
+
+
+def batch_norm(x, scale):
+  """Normalise over the examples."""
+  return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + EPS) * scale
+
+
+@bug(batch_norm, (7, 4), positive(4), leaves="x", causes="path")
+def batch_norm_constant(x, scale, y_bar):
   """batch_norm's rule is that of evaluation, with the batch's mean and variance as constants."""
-
-  @jax.custom_vjp
-  def batch_norm(x, scale):
-    return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + EPS) * scale
-
-  def batch_norm_fwd(x, scale):
-    rstd = jax.lax.rsqrt(x.var(0) + EPS)
-    return batch_norm(x, scale), ((x - x.mean(0)) * rstd, rstd, scale)
-
-  def batch_norm_bwd(residuals, y_bar):
-    x_hat, rstd, scale = residuals
-    return y_bar * rstd * scale, (y_bar * x_hat).sum(0)
-
-  batch_norm.defvjp(batch_norm_fwd, batch_norm_bwd)
-  return Example(batch_norm, (*draw((7, 4)), *draw_positive((4,))))
+  rstd = jax.lax.rsqrt(x.var(0) + EPS)
+  return y_bar * rstd * scale, (y_bar * ((x - x.mean(0)) * rstd)).sum(0)
 
 
-def norm_at_zero():
+@right(batch_norm, (7, 4), positive(4))
+def right_batch_norm_projected(x, scale, y_bar):
+  """batch_norm's rule as a projection: what is along 1 and along x_hat is taken out."""
+  rstd = jax.lax.rsqrt(x.var(0) + EPS)
+  x_hat = (x - x.mean(0)) * rstd
+  scale_bar = (y_bar * x_hat).sum(0)
+  along = x_hat * scale_bar / max(x.shape[0], 1)
+  return scale * rstd * (y_bar - y_bar.mean(0) - along), scale_bar
+
+
+def unit(x):
+  """Divide each row by its length, with an eps under the root."""
+  return x / jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
+
+
+@bug(unit, (5, 3), leaves="x", causes="not finite", level="standard")
+def norm_at_zero(x, y_bar):
   """The forward pass has an eps under its root; the rule divides by the norm, 0/0 at a zero row."""
-
-  @jax.custom_vjp
-  def unit(x):
-    return x / jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
-
-  def unit_fwd(x):
-    return unit(x), x
-
-  def unit_bwd(x, y_bar):
-    length = jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
-    direction = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-    along = (x / length) * jnp.linalg.norm(x, axis=-1, keepdims=True) / length
-    return ((y_bar - along * (y_bar * direction).sum(-1, keepdims=True)) / length,)
-
-  unit.defvjp(unit_fwd, unit_bwd)
-  return Example(unit, draw((5, 3)))
+  length = jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
+  norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
+  along = (x / length) * norm / length
+  return ((y_bar - along * (y_bar * (x / norm)).sum(-1, keepdims=True)) / length,)
 
 
-def weight_norm_projection():
+def length_of_rows(x):
+  """Compute the length of each row, with a gradient of 0 at a zero row."""
+  square = (x * x).sum(-1)
+  nonzero = square > 0
+  return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, square, 1)), 0)
+
+
+def rows_with_a_zero():
+  """Draw five rows, of which one is zero."""
+  return normal(5, 3, seed=0)().at[2].set(0)
+
+
+@right(length_of_rows, rows_with_a_zero, f_vjp=True)
+def right_safe_norm(x, y_bar):
+  """The length of each row, with the gradient 0 at a zero row by two wheres."""
+  y = length_of_rows(x)
+  nonzero = y > 0
+  return (jnp.where(nonzero, y_bar / jnp.where(nonzero, y, 1), 0)[:, None] * x,)
+
+
+def weight_norm(x, v, g):
+  """Compute x w with the columns of w of direction v and length g."""
+  return x @ (g * v / jnp.linalg.norm(v, axis=0))
+
+
+@bug(weight_norm, (5, 4), (4, 3), positive(3), leaves="v", causes="path", f_vjp=True)
+def weight_norm_projection(x, v, g, y_bar):
   """g v / |v| without the projection that keeps the length out of v's cotangent."""
-
-  def weight_norm(x, v, g):
-    return x @ (g * v / jnp.linalg.norm(v, axis=0))
-
-  def f_vjp(x, v, g):
-    length = jnp.linalg.norm(v, axis=0)
-
-    def pullback(y_bar):
-      w_bar = x.T @ y_bar
-      return y_bar @ (g * v / length).T, w_bar * g / length, (w_bar * v / length).sum(0)
-
-    return weight_norm(x, v, g), pullback
-
-  return Example(weight_norm, (*draw((5, 4), (4, 3)), *draw_positive((3,))), f_vjp)
+  length, w_bar = jnp.linalg.norm(v, axis=0), x.T @ y_bar
+  return y_bar @ (g * v / length).T, w_bar * g / length, (w_bar * v / length).sum(0)
 
 
-BUGS = (
-  Specimen("layer-norm-without-mean", without_mean_term, ("x",), ("path",)),
-  Specimen("layer-norm-without-variance", without_variance_term, ("x",), ("path",)),
-  Specimen(
-    "layer-norm-without-eps", without_eps, ("x",), ("other function", "wrong point", "not finite")
-  ),
-  Specimen("layer-norm-unbiased", unbiased_divisor, ("x",), ("path", "other function")),
-  Specimen("layer-norm-axis", axis_of_examples, ("x",), ("path", "other function")),
-  Specimen("layer-norm-scale-left-out", scale_left_out, ("x",), ("path", "other function")),
-  Specimen("rms-norm-scale-at-input", scale_at_input, ("scale",), ("wrong point",)),
-  Specimen("rms-norm-constant", rms_without_correction, ("x",), ("path",)),
-  Specimen("batch-norm-constant", batch_statistics_constant, ("x",), ("path",)),
-  Specimen("norm-at-zero", norm_at_zero, ("x",), ("not finite",), level="standard"),
-  Specimen("weight-norm-projection", weight_norm_projection, ("v",), ("path",)),
-)
+def gram_plus_one(a):
+  """Compute a aᵀ + 1, which is symmetric and positive definite."""
+  return a @ a.T + jnp.eye(a.shape[0], dtype=a.dtype)
+
+
+def ridge_solve(a, b):
+  """Solve (a aᵀ + 1) x = b."""
+  return jnp.linalg.solve(gram_plus_one(a), b)
+
+
+@right(ridge_solve, (3, 4), (3, 2))
+def right_ridge_solve(a, b, x_bar):
+  """The rule solves with the same matrix, which is symmetric."""
+  x, b_bar = ridge_solve(a, b), ridge_solve(a, x_bar)
+  return -(b_bar @ (x.T @ a) + x @ (b_bar.T @ a)), b_bar
+
+
+def half_log_determinant(a):
+  """Compute ½ log det(1 + a aᵀ) by Cholesky."""
+  return jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gram_plus_one(a)))))
+
+
+@right(half_log_determinant, (3, 4), f_vjp=True)
+def right_log_determinant(a, y_bar):
+  """The rule of a log determinant solves with the Cholesky factor."""
+  factor = jnp.linalg.cholesky(gram_plus_one(a))
+  return (y_bar * jax.scipy.linalg.cho_solve((factor, True), a),)

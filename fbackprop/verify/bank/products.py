@@ -1,157 +1,245 @@
-"""Bugs of matrix products: axes, scales, transposes, what was left in."""
+"""Products, convolutions and embeddings: axes, scales, transposes, tiles, padding."""
 
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import draw
-from fbackprop.verify.bank.specimen import Example, Specimen
+from fbackprop.verify.bank.arguments import integers, labels
+from fbackprop.verify.bank.references import dense, linear, shift, tanh_layer
+from fbackprop.verify.bank.specimen import bug, right
+
+TILE = 8
 
 
-def bias_mean():
+@bug(dense, (5, 4), (4, 3), (3,), leaves="b", causes="constant factor")
+def bias_mean(x, w, b, y_bar):
   """The bias's cotangent is averaged over the examples, not summed."""
-
-  @jax.custom_vjp
-  def dense(x, w, b):
-    return x @ w + b
-
-  def dense_fwd(x, w, b):
-    return x @ w + b, (x, w)
-
-  def dense_bwd(residuals, y_bar):
-    x, w = residuals
-    return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
-
-  dense.defvjp(dense_fwd, dense_bwd)
-  return Example(dense, draw((5, 4), (4, 3), (3,)))
+  return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
 
 
-def divided_twice():
-  """The mean's 1/N is in the residual already, and the weights divide by N once more."""
-
-  def mean_squared_error(w, b, x, targets):
-    return 0.5 * jnp.mean(jnp.sum((x @ w + b - targets) ** 2, axis=1))
-
-  def f_vjp(w, b, x, targets):
-    error = x @ w + b - targets
-
-    def pullback(loss_bar):
-      y_bar = loss_bar * error / x.shape[0]
-      return x.T @ y_bar / x.shape[0], y_bar.sum(0), y_bar @ w.T, -y_bar
-
-    return mean_squared_error(w, b, x, targets), pullback
-
-  return Example(mean_squared_error, draw((4, 3), (3,), (7, 4), (7, 3)), f_vjp)
+def mean_squared_error(w, b, x, targets):
+  """Average ½ |x w + b - t|² over the examples."""
+  return 0.5 * jnp.mean(jnp.sum((x @ w + b - targets) ** 2, axis=1))
 
 
-def input_not_transposed():
-  """y_bar @ w where y_bar @ w.T belongs; nothing complains, since w is square."""
-
-  @jax.custom_vjp
-  def dense(x, w, b):
-    return x @ w + b
-
-  def dense_fwd(x, w, b):
-    return x @ w + b, (x, w)
-
-  def dense_bwd(residuals, y_bar):
-    x, w = residuals
-    return y_bar @ w, x.T @ y_bar, y_bar.sum(0)
-
-  dense.defvjp(dense_fwd, dense_bwd)
-  return Example(dense, draw((5, 4), (4, 4), (4,)))
+@bug(mean_squared_error, (4, 3), (3,), (7, 4), (7, 3), leaves="w", causes="constant factor",
+     f_vjp=True)  # fmt: skip
+def divided_twice(w, b, x, targets, loss_bar):
+  """The mean's 1/N is in y_bar already, and the weights' cotangent divides by N once more."""
+  y_bar = loss_bar * (x @ w + b - targets) / x.shape[0]
+  return x.T @ y_bar / x.shape[0], y_bar.sum(0), y_bar @ w.T, -y_bar
 
 
-def weights_transposed():
-  """The weights' cotangent comes out transposed; nothing complains, since w is square."""
-
-  def linear(x, w):
-    return x @ w
-
-  def f_vjp(x, w):
-    def pullback(y_bar):
-      return y_bar @ w.T, y_bar.T @ x
-
-    return x @ w, pullback
-
-  return Example(linear, draw((6, 4), (4, 4)), f_vjp)
+@bug(dense, (5, 4), (4, 4), (4,), leaves="x", causes="transposed")
+def input_not_transposed(x, w, b, y_bar):
+  """y_bar @ w where y_bar @ w.T belongs; the shapes agree, since w is square."""
+  return y_bar @ w, x.T @ y_bar, y_bar.sum(0)
 
 
-def batched_product():
+@bug(linear, (6, 4), (4, 4), leaves="w", causes="transposed", f_vjp=True)
+def weights_transposed(x, w, y_bar):
+  """The weights' cotangent is transposed; the shapes agree, since w is square."""
+  return y_bar @ w.T, y_bar.T @ x
+
+
+def batched_product(a, b):
+  """Multiply N pairs of matrices."""
+  return jnp.einsum("nij,njk->nik", a, b)
+
+
+@bug(batched_product, (5, 3, 3), (5, 3, 3), leaves="a", causes="transposed")
+def batched_product_square(a, b, y_bar):
   """The left factor's cotangent takes the right factor untransposed in each square matrix."""
-
-  @jax.custom_vjp
-  def product(a, b):
-    return jnp.einsum("nij,njk->nik", a, b)
-
-  def product_fwd(a, b):
-    return product(a, b), (a, b)
-
-  def product_bwd(residuals, y_bar):
-    a, b = residuals
-    return jnp.matmul(y_bar, b), jnp.einsum("nij,nik->njk", a, y_bar)
-
-  product.defvjp(product_fwd, product_bwd)
-  return Example(product, draw((5, 3, 3), (5, 3, 3)))
+  return jnp.matmul(y_bar, b), jnp.einsum("nij,nik->njk", a, y_bar)
 
 
-def row_bias_axis():
-  """A bias for each row, summed over the rows; N equals D here."""
-
-  def shift_rows(x, bias):
-    return x + bias[:, None]
-
-  def f_vjp(x, bias):
-    def pullback(y_bar):
-      return y_bar, y_bar.sum(axis=0)
-
-    return shift_rows(x, bias), pullback
-
-  return Example(shift_rows, draw((4, 4), (4,)), f_vjp)
+def shift_rows(x, bias):
+  """Add a bias to each row."""
+  return x + bias[:, None]
 
 
-def weight_decay():
-  """The optimiser's weight decay, 1e-4 of w, was left in the rule."""
-
-  @jax.custom_vjp
-  def dense(x, w):
-    return jnp.tanh(x @ w)
-
-  def dense_fwd(x, w):
-    y = dense(x, w)
-    return y, (x, w, y)
-
-  def dense_bwd(residuals, y_bar):
-    x, w, y = residuals
-    z_bar = y_bar * (1 - y * y)
-    return z_bar @ w.T, x.T @ z_bar + 1e-4 * w
-
-  dense.defvjp(dense_fwd, dense_bwd)
-  return Example(dense, draw((5, 4), (4, 3)))
+@bug(shift_rows, (4, 4), (4,), leaves="bias", causes="transposed, structure", f_vjp=True)
+def row_bias_axis(x, bias, y_bar):
+  """The cotangent of a bias for each row is summed over the rows; N equals D here."""
+  return y_bar, y_bar.sum(axis=0)
 
 
-def bilinear_symmetric():
+@bug(tanh_layer, (5, 4), (4, 3), leaves="w", causes="proportional to a parameter")
+def weight_decay(x, w, y_bar):
+  """The optimiser's weight decay, 1e-4 w, was left in the rule."""
+  z_bar = y_bar * (1 - tanh_layer(x, w) ** 2)
+  return z_bar @ w.T, x.T @ z_bar + 1e-4 * w
+
+
+def quadratic_form(x, a):
+  """Compute xᵀ A x for each example."""
+  return jnp.einsum("ni,ij,nj->n", x, a, x)
+
+
+@bug(quadratic_form, (5, 4), (4, 4), leaves="x", causes="transposed, path", f_vjp=True)
+def bilinear_symmetric(x, a, y_bar):
   """The rule of xᵀ A x takes A for symmetric."""
-
-  def quadratic_form(x, a):
-    return jnp.einsum("ni,ij,nj->n", x, a, x)
-
-  def f_vjp(x, a):
-    def pullback(y_bar):
-      x_bar = 2 * y_bar[:, None] * (x @ a)
-      return x_bar, jnp.einsum("n,ni,nj->ij", y_bar, x, x)
-
-    return quadratic_form(x, a), pullback
-
-  return Example(quadratic_form, draw((5, 4), (4, 4)), f_vjp)
+  return 2 * y_bar[:, None] * (x @ a), jnp.einsum("n,ni,nj->ij", y_bar, x, x)
 
 
-BUGS = (
-  Specimen("bias-mean", bias_mean, ("b",), ("constant factor",)),
-  Specimen("divided-twice", divided_twice, ("w",), ("constant factor",)),
-  Specimen("input-not-transposed", input_not_transposed, ("x",), ("transposed",)),
-  Specimen("weights-transposed", weights_transposed, ("w",), ("transposed",)),
-  Specimen("batched-product-square", batched_product, ("a",), ("transposed",)),
-  Specimen("row-bias-axis", row_bias_axis, ("bias",), ("transposed", "structure")),
-  Specimen("weight-decay", weight_decay, ("w",), ("proportional to a parameter",)),
-  Specimen("bilinear-symmetric", bilinear_symmetric, ("x",), ("transposed", "path")),
-)
+@right(linear, (5, 4), (4, 3))
+def right_einsum(x, w, y_bar):
+  """The weights' cotangent is an einsum with its operands in the other order, transposed."""
+  return y_bar @ w.T, jnp.einsum("no,ni->oi", y_bar, x).T
+
+
+@right(linear, (19, 4), (4, 3))
+def right_tiles_with_remainder(x, w, y_bar):
+  """The product is summed over tiles of 8 examples, the last of them smaller."""
+  w_bar = jnp.zeros_like(w)
+  for start in range(0, x.shape[0], TILE):
+    w_bar = w_bar + x[start : start + TILE].T @ y_bar[start : start + TILE]
+  return y_bar @ w.T, w_bar
+
+
+@right(linear, (11, 4), (4, 3))
+def right_padded_to_tiles(x, w, y_bar):
+  """N is padded by zeros to a multiple of 8, and the tiles are summed by a scan."""
+  padding = -x.shape[0] % TILE
+  tiles = [jnp.pad(a, ((0, padding), (0, 0))).reshape(-1, TILE, a.shape[1]) for a in (x, y_bar)]
+
+  def add(total, tile):
+    return total + tile[0].T @ tile[1], None
+
+  return y_bar @ w.T, jax.lax.scan(add, jnp.zeros_like(w), tuple(tiles))[0]
+
+
+@right(linear, (6, 4), (4, 3))
+def right_examples_summed(x, w, y_bar):
+  """One outer product for each example by vmap, then their sum."""
+  return y_bar @ w.T, jax.vmap(jnp.outer)(x, y_bar).sum(axis=0)
+
+
+@right(linear, (7, 4), (4, 3))
+def right_halves_first(x, w, y_bar):
+  """The outer products are summed pairwise, an odd one carried along."""
+  terms = x[:, :, None] * y_bar[:, None, :]
+  while terms.shape[0] > 1:
+    half = terms.shape[0] // 2
+    terms = jnp.concatenate([terms[:half] + terms[half : 2 * half], terms[2 * half :]])
+  return y_bar @ w.T, terms.sum(0)
+
+
+@right(shift, (9, 3), (3,))
+def right_compensated_sum(x, b, y_bar):
+  """The bias's cotangent is summed by Kahan's method."""
+
+  def add(carry, row):
+    total, lost = carry
+    corrected = row - lost
+    new = total + corrected
+    return (new, (new - total) - corrected), None
+
+  zero = jnp.zeros_like(b)
+  return y_bar, jax.lax.scan(add, (zero, zero), y_bar)[0][0]
+
+
+@right(linear, (6, 4), (4, 3))
+def right_loop_in_float32(x, w, y_bar):
+  """A fori_loop over examples accumulates in float32, which it names."""
+
+  def add(n, total):
+    return total + jnp.outer(x[n], y_bar[n]).astype(jnp.float32)
+
+  zeros = jnp.zeros(w.shape, jnp.float32)
+  return y_bar @ w.T, jax.lax.fori_loop(0, x.shape[0], add, zeros).astype(x.dtype)
+
+
+def per_head(x, w):
+  """Multiply each head by its own matrix."""
+  return jnp.einsum("nhi,hij->nhj", x, w)
+
+
+def per_head_forward(x, w):
+  """Compute `per_head` by dot_general, with the heads as its batch."""
+  y = jax.lax.dot_general(x, w, (((2,), (1,)), ((1,), (0,))))
+  return y.transpose(1, 0, 2), (x, w)
+
+
+@right(per_head, (5, 2, 4), (2, 4, 3), forward=per_head_forward, f_vjp=True)
+def right_heads_by_dot_general(x, w, y_bar):
+  """All three products are a dot_general with the heads as its batch."""
+  x_bar = jax.lax.dot_general(y_bar, w, (((2,), (2,)), ((1,), (0,))))
+  w_bar = jax.lax.dot_general(x, y_bar, (((0,), (0,)), ((1,), (1,))))
+  return x_bar.transpose(1, 0, 2), w_bar
+
+
+# Convolutions.
+
+
+def convolve(x, kernel):
+  """Convolve a signal with a kernel of three."""
+  return jnp.convolve(x, kernel, mode="same")
+
+
+@bug(convolve, (8,), (3,), leaves="x", causes="permuted, other function")
+def convolution_shifted(x, kernel, y_bar):
+  """The input's cotangent is cut out of the full convolution one place too far."""
+  full = jnp.convolve(y_bar, kernel[::-1])
+  padded = jnp.pad(x, 1)
+  kernel_bar = jnp.stack([padded[2 - i : 2 - i + x.size] @ y_bar for i in range(3)])
+  return full[2:] if full.size == x.size + 2 else full[: x.size], kernel_bar
+
+
+def correlate(x, kernel):
+  """Correlate a signal with a kernel of three."""
+  padded = jnp.pad(x, 1)
+  return kernel[0] * padded[:-2] + kernel[1] * padded[1:-1] + kernel[2] * padded[2:]
+
+
+def patches(x):
+  """Stack each entry with its two neighbours, [N, 3]."""
+  padded = jnp.pad(x, 1)
+  return jnp.stack([padded[i : i + x.shape[0]] for i in range(3)], axis=1)
+
+
+def correlate_forward(x, kernel):
+  """Compute `correlate` as a product of patches."""
+  return patches(x) @ kernel, (x, kernel)
+
+
+@right(correlate, (9,), (3,), forward=correlate_forward, f_vjp=True)
+def right_convolution_by_product(x, kernel, y_bar):
+  """A convolution as a product of patches, whose cotangents are added back slice by slice."""
+  padded_bar = jnp.zeros(x.shape[0] + 2, x.dtype)
+  for i in range(3):
+    padded_bar = padded_bar.at[i : i + x.shape[0]].add(y_bar * kernel[i])
+  return padded_bar[1:-1], patches(x).T @ y_bar
+
+
+# Embeddings.
+
+
+def embed(table, indices):
+  """Take rows of a table."""
+  return table[indices]
+
+
+@bug(embed, (6, 3), integers(4, 1, 4, 0, 2), leaves="table", causes="subset of examples")
+def embedding_overwrites(table, indices, y_bar):
+  """Rows of the table that are used twice keep the last cotangent, where both should add up."""
+  return jnp.zeros_like(table).at[indices].set(y_bar), None
+
+
+@right(embed, (5, 3), labels(9, 5))
+def right_embedding_one_hot(table, indices, y_bar):
+  """The table's cotangent is a product with one-hot rows."""
+  return jax.nn.one_hot(indices, table.shape[0], dtype=y_bar.dtype).T @ y_bar, None
+
+
+@right(embed, (5, 3), labels(9, 5))
+def right_embedding_segments(table, indices, y_bar):
+  """The table's cotangent is a segment_sum."""
+  return jax.ops.segment_sum(y_bar, indices, num_segments=table.shape[0]), None
+
+
+@right(embed, (5, 3), labels(9, 5))
+def right_embedding_sorted(table, indices, y_bar):
+  """The rows are sorted by index before they are added up."""
+  order = jnp.argsort(indices)
+  rows = jnp.zeros_like(table)
+  return rows.at[indices[order]].add(y_bar[order], indices_are_sorted=True), None

@@ -1,221 +1,145 @@
-"""Bugs of losses with weights, ignored rows, and labels that act only sometimes."""
+"""Losses with weights, with ignored rows, and with labels that act only sometimes."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.verify.bank.arguments import draw, draw_labels, draw_positive
-from fbackprop.verify.bank.specimen import Example, Specimen
+from fbackprop.verify.bank.arguments import integers, labels, positive
+from fbackprop.verify.bank.references import cross_entropy, cross_entropy_backward
+from fbackprop.verify.bank.specimen import bug, right
+
+CLASS_WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 
 
-def losses_of(logits, labels):
-  """-log softmax(logits) at the label, for each example; labels below zero count as 0."""
-  log_p = jax.nn.log_softmax(logits)
-  return -jnp.take_along_axis(log_p, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
+def mean_of_labelled(logits, labels):
+  """Average the cross-entropy over the rows with a label, those not below zero."""
+  kept = (labels >= 0).astype(logits.dtype)
+  return jnp.sum(kept * cross_entropy(logits, labels)) / jnp.maximum(kept.sum(), 1)
 
 
-def losses_bar_to_logits(logits, labels, losses_bar):
-  """The cotangent of `losses_of`."""
-  p = jax.nn.softmax(logits)
-  one_hot = jax.nn.one_hot(jnp.maximum(labels, 0), p.shape[1], dtype=p.dtype)
-  return losses_bar[:, None] * (p - one_hot)
-
-
-def ignored_in_the_denominator():
+@bug(mean_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2), leaves="logits",
+     causes="constant factor")  # fmt: skip
+def ignored_in_the_denominator(logits, labels, loss_bar):
   """The mean is over rows with a label; the rule divides by all rows."""
-
-  @jax.custom_vjp
-  def loss(logits, labels):
-    kept = (labels >= 0).astype(logits.dtype)
-    return jnp.sum(kept * losses_of(logits, labels)) / jnp.maximum(kept.sum(), 1)
-
-  def loss_fwd(logits, labels):
-    return loss(logits, labels), (logits, labels)
-
-  def loss_bwd(residuals, loss_bar):
-    logits, labels = residuals
-    losses_bar = loss_bar * (labels >= 0) / labels.shape[0]
-    return losses_bar_to_logits(logits, labels, losses_bar), None
-
-  loss.defvjp(loss_fwd, loss_bwd)
-  return Example(loss, (*draw((6, 4)), jnp.asarray([1, -1, 0, 3, -1, 2])))
+  losses_bar = loss_bar * (labels >= 0) / labels.shape[0]
+  return cross_entropy_backward(logits, labels, losses_bar), None
 
 
-def ignored_rows_leak():
+@right(mean_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2))
+def right_ignored_rows(logits, labels, loss_bar):
+  """Rows with the label -1 count neither in the numerator nor in the denominator."""
+  p, rows = jax.nn.softmax(logits), jnp.arange(labels.shape[0])
+  bar = p.at[rows, jnp.maximum(labels, 0)].add(-1)
+  count = jnp.maximum((labels >= 0).sum(), 1)
+  return jnp.where((labels >= 0)[:, None], loss_bar * bar / count, 0), None
+
+
+def sum_of_labelled(logits, labels):
+  """Sum the cross-entropy over the rows with a label."""
+  return jnp.sum(jnp.where(labels >= 0, cross_entropy(logits, labels), 0))
+
+
+@bug(sum_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2), leaves="logits",
+     causes="subset of examples", f_vjp=True)  # fmt: skip
+def ignored_rows_leak(logits, labels, loss_bar):
   """Rows without a label add nothing to the loss, and get the gradient of label 0."""
-
-  def loss(logits, labels):
-    return jnp.sum(jnp.where(labels >= 0, losses_of(logits, labels), 0))
-
-  def f_vjp(logits, labels):
-    def pullback(loss_bar):
-      losses_bar = jnp.broadcast_to(loss_bar, labels.shape)
-      return losses_bar_to_logits(logits, labels, losses_bar), None
-
-    return loss(logits, labels), pullback
-
-  return Example(loss, (*draw((6, 4)), jnp.asarray([1, -1, 0, 3, -1, 2])), f_vjp)
+  return cross_entropy_backward(logits, labels, jnp.broadcast_to(loss_bar, labels.shape)), None
 
 
-def weights_in_the_denominator():
+def weighted_mean(logits, labels, weights):
+  """Average the cross-entropy by weights."""
+  return jnp.sum(weights * cross_entropy(logits, labels)) / weights.sum()
+
+
+@bug(weighted_mean, (6, 4), labels(6, 4), positive(6), leaves="logits", causes="constant factor")
+def weights_in_the_denominator(logits, labels, weights, loss_bar):
   """The mean divides by the sum of the weights, the rule by N."""
-
-  @jax.custom_vjp
-  def loss(logits, labels, weights):
-    return jnp.sum(weights * losses_of(logits, labels)) / weights.sum()
-
-  def loss_fwd(logits, labels, weights):
-    losses = losses_of(logits, labels)
-    return loss(logits, labels, weights), (logits, labels, weights, losses)
-
-  def loss_bwd(residuals, loss_bar):
-    logits, labels, weights, losses = residuals
-    mean = jnp.sum(weights * losses) / weights.sum()
-    logits_bar = losses_bar_to_logits(logits, labels, loss_bar * weights / len(weights))
-    return logits_bar, None, loss_bar * (losses - mean) / weights.sum()
-
-  loss.defvjp(loss_fwd, loss_bwd)
-  return Example(loss, (*draw((6, 4)), draw_labels(6, 4), *draw_positive((6,))))
+  mean = weighted_mean(logits, labels, weights)
+  logits_bar = cross_entropy_backward(logits, labels, loss_bar * weights / len(weights))
+  return logits_bar, None, loss_bar * (cross_entropy(logits, labels) - mean) / weights.sum()
 
 
-def weights_twice():
+def weighted(logits, labels, weights):
+  """Multiply the cross-entropy of each example by its weight."""
+  return weights * cross_entropy(logits, labels)
+
+
+@bug(weighted, (6, 4), labels(6, 4), positive(6), leaves="logits",
+     causes="other function, subset of examples", f_vjp=True)  # fmt: skip
+def weights_twice(logits, labels, weights, losses_bar):
   """The weights enter the loss once and its rule twice."""
-
-  def losses(logits, labels, weights):
-    return weights * losses_of(logits, labels)
-
-  def f_vjp(logits, labels, weights):
-    y = losses(logits, labels, weights)
-
-    def pullback(losses_bar):
-      bar = losses_bar * weights
-      logits_bar = losses_bar_to_logits(logits, labels, bar * weights)
-      return logits_bar, None, losses_bar * losses_of(logits, labels)
-
-    return y, pullback
-
-  return Example(losses, (*draw((6, 4)), draw_labels(6, 4), *draw_positive((6,))), f_vjp)
+  logits_bar = cross_entropy_backward(logits, labels, losses_bar * weights * weights)
+  return logits_bar, None, losses_bar * cross_entropy(logits, labels)
 
 
-def weights_without_gradient():
+def weighted_absolute_error(predictions, targets, weights):
+  """Sum the weighted absolute errors."""
+  return jnp.sum(weights * jnp.abs(predictions - targets))
+
+
+@bug(weighted_absolute_error, (7,), (7,), positive(7), leaves="weights", causes="zero")
+def weights_without_gradient(predictions, targets, weights, loss_bar):
   """The weights are floats and enter the loss, and their cotangent is zero."""
-
-  @jax.custom_vjp
-  def loss(predictions, targets, weights):
-    return jnp.sum(weights * jnp.abs(predictions - targets))
-
-  def loss_fwd(predictions, targets, weights):
-    kept = (jnp.sign(predictions - targets), weights)
-    return loss(predictions, targets, weights), kept
-
-  def loss_bwd(residuals, loss_bar):
-    sign, weights = residuals
-    return loss_bar * weights * sign, -loss_bar * weights * sign, None
-
-  loss.defvjp(loss_fwd, loss_bwd)
-  return Example(loss, (*draw((7,), (7,)), *draw_positive((7,))))
+  bar = loss_bar * weights * jnp.sign(predictions - targets)
+  return bar, -bar, None
 
 
-def class_weights_of_the_prediction():
+def weighted_squared_error(predictions, targets, weights):
+  """Average the squared error of the examples by weights."""
+  return jnp.sum(weights * jnp.sum((predictions - targets) ** 2, axis=1)) / weights.sum()
+
+
+def padded_forward(predictions, targets, weights):
+  """Compute `weighted_squared_error` with four more rows of weight zero."""
+  error = jnp.pad(predictions - targets, ((0, 4), (0, 0)))
+  padded = jnp.pad(weights, (0, 4))
+  total = padded.sum()
+  losses = (error**2).sum(1)
+  mean = padded @ losses / total
+  return mean, (error, padded / total, (losses - mean) / total)
+
+
+@right(weighted_squared_error, (5, 3), (5, 3), positive(5), forward=padded_forward, f_vjp=True)
+def right_padded_with_zero_weights(error, shares, weights_slope, loss_bar):
+  """Four rows of weight zero are appended, and cut off the cotangents again."""
+  n = error.shape[0] - 4
+  bar = 2 * loss_bar * shares[:, None] * error
+  return bar[:n], -bar[:n], (loss_bar * weights_slope)[:n]
+
+
+def class_weighted(logits, labels):
+  """Multiply the cross-entropy of each example by the weight of its label."""
+  return jnp.take(np.array(CLASS_WEIGHTS, np.float32), labels) * cross_entropy(logits, labels)
+
+
+@bug(class_weighted, (6, 4), labels(6, 4), leaves="logits", causes="other function", f_vjp=True)
+def class_weights_of_the_prediction(logits, labels, losses_bar):
   """Each row's weight is that of its label; the rule takes the weight of each column."""
-
-  class_weights = np.array([0.5, 1.0, 2.0, 4.0], np.float32)
-
-  def losses(logits, labels):
-    return jnp.take(class_weights, labels) * losses_of(logits, labels)
-
-  def f_vjp(logits, labels):
-    def pullback(losses_bar):
-      return losses_bar_to_logits(logits, labels, losses_bar) * class_weights[None], None
-
-    return losses(logits, labels), pullback
-
-  return Example(losses, (*draw((6, 4)), draw_labels(6, 4)), f_vjp)
+  class_weights = np.array(CLASS_WEIGHTS, np.float32)
+  return cross_entropy_backward(logits, labels, losses_bar) * class_weights, None
 
 
-def label_zero_as_padding():
-  """Label 0 is taken for padding in the rule only; no label of this call is 0."""
-
-  @jax.custom_vjp
-  def losses(logits, labels):
-    return losses_of(logits, labels)
-
-  def losses_fwd(logits, labels):
-    return losses(logits, labels), (logits, labels)
-
-  def losses_bwd(residuals, losses_bar):
-    logits, labels = residuals
-    return losses_bar_to_logits(logits, labels, jnp.where(labels > 0, losses_bar, 0)), None
-
-  losses.defvjp(losses_fwd, losses_bwd)
-  return Example(losses, (*draw((5, 4)), jnp.asarray([1, 3, 2, 1, 2])))
+@bug(cross_entropy, (5, 4), integers(1, 3, 2, 1, 2), leaves="logits",
+     causes="subset of examples", level="standard")  # fmt: skip
+def label_zero_as_padding(logits, labels, losses_bar):
+  """The rule alone takes label 0 for padding; no given label is 0."""
+  return cross_entropy_backward(logits, labels, jnp.where(labels > 0, losses_bar, 0)), None
 
 
-def equal_labels():
+def same_label(labels, dtype):
+  """Return 1 for each pair of equal labels, 0 for any other."""
+  return (labels[:, None] == labels).astype(dtype)
+
+
+def attraction(x, labels):
+  """Sum ½ |x_n - x_m|² over the pairs of equal labels."""
+  pairs = same_label(labels, x.dtype)[..., None] * (x[:, None] - x[None]) ** 2
+  return 0.5 * jnp.sum(pairs)
+
+
+@bug(attraction, (5, 3), integers(3, 0, 4, 1, 2), leaves="x",
+     causes="constant factor, path, subset of examples", level="standard", f_vjp=True)  # fmt: skip
+def equal_labels(x, labels, y_bar):
   """Pairs of one label attract each other, and the rule moves one of the two; here all differ."""
-
-  def attraction(x, labels):
-    same = (labels[:, None] == labels[None]).astype(x.dtype)
-    return 0.5 * jnp.sum(same[..., None] * (x[:, None] - x[None]) ** 2)
-
-  def f_vjp(x, labels):
-    same = (labels[:, None] == labels[None]).astype(x.dtype)
-
-    def pullback(y_bar):
-      return y_bar * jnp.einsum("nm,nmd->nd", same, x[:, None] - x[None]), None
-
-    return attraction(x, labels), pullback
-
-  return Example(attraction, (*draw((5, 3)), jnp.asarray([3, 0, 4, 1, 2])), f_vjp)
-
-
-def embedding_overwrites():
-  """Rows of the table that are used twice keep the last cotangent; they should add up."""
-
-  @jax.custom_vjp
-  def embed(table, indices):
-    return table[indices]
-
-  def embed_fwd(table, indices):
-    return table[indices], (table, indices)
-
-  def embed_bwd(residuals, y_bar):
-    table, indices = residuals
-    return jnp.zeros_like(table).at[indices].set(y_bar), None
-
-  embed.defvjp(embed_fwd, embed_bwd)
-  return Example(embed, (*draw((6, 3)), jnp.asarray([4, 1, 4, 0, 2])))
-
-
-BUGS = (
-  Specimen(
-    "ignored-in-the-denominator", ignored_in_the_denominator, ("logits",), ("constant factor",)
-  ),
-  Specimen("ignored-rows-leak", ignored_rows_leak, ("logits",), ("subset of examples",)),
-  Specimen(
-    "weights-in-the-denominator", weights_in_the_denominator, ("logits",), ("constant factor",)
-  ),
-  Specimen("weights-twice", weights_twice, ("logits",), ("other function", "subset of examples")),
-  Specimen("weights-without-gradient", weights_without_gradient, ("weights",), ("zero",)),
-  Specimen(
-    "class-weights-of-the-prediction",
-    class_weights_of_the_prediction,
-    ("logits",),
-    ("other function",),
-  ),
-  Specimen(
-    "label-zero-as-padding",
-    label_zero_as_padding,
-    ("logits",),
-    ("subset of examples",),
-    level="standard",
-  ),
-  Specimen(
-    "equal-labels",
-    equal_labels,
-    ("x",),
-    ("constant factor", "path", "subset of examples"),
-    level="standard",
-  ),
-  Specimen("embedding-overwrites", embedding_overwrites, ("table",), ("subset of examples",)),
-)
+  same = same_label(labels, x.dtype)
+  return y_bar * jnp.einsum("nm,nmd->nd", same, x[:, None] - x[None]), None
