@@ -104,8 +104,8 @@ def main() -> int:
   if not options.check:
     README.write_text(new, encoding="utf-8")
     return 0
-  old_and_new = (text.splitlines(keepends=True) for text in (page, new))
-  difference = list(difflib.unified_diff(*old_and_new, "README.md", "the output of now"))
+  old, now = page.splitlines(keepends=True), new.splitlines(keepends=True)
+  difference = list(difflib.unified_diff(old, now, "README.md", "the output of now"))
   sys.stdout.writelines(difference)
   if difference:
     print("\nnext: python scripts/refresh_readme.py, and look at what it changed")

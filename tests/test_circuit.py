@@ -1,8 +1,10 @@
 """Circuits: what is one, what a trace finds, and that the work grows linearly."""
 
 import math
+import pickle
 import sys
 from collections import Counter
+from dataclasses import FrozenInstanceError, replace
 from functools import partial
 
 import jax
@@ -66,19 +68,19 @@ def test_nodes_may_come_in_any_order():
 @pytest.mark.parametrize(
   ("nodes", "said"),
   [
-    ([], "there is no node"),
-    ([*INPUTS, Node("x", "constant", (), 1.0)], "two nodes have the name 'x'"),
-    ([Node("a", "exp", ("b",)), Node("b", "log", ("a",))], "there is a cycle: b -> a -> b"),
-    ([Node("a", "exp", ("a",))], "there is a cycle: a -> a"),
-    ([*INPUTS, Node("f", "add", ("x", "yy"))], "add 'f' has a wire from 'yy', which is no node; "
+    ([], "nodes is empty; give at least one node"),
+    ([*INPUTS, Node("x", "constant", (), 1.0)], "two nodes are named 'x'"),
+    ([Node("a", "exp", ("b",)), Node("b", "log", ("a",))], "the nodes form a cycle: b -> a -> b"),
+    ([Node("a", "exp", ("a",))], "the nodes form a cycle: a -> a"),
+    ([*INPUTS, Node("f", "add", ("x", "yy"))], "add 'f' has the input 'yy', which is no node; "
                                                "did you mean 'y'?"),
     ([*INPUTS, Node("f", "sigmoid", ("x", "y"))], "'f': gate sigmoid takes 1 input, got 2"),
     ([*INPUTS, Node("f", "subtract", ("x",))], "'f': gate subtract takes 2 inputs, got 1"),
     ([*INPUTS, Node("f", "max")], "'f': gate max takes at least 1 input, got 0"),
-    ([*INPUTS, Node("f", "sigmod", ("x",))], "'f' has the op 'sigmod', which is no gate; did you "
-                                             "mean 'sigmoid'?"),
-    ([*INPUTS, Node("f", "exp", ("x",), 3.0)], "'f' is a gate: its value is computed"),
-    ([*INPUTS, Node("f", "input", ("x",))], "input 'f' can have no wire that comes in, got x"),
+    ([*INPUTS, Node("f", "sigmod", ("x",))], "'f' has the unknown op 'sigmod'; did you mean "
+                                             "'sigmoid'?"),
+    ([*INPUTS, Node("f", "exp", ("x",), 3.0)], "'f' is a gate, whose value is computed"),
+    ([*INPUTS, Node("f", "input", ("x",))], "input 'f' must have no inputs, got x"),
     ([Node("c", "constant", (), math.inf)], "value of 'c' must be finite, got inf"),
     ([Node("c", "constant", (), 10**400)], "value of 'c' must be finite, got an integer too large"),
   ],
@@ -92,16 +94,16 @@ def test_what_is_no_circuit_is_refused_by_name(nodes, said):
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [
-    (([("x", "input")],), "a node must be a Node"),
+    (([("x", "input")],), "each node must be a Node"),
     (([Node("c", "constant")],), "value of 'c' must be a number, got NoneType None"),
-    (([Node("", "input")],), "the name of a node must be a text"),
+    (([Node("", "input")],), "the name of a node must be a nonempty str"),
     (([Node("f", "exp", ["x"])],), "inputs of 'f' must be a tuple"),
     ((INPUTS, {"x": True}), "weight of the output 'x' must be a number"),
     ((INPUTS, "x", {"exp": jnp.exp}), "gate 'exp' must be a Gate"),
-    (([Node("x", ["input"])],), "op of 'x' must be a text, got list"),
-    (([Node(["x"], "input")],), "the name of a node must be a text, got list"),
+    (([Node("x", ["input"])],), "op of 'x' must be a str, got list"),
+    (([Node(["x"], "input")],), "the name of a node must be a nonempty str, got list"),
     (([*INPUTS, Node("f", "exp", (["x"],))],), "inputs of 'f' must be a tuple of names"),
-    ((5,), "nodes must be several of Node, got int 5"),
+    ((5,), "nodes must be an iterable of Node, got int 5"),
     ((INPUTS, 5), "outputs must be a name, or a weight for each name, got int 5"),
     ((INPUTS, "x", 5), "gates must be a Gate for each op, got int 5"),
   ],
@@ -113,10 +115,10 @@ def test_what_is_of_another_type_is_refused(arguments, said):
 
 
 def test_outputs_and_names_of_gates_are_checked():
-  for outputs, said in (("z", "output 'z' is no node"), ({}, "there is no output")):
+  for outputs, said in (("z", "output 'z' is no node"), ({}, "outputs is empty")):
     with pytest.raises(ValueError, match=said):
       build(INPUTS, outputs)
-  with pytest.raises(ValueError, match="a gate can't be called 'input'"):
+  with pytest.raises(ValueError, match="a gate cannot be named 'input'"):
     build(INPUTS, gates={"input": fb.gates.exp})
 
 
@@ -133,6 +135,20 @@ def test_the_reader_may_bring_gates():
   assert parse("max(x, y)", gates=first).trace(x=1.0, y=1.0).gradients == {"x": 1.0, "y": 0.0}
   leaky = {"leaky": fb.gates.leaky_relu_with(0.2)}
   assert parse("leaky(x)", gates=leaky).trace(x=-1.0).gradients == {"x": 0.2}
+
+
+def test_a_circuit_and_its_trace_are_values():
+  c = parse(CS224N)
+  t = c.trace(x=1.0, y=2.0, z=0.0)
+  for value in (c, t):
+    copy = pickle.loads(pickle.dumps(value))  # noqa: S301
+    assert copy == value
+    assert repr(copy) == repr(value)
+    with pytest.raises(FrozenInstanceError):
+      value.nodes = ()
+  assert isinstance(t.circuit, fb.circuit.Circuit)
+  assert len({c, parse(CS224N), parse("x*y")}) == 2
+  assert replace(c, outputs=(("g1", 1.0),)).trace(x=1.0, y=2.0, z=0.0).value == 3.0
 
 
 # --- Values ---------------------------------------------------------------------------------------

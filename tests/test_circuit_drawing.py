@@ -6,20 +6,29 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from fbackprop.circuit.columns import wires_from
-from fbackprop.circuit.drawing import to_png, to_svg
-from fbackprop.circuit.graph import Node, Trace, build
-from fbackprop.circuit.labels import ADVANCE, ASCENT, DESCENT, SYMBOLS, show, show_sum, width_of
-from fbackprop.circuit.parsing import parse
-from fbackprop.circuit.shapes import GRADIENT, INK, PAPER, VALUE, WIRE
+from fbackprop.circuit import Node, Trace, build, parse
+from fbackprop.circuit.graph import GATES, fan_out
+from fbackprop.circuit.labels import sum_lines
+from fbackprop.circuit.notation import MINUS, format_number
+from fbackprop.circuit.png import to_png
+from fbackprop.circuit.shapes import (
+  ADVANCE,
+  GRADIENT,
+  INK,
+  NAME,
+  PAPER,
+  VALUE,
+  WIRE,
+  width_of,
+)
+from fbackprop.circuit.svg import to_svg
+from tests.circuits import SVG, check_boxes, circuits, read
 
-SVG = "{http://www.w3.org/2000/svg}"
 LECTURE = parse("f = (x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0)
 NEURON = parse("1/(1+exp(-(w0*x0+w1*x1+w2)))").trace(w0=2.0, x0=-1.0, w1=-3.0, x1=-2.0, w2=-3.0)
 PERCEPTRON = parse("""
@@ -40,80 +49,6 @@ EXAMPLES = {"lecture": LECTURE, "neuron": NEURON, "perceptron": PERCEPTRON}
 FORMATS = [2, 4, 9, 17, ".2f", "+.3e", "+,.4f", " .1e", ",.1f", "g"]
 
 
-# Boxes, from the file alone.
-
-
-def read(svg):
-  """Of an SVG file the root, the texts, the boxes of the gates, and points along the wires."""
-  root = ElementTree.fromstring(svg)
-  texts = []
-  for group in root.iter(f"{SVG}g"):
-    for text in group.findall(f"{SVG}text"):
-      x, y, width = (float(text.get(name)) for name in ("x", "y", "textLength"))
-      size = float(group.get("font-size"))
-      box = (x, y - ASCENT * size, x + width, y + DESCENT * size)
-      texts.append((text.text, box, group.get("fill")))
-  gates = []
-  for rect in root.findall(f"{SVG}g/{SVG}rect"):
-    x, y, width, height = (float(rect.get(name)) for name in ("x", "y", "width", "height"))
-    gates.append((x, y, x + width, y + height))
-  return root, texts, np.array(gates), points_of(root.find(f"{SVG}path").get("d"))
-
-
-def points_of(path):
-  """Points along the wires, less than two pixels from each other, `[points, 2]`."""
-  points, here = [], None
-  for letter, numbers in re.findall(r"([MCH])([^MCH]*)", path):
-    values = np.array([float(value) for value in numbers.split()])
-    if letter == "M":
-      here = values
-      continue
-    if letter == "H":
-      end = np.array([values[0], here[1]])
-      ends = np.stack([here, here, end, end])
-    else:
-      ends = np.stack([here, *values.reshape(3, 2)])
-    t = np.linspace(0, 1, 2 + int(np.abs(np.diff(ends, axis=0)).sum()))[:, None]
-    weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3])
-    points.append(weights @ ends)
-    here = ends[-1]
-  return np.concatenate(points)
-
-
-def overlaps(a, b):
-  """Which boxes share more than the hundredths to which coordinates are written: `[A, B]`."""
-  a, b = a[:, None], b[None]
-  shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
-  return (shared > 0.02).all(-1)
-
-
-def check_boxes(svg):
-  """No text on another text, on a gate that it isn't the symbol of, on a wire, or off the paper."""
-  root, texts, gates, points = read(svg)
-  boxes = np.array([box for _, box, _ in texts])
-  assert (boxes[:, :2] >= 0).all()
-  assert (boxes[:, 2] <= float(root.get("width"))).all()
-  assert (boxes[:, 3] <= float(root.get("height"))).all()
-  for a, b in np.argwhere(overlaps(boxes, boxes)):
-    assert a == b, (texts[a], texts[b])
-
-  # A gate has one text in it, its symbol, which stands in its middle.
-  owned = np.abs(boxes[:, None, ::2].sum(-1) - gates[None, :, ::2].sum(-1)) < 0.1
-  owned &= (boxes[:, None, 1] > gates[None, :, 1]) & (boxes[:, None, 3] < gates[None, :, 3])
-  assert (owned.sum(0) == 1).all()
-  for text, gate in np.argwhere(overlaps(boxes, gates) & ~owned):
-    raise AssertionError((texts[text], gates[gate]))
-
-  x, y = points[:, 0], points[:, 1]
-  for text, (left, top, right, bottom) in zip(texts, boxes, strict=True):
-    assert not ((left < x) & (x < right) & (top < y) & (y < bottom)).any(), text
-  for left, top, right, bottom in gates:
-    radius = (bottom - top) / 2
-    # The distance to the line between the centres of a gate's two round ends.
-    beside = np.maximum(np.maximum(left + radius - x, x - right + radius), 0)
-    assert (np.hypot(beside, y - (top + bottom) / 2) > radius - 0.1).all()
-
-
 NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(
   [0.0, -0.0, 1.0, -2.5, 1e-308, -1.2345678901234567e-300, 5e-324, 1e300, 123456789.123]
 )
@@ -121,43 +56,13 @@ NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from(
 
 @st.composite
 def traces(draw):
-  """Any circuit of up to 60 gates with any numbers: they needn't be right to be drawn."""
-  some = [
-    "x",
-    "y",
-    "w_12",
-    "loss",
-    "<&>\"'",
-    "ㅎ한글",
-    "\x00\ud800",
-    "a long name of an input",
-    "g7",
-  ]
-  names = draw(
-    st.lists(st.sampled_from(some) | st.text(min_size=1), min_size=1, max_size=8, unique=True)
-  )
-  nodes = [
-    Node(name, "input") if draw(st.booleans()) else Node(name, "constant", (), 0.1)
-    for name in names
-  ]
-  for i in range(draw(st.integers(1, 60))):
-    op, least, most = draw(
-      st.sampled_from(
-        [("add", 1, 9), ("multiply", 2, 3), ("subtract", 2, 2), ("power", 2, 2), ("max", 1, 4),
-         ("leaky_relu", 1, 1), ("softplus", 1, 1), ("sigmoid", 1, 1), ("exp", 1, 1)]
-      )
-    )  # fmt: skip
-    inputs = tuple(draw(st.lists(st.sampled_from(names), min_size=least, max_size=most)))
-    name = draw(st.sampled_from([f"g{i}", f"g{i}", f"h_{i}", f"hidden unit {i}"]))
-    if name not in names:
-      nodes.append(Node(name, op, inputs))
-      names.append(name)
-  outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
-  circuit = build(nodes, dict.fromkeys(outputs, 1.0))
-  wires = wires_from(circuit)
+  """Any circuit with any numbers: they needn't be right to be drawn."""
+  circuit = draw(circuits())
   pool = draw(st.lists(NUMBERS, min_size=8, max_size=8))
-  numbers = {name: pool[i % 8] for i, name in enumerate(names)}
-  shares = {name: tuple(pool[-i % 8] for i in range(len(wires[name]))) for name in names}
+  numbers = {node.name: pool[i % 8] for i, node in enumerate(circuit.nodes)}
+  shares = {
+    name: tuple(pool[-i % 8] for i in range(len(wires))) for name, wires in fan_out(circuit).items()
+  }
   return Trace(circuit, numbers, dict(reversed(numbers.items())), shares, (), pool[0], {})
 
 
@@ -188,10 +93,10 @@ def test_the_check_of_boxes_finds_a_planted_overlap():
 
 def test_values_stand_above_gradients_and_a_fork_shows_its_sum():
   _, texts, gates, _ = read(to_svg(LECTURE))
-  values = [(box, text) for text, box, color in texts if color == VALUE]
+  values = [(box, text) for text, box, color in texts if color == VALUE.color]
   gradients = {box[0]: [] for box, _ in values}
   for text, box, color in texts:
-    if color == GRADIENT:
+    if color == GRADIENT.color:
       gradients[box[0]].append((box[1], text))
   found = []
   for box, value in values:
@@ -238,12 +143,12 @@ def test_colours_can_be_read_and_are_not_all_there_is():
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-  for color in (VALUE, GRADIENT, INK, WIRE):
+  for color in (VALUE.color, GRADIENT.color, INK, WIRE):
     assert (luminance(PAPER) + 0.05) / (luminance(color) + 0.05) >= 4.5
   root = ElementTree.fromstring(to_svg(LECTURE))
   assert root.find(f"{SVG}rect").get("fill") == PAPER
   slopes = {g.get("fill"): g.get("font-style") for g in root.iter(f"{SVG}g") if g.get("font-size")}
-  assert (slopes[VALUE], slopes[GRADIENT]) == (None, "italic")
+  assert (slopes[VALUE.color], slopes[GRADIENT.color]) == (None, "italic")
 
 
 # Texts.
@@ -256,15 +161,17 @@ def test_widths_are_those_of_the_typeface(face):
   style, weight = face
   font = get_font(findfont(FontProperties(family="DejaVu Sans Mono", style=style, weight=weight)))
   font.set_size(100, 72)
-  for character in "0123456789.+−=einfa%, xyzw_" + "".join(SYMBOLS.values()):
+  for character in "0123456789.+−=einfa%, xyzw_" + "".join(
+    gate.symbol or "" for gate in GATES.values()
+  ):
     assert font.get_char_index(ord(character)), character
     glyph = font.load_char(ord(character))
     assert glyph.linearHoriAdvance / 65536 == pytest.approx(100 * ADVANCE, rel=1e-3)
 
 
 def test_wide_characters_take_two_cells_and_accents_none():
-  assert width_of("한글", 10) == width_of("abcd", 10)
-  assert width_of("e\u0301", 10) == width_of("e", 10)
+  assert width_of("한글", NAME) == width_of("abcd", NAME)
+  assert width_of("e\u0301", NAME) == width_of("e", NAME)
 
 
 @pytest.mark.parametrize(
@@ -282,15 +189,15 @@ def test_wide_characters_take_two_cells_and_accents_none():
   ],
 )
 def test_numbers(value, digits, text):
-  assert show(value, digits) == text
+  assert format_number(value, digits, MINUS) == text
 
 
 def test_sums():
-  assert show_sum(5, (2, 3), 4) == ["5 = 2 + 3"]
-  assert show_sum(-1, (2, -3), 4) == ["−1 = 2 − 3"]
-  assert show_sum(2, (2,), 4) == show_sum(2, (), 4) == ["2"]
-  assert show_sum(0.3, (0.1234, 0.1766), 4) == ["0.3", "= 0.1234 + 0.1766"]
-  lines = show_sum(0.1 / 3, tuple(i / 7 for i in range(1, 30)), 17)
+  assert sum_lines("5", ["2", "3"]) == ["5 = 2 + 3"]
+  assert sum_lines("−1", ["2", "−3"]) == ["−1 = 2 − 3"]
+  assert sum_lines("2", ["2"]) == sum_lines("2", []) == ["2"]
+  assert sum_lines("0.3", ["0.1234", "0.1766"]) == ["0.3", "= 0.1234 + 0.1766"]
+  lines = sum_lines("0.03333", [f"{i / 7:.17g}" for i in range(1, 30)])
   assert len(lines) == 30
   assert " ".join(lines).count("+") == 28
 
@@ -303,7 +210,7 @@ def test_other_numbers_of_digits_are_refused(digits):
 
 @pytest.mark.parametrize("digits", [2.0, None, True, (3,)])
 def test_other_types_of_digits_are_refused(digits):
-  with pytest.raises(TypeError, match=r"digits must be a whole number or a format"):
+  with pytest.raises(TypeError, match=r"digits must be an integer from 1 to 17 or a float format"):
     to_svg(LECTURE, digits=digits)
 
 
@@ -313,7 +220,7 @@ def test_other_types_of_digits_are_refused(digits):
 @pytest.mark.slow
 def test_the_same_trace_gives_the_same_bytes():
   code = (
-    "import sys; from fbackprop.circuit.parsing import parse; "
+    "import sys; from fbackprop.circuit import parse; "
     "t = parse('f = (x+y)*max(y,z)').trace(x=1.0, y=2.0, z=0.0); sys.stdout.write(t.to_svg())"
   )
   for seed in "12":

@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fbackprop.circuit import columns as columns_
-from fbackprop.circuit.columns import Columns, Item, Link, cut, wires_from
-from fbackprop.circuit.crossings import count_crossings, untangle
-from fbackprop.circuit.graph import CircuitError, Node, build
-from fbackprop.circuit.layout import Extent, place, spread
-from fbackprop.circuit.parsing import parse
-from fbackprop.circuit.settling import settle
+from fbackprop.circuit import CircuitError, Node, build, parse
+from fbackprop.circuit.graph import fan_out
+from fbackprop.circuit.layout import columns as columns_
+from fbackprop.circuit.layout.columns import Columns, Extent, Item, Link, assign_columns
+from fbackprop.circuit.layout.crossings import count_crossings, minimise_crossings
+from fbackprop.circuit.layout.heights import relax
+from fbackprop.circuit.layout.placement import place
+from fbackprop.circuit.layout.routing import spread
+from tests.circuits import circuits
 
 FORK = "(x+y)*max(y,z)"
 NEURON = "1/(1+exp(-(w0*x0+w1*x1+w2)))"
@@ -32,22 +34,6 @@ def chain(length):
   return build(nodes)
 
 
-@st.composite
-def circuits(draw):
-  """Any circuit of up to 40 gates: forks, a wire twice into a gate, dead ends, several outputs."""
-  names = [f"x{i}" for i in range(draw(st.integers(1, 6)))]
-  nodes = [Node(name, "input") for name in names]
-  for i in range(draw(st.integers(1, 40))):
-    op, least, most = draw(
-      st.sampled_from([("add", 1, 5), ("subtract", 2, 2), ("max", 1, 3), ("tanh", 1, 1)])
-    )
-    some = st.lists(st.sampled_from(names[-12:]), min_size=least, max_size=most)
-    nodes.append(Node(f"g{i}", op, tuple(draw(some))))
-    names.append(f"g{i}")
-  outputs = draw(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True))
-  return build(nodes, dict.fromkeys(outputs, 1.0))
-
-
 def crossings_by_pairs(columns):
   """Counted as they are defined: two links of one gap whose ends lie in opposite orders."""
   rank = {item: i for column in columns.columns for i, item in enumerate(column)}
@@ -63,8 +49,8 @@ def crossings_by_pairs(columns):
 
 @given(circuits(), st.booleans())
 def test_crossings_are_counted_right_and_never_become_more(circuit, margin):
-  columns = cut(circuit, margin=margin)
-  fewer = untangle(columns)
+  columns = assign_columns(circuit, margin=margin)
+  fewer = minimise_crossings(columns)
   assert count_crossings(columns) == crossings_by_pairs(columns)
   assert count_crossings(fewer) == crossings_by_pairs(fewer) <= count_crossings(columns)
   assert [sorted(column) for column in fewer.columns] == [
@@ -74,7 +60,7 @@ def test_crossings_are_counted_right_and_never_become_more(circuit, margin):
 
 @given(circuits(), st.booleans())
 def test_every_wire_is_a_path_from_column_to_column(circuit, margin):
-  columns = cut(circuit, margin=margin)
+  columns = assign_columns(circuit, margin=margin)
   assert sorted(i for column in columns.columns for i in column) == list(range(len(columns.items)))
   assert all(columns.columns)
   behind = {}
@@ -90,7 +76,7 @@ def test_every_wire_is_a_path_from_column_to_column(circuit, margin):
     else:
       assert behind[i] == [item.name]
   labels = [item.wire for item in columns.items if item.kind == "label"]
-  forks = [wires for wires in wires_from(circuit).values() if len(wires) > 1]
+  forks = [wires for wires in fan_out(circuit).values() if len(wires) > 1]
   assert sorted(labels, key=str) == sorted((w for wires in forks for w in wires), key=str)
 
 
@@ -153,7 +139,7 @@ def test_two_lines_in_each_others_way_move_together():
   a, b, s, c, f = range(5)
   links = [Link(a, s), Link(b, s), Link(s, f), Link(c, f)]
   below = {a: {b: 200.0}, b: {}, c: {s: 45.0}, s: {}}
-  y = settle(links, [a, b, s, c, s], below, [0.0, 200.0, 180.0, 135.0, 180.0])
+  y = relax(links, [a, b, s, c, s], below, [0.0, 200.0, 180.0, 135.0, 180.0])
   assert abs(y[s] - (y[a] + y[b]) / 2) <= 25
   assert y[s] - y[c] == 45
 
@@ -180,7 +166,7 @@ def test_far_wires_share_their_bends():
   nodes = [Node("x", "input"), Node("g0", "tanh", ("x",))]
   for i in range(500):
     nodes.append(Node(f"g{i + 1}", "multiply", (f"g{i}", "x")))
-  assert len(cut(build(nodes), margin=False).items) < 6 * 500
+  assert len(assign_columns(build(nodes), margin=False).items) < 6 * 500
 
 
 @pytest.mark.slow
@@ -217,4 +203,4 @@ def test_sweeps_mend_a_planted_tangle():
   links = [Link(i, 11 - i) for i in range(6)]
   tangled = Columns(items, [list(range(6)), list(range(6, 12))], links)
   assert count_crossings(tangled) == 15
-  assert count_crossings(untangle(tangled)) == 0
+  assert count_crossings(minimise_crossings(tangled)) == 0

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.circuit import Node, build, from_mlp
+from fbackprop.circuit import from_mlp
 from fbackprop.circuit.graph import GATES
+from tests.circuits import solve_gate
 
 # --- Local gradients ------------------------------------------------------------------------------
 
@@ -21,14 +22,12 @@ from fbackprop.circuit.graph import GATES
 POINTS = [(0.7, 0.3), (1.3, -0.4), (0.2, 2.1)]
 
 
-def traced(op, xs):
-  names = [f"x{i}" for i in range(len(xs))]
-  c = build([*(Node(name, "input") for name in names), Node("y", op, tuple(names))])
-  return c.trace(**dict(zip(names, xs, strict=True))).gates[0]
+def local_gradients(op, *xs):
+  return solve_gate(op, xs).gates[0].local
 
 
 def shifted(op, xs, i, step):
-  return traced(op, [x + step * (k == i) for k, x in enumerate(xs)]).value
+  return solve_gate(op, [x + step * (k == i) for k, x in enumerate(xs)]).value
 
 
 @pytest.mark.parametrize("op", GATES)
@@ -36,7 +35,7 @@ def test_local_gradients_are_those_of_jax_grad_and_of_differences(op):
   gate = GATES[op]
   for point in POINTS:
     xs = point[: gate.arity or 2]
-    local = traced(op, xs).local
+    local = local_gradients(op, *xs)
     with jax.enable_x64(True):
       wide = [jnp.asarray(x, float) for x in xs]
       theirs = jax.grad(lambda *xs, gate=gate: gate.forward(*xs)[0], tuple(range(len(xs))))(*wide)
@@ -64,13 +63,21 @@ def test_local_gradients_are_those_of_jax_grad_and_of_differences(op):
   ],
 )
 def test_local_gradients_at_kinks_are_the_policy_and_between_the_slopes(op, xs, local):
-  gate = traced(op, xs)
-  assert gate.local == local
+  value = solve_gate(op, xs).value
+  assert local_gradients(op, *xs) == local
   step = 1e-6
   for i, slope in enumerate(local):
-    right = (shifted(op, xs, i, step) - gate.value) / step
-    left = (gate.value - shifted(op, xs, i, -step)) / step
+    right = (shifted(op, xs, i, step) - value) / step
+    left = (value - shifted(op, xs, i, -step)) / step
     assert min(left, right) - 1e-9 <= slope <= max(left, right) + 1e-9
+
+
+@pytest.mark.parametrize(
+  ("op", "kink"), [(op, kink) for op, gate in GATES.items() for kink in gate.kinks]
+)
+def test_a_kink_that_a_gate_states_is_one(op, kink):
+  (left,), (right,) = (local_gradients(op, kink + side) for side in (-1e-9, 1e-9))
+  assert abs(left - right) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -87,7 +94,7 @@ def test_local_gradients_at_kinks_are_the_policy_and_between_the_slopes(op, xs, 
   ],
 )
 def test_powers_of_zero_and_of_negative_numbers(a, b, local):
-  np.testing.assert_array_equal(traced("power", (a, b)).local, local)
+  np.testing.assert_array_equal(local_gradients("power", a, b), local)
 
 
 def test_no_gradient_to_an_exponent_by_jvp_either_and_nan_passes():
@@ -105,7 +112,7 @@ def test_no_gradient_to_an_exponent_by_jvp_either_and_nan_passes():
 
 
 def test_the_square_root_is_infinitely_steep_at_zero():
-  assert traced("sqrt", (0.0,)).local == (math.inf,)
+  assert local_gradients("sqrt", 0.0) == (math.inf,)
 
 
 # --- Published numbers (REFERENCES of the project) ------------------------------------------------
@@ -136,10 +143,6 @@ def test_every_example_has_values_and_agrees_with_jax_grad(name):
 def test_examples_in_whole_numbers(name, value, gradients):
   t = solved(name)
   assert (t.value, t.gradients) == (value, gradients)
-
-
-def test_the_fork_of_cs224n():
-  assert solved("cs224n").contributions["y"] == (2, 3)
 
 
 def test_the_neuron_of_cs231n():

@@ -142,9 +142,9 @@ def test_the_last_statement_is_the_output_or_those_that_are_named():
   assert parse(text, {"K": 0.5, "J": 2}).outputs == (("K", 0.5), ("J_2", 2.0))
   with pytest.raises(CircuitError, match="the output 'k' isn't in the text; there are: x, J, K"):
     parse(text, {"k": 1.0})
-  with pytest.raises(CircuitError, match="the output 'b' is the node 'a', which is one already"):
+  with pytest.raises(CircuitError, match="the output 'b' is the node 'a', already an output"):
     parse("a = exp(x); b = a", {"a": 1.0, "b": 1.0})
-  with pytest.raises(CircuitError, match="there is no output"):
+  with pytest.raises(CircuitError, match="outputs is empty"):
     parse(text, {})
 
 
@@ -165,7 +165,6 @@ HOSTILE = [
   ("«print(x)", "there is no gate 'print'"),
   ("«__import__('os').system('ls')", "only a gate can be called, by its name"),
   ("«(x)(y)", "there is no gate 'x'"),
-  ("«sin(x)(y)", "only a gate can be called, by its name"),
   ("x * «y.real", "an attribute can't stand here"),
   ("x * «y[0]", "an index can't stand here"),
   ("«[x for x in y]", "a comprehension can't stand here"),
@@ -228,13 +227,13 @@ HOSTILE = [
   ("x + «" + "9" * 400, "the number is too large for float64"),
   ("x + «" + "9" * 5000, "the number is too large for float64"),
   ("max(«*x)", "a star can't stand here"),
-  ("max(x, «key=y)", "gate max takes no argument with a name"),
-  ("max(x, «**y)", "gate max takes no argument with a name"),
+  ("max(x, «key=y)", "gate max takes no keyword argument"),
+  ("max(x, «**y)", "gate max takes no keyword argument"),
   ("x + «max()", "gate max takes at least 1 input, got 0"),
   ("«sigmoid(x, y)", "gate sigmoid takes 1 input, got 2"),
   ("«power(x)", "gate power takes 2 inputs, got 1"),
   ("x + «max", "'max' is a gate; call it: max(...)"),
-  ("«max = 3", "'max' is a gate; take another name"),
+  ("«max = 3", "'max' is a gate; choose another name"),
   ("«x; y", "only the last statement may be without a name"),
   ("x = «y = z", "one name can be assigned at a time"),
   ("«x, y = 3", "a statement must be name = expression"),
@@ -286,12 +285,6 @@ def test_what_is_no_circuit_is_refused_with_its_place(marked, said):
   rest = marked.partition("«")[2].partition("\n")[0][:20]
   at_caret = line[len(caret) - 1 :]
   assert at_caret.startswith("".join(c if c.isprintable() else "?" for c in rest))
-
-
-def test_the_line_is_named_where_there_are_several():
-  with pytest.raises(ParseError) as refused:
-    parse("q = x + y\nf = q * foo(z)")
-  assert str(refused.value).split("\n")[1:] == ["line 2:", "  f = q * foo(z)", "          ^"]
 
 
 def test_what_python_could_not_take_never_reaches_it(monkeypatch):

@@ -12,11 +12,11 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.circuit import EXAMPLES, Node, build, example, parse
-from fbackprop.circuit.drawing import MOST_NODES
+from fbackprop.circuit._circuit import MOST_NODES
 from fbackprop.train.ensemble_results import EnsembleResult
 from fbackprop.verify.report.findings import Checked, Finding
 from fbackprop.verify.report.report import Report
-from tests.test_circuit_drawing import check_boxes, read
+from tests.circuits import check_boxes, read
 
 NASTY = "<script>alert('&')</script>"
 

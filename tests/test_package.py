@@ -26,7 +26,7 @@ RANKS = [
   ["gates"],
   ["layers", "losses"],
   ["combinators", "repetition", "transforms", "inspection", "networks"],
-  ["circuit", "quantities"],
+  ["circuit.layout", "circuit", "quantities"],
   ["verify.report"],
   ["verify.interpret"],
   ["verify.witnesses"],

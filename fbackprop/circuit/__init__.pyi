@@ -1,11 +1,11 @@
+from ._circuit import Circuit as Circuit
+from ._circuit import Trace as Trace
+from ._circuit import build as build
 from .examples import EXAMPLES as EXAMPLES
 from .examples import example as example
-from .graph import Circuit as Circuit
 from .graph import CircuitError as CircuitError
-from .graph import GateTrace as GateTrace
 from .graph import Node as Node
-from .graph import Trace as Trace
-from .graph import build as build
 from .neurons import from_mlp as from_mlp
-from .parsing import parse as parse
+from .parser import parse as parse
+from .solver import GateTrace as GateTrace
 from .source import ParseError as ParseError

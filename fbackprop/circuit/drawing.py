@@ -1,95 +1,75 @@
-"""The picture of a circuit as an SVG or a PNG file."""
+"""A circuit's picture composed of shapes, which `svg` and `png` write."""
 
-from fbackprop.circuit.graph import Circuit, CircuitError, Trace
-from fbackprop.circuit.labels import clean, show, show_sum
-from fbackprop.circuit.png import write_png
-from fbackprop.circuit.shapes import Labels, Names, compose
-from fbackprop.circuit.svg import write_svg
+from math import sqrt
 
-MOST_NODES = 300
-"""Of a picture in a notebook, where nobody asked for it: a larger one would take seconds."""
+from fbackprop.circuit import shapes
+from fbackprop.circuit.labels import LINE, Labels
+from fbackprop.circuit.layout.placement import BETWEEN, Layout, place
+from fbackprop.circuit.notation import printable
 
-
-def to_svg(trace: Trace, *, digits: int | str = 4, title: str | None = None) -> str:
-  """Draws a trace as an SVG file.
-
-  Args:
-    trace: a circuit, solved.
-    digits: how many significant digits numbers have, from 1 to 17, or a format, as ".2f".
-    title: a heading; the picture's name for screen readers is this, or says what it shows.
-
-  Returns:
-    The file's text, the same for the same trace; on white paper, which dark pages need.
-
-  Raises:
-    TypeError: `digits` or `title` is of another type.
-    ValueError: `digits` is no such number or format; or the wires are too long to be drawn.
-  """
-  name = clean(title or name_of(trace, digits))
-  return write_svg(compose(Labels(trace, digits), title), name, describe(trace, digits))
+MARGIN = 16.0
 
 
-def to_png(
-  trace: Trace, *, digits: int | str = 4, title: str | None = None, dpi: float = 192
-) -> bytes:
-  """Draws a trace as a PNG file: the picture of `to_svg`, in pixels.
+def compose(labels: Labels, title: str | None = None) -> shapes.Picture:
+  """Draw a circuit.
 
   Args:
-    trace: a circuit, solved.
-    digits: how many significant digits numbers have, from 1 to 17, or a format, as ".2f".
-    title: a heading.
-    dpi: pixels for an inch; at 96 the picture is as large as the SVG.
-
-  Returns:
-    The file, the same for the same trace.
+    labels: the texts: with numbers, or names alone.
+    title: a heading, or None.
 
   Raises:
-    ModuleNotFoundError: matplotlib isn't installed; the message names the extra.
-    TypeError: `digits` or `title` is of another type.
-    ValueError: as `to_svg`; or the picture has more pixels than a PNG file should.
+    CircuitError: its wires are too long to be drawn.
   """
-  name = clean(title or name_of(trace, digits))
-  return write_png(compose(Labels(trace, digits), title), name, dpi)
+  heading = printable(title or "")
+  layout = place(labels.circuit, labels.extent)
+  top = min(y - extent.up for y, extent in zip(layout.y, layout.extents, strict=True))
+  down = MARGIN - top + (1.7 * shapes.HEADING.size if heading else 0)
+  bottom = max(y + extent.down for y, extent in zip(layout.y, layout.extents, strict=True)) + down
+  layout = layout.moved(MARGIN, down)
+  foot = labels.foot()
+  lines = [(heading, shapes.HEADING), *foot]
+  widest = max(shapes.width_of(*line) for line in lines)
+  width = max(layout.spans[-1][1], MARGIN + widest) + MARGIN
+  height = bottom + MARGIN + (BETWEEN + LINE * len(foot) if foot else 0)
+  picture = shapes.Picture(width, height, [], [], [], [], [])
+  for i, (line, style) in enumerate(foot, 1):
+    picture.texts.append(shapes.Text(MARGIN, bottom + BETWEEN + LINE * i, line, style))
+  if heading:
+    baseline = MARGIN + shapes.ASCENT * shapes.HEADING.size
+    picture.texts.append(shapes.Text(MARGIN, baseline, heading, shapes.HEADING))
+  draw_wires(picture, layout, labels)
+  for item, x, y in zip(layout.columns.items, layout.x, layout.y, strict=True):
+    if labels.is_gate(item):
+      half = labels.half(item)
+      picture.pills.append(shapes.Pill(x - half, y, 2 * half))
+    picture.texts.extend(labels.texts(item, x, y))
+  return picture
 
 
-def picture_of_trace(trace: Trace) -> str | None:
-  """The SVG that a notebook shows; None for a circuit that is too large to be looked at."""
-  if len(trace.circuit.nodes) > MOST_NODES:
-    return None
-  try:
-    return to_svg(trace)
-  except CircuitError:  # Its wires are too long.
-    return None
-
-
-def picture_of_circuit(circuit: Circuit) -> str | None:
-  """The same of a circuit: with its numbers if each input has a value, else names and symbols."""
-  values = [node.value for node in circuit.nodes if node.op == "input"]
-  if len(circuit.nodes) > MOST_NODES:
-    return None
-  if None not in values:
-    return picture_of_trace(circuit.trace())
-  try:
-    picture = compose(Names(circuit), None)
-  except CircuitError:
-    return None
-  nodes = (f"{n.name}, {n.op}{' of ' * bool(n.inputs)}{', '.join(n.inputs)}" for n in circuit.nodes)
-  return write_svg(picture, clean(repr(circuit)), clean("; ".join(nodes)))
-
-
-def name_of(trace: Trace, digits: int | str) -> str:
-  """What a picture without a title is called."""
-  count = len(trace.gates)
-  return f"A circuit of {count} gate{'s' * (count != 1)}, value {show(trace.value, digits)}"
-
-
-def describe(trace: Trace, digits: int | str) -> str:
-  """The picture in words, node by node."""
-  parts = ["Values and global gradients of a circuit, from its inputs to its outputs."]
-  for node in trace.circuit.nodes:
-    what = f"{node.op} of {', '.join(node.inputs)}" if node.inputs else node.op
-    value = show(trace.values[node.name], digits)
-    terms = trace.contributions[node.name]
-    gradient = " ".join(show_sum(trace.bars[node.name], terms, digits))
-    parts.append(f"{node.name}, {what}: value {value}, gradient {gradient}.")
-  return clean(" ".join(parts))
+def draw_wires(picture: shapes.Picture, layout: Layout, labels: Labels) -> None:
+  """Draw each link as a curve through its gap, and each item's wire, level through its column."""
+  items, leaving = layout.columns.items, [0] * len(layout.columns.items)
+  for link, arrival in zip(layout.columns.links, layout.arrivals, strict=True):
+    leaving[link.left] += 1
+    target = items[link.right]
+    end = left = layout.spans[target.column][0]
+    if labels.is_gate(target):  # On to the circle, at the height of the port.
+      off = arrival - layout.y[link.right]
+      end = (
+        layout.x[link.right]
+        - 2 * labels.half(target)
+        + shapes.RADIUS
+        - sqrt(shapes.RADIUS**2 - off**2)
+      )
+    right = layout.spans[items[link.left].column][1]
+    picture.curves.append(shapes.Curve(right, layout.y[link.left], left, arrival, end))
+  for item, x, y, count in zip(items, layout.x, layout.y, leaving, strict=True):
+    left, right = layout.spans[item.column]
+    start = x if item.kind == "node" else left
+    leads_out = labels.leads_out(item)
+    end = right - shapes.TIP / 2 if leads_out else right
+    picture.curves.append(shapes.Curve(start, y, end, y, end))
+    if leads_out:
+      picture.arrows.append(shapes.Arrow(right, y))
+    if count > 1:
+      picture.dots.append(shapes.Dot(right, y))

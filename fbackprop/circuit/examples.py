@@ -1,16 +1,18 @@
 """The lecture's gates and the published examples, as circuits with their values.
 
-The numbers that were published for them are tests: see `tests/test_circuit_numbers.py`.
+Their published numbers are tests: see `tests/test_circuit_numbers.py`.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fbackprop.circuit.graph import Circuit, CircuitError
+from fbackprop.circuit._circuit import Circuit
+from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.neurons import from_mlp
-from fbackprop.circuit.parsing import parse
+from fbackprop.circuit.parser import parse
 from fbackprop.hints import hint
 from fbackprop.layers.activations import sigmoid
 from fbackprop.layers.dense import DenseParams
@@ -19,7 +21,7 @@ from fbackprop.networks import mlp
 
 
 def example(name: str) -> Circuit:
-  """An example by its name, its inputs with their values: `example("cs224n").trace()`.
+  """Build an example, its inputs with values: `example("cs224n").trace()`.
 
   Args:
     name: one of `EXAMPLES`.
@@ -28,7 +30,7 @@ def example(name: str) -> Circuit:
     The `Circuit`.
 
   Raises:
-    ValueError: there is no such example.
+    ValueError: no example has this name.
 
   Example:
     >>> example("cs231n").trace().gradients
@@ -40,59 +42,17 @@ def example(name: str) -> Circuit:
 
 
 def at(text: str, **values: float) -> Circuit:
-  """A text's circuit, its inputs with values."""
+  """Parse a text, and give its inputs values."""
   circuit = parse(text)
   nodes = tuple(node._replace(value=values.get(node.name, node.value)) for node in circuit.nodes)
   return Circuit(nodes, circuit.outputs)
 
 
-def single_gate() -> Circuit:
-  """One gate, its local gradients and the upstream gradient 1."""
-  return at("f = x * y", x=3.0, y=-4.0)
-
-
-def add() -> Circuit:
-  """A sum hands the gradient on: CS231n's (x + y) z."""
-  return at("q = x + y; f = 2 * q", x=-2.0, y=5.0)
-
-
-def multiply() -> Circuit:
-  """A product swaps its inputs."""
-  return at("p = x * y * z; f = 2 * p", x=3.0, y=-4.0, z=2.0)
-
-
-def maximum() -> Circuit:
-  """A maximum routes the gradient: 2 (x y + max(z, w)). CS231n, optimization-2."""
-  return at("p = x*y; m = max(z, w); q = p + m; f = 2 * q", x=3.0, y=-4.0, z=2.0, w=-1.0)
-
-
-def sigmoid_gate() -> Circuit:
-  """The sigmoid as one gate."""
-  return at("y = sigmoid(z); f = 2 * y", z=1.0)
-
-
-def neuron() -> Circuit:
-  """A sigmoid neuron gate by gate. CS231n, optimization-2."""
-  text = "z = w0*x0 + w1*x1 + w2; y = reciprocal(1 + exp(-z))"
-  return at(text, w0=2.0, x0=-1.0, w1=-3.0, x1=-2.0, w2=-3.0)
-
-
-def two_layer() -> Circuit:
-  """Two relu neurons, one linear one, and the squared error of a target."""
-  text = """
-    h1 = relu(w11*x1 + w21*x2 + b1)
-    h2 = relu(w12*x1 + w22*x2 + b2)
-    y = v1*h1 + v2*h2 + c
-    J = 0.5 * square(y - 1)
-  """
-  return at(
-    text, x1=1.0, x2=2.0, w11=0.5, w21=-1.0, w12=1.0, w22=0.25, b1=0.0, b2=0.5, v1=1.0, v2=-0.5,
-    c=0.2,
-  )  # fmt: skip
-
-
 def mazur() -> Circuit:
-  """A 2-2-2 sigmoid net, worked by hand at mattmazur.com, 2015. He numbers neuron by neuron."""
+  """Build a 2-2-2 sigmoid net, worked by hand at mattmazur.com, 2015.
+
+  Its weights are numbered there neuron by neuron.
+  """
   net = mlp([2, 2, 2], sigmoid, output_activation=sigmoid)
   w1: Any = np.array([[0.15, 0.25], [0.20, 0.30]])  # NumPy's float64, whatever JAX is set to.
   w2: Any = np.array([[0.40, 0.50], [0.45, 0.55]])
@@ -102,26 +62,40 @@ def mazur() -> Circuit:
   return from_mlp(net, params, np.array([0.05, 0.10]), np.array([0.01, 0.99]), squared_error)
 
 
-def cs231n() -> Circuit:
-  """(x + y) z. CS231n, optimization-2."""
-  return at("q = x + y; f = q * z", x=-2.0, y=5.0, z=-4.0)
-
-
-def cs224n() -> Circuit:
-  """(x + y) max(y, z), where y is used twice. CS224n, lecture on backpropagation."""
-  return at("a = x + y; b = max(y, z); f = a * b", x=1.0, y=2.0, z=0.0)
-
+TWO_LAYERS = """
+h1 = relu(w11*x1 + w21*x2 + b1)
+h2 = relu(w12*x1 + w22*x2 + b2)
+y = v1*h1 + v2*h2 + c
+J = 0.5 * square(y - 1)
+"""
 
 EXAMPLES: dict[str, Callable[[], Circuit]] = {
-  "single-gate": single_gate,
-  "add": add,
-  "multiply": multiply,
-  "max": maximum,
-  "sigmoid": sigmoid_gate,
-  "neuron": neuron,
-  "two-layer": two_layer,
+  # One gate, its local gradients and the upstream gradient 1.
+  "single-gate": partial(at, "f = x * y", x=3.0, y=-4.0),
+  # A sum passes the gradient on: CS231n's (x + y) z.
+  "add": partial(at, "q = x + y; f = 2 * q", x=-2.0, y=5.0),
+  # A product swaps its inputs.
+  "multiply": partial(at, "p = x * y * z; f = 2 * p", x=3.0, y=-4.0, z=2.0),
+  # A maximum routes the gradient: 2 (x y + max(z, w)). CS231n, optimization-2.
+  "max": partial(
+    at, "p = x*y; m = max(z, w); q = p + m; f = 2 * q", x=3.0, y=-4.0, z=2.0, w=-1.0
+  ),
+  # The sigmoid as one gate.
+  "sigmoid": partial(at, "y = sigmoid(z); f = 2 * y", z=1.0),
+  # A sigmoid neuron gate by gate. CS231n, optimization-2.
+  "neuron": partial(
+    at, "z = w0*x0 + w1*x1 + w2; y = reciprocal(1 + exp(-z))",
+    w0=2.0, x0=-1.0, w1=-3.0, x1=-2.0, w2=-3.0,
+  ),
+  # Two relu neurons, one linear one, and the squared error of a target.
+  "two-layer": partial(
+    at, TWO_LAYERS, x1=1.0, x2=2.0, w11=0.5, w21=-1.0, w12=1.0, w22=0.25, b1=0.0, b2=0.5, v1=1.0,
+    v2=-0.5, c=0.2,
+  ),
   "mazur": mazur,
-  "cs231n": cs231n,
-  "cs224n": cs224n,
-}
-"""The examples: what makes each, by its name."""
+  # (x + y) z. CS231n, optimization-2.
+  "cs231n": partial(at, "q = x + y; f = q * z", x=-2.0, y=5.0, z=-4.0),
+  # (x + y) max(y, z), where y is used twice. CS224n, lecture on backpropagation.
+  "cs224n": partial(at, "a = x + y; b = max(y, z); f = a * b", x=1.0, y=2.0, z=0.0),
+}  # fmt: skip
+"""The examples: a function that builds each, by name."""

@@ -1,126 +1,205 @@
-"""The texts of a circuit's picture: symbols, numbers, names, and how wide they are.
+"""The texts of a circuit's picture: at its nodes and wires, under it, and for screen readers.
 
-One typeface, a monospaced one, of which every character is 0.602 of its size wide: DejaVu Sans
-Mono's width, and within a hundredth that of Menlo, Courier and Liberation Mono. So widths are known
-without a font, and the SVG states them (`textLength`), so that they hold in whatever font it meets.
+Where a wire forks, each branch has its own share of the gradient below it, and the sum stands
+before the fork, as "5 = 2 + 3".
 """
 
-import re
-import unicodedata
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
 
-from fbackprop.checks import DtypeError, describe
+from fbackprop.circuit import notation, shapes
+from fbackprop.circuit.graph import GateGraph, fan_out
+from fbackprop.circuit.layout.columns import Extent, Item
+from fbackprop.circuit.solver import Solution
 
-ADVANCE, ASCENT, DESCENT = 0.602, 0.93, 0.24  # In units of the size.
-LONGEST_LINE = 18
-FORMAT = re.compile(r"[+ ]?,?(\.[0-9]{1,2})?[eEfFgG]")
-SYMBOLS = {
-  "add": "+",
-  "subtract": "−",
-  "multiply": "×",
-  "divide": "÷",
-  "negate": "−x",
-  "power": "xʸ",
-  "square": "x²",
-  "reciprocal": "1/x",
-  "sqrt": "√x",
-  "abs": "|x|",
-  "exp": "eˣ",
-  "log": "ln",
-  "sigmoid": "σ",
-}
+BESIDE = 7.0  # From a circle, or from the start of a wire, to its numbers, in pixels.
+ABOVE, BELOW, LINE = 4.5, 13.5, 15.5  # From a wire to the baselines of its numbers; between lines.
+OVER = 5.0  # From a circle to the baseline of its name.
+BEFORE = 4.0  # From an input's name to the start of its wire.
+WIDEST_FOOT = 60  # Characters of a line under the picture.
+LONGEST_LINE = 18  # Characters of a line of a sum.
 
 
-class Text(NamedTuple):
-  """A line of text: where it starts, on its baseline, and how it is set."""
+class Labels:
+  """The labels of a circuit that isn't solved, names and symbols alone, and the room they take."""
 
-  x: float
-  y: float
-  text: str
-  size: float
-  color: str
-  bold: bool = False
-  italic: bool = False
+  def __init__(self, circuit: GateGraph):
+    self.circuit = circuit
+    self.nodes = {node.name: node for node in circuit.nodes}
+    self.leaving = fan_out(circuit)
+    self.outputs = {name for name, _ in circuit.outputs}
 
   @property
-  def width(self) -> float:
-    return width_of(self.text, self.size)
+  def title(self) -> str:
+    """The name of a picture without a heading, for screen readers."""
+    return notation.printable(notation.summary(self.circuit))
 
   @property
-  def box(self) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of the room that the line takes."""
-    top, bottom = self.y - ASCENT * self.size, self.y + DESCENT * self.size
-    return self.x, top, self.x + self.width, bottom
+  def description(self) -> str:
+    """The picture in words, node by node."""
+    nodes = self.circuit.nodes
+    words = (f"{n.name}, {n.op}{' of ' * bool(n.inputs)}{', '.join(n.inputs)}" for n in nodes)
+    return notation.printable("; ".join(words))
+
+  def numbers(self, item: Item) -> tuple[str, list[str]]:
+    """Return the value above the wire, and the lines of the gradient below it."""
+    return "", []
+
+  def foot(self) -> list[tuple[str, shapes.Style]]:
+    """Return the lines under the picture, each with its style."""
+    return []
+
+  def show(self, value: float, digits: int | str = 12) -> str:
+    """Format a number for a picture."""
+    return notation.format_number(value, digits, notation.MINUS)
+
+  def name(self, name: str) -> str:
+    """Return the label of a node: its name if the text gives one, the number of a constant."""
+    node = self.nodes[name]
+    if node.op == "constant" and node.value is not None and notation.is_generated(name):
+      return self.show(node.value)
+    return "" if node.inputs and notation.is_generated(name) else notation.printable(name)
+
+  def symbol(self, name: str) -> tuple[str, shapes.Style]:
+    """Return the text in a gate, and its style."""
+    op = self.nodes[name].op
+    text = self.circuit.gate_of[op].symbol or notation.printable(op)
+    return text, shapes.SYMBOL if len(text) == 1 else shapes.WORD
+
+  def is_gate(self, item: Item) -> bool:
+    return item.kind == "node" and bool(self.nodes[item.name].inputs)
+
+  def half(self, item: Item) -> float:
+    """Compute half of the width of a gate, a circle if its symbol is short."""
+    return max(shapes.RADIUS, shapes.width_of(*self.symbol(item.name)) / 2 + 6)
+
+  def leads_out(self, item: Item) -> bool:
+    """Return whether the item's wire is an output's, which ends here."""
+    if item.wire is not None:
+      return item.wire.target is None
+    is_only_wire = len(self.leaving[item.name]) == 1
+    return item.kind == "node" and item.name in self.outputs and is_only_wire
+
+  def extent(self, item: Item) -> Extent:
+    """Compute the room that an item takes around its anchor."""
+    if item.kind == "bend":
+      return Extent(0, 0, 3, 3)
+    value, lines = self.numbers(item)
+    right = 2 * BESIDE + max(shapes.width_of(text, shapes.NOTE) for text in (value, *lines))
+    right += shapes.TIP * self.leads_out(item)
+    # One height for all, so that connected items can be level.
+    up = max(ABOVE + shapes.ASCENT * shapes.VALUE.size, shapes.RADIUS + 1)
+    foot = BELOW + shapes.DESCENT * shapes.GRADIENT.size + LINE * (len(lines) - 1)
+    down = max(foot, shapes.RADIUS + 1)
+    if item.kind == "label":
+      return Extent(0, right, up, down)
+    width = shapes.width_of(self.name(item.name), shapes.NAME)
+    if not self.is_gate(item):
+      return Extent(width + BEFORE, right, up, down)
+    half = self.half(item)
+    beyond = max(width / 2 - half, 0)  # Of a name that is longer than its gate.
+    up = shapes.RADIUS + OVER + shapes.ASCENT * shapes.NAME.size if width else up
+    left, right = 2 * half + beyond, max(right, beyond)
+    return Extent(left, right, up, down, 0.62 * shapes.RADIUS)
+
+  def texts(self, item: Item, x: float, y: float) -> Iterator[shapes.Text]:
+    """Yield the texts of an item whose anchor is (x, y)."""
+    if item.kind == "bend":
+      return
+    if item.kind == "node":
+      name = self.name(item.name)
+      width = shapes.width_of(name, shapes.NAME)
+      if self.is_gate(item):
+        middle = x - self.half(item)
+        symbol, style = self.symbol(item.name)
+        left = middle - shapes.width_of(symbol, style) / 2
+        yield shapes.Text(left, y + 0.3 * style.size, symbol, style)
+        if name:
+          yield shapes.Text(middle - width / 2, y - shapes.RADIUS - OVER, name, shapes.NAME)
+      elif name:
+        style = shapes.NAME if self.nodes[item.name].op == "input" else shapes.PLAIN_NAME
+        yield shapes.Text(x - BEFORE - width, y + 0.3 * style.size, name, style)
+    value, lines = self.numbers(item)
+    if value:
+      yield shapes.Text(x + BESIDE, y - ABOVE, value, shapes.VALUE)
+    for i, line in enumerate(lines):
+      yield shapes.Text(x + BESIDE, y + BELOW + LINE * i, line, shapes.GRADIENT)
 
 
-def symbol_of(op: str) -> str:
-  """What stands in the gate's circle."""
-  return SYMBOLS.get(op, clean(op))
+class NumberLabels(Labels):
+  """The labels of a solved circuit, with the value and the gradient of every wire."""
+
+  def __init__(self, solution: Solution, digits: int | str):
+    super().__init__(solution.circuit)
+    self.solution, self.digits = solution, digits
+    self.share = {
+      wire: share
+      for name, wires in self.leaving.items()
+      for wire, share in zip(wires, solution.contributions[name], strict=True)
+    }
+
+  @property
+  def title(self) -> str:
+    count = len(self.solution.gates)
+    value = self.show(self.solution.value, self.digits)
+    return f"A circuit of {count} gate{'s' * (count != 1)}, value {value}"
+
+  @property
+  def description(self) -> str:
+    parts = ["Values and global gradients of a circuit, from its inputs to its outputs."]
+    for node in self.circuit.nodes:
+      what = f"{node.op} of {', '.join(node.inputs)}" if node.inputs else node.op
+      value = self.show(self.solution.values[node.name], self.digits)
+      gradient = " ".join(self.gradient(node.name))
+      parts.append(f"{node.name}, {what}: value {value}, gradient {gradient}.")
+    return notation.printable(" ".join(parts))
+
+  def numbers(self, item: Item) -> tuple[str, list[str]]:
+    value = self.show(self.solution.values[item.name], self.digits)
+    if item.wire is None:
+      return value, self.gradient(item.name)
+    return value, [self.show(self.share[item.wire], self.digits)]
+
+  def gradient(self, name: str) -> list[str]:
+    """Return a node's gradient as lines: the number, and its terms if several wires leave."""
+    terms = [self.show(term, self.digits) for term in self.solution.contributions[name]]
+    return sum_lines(self.show(self.solution.bars[name], self.digits), terms)
+
+  def weighted_sum(self) -> list[str]:
+    """Write the value that is differentiated, unless it is the output: 2 · J1 − J2 = 5."""
+    outputs = self.circuit.outputs
+    if len(outputs) == 1 and outputs[0][1] == 1:
+      return []
+    terms: list[str] = []
+    for name, weight in outputs:
+      operator = notation.MINUS if weight < 0 else "+" * bool(terms)
+      size = self.show(abs(weight), self.digits).removeprefix("+")
+      label = self.name(name) or notation.printable(name)
+      term = label if abs(weight) == 1 else f"{size} · {label}"
+      terms.append(f"{operator}{' ' * bool(terms)}{term}")
+    return wrap(f"{' '.join(terms)} = {self.show(self.solution.value, self.digits)}", WIDEST_FOOT)
+
+  def foot(self) -> list[tuple[str, shapes.Style]]:
+    """Return the weighted sum and the legend."""
+    root = notation.output_name(self.solution)
+    root = "(output)" if notation.is_generated(root) else notation.printable(root)
+    below = f"below it: {notation.global_gradient(root, '(wire)')}"
+    return [
+      *((line, shapes.NOTE) for line in self.weighted_sum()),
+      ("above a wire: its value", shapes.VALUE),
+      *((line, shapes.GRADIENT) for line in wrap(below, WIDEST_FOOT)),
+    ]
 
 
-def is_made(name: str) -> bool:
-  """Whether a node's name was made for it, as g1 is for a gate that has none."""
-  return name[:1] in ("g", "c") and name[1:].isdigit()
-
-
-def width_of(text: str, size: float) -> float:
-  """The width of a line: a cell for each character, two for a wide one, none for an accent."""
-  cells = 0
-  for character in text:
-    wide = unicodedata.east_asian_width(character) in "WF"
-    cells += 0 if unicodedata.combining(character) else 1 + wide
-  return cells * ADVANCE * size
-
-
-def clean(text: str) -> str:
-  """A text that may stand in XML, on one line."""
-  kept = [c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text]
-  return "".join(kept)
-
-
-def show(value: float, digits: int | str) -> str:
-  """A number as text, with a true minus sign, and without one before a zero.
-
-  Args:
-    value: any float.
-    digits: how many significant digits, from 1 to 17, or a format, as ".2f".
-
-  Raises:
-    TypeError: `digits` is neither.
-    ValueError: it is no such number, or no such format.
-  """
-  if isinstance(digits, bool) or not isinstance(digits, int | str):
-    raise DtypeError(f"digits must be a whole number or a format as '.2f', got {describe(digits)}")
-  if isinstance(digits, int) and not 1 <= digits <= 17:
-    raise ValueError(f"digits must be from 1 to 17, got {digits}")
-  # Of all formats those of a number as it is: a percentage is another one, and a width no number's.
-  if isinstance(digits, str) and not FORMAT.fullmatch(digits):
-    raise ValueError(
-      f"digits must be a number from 1 to 17 or a format of floats such as '.2f', got {digits!r}"
-    )
-  text = format(float(value), f".{digits}g" if isinstance(digits, int) else digits).strip()
-  if not text.strip("-0., "):
-    text = text.replace("-", "")
-  mantissa, e, exponent = text.partition("e")
-  if e and exponent.lstrip("+-").isdigit():
-    text = f"{mantissa}e{int(exponent)}"
-  return text.replace("-", "−")
-
-
-def show_sum(total: float, terms: tuple[float, ...], digits: int | str) -> list[str]:
-  """A gradient as lines: "5", or where several wires bring it "5 = 2 + 3", broken if it is long."""
+def sum_lines(total: str, terms: Sequence[str]) -> list[str]:
+  """Write a gradient as lines: "5", or with several terms "5 = 2 + 3", broken if it is long."""
   if len(terms) < 2:
-    return [show(total, digits)]
-  texts = [show(term, digits) for term in terms]
-  pieces = [show(total, digits), f"= {texts[0]}"]
-  for text in texts[1:]:
-    pieces.append(f"− {text[1:]}" if text.startswith("−") else f"+ {text.removeprefix('+')}")
-  if len(whole := " ".join(pieces)) <= LONGEST_LINE:
+    return [total]
+  first, *rest = notation.signed(terms, notation.MINUS)
+  pieces = [f"= {first}", *rest]
+  if len(whole := " ".join([total, *pieces])) <= LONGEST_LINE:
     return [whole]
-  lines = pieces[:2]
-  for piece in pieces[2:]:
-    if len(lines[-1]) + 1 + len(piece) <= LONGEST_LINE:
-      lines[-1] += f" {piece}"
-    else:
-      lines.append(piece)
-  return lines
+  # A term stays with its operator: `wrap` doesn't break a line at a no-break space.
+  unbroken = " ".join(piece.replace(" ", "\xa0") for piece in pieces)
+  lines = wrap(unbroken, LONGEST_LINE, break_long_words=False, break_on_hyphens=False)
+  return [total, *(line.replace("\xa0", " ") for line in lines)]

@@ -1,140 +1,157 @@
-"""How gates, numbers and derivatives are written: `g1 = x · y`, `∂g1/∂x = y`, `df/dx = 3`.
+"""Numbers, gates and derivatives as text: `g1 = x · y`, `∂g1/∂x = y`, `df/dx = 3`.
 
-Two notations for two things: ∂ is local, the partial derivative of one gate; d is global, the total
-derivative of the output. No text here uses one for the other.
+Two notations for two derivatives: ∂ is local, the partial derivative of one gate; d is global, the
+total derivative of the output. No text of this package uses one for the other.
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 
-from fbackprop.circuit.graph import Circuit, Trace, few
-from fbackprop.circuit.labels import show
+from fbackprop.checks import DtypeError, describe
+from fbackprop.circuit.graph import GateGraph
+from fbackprop.circuit.solver import Solution
+from fbackprop.types import Gate
 
-GREEN, RED, BOLD = "32", "31", "1"
+MINUS = "\N{MINUS SIGN}"
+"""For pictures, which have its glyph; texts for a terminal have the hyphen of a keyboard."""
+FORMAT = re.compile(r"[+ ]?,?(\.[0-9]{1,2})?[eEfFgG]")
 
-LOCAL = "∂: of each gate by one of its inputs, the others held"
 
-INFIX = {"add": "+", "subtract": "-", "multiply": "·", "divide": "/", "power": "**"}
-
-# ∂y/∂x of the gates of one input whose derivative is a formula of x and y.
-FORMULAS = {
-  "negate": "-1",
-  "identity": "1",
-  "square": "2 · {x}",
-  "reciprocal": "-{y}²",
-  "exp": "{y}",
-  "log": "1 / {x}",
-  "sqrt": "1 / (2 · {y})",
-  "sin": "cos({x})",
-  "cos": "-sin({x})",
-  "sigmoid": "{y} · (1 - {y})",
-  "tanh": "1 - {y}²",
-  "softplus": "sigmoid({x})",
-  "gelu": "Φ({x}) + {x} · φ({x})",
-  "silu": "sigmoid({x}) · (1 + {x} · sigmoid(-{x}))",
+OPERATORS = {
+  "subtract": "{a} - {b}",
+  "divide": "{a} / {b}",
+  "power": "{a} ** {b}",
+  "negate": "-{a}",
+  "square": "{a}²",
+  "reciprocal": "1 / {a}",
 }
-
-# What decides where it is a case.
-NO_GRADIENT = "no gradient to the exponent: the base isn't above 0"
-CASES = {
-  "max": "to the largest input",
-  "min": "to the smallest input",
-  "relu": "1 above 0, else 0",
-  "leaky_relu": "1 above 0, else the slope",
-  "relu6": "1 from 0 to 6, else 0",
-  "hard_tanh": "1 from -1 to 1, else 0",
-  "abs": "the sign",
-}
+"""Gates of one or two inputs that are written with an operator."""
 
 
-def number(value: float, digits: int | str = 4) -> str:
-  """A number as pictures show it, but with the minus sign of a keyboard: see `labels.show`."""
-  return show(value, digits).replace("\N{MINUS SIGN}", "-")
+# --- Numbers and sums -----------------------------------------------------------------------------
 
 
-def sum_of(terms: Sequence[str]) -> str:
-  """2 + 3 - 1."""
+def format_number(value: float, digits: int | str = 4, minus: str = "-") -> str:
+  """Format a number, zero always without a sign.
+
+  Args:
+    value: any float.
+    digits: the number of significant digits, from 1 to 17, or a format such as ".2f".
+    minus: the minus sign.
+
+  Raises:
+    TypeError: `digits` is neither an int nor a str.
+    ValueError: `digits` is out of range, or no such format.
+  """
+  wanted = "digits must be an integer from 1 to 17 or a float format such as '.2f'"
+  if isinstance(digits, bool) or not isinstance(digits, int | str):
+    raise DtypeError(f"{wanted}, got {describe(digits)}")
+  # Only formats of the bare number: a percentage is another number, and padding is no part of it.
+  if not (1 <= digits <= 17 if isinstance(digits, int) else FORMAT.fullmatch(digits)):
+    raise ValueError(f"{wanted}, got {digits!r}")
+  text = format(float(value), f".{digits}g" if isinstance(digits, int) else digits).strip()
+  if not text.strip("-0., "):
+    text = text.replace("-", "")
+  mantissa, e, exponent = text.partition("e")
+  if e and exponent.lstrip("+-").isdigit():
+    text = f"{mantissa}e{int(exponent)}"
+  return text.replace("-", minus)
+
+
+def signed(terms: Sequence[str], minus: str = "-") -> list[str]:
+  """Put an operator before each formatted term but the first: ["2", "+ 3", "- 1"]."""
   rest = (
-    f" - {term[1:]}" if term.startswith("-") else f" + {term.removeprefix('+')}"
+    f"{minus} {term[1:]}" if term.startswith(minus) else f"+ {term.removeprefix('+')}"
     for term in terms[1:]
   )
-  return terms[0] + "".join(rest)
+  return [terms[0], *rest]
+
+
+def write_sum(terms: Sequence[str]) -> str:
+  """Write a sum of formatted terms: "2 + 3 - 1"."""
+  return " ".join(signed(terms))
 
 
 def factor(text: str) -> str:
-  """A text that may stand beside an operator: a negative one gets parentheses, a plus goes."""
+  """Write a number or a name as a factor: a negative one in parentheses, none with a plus."""
   return f"({text})" if text.startswith("-") else text.removeprefix("+")
 
 
+def abbreviate(texts: Sequence[str]) -> list[str]:
+  """Return the texts; of more than eight, the first six and the last."""
+  return [*texts] if len(texts) <= 8 else [*texts[:6], "...", texts[-1]]
+
+
+# --- Gates ----------------------------------------------------------------------------------------
+
+
 def expression(op: str, operands: Sequence[str]) -> str:
-  """What a gate computes: "x + y", "max(x, y)"."""
-  shown = few(operands)
+  """Write what a gate computes: "x + y", "max(x, y)"."""
+  shown = abbreviate(operands)
   if op == "add":
-    return sum_of(shown)
-  if op in INFIX:
-    return f" {INFIX[op]} ".join(factor(x) for x in shown)
-  if op == "negate":
-    return f"-{factor(shown[0])}"
-  if op == "square":
-    return f"{factor(shown[0])}²"
-  if op == "reciprocal":
-    return f"1 / {factor(shown[0])}"
+    return write_sum(shown)
+  if op == "multiply":
+    return " · ".join(map(factor, shown))
+  if op in OPERATORS:
+    return OPERATORS[op].format(a=factor(shown[0]), b=factor(shown[-1]))
   return f"{op}({', '.join(shown)})"
 
 
-def derivative(op: str, operands: Sequence[str], y: str, i: int) -> str:
-  """∂y/∂(input i) as a formula; "" where it is none."""
-  if op == "add":
-    return "1"
-  if op == "subtract":
-    return "-1" if i else "1"
-  if op == "multiply":
-    # Of many inputs those that `few` shows: else a wide product would take the square of its width.
-    n = len(operands)
-    places = range(n) if n <= 10 else (*range(8), n - 2, n - 1)
-    others = [factor(operands[k]) for k in places if k != i]
-    return " · ".join(few(others)) or "1"
-  if op == "divide":
-    b = factor(operands[1])
-    return f"-{factor(y)} / {b}" if i else f"1 / {b}"
-  if op == "power":
-    a, b = factor(operands[0]), factor(operands[1])
-    return f"{y} · log({a})" if i else f"{b} · {a} ** ({operands[1]} - 1)"
-  return FORMULAS.get(op, "").format(x=operands[0], y=y)
+def derivative(gate: Gate, operands: Sequence[str], y: str, i: int) -> str:
+  """Write ∂y/∂(input i) as a formula; "" if the gate has none."""
+  if gate.formula is None:
+    return ""
+  formula = gate.formula if isinstance(gate.formula, str) else gate.formula[i]
+  # Of many inputs those that `abbreviate` may show: all would take time quadratic in their number.
+  n = len(operands)
+  places = range(n) if n <= 10 else (*range(8), n - 2, n - 1)
+  others = " · ".join(abbreviate([factor(operands[k]) for k in places if k != i])) or "1"
+  ends = operands[0], operands[-1]
+  a, b = map(factor, ends)
+  return formula.format(*ends, x=operands[i], y=y, a=a, b=b, others=others)
 
 
-def labels_of(circuit: Circuit, digits: int | str) -> dict[str, str]:
-  """What each node is called in a formula: its name, or its number, if it is a constant."""
+# --- Names ----------------------------------------------------------------------------------------
+
+
+def is_generated(name: str) -> bool:
+  """Return whether the parser named the node, as g1 or c1, because the text doesn't."""
+  return name[:1] in ("g", "c") and name[1:].isdigit()
+
+
+def printable(text: str) -> str:
+  """Replace the characters that XML or a line of text can't have."""
+  kept = [c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text]
+  return "".join(kept)
+
+
+def operand_names(circuit: GateGraph, digits: int | str) -> dict[str, str]:
+  """Return the text of each node as an operand: its name, or the number of a constant."""
   return {
-    node.name: node.name if node.op != "constant" else number(node.value or 0.0, digits)
+    node.name: node.name if node.op != "constant" else format_number(node.value or 0.0, digits)
     for node in circuit.nodes
   }
 
 
-def name_of_value(trace: Trace) -> str:
-  """What is differentiated: the name of the output, or J for a weighted sum."""
-  outputs = trace.circuit.outputs
+def output_name(solution: Solution) -> str:
+  """Return the name of the value that is differentiated: the output's, or J for a weighted sum."""
+  outputs = solution.circuit.outputs
   if len(outputs) == 1 and outputs[0][1] == 1:
     return outputs[0][0]
   name = "J"
-  while name in trace.values:
+  while name in solution.values:
     name += "_total"
   return name
 
 
-def total(root: str, name: str) -> str:
-  """The symbol of the global gradient of the value by a node."""
+def summary(circuit: GateGraph) -> str:
+  """Describe a circuit in one line: "Circuit(f of x, y, z: 3 gates)"."""
+  gates = sum(bool(node.inputs) for node in circuit.nodes)
+  names = ", ".join(abbreviate(circuit.inputs)) or "constants"
+  outputs = ", ".join(abbreviate([name for name, _ in circuit.outputs]))
+  return f"Circuit({outputs} of {names}: {gates} gate{'s' * (gates != 1)})"
+
+
+def global_gradient(root: str, name: str) -> str:
+  """Write the global gradient of the value by a node: "df/dx"."""
   return f"d{root}/d{name}"
-
-
-def total_of(trace: Trace) -> str:
-  """What d means in a trace."""
-  return f"d: along every path to {name_of_value(trace)}"
-
-
-def painter(color: bool) -> Callable[[str, str], str]:
-  """`paint(text, code)`, which colours on a terminal and nowhere else."""
-
-  def paint(text: str, code: str) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if color and code and text.strip() else text
-
-  return paint

@@ -1,24 +1,50 @@
-"""A picture written as PNG, by matplotlib, with the typeface that it brings.
+"""A circuit's picture as PNG, by matplotlib, in the typeface that it brings.
 
-Names with letters that it lacks are drawn in an installed font that has them, or refused.
+Names with letters that the typeface lacks are drawn in an installed font that has them, or refused.
 """
 
 import io
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 from fbackprop.checks import check_number
+from fbackprop.circuit.drawing import compose
 from fbackprop.circuit.graph import CircuitError
-from fbackprop.circuit.labels import Text
-from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Picture
+from fbackprop.circuit.labels import NumberLabels
+from fbackprop.circuit.notation import printable
+from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Picture, Text
+from fbackprop.circuit.solver import Solution
 from fbackprop.extras import need
 from fbackprop.fonts import any_weight, choose_fonts, list_characters
 
-WIDEST = 60_000  # What the renderer can do is 65,535.
+WIDEST = 60_000  # The renderer's own limit is 65,535 pixels.
+
+
+def to_png(
+  solution: Solution, *, digits: int | str = 4, title: str | None = None, dpi: float = 192
+) -> bytes:
+  """Draw a solved circuit as a PNG file: the picture of `to_svg`, in pixels.
+
+  Args:
+    solution: a solved circuit.
+    digits: the number of significant digits, from 1 to 17, or a format such as ".2f".
+    title: a heading.
+    dpi: pixels per inch; at 96 the picture is as large as the SVG.
+
+  Returns:
+    The file, the same for the same circuit.
+
+  Raises:
+    ModuleNotFoundError: matplotlib isn't installed; the message names the extra.
+    TypeError: `digits` or `title` is of another type.
+    ValueError: as `to_svg`; or the picture has too many pixels for a PNG file.
+  """
+  labels = NumberLabels(solution, digits)
+  return write_png(compose(labels, title), printable(title or labels.title), dpi)
 
 
 def write_png(picture: Picture, name: str, dpi: float) -> bytes:
-  """The bytes of the file; `name` is its title, in the metadata."""
+  """Write a picture, its name in the metadata."""
   need("matplotlib", extra="plot")
   check_number("to_png", "dpi", dpi, 1)
   wide, high = (round(side * dpi / 96) for side in (picture.width, picture.height))
@@ -41,7 +67,7 @@ def write_png(picture: Picture, name: str, dpi: float) -> bytes:
 
 
 def paint(axes: Any, picture: Picture) -> None:
-  """Draws on axes whose units are the picture's pixels, of 1/96 inch: 3/4 of a point."""
+  """Draw on axes whose units are the picture's pixels, of 1/96 inch: 3/4 of a point."""
   patches, path = need("matplotlib.patches", extra="plot"), need("matplotlib.path", extra="plot")
   line = {"linewidth": 0.75 * STROKE, "capstyle": "butt"}
   points, codes = [], []
@@ -60,64 +86,54 @@ def paint(axes: Any, picture: Picture) -> None:
   for x, y, width in picture.pills:
     arc = path.Path.arc(90, 270)
     off = width / 2 - RADIUS
-    left, right = arc.vertices * RADIUS + (x - off, y), arc.vertices * -RADIUS + (x + off, y)
+    left, right = (
+      arc.vertices * RADIUS + (x - off, y),
+      arc.vertices * -RADIUS + (x + off, y),
+    )
     codes = [*arc.codes, path.Path.LINETO, *arc.codes[1:], path.Path.CLOSEPOLY]
     outline = path.Path([*left, *right, left[0]], codes)
     axes.add_patch(patches.PathPatch(outline, facecolor=GATE, edgecolor=INK, **line))
-  faces = Faces(picture.texts)
-  for text in picture.texts:
-    axes.text(text.x, text.y, **faces.setting(text))
+  for text, font in zip(picture.texts, choose_faces(picture.texts), strict=True):
+    axes.text(
+      text.x, text.y, text.text, fontproperties=font, color=text.style.color, parse_math=False
+    )
 
 
-class Faces:
-  """The four faces of DejaVu Sans Mono that lie in matplotlib's folder, on any machine.
+def choose_faces(texts: Sequence[Text]) -> list[Any]:
+  """Choose the font properties of each line: DejaVu Sans Mono, or fonts for the letters it lacks.
 
-  Attributes:
-    families: of a line that these lack letters of: fonts that have them, by bold and italic.
+  The faces of DejaVu Sans Mono are files in matplotlib's folder, the same on any machine, whatever
+  else is installed there.
   """
-
-  def __init__(self, texts: Iterable[Text]) -> None:
-    self.folder = need("matplotlib", extra="plot").get_data_path() + "/fonts/ttf/"
-    self.manager = need("matplotlib.font_manager", extra="plot")
-    lacking: dict[tuple[bool, bool], list[str]] = {}
-    for text in texts:
-      if not self.has(text):
-        lacking.setdefault((text.bold, text.italic), []).append(text.text)
-    self.families: dict[tuple[bool, bool], tuple[str, ...]] = {}
-    missing: dict[str, None] = {}
-    for (bold, italic), lines in lacking.items():
-      choice = choose_fonts(lines, ["DejaVu Sans Mono"], **style_of(bold, italic))
-      self.families[bold, italic] = choice.families
-      missing |= dict.fromkeys(choice.missing)
-    if missing:
-      raise CircuitError(
-        f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
-        "draw it as SVG, which is shown in the viewer's fonts"
-      )
-
-  def file(self, text: Text) -> str:
-    """Where the face of a line lies."""
-    face = "Bold" * text.bold + "Oblique" * text.italic
-    return f"{self.folder}DejaVuSansMono{'-' * bool(face)}{face}.ttf"
-
-  def has(self, text: Text) -> bool:
-    """Whether the line's face has all of its characters."""
-    glyphs = self.manager.get_font(self.file(text))
-    return all(glyphs.get_char_index(ord(c)) for c in text.text)
-
-  def setting(self, text: Text) -> dict[str, Any]:
-    """The arguments of matplotlib for a line of text."""
-    size = 0.75 * text.size
-    if self.has(text):
-      font = self.manager.FontProperties(fname=self.file(text), size=size)
+  manager = need("matplotlib.font_manager", extra="plot")
+  folder = need("matplotlib", extra="plot").get_data_path() + "/fonts/ttf"
+  fonts: list[dict[str, Any]] = []
+  lacking: dict[tuple[str, str], list[str]] = {}
+  for text in texts:
+    _, _, bold, italic = text.style
+    face = "Bold" * bold + "Oblique" * italic
+    file = f"{folder}/DejaVuSansMono{'-' * bool(face)}{face}.ttf"
+    glyphs = manager.get_font(file)
+    if all(glyphs.get_char_index(ord(character)) for character in text.text):
+      fonts.append({"fname": file})
     else:
-      families = list(self.families[text.bold, text.italic])
-      font = self.manager.FontProperties(
-        family=families, size=size, **style_of(text.bold, text.italic)
-      )
-    return {"s": text.text, "fontproperties": font, "color": text.color, "parse_math": False}
-
-
-def style_of(bold: bool, italic: bool) -> dict[str, str]:
-  """Weight and style as matplotlib calls them."""
-  return {"weight": "bold" if bold else "normal", "style": "oblique" if italic else "normal"}
+      weight, slope = "bold" if bold else "normal", "oblique" if italic else "normal"
+      fonts.append({"weight": weight, "style": slope})
+      lacking.setdefault((weight, slope), []).append(text.text)
+  chosen = {
+    style: choose_fonts(lines, ["DejaVu Sans Mono"], weight=style[0], style=style[1])
+    for style, lines in lacking.items()
+  }
+  missing = dict.fromkeys(c for choice in chosen.values() for c in choice.missing)
+  if missing:
+    raise CircuitError(
+      f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
+      "draw it as SVG, which is shown in the viewer's fonts"
+    )
+  for font in fonts:
+    if "fname" not in font:
+      font["family"] = list(chosen[font["weight"], font["style"]].families)
+  return [
+    manager.FontProperties(size=0.75 * text.style.size, **font)
+    for text, font in zip(texts, fonts, strict=True)
+  ]

@@ -1,6 +1,6 @@
 """The text of a circuit: its size, its statements, and errors with a caret under the place.
 
-What Python's own parser can't take (a nesting, a length) is refused before it is asked.
+Texts that Python's own parser can't take, too deep or too long, are refused before it is called.
 """
 
 import ast
@@ -14,26 +14,26 @@ from fbackprop.circuit.spelling import SpellingError, respell
 
 MAX_LENGTH = 1_000_000
 MAX_NESTING = 100
-MAX_OPERATORS = 1000  # Of one statement; Python's parser gives up at some 2,700.
+MAX_OPERATORS = 1000  # In one statement; Python's parser gives up at some 2,700.
 
-# What nests, what makes a chain, and what no text may hold.
+# Brackets, operators, the ends of statements, and characters that no text may hold.
 MARKS = re.compile(
   r"#[^\n]*|[\n\0\ud800-\udfff;()\[\]{}+*/~@-]|[0-9]{4301,}|\.(?=[^\W\d])|\b(?:not|if|lambda|and|or|in|is)\b"
 )
 
 
 class ParseError(CircuitError):
-  """A text that is no circuit; the message ends in the line, with a caret under the place."""
+  """A syntax error in a circuit's text; the message ends with the line and a caret."""
 
 
 class Source:
   """A text, its lines, and errors that point into it.
 
   Attributes:
-    typed: its lines as they were typed, without the indentation that all of them share.
-    lines: in Python's spelling.
-    text: these lines together.
-    columns: for each line and each of its characters the place in the line as it was typed.
+    typed: the lines as typed, without their common indentation.
+    lines: the lines in Python's spelling.
+    text: these lines joined.
+    columns: for each line, and each of its characters, the column in the line as typed.
   """
 
   def __init__(self, text: str) -> None:
@@ -43,11 +43,10 @@ class Source:
     self.columns: list[Sequence[int]] = [range(len(line) + 1) for line in self.lines]
 
   def read(self) -> list[ast.stmt]:
-    """The statements, as Python's parser reads them; refuses first what it can't take."""
+    """Parse the text into Python's statements; refuse first what Python's parser can't take."""
     if len(self.text) > MAX_LENGTH:
-      raise ParseError(
-        f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}{self.at(1, 0)}"
-      )
+      message = f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}"
+      raise self.error(message, 1, 0)
     self.respell()
     self.check_size()
     statements = self.parse_python().body
@@ -56,7 +55,7 @@ class Source:
     return statements
 
   def respell(self) -> None:
-    """Puts handwriting into Python's spelling."""
+    """Convert handwriting to Python's spelling, line by line."""
     respelled = []
     for number, line in enumerate(self.typed, 1):
       try:
@@ -68,7 +67,7 @@ class Source:
     self.text = "\n".join(self.lines)
 
   def check_size(self) -> None:
-    """Refuses what Python's parser can't take, or would take long over."""
+    """Refuse a text that Python's parser can't take, or would take long to read."""
     line, start, depth, operators = 1, 0, 0, 0
     for match in MARKS.finditer(self.text):
       found, column = match[0], match.start() - start
@@ -90,31 +89,24 @@ class Source:
       if depth > MAX_NESTING:
         raise self.error(f"parentheses may be nested {MAX_NESTING} deep", line, column)
       if operators > MAX_OPERATORS:
-        raise self.error(
-          f"a statement may have {MAX_OPERATORS:,} operators; name its parts by statements",
-          line,
-          column,
-        )
+        message = f"a statement may have {MAX_OPERATORS:,} operators; name its parts by statements"
+        raise self.error(message, line, column)
 
   def parse_python(self) -> ast.Module:
-    """The text as Python's parser reads it."""
+    """Call Python's parser."""
     try:
       with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # As of "1(x)", which is refused below anyway.
+        warnings.simplefilter("ignore")  # As for "1(x)", which is refused below anyway.
         return ast.parse(self.text)
     except SyntaxError as error:
-      line, column = error.lineno or 1, (error.offset or 1) - 1
-      column = max(column, 0)
+      line, column = error.lineno or 1, max((error.offset or 1) - 1, 0)
       text = self.lines[min(line, len(self.lines)) - 1]
-      message = said_of(error, text[:column], text[column:])
-      if not self.text:
-        message = "there is nothing to read"
-      raise self.error(message, line, column) from None
+      raise self.error(explain(error, text[:column], text[column:]), line, column) from None
     except (RecursionError, MemoryError):
       raise self.error("this is nested too deep for Python's parser", 1, 0) from None
 
   def error_at(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> ParseError:
-    """An error with a caret under a part of the text, or under what comes behind another part."""
+    """Make an error with a caret under a part of the text, or under what follows another part."""
     line = getattr(place, "lineno", 1)
     column = self.column(line, getattr(place, "col_offset", 0))
     if behind is not None:
@@ -125,27 +117,24 @@ class Source:
     return self.error(message, line, column)
 
   def column(self, line: int, offset: int) -> int:
-    """The character at which a byte of a line stands; `ast` counts in bytes."""
+    """Convert an offset in bytes, in which `ast` counts, to a column."""
     return len(self.lines[line - 1].encode()[:offset].decode(errors="ignore"))
 
   def error(self, message: str, line: int, column: int) -> ParseError:
-    """An error with a caret under a character of a line."""
-    return ParseError(message + self.at(line, column))
-
-  def at(self, line: int, column: int) -> str:
-    """The line with a caret under a character; of a long line, what is around it."""
+    """Make an error that quotes a line, or a part of a long one, with a caret under a column."""
     line = min(line, len(self.lines))
     text, columns = self.typed[line - 1], self.columns[line - 1]
     column = columns[min(column, len(columns) - 1)]
     start = max(column - 40, 0)
     before, after = "..." if start else "", "..." if len(text) > start + 80 else ""
-    shown_ = "".join(c if c.isprintable() else "?" for c in text[start : start + 80])
+    quoted = "".join(c if c.isprintable() else "?" for c in text[start : start + 80])
     where = f"\nline {line}:" if len(self.lines) > 1 else ""
-    return f"{where}\n  {before}{shown_}{after}\n  {' ' * (len(before) + column - start)}^"
+    caret = f"{' ' * (len(before) + column - start)}^"
+    return ParseError(f"{message}{where}\n  {before}{quoted}{after}\n  {caret}")
 
 
-def said_of(error: SyntaxError, before: str, rest: str) -> str:
-  """What Python says of a syntax error, where that is about the text, and what may help."""
+def explain(error: SyntaxError, before: str, rest: str) -> str:
+  """Word Python's syntax error, given the text around it, with advice if there is any."""
   message = error.msg.partition(". Perhaps")[0]
   advice = ""
   if rest.startswith("|"):
@@ -153,7 +142,7 @@ def said_of(error: SyntaxError, before: str, rest: str) -> str:
   elif "\\" in before[-1:] + rest[:1]:
     advice = "; LaTeX isn't read"
   elif message.startswith("invalid") and message.endswith(" literal"):
-    advice = "; a product is written with *"  # As of 2x: to Python, x belongs to the number.
+    advice = "; a product is written with *"  # As for 2x: to Python, x belongs to the number.
   elif re.search(r"[\w)]\s*$", before) and re.match(r"[\w(]", rest):
     advice = "; a product is written with *, and a gate's input in parentheses"
   return f"this can't be read: {message}{advice}"

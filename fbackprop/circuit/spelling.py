@@ -1,7 +1,7 @@
-"""Handwriting as Python's parser reads it: `x²·y^z − √(x)` is `x**(2)*y**z - sqrt(x)`.
+"""Handwriting in Python's spelling: `x²·y^z − √(x)` is `x**(2)*y**z - sqrt(x)`.
 
-Only the spelling changes, and each new character knows the place of the old one, so that the caret
-of an error stands under what was typed. `ReLU` and `sum` are names, and found when they are called.
+Only the spelling changes, and each new character keeps the column of the old one, so that the caret
+of an error stands under what was typed. `ReLU` and `sum` are names, looked up when they are called.
 """
 
 import difflib
@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from fbackprop.hints import hint
 
 SPELLINGS = {
-  "^": "**",  # Power, as in handwriting; Python's exclusive or has no meaning for real numbers.
+  "^": "**",  # A power, as in handwriting; exclusive or has no meaning for real numbers.
   **dict.fromkeys("−‐‑‒–﹣", "-"),
   **dict.fromkeys("·⋅∙•×✕✖⨯∗", "*"),
   **dict.fromkeys("÷∕⁄➗", "/"),
@@ -20,7 +20,7 @@ SPELLINGS = {
   "∏": "product",
 }
 PIECES = re.compile(r"(?P<comment>#.*)|√\s*(?P<atom>[\w.]*)|.")
-# What makes √x... a root of more than x, or not: √x², √x^2, √f(x).
+# After √x, what makes it unclear how far the root reaches: √x², √x^2, √f(x).
 MORE = re.compile(r"\s*(?:[\^(（＾]|\*\*)")
 
 SYNONYMS = {
@@ -29,11 +29,11 @@ SYNONYMS = {
   "maximum": "max", "minimum": "min", "ln": "log", "σ": "sigmoid", "logistic": "sigmoid",
   "swish": "silu",
 }  # fmt: skip
-"""Other names of gates; those of ASCII in capitals, too."""
+"""Other names of gates; those in ASCII are case-insensitive."""
 
 
 class SpellingError(ValueError):
-  """A spelling that could mean two things; `column` is its place in the line."""
+  """An ambiguous spelling, at a column of the line."""
 
   def __init__(self, message: str, column: int) -> None:
     super().__init__(message)
@@ -41,17 +41,17 @@ class SpellingError(ValueError):
 
 
 def respell(line: str) -> tuple[str, Sequence[int]]:
-  """A line in Python's spelling; a comment stays as it is.
+  """Convert a line to Python's spelling; a comment is kept as it is.
 
   Args:
-    line: as it was typed.
+    line: the line as typed.
 
   Returns:
-    `(text, columns)`: the line, and for each of its characters and for its end the place in the
-    line as it was typed.
+    `(text, columns)`: the line, and for each of its characters and its end the column in the line
+    as typed.
 
   Raises:
-    SpellingError: a √ of which it isn't clear what it is the root of.
+    SpellingError: it isn't clear how far a √ reaches.
 
   Example:
     >>> respell("x² − √y")
@@ -95,12 +95,12 @@ def respell(line: str) -> tuple[str, Sequence[int]]:
 
 
 def is_raised(piece: str) -> bool:
-  """Whether it is a digit, a letter or a sign written as an exponent."""
+  """Return whether a character is a superscript."""
   return len(piece) == 1 and unicodedata.decomposition(piece).startswith("<super>")
 
 
 def plain(character: str) -> str:
-  """A character without its typography: neither raised, lowered nor wide."""
+  """Convert a character to its plain form: neither superscript, subscript nor full-width."""
   if character.isascii():
     return SPELLINGS.get(character, character)
   if character.isspace():
@@ -112,10 +112,10 @@ def plain(character: str) -> str:
 
 
 def gate_named(word: str, known: Collection[str]) -> str | None:
-  """The gate that a word calls: its name, `LeakyReLU` for leaky_relu, or a synonym.
+  """Look up a gate by its name, by a variant as `LeakyReLU` for leaky_relu, or by a synonym.
 
   Args:
-    word: what is called.
+    word: the name that is called.
     known: the names of the gates.
 
   Returns:
@@ -132,8 +132,8 @@ def gate_named(word: str, known: Collection[str]) -> str | None:
   return squeezed.get(word.replace("_", "").lower())
 
 
-def hint_of_gate(word: str, known: Collection[str]) -> str:
-  """What may have been meant by a word that calls no gate."""
+def suggest_gate(word: str, known: Collection[str]) -> str:
+  """Suggest a gate for a word that names none."""
   words = [*known, *SYNONYMS]
   return hint(
     word.lower(), words if difflib.get_close_matches(word[:100].lower(), words) else known

@@ -1,17 +1,61 @@
-"""A picture written as SVG: text as text, of stated width, and words for screen readers."""
+"""A circuit's picture as SVG: text as text, of stated width, and words for screen readers."""
 
 import zlib
 from itertools import groupby
 from xml.sax.saxutils import escape
 
-from fbackprop.circuit.labels import Text
-from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Curve, Picture
+from fbackprop.circuit.drawing import compose
+from fbackprop.circuit.graph import GateGraph
+from fbackprop.circuit.labels import Labels, NumberLabels
+from fbackprop.circuit.notation import printable
+from fbackprop.circuit.shapes import (
+  DOT,
+  GATE,
+  INK,
+  PAPER,
+  RADIUS,
+  STROKE,
+  WIRE,
+  Curve,
+  Picture,
+  Text,
+)
+from fbackprop.circuit.solver import Solution
 
 FONTS = "DejaVu Sans Mono, Menlo, Consolas, Liberation Mono, monospace"
 
 
+def to_svg(solution: Solution, *, digits: int | str = 4, title: str | None = None) -> str:
+  """Draw a solved circuit as an SVG file.
+
+  Args:
+    solution: a solved circuit.
+    digits: the number of significant digits, from 1 to 17, or a format such as ".2f".
+    title: a heading; it is also the picture's accessible name, which is otherwise a summary.
+
+  Returns:
+    The file's text, the same for the same circuit; on white paper, for pages of any color.
+
+  Raises:
+    TypeError: `digits` or `title` is of another type.
+    ValueError: `digits` is out of range or no such format; or the wires are too long to be drawn.
+  """
+  return draw_svg(NumberLabels(solution, digits), title)
+
+
+def graph_to_svg(circuit: GateGraph) -> str:
+  """Draw a circuit that isn't solved as an SVG file, with names and symbols alone."""
+  return draw_svg(Labels(circuit))
+
+
+def draw_svg(labels: Labels, title: str | None = None) -> str:
+  """Draw a circuit with its labels."""
+  name = printable(title or labels.title)
+  return write_svg(compose(labels, title), name, labels.description)
+
+
 def write_svg(picture: Picture, name: str, description: str) -> str:
-  """The text of the file; `name` and `description` are what a screen reader says."""
+  """Write a picture with its accessible name and description."""
   # Several pictures on one page must not share an id.
   label = f"circuit-{zlib.crc32((name + description).encode()):08x}"
   width, height = shorten(picture.width), shorten(picture.height)
@@ -36,18 +80,18 @@ def write_svg(picture: Picture, name: str, description: str) -> str:
     "</g>",
     f'<g font-family="{FONTS}" xml:space="preserve">',
   ]
-  for style, texts in groupby(sorted(picture.texts, key=style_of), style_of):
-    lines += [f"<g {style}>", *map(element_of, texts), "</g>"]
+  for attributes, texts in groupby(sorted(picture.texts, key=attributes_of), attributes_of):
+    lines += [f"<g {attributes}>", *map(element_of, texts), "</g>"]
   return "\n".join([*lines, "</g>", "</svg>", ""])
 
 
 def shorten(x: float) -> str:
-  """A coordinate, to a hundredth of a pixel."""
+  """Format a coordinate, to a hundredth of a pixel."""
   return f"{x:.2f}".rstrip("0").rstrip(".")
 
 
 def path_of(curve: Curve) -> str:
-  """The commands that draw a piece of wire."""
+  """Return the path commands of a piece of wire."""
   x, y, x_, y_, end = map(shorten, curve)
   if y == y_:
     return f"M{x} {y}H{end}"
@@ -56,14 +100,14 @@ def path_of(curve: Curve) -> str:
   return f"M{x} {y}C{middle} {y} {middle} {y_} {x_} {y_}{level}"
 
 
-def style_of(text: Text) -> str:
-  """The attributes that a text shares with others of its kind."""
-  weight = ' font-weight="bold"' if text.bold else ""
-  slope = ' font-style="italic"' if text.italic else ""
-  return f'font-size="{shorten(text.size)}" fill="{text.color}"{weight}{slope}'
+def attributes_of(text: Text) -> str:
+  """Return the attributes of a text's style."""
+  size, color, bold, italic = text.style
+  weight, slope = ' font-weight="bold"' * bold, ' font-style="italic"' * italic
+  return f'font-size="{shorten(size)}" fill="{color}"{weight}{slope}'
 
 
 def element_of(text: Text) -> str:
-  """A line of text; a renderer with another font fits it to the width that was counted on."""
+  """Return the element of a line of text, fitted to its stated width in whatever font it has."""
   where = f'x="{shorten(text.x)}" y="{shorten(text.y)}" textLength="{shorten(text.width)}"'
   return f'<text {where} lengthAdjust="spacingAndGlyphs">{escape(text.text)}</text>'

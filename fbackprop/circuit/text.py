@@ -1,36 +1,61 @@
-"""A trace as a table with a row for each gate, and the sums at the forks."""
+"""A solved circuit as text: a line, a table with a row for each gate, and the worked solution.
 
-from fbackprop.circuit.graph import Trace, few
-from fbackprop.circuit.notation import (
-  BOLD,
-  GREEN,
-  LOCAL,
-  RED,
-  name_of_value,
-  number,
-  painter,
-  sum_of,
-  total,
-  total_of,
-)
+The worked solution is what is written on a board: forward line by line, the local gradients, then
+backward. A local gradient ∂g/∂x is the partial derivative of one gate by one of its inputs, the
+others held. The global gradient df/dx is the total derivative of the output, along every path from
+x to f. In y = x², f = x y they differ: ∂f/∂x = y, but df/dx = ∂f/∂x + df/dy · ∂y/∂x.
+"""
 
+from collections import Counter
+from functools import partial
+
+from fbackprop.circuit import notation
+from fbackprop.circuit.graph import fan_out
+from fbackprop.circuit.notation import abbreviate, format_number, global_gradient
+from fbackprop.circuit.solver import GateTrace, Solution
+
+GREEN, RED, BOLD = "32", "31", "1"  # ANSI codes.
 HEADING = ("gate", "op", "inputs", "value", "local", "upstream", "downstream")
-CODES = ("", "", "", GREEN, "", RED, RED)
+COLORS = ("", "", "", GREEN, "", RED, RED)
+SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
+LOCAL = "∂: of each gate by one of its inputs, the others held"
+GLOBAL = "d: along every path to"
+NO_GRADIENT = "no gradient to the exponent: the base isn't above 0"
 
 
-def to_text(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str:
-  """The table, then the gradient of each input, and of each gate that several wires leave.
+def to_line(solution: Solution) -> str:
+  """Return the value and the gradient of each input in one line, abbreviated for many inputs."""
+  root = notation.output_name(solution)
+  gradients = [
+    f"{global_gradient(root, name)} = {format_number(bar)}"
+    for name, bar in solution.gradients.items()
+  ]
+  parts = [f"{root} = {format_number(solution.value)}", ", ".join(abbreviate(gradients))]
+  return f"Trace({'; '.join(filter(None, parts))})"
+
+
+def paint(text: str, code: str, color: bool) -> str:
+  """Color a text by an ANSI code, if the output has colors."""
+  return f"\x1b[{code}m{text}\x1b[0m" if color and code and text.strip() else text
+
+
+# --- The table ------------------------------------------------------------------------------------
+
+
+def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -> str:
+  """Write a table of the gates, then the gradient of each input and of each gate that forks.
 
   Args:
-    trace: what is shown.
-    digits: how many significant digits, or a format, as ".2f".
-    color: values green and gradients red, by the codes of a terminal.
+    solution: a solved circuit.
+    digits: the number of significant digits, or a format such as ".2f".
+    color: whether to print values green and gradients red, by ANSI codes.
 
   Returns:
-    Lines, without one that is empty at the end.
+    Lines, without a newline at the end.
 
   Example:
-    >>> from fbackprop.circuit.parsing import parse
+    >>> from fbackprop.circuit import parse
     >>> print(parse("(x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0).to_text())
     gate  op        inputs      value  local  upstream  downstream
     g1    add       x=1, y=2    3      1, 1   2         2, 2
@@ -44,43 +69,183 @@ def to_text(trace: Trace, *, digits: int | str = 4, color: bool = False) -> str:
     <BLANKLINE>
     local is ∂: of each gate by one of its inputs, the others held; d: along every path to g3
   """
-  constants = {node.name for node in trace.circuit.nodes if node.op == "constant"}
-  paint = painter(color)
+  constants = {node.name for node in solution.circuit.nodes if node.op == "constant"}
+  number = partial(format_number, digits=digits)
 
   def numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(few([number(v, digits) for v in values]))
+    return ", ".join(abbreviate([number(value) for value in values]))
 
-  def wire(name: str) -> str:
-    value = number(trace.values[name], digits)
-    return value if name in constants else f"{name}={value}"
+  def operand(name: str) -> str:
+    return ("" if name in constants else f"{name}=") + number(solution.values[name])
 
-  rows = [HEADING]
-  for gate in trace.gates:
-    wires = ", ".join(few([wire(name) for name in gate.inputs]))
-    value, upstream = number(gate.value, digits), number(gate.upstream, digits)
-    local, downstream = numbers(gate.local), numbers(gate.downstream)
-    rows.append((gate.name, gate.op, wires, value, local, upstream, downstream))
-  widths = [max(len(row[i]) for row in rows) for i in range(len(HEADING) - 1)]
-  lines = []
-  for i, row in enumerate(rows):
-    codes = CODES if i else (BOLD,) * len(HEADING)
-    cells = [cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)]
-    lines.append("  ".join(paint(*pair) for pair in zip(cells, codes, strict=True)))
-
-  root = name_of_value(trace)
-  lines += ["", f"{root} = {paint(number(trace.value, digits), GREEN)}"]
-  for node in trace.circuit.nodes:
-    terms = trace.contributions[node.name]
+  rows = [
+    (
+      gate.name,
+      gate.op,
+      ", ".join(abbreviate([operand(name) for name in gate.inputs])),
+      number(gate.value),
+      numbers(gate.local),
+      number(gate.upstream),
+      numbers(gate.downstream),
+    )
+    for gate in solution.gates
+  ]
+  widths = [max(map(len, column)) for column in zip(HEADING, *rows, strict=True)]
+  widths[-1] = 0  # Nothing follows.
+  lines = [
+    "  ".join(
+      paint(cell.ljust(width), code, color)
+      for cell, width, code in zip(row, widths, codes, strict=True)
+    )
+    for row, codes in ((HEADING, (BOLD,) * len(HEADING)), *((row, COLORS) for row in rows))
+  ]
+  root = notation.output_name(solution)
+  lines += ["", f"{root} = {paint(number(solution.value), GREEN, color)}"]
+  for node in solution.circuit.nodes:
+    terms = solution.contributions[node.name]
     if node.op == "input" or (len(terms) > 1 and node.op != "constant"):
-      gradient = paint(number(trace.bars[node.name], digits), RED)
-      parts = sum_of(few([number(term, digits) for term in terms])) if len(terms) > 1 else ""
-      lines.append(f"{total(root, node.name)} = {gradient}{parts and f' = {parts}'}")
-  return "\n".join([*lines, "", f"local is {LOCAL}; {total_of(trace)}"])
+      gradient = paint(number(solution.bars[node.name]), RED, color)
+      parts = (
+        notation.write_sum(abbreviate([number(term) for term in terms])) if len(terms) > 1 else ""
+      )
+      lines.append(f"{global_gradient(root, node.name)} = {gradient}{parts and f' = {parts}'}")
+  return "\n".join([*lines, "", f"local is {LOCAL}; {GLOBAL} {root}"])
 
 
-def to_line(trace: Trace) -> str:
-  """The value and the gradient of each input, in a line; of many inputs, some."""
-  root = name_of_value(trace)
-  gradients = (f"{total(root, name)} = {number(bar)}" for name, bar in trace.gradients.items())
-  parts = [f"{root} = {number(trace.value)}", ", ".join(few([*gradients]))]
-  return f"Trace({'; '.join(filter(None, parts))})"
+# --- The worked solution --------------------------------------------------------------------------
+
+
+def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) -> str:
+  """Write the worked solution, each line in symbols and then in numbers.
+
+  If two wires lead from a node into the same gate, as in x · x, the derivative by the first is
+  ∂g1/∂x₁.
+
+  Args:
+    solution: a solved circuit.
+    digits: the number of significant digits, or a format such as ".2f".
+    color: whether to print values green and gradients red, by ANSI codes.
+
+  Returns:
+    Lines, without a newline at the end.
+
+  Example:
+    >>> from fbackprop.circuit import parse
+    >>> print(parse("q = x + y; f = q*z").trace(x=-2.0, y=5.0, z=-4.0).to_steps())
+    Forward: the value of each gate
+      x = -2
+      y = 5
+      q = x + y = -2 + 5 = 3
+      z = -4
+      f = q · z = 3 · (-4) = -12
+    <BLANKLINE>
+    Local gradients ∂: of each gate by one of its inputs, the others held
+      ∂q/∂x = 1
+      ∂q/∂y = 1
+      ∂f/∂q = z = -4
+      ∂f/∂z = q = 3
+    <BLANKLINE>
+    Global gradients d: along every path to f; upstream times local, summed over the outgoing wires
+      df/df = 1
+      df/dz = df/df · ∂f/∂z = 1 · 3 = 3
+      df/dq = df/df · ∂f/∂q = 1 · (-4) = -4
+      df/dy = df/dq · ∂q/∂y = -4 · 1 = -4
+      df/dx = df/dq · ∂q/∂x = -4 · 1 = -4
+  """
+  backward = f"Global gradients {GLOBAL} {notation.output_name(solution)}; upstream times local"
+  sections = (
+    ("Forward: the value of each gate", forward_lines(solution, digits), GREEN),
+    (f"Local gradients {LOCAL}", local_lines(solution, digits), ""),
+    (f"{backward}, summed over the outgoing wires", backward_lines(solution, digits), RED),
+  )
+  texts = []
+  for title, lines, code in sections:
+    # The result of a line is its last number.
+    split = [line.rpartition(" = ") for line in lines]
+    body = [f"  {left}{equals}{paint(right, code, color)}" for left, equals, right in split]
+    texts.append("\n".join([paint(title, BOLD, color), *body]))
+  return "\n\n".join(texts)
+
+
+def equate(*steps: str) -> str:
+  """Join the steps of a calculation by equals signs, a step that repeats the last one left out."""
+  kept = [step for step, before in zip(steps, ("", *steps), strict=False) if step != before]
+  return " = ".join(kept)
+
+
+def forward_lines(solution: Solution, digits: int | str) -> list[str]:
+  """Write a line for each input and each gate, in topological order."""
+  names = notation.operand_names(solution.circuit, digits)
+  values = {name: format_number(value, digits) for name, value in solution.values.items()}
+  lines = []
+  for node in solution.circuit.nodes:
+    if node.op == "constant":
+      continue
+    steps = [
+      notation.expression(node.op, [texts[name] for name in node.inputs])
+      for texts in (names, values)
+      if node.inputs
+    ]
+    lines.append(equate(node.name, *steps, values[node.name]))
+  root = notation.output_name(solution)
+  if root not in values:
+    terms = [f"{format_number(w, digits)} · {name}" for name, w in solution.circuit.outputs]
+    total = format_number(solution.value, digits)
+    lines.append(f"{root} = {notation.write_sum(terms)} = {total}")
+  return lines
+
+
+def local_lines(solution: Solution, digits: int | str) -> list[str]:
+  """Write a line for each wire into a gate, wires from constants left out."""
+  names = notation.operand_names(solution.circuit, digits)
+  lines = []
+  for gate in solution.gates:
+    rule = solution.circuit.gate_of[gate.op]
+    operands = [names[name] for name in gate.inputs]
+    symbols = local_symbols(gate)
+    for i, name in enumerate(gate.inputs):
+      if names[name] != name:
+        continue
+      formula = notation.derivative(rule, operands, gate.name, i)
+      cases = rule.cases or ""
+      if gate.op == "power" and i == 1 and solution.values[gate.inputs[0]] <= 0:
+        formula, cases = "", NO_GRADIENT
+      steps = filter(None, (symbols[i], formula, format_number(gate.local[i], digits)))
+      lines.append(equate(*steps) + (cases and f"   ({cases})"))
+  return lines
+
+
+def backward_lines(solution: Solution, digits: int | str) -> list[str]:
+  """Write a line for each node, from the outputs to the inputs, constants left out."""
+  root = notation.output_name(solution)
+  number = partial(format_number, digits=digits)
+  gates = {gate.name: (gate, local_symbols(gate)) for gate in solution.gates}
+  weights = dict(solution.circuit.outputs)
+  leaving = fan_out(solution.circuit)
+  lines = []
+  for node in reversed(solution.circuit.nodes):
+    if node.op == "constant":
+      continue
+    terms = []  # Each in symbols, in numbers, and multiplied out.
+    for _, target, slot in leaving[node.name]:
+      if target is None:
+        terms.append((number(weights[node.name]),) * 3)
+        continue
+      gate, symbols = gates[target]
+      symbol = f"{global_gradient(root, target)} · {symbols[slot]}"
+      product = f"{number(gate.upstream)} · {notation.factor(number(gate.local[slot]))}"
+      terms.append((symbol, product, number(gate.downstream[slot])))
+    steps = [notation.write_sum(abbreviate(column)) for column in zip(*terms, strict=True)]
+    lines.append(equate(global_gradient(root, node.name), *steps, number(solution.bars[node.name])))
+  return lines
+
+
+def local_symbols(gate: GateTrace) -> list[str]:
+  """Return ∂g1/∂x for each wire, with a subscript if x enters the gate more than once."""
+  counts, seen = Counter(gate.inputs), Counter[str]()
+  symbols = []
+  for name in gate.inputs:
+    seen[name] += 1
+    which = str(seen[name]).translate(SUBSCRIPTS) if counts[name] > 1 else ""
+    symbols.append(f"∂{gate.name}/∂{name}{which}")
+  return symbols

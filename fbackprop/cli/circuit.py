@@ -15,7 +15,7 @@ from fbackprop.cli.usage import UsageError, hint
 from fbackprop.extras import need
 
 if TYPE_CHECKING:
-  from fbackprop.circuit.graph import Circuit, Trace
+  from fbackprop.circuit._circuit import Circuit, Trace
   from fbackprop.verify.circuits import CircuitCheck
 
 ExampleName = Literal[
@@ -147,7 +147,7 @@ def run(config: CircuitConfig) -> int:
 def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
   """The circuit that is asked for; refuses an input without a value, with its place in the text."""
   from fbackprop.circuit.examples import example
-  from fbackprop.circuit.parsing import parse
+  from fbackprop.circuit.parser import parse
   from fbackprop.circuit.source import ParseError
 
   if config.example is not None:

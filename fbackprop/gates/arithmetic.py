@@ -149,11 +149,21 @@ def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   return y_bar * slope, y_bar * growth
 
 
-add = Gate("add", None, add_forward, add_backward)
-subtract = Gate("subtract", 2, subtract_forward, subtract_backward)
-negate = Gate("negate", 1, negate_forward, negate_backward)
-multiply = Gate("multiply", None, multiply_forward, multiply_backward)
-divide = Gate("divide", 2, divide_forward, divide_backward)
-square = Gate("square", 1, square_forward, square_backward)
-reciprocal = Gate("reciprocal", 1, reciprocal_forward, reciprocal_backward)
-power = Gate("power", 2, power_forward, power_backward)
+add = Gate("add", None, add_forward, add_backward, commutative=True, symbol="+", formula="1")
+subtract = Gate("subtract", 2, subtract_forward, subtract_backward, symbol="−", formula=("1", "-1"))
+negate = Gate("negate", 1, negate_forward, negate_backward, symbol="−x", formula="-1")
+multiply = Gate(
+  "multiply", None, multiply_forward, multiply_backward,
+  commutative=True, symbol="×", formula="{others}",
+)  # fmt: skip
+divide = Gate(
+  "divide", 2, divide_forward, divide_backward, symbol="÷", formula=("1 / {b}", "-{y} / {b}")
+)
+square = Gate("square", 1, square_forward, square_backward, symbol="x²", formula="2 · {x}")
+reciprocal = Gate(
+  "reciprocal", 1, reciprocal_forward, reciprocal_backward, symbol="1/x", formula="-{y}²"
+)
+power = Gate(
+  "power", 2, power_forward, power_backward, symbol="xʸ",
+  formula=("{b} · {a} ** ({1} - 1)", "{y} · log({a})"),
+)  # fmt: skip

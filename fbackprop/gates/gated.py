@@ -104,7 +104,10 @@ def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar * (t + z * rest * (1 + t) * jax.nn.sigmoid(z)),)
 
 
-gelu = Gate("gelu", 1, gelu_forward, gelu_backward)
+gelu = Gate("gelu", 1, gelu_forward, gelu_backward, formula="Φ({x}) + {x} · φ({x})")
 gelu_tanh = Gate("gelu_tanh", 1, gelu_tanh_forward, gelu_tanh_backward)
-silu = Gate("silu", 1, silu_forward, silu_backward)
+silu = Gate(
+  "silu", 1, silu_forward, silu_backward,
+  formula="sigmoid({x}) · (1 + {x} · sigmoid(-{x}))",
+)  # fmt: skip
 mish = Gate("mish", 1, mish_forward, mish_backward)

@@ -64,7 +64,7 @@ def relu_with(*, at_zero: float) -> Gate:
     below = jnp.where(z < 0, jnp.zeros_like(y_bar), y_bar)
     return (jnp.where(z == 0, at_zero * y_bar, below),)
 
-  return Gate("relu", 1, relu_forward_keeping_z, relu_backward_at_zero)
+  return relu._replace(forward=relu_forward_keeping_z, backward=relu_backward_at_zero)
 
 
 def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = None) -> Gate:
@@ -106,7 +106,8 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
     z_bar = jnp.where(y <= 0, slope * y_bar, y_bar)
     return (z_bar if kink == slope else jnp.where(y == 0, kink * y_bar, z_bar),)
 
-  return Gate("leaky_relu", 1, leaky_relu_forward, leaky_relu_backward)
+  cases = "1 above 0, else the slope"
+  return Gate("leaky_relu", 1, leaky_relu_forward, leaky_relu_backward, kinks=(0.0,), cases=cases)
 
 
 def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
@@ -148,7 +149,8 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
       return (z_bar,)
     return (jnp.where((kept == low) | (kept == high), at_edges * y_bar, z_bar),)
 
-  return Gate("clip", 1, clip_forward, clip_backward)
+  cases = f"1 from {low:g} to {high:g}, else 0"
+  return Gate("clip", 1, clip_forward, clip_backward, kinks=(low, high), cases=cases)
 
 
 def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
@@ -175,9 +177,9 @@ def abs_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar * jnp.sign(z),)
 
 
-relu = Gate("relu", 1, relu_forward, relu_backward)
+relu = Gate("relu", 1, relu_forward, relu_backward, kinks=(0.0,), cases="1 above 0, else 0")
 leaky_relu = leaky_relu_with()
 # Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
 relu6 = clip_with(0, 6)._replace(name="relu6")
 hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")
-abs = Gate("abs", 1, abs_forward, abs_backward)
+abs = Gate("abs", 1, abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")

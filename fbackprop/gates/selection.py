@@ -99,6 +99,8 @@ def identity_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar,)
 
 
-max = Gate("max", None, max_forward, route_backward)
-min = Gate("min", None, min_forward, route_backward)
-identity = Gate("identity", 1, identity_forward, identity_backward)
+max = Gate("max", None, max_forward, route_backward, commutative=True, cases="to the largest input")
+min = Gate(
+  "min", None, min_forward, route_backward, commutative=True, cases="to the smallest input"
+)
+identity = Gate("identity", 1, identity_forward, identity_backward, formula="1")

@@ -181,19 +181,22 @@ def elu_with(
     below = jnp.exp(jnp.where(z > 0, jnp.zeros_like(z), z))
     return (y_bar * jnp.where(z > 0, jnp.full_like(z, scale), scale * alpha * below),)
 
+  kinks = () if alpha == 1 else (0.0,)
   if accurate_tail:
-    return Gate(name, 1, elu_forward_keeping_z, elu_backward_at_z)
-  return Gate(name, 1, elu_forward, elu_backward)
+    return Gate(name, 1, elu_forward_keeping_z, elu_backward_at_z, kinks=kinks)
+  return Gate(name, 1, elu_forward, elu_backward, kinks=kinks)
 
 
-exp = Gate("exp", 1, exp_forward, exp_backward)
-log = Gate("log", 1, log_forward, log_backward)
-sqrt = Gate("sqrt", 1, sqrt_forward, sqrt_backward)
-sin = Gate("sin", 1, sin_forward, sin_backward)
-cos = Gate("cos", 1, cos_forward, cos_backward)
-sigmoid = Gate("sigmoid", 1, sigmoid_forward, sigmoid_backward)
-tanh = Gate("tanh", 1, tanh_forward, tanh_backward)
-softplus = Gate("softplus", 1, softplus_forward, softplus_backward)
+exp = Gate("exp", 1, exp_forward, exp_backward, symbol="eˣ", formula="{y}")
+log = Gate("log", 1, log_forward, log_backward, symbol="ln", formula="1 / {x}")
+sqrt = Gate("sqrt", 1, sqrt_forward, sqrt_backward, symbol="√x", formula="1 / (2 · {y})")
+sin = Gate("sin", 1, sin_forward, sin_backward, formula="cos({x})")
+cos = Gate("cos", 1, cos_forward, cos_backward, formula="-sin({x})")
+sigmoid = Gate(
+  "sigmoid", 1, sigmoid_forward, sigmoid_backward, symbol="σ", formula="{y} · (1 - {y})"
+)
+tanh = Gate("tanh", 1, tanh_forward, tanh_backward, formula="1 - {y}²")
+softplus = Gate("softplus", 1, softplus_forward, softplus_backward, formula="sigmoid({x})")
 elu = elu_with()
 # The fixed point of mean 0 and variance 1: Klambauer et al., "Self-normalizing neural networks",
 # NIPS (2017), eq. 2 and 14.

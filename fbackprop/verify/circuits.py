@@ -1,10 +1,10 @@
 """A circuit's gradients against `jax.grad` of its forward pass, in float64.
 
-At a kink, and at a tie, the derivative doesn't exist, and autodiff has a value there that is chosen
-as ours is. So a difference is looked at twice: with each gate that stands at a kink replaced by the
-line of our own slope, autodiff has to agree to the last digits, and that slope has to lie between
-those of the two sides. Then the policy at that kink is all that differs. Of a power whose base
-isn't above 0 only the way through the exponent is replaced, and our slope there has to be 0.
+At a kink, and at a tie, the derivative doesn't exist, and autodiff's value there is a choice, as is
+ours. So a difference is checked twice: with each gate at a kink replaced by the line of our own
+slope, autodiff must agree to the last digits, and that slope must lie between those of the two
+sides. Then the policy at the kink is the only difference. In a power whose base isn't above 0 only
+the path through the exponent is replaced, and our slope there must be 0.
 """
 
 import math
@@ -14,38 +14,28 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.circuit.graph import Circuit, GateTrace, Trace
+from fbackprop.circuit._circuit import Circuit, Trace
+from fbackprop.circuit.solver import GateTrace
 from fbackprop.types import Array, Gate
 
-# Of the largest term of the sum, or of 1e-4 of the largest gradient on any wire, where more than
-# that has cancelled. Both sides are float64 and right rules stay below 1e-12 of it.
+# Relative to the largest term of a gradient's sum, or to 1e-4 of the largest gradient on any wire
+# if more than that has cancelled. Both sides are float64, and right rules stay below 1e-12.
 CIRCUIT_TOLERANCE = 1e-9
 LEAST_SHARE = 1e-4
-# How far beside a kink its two sides are asked for their slopes.
+# The distance from a kink at which the slopes of its two sides are computed.
 BESIDE = 1e-12
-
-# Inputs at which a gate of one input has a kink.
-KINKS = {
-  "abs": (0.0,),
-  "relu": (0.0,),
-  "leaky_relu": (0.0,),
-  "elu": (0.0,),
-  "selu": (0.0,),
-  "relu6": (0.0, 6.0),
-  "hard_tanh": (-1.0, 1.0),
-}
 
 
 class CircuitCheck(NamedTuple):
-  """What the comparison found.
+  """The result of the comparison.
 
   Attributes:
     error: the largest |ours − jax.grad| of an input, relative to what its gradient sums.
-    name: that input; "" of a circuit without one.
+    name: that input; "" for a circuit without inputs.
     ours, theirs: its two gradients.
-    kinks: the gates that stand at a kink or a tie.
+    kinks: the gates at a kink or a tie.
     error_elsewhere: the same error with these gates replaced by lines of our slopes; infinite if
-      such a slope may not stand there; `error` itself if there are none.
+      such a slope is no valid choice; `error` itself if there are none.
   """
 
   error: float
@@ -57,12 +47,12 @@ class CircuitCheck(NamedTuple):
 
   @property
   def agrees(self) -> bool:
-    """Whether jax.grad says the same; False for a NaN that only one side has."""
+    """Return whether jax.grad agrees; False for a NaN on one side only."""
     return self.error <= CIRCUIT_TOLERANCE
 
   @property
   def ok(self) -> bool:
-    """Whether jax.grad agrees, or differs only by a choice that is ours at a kink or a tie.
+    """Return whether jax.grad agrees, or differs only by our choice at a kink or a tie.
 
     Such a choice is a slope between those of the two sides, shares of the tied inputs that sum to
     1, or no gradient to the exponent of a base that isn't above 0.
@@ -71,16 +61,16 @@ class CircuitCheck(NamedTuple):
 
 
 def check_circuit(trace: Trace) -> CircuitCheck:
-  """Compares the gradients of a trace with `jax.grad`.
+  """Compare the gradients of a trace with `jax.grad`.
 
   Args:
-    trace: as `Circuit.trace` gives it.
+    trace: from `Circuit.trace`.
 
   Returns:
     The `CircuitCheck`.
 
   Example:
-    >>> from fbackprop.circuit.parsing import parse
+    >>> from fbackprop.circuit import parse
     >>> check_circuit(parse("(x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0)).ok
     True
     >>> at_kink = check_circuit(parse("k = abs(x)").trace(x=0.0))
@@ -96,7 +86,7 @@ def check_circuit(trace: Trace) -> CircuitCheck:
 
 
 def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
-  """Autodiff's gradients by the inputs, some gates replaced by lines of our slopes."""
+  """Compute autodiff's gradients by the inputs, some gates replaced by lines of our slopes."""
   circuit = trace.circuit
   with jax.enable_x64(True):
     inputs = {name: jnp.asarray(trace.values[name], float) for name in circuit.inputs}
@@ -107,7 +97,7 @@ def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
 def value_of(
   circuit: Circuit, inputs: Mapping[str, Array], lines: Mapping[str, GateTrace]
 ) -> Array:
-  """Σ weight · output, computed here again, by the gates' forward rules alone."""
+  """Compute Σ weight · output anew, by the gates' forward rules alone."""
   values: dict[str, Array] = {}
   for node in circuit.nodes:
     arrived = [values[name] for name in node.inputs]
@@ -124,7 +114,7 @@ def value_of(
 
 
 def line(gate: Gate, found: GateTrace, xs: list[Array]) -> Array:
-  """The gate's value, moving with its inputs by our local gradients; of a power, the exponent's."""
+  """Linearise a gate by our local gradients; in a power, only with respect to the exponent."""
   slopes = list(zip(found.local, xs, strict=True))
   y = jnp.asarray(found.value, float)
   if gate.name == "power":
@@ -136,18 +126,18 @@ def line(gate: Gate, found: GateTrace, xs: list[Array]) -> Array:
 
 
 def at_kink(gate: GateTrace, trace: Trace) -> bool:
-  """Whether a gate's inputs are where it has no derivative."""
+  """Return whether a gate's inputs are at a kink or a tie, or at a power without a derivative."""
   xs = [trace.values[name] for name in gate.inputs]
-  name = trace.circuit.gate_of[gate.op].name
-  if name in ("max", "min"):
+  own = trace.circuit.gate_of[gate.op]
+  if own.name in ("max", "min"):
     return xs.count(gate.value) > 1
-  if name == "power":
+  if own.name == "power":
     return xs[0] <= 0
-  return xs[0] in KINKS.get(name, ())
+  return xs[0] in own.kinks
 
 
 def is_choice(gate: GateTrace, trace: Trace) -> bool:
-  """Whether our slopes at a kink are some that may be chosen there."""
+  """Return whether our slopes at a kink are a valid choice."""
   xs = [trace.values[name] for name in gate.inputs]
   own = trace.circuit.gate_of[gate.op]
   if own.name == "power":
@@ -164,7 +154,7 @@ def is_choice(gate: GateTrace, trace: Trace) -> bool:
 
 
 def worst(trace: Trace, theirs: Mapping[str, float]) -> tuple[float, str, float, float]:
-  """The largest error, its input, and both gradients there; a NaN of one side is infinite."""
+  """Return the largest error, its input and both gradients; a NaN on one side is infinite."""
   largest = max((abs(bar) for bar in trace.bars.values() if math.isfinite(bar)), default=0.0)
   found = (0.0, next(iter(theirs), ""), 0.0, 0.0)
   if found[1]:

@@ -1,0 +1,114 @@
+"""The public face of circuits: `Circuit` and `Trace`, data with convenience methods, and `build`.
+
+The data and the functions of it are in modules below: `graph` and `solver`, and the formats `text`,
+`svg` and `png`. The methods here are those functions. `parse`, `from_mlp` and the examples are in
+modules above, since they make a `Circuit`.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fbackprop.circuit import notation, png, svg, text
+from fbackprop.circuit.graph import CircuitError, GateGraph, Node, check_graph
+from fbackprop.circuit.solver import Solution, solve, value_and_grad
+from fbackprop.types import Array, Gate
+
+MOST_NODES = 300
+"""Of a picture in a notebook, where nobody asked for it: a larger one would take seconds."""
+
+Drawn = TypeVar("Drawn")
+
+
+@dataclass(frozen=True, repr=False)
+class Circuit(GateGraph):
+  """A computation as a graph of gates; `build`, `parse` and `from_mlp` make one.
+
+  Attributes:
+    nodes: in topological order.
+    outputs: (name, weight) pairs; the value that is differentiated is the sum of weight · output.
+    gates: (op, Gate) pairs that extend or override the gates of `fbackprop.gates`.
+  """
+
+  __repr__ = notation.summary
+
+  def _repr_svg_(self) -> str | None:
+    """Draw the circuit for a notebook: with numbers if every input has a value, else without."""
+    if any(node.op == "input" and node.value is None for node in self.nodes):
+      return draw_if_small(svg.graph_to_svg, self, self)
+    return self.trace()._repr_svg_() if len(self.nodes) <= MOST_NODES else None
+
+  def trace(self, /, **inputs: float) -> "Trace":
+    """Evaluate the circuit forward and backward on numbers, in float64: see `solver.solve`."""
+    return Trace(**vars(solve(self, inputs)))
+
+  def value_and_grad(self, /, **inputs: Any) -> tuple[Array, dict[str, Array]]:
+    """Compute the value and its gradient by each input, on arrays: see `solver.value_and_grad`."""
+    return value_and_grad(self, inputs)
+
+
+@dataclass(frozen=True, repr=False)
+class Trace(Solution):
+  """A solved circuit: the value and the gradient on every wire.
+
+  Attributes:
+    circuit: the circuit that was solved.
+    values: of every node.
+    bars: the global gradient df/dnode of the circuit's value by every node, along every path.
+    contributions: for every node the terms whose sum is its gradient: what each wire that leaves it
+      sends back, in the order of the gates that they enter, and last the weight of an output.
+    gates: the gates, in topological order.
+    value: Σ weight · output.
+    gradients: the global gradients of the inputs.
+  """
+
+  circuit: Circuit
+
+  __repr__ = text.to_line
+  to_text = text.to_text
+  to_steps = text.to_steps
+  to_svg = svg.to_svg
+  to_png = png.to_png
+
+  def _repr_svg_(self) -> str | None:
+    """Draw the circuit for a notebook; None if it is too large."""
+    return draw_if_small(svg.to_svg, self, self.circuit)
+
+
+def draw_if_small(draw: Callable[[Drawn], str], drawn: Drawn, circuit: Circuit) -> str | None:
+  """Draw a picture for a notebook; None for a circuit that is too large to look at."""
+  if len(circuit.nodes) > MOST_NODES:
+    return None
+  try:
+    return draw(drawn)
+  except CircuitError:  # Its wires are too long.
+    return None
+
+
+def build(
+  nodes: Iterable[Node],
+  outputs: str | Mapping[str, float] | None = None,
+  gates: Mapping[str, Gate] | None = None,
+) -> Circuit:
+  """Build a circuit from nodes in any order, in time linear in the number of wires.
+
+  Args:
+    nodes: the nodes; each names the nodes whose wires enter it.
+    outputs: the name of the output, or a weight for each of several; None for the last node.
+    gates: gates that extend or override those of `fbackprop.gates`, as
+      `{"max": fb.gates.max_with(ties="first")}`.
+
+  Returns:
+    The `Circuit`, its nodes in topological order: the order given, if it is one.
+
+  Raises:
+    TypeError: a node isn't a Node, a gate isn't a Gate, a value isn't a number.
+    ValueError: `CircuitError`: no node, a duplicate name, an unknown op, a wrong number of inputs,
+      an unknown input or output, or a cycle. The message names it.
+
+  Example:
+    >>> c = build([Node("x", "input"), Node("y", "square", ("x",))])
+    >>> c.trace(x=3.0).gradients
+    {'x': 6.0}
+  """
+  return Circuit(*check_graph(nodes, outputs, gates))

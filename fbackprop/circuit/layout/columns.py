@@ -1,0 +1,190 @@
+"""Layer assignment: the column of each node, and wires cut into links between neighbouring columns.
+
+From left to right columns of nodes alternate with columns of labels. The label of a forked wire is
+placed directly before the gate that the wire enters; a constant or a weight that enters that gate
+alone may be placed beside it. A wire that spans more columns has a bend in each, a dummy node of
+the Sugiyama framework, through which it runs straight.
+
+The wires that leave a node share their bends, so that a far fork is a trunk with branches. That
+makes hyperedges of the fan-outs, and n gates that use one input cost O(n) bends, not O(n²).
+
+Nodes are assigned by the longest path from the inputs, then moved to the right where that shortens
+wires on the whole, in one sweep. The minimum total length would take a network simplex (Gansner et
+al. 1993, section 2); no circuit of a lecture has shown the need.
+"""
+
+from typing import NamedTuple
+
+from fbackprop.circuit.graph import CircuitError, GateGraph, Wire, fan_out
+
+MOST_BENDS = 300_000
+FROM_THE_MARGIN = 3
+"""An input that enters one of the first three columns of gates may be placed at the left margin."""
+
+
+class Extent(NamedTuple):
+  """How far an item reaches from its anchor, the start of its own wire."""
+
+  left: float
+  right: float
+  up: float
+  down: float
+  port: float = 0.0  # How far above and below the anchor wires may arrive.
+
+
+class Item(NamedTuple):
+  """A vertex of the layered graph: a node, the label of a forked wire, or a bend.
+
+  Attributes:
+    kind: "node", "label" or "bend".
+    column: its column.
+    name: the node, or the source of the wire.
+    wire: of a label.
+  """
+
+  kind: str
+  column: int
+  name: str
+  wire: Wire | None = None
+
+
+class Link(NamedTuple):
+  """A piece of wire from an item to one in the next column.
+
+  Attributes:
+    left, right: indices of the items.
+    port: the input of the gate on the right, scaled to the range from 0 to 1.
+    fixed: whether the picture must keep the order of that gate's inputs.
+  """
+
+  left: int
+  right: int
+  port: float = 0.0
+  fixed: bool = False
+
+
+class Columns(NamedTuple):
+  """A layered graph: items, the indices of each column's items in order, and links."""
+
+  items: list[Item]
+  columns: list[list[int]]
+  links: list[Link]
+
+  def places(self) -> list[int]:
+    """Return the place of each item in its column."""
+    place = [0] * len(self.items)
+    for column in self.columns:
+      for i, item in enumerate(column):
+        place[item] = i
+    return place
+
+
+def assign_depths(
+  circuit: GateGraph, leaving: dict[str, list[Wire]], *, margin: bool
+) -> dict[str, int]:
+  """Assign each node a column of nodes, to the right of its inputs.
+
+  A gate is placed as far to the left as its inputs allow, or as far to the right as its fan-out
+  allows if that lengthens at most one wire. A constant is placed near the first gate that it
+  enters, and so is an input, unless it is placed at the left margin.
+  """
+  depth: dict[str, int] = {}
+  for node in circuit.nodes:
+    depth[node.name] = 1 + max((depth[name] for name in node.inputs), default=-1)
+  leaves = {node.name for node in circuit.nodes if not node.inputs}
+  for node in reversed(circuit.nodes):
+    targets = [depth[wire.target] for wire in leaving[node.name] if wire.target is not None]
+    if not targets:
+      continue
+    latest = min(targets) - 1
+    if node.inputs:
+      # A leaf that enters no other gate moves along, and its wire keeps its length.
+      lengthened = {name for name in node.inputs if name not in leaves or len(leaving[name]) > 1}
+      if len(lengthened) <= 1:
+        depth[node.name] = latest
+    else:
+      first = margin and node.op == "input" and latest < FROM_THE_MARGIN
+      depth[node.name] = 0 if first else latest
+  return depth
+
+
+def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
+  """Build the layered graph of a circuit, each column in reading order.
+
+  Args:
+    circuit: the circuit.
+    margin: whether inputs that are used early are placed at the left margin; if not, each is
+      placed near the first gate that it enters.
+
+  Raises:
+    CircuitError: the wires need more than 300,000 bends.
+  """
+  leaving = fan_out(circuit)
+  depth = assign_depths(circuit, leaving, margin=margin)
+  nodes = {node.name: node for node in circuit.nodes}
+  # Column 2 d is of nodes, 2 d + 1 of the labels behind them; empty ones are left out below.
+  start = {name: 2 * d for name, d in depth.items()}
+  end = {
+    wire: 2 + 2 * depth[name] if wire.target is None else 2 * depth[wire.target]
+    for name, wires in leaving.items()
+    for wire in wires
+  }
+  labelled = {end[wire] - 1 for wires in leaving.values() if len(wires) > 1 for wire in wires}
+  for node in circuit.nodes:
+    wires = leaving[node.name]
+    if not node.inputs and len(wires) == 1 and not (margin and node.op == "input"):
+      beside = end[wires[0]] - 1
+      start[node.name] = beside if beside in labelled else start[node.name]
+  place = {column: i for i, column in enumerate(sorted({*start.values(), *labelled}))}
+
+  items = [Item("node", place[start[name]], name) for name in nodes]
+  number = {name: i for i, name in enumerate(nodes)}
+  links: list[Link] = []
+  for name, wires in leaving.items():
+    trunk = [number[name]]  # The node, then its bends, one for each column.
+    forks = len(wires) > 1
+    for wire in wires:
+      if wire.target is None and not forks:
+        continue
+      # The last column of the trunk, next to the label or the gate.
+      reach = place[end[wire] - 1 if forks else end[wire]] - 1
+      while items[trunk[-1]].column < reach:
+        items.append(Item("bend", items[trunk[-1]].column + 1, name))
+        links.append(Link(trunk[-1], len(items) - 1))
+        trunk.append(len(items) - 1)
+      if len(items) - len(number) > MOST_BENDS:
+        raise CircuitError(f"circuit: its wires are too long to be drawn: over {MOST_BENDS} bends")
+      behind = trunk[reach - items[trunk[0]].column]
+      if forks:
+        items.append(Item("label", reach + 1, name, wire))
+        links.append(Link(behind, len(items) - 1))
+        behind = len(items) - 1
+      if wire.target is not None:
+        target = nodes[wire.target]
+        port = wire.slot / max(len(target.inputs) - 1, 1)
+        links.append(
+          Link(behind, number[wire.target], port, not circuit.gate_of[target.op].commutative)
+        )
+  return Columns(items, reading_order(items, links, len(place)), links)
+
+
+def reading_order(items: list[Item], links: list[Link], count: int) -> list[list[int]]:
+  """Group items by column, in the order of a depth-first search from the outputs.
+
+  The search follows the inputs of a gate as they are written, so that a tree is drawn as it reads.
+  """
+  behind: list[list[tuple[float, int]]] = [[] for _ in items]
+  is_last = [True] * len(items)
+  for link in links:
+    behind[link.right].append((link.port, link.left))
+    is_last[link.left] = False
+  columns: list[list[int]] = [[] for _ in range(count)]
+  seen = [False] * len(items)
+  stack = [i for i in reversed(range(len(items))) if is_last[i]]
+  while stack:
+    i = stack.pop()
+    if not seen[i]:
+      seen[i] = True
+      columns[items[i].column].append(i)
+      stack += [left for _, left in sorted(behind[i], reverse=True)]
+  return columns

@@ -1,0 +1,349 @@
+"""Expressions and statements as circuits, read by `ast` through a whitelist, and never executed.
+
+Every text gives either a circuit or a `ParseError` with a caret under the place of the error. The
+text, its limits and its errors are in `source`; handwriting such as x² in `spelling`.
+"""
+
+import ast
+import math
+import re
+import unicodedata
+from collections.abc import Collection, Mapping
+from itertools import count
+from typing import NoReturn
+
+from fbackprop.checks import FLOAT_MAX
+from fbackprop.circuit._circuit import Circuit, build
+from fbackprop.circuit.graph import GATES, CircuitError, Node, check_arity
+from fbackprop.circuit.source import Source
+from fbackprop.circuit.spelling import gate_named, suggest_gate
+from fbackprop.hints import hint
+from fbackprop.types import Gate
+
+MAX_EXPONENT = 1024  # 2 to this power exceeds float64.
+
+BINARY: dict[type[ast.operator], str] = {
+  ast.Add: "add",
+  ast.Sub: "subtract",
+  ast.Mult: "multiply",
+  ast.Div: "divide",
+  ast.Pow: "power",
+}
+UNARY: dict[type[ast.unaryop], str] = {ast.USub: "negate", ast.UAdd: "identity"}
+ONLY_OPERATORS = "the operators are + - * / **"
+ONLY_STATEMENTS = "a statement must be name = expression"
+REFUSED: dict[type[ast.AST], str] = {
+  ast.Attribute: "an attribute can't stand here",
+  ast.Subscript: "an index can't stand here",
+  ast.Compare: "a comparison can't stand here; max and min choose between values",
+  ast.BoolOp: "and, or can't stand here",
+  ast.IfExp: "if can't stand here; max and min choose between values",
+  ast.Lambda: "a function can't be made here",
+  ast.NamedExpr: "a name is given by a statement of its own: name = expression",
+  ast.Tuple: "a tuple can't stand here; statements are parted by ';'",
+  ast.Starred: "a star can't stand here",
+  **dict.fromkeys((ast.List, ast.Set, ast.Dict), "this can't stand here; parentheses are round"),
+  **dict.fromkeys(
+    (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), "a comprehension can't stand here"
+  ),
+}
+"""The messages for expressions of Python that no circuit has."""
+
+
+def parse(
+  text: str,
+  outputs: Mapping[str, float] | None = None,
+  *,
+  inputs: Collection[str] | None = None,
+  gates: Mapping[str, Gate] | None = None,
+  euler: bool = True,
+) -> Circuit:
+  """Parse an expression, or statements separated by ";" or by new lines.
+
+  `+ - * / **` and unary minus are the gates add, subtract, multiply, divide, power, negate; every
+  gate of `fbackprop.gates` can be called by its name. Handwriting is read too: `^` and `x²` are
+  powers, `·`, `×`, `÷`, `−` and `√x` what they look like; `ReLU(x)`, `sum(x, y)`, `ln(x)`, `σ(x)`
+  call relu, add, log, sigmoid; and `e^x` is exp(x) if e is nothing else in the text. A chain
+  `a + b + c`, or of products, is one gate with many inputs, unless parentheses divide it.
+  `q = x + y` names a node; a name may be assigned again, which makes another node, `q_2`. A name
+  that is used before it is assigned is an input. The last statement is the output.
+
+  Args:
+    text: as "(x+y)*max(y,z)" or "q = x+y; f = q*z".
+    outputs: names in the text and their weights, as `{"J1": 1.0, "J2": 0.5}`, whose weighted sum
+      is differentiated; None for the last statement alone.
+    inputs: the names that may be inputs, any other being an error; None for any.
+    gates: gates that extend or override those of `fbackprop.gates`, as
+      `{"max": fb.gates.max_with(ties="first")}`.
+    euler: whether `e**x` is exp(x). A text that assigns e, or uses it anywhere but as the base of a
+      power, means a variable of its own, and so does an e among `inputs`.
+
+  Returns:
+    The `Circuit`. Unnamed gates are called g1, g2, ..., and constants c1, c2, ...
+
+  Raises:
+    TypeError: `text` isn't a str.
+    ValueError: `ParseError`: a syntax error, a text of more than 1,000,000 characters, parentheses
+      nested more than 100 deep, a statement of more than 1,000 operators, or a power beyond
+      float64. `CircuitError`: an output is no name in the text.
+
+  Example:
+    >>> parse("q = x + y; q * z").trace(x=-2.0, y=5.0, z=-4.0).gradients
+    {'x': -4.0, 'y': -4.0, 'z': 3.0}
+    >>> parse("x + sigmod(y)")
+    Traceback (most recent call last):
+    ...
+    fbackprop.circuit.source.ParseError: there is no gate 'sigmod'; did you mean 'sigmoid'?
+      x + sigmod(y)
+          ^
+  """
+  if not isinstance(text, str):
+    raise TypeError(f"parse: text must be a str, got {type(text).__name__}")
+  reader = Reader(text, inputs, gates, euler and "e" not in (inputs or ()))
+  reader.read()
+  if outputs is None:
+    return build(reader.nodes, reader.output, gates)
+  weights: dict[str, float] = {}
+  for name, weight in outputs.items():
+    if name not in reader.scope:
+      raise CircuitError(
+        f"parse: the output {name!r} isn't in the text; {hint(name, reader.scope)}"
+      )
+    node = reader.scope[name]
+    if node in weights:
+      raise CircuitError(f"parse: the output {name!r} is the node {node!r}, already an output")
+    weights[node] = weight
+  return build(reader.nodes, weights, gates)
+
+
+class Reader:
+  """The translation of one text into nodes.
+
+  Attributes:
+    nodes: the nodes, in topological order.
+    scope: the node that each assigned or used name stands for at present.
+    output: the node of the last statement.
+    euler: whether e is Euler's number.
+  """
+
+  def __init__(
+    self,
+    text: str,
+    inputs: Collection[str] | None,
+    gates: Mapping[str, Gate] | None,
+    euler: bool,
+  ) -> None:
+    self.source = Source(text)
+    self.euler = euler
+    self.inputs = inputs
+    self.known = {**GATES, **(gates or {})}
+    self.nodes: list[Node] = []
+    self.scope: dict[str, str] = {}
+    self.output = ""
+    self.taken: set[str] = set()
+    self.counts: dict[str, int] = {}
+    self.literals: dict[str, float] = {}  # The values of constants and of powers of them.
+
+  def refuse(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> NoReturn:
+    """Raise a `ParseError` at a part of the text, or behind another part."""
+    raise self.source.error_at(place, message, behind) from None
+
+  def read(self) -> None:
+    """Translate the statements; set `nodes`, `scope` and `output`."""
+    statements = self.source.read()
+    self.euler = self.euler and all(map(has_e_as_base_alone, statements))
+    # Python normalises names to this form.
+    self.taken = set(re.findall(r"\w+", unicodedata.normalize("NFKC", self.source.text)))
+    for i, statement in enumerate(statements):
+      if isinstance(statement, ast.Expr):
+        if i < len(statements) - 1:
+          self.refuse(statement, "only the last statement may be without a name: name = expression")
+        self.output = self.expression(statement.value, None)
+      elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+        if len(statement.targets) > 1:
+          self.refuse(statement.targets[1], "one name can be assigned at a time")
+        self.assign(statement.targets[0], statement.value)
+      else:
+        place = statement.targets[0] if isinstance(statement, ast.Assign) else statement
+        self.refuse(place, ONLY_STATEMENTS)
+
+  def assign(self, target: ast.Name, value: ast.expr) -> None:
+    """Translate `name = expression`: the name stands for the node from here on."""
+    if target.id in self.known:
+      self.refuse(target, f"{target.id!r} is a gate; choose another name")
+    self.output = self.expression(value, target.id)
+    self.scope[target.id] = self.output
+
+  def expression(self, root: ast.expr, name: str | None) -> str:
+    """Translate an expression in postorder, without recursion; return its node.
+
+    Args:
+      root: the expression.
+      name: the name of its node, if one is made.
+    """
+    # An entry without an op is to be visited; one with an op has its operands in `made`.
+    waiting: list[tuple[ast.expr, str | None, int]] = [(root, None, 0)]
+    made: list[str] = []
+    while waiting:
+      place, op, arity = waiting.pop()
+      wanted = name if place is root else None
+      if op is not None:
+        operands = tuple(made[len(made) - arity :])
+        del made[len(made) - arity :]
+        made.append(self.gate(place, op, operands, wanted))
+      elif isinstance(place, ast.Constant):
+        made.append(self.constant(self.number(place, place), wanted))
+      elif isinstance(place, ast.Name):
+        made.append(self.name(place))
+      elif isinstance(place, ast.UnaryOp) and isinstance(place.operand, ast.Constant):
+        # A negative number is one constant, not a gate.
+        sign = -1 if self.unary(place) == "negate" else 1
+        made.append(self.constant(sign * self.number(place.operand, place), wanted))
+      else:
+        op, parts = self.operands(place)
+        if op == "identity" and isinstance(place, ast.UnaryOp):
+          waiting.append((place.operand, None, 0))
+          continue
+        waiting.append((place, op, len(parts)))
+        waiting += [(part, None, 0) for part in reversed(parts)]
+    return made.pop()
+
+  def operands(self, place: ast.expr) -> tuple[str, list[ast.expr]]:
+    """Return the op of an expression, and the expressions of its inputs."""
+    if isinstance(place, ast.BinOp):
+      op = BINARY.get(type(place.op))
+      if op is None:
+        self.refuse(place, ONLY_OPERATORS, place.left)
+      if op == "power" and self.euler and is_e(place.left):
+        return "exp", [place.right]
+      return op, chain(place) if op in ("add", "multiply") else [place.left, place.right]
+    if isinstance(place, ast.UnaryOp):
+      return self.unary(place), [place.operand]
+    if isinstance(place, ast.Call):
+      return self.called(place), place.args
+    self.refuse(place, REFUSED.get(type(place), "this can't stand here"))
+
+  def unary(self, place: ast.UnaryOp) -> str:
+    """Return the op of a unary operator."""
+    if type(place.op) not in UNARY:
+      self.refuse(place, ONLY_OPERATORS)
+    return UNARY[type(place.op)]
+
+  def called(self, place: ast.Call) -> str:
+    """Return the op of a call; refuse a call that a circuit can't have."""
+    if not isinstance(place.func, ast.Name):
+      is_number = isinstance(place.func, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call)
+      advice = "; a product is written with *" if is_number else ""
+      self.refuse(place.func, f"only a gate can be called, by its name{advice}")
+    word = place.func.id
+    op = gate_named(word, self.known)
+    if op is None:
+      advice = suggest_gate(word, self.known)
+      if word in self.scope or len(word) == 1:
+        advice = f"a product is written with *: {word} * (...)"
+      self.refuse(place, f"there is no gate {quote(word)}; {advice}")
+    if place.keywords:
+      self.refuse(place.keywords[0], f"gate {op} takes no keyword argument")
+    for argument in place.args:
+      if isinstance(argument, ast.Starred):
+        self.refuse(argument, REFUSED[ast.Starred])
+    try:
+      check_arity("", op, self.known[op], len(place.args))
+    except CircuitError as error:
+      self.refuse(place, str(error))
+    return op
+
+  def number(self, place: ast.Constant, whole: ast.expr) -> float:
+    """Return the value of a constant; refuse anything but a real number within float64."""
+    value = place.value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      self.refuse(place, f"{quote(value)} is no real number")
+    if not -FLOAT_MAX <= value <= FLOAT_MAX:
+      self.refuse(whole, "the number is too large for float64")
+    return float(value)
+
+  def constant(self, value: float, name: str | None) -> str:
+    """Make a node for a number."""
+    node = Node(self.unique(name, "c"), "constant", (), value)
+    self.literals[node.name] = value
+    self.nodes.append(node)
+    return node.name
+
+  def name(self, place: ast.Name) -> str:
+    """Return the node that a name stands for; make an input if there is none."""
+    if place.id not in self.scope:
+      if place.id in self.known:
+        self.refuse(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
+      if self.inputs is not None and place.id not in self.inputs:
+        names = [*self.inputs, *self.scope]
+        advice = hint(place.id, names) if names else "no input has a value"
+        self.refuse(place, f"the name {quote(place.id)} is unknown; {advice}")
+      self.nodes.append(Node(place.id, "input"))
+      self.scope[place.id] = place.id
+    return self.scope[place.id]
+
+  def gate(self, place: ast.expr, op: str, operands: tuple[str, ...], name: str | None) -> str:
+    """Make a node for a gate."""
+    node = Node(self.unique(name, "g"), op, operands)
+    if op == "power":
+      self.check_power(place, node)
+    self.nodes.append(node)
+    return node.name
+
+  def check_power(self, place: ast.expr, node: Node) -> None:
+    """Refuse a power whose exponent, or whose value, exceeds float64, as 9 ** 9 ** 9."""
+    base, exponent = (self.literals.get(name) for name in node.inputs)
+    if exponent is None:
+      return
+    if abs(exponent) > MAX_EXPONENT:
+      limits = f"from -{MAX_EXPONENT} to {MAX_EXPONENT}"
+      self.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
+    if base is None:
+      return
+    try:
+      self.literals[node.name] = math.pow(base, exponent)
+    except (OverflowError, ValueError):
+      self.refuse(place, f"{base:g} ** {exponent:g} is no float64")
+
+  def unique(self, name: str | None, letter: str) -> str:
+    """Return a name for a node: the one in the text, or one that the text doesn't use."""
+    if name is not None and self.counts.get(name) is None and name not in self.scope:
+      self.counts[name] = 1
+      return name
+    stem, number = (letter, 0) if name is None else (f"{name}_", 1)
+    numbers = count(self.counts.get(stem, number) + 1)
+    self.counts[stem] = next(n for n in numbers if f"{stem}{n}" not in self.taken)
+    return f"{stem}{self.counts[stem]}"
+
+
+def is_e(place: ast.AST) -> bool:
+  """Return whether an expression is the name e."""
+  return isinstance(place, ast.Name) and place.id == "e"
+
+
+def has_e_as_base_alone(statement: ast.stmt) -> bool:
+  """Return whether every e in a statement is the base of a power."""
+  nodes = [*ast.walk(statement)]
+  bases = [n.left for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
+  return sum(map(is_e, nodes)) == sum(map(is_e, bases))
+
+
+def chain(place: ast.BinOp) -> list[ast.expr]:
+  """List the operands of a + b + c, or of a product, that no parentheses divide."""
+  operands: list[ast.expr] = []
+  rest: ast.expr = place
+  start = (place.lineno, place.col_offset)
+  while (
+    isinstance(rest, ast.BinOp)
+    and type(rest.op) is type(place.op)
+    and (rest.lineno, rest.col_offset) == start
+  ):
+    operands.append(rest.right)
+    rest = rest.left
+  return [rest, *reversed(operands)]
+
+
+def quote(value: object) -> str:
+  """Quote a constant in a message, shortened."""
+  text = repr(value)
+  return text if len(text) <= 40 else f"{text[:37]}..."
