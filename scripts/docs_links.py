@@ -199,4 +199,4 @@ def find_tests(root: Path) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  sys.exit("\n".join(find_problems(ROOT)))
+  sys.exit("\n".join(find_problems(ROOT)) or 0)

@@ -323,14 +323,14 @@ def test_the_page_tells_the_outliers_as_they_were_found(page):
   count = len(rows[0]["sqnorms"]["precisions"]) // 2
   assert f"5 % of the digits, {count} of them" in page
   ours = percent(middle("sqnorms", "precision"))
-  assert f"In the median {ours} of the first {count} are wrong {spread('sqnorms')}" in page
+  assert f"The median precision of the first {count} is {ours} {spread('sqnorms')}" in page
   assert f"of a random ranking {percent(middle('random', 'precision'))};" in page
   assert f"the average precision is {middle('sqnorms', 'average_precision'):.3f}." in page
   assert (f"does better, with {percent(middle('losses', 'precision'))} {spread('losses')} and "
           f"{middle('losses', 'average_precision'):.3f}") in page  # fmt: skip
   learned = np.median([row["learned"][-1] for row in rows])
   late = np.median([row["sqnorms"]["epochs"][-1] for row in rows])
-  assert f"after 100 epochs {percent(learned)} of the wrong labels are learned" in page
+  assert f"after 100 epochs {percent(learned)} of the wrong labels are memorised" in page
   assert f"after that epoch is {late:.2f}." in page
   strange = [own for own in results["suspicious"] if own["label"] != own["class"]]
   assert len(results["suspicious"]) == 16

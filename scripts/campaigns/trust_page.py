@@ -1,4 +1,4 @@
-"""docs/trust.md, from the results of scripts/trust.py: no number in it is written by hand."""
+"""docs/trust.md, generated from the results of scripts/trust.py."""
 
 import collections
 import json
@@ -17,11 +17,11 @@ SHARED = ("checks", "regimes", "not_checked", "findings", "notes")
 
 
 class Results(NamedTuple):
-  """What was verified.
+  """The results of the cells, and how they were made.
 
   Attributes:
-    made: on what: the machine, the backend, versions, the date.
-    cells: by (dtype, loss, layer), as `matrix.Cell`: what `trust.plain` makes of a report.
+    made: the machine, the backend, versions, the date.
+    cells: by (dtype, loss, layer), as `matrix.Cell`: the report of the cell, by `trust.plain`.
   """
 
   made: dict[str, Any]
@@ -29,7 +29,7 @@ class Results(NamedTuple):
 
 
 def read_results(path: Path) -> Results:
-  """The results that `trust.as_json` wrote."""
+  """Read the results that `trust.as_json` wrote."""
   table = json.loads(path.read_text(encoding="utf-8"))
   cells = {
     tuple(key.split(" / ")): {k: table["shared"][v] if k in SHARED else v for k, v in own.items()}
@@ -39,7 +39,7 @@ def read_results(path: Path) -> Results:
 
 
 def page(results: Results) -> str:
-  """The whole of docs/trust.md."""
+  """Return the text of docs/trust.md."""
   sections = (
     introduction(results),
     matrix_of_losses(results),
@@ -56,7 +56,7 @@ def page(results: Results) -> str:
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-  """A Markdown table."""
+  """Yield the lines of a Markdown table."""
   head = list(head)
   yield f"| {' | '.join(head)} |"
   yield f"|{'---|' * len(head)}"
@@ -65,7 +65,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def mark(results: Results, loss: str, net: str) -> str:
-  """One cell over the dtypes: their verdict if it is one, else each that isn't a pass."""
+  """Return the verdict that all dtypes share, else each verdict other than a pass."""
   found = {d: results.cells[d, loss, net]["verdict"] for d in DTYPES
            if (d, loss, net) in results.cells}  # fmt: skip
   if not found:
@@ -78,30 +78,30 @@ def mark(results: Results, loss: str, net: str) -> str:
 
 
 def paragraph(text: str) -> Iterator[str]:
-  """An empty line, and the text in lines that fit."""
+  """Yield an empty line and the wrapped text."""
   yield ""
   yield from textwrap.wrap(text, 100, break_on_hyphens=False)
 
 
 def introduction(results: Results) -> Iterator[str]:
-  """What this is, and how to make it again."""
+  """Yield the page's subject, and the commands that reproduce it."""
   made, cells = results.made, results.cells.values()
   passes = sum(cell["verdict"] == "pass" for cell in cells)
   minutes = sum(cell["cpu_seconds"] for cell in cells) / 60
   missing = sum(1 for _ in matrix_cells()) - len(cells)
-  left = f" {missing} cells are still to be verified." if missing > 0 else ""
-  yield "# What has been verified"
+  left = f" {missing} cells are not verified yet." if missing > 0 else ""
+  yield "# Verification of this library"
   yield from paragraph(
-    "`fb.verify` turned on the package itself: every activation × every loss, and every other "
-    f"layer and composition, in {len(DTYPES)} dtypes, in each mode and each regime. **{passes} of "
-    f"{len(cells)} cells pass.**{left} A script writes this page from "
-    "[its results](../experiments/results/trust.json); no number here is written by hand."
+    "`fb.verify` applied to the package itself: every activation × every loss, and every other "
+    f"layer and combinator, in {len(DTYPES)} dtypes, in each mode and at each kind of test point. "
+    f"**{passes} of {len(cells)} cells pass.**{left} A script generates this page from "
+    "[its results](../experiments/results/trust.json)."
   )
   yield from (
     "",
     "```sh",
-    "python scripts/trust.py                        # goes on where it stopped",
-    "python scripts/trust.py --only hinge --again   # some cells once more, after a change",
+    "python scripts/trust.py                        # resumes where it stopped",
+    "python scripts/trust.py --only hinge --again   # verifies some cells again after a change",
     "```",
   )
   yield from paragraph(
@@ -111,40 +111,40 @@ def introduction(results: Results) -> Iterator[str]:
     "processor time, compilation included."
   )
   yield from paragraph(
-    "A cell is *pass*, *no verdict* (a bound says nothing), *fail*, or *oracle fault* (the rule is "
-    "right and autodiff of the reference is wrong); — is not applicable"
+    "A cell is *pass*, *no verdict* (an inconclusive bound), *fail*, or *oracle fault* (the rule "
+    "is right and autodiff of the reference is wrong); — means not applicable"
     f"{', or not verified yet' if left else ''}."
   )
 
 
 def matrix_of_losses(results: Results) -> Iterator[str]:
-  """Activations × losses."""
+  """Yield the table of activations × losses."""
   yield "## Activations × losses"
   yield from paragraph(
-    "The rule of `fb.value_and_grad` for dense, activation, dense and the loss, against the mean "
-    f"written out, by the parameters and the data; N = {N}. Half of the cells have the plain mean "
-    "and half a weighted one, like the squares of a chess board, with weights of zero among them: "
-    "each pair has both, in two of the dtypes each. A mark stands for "
+    "The rule of `fb.value_and_grad` for dense, activation, dense and the loss, against autodiff "
+    f"of the explicit mean, with respect to the parameters and the data; N = {N}. Half of the "
+    "cells use the plain mean and half a weighted mean with some zero weights, in a chessboard "
+    "pattern: each pair has both, in two of the dtypes each. An entry summarises "
     f"{len(DTYPES)} cells: {', '.join(DTYPES)}."
   )
   yield ""
   rows = ([loss, *(mark(results, loss, net) for net in ACTIVATIONS)] for loss in LOSSES)
   yield from table(["", *ACTIVATIONS], rows)
   yield from paragraph(
-    '`softmax_cross_entropy` has labels; "rows" are probabilities: soft, one-hot, and some that '
-    "don't sum to one. `softmax_cross_entropy_with` has label smoothing, class weights with a zero "
-    "among them, and an ignored label; `huber_with` a δ of 0.5; `combine` two losses of slices "
-    "that overlap."
+    '`softmax_cross_entropy` takes labels; "rows" are probabilities: soft, one-hot, and some that '
+    "don't sum to one. `softmax_cross_entropy_with` has label smoothing, class weights including "
+    "zero, and an ignored label; `huber_with` has δ = 0.5; `combine` has two losses on overlapping "
+    "slices."
   )
 
 
 def matrix_of_parts(results: Results) -> Iterator[str]:
-  """Other layers × forms."""
-  yield "## Layers and compositions"
+  """Yield the table of other layers × forms."""
+  yield "## Layers and combinators"
   yield from paragraph(
-    "`layer by layer` is `fb.verify.layer`: the whole, and each layer in it by itself with the "
-    "cotangent that arrives there; what draws has a key. `as_custom_vjp` is the rule as `jax.grad` "
-    "finds it, without a key. A mark stands for the same four dtypes."
+    "`layer by layer` is `fb.verify.layer`: the network, and each layer by itself with the "
+    "cotangent that it receives; random layers get a key. `as_custom_vjp` is the rule as seen by "
+    "`jax.grad`, without a key. An entry summarises the same four dtypes."
   )
   yield ""
   rows = ([part, *(mark(results, form, part) for form in FORMS)] for part in PARTS)
@@ -152,12 +152,12 @@ def matrix_of_parts(results: Results) -> Iterator[str]:
 
 
 def totals(results: Results) -> Iterator[str]:
-  """How many of which verdict, and how the rules round."""
+  """Yield the counts of the verdicts, and the rounding errors of the rules."""
   yield "## Totals"
   yield from paragraph(
-    "The largest error of a rule in its own dtype: in standard deviations of the rounding that it "
-    "can't avoid, and in units in the last place of the leaf's largest entry. Beyond "
-    f"{MOST_SIGMAS:g} σ it fails."
+    "The largest error of a rule in its own dtype: in standard deviations of the unavoidable "
+    "rounding error, and in units in the last place (ULP) of the leaf's largest entry. More than "
+    f"{MOST_SIGMAS:g} σ is a fail."
   )
   yield ""
   verdicts = ("pass", "no verdict", "fail", "oracle fault")
@@ -174,7 +174,7 @@ def totals(results: Results) -> Iterator[str]:
 
 
 def counted(results: Results, field: str, is_it: Callable[[str], bool]) -> list[str]:
-  """For each dtype, in how many cells something came to which verdict; — for those without it."""
+  """Return for each dtype the number of cells with each verdict; — counts cells without one."""
   columns = []
   for dtype in DTYPES:
     verdicts: collections.Counter[str] = collections.Counter()
@@ -189,11 +189,11 @@ def counted(results: Results, field: str, is_it: Callable[[str], bool]) -> list[
 
 
 def modes(results: Results) -> Iterator[str]:
-  """Each check × dtypes."""
+  """Yield the table of checks × dtypes."""
   yield "## Checks and modes"
   yield from paragraph(
-    "In how many of the cells a check came to which verdict; — where it doesn't apply, and the "
-    "last column says why."
+    "The number of cells with each verdict of a check; — counts those where it doesn't apply, for "
+    "the reason in the last column."
   )
   yield ""
   made = {check for cell in results.cells.values() for check in cell["checks"]}
@@ -202,21 +202,21 @@ def modes(results: Results) -> Iterator[str]:
     columns = counted(results, "checks", check.__eq__)
     reason = reason_of(results, check) if any("—" in column for column in columns) else ""
     rows.append([check, CHECKS.get(check, ""), *columns, reason])
-  yield from table(("check", "what", *DTYPES, "— because"), rows)
+  yield from table(("check", "tests", *DTYPES, "reason for —"), rows)
 
 
 def reason_of(results: Results, check: str) -> str:
-  """Why a check wasn't made, as the reports have it; else as it is known here."""
+  """Return the reports' reason for omitting a check, else the reason in `REASONS`."""
   told = {reason for cell in results.cells.values() if check not in cell["checks"]
           for reason in cell["not_checked"] if reason.startswith(f"{check}: ")}  # fmt: skip
   return "; ".join(sorted(r.partition(": ")[2] for r in told)) or REASONS.get(check, "")
 
 
 def regimes(results: Results) -> Iterator[str]:
-  """Each regime × dtypes."""
-  yield "## Regimes"
+  """Yield the table of test points × dtypes."""
+  yield "## Test points"
   yield ""
-  yield "Where the mathematics was checked, in how many of the cells."
+  yield "The number of cells in which the mathematics was checked at each kind of test point."
   yield ""
   every = {regime for cell in results.cells.values() for regime in cell["regimes"]}
   sizes = sorted(filter(is_size, every), key=lambda regime: int(regime.partition("= ")[2]))
@@ -226,12 +226,12 @@ def regimes(results: Results) -> Iterator[str]:
     reason = group.reason if any("—" in column for column in columns) else ""
     if any(map(group.holds, every)):
       rows.append([group.name, *columns, reason])
-  yield from table(("regime", *DTYPES, "— because"), rows)
+  yield from table(("test point", *DTYPES, "reason for —"), rows)
 
 
 def exceptions(results: Results) -> Iterator[str]:
-  """Every finding, and what was noted."""
-  yield "## What isn't a pass"
+  """Yield every finding and every note."""
+  yield "## Exceptions"
   yield ""
   wrong = {key: cell for key, cell in results.cells.items() if cell["verdict"] != "pass"}
   for key, cell in wrong.items():
@@ -239,11 +239,11 @@ def exceptions(results: Results) -> Iterator[str]:
     for finding in cell["findings"]:
       yield f"  - {'; '.join(f'{name} {value}' for name, value in finding.items())}"
   if not wrong:
-    yield "Nothing."
+    yield "None."
   notes = collections.Counter(note for cell in results.cells.values() for note in cell["notes"])
   if notes:
     yield ""
-    yield "Noted, and no reason against a pass:"
+    yield "Notes, which don't prevent a pass:"
     yield ""
     for note, count in sorted(notes.items()):
       yield f"- {note} ({count} cell{'s' * (count > 1)})"

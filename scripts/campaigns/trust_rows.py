@@ -1,48 +1,48 @@
-"""The rows of docs/trust.md: what each check is, which regimes there are, why one may not apply."""
+"""The rows of docs/trust.md: descriptions of checks and test points, reasons for omitting one."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 CHECKS = {
-  "maths": "the rule in float64 against autodiff, entry by entry, in every regime",
+  "maths": "the rule in float64 against autodiff, entry by entry, at every test point",
   "differences": "the rule against one-sided differences of the function",
-  "forward": "the rule's output is the function's",
-  "numerics": "the rule in its own dtype, as it is and compiled, in σ of its rounding",
+  "forward": "the rule's output against the function's",
+  "numerics": "the rule in its own dtype, op by op and compiled, in σ of its rounding error",
   "branches": "both sides of the comparisons in the program",
-  "structure": "trees, shapes",
+  "structure": "trees and shapes of the cotangents",
   "dtype": "dtypes and weak types of the cotangents",
   "zero cotangent": "zero gives exactly zero",
-  "scaled cotangent": "a power of two scales to the last bit",
-  "repeated call": "the same call after another one, to the last bit",
-  "donated arguments": "the same with arguments given away",
-  "arguments unchanged": "nothing is written into an argument",
-  "vmap": "three lanes at once: of everything",
-  "vmap of the cotangent": "of the cotangent alone",
-  "vmap of params": "of the parameters alone",
-  "vmap of x": "of the data alone",
-  "vmap of rows": "of labels, or of which targets, alone",
-  "scan": "three lanes, one after the other, in `lax.scan`",
-  "two devices": "compiled for two devices, the examples divided between them",
+  "scaled cotangent": "a power of two scales the result bitwise",
+  "repeated call": "the same call after another one is bitwise equal",
+  "donated arguments": "the same result with donated arguments",
+  "arguments unchanged": "no argument is modified",
+  "vmap": "a batch of three, over everything",
+  "vmap of the cotangent": "over the cotangent only",
+  "vmap of params": "over the parameters only",
+  "vmap of x": "over the data only",
+  "vmap of rows": "over labels or target indices only",
+  "scan": "three steps of `lax.scan`",
+  "two devices": "compiled for two devices, with the examples sharded over them",
   "remat": "under `jax.checkpoint`",
   "second order": "the derivative of the rule against that of autodiff",
 }
 REASONS = {
   "branches": "no comparison in the program",
   "vmap of params": "no parameters",
-  "vmap of x": "there is no other argument",
+  "vmap of x": "no other argument",
   "vmap of rows": "no such argument",
-  "remat": "a rule that stands beside the function, not in it",
+  "remat": "the rule is separate from the function",
 }
 COUNT = "outside the domain"  # Reports count it as they count checks.
 
 
 class Group(NamedTuple):
-  """Regimes that share a row: those of one name, or of one kind.
+  """Test points that share a row: those of one name, or of one kind.
 
   Attributes:
-    name: of the row.
-    holds: whether a regime belongs to it.
-    reason: why it may not apply.
+    name: the name of the row.
+    holds: whether a test point belongs to it.
+    reason: the reason if it doesn't apply.
   """
 
   name: str
@@ -51,7 +51,7 @@ class Group(NamedTuple):
 
 
 def named(name: str, reason: str = Group._field_defaults["reason"]) -> Group:
-  """One regime."""
+  """Return the group of one name."""
   return Group(name, name.__eq__, reason)
 
 
@@ -66,7 +66,7 @@ def is_size(regime: str) -> bool:
 NO_LABELS = "no integer argument"
 NAMED = (
   named("as given"),
-  named("in its own dtype", "float64 is its own, or it can't be traced in float64"),
+  named("in its own dtype", "its dtype is float64, or it can't be traced in float64"),
   named("redrawn"),
   named("some entries zero"),
   named("ties"),
@@ -77,7 +77,7 @@ NAMED = (
   named("loss times 2^40"),
   named("loss times 2^-40"),
   Group("one argument zero", is_zero_argument),
-  named("signs changed", "no argument that is positive"),
+  named("signs changed", "no positive argument"),
   named("other labels", NO_LABELS),
   named("smallest label everywhere", NO_LABELS),
   named("largest label everywhere", NO_LABELS),
@@ -85,10 +85,10 @@ NAMED = (
 
 
 def is_other_side(regime: str) -> bool:
-  """Whether it was found by the search for the other side of a comparison."""
+  """Return whether the search for the other side of a comparison found the test point."""
   return not is_size(regime) and not any(group.holds(regime) for group in NAMED)
 
 
 OTHER_SIDE = Group(
-  "found: the other side of a comparison", is_other_side, "none, or both sides were seen"
+  "found: the other side of a comparison", is_other_side, "no comparison, or both sides reached"
 )
