@@ -1,8 +1,16 @@
-"""Files that are written whole or not at all, and read only if they are plain and of a fair size.
+"""Files: written whole or not at all, read only if they are plain and of a bounded size.
 
-What is read may come from anybody. Nothing here or in the readers unpickles or evaluates it, and
-each reader knows how much it will read before it does: from the file's own size, or, of what is
-packed, from `MOST_UNPACKED`.
+A file may come from anybody. The policy, for all readers of the package:
+
+- Nothing is unpickled or evaluated.
+- Only a regular file is opened: a pipe might never end, and a device may do anything.
+- Memory is bounded before anything is read: by the file's own size, or, for compressed content, by
+  `MOST_UNPACKED`. A size that a header states is compared with the bytes that are there.
+- What is refused is named: the file, and in it the array, or the line and the column.
+
+`open_plain` and the bounds are here; `train.data.csv_tables`, `train.data.archives` (npz) and
+`train.data.idx` apply them to tables, `train.weights` to parameters, `cli.toml` and `cli.runs` to
+configurations. safetensors checks its own headers.
 """
 
 import errno
@@ -13,19 +21,19 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-# What a gzip file or a member of a zip file may become: twenty times MNIST. A file of 1 MB can
-# become a gigabyte; who means that unpacks it, and then its own size is the bound.
+# The most that a gzip file or a member of a zip file may become: twenty times MNIST. A file of 1 MB
+# can become a gigabyte; who means that unpacks it, and then its own size is the bound.
 MOST_UNPACKED = 2**30
 # deflate makes at most 258 bytes of two bits.
 MOST_OF_A_BYTE = 1032
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-  """Writes a file so that at every instant either the old content or the new one stands there.
+  """Write a file atomically: at every instant it holds the old content or the new one.
 
   Args:
     path: the file; its folder exists.
-    content: what it will hold.
+    content: the new content.
 
   Raises:
     OSError: it can't be written; nothing is left behind.
@@ -45,7 +53,7 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
-  """Opens a file to read, if it is one: a pipe might never end, and a device may do anything.
+  """Open a regular file to read.
 
   Raises:
     OSError: it can't be read; it is a folder, a pipe, a socket or a device.
@@ -53,7 +61,7 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
   name = os.fspath(path)
   if "\0" in name:
     raise OSError(errno.EINVAL, "no file has a zero byte in its name", name)
-  # Looked at before it is opened, as to open a device may do something already.
+  # Checked before it is opened, as opening a device may do something already.
   refuse_what_is_not_plain(os.stat(name).st_mode, name)
   # Not to wait, should a pipe have taken its place since.
   descriptor = os.open(
@@ -68,7 +76,7 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def refuse_what_is_not_plain(mode: int, name: str) -> None:
-  """Raises an OSError that says what stands there."""
+  """Raise an OSError unless a mode is that of a regular file."""
   if stat.S_ISDIR(mode):
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
   if not stat.S_ISREG(mode):
@@ -77,16 +85,16 @@ def refuse_what_is_not_plain(mode: int, name: str) -> None:
 
 
 def size_of(file: BinaryIO) -> int:
-  """How many bytes an open file holds."""
+  """Return the number of bytes in an open file."""
   return os.fstat(file.fileno()).st_size
 
 
 def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-  """Reads a file.
+  """Read a file.
 
   Args:
     path: the file.
-    most: how many bytes it may hold; None for any number.
+    most: the most bytes that it may hold; None for any number.
 
   Raises:
     OSError: it can't be read, is no file, or holds more.
@@ -100,7 +108,7 @@ def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int) -> str:
-  """Reads a file in UTF-8 of at most so many bytes; its lines may end in any way.
+  """Read a file in UTF-8 of at most `most` bytes; its lines may end in any way.
 
   Raises:
     UnicodeDecodeError: it is no text in UTF-8.

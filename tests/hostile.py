@@ -27,7 +27,7 @@ from fbackprop.train import load_params, save_params
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.idx import read_idx
 from fbackprop.train.data.npz import read_npz, read_npz_features
-from fbackprop.train.data.standardization import Standardization
+from fbackprop.train.data.rows import Standardization
 from fbackprop.train.models import KEY, Description, load_model, save_model
 from fbackprop.train.weights import CHECKSUM, METHOD, checksum_of, entry_of
 

@@ -23,7 +23,7 @@ from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.last_axis import is_tiny, vmap_last
 from fbackprop.train.models import Model, describe_model, load_model
-from fbackprop.train.report import RateScores, Told, draw_ensemble_page, panels
+from fbackprop.train.report import RateScores, RunInfo, draw_ensemble_page, figures
 from tests.test_report_page import Reader
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -353,7 +353,7 @@ def test_the_folder_holds_a_page_of_the_ensemble(run):
   assert members[1:] == [
     [str(k), "30", "max_steps", f"{score:.4f}"] for k, score in enumerate(kept["members"])
   ]
-  assert "3 networks of rate 0.2: 3 stopped by max_steps. Of 2 rates it is kept" in read.text
+  assert "3 networks with learning rate 0.2: 3 stopped by max_steps. Of 2 rates this" in read.text
   assert f"{100 * summary['test_accuracy']:.2f} %" in read.text
   # At the first and at the last step, of a member of each rate; the page is of one.
   assert summary["gradient_checks"] == 4
@@ -412,7 +412,7 @@ def test_a_divergence_is_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch, 
 @pytest.mark.slow
 def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
   """Each kept epoch and each place that wasn't finite has a column."""
-  monkeypatch.setattr(panels, "svg_of", lambda panel: panel.draw(Figure().subplots()) or "")
+  monkeypatch.setattr(figures, "svg_of", lambda panel: panel.draw(Figure().subplots()) or "")
   dataset = load_dataset("diabetes", 0)
   description = describe_model((10, 1), "relu", dataset, ensemble=3)
   stop = fb.train.StopRules(20, loss_below=0.7, validation_fraction=0.2)
@@ -421,7 +421,7 @@ def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
     keys=KEYS, rates=[1e-4, 3e-3, 3e38], test=(dataset.x_test, dataset.targets_test),
   )  # fmt: skip
   scores = RateScores(0.1, np.array([1.0, 2.0, np.nan]), 1.5)
-  told = Told(Path("gone"), "gradient descent", 7, (), {}, "again", "command")
+  told = RunInfo(Path("gone"), "gradient descent", 7, (), {}, "again", "command")
   model = Model(description, result.params)
   read = Reader(draw_ensemble_page(told, result, [scores], 0, dataset, model))
   heads, *rows = read.tables["Members"]

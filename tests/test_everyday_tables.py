@@ -98,6 +98,22 @@ def test_pandas_is_asked_for_by_its_extra(tmp_path, monkeypatch, capsys):
   assert capsys.readouterr().err == f"fbackprop: {said}\n"
 
 
+def test_scikit_learn_is_asked_for_before_a_run_that_needs_it_for_its_report(
+  tmp_path, monkeypatch, capsys
+):
+  """A file with a test part of its own needs it for nothing else; a regression not at all."""
+  x, y = RNG.normal(size=(N, 2)), np.arange(N) % 2
+  parts = {"x": x, "y": y, "values": x[:, 0], "x_test": x, "y_test": y, "values_test": x[:, 0]}
+  np.savez(tmp_path / "t.npz", **parts)
+  monkeypatch.setitem(sys.modules, "sklearn", None)
+  flags = ["--data", f"npz:{tmp_path}/t.npz", "--out", str(tmp_path / "runs"), *SHORT]
+  said = "sklearn is not installed; install it with: pip install 'fbackprop[data]'"
+  assert main(["train", *flags]) == 2
+  assert capsys.readouterr().err == f"fbackprop: {said}\n"
+  assert not (tmp_path / "runs").exists()
+  assert main(["train", *flags, "--target", "values", "--stop.max-steps", "2"]) == 0
+
+
 def test_a_model_takes_raw_rows_of_any_kind(tmp_path):
   """Standardised in float64, whoever holds the rows."""
   raw = np.array([[2**24 + 1.0], [2**24 + 2.0], [2**24 + 3.0]])
@@ -122,7 +138,7 @@ def test_a_column_of_true_and_false_is_one_and_zero(tmp_path):
 def test_tabs_divide_a_tsv_file(tmp_path):
   path = write(tmp_path / "t.tsv", {"a, b": [1, 2], "y": ["u", "v"]}, "\t")
   found = read_csv(path, ["y"], None)
-  assert (found.features, found.outputs) == (("a, b",), ("u", "v"))
+  assert (found.features, found.output_names) == (("a, b",), ("u", "v"))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +159,7 @@ def test_arrays_of_any_layout_hold_the_same_numbers(tmp_path, make, kind):
   x = make(np.arange(24.0).reshape(8, 3) / 2)
   np.savez(tmp_path / "t.npz", x=x, y=np.array([b"a", b"b"] * 4))
   found = read_npz(str(tmp_path / "t.npz"), (), None)
-  assert (found.x.dtype, found.outputs) == (kind, ("a", "b"))
+  assert (found.x.dtype, found.output_names) == (kind, ("a", "b"))
   np.testing.assert_array_equal(found.x, x.astype(np.float64))
 
 
@@ -333,7 +349,7 @@ def test_labels_of_a_column_of_one_may_be_called_a_classification(tmp_path):
   for task in (None, "classification"):
     found = read_npz(str(tmp_path / "t.npz"), (), task)
     assert found.targets.tolist() == [0, 1, 2] * 4
-    assert found.test[1].tolist() == [0, 1, 2]
+    assert found.targets_test.tolist() == [0, 1, 2]
   assert read_npz(str(tmp_path / "t.npz"), (), "regression").targets.shape == (12, 1)
 
 
@@ -342,7 +358,7 @@ def test_equal_numbers_are_one_class(tmp_path):
     tmp_path / "t.csv", {"a": list(range(6)), "y": ["1", "1.0", "0", "0.0", "1e0", "-0"]}
   )
   found = read_csv(path, ["y"], None)
-  assert (found.outputs, found.targets.tolist()) == (("0", "1"), [1, 1, 0, 0, 1, 0])
+  assert (found.output_names, found.targets.tolist()) == (("0", "1"), [1, 1, 0, 0, 1, 0])
 
 
 @pytest.mark.parametrize("hole", ["", "NA", "?", "nan", "None", "n/a", "-", "unknown", " "])
@@ -368,7 +384,7 @@ def test_a_word_among_numbers_is_no_class(tmp_path):
   path = write(tmp_path / "t.csv", {"a": list(range(40)), "y": values})
   with pytest.raises(ValueError, match="line 5, column 'y': a number was expected, got 'less than"):
     read_csv(path, ["y"], None)
-  assert len(read_csv(path, ["y"], "classification").outputs) == 40
+  assert len(read_csv(path, ["y"], "classification").output_names) == 40
 
 
 def test_a_hole_among_words_is_named_left_out_or_a_class(tmp_path):
@@ -378,7 +394,7 @@ def test_a_hole_among_words_is_named_left_out_or_a_class(tmp_path):
     read_csv(path, ["y"], None)
   with pytest.raises(ValueError, match=r"line 6, column 'y': the target is missing .* empty cell"):
     read_csv(path, ["y"], None, None, "class")
-  assert read_csv(path, ["y"], None, None, "drop").outputs == ("mild", "severe")
+  assert read_csv(path, ["y"], None, None, "drop").output_names == ("mild", "severe")
   np.savez(tmp_path / "t.npz", x=np.arange(6), y=values)
   with pytest.raises(ValueError, match=r"y, row 1: the target is missing \(2 in all"):
     read_npz(str(tmp_path / "t.npz"), (), None)
@@ -394,7 +410,7 @@ def test_holes_of_an_array_are_left_out_of_both_parts(tmp_path):
   np.savez(tmp_path / "t.npz", x=x, y=y, x_test=x, y_test=y[::-1], w=w)
   found = read_npz(str(tmp_path / "t.npz"), (), None, "w", "drop")
   assert found.x[:, 0].tolist() == [0, 2, 3]
-  assert found.test[0][:, 0].tolist() == [0, 1, 3]
+  assert found.x_test[:, 0].tolist() == [0, 1, 3]
   assert len(found.weights) == 3
   assert len(found.notes) == 2
 

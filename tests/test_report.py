@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 import fbackprop as fb
 from fbackprop.train import report
 from fbackprop.train.data.datasets import Dataset, load_dataset
-from fbackprop.train.report import classes, curves, panels, style, values
-from fbackprop.train.report import layer_panels as layers
+from fbackprop.train.report import curves, figures, layers, predictions
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 
 RUNS = {
@@ -80,7 +79,9 @@ def labelled(labels, predicted):
   x = np.linspace(0, 1, n * 4, dtype=np.float32).reshape(n, 4)
   targets = np.array(labels, np.int32)
   outputs = np.eye(3, dtype=np.float32)[predicted] * np.arange(1, n + 1)[:, None]
-  return Dataset("made", x, targets, x, targets, outputs=3, image_shape=(2, 2)), outputs
+  names = ("0", "1", "2")
+  dataset = Dataset(x, targets, "classification", names, tuple("abcd"), x, targets)
+  return replace(dataset, image_shape=(2, 2)), outputs
 
 
 def result_of(losses, grad_norms, names, evaluations, diverged_at=None):
@@ -110,7 +111,7 @@ def lines_of(panel):
 
 def test_the_confusion_matrix_counts_each_test_example_once():
   panel = axes()
-  classes.draw_confusion(panel, *labelled([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 1, 1]))
+  predictions.draw_confusion(panel, *labelled([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 1, 1]))
   assert panel.get_title() == "Confusion matrix: 3 of 6 right"
   counts = {(int(t.get_position()[1]), int(t.get_position()[0])): t.get_text() for t in panel.texts}
   assert counts == {(0, 0): "2", (0, 1): "1", (1, 1): "1", (2, 1): "2"}
@@ -120,14 +121,14 @@ def test_the_confusion_matrix_counts_each_test_example_once():
 def test_the_confusion_matrix_of_digits_sums_to_the_test_examples():
   digits = load_dataset("digits", 0)
   panel = axes()
-  classes.draw_confusion(panel, digits, np.random.default_rng(0).normal(size=(450, 10)))
+  predictions.draw_confusion(panel, digits, np.random.default_rng(0).normal(size=(450, 10)))
   assert sum(int(text.get_text()) for text in panel.texts) == 450
 
 
 def test_mistakes_are_shown_from_the_most_confident_down():
   panel = axes()
   dataset, outputs = labelled([0, 1, 2, 0], [0, 2, 0, 1])
-  classes.draw_mistakes(panel, dataset, outputs)
+  predictions.draw_mistakes(panel, dataset, outputs)
   assert panel.get_title() == "Misclassified: 3"
   insets = panel.child_axes
   assert [inset.get_title() for inset in insets] == [
@@ -139,7 +140,7 @@ def test_mistakes_are_shown_from_the_most_confident_down():
 
 def test_at_most_twelve_mistakes_have_a_place():
   panel = axes()
-  classes.draw_mistakes(panel, *labelled([0] * 20, [1] * 13 + [0] * 7))
+  predictions.draw_mistakes(panel, *labelled([0] * 20, [1] * 13 + [0] * 7))
   assert panel.get_title() == "Misclassified: 13, the most confident 12"
   assert len(panel.child_axes) == 12
 
@@ -147,8 +148,8 @@ def test_at_most_twelve_mistakes_have_a_place():
 def test_examples_that_are_no_pictures_are_only_counted():
   dataset, outputs = labelled([0, 1], [1, 1])
   panel = axes()
-  no_pictures = Dataset(**{**vars(dataset), "image_shape": None})
-  classes.draw_mistakes(panel, no_pictures, outputs)
+  no_pictures = replace(dataset, image_shape=None)
+  predictions.draw_mistakes(panel, no_pictures, outputs)
   assert panel.get_title() == "Misclassified: 1"
   assert panel.child_axes == []
 
@@ -194,7 +195,7 @@ def test_the_examples_set_aside_have_a_curve_and_the_step_that_is_kept_a_ring(
   assert list(mark.get_xdata()) == [4, 4]
   assert (ring.get_marker(), ring.get_xydata().tolist()) == ("o", [[4, abs(scores[2])]])
   assert [text.get_text() for text in on.texts] == ["kept: step 4"]
-  assert "in the ring" in panels.curves_of(result)[0].caption
+  assert "in the ring" in curves.panels_of(result)[0].caption
 
 
 @pytest.mark.parametrize("last", [2, 390_000])
@@ -226,7 +227,7 @@ def test_each_layer_has_its_gradient_norm():
 
 def test_many_layers_have_colors_of_their_own():
   for count in (1, 4, 5, 40):
-    colors = {to_hex(color) for color in style.colors_of(count)}
+    colors = {to_hex(color) for color in figures.colors_of(count)}
     assert len(colors) == count
   panel = axes()
   names = tuple(f"[{i}]" for i in range(12))
@@ -259,15 +260,15 @@ def test_the_step_at_which_a_run_diverged_is_marked(draw):
 
 def test_a_fit_that_is_not_finite_says_so():
   sine, rest = load_dataset("sine", 0), axes()
-  values.draw_residuals(rest, sine, np.full((256, 1), np.nan))
+  predictions.draw_residuals(rest, sine, np.full((256, 1), np.nan))
   assert [text.get_text() for text in rest.texts] == ["f(x; Θ) is not finite"]
 
 
 def test_the_fit_and_what_is_left_of_it():
   sine = load_dataset("sine", 0)
   fit, rest = axes(), axes()
-  values.draw_fit(fit, sine, sine.targets_test + 0.5)
-  values.draw_residuals(rest, sine, sine.targets_test + 0.5)
+  predictions.draw_fit(fit, sine, sine.targets_test + 0.5)
+  predictions.draw_residuals(rest, sine, sine.targets_test + 0.5)
   lines = lines_of(fit)
   np.testing.assert_array_equal(lines["training points"], np.hstack([sine.x, sine.targets]))
   np.testing.assert_array_equal(lines["f*(x)"][:, 1], sine.targets_test[:, 0])

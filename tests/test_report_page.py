@@ -3,6 +3,7 @@
 import csv
 import re
 import shlex
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -20,12 +21,11 @@ from fbackprop.combinators import name_layers
 from fbackprop.train.data.datasets import Dataset, load_dataset
 from fbackprop.train.data.standardization import fit_standardization
 from fbackprop.train.models import Model, describe_model
-from fbackprop.train.report import Told, classes, draw_page, figures, panels, regions, values
+from fbackprop.train.report import RunInfo, draw_page, figures, predictions
 from fbackprop.train.report.headline import about, ending_of, training_of
-from fbackprop.train.report.layer_table import layers_of
+from fbackprop.train.report.layers import layers_of
 from fbackprop.train.report.page import files_of, in_own_units
-from fbackprop.train.report.scores import scores_of
-from fbackprop.train.report.worst import losses_of, pictures_of, rows_of
+from fbackprop.train.report.tables import losses_of, pictures_of, scores_of, worst_rows_of
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.step import State, layer_names
 from fbackprop.verify.live import LiveCheck
@@ -96,8 +96,8 @@ def made(task, outputs, features=3, **more):
   names = tuple(f"class {i}" for i in range(outputs))
   columns = tuple(f"column {i}" for i in range(features))
   return Dataset(
-    "made", own.apply(raw), targets, own.apply(raw_test), targets_test, outputs, None, task, names,
-    columns, own, of_targets, **more,
+    own.apply(raw), targets, task, names, columns, own.apply(raw_test), targets_test, name="made",
+    standardization=own, target_standardization=of_targets, **more,
   )  # fmt: skip
 
 
@@ -136,7 +136,9 @@ def result_of(model, steps=3, reason="max_steps", diverged_at=None, checks=()):
 
 
 def told_in(folder):
-  return Told(folder, "gradient descent", 7, [("rate", "0.1", True)], {"jax": "1"}, "again", "once")
+  return RunInfo(
+    folder, "gradient descent", 7, [("rate", "0.1", True)], {"jax": "1"}, "again", "once"
+  )
 
 
 def digits():
@@ -170,8 +172,10 @@ def drawn_only(panel):
 def test_a_page_is_whole_and_asks_nobody_for_anything(name, tmp_path, monkeypatch):
   data, network, course, count = PAGES[name]
   if name not in WRITTEN:
-    monkeypatch.setattr(panels, "svg_of", drawn_only)
+    monkeypatch.setattr(figures, "svg_of", drawn_only)
   dataset = data()
+  if dataset.task == "regression":  # Which needs no scikit-learn.
+    monkeypatch.setitem(sys.modules, "sklearn", None)
   model, signals = seen_of(dataset, **network)
   if "diverged" in name:
     # The last good parameters may be so large that outputs overflow.
@@ -199,7 +203,7 @@ def test_a_page_is_whole_and_asks_nobody_for_anything(name, tmp_path, monkeypatc
   assert ("not finite" in read.text) == ("diverged" in name)
   assert ("Decision boundary" in labelled) == (name == "the plane")
   assert sum(tag == "img" for tag, _ in read.elements) == 12 * ("pictures" in name)
-  assert ["config.toml", "9 bytes", "what the run was told"] in read.tables["Files"]
+  assert ["config.toml", "9 bytes", "the configuration"] in read.tables["Files"]
 
 
 # --- What it says ---------------------------------------------------------------------------------
@@ -222,6 +226,20 @@ def test_scores_of_classes_are_those_of_scikit_learn():
   for row, precision, recall, f1, support in zip(rows, *want, strict=True):
     shares = ["–" if np.isnan(share) else f"{share:.4f}" for share in (precision, recall, f1)]
     assert row[1:] == [*shares, str(support)]
+
+
+def test_scores_of_one_label_are_those_of_its_presence():
+  """scikit-learn takes a single column for two classes, and would score the absence."""
+  dataset = made("multilabel", 1)
+  dataset.targets_test[:3] = 1
+  outputs = RNG.normal(size=(12, 1)).astype(np.float32)
+  outputs[:2] = 1
+  (row,) = plain(scores_of(dataset, outputs))
+  precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+    dataset.targets_test[:, 0], outputs[:, 0] > 0, average="binary"
+  )
+  support = str(int(dataset.targets_test.sum()))
+  assert row[1:] == [*(f"{share:.4f}" for share in (precision, recall, f1)), support]
 
 
 def test_scores_of_labels_are_those_of_scikit_learn():
@@ -258,7 +276,7 @@ def test_the_worst_examples_come_first_with_their_raw_features():
   outputs = np.asarray(list(signals.values())[-1].y)
   losses = losses_of(dataset, model, outputs)
   own, _ = in_own_units(dataset, outputs)
-  table = rows_of(own, model, losses, outputs)
+  table = worst_rows_of(own, model, losses, outputs)
   assert table.heads == ("test row", "loss", "true", "predicted", "p(true)", "p(predicted)",
                          "column 0", "column 1", "column 2")  # fmt: skip
   found = plain(table)
@@ -281,7 +299,7 @@ def test_a_loss_that_is_no_number_is_the_worst():
   model = model_of(dataset)
   losses = np.arange(12.0)
   losses[[3, 5]] = np.nan, np.inf
-  found = plain(rows_of(dataset, model, losses, dataset.targets_test))
+  found = plain(worst_rows_of(dataset, model, losses, dataset.targets_test))
   assert [row[:2] for row in found[:3]] == [["3", "not finite"], ["5", "not finite"],
                                             ["11", "11.0000"]]  # fmt: skip
   true, predicted = found[2][2:4]
@@ -293,7 +311,7 @@ def test_features_have_the_digits_that_they_came_with():
   dataset = made("classification", 3)
   dataset = replace(dataset, x_test=dataset.x_test.astype(np.float32), standardization=None)
   dataset.x_test[0] = [9.99999e-4, 30.250002, 123456.0]
-  found = plain(rows_of(dataset, model_of(dataset), -np.arange(12.0), np.zeros((12, 3))))
+  found = plain(worst_rows_of(dataset, model_of(dataset), -np.arange(12.0), np.zeros((12, 3))))
   assert found[0][-3:] == ["0.001", "30.25", "123456"]
 
 
@@ -301,7 +319,7 @@ def test_two_histograms_have_the_same_bins():
   dataset = made("multilabel", 2)
   outputs = np.where(dataset.targets_test > 0.5, 50.0, -1.0) + RNG.normal(size=(12, 2))
   panel = Figure().subplots()
-  classes.draw_logits(panel, dataset, outputs)
+  predictions.draw_logits(panel, dataset, outputs)
   one, other = ([box.get_x() for box in bars] for bars in panel.containers)
   assert one == other
 
@@ -311,7 +329,7 @@ def test_labels_are_told_by_their_names():
   dataset.targets_test[0] = 1, 0, 1
   outputs = np.full((12, 3), -1, np.float32)
   losses = -np.arange(12.0)
-  (first, *_) = plain(rows_of(dataset, model_of(dataset), losses, outputs))
+  (first, *_) = plain(worst_rows_of(dataset, model_of(dataset), losses, outputs))
   assert first[2:4] == ["class 0, class 2", "none"]
 
 
@@ -390,7 +408,7 @@ def test_the_class_that_is_drawn_at_a_point_is_the_one_that_is_predicted():
   model, signals = seen_of(dataset, ())  # A linear one of three classes has three sectors.
   own, outputs = in_own_units(dataset, np.asarray(list(signals.values())[-1].y))
   panel = Figure().subplots()
-  regions.draw_regions(panel, own, regions.plane_of(own, model), outputs)
+  predictions.draw_regions(panel, own, outputs, predictions.plane_of(own, model))
   (image,) = panel.images
   colors = np.asarray(image.get_array())
   left, right, bottom, top = image.get_extent()
@@ -420,7 +438,7 @@ def test_a_function_is_drawn_where_the_network_has_it():
   dataset = made("regression", 1, features=1)
   model, signals = seen_of(dataset, activation="tanh")
   own, outputs = in_own_units(dataset, np.asarray(list(signals.values())[-1].y))
-  fit = panels.answers_of(own, model, outputs)[0]
+  fit = predictions.panels_of(own, outputs, model)[0]
   panel = Figure().subplots()
   fit.draw(panel)
   lines = {line.get_label(): line for line in panel.get_lines()}
@@ -438,8 +456,8 @@ def test_a_function_is_drawn_where_the_network_has_it():
 def test_the_fit_of_the_picture_goes_from_left_to_right():
   dataset = made("regression", 1, features=1)
   panel, rest = Figure().subplots(1, 2)
-  values.draw_fit(panel, dataset, dataset.targets_test)
-  values.draw_residuals(rest, dataset, dataset.targets_test)
+  predictions.draw_fit(panel, dataset, dataset.targets_test)
+  predictions.draw_residuals(rest, dataset, dataset.targets_test)
   (curve,) = (line for line in panel.get_lines() if line.get_label() == "f(x; Θ)")
   assert (np.diff(curve.get_xdata()) >= 0).all()
   assert rest.get_title() == "f(x; Θ) − true"
@@ -450,7 +468,9 @@ def test_names_are_no_formulas(tmp_path):
   """Between dollar signs matplotlib would read one, and refuse what isn't."""
   names = (r"$\\no$", "a $b$", "<b>")
   dataset = replace(made("classification", 3), output_names=names)
-  (panel,) = panels.answers_of(dataset, model_of(dataset), np.eye(3, dtype=np.float32)[[0] * 12])
+  (panel,) = predictions.panels_of(
+    dataset, np.eye(3, dtype=np.float32)[[0] * 12], model_of(dataset)
+  )
   svg = figures.svg_of(panel)
   assert "a $b$" in svg
   assert "&lt;b&gt;" in svg
@@ -462,7 +482,7 @@ def test_names_are_no_formulas(tmp_path):
 
 
 def test_text_of_the_data_does_no_harm(tmp_path, monkeypatch):
-  monkeypatch.setattr(panels, "svg_of", drawn_only)
+  monkeypatch.setattr(figures, "svg_of", drawn_only)
   folder = tmp_path / "a<b>"
   folder.mkdir()
   (folder / "config.toml").touch()
@@ -506,7 +526,7 @@ def test_a_folder_that_is_gone_holds_nothing(tmp_path):
   ("reason", "where", "sentence"),
   [
     ("max_steps", None, "Stopped by max_steps: all 3 steps were taken."),
-    ("loss_below", None, "Stopped by loss_below at step 3: the mean loss of an epoch came down"),
+    ("loss_below", None, "Stopped by loss_below at step 3: the mean loss of an epoch reached"),
     ("tol", None, "Stopped by tol at step 3: the loss had stopped falling."),
     ("interrupted", None, "Interrupted at step 3; the parameters are those of that step."),
     ("diverged", "update", "Diverged at step 4; first not finite: update. The parameters are the"),

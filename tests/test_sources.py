@@ -131,7 +131,7 @@ def test_a_table_of_words(tmp_path):
   found = table(tmp_path, '\ufeffa,y,b\n1,"yes, it is",2\n-3e-1,no, 4\n\n5,no,6\n')
   np.testing.assert_array_equal(found.x, [[1, 2], [-0.3, 4], [5, 6]])
   assert found.features == ("a", "b")
-  assert (found.task, found.outputs) == ("classification", ("no", "yes, it is"))
+  assert (found.task, found.output_names) == ("classification", ("no", "yes, it is"))
   assert found.targets.tolist() == [1, 0, 0]
   assert found.inferred == "its values are words"
 
@@ -158,7 +158,7 @@ def test_a_table_of_words(tmp_path):
 )
 def test_the_task_is_told_from_the_values(tmp_path, values, task, outputs):
   found = table(tmp_path, "x,y\n" + "".join(f"0,{v}\n" for v in values))
-  assert (found.task, found.outputs) == (task, outputs)
+  assert (found.task, found.output_names) == (task, outputs)
   assert found.inferred
 
 
@@ -239,9 +239,9 @@ def test_an_archive_of_pictures(tmp_path):
   labels = np.array(["b", "a", "b", "c"])
   path = archive(tmp_path, X=pictures, labels=labels, X_test=pictures[:2], labels_test=labels[:2])
   found = read_npz(path, (), None)
-  assert (found.x.shape, found.image_shape, found.outputs) == ((4, 6), (2, 3), ("a", "b", "c"))
+  assert (found.x.shape, found.image_shape, found.output_names) == ((4, 6), (2, 3), ("a", "b", "c"))
   assert found.targets.tolist() == [1, 0, 1, 2]
-  assert found.test[1].tolist() == [1, 0]
+  assert found.targets_test.tolist() == [1, 0]
   assert found.inferred == "its values are words"
   np.testing.assert_array_equal(read_npz_features(path, 6), found.x)
 

@@ -4,7 +4,6 @@ import io
 import logging
 import warnings
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -20,7 +19,7 @@ from fbackprop.cli import main
 from fbackprop.fonts import choose_fonts, spelled
 from fbackprop.train import report
 from fbackprop.train.data.datasets import load_dataset
-from fbackprop.train.report import panels, style
+from fbackprop.train.report import figures, predictions
 from fbackprop.train.report.figures import svg_of
 from tests.test_report import evaluation, one_layer, result_of
 
@@ -196,14 +195,13 @@ def a_run(**names):
 def drawn_words(monkeypatch):
   """What the panels are given as names."""
   words = []
-  shortened = style.shortened
+  shortened = figures.shortened
 
   def noted(name):
     words.append(name)
     return shortened(name)
 
-  for module in ("classes", "values", "regions"):
-    monkeypatch.setattr(f"fbackprop.train.report.{module}.shortened", noted)
+  monkeypatch.setattr(predictions, "shortened", noted)
   return words
 
 
@@ -242,8 +240,7 @@ def test_a_caller_who_takes_no_sentences_is_warned_once(only_dejavu):
 def test_the_page_has_the_names_whatever_fonts_there_are(only_dejavu):
   _, _, dataset, signals = a_run(output_names=("고양이", "개", "中"))
   (signal,) = signals.values()
-  draw = partial(panels.draw_confusion, dataset=dataset, outputs=np.asarray(signal.y))
-  svg = svg_of(panels.Panel("a name", "a caption", draw))
+  svg = svg_of(predictions.draw_confusion.of(dataset=dataset, outputs=np.asarray(signal.y)))
   assert "고양이" in svg
   assert "中" in svg
 

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
   if config.data is None and config.missing_targets is not None:
     raise UsageError("--missing-targets is for the rows of --data: give both")
 
-  from fbackprop.train.data.datasets import load_parts
+  from fbackprop.train.data.datasets import load_raw
   from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
   from fbackprop.train.metrics import own_labels, rows_of, score
 
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str]) -> int:
   try:
     if config.data is None:
       # The same split, with raw rows, which the model standardises itself.
-      own = load_parts(
+      own = load_raw(
         told.data, told.seed, target=told.target, test_fraction=told.test_fraction,
         task=about.task if kind_and_path(told.data)[0] in ("csv", "npz") else None,
         sample_weights=told.sample_weights, missing_targets=missing_targets,
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
       check_same_data(config.run, f"RUN {config.run}", told.data, own.fingerprint)
       x, targets, what = own.x_test, own.targets_test, "test examples"
       if about.task == "classification":
-        targets = own_labels(data, targets, own.source.outputs, about)
+        targets = own_labels(data, targets, own.output_names, about)
     else:
       x, targets = rows_of(data, about, told.target, told.seed, missing_targets)
       what = "examples"
@@ -101,10 +101,10 @@ def say_what_is_shared(
 ) -> None:
   """Says how many rows a run has seen already: their scores are those of no test."""
   from fbackprop.train.data.fingerprints import fingerprint_of, shared_rows
-  from fbackprop.train.data.rows import Examples
+  from fbackprop.train.data.rows import Dataset
 
   then = load_json(run, "env.json").get("data")
-  now = fingerprint_of(Examples(x, targets, about.task, about.outputs, about.features), None)
+  now = fingerprint_of(Dataset(x, targets, about.task, about.outputs, about.features))
   try:
     shared = then and shared_rows(then, now)
   except (KeyError, TypeError, ValueError, AttributeError):

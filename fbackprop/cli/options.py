@@ -8,7 +8,7 @@ from fbackprop.cli.config import TrainConfig, told_by
 from fbackprop.cli.usage import UsageError
 
 if TYPE_CHECKING:
-  from fbackprop.train.data.datasets import Dataset
+  from fbackprop.train.data.rows import Dataset
   from fbackprop.train.step import Batch
 
 

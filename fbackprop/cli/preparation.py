@@ -19,10 +19,11 @@ from fbackprop.cli.start import (
   with_network_of,
 )
 from fbackprop.cli.usage import UsageError
+from fbackprop.extras import need
 from fbackprop.train.data.names import kind_and_path
 
 if TYPE_CHECKING:
-  from fbackprop.train.data.datasets import Dataset
+  from fbackprop.train.data.rows import Dataset
   from fbackprop.train.models import Description
   from fbackprop.train.step import Batch
 
@@ -224,7 +225,7 @@ def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = No
 
   known = standardization_of(start, config)
   try:
-    return load_dataset(
+    dataset = load_dataset(
       config.data,
       config.seed,
       target=config.target,
@@ -236,6 +237,9 @@ def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = No
       rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
       like=None if known is None else (known.standardization, known.target_standardization),
     )
+    if dataset.task != "regression":
+      need("sklearn", extra="data")  # Of the report: a run that can't be reported isn't begun.
+    return dataset
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except OSError as error:

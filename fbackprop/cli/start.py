@@ -10,7 +10,7 @@ from fbackprop.cli.runs import file_of_run
 from fbackprop.cli.usage import UsageError
 
 if TYPE_CHECKING:
-  from fbackprop.train.data.datasets import Dataset
+  from fbackprop.train.data.rows import Dataset
   from fbackprop.train.models import Description
   from fbackprop.train.weights import Stored
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 from fbackprop.cli.config import DEFAULTS, GENERAL, NOT_SAVED, TrainConfig
 
 if TYPE_CHECKING:
-  from fbackprop.train.report import Told
+  from fbackprop.train.report import RunInfo
 
 
 def told_of(
   config: TrainConfig, arguments: Sequence[str], folder: Path, method: str, aside: int = 0
-) -> "Told":
+) -> "RunInfo":
   """What the page says besides the run's course.
 
   Args:
@@ -24,10 +24,10 @@ def told_of(
     method: how it learned, in a line.
     aside: how many examples were set aside.
   """
-  from fbackprop.train.report import Told
+  from fbackprop.train.report import RunInfo
   from fbackprop.train.run_folder import environment
 
-  return Told(
+  return RunInfo(
     folder,
     method,
     config.seed,
@@ -35,7 +35,7 @@ def told_of(
     environment(),
     again=shlex.join(["fbackprop", "train", "--config", str(folder / "config.toml")]),
     command=shlex.join(["fbackprop", "train", *arguments]),
-    aside=aside,
+    n_validation=aside,
   )
 
 

@@ -1,4 +1,4 @@
-"""The outputs of an ensemble as a whole, from those of its members."""
+"""The prediction of an ensemble from those of its members."""
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +7,11 @@ from fbackprop.types import Array
 
 
 def mean_outputs(outputs: Array, loss_name: str) -> Array:
-  """What all members say together.
+  """Average the outputs of the members.
 
-  Of classes, and of several labels at once, the members' probabilities are averaged; the logits of
-  that mean are returned, so that the loss and the label are taken of them as of a network's own.
-  Of anything else the outputs themselves are averaged.
+  For classes, and for several labels at once, the members' probabilities are averaged, and the
+  logits of that mean returned, so that the loss and the label follow from them as from a network's
+  own. For anything else the outputs themselves are averaged.
 
   Args:
     outputs: `[K, N, C]`, of K members.

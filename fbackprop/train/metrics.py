@@ -1,18 +1,22 @@
-"""How well a model does on rows with known targets."""
+"""Scores of a model on rows with known targets.
+
+Without scikit-learn, which `eval` of a model doesn't need: its `r2_score` and `accuracy_score` are
+another number where a target never changes, an output isn't finite, or there are several labels.
+"""
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train.data.datasets import examples_of
+from fbackprop.train.data.datasets import read_source
 from fbackprop.train.data.names import MissingTargets, kind_and_path
-from fbackprop.train.data.targets import places_of
+from fbackprop.train.data.targets import relabel
 from fbackprop.train.models import Description, Model
 
 
 def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-  """The numbers that say how well a model does.
+  """Score a model.
 
   Args:
     model: the model.
@@ -33,14 +37,14 @@ def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
-  """How much is right: of labels `[N]` by the largest output, of several, `[N, C]`, by its sign."""
+  """Compute the share of right answers: of labels `[N]`, or over all of several labels `[N, C]`."""
   is_labelled = targets.ndim == 1
   is_right = outputs.argmax(1) == targets if is_labelled else (outputs > 0) == (targets > 0.5)
   return float(is_right.mean())
 
 
 def r_squared(outputs: np.ndarray, targets: np.ndarray) -> float:
-  """How much of the targets' variance is explained, over all columns; NaN if they have none."""
+  """Compute R² over all columns, NaN for targets without variance."""
   error = (outputs - targets).astype(np.float64)
   around = targets - targets.mean(0, dtype=np.float64)
   variance = float((around**2).sum())
@@ -48,7 +52,7 @@ def r_squared(outputs: np.ndarray, targets: np.ndarray) -> float:
 
 
 def root_mean_square(values: np.ndarray) -> float:
-  """The root of the mean square, added up in float64."""
+  """Compute the root mean square, accumulated in float64."""
   return float(np.sqrt((values.astype(np.float64) ** 2).mean()))
 
 
@@ -59,13 +63,13 @@ def rows_of(
   seed: int,
   missing_targets: MissingTargets = "refuse",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Raw rows, with targets as the model numbers them.
+  """Read raw rows, with labels as the model numbers them.
 
   Args:
     data: as of the command line; of what has a test part, that one.
     description: of the model.
-    target: of a file, what it was trained to tell.
-    seed: of data that is made.
+    target: of a file, the columns or the array that it was trained on.
+    seed: of synthetic data.
     missing_targets: as of `load_dataset`.
 
   Returns:
@@ -75,40 +79,39 @@ def rows_of(
     ValueError: the data doesn't fit the model; the message says how.
     OSError: a file can't be read.
   """
-  kind, path = kind_and_path(data)
-  task = description.task if kind in ("csv", "npz") else None
-  examples = examples_of(
-    kind, path, seed, target, task, None, missing_targets, description.features
-  )
-  if examples.task != description.task:
-    raise ValueError(f"{data} is a {examples.task}, the model's is a {description.task}")
-  x, targets = examples.test or (examples.x, examples.targets)
+  is_file = kind_and_path(data)[0] in ("csv", "npz")
+  found = read_source(
+    data, seed, target=target, task=description.task if is_file else None,
+    missing_targets=missing_targets, features=description.features,
+  )  # fmt: skip
+  if found.task != description.task:
+    raise ValueError(f"{data} is a {found.task}, the model's is a {description.task}")
+  x, targets = found.x, found.targets
+  if len(found.x_test):
+    x, targets = found.x_test, found.targets_test
   if x.shape[1] != len(description.features):
     raise ValueError(
       f"{data} has {x.shape[1]} features, the model was trained on {len(description.features)}"
     )
-  if targets.ndim == 2:
-    if targets.shape[1] != len(description.outputs):
-      raise ValueError(
-        f"{data} has {targets.shape[1]} values, the model gives {len(description.outputs)}"
-      )
-    return x, targets
-  return x, own_labels(data, targets, examples.outputs, description)
+  if found.is_classification:
+    return x, own_labels(data, targets, found.output_names, description)
+  if targets.shape[1] != len(description.outputs):
+    raise ValueError(
+      f"{data} has {targets.shape[1]} values, the model gives {len(description.outputs)}"
+    )
+  return x, targets
 
 
 def own_labels(
   data: str, labels: np.ndarray, names: Sequence[str], description: Description
 ) -> np.ndarray:
-  """Labels of the classes `names` as the model numbers them; equal numbers are one class.
+  """Renumber labels of the classes `names` as the model does; equal numbers are one class.
 
   Raises:
     ValueError: the model doesn't know one of them.
   """
-  places = places_of(names, description.outputs)
-  for name, place in zip(names, places, strict=True):
-    if place is None:
-      raise ValueError(
-        f"{data} has the label {name!r}; the model knows {', '.join(description.outputs)}"
-      )
-  own: np.ndarray = np.array(places, np.int32)[labels]
-  return own
+
+  def unknown(name: str) -> str:
+    return f"{data} has the label {name!r}; the model knows {', '.join(description.outputs)}"
+
+  return relabel(labels, names, description.outputs, unknown)

@@ -1,4 +1,4 @@
-"""A trained network in one file: parameters, and all that it takes to use them on raw rows."""
+"""Model files: a trained network with all that it takes to use it on raw rows."""
 
 import itertools
 import json
@@ -17,10 +17,9 @@ from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squar
 from fbackprop.networks import mlp
 from fbackprop.quantities.capture import captured
 from fbackprop.train.averaging import mean_outputs
-from fbackprop.train.data.datasets import Dataset
 from fbackprop.train.data.names import TASKS, Task
-from fbackprop.train.data.rows import WIDEST
-from fbackprop.train.data.standardization import Standardization, as_float32
+from fbackprop.train.data.rows import WIDEST, Dataset, Standardization
+from fbackprop.train.data.standardization import as_float32
 from fbackprop.train.weights import Stored, params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
 
@@ -31,19 +30,44 @@ LOSSES = {
 }
 NORMALIZATIONS = {"none": None, "layer_norm": layer_norm, "rms_norm": rms_norm}
 shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
-# The name under which the description stands in the file's metadata.
+# The key of the description in the file's metadata.
 KEY = "fbackprop"
-# Sizes of a network that is read; `--repeat-hidden on` makes a thousand layers easily.
+# The most sizes of a network that is read; `--repeat-hidden on` makes a thousand layers easily.
 DEEPEST = 2**14
 
 
+def is_rate(value: Any) -> bool:
+  """Return whether a value is a dropout rate."""
+  return type(value) in (int, float) and 0 <= value < 1
+
+
+def is_flag(value: Any) -> bool:
+  """Return whether a value is a boolean."""
+  return isinstance(value, bool)
+
+
+def is_size(value: Any) -> bool:
+  """Return whether a value is a number of members, or None for a single network."""
+  return value is None or (type(value) is int and 1 <= value <= 2**20)
+
+
+# Valid values of the options of `Description`: a test, and the words for an error.
+OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+  "normalization": (NORMALIZATIONS.__contains__, f"one of {', '.join(NORMALIZATIONS)}"),
+  "dropout": (is_rate, "a number from 0 to below 1"),
+  "skip": (is_flag, "true or false"),
+  "repeat_hidden": (is_flag, "true or false"),
+  "ensemble": (is_size, "a number of networks"),
+}
+
+
 class Description(NamedTuple):
-  """What a network is, and what its inputs and outputs mean.
+  """A network, and the meaning of its inputs and outputs.
 
   Attributes:
     sizes: widths, the input's first.
     activation: name of that of the hidden layers.
-    task: what was learned.
+    task: the kind of targets.
     outputs: names of the classes, or of the values.
     features: names of the input's columns.
     standardization: of the raw features; None if they are taken as they are.
@@ -51,7 +75,7 @@ class Description(NamedTuple):
     normalization: name of that after each hidden dense layer, or "none".
     dropout: rate of that after each hidden activation; nothing is dropped without a key.
     skip, repeat_hidden: as of `fbackprop.mlp`.
-    ensemble: how many networks stand in the parameters, along an axis in front; None for one alone.
+    ensemble: the number of networks stacked along the first axis of the parameters, or None.
   """
 
   sizes: tuple[int, ...]
@@ -69,16 +93,16 @@ class Description(NamedTuple):
 
   @property
   def net(self) -> Layer:
-    """The network."""
+    """Build the network."""
     return self.network_of(lambda make: make)
 
   @property
   def captured_net(self) -> Layer:
-    """The network whose backward pass gives the factors of each gradient."""
+    """Build the network of capturing layers, whose gradients are factored."""
     return self.network_of(captured)
 
   def network_of(self, wrap: Callable[[Callable[..., Layer]], Callable[..., Layer]]) -> Layer:
-    """The network, the constructors of its layers with parameters wrapped."""
+    """Build the network, wrapping the constructors of its layers with parameters."""
     normalization = NORMALIZATIONS[self.normalization]
     return mlp(
       self.sizes,
@@ -96,7 +120,7 @@ class Description(NamedTuple):
     return LOSSES[self.task]
 
   def as_text(self) -> str:
-    """In words, as "mlp 4-8-3, relu, dropout 0.1, softmax_cross_entropy", or "linear 4-3, ..."."""
+    """Write it as "mlp 4-8-3, relu, dropout 0.1, softmax_cross_entropy", or "linear 4-3, ..."."""
     options = [
       *([self.normalization] if self.normalization != "none" else []),
       *([f"dropout {self.dropout:g}"] if self.dropout else []),
@@ -117,18 +141,18 @@ class Model(NamedTuple):
   params: Params
 
   def outputs(self, x: np.ndarray) -> np.ndarray:
-    """The network's outputs for raw features: logits, or a regression's values.
+    """Compute the outputs for raw features: logits, or a regression's values.
 
     Those of an ensemble are the logits of the mean of its probabilities, or the mean of its values.
 
     Args:
-      x: `[N, D]`, as the data has them; they are standardised here if the network needs that.
+      x: `[N, D]`, as the data has them; standardised here if the network needs that.
 
     Returns:
       `[N, C]` in the units of the data: float64 where the targets were standardised, else float32.
 
     Raises:
-      ValueError: a feature is too large for float32, in which the network is.
+      ValueError: a feature overflows float32.
     """
     own, of_targets = self.description.standardization, self.description.target_standardization
     x = as_float32(x if own is None else own.wide(x), self.description.features)
@@ -147,7 +171,7 @@ class Model(NamedTuple):
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
-    """What the outputs say of each class, `[N, C]`: softmax, or of several labels the sigmoid."""
+    """Compute probabilities `[N, C]`: softmax of classes, sigmoid of several labels."""
     is_single = self.description.task == "classification"
     last = activations.softmax if is_single else activations.sigmoid
     return np.asarray(jax.jit(last.forward)((), jnp.asarray(outputs))[0])
@@ -156,7 +180,7 @@ class Model(NamedTuple):
 def describe_model(
   sizes: tuple[int, ...], activation: str, dataset: Dataset, **options: Any
 ) -> Description:
-  """The description of a network for some data; `options` are the last fields of `Description`."""
+  """Describe a network for a data set; `options` are the last fields of `Description`."""
   return Description(
     sizes,
     activation,
@@ -170,7 +194,7 @@ def describe_model(
 
 
 def save_model(path: str | os.PathLike[str], params: Params, description: Description) -> None:
-  """Writes a network to a safetensors file, whole or not at all, with a checksum.
+  """Write a network to a safetensors file, whole or not at all, with a checksum.
 
   Raises:
     OSError: the file can't be written.
@@ -184,7 +208,7 @@ def save_model(path: str | os.PathLike[str], params: Params, description: Descri
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-  """Reads a network that `save_model` wrote.
+  """Read a network that `save_model` wrote.
 
   Raises:
     ValueError: the file isn't such a network, or is damaged; the message names the file.
@@ -203,10 +227,10 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 
 def description_of(stored: Stored) -> Description | None:
-  """What network a file is of; None if it doesn't say.
+  """Read the description in a file; None if there is none.
 
   Raises:
-    ValueError: it says what can't be; the message names the file.
+    ValueError: it is invalid; the message names the file.
   """
   if KEY not in stored.metadata:
     return None
@@ -219,7 +243,7 @@ def description_of(stored: Stored) -> Description | None:
 
 
 def check_depth(description: Description, arrays: int) -> None:
-  """Refuses more layers than the file has arrays for, before any is made."""
+  """Raise if there are more layers than the file has arrays for, before any is made."""
   sizes = description.sizes
   layers = [n for n, _ in itertools.groupby(sizes)] if description.repeat_hidden else sizes
   if arrays < len(layers) - 1:
@@ -227,7 +251,7 @@ def check_depth(description: Description, arrays: int) -> None:
 
 
 def read_description(content: Any) -> Description:
-  """What `save_model` wrote, each part looked at: a file may hold anything."""
+  """Parse and validate what `save_model` wrote: a file may hold anything."""
   sizes = tuple(content["sizes"])
   is_width = all(type(n) is int and 1 <= n <= WIDEST for n in sizes)
   if not is_width or not 2 <= len(sizes) <= DEEPEST:
@@ -251,26 +275,18 @@ def read_description(content: Any) -> Description:
 
 
 def read_options(content: Any) -> dict[str, Any]:
-  """What stands between the dense layers; a file that says nothing of it is of a plain network."""
-  plain = Description._field_defaults
-  found = {name: content.get(name, default) for name, default in plain.items()}
-  if found["normalization"] not in NORMALIZATIONS:
-    names = ", ".join(NORMALIZATIONS)
-    raise ValueError(f"normalization must be one of {names}, got {found['normalization']!r:.100}")
-  rate = found["dropout"]
-  if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate < 1:
-    raise ValueError(f"dropout must be a number from 0 to below 1, got {rate!r:.100}")
-  for name in ("skip", "repeat_hidden"):
-    if not isinstance(found[name], bool):
-      raise ValueError(f"{name} must be true or false, got {found[name]!r:.100}")
-  size = found["ensemble"]
-  if size is not None and not (type(size) is int and 1 <= size <= 2**20):
-    raise ValueError(f"ensemble must be a number of networks, got {size!r:.100}")
-  return found
+  """Read the options between the dense layers; one that is missing has its default."""
+  options = {
+    name: content.get(name, default) for name, default in Description._field_defaults.items()
+  }
+  for name, (is_valid, expected) in OPTIONS.items():
+    if not is_valid(options[name]):
+      raise ValueError(f"{name} must be {expected}, got {options[name]!r:.100}")
+  return options
 
 
 def read_standardization(content: Any, name: str, width: int) -> Standardization | None:
-  """One of the two, or None."""
+  """Read a standardisation, or None."""
   own = content[name]
   if own is None:
     return None

@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked for, where it ran, how it went and what came out."""
+"""The folder of a run: its configuration, environment, metrics and results."""
 
 import errno
 import json
@@ -14,15 +14,15 @@ import jax
 from fbackprop import __version__
 from fbackprop.extras import need
 from fbackprop.files import read_plain, write_whole
-from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.data.rows import Dataset
 from fbackprop.train.results import Evaluation, Result
 
 
 def create_folder(out: str, name: str | None, prefix: str) -> Path:
-  """Makes a folder that nobody else has.
+  """Make a new folder.
 
   Args:
-    out: the folder in which it stands; made where missing.
+    out: its parent; made if it is missing.
     name: its name; None for `prefix` and the next free number.
     prefix: as "digits".
 
@@ -50,26 +50,26 @@ def create_folder(out: str, name: str | None, prefix: str) -> Path:
 
 
 def write_toml(path: Path, table: dict[str, Any], comment: str) -> None:
-  """Writes a TOML file under a line of comment."""
+  """Write a TOML file with a line of comment on top."""
   tomli_w = need("tomli_w", extra="train")
   write_whole(path, f"# {comment}\n{tomli_w.dumps(table)}".encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Writes a JSON file; a number that isn't finite becomes null, which is what JSON has for it."""
+  """Write a JSON file; a number that isn't finite becomes null, as JSON has no other."""
   write_whole(path, (json.dumps(to_json(content), indent=2, allow_nan=False) + "\n").encode())
 
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
-  """Adds the line of an evaluation to metrics.jsonl; see `append_metrics`."""
+  """Append the line of an evaluation to metrics.jsonl; see `append_metrics`."""
   append_metrics(path, vars(evaluation))
 
 
 def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
-  """Adds a line to metrics.jsonl, with the key "step".
+  """Append a line to metrics.jsonl, with the key "step".
 
-  Lines of this step and of later ones, which a run has that was cut and went on before them, give
-  way; so does half a line.
+  Lines of this step and of later ones are replaced: a run that was killed and resumed writes them
+  again. So is half a line.
 
   Raises:
     OSError: it can't be written, or is no file, as a link that leads elsewhere.
@@ -88,7 +88,7 @@ def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 
 def step_of(line: str) -> int | None:
-  """The step of a line of metrics.jsonl; None of what isn't a whole one."""
+  """Parse the step of a line of metrics.jsonl; None if the line isn't whole."""
   try:
     return int(json.loads(line)["step"]) if line.endswith("\n") else None
   except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -96,7 +96,7 @@ def step_of(line: str) -> int | None:
 
 
 def to_json(value: Any) -> Any:
-  """What JSON can hold."""
+  """Convert a value to what JSON can hold."""
   if isinstance(value, dict):
     return {k: to_json(v) for k, v in value.items()}
   if isinstance(value, tuple | list):
@@ -107,7 +107,7 @@ def to_json(value: Any) -> Any:
 
 
 def environment() -> dict[str, Any]:
-  """What a run depends on besides its configuration: versions, machine, devices."""
+  """Collect what a run depends on besides its configuration: versions, machine, devices."""
   packages = ("jax", "jaxlib", "optax", "numpy", "safetensors", "scikit-learn")
   devices = jax.devices()
   return {
@@ -123,7 +123,7 @@ def environment() -> dict[str, Any]:
 
 
 def version_of(package: str) -> str | None:
-  """The version of an installed package, or None."""
+  """Return the version of an installed package, or None."""
   try:
     return metadata.version(package)
   except metadata.PackageNotFoundError:
@@ -131,7 +131,7 @@ def version_of(package: str) -> str | None:
 
 
 def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
-  """The run in a few numbers: summary.json."""
+  """Summarise a run in a few numbers, for summary.json."""
   last, best = result.evaluations[-1], result.best
   kept = last if best is None else best
   score = {"test_accuracy": kept.test_accuracy} if dataset.is_classification else {}

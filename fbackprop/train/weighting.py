@@ -1,9 +1,9 @@
-"""What a run learns from where labels are softened, or classes and examples count differently.
+"""Label smoothing, class weights and sample weights, as the targets and weights of a `Batch`.
 
 Softening and class weights go into the targets, and the loss stays the plain one of the task: with
 t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entropy is
 `softmax_cross_entropy_with(label_smoothing=α, class_weights=w)`. So the test part, whose labels
-stay as they are, is judged by the plain loss, and runs with and without options can be compared.
+stay as they are, is scored by the plain loss, and runs with and without options can be compared.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.data.rows import Dataset
 from fbackprop.train.step import Batch
 
 ClassWeights = Literal["none", "balanced"] | Sequence[float]
@@ -21,7 +21,7 @@ ClassWeights = Literal["none", "balanced"] | Sequence[float]
 def training_batch(
   dataset: Dataset, *, label_smoothing: float = 0.0, class_weights: ClassWeights = "none"
 ) -> Batch:
-  """The training examples, as `fit` takes them.
+  """Build the training examples, as `fit` takes them.
 
   Args:
     dataset: the data.
@@ -61,7 +61,7 @@ def training_batch(
 
 
 def as_rows(dataset: Dataset) -> np.ndarray:
-  """The targets as probabilities `[N, C]`, in float64."""
+  """Return the targets as probabilities `[N, C]`, in float64."""
   if not dataset.is_classification:
     return dataset.targets.astype(np.float64)
   rows: np.ndarray = np.eye(dataset.outputs)[dataset.targets]
@@ -69,7 +69,7 @@ def as_rows(dataset: Dataset) -> np.ndarray:
 
 
 def weights_of_classes(dataset: Dataset, class_weights: ClassWeights) -> np.ndarray:
-  """The weight of each class, `[1, C]`, in float64."""
+  """Return the weight of each class, `[1, C]`, in float64."""
   if isinstance(class_weights, str):
     return balanced_weights(dataset.targets, dataset.outputs)[None, :]
   if len(class_weights) != dataset.outputs:
@@ -81,7 +81,7 @@ def weights_of_classes(dataset: Dataset, class_weights: ClassWeights) -> np.ndar
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-  """n / (C · n_c) for each class, so that all weigh the same in sum, `[classes]`.
+  """Compute n / (C · n_c) for each class, so that all weigh the same in sum, `[classes]`.
 
   A class without examples has weight 0 and isn't counted in C.
   """

@@ -25,8 +25,8 @@ DTYPES = {
   **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
   "BOOL": np.dtype(bool),
 }
-# A file's checksum stands in its metadata: how it is made, and what it is. Either entry says that
-# there must be the other, so that no flipped bit can hide that the file had one.
+# A file's checksum is in its metadata: its method and its digits. Either entry requires the other,
+# so that no flipped bit can hide that the file had one.
 METHOD, CHECKSUM = "fbackprop.checksum", "fbackprop.sha256"
 HOW = "SHA-256 of the whole file with 64 zeros in the place of these digits"
 ZEROS = "0" * 64
@@ -35,7 +35,7 @@ deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.d
 
 
 class Stored(NamedTuple):
-  """What a safetensors file holds.
+  """The content of a safetensors file.
 
   Attributes:
     path: of the file.
@@ -51,7 +51,7 @@ class Stored(NamedTuple):
 def save_params(
   path: str | os.PathLike[str], params: Params, metadata: dict[str, str] | None = None
 ) -> None:
-  """Writes parameters to a safetensors file, whole or not at all, with a checksum.
+  """Write parameters to a safetensors file, whole or not at all, with a checksum.
 
   Args:
     path: the file.
@@ -74,7 +74,7 @@ def save_params(
 
 
 def load_params(path: str | os.PathLike[str], like: Params) -> Params:
-  """Reads parameters that `save_params` wrote.
+  """Read parameters that `save_params` wrote.
 
   Args:
     path: the file. It holds what it held when it was written, if it has a checksum; a file of
@@ -106,7 +106,7 @@ def load_params(path: str | os.PathLike[str], like: Params) -> Params:
 
 
 def read_stored(path: str | os.PathLike[str]) -> Stored:
-  """Reads a safetensors file, as it is if it has no checksum; takes as much memory as the file.
+  """Read a safetensors file of any size, and verify its checksum if it has one.
 
   Raises:
     ValueError: it is no safetensors file, or not what its checksum says.
@@ -132,7 +132,7 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
 
 
 def params_of(stored: Stored, like: Params) -> Params:
-  """The parameters of a file; see `load_params`."""
+  """Convert the arrays of a file to the tree of `like`; see `load_params`."""
   path, entries = stored.path, stored.entries
   wanted = dict(named_leaves(like))
   if entries.keys() != wanted.keys():
@@ -152,7 +152,7 @@ def params_of(stored: Stored, like: Params) -> Params:
 
 
 def with_sorted_metadata(content: bytes) -> bytes:
-  """The file with its metadata in order: safetensors writes them in another one each time.
+  """Sort the metadata of a file: safetensors writes them in another order each time.
 
   References:
     The format: the header's length in eight bytes, the header in JSON, filled up with blanks to a
@@ -168,12 +168,12 @@ def with_sorted_metadata(content: bytes) -> bytes:
 
 
 def end_of_header(content: bytes) -> int:
-  """Where the arrays begin."""
+  """Return the offset of the arrays."""
   return 8 + int.from_bytes(content[:8], "little")
 
 
 def checksum_of(content: bytes, digits: str) -> str:
-  """The checksum of a file in which these digits stand for it."""
+  """Compute the checksum of a file whose header holds `digits` in its place."""
   end = end_of_header(content)
   sha = hashlib.sha256(content[:end].replace(entry_of(digits), entry_of(ZEROS)))
   sha.update(memoryview(content)[end:])
@@ -181,12 +181,12 @@ def checksum_of(content: bytes, digits: str) -> str:
 
 
 def entry_of(digits: str) -> bytes:
-  """How the checksum stands in the header. No string of JSON holds its quotes like this."""
+  """Return the header's bytes of the checksum. No string of JSON holds its quotes like this."""
   return f'"{CHECKSUM}":"{digits}"'.encode()
 
 
 def named_leaves(params: Params) -> list[tuple[str, Any]]:
-  """Each array with its path, such as "0.w"; two paths of one name are refused."""
+  """Name each array by its path, such as "0.w"; raise if two have the same name."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   named: dict[str, tuple[Any, Any]] = {}
   for path, leaf in leaves:

@@ -1,1 +1,1 @@
-"""Where examples come from: a module for each kind. `names` is all that the command line reads."""
+"""Data sets: a module for each kind of source. The command line's help imports only `names`."""

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from fbackprop.extras import need
-from fbackprop.train.data.rows import Examples
+from fbackprop.train.data.rows import Dataset
 
 
-def load_bundled(name: str) -> Examples:
-  """A data set of scikit-learn's: 1,797 digits of 8×8 pixels from 0 to 1; four tables.
+def load_bundled(name: str) -> Dataset:
+  """Load a data set of scikit-learn: 1,797 digits of 8×8 pixels from 0 to 1; four tables.
 
   Raises:
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
@@ -27,15 +27,13 @@ def load_bundled(name: str) -> Examples:
     found = loaders.load_diabetes(scaled=False)  # As they were measured.
     values = found.target.astype(np.float64)[:, None]
     outputs = ("disease progression",)
-    return Examples(
-      found.data, values, "regression", outputs, tuple(found.feature_names),
-      standardize=True,
-    )  # fmt: skip
+    features = tuple(found.feature_names)
+    return Dataset(found.data, values, "regression", outputs, features, has_units=True)
   found = getattr(loaders, f"load_{name}")()
   classes = tuple(str(c) for c in found.target_names)
   features = tuple(str(f) for f in found.feature_names)
   labels = found.target.astype(np.int32)
   if name == "digits":
     pixels = (found.data / 16).astype(np.float32)
-    return Examples(pixels, labels, "classification", classes, features, image_shape=(8, 8))
-  return Examples(found.data, labels, "classification", classes, features, standardize=True)
+    return Dataset(pixels, labels, "classification", classes, features, image_shape=(8, 8))
+  return Dataset(found.data, labels, "classification", classes, features, has_units=True)

@@ -1,32 +1,33 @@
 """Tables as text: a csv or tsv file with a header, of numbers, whose targets may be words.
 
-pandas divides the text into cells and guesses nothing: each stays text, and a number is the float64
-that is nearest to it, by Python's `float`. (pandas' `float_precision="round_trip"` does the same,
-and is deprecated by its version 3.1.) Where something is wrong, Python's own `csv` finds the line.
+pandas divides the text into cells and infers no dtype: each stays text, and a number is the float64
+nearest to it, by NumPy's conversion. (pandas' `float_precision="round_trip"` does the same, and is
+deprecated by its version 3.1.) Where something is wrong, Python's own `csv`, which is slower and
+counts lines, finds the place. A line of nothing but spaces is no row to either.
 """
 
 import codecs
 import csv
 import io
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn, TextIO
 
 import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.files import open_plain
-from fbackprop.train.data.csv_lines import Lines, bounded_lines, check_rows, rows_of, tab_or_comma
 from fbackprop.train.data.names import MissingTargets, Task
 from fbackprop.train.data.rows import (
   EXACT_INTEGERS,
   LARGEST,
-  Examples,
+  WIDEST,
+  Dataset,
   check_width,
-  kept,
-  left_out,
-)  # fmt: skip
+  listed,
+  note_dropped_rows,
+  note_lost_values,
+)
 from fbackprop.train.data.targets import (
   as_numbers,
   exact,
@@ -38,109 +39,148 @@ from fbackprop.train.data.targets import (
 
 # Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
 MOST_CELLS = 2**26
+LONGEST_LINE = 2**24
 # How a file in UTF-16 begins.
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-class Table(NamedTuple):
-  """A file: the places of its columns by their names, and a frame of its cells as text."""
-
-  path: Path
-  places: dict[str, int]
-  frame: Any
-
-  def column(self, name: str) -> np.ndarray:
-    """The cells of a column, `[N]`, as text."""
-    cells: np.ndarray = self.frame[self.places[name]].to_numpy(dtype=object)
-    return cells
-
-
 def read_csv(
   path: str,
-  target: Sequence[str],
-  task: Task | None,
+  target: Sequence[str] = (),
+  task: Task | None = None,
   sample_weights: str | None = None,
   missing_targets: MissingTargets = "refuse",
   features: Sequence[str] | None = None,
-) -> Examples:
-  """Reads features and targets.
+) -> Dataset:
+  """Read features and targets.
 
   Args:
-    path: of the file, in UTF-8, with a header, separated by commas, or by tabs if its name ends in
+    path: the file, in UTF-8, with a header, separated by commas, or by tabs if its name ends in
       .tsv.
-    target: the column that is to be learned, or several.
-    task: None to tell it from the values; see `fbackprop.train.data.targets`.
-    sample_weights: a column of what the rows count for, which is no feature then.
-    missing_targets: what is done where a target is missing, as NA or an empty cell; see
+    target: the column to learn, or several.
+    task: None to infer it from the values; see `fbackprop.train.data.targets`.
+    sample_weights: a column of weights, which is no feature then.
+    missing_targets: what to do where a target is missing, as NA or an empty cell; see
       `load_dataset`.
     features: the columns to learn from, in this order; None for all others.
 
   Raises:
-    ValueError: the file isn't such a table, or has more than `MOST_CELLS` cells; a cell is named by
-      its line and column.
+    ValueError: the file isn't such a table, or has more than `MOST_CELLS` cells; the message names
+      a cell by its line and column.
     OSError: it can't be read, or is no file.
     ModuleNotFoundError: pandas isn't installed; the message names the extra.
   """
-  table = read_table(path)
-  missing = [name for name in target if name not in table.places]
+  frame = read_table(path)
+  columns = list(frame.columns)
+  missing = [name for name in target if name not in columns]
   if missing or not target:
     named = f"has no column {missing[0]!r}" if missing else "needs the name of a target column"
-    raise ValueError(f"{path} {named}; its columns are {listed([*table.places])}")
-  if sample_weights is not None:
-    check_weights_column(table, sample_weights, target)
+    raise ValueError(f"{path} {named}; its columns are {listed(columns)}")
+  if sample_weights is not None and sample_weights not in columns:
+    raise ValueError(
+      f"{path} has no column {sample_weights!r} of sample_weights; its columns are "
+      f"{listed(columns)}"
+    )
+  if sample_weights in target:
+    raise ValueError(f"{path}: {sample_weights!r} can't be both target and sample_weights")
   if features is None:
-    features = tuple(c for c in table.places if c not in target and c != sample_weights)
+    features = [name for name in columns if name not in (*target, sample_weights)]
   if not features:
     raise ValueError(f"{path} has no column beside the target: there is nothing to learn from")
-  is_hole = holes_in(table, target, missing_targets)
-  there = ~is_hole
-  x = numbers(table, features, there)
-  weights = None if sample_weights is None else weights_of(table, sample_weights, there)
-  words = [table.column(name)[there] for name in target]
-  task, inferred = (task, "") if task else infer_task(values_of(np.stack(words, 1)))
-  notes = left_out(path, is_hole) + lost_integers(table, features, x, there)
+  is_hole = find_holes(path, frame, target, missing_targets)
+  if is_hole.any():
+    frame = frame[~is_hole]  # The index still counts the rows of the file.
+  x = numbers_of(path, frame, features)
+  weights = None if sample_weights is None else weights_of(path, frame, sample_weights)
+  words = np.stack([cells_of(frame, name) for name in target], 1)
+  task, inferred = (task, "") if task else infer_task(values_of(words))
+  notes = note_dropped_rows(path, is_hole) + note_lost_integers(frame, features, x)
   if task == "classification":
     if len(target) > 1:
       raise ValueError(f"{path}: a classification has one target column, got {', '.join(target)}")
-    targets, outputs = label([word.strip() for word in words[0]])
+    targets, outputs = label([word.strip() for word in words[:, 0]])
   else:
-    targets, outputs = numbers(table, target, there), tuple(target)
-    notes += lost_integers(table, target, targets, there)
+    targets, outputs = numbers_of(path, frame, target), tuple(target)
+    notes += note_lost_integers(frame, target, targets)
   if task == "multilabel" and not np.isin(targets, (0.0, 1.0)).all():
     raise ValueError(f"{path}: the targets of several labels must be 0 or 1")
-  return Examples(
-    x, targets, task, outputs, tuple(features), standardize=True, inferred=inferred,
-    weights=weights, notes=notes, label=target[0],
+  return Dataset(
+    x, targets, task, outputs, tuple(features), weights=weights, label=target[0], has_units=True,
+    inferred=inferred, notes=tuple(notes),
   )  # fmt: skip
 
 
 def read_features(path: str, features: Sequence[str]) -> np.ndarray:
-  """Reads the columns that a model was trained on, `[N, D]`, in its order; others are let be.
+  """Read the columns that a model was trained on, `[N, D]`, in its order; others are ignored.
 
   Raises:
     ValueError: a column is missing, or a cell is no number.
     OSError: the file can't be read.
   """
-  return numbers(read_table(path), features)
+  return numbers_of(path, read_table(path), features)
 
 
-def read_table(path: str) -> Table:
-  """The cells of a file; each row must have as many as the header."""
+# --- Text to cells --------------------------------------------------------------------------------
+
+
+class Lines:
+  """Lines as a file for pandas, one for each read.
+
+  A row of far too many cells is refused here: pandas would take some 500 bytes for each of them
+  before it does.
+  """
+
+  def __init__(self, lines: Iterator[str], separator: str) -> None:
+    self.lines, self.separator = lines, separator
+
+  def __iter__(self) -> Iterator[str]:
+    return self.lines
+
+  def read(self, size: int = -1) -> str:
+    """Return the next line, however long."""
+    line = next(self.lines, "")
+    if line.count(self.separator) > WIDEST:
+      raise csv.Error(f"a row of more than {WIDEST:,} cells")
+    return line
+
+
+def bounded_lines(path: str, file: TextIO) -> Iterator[str]:
+  """Yield the lines of a file, and raise for one that is longer than `LONGEST_LINE`."""
+  number = 0
+  while line := file.readline(LONGEST_LINE + 1):
+    number += 1
+    if len(line) > LONGEST_LINE:
+      raise ValueError(f"{path}, line {number}: longer than {LONGEST_LINE:,} letters")
+    yield line
+
+
+def separator_of(path: str) -> str:
+  """Return the character between two cells."""
+  return "\t" if path.lower().endswith(".tsv") else ","
+
+
+def read_table(path: str) -> Any:
+  """Read a file as a data frame of text, a column for each name of the header.
+
+  Raises:
+    ValueError: it is no such table; each row must have as many cells as the header.
+  """
   pandas = need("pandas", extra="data")
+  separator = separator_of(path)
   with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
-    lines = Lines(bounded_lines(path, file))
+    lines = Lines(bounded_lines(path, file), separator)
+    columns: list[str] = []
     try:
-      columns = columns_of(
-        path, next(csv.reader(lines, strict=True, delimiter=tab_or_comma(path)), [])
-      )
-      if not columns:
+      header = next(csv.reader(lines, strict=True, delimiter=separator), [])
+      if not header:
         raise ValueError(f"{path} must have a header and at least one row")
+      columns = check_header(path, header)
       most = MOST_CELLS // (len(columns) + 1)
       with warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)  # Of cells that it leaves out.
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # For cells that it leaves out.
         frame = pandas.read_csv(
-          lines, sep=tab_or_comma(path), header=None, names=range(len(columns)), index_col=False,
-          dtype=str, na_filter=False, nrows=most + 1, engine="c",
+          lines, sep=separator, header=None, names=columns, index_col=False, dtype=str,
+          na_filter=False, nrows=most + 1, engine="c",
         )  # fmt: skip
     except UnicodeDecodeError as error:
       place = binary.tell() - len(error.object) + error.start
@@ -148,24 +188,22 @@ def read_table(path: str) -> Table:
       raise ValueError(
         f"{path} is no text in UTF-8: {error.reason} at byte {place}{utf_16}"
       ) from error
-    except csv.Error as error:
-      raise ValueError(f"{path} is no csv file: {error}, in line 1") from error
-    except (pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
+    except (csv.Error, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
       check_rows(path, len(columns), is_strict=True)
       raise ValueError(f"{path} is no csv file: {error}") from error
   if len(frame) > most:
     raise ValueError(f"{path} has more than {MOST_CELLS:,} cells; write them by numpy.savez")
   if not len(frame):
     raise ValueError(f"{path} must have a header and at least one row")
-  if (frame[len(columns) - 1] == "").any():  # pandas fills up a row that is too short.
+  if (frame[columns[-1]] == "").any():  # pandas fills up a row that is too short.
     check_rows(path, len(columns), is_strict=False)
-  return Table(Path(path), {name: place for place, name in enumerate(columns)}, frame)
+  return frame
 
 
-def columns_of(path: str, header: Sequence[str]) -> tuple[str, ...]:
-  """The names of the columns, each its own."""
+def check_header(path: str, header: Sequence[str]) -> list[str]:
+  """Return the names of the columns; raise if they aren't distinct names."""
   check_width(path, "columns", len(header))
-  columns = tuple(name.strip() for name in header)
+  columns = [name.strip() for name in header]
   if any("\0" in name for name in columns):
     raise ValueError(f"{path} is no text in UTF-8: it holds zero bytes, as UTF-16 does")
   if not all(columns) or len(set(columns)) < len(columns):
@@ -173,59 +211,85 @@ def columns_of(path: str, header: Sequence[str]) -> tuple[str, ...]:
   return columns
 
 
-def listed(names: Sequence[str]) -> str:
-  """Names, not too many of them."""
-  return ", ".join(names[:40]) + (", ..." if len(names) > 40 else "")
+def rows_with_lines(path: str, *, is_strict: bool) -> Iterator[tuple[int, list[str]]]:
+  """Yield the rows below the header with the lines in which they end, by Python's `csv`."""
+  with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
+    reader = csv.reader(bounded_lines(path, file), strict=is_strict, delimiter=separator_of(path))
+    try:
+      next(reader)
+      for row in reader:
+        if len(row) > 1 or "".join(row).strip():
+          yield reader.line_num, row
+    except csv.Error as error:
+      raise ValueError(f"{path} is no csv file: {error}, in line {reader.line_num}") from error
 
 
-def refuse(table: Table, row: int, column: str, expected: str) -> NoReturn:
-  """Says what a cell holds in the place of what was expected."""
-  cell = table.column(column)[row]
+def check_rows(path: str, columns: int, *, is_strict: bool) -> None:
+  """Raise for the first row that has another number of cells."""
+  for line, row in rows_with_lines(path, is_strict=is_strict):
+    if len(row) != columns:
+      raise ValueError(f"{path}, line {line}: {columns} cells were expected, got {len(row)}")
+
+
+# --- Cells to numbers -----------------------------------------------------------------------------
+
+
+def cells_of(frame: Any, name: str) -> np.ndarray:
+  """Return the cells of a column, `[N]`, as text."""
+  cells: np.ndarray = frame[name].to_numpy(dtype=object)
+  return cells
+
+
+def refuse(path: str, frame: Any, row: int, name: str, expected: str) -> NoReturn:
+  """Raise an error that names a cell by its line and column."""
+  cell = cells_of(frame, name)[row]
   got = f"{cell!r:.100}" if cell.strip() else "an empty cell"
-  lines = rows_of(table.path, is_strict=False)
-  line = next((line for i, (line, _) in enumerate(lines) if i == row), row + 2)
-  raise ValueError(f"{table.path}, line {line}, column {column!r}: {expected}, got {got}")
+  lines = rows_with_lines(path, is_strict=False)
+  place = int(frame.index[row])
+  line = next((line for i, (line, _) in enumerate(lines) if i == place), place + 2)
+  raise ValueError(f"{path}, line {line}, column {name!r}: {expected}, got {got}")
 
 
-def numbers(table: Table, columns: Sequence[str], there: np.ndarray | None = None) -> np.ndarray:
-  """Columns as float64 `[N, len(columns)]`; what isn't a finite number is refused by its place.
-
-  Args:
-    table: the table.
-    columns: their names.
-    there: the rows that are read, `[N]`; None for all.
-  """
-  missing = [name for name in columns if name not in table.places]
+def numbers_of(path: str, frame: Any, names: Sequence[str]) -> np.ndarray:
+  """Convert columns to float64 `[N, len(names)]`; raise for a cell that is no finite number."""
+  missing = [name for name in names if name not in frame.columns]
   if missing:
-    raise ValueError(f"{table.path} has no column {missing[0]!r}, which the model was trained on")
-  rows = np.arange(len(table.frame)) if there is None else np.flatnonzero(there)
-  found = np.empty((len(rows), len(columns)))
-  for j, name in enumerate(columns):
-    found[:, j] = as_numbers(table.column(name)[rows])
+    raise ValueError(f"{path} has no column {missing[0]!r}, which the model was trained on")
+  found = np.empty((len(frame), len(names)))
+  for j, name in enumerate(names):
+    found[:, j] = as_numbers(cells_of(frame, name))
   wrong = ~(np.abs(found) <= LARGEST)
   if wrong.any():
     row, column = np.argwhere(wrong)[0]
-    refuse(table, int(rows[row]), columns[column], "a number was expected")
+    refuse(path, frame, int(row), names[column], "a number was expected")
   return found
 
 
-def lost_integers(
-  table: Table, columns: Sequence[str], values: np.ndarray, there: np.ndarray
-) -> tuple[str, ...]:
-  """The columns whose integers are too large for float64 to tell apart, a sentence each."""
+def weights_of(path: str, frame: Any, name: str) -> np.ndarray:
+  """Convert a column of weights; raise for a negative one."""
+  weights = numbers_of(path, frame, (name,))[:, 0]
+  if (weights < 0).any():
+    refuse(path, frame, int((weights < 0).argmax()), name, "a weight of at least 0 was expected")
+  return weights
+
+
+def note_lost_integers(frame: Any, names: Sequence[str], values: np.ndarray) -> list[str]:
+  """Note each column whose integers are too large to stay distinct in float64."""
   notes = []
-  for name, own in zip(columns, values.T, strict=True):
+  for name, own in zip(names, values.T, strict=True):
     if np.abs(own).max(initial=0.0) > EXACT_INTEGERS:
-      different = {exact(cell) for cell in table.column(name)[there]}
-      notes += kept(name, len(different), len(np.unique(own)), "float64")
-  return tuple(notes)
+      different = set(map(exact, cells_of(frame, name)))
+      notes += note_lost_values(name, len(different), len(np.unique(own)), "float64")
+  return notes
 
 
-def holes_in(table: Table, target: Sequence[str], missing_targets: MissingTargets) -> np.ndarray:
-  """The rows without a target, `[N]`; the first of them is refused where they aren't left out."""
-  is_hole = np.zeros(len(table.frame), bool)
+def find_holes(
+  path: str, frame: Any, target: Sequence[str], missing_targets: MissingTargets
+) -> np.ndarray:
+  """Find the rows without a target, `[N]`; raise for the first unless they are dropped."""
+  is_hole = np.zeros(len(frame), bool)
   for name in target:
-    cells = table.column(name)
+    cells = cells_of(frame, name)
     own = np.array([not cell.strip() for cell in cells], bool)
     if missing_targets != "class":
       own |= holes_of(cells.tolist())
@@ -233,26 +297,8 @@ def holes_in(table: Table, target: Sequence[str], missing_targets: MissingTarget
       advice = f"{own.sum():,} in all; --missing-targets drop leaves such rows out"
       if cells[own.argmax()].strip() and not np.isfinite(as_numbers(cells[~own])).all():
         advice += ", class takes the word for a class"
-      refuse(table, int(own.argmax()), name, f"the target is missing ({advice})")
+      refuse(path, frame, int(own.argmax()), name, f"the target is missing ({advice})")
     is_hole |= own
   if is_hole.all():
-    raise ValueError(f"{table.path}: no row has a target")
+    raise ValueError(f"{path}: no row has a target")
   return is_hole
-
-
-def check_weights_column(table: Table, column: str, target: Sequence[str]) -> None:
-  """Refuses a column of weights that isn't there, or is learned."""
-  if column not in table.places:
-    raise ValueError(f"{table.path} has no column {column!r} of sample_weights; its columns are "
-                     f"{listed([*table.places])}")  # fmt: skip
-  if column in target:
-    raise ValueError(f"{table.path}: {column!r} can't be both target and sample_weights")
-
-
-def weights_of(table: Table, column: str, there: np.ndarray) -> np.ndarray:
-  """A column of weights in the rows that are there; a negative one is refused by its place."""
-  weights = numbers(table, (column,), there)[:, 0]
-  if (weights < 0).any():
-    row = int(np.flatnonzero(there)[(weights < 0).argmax()])
-    refuse(table, row, column, "a weight of at least 0 was expected")
-  return weights

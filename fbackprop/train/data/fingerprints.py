@@ -1,8 +1,8 @@
-"""Fingerprints of the examples of a run: whether a table is another one, and what has changed.
+"""Fingerprints of the rows of a run: to tell whether a table has changed, and where.
 
-The canonical form of examples is that of their meaning: each column as float64, -0 as 0, a label by
-the name of its class, in which 1 and 1.0 are the same. So a file may be written anew, compressed or
-in another dtype that holds the same numbers.
+What is hashed is the meaning of the rows: each column as float64, -0 as 0, a label by the name of
+its class, in which 1 and 1.0 are the same. So a file may be rewritten, compressed or stored in
+another dtype that holds the same numbers.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.train.data.rows import Examples
+from fbackprop.train.data.rows import Dataset, listed
 from fbackprop.train.data.targets import class_key
 
 # Fingerprints of rows are kept by blocks, of one row each up to so many rows.
@@ -19,49 +19,51 @@ MOST_BLOCKS = 1024
 
 
 def fingerprint_of(
-  examples: Examples, rows: tuple[np.ndarray, np.ndarray] | None
+  dataset: Dataset, rows: tuple[np.ndarray, np.ndarray] | None = None
 ) -> dict[str, Any]:
-  """What tells examples and their split from others, as JSON can hold it.
+  """Compute SHA-256 fingerprints of raw rows and of their split, as JSON can hold them.
 
   Args:
-    examples: all of them.
+    dataset: all rows, before the split.
     rows: those to train on and those to test on; None for the source's own parts.
 
   Returns:
-    "rows", how many; "columns", the fingerprint of each by its name; "unordered", that of the rows
-    in any order; "block" and "blocks", those of so many rows each, in order; "sha256", of all
+    "rows", their number; "columns", the fingerprint of each by its name; "unordered", that of the
+    rows in any order; "block" and "blocks", those of so many rows each, in order; "sha256", of all
     columns; "split", of the two lists of rows.
   """
-  parts = [(examples.x, examples.targets)]
-  if examples.test is not None:
-    parts.append(examples.test)
+  parts = [(dataset.x, dataset.targets)]
+  if len(dataset.x_test):
+    parts.append((dataset.x_test, dataset.targets_test))
   counts = [len(x) for x, _ in parts]
   n = sum(counts)
   columns: dict[str, str] = {}
   of_rows = np.zeros(n, np.uint64)
-  for j, name in enumerate(examples.features):
-    bits = bits_of(np.concatenate([x[:, j] for x, _ in parts]))
-    columns[name], of_rows = digest_of(bits), mixed(of_rows, bits)
+
+  def add(name: str, bits: np.ndarray) -> None:
+    nonlocal of_rows
+    columns[name], of_rows = digest(bits), mixed(of_rows, bits)
+
+  for j, name in enumerate(dataset.features):
+    add(name, bits_of(np.concatenate([x[:, j] for x, _ in parts])))
   targets = np.concatenate([y for _, y in parts])
-  if examples.task == "classification":
-    names = [hashlib.sha256(canonical(name).encode()).digest()[:8] for name in examples.outputs]
-    each = np.frombuffer(b"".join(names), "<u8")[targets]
-    columns[examples.label], of_rows = digest_of(each), mixed(of_rows, each)
+  if dataset.is_classification:
+    names = [hashlib.sha256(canonical(c).encode()).digest()[:8] for c in dataset.output_names]
+    add(dataset.label, np.frombuffer(b"".join(names), "<u8")[targets])
   else:
-    for name, values in zip(examples.outputs, targets.T, strict=True):
-      bits = bits_of(values)
-      columns[name], of_rows = digest_of(bits), mixed(of_rows, bits)
-  if examples.weights is not None:
-    columns["sample_weights"] = digest_of(bits_of(examples.weights))
+    for name, values in zip(dataset.output_names, targets.T, strict=True):
+      add(name, bits_of(values))
+  if dataset.weights is not None:
+    columns["sample_weights"] = digest(bits_of(dataset.weights))
   if rows is None:
     rows = np.arange(counts[0]), np.arange(counts[0], n)
   block = 1 << max(0, (max(n, 1) - 1).bit_length() - MOST_BLOCKS.bit_length() + 1)
-  blocks = [digest_of(of_rows[start : start + block])[:8] for start in range(0, n, block)]
-  whole = [examples.task, n, *columns.items()]
+  blocks = [digest(of_rows[start : start + block])[:8] for start in range(0, n, block)]
+  whole = [dataset.task, n, *columns.items()]
   return {
     "rows": n,
     "columns": columns,
-    "unordered": digest_of(np.sort(of_rows)),
+    "unordered": digest(np.sort(of_rows)),
     "block": block,
     "blocks": " ".join(blocks),
     "sha256": hashlib.sha256(repr(whole).encode()).hexdigest(),
@@ -70,18 +72,18 @@ def fingerprint_of(
 
 
 def canonical(name: str) -> str:
-  """The name of a class, one for equal numbers."""
+  """Return the name of a class, the same for equal numbers."""
   key = class_key(name)
   return name if isinstance(key, str) else f"{key.normalize():e}"
 
 
 def bits_of(values: np.ndarray) -> np.ndarray:
-  """Numbers by the bits that they have as float64."""
+  """Return the bits of numbers as float64."""
   return (values.astype("<f8") + 0.0).view("<u8")
 
 
 def mixed(of_rows: np.ndarray, bits: np.ndarray) -> np.ndarray:
-  """The fingerprints of rows with one more column: the end of SplitMix64 (Steele et al., 2014)."""
+  """Mix one more column into the hashes of rows, by the end of SplitMix64 (Steele et al., 2014)."""
   z = of_rows * np.uint64(0x9E3779B97F4A7C15) + bits + np.uint64(1)
   z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -89,20 +91,20 @@ def mixed(of_rows: np.ndarray, bits: np.ndarray) -> np.ndarray:
   return found
 
 
-def digest_of(bits: np.ndarray) -> str:
-  """The first 16 digits of the SHA-256 of whole numbers."""
+def digest(bits: np.ndarray) -> str:
+  """Compute a short SHA-256 fingerprint of integers: its first 16 digits."""
   return hashlib.sha256(bits.astype("<u8").tobytes()).hexdigest()[:16]
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Says how examples differ from those of before; "" if they don't.
+  """Describe how rows differ from those of before; "" if they don't.
 
   Args:
-    then: what `fingerprint_of` said of the run's.
-    now: of these.
+    then: the fingerprint of the run's rows.
+    now: that of these.
 
   Raises:
-    KeyError, TypeError, ValueError, AttributeError: `then` is nothing that it could have said.
+    KeyError, TypeError, ValueError, AttributeError: `then` is no fingerprint.
   """
   if (then["sha256"], then["split"]) == (now["sha256"], now["split"]):
     return ""
@@ -118,7 +120,7 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
     other = [name for name in old if name in new and old[name] != new[name]]
     if other:
       verb = "differs" if len(other) == 1 else "differ"
-      names = ", ".join(map(repr, other[:5])) + (", ..." if len(other) > 5 else "")
+      names = listed(list(map(repr, other)), 5)
       changes.append(f"column{'s' * (len(other) > 1)} {names} {verb}{first_row(then, now)}")
   if not changes and then["sha256"] != now["sha256"]:
     changes.append("the targets are taken for another task")
@@ -128,19 +130,16 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def columns_changed(old: Sequence[str], new: Sequence[str]) -> list[str]:
-  """Says which names are gone and which have come."""
+  """Name the columns that are gone and those that are new."""
   gone, come = ([name for name in a if name not in set(b)] for a, b in ((old, new), (new, old)))
   if not gone and not come:
     return ["the columns in another order"]
-  return [
-    f"{word} {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}"
-    for word, names in (("without column", gone), ("with column", come))
-    if names
-  ]
+  changes = (("without column", gone), ("with column", come))
+  return [f"{word} {listed(list(map(repr, names)), 5)}" for word, names in changes if names]
 
 
 def same_beginning(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Says whether the first rows are those of before, where the fingerprints can tell."""
+  """Return whether the first rows are unchanged, where the fingerprints can tell."""
   old, new = then["blocks"].split(), now["blocks"].split()
   shared = min(int(then["rows"]), now["rows"]) // now["block"]
   is_same = then["block"] == now["block"] and old[:shared] == new[:shared]
@@ -148,7 +147,7 @@ def same_beginning(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def first_row(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Says where the first row that differs stands, counted from 1."""
+  """Locate the first row that differs, counted from 1."""
   block, pairs = now["block"], zip(then["blocks"].split(), now["blocks"].split(), strict=True)
   where = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
   if where is None:
@@ -158,7 +157,7 @@ def first_row(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def shared_rows(then: dict[str, Any], now: dict[str, Any]) -> int | None:
-  """How many of the rows are among those of before; None where that can't be told.
+  """Count the rows that are among those of before; None where that is unknown.
 
   Errors are those of `difference`.
   """

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from fbackprop.files import MOST_OF_A_BYTE, MOST_UNPACKED, open_plain, size_of
-from fbackprop.train.data.rows import Examples, check_width, numbered
+from fbackprop.train.data.rows import Dataset, check_width, numbered
 
 
-def read_idx(folder: str) -> Examples:
-  """Reads train-images-idx3-ubyte(.gz) and its three companions; pixels go from 0 to 1.
+def read_idx(folder: str) -> Dataset:
+  """Read train-images-idx3-ubyte(.gz) and its three companions; pixels go from 0 to 1.
 
   Raises:
     ValueError: a file isn't what its name says.
@@ -38,27 +38,26 @@ def read_idx(folder: str) -> Examples:
   if shape != test_shape:
     raise ValueError(f"{folder}: images to learn from are {shape}, those to test on {test_shape}")
   classes = numbered("", int(max(labels.max(), labels_test.max())) + 1)
-  features = numbered("pixel", x.shape[1])
-  image_shape = (int(shape[0]), int(shape[1]))
-  return Examples(
-    x, labels, "classification", classes, features, (x_test, labels_test), image_shape
-  )
+  return Dataset(
+    x, labels, "classification", classes, numbered("pixel", x.shape[1]), x_test, labels_test,
+    image_shape=(int(shape[0]), int(shape[1])),
+  )  # fmt: skip
 
 
 def find(folder: str, name: str) -> Path:
-  """A file by its name, gzipped or not; some copies have a dot for the last dash but one."""
+  """Find a file by its name, gzipped or not; some copies have a dot for the last dash but one."""
   names = [name, name.replace("-idx", ".idx")]
   for candidate in (Path(folder, n + ending) for n in names for ending in (".gz", "")):
-    if os.path.lexists(candidate):  # What isn't a file is refused by its name.
+    if os.path.lexists(candidate):  # A pipe or a broken link is refused when it is opened.
       return candidate
   raise FileNotFoundError(2, f"there is no {name}.gz or {name} in it", folder)
 
 
 def read_numbers(path: Path, ndim: int) -> np.ndarray:
-  """The bytes of one file, in its shape; no more is read than its header says.
+  """Read the bytes of one file in its shape, and no more than its header says.
 
-  The header is held against the size of the file first: of a gzip file, against what it could
-  become at most, and against `MOST_UNPACKED`.
+  The header is first compared with the size of the file: of a gzip file, with what it could
+  become at most, and with `MOST_UNPACKED`.
   """
   is_packed = path.suffix == ".gz"
   with open_plain(path) as plain:

@@ -1,10 +1,10 @@
-"""What `--data` takes. This module imports nothing: the command line reads its names from here."""
+"""The names of `--data`. This module imports nothing, so that the command line starts fast."""
 
 from typing import Literal, get_args
 
 Task = Literal["classification", "regression", "multilabel"]
 TASKS = get_args(Task)
-# What is done where a target is missing.
+# Policies for missing targets; see `load_dataset`.
 MissingTargets = Literal["refuse", "drop", "class"]
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
@@ -15,7 +15,7 @@ ALL = ", ".join([*NAMES, *(f"{kind}:{path}" for kind, path in FILES.items())])
 
 
 def kind_and_path(name: str) -> tuple[str, str]:
-  """Splits the name of data into its kind and, of files, their path.
+  """Split the name of a data set into its kind and, of files, the path.
 
   Args:
     name: such as "digits" or "csv:table.csv".

@@ -1,153 +1,120 @@
-"""Arrays that `numpy.savez` has written."""
+"""Features and targets in the arrays of an npz file: x `[N, ...]`, y, perhaps x_test and y_test."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from fbackprop.train.data.archives import Archive, read_arrays
 from fbackprop.train.data.names import MissingTargets, Task
 from fbackprop.train.data.rows import (
   EXACT_INTEGERS,
   LARGEST,
-  Examples,
+  Dataset,
   check_width,
-  kept,
-  left_out,
+  note_dropped_rows,
+  note_lost_values,
   numbered,
-)  # fmt: skip
+)
 from fbackprop.train.data.targets import (
   as_numbers,
   holes_of,
   infer_task,
   label,
-  places_of,
+  relabel,
   values_of,
 )
-from fbackprop.train.data.zip_members import Archive, arrays_of
 
 X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
 
 
 def read_npz(
   path: str,
-  target: Sequence[str],
-  task: Task | None,
+  target: Sequence[str] = (),
+  task: Task | None = None,
   sample_weights: str | None = None,
   missing_targets: MissingTargets = "refuse",
-) -> Examples:
-  """Reads the arrays x `[N, ...]` and y of a file, and x_test and y_test if they are there.
+) -> Dataset:
+  """Read the arrays of a file.
 
   Args:
-    path: of the file. x may also be called X or data, y targets, target or labels.
+    path: the file. x may also be called X or data, y targets, target or labels.
     target: another name of y; empty for one of those.
-    task: None to tell it from the values; see `fbackprop.train.data.targets`.
-    sample_weights: name of an array `[N]` of what the examples of x count for.
-    missing_targets: what is done where a target is missing, as NaN; see `load_dataset`.
+    task: None to infer it from the values; see `fbackprop.train.data.targets`.
+    sample_weights: name of an array `[N]` of weights for the examples of x.
+    missing_targets: what to do where a target is missing, as NaN; see `load_dataset`.
 
   Raises:
-    ValueError: the file isn't such an archive; objects of Python aren't read.
+    ValueError: the file isn't such an archive; Python objects aren't read.
     OSError: it can't be read, or is no file.
   """
   if len(target) > 1:
     raise ValueError(f"{path}: one array holds the targets, got {', '.join(target)}")
   names = (*X_NAMES, *(tuple(target) or TARGET_NAMES))
-  tests_of = (f"{name}_test" for name in names)
-  archive = arrays_of(path, {*names, *tests_of, *([sample_weights] if sample_weights else [])})
-  arrays = archive.arrays
-  x_name = one_of(archive, X_NAMES, "the features")
-  y_name = one_of(archive, tuple(target) or TARGET_NAMES, "the targets")
-  tests = [f"{name}_test" in arrays for name in (x_name, y_name)]
+  archive = read_arrays(path, {*names, *(f"{name}_test" for name in names), sample_weights})
+  x_name = archive.first_of(X_NAMES, "the features")
+  y_name = archive.first_of(tuple(target) or TARGET_NAMES, "the targets")
+  tests = [f"{name}_test" in archive.arrays for name in (x_name, y_name)]
   if tests[0] != tests[1]:
     raise ValueError(f"{path} must have both of {x_name}_test and {y_name}_test, or none")
-  x, image_shape, notes = features_of(path, x_name, arrays[x_name])
-  y = targets_of(path, y_name, arrays[y_name], len(x))
-  weights = None if sample_weights is None else weights_of(archive, sample_weights, len(x))
-  is_hole = holes_in(path, y_name, y, missing_targets)
+
+  x, image_shape, notes = read_x(archive, x_name)
+  y = read_y(archive, y_name, len(x))
+  weights = None if sample_weights is None else read_weights(archive, sample_weights, len(x))
+  is_hole = find_holes(path, y_name, y, missing_targets)
   x, y, weights = x[~is_hole], y[~is_hole], None if weights is None else weights[~is_hole]
-  notes += left_out(path, is_hole)
+  notes += note_dropped_rows(path, is_hole)
   if not task and y.dtype.kind not in "iubfU":
     check_targets(path, y_name, y, "regression")
   task, inferred = (task, "") if task else infer_task(numbers_of(y))
-  if task != "classification":
-    y = numbers_of(y)
-  check_targets(path, y_name, y, task)
-  test = None
-  if tests[0]:
-    x_test, _, more = features_of(path, f"{x_name}_test", arrays[f"{x_name}_test"])
-    if x_test.shape[1] != x.shape[1]:
-      got, want = list(x_test.shape), f"[{len(x_test)}, {x.shape[1]}]"
-      raise ValueError(f"{path}: {x_name}_test must be {want}, got {got}")
-    y_test = targets_of(path, f"{y_name}_test", arrays[f"{y_name}_test"], len(x_test), y.shape[1:])
-    is_hole = holes_in(path, f"{y_name}_test", y_test, missing_targets)
-    x_test, y_test = x_test[~is_hole], y_test[~is_hole]
-    if task != "classification":
-      y_test = numbers_of(y_test)
-    notes += more + left_out(f"{path}: {y_name}_test", is_hole)
-    check_targets(path, f"{y_name}_test", y_test, task)
-    test = x_test, y_test
-  if task == "classification":
-    targets, outputs = classes_of(y)
-    if test is not None:
-      test = test[0], labels_of(path, f"{y_name}_test", test[1], outputs)
-  else:
-    targets, more = columns_of(y_name, y)
-    notes += more
-    outputs = numbered("y", targets.shape[1])
-    if test is not None:
-      test = test[0], columns_of(f"{y_name}_test", test[1])[0]
+  targets, outputs, more = convert_targets(path, y_name, y, task, None)
   check_width(path, "outputs", len(outputs))
-  return Examples(
-    x, targets, task, outputs, numbered("x", x.shape[1]), test, image_shape, True, inferred,
-    weights, notes, y_name,
+  dataset = Dataset(
+    x, targets, task, outputs, numbered("x", x.shape[1]), weights=weights, image_shape=image_shape,
+    label=y_name, has_units=True, inferred=inferred, notes=(*notes, *more),
   )  # fmt: skip
+  return with_test_part(dataset, archive, x_name, y_name, missing_targets) if tests[0] else dataset
 
 
-def read_npz_features(path: str, count: int) -> np.ndarray:
-  """Reads x alone, `[N, count]`.
-
-  Raises:
-    ValueError: there is no such array, or it has another number of features.
-    OSError: the file can't be read.
-  """
-  archive = arrays_of(path, X_NAMES)
-  name = one_of(archive, X_NAMES, "the features")
-  x = features_of(path, name, archive.arrays[name])[0]
-  if x.shape[1] != count:
-    raise ValueError(f"{path}: {name} must have {count} features, got {x.shape[1]}")
-  return x
-
-
-def one_of(archive: Archive, names: Sequence[str], what: str) -> str:
-  """The first of some names that a file has."""
-  for name in names:
-    if name in archive.arrays:
-      return name
-  got = ", ".join(archive.names[:40]) + (", ..." if len(archive.names) > 40 else "")
-  raise ValueError(f"{archive.path} must have {what} under {' or '.join(names)}, got {got}")
+def with_test_part(
+  dataset: Dataset, archive: Archive, x_name: str, y_name: str, missing_targets: MissingTargets
+) -> Dataset:
+  """Add the test part of a file, by the columns and classes of its training part."""
+  path, n_features = archive.path, dataset.x.shape[1]
+  x, _, notes = read_x(archive, f"{x_name}_test")
+  if x.shape[1] != n_features:
+    raise ValueError(f"{path}: {x_name}_test must be [{len(x)}, {n_features}], got {list(x.shape)}")
+  name = f"{y_name}_test"
+  width = 1 if dataset.is_classification else dataset.outputs
+  y = read_y(archive, name, len(x), (width,) if width > 1 else ())
+  is_hole = find_holes(path, name, y, missing_targets)
+  targets, _, _ = convert_targets(path, name, y[~is_hole], dataset.task, dataset.output_names)
+  notes += note_dropped_rows(f"{path}: {name}", is_hole)
+  return replace(dataset, x_test=x[~is_hole], targets_test=targets, notes=(*dataset.notes, *notes))
 
 
 def as_floats(values: np.ndarray) -> np.ndarray:
-  """Numbers in float32 where that has a place for every one of their dtype, else in float64."""
+  """Convert numbers to float32 where that represents every one of their dtype, else to float64."""
   is_narrow = np.can_cast(values.dtype, np.float32)
-  with np.errstate(over="ignore"):  # As of NumPy's longdouble; what is infinite is refused.
+  with np.errstate(over="ignore"):  # As of NumPy's longdouble; an infinity is refused later.
     floats: np.ndarray = values.astype(np.float32 if is_narrow else np.float64)
   return floats
 
 
-def lost_numbers(names: Sequence[str], wide: np.ndarray, own: np.ndarray) -> tuple[str, ...]:
-  """The columns in whose numbers float64 leaves out a place, a sentence each."""
+def note_lost_numbers(names: Sequence[str], wide: np.ndarray, own: np.ndarray) -> list[str]:
+  """Note each column in which distinct numbers became equal in float64."""
   notes: list[str] = []
   if wide.dtype.kind in "iu" or wide.dtype.itemsize > 8:
     for j in np.flatnonzero(np.abs(own).max(0, initial=0.0) > EXACT_INTEGERS).tolist():
       before, after = len(np.unique(wide[:, j])), len(np.unique(own[:, j]))
-      notes += kept(names[j], before, after, "float64")
-  return tuple(notes)
+      notes += note_lost_values(names[j], before, after, "float64")
+  return notes
 
 
-def features_of(
-  path: str, name: str, x: np.ndarray
-) -> tuple[np.ndarray, tuple[int, int] | None, tuple[str, ...]]:
-  """Features `[N, D]`, the shape of an example if it is a picture, and notes."""
+def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | None, list[str]]:
+  """Return features `[N, D]`, the shape of an example if it is an image, and notes."""
+  path, x = archive.path, archive.arrays[name]
   if x.ndim < 1 or x.dtype.kind not in "iubf" or not x.size:
     raise ValueError(f"{path}: {name} must be numbers [N, ...], got {x.dtype}{list(x.shape)}")
   image_shape = (x.shape[1], x.shape[2]) if x.ndim == 3 else None
@@ -160,13 +127,27 @@ def features_of(
     raise ValueError(
       f"{path}: {name} must be finite in float32, got {flat[tuple(place)]:g} in row {place[0]}"
     )
-  return flat, image_shape, lost_numbers(numbered("x", flat.shape[1]), wide, flat)
+  return flat, image_shape, note_lost_numbers(numbered("x", flat.shape[1]), wide, flat)
 
 
-def weights_of(archive: Archive, name: str, n: int) -> np.ndarray:
-  """Weights `[n]`, finite and not negative."""
-  path = archive.path
-  weights = archive.arrays[one_of(archive, (name,), "sample_weights")]
+def read_npz_features(path: str, count: int) -> np.ndarray:
+  """Read x alone, `[N, count]`.
+
+  Raises:
+    ValueError: there is no such array, or it has another number of features.
+    OSError: the file can't be read.
+  """
+  archive = read_arrays(path, X_NAMES)
+  name = archive.first_of(X_NAMES, "the features")
+  x = read_x(archive, name)[0]
+  if x.shape[1] != count:
+    raise ValueError(f"{path}: {name} must have {count} features, got {x.shape[1]}")
+  return x
+
+
+def read_weights(archive: Archive, name: str, n: int) -> np.ndarray:
+  """Return weights `[n]`, finite and not negative."""
+  path, weights = archive.path, archive.arrays[archive.first_of((name,), "sample_weights")]
   if weights.shape not in ((n,), (n, 1)) or weights.dtype.kind not in "iubf":
     got = f"{weights.dtype}{list(weights.shape)}"
     raise ValueError(f"{path}: {name} must be numbers [{n}] as sample_weights, got {got}")
@@ -180,18 +161,18 @@ def weights_of(archive: Archive, name: str, n: int) -> np.ndarray:
   return weights
 
 
-def targets_of(
-  path: str, name: str, y: np.ndarray, n: int, columns: tuple[int, ...] | None = None
+def read_y(
+  archive: Archive, name: str, n: int, columns: tuple[int, ...] | None = None
 ) -> np.ndarray:
-  """Targets as they are, `[n]` or `[n, C]`; a column of one is a vector, and bytes are words.
+  """Return targets as they are, `[n]` or `[n, C]`; `[n, 1]` becomes a vector, and bytes words.
 
   Args:
-    path: of the file.
+    archive: the file.
     name: of the array.
-    y: the array.
-    n: how many examples there are.
-    columns: what the shape of the training targets has beside n.
+    n: the number of examples.
+    columns: the shape of the training targets after n; None for any.
   """
+  path, y = archive.path, archive.arrays[name]
   if y.ndim == 2 and y.shape[1] == 1:
     y = y[:, 0]
   wanted = f"[{n}] or [{n}, C]"
@@ -200,25 +181,22 @@ def targets_of(
   is_fit = y.ndim in (1, 2) and len(y) == n and 0 not in y.shape[1:]
   if not is_fit or columns not in (None, y.shape[1:]):
     raise ValueError(f"{path}: {name} must be {wanted}, got {list(y.shape)}")
-  if y.dtype.kind == "S":
+  if y.dtype.kind in "SU":
     try:
-      y = np.char.decode(y, "utf-8")
-    except UnicodeDecodeError as error:
-      raise ValueError(f"{path}: {name} must be words in UTF-8: {error.reason}") from error
-  if y.dtype.kind == "U" and y.dtype.itemsize:
-    letters = np.ascontiguousarray(y).view(np.dtype(np.uint32).newbyteorder(y.dtype.byteorder))
-    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
-      raise ValueError(f"{path}: {name} must be words, and holds what is no letter")
+      y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
+      "".join(y.ravel().tolist()).encode()  # Which refuses surrogates and numbers of no letter.
+    except ValueError as error:
+      raise ValueError(f"{path}: {name} must be words, and holds what is no letter") from error
   return y
 
 
 def numbers_of(y: np.ndarray) -> np.ndarray:
-  """Texts that are numbers, as numbers; all else as it is."""
+  """Convert texts to numbers if all of them are some; return all else as it is."""
   return values_of(y.reshape(len(y), -1)).reshape(y.shape) if y.dtype.kind == "U" else y
 
 
-def holes_in(path: str, name: str, y: np.ndarray, missing_targets: MissingTargets) -> np.ndarray:
-  """The rows without a target, `[N]`; the first of them is refused where they aren't left out."""
+def find_holes(path: str, name: str, y: np.ndarray, missing_targets: MissingTargets) -> np.ndarray:
+  """Find the rows without a target, `[N]`; raise for the first unless they are dropped."""
   own: Any = np.zeros(y.shape, bool)
   if y.dtype.kind == "f":
     own |= np.isnan(y)
@@ -239,7 +217,7 @@ def holes_in(path: str, name: str, y: np.ndarray, missing_targets: MissingTarget
 
 
 def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
-  """Refuses what can't be the targets of a task."""
+  """Raise if an array can't be the targets of a task."""
   if task == "classification" and (y.ndim != 1 or y.dtype.kind not in "iubfU"):
     got = f"{y.dtype}{list(y.shape)}"
     raise ValueError(f"{path}: {name} must be labels [N], numbers or words, got {got}")
@@ -255,27 +233,33 @@ def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
     raise ValueError(f"{path}: {name} must be 0 or 1 for several labels")
 
 
-def classes_of(y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Labels in int32, and the names of the classes."""
+def convert_targets(
+  path: str, name: str, y: np.ndarray, task: Task, classes: tuple[str, ...] | None
+) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
+  """Convert targets to labels `[N]` or values `[N, C]`; return them, their names, and notes.
+
+  Args:
+    path: of the file.
+    name: of the array.
+    y: the array, without holes.
+    task: what is learned.
+    classes: the training part's, for the labels of a test part; None for its own.
+  """
+  if task != "classification":
+    y = numbers_of(y)
+  check_targets(path, name, y, task)
+  if task != "classification":
+    wide = y.reshape(len(y), -1)
+    values = as_floats(wide)
+    width = values.shape[1]
+    names = (name,) if width == 1 else numbered(name, width)
+    return values, numbered("y", width), note_lost_numbers(names, wide, values)
   different, place = np.unique(y, return_inverse=True)
-  labels, outputs = label([str(value) for value in different])
-  return labels[place.reshape(len(y))], outputs
+  labels, own = label([str(value) for value in different])
+  if classes is not None:
 
+    def unknown(found: str) -> str:
+      return f"{path}: {name} must be one of the training labels [N], got {found!r:.100}"
 
-def labels_of(path: str, name: str, y: np.ndarray, outputs: Sequence[str]) -> np.ndarray:
-  """The labels of a test part, by the classes of the training part."""
-  own, names = classes_of(y)
-  places = places_of(names, outputs)
-  for found, place in zip(names, places, strict=True):
-    if place is None:
-      raise ValueError(f"{path}: {name} must be one of the training labels [N], got {found!r:.100}")
-  found_labels: np.ndarray = np.array(places, np.int32)[own]
-  return found_labels
-
-
-def columns_of(name: str, y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Values `[N, C]`, and notes."""
-  wide = y.reshape(len(y), -1)
-  own = as_floats(wide)
-  names = (name,) if own.shape[1] == 1 else numbered(name, own.shape[1])
-  return own, lost_numbers(names, wide, own)
+    labels, own = relabel(labels, own, classes, unknown), classes
+  return labels[place.reshape(len(y))], own, []

@@ -1,70 +1,122 @@
-"""Columns of mean zero and deviation one, as the training part alone has them."""
+"""Standardisation: columns of mean 0 and standard deviation 1, measured on the training part alone.
+
+Numbers stay float64 until they are standardised, so that a column of time stamps or ids loses
+nothing to its offset, and become float32 then.
+"""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
-from fbackprop.train.data.rows import kept
+from fbackprop.train.data.rows import Dataset, Standardization, listed, note_lost_values
+
+# Deviations from the mean that a network was trained with, beyond which its outputs mean little.
+FAR = 10.0
+
+# Of the features, and of the values of a regression.
+Standardizations = tuple[Standardization | None, Standardization | None]
 
 
-class Standardization(NamedTuple):
-  """(x − mean) / scale for each column; `mean` and `scale` are `[D]`, float64."""
+def standardized(
+  dataset: Dataset, mode: Literal["auto", "on", "off"], like: Standardizations | None = None
+) -> Dataset:
+  """Standardise a data set that is split, and round it to float32.
 
-  mean: np.ndarray
-  scale: np.ndarray
+  Args:
+    dataset: rows as the source has them.
+    mode: "auto" standardises columns of different units.
+    like: standardisations of a pretrained network, used in place of the training part's own.
 
-  def apply(self, x: np.ndarray) -> np.ndarray:
-    """Raw columns `[N, D]` as the network has them, in float32."""
-    return self.wide(x).astype(np.float32)
+  Raises:
+    ValueError: `like` has another number of columns, or a number doesn't fit into float32.
+  """
+  is_on = like is None and (dataset.has_units if mode == "auto" else mode == "on")
+  known_of_x, known_of_targets = like or (None, None)
+  is_regression = dataset.task == "regression"
+  notes = list(dataset.notes)
 
-  def wide(self, x: np.ndarray) -> np.ndarray:
-    """The same in float64, so that no offset costs a digit."""
-    standardized: np.ndarray = (np.asarray(x) - self.mean) / self.scale
-    return standardized
+  def narrow(
+    names: tuple[str, ...],
+    train: np.ndarray,
+    test: np.ndarray,
+    is_on: bool,
+    known: Standardization | None,
+  ) -> tuple[np.ndarray, np.ndarray, Standardization | None]:
+    own, raw = fit_standardization(train) if is_on else known, (train, test)
+    if own is not None:
+      if len(own.mean) != len(names):
+        raise ValueError(
+          f"init was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
+          f"{listed(names)}"
+        )
+      constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
+      if constant and dataset.image_shape is None:  # Most images have a constant margin.
+        notes.append(f"constant in the training part: {listed(constant)}")
+      train, test = own.wide(train), own.wide(test)
+      off = float(np.abs(train.mean(0)).max(initial=0.0))
+      if known is not None and off > FAR:
+        notes.append(
+          f"a mean lies {off:.3g} deviations from that of --init; --standardize on measures anew"
+        )
+    train, test = as_float32(train, names), as_float32(test, names)
+    notes.extend(lost_values(names, raw, (train, test)))
+    return train, test, own
 
-  def undo(self, x: np.ndarray) -> np.ndarray:
-    """The network's columns `[N, D]` in the units of the data, in float64."""
-    raw: np.ndarray = x * self.scale + self.mean
-    return raw
+  x, x_test, of_x = narrow(dataset.features, dataset.x, dataset.x_test, is_on, known_of_x)
+  targets, targets_test, of_targets = dataset.targets, dataset.targets_test, None
+  if not dataset.is_classification:
+    targets, targets_test, of_targets = narrow(
+      dataset.output_names, targets, targets_test, is_on and is_regression,
+      known_of_targets if is_regression else None,
+    )  # fmt: skip
+  weights = dataset.weights
+  return replace(
+    dataset, x=x, x_test=x_test, targets=targets, targets_test=targets_test,
+    weights=None if weights is None else as_float32(weights[:, None], ("sample_weights",))[:, 0],
+    raw_targets_test=None if of_targets is None else dataset.targets_test,
+    standardization=of_x, target_standardization=of_targets, notes=tuple(notes),
+  )  # fmt: skip
 
 
 def fit_standardization(x: np.ndarray) -> Standardization:
-  """Mean and standard deviation of the training examples; a column that is constant becomes 0.
+  """Compute mean and standard deviation of each column; the scale of a constant one is 1.
 
   Args:
     x: raw columns of the training part, `[N, D]`.
 
   Raises:
-    ValueError: the numbers of a column lie further apart than float64 can say.
+    ValueError: the range of a column exceeds float64.
   """
   wide = x.astype(np.float64)
-  # Their own offset, as of time stamps, would round the sums. float32 has none that is so large.
+  # A large offset, as of time stamps, would round the sums. float32 has none that is so large.
   origin = wide[0] if x.dtype == np.float64 else np.zeros(wide.shape[1])
   with np.errstate(over="ignore", invalid="ignore"):
     shifted = wide - origin
     largest = np.abs(shifted).max(0)
-    # Squares must not leave float64's range; by a power of two nothing is rounded.
+    # Squares must not leave float64's range; dividing by a power of two rounds nothing.
     unit = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
     shifted /= unit
     mean, scale = origin + unit * shifted.mean(0), unit * shifted.std(0)
-  if not (np.isfinite(mean) & np.isfinite(scale)).all():
-    column = int((~(np.isfinite(mean) & np.isfinite(scale))).argmax())
+  is_wrong = ~(np.isfinite(mean) & np.isfinite(scale))
+  if is_wrong.any():
+    column = int(is_wrong.argmax())
     raise ValueError(f"column {column}: its numbers lie too far apart to be standardised")
   return Standardization(mean, np.where(is_constant(wide) | (scale == 0), 1.0, scale))
 
 
 def is_constant(x: np.ndarray) -> np.ndarray:
-  """Which columns of `[N, D]` hold one number alone, `[D]`."""
+  """Return which columns of `[N, D]` hold one number alone, `[D]`."""
   constant: np.ndarray = x.min(0) == x.max(0)
   return constant
 
 
 def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
-  """Columns `[N, D]` as the network has them.
+  """Round columns `[N, D]` to float32.
 
   Raises:
-    ValueError: a number is too large for it; it is named by its column and row.
+    ValueError: a number overflows; the message names its column and row.
   """
   with np.errstate(over="ignore"):
     narrow: np.ndarray = np.asarray(x, np.float32)
@@ -81,20 +133,20 @@ def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def lost_values(
   names: Sequence[str], raw: Sequence[np.ndarray], narrow: Sequence[np.ndarray]
 ) -> list[str]:
-  """The columns whose distinct values aren't all distinct as the network has them.
+  """Note each column in which distinct values became equal in float32.
 
   Args:
-    names: of the columns.
+    names: the columns.
     raw: parts `[N, D]` of the rows, as the data has them.
     narrow: the same parts in float32, standardised or not.
 
   Returns:
-    A sentence for each, such as "column 'time' as float32: kept 17 of 31 distinct values".
+    Sentences such as "column 'time' as float32: kept 17 of 31 distinct values".
   """
   if raw[0].dtype != np.float64:  # Then they were float32 before, or narrower.
     return []
   notes: list[str] = []
-  # Integers that aren't far from each other and from 0 are kept, however they are standardised.
+  # Integers that aren't far from each other and from 0 stay distinct, however they are scaled.
   is_plain = np.array(
     [(np.abs(part).max(0, initial=0.0) < 2**21) & (part == np.rint(part)).all(0) for part in raw]
   ).all(0)
@@ -102,5 +154,5 @@ def lost_values(
     before, after = (
       len(np.unique(np.concatenate([part[:, j] for part in parts]))) for parts in (raw, narrow)
     )
-    notes += kept(names[j], before, after, "float32")
+    notes += note_lost_values(names[j], before, after, "float32")
   return notes

@@ -1,4 +1,4 @@
-"""Data made by a formula: points in the plane that no line separates, a sine, MNIST-1D.
+"""Synthetic data: points in the plane that no line separates, a sine, MNIST-1D.
 
 References:
   MNIST-1D: Greydanus, Kobak, "Scaling down deep learning with MNIST-1D", arXiv:2011.14439 (2024).
@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from fbackprop.extras import need
-from fbackprop.train.data.rows import Examples, numbered
+from fbackprop.train.data.rows import Dataset, numbered
 
 # Points of a set in the plane.
 POINTS = 1000
 
 
-def make_synthetic(name: str, seed: int) -> Examples:
-  """A data set by its name.
+def make_synthetic(name: str, seed: int) -> Dataset:
+  """Generate a data set by its name.
 
   Args:
     name: "moons", "circles", "blobs", "spiral", "xor", "sine" or "mnist1d".
@@ -36,11 +36,11 @@ def make_synthetic(name: str, seed: int) -> Examples:
     x, labels = of_scikit_learn(name, seed)
   x, labels = x.astype(np.float32), labels.astype(np.int32)
   classes = tuple(str(c) for c in range(labels.max() + 1))
-  return Examples(x, labels, "classification", classes, numbered("x", 2))
+  return Dataset(x, labels, "classification", classes, numbered("x", 2))
 
 
 def of_scikit_learn(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Two moons, two circles, or three blobs, of a spread that leaves few points astray."""
+  """Generate two moons, two circles, or three blobs, of a spread that leaves few points astray."""
   datasets: Any = need("sklearn.datasets", extra="data")
   if name == "moons":
     x, labels = datasets.make_moons(POINTS, noise=0.15, random_state=seed)
@@ -53,7 +53,7 @@ def of_scikit_learn(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spiral(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Two arms of one and a half turns, from the middle out to radius 1."""
+  """Generate two arms of one and a half turns, from the middle out to radius 1."""
   labels = np.arange(POINTS) % 2
   radius = np.sqrt(rng.uniform(0.01, 1.0, POINTS))
   angle = 3 * np.pi * radius + np.pi * labels
@@ -62,21 +62,20 @@ def spiral(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exclusive_or(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Points of a square; the label says whether their two signs differ."""
+  """Generate points of a square; the label is whether their two signs differ."""
   x = rng.uniform(-1, 1, (POINTS, 2))
   return x, (x[:, 0] > 0) ^ (x[:, 1] > 0)
 
 
-def sine(seed: int) -> Examples:
-  """sin x on [−π, π]: 256 points drawn at random to learn from, 256 evenly spaced ones to test."""
+def sine(seed: int) -> Dataset:
+  """Generate sin x on [−π, π]: 256 random points to train on, 256 evenly spaced ones to test."""
   x = np.random.default_rng(seed).uniform(-np.pi, np.pi, (256, 1)).astype(np.float32)
   x_test = np.linspace(-np.pi, np.pi, 256, dtype=np.float32)[:, None]
-  test = (x_test, np.sin(x_test))
-  return Examples(x, np.sin(x), "regression", ("sin x",), ("x",), test)
+  return Dataset(x, np.sin(x), "regression", ("sin x",), ("x",), x_test, np.sin(x_test))
 
 
-def one_dimensional_digits(seed: int) -> Examples:
-  """MNIST-1D by its published procedure: 4,000 signals of 40 numbers to learn from, 1,000 to test.
+def one_dimensional_digits(seed: int) -> Dataset:
+  """Generate MNIST-1D by its published procedure: 4,000 signals of 40 numbers, 1,000 to test.
 
   The package draws from NumPy's and Python's global generators, which are put back afterwards.
   """
@@ -92,4 +91,4 @@ def one_dimensional_digits(seed: int) -> Examples:
   x, x_test = (made[key].astype(np.float32) for key in ("x", "x_test"))
   labels, labels_test = (made[key].astype(np.int32) for key in ("y", "y_test"))
   classes, features = numbered("", 10), numbered("t", x.shape[1])
-  return Examples(x, labels, "classification", classes, features, (x_test, labels_test))
+  return Dataset(x, labels, "classification", classes, features, x_test, labels_test)

@@ -1,4 +1,4 @@
-"""What the targets are: one inference of the task for csv files, npz files and arrays.
+"""Targets of csv files, npz files and arrays: inference of the task, missing values, labels.
 
 | targets | task |
 |---|---|
@@ -12,7 +12,7 @@
 A column of one, `[N, 1]`, is a vector, and a hole is neither a number nor a word.
 """  # noqa: E501
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -37,7 +37,7 @@ HOLES_AMONG_NUMBERS = frozenset(
 
 
 def as_number(cell: str) -> float | None:
-  """The number that a text is, or None. Python's underscores, as in 1_000, are no number's."""
+  """Parse a number; None if the text is none, as with Python's underscores, 1_000."""
   try:
     return None if "_" in cell else float(cell)
   except ValueError:
@@ -45,7 +45,7 @@ def as_number(cell: str) -> float | None:
 
 
 def as_numbers(cells: np.ndarray) -> np.ndarray:
-  """Texts `[N]` as the float64 nearest to each; NaN where there is none.
+  """Parse texts `[N]` as the nearest float64; NaN for a text that is no number.
 
   A column of True and False alone is one of 1 and 0.
   """
@@ -60,12 +60,12 @@ def as_numbers(cells: np.ndarray) -> np.ndarray:
 
 
 def is_truth(cells: np.ndarray) -> bool:
-  """Whether texts are True and False, and nothing else."""
+  """Return whether texts are True and False, and nothing else."""
   return {cell.strip().lower() for cell in cells} <= {"true", "false"}
 
 
 def values_of(cells: np.ndarray) -> np.ndarray:
-  """Texts `[N, C]` as float64 if each is a finite number, else as they are."""
+  """Parse texts `[N, C]` as float64 if each is a finite number; else return them as they are."""
   columns = list(cells.T)
   values = np.stack([as_numbers(column) for column in columns], 1)
   are_numbers = np.isfinite(values).all() and not any(map(is_truth, columns))
@@ -79,7 +79,7 @@ def values_of(cells: np.ndarray) -> np.ndarray:
 
 
 def holes_of(words: Sequence[str]) -> np.ndarray:
-  """Where a target is missing, `[N]`.
+  """Find missing targets, `[N]`.
 
   Args:
     words: the cells of a column.
@@ -94,13 +94,13 @@ def holes_of(words: Sequence[str]) -> np.ndarray:
 
 
 def infer_task(targets: np.ndarray) -> tuple[Task, str]:
-  """What the targets are, and why; the table above.
+  """Infer the task by the table above.
 
   Args:
     targets: without holes, `[N]` or `[N, C]`: numbers, booleans or words.
 
   Returns:
-    The task, and a sentence's end, such as "its values are words".
+    The task, and the reason, such as "its values are words".
   """
   if targets.ndim == 2 and targets.shape[1] > 1:
     return "regression", "there are several target columns"
@@ -124,14 +124,14 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
 
 
 def class_key(name: str) -> Any:
-  """What makes two names one class: equal numbers do, as 1, 1.0 and 1e0; words by their letters."""
+  """Return the identity of a class: 1, 1.0 and 1e0 are one, words differ by their letters."""
   number = as_number(name)
   # Exact, as float64 hasn't every integer. What isn't finite is a word.
   return name if number is None or not abs(number) < float("inf") else exact(name)
 
 
 def exact(number: str) -> Decimal:
-  """The number that a text is, of which float64 may be a neighbour."""
+  """Parse a number exactly, of which float64 may be a neighbour."""
   try:
     return Decimal(number.strip())
   except InvalidOperation:  # An exponent of twenty digits, say.
@@ -139,10 +139,10 @@ def exact(number: str) -> Decimal:
 
 
 def label(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Labels `[N]` in int32, and the names of the classes: numbers by their size, else by letters.
+  """Number the classes; return labels `[N]` in int32 and the names, in numeric or alphabetic order.
 
   Args:
-    words: the class of each example. Of texts that are one number the shortest is the name.
+    words: the class of each example. Of equal numbers the shortest text is the name.
   """
   names: dict[Any, str] = {}
   keys = {word: class_key(word) for word in set(words)}
@@ -155,8 +155,28 @@ def label(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
   return np.array([of_word[word] for word in words], np.int32), tuple(names[key] for key in order)
 
 
-def places_of(names: Sequence[str], known: Sequence[str]) -> list[int | None]:
-  """Where classes stand among those that are known: by name, else as equal numbers; or None."""
+def relabel(
+  labels: np.ndarray,
+  names: Sequence[str],
+  known: Sequence[str],
+  unknown: Callable[[str], str],
+) -> np.ndarray:
+  """Renumber labels by classes that are known: by their names, else as equal numbers.
+
+  Args:
+    labels: `[N]`, by `names`.
+    names: the classes of the data.
+    known: the classes by which they are to be numbered.
+    unknown: makes the message for a class that isn't known.
+
+  Raises:
+    ValueError: a class isn't known.
+  """
   by_name = {name: i for i, name in enumerate(known)}
   by_key = {class_key(name): i for i, name in reversed(list(enumerate(known)))}
-  return [by_name.get(name, by_key.get(class_key(name))) for name in names]
+  places = [by_name.get(name, by_key.get(class_key(name))) for name in names]
+  for name, place in zip(names, places, strict=True):
+    if place is None:
+      raise ValueError(unknown(name))
+  renumbered: np.ndarray = np.array(places, np.int32)[labels]
+  return renumbered

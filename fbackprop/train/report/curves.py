@@ -1,42 +1,51 @@
-"""How a run went, step by step: its losses and the norms of its gradients."""
+"""Panels along the steps of a run: losses, gradient norms, and its monitors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from fbackprop.train.report.style import (
+from fbackprop.train.report.figures import (
   COLORS,
   FEW,
-  MOST_NAMES,
+  Panel,
   along_steps,
-  colors_of,
+  draw_layers,
   legend_in_title_line,
+  panel,
+  spread_out,
 )
 from fbackprop.train.results import Result
 
+MOST_STEPS = 2000  # Of the losses.
+MOST_ROWS = 400  # Of each layer's norms.
 
+
+@panel(
+  "Loss over the steps",
+  "Thin: the loss of each step's batch before its update. With dots: its mean since the evaluation "
+  "before, and the test examples at each evaluation.",
+)
 def draw_losses(axes: Any, result: Result) -> None:
-  """Training loss of every step, thinly, its mean between evaluations, test and validation."""
-  shown = [e for e in result.evaluations if e.train_loss is not None]
+  """Draw the training loss of every step, its mean between evaluations, test and validation."""
+  pairs = zip(result.evaluations, middles(result.evaluations), strict=True)
+  known = [(e, place) for e, place in pairs if e.train_loss is not None]
+  shown, places = [e for e, _ in known], [place for _, place in known]
   steps = [e.step for e in shown]
   axes.set(title="Loss", yscale="log")
   along_steps(axes)
   if result.losses.size:
-    kept = np.unique(np.linspace(0, len(result.losses) - 1, 2000).astype(int))
-    losses = np.where(result.losses > 0, result.losses, np.nan)
+    kept = spread_out(len(result.losses), MOST_STEPS)
+    losses = positive(result.losses)[kept]
     few = {"marker": ".", "alpha": 0.6} if len(kept) < FEW else {"alpha": 0.2}
-    axes.plot(kept + 1, losses[kept], color=COLORS[0], linewidth=0.6, **few)
+    axes.plot(kept + 1, losses, color=COLORS[0], linewidth=0.6, **few)
   # With dots, as a single evaluation would be a line without length.
-  axes.plot(middles(result), [e.train_loss for e in shown], ".-", color=COLORS[0], label="training")
+  axes.plot(places, [e.train_loss for e in shown], ".-", color=COLORS[0], label="training")
   if shown and shown[-1].test_loss is not None:
     axes.plot(steps, [e.test_loss for e in shown], ".-", color=COLORS[1], label="test")
   scores = validation_of(result)
   if shown and shown[-1].test_accuracy is not None:
-    # In the legend of the losses, whose axis both share from left to right.
-    twin = axes.twinx()
-    twin.spines["right"].set_visible(True)
-    twin.set_ylabel("accuracy" if scores else "test accuracy")
+    twin = twin_of(axes, "accuracy" if scores else "test accuracy")
     draw_both(axes, twin, steps, [e.test_accuracy for e in shown], COLORS[2], "test accuracy")
     if scores:
       draw_both(axes, twin, list(scores), list(scores.values()), COLORS[3], "validation")
@@ -49,18 +58,31 @@ def draw_losses(axes: Any, result: Result) -> None:
   legend_in_title_line(axes)
 
 
+def twin_of(axes: Any, name: str) -> Any:
+  """Make an axis on the right for accuracies."""
+  twin = axes.twinx()
+  twin.spines["right"].set_visible(True)
+  twin.set_ylabel(name)
+  return twin
+
+
 def draw_both(
   axes: Any, twin: Any, steps: Sequence[int], values: Sequence[float | None], color: str, label: str
 ) -> None:
-  """A dashed curve of the right axis that the legend of the left one names."""
+  """Draw a dashed curve of the right axis that the legend of the left one names."""
   axes.plot([], [], ".--", color=color, label=label)
   twin.plot(steps, values, ".--", color=color)
 
 
-def validation_of(result: Result) -> dict[int, float]:
-  """The scores of the examples set aside that are known, by the steps of their epochs' ends.
+def positive(values: np.ndarray) -> np.ndarray:
+  """Replace what has no place on a logarithmic axis by NaN, which is a gap."""
+  return np.where(values > 0, values, np.nan)
 
-  Those of the evaluations, which tell the latest epoch's, and the best one.
+
+def validation_of(result: Result) -> dict[int, float]:
+  """Collect the known validation scores by the steps at which their epochs ended.
+
+  Known are those of the evaluations, which hold the latest epoch's, and the best one.
   """
   scores = {} if result.best is None else {result.best.step: result.best.score}
   for evaluation in result.evaluations:
@@ -71,7 +93,7 @@ def validation_of(result: Result) -> dict[int, float]:
 
 
 def mark_kept(axes: Any, result: Result, color: str, sign: int = 1) -> None:
-  """A ring around the best score, and a line down to the step whose parameters are kept."""
+  """Draw a ring around the best score, and a line down to the step whose parameters are kept."""
   best = result.best
   if best is None:
     return
@@ -84,26 +106,22 @@ def mark_kept(axes: Any, result: Result, color: str, sign: int = 1) -> None:
   words.set_in_layout(False)
 
 
-def middles(result: Result) -> list[float]:
-  """Where a mean over the steps since the evaluation before stands: in the middle of them.
+def middles(evaluations: Sequence[Any]) -> list[float]:
+  """Return the place of each evaluation's mean loss: the middle of the steps that it averages.
 
-  At their end, where it is known, it would lag behind the losses that it is of.
+  At their end, where it becomes known, it would lag behind the losses that it averages.
   """
-  places, before = [], 0
-  for evaluation in result.evaluations:
-    if evaluation.train_loss is not None:
-      places.append((before + 1 + evaluation.step) / 2)
-    before = evaluation.step
-  return places
+  steps = [e.step for e in evaluations]
+  return [(before + 1 + step) / 2 for before, step in zip([0, *steps], steps, strict=False)]
 
 
 def mark_divergence(axes: Any, result: Result) -> None:
-  """A line at the step that wasn't taken, with what was the first that wasn't finite."""
+  """Draw a line at the step that was refused, with the first place that wasn't finite."""
   if result.diverged_at is None:
     return
   step = len(result.losses)
   axes.axvline(step, color=COLORS[1], linestyle=":", linewidth=1.2)
-  axes.set_xlim(0, 1.05 * step)  # So that there is a place for the words, left of the line.
+  axes.set_xlim(0, 1.05 * step)  # So that there is room for the words, left of the line.
   words = axes.annotate(
     f"diverged at step {step}:\n{result.diverged_at}",
     (step, 0.05), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -112,22 +130,107 @@ def mark_divergence(axes: Any, result: Result) -> None:
   words.set_in_layout(False)
 
 
+@panel(
+  "Gradient norm of each layer over the steps",
+  "The norm of each layer's gradient, weights and biases together, at every step.",
+)
 def draw_gradients(axes: Any, result: Result) -> None:
-  """The norm of each layer's gradient at every step."""
+  """Draw the norm of each layer's gradient at every step."""
   axes.set(title="Gradient norm", yscale="log")
   along_steps(axes)
-  kept = np.unique(np.linspace(0, max(len(result.grad_norms) - 1, 0), 400).astype(int))
-  count = len(result.layer_names)
-  colors = colors_of(count)
-  # Of many, some are enough to read the others' colors by, and have place above the panel.
-  named = np.linspace(0, count - 1, min(count, MOST_NAMES)).astype(int)
-  few = {"marker": "."} if len(kept) < FEW else {}
-  for i, name in enumerate(result.layer_names):
-    norms = np.where(result.grad_norms[:, i] > 0, result.grad_norms[:, i], np.nan)
-    if norms.size:
-      place = name.strip("[]").replace("][", ".")
-      label = f"layer {place}" if i in named else None
-      axes.plot(kept + 1, norms[kept], color=colors[i], linewidth=0.9, label=label, **few)
+  kept = spread_out(len(result.grad_norms), MOST_ROWS)
+  names = [name.strip("[]").replace("][", ".") for name in result.layer_names]
+  if result.grad_norms.size:
+    few = {"marker": "."} if len(kept) < FEW else {}
+    draw_layers(axes, names, kept + 1, positive(result.grad_norms)[kept], "-", linewidth=0.9, **few)
   mark_divergence(axes, result)
-  if result.layer_names and result.grad_norms.size:
-    legend_in_title_line(axes)
+
+
+# --- Monitors -------------------------------------------------------------------------------------
+
+
+@panel(
+  "Noise scale over the steps",
+  "tr Σ over ‖G‖² of the steps since the evaluation before: a batch of so many examples is as much "
+  "noise as gradient, and a larger one mostly averages what is known. There is no dot where the "
+  "steps were too few to estimate it.",
+)
+def draw_noise_scale(axes: Any, result: Result) -> None:
+  """Draw it in examples, at each evaluation where it is known."""
+  axes.set(title="Noise scale", yscale="log", ylabel="examples")
+  draw_evaluations(axes, result, lambda e: e.noise_scale)
+
+
+@panel(
+  "Clipped examples over the steps",
+  "The share of the examples whose gradients were clipped.",
+)
+def draw_clipped(axes: Any, result: Result) -> None:
+  """Draw a share, at each evaluation."""
+  axes.set(title="Clipped examples", ylabel="share", ylim=(-0.03, 1.03))
+  draw_evaluations(axes, result, lambda e: e.clipped)
+
+
+def draw_evaluations(axes: Any, result: Result, value_of: Callable[[Any], float | None]) -> None:
+  """Draw a curve over the evaluations, with dots, and gaps where a value is unknown."""
+  along_steps(axes)
+  steps = [e.step for e in result.evaluations]
+  values = [np.nan if (value := value_of(e)) is None else value for e in result.evaluations]
+  axes.plot(steps, values, ".-", color=COLORS[0])
+  mark_divergence(axes, result)
+
+
+def draw_health(axes: Any, result: Result, field: str, title: str) -> None:
+  """Draw a field of `LayerHealth` of each layer; of the copies in a `repeat` their mean."""
+  watched = [(e.step, e.health) for e in result.evaluations if e.health]
+  layers = list(watched[0][1])
+  axes.set(title=title)
+  along_steps(axes)
+  values = np.array([[np.mean(health[layer][field]) for layer in layers] for _, health in watched])
+  if field == "dead":
+    axes.set(ylabel="share", ylim=(-0.03, 1.03))
+  else:
+    axes.set_yscale("log")
+    values = positive(values)
+  names = [layer.rpartition(".")[0] or layer for layer in layers]
+  draw_layers(axes, names, [step for step, _ in watched], values, ".-")
+  mark_divergence(axes, result)
+
+
+HEALTH = (
+  ("x_rms", "RMS of x", "Inputs of each layer over the steps",
+   "Root mean square of each layer's inputs, for a batch of training examples."),
+  ("y_bar_rms", "RMS of ȳ", "Cotangents of each layer over the steps",
+   "Root mean square of the cotangents of each layer's outputs, of each example's own loss."),
+  ("dead", "Dead units", "Dead units of each layer over the steps",
+   "The share of each layer's outputs whose cotangent is 0 for every example of the batch: their "
+   "weights don't learn from it."),
+)  # fmt: skip
+
+
+def monitors_of(result: Result) -> list[Panel]:
+  """Return a panel for each quantity that was monitored."""
+  panels = []
+  if any(e.noise_scale is not None for e in result.evaluations):
+    panels.append(draw_noise_scale.of(result=result))
+  if any(e.clipped is not None for e in result.evaluations):
+    panels.append(draw_clipped.of(result=result))
+  if any(e.health for e in result.evaluations):
+    panels += [
+      Panel(name, caption, draw_health).of(result=result, field=field, title=title)
+      for field, title, name, caption in HEALTH
+    ]
+  return panels
+
+
+KEPT = (
+  "Validation: the scores of the validation set at the ends of epochs; in the ring the best one, "
+  "whose parameters are kept."
+)
+
+
+def panels_of(result: Result) -> list[Panel]:
+  """Return the panels of how a run went."""
+  note = "" if result.best is None else KEPT
+  losses = draw_losses.of(result=result, note=note)
+  return [losses, draw_gradients.of(result=result), *monitors_of(result)]

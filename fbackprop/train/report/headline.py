@@ -1,19 +1,25 @@
-"""The first lines of a run's page: what it came to, and why it ended."""
+"""The first lines of a page: the data, why the run ended, and its most important numbers.
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+To add a number, add a `Tile` to `tiles_of` or `ensemble_tiles_of`, or to what both share.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.data.rows import Dataset
+from fbackprop.train.ensemble_results import EnsembleResult, spread_of
 from fbackprop.train.metrics import accuracy, r_squared, root_mean_square
-from fbackprop.train.report.cells import Number, counted, measured
+from fbackprop.train.report.members import RateScores
+from fbackprop.train.report.tables import Number, counted, measured
 from fbackprop.train.results import Result
 from fbackprop.verify.live import LiveCheck
 
 
 class Tile(NamedTuple):
-  """A number at the head of the page, what it is, and what more there is to say."""
+  """A number at the head of the page: its name, its value, and a note."""
 
   label: str
   number: Number
@@ -21,7 +27,7 @@ class Tile(NamedTuple):
 
 
 def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
-  """The numbers that are asked for first.
+  """Return the most important numbers of a run.
 
   Args:
     result: the run.
@@ -34,12 +40,32 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
     *score_tiles(dataset, outputs),
     Tile("test loss", measured(kept.test_loss), training_of(result)),
     Tile("steps", counted(result.steps), f"{last.epoch:.1f} passes over the data"),
-    *cost_tiles(result, len(result.checks)),
+    *cost_tiles(result),
   ]
 
 
+def ensemble_tiles_of(
+  result: EnsembleResult, dataset: Dataset, outputs: np.ndarray, own: RateScores, loss: float
+) -> list[Tile]:
+  """Return the most important numbers of an ensemble; `loss` is its mean test loss."""
+  spread = spread_of(own.scores)
+  between = f"{measured(spread.mean).text} ± {measured(spread.deviation).text}"
+  return [
+    *score_tiles(dataset, outputs),
+    Tile("test loss", measured(loss), "of all members together"),
+    Tile("members", counted(result.size), f"{score_name(dataset)} {between}"),
+    Tile("steps", counted(int(result.steps.max())), "of the member that ran longest"),
+    *cost_tiles(result),
+  ]
+
+
+def score_name(dataset: Dataset) -> str:
+  """Name the score by which members are compared."""
+  return "test accuracy" if dataset.is_classification else "test loss"
+
+
 def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
-  """How good the outputs for the test examples are."""
+  """Return the scores of the outputs for the test examples."""
   true = dataset.targets_test
   if dataset.task == "regression":
     return [
@@ -51,9 +77,9 @@ def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
   return [Tile("test accuracy", share, f"of {len(true):,} test examples{labels} are right")]
 
 
-def cost_tiles(result: Any, checks: int) -> list[Tile]:
-  """Time, and the worst of so many gradient checks; of a `Result` or an `EnsembleResult`."""
-  error = result.gradient_check_max_rel_error
+def cost_tiles(result: Result | EnsembleResult) -> list[Tile]:
+  """Return the time that a run took, and its worst gradient check."""
+  error, checks = result.gradient_check_max_rel_error, len(result.checks)
   worst = measured(error) if error is None or not np.isfinite(error) else Number(f"{error:.1e}")
   seconds = (
     f"{result.check_seconds:.1f} of them checks; {result.compile_seconds:.1f} more to compile"
@@ -66,7 +92,7 @@ def cost_tiles(result: Any, checks: int) -> list[Tile]:
 
 
 def training_of(result: Result) -> str:
-  """The training loss beside that of the test, and when, if the two are of different moments."""
+  """Describe the training loss, and the step of the test loss if that is another one."""
   text = measured(result.evaluations[-1].train_loss).text
   if result.best is None or result.best.step == result.steps:
     return f"training {text}"
@@ -74,13 +100,13 @@ def training_of(result: Result) -> str:
 
 
 def ending_of(result: Result) -> str:
-  """Why the run ended, in a sentence, what is kept, and the gradient checks if they disagreed."""
+  """Describe why a run ended, what is kept, and the gradient checks if one failed."""
   steps = f"step {result.steps:,}"
   judged = "loss had stopped falling" if result.best is None else "score had stopped rising"
   words = {
     "max_steps": f"Stopped by max_steps: all {result.steps:,} steps were taken.",
-    "max_epochs": f"Stopped by max_epochs at {steps}: all epochs were gone through.",
-    "loss_below": f"Stopped by loss_below at {steps}: the mean loss of an epoch came down to it.",
+    "max_epochs": f"Stopped by max_epochs at {steps}: all epochs were completed.",
+    "loss_below": f"Stopped by loss_below at {steps}: the mean loss of an epoch reached it.",
     "tol": f"Stopped by tol at {steps}: the {judged}.",
     "max_seconds": f"Stopped by max_seconds at {steps}: the time was over.",
     "interrupted": f"Interrupted at {steps}; the parameters are those of that step.",
@@ -90,15 +116,38 @@ def ending_of(result: Result) -> str:
   sentences = [words[result.stop_reason]]
   if result.best is not None:
     sentences.append(
-      f"Kept are the parameters of step {result.best.step:,}, whose validation score is the best: "
+      f"The parameters are those of step {result.best.step:,}, of the best validation score, "
       f"{result.best.score:.4g}."
     )
-  sentences += wrong_gradient(result.checks)
-  return " ".join(sentences)
+  return " ".join([*sentences, *wrong_gradient(result.checks)])
+
+
+def ensemble_ending_of(result: EnsembleResult, rates: Sequence[RateScores], kept: int) -> str:
+  """Describe how the members ended, which are kept, and a failed gradient check."""
+  ways = ", ".join(
+    f"{count:,} {reason if reason in ('diverged', 'interrupted') else f'stopped by {reason}'}"
+    for reason, count in Counter(result.stop_reasons).most_common()
+  )
+  size, rate = number_of(result.size, "networks"), rates[kept].rate
+  sentences = [f"{size} with learning rate {rate:g}: {ways}."]
+  if len(rates) > 1:
+    measure = "lowest mean training loss" if result.best is None else "best mean validation score"
+    sentences.append(f"Of {len(rates)} rates this is the one with the {measure}.")
+  if result.best is not None:
+    sentences.append("Each member keeps the parameters of its own best epoch.")
+  diverged = [k for k, reason in enumerate(result.stop_reasons) if reason == "diverged"]
+  if diverged:
+    k = min(diverged, key=lambda k: int(result.steps[k]))
+    sentences.append(
+      f"The first that diverged is member {k}, at step {result.steps[k] + 1:,}; first not finite: "
+      f"{result.diverged_at[k]}."
+    )
+  checks = [(found.step, found.check) for found in result.checks]
+  return " ".join([*sentences, *wrong_gradient(checks)])
 
 
 def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
-  """A sentence on the first check that failed, if one did."""
+  """Describe the first check that failed, if one did."""
   wrong = [(step, check) for step, check in checks if not check.ok]
   return [
     f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
@@ -107,16 +156,13 @@ def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
   ]
 
 
-def about(dataset: Dataset, aside: int = 0) -> str:
-  """The data in a sentence; of the training examples so many were set aside."""
+def about(dataset: Dataset, n_validation: int = 0) -> str:
+  """Describe the data in a sentence; `n_validation` training examples are the validation set."""
   kind = {"classification": "classes", "multilabel": "labels", "regression": "values"}[dataset.task]
-  numbers = (
-    f"{len(dataset.x) - aside:,} training, {aside:,} validation"
-    if aside
-    else f"{len(dataset.x):,} training"
-  )
+  validation = f" {n_validation:,} validation" if n_validation else ""
+  training = f"{len(dataset.x) - n_validation:,} training{',' if validation else ''}{validation}"
   words = [
-    f"{dataset.name}: {numbers} and {len(dataset.x_test):,} test examples",
+    f"{dataset.name}: {training} and {len(dataset.x_test):,} test examples",
     number_of(dataset.x.shape[1], "features"),
     number_of(dataset.outputs, kind),
   ]
@@ -128,5 +174,5 @@ def about(dataset: Dataset, aside: int = 0) -> str:
 
 
 def number_of(count: int, things: str) -> str:
-  """So many things, or one."""
+  """Write a number of things, or one."""
   return f"{count:,} {things if count != 1 else things.removesuffix('s')}"

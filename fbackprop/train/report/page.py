@@ -1,6 +1,7 @@
-"""A run as a page to read in a browser: one file, without a script, that asks nobody for anything.
+"""`report.html`: a run or an ensemble as one file to read in a browser.
 
-What comes from data and from the command line is text to the page: the template escapes it.
+It has no script and loads nothing. What comes from data and from the command line is text to the
+page: the template escapes it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,38 +14,36 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.inspection import Signals
-from fbackprop.train.data.datasets import Dataset
+from fbackprop.train.data.rows import Dataset
+from fbackprop.train.ensemble_results import EnsembleResult
 from fbackprop.train.models import Model
-from fbackprop.train.report.headline import about, ending_of, tiles_of
-from fbackprop.train.report.layer_table import layers_of
-from fbackprop.train.report.panels import answers_of, curves_of, drawn, passes_of
-from fbackprop.train.report.scores import scores_of
-from fbackprop.train.report.worst import MOST_FEATURES, losses_of, pictures_of, rows_of
+from fbackprop.train.report import curves, headline, layers, members, predictions, tables
+from fbackprop.train.report.figures import drawn
 from fbackprop.train.results import Result
 
 HERE = Path(__file__).parent
 FILES = {
-  "config.toml": "what the run was told",
+  "config.toml": "the configuration",
   "env.json": "versions, machine, and the fingerprint of the data",
   "metrics.jsonl": "a line for each evaluation",
   "model.safetensors": "the network, for fbackprop predict and eval",
   "report.png": "the run as a picture",
-  "summary.json": "the numbers of the end",
+  "summary.json": "the final numbers",
 }
 
 
-class Told(NamedTuple):
-  """What the page says of a run besides its course.
+class RunInfo(NamedTuple):
+  """How a run was started, for its page.
 
   Attributes:
     folder: of the run; its files are listed.
-    method: how it learned, in a line.
-    seed: of all that was drawn.
-    settings: all that it was told, and whether each isn't the default.
-    environment: where it ran.
-    again: the command that repeats it from its folder.
+    method: the optimiser and its options, in a line.
+    seed: of all random numbers; member k of an ensemble has `seed` + k.
+    settings: name and value of each option, and whether it isn't the default.
+    environment: versions and machine.
+    again: the command that repeats the run from its folder.
     command: as it was given.
-    aside: how many of the training examples were set aside to validate on.
+    n_validation: the number of training examples in the validation set.
   """
 
   folder: Path
@@ -54,78 +53,119 @@ class Told(NamedTuple):
   environment: Mapping[str, Any]
   again: str
   command: str
-  aside: int = 0
+  n_validation: int = 0
 
 
 def draw_page(
-  told: Told, result: Result, dataset: Dataset, signals: Mapping[str, Signals], model: Model
+  info: RunInfo, result: Result, dataset: Dataset, signals: Mapping[str, Signals], model: Model
 ) -> bytes:
-  """Writes the page.
+  """Write the page of a run.
 
   Args:
-    told: what the run was told.
+    info: how it was started.
     result: the run.
     dataset: what it was trained on.
     signals: what passes through each layer for the test examples, by `fbackprop.inspect`.
-    model: the network with the parameters that it ended with.
+    model: the network with the parameters that are kept.
 
   Returns:
     An HTML file in UTF-8.
 
   Raises:
-    ModuleNotFoundError: jinja2 or matplotlib isn't installed; the message names the extra.
+    ModuleNotFoundError: jinja2, matplotlib or scikit-learn isn't installed; the message names the
+      extra.
   """
   outputs = np.asarray(list(signals.values())[-1].y)
   # A run that diverged may have any numbers; the page says which aren't finite.
   with np.errstate(all="ignore"):
     return render(
-      told, dataset, model, outputs,
-      tiles=tiles_of(result, *in_own_units(dataset, outputs)),
-      ending=ending_of(result),
+      info, dataset, model, outputs,
+      tiles=headline.tiles_of(result, *in_own_units(dataset, outputs)),
+      ending=headline.ending_of(result),
       is_well=result.checks_ok and result.stop_reason != "diverged",
-      curves=drawn(curves_of(result)),
-      passes=drawn(passes_of(signals)),
-      layers=layers_of(signals, result),
+      curves=drawn(curves.panels_of(result)),
+      passes=drawn(layers.panels_of(signals)),
+      layers=layers.layers_of(signals, result),
     )  # fmt: skip
 
 
-def render(told: Told, dataset: Dataset, model: Model, outputs: np.ndarray, **course: Any) -> bytes:
-  """Fills the page in.
+def draw_ensemble_page(
+  info: RunInfo,
+  result: EnsembleResult,
+  rates: Sequence[members.RateScores],
+  kept: int,
+  dataset: Dataset,
+  model: Model,
+) -> bytes:
+  """Write the page of an ensemble: that of a run, with the members in place of the layers.
 
   Args:
-    told: as of `draw_page`.
+    info: how it was started.
+    result: the members that are kept.
+    rates: the scores of each learning rate.
+    kept: which of them is kept.
+    dataset: what they were trained on.
+    model: the ensemble.
+
+  Returns and raises what `draw_page` does.
+  """
+  # The test examples are standardised already, and the outputs are to be, too.
+  bare = model.description._replace(standardization=None, target_standardization=None)
+  own, name, is_good = rates[kept], headline.score_name(dataset), dataset.is_classification
+  with np.errstate(all="ignore"):
+    outputs = Model(bare, model.params).outputs(dataset.x_test)
+    loss = float(tables.losses_of(dataset, model, outputs).mean())
+    return render(
+      info, dataset, model, outputs,
+      tiles=headline.ensemble_tiles_of(result, *in_own_units(dataset, outputs), own, loss),
+      ending=headline.ensemble_ending_of(result, rates, kept),
+      is_well=result.checks_ok and "diverged" not in result.stop_reasons,
+      curves=drawn(members.panels_of(result, own, name, is_good)),
+      members=members.members_of(result, own, info.seed, name),
+      more_members=max(0, result.size - members.MOST_MEMBERS),
+      rates=members.rates_of(rates, name, is_good) if len(rates) > 1 else None,
+    )  # fmt: skip
+
+
+def render(
+  info: RunInfo, dataset: Dataset, model: Model, outputs: np.ndarray, **course: Any
+) -> bytes:
+  """Fill in the template.
+
+  Args:
+    info: as of `draw_page`.
     dataset: likewise.
     model: likewise.
     outputs: for the test examples, in the network's units.
-    **course: the names in page.html that say how the run went.
+    **course: the variables of page.html that differ between a run and an ensemble.
   """
   jinja2 = need("jinja2", extra="train")
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
-  losses = losses_of(dataset, model, outputs)
+  losses = tables.losses_of(dataset, model, outputs)
   own, own_outputs = in_own_units(dataset, outputs)
   has_pictures = dataset.is_classification and dataset.image_shape is not None
   worst = (own, model, losses, own_outputs)
   page: str = environment.get_template("page.html").render(
-    told=told,
-    files=files_of(told.folder),
+    info=info,
+    files=files_of(info.folder),
     network=model.description.as_text(),
     parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
-    about=about(dataset, told.aside),
-    answers=drawn(answers_of(own, model, own_outputs)),
-    scores=scores_of(own, own_outputs),
-    pictures=pictures_of(*worst) if has_pictures else [],
-    worst=None if has_pictures else rows_of(*worst),
-    more_features=0 if has_pictures else max(0, len(own.features) - MOST_FEATURES),
+    about=headline.about(dataset, info.n_validation),
+    predictions=drawn(predictions.panels_of(own, own_outputs, model)),
+    scores=tables.scores_of(own, own_outputs),
+    pictures=tables.pictures_of(*worst) if has_pictures else [],
+    worst=None if has_pictures else tables.worst_rows_of(*worst),
+    more_features=0 if has_pictures else max(0, len(own.features) - tables.MOST_FEATURES),
     **course,
   )
   return page.encode()
 
 
 def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.ndarray]:
-  """The data as it was before it was standardised, and outputs of the network likewise."""
+  """Undo the standardisation of a data set, and of the network's outputs for it."""
   of_x, of_targets = dataset.standardization, dataset.target_standardization
   if of_x is not None:
     x, x_test = of_x.undo(dataset.x), of_x.undo(dataset.x_test)
@@ -140,6 +180,6 @@ def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.nda
 
 
 def files_of(folder: Path) -> list[tuple[str, int, str]]:
-  """What the page stands beside: name, bytes, purpose; nothing in a folder that is gone."""
+  """List the files beside the page: name, bytes, purpose; none of a folder that is gone."""
   paths = sorted(path for path in folder.glob("*") if path.is_file())
   return [(path.name, path.stat().st_size, FILES.get(path.name, "")) for path in paths]

@@ -1,0 +1,295 @@
+"""Panels of what a network predicts for the test examples: classes, labels, values, regions."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fbackprop.extras import need
+from fbackprop.train.data.rows import Dataset
+from fbackprop.train.metrics import r_squared
+from fbackprop.train.models import Model
+from fbackprop.train.report.figures import (
+  COLORS,
+  INK,
+  MUTED,
+  Panel,
+  colors_of,
+  legend_in_title_line,
+  panel,
+  shortened,
+)
+
+GRID_POINTS = 200  # Along each axis of the plane.
+CURVE_POINTS = 500
+
+# --- Classes --------------------------------------------------------------------------------------
+
+
+@panel(
+  "Confusion matrix",
+  "How often test examples of each class, by row, were taken for which, by column.",
+)
+def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw the confusion matrix.
+
+  Not scikit-learn's `ConfusionMatrixDisplay`: here zeros are blank and shades go by the square
+  root, so that a few mistakes are seen beside many right answers.
+  """
+  metrics = need("sklearn.metrics", extra="data")
+  labels, classes = dataset.targets_test, range(dataset.outputs)
+  counts = metrics.confusion_matrix(labels, outputs.argmax(1), labels=classes)
+  right = int(np.trace(counts))
+  axes.imshow(np.sqrt(counts), cmap="Blues", vmin=0, vmax=float(np.sqrt(counts.max() or 1)))
+  for (row, column), count in np.ndenumerate(counts):
+    if count:
+      color = "white" if count > counts.max() / 3 else INK
+      axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=8)
+  axes.set(
+    title=f"Confusion matrix: {right} of {len(labels)} right", xlabel="predicted", ylabel="label",
+    xticks=classes, yticks=classes,
+  )  # fmt: skip
+  names = [shortened(name) for name in dataset.output_names]
+  is_long = max(map(len, names)) > 3
+  axes.set_xticklabels(names, rotation=30 if is_long else 0, ha="right" if is_long else "center")
+  axes.set_yticklabels(names)
+
+
+@panel("Misclassified examples", "The test examples that are misclassified with most confidence.")
+def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw up to twelve misclassified examples, the most confident mistakes first."""
+  predicted, labels = outputs.argmax(1), dataset.targets_test
+  wrong = np.flatnonzero(predicted != labels)
+  # The last good parameters of a run that diverged may give infinities: ∞ − ∞ is no margin at all.
+  with np.errstate(invalid="ignore"):
+    margin = outputs.max(1) - outputs[np.arange(len(labels)), labels]
+  shown = wrong[np.argsort(-margin[wrong], kind="stable")][:12]
+  axes.set_axis_off()
+  axes.set_title(f"Misclassified: {len(wrong)}" + (", the most confident 12" * (len(wrong) > 12)))
+  if dataset.image_shape is None:
+    return
+  for place, example in enumerate(shown):
+    row, column = divmod(place, 4)
+    inset = axes.inset_axes((0.02 + column * 0.25, 0.68 - row * 0.33, 0.21, 0.21))
+    inset.imshow(dataset.x_test[example].reshape(dataset.image_shape), cmap="gray_r")
+    inset.set(xticks=[], yticks=[])
+    inset.spines[:].set_visible(True)  # A whole frame, as a picture has.
+    inset.set_title(
+      f"{labels[example]} taken for {predicted[example]}", fontsize=8, fontweight="normal"
+    )
+
+
+class Plane(NamedTuple):
+  """Points x `[P]` by y `[P]`, and the probabilities there, `[P, P, C]`, rows by y."""
+
+  x: np.ndarray
+  y: np.ndarray
+  probabilities: np.ndarray
+
+
+def plane_of(dataset: Dataset, model: Model) -> Plane:
+  """Evaluate a model over the plane of the examples.
+
+  Args:
+    dataset: of two features, in units of its own.
+    model: takes them as they are.
+  """
+  every = np.concatenate([dataset.x, dataset.x_test])
+  low, high = every.min(0), every.max(0)
+  margin = np.where(high > low, 0.06 * (high - low), 1.0)
+  x, y = np.linspace(low - margin, high + margin, GRID_POINTS).T
+  points = np.stack(np.meshgrid(x, y), -1)
+  probabilities = model.probabilities(model.outputs(points.reshape(-1, 2)))
+  return Plane(x, y, probabilities.reshape(GRID_POINTS, GRID_POINTS, -1))
+
+
+@panel(
+  "Decision boundary",
+  "The predicted class at each point, darker where it is more certain. Small: training examples; "
+  "ringed: test examples; crossed: misclassified ones.",
+)
+def draw_regions(axes: Any, dataset: Dataset, outputs: np.ndarray, plane: Plane) -> None:
+  """Draw the predicted class over the plane, with the examples of both parts."""
+  colors = colors_of(dataset.outputs)
+  x, y = plane.x, plane.y
+  dx, dy = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
+  axes.imshow(
+    shade(plane.probabilities, colors), origin="lower", aspect="auto", interpolation="nearest",
+    extent=(x[0] - dx, x[-1] + dx, y[0] - dy, y[-1] + dy),
+  )  # fmt: skip
+  for label, (color, name) in enumerate(zip(colors, dataset.output_names, strict=True)):
+    train = dataset.x[dataset.targets == label]
+    test = dataset.x_test[dataset.targets_test == label]
+    axes.plot(train[:, 0], train[:, 1], ".", ms=3, color=color, alpha=0.6)
+    axes.plot(
+      test[:, 0], test[:, 1], "o", ms=4, color=color, mec=INK, mew=0.5, label=shortened(name)
+    )
+  missed = dataset.x_test[outputs.argmax(1) != dataset.targets_test]
+  axes.plot(missed[:, 0], missed[:, 1], "x", ms=8, mew=1.4, color=INK, label="wrong")
+  names = map(shortened, dataset.features)
+  axes.set(title="Decision boundary", xlabel=next(names), ylabel=next(names))
+  legend_in_title_line(axes)
+
+
+def shade(probabilities: np.ndarray, colors: list[Any]) -> np.ndarray:
+  """Color points by their predicted class, `[..., 4]`; transparent where nothing is finite."""
+  to_rgba = need("matplotlib.colors", extra="plot").to_rgba_array
+  image: np.ndarray = to_rgba(colors)[probabilities.argmax(-1)]
+  chance = 1 / len(colors)
+  sure = (probabilities.max(-1) - chance) / (1 - chance) if len(colors) > 1 else 1.0
+  image[..., 3] = np.where(np.isfinite(probabilities).all(-1), 0.12 + 0.43 * sure, 0.0)
+  return image
+
+
+# --- Several labels at once -----------------------------------------------------------------------
+
+
+@panel(
+  "Share of right answers by label",
+  "For each label, the share of test examples for which its presence is predicted rightly.",
+)
+def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw the accuracy of each label."""
+  right = ((outputs > 0) == (dataset.targets_test > 0.5)).mean(0)
+  axes.barh(range(dataset.outputs), right, color=COLORS[0])
+  axes.set(title="Right, by label", xlabel="share of the test examples", xlim=(0, 1))
+  axes.set_yticks(range(dataset.outputs), list(map(shortened, dataset.output_names)))
+  axes.invert_yaxis()
+
+
+@panel(
+  "Logits of the test examples",
+  "How far apart those that have a label and those that haven't are; above 0, it is predicted.",
+)
+def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw histograms of the logits of those that have a label and of those that haven't."""
+  # With the same bins, as heights couldn't be compared otherwise.
+  bins = np.histogram_bin_edges(outputs[np.isfinite(outputs)], 40)
+  for has, color in ((False, MUTED), (True, COLORS[1])):
+    values = outputs[(dataset.targets_test > 0.5) == has]
+    axes.hist(values[np.isfinite(values)], bins=bins, alpha=0.6, color=color,
+              label="has the label" if has else "hasn't")  # fmt: skip
+  axes.axvline(0, color=INK, linewidth=0.8)
+  axes.set(title="Logits of the test examples", xlabel="logit")
+  axes.legend(fontsize="small")
+
+
+# --- Values ---------------------------------------------------------------------------------------
+
+
+def curve_of(dataset: Dataset, model: Model) -> tuple[np.ndarray, np.ndarray]:
+  """Evaluate a model of one feature from the least to the largest example."""
+  every = np.concatenate([dataset.x, dataset.x_test])
+  x = np.linspace(every.min(), every.max(), CURVE_POINTS, dtype=np.float32)
+  return x, model.outputs(x[:, None])[:, 0]
+
+
+@panel(
+  "The learned function",
+  "The learned function, the true one, and the training examples.",
+)
+def draw_fit(
+  axes: Any,
+  dataset: Dataset,
+  outputs: np.ndarray,
+  curve: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+  """Draw the learned function, the true one, and the training points.
+
+  Args:
+    axes: the panel.
+    dataset: of one feature and one value.
+    outputs: predictions for the test examples.
+    curve: x and f(x; Θ), where they are known at more points than those.
+  """
+  x, true = dataset.x_test[:, 0], dataset.targets_test[:, 0]
+  axes.plot(dataset.x[:, 0], dataset.targets[:, 0], ".", color=MUTED, ms=3, label="training points")
+  if is_curve(x):
+    axes.plot(x, true, color=INK, linewidth=3, alpha=0.25, label="f*(x)")
+  else:
+    axes.plot(x, true, ".", color=COLORS[0], ms=5, label="test points")
+  order = np.argsort(x, kind="stable")
+  axes.plot(*(curve or (x[order], outputs[order, 0])), color=COLORS[1], label="f(x; Θ)")
+  name = "x" if is_curve(x) else shortened(dataset.features[0])
+  axes.set(title="The fit", xlabel=name)
+  axes.legend()
+
+
+def is_curve(x: np.ndarray) -> bool:
+  """Return whether points go from left to right, as those of a curve."""
+  return bool((np.diff(x) > 0).all())
+
+
+@panel("Residuals", "Prediction minus truth for the test examples.")
+def draw_residuals(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw prediction minus truth over the feature."""
+  x, left = dataset.x_test[:, 0], outputs[:, 0] - dataset.targets_test[:, 0]
+  axes.axhline(0, color=MUTED, linewidth=0.8)
+  axes.plot(x, left, "-" if is_curve(x) else ".", color=COLORS[1])
+  name, true = ("x", "f*(x)") if is_curve(x) else (shortened(dataset.features[0]), "true")
+  axes.set(title=f"f(x; Θ) − {true}", xlabel=name)
+  if not np.isfinite(outputs).any():  # As the last good parameters of a run that diverged may give.
+    axes.text(0.5, 0.6, "f(x; Θ) is not finite", transform=axes.transAxes, ha="center")
+
+
+def unit_of(dataset: Dataset) -> str:
+  """Name the unit of values that are still standardised."""
+  return "" if dataset.target_standardization is None else ", in standard deviations"
+
+
+@panel(
+  "Predicted against true",
+  "The test examples, in the units of the data; on the line, the prediction is right.",
+)
+def draw_predictions(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw predictions over true values, with R² of each."""
+  true = dataset.targets_test
+  for i, name in enumerate(map(shortened, dataset.output_names)):
+    r2 = r_squared(outputs[:, i], true[:, i])
+    label = f"{name}: R² {r2:.3f}" if np.isfinite(r2) else name
+    axes.plot(true[:, i], outputs[:, i], ".", ms=5, alpha=0.6, color=COLORS[i % 6], label=label)
+  axes.axline((float(true.mean()),) * 2, slope=1, color=MUTED, linewidth=0.8)
+  axes.set(title="Predicted against true", xlabel=f"true{unit_of(dataset)}", ylabel="predicted")
+  axes.legend(fontsize="small")
+
+
+@panel("Errors", "Prediction minus truth, in the units of the data.")
+def draw_errors(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw a histogram of the errors."""
+  errors = outputs - dataset.targets_test
+  finite = [column[np.isfinite(column)] for column in errors.T]
+  axes.hist(finite, bins=30, color=[COLORS[i % 6] for i in range(dataset.outputs)])
+  axes.axvline(0, color=INK, linewidth=0.8)
+  with np.errstate(invalid="ignore"):
+    middle = float(np.median(np.abs(errors)))
+  title = f"median size {middle:.3g}" if np.isfinite(middle) else "not finite"
+  axes.set(
+    title=f"Errors: {title}", xlabel=f"predicted − true{unit_of(dataset)}", ylabel="examples"
+  )
+
+
+def panels_of(dataset: Dataset, outputs: np.ndarray, model: Model | None = None) -> list[Panel]:
+  """Return the panels of what was learned.
+
+  Args:
+    dataset: the data.
+    outputs: of the network for the test examples, in the dataset's units.
+    model: the network, if it is to be evaluated at other points, too. Then the dataset is in units
+      of its own.
+  """
+  seen: dict[str, Any] = {"dataset": dataset, "outputs": outputs}
+  if dataset.is_classification:
+    side = min(9.0, max(4.4, 0.3 * dataset.outputs + 1.4))
+    confusion = draw_confusion.of(size=(max(5.6, side), side), **seen)
+    if model is None:
+      return [confusion, draw_mistakes.of(**seen)]  # The page has a section of them.
+    if dataset.x.shape[1] != 2:
+      return [confusion]
+    return [confusion, draw_regions.of(size=(5.6, 4.4), plane=plane_of(dataset, model), **seen)]
+  if dataset.task == "multilabel":
+    size = 5.6, max(3.7, 0.22 * dataset.outputs + 1)
+    return [draw_labels.of(size=size, **seen), draw_logits.of(**seen)]
+  values = [draw_predictions.of(**seen), draw_errors.of(**seen)]
+  if dataset.x.shape[1] != 1 or dataset.outputs != 1:
+    return values
+  curve = None if model is None else curve_of(dataset, model)
+  return [draw_fit.of(curve=curve, **seen), draw_residuals.of(**seen), *values]
