@@ -23,8 +23,9 @@ import numpy as np
 import optax
 
 import fbackprop as fb
+from fbackprop.verify.cases.compositions import REFERENCES, chain_of
+from fbackprop.verify.cases.layers import affine, layer_row
 from tests import laws
-from tests.cases_of_layers import affine, chain_of, layer_row, relu_of
 
 RESULTS = Path(__file__).parent / "results" / "convolution.json"
 
@@ -229,7 +230,7 @@ ROWS = (
     "conv_net",
     partial(make_net, **STRIDED),
     14,
-    chain_of(partial(lax_conv, options=STRIDED), relu_of, affine),
+    chain_of(partial(lax_conv, options=STRIDED), REFERENCES["relu"], affine),
     rest=True,
   ),
 )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fbackprop import gates
 from fbackprop.checks import DtypeError, ShapeError, check_flag, check_size, describe
 from fbackprop.combinators import serial
 from fbackprop.combinators import skip as skipped
@@ -14,10 +15,7 @@ from fbackprop.layers.activations import relu
 from fbackprop.layers.dense import Initializer, dense
 from fbackprop.layers.dropout import dropout as make_dropout
 from fbackprop.repetition import repeat
-from fbackprop.types import Layer
-
-# He's variance 2/D_in is derived for a unit that passes half of its input, as these nearly do.
-HE_ACTIVATIONS = ("relu", "leaky_relu", "relu6", "gelu", "gelu_tanh", "silu", "mish")
+from fbackprop.types import Gate, Layer
 
 
 def mlp(
@@ -53,9 +51,9 @@ def mlp(
     skip: whether a block from a hidden width to an equal one computes x + block(x).
     repeat_hidden: whether a run of such blocks is one compiled loop (`fbackprop.repeat`): the same
       function, with stacked parameters, and a compile time that doesn't grow with depth.
-    w_init: initialiser of every w, from `jax.nn.initializers`. By default it goes by the name of
-      the layer that follows: `he_normal` before relu, leaky_relu, relu6, gelu, gelu_tanh, silu and
-      mish (He et al., ICCV 2015), `lecun_normal` before selu (Klambauer et al., NIPS 2017), and
+    w_init: initialiser of every w, from `jax.nn.initializers`. By default it is the `initializer`
+      of the gate that follows: `he_normal` before relu, leaky_relu, relu6, gelu, gelu_tanh, silu
+      and mish (He et al., ICCV 2015), `lecun_normal` before selu (Klambauer et al., NIPS 2017), and
       `glorot_uniform` elsewhere, also in the last layer (Glorot, Bengio, AISTATS 2010).
     b_init: initialiser of every b; by default zeros.
     dtype: floating dtype of parameters, inputs and outputs.
@@ -125,10 +123,13 @@ def mlp(
 
 def init_before(follower: Layer | None) -> Initializer | None:
   """Choose a dense layer's initialiser by the layer that follows; None for Glorot's."""
-  if follower is not None and follower.name in HE_ACTIVATIONS:
-    return jax.nn.initializers.he_normal()
-  if follower is not None and follower.name == "selu":
-    return jax.nn.initializers.lecun_normal()
+  if follower is None:
+    return None
+  # A gate of the reader's own may state none, but have the name of one of ours.
+  for gate in (dict(follower.options).get("gate"), getattr(gates, follower.name, None)):
+    if isinstance(gate, Gate) and gate.initializer is not None:
+      initializer: Initializer = getattr(jax.nn.initializers, gate.initializer)()
+      return initializer
   return None
 
 

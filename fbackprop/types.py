@@ -45,7 +45,8 @@ class Gate(NamedTuple):
   """An elementary function with its local derivative: the node of the lecture's picture.
 
   The inputs and the output are arrays of one shape and dtype; gates act elementwise and don't
-  broadcast.
+  broadcast. The optional fields are facts about the function, kept beside its rule: the passes
+  never read them.
 
   Attributes:
     name: the name of the function, as in "sigmoid".
@@ -53,28 +54,31 @@ class Gate(NamedTuple):
     forward: `forward(*inputs) -> (output, residuals)`.
     backward: `backward(residuals, y_bar) -> (input_bar, ...)`: upstream times local, one for each
       input, in the order of the inputs.
-
-  The rest is for checks, texts and pictures; the rules never read it.
-
+    second: the second derivative, `second(residuals, y_bar) -> (input_bar, ...)`: as `backward`,
+      with the second local derivatives in place of the first; None where it isn't written out.
     kinks: of a gate of one input, where it has no derivative.
-    commutative: whether the order of the inputs makes no difference.
     symbol: of its circle in a picture; None for its name.
     formula: the local derivative by every input, or a tuple with one for each; None if there is no
       short one. `{x}` stands for the input in question, `{y}` for the output, `{others}` for the
       product of all inputs but x; of a gate of two inputs `{a}` and `{b}` for the inputs as
       factors, -3 as (-3), and `{0}` and `{1}` for the inputs as they are.
+    commutative: whether the order of the inputs makes no difference.
     cases: of a piecewise derivative, how the cases are told apart: "1 above 0, else 0".
+    initializer: of the weights of a dense layer that the gate follows, the name in
+      `jax.nn.initializers`; None for `glorot_uniform`.
   """
 
   name: str
   arity: int | None
   forward: Callable[..., tuple[Array, Residuals]]
   backward: Callable[[Residuals, Array], tuple[Array, ...]]
+  second: Callable[[Residuals, Array], tuple[Array, ...]] | None = None
   kinks: tuple[float, ...] = ()
-  commutative: bool = False
   symbol: str | None = None
   formula: str | tuple[str, ...] | None = None
+  commutative: bool = False
   cases: str | None = None
+  initializer: str | None = None
 
   def __repr__(self) -> str:
     return f"Gate({self.name!r})"

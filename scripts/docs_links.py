@@ -103,11 +103,15 @@ def check_link(link: Link, root: Path) -> None:
 
 
 def name_in(link: Link) -> str:
-  """The name in the code of a link: `f`, `f(x)`, `module.f`, `test_f[row]`; "" for the file's."""
+  """Return the name in the code of a link, `f`, `f(x)` or `module.f`; "" for a file or a test.
+
+  Tests may be generated, and have no definition: `find_tests` lists them, to be collected.
+  """
   code = re.search(r"`([^`]+)`", link.text)
   if code is None or code[1].endswith(".py"):
     return ""
-  return re.split(r"[\[(]", code[1])[0].rpartition(".py::")[2].replace("::", ".")
+  name = re.split(r"[\[(]", code[1])[0].rpartition(".py::")[2].replace("::", ".")
+  return "" if name.rpartition(".")[2].startswith("test_") else name
 
 
 def check_name(name: str, file: Path, root: Path) -> None:

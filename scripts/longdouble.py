@@ -64,6 +64,14 @@ def clip(z: Wide, low: float, high: float) -> tuple[Terms, Terms]:
   return (np.clip(z, low, high),), (np.where((low < z) & (z < high), 1, 0 * z),)
 
 
+def relu6(z: Wide) -> tuple[Terms, Terms]:
+  return clip(z, 0, 6)
+
+
+def hard_tanh(z: Wide) -> tuple[Terms, Terms]:
+  return clip(z, -1, 1)
+
+
 def softplus(z: Wide) -> tuple[Terms, Terms]:
   return (np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z))),), (sigma(z),)
 

@@ -1,14 +1,14 @@
 """Laws 0 to 4: what a forward rule and its backward rule are, each by itself."""
 
-import contextlib
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.table import TOLERANCE
+from tests.law import law
 from tests.witness import (
+  TOLERANCE,
   Truth,
   assert_bitwise,
   assert_close,
@@ -19,22 +19,11 @@ from tests.witness import (
   leaves_of,
   pull,
   random_like,
-  reference_primals,
   split,
   tolerance,
   true_sum,
+  true_value,
 )
-
-
-def in_precision(law):
-  """Runs a law with x64 on for float64, and off, as a user finds it, for float32."""
-
-  @functools.wraps(law)
-  def run(case, dtype):
-    with jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext():
-      law(case, dtype)
-
-  return run
 
 
 def where(case, dtype, what):
@@ -44,12 +33,11 @@ def where(case, dtype, what):
 # --- Law 0: the forward rule ----------------------------------------------------------------------
 
 
-@in_precision
+@law(fast=("float64",))
 def law_forward_equals_reference(case, dtype):
   """The value is the reference's, with and without the residuals."""
-  view, primals, _ = draw(case, dtype)
-  with jax.enable_x64(True):
-    want = jax.device_get(jax.jit(case.reference)(*reference_primals(view, primals)))
+  view, primals, y_bar = draw(case, dtype)
+  want = true_value(case.reference, view, primals, y_bar)
   truth = Truth((want,), (np.abs(want).max(initial=1.0),))
   for name, got in (("f", view.f(*primals)), ("f_vjp", view.f_vjp(*primals)[0])):
     assert_close(where(case, dtype, name), ("y",), (got,), truth, tolerance(dtype))
@@ -58,11 +46,12 @@ def law_forward_equals_reference(case, dtype):
 # --- Law 1: structure -----------------------------------------------------------------------------
 
 
-@in_precision
+@law(fast=("float32",))
 def law_backward_has_the_structure_of_its_primals(case, dtype):
   """Structure, shapes and dtypes; and no dtype is weak, which would change what comes after."""
   view, primals, y_bar = draw(case, dtype)
-  assert_same_types(case, dtype, view, primals, pull(view, primals, y_bar))
+  got = jax.eval_shape(functools.partial(pull, view), primals, y_bar)
+  assert_same_types(case, dtype, view, primals, got)
 
 
 def assert_same_types(case, dtype, view, primals, got):
@@ -82,6 +71,7 @@ def assert_same_types(case, dtype, view, primals, got):
       )
 
 
+@law(dtypes=("bfloat16", "float16"))
 def law_half_precision_keeps_its_dtype(case, dtype):
   """bfloat16 and float16 leave as they came; nothing is computed, only traced."""
   view, primals, y_bar = draw(case, dtype, n=2)
@@ -93,6 +83,7 @@ def law_half_precision_keeps_its_dtype(case, dtype):
   assert_same_types(case, dtype, view, primals, got)
 
 
+@law(dtypes=("float32",), fast=())
 def law_float32_stays_under_x64(case, dtype):
   """With x64 on, float32 arguments give float32 results: no constant of ours widens them."""
   with jax.enable_x64(True):
@@ -109,7 +100,7 @@ def law_float32_stays_under_x64(case, dtype):
 # --- Law 2: linearity -----------------------------------------------------------------------------
 
 
-@in_precision
+@law(fast=("float32",))
 def law_linear_in_the_cotangent(case, dtype):
   """Zero gives exactly zero; a power of two scales every bit."""
   view, primals, y_bar = draw(case, dtype)
@@ -133,14 +124,18 @@ def assert_true(case, dtype, what, view, primals, y_bar, got):
   assert_close(where(case, dtype, what), bars(view.names), got, truth, tolerance(dtype))
 
 
-@in_precision
+@law(fast=("float64",))
 def law_vjp_equals_autodiff(case, dtype):
   """The cotangents are those of `jax.vjp` of the reference."""
   view, primals, y_bar = draw(case, dtype)
   assert_true(case, dtype, "vjp", view, primals, y_bar, pull(view, primals, y_bar))
 
 
-@in_precision
+def has_kinks(case, dtype):
+  return case.kinks is not None
+
+
+@law(fast=("float64",), applies=has_kinks)
 def law_kinks_follow_the_policy(case, dtype):
   """relu'(0) = 0, k ties get 1/k each, and nothing else happens at delicate points."""
   for i, (view, primals, y_bar) in enumerate(draw_kinks(case, dtype)):
@@ -148,12 +143,11 @@ def law_kinks_follow_the_policy(case, dtype):
     assert_true(case, dtype, f"kink {i}", view, primals, y_bar, got)
 
 
-@in_precision
+@law(dtypes=("float64",))
 def law_finite_differences_agree(case, dtype):
   """No autodiff: ⟨y_bar, f(p + εd) − f(p − εd)⟩ / 2ε, for a random direction d in each leaf."""
   view, primals, y_bar = draw(case, dtype)
   active, constants = split(view, primals)
-  f = jax.jit(view.f)
   leaves, structure = jax.tree.flatten(active)
   directions = random_like(generator(case, 1), leaves)
   got = leaves_of(bars(view.names), view.compiled_pull(primals, y_bar))
@@ -163,7 +157,8 @@ def law_finite_differences_agree(case, dtype):
     ends = []
     for end in (step, -step):
       moved = [*leaves[:i], leaves[i] + end * direction, *leaves[i + 1 :]]
-      ends.append(np.asarray(f(*jax.tree.unflatten(structure, moved), *constants)))
+      moved = (*jax.tree.unflatten(structure, moved), *constants)
+      ends.append(np.asarray(view.compiled(moved, y_bar)[0]))
     want = np.sum(np.asarray(y_bar) * (ends[0] - ends[1])) / (2 * step)
     slope = np.sum(np.asarray(got[i][1]) * np.asarray(direction))
     truth = Truth((want,), (scales[i] * np.abs(direction).max(initial=0.0),))
@@ -174,7 +169,7 @@ def law_finite_differences_agree(case, dtype):
 # --- Law 4: the dot product -----------------------------------------------------------------------
 
 
-@in_precision
+@law(fast=("float64",))
 def law_dot_products_agree(case, dtype):
   """⟨y_bar, y_dot⟩ = ⟨x_bar, x_dot⟩ + ⟨params_bar, params_dot⟩, with y_dot by `jax.jvp` of f."""
   view, primals, y_bar = draw(case, dtype)
@@ -201,20 +196,20 @@ def law_dot_products_agree(case, dtype):
 # --- NaN passes -----------------------------------------------------------------------------------
 
 
-@in_precision
+@law(fast=("float32",))
 def law_nan_passes(case, dtype):
   """A NaN in an example shows in that example's output and cotangent, and in no other example."""
   view, primals, y_bar = draw(case, dtype)
-  others = np.arange(len(y_bar)) != 1
-  y = np.asarray(view.f(*primals))
+  others, ones = np.arange(len(y_bar)) != 1, jnp.ones_like(y_bar)
+  y = np.asarray(view.compiled(primals, ones)[0])
   for i, name in enumerate(view.names):
     if not view.batched[i]:
       continue
     spoilt = list(primals)
     spoilt[i] = primals[i].at[1, 0].set(jnp.nan)
-    got, pull_back = view.f_vjp(*spoilt)
+    got, cotangents = view.compiled(tuple(spoilt), ones)
     if not np.isnan(np.asarray(got)[1]).any():
       raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}[1, 0] is NaN, and y[1] hides it")
     assert_bitwise(where(case, dtype, "NaN"), ("y",), (np.asarray(got)[others],), (y[others],))
-    if pull_back(jnp.ones_like(y_bar))[i][1, 0] == 0:
+    if cotangents[i][1, 0] == 0:
       raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}_bar[1, 0] is 0, which hides it")

@@ -9,7 +9,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fbackprop as fb
 from fbackprop.combinators import is_chain
-from tests.laws_of_rules import assert_same_types, assert_true, in_precision, where
+from tests.law import law
+from tests.laws_of_rules import assert_same_types, assert_true, where
 from tests.witness import (
   Truth,
   assert_bitwise,
@@ -23,6 +24,7 @@ from tests.witness import (
   pull,
   random_like,
   split,
+  take,
   tolerance,
   true_sum,
 )
@@ -33,7 +35,7 @@ BATCH_SIZES = (0, 1, 2, 7)
 # --- Law 5: the same however it is run ------------------------------------------------------------
 
 
-@in_precision
+@law(fast=("float32",))
 def law_same_under_jit(case, dtype):
   """Compiled as a whole, the primals traced."""
   view, primals, y_bar = draw(case, dtype)
@@ -54,7 +56,7 @@ def assert_each_true(case, dtype, what, draws, got):
     assert_true(case, dtype, f"{what}, entry {i}", view, primals, y_bar, got_i)
 
 
-@in_precision
+@law(fast=())
 def law_same_under_vmap(case, dtype):
   """Over stacked primals and cotangents, and over cotangents alone."""
   draws, (stack, y_bars) = stacked(case, dtype)
@@ -71,7 +73,7 @@ def law_same_under_vmap(case, dtype):
   assert_each_true(case, dtype, "vmap over cotangents", same_primals, over_cotangents)
 
 
-@in_precision
+@law(fast=())
 def law_same_under_scan(case, dtype):
   """One after another in a compiled loop."""
   draws, stack = stacked(case, dtype)
@@ -97,7 +99,7 @@ def on_a_mesh(view, primals, y_bar, axis_type):
   return mesh, placed, jax.device_put(y_bar, split_over_n)
 
 
-@in_precision
+@law(fast=())
 def law_same_on_a_mesh(case, dtype):
   """The batch split over two devices, by the compiler or by the arrays' types.
 
@@ -114,7 +116,7 @@ def law_same_on_a_mesh(case, dtype):
     assert_true(case, dtype, str(axis_type), view, primals, y_bar, jax.device_get(got))
 
 
-@in_precision
+@law(fast=())
 def law_same_within_shard_map(case, dtype):
   """On manual axes each device has its own examples, and adds up what all have in common.
 
@@ -137,15 +139,7 @@ def law_same_within_shard_map(case, dtype):
     assert_true(case, dtype, "shard_map", view, primals, y_bar, got)
     return
   shards = [
-    true_sum(
-      case.reference,
-      view,
-      tuple(
-        jax.tree.map(lambda leaf, rows=rows: leaf[rows], primal) if own else primal
-        for own, primal in zip(view.batched, primals, strict=True)
-      ),
-      y_bar[rows],
-    )
+    true_sum(case.reference, view, take(view, primals, rows), y_bar[rows])
     for rows in (slice(0, 3), slice(3, 6))
   ]
   want = tuple(
@@ -157,7 +151,7 @@ def law_same_within_shard_map(case, dtype):
   assert_close(what, bars(view.names), got, Truth(want, scale), tolerance(dtype))
 
 
-@in_precision
+@law(fast=())
 def law_any_batch_size(case, dtype):
   """N = 0 (whose parameters get exactly zero), 1, 2 and a prime."""
   for n in BATCH_SIZES:
@@ -167,7 +161,7 @@ def law_any_batch_size(case, dtype):
     assert_true(case, dtype, f"N = {n}", view, primals, y_bar, got)
 
 
-@in_precision
+@law(fast=())
 def law_pullbacks_are_independent(case, dtype):
   """A call in between changes nothing: the residuals are all that a pullback remembers."""
   view, primals, y_bar = draw(case, dtype)
@@ -192,37 +186,54 @@ def chained_params(layer, params):
   return chained_params(layer.parts[0], params) if layer.name == "skip" else [params]
 
 
-@in_precision
+def is_affine_in_its_parameters(case, dtype):
+  unit = case.make(jnp.dtype(dtype))
+  if not isinstance(unit, fb.Layer) or case.reads_own_params:
+    return False
+  return bool(jax.tree.leaves(jax.eval_shape(unit.init, jax.random.key(0))))
+
+
+@law(fast=("float32",), applies=is_affine_in_its_parameters)
 def law_params_bar_reads_no_params_up_to_its_own(case, dtype):
   """NaN in the parameters of layers ≤ l, in the backward pass, leaves `params_bar` of l alone."""
   _, (params, *rest), y_bar = draw(case, dtype)
   layer = case.make(jnp.dtype(dtype))
-  residuals = layer.forward(params, *rest)[1]
+
+  @jax.jit
+  def params_bar(spoilt):
+    return layer.backward(spoilt, layer.forward(params, *rest)[1], y_bar)[0]
+
   leaves, structure = jax.tree.flatten(params)
   names = [name for name, _ in leaves_of(("params_bar",), (params,))]
-  want = jax.tree.leaves(layer.backward(params, residuals, y_bar)[0])
+  want = jax.tree.leaves(params_bar(params))
   start = 0
   for i, own in enumerate(chained_params(layer, params)):
     end = start + len(jax.tree.leaves(own))
     spoilt = [jnp.full_like(leaf, jnp.nan) for leaf in leaves[:end]] + leaves[end:]
-    got = layer.backward(jax.tree.unflatten(structure, spoilt), residuals, y_bar)[0]
+    got = params_bar(jax.tree.unflatten(structure, spoilt))
     # From layer i on: what lies before it may read the parameters of layer i.
     where_ = where(case, dtype, f"params of layers ≤ {i} are NaN")
     assert_bitwise(where_, names[start:], jax.tree.leaves(got)[start:], want[start:])
     start = end
 
 
+@law(fast=("float32",))
 def law_residuals_hold_no_parameter(case, dtype):
   """Residuals are arrays, and none of them, when traced, is a parameter."""
   with jax.enable_x64(True):
     _, primals, _ = draw(case, dtype)
-    forward = case.make(jnp.dtype(dtype)).forward
-    for leaf in jax.tree.leaves(forward(*primals)[1]):
-      if not isinstance(leaf, jax.Array):
-        raise AssertionError(f"{where(case, dtype, 'residuals')}: {leaf!r} isn't an array")
-    if not isinstance(case.make(jnp.dtype(dtype)), fb.Layer):
+    unit = case.make(jnp.dtype(dtype))
+
+    def kept(*primals):
+      residuals = unit.forward(*primals)[1]
+      for leaf in jax.tree.leaves(residuals):
+        if not isinstance(leaf, jax.Array):
+          raise AssertionError(f"{where(case, dtype, 'residuals')}: {leaf!r} isn't an array")
+      return residuals
+
+    jaxpr = jax.make_jaxpr(kept)(*primals).jaxpr
+    if not isinstance(unit, fb.Layer):
       return
-    jaxpr = jax.make_jaxpr(lambda *primals: forward(*primals)[1])(*primals).jaxpr
     params = jaxpr.invars[: len(jax.tree.leaves(primals[0]))]
     names = leaves_of(("params",), primals[:1])
     for variable, (name, _) in zip(params, names, strict=True):
@@ -233,7 +244,7 @@ def law_residuals_hold_no_parameter(case, dtype):
 # --- Law 7: it can be differentiated again --------------------------------------------------------
 
 
-@in_precision
+@law(fast=())
 def law_jvp_of_backward_equals_autodiff(case, dtype):
   """How the cotangents move with the primals and with y_bar: forward over our reverse."""
   view, primals, y_bar = draw(case, dtype, n=2)
@@ -253,7 +264,7 @@ def law_jvp_of_backward_equals_autodiff(case, dtype):
   assert_close(where(case, dtype, "jvp of backward"), names, got, truth, tolerance(dtype))
 
 
-@in_precision
+@law(fast=())
 def law_grad_of_backward_equals_autodiff(case, dtype):
   """The gradient of a weighted sum of our cotangents: reverse over our reverse."""
   view, primals, y_bar = draw(case, dtype, n=2)

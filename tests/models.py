@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from tests.cases import CASES
-from tests.table import Case
+from fbackprop.verify.cases import CASES, Case
 from tests.witness import Truth, View, as_jax, assert_close, generator, tolerance, true_sum, wide
 
 ROWS = {case.id: case for case in CASES}

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from tests.cases_of_losses import TWO_COSTS
-from tests.table import CLASSES
+from fbackprop.verify.cases.losses import CLASSES, TWO_COSTS
 
 RNG = np.random.default_rng(0)
 NET = fb.mlp([2, CLASSES])
@@ -26,7 +25,7 @@ def losses_and_slopes(loss, outputs, targets):
 
 
 def mean_and_gradient(loss, targets):
-  step = fb.value_and_grad(NET, loss)
+  step = jax.jit(fb.value_and_grad(NET, loss))
   return step(NET.init(jax.random.key(0)), jnp.asarray(X), jax.tree.map(jnp.asarray, targets))
 
 

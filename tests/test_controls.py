@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import pytest
 
 import fbackprop as fb
+from fbackprop.verify.cases import Case
+from fbackprop.verify.cases.layers import affine, layer_row
 from tests import laws
-from tests.cases_of_layers import affine, layer_row
 from tests.models import MODELS, ROWS, assert_mean_gradient, draw_model
-from tests.table import Case
 
 # --- Planted bugs: each takes the right unit and gives the wrong one ------------------------------
 
@@ -272,7 +272,7 @@ PAIRS = [(name, law) for name, control in CONTROLS.items() for law in control.ca
 @pytest.mark.parametrize(("name", "law"), PAIRS, ids=[f"{name}-{law}" for name, law in PAIRS])
 def test_law_catches(name, law):
   control, check = CONTROLS[name], laws.LAWS[f"law_{law}"]
-  dtype = laws.PRECISIONS.get(check, ("float64",))[0]
+  dtype = "float64" if "float64" in check.dtypes else check.dtypes[0]
   check(control.case, dtype)
   with pytest.raises(AssertionError, match=control.case.id):
     check(planted_case(control), dtype)

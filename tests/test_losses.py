@@ -10,9 +10,8 @@ import pytest
 from sklearn.metrics import hinge_loss, mean_poisson_deviance
 
 import fbackprop as fb
+from fbackprop.verify.cases.losses import CLASSES, LOSSES, OPTIONS
 from tests import oracle_losses as loops
-from tests.cases_of_losses import LOSSES, OPTIONS
-from tests.table import CLASSES
 
 RNG = np.random.default_rng(0)
 OUTPUTS = 2 * RNG.normal(size=(9, CLASSES))
@@ -34,9 +33,14 @@ def _float64():
 
 
 def losses_and_slopes(loss, outputs, targets):
-  """The losses, and the cotangent of the outputs for ones."""
-  losses, residuals = loss.forward(jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets))
-  return losses, loss.backward(residuals, jnp.ones_like(losses))
+  """The losses, and the cotangent of the outputs for ones, in one compiled program."""
+
+  @jax.jit
+  def run(outputs, targets):
+    losses, residuals = loss.forward(outputs, targets)
+    return losses, loss.backward(residuals, jnp.ones_like(losses))
+
+  return run(jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets))
 
 
 def slopes(loss, outputs, targets):
@@ -152,7 +156,7 @@ X = RNG.normal(size=(9, 2))
 
 def mean_and_gradient(loss, x, labels, weights=None):
   params = NET.init(jax.random.key(0))
-  step = fb.value_and_grad(NET, loss)
+  step = jax.jit(fb.value_and_grad(NET, loss))
   return step(params, jnp.asarray(x), jnp.asarray(labels), weights=weights)
 
 
@@ -218,7 +222,7 @@ def test_a_negative_label_to_ignore_is_none_of_the_unsigned():
 
 @pytest.mark.parametrize("case", LOSSES, ids=[case.id for case in LOSSES])
 def test_one_number_is_kept_for_each_output_that_is_judged(case):
-  outputs, targets = case.primals(np.random.default_rng(0), 5, jnp.dtype("float32"))
-  kept = jax.tree.leaves(case.make("float32").forward(jnp.asarray(outputs), targets)[1])
+  primals = case.primals(np.random.default_rng(0), 5, jnp.dtype("float32"))
+  kept = jax.tree.leaves(jax.eval_shape(case.make("float32").forward, *primals)[1])
   judged = 5 if case.id == "combine" else CLASSES
-  assert sum(leaf.nbytes for leaf in kept) == 5 * judged * 4
+  assert sum(leaf.size * leaf.dtype.itemsize for leaf in kept) == 5 * judged * 4

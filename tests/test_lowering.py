@@ -14,7 +14,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.train.loop import make_chunk, start_loop
 from fbackprop.train.stop_conditions import stop_numbers
-from tests.cases import CASES
+from fbackprop.verify.cases import CASES
 from tests.witness import draw, pull
 
 ACCELERATORS = ("cuda", "tpu")

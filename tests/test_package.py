@@ -28,7 +28,7 @@ RANKS = [
   ["combinators", "repetition", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit", "quantities"],
   ["verify.report"],
-  ["verify.interpret"],
+  ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
   ["verify.explain"],
   ["verify.checks", "verify.bank"],

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
+from fbackprop.verify.cases.compositions import make_chain
 from tests import oracle
-from tests.cases_of_layers import make_chain
 from tests.models import MODELS, assert_mean_gradient, draw_model, in_oracle_words, reference_mean
 from tests.witness import assert_bitwise, random_like
 

@@ -21,7 +21,22 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from tests.table import TOLERANCE
+
+TOLERANCE = {
+  # Relative to the largest term that is summed for the leaf: see `witness.Truth`. An error of
+  # rounding is a small multiple of eps of that term, whatever the sum came to; so no bound below is
+  # relative to a result, or grows with the size of an array.
+  #
+  # 4,500 eps, as DESIGN states the law. Both sides round, each in its own order: sums of fewer than
+  # 100 terms, three layers, exp and erfc of a few ULP. Right rules stay below 10 eps.
+  "float64": 1e-12,
+  # 34 eps. Only our side rounds, for the witness computes with the same numbers in float64. Right
+  # rules stay below 6 eps here; the rest is room for other machines' exp, tanh and erfc.
+  "float32": 4e-6,
+  # Central differences of step 1e-5 in float64: truncated at step² = 1e-10 times the third
+  # derivative, rounded at eps / step = 2e-11, times the terms of the sum.
+  "differences": 1e-8,
+}
 
 
 class View(NamedTuple):
@@ -32,16 +47,20 @@ class View(NamedTuple):
       (targets, a key).
     batched: for each primal, whether its leaves have the axis of N examples in front.
     f, f_vjp: as above.
-    compiled_pull: `(primals, y_bar)` -> the cotangents, compiled as a whole.
-    constants: of the row, see `table.Case`.
+    compiled: `(primals, y_bar) -> (y, cotangents)`, compiled as a whole. Compiling takes nearly all
+      of the time of the laws: they share this program, and with it the number of examples.
+    constants: of the row, see `Case`.
   """
 
   names: tuple[str, ...]
   batched: tuple[bool, ...]
   f: Callable[..., Any]
   f_vjp: Callable[..., Any]
-  compiled_pull: Callable[[tuple[Any, ...], Any], Any]
+  compiled: Callable[[tuple[Any, ...], Any], Any]
   constants: Callable[..., tuple[Any, ...]] | None = None
+
+  def compiled_pull(self, primals, y_bar):
+    return self.compiled(primals, y_bar)[1]
 
 
 class Truth(NamedTuple):
@@ -80,10 +99,11 @@ def unify(unit: Any, count: int) -> View:
 
     return y, pull
 
-  def pull(primals, y_bar):
-    return f_vjp(*primals)[1](y_bar)
+  def value_and_cotangents(primals, y_bar):
+    y, pull = f_vjp(*primals)
+    return y, pull(y_bar)
 
-  return View(names, batched, f, f_vjp, jax.jit(pull))
+  return View(names, batched, f, f_vjp, jax.jit(value_and_cotangents))
 
 
 def pull(view: View, primals: Any, y_bar: Any) -> Any:
@@ -106,7 +126,10 @@ def generator(case: Any, *more: int) -> np.random.Generator:
   return np.random.default_rng([zlib.crc32(case.id.encode()), *more])
 
 
-def draw(case: Any, dtype: str, n: int = 7, variant: int = 0) -> tuple[View, tuple[Any, ...], Any]:
+N = 7
+
+
+def draw(case: Any, dtype: str, n: int = N, variant: int = 0) -> tuple[View, tuple[Any, ...], Any]:
   """The view of a row, primals for n examples, and a cotangent of the output."""
   rng = generator(case, n, variant)
   primals = as_jax(case.primals(rng, n, jnp.dtype(dtype)))
@@ -115,13 +138,24 @@ def draw(case: Any, dtype: str, n: int = 7, variant: int = 0) -> tuple[View, tup
 
 
 def draw_kinks(case: Any, dtype: str) -> list[tuple[View, tuple[Any, ...], Any]]:
-  """The same at each of the row's kinks and ties."""
+  """The same at each of the row's kinks and ties, repeated up to N examples."""
   drawn = []
   for i, primals in enumerate(map(as_jax, case.kinks(jnp.dtype(dtype)))):
     view = view_of(case, dtype, len(primals))
+    n = len(jax.tree.leaves(primals[view.batched.index(True)])[0])
+    assert n <= N, case.id
+    primals = take(view, primals, np.arange(N) % n)
     y_bar = random_like(generator(case, i), jax.eval_shape(view.f, *primals))
     drawn.append((view, primals, y_bar))
   return drawn
+
+
+def take(view: View, primals: tuple[Any, ...], rows: Any) -> tuple[Any, ...]:
+  """The primals of some of the examples: `rows` is an index or a slice."""
+  return tuple(
+    jax.tree.map(lambda leaf: leaf[rows], primal) if batched else primal
+    for primal, batched in zip(primals, view.batched, strict=True)
+  )
 
 
 def split(view: View, primals: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
@@ -147,18 +181,18 @@ def wide(tree: Any) -> Any:
 # --- The truth ------------------------------------------------------------------------------------
 
 
-def terms(reference: Any, active: Any, constants: Any, y_bar: Any) -> Any:
-  """J_oi · y_bar_o for every output o, which becomes the first axis of every leaf."""
+def value_and_terms(reference: Any, active: Any, constants: Any, y_bar: Any) -> Any:
+  """y, and J_oi · y_bar_o for every output o, which becomes the first axis of every leaf."""
   y, pull_back = jax.vjp(lambda *active: reference(*active, *constants), *active)
   rows = jnp.diag(y_bar.reshape(-1)).reshape(y.size, *y.shape)
-  return jax.vmap(pull_back)(rows)
+  return y, jax.vmap(pull_back)(rows)
 
 
 def jvp_terms(reference: Any, active: Any, constants: Any, y_bar: Any, tangents: Any) -> Any:
   """How these terms move with the primals and with y_bar."""
 
   def first_order(active, y_bar):
-    return terms(reference, active, constants, y_bar)
+    return value_and_terms(reference, active, constants, y_bar)[1]
 
   return jax.jvp(first_order, (active, y_bar), tangents)[1]
 
@@ -167,7 +201,7 @@ def grad_terms(reference: Any, active: Any, constants: Any, y_bar: Any, weights:
   """The gradient of Σ weights · cotangents by the primals and by y_bar, for every output."""
 
   def first_order(active, y_bar):
-    rows = terms(reference, active, constants, y_bar)
+    rows = value_and_terms(reference, active, constants, y_bar)[1]
     products = jax.tree.map(lambda w, leaf: (w[None] * leaf).reshape(y_bar.size, -1), weights, rows)
     return sum(leaf.sum(1) for leaf in jax.tree.leaves(products))
 
@@ -177,18 +211,18 @@ def grad_terms(reference: Any, active: Any, constants: Any, y_bar: Any, weights:
 
 # For one example, so that one compilation serves every batch. It takes longer than all the runs
 # will, hence as little optimisation as there is.
-compiled_terms = {
+compiled = {
   function: jax.jit(
     function, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
   )
-  for function in (terms, jvp_terms, grad_terms)
+  for function in (value_and_terms, jvp_terms, grad_terms)
 }
 
 
-def true_sum(
-  reference: Any, view: View, primals: Any, y_bar: Any, function: Any = terms, extra: Any = ()
-) -> Truth:
-  """What `pull(y_bar)` should be, or, by `jvp_terms` and `grad_terms`, its derivatives.
+def evaluate(
+  function: Any, reference: Any, view: View, primals: Any, y_bar: Any, extra: Any = ()
+) -> list[Any]:
+  """What one of these functions gives for each example.
 
   `extra` is what `function` takes besides, in trees that are batched as the primals are.
   """
@@ -196,20 +230,37 @@ def true_sum(
   active, constants = split(view, reference_primals(view, primals))
   if view.constants is not None:
     constant_axes = (True,) * len(constants)
-  extra_axes = {terms: (), jvp_terms: ((active_axes, True),), grad_terms: (active_axes,)}[function]
+  extra_axes = {jvp_terms: ((active_axes, True),), grad_terms: (active_axes,)}.get(function, ())
   axes = (active_axes, constant_axes, True, *extra_axes)
   arguments = (active, constants, *wide((y_bar, *extra)))
 
-  rows = []
   with jax.enable_x64(True):
-    for n in range(len(y_bar)):
-      one = jax.tree.map(functools.partial(example, n), axes, arguments)
-      rows.append(jax.device_get(compiled_terms[function](reference, *one)))
+    ones = (jax.tree.map(functools.partial(example, n), axes, arguments) for n in range(len(y_bar)))
+    return jax.device_get([compiled[function](reference, *one) for one in ones])
 
+
+def true_value(reference: Any, view: View, primals: Any, y_bar: Any) -> Any:
+  """What `f(*primals)` should be; y_bar is there for the sake of the program, which is shared."""
+  rows = evaluate(value_and_terms, reference, view, primals, y_bar)
+  return np.concatenate([y for y, _ in rows])
+
+
+def true_sum(
+  reference: Any,
+  view: View,
+  primals: Any,
+  y_bar: Any,
+  function: Any = value_and_terms,
+  extra: Any = (),
+) -> Truth:
+  """What `pull(y_bar)` should be, or, by `jvp_terms` and `grad_terms`, its derivatives."""
+  rows = evaluate(function, reference, view, primals, y_bar, extra)
+  if function is value_and_terms:
+    rows = [terms for _, terms in rows]
   # A row has an entry for each primal, and by `grad_terms` one more, for y_bar.
-  likes, batched = [*arguments[0]], [*active_axes]
+  likes, batched = [*wide(split(view, primals)[0])], [*split(view, view.batched)[0]]
   if function is grad_terms:
-    likes, batched = [*likes, arguments[2]], [*batched, True]
+    likes, batched = [*likes, wide(y_bar)], [*batched, True]
   sums = [sum_of_rows(like, [row[i] for row in rows], batched[i]) for i, like in enumerate(likes)]
   return Truth(tuple(s.want for s in sums), tuple(s.scale for s in sums))
 

@@ -1,11 +1,12 @@
 """What a training run is told: frozen dataclasses, a TOML file, flags; a later one wins."""
 
 import math
+import re
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import tyro
 
@@ -22,10 +23,14 @@ from fbackprop.train.method_names import (
 )
 from fbackprop.train.stop_rules import StopRules
 
-ActivationName = Literal[
-  "relu", "leaky_relu", "relu6", "hard_tanh", "sigmoid", "tanh", "softplus", "elu", "selu", "gelu",
-  "gelu_tanh", "silu", "mish", "identity",
-]  # fmt: skip
+if TYPE_CHECKING:
+  ActivationName = str
+else:
+  # The activation layers that the package exports, without importing jax; softmax is no choice, as
+  # the losses take logits.
+  STUB = (Path(__file__).parents[1] / "__init__.pyi").read_text(encoding="utf-8")
+  EXPORTED = re.findall(r"^from \.layers\.activations import (\w+)", STUB, re.MULTILINE)
+  ActivationName = Literal[*(name for name in EXPORTED if name not in ("activation", "softmax"))]
 
 
 # The data for which the help shows defaults, if it is said.

@@ -11,77 +11,13 @@ each. Another well-known choice is a keyword of `relu_with`, `leaky_relu_with`, 
 `max_with`, `min_with`. NaN passes through every gate.
 """
 
-from fbackprop.gates.arithmetic import (
-  add,
-  divide,
-  multiply,
-  negate,
-  power,
-  reciprocal,
-  square,
-  subtract,
-)
-from fbackprop.gates.gated import gelu, gelu_tanh, mish, silu
-from fbackprop.gates.piecewise import (
-  abs,
-  clip_with,
-  hard_tanh,
-  leaky_relu,
-  leaky_relu_with,
-  relu,
-  relu6,
-  relu_with,
-)
-from fbackprop.gates.selection import identity, max, max_with, min, min_with
-from fbackprop.gates.smooth import (
-  cos,
-  elu,
-  elu_with,
-  exp,
-  log,
-  selu,
-  sigmoid,
-  sin,
-  softplus,
-  sqrt,
-  tanh,
-)
+from fbackprop.gates import arithmetic, gated, piecewise, selection, smooth
+from fbackprop.gates.arithmetic import *  # noqa: F403
+from fbackprop.gates.gated import *  # noqa: F403
+from fbackprop.gates.piecewise import *  # noqa: F403
+from fbackprop.gates.selection import *  # noqa: F403
+from fbackprop.gates.smooth import *  # noqa: F403
 
-__all__ = [
-  "abs",
-  "add",
-  "clip_with",
-  "cos",
-  "divide",
-  "elu",
-  "elu_with",
-  "exp",
-  "gelu",
-  "gelu_tanh",
-  "hard_tanh",
-  "identity",
-  "leaky_relu",
-  "leaky_relu_with",
-  "log",
-  "max",
-  "max_with",
-  "min",
-  "min_with",
-  "mish",
-  "multiply",
-  "negate",
-  "power",
-  "reciprocal",
-  "relu",
-  "relu6",
-  "relu_with",
-  "selu",
-  "sigmoid",
-  "silu",
-  "sin",
-  "softplus",
-  "sqrt",
-  "square",
-  "subtract",
-  "tanh",
-]
+__all__ = sorted(
+  [*arithmetic.__all__, *gated.__all__, *piecewise.__all__, *selection.__all__, *smooth.__all__]
+)

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from fbackprop.checks import check_dtype, check_floating, check_same, check_shape
 from fbackprop.types import Array, Gate, Residuals
 
+__all__ = ["add", "divide", "multiply", "negate", "power", "reciprocal", "square", "subtract"]
+
 
 def check_inputs(name: str, inputs: tuple[Array, ...]) -> None:
   """Refuses no input at all, and inputs that differ in shape or dtype."""

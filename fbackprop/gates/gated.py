@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from fbackprop.gates.arithmetic import check_inputs, check_upstream
 from fbackprop.types import Array, Gate, Residuals
 
+__all__ = ["gelu", "gelu_tanh", "mish", "silu"]
+
 
 def gelu_forward(z: Array) -> tuple[Array, Residuals]:
   """y = z Φ(z), Φ the normal distribution function: the exact form, not its tanh approximation.
@@ -104,10 +106,14 @@ def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar * (t + z * rest * (1 + t) * jax.nn.sigmoid(z)),)
 
 
-gelu = Gate("gelu", 1, gelu_forward, gelu_backward, formula="Φ({x}) + {x} · φ({x})")
-gelu_tanh = Gate("gelu_tanh", 1, gelu_tanh_forward, gelu_tanh_backward)
+# He's initialiser is derived for a unit that passes half of its input, as these nearly do.
+gelu = Gate(
+  "gelu", 1, gelu_forward, gelu_backward,
+  formula="Φ({x}) + {x} · φ({x})", initializer="he_normal",
+)  # fmt: skip
+gelu_tanh = Gate("gelu_tanh", 1, gelu_tanh_forward, gelu_tanh_backward, initializer="he_normal")
 silu = Gate(
   "silu", 1, silu_forward, silu_backward,
-  formula="sigmoid({x}) · (1 + {x} · sigmoid(-{x}))",
+  formula="sigmoid({x}) · (1 + {x} · sigmoid(-{x}))", initializer="he_normal",
 )  # fmt: skip
-mish = Gate("mish", 1, mish_forward, mish_backward)
+mish = Gate("mish", 1, mish_forward, mish_backward, initializer="he_normal")

@@ -18,6 +18,10 @@ from fbackprop.checks import check_number
 from fbackprop.gates.arithmetic import check_inputs, check_upstream
 from fbackprop.types import Array, Gate, Residuals
 
+__all__ = [
+  "abs", "clip_with", "hard_tanh", "leaky_relu", "leaky_relu_with", "relu", "relu6", "relu_with",
+]  # fmt: skip
+
 
 def relu_forward(z: Array) -> tuple[Array, Residuals]:
   """y = max(z, 0). Keeps the output."""
@@ -106,8 +110,10 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
     z_bar = jnp.where(y <= 0, slope * y_bar, y_bar)
     return (z_bar if kink == slope else jnp.where(y == 0, kink * y_bar, z_bar),)
 
-  cases = "1 above 0, else the slope"
-  return Gate("leaky_relu", 1, leaky_relu_forward, leaky_relu_backward, kinks=(0.0,), cases=cases)
+  return Gate(
+    "leaky_relu", 1, leaky_relu_forward, leaky_relu_backward,
+    kinks=(0.0,), cases="1 above 0, else the slope", initializer="he_normal",
+  )  # fmt: skip
 
 
 def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
@@ -177,9 +183,13 @@ def abs_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar * jnp.sign(z),)
 
 
-relu = Gate("relu", 1, relu_forward, relu_backward, kinks=(0.0,), cases="1 above 0, else 0")
+# He's initialiser is derived for a unit that passes half of its input (He et al., ICCV 2015).
+relu = Gate(
+  "relu", 1, relu_forward, relu_backward,
+  kinks=(0.0,), cases="1 above 0, else 0", initializer="he_normal",
+)  # fmt: skip
 leaky_relu = leaky_relu_with()
 # Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
-relu6 = clip_with(0, 6)._replace(name="relu6")
+relu6 = clip_with(0, 6)._replace(name="relu6", initializer="he_normal")
 hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")
 abs = Gate("abs", 1, abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from fbackprop.gates.arithmetic import check_inputs, check_upstream
 from fbackprop.types import Array, Gate, Residuals
 
+__all__ = ["identity", "max", "max_with", "min", "min_with"]
+
 Ties = Literal["share", "first"]
 
 

@@ -14,6 +14,10 @@ from fbackprop.checks import check_flag, check_number
 from fbackprop.gates.arithmetic import check_inputs, check_upstream
 from fbackprop.types import Array, Gate, Residuals
 
+__all__ = [
+  "cos", "elu", "elu_with", "exp", "log", "selu", "sigmoid", "sin", "softplus", "sqrt", "tanh",
+]  # fmt: skip
+
 
 def exp_forward(z: Array) -> tuple[Array, Residuals]:
   """y = e^z. Keeps y."""
@@ -200,4 +204,6 @@ softplus = Gate("softplus", 1, softplus_forward, softplus_backward, formula="sig
 elu = elu_with()
 # The fixed point of mean 0 and variance 1: Klambauer et al., "Self-normalizing neural networks",
 # NIPS (2017), eq. 2 and 14.
-selu = elu_with(1.6732632423543772, scale=1.0507009873554805, name="selu")
+selu = elu_with(1.6732632423543772, scale=1.0507009873554805, name="selu")._replace(
+  initializer="lecun_normal"
+)

@@ -64,19 +64,19 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
 
   @functools.wraps(make)
   def make_captured(*arguments: Any, **options: Any) -> Layer:
-    return capture(make(*arguments, **options))
+    return capture(make(*arguments, **options), is_dense=known is dense)
 
   return make_captured
 
 
-def capture(layer: Layer) -> Layer:
+def capture(layer: Layer, is_dense: bool) -> Layer:
   """Wrap a layer so that its backward pass returns factors in place of the gradient."""
 
   def captured_backward(
     params: Params, residuals: Residuals, y_bar: Array
   ) -> tuple[Factors, Array]:
     _, x_bar = layer.backward(params, residuals, y_bar)
-    if layer.name == "dense":
+    if is_dense:
       kind = Linear if params.b is None else Affine
       return kind(residuals, y_bar), x_bar
     x_hat = residuals[0]

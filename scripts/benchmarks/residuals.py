@@ -6,7 +6,6 @@ compiler may still find that it needs less, or compute something again.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,29 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
+from fbackprop.verify.cases import ACTIVATIONS
+from scripts.accuracy import peer_of
 from scripts.benchmarks.models import array
 
 N, WIDTH, HIDDEN = 128, 256, 8
 WIDTHS = (WIDTH,) * (HIDDEN + 1) + (10,)
-
-PLAIN: dict[str, Callable[[Any], Any]] = {
-  "elu": jax.nn.elu,
-  "gelu": partial(jax.nn.gelu, approximate=False),
-  "gelu_tanh": partial(jax.nn.gelu, approximate=True),
-  "hard_tanh": jax.nn.hard_tanh,
-  "identity": jax.nn.identity,
-  "leaky_relu": jax.nn.leaky_relu,
-  "mish": jax.nn.mish,
-  "relu": jax.nn.relu,
-  "relu6": jax.nn.relu6,
-  "selu": jax.nn.selu,
-  "sigmoid": jax.nn.sigmoid,
-  "silu": jax.nn.silu,
-  "softmax": jax.nn.softmax,
-  "softplus": jax.nn.softplus,
-  "tanh": jnp.tanh,
-}
-"""Each activation as `jax.nn` has it."""
 
 
 class Kept(NamedTuple):
@@ -48,8 +30,8 @@ class Kept(NamedTuple):
 
 
 def activations() -> list[str]:
-  """The names of all activation layers that the package exports."""
-  return [name for name in dir(fb) if isinstance(getattr(fb, name), fb.Layer)]
+  """Return the names of all activation layers."""
+  return [row.title for row in ACTIVATIONS]
 
 
 def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
@@ -62,7 +44,7 @@ def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
 
 def kept_with(name: str) -> Kept:
   """Traces both sides with an activation."""
-  net, f = fb.mlp(WIDTHS, getattr(fb, name)), PLAIN[name]
+  net, f = fb.mlp(WIDTHS, getattr(fb, name)), peer_of(name)
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = array((N, WIDTH), jnp.float32)
 

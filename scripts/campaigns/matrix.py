@@ -14,13 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from fbackprop.verify import library
+from fbackprop.verify.cases import ACTIVATIONS as ACTIVATION_ROWS
+from fbackprop.verify.cases import COMPOSITIONS, LAYERS, MLPS, TITLED
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 # All different, and N even, so that two devices can share a batch; no power of two, so that 1/N is
 # rounded.
 N, WIDTH, HIDDEN, OUTPUTS = 6, 3, 7, 4
-ACTIVATIONS = tuple(sorted(name for name in dir(fb) if isinstance(getattr(fb, name), fb.Layer)))
+ACTIVATIONS = tuple(row.title for row in ACTIVATION_ROWS)
 
 
 class LossCase(NamedTuple):
@@ -65,49 +66,34 @@ def labels_and_rows(rows: Any, dtype: Any) -> Any:
   return rows, short_rows(rows, dtype)
 
 
-LABELS, LABELS_WITH_GAPS, LABELS_OF_THREE = (0, 1, 2, 3, 1, 0), (0, -1, 2, 3, 1, -1), (0, 1, 2) * 2
-LOSSES = {
-  "softmax_cross_entropy": LossCase(fb.softmax_cross_entropy, LABELS, labels_of),
-  "softmax_cross_entropy, rows": LossCase(fb.softmax_cross_entropy, LABELS, share_rows),
-  "softmax_cross_entropy_with": LossCase(
-    fb.softmax_cross_entropy_with(
-      label_smoothing=0.25, class_weights=(0.5, 1.0, 2.0, 0.0), ignore_label=-1
-    ),
-    LABELS_WITH_GAPS,
-    labels_of,
-  ),
-  "sigmoid_cross_entropy": LossCase(fb.sigmoid_cross_entropy, LABELS, share_rows),
-  "hinge": LossCase(fb.hinge, LABELS, labels_of),
-  "squared_error": LossCase(fb.squared_error, LABELS, real_rows),
-  "huber": LossCase(fb.huber, LABELS, real_rows),
-  "huber_with": LossCase(fb.huber_with(0.5), LABELS, real_rows),
-  "log_cosh": LossCase(fb.log_cosh, LABELS, real_rows),
-  "poisson_nll": LossCase(fb.poisson_nll, LABELS, count_rows),
-  "combine": LossCase(
-    fb.combine(
-      (0.5, fb.softmax_cross_entropy, slice(0, 3)), (2.0, fb.squared_error, slice(-2, None))
-    ),
-    LABELS_OF_THREE,
-    labels_and_rows,
-  ),
+LABELS = (0, 1, 2, 3, 1, 0)
+TARGETS = {
+  "labels": (LABELS, labels_of),
+  "labels_with_gaps": ((0, -1, 2, 3, 1, -1), labels_of),
+  "shares": (LABELS, share_rows),
+  "values": (LABELS, real_rows),
+  "counts": (LABELS, count_rows),
+  "labels_and_values": ((0, 1, 2) * 2, labels_and_rows),
 }
+"""By the kind of a loss's targets: the integer argument, and `targets_of`."""
+# The order decides which pairs are weighted, also in what is recorded.
+LOSSES = {
+  name: LossCase(TITLED[name].make(None), *TARGETS[TITLED[name].targets])
+  for name in (
+    "softmax_cross_entropy", "softmax_cross_entropy, rows", "softmax_cross_entropy_with",
+    "sigmoid_cross_entropy", "hinge", "squared_error", "huber", "huber_with", "log_cosh",
+    "poisson_nll", "combine",
+  )
+}  # fmt: skip
 # Row 0 counts nothing: where all rows are that one, the total weight is zero.
 WEIGHTS = np.array([0.0, 1.0, 0.5, 2.0])
 
-PARTS: dict[str, Callable[[], fb.Layer]] = {
-  "dense": lambda: fb.dense(WIDTH, OUTPUTS),
-  "dense, no bias": lambda: fb.dense(WIDTH, OUTPUTS, bias=False),
-  "layer_norm": lambda: fb.layer_norm(WIDTH),
-  "rms_norm": lambda: fb.rms_norm(WIDTH),
-  "dropout": lambda: fb.dropout(0.25),
-  "serial, nested": library.chain,
-  "skip": library.branch,
-  "repeat": library.loop,
-  "remat": library.computed_again,
-  "mlp": library.plain_mlp,
-  "mlp, no bias": library.mlp_without_bias,
-  "mlp, rms_norm, repeat": library.normalized_mlp,
-  "mlp, everything": library.mlp_with_everything,
+PARTS: dict[str, Callable[[Any], fb.Layer]] = {
+  **{row.title: row.make for row in (*LAYERS, *COMPOSITIONS, *MLPS) if row.title},
+  # What is recorded is of x `[N, WIDTH]`, and of this rate.
+  "layer_norm": lambda dtype: fb.layer_norm(WIDTH),
+  "rms_norm": lambda dtype: fb.rms_norm(WIDTH),
+  "dropout": lambda dtype: fb.dropout(0.25),
 }
 
 
@@ -143,7 +129,7 @@ def verify(cell: Cell, level: str = "standard") -> fb.verify.Report:
   with jax.enable_x64(True) if cell.dtype == "float64" else contextlib.nullcontext():
     if cell.loss in LOSSES:
       return verify_mean_loss(cell, level)
-    net, params, x = arguments_of(PARTS[cell.net](), cell.dtype)
+    net, params, x = arguments_of(PARTS[cell.net](jnp.float32), cell.dtype)
     if cell.loss == AS_CUSTOM_VJP:
       return fb.verify.vjp(fb.as_custom_vjp(net), params, x, level=level)
     key = jax.random.key(1) if net.draws else None
