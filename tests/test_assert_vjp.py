@@ -74,7 +74,7 @@ def test_no_verdict_is_no_pass(monkeypatch):
   def undecided(*args, **options):
     return report
 
-  monkeypatch.setattr("fbackprop.verify._assert_vjp.vjp", undecided)
+  monkeypatch.setattr("fbackprop.verify._vjp.vjp", undecided)
   with pytest.raises(AssertionError, match="NO VERDICT: f "):
     assert_vjp(scaled_tanh, 1.5, X)
 

@@ -102,8 +102,8 @@ def ask(f, args, y_bar, got, leaf=None):
     (Slips(slope_at="none"), "other function: the derivative of the identity"),
     (Slips(slope_at="1-h"), "other function: 1 - y in place of the derivative of tanh"),
     (Slips(slope_at="1-z2"), "wrong point"),
-    (Slips(residual="z"), "wrong point: add [7, 6] stands for dot_general's operand 0"),
-    (Slips(residual="x@w1"), "wrong point: dot_general [7, 6] stands for"),
+    (Slips(residual="z"), "wrong point: add [7, 6] replaces dot_general's operand 0"),
+    (Slips(residual="x@w1"), "wrong point: dot_general [7, 6] replaces"),
     (Slips(flip=True), "permuted: flipped along axis 0"),
     (Slips(transpose=True), "transposed"),
     (Slips(narrow=ml_dtypes.bfloat16), "precision"),
@@ -352,7 +352,7 @@ BACKWARDS = tuple(reversed(range(7)))
 @pytest.mark.parametrize(
   ("got", "start"),
   [
-    (recurrent_bars(BACKWARDS, state=1), "wrong point: tanh [6] stands for dot_general's operand"),
+    (recurrent_bars(BACKWARDS, state=1), "wrong point: tanh [6] replaces dot_general's operand"),
     (recurrent_bars(BACKWARDS, is_carried=False), "path: "),
     (recurrent_bars(BACKWARDS[::-1]), "permuted: a scan is walked from the other end"),
   ],

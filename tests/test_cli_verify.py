@@ -93,7 +93,7 @@ def verifier(monkeypatch):
 
   stand_in = Verifier()
   monkeypatch.setattr("fbackprop.verify._vjp.vjp", stand_in.vjp)
-  monkeypatch.setattr("fbackprop.verify._layer.layer", stand_in.layer)
+  monkeypatch.setattr("fbackprop.verify.network.layer", stand_in.layer)
   return stand_in
 
 

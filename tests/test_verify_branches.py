@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from fbackprop.verify import vjp
-from fbackprop.verify.checks.batch_sizes import find_batch
-from fbackprop.verify.checks.test_points import as_numpy
-from fbackprop.verify.witnesses.arguments import signature_of
-from fbackprop.verify.witnesses.rules import rule_of
+from fbackprop.verify.checks.test_points import find_batch
+from fbackprop.verify.witnesses.rule import as_numpy, rule_of, signature_of
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(5, 4)), jnp.float32)

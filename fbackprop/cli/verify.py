@@ -147,8 +147,8 @@ def run(config: VerifyConfig) -> Outcome:
 def report_of(config: VerifyConfig) -> "Report":
   """Verifies the function that is named."""
   from fbackprop.types import Layer
-  from fbackprop.verify._layer import layer
   from fbackprop.verify._vjp import vjp
+  from fbackprop.verify.network import layer
   from fbackprop.verify.report.findings import UnusableError
 
   f = load("the function", str(config.target))

@@ -1,5 +1,4 @@
-from ._assert_vjp import assert_vjp as assert_vjp
-from ._layer import layer as layer
+from ._vjp import assert_vjp as assert_vjp
 from ._vjp import vjp as vjp
 from .circuits import CIRCUIT_TOLERANCE as CIRCUIT_TOLERANCE
 from .circuits import CircuitCheck as CircuitCheck
@@ -7,6 +6,7 @@ from .circuits import check_circuit as check_circuit
 from .live import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
 from .live import LiveCheck as LiveCheck
 from .live import make_live_check as make_live_check
+from .network import layer as layer
 from .report.findings import Checked as Checked
 from .report.findings import Finding as Finding
 from .report.findings import UnusableError as UnusableError

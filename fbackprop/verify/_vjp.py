@@ -1,31 +1,41 @@
-"""`vjp`: all checks of one rule, in the order in which they rule each other out."""
+"""`vjp`: all checks of one rule, in the order in which they rule each other out; `assert_vjp`."""
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.jaxprs import UnknownProgramError
-from fbackprop.verify.checks import exact
-from fbackprop.verify.checks.one_point import check_call, check_maths, check_slope, note_limits
-from fbackprop.verify.checks.other_points import check_branches, check_regimes
-from fbackprop.verify.checks.own_dtype import check_eager_in_float64, check_exact, check_numerics
-from fbackprop.verify.checks.test_points import (
-  Regime,
+from fbackprop.verify.checks.branch_search import check_branches
+from fbackprop.verify.checks.evidence import (
+  AS_GIVEN,
+  Evidence,
+  failure,
+  outcome_of,
+  reported,
+  with_cause,
 )
-from fbackprop.verify.checks.transforms import check_modes, check_second_order
-from fbackprop.verify.checks.verification import Verification
+from fbackprop.verify.checks.exact import check_bits
+from fbackprop.verify.checks.maths import (
+  call_as_given,
+  check_maths,
+  check_slope,
+  check_test_points,
+  limits_of,
+  limits_of_points,
+)
+from fbackprop.verify.checks.own_dtype import check_eager_in_float64, check_numerics
+from fbackprop.verify.checks.problem import Baseline, Problem, draw_cotangents
+from fbackprop.verify.checks.test_points import Point
+from fbackprop.verify.checks.transformations import check_second_order, check_transformations
 from fbackprop.verify.report.findings import Finding, RuleError
 from fbackprop.verify.report.report import Report
-from fbackprop.verify.witnesses.arguments import signature_of
-from fbackprop.verify.witnesses.rules import first_line, rule_of
+from fbackprop.verify.witnesses.rule import as_numpy, raised, rule_of, signature_of
 from fbackprop.verify.witnesses.shared_outputs import NOTE, counting_once, has_shared_output
-from fbackprop.verify.witnesses.traces import (
-  gather_witnesses,
-)
+from fbackprop.verify.witnesses.traces import gather_witnesses
 
 LEVELS = ("quick", "standard", "deep")
 
@@ -40,24 +50,24 @@ def vjp(
   ties: str = "any",
   surrogate: bool = False,
 ) -> Report:
-  """Verifies a hand-written VJP: is the mathematics right, and does it round as it must?
+  """Verify a hand-written VJP: is the mathematics right, and does it round as it must?
 
-  Two verdicts. *Maths*: the rule is traced again in float64 and compared, entry by entry, with
-  autodiff of the function without its rule, within the rounding error of both, measured by
-  stochastic arithmetic. *Numerics*: the rule in its own dtype against that truth, in units in the
-  last place and in standard deviations of the propagated rounding error. Where the two differ,
-  one-sided differences of the function decide who is right. This is done in a battery of regimes,
-  on both sides of every comparison in the program, under jit, vmap, scan and remat, in second
-  order; and what must hold to the last bit is checked so.
+  Two verdicts. *Maths*: the rule is traced in float64 and compared, entry by entry, with autodiff
+  of the function without its rule, within the rounding error of both, which is estimated by Monte
+  Carlo arithmetic; where they differ, one-sided differences of the function decide. *Numerics*: the
+  rule in its own dtype against that truth, in units in the last place and in standard deviations of
+  the propagated rounding error. The mathematics is checked at many test points, on both sides of
+  every comparison in the program, under jit, vmap, scan and remat, and in second order; properties
+  that hold exactly are checked bitwise.
 
   Args:
     f: the function. It carries a `jax.custom_vjp` somewhere, whose primal is the reference; or it
       is the reference of `f_vjp`.
-    *args: where it is called: pytrees of arrays. Floats are differentiated by.
+    *args: its arguments: pytrees of arrays. Differentiated by are the floats.
     f_vjp: the rule, `f_vjp(*args) -> (y, pullback)`, `pullback(y_bar) -> (arg_bar, ...)`, as
       `jax.vjp(f, *args)` is; None if f carries it.
     level: "quick" (a second), "standard" (ten seconds), "deep" (minutes).
-    seed: of all that is drawn.
+    seed: of all random draws.
     allowance: multiplies every bound.
     ties: "any": at a kink each slope between the left and the right one is right; "reference": it
       must be the one that autodiff of f takes, as `jax.nn.relu` declares 0 at 0.
@@ -69,7 +79,7 @@ def vjp(
 
   Raises:
     UnusableError: f can't be called with `args`, or no floats go in or come out.
-    TypeError, ValueError: another argument is wrong.
+    TypeError, ValueError: another argument is invalid.
 
   Example:
     >>> @jax.custom_vjp
@@ -93,17 +103,49 @@ def vjp(
     raise ValueError(f"vjp: seed must be an integer of at least 0, got {seed!r}")
   check_number("vjp", "allowance", allowance, least=0.0)
   check_flag("vjp", "surrogate", surrogate)
-  return verify_call(
-    getattr(f, "__name__", type(f).__name__),
-    f,
-    args,
-    f_vjp,
-    level,
-    seed,
-    allowance,
-    ties,
-    surrogate,
-  )
+  name = getattr(f, "__name__", type(f).__name__)
+  return verify_call(name, f, args, f_vjp, level, seed, allowance, ties, surrogate)
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+  """Raise a ValueError for a value that isn't one of some words."""
+  if value not in choices:
+    raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def assert_vjp(f: Callable[..., Any], *args: Any, **options: Any) -> Report:
+  """Verify a function's hand-written VJP, for a test.
+
+  Args:
+    f: carries a `jax.custom_vjp`, or is the reference of the rule `f_vjp=...`.
+    *args: its arguments.
+    **options: those of `vjp`: `f_vjp`, `level`, `seed`, `allowance`, `ties`, ...
+
+  Returns:
+    The report of a pass.
+
+  Raises:
+    AssertionError: the verdict isn't "pass"; no verdict is no pass. The message is the report.
+    UnusableError: the function or its arguments can't be used.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> @jax.custom_vjp
+    ... def cube(x):
+    ...   return x**3
+    >>> def cube_forward(x):
+    ...   return cube(x), x
+    >>> def cube_backward(x, y_bar):
+    ...   return (3 * x**2 * y_bar,)
+    >>> cube.defvjp(cube_forward, cube_backward)
+    >>> assert_vjp(cube, jnp.array([-1.5, 0.5, 2.0]), level="quick").ok
+    True
+  """
+  __tracebackhide__ = True  # pytest then shows the report at the line of the test.
+  report = vjp(f, *args, **options)
+  if not report.ok:
+    raise AssertionError(report.table())
+  return report
 
 
 def verify_call(
@@ -118,54 +160,75 @@ def verify_call(
   surrogate: bool = False,
   y_bar: list[np.ndarray] | None = None,
 ) -> Report:
-  """The same with a name, and at a cotangent that isn't drawn but given."""
+  """Verify a rule under a name, and at a cotangent that may be given instead of drawn."""
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
   rule, outputs = rule_of(f, f_vjp, signature, leaves)
-  verification = Verification(
-    name, rule, leaves, outputs, level, seed, allowance, ties == "reference", surrogate
-  )
-  if y_bar is not None:
-    verification.y_bar = y_bar
+  y_bar = draw_cotangents(outputs, seed, 0) if y_bar is None else y_bar
+  problem = Problem(
+    name, rule, outputs, leaves, as_numpy(leaves), y_bar, level, seed, allowance,
+    ties == "reference", surrogate,
+  )  # fmt: skip
+  with jax.default_matmul_precision("highest"):
+    found = with_cause(gather_evidence(problem))
+  fields = outcome_of(found, signature.float_names, level)
+  seconds = time.monotonic() - start
+  return Report(name, level=level, seed=seed, allowance=allowance, seconds=seconds, **fields)
+
+
+class Check(NamedTuple):
+  """A check of a rule that can be called and traced.
+
+  Attributes:
+    run: the check.
+    levels: at which it is made.
+    after_failure: whether it says something new of a rule that is known to be wrong.
+  """
+
+  run: Callable[[Problem, Baseline], Evidence]
+  levels: tuple[str, ...] = LEVELS
+  after_failure: bool = False
+
+
+# In the order in which they rule each other out.
+CHECKS = (
+  Check(check_bits, after_failure=True),
+  Check(check_numerics),
+  Check(check_eager_in_float64, ("deep",), after_failure=True),
+  Check(check_slope),
+  Check(limits_of_points, after_failure=True),
+  Check(check_test_points),
+  Check(check_branches, ("standard", "deep")),
+  Check(check_transformations, ("standard", "deep")),
+  Check(check_second_order, ("standard", "deep")),
+)
+
+
+def gather_evidence(problem: Problem) -> Evidence:
+  """Run the checks; those that need a working rule are left out where it doesn't work."""
+  found = Evidence()
   try:
-    with jax.default_matmul_precision("highest"):
-      run(verification)
+    if problem.rule.f_vjp is None and has_shared_output(problem.rule, problem.own_leaves):
+      found += reported(Finding("note", "vmap", message=NOTE))
+      rule = problem.rule._replace(f=counting_once(problem.rule.f))
+      problem = problem._replace(rule=rule)
+    found += Evidence(checks=("structure",))
+    try:
+      bars, called = call_as_given(problem)
+      found += called
+      witnesses = gather_witnesses(problem.rule, problem.own_leaves, problem.outputs)
+    except RuleError as error:
+      return found + failure(error, AS_GIVEN)
+    found += limits_of(problem, witnesses)
+    values, as_given = check_maths(problem, witnesses, Point(AS_GIVEN, problem.leaves))
+    found += as_given
+    baseline = Baseline(witnesses, bars, values)
+    for check in CHECKS:
+      if problem.level in check.levels and (check.after_failure or not found.has_failed):
+        found += check.run(problem, baseline)
+    return found
   except UnknownProgramError as error:
-    verification.add(Finding("no verdict", "program", message=str(error)))
-  except Exception as error:  # Of ours: what couldn't be looked at is no pass, and no traceback.
-    message = f"the verifier broke: {type(error).__name__}: {first_line(error)}"
-    verification.add(Finding("no verdict", "verification", message=message))
-  return verification.report(time.monotonic() - start)
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-  """Refuses what isn't one of some words."""
-  if value not in choices:
-    raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def run(v: Verification) -> None:
-  """All checks; those that need a working rule are left out where it doesn't work."""
-  if v.rule.f_vjp is None and has_shared_output(v.rule, v.own_leaves):
-    v.add(Finding("note", "vmap", message=NOTE))
-    v.rule = v.rule._replace(f=counting_once(v.rule.f))
-  try:
-    bars = check_call(v)
-    witnesses = gather_witnesses(v.rule, v.own_leaves, v.outputs)
-  except RuleError as error:
-    v.add(exact.of_error(error, "as given"))
-    return
-  v.order = witnesses.first_to_last
-  note_limits(v, witnesses)
-  values = check_maths(v, witnesses, Regime("as given", v.leaves), v.y_bar)
-  check_exact(v, witnesses, bars)
-  if values is not None:
-    check_numerics(v, witnesses, values, bars)
-    if v.level == "deep":
-      check_eager_in_float64(v, witnesses, values)
-    check_slope(v, witnesses, values)
-  check_regimes(v, witnesses)
-  if v.level != "quick":
-    check_branches(v, witnesses)
-    check_modes(v, witnesses)
-    check_second_order(v, witnesses)
+    return found + reported(Finding("no verdict", "program", message=str(error)))
+  except Exception as error:  # Of ours: what couldn't be checked is no pass, and no traceback.
+    message = f"the verifier broke: {raised(error)}"
+    return found + reported(Finding("no verdict", "verification", message=message))

@@ -16,9 +16,9 @@ import numpy as np
 from fbackprop.losses import softmax_cross_entropy
 from fbackprop.transforms import as_custom_vjp, value_and_grad
 from fbackprop.types import Array, Params
-from fbackprop.verify._layer import layer
 from fbackprop.verify._vjp import vjp
 from fbackprop.verify.cases import LOSSES, TITLED, Case
+from fbackprop.verify.network import layer
 from fbackprop.verify.report.report import Report
 
 N = 5

@@ -25,14 +25,12 @@ from fbackprop.checks import example_count
 from fbackprop.meshes import off_mesh, take_rows
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
-from fbackprop.verify.checks.test_points import as_numpy
 from fbackprop.verify.example_norms import example_norms, mean
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.witnesses.arguments import Leaves, signature_of
 from fbackprop.verify.witnesses.comparison import Difference, compare
-from fbackprop.verify.witnesses.rules import Rule
-from fbackprop.verify.witnesses.traces import Witnesses, evaluate, gather_witnesses
+from fbackprop.verify.witnesses.rule import Leaves, Rule, as_numpy, signature_of
+from fbackprop.verify.witnesses.traces import Setting, Witnesses, evaluate, gather_witnesses
 from fbackprop.verify.witnesses.verdicts import judge
 
 # Where the measured bound says nothing, as of a kernel that computes in float32 alone, an error is
@@ -261,11 +259,12 @@ def compare_gradients(traced: Traced, leaves: Leaves) -> Compared:
 
 def measure(traced: Traced, leaves: Leaves) -> tuple[list[Difference], np.ndarray]:
   """The maths verdict of `verify.vjp` at one point: the differences, and which leaves are wrong."""
-  values = evaluate(traced.witnesses, leaves, SEED, NOISE)
+  at = Setting(traced.witnesses, leaves, SEED)
+  values = evaluate(at, NOISE)
   assert values.bars_want is not None
   may_be_vacuous = bool(values.fragile or values.foreign)
   differences = compare(values.bars, values.bars_want, 1.0, may_be_vacuous)
-  judgements = judge(traced.rule, traced.witnesses, leaves, SEED, differences, NOISE.seed)
+  judgements = judge(at, differences, NOISE.seed)
   failed = {j.difference.leaf for j in judgements if j.ruling in ("fail", "undefined")}
   wrong = [
     d.leaf in failed

@@ -1,1 +1,1 @@
-"""The checks of a rule, each in the order in which they rule each other out."""
+"""The checks of a rule: what has to hold, and at which points."""

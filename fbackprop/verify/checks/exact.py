@@ -6,77 +6,75 @@ shape, dtype and weak type of its argument; arguments aren't changed.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, failure, finding_at, first_index
+from fbackprop.verify.checks.problem import Baseline, Problem
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report.findings import Finding, RuleError
-from fbackprop.verify.witnesses.arguments import Leaves, with_float0
-from fbackprop.verify.witnesses.rules import Rule, first_line
+from fbackprop.verify.witnesses.comparison import compare
+from fbackprop.verify.witnesses.rule import Leaves, Rule, in_dtypes_of, raised
+from fbackprop.verify.witnesses.traces import Setting, Witnesses, evaluate
 
 # Powers of two, one of them negative: |y_bar| is linear in what is positive.
 FACTORS = (2.0**7, 2.0**-7, -0.5)
 
 
-def own_cotangents(outputs: Sequence[Any], y_bar: Sequence[np.ndarray]) -> Leaves:
-  """The cotangents of all outputs, in their own dtypes."""
-  floats = [o.dtype for o in outputs if is_float(o.dtype)]
-  return with_float0(list(outputs), [jnp.asarray(b, d) for b, d in zip(y_bar, floats, strict=True)])
-
-
 def call(rule: Rule, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
-  """The rule as it is; whatever it raises comes as a RuleError.
+  """Call the rule as it is.
 
   Raises:
-    RuleError: also where JAX refuses what the rule returns.
+    RuleError: for whatever it raises; also where JAX refuses what the rule returns.
   """
-  try:
-    return rule.both(leaves, y_bar)
-  except RuleError:
-    raise
-  except Exception as error:
-    raise as_rule_error(error) from error
+  return as_rule(rule.both, leaves, y_bar)
 
 
-def shapes_of_call(rule: Rule, leaves: Sequence[Any], y_bar: Sequence[Any]) -> None:
-  """The same for its shapes and structure alone: nothing is computed.
+def check_shapes(rule: Rule, leaves: Sequence[Any], y_bar: Sequence[Any]) -> None:
+  """Check shapes and structure alone: nothing is computed.
 
   Raises:
     RuleError: as `call`.
   """
   backward, bars = rule.of_floats(y_bar)
+  as_rule(jax.eval_shape, backward, list(leaves), bars)
+
+
+def compiled(rule: Rule, leaves: Leaves, y_bar: Leaves) -> Leaves:
+  """Run the rule under jit, in its own dtype.
+
+  Raises:
+    RuleError: as `call`.
+  """
+  backward, floats = rule.of_floats(y_bar)
+  return as_rule(jax.jit(backward), leaves, floats)
+
+
+def as_rule(function: Callable[..., Any], *arguments: Any) -> Any:
+  """Call a function; whatever it raises comes as a RuleError."""
   try:
-    jax.eval_shape(backward, list(leaves), bars)
+    return function(*arguments)
   except Exception as error:
     raise as_rule_error(error) from error
 
 
 def as_rule_error(error: Exception) -> RuleError:
-  """An error of the rule: of structure where JAX complains of what a custom rule returned."""
+  """Return an error as one of the rule: of structure where JAX refuses a custom rule's results."""
   if isinstance(error, RuleError):
     return error
-  text = str(error)
-  lowered = text.lower()
-  is_structure = ("custom vjp" in lowered or "custom_vjp" in lowered or "bwd" in lowered) and any(
+  lowered = str(error).lower()
+  is_structure = any(word in lowered for word in ("custom vjp", "custom_vjp", "bwd")) and any(
     word in lowered for word in ("structure", "shape", "dtype", "tuple", "cotangent", "produce")
   )
-  check = "structure" if is_structure else "raises"
-  return RuleError(check, f"{type(error).__name__}: {first_line(error)}")
-
-
-def of_error(error: RuleError, regime: str) -> Finding:
-  """The finding of an error."""
-  return Finding(
-    "fail", error.check, regime, error.leaf, message=str(error), cause=f"{error.check}:"
-  )
+  return RuleError("structure" if is_structure else "raises", raised(error))
 
 
 def check_types(rule: Rule, leaves: Leaves, bars: Leaves) -> list[Finding]:
-  """Dtype and weak type of every cotangent."""
+  """Check dtype and weak type of every cotangent."""
   found = []
   for name, place, bar in zip(rule.signature.float_names, rule.signature.floats, bars, strict=True):
     leaf = leaves[place]
@@ -89,53 +87,35 @@ def check_types(rule: Rule, leaves: Leaves, bars: Leaves) -> list[Finding]:
   return found
 
 
-def check_repeats(
-  rule: Rule,
-  first: tuple[Leaves, Leaves],
-  other: tuple[Leaves, Leaves],
-  bars: Leaves,
-) -> list[Finding]:
-  """The same call again, after another one; and a pullback kept open while another call runs."""
-  call(rule, *other)
-  again = call(rule, *first)[1]
-  found = differing_bits(rule, "repeated call", again, bars)
-  if found:
-    return found
-  leaves, y_bar = first
-  try:
-    y, pull = rule.pullback(leaves)
-    call(rule, *other)
-    tree = jax.tree.unflatten(jax.tree.structure(y), list(y_bar))
-    opened, twice = pull(tree), pull(tree)
-  except RuleError:
-    raise
-  except Exception as error:
-    raise as_rule_error(error) from error
-  found = differing_bits(rule, "pullback after another call", opened, bars)
-  return found or differing_bits(rule, "pullback called twice", twice, bars)
+def check_bits(problem: Problem, baseline: Baseline) -> Evidence:
+  """Check what holds without a tolerance, in the rule's own dtype."""
+  rule, leaves, bars = problem.rule, problem.own_leaves, baseline.bars
+  y_bar = in_dtypes_of(problem.outputs, problem.y_bar)
+  other_bar = in_dtypes_of(problem.outputs, problem.draw(2))
+  other = rule.signature.in_own_dtypes(problem.redrawn())
+  checks: list[tuple[str, Callable[[], Sequence[Finding] | None]]] = [
+    ("zero cotangent", lambda: check_zero(rule, leaves, y_bar, bars)),
+    ("scaled cotangent", lambda: check_scaling(problem, baseline, y_bar)),
+    ("repeated call", lambda: check_repeats(rule, (leaves, y_bar), (other, other_bar), bars)),
+  ]
+  if problem.level != "quick":
+    checks += [
+      ("donated arguments", lambda: check_donation(rule, leaves, y_bar)),
+      ("arguments unchanged", lambda: check_unchanged(rule, leaves, y_bar)),
+    ]
+  found = Evidence()
+  for name, check in checks:
+    try:
+      findings = check()
+    except RuleError as error:
+      findings = failure(error, name).findings
+    if findings is not None:
+      found += Evidence(tuple(findings), (name,))
+  return found
 
 
-def differing_bits(rule: Rule, check: str, got: Leaves, want: Leaves) -> list[Finding]:
-  """A finding of the first leaf that isn't bitwise the same; NaN equals NaN."""
-  for name, g, w in zip(rule.signature.float_names, got, want, strict=True):
-    a, b = np.asarray(g, np.float64), np.asarray(w, np.float64)
-    wrong = ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    if wrong.any():
-      index = tuple(int(i) for i in np.argwhere(wrong)[0])
-      return [
-        Finding(
-          "fail", check, "as given", name, index, float(a[index]), float(b[index]), 0.0,
-          int(wrong.sum()), wrong.size, wrong.shape, "state: the result depends on other calls",
-          "the same call gave other bits",
-        )
-      ]  # fmt: skip
-  return []
-
-
-def check_zero(
-  rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves, regime: str
-) -> list[Finding]:
-  """A zero cotangent gives exactly zero.
+def check_zero(rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves) -> list[Finding]:
+  """Check that a zero cotangent gives exactly zero.
 
   Where the derivative itself leaves the range of the dtype, 0 times infinity is NaN, and no fault:
   `bars`, of the cotangents `y_bar`, aren't finite there, which is judged elsewhere.
@@ -148,70 +128,101 @@ def check_zero(
     numbers = np.asarray(bar, np.float64)
     wrong = (numbers != 0) & ~(np.isnan(numbers) & ~np.isfinite(np.asarray(usual, np.float64)))
     if wrong.any():
-      index = tuple(int(i) for i in np.argwhere(wrong)[0])
-      return [
-        Finding(
-          "fail", "zero cotangent", regime, name, index, float(numbers[index]), 0.0, 0.0,
-          int(wrong.sum()), wrong.size, wrong.shape, "",
-          "a cotangent of zero must give exactly zero",
-        )
-      ]  # fmt: skip
+      message = "a cotangent of zero must give exactly zero"
+      return [exact_finding("zero cotangent", name, numbers, 0.0, wrong, "", message)]
   return []
 
 
-def check_scaling(
-  rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves
-) -> list[tuple[Finding, float]]:
-  """Cotangents times ±2^k give the same bits, scaled; with each finding, its factor."""
-  found = []
+def check_scaling(problem: Problem, baseline: Baseline, y_bar: Leaves) -> list[Finding]:
+  """Check that cotangents times ±2^k give the same bits, scaled.
+
+  Bits that differ count if float64 differs too: else something left the normal range.
+  """
+  confirmed, notes = [], []
   for factor in FACTORS:
-    scaled = [
-      b if b.dtype == jax.dtypes.float0 else b * jnp.asarray(factor, b.dtype) for b in y_bar
-    ]
-    got = call(rule, leaves, scaled)[1]
-    for name, g, w in zip(rule.signature.float_names, got, bars, strict=True):
-      limits = jnp.finfo(g.dtype)
-      a, b = np.asarray(g, np.float64), np.asarray(w, np.float64) * factor
-      # What has left the normal range on the way may differ by what was flushed there.
-      smallest = float(limits.tiny) * 2.0**40
-      in_range = np.isfinite(a) & np.isfinite(b) & ((np.abs(a) > smallest) | (np.abs(b) > smallest))
-      wrong = (a != b) & in_range
-      if wrong.any():
-        index = tuple(int(i) for i in np.argwhere(wrong)[0])
-        finding = Finding(
-          "fail", "scaled cotangent", f"cotangent times {factor:g}", name, index,
-          float(a[index]), float(b[index]), 0.0, int(wrong.sum()), wrong.size, wrong.shape,
-          "cotangent: the rule isn't linear in it", "a power of two must scale every bit alike",
-        )  # fmt: skip
-        found.append((finding, factor))
-        break
-  return found
+    finding = scaled_bits(problem.rule, problem.own_leaves, y_bar, baseline.bars, factor)
+    if finding is None:
+      continue
+    if is_nonlinear(problem, baseline.witnesses, factor):
+      confirmed.append(finding)
+    else:
+      message = "bits differ, float64 agrees"
+      notes.append(finding._replace(kind="note", cause="", message=message))
+  return notes + confirmed[:1]
+
+
+def scaled_bits(
+  rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves, factor: float
+) -> Finding | None:
+  """Return the first leaf whose bits don't scale with the cotangent, or None."""
+  scaled = [b if b.dtype == jax.dtypes.float0 else b * jnp.asarray(factor, b.dtype) for b in y_bar]
+  got = call(rule, leaves, scaled)[1]
+  for name, g, w in zip(rule.signature.float_names, got, bars, strict=True):
+    a, b = np.asarray(g, np.float64), np.asarray(w, np.float64) * factor
+    # What has left the normal range on the way may differ by what was flushed there.
+    smallest = float(jnp.finfo(g.dtype).tiny) * 2.0**40
+    in_range = np.isfinite(a) & np.isfinite(b) & ((np.abs(a) > smallest) | (np.abs(b) > smallest))
+    wrong = (a != b) & in_range
+    if wrong.any():
+      finding = exact_finding(
+        "scaled cotangent", name, a, b, wrong,
+        "cotangent: the rule isn't linear in it", "a power of two must scale every bit alike",
+      )  # fmt: skip
+      return finding._replace(regime=f"cotangent times {factor:g}")
+  return None
+
+
+def is_nonlinear(problem: Problem, witnesses: Witnesses, factor: float) -> bool:
+  """Whether the rule isn't linear in the cotangent in float64 either."""
+  plain, moved = (
+    evaluate(
+      Setting(witnesses, problem.leaves, [b * k for b in problem.y_bar]), problem.noise()
+    ).bars
+    for k in (1.0, factor)
+  )
+  found = compare(moved, [b * factor for b in plain], problem.allowance, True)
+  return any(d.is_wrong.any() for d in found)
+
+
+def check_repeats(
+  rule: Rule, first: tuple[Leaves, Leaves], other: tuple[Leaves, Leaves], bars: Leaves
+) -> list[Finding]:
+  """Repeat a call after another one, and keep a pullback open while another call runs."""
+  call(rule, *other)
+  found = differing_bits(rule, "repeated call", call(rule, *first)[1], bars)
+  if found:
+    return found
+  leaves, y_bar = first
+
+  def call_twice() -> tuple[Leaves, Leaves]:
+    y, pull = rule.pullback(leaves)
+    call(rule, *other)
+    tree = jax.tree.unflatten(jax.tree.structure(y), list(y_bar))
+    return pull(tree), pull(tree)
+
+  opened, twice = as_rule(call_twice)
+  found = differing_bits(rule, "pullback after another call", opened, bars)
+  return found or differing_bits(rule, "pullback called twice", twice, bars)
 
 
 def check_donation(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding]:
-  """Compiled with its arguments' buffers given away, the rule gives the same bits."""
+  """Check that the compiled rule gives the same bits when its arguments' buffers are donated."""
   keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in leaves]
   backward, bars = rule.of_floats(y_bar)
 
-  def copies() -> tuple[Leaves, Leaves]:
+  def run(**options: Any) -> Leaves:
     own = [x if is_key else jnp.array(x, copy=True) for x, is_key in zip(leaves, keys, strict=True)]
-    return own, [jnp.array(b, copy=True) for b in bars]
+    return as_rule(jax.jit(backward, **options), own, [jnp.array(b, copy=True) for b in bars])
 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # JAX warns of each buffer that no output can use.
-    try:
-      kept = jax.jit(backward)(*copies())
-      given = jax.jit(backward, donate_argnums=(1,) if any(keys) else (0, 1))(*copies())
-    except Exception as error:
-      raise as_rule_error(error) from error
-  return [
-    f._replace(cause="state: it differs when its buffers are donated")
-    for f in differing_bits(rule, "donated arguments", given, kept)
-  ]
+    kept, given = run(), run(donate_argnums=(1,) if any(keys) else (0, 1))
+  cause = "state: it differs when its buffers are donated"
+  return [f._replace(cause=cause) for f in differing_bits(rule, "donated arguments", given, kept)]
 
 
 def check_unchanged(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding] | None:
-  """NumPy arguments, strided ones, are as they were after the call.
+  """Check that NumPy arguments, strided ones, are as they were after the call.
 
   Returns:
     None if the rule doesn't take them: arrays of JAX can't be changed.
@@ -230,9 +241,28 @@ def check_unchanged(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding] 
 
 
 def strided(x: Any) -> np.ndarray:
-  """The same numbers in every second place of a larger array."""
+  """Return the same numbers in every second place of a larger array."""
   array = np.asarray(x)
   wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]) if array.ndim else (2,), array.dtype)
   view = wide[..., ::2] if array.ndim else wide[:1].reshape(())
   view[...] = array
   return view
+
+
+def differing_bits(rule: Rule, check: str, got: Leaves, want: Leaves) -> list[Finding]:
+  """Return a finding of the first leaf that isn't bitwise the same; NaN equals NaN."""
+  for name, g, w in zip(rule.signature.float_names, got, want, strict=True):
+    a, b = np.asarray(g, np.float64), np.asarray(w, np.float64)
+    wrong = ~((a == b) | (np.isnan(a) & np.isnan(b)))
+    if wrong.any():
+      cause = "state: the result depends on other calls"
+      return [exact_finding(check, name, a, b, wrong, cause, "the same call gave other bits")]
+  return []
+
+
+def exact_finding(
+  check: str, name: str, got: Any, want: Any, wrong: np.ndarray, cause: str, message: str
+) -> Finding:
+  """Return the finding of the first entry that is wrong, without a tolerance."""
+  index = first_index(wrong)
+  return finding_at("fail", check, AS_GIVEN, name, index, got, want, 0.0, wrong, cause, message)

@@ -1,130 +1,99 @@
-"""The battery: other arguments for the same rule, of the same shapes or with another N.
+"""Where a rule is tested: other arguments of the same shapes, and batches of other sizes.
 
-What a rule does at one random point says little about zeros, ties, saturation, a single example, a
-remainder of a tile. Each regime here is made from the arguments that were given, so that it stays
-in their domain as far as that can be seen: what isn't negative stays so, rows that sum to one still
-do, a symmetric matrix is only scaled, integers stay within the range that was seen.
+One random point says little about zeros, ties, saturation, a single example or a remainder of a
+tile. Each point is made from the arguments as given, so that it stays in their domain as far as
+that can be inferred: what isn't negative stays so, rows that sum to one still do, a symmetric
+matrix is only scaled, integers stay within their range. To add a test point, add a line to
+`value_points`, or a size to `SIZES`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.witnesses.arguments import Leaves, Signature
+from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature
+
+# Batch sizes: none, one, two, three, primes beyond the edges of tiles of 8 to 128.
+SIZES = {
+  "quick": (1,),
+  "large": (1, 13),
+  "standard": (0, 1, 2, 3, 13, 131),
+  "deep": (0, 1, 2, 3, 7, 13, 16, 33, 131, 257),
+}
 
 
-class Regime(NamedTuple):
-  """Arguments, and the size of the cotangent.
+class Point(NamedTuple):
+  """Arguments, and the scale of the cotangent.
 
   Attributes:
     name: as it is printed.
     leaves: float64 and others.
     loss_scale: multiplies the cotangent.
-    only_finite: whether it may lie outside of what the rule is meant for: then it is asked to be
-      finite where the truth is, and no more.
+    only_finite: whether it may lie outside of the rule's domain: then the rule has to be finite
+      where the truth is, and no more.
+    y_bar: cotangents of its own; None for those of the problem.
   """
 
   name: str
   leaves: Leaves
   loss_scale: float = 1.0
   only_finite: bool = False
+  y_bar: Sequence[np.ndarray] | None = None
 
 
-def value_regimes(signature: Signature, leaves: Leaves, level: str, seed: int) -> list[Regime]:
-  """Arguments of the same shapes."""
+def value_points(signature: Signature, leaves: Leaves, level: str, seed: int) -> list[Point]:
+  """Return arguments of the same shapes."""
   rng = np.random.default_rng([seed, 3])
 
-  def changed(name: str, change: Callable[[np.ndarray], np.ndarray], scale: float = 1.0) -> Regime:
-    return Regime(name, of_floats(signature, leaves, change), scale)
+  def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Point:
+    pairs = zip(leaves, signature.is_float, strict=True)
+    return Point(name, [change(np.asarray(x)) if real else x for x, real in pairs])
 
-  found = [changed("redrawn", lambda x: redrawn(rng, x))]
+  def with_others(name: str, change: Callable[[Any], Any]) -> Point:
+    return Point(name, list(map(change, leaves)))
+
+  redraw = partial(redrawn, rng)
+  found = [changed("redrawn", redraw)]
   if level == "quick":
     return found
   found += [
-    changed("some entries zero", lambda x: with_zeros(rng, redrawn(rng, x))),
-    changed("ties", lambda x: rounded_to_half(redrawn(rng, x))),
-    changed("10 times larger", lambda x: scaled(redrawn(rng, x), 10.0)),
-    changed("small", lambda x: scaled(redrawn(rng, x), 2.0**-10)),
-    Regime("loss times 2^40", leaves, 2.0**40),
-    Regime("loss times 2^-40", leaves, 2.0**-40),
-    changed("columns of scale 1e-4 to 1e4", lambda x: column_scaled(rng, redrawn(rng, x))),
+    changed("some entries zero", lambda x: with_zeros(rng, redraw(x))),
+    changed("ties", lambda x: rounded_to_half(redraw(x))),
+    changed("10 times larger", lambda x: scaled(redraw(x), 10.0)),
+    changed("small", lambda x: scaled(redraw(x), 2.0**-10)),
+    Point("loss times 2^40", leaves, 2.0**40),
+    Point("loss times 2^-40", leaves, 2.0**-40),
+    changed("columns of scale 1e-4 to 1e4", lambda x: column_scaled(rng, redraw(x))),
   ]
   for i in signature.floats:
     if leaves[i].size and len(signature.floats) <= 12:
-      own = list(leaves)
-      own[i] = np.zeros_like(leaves[i])
-      found.append(Regime(f"{signature.names[i]} zero", own))
+      zero = np.zeros_like(leaves[i])
+      found.append(Point(f"{signature.names[i]} zero", [*leaves[:i], zero, *leaves[i + 1 :]]))
   if any(is_positive(leaves[i]) and not is_fixed(leaves[i]) for i in signature.floats):
-    own = of_floats(signature, leaves, lambda x: with_signs(rng, x))
-    found.append(Regime("signs changed", own, only_finite=True))
-  found.append(changed("1e4 times larger", lambda x: scaled(redrawn(rng, x), 1e4)))
+    found.append(changed("signs changed", partial(with_signs, rng))._replace(only_finite=True))
+  found.append(changed("1e4 times larger", lambda x: scaled(redraw(x), 1e4)))
   if any(kind(x) in "iub" for x in leaves):
-    labels = [relabelled(rng, x) if is_integer(x) else x for x in leaves]
-    labels = [rng.permutation(np.asarray(x)) if kind(x) == "b" and x.ndim else x for x in labels]
-    found.append(Regime("other labels", labels))
-  if any(is_repeated(x) for x in leaves):
-    for extreme, function in (("smallest", np.min), ("largest", np.max)):
-      own = [np.full_like(x, function(x)) if is_repeated(x) else x for x in leaves]
-      found.append(Regime(f"{extreme} label everywhere", own))
+    relabeled = [relabelled(rng, x) if is_integer(x) else x for x in leaves]
+    found.append(Point("other labels", [permuted_mask(rng, x) for x in relabeled]))
+  if any(map(is_repeated, leaves)):
+    for name, function in (("smallest", np.min), ("largest", np.max)):
+      fill = partial(with_one_label, function)
+      found.append(with_others(f"{name} label everywhere", fill))
   if level == "deep":
     for again in range(2, 8):
       found += [
-        changed(f"redrawn, {again}", lambda x: redrawn(rng, x)),
+        changed(f"redrawn, {again}", redraw),
         changed(f"zeros and ties, {again}", lambda x: with_zeros(rng, rounded_to_half(x))),
-        changed(f"100 times larger, {again}", lambda x: scaled(redrawn(rng, x), 100.0)),
+        changed(f"100 times larger, {again}", lambda x: scaled(redraw(x), 100.0)),
       ]
   return found
 
 
-def of_floats(
-  signature: Signature, leaves: Leaves, change: Callable[[np.ndarray], np.ndarray]
-) -> Leaves:
-  """The leaves, the floats among them changed."""
-  pairs = zip(leaves, signature.is_float, strict=True)
-  return [change(np.asarray(x)) if real else x for x, real in pairs]
-
-
-def is_integer(x: Any) -> bool:
-  return kind(x) in "iu"
-
-
-def kind(x: Any) -> str:
-  """NumPy's letter for what an array holds; "V" for keys."""
-  return x.dtype.kind if isinstance(x.dtype, np.dtype) else "V"
-
-
-def is_positive(x: np.ndarray) -> bool:
-  """Whether it looks like something that may not be negative."""
-  return bool(x.size and (x >= 0).all() and (x > 0).any())
-
-
-def are_probabilities(x: np.ndarray) -> bool:
-  """Whether its rows sum to one."""
-  return bool(x.ndim and x.size and (x >= 0).all() and np.allclose(x.sum(-1), 1, atol=1e-4))
-
-
-def is_mask(x: np.ndarray) -> bool:
-  """Whether it holds zeros and ones alone, both of them."""
-  return bool(x.size > 1 and np.isin(x, (0.0, 1.0)).all() and (x == 0).any() and (x == 1).any())
-
-
-def is_fixed(x: np.ndarray) -> bool:
-  """Whether scaling it would leave its domain."""
-  return are_probabilities(x) or is_mask(x)
-
-
-def is_symmetric(x: np.ndarray) -> bool:
-  """Whether it is a symmetric matrix; one number everywhere is a placeholder, and none."""
-  square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
-  return bool(square and np.ptp(x) != 0 and np.array_equal(x, np.swapaxes(x, -1, -2)))
-
-
-def kept(signature: Signature, leaves: Leaves) -> list[str]:
-  """What every regime keeps of the arguments, so that the rule isn't seen without it."""
+def constraints(signature: Signature, leaves: Leaves) -> list[str]:
+  """Return what every point keeps of the arguments, so that the rule isn't tested without it."""
   found = []
   for i in signature.floats:
     name, x = signature.names[i], np.asarray(leaves[i])
@@ -139,8 +108,64 @@ def kept(signature: Signature, leaves: Leaves) -> list[str]:
   return found
 
 
+# --- Kinds of arrays ------------------------------------------------------------------------------
+
+
+def kind(x: Any) -> str:
+  """Return NumPy's letter for a dtype; "V" for keys."""
+  return x.dtype.kind if isinstance(x.dtype, np.dtype) else "V"
+
+
+def is_integer(x: Any) -> bool:
+  return kind(x) in "iu"
+
+
+def is_positive(x: np.ndarray) -> bool:
+  """Whether entries may presumably not be negative."""
+  return bool(x.size and (x >= 0).all() and (x > 0).any())
+
+
+def are_probabilities(x: np.ndarray) -> bool:
+  """Whether rows sum to one."""
+  return bool(x.ndim and x.size and (x >= 0).all() and np.allclose(x.sum(-1), 1, atol=1e-4))
+
+
+def is_mask(x: np.ndarray) -> bool:
+  """Whether entries are zero or one, and both occur."""
+  return bool(x.size > 1 and np.isin(x, (0.0, 1.0)).all() and (x == 0).any() and (x == 1).any())
+
+
+def is_fixed(x: np.ndarray) -> bool:
+  """Whether scaling leaves the domain."""
+  return are_probabilities(x) or is_mask(x)
+
+
+def is_symmetric(x: np.ndarray) -> bool:
+  """Whether it is a symmetric matrix; one number everywhere is a placeholder, and none."""
+  square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
+  return bool(square and np.ptp(x) != 0 and np.array_equal(x, np.swapaxes(x, -1, -2)))
+
+
+def is_sorted(x: Any) -> bool:
+  """Whether it is a row of integers that never decrease."""
+  return is_integer(x) and x.ndim == 1 and bool((np.diff(x) >= 0).all())
+
+
+def is_repeated(x: Any) -> bool:
+  """Whether integers repeat, as labels do and the entries of a permutation don't."""
+  return is_integer(x) and x.size > 1 and np.unique(np.asarray(x)).size < x.size
+
+
+def is_permutation(x: Any) -> bool:
+  """Whether it holds the numbers from 0 to n - 1."""
+  return is_integer(x) and x.ndim == 1 and np.array_equal(np.sort(x), np.arange(x.size))
+
+
+# --- Other arrays of the same kind ----------------------------------------------------------------
+
+
 def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """Other numbers of the same kind."""
+  """Draw other numbers of the same kind."""
   if x.size == 0 or is_symmetric(x):
     return x
   if are_probabilities(x) and x.shape[-1] > 1:
@@ -160,7 +185,7 @@ def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def with_zeros(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """A third of the entries exactly zero; rows of probabilities become one-hot."""
+  """Set a third of the entries to zero; rows of probabilities become one-hot."""
   if are_probabilities(x):
     return np.asarray(x == x.max(-1, keepdims=True), np.float64)
   if is_symmetric(x) or is_mask(x):
@@ -169,7 +194,7 @@ def with_zeros(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def rounded_to_half(x: np.ndarray) -> np.ndarray:
-  """Multiples of 1/2: many entries are equal, and many sums zero; probabilities sum to less."""
+  """Round to multiples of 1/2, so that entries tie and sums are zero; probabilities sum to less."""
   if are_probabilities(x) and x.shape[-1] > 1:
     return x * 0.75
   if is_symmetric(x) or is_mask(x):
@@ -181,19 +206,19 @@ def rounded_to_half(x: np.ndarray) -> np.ndarray:
 
 
 def with_signs(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """Half of what was positive, negative."""
+  """Negate half of what was positive."""
   if not is_positive(x) or is_fixed(x):
     return x
   return x * np.where(rng.permutation(np.arange(x.size)) % 2, 1.0, -1.0).reshape(x.shape)
 
 
 def scaled(x: np.ndarray, factor: float) -> np.ndarray:
-  """All entries larger, those of probabilities and masks apart."""
+  """Scale all entries but those of probabilities and masks."""
   return x if is_fixed(x) else x * factor
 
 
 def column_scaled(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """The last axis from 1e-4 to 1e4."""
+  """Scale the last axis from 1e-4 to 1e4."""
   if x.ndim == 0 or is_fixed(x) or is_symmetric(x):
     return x
   exponents = np.linspace(-4, 4, x.shape[-1])
@@ -201,7 +226,7 @@ def column_scaled(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def relabelled(rng: np.random.Generator, x: Any) -> Any:
-  """Other integers of the kind that was seen: a permutation stays one, what was sorted stays so."""
+  """Draw other integers of the same kind: a permutation stays one, what was sorted stays sorted."""
   x = np.asarray(x)
   if x.size < 2:
     return x
@@ -215,20 +240,121 @@ def relabelled(rng: np.random.Generator, x: Any) -> Any:
   return np.sort(drawn) if is_sorted(x) else drawn
 
 
-def is_sorted(x: Any) -> bool:
-  """Whether it is a row of integers that never fall."""
-  return is_integer(x) and x.ndim == 1 and bool((np.diff(x) >= 0).all())
+def permuted_mask(rng: np.random.Generator, x: Any) -> Any:
+  """Permute booleans."""
+  return rng.permutation(np.asarray(x)) if kind(x) == "b" and x.ndim else x
 
 
-def is_repeated(x: Any) -> bool:
-  """Whether integers repeat, as labels do and the entries of a permutation don't."""
-  return is_integer(x) and x.size > 1 and np.unique(np.asarray(x)).size < x.size
+def with_one_label(pick: Callable[[Any], Any], x: Any) -> Any:
+  """Set all labels to one of them."""
+  return np.full_like(x, pick(x)) if is_repeated(x) else x
 
 
-def as_numpy(leaves: Sequence[Any]) -> Leaves:
-  """Arrays in NumPy; keys stay what they are."""
+# --- Batches of other sizes -----------------------------------------------------------------------
+
+
+def find_batch(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> dict[int, int] | None:
+  """Find the axis of N examples, by leaf: what can grow together so that f still accepts it.
+
+  Returns:
+    `{leaf: axis}`; None if there is none. Tried are the first axes of leaves of one length, the
+    fewest leaves that will do; the outputs must then grow, or be scalars.
+  """
+  sizes = dict.fromkeys(x.shape[0] for x in leaves if getattr(x, "ndim", 0) and x.shape[0] > 0)
+  for size in sizes:
+    candidates = [i for i, x in enumerate(leaves) if x.ndim and x.shape[0] == size]
+    for group in batch_groups(rule.signature, candidates):
+      if all(accepts(rule, leaves, group, n, outputs, size) for n in (size + 1, 2 * size + 1)):
+        return dict.fromkeys(group, 0)
+  return None
+
+
+def batch_groups(signature: Signature, candidates: list[int]) -> list[list[int]]:
+  """Return sets of leaves that may share the axis of examples; data come after parameters."""
+  by_argument: dict[str, list[int]] = {}
+  for i in candidates:
+    by_argument.setdefault(signature.names[i].partition("/")[0], []).append(i)
+  arguments = list(by_argument.values())
+  found = [[i for own in arguments[first:] for i in own] for first in range(len(arguments))]
+  return [list(g) for g in dict.fromkeys(map(tuple, found + arguments))]
+
+
+def accepts(
+  rule: Rule, leaves: Leaves, group: list[int], n: int, outputs: Sequence[Any], old_n: int
+) -> bool:
+  """Whether f accepts n examples, and only the outputs' first axes grow."""
+  own = [
+    jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) if i in group else x
+    for i, x in enumerate(rule.signature.in_own_dtypes(leaves))
+  ]
+  try:
+    found = jax.tree.leaves(jax.eval_shape(rule.forward, *own))
+  except Exception:  # Whatever f raises, it doesn't accept it.
+    return False
+  old = [tuple(o.shape) for o in outputs]
+  grown = [(n, *o[1:]) if o and o[0] == old_n else o for o in old]
+  return [tuple(o.shape) for o in found] in (grown, old)
+
+
+def batch_points(
+  rule: Rule, leaves: Leaves, batch: dict[int, int], level: str, seed: int
+) -> list[Point]:
+  """Return batches of other sizes: rows that were there, and redrawn ones."""
+  rng = np.random.default_rng([seed, 4])
+  own_n = leaves[next(iter(batch))].shape[0]
+  sizes = [n for n in SIZES[level] if n != own_n]
+  if level != "quick":
+    sizes.append(own_n + 1)
+  is_open = may_be_indices(rule, leaves, batch, rng)
   return [
-    x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else
-    np.asarray(x, np.float64) if is_float(x.dtype) else np.asarray(x)
-    for x in leaves
-  ]  # fmt: skip
+    Point(
+      f"N = {n}",
+      with_batch(rng, rule.signature, leaves, batch, n),
+      only_finite=is_open and n > own_n,
+    )
+    for n in dict.fromkeys(sizes)
+  ]
+
+
+def may_be_indices(
+  rule: Rule, leaves: Leaves, batch: dict[int, int], rng: np.random.Generator
+) -> bool:
+  """Whether integers that enumerate the examples do so for more of them too.
+
+  They may be labels that happen to be as many as the examples: then more examples repeat them, as a
+  rule may not expect of indices. f is asked, with indices of more examples: if its result doesn't
+  change when the new ones become still larger, they don't index examples.
+  """
+  rows = [i for i in batch if is_permutation(leaves[i])]
+  if not rows:
+    return False
+  size = leaves[rows[0]].shape[0]
+  more = 2 * size + 1  # A number that f accepts: see find_batch.
+  outputs = []
+  indices = rng.permutation(more)
+  probe = with_batch(rng, rule.signature, leaves, batch, more)
+  for numbers in (indices, np.where(indices < size, indices, indices + more)):
+    own = [numbers.astype(x.dtype) if i in rows else x for i, x in enumerate(probe)]
+    try:
+      outputs.append([np.asarray(y) for y in rule.forward(*rule.signature.in_own_dtypes(own))])
+    except Exception:  # Whatever f raises, it says nothing of what the numbers are.
+      return True
+  return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*outputs, strict=True))
+
+
+def with_batch(
+  rng: np.random.Generator, signature: Signature, leaves: Leaves, batch: dict[int, int], n: int
+) -> Leaves:
+  """Return the leaves with n examples."""
+  own_n = leaves[next(iter(batch))].shape[0]
+  rows = np.resize(np.arange(own_n), n)
+  found = list(leaves)
+  for i in batch:
+    picked = np.asarray(leaves[i])[rows]
+    if n > own_n and signature.is_float[i]:
+      found[i] = redrawn(rng, picked)
+    elif n < own_n and is_permutation(leaves[i]):
+      found[i] = np.argsort(np.argsort(picked)).astype(picked.dtype)
+    else:
+      found[i] = np.sort(picked) if is_sorted(leaves[i]) else picked
+  return found

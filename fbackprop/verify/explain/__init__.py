@@ -1,1 +1,1 @@
-"""Why a gradient is wrong: the patterns and the edits of a program that reproduce its numbers."""
+"""The search for the cause of a wrong gradient, by mutation of the right one."""

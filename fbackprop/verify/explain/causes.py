@@ -1,37 +1,90 @@
-"""Why a gradient is wrong: the first known slip that reproduces its numbers.
+"""Why a gradient is wrong: the first known fault that reproduces its numbers.
 
-Patterns of the one leaf come first, then alterations of the reference's backward sweep, the simpler
-before the more particular. Each is a concrete array, held against every entry.
+This is mutation testing in reverse. Known faults (mutants) are planted in the reference's own
+backward pass, one after the other, and the first that gives the rule's numbers, entry by entry, is
+the cause. Patterns of the one leaf come first: a factor, a transpose, a clip. Then the reference is
+traced and its backward sweep altered at each step (`tape`): a path cut, a cotangent rounded, a
+derivative taken elsewhere. A sweep is linear in cotangents, so that thousands of mutants are
+screened by inner products, and few are pulled back (`matching`).
+
+The simpler mutants come before the more particular, and those with a free number last, since a
+free number can explain what has another reason. The order is `ORDER`; a new cause is a function
+in the module of its kind, and a line there.
+
+Doubts: a cause is a hypothesis that fits one point within rounding, not a proof. Two faults at once
+fit no mutant but a pair of paths. Where several mutants give the same numbers, as at a point where
+their difference vanishes, the first is named. A budget of time ends the search; what it would have
+found then depends on the machine.
+
+References:
+  DeMillo, Lipton, Sayward, "Hints on test data selection", IEEE Computer 11 (1978).
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.verify.explain import (
-  cotangents,
-  kinks,
-  operands,
-  paths,
-  points,
-  recomputation,
-  rounding,
-  scans,
-  subsets,
+from fbackprop.verify.explain import activations, cotangents, paths, residuals
+from fbackprop.verify.explain.matching import Matcher, Numbers
+from fbackprop.verify.explain.patterns import (
+  WrongLeaf,
+  any_factor,
+  blank_slices,
+  first_fit,
+  last_patterns,
+  looks_rounded,
+  plain_patterns,
+  rearranged,
+  tolerance_of,
 )
-from fbackprop.verify.explain.matching import Matcher, tolerance_of
-from fbackprop.verify.explain.patterns import Problem, find_factor, find_last, find_pattern
-from fbackprop.verify.explain.rearrangement import find_blank_slices, find_rearrangement
 from fbackprop.verify.explain.tape import Tape
 from fbackprop.verify.interpret.primitives import is_float
+from fbackprop.verify.interpret.programs import without_rules
+from fbackprop.verify.witnesses.comparison import Difference
+from fbackprop.verify.witnesses.rule import with_float0
+from fbackprop.verify.witnesses.traces import Setting
 
+# The search isn't made for more numbers than these.
+MOST_NUMBERS = 2_000_000
 UNKNOWN = "no known pattern"
-Stages = tuple[Callable[..., Iterator[Any]], ...]
+
+# The order in which causes are tried: patterns of the leaf alone, and mutants of the sweep.
+ORDER: tuple[tuple[str, tuple[Callable[..., Iterator[Any]], ...]], ...] = (
+  ("patterns", (plain_patterns, rearranged)),
+  ("mutants", (cotangents.output_cotangents,)),
+  ("patterns", (any_factor,)),
+  ("mutants", (
+    activations.slopes_at_kinks,
+    residuals.conditions,
+    activations.other_activations,
+    paths.stop_gradients,
+    paths.cut_paths,
+    residuals.scan_mutants,
+    cotangents.left_out_examples,
+    cotangents.beyond_thresholds,
+    cotangents.left_out_slices,
+    activations.other_points,
+    residuals.other_operands,
+    cotangents.inner_cotangents,
+    activations.at_outputs,
+    cotangents.untransposed_steps,
+    paths.pairs_of_paths,
+    cotangents.others_cotangents,
+    cotangents.multiplied_cotangents,
+    residuals.recomputed,
+    residuals.other_masks,
+    paths.rounded_products,
+  )),
+  ("patterns", (last_patterns,)),
+  ("mutants", (paths.weighted_paths, cotangents.weighted_examples)),  # With a free number.
+  ("patterns", (blank_slices,)),
+)  # fmt: skip
 
 
 def find_cause(
@@ -43,10 +96,9 @@ def find_cause(
   bounds: Sequence[np.ndarray],
   leaf: int,
   *,
-  parts: Any = None,
   budget_s: float = 3.0,
 ) -> str:
-  """Names the cause of a wrong gradient.
+  """Name the cause of a wrong gradient.
 
   Args:
     reference: `reference(*args) -> y`, differentiable in float64, without custom VJPs.
@@ -55,7 +107,6 @@ def find_cause(
     got, want: cotangents of the float leaves of `args`, in order.
     bounds: what |got − want| may be.
     leaf: the number of the leaf that is to be explained, the first wrong one.
-    parts: not read.
     budget_s: the search is given up after this many seconds.
 
   Returns:
@@ -67,91 +118,85 @@ def find_cause(
     'constant factor: 1/2 (match 0e+00)'
   """
   until = time.monotonic() + budget_s
-  leaves = jax.tree.leaves(args)
-  floats = [x for x in leaves if is_float(x.dtype)]
   if not np.isfinite(got[leaf]).all():
     is_true = np.isfinite(want[leaf]).all()
     return "not finite: the rule's numbers, where the true ones are finite" if is_true else UNKNOWN
   if not np.isfinite(want[leaf]).all():
     return UNKNOWN
-  problem = problem_of(args, y_bar, floats, got, want, bounds, leaf)
-  found = find_pattern(problem) or find_rearrangement(problem)
-  if found is None:
-    with suppress(TimeoutError), jax.enable_x64(True), np.errstate(all="ignore"):
-      found = find_edit(reference, args, y_bar, problem, got, want, bounds, leaf, until)
-  if found is None:
-    batch = batch_of(args, y_bar)
-    found = find_factor(problem) or find_last(problem) or find_blank_slices(problem, batch)
-  return found or rounding.looks_rounded(problem.got - problem.want, problem.want) or UNKNOWN
+  numbers = Numbers(got, want, bounds, leaf)
+  wrong = wrong_leaf(args, y_bar, numbers)
+
+  @functools.cache
+  def matcher() -> Matcher | None:
+    with suppress(TimeoutError):
+      return matcher_of(reference, args, y_bar, numbers, wrong.sizes, until)
+    return None
+
+  with jax.enable_x64(True), np.errstate(all="ignore"):
+    for kind, searchers in ORDER:
+      if kind == "patterns":
+        found = first_fit(wrong, *searchers)
+      else:
+        found = first_mutant(matcher(), searchers, until)
+      if found is not None:
+        return found
+  return looks_rounded(wrong) or UNKNOWN
 
 
-def find_edit(
+def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
+  """Name the cause of a wrong leaf, as `find_cause`; "" where the arguments are too large.
+
+  Args:
+    at: the point.
+    differences: of all float leaves.
+    leaf: the number of the wrong one.
+  """
+  if sum(np.size(x) for x in at.leaves) > MOST_NUMBERS:
+    return ""
+  rule = at.witnesses.source
+  with jax.enable_x64(True):
+    own = [jnp.asarray(x) if is_float(x.dtype) else x for x in at.leaves]
+    stripped = without_rules(rule.forward, *own)
+
+    def reference(*args: Any) -> Any:
+      return jax.tree.unflatten(rule.out_structure, stripped(*jax.tree.leaves(args)))
+
+    tree = jax.tree.unflatten(rule.out_structure, with_float0(at.witnesses.outputs, at.y_bar))
+    args = rule.signature.arguments(own)
+    got, want, bounds = zip(*((d.got, d.want, d.bound) for d in differences), strict=True)
+    return find_cause(reference, args, tree, got, want, bounds, leaf)
+
+
+def matcher_of(
   reference: Callable[..., Any],
   args: tuple[Any, ...],
   y_bar: Any,
-  problem: Problem,
-  got: Sequence[np.ndarray],
-  want: Sequence[np.ndarray],
-  bounds: Sequence[np.ndarray],
-  leaf: int,
+  numbers: Numbers,
+  sizes: Sequence[tuple[str, int]],
   until: float,
-) -> str | None:
-  """The alteration of the backward sweep that explains the numbers, or None."""
+) -> Matcher | None:
+  """Trace the backward sweep; None if its program isn't the one whose gradient is wanted."""
   leaves, structure = jax.tree.flatten(args)
 
   def flat(*given: Any) -> list[Any]:
     return jax.tree.leaves(reference(*jax.tree.unflatten(structure, given)))
 
   bars = [b if is_float(b.dtype) else None for b in jax.tree.leaves(y_bar)]
-  tape = Tape(flat, leaves, bars, until)
-  matcher = Matcher(tape, leaf, got, want, bounds)
-  own = matcher.wants()[leaf]
-  # A program that isn't the one whose gradient is wanted would explain nothing.
-  if not (np.abs(own - problem.want) <= 1e-9 * np.max(np.abs(problem.want), initial=0.0)).all():
-    return None
-  early: Stages = (cotangents.output_cotangents,)
-  stages: Stages = (
-    kinks.slopes_at_kinks,
-    operands.conditions,
-    points.other_activations,
-    paths.stop_gradients,
-    partial(paths.cut_paths, sizes=problem.sizes),
-    scans.scan_slips,
-    subsets.left_out,
-    subsets.beyond_thresholds,
-    partial(subsets.left_out, is_first=False),
-    points.other_points,
-    operands.other_operands,
-    cotangents.inner_cotangents,
-    points.everywhere,
-    cotangents.untransposed_steps,
-    paths.pairs_of_paths,
-    cotangents.others_cotangents,
-    cotangents.multiplied_cotangents,
-    recomputation.recomputed,
-    operands.other_masks,
-    rounding.rounded_products,
-  )
-  # What has a number that is free can explain by it what has another reason.
-  loose: Stages = (
-    partial(paths.cut_paths, sizes=problem.sizes, is_free=True),
-    subsets.weighted_examples,
-  )
-  return (
-    first_of(matcher, early, until)
-    or find_factor(problem)
-    or first_of(matcher, stages, until)
-    or find_last(problem)
-    or first_of(matcher, loose, until)
-  )
+  matcher = Matcher(Tape(flat, leaves, bars, until), numbers, sizes)
+  want = numbers.want[numbers.leaf]
+  error = np.abs(matcher.wants[numbers.leaf] - want)
+  return matcher if (error <= 1e-9 * np.max(np.abs(want), initial=0.0)).all() else None
 
 
-def first_of(matcher: Matcher, stages: Stages, until: float) -> str | None:
-  """The first alteration that explains all leaves, else the first that explains this one."""
+def first_mutant(
+  matcher: Matcher | None, searchers: Sequence[Callable[..., Iterator[Any]]], until: float
+) -> str | None:
+  """Return the first mutant that explains all leaves, else the first that explains this one."""
   partly: list[str] = []
-  for stage in stages:
+  for searcher in searchers if matcher is not None else ():
+    assert matcher is not None
     try:
-      found = matcher.first(stage(matcher))
+      found = matcher.first(searcher(matcher))
     except TimeoutError:
       break
     if found is not None and found not in matcher.partial:
@@ -163,37 +208,30 @@ def first_of(matcher: Matcher, stages: Stages, until: float) -> str | None:
   return partly[0] if partly else None
 
 
-def problem_of(
-  args: tuple[Any, ...],
-  y_bar: Any,
-  floats: Sequence[Any],
-  got: Sequence[np.ndarray],
-  want: Sequence[np.ndarray],
-  bounds: Sequence[np.ndarray],
-  leaf: int,
-) -> Problem:
-  """The wrong leaf, with what may explain it."""
-  shape = want[leaf].shape
+def wrong_leaf(args: tuple[Any, ...], y_bar: Any, numbers: Numbers) -> WrongLeaf:
+  """Return the wrong leaf, with what may explain it."""
+  got, want, bounds, leaf = numbers
+  floats = [np.asarray(x) for x in jax.tree.leaves(args) if is_float(x.dtype)]
   others = tuple(
-    (f"float leaf {i}", got[i], w, np.asarray(floats[i]))
+    (f"float leaf {i}", got[i], w, floats[i])
     for i, w in enumerate(want)
-    if i != leaf and w.shape == shape
+    if i != leaf and w.shape == want[leaf].shape
   )
   tolerance = tolerance_of(got[leaf], want[leaf], bounds[leaf])
-  parameter = np.asarray(floats[leaf])
-  return Problem(got[leaf], want[leaf], tolerance, parameter, sizes_of(args, y_bar, leaf), others)
+  batch = batch_of(args, y_bar)
+  sizes = sizes_of(args, y_bar, batch)
+  return WrongLeaf(got[leaf], want[leaf], tolerance, floats[leaf], sizes, others, batch)
 
 
 def batch_of(args: tuple[Any, ...], y_bar: Any) -> int | None:
-  """The number of examples: the first axis of y, else of the last argument with an axis."""
+  """Return the number of examples: the first axis of y, else of the last argument with an axis."""
   shapes = [np.shape(b) for b in jax.tree.leaves(y_bar)]
   shapes += [np.shape(x) for x in jax.tree.leaves(args)[::-1]]
   return next((shape[0] for shape in shapes if shape), None)
 
 
-def sizes_of(args: tuple[Any, ...], y_bar: Any, leaf: int) -> tuple[tuple[str, int], ...]:
-  """Dimensions that may stand in a factor; N is the first axis of y, or what most arrays share."""
-  batch = batch_of(args, y_bar)
+def sizes_of(args: tuple[Any, ...], y_bar: Any, batch: int | None) -> tuple[tuple[str, int], ...]:
+  """Return dimensions that may occur in a factor, each with its name; N is the batch size."""
   found = {} if batch is None else {batch: "N"}
   leaves = jax.tree.leaves(y_bar) + [x for x in jax.tree.leaves(args) if hasattr(x, "shape")]
   for x in leaves:

@@ -1,200 +1,285 @@
-"""Cotangents that were changed: y_bar itself, one on the way, another one in its place."""
+"""Mutants of cotangents: y_bar itself, one on the way, another one instead; examples left out."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
 
-from fbackprop.verify.explain.matching import MOST_ENTRIES, Group, Matcher, Whole, say_each
+from fbackprop.verify.explain.matching import (
+  MOST_ENTRIES,
+  PRODUCT_SHARE,
+  Matcher,
+  Mutants,
+  Sweep,
+  adding,
+  replacing,
+)
 from fbackprop.verify.explain.paths import path_bars
-from fbackprop.verify.explain.patterns import NARROW
-from fbackprop.verify.explain.rearrangement import shifted
-from fbackprop.verify.explain.rounding import narrowed
-
-LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
-
-
-def output_cotangents(matcher: Matcher) -> Iterator[Whole]:
-  """The pullback of something else than y_bar."""
-  tape = matcher.tape
-  for text, change in bar_changes():
-    bars = {place: change(bar) for place, bar in tape.y_bars.items()}
-    if all(np.array_equal(bars[p], tape.y_bars[p]) for p in bars):
-      continue
-    swept, _ = tape.sweep(bars)
-    yield Whole(f"cotangent: {text}", [x[0] for x in tape.at_leaves(swept)])
-
-
-def bar_changes() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
-  """What may be done to y_bar that isn't linear in it."""
-  yield "ignored, as if it were 1", np.ones_like
-  yield "its sign alone", np.sign
-  yield "its absolute value", np.abs
-  yield "squared", np.square
-  yield "squared with its sign", signed_square
-  yield "its mean everywhere", mean_everywhere
-  yield "its sum everywhere", sum_everywhere
-  yield "its first entry everywhere", first_everywhere
-  yield "that of the first example for all", first_row_everywhere
-  yield "divided by its norm", over_norm
-  yield "divided by its largest entry", over_largest
-  yield "negative entries cut off", rectified
-  for limit in LIMITS:
-    yield f"clipped to [{-limit:g}, {limit:g}]", partial(limited, limit)
-
-
-def signed_square(bar: np.ndarray) -> np.ndarray:
-  return np.asarray(bar * np.abs(bar))
-
-
-def mean_everywhere(bar: np.ndarray) -> np.ndarray:
-  return np.full_like(bar, bar.mean())
-
-
-def sum_everywhere(bar: np.ndarray) -> np.ndarray:
-  return np.full_like(bar, bar.sum())
-
-
-def first_everywhere(bar: np.ndarray) -> np.ndarray:
-  return np.full_like(bar, bar.flat[0] if bar.size else 0.0)
-
-
-def first_row_everywhere(bar: np.ndarray) -> np.ndarray:
-  return np.broadcast_to(bar[:, :1], bar.shape) if bar.ndim > 1 else bar
-
-
-def over_norm(bar: np.ndarray) -> np.ndarray:
-  return bar / (np.linalg.norm(bar) or 1.0)
-
-
-def over_largest(bar: np.ndarray) -> np.ndarray:
-  return np.asarray(bar / (np.max(np.abs(bar), initial=0.0) or 1.0))
-
-
-def rectified(bar: np.ndarray) -> np.ndarray:
-  return np.asarray(np.maximum(bar, 0.0))
+from fbackprop.verify.explain.patterns import (
+  NARROW,
+  Candidates,
+  describe_indices,
+  narrowed,
+  shifted,
+)
+from fbackprop.verify.explain.tape import Tape
 
 
 def limited(limit: float, bar: np.ndarray) -> np.ndarray:
-  return np.asarray(np.clip(bar, -limit, limit))
+  """Clip to [-limit, limit]."""
+  return np.clip(bar, -limit, limit)
 
 
-def inner_cotangents(matcher: Matcher) -> Iterator[Group]:
-  """Cotangents on the way that were rounded, clipped, flipped, made positive."""
+LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
+# What may be done to a cotangent that isn't linear in it.
+NONLINEAR: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+  ("its sign alone", np.sign),
+  ("its absolute value", np.abs),
+  ("squared", np.square),
+  ("negative entries cut off", lambda bar: np.maximum(bar, 0.0)),
+)
+OF_OUTPUTS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
+  ("ignored, as if it were 1", np.ones_like),
+  *NONLINEAR[:3],
+  ("squared with its sign", lambda bar: bar * np.abs(bar)),
+  ("its mean everywhere", lambda bar: np.full_like(bar, bar.mean())),
+  ("its sum everywhere", lambda bar: np.full_like(bar, bar.sum())),
+  ("its first entry everywhere", lambda bar: np.full_like(bar, bar.flat[0] if bar.size else 0.0)),
+  (
+    "that of the first example for all",
+    lambda bar: np.broadcast_to(bar[:, :1], bar.shape) if bar.ndim > 1 else bar,
+  ),
+  ("divided by its norm", lambda bar: bar / (np.linalg.norm(bar) or 1.0)),
+  ("divided by its largest entry", lambda bar: bar / (np.max(np.abs(bar), initial=0.0) or 1.0)),
+  *NONLINEAR[3:],
+  *((f"clipped to [{-limit:g}, {limit:g}]", partial(limited, limit)) for limit in LIMITS),
+)
+# So many examples are searched for a run of them that touches neither end.
+LONGEST_FOR_RANGES = 256
+LARGEST_FOR_THRESHOLDS = 20_000
+
+
+def output_cotangents(matcher: Matcher) -> Iterator[Sweep]:
+  """Yield the pullback of something else than y_bar."""
+  tape = matcher.tape
+  for text, change in OF_OUTPUTS:
+    bars = {place: np.asarray(change(bar)) for place, bar in tape.y_bars.items()}
+    if not all(np.array_equal(bars[p], tape.y_bars[p]) for p in bars):
+      yield Sweep(f"cotangent: {text}", [x[0] for x in tape.at_leaves(tape.sweep(bars)[0])])
+
+
+def inner_cotangents(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield cotangents on the way that were rounded, clipped, flipped, made positive."""
   for place, bar, where in path_bars(matcher):
-    changes = [(f"precision: the cotangent of {where} is rounded to {name}", narrowed(dtype, bar))
-               for name, dtype in NARROW]  # fmt: skip
-    changes += [
-      (f"clipped: the cotangent of {where} to [{-limit:g}, {limit:g}]", limited(limit, bar))
-      for limit in LIMITS
-    ]
-    changes += [
-      (f"cotangent: that of {where}, {text}", change(bar))
-      for text, change in (
-        ("its sign alone", np.sign),
-        ("its absolute value", np.abs),
-        ("squared", np.square),
-        ("negative entries cut off", rectified),
-      )
-    ]
-    changes += [
-      (f"{text}, the cotangent of {where}", moved[None]) for text, moved in shifted(bar[0])
-    ]
-    for i in range(1, bar.ndim):
-      for j in range(i + 1, bar.ndim):
-        if bar.shape[i] == bar.shape[j]:
-          changes.append((f"transposed: the cotangent of {where}", np.swapaxes(bar, i, j)))
-    yield stacked_group({place: bar}, place, changes)
+    yield from replacing(place, bar, changed(bar, where))
 
 
-def stacked_group(
-  bars: dict[int, np.ndarray], place: int, changes: Sequence[tuple[str, np.ndarray]]
-) -> Group:
-  """Replacements of one cotangent as one group."""
-  changes = [(t, b) for t, b in changes if not np.array_equal(b, bars[place])]
-  room = max(1, MOST_ENTRIES // max(1, bars[place].size))
-  changes = changes[:room]
-  texts = [text for text, _ in changes]
-  stack = [b - bars[place] for _, b in changes]
-  empty = np.zeros((0, *bars[place].shape[1:]))
-  return Group({place: np.concatenate(stack) if stack else empty}, partial(say_each, texts))
+def changed(bar: np.ndarray, where: str) -> Candidates:
+  """Yield what a cotangent on the way may be changed to."""
+  for name, dtype in NARROW:
+    yield f"precision: the cotangent of {where} is rounded to {name}", narrowed(dtype, bar)
+  for limit in LIMITS:
+    text = f"clipped: the cotangent of {where} to [{-limit:g}, {limit:g}]"
+    yield text, limited(limit, bar)
+  for text, change in NONLINEAR:
+    yield f"cotangent: that of {where}, {text}", change(bar)
+  for text, moved in shifted(bar[0]):
+    yield f"{text}, the cotangent of {where}", moved
+  for i in range(1, bar.ndim):
+    for j in range(i + 1, bar.ndim):
+      if bar.shape[i] == bar.shape[j]:
+        yield f"transposed: the cotangent of {where}", np.swapaxes(bar, i, j)
 
 
-def others_cotangents(matcher: Matcher) -> Iterator[Group]:
-  """Another cotangent of as many entries in a path's place, summed perhaps along another axis."""
+def others_cotangents(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield another cotangent of as many entries instead, or summed along another axis."""
   tape = matcher.tape
   shapes: dict[tuple[int, ...], list[tuple[np.ndarray, str]]] = {}
   for place, bar in tape.bars.items():
     shapes.setdefault(squeezed(bar), []).append((bar, tape.describe(place)))
-  for k, j in tape.edges:
-    step = tape.steps[k]
-    name = f"{tape.describe(step.outputs[0])} to its operand {j}"
-    shapes.setdefault(squeezed(tape.edges[k, j]), []).append((tape.edges[k, j], name))
+  for (k, j), bar in tape.edges.items():
+    name = f"{tape.describe(tape.steps[k].outputs[0])} to its operand {j}"
+    shapes.setdefault(squeezed(bar), []).append((bar, name))
   for place, bar, where in path_bars(matcher):
-    texts, stack = [], []
-    for other, name in shapes[squeezed(bar)][: max(1, MOST_ENTRIES // max(1, 4 * bar.size))]:
-      for sign, sense in ((1.0, ""), (-1.0, "minus ")):
-        texts.append(f"path: {sense}the cotangent of {name} stands for that of {where}")
-        stack.append(sign * other.reshape(bar.shape) - bar)
-      texts.append(f"path: the cotangent of {name} is added to that of {where}")
-      stack.append(other.reshape(bar.shape))
-      for axis, total in sums(other.reshape(bar.shape)):
-        for name_of, factor in axis_factors(bar.shape[1:], axis):
-          texts.append(f"path: the cotangent of {name}, its {name_of} over axis {axis}, stands for "
-                       f"that of {where}")  # fmt: skip
-          stack.append(factor * total - bar)
-    yield Group({place: np.concatenate(stack)}, partial(say_each, texts))
+    most = max(1, MOST_ENTRIES // max(1, 4 * bar.size))
+    others = [(o.reshape(bar.shape), name) for o, name in shapes[squeezed(bar)][:most]]
+    yield adding(place, (c for other, name in others for c in exchanged(bar, other, name, where)))
+
+
+def exchanged(bar: np.ndarray, other: np.ndarray, name: str, where: str) -> Candidates:
+  """Yield what is added to a cotangent where another one is mistaken for it."""
+  yield f"path: the cotangent of {name} replaces that of {where}", other - bar
+  yield f"path: minus the cotangent of {name} replaces that of {where}", -other - bar
+  yield f"path: the cotangent of {name} is added to that of {where}", other
+  for axis in range(1, bar.ndim) if bar.ndim > 2 else ():
+    total = np.broadcast_to(other.sum(axis, keepdims=True), bar.shape)
+    shape = bar.shape[1:]
+    means = [
+      (f"sum / {n}" if n != bar.shape[axis] else "mean", 1.0 / n)
+      for n in dict.fromkeys((bar.shape[axis], *shape))
+      if n > 1
+    ]
+    for what, factor in (("sum", 1.0), ("negated sum", -1.0), *means):
+      text = f"path: the cotangent of {name}, its {what} over axis {axis - 1}, replaces that of "
+      yield text + where, factor * total - bar
 
 
 def squeezed(bar: np.ndarray) -> tuple[int, ...]:
-  """The shape of a cotangent, without axes of length one."""
+  """Return the shape of a cotangent, without axes of length one."""
   return tuple(n for n in bar.shape[1:] if n != 1)
 
 
-def sums(bar: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-  """Sums along each axis, in the cotangent's shape."""
-  if bar.ndim > 2:
-    for axis in range(1, bar.ndim):
-      yield axis - 1, np.broadcast_to(bar.sum(axis, keepdims=True), bar.shape)
-
-
-def axis_factors(shape: tuple[int, ...], axis: int) -> Iterator[tuple[str, float]]:
-  """What a sum along an axis may be multiplied by."""
-  yield "sum", 1.0
-  yield "negated sum", -1.0
-  for n in dict.fromkeys((shape[axis], *shape)):
-    if n > 1:
-      yield ("mean" if n == shape[axis] else f"sum / {n}"), 1.0 / n
-
-
-def multiplied_cotangents(matcher: Matcher) -> Iterator[Group]:
-  """A path's cotangent with one factor too many, or too few."""
+def multiplied_cotangents(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield a path's cotangent with one factor too many, or too few."""
   tape = matcher.tape
   for place, bar, where in path_bars(matcher):
-    texts, stack = [], []
-    for other in tape.alike(place, is_own=True):
-      value = tape.stacked(other)
-      with np.errstate(all="ignore"):
-        for sense, changed in (("multiplied", bar * value), ("divided", bar / value)):
-          texts.append(f"other function: the cotangent of {where} is {sense} by "
-                       f"{tape.describe(other)}")  # fmt: skip
-          stack.append(changed - bar)
-    stack = stack[: max(1, MOST_ENTRIES // max(1, bar.size))]
-    if stack:
-      yield Group({place: np.concatenate(stack)}, partial(say_each, texts))
+    factors = [(tape.stacked(i), tape.describe(i)) for i in tape.alike(place, is_own=True)]
+    yield from replacing(
+      place,
+      bar,
+      (
+        (f"other function: the cotangent of {where} is {what} by {name}", change(bar, value))
+        for value, name in factors
+        for what, change in (("multiplied", np.multiply), ("divided", np.divide))
+      ),
+    )
 
 
-def untransposed_steps(matcher: Matcher) -> Iterator[Group]:
-  """A linear step applied to its cotangent as it stands, where its transpose belongs."""
+def untransposed_steps(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield a linear step applied to its cotangent as it is, instead of its transpose."""
   tape = matcher.tape
-  for k, step in enumerate(tape.steps):
-    for j, place in enumerate(step.inputs):
-      out = step.outputs[0]
-      is_square = np.shape(tape.values[place]) == np.shape(tape.values[out])
-      if (k, j) not in tape.edges or not is_square or not matcher.is_upstream(place):
-        continue
-      if step.is_elementwise:
-        continue
+  for (k, j), bar in sorted(tape.edges.items()):
+    step = tape.steps[k]
+    place, out = step.inputs[j], step.outputs[0]
+    is_square = np.shape(tape.values[place]) == np.shape(tape.values[out])
+    if is_square and matcher.is_upstream(place) and not step.is_elementwise:
       again = tape.applied(k, {j: tape.bars[out][0]})[0]
-      text = f"other function: {step.name} itself stands for its transpose"
-      yield Group({place: (again - tape.edges[k, j])}, partial(say_each, [text]))
+      text = f"other function: {step.name} itself replaces its transpose"
+      yield Mutants({place: again - bar}, [text])
+
+
+# --- Subsets of a cotangent -----------------------------------------------------------------------
+
+
+def left_out_examples(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield examples, along the first axis of a cotangent, left out or counted twice."""
+  return left_out(matcher, slice(0, 1))
+
+
+def left_out_slices(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield slices along the other axes of a cotangent left out or counted twice."""
+  return left_out(matcher, slice(1, None))
+
+
+def left_out(matcher: Matcher, axes: slice) -> Iterator[Mutants]:
+  """Yield slices of a cotangent left out or counted twice, along some axes."""
+  tape = matcher.tape
+  for place, bar, _ in path_bars(matcher):
+    terms = bar * matcher.tangents[place]
+    for axis in range(1, bar.ndim)[axes]:
+      n = bar.shape[axis]
+      if not 2 <= n <= 4096:
+        continue
+      each = terms.sum(tuple(a for a in range(1, bar.ndim) if a != axis))
+      slack = matcher.slack + PRODUCT_SHARE * np.abs(terms).sum(tuple(range(1, bar.ndim)))
+      for k, what in ((-1.0, "left out"), (1.0, "counted twice")):
+        for selected in fitting_sets(each, k * matcher.target, slack):
+          part = np.zeros_like(bar)
+          slices = (slice(None),) * axis + (selected,)
+          part[slices] = bar[slices]
+          along = "" if axis == 1 else f" along axis {axis - 1}"
+          where = f"{describe_indices(selected, n)}{along} of {tape.describe(place)}"
+          yield Mutants({place: k * part}, [f"subset of examples: {where} {what}"])
+
+
+def fitting_sets(each: np.ndarray, target: np.ndarray, slack: np.ndarray) -> Iterator[np.ndarray]:
+  """Yield sets of columns of `each` `[DIRECTIONS, n]` whose sum is the target."""
+  n = each.shape[1]
+  sums = np.cumsum(each, 1)
+  index = np.arange(n)
+
+  def fits(candidates: np.ndarray) -> np.ndarray:
+    shape = (-1, *(1,) * (candidates.ndim - 1))
+    return (np.abs(candidates - target.reshape(shape)) <= slack.reshape(shape)).all(0)
+
+  for m in np.flatnonzero(fits(each)):
+    yield index[m : m + 1]
+  for m in np.flatnonzero(fits(sums)):
+    if 0 < m < n - 1:
+      yield index[: m + 1]
+  for m in np.flatnonzero(fits(sums[:, -1:] - sums)):
+    if m < n - 2:
+      yield index[m + 1 :]
+  if n <= LONGEST_FOR_RANGES:  # From after the first index to the second.
+    for start, end in np.argwhere(fits(sums[:, None, :] - sums[:, :, None])):
+      if start + 2 <= end < n - 1:
+        yield index[start + 1 : end + 1]
+  for step in range(2, 5):
+    for start in range(step):
+      if n > step and fits(each[:, start::step].sum(1)):
+        yield index[start::step]
+
+
+def beyond_thresholds(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield a cotangent that is cut where a value of its shape is large, or small."""
+  tape = matcher.tape
+  for place, bar, where in path_bars(matcher):
+    if not 2 <= bar.size <= LARGEST_FOR_THRESHOLDS:
+      continue
+    terms = (bar * matcher.tangents[place]).reshape(len(matcher.target), -1)
+    slack = matcher.slack + PRODUCT_SHARE * np.abs(terms).sum(1)
+    for other in tape.alike(place, is_own=True):
+      value = np.asarray(tape.values[other]).ravel()
+      for sense, key in (("", value), ("the magnitude of ", np.abs(value))):
+        for sign, relation in ((1.0, "below"), (-1.0, "above")):
+          order = np.argsort(sign * key, kind="stable")
+          sums = np.cumsum(terms[:, order], 1)
+          fits = (np.abs(sums + matcher.target[:, None]) <= slack[:, None]).all(0)
+          for m in np.flatnonzero(fits[:-1]):
+            limit = key[order[m]]
+            if sign * key[order[m + 1]] <= sign * limit:
+              continue
+            part = np.zeros(bar.size)
+            part[order[: m + 1]] = bar.ravel()[order[: m + 1]]
+            text = (
+              f"other function: nothing passes through {where} where {sense}"
+              f"{tape.describe(other)} is {relation} some {limit:.3g}"
+            )
+            yield Mutants({place: -part.reshape(bar.shape)}, [text])
+
+
+def weighted_examples(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield each example counted with a factor of its own, by least squares."""
+  tape, leaf = matcher.tape, matcher.leaf
+  error = matcher.errors[leaf].ravel()
+  for place in dict.fromkeys([*tape.outputs, *consumers(tape, tape.float_leaves[leaf])]):
+    bar = tape.bars.get(place)
+    if bar is None or bar.ndim < 2 or not matcher.is_upstream(place):
+      continue
+    n = bar.shape[1]
+    if not 2 <= n <= 128 or n + 2 > error.size or n * error.size > MOST_ENTRIES:
+      continue
+    masked = np.eye(n).reshape(n, n, *(1,) * (bar.ndim - 2)) * bar
+    each = tape.at_leaves(tape.sweep({place: masked})[0])[leaf].reshape(n, -1)
+    factors = np.linalg.lstsq(each.T, error, rcond=None)[0]
+    factors = np.where(np.abs(factors) < 1e-9, 0.0, factors)
+    wrong = np.flatnonzero(factors)
+    if not len(wrong) or np.ptp(factors) < 1e-9:
+      continue
+    exact = np.where(np.abs(factors - np.round(factors)) < 1e-7, np.round(factors), factors)
+    counts = sorted({float(f"{1 + c:.6g}") for c in exact[wrong]})
+    what = "left out" if counts == [0.0] else f"counted {', '.join(map(str, counts[:4]))} times"
+    weights = exact.reshape(1, n, *(1,) * (bar.ndim - 2))
+    text = f"subset of examples: {describe_indices(wrong, n)} {what}"
+    yield Mutants({place: weights * bar}, [text])
+
+
+def consumers(tape: Tape, place: int) -> list[int]:
+  """Return the outputs of the steps that read a value, through broadcasts."""
+  found: list[int] = []
+  for step in tape.steps:
+    if place in step.inputs:
+      found += step.outputs
+      if step.name in ("broadcast_in_dim", "reshape"):
+        found += consumers(tape, step.outputs[0])
+  return found

@@ -1,48 +1,23 @@
-"""Paths through the graph that are cut, counted twice or otherwise, or let through."""
+"""Mutants of the graph: paths that are cut, counted twice or otherwise, let through, or rounded."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from fbackprop.verify.explain.matching import PRODUCT_SHARE, Group, Matcher, Whole, altered, say
-from fbackprop.verify.explain.patterns import name_factor
-from fbackprop.verify.explain.tape import Tape
+from fbackprop.verify.explain.matching import PRODUCT_SHARE, Matcher, Mutants, Sweep, swept
+from fbackprop.verify.explain.patterns import NARROW, name_factor, narrowed
+from fbackprop.verify.explain.tape import Hook, Pulled, Tape
+from fbackprop.verify.interpret.primitives import is_float
 
 PATH_FACTORS = (-1.0, 1.0, -2.0, -0.5, 2.0)
-
-
-def stop_gradients(matcher: Matcher) -> Iterator[Group | Whole]:
-  """Each `stop_gradient` of the reference let through, then all of them."""
-  tape = matcher.tape
-  stops = [k for k, step in enumerate(tape.steps) if step.name == "stop_gradient"]
-  for k in stops:
-    step = tape.steps[k]
-    if step.outputs[0] in tape.bars and step.inputs[0] in tape.depends:
-      where = tape.describe(step.inputs[0])
-      text = f"stop_gradient: that of {where} is removed"
-      yield Group({step.inputs[0]: tape.bars[step.outputs[0]]}, partial(say, text))
-  if len(stops) > 1:
-    yield altered(matcher, "stop_gradient: all are removed", let_through)
-
-
-def let_through(
-  tape: Tape, k: int, inputs: list[np.ndarray], bars: list[np.ndarray]
-) -> list[np.ndarray | None] | None:
-  """A `stop_gradient` that stops nothing."""
-  return list(bars) if tape.steps[k].name == "stop_gradient" else None
-
-
-def cut_paths(
-  matcher: Matcher, sizes: Sequence[tuple[str, int]], is_free: bool = False
-) -> Iterator[Group]:
-  """Each edge of the graph, and each value, cut or counted otherwise; backwards."""
-  for place, bar, where in path_bars(matcher):
-    yield Group({place: bar}, partial(say_path, where, sizes), None if is_free else PATH_FACTORS)
+# So many paths are tried in pairs.
+MOST_PATHS = 400
 
 
 def path_bars(matcher: Matcher) -> Iterator[tuple[int, np.ndarray, str]]:
-  """The cotangents that can be cut: of values, and of one of the uses of a value."""
+  """Yield the cotangents that can be cut: of values, and of one of the uses of a value."""
   tape = matcher.tape
   uses: dict[int, int] = {}
   for k, j in tape.edges:
@@ -54,14 +29,24 @@ def path_bars(matcher: Matcher) -> Iterator[tuple[int, np.ndarray, str]]:
         yield place, tape.bars[place], tape.describe(place)
     for j, place in enumerate(step.inputs):
       if (k, j) in tape.edges and matcher.is_upstream(place):
-        where = f"{tape.describe(step.outputs[0])} to its operand {j}"
-        if len(step.inputs) == 1:
-          where = tape.describe(step.outputs[0])
-        yield place, tape.edges[k, j], where
+        where = tape.describe(step.outputs[0])
+        yield place, tape.edges[k, j], where + f" to its operand {j}" * (len(step.inputs) > 1)
 
 
-def say_path(where: str, sizes: Sequence[tuple[str, int]], e: int, k: float) -> str:
-  """What happened to a path that contributes 1 + k times what it should."""
+def cut_paths(matcher: Matcher, is_free: bool = False) -> Iterator[Mutants]:
+  """Yield each edge of the graph, and each value, cut or counted otherwise; backwards."""
+  for place, bar, where in path_bars(matcher):
+    say = partial(describe_path, where, matcher.sizes)
+    yield Mutants({place: bar}, say, None if is_free else PATH_FACTORS)
+
+
+def weighted_paths(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield each edge counted with any factor."""
+  return cut_paths(matcher, is_free=True)
+
+
+def describe_path(where: str, sizes: Sequence[tuple[str, int]], k: float) -> str:
+  """Say what happened to a path that contributes 1 + k times what it should."""
   known = {-1.0: "is missing", 1.0: "is counted twice", -2.0: "has the wrong sign"}
   if k in known:
     return f"path: the one through {where} {known[k]}"
@@ -69,24 +54,63 @@ def say_path(where: str, sizes: Sequence[tuple[str, int]], e: int, k: float) -> 
   return f"path: the one through {where} is counted with the factor {name}"
 
 
-def pairs_of_paths(matcher: Matcher) -> Iterator[Group]:
-  """Two paths at once, each missing, doubled or of the wrong sign."""
-  found = list(path_bars(matcher))[:400]
+def pairs_of_paths(matcher: Matcher) -> Iterator[Mutants]:
+  """Yield two paths at once, each missing, doubled or of the wrong sign."""
+  found = list(path_bars(matcher))[:MOST_PATHS]
   if len(found) < 2:
     return
   products = [matcher.products(place, bar) for place, bar, _ in found]
-  s = np.stack([p[0][:, 0] for p in products], 1)
-  terms = np.stack([p[1][:, 0] for p in products], 1)
+  s, terms = (np.stack([p[i][:, 0] for p in products], 1) for i in (0, 1))
   target = matcher.target[:, None, None]
+  slack = matcher.slack[:, None, None] + PRODUCT_SHARE * (terms[:, :, None] + terms[:, None, :])
   for a in (-1.0, 1.0, -2.0):
     for b in (-1.0, 1.0, -2.0):
       left = np.abs(a * s[:, :, None] + b * s[:, None, :] - target)
-      slack = matcher.slack[:, None, None] + PRODUCT_SHARE * (terms[:, :, None] + terms[:, None, :])
       for i, j in np.argwhere((left <= slack).all(0))[:8]:
         if i == j:
           continue
         (p, p_bar, p_name), (q, q_bar, q_name) = found[i], found[j]
         bars = {p: a * p_bar + b * q_bar} if p == q else {p: a * p_bar, q: b * q_bar}
-        first = say_path(p_name, (), 0, a)
-        second = say_path(q_name, (), 0, b).removeprefix("path: ")
-        yield Group(bars, partial(say, f"{first}, and {second}"))
+        second = describe_path(q_name, (), b).removeprefix("path: ")
+        yield Mutants(bars, [f"{describe_path(p_name, (), a)}, and {second}"])
+
+
+def stop_gradients(matcher: Matcher) -> Iterator[Mutants | Sweep]:
+  """Yield each `stop_gradient` of the reference let through, then all of them."""
+  tape = matcher.tape
+  stops = [k for k, step in enumerate(tape.steps) if step.name == "stop_gradient"]
+  for k in stops:
+    (place, *_), (out, *_) = tape.steps[k].inputs, tape.steps[k].outputs
+    if out in tape.bars and place in tape.depends:
+      text = f"stop_gradient: that of {tape.describe(place)} is removed"
+      yield Mutants({place: tape.bars[out]}, [text])
+  if len(stops) > 1:
+
+    def let_through(k: int, _: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
+      return list(bars) if k in stops else None
+
+    yield swept(matcher, "stop_gradient: all are removed", let_through)
+
+
+def rounded_products(matcher: Matcher) -> Iterator[Sweep]:
+  """Yield every product of matrices, or every step, computed in a narrower dtype."""
+  for name, dtype in NARROW:
+    for only, what in (("dot_general", "products of matrices"), ("", "every step")):
+      for is_in, is_out in ((True, False), (True, True), (False, True)):
+        hook = rounding(matcher.tape, dtype, only, is_in, is_out)
+        yield swept(matcher, f"precision: {what} in {name}", hook)
+
+
+def rounding(tape: Tape, dtype: Any, only: str, is_in: bool, is_out: bool) -> Hook:
+  """Return the rule of steps with rounded operands, a rounded result, or both."""
+
+  def hook(k: int, inputs: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
+    if only and tape.steps[k].name != only:
+      return None
+    if is_in:
+      inputs = [narrowed(dtype, x) if is_float(x.dtype) else x for x in inputs]
+      bars = [narrowed(dtype, b) for b in bars]
+    pulled = tape.pull(k, inputs, bars)
+    return [None if b is None else narrowed(dtype, b) for b in pulled] if is_out else pulled
+
+  return hook

@@ -1,1 +1,1 @@
-"""Interpret traced programs in NumPy's float64, with the rounding error of the results."""
+"""Traced programs evaluated in float64, with an estimate of their rounding error."""

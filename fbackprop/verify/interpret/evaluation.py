@@ -1,19 +1,26 @@
-"""A traced program evaluated in float64, and the rounding error of its results.
+"""An interpreter of traced programs in float64 that estimates the rounding error of its results.
 
-The running error bound of Higham (Accuracy and Stability, §3.3) is rigorous and, through more than
-a layer or two, vacuous: it adds up magnitudes where errors cancel. So the error is not bounded but
-measured, by stochastic arithmetic. The program is evaluated several times at once; in each of these
-samples but the first, the result of every operation is moved at random by what its rounding may be,
-and how far the samples spread is how far rounding reaches. What is correlated stays correlated: an
-error made once and used a thousand times counts a thousand times, and x − x is zero.
+A running error analysis (Higham, §3.3) is rigorous and, through more than a layer or two, vacuous:
+it adds up magnitudes where errors cancel. So the error is not bounded but estimated, by Monte Carlo
+arithmetic. The program is evaluated on a batch of samples; in all but the first, the result of
+every operation is perturbed at random by the size of its rounding error, and the spread of the
+samples estimates how far rounding reaches. Correlations are kept: an error made once and used a
+thousand times counts a thousand times, and x − x is zero.
 
 A comparison whose two sides lie within their spread of each other is fragile: rounding might decide
 it. Its outcome is then drawn for each sample, so that the spread covers both branches. Exact
 equality is not fragile: it is a tie, whose branch is the one that is written.
 
+Doubts: a spread of few samples is an estimate, which `witnesses.comparison` pools over rows and
+columns and multiplies generously; no verdict should hang on a factor of two of it. The perturbation
+of a sum, 1 + √K/4 units for K terms, models a random walk of rounding errors, not their worst case.
+A branch of a `cond` and the turns of a loop are those of the unperturbed sample. Primitives that
+only JAX evaluates, as kernels and callbacks, may compute in a narrower dtype: they are named.
+
 References:
-  Parker, "Monte Carlo arithmetic", UCLA CSD-970002 (1997); Vignes, "Discrete stochastic
-  arithmetic for validating results of numerical software", Numerical Algorithms 37 (2004).
+  Higham, "Accuracy and Stability of Numerical Algorithms", SIAM, 2002, §3.3; Parker, "Monte Carlo
+  arithmetic", UCLA CSD-970002 (1997); Vignes, "Discrete stochastic arithmetic for validating
+  results of numerical software", Numerical Algorithms 37 (2004).
 """
 
 import math
@@ -37,21 +44,24 @@ from fbackprop.jaxprs import (
   while_of,
 )
 from fbackprop.verify.interpret import primitives
-from fbackprop.verify.interpret.foreign import is_wide, mapped, own_dtypes, widened
 from fbackprop.verify.interpret.primitives import Samples, digits, is_float, rounded
 from fbackprop.verify.interpret.samples import (
   constant_key,
   held,
   is_real,
+  is_wide,
   lifted,
+  mapped,
+  own_dtypes,
   shifted,
   stacked,
+  widened,
   without_result,
-)
+)  # fmt: skip
 
-# How many times its spread a difference may be and count as fragile.
+# A difference of its sides below so many spreads makes a comparison fragile.
 FRAGILE = 4.0
-# A loop that turns more often has no result: outside of what it is meant for it may never end.
+# A loop of more turns has no result: outside of its domain it may never end.
 MOST_TURNS = 4_000
 # Random numbers are taken from one pool, each time from another place: to draw them anew for every
 # operation would take longer than the operation.
@@ -59,7 +69,7 @@ POOL = np.random.default_rng(0).uniform(-1.0, 1.0, 1 << 20).astype(np.float32)
 
 
 class Noise(NamedTuple):
-  """How an evaluation is perturbed.
+  """The perturbations of an evaluation.
 
   Attributes:
     samples: how many, the unperturbed first one included.
@@ -77,22 +87,8 @@ class Noise(NamedTuple):
   seed: int = 0
 
 
-class Gap(NamedTuple):
-  """The two sides of a comparison, and how often each is the greater.
-
-  Attributes:
-    primitive: "gt", "max", ...
-    above, below, equal: entries in which the first is greater, less, equal to the second.
-  """
-
-  primitive: str
-  above: int
-  below: int
-  equal: int
-
-
 class Evaluator:
-  """Evaluates traced programs.
+  """Evaluates traced programs on a batch of samples, or of points.
 
   Args:
     working: the floating dtype that the program's user works in. A cast to it, or to a wider one,
@@ -120,7 +116,7 @@ class Evaluator:
     self.is_endless = False
 
   def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
-    """The results, each with an axis of samples in front.
+    """Evaluate a program; the results have an axis of samples in front.
 
     Args:
       program: its floats may have any dtype.
@@ -130,7 +126,7 @@ class Evaluator:
       return self.evaluate(program, [lifted(a) for a in arguments], ())
 
   def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
-    """The same for arguments that have the axis already: each sample is a point of its own."""
+    """Evaluate for arguments that have the axis already: each sample is a point of its own."""
     self.are_points = True
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(arguments), ())
@@ -138,7 +134,7 @@ class Evaluator:
   def evaluate(
     self, program: Program, arguments: list[Samples], place: tuple[Any, ...]
   ) -> list[Samples]:
-    """All equations in their order."""
+    """Evaluate all equations in their order."""
     return interpret(
       program,
       arguments,
@@ -147,7 +143,7 @@ class Evaluator:
     )
 
   def apply(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """One equation."""
+    """Evaluate one equation."""
     name, params = equation.primitive.name, equation.params
     if (inner := inner_program(equation)) is not None:
       return self.evaluate(inner, inputs, place)
@@ -176,12 +172,12 @@ class Evaluator:
   # --- Rounding -----------------------------------------------------------------------------------
 
   def constant_of(self, value: Any, aval: Any) -> Samples:
-    """A constant of a program; a Python integer takes the dtype that it was traced with."""
+    """Return a constant of a program; a Python integer has the dtype that it was traced with."""
     is_plain = not isinstance(value, jax.Array) and not is_float(aval.dtype)
     return self.constant(np.asarray(value, aval.dtype) if is_plain else value)
 
   def constant(self, value: Any) -> Samples:
-    """A constant, perturbed where it was rounded when the program was traced.
+    """Return a constant, perturbed where it was rounded when the program was traced.
 
     That can't be seen, but a number that people write, as 0.5 or 3, needs few digits. In float16
     and bfloat16 each array would seem rounded, and an array is rather data: there only a scalar is.
@@ -201,13 +197,13 @@ class Evaluator:
     )
 
   def perturbed(self, x: Samples, units: float) -> Samples:
-    """The samples of a result, moved by some roundings of their size."""
+    """Perturb the samples of a result by some roundings of their size."""
     if self.noise is None or not is_real(x):
       return x
     return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
 
   def flushed(self, moved: np.ndarray) -> np.ndarray:
-    """Results so small that they may be flushed to zero, moved by as much."""
+    """Perturb results so small that they may be flushed to zero, by as much."""
     if self.noise is not None and self.noise.tiny:
       is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
       if is_tiny.any():
@@ -215,7 +211,7 @@ class Evaluator:
     return moved
 
   def moved(self, x: np.ndarray, size: Any) -> np.ndarray:
-    """x · (1 + size · random) in all samples but the first."""
+    """Return x · (1 + size · random) in all samples but the first."""
     assert self.noise is not None
     out = np.empty((self.noise.samples, *x.shape[1:]))
     out[0] = x[0]
@@ -226,7 +222,7 @@ class Evaluator:
     return out
 
   def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-    """Uniform numbers from −1 to 1."""
+    """Draw uniform numbers from −1 to 1."""
     size = math.prod(shape)
     start = int(self.rng.integers(0, POOL.size))
     if size <= POOL.size - start:
@@ -234,7 +230,7 @@ class Evaluator:
     return np.resize(np.roll(POOL, -start), size).reshape(shape)
 
   def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
-    """A sum of K terms, moved by what their roundings, and those of partial sums, come to."""
+    """Evaluate a sum of K terms; perturb it as the roundings of terms and partial sums do."""
     function = primitives.SUMS[name]
     result = np.asarray(function(params, *inputs))
     if self.noise is None or not is_real(result):
@@ -255,10 +251,14 @@ class Evaluator:
     return self.flushed(moved)
 
   def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
-    """An operation that doesn't round, but for a cast to a narrower dtype."""
+    """Evaluate an operation that doesn't round, but for a cast to a narrower dtype."""
     if name == "iota":
       inputs = []
-    if name in primitives.COMPARISONS | {"sign"} and self.noise is not None and is_real(inputs[0]):
+    if (
+      (name in primitives.COMPARISONS or name == "sign")
+      and self.noise is not None
+      and is_real(inputs[0])
+    ):
       return self.decided(name, params, inputs)
     x = primitives.EXACT[name](params, *inputs)
     if name == "convert_element_type" and is_float(params["new_dtype"]) and is_real(inputs[0]):
@@ -272,7 +272,7 @@ class Evaluator:
     return x
 
   def decided(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
-    """A comparison; where rounding might decide it, its outcome is drawn."""
+    """Evaluate a comparison; where rounding might decide it, draw its outcome."""
     outcome = np.asarray(primitives.EXACT[name](params, *inputs))
     gap = inputs[0] if name == "sign" else np.subtract(*primitives.aligned(inputs))
     if outcome.shape[0] == 1:
@@ -295,7 +295,7 @@ class Evaluator:
   # --- Loops, and what JAX evaluates --------------------------------------------------------------
 
   def scan(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """`lax.scan`, step by step."""
+    """Evaluate `lax.scan`, step by step."""
     body, count, carried, length, is_reverse = scan_of(equation)
     consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
     steps = range(length)[::-1] if is_reverse else range(length)
@@ -310,7 +310,7 @@ class Evaluator:
     return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
 
   def cond(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """`lax.cond` and `lax.switch`; the unperturbed sample decides, but each point for itself."""
+    """Evaluate `lax.cond` or `lax.switch`; the unperturbed sample decides, or each point."""
     branches = branches_of(equation)
     index = np.clip(inputs[0], 0, len(branches) - 1)
     taken = np.unique(index if self.are_points else index[:1])
@@ -321,10 +321,11 @@ class Evaluator:
     return found
 
   def loop(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """`lax.while_loop`.
+    """Evaluate `lax.while_loop`.
 
-    The unperturbed sample says how often, for all that are near it; but each point turns as often
-    as it has to, up to some more turns than the first of them: beyond, it has no result.
+    The unperturbed sample decides the number of turns, for all that are near it; but each point
+    turns as often as it has to, up to some more turns than the first of them: beyond, it has no
+    result.
     """
     cond, cond_end, body, body_count = while_of(equation)
     body_end = cond_end + body_count
@@ -354,7 +355,7 @@ class Evaluator:
       carry = moved
 
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
-    """A primitive that isn't written here, sample by sample; its floats are float64 if it can."""
+    """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
     if equation.primitive.name == "bitcast_convert_type":  # Of random bits: exact, as traced.
       own = own_dtypes(equation, inputs)
       return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
@@ -383,7 +384,7 @@ class Evaluator:
             for r in results]  # fmt: skip
 
   def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
-    """Hands a comparison's two sides to who watches."""
+    """Pass a comparison's two sides to `watch`."""
     assert self.watch is not None
     if name in primitives.COMPARISONS or name in ("max", "min"):
       self.watch(place, name, *primitives.aligned(inputs))
@@ -406,7 +407,7 @@ def is_scaling(name: str, inputs: list[Any]) -> bool:
 
 
 def two_largest(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-  """The largest entry over some axes, and the next one: equal where a maximum is tied."""
+  """Return the largest entry over some axes, and the next one: equal where they tie."""
   rows = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
   rows = rows.reshape(*rows.shape[: x.ndim - len(axes)], math.prod(x.shape[a] for a in axes))
   if rows.shape[-1] < 2:  # Of one entry: never tied.

@@ -1,11 +1,12 @@
-"""The primitives of a traced program in NumPy's float64, on several samples of inputs at once.
+"""The primitives of a traced program in NumPy's float64, on a batch of samples at once.
 
 Each array has an axis of samples in front, of length S, or of length 1 where all samples are the
 same. NumPy compiles nothing, so that a program can be evaluated at a hundred points in the time in
-which XLA compiles it for one. A primitive that isn't here is evaluated by JAX, sample by sample.
+which XLA compiles it for one. A primitive that isn't in the tables at the end is evaluated by JAX,
+sample by sample (`samples.mapped`). The tables say what each primitive adds to the rounding error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ Primitive = Callable[..., Samples]
 
 
 def aligned(values: list[np.ndarray]) -> list[np.ndarray]:
-  """Scalars among arrays, with as many axes as these."""
+  """Give scalars among arrays as many axes as these."""
   ndim = max(v.ndim for v in values)
   return [
     v if v.ndim == ndim else v.reshape(v.shape[0], *(1,) * (ndim - v.ndim), *v.shape[1:])
@@ -27,7 +28,7 @@ def aligned(values: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def elementwise(function: Callable[..., Any]) -> Primitive:
-  """The primitive that applies a NumPy function entry by entry."""
+  """Return the primitive that applies a NumPy function entry by entry."""
 
   def apply(params: Any, *values: np.ndarray) -> np.ndarray:
     return np.asarray(function(*aligned(list(values))))
@@ -44,22 +45,14 @@ def power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.power(x, y.astype(x.dtype) if x.dtype.kind == "f" else y)
 
 
-def reciprocal_root(x: np.ndarray) -> np.ndarray:
-  return np.asarray(1 / np.sqrt(x))
-
-
 def round_to_integer(params: Any, x: np.ndarray) -> np.ndarray:
   if int(params["rounding_method"]) == 1:  # To the nearest even one.
     return np.rint(x)
   return np.trunc(x + np.copysign(np.nextafter(0.5, 0.0), x))
 
 
-def one_minus_square(x: np.ndarray) -> np.ndarray:
-  return (1 + x) * (1 - x)
-
-
 def polynomial(x: np.ndarray, *coefficients: np.ndarray) -> np.ndarray:
-  """By Horner's rule; the constant coefficient comes first."""
+  """Evaluate by Horner's rule; the constant coefficient comes first."""
   *rest, total = coefficients
   for coefficient in reversed(rest):
     total = coefficient + x * total
@@ -130,17 +123,13 @@ def squeeze(params: Any, x: np.ndarray) -> np.ndarray:
 
 
 def reduction(function: Callable[..., Any]) -> Primitive:
-  """The primitive that reduces over `axes`."""
+  """Return the primitive that reduces over `axes`."""
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
     axes = tuple(1 + axis for axis in params["axes"])
     return np.asarray(function(x, axis=axes)) if axes else x
 
   return apply
-
-
-def sum_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-  return np.asarray(np.sum(x, axis=axis, dtype=x.dtype))
 
 
 def max_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
@@ -152,14 +141,10 @@ def min_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 
 
 def limit_of(dtype: np.dtype, infinity: float, name: str) -> Any:
-  """The smallest or the largest value of a dtype; complex numbers are ordered by their parts."""
+  """Return the least or the largest value of a dtype; complex numbers compare by their parts."""
   if dtype.kind in "fc":
     return complex(infinity, infinity) if dtype.kind == "c" else infinity
   return name == "max" if dtype.kind == "b" else getattr(np.iinfo(dtype), name)
-
-
-def cumulative_sum(x: np.ndarray, axis: int) -> np.ndarray:
-  return np.cumsum(x, axis=axis, dtype=x.dtype)
 
 
 def concatenate(params: Any, *values: np.ndarray) -> np.ndarray:
@@ -188,7 +173,7 @@ def iota(params: Any, *_: Any) -> np.ndarray:
 
 
 def argument(function: Callable[..., Any]) -> Primitive:
-  """argmax or argmin."""
+  """Return the primitive argmax or argmin."""
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
     (axis,) = params["axes"]
@@ -199,7 +184,7 @@ def argument(function: Callable[..., Any]) -> Primitive:
 
 
 def cumulative(function: Callable[..., Any]) -> Primitive:
-  """cumsum and its kin, from either end."""
+  """Return the primitive of a cumulative function, from either end."""
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
     axis = 1 + params["axis"]
@@ -211,7 +196,7 @@ def cumulative(function: Callable[..., Any]) -> Primitive:
 
 
 def dot_general(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-  """Σ over the contracted axes, as one matrix product for each batch entry and sample."""
+  """Contract axes by one matrix product for each batch entry and sample."""
   (x_sum, y_sum), (x_batch, y_batch) = params["dimension_numbers"]
   x_free = [a for a in range(x.ndim - 1) if a not in x_sum and a not in x_batch]
   y_free = [a for a in range(y.ndim - 1) if a not in y_sum and a not in y_batch]
@@ -227,7 +212,7 @@ def dot_general(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def convert(params: Any, x: np.ndarray) -> np.ndarray:
-  """To another kind; a float stays a float64, and who rounds it to a narrower one is the caller."""
+  """Convert to another kind; a float stays float64, and is rounded by the caller."""
   dtype = np.dtype(params["new_dtype"])
   if is_float(dtype):
     return (x.real if x.dtype.kind == "c" else x).astype(np.float64)
@@ -243,118 +228,72 @@ def is_float(dtype: Any) -> bool:
 
 
 def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
-  """float64 numbers, rounded to another dtype and brought back."""
+  """Round float64 numbers to another dtype and back."""
   return x.astype(np.dtype(dtype)).astype(np.float64)
 
 
 def digits(dtype: Any) -> int:
-  """The bits of a floating dtype's significand, without the hidden one."""
+  """Return the bits of a floating dtype's significand, without the hidden one."""
   return int(ml_dtypes.finfo(np.dtype(dtype)).nmant)
 
 
-def same(params: Any, x: Samples, *_: Any) -> Samples:
-  return x
-
-
-# Whatever they are given they hand on.
+# Passed on as they are.
 PASSED = frozenset((
   "copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary",
   "mesh_cast",
 ))  # fmt: skip
+COMPARISONS = {
+  "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal,
+  "ne": np.not_equal,
+}  # fmt: skip
+
+
+def table(functions: Mapping[str, Callable[..., Any]], alike: str = "") -> dict[str, Primitive]:
+  """Return elementwise primitives; those in `alike` have NumPy's own names."""
+  functions = {**functions, **{name: getattr(np, name) for name in alike.split()}}
+  return {name: elementwise(function) for name, function in functions.items()}
+
 
 # The results of these are exact, or as exact as their inputs: no rounding is added.
 EXACT: dict[str, Primitive] = {
-  "neg": elementwise(np.negative),
-  "abs": elementwise(np.abs),
-  "sign": elementwise(np.sign),
-  "floor": elementwise(np.floor),
-  "ceil": elementwise(np.ceil),
-  "round": round_to_integer,
-  "max": elementwise(np.maximum),
-  "min": elementwise(np.minimum),
-  "is_finite": elementwise(np.isfinite),
-  "rem": elementwise(remainder),
-  "and": elementwise(np.bitwise_and),
-  "or": elementwise(np.bitwise_or),
-  "xor": elementwise(np.bitwise_xor),
-  "not": elementwise(np.invert),
-  "lt": elementwise(np.less),
-  "le": elementwise(np.less_equal),
-  "gt": elementwise(np.greater),
-  "ge": elementwise(np.greater_equal),
-  "eq": elementwise(np.equal),
-  "ne": elementwise(np.not_equal),
-  "clamp": clamp,
-  "select_n": select_n,
-  "broadcast_in_dim": broadcast_in_dim,
-  "reshape": reshape,
-  "transpose": transpose,
-  "squeeze": squeeze,
-  "concatenate": concatenate,
-  "slice": slice_of,
-  "rev": reverse,
-  "iota": iota,
-  "reduce_max": reduction(max_of),
-  "reduce_min": reduction(min_of),
-  "reduce_or": reduction(np.any),
-  "reduce_and": reduction(np.all),
-  "argmax": argument(np.argmax),
-  "argmin": argument(np.argmin),
-  "cummax": cumulative(np.maximum.accumulate),
-  "cummin": cumulative(np.minimum.accumulate),
-  "convert_element_type": convert,
-  "reduce_precision": same,
-}
+  **table(COMPARISONS, "abs sign floor ceil"),
+  **table({
+    "neg": np.negative, "max": np.maximum, "min": np.minimum, "is_finite": np.isfinite,
+    "rem": remainder, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
+    "not": np.invert,
+  }),
+  "round": round_to_integer, "clamp": clamp, "select_n": select_n,
+  "broadcast_in_dim": broadcast_in_dim, "reshape": reshape, "transpose": transpose,
+  "squeeze": squeeze, "concatenate": concatenate, "slice": slice_of, "rev": reverse, "iota": iota,
+  "reduce_max": reduction(max_of), "reduce_min": reduction(min_of),
+  "reduce_or": reduction(np.any), "reduce_and": reduction(np.all),
+  "argmax": argument(np.argmax), "argmin": argument(np.argmin),
+  "cummax": cumulative(np.maximum.accumulate), "cummin": cumulative(np.minimum.accumulate),
+  "convert_element_type": convert, "reduce_precision": lambda params, x: x,
+}  # fmt: skip
 
 # One rounding: half a unit in the last place.
 ROUNDED: dict[str, Primitive] = {
-  "add": elementwise(np.add),
-  "add_any": elementwise(np.add),
-  "sub": elementwise(np.subtract),
-  "mul": elementwise(np.multiply),
-  "div": elementwise(divide),
-  "sqrt": elementwise(np.sqrt),
-  "square": elementwise(np.square),
+  **table({"add": np.add, "add_any": np.add, "sub": np.subtract, "mul": np.multiply}),
+  **table({"div": divide, "one_minus_square": lambda x: (1 + x) * (1 - x)}, "sqrt square"),
   "integer_pow": integer_pow,
-  "one_minus_square": elementwise(one_minus_square),
 }
 
 # What libraries compute to some units in the last place.
-TRANSCENDENTAL: dict[str, Primitive] = {
-  "rsqrt": elementwise(reciprocal_root),
-  "cbrt": elementwise(np.cbrt),
-  "exp": elementwise(np.exp),
-  "exp2": elementwise(np.exp2),
-  "expm1": elementwise(np.expm1),
-  "log": elementwise(np.log),
-  "log1p": elementwise(np.log1p),
-  "log2": elementwise(np.log2),
-  "polynomial": elementwise(polynomial),
-  "sin": elementwise(np.sin),
-  "cos": elementwise(np.cos),
-  "tan": elementwise(np.tan),
-  "tanh": elementwise(np.tanh),
-  "sinh": elementwise(np.sinh),
-  "cosh": elementwise(np.cosh),
-  "atan": elementwise(np.arctan),
-  "atan2": elementwise(arctangent),
-  "asin": elementwise(np.arcsin),
-  "acos": elementwise(np.arccos),
-  "asinh": elementwise(np.arcsinh),
-  "pow": elementwise(power),
-  "logistic": elementwise(logistic),
-  "erf": elementwise(scipy.special.erf),
-  "erfc": elementwise(scipy.special.erfc),
-  "erf_inv": elementwise(scipy.special.erfinv),
-  "lgamma": elementwise(scipy.special.gammaln),
-  "digamma": elementwise(scipy.special.digamma),
-}
+TRANSCENDENTAL = table(
+  {
+    "rsqrt": lambda x: 1 / np.sqrt(x), "polynomial": polynomial, "pow": power,
+    "logistic": logistic, "atan": np.arctan, "atan2": arctangent, "asin": np.arcsin,
+    "acos": np.arccos, "asinh": np.arcsinh, "erf": scipy.special.erf, "erfc": scipy.special.erfc,
+    "erf_inv": scipy.special.erfinv, "lgamma": scipy.special.gammaln,
+    "digamma": scipy.special.digamma,
+  },
+  "cbrt exp exp2 expm1 log log1p log2 sin cos tan tanh sinh cosh",
+)  # fmt: skip
 
 # Sums: the rounding is that of their terms.
 SUMS: dict[str, Primitive] = {
-  "reduce_sum": reduction(sum_of),
+  "reduce_sum": reduction(lambda x, axis: np.sum(x, axis=axis, dtype=x.dtype)),
   "dot_general": dot_general,
-  "cumsum": cumulative(cumulative_sum),
+  "cumsum": cumulative(lambda x, axis: np.cumsum(x, axis=axis, dtype=x.dtype)),
 }
-
-COMPARISONS = {"lt", "le", "gt", "ge", "eq", "ne"}

@@ -1,4 +1,4 @@
-"""Programs traced and made flat: the rule as it is, and the reference without any custom VJP."""
+"""Flat programs: calls inlined, and the reference without any custom VJP."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,19 +21,19 @@ from fbackprop.verify.interpret.samples import constant_key
 
 
 def flat(program: Program, keep_rules: bool) -> Program:
-  """The same program without calls; a custom VJP's rule is gone, its function stays."""
+  """Inline all calls of a program; a custom VJP's rule is dropped, its function stays."""
   if not any(changes(equation, keep_rules) for equation in program.jaxpr.eqns):
     return program
   return jax.make_jaxpr(partial(evaluate_flat, program, keep_rules))(*shapes(program))
 
 
 def shapes(program: Program) -> list[Any]:
-  """What a program is traced with again."""
+  """Return what a program is traced with again."""
   return list(map(shape_of, program.in_avals))
 
 
 def changes(equation: Any, keep_rules: bool) -> bool:
-  """Whether an equation is written otherwise in a flat program."""
+  """Whether an equation changes in a flat program."""
   if keep_rules and has_library_rule(equation):
     return False
   if inner_program(equation) is not None:
@@ -42,7 +42,7 @@ def changes(equation: Any, keep_rules: bool) -> bool:
 
 
 def data_of(program: Program) -> set[Any]:
-  """The `constant_key` of every array of floats that a program is closed over."""
+  """Return the `constant_key` of every array of floats that a program is closed over."""
   return {constant_key(c) for c in program.consts if is_float(c.dtype) and c.size > 1}
 
 
@@ -57,7 +57,7 @@ def evaluate_flat(
   override: Override | None = None,
   place: tuple[Any, ...] = (),
 ) -> list[Any]:
-  """Evaluates a program in JAX, its calls written out, some equations replaced."""
+  """Evaluate a program in JAX, its calls inlined, some equations replaced."""
   compared: dict[Any, Any] = {}
 
   def apply(i: int, equation: Any, inputs: list[Any]) -> list[Any]:
@@ -79,7 +79,7 @@ def flat_body(
   override: Override | None,
   place: tuple[Any, ...],
 ) -> Program:
-  """The flat program of a loop's body or a branch."""
+  """Return the flat program of a loop's body or a branch."""
   if override is None:
     return flat(program, keep_rules)
   function = partial(evaluate_flat, program, keep_rules, override=override, place=place)
@@ -87,7 +87,7 @@ def flat_body(
 
 
 def without_rules(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Any]]:
-  """A function of the same flat arguments whose custom VJPs are gone, for autodiff.
+  """Return a function of the same flat arguments without custom VJPs, for autodiff.
 
   Args:
     function: of arrays; it returns a list of arrays.

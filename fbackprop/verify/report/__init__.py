@@ -1,1 +1,1 @@
-"""What a verification found, and how it is shown."""
+"""The findings of a verification, and how they are rendered."""

@@ -1,31 +1,32 @@
-"""What a verification found: findings, the checks that were made, and what wasn't checked."""
+"""The parts of a report: findings, the checks that were made, and what wasn't checked."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 Verdict = Literal["fail", "oracle fault", "no verdict", "pass"]
 VERDICTS: tuple[Verdict, ...] = ("fail", "oracle fault", "no verdict", "pass")
+Kind = Literal["fail", "oracle fault", "no verdict", "note"]
 
 
 class Finding(NamedTuple):
-  """One thing that is wrong, or that couldn't be judged.
+  """One thing that is wrong, or that has no verdict.
 
   Attributes:
     kind: "fail", "oracle fault" (the rule is right and autodiff of the reference is wrong), "no
       verdict", or "note" (worth knowing, and no reason against a pass).
     check: the check that found it: "maths", "numerics", "zero cotangent", "structure", ...
-    regime: the arguments it was found with: "as given", "N = 1", "float entries zero", ...
-    leaf: the path of the cotangent's leaf, as "params/1/w"; "" if it is no matter of one leaf.
+    regime: the test point: "as given", "N = 1", "some entries zero", ...
+    leaf: the path of the cotangent's leaf, as "params/1/w"; "" if it isn't of one leaf.
     index: the entry with the largest error over its bound; None where there is none.
     got, want, bound: of that entry, float64; None where there is none.
     wrong, size: how many entries of the leaf are beyond their bound, and of how many.
     shape: of the leaf.
-    cause: what reproduces the numbers, as "constant factor: 1/N, N = 32"; what stands before the
-      colon is one of `KINDS`. "" if it wasn't looked for.
+    cause: what reproduces the numbers, as "constant factor: 1/N, N = 32"; the text before the
+      colon is one of `KINDS`. "" if it wasn't searched for.
     message: what happened, in a sentence, where numbers don't say it.
   """
 
-  kind: Literal["fail", "oracle fault", "no verdict", "note"]
+  kind: Kind
   check: str
   regime: str = "as given"
   leaf: str = ""
@@ -41,11 +42,11 @@ class Finding(NamedTuple):
 
 
 class Checked(NamedTuple):
-  """A check that was made, in how many regimes, and its outcome.
+  """A check that was made, at how many test points, and its outcome.
 
   Attributes:
     check: its name.
-    times: how often, over regimes and leaves.
+    times: how often, over test points and leaves.
     verdict: the first that applies, as a report's.
     detail: its figure, such as "largest error 0.3 of its bound".
   """
@@ -57,11 +58,11 @@ class Checked(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """The fields of a `Report`, which adds how they are shown.
+  """The fields of a `Report`, which adds how they are rendered.
 
   Attributes:
     name: of the function.
-    findings: the first is the one to look at: failures before oracle faults before the rest, and
+    findings: the most important first: failures before oracle faults before the rest, and
       among the failures the first along the backward pass.
     checks: what was checked.
     not_checked: what wasn't, each with its reason.
@@ -70,10 +71,10 @@ class Outcome(NamedTuple):
       leaf's largest entry.
     max_sigma: the same error in standard deviations of the propagated rounding error, the largest
       over all entries.
-    level, seed, allowance: as they were asked for.
+    level, seed, allowance: the options.
     seconds: how long it took.
     again: the command or the call that repeats it; "" if there is none.
-    regimes: the arguments at which the mathematics was checked; those where the function isn't
+    regimes: the test points at which the mathematics was checked; those where the function isn't
       finite aren't among them.
   """
 
@@ -103,7 +104,7 @@ class Outcome(NamedTuple):
 
 
 def first_verdict(kinds: Sequence[str]) -> Verdict:
-  """The gravest of some kinds; notes don't count."""
+  """Return the gravest of some kinds; notes don't count."""
   return next((verdict for verdict in VERDICTS if verdict in kinds), "pass")
 
 

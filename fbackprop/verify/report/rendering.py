@@ -1,11 +1,12 @@
-"""A report as a table for people, and as JSON for programs."""
+"""A report as a table for a terminal, as HTML for a notebook, and as JSON for programs."""
 
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fbackprop.markup import BAD, GOOD, UNSURE, headline, paragraph, table_of
 from fbackprop.verify.report.findings import Checked, Finding, Outcome
 
 WIDTH = 100
@@ -17,7 +18,7 @@ INDENT = " " * 6
 
 
 def table(report: Outcome) -> str:
-  """A report for a terminal: the verdict, the findings, the checks, and what wasn't checked.
+  """Render a report for a terminal: verdict, findings, checks, and what wasn't checked.
 
   Args:
     report: of a verification.
@@ -34,18 +35,37 @@ def table(report: Outcome) -> str:
   if report.again and report.verdict != "pass":
     # A command is there to be copied, so it isn't broken where it would fit on a line of its own.
     lines += ["", *wrapped("again: ", report.again)]
-  lines += ["", *lines_of_checks(report.checks)]
+  shown, passed = by_detail(report.checks)
+  lines += ["", *lines_of_checks(shown)]
+  for head, text in remarks(report, passed):
+    lines += wrapped(f"{head}: ", text)
+  return "\n".join(line.rstrip() for line in lines)
+
+
+def by_detail(checks: Iterable[Checked]) -> tuple[list[Checked], list[Checked]]:
+  """Divide checks into those that have something to say, and those that just passed."""
+  shown = [c for c in checks if c.detail or c.verdict != "pass"]
+  return shown, [c for c in checks if c not in shown]
+
+
+def remarks(report: Outcome, passed: Sequence[Checked]) -> Iterator[tuple[str, str]]:
+  """Yield what stands below the table of checks: (head, text)."""
+  if passed:
+    yield "passed", ", ".join(f"{c.check} ×{c.times}" for c in passed)
   if any(check.check == "numerics" for check in report.checks):
-    lines += wrapped("own dtype: ", own_dtype(report))
+    yield (
+      "own dtype",
+      f"largest error {report.worst_ulp:.2g} ULP of the leaf's largest entry, "
+      f"{report.max_sigma:.2g} σ of its rounding",
+    )
   if report.allowance != 1:
-    lines += wrapped("allowance: ", f"every bound was multiplied by {report.allowance:g}")
+    yield "allowance", f"every bound was multiplied by {report.allowance:g}"
   if report.not_checked:
-    lines += wrapped("not checked: ", "; ".join(report.not_checked))
-  return "\n".join(lines)
+    yield "not checked", "; ".join(report.not_checked)
 
 
 def heading(report: Outcome) -> str:
-  """The verdict, the name, and how it was asked for, on one line."""
+  """Return the verdict, the name, and the options, on one line."""
   asked = f"{report.level}, seed {report.seed}, {report.seconds:.1f} s"
   verdict = report.verdict.upper()
   room = WIDTH - len(f"{verdict}:    {asked}")
@@ -53,7 +73,7 @@ def heading(report: Outcome) -> str:
 
 
 def lines_of(finding: Finding, report: Outcome, is_first: bool) -> list[str]:
-  """What is wrong, where, by how much, and why."""
+  """Say what is wrong, where, by how much, and why."""
   parts = [finding.kind if finding.kind == "note" else finding.kind.upper(), finding.check]
   if finding.leaf:
     parts.append(f"{finding.leaf}  {shape_of(finding.shape)}")
@@ -79,33 +99,21 @@ def lines_of(finding: Finding, report: Outcome, is_first: bool) -> list[str]:
   return lines
 
 
-def lines_of_checks(checks: Iterable[Checked]) -> list[str]:
-  """A row for each check that has something to say, and a line for those that just passed."""
-  told = [c for c in checks if c.detail or c.verdict != "pass"]
-  quiet = [c for c in checks if not c.detail and c.verdict == "pass"]
-  lines = []
-  if told:
-    names = [shortened(check.check, 40) for check in told]
-    room = max(map(len, ["check", *names]))
-    lines.append(f"{'check':<{room}}  {'times':>6}  {'outcome':<12}")
-    for name, check in zip(names, told, strict=True):
-      row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
-      lines += wrapped(row, check.detail)
-  if quiet:
-    lines += wrapped("passed: ", ", ".join(f"{c.check} ×{c.times}" for c in quiet))
-  return [line.rstrip() for line in lines]
-
-
-def own_dtype(report: Outcome) -> str:
-  """How far the rule is from the truth in the dtype that it runs in."""
-  return (
-    f"largest error {report.worst_ulp:.2g} ULP of the leaf's largest entry, "
-    f"{report.max_sigma:.2g} σ of its rounding"
-  )
+def lines_of_checks(checks: Sequence[Checked]) -> list[str]:
+  """Return a row for each check that has something to say."""
+  if not checks:
+    return []
+  names = [shortened(check.check, 40) for check in checks]
+  room = max(map(len, ["check", *names]))
+  lines = [f"{'check':<{room}}  {'times':>6}  {'outcome':<12}"]
+  for name, check in zip(names, checks, strict=True):
+    row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
+    lines += wrapped(row, check.detail)
+  return lines
 
 
 def two_numbers(got: float, want: float) -> tuple[str, str]:
-  """Two numbers with as many digits as tell them apart, and two more; 5 to 17 in all."""
+  """Format two numbers with as many digits as distinguish them, and two more; 5 to 17 in all."""
   digits = 5
   if math.isfinite(got) and math.isfinite(want) and got != want:
     largest = max(abs(got), abs(want))
@@ -115,17 +123,17 @@ def two_numbers(got: float, want: float) -> tuple[str, str]:
 
 
 def shape_of(shape: tuple[int, ...]) -> str:
-  """As (128,128): without the spaces, and () for a number."""
+  """Format a shape as (128,128): without the spaces, and () for a number."""
   return f"({','.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def shortened(text: str, room: int) -> str:
-  """The end of a text that is too long: there the name stands."""
+  """Return the end of a text that is too long: the name is there."""
   return text if len(text) <= room else f"…{text[len(text) - max(room, 2) + 1 :]}"
 
 
 def joined(parts: Iterable[str], gap: str) -> list[str]:
-  """Parts in one line, or in more where they don't fit; those that are empty are left out."""
+  """Join parts in one line, or in more where they don't fit; empty ones are left out."""
   lines = [""]
   for part in filter(None, parts):
     pieces = [part] if len(part) <= WIDTH else textwrap.wrap(part, WIDTH - len(INDENT))
@@ -139,7 +147,7 @@ def joined(parts: Iterable[str], gap: str) -> list[str]:
 
 
 def wrapped(prefix: str, text: str) -> list[str]:
-  """A text behind a prefix; the lines that follow are indented as far, if that leaves room."""
+  """Wrap a text behind a prefix; further lines are indented as far, if that leaves room."""
   indent = " " * (len(prefix) if len(prefix) <= WIDTH // 2 else len(INDENT))
   lines = []
   for i, line in enumerate(text.splitlines() or [""]):
@@ -153,16 +161,59 @@ def wrapped(prefix: str, text: str) -> list[str]:
   return lines
 
 
+# --- HTML -----------------------------------------------------------------------------------------
+
+MOST_ROWS = 30
+HEADS = ("", "check", "leaf", "entries", "at", "got", "want", "bound", "why")
+
+
+def to_html(report: Outcome) -> str:
+  """Render a report as HTML, without a page around it; names and messages are escaped."""
+  color = {"pass": GOOD, "fail": BAD}.get(report.verdict, UNSURE)
+  asked = f"{report.name}: {report.level}, seed {report.seed}, {report.seconds:.1f} s"
+  parts = [headline(report.verdict.upper(), color, asked)]
+  parts.append(table_of(HEADS, map(row_of, report.findings[:MOST_ROWS])))
+  if len(report.findings) > MOST_ROWS:
+    parts.append(paragraph(f"and {len(report.findings) - MOST_ROWS} findings more"))
+  if report.again and report.verdict != "pass":
+    parts.append(paragraph(f"again: {report.again}"))
+  shown, passed = by_detail(report.checks)
+  rows = ((check.check, str(check.times), check.verdict, check.detail) for check in shown)
+  parts.append(table_of(("check", "times", "outcome", "detail"), rows))
+  parts += [paragraph(f"{head}: {text}") for head, text in remarks(report, passed)]
+  return "".join(parts)
+
+
+def row_of(finding: Finding) -> tuple[str, ...]:
+  """Return a finding as the cells of `HEADS`."""
+  got, want = "", ""
+  if finding.got is not None and finding.want is not None:
+    got, want = two_numbers(finding.got, finding.want)
+  leaf = f"{finding.leaf} {shape_of(finding.shape)}" if finding.leaf else ""
+  regime = "" if finding.regime == "as given" else f"regime: {finding.regime}"
+  return (
+    finding.kind.upper(),
+    finding.check,
+    leaf,
+    f"{finding.wrong} of {finding.size}" if finding.wrong else "",
+    "" if finding.index is None else f"[{','.join(map(str, finding.index))}]",
+    got,
+    want,
+    "" if finding.bound is None else f"{finding.bound:.1g}",
+    "; ".join(filter(None, (finding.cause, finding.message, regime))),
+  )
+
+
 # --- JSON -----------------------------------------------------------------------------------------
 
 
 def to_json(report: Outcome) -> str:
-  """A report as JSON; a number that isn't finite is a string: "NaN", "Infinity", "-Infinity"."""
+  """Write a report as JSON; a number that isn't finite is "NaN", "Infinity", "-Infinity"."""
   return json.dumps(to_plain(report), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def to_plain(report: Outcome) -> dict[str, Any]:
-  """A report as what JSON can hold; `format`, `verdict` and `ok` stand before the fields."""
+  """Return a report as what JSON can hold; `format`, `verdict` and `ok` come first."""
   head = {"format": FORMAT, "verdict": report.verdict, "ok": report.ok}
   table = {name: plain(value) for name, value in report._asdict().items()}
   for name in ("findings", "checks"):
@@ -173,7 +224,7 @@ def to_plain(report: Outcome) -> dict[str, Any]:
 
 
 def from_json(text: str) -> Outcome:
-  """The report that `to_json` wrote.
+  """Read the report that `to_json` wrote.
 
   Args:
     text: JSON.
@@ -199,7 +250,7 @@ def from_json(text: str) -> Outcome:
 
 
 def plain(value: Any) -> Any:
-  """A field as JSON has it; numbers of NumPy become Python's."""
+  """Return a field as JSON has it; numbers of NumPy become Python's."""
   value = value.item() if hasattr(value, "item") else value
   if isinstance(value, tuple | list):
     return [plain(entry) for entry in value]
@@ -209,7 +260,7 @@ def plain(value: Any) -> Any:
 
 
 def restored(kind: Any, table: Mapping[str, Any]) -> Any:
-  """A NamedTuple from its fields; the annotation tells a number that isn't finite from a text."""
+  """Build a NamedTuple; the annotation says whether a text is a number that isn't finite."""
   fields = {}
   for name in kind._fields:
     value = table[name]

@@ -1,8 +1,7 @@
 """The result of a verification, with the ways to show it: a table, JSON, HTML."""
 
 from fbackprop.verify.report.findings import Outcome
-from fbackprop.verify.report.html import to_html
-from fbackprop.verify.report.rendering import from_json, table, to_json
+from fbackprop.verify.report.rendering import from_json, table, to_html, to_json
 
 
 class Report(Outcome):
@@ -11,25 +10,25 @@ class Report(Outcome):
   __slots__ = ()
 
   def table(self) -> str:
-    """The report for a terminal, in lines of at most 100 columns: see `rendering.table`."""
+    """Render for a terminal, in lines of at most 100 columns: see `rendering.table`."""
     return table(self)
 
   def to_json(self) -> str:
-    """Everything, as JSON that `from_json` reads: see `rendering.to_json`."""
+    """Write everything as JSON that `from_json` reads: see `rendering.to_json`."""
     return to_json(self)
 
   @staticmethod
   def from_json(text: str) -> "Report":
-    """The report that `to_json` wrote; a ValueError for anything else."""
+    """Read the report that `to_json` wrote; a ValueError for anything else."""
     return Report(*from_json(text))
 
   def __repr__(self) -> str:
-    """The verdict in a line; `print` writes the table."""
+    """Return the verdict in a line; `print` writes the table."""
     findings = f", {len(self.findings)} findings" if self.findings else ""
     return f"Report({self.verdict.upper()}: {self.name}{findings}, {len(self.checks)} checks)"
 
   def _repr_html_(self) -> str:
-    """What a notebook shows: see `html.to_html`."""
+    """Render for a notebook: see `rendering.to_html`."""
     return to_html(self)
 
   def __str__(self) -> str:

@@ -1,1 +1,1 @@
-"""The three witnesses: the rule, autodiff of the reference, and its differences."""
+"""The witnesses of a gradient (rule, autodiff, differences), and the verdict on them."""

@@ -1,4 +1,4 @@
-"""The rule's numbers beside the truth, entry by entry, within what rounding can do."""
+"""Comparison of the rule's numbers with the truth, entry by entry, within rounding error."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 # A difference counts from this many spreads on. The spreads are those of roundings four times as
-# large as float64's, and each is at least the spread of the row and the column it stands in.
+# large as float64's, and each is at least that of its row and its column.
 SPREADS = 12.0
 # A bound is vacuous if it exceeds this share of what it bounds.
 VACUOUS = 1e-3
@@ -36,22 +36,24 @@ class Difference(NamedTuple):
   @property
   def worst(self) -> tuple[int, ...]:
     """The entry with the largest error over its bound; one that isn't finite comes first."""
-    with np.errstate(all="ignore"):
-      excess = np.abs(self.got - self.want) / self.bound
-    excess = np.where(np.isnan(excess), np.inf, excess)
+    excess = np.where(np.isnan(self.excess), np.inf, self.excess)
     excess = np.where(self.is_wrong, excess, -1.0)
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
 
   @property
   def share(self) -> float:
     """The largest error over its bound, of the finite entries."""
+    return largest_of(self.excess)
+
+  @property
+  def excess(self) -> np.ndarray:
+    """The errors over their bounds."""
     with np.errstate(all="ignore"):
-      excess = np.abs(self.got - self.want) / self.bound
-    return float(np.max(excess, initial=0.0, where=np.isfinite(excess)))
+      return np.asarray(np.abs(self.got - self.want) / self.bound)
 
 
 def spread(samples: np.ndarray) -> np.ndarray:
-  """The standard deviation of an entry's samples about the first, in the entry's shape.
+  """Return the standard deviation of each entry's samples about the first.
 
   Four samples are few: an entry may be still by chance. So it is at least what the entry's rows
   and columns say together, Π_axis (mean over the other axes) / mean^(ndim − 1).
@@ -81,7 +83,7 @@ def spread(samples: np.ndarray) -> np.ndarray:
 def compare(
   got: Sequence[np.ndarray], want: Sequence[np.ndarray], allowance: float, may_be_vacuous: bool
 ) -> list[Difference]:
-  """Compares the samples of all leaves; the first sample is the number itself.
+  """Compare the samples of all leaves; the first sample is the number itself.
 
   Args:
     got: of the rule, each with an axis of samples.
@@ -113,10 +115,10 @@ def compare(
 
 
 def largest_of(x: np.ndarray) -> float:
-  """The largest size among the finite entries."""
+  """Return the largest magnitude among the finite entries."""
   return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
 
 
 def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Where both aren't finite, whether by the same number or not: then there is no truth to miss."""
+  """Return where neither is finite, equal or not: then there is no truth to miss."""
   return ~np.isfinite(a) & ~np.isfinite(b)

@@ -1,9 +1,18 @@
-"""Kinks: where autodiff of the reference makes a choice, and whether the rule makes another one.
+"""Kinks: ties of comparisons, where a rule may choose another subgradient than autodiff does.
 
-At a tie, an exact equality of the two sides of a comparison, a program has no derivative, and
-every slope between the left and the right one may be chosen. A policy gives each comparison of the
-program a share p of the one side and 1 − p of the other. A rule that equals autodiff under some
-policy, in every entry, differs from the reference by its choices at ties alone.
+At a tie, an exact equality of the two sides of a comparison, a program isn't differentiable, and
+any element of the Clarke subdifferential may be chosen: a convex combination of the derivatives of
+its two sides. A policy gives each comparison a share p of the one side and 1 − p of the other. A
+rule that equals autodiff under some policy, in every entry, differs from the reference by its
+choices at ties alone.
+
+Doubts: the policies that are tried have the shares 0, 1 and 1/2, one for each comparison rather
+than for each entry, and are fitted by coordinate descent. A rule with other choices falls to the
+differences (`verdicts`), which judge single entries.
+
+References:
+  Clarke, "Optimization and Nonsmooth Analysis", Wiley, 1983; Griewank, Walther, "Evaluating
+  Derivatives", SIAM, 2008, chapter 14.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,41 +25,38 @@ import numpy as np
 
 from fbackprop.verify.interpret.evaluation import Evaluator
 from fbackprop.verify.interpret.primitives import COMPARISONS, is_float
-from fbackprop.verify.witnesses.rules import Rule
-from fbackprop.verify.witnesses.traces import Witnesses, truth_with
+from fbackprop.verify.witnesses.traces import Setting, truth_with
 
 Policy = Mapping[tuple[Any, ...], float]
 SHARES = (0.0, 1.0, 0.5)
-# More than that many comparisons at a tie are given one share for all.
+# Beyond this many tied comparisons all have one share.
 MOST_SITES = 8
 
 
-def find_ties(witnesses: Witnesses, leaves: Sequence[Any]) -> list[tuple[Any, ...]]:
-  """The places of the comparisons of the reference that are tied somewhere."""
+def find_ties(at: Setting) -> list[tuple[Any, ...]]:
+  """Return the sites of the comparisons of the reference that are tied somewhere."""
   tied: dict[tuple[Any, ...], None] = {}
 
   def watch(place: tuple[Any, ...], name: str, a: np.ndarray, b: np.ndarray) -> None:
     if a.dtype.kind == "f" and np.any(a == b):
       tied[place if name != "clamp" else place[:-1]] = None
 
-  Evaluator(witnesses.signature.working, watch=watch).run(witnesses.forward, leaves)
+  evaluator = Evaluator(at.witnesses.signature.working, watch=watch)
+  evaluator.run(at.witnesses.forward, at.leaves)
   return list(tied)
 
 
 def fit_policy(
-  rule: Rule,
-  witnesses: Witnesses,
-  leaves: Sequence[Any],
-  y_bar: Sequence[Any],
+  at: Setting,
   got: Sequence[np.ndarray],
   bounds: Sequence[np.ndarray],
   sites: Sequence[tuple[Any, ...]],
 ) -> Policy | None:
-  """The shares under which autodiff gives the rule's numbers; None if none of those tried does."""
+  """Return the shares under which autodiff gives the rule's numbers; None if none does."""
 
   def misfit(policy: Policy) -> int:
     try:
-      want = truth_with(rule, witnesses, leaves, y_bar, partial(at_ties, policy))
+      want = truth_with(at, partial(at_ties, policy))
     except Exception:  # A reference that autodiff can't go through has no policy.
       return -1
     pairs = zip(got, want, bounds, strict=True)
@@ -85,7 +91,7 @@ def fit_policy(
 def at_ties(
   policy: Policy, equation: Any, inputs: list[Any], place: tuple[Any, ...], compared: dict[Any, Any]
 ) -> list[Any] | None:
-  """An equation whose derivative at a tie is that of a policy; None for any other equation."""
+  """Evaluate an equation so that its derivative at a tie is that of a policy; None for others."""
   name = equation.primitive.name
   if name in COMPARISONS:
     compared[equation.outvars[0]] = (place, name, *inputs)
@@ -117,19 +123,19 @@ def at_ties(
 
 
 def mix(share: float, a: Any, b: Any) -> Any:
-  """share · a + (1 − share) · b, in their dtype."""
+  """Return share · a + (1 − share) · b, in their dtype."""
   return jnp.asarray(share, a.dtype) * a + jnp.asarray(1 - share, b.dtype) * b
 
 
 def extreme(a: Any, b: Any, share: float, is_max: bool) -> Any:
-  """max or min, the share of a at a tie stated."""
+  """Return max or min, of which a has a share at a tie."""
   a, b = jnp.broadcast_arrays(a, b)
   first = a > b if is_max else a < b
   return jnp.where(a == b, mix(share, a, b), jnp.where(first, a, b))
 
 
 def reduced(x: Any, axes: tuple[int, ...], share: float, is_max: bool) -> Any:
-  """The maximum over axes: share 1/2 divides its cotangent among ties, 1 gives it to the first."""
+  """Reduce over axes: share 1/2 divides the cotangent among ties, 1 gives it to the first."""
   stopped = jax.lax.stop_gradient(x)
   best = (stopped.max if is_max else stopped.min)(axes, keepdims=True)
   tied = stopped == best

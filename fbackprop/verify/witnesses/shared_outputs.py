@@ -1,4 +1,4 @@
-"""Functions that map a `custom_vjp` function by `jax.vmap` where its rule is right and JAX is not.
+"""Functions that map a `custom_vjp` by `jax.vmap`, where its rule is right and JAX is wrong.
 
 An output that no mapped argument reaches, as a penalty on the weights, is shared by all examples.
 JAX < 0.12 counts its cotangent once per example, silently, and JAX ≥ 0.12 raises. No rule can help
@@ -17,8 +17,7 @@ from jax.extend.linear_util import wrap_init
 
 from fbackprop.jaxprs import HIJAX, bind, equations_of, inner_program
 from fbackprop.verify.interpret.programs import evaluate_flat
-from fbackprop.verify.witnesses.arguments import Leaves
-from fbackprop.verify.witnesses.rules import Rule
+from fbackprop.verify.witnesses.rule import Leaves, Rule
 
 NOTE = (
   "f maps a custom_vjp function one of whose outputs the mapped arguments don't reach: JAX < 0.12 "
@@ -49,7 +48,7 @@ def shares_output(equation: Any) -> bool:
 
 
 def batching_of(rule: Any) -> Mapping[str, Any]:
-  """What JAX has batched a backward rule with; nothing if it hasn't."""
+  """Return what JAX has batched a backward rule with; nothing if it hasn't."""
   function: Any = getattr(rule, "f", None)
   if not getattr(function, "__qualname__", "").startswith("batch_custom_vjp_bwd."):
     return {}
@@ -57,7 +56,7 @@ def batching_of(rule: Any) -> Mapping[str, Any]:
 
 
 def counted_once(rule: Any, outputs: int) -> Any:
-  """A batched backward rule that counts the cotangent of a shared output once.
+  """Return a batched backward rule that counts the cotangent of a shared output once.
 
   The first example has all of it, as by `defvjp(..., generic_batching=True)` of JAX ≥ 0.12.
 
@@ -89,12 +88,12 @@ def counted_once(rule: Any, outputs: int) -> Any:
 
 
 def has_shared_output(rule: Rule, leaves: Leaves) -> bool:
-  """Whether JAX would get the derivative of the function wrong, whatever its rule is."""
+  """Whether JAX gets the derivative of the function wrong, whatever its rule is."""
   return any(map(shares_output, equations_of(jax.make_jaxpr(rule.forward)(*leaves))))
 
 
 def counting_once(f: Callable[..., Any]) -> Callable[..., Any]:
-  """The function, in whose derivative the cotangent of a shared output counts once."""
+  """Return the function with a derivative that counts the cotangent of a shared output once."""
 
   def counted(*args: Any) -> Any:
     leaves, structure = jax.tree.flatten(args)
@@ -113,7 +112,7 @@ def counting_once(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def once(equation: Any, inputs: list[Any], place: Any, compared: Any) -> list[Any] | None:
-  """The outputs of an equation that carries a rule; None for any other."""
+  """Evaluate an equation that carries a rule; None for any other."""
   if equation.primitive.name not in ("custom_vjp_call", HIJAX):
     return None
   params = dict(equation.params)

@@ -1,4 +1,7 @@
-"""Who is right where the rule and autodiff differ: the table of the three witnesses.
+"""Who is right where rule and autodiff differ: the verdict table of the three witnesses.
+
+U is the rule, A autodiff of the reference, D one-sided differences of it (`traces`). A kink's
+slopes are those of the Clarke subdifferential, between the left and the right derivative.
 
 | U, A | D | verdict |
 |---|---|---|
@@ -9,9 +12,19 @@
 | differ | left ≠ right, U outside | fail |
 | agree | differs where smooth | semantic: fail, unless declared |
 
-D is asked along single entries; where the reference is tied in many places at once, a single entry
-moves all of them, and left and right limits of their sum say little about each. Then U is compared
-with autodiff under other policies at the ties (`ties.py`).
+D is asked along the few worst entries of a leaf; where the reference is tied in many places at
+once, a single entry moves all of them, and left and right limits of their sum say little about
+each. Then U is first compared with autodiff under other tie policies (`kinks`), and slopes that
+are right one by one must be so together.
+
+Doubts: D is an estimate with an estimated error, in float64; a verdict of "oracle fault" or "kink"
+is given only where that error is a tenth of what is to be decided, else the rule fails, as it isn't
+what autodiff says. The thresholds are empirical: no false positive on the bank of right rules. A
+loop that ends by a tolerance has no derivative to that accuracy, and is judged by its size.
+
+References:
+  Clarke, "Optimization and Nonsmooth Analysis", Wiley, 1983; Kakade, Lee, "Provably correct
+  automatic subdifferentiation for qualified programs", NeurIPS 2018.
 """
 
 from collections.abc import Sequence
@@ -22,17 +35,16 @@ import numpy as np
 from fbackprop.jaxprs import while_of
 from fbackprop.verify.interpret.primitives import digits, is_float
 from fbackprop.verify.witnesses.comparison import Difference
-from fbackprop.verify.witnesses.differences import Slopes, slopes
 from fbackprop.verify.witnesses.kinks import find_ties, fit_policy
-from fbackprop.verify.witnesses.rules import Rule
-from fbackprop.verify.witnesses.traces import CONSTANTS, Witnesses
+from fbackprop.verify.witnesses.rule import replaced
+from fbackprop.verify.witnesses.traces import CONSTANTS, Setting, Slopes, Witnesses, slopes
 
 Ruling = Literal["fail", "oracle fault", "kink", "undefined", "inexact", "unresolved"]
-# How far a loop that ends by a tolerance, and the differences over it, may be from its limit.
+# Relative tolerance for loops that end by a tolerance, and for the differences over them.
 LOOP_TOLERANCE = 1e-3
 # D resolves a difference if its own error is below this share of it.
 RESOLVED = 0.1
-# So steep are differences, at their small step, where the slope is infinite, as a root's at zero.
+# Differences at their small step are so steep where the slope is infinite, as a root's at zero.
 STEEP = 100.0
 # How many entries of a leaf are asked for.
 ENTRIES = 3
@@ -41,7 +53,7 @@ DIFFERENCE_TOLERANCE = 1e-5
 
 
 class Judgement(NamedTuple):
-  """What is to be said of one leaf that differs.
+  """The verdict on one leaf that differs.
 
   Attributes:
     difference: the leaf.
@@ -54,29 +66,20 @@ class Judgement(NamedTuple):
   why: str = ""
 
 
-def judge(
-  rule: Rule,
-  witnesses: Witnesses,
-  leaves: Sequence[object],
-  y_bar: Sequence[np.ndarray],
-  differences: Sequence[Difference],
-  seed: int,
-) -> list[Judgement]:
-  """The judgement of every leaf that differs, in the order of the backward pass."""
+def judge(at: Setting, differences: Sequence[Difference], seed: int) -> list[Judgement]:
+  """Judge every leaf that differs, in the order of the backward pass."""
   by_leaf = {d.leaf: d for d in differences}
-  wrong = [by_leaf[i] for i in witnesses.first_to_last if by_leaf[i].is_wrong.any()]
+  wrong = [by_leaf[i] for i in at.witnesses.first_to_last if by_leaf[i].is_wrong.any()]
   if not wrong:
     return []
-  ties = find_ties(witnesses, leaves)
-  if ties and not is_smooth(witnesses, leaves, y_bar, seed):
+  ties = find_ties(at)
+  if ties and not is_smooth(at, seed):
     got = [d.got for d in differences]
     bounds = [np.where(d.is_vacuous, np.inf, d.bound) for d in differences]
-    if fit_policy(rule, witnesses, leaves, y_bar, got, bounds, ties) is not None:
+    if fit_policy(at, got, bounds, ties) is not None:
       return [Judgement(d, "kink") for d in wrong]
-  judgements = [judge_leaf(witnesses, leaves, y_bar, d) for d in wrong]
-  if any(j.ruling == "kink" for j in judgements) and not is_joint_slope(
-    witnesses, leaves, y_bar, differences
-  ):
+  judgements = [Judgement(d, ruling_of(at, d)) for d in wrong]
+  if any(j.ruling == "kink" for j in judgements) and not is_joint_slope(at, differences):
     why = "each entry is a slope of the kink, all of them together are not"
     judgements = [
       Judgement(j.difference, "fail", why) if j.ruling == "kink" else j for j in judgements
@@ -84,30 +87,23 @@ def judge(
   return judgements
 
 
-def is_joint_slope(
-  witnesses: Witnesses,
-  leaves: Sequence[object],
-  y_bar: Sequence[np.ndarray],
-  differences: Sequence[Difference],
-) -> bool:
+def is_joint_slope(at: Setting, differences: Sequence[Difference]) -> bool:
   """Whether entries that are slopes one by one are so together.
 
   Where a maximum is tied, each of its inputs may have the whole slope, but not all of them: when
   all move alike, the function is smooth, and the slopes have to sum to its own.
   """
   by_leaf = sorted(differences, key=lambda d: d.leaf)
+  got = [d.got for d in by_leaf]
   everywhere = [d.is_wrong.astype(np.float64) for d in by_leaf]
-  alone = [
-    [wrong if k == i else np.zeros_like(wrong) for k, wrong in enumerate(everywhere)]
-    for i in range(len(everywhere))
-  ]
+  nowhere = [np.zeros_like(d) for d in everywhere]
+  alone = [replaced(nowhere, [i], [wrong]) for i, wrong in enumerate(everywhere)]
   for direction in [everywhere, *alone]:
     if not any(np.any(d) for d in direction):
       continue
-    found = slopes(witnesses, leaves, y_bar, direction)
-    products = [d.got * e for d, e in zip(by_leaf, direction, strict=True)]
-    own = float(sum(p.sum() for p in products))
-    terms = float(sum(np.abs(p).sum() for p in products)) + abs(found.left)
+    found = slopes(at, direction)
+    own, terms = along(got, direction)
+    terms += abs(found.left)
     is_smooth_along = abs(found.left - found.right) <= 1e-5 * terms + 8 * found.error
     is_resolved = found.is_known and found.error < 1e-4 * terms
     is_off = abs(own - found.left) > 1e-3 * terms + 8 * found.error
@@ -116,68 +112,59 @@ def is_joint_slope(
   return True
 
 
-def is_smooth(
-  witnesses: Witnesses, leaves: Sequence[object], y_bar: Sequence[np.ndarray], seed: int
-) -> bool:
-  """Whether left and right agree along random directions."""
+def along(bars: Sequence[np.ndarray], direction: Sequence[np.ndarray]) -> tuple[float, float]:
+  """Return the derivative along a direction, and the sum of its terms' magnitudes."""
+  products = [np.asarray(b * d) for b, d in zip(bars, direction, strict=True)]
+  return float(sum(p.sum() for p in products)), float(sum(np.abs(p).sum() for p in products))
+
+
+def is_smooth(at: Setting, seed: int) -> bool:
+  """Whether left and right derivatives agree along random directions."""
   rng = np.random.default_rng([seed, 1])
   for _ in range(3):
-    direction = random_direction(rng, witnesses, leaves)
-    found = slopes(witnesses, leaves, y_bar, direction)
+    found = slopes(at, random_direction(rng, at))
     size = abs(found.left) + abs(found.right)
     if not abs(found.left - found.right) <= 1e-4 * size + 8 * found.error:
       return False
   return True
 
 
-def random_direction(
-  rng: np.random.Generator, witnesses: Witnesses, leaves: Sequence[object]
-) -> list[np.ndarray]:
-  """A normal direction in every float leaf, as large as what it moves."""
+def random_direction(rng: np.random.Generator, at: Setting) -> list[np.ndarray]:
+  """Draw a normal direction in every float leaf, as large as what it moves."""
   found = []
-  for i in witnesses.signature.floats:
-    leaf = np.asarray(leaves[i])
+  for leaf in at.float_leaves:
     size = float(np.sqrt(np.mean(leaf**2))) if leaf.size else 0.0
     found.append(rng.normal(size=leaf.shape) * (size if 0 < size < np.inf else 1.0))
   return found
 
 
-def judge_leaf(
-  witnesses: Witnesses,
-  leaves: Sequence[object],
-  y_bar: Sequence[np.ndarray],
-  difference: Difference,
-) -> Judgement:
-  """One leaf: the gravest of the rulings of some of its entries."""
+def ruling_of(at: Setting, d: Difference) -> Ruling:
+  """Return the gravest of the rulings of some entries of a leaf."""
   rulings: list[Ruling] = []
   is_resolved = False
-  for index in some_entries(difference):
-    direction = [np.zeros_like(np.asarray(leaves[i])) for i in witnesses.signature.floats]
-    direction[difference.leaf][index] = 1.0
-    found = slopes(witnesses, leaves, y_bar, direction)
-    got, want = float(difference.got[index]), float(difference.want[index])
+  for index in some_entries(d):
+    direction = [np.zeros_like(leaf) for leaf in at.float_leaves]
+    direction[d.leaf][index] = 1.0
+    found = slopes(at, direction)
+    got, want = float(d.got[index]), float(d.want[index])
     rulings.append(rule_on(got, want, found))
     gap = abs(got - want)
     is_resolved |= found.is_known and (not np.isfinite(gap) or found.error <= RESOLVED * gap)
-  for ruling in ("fail", "oracle fault", "kink", "undefined"):
-    if ruling in rulings:
-      if ruling == "fail" and ends_early(witnesses):
-        if is_small(difference):
-          return Judgement(difference, "inexact")
-        if not is_resolved:
-          return Judgement(difference, "unresolved")
-      return Judgement(difference, ruling)
-  return Judgement(difference, "fail")
+  gravity: tuple[Ruling, ...] = ("fail", "oracle fault", "kink", "undefined")
+  ruling: Ruling = next((r for r in gravity if r in rulings), "fail")
+  if ruling == "fail" and rulings and ends_early(at.witnesses):
+    return "inexact" if is_small(d) else "fail" if is_resolved else "unresolved"
+  return ruling
 
 
 def ends_early(witnesses: Witnesses) -> bool:
   """Whether the reference has a loop that ends by a tolerance.
 
-  Autodiff goes through the turns that were made; an implicit rule is that of the limit. So they
-  differ a little; and where the loop ends far from its limit, not even differences tell.
+  Autodiff differentiates the turns that were made; an implicit rule, the limit. So they differ a
+  little; and where the loop ends far from its limit, not even differences decide.
   """
-  return any(ends_by_tolerance(e) for e in witnesses.forward.jaxpr.eqns
-             if e.primitive.name == "while")  # fmt: skip
+  loops = (e for e in witnesses.forward.jaxpr.eqns if e.primitive.name == "while")
+  return any(map(ends_by_tolerance, loops))
 
 
 def is_small(difference: Difference) -> bool:
@@ -194,7 +181,7 @@ def ends_by_tolerance(loop: Any) -> bool:
 
 
 def some_entries(difference: Difference) -> list[tuple[int, ...]]:
-  """The worst entry, and the largest errors among the wrong ones."""
+  """Return the worst entry, and those of the largest errors among the wrong ones."""
   with np.errstate(all="ignore"):
     error = np.abs(difference.got - difference.want)
   error = np.where(difference.is_wrong, np.where(np.isnan(error), np.inf, error), -1.0)
@@ -204,7 +191,7 @@ def some_entries(difference: Difference) -> list[tuple[int, ...]]:
 
 
 def rule_on(got: float, want: float, found: Slopes) -> Ruling:
-  """The row of the table for one entry."""
+  """Return the row of the table for one entry."""
   if not np.isfinite(got):
     sides = [abs(side) for side in (found.left, found.right) if np.isfinite(side)]
     if not sides:
@@ -229,12 +216,12 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
 
 
 def is_finite_slope(found: Slopes) -> bool:
-  """Whether differences converge to something finite."""
+  """Whether differences converge to a finite number."""
   return found.is_known and found.error <= 1e-2 * (abs(found.left) + abs(found.right)) + 1e-6
 
 
 def difference_tolerance(witnesses: Witnesses) -> float:
-  """How closely D can agree with U and A.
+  """Return how closely D can agree with U and A.
 
   A narrow program rounds constants of the slope, as 1/√(2π), that the function doesn't have.
   """
@@ -242,30 +229,22 @@ def difference_tolerance(witnesses: Witnesses) -> float:
   return max(DIFFERENCE_TOLERANCE, 4 * unit)
 
 
-def confirm(
-  witnesses: Witnesses,
-  leaves: Sequence[object],
-  y_bar: Sequence[np.ndarray],
-  bars: Sequence[np.ndarray],
-  seed: int,
-) -> tuple[bool | None, float, float]:
-  """Whether D agrees with U and A, which agree with each other.
+def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | None, float, float]:
+  """Compare D with U and A, which agree with each other, along random directions.
 
   Returns:
     (agreement, U's directional derivative, D's); None if no direction could be judged: they cross
     kinks, or the differences aren't finite.
   """
   rng = np.random.default_rng([seed, 2])
-  tolerance = difference_tolerance(witnesses)
+  tolerance = difference_tolerance(at.witnesses)
   shown: tuple[bool | None, float, float] = (None, 0.0, 0.0)
   for _ in range(4):
-    direction = random_direction(rng, witnesses, leaves)
-    found = slopes(witnesses, leaves, y_bar, direction)
+    direction = random_direction(rng, at)
+    found = slopes(at, direction)
     if not found.is_known:
       continue
-    products = [np.asarray(b * d) for b, d in zip(bars, direction, strict=True)]
-    own = float(sum(p.sum() for p in products))
-    terms = float(sum(np.abs(p).sum() for p in products))
+    own, terms = along(bars, direction)
     middle = (found.left + found.right) / 2
     scale = max(terms, abs(middle))
     if abs(found.left - found.right) > tolerance * scale + 8 * found.error:

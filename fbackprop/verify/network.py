@@ -1,4 +1,4 @@
-"""`layer`: a network as a whole, and each of its layers with the cotangent that arrives there."""
+"""`layer`: a network as a whole, and each of its layers with the cotangent of its output there."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +12,9 @@ from fbackprop.combinators import map_layers, name_layers
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import verify_call, vjp
-from fbackprop.verify.report.findings import Checked, Finding, first_verdict
+from fbackprop.verify.report.findings import VERDICTS, Checked, first_verdict
 from fbackprop.verify.report.report import Report
-from fbackprop.verify.witnesses.arguments import entry_name
+from fbackprop.verify.witnesses.rule import entry_name
 
 
 def layer(
@@ -28,7 +28,7 @@ def layer(
   allowance: float = 1.0,
   ties: str = "reference",
 ) -> Report:
-  """Verifies a `Layer`: the whole of it, and each layer in it by itself.
+  """Verify a `Layer`: as a whole, and each layer in it by itself.
 
   The bounds of one layer alone are tight at any depth, so an error is found where it is made: the
   finding's leaf is that of the layer which is wrong, though everything upstream is wrong too.
@@ -63,31 +63,30 @@ def layer(
   }  # fmt: skip
   args = (params, x) if key is None else (params, x, key)
   whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), **options)._replace(name=net.name)
-  if "combinator" not in dict(net.options):
-    return whole._replace(seconds=time.monotonic() - start)
   parts, missing = [], ""
-  try:
-    arrivals = list(arrivals_of(net, params, x, key, seed))
-  except Exception as error:  # What it raises is among the findings of the whole.
-    arrivals, missing = [], f"layer by layer: {type(error).__name__}: {error}"
-  seen: set[Any] = set()
-  for name, path, part, arrival in arrivals:
-    shapes = (part.name, str(jax.tree.map(np.shape, (arrival.params, arrival.x))))
-    own_level = level if shapes not in seen else "quick"
-    seen.add(shapes)
-    part_args = (arrival.params, arrival.x, *(() if arrival.key is None else (arrival.key,)))
-    if not jax.tree.leaves(part_args):
-      continue
-    report = verify_call(
-      name, forward_of(part), part_args, vjp_of(part), own_level, seed, allowance, ties,
-      y_bar=[np.asarray(arrival.y_bar, np.float64)],
-    )  # fmt: skip
-    parts.append(placed(report, name, path))
-  return joined(whole, parts, missing)._replace(seconds=time.monotonic() - start)
+  if "combinator" in dict(net.options):
+    try:
+      calls = list(layer_calls(net, params, x, key, seed))
+    except Exception as error:  # What it raises is among the findings of the whole.
+      calls, missing = [], f"layer by layer: {type(error).__name__}: {error}"
+    seen: set[Any] = set()
+    for call in calls:
+      shapes = (call.part.name, str(jax.tree.map(np.shape, call.args)))
+      # Of equal layers the first is checked in full.
+      own_level = "quick" if shapes in seen else level
+      seen.add(shapes)
+      if jax.tree.leaves(call.args):
+        report = verify_call(
+          call.name, forward_of(call.part), call.args, vjp_of(call.part), own_level, seed,
+          allowance, ties, y_bar=[np.asarray(call.y_bar, np.float64)],
+        )  # fmt: skip
+        parts.append(renamed(report, call))
+    whole = merged(whole, parts, missing)
+  return whole._replace(seconds=time.monotonic() - start)
 
 
 def forward_of(net: Layer) -> Callable[..., Array]:
-  """The function that a layer is."""
+  """Return the function of a layer."""
 
   def forward(params: Params, x: Array, key: Array | None = None) -> Array:
     return net.forward(params, x, key)[0]
@@ -96,7 +95,7 @@ def forward_of(net: Layer) -> Callable[..., Array]:
 
 
 def vjp_of(net: Layer) -> Callable[..., Any]:
-  """Its rule, with a place for the cotangent of a key."""
+  """Return the rule of a layer, with a cotangent for the key."""
   f_vjp = pullback(net)
 
   def with_key(params: Params, x: Array, *key: Array) -> Any:
@@ -107,7 +106,7 @@ def vjp_of(net: Layer) -> Callable[..., Any]:
 
 
 class Arrival(NamedTuple):
-  """What one layer is called with, forward and backward."""
+  """The arguments and the cotangent of one layer in a pass through the network."""
 
   params: Params
   x: Array
@@ -115,10 +114,28 @@ class Arrival(NamedTuple):
   y_bar: Array
 
 
-def arrivals_of(
+class LayerCall(NamedTuple):
+  """One layer of a network, as it is called there.
+
+  Attributes:
+    name: as "1.relu".
+    path: of its parameters, as "params/1".
+    part: the layer.
+    args: params, x, and the key if there is one.
+    y_bar: the cotangent of its output.
+  """
+
+  name: str
+  path: str
+  part: Layer
+  args: tuple[Any, ...]
+  y_bar: Array
+
+
+def layer_calls(
   net: Layer, params: Params, x: Array, key: Array | None, seed: int
-) -> Iterator[tuple[str, str, Layer, Arrival]]:
-  """Each layer that isn't a composition, from last to first: name, path, layer, arrival."""
+) -> Iterator[LayerCall]:
+  """Yield each layer that isn't a composition, from last to first."""
   found: list[Layer] = []
 
   def tapped(part: Layer) -> Layer:
@@ -139,12 +156,14 @@ def arrivals_of(
   y_bar = np.random.default_rng([seed, 10, 0]).normal(size=y.shape)
   tree, _ = tapped_net.backward(params, residuals, jax.numpy.asarray(y_bar, y.dtype))
   with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_arrival)
-  named = zip(name_layers(net), found, with_paths, strict=True)
-  for name, part, (path, arrival) in reversed(list(named)):
-    place = "/".join(["params", *map(entry_name, path)])
+  for name, part, (path, arrival) in reversed(
+    list(zip(name_layers(net), found, with_paths, strict=True))
+  ):
     if arrival.y_bar.ndim > y.ndim:  # Inside of a repeat: the last of its layers stands for all.
       arrival = jax.tree.map(lambda leaf: leaf[-1], arrival)
-    yield name, place, part, arrival
+    args = (arrival.params, arrival.x, *(() if arrival.key is None else (arrival.key,)))
+    place = "/".join(["params", *map(entry_name, path)])
+    yield LayerCall(name, place, part, args, arrival.y_bar)
 
 
 def is_arrival(value: Any) -> bool:
@@ -152,44 +171,42 @@ def is_arrival(value: Any) -> bool:
   return isinstance(value, Arrival)
 
 
-def placed(report: Report, name: str, path: str) -> Report:
-  """A layer's report, its leaves named as those of the network."""
+def renamed(report: Report, call: LayerCall) -> Report:
+  """Name the leaves of a layer's report as those of the network."""
 
   def leaf_of(leaf: str) -> str:
     if leaf.partition("/")[0] == "params":
-      return path + leaf.removeprefix("params")
-    return f"input of {name}" if leaf == "x" else leaf
+      return call.path + leaf.removeprefix("params")
+    return f"input of {call.name}" if leaf == "x" else leaf
 
   findings = [
     f._replace(
-      leaf=leaf_of(f.leaf), message="; ".join(filter(None, [f"in layer {name}", f.message]))
+      leaf=leaf_of(f.leaf), message="; ".join(filter(None, [f"in layer {call.name}", f.message]))
     )
     for f in report.findings
   ]
   return report._replace(findings=tuple(findings), verified=tuple(map(leaf_of, report.verified)))
 
 
-def joined(whole: Report, parts: list[Report], missing: str) -> Report:
-  """One report: a layer that is wrong comes before what it makes wrong upstream."""
-  findings: list[Finding] = [f for part in parts for f in part.findings]
-  verdicts = ("fail", "oracle fault", "no verdict", "note")
-  findings = sorted([*findings, *whole.findings], key=lambda f: verdicts.index(f.kind))
-  counts: dict[str, int] = {}
-  for report in (whole, *parts):
-    for checked in report.checks:
-      counts[checked.check] = counts.get(checked.check, 0) + checked.times
-  checks = tuple(
-    Checked(check, times, first_verdict([f.kind for f in findings if f.check == check]))
-    for check, times in counts.items()
-  )
-  reasons = [r for report in (whole, *parts) for r in report.not_checked]
+def merged(whole: Report, parts: list[Report], missing: str) -> Report:
+  """Return one report: a layer that is wrong comes before what it makes wrong upstream."""
+  reports = (whole, *parts)
+  findings = [f for report in (*parts, whole) for f in report.findings]
+  findings.sort(key=lambda f: (*VERDICTS, "note").index(f.kind))
+  times: dict[str, int] = {}
+  for check in (check for report in reports for check in report.checks):
+    times[check.check] = times.get(check.check, 0) + check.times
+  reasons = [reason for report in reports for reason in report.not_checked] + [missing]
   wrong = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
   return whole._replace(
     findings=tuple(findings),
-    checks=checks,
-    not_checked=tuple(dict.fromkeys([*reasons, *([missing] if missing else [])])),
+    checks=tuple(
+      Checked(check, n, first_verdict([f.kind for f in findings if f.check == check]))
+      for check, n in times.items()
+    ),
+    not_checked=tuple(filter(None, dict.fromkeys(reasons))),
     verified=tuple(v for v in whole.verified if v not in wrong),
-    worst_ulp=max([whole.worst_ulp, *(p.worst_ulp for p in parts)]),
-    max_sigma=max([whole.max_sigma, *(p.max_sigma for p in parts)]),
-    regimes=tuple(dict.fromkeys(r for report in (whole, *parts) for r in report.regimes)),
+    worst_ulp=max(r.worst_ulp for r in reports),
+    max_sigma=max(r.max_sigma for r in reports),
+    regimes=tuple(dict.fromkeys(name for report in reports for name in report.regimes)),
   )

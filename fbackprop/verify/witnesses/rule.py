@@ -1,0 +1,334 @@
+"""The rule that is verified, as a function of flat lists of arrays, and what it may not return."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.checks import describe
+from fbackprop.meshes import is_explicit, mesh_of
+from fbackprop.verify.interpret.primitives import digits, is_float
+from fbackprop.verify.report.findings import RuleError, UnusableError
+
+Leaves = list[Any]
+
+
+class Signature(NamedTuple):
+  """The arguments of a function as a list of arrays.
+
+  Attributes:
+    structures: the tree of each argument.
+    names: of each leaf, as "params/1/w".
+    dtypes: of each leaf.
+    is_float: whether it has a cotangent.
+    fixed: by position, the leaves that are Python integers or booleans: they are never traced.
+  """
+
+  structures: tuple[Any, ...]
+  names: tuple[str, ...]
+  dtypes: tuple[Any, ...]
+  is_float: tuple[bool, ...]
+  fixed: dict[int, Any]
+
+  @property
+  def floats(self) -> list[int]:
+    """The positions of the leaves that have a cotangent."""
+    return [i for i, real in enumerate(self.is_float) if real]
+
+  @property
+  def float_names(self) -> list[str]:
+    """Their names."""
+    return [self.names[i] for i in self.floats]
+
+  @property
+  def float_dtypes(self) -> list[Any]:
+    """Their dtypes."""
+    return [self.dtypes[i] for i in self.floats]
+
+  @property
+  def working(self) -> Any:
+    """The narrowest of the floating dtypes: a cast to it or to a wider one isn't narrowing."""
+    return min(self.float_dtypes, key=digits)
+
+  def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+    """Rebuild the arguments from their leaves."""
+    rest = iter([self.fixed.get(i, leaf) for i, leaf in enumerate(leaves)])
+    return tuple(
+      jax.tree.unflatten(structure, [next(rest) for _ in range(structure.num_leaves)])
+      for structure in self.structures
+    )
+
+  def in_own_dtypes(self, leaves: Sequence[Any]) -> Leaves:
+    """Cast float leaves to the dtypes of the arguments as they were given."""
+    return [
+      jnp.asarray(leaf, dtype) if real else leaf
+      for leaf, dtype, real in zip(leaves, self.dtypes, self.is_float, strict=True)
+    ]
+
+  def with_floats(self, leaves: Sequence[Any], floats: Sequence[Any]) -> Leaves:
+    """Replace the float leaves."""
+    return replaced(leaves, self.floats, floats)
+
+
+def replaced(values: Sequence[Any], positions: Sequence[int], others: Sequence[Any]) -> Leaves:
+  """Return a list in which some entries are others."""
+  found = list(values)
+  for position, other in zip(positions, others, strict=True):
+    found[position] = other
+  return found
+
+
+def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signature, Leaves]:
+  """Return the signature of a call, and its leaves as arrays.
+
+  Raises:
+    UnusableError: a leaf is no array and no number, or none is a float; or on an Explicit mesh.
+  """
+  if is_explicit(jax.sharding.get_abstract_mesh()):
+    raise UnusableError("a rule is verified on one device: call it outside of jax.set_mesh")
+  names: list[str] = []
+  leaves: Leaves = []
+  fixed: dict[int, Any] = {}
+  for name, arg in zip(parameter_names(f, len(args)), args, strict=True):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
+      names.append("/".join([name, *map(entry_name, path)]))
+      if isinstance(leaf, bool | int):
+        fixed[len(leaves)] = leaf
+      leaves.append(as_array(names[-1], leaf))
+  dtypes = tuple(leaf.dtype for leaf in leaves)
+  real = tuple(map(is_float, dtypes))
+  if not any(real):
+    got = ", ".join(f"{n} {describe(x)}" for n, x in zip(names, leaves, strict=True)) or "nothing"
+    raise UnusableError(f"args must hold an array of floats, to be differentiated by, got {got}")
+  structures = tuple(map(jax.tree.structure, args))
+  return Signature(structures, tuple(names), dtypes, real, fixed), leaves
+
+
+def as_array(name: str, leaf: Any) -> Any:
+  """Return a leaf as an array of JAX."""
+  if isinstance(leaf, jax.core.Tracer):
+    raise UnusableError(f"args must hold values, got {name} traced: call it outside of jit")
+  if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
+    raise UnusableError(f"args must hold arrays and numbers, got {name} {describe(leaf)}")
+  try:
+    array = jnp.asarray(leaf)
+  except Exception as error:  # Of objects, a mask, an integer that is too large: JAX has none.
+    reason = (str(error).strip().splitlines() or [""])[0]
+    raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
+  if is_explicit(mesh_of(array)):
+    raise UnusableError(
+      f"a rule is verified on one device, and {name} lives on a mesh with Explicit axes: give "
+      f"jax.device_get of it"
+    )
+  if array.is_deleted():
+    raise UnusableError(f"args must hold values, but the buffer of {name} was deleted")
+  if jnp.issubdtype(array.dtype, np.complexfloating):
+    raise UnusableError(f"complex numbers aren't supported, got {name} {describe(array)}")
+  return array
+
+
+def parameter_names(f: Callable[..., Any], count: int) -> list[str]:
+  """Return the names of the positional parameters; "args/0" and so on where there are none."""
+  try:
+    parameters = list(inspect.signature(f).parameters.values())
+  except (TypeError, ValueError):
+    parameters = []
+  positional = [
+    p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+  ]
+  return [positional[i] if i < len(positional) else f"args/{i}" for i in range(count)]
+
+
+def entry_name(entry: Any) -> str:
+  """Return one step of a path: a key, an index or a field."""
+  return str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry))))
+
+
+def as_numpy(leaves: Sequence[Any]) -> Leaves:
+  """Convert arrays to NumPy, floats to float64; keys stay JAX's."""
+  return [
+    x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else
+    np.asarray(x, np.float64) if is_float(x.dtype) else np.asarray(x)
+    for x in leaves
+  ]  # fmt: skip
+
+
+def cotangent_like(rng: np.random.Generator, outputs: Sequence[Any]) -> Leaves:
+  """Draw standard normal cotangents of float outputs, float0 for the others."""
+  return [
+    rng.normal(size=o.shape) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0)
+    for o in outputs
+  ]
+
+
+def with_float0(outputs: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
+  """Insert the float0 cotangents of the other outputs among those of the float outputs."""
+  own = iter(y_bar)
+  return [next(own) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0) for o in outputs]
+
+
+def in_dtypes_of(outputs: Sequence[Any], y_bar: Sequence[np.ndarray]) -> Leaves:
+  """Return the cotangents of all outputs, those of the floats in their own dtypes."""
+  floats = [o.dtype for o in outputs if is_float(o.dtype)]
+  return with_float0(outputs, [jnp.asarray(b, d) for b, d in zip(y_bar, floats, strict=True)])
+
+
+class Rule(NamedTuple):
+  """A function with the rule that is to be verified.
+
+  Attributes:
+    f: the function; the reference, once custom VJPs are taken out of it.
+    f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f carries its rule.
+    signature: of the arguments.
+    out_structure: the tree of y.
+  """
+
+  f: Callable[..., Any]
+  f_vjp: Callable[..., Any] | None
+  signature: Signature
+  out_structure: Any
+
+  def forward(self, *leaves: Any) -> Leaves:
+    """Return the outputs of f."""
+    return jax.tree.leaves(self.f(*self.signature.arguments(leaves)))
+
+  def both(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
+    """Return the rule's outputs, and its cotangents of the float leaves.
+
+    Raises:
+      RuleError: the cotangents haven't the structure, shapes or dtypes of the arguments.
+    """
+    y, pull = self.pullback(leaves)
+    structure = jax.tree.structure(y)
+    if structure != self.out_structure:
+      raise RuleError("structure", f"the rule's output is {structure}, f's is {self.out_structure}")
+    outputs = [output_array(leaf) for leaf in jax.tree.leaves(y)]
+    return outputs, pull(jax.tree.unflatten(structure, list(y_bar)))
+
+  def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
+    """Return the cotangents alone."""
+    return self.both(leaves, y_bar)[1]
+
+  def of_floats(self, y_bar: Sequence[Any]) -> tuple[Callable[[Leaves, Leaves], Leaves], Leaves]:
+    """Return `backward` as a function of leaves and float cotangents, as jit takes it; and those.
+
+    Args:
+      y_bar: the cotangents of all outputs, float0 of those that aren't floats.
+    """
+
+    def backward(leaves: Leaves, floats: Leaves) -> Leaves:
+      return self.backward(leaves, with_float0(y_bar, floats))
+
+    return backward, [b for b in y_bar if is_float(b.dtype)]
+
+  def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
+    """Return the rule's output and its pullback to the float leaves."""
+    signature = self.signature
+    if self.f_vjp is None:
+
+      def of_floats(*floats: Any) -> Any:
+        return self.f(*signature.arguments(signature.with_floats(leaves, floats)))
+
+      y, pull_floats = jax.vjp(of_floats, *(jnp.asarray(leaves[i]) for i in signature.floats))
+      return y, lambda y_bar: list(pull_floats(y_bar))
+    args = signature.arguments(leaves)
+    found = self.f_vjp(*args)
+    if not (isinstance(found, tuple) and len(found) == 2 and callable(found[1])):
+      raise RuleError("structure", f"f_vjp must return (y, pullback), got {describe(found)}")
+    y, pull = found
+    return y, lambda y_bar: self.checked(args, pull(y_bar))
+
+  def checked(self, args: tuple[Any, ...], bars: Any) -> Leaves:
+    """Return the cotangents of the float leaves, in order."""
+    rest = iter(zip(self.signature.names, self.signature.is_float, strict=True))
+    if not isinstance(bars, tuple | list) or len(bars) != len(args):
+      raise RuleError(
+        "structure",
+        f"the pullback must return a tuple of {len(args)} cotangents, one for each argument, got "
+        f"{describe(bars)}",
+      )
+    found: Leaves = []
+    for arg, bar in zip(args, bars, strict=True):
+      structure: Any = jax.tree.structure(arg)
+      leaves = jax.tree.leaves(arg)
+      own = [next(rest) for _ in leaves]
+      if bar is None and not any(real for _, real in own):
+        continue
+      try:
+        own_bars = structure.flatten_up_to(bar)
+      except ValueError as error:
+        name = own[0][0] if own else ""
+        raise RuleError(
+          "structure",
+          f"the cotangent of {name or 'an empty argument'} must be {structure}, got "
+          f"{jax.tree.structure(bar)}",
+          name.partition("/")[0],
+        ) from error
+      for (name, real), leaf, own_bar in zip(own, leaves, own_bars, strict=True):
+        if real:
+          found.append(checked_leaf(name, leaf, own_bar))
+        elif own_bar is not None and getattr(own_bar, "dtype", None) != jax.dtypes.float0:
+          raise RuleError(
+            "structure",
+            f"{name} holds integers, whose cotangent must be None or float0, got "
+            f"{describe(own_bar)}",
+            name,
+          )
+    return found
+
+
+def output_array(leaf: Any) -> Any:
+  """Return an output of the rule as an array: a Python number is one, such as a count."""
+  if isinstance(leaf, bool | int | float):
+    return jnp.asarray(leaf)
+  if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+    raise RuleError("structure", f"the rule's outputs must be arrays, got {describe(leaf)}")
+  return leaf
+
+
+def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
+  """Return the cotangent of one float leaf."""
+  shape, dtype = getattr(bar, "shape", None), getattr(bar, "dtype", None)
+  is_float0 = dtype == jax.dtypes.float0
+  if bar is None or is_float0:
+    check = "no gradient"
+  elif dtype is None or shape != leaf.shape:
+    check = "structure"
+  elif not is_float(dtype):
+    check = "dtype"
+  else:
+    return bar
+  got = "None" if bar is None else "float0" if is_float0 else describe(bar)
+  raise RuleError(check, f"the cotangent of {name} must be {describe(leaf)}, got {got}", name)
+
+
+def rule_of(
+  f: Callable[..., Any], f_vjp: Callable[..., Any] | None, signature: Signature, leaves: Leaves
+) -> tuple[Rule, list[Any]]:
+  """Return the rule, and the shapes and dtypes of the outputs of f.
+
+  Raises:
+    UnusableError: f raises, or returns no array of floats.
+  """
+  try:
+    out = jax.eval_shape(lambda *leaves: f(*signature.arguments(leaves)), *leaves)
+  except Exception as error:
+    raise UnusableError(f"f(*args) raises {raised(error)}") from error
+  outputs = jax.tree.leaves(out)
+  if not any(hasattr(o, "dtype") and is_float(o.dtype) for o in outputs):
+    got = ", ".join(describe(o) for o in outputs) or "nothing"
+    raise UnusableError(f"f must return an array of floats, got {got}")
+  for o in outputs:
+    if jnp.issubdtype(o.dtype, np.complexfloating):
+      raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
+  return Rule(f, f_vjp, signature, jax.tree.structure(out)), outputs
+
+
+def raised(error: BaseException) -> str:
+  """Return the type and the first line of an error, in at most 200 characters of text."""
+  text = (str(error).strip().splitlines() or [""])[0]
+  text = text if len(text) <= 200 else text[:197] + "..."
+  return f"{type(error).__name__}: {text}"
