@@ -300,8 +300,7 @@ def train(net: fb.Layer, seed: int, steps: int = 3000, n: int = 4000) -> fb.trai
     stop=fb.train.StopRules(max_steps=steps),
     key=jax.random.key(seed),
     batch_size=100,
-    test=(x[n:], labels[n:]),
-    check_every=1000,
+    monitor=fb.train.Monitor(check_every=1000, test=(x[n:], labels[n:])),
   )
 
 

@@ -50,8 +50,7 @@ def validation_accuracies(hidden: tuple[int, ...], rate: float, seed: int) -> li
     stop=fb.train.StopRules(max_steps=max(STEPS)),
     key=jax.random.key(seed),
     batch_size=BATCH_SIZE,
-    test=(x_validation, labels_validation),
-    eval_every=min(STEPS),
+    monitor=fb.train.Monitor(eval_every=min(STEPS), test=(x_validation, labels_validation)),
   )
   accuracies = {e.step: e.test_accuracy for e in result.evaluations}
   return [float(accuracies.get(steps) or 0.0) for steps in STEPS]

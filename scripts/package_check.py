@@ -33,7 +33,8 @@ def main() -> None:
   labels = x.argmax(1)
   result = fb.train.fit(
     net, fb.softmax_cross_entropy, (x, labels), optimizer=fb.train.gradient_descent(0.5),
-    stop=fb.train.StopRules(200), key=jax.random.key(0), check_every=100,
+    stop=fb.train.StopRules(200), key=jax.random.key(0),
+    monitor=fb.train.Monitor(check_every=100),
   )  # fmt: skip
   assert result.checks_ok, result.checks
   assert result.losses[-1] < 0.5 * result.losses[0], result.losses

@@ -16,7 +16,8 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.checkpoints import FolderInUseError, checkpoint_paths
+from fbackprop.train.checkpoint_writer import FolderInUseError
+from fbackprop.train.checkpoints import checkpoint_paths
 from scripts.campaigns.faults import PLANS, STEPS, bits, damage, keeping_compiled, run, stop_at
 from scripts.fault_campaign import Campaign, damage_files
 
@@ -279,7 +280,7 @@ def test_of_another_network(good):
     fb.train.fit(
       fb.mlp([4, 9, 3], dropout=PLAN.dropout), fb.softmax_cross_entropy, data_of(),
       optimizer=optax.adam(0.01), stop=stop_at(PLAN, STEPS), key=jax.random.key(PLAN.seed),
-      batch_size=7, resume=good,
+      batch_size=7, checkpoints=fb.train.Checkpoints(resume=good),
     )  # fmt: skip
 
 

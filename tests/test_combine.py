@@ -88,9 +88,10 @@ def test_fit_takes_the_targets_of_several_losses():
   targets = LABELS % 3, VALUES[:, :1]
   options = {
     "optimizer": fb.train.gradient_descent(0.1), "stop": fb.train.StopRules(20), "batch_size": 4,
-    "key": jax.random.key(0), "check_every": 10,
+    "key": jax.random.key(0),
+    "monitor": fb.train.Monitor(check_every=10, test=(X, targets)),
   }  # fmt: skip
-  result = fb.train.fit(NET, loss, (X, targets), test=(X, targets), **options)
+  result = fb.train.fit(NET, loss, (X, targets), **options)
   assert result.losses[-1] < result.losses[0]
   assert all(check.ok for _, check in result.checks)
   with pytest.raises(ValueError, match="labels from 0 to 2, got 3 in row 3"):

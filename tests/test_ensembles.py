@@ -19,11 +19,12 @@ from fbackprop.cli import main
 from fbackprop.cli.ensemble import metrics_of
 from fbackprop.layers import dense
 from fbackprop.train import EnsembleEvaluation, fit_ensemble, report, spread_of
-from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.data.datasets import load_dataset
+from fbackprop.train.ensembles import mean_outputs
 from fbackprop.train.last_axis import is_tiny, vmap_last
 from fbackprop.train.models import Model, describe_model, load_model
 from fbackprop.train.report import RateScores, RunInfo, draw_ensemble_page, figures
+from scripts.campaigns.grouping import grouped
 from tests.test_report_page import Reader
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -51,7 +52,7 @@ def fit_all(**options):
     "eval_every": 25,
     **options,
   }
-  return fit_ensemble(**arguments)
+  return fit_ensemble(**grouped(**arguments))
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,8 @@ def test_minibatches_are_drawn_as_for_one():
 def test_each_member_keeps_its_own_best_epoch(shuffle):
   x, targets = X.repeat(3, 0), LABELS.repeat(3)
   options = {
-    "net": NET, "loss": fb.softmax_cross_entropy, "data": (x, targets), "shuffle": shuffle,
+    "net": NET, "loss": fb.softmax_cross_entropy, "data": (x, targets),
+    "step": fb.train.StepRules(shuffle),
     "optimizer": optax.sgd(0.5), "batch_size": 4, "validation": (X, LABELS),
     "stop": fb.train.StopRules(max_epochs=12, patience=3),
   }  # fmt: skip

@@ -15,9 +15,11 @@ import fbackprop as fb
 from fbackprop.layers.dense import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.interrupts import deferred_interrupt
-from fbackprop.train.loop import draw_order, make_chunk, start_loop, take_batch
+from fbackprop.train.loop import Member, make_chunk, start_loop
+from fbackprop.train.shuffle import draw_order, take_batch
 from fbackprop.train.step import State
 from fbackprop.train.stop_conditions import stop_numbers
+from scripts.campaigns.grouping import grouped
 
 KEY = jax.random.key(3)
 X = np.asarray(jax.random.normal(jax.random.key(1), (22, 4)))
@@ -37,7 +39,7 @@ def fit(**options):
     "batch_size": 5,
     **options,
   }
-  return fb.train.fit(**arguments)
+  return fb.train.fit(**grouped(**arguments))
 
 
 # Where the subject is neither minibatches nor depth: a program that compiles sooner.
@@ -123,7 +125,7 @@ def test_a_chunk_is_one_loop_on_the_device():
   stop = stop_numbers(fb.train.StopRules(9), jnp.float32)
   data = fb.train.Batch(jnp.asarray(X), jnp.asarray(LABELS))
   chunk = make_chunk(step, 5, 9)
-  compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), KEY).compile()
+  compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), Member(KEY)).compile()
   text = compiled.as_text()
   # The loops over epochs, over the steps of one, and of the sort; nothing that calls the host.
   assert text.count(" while(") >= 3

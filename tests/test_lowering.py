@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.loop import make_chunk, start_loop
+from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.stop_conditions import stop_numbers
 from fbackprop.verify.cases import CASES
 from tests.witness import draw, pull
@@ -77,7 +77,7 @@ def test_the_compiled_loop_is_lowered_for_accelerators(batch_size, shuffle):
   loop = start_loop(state, 6, jnp.dtype("float32"), shuffle)
   numbers = stop_numbers(fb.train.StopRules(9, tol=0.1), jnp.dtype("float32"), is_validated=False)
   chunk = make_chunk(step[1], batch_size, 9, shuffle)
-  arguments = loop, fb.train.Batch(*BATCH), numbers, jnp.int32(9), jax.random.key(1)
+  arguments = loop, fb.train.Batch(*BATCH), numbers, jnp.int32(9), Member(jax.random.key(1))
   assert export(chunk, *arguments, platforms=ACCELERATORS).platforms == ACCELERATORS
 
 

@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import fbackprop as fb
 from fbackprop.meshes import product, take_rows
 from fbackprop.quantities import captured, compute
+from scripts.campaigns.grouping import grouped
 
 P = PartitionSpec
 RNG = np.random.default_rng(0)
@@ -180,9 +181,9 @@ def run_of(data, test, *, stop=None, **options):
     normalization=wrapped(fb.layer_norm),
   )  # fmt: skip
   return fb.train.fit(
-    net, fb.softmax_cross_entropy, data, optimizer=optax.sgd(0.1, momentum=0.9), test=test,
-    stop=stop or fb.train.StopRules(max_epochs=2), key=jax.random.key(0), eval_every=2,
-    check_every=3, **options,
+    net, fb.softmax_cross_entropy, data, optimizer=optax.sgd(0.1, momentum=0.9),
+    stop=stop or fb.train.StopRules(max_epochs=2), key=jax.random.key(0),
+    **grouped(test=test, eval_every=2, check_every=3, **options),
   )  # fmt: skip
 
 
@@ -336,7 +337,7 @@ def test_an_ensemble_trains_as_on_one_device():
     return fb.train.fit_ensemble(
       NET, fb.softmax_cross_entropy, data, optimizer=fb.train.gradient_descent(0.1),
       stop=fb.train.StopRules(max_epochs=2), keys=jax.random.split(jax.random.key(0), 3),
-      batch_size=8, test=data,
+      batch_size=8, monitor=fb.train.Monitor(test=data),
     )  # fmt: skip
 
   mesh = mesh_of_two()

@@ -9,7 +9,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train.method_names import OPTIMIZERS, SCHEDULES
-from fbackprop.train.methods import make_optimizer, rates
+from fbackprop.train.optimizers import make_optimizer, rates
 
 
 @pytest.fixture(autouse=True)

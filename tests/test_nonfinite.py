@@ -8,6 +8,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.train import Checkpoints, StopRules
+from scripts.campaigns.grouping import grouped
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32)
@@ -31,7 +32,7 @@ HUGE = X.at[BAD].set(1e30)
 def fit(x=X, net=LINEAR, stop=20, rate=0.05, **more):
   more = {"optimizer": fb.train.gradient_descent(rate), "key": KEY, **more}
   stop = StopRules(stop) if isinstance(stop, int) else stop
-  return fb.train.fit(net, fb.squared_error, (x, Y), stop=stop, **more)
+  return fb.train.fit(net, fb.squared_error, (x, Y), stop=stop, **grouped(**more))
 
 
 def steps_with(row, epochs):

@@ -13,9 +13,10 @@ import pytest
 import fbackprop as fb
 from fbackprop.circuit import EXAMPLES, Node, build, example, parse
 from fbackprop.circuit._circuit import MOST_NODES
-from fbackprop.train.ensemble_results import EnsembleResult
+from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.verify.report.findings import Checked, Finding
 from fbackprop.verify.report.report import Report
+from scripts.campaigns.grouping import grouped
 from tests.circuits import check_boxes, read
 
 NASTY = "<script>alert('&')</script>"
@@ -175,7 +176,7 @@ def small_run(**options):
   x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
   return fb.train.fit(
     fb.mlp([1, 4, 1], fb.tanh), fb.squared_error, (x, x**2), key=jax.random.key(0),
-    optimizer=fb.train.gradient_descent(0.1), batch_size=8, test=(x, x**2), **options,
+    optimizer=fb.train.gradient_descent(0.1), batch_size=8, **grouped(test=(x, x**2), **options),
   )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ RANKS = [
   ["gates"],
   ["layers", "losses"],
   ["combinators", "repetition", "transforms", "inspection", "networks"],
-  ["circuit.layout", "circuit", "quantities"],
+  ["circuit.layout", "circuit", "quantities", "live_check"],
   ["verify.report"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
@@ -114,6 +114,12 @@ def test_import_is_lazy():
   assert run("import sys, fbackprop; fbackprop.relu; print('jax' in sys.modules)") == "True\n"
 
 
+def test_a_run_imports_nothing_of_the_verifier():
+  code = "import sys, fbackprop.train._fit, fbackprop.train._fit_ensemble; "
+  code += "print([m for m in sys.modules if m.startswith('fbackprop.verify')])"
+  assert run(code) == "[]\n"
+
+
 def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
@@ -184,3 +190,18 @@ def test_the_version_is_that_of_the_project():
   text = (ROOT.parent / "pyproject.toml").read_text()
   assert f'version = "{fb.__version__}"' in text
   assert jax.__version_info__ >= (0, 10, 2)
+
+
+POSIX_ONLY = ("fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "syslog", "termios", "tty")
+
+
+@pytest.mark.parametrize("package", ["fbackprop", "fbackprop.train", "fbackprop.cli"])
+def test_import_needs_no_module_that_only_posix_has(package):
+  code = f"""
+import sys
+sys.modules.update(dict.fromkeys({POSIX_ONLY}))
+import {package} as package
+[getattr(package, name) for name in getattr(package, "__all__", ())]
+print("fine")
+"""
+  assert run(code) == "fine\n"

@@ -43,8 +43,7 @@ def test_spiral_of_cs231n(hidden, steps, least, most):
       ),
       stop=fb.train.StopRules(steps),
       key=jax.random.key(0),
-      test=(x, labels),
-      check_every=steps,
+      monitor=fb.train.Monitor(check_every=steps, test=(x, labels)),
     )
   assert result.checks_ok
   # The loss before the first step is that of chance.
@@ -67,7 +66,7 @@ def test_digits_as_well_as_scikit_learn():
         stop=fb.train.StopRules(max_steps=200 * (1347 // 200)),
         key=jax.random.key(seed),
         batch_size=200,
-        test=(digits.x_test, digits.targets_test),
+        monitor=fb.train.Monitor(test=(digits.x_test, digits.targets_test)),
       )
       accuracies.append(result.evaluations[-1].test_accuracy)
   # Of 450 test examples one is 0.0022, and the three published values spread by 0.0066.

@@ -36,8 +36,7 @@ def small_run(data, steps, rate, hidden=()):
     optimizer=fb.train.gradient_descent(rate),
     stop=fb.train.StopRules(steps),
     key=jax.random.key(0),
-    test=(dataset.x_test, dataset.targets_test),
-    eval_every=10,
+    monitor=fb.train.Monitor(eval_every=10, test=(dataset.x_test, dataset.targets_test)),
   )
   look = fb.inspect(net, loss)
   return result, dataset, look(result.params, dataset.x_test, dataset.targets_test)

@@ -18,6 +18,7 @@ import fbackprop as fb
 from fbackprop.cli.config import GENERAL, parse
 from fbackprop.cli.told import settings, told_of
 from fbackprop.combinators import name_layers
+from fbackprop.live_check import LiveCheck
 from fbackprop.train.data.datasets import Dataset, load_dataset
 from fbackprop.train.data.standardization import fit_standardization
 from fbackprop.train.models import Model, describe_model
@@ -28,7 +29,6 @@ from fbackprop.train.report.page import files_of, in_own_units
 from fbackprop.train.report.tables import losses_of, pictures_of, scores_of, worst_rows_of
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.step import State, layer_names
-from fbackprop.verify.live import LiveCheck
 
 RNG = np.random.default_rng(0)
 SCRIPT = "<script>alert(1)</script>"

@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import fbackprop as fb
 from fbackprop.quantities import captured, compute
-from fbackprop.train import Batch, StopRules, fit, gradient_descent, make_step
+from fbackprop.train import Batch, Monitor, StopRules, fit, gradient_descent, make_step
 
 RNG = np.random.default_rng(0)
 N = 20
@@ -100,16 +100,18 @@ def test_fit_is_that_of_one_array(name):
     "stop": StopRules(max_epochs=3, validation_fraction=0.2),
     "key": jax.random.key(1),
     "batch_size": 6,
-    "eval_every": 4,
-    "check_every": 4,
   }
+
+  def monitor(x):
+    return Monitor(eval_every=4, check_every=4, test=(x, LABELS))
+
   whole = jnp.concatenate([A, B], 1)
   x = TREES[name]
   if name == "dict":  # Leaves in the order of the names.
     whole = jnp.concatenate([B, A], 1)
   loss = fb.softmax_cross_entropy
-  want = fit(net_of(), loss, (whole, LABELS), test=(whole, LABELS), **options)
-  got = fit(net_of(), loss, Batch(x, LABELS), test=(x, LABELS), **options)
+  want = fit(net_of(), loss, (whole, LABELS), monitor=monitor(whole), **options)
+  got = fit(net_of(), loss, Batch(x, LABELS), monitor=monitor(x), **options)
   assert_near(got.state.params, want.state.params)
   assert got.evaluations[-1].test_accuracy == want.evaluations[-1].test_accuracy
   assert all(check.ok for _, check in got.checks)

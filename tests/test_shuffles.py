@@ -9,8 +9,16 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.cli.config import parse
-from fbackprop.train.loop import draw_order, take_batch
-from fbackprop.train.shuffle import ROUNDS, SHUFFLES, exact_order, fast_keys, feistel, find_shuffle
+from fbackprop.train.shuffle import (
+  ROUNDS,
+  SHUFFLES,
+  draw_order,
+  exact_order,
+  fast_keys,
+  feistel,
+  find_shuffle,
+  take_batch,
+)
 
 KEY = jax.random.key(11)
 FAST = SHUFFLES["fast"]
@@ -88,7 +96,8 @@ def test_a_run_takes_its_batches_from_the_shuffle(size):
   net, labels, losses = fb.mlp([4, 3]), (x[:, 0] > 0).astype(np.int32), []
   run = fb.train.fit(
     net, fb.softmax_cross_entropy, (x, labels), optimizer=fb.train.gradient_descent(1e-9),
-    stop=fb.train.StopRules(8), key=KEY, batch_size=size, shuffle="fast", chunk_steps=3,
+    stop=fb.train.StopRules(8), key=KEY, batch_size=size,
+    step=fb.train.StepRules("fast"), monitor=fb.train.Monitor(chunk_steps=3),
   )  # fmt: skip
   order_key = jax.random.split(KEY)[1]
   for step in range(8):  # At that rate the parameters stay where they were.
@@ -114,7 +123,7 @@ def test_a_name_that_is_none_is_refused_with_the_choices():
   with pytest.raises(ValueError, match="shuffle must be one of exact, fast"):
     fb.train.fit(
       fb.mlp([4, 3]), fb.squared_error, None, optimizer=fb.train.gradient_descent(0.5),
-      stop=fb.train.StopRules(3), key=KEY, shuffle="slow",
+      stop=fb.train.StopRules(3), key=KEY, step=fb.train.StepRules("slow"),
     )  # fmt: skip
 
 

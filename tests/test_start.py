@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import fbackprop as fb
+from scripts.campaigns.grouping import grouped
 
 NET = fb.mlp([4, 8, 3], dropout=0.1)
 X = jax.random.normal(jax.random.key(1), (48, 4))
@@ -25,7 +26,7 @@ def fit(steps, **options):
   options = {"optimizer": optax.adam(0.01), "batch_size": 16, **options}
   return fb.train.fit(
     NET, fb.softmax_cross_entropy, (X, LABELS), stop=fb.train.StopRules(steps),
-    key=jax.random.key(0), **options,
+    key=jax.random.key(0), **grouped(**options),
   )  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def test_captured_networks_start_from_the_parameters_of_plain_ones():
   given = fb.mlp([4, 8, 3]).init(jax.random.key(5))
   result = fb.train.fit(
     captured, fb.softmax_cross_entropy, (X, LABELS), optimizer=fb.train.gradient_descent(0.1),
-    stop=fb.train.StopRules(1), key=jax.random.key(0), params=given, clip_examples=1e6,
+    stop=fb.train.StopRules(1), key=jax.random.key(0), params=given,
+    step=fb.train.StepRules(clip_examples=1e6),
   )  # fmt: skip
   want = fb.value_and_grad(fb.mlp([4, 8, 3]), fb.softmax_cross_entropy)(given, X, LABELS)[0]
   np.testing.assert_allclose(result.losses[0], want, rtol=1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fbackprop.train import Batch, State, StopRules
-from fbackprop.train.loop import make_chunk, start_loop
+from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.step import Info
 from fbackprop.train.stop_conditions import DIVERGED, RUNNING, add_up, judge, stop_numbers
 from fbackprop.train.stop_rules import STOP_REASONS
@@ -78,7 +78,7 @@ def run_told(losses, per_epoch, stop, cut, progress=None, weights=None, is_thoro
   while int(loop.progress.reason) == RUNNING:
     until, before = until + cut, int(loop.state.step)
     loop, infos = told_chunk(is_thorough)(
-      loop, Batch(x, x, weights), numbers, jnp.int32(until), KEY
+      loop, Batch(x, x, weights), numbers, jnp.int32(until), Member(KEY)
     )
     reached = int(loop.state.step) - before + (int(loop.progress.reason) == DIVERGED)
     rows.append(jax.tree.map(lambda column, reached=reached: np.array(column)[:reached], infos))
@@ -150,7 +150,7 @@ def test_a_state_that_is_not_finite_at_the_end_of_a_call_ends_it():
   state = loop.state._replace(step=jnp.int32(0), opt_state=jnp.array(told), params=jnp.array(told))
   begin = start_loop(state, 8, jnp.float32)
   x, numbers = jnp.zeros((8, 1)), stop_numbers(StopRules(5), jnp.float32)
-  ended, _ = told_chunk(False)(begin, Batch(x, x), numbers, jnp.int32(5), KEY)
+  ended, _ = told_chunk(False)(begin, Batch(x, x), numbers, jnp.int32(5), Member(KEY))
   assert STOP_REASONS[int(ended.progress.reason)] == "diverged"
 
 

@@ -12,6 +12,7 @@ from fbackprop.cli import main
 from fbackprop.train import StopRules
 from fbackprop.train.step import Batch
 from fbackprop.train.validation import set_aside, size_aside
+from scripts.campaigns.grouping import grouped
 
 KEY = jax.random.key(3)
 X = np.asarray(jax.random.normal(jax.random.key(1), (60, 4)))
@@ -31,7 +32,7 @@ def fit(stop, **options):
     "batch_size": 10,
     **options,
   }
-  return fb.train.fit(stop=stop, **arguments)
+  return fb.train.fit(stop=stop, **grouped(**arguments))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import fbackprop as fb
 from fbackprop import quantities as q
 from fbackprop.train.gradients import make_gradient
 from fbackprop.train.monitors import mean_clipped, mean_noise_scale
+from scripts.campaigns.grouping import grouped
 
 captured = q.captured
 RNG = np.random.default_rng(0)
@@ -111,7 +112,7 @@ def fit(net, steps=40, data=(X, LABELS), **options):
     optimizer=options.pop("optimizer", fb.train.gradient_descent(0.5)),
     stop=fb.train.StopRules(steps),
     key=jax.random.key(0),
-    **{"batch_size": 8, "eval_every": 20, **options},
+    **grouped(**{"batch_size": 8, "eval_every": 20, **options}),
   )
 
 

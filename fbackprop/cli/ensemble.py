@@ -17,7 +17,7 @@ from fbackprop.files import write_whole
 from fbackprop.train.interrupts import deferred_interrupt
 
 if TYPE_CHECKING:
-  from fbackprop.train.ensemble_results import EnsembleEvaluation, EnsembleResult
+  from fbackprop.train.ensembles import EnsembleEvaluation, EnsembleResult
   from fbackprop.train.report import RateScores
 
 
@@ -40,9 +40,9 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
 
   import fbackprop as fb
   from fbackprop.train import run_folder as runs
-  from fbackprop.train.ensemble_scores import make_ensemble_evaluate
-  from fbackprop.train.methods import make_optimizer
+  from fbackprop.train.ensembles import make_ensemble_evaluate
   from fbackprop.train.models import Model, save_model
+  from fbackprop.train.optimizers import make_optimizer
   from fbackprop.train.report import RateScores, draw_ensemble_page
 
   prepared = prepare(config, arguments)
@@ -81,17 +81,19 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
         keys=jnp.tile(jax.vmap(jax.random.key)(seeds), len(rates)),
         rates=np.repeat(rates, size).tolist(),
         batch_size=config.batch_size,
-        shuffle=config.shuffle,
         validation=prepared.validation,
-        test=(dataset.x_test, dataset.targets_test),
-        eval_every=config.eval_every,
-        check_every=config.check_every or None,
-        check_members=range(0, members, size),  # One of each rate.
-        on_evaluation=on_evaluation,
+        step=fb.train.StepRules(config.shuffle),
+        monitor=fb.train.Monitor(
+          eval_every=config.eval_every,
+          check_every=config.check_every or None,
+          test=(dataset.x_test, dataset.targets_test),
+          on_evaluation=on_evaluation,
+          check_members=range(0, members, size),  # One of each rate.
+        ),
       )
     parts = [result.part(i * size, (i + 1) * size) for i in range(len(rates))]
-    means = [np.nan_to_num(badness(part).mean(), nan=np.inf, posinf=np.inf) for part in parts]
-    kept = int(np.argmin(means))
+    means = [validation_loss(part).mean() for part in parts]
+    kept = int(np.argmin(np.nan_to_num(means, nan=np.inf, posinf=np.inf)))
     part = parts[kept]
     evaluate = make_ensemble_evaluate(description.net, description.loss, 0)
     batch = fb.train.Batch(jnp.asarray(dataset.x_test), jnp.asarray(dataset.targets_test))
@@ -145,8 +147,8 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   return 3 if "diverged" in part.stop_reasons else int(not result.checks_ok)
 
 
-def badness(result: "EnsembleResult") -> Any:
-  """What is to be small of each member, `[K]`: minus its best score, else its last losses."""
+def validation_loss(result: "EnsembleResult") -> Any:
+  """Compute what is minimised of each member, `[K]`: minus its best score, else its last losses."""
   import numpy as np
 
   if result.best is not None:

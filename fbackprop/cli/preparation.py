@@ -141,7 +141,7 @@ def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Pat
   Raises:
     UsageError: it can't be made or written, or another run writes to it.
   """
-  from fbackprop.train.checkpoints import FolderInUseError, locked
+  from fbackprop.train.checkpoint_writer import FolderInUseError, locked
 
   config = prepared.config
   if config.resume is None:

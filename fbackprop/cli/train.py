@@ -63,8 +63,8 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   import fbackprop as fb
   from fbackprop.train import run_folder as runs
   from fbackprop.train.divergence import SQUARED_NORM
-  from fbackprop.train.methods import make_optimizer
   from fbackprop.train.models import Model, save_model
+  from fbackprop.train.optimizers import make_optimizer
   from fbackprop.train.report import draw_page, draw_report
 
   prepared = prepare(config, arguments)
@@ -104,18 +104,22 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
           key=jax.random.key(config.seed),
           params=prepared.params,
           batch_size=config.batch_size,
-          shuffle=config.shuffle,
-          test=(dataset.x_test, dataset.targets_test),
           validation=prepared.validation,
-          eval_every=config.eval_every,
-          check_every=config.check_every or None,
-          on_evaluation=on_evaluation,
-          checkpoints=fb.train.Checkpoints(checkpoints, config.ckpt.every, config.ckpt.keep),
-          resume=None if config.resume is None else checkpoints,
-          on_nonfinite=config.on_nonfinite,
-          on_event=on_event,
-          clip_examples=config.clip_examples,
-          watch=config.watched,
+          step=fb.train.StepRules(config.shuffle, config.clip_examples, config.on_nonfinite),
+          monitor=fb.train.Monitor(
+            eval_every=config.eval_every,
+            check_every=config.check_every or None,
+            test=(dataset.x_test, dataset.targets_test),
+            on_evaluation=on_evaluation,
+            on_event=on_event,
+            watch=config.watched,
+          ),
+          checkpoints=fb.train.Checkpoints(
+            checkpoints,
+            config.ckpt.every,
+            config.ckpt.keep,
+            resume=None if config.resume is None else checkpoints,
+          ),
         )
       except (ValueError, TypeError, OSError) as error:
         if config.resume is None:

@@ -1,10 +1,12 @@
 from ._fit import fit as fit
 from ._fit_ensemble import fit_ensemble as fit_ensemble
+from .arguments import Monitor as Monitor
+from .arguments import StepRules as StepRules
 from .checkpoints import Checkpoints as Checkpoints
-from .ensemble_results import EnsembleEvaluation as EnsembleEvaluation
-from .ensemble_results import EnsembleResult as EnsembleResult
-from .ensemble_results import Spread as Spread
-from .ensemble_results import spread_of as spread_of
+from .ensembles import EnsembleEvaluation as EnsembleEvaluation
+from .ensembles import EnsembleResult as EnsembleResult
+from .ensembles import Spread as Spread
+from .ensembles import spread_of as spread_of
 from .optimizers import gradient_descent as gradient_descent
 from .results import Evaluation as Evaluation
 from .results import Result as Result

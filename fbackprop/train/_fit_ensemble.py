@@ -1,7 +1,5 @@
 """Many networks at once, of other seeds or rates, as one compiled program."""
 
-import signal
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,34 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import DtypeError, check_callable, describe, example_count
-from fbackprop.train.divergence import locate_nonfinite
-from fbackprop.train.ensemble_arguments import (
+from fbackprop.train.arguments import (
+  Monitor,
+  StepRules,
   check_keys,
-  check_numbers,
+  check_members,
   check_rates,
   optimizer_by_rate,
+  regroup,
 )
-from fbackprop.train.ensemble_loop import Fixed, first_step, make_ensemble_chunk
-from fbackprop.train.ensemble_results import (
+from fbackprop.train.ensembles import (
   BestEpochs,
   EnsembleEvaluation,
   EnsembleResult,
   MemberCheck,
+  Scores,
+  make_ensemble_evaluate,
+  mean_losses,
 )
-from fbackprop.train.ensemble_scores import Scores, make_ensemble_evaluate, mean_losses
-from fbackprop.train.examples import check_examples
-from fbackprop.train.gradient_checks import make_gradient_check
-from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.last_axis import is_tiny, shape_of
-from fbackprop.train.loop import Loop, draw_order, start_loop, take_batch
-from fbackprop.train.method_names import ShuffleName
-from fbackprop.train.shuffle import find_shuffle
-from fbackprop.train.step import make_step
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, stop_numbers
-from fbackprop.train.stop_rules import STOP_REASONS, StopRules, check_count, steps_left
-from fbackprop.train.validation import make_look, set_aside, start_best, watched_examples
+from fbackprop.train.loop import Loop, Member, Members
+from fbackprop.train.problem import Problem, prepare
+from fbackprop.train.runner import Run
+from fbackprop.train.step import Info
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING
+from fbackprop.train.stop_rules import STOP_REASONS, StopRules
 from fbackprop.types import Array, Layer, Loss
+
+# The keywords that `fit` had and `fit_ensemble` had not, and the attributes of those names.
+OF_ONE = ("clip_examples", "on_nonfinite", "on_event", "watch")
 
 
 def fit_ensemble(
@@ -50,40 +49,32 @@ def fit_ensemble(
   keys: Array,
   rates: Sequence[float] | None = None,
   batch_size: int | None = None,
-  shuffle: ShuffleName = "exact",
-  test: Any = None,
   validation: Any = None,
-  eval_every: int | None = None,
-  check_every: int | None = None,
-  check_members: Sequence[int] = (0,),
-  chunk_steps: int = 1000,
-  on_evaluation: Callable[[EnsembleEvaluation], None] | None = None,
+  step: StepRules | None = None,
+  monitor: Monitor | None = None,
+  **deprecated: Any,
 ) -> EnsembleResult:
-  """Trains K networks at once, each until a stop rule fires for it.
+  """Train K networks at once, each until a stop rule fires for it.
 
   Member k is the run `fit(..., key=keys[k])`, up to rounding. The members share nothing but the
   data and the rules: one that has stopped, or has diverged, waits as it is for the others. Tiny
   networks are computed with the members along the last axis; see `fbackprop.train.last_axis`.
 
   Args:
-    net: the network.
-    loss: the loss.
-    data: as in `fit`.
-    optimizer: as in `fit`; with `rates`, a function of the rate that gives one, such as
+    net, loss, data: as in `fit`.
+    optimizer: as in `fit`; with `rates`, a function of the rate that returns one, such as
       `optax.sgd`: the rate that it gets is traced.
     stop: the stop rules, the same for all.
     keys: typed keys `[K]`, such as `jax.random.split(jax.random.key(0), K)`.
     rates: of each member, K numbers above 0. A grid of rates and seeds is
       `rates=np.repeat(rates, len(seeds))` beside `keys=jnp.tile(keys, len(rates))`.
-    batch_size, shuffle: as in `fit`.
-    test: as in `fit`. All members together are scored too.
+    batch_size: as in `fit`.
     validation: as in `fit`: each member keeps the parameters of its own best epoch.
-      `stop.validation_fraction` sets the same examples aside for all, by the first key.
-    eval_every: as in `fit`; counted in the steps of the members that still run.
-    check_every: likewise, from step 0 on and at the end.
-    check_members: whose gradients are compared then, each a number from 0 to K − 1.
-    chunk_steps: as in `fit`.
-    on_evaluation: called with each `EnsembleEvaluation`, as it comes.
+      `stop.validation_fraction` splits off the same examples for all, by the first key.
+    step: as in `fit`, of which an ensemble has the shuffle alone.
+    monitor: as in `fit`, without `watch`. The ensemble as a whole is scored on the test set too,
+      and `on_evaluation` is called with an `EnsembleEvaluation`.
+    **deprecated: as in `fit`.
 
   Returns:
     An `EnsembleResult`. An interrupt (SIGINT) ends the run after the chunk in flight.
@@ -104,168 +95,134 @@ def fit_ensemble(
     >>> result.size, result.stop_reasons.count("loss_below") > 50
     (100, True)
   """
-  if not isinstance(stop, StopRules):
-    raise DtypeError(f"fit_ensemble: stop must be a StopRules, got {describe(stop)}")
+  monitor, step = regroup("fit_ensemble", deprecated, OF_ONE, monitor=monitor, step=step)
+  monitor, step = monitor or Monitor(), step or StepRules()
+  refuse_unsupported(step, monitor)
   size = check_keys(keys)
-  find_shuffle(shuffle)  # Refuses any other name before anything is done.
-  if on_evaluation is not None:
-    check_callable("fit_ensemble", "on_evaluation", on_evaluation)
-  train = check_examples("data", data, net, loss)
-  held_out = None if test is None else check_examples("test", test, net, loss)
-  if held_out is not None and held_out.weights is not None:
-    raise ValueError("fit_ensemble: test must be a pair (x, targets), got weights too")
-  watched = watched_examples(stop, validation, net, loss)
-  if stop.validation_fraction is not None:
-    train, watched = set_aside(train, stop.validation_fraction, keys[0])
-  n = example_count(train.x)
-  batch_size = n if batch_size is None else batch_size
-  for name, value in (("batch_size", batch_size), ("chunk_steps", chunk_steps)):
-    check_count(name, value, least=1)
-  for name, every in (("eval_every", eval_every), ("check_every", check_every)):
-    if every is not None:
-      check_count(name, every, least=1)
-  checked = check_numbers(check_members, size)
-  if batch_size > n:
-    raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
+  checked = check_members(monitor.check_members, size)
   rate_list = None if rates is None else check_rates(rates, size)
   optimizer_of = optimizer_by_rate(optimizer, rate_list is not None)
-
-  start_key = jax.eval_shape(lambda keys: keys[0], keys)
-  rate = None if rate_list is None else shape_of((), jax.tree.leaves(train.x)[0].dtype)
-  info = jax.eval_shape(partial(first_step, net, loss, optimizer_of), start_key, rate, train)[1]
-  dtype = info.loss.dtype
-  rules = stop_numbers(stop, dtype, is_validated=watched is not None)
-  most_steps = stop.most_steps(n // batch_size)
-  batch = jax.tree.map(lambda part: shape_of((batch_size, *part.shape[1:]), part.dtype), train)
-  is_last = is_tiny(partial(first_step, net, loss, optimizer_of), start_key, rate, batch)
-  axis = -1 if is_last else 0
-
-  def start(key: Array, rate: Array | None) -> tuple[Loop, Fixed]:
-    init_key, order_key = jax.random.split(key)
-    state = make_step(net, loss, optimizer_of(rate))[0](init_key)
-    best = None if watched is None else start_best(state.params, dtype)
-    return start_loop(state, n, dtype, shuffle)._replace(best=best), Fixed(order_key, rate)
-
-  member_rates = (
-    None if rate_list is None else jnp.asarray(rate_list, jax.tree.leaves(train.x)[0].dtype)
+  problem = prepare(
+    "fit_ensemble", net, loss, data, optimizer_of, stop, keys[0], batch_size, validation, step,
+    monitor,
+  )  # fmt: skip
+  train = problem.train
+  key = jax.eval_shape(lambda keys: keys[0], keys)
+  dtype = jax.tree.leaves(train.x)[0].dtype
+  rate = None if rate_list is None else shape_of((), dtype)
+  batch = jax.tree.map(
+    lambda part: shape_of((problem.batch_size, *part.shape[1:]), part.dtype), train
   )
-  loop, fixed = jax.jit(jax.vmap(start, 0, axis))(keys, member_rates)
-  evaluate = make_ensemble_evaluate(net, loss, axis)
+  info = jax.eval_shape(problem.first_step, key, rate, train)[1]
+  members = Members(size, is_tiny(problem.first_step, key, rate, batch))
 
-  compile_start = time.perf_counter()
-  capacity = max(1, min(chunk_steps, most_steps))
-  look = None if watched is None else make_look(net, loss, watched)
-  traced = make_ensemble_chunk(
-    net, loss, optimizer_of, batch_size, capacity, size, is_last, shuffle, look
-  )
-  one = jnp.ones((), dtype)
-  zero = jnp.zeros((), jnp.int32)
-  chunk = traced.lower(loop, fixed, train, rules, zero, zero, one).compile()
-  if held_out is not None:
-    evaluate(loop.state.params, held_out)
-  check_gradient = make_gradient_check(net, loss, train, batch_size)
-  if check_every is not None and checked:
-    check_gradient(member_of(loop.state, axis, checked[0]))
-  start_time = time.perf_counter()
-  compile_seconds = start_time - compile_start
+  def start(key: Array, rate: Array | None) -> tuple[Loop, Member]:
+    return problem.start(key, rate, info.loss.dtype)
 
-  losses = [np.zeros((0, size), dtype)]  # Of each chunk.
-  shown = len(losses)  # Of those, how many are in an evaluation already.
-  evaluations: list[EnsembleEvaluation] = []
-
-  def evaluate_now(done: int, running: int) -> None:
-    nonlocal shown
-    recent, shown = losses[shown:], len(losses)
-    scores = Scores() if held_out is None else evaluate(loop.state.params, held_out)
-    seconds = time.perf_counter() - start_time
-    means = mean_losses(recent, size)
-    evaluations.append(EnsembleEvaluation(done, running, means, *scores, seconds))
-    if on_evaluation is not None:
-      on_evaluation(evaluations[-1])
-
-  checks: dict[tuple[int, int], MemberCheck] = {}
-  check_seconds = 0.0
-
-  def check_now() -> None:
-    """Of those that have taken a step since; one that diverged is no place for a truth."""
-    nonlocal check_seconds
-    check_start = time.perf_counter()
-    for k in checked:
-      state = member_of(loop.state, axis, k)
-      place = int(state.step), k
-      if place not in checks and int(loop.progress.reason[k]) != DIVERGED:
-        checks[place] = MemberCheck(*place, check_gradient(state))
-    check_seconds += time.perf_counter() - check_start
-
-  done, running = 0, size if most_steps else 0
-  is_late = False
-  with deferred_interrupt(signal.SIGINT) as interruption:
-    while running and not interruption.requested:
-      if check_every is not None and done % check_every == 0:
-        check_now()
-      ends = [(done // every + 1) * every for every in (eval_every, check_every) if every]
-      if stop.max_seconds is not None:
-        left = steps_left(stop.max_seconds, time.perf_counter() - start_time, done)
-        is_late = left == 0
-        if is_late:
-          break
-        ends.append(done + left)
-      until = min(done + capacity, most_steps, *ends)
-      limits = (jnp.asarray(step, jnp.int32) for step in (done, until))
-      loop, reached, rows = chunk(loop, fixed, train, rules, *limits, one)
-      losses.append(np.asarray(rows)[: int(reached) - done])
-      done, running = int(reached), int((np.asarray(loop.progress.reason) == RUNNING).sum())
-      if running and eval_every is not None and done % eval_every == 0:
-        evaluate_now(done, running)
-    if check_every is not None:
-      check_now()
-    if not evaluations or evaluations[-1].step != done or not running:
-      evaluate_now(done, running)
-    seconds = time.perf_counter() - start_time
-    codes = np.asarray(loop.progress.reason)
-    diverged_at: list[str | None] = [None] * size
-    for k in np.flatnonzero(codes == DIVERGED).tolist():
-      own, of = member_of(loop, axis, k), member_of(fixed, axis, k)
-      at = own.state.step
-      order = draw_order(at, own.order, train, batch_size, of.order_key, shuffle)
-      batch = take_batch(at, order, train, batch_size, shuffle)
-      diverged_at[k] = locate_nonfinite(net, loss, optimizer_of(of.rate), own.state, batch)
-  unfinished = "max_seconds" if is_late else "interrupted"
-  if not most_steps:
-    unfinished = "max_epochs" if stop.max_epochs == 0 else "max_steps"
+  member_rates = None if rate_list is None else jnp.asarray(rate_list, dtype)
+  loop, member = jax.jit(jax.vmap(start, 0, members.axis))(keys, member_rates)
+  run = EnsembleRun(problem, loop, member, info, members, checked)
+  compile_seconds = run.compile()
+  reason = run.run()
+  seconds, history, axis = run.seconds, run.history, members.axis
+  loop, codes = run.loop, np.asarray(run.loop.progress.reason)
+  diverged_at: list[str | None] = [None] * size
+  for k in np.flatnonzero(codes == DIVERGED).tolist():
+    own = member_of(loop, axis, k), member_of(member, axis, k)
+    diverged_at[k] = run.locate_nonfinite(*own)
   in_front = partial(members_in_front, axis)
   params, best = jax.tree.map(in_front, loop.state.params), None
   if loop.best is not None:
     found = jax.tree.map(in_front, loop.best)
-    best = BestEpochs(np.asarray(found.step), -np.asarray(found.badness))
-    params = jax.tree.map(partial(chosen, jnp.isfinite(found.badness)), found.params, params)
+    best = BestEpochs(np.asarray(found.step), -np.asarray(found.validation_loss))
+    params = jax.tree.map(
+      partial(chosen, jnp.isfinite(found.validation_loss)), found.params, params
+    )
   return EnsembleResult(
     params=params,
     rates=rate_list,
-    stop_reasons=tuple(unfinished if code < 0 else STOP_REASONS[code] for code in codes),
+    stop_reasons=tuple(reason if code == RUNNING else STOP_REASONS[code] for code in codes),
     steps=np.asarray(loop.state.step),
-    losses=np.concatenate(losses),
-    evaluations=tuple(evaluations),
-    interrupted=interruption.requested,
+    losses=np.asarray(history.infos().loss),
+    evaluations=tuple(history.evaluations),
+    interrupted=run.interrupted,
     seconds=seconds,
     compile_seconds=compile_seconds,
     best=best,
-    checks=tuple(checks.values()),
-    check_seconds=check_seconds,
+    checks=tuple(history.checks),
+    check_seconds=history.check_seconds,
     diverged_at=tuple(diverged_at),
   )
 
 
+class EnsembleRun(Run):
+  """A `Run` of many networks at once, whose rows are the losses alone."""
+
+  def __init__(
+    self, problem: Problem, loop: Loop, member: Member, info: Info, members: Members,
+    checked: Sequence[int],
+  ) -> None:  # fmt: skip
+    self.members: Members = members
+    self.checked = checked
+    row = shape_of((members.size,), info.loss.dtype)
+    super().__init__(problem, loop, member, Info(row, *[None] * 3))  # type: ignore[arg-type]
+
+  @property
+  def done(self) -> int:
+    """Steps of the members that still run, or that ran longest."""
+    return self.recorded
+
+  def handle_nonfinite(self) -> str | None:
+    """All members have diverged, and the run ends."""
+    return "diverged"
+
+  def checks(self) -> list[MemberCheck]:
+    """Compare the gradients of those that have taken a step since, and haven't diverged."""
+    codes = np.asarray(self.loop.progress.reason)
+    known = {found[:2] for found in self.history.checks}
+    states = [(k, member_of(self.loop.state, self.members.axis, k)) for k in self.checked]
+    return [
+      MemberCheck(int(state.step), k, self.check_gradient(state))
+      for k, state in states
+      if (int(state.step), k) not in known and codes[k] != DIVERGED
+    ]
+
+  def make_score(self) -> Callable[[Any], Scores]:
+    """Build the scores of the test set, as a function of the parameters."""
+    problem = self.problem
+    evaluate = make_ensemble_evaluate(problem.net, problem.loss, self.members.axis)
+    return lambda params: Scores() if problem.test is None else evaluate(params, problem.test)
+
+  def evaluation(self) -> EnsembleEvaluation:
+    """Evaluate the ensemble as it is."""
+    known, scores = self.history.evaluations, self.score_test(self.loop.state.params)
+    recent = self.history.infos().loss[known[-1].step if known else 0 :]
+    running = int((np.asarray(self.loop.progress.reason) == RUNNING).sum())
+    if not self.problem.most_steps:
+      running = 0
+    losses = mean_losses(np.asarray(recent))
+    return EnsembleEvaluation(self.done, running, losses, **scores._asdict(), seconds=self.seconds)
+
+
+def refuse_unsupported(step: StepRules, monitor: Monitor) -> None:
+  """Raise if a group asks for what only a single run has."""
+  for group, default in ((step, StepRules()), (monitor, Monitor())):
+    for name in OF_ONE:
+      if (value := getattr(group, name, None)) != getattr(default, name, None):
+        kind = type(group).__name__
+        raise ValueError(f"fit_ensemble: {kind}({name}=...) is for a single run, got {value!r}")
+
+
 def members_in_front(axis: int, leaf: Array) -> Array:
-  """An array with the axis of the members in front."""
+  """Move the axis of the members to the front."""
   return jnp.moveaxis(leaf, axis, 0)
 
 
 def member_of(tree: Any, axis: int, k: int) -> Any:
-  """What is one member's own, without the axis of the members."""
+  """Take one member's part, without the axis of the members."""
   return jax.tree.map(lambda leaf: members_in_front(axis, leaf)[k], tree)
 
 
 def chosen(which: Array, new: Array, old: Array) -> Array:
-  """The new arrays of some members `[K]`, the old ones of the others."""
+  """Select the new arrays of some members `[K]`, the old ones of the others."""
   return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

@@ -1,17 +1,14 @@
-"""Checkpoints: all that a run needs to go on to the same bits, kept by orbax's manager.
+"""Checkpoints: the whole state of a run, read back to the same bits.
 
 A checkpoint is a folder with the number of its step, and becomes visible by one rename when all of
 it is written: a run that is killed leaves the ones before as they were. Inside, our own file holds
-the loop and what was said of each step, with a checksum (see `weights`); orbax keeps the last ones
-and the best one, and clears away what a killed run began.
+the loop and the history of the run, with a checksum (see `weights`); orbax keeps the last ones and
+the best one, and clears away what a killed run began.
 """
 
-import fcntl
 import json
-import math
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,11 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import DtypeError, ShapeError, StructureError
-from fbackprop.extras import need
 from fbackprop.train.history import History, read_history
 from fbackprop.train.loop import Loop
 from fbackprop.train.step import Info
 from fbackprop.train.stop_rules import check_count
+from fbackprop.train.validation import Best
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
 
 # The item of orbax that is ours, its file, and the entry of that file's metadata.
@@ -33,35 +30,44 @@ ITEM, FILE, KEY = "run", "state.safetensors", "fbackprop.run"
 
 @dataclass(frozen=True)
 class Checkpoints:
-  """Where and how often a run is saved, so that it can go on where it was.
+  """Where and how often a run is saved, and from where it is resumed.
 
   Attributes:
     folder: in which each checkpoint is a folder; made where missing. Two runs at once can't use it.
-    every: steps from one to the next, and one at the end; None for one where the run is
+      None to save nothing, if `resume` is given.
+    every: steps between checkpoints, with one at the end; None for one where the run is
       interrupted, and no other.
-    keep: how many of the last ones are kept; beside them the best one is: of the highest score of
-      the examples set aside, or else of the lowest mean training loss since the one before.
+    keep: how many of the last ones are kept; beside them the best one is: of the highest validation
+      score, or else of the lowest mean training loss since the one before.
+    resume: a folder of checkpoints, or one of them: the run goes on from there, to the same bits as
+      if it had never been cut. All arguments of `fit` must be those that it began with, but for
+      those that change no step: `stop`, by which it may go on further, `monitor`, and `folder`,
+      which may be the same. A damaged checkpoint is left out, and the one before it taken. Not
+      together with `params`, which the checkpoint holds.
   """
 
-  folder: str | os.PathLike[str]
+  folder: str | os.PathLike[str] | None = None
   every: int | None = None
   keep: int = 2
+  resume: str | os.PathLike[str] | None = None
 
   def __post_init__(self) -> None:
-    if not isinstance(self.folder, str | os.PathLike):
-      raise TypeError(f"checkpoints.folder must be a path, got {self.folder!r}")
-    for name, value in (("every", self.every), ("keep", self.keep)):
-      if value is not None or name == "keep":
-        check_count(f"checkpoints.{name}", value, least=1)
+    for name, value in (("folder", self.folder), ("resume", self.resume)):
+      is_missing = value is None and (name == "resume" or self.resume is not None)
+      if not is_missing and not isinstance(value, str | os.PathLike):
+        raise TypeError(f"checkpoints.{name} must be a path, got {value!r}")
+    for name, count in (("every", self.every), ("keep", self.keep)):
+      if count is not None or name == "keep":
+        check_count(f"checkpoints.{name}", count, least=1)
 
 
-class Kind(NamedTuple):
-  """What a checkpoint must be of, for a run to go on from it.
+class CheckpointSpec(NamedTuple):
+  """The run of which a checkpoint must be, to be resumed.
 
   Attributes:
-    identity: what the two have in common, as JSON, by the name that a user would know it by.
+    identity: what the two have in common, as JSON, by the names of the arguments.
     loop: the structure, shapes and dtypes of the loop.
-    info: likewise, of what is said of a step.
+    info: likewise, of a step's `Info`.
     key_impl: of the random keys.
   """
 
@@ -71,193 +77,25 @@ class Kind(NamedTuple):
   key_impl: Any
 
 
-class Saved(NamedTuple):
-  """A run as a checkpoint holds it."""
+class Checkpoint(NamedTuple):
+  """A run, restored: its loop, its history, and its stop rules as JSON."""
 
   loop: Loop
   history: History
   stop: dict[str, Any]
 
 
-class FolderInUseError(OSError):
-  """Another run writes to that folder."""
+class StoredBest(NamedTuple):
+  """A `Best` by the names that its arrays have in the files."""
 
-
-@contextmanager
-def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-  """Holds a folder for this process: however it ends, the system gives it free.
-
-  Raises:
-    FolderInUseError: another process, or another run in this one, holds it.
-    OSError: the folder can't be opened.
-  """
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-      raise FolderInUseError(
-        f"{folder} is in use by another run; wait for its end, or give another folder"
-      ) from error
-    yield
-  finally:
-    os.close(descriptor)
-
-
-class Keeper:
-  """Writes the checkpoints of one run; see `keeping`."""
-
-  def __init__(
-    self,
-    rules: Checkpoints,
-    identity: dict[str, Any],
-    stop: dict[str, Any],
-    resume: str | os.PathLike[str] | None,
-  ) -> None:
-    self.rules, self.identity, self.stop = rules, identity, stop
-    self.folder = Path(rules.folder).absolute()
-    own = () if resume is None else (Path(resume).absolute(), Path(resume).absolute().parent)
-    self.goes_on = self.folder in own
-    self.exits = ExitStack()
-    self.is_held = False
-    # Orbax takes two thirds of a second to import: not before there is something to save.
-    self.manager: Any = None
-    self.scores: dict[int, float] = {}
-
-  def hold(self) -> None:
-    """Makes the folder, and keeps other runs out of it.
-
-    Raises:
-      FolderInUseError: another run has it.
-      FileExistsError: another run left its checkpoints there.
-      OSError: it can't be made.
-    """
-    if not self.is_held:
-      self.folder.mkdir(parents=True, exist_ok=True)
-      self.exits.enter_context(locked(self.folder))
-      if not self.goes_on and (numbered := numbered_folders(self.folder)):
-        raise FileExistsError(
-          f"{self.folder} holds checkpoints of another run, as {numbered[0].name}; resume= goes on "
-          "from them, or give another folder"
-        )
-      self.is_held = True
-
-  def save(self, loop: Loop, history: History, seconds: float, score: float | None) -> None:
-    """Writes the checkpoint of the step at which the loop is; later ones go.
-
-    Args:
-      loop, history: the run.
-      seconds: wall time of it so far.
-      score: the larger, the better; None if there is none.
-
-    Raises:
-      OSError: it can't be written; those before are as they were.
-    """
-    self.hold()
-    if self.manager is None:
-      self.scores = scores_in(self.folder)
-      self.manager = open_manager(self.folder, self.rules.keep, self.scores)
-    step = int(loop.state.step)
-    # Of a run that went back, or on from a checkpoint before a damaged one.
-    for late in [s for s in self.manager.all_steps() if s >= step]:
-      self.manager.delete(late)
-    self.scores[step] = -math.inf if score is None else score
-    content = {
-      "identity": self.identity,
-      "stop": self.stop,
-      "score": self.scores[step],
-      "history": history.to_json(seconds),
-    }
-    tree = {"loop": with_plain_keys(loop), "rows": history.infos()}
-    orbax = need("orbax.checkpoint", extra="train")
-    from fbackprop.train.checkpoint_files import FileArgs
-
-    item = orbax.args.Composite(**{ITEM: FileArgs(tree, {KEY: json.dumps(content)})})
-    self.manager.save(step, args=item, force=True)
-
-  def close(self) -> None:
-    """Nothing more is to be saved."""
-    with self.exits:
-      if self.manager is not None:
-        self.manager.close()
-
-
-@contextmanager
-def keeping(
-  rules: Checkpoints | None,
-  identity: dict[str, Any],
-  stop: dict[str, Any],
-  resume: str | os.PathLike[str] | None,
-) -> Iterator[Keeper | None]:
-  """The keeper of a run's checkpoints, whose folder no other run can use meanwhile.
-
-  Args:
-    rules: None for no checkpoints, and no keeper.
-    identity: what a run that goes on must have in common with this one, as JSON.
-    stop: the stop rules, as JSON.
-    resume: where the run goes on from, if it does: that folder's checkpoints are its own.
-
-  Raises:
-    FolderInUseError: another run has the folder.
-    FileExistsError: another run left its checkpoints there.
-    OSError: the folder can't be made.
-    ModuleNotFoundError: orbax isn't there; the message names the extra.
-  """
-  if rules is None:
-    yield None
-    return
-  keeper = Keeper(rules, identity, stop, resume)
-  try:
-    if rules.every is not None:
-      need("orbax.checkpoint", extra="train")
-      keeper.hold()
-    yield keeper
-  finally:
-    keeper.close()
-
-
-class BestKept(NamedTuple):
-  """One of orbax's preservation policies: the checkpoint of the highest score stays.
-
-  Its own one reads the scores from files without a checksum, and fails where one is damaged.
-  """
-
-  scores: dict[int, float]
-
-  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-    """Whether each one stays, of those that there are."""
-    scores = [self.scores.get(checkpoint.step, -math.inf) for checkpoint in checkpoints]
-    best = scores.index(max(scores)) if scores else -1
-    return [i == best for i in range(len(scores))]
-
-
-def scores_in(folder: Path) -> dict[int, float]:
-  """The scores of the checkpoints that are there already, by their steps."""
-  scores = {}
-  for path in numbered_folders(folder):
-    try:
-      scores[int(path.name)] = float(read_content(path)[0]["score"])
-    except DamagedError:
-      continue
-  return scores
-
-
-def open_manager(folder: Path, keep: int, scores: dict[int, float]) -> Any:
-  """Orbax's manager of a folder: what a killed run began is cleared away, the rest is kept."""
-  orbax = need("orbax.checkpoint", extra="train")
-  policies = need("orbax.checkpoint.checkpoint_managers", extra="train")
-  options = orbax.CheckpointManagerOptions(
-    # The arrays are on the host already, and a save that isn't finished can't be counted on.
-    enable_async_checkpointing=False,
-    preservation_policy=policies.AnyPreservationPolicy(
-      [policies.LatestN(n=keep), BestKept(scores)]
-    ),
-  )
-  return orbax.CheckpointManager(folder, options=options)
+  badness: Any
+  step: Any
+  params: Any
+  latest: Any
 
 
 def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
-  """The checkpoints of a folder, the last one first; or the one that the path is itself.
+  """List the checkpoints of a folder, the last one first; or the one that the path is itself.
 
   Raises:
     FileNotFoundError: there is none.
@@ -272,18 +110,20 @@ def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def numbered_folders(folder: Path) -> list[Path]:
-  """What is named by a step, the last one first."""
+  """List the folders that are named by a step, the last one first."""
   found = [path for path in folder.iterdir() if path.name.isdecimal()]
   return sorted(found, key=lambda path: int(path.name), reverse=True)
 
 
-def load_checkpoint(path: str | os.PathLike[str], kind: Kind, tell: Callable[[str], None]) -> Saved:
-  """Reads the last checkpoint of a folder that is whole.
+def load_checkpoint(
+  path: str | os.PathLike[str], spec: CheckpointSpec, on_event: Callable[[str], None]
+) -> Checkpoint:
+  """Read the last checkpoint of a folder that is whole.
 
   Args:
     path: the folder, or a checkpoint itself.
-    kind: what it must be of.
-    tell: is told of each one that is damaged.
+    spec: of which run it must be.
+    on_event: called with a message about each damaged one.
 
   Raises:
     FileNotFoundError: there is none.
@@ -292,14 +132,14 @@ def load_checkpoint(path: str | os.PathLike[str], kind: Kind, tell: Callable[[st
   paths = checkpoint_paths(path)
   for one in paths:
     try:
-      return read_checkpoint(one, kind)
+      return read_checkpoint(one, spec)
     except DamagedError as error:
-      tell(f"{error}; the checkpoint before it is used" if one != paths[-1] else str(error))
+      on_event(f"{error}; the checkpoint before it is used" if one != paths[-1] else str(error))
   raise DamagedError(f"{path} holds no checkpoint that is whole, of {len(paths)}")
 
 
-def read_checkpoint(path: Path, kind: Kind) -> Saved:
-  """Reads one checkpoint.
+def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
+  """Read one checkpoint.
 
   Raises:
     DamagedError: it isn't as it was written, or not there.
@@ -307,7 +147,7 @@ def read_checkpoint(path: Path, kind: Kind) -> Saved:
     TypeError: likewise, of a dtype.
   """
   content, stored = read_content(path)
-  for name, own in kind.identity.items():
+  for name, own in spec.identity.items():
     if content["identity"].get(name) != own:
       was = content["identity"].get(name)
       raise ValueError(
@@ -316,16 +156,16 @@ def read_checkpoint(path: Path, kind: Kind) -> Saved:
       )
   steps = stored.entries["rows.loss"]["shape"][0]
 
-  def as_stored(loop: Loop, info: Info) -> dict[str, Any]:
+  def like(loop: Loop, info: Info) -> dict[str, Any]:
     rows = jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), info)
-    return {"loop": with_plain_keys(loop), "rows": rows}
+    return {"loop": as_stored(loop), "rows": rows}
 
   try:
-    tree = params_of(stored, jax.eval_shape(as_stored, kind.loop, kind.info))
+    tree = params_of(stored, jax.eval_shape(like, spec.loop, spec.info))
   except (StructureError, ShapeError, DtypeError) as error:
     raise type(error)(f"it is a checkpoint of another network or optimiser: {error}") from error
-  loop = with_keys(tree["loop"], kind)
-  return Saved(loop, read_history(content["history"], tree["rows"]), content["stop"])
+  loop = from_stored(tree["loop"], spec)
+  return Checkpoint(loop, read_history(content["history"], tree["rows"]), content["stop"])
 
 
 class DamagedError(ValueError):
@@ -333,7 +173,7 @@ class DamagedError(ValueError):
 
 
 def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
-  """What a checkpoint says of its run, and its arrays.
+  """Read the metadata and the arrays of a checkpoint.
 
   Raises:
     DamagedError: it isn't as it was written, or not there.
@@ -353,18 +193,22 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
   return content, stored
 
 
-def with_plain_keys(tree: Any) -> Any:
-  """Random keys as their numbers, which a file can hold."""
-  return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, tree)
+def as_stored(loop: Loop) -> Any:
+  """Convert a loop to what a file can hold: random keys as their numbers, names as ever."""
+  best: Any = None if loop.best is None else StoredBest(*loop.best)
+  return jax.tree.map(
+    lambda a: jax.random.key_data(a) if is_key(a) else a, loop._replace(best=best)
+  )
 
 
-def with_keys(plain: Loop, kind: Kind) -> Loop:
-  """Numbers as random keys, where the loop has some."""
+def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
+  """Convert back what `as_stored` made."""
 
   def wrapped(numbers: Any, own: Any) -> Any:
-    return jax.random.wrap_key_data(numbers, impl=kind.key_impl) if is_key(own) else numbers
+    return jax.random.wrap_key_data(numbers, impl=spec.key_impl) if is_key(own) else numbers
 
-  loop: Loop = jax.tree.map(wrapped, plain, kind.loop)
+  best = None if stored.best is None else Best(*stored.best)
+  loop: Loop = jax.tree.map(wrapped, stored._replace(best=best), spec.loop)
   return loop
 
 

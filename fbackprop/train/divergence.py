@@ -1,4 +1,4 @@
-"""Where a run broke: the first layer whose value or cotangent isn't finite."""
+"""Localisation of a divergence: the first layer whose value or cotangent isn't finite."""
 
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ SQUARED_NORM = "squared norm of its gradient"
 
 
 class Link(NamedTuple):
-  """A layer of a chain: what a report calls it, and what its passes take."""
+  """A layer of a chain: its name in a report, and the arguments of its passes."""
 
   name: str
   layer: Layer
@@ -36,7 +36,7 @@ def locate_nonfinite(
   batch: Batch,
   clip_examples: float | None = None,
 ) -> str:
-  """Names the first place, in the order of computation, where a number isn't finite.
+  """Name the first place, in the order of computation, where a number isn't finite.
 
   The step is computed again, one operation at a time.
 
@@ -101,7 +101,7 @@ def locate_nonfinite(
 
 
 def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
-  """The layers of a chain in order; of chains in a chain, a layer's place is such as 1.0."""
+  """List the layers of a chain in order; in a nested chain a layer's place is such as 1.0."""
   if not is_chain(net) or not net.parts:
     return [Link(f"layer {place or 0} ({net.name})", net, params, key)]
   keys = keys_of_parts(key, net.parts)

@@ -1,4 +1,4 @@
-"""The examples of a run: looked at once on the host, and evaluated on the device."""
+"""The examples of a run: validated once on the host, and evaluated on the device."""
 
 import hashlib
 import warnings
@@ -25,7 +25,7 @@ from fbackprop.types import Array, Layer, Loss, Params
 
 
 def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
-  """Refuses examples that a run can't be made of, by the name of the argument.
+  """Validate the examples of a run, by the name of the argument.
 
   Args:
     name: "data" or "test".
@@ -93,9 +93,9 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
 
 
 def as_jax(name: str, value: Any) -> Array:
-  """An array as JAX has it: float32, say, in the place of float64. Nothing is changed silently.
+  """Convert an array to a dtype of JAX, as float64 to float32. Nothing is changed silently.
 
-  Warns of columns whose distinct values aren't all distinct then, as those of time stamps.
+  Warn of columns whose distinct values aren't all distinct then, as those of time stamps.
 
   Raises:
     TypeError: JAX has no such dtype.
@@ -128,19 +128,19 @@ def as_jax(name: str, value: Any) -> Array:
 
 
 def named_parts(batch: Batch) -> list[tuple[str, Any]]:
-  """The arrays of a batch, each by its name, such as "x" or "targets[1]"."""
+  """List the arrays of a batch, each by its name, such as "x" or "targets[1]"."""
   inputs = jax.tree_util.tree_leaves_with_path(Batch(batch.x, None))
   leaves = jax.tree_util.tree_leaves_with_path(batch._replace(x=None), is_leaf=is_no_tuple)
   return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in inputs + leaves]
 
 
 def is_no_tuple(value: Any) -> bool:
-  """What `check_array` is to judge: a list, say, isn't looked into."""
+  """Whether `check_array` gets the value itself: a list, say, is no tree here."""
   return value is not None and not isinstance(value, tuple)
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-  """Refuses NaN and infinity, by the place of the first."""
+  """Raise for NaN and infinity, by the place of the first."""
   if jnp.issubdtype(values.dtype, jnp.inexact):  # NumPy's own doesn't know bfloat16.
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
@@ -156,7 +156,7 @@ def holds_labels(targets: Any) -> bool:
 
 
 def make_evaluate(net: Layer, loss: Loss) -> Callable[[Params, Batch], tuple[float, float | None]]:
-  """Builds `evaluate(params, batch) -> (mean loss, accuracy or None)`, without randomness."""
+  """Build `evaluate(params, batch) -> (mean loss, accuracy or None)`, without randomness."""
 
   @jax.jit
   def measure(params: Params, batch: Batch) -> tuple[Array, Array | None]:
@@ -174,7 +174,7 @@ def make_evaluate(net: Layer, loss: Loss) -> Callable[[Params, Batch], tuple[flo
 
 
 def digest(tree: Any) -> str:
-  """What tells the arrays of a tree from others: the first 16 digits of their SHA-256."""
+  """Compute a short SHA-256 fingerprint of a pytree."""
   leaves, structure = jax.tree.flatten(tree)
   found = hashlib.sha256(str(structure).encode())
   for leaf in leaves:

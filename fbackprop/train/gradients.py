@@ -1,4 +1,4 @@
-"""The gradient of a step: of the mean loss or of clipped examples, and what it tells on the way."""
+"""The gradient of a step: of the mean loss or of clipped examples, with its diagnostics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
@@ -19,11 +19,11 @@ from fbackprop.types import Array, Layer, Loss, Params, exportable
 
 @exportable
 class Watched(NamedTuple):
-  """What a step tells of its examples; None of what isn't asked for.
+  """The diagnostics of a step's examples; None of those that aren't computed.
 
   Attributes:
     noise_scale: of the batch, each part `[]`; add the parts up over steps before you divide.
-    clipped: the share of the examples whose gradients were shortened, `[]`.
+    clipped: the share of the examples whose gradients were clipped, `[]`.
   """
 
   noise_scale: NoiseScale | None = None
@@ -33,7 +33,7 @@ class Watched(NamedTuple):
 def make_gradient(
   net: Layer, loss: Loss, clip_examples: float | None = None, watch: Sequence[WatchName] = ()
 ) -> Callable[..., tuple[Array, Params, Watched]]:
-  """Builds the gradient that a step goes along.
+  """Build the gradient that a step follows.
 
   Args:
     net: of captured layers, where there is a bound or a noise scale; see `fbackprop.quantities`.
@@ -86,17 +86,16 @@ def make_gradient(
 
 
 def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
-  """Refuses what can't be watched."""
+  """Raise for unknown names."""
   if isinstance(watch, str) or not isinstance(watch, Sequence):
     raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
   for name in watch:
     if name not in choices:
-      told = hint(str(name), choices)
-      raise ValueError(f"make_step: watch can't hold {name!r}; {told}")
+      raise ValueError(f"make_step: watch can't hold {name!r}; {hint(str(name), choices)}")
 
 
 def check_clip_examples(clip_examples: Any) -> None:
-  """Refuses what is no length; norms are of float32 at least."""
+  """Raise for anything but a norm in the range of float32, in which norms are computed."""
   check_number("make_step", "clip_examples", clip_examples)
   limits = np.finfo(np.float32)
   if not float(limits.tiny) <= clip_examples <= float(limits.max):

@@ -1,4 +1,4 @@
-"""Ctrl-C that waits for a safe place: the state in flight is never lost."""
+"""Deferred interrupts: Ctrl-C takes effect after the chunk in flight, whose state isn't lost."""
 
 import signal
 import threading
@@ -27,7 +27,7 @@ class Interruption:
 
 @contextmanager
 def deferred_interrupt(*signals: int) -> Iterator[Interruption]:
-  """Notes signals in the place of acting on them, inside the block.
+  """Record signals instead of acting on them, inside the block.
 
   While a compiled chunk runs, its donated input is gone and its output not yet there; an exception
   raised then would leave nothing to save. Outside of the main thread, where Python takes no

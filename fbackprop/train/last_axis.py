@@ -1,11 +1,19 @@
-"""`jax.vmap` with the new axis last, for many tiny programs at once.
+"""`jax.vmap` with the batch axis last, for ensembles of tiny networks.
 
-`jax.vmap` carries its axis in front, wherever it is told to find it: a layer of two neurons is then
-an inner loop of two. With the axis last the inner loop runs over the members, whole vectors at a
-time. So the program of one member is walked here, operation by operation, each array with one axis
-more at its end. A product of matrices becomes a sum of products, and all of a step a few kernels.
+`jax.vmap` moves the batch axis to the front, whatever `in_axes` says: a layer of two neurons is
+then an inner loop of length two. With the batch axis last the inner loop runs over the members, in
+whole vector registers, and XLA fuses a step into a few kernels.
 
-What isn't known here is left to `jax.vmap`: right as well, only slower.
+Method: the function is traced to a jaxpr for one member, and the jaxpr is interpreted with each
+array batched along a new last axis, the batching rules being those below. A matrix product becomes
+a sum of elementwise products. Any other primitive is left to `jax.vmap`: as correct, but slower.
+
+Doubts: a product is unrolled up to `MOST_TERMS` terms, a number measured on two CPUs only. XLA
+duplicates a sum into each of its consumers, where they are fused; a division by an unknown 1 keeps
+it from that (see `hold`), which relies on XLA never duplicating a division.
+
+References:
+  JAX, `docs/autodidax.py`, part 1 on batching and part 2 on jaxpr interpreters.
 """
 
 import functools
@@ -30,24 +38,24 @@ REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
   "reduce_or": lax.bitwise_or,
 }
 MOST_TERMS = 32
-"""Of a sum that is written out; the program grows with it, and a library's product wins."""
+"""The most terms of a sum that is unrolled; beyond it a library's product wins."""
 
 shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
 
 
 class Value(NamedTuple):
-  """An array, and whether it has the axis of the members at its end."""
+  """An array, and whether it is batched: has the axis of the members at its end."""
 
   array: Array
   has_members: bool
 
 
 def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any]:
-  """Maps a function over the last axis of every argument; results have it last too.
+  """Map a function over the last axis of every argument; results have it last too.
 
   Args:
     f: takes and returns trees of arrays. What it closes over is the same for all.
-    size: of that axis.
+    size: the length of that axis.
     one: the number 1, as an argument of the compiled program, so that the compiler doesn't know it.
       A division by it changes nothing, and the compiler never computes a division twice: otherwise
       it computes a neuron's sum anew for each of its users.
@@ -64,31 +72,31 @@ def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any
 
     member = [shape_of(leaf.shape[:-1], leaf.dtype) for leaf in leaves]
     program, result = jax.make_jaxpr(flat, return_shape=True)(*member)
-    walk = Walk(size, one)
-    values = walk.program(program, [Value(leaf, True) for leaf in leaves])
-    return jax.tree.unflatten(jax.tree.structure(result), [walk.spread(v) for v in values])
+    interpreter = BatchedInterpreter(size, one)
+    values = interpreter.program(program, [Value(leaf, True) for leaf in leaves])
+    return jax.tree.unflatten(jax.tree.structure(result), [interpreter.spread(v) for v in values])
 
   return mapped
 
 
 def constant(value: Any, aval: Any) -> Value:
-  """A constant of a program, the same for all members."""
+  """Convert a constant of a program, which is the same for all members."""
   with jax.enable_x64(True):  # A shuffle sorts numbers of 64 bits.
     return Value(jnp.asarray(value, aval.dtype), False)
 
 
-class Walk:
-  """Evaluates a program for all members, in a trace."""
+class BatchedInterpreter:
+  """Evaluate a jaxpr for all members, in a trace."""
 
   def __init__(self, size: int, one: Array) -> None:
     self.size, self.one = size, one
 
   def program(self, closed: Any, arguments: Sequence[Value]) -> list[Value]:
-    """The outputs of a closed jaxpr."""
+    """Evaluate a closed jaxpr."""
     return jaxprs.interpret(closed, arguments, constant, self.equation)
 
   def equation(self, _: int, equation: Any, inputs: list[Value]) -> list[Value]:
-    """The outputs of one operation."""
+    """Evaluate one equation."""
     name, params = equation.primitive.name, equation.params
     if (inner := jaxprs.inner_program(equation)) is not None:
       return self.program(inner, inputs)
@@ -123,7 +131,7 @@ class Walk:
     return [Value(array, True) for array in outputs]
 
   def fit(self, value: Value, shape: tuple[int, ...]) -> Array:
-    """An operand of an elementwise operation, in the shape of its result."""
+    """Broadcast an operand of an elementwise operation to the shape of its result."""
     array, has_members = value
     if array.ndim == has_members:  # A scalar goes with any shape.
       places = (len(shape),) if has_members else ()
@@ -131,7 +139,7 @@ class Walk:
     return self.spread(value, shape)
 
   def spread(self, value: Value, shape: tuple[int, ...] | None = None) -> Array:
-    """The array with the axis of the members, whether it differs between them or not."""
+    """Broadcast an array to all members, if it isn't batched."""
     array, has_members = value
     shape = (array.shape[:-1] if has_members else array.shape) if shape is None else shape
     if array.shape == (*shape, self.size) and has_members:
@@ -139,20 +147,20 @@ class Walk:
     return lax.broadcast_in_dim(array, (*shape, self.size), range(array.ndim))
 
   def hold(self, array: Array, terms: int) -> Array:
-    """The array itself, which the compiler will compute once."""
+    """Return the array unchanged, so that the compiler computes it once."""
     if terms <= 2 or not jnp.issubdtype(array.dtype, jnp.floating):
       return array
     return array / jnp.broadcast_to(self.one.astype(array.dtype), array.shape)
 
   def flag(self, which: Value, shape: tuple[int, ...]) -> Array:
-    """What a choice goes by; the answer of a whole member, computed once for all of its arrays."""
+    """Broadcast a predicate; that of a whole member is computed once for all of its arrays."""
     if which.has_members and which.array.ndim == 1 and which.array.dtype == bool:
       # Not by `hold`: to divide a choice of 1 and 0 the compiler divides the two.
       which = Value(lax.sqrt(which.array.astype(jnp.float32)) > 0, True)
     return self.fit(which, shape)
 
   def product(self, left: Value, right: Value, numbers: Any, result: Any) -> Array:
-    """A product of matrices, or of two vectors, as the sum of its terms."""
+    """Compute a product of matrices, or of two vectors, as the sum of its terms."""
     (left_axes, right_axes), _ = numbers
     terms = []
     rank = left.array.ndim - left.has_members - len(left_axes)
@@ -166,12 +174,12 @@ class Walk:
     return self.hold(functools.reduce(lax.add, products), len(products))
 
   def reduction(self, name: str, array: Array, axes: Sequence[int]) -> Array:
-    """A sum, or the like, of few terms."""
+    """Reduce few terms."""
     rows = list(in_front(array, axes))
     return self.hold(functools.reduce(REDUCTIONS[name], rows), len(rows))
 
   def cond(self, inputs: list[Value], branches: Any) -> list[Array]:
-    """One of some programs: all of them, where the members don't agree."""
+    """Evaluate the chosen branch, or all of them and select, where the members don't agree."""
     which, *operands = inputs
 
     def run(branch: Any) -> list[Array]:
@@ -186,7 +194,7 @@ class Walk:
 
 
 def in_front(array: Array, axes: Sequence[int]) -> Array:
-  """The axes as a single one, in front of the others."""
+  """Merge axes to a single one, in front of the others."""
   others = [axis for axis in range(array.ndim) if axis not in axes]
   terms = math.prod(array.shape[axis] for axis in axes)
   moved = lax.transpose(array, (*axes, *others))
@@ -201,14 +209,14 @@ def is_short(equation: Any) -> bool:
 
 
 def reduced(equation: Any) -> int:
-  """How many terms a reduction has."""
+  """Count the terms of a reduction."""
   return math.prod(equation.invars[0].aval.shape[axis] for axis in equation.params["axes"])
 
 
 def is_tiny(f: Callable[..., Any], *args: Any) -> bool:
-  """Whether a function of one member does nothing that is better left to a library's products.
+  """Whether a function of one member has no matrix product that a library computes faster.
 
-  On Explicit axes it isn't: with the members last, no rule here says how its result is split.
+  On Explicit axes it isn't tiny: no rule here says how a result with the members last is sharded.
   """
   return not is_explicit(jax.sharding.get_abstract_mesh()) and all(
     equation.primitive.name != "dot_general" or is_short(equation)

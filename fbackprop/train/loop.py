@@ -1,9 +1,18 @@
-"""The compiled run: a chunk of steps is one program, with the data on the device.
+"""The compiled run: a chunk of steps of one network, or of many, is one program on the device.
 
-A loop over epochs, and in it one over steps, which halts where a stop rule may fire or the chunk is
-over: there the rules are asked, so that a run ends at the same step however it is cut into chunks.
-The order of the examples is drawn anew each epoch, from the epoch's number (see `shuffles`); a
-remainder smaller than a batch waits for the next epoch's order.
+Two nested loops. The outer one goes over epochs, the inner one over the steps of an epoch, which
+halts at the epoch's end, at the chunk's end, or at a step that isn't finite. Only there are the
+validation set scored and the stop rules evaluated, so that a run ends at the same step however it
+is cut into chunks. An epoch's order of the examples is drawn from the number of the epoch alone
+(see `shuffle`); a remainder smaller than a batch is left out of that epoch.
+
+An ensemble is the same program with an axis of members: whatever belongs to a member is mapped,
+by `jax.vmap` along the first axis, or for tiny networks by `last_axis.vmap_last` along the last
+one. The loops themselves are shared. Members that run are all at the same step, so that epochs
+begin for all of them at once; one that has stopped, or has diverged, keeps its state.
+
+Not optimal: an ensemble's epoch goes on until its last member halts, and computes the stopped ones
+in vain; of an ensemble only the losses are recorded.
 """
 
 from collections.abc import Callable
@@ -14,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import example_count
-from fbackprop.meshes import take_rows
-from fbackprop.train.shuffle import find_shuffle
+from fbackprop.train.last_axis import vmap_last
+from fbackprop.train.shuffle import draw_order, epoch_and_place, find_shuffle, take_batch
 from fbackprop.train.step import Batch, Info, State, all_finite, stays_finite
 from fbackprop.train.stop_conditions import (
   DIVERGED,
@@ -26,15 +35,14 @@ from fbackprop.train.stop_conditions import (
   judge,
   start_progress,
 )
-from fbackprop.train.validation import Best
-from fbackprop.types import Array, Params, exportable
+from fbackprop.train.validation import Best, EvaluateValidation
+from fbackprop.types import Array, exportable
 
-# Of `make_look`: scores the examples set aside, at the end of an epoch.
-Look = Callable[[Best, Params, Array, Array, Array], Best]
-
-
-# Of each step what must be written down as it is taken, see `recorded`.
+Step = Callable[[State, Any], tuple[State, Info]]
+# The fields of an `Info` that are recorded in each step; see `recorded`.
 Rows = dict[str, Any]
+# Of the inner loop; the flag: whether the last step was finite, or whether a member still runs.
+Carry = tuple[State, Progress, Array, Rows]
 
 
 @exportable
@@ -45,7 +53,7 @@ class Loop(NamedTuple):
     state: of the step.
     order: what the shuffle drew for this epoch.
     progress: of the stop rules.
-    best: the best parameters so far, where examples are set aside.
+    best: the best parameters so far, if there is a validation set.
   """
 
   state: State
@@ -54,95 +62,170 @@ class Loop(NamedTuple):
   best: Best | None = None
 
 
+class Member(NamedTuple):
+  """Constants of a run: the key of its shuffles, and its learning rate if rates are given."""
+
+  order_key: Array
+  rate: Array | None = None
+
+
+class Members(NamedTuple):
+  """The axis of an ensemble: how many members there are, and whether it is the last axis."""
+
+  size: int
+  is_last: bool
+
+  @property
+  def axis(self) -> int:
+    """The axis of every array that belongs to a member."""
+    return -1 if self.is_last else 0
+
+
 def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
-  """The loop before its first step, over n examples, with losses of `dtype`."""
+  """Build the loop before its first step, over n examples, with losses of `dtype`."""
   drawn = jax.eval_shape(lambda key: find_shuffle(shuffle).draw(key, n), jax.random.key(0))
   return Loop(state, jnp.zeros(drawn.shape, drawn.dtype), start_progress(dtype))
 
 
 def make_chunk(
-  step: Callable[[State, Any], tuple[State, Info]],
+  step: Step | Callable[[Array | None], Step],
   batch_size: int,
   capacity: int,
   shuffle: str = "exact",
-  look: Look | None = None,
+  evaluate_validation: EvaluateValidation | None = None,
   *,
   is_thorough: bool = True,
+  members: Members | None = None,
 ) -> jax.stages.Wrapped:
-  """Compiles the loop over at most `capacity` steps.
+  """Compile the loop over at most `capacity` steps.
 
   Args:
-    step: of `make_step`.
-    batch_size: examples in a step.
+    step: of `make_step`; with `members`, a function of a member's rate that returns such a step.
+    batch_size: examples of a step.
     capacity: the most steps of one call.
     shuffle: "exact" or "fast".
-    look: of `make_look`, where examples are set aside; the loop has a `best` then.
-    is_thorough: whether `step` looks at every number. If not, the state is looked at once, at the
-      end of the call: if it isn't finite, the reason is `DIVERGED`, at a step that isn't known. The
-      loop that went in isn't donated then, so that its steps can be done again.
+    evaluate_validation: of `make_evaluate_validation`, if there is a validation set; the loop has
+      a `best` then.
+    is_thorough: whether `step` checks every number. If not, the state is checked once, at the end
+      of the call: if it isn't finite, the reason is `DIVERGED`, at a step that isn't known. The
+      loop that went in isn't donated then, so that its steps can be computed again.
+    members: the axis of an ensemble, whose steps are thorough; None for a single run.
 
   Returns:
-    `chunk(loop, data, stop, until, order_key) -> (loop, rows)`: runs until step `until` (at most
-    `capacity` further) or until a stop rule fires. The loop that went in is donated. `rows` is the
-    `Info` of each step, in arrays `[capacity, ...]`; those of steps that weren't reached say
-    nothing. A step that diverged has its row, and isn't counted in `state.step`. Where `step` isn't
-    thorough it is counted, and the rows of a call that diverged mean nothing.
+    `chunk(loop, data, stop, until, member, one=None) -> (loop, rows)`: runs until step `until` (at
+    most `capacity` further) or until a stop rule fires, for an ensemble until one has fired for
+    every member. The loop that went in is donated. `rows` is the `Info` of each step, in arrays
+    `[capacity, ...]`; rows of steps that weren't reached mean nothing. A step that diverged has its
+    row, and isn't counted in `state.step`. Where `step` isn't thorough it is counted, and the rows
+    of a call that diverged mean nothing. The rows of an ensemble hold the losses alone,
+    `[capacity, K]`, NaN where a member took no step. `one` is needed by an ensemble whose axis is
+    the last: see `vmap_last`.
   """
+  assert is_thorough or members is None
+
+  def step_of(member: Member) -> Any:
+    own: Any = step
+    return own if members is None else own(member.rate)
+
+  def latest(steps: Array) -> Array:
+    """The step at which the run is: that of the members that run, as no other is further."""
+    return steps if members is None else steps.max()
+
+  def any_of(flags: Array) -> Array:
+    return flags if members is None else flags.any()
 
   @partial(jax.jit, donate_argnums=(0,) if is_thorough else ())
   def chunk(
-    loop: Loop, data: Batch, stop: StopNumbers, until: Array, order_key: Array
+    loop: Loop,
+    data: Batch,
+    stop: StopNumbers,
+    until: Array,
+    member: Member,
+    one: Array | None = None,
   ) -> tuple[Loop, Info]:
-    first = loop.state.step
+    each = over(members, one)
+    first = latest(loop.state.step)
     steps_per_epoch = example_count(data.x) // batch_size
 
     def goes_on(carry: tuple[Loop, Rows]) -> Array:
       loop = carry[0]
-      return (loop.progress.reason == RUNNING) & (loop.state.step < until)
+      return any_of(loop.progress.reason == RUNNING) & (latest(loop.state.step) < until)
 
     def run_epoch(carry: tuple[Loop, Rows]) -> tuple[Loop, Rows]:
       loop, rows = carry
-      start = loop.state.step
-      order = draw_order(start, loop.order, data, batch_size, order_key, shuffle)
+      start, runs = latest(loop.state.step), loop.progress.reason == RUNNING
+
+      def draw(order: Array, member: Member) -> Array:
+        return draw_order(start, order, data, batch_size, member.order_key, shuffle)
+
+      order = each(draw)(loop.order, member)
       left = steps_per_epoch - epoch_and_place(start, steps_per_epoch)[1]
       halt = start + jnp.minimum(left, jnp.minimum(until, stop.max_steps) - start)
 
-      def stays(carry: tuple[State, Progress, Array, Rows]) -> Array:
-        state, _, finite, _ = carry
-        return finite & (state.step < halt)
+      def stays(carry: Carry) -> Array:
+        state, _, alive, _ = carry
+        return any_of(alive) & (latest(state.step) < halt)
 
-      def take_step(
-        carry: tuple[State, Progress, Array, Rows],
-      ) -> tuple[State, Progress, Array, Rows]:
-        state, progress, _, rows = carry
-        row = state.step - first
-        state, info = step(state, take_batch(state.step, order, data, batch_size, shuffle))
-        progress = add_up(progress, info.loss, info.weight / batch_size, info.finite)
+      def take_step(carry: Carry) -> Carry:
+        state, progress, alive, rows = carry
+        at = latest(state.step)
+        row = at - first
+
+        def advance(
+          state: State, progress: Progress, alive: Array, order: Array, member: Member
+        ) -> Carry:
+          batch = take_batch(at, order, data, batch_size, shuffle)
+          new, info = step_of(member)(state, batch)
+          added = add_up(progress, info.loss, info.weight / batch_size, info.finite)
+          if members is None:
+            return new, added, info.finite, recorded(info, data)
+          new, added = jax.tree.map(partial(jnp.where, alive), (new, added), (state, progress))
+          loss = jnp.where(alive, info.loss, jnp.full_like(info.loss, jnp.nan))
+          return new, added, alive & info.finite, {"loss": loss}
 
         def record(column: Array, value: Array) -> Array:
-          # Not `column.at[row].set`, which asks whether the row is within the column.
+          # Not `column.at[row].set`, which checks that the row is within the column.
           updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
           return updated
 
-        return state, progress, info.finite, jax.tree.map(record, rows, recorded(info, data))
+        *carried, values = each(advance)(state, progress, alive, order, member)
+        return *carried, jax.tree.map(record, rows, values)
 
-      begin = (loop.state, loop.progress, jnp.ones((), bool), rows)
+      begin = (loop.state, loop.progress, jnp.ones((), bool) if members is None else runs, rows)
       if steps_per_epoch == 1:  # A loop of one step would cost a tiny network a tenth of it.
-        state, progress, finite, rows = take_step(begin)
+        state, progress, alive, rows = take_step(begin)
       else:
-        state, progress, finite, rows = jax.lax.while_loop(stays, take_step, begin)
-      loop = Loop(state, order, progress, loop.best)
-      return account(loop, finite, steps_per_epoch, stop, look), rows
+        state, progress, alive, rows = jax.lax.while_loop(stays, take_step, begin)
+      # One answer for all members, so that a validation set is scored at the end of epochs only.
+      ends = any_of(alive) & (latest(state.step) % steps_per_epoch == 0)
+
+      def settle(loop: Loop, finite: Array, runs: Array, before: Loop) -> Loop:
+        after = account(loop, finite, ends, steps_per_epoch, stop, evaluate_validation)
+        if members is None:
+          return after
+        kept = jax.tree.map(
+          partial(jnp.where, runs), (after.progress, after.best), (before.progress, before.best)
+        )
+        return after._replace(progress=kept[0], best=kept[1])
+
+      after = Loop(state, order, progress, loop.best)
+      return each(settle)(after, alive, runs, loop), rows
+
+    def shape_of_row(state: State, member: Member) -> Rows:
+      info = step_of(member)(state, data)[1]
+      return recorded(info, data) if members is None else {"loss": info.loss}
 
     def empty(value: jax.ShapeDtypeStruct) -> Array:
       return jnp.zeros((capacity, *value.shape), value.dtype)
 
-    info = jax.eval_shape(step, loop.state, data)[1]
-    rows = jax.tree.map(empty, recorded(info, data))
+    rows = jax.tree.map(empty, jax.eval_shape(each(shape_of_row), loop.state, member))
     after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
+    if members is not None:
+      return after, Info(rows["loss"], *[None] * 3)  # type: ignore[arg-type]
     rows["finite"] = jnp.arange(capacity, dtype=first.dtype) < after.state.step - first
     if data.weights is None:
-      rows["weight"] = jnp.full(capacity, batch_size, info.weight.dtype)
+      dtype = jax.eval_shape(step_of(member), loop.state, data)[1].weight.dtype
+      rows["weight"] = jnp.full(capacity, batch_size, dtype)
     infos = Info(**rows)
     if is_thorough:
       return after, infos
@@ -154,8 +237,18 @@ def make_chunk(
   return chunk
 
 
+def over(members: Members | None, one: Array | None) -> Callable[[Callable[..., Any]], Any]:
+  """Build the map of a member's function over all members; a single run is no axis at all."""
+  if members is None:
+    return lambda f: f
+  if members.is_last:
+    assert one is not None
+    return lambda f: vmap_last(f, members.size, one)
+  return jax.vmap
+
+
 def recorded(info: Info, data: Batch) -> Rows:
-  """What must be written down in each step: all but what is known when the loop has ended.
+  """Select what is recorded in each step: all but what is known when the loop has ended.
 
   Each number costs a kernel of its own, which a small network's step feels.
   """
@@ -163,92 +256,50 @@ def recorded(info: Info, data: Batch) -> Rows:
   return {name: value for name, value in info._asdict().items() if name not in known}
 
 
-def draw_order(
-  step: Array,
-  order: Array,
-  data: Batch,
-  batch_size: int,
-  order_key: Array,
-  shuffle: str = "exact",
-) -> Array:
-  """What this epoch's shuffle drew: at its first step anew, and else the `order` that it was."""
-  draw, n = find_shuffle(shuffle).draw, example_count(data.x)
-  if batch_size == n:
-    return order
-  epoch, place = epoch_and_place(step, n // batch_size)
-
-  def draw_anew() -> Array:
-    return draw(jax.random.fold_in(order_key, epoch), n)
-
-  def keep() -> Array:
-    return order
-
-  drawn: Array = jax.lax.cond(place == 0, draw_anew, keep)
-  return drawn
-
-
-def take_batch(
-  step: Array, order: Array, data: Batch, batch_size: int, shuffle: str = "exact"
-) -> Batch:
-  """The examples of a step, by the `order` of its epoch.
-
-  With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
-  descent.
-  """
-  n = example_count(data.x)
-  if batch_size == n:
-    return data
-  place = epoch_and_place(step, n // batch_size)[1]
-  rows = find_shuffle(shuffle).rows(order, n, place * batch_size, batch_size)
-  batch: Batch = take_rows(data, rows)
-  return batch
-
-
-def epoch_and_place(step: Array, steps_per_epoch: int) -> tuple[Array, Array]:
-  """The number of a step's epoch, and the step's own in it."""
-  # Of numbers that are never negative: `jnp.divmod` would look after their signs.
-  each = jnp.asarray(steps_per_epoch, step.dtype)
-  return jax.lax.div(step, each), jax.lax.rem(step, each)
-
-
-def make_pass_over(
-  steps_per_epoch: int, look: Look | None = None
+def make_skip(
+  steps_per_epoch: int, evaluate_validation: EvaluateValidation | None = None
 ) -> Callable[[Loop, StopNumbers], Loop]:
-  """Compiles the step that isn't taken, for `fit(on_nonfinite="skip")`.
+  """Compile the step that isn't taken, of `StepRules(on_nonfinite="skip")`.
 
   Args:
     steps_per_epoch: full batches in the data.
-    look: of `make_look`, where examples are set aside.
+    evaluate_validation: of `make_evaluate_validation`, if there is a validation set.
 
   Returns:
-    `pass_over(loop, stop) -> loop`: takes a loop that a chunk left at a step that wasn't finite
-      past that step, as one without any examples: it counts, the parameters are as they were.
+    `skip(loop, stop) -> loop`: moves a loop that a chunk left at a step that wasn't finite past
+    that step, as one without any examples: it counts, and the parameters are as they were.
   """
 
   @jax.jit
-  def pass_over(loop: Loop, stop: StopNumbers) -> Loop:
-    state = loop.state._replace(step=loop.state.step + 1)
-    finite = jnp.ones((), bool)
-    return account(loop._replace(state=state), finite, steps_per_epoch, stop, look)
+  def skip(loop: Loop, stop: StopNumbers) -> Loop:
+    loop = loop._replace(state=loop.state._replace(step=loop.state.step + 1))
+    ends = loop.state.step % steps_per_epoch == 0
+    return account(loop, jnp.ones((), bool), ends, steps_per_epoch, stop, evaluate_validation)
 
-  return pass_over
+  return skip
 
 
 def account(
-  loop: Loop, finite: Array, steps_per_epoch: int, stop: StopNumbers, look: Look | None
+  loop: Loop,
+  finite: Array,
+  ends: Array,
+  steps_per_epoch: int,
+  stop: StopNumbers,
+  evaluate_validation: EvaluateValidation | None,
 ) -> Loop:
-  """What is done where the loop halts: the examples set aside are scored, the stop rules asked.
+  """Score the validation set at the end of an epoch, and evaluate the stop rules.
 
   Args:
     loop: after the last step.
-    finite: what that said of itself.
+    finite: whether that step was taken.
+    ends: whether it was the last one of an epoch; the same for all members.
     steps_per_epoch: full batches in the data.
     stop: the rules.
-    look: of `make_look`, where examples are set aside.
+    evaluate_validation: of `make_evaluate_validation`, if there is a validation set.
   """
   best, step = loop.best, loop.state.step
   if best is not None:
-    assert look is not None
-    best = look(best, loop.state.params, step, finite & (step % steps_per_epoch == 0), finite)
+    assert evaluate_validation is not None
+    best = evaluate_validation(best, loop.state.params, step, ends, finite)
   progress = judge(loop.progress, finite, step, steps_per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)

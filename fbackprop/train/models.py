@@ -16,10 +16,10 @@ from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
 from fbackprop.quantities.capture import captured
-from fbackprop.train.averaging import mean_outputs
 from fbackprop.train.data.names import TASKS, Task
 from fbackprop.train.data.rows import WIDEST, Dataset, Standardization
 from fbackprop.train.data.standardization import as_float32
+from fbackprop.train.ensembles import mean_outputs
 from fbackprop.train.weights import Stored, params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
 

@@ -1,38 +1,78 @@
-"""What a run was asked to watch: each layer's health at a moment, and means over some steps."""
+"""Diagnostics of a run: gradient checks, each layer's health, and means over some steps."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
+from fbackprop.live_check import Functions, Gradients, LiveCheck, Measure, make_live_check
 from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import compute
 from fbackprop.quantities._health import Health
 from fbackprop.quantities.moments import NoiseScale
-from fbackprop.train.step import Batch, State, drawn_rows
-from fbackprop.types import Layer, Loss
+from fbackprop.train.gradients import make_gradient
+from fbackprop.train.step import Batch, State, drawn_rows, noise_key
+from fbackprop.types import Array, Layer, Loss, Params
+
+MOST_CLIPPED = 32
+
+
+def make_gradient_check(
+  net: Layer, loss: Loss, examples: Batch, batch_size: int, clip_examples: float | None = None
+) -> Callable[[State], LiveCheck]:
+  """Build `check(state) -> LiveCheck`, of `batch_size` examples that the step's number draws.
+
+  Of clipped examples no more than `MOST_CLIPPED`, as `jax.grad` goes from one to the next.
+  """
+  if clip_examples is not None:
+    batch_size = min(batch_size, MOST_CLIPPED)
+  gradient_of = make_gradient(net, loss, clip_examples)
+
+  def ours(params: Params, *batch: Any, **more: Any) -> tuple[Array, Params]:
+    value, grads, _ = gradient_of(params, *batch, **more)
+    return value, grads
+
+  @functools.cache
+  def measurement() -> Measure:
+    # Only a difference needs it, and a run without one imports nothing of `verify`.
+    from fbackprop.verify.live import make_measure
+
+    return make_measure()
+
+  def measure(functions: Functions, args: tuple[Any, ...], leaves: list[Any]) -> Gradients:
+    return measurement()(functions, args, leaves)
+
+  live = make_live_check(net, loss, ours=ours, clip_examples=clip_examples, measure=measure)
+
+  def check(state: State) -> LiveCheck:
+    rows = drawn_rows(state, examples, batch_size)
+    key, weights = noise_key(net, state), examples.weights
+    return live(state.params, examples.x, examples.targets, key=key, weights=weights, rows=rows)
+
+  return check
 
 
 def make_health_check(
   net: Layer, loss: Loss, examples: Batch, batch_size: int
 ) -> Callable[[State], dict[str, Any]]:
-  """Builds what tells the health of a run's layers at a state, as JSON can hold it.
+  """Build the health of a run's layers as a function of the state.
 
   Args:
     net: of captured layers.
     loss: the loss.
-    examples: that are learned from.
-    batch_size: how many of them are looked at.
+    examples: the training set.
+    batch_size: how many of them are used.
 
   Returns:
-    `look(state)`: by the layer's name, such as "0.dense", the fields of `LayerHealth`, a number
-    each, or of the copies of a `repeat` a list. Of the examples that a gradient check of the same
-    step takes, and without dropout, whose units would pass for dead.
+    `measure(state)`, as JSON can hold it: by the layer's name, such as "0.dense", the fields of
+    `LayerHealth`, a number each, or of the copies of a `repeat` a list. Of the examples that a
+    gradient check of the same step takes, and without dropout, whose units would pass for dead.
   """
   health = jax.jit(compute(net, loss, ("health",)))
 
-  def look(state: State) -> dict[str, Any]:
+  def measure(state: State) -> dict[str, Any]:
     rows = drawn_rows(state, examples, batch_size)
     x, targets, weights = take_rows(examples, rows)
     found: Health = jax.device_get(health(state.params, x, targets, None, weights)[2]["health"])
@@ -41,11 +81,11 @@ def make_health_check(
       for layer, own in found.layers.items()
     }
 
-  return look
+  return measure
 
 
 def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | None:
-  """The noise scale of some steps: the mean of tr Σ over that of ‖G‖².
+  """Compute the noise scale of some steps: the mean of tr Σ over that of ‖G‖².
 
   Each of the two is unbiased in a step, and their quotient isn't. A step in which an example's
   squared norm overflowed has neither, and is left out.
@@ -68,5 +108,5 @@ def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | No
 
 
 def mean_clipped(found: np.ndarray | None, finite: np.ndarray) -> float | None:
-  """The share of the examples of some steps that were clipped; None where none was taken."""
+  """Compute the share of clipped examples in some steps; None where no step was taken."""
   return None if found is None or not finite.any() else float(found[finite].mean(dtype=np.float64))

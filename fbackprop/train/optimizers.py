@@ -1,4 +1,4 @@
-"""The lecture's update rule, and what a step hands to it or to any optimiser of optax."""
+"""Optimisers: the lecture's update rule, those of optax by name, and what a step hands to them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import optax
 
 from fbackprop.checks import DtypeError, check_number, describe
 from fbackprop.layers.factors import refuse_factors
+from fbackprop.train.method_names import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, exportable
 
@@ -53,7 +54,7 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
 
 
 def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[Params, Any]]:
-  """Builds what an optimiser makes of a gradient.
+  """Build the update of the parameters from a gradient.
 
   Args:
     optimizer: of optax.
@@ -85,7 +86,7 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
 
 
 def as_transformation(optimizer: Any) -> optax.GradientTransformation:
-  """Takes `optax.MultiSteps` too, and refuses what is no optimiser."""
+  """Convert `optax.MultiSteps` too, and raise for anything but an optimiser."""
   if isinstance(optimizer, optax.MultiSteps):
     # Not its own gradient_transformation(), which passes no extra arguments on.
     return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
@@ -106,7 +107,7 @@ class Scaled(NamedTuple):
 
 
 def scaled(optimizer: Any) -> optax.GradientTransformation:
-  """An optimiser whose updates are multiplied by a number in its state, which begins at 1."""
+  """Scale an optimiser's updates by a number in its state, which begins at 1."""
   optimizer = optax.with_extra_args_support(as_transformation(optimizer))
 
   def init(params: Params) -> Scaled:
@@ -121,7 +122,7 @@ def scaled(optimizer: Any) -> optax.GradientTransformation:
 
 
 def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | None], Array]:
-  """The mean loss as a function of the parameters, for line searches, which differentiate it.
+  """Build the mean loss as a function of the parameters, for line searches to differentiate.
 
   Under anybody's autodiff, in forward and in reverse mode, its derivative is our backward pass:
   the tangent of the mean is ⟨grads, params_dot⟩. Nothing but `params` is a variable.
@@ -144,3 +145,99 @@ def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | Non
     return value, sum(jax.tree.leaves(products), jnp.zeros_like(value))
 
   return mean_loss
+
+
+# The optimisers of the command line, without their rate; the numbers are optax's.
+DIRECTIONS: dict[OptimizerName, Callable[[], optax.GradientTransformation]] = {
+  "gradient_descent": optax.identity,
+  "momentum": lambda: optax.trace(0.9),
+  "nesterov": lambda: optax.trace(0.9, nesterov=True),
+  "adam": optax.scale_by_adam,
+  "rmsprop": optax.scale_by_rms,
+  "adagrad": optax.scale_by_rss,
+  "lion": optax.scale_by_lion,
+}
+
+
+def make_optimizer(
+  name: OptimizerName,
+  rate: float,
+  steps: int,
+  *,
+  schedule: ScheduleName = "constant",
+  warmup: int = 0,
+  weight_decay: float = 0.0,
+  clip_norm: float | None = None,
+) -> optax.GradientTransformation:
+  """Build an optimiser by name.
+
+  In this order: the gradient is clipped to `clip_norm`; the optimiser makes a direction of it,
+  with optax's defaults, momentum and Nesterov's with 0.9; `weight_decay` · w is added to that of
+  each weight matrix; all of it is multiplied by the rate of the step.
+
+  Args:
+    name: one of `OPTIMIZERS`.
+    rate: the step size, and of a schedule the largest one; above 0.
+    steps: of the run, over which a schedule decays.
+    schedule: one of `SCHEDULES`: constant, or decay to 0 along a cosine or a line, or exponential
+      decay by a factor of 1,000.
+    warmup: steps of linear warmup from 0; at most `steps`.
+    weight_decay: decoupled weight decay of weight matrices alone; at least 0.
+    clip_norm: clip the gradient to this global norm; None not to.
+
+  Raises:
+    ValueError: an unknown name, or a number out of range.
+    TypeError: a number is of another type.
+
+  Example:
+    >>> optimizer = make_optimizer("adam", 1e-3, 1000, schedule="cosine", weight_decay=0.01)
+  """
+  for what, value, choices in (
+    ("name", name, OPTIMIZERS),
+    ("schedule", schedule, SCHEDULES),
+  ):
+    if value not in choices:
+      raise ValueError(f"make_optimizer: {what} must be one of {', '.join(choices)}, got {value!r}")
+  for what, number in (("rate", rate), ("weight_decay", weight_decay), ("clip_norm", clip_norm)):
+    if number is not None:
+      check_number("make_optimizer", what, number)
+  if rate <= 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
+    got = f"{rate:g}, {weight_decay:g} and {clip_norm}"
+    raise ValueError(
+      f"make_optimizer: rate and clip_norm must be above 0, weight_decay at least 0, got {got}"
+    )
+  if not 0 <= warmup <= steps:
+    raise ValueError(f"make_optimizer: warmup must be from 0 to the {steps} steps, got {warmup}")
+  is_plain = name == "gradient_descent" and schedule == "constant" and not warmup
+  if is_plain and not weight_decay and clip_norm is None:
+    return gradient_descent(rate)
+  parts = [
+    *([optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []),
+    DIRECTIONS[name](),
+    *([optax.add_decayed_weights(weight_decay, is_weight)] if weight_decay else []),
+    optax.scale_by_learning_rate(rates(rate, steps, schedule, warmup)),
+  ]
+  return optax.chain(*parts)
+
+
+def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax.ScalarOrSchedule:
+  """Build the rate of each step, counted from 0."""
+  left = max(1, steps - warmup)
+  after: optax.Schedule = {
+    "constant": lambda: optax.constant_schedule(rate),
+    "cosine": lambda: optax.cosine_decay_schedule(rate, left),
+    "linear": lambda: optax.linear_schedule(rate, 0.0, left),
+    "exponential": lambda: optax.exponential_decay(rate, left, 1e-3),
+  }[schedule]()
+  if not warmup:
+    return after
+  return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
+
+
+def is_weight(params: Params) -> Params:
+  """Mark the weight matrices, which a layer calls w."""
+
+  def named_w(path: Any, leaf: Any) -> bool:
+    return bool(path) and getattr(path[-1], "name", None) == "w"
+
+  return jax.tree_util.tree_map_with_path(named_w, params)

@@ -1,15 +1,15 @@
-"""What a run says while it goes, and what it leaves behind."""
+"""The evaluations and the result of a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from fbackprop.live_check import LiveCheck
 from fbackprop.markup import BAD, GOOD, headline, paragraph, table_of
 from fbackprop.train.gradients import Watched
 from fbackprop.train.step import State
 from fbackprop.types import Params
-from fbackprop.verify.live import LiveCheck
 
 MOST_ROWS = 20
 HEADS = (
@@ -40,11 +40,11 @@ class Evaluation:
       `Result.layer_names`; empty before the first step.
     gradient_error: relative error of our gradient in the latest check; None before the first.
     seconds: wall time since the start, compilation not counted.
-    validation_score: of the examples set aside, at the end of the epoch before; None if there are
-      none, or was no epoch yet.
+    validation_score: of the validation set, at the end of the epoch before; None without one, and
+      before the end of the first epoch.
     noise_scale: of the steps since the evaluation before, if it is watched; None where they are too
       few to tell. See `fbackprop.quantities.noise_scale`.
-    clipped: the share of the examples in those steps whose gradients were shortened, if they are.
+    clipped: the share of the examples in those steps whose gradients were clipped, if they are.
     health: if it is watched, of each layer by its name the fields of
       `fbackprop.quantities.LayerHealth`, for the examples that a gradient check at this step takes.
   """
@@ -65,7 +65,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class BestEpoch:
-  """The end of the epoch after which the examples that were set aside had their best score.
+  """The end of the epoch with the best validation score.
 
   Attributes:
     step: steps taken.
@@ -84,7 +84,7 @@ class BestEpoch:
 
 @dataclass(frozen=True)
 class Result:
-  """A run that has ended.
+  """The result of a run.
 
   Attributes:
     state: step, parameters, optimiser state and key at the end: the last good ones, if the run
@@ -104,12 +104,12 @@ class Result:
     seconds: wall time, compilation not counted.
     check_seconds: how much of it the gradient checks took.
     compile_seconds: wall time of compilation.
-    best: the epoch that is kept, if examples were set aside for that.
-    skipped: the steps that were left out as they weren't finite, of `on_nonfinite="skip"`.
-    rollbacks: how often the run went back to a checkpoint, of `on_nonfinite="rollback"`.
+    best: the epoch that is kept, if there is a validation set.
+    skipped: the steps that weren't finite and were skipped, of `StepRules(on_nonfinite="skip")`.
+    rollbacks: how often a checkpoint was restored, of `StepRules(on_nonfinite="rollback")`.
     saved_at: the step of the last checkpoint; None if there is none.
     unsaved: the steps whose checkpoints couldn't be written.
-    watched: of every step, what `clip_examples` and `watch` asked for, in arrays `[steps]`.
+    watched: the diagnostics of every step, of `clip_examples` and `watch`, in arrays `[steps]`.
   """
 
   state: State
@@ -132,7 +132,7 @@ class Result:
   watched: Watched = field(default_factory=Watched)
 
   def __repr__(self) -> str:
-    """How it ended, without the arrays."""
+    """Show how it ended, without the arrays."""
     last = self.evaluations[-1] if self.evaluations else None
     scores = {
       name: value
@@ -144,7 +144,7 @@ class Result:
     return f"Result(stop_reason={self.stop_reason!r}, steps={self.steps}{words}{checks})"
 
   def _repr_html_(self) -> str:
-    """What a notebook shows: see `to_html`."""
+    """Render for a notebook: see `to_html`."""
     return to_html(self)
 
   @property
@@ -179,7 +179,7 @@ def worst(errors: list[float]) -> float | None:
 
 
 def to_html(result: Result) -> str:
-  """A result as HTML, without a page around it."""
+  """Render a result as HTML, without a page around it."""
   is_well = result.checks_ok and result.stop_reason != "diverged"
   rest = f"at step {result.steps:,}, {result.seconds:.1f} s"
   if result.best is not None:
@@ -201,7 +201,7 @@ def to_html(result: Result) -> str:
 
 
 def row_of(evaluation: Evaluation) -> tuple[str, ...]:
-  """An evaluation as the cells of `HEADS`."""
+  """Render an evaluation as the cells of `HEADS`."""
   error = evaluation.gradient_error
   return (
     f"{evaluation.step:,}",
@@ -215,5 +215,5 @@ def row_of(evaluation: Evaluation) -> tuple[str, ...]:
 
 
 def number(value: float | None) -> str:
-  """A number of a run; "" where there is none."""
+  """Format a number of a run; "" for None."""
   return "" if value is None else f"{value:.4g}"

@@ -1,130 +1,165 @@
-"""The loop around the compiled chunks: evaluate, check the gradient, save, and say why it ended."""
+"""The host loop around the compiled chunks: evaluate, check the gradient, save, and stop."""
 
 import math
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
+import numpy as np
 
-from fbackprop.checks import example_count
-from fbackprop.train.checkpoints import Keeper, Saved
+from fbackprop.train.checkpoint_writer import CheckpointWriter
+from fbackprop.train.checkpoints import Checkpoint
 from fbackprop.train.divergence import locate_nonfinite
-from fbackprop.train.history import History, mean_loss
+from fbackprop.train.examples import make_evaluate
+from fbackprop.train.history import History, mean_loss, no_rows
 from fbackprop.train.interrupts import deferred_interrupt
-from fbackprop.train.loop import Loop, draw_order, take_batch
-from fbackprop.train.method_names import NonfiniteName
-from fbackprop.train.monitors import mean_clipped, mean_noise_scale
+from fbackprop.train.loop import Loop, Member, Members, make_chunk, make_skip
+from fbackprop.train.monitors import (
+  make_gradient_check,
+  make_health_check,
+  mean_clipped,
+  mean_noise_scale,
+)
+from fbackprop.train.problem import Problem
 from fbackprop.train.results import Evaluation
-from fbackprop.train.step import Batch, State
-from fbackprop.train.stop_conditions import RUNNING, StopNumbers
-from fbackprop.train.stop_rules import STOP_REASONS, StopRules, steps_left
-from fbackprop.train.validation import Best
-from fbackprop.types import Array, Layer, Loss
-from fbackprop.verify.live import LiveCheck
+from fbackprop.train.shuffle import batch_of
+from fbackprop.train.step import Info
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING
+from fbackprop.train.stop_rules import STOP_REASONS, steps_left
+from fbackprop.train.validation import Best, make_evaluate_validation
 
 # So many steps in a row that aren't finite, or so many rollbacks, and there is no more to be hoped.
 MOST_SKIPPED = MOST_ROLLBACKS = 10
 
 
-@dataclass
-class Running:
-  """A run on its way; what is fixed first, then what changes.
+class Run:
+  """A run on its way, of one network; `EnsembleRun` is that of many.
 
-  To look at every parameter in every step would cost up to a quarter of it. So where a step that
-  isn't finite ends the run, the chunk looks at the loss and the gradient alone, and at all else
-  once, at its end. If anything isn't finite then, the chunk is done again from its beginning by a
-  program that looks at everything in every step, and finds the one.
+  To check every parameter in every step would cost up to a quarter of it. So where a step that
+  isn't finite ends the run, the chunk checks the loss and the gradient alone, and everything else
+  once, at its end. If anything isn't finite then, the chunk is computed again from its beginning by
+  a program that checks everything in every step, and finds the one.
 
   Attributes:
-    net, loss, optimizer, train, stop, batch_size, shuffle, eval_every, check_every, on_nonfinite,
-      on_evaluation, clip_examples: as of `fit`.
-    numbers: the stop rules.
-    order_key: of the shuffles.
-    capacity: the most steps of a chunk.
-    chunk, pass_over: compiled; see `loop`.
-    thorough_chunk: the chunk that looks at everything, compiled when it is needed; None if `chunk`
-      does.
-    evaluate: the mean loss and the accuracy of the test examples, or two times None.
-    check: the gradient check at a state.
-    health: each layer's at a state, or None.
-    keeper: of the checkpoints, or None.
-    load: reads the last good checkpoint of a folder.
-    tell: takes a sentence about what a user would want to know.
-    start: when it began, on `time.perf_counter`'s clock.
+    problem: what is fixed.
+    member: the run's constants.
     loop, history: as far as it has come.
+    writer: of the checkpoints, or None.
     saved_at: the step of the last checkpoint.
     unsaved: the steps whose checkpoints couldn't be written.
-    diverged_at: the first place that wasn't finite.
     interrupted: whether an interrupt came.
   """
 
-  net: Layer
-  loss: Loss
-  optimizer: optax.GradientTransformation
-  train: Batch
-  stop: StopRules
-  batch_size: int
-  shuffle: str
-  eval_every: int | None
-  check_every: int | None
-  on_nonfinite: NonfiniteName
-  on_evaluation: Callable[[Evaluation], None] | None
-  clip_examples: float | None
-  numbers: StopNumbers
-  order_key: Array
-  capacity: int
-  chunk: Callable[..., Any]
-  thorough_chunk: Callable[..., Any] | None
-  pass_over: Callable[[Loop, StopNumbers], Loop]
-  evaluate: Callable[[Any], tuple[float | None, float | None]]
-  check: Callable[[State], LiveCheck]
-  health: Callable[[State], dict[str, Any]] | None
-  keeper: Keeper | None
-  load: Callable[[str | PathLike[str]], Saved]
-  tell: Callable[[str], None]
-  start: float
-  loop: Loop
-  history: History
-  saved_at: int | None = None
-  unsaved: list[int] = field(default_factory=list)
-  diverged_at: str | None = None
-  interrupted: bool = False
+  members: Members | None = None
+
+  def __init__(
+    self,
+    problem: Problem,
+    loop: Loop,
+    member: Member,
+    info: Info,
+    writer: CheckpointWriter | None = None,
+    load: Callable[[str | PathLike[str]], Checkpoint] | None = None,
+  ) -> None:
+    self.problem, self.loop, self.member = problem, loop, member
+    self.writer, self.load = writer, load
+    self.history = History([no_rows(info)])
+    self.saved_at: int | None = None
+    self.unsaved: list[int] = []
+    self.interrupted = False
+    self.numbers = problem.numbers(info.loss.dtype)
+    self.one = None if self.members is None else jnp.ones((), info.loss.dtype)
+    self.score_test = self.make_score()
+    clip = problem.step.clip_examples
+    own = (problem.net, problem.loss, problem.train, problem.batch_size)
+    self.check_gradient = make_gradient_check(*own, clip)
+    self.health = make_health_check(*own) if "health" in problem.monitor.watch else None
+    self.capacity = max(1, min(problem.monitor.chunk_steps, problem.most_steps))
+
+  def compile(self) -> float:
+    """Compile all programs that are certain to run; returns the seconds that it took."""
+    self.begin = begin = time.perf_counter()
+    problem, evaluate = self.problem, None
+    if problem.validation is not None:
+      evaluate = make_evaluate_validation(problem.net, problem.loss, problem.validation)
+    self.skip = make_skip(problem.steps_per_epoch, evaluate)
+
+    def traced(is_thorough: bool) -> jax.stages.Wrapped:
+      def step_of(rate: Any) -> Any:
+        return problem.make_step(rate, is_thorough=is_thorough)[1]
+
+      return make_chunk(
+        step_of(None) if self.members is None else step_of, problem.batch_size, self.capacity,
+        problem.step.shuffle, evaluate, is_thorough=is_thorough, members=self.members,
+      )  # fmt: skip
+
+    is_thorough = problem.is_thorough or self.members is not None
+    self.thorough_chunk = None if is_thorough else traced(True)  # Compiled when it is needed.
+    program = traced(is_thorough)
+    self.chunk = program.lower(self.loop, *self.arguments(0)).compile()
+    self.evaluation()
+    if problem.monitor.check_every is not None:
+      self.checks()
+    self.begin = time.perf_counter()
+    return self.begin - begin
+
+  def arguments(self, until: int) -> tuple[Any, ...]:
+    """The arguments of a chunk that goes on until a step, behind the loop."""
+    own = (self.problem.train, self.numbers, jnp.asarray(until, jnp.int32), self.member)
+    return own if self.members is None else (*own, self.one)
+
+  @property
+  def recorded(self) -> int:
+    """Rows recorded so far: one for each step that was reached, one that diverged included."""
+    progress, steps = self.loop.progress, np.asarray(self.loop.state.step)
+    return int((steps + (np.asarray(progress.reason) == DIVERGED)).max())
 
   @property
   def done(self) -> int:
-    """Steps taken, and those that were passed over."""
+    """Steps taken, and those that were skipped."""
     return int(self.loop.state.step)
 
   @property
-  def seconds(self) -> float:
-    """Wall time of the run, compilation not counted, that of earlier processes included."""
-    return self.history.seconds + time.perf_counter() - self.start
+  def reason(self) -> str | None:
+    """The stop rule that has fired; None while one member still runs.
 
-  def go_on_from(self, saved: Saved, stop: dict[str, Any]) -> str | None:
-    """Takes over a checkpoint; returns the stop rule that had fired, if it is the same today."""
+    Of many members that have stopped it is "diverged" only if all have diverged.
+    """
+    codes = np.asarray(self.loop.progress.reason)
+    return None if (codes == RUNNING).any() else STOP_REASONS[int(codes.min())]
+
+  @property
+  def seconds(self) -> float:
+    """Wall time of the run, without compilation, with that of earlier processes."""
+    return self.history.seconds + time.perf_counter() - self.begin
+
+  def restore(self, saved: Checkpoint, stop: dict[str, Any]) -> str | None:
+    """Restore a checkpoint; returns the stop rule that had fired, if it is the same today."""
     self.loop, self.history, stop_then = saved
     self.saved_at = self.done
-    if self.on_evaluation is not None:
+    if (report := self.problem.monitor.on_evaluation) is not None:
       for evaluation in self.history.evaluations:
-        self.on_evaluation(evaluation)
-    if (reason := reason_of(self.loop)) is not None and stop_then == stop:
+        report(evaluation)
+    if (reason := self.reason) is not None and stop_then == stop:
       return reason
     self.loop = running_again(self.loop)
     return None
 
   def run(self, reason: str | None = None) -> str:
-    """Goes on until a stop rule fires, and returns which one; `reason`: it has fired already."""
-    # With checkpoints a run can be told to end, too, and goes on elsewhere.
-    signals = [signal.SIGINT, *([] if self.keeper is None else [signal.SIGTERM])]
+    """Run until a stop rule fires, and return which one; `reason`: it has fired already."""
+    stop = self.problem.stop
+    if reason is None and self.done >= self.problem.most_steps:
+      is_steps = stop.max_steps is not None and self.done >= stop.max_steps
+      reason = "max_steps" if is_steps else "max_epochs"
+    # A run with checkpoints can be terminated, too, and goes on elsewhere.
+    signals = [signal.SIGINT, *([] if self.writer is None else [signal.SIGTERM])]
     with deferred_interrupt(*signals) as interruption:
       while True:
-        self.look_around(reason)
+        self.on_step(reason)
         if reason is not None:
           break
         if interruption.requested:
@@ -136,111 +171,128 @@ class Running:
       self.interrupted = interruption.requested
     return reason
 
-  def look_around(self, reason: str | None) -> None:
-    """What is due at this step, and at the last one."""
-    done, over = self.done, reason is not None
+  def on_step(self, reason: str | None) -> None:
+    """Do what is due at this step, and at the last one, when there is a `reason`."""
+    done, is_over, monitor = self.done, reason is not None, self.problem.monitor
     # At the parameters of a run that diverged there is no truth to compare with.
-    checks = self.check_every is not None and reason != "diverged"
-    if checks and done % (self.check_every or 1) == 0:
+    checks = monitor.check_every is not None and reason != "diverged"
+    if checks and done % (monitor.check_every or 1) == 0:
       self.check_now()
-    if self.eval_every is not None and done > 0 and done % self.eval_every == 0:
+    if monitor.eval_every is not None and done > 0 and done % monitor.eval_every == 0:
       self.evaluate_now()
-    # Before what is due at the end alone: a run that goes on from here is to know nothing of that.
-    if self.keeper is not None and reason != "diverged":
-      every = self.keeper.rules.every
-      is_due = every is not None and (over or (done > 0 and done % every == 0))
-      is_first = self.on_nonfinite == "rollback" and self.saved_at is None
+    # Before what is due at the end alone: a run that is resumed from here must not know of that.
+    if self.writer is not None and reason != "diverged":
+      every = self.writer.rules.every
+      is_due = every is not None and (is_over or (done > 0 and done % every == 0))
+      is_first = self.problem.step.on_nonfinite == "rollback" and self.saved_at is None
       if is_due or is_first or reason == "interrupted":
-        self.save_now(self.keeper)
-    if over:
+        self.save_now(self.writer)
+    if is_over:
       if checks:
         self.check_now()
       self.evaluate_now()
 
   def next_halt(self) -> int | None:
     """The step at which something is due next; None when the time is over."""
-    done, stop = self.done, self.stop
-    every = None if self.keeper is None else self.keeper.rules.every
-    own = (self.eval_every, self.check_every, every)
+    done, stop, monitor = self.done, self.problem.stop, self.problem.monitor
+    every = None if self.writer is None else self.writer.rules.every
+    own = (monitor.eval_every, monitor.check_every, every)
     halts = [(done // each + 1) * each for each in own if each is not None]
     if stop.max_seconds is not None:
       left = steps_left(stop.max_seconds, self.seconds, done)
       if left == 0:
         return None
       halts.append(done + left)
-    most_steps = stop.most_steps(example_count(self.train.x) // self.batch_size)
-    return min(done + self.capacity, most_steps, *halts)
+    return min(done + self.capacity, self.problem.most_steps, *halts)
 
   def advance(self, until: int) -> str | None:
-    """A chunk of steps; returns the stop rule that fired, if one did."""
-    before = self.done
-    own = (self.train, self.numbers, jnp.asarray(until, jnp.int32), self.order_key)
-    first = self.loop
-    self.loop, infos = self.chunk(first, *own)
-    if self.thorough_chunk is not None and reason_of(self.loop) == "diverged":
-      self.loop, infos = self.thorough_chunk(first, *own)
-    reason = reason_of(self.loop)
-    self.history.add(infos, self.done - before + (reason == "diverged"))
-    return self.mend() if reason == "diverged" else reason
+    """Run a chunk of steps; returns the stop rule that fired, if one did."""
+    before, first = self.recorded, self.loop
+    self.loop, infos = self.chunk(first, *self.arguments(until))
+    if self.thorough_chunk is not None and self.reason == "diverged":
+      self.loop, infos = self.thorough_chunk(first, *self.arguments(until))
+    self.history.add(infos, self.recorded - before)
+    return self.handle_nonfinite() if self.reason == "diverged" else self.reason
 
-  def mend(self) -> str | None:
-    """What is done about a step that wasn't finite; returns why the run ends, if it does."""
-    where = self.where_nonfinite()
-    step = self.done + 1
-    if self.on_nonfinite == "skip" and self.history.refused_in_a_row() <= MOST_SKIPPED:
-      self.loop = self.pass_over(self.loop, self.numbers)
-      self.tell(f"step {step} was left out; first not finite: {where}")
-      return reason_of(self.loop)
-    if self.on_nonfinite == "rollback" and self.history.rollbacks < MOST_ROLLBACKS:
+  def handle_nonfinite(self) -> str | None:
+    """Skip a step that wasn't finite, or roll back; returns why the run ends, if it does."""
+    step, handle = self.done + 1, self.problem.monitor.handle
+    on_nonfinite = self.problem.step.on_nonfinite
+    if on_nonfinite == "skip" and self.history.refused_in_a_row() <= MOST_SKIPPED:
+      where = self.locate_nonfinite(self.loop, self.member)
+      self.loop = self.skip(self.loop, self.numbers)
+      handle(f"step {step} was left out; first not finite: {where}")
+      return self.reason
+    if on_nonfinite == "rollback" and self.history.rollbacks < MOST_ROLLBACKS:
+      where = self.locate_nonfinite(self.loop, self.member)
       seconds, rollbacks = self.history.seconds, self.history.rollbacks + 1
-      assert self.keeper is not None  # See `fit`.
-      loop, self.history, _ = self.load(self.keeper.folder)
-      # That of the end of a run that was resumed since says why it had ended.
+      assert self.writer is not None  # See `fit`.
+      assert self.load is not None
+      loop, self.history, _ = self.load(self.writer.folder)
+      # The checkpoint of a run that had ended, and was resumed since, has its stop reason.
       self.loop = running_again(loop)
       self.history.seconds, self.history.rollbacks = seconds, rollbacks
       scale = jnp.asarray(0.5**rollbacks, jnp.float32)
       opt_state = self.loop.state.opt_state._replace(scale=scale)  # See `optimizers.scaled`.
       self.loop = self.loop._replace(state=self.loop.state._replace(opt_state=opt_state))
       self.saved_at = self.done
-      self.tell(
+      handle(
         f"step {step} was not finite, first: {where}; back to step {self.done}, and on from there "
         f"with steps of {0.5**rollbacks:g} times the rate"
       )
       return None
-    self.diverged_at = where
     return "diverged"
 
-  def where_nonfinite(self) -> str:
-    """The first place that wasn't finite in the step that comes next."""
-    state, own = self.loop.state, (self.train, self.batch_size)
-    order = draw_order(state.step, self.loop.order, *own, self.order_key, self.shuffle)
-    batch = take_batch(state.step, order, *own, self.shuffle)
-    return locate_nonfinite(self.net, self.loss, self.optimizer, state, batch, self.clip_examples)
+  def locate_nonfinite(self, loop: Loop, member: Member) -> str:
+    """Name the first place that wasn't finite in the step that a loop would take next."""
+    problem, state = self.problem, loop.state
+    batch = batch_of(
+      state.step, problem.train, problem.batch_size, member.order_key, problem.step.shuffle
+    )
+    optimizer, clip = problem.optimizer_of(member.rate), problem.step.clip_examples
+    return locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
 
   def check_now(self) -> None:
-    """Compares our gradient with autodiff's, once for a step."""
-    checks = self.history.checks
-    if not checks or checks[-1][0] < self.done:
-      before = time.perf_counter()
-      checks.append((self.done, self.check(self.loop.state)))
-      self.history.check_seconds += time.perf_counter() - before
+    """Compare our gradient with autodiff's, and record the time that it takes."""
+    before = time.perf_counter()
+    self.history.checks += self.checks()
+    self.history.check_seconds += time.perf_counter() - before
+
+  def checks(self) -> list[Any]:
+    """Compare our gradient with autodiff's, once for a step."""
+    known = self.history.checks
+    if known and known[-1][0] >= self.done:
+      return []
+    return [(self.done, self.check_gradient(self.loop.state))]
 
   def evaluate_now(self) -> None:
-    """Says how the run stands, once for a step."""
+    """Evaluate the run, once for a step, and report it."""
+    known = self.history.evaluations
+    if known and known[-1].step == self.done:
+      return
+    known.append(self.evaluation())
+    if (report := self.problem.monitor.on_evaluation) is not None:
+      report(known[-1])
+
+  def make_score(self) -> Callable[[Any], Any]:
+    """Build the mean loss and the accuracy of the test set, as a function of the parameters."""
+    test, evaluate = self.problem.test, make_evaluate(self.problem.net, self.problem.loss)
+    return lambda params: (None, None) if test is None else evaluate(params, test)
+
+  def evaluation(self) -> Any:
+    """Evaluate the run as it is."""
     history, done = self.history, self.done
     last = history.evaluations[-1].step if history.evaluations else 0
-    if history.evaluations and last == done:
-      return
     infos = history.infos()
     norms = infos.grad_norms[-1] if len(infos.grad_norms) else ()
     recent = jax.tree.map(lambda column: column[last:], infos)
-    scores, watched = self.evaluate(self.loop.state.params), recent.watched
-    evaluation = Evaluation(
+    (test_loss, test_accuracy), watched = self.score_test(self.loop.state.params), recent.watched
+    return Evaluation(
       step=done,
-      epoch=done / (example_count(self.train.x) // self.batch_size),
+      epoch=done / self.problem.steps_per_epoch,
       train_loss=mean_loss(recent),
-      test_loss=scores[0],
-      test_accuracy=scores[1],
+      test_loss=test_loss,
+      test_accuracy=test_accuracy,
       grad_norms=tuple(float(v) for v in norms),
       gradient_error=history.checks[-1][1].rel_error if history.checks else None,
       seconds=self.seconds,
@@ -249,12 +301,9 @@ class Running:
       clipped=mean_clipped(watched.clipped, recent.finite),
       health=None if self.health is None else self.health(self.loop.state),
     )
-    history.evaluations.append(evaluation)
-    if self.on_evaluation is not None:
-      self.on_evaluation(evaluation)
 
-  def save_now(self, keeper: Keeper) -> None:
-    """Writes a checkpoint, once for a step; a run whose disk is full goes on without."""
+  def save_now(self, writer: CheckpointWriter) -> None:
+    """Write a checkpoint, once for a step; a run whose disk is full goes on without."""
     if self.done in (self.saved_at, *self.unsaved[-1:]):
       return
     score = score_of(self.loop.best, "latest")
@@ -263,29 +312,23 @@ class Running:
       recent = mean_loss(jax.tree.map(lambda column: column[since:], self.history.infos()))
       score = None if recent is None or not math.isfinite(recent) else -recent
     try:
-      keeper.save(self.loop, self.history, self.seconds, score)
+      writer.save(self.loop, self.history, self.seconds, score)
       self.saved_at = self.done
     except OSError as error:
       self.unsaved.append(self.done)
-      self.tell(
+      self.problem.monitor.handle(
         f"the checkpoint of step {self.done} could not be written: {error.strerror or error}; "
         "those before are as they were"
       )
 
 
 def running_again(loop: Loop) -> Loop:
-  """The loop as if no stop rule had fired."""
+  """Return the loop as if no stop rule had fired."""
   running = jnp.asarray(RUNNING, jnp.int32)
   return loop._replace(progress=loop.progress._replace(reason=running))
 
 
-def reason_of(loop: Loop) -> str | None:
-  """The stop rule that has fired, if one has."""
-  code = int(loop.progress.reason)
-  return None if code == RUNNING else STOP_REASONS[code]
-
-
-def score_of(best: Best | None, which: Literal["badness", "latest"]) -> float | None:
-  """The best or the latest score of the examples set aside; None before there is one."""
-  badness = math.inf if best is None else float(getattr(best, which))
-  return -badness if math.isfinite(badness) else None
+def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:
+  """Return the best or the latest validation score; None before there is one."""
+  value = math.inf if best is None else float(getattr(best, which))
+  return -value if math.isfinite(value) else None

@@ -1,15 +1,18 @@
-"""The order in which an epoch shows its examples: an exact shuffle, and a fast one.
+"""Shuffling: the examples of each step, by an exact shuffle of the epoch or by a fast one.
 
-Both are pure functions of a key, and of the epoch's own key alone: whoever knows the run's key and
-a step's number knows its examples, however a run is cut into chunks.
+Both shuffles are pure functions of the epoch's key, which follows from the run's key and the
+epoch's number: the examples of a step don't depend on how a run is cut into chunks.
 
-"exact" draws each of the N! orders alike, as nearly as `jax.random.permutation` does, of which it
-gives the same bits. It sorts, and sorting is most of a tiny network's epoch.
+"exact" draws each of the N! permutations with equal probability, as nearly as
+`jax.random.permutation` does, to the same bits. It sorts random bits, and sorting is most of a tiny
+network's epoch.
 
-"fast" never holds an order: a keyed bijection of 0 ... N-1 tells which example stands at a place.
-It reaches only a small part of the N! orders, as its ten round keys have 320 bits, and 2048! has
-19,581; and it is no cipher. Examples come out evenly spread over places, which is what descent
-asks of a shuffle, but it isn't for statistics on permutations.
+"fast" is a keyed pseudorandom permutation of 0 ... N-1 that is evaluated at single places and never
+stored: a Feistel network on the next power of two, with cycle-walking.
+
+Doubts: "fast" reaches only a small part of the N! permutations, as its ten round keys have 320
+bits, and log2(2048!) is 19,581; nor is it a cipher. Examples are spread evenly over places, as
+gradient descent needs it; for statistics on permutations it isn't good enough.
 
 References:
   Luby, Rackoff, "How to construct pseudorandom permutations from pseudorandom functions", SIAM J.
@@ -26,7 +29,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fbackprop.checks import example_count
+from fbackprop.meshes import take_rows
 from fbackprop.train.method_names import ShuffleName
+from fbackprop.train.step import Batch
 from fbackprop.types import Array
 
 # With 6 an example was followed by its neighbour 10 % too often of 24 examples, and 4 % of 100;
@@ -35,12 +41,12 @@ ROUNDS = 10
 
 
 class Shuffle(NamedTuple):
-  """How the examples of an epoch are ordered.
+  """A way to order the examples of an epoch.
 
   Attributes:
-    draw: `draw(key, n) -> drawn`: what is drawn once for an epoch of `n` examples.
-    rows: `rows(drawn, n, start, count) -> [count]`: which examples stand at `count` places from
-      `start` on, in int32.
+    draw: `draw(key, n) -> drawn`: random numbers, drawn once for an epoch of `n` examples.
+    rows: `rows(drawn, n, start, count) -> [count]`: the examples at `count` places from `start`
+      on, in int32.
   """
 
   draw: Callable[[Array, int], Array]
@@ -48,7 +54,7 @@ class Shuffle(NamedTuple):
 
 
 def exact_order(key: Array, n: int) -> Array:
-  """The order `[n]` that `jax.random.permutation(key, n)` gives, in a quarter of its time on a CPU.
+  """Compute `jax.random.permutation(key, n)`, `[n]`, in a quarter of its time on a CPU.
 
   It sorts by 32 random bits, and again by others where equal bits are likely, keeping the places of
   equals. Here bits and place are one number of 64 bits, as XLA sorts single numbers by a compiled
@@ -67,20 +73,20 @@ def exact_order(key: Array, n: int) -> Array:
 
 
 def exact_rows(order: Array, n: int, start: Array, count: int) -> Array:
-  """A slice of the order."""
+  """Slice the order."""
   return jax.lax.dynamic_slice(order, (start,), (count,))
 
 
 def fast_keys(key: Array, n: int) -> Array:
-  """The round keys `[ROUNDS]`."""
+  """Draw the round keys `[ROUNDS]`."""
   return jax.random.bits(key, (ROUNDS,), jnp.uint32)
 
 
 def fast_rows(keys: Array, n: int, start: Array, count: int) -> Array:
-  """Enciphers places within the next power of two, and again whatever fell outside of 0 ... n-1.
+  """Encipher places within the next power of two, and again those that fall outside of 0 ... n-1.
 
-  That ends, and is a bijection of 0 ... n-1: a place goes along its own cycle to the next member.
-  At most half of the numbers are outside, so that it takes two tries in the mean, or fewer.
+  That ends, and is a bijection of 0 ... n-1: a place moves along its own cycle to the next member.
+  At most half of the numbers are outside, so that it takes two tries on average, or fewer.
   """
   encipher = partial(feistel, keys, bits=(n - 1).bit_length())
 
@@ -97,7 +103,7 @@ def fast_rows(keys: Array, n: int, start: Array, count: int) -> Array:
 
 
 def feistel(keys: Array, numbers: Array, bits: int) -> Array:
-  """A bijection of the numbers below 2^bits: each half in turn is changed by what the other says.
+  """Apply a Feistel network, a bijection of the numbers below 2^bits.
 
   Args:
     keys: a number for each round, uint32 `[ROUNDS]`.
@@ -115,7 +121,7 @@ def feistel(keys: Array, numbers: Array, bits: int) -> Array:
 
 
 def mix(numbers: Array) -> Array:
-  """Numbers of 32 bits in which each bit depends on all bits of what went in."""
+  """Mix the bits of 32-bit numbers, so that each depends on all."""
   numbers = numbers * jnp.uint32(0x85EBCA6B)
   numbers = (numbers ^ numbers >> 13) * jnp.uint32(0xC2B2AE35)
   return numbers ^ numbers >> 16
@@ -128,12 +134,70 @@ SHUFFLES: dict[ShuffleName, Shuffle] = {
 
 
 def find_shuffle(name: str) -> Shuffle:
-  """The shuffle of a name.
+  """Find the shuffle of a name.
 
   Raises:
-    ValueError: there is none; the message names those that there are.
+    ValueError: there is none; the message lists the names.
   """
   for known, shuffle in SHUFFLES.items():
     if name == known:
       return shuffle
   raise ValueError(f"shuffle must be one of {', '.join(SHUFFLES)}, got {name!r}")
+
+
+def draw_order(
+  step: Array,
+  order: Array,
+  data: Batch,
+  batch_size: int,
+  order_key: Array,
+  shuffle: str = "exact",
+) -> Array:
+  """Draw the shuffle of an epoch at its first step; keep `order` at any other."""
+  n = example_count(data.x)
+  if batch_size == n:
+    return order
+  epoch, place = epoch_and_place(step, n // batch_size)
+
+  def draw_anew() -> Array:
+    return find_shuffle(shuffle).draw(jax.random.fold_in(order_key, epoch), n)
+
+  def keep() -> Array:
+    return order
+
+  drawn: Array = jax.lax.cond(place == 0, draw_anew, keep)
+  return drawn
+
+
+def take_batch(
+  step: Array, order: Array, data: Batch, batch_size: int, shuffle: str = "exact"
+) -> Batch:
+  """Gather the examples of a step, by the `order` of its epoch.
+
+  With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
+  descent.
+  """
+  n = example_count(data.x)
+  if batch_size == n:
+    return data
+  place = epoch_and_place(step, n // batch_size)[1]
+  rows = find_shuffle(shuffle).rows(order, n, place * batch_size, batch_size)
+  batch: Batch = take_rows(data, rows)
+  return batch
+
+
+def batch_of(step: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str) -> Batch:
+  """Draw the examples of any step anew, outside of the loop, to the same bits."""
+  n = example_count(data.x)
+  if batch_size == n:
+    return data
+  epoch, _ = epoch_and_place(step, n // batch_size)
+  order = find_shuffle(shuffle).draw(jax.random.fold_in(order_key, epoch), n)
+  return take_batch(step, order, data, batch_size, shuffle)
+
+
+def epoch_and_place(step: Array, steps_per_epoch: int) -> tuple[Array, Array]:
+  """Split a step's number into that of its epoch and its place in it."""
+  # Of numbers that are never negative: `jnp.divmod` would handle their signs.
+  each = jnp.asarray(steps_per_epoch, step.dtype)
+  return jax.lax.div(step, each), jax.lax.rem(step, each)

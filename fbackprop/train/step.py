@@ -52,7 +52,7 @@ class State(NamedTuple):
 
 @exportable
 class Info(NamedTuple):
-  """What a step says of itself.
+  """The diagnostics of a step.
 
   Attributes:
     loss: mean loss of the batch at the parameters before the update, `[]`.
@@ -64,7 +64,7 @@ class Info(NamedTuple):
       not, the step wasn't taken: the state is the one before, which is the last good one. In the
       optimiser's state an array that wasn't finite before may stay so, such as a best loss that
       begins at infinity.
-    watched: what was asked for by `clip_examples` and `watch`.
+    watched: the diagnostics of `clip_examples` and `watch`.
   """
 
   loss: Array
@@ -83,7 +83,7 @@ def make_step(
   watch: Sequence[WatchName] = (),
   donate: bool = False,
 ) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
-  """Compiles the start and the step of a training run.
+  """Compile the start and the step of a training run.
 
   Args:
     net: the network.
@@ -91,10 +91,10 @@ def make_step(
     optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Those that take them get
       `value=` the batch's loss, `grad=` its gradient, and `value_fn=` the loss as a function of the
       parameters: a line search, as that of `optax.lbfgs`, differentiates by our backward pass too.
-    clip_examples: the largest norm of an example's gradient; a longer one is shortened to it before
-      the mean is taken, see `fbackprop.quantities.clipped_gradient`. None for none.
-    watch: what a step tells besides, in `Info.watched`: "noise_scale". Either of these two needs a
-      network of `fbackprop.quantities.captured` layers.
+    clip_examples: clip each example's gradient to this norm before the mean is taken, see
+      `fbackprop.quantities.clipped_gradient`. None for none.
+    watch: further diagnostics in `Info.watched`: "noise_scale". Either of these two needs a network
+      of `fbackprop.quantities.captured` layers.
     donate: whether the step may reuse the memory of the state that it is given, whose arrays are
       deleted then. It saves a copy of the parameters and of the optimiser's state.
 
@@ -131,11 +131,11 @@ def make_guarded_step(
   watch: Sequence[WatchName] = (),
   donate: bool = False,
 ) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
-  """As `make_step`, and says how closely a step is looked at.
+  """Compile as `make_step`, with a choice of how much of a step is checked.
 
   Args:
     net, loss, optimizer, clip_examples, watch, donate: as of `make_step`.
-    is_thorough: whether the new parameters and the optimiser's state are looked at too, and a step
+    is_thorough: whether the new parameters and the optimiser's state are checked too, and a step
       that isn't finite isn't taken. If not, `finite` says only of the loss and of the norms of the
       gradient, which are there in any case, and the step is taken whatever they are: for a caller
       that can do it again. On a CPU that saves up to a fifth of a step.
@@ -185,17 +185,17 @@ def make_guarded_step(
 
 
 def step_taken(proposed: State, state: State) -> State:
-  """The state after a step that is finite. A branch, as `where` is a kernel for each array."""
+  """Return the state after a finite step. A branch, as `where` is a kernel for each array."""
   return proposed
 
 
 def step_refused(proposed: State, state: State) -> State:
-  """The state after a step that isn't finite: the last good one."""
+  """Return the state after a step that isn't finite: the last good one."""
   return state
 
 
 def check_carried(new: Any, old: Any) -> None:
-  """Refuses an optimiser whose state isn't of the same kind after a step as before it.
+  """Raise if an optimiser's state isn't of the same kind after a step as before it.
 
   Converting it would hide that its numbers are of another precision than its `init` says, or make
   another program of the next step, which no compiled loop could carry on.
@@ -225,7 +225,7 @@ def check_carried(new: Any, old: Any) -> None:
 
 
 def total_weight(batch: Batch, dtype: Any) -> Array:
-  """Σ w, or N without weights, for a loss of `dtype`."""
+  """Compute Σ w, or N without weights, for a loss of `dtype`."""
   dtype = at_least_float32(dtype)
   if batch.weights is None:
     return jnp.asarray(example_count(batch.x), dtype)
@@ -233,12 +233,12 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
 
 
 def noise_key(net: Layer, state: State) -> Array | None:
-  """The key of a step's forward pass; None for a network that draws nothing."""
+  """Derive the key of a step's forward pass; None for a network that draws nothing."""
   return jax.random.fold_in(state.key, state.step) if net.draws else None
 
 
 def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
-  """The places of some examples that the step's number draws, `[count]`."""
+  """Draw the places of some examples from the step's number, `[count]`."""
   generator = np.random.default_rng(int(state.step))
   return generator.choice(example_count(examples.x), count, replace=False)
 
@@ -279,13 +279,13 @@ def holds_floats(leaf: Array) -> bool:
 
 
 def layer_norms(grads: Params) -> Array:
-  """The Euclidean norm of each layer's gradient, w and b together, `[layers]`."""
+  """Compute the Euclidean norm of each layer's gradient, w and b together, `[layers]`."""
   squares = [sum(map(square_sum, leaves)) for leaves in by_layer(grads).values()]
   return jnp.sqrt(jnp.stack(squares)) if squares else jnp.zeros((0,))
 
 
 def square_sum(leaf: Array) -> Array:
-  """Σ g², in at least float32."""
+  """Compute Σ g², in at least float32."""
   dtype = at_least_float32(leaf.dtype)
   if any(splits_of(leaf)):  # What is split can't be laid out in a row, as a product wants it.
     return (leaf.astype(dtype) ** 2).sum()
@@ -293,12 +293,12 @@ def square_sum(leaf: Array) -> Array:
 
 
 def layer_names(params: Params) -> list[str]:
-  """Where each layer that has parameters stands in the tree, such as `["[0]", "[2]"]`."""
+  """List the path of each layer that has parameters, such as `["[0]", "[2]"]`."""
   return list(by_layer(params))
 
 
 def by_layer(tree: Params) -> dict[str, list[Array]]:
-  """The arrays of each layer: those that stand in one record, such as w and b of a dense layer."""
+  """Group the arrays by layer: those of one record, such as w and b of a dense layer."""
   layers: dict[str, list[Array]] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     layers.setdefault(jax.tree_util.keystr(path[:-1]), []).append(leaf)

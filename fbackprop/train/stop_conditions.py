@@ -1,4 +1,4 @@
-"""The stop rules in a compiled loop: as numbers, what they remember, and how they are asked."""
+"""The stop rules in a compiled loop: as arrays, their running state, and their evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -25,12 +25,12 @@ class StopNumbers(NamedTuple):
 
 @exportable
 class Progress(NamedTuple):
-  """What the stop rules remember.
+  """The running state of the stop rules.
 
   Attributes:
     epoch_sum: sum of this epoch's losses, each times its batch's share, `[]`.
     epoch_share: sum of the shares: of a batch Σ w / N, which is 1 without weights, `[]`.
-    best: lowest mean loss of an epoch so far, or, of the examples set aside, minus the score, `[]`.
+    best: lowest mean loss of an epoch so far, or lowest validation loss, `[]`.
     stale: epochs in a row that brought no progress, `[]`.
     reason: an index of `STOP_REASONS`, or `RUNNING`, `[]`.
   """
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
 
 
 def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
-  """The rules as arrays, with infinity for a rule that is off; `dtype` is that of the loss."""
+  """Convert the rules to arrays, infinite for a rule that is off; `dtype` is that of the loss."""
   dtype = at_least_float32(dtype)
   tol = VALIDATION_TOL if is_validated and stop.tol is None else stop.tol
   off, never = float("-inf"), 2**31 - 1
@@ -57,7 +57,7 @@ def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> Sto
 
 
 def start_progress(dtype: Any) -> Progress:
-  """Before the first step; `dtype` is that of the loss."""
+  """Build the state before the first step; `dtype` is that of the loss."""
   dtype = at_least_float32(dtype)
   return Progress(
     epoch_sum=jnp.zeros((), dtype),
@@ -69,7 +69,7 @@ def start_progress(dtype: Any) -> Progress:
 
 
 def add_up(progress: Progress, loss: Array, share: Array, finite: Array) -> Progress:
-  """Adds a batch to the mean loss of its epoch, in which it counts by its `share`.
+  """Add a batch to the mean loss of its epoch, in which it counts by its `share`.
 
   A step that wasn't taken (not `finite`) changes nothing.
   """
@@ -88,7 +88,7 @@ def judge(
   stop: StopNumbers,
   best_kept: Best | None = None,
 ) -> Progress:
-  """Asks the stop rules after a step, which may be any; at the end of an epoch it must be.
+  """Evaluate the stop rules after a step: after any, and always at the end of an epoch.
 
   Args:
     progress: with that step's loss in it, see `add_up`.
@@ -96,8 +96,8 @@ def judge(
     step: the number of steps taken, this one included.
     steps_per_epoch: full batches in the data.
     stop: the rules.
-    best_kept: where examples are set aside: their latest score is judged by `tol` in the place of
-      the epoch's mean loss. An epoch without any loss brings no progress.
+    best_kept: with a validation set: `tol` then applies to its latest loss instead of the epoch's
+      mean loss. An epoch without any loss brings no progress.
   """
   epoch_ends = finite & (step % steps_per_epoch == 0)
   total, share = progress.epoch_sum, progress.epoch_share

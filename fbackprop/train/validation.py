@@ -1,4 +1,4 @@
-"""Examples set aside from the training ones: scored after each epoch, and the best are kept."""
+"""The validation set: split from the training examples, scored after each epoch, the best kept."""
 
 import math
 from collections.abc import Callable
@@ -19,23 +19,26 @@ from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, export
 
 @exportable
 class Best(NamedTuple):
-  """The parameters of the best score so far, in the loop.
+  """The parameters of the best validation score so far, in the loop.
 
   Attributes:
-    badness: minus the score, infinite before the first, `[]`.
+    validation_loss: minus the score, infinite before the first, `[]`.
     step: steps taken to get there, `[]`.
     params: the parameters.
     latest: minus the score of the last epoch, NaN before the first, `[]`.
   """
 
-  badness: Array
+  validation_loss: Array
   step: Array
   params: Params
   latest: Array
 
 
+EvaluateValidation = Callable[[Best, Params, Array, Array, Array], Best]
+
+
 def start_best(params: Params, dtype: jnp.dtype) -> Best:
-  """Before the first epoch; the arrays are copies, since a loop's are donated."""
+  """Build the record before the first epoch, of copies, since a loop's arrays are donated."""
   dtype = at_least_float32(dtype)
   return Best(
     jnp.asarray(jnp.inf, dtype),
@@ -45,44 +48,42 @@ def start_best(params: Params, dtype: jnp.dtype) -> Best:
   )
 
 
-def make_look(
-  net: Layer, loss: Loss, validation: Batch
-) -> Callable[[Best, Params, Array, Array, Array], Best]:
-  """Builds `look(best, params, step, epoch_ends, counts) -> best`: at the end of an epoch, a score.
+def make_evaluate_validation(net: Layer, loss: Loss, validation: Batch) -> EvaluateValidation:
+  """Build `evaluate(best, params, step, epoch_ends, counts) -> best`.
 
-  It is forgotten where it doesn't count: of an ensemble, whose members look together, for those
-  whose step wasn't taken.
+  It scores the validation set if `epoch_ends`. In an ensemble, whose members are scored together,
+  the score is dropped for those whose step wasn't taken, by `counts`.
   """
-  measure = make_badness(net, loss)
+  measure = make_validation_loss(net, loss)
 
-  def look(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
+  def evaluate(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
     def score() -> Best:
-      badness = measure(params, validation).astype(best.badness.dtype)
-      is_better = counts & (badness < best.badness)
+      value = measure(params, validation).astype(best.validation_loss.dtype)
+      is_better = counts & (value < best.validation_loss)
 
       def better(new: Array, old: Array) -> Array:
         return jnp.where(is_better, new, old)
 
       kept = jax.tree.map(better, params, best.params)
-      latest = jnp.where(counts, badness, best.latest)
-      return Best(better(badness, best.badness), better(step, best.step), kept, latest)
+      latest = jnp.where(counts, value, best.latest)
+      return Best(better(value, best.validation_loss), better(step, best.step), kept, latest)
 
     def keep() -> Best:
       return best
 
-    looked: Best = jax.lax.cond(epoch_ends, score, keep)
-    return looked
+    updated: Best = jax.lax.cond(epoch_ends, score, keep)
+    return updated
 
-  return look
+  return evaluate
 
 
-def make_badness(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
-  """Builds the function that is to be small: minus the accuracy of labels, else the mean loss.
+def make_validation_loss(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
+  """Build the objective to minimise: minus the accuracy of labels, else the mean loss.
 
   Both are means by the examples' weights, if they have any.
   """
 
-  def badness(params: Params, batch: Batch) -> Array:
+  def validation_loss(params: Params, batch: Batch) -> Array:
     outputs = net.forward(params, batch.x)[0]
     if holds_labels(batch.targets):
       values = -(outputs.argmax(1) == batch.targets).astype(at_least_float32(outputs.dtype))
@@ -90,25 +91,25 @@ def make_badness(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
       values = loss.forward(outputs, batch.targets)[0]
     return values.mean() if batch.weights is None else jnp.average(values, weights=batch.weights)
 
-  return badness
+  return validation_loss
 
 
-def watched_examples(stop: StopRules, validation: Any, net: Layer, loss: Loss) -> Batch | None:
-  """The examples that were given to be scored after each epoch.
+def check_validation(stop: StopRules, validation: Any, net: Layer, loss: Loss) -> Batch | None:
+  """Check a given validation set; None without one.
 
   Raises:
-    ValueError: a fraction is to be set aside for that, too, or they can't be used.
+    ValueError: `stop.validation_fraction` is given too, or the examples can't be used.
     TypeError: they are no examples.
   """
   if validation is None:
     return None
   if stop.validation_fraction is not None:
-    raise ValueError("either validation or stop.validation_fraction may be given, got both")
+    raise ValueError("validation and stop.validation_fraction are mutually exclusive, got both")
   return check_examples("validation", validation, net, loss)
 
 
 def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
-  """How many examples are set aside, rounded up to whole ones.
+  """Compute the size of the validation set, rounded up to whole examples.
 
   Args:
     n: examples there are.
@@ -133,16 +134,16 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
 def rows_aside(
   n: int, labels: np.ndarray | None, fraction: float, key: Array
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Divides examples, each class in the same share, by scikit-learn's own split.
+  """Split examples, stratified by class, by scikit-learn's own split.
 
   Args:
     n: examples there are.
     labels: theirs, `[N]`; None if the targets are others.
-    fraction: what is set aside.
+    fraction: share of the validation set.
     key: that of the run.
 
   Returns:
-    The rows to train on, and those that are set aside.
+    The rows of the training set, and those of the validation set.
 
   Raises:
     ValueError: they can't be divided so.
@@ -160,7 +161,7 @@ def rows_aside(
 
 
 def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:
-  """The two parts of a run's examples; see `rows_aside`.
+  """Split a run's examples into training and validation set; see `rows_aside`.
 
   Raises:
     ValueError: they can't be divided so; those of a part have no weight.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import fbackprop as fb
-from fbackprop.train.loop import make_chunk, start_loop
+from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.shuffle import SHUFFLES
 from fbackprop.train.step import make_guarded_step
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
@@ -48,7 +48,7 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
   def run(number: int) -> None:
     nonlocal loop, done
     done += steps
-    loop, _ = chunk(loop, data, stop, jnp.asarray(done, jnp.int32), key)
+    loop, _ = chunk(loop, data, stop, jnp.asarray(done, jnp.int32), Member(key))
     if int(loop.progress.reason) != RUNNING:  # Which `fit` asks too, and waits for.
       raise RuntimeError("a step wasn't finite")
 

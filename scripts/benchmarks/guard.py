@@ -16,7 +16,7 @@ import numpy as np
 import optax
 
 import fbackprop as fb
-from fbackprop.train.loop import make_chunk, start_loop
+from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.step import layer_norms, make_guarded_step, total_weight
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
@@ -79,7 +79,7 @@ def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
   for who, step in steps.items():
     loop = start_loop(init(jax.random.key(0)), len(data.x), jnp.float32)
     chunk = make_chunk(step, size.batch, STEPS, is_thorough=who != "fit").lower(
-      loop, data, numbers, jnp.int32(0), key
+      loop, data, numbers, jnp.int32(0), Member(key)
     )
     calls[who] = Call(chunk.compile(), loop)
   seconds: dict[str, list[float]] = {who: [] for who in calls}
@@ -121,7 +121,7 @@ class Call:
     """Seconds of a step, in one chunk."""
     self.done += STEPS
     start = time.perf_counter()
-    self.loop, _ = self.chunk(self.loop, data, numbers, jnp.int32(self.done), key)
+    self.loop, _ = self.chunk(self.loop, data, numbers, jnp.int32(self.done), Member(key))
     if int(self.loop.progress.reason) != RUNNING:  # Which `fit` asks too, and waits for.
       raise RuntimeError("a step wasn't finite")
     return (time.perf_counter() - start) / STEPS

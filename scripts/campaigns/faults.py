@@ -19,6 +19,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 import fbackprop as fb
 from fbackprop.train.examples import digest
+from scripts.campaigns.grouping import grouped
 
 STEPS, EVERY = 60, 5
 COMPILED = os.path.join(tempfile.gettempdir(), "fbackprop-fault-campaign")
@@ -68,7 +69,7 @@ def run(
     folder: of the checkpoints.
     resumes: whether it goes on from there.
     events: gets what the run says.
-    **changed: arguments of `fit` in the place of the plan's.
+    **changed: options in the place of the plan's; see `grouped`.
   """
   rng = np.random.default_rng(plan.seed)
   x = jnp.asarray(rng.normal(size=(50, 4)), jnp.float32)
@@ -86,7 +87,7 @@ def run(
     "on_event": print if events is None else events.append,
   }
   net = fb.mlp([4, 8, 3], dropout=plan.dropout)
-  return fb.train.fit(net, fb.softmax_cross_entropy, **{**arguments, **changed})
+  return fb.train.fit(net, fb.softmax_cross_entropy, **grouped(**{**arguments, **changed}))
 
 
 def stop_at(plan: Plan, steps: int) -> fb.train.StopRules:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fbackprop.train.ensemble_results import EnsembleResult, spread_of
+from fbackprop.train.ensembles import EnsembleResult, spread_of
 from fbackprop.train.report.curves import MOST_STEPS, middles, twin_of
 from fbackprop.train.report.figures import (
   COLORS,

@@ -15,7 +15,7 @@ import numpy as np
 from fbackprop.extras import need
 from fbackprop.inspection import Signals
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.ensemble_results import EnsembleResult
+from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.models import Model
 from fbackprop.train.report import curves, headline, layers, members, predictions, tables
 from fbackprop.train.report.figures import drawn
@@ -181,5 +181,5 @@ def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.nda
 
 def files_of(folder: Path) -> list[tuple[str, int, str]]:
   """List the files beside the page: name, bytes, purpose; none of a folder that is gone."""
-  paths = sorted(path for path in folder.glob("*") if path.is_file())
+  paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
   return [(path.name, path.stat().st_size, FILES.get(path.name, "")) for path in paths]

@@ -1,15 +1,19 @@
-"""What an ensemble says while it is trained, and what it leaves behind."""
+"""An ensemble's scores, one by one and as a whole, its evaluations and its result."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.live_check import LiveCheck
+from fbackprop.train.examples import holds_labels
 from fbackprop.train.results import worst
-from fbackprop.types import Params
-from fbackprop.verify.live import LiveCheck
+from fbackprop.train.step import Batch
+from fbackprop.types import Array, Layer, Loss, Params
 
 
 class Spread(NamedTuple):
@@ -22,7 +26,7 @@ class Spread(NamedTuple):
 
 
 def spread_of(values: np.ndarray) -> Spread:
-  """The spread of numbers `[K]`, K at least 1; NaN if one of them is."""
+  """Compute the spread of numbers `[K]`, K at least 1; NaN if one of them is."""
   wide = np.asarray(values, np.float64)
   with np.errstate(invalid="ignore"):  # Of an infinite loss there is no deviation: NaN.
     deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
@@ -40,7 +44,7 @@ class EnsembleEvaluation:
       step since then.
     test_losses: mean loss of the test examples, if there are any.
     test_accuracies: fraction of the test examples that are right, if the targets are labels.
-    test_loss: the loss of all members together (see `fbackprop.train.averaging`).
+    test_loss: the loss of all members together (see `mean_outputs`).
     test_accuracy: their accuracy.
     seconds: wall time since the start, compilation not counted.
   """
@@ -134,9 +138,9 @@ class EnsembleResult:
     return jax.tree.map(lambda leaf: leaf[k], self.params)
 
   def part(self, first: int, end: int) -> "EnsembleResult":
-    """The members from `first` to before `end`, as if they had been trained without the others.
+    """Select the members from `first` to before `end`, as if trained without the others.
 
-    Of an evaluation, what all members say together is left out, as that was said of other members.
+    The scores of the whole ensemble are left out of its evaluations.
     """
     own = slice(first, end)
 
@@ -167,3 +171,68 @@ class EnsembleResult:
       ),
       diverged_at=self.diverged_at[own],
     )
+
+
+def mean_outputs(outputs: Array, loss_name: str) -> Array:
+  """Average the outputs of all members.
+
+  Of classes, and of several labels at once, the members' probabilities are averaged; the logits of
+  that mean are returned, so that loss and label follow from them as from a network's outputs.
+  Of any other loss the outputs themselves are averaged.
+
+  Args:
+    outputs: `[K, N, C]`, of K members.
+    loss_name: of the loss that they were trained by.
+
+  Returns:
+    `[N, C]`.
+  """
+  log_k = jnp.log(jnp.asarray(outputs.shape[0], outputs.dtype))
+  if loss_name == "softmax_cross_entropy":
+    return jax.nn.logsumexp(jax.nn.log_softmax(outputs, axis=2), axis=0) - log_k
+  if loss_name == "sigmoid_cross_entropy":
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(z), axis=0) for z in (outputs, -outputs))
+    return yes - no
+  return outputs.mean(0)
+
+
+class Scores(NamedTuple):
+  """The scores of an evaluation on the test set; None without one."""
+
+  test_losses: np.ndarray | None = None
+  test_accuracies: np.ndarray | None = None
+  test_loss: float | None = None
+  test_accuracy: float | None = None
+
+
+def make_ensemble_evaluate(net: Layer, loss: Loss, axis: int) -> Callable[[Params, Batch], Scores]:
+  """Build `evaluate(params, batch)`, without randomness; `axis` is that of the members."""
+
+  @jax.jit
+  def measure(params: Params, batch: Batch) -> Any:
+    def outputs_of(params: Params) -> Array:
+      return net.forward(params, batch.x)[0]
+
+    def score(outputs: Array) -> tuple[Array, Array | None]:
+      mean = loss.forward(outputs, batch.targets)[0].mean()
+      is_labelled = holds_labels(batch.targets)
+      return mean, (outputs.argmax(1) == batch.targets).mean() if is_labelled else None
+
+    outputs = jax.vmap(outputs_of, axis)(params)  # [K, N, C]
+    return *jax.vmap(score)(outputs), *score(mean_outputs(outputs, loss.name))
+
+  def evaluate(params: Params, batch: Batch) -> Scores:
+    losses, accuracies, own_loss, own_accuracy = measure(params, batch)
+    if accuracies is None:
+      return Scores(np.asarray(losses), None, float(own_loss), None)
+    return Scores(np.asarray(losses), np.asarray(accuracies), float(own_loss), float(own_accuracy))
+
+  return evaluate
+
+
+def mean_losses(losses: np.ndarray) -> np.ndarray:
+  """Average each member's losses `[steps, K]` over the steps that it took; NaN of none."""
+  counts = (~np.isnan(losses)).sum(0)
+  sums = np.nansum(losses, axis=0, dtype=np.float64)
+  means: np.ndarray = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
+  return means

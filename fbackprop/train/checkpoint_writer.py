@@ -1,0 +1,211 @@
+"""The writer of a run's checkpoints: a lock on their folder, and orbax's manager.
+
+Orbax keeps the last checkpoints and the best one, and clears away what a killed run began.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from fbackprop.extras import need
+from fbackprop.train.checkpoints import (
+  ITEM,
+  KEY,
+  Checkpoints,
+  DamagedError,
+  as_stored,
+  numbered_folders,
+  read_content,
+)
+from fbackprop.train.history import History
+from fbackprop.train.loop import Loop
+
+LOCK = ".lock"
+
+
+class FolderInUseError(OSError):
+  """Another run writes to that folder."""
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Lock a folder for this process: however it ends, the system releases the lock.
+
+  The lock is on a file in the folder, which is there as long as the lock is held. A crashed run
+  leaves the file, but not the lock.
+
+  Raises:
+    FolderInUseError: another process, or another run in this one, holds it.
+    OSError: the folder can't be written.
+  """
+  path = Path(folder) / LOCK
+  lock = FileLock(path)
+  while not lock.is_locked:
+    try:
+      lock.acquire(blocking=False)
+    except Timeout as error:
+      raise FolderInUseError(
+        f"{folder} is in use by another run; wait for its end, or give another folder"
+      ) from error
+    if not path.exists():  # Its last holder removed it since it was opened here.
+      lock.release()
+  try:
+    yield
+  finally:
+    with suppress(OSError):  # An open file can't be removed on Windows; filelock does it there.
+      path.unlink()
+    lock.release()
+
+
+class CheckpointWriter:
+  """Writes the checkpoints of one run; see `writing`."""
+
+  def __init__(
+    self,
+    rules: Checkpoints,
+    identity: dict[str, Any],
+    stop: dict[str, Any],
+  ) -> None:
+    assert rules.folder is not None
+    self.rules, self.identity, self.stop = rules, identity, stop
+    self.folder = Path(rules.folder).absolute()
+    own = () if rules.resume is None else (resume := Path(rules.resume).absolute(), resume.parent)
+    self.goes_on = self.folder in own
+    self.exits = ExitStack()
+    self.is_held = False
+    # Orbax takes two thirds of a second to import: not before there is something to save.
+    self.manager: Any = None
+    self.scores: dict[int, float] = {}
+
+  def hold(self) -> None:
+    """Make the folder, and lock it.
+
+    Raises:
+      FolderInUseError: another run has it.
+      FileExistsError: another run left its checkpoints there.
+      OSError: it can't be made.
+    """
+    if not self.is_held:
+      self.folder.mkdir(parents=True, exist_ok=True)
+      self.exits.enter_context(locked(self.folder))
+      if not self.goes_on and (numbered := numbered_folders(self.folder)):
+        raise FileExistsError(
+          f"{self.folder} holds checkpoints of another run, as {numbered[0].name}; resume= goes on "
+          "from them, or give another folder"
+        )
+      self.is_held = True
+
+  def save(self, loop: Loop, history: History, seconds: float, score: float | None) -> None:
+    """Write the checkpoint of the step at which the loop is; delete later ones.
+
+    Args:
+      loop, history: the run.
+      seconds: wall time of it so far.
+      score: the larger, the better; None if there is none.
+
+    Raises:
+      OSError: it can't be written; those before are as they were.
+    """
+    self.hold()
+    if self.manager is None:
+      self.scores = scores_in(self.folder)
+      self.manager = open_manager(self.folder, self.rules.keep, self.scores)
+    step = int(loop.state.step)
+    # Of a run that went back, or on from a checkpoint before a damaged one.
+    for late in [s for s in self.manager.all_steps() if s >= step]:
+      self.manager.delete(late)
+    self.scores[step] = -math.inf if score is None else score
+    content = {
+      "identity": self.identity,
+      "stop": self.stop,
+      "score": self.scores[step],
+      "history": history.to_json(seconds),
+    }
+    tree = {"loop": as_stored(loop), "rows": history.infos()}
+    orbax = need("orbax.checkpoint", extra="train")
+    from fbackprop.train.checkpoint_files import FileArgs
+
+    item = orbax.args.Composite(**{ITEM: FileArgs(tree, {KEY: json.dumps(content)})})
+    self.manager.save(step, args=item, force=True)
+
+  def close(self) -> None:
+    """Close orbax's manager, and unlock the folder."""
+    with self.exits:
+      if self.manager is not None:
+        self.manager.close()
+
+
+@contextmanager
+def writing(
+  rules: Checkpoints | None, identity: dict[str, Any], stop: dict[str, Any]
+) -> Iterator[CheckpointWriter | None]:
+  """Open the writer of a run's checkpoints, whose folder no other run can use meanwhile.
+
+  Args:
+    rules: where and how often; None, or without a folder, for no checkpoints and no writer.
+    identity: what a resumed run must have in common with this one, as JSON.
+    stop: the stop rules, as JSON.
+
+  Raises:
+    FolderInUseError: another run has the folder.
+    FileExistsError: another run left its checkpoints there.
+    OSError: the folder can't be made.
+    ModuleNotFoundError: orbax isn't there; the message names the extra.
+  """
+  if rules is None or rules.folder is None:
+    yield None
+    return
+  writer = CheckpointWriter(rules, identity, stop)
+  try:
+    if rules.every is not None:
+      need("orbax.checkpoint", extra="train")
+      writer.hold()
+    yield writer
+  finally:
+    writer.close()
+
+
+class BestKept(NamedTuple):
+  """One of orbax's preservation policies: the checkpoint of the highest score stays.
+
+  Its own one reads the scores from files without a checksum, and fails where one is damaged.
+  """
+
+  scores: dict[int, float]
+
+  def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+    """Whether each one stays, of those that there are."""
+    scores = [self.scores.get(checkpoint.step, -math.inf) for checkpoint in checkpoints]
+    best = scores.index(max(scores)) if scores else -1
+    return [i == best for i in range(len(scores))]
+
+
+def scores_in(folder: Path) -> dict[int, float]:
+  """Read the scores of the checkpoints that are there already, by their steps."""
+  scores = {}
+  for path in numbered_folders(folder):
+    try:
+      scores[int(path.name)] = float(read_content(path)[0]["score"])
+    except DamagedError:
+      continue
+  return scores
+
+
+def open_manager(folder: Path, keep: int, scores: dict[int, float]) -> Any:
+  """Open orbax's manager of a folder, which clears away what a killed run began."""
+  orbax = need("orbax.checkpoint", extra="train")
+  policies = need("orbax.checkpoint.checkpoint_managers", extra="train")
+  options = orbax.CheckpointManagerOptions(
+    # The arrays are on the host already, and a save that isn't finished can't be counted on.
+    enable_async_checkpointing=False,
+    preservation_policy=policies.AnyPreservationPolicy(
+      [policies.LatestN(n=keep), BestKept(scores)]
+    ),
+  )
+  return orbax.CheckpointManager(folder, options=options)
