@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.cli.config import TrainConfig, parse
-from fbackprop.cli.runs import load_json, load_told
-from fbackprop.cli.toml import flags_of_file
-from fbackprop.cli.usage import UsageError
+from fbackprop.cli.config import TrainConfig
+from fbackprop.cli.console import UsageError
+from fbackprop.cli.flags import parse, read_values
+from fbackprop.cli.run_folder import load_config, load_json
 from fbackprop.train import load_params, save_params
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.idx import read_idx
@@ -171,7 +171,7 @@ def read_images(path):
 
 
 CONFIGS = (
-  lambda path: flags_of_file(str(path), TrainConfig()),
+  lambda path: read_values(str(path), TrainConfig),
   lambda path: parse(["--config", str(path)]),
 )
 
@@ -228,7 +228,7 @@ KINDS = {
   "description": Kind((described().encode(), described(sizes=[2] * 9, repeat_hidden=True).encode()),
                       (load_model,), "model.safetensors", with_description),
   "toml": Kind((TOLD.encode(), b'data = "sine"\nname = "a"\n'), CONFIGS, "config.toml"),
-  "told": Kind((TOLD.encode(),), (in_run(load_told),), "config.toml"),
+  "told": Kind((TOLD.encode(),), (in_run(load_config),), "config.toml"),
   "json": Kind((RUN["summary.json"], RUN["env.json"]),
                (in_run(load_json, "summary.json"),), "summary.json"),
   "run": Kind((RUN["summary.json"], RUN["env.json"]), (read_run,), "summary.json"),

@@ -64,11 +64,15 @@ CONSTRUCTORS = {
     "eps must be a number, got None",
   ),
   "norm dtype": (lambda: fb.layer_norm(4, dtype=int), TypeError, "dtype must be a floating dtype"),
-  "rate 1": (lambda: fb.dropout(1), ValueError, "dropout: rate must be below 1, got 1"),
+  "rate 1": (
+    lambda: fb.dropout(1),
+    ValueError,
+    "dropout: rate must be at least 0 and below 1, got 1",
+  ),
   "rate -0.1": (
     lambda: fb.dropout(-0.1),
     ValueError,
-    "rate must be a finite number of at least 0, got -0.1",
+    "rate must be at least 0 and below 1, got -0.1",
   ),
   "rate a word": (lambda: fb.dropout("0.5"), TypeError, "rate must be a number, got str '0.5'"),
   "skip a function": (lambda: fb.skip(a_function), TypeError, "skip: layer must be a Layer"),
@@ -114,7 +118,7 @@ CONSTRUCTORS = {
   "mlp's dropout": (
     lambda: fb.mlp([2, 3], dropout=1.0),
     ValueError,
-    "rate must be below 1, got 1.0",
+    "rate must be at least 0 and below 1, got 1.0",
   ),
   "w_init": (lambda: fb.dense(2, 3, w_init=5), TypeError, "w_init must be a function, got int 5"),
   "b_init": (lambda: fb.mlp([2, 3], b_init="zeros"), TypeError, "b_init must be a function"),
@@ -131,7 +135,11 @@ CONSTRUCTORS = {
     "rate must be a number",
   ),
   "rate complex": (lambda: fb.dropout(np.complex64(0.5)), TypeError, "rate must be a number"),
-  "rate huge": (lambda: fb.dropout(10**400), ValueError, "finite number of at least 0, got 100"),
+  "rate huge": (
+    lambda: fb.dropout(10**400),
+    ValueError,
+    "rate must be at least 0 and below 1, got 100",
+  ),
   "eps tiny": (
     lambda: fb.layer_norm(3, eps=1e-50),
     ValueError,

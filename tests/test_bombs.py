@@ -20,7 +20,7 @@ ROOT = Path(fbackprop.__file__).parents[1]
 CHILD = """
 import json, os, resource, sys
 {imports}
-from fbackprop.cli.usage import UsageError
+from fbackprop.cli.console import UsageError
 used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
@@ -40,7 +40,7 @@ for name in sorted(os.listdir(sys.argv[1])):
 print(json.dumps(said))
 """
 DATA = """
-from fbackprop.cli.runs import load_json, load_told
+from fbackprop.cli.run_folder import load_config, load_json
 from fbackprop.train.data.npz import read_npz
 from fbackprop.train.data.idx import read_numbers
 from fbackprop.train.data.csv_tables import read_csv
@@ -55,7 +55,7 @@ def read(path):
     read_numbers(Path(path), 3)
   elif ending == "toml":
     os.replace(path, os.path.join(sys.argv[1], "config.toml"))
-    load_told(sys.argv[1])
+    load_config(sys.argv[1])
   else:
     load_json(sys.argv[1], os.path.basename(path))
 """

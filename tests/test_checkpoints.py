@@ -332,9 +332,9 @@ def test_bad_arguments(changed, error, message):
   [
     ((3,), TypeError, "checkpoints.folder must be a path, got 3"),
     (("f", 0), ValueError, "checkpoints.every must be at least 1, got 0"),
-    (("f", 1.5), TypeError, "checkpoints.every must be an integer, got 1.5"),
+    (("f", 1.5), TypeError, "checkpoints.every must be an integer, got float 1.5"),
     (("f", 1, 0), ValueError, "checkpoints.keep must be at least 1, got 0"),
-    (("f", 1, None), TypeError, "checkpoints.keep must be an integer, got None"),
+    (("f", 1, None), TypeError, "checkpoints.keep must be an integer, got NoneType None"),
   ],
 )
 def test_bad_checkpoints(arguments, error, message):

@@ -276,8 +276,8 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
     (["x", "--at", "x=1", "--digits", "10000000.2f"], "got '10000000.2f'"),
     (["x", "--at", "x=1", "--digits", ""], "got ''"),
     (["x", "--at", "x=1", "--digits", "18"], "float format such as '.2f', got 18"),
-    (["x", "--at=x=1", "--at=x=2"], "--at stands twice"),
-    (["x", "--at", "x=1", "--outputs", "x=1", "--outputs", "x=2"], "--outputs stands twice"),
+    (["x", "--at=x=1", "--at=x=2"], "--at was given twice"),
+    (["x", "--at", "x=1", "--outputs", "x=1", "--outputs", "x=2"], "--outputs was given twice"),
   ],
 )
 def test_what_cannot_be_is_refused_by_name(capsys, arguments, said):
@@ -323,7 +323,7 @@ def test_a_wrong_rule_ends_with_code_1(capsys, monkeypatch):
 def test_a_choice_at_a_kink_is_no_failure(capsys):
   assert circuit("k = abs(x); f = k*y", "--at", "x=0", "y=3") == 0
   said = capsys.readouterr().out
-  assert "jax.grad agrees but for a choice: k (abs) stands at a kink or a tie" in said
+  assert "jax.grad agrees but for a choice: k (abs) is at a kink or a tie" in said
   assert "by x ours is 0, that of jax.grad 3" in said
 
 

@@ -18,8 +18,7 @@ import safetensors.numpy
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.cli.output import number
-from fbackprop.cli.progress import show_progress
+from fbackprop.cli.console import number, show_progress
 from fbackprop.train import run_folder as runs
 
 FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",

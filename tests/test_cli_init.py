@@ -125,7 +125,7 @@ def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
     ("--init bare.safetensors --hidden 5", HEADER,
      "--init bare.safetensors: bare.safetensors: 0.w must be float32[2, 5], got float32[2, 6]"),
     ("--init bare.safetensors --hidden 6 6", HEADER, "of another network: missing ['4.b', '4.w']"),
-    ("--init runs/first --ensemble 2", HEADER, "--init is for one network, not for --ensemble"),
+    ("--init runs/first --ensemble 2", HEADER, "--init cannot be combined with --ensemble"),
   ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(words, header, said, first, capsys):
@@ -167,6 +167,6 @@ def test_another_task_is_refused_and_distant_numbers_are_said(tmp_path, monkeypa
   again = f"--target kind --init runs/n {words}"
   assert main(["train", *f"--data csv:labels.csv {again}".split()]) == 2
   said = capsys.readouterr().err
-  assert "--init runs/n learned a regression, and the data is taken for a classification" in said
+  assert "--init runs/n was trained on a regression, and the data is a classification" in said
   assert main(["train", *f"--data csv:far.csv {again}".split()]) == 0
   assert "deviations from that of --init; --standardize on measures anew" in capsys.readouterr().out

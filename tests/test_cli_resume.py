@@ -131,10 +131,10 @@ def test_another_machine_is_told(cut, capsys):
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
-    (("--rate", 3), "--rate can't be given to a run that goes on: it does as it was told in {run}"),
-    (("--data", "iris"), "--data can't be given to a run that goes on"),
-    (("--name=b",), "--name can't be given to a run that goes on"),
-    (("--config", "f.toml"), "--config can't be given to a run that goes on"),
+    (("--rate", 3), "--rate cannot be changed when resuming {run}"),
+    (("--data", "iris"), "--data cannot be changed when resuming"),
+    (("--name=b",), "--name cannot be changed when resuming"),
+    (("--config", "f.toml"), "--config cannot be changed when resuming"),
     (("--on-nonfinite", "rollback"), "on_nonfinite='rollback' was False, and is True"),
     (("--ckpt.keep", 0), "--ckpt.keep must be at least 1, got 0"),
   ],
@@ -150,9 +150,9 @@ def test_what_would_change_a_step_is_refused(cut, capsys, flags, message):
   [
     (("--resume", "{tmp}/b"), "--resume {tmp}/b holds no config.toml: it must be the folder of a"),
     (("--ckpt.every", 0), "--ckpt.every must be at least 1, got 0"),
-    (("--on-nonfinite", "rollback"), "--on-nonfinite rollback needs checkpoints to go back to"),
-    (("--ensemble", 2, "--ckpt.every", 5), "--ckpt.every is for one network, not for --ensemble"),
-    (("--ensemble", 2, "--on-nonfinite", "skip"), "--on-nonfinite is for one network"),
+    (("--on-nonfinite", "rollback"), "--on-nonfinite rollback needs checkpoints"),
+    (("--ensemble", 2, "--ckpt.every", 5), "--ckpt.every cannot be combined with --ensemble"),
+    (("--ensemble", 2, "--on-nonfinite", "skip"), "--on-nonfinite cannot be combined"),
   ],
 )
 def test_what_cannot_be(tmp_path, capsys, flags, message):
@@ -187,7 +187,7 @@ def test_a_schedule_ends_where_it_was_to_end(tmp_path, capsys):
   with jax.numpy_dtype_promotion("standard"):  # Optax's schedules add a step to a number.
     assert train(*LINE, *flags, "--stop.max-steps", 30) == 0
   assert train("--resume", tmp_path / "a", "--stop.max-steps", 60) == 2
-  said = "--stop.max-steps can't be given to a run that goes on with the schedule cosine"
+  said = "--stop.max-steps cannot be changed when resuming a run with the schedule cosine"
   assert said in capsys.readouterr().err
 
 
@@ -200,8 +200,7 @@ def test_other_data_in_the_same_file_is_refused(tmp_path, capsys):
   table.write_text(table.read_text().replace("3,9,1", "3,8,1"))
   assert train("--resume", tmp_path / "a", "--stop.max-steps", 18) == 2
   assert (
-    "isn't as it was when the run began: column 'b' differs, first at row 4"
-    in capsys.readouterr().err
+    "has changed since the run began: column 'b' differs, first at row 4" in capsys.readouterr().err
   )
 
 

@@ -194,7 +194,7 @@ def test_one_leaf_is_reported_on(folder, verifier, capsys):
   assert verify("square", *ARGS, "--leaf", "x") == 0
   capsys.readouterr()
   assert verify("square", *ARGS, "--leaf", "params/c") == 2
-  assert "there is no leaf 'params/c'; did you mean 'params/" in capsys.readouterr().err
+  assert "unknown leaf 'params/c' for --leaf; did you mean 'params/" in capsys.readouterr().err
 
 
 def test_json_is_the_report(folder, verifier, capsys):
@@ -221,7 +221,7 @@ def test_a_disk_that_is_full_at_the_end_hides_no_verdict(folder, verifier, capsy
   def full(*arguments):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr("fbackprop.cli.output.write_whole", full)
+  monkeypatch.setattr("fbackprop.cli.console.write_whole", full)
   assert verify("square", *ARGS, "--json", "report.json") == 1
   said = capsys.readouterr()
   assert said.out.startswith("PASS")
@@ -254,9 +254,9 @@ def test_an_interrupt_decides_nothing(folder, verifier, capsys):
   [
     ("userpkg.rules:square", "give the function's arguments: --args MODULE:NAME"),
     ("userpkg.rules --args userpkg.rules:made",
-     "the function must be as pkg.module:name, got 'userpkg.rules'"),
-    (".rules:f --args userpkg.rules:made", "must be as pkg.module:name, got '.rules:f'"),
-    ("userpkg/rules.py:f --args userpkg.rules:made", "must be as pkg.module:name, got"),
+     "the function must have the form pkg.module:name, got 'userpkg.rules'"),
+    (".rules:f --args userpkg.rules:made", "must have the form pkg.module:name, got '.rules:f'"),
+    ("userpkg/rules.py:f --args userpkg.rules:made", "must have the form pkg.module:name, got"),
     ("userpgk.rules:square --args userpkg.rules:made",
      "the function: there is no module 'userpgk'; did you mean 'userpkg'?"),
     ("userpkg.rulse:square --args userpkg.rules:made",
@@ -268,11 +268,11 @@ def test_an_interrupt_decides_nothing(folder, verifier, capsys):
     ("userpkg.rules:Group.cub --args userpkg.rules:made",
      "type has no 'cub'; did you mean 'cube'?"),
     ("userpkg.broken:f --args userpkg.rules:made",
-     "to import userpkg.broken raised ZeroDivisionError: division by zero (userpkg/broken.py, "
+     "importing userpkg.broken raised ZeroDivisionError: division by zero (userpkg/broken.py, "
      "line 2)"),
     ("userpkg.needy:f --args userpkg.rules:made",
      "raised ModuleNotFoundError: No module named 'a_module_that_is_not' (userpkg/needy.py, "),
-    ("userpkg.script:f --args userpkg.rules:made", "to import userpkg.script raised SystemExit: 3"),
+    ("userpkg.script:f --args userpkg.rules:made", "importing userpkg.script raised SystemExit: 3"),
     ("userpkg.rules:number --args userpkg.rules:made", "must be a function or a Layer, got int"),
     ("userpkg.rules:square --args userpkg.rules:mad",
      "--args userpkg.rules:mad: the module userpkg.rules has no 'mad'; did you mean 'made'?"),
@@ -300,13 +300,13 @@ def test_an_interrupt_decides_nothing(folder, verifier, capsys):
     ("--args userpkg.rules:made", "--args needs a function: fbackprop verify MODULE:F --args ..."),
     ("--vjp userpkg.rules:rule", "--vjp needs a function"),
     ("--leaf x", "--leaf needs a function"),
-    ("--only x", "--only names specimens of --self-test"),
-    ("--self-test --only no-such-specimen", "there is no specimen 'no-such-specimen'"),
+    ("--only x", "--only needs --self-test"),
+    ("--self-test --only no-such-specimen", "unknown specimen 'no-such-specimen'"),
     ("userpkg.rules:square --args userpkg.rules:made --self-test", "takes no function"),
     ("--seed -1", "--seed must be from 0 to 4294967295, got -1"),
     ("--seed 4294967296", "--seed must be from 0 to 4294967295"),
-    ("--allowance 0", "--allowance must be finite and above 0, got 0.0"),
-    ("--allowance nan", "--allowance must be finite and above 0, got nan"),
+    ("--allowance 0", "--allowance must be a finite number above 0, got 0.0"),
+    ("--allowance nan", "--allowance must be a finite number above 0, got nan"),
     ("--level slow", "'slow'"),
     ("--ties none", "'none'"),
   ],

@@ -251,7 +251,11 @@ BAD = {
   "keys": ({"keys": 3}, TypeError, "keys must be typed keys"),
   "one key": ({"keys": KEYS[0]}, ValueError, r"keys must have shape \[K\]"),
   "rates": ({"rates": [0.1]}, ValueError, "one for each of the 3 keys, got 1"),
-  "rate": ({"rates": [0.1, 0.2, 0.0]}, ValueError, r"rates\[2\] must be above 0, got 0.0"),
+  "rate": (
+    {"rates": [0.1, 0.2, 0.0]},
+    ValueError,
+    r"rates\[2\] must be a finite number above 0",
+  ),
   "optimizer": ({"optimizer": optax.sgd(0.1)}, TypeError, "must be a function of the rate"),
   "no optimizer": ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
   "batch_size": ({"batch_size": 5}, ValueError, "batch_size must be at most .* 4, got 5"),

@@ -85,13 +85,13 @@ def test_another_table_is_refused_and_the_change_said(folder, capsys, name):
   assert main(["eval", "run"]) == 2
   told = capsys.readouterr()
   assert (told.out, told.err) == (
-    "", f"fbackprop: RUN run: csv:t.csv isn't as it was when the run began: {said}; "
+    "", f"fbackprop: RUN run: csv:t.csv has changed since the run began: {said}; "
     "restore it, or score all of its rows: fbackprop eval run --data csv:t.csv\n"
   )  # fmt: skip
   assert main(["train", "--resume", "run", "--stop.max-steps", "30"]) == 2
   told = capsys.readouterr()
   assert told.out == ""
-  assert f"isn't as it was when the run began: {said}; restore it" in told.err
+  assert f"has changed since the run began: {said}; restore it" in told.err
 
 
 def test_the_same_numbers_written_otherwise_are_the_same_table(folder, capsys):

@@ -354,7 +354,7 @@ BAD = {
   "optimizer": ({"optimizer": 0.1}, TypeError, "optimizer must be an optax"),
   "batch_size": ({"batch_size": 23}, ValueError, "batch_size must be at most.* 22, got 23"),
   "batch_size 0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-  "batch_size 2.0": ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got 2.0"),
+  "batch_size 2.0": ({"batch_size": 2.0}, TypeError, "must be an integer, got float 2.0"),
   "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
   "check_every": ({"check_every": -1}, ValueError, "check_every must be at least 1"),
   "chunk_steps": ({"chunk_steps": 0}, ValueError, "chunk_steps must be at least 1"),

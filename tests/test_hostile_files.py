@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fbackprop.cli.usage import UsageError
+from fbackprop.cli.console import UsageError
 from fbackprop.files import open_plain
 from tests.hostile import KINDS, MODEL, TOLD, broken, read_run
 

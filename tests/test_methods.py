@@ -110,13 +110,13 @@ def test_a_schedule_arrives_at_the_end_of_the_run(schedule, middle, end):
 @pytest.mark.parametrize(
   ("change", "said"),
   [
-    ({"name": "adm"}, "name must be one of gradient_descent, momentum"),
-    ({"schedule": "step"}, "schedule must be one of constant"),
-    ({"rate": 0.0}, "rate and clip_norm must be above 0"),
+    ({"name": "adm"}, "unknown value 'adm' for name; did you mean 'adam'"),
+    ({"schedule": "step"}, "unknown value 'step' for schedule; there are: constant, cosine"),
+    ({"rate": 0.0}, "rate must be a finite number above 0, got 0.0"),
     ({"rate": float("nan")}, "rate"),
-    ({"weight_decay": -1.0}, "weight_decay at least 0"),
-    ({"clip_norm": 0.0}, "rate and clip_norm must be above 0"),
-    ({"warmup": 11}, "warmup must be from 0 to the 10 steps, got 11"),
+    ({"weight_decay": -1.0}, "weight_decay must be a finite number of at least 0, got -1.0"),
+    ({"clip_norm": 0.0}, "clip_norm must be a finite number above 0, got 0.0"),
+    ({"warmup": 11}, "warmup must be at most the 10 steps of the run, got 11"),
   ],
 )
 def test_what_cannot_be_is_refused(change, said):

@@ -12,8 +12,8 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.cli.config import parse
-from fbackprop.cli.options import emphasis_of
+from fbackprop.cli.config import emphasis_of
+from fbackprop.cli.flags import parse
 from fbackprop.train.data.csv_tables import read_csv
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.models import NORMALIZATIONS, load_model, read_options
@@ -246,7 +246,7 @@ def test_a_regression_and_several_labels_take_the_options_of_examples_and_networ
   assert "rms_norm, dropout 0.1, squared_error, 15 test examples" in scored
   assert "rms_norm, dropout 0.1, sigmoid_cross_entropy, 15 test examples" in scored
   more = "--target tags --task multilabel --class-weights balanced"
-  assert "--class-weights is for a classification, and this is a multilabel" in refused(
+  assert "--class-weights needs a classification, and this is a multilabel" in refused(
     capsys, *flags.split(), *more.split()
   )
 
@@ -297,8 +297,8 @@ def test_a_file_of_no_such_network_is_refused(change, said):
     ("--class-weights 1 inf 1", "and not all 0, got 1 inf 1"),
     ("--class-weights", "and not all 0, got nothing"),
     ("--class-weights 1 2", "must be 3 numbers, for setosa, versicolor, virginica, got 2"),
-    ("--data diabetes --label-smoothing 0.1", "--label-smoothing is for labels, and this is a reg"),
-    ("--data diabetes --class-weights balanced", "--class-weights is for a classification, and"),
+    ("--data diabetes --label-smoothing 0.1", "--label-smoothing needs labels, and this is a reg"),
+    ("--data diabetes --class-weights balanced", "--class-weights needs a classification, and"),
     ("--sample-weights w", "--sample-weights is for csv and npz files, iris has none"),
     ("--skip on --hidden 4 5 4", "--skip needs two hidden layers of equal width in a row, got 4 5"),
     ("--repeat-hidden on --hidden 4", "--repeat-hidden needs two hidden layers of equal width"),
@@ -335,7 +335,7 @@ def test_an_array_of_no_weights_is_refused(files, capsys, name, said):
     ("class_weights = [1, 2]", "class_weights must be 3 numbers, for setosa, versicolor, virgin"),
     ('skip = "on"\nhidden = [4, 5]', "skip needs two hidden layers of equal width in a row"),
     ('skip = "yes"', "skip must be one of off, on, got 'yes'"),
-    ("sample_weights = 3", "sample_weights must be a text, got 3"),
+    ("sample_weights = 3", "sample_weights must be a string, got 3"),
   ],
 )
 def test_a_key_that_cannot_be_is_refused(tmp_path, capsys, text, said):

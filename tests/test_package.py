@@ -22,7 +22,19 @@ MODULES = sorted(
 
 # A folder, or a module of the top, imports from lower ranks and, without a circle, from its own.
 RANKS = [
-  ["types", "checks", "hints", "extras", "files", "markup", "fonts", "jaxprs", "meshes"],
+  [
+    "types",
+    "errors",
+    "ranges",
+    "checks",
+    "hints",
+    "extras",
+    "files",
+    "markup",
+    "fonts",
+    "jaxprs",
+    "meshes",
+  ],
   ["gates"],
   ["layers", "losses"],
   ["combinators", "repetition", "transforms", "inspection", "networks"],

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from sklearn import metrics
 
 import fbackprop as fb
-from fbackprop.cli.config import GENERAL, parse
-from fbackprop.cli.told import settings, told_of
+from fbackprop.cli.config import GENERAL, settings
+from fbackprop.cli.flags import parse
+from fbackprop.cli.run_folder import told_of
 from fbackprop.combinators import name_layers
 from fbackprop.live_check import LiveCheck
 from fbackprop.train.data.datasets import Dataset, load_dataset

@@ -35,8 +35,7 @@ SIZES = {
 
 def test_the_names_are_those_of_the_command_line():
   assert set(SIZES) == set(names.NAMES)
-  text = inspect.getsource(TrainConfig)
-  listed = text.partition('"digits"\n  """')[2].partition('"""')[0]
+  listed = inspect.getdoc(TrainConfig).partition("  data: ")[2].partition("  target: ")[0]
   for name in (*names.NAMES, *(f"{kind}:{path}" for kind, path in names.FILES.items())):
     assert name in listed, name
 

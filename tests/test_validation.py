@@ -148,7 +148,7 @@ def test_a_run_without_an_epoch_keeps_its_last_parameters():
   ("arguments", "message"),
   [
     ({}, "stop.max_steps, stop.max_epochs or stop.max_seconds must be given: a run needs an end"),
-    ({"max_epochs": 2**31}, "stop.max_epochs must be below 2^31, got 2147483648"),
+    ({"max_epochs": 2**31}, "stop.max_epochs must be from 0 to 2147483647, got 2147483648"),
     ({"max_seconds": -1}, "stop.max_seconds must be a finite number of at least 0, got -1"),
     ({"max_seconds": float("inf")}, "stop.max_seconds must be a finite number of at least 0"),
     ({"max_steps": 1, "validation_fraction": 1.0}, "must be above 0 and below 1, got 1.0"),

@@ -9,17 +9,30 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import NamedTuple
 
 from fbackprop import __version__
-from fbackprop.cli.usage import UsageError, hint
+
+
+class Command(NamedTuple):
+  """A command: its module and function, and its line in the help."""
+
+  module: str
+  function: str
+  help: str
+
 
 COMMANDS = {
-  "circuit": "solve an expression by backpropagation, gate by gate, and draw it",
-  "train": "train an MLP, and check its gradients against jax.grad while it learns",
-  "eval": "score a trained model on its test part, or on other rows",
-  "predict": "raw rows in, labels and probabilities out",
-  "info": "what a run was told, how it ended, and what stands in its folder",
-  "verify": "verify the hand-written VJP of any function, or this library's own",
+  "circuit": Command(
+    "circuit", "main", "solve an expression by backpropagation, gate by gate, and draw it"
+  ),
+  "train": Command("train", "main", "train an MLP, checking its gradients against jax.grad"),
+  "eval": Command("model", "evaluate", "score a trained model on its test set or on other data"),
+  "predict": Command("model", "predict", "predict labels and probabilities of rows"),
+  "info": Command("model", "info", "show a run's configuration, results and files"),
+  "verify": Command(
+    "verify", "main", "verify the hand-written VJP of any function, or this library's own"
+  ),
 }
 
 HELP = f"""usage: fbackprop COMMAND [flags]
@@ -27,17 +40,17 @@ HELP = f"""usage: fbackprop COMMAND [flags]
 Feedforward networks in JAX with a hand-written backward pass.
 
 commands:
-{chr(10).join(f"  {name:<10}{what}" for name, what in COMMANDS.items())}
+{chr(10).join(f"  {name:<10}{what}" for name, (_, _, what) in COMMANDS.items())}
 
   fbackprop COMMAND --help    the flags of a command
   fbackprop --version"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs a command.
+  """Run a command.
 
   Args:
-    arguments: what stands behind `fbackprop`; None for those of this process.
+    arguments: those of `fbackprop`; None for those of this process.
 
   Returns:
     The exit code.
@@ -55,18 +68,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-  """Runs a command; refuses one that there isn't, and says what a command refuses."""
+  """Run a command; print the message of a UsageError, and of an unknown command the nearest."""
   if not arguments or arguments[0] in ("--help", "-h"):
     print(HELP)
     return 0 if arguments else 2
   if arguments[0] == "--version":
     print(f"fbackprop {__version__}")
     return 0
+  # Not at the top, so that the help is instant.
+  from fbackprop.cli.console import UsageError, note
+  from fbackprop.hints import hint
+
   try:
-    command = arguments[0]
-    if command not in COMMANDS:
-      raise UsageError(f"there is no command {command!r}; {hint(command, COMMANDS)}")
-    return int(import_module(f"fbackprop.cli.{command}").main(arguments[1:]))
-  except UsageError as error:
-    print(f"fbackprop: {error}", file=sys.stderr)
+    name = arguments[0]
+    if name not in COMMANDS:
+      raise UsageError(f"unknown command {name!r}; {hint(name, COMMANDS)}")
+    module = import_module(f"fbackprop.cli.{COMMANDS[name].module}")
+    return int(getattr(module, COMMANDS[name].function)(arguments[1:]))
+  except (UsageError, ModuleNotFoundError) as error:  # Of an extra, which the message names.
+    note(str(error))
     return 2

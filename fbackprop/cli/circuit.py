@@ -1,18 +1,18 @@
-"""`fbackprop circuit`: an expression solved forward and backward, as a table, on a board, drawn."""
+"""`fbackprop circuit`: an expression solved by backpropagation, as a table, in steps, or drawn."""
 
 import math
 import os
 import sys
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from fbackprop.cli.output import is_special, show, write
-from fbackprop.cli.usage import UsageError, hint
+from fbackprop.cli.console import UsageError, is_special, note, show, usage_errors, write
 from fbackprop.extras import need
+from fbackprop.hints import hint
 
 if TYPE_CHECKING:
   from fbackprop.circuit._circuit import Circuit, Trace
@@ -29,50 +29,47 @@ class CircuitConfig:
   """Solve a circuit of gates: each value, local, upstream and downstream gradient.
 
   fbackprop circuit "(x+y)*max(y,z)" --at x=1 y=2 z=0
+
+  Attributes:
+    expression: Expression such as "(x+y)*max(y,z)", or statements: "q = x+y; f = q*z". ^ is power,
+      as **.
+    at: Values of the inputs, as x=1 y=2.
+    outputs: Weights of the outputs, whose weighted sum is differentiated, as J1=1 J2=0.5.
+    example: Example of the lecture or the literature, instead of an expression; --at changes its
+      values.
+    steps: Worked solution line by line, instead of the table.
+    format: Output format; svg and png draw the circuit, values above the wires and gradients below.
+    out: Output file.
+    digits: Number of significant digits, or a format such as .2f.
   """
 
   expression: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="EXPR")] = None
-  """As "(x+y)*max(y,z)", or statements: "q = x+y; f = q*z". ^ is power, as **."""
-
   at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=NUMBER ...")] = ()
-  """A value for each input: x=1 y=2."""
-
   outputs: Annotated[
     tuple[str, ...],
     tyro.conf.arg(metavar="NAME=WEIGHT ...", help_behavior_hint="(default: the last statement)"),
   ] = ()
-  """Names whose weighted sum is differentiated, as J1=1 J2=0.5."""
-
   example: ExampleName | None = None
-  """The lecture's or a published example, in the place of an expression; --at changes values."""
-
   steps: bool = False
-  """The worked solution line by line, in the place of the table."""
-
   format: Literal["text", "svg", "png"] = "text"
-  """svg and png draw the circuit, values above the wires and gradients below."""
-
   out: Annotated[
     str | None,
     tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the terminal, but for png)"),
   ] = None
-  """The file to write."""
-
   digits: Annotated[str, tyro.conf.arg(metavar="N|FORMAT")] = "4"
-  """How many significant digits, or a format such as .2f."""
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Solves a circuit, and asks jax.grad whether it agrees.
+  """Solve a circuit, and compare its gradients with jax.grad.
 
   Args:
-    arguments: what stands behind `fbackprop circuit`.
+    arguments: those of `fbackprop circuit`.
 
   Returns:
-    0; 1 if a gradient differs from that of jax.grad, but for another choice at a kink.
+    0; 1 if a gradient differs from that of jax.grad, other than by the choice at a kink.
 
   Raises:
-    UsageError: there is no such circuit, or a value is missing, or none can be written.
+    UsageError: the expression can't be parsed, a value is missing, or the file can't be written.
   """
   # An expression that begins with a minus is no flag, nor is a value: a space says so to tyro.
   arguments = [f" {a}" if a[:1] == "-" and a[1:2] != "-" and a != "-h" else a for a in arguments]
@@ -82,50 +79,36 @@ def main(arguments: Sequence[str]) -> int:
     args=arguments,
     config=(tyro.conf.FlagCreatePairsOff,),
   )
-  config = replace(
-    config,
-    expression=config.expression and unspaced(config.expression),
-    at=tuple(map(unspaced, config.at)),
-    outputs=tuple(map(unspaced, config.outputs)),
-    out=config.out and unspaced(config.out),
-    digits=unspaced(config.digits),
-  )
+  config = replace(config, **{key: unspaced(value) for key, value in asdict(config).items()})
   for flag in ("--at", "--outputs"):
     if [argument.partition("=")[0] for argument in arguments].count(flag) > 1:
-      raise UsageError(f"{flag} stands twice; give every value behind one: {flag} x=1 y=2")
+      raise UsageError(f"{flag} was given twice; give all values at once: {flag} x=1 y=2")
   if (config.expression is None) == (config.example is None):
     raise UsageError("give an expression, as 'x*y' --at x=2 y=3, or --example NAME")
   if config.format != "text" and config.steps:
-    raise UsageError(f"--steps is text, and can't be drawn as {config.format}")
+    raise UsageError(f"--steps cannot be combined with --format {config.format}")
   if config.format == "png" and config.out is None:
     raise UsageError("--format png needs a file: --out FILE")
-  try:
-    if config.format == "png":
-      need("matplotlib", extra="plot")  # What can't be drawn isn't solved.
-    return run(config)
-  except ModuleNotFoundError as error:
-    raise UsageError(str(error)) from error
+  if config.format == "png":
+    need("matplotlib", extra="plot")  # What can't be drawn isn't solved.
+  return run(config)
 
 
-def unspaced(word: str) -> str:
-  """A word without the space that stands before its minus."""
-  return word[1:] if word.startswith(" -") else word
+def unspaced(value: Any) -> Any:
+  """Return a word, or each of several, without the space before its minus."""
+  if isinstance(value, tuple):
+    return tuple(map(unspaced, value))
+  return value[1:] if isinstance(value, str) and value.startswith(" -") else value
 
 
 def run(config: CircuitConfig) -> int:
-  """The command itself. jax is imported here."""
-  from fbackprop.circuit.graph import CircuitError
+  """Run the command. jax is imported here."""
   from fbackprop.verify.circuits import check_circuit
 
   at = named_numbers("--at", config.at)
-  try:
+  with usage_errors(names={"digits": "--digits"}):
     trace = circuit_of(config, at).trace(**at)
-  except CircuitError as error:
-    raise UsageError(str(error)) from error
-  try:
     content = draw(config, trace)
-  except ValueError as error:
-    raise UsageError(str(error)) from error
   if config.out is None:
     show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
   else:
@@ -133,7 +116,7 @@ def run(config: CircuitConfig) -> int:
   check = check_circuit(trace)
   verdict = verdict_of(check, trace)
   if not check.ok:
-    print(f"fbackprop: {verdict}", file=sys.stderr)
+    note(verdict)
     return 1
   # A picture that goes down a pipe must stay alone there.
   if config.format == "text" and config.out is None:
@@ -145,14 +128,14 @@ def run(config: CircuitConfig) -> int:
 
 
 def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
-  """The circuit that is asked for; refuses an input without a value, with its place in the text."""
+  """Return the circuit; refuse an input without a value, with its place in the text."""
   from fbackprop.circuit.examples import example
   from fbackprop.circuit.parser import parse
   from fbackprop.circuit.source import ParseError
 
   if config.example is not None:
     if config.outputs:
-      raise UsageError("--outputs is for an expression; an example has its own")
+      raise UsageError("--outputs cannot be combined with --example")
     return example(config.example)
   text = str(config.expression)
   outputs = named_numbers("--outputs", config.outputs) or None
@@ -174,26 +157,26 @@ def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
 
 
 def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
-  """The numbers of x=1 y=2; refuses what isn't that."""
+  """Parse NAME=NUMBER pairs."""
   found: dict[str, float] = {}
   for word in words:
     # A name as Python reads it in the text, and a minus as it may be pasted.
     name, equals, text = word.partition("=")
     name = unicodedata.normalize("NFKC", name.strip())
     try:
-      value = float(text.replace("\N{MINUS SIGN}", "-"))
+      value: float | None = float(text.replace("\N{MINUS SIGN}", "-"))
     except ValueError:
-      raise UsageError(f"{flag} must be names with numbers, as x=1 y=2, got {word!r}") from None
-    if not (name and equals):
-      raise UsageError(f"{flag} must be names with numbers, as x=1 y=2, got {word!r}")
+      value = None
+    if value is None or not (name and equals):
+      raise UsageError(f"{flag} must be NAME=NUMBER pairs, as x=1 y=2, got {word!r}")
     if name in found:
-      raise UsageError(f"{flag} gives {name} twice")
+      raise UsageError(f"{flag} has two values for {name}")
     found[name] = value
   return found
 
 
 def draw(config: CircuitConfig, trace: "Trace") -> bytes:
-  """The trace in the format that is asked for."""
+  """Render the trace in the format of the configuration."""
   digits: int | str = int(config.digits) if config.digits.isdecimal() else config.digits
   if config.format == "svg":
     return trace.to_svg(digits=digits).encode()
@@ -205,7 +188,7 @@ def draw(config: CircuitConfig, trace: "Trace") -> bytes:
 
 
 def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
-  """What jax.grad says of our gradients."""
+  """Describe how our gradients compare with those of jax.grad."""
   numbers = [*(gate.value for gate in trace.gates), *trace.gradients.values()]
   if check.agrees and not all(map(math.isfinite, numbers)):
     return "not compared with jax.grad: a value or a gradient is not finite"
@@ -218,7 +201,7 @@ def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
   ops = {gate.name: gate.op for gate in trace.gates}
   where = ", ".join(f"{name} ({ops[name]})" for name in check.kinks)
   return (
-    f"jax.grad agrees but for a choice: {where} stands at a kink or a tie, where there is no "
+    f"jax.grad agrees but for a choice: {where} is at a kink or a tie, where there is no "
     f"derivative; {differs}. Our choices: abs'(0) = 0, k tied inputs get 1/k each, and no gradient "
     "to the exponent of a base that isn't above 0."
   )

@@ -7,12 +7,10 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig
-from fbackprop.cli.folder import RunFolder
-from fbackprop.cli.output import number
-from fbackprop.cli.preparation import begin, method_of, prepare
-from fbackprop.cli.progress import show_progress
-from fbackprop.cli.told import told_of
+from fbackprop.cli.config import TrainConfig, method_of
+from fbackprop.cli.console import number, show_progress
+from fbackprop.cli.preparation import begin, prepare
+from fbackprop.cli.run_folder import RunFolder, told_of
 from fbackprop.files import write_whole
 from fbackprop.train.interrupts import deferred_interrupt
 

@@ -1,16 +1,17 @@
-"""What a run needs before it begins, or a usage error that names the flag or the file's key."""
+"""The preparation of a run: its data, network, start and folder, or a usage error."""
 
-import sys
+import itertools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fbackprop.cli.config import TrainConfig, is_told, saved, told_by
-from fbackprop.cli.options import emphasis_of, network_options, training_examples
-from fbackprop.cli.runs import check_same_data, file_of_run, load_json
-from fbackprop.cli.start import (
+from fbackprop.cli.config import TrainConfig, saved
+from fbackprop.cli.console import UsageError, first_of, note, usage_errors, words
+from fbackprop.cli.flags import Sources, file_of_run, sources_of
+from fbackprop.cli.run_folder import check_same_data, load_json
+from fbackprop.cli.warm_start import (
   Start,
   copy_start,
   params_of_start,
@@ -18,9 +19,9 @@ from fbackprop.cli.start import (
   standardization_of,
   with_network_of,
 )
-from fbackprop.cli.usage import UsageError
 from fbackprop.extras import need
 from fbackprop.train.data.names import kind_and_path
+from fbackprop.train.limits import check_batch_size, check_warmup
 
 if TYPE_CHECKING:
   from fbackprop.train.data.rows import Dataset
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-  """A run that could begin.
+  """A run that is ready to begin.
 
   Attributes:
-    config: as it was told, but for a default batch that is larger than the data.
+    config: the configuration; a default batch is no larger than the data.
     dataset: the data.
     model: the network.
-    examples: what it learns from.
-    validation: what is set aside, or None.
+    examples: the training set.
+    validation: the validation set, or None.
     steps: the most there can be.
     start: of `--init`, or None.
-    params: what the run starts from; None to draw it, or where a checkpoint holds it.
+    params: the initial parameters; None to draw them, or where a checkpoint holds them.
   """
 
   config: TrainConfig
@@ -53,178 +54,143 @@ class Prepared(NamedTuple):
 
   @property
   def last_step(self) -> int | None:
-    """The step at which the run ends at the latest, if that is known."""
+    """The step at which the run ends at the latest; None if that is unknown."""
     stop = self.config.stop
     return None if stop.max_steps is None and stop.max_epochs is None else self.steps
 
   @property
-  def is_standardized_as_before(self) -> bool:
-    """Whether the standardization is that of `--init`."""
-    return standardization_of(self.start, self.config) is not None
-
-  @property
   def aside(self) -> int:
-    """How many examples are set aside."""
+    """The size of the validation set."""
     return 0 if self.validation is None else len(self.validation.x)
 
   def about(self) -> list[str]:
-    """The data in some lines."""
+    """Describe the data in some lines: what a user of it would want to check."""
+    data, start = self.dataset, self.start
     aside = f", {self.aside} to validate on" if self.aside else ""
     numbers = f"{len(self.examples.x)} examples to train on{aside}"
-    first = f"{self.config.data}: {numbers}, {len(self.dataset.x_test)} to test on"
-    lines = [first, *about(self.dataset, self.is_standardized_as_before)]
-    return lines if self.start is None else [*lines, f"started from {self.config.init}"]
+    lines = [f"{self.config.data}: {numbers}, {len(data.x_test)} to test on"]
+    if data.inferred:
+      kind = f"{len(data.output_names)} classes" if data.is_classification else "values"
+      of_task = f"{data.task}, as {data.inferred} ({kind}: {first_of(data.output_names, 8)})"
+      lines.append(f"{of_task}; --task says otherwise")
+    if data.standardization is not None:
+      what = "features" if data.target_standardization is None else "features and targets"
+      how = "by the training part: mean 0, deviation 1"
+      if standardization_of(start, self.config) is not None:
+        how = "as they were for the parameters of --init"
+      lines.append(f"{what} standardised {how}")
+    lines += data.notes
+    return lines if start is None else [*lines, f"started from {self.config.init}"]
 
 
 def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
-  """Loads the data, describes the network, and looks at what they don't allow.
+  """Load the data, describe the network, and check what they allow.
 
   Raises:
-    UsageError: something can't be.
+    UsageError: an option doesn't fit the data or the network.
   """
   from fbackprop.train.models import describe_model
 
-  start = read_start(config, arguments)
-  config = with_network_of(start, config, arguments)
-  options = network_options(config, arguments)
-  dataset = load(config, arguments, start)
+  sources = sources_of(arguments)
+  start = read_start(config, sources)
+  config = with_network_of(start, config, sources)
+  options = network_options(config, sources)
+  dataset = load(config, sources, start)
   if config.resume is not None:
     check_same_data(config.resume, f"--resume {config.resume}", config.data, dataset.fingerprint)
-  examples, validation = training_examples(config, dataset, arguments)
-  n = len(examples.x)
-  if config.batch_size > n:
-    if is_told("batch_size", arguments):
-      where = told_by("batch_size", arguments)
-      raise UsageError(
-        f"{where} must be at most the {n} training examples, got {config.batch_size}"
-      )
-    config = replace(config, batch_size=n)
+  with usage_errors(names=sources.names):
+    examples, validation = divide(config, dataset)
+    n = len(examples.x)
+    if not sources.has("batch_size"):
+      config = replace(config, batch_size=min(config.batch_size, n))
+    check_batch_size(config.batch_size, n, config.watched)
+    steps = config.stop.most_steps(n // config.batch_size)
+    check_warmup(config.warmup, steps)
   sizes = (dataset.x.shape[1], *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset, **options)
   params = None  # Of a run that is resumed the checkpoint has them.
   if start is not None and config.resume is None:
     params = params_of_start(start, dataset, model)
-  steps = config.stop.most_steps(n // config.batch_size)
-  if "noise_scale" in config.watched and config.batch_size < 2:
-    where = told_by("watch", arguments)
-    raise UsageError(
-      f"{where} noise_scale needs batches of at least 2 examples, as one has no scatter, got "
-      f"{config.batch_size}"
-    )
-  if config.warmup > steps:
-    where = told_by("warmup", arguments)
-    raise UsageError(f"{where} must be at most the {steps} steps of the run, got {config.warmup}")
   prepared = Prepared(config, dataset, model, examples, validation, steps, start, params)
-  if config.schedule != "constant" and prepared.last_step is None:
-    where = told_by("schedule", arguments)
-    raise UsageError(
-      f"{where} {config.schedule} must know the steps of the run: give --stop.max-steps or "
-      "--stop.max-epochs"
-    )
-  if config.schedule != "constant" and config.resume is not None:
-    for flag in (word.partition("=")[0] for word in arguments if word.startswith("--stop.")):
-      raise UsageError(
-        f"{flag} can't be given to a run that goes on with the schedule {config.schedule}, which "
-        "ends where the run was to end when it began"
-      )
+  if config.schedule != "constant":
+    check_schedule(prepared, sources)
   return prepared
 
 
-def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Path:
-  """Makes the folder of the run, with what it was told, where it runs, and on which examples.
-
-  Args:
-    prepared: the run.
-    arguments: what it was told.
-    exits: until they close, no other run can write to the folder.
-
-  Raises:
-    UsageError: it can't be made or written, or another run writes to it.
-  """
-  from fbackprop.train.checkpoint_writer import FolderInUseError, locked
-
+def check_schedule(prepared: Prepared, sources: Sources) -> None:
+  """Refuse a schedule whose last step is unknown, or was another one before a run was resumed."""
   config = prepared.config
-  if config.resume is None:
-    folder = create_folder(config, arguments)
-  else:
-    folder = file_of_run(config.resume, "checkpoints").parent
-  try:
-    exits.enter_context(locked(folder))
-  except FolderInUseError as error:
-    raise UsageError(str(error)) from error
-  except OSError as error:
-    raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
-  describe_run(folder, prepared, arguments)
-  return folder
-
-
-def describe_run(folder: Path, prepared: Prepared, arguments: Sequence[str]) -> None:
-  """Writes what a run was told and where it runs; of one that goes on, that is known already.
-
-  env.json also has the fingerprint of the examples, as "data".
-
-  Raises:
-    UsageError: it can't be written.
-  """
-  from fbackprop.train import run_folder as runs
-
-  config = prepared.config
-  if config.resume is not None:
-    then, now = read_environment(folder), runs.environment()
-    changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
-    if changed:
-      print(
-        f"fbackprop: {folder} was begun elsewhere ({'; '.join(changed)}): the bits may differ",
-        file=sys.stderr,
-      )
-  try:
-    # Also of one that goes on, which may have been given another end.
-    runs.write_toml(
-      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
+  if prepared.last_step is None:
+    raise UsageError(
+      f"{sources.name('schedule')} {config.schedule} requires a known number of steps: give "
+      "--stop.max-steps or --stop.max-epochs"
     )
-    if config.resume is None:
-      runs.write_json(
-        folder / "env.json", {**runs.environment(), "data": prepared.dataset.fingerprint}
+  for word in sources.arguments if config.resume is not None else ():
+    if word.startswith("--stop."):
+      raise UsageError(
+        f"{word.partition('=')[0]} cannot be changed when resuming a run with the schedule "
+        f"{config.schedule}, which ends at the step that the run was begun with"
       )
-      if prepared.start is not None:
-        copy_start(prepared.start, folder)
-  except OSError as error:
-    where = told_by("out", arguments)
-    raise UsageError(f"{where}: {folder} can't be written: {error.strerror}") from error
 
 
-def read_environment(folder: Path) -> dict[str, Any]:
-  """Where a run began, as far as its numbers may depend on it; nothing if that isn't known."""
-  try:
-    content = load_json(str(folder), "env.json")
-    return {key: content[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
-  except (UsageError, KeyError):
-    return {}
+def network_options(config: TrainConfig, sources: Sources) -> dict[str, Any]:
+  """Return the options of the network, as `fbackprop.train.models.Description` has them.
+
+  Raises:
+    UsageError: an option would have no effect with these hidden layers.
+  """
+  is_equal = any(a == b for a, b in itertools.pairwise(config.hidden))
+  options: dict[str, Any] = {
+    "normalization": config.normalization,
+    "dropout": config.dropout,
+    "skip": config.skip == "on",
+    "repeat_hidden": config.repeat_hidden == "on",
+  }
+  for key, value in options.items():
+    is_of_pairs = key in ("skip", "repeat_hidden")
+    if value in (0, "none") or (is_equal if is_of_pairs else config.hidden):
+      continue
+    needs = "two hidden layers of equal width in a row" if is_of_pairs else "a hidden layer"
+    raise UsageError(f"{sources.name(key)} needs {needs}, got {words(config.hidden)}")
+  return options
 
 
-def create_folder(config: TrainConfig, arguments: Sequence[str]) -> Path:
-  """The run's own folder, or a usage error that names the flag, or the file's key."""
-  from fbackprop.train.run_folder import create_folder as create
+def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | None]":
+  """Return the training set and the validation set.
 
-  out, name = (told_by(key, arguments) for key in ("out", "name"))
-  try:
-    kind, source = kind_and_path(config.data)
-    return create(config.out, config.name, Path(source).stem or kind)
-  except FileExistsError as error:
-    if config.name is None or not Path(config.out).is_dir():
-      raise UsageError(f"{out} {config.out} is not a folder") from error
-    path = Path(config.out, config.name)
-    raise UsageError(f"{name}: {path} exists already; give another --name") from error
-  except OSError as error:
-    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
+  Label smoothing and class weights are in the targets of the first alone.
+
+  Raises:
+    ValueError: the task has no such option, or there are too few examples.
+  """
+  import jax
+
+  from fbackprop.train.step import Batch
+  from fbackprop.train.validation import rows_aside
+  from fbackprop.train.weighting import training_batch
+
+  fraction = config.stop.validation_fraction
+  train = training_batch(
+    dataset, label_smoothing=config.label_smoothing, class_weights=config.class_weights
+  )
+  if fraction is None:
+    return train, None
+  plain: Any = (dataset.x, dataset.targets, dataset.weights)
+  labels = dataset.targets if dataset.is_classification else None
+  rows, aside = rows_aside(len(dataset.x), labels, fraction, jax.random.key(config.seed))
+  return jax.tree.map(lambda x: x[rows], train), Batch(*jax.tree.map(lambda x: x[aside], plain))
 
 
-def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = None) -> "Dataset":
-  """The data of a run, or a usage error that says what is wrong with it."""
+def load(config: TrainConfig, sources: Sources, start: Start | None = None) -> "Dataset":
+  """Load the data of a run.
+
+  Raises:
+    UsageError: it can't be read, or isn't what it must be.
+  """
   from fbackprop.train.data.datasets import load_dataset
 
   known = standardization_of(start, config)
-  try:
+  with usage_errors(f"--data {config.data}", sources.names):
     dataset = load_dataset(
       config.data,
       config.seed,
@@ -240,49 +206,83 @@ def load(config: TrainConfig, arguments: Sequence[str], start: Start | None = No
     if dataset.task != "regression":
       need("sklearn", extra="data")  # Of the report: a run that can't be reported isn't begun.
     return dataset
-  except ModuleNotFoundError as error:
+
+
+def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Path:
+  """Create the folder of the run, or open that of a run that is resumed, and describe the run.
+
+  Args:
+    prepared: the run.
+    arguments: those of the command line.
+    exits: until they close, no other run can write to the folder.
+
+  Raises:
+    UsageError: it can't be made or written, or another run writes to it.
+  """
+  from fbackprop.train.checkpoint_writer import FolderInUseError, locked
+
+  config, sources = prepared.config, sources_of(arguments)
+  if config.resume is None:
+    folder = create_folder(config, sources)
+  else:
+    folder = file_of_run(config.resume, "checkpoints").parent
+  try:
+    exits.enter_context(locked(folder))
+  except FolderInUseError as error:
     raise UsageError(str(error)) from error
   except OSError as error:
-    where = error.filename or config.data
-    raise UsageError(f"--data {config.data}: {where}: {error.strerror or error}") from error
-  except ValueError as error:
-    key, _, rest = str(error).partition(" ")
-    is_key = key in ("target", "task", "sample_weights", "missing_targets", "init")
-    where = told_by(key, arguments) + " " if is_key else f"--data {config.data}: "
-    raise UsageError(where + (rest if is_key else str(error))) from error
+    raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
+  describe_run(folder, prepared, sources)
+  return folder
 
 
-def about(dataset: "Dataset", is_standardized_as_before: bool = False) -> list[str]:
-  """What is learned from a file, and what was done to it: what a user of it would want to check."""
-  lines = []
-  if dataset.inferred:
-    names = ", ".join(dataset.output_names[:8]) + (", ..." if len(dataset.output_names) > 8 else "")
-    kind = f"{len(dataset.output_names)} classes" if dataset.is_classification else "values"
-    lines.append(f"{dataset.task}, as {dataset.inferred} ({kind}: {names}); --task says otherwise")
-  if dataset.standardization is not None:
-    what = "features" if dataset.target_standardization is None else "features and targets"
-    how = "by the training part: mean 0, deviation 1"
-    if is_standardized_as_before:
-      how = "as they were for the parameters of --init"
-    lines.append(f"{what} standardised {how}")
-  return [*lines, *dataset.notes]
+def create_folder(config: TrainConfig, sources: Sources) -> Path:
+  """Create the run's own folder."""
+  from fbackprop.train.run_folder import create_folder as create
+
+  out, name = sources.name("out"), sources.name("name")
+  try:
+    kind, source = kind_and_path(config.data)
+    return create(config.out, config.name, Path(source).stem or kind)
+  except FileExistsError as error:
+    if config.name is None or not Path(config.out).is_dir():
+      raise UsageError(f"{out} {config.out} is not a folder") from error
+    path = Path(config.out, config.name)
+    raise UsageError(f"{name}: {path} exists already; give another --name") from error
+  except OSError as error:
+    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
 
 
-def method_of(config: TrainConfig) -> str:
-  """How a run learns, in a line."""
-  name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
-  rates = config.rates or (config.rate,)
-  word = "rate" if len(rates) == 1 else "rates"
-  parts = [f"{name.replace('_', ' ')}, {word} {' '.join(f'{rate:g}' for rate in rates)}"]
-  if config.schedule != "constant":
-    parts[0] += f" {config.schedule}"
-  if config.warmup:
-    parts.append(f"warmup {config.warmup}")
-  if config.weight_decay:
-    parts.append(f"weight decay {config.weight_decay:g}")
-  if config.clip_norm is not None:
-    parts.append(f"gradient up to {config.clip_norm:g}")
-  if config.clip_examples is not None:
-    parts.append(f"examples' gradients up to {config.clip_examples:g}")
-  parts += emphasis_of(config)
-  return ", ".join([*parts, f"batches of {config.batch_size}"])
+def describe_run(folder: Path, prepared: Prepared, sources: Sources) -> None:
+  """Write config.toml, and of a run that isn't resumed env.json, with the data's fingerprint."""
+  from fbackprop.train import run_folder as runs
+
+  config = prepared.config
+  if config.resume is not None:
+    then, now = read_environment(folder), runs.environment()
+    changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
+    if changed:
+      note(f"{folder} was begun elsewhere ({'; '.join(changed)}): the bits may differ")
+  try:
+    # Also of a run that is resumed, which may have been given another end.
+    runs.write_toml(
+      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
+    )
+    if config.resume is None:
+      runs.write_json(
+        folder / "env.json", {**runs.environment(), "data": prepared.dataset.fingerprint}
+      )
+      if prepared.start is not None:
+        copy_start(prepared.start, folder)
+  except OSError as error:
+    where = f"{sources.name('out')}: {folder}"
+    raise UsageError(f"{where} can't be written: {error.strerror}") from error
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+  """Return the environment of a run as far as its numbers may depend on it; empty if unknown."""
+  try:
+    content = load_json(str(folder), "env.json")
+    return {key: content[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
+  except (UsageError, KeyError):
+    return {}

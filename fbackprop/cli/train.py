@@ -8,15 +8,12 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fbackprop.cli.config import TrainConfig, parse
+from fbackprop.cli.config import TrainConfig, method_of
+from fbackprop.cli.console import Table, UsageError, number, show_progress
 from fbackprop.cli.ensemble import run_ensemble
-from fbackprop.cli.folder import RunFolder
-from fbackprop.cli.output import number
-from fbackprop.cli.preparation import begin, method_of, prepare
-from fbackprop.cli.progress import show_progress
-from fbackprop.cli.table import Table
-from fbackprop.cli.told import told_of
-from fbackprop.cli.usage import UsageError
+from fbackprop.cli.flags import parse
+from fbackprop.cli.preparation import begin, prepare
+from fbackprop.cli.run_folder import RunFolder, told_of
 from fbackprop.extras import need
 from fbackprop.files import write_whole
 from fbackprop.train.interrupts import deferred_interrupt

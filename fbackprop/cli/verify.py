@@ -1,9 +1,7 @@
-"""`fbackprop verify`: a user's VJP, the library's own rules, or the verifier itself."""
+"""`fbackprop verify`: verifies a user's VJP, the library's own rules, or the verifier itself."""
 
 import json
-import math
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
+from fbackprop.cli.console import (
+  Progress,
+  UsageError,
+  check_writable,
+  is_special,
+  note,
+  show,
+  show_progress,
+  usage_errors,
+  write,
+)
 from fbackprop.cli.loading import described, load
-from fbackprop.cli.output import check_writable, is_special, show, write
-from fbackprop.cli.progress import Progress, show_progress
-from fbackprop.cli.usage import UsageError, hint
+from fbackprop.hints import hint
+from fbackprop.ranges import POSITIVE, RANGES, check_range
 
 if TYPE_CHECKING:
   from fbackprop.verify.report.report import Report
@@ -24,72 +32,70 @@ CODES = {"pass": 0, "fail": 1, "oracle fault": 1, "no verdict": 4}
 
 @dataclass(frozen=True)
 class VerifyConfig:
-  """Verify a hand-written VJP; without a function, those of this library.
+  """Verify a hand-written VJP, or without a function those of this library.
 
   fbackprop verify pkg.module:f --args pkg.module:make_args
 
   Exit code: 0 pass, 1 fail or oracle fault, 2 usage, 4 no verdict.
+
+  Attributes:
+    target: Function with a jax.custom_vjp, function to which --vjp belongs, or Layer.
+    args: Tuple of its arguments, or a function that returns one; of a Layer: (params, x).
+    vjp: VJP of a function without a custom one: f_vjp(*args) -> (y, pullback).
+    level: Thoroughness: about a second, ten seconds, minutes.
+    seed: Random seed of the cotangents, directions and test points.
+    allowance: Factor on every error bound, printed in the report.
+    ties: Derivatives accepted at a kink: any between the one-sided ones, or the reference's only.
+    surrogate: Rule that is meant to differ from the derivative: straight-through estimator,
+      stop_gradient.
+    leaf: Leaf to report on, as params/1/w; by default all.
+    self_test: Self-test of the verifier: detection rate of planted bugs, and false positives.
+    only: Specimens of --self-test; by default all.
+    json: Output file of the report as JSON.
   """
 
   target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:F")] = None
-  """The function: one with a jax.custom_vjp, or the reference of --vjp, or a Layer."""
-
   args: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
-  """A tuple of its arguments, or a function that makes one; of a Layer: (params, x)."""
-
   vjp: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
-  """The rule, where the function carries none: f_vjp(*args) -> (y, pullback)."""
-
   level: Literal["quick", "standard", "deep"] = "standard"
-  """How much is checked: about a second, ten seconds, minutes."""
-
   seed: int = 0
-  """Of the cotangents, directions and regimes."""
-
   allowance: float = 1.0
-  """Multiplies every bound, and is printed."""
-
   ties: Annotated[
     Literal["any", "reference"] | None,
     tyro.conf.arg(help_behavior_hint="(default: reference for a Layer, else any)"),
   ] = None
-  """At a kink any slope between its sides is right, or only the reference's."""
-
   surrogate: bool = False
-  """The rule is meant to differ from the function's slope: straight-through, stop_gradient."""
-
   leaf: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
-  """Report on one leaf only, as params/1/w."""
-
   self_test: bool = False
-  """Verify the verifier: plant known bugs, and count what it finds."""
-
   only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-  """With --self-test: some specimens."""
-
   json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-  """Write the report to a file as well."""
 
-  def __post_init__(self) -> None:
-    if not 0 <= self.seed < 2**32:
-      raise UsageError(f"--seed must be from 0 to {2**32 - 1}, got {self.seed}")
-    if not (math.isfinite(self.allowance) and self.allowance > 0):
-      raise UsageError(f"--allowance must be finite and above 0, got {self.allowance}")
-    if self.target is not None and self.self_test:
-      raise UsageError("--self-test verifies the verifier, and takes no function")
-    if self.target is not None and self.args is None:
-      raise UsageError("give the function's arguments: --args MODULE:NAME")
-    for flag in ("args", "vjp", "leaf"):
-      if self.target is None and getattr(self, flag) is not None:
-        raise UsageError(f"--{flag} needs a function: fbackprop verify MODULE:F --{flag} ...")
-    if self.target is None and self.surrogate:
-      raise UsageError("--surrogate needs a function: fbackprop verify MODULE:F --surrogate ...")
-    if self.only and not self.self_test:
-      raise UsageError("--only names specimens of --self-test")
+
+def check_together(config: VerifyConfig) -> None:
+  """Refuse numbers out of range, and flags that exclude or need one another.
+
+  Raises:
+    UsageError: the message names the flag.
+  """
+  with usage_errors():
+    check_range("", "--seed", config.seed, RANGES["seed"])
+    check_range("", "--allowance", config.allowance, POSITIVE)
+  if config.target is not None and config.self_test:
+    raise UsageError("--self-test verifies the verifier, and takes no function")
+  if config.target is not None and config.args is None:
+    raise UsageError("give the function's arguments: --args MODULE:NAME")
+  for flag, is_given in (
+    ("--args ...", config.args), ("--vjp ...", config.vjp), ("--leaf ...", config.leaf),
+    ("--surrogate ...", config.surrogate),
+  ):  # fmt: skip
+    if config.target is None and is_given:
+      raise UsageError(f"{flag[:-4]} needs a function: fbackprop verify MODULE:F {flag}")
+  if config.only and not config.self_test:
+    raise UsageError("--only needs --self-test")
 
 
 class Outcome(NamedTuple):
-  """What a command ends with: its exit code, its last lines, its JSON."""
+  """The outcome of a command: its exit code, its last lines, its JSON."""
 
   code: int
   text: str
@@ -97,10 +103,10 @@ class Outcome(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Verifies.
+  """Verify a function, the library, or the verifier.
 
   Args:
-    arguments: what stands behind `fbackprop verify`.
+    arguments: those of `fbackprop verify`.
 
   Returns:
     0 pass, 1 fail, oracle fault, or a file that couldn't be written, 4 no verdict, 130 interrupted.
@@ -114,14 +120,13 @@ def main(arguments: Sequence[str]) -> int:
     args=arguments,
     config=(tyro.conf.FlagCreatePairsOff,),
   )
+  check_together(config)
   try:
     if config.json is not None:
       check_writable("--json", config.json)
     outcome = run(config)
-  except ModuleNotFoundError as error:
-    raise UsageError(str(error)) from error
   except KeyboardInterrupt:
-    print("fbackprop: interrupted; nothing was decided", file=sys.stderr)
+    note("interrupted; nothing was decided")
     return 130
   # JSON that goes down a pipe must stay alone there.
   show(f"{outcome.text}\n", to_stderr=is_alone(config))
@@ -129,13 +134,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
       write("--json", config.json, f"{outcome.json}\n".encode())
     except UsageError as error:  # The disk is full since; the verdict is printed, so it's no usage.
-      print(f"fbackprop: {error}", file=sys.stderr)
+      note(str(error))
       return 1
   return outcome.code
 
 
 def run(config: VerifyConfig) -> Outcome:
-  """The command itself. jax is imported here."""
+  """Run the command. jax is imported here."""
   if config.self_test:
     return run_self_test(config)
   if config.target is None:
@@ -145,7 +150,7 @@ def run(config: VerifyConfig) -> Outcome:
 
 
 def report_of(config: VerifyConfig) -> "Report":
-  """Verifies the function that is named."""
+  """Verify the named function."""
   from fbackprop.types import Layer
   from fbackprop.verify._vjp import vjp
   from fbackprop.verify.network import layer
@@ -184,13 +189,13 @@ def report_of(config: VerifyConfig) -> "Report":
 
 
 def options_of(config: VerifyConfig) -> dict[str, Any]:
-  """What `vjp` and `layer` both take."""
+  """Return the options that `vjp` and `layer` share."""
   options = {"level": config.level, "seed": config.seed, "allowance": config.allowance}
   return options if config.ties is None else {**options, "ties": config.ties}
 
 
 def arguments_of(target: str) -> tuple[Any, ...]:
-  """The tuple that `--args` names, or that the function that it names makes."""
+  """Return the tuple that `--args` names, or that the function named there returns."""
   found = load("--args", target)
   made = ""
   if callable(found):
@@ -206,7 +211,7 @@ def arguments_of(target: str) -> tuple[Any, ...]:
 
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
-  """The report of a call; if the verifier itself breaks, that is no verdict, and never a pass."""
+  """Return the report of a call; an error of the verifier is no verdict, and never a pass."""
   from fbackprop.verify.report.findings import Finding, UnusableError
   from fbackprop.verify.report.report import Report
 
@@ -220,7 +225,7 @@ def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
 
 
 def again(config: VerifyConfig, report: "Report") -> str:
-  """The command that shows the first finding again."""
+  """Return the command that reproduces the first finding."""
   leaf = config.leaf or (report.findings[0].leaf if report.findings else "")
   words = ["fbackprop", "verify", str(config.target), "--args", str(config.args)]
   words += ["--vjp", config.vjp] if config.vjp else []
@@ -234,20 +239,20 @@ def again(config: VerifyConfig, report: "Report") -> str:
 
 
 def of_leaf(report: "Report", leaf: str) -> "Report":
-  """The report without the findings of other leaves."""
+  """Return the report without the findings of other leaves."""
   others = [finding for finding in report.findings if finding.leaf not in (leaf, "")]
   known = list(dict.fromkeys([*report.verified, *(f.leaf for f in report.findings if f.leaf)]))
   if leaf not in known and known:
-    raise UsageError(f"--leaf: there is no leaf {leaf!r}; {hint(leaf, known)}")
-  told = f"--leaf leaves out {len(others)} finding{'s' * (len(others) != 1)} of other leaves"
+    raise UsageError(f"unknown leaf {leaf!r} for --leaf; {hint(leaf, known)}")
+  omitted = f"--leaf leaves out {len(others)} finding{'s' * (len(others) != 1)} of other leaves"
   return report._replace(
     findings=tuple(finding for finding in report.findings if finding not in others),
-    not_checked=(*report.not_checked, *([told] if others else [])),
+    not_checked=(*report.not_checked, *([omitted] if others else [])),
   )
 
 
 def run_library(config: VerifyConfig) -> Outcome:
-  """Verifies every rule of this library."""
+  """Verify every rule of this library."""
   from fbackprop.verify.library import LIBRARY
   from fbackprop.verify.report.findings import first_verdict
   from fbackprop.verify.report.rendering import FORMAT, to_plain
@@ -270,14 +275,14 @@ def run_library(config: VerifyConfig) -> Outcome:
 
 
 def run_self_test(config: VerifyConfig) -> Outcome:
-  """Runs the bank of planted bugs."""
+  """Run the bank of planted bugs."""
   from fbackprop.verify.bank import BUGS, RIGHT
   from fbackprop.verify.self_test import run_self_test
 
   names = [specimen.name for specimen in (*BUGS, *RIGHT)]
   for name in config.only:
     if name not in names:
-      raise UsageError(f"--only: there is no specimen {name!r}; {hint(name, names)}")
+      raise UsageError(f"unknown specimen {name!r} for --only; {hint(name, names)}")
   with progress(config, len(config.only or names), "self-test") as tell:
     done = run_self_test(config.level, config.seed, tell, only=config.only)
   return Outcome(done.code, done.table(), done.to_json())
@@ -285,7 +290,7 @@ def run_self_test(config: VerifyConfig) -> Outcome:
 
 @contextmanager
 def progress(config: VerifyConfig, total: int, what: str) -> Iterator[Progress]:
-  """Lines and a bar; nothing where JSON goes down a pipe."""
+  """Show lines and a progress bar, or nothing if JSON is written to a pipe."""
   if is_alone(config):
 
     def tell_nobody(line: str, step: int) -> None:
@@ -298,5 +303,5 @@ def progress(config: VerifyConfig, total: int, what: str) -> Iterator[Progress]:
 
 
 def is_alone(config: VerifyConfig) -> bool:
-  """Whether the JSON goes to a terminal or a pipe, where nothing else may stand."""
+  """Return whether the JSON goes to a terminal or a pipe, where nothing else may be printed."""
   return config.json is not None and is_special(config.json)

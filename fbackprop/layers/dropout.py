@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import check_floating, check_key, check_number
+from fbackprop.checks import check_floating, check_key
 from fbackprop.gates.arithmetic import check_upstream
 from fbackprop.layers.activations import check_no_params
+from fbackprop.ranges import RANGES, check_range
 from fbackprop.types import Array, Layer, Params, Residuals
 
 
@@ -41,9 +42,7 @@ def dropout(rate: float) -> Layer:
     Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting",
     JMLR 15 (2014), section 10 for the scaling while training.
   """
-  check_number("dropout", "rate", rate, 0)
-  if rate >= 1:
-    raise ValueError(f"dropout: rate must be below 1, got {rate}")
+  check_range("dropout", "rate", rate, RANGES["dropout"])
   factor = 1 / (1 - float(rate))
 
   def scaled(mask: Array, dtype: Any) -> Array:

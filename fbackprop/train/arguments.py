@@ -15,11 +15,11 @@ from fbackprop.checks import (
   ShapeError,
   check_callable,
   check_like,
-  check_number,
   describe,
   is_integer,
 )
 from fbackprop.hints import hint
+from fbackprop.ranges import RANGES, check_range
 from fbackprop.train.checkpoints import Checkpoints
 from fbackprop.train.examples import check_finite
 from fbackprop.train.gradients import check_clip_examples, check_watch
@@ -204,9 +204,7 @@ def check_rates(rates: Any, size: int) -> np.ndarray:
       f"fit_ensemble: rates must be one for each of the {size} keys, got {len(rates)}"
     )
   for k, rate in enumerate(rates):
-    check_number("fit_ensemble", f"rates[{k}]", rate)
-    if rate <= 0:
-      raise ValueError(f"fit_ensemble: rates[{k}] must be above 0, got {rate}")
+    check_range("fit_ensemble", f"rates[{k}]", rate, RANGES["rate"])
   return np.asarray(rates, np.float64)
 
 

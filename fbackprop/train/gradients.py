@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_args
 
 import jax.numpy as jnp
-import numpy as np
 
-from fbackprop.checks import DtypeError, check_number, describe, example_count
-from fbackprop.hints import hint
+from fbackprop.checks import DtypeError, describe, example_count
+from fbackprop.errors import check_choice
 from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.clipping import clipping_factors, weighted_gradient
 from fbackprop.quantities.gradients import mean_gradient, plain
 from fbackprop.quantities.moments import NoiseScale, noise_scale
+from fbackprop.ranges import check_in_range
 from fbackprop.train.method_names import WatchName
 from fbackprop.transforms import value_and_grad, warn_of_double_softmax
 from fbackprop.types import Array, Layer, Loss, Params, exportable
@@ -90,15 +90,9 @@ def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> Non
   if isinstance(watch, str) or not isinstance(watch, Sequence):
     raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
   for name in watch:
-    if name not in choices:
-      raise ValueError(f"make_step: watch can't hold {name!r}; {hint(str(name), choices)}")
+    check_choice("make_step", "watch", name, choices)
 
 
 def check_clip_examples(clip_examples: Any) -> None:
   """Raise for anything but a norm in the range of float32, in which norms are computed."""
-  check_number("make_step", "clip_examples", clip_examples)
-  limits = np.finfo(np.float32)
-  if not float(limits.tiny) <= clip_examples <= float(limits.max):
-    raise ValueError(
-      f"make_step: clip_examples must be above 0 and in the range of float32, got {clip_examples}"
-    )
+  check_in_range("make_step", "clip_examples", clip_examples)

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbackprop.checks import DtypeError, check_number, describe
+from fbackprop.checks import DtypeError, describe
+from fbackprop.errors import check_choice
 from fbackprop.layers.factors import refuse_factors
+from fbackprop.ranges import check_in_range
+from fbackprop.train.limits import check_warmup
 from fbackprop.train.method_names import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, exportable
@@ -37,10 +40,7 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
     >>> print(optax.apply_updates(params, updates)["w"])
     [0.9]
   """
-  check_number("gradient_descent", "rate", rate)
-  if rate <= 0:
-    raise ValueError(f"gradient_descent: rate must be above 0, got {rate}")
-
+  check_in_range("gradient_descent", "rate", rate)
   rate = float(rate)  # A NumPy scalar would promote a gradient in bfloat16.
 
   def init(params: Params) -> tuple[()]:
@@ -192,22 +192,12 @@ def make_optimizer(
   Example:
     >>> optimizer = make_optimizer("adam", 1e-3, 1000, schedule="cosine", weight_decay=0.01)
   """
-  for what, value, choices in (
-    ("name", name, OPTIMIZERS),
-    ("schedule", schedule, SCHEDULES),
-  ):
-    if value not in choices:
-      raise ValueError(f"make_optimizer: {what} must be one of {', '.join(choices)}, got {value!r}")
+  check_choice("make_optimizer", "name", name, OPTIMIZERS)
+  check_choice("make_optimizer", "schedule", schedule, SCHEDULES)
   for what, number in (("rate", rate), ("weight_decay", weight_decay), ("clip_norm", clip_norm)):
-    if number is not None:
-      check_number("make_optimizer", what, number)
-  if rate <= 0 or weight_decay < 0 or (clip_norm is not None and clip_norm <= 0):
-    got = f"{rate:g}, {weight_decay:g} and {clip_norm}"
-    raise ValueError(
-      f"make_optimizer: rate and clip_norm must be above 0, weight_decay at least 0, got {got}"
-    )
-  if not 0 <= warmup <= steps:
-    raise ValueError(f"make_optimizer: warmup must be from 0 to the {steps} steps, got {warmup}")
+    if number is not None or what != "clip_norm":
+      check_in_range("make_optimizer", what, number)
+  check_warmup(warmup, steps)
   is_plain = name == "gradient_descent" and schedule == "constant" and not warmup
   if is_plain and not weight_decay and clip_norm is None:
     return gradient_descent(rate)

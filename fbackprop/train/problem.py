@@ -9,6 +9,7 @@ import optax
 from fbackprop.checks import DtypeError, check_unit, describe, example_count
 from fbackprop.train.arguments import Monitor, StepRules
 from fbackprop.train.examples import check_examples
+from fbackprop.train.limits import check_batch_size
 from fbackprop.train.loop import Loop, Member, start_loop
 from fbackprop.train.step import Batch, Info, State, make_guarded_step
 from fbackprop.train.stop_conditions import StopNumbers, stop_numbers
@@ -118,9 +119,5 @@ def prepare(
   n = example_count(train.x)
   batch_size = n if batch_size is None else batch_size
   check_count("batch_size", batch_size, least=1)
-  if batch_size > n:
-    raise ValueError(f"batch_size must be at most the number of examples, {n}, got {batch_size}")
-  if "noise_scale" in monitor.watch and batch_size < 2:
-    raise ValueError("watch: noise_scale needs batch_size to be at least 2, as one example has no "
-                     f"scatter, got {batch_size}")  # fmt: skip
+  check_batch_size(batch_size, n, monitor.watch)
   return Problem(net, loss, optimizer_of, train, test, held_out, stop, batch_size, step, monitor)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import example_count
+from fbackprop.errors import RangeError
 from fbackprop.extras import need
 from fbackprop.meshes import take_rows
 from fbackprop.train.examples import check_examples, holds_labels
@@ -124,9 +125,10 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
   if min(aside, n - aside) < len(counts) or counts.min() < 2:
     classes = f"{len(counts)} examples, and each class two in all"
     needed = "one" if labels is None else classes
-    raise ValueError(
-      f"stop.validation_fraction of {fraction:g} divides {n} examples into {n - aside} and "
-      f"{aside}; each part needs {needed}"
+    raise RangeError(
+      f"of {fraction:g} divides {n} examples into {n - aside} and {aside}; each part needs "
+      f"{needed}",
+      "stop.validation_fraction",
     )
   return aside
 

@@ -6,16 +6,14 @@ t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entrop
 stay as they are, is scored by the plain loss, and runs with and without options can be compared.
 """
 
-from collections.abc import Sequence
-from typing import Literal
-
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.errors import RangeError
+from fbackprop.ranges import check_in_range
 from fbackprop.train.data.rows import Dataset
+from fbackprop.train.limits import ClassWeights, check_class_weights
 from fbackprop.train.step import Batch
-
-ClassWeights = Literal["none", "balanced"] | Sequence[float]
 
 
 def training_batch(
@@ -35,23 +33,26 @@ def training_batch(
     The `Batch`, with `dataset.weights`.
 
   Raises:
-    ValueError: the task has no such option, or the weights aren't those of its classes. The message
-      begins with the option's name.
+    ValueError: the task has no such option, or the weights aren't those of its classes. `argument`
+      is the option's name.
 
   References:
     Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section
     7; King, Zeng, "Logistic regression in rare events data", Political Analysis 9 (2001), for the
     balanced weights, as in `sklearn.utils.class_weight.compute_class_weight`.
   """
+  check_in_range("", "label_smoothing", label_smoothing)
+  check_class_weights(class_weights)
   targets = dataset.targets
   if label_smoothing:
     if dataset.task == "regression":
-      raise ValueError("label_smoothing is for labels, and this is a regression")
+      raise RangeError("needs labels, and this is a regression", "label_smoothing")
     choices = dataset.outputs if dataset.is_classification else 2
     targets = (1 - label_smoothing) * as_rows(dataset) + label_smoothing / choices
   if not isinstance(class_weights, str) or class_weights != "none":
     if not dataset.is_classification:
-      raise ValueError(f"class_weights is for a classification, and this is a {dataset.task}")
+      problem = f"needs a classification, and this is a {dataset.task}"
+      raise RangeError(problem, "class_weights")
     rows = targets if targets.ndim == 2 else as_rows(dataset)
     targets = weights_of_classes(dataset, class_weights) * rows
   if targets.ndim == 2:
@@ -74,9 +75,8 @@ def weights_of_classes(dataset: Dataset, class_weights: ClassWeights) -> np.ndar
     return balanced_weights(dataset.targets, dataset.outputs)[None, :]
   if len(class_weights) != dataset.outputs:
     names = ", ".join(dataset.output_names[:8]) + (", ..." if dataset.outputs > 8 else "")
-    raise ValueError(
-      f"class_weights must be {dataset.outputs} numbers, for {names}, got {len(class_weights)}"
-    )
+    problem = f"must be {dataset.outputs} numbers, for {names}, got {len(class_weights)}"
+    raise RangeError(problem, "class_weights")
   return np.asarray(class_weights, np.float64)[None, :]
 
 

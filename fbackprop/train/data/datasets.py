@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
+from fbackprop.errors import RangeError
+from fbackprop.ranges import check_in_range
 from fbackprop.train.data.bundled import load_bundled
 from fbackprop.train.data.csv_tables import read_csv
 from fbackprop.train.data.fingerprints import fingerprint_of
@@ -76,14 +78,15 @@ def load_raw(
   name: str, seed: int, test_fraction: float = 0.25, **source: Unpack[Source]
 ) -> Dataset:
   """Read and split a data set, its numbers as the source has them; see `load_dataset`."""
+  check_in_range("", "test_fraction", test_fraction)
   kind, path = kind_and_path(name)
   for option in ("target", "task") if not path else ():
     if source.get(option):
-      raise ValueError(f"{option} is for csv and npz files, {name} has its own")
+      raise RangeError(f"is for csv and npz files, {name} has its own", option)
   if kind not in ("csv", "npz"):
     for option, default in (("sample_weights", None), ("missing_targets", "refuse")):
       if source.get(option, default) != default:
-        raise ValueError(f"{option} is for csv and npz files, {kind} has none")
+        raise RangeError(f"is for csv and npz files, {kind} has none", option)
   dataset = replace(read_source(name, seed, **source), name=name)
   rows = None
   if not len(dataset.x_test):

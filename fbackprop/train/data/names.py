@@ -1,6 +1,8 @@
-"""The names of `--data`. This module imports nothing, so that the command line starts fast."""
+"""The names of `--data`. No jax is imported here, so that the command line starts fast."""
 
 from typing import Literal, get_args
+
+from fbackprop.errors import RangeError
 
 Task = Literal["classification", "regression", "multilabel"]
 TASKS = get_args(Task)
@@ -29,4 +31,4 @@ def kind_and_path(name: str) -> tuple[str, str]:
   kind, colon, path = name.partition(":")
   if (kind in FILES and path) or (kind in NAMES and not colon):
     return kind, path
-  raise ValueError(f"data must be one of {ALL}, got {name!r}")
+  raise RangeError(f"must be one of {ALL}, got {name!r}", "data")

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from fbackprop.errors import RangeError
 from fbackprop.train.data.rows import Dataset, Standardization, listed, note_lost_values
 
 # Deviations from the mean that a network was trained with, beyond which its outputs mean little.
@@ -47,10 +48,10 @@ def standardized(
     own, raw = fit_standardization(train) if is_on else known, (train, test)
     if own is not None:
       if len(own.mean) != len(names):
-        raise ValueError(
-          f"init was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
-          f"{listed(names)}"
-        )
+        raise RangeError(
+          f"was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
+          f"{listed(names)}", "init",
+        )  # fmt: skip
       constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
       if constant and dataset.image_shape is None:  # Most images have a constant margin.
         notes.append(f"constant in the training part: {listed(constant)}")

@@ -1,0 +1,323 @@
+"""The flags of a training run and its TOML file, read into a configuration and checked."""
+
+import os
+import re
+import reprlib
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, fields, is_dataclass, replace
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import tyro
+
+from fbackprop.cli.config import (
+  DEFAULTS,
+  GENERAL,
+  HELPED,
+  KEYS,
+  CkptConfig,
+  TrainConfig,
+  UncheckedStopRules,
+  flag_of,
+  flat,
+  nested,
+)
+from fbackprop.cli.console import UsageError, usage_errors
+from fbackprop.errors import check_choice
+from fbackprop.files import read_text
+from fbackprop.hints import hint
+from fbackprop.ranges import RANGES, check_range
+from fbackprop.train.data.names import kind_and_path
+from fbackprop.train.limits import check_class_weights
+from fbackprop.train.method_names import WatchName
+from fbackprop.train.stop_rules import StopRules
+
+# Flags that change no step of a run, and may be given when it is resumed.
+WHEN_RESUMED = (
+  "--resume", "--ckpt.every", "--ckpt.keep", "--eval-every", "--check-every", "--on-nonfinite",
+)  # fmt: skip
+MOST_LAYERS = 2**14 - 2
+# The keys of arguments that the library calls otherwise.
+KEY_OF = {"checkpoints.every": "ckpt.every", "checkpoints.keep": "ckpt.keep"}
+MOST_OF_TOML = 2**18
+# For a key of n parts tomllib takes n² steps; ours have two.
+MOST_PARTS = 50
+# TOML has no None.
+WORDS = {int: "an integer", float: "a number", str: "a string"}
+WORDS_OF_LISTS = {int: "a list of integers", float: "a list of numbers", str: "a list of strings"}
+
+
+class Sources(NamedTuple):
+  """Where the values of a configuration were given: on the command line, or in a file.
+
+  Attributes:
+    arguments: those of the command line.
+    path: of the file; None without one.
+    values: those of the file, by their keys.
+  """
+
+  arguments: Sequence[str]
+  path: str | None
+  values: dict[str, Any]
+
+  def has(self, key: str) -> bool:
+    """Return whether a key has its value from a flag or from the file, and not by default."""
+    return key in self.values or is_given(self.arguments, flag_of(key))
+
+  def name(self, key: str) -> str:
+    """Return a key's name in an error: the flag, or the key of the file if that has its value."""
+    is_of_file = key in self.values and not is_given(self.arguments, flag_of(key))
+    return f"{self.path}: {key}" if is_of_file else flag_of(key)
+
+  @property
+  def names(self) -> dict[str, str]:
+    """The names of the library's arguments."""
+    return {argument: self.name(KEY_OF.get(argument, argument)) for argument in (*KEYS, *KEY_OF)}
+
+
+def sources_of(arguments: Sequence[str]) -> Sources:
+  """Read the file of a run that is resumed, or else that of --config."""
+  run = last_value(arguments, "--resume")
+  path = last_value(arguments, "--config") if run is None else str(Path(run, "config.toml"))
+  return Sources(arguments, path, {} if path is None else read_values(path, TrainConfig))
+
+
+def is_given(arguments: Sequence[str], flag: str) -> bool:
+  """Return whether a flag was given."""
+  return any(word.partition("=")[0].replace("_", "-") == flag for word in arguments)
+
+
+def last_value(arguments: Sequence[str], flag: str) -> str | None:
+  """Return the last value of a flag, before anything is parsed; None if it wasn't given."""
+  value = None
+  for i, word in enumerate(arguments):
+    name, equals, rest = word.partition("=")
+    if name.replace("_", "-") == flag:  # tyro takes either.
+      value = rest if equals else arguments[i + 1] if i + 1 < len(arguments) else None
+  return value
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+  """Read the flags and the file that `--config` names: default < file < flag.
+
+  Args:
+    arguments: those of `fbackprop train`.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    UsageError: a value is out of range; the file can't be read; a key is unknown.
+    SystemExit: raised by tyro, with code 2 for a wrong flag and 0 for `--help`.
+  """
+  check_resumed(arguments)
+  sources = sources_of(arguments)
+  data = last_value(arguments, "--data") or sources.values.get("data")
+  values = flat(DEFAULTS.get(data or "digits", GENERAL))
+  if sources.has("stop.max_epochs") or sources.has("stop.max_seconds"):
+    values["stop.max_steps"] = None  # A run whose end was chosen has no other end by default.
+  table = nested(values | sources.values)
+  # tyro reads the fields of the class that a default is of.
+  stop, ckpt = UncheckedStopRules(**table.pop("stop")), CkptConfig(**table.pop("ckpt"))
+  default = TrainConfig(**table, stop=stop, ckpt=ckpt)
+  HELPED.set(data)
+  config: TrainConfig = tyro.cli(
+    TrainConfig, prog="fbackprop train", default=default, args=arguments
+  )
+  with usage_errors(names=sources.names):
+    check_ranges(config)
+    config = replace(config, stop=StopRules(**asdict(config.stop)))
+  check_together(config, sources)
+  return config
+
+
+def check_ranges(config: TrainConfig) -> None:
+  """Refuse values by the library's own checks, before anything costly is done."""
+  values = flat(config)
+  for argument, allowed in (RANGES | {"rates": RANGES["rate"]}).items():
+    value = values[KEY_OF.get(argument, argument)]
+    for each in value if isinstance(value, tuple) else (value,):
+      if each is not None:
+        check_range("", argument, each, allowed)
+  kind_and_path(config.data)
+  for name in config.watched:
+    check_choice("", "watch", name, get_args(WatchName))
+  check_class_weights(config.class_weights)
+
+
+def check_together(config: TrainConfig, sources: Sources) -> None:
+  """Refuse values that exclude one another, and names that no folder or file can have."""
+  ckpt, name = config.ckpt, config.name
+  for key, is_wrong, problem in (
+    ("hidden", len(config.hidden) > MOST_LAYERS,
+     f"must be at most {MOST_LAYERS} layers, got {len(config.hidden)}"),
+    ("ensemble", config.ensemble > 2**32 - config.seed,
+     f"must be at most {2**32 - config.seed} for this --seed, got {config.ensemble}"),
+    ("on_nonfinite", config.on_nonfinite == "rollback" and ckpt.every is None,
+     "rollback needs checkpoints: give --ckpt.every"),
+    *((key, "\0" in (getattr(config, key) or ""),
+       f"must not contain a null byte, got {getattr(config, key)!r:.100}")
+      for key in ("out", "name", "init")),
+    ("name", name is not None and (name in ("", "..") or Path(name).name != name),
+     f"must be the name of a folder, not a path, got {name!r}"),
+  ):  # fmt: skip
+    if is_wrong:
+      raise UsageError(f"{sources.name(key)} {problem}")
+  if config.ensemble > 1 or config.rates:
+    if config.resume is not None:  # Whose file says so: both flags can't be given.
+      raise UsageError(
+        f"--resume {config.resume} is the run of an ensemble, which cannot be resumed"
+      )
+    for key, is_set in (
+      ("ckpt.every", ckpt.every is not None),
+      ("on_nonfinite", config.on_nonfinite != "raise"),
+      ("init", config.init is not None),
+      ("clip_examples", config.clip_examples is not None),
+      ("watch", bool(config.watch)),
+    ):
+      if is_set:
+        raise UsageError(f"{sources.name(key)} cannot be combined with --ensemble or --rates")
+  # A file has both: a run's config.toml holds every value.
+  if config.rates and is_given(sources.arguments, "--rate"):
+    is_flag = is_given(sources.arguments, "--rates")
+    both = "--rate and --rates" if is_flag else f"{sources.name('rates')} and --rate"
+    raise UsageError(f"{both} are mutually exclusive")
+
+
+def check_resumed(arguments: Sequence[str]) -> None:
+  """Refuse flags that would change the steps of a run that is resumed."""
+  run = last_value(arguments, "--resume")
+  if run is None:
+    return
+  if not file_of_run(run, "config.toml").is_file():
+    raise UsageError(f"--resume {run} holds no config.toml: it must be the folder of a run")
+  for word in arguments:
+    flag = word.partition("=")[0].replace("_", "-")
+    if flag.startswith("--") and flag not in WHEN_RESUMED and not flag.startswith("--stop."):
+      raise UsageError(
+        f"{flag} cannot be changed when resuming {run}; only --stop.*, "
+        f"{', '.join(WHEN_RESUMED[1:])} can"
+      )
+
+
+# --- The file ------------------------------------------------------------------------------------
+
+
+def file_of_run(run: str, name: str) -> Path:
+  """Return the path of a file of a run; refuse a link that leads out of the run's folder.
+
+  The folder itself may be a link: it is what the user named. A file may come with the folder from
+  somebody else.
+  """
+  path = Path(run, name)
+  try:
+    there = path.resolve()
+    if there.is_relative_to(Path(run).resolve()):
+      return path
+  except (OSError, RuntimeError, ValueError) as error:  # A link to itself, or no name of a file.
+    raise UsageError(f"{path} can't be read: {error}") from error
+  raise UsageError(f"{path} is a link out of the run's folder, to {there}")
+
+
+def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
+  """Read a TOML file; `where` names it in a UsageError."""
+  with usage_errors(where):
+    text = read_text(path, MOST_OF_TOML)
+  with usage_errors(f"{where}: invalid TOML"):
+    for piece in re.split(r"[=,\n\[\]{}]", text):
+      if len(re.findall(r"\.[ \t]*[^\s.]", piece)) >= MOST_PARTS:
+        raise ValueError(f"a key has more than {MOST_PARTS} parts: {piece.strip()!r:.50}")
+    try:
+      return tomllib.loads(text)
+    # tomllib follows lists in lists by calls. What Python says then depends on where it ran out.
+    except RecursionError as error:
+      raise ValueError("its lists are nested too deeply") from error
+
+
+def read_values(path: str, kind: type) -> dict[str, Any]:
+  """Read the values of a configuration from a TOML file.
+
+  Args:
+    path: the file.
+    kind: the dataclass of the configuration.
+
+  Returns:
+    The values by their keys, those of a table as "stop.max_steps".
+
+  Raises:
+    UsageError: the file can't be read or isn't TOML; a key is unknown; a value has a wrong type.
+  """
+  return values_of(read_toml(path, f"--config {path}"), kind, path, "")
+
+
+def values_of(table: dict[str, Any], kind: type, path: str, prefix: str) -> dict[str, Any]:
+  """Return the values of a table; `prefix` is that of its keys, as "stop."."""
+  known = {f.name: f.type for f in fields(kind) if f.name != "config"}
+  values: dict[str, Any] = {}
+  for key, value in table.items():
+    own: Any = known.get(key)
+    if own is None:
+      raise UsageError(f"{path}: unknown key {prefix + key!r:.100}; {hint(key, known)}")
+    if is_dataclass(own):
+      if not isinstance(value, dict):
+        raise UsageError(f"{path}: {prefix + key} must be a table, got {shown(value)}")
+      values |= values_of(value, own, path, f"{prefix}{key}.")  # type: ignore[arg-type]
+      continue
+    try:
+      values[prefix + key] = as_kind(value, own)
+    except TypeError:
+      problem = f"must be {in_words(own)}, got {shown(value)}"
+      raise UsageError(f"{path}: {prefix + key} {problem}") from None
+  return values
+
+
+def shown(value: Any) -> str:
+  """Format a value for an error, shortened."""
+  short = reprlib.Repr()
+  short.maxstring = short.maxother = short.maxlong = 100
+  try:
+    return short.repr(value)
+  except ValueError:  # Of an integer of thousands of digits.
+    return "a number of thousands of digits"
+
+
+def in_words(kind: Any) -> str:
+  """Describe the type of a field to a user of TOML."""
+  origin, arguments = get_origin(kind), get_args(kind)
+  if origin is Annotated:
+    return in_words(arguments[0])
+  if origin is Literal:
+    return f"one of {', '.join(arguments)}"
+  if origin is tuple:
+    return WORDS_OF_LISTS[arguments[0]]
+  parts = (in_words(part) for part in arguments if part is not type(None))
+  return WORDS.get(kind) or " or ".join(parts)
+
+
+def as_kind(value: Any, kind: Any) -> Any:
+  """Convert a TOML value to the type of a field: a list to a tuple, an integer to a float.
+
+  Raises:
+    TypeError: it is of another type.
+  """
+  origin, arguments = get_origin(kind), get_args(kind)
+  if origin is Annotated:
+    return as_kind(value, arguments[0])
+  # As long as TOML has them: a longer integer couldn't be printed either.
+  is_integer = type(value) is int and -(2**63) <= value < 2**63
+  if kind is float and (is_integer or type(value) is float):
+    return float(value)
+  if (kind is int and is_integer) or (kind is str and type(value) is str):
+    return value
+  if origin is tuple and isinstance(value, list):
+    return tuple(as_kind(part, arguments[0]) for part in value)
+  if origin is Literal and value in arguments:
+    return value
+  for part in arguments if origin in (Union, UnionType) else ():
+    try:
+      return as_kind(value, part)
+    except TypeError:
+      continue
+  raise TypeError

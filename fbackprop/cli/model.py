@@ -1,0 +1,282 @@
+"""The commands that use the model of a run: `fbackprop eval`, `predict` and `info`."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from fbackprop.cli.config import method_of, settings
+from fbackprop.cli.console import (
+  UsageError,
+  check_writable,
+  first_of,
+  note,
+  number,
+  show,
+  usage_errors,
+  write,
+)
+from fbackprop.cli.ensemble import table_of
+from fbackprop.cli.run_folder import check_same_data, load_config, load_json, load_run_model
+from fbackprop.train.data.names import MissingTargets, kind_and_path
+
+if TYPE_CHECKING:
+  import numpy as np
+
+  from fbackprop.train.models import Description, Model
+
+Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+
+# --- fbackprop eval -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+  """Score a trained model.
+
+  On the test set of its own data: fbackprop eval runs/digits-1
+
+  On other data with known targets: fbackprop eval runs/flowers-1 --data csv:new.csv
+
+  Attributes:
+    run: Folder of the run.
+    data: Data as of train: unscaled rows with the run's columns, all of them or their own test set.
+    missing_targets: Missing targets in --data: refuse the file, drop the rows, or take a word for a
+      class.
+  """
+
+  run: Run
+  data: Annotated[
+    str | None,
+    tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the test part of the run's data)"),
+  ] = None
+  missing_targets: Annotated[
+    MissingTargets | None, tyro.conf.arg(help_behavior_hint="(default: as the run was trained)")
+  ] = None
+
+
+def evaluate(arguments: Sequence[str]) -> int:
+  """Print the scores of a model.
+
+  Returns:
+    0.
+
+  Raises:
+    UsageError: there is no such run, or the data doesn't fit it.
+  """
+  config = tyro.cli(EvalConfig, prog="fbackprop eval", args=list(arguments))
+  model, trained = load_run_model(config.run), load_config(config.run)
+  if config.data is None and config.missing_targets is not None:
+    raise UsageError("--missing-targets needs --data")
+
+  from fbackprop.train.data.datasets import load_raw
+  from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
+  from fbackprop.train.metrics import own_labels, rows_of, score
+
+  data, about = config.data or trained.data, model.description
+  missing_targets = config.missing_targets or trained.missing_targets
+  # A model of before there was the flag may have a class of such a name.
+  if missing_targets == "refuse" and HOLES_AMONG_NUMBERS & set(map(str.lower, about.outputs)):
+    missing_targets = "class"
+  with usage_errors(f"--data {data}"):
+    if config.data is None:
+      # The same split, with raw rows, which the model standardises itself.
+      own = load_raw(
+        trained.data, trained.seed, target=trained.target, test_fraction=trained.test_fraction,
+        task=about.task if kind_and_path(trained.data)[0] in ("csv", "npz") else None,
+        sample_weights=trained.sample_weights, missing_targets=missing_targets,
+      )  # fmt: skip
+      check_same_data(config.run, f"RUN {config.run}", trained.data, own.fingerprint)
+      x, targets, what = own.x_test, own.targets_test, "test examples"
+      if about.task == "classification":
+        targets = own_labels(data, targets, own.output_names, about)
+    else:
+      x, targets = rows_of(data, about, trained.target, trained.seed, missing_targets)
+      what = "examples"
+      note_shared_rows(config.run, about, x, targets)
+    scores = score(model, x, targets)
+  print(f"{model.description.as_text()}, {len(x)} {what} of {data}")
+  for name, value in scores.items():
+    print(f"  {name:<10}{number(value)}")
+  return 0
+
+
+def note_shared_rows(
+  run: str, about: "Description", x: "np.ndarray", targets: "np.ndarray"
+) -> None:
+  """Print how many rows belong to the run's own data: their scores are no test scores."""
+  from fbackprop.train.data.fingerprints import fingerprint_of, shared_rows
+  from fbackprop.train.data.rows import Dataset
+
+  then = load_json(run, "env.json").get("data")
+  now = fingerprint_of(Dataset(x, targets, about.task, about.outputs, about.features))
+  try:
+    shared = then and shared_rows(then, now)
+  except (KeyError, TypeError, ValueError, AttributeError):
+    return  # Which only `check_same_data` needs.
+  if shared:
+    note(
+      f"note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of which it "
+      f"was trained on, so that this is no test score; fbackprop eval {run} gives that"
+    )
+
+
+# --- fbackprop predict ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+  """Predict labels and probabilities, or values, from rows without targets.
+
+  fbackprop predict runs/flowers-1 --data csv:new.csv --out answers.csv
+
+  Attributes:
+    run: Folder of the run.
+    data: csv:FILE with the run's columns, in any order, or npz:FILE with an array x.
+    out: Output csv file, with a row for each row of the data.
+  """
+
+  run: Run
+  data: Annotated[str, tyro.conf.arg(metavar="FILE")]
+  out: Annotated[
+    str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the terminal)")
+  ] = None
+
+
+def predict(arguments: Sequence[str]) -> int:
+  """Print or write the predictions of a model.
+
+  Returns:
+    0.
+
+  Raises:
+    UsageError: there is no such run, the data doesn't fit it, or the file can't be written.
+  """
+  config = tyro.cli(PredictConfig, prog="fbackprop predict", args=list(arguments))
+  if config.out is not None:
+    check_writable("--out", config.out)
+  model = load_run_model(config.run)
+  with usage_errors(f"--data {config.data}"):
+    text = as_csv(predictions(model, read_rows(config.data, model)))
+  if config.out is None:
+    show(text)
+  else:
+    write("--out", config.out, text.encode())
+  return 0
+
+
+def read_rows(data: str, model: "Model") -> "np.ndarray":
+  """Read the features, unscaled."""
+  from fbackprop.train.data.csv_tables import read_features
+  from fbackprop.train.data.npz import read_npz_features
+
+  kind, _, path = data.partition(":")
+  if kind not in ("csv", "npz") or not path:
+    raise UsageError(f"--data must be csv:FILE or npz:FILE, got {data!r}")
+  features = model.description.features
+  return read_features(path, features) if kind == "csv" else read_npz_features(path, len(features))
+
+
+def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
+  """Yield a heading, then for each example its label and probabilities, or its values."""
+  outputs, names = model.outputs(x), model.description.outputs
+  if model.description.task == "regression":
+    yield list(names)
+    # Those in the units of the data are float64, and have as many digits as that needs.
+    is_wide = outputs.dtype == "float64"
+    yield from (list(map(repr, row)) if is_wide else row for row in outputs.tolist())
+    return
+  probabilities = model.probabilities(outputs)
+  chances = [f"p({name})" for name in names]
+  if model.description.task == "multilabel":
+    yield chances
+    yield from (row.tolist() for row in probabilities)
+    return
+  yield ["label", *chances]
+  for label, row in zip(outputs.argmax(1), probabilities, strict=True):
+    yield [names[label], *row.tolist()]
+
+
+def as_csv(table: Iterable[list[Any]]) -> str:
+  """Format a table as csv; floats have as many digits as float32 needs to be itself."""
+  file = io.StringIO()
+  writer = csv.writer(file, lineterminator="\n")
+  for row in table:
+    writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in row])
+  return file.getvalue()
+
+
+# --- fbackprop info -------------------------------------------------------------------------------
+
+
+# Of summary.json, in this order; others follow.
+FIRST = ("stop_reason", "steps", "test_accuracy", "test_loss", "train_loss")
+
+
+@dataclass(frozen=True)
+class InfoConfig:
+  """Show a run: its model, configuration, results and files, and the command that repeats it.
+
+  Attributes:
+    run: Folder of the run.
+  """
+
+  run: Run
+
+
+def info(arguments: Sequence[str]) -> int:
+  """Print a run's configuration, results and files.
+
+  Returns:
+    0.
+
+  Raises:
+    UsageError: there is no such run, or a file of it can't be read.
+  """
+  run = tyro.cli(InfoConfig, prog="fbackprop info", args=list(arguments)).run
+  model, config = load_run_model(run), load_config(run)
+  summary, env = load_json(run, "summary.json"), load_json(run, "env.json")
+
+  import jax
+
+  own = model.description
+  count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
+  changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
+  rates = summary.pop("rates", [])  # Of an ensemble: a table of its own.
+  try:
+    table = table_of(rates, "test_accuracy" in summary) if rates else []
+  except (TypeError, KeyError, ValueError) as error:
+    path = Path(run, "summary.json")
+    raise UsageError(f"{path}: rates must be as fbackprop train writes them") from error
+  results = [name for name in FIRST if name in summary]
+  results += [name for name, value in summary.items() if name not in FIRST and value is not None]
+  packages = ("fbackprop", "jax", "numpy", "python")
+  lines = [
+    ("network", own.as_text()),
+    ("parameters", f"{count:,}"),
+    ("task", own.task),
+    ("features", f"{len(own.features)}: {first_of(own.features)}"),
+    ("outputs", f"{len(own.outputs)}: {first_of(own.outputs)}"),
+    ("standardised", "yes" if own.standardization else "no"),
+    ("data", config.data),
+    ("method", f"{method_of(config)}, seed {config.seed}"),
+    ("not the default", " ".join(changed) or "nothing"),
+    *((name.replace("_", " "), number(summary[name])) for name in results),
+    ("made with", ", ".join(f"{p} {env[p]}" for p in packages if p in env)),
+  ]
+  if "platform" in env:
+    lines.append(("on", f"{env['platform']}, {env.get('machine')}, {env.get('cores')} cores"))
+  width = max(len(name) for name, _ in lines) + 2
+  for name, value in lines:
+    print(f"{name:<{width}}{value}")
+  for line in table:
+    print(line)
+  for path in sorted(Path(run).iterdir()):
+    show(f"{'':<{width}}{path.name}, {path.lstat().st_size:,} bytes\n")
+  print(f"again: fbackprop train --config {Path(run, 'config.toml')}")
+  return 0
