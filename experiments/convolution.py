@@ -25,7 +25,7 @@ import optax
 import fbackprop as fb
 from fbackprop.verify.cases.compositions import REFERENCES, chain_of
 from fbackprop.verify.cases.layers import affine, layer_row
-from tests import laws
+from tests.support import laws
 
 RESULTS = Path(__file__).parent / "results" / "convolution.json"
 

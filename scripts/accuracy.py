@@ -9,7 +9,7 @@ optax, or the formula that people write, with `jax.grad`. The truth is in `longd
 A result that is a sum of terms of both signs may cancel to nothing, and then nobody who rounds the
 terms has its digits: there the error is counted in units of the largest term. Results below 1e-30
 aren't counted, nor is z = 0, a kink. An error of 2^24 = 1.68e+07 says that no digit is right.
-`tests/test_extremes.py` holds the losses to bounds by the same functions.
+`tests/rules/test_extremes.py` holds the losses to bounds by the same functions.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """Checks the documents' links: files, headings, and the names in the code that they mention.
 
 A link to code has the form [`name`](file.py): the file must define that name. There are no line
-numbers in a link, which the next change of the file would make wrong. `tests/test_docs.py` runs the
-same functions.
+numbers in a link, which the next change of the file would make wrong.
+`tests/scripts/test_docs.py` runs the same functions.
 """
 
 import ast

@@ -1,7 +1,7 @@
-"""Writes docs/errors.md: runs each case of tests/cases_of_failures.toml, and notes its message.
+"""Writes docs/errors.md: runs each case of tests/support/cases_of_failures.toml.
 
 `python scripts/errors_page.py` writes the page, and with `--check` says whether it is up to date.
-`tests/test_failures.py` runs the cases one by one.
+`tests/cli/test_failures.py` runs the cases one by one.
 """
 
 import argparse
@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from fbackprop.cli import main as fbackprop  # noqa: E402
-from tests.files_of_failures import make_files  # noqa: E402
+from tests.support.files_of_failures import make_files  # noqa: E402
 
 PAGE = ROOT / "docs" / "errors.md"
-CASES = ROOT / "tests" / "cases_of_failures.toml"
+CASES = ROOT / "tests" / "support" / "cases_of_failures.toml"
 MORE = "…"
 
 

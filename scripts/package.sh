@@ -22,7 +22,7 @@ sdist=$(ls -t "$dist"/fbackprop-*.tar.gz | head -n 1)
 # Whoever builds from the sdist needs the sources, the README that the metadata quotes, the licence;
 # the tests come with it. What git ignores doesn't.
 listed=$(tar -tzf "$sdist" | sed 's,^[^/]*/,,')
-for name in README.md LICENSE pyproject.toml fbackprop/__init__.pyi fbackprop/py.typed tests/laws.py; do
+for name in README.md LICENSE pyproject.toml fbackprop/__init__.pyi fbackprop/py.typed tests/support/laws.py; do
   grep -qxF "$name" <<<"$listed" ||
     fbackprop_die "expected $name in ${sdist##*/}, found it missing; next: see [tool.hatch.build] in pyproject.toml"
 done

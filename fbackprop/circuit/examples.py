@@ -1,6 +1,6 @@
 """The lecture's gates and the published examples, as circuits with their values.
 
-Their published numbers are tests: see `tests/test_circuit_numbers.py`.
+Their published numbers are tests: see `tests/circuit/test_numbers.py`.
 """
 
 from collections.abc import Callable

@@ -1,0 +1,215 @@
+"""Laws 0 to 4: what a forward rule and its backward rule are, each by itself."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.support.law import law
+from tests.support.witness import (
+  TOLERANCE,
+  Truth,
+  assert_bitwise,
+  assert_close,
+  bars,
+  draw,
+  draw_kinks,
+  generator,
+  leaves_of,
+  pull,
+  random_like,
+  split,
+  tolerance,
+  true_sum,
+  true_value,
+)
+
+
+def where(case, dtype, what):
+  return f"{case.id} ({dtype}), {what}"
+
+
+# --- Law 0: the forward rule ----------------------------------------------------------------------
+
+
+@law(fast=("float64",))
+def law_forward_equals_reference(case, dtype):
+  """The value is the reference's, with and without the residuals."""
+  view, primals, y_bar = draw(case, dtype)
+  want = true_value(case.reference, view, primals, y_bar)
+  truth = Truth((want,), (np.abs(want).max(initial=1.0),))
+  for name, got in (("f", view.f(*primals)), ("f_vjp", view.f_vjp(*primals)[0])):
+    assert_close(where(case, dtype, name), ("y",), (got,), truth, tolerance(dtype))
+
+
+# --- Law 1: structure -----------------------------------------------------------------------------
+
+
+@law(fast=("float32",))
+def law_backward_has_the_structure_of_its_primals(case, dtype):
+  """Structure, shapes and dtypes; and no dtype is weak, which would change what comes after."""
+  view, primals, y_bar = draw(case, dtype)
+  got = jax.eval_shape(functools.partial(pull, view), primals, y_bar)
+  assert_same_types(case, dtype, view, primals, got)
+
+
+def assert_same_types(case, dtype, view, primals, got):
+  active, _ = split(view, primals)
+  if jax.tree.structure(got) != jax.tree.structure(active):
+    raise AssertionError(
+      f"{where(case, dtype, 'structure')}: got {jax.tree.structure(got)} want "
+      f"{jax.tree.structure(active)}"
+    )
+  names = bars(view.names)
+  for (name, g), (_, p) in zip(leaves_of(names, got), leaves_of(names, active), strict=True):
+    if (g.shape, g.dtype, g.weak_type) != (p.shape, p.dtype, False):
+      weak = " weak" if g.weak_type else ""
+      raise AssertionError(
+        f"{where(case, dtype, 'structure')}: {name} got {g.dtype}{weak}{g.shape} want "
+        f"{p.dtype}{p.shape}"
+      )
+
+
+@law(dtypes=("bfloat16", "float16"))
+def law_half_precision_keeps_its_dtype(case, dtype):
+  """bfloat16 and float16 leave as they came; nothing is computed, only traced."""
+  view, primals, y_bar = draw(case, dtype, n=2)
+  y, got = jax.eval_shape(
+    lambda primals, y_bar: (view.f(*primals), pull(view, primals, y_bar)), primals, y_bar
+  )
+  if y.dtype != jnp.dtype(dtype):
+    raise AssertionError(f"{where(case, dtype, 'forward')}: y got {y.dtype} want {dtype}")
+  assert_same_types(case, dtype, view, primals, got)
+
+
+@law(dtypes=("float32",), fast=())
+def law_float32_stays_under_x64(case, dtype):
+  """With x64 on, float32 arguments give float32 results: no constant of ours widens them."""
+  with jax.enable_x64(True):
+    view, primals, y_bar = draw(case, dtype)
+    got = view.compiled_pull(primals, y_bar)
+    y = jax.eval_shape(view.f, *primals)
+    if y.dtype != jnp.dtype(dtype):
+      raise AssertionError(f"{where(case, dtype, 'x64 on')}: y got {y.dtype} want {dtype}")
+    assert_same_types(case, dtype, view, primals, got)
+  truth = true_sum(case.reference, view, primals, y_bar)
+  assert_close(where(case, dtype, "x64 on"), bars(view.names), got, truth, tolerance(dtype))
+
+
+# --- Law 2: linearity -----------------------------------------------------------------------------
+
+
+@law(fast=("float32",))
+def law_linear_in_the_cotangent(case, dtype):
+  """Zero gives exactly zero; a power of two scales every bit."""
+  view, primals, y_bar = draw(case, dtype)
+  names = bars(view.names)
+  got = view.compiled_pull(primals, jnp.zeros_like(y_bar))
+  zeros = jax.tree.map(jnp.zeros_like, got)
+  assert_bitwise(where(case, dtype, "zero cotangent"), names, got, zeros)
+  once = view.compiled_pull(primals, y_bar)
+  for k in (7, -7, -1):
+    factor = jnp.asarray(2.0**k, y_bar.dtype)
+    want = jax.tree.map(functools.partial(jnp.multiply, factor), once)
+    got = view.compiled_pull(primals, factor * y_bar)
+    assert_bitwise(where(case, dtype, f"cotangent times 2^{k}"), names, got, want)
+
+
+# --- Law 3: the truth -----------------------------------------------------------------------------
+
+
+def assert_true(case, dtype, what, view, primals, y_bar, got):
+  truth = true_sum(case.reference, view, primals, y_bar)
+  assert_close(where(case, dtype, what), bars(view.names), got, truth, tolerance(dtype))
+
+
+@law(fast=("float64",))
+def law_vjp_equals_autodiff(case, dtype):
+  """The cotangents are those of `jax.vjp` of the reference."""
+  view, primals, y_bar = draw(case, dtype)
+  assert_true(case, dtype, "vjp", view, primals, y_bar, pull(view, primals, y_bar))
+
+
+def has_kinks(case, dtype):
+  return case.kinks is not None
+
+
+@law(fast=("float64",), applies=has_kinks)
+def law_kinks_follow_the_policy(case, dtype):
+  """relu'(0) = 0, k ties get 1/k each, and nothing else happens at delicate points."""
+  for i, (view, primals, y_bar) in enumerate(draw_kinks(case, dtype)):
+    got = view.compiled_pull(primals, y_bar)
+    assert_true(case, dtype, f"kink {i}", view, primals, y_bar, got)
+
+
+@law(dtypes=("float64",))
+def law_finite_differences_agree(case, dtype):
+  """No autodiff: ⟨y_bar, f(p + εd) − f(p − εd)⟩ / 2ε, for a random direction d in each leaf."""
+  view, primals, y_bar = draw(case, dtype)
+  active, constants = split(view, primals)
+  leaves, structure = jax.tree.flatten(active)
+  directions = random_like(generator(case, 1), leaves)
+  got = leaves_of(bars(view.names), view.compiled_pull(primals, y_bar))
+  scales = jax.tree.leaves(true_sum(case.reference, view, primals, y_bar).scale)
+  step = 1e-5
+  for i, direction in enumerate(directions):
+    ends = []
+    for end in (step, -step):
+      moved = [*leaves[:i], leaves[i] + end * direction, *leaves[i + 1 :]]
+      moved = (*jax.tree.unflatten(structure, moved), *constants)
+      ends.append(np.asarray(view.compiled(moved, y_bar)[0]))
+    want = np.sum(np.asarray(y_bar) * (ends[0] - ends[1])) / (2 * step)
+    slope = np.sum(np.asarray(got[i][1]) * np.asarray(direction))
+    truth = Truth((want,), (scales[i] * np.abs(direction).max(initial=0.0),))
+    where_ = where(case, dtype, "finite differences")
+    assert_close(where_, (f"slope of {got[i][0]}",), (slope,), truth, TOLERANCE["differences"])
+
+
+# --- Law 4: the dot product -----------------------------------------------------------------------
+
+
+@law(fast=("float64",))
+def law_dot_products_agree(case, dtype):
+  """⟨y_bar, y_dot⟩ = ⟨x_bar, x_dot⟩ + ⟨params_bar, params_dot⟩, with y_dot by `jax.jvp` of f."""
+  view, primals, y_bar = draw(case, dtype)
+  active, constants = split(view, primals)
+  tangents = random_like(generator(case, 1), active)
+
+  @jax.jit
+  def push(active, tangents):
+    return jax.jvp(lambda *active: view.f(*active, *constants), active, tangents)[1]
+
+  y_dot = push(active, tangents)
+  scales = jax.tree.leaves(true_sum(case.reference, view, primals, y_bar).scale)
+  got, largest = 0.0, 0.0
+  cotangents = jax.tree.leaves(view.compiled_pull(primals, y_bar))
+  for bar, dot, scale in zip(cotangents, jax.tree.leaves(tangents), scales, strict=True):
+    got += np.vdot(np.asarray(bar, np.float64), np.asarray(dot, np.float64))
+    largest = max(largest, scale * np.abs(dot).max(initial=0.0))
+  want = np.vdot(np.asarray(y_bar, np.float64), np.asarray(y_dot, np.float64))
+  truth = Truth((want,), (largest,))
+  where_ = where(case, dtype, "dot product")
+  assert_close(where_, ("⟨cotangents, tangents⟩",), (got,), truth, tolerance(dtype))
+
+
+# --- NaN passes -----------------------------------------------------------------------------------
+
+
+@law(fast=("float32",))
+def law_nan_passes(case, dtype):
+  """A NaN in an example shows in that example's output and cotangent, and in no other example."""
+  view, primals, y_bar = draw(case, dtype)
+  others, ones = np.arange(len(y_bar)) != 1, jnp.ones_like(y_bar)
+  y = np.asarray(view.compiled(primals, ones)[0])
+  for i, name in enumerate(view.names):
+    if not view.batched[i]:
+      continue
+    spoilt = list(primals)
+    spoilt[i] = primals[i].at[1, 0].set(jnp.nan)
+    got, cotangents = view.compiled(tuple(spoilt), ones)
+    if not np.isnan(np.asarray(got)[1]).any():
+      raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}[1, 0] is NaN, and y[1] hides it")
+    assert_bitwise(where(case, dtype, "NaN"), ("y",), (np.asarray(got)[others],), (y[others],))
+    if cotangents[i][1, 0] == 0:
+      raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}_bar[1, 0] is 0, which hides it")

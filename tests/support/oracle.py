@@ -1,0 +1,237 @@
+"""Backpropagation with nothing but loops: one example, one neuron, one weight at a time.
+
+This is the plainest explanation of what the package computes, and a witness against it: NumPy
+float64 and Python's `math`, no jax, no matrix product, not a line shared with `fbackprop`. It is
+slow, and it is meant to be read from top to bottom.
+
+A network is a list of layers. A layer is `(w, b, name)`: weights `w[i][j]` from input i to neuron
+j, a bias `b[j]` (or None for a layer without biases), and the name of its activation function.
+"""
+
+import math
+
+import numpy as np
+
+from tests.support.oracle_losses import LOSSES
+
+# --- One neuron: z = Σ_i x_i w_ij + b_j, then h = f(z) --------------------------------------------
+
+
+def relu(z):
+  return z if z > 0 else 0.0
+
+
+def relu_slope(z):
+  return 1.0 if z > 0 else 0.0  # At z = 0 there is no derivative; the choice is 0.
+
+
+def sigmoid(z):
+  # e^-z overflows for very negative z, where e^z is harmless.
+  return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+def sigmoid_slope(z):
+  return sigmoid(z) * sigmoid(-z)
+
+
+def tanh_slope(z):
+  return 1 / math.cosh(z) ** 2 if abs(z) < 300 else 0.0
+
+
+def gelu(z):
+  return z * 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def gelu_slope(z):
+  below = 0.5 * math.erfc(-z / math.sqrt(2))  # Φ(z): the share of a normal distribution below z.
+  return below + z * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+
+def leaky_relu(z):
+  return z if z > 0 else 0.01 * z
+
+
+def leaky_relu_slope(z):
+  return 1.0 if z > 0 else 0.01
+
+
+def relu6(z):
+  return min(relu(z), 6.0)
+
+
+def relu6_slope(z):
+  return 1.0 if 0 < z < 6 else 0.0  # At both edges there is a choice, too.
+
+
+def hard_tanh(z):
+  return max(-1.0, min(1.0, z))
+
+
+def hard_tanh_slope(z):
+  return 1.0 if -1 < z < 1 else 0.0
+
+
+def softplus(z):
+  return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
+
+
+def elu(z, alpha=1.0):
+  return z if z > 0 else alpha * math.expm1(z)
+
+
+def elu_slope(z, alpha=1.0):
+  return 1.0 if z > 0 else alpha * math.exp(z)
+
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+
+
+def selu(z):
+  return SELU_SCALE * elu(z, SELU_ALPHA)
+
+
+def selu_slope(z):
+  return SELU_SCALE * elu_slope(z, SELU_ALPHA)
+
+
+def gelu_tanh(z):
+  return 0.5 * z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
+def gelu_tanh_slope(z):
+  u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
+  return 0.5 * (1 + math.tanh(u)) + 0.5 * z * tanh_slope(u) * math.sqrt(2 / math.pi) * (
+    1 + 3 * 0.044715 * z**2
+  )
+
+
+def silu(z):
+  return z * sigmoid(z)
+
+
+def silu_slope(z):
+  return sigmoid(z) + z * sigmoid_slope(z)
+
+
+def mish(z):
+  return z * math.tanh(softplus(z))
+
+
+def mish_slope(z):
+  return math.tanh(softplus(z)) + z * tanh_slope(softplus(z)) * sigmoid(z)
+
+
+def identity(z):
+  return z
+
+
+def identity_slope(z):
+  return 1.0
+
+
+ACTIVATIONS = {
+  "relu": (relu, relu_slope),
+  "sigmoid": (sigmoid, sigmoid_slope),
+  "tanh": (math.tanh, tanh_slope),
+  "gelu": (gelu, gelu_slope),
+  "gelu_tanh": (gelu_tanh, gelu_tanh_slope),
+  "silu": (silu, silu_slope),
+  "mish": (mish, mish_slope),
+  "leaky_relu": (leaky_relu, leaky_relu_slope),
+  "relu6": (relu6, relu6_slope),
+  "hard_tanh": (hard_tanh, hard_tanh_slope),
+  "softplus": (softplus, sigmoid),
+  "elu": (elu, elu_slope),
+  "selu": (selu, selu_slope),
+  "identity": (identity, identity_slope),
+}
+
+
+# --- One example: forward through the layers, then backward ---------------------------------------
+
+
+def forward(net, x):
+  """Carries one example through the network, and keeps what every neuron saw.
+
+  Returns:
+    `(y, seen)`: the outputs, and for each layer `(inputs, zs)`: what came in, and the sum that
+    each neuron formed before its activation function.
+  """
+  h = np.asarray(x, np.float64)
+  seen = []
+  for w, b, name in net:
+    function, _ = ACTIVATIONS[name]
+    zs = np.zeros(w.shape[1])
+    for j in range(w.shape[1]):
+      for i in range(w.shape[0]):
+        zs[j] += h[i] * w[i, j]
+      if b is not None:
+        zs[j] += b[j]
+    seen.append((h, zs))
+    h = np.array([function(z) for z in zs])
+  return h, seen
+
+
+def backward(net, seen, y_bar):
+  """Carries ∂J/∂y of one example back: who is to blame, and by how much?
+
+  A neuron's own share is `z_bar = h_bar · f'(z)`. Its weight i gets `x_i · z_bar`, since it
+  multiplied x_i; its bias gets `z_bar`; and input i is told `w_ij · z_bar` by every neuron j that
+  it fed, which sums up to the `h_bar` of the layer before.
+
+  Returns:
+    `(grads, x_bar)`: `(w_bar, b_bar)` for each layer, and the gradient by the input.
+  """
+  h_bar = np.asarray(y_bar, np.float64)
+  grads = []
+  for (w, b, name), (inputs, zs) in zip(reversed(net), reversed(seen), strict=True):
+    _, slope = ACTIVATIONS[name]
+    w_bar = np.zeros(w.shape)
+    b_bar = None if b is None else np.zeros(w.shape[1])
+    inputs_bar = np.zeros(w.shape[0])
+    for j in range(w.shape[1]):
+      z_bar = h_bar[j] * slope(zs[j])
+      for i in range(w.shape[0]):
+        w_bar[i, j] = inputs[i] * z_bar
+        inputs_bar[i] += w[i, j] * z_bar
+      if b is not None:
+        b_bar[j] = z_bar
+    grads.append((w_bar, b_bar))
+    h_bar = inputs_bar
+  return list(reversed(grads)), h_bar
+
+
+# --- A batch: the mean of the examples ------------------------------------------------------------
+
+
+def value_and_grad(net, loss, xs, targets, weights=None):
+  """J = Σ_n r_n loss_n with r_n = 1/N, or weight_n / Σ weights, and its gradient.
+
+  Returns:
+    `(J, grads, x_bar)`: grads a list of `(w_bar, b_bar)`, x_bar `[N, D_in]`.
+  """
+  xs = np.asarray(xs, np.float64)
+  weights = np.ones(len(xs)) if weights is None else np.asarray(weights, np.float64)
+  total = sum(weights)
+  mean = 0.0
+  grads = [(np.zeros(w.shape), None if b is None else np.zeros(b.shape)) for w, b, _ in net]
+  x_bar = np.zeros(xs.shape)
+  for n in range(len(xs)):
+    share = weights[n] / total if total > 0 else 0.0
+    y, seen = forward(net, xs[n])
+    loss_n, y_bar = LOSSES[loss](y, targets[n])
+    grads_n, x_bar[n] = backward(net, seen, share * y_bar)
+    mean += share * loss_n
+    for (w_bar, b_bar), (w_bar_n, b_bar_n) in zip(grads, grads_n, strict=True):
+      w_bar += w_bar_n
+      if b_bar is not None:
+        b_bar += b_bar_n
+  return mean, grads, x_bar
+
+
+def descend(net, grads, rate):
+  """One step of gradient descent: every weight goes against its own gradient."""
+  stepped = []
+  for (w, b, name), (w_bar, b_bar) in zip(net, grads, strict=True):
+    stepped.append((w - rate * w_bar, None if b is None else b - rate * b_bar, name))
+  return stepped
