@@ -109,6 +109,13 @@ def test_no_imports_go_in_circles():
   assert list(graphlib.TopologicalSorter(graph).static_order())
 
 
+def test_every_room_is_on_the_map():
+  page = (ROOT.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+  folders = {file_of(room).parent for room in RANK_OF if file_of(room).name == "__init__.py"}
+  missing = [folder for folder in folders if f"]({folder.relative_to(ROOT.parent)})" not in page]
+  assert not missing
+
+
 def test_no_rank_stands_for_nothing():
   rooms = {room_of(m) for m in MODULES if "." in m}
   assert rooms == set(RANK_OF)
