@@ -258,7 +258,7 @@ BAD = {
   ),
   "optimizer": ({"optimizer": optax.sgd(0.1)}, TypeError, "must be a function of the rate"),
   "no optimizer": ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
-  "batch_size": ({"batch_size": 5}, ValueError, "batch_size must be at most .* 4, got 5"),
+  "batch_size": ({"batch_size": 5}, ValueError, "at most the 4 training examples, got 5"),
   "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
   "check_every": ({"check_every": 0}, ValueError, "check_every must be at least 1"),
   "checked": ({"check_members": [3]}, ValueError, "check_members must be from 0 to 2, got 3"),

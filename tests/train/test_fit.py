@@ -352,7 +352,7 @@ BAD = {
   "stop": ({"stop": 30}, TypeError, "stop must be a StopRules, got int 30"),
   "key": ({"key": 3}, TypeError, "key must be made by jax.random.key"),
   "optimizer": ({"optimizer": 0.1}, TypeError, "optimizer must be an optax"),
-  "batch_size": ({"batch_size": 23}, ValueError, "batch_size must be at most.* 22, got 23"),
+  "batch_size": ({"batch_size": 23}, ValueError, "at most the 22 training examples, got 23"),
   "batch_size 0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
   "batch_size 2.0": ({"batch_size": 2.0}, TypeError, "must be an integer, got float 2.0"),
   "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),

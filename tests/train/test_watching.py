@@ -316,7 +316,7 @@ def test_the_share_that_was_clipped_is_of_the_steps_that_were_taken():
       "unknown value 'noise' for watch; did you mean 'noise_scale'",
     ),
     ({"watch": (3,)}, ValueError, "unknown value 3 for watch"),
-    ({"watch": ("noise_scale",), "batch_size": 1}, ValueError, "batch_size to be at least 2"),
+    ({"watch": ("noise_scale",), "batch_size": 1}, ValueError, "needs batches of at least 2"),
   ],
 )
 def test_fit_refuses(options, error, message):
