@@ -19,7 +19,7 @@ HEADING = ("gate", "op", "inputs", "value", "local", "upstream", "downstream")
 COLORS = ("", "", "", GREEN, "", RED, RED)
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
-LOCAL = "∂: of each gate by one of its inputs, the others held"
+LOCAL = "∂: the partial derivatives of each gate"
 GLOBAL = "d: along every path to"
 NO_GRADIENT = "no gradient to the exponent: the base isn't above 0"
 
@@ -67,7 +67,7 @@ def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -
     dg3/dy = 5 = 2 + 3
     dg3/dz = 0
     <BLANKLINE>
-    local is ∂: of each gate by one of its inputs, the others held; d: along every path to g3
+    local is ∂: the partial derivatives of each gate; d: along every path to g3
   """
   constants = {node.name for node in solution.circuit.nodes if node.op == "constant"}
   number = partial(format_number, digits=digits)
@@ -139,7 +139,7 @@ def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) 
       z = -4
       f = q · z = 3 · (-4) = -12
     <BLANKLINE>
-    Local gradients ∂: of each gate by one of its inputs, the others held
+    Local gradients ∂: the partial derivatives of each gate
       ∂q/∂x = 1
       ∂q/∂y = 1
       ∂f/∂q = z = -4

@@ -193,7 +193,7 @@ def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
   if check.agrees and not all(map(math.isfinite, numbers)):
     return "not compared with jax.grad: a value or a gradient is not finite"
   if check.agrees:
-    return f"jax.grad agrees, in float64: largest error {check.error:.1g} of a gradient's terms"
+    return f"jax.grad agrees, in float64: largest error {check.error:.1g} of the summed terms"
   ours, theirs = (f"{gradient + 0.0:.12g}" for gradient in (check.ours, check.theirs))  # No -0.
   differs = f"by {check.name} ours is {ours}, that of jax.grad {theirs}"
   if not check.ok:

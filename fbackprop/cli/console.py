@@ -207,7 +207,7 @@ class Table:
       (self.is_clipped, Column("clipped", 9, lambda e: percent(e.clipped))),
       ("noise_scale" in self.watched,
        Column("noise scale", 13, lambda e: examples(e.noise_scale))),
-      ("health" in self.watched, Column("most dead", 11, lambda e: percent(most_dead(e.health)))),
+      ("health" in self.watched, Column("max dead", 11, lambda e: percent(most_dead(e.health)))),
       (True, Column("error of gradient", 20, lambda e: error(e.gradient_error))),
     )  # fmt: skip
     return [column for is_there, column in every if is_there]

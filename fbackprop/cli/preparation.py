@@ -66,18 +66,18 @@ class Prepared(NamedTuple):
   def about(self) -> list[str]:
     """Describe the data in some lines: what a user of it would want to check."""
     data, start = self.dataset, self.start
-    aside = f", {self.aside} to validate on" if self.aside else ""
-    numbers = f"{len(self.examples.x)} examples to train on{aside}"
-    lines = [f"{self.config.data}: {numbers}, {len(data.x_test)} to test on"]
+    aside = f", {self.aside} validation" if self.aside else ""
+    numbers = f"{len(self.examples.x)} training{aside}, {len(data.x_test)} test examples"
+    lines = [f"{self.config.data}: {numbers}"]
     if data.inferred:
       kind = f"{len(data.output_names)} classes" if data.is_classification else "values"
       of_task = f"{data.task}, as {data.inferred} ({kind}: {first_of(data.output_names, 8)})"
-      lines.append(f"{of_task}; --task says otherwise")
+      lines.append(f"{of_task}; --task overrides it")
     if data.standardization is not None:
       what = "features" if data.target_standardization is None else "features and targets"
-      how = "by the training part: mean 0, deviation 1"
+      how = "on the training set: mean 0, deviation 1"
       if standardization_of(start, self.config) is not None:
-        how = "as they were for the parameters of --init"
+        how = "as for the parameters of --init"
       lines.append(f"{what} standardised {how}")
     lines += data.notes
     return lines if start is None else [*lines, f"started from {self.config.init}"]

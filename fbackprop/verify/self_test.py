@@ -116,10 +116,10 @@ class SelfTest(NamedTuple):
         f"{self.level}, seed {self.seed}, {self.seconds:.1f} s",
         f"planted bugs        {share(n['caught'], n['bugs'])} caught, {n['missed']} missed"
         + (f", {n['beyond']} beyond the level" if n["beyond"] else ""),
-        f"right rules         {n['false_alarms']} of {n['right']} falsely alarmed",
+        f"false positives     {n['false_alarms']} of {n['right']} right rules",
         f"no verdict          {n['no_verdicts']}",
-        f"right leaf first    {share(n['right_leaf_first'], n['leaves'])}",
-        f"right cause first   {share(n['right_cause_first'], n['causes'])}",
+        f"leaf ranked first   {share(n['right_leaf_first'], n['leaves'])}",
+        f"cause ranked first  {share(n['right_cause_first'], n['causes'])}",
         where,
       )
     )

@@ -90,7 +90,7 @@ def test_the_table_and_the_picture_have_the_total_alone():
   t = parse("y = x**2; f = x*y").trace(x=3.0)
   assert "df/dx = 27 = 18 + 9" in t.to_text()
   assert "∂f" not in t.to_text()
-  assert "local is ∂: of each gate by one of its inputs" in t.to_text()
+  assert "local is ∂: the partial derivatives of each gate" in t.to_text()
   svg = t.to_svg()
   assert ">below it: df/d(wire)<" in svg
   assert "x, input: value 3, gradient 27 = 18 + 9." in svg
@@ -131,7 +131,7 @@ Forward: the value of each gate
   dead = g3 - g4 = (-0.5) - 1.414 = -1.914
   J = 1 · J1 + 0.5 · J2 = 136
 
-Local gradients ∂: of each gate by one of its inputs, the others held
+Local gradients ∂: the partial derivatives of each gate
   ∂J1/∂x₁ = x · 2 = -4
   ∂J1/∂x₂ = x · 2 = -4
   ∂g1/∂J1 = 3 · J1 ** (3 - 1) = 192

@@ -27,9 +27,9 @@ dg3/dx = 2
 dg3/dy = 5 = 2 + 3
 dg3/dz = 0
 
-local is ∂: of each gate by one of its inputs, the others held; d: along every path to g3
+local is ∂: the partial derivatives of each gate; d: along every path to g3
 
-jax.grad agrees, in float64: largest error 0 of a gradient's terms
+jax.grad agrees, in float64: largest error 0 of the summed terms
 """
 
 
@@ -223,7 +223,7 @@ def test_a_terminal_without_the_letters_shows_others(monkeypatch):
   terminal.encoding = "ascii"
   monkeypatch.setattr(sys, "stdout", terminal)
   assert circuit(*CS224N) == 0
-  assert "local is ?: of each gate" in terminal.text
+  assert "local is ?: the partial" in terminal.text
   terminal.text = ""
   assert circuit(*CS224N, "--format", "svg") == 0
   assert "&#215;" in terminal.text  # The same picture: ×.

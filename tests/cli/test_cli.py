@@ -110,7 +110,7 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   said = capsys.readouterr()
   assert said.err == ""
   about, network, heading, first, second, ending = said.out.splitlines()
-  assert about == "sine: 256 examples to train on, 256 to test on"
+  assert about == "sine: 256 training, 256 test examples"
   assert network == "mlp 1-3-1, tanh, squared_error; gradient descent, rate 0.05, batches of 32"
   assert " ".join(heading.split()) == "step epoch train loss test loss error of gradient"
   summary = read(folder / "summary.json")

@@ -84,6 +84,6 @@ def test_a_table_has_the_columns_that_are_asked_for():
     "    step   epoch  train loss  test loss test accuracy   error of gradient"
   )
   assert Table(False, True, True, ("noise_scale", "health")).head() == (
-    "    step   epoch  train loss  test loss  validation  clipped  noise scale  most dead"
+    "    step   epoch  train loss  test loss  validation  clipped  noise scale   max dead"
     "   error of gradient"
   )

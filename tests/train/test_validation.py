@@ -190,7 +190,7 @@ def test_the_command_says_what_is_kept(tmp_path, capsys):
   code = main([*flags, "15", "--stop.max-epochs", "10", "--stop.validation-fraction", "0.2"])
   out = capsys.readouterr().out
   assert code == 0
-  assert out.startswith("iris: 89 examples to train on, 23 to validate on, 38 to test on\n")
+  assert out.startswith("iris: 89 training, 23 validation, 38 test examples\n")
   assert "test accuracy  validation   error of gradient" in out
   assert "; kept: step " in out
   assert "max_epochs = 10" in (tmp_path / "iris-1" / "config.toml").read_text()

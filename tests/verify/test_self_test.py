@@ -136,10 +136,10 @@ def test_all_is_well(bank, capsys, tmp_path):
   assert lines[4].startswith("PASS: self-test   quick, seed 5, ")
   assert lines[5:10] == [
     "planted bugs        2 of 2 (100.0 %) caught, 0 missed",
-    "right rules         0 of 2 falsely alarmed",
+    "false positives     0 of 2 right rules",
     "no verdict          0",
-    "right leaf first    1 of 2 (50.0 %)",
-    "right cause first   2 of 2 (100.0 %)",
+    "leaf ranked first   1 of 2 (50.0 %)",
+    "cause ranked first  2 of 2 (100.0 %)",
   ]
   table = json.loads(file.read_text())
   assert (table["format"], table["code"], table["totals"]["caught"]) == (1, 0, 2)
@@ -151,9 +151,9 @@ def test_all_is_well(bank, capsys, tmp_path):
   ("name", "answer", "code", "said"),
   [
     ("bug-1", Report("f", ()), 1, "1 missed"),
-    ("right-1", Report("f", (FAIL,)), 1, "1 of 2 falsely alarmed"),
+    ("right-1", Report("f", (FAIL,)), 1, "1 of 2 right rules"),
     ("bug-1", KeyError("inside"), 1, "verifier: KeyError: 'inside'"),
-    ("right-1", KeyError("inside"), 1, "1 of 2 falsely alarmed"),
+    ("right-1", KeyError("inside"), 1, "1 of 2 right rules"),
     ("right-1", Report("f", (Finding("no verdict", "maths"),)), 4, "no verdict          1"),
   ],
 )
