@@ -1,8 +1,8 @@
-"""Checks of the arguments of a rule, made at trace time: shapes, dtypes, keys and structures.
+"""Argument checks at trace time: shapes, dtypes, keys and structures.
 
-Nothing is broadcast and nothing is converted silently. A message names the argument, what was
-expected and what came; see `errors`. Values (NaN, labels out of range) are checked where they are
-on the host: see `check_labels`, and `fbackprop.train`.
+Nothing is broadcast or converted silently. A message names the argument, the expected value and the
+value received; see `errors`. Values (NaN, labels out of range) are only checked where they are
+available on the host: see `check_labels`, and `fbackprop.train`.
 """
 
 from typing import Any
@@ -22,23 +22,23 @@ from fbackprop.ranges import Range, check_range
 
 
 def check_array(where: str, name: str, value: Any) -> None:
-  """Raise a DtypeError for a value that isn't an array: a list, a number, None."""
+  """Raise a DtypeError unless a value is an array, and not a list, a number or None."""
   if not (hasattr(value, "shape") and hasattr(value, "dtype")):
     raise DtypeError(f"must be an array, got {describe(value)}", name, where)
 
 
 def check_floating(where: str, name: str, value: Any) -> None:
-  """Raise a DtypeError for an array of integers, booleans or complex numbers."""
+  """Raise a DtypeError unless an array is floating, and not integer, boolean or complex."""
   check_array(where, name, value)
   if not jnp.issubdtype(value.dtype, jnp.floating):
     raise DtypeError(f"must have a floating dtype, got {describe(value)}", name, where)
 
 
 def check_arrays(where: str, name: str, x: Any) -> None:
-  """Refuse a pytree whose leaves aren't arrays of floats `[N, ...]` with one N; names the leaf."""
+  """Raise unless all leaves of a pytree are floating arrays `[N, ...]` with the same N."""
   leaves = [(name + jax.tree_util.keystr(path), leaf) for path, leaf in
             jax.tree_util.tree_leaves_with_path(x)]  # fmt: skip
-  if not any(hasattr(leaf, "dtype") for _, leaf in leaves):  # A list of numbers is no such tree.
+  if not any(hasattr(leaf, "dtype") for _, leaf in leaves):  # Such as a list of Python numbers.
     raise DtypeError(
       f"must be an array, got {describe(x)}; several inputs are a tuple or a dict of arrays",
       name, where,
@@ -56,20 +56,20 @@ def check_arrays(where: str, name: str, x: Any) -> None:
 
 
 def example_count(x: Any) -> int:
-  """Return N of an array `[N, ...]`, or of a pytree of such arrays."""
-  count: int = jax.tree.leaves(x)[0].shape[0]  # Not int(...): `jax.export` has symbolic ones.
+  """Return N, the leading size of an array `[N, ...]` or of a pytree of such arrays."""
+  count: int = jax.tree.leaves(x)[0].shape[0]  # No int(...): `jax.export` has symbolic sizes.
   return count
 
 
 def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:
-  """Refuse an array of another dtype: nothing is promoted silently."""
+  """Raise a DtypeError unless an array has this dtype; nothing is promoted silently."""
   check_array(where, name, value)
   if value.dtype != dtype:
     raise DtypeError(f"must have dtype {np.dtype(dtype)}, got {describe(value)}", name, where)
 
 
 def check_shape(where: str, name: str, value: Any, shape: tuple[int | str, ...]) -> None:
-  """Refuse an array of another rank or size; a letter in `shape` matches any size."""
+  """Raise a ShapeError unless an array has this shape; a letter in `shape` matches any size."""
   check_array(where, name, value)
   fits = len(value.shape) == len(shape) and all(
     isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
@@ -80,18 +80,18 @@ def check_shape(where: str, name: str, value: Any, shape: tuple[int | str, ...])
 
 
 def check_same(where: str, names: tuple[str, str], a: Any, b: Any) -> None:
-  """Refuse two arrays that differ in shape or dtype."""
+  """Raise unless two arrays have the same shape and dtype."""
   check_shape(where, names[1], b, tuple(a.shape))
   check_dtype(where, names[1], b, a.dtype)
 
 
 def check_like(name: str, tree: Any, like: Any) -> None:
-  """Refuse a pytree of arrays of another structure, shape or dtype; the message names the leaf.
+  """Raise unless two pytrees of arrays agree in structure, shapes and dtypes; errors name the leaf.
 
   Args:
-    name: the pytree's name in an error, as "fit: params".
+    name: name of the pytree in an error, such as "fit: params".
     tree: the pytree.
-    like: the expected one, of arrays or of their shapes.
+    like: the expected pytree, of arrays or of their shapes.
   """
   wanted, got = (
     {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(each)}
@@ -112,7 +112,7 @@ def check_like(name: str, tree: Any, like: Any) -> None:
 
 
 def check_key(where: str, key: Any) -> None:
-  """Refuse anything but one typed key: a seed, an old-style uint32 pair, a batch of keys."""
+  """Raise unless a value is one typed key; seeds, uint32 pairs and batches of keys are refused."""
   is_key = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
   if not is_key:
     raise DtypeError(f"must be made by jax.random.key(seed), got {describe(key)}", "key", where)
@@ -121,18 +121,18 @@ def check_key(where: str, key: Any) -> None:
 
 
 def check_optional_key(where: str, key: Any) -> None:
-  """Check a key that may be None, which means evaluation."""
+  """Raise unless a value is one typed key, or None, which means evaluation mode."""
   if key is not None:
     check_key(where, key)
 
 
 def is_concrete(value: Any) -> bool:
-  """Return whether the values are known now, that is, outside of a trace."""
+  """Return whether an array has a concrete value, that is, isn't a tracer."""
   return not isinstance(value, jax.core.Tracer)
 
 
 def check_size(where: str, name: str, value: Any) -> None:
-  """Refuse a width that isn't an integer of at least one."""
+  """Raise unless a layer's width is an integer of at least 1."""
   try:
     check_range(where, name, value, Range(int, 1))
   except RangeError as error:
@@ -140,13 +140,13 @@ def check_size(where: str, name: str, value: Any) -> None:
 
 
 def check_flag(where: str, name: str, value: object) -> None:
-  """Raise a DtypeError for anything but True or False: "no" is true to Python."""
+  """Raise a DtypeError unless a value is True or False; the string "no" is truthy in Python."""
   if not isinstance(value, bool | np.bool):
     raise DtypeError(f"must be True or False, got {describe(value)}", name, where)
 
 
 def check_callable(where: str, name: str, value: object) -> None:
-  """Raise a DtypeError for a value that isn't callable."""
+  """Raise a DtypeError unless a value is callable."""
   if not callable(value):
     raise DtypeError(f"must be a function, got {describe(value)}", name, where)
 
@@ -154,25 +154,27 @@ def check_callable(where: str, name: str, value: object) -> None:
 def check_number(
   where: str, name: str, value: object, least: float = -np.inf, most: float = np.inf
 ) -> None:
-  """Refuse a value that isn't a finite number from `least` to `most`."""
+  """Raise unless a value is a finite number from `least` to `most`."""
   check_range(where, name, value, Range(float, least, most))
 
 
 def is_integer(value: Any) -> bool:
-  """Return whether a value is an integer of Python or NumPy; True and False aren't."""
+  """Return whether a value is a Python or NumPy integer; booleans aren't."""
   return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_labels(
   where: str, labels: np.ndarray, classes: int, ignore_label: int | None = None
 ) -> None:
-  """Refuse labels outside of 0 ... classes − 1, but for `ignore_label`; names the first row.
+  """Raise a RangeError unless all labels are in 0 ... classes − 1 or equal `ignore_label`.
+
+  The message names the first invalid row.
 
   Args:
-    where: the labels' name in an error, as "softmax_cross_entropy: targets".
+    where: name of the labels in an error, such as "softmax_cross_entropy: targets".
     labels: `[N]`.
     classes: the number of classes.
-    ignore_label: a label that is allowed too.
+    ignore_label: a further label that is allowed.
   """
   is_wrong = (labels < 0) | (labels >= classes)
   if ignore_label is not None:
@@ -187,9 +189,9 @@ def check_labels(
 
 
 def check_float_dtype(where: str, dtype: Any) -> Any:
-  """Return the dtype of parameters, given by any of its names; refuse one that isn't floating."""
+  """Return the floating dtype of that name or type; raise a DtypeError for any other."""
   try:
-    known = None if dtype is None else jnp.dtype(dtype)  # None would be NumPy's float64.
+    known = None if dtype is None else jnp.dtype(dtype)  # np.dtype(None) is float64.
   except TypeError:
     known = None
   if known is None or not jnp.issubdtype(known, jnp.floating):
@@ -199,13 +201,13 @@ def check_float_dtype(where: str, dtype: Any) -> Any:
 
 
 def check_available(where: str, dtype: Any) -> None:
-  """Refuse float64 without x64, where JAX would make float32 of it with a warning only."""
+  """Raise a DtypeError for float64 without x64; JAX would make it float32 with a mere warning."""
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
     problem = f"{dtype} needs x64: call this within `with jax.enable_x64(True):`"
     raise DtypeError(problem, "dtype", where)
 
 
 def check_unit(where: str, name: str, value: Any, kind: type) -> None:
-  """Refuse a value that isn't of the given kind: a Layer, a Loss or a Gate."""
+  """Raise a DtypeError unless a value is of the given kind: a Layer, a Loss or a Gate."""
   if not isinstance(value, kind):
     raise DtypeError(f"must be a {kind.__name__}, got {describe(value)}", name, where)

@@ -1,8 +1,8 @@
-"""The errors of arguments; each has the name of its argument.
+"""Argument errors; each carries the name of its argument.
 
-A message reads "WHERE: ARGUMENT must be THIS, got THAT". Its parts are kept apart, so that who
-calls an argument by another name (the command line: a flag, or a key of a file) can say so without
-taking a message to pieces. No jax is imported here.
+A message reads "WHERE: ARGUMENT must be THIS, got THAT". Its parts are stored separately, so that
+the command line can substitute its own name of an argument (a flag, or a key of a file) without
+parsing the message. This module doesn't import jax.
 """
 
 from collections.abc import Iterable
@@ -12,12 +12,13 @@ from fbackprop.hints import hint
 
 
 class ArgumentError(Exception):
-  """An argument was refused. Each of its kinds is a ValueError or a TypeError too.
+  """An argument was refused. Every subclass is also a ValueError or a TypeError.
 
   Attributes:
-    argument: the argument's name, as "batch_size" or "stop.tol"; None if the message alone has it.
-    problem: the message without the name, as "must be at least 1, got 0".
-    before: what precedes the name, as "unknown value 'heath' for".
+    argument: name of the argument, such as "batch_size" or "stop.tol"; None if only the message
+      names it.
+    problem: the message without the name, such as "must be at least 1, got 0".
+    before: the text before the name, such as "unknown value 'heath' for".
   """
 
   def __init__(
@@ -28,39 +29,39 @@ class ArgumentError(Exception):
     super().__init__(f"{where}: {message}" if where else message)
 
   def named(self, name: str) -> str:
-    """The message with another name for the argument."""
+    """Return the message with another name for the argument."""
     gap = "" if self.problem.startswith((",", ";")) else " "
     return f"{self.before}{' ' * bool(self.before)}{name}{gap}{self.problem}"
 
 
 class ShapeError(ArgumentError, ValueError):
-  """An array has a wrong shape."""
+  """An array has the wrong shape."""
 
 
 class DtypeError(ArgumentError, TypeError):
-  """An array has a wrong dtype, or another argument a wrong type."""
+  """An array has the wrong dtype, or another argument the wrong type."""
 
 
 class StructureError(ArgumentError, ValueError):
-  """A pytree of parameters has a wrong structure."""
+  """A pytree of parameters has the wrong structure."""
 
 
 class RangeError(ArgumentError, ValueError):
-  """A value is out of range, or is none of the choices."""
+  """A value is out of range, or not among the choices."""
 
 
 def describe(value: Any) -> str:
-  """Describe a value: `float32[5, 10]` for an array, else its type and a shortened repr."""
+  """Describe a value: as `float32[5, 10]` for an array, else by its type and a shortened repr."""
   if hasattr(value, "shape") and hasattr(value, "dtype"):
     return f"{value.dtype}[{', '.join(str(d) for d in value.shape)}]"
-  if hasattr(value, "forward") and hasattr(value, "name"):  # Its repr would be a page.
+  if hasattr(value, "forward") and hasattr(value, "name"):  # The repr of a layer fills a page.
     return f"the {type(value).__name__} {value.name!r}"
   text = repr(value)
   return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
 def check_choice(where: str, name: str, value: object, choices: Iterable[str]) -> None:
-  """Refuse a word that is none of the choices; the message has the nearest of them."""
+  """Raise a RangeError unless a word is among the choices; the message suggests the nearest."""
   choices = tuple(choices)
   if value not in choices:
     said = f"; {hint(str(value), choices)}"

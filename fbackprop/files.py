@@ -1,16 +1,16 @@
-"""Files: written whole or not at all, read only if they are plain and of a bounded size.
+"""Files: atomic writes, and reads of regular files of bounded size only.
 
-A file may come from anybody. The policy, for all readers of the package:
+Files are untrusted input. The policy of every reader of the package:
 
 - Nothing is unpickled or evaluated.
-- Only a regular file is opened: a pipe might never end, and a device may do anything.
+- Only regular files are opened: a pipe may never end, and opening a device may have side effects.
 - Memory is bounded before anything is read: by the file's own size, or, for compressed content, by
-  `MOST_UNPACKED`. A size that a header states is compared with the bytes that are there.
-- What is refused is named: the file, and in it the array, or the line and the column.
+  `MOST_UNPACKED`. A size stated in a header is compared with the bytes that are present.
+- An error names the file, and within it the array, or the line and the column.
 
 `open_plain` and the bounds are here; `train.data.csv_tables`, `train.data.archives` (npz) and
-`train.data.idx` apply them to tables, `train.weights` to parameters, `cli.toml` and `cli.runs` to
-configurations. safetensors checks its own headers.
+`train.data.idx` apply them to tables, `train.weights` to parameters, `cli.flags` and
+`cli.run_folder` to configurations. safetensors checks its own headers.
 """
 
 import errno
@@ -21,22 +21,23 @@ import tempfile
 from pathlib import Path
 from typing import BinaryIO
 
-# The most that a gzip file or a member of a zip file may become: twenty times MNIST. A file of 1 MB
-# can become a gigabyte; who means that unpacks it, and then its own size is the bound.
+# Largest decompressed size of a gzip file or of a member of a zip file: twenty times MNIST. A
+# decompression bomb turns 1 MB into a gigabyte. Whoever needs more unpacks the file first; its own
+# size is then the bound.
 MOST_UNPACKED = 2**30
-# deflate makes at most 258 bytes of two bits.
+# Largest expansion factor of deflate: it codes at most 258 bytes in two bits.
 MOST_OF_A_BYTE = 1032
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
-  """Write a file atomically: at every instant it holds the old content or the new one.
+  """Write a file atomically: at any instant it holds either the old content or the new one.
 
   Args:
-    path: the file; its folder exists.
+    path: the file; its folder must exist.
     content: the new content.
 
   Raises:
-    OSError: it can't be written; nothing is left behind.
+    OSError: the file can't be written; no temporary file is left behind.
   """
   path = Path(path)
   descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -53,17 +54,18 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
-  """Open a regular file to read.
+  """Open a regular file for reading.
 
   Raises:
-    OSError: it can't be read; it is a folder, a pipe, a socket or a device.
+    OSError: the file can't be read, or it is a folder, a pipe, a socket or a device.
   """
   name = os.fspath(path)
   if "\0" in name:
     raise OSError(errno.EINVAL, "no file has a zero byte in its name", name)
-  # Checked before it is opened, as opening a device may do something already.
+  # Checked before opening, since opening a device can already have side effects.
   refuse_what_is_not_plain(os.stat(name).st_mode, name)
-  # Not to wait, should a pipe have taken its place since.
+  # Checked again after opening, since a pipe may have replaced the file in between; O_NONBLOCK, as
+  # opening a pipe would otherwise block until somebody writes to it.
   descriptor = os.open(
     name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
   )
@@ -76,7 +78,7 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def refuse_what_is_not_plain(mode: int, name: str) -> None:
-  """Raise an OSError unless a mode is that of a regular file."""
+  """Raise an OSError unless a file mode is that of a regular file."""
   if stat.S_ISDIR(mode):
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
   if not stat.S_ISREG(mode):
@@ -85,19 +87,19 @@ def refuse_what_is_not_plain(mode: int, name: str) -> None:
 
 
 def size_of(file: BinaryIO) -> int:
-  """Return the number of bytes in an open file."""
+  """Return the size of an open file in bytes."""
   return os.fstat(file.fileno()).st_size
 
 
 def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
-  """Read a file.
+  """Read a regular file as bytes.
 
   Args:
     path: the file.
-    most: the most bytes that it may hold; None for any number.
+    most: the largest size allowed, in bytes; None for no limit.
 
   Raises:
-    OSError: it can't be read, is no file, or holds more.
+    OSError: the file can't be read, isn't regular, or is larger than `most`.
   """
   with open_plain(path) as file:
     size = size_of(file)
@@ -108,10 +110,10 @@ def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
 
 
 def read_text(path: str | os.PathLike[str], most: int) -> str:
-  """Read a file in UTF-8 of at most `most` bytes; its lines may end in any way.
+  """Read a UTF-8 file of at most `most` bytes, with any line endings.
 
   Raises:
-    UnicodeDecodeError: it is no text in UTF-8.
-    OSError: it can't be read, is no file, or holds more.
+    UnicodeDecodeError: the file isn't valid UTF-8.
+    OSError: it can't be read, isn't regular, or is larger.
   """
   return io.TextIOWrapper(io.BytesIO(read_plain(path, most)), encoding="utf-8").read()

@@ -1,12 +1,13 @@
-"""Jaxprs: the one module that reads JAX's program representation, on every supported version.
+"""Jaxprs: the only module that reads JAX's program representation, on every supported version.
 
-Between its lines JAX changes how a program is written: until 0.11 a closed program is a pair of an
-open one and its constants, since 0.12 it is one object; a scan says how many of its operands are
-constants by two numbers, or by two trees; a part of the library has become primitives that hold
-their program in a method. Whoever walks a program asks here, and holds no table of his own.
+The representation changes between minor versions of JAX: up to 0.11 a closed jaxpr is a pair of an
+open one and its constants, since 0.12 it is a single object; a scan states the number of its
+constant operands by two numbers, or by two trees; parts of the library have become primitives that
+hold their jaxpr in a method. All code that traverses jaxprs uses this module and keeps no tables of
+its own.
 
-A program that isn't known here raises `UnknownProgramError` rather than be walked wrongly: what
-hides inside, a derivative rule above all, would go unseen.
+An unknown form raises `UnknownProgramError` rather than be traversed wrongly: its contents, above
+all a derivative rule, would go unnoticed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from jax.extend import core
 
 Program = core.ClosedJaxpr
 
-# Entry by entry, of arrays of one shape and of scalars.
+# Elementwise primitives, of arrays of one shape and of scalars.
 ELEMENTWISE = frozenset((
   "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
   "cbrt", "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos", "cosh", "digamma",
@@ -28,32 +29,32 @@ ELEMENTWISE = frozenset((
   "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square",
   "stop_gradient", "sub", "tan", "tanh", "xor",
 ))  # fmt: skip
-# Where the program of a call stands among its parameters.
+# Call primitives, by the parameter that holds the called jaxpr.
 CALLS = (
   dict.fromkeys(("jit", "pjit", "remat2", "checkpoint"), "jaxpr")
   | dict.fromkeys(("closed_call", "core_call", "eval_jaxpr", "composite"), "call_jaxpr")
   | dict.fromkeys(("custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
   | {"custom_vmap_call": "call", "custom_partitioning": "call", "linear_call": "callee"}
 )
-# Where the programs of a loop or a choice stand.
+# Control-flow primitives, by the parameters that hold their bodies.
 BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("branches",)}
-# These hold programs that only JAX evaluates.
+# Primitives with jaxprs that only JAX itself can evaluate.
 OPAQUE = frozenset((
   "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "remat_opt", "run_state",
   "select_and_scatter", "shard_map",
 ))  # fmt: skip
-# A hijax primitive holds its program in its method `expand`.
+# The hijax call primitive, which returns its jaxpr by the method `expand`.
 HIJAX = "call_hi_primitive"
 HiPrim: Any = getattr(hijax, "HiPrim", None) or getattr(hijax, "VJPHiPrimitive", ())
-# Those of JAX itself that have a derivative of their own, as a library's `custom_jvp` is one: that
-# of their expansion is another one, or there is none.
+# Primitives of JAX itself with a derivative rule of their own, such as a `custom_jvp` of the
+# library: their expansion has another derivative, or none.
 LIBRARY_RULES = frozenset(("CustomJVPTraced", "CustomRoot", "Frexp", "Ldexp", "_RootLinearMap"))
-# Those that carry the rules of `custom_vjp` and `custom_jvp`.
+# Primitives that carry the rules of `custom_vjp` and `custom_jvp`.
 WRITTEN_RULES = frozenset(("CustomVJPTraced", "CustomJVPTraced", "OptRemat", "VmapOf"))
 
 
 class UnknownProgramError(Exception):
-  """A form of jaxpr that this version of the package doesn't know."""
+  """A jaxpr has a form that this version of the package doesn't support."""
 
   def __init__(self, what: str) -> None:
     super().__init__(f"{what} of JAX {jax.__version__} is unknown")
@@ -63,10 +64,10 @@ class Scan(NamedTuple):
   """A scan: `body(*consts, *carry, *rows) -> (*carry, *rows)`.
 
   Attributes:
-    body: the program of one turn.
-    consts, carry: how many of its operands are the same in each turn, and are handed on.
-    length: how many turns.
-    reverse: whether the last row comes first.
+    body: the jaxpr of one iteration.
+    consts, carry: the numbers of its constant operands and of its carried ones.
+    length: the number of iterations.
+    reverse: whether the rows are scanned from the last to the first.
   """
 
   body: Program
@@ -86,7 +87,7 @@ class While(NamedTuple):
 
 
 def parameter(equation: Any, *keys: str) -> Any:
-  """Return the first of several alternative parameters that an equation has."""
+  """Return an equation's parameter by the first of several alternative names that it has."""
   for key in keys:
     if key in equation.params:
       return equation.params[key]
@@ -100,14 +101,14 @@ def is_program(value: Any) -> bool:
 
 
 def closed(value: Any) -> Program:
-  """Close a jaxpr over no constants if it is open."""
+  """Close an open jaxpr over no constants; return a closed one unchanged."""
   if not is_program(value):
     raise UnknownProgramError(f"a program of type {type(value).__name__!r}")
   return value if isinstance(value, Program) else Program(value, ())
 
 
 def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
-  """Apply an equation's primitive with its parameters."""
+  """Bind an equation's primitive to values and parameters; return its outputs as a list."""
   out = primitive.bind(*values, **primitive.get_bind_params(dict(params)))
   return list(out) if primitive.multiple_results else [out]
 
@@ -151,9 +152,9 @@ def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any
   """Return an equation's parameters with its bodies rewritten.
 
   Args:
-    equation: of a loop or a choice; the parameters of any other are as they are.
-    rewrite: called with a program and its `place=`.
-    place: of the equation; a body's place is this one, with what tells several bodies apart.
+    equation: a loop or a branch; the parameters of any other equation are returned unchanged.
+    rewrite: called with a jaxpr and its `place=`.
+    place: path of the equation; that of a body extends it by an index where there are several.
   """
   params = dict(equation.params)
   if equation.primitive.name == "scan":
@@ -169,10 +170,10 @@ def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any
 
 
 def inner_program(equation: Any) -> Program | None:
-  """Return the jaxpr that an equation calls, if calling it is all that it does.
+  """Return the jaxpr that an equation calls, if the equation is nothing but a call.
 
   Raises:
-    UnknownProgramError: the equation holds a program, and isn't known.
+    UnknownProgramError: the equation holds a jaxpr in an unknown form.
   """
   name = equation.primitive.name
   if name in ELEMENTWISE or name in BODIES:
@@ -192,7 +193,7 @@ def is_opaque(name: str) -> bool:
 
 
 def holds_program(values: Any) -> bool:
-  """Return whether an equation's parameters hold a jaxpr, as in a linear solve."""
+  """Return whether any of an equation's parameters is a jaxpr, as for a linear solve."""
   return any(
     is_program(v) or isinstance(v, HiPrim) or (isinstance(v, tuple | list) and holds_program(v))
     for v in values
@@ -200,7 +201,7 @@ def holds_program(values: Any) -> bool:
 
 
 def expanded(equation: Any) -> Program:
-  """Expand a hijax equation into a jaxpr; traced once for each primitive."""
+  """Expand a hijax equation into a jaxpr, which is traced once for each primitive."""
   primitive = equation.params.get("_prim")
   if not (isinstance(primitive, HiPrim) and hasattr(primitive, "in_tree")):
     raise UnknownProgramError(f"the hijax equation {type(primitive).__name__!r}")
@@ -213,22 +214,22 @@ def expanded(equation: Any) -> Program:
 
   avals = [v.aval for v in (*equation.invars, *equation.outvars)]
   is_wide = any(getattr(a.dtype, "itemsize", 0) == 8 for a in avals)
-  with jax.enable_x64(is_wide):  # A program of 32 bits isn't written otherwise in a wide context.
+  with jax.enable_x64(is_wide):  # In an x64 context a 32-bit jaxpr would trace differently.
     program: Program = jax.make_jaxpr(flat)(*map(shape_of, avals[: len(equation.invars)]))
   vars(primitive)["_fbackprop_program"] = program
   return program
 
 
 def shape_of(aval: Any) -> Any:
-  """Return the abstract value with which a jaxpr that takes this variable is traced."""
-  shape: Any = jax.ShapeDtypeStruct  # In jax it has no types.
+  """Return the abstract value by which a jaxpr with this input is traced."""
+  shape: Any = jax.ShapeDtypeStruct  # Untyped in jax.
   return shape(aval.shape, aval.dtype, weak_type=getattr(aval, "weak_type", False))
 
 
 def has_library_rule(equation: Any) -> bool:
   """Return whether autodiff must keep a custom derivative that JAX itself defines.
 
-  That of a `custom_vjp`, and of a hijax primitive that isn't one of JAX's own, is what is verified.
+  A `custom_vjp`, and a hijax primitive that isn't one of JAX's own, carry the rule under test.
   """
   if equation.primitive.name == HIJAX:
     kind = type(equation.params.get("_prim"))
@@ -237,10 +238,10 @@ def has_library_rule(equation: Any) -> bool:
 
 
 def carries_rule(program: Program) -> bool:
-  """Return whether a traced program contains a custom derivative rule of a user.
+  """Return whether a traced jaxpr contains a user's custom derivative rule.
 
   Raises:
-    UnknownProgramError: it stands where it can't be taken out.
+    UnknownProgramError: the rule is where it can't be removed.
   """
   for equation in program.jaxpr.eqns:
     name, kind = equation.primitive.name, type(equation.params.get("_prim"))
@@ -257,7 +258,7 @@ def carries_rule(program: Program) -> bool:
 
 
 def programs_in(equation: Any) -> Iterator[Program]:
-  """Return all jaxprs among an equation's parameters."""
+  """Yield all jaxprs among an equation's parameters."""
   inner = inner_program(equation)
   if inner is not None:
     yield inner
@@ -272,7 +273,7 @@ def programs_in(equation: Any) -> Iterator[Program]:
 
 
 def equations_of(program: Program) -> Iterator[Any]:
-  """Return all equations of a program, those of loops and calls included."""
+  """Yield all equations of a jaxpr, including those of loops and calls."""
   for equation in program.jaxpr.eqns:
     yield equation
     for inner in programs_in(equation):
@@ -285,15 +286,15 @@ def interpret(
   constant: Callable[[Any, Any], Any],
   apply: Callable[[int, Any, list[Any]], Sequence[Any]],
 ) -> list[Any]:
-  """Interpret a program's equations in order.
+  """Interpret a jaxpr's equations in order.
 
-  What no result needs isn't computed, and values that nothing reads any more are let go.
+  Dead code is skipped, and a value is released after its last use.
 
   Args:
-    program: closed.
-    arguments: one for each of its inputs; whatever `apply` works on.
-    constant: makes such a value of a constant of the program and its aval.
-    apply: the outputs of an equation, given its number, itself and its inputs.
+    program: a closed jaxpr.
+    arguments: one for each input, of any type that `apply` supports.
+    constant: converts a constant of the jaxpr, given its value and its aval, to such a type.
+    apply: computes the outputs of an equation, given its index, the equation and its inputs.
 
   Returns:
     The values of the outputs.
@@ -320,7 +321,7 @@ def interpret(
 
 
 def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[Any, int]]:
-  """Return which equations the results need, and where each variable is read last."""
+  """Return the indices of the equations that the results need, and each variable's last use."""
   live, needed = set(results), set()
   last: dict[Any, int] = {}
   for i in reversed(range(len(equations))):
@@ -334,7 +335,7 @@ def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[An
 
 
 def read_by(program: Program, place: int) -> list[int]:
-  """Return the inputs of a program on which one of its equations depends."""
+  """Return the indices of the inputs on which one equation of a jaxpr depends."""
 
   def variables(equation: Any) -> set[Any]:
     return {v for v in equation.invars if not isinstance(v, core.Literal)}
@@ -348,7 +349,7 @@ def read_by(program: Program, place: int) -> list[int]:
 
 
 def last_reads(program: Program) -> list[int]:
-  """Return for each input the index of the last equation that reads it; −1 if none does."""
+  """Return, for each input, the index of the last equation that reads it, or −1 if none does."""
   last = dict.fromkeys(program.jaxpr.invars, -1)
   for i, equation in enumerate(program.jaxpr.eqns):
     for atom in equation.invars:

@@ -1,19 +1,21 @@
-"""The check while training: our gradient against `jax.grad`, at the parameters of that moment.
+"""Gradient check during training: our gradient against `jax.grad` at the current parameters.
 
-Two questions are answered at once, and kept apart, since rounding must neither hide an error nor
-pass for one. Is the mathematics right? Our backward pass and autodiff are both traced and compiled
-in float64, once for each shape, and compared entry by entry. How much does the working dtype round?
-Our gradient as the trainer computes it is compared with the same float64 truth; that number is
-reported, and no verdict depends on it.
+The check answers two questions separately, since rounding must neither hide an error nor be taken
+for one. Is the mathematics right? Our backward pass and autodiff are both traced and compiled in
+float64, once for each shape, and compared entry by entry. How large is the rounding error of the
+working dtype? The trainer's own gradient is compared with the same float64 reference; that number
+is reported, and the verdict doesn't depend on it.
 
-The bound of the first comparison is what the sum over the examples rounds at least: a relative
-error of its terms, whose size is measured by a gradient in which nothing cancels. What lies within
-it agrees. What lies beyond it may be an error, more rounding than that, or another slope of the
-same kink, and this module can't tell them apart: `measure` does, of whoever builds the check. That
-of `fbackprop.verify` measures the rounding by stochastic arithmetic and asks one-sided differences
-at kinks. It costs some ten backward passes in NumPy, and its modules are imported only then.
+Method: the bound of the first comparison is the least rounding error of a sum over the examples, a
+relative error of its terms. Their magnitude is estimated by a gradient without cancellation: that
+of the losses times random normal factors. A difference within the bound is agreement. A difference
+beyond it may be an error, a larger rounding error, or another slope of the same kink. This module
+can't distinguish them and calls `measure`, which the builder of the check supplies. That of
+`fbackprop.verify` measures the rounding by stochastic arithmetic and takes one-sided differences at
+kinks. It costs some ten backward passes in NumPy, and its modules are imported only then.
 
-Not optimal: of a rule that can't be traced in float64 each check is measured.
+Doubts: a rule that can't be traced in float64 is measured in every check, which is slow. The random
+factors can cancel too: `pooled` compensates by whole rows and columns, a heuristic.
 
 References:
   Higham, Accuracy and Stability of Numerical Algorithms, SIAM, 2nd ed. 2002, section 4.2, for the
@@ -44,32 +46,33 @@ from fbackprop.meshes import off_mesh, take_rows
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
 
-# Where the measured bound says nothing, as of a kernel that computes in float32 alone, an error is
-# judged by its size: two float64 gradients of one network stay below about 1e-7.
+# Where the measured bound is meaningless, as for a kernel that computes in float32 only, an error
+# is judged by its size: two float64 gradients of the same network differ by less than about 1e-7.
 GRADIENT_TOLERANCE = 1e-6
-# Of what a leaf sums: the least denominator of its relative error, where its gradient cancels.
+# Least denominator of a leaf's relative error where its gradient cancels, as a fraction of the
+# largest sum of terms.
 LEAST_SHARE = 1e-8
-# Where XLA computes in float64. A TPU makes pairs of float32 of it, and Metal has none.
+# Platforms on which XLA computes in float64. A TPU emulates it by pairs of float32; Metal lacks it.
 HAS_FLOAT64 = frozenset(("cpu", "gpu", "cuda", "rocm"))
-# A little more than a float64 rounding, so that moving a number by it changes the number.
+# Four float64 roundings (2⁻⁵³): a number perturbed by this relative amount always changes.
 UNIT = 2.0**-51
-# A difference counts from this many standard deviations of the rounding on.
+# Number of standard deviations of the rounding error from which a difference counts.
 SPREADS = 12.0
-# Below this float64 itself flushes to zero.
+# Smallest meaningful difference: near here float64 itself flushes to zero.
 FLOOR = 1e-290
 
 
 class LiveCheck(NamedTuple):
-  """The findings of one check.
+  """The result of one gradient check.
 
   Attributes:
     rel_error: max |ours − jax.grad| / max |jax.grad| of the worst parameter, both in float64. Where
-      a gradient cancels to less than 1e-8 of what it sums, the denominator is 1e-8 of that.
-    leaf: the path of that parameter, such as "[0].w"; the worst of the wrong ones, if any is wrong.
-    rounding: the error of our gradient in the dtype of the parameters, against the float64 one,
-      relative to what it sums.
-    ok: whether no entry is wrong: each is finite and within the measured rounding error of
-      `jax.grad`'s, or a slope of the same kink, or right where `jax.grad` isn't.
+      a gradient cancels to less than 1e-8 of its terms, the denominator is 1e-8 of those.
+    leaf: path of that parameter, such as "[0].w"; the worst of the wrong ones, if any is wrong.
+    rounding: error of our gradient in the dtype of the parameters against the float64 reference,
+      relative to the terms of its sum.
+    ok: whether every entry is finite and within the measured rounding error of `jax.grad`, or a
+      slope of the same kink, or right where `jax.grad` is wrong.
   """
 
   rel_error: float
@@ -79,7 +82,7 @@ class LiveCheck(NamedTuple):
 
 
 class Gradients(NamedTuple):
-  """Both gradients at one point, by parameter, in float64, and which of them are wrong."""
+  """Both gradients at one point, by parameter, in float64, with a flag for each wrong one."""
 
   got: list[np.ndarray]
   want: list[np.ndarray]
@@ -87,20 +90,21 @@ class Gradients(NamedTuple):
 
 
 class Functions(NamedTuple):
-  """The mean loss and the gradient that is checked, of `(params, x, targets, key, weights)`."""
+  """The mean loss and the gradient under test, both of `(params, x, targets, key, weights)`."""
 
   mean_loss: Callable[..., Array]
   ours: Callable[..., tuple[Array, Params]]
 
 
 class Compiled(NamedTuple):
-  """`gradients` of the leaves: ours, autodiff's, and their size; and whether in float64."""
+  """Compiled `gradients` of the leaves: ours, autodiff's, and their terms; whether in float64."""
 
   gradients: Callable[..., list[list[Array]]]
   is_wide: bool
 
 
-# Judges a difference: the functions, their arguments, and the leaves of these where float64 is.
+# Judges a difference, given the functions, their arguments, and the leaves of the arguments moved
+# to a device with float64.
 Measure = Callable[[Functions, tuple[Any, ...], list[Any]], Gradients]
 
 
@@ -112,21 +116,21 @@ def make_live_check(
   clip_examples: float | None = None,
   measure: Measure,
 ) -> Callable[..., LiveCheck]:
-  """Build the check of `value_and_grad(net, loss)`; it traces and compiles once for each shape.
+  """Build the gradient check of `value_and_grad(net, loss)`, compiled once for each shape.
 
   Args:
     net: the network.
     loss: the loss.
-    ours: what is checked, with the arguments and results of `value_and_grad(net, loss)`, which it
-      is by default.
-    clip_examples: the norm to which `ours` clips each example's gradient before the mean is taken.
-      `jax.grad` then goes through the examples one by one.
-    measure: judges a difference beyond the least rounding, as `fbackprop.verify.live.measure`.
+    ours: the gradient under test, with the arguments and results of `value_and_grad(net, loss)`,
+      which is the default.
+    clip_examples: the norm to which `ours` clips each example's gradient before averaging.
+      `jax.grad` is then taken of each example in turn.
+    measure: judges a difference beyond the least rounding, such as `fbackprop.verify.live.measure`.
 
   Returns:
     `check(params, x, targets, *, key=None, weights=None, rows=None) -> LiveCheck`, with the
-    arguments of `value_and_grad`, of the examples `rows` `[K]`, integers, or of all. Where the true
-    gradient of a parameter is exactly zero and ours isn't, `rel_error` is infinite.
+    arguments of `value_and_grad`, over the examples `rows`, integers `[K]`, or over all of them.
+    `rel_error` is infinite where the true gradient of a parameter is exactly zero and ours isn't.
   """
   own = value_and_grad(net, loss) if ours is None else ours
 
@@ -135,7 +139,7 @@ def make_live_check(
     return losses
 
   def differentiated(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
-    """Compute losses whose mean has the gradient that `ours` gives."""
+    """Compute losses whose mean has the gradient of `ours`, with clipping as constant factors."""
     losses = losses_of(params, x, targets, key)
     if clip_examples is None:
       return losses
@@ -146,8 +150,8 @@ def make_live_check(
     return mean(differentiated(params, x, targets, key, weights), weights)
 
   def uncancelled_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
-    # Its gradient has the size of what ours sums, though the sum may be zero: at a minimum, or by
-    # symmetry. With a random factor for each example nothing cancels.
+    # The gradient itself may vanish, at a minimum or by symmetry, and then has no scale. A random
+    # factor for each example prevents the cancellation.
     losses = differentiated(params, x, targets, key, weights)
     return mean(jax.random.normal(jax.random.key(0), losses.shape, losses.dtype) * losses, weights)
 
@@ -160,7 +164,7 @@ def make_live_check(
 
   functions = Functions(mean_loss, own_gradient)
 
-  found: dict[Any, Compiled] = {}  # By the shapes of the arguments.
+  found: dict[Any, Compiled] = {}  # By structure, shapes and dtypes of the arguments.
 
   def compare(args: tuple[Any, ...]) -> tuple[Gradients, list[float]]:
     leaves, structure = jax.tree.flatten(args)
@@ -170,6 +174,7 @@ def make_live_check(
       found[shapes] = compiled(functions, uncancelled_loss, leaves, structure)
     with jax.enable_x64(True):
       got, want, terms = (list(map(as_float64, part)) for part in found[shapes].gradients(*leaves))
+    # The rounding error of a sum of N terms grows like √N, as of a random walk.
     unit = UNIT * (1 + 0.25 * math.sqrt(example_count(args[1])))
     wrong = np.array([differ(*each, unit) for each in zip(got, want, terms, strict=True)])
     sizes = [float(np.abs(t).max(initial=0.0)) for t in terms]
@@ -193,8 +198,8 @@ def make_live_check(
       x, targets, weights = take_rows((x, targets, weights), rows)
     args = (params, x, targets, key, weights)
     rounded = [as_float64(leaf) for leaf in jax.tree.leaves(in_own_dtype(*args))]
-    # The truth is found on one device. A run's precision may name an algorithm, and those round
-    # float64 products too.
+    # The reference is computed on one device and at the highest matmul precision: the precision of
+    # the run may name an algorithm, and those round float64 products as well.
     with jax.set_mesh(None), np.errstate(all="ignore"), jax.default_matmul_precision("highest"):
       args = off_mesh(args)
       (got, want, wrong), sizes = compare(args)
@@ -202,7 +207,7 @@ def make_live_check(
         relative_error(g, w, LEAST_SHARE * t) for g, w, t in zip(got, want, sizes, strict=True)
       ]
       rounding = [relative_error(g, w, t) for g, w, t in zip(rounded, want, sizes, strict=True)]
-    # argmax takes the first NaN for the largest, as it should here.
+    # argmax treats the first NaN as the largest, as intended here.
     worst = int(np.argmax(np.where(wrong, exact, -1.0) if wrong.any() else exact))
     leaf = jax.tree_util.keystr(paths[worst])
     return LiveCheck(exact[worst], leaf, float(np.max(rounding)), bool(not wrong.any()))
@@ -213,7 +218,7 @@ def make_live_check(
 def compiled(
   functions: Functions, uncancelled_loss: Callable[..., Array], leaves: list[Any], structure: Any
 ) -> Compiled:
-  """Trace and compile both gradients and the size of what they sum, in float64 if that can be."""
+  """Trace and compile both gradients and the terms of their sums, in float64 if possible."""
   count = len(jax.tree.leaves(jax.tree.unflatten(structure, leaves)[0]))
 
   def flat(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -241,14 +246,14 @@ def compiled(
   with jax.enable_x64(True):
     try:
       programs, is_wide = traced(*map(as_float64, leaves)), True
-    except Exception:  # Whatever a rule raises that knows its own dtype only.
+    except Exception:  # Any error of a user's rule that supports only its own dtype.
       is_wide = False
   if not is_wide:
     programs = traced(*leaves)
 
   @jax.jit
   def gradients(*leaves: Any) -> list[list[Array]]:
-    # Converted here, so that arrays stay on the device to which they were moved.
+    # Converted inside the jit, so that arrays stay on the device to which they were moved.
     pairs = zip(leaves, programs[0].in_avals, strict=True)
     own = [jnp.asarray(x, a.dtype) if is_floating(x) else x for x, a in pairs]
     return [jaxpr_as_fun(program)(*own) for program in programs]
@@ -257,7 +262,10 @@ def compiled(
 
 
 def without_rules(program: Program, *arguments: Any) -> list[Any]:
-  """Evaluate a program whose custom VJPs are gone, for autodiff: they are what is checked."""
+  """Evaluate a program with its custom VJPs inlined, so that autodiff ignores the rules under test.
+
+  Custom derivatives that JAX itself defines are kept: see `has_library_rule`.
+  """
 
   def apply(_: int, equation: Any, inputs: list[Any]) -> list[Any]:
     inner = None if has_library_rule(equation) else inner_program(equation)
@@ -275,22 +283,25 @@ def without_rules(program: Program, *arguments: Any) -> list[Any]:
 
 
 def differ(got: np.ndarray, want: np.ndarray, terms: np.ndarray, unit: float) -> bool:
-  """Whether two gradients differ by more than a rounding of what they sum, or aren't finite.
+  """Return whether two gradients differ by more than the rounding of their sums, or aren't finite.
 
   Args:
-    got, want: float64.
-    terms: a gradient of their size in which nothing cancels.
-    unit: the standard deviation of the rounding error of a sum, relative to its terms.
+    got, want: the gradients, float64.
+    terms: a gradient of the same magnitude without cancellation.
+    unit: standard deviation of the rounding error of a sum, relative to its terms.
   """
   size = np.maximum(np.abs(got), np.abs(want))
+  # Both gradients round the terms of their sums, and then the result, to a few units; subnormal
+  # numbers are flushed.
   bound = 2 * SPREADS * unit * pooled(np.abs(terms)) + 8 * 2.0**-52 * size + FLOOR
   return not bool((np.abs(got - want) <= bound).all())
 
 
 def pooled(sizes: np.ndarray) -> np.ndarray:
-  """Raise each entry to at least what the mean squares of its rows and columns say together.
+  """Raise each entry to at least the magnitude predicted by its row, column and other slices.
 
-  One entry of `terms` is small by chance, as its random factors may cancel, all of a row are not.
+  The prediction is the product of their mean squares over the overall mean, as of a rank-one array.
+  A single entry of `terms` may be small by chance, as its random factors cancel; a whole row isn't.
   """
   largest = float(sizes.max(initial=0.0))
   if not 0 < largest < math.inf:
@@ -305,17 +316,17 @@ def pooled(sizes: np.ndarray) -> np.ndarray:
 
 
 def as_float64(leaf: Any) -> Any:
-  """Convert an array of floats to NumPy's float64; leave any other as it is."""
+  """Convert a floating array to NumPy's float64; return any other leaf unchanged."""
   return np.asarray(leaf, np.float64) if is_floating(leaf) else leaf
 
 
 def is_floating(leaf: Any) -> bool:
-  """Whether an array holds floats."""
+  """Return whether an array is floating."""
   return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def where_float64_is(leaves: list[Any]) -> list[Any]:
-  """Move arrays to the CPU if they are on a device that computes no float64."""
+  """Move arrays to the CPU if any of them is on a device without native float64."""
   arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
   if all(device.platform in HAS_FLOAT64 for leaf in arrays for device in leaf.devices()):
     return leaves
@@ -324,7 +335,7 @@ def where_float64_is(leaves: list[Any]) -> list[Any]:
 
 
 def relative_error(got: np.ndarray, want: np.ndarray, least: float) -> float:
-  """Compute max |got − want| / max(max |want|, least); 0/0 is 0, x/0 infinite."""
+  """Compute max |got − want| / max(max |want|, least), with 0/0 = 0 and x/0 = ∞."""
   error = np.abs(got - want).max(initial=0.0)
   return float(error and error / max(np.abs(want).max(initial=0.0), least))
 
@@ -332,10 +343,11 @@ def relative_error(got: np.ndarray, want: np.ndarray, least: float) -> float:
 def example_norms(
   losses_of: Callable[..., Array], params: Params, x: Array, targets: Any, key: Any, weights: Any
 ) -> Array:
-  """Compute the norm of each example's gradient, N w_i / Σ w ∂losses_i/∂Θ, by `jax.grad`, `[N]`.
+  """Compute the norm `[N]` of each example's gradient, N w_i / Σ w ∂losses_i/∂Θ, by `jax.grad`.
 
-  One after another, as all of them at once would be N times the parameters. With a key each is a
-  pass over the whole batch, on which an example's dropout depends.
+  The examples are mapped sequentially, since all gradients at once need N times the memory of the
+  parameters. With a key, each is a pass over the whole batch, as an example's dropout mask depends
+  on its place there.
   """
   n = x.shape[0]
   shares = (
@@ -358,7 +370,7 @@ def example_norms(
 
 
 def mean(losses: Array, weights: Array | None) -> Array:
-  """Average the losses by their weights; weights that are all zero give zero, not 0/0."""
+  """Compute the weighted mean of the losses; 0 instead of 0/0 where all weights are zero."""
   if weights is None:
     return jnp.mean(losses)
   limits = jnp.finfo(weights.dtype)  # type: ignore[no-untyped-call]  # NumPy has no bfloat16.

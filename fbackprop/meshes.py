@@ -1,9 +1,10 @@
-"""Products and gathers on a mesh of devices, and the shardings of their results.
+"""Matrix products and gathers on a mesh of devices, and the shardings of their results.
 
-On Explicit axes, those of `jax.make_mesh`, an array's type says how it is split, and JAX refuses an
-operation whose result might live in several places: xᵀ ȳ of examples that are split may end as a
-sum on every device, or split again. Here the types of what comes in decide. Without a mesh, on Auto
-axes and within `shard_map` nothing is said, and the program is that of `a @ b` and of `a[rows]`.
+On Explicit axes, those of `jax.make_mesh`, an array's type carries its sharding, and JAX refuses an
+operation with an ambiguous output sharding: xᵀ ȳ of sharded examples may be summed onto every
+device, or sharded again. This module derives the output sharding from the operands' types. Without
+a mesh, on Auto axes and within `shard_map` no sharding is given, and the program is that of `a @ b`
+and of `a[rows]`.
 """
 
 import math
@@ -23,9 +24,9 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
   Args:
     a: `[..., n, k]`.
     b: `[..., k, m]`.
-    bar_of: the primal whose cotangent the product is. It lives where that does; and where the
-      primal is reduced, the product isn't summed over devices yet. By default the rows live where
-      those of a do, and the columns where those of b do, unless the rows are split over that axis.
+    bar_of: the primal whose cotangent the product is. The product is sharded as that; where the
+      primal is reduced, the product isn't summed over devices yet. By default the rows are sharded
+      as those of a, and the columns as those of b, unless the rows already use that mesh axis.
 
   Returns:
     `[..., n, m]`.
@@ -33,6 +34,7 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
   if bar_of is None:
     *rows, _ = splits_of(a)
     columns = splits_of(b)[-1]
+    # A mesh axis can shard only one dimension of an array.
     is_taken = set(jax.tree.leaves(columns)) & set(jax.tree.leaves(rows))
     sharding = split_over(mesh_of(a, b), *rows, None if is_taken else columns)
   else:
@@ -42,10 +44,10 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
 
 
 def take_rows(tree: Any, rows: Any) -> Any:
-  """Gather `array[rows]` of each array, sharded as it is; replicated where rows don't divide.
+  """Gather `array[rows]`, sharded as the array; replicated where the rows aren't divisible.
 
   Args:
-    tree: of arrays `[N, ...]`.
+    tree: pytree of arrays `[N, ...]`.
     rows: integers `[n]`.
   """
 
@@ -60,7 +62,7 @@ def take_rows(tree: Any, rows: Any) -> Any:
 
 
 def sum_rows(y_bar: Array, bar_of: Array) -> Array:
-  """Σ_n of `[N, D]`, the cotangent of a primal `[D]`, which lives where that does."""
+  """Compute Σ_n of `[N, D]`, the cotangent of a primal `[D]`, sharded as that primal."""
   total: Array = y_bar.sum(0)
   sharding = jax.typeof(bar_of).to_ct_aval().sharding
   if not is_explicit(sharding.mesh) or jax.typeof(total).sharding == sharding:
@@ -72,14 +74,14 @@ def sum_rows(y_bar: Array, bar_of: Array) -> Array:
 def split_like(array: Any, other: Array) -> Any:
   """Shard an array's leading dimensions as those of another array."""
   mesh = mesh_of(other)
-  if not (is_explicit(mesh) and hasattr(array, "ndim")):  # What is no array is refused later.
+  if not (is_explicit(mesh) and hasattr(array, "ndim")):  # Other types are refused by later checks.
     return array
   sharding = split_over(mesh, *splits_of(other)[: array.ndim])
   return jax.sharding.reshard(jnp.asarray(array), sharding)  # type: ignore[no-untyped-call]
 
 
 def diagonal(square: Array) -> Array:
-  """Return the diagonal of `[N, N]`, replicated on each device."""
+  """Return the diagonal of `[N, N]`, replicated on every device."""
   places = jnp.arange(square.shape[0])
   everywhere = split_over(mesh_of(square), None)
   found: Array = square.at[places, places].get(out_sharding=everywhere)
@@ -87,10 +89,11 @@ def diagonal(square: Array) -> Array:
 
 
 def vary_alike(tree: Any) -> Any:
-  """Within `shard_map`, mark all arrays of a pytree as varying over the axes that any varies over.
+  """Mark all arrays of a pytree as varying over every axis over which any of them varies.
 
-  A rule's cotangents do then, and whoever differentiates adds up those of what was shared: JAX
-  transposes `pcast` to a sum over devices, and refuses such a cotangent otherwise.
+  To be called within `shard_map`. The cotangents of a rule then vary too, and autodiff sums those
+  of shared primals over the devices: JAX transposes `pcast` to a psum, and refuses a varying
+  cotangent of an unvarying primal otherwise.
   """
 
   def axes_of(leaf: Array) -> frozenset[str]:
@@ -107,7 +110,7 @@ def vary_alike(tree: Any) -> Any:
 
 
 def off_mesh(tree: Any) -> Any:
-  """Copy the arrays of a pytree that live on a mesh to one device; not within a trace."""
+  """Copy the arrays of a pytree from a mesh to one device; not to be called within a trace."""
 
   def copy(array: Array) -> Array:
     if mesh_of(array).empty:
@@ -122,22 +125,22 @@ def off_mesh(tree: Any) -> Any:
 
 
 def splits_of(array: Array) -> tuple[Any, ...]:
-  """Return the mesh axes over which each dimension is split: a name, several, or None."""
+  """Return the mesh axes that shard each dimension: a name, several, or None."""
   splits: tuple[Any, ...] = jax.typeof(array).sharding.spec.partitions
   return splits
 
 
 def is_explicit(mesh: Any) -> bool:
-  """Return whether a mesh has explicit axes, which the arrays' types carry."""
+  """Return whether a mesh has Explicit axes, which are part of the arrays' types."""
   return AxisType.Explicit in mesh.axis_types
 
 
 def split_over(mesh: Any, *splits: Any) -> NamedSharding:
-  """Return the sharding of an array whose dimensions are split over these axes."""
+  """Return the sharding of an array whose dimensions are split over the given mesh axes."""
   return NamedSharding(mesh, PartitionSpec(*splits))  # type: ignore[no-untyped-call]
 
 
 def mesh_of(*arrays: Array) -> Any:
-  """Return the mesh of the first array that lives on one."""
+  """Return the mesh of the first array that has one."""
   meshes = [jax.typeof(array).sharding.mesh for array in arrays]
   return next((mesh for mesh in meshes if not mesh.empty), meshes[0])

@@ -1,6 +1,6 @@
-"""The range of each number, declared once: the library and the command line check here.
+"""Ranges of all numeric arguments, declared once for the library and the command line.
 
-No jax is imported here, so that the command line refuses a number at once.
+This module doesn't import jax, so that the command line refuses a number at once.
 """
 
 import math
@@ -14,13 +14,13 @@ FLOAT_MAX = sys.float_info.max
 
 
 class Range(NamedTuple):
-  """The values that a number may have.
+  """The range of a number.
 
   Attributes:
-    kind: int or float; an integer is a float too.
-    least: the lower end.
-    most: the upper end.
-    is_open: whether the lower end, and the upper end, are excluded.
+    kind: int or float; integers are also accepted as floats.
+    least: the lower bound.
+    most: the upper bound.
+    is_open: whether the lower bound and the upper bound are excluded.
   """
 
   kind: type[int] | type[float] = float
@@ -29,7 +29,7 @@ class Range(NamedTuple):
   is_open: tuple[bool, bool] = (False, False)
 
   def __contains__(self, value: Any) -> bool:
-    # An integer may be larger than any float: it can't be converted, nor asked if it is finite.
+    # An integer may exceed every float: `math.isfinite` and `float` would raise OverflowError.
     if not -FLOAT_MAX <= value <= FLOAT_MAX:
       return False
     above, below = self.is_open
@@ -37,7 +37,7 @@ class Range(NamedTuple):
     return bool(is_high and (value < self.most if below else value <= self.most))
 
   def in_words(self) -> str:
-    """Describe the range, as "at least 1" or "a finite number above 0"."""
+    """Describe the range in words, such as "at least 1" or "a finite number above 0"."""
     digits = 10 if self.kind is int else 6
     (above, below), (least, most) = self.is_open, (f"{end:.{digits}g}" for end in self[1:3])
     if -math.inf < self.least and self.most < math.inf and not any(self.is_open):
@@ -50,17 +50,17 @@ class Range(NamedTuple):
 
 
 def check_range(where: str, name: str, value: Any, allowed: Range) -> None:
-  """Refuse a value that isn't a number of the given range.
+  """Raise unless a value is a number in the given range.
 
   Raises:
-    DtypeError: it isn't a number, or not an integer where one is needed; True and False are none.
+    DtypeError: it isn't a number, or not an integer where one is required; booleans are refused.
     RangeError: it is out of range, or not finite.
   """
   wanted = Integral if allowed.kind is int else Real
   if isinstance(value, bool) or not isinstance(value, wanted):
     noun = "an integer" if allowed.kind is int else "a number"
     raise DtypeError(f"must be {noun}, got {describe(value)}", name, where)
-  # A NumPy scalar is compared as a float: in its own precision the bounds might overflow.
+  # A NumPy scalar is converted to float: in its own precision the bounds might overflow.
   number = value if isinstance(value, Integral) else float(value)
   if number not in allowed:
     raise RangeError(f"must be {allowed.in_words()}, got {value}", name, where)
@@ -71,13 +71,13 @@ STEPS = Range(int, 0, 2**31 - 1)
 POSITIVE = Range(float, 0, is_open=(True, False))
 NONNEGATIVE = Range(float, 0)
 SHARE = Range(float, 0, 1, (False, True))
-# Of examples, some of which must be in either part.
+# A fraction of the examples; both parts must be nonempty, so that 0 and 1 are excluded.
 FRACTION = Range(float, 0, 1, (True, True))
 FLOAT32_TINY, FLOAT32_MAX = 2.0**-126, (2 - 2.0**-23) * 2.0**127
 
 RANGES = {
   "batch_size": COUNT,
-  "check_every": Range(int, 0),  # Of the command line, where 0 means never.
+  "check_every": Range(int, 0),  # As on the command line, where 0 means never.
   "checkpoints.every": COUNT,
   "checkpoints.keep": COUNT,
   "clip_examples": Range(float, FLOAT32_TINY, FLOAT32_MAX),  # Norms are computed in float32.
@@ -103,5 +103,5 @@ RANGES = {
 
 
 def check_in_range(where: str, name: str, value: object) -> None:
-  """Refuse a value that isn't in the range of its name."""
+  """Raise unless a value is in the range declared for its name in `RANGES`."""
   check_range(where, name, value, RANGES[name])

@@ -1,4 +1,4 @@
-"""Transforms of a network: loss and gradient, pullback, our backward pass under `jax.grad`."""
+"""Transforms of a network: loss and gradient, pullback, and a `jax.custom_vjp` for `jax.grad`."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ from fbackprop.types import Array, Layer, Loss, Params, widen
 def value_and_grad(
   net: Layer, loss: Loss, *, input_gradient: bool = False, has_outputs: bool = False
 ) -> Callable[..., Any]:
-  """Build a function that returns the mean loss of a batch and its gradient.
+  """Build a function that computes the mean loss of a batch and its gradient.
 
   The lecture in six lines: outputs forward, losses forward, the seed cotangent, losses backward,
   network backward. The mean is J = Σ_n w_n losses_n / Σ_n w_n, so that the seed, ∂J/∂losses_n, is
@@ -38,23 +38,23 @@ def value_and_grad(
 
   Args:
     net: the network.
-    loss: the cost of each example.
-    input_gradient: also return the gradient by x.
-    has_outputs: also return the network's outputs.
+    loss: the loss of each example.
+    input_gradient: whether to return the gradient with respect to x too.
+    has_outputs: whether to return the network's outputs too.
 
   Returns:
     `f(params, x, targets, *, key=None, weights=None) -> (J, grads)`, with `((J, outputs), grads)`
-    for `has_outputs`, and `(grads, x_bar)` in the place of `grads` for `input_gradient`. x is
-    `[N, D_in]`, or, for a network of several inputs, a tree of arrays `[N, ...]`. `weights` `[N]`,
-    not negative, in the dtype of the outputs; an example of weight zero must have a finite
+    for `has_outputs`, and `(grads, x_bar)` in place of `grads` for `input_gradient`. x is
+    `[N, D_in]`, or, for a network of several inputs, a pytree of arrays `[N, ...]`. `weights` `[N]`
+    are nonnegative, in the dtype of the outputs; an example of weight zero must have a finite
     loss. With N = 0 or Σ w = 0 the mean is 0 and the gradient is 0. `grads` has the structure,
-    shapes and dtypes of `params`. It is pure: jit it, vmap it, differentiate it.
+    shapes and dtypes of `params`. The function is pure: jit it, vmap it, differentiate it.
 
   Raises:
-    TypeError: `net` isn't a Layer or `loss` isn't a Loss. When traced: an argument of another
+    TypeError: `net` isn't a Layer or `loss` isn't a Loss. When traced: an argument has the wrong
       dtype.
-    ValueError: when traced: an argument of another shape, parameters of another network, or a
-      captured layer, which gives factors for a gradient (see `fbackprop.quantities`).
+    ValueError: when traced: an argument has the wrong shape, the parameters are of another network,
+      or a layer is captured and returns factors of a gradient (see `fbackprop.quantities`).
 
   Example:
     >>> from fbackprop.losses import squared_error
@@ -97,7 +97,7 @@ def value_and_grad(
 
 
 def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
-  """Warn of a softmax before a loss that takes logits: training would be slow, silently."""
+  """Warn of a softmax layer before a loss of logits, which would slow down training silently."""
   last = net
   while last.parts:
     last = last.parts[-1]
@@ -109,7 +109,7 @@ def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
 
 
 def callers_level() -> int:
-  """Return the `stacklevel` of the first caller outside of the package."""
+  """Return the `stacklevel` of the first caller outside the package, for warnings."""
   level, frame = 1, sys._getframe(1)
   while frame.f_back is not None and frame.f_globals["__name__"].startswith("fbackprop"):
     level, frame = level + 1, frame.f_back
@@ -117,7 +117,7 @@ def callers_level() -> int:
 
 
 def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_grad") -> Array:
-  """∂(mean)/∂losses_n: 1/N, or w_n / Σ w; all zero when Σ w is 0. An error names `where`."""
+  """Compute ∂(mean)/∂losses_n: 1/N, or w_n / Σ w; 0 where Σ w is 0. An error names `where`."""
   n = losses.shape[0]
   if weights is None:
     return jnp.full_like(losses, 1 / max(n, 1))
@@ -125,8 +125,8 @@ def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_g
   check_dtype(where, "weights", weights, losses.dtype)
   if n == 0:
     return weights
-  # In float32 at least, and away from the ends of its range: a sum of large weights, or of many in
-  # float16, would be infinite, and so would the reciprocal of a tiny one.
+  # Normalised in float32 at least, and scaled away from the ends of its range: a sum of large
+  # weights, or of many in float16, would overflow, and so would the reciprocal of a tiny one.
   wide = widen(weights)
   largest = wide.max()
   scale = jnp.where(largest > 2.0**60, 2.0**-64, jnp.where(largest < 2.0**-60, 2.0**64, 1.0))
@@ -135,7 +135,7 @@ def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_g
 
 
 def weighted_mean(losses_bar: Array, losses: Array) -> Array:
-  """Compute J = Σ_n (w_n / Σ w) losses_n, the products summed in float32 at least."""
+  """Compute J = Σ_n (w_n / Σ w) losses_n, accumulated in float32 at least."""
   return (widen(losses_bar) * widen(losses)).sum().astype(losses.dtype)
 
 
@@ -152,7 +152,7 @@ def check_batch(where: str, x: Any, targets: Any, key: Any) -> None:
 
 
 def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
-  """Raise for targets of another number of examples; a tuple holds several losses' targets."""
+  """Raise unless targets have as many examples as x; a tuple holds those of several losses."""
   if type(targets) is tuple:
     for i, part in enumerate(targets):
       check_targets(where, f"{name}[{i}]", part, x)
@@ -170,10 +170,9 @@ def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
 
 
 def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
-  """Build a function like `jax.vjp`: it returns the output and the backward pass.
+  """Build a function like `jax.vjp` that returns the output and the backward pass.
 
-  The shape is that of `jax.vjp(f, params, x)`, and what `jax.test_util.check_vjp` takes as
-  `f_vjp`.
+  Its signature is that of `jax.vjp(f, params, x)`, as `jax.test_util.check_vjp` expects of `f_vjp`.
 
   Args:
     net: the network.
@@ -210,16 +209,16 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
 
 
 def as_custom_vjp(net: Layer) -> Callable[..., Array]:
-  """Wrap the network in `jax.custom_vjp`: under `jax.grad` our backward pass runs.
+  """Wrap a network in `jax.custom_vjp`, so that `jax.grad` runs our backward pass.
 
   Args:
     net: the network.
 
   Returns:
-    `f(params, x, key=None) -> y`; x is `[..., D_in]` and y `[..., D_out]`: the axes in front are
-    flattened into N and put back; a tree of arrays `[N, ...]` enters as it is. Reverse mode only,
-    to any order; `jax.jvp` raises, as it does for every `jax.custom_vjp`: take the forward mode of
-    `net.forward` itself.
+    `f(params, x, key=None) -> y`; x is `[..., D_in]` and y `[..., D_out]`: the leading axes are
+    flattened into N and restored; a pytree of arrays `[N, ...]` is passed unchanged. Reverse mode
+    only, to any order; `jax.jvp` raises, as for every `jax.custom_vjp`: use `net.forward` itself
+    for forward mode.
 
   Raises:
     TypeError: `net` isn't a Layer.
@@ -270,11 +269,11 @@ def over_rows(where: str, batched: Callable[..., Array]) -> Callable[..., Array]
 
 
 def mapped_like(x: Any, y: Array) -> Array:
-  """y itself, which `jax.vmap` maps wherever it maps x.
+  """Return y unchanged, but mapped by `jax.vmap` wherever x is.
 
-  A `jax.custom_vjp` whose output isn't mapped and whose cotangents are, as of a network that
-  doesn't look at x, has them counted once per example in JAX < 0.12, and raises in JAX ≥ 0.12.
-  The compiler removes this.
+  A `jax.custom_vjp` with an unmapped output and mapped cotangents, as of a network that ignores x,
+  counts them once per example in JAX < 0.12, and raises in JAX ≥ 0.12. XLA removes the dependence
+  on x.
   """
   of_x = sum(leaf.sum().astype(y.dtype) for leaf in jax.tree.leaves(x))
   other = jnp.full_like(y, of_x)
@@ -282,22 +281,22 @@ def mapped_like(x: Any, y: Array) -> Array:
 
 
 def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
-  """Count the bytes that the forward pass keeps for the backward pass, x not included.
+  """Count the bytes that the forward pass saves for the backward pass, excluding x.
 
   Nothing is computed: the forward rule is traced, and each distinct buffer among the residuals is
-  counted once, however often it is held; what is a parameter or x itself isn't counted.
+  counted once, however often it is referenced; parameters and x itself aren't counted.
 
   Args:
     net: the network.
-    x: `[N, D_in]`, an array or a `jax.ShapeDtypeStruct`, or a tree of them.
-    key: of the forward pass; None for evaluation, in which dropout keeps nothing.
+    x: `[N, D_in]`, an array or a `jax.ShapeDtypeStruct`, or a pytree of them.
+    key: key of the forward pass; None for evaluation, in which dropout saves nothing.
 
   Returns:
     Bytes.
 
   Raises:
-    TypeError: `net` isn't a Layer; x isn't an array or has another dtype.
-    ValueError: x has another shape.
+    TypeError: `net` isn't a Layer; x isn't an array or has the wrong dtype.
+    ValueError: x has the wrong shape.
 
   Example:
     >>> from fbackprop.networks import mlp

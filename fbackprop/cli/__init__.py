@@ -1,7 +1,7 @@
 """The command line: `fbackprop COMMAND`. No jax is imported until a command runs.
 
-Exit codes, everywhere: 0 good, 1 a check failed or a file couldn't be written, 2 usage, 3 the run
-diverged, 4 no verdict, 130 interrupted (Ctrl-C), 141 nobody reads what is printed (SIGPIPE), 143
+Exit codes of all commands: 0 success, 1 a check failed or a file couldn't be written, 2 usage
+error, 3 the run diverged, 4 no verdict, 130 interrupted (Ctrl-C), 141 closed pipe (SIGPIPE), 143
 terminated (SIGTERM).
 """
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Run a command.
 
   Args:
-    arguments: those of `fbackprop`; None for those of this process.
+    arguments: the arguments after `fbackprop`; None for those of this process.
 
   Returns:
     The exit code.
@@ -61,21 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
-    # A reader such as `head` has enough, which is no error. Python flushes once more when it ends,
-    # so what is left must go where it can be written; the code is a shell's for SIGPIPE.
+    # The reader, such as `head`, closed the pipe, which is no error. Python flushes stdout at exit,
+    # so the rest is redirected to the null device; the exit code is a shell's for SIGPIPE.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 
 def run(arguments: list[str]) -> int:
-  """Run a command; print the message of a UsageError, and of an unknown command the nearest."""
+  """Run a command; print a UsageError, and for an unknown command suggest the nearest one."""
   if not arguments or arguments[0] in ("--help", "-h"):
     print(HELP)
     return 0 if arguments else 2
   if arguments[0] == "--version":
     print(f"fbackprop {__version__}")
     return 0
-  # Not at the top, so that the help is instant.
+  # Imported here, so that the help is instant.
   from fbackprop.cli.console import UsageError, note
   from fbackprop.hints import hint
 
@@ -85,6 +85,6 @@ def run(arguments: list[str]) -> int:
       raise UsageError(f"unknown command {name!r}; {hint(name, COMMANDS)}")
     module = import_module(f"fbackprop.cli.{COMMANDS[name].module}")
     return int(getattr(module, COMMANDS[name].function)(arguments[1:]))
-  except (UsageError, ModuleNotFoundError) as error:  # Of an extra, which the message names.
+  except (UsageError, ModuleNotFoundError) as error:  # Of an extra, which it names.
     note(str(error))
     return 2

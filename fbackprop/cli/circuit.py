@@ -1,4 +1,4 @@
-"""`fbackprop circuit`: an expression solved by backpropagation, as a table, in steps, or drawn."""
+"""`fbackprop circuit`: solve an expression by backpropagation, as a table, in steps, or drawn."""
 
 import math
 import os
@@ -63,15 +63,15 @@ def main(arguments: Sequence[str]) -> int:
   """Solve a circuit, and compare its gradients with jax.grad.
 
   Args:
-    arguments: those of `fbackprop circuit`.
+    arguments: the arguments after `fbackprop circuit`.
 
   Returns:
-    0; 1 if a gradient differs from that of jax.grad, other than by the choice at a kink.
+    0; 1 if a gradient differs from that of jax.grad, other than by the slope chosen at a kink.
 
   Raises:
-    UsageError: the expression can't be parsed, a value is missing, or the file can't be written.
+    UsageError: the expression is invalid, a value is missing, or the file can't be written.
   """
-  # An expression that begins with a minus is no flag, nor is a value: a space says so to tyro.
+  # An expression or a value that begins with a minus isn't a flag; a leading space tells tyro so.
   arguments = [f" {a}" if a[:1] == "-" and a[1:2] != "-" and a != "-h" else a for a in arguments]
   config = tyro.cli(
     CircuitConfig,
@@ -90,12 +90,12 @@ def main(arguments: Sequence[str]) -> int:
   if config.format == "png" and config.out is None:
     raise UsageError("--format png needs a file: --out FILE")
   if config.format == "png":
-    need("matplotlib", extra="plot")  # What can't be drawn isn't solved.
+    need("matplotlib", extra="plot")  # Checked first, so that the circuit isn't solved in vain.
   return run(config)
 
 
 def unspaced(value: Any) -> Any:
-  """Return a word, or each of several, without the space before its minus."""
+  """Return a word, or each of several, without the space inserted before its minus."""
   if isinstance(value, tuple):
     return tuple(map(unspaced, value))
   return value[1:] if isinstance(value, str) and value.startswith(" -") else value
@@ -118,7 +118,7 @@ def run(config: CircuitConfig) -> int:
   if not check.ok:
     note(verdict)
     return 1
-  # A picture that goes down a pipe must stay alone there.
+  # A picture written to a pipe must be the only output there.
   if config.format == "text" and config.out is None:
     show(f"\n{verdict}\n")
   else:
@@ -128,7 +128,7 @@ def run(config: CircuitConfig) -> int:
 
 
 def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
-  """Return the circuit; refuse an input without a value, with its place in the text."""
+  """Build the circuit; raise for an input without a value, with its place in the text."""
   from fbackprop.circuit.examples import example
   from fbackprop.circuit.parser import parse
   from fbackprop.circuit.source import ParseError
@@ -160,7 +160,7 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
   """Parse NAME=NUMBER pairs."""
   found: dict[str, float] = {}
   for word in words:
-    # A name as Python reads it in the text, and a minus as it may be pasted.
+    # The name as Python normalises it in the expression, and the number with a typographic minus.
     name, equals, text = word.partition("=")
     name = unicodedata.normalize("NFKC", name.strip())
     try:
@@ -188,7 +188,7 @@ def draw(config: CircuitConfig, trace: "Trace") -> bytes:
 
 
 def verdict_of(check: "CircuitCheck", trace: "Trace") -> str:
-  """Describe how our gradients compare with those of jax.grad."""
+  """Describe the comparison of our gradients with those of jax.grad."""
   numbers = [*(gate.value for gate in trace.gates), *trace.gradients.values()]
   if check.agrees and not all(map(math.isfinite, numbers)):
     return "not compared with jax.grad: a value or a gradient is not finite"

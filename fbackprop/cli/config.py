@@ -22,19 +22,19 @@ from fbackprop.train.stop_rules import StopRules
 if TYPE_CHECKING:
   ActivationName = str
 else:
-  # The activation layers that the package exports, without importing jax; softmax is no choice, as
-  # the losses take logits.
+  # The activation layers that the package exports, read without importing jax; softmax is excluded,
+  # as the losses take logits.
   STUB = (Path(__file__).parents[1] / "__init__.pyi").read_text(encoding="utf-8")
   EXPORTED = re.findall(r"^from \.layers\.activations import (\w+)", STUB, re.MULTILINE)
   ActivationName = Literal[*(name for name in EXPORTED if name not in ("activation", "softmax"))]
 
 
-# The data whose defaults the help shows, if any is given.
+# The data set whose defaults the help shows, if one is given.
 HELPED: ContextVar[str | None] = ContextVar("HELPED", default=None)
 
 
 def default_by_data(shown: str) -> str:
-  """Describe in the help a default that depends on the data."""
+  """Return the help's text for a default that depends on the data."""
   data = HELPED.get()
   return "(default: by the data)" if data is None else f"(default for {data}: {shown})"
 
@@ -176,8 +176,9 @@ class UncheckedStopRules(StopRules):
     pass
 
 
-# Chosen on validation data: those of digits in experiments/digits_defaults.py, the others, but for
-# sine's, in experiments/data_defaults.py. What is small and noisy has fewer steps and more decay.
+# Chosen on validation data, by experiments/digits_defaults.py for digits and, except for sine, by
+# experiments/data_defaults.py for the others. Small, noisy data sets have fewer steps and more
+# decay.
 SMALL = TrainConfig(
   hidden=(64,), rate=0.05, weight_decay=0.01, stop=StopRules(max_steps=500), eval_every=100,
   check_every=250,
@@ -190,25 +191,25 @@ DEFAULTS = {
     eval_every=1000, check_every=10_000,
   ),
 }  # fmt: skip
-# Of all other data, bundled or not.
+# The defaults of all other data, bundled or not.
 GENERAL = TrainConfig(
   hidden=(64, 64), rate=0.1, weight_decay=1e-3, stop=StopRules(max_steps=2000), eval_every=500,
   check_every=1000,
 )  # fmt: skip
 
-# Where a run is written isn't saved: its config.toml runs again as it is.
+# Not saved, so that a run's config.toml can be run again unchanged in another folder.
 NOT_SAVED = ("out", "name", "config", "resume")
 
 
 def flat(config: TrainConfig) -> dict[str, Any]:
-  """Return the values of a configuration by their keys, as "stop.max_steps"."""
+  """Return the values of a configuration by key, such as "stop.max_steps"."""
   table = asdict(config)
   parts = {f"{part}.{k}": v for part in ("stop", "ckpt") for k, v in table.pop(part).items()}
   return {**table, **parts}
 
 
 def nested(values: dict[str, Any]) -> dict[str, Any]:
-  """Return values by their keys as a table with the tables "stop" and "ckpt"."""
+  """Convert values by key to a nested table, with the tables "stop" and "ckpt"."""
   table: dict[str, Any] = {"stop": {}, "ckpt": {}}
   for key, value in values.items():
     part, _, name = key.rpartition(".")
@@ -220,18 +221,18 @@ KEYS = tuple(flat(TrainConfig()))
 
 
 def flag_of(key: str) -> str:
-  """Return the flag of a key, as "--stop.max-steps"."""
+  """Return the flag of a key, such as "--stop.max-steps"."""
   return f"--{key}".replace("_", "-")
 
 
 def saved(config: TrainConfig) -> dict[str, Any]:
-  """Return the configuration as a TOML table, without None and without the run's folder."""
+  """Return the configuration as a TOML table, without None and without the keys of the folder."""
   values = flat(config) | {"watch": list(config.watched)}
   return nested({k: v for k, v in values.items() if v is not None and k not in NOT_SAVED})
 
 
 def settings(config: TrainConfig) -> list[tuple[str, str, bool]]:
-  """Return each setting by its flag's name, its value, and whether it isn't the data's default."""
+  """Return each setting's name, value, and whether it differs from the default of the data."""
   default = flat(DEFAULTS.get(config.data, replace(GENERAL, data=config.data)))
   return [
     (flag_of(key)[2:], words(value), value != default[key])
@@ -241,7 +242,7 @@ def settings(config: TrainConfig) -> list[tuple[str, str, bool]]:
 
 
 def method_of(config: TrainConfig) -> str:
-  """Describe the optimizer and its options in a line."""
+  """Describe the optimizer and its options in one line."""
   name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
   rates = config.rates or (config.rate,)
   rate = f"rate{'s' * (len(rates) > 1)} {' '.join(f'{rate:g}' for rate in rates)}"
@@ -258,7 +259,7 @@ def method_of(config: TrainConfig) -> str:
 
 
 def emphasis_of(config: TrainConfig) -> list[str]:
-  """Describe the options of labels, classes and examples that are on."""
+  """Describe the active options of labels, classes and sample weights."""
   weights = config.class_weights
   numbers = "" if isinstance(weights, str) else " ".join(f"{weight:g}" for weight in weights)
   of_classes = f"weighted {numbers}" if numbers else "balanced"

@@ -1,4 +1,4 @@
-"""The console: errors of usage, what a command prints and writes, progress, a run's table."""
+"""The console: usage errors, printing and writing, progress, the table of a run."""
 
 import os
 import sys
@@ -21,20 +21,21 @@ if TYPE_CHECKING:
 
 
 class UsageError(Exception):
-  """A flag, a key or a file can't be used: exit code 2. The message names it."""
+  """A flag, a key or a file is invalid: exit code 2. The message names it."""
 
 
 @contextmanager
 def usage_errors(
   where: str = "", names: Mapping[str, str] = MappingProxyType({})
 ) -> Iterator[None]:
-  """Turn the errors of files, values and arguments into usage errors.
+  """Convert errors of files, values and arguments to usage errors, within the block.
 
-  This is the only place where an error of the library gets the words of the command line.
+  This is the only place where errors of the library are translated to the terms of the command
+  line.
 
   Args:
-    where: begins the message, as "--data csv:table.csv"; not twice, if the error names a file.
-    names: the user's names of the library's arguments, as "--batch-size".
+    where: prefix of the message, such as "--data csv:table.csv"; omitted if the error names a file.
+    names: names of the library's arguments on the command line, such as "--batch-size".
   """
   try:
     yield
@@ -55,25 +56,25 @@ def usage_errors(
 
 
 def note(message: str) -> None:
-  """Print a message on stderr, behind the program's name."""
+  """Print a message on stderr, after the program's name."""
   print(f"fbackprop: {message}", file=sys.stderr, flush=True)
 
 
 def show(text: str, missing: str = "replace", *, to_stderr: bool = False) -> None:
-  """Print text; `missing` is the codec's handler of letters that the terminal lacks."""
+  """Print text; `missing` is the codec's error handler for letters unknown to the terminal."""
   stream = sys.stderr if to_stderr else sys.stdout
   encoding = stream.encoding or "utf-8"
   print(text.encode(encoding, missing).decode(encoding), end="", file=stream, flush=True)
 
 
 def write(flag: str, path: str, content: bytes) -> None:
-  """Write a file atomically, through a link too, and print its path.
+  """Write a file atomically, following links, and print its path.
 
   Raises:
-    UsageError: it can't be written.
+    UsageError: the file can't be written.
   """
   try:
-    if is_special(path):  # No file may take its place.
+    if is_special(path):  # Written in place: it must not be replaced by a regular file.
       Path(path).write_bytes(content)
       return
     write_whole(Path(path).resolve(), content)
@@ -83,10 +84,10 @@ def write(flag: str, path: str, content: bytes) -> None:
 
 
 def check_writable(flag: str, path: str) -> None:
-  """Refuse a file that `write` couldn't write, before the work is done; leave nothing behind."""
+  """Raise unless `write` could write a file, before the work begins; leave no file behind."""
   try:
     if is_special(path):
-      # To open a pipe and close it again would end it for its reader.
+      # Not by opening: opening and closing a pipe would end it for its reader.
       if not os.access(path, os.W_OK):
         raise PermissionError(0, "Permission denied")
       return
@@ -108,7 +109,7 @@ def is_special(path: str) -> bool:
 
 
 def number(value: Any) -> str:
-  """Format a loss, an accuracy or another value of a run; "-" for None."""
+  """Format a number of a run, such as a loss; "-" for None."""
   if not isinstance(value, Real) or isinstance(value, Integral):
     return "-" if value is None else str(value)
   value = float(value)
@@ -116,14 +117,14 @@ def number(value: Any) -> str:
 
 
 def words(value: Any) -> str:
-  """Format the value of a setting; of several, with blanks between them."""
+  """Format the value of a setting, with spaces between several."""
   if isinstance(value, tuple):
     return " ".join(map(str, value)) or "none"
   return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def first_of(names: tuple[str, ...], most: int = 6) -> str:
-  """Format names with commas between them, of many the first ones."""
+  """Format names with commas, truncated to the first `most`."""
   return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
@@ -131,7 +132,7 @@ def first_of(names: tuple[str, ...], most: int = 6) -> str:
 
 
 class Progress(Protocol):
-  """Shows a line for the user, and how far the work is."""
+  """A callback that shows a line and the progress of the work."""
 
   def __call__(self, line: str, step: int) -> None:
     """Show a line at a step."""
@@ -142,8 +143,8 @@ def show_progress(total: int | None, what: str = "training") -> Iterator[Progres
   """Show lines and a progress bar on a terminal, lines alone elsewhere.
 
   Args:
-    total: the steps of a full bar; None if unknown.
-    what: the bar's label.
+    total: number of steps of a full bar; None if unknown.
+    what: label of the bar.
 
   Yields:
     `show(line, step)`.
@@ -171,7 +172,7 @@ def show_progress(total: int | None, what: str = "training") -> Iterator[Progres
 
 
 class Column(NamedTuple):
-  """A column of the table: its name, its width, and the cell of an evaluation."""
+  """A column of the table: its name, its width, and its cell for an evaluation."""
 
   name: str
   width: int
@@ -180,7 +181,7 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-  """The table of a run's evaluations, printed line by line as they come.
+  """The table of a run's evaluations, printed row by row.
 
   Attributes:
     is_classification: whether there is an accuracy.
@@ -213,16 +214,16 @@ class Table:
     return [column for is_there, column in every if is_there]
 
   def head(self) -> str:
-    """Format the heading."""
+    """Format the heading of the table."""
     return "".join(f"{column.name:>{column.width}}" for column in self.columns)
 
   def row(self, evaluation: "Evaluation") -> str:
-    """Format an evaluation under the heading."""
+    """Format an evaluation as a row of the table."""
     return "".join(f"{column.cell(evaluation):>{column.width}}" for column in self.columns)
 
 
 def percent(share: float | None) -> str:
-  """Format a share in percent."""
+  """Format a fraction in percent."""
   return "-" if share is None else f"{100 * share:.1f} %"
 
 
@@ -237,6 +238,6 @@ def error(value: float | None) -> str:
 
 
 def most_dead(health: dict[str, Any] | None) -> float | None:
-  """Return the largest share of dead units of any layer; the copies of a `repeat` have a list."""
+  """Return the largest fraction of dead units of any layer; copies of a `repeat` have a list."""
   shares = [layer["dead"] for layer in (health or {}).values()]
   return max((max(s) if isinstance(s, list) else s for s in shares), default=None)

@@ -1,4 +1,4 @@
-"""`fbackprop train --ensemble K`: many seeds, or rates, at once, and what they say together."""
+"""`fbackprop train --ensemble K`: networks of many seeds, or rates, trained at once."""
 
 import signal
 import sys
@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
 
 def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
-  """Trains an ensemble for each rate, and writes the folder of the run.
+  """Train an ensemble for each rate, and write the run's folder.
 
-  The split of the data is that of `--seed`; the member of that seed is the run without
-  `--ensemble`. Of several rates the one is kept whose members have the best mean score of the
-  examples set aside, or where there are none the lowest mean training loss: the test part decides
-  nothing.
+  The data is split by `--seed`; the member of that seed is the same as the run without
+  `--ensemble`. Of several rates the best one is kept, by the members' mean validation score, or
+  without a validation set by their mean training loss: the test set decides nothing.
 
   Returns:
-    As `fbackprop.cli.train.main`: 1 if a gradient check failed, 3 if a member of the kept ensemble
-    diverged.
+    The exit code, as of `fbackprop.cli.train.main`: 1 if a gradient check failed, 3 if a member of
+    the kept ensemble diverged.
   """
   import jax
   import jax.numpy as jnp
@@ -51,7 +50,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
   )  # fmt: skip
 
   def optimizer(rate: Any) -> optax.GradientTransformation:
-    return optax.chain(one_rate, optax.scale(rate))  # Every method multiplies by the rate at last.
+    return optax.chain(one_rate, optax.scale(rate))  # All optimizers end with a factor of the rate.
 
   folder = begin(prepared, arguments, exits)
   rates, size = config.rates or (config.rate,), config.ensemble
@@ -86,7 +85,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
           check_every=config.check_every or None,
           test=(dataset.x_test, dataset.targets_test),
           on_evaluation=on_evaluation,
-          check_members=range(0, members, size),  # One of each rate.
+          check_members=range(0, members, size),  # One per rate.
         ),
       )
     parts = [result.part(i * size, (i + 1) * size) for i in range(len(rates))]
@@ -146,7 +145,7 @@ def run_ensemble(config: TrainConfig, arguments: Sequence[str], exits: ExitStack
 
 
 def validation_loss(result: "EnsembleResult") -> Any:
-  """Compute what is minimised of each member, `[K]`: minus its best score, else its last losses."""
+  """Return each member's objective to minimise, `[K]`: minus its best score, else its last loss."""
   import numpy as np
 
   if result.best is not None:
@@ -155,16 +154,16 @@ def validation_loss(result: "EnsembleResult") -> Any:
 
 
 def last_loss(result: "EnsembleResult", k: int) -> float:
-  """The mean of a member's last losses, at most a hundred; NaN if it diverged."""
+  """Average a member's last losses, at most a hundred; NaN if it diverged."""
   if result.stop_reasons[k] == "diverged" or not result.steps[k]:
     return float("nan")
   return float(result.losses[: result.steps[k], k][-100:].mean())
 
 
 def metrics_of(evaluation: "EnsembleEvaluation", rates: Sequence[float]) -> dict[str, Any]:
-  """A line of metrics.jsonl: of each rate the spread of its members' numbers.
+  """Convert an evaluation to a row of metrics.jsonl: the spread of the members' numbers per rate.
 
-  Those that aren't finite are left out; "members" says how many are in it.
+  Nonfinite numbers are excluded; "members" is the number of those included.
   """
   import numpy as np
 
@@ -194,7 +193,7 @@ def metrics_of(evaluation: "EnsembleEvaluation", rates: Sequence[float]) -> dict
 
 
 def summary_of(scores: "RateScores", result: "EnsembleResult") -> dict[str, Any]:
-  """The members of a rate in a few numbers: of the accuracy, or of the loss where there is none."""
+  """Summarise the members of a rate in a few numbers: of the accuracy, else of the loss."""
   from fbackprop.train import spread_of
 
   return {
@@ -209,7 +208,7 @@ def summary_of(scores: "RateScores", result: "EnsembleResult") -> dict[str, Any]
 
 
 def table_of(rows: Sequence[dict[str, Any]], is_labelled: bool) -> list[str]:
-  """A line for each rate, under a heading."""
+  """Format a table with one line per rate."""
   what = ("test accuracy" if is_labelled else "test loss") + ", mean ± deviation"
   lines = [f"{'rate':>9}  {what:<34}{'best':>9}{'worst':>9}{'together':>10}"]
   for row in rows:
@@ -223,7 +222,7 @@ def table_of(rows: Sequence[dict[str, Any]], is_labelled: bool) -> list[str]:
 
 
 def tell_divergence(result: "EnsembleResult", rate: float, seed: int) -> None:
-  """Says how many members of a rate diverged, and where the first of them did."""
+  """Print how many members of a rate diverged, and where the first of them did."""
   diverged = [k for k, reason in enumerate(result.stop_reasons) if reason == "diverged"]
   if diverged:
     first = min(diverged, key=lambda k: int(result.steps[k]))

@@ -1,4 +1,4 @@
-"""The flags of a training run and its TOML file, read into a configuration and checked."""
+"""Parsing and validation of the flags of a training run and of its TOML file."""
 
 import os
 import re
@@ -34,28 +34,28 @@ from fbackprop.train.limits import check_class_weights
 from fbackprop.train.method_names import WatchName
 from fbackprop.train.stop_rules import StopRules
 
-# Flags that change no step of a run, and may be given when it is resumed.
+# Flags that change no step of a run, and are allowed when it is resumed.
 WHEN_RESUMED = (
   "--resume", "--ckpt.every", "--ckpt.keep", "--eval-every", "--check-every", "--on-nonfinite",
 )  # fmt: skip
 MOST_LAYERS = 2**14 - 2
-# The keys of arguments that the library calls otherwise.
+# Keys whose library arguments have another name.
 KEY_OF = {"checkpoints.every": "ckpt.every", "checkpoints.keep": "ckpt.keep"}
 MOST_OF_TOML = 2**18
-# For a key of n parts tomllib takes n² steps; ours have two.
+# tomllib takes n² steps for a dotted key of n parts; ours have two.
 MOST_PARTS = 50
-# TOML has no None.
+# TOML types in words; it has no None.
 WORDS = {int: "an integer", float: "a number", str: "a string"}
 WORDS_OF_LISTS = {int: "a list of integers", float: "a list of numbers", str: "a list of strings"}
 
 
 class Sources(NamedTuple):
-  """Where the values of a configuration were given: on the command line, or in a file.
+  """The sources of a configuration's values: the command line and a file.
 
   Attributes:
-    arguments: those of the command line.
-    path: of the file; None without one.
-    values: those of the file, by their keys.
+    arguments: the arguments of the command line.
+    path: path of the file; None without one.
+    values: values in the file, by key.
   """
 
   arguments: Sequence[str]
@@ -63,47 +63,47 @@ class Sources(NamedTuple):
   values: dict[str, Any]
 
   def has(self, key: str) -> bool:
-    """Return whether a key has its value from a flag or from the file, and not by default."""
+    """Return whether a key is set by a flag or in the file, and not by default."""
     return key in self.values or is_given(self.arguments, flag_of(key))
 
   def name(self, key: str) -> str:
-    """Return a key's name in an error: the flag, or the key of the file if that has its value."""
+    """Return a key's name for an error: its flag, or the key itself if the file sets it."""
     is_of_file = key in self.values and not is_given(self.arguments, flag_of(key))
     return f"{self.path}: {key}" if is_of_file else flag_of(key)
 
   @property
   def names(self) -> dict[str, str]:
-    """The names of the library's arguments."""
+    """The names of the library's arguments on the command line."""
     return {argument: self.name(KEY_OF.get(argument, argument)) for argument in (*KEYS, *KEY_OF)}
 
 
 def sources_of(arguments: Sequence[str]) -> Sources:
-  """Read the file of a run that is resumed, or else that of --config."""
+  """Read the values of the file: that of a resumed run, else that of --config."""
   run = last_value(arguments, "--resume")
   path = last_value(arguments, "--config") if run is None else str(Path(run, "config.toml"))
   return Sources(arguments, path, {} if path is None else read_values(path, TrainConfig))
 
 
 def is_given(arguments: Sequence[str], flag: str) -> bool:
-  """Return whether a flag was given."""
+  """Return whether a flag is given."""
   return any(word.partition("=")[0].replace("_", "-") == flag for word in arguments)
 
 
 def last_value(arguments: Sequence[str], flag: str) -> str | None:
-  """Return the last value of a flag, before anything is parsed; None if it wasn't given."""
+  """Return the last value of a flag, before parsing; None if it isn't given."""
   value = None
   for i, word in enumerate(arguments):
     name, equals, rest = word.partition("=")
-    if name.replace("_", "-") == flag:  # tyro takes either.
+    if name.replace("_", "-") == flag:  # tyro accepts both spellings.
       value = rest if equals else arguments[i + 1] if i + 1 < len(arguments) else None
   return value
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
-  """Read the flags and the file that `--config` names: default < file < flag.
+  """Parse the flags and the file of `--config`: flags override the file, the file the defaults.
 
   Args:
-    arguments: those of `fbackprop train`.
+    arguments: the arguments after `fbackprop train`.
 
   Returns:
     The configuration.
@@ -117,9 +117,9 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
   data = last_value(arguments, "--data") or sources.values.get("data")
   values = flat(DEFAULTS.get(data or "digits", GENERAL))
   if sources.has("stop.max_epochs") or sources.has("stop.max_seconds"):
-    values["stop.max_steps"] = None  # A run whose end was chosen has no other end by default.
+    values["stop.max_steps"] = None  # The user's end replaces the default one.
   table = nested(values | sources.values)
-  # tyro reads the fields of the class that a default is of.
+  # tyro takes the fields from the class of the default.
   stop, ckpt = UncheckedStopRules(**table.pop("stop")), CkptConfig(**table.pop("ckpt"))
   default = TrainConfig(**table, stop=stop, ckpt=ckpt)
   HELPED.set(data)
@@ -134,7 +134,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 
 def check_ranges(config: TrainConfig) -> None:
-  """Refuse values by the library's own checks, before anything costly is done."""
+  """Raise for values out of range, by the library's own checks, before the work begins."""
   values = flat(config)
   for argument, allowed in (RANGES | {"rates": RANGES["rate"]}).items():
     value = values[KEY_OF.get(argument, argument)]
@@ -148,7 +148,7 @@ def check_ranges(config: TrainConfig) -> None:
 
 
 def check_together(config: TrainConfig, sources: Sources) -> None:
-  """Refuse values that exclude one another, and names that no folder or file can have."""
+  """Raise for values that exclude one another, and for invalid names of folders and files."""
   ckpt, name = config.ckpt, config.name
   for key, is_wrong, problem in (
     ("hidden", len(config.hidden) > MOST_LAYERS,
@@ -166,7 +166,7 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
     if is_wrong:
       raise UsageError(f"{sources.name(key)} {problem}")
   if config.ensemble > 1 or config.rates:
-    if config.resume is not None:  # Whose file says so: both flags can't be given.
+    if config.resume is not None:  # Set in the file; both flags can't be given.
       raise UsageError(
         f"--resume {config.resume} is the run of an ensemble, which cannot be resumed"
       )
@@ -179,7 +179,7 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
     ):
       if is_set:
         raise UsageError(f"{sources.name(key)} cannot be combined with --ensemble or --rates")
-  # A file has both: a run's config.toml holds every value.
+  # A file may have both, as a run's config.toml holds every value: only flags exclude each other.
   if config.rates and is_given(sources.arguments, "--rate"):
     is_flag = is_given(sources.arguments, "--rates")
     both = "--rate and --rates" if is_flag else f"{sources.name('rates')} and --rate"
@@ -187,7 +187,7 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
 
 
 def check_resumed(arguments: Sequence[str]) -> None:
-  """Refuse flags that would change the steps of a run that is resumed."""
+  """Raise for flags that would change the steps of a resumed run."""
   run = last_value(arguments, "--resume")
   if run is None:
     return
@@ -206,17 +206,17 @@ def check_resumed(arguments: Sequence[str]) -> None:
 
 
 def file_of_run(run: str, name: str) -> Path:
-  """Return the path of a file of a run; refuse a link that leads out of the run's folder.
+  """Return the path of a file of a run; raise for a link that leads out of the run's folder.
 
-  The folder itself may be a link: it is what the user named. A file may come with the folder from
-  somebody else.
+  The folder itself may be a link, as the user named it. A file in it may come from somebody else,
+  along with the folder.
   """
   path = Path(run, name)
   try:
     there = path.resolve()
     if there.is_relative_to(Path(run).resolve()):
       return path
-  except (OSError, RuntimeError, ValueError) as error:  # A link to itself, or no name of a file.
+  except (OSError, RuntimeError, ValueError) as error:  # A link to itself, or an invalid file name.
     raise UsageError(f"{path} can't be read: {error}") from error
   raise UsageError(f"{path} is a link out of the run's folder, to {there}")
 
@@ -231,7 +231,7 @@ def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
         raise ValueError(f"a key has more than {MOST_PARTS} parts: {piece.strip()!r:.50}")
     try:
       return tomllib.loads(text)
-    # tomllib follows lists in lists by calls. What Python says then depends on where it ran out.
+    # tomllib recurses into nested lists; Python's message depends on where the stack overflowed.
     except RecursionError as error:
       raise ValueError("its lists are nested too deeply") from error
 
@@ -240,20 +240,20 @@ def read_values(path: str, kind: type) -> dict[str, Any]:
   """Read the values of a configuration from a TOML file.
 
   Args:
-    path: the file.
-    kind: the dataclass of the configuration.
+    path: path of the file.
+    kind: dataclass of the configuration.
 
   Returns:
-    The values by their keys, those of a table as "stop.max_steps".
+    The values by key, with those of tables as "stop.max_steps".
 
   Raises:
-    UsageError: the file can't be read or isn't TOML; a key is unknown; a value has a wrong type.
+    UsageError: the file can't be read or isn't TOML; a key is unknown; a value has the wrong type.
   """
   return values_of(read_toml(path, f"--config {path}"), kind, path, "")
 
 
 def values_of(table: dict[str, Any], kind: type, path: str, prefix: str) -> dict[str, Any]:
-  """Return the values of a table; `prefix` is that of its keys, as "stop."."""
+  """Validate the values of a table; `prefix` precedes their keys, such as "stop."."""
   known = {f.name: f.type for f in fields(kind) if f.name != "config"}
   values: dict[str, Any] = {}
   for key, value in table.items():
@@ -274,17 +274,17 @@ def values_of(table: dict[str, Any], kind: type, path: str, prefix: str) -> dict
 
 
 def shown(value: Any) -> str:
-  """Format a value for an error, shortened."""
+  """Format a value for an error, truncated."""
   short = reprlib.Repr()
   short.maxstring = short.maxother = short.maxlong = 100
   try:
     return short.repr(value)
-  except ValueError:  # Of an integer of thousands of digits.
+  except ValueError:  # Python refuses to format an integer of thousands of digits.
     return "a number of thousands of digits"
 
 
 def in_words(kind: Any) -> str:
-  """Describe the type of a field to a user of TOML."""
+  """Describe the type of a field in terms of TOML."""
   origin, arguments = get_origin(kind), get_args(kind)
   if origin is Annotated:
     return in_words(arguments[0])
@@ -300,12 +300,12 @@ def as_kind(value: Any, kind: Any) -> Any:
   """Convert a TOML value to the type of a field: a list to a tuple, an integer to a float.
 
   Raises:
-    TypeError: it is of another type.
+    TypeError: the value has another type.
   """
   origin, arguments = get_origin(kind), get_args(kind)
   if origin is Annotated:
     return as_kind(value, arguments[0])
-  # As long as TOML has them: a longer integer couldn't be printed either.
+  # TOML's range: a longer integer couldn't be printed in the error.
   is_integer = type(value) is int and -(2**63) <= value < 2**63
   if kind is float and (is_integer or type(value) is float):
     return float(value)

@@ -1,4 +1,4 @@
-"""A user's function, loaded by its name as pkg.module:f."""
+"""The loading of a user's function by its name, pkg.module:f."""
 
 import os
 import pkgutil
@@ -19,14 +19,14 @@ def load(what: str, target: str) -> Any:
   """Load an attribute of a module; the current folder is importable, as for `python -m`.
 
   Args:
-    what: names it in an error, as "--args".
-    target: as "pkg.module:name", or with dots in the name.
+    what: prefix of an error, such as "--args".
+    target: such as "pkg.module:name", or with dots in the name.
 
   Returns:
     The value.
 
   Raises:
-    UsageError: there is no such module or attribute, or the module raises while it is imported.
+    UsageError: the module or attribute doesn't exist, or importing the module raises.
   """
   module, _, path = target.partition(":")
   if not all(part.isidentifier() for part in [*module.split("."), *path.split(".")]):
@@ -59,7 +59,7 @@ def modules_in(package: str) -> list[str]:
 
 
 def described(error: BaseException) -> str:
-  """Describe an exception in a line: its kind, message, and the user's line that raised it."""
+  """Describe an exception in a line: its type, message, and the user's line that raised it."""
   said = " ".join(str(error).split())
   text = f"{type(error).__name__}: {said}" if said else type(error).__name__
   for frame in reversed(traceback.extract_tb(error.__traceback__)):

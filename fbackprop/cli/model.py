@@ -64,10 +64,10 @@ def evaluate(arguments: Sequence[str]) -> int:
   """Print the scores of a model.
 
   Returns:
-    0.
+    The exit code, 0.
 
   Raises:
-    UsageError: there is no such run, or the data doesn't fit it.
+    UsageError: the run doesn't exist, or the data doesn't fit it.
   """
   config = tyro.cli(EvalConfig, prog="fbackprop eval", args=list(arguments))
   model, trained = load_run_model(config.run), load_config(config.run)
@@ -80,12 +80,12 @@ def evaluate(arguments: Sequence[str]) -> int:
 
   data, about = config.data or trained.data, model.description
   missing_targets = config.missing_targets or trained.missing_targets
-  # A model of before there was the flag may have a class of such a name.
+  # Models older than the flag may have a class of such a name.
   if missing_targets == "refuse" and HOLES_AMONG_NUMBERS & set(map(str.lower, about.outputs)):
     missing_targets = "class"
   with usage_errors(f"--data {data}"):
     if config.data is None:
-      # The same split, with raw rows, which the model standardises itself.
+      # The same split, with raw rows, as the model standardises them itself.
       own = load_raw(
         trained.data, trained.seed, target=trained.target, test_fraction=trained.test_fraction,
         task=about.task if kind_and_path(trained.data)[0] in ("csv", "npz") else None,
@@ -109,7 +109,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 def note_shared_rows(
   run: str, about: "Description", x: "np.ndarray", targets: "np.ndarray"
 ) -> None:
-  """Print how many rows belong to the run's own data: their scores are no test scores."""
+  """Print the number of rows shared with the run's data, whose scores are no test scores."""
   from fbackprop.train.data.fingerprints import fingerprint_of, shared_rows
   from fbackprop.train.data.rows import Dataset
 
@@ -118,7 +118,7 @@ def note_shared_rows(
   try:
     shared = then and shared_rows(then, now)
   except (KeyError, TypeError, ValueError, AttributeError):
-    return  # Which only `check_same_data` needs.
+    return  # Such a fingerprint fails only in `check_same_data`.
   if shared:
     note(
       f"note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of which it "
@@ -152,10 +152,10 @@ def predict(arguments: Sequence[str]) -> int:
   """Print or write the predictions of a model.
 
   Returns:
-    0.
+    The exit code, 0.
 
   Raises:
-    UsageError: there is no such run, the data doesn't fit it, or the file can't be written.
+    UsageError: the run doesn't exist, the data doesn't fit it, or the file can't be written.
   """
   config = tyro.cli(PredictConfig, prog="fbackprop predict", args=list(arguments))
   if config.out is not None:
@@ -171,7 +171,7 @@ def predict(arguments: Sequence[str]) -> int:
 
 
 def read_rows(data: str, model: "Model") -> "np.ndarray":
-  """Read the features, unscaled."""
+  """Read the raw features."""
   from fbackprop.train.data.csv_tables import read_features
   from fbackprop.train.data.npz import read_npz_features
 
@@ -183,11 +183,11 @@ def read_rows(data: str, model: "Model") -> "np.ndarray":
 
 
 def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
-  """Yield a heading, then for each example its label and probabilities, or its values."""
+  """Yield a heading, then each example's label and probabilities, or its values."""
   outputs, names = model.outputs(x), model.description.outputs
   if model.description.task == "regression":
     yield list(names)
-    # Those in the units of the data are float64, and have as many digits as that needs.
+    # Values in the units of the data are float64, and need as many digits.
     is_wide = outputs.dtype == "float64"
     yield from (list(map(repr, row)) if is_wide else row for row in outputs.tolist())
     return
@@ -203,7 +203,7 @@ def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
 
 
 def as_csv(table: Iterable[list[Any]]) -> str:
-  """Format a table as csv; floats have as many digits as float32 needs to be itself."""
+  """Format a table as csv; floats have the digits that identify a float32."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator="\n")
   for row in table:
@@ -214,7 +214,7 @@ def as_csv(table: Iterable[list[Any]]) -> str:
 # --- fbackprop info -------------------------------------------------------------------------------
 
 
-# Of summary.json, in this order; others follow.
+# The first keys of summary.json to print, in this order; the others follow.
 FIRST = ("stop_reason", "steps", "test_accuracy", "test_loss", "train_loss")
 
 
@@ -233,10 +233,10 @@ def info(arguments: Sequence[str]) -> int:
   """Print a run's configuration, results and files.
 
   Returns:
-    0.
+    The exit code, 0.
 
   Raises:
-    UsageError: there is no such run, or a file of it can't be read.
+    UsageError: the run doesn't exist, or a file of it can't be read.
   """
   run = tyro.cli(InfoConfig, prog="fbackprop info", args=list(arguments)).run
   model, config = load_run_model(run), load_config(run)
@@ -247,7 +247,7 @@ def info(arguments: Sequence[str]) -> int:
   own = model.description
   count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
-  rates = summary.pop("rates", [])  # Of an ensemble: a table of its own.
+  rates = summary.pop("rates", [])  # Of an ensemble; printed as a table.
   try:
     table = table_of(rates, "test_accuracy" in summary) if rates else []
   except (TypeError, KeyError, ValueError) as error:

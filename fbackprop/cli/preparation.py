@@ -1,4 +1,4 @@
-"""The preparation of a run: its data, network, start and folder, or a usage error."""
+"""The preparation of a run: its data, network, initial parameters and folder."""
 
 import itertools
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 
 class Prepared(NamedTuple):
-  """A run that is ready to begin.
+  """A validated run before it begins.
 
   Attributes:
-    config: the configuration; a default batch is no larger than the data.
+    config: the configuration; a default batch size is at most the number of examples.
     dataset: the data.
     model: the network.
     examples: the training set.
     validation: the validation set, or None.
-    steps: the most there can be.
-    start: of `--init`, or None.
-    params: the initial parameters; None to draw them, or where a checkpoint holds them.
+    steps: largest number of steps.
+    start: the parameters of `--init`, or None.
+    params: initial parameters; None to draw them, or if a checkpoint holds them.
   """
 
   config: TrainConfig
@@ -54,17 +54,17 @@ class Prepared(NamedTuple):
 
   @property
   def last_step(self) -> int | None:
-    """The step at which the run ends at the latest; None if that is unknown."""
+    """Largest step at which the run ends; None if unknown."""
     stop = self.config.stop
     return None if stop.max_steps is None and stop.max_epochs is None else self.steps
 
   @property
   def aside(self) -> int:
-    """The size of the validation set."""
+    """Size of the validation set."""
     return 0 if self.validation is None else len(self.validation.x)
 
   def about(self) -> list[str]:
-    """Describe the data in some lines: what a user of it would want to check."""
+    """Describe the data in a few lines, for the user to check."""
     data, start = self.dataset, self.start
     aside = f", {self.aside} validation" if self.aside else ""
     numbers = f"{len(self.examples.x)} training{aside}, {len(data.x_test)} test examples"
@@ -84,7 +84,7 @@ class Prepared(NamedTuple):
 
 
 def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
-  """Load the data, describe the network, and check what they allow.
+  """Load the data, describe the network, and validate the options that depend on them.
 
   Raises:
     UsageError: an option doesn't fit the data or the network.
@@ -108,7 +108,7 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
     check_warmup(config.warmup, steps)
   sizes = (dataset.x.shape[1], *config.hidden, dataset.outputs)
   model = describe_model(sizes, config.activation, dataset, **options)
-  params = None  # Of a run that is resumed the checkpoint has them.
+  params = None  # A resumed run has them in its checkpoint.
   if start is not None and config.resume is None:
     params = params_of_start(start, dataset, model)
   prepared = Prepared(config, dataset, model, examples, validation, steps, start, params)
@@ -118,7 +118,7 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
 
 
 def check_schedule(prepared: Prepared, sources: Sources) -> None:
-  """Refuse a schedule whose last step is unknown, or was another one before a run was resumed."""
+  """Raise for a schedule whose length is unknown, or has changed since the run began."""
   config = prepared.config
   if prepared.last_step is None:
     raise UsageError(
@@ -134,7 +134,7 @@ def check_schedule(prepared: Prepared, sources: Sources) -> None:
 
 
 def network_options(config: TrainConfig, sources: Sources) -> dict[str, Any]:
-  """Return the options of the network, as `fbackprop.train.models.Description` has them.
+  """Return the options of the network, for `fbackprop.train.models.Description`.
 
   Raises:
     UsageError: an option would have no effect with these hidden layers.
@@ -158,10 +158,10 @@ def network_options(config: TrainConfig, sources: Sources) -> dict[str, Any]:
 def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | None]":
   """Return the training set and the validation set.
 
-  Label smoothing and class weights are in the targets of the first alone.
+  Label smoothing and class weights modify the targets of the training set only.
 
   Raises:
-    ValueError: the task has no such option, or there are too few examples.
+    ValueError: the task doesn't support an option, or there are too few examples.
   """
   import jax
 
@@ -185,7 +185,7 @@ def load(config: TrainConfig, sources: Sources, start: Start | None = None) -> "
   """Load the data of a run.
 
   Raises:
-    UsageError: it can't be read, or isn't what it must be.
+    UsageError: the data can't be read, or is invalid.
   """
   from fbackprop.train.data.datasets import load_dataset
 
@@ -204,20 +204,20 @@ def load(config: TrainConfig, sources: Sources, start: Start | None = None) -> "
       like=None if known is None else (known.standardization, known.target_standardization),
     )
     if dataset.task != "regression":
-      need("sklearn", extra="data")  # Of the report: a run that can't be reported isn't begun.
+      need("sklearn", extra="data")  # The report needs it: checked before training.
     return dataset
 
 
 def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Path:
-  """Create the folder of the run, or open that of a run that is resumed, and describe the run.
+  """Create the folder of the run, or open that of a resumed run, and write its description.
 
   Args:
     prepared: the run.
-    arguments: those of the command line.
-    exits: until they close, no other run can write to the folder.
+    arguments: the arguments of the command line.
+    exits: stack whose closing releases the folder to other runs.
 
   Raises:
-    UsageError: it can't be made or written, or another run writes to it.
+    UsageError: the folder can't be created or written, or is in use by another run.
   """
   from fbackprop.train.checkpoint_writer import FolderInUseError, locked
 
@@ -254,7 +254,7 @@ def create_folder(config: TrainConfig, sources: Sources) -> Path:
 
 
 def describe_run(folder: Path, prepared: Prepared, sources: Sources) -> None:
-  """Write config.toml, and of a run that isn't resumed env.json, with the data's fingerprint."""
+  """Write config.toml, and for a new run env.json with the fingerprint of the data."""
   from fbackprop.train import run_folder as runs
 
   config = prepared.config
@@ -264,7 +264,7 @@ def describe_run(folder: Path, prepared: Prepared, sources: Sources) -> None:
     if changed:
       note(f"{folder} was begun elsewhere ({'; '.join(changed)}): the bits may differ")
   try:
-    # Also of a run that is resumed, which may have been given another end.
+    # For a resumed run too, as its stop rules may have changed.
     runs.write_toml(
       folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
     )
@@ -280,7 +280,7 @@ def describe_run(folder: Path, prepared: Prepared, sources: Sources) -> None:
 
 
 def read_environment(folder: Path) -> dict[str, Any]:
-  """Return the environment of a run as far as its numbers may depend on it; empty if unknown."""
+  """Return the parts of a run's environment that may affect its numbers; empty if unknown."""
   try:
     content = load_json(str(folder), "env.json")
     return {key: content[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}

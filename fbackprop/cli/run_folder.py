@@ -1,4 +1,4 @@
-"""The folder of a run: its files are read and checked, and written."""
+"""The folder of a run: its files are read and validated, and written."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
   from fbackprop.train.models import Model
   from fbackprop.train.report import RunInfo
 
-# Of a file: the summary of an ensemble of half a million networks.
+# Per file; enough for the summary of an ensemble of half a million networks.
 MOST_OF_JSON = 2**25
 
 
@@ -27,7 +27,7 @@ def load_run_model(run: str) -> "Model":
   """Load the model of a run.
 
   Raises:
-    UsageError: there is none, or it is damaged.
+    UsageError: the model is missing or damaged.
   """
   from fbackprop.train.models import load_model
 
@@ -42,15 +42,15 @@ def load_config(run: str) -> TrainConfig:
   """Load the configuration of a run.
 
   Raises:
-    UsageError: there is none, or it isn't what `fbackprop train` takes.
+    UsageError: the configuration is missing, or isn't one of `fbackprop train`.
   """
   path = file_of_run(run, "config.toml")
-  read_toml(path, str(path))  # Whose error names the file, and not --config.
+  read_toml(path, str(path))  # Only for its error, which names the file instead of --config.
   return parse(["--config", str(path)])
 
 
 def load_json(run: str, name: str) -> dict[str, Any]:
-  """Load a JSON file of a run; empty if it is missing, as in a run that is still going."""
+  """Load a JSON file of a run; empty if it is missing, as while a run is in progress."""
   path = file_of_run(run, name)
   with usage_errors(str(path)):
     if not path.exists():
@@ -59,22 +59,22 @@ def load_json(run: str, name: str) -> dict[str, Any]:
   with usage_errors(f"{path}: invalid JSON"):
     try:
       content = json.loads(text)
-    except RecursionError as error:  # What Python says depends on where it ran out.
+    except RecursionError as error:  # Python's message depends on where the stack overflowed.
       raise ValueError("it is nested too deeply") from error
-    json.dumps(content, ensure_ascii=False).encode()  # Half a letter can't be printed.
+    json.dumps(content, ensure_ascii=False).encode()  # Raises for lone surrogates.
   if not isinstance(content, dict):
     raise UsageError(f"{path} must hold an object, got {content!r:.50}")
   return content
 
 
 def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> None:
-  """Refuse data or a split other than the run's; the message has the first difference.
+  """Raise unless the data and its split are the run's; the message has the first difference.
 
   Args:
-    run: the folder of the run. If it has no fingerprint of its data, a note is printed.
-    where: begins a usage error.
-    data: the data's name on the command line.
-    now: the fingerprint of the data as it is.
+    run: folder of the run. If it has no fingerprint of its data, a note is printed.
+    where: prefix of a usage error.
+    data: name of the data on the command line.
+    now: fingerprint of the current data.
   """
   from fbackprop.train.data.fingerprints import difference
 
@@ -101,10 +101,10 @@ def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> Non
 
 
 class RunFolder:
-  """Writes the files of a run; a file that can't be written doesn't keep the others from it.
+  """The writer of a run's files; a failed write doesn't prevent the others.
 
   Attributes:
-    path: of the folder.
+    path: path of the folder.
     failed: the files that couldn't be written, with the reasons.
   """
 
@@ -130,14 +130,14 @@ class RunFolder:
 def told_of(
   config: TrainConfig, arguments: Sequence[str], folder: Path, method: str, aside: int = 0
 ) -> "RunInfo":
-  """Collect what a run's report says besides its course: settings, machine and commands.
+  """Collect the settings, machine and commands for a run's report.
 
   Args:
     config: the configuration.
-    arguments: those of the command line.
-    folder: of the run.
-    method: the optimizer and its options, in a line.
-    aside: the size of the validation set.
+    arguments: the arguments of the command line.
+    folder: folder of the run.
+    method: the optimizer and its options, in one line.
+    aside: size of the validation set.
   """
   from fbackprop.train.report import RunInfo
   from fbackprop.train.run_folder import environment

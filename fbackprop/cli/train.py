@@ -1,4 +1,4 @@
-"""`fbackprop train`: a thin face of `fbackprop.train.fit`."""
+"""`fbackprop train`: a thin wrapper around `fbackprop.train.fit`."""
 
 import shlex
 import signal
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str]) -> int:
-  """Trains, and writes the folder of the run.
+  """Train, and write the run's folder.
 
   Args:
-    arguments: what stands behind `fbackprop train`.
+    arguments: the arguments after `fbackprop train`.
 
   Returns:
     0; 1 if a file couldn't be written or a gradient check failed; 3 if the run diverged; 130 if it
-    was interrupted, 143 if terminated. An interrupt waits until everything is saved, a second one
-    doesn't.
+    was interrupted, 143 if terminated. A first interrupt waits until everything is saved, a second
+    one doesn't.
 
   Raises:
-    UsageError: the configuration can't be.
+    UsageError: the configuration is invalid.
   """
   config = parse(arguments)
   try:
     for module, extra in (
       ("matplotlib", "plot"), ("jinja2", "train"), ("rich", "train"), ("tomli_w", "train")
     ):  # fmt: skip
-      need(module, extra=extra)  # A run that can't be reported isn't begun.
+      need(module, extra=extra)  # The report needs it: checked before training.
     with ExitStack() as exits:
       is_alone = config.ensemble == 1 and not config.rates
       return (run if is_alone else run_ensemble)(config, arguments, exits)
   except ModuleNotFoundError as error:
     raise UsageError(str(error)) from error
   except KeyboardInterrupt:
-    # Before the run began, or a second Ctrl-C; the first one waits.
+    # Before the run began, or by a second Ctrl-C; the first one is deferred.
     print("fbackprop: interrupted before all of the run was saved", file=sys.stderr)
     return 130
 
 
 def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
-  """The run itself. jax is imported here."""
+  """Run the command. jax is imported here."""
   import jax
 
   import fbackprop as fb
@@ -151,7 +151,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
   if result.stop_reason == "diverged":
     advice = f"; a smaller --rate than {config.rate:g} may help"
     if SQUARED_NORM in str(result.diverged_at):
-      advice = ""  # It is of the data.
+      advice = ""  # The overflow is caused by the data, not by the rate.
     print(
       f"fbackprop: diverged at step {result.steps + 1}; first not finite: {result.diverged_at}; "
       f"the last good parameters are saved{advice}",
@@ -174,7 +174,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
 
 
 def stopped(result: "Result") -> str:
-  """How and when a run ended."""
+  """Describe how and when a run ended."""
   if result.stop_reason == "diverged":
     return f"stopped: the run diverged at step {result.steps + 1}"
   if result.stop_reason == "interrupted":
@@ -183,7 +183,7 @@ def stopped(result: "Result") -> str:
 
 
 def kept(result: "Result") -> str:
-  """Which parameters are kept, if not the last ones."""
+  """Describe which parameters are kept, if not the last ones."""
   if result.best is None:
     return ""
   return f"kept: step {result.best.step}, validation {number(result.best.score)}; "

@@ -1,4 +1,4 @@
-"""`fbackprop verify`: verifies a user's VJP, the library's own rules, or the verifier itself."""
+"""`fbackprop verify`: verify a user's VJP, the library's own rules, or the verifier itself."""
 
 import json
 import shlex
@@ -72,7 +72,7 @@ class VerifyConfig:
 
 
 def check_together(config: VerifyConfig) -> None:
-  """Refuse numbers out of range, and flags that exclude or need one another.
+  """Raise for numbers out of range, and for flags that exclude or need one another.
 
   Raises:
     UsageError: the message names the flag.
@@ -106,13 +106,13 @@ def main(arguments: Sequence[str]) -> int:
   """Verify a function, the library, or the verifier.
 
   Args:
-    arguments: those of `fbackprop verify`.
+    arguments: the arguments after `fbackprop verify`.
 
   Returns:
-    0 pass, 1 fail, oracle fault, or a file that couldn't be written, 4 no verdict, 130 interrupted.
+    0 pass, 1 fail, oracle fault, or failed write, 4 no verdict, 130 interrupted.
 
   Raises:
-    UsageError: the function, its arguments or a flag can't be used.
+    UsageError: the function, its arguments or a flag is invalid.
   """
   config = tyro.cli(
     VerifyConfig,
@@ -128,12 +128,12 @@ def main(arguments: Sequence[str]) -> int:
   except KeyboardInterrupt:
     note("interrupted; nothing was decided")
     return 130
-  # JSON that goes down a pipe must stay alone there.
+  # JSON written to a pipe must be the only output there.
   show(f"{outcome.text}\n", to_stderr=is_alone(config))
   if config.json is not None:
     try:
       write("--json", config.json, f"{outcome.json}\n".encode())
-    except UsageError as error:  # The disk is full since; the verdict is printed, so it's no usage.
+    except UsageError as error:  # A full disk, say: the path was valid, so this is no usage error.
       note(str(error))
       return 1
   return outcome.code
@@ -189,13 +189,13 @@ def report_of(config: VerifyConfig) -> "Report":
 
 
 def options_of(config: VerifyConfig) -> dict[str, Any]:
-  """Return the options that `vjp` and `layer` share."""
+  """Return the options shared by `vjp` and `layer`."""
   options = {"level": config.level, "seed": config.seed, "allowance": config.allowance}
   return options if config.ties is None else {**options, "ties": config.ties}
 
 
 def arguments_of(target: str) -> tuple[Any, ...]:
-  """Return the tuple that `--args` names, or that the function named there returns."""
+  """Return the tuple named by `--args`, or returned by the function of that name."""
   found = load("--args", target)
   made = ""
   if callable(found):
@@ -211,7 +211,7 @@ def arguments_of(target: str) -> tuple[Any, ...]:
 
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
-  """Return the report of a call; an error of the verifier is no verdict, and never a pass."""
+  """Run the verifier; an unexpected error of its own is no verdict, and never a pass."""
   from fbackprop.verify.report.findings import Finding, UnusableError
   from fbackprop.verify.report.report import Report
 
@@ -239,7 +239,7 @@ def again(config: VerifyConfig, report: "Report") -> str:
 
 
 def of_leaf(report: "Report", leaf: str) -> "Report":
-  """Return the report without the findings of other leaves."""
+  """Return the report restricted to the findings of one leaf."""
   others = [finding for finding in report.findings if finding.leaf not in (leaf, "")]
   known = list(dict.fromkeys([*report.verified, *(f.leaf for f in report.findings if f.leaf)]))
   if leaf not in known and known:
@@ -303,5 +303,5 @@ def progress(config: VerifyConfig, total: int, what: str) -> Iterator[Progress]:
 
 
 def is_alone(config: VerifyConfig) -> bool:
-  """Return whether the JSON goes to a terminal or a pipe, where nothing else may be printed."""
+  """Return whether JSON goes to a terminal or a pipe, where nothing else may be printed."""
   return config.json is not None and is_special(config.json)

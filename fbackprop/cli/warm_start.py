@@ -13,17 +13,17 @@ if TYPE_CHECKING:
   from fbackprop.train.models import Description
   from fbackprop.train.weights import Stored
 
-# In the run's own folder, so that it can be resumed when the first one is gone.
+# Copied into the run's own folder, so that it can be resumed without the other one.
 COPY = "init.safetensors"
 
 
 class Start(NamedTuple):
-  """The parameters that a run starts from.
+  """The initial parameters of a run.
 
   Attributes:
-    where: their name in an error, as "--init runs/digits-1".
-    stored: the file.
-    description: of their network; None for a file of another program.
+    where: their name in an error, such as "--init runs/digits-1".
+    stored: content of the file.
+    description: description of their network; None for a file of another program.
   """
 
   where: str
@@ -32,10 +32,10 @@ class Start(NamedTuple):
 
 
 def read_start(config: TrainConfig, sources: Sources) -> Start | None:
-  """Read the file that `--init` names; of a run that is resumed, its own copy.
+  """Read the file of `--init`; for a resumed run, its own copy.
 
   Raises:
-    UsageError: it can't be read, is damaged, or holds an ensemble.
+    UsageError: the file can't be read, is damaged, or holds an ensemble.
   """
   from fbackprop.train.models import description_of
   from fbackprop.train.weights import read_stored
@@ -65,7 +65,7 @@ def with_network_of(start: Start | None, config: TrainConfig, sources: Sources) 
   """Return the configuration with the network of `--init`.
 
   Raises:
-    UsageError: another network was asked for.
+    UsageError: another network is requested.
   """
   if start is None or start.description is None:
     return config
@@ -90,16 +90,16 @@ def with_network_of(start: Start | None, config: TrainConfig, sources: Sources) 
 
 
 def standardization_of(start: Start | None, config: TrainConfig) -> "Description | None":
-  """Return the network whose standardization the data must have: its parameters know no other."""
+  """Return the description whose standardisation the data must share with the parameters."""
   return start.description if start is not None and config.standardize == "auto" else None
 
 
 def params_of_start(start: Start, dataset: "Dataset", model: "Description") -> Any:
-  """Return the parameters of `--init`, for a network and its data.
+  """Return the parameters of `--init`, validated for a network and its data.
 
   Raises:
-    UsageError: they are of another task, of features or outputs with other names (1 and 1.0 are
-      one), or a leaf has another shape or dtype.
+    UsageError: they are of another task, or of features or outputs with other names (1 and 1.0
+      are the same), or a leaf has another shape or dtype.
   """
   import jax
 
@@ -129,7 +129,7 @@ def copy_start(start: Start, folder: Path) -> None:
   """Copy the file of `--init` into the folder of the run.
 
   Raises:
-    OSError: it can't be written.
+    OSError: the copy can't be written.
   """
   from fbackprop.files import read_plain, write_whole
 

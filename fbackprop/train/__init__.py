@@ -1,8 +1,8 @@
-"""Training: the lecture's loop, compiled, stopping for a stated reason.
+"""Training: the lecture's loop, compiled, with an explicit stop reason.
 
-`make_step` is one step as a pure function, for those who write their own loop; `fit` is the whole
-run, and the command `fbackprop train` is a thin face of it. Names are imported when they are
-touched, so that the command line can read its defaults without jax.
+`make_step` is one step as a pure function, for custom loops; `fit` is a whole run, and the command
+`fbackprop train` is a thin wrapper around it. Names are imported on first access, so that the
+command line can read its defaults without jax.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A whole run: compile, train in chunks, evaluate, check the gradient, stop and say why."""
+"""`fit`: compile, train in chunks, evaluate, check the gradient, and stop for a stated reason."""
 
 from dataclasses import asdict
 from os import PathLike
@@ -49,36 +49,36 @@ def fit(
     net: the network.
     loss: the loss.
     data: `(x, targets)` or a `Batch`: x `[N, D_in]` and the targets of the loss. Values are checked
-      here, once: NaN, infinity and labels out of range are refused. NumPy arrays become what JAX
-      makes of them, float32 without x64: what is too large for that is refused, and a warning names
-      the columns that lose distinct values, as those of time stamps do.
+      here, once: NaN, infinity and labels out of range are refused. NumPy arrays are converted as
+      by JAX, to float32 without x64: values beyond its range are refused, and a warning names the
+      columns that lose distinct values, such as time stamps.
     optimizer: `gradient_descent(rate)` or any of optax's; see `make_step`.
     stop: the stop rules.
-    key: `jax.random.key(seed)`: parameters, order of the examples and dropout follow from it.
-    params: parameters to start from, of `net`'s structure, shapes and dtypes, such as those of a
+    key: `jax.random.key(seed)`, which determines the parameters, the order of the examples and
+      dropout.
+    params: initial parameters, of `net`'s structure, shapes and dtypes, such as those of a
       `Result`; they are copied. None to draw them from `key`.
-    batch_size: examples of a step, 1 to N; None for all of them, in order. Fewer than N are drawn
-      in a new order each epoch; a remainder smaller than a batch is left out of that epoch.
-    validation: `(x, targets)` or a `Batch`, the validation set: it is scored after each epoch as
-      `stop.validation_fraction` says, instead of such a part of `data`.
-    step: how a step is taken: shuffling, clipping of examples, and what happens where it isn't
-      finite.
-    monitor: what is measured and reported: test set, evaluations, gradient checks, diagnostics.
+    batch_size: batch size, 1 to N; None for all examples, in order. Fewer than N are drawn in a new
+      order each epoch; a remainder smaller than a batch is dropped from that epoch.
+    validation: `(x, targets)` or a `Batch`, the validation set, scored after each epoch as
+      described at `stop.validation_fraction`, in place of a fraction of `data`.
+    step: options of a step: shuffling, per-example clipping, and the response to a nonfinite step.
+    monitor: measurements and reports: test set, evaluations, gradient checks, diagnostics.
     checkpoints: where and how often the run is saved, and from where it is resumed.
     **deprecated: `check_every`, short for `Monitor(check_every=)`. The other attributes of
       `Monitor` and `StepRules`, and `resume`, were keywords of `fit` too; each works for one more
       version, with a `DeprecationWarning`.
 
   Returns:
-    A `Result`. An interrupt (SIGINT, and where there are checkpoints SIGTERM) ends the run after
-    the chunk in flight, with what was reached so far; so does a step that isn't finite.
+    A `Result`. An interrupt (SIGINT, and with checkpoints SIGTERM) ends the run after the current
+    chunk, with the results so far; so does a nonfinite step.
 
   Raises:
-    TypeError: an argument isn't what it must be.
-    ValueError: shapes or values that don't fit; the message names the argument. The checkpoint is
-      of another run; or every one there is is damaged.
+    TypeError: an argument has the wrong type.
+    ValueError: shapes or values don't fit; the message names the argument. The checkpoint is of
+      another run; or every checkpoint is damaged.
     OSError: there is no checkpoint to resume; or the folder of checkpoints is in use by another
-      run, or holds what another one left.
+      run, or holds the checkpoints of another run.
 
   Example:
     >>> import jax.numpy as jnp
@@ -130,7 +130,7 @@ def fit(
       "clip_examples": step.clip_examples,
       "watch": sorted(monitor.watch),
     }
-  # Of shapes, as the loop itself is donated.
+  # By `eval_shape`, since the buffers of the loop itself are donated.
   shapes = jax.eval_shape(lambda loop: loop, loop)
   spec = CheckpointSpec(identity, shapes, info, jax.random.key_impl(key))
 
@@ -171,6 +171,6 @@ def fit(
 
 
 def skipped_steps(infos: Info, is_diverged: bool) -> tuple[int, ...]:
-  """List the skipped steps; the one at which a run diverged is none of them."""
+  """List the skipped steps; a step at which the run diverged isn't among them."""
   refused = np.flatnonzero(~infos.finite) + 1
   return tuple(map(int, refused[:-1] if is_diverged else refused))

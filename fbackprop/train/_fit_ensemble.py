@@ -1,4 +1,4 @@
-"""Many networks at once, of other seeds or rates, as one compiled program."""
+"""`fit_ensemble`: many networks, with different seeds or rates, trained by one program."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,7 +35,7 @@ from fbackprop.train.stop_conditions import DIVERGED, RUNNING
 from fbackprop.train.stop_rules import STOP_REASONS, StopRules
 from fbackprop.types import Array, Layer, Loss
 
-# The keywords that `fit` had and `fit_ensemble` had not, and the attributes of those names.
+# Keywords that `fit` had and `fit_ensemble` hadn't, which are the attributes that it refuses.
 OF_ONE = ("clip_examples", "on_nonfinite", "on_event", "watch")
 
 
@@ -56,32 +56,32 @@ def fit_ensemble(
 ) -> EnsembleResult:
   """Train K networks at once, each until a stop rule fires for it.
 
-  Member k is the run `fit(..., key=keys[k])`, up to rounding. The members share nothing but the
-  data and the rules: one that has stopped, or has diverged, waits as it is for the others. Tiny
+  Member k is the run `fit(..., key=keys[k])`, up to rounding. The members share only the data and
+  the rules: one that has stopped, or has diverged, is frozen while the others continue. Tiny
   networks are computed with the members along the last axis; see `fbackprop.train.last_axis`.
 
   Args:
     net, loss, data: as in `fit`.
-    optimizer: as in `fit`; with `rates`, a function of the rate that returns one, such as
-      `optax.sgd`: the rate that it gets is traced.
+    optimizer: as in `fit`; with `rates`, a function that returns one, given a rate, such as
+      `optax.sgd`: the rate is traced.
     stop: the stop rules, the same for all.
     keys: typed keys `[K]`, such as `jax.random.split(jax.random.key(0), K)`.
-    rates: of each member, K numbers above 0. A grid of rates and seeds is
+    rates: learning rate of each member, K numbers above 0. A grid of rates and seeds is
       `rates=np.repeat(rates, len(seeds))` beside `keys=jnp.tile(keys, len(rates))`.
     batch_size: as in `fit`.
     validation: as in `fit`: each member keeps the parameters of its own best epoch.
-      `stop.validation_fraction` splits off the same examples for all, by the first key.
-    step: as in `fit`, of which an ensemble has the shuffle alone.
+      `stop.validation_fraction` splits off the same examples for all members, by the first key.
+    step: as in `fit`; an ensemble supports the shuffle only.
     monitor: as in `fit`, without `watch`. The ensemble as a whole is scored on the test set too,
       and `on_evaluation` is called with an `EnsembleEvaluation`.
     **deprecated: as in `fit`.
 
   Returns:
-    An `EnsembleResult`. An interrupt (SIGINT) ends the run after the chunk in flight.
+    An `EnsembleResult`. An interrupt (SIGINT) ends the run after the current chunk.
 
   Raises:
-    TypeError: an argument isn't what it must be.
-    ValueError: shapes or values that don't fit; the message names the argument.
+    TypeError: an argument has the wrong type.
+    ValueError: shapes or values don't fit; the message names the argument.
 
   Example:
     >>> import fbackprop as fb
@@ -156,7 +156,7 @@ def fit_ensemble(
 
 
 class EnsembleRun(Run):
-  """A `Run` of many networks at once, whose rows are the losses alone."""
+  """A `Run` of many networks at once; the losses are its only rows."""
 
   def __init__(
     self, problem: Problem, loop: Loop, member: Member, info: Info, members: Members,
@@ -169,15 +169,15 @@ class EnsembleRun(Run):
 
   @property
   def done(self) -> int:
-    """Steps of the members that still run, or that ran longest."""
+    """Steps taken by the running members, or by those that ran longest."""
     return self.recorded
 
   def handle_nonfinite(self) -> str | None:
-    """All members have diverged, and the run ends."""
+    """End the run, as all members have diverged."""
     return "diverged"
 
   def checks(self) -> list[MemberCheck]:
-    """Compare the gradients of those that have taken a step since, and haven't diverged."""
+    """Check the gradients of members that have stepped since their last check and not diverged."""
     codes = np.asarray(self.loop.progress.reason)
     known = {found[:2] for found in self.history.checks}
     states = [(k, member_of(self.loop.state, self.members.axis, k)) for k in self.checked]
@@ -188,13 +188,13 @@ class EnsembleRun(Run):
     ]
 
   def make_score(self) -> Callable[[Any], Scores]:
-    """Build the scores of the test set, as a function of the parameters."""
+    """Build the test scores as a function of the parameters."""
     problem = self.problem
     evaluate = make_ensemble_evaluate(problem.net, problem.loss, self.members.axis)
     return lambda params: Scores() if problem.test is None else evaluate(params, problem.test)
 
   def evaluation(self) -> EnsembleEvaluation:
-    """Evaluate the ensemble as it is."""
+    """Evaluate the ensemble at its current parameters."""
     known, scores = self.history.evaluations, self.score_test(self.loop.state.params)
     recent = self.history.infos().loss[known[-1].step if known else 0 :]
     running = int((np.asarray(self.loop.progress.reason) == RUNNING).sum())
@@ -205,7 +205,7 @@ class EnsembleRun(Run):
 
 
 def refuse_unsupported(step: StepRules, monitor: Monitor) -> None:
-  """Raise if a group asks for what only a single run has."""
+  """Raise if an option is set that only a single run supports."""
   for group, default in ((step, StepRules()), (monitor, Monitor())):
     for name in OF_ONE:
       if (value := getattr(group, name, None)) != getattr(default, name, None):
@@ -214,15 +214,15 @@ def refuse_unsupported(step: StepRules, monitor: Monitor) -> None:
 
 
 def members_in_front(axis: int, leaf: Array) -> Array:
-  """Move the axis of the members to the front."""
+  """Move the members' axis to the front."""
   return jnp.moveaxis(leaf, axis, 0)
 
 
 def member_of(tree: Any, axis: int, k: int) -> Any:
-  """Take one member's part, without the axis of the members."""
+  """Index one member of a pytree along the members' axis."""
   return jax.tree.map(lambda leaf: members_in_front(axis, leaf)[k], tree)
 
 
 def chosen(which: Array, new: Array, old: Array) -> Array:
-  """Select the new arrays of some members `[K]`, the old ones of the others."""
+  """Select the new arrays for the members marked in `which` `[K]`, the old ones for the others."""
   return jnp.where(which.reshape(-1, *(1,) * (new.ndim - 1)), new, old)

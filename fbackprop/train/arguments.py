@@ -1,4 +1,4 @@
-"""The grouped arguments of a run, their checks, and the keywords that they replace."""
+"""The grouped arguments of a run, their checks, and the deprecated keywords that they replace."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,29 +31,31 @@ from fbackprop.types import Layer, Params
 
 @dataclass(frozen=True, eq=False)
 class Monitor:
-  """What a run measures and reports. Nothing of it changes the parameters.
+  """Measurements and reports of a run. None of them changes the parameters.
 
   Attributes:
-    eval_every: steps between evaluations; None for one at the end only. In an ensemble, steps of
-      the members that still run.
-    check_every: steps between comparisons of our gradient with `jax.grad`, from step 0 on; None for
-      none. Both are computed in float64, whatever precision the products of the run have (TF32,
+    eval_every: steps between evaluations; None for a single one at the end. In an ensemble, steps
+      of the running members.
+    check_every: steps between comparisons of our gradient with `jax.grad`, starting at step 0; None
+      for none. Both are computed in float64, whatever precision the products of the run have (TF32,
       bf16 passes), and on the CPU where the device has no float64: it is a check of the
       mathematics. `LiveCheck.rounding` is the rounding error of the run's own arithmetic.
     test: `(x, targets)`, the test set. It is scored at each evaluation and decides nothing.
-    on_evaluation: called with each `Evaluation`, as it comes; in a run that is resumed, first with
-      those that it had before.
-    on_event: called with a message about each unplanned event: a damaged checkpoint, one that can't
-      be written, a skipped step, a rollback. By default a warning.
+    on_evaluation: called with each `Evaluation` in turn; in a resumed run, first with those before
+      the checkpoint.
+    on_event: called with a message about each unplanned event: a damaged checkpoint, a failed write
+      of one, a skipped step, a rollback. By default a warning is issued.
     watch: further diagnostics. "noise_scale": the gradient noise scale of the steps since the
-      evaluation before, at the cost of each example's norm in each step. "health": the health of
-      each layer, at the cost of a backward pass in each evaluation. Both need a network of captured
-      layers, as `fbackprop.mlp(sizes, dense=fbackprop.quantities.captured(fbackprop.dense))`.
-    check_members: the members of an ensemble whose gradients are compared.
-    chunk_steps: the most steps of one compiled call, after which an interrupt is noticed.
+      last evaluation, at the cost of each example's gradient norm in each step. "health": the
+      health of each layer, at the cost of a backward pass in each evaluation. Both need a network
+      of captured layers, as `fbackprop.mlp(sizes,
+      dense=fbackprop.quantities.captured(fbackprop.dense))`.
+    check_members: the members of an ensemble whose gradients are checked.
+    chunk_steps: the largest number of steps per compiled call; interrupts are handled between
+      calls.
 
   Raises:
-    TypeError, ValueError: by the name of the attribute.
+    TypeError, ValueError: an attribute is invalid; the message names it.
   """
 
   eval_every: int | None = None
@@ -75,7 +77,7 @@ class Monitor:
     check_watch(self.watch)
 
   def handle(self, event: str) -> None:
-    """Report an event to `on_event`, by default as a warning."""
+    """Report an event to `on_event`, or as a warning by default."""
     if self.on_event is None:
       warnings.warn(f"fit: {event}", stacklevel=3)
     else:
@@ -84,21 +86,21 @@ class Monitor:
 
 @dataclass(frozen=True)
 class StepRules:
-  """How a step is taken.
+  """Options of a training step.
 
   Attributes:
-    shuffle: "exact", which is `jax.random.permutation`, or "fast", a keyed bijection that saves a
-      tiny network's epoch much of its time and reaches a small part of all orders; see
-      `fbackprop.train.shuffle`.
-    clip_examples: clip each example's gradient to this norm, before the step takes their mean. It
-      needs a network of captured layers. The gradient check then takes `jax.grad` of each example.
-    on_nonfinite: what happens at a step that isn't finite (see `Info.finite`). "raise" ends the
-      run. "skip" skips that step, up to 10 in a row. "rollback" restores the last checkpoint and
-      goes on with updates of half the size, up to 10 times; it needs `Checkpoints.every`. A state
-      that isn't finite is never kept, nor saved.
+    shuffle: "exact", which is `jax.random.permutation`, or "fast", a keyed pseudorandom permutation
+      that shortens a tiny network's epoch considerably and reaches a small fraction of all
+      permutations; see `fbackprop.train.shuffle`.
+    clip_examples: clip each example's gradient to this norm before averaging. It needs a network of
+      captured layers. The gradient check then takes `jax.grad` of each example.
+    on_nonfinite: response to a nonfinite step (see `Info.finite`). "raise" ends the run. "skip"
+      skips the step, up to 10 times in a row. "rollback" restores the last checkpoint and continues
+      with updates of half the size, up to 10 times; it needs `Checkpoints.every`. A nonfinite state
+      is never kept, nor saved.
 
   Raises:
-    TypeError, ValueError: by the name of the attribute.
+    TypeError, ValueError: an attribute is invalid; the message names it.
   """
 
   shuffle: ShuffleName = "exact"
@@ -109,40 +111,40 @@ class StepRules:
     find_shuffle(self.shuffle)
     if self.clip_examples is not None:
       check_clip_examples(self.clip_examples)
-      object.__setattr__(self, "clip_examples", float(self.clip_examples))  # JSON has no other.
+      object.__setattr__(self, "clip_examples", float(self.clip_examples))  # JSON needs a float.
     if self.on_nonfinite not in (choices := get_args(NonfiniteName)):
       raise ValueError(
         f"on_nonfinite must be one of {', '.join(choices)}, got {self.on_nonfinite!r}"
       )
 
 
-# The former keywords of `fit` and of `fit_ensemble`, by the argument that has them now.
+# Deprecated keywords of `fit` and of `fit_ensemble`, by the argument that replaces them.
 MOVED: dict[str, tuple[type, tuple[str, ...]]] = {
   "monitor": (Monitor, tuple(field.name for field in fields(Monitor))),
   "step": (StepRules, tuple(field.name for field in fields(StepRules))),
   "checkpoints": (Checkpoints, ("resume",)),
 }
-# Of these, what stays a keyword beside its group: a gradient check must cost one word.
+# Those that remain keywords beside their group: a gradient check must cost one word.
 SHORT = frozenset({"check_every"})
 
 
 def regroup(
   where: str, deprecated: Mapping[str, Any], refused: Iterable[str] = (), **groups: Any
 ) -> list[Any]:
-  """Put keywords into the groups that have them, with a `DeprecationWarning` for a former one.
+  """Move deprecated keywords into their groups, with a `DeprecationWarning` for each.
 
   Args:
     where: "fit" or "fit_ensemble".
-    deprecated: the keywords; those of `SHORT` stay.
-    refused: former keywords of `fit` that `where` never had.
-    **groups: `monitor`, `step` and `checkpoints`, as they were given.
+    deprecated: the keywords; those of `SHORT` aren't warned of.
+    refused: deprecated keywords of `fit` that `where` never had.
+    **groups: the arguments `monitor`, `step` and `checkpoints` of the call.
 
   Returns:
-    The groups, in the order in which they were given.
+    The groups, in the order of `groups`.
 
   Raises:
-    TypeError: a keyword isn't known, is given beside its group's own value, or a group is of
-      another type.
+    TypeError: a keyword is unknown, or conflicts with its group's own value; or a group has the
+      wrong type.
   """
   for name, group in groups.items():
     if group is not None and not isinstance(group, MOVED[name][0]):
@@ -164,28 +166,28 @@ def regroup(
       warnings.warn(message, DeprecationWarning, stacklevel=3)
     if group is not None:
       groups[name] = replace(group, **{old: value})
-    elif value is not None or kind is not Checkpoints:  # There are none without a folder.
+    elif value is not None or kind is not Checkpoints:  # Without a folder there are no checkpoints.
       groups[name] = kind(**{old: value})
   return list(groups.values())
 
 
 def is_set(group: Any, name: str) -> bool:
-  """Whether an attribute of a group has another value than its default."""
+  """Return whether an attribute of a group differs from its default."""
   value = getattr(group, name)
   (default,) = (field.default for field in fields(group) if field.name == name)
-  # An array isn't compared: it is no default, and its == is another array.
+  # An array is never a default, and isn't compared, as its == returns another array.
   return not (value is default or (isinstance(value, str | int | tuple) and value == default))
 
 
 def check_start(net: Layer, params: Params) -> None:
-  """Raise if a run of `net` can't start from these parameters; the message names the leaf."""
+  """Raise unless a run of `net` can start from these parameters; the message names the leaf."""
   check_like("fit: params", params, jax.eval_shape(net.init, jax.random.key(0)))
   for path, leaf in jax.tree_util.tree_leaves_with_path(params):
     check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
 
 
 def check_keys(keys: Any) -> int:
-  """Return the number of typed keys `[K]`; raise if they aren't."""
+  """Return the number K of typed keys `[K]`; raise for any other value."""
   if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
     raise DtypeError(
       "fit_ensemble: keys must be typed keys [K], such as jax.random.split(jax.random.key(seed), "
@@ -197,7 +199,7 @@ def check_keys(keys: Any) -> int:
 
 
 def check_rates(rates: Any, size: int) -> np.ndarray:
-  """Return the rates `[K]` in float64; raise if there are not K, or one isn't above 0."""
+  """Return the rates `[K]` in float64; raise unless there are K positive ones."""
   rates = list(rates)
   if len(rates) != size:
     raise ShapeError(
@@ -209,7 +211,7 @@ def check_rates(rates: Any, size: int) -> np.ndarray:
 
 
 def check_members(members: Any, size: int) -> list[int]:
-  """Return numbers of members, sorted and each once; raise if there is no such member."""
+  """Return the indices of members, sorted and unique; raise for one out of range."""
   members = list(members)
   for k in members:
     if not is_integer(k):
@@ -222,7 +224,7 @@ def check_members(members: Any, size: int) -> list[int]:
 def optimizer_by_rate(
   optimizer: Any, has_rates: bool
 ) -> Callable[[Any], optax.GradientTransformation]:
-  """Return the optimiser as a function of a member's rate, whether it is one or not."""
+  """Return the optimizer as a function of a member's rate, which a plain optimizer ignores."""
   if has_rates:
     if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
       raise DtypeError(

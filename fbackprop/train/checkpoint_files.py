@@ -1,4 +1,4 @@
-"""What orbax calls to write a checkpoint: our own file, in a folder that it then makes visible."""
+"""The orbax handler of checkpoints: it writes our own file into orbax's temporary folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +12,21 @@ FILE = "state.safetensors"
 
 
 class FileHandler(orbax.CheckpointHandler):
-  """Writes one safetensors file."""
+  """An orbax handler that writes one safetensors file."""
 
   def save(self, directory: Any, args: "FileArgs") -> None:
-    """Writes it into the folder of an unfinished checkpoint."""
+    """Write the file into the folder of an unfinished checkpoint."""
     save_params(Path(directory) / FILE, args.tree, args.metadata)
 
   def restore(self, directory: Any, args: Any = None) -> Stored:
-    """What was written. (A run that goes on reads it without orbax: see `checkpoints`.)"""
+    """Read the file. (A resumed run reads it without orbax: see `checkpoints`.)"""
     return read_stored(Path(directory) / FILE)
 
 
 @orbax.args.register_with_handler(FileHandler, for_save=True, for_restore=True)
 @dataclass
 class FileArgs(orbax.args.CheckpointArgs):
-  """What is written: a tree of arrays, and text. To restore takes none."""
+  """The content to save: a pytree of arrays, and text. Restoring takes no arguments."""
 
   tree: Any = None
   metadata: dict[str, str] | None = None

@@ -1,6 +1,7 @@
 """The writer of a run's checkpoints: a lock on their folder, and orbax's manager.
 
-Orbax keeps the last checkpoints and the best one, and clears away what a killed run began.
+Orbax rotates the checkpoints, keeping the last ones and the best one, and removes the unfinished
+ones of killed runs.
 """
 
 import json
@@ -30,19 +31,19 @@ LOCK = ".lock"
 
 
 class FolderInUseError(OSError):
-  """Another run writes to that folder."""
+  """The folder is in use by another run."""
 
 
 @contextmanager
 def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
-  """Lock a folder for this process: however it ends, the system releases the lock.
+  """Lock a folder for this process; the operating system releases the lock however it ends.
 
-  The lock is on a file in the folder, which is there as long as the lock is held. A crashed run
-  leaves the file, but not the lock.
+  The lock is on a file within the folder, which exists while the lock is held. A crashed run leaves
+  the file behind, but not the lock.
 
   Raises:
-    FolderInUseError: another process, or another run in this one, holds it.
-    OSError: the folder can't be written.
+    FolderInUseError: another process, or another run in this one, holds the lock.
+    OSError: the folder isn't writable.
   """
   path = Path(folder) / LOCK
   lock = FileLock(path)
@@ -53,18 +54,18 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
       raise FolderInUseError(
         f"{folder} is in use by another run; wait for its end, or give another folder"
       ) from error
-    if not path.exists():  # Its last holder removed it since it was opened here.
+    if not path.exists():  # The previous holder removed the file after it was opened here.
       lock.release()
   try:
     yield
   finally:
-    with suppress(OSError):  # An open file can't be removed on Windows; filelock does it there.
+    with suppress(OSError):  # Windows can't remove an open file; there filelock removes it.
       path.unlink()
     lock.release()
 
 
 class CheckpointWriter:
-  """Writes the checkpoints of one run; see `writing`."""
+  """The writer of one run's checkpoints; see `writing`."""
 
   def __init__(
     self,
@@ -79,17 +80,17 @@ class CheckpointWriter:
     self.goes_on = self.folder in own
     self.exits = ExitStack()
     self.is_held = False
-    # Orbax takes two thirds of a second to import: not before there is something to save.
+    # Created at the first save, as the import of orbax takes two thirds of a second.
     self.manager: Any = None
     self.scores: dict[int, float] = {}
 
   def hold(self) -> None:
-    """Make the folder, and lock it.
+    """Create the folder, and lock it.
 
     Raises:
-      FolderInUseError: another run has it.
-      FileExistsError: another run left its checkpoints there.
-      OSError: it can't be made.
+      FolderInUseError: another run uses it.
+      FileExistsError: it holds the checkpoints of another run.
+      OSError: it can't be created.
     """
     if not self.is_held:
       self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,22 +103,22 @@ class CheckpointWriter:
       self.is_held = True
 
   def save(self, loop: Loop, history: History, seconds: float, score: float | None) -> None:
-    """Write the checkpoint of the step at which the loop is; delete later ones.
+    """Write the checkpoint of the loop's current step; delete later ones.
 
     Args:
-      loop, history: the run.
-      seconds: wall time of it so far.
-      score: the larger, the better; None if there is none.
+      loop, history: the state of the run.
+      seconds: wall time so far.
+      score: score of the checkpoint, the larger the better; None if there is none.
 
     Raises:
-      OSError: it can't be written; those before are as they were.
+      OSError: the checkpoint can't be written; earlier ones are unaffected.
     """
     self.hold()
     if self.manager is None:
       self.scores = scores_in(self.folder)
       self.manager = open_manager(self.folder, self.rules.keep, self.scores)
     step = int(loop.state.step)
-    # Of a run that went back, or on from a checkpoint before a damaged one.
+    # Later steps exist after a rollback, or a restart from a checkpoint before a damaged one.
     for late in [s for s in self.manager.all_steps() if s >= step]:
       self.manager.delete(late)
     self.scores[step] = -math.inf if score is None else score
@@ -135,7 +136,7 @@ class CheckpointWriter:
     self.manager.save(step, args=item, force=True)
 
   def close(self) -> None:
-    """Close orbax's manager, and unlock the folder."""
+    """Close orbax's manager, and release the lock of the folder."""
     with self.exits:
       if self.manager is not None:
         self.manager.close()
@@ -145,18 +146,18 @@ class CheckpointWriter:
 def writing(
   rules: Checkpoints | None, identity: dict[str, Any], stop: dict[str, Any]
 ) -> Iterator[CheckpointWriter | None]:
-  """Open the writer of a run's checkpoints, whose folder no other run can use meanwhile.
+  """Open the writer of a run's checkpoints, with exclusive access to their folder.
 
   Args:
-    rules: where and how often; None, or without a folder, for no checkpoints and no writer.
-    identity: what a resumed run must have in common with this one, as JSON.
+    rules: where and how often to save; None, or without a folder, for no checkpoints and no writer.
+    identity: the properties that a resumed run must share with this one, as JSON.
     stop: the stop rules, as JSON.
 
   Raises:
-    FolderInUseError: another run has the folder.
-    FileExistsError: another run left its checkpoints there.
-    OSError: the folder can't be made.
-    ModuleNotFoundError: orbax isn't there; the message names the extra.
+    FolderInUseError: another run uses the folder.
+    FileExistsError: the folder holds the checkpoints of another run.
+    OSError: the folder can't be created.
+    ModuleNotFoundError: orbax isn't installed; the message names the extra.
   """
   if rules is None or rules.folder is None:
     yield None
@@ -172,22 +173,22 @@ def writing(
 
 
 class BestKept(NamedTuple):
-  """One of orbax's preservation policies: the checkpoint of the highest score stays.
+  """A preservation policy for orbax: keep the checkpoint of the highest score.
 
-  Its own one reads the scores from files without a checksum, and fails where one is damaged.
+  Orbax's own policy reads the scores from files without a checksum, and fails if one is damaged.
   """
 
   scores: dict[int, float]
 
   def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-    """Whether each one stays, of those that there are."""
+    """Return, for each checkpoint, whether it is kept."""
     scores = [self.scores.get(checkpoint.step, -math.inf) for checkpoint in checkpoints]
     best = scores.index(max(scores)) if scores else -1
     return [i == best for i in range(len(scores))]
 
 
 def scores_in(folder: Path) -> dict[int, float]:
-  """Read the scores of the checkpoints that are there already, by their steps."""
+  """Read the scores of the existing checkpoints, by step."""
   scores = {}
   for path in numbered_folders(folder):
     try:
@@ -198,11 +199,11 @@ def scores_in(folder: Path) -> dict[int, float]:
 
 
 def open_manager(folder: Path, keep: int, scores: dict[int, float]) -> Any:
-  """Open orbax's manager of a folder, which clears away what a killed run began."""
+  """Open orbax's manager of a folder, which removes unfinished checkpoints of killed runs."""
   orbax = need("orbax.checkpoint", extra="train")
   policies = need("orbax.checkpoint.checkpoint_managers", extra="train")
   options = orbax.CheckpointManagerOptions(
-    # The arrays are on the host already, and a save that isn't finished can't be counted on.
+    # The arrays are on the host already, and only a finished save can be relied on.
     enable_async_checkpointing=False,
     preservation_policy=policies.AnyPreservationPolicy(
       [policies.LatestN(n=keep), BestKept(scores)]

@@ -1,9 +1,14 @@
-"""Checkpoints: the whole state of a run, read back to the same bits.
+"""Checkpoints: the complete state of a run, restored bit for bit.
 
-A checkpoint is a folder with the number of its step, and becomes visible by one rename when all of
-it is written: a run that is killed leaves the ones before as they were. Inside, our own file holds
-the loop and the history of the run, with a checksum (see `weights`); orbax keeps the last ones and
-the best one, and clears away what a killed run began.
+Method: a checkpoint is a folder named by its step. It is written under a temporary name and renamed
+once complete, so that a killed run leaves the earlier ones intact. Inside, our own safetensors file
+holds the loop and the history of the run, with a checksum (see `weights`); orbax rotates the
+folders, keeping the last ones and the best one, and removes unfinished ones. A resumed run reads
+the file without orbax, and falls back to the previous checkpoint if the last one is damaged. Random
+keys are stored as their data, and NamedTuples by the names of their fields.
+
+Doubts: a checkpoint holds whole arrays of one process; sharded or multi-host runs would need
+orbax's own format.
 """
 
 import json
@@ -24,7 +29,7 @@ from fbackprop.train.stop_rules import check_count
 from fbackprop.train.validation import Best
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
 
-# The item of orbax that is ours, its file, and the entry of that file's metadata.
+# Our item in an orbax checkpoint, its file, and the key of our entry in that file's metadata.
 ITEM, FILE, KEY = "run", "state.safetensors", "fbackprop.run"
 
 
@@ -33,17 +38,17 @@ class Checkpoints:
   """Where and how often a run is saved, and from where it is resumed.
 
   Attributes:
-    folder: in which each checkpoint is a folder; made where missing. Two runs at once can't use it.
-      None to save nothing, if `resume` is given.
-    every: steps between checkpoints, with one at the end; None for one where the run is
-      interrupted, and no other.
-    keep: how many of the last ones are kept; beside them the best one is: of the highest validation
-      score, or else of the lowest mean training loss since the one before.
-    resume: a folder of checkpoints, or one of them: the run goes on from there, to the same bits as
-      if it had never been cut. All arguments of `fit` must be those that it began with, but for
-      those that change no step: `stop`, by which it may go on further, `monitor`, and `folder`,
-      which may be the same. A damaged checkpoint is left out, and the one before it taken. Not
-      together with `params`, which the checkpoint holds.
+    folder: the folder of the checkpoints, each of which is a subfolder; created if missing. It
+      can't be shared by two runs at once. None to save nothing, if `resume` is given.
+    every: steps between checkpoints, with a last one at the end; None to save only when the run is
+      interrupted.
+    keep: number of most recent checkpoints to keep, besides the best one: that of the highest
+      validation score, or else of the lowest mean training loss since the previous checkpoint.
+    resume: a folder of checkpoints, or one of them, from which the run continues, bit for bit as if
+      uninterrupted. All arguments of `fit` must equal those of the original run, except those that
+      change no step: `stop`, which may extend the run, `monitor`, and `folder`, which may be the
+      same. A damaged checkpoint is skipped in favour of the previous one. Not together with
+      `params`, which the checkpoint contains.
   """
 
   folder: str | os.PathLike[str] | None = None
@@ -62,13 +67,13 @@ class Checkpoints:
 
 
 class CheckpointSpec(NamedTuple):
-  """The run of which a checkpoint must be, to be resumed.
+  """The properties by which a checkpoint is matched to a run.
 
   Attributes:
-    identity: what the two have in common, as JSON, by the names of the arguments.
-    loop: the structure, shapes and dtypes of the loop.
-    info: likewise, of a step's `Info`.
-    key_impl: of the random keys.
+    identity: values that both must share, as JSON, by the names of the arguments.
+    loop: structure, shapes and dtypes of the loop.
+    info: structure, shapes and dtypes of a step's `Info`.
+    key_impl: implementation of the random keys.
   """
 
   identity: dict[str, Any]
@@ -78,7 +83,7 @@ class CheckpointSpec(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-  """A run, restored: its loop, its history, and its stop rules as JSON."""
+  """A restored run: its loop, its history, and its stop rules as JSON."""
 
   loop: Loop
   history: History
@@ -86,7 +91,7 @@ class Checkpoint(NamedTuple):
 
 
 class StoredBest(NamedTuple):
-  """A `Best` by the names that its arrays have in the files."""
+  """A `Best` as in the files, where `validation_loss` keeps its former name."""
 
   badness: Any
   step: Any
@@ -95,10 +100,10 @@ class StoredBest(NamedTuple):
 
 
 def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
-  """List the checkpoints of a folder, the last one first; or the one that the path is itself.
+  """List the checkpoints in a folder, the latest first; or the path itself if it is a checkpoint.
 
   Raises:
-    FileNotFoundError: there is none.
+    FileNotFoundError: there is no checkpoint.
   """
   path = Path(path)
   if (path / ITEM / FILE).is_file():
@@ -110,7 +115,7 @@ def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def numbered_folders(folder: Path) -> list[Path]:
-  """List the folders that are named by a step, the last one first."""
+  """List the subfolders that are named by a step, the latest first."""
   found = [path for path in folder.iterdir() if path.name.isdecimal()]
   return sorted(found, key=lambda path: int(path.name), reverse=True)
 
@@ -118,16 +123,16 @@ def numbered_folders(folder: Path) -> list[Path]:
 def load_checkpoint(
   path: str | os.PathLike[str], spec: CheckpointSpec, on_event: Callable[[str], None]
 ) -> Checkpoint:
-  """Read the last checkpoint of a folder that is whole.
+  """Read the latest intact checkpoint of a folder.
 
   Args:
     path: the folder, or a checkpoint itself.
-    spec: of which run it must be.
-    on_event: called with a message about each damaged one.
+    spec: the run to which the checkpoint must belong.
+    on_event: called with a message about each damaged checkpoint.
 
   Raises:
-    FileNotFoundError: there is none.
-    ValueError: there is none that is whole; or it is of another run.
+    FileNotFoundError: there is no checkpoint.
+    ValueError: none is intact; or it is of another run.
   """
   paths = checkpoint_paths(path)
   for one in paths:
@@ -142,9 +147,9 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
   """Read one checkpoint.
 
   Raises:
-    DamagedError: it isn't as it was written, or not there.
-    ValueError: it is of another run; the message says in what.
-    TypeError: likewise, of a dtype.
+    DamagedError: the checkpoint is damaged or missing.
+    ValueError: it is of another run; the message names the difference.
+    TypeError: it is of another run, with another dtype.
   """
   content, stored = read_content(path)
   for name, own in spec.identity.items():
@@ -169,14 +174,14 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
 
 
 class DamagedError(ValueError):
-  """A checkpoint isn't as it was written."""
+  """A checkpoint is damaged: its content differs from what was written."""
 
 
 def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
   """Read the metadata and the arrays of a checkpoint.
 
   Raises:
-    DamagedError: it isn't as it was written, or not there.
+    DamagedError: the checkpoint is damaged or missing.
   """
   file = path / ITEM / FILE
   try:
@@ -185,7 +190,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
     stored = read_stored(file)
   except OSError as error:
     raise DamagedError(f"{file} is damaged: {error.strerror or error}") from error
-  except ValueError as error:  # Which names the file.
+  except ValueError as error:  # Its message names the file.
     raise DamagedError(str(error)) from error
   if CHECKSUM not in stored.metadata or KEY not in stored.metadata:
     raise DamagedError(f"{file} is no checkpoint of a run: it says nothing of one")
@@ -194,7 +199,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
 
 
 def as_stored(loop: Loop) -> Any:
-  """Convert a loop to what a file can hold: random keys as their numbers, names as ever."""
+  """Convert a loop to arrays that a file can hold: keys as data, fields by their stored names."""
   best: Any = None if loop.best is None else StoredBest(*loop.best)
   return jax.tree.map(
     lambda a: jax.random.key_data(a) if is_key(a) else a, loop._replace(best=best)
@@ -202,7 +207,7 @@ def as_stored(loop: Loop) -> Any:
 
 
 def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
-  """Convert back what `as_stored` made."""
+  """Convert stored arrays back to a loop; the inverse of `as_stored`."""
 
   def wrapped(numbers: Any, own: Any) -> Any:
     return jax.random.wrap_key_data(numbers, impl=spec.key_impl) if is_key(own) else numbers
@@ -213,5 +218,5 @@ def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
 
 
 def is_key(leaf: Any) -> bool:
-  """Whether an array holds random keys."""
+  """Return whether an array holds random keys."""
   return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))

@@ -1,4 +1,4 @@
-"""Localisation of a divergence: the first layer whose value or cotangent isn't finite."""
+"""Localisation of a divergence: the first layer with a nonfinite value or cotangent."""
 
 from typing import Any, NamedTuple
 
@@ -36,24 +36,26 @@ def locate_nonfinite(
   batch: Batch,
   clip_examples: float | None = None,
 ) -> str:
-  """Name the first place, in the order of computation, where a number isn't finite.
+  """Locate the first nonfinite number, in the order of computation.
 
-  The step is computed again, one operation at a time.
+  The step is recomputed one operation at a time, since the fused program hides its intermediate
+  values.
 
   Args:
-    net: a chain, also of chains, is walked layer by layer, any other layer as a whole.
+    net: the network; a chain, nested or not, is searched layer by layer, any other layer as a
+      whole.
     loss: the loss.
-    optimizer: the optimiser.
-    state: the state before the step that failed.
+    optimizer: the optimizer.
+    state: the state before the failed step.
     batch: the batch of that step.
     clip_examples: as of `make_step`.
 
   Returns:
-    Such as "layer 2 (dense): value", "loss, fed by layer 2 (dense)", "layer 0 (dense): cotangent",
-    "layer 0 (dense): gradient", "layer 0 (dense): norm of the gradient" where only the squares
-    overflow, "optimiser's state" or "update"; where examples are clipped, "example 3 of the batch:
-    squared norm of its gradient" too. "nowhere, computed one operation at a time" if all
-    of these are finite: the compiled step rounds in other places.
+    A place, such as "layer 2 (dense): value", "loss, fed by layer 2 (dense)", "layer 0 (dense):
+    cotangent", "layer 0 (dense): gradient", "layer 0 (dense): norm of the gradient" where only the
+    squares overflow, "optimiser's state" or "update"; where examples are clipped, "example 3 of the
+    batch: squared norm of its gradient" too. "nowhere, computed one operation at a time" if all of
+    these are finite: the compiled step rounds differently.
   """
   key = noise_key(net, state)
   links = links_of(net, state.params, key)
@@ -70,7 +72,7 @@ def locate_nonfinite(
     return f"loss, fed by {links[-1].name}"
 
   y_bar = loss.backward(loss_residuals, losses_bar)
-  leaves: list[Array] = []  # Of the gradient, in the order of the parameters.
+  leaves: list[Array] = []  # Leaves of the gradient, in the order of the parameters.
   for link, residuals in zip(reversed(links), reversed(kept), strict=True):
     if not finite(y_bar):
       return f"{link.name}: cotangent"
@@ -82,6 +84,7 @@ def locate_nonfinite(
       return f"{link.name}: norm of the gradient"
     leaves[:0] = jax.tree.leaves(params_bar)
 
+  # The plain gradient is finite: what remains are clipping and the optimizer.
   grads = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
   if clip_examples is not None:
     own = (state.params, batch.x, batch.targets, key, batch.weights)
@@ -101,7 +104,7 @@ def locate_nonfinite(
 
 
 def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
-  """List the layers of a chain in order; in a nested chain a layer's place is such as 1.0."""
+  """List the layers of a chain in order, those of a nested chain under places such as 1.0."""
   if not is_chain(net) or not net.parts:
     return [Link(f"layer {place or 0} ({net.name})", net, params, key)]
   keys = keys_of_parts(key, net.parts)
@@ -112,6 +115,6 @@ def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> 
 
 
 def finite(tree: Any) -> bool:
-  """Whether every number in the tree is finite."""
+  """Return whether every number in a pytree is finite."""
   leaves = [leaf for leaf in jax.tree.leaves(tree) if holds_floats(leaf)]
   return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves)

@@ -1,4 +1,4 @@
-"""An ensemble's scores, one by one and as a whole, its evaluations and its result."""
+"""The scores of an ensemble, by member and as a whole, its evaluations and its result."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from fbackprop.types import Array, Layer, Loss, Params
 
 
 class Spread(NamedTuple):
-  """Some members' numbers in four: `deviation` is the standard deviation with K − 1, of one 0."""
+  """Summary of some members' numbers; `deviation` is the sample standard deviation, 0 if K = 1."""
 
   mean: float
   deviation: float
@@ -26,27 +26,27 @@ class Spread(NamedTuple):
 
 
 def spread_of(values: np.ndarray) -> Spread:
-  """Compute the spread of numbers `[K]`, K at least 1; NaN if one of them is."""
+  """Compute the spread of numbers `[K]`, K ≥ 1; NaN if any of them is NaN."""
   wide = np.asarray(values, np.float64)
-  with np.errstate(invalid="ignore"):  # Of an infinite loss there is no deviation: NaN.
+  with np.errstate(invalid="ignore"):  # The deviation of an infinite loss is NaN.
     deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
   return Spread(float(wide.mean()), deviation, float(wide.min()), float(wide.max()))
 
 
 @dataclass(frozen=True)
 class EnsembleEvaluation:
-  """The state of an ensemble at one moment; arrays are `[K]`, a number for each member.
+  """The state of an ensemble at one step; arrays are `[K]`, one entry per member.
 
   Attributes:
-    step: steps taken by the members that still run, or that ran longest.
-    running: how many members still run.
-    train_losses: mean of each member's losses since the evaluation before; NaN for one that took no
-      step since then.
-    test_losses: mean loss of the test examples, if there are any.
-    test_accuracies: fraction of the test examples that are right, if the targets are labels.
-    test_loss: the loss of all members together (see `mean_outputs`).
-    test_accuracy: their accuracy.
-    seconds: wall time since the start, compilation not counted.
+    step: steps taken by the running members, or by those that ran longest.
+    running: number of members still running.
+    train_losses: mean of each member's losses since the previous evaluation; NaN for a member that
+      has taken no step since.
+    test_losses: mean test loss, if there is a test set.
+    test_accuracies: test accuracy, if the targets are labels.
+    test_loss: loss of the ensemble as a whole (see `mean_outputs`).
+    test_accuracy: accuracy of the ensemble as a whole.
+    seconds: wall time since the start, without compilation.
   """
 
   step: int
@@ -60,14 +60,14 @@ class EnsembleEvaluation:
 
 
 class BestEpochs(NamedTuple):
-  """The best epoch of each member: its step `[K]`, and its score `[K]`, −inf if there was none."""
+  """The best epoch of each member: its step `[K]`, and its score `[K]`, −inf before the first."""
 
   steps: np.ndarray
   scores: np.ndarray
 
 
 class MemberCheck(NamedTuple):
-  """A comparison of our gradient with `jax.grad`, at the parameters of a member after a step."""
+  """A comparison of our gradient with `jax.grad`, at one member's parameters after a step."""
 
   step: int
   member: int
@@ -76,26 +76,26 @@ class MemberCheck(NamedTuple):
 
 @dataclass(frozen=True)
 class EnsembleResult:
-  """An ensemble that has been trained.
+  """The result of an ensemble.
 
   Attributes:
-    params: of all members, each array with an axis `[K, ...]` in front: of the best epoch if
-      examples were set aside for that, else at the end, or the last good ones of a member that
+    params: parameters of all members, with a leading axis, `[K, ...]`: of each member's best epoch
+      if there is a validation set, else at the end, or the last finite ones of a member that
       diverged.
-    rates: of each member, `[K]`, or None.
-    stop_reasons: of each member, as in `Result`.
-    steps: steps taken by each member, `[K]`; one that diverged isn't counted.
+    rates: learning rate of each member, `[K]`, or None.
+    stop_reasons: stop reason of each member, as in `Result`.
+    steps: steps taken by each member, `[K]`, without one that diverged.
     losses: each member's mean loss of the batch before each update, `[steps, K]`; NaN after its
       last step.
-    evaluations: in order; the last one is at the end.
-    interrupted: whether an interrupt came.
-    seconds: wall time, compilation not counted.
+    evaluations: all evaluations, in order; the last one is at the end.
+    interrupted: whether an interrupt occurred.
+    seconds: wall time, without compilation.
     compile_seconds: wall time of compilation.
-    best: the epochs that are kept, if examples were set aside for that.
+    best: the best epochs, if there is a validation set.
     checks: the gradient checks, in order.
-    check_seconds: how much of the wall time they took.
-    diverged_at: of each member that diverged the first place that wasn't finite, as in `Result`;
-      None of the others.
+    check_seconds: wall time of the gradient checks, included in `seconds`.
+    diverged_at: for each member that diverged, the first nonfinite place, as in `Result`; None for
+      the others.
   """
 
   params: Params
@@ -113,14 +113,14 @@ class EnsembleResult:
   diverged_at: tuple[str | None, ...] = ()
 
   def __repr__(self) -> str:
-    """How it ended, without the arrays."""
+    """Show how the run ended, without the arrays."""
     ended = Counter(self.stop_reasons).most_common()
     words = ", ".join(f"{count} {reason}" for reason, count in ended)
     return f"EnsembleResult({len(self.stop_reasons)} members: {words})"
 
   @property
   def gradient_check_max_rel_error(self) -> float | None:
-    """The worst relative error of our gradient seen, in float64; None if it wasn't checked."""
+    """Largest relative error of our gradient in any check, in float64; None without checks."""
     return worst([found.check.rel_error for found in self.checks])
 
   @property
@@ -130,17 +130,17 @@ class EnsembleResult:
 
   @property
   def size(self) -> int:
-    """How many members there are."""
+    """Number of members."""
     return len(self.steps)
 
   def member(self, k: int) -> Params:
-    """The parameters of one member."""
+    """Return the parameters of one member."""
     return jax.tree.map(lambda leaf: leaf[k], self.params)
 
   def part(self, first: int, end: int) -> "EnsembleResult":
-    """Select the members from `first` to before `end`, as if trained without the others.
+    """Select the members from `first` up to `end`, as if trained without the others.
 
-    The scores of the whole ensemble are left out of its evaluations.
+    The scores of the whole ensemble are dropped from its evaluations.
     """
     own = slice(first, end)
 
@@ -174,15 +174,15 @@ class EnsembleResult:
 
 
 def mean_outputs(outputs: Array, loss_name: str) -> Array:
-  """Average the outputs of all members.
+  """Average the members' outputs.
 
-  Of classes, and of several labels at once, the members' probabilities are averaged; the logits of
-  that mean are returned, so that loss and label follow from them as from a network's outputs.
-  Of any other loss the outputs themselves are averaged.
+  For classification, with one or several labels, the members' probabilities are averaged and the
+  logits of that mean returned, so that loss and predicted label follow as from one network's
+  outputs. For any other loss the outputs themselves are averaged.
 
   Args:
-    outputs: `[K, N, C]`, of K members.
-    loss_name: of the loss that they were trained by.
+    outputs: `[K, N, C]`, outputs of K members.
+    loss_name: name of the training loss.
 
   Returns:
     `[N, C]`.
@@ -197,7 +197,7 @@ def mean_outputs(outputs: Array, loss_name: str) -> Array:
 
 
 class Scores(NamedTuple):
-  """The scores of an evaluation on the test set; None without one."""
+  """The test scores of an evaluation; None without a test set."""
 
   test_losses: np.ndarray | None = None
   test_accuracies: np.ndarray | None = None
@@ -206,7 +206,7 @@ class Scores(NamedTuple):
 
 
 def make_ensemble_evaluate(net: Layer, loss: Loss, axis: int) -> Callable[[Params, Batch], Scores]:
-  """Build `evaluate(params, batch)`, without randomness; `axis` is that of the members."""
+  """Build `evaluate(params, batch)`, without randomness; `axis` is the members' axis."""
 
   @jax.jit
   def measure(params: Params, batch: Batch) -> Any:
@@ -231,7 +231,7 @@ def make_ensemble_evaluate(net: Layer, loss: Loss, axis: int) -> Callable[[Param
 
 
 def mean_losses(losses: np.ndarray) -> np.ndarray:
-  """Average each member's losses `[steps, K]` over the steps that it took; NaN of none."""
+  """Average each member's losses `[steps, K]` over its steps; NaN for a member without steps."""
   counts = (~np.isnan(losses)).sum(0)
   sums = np.nansum(losses, axis=0, dtype=np.float64)
   means: np.ndarray = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)

@@ -25,21 +25,22 @@ from fbackprop.types import Array, Layer, Loss, Params
 
 
 def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
-  """Validate the examples of a run, by the name of the argument.
+  """Validate the examples of a run and move them to the device.
 
   Args:
-    name: "data" or "test".
-    examples: `(x, targets)` or a `Batch`, of NumPy or JAX arrays; x may be a tree of them, and
+    name: the argument's name, "data" or "test".
+    examples: `(x, targets)` or a `Batch`, of NumPy or JAX arrays; x may be a pytree of them, and
       targets a tuple.
-    net: the network, which is traced on the shapes.
-    loss: likewise.
+    net: the network, traced on the shapes.
+    loss: the loss, traced on the shapes.
 
   Returns:
     The `Batch`, on the device.
 
   Raises:
-    TypeError: not a pair, or another dtype.
-    ValueError: no examples, shapes that don't fit, NaN or infinity, labels out of range.
+    TypeError: the value isn't a pair, or has the wrong dtype.
+    ValueError: there are no examples, shapes don't fit, a value is NaN or infinite, or a label is
+      out of range.
   """
   if not isinstance(examples, tuple | list) or len(examples) not in (2, 3):
     raise DtypeError(f"{name} must be a pair (x, targets) or a Batch, got {describe(examples)}")
@@ -57,7 +58,7 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   n = example_count(batch.x)
   if n == 0:
     raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
-  given = Batch(batch.x, batch.targets)  # Weights must be of the loss's dtype as they are.
+  given = Batch(batch.x, batch.targets)  # Weights aren't converted: they need the loss's dtype.
   x, targets, _ = jax.tree_util.tree_map_with_path(
     lambda path, value: as_jax(f"{name}{jax.tree_util.keystr(path)}", value), given
   )
@@ -69,7 +70,7 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   params = jax.eval_shape(net.init, jax.random.key(0))
   try:
     outputs = jax.eval_shape(outputs_of, params, batch.x)
-    # The targets are no tracers, so that the loss looks at its labels.
+    # The targets are concrete, not tracers, so that the loss checks the values of its labels.
     losses = loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
   except (TypeError, ValueError) as error:
     shapes = jax.tree.map(describe, batch.x), jax.tree.map(describe, targets)
@@ -93,9 +94,9 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
 
 
 def as_jax(name: str, value: Any) -> Array:
-  """Convert an array to a dtype of JAX, as float64 to float32. Nothing is changed silently.
+  """Convert an array to a dtype of JAX, such as float64 to float32, never silently.
 
-  Warn of columns whose distinct values aren't all distinct then, as those of time stamps.
+  Warn of columns that lose distinct values by it, such as time stamps.
 
   Raises:
     TypeError: JAX has no such dtype.
@@ -128,20 +129,20 @@ def as_jax(name: str, value: Any) -> Array:
 
 
 def named_parts(batch: Batch) -> list[tuple[str, Any]]:
-  """List the arrays of a batch, each by its name, such as "x" or "targets[1]"."""
+  """List the arrays of a batch by name, such as "x" or "targets[1]"."""
   inputs = jax.tree_util.tree_leaves_with_path(Batch(batch.x, None))
   leaves = jax.tree_util.tree_leaves_with_path(batch._replace(x=None), is_leaf=is_no_tuple)
   return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in inputs + leaves]
 
 
 def is_no_tuple(value: Any) -> bool:
-  """Whether `check_array` gets the value itself: a list, say, is no tree here."""
+  """Return whether a value isn't a tuple; for `check_array` a list isn't a pytree."""
   return value is not None and not isinstance(value, tuple)
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
-  """Raise for NaN and infinity, by the place of the first."""
-  if jnp.issubdtype(values.dtype, jnp.inexact):  # NumPy's own doesn't know bfloat16.
+  """Raise for NaN and infinity; the message has the index of the first."""
+  if jnp.issubdtype(values.dtype, jnp.inexact):  # np.issubdtype doesn't know bfloat16.
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
       place = ", ".join(str(i) for i in wrong[0])
@@ -150,7 +151,7 @@ def check_finite(name: str, values: np.ndarray) -> None:
 
 
 def holds_labels(targets: Any) -> bool:
-  """Whether targets are one integer for each example."""
+  """Return whether targets are labels, one integer per example."""
   is_array = not isinstance(targets, tuple)
   return is_array and targets.ndim == 1 and bool(jnp.issubdtype(targets.dtype, jnp.integer))
 

@@ -19,11 +19,12 @@ from fbackprop.types import Array, Layer, Loss, Params, exportable
 
 @exportable
 class Watched(NamedTuple):
-  """The diagnostics of a step's examples; None of those that aren't computed.
+  """The diagnostics of a step's examples; None for those that aren't requested.
 
   Attributes:
-    noise_scale: of the batch, each part `[]`; add the parts up over steps before you divide.
-    clipped: the share of the examples whose gradients were clipped, `[]`.
+    noise_scale: gradient noise scale of the batch, each part `[]`; sum the parts over steps before
+      dividing, as their ratio is biased.
+    clipped: fraction of the examples whose gradients were clipped, `[]`.
   """
 
   noise_scale: NoiseScale | None = None
@@ -33,22 +34,23 @@ class Watched(NamedTuple):
 def make_gradient(
   net: Layer, loss: Loss, clip_examples: float | None = None, watch: Sequence[WatchName] = ()
 ) -> Callable[..., tuple[Array, Params, Watched]]:
-  """Build the gradient that a step follows.
+  """Build the gradient function of a step.
 
   Args:
-    net: of captured layers, where there is a bound or a noise scale; see `fbackprop.quantities`.
+    net: the network, with captured layers if examples are clipped or the noise scale is watched;
+      see `fbackprop.quantities`.
     loss: the loss.
-    clip_examples: C; the gradient is then Σ_i min(1, C / ‖g_i‖) g_i / N, with g_i that of example
-      i's loss, times N w_i / Σ w where there are weights. None for the plain mean.
+    clip_examples: C; the gradient is then Σ_i min(1, C / ‖g_i‖) g_i / N, where g_i is the gradient
+      of example i's loss, times N w_i / Σ w with weights. None for the plain mean.
     watch: "noise_scale" or nothing.
 
   Returns:
     `f(params, x, targets, *, key=None, weights=None) -> (loss, grads, Watched)`, with the mean
-    loss, which isn't clipped.
+    loss without clipping.
 
   Raises:
-    TypeError, ValueError: `clip_examples` is no length in float32's range, or `watch` holds what
-      isn't a matter of a step.
+    TypeError, ValueError: `clip_examples` isn't a norm in float32's range, or `watch` holds a name
+      that isn't a diagnostic of a step.
   """
   check_watch(watch, ("noise_scale",))
   if clip_examples is not None:
@@ -78,7 +80,7 @@ def make_gradient(
     if clip_examples is None:
       return value, mean_gradient(captured), Watched(noise)
     factors = clipping_factors(captured, clip_examples)
-    # Divided before it is summed, as the mean of what isn't clipped.
+    # Divided before the sum, as in the mean without clipping.
     grads = weighted_gradient(captured, factors / max(example_count(x), 1))
     return value, grads, Watched(noise, (factors < 1).mean(dtype=jnp.float32))
 
@@ -86,7 +88,7 @@ def make_gradient(
 
 
 def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
-  """Raise for unknown names."""
+  """Raise for unknown names in `watch`."""
   if isinstance(watch, str) or not isinstance(watch, Sequence):
     raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
   for name in watch:
@@ -94,5 +96,5 @@ def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> Non
 
 
 def check_clip_examples(clip_examples: Any) -> None:
-  """Raise for anything but a norm in the range of float32, in which norms are computed."""
+  """Raise unless a value is a norm in the range of float32, in which norms are computed."""
   check_in_range("make_step", "clip_examples", clip_examples)

@@ -14,15 +14,15 @@ from fbackprop.types import Array
 
 @dataclass
 class History:
-  """What a run has recorded so far.
+  """The record of a run so far.
 
   Attributes:
-    rows: of each chunk, the `Info` of its steps, `[steps, ...]`, in NumPy.
-    evaluations: in order, each an `Evaluation`; in an ensemble an `EnsembleEvaluation`.
-    checks: the gradient checks, each with its step; in an ensemble each a `MemberCheck`.
-    seconds: wall time of what went before this process.
-    check_seconds: how much of it, and of this process, the gradient checks took.
-    rollbacks: how often the run went back to a checkpoint.
+    rows: the `Info` of the steps of each chunk, `[steps, ...]`, in NumPy.
+    evaluations: `Evaluation`s in order; of an ensemble, `EnsembleEvaluation`s.
+    checks: the gradient checks, each with its step; of an ensemble, `MemberCheck`s.
+    seconds: wall time of earlier processes.
+    check_seconds: wall time of gradient checks, of earlier processes and this one.
+    rollbacks: number of rollbacks to a checkpoint.
   """
 
   rows: list[Info]
@@ -33,23 +33,23 @@ class History:
   rollbacks: int = 0
 
   def add(self, infos: Info, reached: int) -> None:
-    """Append the rows of a chunk, as far as its steps were reached."""
+    """Append the rows of a chunk, up to the last step reached."""
     self.rows.append(jax.tree.map(lambda column: first_rows(column, reached), infos))
 
   def infos(self) -> Info:
-    """Concatenate the rows of all steps to one `Info`."""
-    # Concatenated when needed, so that a sum over them is one sum however the run was cut.
+    """Concatenate the rows of all steps into one `Info`."""
+    # Concatenated on demand, so that a sum has the same order of terms however the run was cut.
     whole: Info = jax.tree.map(lambda *parts: np.concatenate(parts), *self.rows)
     self.rows = [whole]
     return whole
 
   def refused_in_a_row(self) -> int:
-    """Count the steps at the end that weren't taken."""
+    """Count the nonfinite steps at the end."""
     taken = np.flatnonzero(self.infos().finite)
     return len(self.infos().finite) - (int(taken[-1]) + 1 if taken.size else 0)
 
   def to_json(self, seconds: float) -> dict[str, Any]:
-    """Convert all but the rows to JSON, to the bit; `seconds` are those of the whole run."""
+    """Convert everything but the rows to JSON, bit for bit; `seconds` is the whole run's time."""
     return {
       "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
       "checks": [[step, *check] for step, check in self.checks],
@@ -60,10 +60,10 @@ class History:
 
 
 def read_history(content: dict[str, Any], rows: Info) -> History:
-  """Convert back what `History.to_json` returned, with the rows of the steps.
+  """Convert the output of `History.to_json` back to a `History` with the given rows.
 
   Raises:
-    KeyError, TypeError, ValueError: it is something else.
+    KeyError, TypeError, ValueError: `content` isn't such an output.
   """
   return History(
     [jax.tree.map(np.asarray, rows)],
@@ -79,20 +79,20 @@ def read_history(content: dict[str, Any], rows: Info) -> History:
 
 
 def no_rows(info: Info) -> Info:
-  """Make the rows of no steps, for the shapes of one."""
+  """Build empty rows with the shapes and dtypes of one step's `Info`."""
   none: Info = jax.tree.map(lambda value: np.zeros((0, *value.shape), value.dtype), info)
   return none
 
 
 def first_rows(column: Array, count: int) -> np.ndarray:
-  """Copy the rows of the steps that were reached to the host."""
+  """Copy the rows of the steps reached to the host."""
   return np.asarray(column)[:count]
 
 
 def mean_loss(infos: Info) -> float | None:
-  """Average the losses of some steps by their weights; None without any weight.
+  """Average the losses of some steps, weighted; None if the total weight is zero.
 
-  A step that wasn't taken doesn't count, but where none was.
+  Nonfinite steps are excluded, unless all steps are nonfinite.
   """
   taken = infos.finite if infos.finite.any() else np.ones_like(infos.finite)
   losses = infos.loss[taken].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Deferred interrupts: Ctrl-C takes effect after the chunk in flight, whose state isn't lost."""
+"""Deferred interrupts: Ctrl-C takes effect after the current chunk, so that no state is lost."""
 
 import signal
 import threading
@@ -8,18 +8,18 @@ from types import FrameType
 
 
 class Interruption:
-  """Whether an interrupt has come, and which signal it was."""
+  """Whether an interrupt has been received, and by which signal."""
 
   def __init__(self) -> None:
     self.signum: int | None = None
 
   @property
   def requested(self) -> bool:
-    """Whether one has come."""
+    """Whether an interrupt has been received."""
     return self.signum is not None
 
   def request(self, signum: int, frame: FrameType | None) -> None:
-    """The signal handler. A second interrupt doesn't wait."""
+    """Record a signal (the handler); a second one acts immediately."""
     if self.requested:
       raise KeyboardInterrupt
     self.signum = signum
@@ -27,18 +27,18 @@ class Interruption:
 
 @contextmanager
 def deferred_interrupt(*signals: int) -> Iterator[Interruption]:
-  """Record signals instead of acting on them, inside the block.
+  """Record signals within the block instead of acting on them.
 
-  While a compiled chunk runs, its donated input is gone and its output not yet there; an exception
-  raised then would leave nothing to save. Outside of the main thread, where Python takes no
-  signals, nothing is changed.
+  While a compiled chunk runs, its donated input is deleted and its output isn't available yet; an
+  exception raised then would leave nothing to save. Outside of the main thread, where Python
+  delivers no signals, this has no effect.
 
   Args:
     *signals: such as `signal.SIGINT`.
 
   Yields:
-    The `Interruption`. A block inside of another one that notes the same first signal shares the
-    outer one's, so that nobody misses what the other one heard.
+    The `Interruption`. A nested block with the same first signal shares the outer block's object,
+    so that both see every signal.
   """
   if threading.current_thread() is not threading.main_thread():
     yield Interruption()

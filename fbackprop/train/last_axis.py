@@ -1,16 +1,17 @@
 """`jax.vmap` with the batch axis last, for ensembles of tiny networks.
 
 `jax.vmap` moves the batch axis to the front, whatever `in_axes` says: a layer of two neurons is
-then an inner loop of length two. With the batch axis last the inner loop runs over the members, in
+then an inner loop of length two. With the batch axis last, the inner loop runs over the members, in
 whole vector registers, and XLA fuses a step into a few kernels.
 
-Method: the function is traced to a jaxpr for one member, and the jaxpr is interpreted with each
-array batched along a new last axis, the batching rules being those below. A matrix product becomes
-a sum of elementwise products. Any other primitive is left to `jax.vmap`: as correct, but slower.
+Method: the function is traced to a jaxpr for one member. `BatchedInterpreter` then evaluates the
+jaxpr with each array batched along a new last axis, by the batching rules below. A matrix product
+becomes a sum of elementwise products. Any other primitive falls back on `jax.vmap`, which is as
+correct, but slower.
 
-Doubts: a product is unrolled up to `MOST_TERMS` terms, a number measured on two CPUs only. XLA
-duplicates a sum into each of its consumers, where they are fused; a division by an unknown 1 keeps
-it from that (see `hold`), which relies on XLA never duplicating a division.
+Doubts: products are unrolled up to `MOST_TERMS` terms, a number measured on two CPUs only. XLA
+duplicates a sum into each of its consumers when it fuses them; a division by a 1 that it doesn't
+know prevents this (see `hold`), which relies on XLA never duplicating a division.
 
 References:
   JAX, `docs/autodidax.py`, part 1 on batching and part 2 on jaxpr interpreters.
@@ -38,27 +39,27 @@ REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
   "reduce_or": lax.bitwise_or,
 }
 MOST_TERMS = 32
-"""The most terms of a sum that is unrolled; beyond it a library's product wins."""
+"""The largest number of terms of an unrolled sum; beyond it a library's product is faster."""
 
-shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
+shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
 
 
 class Value(NamedTuple):
-  """An array, and whether it is batched: has the axis of the members at its end."""
+  """An array, and whether it is batched, with the members' axis at the end."""
 
   array: Array
   has_members: bool
 
 
 def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any]:
-  """Map a function over the last axis of every argument; results have it last too.
+  """Map a function over the last axis of every argument and result.
 
   Args:
-    f: takes and returns trees of arrays. What it closes over is the same for all.
-    size: the length of that axis.
-    one: the number 1, as an argument of the compiled program, so that the compiler doesn't know it.
-      A division by it changes nothing, and the compiler never computes a division twice: otherwise
-      it computes a neuron's sum anew for each of its users.
+    f: the function, of pytrees of arrays; arrays in its closure are shared by all members.
+    size: the size of that axis.
+    one: the number 1, as an argument of the compiled program, so that XLA can't fold it. Dividing
+      by it changes nothing, and XLA never duplicates a division: otherwise a neuron's sum would be
+      recomputed for each of its users.
 
   Returns:
     The mapped function, which must be called in a trace of `one`.
@@ -80,13 +81,13 @@ def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any
 
 
 def constant(value: Any, aval: Any) -> Value:
-  """Convert a constant of a program, which is the same for all members."""
-  with jax.enable_x64(True):  # A shuffle sorts numbers of 64 bits.
+  """Convert a constant of a jaxpr to a `Value` that is shared by all members."""
+  with jax.enable_x64(True):  # The exact shuffle sorts 64-bit numbers.
     return Value(jnp.asarray(value, aval.dtype), False)
 
 
 class BatchedInterpreter:
-  """Evaluate a jaxpr for all members, in a trace."""
+  """An interpreter that evaluates a jaxpr for all members, within a trace."""
 
   def __init__(self, size: int, one: Array) -> None:
     self.size, self.one = size, one
@@ -131,15 +132,15 @@ class BatchedInterpreter:
     return [Value(array, True) for array in outputs]
 
   def fit(self, value: Value, shape: tuple[int, ...]) -> Array:
-    """Broadcast an operand of an elementwise operation to the shape of its result."""
+    """Broadcast an operand of an elementwise operation to the shape of the result."""
     array, has_members = value
-    if array.ndim == has_members:  # A scalar goes with any shape.
+    if array.ndim == has_members:  # Elementwise primitives accept scalars beside any shape.
       places = (len(shape),) if has_members else ()
       return lax.broadcast_in_dim(array, (*shape, self.size), places)
     return self.spread(value, shape)
 
   def spread(self, value: Value, shape: tuple[int, ...] | None = None) -> Array:
-    """Broadcast an array to all members, if it isn't batched."""
+    """Broadcast an array over the members unless it is batched already."""
     array, has_members = value
     shape = (array.shape[:-1] if has_members else array.shape) if shape is None else shape
     if array.shape == (*shape, self.size) and has_members:
@@ -147,20 +148,21 @@ class BatchedInterpreter:
     return lax.broadcast_in_dim(array, (*shape, self.size), range(array.ndim))
 
   def hold(self, array: Array, terms: int) -> Array:
-    """Return the array unchanged, so that the compiler computes it once."""
+    """Return the array divided by 1, so that XLA computes it only once."""
     if terms <= 2 or not jnp.issubdtype(array.dtype, jnp.floating):
       return array
     return array / jnp.broadcast_to(self.one.astype(array.dtype), array.shape)
 
   def flag(self, which: Value, shape: tuple[int, ...]) -> Array:
-    """Broadcast a predicate; that of a whole member is computed once for all of its arrays."""
+    """Broadcast a predicate; one per member is computed once for all arrays of the member."""
     if which.has_members and which.array.ndim == 1 and which.array.dtype == bool:
-      # Not by `hold`: to divide a choice of 1 and 0 the compiler divides the two.
+      # Not by `hold`: XLA would move the division into the select that converts the predicate. The
+      # square root of 0 or 1 is the number itself, and isn't duplicated either.
       which = Value(lax.sqrt(which.array.astype(jnp.float32)) > 0, True)
     return self.fit(which, shape)
 
   def product(self, left: Value, right: Value, numbers: Any, result: Any) -> Array:
-    """Compute a product of matrices, or of two vectors, as the sum of its terms."""
+    """Compute the product of two matrices or vectors as an unrolled sum of elementwise products."""
     (left_axes, right_axes), _ = numbers
     terms = []
     rank = left.array.ndim - left.has_members - len(left_axes)
@@ -174,12 +176,12 @@ class BatchedInterpreter:
     return self.hold(functools.reduce(lax.add, products), len(products))
 
   def reduction(self, name: str, array: Array, axes: Sequence[int]) -> Array:
-    """Reduce few terms."""
+    """Reduce over few terms as an unrolled chain of binary operations."""
     rows = list(in_front(array, axes))
     return self.hold(functools.reduce(REDUCTIONS[name], rows), len(rows))
 
   def cond(self, inputs: list[Value], branches: Any) -> list[Array]:
-    """Evaluate the chosen branch, or all of them and select, where the members don't agree."""
+    """Evaluate the branch taken, or all of them and select where the predicate is batched."""
     which, *operands = inputs
 
     def run(branch: Any) -> list[Array]:
@@ -194,7 +196,7 @@ class BatchedInterpreter:
 
 
 def in_front(array: Array, axes: Sequence[int]) -> Array:
-  """Merge axes to a single one, in front of the others."""
+  """Merge axes into a single leading one."""
   others = [axis for axis in range(array.ndim) if axis not in axes]
   terms = math.prod(array.shape[axis] for axis in axes)
   moved = lax.transpose(array, (*axes, *others))
@@ -202,21 +204,22 @@ def in_front(array: Array, axes: Sequence[int]) -> Array:
 
 
 def is_short(equation: Any) -> bool:
-  """Whether a product is one of two matrices, or vectors, whose sums have few terms."""
+  """Return whether a product is of two matrices or vectors, with at most `MOST_TERMS` terms."""
   (axes, _), (batch, _) = equation.params["dimension_numbers"]
   terms = math.prod(equation.invars[0].aval.shape[axis] for axis in axes)
   return not batch and 1 <= terms <= MOST_TERMS
 
 
 def reduced(equation: Any) -> int:
-  """Count the terms of a reduction."""
+  """Return the number of terms of a reduction."""
   return math.prod(equation.invars[0].aval.shape[axis] for axis in equation.params["axes"])
 
 
 def is_tiny(f: Callable[..., Any], *args: Any) -> bool:
-  """Whether a function of one member has no matrix product that a library computes faster.
+  """Return whether one member's function has only products that are short enough to unroll.
 
-  On Explicit axes it isn't tiny: no rule here says how a result with the members last is sharded.
+  On Explicit mesh axes the answer is no: the rules here define no sharding for results with the
+  members last.
   """
   return not is_explicit(jax.sharding.get_abstract_mesh()) and all(
     equation.primitive.name != "dot_general" or is_short(equation)

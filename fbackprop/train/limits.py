@@ -1,4 +1,4 @@
-"""Limits of a run's arguments that depend on data or on one another. No jax is imported here."""
+"""Limits of arguments that depend on the data or on other arguments, without importing jax."""
 
 from collections.abc import Collection, Sequence
 from typing import Literal
@@ -10,7 +10,7 @@ ClassWeights = Literal["none", "balanced"] | Sequence[float]
 
 
 def check_class_weights(weights: ClassWeights) -> None:
-  """Refuse class weights that can't be those of any data."""
+  """Raise for class weights that are invalid for any data."""
   if isinstance(weights, str):
     check_choice("", "class_weights", weights, ("none", "balanced"))
     return
@@ -23,7 +23,7 @@ def check_class_weights(weights: ClassWeights) -> None:
 
 
 def check_batch_size(batch_size: int, n: int, watch: Collection[str] = ()) -> None:
-  """Refuse a batch larger than the n training examples, or too small for the noise scale."""
+  """Raise for a batch larger than the n training examples, or too small for the noise scale."""
   if batch_size > n:
     raise RangeError(f"must be at most the {n} training examples, got {batch_size}", "batch_size")
   if "noise_scale" in watch and batch_size < 2:
@@ -34,7 +34,7 @@ def check_batch_size(batch_size: int, n: int, watch: Collection[str] = ()) -> No
 
 
 def check_warmup(warmup: int, steps: int) -> None:
-  """Refuse a warmup longer than the run."""
+  """Raise for a warmup longer than the run."""
   check_in_range("", "warmup", warmup)
   if warmup > steps:
     raise RangeError(f"must be at most the {steps} steps of the run, got {warmup}", "warmup")

@@ -1,18 +1,18 @@
-"""The compiled run: a chunk of steps of one network, or of many, is one program on the device.
+"""The compiled training loop: a chunk of steps, of one network or of many, is one device program.
 
-Two nested loops. The outer one goes over epochs, the inner one over the steps of an epoch, which
-halts at the epoch's end, at the chunk's end, or at a step that isn't finite. Only there are the
-validation set scored and the stop rules evaluated, so that a run ends at the same step however it
-is cut into chunks. An epoch's order of the examples is drawn from the number of the epoch alone
-(see `shuffle`); a remainder smaller than a batch is left out of that epoch.
+Method: two nested while loops. The outer one iterates over epochs, the inner one over the steps of
+an epoch; it ends with the epoch, with the chunk, or at a nonfinite step. The validation set is
+scored and the stop rules are evaluated only there, so that a run ends at the same step however it
+is cut into chunks. The order of an epoch's examples is a function of the epoch's number alone (see
+`shuffle`); a remainder smaller than a batch is dropped from that epoch.
 
-An ensemble is the same program with an axis of members: whatever belongs to a member is mapped,
-by `jax.vmap` along the first axis, or for tiny networks by `last_axis.vmap_last` along the last
-one. The loops themselves are shared. Members that run are all at the same step, so that epochs
-begin for all of them at once; one that has stopped, or has diverged, keeps its state.
+An ensemble is the same program with a members' axis: whatever belongs to a member is mapped, by
+`jax.vmap` along the first axis, or for tiny networks by `last_axis.vmap_last` along the last one.
+The loops themselves are shared. All running members are at the same step, so that epochs begin for
+all of them at once; one that has stopped, or has diverged, keeps its state.
 
-Not optimal: an ensemble's epoch goes on until its last member halts, and computes the stopped ones
-in vain; of an ensemble only the losses are recorded.
+Doubts: an ensemble's epoch continues until its last member halts, and steps of the stopped ones are
+computed in vain; for an ensemble only the losses are recorded.
 """
 
 from collections.abc import Callable
@@ -39,20 +39,21 @@ from fbackprop.train.validation import Best, EvaluateValidation
 from fbackprop.types import Array, exportable
 
 Step = Callable[[State, Any], tuple[State, Info]]
-# The fields of an `Info` that are recorded in each step; see `recorded`.
+# The recorded fields of an `Info`, by name; see `recorded`.
 Rows = dict[str, Any]
-# Of the inner loop; the flag: whether the last step was finite, or whether a member still runs.
+# The carry of the inner loop. The flag is whether the last step was finite, or, for an ensemble,
+# whether each member still runs.
 Carry = tuple[State, Progress, Array, Rows]
 
 
 @exportable
 class Loop(NamedTuple):
-  """What a chunk of steps carries on.
+  """The carry of the outer loop, and the state of a run between chunks.
 
   Attributes:
-    state: of the step.
-    order: what the shuffle drew for this epoch.
-    progress: of the stop rules.
+    state: the training state.
+    order: the random numbers of the shuffle for this epoch.
+    progress: the running state of the stop rules.
     best: the best parameters so far, if there is a validation set.
   """
 
@@ -63,26 +64,26 @@ class Loop(NamedTuple):
 
 
 class Member(NamedTuple):
-  """Constants of a run: the key of its shuffles, and its learning rate if rates are given."""
+  """Constants of a member: the key of its shuffles, and its learning rate if rates are given."""
 
   order_key: Array
   rate: Array | None = None
 
 
 class Members(NamedTuple):
-  """The axis of an ensemble: how many members there are, and whether it is the last axis."""
+  """The members' axis of an ensemble: its size, and whether it is the last axis."""
 
   size: int
   is_last: bool
 
   @property
   def axis(self) -> int:
-    """The axis of every array that belongs to a member."""
+    """Index of the members' axis, in every array that belongs to a member."""
     return -1 if self.is_last else 0
 
 
 def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
-  """Build the loop before its first step, over n examples, with losses of `dtype`."""
+  """Build the loop's initial state, for n examples and losses of `dtype`."""
   drawn = jax.eval_shape(lambda key: find_shuffle(shuffle).draw(key, n), jax.random.key(0))
   return Loop(state, jnp.zeros(drawn.shape, drawn.dtype), start_progress(dtype))
 
@@ -97,27 +98,27 @@ def make_chunk(
   is_thorough: bool = True,
   members: Members | None = None,
 ) -> jax.stages.Wrapped:
-  """Compile the loop over at most `capacity` steps.
+  """Compile the loop over up to `capacity` steps.
 
   Args:
-    step: of `make_step`; with `members`, a function of a member's rate that returns such a step.
-    batch_size: examples of a step.
-    capacity: the most steps of one call.
+    step: the step of `make_step`; with `members`, a function of a member's rate that returns it.
+    batch_size: batch size.
+    capacity: the largest number of steps per call.
     shuffle: "exact" or "fast".
-    evaluate_validation: of `make_evaluate_validation`, if there is a validation set; the loop has
-      a `best` then.
+    evaluate_validation: from `make_evaluate_validation`, if there is a validation set; the loop
+      then has a `best`.
     is_thorough: whether `step` checks every number. If not, the state is checked once, at the end
-      of the call: if it isn't finite, the reason is `DIVERGED`, at a step that isn't known. The
-      loop that went in isn't donated then, so that its steps can be computed again.
-    members: the axis of an ensemble, whose steps are thorough; None for a single run.
+      of the call: if it isn't finite, the reason is `DIVERGED`, at an unknown step. The input loop
+      isn't donated then, so that its steps can be computed again.
+    members: the members' axis of an ensemble, whose steps are thorough; None for a single run.
 
   Returns:
-    `chunk(loop, data, stop, until, member, one=None) -> (loop, rows)`: runs until step `until` (at
+    `chunk(loop, data, stop, until, member, one=None) -> (loop, rows)`: runs to step `until` (at
     most `capacity` further) or until a stop rule fires, for an ensemble until one has fired for
-    every member. The loop that went in is donated. `rows` is the `Info` of each step, in arrays
-    `[capacity, ...]`; rows of steps that weren't reached mean nothing. A step that diverged has its
-    row, and isn't counted in `state.step`. Where `step` isn't thorough it is counted, and the rows
-    of a call that diverged mean nothing. The rows of an ensemble hold the losses alone,
+    every member. The input loop is donated. `rows` is the `Info` of each step, in arrays
+    `[capacity, ...]`; rows of steps that weren't reached are undefined. A step that diverged has a
+    row, but isn't counted in `state.step`. Where `step` isn't thorough it is counted, and the rows
+    of a call that diverged are undefined. The rows of an ensemble hold the losses only,
     `[capacity, K]`, NaN where a member took no step. `one` is needed by an ensemble whose axis is
     the last: see `vmap_last`.
   """
@@ -128,7 +129,7 @@ def make_chunk(
     return own if members is None else own(member.rate)
 
   def latest(steps: Array) -> Array:
-    """The step at which the run is: that of the members that run, as no other is further."""
+    """Return the step of the run: that of the running members, which are the furthest."""
     return steps if members is None else steps.max()
 
   def any_of(flags: Array) -> Array:
@@ -184,7 +185,7 @@ def make_chunk(
           return new, added, alive & info.finite, {"loss": loss}
 
         def record(column: Array, value: Array) -> Array:
-          # Not `column.at[row].set`, which checks that the row is within the column.
+          # Not `column.at[row].set`, which adds a bounds check.
           updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
           return updated
 
@@ -192,11 +193,12 @@ def make_chunk(
         return *carried, jax.tree.map(record, rows, values)
 
       begin = (loop.state, loop.progress, jnp.ones((), bool) if members is None else runs, rows)
-      if steps_per_epoch == 1:  # A loop of one step would cost a tiny network a tenth of it.
+      if steps_per_epoch == 1:  # A while loop of one step would cost a tiny network a tenth of it.
         state, progress, alive, rows = take_step(begin)
       else:
         state, progress, alive, rows = jax.lax.while_loop(stays, take_step, begin)
-      # One answer for all members, so that a validation set is scored at the end of epochs only.
+      # One predicate for all members: `cond` with a mapped predicate becomes a select, and the
+      # validation set would be scored at every halt instead of at the end of epochs only.
       ends = any_of(alive) & (latest(state.step) % steps_per_epoch == 0)
 
       def settle(loop: Loop, finite: Array, runs: Array, before: Loop) -> Loop:
@@ -222,6 +224,7 @@ def make_chunk(
     after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
     if members is not None:
       return after, Info(rows["loss"], *[None] * 3)  # type: ignore[arg-type]
+    # Derived instead of recorded: the steps counted in the state are those taken.
     rows["finite"] = jnp.arange(capacity, dtype=first.dtype) < after.state.step - first
     if data.weights is None:
       dtype = jax.eval_shape(step_of(member), loop.state, data)[1].weight.dtype
@@ -238,7 +241,7 @@ def make_chunk(
 
 
 def over(members: Members | None, one: Array | None) -> Callable[[Callable[..., Any]], Any]:
-  """Build the map of a member's function over all members; a single run is no axis at all."""
+  """Build the transform that maps a member's function over all members; identity for one run."""
   if members is None:
     return lambda f: f
   if members.is_last:
@@ -248,9 +251,9 @@ def over(members: Members | None, one: Array | None) -> Callable[[Callable[..., 
 
 
 def recorded(info: Info, data: Batch) -> Rows:
-  """Select what is recorded in each step: all but what is known when the loop has ended.
+  """Select the fields to record in each step, without those that are known after the loop.
 
-  Each number costs a kernel of its own, which a small network's step feels.
+  Each recorded field costs a kernel per step, which is noticeable for a small network.
   """
   known = {"finite"} if data.weights is not None else {"finite", "weight"}
   return {name: value for name, value in info._asdict().items() if name not in known}
@@ -259,15 +262,15 @@ def recorded(info: Info, data: Batch) -> Rows:
 def make_skip(
   steps_per_epoch: int, evaluate_validation: EvaluateValidation | None = None
 ) -> Callable[[Loop, StopNumbers], Loop]:
-  """Compile the step that isn't taken, of `StepRules(on_nonfinite="skip")`.
+  """Compile the skip of a nonfinite step, for `StepRules(on_nonfinite="skip")`.
 
   Args:
     steps_per_epoch: full batches in the data.
-    evaluate_validation: of `make_evaluate_validation`, if there is a validation set.
+    evaluate_validation: from `make_evaluate_validation`, if there is a validation set.
 
   Returns:
-    `skip(loop, stop) -> loop`: moves a loop that a chunk left at a step that wasn't finite past
-    that step, as one without any examples: it counts, and the parameters are as they were.
+    `skip(loop, stop) -> loop`: advances a loop past the nonfinite step at which a chunk ended, as
+    by a batch without examples: the step counts, and the parameters are unchanged.
   """
 
   @jax.jit
@@ -290,12 +293,12 @@ def account(
   """Score the validation set at the end of an epoch, and evaluate the stop rules.
 
   Args:
-    loop: after the last step.
-    finite: whether that step was taken.
-    ends: whether it was the last one of an epoch; the same for all members.
+    loop: the loop after the last step.
+    finite: whether that step was finite.
+    ends: whether it was the last of an epoch, as a scalar shared by all members.
     steps_per_epoch: full batches in the data.
     stop: the rules.
-    evaluate_validation: of `make_evaluate_validation`, if there is a validation set.
+    evaluate_validation: from `make_evaluate_validation`, if there is a validation set.
   """
   best, step = loop.best, loop.state.step
   if best is not None:

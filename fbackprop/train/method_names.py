@@ -1,4 +1,4 @@
-"""The names of optimisers, schedules and shuffles: the command line reads them without jax."""
+"""The names of optimizers, schedules and shuffles: the command line reads them without jax."""
 
 from typing import Literal, get_args
 
@@ -7,8 +7,8 @@ OptimizerName = Literal[
 ]
 ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
 ShuffleName = Literal["exact", "fast"]
-# What a step that isn't finite does: it ends the run, is left out, or sends it back.
+# Responses to a nonfinite step: end the run, skip the step, or restore the last checkpoint.
 NonfiniteName = Literal["raise", "skip", "rollback"]
-# What a run tells of its examples and its layers, beside the loss.
+# Diagnostics that a run can record besides the loss.
 WatchName = Literal["health", "noise_scale"]
 OPTIMIZERS, SCHEDULES = get_args(OptimizerName), get_args(ScheduleName)

@@ -1,7 +1,8 @@
-"""Scores of a model on rows with known targets.
+"""Scores of a model on labelled data.
 
-Without scikit-learn, which `eval` of a model doesn't need: its `r2_score` and `accuracy_score` are
-another number where a target never changes, an output isn't finite, or there are several labels.
+Without scikit-learn, which `eval` of a model doesn't need: its `r2_score` and `accuracy_score`
+return other numbers where a target is constant, an output isn't finite, or there are several
+labels.
 """
 
 from collections.abc import Sequence
@@ -24,9 +25,9 @@ def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     targets: labels `[N]` or raw values `[N, C]`.
 
   Returns:
-    By name. Of labels: the mean loss and the accuracy; of several labels at once: the mean loss and
-    the share of the N·C answers that are right; of values: R² and the root of the mean squared
-    error, in the units of the data, over all of them.
+    Scores by name. For labels: mean loss and accuracy; for several labels at once: mean loss and
+    the fraction of the N·C labels that are predicted right; for values: R² and the root mean
+    squared error over all of them, in the units of the data.
   """
   outputs = model.outputs(x)
   if model.description.task == "regression":
@@ -37,14 +38,14 @@ def score(model: Model, x: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 
 def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
-  """Compute the share of right answers: of labels `[N]`, or over all of several labels `[N, C]`."""
+  """Compute the accuracy: of labels `[N]`, or over all of several labels `[N, C]`."""
   is_labelled = targets.ndim == 1
   is_right = outputs.argmax(1) == targets if is_labelled else (outputs > 0) == (targets > 0.5)
   return float(is_right.mean())
 
 
 def r_squared(outputs: np.ndarray, targets: np.ndarray) -> float:
-  """Compute R² over all columns, NaN for targets without variance."""
+  """Compute R² over all columns; NaN for targets without variance."""
   error = (outputs - targets).astype(np.float64)
   around = targets - targets.mean(0, dtype=np.float64)
   variance = float((around**2).sum())
@@ -63,13 +64,13 @@ def rows_of(
   seed: int,
   missing_targets: MissingTargets = "refuse",
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Read raw rows, with labels as the model numbers them.
+  """Read raw rows, with labels renumbered as the model's.
 
   Args:
-    data: as of the command line; of what has a test part, that one.
-    description: of the model.
-    target: of a file, the columns or the array that it was trained on.
-    seed: of synthetic data.
+    data: name of the data, as on the command line; a source with a test part yields that part.
+    description: the model's description.
+    target: for a file, the target columns or array of the training.
+    seed: seed of synthetic data.
     missing_targets: as of `load_dataset`.
 
   Returns:
@@ -105,10 +106,10 @@ def rows_of(
 def own_labels(
   data: str, labels: np.ndarray, names: Sequence[str], description: Description
 ) -> np.ndarray:
-  """Renumber labels of the classes `names` as the model does; equal numbers are one class.
+  """Renumber labels of the classes `names` as the model's; equal numbers are the same class.
 
   Raises:
-    ValueError: the model doesn't know one of them.
+    ValueError: a class is unknown to the model.
   """
 
   def unknown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Model files: a trained network with all that it takes to use it on raw rows."""
+"""Model files: a trained network with everything that predictions from raw rows need."""
 
 import itertools
 import json
@@ -29,10 +29,10 @@ LOSSES = {
   "regression": squared_error,
 }
 NORMALIZATIONS = {"none": None, "layer_norm": layer_norm, "rms_norm": rms_norm}
-shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
-# The key of the description in the file's metadata.
+shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
+# Key of the description in the file's metadata.
 KEY = "fbackprop"
-# The most sizes of a network that is read; `--repeat-hidden on` makes a thousand layers easily.
+# Largest number of layers accepted; `--repeat-hidden on` easily makes a thousand.
 DEEPEST = 2**14
 
 
@@ -51,7 +51,7 @@ def is_size(value: Any) -> bool:
   return value is None or (type(value) is int and 1 <= value <= 2**20)
 
 
-# Valid values of the options of `Description`: a test, and the words for an error.
+# Validation of the options of `Description`: a predicate, and its description for an error.
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
   "normalization": (NORMALIZATIONS.__contains__, f"one of {', '.join(NORMALIZATIONS)}"),
   "dropout": (is_rate, "a number from 0 to below 1"),
@@ -62,20 +62,20 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 class Description(NamedTuple):
-  """A network, and the meaning of its inputs and outputs.
+  """A network, and the meanings of its inputs and outputs.
 
   Attributes:
-    sizes: widths, the input's first.
-    activation: name of that of the hidden layers.
+    sizes: widths, beginning with the input's.
+    activation: name of the hidden layers' activation.
     task: the kind of targets.
     outputs: names of the classes, or of the values.
-    features: names of the input's columns.
-    standardization: of the raw features; None if they are taken as they are.
-    target_standardization: of a regression's values, likewise.
-    normalization: name of that after each hidden dense layer, or "none".
-    dropout: rate of that after each hidden activation; nothing is dropped without a key.
+    features: names of the input columns.
+    standardization: standardization of the raw features; None without.
+    target_standardization: standardization of a regression's values; None without.
+    normalization: name of the normalization after each hidden dense layer, or "none".
+    dropout: rate of the dropout after each hidden activation; without a key nothing is dropped.
     skip, repeat_hidden: as of `fbackprop.mlp`.
-    ensemble: the number of networks stacked along the first axis of the parameters, or None.
+    ensemble: number of networks stacked along the first axis of the parameters, or None.
   """
 
   sizes: tuple[int, ...]
@@ -98,7 +98,7 @@ class Description(NamedTuple):
 
   @property
   def captured_net(self) -> Layer:
-    """Build the network of capturing layers, whose gradients are factored."""
+    """Build the network of captured layers, whose gradients are factored."""
     return self.network_of(captured)
 
   def network_of(self, wrap: Callable[[Callable[..., Layer]], Callable[..., Layer]]) -> Layer:
@@ -116,11 +116,11 @@ class Description(NamedTuple):
 
   @property
   def loss(self) -> Loss:
-    """The plain loss of its task, whatever options the training had."""
+    """Return the plain loss of the task, whatever options the training had."""
     return LOSSES[self.task]
 
   def as_text(self) -> str:
-    """Write it as "mlp 4-8-3, relu, dropout 0.1, softmax_cross_entropy", or "linear 4-3, ..."."""
+    """Describe the network, as "mlp 4-8-3, relu, softmax_cross_entropy" or "linear 4-3, ..."."""
     options = [
       *([self.normalization] if self.normalization != "none" else []),
       *([f"dropout {self.dropout:g}"] if self.dropout else []),
@@ -129,7 +129,7 @@ class Description(NamedTuple):
     ]
     sizes = "-".join(map(str, self.sizes))
     many = "" if self.ensemble is None else f"{self.ensemble} of "
-    # What has no hidden layer has no activation.
+    # A network without hidden layers has no activation.
     kind = [f"mlp {sizes}", self.activation] if len(self.sizes) > 2 else [f"linear {sizes}"]
     return many + ", ".join([*kind, *options, self.loss.name])
 
@@ -143,10 +143,10 @@ class Model(NamedTuple):
   def outputs(self, x: np.ndarray) -> np.ndarray:
     """Compute the outputs for raw features: logits, or a regression's values.
 
-    Those of an ensemble are the logits of the mean of its probabilities, or the mean of its values.
+    For an ensemble: the logits of the mean of its probabilities, or the mean of its values.
 
     Args:
-      x: `[N, D]`, as the data has them; standardised here if the network needs that.
+      x: `[N, D]`, in the units of the data; standardised here if the network requires it.
 
     Returns:
       `[N, C]` in the units of the data: float64 where the targets were standardised, else float32.
@@ -166,7 +166,7 @@ class Model(NamedTuple):
         return outputs_of(params, x)
       return mean_outputs(jax.vmap(outputs_of, (0, None))(params, x), self.description.loss.name)
 
-    # As one program: operation by operation, each one would be compiled by itself.
+    # As one program: called eagerly, each operation would be compiled by itself.
     y = jax.jit(forward)(self.params, jnp.asarray(x))
     return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
 
@@ -194,7 +194,7 @@ def describe_model(
 
 
 def save_model(path: str | os.PathLike[str], params: Params, description: Description) -> None:
-  """Write a network to a safetensors file, whole or not at all, with a checksum.
+  """Write a network to a safetensors file, atomically and with a checksum.
 
   Raises:
     OSError: the file can't be written.
@@ -208,12 +208,12 @@ def save_model(path: str | os.PathLike[str], params: Params, description: Descri
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
-  """Read a network that `save_model` wrote.
+  """Read a network written by `save_model`.
 
   Raises:
     ValueError: the file isn't such a network, or is damaged; the message names the file.
-    TypeError: a parameter has another dtype than the network's.
-    OSError: it can't be read, or is no file.
+    TypeError: the dtype of a parameter differs from the network's.
+    OSError: the file can't be read, or isn't regular.
   """
   stored = read_stored(path)
   description = description_of(stored)
@@ -227,7 +227,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 
 def description_of(stored: Stored) -> Description | None:
-  """Read the description in a file; None if there is none.
+  """Read the description in a file; None without one.
 
   Raises:
     ValueError: it is invalid; the message names the file.
@@ -243,7 +243,7 @@ def description_of(stored: Stored) -> Description | None:
 
 
 def check_depth(description: Description, arrays: int) -> None:
-  """Raise if there are more layers than the file has arrays for, before any is made."""
+  """Raise if there are more layers than arrays in the file, before any layer is built."""
   sizes = description.sizes
   layers = [n for n, _ in itertools.groupby(sizes)] if description.repeat_hidden else sizes
   if arrays < len(layers) - 1:
@@ -251,7 +251,7 @@ def check_depth(description: Description, arrays: int) -> None:
 
 
 def read_description(content: Any) -> Description:
-  """Parse and validate what `save_model` wrote: a file may hold anything."""
+  """Parse and validate a description; the file is untrusted input."""
   sizes = tuple(content["sizes"])
   is_width = all(type(n) is int and 1 <= n <= WIDEST for n in sizes)
   if not is_width or not 2 <= len(sizes) <= DEEPEST:
@@ -265,7 +265,7 @@ def read_description(content: Any) -> Description:
   if (len(features), len(outputs)) != (sizes[0], sizes[-1]):
     got = f"{len(features)} and {len(outputs)}"
     raise ValueError(f"{sizes[0]} features and {sizes[-1]} outputs must have names, got {got}")
-  "".join((*features, *outputs)).encode()  # Half a letter can't be printed.
+  "".join((*features, *outputs)).encode()  # Raises for lone surrogates, which can't be printed.
   of_x = read_standardization(content, "standardization", sizes[0])
   of_targets = read_standardization(content, "target_standardization", sizes[-1])
   options = read_options(content)
@@ -275,7 +275,7 @@ def read_description(content: Any) -> Description:
 
 
 def read_options(content: Any) -> dict[str, Any]:
-  """Read the options between the dense layers; one that is missing has its default."""
+  """Read the options between the dense layers; a missing one has its default."""
   options = {
     name: content.get(name, default) for name, default in Description._field_defaults.items()
   }
@@ -286,7 +286,7 @@ def read_options(content: Any) -> dict[str, Any]:
 
 
 def read_standardization(content: Any, name: str, width: int) -> Standardization | None:
-  """Read a standardisation, or None."""
+  """Read a standardization, or None."""
   own = content[name]
   if own is None:
     return None

@@ -1,4 +1,4 @@
-"""Diagnostics of a run: gradient checks, each layer's health, and means over some steps."""
+"""Diagnostics of a run: gradient checks, layer health, and averages over steps."""
 
 import functools
 from collections.abc import Callable
@@ -22,9 +22,9 @@ MOST_CLIPPED = 32
 def make_gradient_check(
   net: Layer, loss: Loss, examples: Batch, batch_size: int, clip_examples: float | None = None
 ) -> Callable[[State], LiveCheck]:
-  """Build `check(state) -> LiveCheck`, of `batch_size` examples that the step's number draws.
+  """Build `check(state) -> LiveCheck`, on `batch_size` examples drawn by the step's number.
 
-  Of clipped examples no more than `MOST_CLIPPED`, as `jax.grad` goes from one to the next.
+  With clipping, at most `MOST_CLIPPED` examples, as `jax.grad` is taken of each in turn.
   """
   if clip_examples is not None:
     batch_size = min(batch_size, MOST_CLIPPED)
@@ -36,7 +36,7 @@ def make_gradient_check(
 
   @functools.cache
   def measurement() -> Measure:
-    # Only a difference needs it, and a run without one imports nothing of `verify`.
+    # Imported at the first difference only; a run without one imports nothing of `verify`.
     from fbackprop.verify.live import make_measure
 
     return make_measure()
@@ -57,18 +57,18 @@ def make_gradient_check(
 def make_health_check(
   net: Layer, loss: Loss, examples: Batch, batch_size: int
 ) -> Callable[[State], dict[str, Any]]:
-  """Build the health of a run's layers as a function of the state.
+  """Build a function that measures the health of a network's layers at a state.
 
   Args:
-    net: of captured layers.
+    net: the network, of captured layers.
     loss: the loss.
     examples: the training set.
-    batch_size: how many of them are used.
+    batch_size: number of examples used.
 
   Returns:
-    `measure(state)`, as JSON can hold it: by the layer's name, such as "0.dense", the fields of
-    `LayerHealth`, a number each, or of the copies of a `repeat` a list. Of the examples that a
-    gradient check of the same step takes, and without dropout, whose units would pass for dead.
+    `measure(state)`, in JSON types: by the layer's name, such as "0.dense", the fields of
+    `LayerHealth`, each a number, or for the copies of a `repeat` a list. The examples are those of
+    a gradient check at the same step. Dropout is off, since dropped units would count as dead.
   """
   health = jax.jit(compute(net, loss, ("health",)))
 
@@ -85,18 +85,18 @@ def make_health_check(
 
 
 def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | None:
-  """Compute the noise scale of some steps: the mean of tr Σ over that of ‖G‖².
+  """Compute the noise scale of some steps: the mean of tr Σ over the mean of ‖G‖².
 
-  Each of the two is unbiased in a step, and their quotient isn't. A step in which an example's
-  squared norm overflowed has neither, and is left out.
+  Both are unbiased in each step, and their ratio isn't. A step is excluded if the squared norm of
+  an example overflowed.
 
   Args:
-    found: of the steps, each part `[steps]`.
-    finite: whether a step was taken, `[steps]`.
+    found: estimates of the steps, each part `[steps]`.
+    finite: whether each step was finite, `[steps]`.
 
   Returns:
-    In examples; None where the steps are too few to see the gradient through its noise, so that
-    the mean ‖G‖² isn't above 0.
+    The noise scale in examples; None if the mean ‖G‖² isn't positive, as there are too few steps to
+    resolve the gradient in its noise.
   """
   if found is None:
     return None
@@ -108,5 +108,5 @@ def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | No
 
 
 def mean_clipped(found: np.ndarray | None, finite: np.ndarray) -> float | None:
-  """Compute the share of clipped examples in some steps; None where no step was taken."""
+  """Compute the fraction of clipped examples in some steps; None if none was finite."""
   return None if found is None or not finite.any() else float(found[finite].mean(dtype=np.float64))

@@ -1,4 +1,4 @@
-"""Optimisers: the lecture's update rule, those of optax by name, and what a step hands to them."""
+"""Optimizers: the lecture's update rule, those of optax by name, and the update of a step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,16 +18,16 @@ from fbackprop.types import Array, Layer, Loss, Params, exportable
 
 
 def gradient_descent(rate: float) -> optax.GradientTransformation:
-  """Plain gradient descent, the lecture's step 2: p ← p − rate · ∂J/∂p, for every weight at once.
+  """Build plain gradient descent, the lecture's step 2: p ← p − rate · ∂J/∂p, all weights at once.
 
   All gradients are taken at the old weights. (Updating a layer before the gradient of the layer
   below is computed, as some worked examples do, isn't gradient descent.)
 
   Args:
-    rate: step size, a finite number above 0. A schedule, momentum and the like are optax's.
+    rate: step size, a finite number above 0. Schedules, momentum and the like are in optax.
 
   Returns:
-    An optax `GradientTransformation` without state; the same numbers as `optax.sgd(rate)`.
+    A stateless optax `GradientTransformation`; the same numbers as `optax.sgd(rate)`.
 
   Raises:
     TypeError: `rate` isn't a number.
@@ -44,7 +44,7 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
   rate = float(rate)  # A NumPy scalar would promote a gradient in bfloat16.
 
   def init(params: Params) -> tuple[()]:
-    return ()  # Not optax's EmptyState, which `jax.export` can't write.
+    return ()  # Not optax's EmptyState, which `jax.export` can't serialise.
 
   def update(grads: Params, state: Any, params: Params = None) -> tuple[Params, Any]:
     refuse_factors("gradient_descent", "grads", grads)
@@ -54,10 +54,10 @@ def gradient_descent(rate: float) -> optax.GradientTransformation:
 
 
 def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[Params, Any]]:
-  """Build the update of the parameters from a gradient.
+  """Build the parameter update from a gradient.
 
   Args:
-    optimizer: of optax.
+    optimizer: an optax optimizer.
     net: the network.
     loss: the loss.
 
@@ -86,9 +86,9 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
 
 
 def as_transformation(optimizer: Any) -> optax.GradientTransformation:
-  """Convert `optax.MultiSteps` too, and raise for anything but an optimiser."""
+  """Convert an optimizer, `optax.MultiSteps` included, to a transformation; raise for others."""
   if isinstance(optimizer, optax.MultiSteps):
-    # Not its own gradient_transformation(), which passes no extra arguments on.
+    # Not `MultiSteps.gradient_transformation`, which doesn't pass extra arguments on.
     return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
   if not isinstance(optimizer, optax.GradientTransformation):
     raise DtypeError(
@@ -100,14 +100,14 @@ def as_transformation(optimizer: Any) -> optax.GradientTransformation:
 
 @exportable
 class Scaled(NamedTuple):
-  """The state of an optimiser whose updates are multiplied by a number, `[]`, float32."""
+  """The state of an optimizer whose updates are multiplied by a factor, `[]`, float32."""
 
   scale: Array
   inner: Any
 
 
 def scaled(optimizer: Any) -> optax.GradientTransformation:
-  """Scale an optimiser's updates by a number in its state, which begins at 1."""
+  """Scale an optimizer's updates by a factor in its state, initially 1."""
   optimizer = optax.with_extra_args_support(as_transformation(optimizer))
 
   def init(params: Params) -> Scaled:
@@ -122,10 +122,10 @@ def scaled(optimizer: Any) -> optax.GradientTransformation:
 
 
 def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | None], Array]:
-  """Build the mean loss as a function of the parameters, for line searches to differentiate.
+  """Build the mean loss as a function of the parameters, to be differentiated by line searches.
 
-  Under anybody's autodiff, in forward and in reverse mode, its derivative is our backward pass:
-  the tangent of the mean is ⟨grads, params_dot⟩. Nothing but `params` is a variable.
+  Under autodiff, in forward and in reverse mode, its derivative is our backward pass: the tangent
+  of the mean is ⟨grads, params_dot⟩. Only `params` is differentiated.
   """
   loss_and_gradient = value_and_grad(net, loss)
 
@@ -147,7 +147,7 @@ def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | Non
   return mean_loss
 
 
-# The optimisers of the command line, without their rate; the numbers are optax's.
+# The optimizers of the command line, without their rate; the numbers are optax's.
 DIRECTIONS: dict[OptimizerName, Callable[[], optax.GradientTransformation]] = {
   "gradient_descent": optax.identity,
   "momentum": lambda: optax.trace(0.9),
@@ -169,25 +169,26 @@ def make_optimizer(
   weight_decay: float = 0.0,
   clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-  """Build an optimiser by name.
+  """Build an optimizer by name.
 
-  In this order: the gradient is clipped to `clip_norm`; the optimiser makes a direction of it,
-  with optax's defaults, momentum and Nesterov's with 0.9; `weight_decay` · w is added to that of
-  each weight matrix; all of it is multiplied by the rate of the step.
+  In this order: the gradient is clipped to the global norm `clip_norm`; the optimizer turns it into
+  a direction, with optax's defaults, and momentum and Nesterov's with 0.9; `weight_decay` · w is
+  added to the direction of each weight matrix; the sum is multiplied by the learning rate of the
+  step.
 
   Args:
     name: one of `OPTIMIZERS`.
-    rate: the step size, and of a schedule the largest one; above 0.
-    steps: of the run, over which a schedule decays.
-    schedule: one of `SCHEDULES`: constant, or decay to 0 along a cosine or a line, or exponential
-      decay by a factor of 1,000.
+    rate: learning rate, the peak one of a schedule; above 0.
+    steps: length of the run, over which a schedule decays.
+    schedule: one of `SCHEDULES`: constant, cosine or linear decay to 0, or exponential decay by a
+      factor of 1,000.
     warmup: steps of linear warmup from 0; at most `steps`.
-    weight_decay: decoupled weight decay of weight matrices alone; at least 0.
-    clip_norm: clip the gradient to this global norm; None not to.
+    weight_decay: decoupled weight decay (weight matrices only); at least 0.
+    clip_norm: clip the gradient to this global norm; None for no clipping.
 
   Raises:
-    ValueError: an unknown name, or a number out of range.
-    TypeError: a number is of another type.
+    ValueError: unknown name, or number out of range.
+    TypeError: a number has the wrong type.
 
   Example:
     >>> optimizer = make_optimizer("adam", 1e-3, 1000, schedule="cosine", weight_decay=0.01)
@@ -211,7 +212,7 @@ def make_optimizer(
 
 
 def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax.ScalarOrSchedule:
-  """Build the rate of each step, counted from 0."""
+  """Build the learning-rate schedule, as a function of the step's number from 0."""
   left = max(1, steps - warmup)
   after: optax.Schedule = {
     "constant": lambda: optax.constant_schedule(rate),
@@ -225,7 +226,7 @@ def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax
 
 
 def is_weight(params: Params) -> Params:
-  """Mark the weight matrices, which a layer calls w."""
+  """Mark the weight matrices, which all layers call w; biases and scales aren't decayed."""
 
   def named_w(path: Any, leaf: Any) -> bool:
     return bool(path) and getattr(path[-1], "name", None) == "w"

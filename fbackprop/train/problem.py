@@ -1,4 +1,4 @@
-"""A run that is about to begin: its arguments checked, its data on the device."""
+"""A run before it begins: its arguments validated, its data on the device."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ from fbackprop.types import Array, Layer, Loss, Params
 
 
 class Problem(NamedTuple):
-  """What is fixed in a run, of one network or of many.
+  """The constants of a run, of one network or of many.
 
   Attributes:
     net, loss, stop, batch_size, step, monitor: as of `fit`.
-    optimizer_of: the optimiser as a function of a member's rate, or of None.
-    train, test, validation: the sets of examples; None of those that aren't given.
+    optimizer_of: the optimizer as a function of a member's rate, or of None.
+    train, test, validation: the sets of examples; None for those not given.
   """
 
   net: Layer
@@ -40,12 +40,12 @@ class Problem(NamedTuple):
 
   @property
   def steps_per_epoch(self) -> int:
-    """Full batches in the training set."""
+    """Number of full batches in the training set."""
     return example_count(self.train.x) // self.batch_size
 
   @property
   def most_steps(self) -> int:
-    """The most steps that the stop rules allow."""
+    """Largest number of steps that the stop rules allow."""
     return self.stop.most_steps(self.steps_per_epoch)
 
   @property
@@ -62,13 +62,13 @@ class Problem(NamedTuple):
     )  # fmt: skip
 
   def first_step(self, key: Array, rate: Any, batch: Batch) -> tuple[State, Info]:
-    """Take the first step of a member; it is only traced."""
+    """Take the first step of a member; for tracing only."""
     init, step = self.make_step(rate)
     taken: tuple[State, Info] = step(init(key), batch)
     return taken
 
   def start(self, key: Array, rate: Any, dtype: Any, params: Params = None) -> tuple[Loop, Member]:
-    """Draw the start of a run whose loss is of `dtype`: its loop, and its constants."""
+    """Build the initial loop and the constants of a run whose loss has this dtype."""
     init_key, order_key = jax.random.split(key)
     state = self.make_step(rate)[0](init_key, params)
     loop = start_loop(state, example_count(self.train.x), dtype, self.step.shuffle)
@@ -94,16 +94,16 @@ def prepare(
   step: StepRules,
   monitor: Monitor,
 ) -> Problem:
-  """Check the arguments of a run, and split off its validation set.
+  """Validate the arguments of a run, and split off its validation set.
 
   Args:
     where: "fit" or "fit_ensemble".
-    key: that of the run, or of its first member.
+    key: key of the run, or of its first member.
     net, loss, data, stop, batch_size, validation, step, monitor: as of `fit`.
-    optimizer_of: the optimiser as a function of a member's rate.
+    optimizer_of: the optimizer as a function of a member's rate.
 
   Raises:
-    TypeError, ValueError: by the name of the argument.
+    TypeError, ValueError: an argument is invalid; the message names it.
   """
   if not isinstance(stop, StopRules):
     raise DtypeError(f"{where}: stop must be a StopRules, got {describe(stop)}")

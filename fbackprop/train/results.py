@@ -25,28 +25,29 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Evaluation:
-  """The state of a run at one moment: a line on the screen and a row of metrics.jsonl.
+  """The state of a run at one step, printed as a line and written as a row of metrics.jsonl.
 
   Attributes:
-    step: steps taken.
-    epoch: passes over the training data.
-    train_loss: mean of the steps' losses since the evaluation before, each by the weights of its
-      batch, without those of steps that weren't taken; None before the first step, and where all
-      those weights are zero.
-    test_loss: mean loss of the test examples, if there are any.
+    step: number of steps taken.
+    epoch: number of passes over the training data.
+    train_loss: mean of the steps' losses since the previous evaluation, weighted by the weights of
+      their batches, without nonfinite steps; None before the first step, and where all those
+      weights are zero.
+    test_loss: mean test loss, if there is a test set.
     test_accuracy: fraction of the test examples whose largest output is at their label, if the
       targets are labels.
     grad_norms: norm of each layer's gradient at the last step, in the order of
       `Result.layer_names`; empty before the first step.
     gradient_error: relative error of our gradient in the latest check; None before the first.
-    seconds: wall time since the start, compilation not counted.
-    validation_score: of the validation set, at the end of the epoch before; None without one, and
-      before the end of the first epoch.
-    noise_scale: of the steps since the evaluation before, if it is watched; None where they are too
-      few to tell. See `fbackprop.quantities.noise_scale`.
-    clipped: the share of the examples in those steps whose gradients were clipped, if they are.
-    health: if it is watched, of each layer by its name the fields of
-      `fbackprop.quantities.LayerHealth`, for the examples that a gradient check at this step takes.
+    seconds: wall time since the start, without compilation.
+    validation_score: validation score at the end of the last complete epoch; None without a
+      validation set, and before the end of the first epoch.
+    noise_scale: gradient noise scale of the steps since the previous evaluation, if watched; None
+      where they are too few to estimate it. See `fbackprop.quantities.noise_scale`.
+    clipped: fraction of the examples in those steps whose gradients were clipped, if clipping is
+      on.
+    health: if watched, the fields of `fbackprop.quantities.LayerHealth` of each layer by its name,
+      for the examples that a gradient check at this step uses.
   """
 
   step: int
@@ -68,11 +69,11 @@ class BestEpoch:
   """The end of the epoch with the best validation score.
 
   Attributes:
-    step: steps taken.
-    score: accuracy of labels, else minus the mean loss.
+    step: number of steps taken.
+    score: accuracy for labels, else minus the mean loss.
     params: the parameters, which are those of the `Result`.
-    test_loss: of these parameters, if there are test examples.
-    test_accuracy: likewise, if the targets are labels.
+    test_loss: test loss of these parameters, if there is a test set.
+    test_accuracy: their test accuracy, if the targets are labels.
   """
 
   step: int
@@ -87,29 +88,29 @@ class Result:
   """The result of a run.
 
   Attributes:
-    state: step, parameters, optimiser state and key at the end: the last good ones, if the run
+    state: step, parameters, optimizer state and key at the end: the last finite ones, if the run
       diverged.
     stop_reason: one of "max_steps", "max_epochs", "loss_below", "tol", "max_seconds",
       "interrupted", "diverged".
-    losses: the batch's mean loss of every step, before its update, `[steps]`, and of the step that
-      diverged.
-    grad_norms: norm of each layer's gradient, likewise, `[steps, layers]`.
-    layer_names: where each layer that has parameters stands in `params`.
-    evaluations: in order; the last one is at the last step.
+    losses: mean loss of the batch at every step, before its update, `[steps]`, including a step
+      that diverged.
+    grad_norms: norm of each layer's gradient at every step, `[steps, layers]`.
+    layer_names: path in `params` of each layer that has parameters.
+    evaluations: all evaluations, in order; the last one is at the last step.
     checks: the gradient checks, each with its step.
-    diverged_at: the first place that wasn't finite, such as "layer 2 (dense): value"; see
+    diverged_at: the first nonfinite place, such as "layer 2 (dense): value"; see
       `fbackprop.train.divergence`.
-    interrupted: whether an interrupt came; one that was too late to end the run leaves the stop
-      reason as it is.
-    seconds: wall time, compilation not counted.
-    check_seconds: how much of it the gradient checks took.
+    interrupted: whether an interrupt occurred; one that was too late to end the run leaves the stop
+      reason unchanged.
+    seconds: wall time, without compilation.
+    check_seconds: wall time of the gradient checks, included in `seconds`.
     compile_seconds: wall time of compilation.
-    best: the epoch that is kept, if there is a validation set.
-    skipped: the steps that weren't finite and were skipped, of `StepRules(on_nonfinite="skip")`.
-    rollbacks: how often a checkpoint was restored, of `StepRules(on_nonfinite="rollback")`.
-    saved_at: the step of the last checkpoint; None if there is none.
-    unsaved: the steps whose checkpoints couldn't be written.
-    watched: the diagnostics of every step, of `clip_examples` and `watch`, in arrays `[steps]`.
+    best: the best epoch, if there is a validation set.
+    skipped: the nonfinite steps that were skipped, with `StepRules(on_nonfinite="skip")`.
+    rollbacks: number of rollbacks, with `StepRules(on_nonfinite="rollback")`.
+    saved_at: step of the last checkpoint; None without one.
+    unsaved: steps of checkpoints that couldn't be written.
+    watched: the diagnostics of every step, by `clip_examples` and `watch`, in arrays `[steps]`.
   """
 
   state: State
@@ -132,7 +133,7 @@ class Result:
   watched: Watched = field(default_factory=Watched)
 
   def __repr__(self) -> str:
-    """Show how it ended, without the arrays."""
+    """Show how the run ended, without the arrays."""
     last = self.evaluations[-1] if self.evaluations else None
     scores = {
       name: value
@@ -149,22 +150,22 @@ class Result:
 
   @property
   def params(self) -> Params:
-    """The parameters that are kept: those of the best epoch if there is one, else the last ones."""
+    """The resulting parameters: those of the best epoch if there is one, else the last ones."""
     return self.state.params if self.best is None else self.best.params
 
   @property
   def steps(self) -> int:
-    """Steps taken; one that diverged isn't."""
+    """Number of steps taken, without one that diverged."""
     return int(self.state.step)
 
   @property
   def gradient_check_max_rel_error(self) -> float | None:
-    """The worst relative error of our gradient seen, in float64; None if it wasn't checked."""
+    """Largest relative error of our gradient in any check, in float64; None without checks."""
     return worst([check.rel_error for _, check in self.checks])
 
   @property
   def gradient_rounding_max_rel_error(self) -> float | None:
-    """The worst rounding of the gradient seen in the working dtype; None if it wasn't checked."""
+    """Largest rounding error of the gradient in the working dtype; None without checks."""
     return worst([check.rounding for _, check in self.checks])
 
   @property
@@ -174,12 +175,12 @@ class Result:
 
 
 def worst(errors: list[float]) -> float | None:
-  """The largest error, NaN counting as larger than any; None of none."""
+  """Return the largest error, where NaN exceeds every number; None for an empty list."""
   return float(np.max(errors)) if errors else None
 
 
 def to_html(result: Result) -> str:
-  """Render a result as HTML, without a page around it."""
+  """Render a result as an HTML fragment."""
   is_well = result.checks_ok and result.stop_reason != "diverged"
   rest = f"at step {result.steps:,}, {result.seconds:.1f} s"
   if result.best is not None:
@@ -201,7 +202,7 @@ def to_html(result: Result) -> str:
 
 
 def row_of(evaluation: Evaluation) -> tuple[str, ...]:
-  """Render an evaluation as the cells of `HEADS`."""
+  """Render an evaluation as the cells under `HEADS`."""
   error = evaluation.gradient_error
   return (
     f"{evaluation.step:,}",
@@ -215,5 +216,5 @@ def row_of(evaluation: Evaluation) -> tuple[str, ...]:
 
 
 def number(value: float | None) -> str:
-  """Format a number of a run; "" for None."""
+  """Format a number; "" for None."""
   return "" if value is None else f"{value:.4g}"

@@ -19,19 +19,19 @@ from fbackprop.train.results import Evaluation, Result
 
 
 def create_folder(out: str, name: str | None, prefix: str) -> Path:
-  """Make a new folder.
+  """Create a new run folder.
 
   Args:
-    out: its parent; made if it is missing.
-    name: its name; None for `prefix` and the next free number.
-    prefix: as "digits".
+    out: parent folder; created if missing.
+    name: name of the folder; None for `prefix` and the next free number.
+    prefix: prefix of a numbered name, such as "digits".
 
   Returns:
     The path.
 
   Raises:
-    FileExistsError: there is such a folder already.
-    OSError: it can't be made.
+    FileExistsError: the folder exists already.
+    OSError: it can't be created.
   """
   Path(out).mkdir(parents=True, exist_ok=True)
   if name is not None:
@@ -50,29 +50,29 @@ def create_folder(out: str, name: str | None, prefix: str) -> Path:
 
 
 def write_toml(path: Path, table: dict[str, Any], comment: str) -> None:
-  """Write a TOML file with a line of comment on top."""
+  """Write a TOML file with a comment line on top."""
   tomli_w = need("tomli_w", extra="train")
   write_whole(path, f"# {comment}\n{tomli_w.dumps(table)}".encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-  """Write a JSON file; a number that isn't finite becomes null, as JSON has no other."""
+  """Write a JSON file; nonfinite numbers become null, as JSON has none."""
   write_whole(path, (json.dumps(to_json(content), indent=2, allow_nan=False) + "\n").encode())
 
 
 def append_evaluation(path: Path, evaluation: Evaluation) -> None:
-  """Append the line of an evaluation to metrics.jsonl; see `append_metrics`."""
+  """Append an evaluation's line to metrics.jsonl; see `append_metrics`."""
   append_metrics(path, vars(evaluation))
 
 
 def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
   """Append a line to metrics.jsonl, with the key "step".
 
-  Lines of this step and of later ones are replaced: a run that was killed and resumed writes them
-  again. So is half a line.
+  Existing lines of this step and of later ones are replaced, since a killed run writes them again
+  when resumed. An incomplete last line is replaced too.
 
   Raises:
-    OSError: it can't be written, or is no file, as a link that leads elsewhere.
+    OSError: the file can't be written, or isn't regular, such as a link that leads elsewhere.
   """
   if path.is_symlink():
     raise OSError(errno.ELOOP, "it is a link, and must be a file", str(path))
@@ -88,7 +88,7 @@ def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
 
 
 def step_of(line: str) -> int | None:
-  """Parse the step of a line of metrics.jsonl; None if the line isn't whole."""
+  """Parse the step of a line of metrics.jsonl; None if the line is incomplete."""
   try:
     return int(json.loads(line)["step"]) if line.endswith("\n") else None
   except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
@@ -96,7 +96,7 @@ def step_of(line: str) -> int | None:
 
 
 def to_json(value: Any) -> Any:
-  """Convert a value to what JSON can hold."""
+  """Convert a value to JSON types."""
   if isinstance(value, dict):
     return {k: to_json(v) for k, v in value.items()}
   if isinstance(value, tuple | list):
@@ -107,7 +107,7 @@ def to_json(value: Any) -> Any:
 
 
 def environment() -> dict[str, Any]:
-  """Collect what a run depends on besides its configuration: versions, machine, devices."""
+  """Collect the environment of a run: versions, machine, devices."""
   packages = ("jax", "jaxlib", "optax", "numpy", "safetensors", "scikit-learn")
   devices = jax.devices()
   return {

@@ -1,4 +1,12 @@
-"""The host loop around the compiled chunks: evaluate, check the gradient, save, and stop."""
+"""The host loop around the compiled chunks: evaluate, check the gradient, save, and stop.
+
+Method: the host computes the next step at which anything is due (an evaluation, a gradient check, a
+checkpoint, the time limit), runs a chunk up to it, and does what is due there. Signals are recorded
+during a chunk and handled between chunks.
+
+Doubts: `max_seconds` is only tested between chunks, whose lengths are predicted from the speed so
+far.
+"""
 
 import math
 import signal
@@ -32,26 +40,26 @@ from fbackprop.train.stop_conditions import DIVERGED, RUNNING
 from fbackprop.train.stop_rules import STOP_REASONS, steps_left
 from fbackprop.train.validation import Best, make_evaluate_validation
 
-# So many steps in a row that aren't finite, or so many rollbacks, and there is no more to be hoped.
+# Number of consecutive nonfinite steps, or of rollbacks, after which the run ends as diverged.
 MOST_SKIPPED = MOST_ROLLBACKS = 10
 
 
 class Run:
-  """A run on its way, of one network; `EnsembleRun` is that of many.
+  """A run in progress, of one network; `EnsembleRun` is that of many.
 
-  To check every parameter in every step would cost up to a quarter of it. So where a step that
-  isn't finite ends the run, the chunk checks the loss and the gradient alone, and everything else
-  once, at its end. If anything isn't finite then, the chunk is computed again from its beginning by
-  a program that checks everything in every step, and finds the one.
+  Checking every parameter in every step would cost up to a quarter of the step. So where a
+  nonfinite step ends the run, the chunk checks only the loss and the gradient in each step, and
+  everything else once, at its end. If anything isn't finite then, the chunk is recomputed from its
+  beginning by a program that checks everything in every step, which finds the failing one.
 
   Attributes:
-    problem: what is fixed.
-    member: the run's constants.
-    loop, history: as far as it has come.
-    writer: of the checkpoints, or None.
-    saved_at: the step of the last checkpoint.
-    unsaved: the steps whose checkpoints couldn't be written.
-    interrupted: whether an interrupt came.
+    problem: the constants of the run.
+    member: the constants of its member.
+    loop, history: its current state and its record.
+    writer: writer of the checkpoints, or None.
+    saved_at: step of the last checkpoint.
+    unsaved: steps of checkpoints that couldn't be written.
+    interrupted: whether an interrupt occurred.
   """
 
   members: Members | None = None
@@ -81,7 +89,7 @@ class Run:
     self.capacity = max(1, min(problem.monitor.chunk_steps, problem.most_steps))
 
   def compile(self) -> float:
-    """Compile all programs that are certain to run; returns the seconds that it took."""
+    """Compile all programs that are certain to run; return the seconds that it took."""
     self.begin = begin = time.perf_counter()
     problem, evaluate = self.problem, None
     if problem.validation is not None:
@@ -98,9 +106,10 @@ class Run:
       )  # fmt: skip
 
     is_thorough = problem.is_thorough or self.members is not None
-    self.thorough_chunk = None if is_thorough else traced(True)  # Compiled when it is needed.
+    self.thorough_chunk = None if is_thorough else traced(True)  # Compiled on first use.
     program = traced(is_thorough)
     self.chunk = program.lower(self.loop, *self.arguments(0)).compile()
+    # Called for their compilation; the results are discarded.
     self.evaluation()
     if problem.monitor.check_every is not None:
       self.checks()
@@ -108,37 +117,37 @@ class Run:
     return self.begin - begin
 
   def arguments(self, until: int) -> tuple[Any, ...]:
-    """The arguments of a chunk that goes on until a step, behind the loop."""
+    """Return the arguments of a chunk that runs to step `until`, without the loop."""
     own = (self.problem.train, self.numbers, jnp.asarray(until, jnp.int32), self.member)
     return own if self.members is None else (*own, self.one)
 
   @property
   def recorded(self) -> int:
-    """Rows recorded so far: one for each step that was reached, one that diverged included."""
+    """Number of rows recorded so far: one per step reached, including one that diverged."""
     progress, steps = self.loop.progress, np.asarray(self.loop.state.step)
     return int((steps + (np.asarray(progress.reason) == DIVERGED)).max())
 
   @property
   def done(self) -> int:
-    """Steps taken, and those that were skipped."""
+    """Number of steps taken or skipped."""
     return int(self.loop.state.step)
 
   @property
   def reason(self) -> str | None:
-    """The stop rule that has fired; None while one member still runs.
+    """The stop rule that has fired; None while any member is running.
 
-    Of many members that have stopped it is "diverged" only if all have diverged.
+    For several stopped members it is "diverged" only if all have diverged.
     """
     codes = np.asarray(self.loop.progress.reason)
     return None if (codes == RUNNING).any() else STOP_REASONS[int(codes.min())]
 
   @property
   def seconds(self) -> float:
-    """Wall time of the run, without compilation, with that of earlier processes."""
+    """Wall time of the run, without compilation, including earlier processes."""
     return self.history.seconds + time.perf_counter() - self.begin
 
   def restore(self, saved: Checkpoint, stop: dict[str, Any]) -> str | None:
-    """Restore a checkpoint; returns the stop rule that had fired, if it is the same today."""
+    """Restore a checkpoint; return the stop rule that had fired if the rules are unchanged."""
     self.loop, self.history, stop_then = saved
     self.saved_at = self.done
     if (report := self.problem.monitor.on_evaluation) is not None:
@@ -150,12 +159,12 @@ class Run:
     return None
 
   def run(self, reason: str | None = None) -> str:
-    """Run until a stop rule fires, and return which one; `reason`: it has fired already."""
+    """Run until a stop rule fires, and return which one; `reason` is one that has fired already."""
     stop = self.problem.stop
     if reason is None and self.done >= self.problem.most_steps:
       is_steps = stop.max_steps is not None and self.done >= stop.max_steps
       reason = "max_steps" if is_steps else "max_epochs"
-    # A run with checkpoints can be terminated, too, and goes on elsewhere.
+    # With checkpoints SIGTERM is deferred too: the run is saved and can be resumed elsewhere.
     signals = [signal.SIGINT, *([] if self.writer is None else [signal.SIGTERM])]
     with deferred_interrupt(*signals) as interruption:
       while True:
@@ -172,15 +181,15 @@ class Run:
     return reason
 
   def on_step(self, reason: str | None) -> None:
-    """Do what is due at this step, and at the last one, when there is a `reason`."""
+    """Do what is due at this step, and at the last step, where there is a stop `reason`."""
     done, is_over, monitor = self.done, reason is not None, self.problem.monitor
-    # At the parameters of a run that diverged there is no truth to compare with.
+    # No gradient check after a divergence: there is no reference at such parameters.
     checks = monitor.check_every is not None and reason != "diverged"
     if checks and done % (monitor.check_every or 1) == 0:
       self.check_now()
     if monitor.eval_every is not None and done > 0 and done % monitor.eval_every == 0:
       self.evaluate_now()
-    # Before what is due at the end alone: a run that is resumed from here must not know of that.
+    # Saved before the final evaluation and check, which a run resumed from here must not contain.
     if self.writer is not None and reason != "diverged":
       every = self.writer.rules.every
       is_due = every is not None and (is_over or (done > 0 and done % every == 0))
@@ -193,7 +202,7 @@ class Run:
       self.evaluate_now()
 
   def next_halt(self) -> int | None:
-    """The step at which something is due next; None when the time is over."""
+    """Return the step at which anything is due next; None if the time is over."""
     done, stop, monitor = self.done, self.problem.stop, self.problem.monitor
     every = None if self.writer is None else self.writer.rules.every
     own = (monitor.eval_every, monitor.check_every, every)
@@ -206,16 +215,18 @@ class Run:
     return min(done + self.capacity, self.problem.most_steps, *halts)
 
   def advance(self, until: int) -> str | None:
-    """Run a chunk of steps; returns the stop rule that fired, if one did."""
+    """Run a chunk of steps; return the stop rule that fired, or None."""
     before, first = self.recorded, self.loop
     self.loop, infos = self.chunk(first, *self.arguments(until))
+    # The cheap program found the divergence at the end only: find the step. It didn't donate
+    # `first`.
     if self.thorough_chunk is not None and self.reason == "diverged":
       self.loop, infos = self.thorough_chunk(first, *self.arguments(until))
     self.history.add(infos, self.recorded - before)
     return self.handle_nonfinite() if self.reason == "diverged" else self.reason
 
   def handle_nonfinite(self) -> str | None:
-    """Skip a step that wasn't finite, or roll back; returns why the run ends, if it does."""
+    """Skip a nonfinite step, or roll back; return the stop reason, or None if the run continues."""
     step, handle = self.done + 1, self.problem.monitor.handle
     on_nonfinite = self.problem.step.on_nonfinite
     if on_nonfinite == "skip" and self.history.refused_in_a_row() <= MOST_SKIPPED:
@@ -229,7 +240,7 @@ class Run:
       assert self.writer is not None  # See `fit`.
       assert self.load is not None
       loop, self.history, _ = self.load(self.writer.folder)
-      # The checkpoint of a run that had ended, and was resumed since, has its stop reason.
+      # A run that had ended, and was then resumed, has its stop reason in the checkpoint.
       self.loop = running_again(loop)
       self.history.seconds, self.history.rollbacks = seconds, rollbacks
       scale = jnp.asarray(0.5**rollbacks, jnp.float32)
@@ -244,7 +255,7 @@ class Run:
     return "diverged"
 
   def locate_nonfinite(self, loop: Loop, member: Member) -> str:
-    """Name the first place that wasn't finite in the step that a loop would take next."""
+    """Locate the first nonfinite number in the step that a loop would take next."""
     problem, state = self.problem, loop.state
     batch = batch_of(
       state.step, problem.train, problem.batch_size, member.order_key, problem.step.shuffle
@@ -253,20 +264,20 @@ class Run:
     return locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
 
   def check_now(self) -> None:
-    """Compare our gradient with autodiff's, and record the time that it takes."""
+    """Compare our gradient with autodiff's, and record the time spent."""
     before = time.perf_counter()
     self.history.checks += self.checks()
     self.history.check_seconds += time.perf_counter() - before
 
   def checks(self) -> list[Any]:
-    """Compare our gradient with autodiff's, once for a step."""
+    """Compare our gradient with autodiff's, unless it has been checked at this step."""
     known = self.history.checks
     if known and known[-1][0] >= self.done:
       return []
     return [(self.done, self.check_gradient(self.loop.state))]
 
   def evaluate_now(self) -> None:
-    """Evaluate the run, once for a step, and report it."""
+    """Evaluate and report the run, unless it has been evaluated at this step."""
     known = self.history.evaluations
     if known and known[-1].step == self.done:
       return
@@ -275,12 +286,12 @@ class Run:
       report(known[-1])
 
   def make_score(self) -> Callable[[Any], Any]:
-    """Build the mean loss and the accuracy of the test set, as a function of the parameters."""
+    """Build the test loss and accuracy as a function of the parameters."""
     test, evaluate = self.problem.test, make_evaluate(self.problem.net, self.problem.loss)
     return lambda params: (None, None) if test is None else evaluate(params, test)
 
   def evaluation(self) -> Any:
-    """Evaluate the run as it is."""
+    """Evaluate the run at its current state."""
     history, done = self.history, self.done
     last = history.evaluations[-1].step if history.evaluations else 0
     infos = history.infos()
@@ -303,7 +314,7 @@ class Run:
     )
 
   def save_now(self, writer: CheckpointWriter) -> None:
-    """Write a checkpoint, once for a step; a run whose disk is full goes on without."""
+    """Write a checkpoint, unless there is one of this step; report a failed write and continue."""
     if self.done in (self.saved_at, *self.unsaved[-1:]):
       return
     score = score_of(self.loop.best, "latest")
@@ -329,6 +340,6 @@ def running_again(loop: Loop) -> Loop:
 
 
 def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:
-  """Return the best or the latest validation score; None before there is one."""
+  """Return the best or the latest validation score; None before the first."""
   value = math.inf if best is None else float(getattr(best, which))
   return -value if math.isfinite(value) else None

@@ -1,18 +1,18 @@
 """Shuffling: the examples of each step, by an exact shuffle of the epoch or by a fast one.
 
-Both shuffles are pure functions of the epoch's key, which follows from the run's key and the
+Both shuffles are pure functions of the epoch's key, which is derived from the run's key and the
 epoch's number: the examples of a step don't depend on how a run is cut into chunks.
 
 "exact" draws each of the N! permutations with equal probability, as nearly as
-`jax.random.permutation` does, to the same bits. It sorts random bits, and sorting is most of a tiny
-network's epoch.
+`jax.random.permutation` does, bit for bit the same. It sorts random bits, and sorting is most of a
+tiny network's epoch.
 
-"fast" is a keyed pseudorandom permutation of 0 ... N-1 that is evaluated at single places and never
-stored: a Feistel network on the next power of two, with cycle-walking.
+"fast" is a keyed pseudorandom permutation of 0 ... N-1 that is evaluated at single indices and
+never stored: a Feistel network on the next power of two, with cycle-walking.
 
-Doubts: "fast" reaches only a small part of the N! permutations, as its ten round keys have 320
-bits, and log2(2048!) is 19,581; nor is it a cipher. Examples are spread evenly over places, as
-gradient descent needs it; for statistics on permutations it isn't good enough.
+Doubts: "fast" reaches only a small fraction of the N! permutations, as its ten round keys have 320
+bits, and log2(2048!) is 19,581; nor is it cryptographically secure. It spreads the examples evenly,
+which suffices for gradient descent, but not for permutation statistics.
 
 References:
   Luby, Rackoff, "How to construct pseudorandom permutations from pseudorandom functions", SIAM J.
@@ -35,18 +35,18 @@ from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.step import Batch
 from fbackprop.types import Array
 
-# With 6 an example was followed by its neighbour 10 % too often of 24 examples, and 4 % of 100;
-# with 8, 2 % of 24 and by nothing that could be measured of 100.
+# With 6 rounds an example was followed by its neighbour 10 % too often among 24 examples, and 4 %
+# among 100; with 8 rounds 2 % among 24, and nothing measurable among 100.
 ROUNDS = 10
 
 
 class Shuffle(NamedTuple):
-  """A way to order the examples of an epoch.
+  """A shuffle of the examples of an epoch.
 
   Attributes:
-    draw: `draw(key, n) -> drawn`: random numbers, drawn once for an epoch of `n` examples.
-    rows: `rows(drawn, n, start, count) -> [count]`: the examples at `count` places from `start`
-      on, in int32.
+    draw: `draw(key, n) -> drawn`: the random numbers of an epoch of `n` examples.
+    rows: `rows(drawn, n, start, count) -> [count]`: the indices of the examples at `count`
+      consecutive places from `start`, in int32.
   """
 
   draw: Callable[[Array, int], Array]
@@ -56,11 +56,13 @@ class Shuffle(NamedTuple):
 def exact_order(key: Array, n: int) -> Array:
   """Compute `jax.random.permutation(key, n)`, `[n]`, in a quarter of its time on a CPU.
 
-  It sorts by 32 random bits, and again by others where equal bits are likely, keeping the places of
-  equals. Here bits and place are one number of 64 bits, as XLA sorts single numbers by a compiled
-  comparison and pairs by an interpreted one.
+  The algorithm sorts by 32 random bits, and again by others where equal bits are likely, stably.
+  Here bits and index are packed into one 64-bit number, since XLA sorts single numbers with a
+  compiled comparison and pairs with an interpreted one; the index in the low bits makes the sort
+  stable.
   """
   order = jnp.arange(n, dtype=jnp.int32)
+  # As many rounds as in `jax.random.permutation`: more where 32 bits are likely to repeat among n.
   for _ in range(math.ceil(3 * math.log(n) / math.log(2**32 - 1))):
     key, bits_key = jax.random.split(key)
     bits = jax.random.bits(bits_key, (n,), jnp.uint32)
@@ -73,7 +75,7 @@ def exact_order(key: Array, n: int) -> Array:
 
 
 def exact_rows(order: Array, n: int, start: Array, count: int) -> Array:
-  """Slice the order."""
+  """Slice the permutation."""
   return jax.lax.dynamic_slice(order, (start,), (count,))
 
 
@@ -83,10 +85,11 @@ def fast_keys(key: Array, n: int) -> Array:
 
 
 def fast_rows(keys: Array, n: int, start: Array, count: int) -> Array:
-  """Encipher places within the next power of two, and again those that fall outside of 0 ... n-1.
+  """Encipher indices within the next power of two, repeatedly while outside of 0 ... n-1.
 
-  That ends, and is a bijection of 0 ... n-1: a place moves along its own cycle to the next member.
-  At most half of the numbers are outside, so that it takes two tries on average, or fewer.
+  Cycle-walking terminates, and is a bijection of 0 ... n-1: an index moves along its own cycle to
+  the next member. At most half of the numbers are outside, so that it takes at most two tries on
+  average.
   """
   encipher = partial(feistel, keys, bits=(n - 1).bit_length())
 
@@ -97,8 +100,8 @@ def fast_rows(keys: Array, n: int, start: Array, count: int) -> Array:
     return jnp.where(rows >= n, encipher(rows), rows)
 
   rows = encipher(start.astype(jnp.uint32) + jnp.arange(count, dtype=jnp.uint32))
-  # Also where n is a power of two and nothing is outside: the loop keeps XLA from computing the
-  # cipher anew for each feature that is gathered.
+  # A loop even if n is a power of two and nothing is outside: it keeps XLA from recomputing the
+  # cipher for each feature that is gathered.
   return jax.lax.while_loop(any_outside, again, rows).astype(jnp.int32)
 
 
@@ -106,9 +109,9 @@ def feistel(keys: Array, numbers: Array, bits: int) -> Array:
   """Apply a Feistel network, a bijection of the numbers below 2^bits.
 
   Args:
-    keys: a number for each round, uint32 `[ROUNDS]`.
+    keys: one number per round, uint32 `[ROUNDS]`.
     numbers: uint32, of any shape.
-    bits: of the numbers; the upper half has one less if they are odd.
+    bits: width of the numbers; if odd, the upper half has one bit less.
   """
   low_bits = (bits + 1) // 2
   high, low = numbers >> low_bits, numbers & ((1 << low_bits) - 1)
@@ -121,7 +124,7 @@ def feistel(keys: Array, numbers: Array, bits: int) -> Array:
 
 
 def mix(numbers: Array) -> Array:
-  """Mix the bits of 32-bit numbers, so that each depends on all."""
+  """Mix 32-bit numbers so that each output bit depends on all input bits."""
   numbers = numbers * jnp.uint32(0x85EBCA6B)
   numbers = (numbers ^ numbers >> 13) * jnp.uint32(0xC2B2AE35)
   return numbers ^ numbers >> 16
@@ -134,10 +137,10 @@ SHUFFLES: dict[ShuffleName, Shuffle] = {
 
 
 def find_shuffle(name: str) -> Shuffle:
-  """Find the shuffle of a name.
+  """Return the shuffle of a name.
 
   Raises:
-    ValueError: there is none; the message lists the names.
+    ValueError: the name is unknown; the message lists the names.
   """
   for known, shuffle in SHUFFLES.items():
     if name == known:
@@ -153,7 +156,7 @@ def draw_order(
   order_key: Array,
   shuffle: str = "exact",
 ) -> Array:
-  """Draw the shuffle of an epoch at its first step; keep `order` at any other."""
+  """Draw the shuffle of an epoch at its first step; return `order` unchanged at any other."""
   n = example_count(data.x)
   if batch_size == n:
     return order
@@ -172,10 +175,9 @@ def draw_order(
 def take_batch(
   step: Array, order: Array, data: Batch, batch_size: int, shuffle: str = "exact"
 ) -> Batch:
-  """Gather the examples of a step, by the `order` of its epoch.
+  """Gather the examples of a step, in the `order` of its epoch.
 
-  With all examples in a step no order is drawn and nothing is gathered: the lecture's full-batch
-  descent.
+  With full batches nothing is drawn or gathered: the lecture's full-batch descent.
   """
   n = example_count(data.x)
   if batch_size == n:
@@ -187,7 +189,7 @@ def take_batch(
 
 
 def batch_of(step: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str) -> Batch:
-  """Draw the examples of any step anew, outside of the loop, to the same bits."""
+  """Gather the examples of any step outside of the loop, bit for bit the same."""
   n = example_count(data.x)
   if batch_size == n:
     return data
@@ -197,7 +199,7 @@ def batch_of(step: Array, data: Batch, batch_size: int, order_key: Array, shuffl
 
 
 def epoch_and_place(step: Array, steps_per_epoch: int) -> tuple[Array, Array]:
-  """Split a step's number into that of its epoch and its place in it."""
-  # Of numbers that are never negative: `jnp.divmod` would handle their signs.
+  """Split a step's number into its epoch and its place within the epoch."""
+  # Not `jnp.divmod`, which adds the handling of negative numbers.
   each = jnp.asarray(steps_per_epoch, step.dtype)
   return jax.lax.div(step, each), jax.lax.rem(step, each)

@@ -30,9 +30,9 @@ from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, export
 
 @exportable
 class Batch(NamedTuple):
-  """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]` or None for a plain mean.
+  """Examples: x `[N, D_in]`, the loss's targets, and weights `[N]`, or None for a plain mean.
 
-  x is a tree of arrays `[N, ...]` for a network of several inputs.
+  For a network of several inputs, x is a pytree of arrays `[N, ...]`.
   """
 
   x: Any
@@ -42,7 +42,7 @@ class Batch(NamedTuple):
 
 @exportable
 class State(NamedTuple):
-  """What a step carries on: the number of steps taken, parameters, optimiser state, key."""
+  """The state of training: number of steps taken, parameters, optimizer state, key."""
 
   step: Array
   params: Params
@@ -56,14 +56,14 @@ class Info(NamedTuple):
 
   Attributes:
     loss: mean loss of the batch at the parameters before the update, `[]`.
-    weight: what the loss counts for in a mean over batches: Σ w, or N without weights, `[]`, in at
-      least float32.
+    weight: weight of the loss in a mean over batches: Σ w, or N without weights, `[]`, in float32
+      at least.
     grad_norms: norm of the gradient of each layer that has parameters, in the order of
-      `layer_names`, `[layers]`, in at least float32.
-    finite: whether the loss, the norms, the optimiser's state and the new parameters are finite. If
-      not, the step wasn't taken: the state is the one before, which is the last good one. In the
-      optimiser's state an array that wasn't finite before may stay so, such as a best loss that
-      begins at infinity.
+      `layer_names`, `[layers]`, in float32 at least.
+    finite: whether the loss, the norms, the optimizer state and the new parameters are finite. If
+      not, the step is rejected: the state is the previous one, which is the last finite one. Arrays
+      of the optimizer state that weren't finite before may stay so, such as a best loss that is
+      initialised to infinity.
     watched: the diagnostics of `clip_examples` and `watch`.
   """
 
@@ -83,31 +83,32 @@ def make_step(
   watch: Sequence[WatchName] = (),
   donate: bool = False,
 ) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
-  """Compile the start and the step of a training run.
+  """Compile the initialisation and the step of a training run.
 
   Args:
     net: the network.
     loss: the loss.
-    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Those that take them get
-      `value=` the batch's loss, `grad=` its gradient, and `value_fn=` the loss as a function of the
-      parameters: a line search, as that of `optax.lbfgs`, differentiates by our backward pass too.
-    clip_examples: clip each example's gradient to this norm before the mean is taken, see
-      `fbackprop.quantities.clipped_gradient`. None for none.
+    optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Extra arguments are
+      passed to those that take them: `value=` the batch's loss, `grad=` its gradient, and
+      `value_fn=` the loss as a function of the parameters: a line search, such as that of
+      `optax.lbfgs`, also differentiates by our backward pass.
+    clip_examples: clip each example's gradient to this norm before averaging, see
+      `fbackprop.quantities.clipped_gradient`. None for no clipping.
     watch: further diagnostics in `Info.watched`: "noise_scale". Either of these two needs a network
       of `fbackprop.quantities.captured` layers.
-    donate: whether the step may reuse the memory of the state that it is given, whose arrays are
-      deleted then. It saves a copy of the parameters and of the optimiser's state.
+    donate: whether the step may reuse the buffers of its input state, whose arrays are deleted
+      then. This saves a copy of the parameters and of the optimizer state.
 
   Returns:
     `(init, step)`: `init(key, params=None) -> State` draws the parameters, or starts from a copy of
     given ones, and `step(state, batch) -> (State, Info)` takes a `Batch` or a plain
-    `(x, targets)`. The step doesn't wait for the device. The gradient is our own backward pass.
+    `(x, targets)`. The step doesn't block on the device. The gradient is our own backward pass.
 
   Raises:
-    TypeError: an argument isn't what it must be. As the step is traced: the optimiser's state comes
-      out of its `update` in another dtype than out of its `init`; the message names the leaf.
-      By `init`: a leaf of `params` has another dtype than the network's.
-    ValueError: likewise for its shape, or its structure.
+    TypeError: an argument has the wrong type. When the step is traced: the optimizer's `update`
+      returns a state with other dtypes than its `init`; the message names the leaf. By `init`: a
+      leaf of `params` has the wrong dtype.
+    ValueError: likewise for the wrong shape or structure.
 
   Example:
     >>> import fbackprop as fb
@@ -135,10 +136,10 @@ def make_guarded_step(
 
   Args:
     net, loss, optimizer, clip_examples, watch, donate: as of `make_step`.
-    is_thorough: whether the new parameters and the optimiser's state are checked too, and a step
-      that isn't finite isn't taken. If not, `finite` says only of the loss and of the norms of the
-      gradient, which are there in any case, and the step is taken whatever they are: for a caller
-      that can do it again. On a CPU that saves up to a fifth of a step.
+    is_thorough: whether the new parameters and the optimizer state are checked too, and a nonfinite
+      step is rejected. If not, `finite` covers only the loss and the gradient norms, which are
+      computed in any case, and the step is taken regardless: for callers that can repeat it. On a
+      CPU that saves up to a fifth of a step.
   """
   check_unit("make_step", "net", net, Layer)
   check_unit("make_step", "loss", loss, Loss)
@@ -154,7 +155,7 @@ def make_guarded_step(
       params = net.init(params_key)
     else:
       check_like("init: params", params, jax.eval_shape(net.init, params_key))
-      # The copy is the state's own: whoever donates the state doesn't delete the caller's arrays.
+      # Copied, so that donating the state doesn't delete the caller's arrays.
       params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
 
@@ -185,23 +186,23 @@ def make_guarded_step(
 
 
 def step_taken(proposed: State, state: State) -> State:
-  """Return the state after a finite step. A branch, as `where` is a kernel for each array."""
+  """Return the state after a finite step; a `cond` branch, as `where` is a kernel per array."""
   return proposed
 
 
 def step_refused(proposed: State, state: State) -> State:
-  """Return the state after a step that isn't finite: the last good one."""
+  """Return the state after a nonfinite step: the previous one."""
   return state
 
 
 def check_carried(new: Any, old: Any) -> None:
-  """Raise if an optimiser's state isn't of the same kind after a step as before it.
+  """Raise unless an optimizer's state has the same structure, shapes and dtypes after a step.
 
-  Converting it would hide that its numbers are of another precision than its `init` says, or make
-  another program of the next step, which no compiled loop could carry on.
+  Converting it silently would hide that its precision differs from that of its `init`, or change
+  the program of the next step, which no compiled loop could carry.
 
   Raises:
-    StructureError: its `update` gives another tree than its `init`.
+    StructureError: `update` returns another structure than `init`.
     ShapeError, DtypeError: a leaf has another shape or dtype; the message names it.
   """
   want, got = map(str, map(jax.tree.structure, (old, new)))
@@ -225,7 +226,7 @@ def check_carried(new: Any, old: Any) -> None:
 
 
 def total_weight(batch: Batch, dtype: Any) -> Array:
-  """Compute Σ w, or N without weights, for a loss of `dtype`."""
+  """Compute Σ w, or N without weights, for a loss of this dtype."""
   dtype = at_least_float32(dtype)
   if batch.weights is None:
     return jnp.asarray(example_count(batch.x), dtype)
@@ -233,22 +234,22 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
 
 
 def noise_key(net: Layer, state: State) -> Array | None:
-  """Derive the key of a step's forward pass; None for a network that draws nothing."""
+  """Derive the key of a step's forward pass; None for a deterministic network."""
   return jax.random.fold_in(state.key, state.step) if net.draws else None
 
 
 def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
-  """Draw the places of some examples from the step's number, `[count]`."""
+  """Draw the indices of `count` examples from the step's number, `[count]`."""
   generator = np.random.default_rng(int(state.step))
   return generator.choice(example_count(examples.x), count, replace=False)
 
 
 def all_finite(tree: Params) -> Array:
-  """Whether every entry of every array of floats is finite.
+  """Return whether every entry of every floating array is finite.
 
-  x − x is 0 for a finite x and NaN for any other, so that one sum answers for an array. On a CPU
-  that costs half of what `isfinite(x).all()` does, which is vectorised badly. (Not 0 · x: where x
-  is itself c · v the compiler makes (0 · c) · v of it, and an overflow of c · v isn't seen.)
+  x − x is 0 for a finite x and NaN for any other, so that one sum decides for a whole array. On a
+  CPU that costs half of `isfinite(x).all()`, which is vectorised badly. (Not 0 · x: if x is itself
+  c · v, XLA rewrites it to (0 · c) · v, and an overflow of c · v goes unnoticed.)
   """
   finite = jnp.ones((), bool)
   for leaf in jax.tree.leaves(tree):
@@ -258,7 +259,7 @@ def all_finite(tree: Params) -> Array:
 
 
 def stays_finite(new: Any, old: Any) -> Array:
-  """Whether each array of `new` is finite, or wasn't so in `old` either, which is seldom asked."""
+  """Return whether each array of `new` is finite, or wasn't finite in `old` either."""
 
   def compare() -> Array:
     stays = jnp.ones((), bool)
@@ -274,7 +275,7 @@ def stays_finite(new: Any, old: Any) -> Array:
 
 
 def holds_floats(leaf: Array) -> bool:
-  """Whether there is anything in an array that could be infinite: not in counters, nor in keys."""
+  """Return whether an array can hold infinities, unlike counters and keys."""
   return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
@@ -285,20 +286,20 @@ def layer_norms(grads: Params) -> Array:
 
 
 def square_sum(leaf: Array) -> Array:
-  """Compute Σ g², in at least float32."""
+  """Compute Σ g², in float32 at least."""
   dtype = at_least_float32(leaf.dtype)
-  if any(splits_of(leaf)):  # What is split can't be laid out in a row, as a product wants it.
+  if any(splits_of(leaf)):  # A sharded array can't be flattened, as the dot product requires.
     return (leaf.astype(dtype) ** 2).sum()
   return jnp.vdot(leaf, leaf, preferred_element_type=dtype)
 
 
 def layer_names(params: Params) -> list[str]:
-  """List the path of each layer that has parameters, such as `["[0]", "[2]"]`."""
+  """Return the path of each layer that has parameters, such as `["[0]", "[2]"]`."""
   return list(by_layer(params))
 
 
 def by_layer(tree: Params) -> dict[str, list[Array]]:
-  """Group the arrays by layer: those of one record, such as w and b of a dense layer."""
+  """Group the arrays by layer, that is, by record, such as w and b of a dense layer."""
   layers: dict[str, list[Array]] = {}
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     layers.setdefault(jax.tree_util.keystr(path[:-1]), []).append(leaf)

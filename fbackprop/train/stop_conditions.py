@@ -1,4 +1,4 @@
-"""The stop rules in a compiled loop: as arrays, their running state, and their evaluation."""
+"""The stop rules in a compiled loop: their thresholds, their running state, their evaluation."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS)
 
 @exportable
 class StopNumbers(NamedTuple):
-  """`StopRules` as numbers that a compiled loop can take; a rule that is off never fires."""
+  """`StopRules` as arrays for a compiled loop; an inactive rule has a value that never fires."""
 
   max_steps: Array
   max_epochs: Array
@@ -29,10 +29,10 @@ class Progress(NamedTuple):
 
   Attributes:
     epoch_sum: sum of this epoch's losses, each times its batch's share, `[]`.
-    epoch_share: sum of the shares: of a batch Σ w / N, which is 1 without weights, `[]`.
+    epoch_share: sum of the shares, each Σ w / N of a batch, or 1 without weights, `[]`.
     best: lowest mean loss of an epoch so far, or lowest validation loss, `[]`.
-    stale: epochs in a row that brought no progress, `[]`.
-    reason: an index of `STOP_REASONS`, or `RUNNING`, `[]`.
+    stale: number of consecutive epochs without progress, `[]`.
+    reason: an index into `STOP_REASONS`, or `RUNNING`, `[]`.
   """
 
   epoch_sum: Array
@@ -43,7 +43,7 @@ class Progress(NamedTuple):
 
 
 def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
-  """Convert the rules to arrays, infinite for a rule that is off; `dtype` is that of the loss."""
+  """Convert the rules to arrays, infinite for inactive ones; `dtype` is that of the loss."""
   dtype = at_least_float32(dtype)
   tol = VALIDATION_TOL if is_validated and stop.tol is None else stop.tol
   off, never = float("-inf"), 2**31 - 1
@@ -57,11 +57,11 @@ def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> Sto
 
 
 def start_progress(dtype: Any) -> Progress:
-  """Build the state before the first step; `dtype` is that of the loss."""
+  """Build the initial state; `dtype` is that of the loss."""
   dtype = at_least_float32(dtype)
   return Progress(
     epoch_sum=jnp.zeros((), dtype),
-    epoch_share=jnp.zeros((), dtype),  # A buffer of its own, as both are donated.
+    epoch_share=jnp.zeros((), dtype),  # Not shared with `epoch_sum`, as both are donated.
     best=jnp.asarray(jnp.inf, dtype),
     stale=jnp.zeros((), jnp.int32),
     reason=jnp.asarray(RUNNING, jnp.int32),
@@ -69,9 +69,9 @@ def start_progress(dtype: Any) -> Progress:
 
 
 def add_up(progress: Progress, loss: Array, share: Array, finite: Array) -> Progress:
-  """Add a batch to the mean loss of its epoch, in which it counts by its `share`.
+  """Add a batch, weighted by its `share`, to the mean loss of its epoch.
 
-  A step that wasn't taken (not `finite`) changes nothing.
+  A nonfinite step changes nothing.
   """
   total = progress.epoch_sum + share * loss.astype(share.dtype)
   return progress._replace(
@@ -88,28 +88,29 @@ def judge(
   stop: StopNumbers,
   best_kept: Best | None = None,
 ) -> Progress:
-  """Evaluate the stop rules after a step: after any, and always at the end of an epoch.
+  """Evaluate the stop rules after a step, of which some only fire at the end of an epoch.
 
   Args:
-    progress: with that step's loss in it, see `add_up`.
-    finite: whether it was taken. If not, the run ends, and nothing else changes.
-    step: the number of steps taken, this one included.
+    progress: the running state with that step's loss, see `add_up`.
+    finite: whether the step was finite. If not, the run ends, and nothing else changes.
+    step: number of steps taken, including this one.
     steps_per_epoch: full batches in the data.
     stop: the rules.
-    best_kept: with a validation set: `tol` then applies to its latest loss instead of the epoch's
-      mean loss. An epoch without any loss brings no progress.
+    best_kept: the best parameters if there is a validation set: `tol` then applies to the latest
+      validation loss instead of the epoch's mean loss. An epoch without weights is no progress.
   """
   epoch_ends = finite & (step % steps_per_epoch == 0)
   total, share = progress.epoch_sum, progress.epoch_share
   mean = jnp.where(share > 0, total / share, jnp.full_like(total, jnp.inf))
 
-  # As scikit-learn counts: an epoch is stale unless it is below the best by more than tol, and the
-  # run ends when more than `patience` epochs in a row were stale. A tol of -inf is never stale.
+  # As in scikit-learn: an epoch is stale unless it is below the best by more than tol, and the run
+  # ends after more than `patience` consecutive stale epochs. With a tol of -inf none is stale.
   judged = mean if best_kept is None else best_kept.latest.astype(mean.dtype)
   is_stale = judged > progress.best - stop.tol
   stale = jnp.where(epoch_ends, jnp.where(is_stale, progress.stale + 1, 0), progress.stale)
   best = jnp.where(epoch_ends, jnp.minimum(progress.best, judged), progress.best)
 
+  # Of several rules that fire at once the last one is reported.
   reason = jnp.asarray(RUNNING, jnp.int32)
   for fires, code in (
     (step // steps_per_epoch >= stop.max_epochs, MAX_EPOCHS),

@@ -8,7 +8,7 @@ from fbackprop.ranges import RANGES, Range, check_in_range, check_range
 STOP_REASONS = (
   "max_steps", "max_epochs", "loss_below", "tol", "max_seconds", "interrupted", "diverged",
 )  # fmt: skip
-# The tol of a run that sets examples aside and says none: scikit-learn's.
+# Default tol with a validation set, that of scikit-learn.
 VALIDATION_TOL = 1e-4
 
 
@@ -60,9 +60,9 @@ class StopRules:
 
 
 def steps_left(max_seconds: float, elapsed: float, done: int) -> int:
-  """Return how many steps to take before the next look at the clock; 0 when the time is over.
+  """Return the number of steps until the clock is next read; 0 if the time is over.
 
-  As many as should fit at the rate of those before; few at the beginning of a run.
+  They are as many as should fit at the average speed so far, and few at the beginning of a run.
   """
   if elapsed >= max_seconds:
     return 0
@@ -70,5 +70,5 @@ def steps_left(max_seconds: float, elapsed: float, done: int) -> int:
 
 
 def check_count(name: str, value: object, least: int) -> None:
-  """Refuse a value that isn't an integer of at least `least`."""
+  """Raise unless a value is an integer of at least `least`."""
   check_range("", name, value, Range(int, least))

@@ -1,4 +1,4 @@
-"""The validation set: split from the training examples, scored after each epoch, the best kept."""
+"""The validation set: split from the training set, scored after each epoch; the best is kept."""
 
 import math
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, export
 
 @exportable
 class Best(NamedTuple):
-  """The parameters of the best validation score so far, in the loop.
+  """The parameters of the best validation score so far, carried by the loop.
 
   Attributes:
     validation_loss: minus the score, infinite before the first, `[]`.
-    step: steps taken to get there, `[]`.
+    step: number of steps taken at that score, `[]`.
     params: the parameters.
-    latest: minus the score of the last epoch, NaN before the first, `[]`.
+    latest: minus the latest epoch's score, NaN before the first, `[]`.
   """
 
   validation_loss: Array
@@ -39,7 +39,7 @@ EvaluateValidation = Callable[[Best, Params, Array, Array, Array], Best]
 
 
 def start_best(params: Params, dtype: jnp.dtype) -> Best:
-  """Build the record before the first epoch, of copies, since a loop's arrays are donated."""
+  """Build the initial record, of copied parameters, since a loop's arrays are donated."""
   dtype = at_least_float32(dtype)
   return Best(
     jnp.asarray(jnp.inf, dtype),
@@ -52,8 +52,8 @@ def start_best(params: Params, dtype: jnp.dtype) -> Best:
 def make_evaluate_validation(net: Layer, loss: Loss, validation: Batch) -> EvaluateValidation:
   """Build `evaluate(best, params, step, epoch_ends, counts) -> best`.
 
-  It scores the validation set if `epoch_ends`. In an ensemble, whose members are scored together,
-  the score is dropped for those whose step wasn't taken, by `counts`.
+  It scores the validation set if `epoch_ends`. The members of an ensemble are scored together;
+  `counts` excludes those whose step wasn't taken.
   """
   measure = make_validation_loss(net, loss)
 
@@ -79,9 +79,9 @@ def make_evaluate_validation(net: Layer, loss: Loss, validation: Batch) -> Evalu
 
 
 def make_validation_loss(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
-  """Build the objective to minimise: minus the accuracy of labels, else the mean loss.
+  """Build the objective to minimise: minus the accuracy for labels, else the mean loss.
 
-  Both are means by the examples' weights, if they have any.
+  Both are weighted means if the examples have weights.
   """
 
   def validation_loss(params: Params, batch: Batch) -> Array:
@@ -96,11 +96,11 @@ def make_validation_loss(net: Layer, loss: Loss) -> Callable[[Params, Batch], Ar
 
 
 def check_validation(stop: StopRules, validation: Any, net: Layer, loss: Loss) -> Batch | None:
-  """Check a given validation set; None without one.
+  """Validate a given validation set; return None without one.
 
   Raises:
-    ValueError: `stop.validation_fraction` is given too, or the examples can't be used.
-    TypeError: they are no examples.
+    ValueError: `stop.validation_fraction` is given too, or the examples are invalid.
+    TypeError: the value isn't a pair of arrays.
   """
   if validation is None:
     return None
@@ -113,12 +113,12 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
   """Compute the size of the validation set, rounded up to whole examples.
 
   Args:
-    n: examples there are.
-    labels: theirs, `[N]`; None if the targets are others.
-    fraction: of them.
+    n: number of examples.
+    labels: their labels, `[N]`; None for other targets.
+    fraction: fraction of the validation set.
 
   Raises:
-    ValueError: a part has fewer than there are classes, or a class is there once only.
+    ValueError: a part has fewer examples than classes, or a class has a single example.
   """
   aside = math.ceil(fraction * n)
   counts = np.array([n]) if labels is None else np.unique(labels, return_counts=True)[1]
@@ -136,23 +136,23 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
 def rows_aside(
   n: int, labels: np.ndarray | None, fraction: float, key: Array
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Split examples, stratified by class, by scikit-learn's own split.
+  """Split examples, stratified by class, with scikit-learn.
 
   Args:
-    n: examples there are.
-    labels: theirs, `[N]`; None if the targets are others.
-    fraction: share of the validation set.
-    key: that of the run.
+    n: number of examples.
+    labels: their labels, `[N]`; None for other targets.
+    fraction: fraction of the validation set.
+    key: key of the run.
 
   Returns:
     The rows of the training set, and those of the validation set.
 
   Raises:
-    ValueError: they can't be divided so.
-    ModuleNotFoundError: scikit-learn isn't there; the message names the extra.
+    ValueError: the examples can't be split so.
+    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   model_selection = need("sklearn.model_selection", extra="data")
-  own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # No epoch has this number.
+  own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # Not the number of any epoch.
   parts = model_selection.train_test_split(
     np.arange(n),
     test_size=size_aside(n, labels, fraction),
@@ -166,7 +166,7 @@ def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batc
   """Split a run's examples into training and validation set; see `rows_aside`.
 
   Raises:
-    ValueError: they can't be divided so; those of a part have no weight.
+    ValueError: the examples can't be split so; or those of a part have zero weight.
   """
   labels = np.asarray(examples.targets) if holds_labels(examples.targets) else None
   parts = rows_aside(example_count(examples.x), labels, fraction, key)

@@ -1,9 +1,9 @@
 """Label smoothing, class weights and sample weights, as the targets and weights of a `Batch`.
 
-Softening and class weights go into the targets, and the loss stays the plain one of the task: with
-t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entropy is
-`softmax_cross_entropy_with(label_smoothing=α, class_weights=w)`. So the test part, whose labels
-stay as they are, is scored by the plain loss, and runs with and without options can be compared.
+Label smoothing and class weights modify the targets, and the loss stays the plain one of the task:
+with t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entropy is
+`softmax_cross_entropy_with(label_smoothing=α, class_weights=w)`. The test set keeps its labels and
+is scored by the plain loss, so that runs with and without these options are comparable.
 """
 
 import jax.numpy as jnp
@@ -23,18 +23,18 @@ def training_batch(
 
   Args:
     dataset: the data.
-    label_smoothing: α, from 0 to below 1, of labels: t' = (1 − α) t + α/C; of several labels at
-      once, each of which is a choice out of two, t' = (1 − α) t + α/2.
-    class_weights: w_c by which the loss of an example of class c is multiplied, for each class in
-      the order of `dataset.output_names`; "balanced" for n / (C · n_c), whose mean over the
-      examples is 1. The mean loss is over the examples, and isn't divided by their class weights.
+    label_smoothing: α, 0 ≤ α < 1. For labels: t' = (1 − α) t + α/C; for several labels at once,
+      each of which is binary: t' = (1 − α) t + α/2.
+    class_weights: w_c, which multiplies the loss of examples of class c, for each class in the
+      order of `dataset.output_names`; "balanced" for n / (C · n_c), whose mean over the examples is
+      1. The mean loss is over the examples, and isn't divided by their class weights.
 
   Returns:
     The `Batch`, with `dataset.weights`.
 
   Raises:
-    ValueError: the task has no such option, or the weights aren't those of its classes. `argument`
-      is the option's name.
+    ValueError: the task doesn't support the option, or the number of weights differs from that of
+      the classes. The attribute `argument` names the option.
 
   References:
     Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section
@@ -81,7 +81,7 @@ def weights_of_classes(dataset: Dataset, class_weights: ClassWeights) -> np.ndar
 
 
 def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
-  """Compute n / (C · n_c) for each class, so that all weigh the same in sum, `[classes]`.
+  """Compute n / (C · n_c) for each class, `[classes]`, which equalises the classes' total weights.
 
   A class without examples has weight 0 and isn't counted in C.
   """

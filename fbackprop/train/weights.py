@@ -1,4 +1,4 @@
-"""Parameters as a safetensors file, which any framework reads and nobody has to unpickle."""
+"""Parameters as a safetensors file, which any framework reads and which needs no unpickling."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from fbackprop.checks import DtypeError, ShapeError, StructureError, describe
 from fbackprop.files import read_plain, write_whole
 from fbackprop.types import Params
 
-# What safetensors calls them. Its own reader for NumPy knows no bfloat16: it would fail at a file
-# that its writer has made.
+# Names of dtypes in safetensors. Its own reader for NumPy doesn't know bfloat16, and fails on files
+# written by its own writer.
 DTYPES = {
   "BF16": np.dtype(jnp.bfloat16),
   **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
@@ -25,12 +25,12 @@ DTYPES = {
   **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
   "BOOL": np.dtype(bool),
 }
-# A file's checksum is in its metadata: its method and its digits. Either entry requires the other,
-# so that no flipped bit can hide that the file had one.
+# The metadata hold the checksum's method and its digits. Each entry requires the other, so that a
+# flipped bit in a key can't hide that the file has a checksum.
 METHOD, CHECKSUM = "fbackprop.checksum", "fbackprop.sha256"
 HOW = "SHA-256 of the whole file with 64 zeros in the place of these digits"
 ZEROS = "0" * 64
-# Annotated here, as safetensors doesn't.
+# Annotated here, as safetensors is untyped.
 deserialize: Callable[[bytes], list[tuple[str, dict[str, Any]]]] = safetensors.deserialize
 
 
@@ -38,9 +38,9 @@ class Stored(NamedTuple):
   """The content of a safetensors file.
 
   Attributes:
-    path: of the file.
-    metadata: text by its key.
-    entries: by the name of an array its shape, dtype and data, as `safetensors.deserialize` has it.
+    path: path of the file.
+    metadata: text, by key.
+    entries: shape, dtype and data of each array, by name, as returned by `safetensors.deserialize`.
   """
 
   path: str | os.PathLike[str]
@@ -51,21 +51,21 @@ class Stored(NamedTuple):
 def save_params(
   path: str | os.PathLike[str], params: Params, metadata: dict[str, str] | None = None
 ) -> None:
-  """Write parameters to a safetensors file, whole or not at all, with a checksum.
+  """Write parameters to a safetensors file, atomically and with a checksum.
 
   Args:
     path: the file.
-    params: a tree of arrays; an array's name in the file is its path in the tree, as "0.w".
-    metadata: text that goes into the file's header. The same parameters and metadata give the same
-      bytes. The checksum is added to it, as `fbackprop.sha256` and `fbackprop.checksum`, of the
-      whole file, header and all; what stands there under these names is replaced.
+    params: pytree of arrays; an array's name in the file is its path in the pytree, such as "0.w".
+    metadata: text for the file's header. The same parameters and metadata give the same bytes. The
+      checksum of the whole file, including the header, is added as `fbackprop.sha256` and
+      `fbackprop.checksum`; existing values of these keys are replaced.
 
   Raises:
-    ValueError: two arrays would have one name, as for a key "a.b" beside a key "b" under "a".
-    OSError: the file can't be written; what stood there before still does.
+    ValueError: two arrays would have the same name, as with a key "a.b" beside a key "b" under "a".
+    OSError: the file can't be written; an existing one is unchanged.
   """
-  # safetensors writes the buffer as it lies in memory: a transposed view would be written wrongly.
-  # (Not ascontiguousarray, which makes a [1] of a [].)
+  # safetensors writes the buffer in memory order: a transposed view would be written wrongly. (Not
+  # ascontiguousarray, which turns a scalar [] into [1].)
   arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params)}
   own = {METHOD: HOW, CHECKSUM: ZEROS}
   content = with_sorted_metadata(safetensors.numpy.save(arrays, {**(metadata or {}), **own}))
@@ -74,21 +74,21 @@ def save_params(
 
 
 def load_params(path: str | os.PathLike[str], like: Params) -> Params:
-  """Read parameters that `save_params` wrote.
+  """Read parameters written by `save_params`.
 
   Args:
-    path: the file. It holds what it held when it was written, if it has a checksum; a file of
-      others, or of an older version, needs none.
-    like: a tree of the same structure, shapes and dtypes, such as `net.init(key)` or its
+    path: the file. A checksum is verified if there is one; files of other programs, or of older
+      versions, have none.
+    like: pytree of the same structure, shapes and dtypes, such as `net.init(key)` or its
       `jax.eval_shape`.
 
   Returns:
-    The tree, with the file's arrays.
+    The pytree, with the file's arrays.
 
   Raises:
-    ValueError: the file is no safetensors file, it isn't what its checksum says, its names or
-      shapes aren't those of `like`, or two arrays of `like` would have one name.
-    TypeError: a dtype isn't that of `like`.
+    ValueError: the file isn't a safetensors file, its checksum doesn't match, its names or shapes
+      differ from those of `like`, or two arrays of `like` would have the same name.
+    TypeError: a dtype differs from that of `like`.
     OSError: the file can't be read.
 
   Example:
@@ -109,13 +109,13 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
   """Read a safetensors file of any size, and verify its checksum if it has one.
 
   Raises:
-    ValueError: it is no safetensors file, or not what its checksum says.
-    OSError: it can't be read, or is no file.
+    ValueError: the file isn't a safetensors file, or its checksum doesn't match.
+    OSError: it can't be read, or isn't regular.
   """
   content = read_plain(path)
   try:
-    # It looks at the header first: its length, the shapes and dtypes, and that the arrays lie one
-    # behind the other to the very end.
+    # safetensors validates the header first: its length, the shapes and dtypes, and that the arrays
+    # fill the file without gaps.
     entries = dict(deserialize(content))
   except safetensors.SafetensorError as error:
     raise ValueError(f"{path} is not a safetensors file: {error}") from error
@@ -132,7 +132,7 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
 
 
 def params_of(stored: Stored, like: Params) -> Params:
-  """Convert the arrays of a file to the tree of `like`; see `load_params`."""
+  """Convert the arrays of a file to a pytree like `like`; see `load_params`."""
   path, entries = stored.path, stored.entries
   wanted = dict(named_leaves(like))
   if entries.keys() != wanted.keys():
@@ -152,10 +152,10 @@ def params_of(stored: Stored, like: Params) -> Params:
 
 
 def with_sorted_metadata(content: bytes) -> bytes:
-  """Sort the metadata of a file: safetensors writes them in another order each time.
+  """Sort the metadata of a file, which safetensors writes in varying order.
 
   References:
-    The format: the header's length in eight bytes, the header in JSON, filled up with blanks to a
+    The format: the header's length in eight bytes, the header in JSON, padded with spaces to a
     multiple of eight, the arrays. https://huggingface.co/docs/safetensors
   """
   end = end_of_header(content)
@@ -168,12 +168,12 @@ def with_sorted_metadata(content: bytes) -> bytes:
 
 
 def end_of_header(content: bytes) -> int:
-  """Return the offset of the arrays."""
+  """Return the offset of the array data in a file."""
   return 8 + int.from_bytes(content[:8], "little")
 
 
 def checksum_of(content: bytes, digits: str) -> str:
-  """Compute the checksum of a file whose header holds `digits` in its place."""
+  """Compute the checksum of a file, with the `digits` in its header replaced by zeros."""
   end = end_of_header(content)
   sha = hashlib.sha256(content[:end].replace(entry_of(digits), entry_of(ZEROS)))
   sha.update(memoryview(content)[end:])
@@ -181,12 +181,12 @@ def checksum_of(content: bytes, digits: str) -> str:
 
 
 def entry_of(digits: str) -> bytes:
-  """Return the header's bytes of the checksum. No string of JSON holds its quotes like this."""
+  """Return the checksum's entry in the header; JSON strings can't contain its unescaped quotes."""
   return f'"{CHECKSUM}":"{digits}"'.encode()
 
 
 def named_leaves(params: Params) -> list[tuple[str, Any]]:
-  """Name each array by its path, such as "0.w"; raise if two have the same name."""
+  """Name each array by its path, such as "0.w"; raise if two names are equal."""
   leaves = jax.tree_util.tree_leaves_with_path(params)
   named: dict[str, tuple[Any, Any]] = {}
   for path, leaf in leaves:

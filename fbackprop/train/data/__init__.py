@@ -1,1 +1,1 @@
-"""Data sets: a module for each kind of source. The command line's help imports only `names`."""
+"""Data sets, one module per kind of source. The command line's help imports only `names`."""

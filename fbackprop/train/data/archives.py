@@ -1,13 +1,13 @@
 """The arrays of an npz file, as `numpy.savez` writes it, read by `numpy.load(allow_pickle=False)`.
 
-numpy.load trusts the sizes that a file states. So each member's header is read first: what the zip
-file says of its size, what the array says of its shape, and how much is there must agree, and what
-is compressed may become `MOST_UNPACKED` bytes. What isn't compressed takes as much memory as the
-file. See `fbackprop.files` for the policy.
+numpy.load trusts the sizes stated in a file. So each member's header is validated first: its size
+in the zip directory, the shape of its array, and the bytes present must agree, and compressed
+content may expand to at most `MOST_UNPACKED` bytes. Uncompressed content takes as much memory as
+the file. See `fbackprop.files` for the policy.
 
 References:
   The format of a member: NumPy Enhancement Proposal 1, "A simple file format for NumPy arrays"
-  (2007). What a small zip file can become: Fifield, "A better zip bomb", WOOT (2019).
+  (2007). Decompression bombs: Fifield, "A better zip bomb", WOOT (2019).
 """
 
 import io
@@ -21,10 +21,10 @@ import numpy as np
 from fbackprop.files import MOST_OF_A_BYTE, MOST_UNPACKED, open_plain, size_of
 from fbackprop.train.data.rows import listed
 
-# Of an archive. zipfile reads the list of the members whole, so its length is bounded, too.
+# Per archive. zipfile reads the whole directory at once, so that its length must be bounded too.
 MOST_MEMBERS = 1000
 MOST_OF_LIST = 2**18
-# NumPy refuses a header of an array that is longer than 10,000 bytes.
+# NumPy refuses array headers longer than 10,000 bytes.
 MOST_OF_HEADER = 2**14
 HEADERS = {
   (1, 0): np.lib.format.read_array_header_1_0,
@@ -33,14 +33,14 @@ HEADERS = {
 
 
 class Archive(NamedTuple):
-  """A file of arrays: its path, the names of all, and those that were wanted and are there."""
+  """The arrays of a file: its path, the names of all, and those requested and present."""
 
   path: str
   names: list[str]
   arrays: dict[str, np.ndarray]
 
   def first_of(self, names: Sequence[str], what: str) -> str:
-    """Return the first of some names that the file has."""
+    """Return the first of several names that the file has; raise if it has none."""
     for name in names:
       if name in self.arrays:
         return name
@@ -49,13 +49,13 @@ class Archive(NamedTuple):
 
 
 def read_arrays(path: str, wanted: Collection[str | None]) -> Archive:
-  """Read some arrays of a file; others aren't unpacked.
+  """Read some arrays of a file; others aren't decompressed.
 
   Raises:
-    ValueError: it is no such file; it holds Python objects, members of equal names or with a path
-      for a name, one that is encrypted or compressed in another way than by deflate, or sizes that
-      disagree.
-    OSError: it can't be read, or is no file.
+    ValueError: the file isn't such an archive; it has Python objects, members with duplicate names
+      or with a path in the name, an encrypted member, a compression other than deflate, or
+      inconsistent sizes.
+    OSError: it can't be read, or isn't regular.
   """
   with open_plain(path) as file:
     try:
@@ -67,14 +67,14 @@ def read_arrays(path: str, wanted: Collection[str | None]) -> Archive:
           for name, info in members.items()
           if name in wanted
         }
-    # A malformed file makes zipfile, zlib and NumPy fail in more ways than they document.
+    # On malformed files zipfile, zlib and NumPy raise more exceptions than they document.
     except Exception as error:
       raise ValueError(f"{path} is no npz file that can be read: {error}") from error
   return Archive(path, list(members), arrays)
 
 
 def check_list(file: BinaryIO) -> None:
-  """Raise if the list of members is long; what is no archive is left to zipfile."""
+  """Raise if the directory of members is too long; leave other malformed files to zipfile."""
   if file.read(6) == b"\x93NUMPY":
     raise ValueError("one array alone; numpy.savez writes several")
   file.seek(max(0, size_of(file) - 2**16 - 22))
@@ -84,7 +84,7 @@ def check_list(file: BinaryIO) -> None:
 
 
 def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-  """Return the members by the names of their arrays."""
+  """Return the members by array name."""
   members: dict[str, zipfile.ZipInfo] = {}
   for info in archive.infolist():
     if any(letter in info.filename for letter in "/\\:"):
@@ -99,7 +99,7 @@ def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 
 
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int) -> np.ndarray:
-  """Unpack an array whose stated sizes agree."""
+  """Read an array whose stated sizes are consistent."""
   name, size, packed = info.filename, info.file_size, info.compress_size
   if info.flag_bits & 1:
     raise ValueError(f"{name} is encrypted")
@@ -126,5 +126,5 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int)
     raise ValueError(f"{name} says that it is {dtype}{list(shape)}, and holds {held:,} bytes")
   with archive.open(info) as member:
     array: np.ndarray = np.load(member, allow_pickle=False)
-    member.read(1)  # The end, at which zipfile compares the member's checksum.
+    member.read(1)  # At the end of the member zipfile verifies the checksum.
   return array

@@ -17,14 +17,14 @@ from fbackprop.train.data.rows import Dataset
 
 
 def load_bundled(name: str) -> Dataset:
-  """Load a data set of scikit-learn: 1,797 digits of 8×8 pixels from 0 to 1; four tables.
+  """Load a scikit-learn data set: 1,797 digits of 8×8 pixels in [0, 1], or one of four tables.
 
   Raises:
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   loaders: Any = need("sklearn.datasets", extra="data")
   if name == "diabetes":
-    found = loaders.load_diabetes(scaled=False)  # As they were measured.
+    found = loaders.load_diabetes(scaled=False)  # In the original units.
     values = found.target.astype(np.float64)[:, None]
     outputs = ("disease progression",)
     features = tuple(found.feature_names)

@@ -1,9 +1,14 @@
-"""Tables as text: a csv or tsv file with a header, of numbers, whose targets may be words.
+"""Tables as text: csv and tsv files with a header, of numbers, with numbers or words as targets.
 
-pandas divides the text into cells and infers no dtype: each stays text, and a number is the float64
-nearest to it, by NumPy's conversion. (pandas' `float_precision="round_trip"` does the same, and is
-deprecated by its version 3.1.) Where something is wrong, Python's own `csv`, which is slower and
-counts lines, finds the place. A line of nothing but spaces is no row to either.
+Method: pandas splits the text into cells without inferring dtypes: each cell stays text, and NumPy
+converts a number to the nearest float64. (`float_precision="round_trip"` of pandas does the same,
+but is deprecated since its version 3.1.) On an error, Python's own `csv`, which is slower but
+counts lines, locates the cell. Both skip lines of nothing but spaces.
+
+The file is untrusted input: lines, cells per row, and cells are bounded (see `fbackprop.files`).
+
+Doubts: an error is located by a second pass, so the two parsers must agree on rows; a line number
+that the second pass doesn't reach is estimated from the row.
 """
 
 import codecs
@@ -37,10 +42,10 @@ from fbackprop.train.data.targets import (
   values_of,
 )
 
-# Of a file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 if it isn't one letter.
+# Per file; MNIST has 47 million. A cell takes 8 bytes, and its text 50 unless it is one character.
 MOST_CELLS = 2**26
 LONGEST_LINE = 2**24
-# How a file in UTF-16 begins.
+# Byte order marks of UTF-16.
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -52,22 +57,22 @@ def read_csv(
   missing_targets: MissingTargets = "refuse",
   features: Sequence[str] | None = None,
 ) -> Dataset:
-  """Read features and targets.
+  """Read features and targets from a table.
 
   Args:
     path: the file, in UTF-8, with a header, separated by commas, or by tabs if its name ends in
       .tsv.
-    target: the column to learn, or several.
-    task: None to infer it from the values; see `fbackprop.train.data.targets`.
-    sample_weights: a column of weights, which is no feature then.
-    missing_targets: what to do where a target is missing, as NA or an empty cell; see
+    target: the target column, or several.
+    task: the task; None to infer it from the values, see `fbackprop.train.data.targets`.
+    sample_weights: a column of sample weights, which is then no feature.
+    missing_targets: treatment of missing targets, such as NA or an empty cell; see
       `load_dataset`.
-    features: the columns to learn from, in this order; None for all others.
+    features: the feature columns, in this order; None for all others.
 
   Raises:
     ValueError: the file isn't such a table, or has more than `MOST_CELLS` cells; the message names
       a cell by its line and column.
-    OSError: it can't be read, or is no file.
+    OSError: it can't be read, or isn't regular.
     ModuleNotFoundError: pandas isn't installed; the message names the extra.
   """
   frame = read_table(path)
@@ -89,7 +94,7 @@ def read_csv(
     raise ValueError(f"{path} has no column beside the target: there is nothing to learn from")
   is_hole = find_holes(path, frame, target, missing_targets)
   if is_hole.any():
-    frame = frame[~is_hole]  # The index still counts the rows of the file.
+    frame = frame[~is_hole]  # The index still counts the file's rows, for error messages.
   x = numbers_of(path, frame, features)
   weights = None if sample_weights is None else weights_of(path, frame, sample_weights)
   words = np.stack([cells_of(frame, name) for name in target], 1)
@@ -111,10 +116,10 @@ def read_csv(
 
 
 def read_features(path: str, features: Sequence[str]) -> np.ndarray:
-  """Read the columns that a model was trained on, `[N, D]`, in its order; others are ignored.
+  """Read a model's feature columns, `[N, D]`, in the model's order; others are ignored.
 
   Raises:
-    ValueError: a column is missing, or a cell is no number.
+    ValueError: a column is missing, or a cell isn't a number.
     OSError: the file can't be read.
   """
   return numbers_of(path, read_table(path), features)
@@ -124,10 +129,9 @@ def read_features(path: str, features: Sequence[str]) -> np.ndarray:
 
 
 class Lines:
-  """Lines as a file for pandas, one for each read.
+  """A file-like object for pandas that returns one line per read.
 
-  A row of far too many cells is refused here: pandas would take some 500 bytes for each of them
-  before it does.
+  Overlong rows are refused here, since pandas would take some 500 bytes per cell before it does.
   """
 
   def __init__(self, lines: Iterator[str], separator: str) -> None:
@@ -137,7 +141,7 @@ class Lines:
     return self.lines
 
   def read(self, size: int = -1) -> str:
-    """Return the next line, however long."""
+    """Return the next line, regardless of `size`."""
     line = next(self.lines, "")
     if line.count(self.separator) > WIDEST:
       raise csv.Error(f"a row of more than {WIDEST:,} cells")
@@ -145,7 +149,7 @@ class Lines:
 
 
 def bounded_lines(path: str, file: TextIO) -> Iterator[str]:
-  """Yield the lines of a file, and raise for one that is longer than `LONGEST_LINE`."""
+  """Yield the lines of a file; raise for one longer than `LONGEST_LINE`."""
   number = 0
   while line := file.readline(LONGEST_LINE + 1):
     number += 1
@@ -155,15 +159,15 @@ def bounded_lines(path: str, file: TextIO) -> Iterator[str]:
 
 
 def separator_of(path: str) -> str:
-  """Return the character between two cells."""
+  """Return the separator of cells."""
   return "\t" if path.lower().endswith(".tsv") else ","
 
 
 def read_table(path: str) -> Any:
-  """Read a file as a data frame of text, a column for each name of the header.
+  """Read a file as a data frame of text, with the header's names as columns.
 
   Raises:
-    ValueError: it is no such table; each row must have as many cells as the header.
+    ValueError: the file isn't a table in which every row has as many cells as the header.
   """
   pandas = need("pandas", extra="data")
   separator = separator_of(path)
@@ -177,12 +181,13 @@ def read_table(path: str) -> Any:
       columns = check_header(path, header)
       most = MOST_CELLS // (len(columns) + 1)
       with warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)  # For cells that it leaves out.
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # Raised for dropped cells.
         frame = pandas.read_csv(
           lines, sep=separator, header=None, names=columns, index_col=False, dtype=str,
           na_filter=False, nrows=most + 1, engine="c",
         )  # fmt: skip
     except UnicodeDecodeError as error:
+      # The decoder failed within the last block read, which ends at the file's position.
       place = binary.tell() - len(error.object) + error.start
       utf_16 = "; it may be UTF-16" if place < 2 and error.object[:2] in UTF_16 else ""
       raise ValueError(
@@ -195,13 +200,13 @@ def read_table(path: str) -> Any:
     raise ValueError(f"{path} has more than {MOST_CELLS:,} cells; write them by numpy.savez")
   if not len(frame):
     raise ValueError(f"{path} must have a header and at least one row")
-  if (frame[columns[-1]] == "").any():  # pandas fills up a row that is too short.
+  if (frame[columns[-1]] == "").any():  # pandas pads rows that are too short.
     check_rows(path, len(columns), is_strict=False)
   return frame
 
 
 def check_header(path: str, header: Sequence[str]) -> list[str]:
-  """Return the names of the columns; raise if they aren't distinct names."""
+  """Return the names of the columns; raise unless they are distinct and not empty."""
   check_width(path, "columns", len(header))
   columns = [name.strip() for name in header]
   if any("\0" in name for name in columns):
@@ -212,7 +217,7 @@ def check_header(path: str, header: Sequence[str]) -> list[str]:
 
 
 def rows_with_lines(path: str, *, is_strict: bool) -> Iterator[tuple[int, list[str]]]:
-  """Yield the rows below the header with the lines in which they end, by Python's `csv`."""
+  """Yield the rows below the header with the numbers of their last lines, by Python's `csv`."""
   with open_plain(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as file:
     reader = csv.reader(bounded_lines(path, file), strict=is_strict, delimiter=separator_of(path))
     try:
@@ -225,7 +230,7 @@ def rows_with_lines(path: str, *, is_strict: bool) -> Iterator[tuple[int, list[s
 
 
 def check_rows(path: str, columns: int, *, is_strict: bool) -> None:
-  """Raise for the first row that has another number of cells."""
+  """Raise for the first row with another number of cells."""
   for line, row in rows_with_lines(path, is_strict=is_strict):
     if len(row) != columns:
       raise ValueError(f"{path}, line {line}: {columns} cells were expected, got {len(row)}")
@@ -244,6 +249,8 @@ def refuse(path: str, frame: Any, row: int, name: str, expected: str) -> NoRetur
   """Raise an error that names a cell by its line and column."""
   cell = cells_of(frame, name)[row]
   got = f"{cell!r:.100}" if cell.strip() else "an empty cell"
+  # A second pass over the file, as pandas doesn't record line numbers. If it ends before the row,
+  # the line is estimated: the header is line 1 and row 0 follows it.
   lines = rows_with_lines(path, is_strict=False)
   place = int(frame.index[row])
   line = next((line for i, (line, _) in enumerate(lines) if i == place), place + 2)
@@ -251,7 +258,7 @@ def refuse(path: str, frame: Any, row: int, name: str, expected: str) -> NoRetur
 
 
 def numbers_of(path: str, frame: Any, names: Sequence[str]) -> np.ndarray:
-  """Convert columns to float64 `[N, len(names)]`; raise for a cell that is no finite number."""
+  """Convert columns to float64 `[N, len(names)]`; raise for a cell that isn't a finite number."""
   missing = [name for name in names if name not in frame.columns]
   if missing:
     raise ValueError(f"{path} has no column {missing[0]!r}, which the model was trained on")
@@ -266,7 +273,7 @@ def numbers_of(path: str, frame: Any, names: Sequence[str]) -> np.ndarray:
 
 
 def weights_of(path: str, frame: Any, name: str) -> np.ndarray:
-  """Convert a column of weights; raise for a negative one."""
+  """Convert a column of sample weights; raise for a negative one."""
   weights = numbers_of(path, frame, (name,))[:, 0]
   if (weights < 0).any():
     refuse(path, frame, int((weights < 0).argmax()), name, "a weight of at least 0 was expected")
@@ -274,7 +281,7 @@ def weights_of(path: str, frame: Any, name: str) -> np.ndarray:
 
 
 def note_lost_integers(frame: Any, names: Sequence[str], values: np.ndarray) -> list[str]:
-  """Note each column whose integers are too large to stay distinct in float64."""
+  """Return a note for each column with distinct integers that coincide in float64."""
   notes = []
   for name, own in zip(names, values.T, strict=True):
     if np.abs(own).max(initial=0.0) > EXACT_INTEGERS:
@@ -286,7 +293,7 @@ def note_lost_integers(frame: Any, names: Sequence[str], values: np.ndarray) -> 
 def find_holes(
   path: str, frame: Any, target: Sequence[str], missing_targets: MissingTargets
 ) -> np.ndarray:
-  """Find the rows without a target, `[N]`; raise for the first unless they are dropped."""
+  """Return which rows have no target, `[N]`; raise for the first unless they are dropped."""
   is_hole = np.zeros(len(frame), bool)
   for name in target:
     cells = cells_of(frame, name)

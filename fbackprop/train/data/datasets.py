@@ -1,4 +1,4 @@
-"""`load_dataset`: a data set by its name, read, split and standardised."""
+"""`load_dataset`: a data set by name, read, split and standardised."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ __all__ = ["Dataset", "load_dataset", "load_raw", "read_source"]
 
 
 class Source(TypedDict, total=False):
-  """How a file is read: the keywords of `load_dataset` for `csv:` and `npz:`."""
+  """The options of a file: the keywords of `load_dataset` for `csv:` and `npz:`."""
 
   target: Sequence[str]
   task: Task | None
@@ -40,29 +40,28 @@ def load_dataset(
   like: Standardizations | None = None,
   **source: Unpack[Source],
 ) -> Dataset:
-  """Make or read a data set by its name, split it, and standardise it.
+  """Generate or read a data set by name, split it, and standardise it.
 
   Args:
     name: such as "digits" or "csv:table.csv"; see `fbackprop.train.data.names`.
-    seed: of the split, and of synthetic points.
-    standardize: "auto" for columns of different units. Measured on the training part, for the
-      features and for the values of a regression.
-    test_fraction: of the examples, where the source has no test part of its own; the split is
+    seed: random seed of the split, and of synthetic data.
+    standardize: "auto" standardises columns of different units. Means and deviations are those of
+      the training set, for the features and for the values of a regression.
+    test_fraction: fraction of the test set, where the source has none of its own; the split is
       stratified by class.
-    rounded: round the source's numbers to float32 before they are standardised, as runs without a
-      fingerprint of their data did, so that they are resumed bit for bit.
-    like: standardisations of the features and of a regression's values, of a network that is
-      trained further; None for the training part's own.
-    **source: of a file: `target`, the column or array to learn; `task`, None to infer it from the
-      values; `sample_weights`, the column of a csv file or array of an npz file that weighs the
-      training examples (split, standardisation and test scores ignore it); `missing_targets`, what
-      to do where a target is missing (an empty cell, NA, ?, NaN): "refuse" raises for the first,
-      "drop" leaves such rows out, "class" takes a word such as None for the name of a class.
+    rounded: round the source's numbers to float32 before standardisation, as runs without a
+      fingerprint of their data did, so that they can be resumed bit for bit.
+    like: standardisations of the features and of a regression's values, of a pretrained network;
+      None for those of the training set.
+    **source: options of a file. `target`: the target columns or array; `task`: None to infer it
+      from the values; `sample_weights`: the column of a csv file or array of an npz file with the
+      weights of the training examples (ignored by split, standardisation and test scores);
+      `missing_targets`: treatment of missing targets (an empty cell, NA, ?, NaN): "refuse" raises
+      for the first, "drop" drops such rows, "class" takes a word such as None for a class.
 
   Raises:
-    ValueError: there is no such data, a file isn't what it must be, or it is too small to split.
+    ValueError: the name is unknown, a file is invalid, or it has too few rows to split.
     OSError: a file can't be read.
-    ModuleNotFoundError: a package isn't installed; the message names the extra.
   """
   dataset = load_raw(name, seed, test_fraction, **source)
   if rounded:
@@ -77,7 +76,7 @@ def load_dataset(
 def load_raw(
   name: str, seed: int, test_fraction: float = 0.25, **source: Unpack[Source]
 ) -> Dataset:
-  """Read and split a data set, its numbers as the source has them; see `load_dataset`."""
+  """Read and split a data set in the source's numbers; see `load_dataset`."""
   check_in_range("", "test_fraction", test_fraction)
   kind, path = kind_and_path(name)
   for option in ("target", "task") if not path else ():
@@ -105,7 +104,7 @@ def load_raw(
 
 
 def read_source(name: str, seed: int, **source: Unpack[Source]) -> Dataset:
-  """Read a data set as the source has it; `features` are the columns of a csv file to read."""
+  """Read a data set in the source's numbers; `features` are the columns of a csv file to read."""
   kind, path = kind_and_path(name)
   if kind == "csv":
     return read_csv(path, **source)

@@ -1,8 +1,8 @@
-"""Fingerprints of the rows of a run: to tell whether a table has changed, and where.
+"""Fingerprints of a run's rows: they tell whether a table has changed, and where.
 
-What is hashed is the meaning of the rows: each column as float64, -0 as 0, a label by the name of
-its class, in which 1 and 1.0 are the same. So a file may be rewritten, compressed or stored in
-another dtype that holds the same numbers.
+The hash is of the meaning of the rows: columns as float64, −0 as 0, labels by the names of their
+classes, where 1 and 1.0 are the same. So a file may be rewritten, compressed or stored in another
+dtype that holds the same numbers.
 """
 
 import hashlib
@@ -14,22 +14,23 @@ import numpy as np
 from fbackprop.train.data.rows import Dataset, listed
 from fbackprop.train.data.targets import class_key
 
-# Fingerprints of rows are kept by blocks, of one row each up to so many rows.
+# Largest number of blocks, each with a fingerprint; up to as many rows a block is a single row.
 MOST_BLOCKS = 1024
 
 
 def fingerprint_of(
   dataset: Dataset, rows: tuple[np.ndarray, np.ndarray] | None = None
 ) -> dict[str, Any]:
-  """Compute SHA-256 fingerprints of raw rows and of their split, as JSON can hold them.
+  """Compute SHA-256 fingerprints of raw rows and of their split, in JSON types.
 
   Args:
     dataset: all rows, before the split.
-    rows: those to train on and those to test on; None for the source's own parts.
+    rows: the training and the test rows; None for the source's own parts.
 
   Returns:
-    "rows", their number; "columns", the fingerprint of each by its name; "unordered", that of the
-    rows in any order; "block" and "blocks", those of so many rows each, in order; "sha256", of all
+    "rows", their number; "columns", the fingerprint of each column by its name; "unordered", that
+    of the rows in any order; "block" and "blocks", the size of a block and the fingerprints of all
+    blocks in order; "sha256", that of all columns; "split", that of the two lists of rows.
     columns; "split", of the two lists of rows.
   """
   parts = [(dataset.x, dataset.targets)]
@@ -72,18 +73,18 @@ def fingerprint_of(
 
 
 def canonical(name: str) -> str:
-  """Return the name of a class, the same for equal numbers."""
+  """Return the canonical name of a class; equal numbers have the same."""
   key = class_key(name)
   return name if isinstance(key, str) else f"{key.normalize():e}"
 
 
 def bits_of(values: np.ndarray) -> np.ndarray:
-  """Return the bits of numbers as float64."""
+  """Return the bits of numbers in float64."""
   return (values.astype("<f8") + 0.0).view("<u8")
 
 
 def mixed(of_rows: np.ndarray, bits: np.ndarray) -> np.ndarray:
-  """Mix one more column into the hashes of rows, by the end of SplitMix64 (Steele et al., 2014)."""
+  """Mix a column into the hashes of rows, by the finaliser of SplitMix64 (Steele et al., 2014)."""
   z = of_rows * np.uint64(0x9E3779B97F4A7C15) + bits + np.uint64(1)
   z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -97,14 +98,14 @@ def digest(bits: np.ndarray) -> str:
 
 
 def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Describe how rows differ from those of before; "" if they don't.
+  """Describe how rows differ from earlier ones; "" if they are equal.
 
   Args:
     then: the fingerprint of the run's rows.
-    now: that of these.
+    now: the fingerprint of the current rows.
 
   Raises:
-    KeyError, TypeError, ValueError, AttributeError: `then` is no fingerprint.
+    KeyError, TypeError, ValueError, AttributeError: `then` isn't a fingerprint.
   """
   if (then["sha256"], then["split"]) == (now["sha256"], now["split"]):
     return ""
@@ -130,7 +131,7 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def columns_changed(old: Sequence[str], new: Sequence[str]) -> list[str]:
-  """Name the columns that are gone and those that are new."""
+  """Describe the columns that are missing and those that are new."""
   gone, come = ([name for name in a if name not in set(b)] for a, b in ((old, new), (new, old)))
   if not gone and not come:
     return ["the columns in another order"]
@@ -139,7 +140,7 @@ def columns_changed(old: Sequence[str], new: Sequence[str]) -> list[str]:
 
 
 def same_beginning(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Return whether the first rows are unchanged, where the fingerprints can tell."""
+  """Describe whether the first rows are unchanged, as far as the fingerprints show it."""
   old, new = then["blocks"].split(), now["blocks"].split()
   shared = min(int(then["rows"]), now["rows"]) // now["block"]
   is_same = then["block"] == now["block"] and old[:shared] == new[:shared]
@@ -147,7 +148,7 @@ def same_beginning(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def first_row(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Locate the first row that differs, counted from 1."""
+  """Locate the first differing row, counted from 1."""
   block, pairs = now["block"], zip(then["blocks"].split(), now["blocks"].split(), strict=True)
   where = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
   if where is None:
@@ -157,9 +158,9 @@ def first_row(then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def shared_rows(then: dict[str, Any], now: dict[str, Any]) -> int | None:
-  """Count the rows that are among those of before; None where that is unknown.
+  """Count the rows that also occur in the earlier data; None if unknown.
 
-  Errors are those of `difference`.
+  Raises the errors of `difference`.
   """
   if then["unordered"] == now["unordered"]:
     return int(now["rows"])

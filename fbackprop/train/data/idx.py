@@ -1,9 +1,9 @@
-"""The files of MNIST and its like: four files of a folder, gzipped or not.
+"""MNIST and data sets in its format: a folder of four files, gzipped or not.
 
 References:
-  LeCun, Cortes, Burges, "The MNIST database of handwritten digits" (1998); the format: two zero
-  bytes, 8 for bytes, the number of dimensions, each of them in four bytes, the numbers. The same
-  files: Xiao, Rasul, Vollgraf, "Fashion-MNIST", arXiv:1708.07747 (2017).
+  LeCun, Cortes, Burges, "The MNIST database of handwritten digits" (1998). The format: two zero
+  bytes, 8 for unsigned bytes, the number of dimensions, each dimension in four bytes, the data.
+  The same format: Xiao, Rasul, Vollgraf, "Fashion-MNIST", arXiv:1708.07747 (2017).
 """
 
 import gzip
@@ -19,11 +19,11 @@ from fbackprop.train.data.rows import Dataset, check_width, numbered
 
 
 def read_idx(folder: str) -> Dataset:
-  """Read train-images-idx3-ubyte(.gz) and its three companions; pixels go from 0 to 1.
+  """Read train-images-idx3-ubyte(.gz) and the other three files; pixels are scaled to [0, 1].
 
   Raises:
-    ValueError: a file isn't what its name says.
-    OSError: one can't be read, or isn't there.
+    ValueError: a file is invalid.
+    OSError: a file can't be read, or is missing.
   """
   parts = []
   for part in ("train", "t10k"):
@@ -32,7 +32,7 @@ def read_idx(folder: str) -> Dataset:
     if len(images) != len(labels) or not images.size:
       raise ValueError(f"{folder}: {len(images)} images of {part} have {len(labels)} labels")
     check_width(folder, "features", images.shape[1] * images.shape[2])
-    pixels = images.reshape(len(images), -1) / np.float32(255)  # float32 by itself.
+    pixels = images.reshape(len(images), -1) / np.float32(255)  # uint8 / float32 is float32.
     parts.append((pixels, labels.astype(np.int32), images.shape[1:]))
   (x, labels, shape), (x_test, labels_test, test_shape) = parts
   if shape != test_shape:
@@ -45,19 +45,19 @@ def read_idx(folder: str) -> Dataset:
 
 
 def find(folder: str, name: str) -> Path:
-  """Find a file by its name, gzipped or not; some copies have a dot for the last dash but one."""
+  """Find a file by name, gzipped or not; some copies have a dot for the last but one dash."""
   names = [name, name.replace("-idx", ".idx")]
   for candidate in (Path(folder, n + ending) for n in names for ending in (".gz", "")):
-    if os.path.lexists(candidate):  # A pipe or a broken link is refused when it is opened.
+    if os.path.lexists(candidate):  # A pipe or a broken link is refused on opening.
       return candidate
   raise FileNotFoundError(2, f"there is no {name}.gz or {name} in it", folder)
 
 
 def read_numbers(path: Path, ndim: int) -> np.ndarray:
-  """Read the bytes of one file in its shape, and no more than its header says.
+  """Read the bytes of one file in its shape, and no more than its header states.
 
-  The header is first compared with the size of the file: of a gzip file, with what it could
-  become at most, and with `MOST_UNPACKED`.
+  The header is first compared with the size of the file, or for a gzip file with its largest
+  possible decompressed size and with `MOST_UNPACKED`.
   """
   is_packed = path.suffix == ".gz"
   with open_plain(path) as plain:

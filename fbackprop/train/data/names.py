@@ -6,7 +6,7 @@ from fbackprop.errors import RangeError
 
 Task = Literal["classification", "regression", "multilabel"]
 TASKS = get_args(Task)
-# Policies for missing targets; see `load_dataset`.
+# Treatments of missing targets; see `load_dataset`.
 MissingTargets = Literal["refuse", "drop", "class"]
 
 BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
@@ -17,7 +17,7 @@ ALL = ", ".join([*NAMES, *(f"{kind}:{path}" for kind, path in FILES.items())])
 
 
 def kind_and_path(name: str) -> tuple[str, str]:
-  """Split the name of a data set into its kind and, of files, the path.
+  """Split the name of a data set into its kind and, for files, the path.
 
   Args:
     name: such as "digits" or "csv:table.csv".
@@ -26,7 +26,7 @@ def kind_and_path(name: str) -> tuple[str, str]:
     ("digits", "") or ("csv", "table.csv").
 
   Raises:
-    ValueError: there is no such data.
+    ValueError: the name is unknown.
   """
   kind, colon, path = name.partition(":")
   if (kind in FILES and path) or (kind in NAMES and not colon):

@@ -1,4 +1,4 @@
-"""Features and targets in the arrays of an npz file: x `[N, ...]`, y, perhaps x_test and y_test."""
+"""Features and targets in an npz file: arrays x `[N, ...]` and y, optionally x_test and y_test."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -36,18 +36,18 @@ def read_npz(
   sample_weights: str | None = None,
   missing_targets: MissingTargets = "refuse",
 ) -> Dataset:
-  """Read the arrays of a file.
+  """Read features and targets from an archive.
 
   Args:
-    path: the file. x may also be called X or data, y targets, target or labels.
+    path: the file. x may also be named X or data, and y targets, target or labels.
     target: another name of y; empty for one of those.
-    task: None to infer it from the values; see `fbackprop.train.data.targets`.
+    task: the task; None to infer it from the values, see `fbackprop.train.data.targets`.
     sample_weights: name of an array `[N]` of weights for the examples of x.
-    missing_targets: what to do where a target is missing, as NaN; see `load_dataset`.
+    missing_targets: treatment of missing targets, such as NaN; see `load_dataset`.
 
   Raises:
     ValueError: the file isn't such an archive; Python objects aren't read.
-    OSError: it can't be read, or is no file.
+    OSError: it can't be read, or isn't regular.
   """
   if len(target) > 1:
     raise ValueError(f"{path}: one array holds the targets, got {', '.join(target)}")
@@ -80,7 +80,7 @@ def read_npz(
 def with_test_part(
   dataset: Dataset, archive: Archive, x_name: str, y_name: str, missing_targets: MissingTargets
 ) -> Dataset:
-  """Add the test part of a file, by the columns and classes of its training part."""
+  """Add the test part of a file, with the columns and classes of the training part."""
   path, n_features = archive.path, dataset.x.shape[1]
   x, _, notes = read_x(archive, f"{x_name}_test")
   if x.shape[1] != n_features:
@@ -95,15 +95,15 @@ def with_test_part(
 
 
 def as_floats(values: np.ndarray) -> np.ndarray:
-  """Convert numbers to float32 where that represents every one of their dtype, else to float64."""
+  """Convert numbers to float32 if their dtype converts to it exactly, else to float64."""
   is_narrow = np.can_cast(values.dtype, np.float32)
-  with np.errstate(over="ignore"):  # As of NumPy's longdouble; an infinity is refused later.
+  with np.errstate(over="ignore"):  # longdouble may overflow; infinities are refused later.
     floats: np.ndarray = values.astype(np.float32 if is_narrow else np.float64)
   return floats
 
 
 def note_lost_numbers(names: Sequence[str], wide: np.ndarray, own: np.ndarray) -> list[str]:
-  """Note each column in which distinct numbers became equal in float64."""
+  """Return a note for each column with distinct numbers that coincide in float64."""
   notes: list[str] = []
   if wide.dtype.kind in "iu" or wide.dtype.itemsize > 8:
     for j in np.flatnonzero(np.abs(own).max(0, initial=0.0) > EXACT_INTEGERS).tolist():
@@ -113,7 +113,7 @@ def note_lost_numbers(names: Sequence[str], wide: np.ndarray, own: np.ndarray) -
 
 
 def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | None, list[str]]:
-  """Return features `[N, D]`, the shape of an example if it is an image, and notes."""
+  """Return the features `[N, D]`, the shape of an example if it is an image, and notes."""
   path, x = archive.path, archive.arrays[name]
   if x.ndim < 1 or x.dtype.kind not in "iubf" or not x.size:
     raise ValueError(f"{path}: {name} must be numbers [N, ...], got {x.dtype}{list(x.shape)}")
@@ -131,10 +131,10 @@ def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | N
 
 
 def read_npz_features(path: str, count: int) -> np.ndarray:
-  """Read x alone, `[N, count]`.
+  """Read x only, `[N, count]`.
 
   Raises:
-    ValueError: there is no such array, or it has another number of features.
+    ValueError: the array is missing, or has another number of features.
     OSError: the file can't be read.
   """
   archive = read_arrays(path, X_NAMES)
@@ -146,7 +146,7 @@ def read_npz_features(path: str, count: int) -> np.ndarray:
 
 
 def read_weights(archive: Archive, name: str, n: int) -> np.ndarray:
-  """Return weights `[n]`, finite and not negative."""
+  """Read sample weights `[n]`; raise unless they are finite and nonnegative."""
   path, weights = archive.path, archive.arrays[archive.first_of((name,), "sample_weights")]
   if weights.shape not in ((n,), (n, 1)) or weights.dtype.kind not in "iubf":
     got = f"{weights.dtype}{list(weights.shape)}"
@@ -164,13 +164,13 @@ def read_weights(archive: Archive, name: str, n: int) -> np.ndarray:
 def read_y(
   archive: Archive, name: str, n: int, columns: tuple[int, ...] | None = None
 ) -> np.ndarray:
-  """Return targets as they are, `[n]` or `[n, C]`; `[n, 1]` becomes a vector, and bytes words.
+  """Read raw targets, `[n]` or `[n, C]`; `[n, 1]` is flattened, and bytes become text.
 
   Args:
     archive: the file.
-    name: of the array.
-    n: the number of examples.
-    columns: the shape of the training targets after n; None for any.
+    name: name of the array.
+    n: number of examples.
+    columns: shape of the training targets after n; None for any.
   """
   path, y = archive.path, archive.arrays[name]
   if y.ndim == 2 and y.shape[1] == 1:
@@ -184,19 +184,19 @@ def read_y(
   if y.dtype.kind in "SU":
     try:
       y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
-      "".join(y.ravel().tolist()).encode()  # Which refuses surrogates and numbers of no letter.
+      "".join(y.ravel().tolist()).encode()  # Raises for lone surrogates and invalid code points.
     except ValueError as error:
       raise ValueError(f"{path}: {name} must be words, and holds what is no letter") from error
   return y
 
 
 def numbers_of(y: np.ndarray) -> np.ndarray:
-  """Convert texts to numbers if all of them are some; return all else as it is."""
+  """Convert text to numbers if all of it is numeric; return other targets unchanged."""
   return values_of(y.reshape(len(y), -1)).reshape(y.shape) if y.dtype.kind == "U" else y
 
 
 def find_holes(path: str, name: str, y: np.ndarray, missing_targets: MissingTargets) -> np.ndarray:
-  """Find the rows without a target, `[N]`; raise for the first unless they are dropped."""
+  """Return which rows have no target, `[N]`; raise for the first unless they are dropped."""
   own: Any = np.zeros(y.shape, bool)
   if y.dtype.kind == "f":
     own |= np.isnan(y)
@@ -217,7 +217,7 @@ def find_holes(path: str, name: str, y: np.ndarray, missing_targets: MissingTarg
 
 
 def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
-  """Raise if an array can't be the targets of a task."""
+  """Raise unless an array can be the targets of a task."""
   if task == "classification" and (y.ndim != 1 or y.dtype.kind not in "iubfU"):
     got = f"{y.dtype}{list(y.shape)}"
     raise ValueError(f"{path}: {name} must be labels [N], numbers or words, got {got}")
@@ -239,11 +239,11 @@ def convert_targets(
   """Convert targets to labels `[N]` or values `[N, C]`; return them, their names, and notes.
 
   Args:
-    path: of the file.
-    name: of the array.
-    y: the array, without holes.
-    task: what is learned.
-    classes: the training part's, for the labels of a test part; None for its own.
+    path: path of the file.
+    name: name of the array.
+    y: the array, without missing values.
+    task: the task.
+    classes: classes of the training part, for a test part; None to number its own.
   """
   if task != "classification":
     y = numbers_of(y)

@@ -1,21 +1,22 @@
-"""The split of a data set into a training and a test part, by scikit-learn's `train_test_split`."""
+"""The split of a data set into training and test set, by scikit-learn's `train_test_split`."""
 
 import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset
 
-# Classes of half of the examples, and at least so many, are rather numbers that were not read.
+# With at least this many classes, and more than half as many as examples, the labels are probably
+# numbers that couldn't be parsed.
 MANY = 10
 
 
 def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-  """Choose the rows of the two parts; the split is stratified by class.
+  """Choose the rows of the training and the test set, stratified by class.
 
   Args:
-    dataset: without a test part.
-    seed: of the split.
-    test_fraction: of the rows.
+    dataset: a data set without a test set.
+    seed: random seed of the split.
+    test_fraction: fraction of the test set.
 
   Returns:
     The training rows and the test rows.

@@ -1,7 +1,7 @@
-"""Standardisation: columns of mean 0 and standard deviation 1, measured on the training part alone.
+"""Standardisation: columns of mean 0 and standard deviation 1, fitted on the training set only.
 
-Numbers stay float64 until they are standardised, so that a column of time stamps or ids loses
-nothing to its offset, and become float32 then.
+Numbers stay float64 until they are standardised, and become float32 then, so that the offset of a
+column, such as of time stamps or ids, costs no precision.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,26 @@ import numpy as np
 from fbackprop.errors import RangeError
 from fbackprop.train.data.rows import Dataset, Standardization, listed, note_lost_values
 
-# Deviations from the mean that a network was trained with, beyond which its outputs mean little.
+# Distance from the training mean, in deviations, beyond which outputs are meaningless
+# extrapolation.
 FAR = 10.0
 
-# Of the features, and of the values of a regression.
+# Standardisation of the features, and of a regression's values.
 Standardizations = tuple[Standardization | None, Standardization | None]
 
 
 def standardized(
   dataset: Dataset, mode: Literal["auto", "on", "off"], like: Standardizations | None = None
 ) -> Dataset:
-  """Standardise a data set that is split, and round it to float32.
+  """Standardise a split data set, and round it to float32.
 
   Args:
-    dataset: rows as the source has them.
+    dataset: rows in the source's numbers.
     mode: "auto" standardises columns of different units.
-    like: standardisations of a pretrained network, used in place of the training part's own.
+    like: standardisations of a pretrained network, in place of those of the training set.
 
   Raises:
-    ValueError: `like` has another number of columns, or a number doesn't fit into float32.
+    ValueError: `like` has another number of columns, or a number overflows float32.
   """
   is_on = like is None and (dataset.has_units if mode == "auto" else mode == "on")
   known_of_x, known_of_targets = like or (None, None)
@@ -53,7 +54,7 @@ def standardized(
           f"{listed(names)}", "init",
         )  # fmt: skip
       constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
-      if constant and dataset.image_shape is None:  # Most images have a constant margin.
+      if constant and dataset.image_shape is None:  # Images often have a constant margin.
         notes.append(f"constant in the training part: {listed(constant)}")
       train, test = own.wide(train), own.wide(test)
       off = float(np.abs(train.mean(0)).max(initial=0.0))
@@ -82,21 +83,22 @@ def standardized(
 
 
 def fit_standardization(x: np.ndarray) -> Standardization:
-  """Compute mean and standard deviation of each column; the scale of a constant one is 1.
+  """Compute mean and standard deviation of each column; the scale of a constant column is 1.
 
   Args:
-    x: raw columns of the training part, `[N, D]`.
+    x: raw columns of the training set, `[N, D]`.
 
   Raises:
     ValueError: the range of a column exceeds float64.
   """
   wide = x.astype(np.float64)
-  # A large offset, as of time stamps, would round the sums. float32 has none that is so large.
+  # Shifted by the first row: a large offset, as of time stamps, would round the sums. float32
+  # columns have no offset that large.
   origin = wide[0] if x.dtype == np.float64 else np.zeros(wide.shape[1])
   with np.errstate(over="ignore", invalid="ignore"):
     shifted = wide - origin
     largest = np.abs(shifted).max(0)
-    # Squares must not leave float64's range; dividing by a power of two rounds nothing.
+    # Scaled, so that squares don't overflow or underflow; division by a power of two is exact.
     unit = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
     shifted /= unit
     mean, scale = origin + unit * shifted.mean(0), unit * shifted.std(0)
@@ -108,7 +110,7 @@ def fit_standardization(x: np.ndarray) -> Standardization:
 
 
 def is_constant(x: np.ndarray) -> np.ndarray:
-  """Return which columns of `[N, D]` hold one number alone, `[D]`."""
+  """Return which columns of `[N, D]` are constant, `[D]`."""
   constant: np.ndarray = x.min(0) == x.max(0)
   return constant
 
@@ -134,20 +136,20 @@ def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
 def lost_values(
   names: Sequence[str], raw: Sequence[np.ndarray], narrow: Sequence[np.ndarray]
 ) -> list[str]:
-  """Note each column in which distinct values became equal in float32.
+  """Return a note for each column with distinct values that coincide in float32.
 
   Args:
-    names: the columns.
-    raw: parts `[N, D]` of the rows, as the data has them.
+    names: names of the columns.
+    raw: parts `[N, D]` of the rows, in the source's numbers.
     narrow: the same parts in float32, standardised or not.
 
   Returns:
     Sentences such as "column 'time' as float32: kept 17 of 31 distinct values".
   """
-  if raw[0].dtype != np.float64:  # Then they were float32 before, or narrower.
+  if raw[0].dtype != np.float64:  # float32 or narrower in the source: nothing was lost.
     return []
   notes: list[str] = []
-  # Integers that aren't far from each other and from 0 stay distinct, however they are scaled.
+  # Integers near each other and near 0 stay distinct under any scaling: an exact count is skipped.
   is_plain = np.array(
     [(np.abs(part).max(0, initial=0.0) < 2**21) & (part == np.rint(part)).all(0) for part in raw]
   ).all(0)

@@ -1,4 +1,4 @@
-"""Synthetic data: points in the plane that no line separates, a sine, MNIST-1D.
+"""Synthetic data: points in the plane that aren't linearly separable, a sine, MNIST-1D.
 
 References:
   MNIST-1D: Greydanus, Kobak, "Scaling down deep learning with MNIST-1D", arXiv:2011.14439 (2024).
@@ -12,19 +12,19 @@ import numpy as np
 from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset, numbered
 
-# Points of a set in the plane.
+# Number of points of a data set in the plane.
 POINTS = 1000
 
 
 def make_synthetic(name: str, seed: int) -> Dataset:
-  """Generate a data set by its name.
+  """Generate a data set by name.
 
   Args:
     name: "moons", "circles", "blobs", "spiral", "xor", "sine" or "mnist1d".
-    seed: of the points.
+    seed: random seed.
 
   Raises:
-    ModuleNotFoundError: what makes it isn't installed; the message names the extra.
+    ModuleNotFoundError: the package that generates it isn't installed; the message names the extra.
   """
   if name == "sine":
     return sine(seed)
@@ -40,7 +40,7 @@ def make_synthetic(name: str, seed: int) -> Dataset:
 
 
 def of_scikit_learn(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Generate two moons, two circles, or three blobs, of a spread that leaves few points astray."""
+  """Generate two moons, two circles, or three blobs, with little overlap of the classes."""
   datasets: Any = need("sklearn.datasets", extra="data")
   if name == "moons":
     x, labels = datasets.make_moons(POINTS, noise=0.15, random_state=seed)
@@ -53,7 +53,7 @@ def of_scikit_learn(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spiral(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Generate two arms of one and a half turns, from the middle out to radius 1."""
+  """Generate two spiral arms of one and a half turns, from the origin out to radius 1."""
   labels = np.arange(POINTS) % 2
   radius = np.sqrt(rng.uniform(0.01, 1.0, POINTS))
   angle = 3 * np.pi * radius + np.pi * labels
@@ -62,22 +62,22 @@ def spiral(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exclusive_or(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-  """Generate points of a square; the label is whether their two signs differ."""
+  """Generate points in a square, labelled by whether their two signs differ."""
   x = rng.uniform(-1, 1, (POINTS, 2))
   return x, (x[:, 0] > 0) ^ (x[:, 1] > 0)
 
 
 def sine(seed: int) -> Dataset:
-  """Generate sin x on [−π, π]: 256 random points to train on, 256 evenly spaced ones to test."""
+  """Generate sin x on [−π, π]: 256 random points for training, 256 evenly spaced for testing."""
   x = np.random.default_rng(seed).uniform(-np.pi, np.pi, (256, 1)).astype(np.float32)
   x_test = np.linspace(-np.pi, np.pi, 256, dtype=np.float32)[:, None]
   return Dataset(x, np.sin(x), "regression", ("sin x",), ("x",), x_test, np.sin(x_test))
 
 
 def one_dimensional_digits(seed: int) -> Dataset:
-  """Generate MNIST-1D by its published procedure: 4,000 signals of 40 numbers, 1,000 to test.
+  """Generate MNIST-1D by its published procedure: 4,000 signals of length 40, 1,000 for testing.
 
-  The package draws from NumPy's and Python's global generators, which are put back afterwards.
+  The package draws from the global generators of NumPy and Python, whose states are restored.
   """
   data: Any = need("mnist1d.data", extra="data")
   arguments = data.get_dataset_args()

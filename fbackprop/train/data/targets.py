@@ -1,5 +1,8 @@
 """Targets of csv files, npz files and arrays: inference of the task, missing values, labels.
 
+Method: the table below, where the more specific row takes precedence. Whole numbers are labels if
+they are few, or consecutive and frequent; other numbers are a regression.
+
 | targets | task |
 |---|---|
 | several columns | regression |
@@ -9,7 +12,10 @@
 | whole numbers that are 0, 1, ..., C - 1 or 1, ..., C, each at least `LEAST_OF_EACH` times | classification |
 | other numbers | regression |
 
-A column of one, `[N, 1]`, is a vector, and a hole is neither a number nor a word.
+A column vector `[N, 1]` is treated as a vector, and missing values are neither numbers nor words.
+
+Doubts: any such rule can guess wrong. So the reason is returned with the task, for the user to read,
+and the task can be given instead.
 """  # noqa: E501
 
 from collections.abc import Callable, Sequence
@@ -20,24 +26,24 @@ import numpy as np
 
 from fbackprop.train.data.names import Task
 
-# So many different whole numbers, and no more, are taken for labels as they are.
+# At most this many distinct whole numbers are labels, whatever their values.
 MOST_LABELS = 20
 LEAST_OF_EACH = 5
 
-# As pandas has them, but for "?", which the UCI repository writes. Among words they are holes; a
-# class of such a name is one by `missing_targets="class"`.
+# The missing values of pandas, and "?", which the UCI repository uses. Among words they are missing
+# too; `missing_targets="class"` makes them classes.
 HOLES = frozenset(
   ("", "?", "#N/A", "#NA", "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "-NaN",
    "-nan")
 )  # fmt: skip
-# Where all others are numbers, these are holes too, in any case of their letters.
+# Missing values in columns that are otherwise numeric, compared in lower case.
 HOLES_AMONG_NUMBERS = frozenset(
   (*map(str.lower, HOLES), "-", "--", ".", "none", "missing", "unknown")
 )
 
 
 def as_number(cell: str) -> float | None:
-  """Parse a number; None if the text is none, as with Python's underscores, 1_000."""
+  """Parse a number; return None for other text, such as 1_000, which Python would accept."""
   try:
     return None if "_" in cell else float(cell)
   except ValueError:
@@ -45,9 +51,9 @@ def as_number(cell: str) -> float | None:
 
 
 def as_numbers(cells: np.ndarray) -> np.ndarray:
-  """Parse texts `[N]` as the nearest float64; NaN for a text that is no number.
+  """Parse texts `[N]` to the nearest float64; NaN for a text that isn't a number.
 
-  A column of True and False alone is one of 1 and 0.
+  A column of nothing but True and False becomes 1 and 0.
   """
   try:
     if "_" not in "".join(cells):
@@ -60,18 +66,18 @@ def as_numbers(cells: np.ndarray) -> np.ndarray:
 
 
 def is_truth(cells: np.ndarray) -> bool:
-  """Return whether texts are True and False, and nothing else."""
+  """Return whether all texts are True or False."""
   return {cell.strip().lower() for cell in cells} <= {"true", "false"}
 
 
 def values_of(cells: np.ndarray) -> np.ndarray:
-  """Parse texts `[N, C]` as float64 if each is a finite number; else return them as they are."""
+  """Parse texts `[N, C]` to float64 if all are finite numbers; else return them unchanged."""
   columns = list(cells.T)
   values = np.stack([as_numbers(column) for column in columns], 1)
   are_numbers = np.isfinite(values).all() and not any(map(is_truth, columns))
   if not are_numbers:
     return cells
-  if (np.abs(values) >= 2**53).any():  # Of whole numbers so large float64 hasn't each.
+  if (np.abs(values) >= 2**53).any():  # Beyond 2⁵³ float64 skips integers: parse exactly.
     whole = [number for number in map(exact, cells.ravel()) if number == number.to_integral_value()]
     if len(whole) == cells.size and all(-(2**63) <= number < 2**63 for number in whole):
       return np.array(list(map(int, whole)), np.int64).reshape(cells.shape)
@@ -79,7 +85,7 @@ def values_of(cells: np.ndarray) -> np.ndarray:
 
 
 def holes_of(words: Sequence[str]) -> np.ndarray:
-  """Find missing targets, `[N]`.
+  """Return which targets are missing, `[N]`.
 
   Args:
     words: the cells of a column.
@@ -97,7 +103,7 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
   """Infer the task by the table above.
 
   Args:
-    targets: without holes, `[N]` or `[N, C]`: numbers, booleans or words.
+    targets: targets without missing values, `[N]` or `[N, C]`: numbers, booleans or words.
 
   Returns:
     The task, and the reason, such as "its values are words".
@@ -116,7 +122,7 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
   if targets.dtype.kind == "f" and not (different == np.rint(different)).all():
     return "regression", "its values are numbers"
   said = f"its values are {len(different)} whole numbers"
-  # Sorted and different, so that the ends say whether one is left out.
+  # Sorted and distinct, so that first and last tell whether one is missing in between.
   has_no_gap = different[0] in (0, 1) and different[-1] - different[0] == len(different) - 1
   if len(different) <= MOST_LABELS or (has_no_gap and counts.min() >= LEAST_OF_EACH):
     return "classification", said
@@ -124,25 +130,25 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
 
 
 def class_key(name: str) -> Any:
-  """Return the identity of a class: 1, 1.0 and 1e0 are one, words differ by their letters."""
+  """Return the identity of a class: 1, 1.0 and 1e0 are the same, words differ by their letters."""
   number = as_number(name)
-  # Exact, as float64 hasn't every integer. What isn't finite is a word.
+  # Exact, as float64 doesn't represent every integer. Nonfinite numbers are words.
   return name if number is None or not abs(number) < float("inf") else exact(name)
 
 
 def exact(number: str) -> Decimal:
-  """Parse a number exactly, of which float64 may be a neighbour."""
+  """Parse a number exactly, without rounding to float64."""
   try:
     return Decimal(number.strip())
-  except InvalidOperation:  # An exponent of twenty digits, say.
+  except InvalidOperation:  # Such as an exponent of twenty digits.
     return Decimal(float(number))
 
 
 def label(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-  """Number the classes; return labels `[N]` in int32 and the names, in numeric or alphabetic order.
+  """Number the classes; return labels `[N]` in int32 and names, in numeric or alphabetic order.
 
   Args:
-    words: the class of each example. Of equal numbers the shortest text is the name.
+    words: the class of each example. Equal numbers are named by the shortest text.
   """
   names: dict[Any, str] = {}
   keys = {word: class_key(word) for word in set(words)}
@@ -161,13 +167,13 @@ def relabel(
   known: Sequence[str],
   unknown: Callable[[str], str],
 ) -> np.ndarray:
-  """Renumber labels by classes that are known: by their names, else as equal numbers.
+  """Renumber labels by known classes, matched by name, else as equal numbers.
 
   Args:
-    labels: `[N]`, by `names`.
+    labels: `[N]`, indices into `names`.
     names: the classes of the data.
-    known: the classes by which they are to be numbered.
-    unknown: makes the message for a class that isn't known.
+    known: the classes that define the new numbers.
+    unknown: returns the message for a class that isn't known.
 
   Raises:
     ValueError: a class isn't known.

@@ -1,4 +1,4 @@
-"""Panels along the steps of a run: losses, gradient norms, and its monitors."""
+"""Panels over the steps of a run: losses, gradient norms, and extra diagnostics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from fbackprop.train.report.figures import (
 )
 from fbackprop.train.results import Result
 
-MOST_STEPS = 2000  # Of the losses.
+MOST_STEPS = 2000  # Of the losses; more points are thinned out.
 MOST_ROWS = 400  # Of each layer's norms.
 
 
@@ -27,7 +27,7 @@ MOST_ROWS = 400  # Of each layer's norms.
   "before, and the test examples at each evaluation.",
 )
 def draw_losses(axes: Any, result: Result) -> None:
-  """Draw the training loss of every step, its mean between evaluations, test and validation."""
+  """Draw each step's training loss, its means between evaluations, test and validation loss."""
   pairs = zip(result.evaluations, middles(result.evaluations), strict=True)
   known = [(e, place) for e, place in pairs if e.train_loss is not None]
   shown, places = [e for e, _ in known], [place for _, place in known]
@@ -39,7 +39,7 @@ def draw_losses(axes: Any, result: Result) -> None:
     losses = positive(result.losses)[kept]
     few = {"marker": ".", "alpha": 0.6} if len(kept) < FEW else {"alpha": 0.2}
     axes.plot(kept + 1, losses, color=COLORS[0], linewidth=0.6, **few)
-  # With dots, as a single evaluation would be a line without length.
+  # With markers, since a single evaluation would be a line of zero length.
   axes.plot(places, [e.train_loss for e in shown], ".-", color=COLORS[0], label="training")
   if shown and shown[-1].test_loss is not None:
     axes.plot(steps, [e.test_loss for e in shown], ".-", color=COLORS[1], label="test")
@@ -51,7 +51,7 @@ def draw_losses(axes: Any, result: Result) -> None:
       draw_both(axes, twin, list(scores), list(scores.values()), COLORS[3], "validation")
       mark_kept(twin, result, COLORS[3])
   elif scores:
-    scored = [-score for score in scores.values()]  # Which are losses.
+    scored = [-score for score in scores.values()]  # Scores are minus the losses.
     axes.plot(list(scores), scored, ".-", color=COLORS[3], label="validation")
     mark_kept(axes, result, COLORS[3], sign=-1)
   mark_divergence(axes, result)
@@ -59,7 +59,7 @@ def draw_losses(axes: Any, result: Result) -> None:
 
 
 def twin_of(axes: Any, name: str) -> Any:
-  """Make an axis on the right for accuracies."""
+  """Add an axis on the right for accuracies."""
   twin = axes.twinx()
   twin.spines["right"].set_visible(True)
   twin.set_ylabel(name)
@@ -69,20 +69,20 @@ def twin_of(axes: Any, name: str) -> Any:
 def draw_both(
   axes: Any, twin: Any, steps: Sequence[int], values: Sequence[float | None], color: str, label: str
 ) -> None:
-  """Draw a dashed curve of the right axis that the legend of the left one names."""
+  """Draw a dashed curve on the right axis, with an entry in the legend of the left one."""
   axes.plot([], [], ".--", color=color, label=label)
   twin.plot(steps, values, ".--", color=color)
 
 
 def positive(values: np.ndarray) -> np.ndarray:
-  """Replace what has no place on a logarithmic axis by NaN, which is a gap."""
+  """Replace values that a logarithmic axis can't show by NaN, which is drawn as a gap."""
   return np.where(values > 0, values, np.nan)
 
 
 def validation_of(result: Result) -> dict[int, float]:
-  """Collect the known validation scores by the steps at which their epochs ended.
+  """Collect the known validation scores by the steps of their epochs' ends.
 
-  Known are those of the evaluations, which hold the latest epoch's, and the best one.
+  They are those of the evaluations, which hold the latest epoch's, and the best one.
   """
   scores = {} if result.best is None else {result.best.step: result.best.score}
   for evaluation in result.evaluations:
@@ -93,7 +93,7 @@ def validation_of(result: Result) -> dict[int, float]:
 
 
 def mark_kept(axes: Any, result: Result, color: str, sign: int = 1) -> None:
-  """Draw a ring around the best score, and a line down to the step whose parameters are kept."""
+  """Circle the best score, and draw a line down to the step whose parameters are kept."""
   best = result.best
   if best is None:
     return
@@ -107,21 +107,21 @@ def mark_kept(axes: Any, result: Result, color: str, sign: int = 1) -> None:
 
 
 def middles(evaluations: Sequence[Any]) -> list[float]:
-  """Return the place of each evaluation's mean loss: the middle of the steps that it averages.
+  """Return the place of each evaluation's mean loss: the middle of the steps averaged.
 
-  At their end, where it becomes known, it would lag behind the losses that it averages.
+  Drawn at the step of the evaluation, the mean would lag behind the losses that it averages.
   """
   steps = [e.step for e in evaluations]
   return [(before + 1 + step) / 2 for before, step in zip([0, *steps], steps, strict=False)]
 
 
 def mark_divergence(axes: Any, result: Result) -> None:
-  """Draw a line at the step that was refused, with the first place that wasn't finite."""
+  """Mark the step that diverged by a line, labelled with the first nonfinite place."""
   if result.diverged_at is None:
     return
   step = len(result.losses)
   axes.axvline(step, color=COLORS[1], linestyle=":", linewidth=1.2)
-  axes.set_xlim(0, 1.05 * step)  # So that there is room for the words, left of the line.
+  axes.set_xlim(0, 1.05 * step)  # Room for the label to the left of the line.
   words = axes.annotate(
     f"diverged at step {step}:\n{result.diverged_at}",
     (step, 0.05), xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -156,7 +156,7 @@ def draw_gradients(axes: Any, result: Result) -> None:
   "steps were too few to estimate it.",
 )
 def draw_noise_scale(axes: Any, result: Result) -> None:
-  """Draw it in examples, at each evaluation where it is known."""
+  """Draw the gradient noise scale, in examples, at each evaluation where it is known."""
   axes.set(title="Noise scale", yscale="log", ylabel="examples")
   draw_evaluations(axes, result, lambda e: e.noise_scale)
 
@@ -166,13 +166,13 @@ def draw_noise_scale(axes: Any, result: Result) -> None:
   "The share of the examples whose gradients were clipped.",
 )
 def draw_clipped(axes: Any, result: Result) -> None:
-  """Draw a share, at each evaluation."""
+  """Draw the fraction of clipped examples at each evaluation."""
   axes.set(title="Clipped examples", ylabel="share", ylim=(-0.03, 1.03))
   draw_evaluations(axes, result, lambda e: e.clipped)
 
 
 def draw_evaluations(axes: Any, result: Result, value_of: Callable[[Any], float | None]) -> None:
-  """Draw a curve over the evaluations, with dots, and gaps where a value is unknown."""
+  """Draw a curve over the evaluations, with markers, and gaps where a value is unknown."""
   along_steps(axes)
   steps = [e.step for e in result.evaluations]
   values = [np.nan if (value := value_of(e)) is None else value for e in result.evaluations]
@@ -181,7 +181,7 @@ def draw_evaluations(axes: Any, result: Result, value_of: Callable[[Any], float 
 
 
 def draw_health(axes: Any, result: Result, field: str, title: str) -> None:
-  """Draw a field of `LayerHealth` of each layer; of the copies in a `repeat` their mean."""
+  """Draw a field of `LayerHealth` for each layer, averaged over the copies in a `repeat`."""
   watched = [(e.step, e.health) for e in result.evaluations if e.health]
   layers = list(watched[0][1])
   axes.set(title=title)
@@ -209,7 +209,7 @@ HEALTH = (
 
 
 def monitors_of(result: Result) -> list[Panel]:
-  """Return a panel for each quantity that was monitored."""
+  """Return a panel for each extra diagnostic recorded."""
   panels = []
   if any(e.noise_scale is not None for e in result.evaluations):
     panels.append(draw_noise_scale.of(result=result))
@@ -230,7 +230,7 @@ KEPT = (
 
 
 def panels_of(result: Result) -> list[Panel]:
-  """Return the panels of how a run went."""
+  """Return the panels over the steps of a run."""
   note = "" if result.best is None else KEPT
   losses = draw_losses.of(result=result, note=note)
   return [losses, draw_gradients.of(result=result), *monitors_of(result)]

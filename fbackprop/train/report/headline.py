@@ -1,4 +1,4 @@
-"""The first lines of a page: the data, why the run ended, and its most important numbers.
+"""The head of a page: the data, the stop reason, and the most important numbers.
 
 To add a number, add a `Tile` to `tiles_of` or `ensemble_tiles_of`, or to what both share.
 """
@@ -30,9 +30,9 @@ def tiles_of(result: Result, dataset: Dataset, outputs: np.ndarray) -> list[Tile
   """Return the most important numbers of a run.
 
   Args:
-    result: the run.
-    dataset: in units of its own.
-    outputs: of the network for the test examples: logits, or values in these units.
+    result: the result of the run.
+    dataset: the data, in its own units.
+    outputs: the network's outputs for the test set: logits, or values in these units.
   """
   last = result.evaluations[-1]
   kept = last if result.best is None else result.best
@@ -60,12 +60,12 @@ def ensemble_tiles_of(
 
 
 def score_name(dataset: Dataset) -> str:
-  """Name the score by which members are compared."""
+  """Return the name of the score by which members are compared."""
   return "test accuracy" if dataset.is_classification else "test loss"
 
 
 def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
-  """Return the scores of the outputs for the test examples."""
+  """Return the scores of the outputs for the test set."""
   true = dataset.targets_test
   if dataset.task == "regression":
     return [
@@ -78,7 +78,7 @@ def score_tiles(dataset: Dataset, outputs: np.ndarray) -> list[Tile]:
 
 
 def cost_tiles(result: Result | EnsembleResult) -> list[Tile]:
-  """Return the time that a run took, and its worst gradient check."""
+  """Return the time of a run, and its largest gradient error."""
   error, checks = result.gradient_check_max_rel_error, len(result.checks)
   worst = measured(error) if error is None or not np.isfinite(error) else Number(f"{error:.1e}")
   seconds = (
@@ -92,7 +92,7 @@ def cost_tiles(result: Result | EnsembleResult) -> list[Tile]:
 
 
 def training_of(result: Result) -> str:
-  """Describe the training loss, and the step of the test loss if that is another one."""
+  """Describe the training loss, and the step of the test loss if it is another one."""
   text = measured(result.evaluations[-1].train_loss).text
   if result.best is None or result.best.step == result.steps:
     return f"training {text}"
@@ -100,7 +100,7 @@ def training_of(result: Result) -> str:
 
 
 def ending_of(result: Result) -> str:
-  """Describe why a run ended, what is kept, and the gradient checks if one failed."""
+  """Describe why a run ended, which parameters are kept, and the first failed gradient check."""
   steps = f"step {result.steps:,}"
   judged = "loss had stopped falling" if result.best is None else "score had stopped rising"
   words = {
@@ -123,7 +123,7 @@ def ending_of(result: Result) -> str:
 
 
 def ensemble_ending_of(result: EnsembleResult, rates: Sequence[RateScores], kept: int) -> str:
-  """Describe how the members ended, which are kept, and a failed gradient check."""
+  """Describe how the members ended, which are kept, and the first failed gradient check."""
   ways = ", ".join(
     f"{count:,} {reason if reason in ('diverged', 'interrupted') else f'stopped by {reason}'}"
     for reason, count in Counter(result.stop_reasons).most_common()
@@ -147,7 +147,7 @@ def ensemble_ending_of(result: EnsembleResult, rates: Sequence[RateScores], kept
 
 
 def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
-  """Describe the first check that failed, if one did."""
+  """Describe the first failed gradient check, if any."""
   wrong = [(step, check) for step, check in checks if not check.ok]
   return [
     f"The gradient of {check.leaf} differed from jax.grad by {check.rel_error:.1e} at step "
@@ -157,7 +157,7 @@ def wrong_gradient(checks: Iterable[tuple[int, LiveCheck]]) -> list[str]:
 
 
 def about(dataset: Dataset, n_validation: int = 0) -> str:
-  """Describe the data in a sentence; `n_validation` training examples are the validation set."""
+  """Describe the data in a sentence; `n_validation` is the size of the validation set."""
   kind = {"classification": "classes", "multilabel": "labels", "regression": "values"}[dataset.task]
   validation = f" {n_validation:,} validation" if n_validation else ""
   training = f"{len(dataset.x) - n_validation:,} training{',' if validation else ''}{validation}"
@@ -174,5 +174,5 @@ def about(dataset: Dataset, n_validation: int = 0) -> str:
 
 
 def number_of(count: int, things: str) -> str:
-  """Write a number of things, or one."""
+  """Format a number of things, in the singular or plural."""
   return f"{count:,} {things if count != 1 else things.removesuffix('s')}"

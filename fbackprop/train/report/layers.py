@@ -16,7 +16,7 @@ from fbackprop.train.results import Result
 from fbackprop.train.step import by_layer
 from fbackprop.types import Array
 
-MOST_LAYERS = 16  # More rows than these can't be read.
+MOST_LAYERS = 16  # More rows would be illegible.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -37,9 +37,9 @@ def draw_values(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
   "The cotangents of each layer's outputs: the sizes of those that aren't zero.",
 )
 def draw_cotangents(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
-  """Draw the sizes of the cotangents that aren't zero, of each example's own loss."""
+  """Draw the magnitudes of the nonzero cotangents, of each example's own loss."""
   rows = {
-    # N times those of the mean loss.
+    # N times those of the mean loss, whose seed is 1/N.
     name: np.abs(np.asarray(seen.y_bar, np.float64)).ravel() * seen.y_bar.shape[-2]
     for name, seen in signals.items()
   }
@@ -51,7 +51,7 @@ def draw_cotangents(axes: Any, signals: Mapping[str, Signals], color: str) -> No
 def draw_boxes(
   axes: Any, boxes: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], color: str
 ) -> None:
-  """Draw a box plot of each layer, the first on top, and beside it its share of zeros."""
+  """Draw a box plot of each layer, the first on top, with its fraction of zeros beside it."""
   every = list(rows)
   names = [every[i] for i in spread_out(len(every), MOST_LAYERS)]
   ends: list[float] = []
@@ -67,14 +67,14 @@ def draw_boxes(
     axes.annotate(
       f"{zero:.0%} zero", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
     )
-  if axes.get_xscale() == "log" and ends:  # Autoscaling cuts off the ends of the whiskers.
+  if axes.get_xscale() == "log" and ends:  # Autoscaling cuts off the whiskers.
     axes.set_xlim(min(ends) / 2, max(ends) * 2)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def panels_of(signals: Mapping[str, Signals]) -> list[Panel]:
-  """Return the panels of what passes through the layers, forward and backward."""
+  """Return the panels of the signals of the layers, forward and backward."""
   size = 5.6, max(2.0, 0.3 * min(len(signals), MOST_LAYERS) + 1.1)
   return [
     draw.of(size=size, signals=signals, color=color)
@@ -82,9 +82,9 @@ def panels_of(signals: Mapping[str, Signals]) -> list[Panel]:
   ]
 
 
-# By activation: where it is flat, from its outputs. Flat is a slope of zero, or of less than a
-# hundredth of the largest one: y (1 − y) < 0.01 / 4 of the sigmoid, 1 − y² < 0.01 of tanh. For a
-# small input relu6 is as flat as relu, which isn't counted.
+# Predicates by activation: whether an output is at a flat place. Flat means a slope of zero, or
+# below a hundredth of the largest one: y (1 − y) < 0.01 / 4 of the sigmoid, 1 − y² < 0.01 of tanh.
+# relu, and relu6 for small inputs, isn't counted.
 SATURATED: dict[str, Callable[[np.ndarray], Any]] = {
   "sigmoid": lambda y: y * (1 - y) < 0.01 / 4,
   "tanh": lambda y: 1 - y**2 < 0.01,
@@ -96,10 +96,10 @@ SATURATED: dict[str, Callable[[np.ndarray], Any]] = {
 def layers_of(signals: Mapping[str, Signals], result: Result) -> Table:
   """Return a table with a row for each layer.
 
-  For the test examples: root mean squares of the outputs y and of the cotangents ȳ of each
-  example's own loss; the share of dead units, whose output is the same for every example; the share
-  of outputs at which a bounded activation is saturated. Of the parameters: shapes, norm, and the
-  norm of their gradient in the last step.
+  For the test set: root mean squares of the outputs y and of the cotangents ȳ of each example's own
+  loss; the fraction of dead units, whose output is constant over the examples; the fraction of
+  outputs at which a bounded activation is saturated. Of the parameters: shapes, norm, and the norm
+  of their gradient in the last step.
   """
   params = {place(name): leaves for name, leaves in by_layer(result.params).items()}
   last = result.grad_norms[-1] if len(result.grad_norms) else [None] * len(result.layer_names)
@@ -125,12 +125,12 @@ def layers_of(signals: Mapping[str, Signals], result: Result) -> Table:
 
 
 def place(path: str) -> str:
-  """Return a layer's place as `fbackprop.inspect` writes it: "4.0" for "[4][0]"."""
+  """Return a layer's place in the notation of `fbackprop.inspect`: "4.0" for "[4][0]"."""
   return path.strip("[]").replace("][", ".")
 
 
 def times(shape: tuple[int, ...]) -> str:
-  """Write a shape as 3×4."""
+  """Format a shape as 3×4."""
   return "×".join(map(str, shape)) or "1"
 
 
@@ -140,11 +140,11 @@ def norm_of(leaves: list[Array]) -> float:
 
 
 def dead(y: np.ndarray) -> float | None:
-  """Compute the share of units whose output is the same for all of several examples."""
+  """Compute the fraction of units whose output is constant over several examples, else None."""
   return float((y == y[..., :1, :]).all(-2).mean()) if y.shape[-2] > 1 else None
 
 
 def saturated(name: str, y: np.ndarray) -> float | None:
-  """Compute the share of outputs at which an activation is flat; None if it never is."""
+  """Compute the fraction of outputs at which an activation is flat; None if it never is."""
   is_flat = SATURATED.get(name.rpartition(".")[2])
   return None if is_flat is None else float(is_flat(y).mean())

@@ -1,4 +1,4 @@
-"""The members of an ensemble: panels of how they trained and scored, and tables of them."""
+"""The members of an ensemble: panels of their training and scores, and tables of them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,16 +18,16 @@ from fbackprop.train.report.figures import (
 )
 from fbackprop.train.report.tables import Number, Table, counted, measured
 
-MOST_MEMBERS = 100  # Of the table; the rest is in summary.json.
+MOST_MEMBERS = 100  # Per table; the others are in summary.json.
 
 
 class RateScores(NamedTuple):
-  """Scores on the test examples of the members that share a learning rate.
+  """Test scores of the members that share a learning rate.
 
   Attributes:
     rate: the learning rate.
-    scores: of each member, `[K]`: accuracies of labels, else mean losses.
-    together: of the ensemble.
+    scores: score of each member, `[K]`: accuracies for labels, else mean losses.
+    together: score of the ensemble.
   """
 
   rate: float
@@ -42,7 +42,7 @@ class RateScores(NamedTuple):
   "to the largest member.",
 )
 def draw_spread(axes: Any, result: EnsembleResult) -> None:
-  """Draw the members' mean losses and accuracies, with bands from the least to the largest."""
+  """Draw the members' mean losses and accuracies, with bands from the minimum to the maximum."""
   axes.set(title="Loss", yscale="log")
   along_steps(axes)
   if result.losses.size:
@@ -72,7 +72,7 @@ def draw_band(
   line: str,
   above: float = -np.inf,
 ) -> None:
-  """Draw the mean of the members' numbers `[K]` at each step, and a band around it."""
+  """Draw the mean of the members' numbers `[K]` over the steps, with a band around it."""
   values = known(np.stack(rows), above)
   means, low, high = (
     found.filled(np.nan) for found in (values.mean(1), values.min(1), values.max(1))
@@ -82,7 +82,7 @@ def draw_band(
 
 
 def known(values: np.ndarray, above: float) -> Any:
-  """Mask the numbers that aren't finite or have no place on the axis."""
+  """Mask the numbers that aren't finite or can't be shown on the axis."""
   is_known = np.isfinite(values) & (values > above)
   return np.ma.masked_array(values, ~is_known, dtype=np.float64)
 
@@ -92,13 +92,13 @@ def known(values: np.ndarray, above: float) -> Any:
   "The score of each member, and of the ensemble: of their mean prediction.",
 )
 def draw_ranks(axes: Any, own: RateScores, name: str, is_good: bool) -> None:
-  """Draw the members' scores, the best first, and the ensemble's.
+  """Draw the members' scores, sorted, and the ensemble's.
 
   Args:
     axes: the panel.
     own: the scores.
-    name: of the score.
-    is_good: whether more is better.
+    name: name of the score.
+    is_good: whether a higher score is better.
   """
   ranked = np.sort(own.scores)[::-1] if is_good else np.sort(own.scores)
   axes.axhline(own.together, color=COLORS[1], linewidth=1.5, label="together")
@@ -110,7 +110,7 @@ def draw_ranks(axes: Any, own: RateScores, name: str, is_good: bool) -> None:
 
 
 def panels_of(result: EnsembleResult, own: RateScores, name: str, is_good: bool) -> list[Panel]:
-  """Return the panels of how the members of an ensemble went, and of their scores."""
+  """Return the panels of the training and the scores of an ensemble's members."""
   return [draw_spread.of(result=result), draw_ranks.of(own=own, name=name, is_good=is_good)]
 
 

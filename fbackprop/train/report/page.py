@@ -1,7 +1,7 @@
-"""`report.html`: a run or an ensemble as one file to read in a browser.
+"""`report.html`: the report of a run or an ensemble as one self-contained file.
 
-It has no script and loads nothing. What comes from data and from the command line is text to the
-page: the template escapes it.
+It has no scripts and loads nothing. The template escapes all text, since names come from data and
+from the command line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,17 +33,17 @@ FILES = {
 
 
 class RunInfo(NamedTuple):
-  """How a run was started, for its page.
+  """The settings and circumstances of a run, for its page.
 
   Attributes:
-    folder: of the run; its files are listed.
-    method: the optimiser and its options, in a line.
-    seed: of all random numbers; member k of an ensemble has `seed` + k.
-    settings: name and value of each option, and whether it isn't the default.
+    folder: the run's folder, whose files are listed.
+    method: the optimizer and its options, in a line.
+    seed: random seed; member k of an ensemble has `seed` + k.
+    settings: name and value of each option, and whether it differs from the default.
     environment: versions and machine.
     again: the command that repeats the run from its folder.
-    command: as it was given.
-    n_validation: the number of training examples in the validation set.
+    command: the original command.
+    n_validation: size of the validation set.
   """
 
   folder: Path
@@ -59,13 +59,13 @@ class RunInfo(NamedTuple):
 def draw_page(
   info: RunInfo, result: Result, dataset: Dataset, signals: Mapping[str, Signals], model: Model
 ) -> bytes:
-  """Write the page of a run.
+  """Render the page of a run.
 
   Args:
-    info: how it was started.
-    result: the run.
-    dataset: what it was trained on.
-    signals: what passes through each layer for the test examples, by `fbackprop.inspect`.
+    info: the settings of the run.
+    result: its result.
+    dataset: its data.
+    signals: signals of each layer for the test set, by `fbackprop.inspect`.
     model: the network with the parameters that are kept.
 
   Returns:
@@ -76,7 +76,7 @@ def draw_page(
       extra.
   """
   outputs = np.asarray(list(signals.values())[-1].y)
-  # A run that diverged may have any numbers; the page says which aren't finite.
+  # A diverged run may have any numbers; the page says which aren't finite.
   with np.errstate(all="ignore"):
     return render(
       info, dataset, model, outputs,
@@ -97,19 +97,19 @@ def draw_ensemble_page(
   dataset: Dataset,
   model: Model,
 ) -> bytes:
-  """Write the page of an ensemble: that of a run, with the members in place of the layers.
+  """Render the page of an ensemble: that of a run, with members in place of layers.
 
   Args:
-    info: how it was started.
-    result: the members that are kept.
+    info: the settings of the run.
+    result: the result of the members that are kept.
     rates: the scores of each learning rate.
-    kept: which of them is kept.
-    dataset: what they were trained on.
+    kept: index of the rate that is kept.
+    dataset: the data.
     model: the ensemble.
 
-  Returns and raises what `draw_page` does.
+  Returns and raises as `draw_page`.
   """
-  # The test examples are standardised already, and the outputs are to be, too.
+  # Without standardisation, since the test set is standardised already and the outputs stay so.
   bare = model.description._replace(standardization=None, target_standardization=None)
   own, name, is_good = rates[kept], headline.score_name(dataset), dataset.is_classification
   with np.errstate(all="ignore"):
@@ -130,13 +130,13 @@ def draw_ensemble_page(
 def render(
   info: RunInfo, dataset: Dataset, model: Model, outputs: np.ndarray, **course: Any
 ) -> bytes:
-  """Fill in the template.
+  """Render the template.
 
   Args:
     info: as of `draw_page`.
-    dataset: likewise.
-    model: likewise.
-    outputs: for the test examples, in the network's units.
+    dataset: as of `draw_page`.
+    model: as of `draw_page`.
+    outputs: outputs for the test set, in the network's units.
     **course: the variables of page.html that differ between a run and an ensemble.
   """
   jinja2 = need("jinja2", extra="train")
@@ -180,6 +180,6 @@ def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.nda
 
 
 def files_of(folder: Path) -> list[tuple[str, int, str]]:
-  """List the files beside the page: name, bytes, purpose; none of a folder that is gone."""
+  """List the files beside the page with name, size and purpose; empty for a missing folder."""
   paths = sorted(path for path in folder.glob("[!.]*") if path.is_file())
   return [(path.name, path.stat().st_size, FILES.get(path.name, "")) for path in paths]

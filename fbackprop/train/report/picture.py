@@ -1,4 +1,4 @@
-"""`report.png`: a run as one picture of six panels."""
+"""`report.png`: the report of a run as one picture of six panels."""
 
 import io
 import textwrap
@@ -16,7 +16,7 @@ from fbackprop.train.report import curves, layers, predictions
 from fbackprop.train.report.figures import RULES
 from fbackprop.train.results import Result
 
-MOST_LETTERS = 130  # Of a line of the title, as wide as the picture.
+MOST_LETTERS = 130  # Per line of the title, at the picture's width.
 
 
 def draw_report(
@@ -27,22 +27,22 @@ def draw_report(
   *,
   tell: Callable[[str], None] = warnings.warn,
 ) -> bytes:
-  """Draw a run.
+  """Draw the picture of a run.
 
-  Names of classes and columns are drawn in fonts that have their letters. Where none is installed
-  they are romanised, as "goyangi" for 고양이, so that the run is saved all the same.
+  Names of classes and columns are drawn in fonts that have their letters. If none is installed they
+  are romanised, such as "goyangi" for 고양이, so that the report is written in any case.
 
   Args:
-    title: above the picture.
-    result: the run.
-    dataset: what it was trained on.
-    signals: what passes through each layer for the test examples, by `fbackprop.inspect`.
-    tell: called with a sentence on the letters that no font has, if there are any.
+    title: title above the picture.
+    result: the result of the run.
+    dataset: its data.
+    signals: signals of each layer for the test set, by `fbackprop.inspect`.
+    tell: called with a sentence on letters that no font has, if there are any.
 
   Returns:
-    A PNG file: the losses, the norm of each layer's gradient, each layer's outputs and their
-    cotangents, and of labels the confusion matrix and misclassified examples, of a function of one
-    variable the fit.
+    A PNG file: the losses, the gradient norms, the outputs and the cotangents of each layer, and
+    for labels the confusion matrix and misclassified examples, for a function of one variable the
+    fit.
 
   Raises:
     ModuleNotFoundError: matplotlib or scikit-learn isn't installed; the message names the extra.
@@ -71,13 +71,13 @@ def draw_report(
       for axes, panel in zip(places, panels[:2], strict=True):
         panel(axes)
     file = io.BytesIO()
-    # Without the software's version and date the same run gives the same bytes.
+    # Without version and date, so that the same run gives the same bytes.
     figure.savefig(file, format="png", metadata={"Software": None})
   return file.getvalue()
 
 
 def romanised(dataset: Dataset, choice: FontChoice) -> Dataset:
-  """Replace names by ones that can be drawn; two that would be the same get their numbers."""
+  """Replace names by ones that can be drawn, numbered where two would coincide."""
   names = [choice.spell(name) for name in dataset.output_names]
   if len(set(names)) < len(set(dataset.output_names)):
     names = [f"{i}: {name}" for i, name in enumerate(names)]

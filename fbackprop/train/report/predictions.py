@@ -1,4 +1,4 @@
-"""Panels of what a network predicts for the test examples: classes, labels, values, regions."""
+"""Panels of the network's predictions for the test set: classes, labels, values, regions."""
 
 from typing import Any, NamedTuple
 
@@ -32,8 +32,8 @@ CURVE_POINTS = 500
 def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw the confusion matrix.
 
-  Not scikit-learn's `ConfusionMatrixDisplay`: here zeros are blank and shades go by the square
-  root, so that a few mistakes are seen beside many right answers.
+  Not by scikit-learn's `ConfusionMatrixDisplay`: here zeros are blank, and shades are proportional
+  to the square root, so that a few mistakes are visible beside many right predictions.
   """
   metrics = need("sklearn.metrics", extra="data")
   labels, classes = dataset.targets_test, range(dataset.outputs)
@@ -59,7 +59,7 @@ def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw up to twelve misclassified examples, the most confident mistakes first."""
   predicted, labels = outputs.argmax(1), dataset.targets_test
   wrong = np.flatnonzero(predicted != labels)
-  # The last good parameters of a run that diverged may give infinities: ∞ − ∞ is no margin at all.
+  # The last parameters of a diverged run may overflow: ∞ − ∞ is NaN, and no margin.
   with np.errstate(invalid="ignore"):
     margin = outputs.max(1) - outputs[np.arange(len(labels)), labels]
   shown = wrong[np.argsort(-margin[wrong], kind="stable")][:12]
@@ -72,14 +72,14 @@ def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
     inset = axes.inset_axes((0.02 + column * 0.25, 0.68 - row * 0.33, 0.21, 0.21))
     inset.imshow(dataset.x_test[example].reshape(dataset.image_shape), cmap="gray_r")
     inset.set(xticks=[], yticks=[])
-    inset.spines[:].set_visible(True)  # A whole frame, as a picture has.
+    inset.spines[:].set_visible(True)  # All four sides, which `RULES` turns off.
     inset.set_title(
       f"{labels[example]} taken for {predicted[example]}", fontsize=8, fontweight="normal"
     )
 
 
 class Plane(NamedTuple):
-  """Points x `[P]` by y `[P]`, and the probabilities there, `[P, P, C]`, rows by y."""
+  """Grid points x `[P]` and y `[P]`, and the probabilities there, `[P, P, C]`, rows by y."""
 
   x: np.ndarray
   y: np.ndarray
@@ -87,11 +87,11 @@ class Plane(NamedTuple):
 
 
 def plane_of(dataset: Dataset, model: Model) -> Plane:
-  """Evaluate a model over the plane of the examples.
+  """Evaluate a model on a grid over the plane of the examples.
 
   Args:
-    dataset: of two features, in units of its own.
-    model: takes them as they are.
+    dataset: data of two features, in its own units.
+    model: a model that takes these units.
   """
   every = np.concatenate([dataset.x, dataset.x_test])
   low, high = every.min(0), every.max(0)
@@ -108,7 +108,7 @@ def plane_of(dataset: Dataset, model: Model) -> Plane:
   "ringed: test examples; crossed: misclassified ones.",
 )
 def draw_regions(axes: Any, dataset: Dataset, outputs: np.ndarray, plane: Plane) -> None:
-  """Draw the predicted class over the plane, with the examples of both parts."""
+  """Draw the predicted class over the plane, with the training and test examples."""
   colors = colors_of(dataset.outputs)
   x, y = plane.x, plane.y
   dx, dy = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
@@ -131,7 +131,7 @@ def draw_regions(axes: Any, dataset: Dataset, outputs: np.ndarray, plane: Plane)
 
 
 def shade(probabilities: np.ndarray, colors: list[Any]) -> np.ndarray:
-  """Color points by their predicted class, `[..., 4]`; transparent where nothing is finite."""
+  """Color points by their predicted class, `[..., 4]`; transparent where no output is finite."""
   to_rgba = need("matplotlib.colors", extra="plot").to_rgba_array
   image: np.ndarray = to_rgba(colors)[probabilities.argmax(-1)]
   chance = 1 / len(colors)
@@ -161,8 +161,8 @@ def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   "How far apart those that have a label and those that haven't are; above 0, it is predicted.",
 )
 def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
-  """Draw histograms of the logits of those that have a label and of those that haven't."""
-  # With the same bins, as heights couldn't be compared otherwise.
+  """Draw histograms of the logits for positive and for negative examples."""
+  # With shared bins, as heights wouldn't be comparable otherwise.
   bins = np.histogram_bin_edges(outputs[np.isfinite(outputs)], 40)
   for has, color in ((False, MUTED), (True, COLORS[1])):
     values = outputs[(dataset.targets_test > 0.5) == has]
@@ -177,7 +177,7 @@ def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 
 
 def curve_of(dataset: Dataset, model: Model) -> tuple[np.ndarray, np.ndarray]:
-  """Evaluate a model of one feature from the least to the largest example."""
+  """Evaluate a model of one feature over the range of the examples."""
   every = np.concatenate([dataset.x, dataset.x_test])
   x = np.linspace(every.min(), every.max(), CURVE_POINTS, dtype=np.float32)
   return x, model.outputs(x[:, None])[:, 0]
@@ -197,9 +197,9 @@ def draw_fit(
 
   Args:
     axes: the panel.
-    dataset: of one feature and one value.
-    outputs: predictions for the test examples.
-    curve: x and f(x; Θ), where they are known at more points than those.
+    dataset: data of one feature and one value.
+    outputs: predictions for the test set.
+    curve: x and f(x; Θ) at more points, if known.
   """
   x, true = dataset.x_test[:, 0], dataset.targets_test[:, 0]
   axes.plot(dataset.x[:, 0], dataset.targets[:, 0], ".", color=MUTED, ms=3, label="training points")
@@ -215,24 +215,24 @@ def draw_fit(
 
 
 def is_curve(x: np.ndarray) -> bool:
-  """Return whether points go from left to right, as those of a curve."""
+  """Return whether points are sorted by x, as of a curve."""
   return bool((np.diff(x) > 0).all())
 
 
 @panel("Residuals", "Prediction minus truth for the test examples.")
 def draw_residuals(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
-  """Draw prediction minus truth over the feature."""
+  """Draw the residuals, prediction minus truth, over the feature."""
   x, left = dataset.x_test[:, 0], outputs[:, 0] - dataset.targets_test[:, 0]
   axes.axhline(0, color=MUTED, linewidth=0.8)
   axes.plot(x, left, "-" if is_curve(x) else ".", color=COLORS[1])
   name, true = ("x", "f*(x)") if is_curve(x) else (shortened(dataset.features[0]), "true")
   axes.set(title=f"f(x; Θ) − {true}", xlabel=name)
-  if not np.isfinite(outputs).any():  # As the last good parameters of a run that diverged may give.
+  if not np.isfinite(outputs).any():  # Possible after a divergence.
     axes.text(0.5, 0.6, "f(x; Θ) is not finite", transform=axes.transAxes, ha="center")
 
 
 def unit_of(dataset: Dataset) -> str:
-  """Name the unit of values that are still standardised."""
+  """Return the unit of values that are still standardised."""
   return "" if dataset.target_standardization is None else ", in standard deviations"
 
 
@@ -241,7 +241,7 @@ def unit_of(dataset: Dataset) -> str:
   "The test examples, in the units of the data; on the line, the prediction is right.",
 )
 def draw_predictions(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
-  """Draw predictions over true values, with R² of each."""
+  """Draw predictions over true values, with R² for each value."""
   true = dataset.targets_test
   for i, name in enumerate(map(shortened, dataset.output_names)):
     r2 = r_squared(outputs[:, i], true[:, i])
@@ -268,20 +268,19 @@ def draw_errors(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 
 
 def panels_of(dataset: Dataset, outputs: np.ndarray, model: Model | None = None) -> list[Panel]:
-  """Return the panels of what was learned.
+  """Return the panels of the predictions.
 
   Args:
     dataset: the data.
-    outputs: of the network for the test examples, in the dataset's units.
-    model: the network, if it is to be evaluated at other points, too. Then the dataset is in units
-      of its own.
+    outputs: the network's outputs for the test set, in the dataset's units.
+    model: the network, for evaluation at other points; the dataset is then in its own units.
   """
   seen: dict[str, Any] = {"dataset": dataset, "outputs": outputs}
   if dataset.is_classification:
     side = min(9.0, max(4.4, 0.3 * dataset.outputs + 1.4))
     confusion = draw_confusion.of(size=(max(5.6, side), side), **seen)
     if model is None:
-      return [confusion, draw_mistakes.of(**seen)]  # The page has a section of them.
+      return [confusion, draw_mistakes.of(**seen)]  # The page has a section of mistakes.
     if dataset.x.shape[1] != 2:
       return [confusion]
     return [confusion, draw_regions.of(size=(5.6, 4.4), plane=plane_of(dataset, model), **seen)]

@@ -15,27 +15,27 @@ from fbackprop.train.metrics import r_squared, root_mean_square
 from fbackprop.train.models import Model
 
 MOST_WORST = 12
-MOST_FEATURES, MOST_VALUES = 16, 4  # More columns aren't read.
+MOST_FEATURES, MOST_VALUES = 16, 4  # Columns of a table of examples.
 
 # --- Cells ----------------------------------------------------------------------------------------
 
 
 class Number(NamedTuple):
-  """A number in a table, and the length of the bar under it, from 0 to 1; None for no bar."""
+  """A number in a table, and the length of its bar, from 0 to 1; None for no bar."""
 
   text: str
   share: float | None = None
 
 
 class Table(NamedTuple):
-  """Columns by their heads, and rows of words and numbers."""
+  """A table: column heads, and rows of text and numbers."""
 
   heads: Sequence[str]
   rows: Sequence[Sequence[str | Number]]
 
 
 def measured(value: float | None) -> Number:
-  """Format a measurement: four places, or a power of ten where these would be zeros."""
+  """Format a measurement with four decimals, or in scientific notation where these are zeros."""
   if value is None:
     return Number("–")
   if not math.isfinite(value):
@@ -44,12 +44,12 @@ def measured(value: float | None) -> Number:
 
 
 def percent(share: float | None) -> Number:
-  """Format a share."""
+  """Format a fraction in percent."""
   return Number("–" if share is None else f"{100 * share:.1f} %")
 
 
 def given(value: float, digits: int = 6) -> Number:
-  """Format a number of the data, with the digits that it came with."""
+  """Format a number of the data with its own digits."""
   return Number(f"{value:.{digits}g}" if math.isfinite(value) else "not finite")
 
 
@@ -59,7 +59,7 @@ def counted(value: int) -> Number:
 
 
 def barred(values: Sequence[float | None]) -> list[Number]:
-  """Format a column of measurements with bars, the largest finite one of full length."""
+  """Format a column of measurements with bars relative to the largest finite one."""
   finite = [abs(value) for value in values if value is not None and math.isfinite(value)]
   full = max(finite, default=0.0)
   return [
@@ -71,7 +71,7 @@ def barred(values: Sequence[float | None]) -> list[Number]:
 
 
 def more_digits(size: float, spread: float) -> int:
-  """Count the further digits that distinguish numbers far from 0 and close to each other."""
+  """Count the extra digits that distinguish numbers far from 0 and close to each other."""
   if not (math.isfinite(size) and math.isfinite(spread) and spread > 0):
     return 0
   return min(9, max(0, int(math.log10(size / spread)) - 1)) if size > spread else 0
@@ -81,11 +81,11 @@ def more_digits(size: float, spread: float) -> int:
 
 
 def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
-  """Return a table with a row for each class, label or value.
+  """Return a table of scores, with a row for each class, label or value.
 
   Args:
-    dataset: in units of its own.
-    outputs: of the network for the test examples, in these units, `[N, C]`.
+    dataset: the data, in its own units.
+    outputs: the network's outputs for the test set, in these units, `[N, C]`.
 
   Raises:
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
@@ -99,7 +99,7 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
     )
   found = outputs.argmax(1)
   if not dataset.is_classification:
-    # scikit-learn takes a single column for a binary problem: a further one, of zeros, prevents it.
+    # scikit-learn treats a single column as a binary problem: a second one, of zeros, prevents it.
     true, found = (np.pad(labels, ((0, 0), (0, 1))) for labels in (true > 0.5, outputs > 0))
   metrics = need("sklearn.metrics", extra="data")
   *shares, support = metrics.precision_recall_fscore_support(
@@ -114,7 +114,7 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
 
 
 def scores_of_value(found: np.ndarray, true: np.ndarray) -> Iterable[Number]:
-  """Format the scores of a regression's value, in its units."""
+  """Format the scores of one regression value, in its units."""
   error = found - true
   sizes = np.abs(error.astype(np.float64))
   rest = (root_mean_square(error), sizes.mean(), sizes.max(), true.std(dtype=np.float64))
@@ -124,7 +124,7 @@ def scores_of_value(found: np.ndarray, true: np.ndarray) -> Iterable[Number]:
 
 # --- The worst examples ---------------------------------------------------------------------------
 
-# Heads, and for each example the cells under them.
+# The heads, and for each example the cells under them.
 Answers = tuple[Sequence[str], Sequence[Sequence[str | Number]]]
 
 
@@ -145,7 +145,7 @@ def losses_of(dataset: Dataset, model: Model, outputs: np.ndarray) -> np.ndarray
 
 
 def worst_of(losses: np.ndarray) -> np.ndarray:
-  """Find the largest losses, up to `MOST_WORST`; one that isn't a number counts as the largest."""
+  """Return the indices of the largest losses, up to `MOST_WORST`; NaN counts as the largest."""
   largest_first = np.argsort(-np.nan_to_num(losses, nan=np.inf, posinf=np.inf), kind="stable")
   return largest_first[:MOST_WORST]
 
@@ -153,7 +153,7 @@ def worst_of(losses: np.ndarray) -> np.ndarray:
 def pictures_of(
   dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndarray
 ) -> list[Picture]:
-  """Draw the worst examples of images; `outputs` are logits."""
+  """Draw the worst examples of an image data set; `outputs` are logits."""
   imsave = need("matplotlib.image", extra="plot").imsave
   worst = worst_of(losses)
   pictures = []
@@ -169,12 +169,12 @@ def pictures_of(
 
 
 def worst_rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndarray) -> Table:
-  """Return a table of the worst examples: the truth, the prediction, and the features.
+  """Return a table of the worst examples: truth, prediction, and features.
 
   Args:
-    dataset: in units of its own.
+    dataset: the data, in its own units.
     model: the network.
-    losses: of the test examples, `[N]`.
+    losses: losses of the test set, `[N]`.
     outputs: logits, or values in the data's units, `[N, C]`.
   """
   worst = worst_of(losses)
@@ -186,7 +186,7 @@ def worst_rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: n
   else:
     answers = answers_of_values(dataset, outputs, worst)
   features = dataset.features[:MOST_FEATURES]
-  # Digits that standardisation rounded are no part of the data.
+  # Digits beyond the rounding of standardisation aren't part of the data.
   sizes = np.abs(dataset.x_test).max(0, initial=0.0).tolist()
   more = list(map(more_digits, sizes, np.ptp(dataset.x_test, 0).tolist()))
   digits = [
@@ -209,7 +209,7 @@ def worst_rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: n
 def answers_of_class(
   dataset: Dataset, model: Model, outputs: np.ndarray, rows: np.ndarray
 ) -> tuple[Sequence[str], list[tuple[str, str, Number, Number]]]:
-  """Describe examples that have a label."""
+  """Describe examples with one label."""
   true, found = dataset.targets_test[rows], outputs[rows].argmax(1)
   each = np.arange(len(rows))
   probabilities = model.probabilities(outputs[rows])
@@ -225,7 +225,7 @@ def answers_of_class(
 
 
 def answers_of_labels(dataset: Dataset, outputs: np.ndarray, rows: np.ndarray) -> Answers:
-  """Describe examples that have several labels."""
+  """Describe examples with several labels."""
 
   def listed(has: np.ndarray) -> str:
     names = [name for name, is_one in zip(dataset.output_names, has, strict=True) if is_one]
@@ -236,7 +236,7 @@ def answers_of_labels(dataset: Dataset, outputs: np.ndarray, rows: np.ndarray) -
 
 
 def answers_of_values(dataset: Dataset, outputs: np.ndarray, rows: np.ndarray) -> Answers:
-  """Describe examples with values, in two columns each."""
+  """Describe examples with values, in two columns per value."""
   names = dataset.output_names[:MOST_VALUES]
   alone = len(dataset.output_names) == 1
   heads = [word if alone else f"{name}, {word}" for name in names for word in ("true", "predicted")]
