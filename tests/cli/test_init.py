@@ -60,7 +60,7 @@ def losses(name: str) -> list[float]:
 def test_a_run_goes_on_from_the_parameters_of_another(first, capsys):
   assert train("--init runs/first --name more --rate 0.5 --eval-every 1 --stop.max-steps 5") == 0
   out = capsys.readouterr().out
-  assert "features standardised as they were for the parameters of --init" in out
+  assert "features standardised as for the parameters of --init" in out
   assert "started from runs/first" in out
   assert "mlp 2-6-2, tanh" in out  # Not the default network: that of the parameters.
   assert losses("more")[0] < losses("first")[-1]
