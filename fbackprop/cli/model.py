@@ -122,7 +122,7 @@ def note_shared_rows(
   if shared:
     note(
       f"note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of which it "
-      f"was trained on, so that this is no test score; fbackprop eval {run} gives that"
+      f"was trained on, so this is not a test score; for that run fbackprop eval {run}"
     )
 
 

@@ -262,7 +262,10 @@ def describe_run(folder: Path, prepared: Prepared, sources: Sources) -> None:
     then, now = read_environment(folder), runs.environment()
     changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
     if changed:
-      note(f"{folder} was begun elsewhere ({'; '.join(changed)}): the bits may differ")
+      note(
+        f"{folder} was started in another environment ({'; '.join(changed)}): results may differ "
+        "in the last bits"
+      )
   try:
     # For a resumed run too, as its stop rules may have changed.
     runs.write_toml(

@@ -147,7 +147,7 @@ def run(config: TrainConfig, arguments: Sequence[str], exits: ExitStack) -> int:
     again = shlex.join(["fbackprop", "train", "--resume", str(folder)])
     print(f"fbackprop: step {result.steps} is saved; to go on: {again}", file=sys.stderr)
   if result.skipped:
-    print(f"fbackprop: {len(result.skipped)} steps were left out", file=sys.stderr)
+    print(f"fbackprop: {len(result.skipped)} steps were skipped", file=sys.stderr)
   if result.stop_reason == "diverged":
     advice = f"; a smaller --rate than {config.rate:g} may help"
     if SQUARED_NORM in str(result.diverged_at):

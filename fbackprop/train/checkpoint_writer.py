@@ -97,8 +97,8 @@ class CheckpointWriter:
       self.exits.enter_context(locked(self.folder))
       if not self.goes_on and (numbered := numbered_folders(self.folder)):
         raise FileExistsError(
-          f"{self.folder} holds checkpoints of another run, as {numbered[0].name}; resume= goes on "
-          "from them, or give another folder"
+          f"{self.folder} contains checkpoints of another run, such as {numbered[0].name}; "
+          "continue it with resume=, or choose another folder"
         )
       self.is_held = True
 

@@ -156,8 +156,8 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
     if content["identity"].get(name) != own:
       was = content["identity"].get(name)
       raise ValueError(
-        f"{path} is a checkpoint of another run: {name} was {was}, and is {own}; "
-        "a run goes on with what it began with"
+        f"{path} is a checkpoint of another run: {name} was {was}, got {own}; "
+        "a resumed run must keep its arguments"
       )
   steps = stored.entries["rows.loss"]["shape"][0]
 
@@ -193,7 +193,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
   except ValueError as error:  # Its message names the file.
     raise DamagedError(str(error)) from error
   if CHECKSUM not in stored.metadata or KEY not in stored.metadata:
-    raise DamagedError(f"{file} is no checkpoint of a run: it says nothing of one")
+    raise DamagedError(f"{file} is not a checkpoint: its metadata are missing")
   content: dict[str, Any] = json.loads(stored.metadata[KEY])
   return content, stored
 

@@ -218,7 +218,9 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   stored = read_stored(path)
   description = description_of(stored)
   if description is None:
-    raise ValueError(f"{path} doesn't say what network it is of: fbackprop train didn't write it")
+    raise ValueError(
+      f"{path} has no description of its network: it was not written by fbackprop train"
+    )
   like = jax.eval_shape(description.net.init, jax.random.key(0))
   if description.ensemble is not None:
     stack = description.ensemble

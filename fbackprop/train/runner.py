@@ -232,7 +232,7 @@ class Run:
     if on_nonfinite == "skip" and self.history.refused_in_a_row() <= MOST_SKIPPED:
       where = self.locate_nonfinite(self.loop, self.member)
       self.loop = self.skip(self.loop, self.numbers)
-      handle(f"step {step} was left out; first not finite: {where}")
+      handle(f"step {step} was skipped; first not finite: {where}")
       return self.reason
     if on_nonfinite == "rollback" and self.history.rollbacks < MOST_ROLLBACKS:
       where = self.locate_nonfinite(self.loop, self.member)
@@ -248,8 +248,8 @@ class Run:
       self.loop = self.loop._replace(state=self.loop.state._replace(opt_state=opt_state))
       self.saved_at = self.done
       handle(
-        f"step {step} was not finite, first: {where}; back to step {self.done}, and on from there "
-        f"with steps of {0.5**rollbacks:g} times the rate"
+        f"step {step} was not finite, first: {where}; rolled back to step {self.done}, "
+        f"with {0.5**rollbacks:g} times the learning rate"
       )
       return None
     return "diverged"
@@ -329,7 +329,7 @@ class Run:
       self.unsaved.append(self.done)
       self.problem.monitor.handle(
         f"the checkpoint of step {self.done} could not be written: {error.strerror or error}; "
-        "those before are as they were"
+        "earlier checkpoints are unaffected"
       )
 
 

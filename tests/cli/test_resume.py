@@ -125,7 +125,10 @@ def test_another_machine_is_told(cut, capsys):
   assert train("--resume", cut) == 0
   now = f"jaxlib 0.0.1, now {env['jaxlib']}; cores 999, now {env['cores']}"
   said = capsys.readouterr().err
-  assert said == f"fbackprop: {cut} was begun elsewhere ({now}): the bits may differ\n"
+  assert said == (
+    f"fbackprop: {cut} was started in another environment ({now}): results may differ in the last "
+    "bits\n"
+  )
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_another_machine_is_told(cut, capsys):
     (("--data", "iris"), "--data cannot be changed when resuming"),
     (("--name=b",), "--name cannot be changed when resuming"),
     (("--config", "f.toml"), "--config cannot be changed when resuming"),
-    (("--on-nonfinite", "rollback"), "on_nonfinite='rollback' was False, and is True"),
+    (("--on-nonfinite", "rollback"), "on_nonfinite='rollback' was False, got True"),
     (("--ckpt.keep", 0), "--ckpt.keep must be at least 1, got 0"),
   ],
 )

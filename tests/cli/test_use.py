@@ -287,7 +287,7 @@ def test_a_file_that_describes_no_network_is_refused(kinds, tmp_path, change, sa
   with pytest.raises(ValueError, match="describes no network"):
     load_model(path)
   safetensors.numpy.save_file(arrays, path)
-  with pytest.raises(ValueError, match="doesn't say what network it is of"):
+  with pytest.raises(ValueError, match="has no description of its network"):
     load_model(path)
 
 

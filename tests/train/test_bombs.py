@@ -153,7 +153,7 @@ BOMBS = {
   "columns.csv": (lambda: b"a," * 10**6 + b"y\n", "has 1,000,001 columns, and a network at most"),
   "commas.csv": (lambda: b"," * 2**25, "line 1: longer than 16,777,216 letters"),
   "row.csv": (lambda: b"a,y\n" + b"1," * 2**22 + b"\n", "2 cells were expected, got 4194305"),
-  "quote.csv": (lambda: b'a,y\n1,"' + b"2,3\n" * 2**22, "is no csv file: field larger than field"),
+  "quote.csv": (lambda: b'a,y\n1,"' + b"2,3\n" * 2**22, "not a csv file: field larger than field"),
   "repeated.csv": (lambda: b"a," * 60_000 + b"y\n1,2\n", "must have a name of its own, got a, a"),
   "dots.toml": (lambda: b"a." * 2**16 + b"a=1", "a key has more than 50 parts"),
   "nested.toml": (lambda: b"a=" + NESTED[: 2**17], "its lists are nested too deeply"),

@@ -223,7 +223,8 @@ def test_a_full_disk_leaves_the_checkpoints_before_whole(tmp_path):
   steps, event, own = ran.stdout.strip().splitlines()
   assert steps == f"{tuple(range(15, STEPS + 1, 5))} 10"
   assert event == (
-    "the checkpoint of step 15 could not be written: File too large; those before are as they were"
+    "the checkpoint of step 15 could not be written: File too large; "
+    "earlier checkpoints are unaffected"
   )
   assert own == whole(PLAN)  # The run itself went on.
   assert names(tmp_path) == ["5", "10"]
@@ -262,9 +263,9 @@ def test_damage_damages(tmp_path):
 @pytest.mark.parametrize(
   ("changed", "message"),
   [
-    ({"batch_size": 8}, "batch_size was 7, and is 8"),
+    ({"batch_size": 8}, "batch_size was 7, got 8"),
     ({"key": jax.random.key(9)}, "key was "),
-    ({"shuffle": "fast"}, "shuffle was exact, and is fast"),
+    ({"shuffle": "fast"}, "shuffle was exact, got fast"),
     ({"data": (jnp.ones((50, 4)), jnp.zeros(50, jnp.int32))}, "examples was "),
     ({"stop": fb.train.StopRules(60, validation_fraction=0.2)}, "examples was "),
     ({"optimizer": optax.sgd(0.1)}, "checkpoint of another network or optimiser: .*adam|mu"),
@@ -305,9 +306,12 @@ def test_two_runs_in_one_folder(tmp_path):
 
 def test_what_another_run_left_is_not_written_over(folder):
   before = names(folder)
-  with pytest.raises(FileExistsError, match=r"holds checkpoints of another run, as 33; resume="):
+  with pytest.raises(
+    FileExistsError,
+    match=r"contains checkpoints of another run, such as 33; continue it with resume=",
+  ):
     run(PLAN, str(folder))
-  with pytest.raises(FileExistsError, match="holds checkpoints of another run"):
+  with pytest.raises(FileExistsError, match="contains checkpoints of another run"):
     run(PLAN, str(folder), resume=shutil.copytree(folder, folder.parent / "copy"))
   assert names(folder) == before
 

@@ -46,7 +46,7 @@ def test_a_step_is_left_out_and_the_others_are_as_ever():
   assert result.stop_reason == "max_steps"
   assert result.skipped == steps_with(BAD, epochs=3)
   assert events == [
-    f"step {step} was left out; first not finite: loss, fed by layer 0 (dense)"
+    f"step {step} was skipped; first not finite: loss, fed by layer 0 (dense)"
     for step in result.skipped
   ]
   init, step = fb.train.make_step(LINEAR, fb.squared_error, fb.train.gradient_descent(0.05))
@@ -124,8 +124,8 @@ def test_a_rate_that_is_too_large_is_halved_until_it_isn_t(tmp_path):
   assert result.rollbacks == len(events) == 5
   assert result.steps == len(result.losses) == 400
   assert result.losses[-1] < 1e-3
-  assert "back to step 0, and on from there with steps of 0.5 times the rate" in events[0]
-  assert "on from there with steps of 0.03125 times the rate" in events[-1]
+  assert "rolled back to step 0, with 0.5 times the learning rate" in events[0]
+  assert "with 0.03125 times the learning rate" in events[-1]
 
 
 @pytest.mark.slow

@@ -185,8 +185,8 @@ def test_the_task_can_be_given(tmp_path):
     ("y\na\n", r"has no column beside the target"),
     ("", r"must have a header and at least one row"),
     ("x,y\n", r"must have a header and at least one row"),
-    (b"x,y\n1,\xff\n", r"is no text in UTF-8: invalid start byte at byte 6"),
-    ('x,y\n1,"a\n', r"is no csv file: unexpected end of data"),
+    (b"x,y\n1,\xff\n", r"is not valid UTF-8: invalid start byte at byte 6"),
+    ('x,y\n1,"a\n', r"is not a csv file: unexpected end of data"),
   ],
 )
 def test_a_bad_table_is_refused_by_line_and_column(tmp_path, text, said):

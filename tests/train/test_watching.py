@@ -198,9 +198,9 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     [{**vars(e), "seconds": 0} for e in r.evaluations if e.step in (20, 40)] for r in (rest, whole)
   )
   assert own == other
-  with pytest.raises(ValueError, match=r"clip_examples was 0\.5, and is None"):
+  with pytest.raises(ValueError, match=r"clip_examples was 0\.5, got None"):
     fit(net, checkpoints=kept, resume=tmp_path, watch=asked["watch"])
-  with pytest.raises(ValueError, match=r"watch was \['health', 'noise_scale'\], and is \[\]"):
+  with pytest.raises(ValueError, match=r"watch was \['health', 'noise_scale'\], got \[\]"):
     fit(net, checkpoints=kept, resume=tmp_path, clip_examples=0.5)
 
 

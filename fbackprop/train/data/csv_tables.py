@@ -191,11 +191,11 @@ def read_table(path: str) -> Any:
       place = binary.tell() - len(error.object) + error.start
       utf_16 = "; it may be UTF-16" if place < 2 and error.object[:2] in UTF_16 else ""
       raise ValueError(
-        f"{path} is no text in UTF-8: {error.reason} at byte {place}{utf_16}"
+        f"{path} is not valid UTF-8: {error.reason} at byte {place}{utf_16}"
       ) from error
     except (csv.Error, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
       check_rows(path, len(columns), is_strict=True)
-      raise ValueError(f"{path} is no csv file: {error}") from error
+      raise ValueError(f"{path} is not a csv file: {error}") from error
   if len(frame) > most:
     raise ValueError(f"{path} has more than {MOST_CELLS:,} cells; write them by numpy.savez")
   if not len(frame):
@@ -210,7 +210,7 @@ def check_header(path: str, header: Sequence[str]) -> list[str]:
   check_width(path, "columns", len(header))
   columns = [name.strip() for name in header]
   if any("\0" in name for name in columns):
-    raise ValueError(f"{path} is no text in UTF-8: it holds zero bytes, as UTF-16 does")
+    raise ValueError(f"{path} is not valid UTF-8: it holds zero bytes, as UTF-16 does")
   if not all(columns) or len(set(columns)) < len(columns):
     raise ValueError(f"{path}: each column must have a name of its own, got {listed(columns)}")
   return columns
@@ -226,7 +226,7 @@ def rows_with_lines(path: str, *, is_strict: bool) -> Iterator[tuple[int, list[s
         if len(row) > 1 or "".join(row).strip():
           yield reader.line_num, row
     except csv.Error as error:
-      raise ValueError(f"{path} is no csv file: {error}, in line {reader.line_num}") from error
+      raise ValueError(f"{path} is not a csv file: {error}, in line {reader.line_num}") from error
 
 
 def check_rows(path: str, columns: int, *, is_strict: bool) -> None:
@@ -301,7 +301,7 @@ def find_holes(
     if missing_targets != "class":
       own |= holes_of(cells.tolist())
     if own.any() and missing_targets != "drop":
-      advice = f"{own.sum():,} in all; --missing-targets drop leaves such rows out"
+      advice = f"{own.sum():,} in all; --missing-targets drop drops such rows"
       if cells[own.argmax()].strip() and not np.isfinite(as_numbers(cells[~own])).all():
         advice += ", class takes the word for a class"
       refuse(path, frame, int(own.argmax()), name, f"the target is missing ({advice})")

@@ -209,7 +209,7 @@ def find_holes(path: str, name: str, y: np.ndarray, missing_targets: MissingTarg
     row = int(is_hole.argmax())
     raise ValueError(
       f"{path}: {name}, row {row}: the target is missing ({is_hole.sum():,} in all; "
-      f"--missing-targets drop leaves such rows out), got {y[row].tolist()!r:.100}"
+      f"--missing-targets drop drops such rows), got {y[row].tolist()!r:.100}"
     )
   if len(y) and is_hole.all():
     raise ValueError(f"{path}: no row of {name} has a target")

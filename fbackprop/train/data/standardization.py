@@ -105,7 +105,7 @@ def fit_standardization(x: np.ndarray) -> Standardization:
   is_wrong = ~(np.isfinite(mean) & np.isfinite(scale))
   if is_wrong.any():
     column = int(is_wrong.argmax())
-    raise ValueError(f"column {column}: its numbers lie too far apart to be standardised")
+    raise ValueError(f"column {column}: the range of its numbers is too large to be standardised")
   return Standardization(mean, np.where(is_constant(wide) | (scale == 0), 1.0, scale))
 
 

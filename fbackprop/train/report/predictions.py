@@ -145,7 +145,7 @@ def shade(probabilities: np.ndarray, colors: list[Any]) -> np.ndarray:
 
 @panel(
   "Share of right answers by label",
-  "For each label, the share of test examples for which its presence is predicted rightly.",
+  "Test accuracy of each label.",
 )
 def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw the accuracy of each label."""
@@ -158,7 +158,7 @@ def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 
 @panel(
   "Logits of the test examples",
-  "How far apart those that have a label and those that haven't are; above 0, it is predicted.",
+  "Logits of positive and negative examples; a label is predicted above 0.",
 )
 def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw histograms of the logits for positive and for negative examples."""
