@@ -1,10 +1,10 @@
-"""The three units that everything else is made of: `Gate`, `Layer`, `Loss`.
+"""The three units of the library: `Gate`, `Layer`, `Loss`.
 
 Each is a NamedTuple of pure functions: a forward rule and, beside it, its backward rule. A forward
 rule returns its value and the `residuals`: the arrays that its backward rule needs, and no more. A
 backward rule takes the residuals and the cotangent of the output (`y_bar`) and returns the
 cotangents of the inputs, in the order in which the inputs came. There are no base classes and no
-registries: a unit is what it holds, and a composition of layers is again a `Layer`.
+registries: a unit consists of its fields, and a composition of layers is again a `Layer`.
 
 Shape letters, here and in every docstring:
 
@@ -30,42 +30,42 @@ Array = jax.Array
 Params = Any
 """A pytree of arrays: nested tuples of NamedTuples such as `DenseParams(w, b)`."""
 Residuals = Any
-"""A pytree of arrays: what a forward rule keeps for its backward rule."""
+"""A pytree of arrays: the residuals that a forward rule keeps for its backward rule."""
 
 
 WITHOUT_NAMES = ("d_in", "d_out", "width", "rate")
 """Options that a repr shows by their values alone."""
 USUAL = (("bias", True), ("dtype", "float32"), ("eps", 1e-5))
-"""Options that it leaves out."""
+"""Options that a repr omits."""
 MOST_PARTS = 8
-"""Of a composition: of more, a repr shows the first and the last."""
+"""The most parts of a composition that a repr shows in full, and not by the first and the last."""
 
 
 class Gate(NamedTuple):
-  """An elementary function with its local derivative: the node of the lecture's picture.
+  """An elementary function with its local derivative: a node of the lecture's graph.
 
   The inputs and the output are arrays of one shape and dtype; gates act elementwise and don't
   broadcast. The optional fields are facts about the function, kept beside its rule: the passes
   never read them.
 
   Attributes:
-    name: the name of the function, as in "sigmoid".
-    arity: number of inputs; None for any number from one up.
+    name: the name of the function, such as "sigmoid".
+    arity: the number of inputs; None for any number from one up.
     forward: `forward(*inputs) -> (output, residuals)`.
-    backward: `backward(residuals, y_bar) -> (input_bar, ...)`: upstream times local, one for each
-      input, in the order of the inputs.
+    backward: `backward(residuals, y_bar) -> (input_bar, ...)`: upstream times local for each input,
+      in the order of the inputs.
     second: the second derivative, `second(residuals, y_bar) -> (input_bar, ...)`: as `backward`,
       with the second local derivatives in place of the first; None where it isn't written out.
-    kinks: of a gate of one input, where it has no derivative.
-    symbol: of its circle in a picture; None for its name.
+    kinks: the points where a gate of one input has no derivative.
+    symbol: the symbol in its circle in a picture; None for its name.
     formula: the local derivative by every input, or a tuple with one for each; None if there is no
-      short one. `{x}` stands for the input in question, `{y}` for the output, `{others}` for the
-      product of all inputs but x; of a gate of two inputs `{a}` and `{b}` for the inputs as
-      factors, -3 as (-3), and `{0}` and `{1}` for the inputs as they are.
+      short one. `{x}` denotes the input in question, `{y}` the output, `{others}` the
+      product of all inputs but x; for a gate of two inputs `{a}` and `{b}` denote the inputs as
+      factors, -3 as (-3), and `{0}` and `{1}` the inputs as they are.
     commutative: whether the order of the inputs makes no difference.
-    cases: of a piecewise derivative, how the cases are told apart: "1 above 0, else 0".
-    initializer: of the weights of a dense layer that the gate follows, the name in
-      `jax.nn.initializers`; None for `glorot_uniform`.
+    cases: the cases of a piecewise derivative, such as "1 above 0, else 0".
+    initializer: the name, in `jax.nn.initializers`, of the initialiser of the preceding dense
+      layer's weights; None for `glorot_uniform`.
   """
 
   name: str
@@ -87,26 +87,26 @@ class Gate(NamedTuple):
 class Layer(NamedTuple):
   """A differentiable map of a batch, with explicit parameters.
 
-  A Layer is closed over, never traced: build it once, outside the step.
+  Functions close over a Layer, which is never traced: build it once, outside the step.
 
-  `backward` takes `params`, and reads them only where the mathematics does. A layer that is affine
-  in its parameters doesn't read its own parameters for its own `params_bar`, and in a chain the
-  `params_bar` of layer l doesn't read the parameters of layers ≤ l. So other parameters than those
-  of the forward pass may be given to `backward`, which is feedback alignment (Lillicrap et al.,
+  `backward` takes `params`, and uses them only where the mathematics does. The `params_bar` of a
+  layer that is affine in its parameters doesn't depend on these parameters, and in a chain the
+  `params_bar` of layer l doesn't depend on the parameters of layers ≤ l. So `backward` can be
+  called with other parameters than the forward pass, which is feedback alignment (Lillicrap et al.,
   Nature Communications 7, 2016), without a new rule.
 
   Attributes:
-    name: what an error or a report calls the layer.
+    name: the layer's name in errors and reports.
     init: `init(key) -> params`.
     forward: `forward(params, x, key=None) -> (y, residuals)`; `x` is `[N, D_in]`. `key=None` means
       evaluation: a layer that draws random numbers is then deterministic. Residuals are arrays
       only, and never parameters.
     backward: `backward(params, residuals, y_bar) -> (params_bar, x_bar)`, with the structure,
       shapes and dtypes of `(params, x)`; `params_bar` is summed over N, not averaged.
-    parts: the sublayers, for those who must look inside; the passes never read them.
+    parts: the sublayers, for inspection; the passes never read them.
     options: the constructor's `(name, value)` pairs, likewise.
-    draws: whether `forward` uses a key. A composition gives keys only to parts that draw, so that
-      inserting a layer that draws nothing changes no random mask elsewhere.
+    draws: whether `forward` uses a key. A composition passes keys only to parts that draw, so that
+      inserting a deterministic layer changes no random mask elsewhere.
   """
 
   name: str
@@ -118,10 +118,10 @@ class Layer(NamedTuple):
   draws: bool = False
 
   def __repr__(self) -> str:
-    """As it is made: `serial(dense(2, 8), relu, dense(8, 1))`."""
+    """Return the constructor call: `serial(dense(2, 8), relu, dense(8, 1))`."""
     options = dict(self.options)
     made_by = options.pop("combinator", None)
-    options.pop("gate", None)  # Named as the layer is.
+    options.pop("gate", None)  # The layer has the gate's name.
     parts = [repr(part) for part in self.parts]
     if len(parts) > MOST_PARTS:
       parts = [*parts[: MOST_PARTS - 2], "...", parts[-1]]
@@ -136,10 +136,10 @@ class Layer(NamedTuple):
 
 
 class Loss(NamedTuple):
-  """A cost of each example, unreduced; the mean over N is the seed cotangent `1/N`.
+  """A loss of each example, unreduced; the mean over N is the seed cotangent `1/N`.
 
   Attributes:
-    name: what an error or a report calls the loss.
+    name: the loss's name in errors and reports.
     forward: `forward(outputs, targets) -> (losses, residuals)`; `outputs` is `[N, C]`, `losses`
       `[N]`; each loss states the shape and dtype of its targets, an array, or a tuple of them for
       several losses in one. Targets are constants.
@@ -156,12 +156,12 @@ class Loss(NamedTuple):
 
 
 def at_least_float32(dtype: Any) -> Any:
-  """The dtype of sums: in bfloat16 a count stops at 256, in float16 the square of 256 is ∞."""
+  """Return the dtype of sums: in bfloat16 a count stops at 256, in float16 256² is ∞."""
   return jnp.dtype(jnp.float32) if jnp.dtype(dtype).itemsize < 4 else jnp.dtype(dtype)
 
 
 def widen(x: Array) -> Array:
-  """x in the dtype of sums."""
+  """Cast x to the dtype of sums."""
   return x.astype(at_least_float32(x.dtype))
 
 
@@ -169,11 +169,11 @@ Record = TypeVar("Record", bound=type)
 
 
 def exportable(record: Record) -> Record:
-  """Register a NamedTuple of arrays, so that `jax.export` can write a function that takes it.
+  """Register a NamedTuple of arrays, so that `jax.export` can serialise a function that takes it.
 
   Its serialized name is "fbackprop." and the name of the class, in every version.
   """
-  # A module that is reloaded, as a notebook does after an edit, registers its classes again.
+  # A reloaded module, as in a notebook after an edit, registers its classes again.
   with contextlib.suppress(ValueError):
     jax.export.register_namedtuple_serialization(
       record, serialized_name=f"fbackprop.{record.__name__}"

@@ -1,15 +1,15 @@
-"""How many units in the last place (ULP) the rules are wrong by, in float32, beside their peers.
+"""The error of the rules in units in the last place (ULP), in float32, beside that of their peers.
 
-  python scripts/accuracy.py                  all activation gates and losses, in some seconds
-  python scripts/accuracy.py --json FILE      the same numbers as a file, too
+  python scripts/accuracy.py                  all activation gates and losses; some seconds
+  python scripts/accuracy.py --json FILE      also writes the numbers to a file
 
 Ours is the value of the forward rule and the result of the backward rule; the peer is `jax.nn`, or
-optax, or the formula that people write, with `jax.grad`. The truth is in `longdouble.py`.
+optax, or the usual formula, with `jax.grad`. The truth is in `longdouble.py`.
 
-A result that is a sum of terms of both signs may cancel to nothing, and then nobody who rounds the
-terms has its digits: there the error is counted in units of the largest term. Results below 1e-30
-aren't counted, nor is z = 0, a kink. An error of 2^24 = 1.68e+07 says that no digit is right.
-`tests/rules/test_extremes.py` holds the losses to bounds by the same functions.
+A sum of terms of both signs may cancel, and no computation that rounds the terms is then accurate:
+the error is measured in units of the largest term. Results below 1e-30 aren't counted, nor is
+z = 0, a kink. An error of 2^24 = 1.68e+07 means that no digit is right.
+`tests/rules/test_extremes.py` tests bounds on the losses by the same functions.
 """
 
 import argparse
@@ -37,10 +37,11 @@ class Row(NamedTuple):
   """A gate or a loss, its peer, and the truth.
 
   Attributes:
-    name: what the table calls it, with its range.
+    name: the name in the table, with the range.
     unit: a `Gate` of one input, or a `Loss`.
-    peer: the function of the same arguments; for a loss, one number for each example.
-    truth: of the arguments in longdouble, the terms of the values and those of the slopes.
+    peer: the peer's function of the same arguments; for a loss, one number for each example.
+    truth: a function of the arguments in longdouble: the terms of the values and those of the
+      slopes.
     arguments: x, or (outputs, targets).
   """
 
@@ -52,7 +53,7 @@ class Row(NamedTuple):
 
 
 def ulps(got: Any, terms: Terms) -> np.ndarray:
-  """The errors of a result, in ULP of float32 of the largest term, where that is above 1e-30."""
+  """Return a result's errors, in float32 ULP of its largest term, where that is above 1e-30."""
   largest = np.max([np.abs(term) for term in terms], axis=0)
   counted = (largest > LEAST) & (largest < np.finfo(np.float32).max)
   error = np.abs(np.asarray(got).astype(np.longdouble) - np.sum(terms, axis=0))
@@ -64,7 +65,7 @@ def ulps(got: Any, terms: Terms) -> np.ndarray:
 
 
 def summed(loss: Callable[..., Any]) -> Callable[..., Any]:
-  """An elementwise loss of optax, added over outputs."""
+  """Return an elementwise loss of optax, summed over outputs."""
 
   def losses(outputs: Any, targets: Any) -> Any:
     return loss(outputs, targets).sum(1)
@@ -73,7 +74,7 @@ def summed(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def poisson_as_written(outputs: Any, targets: Any) -> Any:
-  """optax has none: the formula."""
+  """Compute the Poisson loss by its formula, since optax has none."""
   return (jnp.exp(outputs) - targets * outputs).sum(1)
 
 
@@ -81,19 +82,19 @@ def poisson_as_written(outputs: Any, targets: Any) -> Any:
 
 
 def line(largest: float, smallest: float = 1e-6) -> np.ndarray:
-  """Both signs, evenly spaced in the logarithm and, again, along the line; without 0."""
+  """Return points of both signs, spaced logarithmically and linearly, without 0."""
   sizes = np.geomspace(smallest, largest, 20_000)
   points = np.concatenate([-sizes, sizes, np.linspace(-largest, largest, 20_000)])
   return points.astype(np.float32)
 
 
 def one_output(outputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, ...]:
-  """Examples of a single output, so that nothing is added up that would hide an error."""
+  """Return examples of a single output, so that no sum hides an error."""
   return outputs[:, None], np.broadcast_to(targets, outputs.shape).astype(np.float32)[:, None]
 
 
 def classes(kind: str, scale: float, n: int = 20_000, c: int = 10) -> tuple[np.ndarray, np.ndarray]:
-  """Logits of a scale, half of the labels at the largest logit and half anywhere."""
+  """Return logits of a scale, with half of the labels at the largest logit and half anywhere."""
   rng = np.random.default_rng(int(scale))
   logits = (scale * rng.normal(size=(n, c))).astype(np.float32)
   labels = np.where(np.arange(n) % 2, logits.argmax(1), rng.integers(0, c, n)).astype(np.int32)
@@ -109,13 +110,13 @@ REACH = {
   **dict.fromkeys(("relu", "leaky_relu", "relu6", "hard_tanh", "identity"), "1e4"),
   "tanh": "34", "gelu": "10", "gelu_tanh": "10",
 }  # fmt: skip
-"""How far from 0 a gate is measured; elsewhere to 68, where e^-z is near `LEAST`."""
+"""The distance from 0 up to which a gate is measured; others to 68, where e^-z is near `LEAST`."""
 # Their references differ from `jax.nn` in the derivative at the kinks.
 PEERS = {name: getattr(jax.nn, name) for name in ("leaky_relu", "relu6", "hard_tanh")}
 
 
 def peer_of(activation: str) -> Callable[[Any], Any]:
-  """Return an activation as `jax.nn` has it."""
+  """Return an activation of `jax.nn`."""
   return PEERS.get(activation) or partial(TITLED[activation].reference, ())
 
 
@@ -130,7 +131,7 @@ def gate_rows() -> list[Row]:
 
 
 def loss_rows() -> list[Row]:
-  """A line for each loss, or for each kind of target and scale of the logits."""
+  """Return a row for each loss, and for each kind of target and scale of the logits."""
   o = optax.losses
   errors = one_output(line(1e4, 1e-12), np.zeros(()))
   rates = one_output(line(80), np.arange(60_000) % 5)
@@ -162,7 +163,7 @@ def loss_rows() -> list[Row]:
 
 
 def our_value_and_slope(unit: fb.Gate | fb.Loss) -> Callable[..., tuple[Any, Any]]:
-  """The value, and what the backward rule gives for ones."""
+  """Return the value, and the result of the backward rule for a cotangent of ones."""
 
   def run(*arguments: Any) -> tuple[Any, Any]:
     y, residuals = unit.forward(*arguments)
@@ -173,7 +174,7 @@ def our_value_and_slope(unit: fb.Gate | fb.Loss) -> Callable[..., tuple[Any, Any
 
 
 def peer_value_and_slope(peer: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-  """The same of the peer, by autodiff."""
+  """Return the value of the peer, and its slope by autodiff."""
 
   def run(*arguments: Any) -> tuple[Any, Any]:
     y, pull = jax.vjp(lambda x: peer(x, *arguments[1:]), arguments[0])
@@ -183,7 +184,7 @@ def peer_value_and_slope(peer: Callable[..., Any]) -> Callable[..., tuple[Any, A
 
 
 def measure(row: Row) -> dict[str, Any]:
-  """The largest and the median error, forward and backward, of ours and of the peer."""
+  """Return the largest and the median error, forward and backward, of ours and of the peer."""
   as_truth = (a.astype(np.longdouble) if a.dtype == np.float32 else a for a in row.arguments)
   with np.errstate(over="ignore", under="ignore"):
     truths = row.truth(*as_truth)
@@ -199,7 +200,7 @@ def measure(row: Row) -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Prints the table, and writes it to a file if asked."""
+  """Print the table, and optionally write it to a file."""
   parser = argparse.ArgumentParser(description="Errors of the rules in ULP, in float32.")
   parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to a file")
   options = parser.parse_args(arguments)

@@ -27,7 +27,7 @@ LEVELS = ("quick", "standard")
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Scores the bank or compares it with its scores; 1 if there is a difference."""
+  """Score the bank or compare it with its scores; return 1 if there is a difference."""
   about, _, usage = (__doc__ or "").partition("\n")
   parser = argparse.ArgumentParser(
     description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
   ]
   different = 0
   spawn = multiprocessing.get_context("spawn")
-  # What jax compiles stays in memory, so that a process ends after some specimens.
+  # JAX keeps its compiled programs in memory, so a process ends after some specimens.
   with spawn.Pool(options.workers, maxtasksperchild=20) as pool:
     for name, level, score in pool.imap_unordered(scored, tasks):
       if options.check:
@@ -71,14 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def names() -> list[str]:
-  """All specimens, in the order of the bank."""
+  """Return the names of all specimens, in the order of the bank."""
   from fbackprop.verify.bank import BUGS, RIGHT
 
   return [specimen.name for specimen in (*BUGS, *RIGHT)]
 
 
 def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
-  """Verifies one specimen at one level."""
+  """Verify one specimen at one level."""
   import jax
 
   from fbackprop.verify._vjp import vjp
@@ -104,7 +104,7 @@ def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
 
 
 def differences(kept: dict[str, Any] | None, score: dict[str, Any]) -> list[str]:
-  """What differs, a line for each field; of causes, what stands before the colon."""
+  """Return the differences, a line for each field; causes are compared by kind alone."""
   if kept is None:
     return ["no score in the file"]
   return [
@@ -115,12 +115,12 @@ def differences(kept: dict[str, Any] | None, score: dict[str, Any]) -> list[str]
 
 
 def compared(value: Any) -> Any:
-  """A field without the figures of its causes."""
+  """Return a field without the figures of its causes."""
   return [text.partition(":")[0] for text in value] if isinstance(value, list) else value
 
 
 def environment() -> dict[str, str]:
-  """What a score may depend on."""
+  """Return the properties of the environment that a score may depend on."""
   import jax
 
   return {"python": platform.python_version(), "jax": jax.__version__,

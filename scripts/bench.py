@@ -36,7 +36,7 @@ from scripts.benchmarks.sizes import QUANTITY_SIZES, SIZES
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs the script."""
+  """Run the script."""
   about, _, usage = (__doc__ or "").partition("\n")
   parser = argparse.ArgumentParser(
     description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     if file and file.exists():
       rows = [row for row in json.loads(file.read_text())["rows"] if row["peer"] not in peers]
   if command == "quantities":
-    # For glibc, of the processes that are begun below.
+    # An environment variable of glibc, for the processes started below.
     os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
   if command in ("epoch", "quantities") and file and file.exists():
     rows = [row for row in json.loads(file.read_text())["rows"]
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def in_process(cores: int | None, function: Any) -> Any:
-  """Calls a function in a new process, pinned to that many cores; None for all."""
+  """Call a function in a new process, pinned to that many cores; None for all."""
   spawn = multiprocessing.get_context("spawn")
   with ProcessPoolExecutor(1, spawn, machine.pin, (cores,)) as pool:
     return pool.submit(function).result()

@@ -28,17 +28,17 @@ TEST_ID = re.compile(r"tests/[\w/]+\.py(?:::\w+)+(?:\[[^\]\s]*\])?")
 
 
 class LinkError(Exception):
-  """A link that leads nowhere."""
+  """A link without a valid target."""
 
 
 class Link(NamedTuple):
-  """A link as it stands in a page.
+  """A link of a page.
 
   Attributes:
     page: the Markdown file.
-    line: where in it, counted from 1.
-    text: what is shown.
-    target: where it leads.
+    line: the line number, counted from 1.
+    text: the displayed text.
+    target: the target.
   """
 
   page: Path
@@ -48,7 +48,7 @@ class Link(NamedTuple):
 
 
 def find_pages(root: Path) -> list[Path]:
-  """The documents of the repository that exist."""
+  """Return the repository's documents that exist."""
   names = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
   return [
     p for p in (*(root / n for n in names), *sorted(root.glob("docs/**/*.md"))) if p.is_file()
@@ -56,7 +56,7 @@ def find_pages(root: Path) -> list[Path]:
 
 
 def find_links(page: Path) -> list[Link]:
-  """Every link of a page, in order; what is quoted as code is no link."""
+  """Yield every link of a page, in order, except in quoted code."""
   source = page.read_text(encoding="utf-8")
   source = INLINE_CODE.sub(blank_links, FENCED.sub(blank, source))
   links = []
@@ -69,17 +69,17 @@ def find_links(page: Path) -> list[Link]:
 
 
 def blank(match: re.Match[str]) -> str:
-  """Spaces in the place of a text, so that offsets and line numbers stay."""
+  """Return spaces in place of a text, so that offsets and line numbers are preserved."""
   return re.sub(r"[^\n]", " ", match[0])
 
 
 def blank_links(match: re.Match[str]) -> str:
-  """The same for code within a line, if a link is what it quotes."""
+  """Return spaces in place of inline code that quotes a link."""
   return blank(match) if "](" in match[0] else match[0]
 
 
 def text_before(source: str, end: int) -> str:
-  """What stands between the bracket that closes at `end` and the one that opens it."""
+  """Return the text between the bracket that closes at `end` and its opening bracket."""
   depth, start = 1, end
   while depth and start:
     start -= 1
@@ -88,7 +88,7 @@ def text_before(source: str, end: int) -> str:
 
 
 def check_link(link: Link, root: Path) -> None:
-  """Raises a `LinkError` for a link that leads nowhere, or out of the repository at `root`."""
+  """Raise a `LinkError` for a link without a target, or with one outside of the repository."""
   if EXTERNAL.match(link.target):
     return
   path, _, anchor = link.target.partition("#")
@@ -115,10 +115,10 @@ def name_in(link: Link) -> str:
 
 
 def check_name(name: str, file: Path, root: Path) -> None:
-  """Raises a `LinkError` unless a Python file defines a name, at one place.
+  """Raise a `LinkError` unless a Python file defines a name at one place.
 
   Args:
-    name: `f`, or `outer.f`; package and module may stand in front, as in `loop.judge`.
+    name: `f` or `outer.f`, optionally prefixed by package and module, as in `loop.judge`.
     file: the Python file.
     root: the repository.
   """
@@ -138,12 +138,12 @@ def check_name(name: str, file: Path, root: Path) -> None:
 
 @cache
 def defined_names(source: str) -> set[str]:
-  """The dotted name of each definition in a Python file."""
+  """Return the dotted name of each definition in a Python file."""
   return set(definitions(ast.parse(source).body))
 
 
 def definitions(body: Iterable[ast.AST], outer: str = "") -> Iterator[str]:
-  """Functions, classes and assigned names, with what they hold inside."""
+  """Yield functions, classes and assigned names, with nested ones."""
   for node in body:
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
       yield outer + node.name
@@ -158,7 +158,7 @@ def definitions(body: Iterable[ast.AST], outer: str = "") -> Iterator[str]:
 
 
 def heading_anchors(source: str) -> set[str]:
-  """The anchors that GitHub gives to a page's headings."""
+  """Return the anchors that GitHub generates for a page's headings."""
   anchors: set[str] = set()
   for title in re.findall(r"^#{1,6} +(.+?)[ #]*$", FENCED.sub(blank, source), re.MULTILINE):
     shown = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title)
@@ -171,7 +171,7 @@ def heading_anchors(source: str) -> set[str]:
 
 
 def find_problems(root: Path) -> list[str]:
-  """A line for every link of every page that leads nowhere."""
+  """Return a line for every broken link of every page."""
   problems = []
   for link in (link for page in find_pages(root) for link in find_links(page)):
     try:
@@ -183,9 +183,9 @@ def find_problems(root: Path) -> list[str]:
 
 
 def find_tests(root: Path) -> dict[str, str]:
-  """The pytest ids that the pages name, each with a place where it is named.
+  """Return the pytest ids that the pages name, each with a place of its use.
 
-  An id is written out, `tests/test_x.py::test_y[row]`, or is a link to a test by its name,
+  An id is written in full, `tests/test_x.py::test_y[row]`, or is a link to a test by its name,
   [`test_y[row]`](tests/test_x.py).
   """
   named: dict[str, str] = {}

@@ -29,12 +29,12 @@ MORE = "…"
 
 
 class Case(NamedTuple):
-  """A command that is refused.
+  """A rejected command.
 
   Attributes:
-    command: of fbackprop, as "train".
+    command: the subcommand of fbackprop, such as "train".
     flag: the flag that is wrong; "" for a file.
-    wrong: what is wrong with it.
+    wrong: the fault.
     typed: the cell of the page with the command line.
     until: the words after which the page cuts off the message; "" for all of it.
   """
@@ -68,7 +68,7 @@ def read_cases() -> dict[str, Any]:
 
 
 def message_of(case: Case) -> str:
-  """Run a case in the current folder, and return its message as in the page.
+  """Run a case in the current folder, and return its message as on the page.
 
   Raises:
     ValueError: the exit code isn't 2, or something was printed on stdout.
@@ -77,7 +77,7 @@ def message_of(case: Case) -> str:
   with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
     try:
       code = fbackprop(case.words)
-    except SystemExit as ended:  # Of the parser of the flags.
+    except SystemExit as ended:  # Raised by the parser of the flags.
       code = ended.code if isinstance(ended.code, int) else 1
   text = err.getvalue()
   if code != 2 or out.getvalue():
@@ -85,7 +85,7 @@ def message_of(case: Case) -> str:
       f"fbackprop {shlex.join(case.words)}: exit code {code}\n{out.getvalue()}{text}"
     )
   is_box = not text.startswith("fbackprop: ")
-  if is_box:  # A title, the message, what is said besides: with lines between them.
+  if is_box:  # A title, the message and remarks, with lines between them.
     part = re.split("[─-]{8,}", re.sub("[╭╮╰╯│]", " ", text))[1]
     text = " ".join(part.partition("Got errors:")[0].split())
   text = text.removeprefix("fbackprop: ").removesuffix("\n")

@@ -28,7 +28,7 @@ CHUNK = 50
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs what is missing, and prints the totals; 1 if there is a false alarm."""
+  """Run the missing cases, and print the totals; return 1 after a false alarm."""
   about, _, usage = (__doc__ or "").partition("\n")
   parser = argparse.ArgumentParser(
     description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
   found = json.loads(options.json.read_text()) if options.json.exists() else {"chunks": {}}
   missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
   spawn = multiprocessing.get_context("spawn")
-  # What jax compiles stays in memory, so that a process ends after some chunks.
+  # JAX keeps its compiled programs in memory, so a process ends after some chunks.
   with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
     for i, chunk in pool.imap_unordered(numbered_chunk, missing):
       found["chunks"][str(i)] = chunk
@@ -58,12 +58,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def numbered_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
-  """A chunk's number and what it gave."""
+  """Return a chunk's number and its results."""
   return chunk, run_chunk(chunk)
 
 
 def run_chunk(chunk: int) -> dict[str, Any]:
-  """The verdicts of one chunk's cases, and whatever wasn't a pass."""
+  """Return the verdicts of one chunk's cases, and every finding other than a pass."""
   import hypothesis
   import jax
 
@@ -86,7 +86,7 @@ def run_chunk(chunk: int) -> dict[str, Any]:
   )
   @hypothesis.given(cases)
   def draw(case: Any) -> None:
-    # What hypothesis draws again has other numbers.
+    # Examples that hypothesis draws again have other numbers.
     drawn.append(case._replace(seed=chunk * CHUNK + len(drawn)))
 
   draw()
@@ -114,7 +114,7 @@ def run_chunk(chunk: int) -> dict[str, Any]:
 
 
 def verify(case: Any, level: str) -> Any:
-  """The report on one case; float64 with x64 on, as its user has it."""
+  """Return the report on one case; float64 has x64 on, as for its users."""
   import contextlib
 
   import jax
@@ -129,7 +129,7 @@ def verify(case: Any, level: str) -> Any:
 
 
 def totals(chunks: dict[str, Any]) -> dict[str, Any]:
-  """The sums over chunks."""
+  """Return the sums over chunks."""
   counts: collections.Counter[str] = collections.Counter()
   for chunk in chunks.values():
     counts.update(chunk["counts"])
@@ -141,13 +141,13 @@ def totals(chunks: dict[str, Any]) -> dict[str, Any]:
     "standard cases": standard,
     "no verdict of standard cases": counts["standard: no verdict"],
     "max sigma": max((c["max_sigma"] for c in chunks.values()), default=0.0),
-    # Since Python 3.12 `sum` compensates; this is the same number everywhere.
+    # Python 3.12's `sum` compensates; this is the same number everywhere.
     "seconds": math.fsum(c["seconds"] for c in chunks.values()),
   }
 
 
 def line(sums: dict[str, Any]) -> str:
-  """The totals in a line."""
+  """Format the totals as a line."""
   return "   ".join(
     f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
     for name, value in sums.items()

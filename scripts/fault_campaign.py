@@ -32,7 +32,7 @@ TOUCHES, SECONDS = 90, 4.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs what is missing, and prints the totals; 1 if a bit was lost."""
+  """Run the missing cases, and print the totals; return 1 if a bit was lost."""
   about, _, usage = (__doc__ or "").partition("\n")
   parser = argparse.ArgumentParser(
     description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,21 +63,22 @@ def main(arguments: list[str] | None = None) -> int:
   return int(any(totals(runs)[name] for name in ("bits lost", "not refused")))
 
 
-BATCH = 50  # Damaged files of one entry.
+BATCH = 50  # Damaged files per entry.
 
 
 class Campaign:
-  """Runs in processes of their own, and the bits that they must end with."""
+  """Runs in processes of their own, and their expected bits."""
 
   def __init__(self, work: Path) -> None:
     self.work = work
-    # A process that has imported everything and has no device yet: a copy of it is there at once.
+    # A server process that has imported everything but initialised no device, so that forking it is
+    # fast.
     self.processes = multiprocessing.get_context("forkserver")
     self.processes.set_forkserver_preload(["scripts.campaigns.faults", "orbax.checkpoint"])
     self.whole: dict[int, str] = {}
 
   def process(self, plan: int, folder: Path, kill_at: int | None, instant: float | None) -> str:
-    """One process of a run, and its bits; "" if it was killed."""
+    """Run one process of a run, and return its bits; "" if it was killed."""
     from scripts.campaigns import faults
 
     out = self.work / "bits"
@@ -94,14 +95,14 @@ class Campaign:
     return out.read_text() if process.exitcode == 0 and out.exists() else ""
 
   def whole_run(self, plan: int) -> str:
-    """The bits of the run that is never killed."""
+    """Return the bits of the uninterrupted run."""
     if plan not in self.whole:
       folder = self.work / f"whole-{plan}"
       self.whole[plan] = self.process(plan, folder, None, None)
     return self.whole[plan]
 
   def kill(self, number: int) -> dict[str, Any]:
-    """One run that is killed some times, and then goes on to its end."""
+    """Kill a run several times, and then resume it to its end."""
     from scripts.campaigns import faults
 
     rng = random.Random(number)
@@ -126,7 +127,7 @@ class Campaign:
     }
 
   def damage(self, number: int) -> dict[str, Any]:
-    """Damages the last checkpoint of a run, or its weights, some times."""
+    """Damage the last checkpoint of a run, or its weights, several times."""
     from scripts.campaigns import faults
 
     rng = random.Random(10**6 + number)
@@ -138,7 +139,7 @@ class Campaign:
 
 
 def damage_files(plan: int, number: int, folder: str, seed: float) -> dict[str, Any]:
-  """Damages files of one run again and again, in one process; what was and what wasn't noticed."""
+  """Damage files of one run repeatedly, in one process; return which damages were detected."""
   from scripts.campaigns import faults
 
   with faults.keeping_compiled(faults.COMPILED):
@@ -155,7 +156,7 @@ def damage_each(plan: int, number: int, path: Path, rng: random.Random) -> dict[
   own = faults.PLANS[plan]
   shutil.rmtree(path, ignore_errors=True)
   true = faults.bits(faults.run(own, str(path / "good")))
-  # So that there is something left to do.
+  # So that some steps remain.
   shutil.rmtree(path / "good" / str(faults.STEPS))
   last = max((path / "good").iterdir(), key=lambda p: int(p.name))
   net = fb.mlp([4, 8, 3], dropout=own.dropout)
@@ -177,7 +178,7 @@ def damage_each(plan: int, number: int, path: Path, rng: random.Random) -> dict[
     shutil.rmtree(path / "bad", ignore_errors=True)
     shutil.copytree(path / "good", path / "bad")
     victims = sorted(p for p in (path / "bad" / last.name).rglob("*") if p.is_file())
-    # Mostly the file with the numbers; the others are orbax's, and hold none.
+    # Mostly the file with the numbers; orbax's other files hold none.
     victims = [p for p in victims if p.stat().st_size]
     victim = rng.choice(victims) if rng.random() < 0.2 else next(
       p for p in victims if p.name == "state.safetensors")  # fmt: skip
@@ -191,7 +192,7 @@ def damage_each(plan: int, number: int, path: Path, rng: random.Random) -> dict[
 
 
 def totals(runs: dict[str, Any]) -> dict[str, Any]:
-  """The sums."""
+  """Return the sums over the runs."""
   counts: collections.Counter[str] = collections.Counter()
   for name, run in runs.items():
     if name.startswith("kills"):
@@ -209,7 +210,7 @@ def totals(runs: dict[str, Any]) -> dict[str, Any]:
 
 
 def line(sums: dict[str, Any]) -> str:
-  """The totals in a line."""
+  """Format the totals as a line."""
   return "   ".join(f"{name} {value}" for name, value in sums.items())
 
 

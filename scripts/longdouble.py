@@ -1,9 +1,9 @@
-"""What activation gates and losses are, in NumPy's longdouble, as the terms of their sums.
+"""Activation gates and losses in NumPy's longdouble, as the terms of their sums.
 
-Each function returns the terms of the value and the terms of the slope; what is true is their sum,
-and a sum of terms of both signs says by its largest term what may be asked of whoever rounds them.
-Nothing of one sign is taken from its like, so that longdouble's digits last. On machines where
-longdouble is float64 it is still good for float32.
+Each function returns the terms of the value and the terms of the slope. The truth is their sum;
+where terms of both signs cancel, the largest term determines the attainable accuracy of any rounded
+computation. No numbers of equal sign are subtracted, so that the result has longdouble's accuracy.
+On machines where longdouble is float64 it is still accurate enough for float32.
 """
 
 import math
@@ -20,18 +20,18 @@ Terms = tuple[Wide, ...]
 
 
 def sigma(z: Wide) -> Wide:
-  """The sigmoid, without a difference in either tail."""
+  """Compute the sigmoid, without cancellation in either tail."""
   return 1 / (1 + np.exp(-z))
 
 
 def normal_cdf(z: Wide) -> Wide:
-  """Φ, in float64."""
+  """Compute Φ, in float64."""
   erfc = np.vectorize(math.erfc, otypes=[np.longdouble])
   return 0.5 * np.asarray(erfc(-z.astype(np.float64) / math.sqrt(2)))
 
 
 def normal_pdf(z: Wide) -> Wide:
-  """Φ'."""
+  """Compute Φ'."""
   return np.asarray(np.exp(-z * z / 2) / np.sqrt(2 * np.longdouble(math.pi)))
 
 
@@ -87,7 +87,7 @@ def selu(z: Wide) -> tuple[Terms, Terms]:
 
 
 def gelu_tanh(z: Wide) -> tuple[Terms, Terms]:
-  """z σ(2u), u the polynomial under the tanh."""
+  """Return the terms of z σ(2u), u the polynomial under the tanh."""
   c, cubic = np.sqrt(8 / np.longdouble(np.pi)), np.longdouble("0.044715")
   v, v_slope = c * (z + cubic * z**3), c * (1 + 3 * cubic * z**2)
   return (z * sigma(v),), (sigma(v), z * sigma(v) * sigma(-v) * v_slope)
@@ -106,7 +106,7 @@ def mish(z: Wide) -> tuple[Terms, Terms]:
 
 
 def added(*terms: Wide) -> Terms:
-  """Terms of every output, as terms of the example's sum."""
+  """Return terms of every output as terms of the example's sum."""
   return tuple(column for term in terms for column in term.T)
 
 
@@ -139,7 +139,7 @@ def hinge(z: Wide, labels: Wide) -> tuple[Terms, Terms]:
 
 
 def softmax_cross_entropy(z: Wide, t: Wide) -> tuple[Terms, Terms]:
-  """log Σ e^(z_k − z_c), and the two terms of p Σ t − t, without taking like from like."""
+  """Return the terms of log Σ e^(z_k − z_c), and both terms of p Σ t − t, without cancellation."""
   if t.ndim == 1:
     t = np.eye(z.shape[1], dtype=z.dtype)[t]
   classes = range(z.shape[1])

@@ -1,8 +1,9 @@
-"""What one seed gives on this machine and this JAX, as fingerprints to compare with another one's.
+"""Fingerprints of one seed's results on this machine and this JAX, to compare with another's.
 
   python scripts/one_seed.py     some seconds
 
-Equal fingerprints are equal bits. docs/versions.md says what is equal on the lines of JAX.
+Equal fingerprints are equal bits. docs/versions.md lists the results that are equal across the
+lines of JAX.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ ACTIVATIONS = (fb.relu, fb.tanh, fb.gelu, fb.sigmoid, fb.elu)
 
 
 def fingerprint(tree: Any) -> str:
-  """Short SHA-256 fingerprint of a pytree's bits."""
+  """Return a short SHA-256 fingerprint of a pytree's bits."""
   found = hashlib.sha256()
   for leaf in jax.tree.leaves(tree):
     found.update(np.asarray(leaf).tobytes())
@@ -36,7 +37,7 @@ def fingerprint(tree: Any) -> str:
 
 
 def lines() -> Iterator[tuple[str, str]]:
-  """What is compared, and its fingerprint."""
+  """Yield the name and the fingerprint of each compared result."""
   yield "keys", fingerprint(jax.random.key_data(jax.random.split(KEY, 8)))
   for name, draw in DRAWS.items():
     yield (
@@ -57,7 +58,7 @@ def lines() -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-  """Prints a line for each."""
+  """Print a line for each."""
   print(f"jax {jax.__version__}, Python {platform.python_version()}, {jax.default_backend()}")
   for name, found in lines():
     print(f"{name:<30}{found}")

@@ -1,7 +1,7 @@
-"""Uses an installed fbackprop that has the required packages alone; `scripts/package.sh` runs it.
+"""A check of an installed fbackprop with the required packages alone; `scripts/package.sh` runs it.
 
-Every public name is imported, a network is trained and verified, a model is written and read, and
-what needs an extra says so.
+It imports every public name, trains and verifies a network, writes and reads a model, and checks
+the errors of functions that need an extra.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ EXTRAS = ("matplotlib", "pandas", "sklearn", "orbax", "rich", "jinja2")
 
 
 def main() -> None:
-  """Raises where something doesn't work."""
+  """Raise if anything doesn't work."""
   assert fb.__file__ is not None
   assert Path(fb.__file__).is_relative_to(sysconfig.get_path("purelib")), fb.__file__
   present = [name for name in EXTRAS if importlib.util.find_spec(name)]

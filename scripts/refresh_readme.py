@@ -28,13 +28,13 @@ ELLIPSIS = "...\n"
 
 
 class Command(NamedTuple):
-  """How a command of the page is run.
+  """A command of the page.
 
   Attributes:
-    start: how its line begins.
-    is_exact: whether every digit of its output is the same on each run and each machine.
+    start: the beginning of its line.
+    is_exact: whether every digit of its output is the same for all runs and machines.
     only: the lines of its output that the page shows, or all.
-    is_slow: whether it is run with `--tests` only.
+    is_slow: whether it runs with `--tests` only.
   """
 
   start: str
@@ -52,7 +52,7 @@ COMMANDS = (
 
 
 def output_of(line: str, command: Command, folder: Path) -> str:
-  """Runs a command line of the page and returns the part of its output that is shown."""
+  """Run a command line of the page and return the shown part of its output."""
   line = re.sub(r"(?<!\S)\.venv/bin/", "", line).replace("bash scripts/", f"bash {ROOT}/scripts/")
   path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
   environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
@@ -65,13 +65,13 @@ def output_of(line: str, command: Command, folder: Path) -> str:
 
 
 def refreshed(page: str, folder: Path, *, with_tests: bool, keep_same: bool) -> str:
-  """Returns the page with the outputs of now.
+  """Return the page with the present outputs.
 
   Args:
     page: the text of README.md.
-    folder: an empty folder for the commands' files.
-    with_tests: whether the test suite is run.
-    keep_same: whether an output that differs from the page's by its numbers alone is left.
+    folder: an empty folder for the files of the commands.
+    with_tests: whether to run the test suite.
+    keep_same: whether to keep an output that differs from the page's in its numbers alone.
   """
   for name, text in FILE.findall(page):
     (folder / name).write_text(text, encoding="utf-8")
@@ -93,7 +93,7 @@ def refreshed(page: str, folder: Path, *, with_tests: bool, keep_same: bool) -> 
 
 
 def main() -> int:
-  """Runs the script; returns 1 if `--check` finds another output."""
+  """Run the script; return 1 if `--check` finds a different output."""
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
   parser.add_argument("--check", action="store_true", help="write nothing, print the differences")
   parser.add_argument("--tests", action="store_true", help="run the test suite too")

@@ -29,7 +29,7 @@ from scripts import longdouble as true  # noqa: E402
 
 RESULTS, PAGE = ROOT / "experiments/results/slopes.json", ROOT / "docs/slopes.md"
 INF = math.inf
-SMALLEST = 1.2e-38  # Of normal numbers; below, some processors and compilers say 0.
+SMALLEST = 1.2e-38  # The smallest normal number; some processors flush those below to 0.
 Slopes = dict[str, float]
 
 
@@ -37,10 +37,10 @@ class Row(NamedTuple):
   """A point at which slopes are compared.
 
   Attributes:
-    gate: the name of the function, ours.
+    gate: our name of the function.
     point: its inputs.
-    by: the input that is moved.
-    truth: the slope, or the slopes on both sides, as they are shown.
+    by: the index of the varied input.
+    truth: the slope, or the one-sided slopes, as displayed.
   """
 
   gate: str
@@ -50,12 +50,12 @@ class Row(NamedTuple):
 
   @property
   def key(self) -> str:
-    """A name in the file: "relu(0)", "max(1, 1) by 0"."""
+    """The key in the file: "relu(0)", "max(1, 1) by 0"."""
     inside = ", ".join(f"{x:g}" for x in self.point)
     return f"{self.gate}({inside})" + (f" by {self.by}" if len(self.point) > 1 else "")
 
 
-# Of functions of one input the kinks, with the slopes on both sides, ...
+# The kinks of functions of one input, with the one-sided slopes, ...
 KINKS: dict[str, dict[float, str]] = {
   "relu": {0: "0 to 1"},
   "leaky_relu": {0: "0.01 to 1"},
@@ -92,7 +92,7 @@ OTHERS = (
 
 
 def rows() -> list[Row]:
-  """All of them, function by function."""
+  """Return all rows, function by function."""
   found = []
   for name, limits in LIMITS.items():
     found += [Row(name, (x,), 0, shown) for x, shown in KINKS.get(name, {}).items()]
@@ -104,7 +104,7 @@ def rows() -> list[Row]:
 
 
 def true_slope(name: str, x: float) -> float:
-  """The derivative where there is one."""
+  """Return the derivative where it exists."""
   _, terms = getattr(true, name)(np.asarray([x], np.longdouble))
   return float(np.sum(terms))
 
@@ -116,7 +116,7 @@ SAME_NAMES = ("relu", "leaky_relu", "relu6", "sigmoid", "softplus", "elu", "selu
 
 
 def ours() -> tuple[str, Slopes]:
-  """fbackprop's backward rules, on the JAX that is here."""
+  """Return fbackprop's backward rules, on the installed JAX."""
   import jax
   import jax.numpy as jnp
 
@@ -131,7 +131,7 @@ def ours() -> tuple[str, Slopes]:
 
 
 def jaxs() -> tuple[str, Slopes]:
-  """`jax.grad` of what `jax.nn` and `jax.numpy` have."""
+  """Return `jax.grad` of the functions of `jax.nn` and `jax.numpy`."""
   import jax
   import jax.numpy as jnp
 
@@ -151,7 +151,7 @@ def jaxs() -> tuple[str, Slopes]:
 
 
 def torchs() -> tuple[str, Slopes]:
-  """PyTorch's `torch.nn.functional` and `torch`."""
+  """Return the functions of `torch.nn.functional` and `torch`."""
   torch: Any = import_module("torch")
   functional = torch.nn.functional
 
@@ -172,7 +172,7 @@ def torchs() -> tuple[str, Slopes]:
 
 
 def tensorflows() -> tuple[str, Slopes]:
-  """TensorFlow's `tf.nn` and `tf.math`."""
+  """Return the functions of `tf.nn` and `tf.math`."""
   tf: Any = import_module("tensorflow")
 
   functions: dict[str, Callable[..., Any]] = {
@@ -199,12 +199,12 @@ def tensorflows() -> tuple[str, Slopes]:
 def extreme(
   of_two: Callable[..., Any], of_many: Callable[..., Any], stack: Callable[..., Any], *xs: Any
 ) -> Any:
-  """The maximum of two numbers, or of a vector, as a library has them."""
+  """Return a library's maximum of two numbers, or of a vector."""
   return of_two(*xs) if len(xs) == 2 else of_many(stack(xs), 0)
 
 
 def measured(slope: Callable[[Row], float]) -> Slopes:
-  """The slope at each row that a library has."""
+  """Return a library's slope at each row that it supports."""
   found = {}
   for row in rows():
     try:
@@ -218,7 +218,7 @@ def measured(slope: Callable[[Row], float]) -> Slopes:
 
 
 def measure() -> dict[str, Slopes]:
-  """The columns of the libraries that are installed."""
+  """Return the columns of the installed libraries."""
   columns = {}
   for library in (ours, jaxs, torchs, tensorflows):
     try:
@@ -232,7 +232,7 @@ def measure() -> dict[str, Slopes]:
 
 
 def show(x: float | None) -> str:
-  """A slope as the table has it."""
+  """Format a slope for the table."""
   if x is None:
     return "–"
   if not math.isfinite(x):
@@ -241,7 +241,7 @@ def show(x: float | None) -> str:
 
 
 def merged(columns: Mapping[str, Slopes]) -> list[tuple[str, Slopes]]:
-  """The columns in order, those of one library that say the same as one."""
+  """Return the columns in order, with equal ones of one library merged."""
   found: list[tuple[str, Slopes]] = []
   for heading in sorted(columns, key=order):
     slopes, library = columns[heading], heading.rpartition(" ")[0]
@@ -255,14 +255,14 @@ def merged(columns: Mapping[str, Slopes]) -> list[tuple[str, Slopes]]:
 
 
 def order(heading: str) -> tuple[int, list[int]]:
-  """Ours first, and each library's versions from old to new."""
+  """Return the sort key: ours first, and each library's versions from old to new."""
   library, _, version = heading.rpartition(" ")
   place = ("fbackprop on jax", "jax", "torch", "tensorflow").index(library)
   return place, [int(part) for part in version.split(".") if part.isdigit()]
 
 
 def table(columns: Mapping[str, Slopes]) -> list[str]:
-  """The lines of a Markdown table."""
+  """Format the columns as the lines of a Markdown table."""
   shown = merged(columns)
   heads = ["function", "at", "by input", "slope", *(heading for heading, _ in shown)]
   lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
@@ -275,7 +275,7 @@ def table(columns: Mapping[str, Slopes]) -> list[str]:
 
 
 def page(columns: Mapping[str, Slopes]) -> str:
-  """docs/slopes.md: what stands around the table is written there by hand."""
+  """Return docs/slopes.md; the text around its table is hand-written there."""
   before, _, rest = PAGE.read_text("utf-8").partition("<!-- table -->\n")
   _, _, after = rest.partition("<!-- end of table -->\n")
   lines = "\n".join(table(columns))
@@ -283,7 +283,7 @@ def page(columns: Mapping[str, Slopes]) -> str:
 
 
 def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> list[str]:
-  """What is measured here otherwise than it is recorded, for the versions that are in both."""
+  """Return the differences from the recorded slopes, for the versions in both."""
   found = []
   for heading, slopes in now.items():
     for key, value in slopes.items() if heading in recorded else ():
@@ -294,14 +294,14 @@ def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> li
 
 
 def same(a: float, b: float) -> bool:
-  """Whether two slopes are one, but for the rounding of another processor."""
+  """Return whether two slopes are equal up to the rounding of another processor."""
   if math.isnan(a) or math.isnan(b):
     return math.isnan(a) and math.isnan(b)
   return math.isclose(a, b, rel_tol=1e-4, abs_tol=SMALLEST)
 
 
 def read() -> dict[str, Slopes]:
-  """What is recorded. JSON has no NaN or infinity: they are words there."""
+  """Read the recorded columns; words represent NaN and infinity, which JSON lacks."""
   if not RESULTS.exists():
     return {}
   columns: dict[str, dict[str, float | str]] = json.loads(RESULTS.read_text("utf-8"))
@@ -309,7 +309,7 @@ def read() -> dict[str, Slopes]:
 
 
 def write(columns: Mapping[str, Slopes]) -> None:
-  """Records the columns, and makes the page of them."""
+  """Record the columns, and generate the page from them."""
   plain = {
     heading: {k: v if math.isfinite(v) else str(v) for k, v in columns[heading].items()}
     for heading in sorted(columns, key=order)
@@ -319,7 +319,7 @@ def write(columns: Mapping[str, Slopes]) -> None:
 
 
 def main(arguments: Iterable[str] | None = None) -> int:
-  """Measures, and prints, records or compares. Returns 1 if something differs."""
+  """Measure, and print, record or compare the slopes; return 1 after a difference."""
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
   parser.add_argument("--record", action="store_true", help="write the results and the page")
   parser.add_argument("--check", action="store_true", help="compare with the results and the page")

@@ -22,7 +22,7 @@ LEAST_MEAN = 0.975
 
 
 def main() -> int:
-  """Trains ten times, and prints a line for each and one for all."""
+  """Train ten times; print a line for each run and one for all."""
   accuracies = []
   with tempfile.TemporaryDirectory() as out:
     for seed in SEEDS:

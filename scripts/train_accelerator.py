@@ -26,12 +26,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import fbackprop as fb
 
 LOSS = fb.softmax_cross_entropy
-BATCHES = 4  # Drawn before the clock starts, and taken in turns.
-EVERY = 10  # Steps from one line to the next; only there the device is waited for.
+BATCHES = 4  # Drawn before the clock starts, and used in turns.
+EVERY = 10  # Steps between printed lines; only there the host waits for the device.
 
 
 def in_bfloat16(net: fb.Layer) -> fb.Layer:
-  """The network in bfloat16; parameters stay float32, which small steps need, and so do logits."""
+  """Convert a network to bfloat16, except its parameters, whose steps are small, and its logits."""
 
   def cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
@@ -49,30 +49,30 @@ def in_bfloat16(net: fb.Layer) -> fb.Layer:
 
 
 def draw_batch(widths: list[int], n: int, dtype: Any, key: Any) -> tuple[Any, Any]:
-  """x `[N, D_0]`, with the largest output of a linear map, the same for all batches, as labels."""
+  """Draw x `[N, D_0]`, with the largest output of a linear map shared by all batches as labels."""
   x = jax.random.normal(key, (n, widths[0]))
   w = jax.random.normal(jax.random.key(0), (widths[0], widths[-1]))
   return x.astype(dtype), (x @ w).argmax(1).astype(jnp.int32)
 
 
 def product_rate(side: int, dtype: str, rows: NamedSharding, whole: NamedSharding) -> float:
-  """Operations a second of a side³ product on each device at once: the median of five times."""
+  """Return the operations per second of a side³ product on each device: the median of five."""
   draw, devices = partial(jax.random.normal, dtype=dtype), rows.mesh.size
   a = jax.device_put(draw(jax.random.key(0), (devices * side, side)), rows)
   b = jax.device_put(draw(jax.random.key(1), (side, side)), whole)
   medians = []
-  for result in {dtype, "float32"}:  # Which dtype of the result is faster depends on the processor.
+  for result in {dtype, "float32"}:  # The faster dtype of the result depends on the processor.
     multiply, times = jax.jit(partial(jnp.matmul, preferred_element_type=result)), []
     for _ in range(6):
       start = time.perf_counter()
       jax.block_until_ready([multiply(a, b) for _ in range(4)])
       times.append((time.perf_counter() - start) / 4)
-    medians.append(statistics.median(times[1:]))  # In the first it was compiled.
+    medians.append(statistics.median(times[1:]))  # The first one includes compilation.
   return 2 * devices * side**3 / min(medians)
 
 
 def jax_gradient(net: fb.Layer, params: Any, x: Any, labels: Any) -> Any:
-  """The gradient by `jax.grad` of the same forward pass."""
+  """Compute the gradient by `jax.grad` of the same forward pass."""
 
   def mean_loss(params: Any, x: Any, labels: Any) -> Any:
     return LOSS.forward(net.forward(params, x)[0], labels)[0].mean()
@@ -82,13 +82,13 @@ def jax_gradient(net: fb.Layer, params: Any, x: Any, labels: Any) -> Any:
 
 @jax.jit
 def worst_error(got: Any, want: Any) -> Any:
-  """‖got − want‖ / ‖want‖ of the worst array of parameters."""
+  """Return ‖got − want‖ / ‖want‖ of the worst parameter array."""
   pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
   return jnp.stack([jnp.linalg.norm(a - b) / jnp.linalg.norm(b) for a, b in pairs]).max()
 
 
 def main(arguments: list[str] | None = None) -> None:
-  """Runs the script."""
+  """Run the script."""
   raw, found = argparse.RawDescriptionHelpFormatter, jax.devices()
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
   parser.add_argument("--widths", type=int, nargs="+", default=[256, 1024, 1024, 16])
@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> None:
   if len(widths) < 2 or min(given.steps, *widths) < 1:
     parser.error(f"--steps and two or more --widths must be above 0, got {given.steps}, {widths}")
 
-  # Auto: on an Explicit axis, which is the default, xᵀ y_bar of split rows is refused.
+  # Auto: on an Explicit axis, the default, JAX rejects xᵀ y_bar of split rows.
   mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=found[:count])
   rows, whole = NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
   plain = fb.mlp(widths)
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     loss = float(info.loss)  # Waits for the steps.
     speeds.append(n * (last - first) / (time.perf_counter() - start))
     print(f"step {last:5}   loss {loss:.6f}   {speeds[-1]:,.0f} examples/s")
-  speed = statistics.median(speeds[1:] or speeds)  # The first ones warm up.
+  speed = statistics.median(speeds[1:] or speeds)  # The first ones are a warm-up.
   print(f"{speed:,.0f} examples/s, {speed / n * operations / limit:.2f} of the products' rate")
 
   x, labels = batches[0]

@@ -40,7 +40,7 @@ PAGE = ROOT / "docs" / "trust.md"
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs what is missing, writes the page, and prints the totals."""
+  """Run the missing cells, write the page, and print the totals."""
   about, _, usage = (__doc__ or "").partition("\n")
   parser = argparse.ArgumentParser(
     description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -63,16 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(results: Results, options: argparse.Namespace) -> Results:
-  """The results with those of the cells that were asked for and are missing."""
+  """Return the results, with the requested cells that were missing."""
   cache = os.path.join(tempfile.gettempdir(), "fbackprop-trust")
   os.environ.update({
     "JAX_NUM_CPU_DEVICES": "2",
     "JAX_COMPILATION_CACHE_DIR": cache,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-  })  # fmt: skip  # Of the processes that follow; in this one jax computes nothing.
+  })  # fmt: skip  # For the child processes; in this one jax computes nothing.
   spawn = multiprocessing.get_context("spawn")
-  # Not an executor: with `max_tasks_per_child` that of Python 3.11 comes to a standstill.
+  # Not an executor: with `max_tasks_per_child` Python 3.11's comes to a standstill.
   with spawn.Pool(options.workers, maxtasksperchild=4) as pool:
     made = pool.apply(describe)
     if results.made and {**results.made, "date": made["date"]} != made:
@@ -95,7 +95,7 @@ def run(results: Results, options: argparse.Namespace) -> Results:
 
 
 def describe() -> dict[str, Any]:
-  """On what it is verified."""
+  """Describe the machine and the versions."""
   return {
     "date": date.today().isoformat(),
     "processor": machine.processor(),
@@ -108,7 +108,7 @@ def describe() -> dict[str, Any]:
 
 
 def run_chunk(chunk: list[Cell]) -> tuple[list[Cell], list[dict[str, Any]]]:
-  """What each cell gave."""
+  """Return the result of each cell of a chunk."""
   found = []
   for cell in chunk:
     start = time.process_time()
@@ -118,7 +118,7 @@ def run_chunk(chunk: list[Cell]) -> tuple[list[Cell], list[dict[str, Any]]]:
 
 
 def plain(report: Report) -> dict[str, Any]:
-  """What is kept of a report."""
+  """Return the recorded part of a report."""
   wrong = [f for f in report.findings if f.kind != "note"]
   at_fault = {f.regime: f.kind for f in reversed(wrong)}
   return {
@@ -140,7 +140,7 @@ TOLD = ("kind", "check", "regime", "leaf", "got", "want", "bound", "cause", "mes
 
 
 def rounded(value: float) -> float | None:
-  """Three digits; None for what isn't finite, which JSON has no number for."""
+  """Round to three digits; None for a nonfinite number, which JSON can't represent."""
   return float(f"{value:.3g}") if math.isfinite(value) else None
 
 
@@ -148,7 +148,7 @@ def rounded(value: float) -> float | None:
 
 
 def as_json(results: Results) -> str:
-  """One line a cell; what many cells share, as the names of checks, stands once, and has a number.
+  """Format one line per cell; texts that many cells share, such as names of checks, are numbered.
 
   `read_results` reads it.
   """

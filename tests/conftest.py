@@ -1,23 +1,23 @@
-"""Strictness for every test; nothing here may need a look-up while reading one.
+"""Strictness for every test, without look-ups while reading one.
 
-JAX takes these settings before its backend starts, so they stand at the top of the first file that
-pytest imports. x64 stays off, as a user finds it: a test of float64 says `jax.enable_x64(True)`.
+JAX reads these settings before its backend starts, so they are at the top of the first file that
+pytest imports. x64 is off, the user's default: a test of float64 uses `jax.enable_x64(True)`.
 """
 
 import hypothesis
 import jax
 import pytest
 
-# Two devices on any machine, so that "the same on two devices" is a test and not a hope.
+# Two devices on any machine, so that tests on two devices always run.
 jax.config.update("jax_num_cpu_devices", 2)
-# A [N] that meets a [N, 1] would make [N, N], and a wrong mean, without a word.
+# Without it a [N] and a [N, 1] would silently broadcast to [N, N], and give a wrong mean.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-# Where a GPU would round the products of float32 to TF32, the laws would measure the hardware.
+# With TF32 products of float32 on a GPU, the laws would measure the hardware.
 jax.config.update("jax_default_matmul_precision", "highest")
 
-# The same examples today and tomorrow, and nothing left in the folder. Compilation takes what it
-# takes, hence no deadline.
+# Deterministic examples, and no files in the folder. Compilation takes unpredictable time, hence no
+# deadline.
 hypothesis.settings.register_profile(
   "fixed", derandomize=True, deadline=None, database=None, max_examples=25
 )
@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("fixed")
 
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(pytestconfig):
-  """Keeps what takes its time to compile in pytest's cache: most of the time goes into that."""
+  """Cache slow compilations in pytest's cache: compilation takes most of the time."""
   cache = getattr(pytestconfig, "cache", None)  # None with `-p no:cacheprovider`.
   if cache is not None:
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))

@@ -1,7 +1,7 @@
 """Circuits: a computation as a graph of gates, solved forward and backward, and drawn.
 
-The gates are those of `fbackprop.gates`, of which the layers are made too. Names are imported when
-they are touched.
+The gates are those of `fbackprop.gates`, which the layers also use. Names are imported on first
+access.
 """
 
 import lazy_loader

@@ -1,8 +1,7 @@
-"""The public face of circuits: `Circuit` and `Trace`, data with convenience methods, and `build`.
+"""The public interface of circuits: `Circuit`, `Trace` and `build`.
 
-The data and the functions of it are in modules below: `graph` and `solver`, and the formats `text`,
-`svg` and `png`. The methods here are those functions. `parse`, `from_mlp` and the examples are in
-modules above, since they make a `Circuit`.
+The methods call the functions of lower modules: `graph` and `solver`, and the formats `text`, `svg`
+and `png`. `parse`, `from_mlp` and the examples are in higher modules, since they build a `Circuit`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,18 +14,18 @@ from fbackprop.circuit.solver import Solution, solve, value_and_grad
 from fbackprop.types import Array, Gate
 
 MOST_NODES = 300
-"""Of a picture in a notebook, where nobody asked for it: a larger one would take seconds."""
+"""The most nodes of a circuit that a notebook draws unasked: a larger one would take seconds."""
 
 Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True, repr=False)
 class Circuit(GateGraph):
-  """A computation as a graph of gates; `build`, `parse` and `from_mlp` make one.
+  """A computation as a graph of gates, built by `build`, `parse` or `from_mlp`.
 
   Attributes:
-    nodes: in topological order.
-    outputs: (name, weight) pairs; the value that is differentiated is the sum of weight · output.
+    nodes: the nodes in topological order.
+    outputs: (name, weight) pairs; the differentiated value is the sum of weight · output.
     gates: (op, Gate) pairs that extend or override the gates of `fbackprop.gates`.
   """
 
@@ -39,11 +38,11 @@ class Circuit(GateGraph):
     return self.trace()._repr_svg_() if len(self.nodes) <= MOST_NODES else None
 
   def trace(self, /, **inputs: float) -> "Trace":
-    """Evaluate the circuit forward and backward on numbers, in float64: see `solver.solve`."""
+    """Compute the value and the gradient on every wire, in float64: see `solver.solve`."""
     return Trace(**vars(solve(self, inputs)))
 
   def value_and_grad(self, /, **inputs: Any) -> tuple[Array, dict[str, Array]]:
-    """Compute the value and its gradient by each input, on arrays: see `solver.value_and_grad`."""
+    """Compute the value and its gradients, on arrays: see `solver.value_and_grad`."""
     return value_and_grad(self, inputs)
 
 
@@ -53,10 +52,11 @@ class Trace(Solution):
 
   Attributes:
     circuit: the circuit that was solved.
-    values: of every node.
+    values: the value of every node.
     bars: the global gradient df/dnode of the circuit's value by every node, along every path.
-    contributions: for every node the terms whose sum is its gradient: what each wire that leaves it
-      sends back, in the order of the gates that they enter, and last the weight of an output.
+    contributions: the terms of every node's gradient: the downstream gradient of each wire that
+      leaves the node, in the order of the gates that the wires enter, and last the weight of an
+      output.
     gates: the gates, in topological order.
     value: Σ weight · output.
     gradients: the global gradients of the inputs.
@@ -76,12 +76,12 @@ class Trace(Solution):
 
 
 def draw_if_small(draw: Callable[[Drawn], str], drawn: Drawn, circuit: Circuit) -> str | None:
-  """Draw a picture for a notebook; None for a circuit that is too large to look at."""
+  """Draw a picture for a notebook; None for a circuit that is too large to read."""
   if len(circuit.nodes) > MOST_NODES:
     return None
   try:
     return draw(drawn)
-  except CircuitError:  # Its wires are too long.
+  except CircuitError:  # A wire is too long.
     return None
 
 
@@ -93,8 +93,9 @@ def build(
   """Build a circuit from nodes in any order, in time linear in the number of wires.
 
   Args:
-    nodes: the nodes; each names the nodes whose wires enter it.
-    outputs: the name of the output, or a weight for each of several; None for the last node.
+    nodes: the nodes; each lists the nodes whose wires enter it.
+    outputs: the name of the output, or a mapping from several names to weights; None for the last
+      node.
     gates: gates that extend or override those of `fbackprop.gates`, as
       `{"max": fb.gates.max_with(ties="first")}`.
 
@@ -104,7 +105,7 @@ def build(
   Raises:
     TypeError: a node isn't a Node, a gate isn't a Gate, a value isn't a number.
     ValueError: `CircuitError`: no node, a duplicate name, an unknown op, a wrong number of inputs,
-      an unknown input or output, or a cycle. The message names it.
+      an unknown input or output, or a cycle. The message names the culprit.
 
   Example:
     >>> c = build([Node("x", "input"), Node("y", "square", ("x",))])

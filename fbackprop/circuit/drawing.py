@@ -11,14 +11,14 @@ MARGIN = 16.0
 
 
 def compose(labels: Labels, title: str | None = None) -> shapes.Picture:
-  """Draw a circuit.
+  """Compose the picture of a circuit.
 
   Args:
-    labels: the texts: with numbers, or names alone.
+    labels: the texts, with numbers or without.
     title: a heading, or None.
 
   Raises:
-    CircuitError: its wires are too long to be drawn.
+    CircuitError: a wire is too long to be drawn.
   """
   heading = printable(title or "")
   layout = place(labels.circuit, labels.extent)

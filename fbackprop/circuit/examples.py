@@ -1,6 +1,6 @@
 """The lecture's gates and the published examples, as circuits with their values.
 
-Their published numbers are tests: see `tests/circuit/test_numbers.py`.
+`tests/circuit/test_numbers.py` tests their published numbers.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from fbackprop.networks import mlp
 
 
 def example(name: str) -> Circuit:
-  """Build an example, its inputs with values: `example("cs224n").trace()`.
+  """Build an example with values for its inputs: `example("cs224n").trace()`.
 
   Args:
     name: one of `EXAMPLES`.
@@ -42,7 +42,7 @@ def example(name: str) -> Circuit:
 
 
 def at(text: str, **values: float) -> Circuit:
-  """Parse a text, and give its inputs values."""
+  """Parse a text, and set the values of its inputs."""
   circuit = parse(text)
   nodes = tuple(node._replace(value=values.get(node.name, node.value)) for node in circuit.nodes)
   return Circuit(nodes, circuit.outputs)
@@ -51,10 +51,10 @@ def at(text: str, **values: float) -> Circuit:
 def mazur() -> Circuit:
   """Build a 2-2-2 sigmoid net, worked by hand at mattmazur.com, 2015.
 
-  Its weights are numbered there neuron by neuron.
+  The source numbers the weights neuron by neuron.
   """
   net = mlp([2, 2, 2], sigmoid, output_activation=sigmoid)
-  w1: Any = np.array([[0.15, 0.25], [0.20, 0.30]])  # NumPy's float64, whatever JAX is set to.
+  w1: Any = np.array([[0.15, 0.25], [0.20, 0.30]])  # NumPy's float64, whatever JAX's default is.
   w2: Any = np.array([[0.40, 0.50], [0.45, 0.55]])
   b1: Any = np.full(2, 0.35)
   b2: Any = np.full(2, 0.60)
@@ -72,7 +72,7 @@ J = 0.5 * square(y - 1)
 EXAMPLES: dict[str, Callable[[], Circuit]] = {
   # One gate, its local gradients and the upstream gradient 1.
   "single-gate": partial(at, "f = x * y", x=3.0, y=-4.0),
-  # A sum passes the gradient on: CS231n's (x + y) z.
+  # A sum distributes the gradient: CS231n's (x + y) z.
   "add": partial(at, "q = x + y; f = 2 * q", x=-2.0, y=5.0),
   # A product swaps its inputs.
   "multiply": partial(at, "p = x * y * z; f = 2 * p", x=3.0, y=-4.0, z=2.0),
@@ -98,4 +98,4 @@ EXAMPLES: dict[str, Callable[[], Circuit]] = {
   # (x + y) max(y, z), where y is used twice. CS224n, lecture on backpropagation.
   "cs224n": partial(at, "a = x + y; b = max(y, z); f = a * b", x=1.0, y=2.0, z=0.0),
 }  # fmt: skip
-"""The examples: a function that builds each, by name."""
+"""The examples: by name, a function that builds each."""

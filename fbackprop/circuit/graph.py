@@ -1,8 +1,8 @@
-"""Circuits as data: nodes on a directed acyclic graph, and the checks that it is one.
+"""Circuits as data: nodes of a directed acyclic graph, and the checks that it is one.
 
 A node is an input, a constant or a gate. An edge, called a wire here, leads from a node into each
-gate that lists the node among its inputs. Nothing here computes: `solver` evaluates a graph, and
-`_circuit` adds the public classes with their convenience methods.
+gate that lists the node among its inputs. This module computes nothing: `solver` evaluates a graph,
+and `_circuit` adds the public classes with their convenience methods.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,9 +18,9 @@ from fbackprop.types import Gate
 GATES: dict[str, Gate] = {
   name: value for name, value in vars(all_gates).items() if isinstance(value, Gate)
 }
-"""Every gate of `fbackprop.gates`, by the op of a node that applies it."""
+"""Every gate of `fbackprop.gates`, by op."""
 LEAVES = ("input", "constant")
-"""The ops of nodes that no wire enters."""
+"""The ops of nodes without incoming wires."""
 
 
 class CircuitError(ValueError):
@@ -31,11 +31,11 @@ class Node(NamedTuple):
   """A node of a circuit.
 
   Attributes:
-    name: unique in the circuit.
+    name: a name unique in the circuit.
     op: "input", "constant", or the name of a gate.
     inputs: the nodes whose wires enter, in the order of the gate's inputs; a name may occur twice,
       as in x · x.
-    value: of a constant; of an input its default.
+    value: the value of a constant, or the default of an input.
   """
 
   name: str
@@ -61,8 +61,8 @@ class GateGraph:
   """A computation as a directed acyclic graph of gates.
 
   Attributes:
-    nodes: in topological order.
-    outputs: (name, weight) pairs; the value that is differentiated is the sum of weight · output.
+    nodes: the nodes in topological order.
+    outputs: (name, weight) pairs; the differentiated value is the sum of weight · output.
     gates: (op, Gate) pairs that extend or override the gates of `fbackprop.gates`.
   """
 
@@ -81,7 +81,7 @@ class GateGraph:
     return {**GATES, **dict(self.gates)}
 
   def __getstate__(self) -> dict[str, Any]:
-    """Return the fields for pickle: of the cached properties, `gate_of` holds closures."""
+    """Return the fields for pickle without cached properties, since `gate_of` holds closures."""
     return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
@@ -144,7 +144,7 @@ def check_graph(
 
 
 def check_node(node: Node, known: Mapping[str, Gate]) -> None:
-  """Refuse a node that is wrong whatever the others are."""
+  """Raise for a node that is invalid by itself."""
   if not (isinstance(node.name, str) and node.name):
     raise DtypeError(
       f"circuit: the name of a node must be a nonempty str, got {describe(node.name)}"
@@ -173,24 +173,24 @@ def check_node(node: Node, known: Mapping[str, Gate]) -> None:
 
 
 def check_arity(where: str, op: str, gate: Gate, count: int) -> None:
-  """Refuse a number of inputs that the gate doesn't take."""
+  """Raise for a number of inputs that the gate doesn't take."""
   if count < 1 if gate.arity is None else count != gate.arity:
     wanted = "at least 1 input" if gate.arity is None else f"{gate.arity} input"
     raise CircuitError(f"{where}gate {op} takes {wanted}{'s' * (gate.arity == 2)}, got {count}")
 
 
 def check_value(name: str, value: object) -> None:
-  """Refuse anything but a finite number."""
+  """Raise for anything but a finite number."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     raise DtypeError(f"circuit: {name} must be a number, got {describe(value)}")
-  # An integer may exceed every float, and have more digits than Python agrees to print.
+  # An integer may exceed every float, and have more digits than Python converts to text.
   if not -FLOAT_MAX <= value <= FLOAT_MAX:
     got = "an integer too large for float64" if isinstance(value, int) else value
     raise CircuitError(f"circuit: {name} must be finite, got {got}")
 
 
 def check_outputs(weights: Mapping[str, float], known: Mapping[str, Node]) -> Weights:
-  """Return the outputs as pairs; refuse unknown names, wrong weights, and no output at all."""
+  """Return the outputs as pairs; raise for unknown names, invalid weights, or no output at all."""
   if not weights:
     raise CircuitError("circuit: outputs is empty; name at least one")
   for name, weight in weights.items():
@@ -201,12 +201,12 @@ def check_outputs(weights: Mapping[str, float], known: Mapping[str, Node]) -> We
 
 
 def sort_nodes(by_name: Mapping[str, Node]) -> tuple[Node, ...]:
-  """Sort nodes topologically, by an iterative depth-first search; a sorted order is kept."""
+  """Sort nodes topologically by an iterative depth-first search, preserving a sorted order."""
   done: dict[str, Node] = {}
   for root in by_name.values():
     if root.name in done:
       continue
-    path = {root.name: iter(root.inputs)}  # From the root down to the node under search.
+    path = {root.name: iter(root.inputs)}  # From the root to the node under search.
     while path:
       name, wires = next(reversed(path.items()))
       below = next((wire for wire in wires if wire not in done), None)

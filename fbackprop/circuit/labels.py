@@ -1,7 +1,7 @@
 """The texts of a circuit's picture: at its nodes and wires, under it, and for screen readers.
 
-Where a wire forks, each branch has its own share of the gradient below it, and the sum stands
-before the fork, as "5 = 2 + 3".
+Where a wire forks, each branch is labelled with its own share of the gradient, and the wire before
+the fork with the sum, such as "5 = 2 + 3".
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,16 +12,16 @@ from fbackprop.circuit.graph import GateGraph, fan_out
 from fbackprop.circuit.layout.columns import Extent, Item
 from fbackprop.circuit.solver import Solution
 
-BESIDE = 7.0  # From a circle, or from the start of a wire, to its numbers, in pixels.
-ABOVE, BELOW, LINE = 4.5, 13.5, 15.5  # From a wire to the baselines of its numbers; between lines.
-OVER = 5.0  # From a circle to the baseline of its name.
-BEFORE = 4.0  # From an input's name to the start of its wire.
-WIDEST_FOOT = 60  # Characters of a line under the picture.
-LONGEST_LINE = 18  # Characters of a line of a sum.
+BESIDE = 7.0  # Pixels from a circle, or a wire's start, to its numbers.
+ABOVE, BELOW, LINE = 4.5, 13.5, 15.5  # Pixels from a wire to its numbers' baselines; line height.
+OVER = 5.0  # Pixels from a circle to the baseline of its name.
+BEFORE = 4.0  # Pixels from an input's name to the start of its wire.
+WIDEST_FOOT = 60  # Characters in a line under the picture.
+LONGEST_LINE = 18  # Characters in a line of a sum.
 
 
 class Labels:
-  """The labels of a circuit that isn't solved, names and symbols alone, and the room they take."""
+  """The labels of an unsolved circuit, names and symbols alone, and their extents."""
 
   def __init__(self, circuit: GateGraph):
     self.circuit = circuit
@@ -31,7 +31,7 @@ class Labels:
 
   @property
   def title(self) -> str:
-    """The name of a picture without a heading, for screen readers."""
+    """The accessible name of a picture without a heading."""
     return notation.printable(notation.summary(self.circuit))
 
   @property
@@ -54,7 +54,7 @@ class Labels:
     return notation.format_number(value, digits, notation.MINUS)
 
   def name(self, name: str) -> str:
-    """Return the label of a node: its name if the text gives one, the number of a constant."""
+    """Return the label of a node: its name if the text gives one, or a constant's number."""
     node = self.nodes[name]
     if node.op == "constant" and node.value is not None and notation.is_generated(name):
       return self.show(node.value)
@@ -70,7 +70,7 @@ class Labels:
     return item.kind == "node" and bool(self.nodes[item.name].inputs)
 
   def half(self, item: Item) -> float:
-    """Compute half of the width of a gate, a circle if its symbol is short."""
+    """Return half of a gate's width, a circle's if its symbol is short."""
     return max(shapes.RADIUS, shapes.width_of(*self.symbol(item.name)) / 2 + 6)
 
   def leads_out(self, item: Item) -> bool:
@@ -81,7 +81,7 @@ class Labels:
     return item.kind == "node" and item.name in self.outputs and is_only_wire
 
   def extent(self, item: Item) -> Extent:
-    """Compute the room that an item takes around its anchor."""
+    """Compute the extent of an item around its anchor."""
     if item.kind == "bend":
       return Extent(0, 0, 3, 3)
     value, lines = self.numbers(item)
@@ -97,7 +97,7 @@ class Labels:
     if not self.is_gate(item):
       return Extent(width + BEFORE, right, up, down)
     half = self.half(item)
-    beyond = max(width / 2 - half, 0)  # Of a name that is longer than its gate.
+    beyond = max(width / 2 - half, 0)  # The name may be longer than its gate.
     up = shapes.RADIUS + OVER + shapes.ASCENT * shapes.NAME.size if width else up
     left, right = 2 * half + beyond, max(right, beyond)
     return Extent(left, right, up, down, 0.62 * shapes.RADIUS)
@@ -166,7 +166,7 @@ class NumberLabels(Labels):
     return sum_lines(self.show(self.solution.bars[name], self.digits), terms)
 
   def weighted_sum(self) -> list[str]:
-    """Write the value that is differentiated, unless it is the output: 2 · J1 − J2 = 5."""
+    """Format the differentiated value, unless it is a plain output: 2 · J1 − J2 = 5."""
     outputs = self.circuit.outputs
     if len(outputs) == 1 and outputs[0][1] == 1:
       return []
@@ -192,14 +192,14 @@ class NumberLabels(Labels):
 
 
 def sum_lines(total: str, terms: Sequence[str]) -> list[str]:
-  """Write a gradient as lines: "5", or with several terms "5 = 2 + 3", broken if it is long."""
+  """Format a gradient as lines: "5", or with several terms "5 = 2 + 3", broken if it is long."""
   if len(terms) < 2:
     return [total]
   first, *rest = notation.signed(terms, notation.MINUS)
   pieces = [f"= {first}", *rest]
   if len(whole := " ".join([total, *pieces])) <= LONGEST_LINE:
     return [whole]
-  # A term stays with its operator: `wrap` doesn't break a line at a no-break space.
+  # A term keeps its operator: `wrap` doesn't break a line at a no-break space.
   unbroken = " ".join(piece.replace(" ", "\xa0") for piece in pieces)
   lines = wrap(unbroken, LONGEST_LINE, break_long_words=False, break_on_hyphens=False)
   return [total, *(line.replace("\xa0", " ") for line in lines)]

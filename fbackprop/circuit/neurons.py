@@ -1,4 +1,4 @@
-"""A small network expanded into gates: its neurons, and every weight on a wire of its own."""
+"""The expansion of a small network into gates, with every weight on a wire of its own."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +23,7 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
   neuron consists of multiplication gates, the summation gate z1_3 and the activation h1_3.
 
   The gradients are those of `fb.value_and_grad`: for `squared_error` equal to 1e-12 of the largest
-  in float64. `softmax_cross_entropy` is written out in naive gates, -Σ t log(e^z / Σ e^z): equal to
+  in float64. `softmax_cross_entropy` is expanded into naive gates, -Σ t log(e^z / Σ e^z): equal to
   1e-12 of the largest for logits within ±300, whereas beyond ±700 e^z overflows float64, which is
   why the loss itself is one rule.
 
@@ -32,7 +32,7 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
     params: its parameters.
     x: one example `[D_in]`.
     target: for `squared_error` `[C]`; for `softmax_cross_entropy` a label, or probabilities `[C]`.
-    loss: one of these two.
+    loss: `squared_error` or `softmax_cross_entropy`.
 
   Returns:
     The `Circuit`; `circuit.trace()` solves it at these values, and `trace(w1_1_1=0.5)` at others.
@@ -81,10 +81,10 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
 
 
 def as_reals(name: str, value: Any) -> np.ndarray:
-  """Convert to an array of real numbers; refuse anything else."""
+  """Convert to an array of real numbers; raise for anything else."""
   try:
     array = np.asarray(value)
-  except ValueError:  # Lists of unequal lengths.
+  except ValueError:  # Ragged lists.
     array = np.asarray(None)
   if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
     raise DtypeError(f"from_mlp: {name} must be an array of real numbers, got {describe(value)}")
@@ -106,7 +106,7 @@ class Expansion:
 
   Attributes:
     nodes: the nodes, in topological order.
-    gates: the gates that aren't of `fbackprop.gates`, by their ops.
+    gates: the gates that aren't in `fbackprop.gates`, by their ops.
   """
 
   def __init__(self) -> None:
@@ -137,7 +137,7 @@ class Expansion:
     return sums
 
   def activation(self, depth: int, gate: Gate, units: list[str]) -> list[str]:
-    """Add a gate for each unit; the op of a gate that isn't ours is its name, made unique."""
+    """Add a gate for each unit; the op of a foreign gate is its name, made unique."""
     op, count = gate.name, 1
     while {**GATES, **self.gates}.get(op, gate) != gate:
       count += 1
@@ -148,13 +148,13 @@ class Expansion:
     outputs = []
     for j, unit in enumerate(units, 1):
       name = f"h{depth}_{j}"
-      while name in taken:  # An activation after an activation.
+      while name in taken:  # An activation follows an activation.
         name += "_"
       outputs.append(self.node(name, op, unit))
     return outputs
 
   def squared_error(self, units: list[str], target: np.ndarray) -> None:
-    """Add ½ Σ (y - t)²."""
+    """Add the gates of ½ Σ (y - t)²."""
     check_shape("from_mlp", "target", target, (len(units),))
     squares = []
     for j, (unit, value) in enumerate(zip(units, target, strict=True), 1):
@@ -164,7 +164,7 @@ class Expansion:
     self.node("loss", "multiply", self.node("half", "constant", value=0.5), total)
 
   def softmax_cross_entropy(self, units: list[str], target: np.ndarray) -> None:
-    """Add -Σ t log(e^z / Σ e^z)."""
+    """Add the gates of -Σ t log(e^z / Σ e^z)."""
     if np.issubdtype(target.dtype, np.integer) and target.shape == ():
       if not 0 <= target < len(units):
         raise CircuitError(

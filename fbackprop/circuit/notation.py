@@ -1,7 +1,7 @@
 """Numbers, gates and derivatives as text: `g1 = x · y`, `∂g1/∂x = y`, `df/dx = 3`.
 
 Two notations for two derivatives: ∂ is local, the partial derivative of one gate; d is global, the
-total derivative of the output. No text of this package uses one for the other.
+total derivative of the output. No text of this package interchanges them.
 """
 
 import re
@@ -13,7 +13,7 @@ from fbackprop.circuit.solver import Solution
 from fbackprop.types import Gate
 
 MINUS = "\N{MINUS SIGN}"
-"""For pictures, which have its glyph; texts for a terminal have the hyphen of a keyboard."""
+"""The minus sign of pictures, whose typeface has it; terminal texts use the ASCII hyphen."""
 FORMAT = re.compile(r"[+ ]?,?(\.[0-9]{1,2})?[eEfFgG]")
 
 
@@ -32,7 +32,7 @@ OPERATORS = {
 
 
 def format_number(value: float, digits: int | str = 4, minus: str = "-") -> str:
-  """Format a number, zero always without a sign.
+  """Format a number, with zero always unsigned.
 
   Args:
     value: any float.
@@ -46,7 +46,7 @@ def format_number(value: float, digits: int | str = 4, minus: str = "-") -> str:
   wanted = "digits must be an integer from 1 to 17 or a float format such as '.2f'"
   if isinstance(digits, bool) or not isinstance(digits, int | str):
     raise DtypeError(f"{wanted}, got {describe(digits)}")
-  # Only formats of the bare number: a percentage is another number, and padding is no part of it.
+  # Only formats of the bare number: a percentage is another number, and padding isn't part of it.
   if not (1 <= digits <= 17 if isinstance(digits, int) else FORMAT.fullmatch(digits)):
     raise ValueError(f"{wanted}, got {digits!r}")
   text = format(float(value), f".{digits}g" if isinstance(digits, int) else digits).strip()
@@ -68,17 +68,17 @@ def signed(terms: Sequence[str], minus: str = "-") -> list[str]:
 
 
 def write_sum(terms: Sequence[str]) -> str:
-  """Write a sum of formatted terms: "2 + 3 - 1"."""
+  """Format a sum of formatted terms: "2 + 3 - 1"."""
   return " ".join(signed(terms))
 
 
 def factor(text: str) -> str:
-  """Write a number or a name as a factor: a negative one in parentheses, none with a plus."""
+  """Format a number or a name as a factor: a negative one in parentheses, none with a plus."""
   return f"({text})" if text.startswith("-") else text.removeprefix("+")
 
 
 def abbreviate(texts: Sequence[str]) -> list[str]:
-  """Return the texts; of more than eight, the first six and the last."""
+  """Return the texts; of more than eight, only the first six and the last."""
   return [*texts] if len(texts) <= 8 else [*texts[:6], "...", texts[-1]]
 
 
@@ -86,7 +86,7 @@ def abbreviate(texts: Sequence[str]) -> list[str]:
 
 
 def expression(op: str, operands: Sequence[str]) -> str:
-  """Write what a gate computes: "x + y", "max(x, y)"."""
+  """Format the function of a gate: "x + y", "max(x, y)"."""
   shown = abbreviate(operands)
   if op == "add":
     return write_sum(shown)
@@ -98,11 +98,11 @@ def expression(op: str, operands: Sequence[str]) -> str:
 
 
 def derivative(gate: Gate, operands: Sequence[str], y: str, i: int) -> str:
-  """Write ∂y/∂(input i) as a formula; "" if the gate has none."""
+  """Format ∂y/∂(input i) as a formula; "" if the gate has none."""
   if gate.formula is None:
     return ""
   formula = gate.formula if isinstance(gate.formula, str) else gate.formula[i]
-  # Of many inputs those that `abbreviate` may show: all would take time quadratic in their number.
+  # Only the inputs that `abbreviate` may show: formatting all would take quadratic time.
   n = len(operands)
   places = range(n) if n <= 10 else (*range(8), n - 2, n - 1)
   others = " · ".join(abbreviate([factor(operands[k]) for k in places if k != i])) or "1"
@@ -115,12 +115,12 @@ def derivative(gate: Gate, operands: Sequence[str], y: str, i: int) -> str:
 
 
 def is_generated(name: str) -> bool:
-  """Return whether the parser named the node, as g1 or c1, because the text doesn't."""
+  """Return whether the parser named the node, as g1 or c1."""
   return name[:1] in ("g", "c") and name[1:].isdigit()
 
 
 def printable(text: str) -> str:
-  """Replace the characters that XML or a line of text can't have."""
+  """Replace the characters that are invalid in XML or in a line of text."""
   kept = [c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text]
   return "".join(kept)
 
@@ -134,7 +134,7 @@ def operand_names(circuit: GateGraph, digits: int | str) -> dict[str, str]:
 
 
 def output_name(solution: Solution) -> str:
-  """Return the name of the value that is differentiated: the output's, or J for a weighted sum."""
+  """Return the name of the differentiated value: the output's, or J for a weighted sum."""
   outputs = solution.circuit.outputs
   if len(outputs) == 1 and outputs[0][1] == 1:
     return outputs[0][0]
@@ -153,5 +153,5 @@ def summary(circuit: GateGraph) -> str:
 
 
 def global_gradient(root: str, name: str) -> str:
-  """Write the global gradient of the value by a node: "df/dx"."""
+  """Format the global gradient of the value by a node: "df/dx"."""
   return f"d{root}/d{name}"

@@ -1,4 +1,4 @@
-"""Expressions and statements as circuits, read by `ast` through a whitelist, and never executed.
+"""Expressions and statements as circuits, parsed by `ast` through a whitelist, never executed.
 
 Every text gives either a circuit or a `ParseError` with a caret under the place of the error. The
 text, its limits and its errors are in `source`; handwriting such as x² in `spelling`.
@@ -47,7 +47,7 @@ REFUSED: dict[type[ast.AST], str] = {
     (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), "a comprehension can't stand here"
   ),
 }
-"""The messages for expressions of Python that no circuit has."""
+"""The messages for Python expressions that have no circuit."""
 
 
 def parse(
@@ -61,22 +61,22 @@ def parse(
   """Parse an expression, or statements separated by ";" or by new lines.
 
   `+ - * / **` and unary minus are the gates add, subtract, multiply, divide, power, negate; every
-  gate of `fbackprop.gates` can be called by its name. Handwriting is read too: `^` and `x²` are
-  powers, `·`, `×`, `÷`, `−` and `√x` what they look like; `ReLU(x)`, `sum(x, y)`, `ln(x)`, `σ(x)`
-  call relu, add, log, sigmoid; and `e^x` is exp(x) if e is nothing else in the text. A chain
-  `a + b + c`, or of products, is one gate with many inputs, unless parentheses divide it.
-  `q = x + y` names a node; a name may be assigned again, which makes another node, `q_2`. A name
-  that is used before it is assigned is an input. The last statement is the output.
+  gate of `fbackprop.gates` can be called by its name. Handwritten notation is accepted too: `^` and
+  `x²` are powers, `·`, `×`, `÷`, `−` and `√x` have their usual meanings; `ReLU(x)`, `sum(x, y)`,
+  `ln(x)`, `σ(x)` call relu, add, log, sigmoid; and `e^x` is exp(x) if e has no other use in the
+  text. A chain `a + b + c`, or of products, is one gate with many inputs, unless parentheses divide
+  it. `q = x + y` names a node; assigning a name again creates another node, `q_2`. A name that is
+  used before it is assigned is an input. The last statement is the output.
 
   Args:
-    text: as "(x+y)*max(y,z)" or "q = x+y; f = q*z".
-    outputs: names in the text and their weights, as `{"J1": 1.0, "J2": 0.5}`, whose weighted sum
-      is differentiated; None for the last statement alone.
-    inputs: the names that may be inputs, any other being an error; None for any.
+    text: the text, such as "(x+y)*max(y,z)" or "q = x+y; f = q*z".
+    outputs: names in the text and their weights, such as `{"J1": 1.0, "J2": 0.5}`, whose weighted
+      sum is differentiated; None for the last statement alone.
+    inputs: the permitted names of inputs; None for any.
     gates: gates that extend or override those of `fbackprop.gates`, as
       `{"max": fb.gates.max_with(ties="first")}`.
-    euler: whether `e**x` is exp(x). A text that assigns e, or uses it anywhere but as the base of a
-      power, means a variable of its own, and so does an e among `inputs`.
+    euler: whether `e**x` is exp(x). If the text assigns e, or uses it anywhere but as the base of a
+      power, or `inputs` contains it, e is a variable.
 
   Returns:
     The `Circuit`. Unnamed gates are called g1, g2, ..., and constants c1, c2, ...
@@ -85,7 +85,7 @@ def parse(
     TypeError: `text` isn't a str.
     ValueError: `ParseError`: a syntax error, a text of more than 1,000,000 characters, parentheses
       nested more than 100 deep, a statement of more than 1,000 operators, or a power beyond
-      float64. `CircuitError`: an output is no name in the text.
+      float64. `CircuitError`: an output isn't a name in the text.
 
   Example:
     >>> parse("q = x + y; q * z").trace(x=-2.0, y=5.0, z=-4.0).gradients
@@ -121,7 +121,7 @@ class Reader:
 
   Attributes:
     nodes: the nodes, in topological order.
-    scope: the node that each assigned or used name stands for at present.
+    scope: the node that each assigned or used name currently denotes.
     output: the node of the last statement.
     euler: whether e is Euler's number.
   """
@@ -142,7 +142,7 @@ class Reader:
     self.output = ""
     self.taken: set[str] = set()
     self.counts: dict[str, int] = {}
-    self.literals: dict[str, float] = {}  # The values of constants and of powers of them.
+    self.literals: dict[str, float] = {}  # The values of constants and their powers.
 
   def refuse(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> NoReturn:
     """Raise a `ParseError` at a part of the text, or behind another part."""
@@ -168,7 +168,7 @@ class Reader:
         self.refuse(place, ONLY_STATEMENTS)
 
   def assign(self, target: ast.Name, value: ast.expr) -> None:
-    """Translate `name = expression`: the name stands for the node from here on."""
+    """Translate `name = expression`, which rebinds the name from here on."""
     if target.id in self.known:
       self.refuse(target, f"{target.id!r} is a gate; choose another name")
     self.output = self.expression(value, target.id)
@@ -179,9 +179,9 @@ class Reader:
 
     Args:
       root: the expression.
-      name: the name of its node, if one is made.
+      name: the name of the node, if the expression creates one.
     """
-    # An entry without an op is to be visited; one with an op has its operands in `made`.
+    # An entry without an op must be visited first; one with an op has its operands in `made`.
     waiting: list[tuple[ast.expr, str | None, int]] = [(root, None, 0)]
     made: list[str] = []
     while waiting:
@@ -230,7 +230,7 @@ class Reader:
     return UNARY[type(place.op)]
 
   def called(self, place: ast.Call) -> str:
-    """Return the op of a call; refuse a call that a circuit can't have."""
+    """Return the op of a call; raise for a call without a gate."""
     if not isinstance(place.func, ast.Name):
       is_number = isinstance(place.func, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call)
       advice = "; a product is written with *" if is_number else ""
@@ -254,7 +254,7 @@ class Reader:
     return op
 
   def number(self, place: ast.Constant, whole: ast.expr) -> float:
-    """Return the value of a constant; refuse anything but a real number within float64."""
+    """Return the value of a constant; raise for anything but a real number within float64."""
     value = place.value
     if isinstance(value, bool) or not isinstance(value, int | float):
       self.refuse(place, f"{quote(value)} is no real number")
@@ -263,14 +263,14 @@ class Reader:
     return float(value)
 
   def constant(self, value: float, name: str | None) -> str:
-    """Make a node for a number."""
+    """Create a node for a number."""
     node = Node(self.unique(name, "c"), "constant", (), value)
     self.literals[node.name] = value
     self.nodes.append(node)
     return node.name
 
   def name(self, place: ast.Name) -> str:
-    """Return the node that a name stands for; make an input if there is none."""
+    """Return the node that a name denotes; create an input if there is none."""
     if place.id not in self.scope:
       if place.id in self.known:
         self.refuse(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
@@ -283,7 +283,7 @@ class Reader:
     return self.scope[place.id]
 
   def gate(self, place: ast.expr, op: str, operands: tuple[str, ...], name: str | None) -> str:
-    """Make a node for a gate."""
+    """Create a node for a gate."""
     node = Node(self.unique(name, "g"), op, operands)
     if op == "power":
       self.check_power(place, node)
@@ -291,7 +291,7 @@ class Reader:
     return node.name
 
   def check_power(self, place: ast.expr, node: Node) -> None:
-    """Refuse a power whose exponent, or whose value, exceeds float64, as 9 ** 9 ** 9."""
+    """Raise for a power whose exponent or value exceeds float64, such as 9 ** 9 ** 9."""
     base, exponent = (self.literals.get(name) for name in node.inputs)
     if exponent is None:
       return
@@ -306,7 +306,7 @@ class Reader:
       self.refuse(place, f"{base:g} ** {exponent:g} is no float64")
 
   def unique(self, name: str | None, letter: str) -> str:
-    """Return a name for a node: the one in the text, or one that the text doesn't use."""
+    """Return a name for a node: the given one, or one that the text doesn't use."""
     if name is not None and self.counts.get(name) is None and name not in self.scope:
       self.counts[name] = 1
       return name
@@ -329,7 +329,7 @@ def has_e_as_base_alone(statement: ast.stmt) -> bool:
 
 
 def chain(place: ast.BinOp) -> list[ast.expr]:
-  """List the operands of a + b + c, or of a product, that no parentheses divide."""
+  """List the operands of a + b + c, or of a product, up to parentheses."""
   operands: list[ast.expr] = []
   rest: ast.expr = place
   start = (place.lineno, place.col_offset)

@@ -1,6 +1,7 @@
-"""A circuit's picture as PNG, by matplotlib, in the typeface that it brings.
+"""A circuit's picture as PNG, by matplotlib, in its bundled typeface.
 
-Names with letters that the typeface lacks are drawn in an installed font that has them, or refused.
+Names with letters that the typeface lacks are drawn in an installed font that has them, or raise an
+error.
 """
 
 import io
@@ -32,7 +33,7 @@ def to_png(
     dpi: pixels per inch; at 96 the picture is as large as the SVG.
 
   Returns:
-    The file, the same for the same circuit.
+    The file's bytes, deterministic for a circuit.
 
   Raises:
     ModuleNotFoundError: matplotlib isn't installed; the message names the extra.
@@ -60,14 +61,14 @@ def write_png(picture: Picture, name: str, dpi: float) -> bytes:
   axes.set_axis_off()
   paint(axes, picture)
   file = io.BytesIO()
-  # Without the software's version the same circuit gives the same bytes.
+  # The software's version is omitted, so that a circuit always gives the same bytes.
   with any_weight():
     figure.savefig(file, format="png", metadata={"Software": None, "Title": name})
   return file.getvalue()
 
 
 def paint(axes: Any, picture: Picture) -> None:
-  """Draw on axes whose units are the picture's pixels, of 1/96 inch: 3/4 of a point."""
+  """Draw on axes in units of the picture's pixels, of 1/96 inch: 3/4 of a point."""
   patches, path = need("matplotlib.patches", extra="plot"), need("matplotlib.path", extra="plot")
   line = {"linewidth": 0.75 * STROKE, "capstyle": "butt"}
   points, codes = [], []
@@ -100,10 +101,10 @@ def paint(axes: Any, picture: Picture) -> None:
 
 
 def choose_faces(texts: Sequence[Text]) -> list[Any]:
-  """Choose the font properties of each line: DejaVu Sans Mono, or fonts for the letters it lacks.
+  """Choose the font of each line: DejaVu Sans Mono, or an installed one for letters that it lacks.
 
-  The faces of DejaVu Sans Mono are files in matplotlib's folder, the same on any machine, whatever
-  else is installed there.
+  The faces of DejaVu Sans Mono are taken from matplotlib's own files, so that the picture doesn't
+  depend on the machine's fonts.
   """
   manager = need("matplotlib.font_manager", extra="plot")
   folder = need("matplotlib", extra="plot").get_data_path() + "/fonts/ttf"

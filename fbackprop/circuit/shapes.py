@@ -1,21 +1,21 @@
-"""The shapes of which a circuit's picture consists, and its style, for every format alike.
+"""The shapes of a circuit's picture, and its style, shared by all formats.
 
 The conventions are those of Stanford's CS231n: the computation runs from left to right, gates are
-circles with their symbols, the value of a wire stands above it in green and the global gradient
-below it in red. Values are upright and gradients oblique, so that the picture can be read in black
-and white too.
+circles with their symbols, the value of a wire is above it in green, and the global gradient below
+it in red. Values are upright and gradients oblique, so that the picture can be read in black and
+white too.
 
-Texts have one typeface, a monospaced one, each character of which is 0.602 of its size wide: the
-width of DejaVu Sans Mono, and within a hundredth that of Menlo, Courier and Liberation Mono. So
-widths are known without a font; the SVG states them (`textLength`), and they hold in any font.
+Texts have one monospaced typeface, whose characters are 0.602 of the font size wide: the width of
+DejaVu Sans Mono, and within a hundredth that of Menlo, Courier and Liberation Mono. So widths are
+known without a font; the SVG states them (`textLength`), and they hold in any font.
 """
 
 import unicodedata
 from typing import NamedTuple
 
 PAPER, INK, WIRE, GATE = "#ffffff", "#1b1f24", "#57606a", "#eef2f8"
-RADIUS, STROKE, DOT, TIP = 17.0, 1.4, 3.0, 10.0  # In pixels, as all lengths here.
-ADVANCE, ASCENT, DESCENT = 0.602, 0.93, 0.24  # Of the typeface, in units of the size.
+RADIUS, STROKE, DOT, TIP = 17.0, 1.4, 3.0, 10.0  # Pixels, as all lengths here.
+ADVANCE, ASCENT, DESCENT = 0.602, 0.93, 0.24  # The typeface's metrics, in units of its size.
 
 
 class Style(NamedTuple):
@@ -31,7 +31,7 @@ VALUE = Style(13.0, "#116329")
 GRADIENT = Style(13.0, "#b3001b", italic=True)
 NOTE = Style(13.0)
 NAME, PLAIN_NAME = Style(14.0, bold=True), Style(14.0)
-SYMBOL, WORD = Style(18.0), Style(12.0)  # Of one character, of more.
+SYMBOL, WORD = Style(18.0), Style(12.0)  # For one character, and for more.
 HEADING = Style(15.0, bold=True)
 
 
@@ -46,7 +46,7 @@ class Curve(NamedTuple):
 
 
 class Pill(NamedTuple):
-  """A gate: a circle, or around a long symbol a rectangle with round ends; x, y its center."""
+  """A gate: a circle, or a rounded rectangle around a long symbol, with the center x, y."""
 
   x: float
   y: float
@@ -54,7 +54,7 @@ class Pill(NamedTuple):
 
 
 class Dot(NamedTuple):
-  """A point where a wire forks."""
+  """A fork of a wire."""
 
   x: float
   y: float
@@ -68,7 +68,7 @@ class Arrow(NamedTuple):
 
 
 class Text(NamedTuple):
-  """A line of text, at the start of its baseline."""
+  """A line of text that starts at (x, y) on its baseline."""
 
   x: float
   y: float
@@ -81,7 +81,7 @@ class Text(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """The size of the paper, and the shapes in the order in which they are drawn."""
+  """The size of the paper, and the shapes in drawing order."""
 
   width: float
   height: float
@@ -93,7 +93,7 @@ class Picture(NamedTuple):
 
 
 def width_of(text: str, style: Style) -> float:
-  """Compute the width of a line: a cell per character, two for a wide one, none for an accent."""
+  """Compute the width of a line: one cell per character, two per wide one, none per accent."""
   cells = 0
   for character in text:
     wide = unicodedata.east_asian_width(character) in "WF"

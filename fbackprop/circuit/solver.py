@@ -1,10 +1,10 @@
-"""Circuits evaluated: forward by the gates' forward rules, backward by their backward rules.
+"""Evaluation of circuits: forward by the gates' forward rules, backward by their backward rules.
 
-Reverse-mode differentiation, gate by gate in reverse topological order: the upstream gradient of a
-gate is complete, summed over its fan-out, before the gate's backward rule multiplies it by the
-local gradients and sends the products downstream. Autodiff is not called, and nothing recurses. A
-gate that leads to no output gets no gradient, and its backward rule isn't called: log(0) in an
-unused statement spoils nothing.
+Reverse-mode differentiation visits the gates in reverse topological order: the upstream gradient of
+a gate is complete, summed over its fan-out, before the gate's backward rule multiplies it by the
+local gradients and sends the products downstream. It calls no autodiff, and doesn't recurse. A gate
+that leads to no output gets no gradient, and its backward rule isn't called: log(0) in an unused
+statement has no effect.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ class GateTrace(NamedTuple):
   """The numbers of one gate.
 
   Attributes:
-    name, op, inputs: of its node.
-    value: its output.
+    name, op, inputs: those of its node.
+    value: the gate's output.
     local: ∂value/∂input for each input, the other inputs held.
     upstream: the global gradient df/dvalue, summed over the gate's fan-out.
     downstream: upstream × local for each input: the wire's share of df/dinput.
@@ -46,10 +46,10 @@ class Solution:
 
   Attributes:
     circuit: the circuit that was solved.
-    values: of every node.
+    values: the value of every node.
     bars: the global gradient df/dnode of the circuit's value by every node, along every path.
-    contributions: for every node the terms whose sum is its gradient: what each wire sends back, in
-      the order of `graph.fan_out`; an output's wire sends its weight.
+    contributions: the terms of every node's gradient: the downstream gradient of each wire, in the
+      order of `graph.fan_out`, which for an output's wire is its weight.
     gates: the gates, in topological order.
     value: Σ weight · output.
     gradients: the global gradients of the inputs.
@@ -74,7 +74,7 @@ def forward(
     inputs: an array for each input, all of one shape and dtype; constants are filled to match.
 
   Returns:
-    `(values, residuals)`, by the names of the nodes and of the gates.
+    `(values, residuals)`, by node and by gate name.
   """
   like = next(iter(inputs.values())) if inputs else jnp.zeros(())
   values: dict[str, Array] = {}
@@ -82,7 +82,7 @@ def forward(
   for node in circuit.nodes:
     if node.op == "input":
       values[node.name] = inputs[node.name]
-    elif node.value is not None:  # A constant; a gate has no value of its own.
+    elif node.value is not None:  # A constant; gates have no value of their own.
       values[node.name] = jnp.full_like(like, float(node.value))
     else:
       arrived = (values[name] for name in node.inputs)
@@ -91,8 +91,9 @@ def forward(
 
 
 def weighted_sum(circuit: GateGraph, values: Mapping[str, Array]) -> Array:
-  """Return Σ weight · output, the value that is differentiated."""
-  # An output of weight 1 isn't multiplied, and nothing is added to zero: -0 and its dtype stay.
+  """Return Σ weight · output, the differentiated value."""
+  # An output of weight 1 isn't multiplied, and nothing is added to zero, which preserves -0 and the
+  # dtype.
   terms = [
     values[name] * weight if weight != 1 else values[name] for name, weight in circuit.outputs
   ]
@@ -106,12 +107,12 @@ def backward(
 
   Args:
     circuit: the circuit.
-    values: of the nodes, from `forward`.
-    residuals: of the gates, from `forward`.
+    values: the values of the nodes, from `forward`.
+    residuals: the residuals of the gates, from `forward`.
 
   Returns:
-    `(bars, downstream)`: the gradient by each node, and what each gate sends to its inputs; nodes
-    that lead to no output are left out.
+    `(bars, downstream)`: the gradient by each node, and the downstream gradients of each gate;
+    without nodes that lead to no output.
   """
   bars: dict[str, Array] = {
     name: jnp.full_like(values[name], weight) for name, weight in circuit.outputs
@@ -133,9 +134,9 @@ def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array,
   Args:
     circuit: the circuit.
     given: an array for each input, NumPy's or JAX's, all of one shape and one floating dtype; the
-      circuit is evaluated elementwise. A Python number stands for an array filled with it; numbers
-      alone become scalars of JAX's default dtype: float32, or float64 under x64. An input with a
-      default may be left out.
+      circuit is evaluated elementwise. A Python number is broadcast to that shape; if all are
+      numbers, they become scalars of JAX's default dtype: float32, or float64 under x64. An input
+      with a default may be omitted.
 
   Returns:
     `(value, {name: gradient})`, in the shape and dtype of the inputs: the gradient of each element
@@ -159,7 +160,7 @@ def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array,
 
 
 def fill_inputs(circuit: GateGraph, given: Mapping[str, Any]) -> dict[str, Any]:
-  """Return a value for each input, given or default; refuse missing and unknown ones."""
+  """Return a value for each input, given or default; raise for missing and unknown ones."""
   found = {n.name: given.get(n.name, n.value) for n in circuit.nodes if n.op == "input"}
   for name in given:
     if name not in found:
@@ -175,7 +176,7 @@ def fill_inputs(circuit: GateGraph, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
-  """Convert the inputs to arrays of one shape and dtype; refuse those that differ."""
+  """Convert the inputs to arrays of one shape and dtype; raise if they differ."""
   arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
   first = next(iter(arrays), "")
   for name, value in values.items():
@@ -185,7 +186,7 @@ def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
       check_same("circuit", (first, name), arrays[first], value)
     elif isinstance(value, bool) or not isinstance(value, int | float):
       raise DtypeError(f"circuit: {name} must be an array or a number, got {describe(value)}")
-    elif isinstance(value, int):  # A float may be NaN or infinite here.
+    elif isinstance(value, int):  # Floats may be NaN or infinite here.
       check_value(name, value)
   like = jnp.asarray(arrays[first]) if arrays else jnp.zeros(())
   return {
@@ -203,7 +204,7 @@ def solve(circuit: GateGraph, given: Mapping[str, Any]) -> Solution:
 
   Args:
     circuit: the circuit.
-    given: a finite number for each input; one with a default may be left out.
+    given: a finite number for each input; one with a default may be omitted.
 
   Returns:
     The `Solution`, in Python floats.
@@ -232,7 +233,7 @@ def solve(circuit: GateGraph, given: Mapping[str, Any]) -> Solution:
     }
     value = weighted_sum(circuit, values)
     solved = jax.device_get((values, bars, downstream, local, value))
-  # These dicts are in alphabetical order: pytrees sort their keys.
+  # These dicts are in alphabetical order, since pytrees sort their keys.
   values, bars, downstream, local, value = jax.tree.map(float, solved)
 
   names = [node.name for node in circuit.nodes]
@@ -260,7 +261,7 @@ def solve(circuit: GateGraph, given: Mapping[str, Any]) -> Solution:
 
 
 def as_number(name: str, value: Any) -> float:
-  """Convert a finite number or a scalar array to a float; refuse anything else."""
+  """Convert a finite number or a scalar array to a float; raise for anything else."""
   if hasattr(value, "dtype") and hasattr(value, "shape"):
     check_floating("circuit", name, value)
     if value.shape != () or isinstance(value, jax.core.Tracer):

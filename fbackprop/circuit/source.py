@@ -1,6 +1,6 @@
-"""The text of a circuit: its size, its statements, and errors with a caret under the place.
+"""The text of a circuit: its size limits, its statements, and errors with a caret.
 
-Texts that Python's own parser can't take, too deep or too long, are refused before it is called.
+Texts that are too deep or too long for Python's own parser raise an error before it is called.
 """
 
 import ast
@@ -14,9 +14,9 @@ from fbackprop.circuit.spelling import SpellingError, respell
 
 MAX_LENGTH = 1_000_000
 MAX_NESTING = 100
-MAX_OPERATORS = 1000  # In one statement; Python's parser gives up at some 2,700.
+MAX_OPERATORS = 1000  # Per statement; Python's parser gives up at some 2,700.
 
-# Brackets, operators, the ends of statements, and characters that no text may hold.
+# Brackets, operators, the ends of statements, and forbidden characters.
 MARKS = re.compile(
   r"#[^\n]*|[\n\0\ud800-\udfff;()\[\]{}+*/~@-]|[0-9]{4301,}|\.(?=[^\W\d])|\b(?:not|if|lambda|and|or|in|is)\b"
 )
@@ -43,7 +43,7 @@ class Source:
     self.columns: list[Sequence[int]] = [range(len(line) + 1) for line in self.lines]
 
   def read(self) -> list[ast.stmt]:
-    """Parse the text into Python's statements; refuse first what Python's parser can't take."""
+    """Parse the text into Python's statements, after checking that Python's parser can take it."""
     if len(self.text) > MAX_LENGTH:
       message = f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}"
       raise self.error(message, 1, 0)
@@ -67,7 +67,7 @@ class Source:
     self.text = "\n".join(self.lines)
 
   def check_size(self) -> None:
-    """Refuse a text that Python's parser can't take, or would take long to read."""
+    """Raise for a text that Python's parser can't take, or would be slow to read."""
     line, start, depth, operators = 1, 0, 0, 0
     for match in MARKS.finditer(self.text):
       found, column = match[0], match.start() - start
@@ -96,7 +96,7 @@ class Source:
     """Call Python's parser."""
     try:
       with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # As for "1(x)", which is refused below anyway.
+        warnings.simplefilter("ignore")  # As for "1(x)", for which an error follows anyway.
         return ast.parse(self.text)
     except SyntaxError as error:
       line, column = error.lineno or 1, max((error.offset or 1) - 1, 0)
@@ -106,7 +106,7 @@ class Source:
       raise self.error("this is nested too deep for Python's parser", 1, 0) from None
 
   def error_at(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> ParseError:
-    """Make an error with a caret under a part of the text, or under what follows another part."""
+    """Return an error with a caret under a part of the text, or under the text behind a part."""
     line = getattr(place, "lineno", 1)
     column = self.column(line, getattr(place, "col_offset", 0))
     if behind is not None:
@@ -121,7 +121,7 @@ class Source:
     return len(self.lines[line - 1].encode()[:offset].decode(errors="ignore"))
 
   def error(self, message: str, line: int, column: int) -> ParseError:
-    """Make an error that quotes a line, or a part of a long one, with a caret under a column."""
+    """Return an error that quotes a line, or a part of a long one, with a caret under a column."""
     line = min(line, len(self.lines))
     text, columns = self.typed[line - 1], self.columns[line - 1]
     column = columns[min(column, len(columns) - 1)]
@@ -134,7 +134,7 @@ class Source:
 
 
 def explain(error: SyntaxError, before: str, rest: str) -> str:
-  """Word Python's syntax error, given the text around it, with advice if there is any."""
+  """Reword Python's syntax error, given the surrounding text, with advice if there is any."""
   message = error.msg.partition(". Perhaps")[0]
   advice = ""
   if rest.startswith("|"):

@@ -1,7 +1,8 @@
 """Handwriting in Python's spelling: `x²·y^z − √(x)` is `x**(2)*y**z - sqrt(x)`.
 
 Only the spelling changes, and each new character keeps the column of the old one, so that the caret
-of an error stands under what was typed. `ReLU` and `sum` are names, looked up when they are called.
+of an error points at the typed character. `ReLU` and `sum` are names, looked up when they are
+called.
 """
 
 import difflib
@@ -12,7 +13,7 @@ from collections.abc import Collection, Sequence
 from fbackprop.hints import hint
 
 SPELLINGS = {
-  "^": "**",  # A power, as in handwriting; exclusive or has no meaning for real numbers.
+  "^": "**",  # A power, as in handwriting: reals have no exclusive or.
   **dict.fromkeys("−‐‑‒–﹣", "-"),
   **dict.fromkeys("·⋅∙•×✕✖⨯∗", "*"),
   **dict.fromkeys("÷∕⁄➗", "/"),
@@ -20,7 +21,7 @@ SPELLINGS = {
   "∏": "product",
 }
 PIECES = re.compile(r"(?P<comment>#.*)|√\s*(?P<atom>[\w.]*)|.")
-# After √x, what makes it unclear how far the root reaches: √x², √x^2, √f(x).
+# Texts after √x that make the reach of the root ambiguous: √x², √x^2, √f(x).
 MORE = re.compile(r"\s*(?:[\^(（＾]|\*\*)")
 
 SYNONYMS = {
@@ -33,7 +34,7 @@ SYNONYMS = {
 
 
 class SpellingError(ValueError):
-  """An ambiguous spelling, at a column of the line."""
+  """An ambiguous spelling at a column of the line."""
 
   def __init__(self, message: str, column: int) -> None:
     super().__init__(message)
@@ -47,11 +48,11 @@ def respell(line: str) -> tuple[str, Sequence[int]]:
     line: the line as typed.
 
   Returns:
-    `(text, columns)`: the line, and for each of its characters and its end the column in the line
-    as typed.
+    `(text, columns)`: the respelt line, and the column in the line as typed of each of its
+    characters and of its end.
 
   Raises:
-    SpellingError: it isn't clear how far a √ reaches.
+    SpellingError: the reach of a √ is ambiguous.
 
   Example:
     >>> respell("x² − √y")
@@ -100,7 +101,7 @@ def is_raised(piece: str) -> bool:
 
 
 def plain(character: str) -> str:
-  """Convert a character to its plain form: neither superscript, subscript nor full-width."""
+  """Convert a character to its plain form: not superscript, subscript or full-width."""
   if character.isascii():
     return SPELLINGS.get(character, character)
   if character.isspace():
@@ -112,10 +113,10 @@ def plain(character: str) -> str:
 
 
 def gate_named(word: str, known: Collection[str]) -> str | None:
-  """Look up a gate by its name, by a variant as `LeakyReLU` for leaky_relu, or by a synonym.
+  """Look up a gate by its name, by a variant such as LeakyReLU for leaky_relu, or by a synonym.
 
   Args:
-    word: the name that is called.
+    word: the called name.
     known: the names of the gates.
 
   Returns:
@@ -125,7 +126,7 @@ def gate_named(word: str, known: Collection[str]) -> str | None:
     return word
   if word in SYNONYMS:
     return SYNONYMS[word]
-  if not word.isascii():  # The lower case of Σ, a sum, is σ, a sigmoid.
+  if not word.isascii():  # Lowercase Σ, a sum, is σ, a sigmoid.
     return None
   squeezed = {name.replace("_", "").lower(): name for name in known}
   squeezed |= {name: gate for name, gate in SYNONYMS.items() if name not in squeezed}
@@ -133,7 +134,7 @@ def gate_named(word: str, known: Collection[str]) -> str | None:
 
 
 def suggest_gate(word: str, known: Collection[str]) -> str:
-  """Suggest a gate for a word that names none."""
+  """Suggest a gate for an unknown word."""
   words = [*known, *SYNONYMS]
   return hint(
     word.lower(), words if difflib.get_close_matches(word[:100].lower(), words) else known

@@ -1,4 +1,4 @@
-"""A circuit's picture as SVG: text as text, of stated width, and words for screen readers."""
+"""A circuit's picture as SVG: texts of stated width, and a description for screen readers."""
 
 import zlib
 from itertools import groupby
@@ -31,20 +31,20 @@ def to_svg(solution: Solution, *, digits: int | str = 4, title: str | None = Non
   Args:
     solution: a solved circuit.
     digits: the number of significant digits, from 1 to 17, or a format such as ".2f".
-    title: a heading; it is also the picture's accessible name, which is otherwise a summary.
+    title: a heading, which is also the picture's accessible name; by default that is a summary.
 
   Returns:
-    The file's text, the same for the same circuit; on white paper, for pages of any color.
+    The file's text, deterministic for a circuit; the background is white, for pages of any color.
 
   Raises:
     TypeError: `digits` or `title` is of another type.
-    ValueError: `digits` is out of range or no such format; or the wires are too long to be drawn.
+    ValueError: `digits` is out of range or isn't a format, or a wire is too long to be drawn.
   """
   return draw_svg(NumberLabels(solution, digits), title)
 
 
 def graph_to_svg(circuit: GateGraph) -> str:
-  """Draw a circuit that isn't solved as an SVG file, with names and symbols alone."""
+  """Draw an unsolved circuit as an SVG file, with names and symbols alone."""
   return draw_svg(Labels(circuit))
 
 
@@ -86,7 +86,7 @@ def write_svg(picture: Picture, name: str, description: str) -> str:
 
 
 def shorten(x: float) -> str:
-  """Format a coordinate, to a hundredth of a pixel."""
+  """Format a coordinate to a hundredth of a pixel."""
   return f"{x:.2f}".rstrip("0").rstrip(".")
 
 

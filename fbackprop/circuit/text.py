@@ -1,6 +1,6 @@
 """A solved circuit as text: a line, a table with a row for each gate, and the worked solution.
 
-The worked solution is what is written on a board: forward line by line, the local gradients, then
+The worked solution follows a lecture's blackboard: forward line by line, the local gradients, then
 backward. A local gradient ∂g/∂x is the partial derivative of one gate by one of its inputs, the
 others held. The global gradient df/dx is the total derivative of the output, along every path from
 x to f. In y = x², f = x y they differ: ∂f/∂x = y, but df/dx = ∂f/∂x + df/dy · ∂y/∂x.
@@ -44,7 +44,7 @@ def paint(text: str, code: str, color: bool) -> str:
 
 
 def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -> str:
-  """Write a table of the gates, then the gradient of each input and of each gate that forks.
+  """Format a table of the gates, then the gradient of each input and of each gate that forks.
 
   Args:
     solution: a solved circuit.
@@ -91,7 +91,7 @@ def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -
     for gate in solution.gates
   ]
   widths = [max(map(len, column)) for column in zip(HEADING, *rows, strict=True)]
-  widths[-1] = 0  # Nothing follows.
+  widths[-1] = 0  # The last column needs no padding.
   lines = [
     "  ".join(
       paint(cell.ljust(width), code, color)
@@ -116,10 +116,10 @@ def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -
 
 
 def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) -> str:
-  """Write the worked solution, each line in symbols and then in numbers.
+  """Format the worked solution, each line in symbols and then in numbers.
 
-  If two wires lead from a node into the same gate, as in x · x, the derivative by the first is
-  ∂g1/∂x₁.
+  If two wires lead from a node into the same gate, as in x · x, the derivative by the first one is
+  written ∂g1/∂x₁.
 
   Args:
     solution: a solved circuit.
@@ -168,13 +168,13 @@ def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) 
 
 
 def equate(*steps: str) -> str:
-  """Join the steps of a calculation by equals signs, a step that repeats the last one left out."""
+  """Join the steps of a calculation by equals signs, omitting a step that repeats the last one."""
   kept = [step for step, before in zip(steps, ("", *steps), strict=False) if step != before]
   return " = ".join(kept)
 
 
 def forward_lines(solution: Solution, digits: int | str) -> list[str]:
-  """Write a line for each input and each gate, in topological order."""
+  """Format a line for each input and each gate, in topological order."""
   names = notation.operand_names(solution.circuit, digits)
   values = {name: format_number(value, digits) for name, value in solution.values.items()}
   lines = []
@@ -196,7 +196,7 @@ def forward_lines(solution: Solution, digits: int | str) -> list[str]:
 
 
 def local_lines(solution: Solution, digits: int | str) -> list[str]:
-  """Write a line for each wire into a gate, wires from constants left out."""
+  """Format a line for each wire into a gate, without wires from constants."""
   names = notation.operand_names(solution.circuit, digits)
   lines = []
   for gate in solution.gates:
@@ -216,7 +216,7 @@ def local_lines(solution: Solution, digits: int | str) -> list[str]:
 
 
 def backward_lines(solution: Solution, digits: int | str) -> list[str]:
-  """Write a line for each node, from the outputs to the inputs, constants left out."""
+  """Format a line for each node, from the outputs to the inputs, without constants."""
   root = notation.output_name(solution)
   number = partial(format_number, digits=digits)
   gates = {gate.name: (gate, local_symbols(gate)) for gate in solution.gates}

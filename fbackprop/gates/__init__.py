@@ -1,14 +1,14 @@
 """Gates: elementary functions, each a forward rule with its local derivative beside it.
 
-The lecture's nodes: a gate multiplies the gradient that arrives from above (upstream, `y_bar`) by
-its local gradient and hands the product down (downstream), one for each input. Layers are made of
-the same rules: `fbackprop.layers.activations` lifts a one-input gate to a layer, and `dense` is the
+A gate is a node of the lecture's graphs: it multiplies the upstream gradient `y_bar` by its local
+gradient for each input, and the products are the downstream gradients. Layers consist of the same
+rules: `fbackprop.layers.activations` lifts a one-input gate to a layer, and `dense` is the
 multiplication and summation gates in matrix form.
 
-Kinks and ties, everywhere alike: a kink belongs to the piece that isn't the identity, so that
+Kinks and ties follow one policy: a kink belongs to the piece that isn't the identity, so that
 relu'(0) = 0 and abs'(0) = 0, and `max` or `min` with k tied inputs sends 1/k of the gradient to
-each. Another well-known choice is a keyword of `relu_with`, `leaky_relu_with`, `clip_with`,
-`max_with`, `min_with`. NaN passes through every gate.
+each. Another common choice is a keyword of `relu_with`, `leaky_relu_with`, `clip_with`, `max_with`,
+`min_with`. NaN propagates through every gate.
 """
 
 from fbackprop.gates import arithmetic, gated, piecewise, selection, smooth

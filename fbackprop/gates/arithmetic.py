@@ -10,7 +10,7 @@ __all__ = ["add", "divide", "multiply", "negate", "power", "reciprocal", "square
 
 
 def check_inputs(name: str, inputs: tuple[Array, ...]) -> None:
-  """Refuses no input at all, and inputs that differ in shape or dtype."""
+  """Raise unless there is an input, and all inputs share a shape and dtype."""
   if not inputs:
     raise TypeError(f"gate {name} takes at least 1 input, got 0")
   for i, x in enumerate(inputs):
@@ -19,7 +19,7 @@ def check_inputs(name: str, inputs: tuple[Array, ...]) -> None:
 
 
 def check_upstream(name: str, residuals: Residuals, y_bar: Array) -> None:
-  """Refuses a y_bar that differs from what was kept, in shape or in floating dtype."""
+  """Raise unless y_bar has the residuals' shape and floating dtype."""
   for kept in jax.tree.leaves(residuals):
     check_shape(f"gate {name}", "y_bar", y_bar, tuple(kept.shape))
     if jnp.issubdtype(kept.dtype, jnp.floating):
@@ -27,7 +27,7 @@ def check_upstream(name: str, residuals: Residuals, y_bar: Array) -> None:
 
 
 def add_forward(*xs: Array) -> tuple[Array, Residuals]:
-  """y = x_1 + ... + x_n. Keeps no array; the number of inputs is in the tree."""
+  """y = x_1 + ... + x_n. Residuals: no array; the number of inputs is in the tree structure."""
   check_inputs("add", xs)
   y = xs[0]
   for x in xs[1:]:
@@ -36,34 +36,34 @@ def add_forward(*xs: Array) -> tuple[Array, Residuals]:
 
 
 def add_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, ...]:
-  """Every local gradient is 1: the upstream gradient is handed to each input."""
+  """Local gradients: all 1, so that each input gets the upstream gradient."""
   return tuple(y_bar for _ in residuals)
 
 
 def subtract_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
-  """y = a - b. Keeps nothing."""
+  """y = a - b. Residuals: none."""
   check_inputs("subtract", (a, b))
   return a - b, ()
 
 
 def subtract_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
-  """Local gradients 1 and -1."""
+  """Local gradients: 1 and -1."""
   return y_bar, -y_bar
 
 
 def negate_forward(x: Array) -> tuple[Array, Residuals]:
-  """y = -x. Keeps nothing."""
+  """y = -x. Residuals: none."""
   check_inputs("negate", (x,))
   return -x, ()
 
 
 def negate_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient -1."""
+  """Local gradient: -1."""
   return (-y_bar,)
 
 
 def multiply_forward(*xs: Array) -> tuple[Array, Residuals]:
-  """y = x_1 · ... · x_n. Keeps the inputs."""
+  """y = x_1 · ... · x_n. Residuals: the inputs."""
   check_inputs("multiply", xs)
   y = xs[0]
   for x in xs[1:]:
@@ -72,10 +72,10 @@ def multiply_forward(*xs: Array) -> tuple[Array, Residuals]:
 
 
 def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
-  """Local gradient of x_i: the product of the other inputs.
+  """Local gradients: for x_i, the product of the other inputs.
 
-  Computed from the products to the left and to the right of each input, since y / x_i is wrong
-  where x_i = 0.
+  It is computed from the products to the left and to the right of each input, since y / x_i is
+  wrong where x_i = 0.
   """
   check_upstream("multiply", xs, y_bar)
   n = len(xs)
@@ -88,14 +88,14 @@ def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
 
 
 def divide_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
-  """y = a / b. Keeps y and b."""
+  """y = a / b. Residuals: y and b."""
   check_inputs("divide", (a, b))
   y = a / b
   return y, (y, b)
 
 
 def divide_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
-  """Local gradients 1/b and -a/b² = -y/b."""
+  """Local gradients: 1/b and -a/b² = -y/b."""
   check_upstream("divide", residuals, y_bar)
   y, b = residuals
   a_bar = y_bar / b
@@ -103,49 +103,49 @@ def divide_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
 
 
 def square_forward(x: Array) -> tuple[Array, Residuals]:
-  """y = x². Keeps x."""
+  """y = x². Residuals: x."""
   check_inputs("square", (x,))
   return x * x, x
 
 
 def square_backward(x: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 2x."""
+  """Local gradient: 2x."""
   check_upstream("square", x, y_bar)
   return (2 * x * y_bar,)
 
 
 def reciprocal_forward(x: Array) -> tuple[Array, Residuals]:
-  """y = 1/x. Keeps y."""
+  """y = 1/x. Residuals: y."""
   check_inputs("reciprocal", (x,))
   y = 1 / x
   return y, y
 
 
 def reciprocal_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient -1/x² = -y²."""
+  """Local gradient: -1/x² = -y²."""
   check_upstream("reciprocal", y, y_bar)
   return (-y_bar * y * y,)
 
 
 def power_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
-  """y = a^b; for a < 0 a number where b is an integer, and NaN elsewhere. Keeps a, b and y."""
+  """y = a^b; for a < 0 a number where b is an integer, and NaN elsewhere. Residuals: a, b and y."""
   check_inputs("power", (a, b))
   y = a**b
   return y, (a, b, y)
 
 
 def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
-  """Local gradients b a^(b-1), for b = 0 the number 0 also where a = 0, and y ln a.
+  """Local gradients: b a^(b-1), which for b = 0 is 0 even where a = 0, and y ln a.
 
-  For a = 0 the second one is 0, its limit where b > 0. For a < 0 there is none: around an integer
-  b no power is a real number. There 0 stands, whatever b is, so that nothing is sent to an exponent
-  that stays what it is, as the 2 of a²; autodiff of `a**b` has NaN. A NaN in a or b stays one.
+  For a = 0 the second one is 0, its limit where b > 0. For a < 0 it doesn't exist: around an
+  integer b no power is a real number. Its value is then 0 for all b, so that a constant exponent,
+  such as the 2 of a², gets no gradient; autodiff of `a**b` gives NaN. A NaN in a or b propagates.
   """
   check_upstream("power", residuals, y_bar)
   a, b, y = residuals
   one = jnp.ones_like(b)
   slope = jnp.where(b == 0, jnp.zeros_like(b), b) * a ** jnp.where(b == 0, one, b - 1)
-  # Both factors, since y may be infinite there, or NaN.
+  # Both factors are masked, since y may be infinite there, or NaN.
   is_zero = (a <= 0) & ~jnp.isnan(b)
   growth = jnp.where(is_zero, jnp.zeros_like(y), y) * jnp.log(jnp.where(is_zero, one, a))
   return y_bar * slope, y_bar * growth

@@ -1,9 +1,8 @@
-"""Smooth gates of one input that weigh it by a gate of its own: y = z g(z), as gelu, silu, mish.
+"""Smooth gates of one input that multiply it by a gate of its own: y = z g(z), as gelu, silu, mish.
 
-None of them is monotone, so that the derivative can't be written in the output: z is kept. In the
-lower tail the product is written so that its digits are kept: where Φ(z) is 1e-9 it is computed as
-that, and not as (1 + erf) / 2, which is 0. At ±∞ itself they are NaN, as ∞ · 0 is, and as `jax.nn`
-has it.
+None of them is monotone, so the derivative isn't a function of the output, and the residual is z.
+The formulas are accurate in the lower tail: where Φ(z) is 1e-9 it is computed as that, and not as
+(1 + erf) / 2, which is 0. At ±∞ itself they are NaN, as ∞ · 0 is, and as in `jax.nn`.
 """
 
 import math
@@ -28,14 +27,14 @@ def gelu_forward(z: Array) -> tuple[Array, Residuals]:
 
 
 def gelu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient Φ(z) + z φ(z)."""
+  """Local gradient: Φ(z) + z φ(z)."""
   check_upstream("gelu", z, y_bar)
   density = jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
   return (y_bar * (normal_cdf(z) + z * density),)
 
 
 def normal_cdf(z: Array) -> Array:
-  """Φ(z) = erfc(-z/√2) / 2, which keeps its digits in the lower tail."""
+  """Compute Φ(z) = erfc(-z/√2) / 2, which is accurate in the lower tail."""
   return 0.5 * jax.lax.erfc(z * -math.sqrt(0.5))
 
 
@@ -50,7 +49,7 @@ def gelu_tanh_forward(z: Array) -> tuple[Array, Residuals]:
 
 
 def gelu_tanh_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient σ(2u) (1 + z σ(-2u) · d(2u)/dz)."""
+  """Local gradient: σ(2u) (1 + z σ(-2u) · d(2u)/dz)."""
   check_upstream("gelu_tanh", z, y_bar)
   v, slope = twice_u(z)
   s = jax.nn.sigmoid(v)
@@ -59,7 +58,10 @@ def gelu_tanh_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
 
 
 def twice_u(z: Array) -> tuple[Array, Array]:
-  """2u and its derivative; beyond ±24, where σ(2u) is 0 or 1 even in float64, z³ stops growing."""
+  """Compute 2u and its derivative, with z clipped to ±24.
+
+  Beyond that σ(2u) is 0 or 1 even in float64, and the clip keeps z³ from overflowing.
+  """
   z = jnp.clip(z, -24, 24)
   c, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
   return c * (z + cubic * z * z * z), c * (1 + 3 * cubic * z * z)
@@ -76,7 +78,7 @@ def silu_forward(z: Array) -> tuple[Array, Residuals]:
 
 
 def silu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient σ(z) (1 + z σ(-z))."""
+  """Local gradient: σ(z) (1 + z σ(-z))."""
   check_upstream("silu", z, y_bar)
   return (y_bar * jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z)),)
 
@@ -92,10 +94,10 @@ def mish_forward(z: Array) -> tuple[Array, Residuals]:
 
 
 def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient t + z (1 - t²) σ(z), t = tanh(ln(1 + e^z)) = n / (n + 2), n = e^z (e^z + 2).
+  """Local gradient: t + z (1 - t²) σ(z), t = tanh(ln(1 + e^z)) = n / (n + 2), n = e^z (e^z + 2).
 
   1 - t is computed as 2 / (n + 2), and not from t, which rounds to 1 from z = 8 on in float32.
-  Above 0 everything is written in e^-z, so that nothing overflows.
+  Above 0 every term is in e^-z, so that nothing overflows.
   """
   check_upstream("mish", z, y_bar)
   above = z >= 0
@@ -106,7 +108,7 @@ def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar * (t + z * rest * (1 + t) * jax.nn.sigmoid(z)),)
 
 
-# He's initialiser is derived for a unit that passes half of its input, as these nearly do.
+# He's initialiser is derived for a unit that passes half of its input, which these nearly do.
 gelu = Gate(
   "gelu", 1, gelu_forward, gelu_backward,
   formula="Φ({x}) + {x} · φ({x})", initializer="he_normal",

@@ -1,15 +1,15 @@
 """Piecewise linear gates of one input: relu, leaky_relu, relu6, hard_tanh, abs.
 
-At a kink the derivative doesn't exist, and one policy says what stands there: **the kink belongs to
-the piece that isn't the identity**. So relu'(0) = 0, leaky_relu'(0) = its slope, and a value at the
-edge of a clip counts as clipped: 0. That is what PyTorch does for all four, and `jax.nn` for relu
-and relu6; Bertoin et al. (NeurIPS 2021) find that relu'(0) = 0 trains best. abs has two pieces of
-one kind, and abs'(0) = 0 is the middle of its subdifferential; `jax.grad` has 1 there. Any other
-value of relu'(0) is a keyword away: `relu_with(at_zero=0.5)`.
+At a kink the derivative doesn't exist, and one policy defines its value: **the kink belongs to the
+piece that isn't the identity**. So relu'(0) = 0, leaky_relu'(0) = its slope, and a value at the
+edge of a clip counts as clipped: 0. PyTorch does the same for all four, and `jax.nn` for relu and
+relu6; Bertoin et al. (NeurIPS 2021) find that relu'(0) = 0 trains best. Neither piece of abs is
+special, and abs'(0) = 0 is the middle of its subdifferential; `jax.grad` has 1 there. Any other
+value of relu'(0) is an option: `relu_with(at_zero=0.5)`.
 
-But for abs the pieces can be told apart by the output, so that the output is all that is kept,
-which the next layer holds as its input; at another value for the kink, z is kept besides. A NaN
-passes, forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
+Except for abs, the output identifies the piece, so the only residual is the output, which the next
+layer holds as its input; with another value at the kink, z is a residual too. A NaN propagates
+forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
 """
 
 import jax.numpy as jnp
@@ -24,26 +24,26 @@ __all__ = [
 
 
 def relu_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = max(z, 0). Keeps the output."""
+  """y = max(z, 0). Residuals: y."""
   check_inputs("relu", (z,))
   y = jnp.where(z <= 0, jnp.zeros_like(z), z)
   return y, y
 
 
 def relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 1 where y > 0, else 0: relu'(0) = 0. (y > 0 says the same as z > 0.)"""
+  """Local gradient: 1 where y > 0, which is equivalent to z > 0, else 0: relu'(0) = 0."""
   check_upstream("relu", y, y_bar)
   return (jnp.where(y <= 0, jnp.zeros_like(y_bar), y_bar),)
 
 
 def relu_with(*, at_zero: float) -> Gate:
-  """relu with another derivative at its kink.
+  """Build relu with another derivative at its kink.
 
   Args:
     at_zero: relu'(0), from 0 to 1; `jnp.maximum(z, 0)` has 0.5 there.
 
   Returns:
-    A `Gate` of one input. It keeps z, unless `at_zero` is 0, which is `relu` itself.
+    A `Gate` of one input. Its residual is z, unless `at_zero` is 0, which gives `relu` itself.
 
   Raises:
     TypeError: `at_zero` isn't a number.
@@ -72,15 +72,15 @@ def relu_with(*, at_zero: float) -> Gate:
 
 
 def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = None) -> Gate:
-  """y = z for z > 0, and negative_slope · z elsewhere.
+  """Build the gate y = z for z > 0, and y = negative_slope · z elsewhere.
 
   Args:
-    negative_slope: above 0, so that the sign of y is that of z.
+    negative_slope: the slope below 0; above 0, so that y and z have the same sign.
     at_zero: the derivative where y is 0, from `negative_slope` to 1 or the other way round; by
       default `negative_slope`, as in PyTorch. `jax.nn.leaky_relu` has 1.
 
   Returns:
-    A `Gate` of one input; it keeps its output.
+    A `Gate` of one input; its residual is its output.
 
   Raises:
     TypeError: an argument isn't a number.
@@ -97,7 +97,7 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
     )
   kink = negative_slope if at_zero is None else at_zero
   check_number("leaky_relu_with", "at_zero", kink, *sorted((negative_slope, 1)))
-  # Python's numbers take the dtype of the array that they meet; NumPy's would impose their own.
+  # Python's numbers adopt the dtype of an array operand; NumPy's would promote it.
   slope, kink = float(negative_slope), float(kink)
 
   def leaky_relu_forward(z: Array) -> tuple[Array, Residuals]:
@@ -117,16 +117,16 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
 
 
 def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
-  """y = z between `low` and `high`, and the nearer of the two elsewhere.
+  """Build the gate y = z between `low` and `high`, and the nearer bound elsewhere.
 
   Args:
-    low: lower edge.
-    high: upper edge, above `low`.
+    low: the lower edge.
+    high: the upper edge, above `low`.
     at_edges: the derivative at the edges, from 0 to 1: 0.5 is what `jnp.clip` has, and 1
       `jax.nn.hard_tanh`.
 
   Returns:
-    A `Gate` of one input. It keeps its output, and z where `at_edges` isn't 0.
+    A `Gate` of one input. Its residuals are its output and, where `at_edges` isn't 0, z.
 
   Raises:
     TypeError: an argument isn't a number.
@@ -160,10 +160,10 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
 
 
 def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
-  """y itself, whose derivative at a kink is `more` than it was, for whoever takes autodiff's of it.
+  """Return y, with its autodiff derivative at a kink increased by `more`.
 
-  So `jax.grad` of a forward rule obeys the policy that its backward rule states, and may be its
-  witness there too.
+  So `jax.grad` of a forward rule follows the policy of its backward rule, and is a valid witness at
+  the kink too.
   """
   if more == 0:
     return y
@@ -172,13 +172,13 @@ def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
 
 
 def abs_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = |z|. Keeps z: the output has lost its sign."""
+  """y = |z|. Residuals: z, since the output has lost the sign."""
   check_inputs("abs", (z,))
   return jnp.abs(z), z
 
 
 def abs_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient the sign of z: abs'(0) = 0."""
+  """Local gradient: the sign of z, with abs'(0) = 0."""
   check_upstream("abs", z, y_bar)
   return (y_bar * jnp.sign(z),)
 

@@ -1,9 +1,9 @@
-"""Gates that hand the gradient to some inputs and not to others: max, min, identity.
+"""Gates that pass the gradient to some of their inputs: max, min, identity.
 
-At a tie the derivative doesn't exist; the value used is a choice, and it is one policy everywhere:
-k tied inputs get 1/k each (as `jnp.maximum` for two, `torch.amax` for any number), which is the
-mean of the one-sided derivatives and lies in the subdifferential. The other well-known choice,
-all of it to the first of them (as an `argmax` gives it), is `max_with(ties="first")`.
+At a tie the derivative doesn't exist, and its value is a choice. One policy holds everywhere: k
+tied inputs get 1/k each (as in `jnp.maximum` for two, `torch.amax` for any number), which is the
+mean of the one-sided derivatives and lies in the subdifferential. The other common choice, all of
+it to the first of them (as by `argmax`), is `max_with(ties="first")`.
 """
 
 from functools import reduce
@@ -20,33 +20,33 @@ Ties = Literal["share", "first"]
 
 
 def max_forward(*xs: Array) -> tuple[Array, Residuals]:
-  """y = max(x_1, ..., x_n). Keeps, for each input, where it attains the maximum."""
+  """y = max(x_1, ..., x_n). Residuals: for each input, the entries where it attains the maximum."""
   check_inputs("max", xs)
   y = reduce(jnp.maximum, xs)
   return y, attained(xs, y)
 
 
 def min_forward(*xs: Array) -> tuple[Array, Residuals]:
-  """y = min(x_1, ..., x_n). Keeps, for each input, where it attains the minimum."""
+  """y = min(x_1, ..., x_n). Residuals: for each input, the entries where it attains the minimum."""
   check_inputs("min", xs)
   y = reduce(jnp.minimum, xs)
   return y, attained(xs, y)
 
 
 def route_backward(winners: Residuals, y_bar: Array) -> tuple[Array, ...]:
-  """Of max and of min: routes the gradient to the input that won; k ties get 1/k each."""
+  """Route the gradient of max or min to the winning input; k tied ones get 1/k each."""
   check_upstream("max or min", winners, y_bar)
   k = sum(won.astype(y_bar.dtype) for won in winners)
   return tuple(jnp.where(won, y_bar / k, jnp.zeros_like(y_bar)) for won in winners)
 
 
 def attained(xs: tuple[Array, ...], y: Array) -> tuple[Array, ...]:
-  """Which inputs equal the output; a NaN counts, so that nothing hides it."""
+  """Return which inputs equal the output, NaN included, so that no NaN is hidden."""
   return tuple((x == y) | jnp.isnan(x) for x in xs)
 
 
 def first_of(winners: tuple[Array, ...]) -> tuple[Array, ...]:
-  """The first winner alone."""
+  """Return the first winner alone."""
   taken = jnp.zeros_like(winners[0])
   first = []
   for won in winners:
@@ -56,7 +56,7 @@ def first_of(winners: tuple[Array, ...]) -> tuple[Array, ...]:
 
 
 def max_with(*, ties: Ties) -> Gate:
-  """`max` with a choice at ties.
+  """Build `max` with a choice at ties.
 
   Args:
     ties: "share" sends 1/k of the gradient to each of k tied inputs, as `max` itself does;
@@ -66,18 +66,18 @@ def max_with(*, ties: Ties) -> Gate:
     A `Gate` of any number of inputs.
 
   Raises:
-    ValueError: another word.
+    ValueError: `ties` is neither of these.
   """
   return with_ties(max, ties)
 
 
 def min_with(*, ties: Ties) -> Gate:
-  """`min` with a choice at ties, as `max_with`."""
+  """Build `min` with a choice at ties, as `max_with`."""
   return with_ties(min, ties)
 
 
 def with_ties(gate: Gate, ties: Ties) -> Gate:
-  """`max` or `min` with a choice at ties."""
+  """Build `max` or `min` with a choice at ties."""
   if ties not in ("share", "first"):
     raise ValueError(f"{gate.name}_with: ties must be 'share' or 'first', got {ties!r}")
   if ties == "share":
@@ -91,13 +91,13 @@ def with_ties(gate: Gate, ties: Ties) -> Gate:
 
 
 def identity_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = z. Keeps nothing."""
+  """y = z. Residuals: none."""
   check_inputs("identity", (z,))
   return z, ()
 
 
 def identity_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 1."""
+  """Local gradient: 1."""
   return (y_bar,)
 
 

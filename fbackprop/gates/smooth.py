@@ -1,10 +1,10 @@
-"""Smooth gates of one input whose derivative can be written in the output, or nearly so.
+"""Smooth gates of one input whose derivative is a function of the output, or nearly so.
 
-exp, sqrt, sigmoid, tanh, softplus, elu, selu keep the output and nothing else: the next layer holds
-the same array as its input, so that nothing is stored twice. (log, sin, cos keep their input.) Such
-a derivative is accurate absolutely, to a few times the machine epsilon, but not in units in the
-last place where the function saturates: 1 - y² has lost its digits once y rounds to 1. These slopes
-stand beside those of other libraries in docs/slopes.md.
+The only residual of exp, sqrt, sigmoid, tanh, softplus, elu and selu is the output: the next layer
+holds the same array as its input, so that it isn't stored twice. (That of log, sin and cos is the
+input.) Such a derivative is accurate absolutely, to a few times the machine epsilon, but not in
+units in the last place where the function saturates: 1 - y² has lost its digits once y rounds to 1.
+docs/slopes.md compares these slopes with those of other libraries.
 """
 
 import jax
@@ -20,95 +20,95 @@ __all__ = [
 
 
 def exp_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = e^z. Keeps y."""
+  """y = e^z. Residuals: y."""
   check_inputs("exp", (z,))
   y = jnp.exp(z)
   return y, y
 
 
 def exp_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient e^z = y."""
+  """Local gradient: e^z = y."""
   check_upstream("exp", y, y_bar)
   return (y_bar * y,)
 
 
 def log_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = ln z. Keeps z."""
+  """y = ln z. Residuals: z."""
   check_inputs("log", (z,))
   return jnp.log(z), z
 
 
 def log_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 1/z."""
+  """Local gradient: 1/z."""
   check_upstream("log", z, y_bar)
   return (y_bar / z,)
 
 
 def sqrt_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = √z, NaN for z < 0. Keeps y."""
+  """y = √z, NaN for z < 0. Residuals: y."""
   check_inputs("sqrt", (z,))
   y = jnp.sqrt(z)
   return y, y
 
 
 def sqrt_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 1/(2√z) = 1/(2y), which is infinite at 0."""
+  """Local gradient: 1/(2√z) = 1/(2y), which is infinite at 0."""
   check_upstream("sqrt", y, y_bar)
   return (y_bar / (2 * y),)
 
 
 def sin_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = sin z. Keeps z."""
+  """y = sin z. Residuals: z."""
   check_inputs("sin", (z,))
   return jnp.sin(z), z
 
 
 def sin_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient cos z."""
+  """Local gradient: cos z."""
   check_upstream("sin", z, y_bar)
   return (y_bar * jnp.cos(z),)
 
 
 def cos_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = cos z. Keeps z."""
+  """y = cos z. Residuals: z."""
   check_inputs("cos", (z,))
   return jnp.cos(z), z
 
 
 def cos_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient -sin z."""
+  """Local gradient: -sin z."""
   check_upstream("cos", z, y_bar)
   return (y_bar * -jnp.sin(z),)
 
 
 def sigmoid_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = 1 / (1 + e^-z). Keeps y."""
+  """y = 1 / (1 + e^-z). Residuals: y."""
   check_inputs("sigmoid", (z,))
   y = jax.nn.sigmoid(z)
   return y, y
 
 
 def sigmoid_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient y (1 - y)."""
+  """Local gradient: y (1 - y)."""
   check_upstream("sigmoid", y, y_bar)
   return (y_bar * y * (1 - y),)
 
 
 def tanh_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = tanh z. Keeps y."""
+  """y = tanh z. Residuals: y."""
   check_inputs("tanh", (z,))
   y = jnp.tanh(z)
   return y, y
 
 
 def tanh_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient 1 - y², as (1 - y)(1 + y), which loses less near saturation."""
+  """Local gradient: 1 - y², computed as (1 - y)(1 + y), which loses less near saturation."""
   check_upstream("tanh", y, y_bar)
   return (y_bar * (1 - y) * (1 + y),)
 
 
 def softplus_forward(z: Array) -> tuple[Array, Residuals]:
-  """y = ln(1 + e^z). Keeps y.
+  """y = ln(1 + e^z). Residuals: y.
 
   References:
     Dugas et al., "Incorporating second-order functional knowledge for better option pricing",
@@ -120,7 +120,7 @@ def softplus_forward(z: Array) -> tuple[Array, Residuals]:
 
 
 def softplus_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-  """Local gradient σ(z) = 1 - e^-y, which keeps its digits where y is small."""
+  """Local gradient: σ(z) = 1 - e^-y, in a form that is accurate for small y."""
   check_upstream("softplus", y, y_bar)
   return (y_bar * -jnp.expm1(-y),)
 
@@ -128,26 +128,27 @@ def softplus_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
 def elu_with(
   alpha: float = 1.0, *, scale: float = 1.0, name: str = "elu", accurate_tail: bool = False
 ) -> Gate:
-  """y = scale · z for z > 0, and scale · alpha (e^z - 1) elsewhere.
+  """Build the gate y = scale · z for z > 0, and y = scale · alpha (e^z - 1) elsewhere.
 
   At 0 the derivative is scale · alpha, that of the exponential piece: a kink belongs to the piece
   that isn't the identity. With alpha = 1 there is no kink.
 
-  The derivative below 0, scale · alpha e^z, is written in the output, as y + scale · alpha. It is
-  wrong by at most two machine epsilons of scale · alpha, which in the tail is all of it: by 1 % at
-  about z = -12 in float32 and -32 in float64, and from about -17 and -37 down it is 0. Once y is
-  its limit, e^z can't be had from it; `accurate_tail` keeps z instead, so that a layer between two
-  dense ones keeps two arrays, z and the next one's input y, and not one.
+  The derivative below 0, scale · alpha e^z, is computed from the output, as y + scale · alpha. Its
+  error is at most two machine epsilons of scale · alpha, which in the tail is as large as the
+  derivative: 1 % at about z = -12 in float32 and -32 in float64, and from about -17 and -37 down
+  the result is 0. Once y is its limit, it doesn't determine e^z. With `accurate_tail` the residual
+  is z instead, so that a layer between two dense ones stores two arrays, z and the next one's input
+  y, and not one.
 
   Args:
-    alpha: minus the value at -∞, above 0, so that the sign of y is that of z.
-    scale: of both pieces, above 0.
-    name: of the gate.
-    accurate_tail: keeps z in the place of y, so that the derivative has its digits wherever e^z is
-      a normal number.
+    alpha: minus the value at -∞; above 0, so that y and z have the same sign.
+    scale: the factor of both pieces, above 0.
+    name: the name of the gate.
+    accurate_tail: whether the residual is z in place of y, so that the derivative is accurate
+      wherever e^z is a normal number.
 
   Returns:
-    A `Gate` of one input; it keeps its output, or its input if `accurate_tail`.
+    A `Gate` of one input; its residual is its output, or its input if `accurate_tail`.
 
   Raises:
     TypeError: an argument isn't a number, or `accurate_tail` isn't True or False.
@@ -166,14 +167,15 @@ def elu_with(
 
   def elu_forward(z: Array) -> tuple[Array, Residuals]:
     check_inputs(name, (z,))
-    # e^z overflows where z is large; that piece isn't taken there, and must have no derivative.
+    # The unused piece at large z must have no derivative: e^z overflows, and 0 · ∞ is NaN.
     below = jnp.where(z > 0, jnp.zeros_like(z), z)
     y = scale * jnp.where(z > 0, z, alpha * jnp.expm1(below))
     return y, y
 
   def elu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
     check_upstream(name, y, y_bar)
-    # Minus the value at -∞, of the numbers as the forward rule rounds them: there the slope is 0.
+    # Minus the value at -∞, from the numbers as the forward rule rounds them, so that the slope is
+    # 0 there.
     limit = jnp.full_like(y, scale) * alpha
     return (y_bar * jnp.where(y > 0, jnp.full_like(y, scale), y + limit),)
 

@@ -1,6 +1,6 @@
 """Activation layers: one-input gates applied to each unit of a layer; and softmax.
 
-Kinks are those of the gates, and so are the keywords that choose another value there:
+Kinks follow the gates' policy, and the gates' options choose another value:
 `activation(gates.relu_with(at_zero=0.5))`.
 """
 
@@ -25,7 +25,7 @@ def activation(gate: Gate) -> Layer:
   """Lift a one-input gate to a layer without parameters.
 
   Args:
-    gate: a `Gate` of arity 1, ours or the reader's own.
+    gate: a `Gate` of arity 1, ours or the user's own.
 
   Returns:
     The `Layer` that applies the gate to each entry of x `[N, D]`; its parameters are `()`.
@@ -69,23 +69,23 @@ def activation(gate: Gate) -> Layer:
 
 
 def check_no_params(where: str, params: Params) -> None:
-  """Raise for anything but the empty tuple: the parameters of another network."""
+  """Raise for anything but the empty tuple, such as the parameters of another network."""
   if type(params) is not tuple or params:
     raise StructureError(f"{where}: params must be (), got {describe(params)}")
 
 
 def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
-  """y_nc = e^x_nc / Σ_k e^x_nk, each example's features made to sum to one.
+  """y_nc = e^x_nc / Σ_k e^x_nk: the normalised exponentials of each example's features.
 
-  A softmax before `softmax_cross_entropy` is one too many: that loss takes logits.
+  Don't use it before `softmax_cross_entropy`, which takes logits.
 
   Args:
     params: `()`.
-    x: `[N, D]`. A −inf gives 0, unless all of a row are.
+    x: `[N, D]`. A −inf gives 0, unless the whole row is −inf.
     key: not used.
 
   Returns:
-    `(y, residuals)`; kept is y.
+    `(y, residuals)`; the residual is y.
 
   References:
     Bridle, "Probabilistic interpretation of feedforward classification network outputs",

@@ -23,7 +23,7 @@ from fbackprop.meshes import product, sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable
 
 Initializer = Callable[..., Array]
-"""`init(key, shape, dtype) -> array`, as those of `jax.nn.initializers`."""
+"""`init(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
 
 
 @exportable
@@ -42,7 +42,7 @@ def dense_forward(params: DenseParams, x: Array) -> tuple[Array, Residuals]:
     x: `[N, D_in]`, dtype of `w`.
 
   Returns:
-    `(y, residuals)`: y `[N, D_out]`; kept is x, which the layer before may hold too.
+    `(y, residuals)`: y `[N, D_out]`; the residual is x, which the preceding layer may hold too.
 
   References:
     Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, algorithm 6.3.
@@ -85,18 +85,18 @@ def dense(
   b_init: Initializer | None = None,
   dtype: Any = jnp.float32,
 ) -> Layer:
-  """Build a layer of `d_out` neurons, each fed by all `d_in` inputs: y = x w + b.
+  """Build a layer of `d_out` neurons, each connected to all `d_in` inputs: y = x w + b.
 
   Args:
     d_in: number of inputs, at least 1.
     d_out: number of outputs, at least 1.
     bias: whether b is added.
     w_init: `init(key, shape, dtype)`, as in `jax.nn.initializers`; by default `glorot_uniform`
-      (Glorot, Bengio, AISTATS 2010). `mlp` gives `he_normal` (He et al., ICCV 2015) to a layer
-      that relu or gelu follows.
+      (Glorot, Bengio, AISTATS 2010). `mlp` uses `he_normal` (He et al., ICCV 2015) for a layer
+      before relu or gelu.
     b_init: likewise for b; by default zeros.
-    dtype: the floating dtype of the parameters that `init` makes. The passes follow the dtype
-      of the parameters that they are given, and x must have the same.
+    dtype: the floating dtype of the parameters that `init` returns. The passes use the dtype of
+      their parameters, and x must have the same.
 
   Returns:
     A `Layer` with parameters `DenseParams(w [d_in, d_out], b [d_out] or None)`.

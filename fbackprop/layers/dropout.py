@@ -1,4 +1,4 @@
-"""Dropout: random zeros while training, the identity in evaluation."""
+"""Dropout: random zeros in training, the identity in evaluation."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ def dropout(rate: float) -> Layer:
   """Build a layer that zeroes each entry with probability `rate` and scales the rest.
 
   So the mean over masks is x, and evaluation (`key=None`) needs no factor: it is the identity.
-  There is no train flag. The entry is multiplied by 0, not replaced: a NaN isn't hidden.
+  There is no train flag. Entries are multiplied by 0, not replaced, so that a NaN isn't hidden.
 
   Args:
-    rate: from 0, which is the identity and draws nothing, to below 1.
+    rate: the drop probability, from 0, which is the identity and draws nothing, to below 1.
 
   Returns:
-    A `Layer` without parameters. With a key it keeps the mask `[N, D]`, a byte an entry, and
-    without one nothing.
+    A `Layer` without parameters. Its residual is the mask `[N, D]`, a byte per entry, or nothing
+    without a key.
 
   Raises:
     TypeError: `rate` isn't a number.
@@ -59,7 +59,7 @@ def dropout(rate: float) -> Layer:
     if key is None or rate == 0:
       return x, ()
     check_key("dropout", key)
-    # In float32, as a Python number would draw another mask where x64 is on.
+    # In float32: the dtype of a Python number, and with it the mask, would depend on x64.
     share, split = jnp.float32(1 - rate), jax.typeof(x).sharding
     mask = jax.random.bernoulli(key, share, x.shape, out_sharding=split)
     return x * scaled(mask, x.dtype), mask

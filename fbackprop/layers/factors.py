@@ -1,9 +1,10 @@
 """Factors of a layer's gradient, before the sum over examples is taken.
 
-The gradient that example i gives a dense layer is the outer product of x_i, which entered the
-layer, and ȳ_i, the cotangent of what left it. A layer made by `fbackprop.quantities.captured`
-returns the two where its gradient stood. They are concatenated over examples, never added: a sum of
-factors means nothing, so whoever expects a gradient refuses them here.
+The gradient of example i's loss with respect to a dense layer's weights is the outer product of the
+layer's input x_i and ȳ_i, the cotangent of its output. A layer built by
+`fbackprop.quantities.captured` returns the two in place of its gradient. They are concatenated over
+examples, never added: a sum of factors has no meaning, so functions that expect a gradient raise an
+error for factors.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from fbackprop.types import Array, exportable
 
 @exportable
 class Affine(NamedTuple):
-  """Of y = x w + b: `x` `[N, D_in]` and `y_bar` `[N, D_out]`; w_bar = xᵀ ȳ, b_bar = Σ_n ȳ_n."""
+  """Factors of y = x w + b: `x` `[N, D_in]`, `y_bar` `[N, D_out]`; w_bar = xᵀ ȳ, b_bar = Σ ȳ_n."""
 
   x: Array
   y_bar: Array
@@ -24,7 +25,7 @@ class Affine(NamedTuple):
 
 @exportable
 class Linear(NamedTuple):
-  """Of y = x w, without a bias: `x` `[N, D_in]` and `y_bar` `[N, D_out]`; w_bar = xᵀ ȳ."""
+  """Factors of y = x w: `x` `[N, D_in]` and `y_bar` `[N, D_out]`; w_bar = xᵀ ȳ."""
 
   x: Array
   y_bar: Array
@@ -32,7 +33,7 @@ class Linear(NamedTuple):
 
 @exportable
 class Elementwise(NamedTuple):
-  """Of y = x_hat scale + shift: both `[N, D]`; scale_bar = Σ_n ȳ_n x_hat_n, shift_bar = Σ_n ȳ_n."""
+  """Factors of y = x_hat scale + shift, `[N, D]`; scale_bar = Σ ȳ_n x_hat_n, shift_bar = Σ ȳ_n."""
 
   x_hat: Array
   y_bar: Array
@@ -40,14 +41,14 @@ class Elementwise(NamedTuple):
 
 @exportable
 class Scaling(NamedTuple):
-  """Of y = x_hat scale, without a shift: both `[N, D]`; scale_bar = Σ_n ȳ_n x_hat_n."""
+  """Factors of y = x_hat scale, both `[N, D]`; scale_bar = Σ_n ȳ_n x_hat_n."""
 
   x_hat: Array
   y_bar: Array
 
 
 Factors = Affine | Linear | Elementwise | Scaling
-"""Of a layer inside of a `repeat(.., n)` each array has the axis n in front."""
+"""The factors of any layer; inside of a `repeat(.., n)` each array has a leading axis n."""
 
 
 def is_factors(value: Any) -> bool:

@@ -1,8 +1,8 @@
 """Normalization layers: standardise each example's features, then scale and shift them.
 
-Both layers keep x_hat `[N, D]`, the normalised input, and one number for each example. Their
-statistics are computed in float32 at least, whatever the dtype of x. The derivative is exact for
-any `eps`, since x_hat, and not x, stands in it.
+The residuals of both layers are x_hat `[N, D]`, the normalised input, and one number for each
+example. Their statistics are computed in float32 at least, whatever the dtype of x. The derivative
+is exact for any `eps`, since it is a function of x_hat and not of x.
 """
 
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
 @exportable
 class NormParams(NamedTuple):
-  """`scale` `[D]`, and `shift` `[D]`, or None for a layer that has none."""
+  """`scale` `[D]`, and `shift` `[D]`, or None for a layer without a shift."""
 
   scale: Array
   shift: Array | None
@@ -44,7 +44,7 @@ def layer_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array,
     eps: added to the variance, which is the biased one, Σ (x − mean)² / D.
 
   Returns:
-    `(y, residuals)`: y `[N, D]`; kept are x_hat and 1 / √(var + eps) `[N, 1]`.
+    `(y, residuals)`: y `[N, D]`; the residuals are x_hat and 1 / √(var + eps) `[N, 1]`.
 
   References:
     Ba, Kiros, Hinton, "Layer normalization", arXiv:1607.06450 (2016), eq. 3 and 4.
@@ -65,8 +65,8 @@ def layer_norm_backward(
 
     x_bar = (g − mean g − x_hat mean(g x_hat)) / √(var x + eps),
 
-  the means being those of an example's features: what x_bar loses is what moves their mean, and
-  their length, which the output doesn't see.
+  the means being over an example's features. The subtracted terms are the components along the
+  features' mean and length, to which the output, but for eps, is invariant.
 
   Args:
     params: `scale` is read for `x_bar` only.
@@ -93,7 +93,7 @@ def rms_norm_forward(params: NormParams, x: Array, eps: float) -> tuple[Array, R
     eps: added to the mean square.
 
   Returns:
-    `(y, residuals)`: y `[N, D]`; kept are x_hat and 1 / √(mean x² + eps) `[N, 1]`.
+    `(y, residuals)`: y `[N, D]`; the residuals are x_hat and 1 / √(mean x² + eps) `[N, 1]`.
 
   References:
     Zhang, Sennrich, "Root mean square layer normalization", NeurIPS (2019), eq. 4.
@@ -128,15 +128,15 @@ def scale_and_shift(params: NormParams, x_hat: Array) -> Array:
 
 
 def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
-  """Build a layer that gives each example's features mean 0 and variance 1, then scales them.
+  """Build a layer that normalises each example's features to mean 0, variance 1, then scales them.
 
   Args:
     width: number of features D, at least 1.
     eps: added to the variance, a normal number of float32 above 0.
-    dtype: the floating dtype of the parameters that `init` makes.
+    dtype: the floating dtype of the parameters that `init` returns.
 
   Returns:
-    A `Layer` with parameters `NormParams(scale [D], shift [D])`, ones and zeros at first.
+    A `Layer` with parameters `NormParams(scale [D], shift [D])`, initially ones and zeros.
 
   Raises:
     TypeError: an argument of another type.
@@ -153,7 +153,7 @@ def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> La
 
 
 def rms_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
-  """Build a layer that gives each example's features mean square 1, then scales them.
+  """Build a layer that normalises each example's features to mean square 1, then scales them.
 
   Args, Returns, Raises: as `layer_norm`; the parameters are `NormParams(scale [D], None)`.
   """
@@ -167,10 +167,10 @@ RULES = {
 
 
 def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
-  """Build the layer of a pair of rules, with the checks of its arguments."""
+  """Build the layer of a pair of rules, and check its arguments."""
   name = f"{kind}({width})"
   check_size(name, "width", width)
-  # Below the smallest normal number it would be 0, and a row of equal features NaN.
+  # Below the smallest normal number it would be flushed to 0, and a row of equal features be NaN.
   check_number(name, "eps", eps, float(np.finfo(np.float32).tiny))
   dtype = check_float_dtype(name, dtype)
   eps, has_shift = float(eps), kind == "layer_norm"

@@ -1,12 +1,13 @@
 """Losses: one number for each example, unreduced, each with its backward rule beside it.
 
-The mean over the batch isn't here: it is the seed cotangent `1/N` that `value_and_grad` hands to
-`backward`. Each loss keeps one array `[N, C]`, the derivative of an example's loss by its outputs,
-so that the backward rule is one product. Targets are constants: no cotangent flows to them.
+The losses don't average over the batch: the mean is the seed cotangent `1/N` that `value_and_grad`
+passes to `backward`. The residual of each loss is one array `[N, C]`, the derivative of an
+example's loss by its outputs, so that the backward rule is one product. Targets are constants: they
+get no cotangent.
 
-Kinks, everywhere alike: the slope at 0 of what is cut off at 0 is 0, and k tied maxima get 1/k of
-the gradient each. Labels out of range raise where they can be looked at; inside jit that example's
-loss and gradient are NaN.
+Kinks follow one policy: a term that is cut off at 0 has the slope 0 there, and k tied maxima get
+1/k of the gradient each. Labels out of range raise where their values are concrete; inside jit that
+example's loss and gradient are NaN.
 """
 
 from fbackprop.losses.classification import (

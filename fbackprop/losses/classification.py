@@ -1,8 +1,14 @@
 """Losses of classification: cross-entropy of one class out of C or of C labels; hinge loss.
 
-`log(sum(exp(z))) - z_y` and `p - 1` lose their digits where the prediction is right, to the last
-one. Here nothing of one sign is subtracted from its like: the loss of the right class is log1p of
-what the other classes weigh, and the gradient of the right class is minus the sum of the others'.
+The textbook formulas `log(sum(exp(z))) - z_y` and `p - 1` lose all digits to cancellation where the
+prediction is right. For labels, the formulas here subtract no numbers of equal sign: the loss of
+the right class is log1p of the other classes' weight, and the gradient of the right class is minus
+the sum of the others'. Differences of logits keep their rounding error as a second term
+(`rows.exact_difference`), since the exponential would amplify it.
+
+Doubts: for soft targets the gradient is a difference of two positive terms, which cancel where p is
+near t: its error is then relative to these terms (`scripts/accuracy.py`). The sources are those of
+the functions.
 """
 
 from collections.abc import Sequence
@@ -42,14 +48,13 @@ def softmax_cross_entropy_forward(
 ) -> tuple[Array, Residuals]:
   """losses_n = −Σ_c t_nc log p_nc with p = softmax(z), the softmax and its logarithm in one rule.
 
-  A label y stands for the row t that is 1 at y and 0 elsewhere: losses_n = −log p_ny. Rows of
-  probabilities needn't sum to one. The options change t first: see `softmax_cross_entropy_with`.
+  A label y is equivalent to the row t that is 1 at y and 0 elsewhere: losses_n = −log p_ny. Rows of
+  probabilities needn't sum to one. The options modify t first: see `softmax_cross_entropy_with`.
 
   Numerical range: loss and gradient are right to some units in the last place for logits of any
-  size, right and wrong predictions alike; half precision is widened to float32 within. A logit
-  −inf is as if the class weren't there where t is 0; where it isn't the loss is +inf, and the
-  gradient is still p Σ_c t − t, which is −t at that class. A row of −inf alone gives
-  NaN, and so does a logit +inf.
+  size, right and wrong predictions alike; half precision is widened to float32 within. A logit −inf
+  excludes the class where t is 0; where t isn't 0 the loss is +inf, and the gradient is still
+  p Σ_c t − t, which is −t at that class. A row of only −inf gives NaN, and so does a logit +inf.
 
   Args:
     outputs: logits z `[N, C]`, C at least 1.
@@ -58,11 +63,11 @@ def softmax_cross_entropy_forward(
     label_smoothing, class_weights, ignore_label: as in `softmax_cross_entropy_with`.
 
   Returns:
-    `(losses [N], residuals)`; kept is p Σ_c t − t.
+    `(losses [N], residuals)`; the residual is p Σ_c t − t.
 
   Raises:
-    ValueError: a label is out of range. Inside jit, where values can't be looked at, that
-      example's loss and gradient are NaN.
+    ValueError: a label is out of range. Inside jit, where values are abstract, that example's loss
+      and gradient are NaN.
 
   References:
     Bridle, "Probabilistic interpretation of feedforward classification network outputs",
@@ -80,10 +85,10 @@ def softmax_cross_entropy_forward(
     t, kept = one_hot(where, targets, outputs, ignore_label)
 
   def over_classes(terms: Array) -> Array:
-    """Σ_c terms_nc `[N, 1]`, of terms that are 0 where t is."""
+    """Compute Σ_c terms_nc `[N, 1]`, of terms that are 0 where t is 0."""
     if kept is None or label_smoothing:
       return terms.sum(1, keepdims=True)
-    # That of the label is the only one, and much faster taken than found by a sum.
+    # For labels, taking the label's term is much faster than a sum that selects it.
     return jnp.take_along_axis(terms, targets.astype(jnp.int32)[:, None], 1, mode="clip")
 
   z, t = widen(outputs), widen(t)
@@ -93,17 +98,17 @@ def softmax_cross_entropy_forward(
     check_shape(where, "class_weights", class_weights, outputs.shape[1:])
     t = jnp.asarray(class_weights, t.dtype)[None, :] * t
   if kept is not None and ignore_label is not None:
-    # Whatever stands in an ignored row, its loss and its gradient are 0.
+    # In an ignored row the loss and the gradient are 0, whatever the logits are.
     z, t = (jnp.where(kept[:, None], a, jnp.zeros_like(a)) for a in (z, t))
 
-  # The largest logit is taken off, so that no exponential overflows: e_c = exp(z_c − max z).
+  # The largest logit is subtracted, so that no exponential overflows: e_c = exp(z_c − max z).
   largest = jax.lax.stop_gradient(z.max(1, keepdims=True))
   shifted, low = exact_difference(z, largest)
   e = jnp.exp(shifted) * (1 + low)
-  # Σ_c e_c − 1 without a difference: the 1 is taken off one of the largest, whose e is 1.
+  # Σ_c e_c − 1 without a cancellation: the 1 is removed at one of the largest logits, whose e is 1.
   is_largest = (shifted == 0).astype(z.dtype)
   rest = (e - is_largest).sum(1, keepdims=True) + (is_largest.sum(1, keepdims=True) - 1)
-  # −log p_c, a sum of two terms that aren't negative.
+  # −log p_c as a sum of two nonnegative terms.
   surprise = jnp.log1p(rest) - shifted
   losses = over_classes(jnp.where(t == 0, jnp.zeros_like(t), t * surprise))[:, 0]
   # p_c Σ_{k ≠ c} t_k − t_c Σ_{k ≠ c} p_k, where Σ_{k ≠ c} e_k = rest + (1 − e_c).
@@ -113,7 +118,7 @@ def softmax_cross_entropy_forward(
 
 
 def softmax_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂z_nc = p_nc Σ_c t_nc − t_nc, which is p − t for a label, and that was kept."""
+  """∂losses_n/∂z_nc = p_nc Σ_c t_nc − t_nc, the residual, which is p − t for a label."""
   return scale_rows(rows, losses_bar)
 
 
@@ -128,22 +133,23 @@ def softmax_cross_entropy_with(
   losses_n = −Σ_c w_c t'_nc log p_nc, t' = (1 − α) t + α/C, and 0 for an ignored row. Weights and
   smoothing together are as in `torch.nn.functional.cross_entropy`.
 
-  The mean of `value_and_grad` is over all N rows, ignored rows too, and isn't divided by class
-  weights: each row's loss is what it is, whoever else is in the batch. torch divides by what is
-  kept, and by the weights of the labels. Give that as weights of the rows:
+  The mean of `value_and_grad` is over all N rows, ignored rows included, and isn't divided by class
+  weights: each row's loss is independent of the rest of the batch. torch divides by the number of
+  rows that aren't ignored, and by the weights of the labels. For that normalisation, pass row
+  weights:
 
     value_and_grad(net, loss)(..., weights=(labels != ignore_label).astype(dtype))
     value_and_grad(net, softmax_cross_entropy)(..., weights=class_weights[labels])
 
   Args:
     label_smoothing: α, from 0 to 1.
-    class_weights: w `[C]`, not negative; None for 1 each. Given in any floating type, used in that
-      of the outputs.
+    class_weights: w `[C]`, not negative, of any floating type, cast to that of the outputs; None
+      for 1 each.
     ignore_label: an integer, such as −1 or −100; a row of this label has loss 0 and gradient 0,
-      whatever its logits are. With it the targets must be labels.
+      whatever its logits are. This option requires labels as targets.
 
   Returns:
-    The `Loss`; what else it computes is said by `softmax_cross_entropy_forward`.
+    The `Loss`; see `softmax_cross_entropy_forward` for its numerical range.
 
   Raises:
     TypeError: an option of another type.
@@ -192,30 +198,30 @@ def as_class_weights(where: str, weights: Any) -> np.ndarray:
 
 
 def sigmoid_cross_entropy_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
-  """losses_n = −Σ_c [t log σ(z) + (1 − t) log(1 − σ(z))], C independent yes-or-no questions.
+  """losses_n = −Σ_c [t log σ(z) + (1 − t) log(1 − σ(z))], for C independent binary labels.
 
-  Written as t softplus(−z) + (1 − t) softplus(z): both terms are of one sign, nothing cancels, and
-  z = 0 is no kink. A logit ±inf is a certain answer: it costs 0 where it is right, and +inf where
-  it isn't.
+  It is computed as t softplus(−z) + (1 − t) softplus(z): both terms have the same sign, nothing
+  cancels, and z = 0 isn't a kink. A logit ±inf is a certain prediction: its loss is 0 where it is
+  right, and +inf where it isn't.
 
   Args:
     outputs: logits z `[N, C]`.
     targets: probabilities t `[N, C]`, dtype of `outputs`.
 
   Returns:
-    `(losses [N], residuals)`; kept is (1 − t) σ(z) − t σ(−z) = σ(z) − t, in the form that keeps
-    its digits where the prediction is right.
+    `(losses [N], residuals)`; the residual is (1 − t) σ(z) − t σ(−z) = σ(z) − t, in the form that
+    is accurate where the prediction is right.
   """
   check_values("sigmoid_cross_entropy", outputs, targets)
   z, t = outputs, split_like(targets, outputs)
-  none = jnp.zeros_like(z)  # In the place of 0 · inf.
+  none = jnp.zeros_like(z)  # In place of 0 · inf.
   missed = jnp.where(t == 0, none, t * jax.nn.softplus(-z))
   false_alarm = jnp.where(t == 1, none, (1 - t) * jax.nn.softplus(z))
   return (missed + false_alarm).sum(1), (1 - t) * jax.nn.sigmoid(z) - t * jax.nn.sigmoid(-z)
 
 
 def sigmoid_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂z_nc = σ(z_nc) − t_nc, and that was kept."""
+  """∂losses_n/∂z_nc = σ(z_nc) − t_nc, the residual."""
   return scale_rows(rows, losses_bar)
 
 
@@ -226,27 +232,27 @@ sigmoid_cross_entropy = Loss(
 
 
 def hinge_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
-  """losses_n = max(0, 1 + max_{c ≠ y} z_nc − z_ny), y the label: the strongest rival alone counts.
+  """losses_n = max(0, 1 + max_{c ≠ y} z_nc − z_ny), y the label: only the strongest rival counts.
 
   This is the form of Crammer and Singer, as in `sklearn.metrics.hinge_loss` and
-  `optax.losses.multiclass_hinge_loss`. That of Weston and Watkins, which sums over all rivals, is
-  (divided by C) `torch.nn.MultiMarginLoss`. With two classes they are the same.
+  `optax.losses.multiclass_hinge_loss`. The form of Weston and Watkins, which sums over all rivals,
+  is (divided by C) `torch.nn.MultiMarginLoss`. With two classes the two forms are the same.
 
-  Kinks: with a lead of exactly 1 the gradient is 0, as relu'(0) is; k rivals that are tied get 1/k
-  each. Both lie in the subdifferential. The lead is computed without a rounding error, so that
-  nothing but the logits decides on which side of the kink an example lies.
+  Kinks: with a lead of exactly 1 the gradient is 0, as relu'(0) is; k tied rivals get 1/k each.
+  Both lie in the subdifferential. The lead is computed without a rounding error, so that the logits
+  alone determine the side of the kink.
 
   Args:
     outputs: scores z `[N, C]`. With C = 1 there is no rival, and the loss is 0.
     targets: labels `[N]`, integers from 0 to C − 1.
 
   Returns:
-    `(losses [N], residuals)`; kept is, for an example inside the margin, 1/k at its k strongest
-    rivals and −1 at the label, and 0 for the others.
+    `(losses [N], residuals)`; the residual of an example inside the margin is 1/k at its k
+    strongest rivals and −1 at the label; that of any other example is 0.
 
   Raises:
-    ValueError: a label is out of range. Inside jit, where values can't be looked at, that
-      example's loss and gradient are NaN.
+    ValueError: a label is out of range. Inside jit, where values are abstract, that example's loss
+      and gradient are NaN.
 
   References:
     Crammer, Singer, "On the algorithmic implementation of multiclass kernel-based vector
@@ -268,7 +274,7 @@ def hinge_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
 
 
 def hinge_backward(rows: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂z_nc is 1/k at the k strongest rivals and −1 at the label, or 0; it was kept."""
+  """∂losses_n/∂z_nc is 1/k at the k strongest rivals and −1 at the label, or 0: the residual."""
   return scale_rows(rows, losses_bar)
 
 

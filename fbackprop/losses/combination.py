@@ -1,4 +1,4 @@
-"""Weighted sums of losses, each of its own slice of the outputs."""
+"""Weighted sums of losses, each applied to its own slice of the outputs."""
 
 from typing import Any
 
@@ -21,26 +21,26 @@ from fbackprop.types import Array, Loss, Residuals
 
 
 def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
-  """Build the weighted sum of losses, each of a slice of the outputs: again a `Loss`.
+  """Build the weighted sum of losses, each of a slice of the outputs, as a `Loss`.
 
-  losses_n = Σ_i weight_i · loss_i(outputs_n[slice_i], targets_i). Backward, each part sends its own
-  cotangent into its slice; where slices overlap what arrives is added, and an output that is in
-  none gets 0.
+  losses_n = Σ_i weight_i · loss_i(outputs_n[slice_i], targets_i). Backward, each part's cotangent
+  is added to its slice; cotangents of overlapping slices are summed, and an output in no slice gets
+  0.
 
   Args:
-    *parts: `(weight, loss, output_slice)`: a finite number, and even with 0 the loss must be
-      finite; a `Loss`, which may be a combination itself; and the outputs that it judges, a `slice`
-      without a step, or an integer for one output, which enters its loss as `[N, 1]`. Negative
-      places count from the end.
+    *parts: `(weight, loss, output_slice)`: a finite number, which even if 0 requires a finite loss;
+      a `Loss`, which may be a combination itself; and its outputs, a `slice` without a step, or an
+      integer for one output, which the loss gets as `[N, 1]`. Negative positions count from the
+      end.
 
   Returns:
-    The `Loss`. Its targets are the tuple of the parts' targets, in order; kept is what the parts
-    keep, and an empty array as wide as the outputs.
+    The `Loss`. Its targets are the tuple of the parts' targets, in order; the residuals are those
+    of the parts, and an empty array as wide as the outputs.
 
   Raises:
-    TypeError: no parts, or a part that isn't such a triple.
-    ValueError: when traced: outputs that a slice doesn't fit, or targets that aren't a tuple of the
-      right length. An error of a part carries a note that says which.
+    TypeError: there are no parts, or a part isn't such a triple.
+    ValueError: when traced: a slice doesn't fit the outputs, or the targets aren't a tuple of the
+      right length. The error of a part has a note that names the part.
 
   Example:
     >>> from fbackprop.losses.classification import softmax_cross_entropy
@@ -73,7 +73,8 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
         raise
       losses = losses + weights[i] * part_losses
       kept.append(part_kept)
-    # No residual tells how many outputs there are: an array of no rows does, in no byte.
+    # The residuals of the parts don't determine the number of outputs; an array without rows does,
+    # at no cost.
     return losses, (tuple(kept), outputs[:0])
 
   def combined_backward(residuals: Residuals, losses_bar: Array) -> Array:

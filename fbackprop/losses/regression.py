@@ -19,7 +19,7 @@ def squared_error_forward(outputs: Array, targets: Array) -> tuple[Array, Residu
     targets: t `[N, C]`, dtype of `outputs`.
 
   Returns:
-    `(losses [N], residuals)`; kept is y − t.
+    `(losses [N], residuals)`; the residual is y − t.
   """
   check_values("squared_error", outputs, targets)
   error = outputs - targets
@@ -27,7 +27,7 @@ def squared_error_forward(outputs: Array, targets: Array) -> tuple[Array, Residu
 
 
 def squared_error_backward(error: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂y_nc = y_nc − t_nc, and that was kept."""
+  """∂losses_n/∂y_nc = y_nc − t_nc, the residual."""
   return scale_rows(error, losses_bar)
 
 
@@ -35,7 +35,7 @@ def huber_forward(outputs: Array, targets: Array, delta: float = 1.0) -> tuple[A
   """losses_n = Σ_c h(y_nc − t_nc), h(e) = ½ e² where |e| < δ, and δ (|e| − ½ δ) elsewhere.
 
   The slope is continuous, at |e| = δ too. The curvature jumps there from 1 to 0; at |e| = δ itself
-  it is 0, for the point belongs to the line, as Huber has it.
+  it is 0, since the point belongs to the line, as in Huber's definition.
 
   Args:
     outputs: y `[N, C]`.
@@ -43,7 +43,7 @@ def huber_forward(outputs: Array, targets: Array, delta: float = 1.0) -> tuple[A
     delta: δ, where the square turns into a line.
 
   Returns:
-    `(losses [N], residuals)`; kept is the slope, e cut off at ±δ.
+    `(losses [N], residuals)`; the residual is the slope, e clipped to ±δ.
 
   References:
     Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35
@@ -58,7 +58,7 @@ def huber_forward(outputs: Array, targets: Array, delta: float = 1.0) -> tuple[A
 
 
 def huber_backward(rows: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂y_nc = min(max(y_nc − t_nc, −δ), δ), and that was kept."""
+  """∂losses_n/∂y_nc = min(max(y_nc − t_nc, −δ), δ), the residual."""
   return scale_rows(rows, losses_bar)
 
 
@@ -69,7 +69,7 @@ def huber_with(delta: float) -> Loss:
     delta: δ, a number above 0, in units of the outputs. `huber` is `huber_with(1.0)`.
 
   Returns:
-    The `Loss`; what it computes is said by `huber_forward`.
+    The `Loss`; see `huber_forward`.
 
   Raises:
     TypeError: `delta` isn't a number.
@@ -89,15 +89,15 @@ def huber_with(delta: float) -> Loss:
 def log_cosh_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
   """losses_n = Σ_c log cosh(y_nc − t_nc): e²/2 for small errors, |e| − log 2 for large ones.
 
-  Near 0, where cosh e has lost the digits of e, it is −½ log(1 − tanh² e); beyond ±1 the
-  exponential that would overflow is taken out: |e| − log 2 + log(1 + e^(−2|e|)).
+  Near 0, where cosh e has lost the digits of e, it is computed as −½ log(1 − tanh² e); beyond ±1
+  the exponential that would overflow is factored out: |e| − log 2 + log(1 + e^(−2|e|)).
 
   Args:
     outputs: y `[N, C]`.
     targets: t `[N, C]`, dtype of `outputs`.
 
   Returns:
-    `(losses [N], residuals)`; kept is tanh(y − t).
+    `(losses [N], residuals)`; the residual is tanh(y − t).
 
   References:
     Green, "Bayesian reconstructions from emission tomography data using a modified EM algorithm",
@@ -115,15 +115,15 @@ def log_cosh_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
 
 
 def log_cosh_backward(rows: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂y_nc = tanh(y_nc − t_nc), and that was kept."""
+  """∂losses_n/∂y_nc = tanh(y_nc − t_nc), the residual."""
   return scale_rows(rows, losses_bar)
 
 
 def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
-  """losses_n = Σ_c e^(z_nc) − t_nc z_nc: −log Poisson(t; e^z) without log t!, which z can't change.
+  """losses_n = Σ_c e^(z_nc) − t_nc z_nc: −log Poisson(t; e^z) without the constant log t!.
 
-  As `torch.nn.PoissonNLLLoss` has it at its defaults. A log rate −inf, the rate 0, is fine where t
-  is 0; where it isn't the loss is +inf, and the slope −t. Where the rate overflows, so does the
+  This is `torch.nn.PoissonNLLLoss` at its defaults. A log rate −inf, the rate 0, is valid where t
+  is 0; where t isn't 0 the loss is +inf, and the slope −t. Where the rate overflows, so does the
   loss; a log rate +inf gives NaN.
 
   Args:
@@ -131,7 +131,7 @@ def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residual
     targets: t `[N, C]`, counts or amounts, not negative, dtype of `outputs`.
 
   Returns:
-    `(losses [N], residuals)`; kept is e^z − t.
+    `(losses [N], residuals)`; the residual is e^z − t.
 
   References:
     Nelder, Wedderburn, "Generalized linear models", Journal of the Royal Statistical Society A 135
@@ -144,7 +144,7 @@ def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residual
 
 
 def poisson_nll_backward(rows: Residuals, losses_bar: Array) -> Array:
-  """∂losses_n/∂z_nc = e^(z_nc) − t_nc, and that was kept."""
+  """∂losses_n/∂z_nc = e^(z_nc) − t_nc, the residual."""
   return scale_rows(rows, losses_bar)
 
 

@@ -1,7 +1,7 @@
-"""What the losses share: checks of their arrays, labels as rows, an exact difference, one product.
+"""Shared parts of the losses: checks of arrays, one-hot rows, an exact difference, one product.
 
-Every loss keeps one array `[N, C]`, the derivative of an example's loss by its outputs, so that its
-backward rule is the product of these rows with the cotangents of the losses.
+The residual of every loss is one array `[N, C]`, the derivative of an example's loss by its
+outputs, so that its backward rule is the product of these rows with the cotangents of the losses.
 """
 
 import jax
@@ -31,19 +31,19 @@ def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
 
 
 def check_outputs(where: str, outputs: Array) -> None:
-  """Raise unless outputs are a floating `[N, C]`."""
+  """Raise unless outputs are a floating array `[N, C]`."""
   check_floating(where, "outputs", outputs)
   check_shape(where, "outputs", outputs, ("N", "C"))
 
 
 def check_values(where: str, outputs: Array, targets: Array) -> None:
-  """Raise unless outputs are a floating `[N, C]` and targets have their shape and dtype."""
+  """Raise unless outputs are a floating array `[N, C]` and targets have their shape and dtype."""
   check_outputs(where, outputs)
   check_same(where, ("outputs", "targets"), outputs, targets)
 
 
 def check_logits(where: str, outputs: Array) -> None:
-  """Raise unless outputs are a floating `[N, C]` of at least one class."""
+  """Raise unless outputs are a floating array `[N, C]` with at least one class."""
   check_outputs(where, outputs)
   if outputs.shape[1] < 1:
     raise ShapeError(f"{where}: outputs must have at least one class, got {describe(outputs)}")
@@ -54,12 +54,12 @@ def one_hot(
 ) -> tuple[Array, Array]:
   """Encode labels `[N]` as rows t `[N, C]` of the dtype of `outputs`; also return which are kept.
 
-  A row is 1 at the label and 0 elsewhere. That of `ignore_label` is all 0, and isn't kept. That of
-  a label out of range is all NaN, and is kept, so that its loss and its gradient are NaN.
+  A row is 1 at the label and 0 elsewhere. The row of `ignore_label` is all 0, and isn't kept. The
+  row of a label out of range is all NaN, and is kept, so that its loss and its gradient are NaN.
 
   Raises:
     TypeError: the labels aren't integers.
-    ValueError: another shape, or, outside of a trace, a label out of range.
+    ValueError: the shape differs, or, outside of a trace, a label is out of range.
   """
   n, c = outputs.shape
   check_shape(where, "targets", labels, (n,))
@@ -68,7 +68,7 @@ def one_hot(
   if is_concrete(labels):
     check_labels(f"{where}: targets", np.asarray(labels), c, ignore_label)
   labels = jnp.asarray(labels)
-  if labels.dtype.itemsize < 4:  # In int8 the number of classes itself may not fit.
+  if labels.dtype.itemsize < 4:  # In int8 the number of classes may overflow.
     labels = labels.astype(jnp.int32)
   kept = jnp.ones(n, bool)
   limits = np.iinfo(labels.dtype)
@@ -83,9 +83,9 @@ def one_hot(
 def exact_difference(a: Array, b: Array) -> tuple[Array, Array]:
   """Compute a − b exactly as a sum: `high` is a − b rounded, `low` its rounding error.
 
-  A logit of size 100 is rounded at 4e-6, so that e^(a − b) has lost 5 bits of 24 if `low` is left
-  out. `low` is a constant to whoever differentiates, and 0 where `high` isn't finite. The compiler
-  doesn't reassociate sums of floating numbers: `tests/rules/test_extremes.py` holds it to that.
+  A logit of size 100 is rounded at 4e-6, so that without `low` e^(a − b) loses 5 bits of 24. `low`
+  is a constant under differentiation, and 0 where `high` isn't finite. The compiler must not
+  reassociate sums of floating numbers, which `tests/rules/test_extremes.py` tests.
 
   References:
     Knuth, "The Art of Computer Programming", volume 2, section 4.2.2, theorem B (TwoSum).

@@ -1,8 +1,8 @@
-"""Quantities: what one backward pass knows of every example, beside the gradient of their mean.
+"""Quantities: per-example statistics from one backward pass, beside the gradient of the mean loss.
 
-A network of `captured` layers returns the factors of its gradient, the pair of what entered a layer
-and the cotangent of what left it, and these functions read from them what autodiff would need a
-gradient for each example for. Names are imported when they are touched.
+A network of `captured` layers returns the factors of its gradient, the pairs of a layer's input and
+the cotangent of its output. From these the functions compute quantities for which autodiff would
+need a gradient for each example. Names are imported on first access.
 """
 
 import lazy_loader

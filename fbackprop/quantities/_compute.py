@@ -37,31 +37,32 @@ def compute(
 ) -> Callable[..., tuple[Array, Params, dict[str, Any]]]:
   """Compute the mean loss, its gradient and any quantities in one backward pass.
 
-  The backward pass is seeded with 1 for each example, as the quantities need it; the gradient is
-  divided by N as it is summed. With weights the seeds are N w_n / Σ w, so that the loss is still
-  the mean of the examples' own: each quantity is then that of the weighted examples.
+  The seed cotangent is 1 for each example, as the quantities require; the gradient is divided by N
+  as it is summed. With weights the seeds are N w_n / Σ w, so that the loss is the weighted mean,
+  and each quantity is that of the weighted examples.
 
   Normalisation: loss and gradient are means over N, those of `value_and_grad` up to rounding; each
-  quantity has its own, that of the function of its name. With N = 0 or Σ w = 0 loss and gradient
-  are 0. In float16 a quantity that is a sum over examples may overflow where a mean would not.
+  quantity has the normalisation of the function of its name. With N = 0 or Σ w = 0 loss and
+  gradient are 0. In float16 a quantity that is a sum over examples may overflow where a mean would
+  not.
 
-  Cost: a plain backward pass, the memory that `captured` states, and what each selected quantity
-  states. What isn't selected isn't computed.
+  Cost: that of a plain backward pass, the memory that `captured` states, and the cost that each
+  selected quantity states. Other quantities aren't computed.
 
   Args:
     net: a network whose layers with parameters are all `captured`.
-    loss: the cost of each example.
-    names: the names of functions of `fbackprop.quantities`, as `("gram", "noise_scale")`; or a
+    loss: the loss of each example.
+    names: the names of functions of `fbackprop.quantities`, such as `("gram", "noise_scale")`; or a
       mapping from each to its options, as `{"clipped_gradient": {"max_norm": 1.0}, "gram": {}}`.
 
   Returns:
     `f(params, x, targets, key=None, weights=None) -> (loss, grads, {name: value})`, with `weights`
-    as of `value_and_grad`. It is pure: jit it, vmap it.
+    as for `value_and_grad`. It is a pure function, for jit and vmap.
 
   Raises:
     TypeError: `net` isn't a Layer, `loss` isn't a Loss, `names` is neither, an option is unknown or
       missing. When traced: an argument of another dtype.
-    ValueError: a name is unknown or stands twice. When traced: a layer isn't captured, or an
+    ValueError: a name is unknown or occurs twice. When traced: a layer isn't captured, or an
       argument has another shape.
 
   Example:
@@ -112,8 +113,8 @@ def captured_pass(
   """Compute the mean loss and the factors of the backward pass seeded with 1, or N w_n / Σ w.
 
   Args:
-    where: what an error begins with.
-    net, loss, params, x, targets, key, weights: as of `compute`.
+    where: the prefix of error messages.
+    net, loss, params, x, targets, key, weights: as for `compute`.
   """
   check_batch(where, x, targets, key)
   outputs, residuals = net.forward(params, x, key)

@@ -1,4 +1,4 @@
-"""The health of every layer: sizes, dead units, saturation, first value that isn't finite."""
+"""The health of every layer: magnitudes, dead units, saturation, the first nonfinite value."""
 
 from collections import OrderedDict
 from typing import Any, NamedTuple
@@ -17,19 +17,20 @@ from fbackprop.types import Array, Layer, exportable, widen
 class LayerHealth(NamedTuple):
   """Statistics of one layer; each `[]`, or `[n]` for the copies of a `repeat(.., n)`.
 
-  For a normalisation, x is its normalised input x_hat. A number is lost in its dtype's range at
-  both ends: what is subnormal has lost digits, and what is infinite has lost all.
+  For a normalisation, x is its normalised input x_hat. A number can leave its dtype's range at both
+  ends: a subnormal number has lost some digits, and an infinite one all.
 
   Attributes:
-    x_rms: root mean square of what entered the layer, in float32 at least.
-    y_bar_rms: that of the cotangent of what left it, seeded with 1 for each example.
+    x_rms: root mean square of the layer's input, in float32 at least.
+    y_bar_rms: root mean square of the cotangent of the layer's output, with the seed 1 for each
+      example.
     dead: the share of the layer's outputs whose cotangent is 0 for every example: a relu that is
-      never on, a sigmoid that is always flat. Its weights don't learn from this batch.
+      never active, a sigmoid that is always saturated. Its weights get no gradient from this batch.
     saturated: the share of (example, output) pairs whose cotangent is 0. A tanh counts
       only where it has rounded to ±1. An example without gradient counts with all its outputs.
-    x_underflow: how many entries of x are subnormal, int32. What has become 0 can't be told from
-      what was 0; a processor may make 0 of every subnormal number.
-    x_overflow: how many entries of x are infinite, int32.
+    x_underflow: the number of subnormal entries of x, int32. An underflow to 0 is indistinguishable
+      from a true 0; a processor may flush every subnormal number to 0.
+    x_overflow: the number of infinite entries of x, int32.
     y_bar_underflow: likewise of the cotangent.
     y_bar_overflow: likewise of the cotangent.
   """
@@ -46,14 +47,14 @@ class LayerHealth(NamedTuple):
 
 @exportable
 class Health(NamedTuple):
-  """Statistics of every layer, and where the first value that isn't finite occurs.
+  """Statistics of every layer, and the position of the first nonfinite value.
 
   Attributes:
-    layers: by the layer's place and name, as "0.dense", in the order of the network.
-    first_layer: int32 `[]`: its place in `layer_order(net)`, or −1 if all is finite. In the order
-      of the computation: x of the first layer to the last, then ȳ of the last to the first. What
-      went wrong lies between the layer before, in that order, and this one.
-    direction: int32 `[]`: 1 if it was met forward, in x, −1 if backward, in ȳ, and 0 nowhere.
+    layers: by the layer's position and name, such as "0.dense", in the order of the network.
+    first_layer: int32 `[]`: its position in `layer_order(net)`, or −1 if all values are finite. The
+      search follows the computation: x from the first layer to the last, then ȳ from the last to
+      the first. The fault lies between the preceding layer in that order and this one.
+    direction: int32 `[]`: 1 if it occurred forward, in x, −1 if backward, in ȳ, and 0 if nowhere.
   """
 
   layers: "OrderedDict[str, LayerHealth]"
@@ -62,27 +63,28 @@ class Health(NamedTuple):
 
 
 def health(captured: Any, net: Layer) -> Health:
-  """Compute statistics of each layer: magnitudes, dead units, values that aren't finite.
+  """Compute statistics of each layer: magnitudes, dead units, nonfinite values.
 
     rms(v) = √(Σ v² / size),   dead = #{j : ȳ_ij = 0 for all i} / D_out,
     saturated = #{(i, j) : ȳ_ij = 0} / (N D_out)
 
-  Normalisation: ȳ is that of one example's loss, so that its rms doesn't shrink with N. No examples
-  give 0 everywhere. Inf and NaN show in the rms, and in `first_layer`. The result has one size
-  whatever the batch, and the function is pure: call it inside of jit, at each step.
+  Normalisation: ȳ is the cotangent for one example's loss, so that its rms doesn't shrink with N.
+  Without examples every statistic is 0. Inf and NaN appear in the rms, and in `first_layer`. The
+  size of the result doesn't depend on the batch, and the function is pure: it can be called inside
+  jit, at each step.
 
-  Cost: some reductions of x and of ȳ; eight numbers a layer are left.
+  Cost: some reductions of x and of ȳ; the result has eight numbers per layer.
 
   Args:
     captured: see `gradient`.
-    net: the network that it came from; its chains and repetitions give the order, and the names.
+    net: the network of `captured`; its chains and repetitions determine the order and the names.
 
   Returns:
     `Health(layers, first_layer, direction)`.
 
   Raises:
     TypeError: `net` isn't a Layer; see `gradient` for `captured`.
-    ValueError: `captured` isn't of this network; see `gradient` for the rest.
+    ValueError: `captured` is from another network; see `gradient` for the rest.
 
   Example:
     >>> import fbackprop as fb
@@ -118,7 +120,7 @@ def finite_y_bar(factors: Factors) -> Array:
 
 
 def find_first(x_finite: Array, y_bar_finite: Array) -> tuple[Array, Array]:
-  """Return `(layer, direction)` of the first that isn't finite, forward and then backward."""
+  """Return `(layer, direction)` of the first nonfinite value, forward and then backward."""
   count = x_finite.shape[0]
   bad = ~jnp.concatenate([x_finite, y_bar_finite[::-1]])
   first = jnp.argmax(bad).astype(jnp.int32)
@@ -136,7 +138,7 @@ def layer_health(factors: Factors) -> LayerHealth:
   return LayerHealth(
     rms(x),
     rms(y_bar),
-    # Of no examples, "for all" would be true.
+    # Without examples, "for all" would be true.
     mean(is_zero.all(-2) & (rows > 0), (-1,)),
     mean(is_zero, (-2, -1)),
     count_subnormal(x),
@@ -147,13 +149,13 @@ def layer_health(factors: Factors) -> LayerHealth:
 
 
 def rms(v: Array) -> Array:
-  """Compute the root mean square over the last two axes; 0 for no entries."""
+  """Compute the root mean square over the last two axes; 0 without entries."""
   size = max(v.shape[-2] * v.shape[-1], 1)
   return jnp.sqrt((widen(v) ** 2).sum((-2, -1)) / size)
 
 
 def mean(flags: Array, axes: tuple[int, ...]) -> Array:
-  """Compute the fraction that is true; 0 for no entries."""
+  """Compute the fraction of true entries; 0 without entries."""
   size = max(int(np.prod([flags.shape[axis] for axis in axes])), 1)
   return flags.sum(axes).astype(jnp.float32) / size
 
@@ -172,7 +174,7 @@ def count_subnormal(v: Array) -> Array:
 
 
 def magnitude_bits(v: Array) -> Array:
-  """Return the bits of |v| as an integer, as flushed subnormals compare equal to 0."""
+  """Return the bits of |v| as an integer, since flushed subnormals compare equal to 0."""
   unsigned = jnp.dtype(f"uint{8 * v.dtype.itemsize}")
   bits = jax.lax.bitcast_convert_type(v, unsigned)
   return bits & jnp.asarray((1 << (8 * v.dtype.itemsize - 1)) - 1, unsigned)

@@ -16,19 +16,20 @@ __all__ = ["Affine", "Elementwise", "Linear", "Scaling", "captured"]
 def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
   """Wrap a layer's constructor so that the backward pass returns the gradient's factors.
 
-  Where `backward` of a dense layer returns `DenseParams(xᵀ ȳ, Σ_n ȳ_n)`, that of the captured one
-  returns `Affine(x, y_bar)`, or `Linear(x, y_bar)` without bias; of `layer_norm` it is
-  `Elementwise(x_hat, y_bar)` and of `rms_norm` `Scaling(x_hat, y_bar)`. The functions of
-  `fbackprop.quantities` take the tree of them, and `gradient` makes the plain gradient of it.
+  Where `backward` of a dense layer returns `DenseParams(xᵀ ȳ, Σ_n ȳ_n)`, that of the captured layer
+  returns `Affine(x, y_bar)`, or `Linear(x, y_bar)` without bias; for `layer_norm` it is
+  `Elementwise(x_hat, y_bar)` and for `rms_norm` `Scaling(x_hat, y_bar)`. The functions of
+  `fbackprop.quantities` take the tree of these factors, and `gradient` converts it to the plain
+  gradient.
 
-  Nothing else changes: parameters, forward pass and x_bar are the same to the bit. The layer works
-  wherever another does; inside of `repeat(.., n)` the factors are stacked, `[n, N, D]`. Seed its
-  backward pass with the cotangents of a sum of losses, one for each example.
+  Nothing else changes: parameters, forward pass and x_bar are bitwise the same. The layer composes
+  like any other; inside `repeat(.., n)` the factors are stacked, `[n, N, D]`. Seed its backward
+  pass with the cotangents of a sum of losses, one for each example.
 
-  Cost: the factors are x, which is kept anyway, and ȳ, which the plain pass forgets layer by layer:
-  N (D_in + D_out) numbers a layer stay until they are read. In a `repeat` x is copied into a stack
-  of its own. Under jit the layer's own product xᵀ ȳ isn't computed; outside of jit it is, and is
-  thrown away.
+  Cost: the factors are x, a residual anyway, and ȳ, which the plain pass frees layer by layer: N
+  (D_in + D_out) numbers per layer stay in memory until they are used. In a `repeat` x is copied
+  into a stack. Under jit the layer's own product xᵀ ȳ isn't computed; outside of jit it is, and is
+  discarded.
 
   Args:
     make: `fbackprop.dense`, `fbackprop.layer_norm` or `fbackprop.rms_norm`, or a
@@ -38,8 +39,7 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
     A constructor with the arguments of `make`.
 
   Raises:
-    TypeError: `make` is none of these. What a layer's gradient is made of can't be read off the
-      layer.
+    TypeError: `make` is none of these; the factors of any other layer's gradient are unknown.
 
   Example:
     >>> import jax
@@ -75,6 +75,7 @@ def capture(layer: Layer, is_dense: bool) -> Layer:
   def captured_backward(
     params: Params, residuals: Residuals, y_bar: Array
   ) -> tuple[Factors, Array]:
+    # Nothing reads the gradient here, so jit eliminates its product as dead code.
     _, x_bar = layer.backward(params, residuals, y_bar)
     if is_dense:
       kind = Linear if params.b is None else Affine

@@ -27,16 +27,16 @@ def clipped_gradient(
     automatic:   c_i  = C / (‖g_i‖ + γ), γ being `stability`
     per_layer:   c_il = min(1, C_l / ‖g_il‖) with C_l = C / √L, for each of the L layers
 
-  A copy in a `repeat` is a layer. Since the norms come from the factors, the coefficients multiply
-  ȳ before the sum is taken, and a second backward pass isn't needed.
+  A copy in a `repeat` is a layer. Since the norms are computed from the factors, the coefficients
+  multiply ȳ before the sum, and no second backward pass is needed.
 
-  Normalisation: a sum, not a mean, so that microbatches are added: the sum over two halves of a
-  batch is that over the batch. An example without gradient adds 0. One whose norm isn't finite, or
-  whose square isn't (see `example_sqnorms`), makes every entry of its layers NaN: a coefficient of
-  0 would hide it. In bfloat16 and float16 the bound holds up to the rounding of ȳ.
+  Normalisation: a sum, not a mean, so that microbatches are additive: the sums over two halves of a
+  batch add up to the sum over the batch. An example without gradient adds 0. An example whose norm
+  or squared norm isn't finite (see `example_sqnorms`) makes every entry of its layers NaN: a
+  coefficient of 0 would hide it. In bfloat16 and float16 the bound holds up to the rounding of ȳ.
 
-  This is the clipping alone. A guarantee of privacy needs noise, and an account of it, which are
-  those of other packages.
+  This is the clipping alone. A privacy guarantee also needs noise and privacy accounting, which
+  other packages provide.
 
   Cost: that of `example_sqnorms` and of `gradient`.
 
@@ -100,7 +100,7 @@ def clipping_factors(captured: Any, max_norm: Any) -> Array:
 
 
 def weighted_gradient(captured: Any, coefficients: Array) -> Params:
-  """Σ_i c_i g_i of coefficients `[N]`."""
+  """Compute Σ_i c_i g_i for coefficients `[N]`."""
 
   def weighted(factors: Factors) -> Any:
     return summed(scaled(factors, coefficients))
@@ -122,7 +122,7 @@ def finite_or_nan(norms: Array, factor: Array) -> Array:
 def as_dtype(max_norm: Any, norms: Array) -> Array:
   """Cast `max_norm` to the norms' dtype and check that it is positive and finite there."""
   if not isinstance(max_norm, jax.Array):
-    limits = np.finfo(norms.dtype)  # Which are never of a half precision, that NumPy has not.
+    limits = np.finfo(norms.dtype)  # Never those of a half precision, which NumPy lacks.
     if not float(limits.tiny) <= max_norm <= float(limits.max):
       raise ValueError(
         f"clipped_gradient: max_norm must be in the range of {norms.dtype}, got {max_norm}"

@@ -18,21 +18,21 @@ def gradient(captured: Any) -> Params:
 
     w_bar = xᵀ ȳ,   b_bar = Σ_i ȳ_i;   scale_bar = Σ_i ȳ_i x_hat_i,   shift_bar = Σ_i ȳ_i.
 
-  Normalisation: a sum, not a mean. What isn't finite in one example isn't finite in the sum, and no
-  examples give zero.
+  Normalisation: a sum, not a mean. A nonfinite entry of one example is nonfinite in the sum, and a
+  batch without examples gives zero.
 
-  Cost: the products that the plain backward pass has, and no other.
+  Cost: the products of the plain backward pass.
 
   Args:
-    captured: what the backward pass of a network of captured layers returned for its parameters.
+    captured: the parameters' result of the backward pass of a network of captured layers.
 
   Returns:
     The structure, shapes and dtypes of the network's parameters.
 
   Raises:
-    TypeError: an array of another dtype than floating, or two of one layer that differ.
-    ValueError: something else than factors stands in the tree, or of shapes that don't fit. The
-      message names its place.
+    TypeError: an array isn't floating, or two arrays of one layer differ in dtype.
+    ValueError: a node of the tree isn't factors, or their shapes don't fit. The message names its
+      path.
 
   Example:
     >>> from fbackprop.quantities.capture import Affine
@@ -49,7 +49,7 @@ def gradient(captured: Any) -> Params:
 
 
 def summed(factors: Factors) -> DenseParams | NormParams:
-  """Σ_i g_i of one layer."""
+  """Compute Σ_i g_i of one layer."""
   x, y_bar = factors
   offset = y_bar.sum(-2) if has_offset(factors) else None
   if is_dense(factors):
@@ -58,21 +58,21 @@ def summed(factors: Factors) -> DenseParams | NormParams:
 
 
 def mean_gradient(captured: Any) -> Params:
-  """Σ_i g_i / N, divided before it is summed: in float16 the sum might overflow. 0 for no examples.
+  """Compute Σ_i g_i / N, or 0 for N = 0; divide before the sum, which in float16 might overflow.
 
-  The plain backward pass does the same, as it begins with cotangents 1/N.
+  The plain backward pass does the same, since its seed cotangents are 1/N.
   """
   return replace_factors(mean_of, captured)
 
 
 def mean_of(factors: Factors) -> DenseParams | NormParams:
-  """Σ_i g_i / N of one layer."""
+  """Compute Σ_i g_i / N of one layer."""
   n = max(factors.y_bar.shape[-2], 1)
   return summed(factors._replace(y_bar=factors.y_bar / n))
 
 
 def without_factors(tree: Any) -> Any:
-  """Replace factors in a pytree by summed gradients; leave all else."""
+  """Replace factors in a pytree by summed gradients, and leave all else unchanged."""
   return jax.tree.map(
     lambda node: summed(node) if is_factors(node) else node, tree, is_leaf=is_factors
   )
@@ -93,18 +93,18 @@ def example_gradients(captured: Any) -> Params:
 
     w_bar_i = x_i ⊗ ȳ_i,   b_bar_i = ȳ_i;   scale_bar_i = ȳ_i x_hat_i,   shift_bar_i = ȳ_i.
 
-  Normalisation: each is the gradient of one example's loss, not divided by N. What isn't finite in
-  one example stays in its own row.
+  Normalisation: each is the gradient of one example's loss, not divided by N. Nonfinite values of
+  an example stay in its own row.
 
-  Cost: N times the memory of the parameters. Most of what is asked of these has a function here
-  that doesn't form them.
+  Cost: N times the memory of the parameters. For most statistics of these gradients there is a
+  function here that doesn't form them.
 
   Args:
     captured: see `gradient`.
 
   Returns:
-    The structure and dtypes of the parameters, each leaf `[N, *shape]`, as `vmap` of a gradient
-    gives it.
+    The structure and dtypes of the parameters, each leaf `[N, *shape]`, as from `vmap` of a
+    gradient.
 
   Raises:
     TypeError, ValueError: see `gradient`.

@@ -1,4 +1,4 @@
-"""Inner products of per-example gradients: Gram matrices and what follows from them."""
+"""Inner products of per-example gradients: Gram matrices and quantities derived from them."""
 
 from typing import Any
 
@@ -15,22 +15,22 @@ from fbackprop.types import Array, widen
 
 
 def gram(captured: Any, other: Any = None) -> Array:
-  """Compute the Gram matrix of per-example gradients, K_ij = g_i · g_j, never forming them.
+  """Compute the Gram matrix of per-example gradients, K_ij = g_i · g_j, without forming them.
 
     K_ij = Σ_l (x_i · x_j + 1) (ȳ_i · ȳ_j)
 
-  over the layers l, without the 1 where there is no bias; of a normalisation
-  (ȳ_i x_hat_i) · (ȳ_j x_hat_j) + ȳ_i · ȳ_j.
+  over the layers l, without the 1 where there is no bias; for a normalisation (ȳ_i x_hat_i) · (ȳ_j
+  x_hat_j) + ȳ_i · ȳ_j.
 
-  The empirical neural tangent kernel is this with another seed: if the backward pass began with the
-  unit vector of output c for each example, instead of a loss, K_ij = ∂f_c(x_i)/∂Θ · ∂f_c(x_j)/∂Θ.
+  The empirical neural tangent kernel is this matrix with another seed: if the seed cotangent is the
+  unit vector of output c for each example, instead of a loss's, K_ij = ∂f_c(x_i)/∂Θ · ∂f_c(x_j)/∂Θ.
   With `other`, K_ij = g_i · h_j: the kernel between two batches, or between two outputs.
 
-  Normalisation: of one example's loss each, not divided by N. An example without gradient has a row
-  and a column of 0, unless it meets one that isn't finite; inf and NaN stay in their rows and
+  Normalisation: that of one example's loss each, not divided by N. An example without gradient has
+  a row and a column of 0, unless it meets one that isn't finite; inf and NaN stay in their rows and
   columns.
 
-  Cost: N² (D_in + D_out) products a layer, and N² memory.
+  Cost: N² (D_in + D_out) products per layer, and N² memory.
 
   Args:
     captured: see `gradient`.
@@ -40,7 +40,7 @@ def gram(captured: Any, other: Any = None) -> Array:
     `[N, N]`, in float32 at least; `[N, M]` for M other examples.
 
   Raises:
-    TypeError, ValueError: see `gradient`; also if `other` is that of another network.
+    TypeError, ValueError: see `gradient`; also if `other` is from another network.
 
   Example:
     >>> from fbackprop.quantities.capture import Linear
@@ -78,7 +78,7 @@ def inner(a: Array, b: Array) -> Array:
 
 
 def check_same_network(captured: Any, other: Any) -> None:
-  """Raise for factors of different networks; numbers of examples may differ."""
+  """Raise for factors of different networks; the numbers of examples may differ."""
   nodes = jax.tree_util.tree_leaves_with_path(captured, is_leaf=is_factors)
   structures: list[Any] = [jax.tree.structure(tree) for tree in (captured, other)]
   if structures[0] != structures[1]:
@@ -96,10 +96,10 @@ def check_same_network(captured: Any, other: Any) -> None:
 
 
 def cosine_similarities(captured: Any) -> Array:
-  """Compute the cosine similarity of each two examples' gradients: K_ij / √(K_ii K_jj).
+  """Compute the cosine similarity of each pair of examples' gradients: K_ij / √(K_ii K_jj).
 
-  An example without gradient has no direction: its row and column are 0, its own entry too. One
-  that isn't finite has NaN in its row and column, and changes no other.
+  An example without gradient has no direction: its row and column are 0, including its diagonal
+  entry. An example with a nonfinite gradient has NaN in its row and column, and affects no other.
 
   Cost: that of `gram`.
 
@@ -123,14 +123,14 @@ def cosine_similarities(captured: Any) -> Array:
 
 
 def global_norm(captured: Any) -> Array:
-  """Compute the norm of the summed gradient without the gradient: ‖Σ_i g_i‖ = √(Σ_ij K_ij).
+  """Compute the norm of the summed gradient without forming it: ‖Σ_i g_i‖ = √(Σ_ij K_ij).
 
-  Normalisation: of the sum; for the mean, divide by N. It is exact, not an estimate; where the
-  gradients cancel, it is so relative to √(Σ_ij |K_ij|), and never below 0. Inf or NaN in an example
-  give inf or NaN, and no examples give 0.
+  Normalisation: that of the sum; for the mean, divide by N. It is exact, not an estimate; where the
+  gradients cancel, it is exact relative to √(Σ_ij |K_ij|), and never below 0. Inf or NaN in an
+  example gives inf or NaN, and a batch without examples gives 0.
 
-  Cost: that of `gram`: less than the gradient's own where N² (D_in + D_out) is less than
-  N D_in D_out, for N below about half of the width.
+  Cost: that of `gram`: less than that of the gradient where N² (D_in + D_out) is less than N D_in
+  D_out, for N below about half of the width.
 
   Args:
     captured: see `gradient`.

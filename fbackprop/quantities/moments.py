@@ -28,12 +28,12 @@ def second_moment(captured: Any) -> Params:
 
     Σ_i w_bar_i² = (x²)ᵀ (ȳ²),   Σ_i b_bar_i² = Σ_i ȳ_i²,
 
-  and of a normalisation Σ_i (ȳ_i x_hat_i)² and Σ_i ȳ_i².
+  and for a normalisation Σ_i (ȳ_i x_hat_i)² and Σ_i ȳ_i².
 
-  Normalisation: a sum, not a mean, and not about the mean. An example without gradient adds 0; inf
-  and NaN stay. No examples give 0.
+  Normalisation: a sum, not a mean, and not centred. An example without gradient adds 0; inf and NaN
+  propagate. A batch without examples gives 0.
 
-  Cost: one product of the size of the gradient's own, a layer.
+  Cost: one product per layer, of the size of the gradient's.
 
   Args:
     captured: see `gradient`.
@@ -52,7 +52,7 @@ def second_moment(captured: Any) -> Params:
 
 
 def summed_squares(factors: Factors) -> DenseParams | NormParams:
-  """Σ_i g_i² of one layer."""
+  """Compute Σ_i g_i² of one layer."""
   x, y_bar = (widen(factor) for factor in factors)
   offset = (y_bar**2).sum(-2) if has_offset(factors) else None
   if is_dense(factors):
@@ -65,12 +65,12 @@ def variance(captured: Any) -> Params:
 
     (Σ_i g_i² − (Σ_i g_i)² / N) / (N − 1)
 
-  Normalisation: of one example's gradient; that of the mean gradient is N times smaller. Fewer than
-  two examples have no variance: every entry is NaN. Inf and NaN of an example give NaN.
+  Normalisation: the variance of one example's gradient; that of the mean gradient is N times
+  smaller. For fewer than two examples every entry is NaN. Inf and NaN of an example give NaN.
 
   Range: the two terms cancel where the gradients agree. The error is about ε Σ_i g_i² / (N − 1)
-  with ε that of the dtype, so that a variance below ε times the squared mean is noise; it is never
-  below 0.
+  with the dtype's ε, so that a variance below ε times the squared mean is noise; the result is
+  never below 0.
 
   Cost: that of `gradient` and of `second_moment`.
 
@@ -90,7 +90,7 @@ def variance(captured: Any) -> Params:
   n = count_examples(read("variance", captured))
 
   def layer_variance(factors: Factors) -> Any:
-    # The very mean that `compute` gives, so that one program makes it once.
+    # The same expression as in `compute`, so that one program computes it once.
     return jax.tree.map(unbiased, summed_squares(factors), mean_of(factors))
 
   def unbiased(squares: Array, mean: Array) -> Array:
@@ -124,13 +124,13 @@ def noise_scale(captured: Any) -> NoiseScale:
 
     tr Σ = (m − q) N / (N − 1),   ‖G‖² = (N q − m) / (N − 1),   scale = tr Σ / ‖G‖².
 
-  q alone would be too large, by tr Σ / N. The two estimates are unbiased and their quotient isn't:
-  average each over some steps, and divide then.
+  The naive estimate q of ‖G‖² is too large by tr Σ / N. The two estimates are unbiased, but their
+  quotient isn't: average each over some steps, and then divide.
 
-  Normalisation: of one example's gradient; seeds of 1 are expected, not of 1/N. Fewer than two
-  examples give NaN. Where `sqnorm` is 0 or below, `scale` is infinite or negative, and says
-  nothing; if all examples are without gradient, `trace` and `sqnorm` are 0 and `scale` is NaN. Inf
-  or NaN in an example make all three NaN.
+  Normalisation: that of one example's gradient; the seed cotangents must be 1, not 1/N. Fewer than
+  two examples give NaN. Where `sqnorm` is 0 or below, `scale` is infinite or negative, and
+  meaningless; if all examples are without gradient, `trace` and `sqnorm` are 0 and `scale` is NaN.
+  Inf or NaN in an example make all three NaN.
 
   Cost: that of `example_sqnorms`, and of `gradient` for q.
 
@@ -161,9 +161,9 @@ def noise_scale(captured: Any) -> NoiseScale:
   entries = [entry for layer in layers for entry in jax.tree.leaves(mean_of(layer))]
   of_mean = sum_layers([(widen(entry) ** 2).sum() for entry in entries])
   mean = squares.sum() / n
-  # Inf of both would be inf − inf in one and inf in the other.
+  # With two infinite terms it would be inf − inf in one and inf in the other.
   finite = jnp.isfinite(mean) & jnp.isfinite(of_mean)
-  # Never below 0 but by rounding, where the gradients agree.
+  # Below 0 only by rounding, where the gradients agree.
   trace = jnp.where(finite, jnp.maximum(mean - of_mean, 0) * (n / (n - 1)), jnp.nan)
   sqnorm = jnp.where(finite, (n * of_mean - mean) / (n - 1), jnp.nan)
   return NoiseScale(trace / sqnorm, trace, sqnorm)

@@ -11,28 +11,28 @@ from fbackprop.types import Array, widen
 
 
 def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
-  """Compute the squared norm of each example's gradient, ‖g_i‖², never forming g_i.
+  """Compute the squared norm of each example's gradient, ‖g_i‖², without forming g_i.
 
-  An outer product is as long as the product of the lengths: over the layers l,
+  The norm of an outer product is the product of the norms, hence, over the layers l,
 
     ‖g_i‖² = Σ_l (‖x_i‖² + 1) ‖ȳ_i‖²,
 
-  without the 1 where there is no bias; of a normalisation ‖ȳ_i x_hat_i‖² + ‖ȳ_i‖².
+  without the 1 where there is no bias; for a normalisation ‖ȳ_i x_hat_i‖² + ‖ȳ_i‖².
 
-  Normalisation: of one example's loss, not divided by N. An example without gradient has exactly
-  0; one with an infinite or NaN gradient has inf or NaN, and changes no other. Squares are summed
-  in float32 at least, so that in float32 a norm above 1.8e19 gives inf and one below 1e-19 may
-  give 0.
+  Normalisation: that of one example's loss, not divided by N. An example without gradient has
+  exactly 0; an example with an infinite or NaN gradient has inf or NaN, and affects no other.
+  Squares are summed in float32 at least, so that in float32 a norm above 1.8e19 gives inf and one
+  below 1e-19 may give 0.
 
-  Cost: N (D_in + D_out) products a layer, where the gradients would take N D_in D_out.
+  Cost: N (D_in + D_out) products per layer, where the gradients would take N D_in D_out.
 
   Args:
     captured: see `gradient`.
-    per_layer: whether each layer has its own. Each copy in a `repeat` is a layer.
+    per_layer: whether to return a norm for each layer. Each copy in a `repeat` is a layer.
 
   Returns:
-    `[N]`, in float32 at least. With `per_layer` the tree of `captured`, with an array `[N]` where
-    each layer's factors stood; `[n, N]` in a `repeat(.., n)`.
+    `[N]`, in float32 at least. With `per_layer` the tree of `captured`, with an array `[N]` in
+    place of each layer's factors; `[n, N]` in a `repeat(.., n)`.
 
   Raises:
     TypeError, ValueError: see `gradient`.

@@ -1,7 +1,8 @@
 """Traversal of a network and of its tree of factors.
 
-In a `repeat` the copies of a layer are stacked, so that two layers of a block, which take turns,
-stand one behind the other in the tree: `layer_order` and `in_order` undo that.
+In a `repeat` the copies of a layer are stacked, so that the tree lists all copies of a block's
+first layer before those of its second, although they alternate in the computation: `layer_order`
+and `in_order` restore that order.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,8 +29,8 @@ from fbackprop.types import Array, Layer
 def read(where: str, captured: Any) -> list[Factors]:
   """Return the factors of each layer in the order of the tree; raise for any other array.
 
-  A layer that isn't captured gives its summed gradient, of which no example can be told; a tree
-  without any factors doesn't say how many examples there are.
+  A layer that isn't captured returns its summed gradient, which doesn't determine the examples'
+  gradients; a tree without any factors doesn't determine the number of examples.
   """
   found: list[Factors] = []
   for path, node in jax.tree_util.tree_leaves_with_path(captured, is_leaf=is_factors):
@@ -57,7 +58,7 @@ def read(where: str, captured: Any) -> list[Factors]:
 
 
 def check_factors(where: str, place: str, factors: Factors) -> None:
-  """Raise for two arrays that can't be the factors of one layer."""
+  """Raise for two arrays that aren't valid factors of one layer."""
   first, second = (f"{place}.{field}" for field in factors._fields)
   x, y_bar = factors
   check_floating(where, first, x)
@@ -92,12 +93,12 @@ def has_offset(factors: Factors) -> bool:
 
 
 def over_copies(values: Array) -> Array:
-  """Sum `[..., N]` over the copies of a `repeat`, `[N]`."""
+  """Sum `[..., N]` over the copies of a `repeat` to `[N]`."""
   return values.sum(tuple(range(values.ndim - 1)))
 
 
 def layer_order(net: Layer) -> list[str]:
-  """Name the layers that have parameters in the order of computation; copies are numbered.
+  """Name the layers with parameters in the order of computation, with numbered copies.
 
   Args:
     net: any network; captured or not.
@@ -155,7 +156,7 @@ def walk(
 
 
 def check_place(where: str, place: LayerPath) -> LayerPath:
-  """Raise for factors with other copies than the network."""
+  """Raise for factors whose copies differ in number from the network's."""
   if is_factors(place.node):
     copies = place.node[0].shape[:-2]
     if len(copies) != len(place.copy) or any(
@@ -171,7 +172,7 @@ def check_place(where: str, place: LayerPath) -> LayerPath:
 def in_order(places: list[LayerPath], look: Callable[[Factors], Array]) -> Array:
   """Compute a flag for each layer, in the order of computation, `[L]`.
 
-  All copies in a `repeat` are looked at in one operation, and then put in order: the program
+  All copies in a `repeat` are examined in one operation, and then sorted, so that the program
   doesn't grow with their number.
   """
   flags, begins, total = [], {}, 0

@@ -1,4 +1,4 @@
-"""`vjp`: all checks of one rule, in the order in which they rule each other out; `assert_vjp`."""
+"""`vjp`, all checks of one rule in the order in which failures explain others; `assert_vjp`."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -50,27 +50,27 @@ def vjp(
   ties: str = "any",
   surrogate: bool = False,
 ) -> Report:
-  """Verify a hand-written VJP: is the mathematics right, and does it round as it must?
+  """Verify the mathematics and the rounding of a hand-written VJP.
 
   Two verdicts. *Maths*: the rule is traced in float64 and compared, entry by entry, with autodiff
-  of the function without its rule, within the rounding error of both, which is estimated by Monte
-  Carlo arithmetic; where they differ, one-sided differences of the function decide. *Numerics*: the
-  rule in its own dtype against that truth, in units in the last place and in standard deviations of
-  the propagated rounding error. The mathematics is checked at many test points, on both sides of
-  every comparison in the program, under jit, vmap, scan and remat, and in second order; properties
-  that hold exactly are checked bitwise.
+  of the function without its rule, within the rounding error of both, estimated by Monte Carlo
+  arithmetic; where they differ, one-sided differences of the function decide. *Numerics*: the rule
+  in its own dtype against that truth, in units in the last place and in standard deviations of the
+  propagated rounding error. The mathematics is checked at many test points, on both sides of every
+  comparison in the program, under jit, vmap, scan and remat, and in second order; properties that
+  hold exactly are checked bitwise.
 
   Args:
-    f: the function. It carries a `jax.custom_vjp` somewhere, whose primal is the reference; or it
-      is the reference of `f_vjp`.
-    *args: its arguments: pytrees of arrays. Differentiated by are the floats.
+    f: a function that contains a `jax.custom_vjp`, whose primal is the reference; or the reference
+      of `f_vjp`.
+    *args: the arguments of `f`: pytrees of arrays. The float leaves are differentiated.
     f_vjp: the rule, `f_vjp(*args) -> (y, pullback)`, `pullback(y_bar) -> (arg_bar, ...)`, as
       `jax.vjp(f, *args)` is; None if f carries it.
     level: "quick" (a second), "standard" (ten seconds), "deep" (minutes).
-    seed: of all random draws.
-    allowance: multiplies every bound.
-    ties: "any": at a kink each slope between the left and the right one is right; "reference": it
-      must be the one that autodiff of f takes, as `jax.nn.relu` declares 0 at 0.
+    seed: the seed of all random draws.
+    allowance: a factor of every bound.
+    ties: "any" accepts every slope between the left and the right derivative at a kink; "reference"
+      accepts only that of autodiff of f, as `jax.nn.relu` declares 0 at 0.
     surrogate: whether f's autodiff is meant to differ from its slope: a straight-through rule, a
       `stop_gradient` that changes values.
 
@@ -108,21 +108,21 @@ def vjp(
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-  """Raise a ValueError for a value that isn't one of some words."""
+  """Raise ValueError unless `value` is one of `choices`."""
   if value not in choices:
     raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def assert_vjp(f: Callable[..., Any], *args: Any, **options: Any) -> Report:
-  """Verify a function's hand-written VJP, for a test.
+  """Raise AssertionError unless a function's hand-written VJP passes `vjp`.
 
   Args:
-    f: carries a `jax.custom_vjp`, or is the reference of the rule `f_vjp=...`.
-    *args: its arguments.
+    f: a function that contains a `jax.custom_vjp`, or the reference of the rule `f_vjp=...`.
+    *args: the arguments of `f`.
     **options: those of `vjp`: `f_vjp`, `level`, `seed`, `allowance`, `ties`, ...
 
   Returns:
-    The report of a pass.
+    The passing report.
 
   Raises:
     AssertionError: the verdict isn't "pass"; no verdict is no pass. The message is the report.
@@ -141,7 +141,7 @@ def assert_vjp(f: Callable[..., Any], *args: Any, **options: Any) -> Report:
     >>> assert_vjp(cube, jnp.array([-1.5, 0.5, 2.0]), level="quick").ok
     True
   """
-  __tracebackhide__ = True  # pytest then shows the report at the line of the test.
+  __tracebackhide__ = True  # pytest then shows the report at the test's line.
   report = vjp(f, *args, **options)
   if not report.ok:
     raise AssertionError(report.table())
@@ -160,7 +160,7 @@ def verify_call(
   surrogate: bool = False,
   y_bar: list[np.ndarray] | None = None,
 ) -> Report:
-  """Verify a rule under a name, and at a cotangent that may be given instead of drawn."""
+  """Verify a rule under a name, at the cotangent `y_bar` or, by default, at a drawn one."""
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
   rule, outputs = rule_of(f, f_vjp, signature, leaves)
@@ -181,8 +181,8 @@ class Check(NamedTuple):
 
   Attributes:
     run: the check.
-    levels: at which it is made.
-    after_failure: whether it says something new of a rule that is known to be wrong.
+    levels: the levels that include it.
+    after_failure: whether it adds information about a rule that is known to be wrong.
   """
 
   run: Callable[[Problem, Baseline], Evidence]
@@ -190,7 +190,7 @@ class Check(NamedTuple):
   after_failure: bool = False
 
 
-# In the order in which they rule each other out.
+# Ordered so that a check follows those whose failure explains its own.
 CHECKS = (
   Check(check_bits, after_failure=True),
   Check(check_numerics),
@@ -205,7 +205,7 @@ CHECKS = (
 
 
 def gather_evidence(problem: Problem) -> Evidence:
-  """Run the checks; those that need a working rule are left out where it doesn't work."""
+  """Run the checks, omitting those that need a working rule where it doesn't work."""
   found = Evidence()
   try:
     if problem.rule.f_vjp is None and has_shared_output(problem.rule, problem.own_leaves):
@@ -229,6 +229,6 @@ def gather_evidence(problem: Problem) -> Evidence:
     return found
   except UnknownProgramError as error:
     return found + reported(Finding("no verdict", "program", message=str(error)))
-  except Exception as error:  # Of ours: what couldn't be checked is no pass, and no traceback.
+  except Exception as error:  # An internal error: the check has no verdict.
     message = f"the verifier broke: {raised(error)}"
     return found + reported(Finding("no verdict", "verification", message=message))

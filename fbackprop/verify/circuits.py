@@ -1,10 +1,10 @@
-"""A circuit's gradients against `jax.grad` of its forward pass, in float64.
+"""Comparison of a circuit's gradients with `jax.grad` of its forward pass, in float64.
 
-At a kink, and at a tie, the derivative doesn't exist, and autodiff's value there is a choice, as is
-ours. So a difference is checked twice: with each gate at a kink replaced by the line of our own
-slope, autodiff must agree to the last digits, and that slope must lie between those of the two
-sides. Then the policy at the kink is the only difference. In a power whose base isn't above 0 only
-the path through the exponent is replaced, and our slope there must be 0.
+At a kink or a tie the derivative doesn't exist, and both autodiff's value and ours are choices. So
+a difference is checked twice: with each gate at a kink replaced by the line of our own slope,
+autodiff must agree to the last digits, and that slope must lie between the one-sided slopes. The
+policy at the kink is then the only difference. In a power whose base isn't above 0 only the path
+through the exponent is replaced, and our slope there must be 0.
 """
 
 import math
@@ -19,10 +19,10 @@ from fbackprop.circuit.solver import GateTrace
 from fbackprop.types import Array, Gate
 
 # Relative to the largest term of a gradient's sum, or to 1e-4 of the largest gradient on any wire
-# if more than that has cancelled. Both sides are float64, and right rules stay below 1e-12.
+# if more than that has cancelled. Both sides are float64, and correct rules stay below 1e-12.
 CIRCUIT_TOLERANCE = 1e-9
 LEAST_SHARE = 1e-4
-# The distance from a kink at which the slopes of its two sides are computed.
+# The distance from a kink at which the one-sided slopes are computed.
 BESIDE = 1e-12
 
 
@@ -30,7 +30,7 @@ class CircuitCheck(NamedTuple):
   """The result of the comparison.
 
   Attributes:
-    error: the largest |ours − jax.grad| of an input, relative to what its gradient sums.
+    error: the largest |ours − jax.grad| of an input, relative to the terms of its gradient.
     name: that input; "" for a circuit without inputs.
     ours, theirs: its two gradients.
     kinks: the gates at a kink or a tie.
@@ -47,12 +47,12 @@ class CircuitCheck(NamedTuple):
 
   @property
   def agrees(self) -> bool:
-    """Return whether jax.grad agrees; False for a NaN on one side only."""
+    """Whether jax.grad agrees; False for a NaN on one side only."""
     return self.error <= CIRCUIT_TOLERANCE
 
   @property
   def ok(self) -> bool:
-    """Return whether jax.grad agrees, or differs only by our choice at a kink or a tie.
+    """Whether jax.grad agrees, or differs only by our choice at a kink or a tie.
 
     Such a choice is a slope between those of the two sides, shares of the tied inputs that sum to
     1, or no gradient to the exponent of a base that isn't above 0.
@@ -64,7 +64,7 @@ def check_circuit(trace: Trace) -> CircuitCheck:
   """Compare the gradients of a trace with `jax.grad`.
 
   Args:
-    trace: from `Circuit.trace`.
+    trace: the result of `Circuit.trace`.
 
   Returns:
     The `CircuitCheck`.
@@ -86,7 +86,7 @@ def check_circuit(trace: Trace) -> CircuitCheck:
 
 
 def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
-  """Compute autodiff's gradients by the inputs, some gates replaced by lines of our slopes."""
+  """Compute autodiff's gradients by the inputs, with some gates replaced by lines of our slopes."""
   circuit = trace.circuit
   with jax.enable_x64(True):
     inputs = {name: jnp.asarray(trace.values[name], float) for name in circuit.inputs}
@@ -97,13 +97,13 @@ def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
 def value_of(
   circuit: Circuit, inputs: Mapping[str, Array], lines: Mapping[str, GateTrace]
 ) -> Array:
-  """Compute Σ weight · output anew, by the gates' forward rules alone."""
+  """Recompute Σ weight · output by the gates' forward rules alone."""
   values: dict[str, Array] = {}
   for node in circuit.nodes:
     arrived = [values[name] for name in node.inputs]
     if node.op == "input":
       values[node.name] = inputs[node.name]
-    elif node.value is not None:  # A constant; a gate has none.
+    elif node.value is not None:  # A constant: gates have no value.
       values[node.name] = jnp.asarray(float(node.value), float)
     elif node.name in lines:
       values[node.name] = line(circuit.gate_of[node.op], lines[node.name], arrived)
@@ -114,7 +114,7 @@ def value_of(
 
 
 def line(gate: Gate, found: GateTrace, xs: list[Array]) -> Array:
-  """Linearise a gate by our local gradients; in a power, only with respect to the exponent."""
+  """Linearise a gate by our local gradients; a power, only with respect to the exponent."""
   slopes = list(zip(found.local, xs, strict=True))
   y = jnp.asarray(found.value, float)
   if gate.name == "power":

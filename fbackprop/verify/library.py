@@ -1,8 +1,8 @@
-"""What `fbackprop verify` verifies without an argument: every rule of this library, at small size.
+"""The rules that `fbackprop verify` verifies without arguments: all of this library, at small size.
 
-A layer is verified by `layer`, which looks inside of a composition; a loss, and what the transforms
-make, by `vjp`, as anybody's function is. Targets are constants: labels are an argument, which has
-no cotangent, and real targets are closed over.
+A layer is verified by `layer`, which also verifies the parts of a composition; a loss, and a result
+of the transforms, by `vjp`, as any other function. Targets are constants: labels are an argument,
+which has no cotangent, and real targets are closed over.
 """
 
 from collections.abc import Callable
@@ -25,32 +25,32 @@ N = 5
 
 
 class Entry(NamedTuple):
-  """A rule of the library: `verify(**options)`, with the options of `vjp`, gives the report."""
+  """A rule of the library; `verify(**options)`, with the options of `vjp`, returns its report."""
 
   name: str
   verify: Callable[..., Report]
 
 
 def unit_and_primals(case: Case) -> tuple[Any, ...]:
-  """Return the unit of a row in float32, and arguments for it."""
+  """Return the unit of a row in float32, and drawn arguments for it."""
   primals = case.primals(np.random.default_rng(0), N, jnp.dtype(jnp.float32))
   return case.make(jnp.dtype(jnp.float32)), *jax.tree.map(jnp.asarray, primals)
 
 
 def verify_layer(case: Case, **options: Any) -> Report:
-  """Verify a layer, part by part; one that draws gets its key."""
+  """Verify a layer, part by part; give a random one its key."""
   net, params, x, *key = unit_and_primals(case)
   return layer(net, params, x, key=key[0] if key else None, **options)
 
 
 def verify_custom_vjp(case: Case, **options: Any) -> Report:
-  """Verify the rule of a layer as `jax.grad` finds it."""
+  """Verify the rule of a layer as `jax.grad` applies it."""
   net, params, x = unit_and_primals(case)
   return vjp(as_custom_vjp(net), params, x, **options)
 
 
 def verify_value_and_grad(case: Case, **options: Any) -> Report:
-  """Verify the gradient of a network's mean loss by parameters and data."""
+  """Verify the gradient of a network's mean loss with respect to parameters and data."""
   net, params, x = unit_and_primals(case)
   loss_and_gradient = value_and_grad(net, softmax_cross_entropy, input_gradient=True)
 
@@ -69,7 +69,7 @@ def verify_value_and_grad(case: Case, **options: Any) -> Report:
 
 
 def verify_loss(case: Case, **options: Any) -> Report:
-  """Verify the loss of each example by its outputs."""
+  """Verify each example's loss with respect to its outputs."""
   loss, outputs, targets = unit_and_primals(case)
 
   def f(outputs: Array, targets: Any = targets) -> Array:

@@ -1,7 +1,7 @@
-"""The check while training, with the verdict of `verify.vjp` where a difference needs one.
+"""The gradient check during training, with the verdict of `verify.vjp` on differences.
 
-The check itself is `fbackprop.live_check`. Where the two gradients differ by more than the least
-rounding, `make_measure` asks the maths verdict at that point: the rounding error by stochastic
+The check itself is `fbackprop.live_check`. Where the two gradients differ by more than minimal
+rounding, `make_measure` computes the maths verdict at that point: the rounding error by stochastic
 arithmetic, one-sided differences and other slopes at kinks.
 """
 
@@ -24,9 +24,9 @@ from fbackprop.verify.witnesses.rule import Rule, as_numpy, signature_of
 from fbackprop.verify.witnesses.traces import Setting, Witnesses, evaluate, gather_witnesses
 from fbackprop.verify.witnesses.verdicts import judge
 
-# Two samples and the unperturbed one say enough, as entries are pooled.
+# Two samples beside the unperturbed one suffice, as entries are pooled.
 NOISE = Noise(samples=3)
-# The cotangent of the mean loss.
+# The seed cotangent of the mean loss.
 SEED = [np.ones(())]
 
 
@@ -40,12 +40,12 @@ def make_live_check(
   """Build the check of `value_and_grad(net, loss)`; it traces and compiles once for each shape.
 
   Args:
-    net, loss, ours, clip_examples: as of `fbackprop.live_check.make_live_check`.
+    net, loss, ours, clip_examples: as for `fbackprop.live_check.make_live_check`.
 
   Returns:
     `check(params, x, targets, *, key=None, weights=None, rows=None) -> LiveCheck`, with the
-    arguments of `value_and_grad`, of the examples `rows` `[K]`, integers, or of all. Where the true
-    gradient of a parameter is exactly zero and ours isn't, `rel_error` is infinite.
+    arguments of `value_and_grad`. It checks the examples `rows` `[K]`, integers, or all of them.
+    Where the true gradient of a parameter is exactly zero and ours isn't, `rel_error` is infinite.
 
   Example:
     >>> import fbackprop as fb
@@ -93,7 +93,7 @@ def witnesses_of(functions: Functions, args: tuple[Any, ...]) -> Witnesses:
     value, grads = functions.ours(*args)
 
     def pull(seed: Array) -> tuple[Any, ...]:
-      return grads, None, None, None, None  # The seed is SEED.
+      return grads, None, None, None, None  # The seed cotangent is SEED.
 
     return value, pull
 

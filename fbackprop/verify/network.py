@@ -1,4 +1,4 @@
-"""`layer`: a network as a whole, and each of its layers with the cotangent of its output there."""
+"""`layer`: a network as a whole, and each of its layers at the cotangent of its output."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -30,24 +30,25 @@ def layer(
 ) -> Report:
   """Verify a `Layer`: as a whole, and each layer in it by itself.
 
-  The bounds of one layer alone are tight at any depth, so an error is found where it is made: the
-  finding's leaf is that of the layer which is wrong, though everything upstream is wrong too.
+  The bounds of a single layer are tight at any depth, so an error is located where it arises: the
+  finding names the leaf of the wrong layer, although all cotangents behind it in the backward pass
+  are wrong too.
 
   Args:
     net: a layer or a network of layers.
     params: its parameters.
     x: `[N, D_in]`.
-    key: of a training pass; None for evaluation.
-    level, seed, allowance, ties: as `vjp` takes them; at ties our layers state their choice in
-      their forward rule, hence "reference".
+    key: the key of a training pass; None for evaluation.
+    level, seed, allowance, ties: as for `vjp`; `ties` is "reference" by default, since our forward
+      rules state the choices at ties.
 
   Returns:
     The `Report`. The leaf of a parameter is "params/1/w"; that of a layer's input cotangent is
     "input of 1.relu".
 
   Raises:
-    UnusableError: the network can't be called so.
-    TypeError, ValueError: as `vjp`.
+    UnusableError: the network can't be called with these arguments.
+    TypeError, ValueError: as for `vjp`.
 
   Example:
     >>> import fbackprop as fb
@@ -67,12 +68,12 @@ def layer(
   if "combinator" in dict(net.options):
     try:
       calls = list(layer_calls(net, params, x, key, seed))
-    except Exception as error:  # What it raises is among the findings of the whole.
+    except Exception as error:  # The whole network's report contains the error.
       calls, missing = [], f"layer by layer: {type(error).__name__}: {error}"
     seen: set[Any] = set()
     for call in calls:
       shapes = (call.part.name, str(jax.tree.map(np.shape, call.args)))
-      # Of equal layers the first is checked in full.
+      # Of several equal layers the first is checked in full.
       own_level = "quick" if shapes in seen else level
       seen.add(shapes)
       if jax.tree.leaves(call.args):
@@ -86,7 +87,7 @@ def layer(
 
 
 def forward_of(net: Layer) -> Callable[..., Array]:
-  """Return the function of a layer."""
+  """Return the forward pass of a layer as a function."""
 
   def forward(params: Params, x: Array, key: Array | None = None) -> Array:
     return net.forward(params, x, key)[0]
@@ -115,12 +116,12 @@ class Arrival(NamedTuple):
 
 
 class LayerCall(NamedTuple):
-  """One layer of a network, as it is called there.
+  """The call of one layer in a network.
 
   Attributes:
-    name: as "1.relu".
-    path: of its parameters, as "params/1".
-    part: the layer.
+    name: the layer's name, such as "1.relu".
+    path: the path of its parameters, such as "params/1".
+    part: the layer itself.
     args: params, x, and the key if there is one.
     y_bar: the cotangent of its output.
   """
@@ -159,7 +160,7 @@ def layer_calls(
   for name, part, (path, arrival) in reversed(
     list(zip(name_layers(net), found, with_paths, strict=True))
   ):
-    if arrival.y_bar.ndim > y.ndim:  # Inside of a repeat: the last of its layers stands for all.
+    if arrival.y_bar.ndim > y.ndim:  # Inside a repeat the last copy represents all.
       arrival = jax.tree.map(lambda leaf: leaf[-1], arrival)
     args = (arrival.params, arrival.x, *(() if arrival.key is None else (arrival.key,)))
     place = "/".join(["params", *map(entry_name, path)])
@@ -167,12 +168,12 @@ def layer_calls(
 
 
 def is_arrival(value: Any) -> bool:
-  """Whether a node of a tree is one layer's `Arrival`."""
+  """Return whether a node of a tree is one layer's `Arrival`."""
   return isinstance(value, Arrival)
 
 
 def renamed(report: Report, call: LayerCall) -> Report:
-  """Name the leaves of a layer's report as those of the network."""
+  """Rename the leaves of a layer's report to those of the network."""
 
   def leaf_of(leaf: str) -> str:
     if leaf.partition("/")[0] == "params":
@@ -189,7 +190,7 @@ def renamed(report: Report, call: LayerCall) -> Report:
 
 
 def merged(whole: Report, parts: list[Report], missing: str) -> Report:
-  """Return one report: a layer that is wrong comes before what it makes wrong upstream."""
+  """Merge reports, a wrong layer's before those of the cotangents that it spoils."""
   reports = (whole, *parts)
   findings = [f for report in (*parts, whole) for f in report.findings]
   findings.sort(key=lambda f: (*VERDICTS, "note").index(f.kind))

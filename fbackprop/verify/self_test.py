@@ -1,4 +1,4 @@
-"""The verifier verified: planted bugs that it must catch, and right rules that it must pass."""
+"""The verifier's self-test: planted bugs that it must catch, and right rules that it must pass."""
 
 import json
 import time
@@ -14,10 +14,10 @@ from fbackprop.verify.report.findings import Finding
 from fbackprop.verify.report.report import Report
 
 FORMAT = 1
-"""Of the JSON."""
+"""The version of the JSON format."""
 Outcome = Literal["caught", "missed", "beyond", "passed", "false alarm", "no verdict"]
 
-# The kind of cause that a check stands for by itself, where its name isn't one of `KINDS`.
+# The kind of cause that a check implies, where its name isn't one of `KINDS`.
 KIND_OF_CHECK = {
   "zero cotangent": "cotangent",
   "scaled cotangent": "cotangent",
@@ -34,19 +34,19 @@ KIND_OF_CHECK = {
 
 
 class Score(NamedTuple):
-  """What became of one specimen.
+  """The outcome of one specimen.
 
   Attributes:
-    name: of the specimen.
-    is_bug: whether a bug was planted in it.
+    name: the specimen's name.
+    is_bug: whether it has a planted bug.
     outcome: "caught" is a bug with the verdict "fail"; "beyond" a bug that isn't caught at a level
       below its own; "missed" any other bug but one with "no verdict"; "false alarm" a right rule
       with "fail" or "oracle fault".
-    leaf, cause: what was named first; "" for nothing.
-    leaf_is_right: None where no leaf is to be named.
-    cause_is_right: None for a right rule.
-    seconds: how long it took.
-    message: what the first finding says, or the exception of a verifier that broke.
+    leaf, cause: those of the first finding; "" for none.
+    leaf_is_right: whether the leaf is correct; None where no leaf is expected.
+    cause_is_right: whether the cause is correct; None for a right rule.
+    seconds: the duration.
+    message: the message of the first finding, or the exception of a verifier that failed.
   """
 
   name: str
@@ -61,12 +61,12 @@ class Score(NamedTuple):
 
 
 class SelfTest(NamedTuple):
-  """The scores of some specimens, and where they were made.
+  """The scores of some specimens, and their environment.
 
   Attributes:
     scores: one for each specimen.
-    level, seed: as they were asked for.
-    seconds: of all of them.
+    level, seed: the arguments of the self-test.
+    seconds: the total duration.
     environment: the version of jax, the backend and the device.
   """
 
@@ -77,19 +77,19 @@ class SelfTest(NamedTuple):
   environment: dict[str, str]
 
   def how_many(self, outcome: Outcome) -> int:
-    """How many specimens have an outcome."""
+    """Count the specimens with an outcome."""
     return sum(score.outcome == outcome for score in self.scores)
 
   @property
   def code(self) -> int:
-    """The exit code: 1 if anything is missed or falsely alarmed, 4 if anything has no verdict."""
+    """The exit code: 1 after any miss or false alarm, 4 after any missing verdict."""
     if self.how_many("missed") or self.how_many("false alarm"):
       return 1
     return 4 if self.how_many("no verdict") else 0
 
   @property
   def totals(self) -> dict[str, int]:
-    """The counts, each share with that of which it is one."""
+    """The counts, each with the total that it is a share of."""
     leaves = [s.leaf_is_right for s in self.scores if s.leaf_is_right is not None]
     causes = [s.cause_is_right for s in self.scores if s.cause_is_right is not None]
     return {
@@ -107,7 +107,7 @@ class SelfTest(NamedTuple):
     }
 
   def table(self) -> str:
-    """The totals in lines."""
+    """Format the totals as lines."""
     n = self.totals
     where = "  ".join(f"{name} {value}" for name, value in self.environment.items())
     return "\n".join(
@@ -125,7 +125,7 @@ class SelfTest(NamedTuple):
     )
 
   def to_json(self) -> str:
-    """Everything, as JSON."""
+    """Convert all results to JSON."""
     table: dict[str, Any] = {"format": FORMAT, "code": self.code, **self._asdict()}
     table |= {"totals": self.totals, "scores": [score._asdict() for score in self.scores]}
     return json.dumps(table, indent=1, allow_nan=False, ensure_ascii=False)
@@ -138,13 +138,13 @@ def run_self_test(
   *,
   only: Sequence[str] = (),
 ) -> SelfTest:
-  """Verifies each specimen of the bank, on the present backend.
+  """Verify each specimen of the bank on the present backend.
 
   Args:
-    level: of `vjp`.
-    seed: of `vjp`.
-    progress: is called with a line and the number of specimens that are done.
-    only: names of specimens; by default all.
+    level: as for `vjp`.
+    seed: as for `vjp`.
+    progress: called with a line and the number of finished specimens.
+    only: the names of the specimens; all by default.
 
   Returns:
     The `SelfTest`.
@@ -162,7 +162,7 @@ def run_self_test(
 
 
 def score_of(specimen: Specimen, is_bug: bool, level: str, seed: int) -> Score:
-  """Verifies one specimen. A verifier that breaks has neither caught a bug nor passed a rule."""
+  """Verify one specimen; an exception of the verifier counts neither as a catch nor as a pass."""
   start = time.perf_counter()
   try:
     example = specimen.make()
@@ -177,7 +177,7 @@ def score_of(specimen: Specimen, is_bug: bool, level: str, seed: int) -> Score:
 def scored(
   specimen: Specimen, is_bug: bool, report: Report, seconds: float, level: str = "standard"
 ) -> Score:
-  """Holds a report of a level against what is known of the specimen."""
+  """Score a report against the known facts of its specimen."""
   outcome: Outcome
   if report.verdict == "no verdict":
     outcome = "no verdict"
@@ -202,14 +202,14 @@ def scored(
 
 
 def kind_of(finding: Finding) -> str:
-  """The one of `KINDS` that a finding names: its cause's, else its check's; "" for none."""
+  """Return the one of `KINDS` that a finding names by its cause or else its check; "" for none."""
   if finding.cause:
     return finding.cause.partition(":")[0].strip()
   return finding.check if finding.check in KINDS else KIND_OF_CHECK.get(finding.check, "")
 
 
 def line_of(score: Score) -> str:
-  """A specimen in a line: what became of it, and what was named first where that isn't right."""
+  """Describe a score in a line: its outcome, and the first finding's name where that is wrong."""
   line = f"{score.outcome:<12}{score.name:<44}{score.seconds:6.1f} s"
   if score.outcome in ("missed", "false alarm", "no verdict"):
     line += f"   {score.leaf} {score.cause}: {score.message}".rstrip(": ")
@@ -219,12 +219,12 @@ def line_of(score: Score) -> str:
 
 
 def share(part: int, whole: int) -> str:
-  """As "60 of 64 (93.8 %)"."""
+  """Format a share as "60 of 64 (93.8 %)"."""
   return f"{part} of {whole}" + (f" ({100 * part / whole:.1f} %)" if whole else "")
 
 
 def environment() -> dict[str, str]:
-  """What the outcome may depend on."""
+  """Return the properties of the environment that the outcome may depend on."""
   device = jax.devices()[0]
   return {
     "jax": jax.__version__,

@@ -1,8 +1,8 @@
-"""A specimen of the bank as each of the other checkers takes it: the very same function and rule.
+"""A specimen of the bank in the form of each of the other checkers: the same function and rule.
 
 A checker gets the float leaves of the arguments, one array each; integers and keys are closed over,
-as a person would do it. Torch and autograd get a function of their own kind whose forward and
-backward pass call the JAX function and its rule, in float64, in which they check by default.
+as in common use. Torch and autograd get a function of their own kind whose forward and backward
+pass call the JAX function and its rule, in float64, their default for checks.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from fbackprop.verify.interpret.programs import without_rules
 
 
 class Problem(NamedTuple):
-  """A function of float arrays, which returns a list of float arrays, with its rule.
+  """A function of float arrays that returns a list of float arrays, with its rule.
 
   Attributes:
-    f: carries the rule.
+    f: the function with the rule.
     reference: the same function without it.
-    leaves: where it is called.
+    leaves: its arguments.
   """
 
   f: Callable[..., Any]
@@ -31,7 +31,7 @@ class Problem(NamedTuple):
 
 
 def problem_of(example: Example) -> Problem:
-  """The example, its arguments flattened."""
+  """Flatten the arguments of an example."""
   everything, structure = jax.tree.flatten(example.args)
   everything = [jnp.asarray(leaf) for leaf in everything]
   places = [i for i, leaf in enumerate(everything) if is_float(leaf)]
@@ -57,12 +57,12 @@ def problem_of(example: Example) -> Problem:
 
 
 def is_float(leaf: Any) -> bool:
-  """Whether it has a cotangent."""
+  """Return whether a leaf has a cotangent."""
   return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
 def joined(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
-  """The function that carries the rule; the forward pass is done again in the backward pass."""
+  """Return the function with its rule; the backward pass repeats the forward pass."""
 
   @jax.custom_vjp
   def ruled(*args: Any) -> Any:
@@ -79,7 +79,7 @@ def joined(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., An
 
 
 def in_float64(problem: Problem) -> list[Any]:
-  """The leaves in float64; x64 must be on."""
+  """Return the leaves in float64; x64 must be on."""
   return [jnp.asarray(leaf, jnp.float64) for leaf in problem.leaves]
 
 
@@ -87,14 +87,14 @@ def in_float64(problem: Problem) -> list[Any]:
 
 
 def values(problem: Problem, xs: Any) -> np.ndarray:
-  """All outputs in one vector, in float64."""
+  """Return all outputs in one vector, in float64."""
   with jax.enable_x64(True):
     ys = problem.f(*(jnp.asarray(x) for x in xs))
     return np.concatenate([np.zeros(0), *(np.asarray(y, np.float64).ravel() for y in ys)])
 
 
 def cotangents(problem: Problem, xs: Any, y_bar: np.ndarray) -> list[np.ndarray]:
-  """The rule's, of a cotangent of that vector."""
+  """Return the rule's cotangents for a cotangent of that vector."""
   with jax.enable_x64(True):
     ys, pull = jax.vjp(problem.f, *(jnp.asarray(x) for x in xs))
     parts = np.split(y_bar, np.cumsum([y.size for y in ys])[:-1]) if ys else []
@@ -104,12 +104,12 @@ def cotangents(problem: Problem, xs: Any, y_bar: np.ndarray) -> list[np.ndarray]
 
 
 def inputs(problem: Problem) -> list[np.ndarray]:
-  """The leaves as NumPy arrays of float64."""
+  """Return the leaves as NumPy arrays of float64."""
   return [np.array(leaf, np.float64) for leaf in problem.leaves]
 
 
 def to_torch(problem: Problem, torch: Any) -> Callable[..., Any]:
-  """The function as torch differentiates it, by a `torch.autograd.Function`."""
+  """Wrap the function as a `torch.autograd.Function`."""
 
   class Bridge(torch.autograd.Function):  # type: ignore[misc]
     """Forward and backward in JAX."""
@@ -130,7 +130,7 @@ def to_torch(problem: Problem, torch: Any) -> Callable[..., Any]:
 
 
 def to_autograd(problem: Problem, extend: Any) -> Callable[..., Any]:
-  """The function as autograd differentiates it, by a primitive with a VJP."""
+  """Wrap the function as an autograd primitive with a VJP."""
 
   @extend.primitive  # type: ignore[untyped-decorator]
   def bridge(*xs: Any) -> Any:

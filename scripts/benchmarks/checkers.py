@@ -1,9 +1,9 @@
 """Our verifier beside other gradient checkers, at their defaults, on the same planted bugs.
 
-A checker that raises on a planted bug has caught it, whatever it says. One that can't take the
-function (of bfloat16, say) is told from that by trying it on the same function without the rule.
-Only reverse mode is asked for: a `jax.custom_vjp` has no other. Torch and autograd are heavy, and
-installed by hand: pip install torch autograd.
+A checker that raises on a planted bug has caught it, whatever its message. A checker that can't
+take the function (of bfloat16, say) is identified by a run on the same function without the rule.
+Only reverse mode is checked: a `jax.custom_vjp` has no other. Torch and autograd are heavy, and
+installed manually: pip install torch autograd.
 """
 
 import os
@@ -31,7 +31,7 @@ Checker = Callable[[Problem], None]
 
 
 def run(peer: str, only: Sequence[str] = (), limit: float = 60.0) -> list[dict[str, Any]]:
-  """Prints a line of the table; returns its row for the file, or none if it isn't installed."""
+  """Print a line of the table; return its row for the file, or none if the peer isn't installed."""
   family, _, rest = peer.partition("-")
   package = {"ours": "fbackprop", "direct": "jax"}.get(family, family)
   try:
@@ -65,7 +65,7 @@ def run(peer: str, only: Sequence[str] = (), limit: float = 60.0) -> list[dict[s
 
 
 def run_ours(level: str, names: list[str], limit: float) -> tuple[dict[str, Outcome], float]:
-  """The outcomes of the self-test; a bug that is beyond the level is missed, as any other is."""
+  """Return the outcomes of the self-test; a bug beyond the level counts as missed."""
   names_here: dict[str, Outcome] = {"no verdict": "not taken", "beyond": "missed"}
   done = run_self_test(level, only=names)
   outcomes: dict[str, Outcome] = {}
@@ -78,7 +78,7 @@ def run_ours(level: str, names: list[str], limit: float) -> tuple[dict[str, Outc
 def run_peer(
   peer: str, bugs: list[Specimen], right: list[Specimen], limit: float
 ) -> tuple[dict[str, Outcome], float]:
-  """The outcomes of one checker, and its seconds."""
+  """Return the outcomes of one checker, and its seconds."""
   check = checker_of(peer)
   outcomes: dict[str, Outcome] = {}
   seconds = 0.0
@@ -95,7 +95,7 @@ def run_peer(
 
 
 def counts(outcomes: dict[str, Outcome]) -> dict[str, Any]:
-  """How many there are of each outcome, and the names of those that aren't as they should be."""
+  """Return the count of each outcome, and the names of the specimens with a wrong outcome."""
   names: dict[Outcome, list[str]] = {outcome: [] for outcome in get_args(Outcome)}
   for name, outcome in outcomes.items():
     names[outcome].append(name)
@@ -111,12 +111,12 @@ def counts(outcomes: dict[str, Outcome]) -> dict[str, Any]:
 
 
 class TooSlow(BaseException):
-  """A checker has had its time. No `Exception`, so that no checker takes it for the rule's."""
+  """Raised at a checker's time limit; not an `Exception`, lest a checker ascribe it to the rule."""
 
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-  """Raises `TooSlow` in what takes longer, where the system has alarms; not within a kernel."""
+  """Raise `TooSlow` after a time limit, where the system has alarms; never inside a kernel."""
   if not hasattr(signal, "setitimer"):
     yield
     return
@@ -134,20 +134,20 @@ def limited(seconds: float) -> Iterator[None]:
 
 
 def outcome_of(check: Checker, problem: Problem, is_bug: bool) -> Outcome:
-  """What a checker says of a rule."""
+  """Return a checker's outcome on a rule."""
   error = error_of(check, problem)
   if error is None:
     return "missed" if is_bug else "passed"
   if is_complaint(error):
     return "caught" if is_bug else "false alarm"
-  # It broke: by the bug, unless it breaks without the rule as well.
+  # It failed: because of the bug, unless it fails without the rule as well.
   without_rule = error_of(check, problem._replace(f=problem.reference))
   is_by_rule = without_rule is None or is_complaint(without_rule)
   return "caught" if is_bug and is_by_rule else "not taken"
 
 
 def error_of(check: Checker, problem: Problem) -> Exception | None:
-  """What a checker raises."""
+  """Return the exception of a checker."""
   try:
     with warnings.catch_warnings():
       warnings.simplefilter("ignore")
@@ -158,7 +158,7 @@ def error_of(check: Checker, problem: Problem) -> Exception | None:
 
 
 def is_complaint(error: Exception) -> bool:
-  """Whether that is how a checker says that a gradient is wrong."""
+  """Return whether an exception reports a wrong gradient."""
   return isinstance(error, AssertionError) or type(error).__name__ == "GradcheckError"
 
 
@@ -166,7 +166,7 @@ def is_complaint(error: Exception) -> bool:
 
 
 def checker_of(peer: str) -> Checker:
-  """The checker of a name: it raises if it finds anything."""
+  """Return the checker of a name, which raises on any finding."""
   return {
     "jax-float32": lambda problem: check_with_jax(problem, problem.leaves, 1),
     "jax-float32-2": lambda problem: check_with_jax(problem, problem.leaves, 2),
@@ -183,25 +183,25 @@ def checker_of(peer: str) -> Checker:
 
 
 def check_with_jax(problem: Problem, leaves: list[Any], order: int) -> None:
-  """`jax.test_util.check_grads`."""
+  """Check with `jax.test_util.check_grads`."""
   import_module("jax.test_util").check_grads(problem.f, tuple(leaves), order=order, modes=("rev",))
 
 
 def check_with_jax_in_float64(problem: Problem, order: int) -> None:
-  """The same with x64 on."""
+  """Check with `jax.test_util.check_grads` and x64 on."""
   with jax.enable_x64(True):
     check_with_jax(problem, bridges.in_float64(problem), order)
 
 
 def check_with_chex(problem: Problem) -> None:
-  """`chex.assert_numerical_grads`."""
+  """Check with `chex.assert_numerical_grads`."""
   check = import_module("chex").assert_numerical_grads
   check(problem.f, tuple(problem.leaves), order=1, modes=("rev",))
 
 
 def check_directly(problem: Problem, atol: float) -> None:
-  """Entry by entry against autodiff of the function without its rule, a random cotangent each."""
-  rng = np.random.default_rng(1234)  # Not the bank's seed: a cotangent that is x hides bugs.
+  """Compare with autodiff of the function without its rule, each at a random cotangent."""
+  rng = np.random.default_rng(1234)  # Not the bank's seed: a cotangent equal to x hides bugs.
   ys, pull = jax.vjp(problem.f, *problem.leaves)
   y_bar = [jax.numpy.asarray(rng.normal(size=y.shape), y.dtype) for y in ys]
   theirs = jax.vjp(problem.reference, *problem.leaves)[1](y_bar)
@@ -212,15 +212,15 @@ def check_directly(problem: Problem, atol: float) -> None:
 
 
 def check_with_torch(problem: Problem, fast: bool) -> None:
-  """`torch.autograd.gradcheck`."""
+  """Check with `torch.autograd.gradcheck`."""
   torch = import_module("torch")
   xs = [torch.from_numpy(x).requires_grad_() for x in bridges.inputs(problem)]
   torch.autograd.gradcheck(bridges.to_torch(problem, torch), xs, fast_mode=fast)
 
 
 def check_with_autograd(problem: Problem, by_all: bool) -> None:
-  """`autograd.test_util.check_grads`; by the first argument, as it does by itself, or by all."""
-  np.random.seed(0)  # It draws its directions from the global generator.
+  """Check with `autograd.test_util.check_grads`, by the first argument, its default, or by all."""
+  np.random.seed(0)  # Its directions come from the global generator.
   check = import_module("autograd.test_util").check_grads
   f = bridges.to_autograd(problem, import_module("autograd.extend"))
   xs = bridges.inputs(problem)

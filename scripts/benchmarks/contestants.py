@@ -1,16 +1,16 @@
-"""Who runs an epoch in `bench.py epoch`: names only, and nothing imported yet."""
+"""The contestants of `bench.py epoch`, by name, without imports."""
 
 from typing import NamedTuple
 
 
 class Contestant(NamedTuple):
-  """One way to run an epoch.
+  """An implementation of an epoch.
 
   Attributes:
     shown: its name in the table.
-    module: of `scripts.benchmarks`, whose function `make_...` builds it.
-    package: what must be installed, as pip calls it.
-    imported: the same, as Python imports it.
+    module: the module of `scripts.benchmarks` whose function `make_...` builds it.
+    package: the required package, by its pip name.
+    imported: the required package, by its import name.
   """
 
   shown: str
@@ -33,11 +33,10 @@ CONTESTANTS = {
   "sklearn": Contestant("scikit-learn, fit", "epoch_other_peers", "scikit-learn", "sklearn"),
 }
 OURS = ("exact", "fast")
-"""They always run: all others are compared with them."""
+"""The contestants that always run, as the baselines of the others."""
 
 EXAMPLES = {"tiny": 2048, "digits": 1344, "mnist": 3200}
-"""Of a data set, a multiple of the batch, so that nobody has a remainder: 64, 21 and 25 steps."""
+"""The size of each data set, a multiple of the batch size: exactly 64, 21 and 25 steps."""
 PROGRAM = {"tiny": 15, "digits": 47, "mnist": 1}
-"""Epochs of one call of a compiled run: of tiny and digits nearly the 1,000 steps that `fit` takes
-in one."""
+"""The epochs of one call of a compiled run: for tiny and digits nearly `fit`'s 1,000 steps."""
 RATE = 0.01

@@ -1,7 +1,7 @@
-"""Compile time of loss and gradient against depth: equal layers as one loop, and one by one.
+"""Compile time of loss and gradient against depth: equal layers as one loop, and unrolled.
 
-Tracing, lowering and compiling are timed together, with nothing cached. The depths take turns, so
-that a disturbance falls on all of them.
+Tracing, lowering and compiling are timed together, with nothing cached. The depths are measured in
+turns, so that a disturbance affects all of them.
 """
 
 import statistics
@@ -16,11 +16,11 @@ from scripts.benchmarks.models import array
 
 N, WIDTH = 128, 256
 DEPTHS = (5, 65, 257, 1025)
-MOST_UNROLLED = 65  # A thousand layers one by one take many seconds, each time.
+MOST_UNROLLED = 65  # A thousand unrolled layers take many seconds each time.
 
 
 def compile_seconds(layers: int, repeat_hidden: bool) -> float:
-  """How long it takes to compile a network of so many equal dense layers."""
+  """Return the compile time of a network of equal dense layers."""
   net = fb.mlp([WIDTH] * (layers + 1), repeat_hidden=repeat_hidden)
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = array((N, WIDTH), jnp.float32)
@@ -31,10 +31,10 @@ def compile_seconds(layers: int, repeat_hidden: bool) -> float:
 
 
 def run(rounds: int) -> list[dict[str, Any]]:
-  """Prints the table; returns its rows for the file."""
+  """Print the table; return its rows for the file."""
   kinds = [(depth, True) for depth in DEPTHS]
   kinds += [(depth, False) for depth in DEPTHS if depth <= MOST_UNROLLED]
-  compile_seconds(*kinds[0])  # What is started once only.
+  compile_seconds(*kinds[0])  # A warm-up for one-time costs.
   seconds: dict[tuple[int, bool], list[float]] = {kind: [] for kind in kinds}
   for i in range(rounds):
     for kind in kinds if i % 2 == 0 else reversed(kinds):

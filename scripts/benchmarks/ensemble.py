@@ -1,10 +1,10 @@
-"""XOR networks trained a second: ours, all at once, beside one after another in torch.
+"""XOR networks trained per second: ours, all at once, beside one after another in torch.
 
 A network is 2-2-1 with tanh, and is trained for 200 steps of full-batch gradient descent on four
-examples. `jax.grad` in a scan under `jax.vmap` is the witness: what it has too is won by the whole
-program. Each of our calls is all of `fit_ensemble`: stop rules, losses and norms of each step, and
-the checks that all is finite, which the others go without. Compilation isn't counted. torch is
-installed by hand: pip install torch.
+examples. `jax.grad` in a scan under `jax.vmap` is the control: a gain that it shares comes from the
+compiled program. Each of our calls is a full `fit_ensemble`: stop rules, losses and norms of each
+step, and the checks for finite values, which the others lack. Compilation isn't counted. torch is
+installed manually: pip install torch.
 """
 
 import time
@@ -26,7 +26,7 @@ TORCH_NETS = 5
 
 
 def ours(size: int) -> Callable[[int], float]:
-  """Seconds of training `size` networks, of new seeds each time."""
+  """Return the seconds of training `size` networks, from new seeds each time."""
 
   def train(number: int) -> float:
     result = fb.train.fit_ensemble(
@@ -43,7 +43,7 @@ def ours(size: int) -> Callable[[int], float]:
 
 
 def plain(size: int) -> Callable[[int], float]:
-  """The same by `jax.grad`, as one writes it without us."""
+  """Return the same by `jax.grad`, in the usual JAX style."""
   net = fb.mlp([2, HIDDEN, 1], fb.tanh)
 
   def mean_loss(params: Any) -> Any:
@@ -71,7 +71,7 @@ def plain(size: int) -> Callable[[int], float]:
 
 
 def torch_loop() -> Callable[[int], float]:
-  """One network after another in torch, as its tutorials write it."""
+  """Return the seconds of training one network after another in torch, as in its tutorials."""
   torch: Any = import_module("torch")
   torch.set_num_threads(machine.core_count())
   x, targets = torch.from_numpy(X), torch.from_numpy(TARGETS)
@@ -95,7 +95,7 @@ def torch_loop() -> Callable[[int], float]:
 
 
 def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
-  """Prints the table; returns its rows for the file."""
+  """Print the table; return its rows for the file."""
   candidates: list[tuple[str, int, Callable[[int], float]]] = []
   try:
     candidates.append(("torch, one by one", TORCH_NETS, torch_loop()))
@@ -104,7 +104,7 @@ def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
   for size in sizes:
     candidates += [("ours", size, ours(size)), ("vmap of jax.grad", size, plain(size))]
   seconds = np.zeros((rounds + 1, len(candidates)))
-  for i in range(rounds + 1):  # The first one warms up.
+  for i in range(rounds + 1):  # The first round is a warm-up.
     places = range(len(candidates))
     for place in places if i % 2 == 0 else reversed(places):
       seconds[i, place] = candidates[place][2](i)

@@ -31,7 +31,7 @@ COLUMNS = (
 
 
 def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]:
-  """Measures and prints every size; returns the rows for the file."""
+  """Measure and print every size; return the rows for the file."""
   print(EXPLANATION)
   missing = sorted({p for p in peers if not is_installed(CONTESTANTS[p].imported)})
   for peer in missing:
@@ -42,12 +42,12 @@ def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]
 
 
 def is_installed(package: str) -> bool:
-  """Whether a package is there, without importing it: keras must be told its backend before."""
+  """Return whether a package is installed, without its import: keras needs a backend set first."""
   return find_spec(package) is not None
 
 
 def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
-  """Measures one size, and prints its table."""
+  """Measure one size, and print its table."""
   made, first = {}, {}
   for name in names:
     made[name], first[name] = prepare(name, size)
@@ -66,7 +66,7 @@ def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
 
 
 def prepare(name: str, size: str) -> tuple[Epochs, float]:
-  """Builds a contestant; the seconds of its first call."""
+  """Build a contestant; also return the seconds of its first call."""
   module = import_module(f"scripts.benchmarks.{CONTESTANTS[name].module}")
   epochs: Epochs = getattr(module, f"make_{name}")(size)
   start = time.perf_counter()
@@ -77,7 +77,7 @@ def prepare(name: str, size: str) -> tuple[Epochs, float]:
 def rows_of(
   size: str, names: list[str], epochs: list[int], first: dict[str, float], measured: Rounds
 ) -> list[dict[str, Any]]:
-  """The figures of a size."""
+  """Return the figures of a size."""
   seconds = dict(zip(names, (measured.seconds / np.asarray(epochs)).T, strict=True))
   middle = {name: float(np.median(times)) for name, times in seconds.items()}
   calls = dict(zip(names, np.median(measured.seconds, axis=0), strict=True))
@@ -112,14 +112,14 @@ def rows_of(
 
 
 def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
-  """Epochs after which a program that takes longer to compile has won; None for never."""
+  """Return the epochs after which a longer compilation pays off; None for never."""
   if saved_an_epoch <= 0:
     return None
   return max(0.0, more_to_compile / saved_an_epoch)
 
 
 def shown_even(row: dict[str, Any]) -> str:
-  """The break-even number of epochs; ours have none with themselves."""
+  """Return the break-even number of epochs, for others than ours."""
   even = row["break_even_epochs"]
   if row["contestant"] in OURS:
     return ""
@@ -127,7 +127,7 @@ def shown_even(row: dict[str, Any]) -> str:
 
 
 def line_of(row: dict[str, Any]) -> str:
-  """A row of the table."""
+  """Format a row of the table."""
   low, high = row["over_fast_quartiles"]
   return (
     f"{CONTESTANTS[row['contestant']].shown:<26} {shown(row['seconds']):>9} "
@@ -138,7 +138,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def markdown_of(row: dict[str, Any]) -> str:
-  """The row in docs/performance.md."""
+  """Format the row of docs/performance.md."""
   low, high = row["over_fast_quartiles"]
   return (
     f"| {CONTESTANTS[row['contestant']].shown} | {shown(row['seconds'])} | "

@@ -1,4 +1,4 @@
-"""What every contestant of `bench.py epoch` gets: the same examples, and how it is called."""
+"""The data of every contestant of `bench.py epoch`, and its interface."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from scripts.benchmarks.sizes import SIZES
 
 
 class Epochs(NamedTuple):
-  """A call that runs some epochs, goes on from where it was, and waits for the result."""
+  """A call that runs some epochs, continues from its last state, and waits for the result."""
 
   run: Callable[[int], None]
   epochs: int
 
 
 def draw_data(name: str) -> tuple[np.ndarray, np.ndarray]:
-  """Synthetic examples and their targets, on the host."""
+  """Draw synthetic examples and their targets, on the host."""
   size, n = SIZES[name], EXAMPLES[name]
   rng = np.random.default_rng(0)
   x = rng.normal(size=(n, size.widths[0])).astype(np.float32)
@@ -27,5 +27,5 @@ def draw_data(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw_batches(name: str, rng: np.random.Generator) -> np.ndarray:
-  """The examples of each step of an epoch in a new order `[steps, N]`, as a loop in Python has."""
+  """Draw the examples of each step of an epoch in a new order `[steps, N]`, for a Python loop."""
   return rng.permutation(EXAMPLES[name]).reshape(-1, SIZES[name].batch)

@@ -1,4 +1,4 @@
-"""Epochs of ours: the program that `fit` runs, and a bare scan, which takes anybody's gradient."""
+"""Epochs of ours: the program that `fit` runs, and a bare scan for any gradient."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,19 +21,19 @@ Update = Callable[[Any, Any, Any], tuple[Any, Any]]
 
 
 def make_exact(name: str) -> Epochs:
-  """The run of `fit`, with its default shuffle."""
+  """Build the run of `fit`, with its default shuffle."""
   return compiled_run(name, "exact")
 
 
 def make_fast(name: str) -> Epochs:
-  """The run of `fit(shuffle="fast")`."""
+  """Build the run of `fit(shuffle="fast")`."""
   return compiled_run(name, "fast")
 
 
 def compiled_run(name: str, shuffle: str) -> Epochs:
-  """What `fit` hands to the device: stop rules, finite or not, each step's loss and norms.
+  """Build the compiled program of `fit`: stop rules, checks, each step's loss and norms.
 
-  It looks at the loss and the gradient in each step, and at all else once, at the end of the call.
+  It checks the loss and the gradient in each step, and all else once, at the end of the call.
   """
   size, epochs = SIZES[name], PROGRAM[name]
   n, steps = EXAMPLES[name], epochs * (EXAMPLES[name] // size.batch)
@@ -49,24 +49,24 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
     nonlocal loop, done
     done += steps
     loop, _ = chunk(loop, data, stop, jnp.asarray(done, jnp.int32), Member(key))
-    if int(loop.progress.reason) != RUNNING:  # Which `fit` asks too, and waits for.
+    if int(loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
       raise RuntimeError("a step wasn't finite")
 
   return Epochs(run, epochs)
 
 
 def make_bare(name: str) -> Epochs:
-  """Our gradient in a bare scan."""
+  """Build a bare scan with our gradient."""
   return bare_scan(name, descent(our_step(SIZES[name])), draw_params(SIZES[name]))
 
 
 def make_grad(name: str) -> Epochs:
-  """`jax.value_and_grad` in the same scan."""
+  """Build the same scan with `jax.value_and_grad`."""
   return bare_scan(name, descent(plain_step(SIZES[name])), draw_params(SIZES[name]))
 
 
 def descent(loss_and_gradient: Callable[..., Any]) -> Update:
-  """A step of gradient descent: `(params, x, targets) -> (params, loss)`."""
+  """Build a step of gradient descent: `(params, x, targets) -> (params, loss)`."""
 
   def moved(p: Any, g: Any) -> Any:
     return p - RATE * g
@@ -79,12 +79,12 @@ def descent(loss_and_gradient: Callable[..., Any]) -> Update:
 
 
 def bare_scan(name: str, update: Update, state: Any) -> Epochs:
-  """Epochs as one program without rules: a scan over epochs, the fast shuffle, a scan over steps.
+  """Build epochs as one program without stop rules: scans over epochs and steps, the fast shuffle.
 
   Args:
-    name: of the size.
+    name: the name of the size.
     update: a step, `(state, x, targets) -> (state, loss)`.
-    state: to begin with.
+    state: the initial state.
   """
   size, n, epochs = SIZES[name], EXAMPLES[name], PROGRAM[name]
   steps, (draw, rows_at) = n // size.batch, SHUFFLES["fast"]
@@ -104,7 +104,7 @@ def bare_scan(name: str, update: Update, state: Any) -> Epochs:
     return jax.lax.scan(epoch, state, jax.random.split(key, epochs))
 
   keys = jax.random.split(jax.random.key(1), 4)
-  state = jax.tree.map(jnp.array, state)  # Donated: a buffer of its own.
+  state = jax.tree.map(jnp.array, state)  # Donated, so copied into a buffer of its own.
 
   def run(number: int) -> None:
     nonlocal state

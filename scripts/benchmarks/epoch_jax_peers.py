@@ -1,4 +1,4 @@
-"""Epochs of equinox and flax nnx: a loop in Python as their own guides write it, and a bare scan.
+"""Epochs of equinox and flax nnx: a Python loop as in their own guides, and a bare scan.
 
 The loop shuffles by NumPy, gathers a batch on the host, and waits once, at the end of the epoch.
 """
@@ -16,20 +16,20 @@ from scripts.benchmarks.epoch_data import Epochs, draw_batches, draw_data
 from scripts.benchmarks.epoch_jax import bare_scan
 from scripts.benchmarks.sizes import SIZES
 
-eqx: Any = import_module("equinox")  # Neither needs to be there when types are checked.
+eqx: Any = import_module("equinox")  # Type checks must work without either.
 nnx: Any = import_module("flax.nnx")
 OPTIMIZER = optax.sgd(RATE)
 
 
 def mean_loss(outputs: Any, targets: Any) -> Any:
-  """The loss as both guides take it from optax; targets of real numbers get the squared error."""
+  """Compute the mean loss, as both guides do by optax; real targets have the squared error."""
   if targets.ndim == 1:
     return optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
   return optax.l2_loss(outputs, targets).sum(1).mean()
 
 
 def equinox_model(name: str) -> Any:
-  """The network of equinox's layers."""
+  """Build the network from equinox's layers."""
   widths = list(pairwise(SIZES[name].widths))
   layers: list[Any] = []
   for pair, key in zip(widths, jax.random.split(jax.random.key(0), len(widths)), strict=True):
@@ -38,12 +38,12 @@ def equinox_model(name: str) -> Any:
 
 
 def equinox_loss(model: Any, x: Any, targets: Any) -> Any:
-  """The mean loss of a batch."""
+  """Compute the mean loss of a batch."""
   return mean_loss(jax.vmap(model)(x), targets)
 
 
 def make_equinox(name: str) -> Epochs:
-  """`eqx.filter_jit` of a step, in a loop."""
+  """Build a loop over an `eqx.filter_jit` step."""
   x, targets = draw_data(name)
   rng, model = np.random.default_rng(1), equinox_model(name)
   opt_state = OPTIMIZER.init(eqx.filter(model, eqx.is_array))
@@ -64,7 +64,7 @@ def make_equinox(name: str) -> Epochs:
 
 
 def make_equinox_scan(name: str) -> Epochs:
-  """equinox's gradient in the bare scan."""
+  """Build the bare scan with equinox's gradient."""
   model, static = eqx.partition(equinox_model(name), eqx.is_array)
 
   def update(state: Any, x: Any, targets: Any) -> Any:
@@ -77,7 +77,7 @@ def make_equinox_scan(name: str) -> Epochs:
 
 
 def nnx_model(name: str) -> tuple[Any, Any]:
-  """The network of flax's layers, and its optimiser."""
+  """Build the network from flax's layers, and its optimiser."""
   rngs, layers = nnx.Rngs(0), []
   for pair in pairwise(SIZES[name].widths):
     layers += [nnx.Linear(*pair, rngs=rngs), nnx.relu]
@@ -86,7 +86,7 @@ def nnx_model(name: str) -> tuple[Any, Any]:
 
 
 def nnx_step(model: Any, optimizer: Any, x: Any, targets: Any) -> Any:
-  """A step, which changes the model and its optimiser."""
+  """Run a step, which mutates the model and its optimiser."""
 
   def loss_of(model: Any) -> Any:
     return mean_loss(model(x), targets)
@@ -97,7 +97,7 @@ def nnx_step(model: Any, optimizer: Any, x: Any, targets: Any) -> Any:
 
 
 def make_nnx(name: str) -> Epochs:
-  """`nnx.jit` of a step, in a loop."""
+  """Build a loop over an `nnx.jit` step."""
   x, targets = draw_data(name)
   rng, (model, optimizer) = np.random.default_rng(1), nnx_model(name)
   step = nnx.jit(nnx_step)
@@ -111,7 +111,7 @@ def make_nnx(name: str) -> Epochs:
 
 
 def make_nnx_scan(name: str) -> Epochs:
-  """flax's gradient in the bare scan, by its functional interface."""
+  """Build the bare scan with flax's gradient, by its functional interface."""
   graph, state = nnx.split(nnx_model(name))
 
   def update(state: Any, x: Any, targets: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Epochs of torch, keras on JAX and scikit-learn, as their own guides write them."""
+"""Epochs of torch, keras on JAX and scikit-learn, as in their own guides."""
 
 import os
 import warnings
@@ -12,11 +12,11 @@ from scripts.benchmarks.epoch_data import Epochs, draw_data
 from scripts.benchmarks.sizes import SIZES
 
 EPOCHS = 5
-"""Of one call of `fit`, so that what it does before the first epoch is a small part."""
+"""The epochs of one call of `fit`, many enough to amortise its preparation."""
 
 
 def make_torch(name: str) -> Epochs:
-  """A loop over minibatches of tensors; a DataLoader would cost more than a step."""
+  """Build a loop over minibatches of tensors; a DataLoader would cost more than a step."""
   torch: Any = import_module("torch")
   torch.set_num_threads(machine.core_count())
   size = SIZES[name]
@@ -40,8 +40,8 @@ def make_torch(name: str) -> Epochs:
 
 
 def make_keras(name: str) -> Epochs:
-  """`compile` and `fit`."""
-  os.environ["KERAS_BACKEND"] = "jax"  # Read when keras is imported.
+  """Build the run of `compile` and `fit`."""
+  os.environ["KERAS_BACKEND"] = "jax"  # keras reads it at import.
   keras: Any = import_module("keras")
   size = SIZES[name]
   x, targets = draw_data(name)
@@ -59,7 +59,7 @@ def make_keras(name: str) -> Epochs:
 
 
 def make_sklearn(name: str) -> Epochs:
-  """`fit` of an MLP, from new parameters each time, with no rule that would stop it."""
+  """Build `fit` of an MLP, from new parameters each time, without a stopping rule."""
   network: Any = import_module("sklearn.neural_network")
   size = SIZES[name]
   x, targets = draw_data(name)
@@ -80,7 +80,7 @@ def make_sklearn(name: str) -> Epochs:
 
   def run(number: int) -> None:
     with warnings.catch_warnings():
-      warnings.simplefilter("ignore")  # That it hasn't converged.
+      warnings.simplefilter("ignore")  # The convergence warning.
       model.fit(x, flat)
 
   return Epochs(run, EPOCHS)

@@ -1,8 +1,8 @@
-"""What it costs that no step is taken that isn't finite: `fit`'s loop over one that never looks.
+"""The cost of the checks for finite steps: `fit`'s loop over one without checks.
 
-Chunks of steps take turns, each one compiled call: `fit`'s own, which looks at the loss and the
-gradient in each step and at all else once; the one that looks at every number in every step, as
-"skip" and "rollback" do; and one that never looks.
+Chunks of steps are timed in turns, each one compiled call: `fit`'s own, which checks the loss and
+the gradient in each step and all else once; the one that checks every number in every step, as
+"skip" and "rollback" do; and one without checks.
 """
 
 import statistics
@@ -30,7 +30,7 @@ EPOCH, STEPS = 10, 200  # Batches in the data, and steps of a call.
 
 
 def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransformation) -> Any:
-  """The step of `fit` without a look at anything."""
+  """Build the step of `fit` without any checks."""
   loss_and_gradient, update = fb.value_and_grad(net, loss), make_update(optimizer, net, loss)
 
   def step(state: fb.train.State, batch: fb.train.Batch) -> tuple[fb.train.State, fb.train.Info]:
@@ -45,7 +45,7 @@ def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransf
 
 
 def data_of(size: Size) -> fb.train.Batch:
-  """The examples of an epoch."""
+  """Draw the examples of an epoch."""
   rng, n = np.random.default_rng(0), EPOCH * size.batch
   x = jnp.asarray(rng.normal(size=(n, size.widths[0])), jnp.float32)
   if size.classification:
@@ -54,7 +54,7 @@ def data_of(size: Size) -> fb.train.Batch:
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
-  """Prints the table; returns its rows for the file."""
+  """Print the table; return its rows for the file."""
   print(f"{'size':<8} {'optimizer':<10} {'step':>10}  fit's look (quartiles)      every number")
   rows = []
   for size in sizes:
@@ -64,7 +64,7 @@ def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
 
 
 def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
-  """One size with one optimiser: times of a step over those of the loop that never looks."""
+  """Return the times of a step with one optimiser, relative to the loop without checks."""
   size, own = SIZES[name], OPTIMIZERS[optimizer]()
   loss = fb.softmax_cross_entropy if size.classification else fb.squared_error
   net, data, key = fb.mlp(list(size.widths)), data_of(size), jax.random.key(1)
@@ -83,7 +83,7 @@ def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
     )
     calls[who] = Call(chunk.compile(), loop)
   seconds: dict[str, list[float]] = {who: [] for who in calls}
-  for i in range(rounds + 1):  # The first one is for what is started once only.
+  for i in range(rounds + 1):  # The first round is a warm-up.
     for who in calls if i % 2 == 0 else reversed(calls):
       taken = calls[who].time(data, numbers, key)
       if i > 0:
@@ -112,16 +112,16 @@ def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
 
 
 class Call:
-  """Chunk after chunk of one contestant."""
+  """The successive chunks of one contestant."""
 
   def __init__(self, chunk: Any, loop: Any) -> None:
     self.chunk, self.loop, self.done = chunk, loop, 0
 
   def time(self, data: fb.train.Batch, numbers: Any, key: Any) -> float:
-    """Seconds of a step, in one chunk."""
+    """Return the seconds per step of one chunk."""
     self.done += STEPS
     start = time.perf_counter()
     self.loop, _ = self.chunk(self.loop, data, numbers, jnp.int32(self.done), Member(key))
-    if int(self.loop.progress.reason) != RUNNING:  # Which `fit` asks too, and waits for.
+    if int(self.loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
       raise RuntimeError("a step wasn't finite")
     return (time.perf_counter() - start) / STEPS

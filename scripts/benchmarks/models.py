@@ -1,7 +1,7 @@
-"""What is measured: our step, and the same step as one writes it without us.
+"""The measured steps: ours, and the same step in plain JAX.
 
-The other side is `jax.value_and_grad` of `jax.numpy`, `jax.nn.relu`, `jax.nn.log_softmax` and a
-mean. Both take the same arguments.
+Plain JAX is `jax.value_and_grad` of `jax.numpy`, `jax.nn.relu`, `jax.nn.log_softmax` and a mean.
+Both take the same arguments.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,11 @@ import fbackprop as fb
 from scripts.benchmarks.sizes import Size
 
 Step = Callable[..., Any]
-array: Callable[..., Any] = jax.ShapeDtypeStruct  # In jax it has no types.
+array: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
 
 
 class Arguments(NamedTuple):
-  """What a step takes, in arrays or in their shapes."""
+  """The arguments of a step, as arrays or as shapes."""
 
   params: Any
   x: Any
@@ -27,18 +27,18 @@ class Arguments(NamedTuple):
 
 
 def our_net(size: Size) -> tuple[fb.Layer, fb.Loss]:
-  """The network and its loss, of our rules."""
+  """Build the network and its loss, from our rules."""
   return fb.mlp(size.widths), fb.softmax_cross_entropy if size.classification else fb.squared_error
 
 
 def our_step(size: Size) -> Step:
-  """`step(params, x, targets) -> (mean loss, grads)` by our backward pass."""
+  """Build `step(params, x, targets) -> (mean loss, grads)` by our backward pass."""
   step: Step = fb.value_and_grad(*our_net(size))
   return step
 
 
 def our_forward(size: Size) -> Step:
-  """The bare forward pass: `(params, x, targets) -> mean loss`; nothing is kept for later."""
+  """Build the forward pass `(params, x, targets) -> mean loss`, without residuals."""
   net, loss = our_net(size)
 
   def forward(params: Any, x: Any, targets: Any) -> Any:
@@ -50,7 +50,7 @@ def our_forward(size: Size) -> Step:
 
 
 def plain_loss(size: Size) -> Step:
-  """The same mean loss as a JAX user writes it; it takes our tree of parameters."""
+  """Build the same mean loss in plain JAX, with our tree of parameters."""
 
   def mean_loss(params: Any, x: Any, targets: Any) -> Any:
     *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
@@ -66,13 +66,13 @@ def plain_loss(size: Size) -> Step:
 
 
 def plain_step(size: Size) -> Step:
-  """`step(params, x, targets) -> (mean loss, grads)` by autodiff."""
+  """Build `step(params, x, targets) -> (mean loss, grads)` by autodiff."""
   step: Step = jax.value_and_grad(plain_loss(size))
   return step
 
 
 def shapes(size: Size) -> Arguments:
-  """The arguments of a step as shapes: enough to compile it."""
+  """Return the arguments of a step as shapes, enough to compile it."""
   params = jax.eval_shape(our_net(size)[0].init, jax.random.key(0))
   x = array((size.batch, size.widths[0]), jnp.float32)
   labels = array((size.batch,), jnp.int32)
@@ -81,12 +81,12 @@ def shapes(size: Size) -> Arguments:
 
 
 def draw_params(size: Size) -> Any:
-  """Parameters as training would begin with them."""
+  """Draw the initial parameters of training."""
   return our_net(size)[0].init(jax.random.key(0))
 
 
 def draw_batches(size: Size, seed: int) -> tuple[Any, Any]:
-  """`(x, targets)` of one timed call, with the axis of the scan in front if there is one."""
+  """Draw `(x, targets)` of one timed call, with a leading axis for the scan if there is one."""
   rng = np.random.default_rng(seed)
   lead = (size.scan, size.batch) if size.scan > 1 else (size.batch,)
   x = jnp.asarray(rng.normal(size=(*lead, size.widths[0])), jnp.float32)

@@ -1,4 +1,4 @@
-"""How near our step comes to the speed at which this machine multiplies matrices at all."""
+"""The speed of our step as a share of this machine's speed of matrix multiplication."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -13,7 +13,7 @@ from scripts.benchmarks.rounds import measure
 from scripts.benchmarks.sizes import SIZES, Size
 
 PRODUCT = 1024
-"""A square product of that size is what the others are held against."""
+"""The size of the square product that the others are compared with."""
 
 EXPLANATION = f"""\
 a step is one call of loss and gradient; its operations are those of its products alone, three for
@@ -23,13 +23,13 @@ float32, within a round
 
 
 def step_flops(size: Size) -> int:
-  """Operations of a step's products: forward, by w, and by x where anybody asks for that."""
+  """Count a step's operations in products: forward, by w, and by x where that is needed."""
   first, *others = [a * b for a, b in pairwise(size.widths)]
   return 2 * size.batch * (2 * first + 3 * sum(others))
 
 
 def product_call() -> Callable[[int], None]:
-  """The lone product, of two matrices that take turns."""
+  """Build the lone product, of two alternating matrices."""
   rng = np.random.default_rng(0)
   matrices = [jnp.asarray(rng.normal(size=(PRODUCT, PRODUCT)), jnp.float32) for _ in range(3)]
   product = jax.jit(jnp.matmul)
@@ -41,7 +41,7 @@ def product_call() -> Callable[[int], None]:
 
 
 def step_call(name: str) -> Callable[[int], None]:
-  """Our step."""
+  """Build our step."""
   size = SIZES[name]._replace(scan=1)
   params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(2)]
   step = jax.jit(our_step(size))
@@ -53,7 +53,7 @@ def step_call(name: str) -> Callable[[int], None]:
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
-  """Measures and prints the table; returns the rows for the file."""
+  """Measure and print the table; return the rows for the file."""
   print(EXPLANATION)
   measured = measure([product_call(), *map(step_call, sizes)], rounds)
   flops = np.array([2 * PRODUCT**3, *(step_flops(SIZES[name]) for name in sizes)])

@@ -1,4 +1,4 @@
-"""The names of the checkers that are compared; nothing is imported before one of them runs."""
+"""The names of the compared checkers; nothing is imported before one of them runs."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ HEADING = (
 
 
 def line_of(row: dict[str, Any]) -> str:
-  """A row of the table: what isn't taken, or too slow, isn't among those of which it caught."""
+  """Format a row of the table; functions not taken or too slow don't count in the totals."""
   caught = f"{row['caught']} of {row['caught'] + row['missed']}"
   alarms = f"{row['false_alarms']} of {row['false_alarms'] + row['passed']}"
   return (
@@ -35,7 +35,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def markdown_of(row: dict[str, Any]) -> str:
-  """The row in docs/verify.md."""
+  """Format the row of docs/verify.md."""
   caught = f"{row['caught']} of {row['caught'] + row['missed']}"
   alarms = f"{row['false_alarms']} of {row['false_alarms'] + row['passed']}"
   untaken = row["not_taken"] + row["too_slow"]

@@ -1,8 +1,8 @@
-"""What the quantities cost beside a plain gradient, and beside the way of others.
+"""The cost of the quantities, beside a plain gradient and beside other libraries.
 
-Each candidate is one compiled call that gives what it is named by. `vmap(jax.grad)` is how one gets
-the gradient of each example in JAX; BackPACK and Opacus are measured against torch's own plain
-gradient, so that a slow or a fast torch is nobody's merit here. They are installed by hand:
+Each candidate is one compiled call that returns the quantity in its name. `vmap(jax.grad)` is the
+usual way to per-example gradients in JAX; BackPACK and Opacus are measured relative to torch's own
+plain gradient, so that torch's speed doesn't affect the comparison. They are installed manually:
 pip install torch backpack-for-pytorch opacus.
 """
 
@@ -25,14 +25,16 @@ from scripts.benchmarks.step import INPUTS, shown
 
 BOUND = 1.0
 MOST_BYTES = 6e9
-"""What needs more scratch memory than that is compiled and not run."""
+"""The scratch memory above which a candidate is compiled but not run."""
 WITH_GRADIENT = (
   "example_gradients", "example_sqnorms", "second_moment", "variance", "noise_scale", "gram",
   "cosine_similarities", "global_norm", "health",
 )  # fmt: skip
 HEAVY_BYTES = 1e8
-"""What takes more memory than that is timed in rounds of its own, beside the plain gradient: the
-pages that it gives back would be missing to the next."""
+"""The memory above which a candidate is timed in rounds of its own, beside the plain gradient.
+
+The pages that it frees would be missing for the next candidate.
+"""
 HEAVY_ROUNDS = 3
 WATCHED: dict[str, dict[str, Any]] = {
   "a step of descent": {},
@@ -40,7 +42,7 @@ WATCHED: dict[str, dict[str, Any]] = {
   "a step, noise_scale": {"watch": ("noise_scale",)},
   "a step, both": {"clip_examples": BOUND, "watch": ("noise_scale",)},
 }
-"""Steps of `fit` by what they are asked for; the first is what the others are compared with."""
+"""Steps of `fit` by their options; the first is the baseline."""
 PACKAGES = {"torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
 EXPLANATION = f"""\
 over: a call's time over a plain gradient's within a round, over ours for ours and jax's, over
@@ -54,14 +56,14 @@ COLUMNS = f"{'':<38} {'a call':>9} {'over':>7} {'quartiles':>15} {'temp':>10}"
 
 
 class Candidate(NamedTuple):
-  """What is timed.
+  """A timed candidate.
 
   Attributes:
-    name: as it is shown.
-    call: runs on the inputs of a number and waits; None for what is only compiled.
+    name: the displayed name.
+    call: runs on the inputs of an index and waits; None for a candidate that is only compiled.
     base: the name of the plain gradient that it is compared with.
-    temp_bytes: scratch memory; None where nobody counts it.
-    all_bytes: with that of the results.
+    temp_bytes: scratch memory; None where it isn't counted.
+    all_bytes: scratch memory and results together.
   """
 
   name: str
@@ -72,12 +74,12 @@ class Candidate(NamedTuple):
 
 
 def captured_net(size: Size) -> fb.Layer:
-  """The network, of captured layers."""
+  """Build the network of captured layers."""
   return fb.mlp(size.widths, dense=q.captured(fb.dense))
 
 
 def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
-  """Steps `(params, x, targets) -> anything`, of ours."""
+  """Build our steps `(params, x, targets) -> anything`."""
   net, loss = captured_net(size), fb.softmax_cross_entropy
 
   def alone(names: Any) -> Callable[..., Any]:
@@ -103,7 +105,7 @@ def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
 
 
 def clipped_by_vmap(size: Size) -> Callable[..., Any]:
-  """The sum of clipped gradients as one writes it in JAX: all of them first."""
+  """Compute the sum of clipped gradients in plain JAX, by forming all of them."""
   mean_loss = plain_loss(size)
 
   def example_gradient(params: Any, x: Any, target: Any) -> Any:
@@ -119,7 +121,7 @@ def clipped_by_vmap(size: Size) -> Callable[..., Any]:
 
 
 def candidates_of(size: Size) -> list[Candidate]:
-  """Ours and those of plain JAX, compiled."""
+  """Compile our candidates and those of plain JAX."""
   params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
   steps = {
     **ours_of(size),
@@ -142,11 +144,11 @@ def candidates_of(size: Size) -> list[Candidate]:
 
 
 def steps_of(size: Size) -> list[Candidate]:
-  """Whole steps of training, the update too, each from the state that the one before left."""
+  """Build whole training steps with the update, each continuing from the last state."""
   net, batches = captured_net(size), [draw_batches(size, seed) for seed in range(INPUTS)]
 
   def made(name: str, asked: dict[str, Any]) -> Candidate:
-    # So small a rate that the losses stay what they are.
+    # The rate is so small that the losses hardly change.
     optimizer = fb.train.gradient_descent(1e-6)
     init, step = fb.train.make_step(net, fb.softmax_cross_entropy, optimizer, donate=True, **asked)
     held = [init(jax.random.key(0))]
@@ -161,7 +163,7 @@ def steps_of(size: Size) -> list[Candidate]:
 
 
 def torch_candidates_of(size: Size) -> list[Candidate]:
-  """BackPACK's extensions and Opacus's ghost clipping; whoever is missing is named."""
+  """Build BackPACK's extensions and Opacus's ghost clipping; name those that are missing."""
   missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
   if missing:
     print(f"torch, BackPACK, Opacus: not installed: pip install {' '.join(missing)}", flush=True)
@@ -173,7 +175,7 @@ def torch_candidates_of(size: Size) -> list[Candidate]:
 
 
 def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
-  """Measures one size, and prints its table."""
+  """Measure one size, and print its table."""
   size = QUANTITY_SIZES[name]
   every = [*candidates_of(size), *steps_of(size), *torch_candidates_of(size)]
   light = [c for c in every if c.call is not None and c.all_bytes < HEAVY_BYTES]
@@ -203,19 +205,19 @@ def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
 
 
 def installed() -> list[str]:
-  """Which of the packages that are measured are there."""
+  """Return which of the measured packages are installed."""
   return ["jax", *(p for module, p in PACKAGES.items() if find_spec(module) is not None)]
 
 
 def markdown_of(rows: list[dict[str, Any]]) -> str:
-  """A candidate as the page shows it, its row on each number of cores from left to right."""
+  """Format a candidate's row of the page, with each number of cores from left to right."""
   cells = [cell for row in rows for cell in times_of(row)]
   temp = rows[0]["temp_bytes"]
   return " | ".join(["", rows[0]["candidate"], *cells, "" if temp is None else in_bytes(temp), ""])
 
 
 def times_of(row: dict[str, Any]) -> list[str]:
-  """The time of a call, and over that of a plain gradient."""
+  """Format the time of a call, and its ratio to a plain gradient."""
   if row["seconds"] is None:
     return ["not run", ""]
   low, high = row["quartiles"]
@@ -223,7 +225,7 @@ def times_of(row: dict[str, Any]) -> list[str]:
 
 
 def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> dict[str, Any]:
-  """The figures of a candidate; without a time for what wasn't run."""
+  """Return the figures of a candidate, without a time for one that wasn't run."""
   row: dict[str, Any] = {
     "size": size,
     "candidate": candidate.name,
@@ -242,7 +244,7 @@ def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> d
 
 
 def line_of(row: dict[str, Any]) -> str:
-  """A row of the table."""
+  """Format a row of the table."""
   temp = "" if row["temp_bytes"] is None else in_bytes(row["temp_bytes"])
   if row["seconds"] is None:
     return f"{row['candidate']:<38} {'not run':>9} {'':>7} {'':>15} {temp:>10}"
@@ -253,7 +255,7 @@ def line_of(row: dict[str, Any]) -> str:
 
 
 def in_bytes(count: int) -> str:
-  """Bytes with three digits and their unit."""
+  """Format bytes with three digits and a unit."""
   for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
     if count >= size:
       return f"{count / size:.3g} {unit}"
@@ -261,6 +263,6 @@ def in_bytes(count: int) -> str:
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
-  """Measures and prints every size; returns the rows for the file."""
+  """Measure and print every size; return the rows for the file."""
   print(EXPLANATION)
   return [row for size in sizes for row in run_size(size, rounds)]

@@ -1,4 +1,4 @@
-"""A gradient by torch, and what BackPACK and Opacus add to it: as their guides write it."""
+"""A gradient by torch, and its extensions BackPACK and Opacus, as in their guides."""
 
 import warnings
 from collections.abc import Callable
@@ -16,13 +16,13 @@ from scripts.benchmarks.step import INPUTS
 
 PLAIN = "torch, plain gradient"
 EXTENSIONS = ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
-"""Of BackPACK; we call them example_gradients, example_sqnorms, second_moment and variance."""
+"""The names of BackPACK's extensions, with ours for them."""
 
 
 def candidates_of(size: Size, bound: float) -> list[Candidate]:
-  """torch's plain gradient, BackPACK's extensions and Opacus's ghost clipping."""
+  """Build torch's plain gradient, BackPACK's extensions and Opacus's ghost clipping."""
   torch: Any = import_module("torch")
-  # torch tells that no gradient by x is asked for, which is meant so.
+  # torch warns that x has no gradient, which is intended.
   warnings.filterwarnings("ignore", "Full backward hook is firing")
   torch.set_num_threads(machine.core_count())
   batches = [torch_batch(torch, size, seed) for seed in range(INPUTS)]
@@ -63,7 +63,7 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
 def ghost_clipping(
   torch: Any, size: Size, batches: list[Any], bound: float
 ) -> Callable[[int], None]:
-  """Opacus's clipped gradient: a backward pass for the norms, and another for the sum."""
+  """Build Opacus's clipped gradient: a backward pass for the norms, and another for the sum."""
   samples: Any = import_module("opacus.grad_sample")
   module = samples.GradSampleModuleFastGradientClipping(
     made_of(torch, size), max_grad_norm=bound, use_ghost_clipping=True, loss_reduction="sum"
@@ -74,7 +74,7 @@ def ghost_clipping(
     x, targets = batches[number % len(batches)]
     module.zero_grad(set_to_none=False)
     losses = loss_of(module(x), targets)
-    # What its DPLossFastGradientClipping does, without an optimiser.
+    # As in its DPLossFastGradientClipping, without an optimiser.
     losses.sum().backward(retain_graph=True)
     factors = module.get_clipping_coef()
     module.zero_grad(set_to_none=False)
@@ -86,7 +86,7 @@ def ghost_clipping(
 
 
 def made_of(torch: Any, size: Size) -> Any:
-  """The network, in float32."""
+  """Build the network, in float32."""
   torch.manual_seed(0)
   layers: list[Any] = []
   for pair in pairwise(size.widths):
@@ -95,6 +95,6 @@ def made_of(torch: Any, size: Size) -> Any:
 
 
 def torch_batch(torch: Any, size: Size, seed: int) -> tuple[Any, Any]:
-  """Our examples, as torch has them."""
+  """Convert our examples to torch."""
   x, targets = draw_batches(size, seed)
   return torch.from_numpy(np.array(x)), torch.from_numpy(np.array(targets)).long()

@@ -1,8 +1,8 @@
-"""What the forward pass keeps for the backward pass: ours, and `jax.vjp` of plain JAX.
+"""The residuals of the forward pass: ours, and those of `jax.vjp` in plain JAX.
 
-The unit is one activation `[N, width]` for each hidden layer. Counted are distinct arrays, without
-parameters and the data x; nothing is computed. It is what the two sides ask to be kept: the
-compiler may still find that it needs less, or compute something again.
+The unit is one activation `[N, width]` for each hidden layer. The count covers distinct arrays,
+without parameters and the data x; nothing is computed. These are the residuals that the two sides
+request: the compiler may store fewer, or recompute some.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ WIDTHS = (WIDTH,) * (HIDDEN + 1) + (10,)
 
 
 class Kept(NamedTuple):
-  """What is kept with an activation, in activations a hidden layer."""
+  """The residuals with an activation, in activations per hidden layer."""
 
   activation: str
   ours: float
@@ -35,7 +35,7 @@ def activations() -> list[str]:
 
 
 def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
-  """Bytes of the distinct arrays that `forward(params, x)` returns, but for its own arguments."""
+  """Return the bytes of the distinct arrays returned by `forward(params, x)`, but its arguments."""
   jaxpr = jax.make_jaxpr(forward)(params, x).jaxpr
   arguments = {*map(id, jaxpr.invars)}
   buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in arguments}
@@ -43,7 +43,7 @@ def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
 
 
 def kept_with(name: str) -> Kept:
-  """Traces both sides with an activation."""
+  """Trace both sides with an activation."""
   net, f = fb.mlp(WIDTHS, getattr(fb, name)), peer_of(name)
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = array((N, WIDTH), jnp.float32)
@@ -64,7 +64,7 @@ def kept_with(name: str) -> Kept:
 
 
 def run() -> list[dict[str, Any]]:
-  """Prints the table; returns its rows for the file."""
+  """Print the table; return its rows for the file."""
   print(f"mlp of {HIDDEN} hidden layers of {WIDTH}, N = {N}; in activations a hidden layer")
   print(f"{'activation':<12} {'ours':>6} {'jax.vjp':>8}", flush=True)
   rows = []

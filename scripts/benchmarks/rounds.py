@@ -1,9 +1,9 @@
-"""How the time is taken: candidates in turns, and only while the cores are ours.
+"""Timing: candidates in turns, counted only while the cores are undisturbed.
 
-A round runs every candidate twice, A B C and then C B A, so that a clock that slowly drifts hits
-all of them alike; ratios are taken within a round. A round counts if other processes used next to
-nothing of our cores meanwhile. On a busy machine too few do, and then the least disturbed ones
-count, and the result says how disturbed they were.
+A round runs every candidate twice, A B C and then C B A, so that a slow drift of the clock rate
+affects all of them equally; ratios are taken within a round. A round counts if other processes used
+almost none of our cores during it. On a busy machine too few rounds qualify; then the least
+disturbed ones count, and the result states the disturbance.
 """
 
 import os
@@ -15,21 +15,21 @@ from typing import NamedTuple
 import numpy as np
 
 QUIET = 0.05
-"""The most that others may use of our cores in a round that counts."""
+"""The largest share of our cores that other processes may use in a round that counts."""
 TRIES = 4
-"""How many rounds are tried for each that is wanted."""
+"""The number of tried rounds per wanted round."""
 SECONDS = 0.06
-"""The least time of a candidate's turn: six ticks of the kernel's clock, in which it counts."""
+"""The least time of a candidate's turn: six ticks of the kernel's clock, its unit of counting."""
 
 
 class Rounds(NamedTuple):
-  """What was measured.
+  """The measured rounds.
 
   Attributes:
-    seconds: of one call, `[rounds, candidates]`.
-    tried: how many rounds were run for them.
+    seconds: seconds per call, `[rounds, candidates]`.
+    tried: the number of rounds run.
     disturbed: the largest share of our cores that others used in a round that counts; None where
-      the kernel doesn't tell.
+      the kernel doesn't report it.
   """
 
   seconds: np.ndarray
@@ -38,11 +38,12 @@ class Rounds(NamedTuple):
 
 
 def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
-  """Times candidates against each other.
+  """Time candidates against each other.
 
   Args:
-    candidates: each runs once, on the inputs of that number, and returns when the result is there.
-    rounds: how many rounds should count.
+    candidates: each runs once, on the inputs of the given index, and returns when the result is
+      ready.
+    rounds: the number of rounds that should count.
 
   Returns:
     The `Rounds` that count.
@@ -66,19 +67,19 @@ def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
 
 
 class Counter:
-  """Numbers for the calls, so that no call gets the inputs of the one before."""
+  """A counter of calls, so that no call gets the inputs of the preceding one."""
 
   def __init__(self) -> None:
     self.count = 0
 
   def next(self) -> int:
-    """0, 1, 2, ..."""
+    """Return 0, 1, 2, ..."""
     self.count += 1
     return self.count - 1
 
 
 def turn(candidate: Callable[[int], None], repeats: int, count: Counter) -> float:
-  """The seconds of some calls, one after another."""
+  """Return the seconds of a number of successive calls."""
   start = time.perf_counter()
   for _ in range(repeats):
     candidate(count.next())
@@ -86,13 +87,13 @@ def turn(candidate: Callable[[int], None], repeats: int, count: Counter) -> floa
 
 
 def repeats_for(candidate: Callable[[int], None], count: Counter) -> int:
-  """How many calls make a turn; the first call, which may still warm up, doesn't count."""
+  """Return the number of calls in a turn, ignoring the first call, which may be a warm-up."""
   turn(candidate, 1, count)
   return max(1, round(SECONDS / turn(candidate, 3, count) * 3))
 
 
 class Use(NamedTuple):
-  """Up to now: seconds of the clock, our CPU seconds, and the seconds that our cores were busy."""
+  """Cumulative usage: seconds of the clock, our CPU seconds, and the busy seconds of our cores."""
 
   clock: float
   ours: float
@@ -100,11 +101,11 @@ class Use(NamedTuple):
 
   @classmethod
   def now(cls) -> "Use":
-    """Reads the clocks; `busy` is None where there is no /proc/stat, as on a Mac."""
+    """Read the clocks; `busy` is None without /proc/stat, as on macOS."""
     return cls(time.perf_counter(), time.process_time(), busy_seconds())
 
   def by_others_since(self, before: "Use") -> float:
-    """The share of our cores that others used, 0 where nobody knows."""
+    """Return the share of our cores that others used, or 0 where it is unknown."""
     if self.busy is None or before.busy is None:
       return 0.0
     others = (self.busy - before.busy) - (self.ours - before.ours)
@@ -112,7 +113,7 @@ class Use(NamedTuple):
 
 
 def busy_seconds() -> float | None:
-  """How long the cores that we may use have been busy since the start, for anybody."""
+  """Return the total busy time of the available cores since boot, by any process."""
   stat = Path("/proc/stat")
   if not stat.exists():
     return None
@@ -122,11 +123,11 @@ def busy_seconds() -> float | None:
 
 
 def lines(file: Path) -> Iterator[str]:
-  """The lines of a file that aren't empty."""
+  """Return the nonempty lines of a file."""
   return (line for line in file.read_text().splitlines() if line)
 
 
 def busy_ticks(line: str) -> int:
-  """user + nice + system + irq + softirq + steal: all but idle and waiting for a disk."""
+  """Sum user, nice, system, irq, softirq and steal: all but idle and waiting for a disk."""
   user, nice, system, _idle, _wait, *rest = map(int, line.split()[1:9])
   return user + nice + system + sum(rest)

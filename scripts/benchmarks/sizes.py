@@ -1,4 +1,4 @@
-"""The five networks that are measured; no jax is needed to name them."""
+"""The five measured networks, without an import of jax."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,12 @@ class Size(NamedTuple):
   """A relu network in float32, and its batch.
 
   Attributes:
-    widths: from input to output.
-    batch: examples N of a step.
-    classification: labels and softmax cross-entropy; otherwise targets and squared error.
-    scan: how many steps one timed call makes, in a `lax.scan`: above 1 where a step is so short
-      that calling it would be most of the time.
+    widths: the widths from input to output.
+    batch: the number of examples N in a step.
+    classification: whether the loss is softmax cross-entropy of labels; otherwise it is the squared
+      error of targets.
+    scan: the number of steps in one timed call, by `lax.scan`: above 1 where a step is so short
+      that the call overhead would dominate.
   """
 
   widths: tuple[int, ...]
@@ -34,5 +35,4 @@ QUANTITY_SIZES = {
   "opacus-32": Size((5120, 2560, 1280), 32),
   "opacus-1024": Size((5120, 2560, 1280), 1024),
 }
-"""Where quantities are measured; the last two are of Opacus's own benchmark, at both ends of its
-batch sizes."""
+"""The sizes for quantities; the last two are the extreme batch sizes of Opacus's own benchmark."""

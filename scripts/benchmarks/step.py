@@ -21,7 +21,7 @@ from scripts.benchmarks.rounds import measure
 from scripts.benchmarks.sizes import SIZES, Size
 
 INPUTS = 4
-"""How many different batches the calls go around in."""
+"""The number of different batches that the calls cycle through."""
 
 COLUMNS = (
   f"{'size':<7} {'timed':<15} {'ours':>9} {'jax.grad':>9} {'ratio':>6} {'quartiles':>13} "
@@ -37,14 +37,14 @@ rounds: that count, of those run; others used: the cores' time that went to othe
 
 
 class Cost(NamedTuple):
-  """What the compiler says of a compiled step."""
+  """The compiler's cost estimates of a compiled step."""
 
   flops: float
   temp_bytes: int
 
 
 class Row(NamedTuple):
-  """The figures of one size, all ratios ours over theirs; times in seconds for one step."""
+  """The figures of one size; all ratios are ours over theirs, times in seconds per step."""
 
   size: str
   timed: str
@@ -62,16 +62,16 @@ class Row(NamedTuple):
 
 
 def cost(step: Step, size: Size) -> Cost:
-  """Compiles a step, without running it."""
+  """Compile a step, without running it."""
   compiled: Any = jax.jit(step).lower(*shapes(size)).compile()
   return Cost(compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes)
 
 
 def repeated(step: Step, size: Size) -> Step:
-  """What one timed call runs: the step, or a scan of it over `size.scan` batches.
+  """Build the timed call: the step, or a scan of it over `size.scan` batches.
 
-  The scan carries the result of the last step, so that each is computed; nothing is updated, since
-  that would cost both sides the same and so bring them closer together.
+  The scan carries the result of the last step, so that no step is eliminated; there is no update,
+  since its equal cost on both sides would bring the ratio closer to 1.
   """
   if size.scan == 1:
     return step
@@ -90,7 +90,7 @@ def repeated(step: Step, size: Size) -> Step:
 
 
 def candidate(step: Step, size: Size, params: Any, batches: list[Any]) -> Callable[[int], None]:
-  """A compiled call that waits for its result."""
+  """Build a compiled call that waits for its result."""
   compiled = jax.jit(repeated(step, size))
 
   def call(number: int) -> None:
@@ -101,7 +101,7 @@ def candidate(step: Step, size: Size, params: Any, batches: list[Any]) -> Callab
 
 
 def run_size(name: str, rounds: int) -> Row:
-  """Measures one size."""
+  """Measure one size."""
   size = SIZES[name]
   params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
   steps = (our_step(size), plain_step(size), our_forward(size))
@@ -128,12 +128,12 @@ def run_size(name: str, rounds: int) -> Row:
 
 
 def ratio(ours: float, theirs: float) -> float | None:
-  """Ours over theirs; None where a backend counts nothing."""
+  """Return ours over theirs; None where a backend counts nothing."""
   return ours / theirs if theirs else None
 
 
 def line(row: Row) -> str:
-  """A row of the table."""
+  """Format a row of the table."""
   low, high = row.ratio_quartiles
   others = "" if row.others is None else f", others used up to {row.others:.0%}"
   flops, temp = ("-" if r is None else f"{r:.4f}" for r in (row.flops_ratio, row.temp_ratio))
@@ -145,7 +145,7 @@ def line(row: Row) -> str:
 
 
 def shown(seconds: float) -> str:
-  """A time with three digits and its unit."""
+  """Format a time with three digits and a unit."""
   for unit, factor in (("s", 1.0), ("ms", 1e3)):
     if seconds * factor >= 1:
       return f"{seconds * factor:.3g} {unit}"
@@ -153,7 +153,7 @@ def shown(seconds: float) -> str:
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
-  """Measures and prints every size; returns the rows for the file."""
+  """Measure and print every size; return the rows for the file."""
   print(EXPLANATION)
   print(COLUMNS, flush=True)
   rows = []

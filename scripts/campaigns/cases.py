@@ -1,8 +1,8 @@
-"""Right rules at arguments drawn by hypothesis: what the verifier must not complain of.
+"""Right rules at arguments drawn by hypothesis, on which the verifier must have no finding.
 
-A case is a network, perhaps with a loss, in a form that people use: outputs or mean loss, a rule
-given as a pair or carried by a `jax.custom_vjp`, with weights, with a key. Its regime says what its
-numbers are like: their scale, zeros, ties, zero biases, saturation.
+A case is a network, optionally with a loss, in a common form: outputs or mean loss, a rule as a
+pair or in a `jax.custom_vjp`, with weights, with a key. Its regime determines its numbers: their
+scale, zeros, ties, zero biases, saturation.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,8 @@ LOSSES = (
 )  # fmt: skip
 REGIMES = ("plain", "zeros", "ties", "zero bias", "small", "large", "at rest")
 FORMS = ("pair", "custom_vjp")
-# Of a loss, its targets and weights: arguments, held constant by a stop_gradient, or no arguments.
+# The treatment of a loss's targets and weights: arguments held constant by a stop_gradient, or no
+# arguments.
 CONSTANTS = ("arguments", "closed over")
 
 
@@ -68,7 +69,7 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], Callable[..., Any] | None]
 
 
 def build(case: Case) -> Call:
-  """The function, its arguments and its rule (None if the function carries it)."""
+  """Build the function, its arguments and its rule (None if the function contains it)."""
   rng = np.random.default_rng(case.seed)
   net = network(case)
   shapes = jax.eval_shape(net.init, jax.random.key(0))
@@ -94,7 +95,7 @@ def build(case: Case) -> Call:
 
 
 def network(case: Case) -> fb.Layer:
-  """The network of a case."""
+  """Build the network of a case."""
   normalization = None if case.normalization == "none" else getattr(fb, case.normalization)
   net = fb.mlp(
     case.sizes,
@@ -109,7 +110,7 @@ def network(case: Case) -> fb.Layer:
 
 
 def number(rng: np.random.Generator, case: Case, shape: tuple[int, ...], is_matrix: bool) -> Any:
-  """Numbers as the regime has them."""
+  """Draw numbers of the case's regime."""
   values = rng.normal(size=shape)
   if case.regime == "at rest" or (case.regime == "zero bias" and not is_matrix):
     values = np.zeros(shape)
@@ -120,14 +121,14 @@ def number(rng: np.random.Generator, case: Case, shape: tuple[int, ...], is_matr
   elif case.regime == "small":
     values = values * 1e-3
   elif case.regime == "large":
-    # What float16, and the exponential of a Poisson loss, can still hold.
+    # Limits for the range of float16, and of the exponential of a Poisson loss.
     is_narrow = case.dtype == "float16" or case.loss == "poisson_nll"
     values = values * (3.0 if is_narrow else 100.0)
   return jnp.asarray(values, case.dtype)
 
 
 def targets_of(case: Case, rng: np.random.Generator) -> Any:
-  """Targets in the loss's domain."""
+  """Draw targets in the loss's domain."""
   classes, shape = case.sizes[-1], (case.n, case.sizes[-1])
   if case.loss in ("softmax_cross_entropy", "hinge"):
     return jnp.asarray(rng.integers(0, classes, case.n), jnp.int32)
@@ -142,7 +143,7 @@ def targets_of(case: Case, rng: np.random.Generator) -> Any:
 
 
 def outputs_of(net: fb.Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """The network, and its rule."""
+  """Return the network, and its rule."""
 
   def outputs(params: Any, x: Any, *key: Any) -> Any:
     return net.forward(params, x, *key)[0]
@@ -157,7 +158,7 @@ def outputs_of(net: fb.Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
 def mean_loss_of(
   net: fb.Layer, loss: fb.Loss, weighted: bool
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """The mean loss of a batch by params and x; targets and weights are held constant."""
+  """Build the mean loss of a batch by params and x, with constant targets and weights."""
   gradient = fb.value_and_grad(net, loss, input_gradient=True)
 
   def options_of(rest: tuple[Any, ...]) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def mean_loss_of(
 def closed_over(
   f: Callable[..., Any], f_vjp: Callable[..., Any], constants: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """The same of params, x and the key alone, constants as wide as x."""
+  """Close over the constants, which are as wide as x, leaving params, x and the key."""
 
   def own(x: Any) -> Any:
     return (c.astype(x.dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c for c in constants)
@@ -205,24 +206,24 @@ def closed_over(
 
 
 def holds_floats(case: Case) -> bool:
-  """Whether float arguments are held constant: differences see through a stop_gradient."""
+  """Return whether float arguments are held constant: differences ignore a stop_gradient."""
   has_labels = case.loss in ("softmax_cross_entropy", "hinge")
   is_held = case.loss != "none" and case.constants == "arguments"
   return is_held and (case.weighted or not has_labels)
 
 
 def held(leaf: Any) -> Any:
-  """A constant: nothing is differentiated by it."""
+  """Return a leaf as a constant, with respect to which nothing is differentiated."""
   return jax.lax.stop_gradient(leaf)
 
 
 def zero_bar(leaf: Any) -> Any:
-  """The cotangent of a constant: zero of a float, None of labels and keys."""
+  """Return the cotangent of a constant: zero for a float, None for labels and keys."""
   return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None
 
 
 def carried(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
-  """The same as a `jax.custom_vjp`."""
+  """Return the function and its rule as a `jax.custom_vjp`."""
 
   def forward(*args: Any) -> Any:
     return f_vjp(*args)[0], args

@@ -1,4 +1,4 @@
-"""Runs that are killed while they write, and what is left of them."""
+"""Runs that are killed while they write, and the files that remain."""
 
 import os
 import random
@@ -35,9 +35,9 @@ class Plan(NamedTuple):
 
   Attributes:
     optimizer: one of `OPTIMIZERS`.
-    dropout: its rate.
-    validated: whether a part is set aside, and the best parameters kept.
-    seed: of the run.
+    dropout: the dropout rate.
+    validated: whether there is a validation set, and the best parameters are kept.
+    seed: the seed of the run.
   """
 
   optimizer: str
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
   seed: int
 
 
-# 7 of 50 examples in a step: of the checkpoints, at each 5th, most lie within an epoch.
+# 7 of 50 examples per step: most checkpoints, at each 5th step, are within an epoch.
 PLANS = [
   Plan("gradient_descent", 0.0, False, 0),
   Plan("momentum", 0.2, False, 1),
@@ -62,14 +62,14 @@ def run(
   events: list[str] | None = None,
   **changed: Any,
 ) -> fb.train.Result:
-  """The run, with its checkpoints in a folder or without any.
+  """Run a plan, with its checkpoints in a folder or without any.
 
   Args:
-    plan: of the run.
-    folder: of the checkpoints.
-    resumes: whether it goes on from there.
-    events: gets what the run says.
-    **changed: options in the place of the plan's; see `grouped`.
+    plan: the plan of the run.
+    folder: the folder of the checkpoints.
+    resumes: whether to resume from the folder.
+    events: called with the run's events.
+    **changed: options in place of the plan's; see `grouped`.
   """
   rng = np.random.default_rng(plan.seed)
   x = jnp.asarray(rng.normal(size=(50, 4)), jnp.float32)
@@ -91,12 +91,12 @@ def run(
 
 
 def stop_at(plan: Plan, steps: int) -> fb.train.StopRules:
-  """The plan's stop rules, with so many steps."""
+  """Return the plan's stop rules, with that number of steps."""
   return fb.train.StopRules(steps, validation_fraction=0.2 if plan.validated else None)
 
 
 def bits(result: fb.train.Result) -> str:
-  """What two runs must have in common: every bit but those of the clock."""
+  """Return the parts in which two runs must be bitwise equal: all but the times."""
   said = [
     (e.step, e.train_loss, e.test_loss, e.test_accuracy, e.grad_norms, e.validation_score)
     for e in result.evaluations
@@ -109,7 +109,7 @@ def bits(result: fb.train.Result) -> str:
 
 @contextmanager
 def keeping_compiled(folder: str) -> Iterator[None]:
-  """Has jax keep what it compiles in a folder, for the next run of the same kind."""
+  """Make jax cache compiled programs in a folder, for the next run of the same kind."""
   settings = {
     "jax_compilation_cache_dir": folder,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -119,24 +119,24 @@ def keeping_compiled(folder: str) -> Iterator[None]:
   for values in (settings, before):
     for name, value in values.items():
       jax.config.update(name, value)
-    compilation_cache.reset_cache()  # It keeps the folder that it began with.
+    compilation_cache.reset_cache()  # The cache would otherwise keep its initial folder.
     if values is settings:
       yield
 
 
 def has_checkpoint(folder: str) -> bool:
-  """Whether there is one to go on from: a run may be killed before its first."""
+  """Return whether there is a checkpoint to resume from: a run may be killed before its first."""
   return any(name.isdecimal() for name in os.listdir(folder)) if os.path.isdir(folder) else False
 
 
 def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
-  """Begins the run, or goes on with it, and writes its bits; the body of a process.
+  """Start or resume the run, and write its bits; the body of a process.
 
   Args:
-    plan: of the run.
-    folder: of its checkpoints.
-    kill_at: the process ends by SIGKILL when it touches a file in the folder for so manyeth time;
-      None for not.
+    plan: the plan of the run.
+    folder: the folder of its checkpoints.
+    kill_at: the number of the touch of a file in the folder at which the process ends by SIGKILL;
+      None for never.
     out: the file for the bits.
   """
   with keeping_compiled(COMPILED):
@@ -147,7 +147,7 @@ def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
 
 
 def die_at(count: int, folder: str) -> None:
-  """Has this process killed at its n-th touch of a file in a folder, such as a rename."""
+  """Kill this process at its n-th touch of a file in a folder, such as a rename."""
   left, lock = count, threading.Lock()
 
   def touch() -> None:
@@ -165,16 +165,16 @@ def die_at(count: int, folder: str) -> None:
   sync = os.fsync
 
   def fsync(descriptor: Any) -> None:
-    touch()  # What was written isn't synced.
+    touch()  # The written data isn't synced yet.
     sync(descriptor)
-    touch()  # It is, and has its name yet to get.
+    touch()  # It is synced, but not yet renamed.
 
   os.fsync = fsync  # type: ignore[assignment]  # `write_whole` calls it.
   sys.addaudithook(hear)
 
 
 def damage(path: Path, rng: random.Random) -> str:
-  """Cuts a file short or flips one of its bits, and says which."""
+  """Truncate a file or flip one of its bits; return a description."""
   content = bytearray(path.read_bytes())
   if rng.random() < 0.5:
     size = rng.randrange(len(content))

@@ -7,7 +7,7 @@ from fbackprop.train import Checkpoints, Monitor, StepRules
 
 
 def grouped(**options: Any) -> dict[str, Any]:
-  """Put the options that are attributes of `Monitor` or `StepRules`, and `resume`, into groups."""
+  """Group the options that are attributes of `Monitor` or `StepRules`, and `resume`."""
   arguments = dict(options)
   kinds: dict[str, Any] = {"monitor": Monitor, "step": StepRules}
   for group, kind in kinds.items():

@@ -1,8 +1,8 @@
 """The cells of the trust matrix: every activation × every loss, and the other layers, in 4 dtypes.
 
-Targets and weights are rows of tables that are closed over, picked by an integer argument: then
-they are constants to every witness, the batch can be made longer, and "other labels" means other
-targets. What stands in the tables has few digits, so that every dtype holds it exactly.
+Targets and weights are rows of closed-over tables, selected by an integer argument: so they are
+constants to every witness, the batch can be made longer, and "other labels" means other targets.
+The numbers in the tables have few digits, so that every dtype represents them exactly.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ from fbackprop.verify.cases import ACTIVATIONS as ACTIVATION_ROWS
 from fbackprop.verify.cases import COMPOSITIONS, LAYERS, MLPS, TITLED
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
-# All different, and N even, so that two devices can share a batch; no power of two, so that 1/N is
-# rounded.
+# All different, with N even, so that two devices can share a batch, and no power of two, so that
+# 1/N is rounded.
 N, WIDTH, HIDDEN, OUTPUTS = 6, 3, 7, 4
 ACTIVATIONS = tuple(row.title for row in ACTIVATION_ROWS)
 
@@ -30,7 +30,7 @@ class LossCase(NamedTuple):
   Attributes:
     loss: the loss.
     rows: the integer argument, `[N]`.
-    targets_of: `targets_of(rows, dtype)` gives what the loss takes.
+    targets_of: `targets_of(rows, dtype)` returns the loss's targets.
   """
 
   loss: fb.Loss
@@ -39,12 +39,12 @@ class LossCase(NamedTuple):
 
 
 def labels_of(rows: Any, dtype: Any) -> Any:
-  """The rows themselves, as labels."""
+  """Return the rows themselves, as labels."""
   return rows
 
 
 def rows_of(*table: tuple[float, ...]) -> Callable[[Any, Any], Any]:
-  """Rows of a table, in the dtype of the outputs."""
+  """Return rows of a table, in the dtype of the outputs."""
 
   def targets_of(rows: Any, dtype: Any) -> Any:
     return jnp.asarray(np.array(table), dtype)[rows]
@@ -62,7 +62,7 @@ short_rows = rows_of((1, -0.5), (-2, 0.25), (0.5, 3))
 
 
 def labels_and_rows(rows: Any, dtype: Any) -> Any:
-  """For two losses in one."""
+  """Return the targets of a combination of two losses."""
   return rows, short_rows(rows, dtype)
 
 
@@ -75,8 +75,8 @@ TARGETS = {
   "counts": (LABELS, count_rows),
   "labels_and_values": ((0, 1, 2) * 2, labels_and_rows),
 }
-"""By the kind of a loss's targets: the integer argument, and `targets_of`."""
-# The order decides which pairs are weighted, also in what is recorded.
+"""The integer argument and `targets_of`, by the kind of a loss's targets."""
+# The order determines which pairs are weighted, also in the recorded results.
 LOSSES = {
   name: LossCase(TITLED[name].make(None), *TARGETS[TITLED[name].targets])
   for name in (
@@ -85,12 +85,12 @@ LOSSES = {
     "poisson_nll", "combine",
   )
 }  # fmt: skip
-# Row 0 counts nothing: where all rows are that one, the total weight is zero.
+# Row 0 has weight zero: where all rows are that one, the total weight is zero.
 WEIGHTS = np.array([0.0, 1.0, 0.5, 2.0])
 
 PARTS: dict[str, Callable[[Any], fb.Layer]] = {
   **{row.title: row.make for row in (*LAYERS, *COMPOSITIONS, *MLPS) if row.title},
-  # What is recorded is of x `[N, WIDTH]`, and of this rate.
+  # The recorded results are for x `[N, WIDTH]`, and for this rate.
   "layer_norm": lambda dtype: fb.layer_norm(WIDTH),
   "rms_norm": lambda dtype: fb.rms_norm(WIDTH),
   "dropout": lambda dtype: fb.dropout(0.25),
@@ -110,7 +110,7 @@ FORMS = (BY_LAYER, AS_CUSTOM_VJP)
 
 
 def cells() -> Iterator[Cell]:
-  """All of them, those of one loss and dtype together."""
+  """Return all cells, with those of one loss and dtype together."""
   for dtype in DTYPES:
     for loss in LOSSES:
       yield from (Cell(dtype, loss, activation) for activation in ACTIVATIONS)
@@ -119,13 +119,13 @@ def cells() -> Iterator[Cell]:
 
 
 def is_weighted(cell: Cell) -> bool:
-  """Like the squares of a chess board: each pair in two of the dtypes."""
+  """Return whether a cell is weighted, in a chessboard pattern: each pair in two of the dtypes."""
   place = DTYPES.index(cell.dtype) + list(LOSSES).index(cell.loss) + ACTIVATIONS.index(cell.net)
   return place % 2 == 1
 
 
 def verify(cell: Cell, level: str = "standard") -> fb.verify.Report:
-  """The report on one cell; float64 with x64 on, as its user has it."""
+  """Return the report on one cell; float64 has x64 on, as for its users."""
   with jax.enable_x64(True) if cell.dtype == "float64" else contextlib.nullcontext():
     if cell.loss in LOSSES:
       return verify_mean_loss(cell, level)
@@ -137,7 +137,7 @@ def verify(cell: Cell, level: str = "standard") -> fb.verify.Report:
 
 
 def arguments_of(net: fb.Layer, dtype: str) -> tuple[fb.Layer, Any, Any]:
-  """A net with parameters and data, all of them drawn, biases too."""
+  """Draw a net with parameters, biases included, and data."""
   rng = np.random.default_rng(0)
 
   def drawn(shape: tuple[int, ...]) -> Any:
@@ -148,7 +148,7 @@ def arguments_of(net: fb.Layer, dtype: str) -> tuple[fb.Layer, Any, Any]:
 
 
 def verify_mean_loss(cell: Cell, level: str) -> fb.verify.Report:
-  """`value_and_grad` of dense, activation, dense and the loss, against the mean written out."""
+  """Verify `value_and_grad` of dense, activation, dense and the loss, against the explicit mean."""
   case = LOSSES[cell.loss]
   net, params, x = arguments_of(
     fb.serial(fb.dense(WIDTH, HIDDEN), getattr(fb, cell.net), fb.dense(HIDDEN, OUTPUTS)), cell.dtype

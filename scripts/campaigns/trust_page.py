@@ -17,11 +17,12 @@ SHARED = ("checks", "regimes", "not_checked", "findings", "notes")
 
 
 class Results(NamedTuple):
-  """The results of the cells, and how they were made.
+  """The results of the cells, and their provenance.
 
   Attributes:
     made: the machine, the backend, versions, the date.
-    cells: by (dtype, loss, layer), as `matrix.Cell`: the report of the cell, by `trust.plain`.
+    cells: the report of each cell, by `trust.plain`, keyed by (dtype, loss, layer) as in
+      `matrix.Cell`.
   """
 
   made: dict[str, Any]
@@ -65,7 +66,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
 
 
 def mark(results: Results, loss: str, net: str) -> str:
-  """Return the verdict that all dtypes share, else each verdict other than a pass."""
+  """Return the verdict that all dtypes share, or else each verdict other than a pass."""
   found = {d: results.cells[d, loss, net]["verdict"] for d in DTYPES
            if (d, loss, net) in results.cells}  # fmt: skip
   if not found:
@@ -206,7 +207,7 @@ def modes(results: Results) -> Iterator[str]:
 
 
 def reason_of(results: Results, check: str) -> str:
-  """Return the reports' reason for omitting a check, else the reason in `REASONS`."""
+  """Return the reports' reason for omitting a check, or else the reason in `REASONS`."""
   told = {reason for cell in results.cells.values() if check not in cell["checks"]
           for reason in cell["not_checked"] if reason.startswith(f"{check}: ")}  # fmt: skip
   return "; ".join(sorted(r.partition(": ")[2] for r in told)) or REASONS.get(check, "")

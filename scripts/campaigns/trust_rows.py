@@ -33,7 +33,7 @@ REASONS = {
   "vmap of rows": "no such argument",
   "remat": "the rule is separate from the function",
 }
-COUNT = "outside the domain"  # Reports count it as they count checks.
+COUNT = "outside the domain"  # Reports count it like a check.
 
 
 class Group(NamedTuple):
@@ -42,7 +42,7 @@ class Group(NamedTuple):
   Attributes:
     name: the name of the row.
     holds: whether a test point belongs to it.
-    reason: the reason if it doesn't apply.
+    reason: the reason for its absence where it doesn't apply.
   """
 
   name: str

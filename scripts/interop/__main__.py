@@ -39,7 +39,7 @@ RUNNERS: dict[str, Runner] = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """Runs the script."""
+  """Run the script."""
   about, _, usage = (__doc__ or "").partition("\n")
   parser = argparse.ArgumentParser(
     prog="interop", description=about, epilog=usage,
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def find_installed() -> list[str]:
-  """The peers that can be imported; whatever else goes wrong in them is told."""
+  """Return the installed peers; any error of their import but a missing module propagates."""
   found = []
   for package, name in IMPORTED.items():
     try:
@@ -103,7 +103,7 @@ def find_installed() -> list[str]:
 
 
 def measure(problem: Problem, runners: dict[str, Runner]) -> Measured:
-  """Everybody's numbers for one problem; x64 must be on."""
+  """Return all packages' numbers for one problem; x64 must be on."""
   data = draw(problem)
   factors = ours.factors_of(problem, data)
   gradients = witness.example_gradients(problem, data)

@@ -1,7 +1,7 @@
-"""What is compared with what, and how a peer's convention becomes ours.
+"""The compared pairs, and the conversion of a peer's convention to ours.
 
-Ours are of one example's loss each, not divided by N: ½ Σ_c (y_c − t_c)² is the squared error.
-Torch's loss is s times that, and with it every gradient that BackPACK takes of it.
+Our quantities are for one example's loss each, not divided by N: ½ Σ_c (y_c − t_c)² is the squared
+error. Torch's loss is s times that, and so is every gradient of it by BackPACK.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ IMPORTED = {BACKPACK: "backpack", OPACUS: "opacus", JAX_PRIVACY: "jax_privacy"}
 
 
 class Facts(NamedTuple):
-  """What a conversion may ask of a problem: C is `bound`, and `norms` are our ‖g_i‖."""
+  """The facts of a problem for a conversion: C is `bound`, and `norms` are our ‖g_i‖."""
 
   problem: Problem
   bound: float
@@ -28,19 +28,19 @@ class Facts(NamedTuple):
 
 
 Convert = Callable[[Tree, Facts], Tree]
-"""Makes ours of theirs."""
+"""A conversion of their number to ours."""
 
 
 class Comparison(NamedTuple):
-  """One of theirs with one of ours.
+  """A pair of one of their quantities and one of ours.
 
   Attributes:
-    package: as pip knows it.
-    theirs: the name in what their runner returns.
-    ours: the name in what `ours.quantities` returns.
-    conversion: what is done to theirs, in words.
-    convert: does it.
-    shown: what ours is called in the tables, if its name there doesn't say it.
+    package: the package's pip name.
+    theirs: the name in their runner's result.
+    ours: the name in the result of `ours.quantities`.
+    conversion: the conversion of theirs, in words.
+    convert: the conversion.
+    shown: the name of ours in the tables, if it differs.
   """
 
   package: str
@@ -52,12 +52,12 @@ class Comparison(NamedTuple):
 
   @property
   def key(self) -> tuple[str, str, str]:
-    """What tells it from the others."""
+    """The unique key of the pair."""
     return self.package, self.theirs, self.ours
 
 
 def loss_scale(problem: Problem, reduction: str) -> float:
-  """s: how many times our loss of an example torch's has in its total."""
+  """Return s, the factor of an example's loss in torch's total."""
   whole = 2.0 if problem.loss == SQUARED_ERROR else 1.0
   if reduction == "sum":
     return whole
@@ -65,32 +65,32 @@ def loss_scale(problem: Problem, reduction: str) -> float:
 
 
 def times(tree: Tree, factor: float) -> Tree:
-  """Every array, times a number."""
+  """Multiply every array by a number."""
   return [leaf * factor for leaf in tree]
 
 
 def as_it_is(tree: Tree, facts: Facts) -> Tree:
-  """Nothing to convert."""
+  """Return the tree unconverted."""
   return tree
 
 
 def over_n(tree: Tree, facts: Facts) -> Tree:
-  """What was divided by N is multiplied by it."""
+  """Multiply by N what was divided by it."""
   return times(tree, facts.problem.n)
 
 
 def over_bound(tree: Tree, facts: Facts) -> Tree:
-  """What was divided by C is multiplied by it."""
+  """Multiply by C what was divided by it."""
   return times(tree, facts.bound)
 
 
 def undefined_as_zero(tree: Tree, facts: Facts) -> Tree:
-  """The variance of one example, NaN in NumPy too, as BackPACK has it."""
+  """Replace the variance of one example, NaN in NumPy too, by 0, as in BackPACK."""
   return [np.nan_to_num(leaf) for leaf in tree] if facts.problem.n == 1 else tree
 
 
 def descale(reduction: str, power: int) -> Convert:
-  """Divides by s, or by s² what holds products of two gradients."""
+  """Divide by s, or by s² for products of two gradients."""
 
   def convert(tree: Tree, facts: Facts) -> Tree:
     return times(tree, loss_scale(facts.problem, reduction) ** -power)
@@ -99,7 +99,7 @@ def descale(reduction: str, power: int) -> Convert:
 
 
 def sum_parameters(reduction: str) -> Convert:
-  """BackPACK has a squared norm for each parameter: their sum, by s²."""
+  """Sum BackPACK's squared norms of the parameters, divided by s²."""
 
   def convert(tree: Tree, facts: Facts) -> Tree:
     return times([np.sum(tree, axis=0)], loss_scale(facts.problem, reduction) ** -2)
@@ -108,7 +108,7 @@ def sum_parameters(reduction: str) -> Convert:
 
 
 def unbias(reduction: str) -> Convert:
-  """BackPACK divides by N where we divide by N − 1; of one example it has 0."""
+  """Convert BackPACK's division by N to ours by N − 1; for one example it has 0."""
 
   def convert(tree: Tree, facts: Facts) -> Tree:
     n = facts.problem.n
@@ -119,7 +119,7 @@ def unbias(reduction: str) -> Convert:
 
 
 def compare_backpack(reduction: str) -> list[Comparison]:
-  """Its four quantities of torch's own loss, summed or averaged."""
+  """Return the comparisons of BackPACK's four quantities of torch's loss, summed or averaged."""
   rows: list[tuple[str, str, str, Convert]] = [
     ("BatchGrad", "example_gradients", "÷ s", descale(reduction, 1)),
     ("BatchL2Grad", "example_sqnorms", "Σ over parameters, ÷ s²", sum_parameters(reduction)),
@@ -171,10 +171,10 @@ COMPARISONS: tuple[Comparison, ...] = (
 
 
 def threshold_of(comparison: Comparison, facts: Facts, theirs: Tree) -> float:
-  """1e-12, and where Opacus's γ isn't in ours, what γ makes at most.
+  """Return 1e-12, or the largest effect of Opacus's γ where ours has none.
 
-  Its coefficient is min(1, C / (‖g_i‖ + γ)), which is below ours by c_i γ / (‖g_i‖ + γ) at most,
-  and no entry of g_i is above `largest`.
+  Opacus's coefficient is min(1, C / (‖g_i‖ + γ)), which is below ours by at most c_i γ / (‖g_i‖ +
+  γ), and no entry of g_i is above `largest`.
   """
   if comparison.key != (OPACUS, "p.grad, sum", "clipped_gradient"):
     return THRESHOLD

@@ -1,4 +1,4 @@
-"""jax-privacy: `clipped_grad` of the loss of one example, in the ways in which it can be scaled."""
+"""jax-privacy: `clipped_grad` of one example's loss, in its alternative scalings."""
 
 from importlib import import_module
 from typing import Any
@@ -11,7 +11,7 @@ from scripts.interop.witness import loss_of
 
 
 def run_jax_privacy(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
-  """The sum of clipped gradients, and the norms that it was clipped by."""
+  """Return the sum of clipped gradients, and the norms used for clipping."""
   jax_privacy = import_module("jax_privacy")
 
   def loss(weights: Any, x: Any, target: Any) -> Any:

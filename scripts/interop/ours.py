@@ -1,4 +1,4 @@
-"""The same quantities from the factors of one backward pass of ours."""
+"""Our quantities, from the factors of one backward pass."""
 
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from scripts.interop.witness import GAMMA
 
 @partial(jax.jit, static_argnums=0)
 def factors_of(problem: Problem, data: Data) -> Any:
-  """What the captured network's backward pass returns, seeded with 1 for each example."""
+  """Return the factors of the captured network's backward pass, with the seed 1 per example."""
   net = fb.mlp(
     list(WIDTHS),
     fb.tanh if problem.activation == "tanh" else fb.relu,
@@ -34,14 +34,14 @@ def factors_of(problem: Problem, data: Data) -> Any:
 
 
 def quantities(factors: Any, bound: float) -> dict[str, Tree]:
-  """Every quantity that is compared, by the functions that a user calls."""
+  """Return every compared quantity, by the public functions."""
   return {name: [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
           for name, tree in compiled(factors, bound).items()}  # fmt: skip
 
 
 @jax.jit
 def compiled(factors: Any, bound: Any) -> dict[str, Any]:
-  """The same as trees, in one program."""
+  """Return every compared quantity as trees, in one program."""
   clip = partial(q.clipped_gradient, max_norm=bound)
   sqnorms = q.example_sqnorms(factors)
   norms = jnp.sqrt(sqnorms)
@@ -64,7 +64,7 @@ def compiled(factors: Any, bound: Any) -> dict[str, Any]:
 
 
 def only(factors: Any, rows: Any) -> Any:
-  """Some of the examples: the others' cotangents are 0, and so are their gradients."""
+  """Select some of the examples: the others' cotangents are 0, and so are their gradients."""
   return jax.tree.map(
     lambda layer: layer._replace(y_bar=jnp.where(rows[:, None], layer.y_bar, 0)),
     factors,

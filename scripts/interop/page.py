@@ -1,7 +1,7 @@
 """The example of docs/quantities.md that needs jax-privacy, run as a doctest.
 
-It stands in a block marked `py`: the tests run what is marked `python`, and jax-privacy isn't
-installed where they run.
+Its block is marked `py`, since the tests run the blocks marked `python`, and jax-privacy isn't
+installed there.
 """
 
 import doctest
@@ -13,12 +13,12 @@ BLOCK = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def find_blocks(text: str) -> list[str]:
-  """The blocks of a page that the tests leave out."""
+  """Return the blocks of a page that the tests omit."""
   return BLOCK.findall(text)
 
 
 def run_blocks(blocks: list[str]) -> tuple[int, int]:
-  """Runs them, sharing their names; prints what differs. `(examples, failures)`."""
+  """Run the blocks with shared names; print the differences, and return `(examples, failures)`."""
   names: dict[str, object] = {}
   runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
   for i, block in enumerate(blocks):

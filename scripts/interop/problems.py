@@ -1,4 +1,4 @@
-"""The networks, losses and batches that everybody gets, as NumPy arrays of float64.
+"""The networks, losses and batches of all packages, as NumPy arrays of float64.
 
 Weights are [D_in, D_out], with y = x w + b. The bound lies in the middle of the examples' norms, so
 that some examples are clipped and others aren't.
@@ -10,14 +10,14 @@ from typing import NamedTuple
 import numpy as np
 
 Tree = list[np.ndarray]
-"""Arrays in the order of the parameters, w and b of each layer; or one array alone."""
+"""Arrays in the order of the parameters, w and b of each layer; or a single array."""
 
 WIDTHS = (5, 7, 6, 3)
 CROSS_ENTROPY, SQUARED_ERROR = "cross-entropy", "squared error"
 
 
 class Problem(NamedTuple):
-  """What is asked: activation, whether there are biases, loss, and the number of examples."""
+  """A problem: activation, whether there are biases, loss, and the number of examples."""
 
   activation: str
   bias: bool
@@ -26,12 +26,12 @@ class Problem(NamedTuple):
 
   @property
   def name(self) -> str:
-    """As it is printed."""
+    """The displayed name."""
     return f"{self.activation}, {'' if self.bias else 'no '}bias, {self.loss}, N = {self.n}"
 
 
 class Data(NamedTuple):
-  """The numbers: `weights[l]` is (w, b) or (w, None)."""
+  """The numbers of a problem: `weights[l]` is (w, b) or (w, None)."""
 
   weights: list[tuple[np.ndarray, np.ndarray | None]]
   x: np.ndarray
@@ -50,7 +50,7 @@ PROBLEMS = (
 
 
 def draw(problem: Problem) -> Data:
-  """The numbers of a problem, always the same."""
+  """Draw the numbers of a problem, deterministically."""
   rng = np.random.default_rng(PROBLEMS.index(problem))
   weights: list[tuple[np.ndarray, np.ndarray | None]] = []
   for d_in, d_out in pairwise(WIDTHS):
@@ -63,5 +63,5 @@ def draw(problem: Problem) -> Data:
 
 
 def bound_of(norms: np.ndarray) -> float:
-  """C: a little below the middle norm."""
+  """Return C, a little below the median norm."""
   return 0.9 * float(np.median(norms))

@@ -1,4 +1,4 @@
-"""The rows: how far theirs, converted, is from ours and from the witness; and the control."""
+"""The rows: the distance of their converted numbers from ours and the witness; and the control."""
 
 from typing import Any, NamedTuple
 
@@ -12,11 +12,11 @@ PLANTS = {
   "biased": "a variance divided by N taken for one divided by N − 1",
   "halved": "torch's squared error taken for ours, which has a ½",
 }
-"""Wrong conventions. The comparison must find each of them in every row that it changes."""
+"""Wrong conventions. The comparison must detect each of them in every row that it affects."""
 
 
 class Measured(NamedTuple):
-  """One problem: everybody's numbers; of `theirs` the keys are (package, name)."""
+  """The numbers of all packages for one problem; the keys of `theirs` are (package, name)."""
 
   facts: Facts
   ours: dict[str, Tree]
@@ -25,19 +25,19 @@ class Measured(NamedTuple):
 
 
 def tree_error(ours: Tree, theirs: Tree, scale: float | None = None) -> float:
-  """max |ours − theirs| / max |theirs|, over all arrays at once; inf for NaN or other shapes.
+  """Compute max |ours − theirs| / max |theirs| over all arrays; inf for NaN or other shapes.
 
   Args:
     ours: arrays.
     theirs: arrays of the same shapes.
-    scale: to divide by instead of max |theirs|.
+    scale: the divisor in place of max |theirs|.
   """
   if [np.shape(a) for a in ours] != [np.shape(a) for a in theirs] or not ours:
     return float("inf")
   difference = max(float(np.abs(a - b).max()) for a, b in zip(ours, theirs, strict=True))
   if scale is None:
     scale = max(float(np.abs(leaf).max()) for leaf in theirs)
-  # max() may lose a NaN, so every array is asked.
+  # max() may lose a NaN, so every array is checked.
   if not all(np.isfinite(leaf).all() for leaf in (*ours, *theirs)):
     return float("inf")
   if difference == 0:
@@ -46,7 +46,7 @@ def tree_error(ours: Tree, theirs: Tree, scale: float | None = None) -> float:
 
 
 def planted_factor(plant: str | None, comparison: Comparison, facts: Facts) -> float:
-  """What a wrong convention multiplies theirs by; 1 where it changes nothing."""
+  """Return the factor by which a wrong convention multiplies theirs; 1 where it has no effect."""
   n = facts.problem.n
   if plant == "divided":
     return 1 / n
@@ -59,17 +59,17 @@ def planted_factor(plant: str | None, comparison: Comparison, facts: Facts) -> f
 
 
 def is_undefined(comparison: Comparison, facts: Facts) -> bool:
-  """Whether ours is NaN by convention: the unbiased variance of one example."""
+  """Return whether ours is NaN by convention: the unbiased variance of one example."""
   return comparison.ours == "variance" and facts.problem.n == 1
 
 
 def make_row(
   comparison: Comparison, measured: Measured, version: str, plant: str | None = None
 ) -> dict[str, Any]:
-  """One line of the table.
+  """Return one row of the table.
 
-  A variance of one example is NaN with us and with the witness, and 0 with BackPACK: then it is
-  asked whether theirs is 0, beside the second moment, and ours NaN.
+  The variance of one example is NaN in ours and in the witness, and 0 in BackPACK: the row then
+  checks that theirs is 0, relative to the second moment, and ours NaN.
   """
   facts = measured.facts
   raw = measured.theirs[comparison.package, comparison.theirs]
@@ -100,7 +100,7 @@ def make_row(
 def control(
   comparisons: list[Comparison], everything: list[Measured], versions: dict[str, str]
 ) -> dict[str, dict[str, Any]]:
-  """Of each planted convention: how many rows it changes, and in how many it was found."""
+  """Count the rows that each planted convention affects, and those in which it was detected."""
   found = {}
   for plant, meaning in PLANTS.items():
     rows = make_rows(comparisons, everything, versions, plant)
@@ -116,7 +116,7 @@ def make_rows(
   versions: dict[str, str],
   plant: str | None = None,
 ) -> list[dict[str, Any]]:
-  """Every comparison of every problem."""
+  """Return the rows of every comparison of every problem."""
   return [
     make_row(comparison, measured, versions[comparison.package], plant)
     for comparison in comparisons

@@ -7,7 +7,7 @@ Row = dict[str, Any]
 
 
 def grouped(rows: list[Row]) -> list[list[Row]]:
-  """The rows of each comparison, in their order."""
+  """Group the rows by comparison, preserving their order."""
   groups: dict[tuple[str, str, str], list[Row]] = {}
   for row in rows:
     groups.setdefault((row["package"], row["theirs"], row["ours"]), []).append(row)
@@ -15,12 +15,12 @@ def grouped(rows: list[Row]) -> list[list[Row]]:
 
 
 def worst(row: Row) -> float:
-  """The larger of the distances from us and from the witness."""
+  """Return the larger of the distances from ours and from the witness."""
   return float(max(row["error"], row["witness"]))
 
 
 def lines_of(rows: list[Row]) -> list[str]:
-  """The table: the larger error of each problem, and a ✗ where it isn't below the threshold."""
+  """Format the table: the larger error of each problem, with ✗ unless it is below the threshold."""
   problems = list(dict.fromkeys(row["problem"] for row in rows))
   lines = [f"{i}: {problem}" for i, problem in enumerate(problems, 1)]
   lines += ["", HEADING + "".join(f"{i:>9}" for i in range(1, len(problems) + 1))]
@@ -35,7 +35,7 @@ def lines_of(rows: list[Row]) -> list[str]:
 
 
 def markdown_of(group: list[Row]) -> str:
-  """The line of a comparison in docs/quantities.md: its largest error over the problems."""
+  """Format a comparison's row of docs/quantities.md: its largest error over the problems."""
   first, largest = group[0], max(group, key=lambda row: float(row["error"]))
   error = f"{largest['error']:.0e}" if largest["error"] else "0"
   cells = (first["package"], f"`{first['theirs']}`", shown(first["ours"]), first["conversion"])
@@ -43,12 +43,12 @@ def markdown_of(group: list[Row]) -> str:
 
 
 def shown(ours: str) -> str:
-  """The names of functions in it as code."""
+  """Format the names of functions in a text as code."""
   known = ("example_gradients", "example_sqnorms", "second_moment", "variance", "clipped_gradient")
   return " ".join(f"`{word}`" if word.lstrip("√") in known else word for word in ours.split(" "))
 
 
 def control_lines(control: dict[str, dict[str, Any]]) -> list[str]:
-  """What was planted, and in how many rows it was found."""
+  """Format what was planted, and in how many rows it was detected."""
   return [f"planted: {told['meaning']}: found in {told['found']} of {told['rows']} rows"
           for told in control.values()]  # fmt: skip

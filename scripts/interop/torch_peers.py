@@ -1,7 +1,7 @@
 """BackPACK and Opacus: their quantities in their own conventions, in our layout.
 
-A torch Linear has W `[D_out, D_in]`, with y = x Wᵀ + b: weights are transposed on the way in, and
-what comes out of it on the way back. Torch needn't be there when types are checked.
+A torch Linear has W `[D_out, D_in]`, with y = x Wᵀ + b: weights are transposed on input, and their
+gradients on output. Type checks work without torch.
 """
 
 import warnings
@@ -16,7 +16,7 @@ REDUCTIONS = ("sum", "mean")
 
 
 def make_net(torch: Any, problem: Problem, data: Data) -> Any:
-  """The network with our weights, in float64."""
+  """Build the network with our weights, in float64."""
   layers = []
   for w, b in data.weights:
     linear = torch.nn.Linear(*w.shape, bias=b is not None, dtype=torch.float64)
@@ -29,19 +29,19 @@ def make_net(torch: Any, problem: Problem, data: Data) -> Any:
 
 
 def make_batch(torch: Any, data: Data) -> tuple[Any, Any]:
-  """x and the targets; classes are of int64 there."""
+  """Convert x and the targets; classes are int64 in torch."""
   targets = torch.from_numpy(data.targets)
   return torch.from_numpy(data.x), targets if targets.is_floating_point() else targets.long()
 
 
 def to_ours(tensor: Any, of_weight: bool) -> np.ndarray:
-  """As an array, the last two axes of what is a weight's swapped."""
+  """Convert a tensor to an array, with the last two axes of a weight's swapped."""
   array = np.array(tensor.detach().numpy())
   return array.swapaxes(-1, -2) if of_weight else array
 
 
 def run_backpack(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
-  """The four extensions, for torch's own loss, summed and averaged."""
+  """Run the four extensions, for torch's own loss, summed and averaged."""
   torch, backpack = import_module("torch"), import_module("backpack")
   extensions = import_module("backpack.extensions")
   fields = {
@@ -70,7 +70,7 @@ def run_backpack(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
 
 
 def run_opacus(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
-  """Ghost clipping as `make_private` sets it up, without noise, in one batch of all examples."""
+  """Run ghost clipping as configured by `make_private`, without noise, on a full batch."""
   torch, opacus = import_module("torch"), import_module("opacus")
   x, targets = make_batch(torch, data)
   found = {}
@@ -78,7 +78,7 @@ def run_opacus(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
     net = make_net(torch, problem, data)
     dataset = torch.utils.data.TensorDataset(x, targets)
     with warnings.catch_warnings():
-      # That its noise isn't cryptographic, and that its hooks see no cotangent of x.
+      # Warnings that its noise isn't cryptographic, and that its hooks see no cotangent of x.
       warnings.simplefilter("ignore")
       net, optimizer, criterion, _ = opacus.PrivacyEngine().make_private(
         module=net,
@@ -92,14 +92,14 @@ def run_opacus(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
         grad_sample_mode="ghost",
       )
       criterion(net(x), targets).backward()
-      optimizer.pre_step()  # Scales, and adds the noise; what follows is the plain step.
+      optimizer.pre_step()  # Scales, and adds the noise; the plain step follows.
     found[f"p.grad, {reduction}"] = [to_ours(p.grad, p.ndim == 2) for p in net.parameters()]
     found[f"norms, {reduction}"] = [to_ours(net.per_sample_gradient_norms, False)]
   return found
 
 
 def make_criterion(torch: Any, problem: Problem, reduction: str) -> Any:
-  """A loss that is `[N]` unreduced, as Opacus needs it; torch's MSELoss would be `[N, C]`."""
+  """Build a loss that is `[N]` unreduced, as Opacus requires; torch's MSELoss would be `[N, C]`."""
   if problem.loss == CROSS_ENTROPY:
     return torch.nn.CrossEntropyLoss(reduction=reduction)
 

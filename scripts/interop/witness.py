@@ -10,11 +10,11 @@ import numpy as np
 from scripts.interop.problems import CROSS_ENTROPY, Data, Problem, Tree
 
 GAMMA = 1e-6
-"""Opacus adds it to every norm."""
+"""The γ that Opacus adds to every norm."""
 
 
 def loss_of(problem: Problem, weights: Any, x: Any, target: Any) -> Any:
-  """The loss of one example: x `[D_in]`."""
+  """Compute the loss of one example, x `[D_in]`."""
   for i, (w, b) in enumerate(weights):
     x = x @ w if b is None else x @ w + b
     if i < len(weights) - 1:
@@ -25,13 +25,13 @@ def loss_of(problem: Problem, weights: Any, x: Any, target: Any) -> Any:
 
 
 def example_gradients(problem: Problem, data: Data) -> Tree:
-  """g_i, each leaf `[N, *shape]`."""
+  """Return g_i, each leaf `[N, *shape]`."""
   return [np.asarray(leaf) for leaf in jax.tree.leaves(compiled(problem, *data))]
 
 
 @partial(jax.jit, static_argnums=0)
 def compiled(problem: Problem, weights: Any, x: Any, targets: Any) -> Any:
-  """The gradients as autodiff gives them, in one program."""
+  """Compute the gradients by autodiff, in one program."""
 
   def loss(weights: Any, x: Any, target: Any) -> Any:
     return loss_of(problem, weights, x, target)
@@ -40,12 +40,12 @@ def compiled(problem: Problem, weights: Any, x: Any, targets: Any) -> Any:
 
 
 def norms_of(gradients: Tree) -> np.ndarray:
-  """‖g_i‖, `[N]`."""
+  """Return ‖g_i‖, `[N]`."""
   return np.sqrt(sum((g.reshape(len(g), -1) ** 2).sum(1) for g in gradients))
 
 
 def by_definition(gradients: Tree, bound: float) -> dict[str, Tree]:
-  """Every quantity that is compared, written out over the examples' gradients."""
+  """Compute every compared quantity by its definition over the examples' gradients."""
   norms = norms_of(gradients)
   n = len(norms)
 

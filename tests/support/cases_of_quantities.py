@@ -29,7 +29,7 @@ def no_bias(wrap):
 
 
 def deep_mlp(wrap):
-  """Layer normalisation, dropout, skips and a loop, as `mlp` puts them together."""
+  """Build layer normalisation, dropout, skips and a loop, as combined by `mlp`."""
   return fb.mlp(
     [3, 4, 4, 4, 2],
     dense=wrap(fb.dense),
@@ -42,7 +42,7 @@ def deep_mlp(wrap):
 
 
 def mixed(wrap):
-  """Every kind of factors, alone and in a loop; what is computed again, and dropout."""
+  """Build every kind of factors, alone and in a loop, with rematerialisation and dropout."""
   dense, layer_norm, rms_norm = (
     partial(wrap(make), dtype=jnp.float64) for make in (fb.dense, fb.layer_norm, fb.rms_norm)
   )
@@ -55,7 +55,7 @@ def mixed(wrap):
 
 
 def loops(wrap):
-  """A loop of a loop, and a loop of what is computed again."""
+  """Build a loop in a loop, and a loop of a rematerialised layer."""
   dense, norm = (partial(wrap(make), dtype=jnp.float64) for make in (fb.dense, fb.rms_norm))
   block = fb.serial(fb.silu, norm(3), dense(3, 3, bias=False))
   return fb.serial(
@@ -67,7 +67,7 @@ def loops(wrap):
 
 
 class Problem(NamedTuple):
-  """The same network captured and plain, with numbers."""
+  """A network, captured and plain, with its loss and arguments."""
 
   captured: fb.Layer
   plain: fb.Layer
@@ -85,12 +85,12 @@ PROBLEMS = {
   "loops": (loops, fb.squared_error, (0, 2, 2, 1, 0)),
 }
 FAST = ("plain_mlp", "mixed")
-"""The others say the same of other networks."""
+"""The other problems repeat the same tests on other networks."""
 
 
 @functools.cache
 def problem_of(name):
-  """Made once, in float64."""
+  """Build a problem in float64, cached."""
   make, loss, _ = PROBLEMS[name]
   captured, plain = make(q.captured), make(lambda constructor: constructor)
   rng = np.random.default_rng(sorted(PROBLEMS).index(name))
@@ -104,7 +104,7 @@ def problem_of(name):
 
 
 def factors_of(problem, params, x, targets, key):
-  """What the captured network's backward pass returns, seeded with 1 for each example."""
+  """Return the factors of the captured network's backward pass, with the seed 1 per example."""
   outputs, residuals = problem.captured.forward(params, x, key)
   losses, loss_residuals = problem.loss.forward(outputs, targets)
   outputs_bar = problem.loss.backward(loss_residuals, jnp.ones_like(losses))
@@ -112,7 +112,7 @@ def factors_of(problem, params, x, targets, key):
 
 
 def everything(problem, *arguments):
-  """Every quantity in every way, as one program."""
+  """Compute every quantity with every option, as one program."""
   factors = factors_of(problem, *arguments)
   n = arguments[1].shape[0]
   return {
@@ -134,13 +134,13 @@ def everything(problem, *arguments):
 
 @functools.cache
 def found(name):
-  """Everything, compiled."""
+  """Run the compiled `everything` of a problem, cached."""
   problem = problem_of(name)
   return jax.jit(partial(everything, problem))(*problem.arguments)
 
 
 def example_gradients_by_autodiff(problem, params, x, targets, key):
-  """`vmap(jax.grad)`; each example sees the dropout mask that it has in the batch."""
+  """Compute `vmap(jax.grad)`, with each example's dropout mask of the batch."""
 
   def loss_of(params, i):
     return problem.loss.forward(problem.plain.forward(params, x, key)[0], targets)[0][i]
@@ -150,7 +150,7 @@ def example_gradients_by_autodiff(problem, params, x, targets, key):
 
 @functools.cache
 def truth(name):
-  """What everything should be: `{quantity: (value, scale)}`."""
+  """Return the true quantities of a problem: `{quantity: (value, scale)}`."""
   problem = problem_of(name)
   grads = jax.jit(partial(example_gradients_by_autodiff, problem))(*problem.arguments)
   return from_rows(jax.tree.map(np.asarray, grads), PROBLEMS[name][2])
@@ -161,21 +161,21 @@ def is_params(node):
 
 
 def from_rows(grads, copies, bound=0.7, stability=0.01):
-  """Every quantity by its definition, from the gradient of each example; with its largest term."""
+  """Compute every quantity by its definition from per-example gradients, and its largest term."""
   n = jax.tree.leaves(grads)[0].shape[0]
   layers, structure = jax.tree.flatten(grads, is_leaf=is_params)
   rows = np.concatenate([g.reshape(n, -1) for g in jax.tree.leaves(grads)], 1)
   sqnorms = (rows**2).sum(1)
 
   def layer_squares(layer, axes):
-    """[*copies, N]: copies stand behind N in a gradient, and in front of it in a factor."""
+    """Return `[*copies, N]`: copies are behind N in a gradient, and in front of it in factors."""
     total = sum((g**2).reshape(*g.shape[: 1 + axes], -1).sum(-1) for g in jax.tree.leaves(layer))
     return np.moveaxis(total, 0, -1)
 
   per_layer = [layer_squares(*pair) for pair in zip(layers, copies, strict=True)]
 
   def weighted(coefficients):
-    """Σ_i c_i g_i, with c [N] for all layers, or [*copies, N] for each."""
+    """Compute Σ_i c_i g_i, with c [N] for all layers, or [*copies, N] for each."""
     made = []
     for layer, c in zip(layers, coefficients, strict=True):
       c = np.moveaxis(c, -1, 0)
@@ -232,7 +232,7 @@ QUANTITIES = (
 
 
 def assert_near(got, want, scale, tolerance=1e-12):
-  """The same structure and shapes, and no entry further away than 1e-12 of the largest term."""
+  """Raise unless structure and shapes agree, and each entry to 1e-12 of the largest term."""
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for (path, a), b in zip(
     jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True

@@ -1,4 +1,4 @@
-"""The helpers of circuit tests: circuits of one gate, random circuits, SVG files read back."""
+"""Helpers of the circuit tests: circuits of one gate, random circuits, SVG files read back."""
 
 import re
 from xml.etree import ElementTree
@@ -13,7 +13,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 def solve_gate(op, xs, gates=None):
-  """The trace of one gate y of inputs x0, x1, ..."""
+  """Return the trace of one gate y of inputs x0, x1, ..."""
   names = tuple(f"x{i}" for i in range(len(xs)))
   circuit = build([*(Node(name, "input") for name in names), Node("y", op, names)], gates=gates)
   return circuit.trace(**dict(zip(names, xs, strict=True)))
@@ -21,7 +21,7 @@ def solve_gate(op, xs, gates=None):
 
 OPS = [("add", 1, 9), ("multiply", 2, 3), ("subtract", 2, 2), ("power", 2, 2), ("max", 1, 4),
        ("leaky_relu", 1, 1), ("softplus", 1, 1), ("sigmoid", 1, 1), ("exp", 1, 1)]  # fmt: skip
-"""Ops with the least and the most inputs that a random gate has."""
+"""Ops with the least and the largest number of inputs of a random gate."""
 NAMES = [
   "x",
   "y",
@@ -37,14 +37,14 @@ NAMES = [
 
 @st.composite
 def circuits(draw):
-  """Any circuit of up to 60 gates: forks, a wire twice into a gate, dead ends, several outputs."""
+  """Draw a circuit of up to 60 gates: forks, double wires to a gate, dead ends, several outputs."""
   name = st.sampled_from(NAMES) | st.text(min_size=1)
   names = draw(st.lists(name, min_size=1, max_size=8, unique=True))
   nodes = [
     Node(name, "input") if draw(st.booleans()) else Node(name, "constant", (), 0.1)
     for name in names
   ]
-  reach = draw(st.sampled_from([12, 100]))  # How many nodes back wires come from.
+  reach = draw(st.sampled_from([12, 100]))  # The distance in nodes that wires span.
   for i in range(draw(st.integers(1, 60))):
     op, least, most = draw(st.sampled_from(OPS))
     some = st.lists(st.sampled_from(names[-reach:]), min_size=least, max_size=most)
@@ -60,7 +60,7 @@ def circuits(draw):
 
 
 def read(svg):
-  """Of an SVG file the root, the texts, the boxes of the gates, and points along the wires."""
+  """Return the root, the texts, the gates' boxes, and points along the wires of an SVG file."""
   root = ElementTree.fromstring(svg)
   texts = []
   for group in root.iter(f"{SVG}g"):
@@ -77,7 +77,7 @@ def read(svg):
 
 
 def points_of(path):
-  """Points along the wires, less than two pixels from each other, `[points, 2]`."""
+  """Return points along the wires, less than two pixels from each other, `[points, 2]`."""
   points, here = [], None
   for letter, numbers in re.findall(r"([MCH])([^MCH]*)", path):
     values = np.array([float(value) for value in numbers.split()])
@@ -97,14 +97,14 @@ def points_of(path):
 
 
 def overlaps(a, b):
-  """Which boxes share more than the hundredths to which coordinates are written: `[A, B]`."""
+  """Return which boxes overlap by more than the hundredths of written coordinates: `[A, B]`."""
   a, b = a[:, None], b[None]
   shared = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
   return (shared > 0.02).all(-1)
 
 
 def check_boxes(svg):
-  """No text on another text, on a gate that it isn't the symbol of, on a wire, or off the paper."""
+  """Raise for a text on another text, on a gate of another symbol, on a wire, or off the paper."""
   root, texts, gates, points = read(svg)
   boxes = np.array([box for _, box, _ in texts])
   assert (boxes[:, :2] >= 0).all()
@@ -113,7 +113,7 @@ def check_boxes(svg):
   for a, b in np.argwhere(overlaps(boxes, boxes)):
     assert a == b, (texts[a], texts[b])
 
-  # A gate has one text in it, its symbol, which stands in its middle.
+  # A gate has one text in it, its symbol, at its middle.
   owned = np.abs(boxes[:, None, ::2].sum(-1) - gates[None, :, ::2].sum(-1)) < 0.1
   owned &= (boxes[:, None, 1] > gates[None, :, 1]) & (boxes[:, None, 3] < gates[None, :, 3])
   assert (owned.sum(0) == 1).all()

@@ -1,4 +1,4 @@
-"""The files that the rows of `cases_of_failures` speak of, in the current folder."""
+"""The files that the rows of `cases_of_failures` refer to, in the current folder."""
 
 import gzip
 import io
@@ -69,7 +69,7 @@ ENCODED = {
 
 
 def archives():
-  """Archives by their names; a member may be any bytes."""
+  """Return archives by their names; a member may be any bytes."""
   y = np.array(["no", "yes", "no"])
   members = {
     "no-x.npz": {"a": npy(X), "y": npy(y)},
@@ -117,7 +117,7 @@ def archives():
 
 
 def images(folder, **changed):
-  """The four files of MNIST, two pictures and one; some of them changed."""
+  """Write the four files of MNIST, two images and one, with some of them changed."""
   labels = {"train": idx(np.arange(2, dtype=np.uint8)), "t10k": idx(np.zeros(1, np.uint8))}
   pictures = {"train": PICTURES, "t10k": idx(np.zeros((1, 1, 2), np.uint8))}
   folder.mkdir()
@@ -129,7 +129,7 @@ def images(folder, **changed):
 
 
 def run(folder, **changed):
-  """The folder of a run; some files changed, by the first part of their names, or left out."""
+  """Write the folder of a run, with files changed or omitted by the first part of their names."""
   folder.mkdir()
   for name, content in RUN.items():
     own = changed.get(name.partition(".")[0], content)
@@ -138,7 +138,7 @@ def run(folder, **changed):
 
 
 def make_files(folder: Path) -> None:
-  """Makes them all."""
+  """Write all of the files."""
   for name, text in TEXTS.items():
     (folder / name).write_text(text, encoding="utf-8", newline="")
   for name, content in (*ENCODED.items(), *archives()):

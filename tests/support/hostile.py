@@ -1,4 +1,4 @@
-"""Files as nobody should write them: each reader's valid files, and what can be done to them."""
+"""Invalid and damaged files: each reader's valid files, and their mutations."""
 
 import contextlib
 import gzip
@@ -55,10 +55,10 @@ class Kind(NamedTuple):
   """A kind of file.
 
   Attributes:
-    valid: whole files.
-    reads: each `read(path)` reads one that stands there.
-    name: of the file in its folder.
-    pack: what is done to a content before it stands there, so that damage gets past a checksum.
+    valid: valid files.
+    reads: readers; each `read(path)` reads the file at that path.
+    name: the file's name in its folder.
+    pack: a function of the content before it is written, so that damage passes a checksum.
   """
 
   valid: tuple[bytes, ...]
@@ -68,7 +68,7 @@ class Kind(NamedTuple):
 
 
 def saved(save, *content):
-  """What a function writes to a path."""
+  """Return the bytes that a function writes to a path."""
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "file")
     save(path, *content)
@@ -88,7 +88,7 @@ def npy(array):
 
 
 def zipped_as(*names, **others):
-  """A zip file in which some members are the same content, beside others."""
+  """Build a zip file in which some members have the same content, beside others."""
 
   def pack(content):
     file = io.BytesIO()
@@ -111,7 +111,7 @@ def gzipped(content):
 
 
 def without_checksum(content):
-  """A model's file as an older version wrote it."""
+  """Return a model's file in the format of an older version, without a checksum."""
   arrays = safetensors.numpy.load(content)
   return safetensors.numpy.save(arrays, {"network": "mlp", KEY: described()})
 
@@ -123,7 +123,7 @@ def described(**change):
 
 
 def with_own_checksum(content):
-  """The file with the checksum that it would have, if it still has a place for one."""
+  """Return the file with a correct checksum, if it still has a field for one."""
   at = content.find(f'"{CHECKSUM}":"'.encode())
   if at < 0:
     return content
@@ -136,14 +136,14 @@ def with_own_checksum(content):
 
 
 def with_description(text):
-  """A model's file that says this of its network."""
+  """Return a model's file with this description of its network."""
   arrays = {f"{i}.{name}": np.asarray(getattr(layer, name)) for i, layer in enumerate(PARAMS)
             if hasattr(layer, "w") for name in ("w", "b")}  # fmt: skip
   return safetensors.numpy.save(arrays, {KEY: text.decode("utf-8", "replace")})
 
 
 def in_run(read, *arguments):
-  """A reader of a run's folder, as one of a path."""
+  """Convert a reader of a run's folder to a reader of a path."""
   return lambda path: read(str(path.parent), *arguments)
 
 
@@ -177,7 +177,7 @@ CONFIGS = (
 
 
 def read_run(path):
-  """`fbackprop info`, which reads every file of a run; what it refuses is a usage error."""
+  """Run `fbackprop info`, which reads every file of a run, and rejects one as a usage error."""
   for name, content in RUN.items():
     if name != path.name:
       (path.parent / name).write_bytes(content)
@@ -211,7 +211,7 @@ KINDS = {
                npz(np.savez_compressed, X=X, labels=np.array(["ä", "b", "b"]), w=np.ones(3)),
                npz(x=X, y=X, w=X[:, 0], x_test=X, y_test=X), npz(x=X, y=np.array([None, 1, 2]))),
               ARCHIVES, "t.npz"),
-  # Of arrays whose zip file is whole.
+  # Arrays whose zip file is intact.
   "npy": Kind((npy(X), npy(X * np.float64(1e300)), npy(np.arange(3)), npy(X[:, 0]),
                npy(np.array(["a", "b", "c"]))),
               ARCHIVES, "t.npz", zipped_as("x.npy", "y.npy", "w.npy")),
@@ -236,7 +236,7 @@ KINDS = {
 }  # fmt: skip
 assert METHOD.encode() in MODEL
 
-# What breaks readers: ends, signs, sizes, quotes, brackets, escapes, names.
+# Texts that break readers: ends, signs, sizes, quotes, brackets, escapes, names.
 TOKENS = (
   b"\0", b"\xff", b"\xff\xff\xff\xff", b"\n", b"\r", b",", b'"', b"'", b"\\ud800", b"{", b"}",
   b"-1", b"[" * 300, b"1e999", b"NaN", b"9" * 30, b"0x" + b"f" * 5000, b"null", b"true", b"[1]",
@@ -244,7 +244,7 @@ TOKENS = (
   b"(3, )", b"-" * 999, b"\xed\xa0\x80", b'"""', b"--seed",
 )  # fmt: skip
 
-# What stands for a value where there was another one: the file is whole then, and its sense isn't.
+# Replacements of a value, which leave the syntax of the file intact but not its meaning.
 VALUE = re.compile(rb"""'[^']*'|"[^"]*"|\[[^][]*\]|\([^()]*\)|[\w.-]+""")
 VALUES = (
   b"-1", b"0", b"1e999", b"1e-320", b"nan", b"NaN", b"inf", b"9" * 30, b"9" * 400, b"9" * 5000,
@@ -255,10 +255,10 @@ VALUES = (
   b"'?'", b"2**9", b"1is 2", b"[" + b"9" * 400 + b", 1]", b'["\\ud800", "b"]',
 )  # fmt: skip
 
-shares = st.integers(0, 9999).map(lambda n: n / 9999)  # Not st.floats, which likes the ends.
+shares = st.integers(0, 9999).map(lambda n: n / 9999)  # Not st.floats, which prefers the bounds.
 edits = st.tuples(
   st.sampled_from(("flip", "flip", "cut", "drop", "insert", "copy", "set", "byte", *["value"] * 6)),
-  shares,  # Where, and how far: of what there is.
+  shares,  # The position, and the extent, relative to the size.
   shares,
   st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=8),
   st.sampled_from(VALUES),
@@ -266,7 +266,7 @@ edits = st.tuples(
 
 
 def edited(content: bytes, changes) -> bytes:
-  """A file after some changes."""
+  """Apply changes to a file's content."""
   for what, where, far, token, value in changes:
     at = int(where * max(0, len(content) - 1))
     end = at + 1 + int(far * min(40, len(content) - at))
@@ -294,7 +294,7 @@ def edited(content: bytes, changes) -> bytes:
 
 @st.composite
 def broken(draw, kind: Kind) -> bytes:
-  """A valid file, changed; or any bytes at all."""
+  """Draw a valid file with changes, or arbitrary bytes."""
   if draw(st.integers(0, 15)) == 0:
     return draw(st.binary(max_size=200))
   content = draw(st.sampled_from(kind.valid))

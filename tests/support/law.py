@@ -1,4 +1,4 @@
-"""The declaration of a law: a plain function of a row and a dtype, with what it applies to."""
+"""The declaration of a law: a plain function of a row and a dtype, with its scope."""
 
 import contextlib
 import functools
@@ -9,15 +9,15 @@ DTYPES = ("float32", "float64")
 
 
 def law(check=None, *, dtypes=DTYPES, fast=None, applies=None):
-  """Declare a law, which runs with x64 on for float64, and off, as a user finds it, otherwise.
+  """Declare a law, which runs with x64 on for float64, and otherwise off, the user's default.
 
   Args:
     check: `check(case, dtype)` raises an AssertionError.
-    dtypes: in which it is held against each row.
-    fast: those of the fast suite; by default all. Nearly all of the time goes into compiling: a
-      dtype that could hardly differ waits for CI, and so does a row that says that it is slow.
-    applies: `applies(case, dtype)`, run with x64 on, is whether it holds for a row; by default for
-      every row.
+    dtypes: the dtypes in which each row is tested.
+    fast: the dtypes of the fast suite; by default all. Compilation takes nearly all of the time, so
+      a dtype that is unlikely to differ is left to CI, and so is a slow row.
+    applies: `applies(case, dtype)`, run with x64 on, returns whether the law applies to a row; by
+      default it applies to every row.
   """
   if check is None:
     return functools.partial(law, dtypes=dtypes, fast=fast, applies=applies)

@@ -1,7 +1,8 @@
 """The laws that every gate, layer and loss obeys, each a plain function of a row and a dtype.
 
-A law raises an AssertionError that names the row, the leaf, the index, what came, what was wanted
-and the bound. `check(case)` runs all of them on any row, also one that is in no table:
+A law raises an AssertionError that names the row, the leaf, the index, the value got, the value
+wanted and the bound. `check(case)` runs all of them on any row, including rows outside of the
+table:
 
   check(Case("my_layer", make, primals, reference))
 """
@@ -30,7 +31,7 @@ def rows(law, cases):
 
 
 def check(case):
-  """Hold every law that applies against a row, in every dtype."""
+  """Apply every law that applies to a row, in every dtype."""
   for law in LAWS.values():
     for _, dtype in rows(law, [case]):
       law(case, dtype)

@@ -1,4 +1,4 @@
-"""Laws 0 to 4: what a forward rule and its backward rule are, each by itself."""
+"""Laws 0 to 4: the contract of a forward rule and its backward rule."""
 
 import functools
 
@@ -35,7 +35,7 @@ def where(case, dtype, what):
 
 @law(fast=("float64",))
 def law_forward_equals_reference(case, dtype):
-  """The value is the reference's, with and without the residuals."""
+  """Require the reference's value, with and without the residuals."""
   view, primals, y_bar = draw(case, dtype)
   want = true_value(case.reference, view, primals, y_bar)
   truth = Truth((want,), (np.abs(want).max(initial=1.0),))
@@ -48,7 +48,7 @@ def law_forward_equals_reference(case, dtype):
 
 @law(fast=("float32",))
 def law_backward_has_the_structure_of_its_primals(case, dtype):
-  """Structure, shapes and dtypes; and no dtype is weak, which would change what comes after."""
+  """Require structure, shapes, dtypes, and no weak dtype, which would change later promotions."""
   view, primals, y_bar = draw(case, dtype)
   got = jax.eval_shape(functools.partial(pull, view), primals, y_bar)
   assert_same_types(case, dtype, view, primals, got)
@@ -73,7 +73,7 @@ def assert_same_types(case, dtype, view, primals, got):
 
 @law(dtypes=("bfloat16", "float16"))
 def law_half_precision_keeps_its_dtype(case, dtype):
-  """bfloat16 and float16 leave as they came; nothing is computed, only traced."""
+  """Require bfloat16 and float16 to be preserved, by tracing without computing."""
   view, primals, y_bar = draw(case, dtype, n=2)
   y, got = jax.eval_shape(
     lambda primals, y_bar: (view.f(*primals), pull(view, primals, y_bar)), primals, y_bar
@@ -85,7 +85,7 @@ def law_half_precision_keeps_its_dtype(case, dtype):
 
 @law(dtypes=("float32",), fast=())
 def law_float32_stays_under_x64(case, dtype):
-  """With x64 on, float32 arguments give float32 results: no constant of ours widens them."""
+  """Require float32 results for float32 arguments under x64: no constant of ours widens them."""
   with jax.enable_x64(True):
     view, primals, y_bar = draw(case, dtype)
     got = view.compiled_pull(primals, y_bar)
@@ -102,7 +102,7 @@ def law_float32_stays_under_x64(case, dtype):
 
 @law(fast=("float32",))
 def law_linear_in_the_cotangent(case, dtype):
-  """Zero gives exactly zero; a power of two scales every bit."""
+  """Require that zero gives exactly zero, and that a power of two scales every bit."""
   view, primals, y_bar = draw(case, dtype)
   names = bars(view.names)
   got = view.compiled_pull(primals, jnp.zeros_like(y_bar))
@@ -126,7 +126,7 @@ def assert_true(case, dtype, what, view, primals, y_bar, got):
 
 @law(fast=("float64",))
 def law_vjp_equals_autodiff(case, dtype):
-  """The cotangents are those of `jax.vjp` of the reference."""
+  """Require the cotangents of `jax.vjp` of the reference."""
   view, primals, y_bar = draw(case, dtype)
   assert_true(case, dtype, "vjp", view, primals, y_bar, pull(view, primals, y_bar))
 
@@ -137,7 +137,7 @@ def has_kinks(case, dtype):
 
 @law(fast=("float64",), applies=has_kinks)
 def law_kinks_follow_the_policy(case, dtype):
-  """relu'(0) = 0, k ties get 1/k each, and nothing else happens at delicate points."""
+  """Require relu'(0) = 0, 1/k for k ties, and the reference's values at other delicate points."""
   for i, (view, primals, y_bar) in enumerate(draw_kinks(case, dtype)):
     got = view.compiled_pull(primals, y_bar)
     assert_true(case, dtype, f"kink {i}", view, primals, y_bar, got)
@@ -145,7 +145,7 @@ def law_kinks_follow_the_policy(case, dtype):
 
 @law(dtypes=("float64",))
 def law_finite_differences_agree(case, dtype):
-  """No autodiff: ⟨y_bar, f(p + εd) − f(p − εd)⟩ / 2ε, for a random direction d in each leaf."""
+  """Compare with ⟨y_bar, f(p + εd) − f(p − εd)⟩ / 2ε, for a random direction d in each leaf."""
   view, primals, y_bar = draw(case, dtype)
   active, constants = split(view, primals)
   leaves, structure = jax.tree.flatten(active)
@@ -171,7 +171,7 @@ def law_finite_differences_agree(case, dtype):
 
 @law(fast=("float64",))
 def law_dot_products_agree(case, dtype):
-  """⟨y_bar, y_dot⟩ = ⟨x_bar, x_dot⟩ + ⟨params_bar, params_dot⟩, with y_dot by `jax.jvp` of f."""
+  """Require ⟨y_bar, y_dot⟩ = ⟨x_bar, x_dot⟩ + ⟨params_bar, params_dot⟩, y_dot by `jax.jvp` of f."""
   view, primals, y_bar = draw(case, dtype)
   active, constants = split(view, primals)
   tangents = random_like(generator(case, 1), active)
@@ -198,7 +198,7 @@ def law_dot_products_agree(case, dtype):
 
 @law(fast=("float32",))
 def law_nan_passes(case, dtype):
-  """A NaN in an example shows in that example's output and cotangent, and in no other example."""
+  """Require a NaN in an example to reach that example's output and cotangent, and no other's."""
   view, primals, y_bar = draw(case, dtype)
   others, ones = np.arange(len(y_bar)) != 1, jnp.ones_like(y_bar)
   y = np.asarray(view.compiled(primals, ones)[0])

@@ -1,4 +1,4 @@
-"""Laws 5 to 7: a rule is the same however it is run, keeps only what it may, has derivatives."""
+"""Laws 5 to 7: a rule under transformations, its residuals, and its derivatives."""
 
 import functools
 
@@ -37,14 +37,14 @@ BATCH_SIZES = (0, 1, 2, 7)
 
 @law(fast=("float32",))
 def law_same_under_jit(case, dtype):
-  """Compiled as a whole, the primals traced."""
+  """Compile the whole call, with traced primals."""
   view, primals, y_bar = draw(case, dtype)
   got = view.compiled_pull(primals, y_bar)
   assert_true(case, dtype, "jit", view, primals, y_bar, got)
 
 
 def stacked(case, dtype):
-  """Three draws, and the three stacked along a new first axis."""
+  """Draw three times, and stack the three draws along a new first axis."""
   draws = [draw(case, dtype, n=2, variant=i) for i in range(3)]
   stack = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(d[1:] for d in draws))
   return draws, stack
@@ -58,7 +58,7 @@ def assert_each_true(case, dtype, what, draws, got):
 
 @law(fast=())
 def law_same_under_vmap(case, dtype):
-  """Over stacked primals and cotangents, and over cotangents alone."""
+  """Map over stacked primals and cotangents, and over cotangents alone."""
   draws, (stack, y_bars) = stacked(case, dtype)
   view, primals, _ = draws[0]
 
@@ -75,7 +75,7 @@ def law_same_under_vmap(case, dtype):
 
 @law(fast=())
 def law_same_under_scan(case, dtype):
-  """One after another in a compiled loop."""
+  """Run the draws one after another in a compiled loop."""
   draws, stack = stacked(case, dtype)
 
   def body(count, entry):
@@ -87,7 +87,7 @@ def law_same_under_scan(case, dtype):
 
 
 def on_a_mesh(view, primals, y_bar, axis_type):
-  """The mesh of two devices, and the arguments on it: the batch split, parameters on both."""
+  """Return the mesh of two devices, and the arguments on it: batch split, parameters replicated."""
   devices = jax.devices("cpu")[:2]
   mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,), devices=devices)
   everywhere = NamedSharding(mesh, PartitionSpec())
@@ -101,9 +101,9 @@ def on_a_mesh(view, primals, y_bar, axis_type):
 
 @law(fast=())
 def law_same_on_a_mesh(case, dtype):
-  """The batch split over two devices, by the compiler or by the arrays' types.
+  """Split the batch over two devices, by the compiler or by the arrays' types.
 
-  On Explicit axes, those of `jax.make_mesh`, a cotangent lives where its primal does.
+  On Explicit axes, the default of `jax.make_mesh`, a cotangent has its primal's sharding.
   """
   view, primals, y_bar = draw(case, dtype, n=6)
   for axis_type in (AxisType.Auto, AxisType.Explicit):
@@ -118,9 +118,9 @@ def law_same_on_a_mesh(case, dtype):
 
 @law(fast=())
 def law_same_within_shard_map(case, dtype):
-  """On manual axes each device has its own examples, and adds up what all have in common.
+  """Give each device its own examples on manual axes, and sum the cotangents of shared arguments.
 
-  A key draws for each device as if its examples were all there are.
+  A key draws for each device as if its examples were the whole batch.
   """
   view, primals, y_bar = draw(case, dtype, n=6)
   mesh, placed, placed_bar = on_a_mesh(view, primals, y_bar, AxisType.Explicit)
@@ -153,7 +153,7 @@ def law_same_within_shard_map(case, dtype):
 
 @law(fast=())
 def law_any_batch_size(case, dtype):
-  """N = 0 (whose parameters get exactly zero), 1, 2 and a prime."""
+  """Run N = 0 (whose parameters get exactly zero), 1, 2 and a prime."""
   for n in BATCH_SIZES:
     view, primals, y_bar = draw(case, dtype, n=n)
     got = view.compiled_pull(primals, y_bar)
@@ -163,7 +163,7 @@ def law_any_batch_size(case, dtype):
 
 @law(fast=())
 def law_pullbacks_are_independent(case, dtype):
-  """A call in between changes nothing: the residuals are all that a pullback remembers."""
+  """Interleave another call: the residuals must be all that a pullback depends on."""
   view, primals, y_bar = draw(case, dtype)
   _, other_primals, _ = draw(case, dtype, variant=1)
   first = view.f_vjp(*primals)[1]
@@ -179,7 +179,7 @@ def law_pullbacks_are_independent(case, dtype):
 
 
 def chained_params(layer, params):
-  """The parameters of a chain's layers in order, chains in chains unrolled."""
+  """Return the parameters of a chain's layers in order, with nested chains flattened."""
   if is_chain(layer):
     pairs = zip(layer.parts, params, strict=True)
     return [leaf for part, own in pairs for leaf in chained_params(part, own)]
@@ -195,7 +195,7 @@ def is_affine_in_its_parameters(case, dtype):
 
 @law(fast=("float32",), applies=is_affine_in_its_parameters)
 def law_params_bar_reads_no_params_up_to_its_own(case, dtype):
-  """NaN in the parameters of layers ≤ l, in the backward pass, leaves `params_bar` of l alone."""
+  """Require `params_bar` of layer l to ignore NaNs in the parameters of layers ≤ l."""
   _, (params, *rest), y_bar = draw(case, dtype)
   layer = case.make(jnp.dtype(dtype))
 
@@ -211,7 +211,7 @@ def law_params_bar_reads_no_params_up_to_its_own(case, dtype):
     end = start + len(jax.tree.leaves(own))
     spoilt = [jnp.full_like(leaf, jnp.nan) for leaf in leaves[:end]] + leaves[end:]
     got = params_bar(jax.tree.unflatten(structure, spoilt))
-    # From layer i on: what lies before it may read the parameters of layer i.
+    # From layer i on: cotangents of earlier layers may read the parameters of layer i.
     where_ = where(case, dtype, f"params of layers ≤ {i} are NaN")
     assert_bitwise(where_, names[start:], jax.tree.leaves(got)[start:], want[start:])
     start = end
@@ -219,7 +219,7 @@ def law_params_bar_reads_no_params_up_to_its_own(case, dtype):
 
 @law(fast=("float32",))
 def law_residuals_hold_no_parameter(case, dtype):
-  """Residuals are arrays, and none of them, when traced, is a parameter."""
+  """Require residuals to be arrays, none of which, when traced, is a parameter."""
   with jax.enable_x64(True):
     _, primals, _ = draw(case, dtype)
     unit = case.make(jnp.dtype(dtype))
@@ -246,7 +246,7 @@ def law_residuals_hold_no_parameter(case, dtype):
 
 @law(fast=())
 def law_jvp_of_backward_equals_autodiff(case, dtype):
-  """How the cotangents move with the primals and with y_bar: forward over our reverse."""
+  """Require the derivative of the cotangents by the primals and y_bar: forward over our reverse."""
   view, primals, y_bar = draw(case, dtype, n=2)
   active, constants = split(view, primals)
   tangents = random_like(generator(case, 1), (active, y_bar))
@@ -266,7 +266,7 @@ def law_jvp_of_backward_equals_autodiff(case, dtype):
 
 @law(fast=())
 def law_grad_of_backward_equals_autodiff(case, dtype):
-  """The gradient of a weighted sum of our cotangents: reverse over our reverse."""
+  """Require the gradient of a weighted sum of our cotangents: reverse over our reverse."""
   view, primals, y_bar = draw(case, dtype, n=2)
   active, constants = split(view, primals)
   weights = random_like(generator(case, 1), active)

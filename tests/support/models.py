@@ -1,4 +1,4 @@
-"""Whole models, a network with a loss, and the truth about the gradient of their mean loss."""
+"""Whole models, a network with a loss, and the true gradient of their mean loss."""
 
 from typing import Any, NamedTuple
 
@@ -56,7 +56,7 @@ MODELS = tuple(
 
 
 def draw_model(model: Model, dtype: str, n: int = 7) -> Problem:
-  """The model's units, parameters, and n examples."""
+  """Draw the model's units, parameters, and n examples."""
   rng = generator(model, n)
   params, x = as_jax(model.net.primals(rng, n, jnp.dtype(dtype)))
   _, targets = as_jax(model.loss.primals(rng, n, jnp.dtype(dtype)))
@@ -66,7 +66,7 @@ def draw_model(model: Model, dtype: str, n: int = 7) -> Problem:
 
 
 def reference_losses(model: Model) -> Any:
-  """The loss of each example, from the references of both rows."""
+  """Build the loss of each example, from the references of both rows."""
 
   def losses(params, x, targets):
     return model.loss.reference(model.net.reference(params, x), targets)
@@ -75,7 +75,7 @@ def reference_losses(model: Model) -> Any:
 
 
 def reference_mean(model: Model) -> Any:
-  """Their mean, for `jax.value_and_grad`."""
+  """Build the mean of these losses, for `jax.value_and_grad`."""
 
   def mean(params, x, targets):
     return reference_losses(model)(params, x, targets).mean()
@@ -86,10 +86,10 @@ def reference_mean(model: Model) -> Any:
 def assert_mean_gradient(
   model: Model, problem: Problem, got: Any, shares: np.ndarray | None = None
 ) -> None:
-  """`got`, `(mean, grads, x_bar)`, is the value and gradient of Σ shares_n losses_n.
+  """Raise unless `got`, `(mean, grads, x_bar)`, is the value and gradient of Σ shares_n losses_n.
 
-  `shares` are 1/N where nothing else is said. The scale of a leaf is the largest term that is
-  summed for it, over examples and outputs: see `witness`.
+  `shares` are 1/N by default. The scale of a leaf is the largest term of its sum over examples and
+  outputs: see `witness`.
   """
   _, _, params, x, targets = problem
   n = len(x)
@@ -107,7 +107,7 @@ def assert_mean_gradient(
 
 
 def in_oracle_words(net: fb.Layer, params: Any) -> list[tuple[Any, Any, str]]:
-  """A chain as `oracle` has it: `(w, b, name of the activation)` for each dense layer."""
+  """Convert a chain for `oracle`: `(w, b, name of the activation)` for each dense layer."""
   layers = []
   for layer, own in zip(net.parts, params, strict=True):
     if layer.name == "dense":

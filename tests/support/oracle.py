@@ -1,7 +1,7 @@
-"""Backpropagation with nothing but loops: one example, one neuron, one weight at a time.
+"""Backpropagation by loops alone: one example, one neuron, one weight at a time.
 
-This is the plainest explanation of what the package computes, and a witness against it: NumPy
-float64 and Python's `math`, no jax, no matrix product, not a line shared with `fbackprop`. It is
+This is the plainest explanation of the package's computation, and an independent witness of it:
+NumPy float64 and Python's `math`, no jax, no matrix product, no code shared with `fbackprop`. It is
 slow, and it is meant to be read from top to bottom.
 
 A network is a list of layers. A layer is `(w, b, name)`: weights `w[i][j]` from input i to neuron
@@ -43,7 +43,7 @@ def gelu(z):
 
 
 def gelu_slope(z):
-  below = 0.5 * math.erfc(-z / math.sqrt(2))  # Φ(z): the share of a normal distribution below z.
+  below = 0.5 * math.erfc(-z / math.sqrt(2))  # Φ(z): the normal distribution function.
   return below + z * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
@@ -60,7 +60,7 @@ def relu6(z):
 
 
 def relu6_slope(z):
-  return 1.0 if 0 < z < 6 else 0.0  # At both edges there is a choice, too.
+  return 1.0 if 0 < z < 6 else 0.0  # At both edges the derivative is a choice, too.
 
 
 def hard_tanh(z):
@@ -151,11 +151,11 @@ ACTIVATIONS = {
 
 
 def forward(net, x):
-  """Carries one example through the network, and keeps what every neuron saw.
+  """Propagate one example forward through the network, and record the inputs of every neuron.
 
   Returns:
-    `(y, seen)`: the outputs, and for each layer `(inputs, zs)`: what came in, and the sum that
-    each neuron formed before its activation function.
+    `(y, seen)`: the outputs, and for each layer `(inputs, zs)`: the inputs, and each neuron's
+    pre-activation.
   """
   h = np.asarray(x, np.float64)
   seen = []
@@ -173,11 +173,11 @@ def forward(net, x):
 
 
 def backward(net, seen, y_bar):
-  """Carries ∂J/∂y of one example back: who is to blame, and by how much?
+  """Propagate ∂J/∂y of one example backward.
 
-  A neuron's own share is `z_bar = h_bar · f'(z)`. Its weight i gets `x_i · z_bar`, since it
-  multiplied x_i; its bias gets `z_bar`; and input i is told `w_ij · z_bar` by every neuron j that
-  it fed, which sums up to the `h_bar` of the layer before.
+  A neuron's cotangent is `z_bar = h_bar · f'(z)`. Its weight i gets `x_i · z_bar`, since it
+  multiplied x_i; its bias gets `z_bar`; and input i gets `w_ij · z_bar` from every neuron j that it
+  feeds, whose sum is the `h_bar` of the preceding layer.
 
   Returns:
     `(grads, x_bar)`: `(w_bar, b_bar)` for each layer, and the gradient by the input.
@@ -205,7 +205,7 @@ def backward(net, seen, y_bar):
 
 
 def value_and_grad(net, loss, xs, targets, weights=None):
-  """J = Σ_n r_n loss_n with r_n = 1/N, or weight_n / Σ weights, and its gradient.
+  """Compute J = Σ_n r_n loss_n with r_n = 1/N, or weight_n / Σ weights, and its gradient.
 
   Returns:
     `(J, grads, x_bar)`: grads a list of `(w_bar, b_bar)`, x_bar `[N, D_in]`.
@@ -230,7 +230,7 @@ def value_and_grad(net, loss, xs, targets, weights=None):
 
 
 def descend(net, grads, rate):
-  """One step of gradient descent: every weight goes against its own gradient."""
+  """Take one step of gradient descent: move every weight against its own gradient."""
   stepped = []
   for (w, b, name), (w_bar, b_bar) in zip(net, grads, strict=True):
     stepped.append((w - rate * w_bar, None if b is None else b - rate * b_bar, name))

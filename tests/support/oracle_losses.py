@@ -1,4 +1,4 @@
-"""The losses with nothing but loops: one example, and its derivative by each output.
+"""The losses by loops alone: one example, and its derivative by each output.
 
 The second half of `oracle.py`, with its rules: NumPy float64 and `math`, nothing of `fbackprop`.
 Each function takes the outputs of one example and its target, and returns `(loss, y_bar)`.
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def squared_error(y, target):
-  """½ Σ_c (y_c − t_c)², whose derivative is y_c − t_c."""
+  """Compute ½ Σ_c (y_c − t_c)², whose derivative is y_c − t_c."""
   loss = 0.0
   y_bar = np.zeros(len(y))
   for c in range(len(y)):
@@ -20,7 +20,7 @@ def squared_error(y, target):
 
 
 def huber(y, target, delta=1.0):
-  """A square for errors up to ±δ, and beyond it the tangent at ±δ."""
+  """Compute a square for errors up to ±δ, and beyond it the tangent at ±δ."""
   loss = 0.0
   y_bar = np.zeros(len(y))
   for c in range(len(y)):
@@ -35,7 +35,7 @@ def huber(y, target, delta=1.0):
 
 
 def log_cosh(y, target):
-  """Σ_c log cosh(y_c − t_c), whose derivative is tanh."""
+  """Compute Σ_c log cosh(y_c − t_c), whose derivative is tanh."""
   loss = 0.0
   y_bar = np.zeros(len(y))
   for c in range(len(y)):
@@ -46,7 +46,7 @@ def log_cosh(y, target):
 
 
 def poisson_nll(y, target):
-  """Σ_c e^y_c − t_c y_c, whose derivative is e^y_c − t_c."""
+  """Compute Σ_c e^y_c − t_c y_c, whose derivative is e^y_c − t_c."""
   loss = 0.0
   y_bar = np.zeros(len(y))
   for c in range(len(y)):
@@ -56,9 +56,9 @@ def poisson_nll(y, target):
 
 
 def softmax_cross_entropy(y, target, smoothing=0.0, weights=None, ignored=None):
-  """−Σ_c t_c log p_c with p = softmax(y). The target is a label, or a row of weights t.
+  """Compute −Σ_c t_c log p_c with p = softmax(y); the target is a label, or a row of weights t.
 
-  A smoothed target gives every class a share; the weight of a class multiplies its t_c.
+  A smoothed target has a share of every class; the weight of a class multiplies its t_c.
   """
   if np.ndim(target) == 0:
     if target == ignored:
@@ -67,7 +67,7 @@ def softmax_cross_entropy(y, target, smoothing=0.0, weights=None, ignored=None):
   target = [(1 - smoothing) * t + smoothing / len(y) for t in target]
   if weights is not None:
     target = [w * t for w, t in zip(weights, target, strict=True)]
-  largest = max(y)  # Taken off every logit, so that no exponential overflows; p doesn't change.
+  largest = max(y)  # Subtracted from all logits against overflow; p stays the same.
   exponentials = [math.exp(z - largest) for z in y]
   total = sum(exponentials)
   loss = 0.0
@@ -80,7 +80,7 @@ def softmax_cross_entropy(y, target, smoothing=0.0, weights=None, ignored=None):
 
 
 def sigmoid_cross_entropy(y, target):
-  """−Σ_c [t log σ(y) + (1 − t) log(1 − σ(y))], whose derivative is σ(y_c) − t_c."""
+  """Compute −Σ_c [t log σ(y) + (1 − t) log(1 − σ(y))], whose derivative is σ(y_c) − t_c."""
   loss = 0.0
   y_bar = np.zeros(len(y))
   for c in range(len(y)):
@@ -92,7 +92,7 @@ def sigmoid_cross_entropy(y, target):
 
 
 def hinge(y, target):
-  """What is missing to a lead of 1 over the strongest rival; tied rivals share the blame."""
+  """Compute what a lead of 1 over the strongest rival lacks; tied rivals share the gradient."""
   rivals = [c for c in range(len(y)) if c != target]
   strongest = max(y[c] for c in rivals)
   missing = 1 + strongest - y[target]

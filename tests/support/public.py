@@ -1,4 +1,4 @@
-"""Which names of the library a script uses: the public ones, as its readers should."""
+"""The names of the library that a script uses, which must be public."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import fbackprop as fb
 
 
 def assert_short_and_public(file, lines):
-  """At most so many lines, the one import `import fbackprop as fb`, and public names alone."""
+  """Raise unless a script has few lines, `import fbackprop as fb` alone, and public names alone."""
   text = file.read_text(encoding="utf-8")
   assert len(text.splitlines()) <= lines
   imports = [ast.unparse(node) for node in ast.walk(ast.parse(text))

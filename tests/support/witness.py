@@ -1,14 +1,14 @@
-"""What the laws are written in: one view of every unit, the truth about it, and the comparison.
+"""The language of the laws: one view of every unit, the truth about it, and the comparison.
 
-The truth is autodiff of a row's reference, always in float64 and with the very numbers that our
-rule was given, so that only our own rounding counts. It comes with a scale. The cotangent of a
-leaf is a sum over outputs o,
+The truth is autodiff of a row's reference, always in float64 and at exactly our rule's arguments,
+so that only our own rounding counts. It has a scale. The cotangent of a leaf is a sum over outputs
+o,
 
   leaf_bar_i = Σ_o J_oi · y_bar_o   (o runs over examples and features),
 
-and its `scale` is the largest |J_oi · y_bar_o| of the leaf. Rounding is proportional to that term,
-not to what the sum comes to: a bound relative to the sum would fail right rules where terms
-cancel, and an absolute one would pass wrong rules where everything is small.
+and its `scale` is the largest |J_oi · y_bar_o| of the leaf. Rounding errors are proportional to
+that term, not to the sum: a bound relative to the sum would fail right rules where terms cancel,
+and an absolute bound would pass wrong rules where all numbers are small.
 """
 
 import functools
@@ -30,26 +30,26 @@ TOLERANCE = {
   # 4,500 eps, as DESIGN states the law. Both sides round, each in its own order: sums of fewer than
   # 100 terms, three layers, exp and erfc of a few ULP. Right rules stay below 10 eps.
   "float64": 1e-12,
-  # 34 eps. Only our side rounds, for the witness computes with the same numbers in float64. Right
-  # rules stay below 6 eps here; the rest is room for other machines' exp, tanh and erfc.
+  # 34 eps. Only our side rounds, since the witness computes with the same numbers in float64. Right
+  # rules stay below 6 eps here; the rest is a margin for other machines' exp, tanh and erfc.
   "float32": 4e-6,
-  # Central differences of step 1e-5 in float64: truncated at step² = 1e-10 times the third
-  # derivative, rounded at eps / step = 2e-11, times the terms of the sum.
+  # Central differences of step 1e-5 in float64: truncation error step² = 1e-10 times the third
+  # derivative, rounding error eps / step = 2e-11 times the terms of the sum.
   "differences": 1e-8,
 }
 
 
 class View(NamedTuple):
-  """A Gate, a Layer or a Loss, all alike: `f(*primals) -> y`, `f_vjp(*primals) -> (y, pull)`.
+  """A Gate, a Layer or a Loss in one form: `f(*primals) -> y`, `f_vjp(*primals) -> (y, pull)`.
 
   Attributes:
-    names: of the primals that get a cotangent, in order; what comes after them is constant
+    names: the names of the primals that get a cotangent, in order; later primals are constants
       (targets, a key).
-    batched: for each primal, whether its leaves have the axis of N examples in front.
+    batched: for each primal, whether its leaves have a leading axis of N examples.
     f, f_vjp: as above.
-    compiled: `(primals, y_bar) -> (y, cotangents)`, compiled as a whole. Compiling takes nearly all
-      of the time of the laws: they share this program, and with it the number of examples.
-    constants: of the row, see `Case`.
+    compiled: `(primals, y_bar) -> (y, cotangents)`, compiled as a whole. Compilation takes nearly
+      all of the time of the laws, so they share this program, and with it the number of examples.
+    constants: the row's, see `Case`.
   """
 
   names: tuple[str, ...]
@@ -64,7 +64,7 @@ class View(NamedTuple):
 
 
 class Truth(NamedTuple):
-  """What a tree should be, and, leaf by leaf, the largest term that was summed for it."""
+  """The true values of a tree, and the largest term in the sum for each leaf."""
 
   want: Any
   scale: Any
@@ -72,12 +72,12 @@ class Truth(NamedTuple):
 
 @functools.cache
 def view_of(case: Any, dtype: str, count: int) -> View:
-  """The view of a row, made once, so that what is compiled for one law serves the next."""
+  """Return the view of a row, cached, so that later laws reuse its compiled programs."""
   return unify(case.make(jnp.dtype(dtype)), count)._replace(constants=case.constants)
 
 
 def unify(unit: Any, count: int) -> View:
-  """The view of a unit that is called with `count` primals."""
+  """Return the view of a unit that is called with `count` primals."""
   if isinstance(unit, fb.Gate):
     names, batched = tuple(f"input {i}" for i in range(count)), (True,) * count
   elif isinstance(unit, fb.Layer):
@@ -107,22 +107,22 @@ def unify(unit: Any, count: int) -> View:
 
 
 def pull(view: View, primals: Any, y_bar: Any) -> Any:
-  """Our cotangents, for one y_bar, operation by operation."""
+  """Return our cotangents for one y_bar, operation by operation."""
   return view.f_vjp(*primals)[1](y_bar)
 
 
 def as_jax(tree: Any) -> Any:
-  """NumPy's arrays as JAX's; keys are that already."""
+  """Convert NumPy arrays to JAX's; keys are JAX's already."""
   return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf), tree)
 
 
 def random_like(rng: np.random.Generator, tree: Any) -> Any:
-  """Standard normal numbers in the shapes and dtypes of a tree."""
+  """Draw standard normal numbers in the shapes and dtypes of a tree."""
   return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), tree)
 
 
 def generator(case: Any, *more: int) -> np.random.Generator:
-  """Numbers that depend on the row's id and on nothing that happens before."""
+  """Return a generator that depends on the row's id alone."""
   return np.random.default_rng([zlib.crc32(case.id.encode()), *more])
 
 
@@ -130,7 +130,7 @@ N = 7
 
 
 def draw(case: Any, dtype: str, n: int = N, variant: int = 0) -> tuple[View, tuple[Any, ...], Any]:
-  """The view of a row, primals for n examples, and a cotangent of the output."""
+  """Draw the view of a row, primals for n examples, and a cotangent of the output."""
   rng = generator(case, n, variant)
   primals = as_jax(case.primals(rng, n, jnp.dtype(dtype)))
   view = view_of(case, dtype, len(primals))
@@ -138,7 +138,7 @@ def draw(case: Any, dtype: str, n: int = N, variant: int = 0) -> tuple[View, tup
 
 
 def draw_kinks(case: Any, dtype: str) -> list[tuple[View, tuple[Any, ...], Any]]:
-  """The same at each of the row's kinks and ties, repeated up to N examples."""
+  """Draw the same at each of the row's kinks and ties, repeated up to N examples."""
   drawn = []
   for i, primals in enumerate(map(as_jax, case.kinks(jnp.dtype(dtype)))):
     view = view_of(case, dtype, len(primals))
@@ -151,7 +151,7 @@ def draw_kinks(case: Any, dtype: str) -> list[tuple[View, tuple[Any, ...], Any]]
 
 
 def take(view: View, primals: tuple[Any, ...], rows: Any) -> tuple[Any, ...]:
-  """The primals of some of the examples: `rows` is an index or a slice."""
+  """Select the primals of some of the examples; `rows` is an index or a slice."""
   return tuple(
     jax.tree.map(lambda leaf: leaf[rows], primal) if batched else primal
     for primal, batched in zip(primals, view.batched, strict=True)
@@ -159,18 +159,18 @@ def take(view: View, primals: tuple[Any, ...], rows: Any) -> tuple[Any, ...]:
 
 
 def split(view: View, primals: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-  """The primals that get a cotangent, and the constants."""
+  """Split primals into those that get a cotangent, and the constants."""
   return primals[: len(view.names)], primals[len(view.names) :]
 
 
 def reference_primals(view: View, primals: tuple[Any, ...]) -> tuple[Any, ...]:
-  """The primals as the reference takes them, widened."""
+  """Return the primals as the reference takes them, widened."""
   active, constants = split(view, primals)
   return wide((*active, *(constants if view.constants is None else view.constants(*primals))))
 
 
 def wide(tree: Any) -> Any:
-  """The same numbers in NumPy's float64; integers, keys and structure as they are."""
+  """Convert numbers to NumPy's float64; keep integers, keys and structure."""
 
   def widened(leaf):
     return np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
@@ -182,14 +182,14 @@ def wide(tree: Any) -> Any:
 
 
 def value_and_terms(reference: Any, active: Any, constants: Any, y_bar: Any) -> Any:
-  """y, and J_oi · y_bar_o for every output o, which becomes the first axis of every leaf."""
+  """Return y, and J_oi · y_bar_o with the output o as the first axis of every leaf."""
   y, pull_back = jax.vjp(lambda *active: reference(*active, *constants), *active)
   rows = jnp.diag(y_bar.reshape(-1)).reshape(y.size, *y.shape)
   return y, jax.vmap(pull_back)(rows)
 
 
 def jvp_terms(reference: Any, active: Any, constants: Any, y_bar: Any, tangents: Any) -> Any:
-  """How these terms move with the primals and with y_bar."""
+  """Return the derivative of these terms along tangents of the primals and of y_bar."""
 
   def first_order(active, y_bar):
     return value_and_terms(reference, active, constants, y_bar)[1]
@@ -198,7 +198,7 @@ def jvp_terms(reference: Any, active: Any, constants: Any, y_bar: Any, tangents:
 
 
 def grad_terms(reference: Any, active: Any, constants: Any, y_bar: Any, weights: Any) -> Any:
-  """The gradient of Σ weights · cotangents by the primals and by y_bar, for every output."""
+  """Return the gradient of Σ weights · cotangents by the primals and by y_bar, for every output."""
 
   def first_order(active, y_bar):
     rows = value_and_terms(reference, active, constants, y_bar)[1]
@@ -209,8 +209,8 @@ def grad_terms(reference: Any, active: Any, constants: Any, y_bar: Any, weights:
   return (*by_active, by_y_bar)
 
 
-# For one example, so that one compilation serves every batch. It takes longer than all the runs
-# will, hence as little optimisation as there is.
+# Compiled for one example, so that one compilation serves every batch. Compilation takes longer
+# than all the runs, hence the least optimisation.
 compiled = {
   function: jax.jit(
     function, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
@@ -222,9 +222,9 @@ compiled = {
 def evaluate(
   function: Any, reference: Any, view: View, primals: Any, y_bar: Any, extra: Any = ()
 ) -> list[Any]:
-  """What one of these functions gives for each example.
+  """Evaluate one of these functions for each example.
 
-  `extra` is what `function` takes besides, in trees that are batched as the primals are.
+  `extra` are the further arguments of `function`, in trees that are batched like the primals.
   """
   active_axes, constant_axes = split(view, view.batched)
   active, constants = split(view, reference_primals(view, primals))
@@ -240,7 +240,7 @@ def evaluate(
 
 
 def true_value(reference: Any, view: View, primals: Any, y_bar: Any) -> Any:
-  """What `f(*primals)` should be; y_bar is there for the sake of the program, which is shared."""
+  """Return the true value of `f(*primals)`; y_bar is an argument only of the shared program."""
   rows = evaluate(value_and_terms, reference, view, primals, y_bar)
   return np.concatenate([y for y, _ in rows])
 
@@ -253,11 +253,11 @@ def true_sum(
   function: Any = value_and_terms,
   extra: Any = (),
 ) -> Truth:
-  """What `pull(y_bar)` should be, or, by `jvp_terms` and `grad_terms`, its derivatives."""
+  """Return the truth of `pull(y_bar)`, or, by `jvp_terms` and `grad_terms`, of its derivatives."""
   rows = evaluate(function, reference, view, primals, y_bar, extra)
   if function is value_and_terms:
     rows = [terms for _, terms in rows]
-  # A row has an entry for each primal, and by `grad_terms` one more, for y_bar.
+  # A row has an entry for each primal, and from `grad_terms` one more, for y_bar.
   likes, batched = [*wide(split(view, primals)[0])], [*split(view, view.batched)[0]]
   if function is grad_terms:
     likes, batched = [*likes, wide(y_bar)], [*batched, True]
@@ -266,12 +266,12 @@ def true_sum(
 
 
 def example(n: int, batched: bool, tree: Any) -> Any:
-  """The batch of one example out of a batch; all of what isn't batched."""
+  """Return one example of a batch as a batch, with all unbatched leaves."""
   return jax.tree.map(lambda leaf: leaf[n : n + 1], tree) if batched else tree
 
 
 def sum_of_rows(like: Any, rows: list[Any], batched: bool) -> Truth:
-  """The sum over outputs, and over examples unless each has its own; and the largest term."""
+  """Return the sum over outputs, and over examples for a shared leaf; and the largest term."""
 
   def want(leaf, *rows):
     if not rows:
@@ -289,7 +289,7 @@ def sum_of_rows(like: Any, rows: list[Any], batched: bool) -> Truth:
 
 
 def leaves_of(names: tuple[str, ...], trees: Any) -> list[tuple[str, Any]]:
-  """`params_bar[0].w` and the like, each with its leaf."""
+  """Yield each leaf with its name, such as `params_bar[0].w`."""
   found = []
   for name, tree in zip(names, trees, strict=True):
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -304,7 +304,7 @@ def bars(names: tuple[str, ...]) -> tuple[str, ...]:
 def paired_leaves(
   where: str, names: tuple[str, ...], got: Any, want: Any
 ) -> list[tuple[str, np.ndarray, np.ndarray]]:
-  """Each leaf's name, what came and what was wanted, which have one shape."""
+  """Yield each leaf's name, got and wanted values; raise unless they have one shape."""
   got_leaves, want_leaves = leaves_of(names, got), leaves_of(names, want)
   if [name for name, _ in got_leaves] != [name for name, _ in want_leaves]:
     raise AssertionError(f"{where}: got the leaves {got_leaves} want {want_leaves}")
@@ -319,7 +319,7 @@ def paired_leaves(
 def assert_close(
   where: str, names: tuple[str, ...], got: Any, truth: Truth, tolerance: float
 ) -> None:
-  """Every entry of every leaf lies within `tolerance` times the leaf's scale; NaN never does."""
+  """Raise unless every entry of every leaf is within `tolerance` times its scale; NaN never is."""
   scales = jax.tree.leaves(truth.scale)
   pairs = paired_leaves(where, names, got, truth.want)
   for (name, got_leaf, want), scale in zip(pairs, scales, strict=True):
@@ -334,7 +334,7 @@ def assert_close(
 
 
 def assert_bitwise(where: str, names: tuple[str, ...], got: Any, want: Any) -> None:
-  """The same numbers to the last bit; NaN equals NaN, and -0.0 equals 0.0."""
+  """Raise unless the numbers are bitwise equal, but NaN equals NaN, and -0.0 equals 0.0."""
   for name, got_leaf, want_leaf in paired_leaves(where, names, got, want):
     wrong = ~((got_leaf == want_leaf) | (np.isnan(got_leaf) & np.isnan(want_leaf)))
     if wrong.any():

@@ -8,9 +8,11 @@ the Sugiyama framework, through which it runs straight.
 The wires that leave a node share their bends, so that a far fork is a trunk with branches. That
 makes hyperedges of the fan-outs, and n gates that use one input cost O(n) bends, not O(n²).
 
-Nodes are assigned by the longest path from the inputs, then moved to the right where that shortens
-wires on the whole, in one sweep. The minimum total length would take a network simplex (Gansner et
-al. 1993, section 2); no circuit of a lecture has shown the need.
+Nodes are assigned by the longest path from the inputs, then moved to the right in one sweep where
+that shortens the wires in total.
+
+Doubts: the minimum total length would take a network simplex (Gansner et al. 1993, section 2); no
+circuit of a lecture has shown the need.
 """
 
 from typing import NamedTuple
@@ -19,17 +21,17 @@ from fbackprop.circuit.graph import CircuitError, GateGraph, Wire, fan_out
 
 MOST_BENDS = 300_000
 FROM_THE_MARGIN = 3
-"""An input that enters one of the first three columns of gates may be placed at the left margin."""
+"""The column of gates up to which an input that enters it may be placed at the left margin."""
 
 
 class Extent(NamedTuple):
-  """How far an item reaches from its anchor, the start of its own wire."""
+  """The extent of an item around its anchor, the start of its own wire."""
 
   left: float
   right: float
   up: float
   down: float
-  port: float = 0.0  # How far above and below the anchor wires may arrive.
+  port: float = 0.0  # Reach of the ports above and below the anchor.
 
 
 class Item(NamedTuple):
@@ -39,7 +41,7 @@ class Item(NamedTuple):
     kind: "node", "label" or "bend".
     column: its column.
     name: the node, or the source of the wire.
-    wire: of a label.
+    wire: the wire of a label.
   """
 
   kind: str
@@ -53,8 +55,8 @@ class Link(NamedTuple):
 
   Attributes:
     left, right: indices of the items.
-    port: the input of the gate on the right, scaled to the range from 0 to 1.
-    fixed: whether the picture must keep the order of that gate's inputs.
+    port: the index of the right gate's input, scaled to the range from 0 to 1.
+    fixed: whether the picture must preserve the order of that gate's inputs.
   """
 
   left: int
@@ -98,7 +100,7 @@ def assign_depths(
       continue
     latest = min(targets) - 1
     if node.inputs:
-      # A leaf that enters no other gate moves along, and its wire keeps its length.
+      # A leaf that enters no other gate moves along, so its wire keeps its length.
       lengthened = {name for name in node.inputs if name not in leaves or len(leaving[name]) > 1}
       if len(lengthened) <= 1:
         depth[node.name] = latest
@@ -122,7 +124,7 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
   leaving = fan_out(circuit)
   depth = assign_depths(circuit, leaving, margin=margin)
   nodes = {node.name: node for node in circuit.nodes}
-  # Column 2 d is of nodes, 2 d + 1 of the labels behind them; empty ones are left out below.
+  # Column 2 d holds nodes, 2 d + 1 the labels behind them; empty columns are dropped below.
   start = {name: 2 * d for name, d in depth.items()}
   end = {
     wire: 2 + 2 * depth[name] if wire.target is None else 2 * depth[wire.target]
@@ -141,7 +143,7 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
   number = {name: i for i, name in enumerate(nodes)}
   links: list[Link] = []
   for name, wires in leaving.items():
-    trunk = [number[name]]  # The node, then its bends, one for each column.
+    trunk = [number[name]]  # The node, then its bends, one per column.
     forks = len(wires) > 1
     for wire in wires:
       if wire.target is None and not forks:

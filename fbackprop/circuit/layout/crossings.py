@@ -2,13 +2,13 @@
 
 The problem is NP-hard even for two columns, one of them fixed (Eades and Wormald 1994). The method
 is the barycenter heuristic: sweep over the columns, to the right and back, and sort each by the
-mean place of its items' neighbours in the column before. After each sweep, neighbours of a column
-are swapped while that removes a crossing (the transposition of Gansner et al.). The best order met
-is kept, so that the result is never worse than the reading order at the start.
+mean place of its items' neighbours in the preceding column. After each sweep, neighbours of a
+column are swapped while that removes a crossing (the transposition of Gansner et al.). The best
+order found is kept, so that the result is never worse than the reading order at the start.
 
 The wires into a gate whose inputs are ordered (a - b) must arrive in that order, so that they can
-cross each other too; a commutative gate takes them as they come. Such constraints are counted as
-crossings, by a port's fraction of a place; the literature has ports for them.
+cross each other too; a commutative gate takes them in any order. Such constraints are counted as
+crossings, by a port's fraction of a place; the literature models them by ports.
 
 Doubts: the number of sweeps is bounded by work, so that the picture of a large circuit can have
 more crossings than the heuristic would reach.
@@ -28,9 +28,9 @@ from fbackprop.circuit.layout.columns import Columns, Link
 ROUNDS, WORK = 24, 200_000
 """The most sweeps, and the most links visited in all: a large picture gets fewer sweeps."""
 PATIENCE = 6
-"""Sweeps without an improvement after which the search ends."""
+"""The number of sweeps without an improvement after which the search ends."""
 PASSES = 4
-"""The most passes of transpositions after a sweep."""
+"""The most transposition passes after a sweep."""
 
 
 def count_crossings(columns: Columns) -> int:
@@ -67,12 +67,12 @@ def minimise_crossings(columns: Columns) -> Columns:
 
 
 def right_end(link: Link, place: list[int]) -> float:
-  """Return where a link arrives: its place, and the port if the order of inputs matters."""
+  """Return the place where a link arrives, with its port if the order of inputs matters."""
   return place[link.right] + (link.port / 2 if link.fixed else 0)
 
 
 class Ordering:
-  """The orders of the columns while they are being improved."""
+  """The orders of the columns during minimisation."""
 
   def __init__(self, columns: Columns):
     self.columns = [list(column) for column in columns.columns]
@@ -88,7 +88,7 @@ class Ordering:
       self.place[item] = i
 
   def sweep(self, *, rightward: bool) -> None:
-    """Sort each column by barycenters; items without one keep their places."""
+    """Sort each column by barycenters; items without neighbours keep their places."""
     for column in self.columns if rightward else reversed(self.columns):
       means = {
         item: mean for item in column if (mean := self.barycenter(item, rightward)) is not None
@@ -98,7 +98,7 @@ class Ordering:
       self.update_places(column)
 
   def barycenter(self, item: int, rightward: bool) -> float | None:
-    """Compute the mean place of an item's neighbours on one side, with their ports for a tie."""
+    """Compute the mean place of an item's neighbours on one side, with the ports to break ties."""
     if rightward:
       ends = [float(self.place[link.left]) for link in self.to_left[item]]
     else:
@@ -128,7 +128,7 @@ class Ordering:
 
 
 def crossings_removed(a: tuple[list[float], ...], b: tuple[list[float], ...]) -> int:
-  """Count the crossings that swapping a and b removes, a being before b; negative if it adds."""
+  """Count the crossings removed by swapping a with b, its successor; negative if it adds some."""
   return sum(
     bisect_left(ends_b, end) - (len(ends_b) - bisect_right(ends_b, end))
     for ends_a, ends_b in zip(a, b, strict=True)

@@ -8,11 +8,13 @@ chains of gates) are aligned first. And lines are packed as blocks by longest pa
 takes boxes of different heights and avoids the known flaw of the paper's compaction (Brandes,
 Walter and Zink, "Erratum: Fast and simple horizontal coordinate assignment", 2020).
 
-Then relaxation: each line moves toward the mean of its neighbours as far as the lines beside it
-let it; lines that touch then move as a group, which frees two that block each other; and so on, for
-some rounds. It is a heuristic where Gansner et al. 1993 (section 4) minimise the total length of
-the wires exactly, by a network simplex: it ends at a limit of rounds, not at an optimum, and a
-large picture gets fewer rounds. Heights are whole pixels, so that equality of two is exact.
+Then relaxation: each line moves toward the mean of its neighbours as far as the adjacent lines
+allow; lines that touch then move as a group, which frees two that block each other; both steps
+repeat for some rounds. Heights are whole pixels, so that equality is exact.
+
+Doubts: relaxation is a heuristic where Gansner et al. 1993 (section 4) minimise the total length of
+the wires exactly, by a network simplex. It ends at a limit of rounds, not at an optimum, and a
+large picture gets fewer rounds.
 
 References:
   Brandes, Köpf, "Fast and simple horizontal coordinate assignment", Graph Drawing (2001), 31-44.
@@ -28,12 +30,12 @@ from fbackprop.circuit.layout.columns import Columns, Extent, Link
 ROUNDS, MOVES = 40, 150_000
 """The most rounds of relaxation, and about the most moves of lines in all."""
 WEIGHT_OF_INPUTS = 2
-"""Of a wire that enters, against one that leaves: gates stand between their inputs."""
+"""The weight of an incoming wire relative to an outgoing one, to center gates on their inputs."""
 ALMOST_LEVEL = 9.0
-"""In the end two linked lines this close become level, if there is room."""
+"""The distance within which two linked lines are finally made level, if there is room."""
 
-Rows = list[list[int]]  # The items of each column, in order; or the neighbours of each item.
-Distances = dict[int, dict[int, float]]  # From each line down to those below it.
+Rows = list[list[int]]  # The items of each column in order, or the neighbours of each item.
+Distances = dict[int, dict[int, float]]  # The least distance from each line to those below it.
 
 
 def assign_heights(columns: Columns, extents: list[Extent], gap: float) -> list[float]:
@@ -41,8 +43,8 @@ def assign_heights(columns: Columns, extents: list[Extent], gap: float) -> list[
 
   Args:
     columns: the items, in order.
-    extents: of each item.
-    gap: between two boxes.
+    extents: the extent of each item.
+    gap: the gap between two boxes.
   """
   left: Rows = [[] for _ in columns.items]
   right: Rows = [[] for _ in columns.items]
@@ -52,6 +54,7 @@ def assign_heights(columns: Columns, extents: list[Extent], gap: float) -> list[
   place = columns.places()
   straight = straight_links(columns, left, right, place)
   layouts = []
+  # The four corners: downward and, mirrored, upward, each from the left and from the right.
   for upward in (False, True):
     ordered = [column[::-1] if upward else column for column in columns.columns]
     places = [-i for i in place] if upward else place
@@ -75,7 +78,7 @@ def assign_heights(columns: Columns, extents: list[Extent], gap: float) -> list[
 def straight_links(columns: Columns, left: Rows, right: Rows, place: list[int]) -> dict[int, int]:
   """Choose the links that must be level, as {right: left}: trunks, then chains, none crossing.
 
-  In a chain each gate is the only one that the gate before enters, and its other inputs are leaves.
+  In a chain each gate is the only successor of the preceding one, and its other inputs are leaves.
   """
   inner = {item.name for i, item in enumerate(columns.items) if item.kind == "node" and left[i]}
   found: dict[int, int] = {}
@@ -93,11 +96,11 @@ def straight_links(columns: Columns, left: Rows, right: Rows, place: list[int]) 
 
 
 def uncrossed(wishes: list[tuple[int, list[int]]], place: list[int]) -> dict[int, int]:
-  """Choose for each item of a column its first wish that crosses no alignment chosen before.
+  """Choose for each item of a column its first candidate that crosses no alignment chosen before.
 
-  Two alignments with an end in common cross, too.
+  Two alignments with a common end count as crossing.
   """
-  drawn: list[tuple[int, int]] = []  # As sorted pairs of places.
+  drawn: list[tuple[int, int]] = []  # Sorted pairs of places.
   chosen = {}
   for item, partners in wishes:
     for partner in partners:
@@ -131,7 +134,7 @@ def align(columns: Rows, straight: dict[int, int], neighbours: Rows, place: list
 
 
 def line_distances(columns: Rows, root: list[int], extents: list[Extent], gap: float) -> Distances:
-  """Compute for each line the lines next below it in some column, and their least distances."""
+  """Compute the next lower lines of each line in any column, with their least distances."""
   below: Distances = {line: {} for line in dict.fromkeys(root)}
   for column in columns:
     for a, b in pairwise(column):
@@ -142,7 +145,7 @@ def line_distances(columns: Rows, root: list[int], extents: list[Extent], gap: f
 
 
 def pack(below: Distances) -> dict[int, float]:
-  """Put every line as high as the boxes allow, then as low as the others' heights allow."""
+  """Place every line as high as the boxes allow, then as low as the others' heights allow."""
   y = dict.fromkeys(below, 0.0)
   order = top_down(below)
   for line in order:
@@ -155,9 +158,9 @@ def pack(below: Distances) -> dict[int, float]:
 
 
 def top_down(below: Distances) -> list[int]:
-  """Sort the lines topologically, each behind those above it."""
+  """Sort the lines topologically, from top to bottom."""
   sorter = TopologicalSorter[int]()
-  for line in below:  # The order of lines that are free to come first.
+  for line in below:  # The order of unconstrained lines.
     sorter.add(line)
   for line, others in below.items():
     for other in others:
@@ -185,10 +188,10 @@ def relax(
   """Move lines toward the mean of their neighbours.
 
   Args:
-    links: of items.
-    root: for each item the root of its line, by which the line is identified.
-    below: for each line those next below it, and their least distances, whole numbers.
-    start: heights of the items, lines level and far enough from each other.
+    links: the links between items.
+    root: the root of each item's line, which identifies the line.
+    below: the next lower lines of each line, with their least distances, whole numbers.
+    start: heights of the items, with level lines at valid distances.
 
   Returns:
     The height of each line.
@@ -208,10 +211,10 @@ def relax(
 
 
 class Lines:
-  """The lines while they move, each staying at least its distance from the others."""
+  """The lines during relaxation, each staying at least its distance from the others."""
 
   def __init__(self, links: list[Link], root: list[int], below: Distances, start: list[float]):
-    # A half is always rounded up, so that whole distances are kept.
+    # Halves are always rounded up, so that whole distances are preserved.
     self.y = {line: float((2 * start[line] + 1) // 2) for line in below}
     self.below = below
     self.above: Distances = {line: {} for line in below}
@@ -226,12 +229,12 @@ class Lines:
         self.linked[b] += [a] * WEIGHT_OF_INPUTS
 
   def pull(self, group: list[int]) -> float:
-    """Compute how far a group of lines is from the mean of its neighbours."""
+    """Compute the distance of a group of lines from the mean of its neighbours."""
     ways = [self.y[other] - self.y[line] for line in group for other in self.linked[line]]
     return float(round(sum(ways) / len(ways))) if ways else 0.0
 
   def move(self, group: list[int], by: float) -> None:
-    """Move lines alike, as far as there is room for all."""
+    """Move a group of lines by one offset, as far as there is room for all."""
     y, members = self.y, set(group)
     for line in group:
       if by < 0:
@@ -244,7 +247,7 @@ class Lines:
       y[line] += by
 
   def touching(self) -> list[list[int]]:
-    """Group the lines that have no room between them: connected components of touching pairs."""
+    """Group lines without room between them: the connected components of touching pairs."""
     groups: list[list[int]] = []
     seen: set[int] = set()
     for first in self.y:

@@ -1,8 +1,8 @@
-"""The placing of a circuit's picture: the coordinates of every item and of every wire's end.
+"""The placement of a circuit's picture: the coordinates of every item and of every wire's end.
 
-Columns hold boxes, the gaps between columns hold wires and nothing else, and inside its column a
-wire stays in the box of its item. That is why no wire crosses a gate or the numbers of another
-wire, and no text overlaps another: by construction, whatever the heuristics of the other steps do.
+Columns hold boxes, the gaps between columns hold only wires, and inside its column a wire stays in
+the box of its item. So by construction no wire crosses a gate or the numbers of another wire, and
+no text overlaps another, whatever the heuristics of the other steps do.
 """
 
 from collections.abc import Callable
@@ -14,17 +14,17 @@ from fbackprop.circuit.layout.crossings import count_crossings, minimise_crossin
 from fbackprop.circuit.layout.heights import assign_heights
 from fbackprop.circuit.layout.routing import assign_ports
 
-BETWEEN = 9.0  # Between two boxes of a column, in pixels.
-NARROWEST, WIDEST, SLOPE = 26.0, 150.0, 0.4  # A gap, and how it widens with its steepest wire.
-AT_THE_MARGIN = 500  # In a larger circuit no input is placed at the left margin.
+BETWEEN = 9.0  # Pixels between two boxes of a column.
+NARROWEST, WIDEST, SLOPE = 26.0, 150.0, 0.4  # A gap's width, by its steepest wire.
+AT_THE_MARGIN = 500  # Beyond this many nodes, no input is placed at the left margin.
 
 
 class Layout(NamedTuple):
-  """A placed circuit.
+  """The layout of a circuit.
 
   Attributes:
     columns: the items and their links; the anchor of `columns.items[i]` is `x[i], y[i]`.
-    extents: the room that each item takes around its anchor.
+    extents: the extent of each item around its anchor.
     x, y: the anchor of each item; y downward.
     spans: left and right edge of each column.
     arrivals: the height at which each link arrives, in the order of `columns.links`.
@@ -48,14 +48,14 @@ class Layout(NamedTuple):
 
 
 def place(circuit: GateGraph, extent: Callable[[Item], Extent]) -> Layout:
-  """Place a circuit, deterministically.
+  """Compute the layout of a circuit, deterministically.
 
   Args:
     circuit: the circuit.
-    extent: the room that an item takes.
+    extent: returns the extent of an item.
 
   Raises:
-    CircuitError: its wires are too long to be drawn.
+    CircuitError: a wire is too long to be drawn.
   """
   # Readers expect inputs at the left margin, but not at the cost of crossings.
   margins = (True, False) if len(circuit.nodes) <= AT_THE_MARGIN else (False,)

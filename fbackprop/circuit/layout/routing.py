@@ -3,14 +3,14 @@
 A wire runs level through its column, then as a Bézier curve through the gap to the next column
 (`drawing.draw_wires`), where it arrives at a bend, at a label, or at a port of a gate. Bends are
 assigned in `columns`, their heights in `heights`; here the ports are spread over the left side of a
-gate, each as near to the height its wire comes from as order and distance allow. That is isotonic
+gate, each as near to the height of its wire's origin as order and distance allow. That is isotonic
 regression with bounds: the pool-adjacent-violators algorithm (Ayer et al., Annals of Mathematical
 Statistics 26, 1955, 641-647), clipped to the reach of the gate.
 """
 
 from fbackprop.circuit.layout.columns import Extent, Link
 
-PORTS = 7.0  # Between two wires that arrive at a gate, in pixels.
+PORTS = 7.0  # Pixels between two wires that arrive at a gate.
 
 
 def assign_ports(links: list[Link], y: list[float], extents: list[Extent]) -> list[float]:
@@ -31,7 +31,7 @@ def assign_ports(links: list[Link], y: list[float], extents: list[Extent]) -> li
 
 
 def spread(wanted: list[float], apart: float, reach: float) -> list[float]:
-  """Find the heights nearest to those wanted, by least squares, `apart` or more, within ±reach."""
+  """Compute the least-squares nearest heights, at least `apart` from each other, within ±reach."""
   pools: list[tuple[float, int]] = []  # Sums and counts.
   for i, height in enumerate(wanted):
     pools.append((height - i * apart, 1))

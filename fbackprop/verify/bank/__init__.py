@@ -1,7 +1,7 @@
 """The bank: planted bugs, and correct but unusual implementations, a file for each subject.
 
-It is written as people write their rules, without types. Nothing is computed when it is imported:
-each specimen builds its function and its arguments when it is asked.
+The code is in the style of users' rules, without types. Importing it computes nothing: each
+specimen builds its function and its arguments on demand.
 """
 
 from fbackprop.verify.bank import (

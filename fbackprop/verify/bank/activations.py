@@ -1,4 +1,4 @@
-"""Activations: derivatives at another value, of another function, of a part; from the output."""
+"""Activations: derivatives at another value, of another function, incomplete; from the output."""
 
 import jax
 import jax.numpy as jnp
@@ -29,31 +29,31 @@ def leaky_relu(z):
 
 
 def swish(z, beta):
-  """Compute z σ(β z), with a slope to be learned for each column."""
+  """Compute z σ(β z), with a learned slope for each column."""
   return z * jax.nn.sigmoid(beta * z)
 
 
 @bug(tanh, (5, 3), leaves="z", causes="wrong point")
 def tanh_at_output(z, y_bar):
-  """tanh is applied to the output once more before 1 - tanh²."""
+  """The derivative 1 - tanh² is taken at the output: tanh is applied once too often."""
   return (y_bar * (1 - jnp.tanh(jnp.tanh(z)) ** 2),)
 
 
 @bug(sigmoid, (5, 3), leaves="z", causes="wrong point")
 def sigmoid_at_input(z, y_bar):
-  """y (1 - y) is written with z for y."""
+  """The derivative y (1 - y) is written with z in place of y."""
   return (y_bar * (z * (1 - z)),)
 
 
 @bug(softplus, (5, 3), leaves="z", causes="wrong point")
 def softplus_at_output(z, y_bar):
-  """softplus's derivative is the sigmoid of z; here of the output."""
+  """softplus's derivative is the sigmoid of z; the rule takes the sigmoid of the output."""
   return (y_bar * jax.nn.sigmoid(softplus(z)),)
 
 
 @bug(gelu, (5, 3), leaves="z", causes="other function")
 def gelu_other_form(z, y_bar):
-  """The gelu of erf, with the derivative of the tanh form."""
+  """The gelu of erf has the derivative of the tanh form."""
   c = (2 / jnp.pi) ** 0.5
   t = jnp.tanh(c * (z + 0.044715 * z**3))
   slope = 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * c * (1 + 3 * 0.044715 * z * z)
@@ -62,13 +62,13 @@ def gelu_other_form(z, y_bar):
 
 @bug(silu, (5, 3), leaves="z", causes="path, other function")
 def silu_without_slope(z, y_bar):
-  """Of the derivative of z σ(z) only σ(z) is taken; the term z σ'(z) is forgotten."""
+  """The derivative of z σ(z) is only σ(z); the term z σ'(z) is missing."""
   return (y_bar * jax.nn.sigmoid(z),)
 
 
 @bug(elu, (5, 3), leaves="z", causes="other function, wrong point")
 def elu_without_alpha(z, y_bar):
-  """Below zero elu's slope is y + 1; the 1 is forgotten."""
+  """Below zero elu's slope is y + 1; the 1 is missing."""
   return (y_bar * jnp.where(z > 0, 1.0, elu(z)),)
 
 
@@ -85,7 +85,7 @@ def log_sigmoid(z):
 
 @bug(log_sigmoid, (5, 3), leaves="z", causes="other function, wrong point")
 def log_sigmoid_complement(z, y_bar):
-  """log σ has the derivative 1 - σ(z); here it is σ(z)."""
+  """log σ has the derivative 1 - σ(z); the rule takes σ(z)."""
   return (y_bar * jnp.exp(log_sigmoid(z)),)
 
 
@@ -96,20 +96,20 @@ def absolute(z):
 
 @bug(absolute, positive(5, 3), leaves="z", causes="other function, semantic", level="standard")
 def absolute_always_positive(z, y_bar):
-  """|z| with the slope 1 everywhere; the given z is positive."""
+  """z| has the slope 1 everywhere; the given z is positive."""
   return (y_bar,)
 
 
 @bug(softmax, (5, 4), leaves="logits", causes="path, other function")
 def softmax_diagonal(logits, y_bar):
-  """The softmax's Jacobian is taken for diagonal: y (1 - y)."""
+  """The softmax's Jacobian is taken to be diagonal: y (1 - y)."""
   y = softmax(logits)
   return (y_bar * y * (1 - y),)
 
 
 @bug(swish, (5, 3), positive(3), leaves="beta", causes="zero")
 def swish_beta_zero(z, beta, y_bar):
-  """The learned slope of swish is taken for a constant."""
+  """The learned slope of swish is treated as a constant."""
   s = jax.nn.sigmoid(beta * z)
   return y_bar * (s + z * beta * s * (1 - s)), jnp.zeros_like(beta)
 
@@ -133,7 +133,7 @@ def glu(x, w, v):
 
 @bug(glu, (5, 4), (4, 3), (4, 3), leaves="v, x", causes="other function, path", f_vjp=True)
 def gated_without_complement(x, w, v, y_bar):
-  """The gate of a GLU has the slope s (1 - s); here it is s."""
+  """The gate of a GLU has the slope s (1 - s); the rule takes s."""
   z, s = x @ w, jax.nn.sigmoid(x @ v)
   z_bar, gate_bar = y_bar * s, y_bar * z * s
   return z_bar @ w.T + gate_bar @ v.T, x.T @ z_bar, x.T @ gate_bar
@@ -149,7 +149,7 @@ def relu_net(params, x):
 @bug(relu_net, mlp_params(4, 6, 6, 3), normal(5, 4, seed=1), leaves="params/0/w, params/0/b",
      causes="wrong point", f_vjp=True)  # fmt: skip
 def mask_of_the_neighbour(params, x, y_bar):
-  """Both hidden layers are equally wide, and the first takes the relu mask of the second."""
+  """Two hidden layers have the same width, and the first takes the relu mask of the second."""
   h1 = jax.nn.relu(layer(params[0], x))
   h2 = jax.nn.relu(layer(params[1], h1))
   z2_bar = (y_bar @ params[2]["w"].T) * (h2 > 0)
@@ -159,7 +159,7 @@ def mask_of_the_neighbour(params, x, y_bar):
   return params_bar, z1_bar @ params[0]["w"].T
 
 
-# Right derivatives, most of them from the output, which alone is kept.
+# Right derivatives, most of them from the output alone.
 
 
 def keeping_output(reference):
@@ -198,7 +198,7 @@ def right_elu_from_output(y, y_bar):
 
 @right(leaky_relu, (5, 3), forward=keeping_output(leaky_relu))
 def right_leaky_relu_from_output(y, y_bar):
-  """The output has the sign of the input, which isn't kept."""
+  """The output has the sign of the input, so the input isn't kept."""
   return (y_bar * jnp.where(y >= 0, 1, 0.01).astype(y.dtype),)
 
 
@@ -227,6 +227,6 @@ def right_swish_learned(z, beta, y_bar):
 
 @right(softmax, (5, 4), forward=keeping_output(softmax))
 def right_softmax_by_matrix(y, y_bar):
-  """The softmax's Jacobian is written out, diag(y) - y yᵀ, for each row."""
+  """The softmax's Jacobian diag(y) - y yᵀ is formed explicitly for each row."""
   jacobian = jax.vmap(jnp.diag)(y) - y[:, :, None] * y[:, None, :]
   return (jnp.einsum("nij,nj->ni", jacobian, y_bar),)

@@ -1,8 +1,8 @@
-"""The arguments of the bank: small, the same every time, no two dimensions alike but on purpose.
+"""The arguments of the bank: small, deterministic, with distinct dimensions except on purpose.
 
 `draw` draws them. A tuple is the shape of a standard normal array; any other argument is a function
-that returns it: `positive(3)` describes an array, and `positive(3)()` draws it. A decorator can
-therefore state its arguments without computing anything when the module is imported.
+that returns the argument: `positive(3)` describes an array, and `positive(3)()` draws it. So a
+decorator can state its arguments without any computation at import.
 """
 
 import functools
@@ -21,13 +21,13 @@ Wanted = tuple[int, ...] | Drawn
 
 
 def draw(*wanted: Wanted, seed: int = 0, dtype: Any = jnp.float32) -> tuple[Any, ...]:
-  """Draw the arguments; those given by their shape share one generator."""
+  """Draw the arguments; those given by shape share one generator."""
   generator = np.random.default_rng(seed)
   return tuple(a() if callable(a) else jnp.asarray(generator.normal(size=a), dtype) for a in wanted)
 
 
 def described(function: Callable[..., Any]) -> Callable[..., Drawn]:
-  """Let a call of the function describe its result instead of computing it."""
+  """Make a call of the function describe its result instead of computing it."""
 
   @functools.wraps(function)
   def describe(*args: Any, **options: Any) -> Drawn:
@@ -38,7 +38,7 @@ def described(function: Callable[..., Any]) -> Callable[..., Drawn]:
 
 @described
 def normal(*shape: int, seed: int, times: float = 1) -> Array:
-  """Draw a standard normal array from a seed of its own, and multiply it."""
+  """Draw a standard normal array from a seed of its own, and scale it."""
   return times * jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
@@ -69,7 +69,7 @@ def integers(*values: int) -> Array:
 
 @described
 def probabilities(n: int, classes: int, seed: int = 0) -> Array:
-  """Draw rows [N, C] that are positive and sum to one."""
+  """Draw positive rows [N, C] that sum to one."""
   rows = np.random.default_rng(seed).uniform(0.1, 1, size=(n, classes))
   return jnp.asarray(rows / rows.sum(1, keepdims=True), jnp.float32)
 
@@ -82,7 +82,7 @@ def key(seed: int) -> Array:
 
 @described
 def mlp_params(*sizes: int) -> tuple[dict[str, Array], ...]:
-  """Draw the parameters of an MLP: for each layer a dictionary of w and b."""
+  """Draw the parameters of an MLP: a dictionary of w and b for each layer."""
   generator = np.random.default_rng(0)
   return tuple(
     {

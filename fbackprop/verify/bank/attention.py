@@ -1,4 +1,4 @@
-"""Attention, and orders along an axis: the wrong axis, mask, scale, shift or permutation."""
+"""Attention, and orders along an axis: a wrong axis, mask, scale, shift or permutation."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ def attend(q, k, v):
 
 @bug(attend, (4, 3), (5, 3), (5, 6), leaves="q, k", causes="path")
 def attention_without_jacobian(q, k, v, y_bar):
-  """The softmax's rule is p p_bar, without the sum that keeps the rows normalised."""
+  """The softmax's rule is p p_bar, without the sum from its normalisation."""
   p = jax.nn.softmax(q @ k.T)
   scores_bar = p * (y_bar @ v.T)
   return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
@@ -22,7 +22,7 @@ def attention_without_jacobian(q, k, v, y_bar):
 
 @bug(attend, (4, 3), (4, 3), (4, 5), leaves="q, k", causes="path, other function", f_vjp=True)
 def attention_softmax_axis(q, k, v, y_bar):
-  """The softmax's sum runs over the queries; there are as many as keys."""
+  """The sum in the softmax's rule runs over the queries, which are as many as the keys."""
   p, p_bar = jax.nn.softmax(q @ k.T), y_bar @ v.T
   scores_bar = p * (p_bar - (p * p_bar).sum(axis=0))
   return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
@@ -35,7 +35,7 @@ def attend_scaled(q, k, v):
 
 @bug(attend_scaled, (4, 3), (5, 3), (5, 6), leaves="k", causes="constant factor")
 def attention_scale_of_keys(q, k, v, y_bar):
-  """1/sqrt(D) scales the scores, and the cotangent of the queries only."""
+  """The factor 1/sqrt(D) of the scores is applied to the queries' cotangent only."""
   p = jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5)
   scores_bar = softmax_backward(p, y_bar @ v.T)
   return scores_bar @ k / q.shape[-1] ** 0.5, scores_bar.T @ q, p.T @ y_bar
@@ -54,7 +54,7 @@ def attend_causally(q, k, v):
 @bug(attend_causally, (5, 3), (5, 3), (5, 4), leaves="v", causes="other function, wrong point",
      f_vjp=True)  # fmt: skip
 def attention_causal_mask_forgotten(q, k, v, y_bar):
-  """The probabilities are recomputed in the rule without the causal mask."""
+  """The rule recomputes the probabilities without the causal mask."""
   p = jax.nn.softmax(q @ k.T)
   scores_bar = softmax_backward(p, y_bar @ v.T)
   return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
@@ -93,14 +93,14 @@ def per_head(x, gain):
 
 @bug(per_head, (5, 6), (2,), leaves="x", causes="permuted", f_vjp=True)
 def heads_permuted(x, gain, y_bar):
-  """Heads are split off as (heads, width) and merged in the rule as (width, heads)."""
+  """Heads are split as (heads, width), and merged in the rule as (width, heads)."""
   bar = heads_of(y_bar)
   x_bar = (bar * gain[None, :, None]).swapaxes(1, 2).reshape(x.shape)
   return x_bar, (bar * heads_of(x)).sum((0, 2))
 
 
 def running_sum(x):
-  """Sum each entry and those before it."""
+  """Compute the sum of each entry and those before it."""
   return jnp.cumsum(x, axis=0)
 
 
@@ -117,7 +117,7 @@ def right_cumsum_from_total(x, y_bar):
 
 
 def sort(x):
-  """Sort."""
+  """Sort the entries."""
   return jnp.sort(x)
 
 
@@ -129,13 +129,13 @@ def sort_forward(x):
 
 @bug(sort, (7,), leaves="x", causes="permuted", forward=sort_forward, f_vjp=True)
 def sort_not_inverted(order, y_bar):
-  """The cotangent is permuted like the data, not back."""
+  """The cotangent is permuted like the data, instead of by the inverse."""
   return (y_bar[order],)
 
 
 @right(sort, (7,), forward=sort_forward)
 def right_sort_inverted(order, y_bar):
-  """The cotangent of a sort goes back by the inverse permutation."""
+  """The cotangent of a sort is permuted by the inverse permutation."""
   return (y_bar[jnp.argsort(order)],)
 
 
@@ -146,5 +146,5 @@ def difference(x):
 
 @bug(difference, (3, 6), leaves="x", causes="permuted, other function, path", f_vjp=True)
 def roll_same_way(x, y_bar):
-  """The difference to the neighbour is rolled the same way in the rule as in the function."""
+  """The rule of a difference of neighbours rolls in the same direction as the function."""
   return (y_bar - jnp.roll(y_bar, 1, axis=1),)

@@ -11,7 +11,7 @@ TILE = 8
 
 @bug(linear, (16, 4), (4, 3), leaves="w", causes="subset of examples, zero")
 def tile_remainder_dropped(x, w, y_bar):
-  """The product goes by tiles of 8 examples, and N % 8 examples are left out; here N = 16."""
+  """The product is computed by tiles of 8 examples, and the last N % 8 are omitted; here N = 16."""
   w_bar = jnp.zeros_like(w)
   for i in range(x.shape[0] // TILE):
     rows = slice(i * TILE, (i + 1) * TILE)
@@ -21,7 +21,7 @@ def tile_remainder_dropped(x, w, y_bar):
 
 @bug(linear, (16, 4), (4, 3), leaves="w", causes="subset of examples", level="standard")
 def tile_clamped(x, w, y_bar):
-  """dynamic_slice moves the last tile back into the array: its first rows count twice; N = 16."""
+  """dynamic_slice clamps the last tile into the array, and its first rows count twice; N = 16."""
 
   def add_tile(i, total):
     rows = jax.lax.dynamic_slice_in_dim(x, i * TILE, TILE)
@@ -44,7 +44,7 @@ def first_example_left_out(x, w, y_bar):
 
 @bug(linear, (6, 4), (4, 3), leaves="w", causes="subset of examples")
 def odd_batch_counts_last_twice(x, w, y_bar):
-  """Examples are paired, and for an odd N the last one is wrapped around and counted twice."""
+  """Examples are paired, and for odd N the last one wraps around and counts twice."""
   x_bar = y_bar @ w.T
   if x.shape[0] % 2:
     x, y_bar = jnp.concatenate([x, x[-1:]]), jnp.concatenate([y_bar, y_bar[-1:]])
@@ -54,7 +54,7 @@ def odd_batch_counts_last_twice(x, w, y_bar):
 
 @bug(linear, (19, 4), (4, 3), leaves="w", causes="subset of examples")
 def last_row_of_tiles(x, w, y_bar):
-  """The tiles end at N - 1, one row short, where there is more than one tile."""
+  """With more than one tile, the tiles end at N - 1, one row short."""
   n = x.shape[0] if x.shape[0] <= 16 else x.shape[0] - 1
   return y_bar @ w.T, x[:16].T @ y_bar[:16] + x[16:n].T @ y_bar[16:n]
 
@@ -66,7 +66,7 @@ def mean_squared_error(predictions, targets):
 
 @bug(mean_squared_error, (16, 3), (16, 3), leaves="predictions, targets", causes="constant factor")
 def hard_coded_batch(predictions, targets, loss_bar):
-  """The mean's 1/N is written as 1/16, the batch size of the tests."""
+  """The 1/N of the mean is hard-coded as 1/16, the batch size of the tests."""
   bar = loss_bar * 2 * (predictions - targets) / 16
   return bar, -bar
 
@@ -74,7 +74,7 @@ def hard_coded_batch(predictions, targets, loss_bar):
 @bug(mean_squared_error, (6, 3), (6, 3), leaves="predictions, targets", causes="constant factor",
      f_vjp=True)  # fmt: skip
 def single_example(predictions, targets, loss_bar):
-  """For N = 1 the batch axis is squeezed away, and the mean runs over the outputs."""
+  """For N = 1 the batch axis is squeezed, and the mean runs over the outputs."""
   error = jnp.squeeze(predictions - targets)
   bar = (loss_bar * 2 * error / error.shape[0]).reshape(predictions.shape)
   return bar, -bar
@@ -87,7 +87,7 @@ def mean_square(w, x):
 
 @bug(mean_square, (3,), (5, 3), leaves="w", causes="not finite", level="standard")
 def empty_batch(w, x, loss_bar):
-  """The mean gives 0 for no examples, where the rule's mean is 0/0."""
+  """The mean of no examples is 0, but the rule's mean is 0/0."""
   n = max(x.shape[0], 1)
   y_bar = loss_bar * 2 * (x @ w) / n
   return (x * y_bar[:, None]).mean(axis=0) * n, y_bar[:, None] * w
@@ -95,6 +95,6 @@ def empty_batch(w, x, loss_bar):
 
 @bug(scale, (6, 3), (3,), causes="raises", f_vjp=True)
 def odd_batch_raises(x, gain, y_bar):
-  """The rule folds the batch in two halves, which an odd number of examples doesn't have."""
+  """The rule folds the batch into two halves, which fails for an odd number of examples."""
   products = (x * y_bar).reshape(2, x.shape[0] // 2, x.shape[1])
   return y_bar * gain, products.sum((0, 1))

@@ -15,7 +15,7 @@ def tenth(x, gain):
 
 @bug(tenth, (4, 3), (3,), leaves="x", causes="clipped, cotangent", f_vjp=True)
 def cotangent_clipped(x, gain, y_bar):
-  """The input's cotangent is clipped to ±1; that of this call stays within."""
+  """The input's cotangent is clipped to ±1; this call's is within."""
   return jnp.clip(0.1 * y_bar * gain, -1, 1), 0.1 * (y_bar * x).sum(0)
 
 
@@ -35,7 +35,7 @@ def half_square(x):
 
 @bug(half_square, (4, 3), leaves="x", causes="other function, clipped, zero", level="standard")
 def masked_above_three(x, y_bar):
-  """Inputs above 3 are taken for outliers and get no gradient; none is that large here."""
+  """Inputs above 3 are treated as outliers and get no gradient; no given input is that large."""
   return (jnp.where(x > 3, 0, x * y_bar),)
 
 
@@ -46,13 +46,13 @@ def relu6(z):
 
 @bug(relu6, (4, 3), leaves="z", causes="semantic, other function", level="standard", f_vjp=True)
 def relu6_unbounded(z, y_bar):
-  """relu6 ends at 6, its rule is that of relu."""
+  """relu6 is constant above 6; its rule is that of relu."""
   return (jnp.where(z > 0, y_bar, 0),)
 
 
 @bug(softplus, (4, 3), leaves="z", causes="other function, zero", level="standard")
 def softplus_shortcut(z, y_bar):
-  """Above 20 softplus is z and its slope 1; the shortcut's slope was left at 0."""
+  """The forward shortcut for z above 20 has the slope 1; its rule has 0."""
   return (jnp.where(z > 20, 0, y_bar * jax.nn.sigmoid(z)),)
 
 
@@ -64,7 +64,7 @@ def weighted(x, w):
 @bug(weighted, (5, 3), (3,), leaves="w", causes="subset of examples, other function",
      level="standard", f_vjp=True)  # fmt: skip
 def small_inputs_dropped(x, w, y_bar):
-  """Inputs below 1e-3 are skipped as if they were zero, to save products."""
+  """Inputs below 1e-3 are treated as zero, to save products."""
   return y_bar * w, jnp.where(jnp.abs(x) < 1e-3, 0, y_bar * x).sum(0)
 
 
@@ -88,7 +88,7 @@ def clip(x):
 
 @bug(clip, (5, 3), leaves="x", causes="semantic")
 def straight_through_clip(x, y_bar):
-  """The function clips at ±1, and the rule passes the cotangent straight through."""
+  """The function clips at ±1, and the rule passes the cotangent through."""
   return (y_bar,)
 
 
@@ -99,18 +99,18 @@ def smooth_size(x):
 
 @bug(smooth_size, (5, 3), leaves="x", causes="not finite", level="standard")
 def ratio_at_zero(x, y_bar):
-  """The rule multiplies by x² and by 2/x: 0 times infinity at zero."""
+  """The rule multiplies by x² and by 2/x: 0 · ∞ at zero."""
   return (y_bar * (x * x) / (1 + x * x) * (2 / x),)
 
 
 @bug(square, positive(5, 3), leaves="x", causes="not finite", level="standard", f_vjp=True)
 def power_by_logarithm(x, y_bar):
-  """x by exp(log x), which is NaN for an x that isn't positive."""
+  """The derivative uses x = exp(log x), which is NaN for x that isn't positive."""
   return (y_bar * 2 * jnp.exp(jnp.log(x)),)
 
 
 @bug(tanh, (5, 3), leaves="z", causes="not finite", level="standard")
 def tanh_overflow(z, y_bar):
-  """tanh's slope by 4 e²ᶻ / (e²ᶻ + 1)², which is inf/inf for large z."""
+  """The slope of tanh is 4 e²ᶻ / (e²ᶻ + 1)², which is inf/inf for large z."""
   e = jnp.exp(2 * z)
   return (y_bar * 4 * e / (e + 1) ** 2,)

@@ -1,4 +1,4 @@
-"""Kinks and ties: a slope that isn't between the left and the right one, or not the reference's."""
+"""Kinks and ties: a slope outside of the one-sided slopes, or not the reference's."""
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ def jax_relu(z):
 
 @bug(jax_relu, normal_with_zeros(5, 4), leaves="z", causes="kink", ties="reference")
 def relu_at_zero(z, y_bar):
-  """relu's slope at 0 is 1 by z >= 0; the reference's is 0, which is asked for."""
+  """relu's slope at 0 is 1, by z >= 0; the reference's is 0, as ties="reference" requires."""
   return (jnp.where(z >= 0, y_bar, 0),)
 
 
 def relu_with_slope(slope):
-  """Make a relu whose rule has this slope at exactly zero, where every third entry is."""
+  """Build a relu whose rule has this slope at exactly zero, where every third entry is."""
 
   def relu_forward(z):
     return relu(z), (jnp.sign(z),)
@@ -56,7 +56,7 @@ def absolute(x):
 
 @bug(absolute, normal_with_zeros(5, 4), leaves="x", causes="kink", f_vjp=True)
 def absolute_beyond(x, y_bar):
-  """At 0 the slope of |x| is 2, neither left nor right nor between."""
+  """At 0 the slope of |x| is 2, outside of its one-sided slopes."""
   return (y_bar * jnp.where(x == 0, 2, jnp.sign(x)).astype(x.dtype),)
 
 
@@ -67,7 +67,7 @@ def right_absolute_slope_zero(x, y_bar):
 
 
 def maximum(a, b):
-  """Take the larger of two entries."""
+  """Compute the larger of two entries."""
   return jnp.maximum(a, b)
 
 
@@ -79,17 +79,17 @@ def tied_matrix():
 
 @bug(maximum, (4, 3), tied_matrix, leaves="a, b", causes="kink")
 def maximum_to_both(a, b, y_bar):
-  """Of two equal inputs of a maximum both get the whole cotangent."""
+  """Two tied inputs of a maximum both get the whole cotangent."""
   return jnp.where(a >= b, y_bar, 0), jnp.where(b >= a, y_bar, 0)
 
 
 def pool(x):
-  """Take the largest entry of each row."""
+  """Compute the largest entry of each row."""
   return jnp.max(x, axis=1)
 
 
 def tied_rows(place):
-  """Describe rows whose entry at a place is their largest once more."""
+  """Describe rows whose maximum occurs once more, at the given place."""
 
   def drawn():
     x = normal(5, 4, seed=0)()
@@ -106,7 +106,7 @@ def pool_to_all(x, y_bar):
 
 @bug(pool, tied_rows(0), leaves="x", causes="kink, zero", f_vjp=True)
 def pool_to_none(x, y_bar):
-  """The largest entry is found by x > the largest of the others, which a tie never is."""
+  """The largest entry is found by x > the largest of the others, which is false at a tie."""
   descending = -jnp.sort(-x, axis=1)
   first, second = descending[:, :1], descending[:, 1:2]
   return (jnp.where((x == first) & (first > second), y_bar[:, None], 0),)
@@ -114,21 +114,21 @@ def pool_to_none(x, y_bar):
 
 @bug(pool, tied_rows(0), leaves="x", causes="kink", ties="reference", f_vjp=True)
 def pool_to_the_last(x, y_bar):
-  """The cotangent goes to the last of equal entries; the reference shares it, as is asked for."""
+  """The cotangent goes to the last of tied entries; the required reference shares it."""
   last = x.shape[1] - 1 - jnp.argmax(x[:, ::-1], axis=1)
   return (y_bar[:, None] * jax.nn.one_hot(last, x.shape[1], dtype=x.dtype),)
 
 
 @right(pool, tied_rows(2))
 def right_pool_shared(x, y_bar):
-  """Equal entries share the cotangent."""
+  """Tied entries share the cotangent."""
   ties = (x == pool(x)[:, None]).astype(x.dtype)
   return (y_bar[:, None] * ties / ties.sum(1, keepdims=True),)
 
 
 @right(pool, tied_rows(2))
 def right_pool_to_the_first(x, y_bar):
-  """The first of equal entries gets the cotangent, by argmax."""
+  """The first of tied entries gets the cotangent, by argmax."""
   first = jax.nn.one_hot(jnp.argmax(x, axis=1), x.shape[1], dtype=x.dtype)
   return (y_bar[:, None] * first,)
 

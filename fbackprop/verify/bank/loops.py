@@ -1,4 +1,4 @@
-"""Scans, recurrences and iterations: the direction, the carry, the neighbour's state."""
+"""Scans, recurrences and iterations: a wrong direction, carry or neighbouring state."""
 
 import functools
 
@@ -24,7 +24,7 @@ RNN = (rnn, (3, 3), (2, 3), (5, 2))
 
 
 def before(hs):
-  """Shift the states by one step, from h_0 = 0 on."""
+  """Shift the states by one step, starting from h_0 = 0."""
   return jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
 
 
@@ -39,7 +39,7 @@ def rnn_backward(w, u, xs, hs_bar, step, reverse=True):
 
 
 def step_backward(carry, kept, w, u):
-  """Go back one step through time: add up the weights' cotangents, hand on that of the state."""
+  """Pull a cotangent back one time step: accumulate the weights' cotangents, return the state's."""
   later_bar, w_bar, u_bar = carry
   x, h_before, h, h_bar = kept
   z_bar = (h_bar + later_bar) * (1 - h * h)
@@ -49,7 +49,7 @@ def step_backward(carry, kept, w, u):
 
 @bug(*RNN, leaves="xs, u, w", causes="path, stop_gradient")
 def rnn_carry_dropped(w, u, xs, hs_bar):
-  """The state's cotangent isn't handed to the step before."""
+  """The state's cotangent isn't passed to the preceding step."""
 
   def step(carry, kept, w, u):
     later_bar, *sums = carry
@@ -60,13 +60,13 @@ def rnn_carry_dropped(w, u, xs, hs_bar):
 
 @bug(*RNN, leaves="xs, u, w", causes="permuted, path")
 def rnn_walked_forward(w, u, xs, hs_bar):
-  """The backward scan goes from the first step to the last."""
+  """The backward scan runs from the first step to the last."""
   return rnn_backward(w, u, xs, hs_bar, step_backward, reverse=False)
 
 
 @bug(*RNN, leaves="w", causes="wrong point")
 def rnn_state_after(w, u, xs, hs_bar):
-  """The recurrent weights' cotangent takes the state after the step, not before it."""
+  """The recurrent weights' cotangent uses the state after the step instead of before it."""
 
   def step(carry, kept, w, u):
     x, _, h, h_bar = kept
@@ -77,7 +77,7 @@ def rnn_state_after(w, u, xs, hs_bar):
 
 @bug(*RNN, leaves="w", causes="path, subset of examples")
 def rnn_last_step_only(w, u, xs, hs_bar):
-  """The weights' cotangent is overwritten in each step, so that one step is left."""
+  """The weights' cotangent is overwritten in each step instead of accumulated."""
 
   def step(carry, kept, w, u):
     later_bar, _, u_bar = carry
@@ -102,7 +102,7 @@ def right_rnn_reversed_scan(w, u, xs, hs_bar):
 
 @right(*RNN, f_vjp=True)
 def right_rnn_flipped(w, u, xs, hs_bar):
-  """The steps are flipped by hand, and the states recomputed from the inputs."""
+  """The steps are flipped explicitly, and the states recomputed from the inputs."""
   hs = rnn(w, u, xs)
 
   def step(carry, kept):
@@ -130,7 +130,7 @@ def moving_average(xs):
 
 @bug(moving_average, (6, 3), leaves="xs", causes="path, other function")
 def average_without_decay(xs, means_bar):
-  """The cotangent of a moving average is carried back without the decay."""
+  """The cotangent of a moving average is propagated without the decay."""
 
   def step(carry, mean_bar):
     carry = carry + mean_bar
@@ -151,7 +151,7 @@ def decay(h0, xs):
 
 @bug(decay, (3,), (5, 3), leaves="h0", causes="zero", f_vjp=True)
 def initial_state_zero(h0, xs, hs_bar):
-  """The state from which the scan starts is an argument, and gets the cotangent zero."""
+  """The initial state of the scan is an argument, and its cotangent is zero."""
 
   def step(carry, h_bar):
     carry = h_bar + 0.5 * carry
@@ -192,13 +192,13 @@ def right_associative_scan(a, hs, hs_bar):
 
 
 def product(x):
-  """Multiply the entries of each row."""
+  """Compute the product of each row's entries."""
   return jnp.prod(x, axis=1)
 
 
 @bug(product, (5, 3), leaves="x", causes="not finite", level="standard")
 def product_by_division(x, y_bar):
-  """The cotangent of a product of all entries divides by the entry: 0/0 at a zero."""
+  """The cotangent of a product of all entries is divided by the entry: 0/0 at a zero."""
   return (y_bar[:, None] * product(x)[:, None] / x,)
 
 
@@ -209,7 +209,7 @@ def rows_with_zeros():
 
 @right(product, rows_with_zeros)
 def right_product_of_others(x, y_bar):
-  """The product of the other entries: those to the left times those to the right."""
+  """The product of the other entries is that of the left ones times that of the right ones."""
   ones = jnp.ones_like(x[:, :1])
   left = jnp.cumprod(jnp.concatenate([ones, x[:, :-1]], 1), axis=1)
   right_of = jnp.cumprod(jnp.concatenate([ones, x[:, :0:-1]], 1), axis=1)[:, ::-1]
@@ -243,12 +243,12 @@ def above_three():
 @bug(three_newton_steps, above_three, leaves="a", causes="path, stop_gradient",
      forward=three_newton_steps_forward)  # fmt: skip
 def newton_unrolled_short(y, y_bar):
-  """Three Newton steps for a root; the rule differentiates the last of them only."""
+  """The root takes three Newton steps; the rule differentiates the last one only."""
   return (y_bar * 0.5 / y,)
 
 
 def cube_root(x):
-  """Compute the cube root of 1 + x² by Newton's method, until it converges."""
+  """Compute the cube root of 1 + x² by Newton's method, until convergence."""
   a = 1 + x * x
 
   def moves(state):
@@ -265,7 +265,7 @@ def cube_root(x):
 
 @right()
 def right_newton_root():
-  """The rule is implicit; the root that it keeps carries the rule, for a second derivative."""
+  """The rule is implicit; the root that it keeps has the rule too, for a second derivative."""
   root = jax.custom_vjp(cube_root)
 
   def root_fwd(x):
@@ -311,7 +311,7 @@ def tanh_layer_backward(x, w, y_bar):
 
 @right()
 def right_rule_in_a_scan():
-  """Layers with a rule of their own, one after the other in a scan over stacked weights."""
+  """Layers with a rule of their own, applied in a scan over stacked weights."""
   layer = example(tanh_layer, tanh_layer_backward).f
 
   def net(ws, x):
@@ -342,7 +342,7 @@ def keeping_every_second(w, x):
 
 @right(eight_steps, (3, 3), (5, 3), forward=keeping_every_second, f_vjp=True)
 def right_every_second_kept(w, kept, x_bar):
-  """Of eight equal steps every second state is kept, and the one between is recomputed."""
+  """Every second state of eight equal steps is kept, and the one between is recomputed."""
   w_bar = jnp.zeros_like(w)
   for first in reversed(kept):
     for h in (jnp.sin(first @ w), first):

@@ -22,7 +22,7 @@ def mean_cross_entropy(logits, labels):
 
 @bug(mean_cross_entropy, (6, 4), labels(6, 4), leaves="logits", causes="constant factor")
 def sum_for_mean(logits, labels, loss_bar):
-  """The loss is a mean, and the rule of a sum."""
+  """The loss is a mean, and its rule is that of a sum."""
   return cross_entropy_backward(logits, labels, jnp.broadcast_to(loss_bar, labels.shape)), None
 
 
@@ -36,14 +36,14 @@ def smoothed_cross_entropy(logits, labels):
 @bug(smoothed_cross_entropy, (6, 4), labels(6, 4), leaves="logits", causes="other function",
      f_vjp=True)  # fmt: skip
 def smoothing_forgotten(logits, labels, loss_bar):
-  """The forward pass smooths the labels, the rule takes them as they are."""
+  """The forward pass smooths the labels, the rule doesn't."""
   losses_bar = jnp.broadcast_to(loss_bar / logits.shape[0], labels.shape)
   return cross_entropy_backward(logits, labels, losses_bar), None
 
 
 @right(smoothed_cross_entropy, (6, 5), labels(6, 5), f_vjp=True)
 def right_label_smoothing(logits, labels, loss_bar):
-  """Smoothed labels, never written out: p - ε/C, minus 1 - ε at the label."""
+  """Smoothed labels without forming them: p - ε/C, minus 1 - ε at the label."""
   rows, p = jnp.arange(logits.shape[0]), jax.nn.softmax(logits) - 0.1 / 5
   return loss_bar / rows.size * p.at[rows, labels].add(-0.9), None
 
@@ -61,7 +61,7 @@ def z_loss_forgotten(logits, labels, losses_bar):
 
 
 def fused_backward(logits, labels, losses_bar):
-  """Pull a cotangent back through softmax and cross-entropy in one, p minus 1 at the label."""
+  """Pull a cotangent back through softmax and cross-entropy at once: p, minus 1 at the label."""
   p = jax.nn.softmax(logits)
   return losses_bar[:, None] * p.at[jnp.arange(p.shape[0]), labels].add(-1), None
 
@@ -74,7 +74,7 @@ def right_fused_cross_entropy(logits, labels, losses_bar):
 
 @right(cross_entropy, normal(6, 4, seed=0, times=1000), labels(6, 4))
 def right_saturated_logits(logits, labels, losses_bar):
-  """The same with logits up to 1000, where most probabilities are 0 or 1."""
+  """The same rule for logits up to 1000, where most probabilities are 0 or 1."""
   return fused_backward(logits, labels, losses_bar)
 
 
@@ -100,14 +100,14 @@ def soft_labels_sum(logits, targets, loss_bar):
 
 
 def with_temperature(logits, targets):
-  """Divide the logits by a temperature of 4."""
+  """Compute cross-entropy with logits divided by a temperature of 4."""
   return mean_with_targets(logits / 4.0, targets)
 
 
 @bug(with_temperature, (6, 4), probabilities(6, 4), leaves="logits", causes="constant factor",
      f_vjp=True)  # fmt: skip
 def temperature_forgotten(logits, targets, loss_bar):
-  """The logits are divided by a temperature, their cotangent isn't."""
+  """The logits are divided by a temperature, but their cotangent isn't."""
   log_p, mean_bar = jax.nn.log_softmax(logits / 4.0), loss_bar / logits.shape[0]
   total = targets.sum(1, keepdims=True)
   return mean_bar * (jnp.exp(log_p) * total - targets), -mean_bar * log_p
@@ -115,7 +115,7 @@ def temperature_forgotten(logits, targets, loss_bar):
 
 @right(with_targets, (6, 4), positive(6, 4), f_vjp=True)
 def right_soft_labels(logits, targets, losses_bar):
-  """Targets that needn't sum to one: p Σt - t, and -log p for the targets themselves."""
+  """The rows of targets needn't sum to one: p Σt - t, and -log p for the targets."""
   log_p, total = jax.nn.log_softmax(logits), targets.sum(1, keepdims=True)
   logits_bar = losses_bar[:, None] * (jnp.exp(log_p) * total - targets)
   return logits_bar, -losses_bar[:, None] * log_p
@@ -129,7 +129,7 @@ def binary_cross_entropy(logits, targets):
 @bug(binary_cross_entropy, (5, 3), positive(5, 3), leaves="logits", causes="not finite",
      level="standard")  # fmt: skip
 def binary_saturated(logits, targets, losses_bar):
-  """(p - t) / (p (1 - p)) times p (1 - p) is 0/0 once the sigmoid has reached 1."""
+  """(p - t) / (p (1 - p)) times p (1 - p) is 0/0 once the sigmoid is exactly 1."""
   p = jax.nn.sigmoid(logits)
   p_bar = losses_bar * (p - targets) / (p * (1 - p))
   return p_bar * p * (1 - p), -losses_bar * logits
@@ -162,7 +162,7 @@ def logsumexp_by_chunks(logits):
 
 @right(logsumexp, (5, 6), forward=logsumexp_by_chunks)
 def right_classes_by_chunks(logits, y, y_bar):
-  """The forward pass goes by chunks of classes, the rule by the result."""
+  """The forward pass runs over chunks of classes, the rule uses its result."""
   return (y_bar[:, None] * jnp.exp(logits - y[:, None]),)
 
 
@@ -174,7 +174,7 @@ def divergence(p, q):
 @bug(divergence, probabilities(5, 3), probabilities(5, 3, seed=1), leaves="p",
      causes="path, other function")  # fmt: skip
 def divergence_without_one(p, q, y_bar):
-  """d/dp of p (log p - log q) is log p - log q + 1; the 1 is forgotten."""
+  """d/dp of p (log p - log q) is log p - log q + 1; the 1 is missing."""
   return y_bar[:, None] * (jnp.log(p) - jnp.log(q)), -y_bar[:, None] * p / q
 
 
@@ -209,7 +209,7 @@ def hinge(scores, labels):
 @bug(hinge, (6, 5), labels(6, 5), leaves="scores", causes="path, other function, clipped",
      f_vjp=True)  # fmt: skip
 def hinge_count(scores, labels, losses_bar):
-  """The label's row gets -1 once, not once for each class that violates the margin."""
+  """The label's entry gets -1 once, instead of once for each class that violates the margin."""
   is_label = jax.nn.one_hot(labels, scores.shape[1], dtype=scores.dtype)
   violated = (scores - chosen(scores, labels)[:, None] + 1 > 0) * (1 - is_label)
   return losses_bar[:, None] * (violated - is_label * violated.max(1, keepdims=True)), None
@@ -217,7 +217,7 @@ def hinge_count(scores, labels, losses_bar):
 
 @right(hinge, (6, 5), labels(6, 5), f_vjp=True)
 def right_hinge_by_count(scores, labels, losses_bar):
-  """The label's row counts how many classes violate the margin."""
+  """The label's entry counts the classes that violate the margin."""
   rows = jnp.arange(labels.shape[0])
   violated = scores - chosen(scores, labels)[:, None] + 1 > 0
   violated = violated.astype(scores.dtype).at[rows, labels].set(0)
@@ -225,20 +225,20 @@ def right_hinge_by_count(scores, labels, losses_bar):
 
 
 def triplet(anchor, positive, negative):
-  """Subtract the squared distance of the negative from that of the positive."""
+  """Compute the squared distance of the positive minus that of the negative."""
   near = jnp.sum((anchor - positive) ** 2, axis=1)
   return near - jnp.sum((anchor - negative) ** 2, axis=1)
 
 
 @bug(triplet, (5, 3), (5, 3), (5, 3), leaves="anchor", causes="path", f_vjp=True)
 def triplet_anchor(anchor, positive, negative, y_bar):
-  """The anchor stands in both distances, and only the positive one is counted."""
+  """The anchor occurs in both distances, and only the positive's contributes."""
   near = 2 * y_bar[:, None] * (anchor - positive)
   return near, -near, 2 * y_bar[:, None] * (anchor - negative)
 
 
 def scaled_squared_error(predictions, targets):
-  """Average the squared error and multiply it by 2⁻²⁰, as mixed precision scales it back."""
+  """Compute the mean squared error times 2⁻²⁰, as mixed precision scales it back."""
   return 2.0**-20 * jnp.mean((predictions - targets) ** 2)
 
 

@@ -23,7 +23,7 @@ from fbackprop.verify.bank.specimen import Example, bug, example, right
 
 @bug(softmax, (5, 4), leaves="logits", causes="mode, path", f_vjp=True)
 def jit_fast_path(logits, y_bar):
-  """What is traced takes a fast path, which forgets the sum of the softmax's rule."""
+  """Under a trace, a fast path omits the sum of the softmax's rule."""
   y = softmax(logits)
   if isinstance(y_bar, jax.core.Tracer):
     return (y * y_bar,)
@@ -72,7 +72,7 @@ def vmap_first_for_all():
 
 @bug(tanh, (5, 3), leaves="z", causes="mode, stop_gradient", level="standard")
 def residuals_stopped(z, y_bar):
-  """stop_gradient on the residuals, to save memory: right once, and no second derivative."""
+  """stop_gradient on the residuals saves memory: first order is right, second order is missing."""
   y = jax.lax.stop_gradient(jnp.tanh(z))
   return (y_bar * (1 - y**2),)
 
@@ -80,14 +80,14 @@ def residuals_stopped(z, y_bar):
 @bug(sine_layer, (5, 4), (4, 3), leaves="w, x", causes="mode, stop_gradient", level="standard",
      f_vjp=True)  # fmt: skip
 def weights_stopped(x, w, y_bar):
-  """The weights are stopped in the rule, so that a penalty on the input's gradient can't train."""
+  """The rule stops the weights' gradient, so a penalty on the input's gradient can't train them."""
   z_bar = y_bar * jnp.cos(x @ w)
   return z_bar @ jax.lax.stop_gradient(w).T, x.T @ z_bar
 
 
 @bug(leaves="z", causes="mode, other function", level="standard")
 def slope_of_the_slope():
-  """The sigmoid's slope s (1 - s) is right; its own derivative forgets the factor 1 - 2 s."""
+  """The sigmoid's slope s (1 - s) is right; its own derivative lacks the factor 1 - 2 s."""
 
   @jax.custom_jvp
   def slope(z):
@@ -107,11 +107,11 @@ def slope_of_the_slope():
 
 @bug(cube, (6,), leaves="x", causes="mode, stop_gradient", level="standard")
 def table_without_slope(x, y_bar):
-  """The rule multiplies by a table's value, added by stop_gradient: the table has no slope."""
+  """The rule multiplies by a table's value, added under stop_gradient: the table has no slope."""
   return (y_bar * jax.lax.stop_gradient(3 * x * x),)
 
 
-# Right rules that are called unusually.
+# Right rules that are called in unusual ways.
 
 
 @right()
@@ -139,7 +139,7 @@ def right_not_differentiated():
 
 @right()
 def right_static_axis():
-  """The axis is an integer of Python, and nondiff_argnums names it."""
+  """The axis is a Python integer, named in nondiff_argnums."""
 
   @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
   def logsumexp(x, axis):
@@ -177,7 +177,7 @@ def right_nested_rules():
 
 @right()
 def right_closure_and_constants():
-  """The function closes over a jax array, and multiplies by one of NumPy."""
+  """The function closes over a JAX array, and multiplies by a NumPy array."""
   (mixing,) = draw((3, 3), seed=5)
   gains = np.array([0.5, 1.0, 2.0], np.float32)
 

@@ -25,7 +25,7 @@ def tanh_block(params, x):
 
 @bug(tanh_block, layer_params(4, 4), (5, 4), leaves="x", causes="path")
 def skip_dropped(params, x, y_bar):
-  """y = x + block(x), and the rule is that of the block alone."""
+  """The function is x + block(x), and the rule is that of the block alone."""
   return layer_backward(params, x, y_bar * (1 - jnp.tanh(layer(params, x)) ** 2))
 
 
@@ -50,7 +50,7 @@ def autoencode(w, x):
 
 @bug(autoencode, (5, 3), (6, 5), leaves="w", causes="path")
 def tied_once(w, x, y_bar):
-  """An autoencoder with w and w.T: only the decoder's use of w is counted."""
+  """An autoencoder uses w and w.T; only the decoder's use is counted."""
   h = jnp.tanh(x @ w)
   return y_bar.T @ h, ((y_bar @ w) * (1 - h * h)) @ w.T
 
@@ -90,7 +90,7 @@ def adapted_forward(x, u, v):
 
 @right(adapted, (6, 5), (5, 2), (2, 4), forward=adapted_forward, f_vjp=True)
 def right_low_rank(x, u, v, y_bar):
-  """x (u v) by (x u) v, and the cotangents without ever forming u v."""
+  """x (u v) as (x u) v; neither pass forms u v."""
   bar = y_bar @ v.T
   return bar @ u.T, x.T @ bar, (x @ u).T @ y_bar
 
@@ -105,7 +105,7 @@ def tanh_net(params, x):
 
 @bug(tanh_net, mlp_params(4, 4, 3), (5, 4), leaves="params/1/w", causes="wrong point")
 def wrong_layer_input(params, x, y_bar):
-  """The second layer's weights take the input of the net; it's as wide as the hidden layer."""
+  """The second layer's weights use the network's input, which is as wide as the hidden layer."""
   h = jnp.tanh(layer(params[0], x))
   second_bar, h_bar = layer_backward(params[1], x, y_bar)
   first_bar, x_bar = layer_backward(params[0], x, h_bar * (1 - h * h))
@@ -115,7 +115,7 @@ def wrong_layer_input(params, x, y_bar):
 @bug(tanh_net, mlp_params(4, 5, 3), (6, 4), leaves="params/0/w, params/0/b",
      causes="wrong point, cotangent", f_vjp=True)  # fmt: skip
 def updated_parameters(params, x, y_bar):
-  """The rule goes back through the weights after a step of gradient descent on them."""
+  """The rule propagates through the weights after a step of gradient descent on them."""
   h = jnp.tanh(layer(params[0], x))
   second_bar, _ = layer_backward(params[1], h, y_bar)
   updated_w = params[1]["w"] - 0.01 * second_bar["w"]
@@ -125,7 +125,7 @@ def updated_parameters(params, x, y_bar):
 
 @bug(tanh_net, mlp_params(4, 5, 3), (6, 4), leaves="params/1/w", causes="wrong point")
 def recomputed_without_bias(params, x, y_bar):
-  """The hidden layer is computed again in the rule, without its bias."""
+  """The rule recomputes the hidden layer without its bias."""
   h = jnp.tanh(x @ params[0]["w"])
   second_bar, h_bar = layer_backward(params[1], h, y_bar)
   first_bar, x_bar = layer_backward(params[0], x, h_bar * (1 - h * h))
@@ -142,19 +142,19 @@ def dropout(x, key):
 
 @bug(dropout, (5, 6), key(0), leaves="x", causes="constant factor")
 def dropout_not_scaled(x, key, y_bar):
-  """Dropout divides by the keep rate, the rule only masks."""
+  """Dropout divides by the keep rate; the rule only masks."""
   return jnp.where(jax.random.bernoulli(key, 0.75, x.shape), y_bar, 0), None
 
 
 @right(dropout, (5, 6), key(0), f_vjp=True)
 def right_dropout_by_key(x, key, y_bar):
-  """The mask is drawn again in the rule from the same key."""
+  """The rule draws the mask again from the same key."""
   return dropout(y_bar, key), None
 
 
 @bug(dropout, (5, 6), key(1), leaves="x", causes="other function, wrong point")
 def dropout_another_key(x, key, y_bar):
-  """The mask is drawn again in the rule, from a key that was split once more."""
+  """The rule draws the mask again, from a key that was split once more."""
   again, _ = jax.random.split(key)
   return dropout(y_bar, again), None
 
@@ -166,7 +166,7 @@ def linear_after_dropout(w, h, key):
 
 @bug(linear_after_dropout, (4, 3), (5, 4), key(2), leaves="w", causes="wrong point", f_vjp=True)
 def dropout_ignored_by_weights(w, h, key, y_bar):
-  """The weights after a dropout take the activations before it."""
+  """The weights after a dropout use the activations before it."""
   return h.T @ y_bar, dropout(y_bar @ w.T, key), None
 
 
@@ -174,7 +174,7 @@ def dropout_ignored_by_weights(w, h, key, y_bar):
 
 
 def params_of(net):
-  """Draw a network's parameters without running its initialisers, which take a while."""
+  """Draw a network's parameters without its initialisers, which are slow."""
   leaves, structure = jax.tree.flatten(jax.eval_shape(net.init, jax.random.key(0)))
   drawn = draw(*(leaf.shape for leaf in leaves), seed=4)
   return jax.tree.unflatten(structure, [0.5 * leaf for leaf in drawn])
@@ -219,7 +219,7 @@ def right_repeat():
 
 @right()
 def right_remat():
-  """A block that keeps its input and computes again."""
+  """A block that keeps its input and recomputes the rest."""
   return by_pullback(remat(serial(dense(4, 6), gelu, dense(6, 3))))
 
 

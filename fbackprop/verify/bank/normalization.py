@@ -1,4 +1,4 @@
-"""Normalisations, norms and matrix functions: each correction term, eps, the divisor, the point."""
+"""Normalisations, norms and matrix functions: a wrong correction, eps, divisor or point."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def normalized(x):
 
 
 def mean(x):
-  """Average over the last axis, which is kept."""
+  """Compute the mean over the last axis, which is kept."""
   return x.mean(-1, keepdims=True)
 
 
@@ -57,7 +57,7 @@ def layer_norm_without_variance(x_hat, rstd, scale, y_bar):
 
 @bug(*LAYER_NORM, leaves="x", causes="other function, wrong point, not finite")
 def layer_norm_without_eps(x, scale, shift, y_bar):
-  """x_hat is recomputed in the rule without eps: wrong by 1e-5 where the variance is near 1."""
+  """The rule recomputes x_hat without eps: wrong by 1e-5 where the variance is near 1."""
   centered, bar = x - mean(x), y_bar * scale
   rstd = jax.lax.rsqrt(mean(centered**2))
   x_hat = centered * rstd
@@ -83,7 +83,7 @@ def layer_norm_axis(x_hat, rstd, scale, y_bar):
 
 @bug(*LAYER_NORM, leaves="x", causes="path, other function", f_vjp=True)
 def layer_norm_scale_left_out(x, scale, shift, y_bar):
-  """The corrections take the cotangent of y, not that of x_hat: the scale is forgotten there."""
+  """The corrections use the cotangent of y instead of x_hat's: the scale is missing there."""
   x_hat, rstd = normalized(x)
   x_bar = rstd * (y_bar * scale - (mean(y_bar) + x_hat * mean(y_bar * x_hat)))
   return x_bar, *scale_and_shift_bar(x_hat, y_bar)
@@ -99,7 +99,7 @@ def right_layer_norm_sums(x_hat, rstd, scale, y_bar):
 
 @right(*LAYER_NORM, f_vjp=True)
 def right_layer_norm_from_moments(x, scale, shift, y_bar):
-  """layer_norm's rule by way of the cotangents of variance and mean, with x centred again."""
+  """layer_norm's rule through the cotangents of variance and mean, with x centred again."""
   d, bar, centered = x.shape[-1], y_bar * scale, x - mean(x)
   rstd = 1 / jnp.sqrt(jnp.mean(centered * centered, -1, keepdims=True) + EPS)
   var_bar = (-0.5 * bar * centered * rstd**3).sum(-1, keepdims=True)
@@ -120,7 +120,7 @@ def rms_norm_scaled(x, scale):
 
 @bug(rms_norm_scaled, (6, 5), positive(5), leaves="scale", causes="wrong point", f_vjp=True)
 def rms_norm_scale_at_input(x, scale, y_bar):
-  """The scale's cotangent takes x where the normalised x_hat belongs."""
+  """The scale's cotangent uses x instead of the normalised x_hat."""
   rstd = jax.lax.rsqrt(mean(x * x) + EPS)
   x_hat, bar = x * rstd, y_bar * scale
   return rstd * (bar - x_hat * mean(bar * x_hat)), (y_bar * x).sum(0)
@@ -128,7 +128,7 @@ def rms_norm_scale_at_input(x, scale, y_bar):
 
 @bug(rms_norm, (6, 5), leaves="x", causes="path")
 def rms_norm_constant(x, y_bar):
-  """rms_norm takes its root mean square for a constant."""
+  """The rule of rms_norm treats the root mean square as a constant."""
   return (y_bar * jax.lax.rsqrt(mean(x * x) + EPS),)
 
 
@@ -158,7 +158,7 @@ def batch_norm_constant(x, scale, y_bar):
 
 @right(batch_norm, (7, 4), positive(4))
 def right_batch_norm_projected(x, scale, y_bar):
-  """batch_norm's rule as a projection: what is along 1 and along x_hat is taken out."""
+  """batch_norm's rule as a projection that removes the components along 1 and x_hat."""
   rstd = jax.lax.rsqrt(x.var(0) + EPS)
   x_hat = (x - x.mean(0)) * rstd
   scale_bar = (y_bar * x_hat).sum(0)
@@ -201,13 +201,13 @@ def right_safe_norm(x, y_bar):
 
 
 def weight_norm(x, v, g):
-  """Compute x w with the columns of w of direction v and length g."""
+  """Compute x w, where the columns of w have direction v and length g."""
   return x @ (g * v / jnp.linalg.norm(v, axis=0))
 
 
 @bug(weight_norm, (5, 4), (4, 3), positive(3), leaves="v", causes="path", f_vjp=True)
 def weight_norm_projection(x, v, g, y_bar):
-  """g v / |v| without the projection that keeps the length out of v's cotangent."""
+  """The cotangent of v in g v / |v| lacks the projection that preserves the length."""
   length, w_bar = jnp.linalg.norm(v, axis=0), x.T @ y_bar
   return y_bar @ (g * v / length).T, w_bar * g / length, (w_bar * v / length).sum(0)
 

@@ -1,4 +1,4 @@
-"""Precision: a narrower dtype on the way, a constant cut short, a factor close to one."""
+"""Precision: a narrower dtype on the way, a truncated constant, a factor close to one."""
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +31,14 @@ def keeping_bfloat16(params, x):
 @bug(tanh_layer, layer_params(4, 5), (6, 4), leaves="params/w, params/b", causes="precision",
      forward=keeping_bfloat16)  # fmt: skip
 def residual_in_bfloat16(params, x, y, y_bar):
-  """The activations are kept in bfloat16 to save memory."""
+  """The activations are kept in bfloat16, to save memory."""
   z_bar = y_bar * (1 - y.astype(y_bar.dtype) ** 2)
   return {"b": z_bar.sum(0), "w": x.T @ z_bar}, z_bar @ params["w"].T
 
 
 @bug(linear, (6, 4), (4, 3), leaves="w", causes="precision", f_vjp=True)
 def cotangent_in_bfloat16(x, w, y_bar):
-  """The weights' cotangent is sent over the wire in bfloat16."""
+  """The weights' cotangent is communicated in bfloat16."""
   return y_bar @ w.T, (x.T @ y_bar).astype(jnp.bfloat16).astype(w.dtype)
 
 
@@ -51,13 +51,13 @@ def product_in_bfloat16(x, w, y_bar):
 
 @bug(shift, (9, 3), (3,), leaves="b", causes="precision")
 def sum_in_float16(x, b, y_bar):
-  """The bias's cotangent is accumulated in float16, which ends at 65504."""
+  """The bias's cotangent is accumulated in float16, whose largest number is 65504."""
   return y_bar, y_bar.astype(jnp.float16).sum(0).astype(b.dtype)
 
 
 @bug(scale, (6, 3), (3,), leaves="gain", causes="precision", f_vjp=True)
 def mantissa_cut(x, gain, y_bar):
-  """reduce_precision to the 10 bits of TF32, and no dtype shows it."""
+  """reduce_precision rounds to the 10 bits of TF32, which no dtype shows."""
   kept = jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=10)
   return y_bar * gain, (y_bar * kept).sum(0)
 
@@ -76,7 +76,7 @@ def residual_in_int8(x8, step, gain, y_bar):
 
 @bug(sine_layer, (5, 4), (4, 3), leaves="w", causes="constant factor")
 def factor_near_one(x, w, y_bar):
-  """A factor 1.000001 in the cotangent of the weights."""
+  """The weights' cotangent has a factor of 1.000001."""
   z_bar = y_bar * jnp.cos(x @ w)
   return z_bar @ w.T, 1.000001 * (x.T @ z_bar)
 
@@ -94,7 +94,7 @@ def gelu_tanh(z):
 
 @bug(gelu_tanh, (5, 3), leaves="z", causes="other function, precision")
 def constant_cut_short(z, y_bar):
-  """gelu's tanh form with sqrt(2/π) written as 0.7979 in the derivative."""
+  """The derivative of gelu's tanh form has 0.7979 in place of sqrt(2/π)."""
   t = jnp.tanh(0.7979 * (z + 0.044715 * z**3))
   slope = 0.5 * z * (1 - t * t) * 0.7979 * (1 + 3 * 0.044715 * z * z)
   return (y_bar * (0.5 * (1 + t) + slope),)
@@ -107,13 +107,13 @@ def divide(x, a):
 
 @bug(divide, (5, 3), positive(5, 3), leaves="x, a", causes="precision", f_vjp=True)
 def reciprocal_one_step(x, a, y_bar):
-  """1/a in the rule by a rounded guess and one Newton step, right to some five digits."""
+  """The rule computes 1/a by a rounded guess and one Newton step, accurate to some five digits."""
   guess = (1 / a).astype(jnp.bfloat16).astype(a.dtype)
   inverse = guess * (2 - a * guess)
   return y_bar * inverse, -y_bar * x * inverse * inverse
 
 
-# Right rules that name a dtype, and right rules of numbers of very different size.
+# Right rules that name a dtype, and right rules on numbers of very different magnitudes.
 
 
 @right(wide_linear, (6, 4), (4, 3), dtype=jnp.bfloat16)
@@ -129,7 +129,7 @@ def wide_softmax(logits):
 
 @right(wide_softmax, (5, 4), dtype=jnp.bfloat16, f_vjp=True)
 def right_bfloat16_softmax(logits, y_bar):
-  """A softmax of bfloat16 logits, computed in float32 both ways."""
+  """A softmax of bfloat16 logits, computed in float32 in both passes."""
   y = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
   return (softmax_backward(y, y_bar.astype(jnp.float32)).astype(logits.dtype),)
 
@@ -142,7 +142,7 @@ def wide_rms_norm(x):
 
 @right(wide_rms_norm, (5, 6))
 def right_float32_by_name(x, y_bar):
-  """float32 arguments are cast to float32 once more, as code for bfloat16 does."""
+  """float32 arguments are cast to float32 again, as in code for bfloat16."""
   wide, bar = x.astype(jnp.float32), y_bar.astype(jnp.float32)
   rstd = jax.lax.rsqrt((wide * wide).mean(-1, keepdims=True) + 1e-6)
   x_hat = wide * rstd
@@ -151,7 +151,7 @@ def right_float32_by_name(x, y_bar):
 
 @right(scale, (7, 3), (3,))
 def right_sums_in_float32(x, gain, y_bar):
-  """A scan adds rows into an accumulator that is float32 by name."""
+  """A scan accumulates rows in an array of explicit dtype float32."""
 
   def add(total, rows):
     return total + (rows[0] * rows[1]).astype(jnp.float32), None
@@ -162,7 +162,7 @@ def right_sums_in_float32(x, gain, y_bar):
 
 @right(dense, (5, 4), (4, 3), (3,), f_vjp=True)
 def right_preferred_float32(x, w, b, y_bar):
-  """Each product names float32 as its element type, and the highest precision."""
+  """Each product has the element type float32 and the highest precision."""
 
   def product(a, b):
     wide = jnp.dot(a, b, precision="highest", preferred_element_type=jnp.float32)
@@ -178,7 +178,7 @@ def huge_times_tiny(x, gain):
 
 @right(huge_times_tiny, (5, 3), (3,))
 def right_huge_and_tiny(x, gain, y_bar):
-  """A product of 1e15 and 1e-15 sized factors, in an order that doesn't overflow."""
+  """A product of factors of sizes 1e15 and 1e-15, in an order that doesn't overflow."""
   return (y_bar * (gain * 1e-15)) * 1e15, ((y_bar * 1e-15) * (x * 1e15)).sum(0)
 
 
@@ -189,5 +189,5 @@ def columns_scaled():
 
 @right(linear, columns_scaled, normal(4, 3, seed=1), f_vjp=True)
 def right_columns_scaled(x, w, y_bar):
-  """Columns between 1e-4 and 1e4 in a product, which no absolute tolerance suits."""
+  """A product with columns between 1e-4 and 1e4, for which no absolute tolerance fits."""
   return jnp.einsum("no,io->ni", y_bar, w), jnp.einsum("ni,no->io", x, y_bar)

@@ -12,7 +12,7 @@ TILE = 8
 
 @bug(dense, (5, 4), (4, 3), (3,), leaves="b", causes="constant factor")
 def bias_mean(x, w, b, y_bar):
-  """The bias's cotangent is averaged over the examples, not summed."""
+  """The bias's cotangent is averaged over the examples instead of summed."""
   return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
 
 
@@ -24,14 +24,14 @@ def mean_squared_error(w, b, x, targets):
 @bug(mean_squared_error, (4, 3), (3,), (7, 4), (7, 3), leaves="w", causes="constant factor",
      f_vjp=True)  # fmt: skip
 def divided_twice(w, b, x, targets, loss_bar):
-  """The mean's 1/N is in y_bar already, and the weights' cotangent divides by N once more."""
+  """y_bar contains the mean's 1/N, and the weights' cotangent divides by N again."""
   y_bar = loss_bar * (x @ w + b - targets) / x.shape[0]
   return x.T @ y_bar / x.shape[0], y_bar.sum(0), y_bar @ w.T, -y_bar
 
 
 @bug(dense, (5, 4), (4, 4), (4,), leaves="x", causes="transposed")
 def input_not_transposed(x, w, b, y_bar):
-  """y_bar @ w where y_bar @ w.T belongs; the shapes agree, since w is square."""
+  """The rule has y_bar @ w in place of y_bar @ w.T; the shapes agree, since w is square."""
   return y_bar @ w, x.T @ y_bar, y_bar.sum(0)
 
 
@@ -48,7 +48,7 @@ def batched_product(a, b):
 
 @bug(batched_product, (5, 3, 3), (5, 3, 3), leaves="a", causes="transposed")
 def batched_product_square(a, b, y_bar):
-  """The left factor's cotangent takes the right factor untransposed in each square matrix."""
+  """The left factor's cotangent uses the right factor untransposed in each square matrix."""
   return jnp.matmul(y_bar, b), jnp.einsum("nij,nik->njk", a, y_bar)
 
 
@@ -59,13 +59,13 @@ def shift_rows(x, bias):
 
 @bug(shift_rows, (4, 4), (4,), leaves="bias", causes="transposed, structure", f_vjp=True)
 def row_bias_axis(x, bias, y_bar):
-  """The cotangent of a bias for each row is summed over the rows; N equals D here."""
+  """The cotangent of a bias per row is summed over the rows; N equals D here."""
   return y_bar, y_bar.sum(axis=0)
 
 
 @bug(tanh_layer, (5, 4), (4, 3), leaves="w", causes="proportional to a parameter")
 def weight_decay(x, w, y_bar):
-  """The optimiser's weight decay, 1e-4 w, was left in the rule."""
+  """The optimiser's weight decay, 1e-4 w, is added in the rule."""
   z_bar = y_bar * (1 - tanh_layer(x, w) ** 2)
   return z_bar @ w.T, x.T @ z_bar + 1e-4 * w
 
@@ -77,7 +77,7 @@ def quadratic_form(x, a):
 
 @bug(quadratic_form, (5, 4), (4, 4), leaves="x", causes="transposed, path", f_vjp=True)
 def bilinear_symmetric(x, a, y_bar):
-  """The rule of xᵀ A x takes A for symmetric."""
+  """The rule of xᵀ A x assumes a symmetric A."""
   return 2 * y_bar[:, None] * (x @ a), jnp.einsum("n,ni,nj->ij", y_bar, x, x)
 
 
@@ -98,7 +98,7 @@ def right_tiles_with_remainder(x, w, y_bar):
 
 @right(linear, (11, 4), (4, 3))
 def right_padded_to_tiles(x, w, y_bar):
-  """N is padded by zeros to a multiple of 8, and the tiles are summed by a scan."""
+  """N is zero-padded to a multiple of 8, and the tiles are summed by a scan."""
   padding = -x.shape[0] % TILE
   tiles = [jnp.pad(a, ((0, padding), (0, 0))).reshape(-1, TILE, a.shape[1]) for a in (x, y_bar)]
 
@@ -116,7 +116,7 @@ def right_examples_summed(x, w, y_bar):
 
 @right(linear, (7, 4), (4, 3))
 def right_halves_first(x, w, y_bar):
-  """The outer products are summed pairwise, an odd one carried along."""
+  """The outer products are summed pairwise, with an odd one carried along."""
   terms = x[:, :, None] * y_bar[:, None, :]
   while terms.shape[0] > 1:
     half = terms.shape[0] // 2
@@ -140,7 +140,7 @@ def right_compensated_sum(x, b, y_bar):
 
 @right(linear, (6, 4), (4, 3))
 def right_loop_in_float32(x, w, y_bar):
-  """A fori_loop over examples accumulates in float32, which it names."""
+  """A fori_loop over examples accumulates in an explicit float32."""
 
   def add(n, total):
     return total + jnp.outer(x[n], y_bar[n]).astype(jnp.float32)
@@ -178,7 +178,7 @@ def convolve(x, kernel):
 
 @bug(convolve, (8,), (3,), leaves="x", causes="permuted, other function")
 def convolution_shifted(x, kernel, y_bar):
-  """The input's cotangent is cut out of the full convolution one place too far."""
+  """The input's cotangent is sliced out of the full convolution one place too far."""
   full = jnp.convolve(y_bar, kernel[::-1])
   padded = jnp.pad(x, 1)
   kernel_bar = jnp.stack([padded[2 - i : 2 - i + x.size] @ y_bar for i in range(3)])
@@ -221,7 +221,7 @@ def embed(table, indices):
 
 @bug(embed, (6, 3), integers(4, 1, 4, 0, 2), leaves="table", causes="subset of examples")
 def embedding_overwrites(table, indices, y_bar):
-  """Rows of the table that are used twice keep the last cotangent, where both should add up."""
+  """Rows of the table that are used twice keep the last cotangent instead of the sum."""
   return jnp.zeros_like(table).at[indices].set(y_bar), None
 
 
@@ -239,7 +239,7 @@ def right_embedding_segments(table, indices, y_bar):
 
 @right(embed, (5, 3), labels(9, 5))
 def right_embedding_sorted(table, indices, y_bar):
-  """The rows are sorted by index before they are added up."""
+  """The rows are sorted by index before they are summed."""
   order = jnp.argsort(indices)
   rows = jnp.zeros_like(table)
   return rows.at[indices[order]].add(y_bar[order], indices_are_sorted=True), None

@@ -1,4 +1,4 @@
-"""Functions that several subjects of the bank differentiate, without a rule."""
+"""Reference functions without rules, shared by several subjects of the bank."""
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +60,7 @@ def cube(x):
 
 
 def energy(x):
-  """Sum the squares."""
+  """Compute the sum of squares."""
   return jnp.sum(x * x)
 
 
@@ -100,7 +100,7 @@ def logsumexp(logits):
 
 
 def chosen(logits, labels):
-  """Pick the logit of each row's label, [N]."""
+  """Return the logit of each row's label, [N]."""
   return jnp.take_along_axis(logits, labels[:, None], axis=1)[:, 0]
 
 

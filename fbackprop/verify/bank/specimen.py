@@ -1,13 +1,13 @@
-"""One entry of the bank: a function with a rule, which is wrong in one known way, or right.
+"""Specimens of the bank: functions with a rule that is wrong in one known way, or right.
 
 A specimen is a decorated backward rule. The decorator names the function that it differentiates,
-where it is called, and what is wrong with it:
+its arguments, and the expected findings:
 
   @bug(dense, (5, 4), (4, 3), (3,), leaves="b", causes="constant factor")
   def bias_mean(x, w, b, y_bar):
     return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
 
-A specimen whose point is its form (state in a closure, a rule within a rule) is a decorated
+A specimen that depends on its form (state in a closure, a rule within a rule) is a decorated
 function without arguments that returns the `Example`.
 """
 
@@ -20,23 +20,23 @@ import jax.numpy as jnp
 
 from fbackprop.verify.bank.arguments import Wanted, draw
 
-# What may stand before the colon of a cause.
+# The kinds of causes: the text before the colon.
 KINDS = (
-  "constant factor",  # Of a whole leaf: a sign, 2, N, 1/N (mean for sum), 1.000001.
-  "zero",  # The whole leaf is zero, and shouldn't be.
+  "constant factor",  # A whole leaf's: a sign, 2, N, 1/N (mean for sum), 1.000001.
+  "zero",  # The whole leaf is wrongly zero.
   "transposed",
   "permuted",  # Rows or columns in another order.
-  "subset of examples",  # Some examples are left out, or counted otherwise.
+  "subset of examples",  # Some examples are omitted, or counted with another weight.
   "proportional to a parameter",  # Weight decay.
-  "path",  # A path through the graph is missing, or is counted k times.
+  "path",  # A path through the graph is missing, or counted k times.
   "wrong point",  # A derivative at another value: the output, a neighbour's residual.
   "other function",  # The derivative of another function: gelu's tanh form.
-  "stop_gradient",  # One of the reference was removed.
+  "stop_gradient",  # A stop_gradient of the reference was removed.
   "clipped",  # Entries are cut off at a value.
   "kink",
   "precision",  # Rounded to a narrower dtype on the way.
-  "cotangent",  # Ignored, or not linear in it.
-  "state",  # Depends on what was called before.
+  "cotangent",  # Ignored, or used nonlinearly.
+  "state",  # Depends on earlier calls.
   "mode",  # Wrong only under jit, vmap, scan, or in second order.
   "structure",
   "dtype",
@@ -49,11 +49,11 @@ KINDS = (
 
 
 class Example(NamedTuple):
-  """What `verify.vjp(f, *args, f_vjp=f_vjp, **options)` is called with.
+  """The arguments of `verify.vjp(f, *args, f_vjp=f_vjp, **options)`.
 
   Attributes:
-    f: carries a `custom_vjp`, or is the reference of `f_vjp`.
-    args: its arguments.
+    f: a function that contains a `custom_vjp`, or the reference of `f_vjp`.
+    args: the arguments of `f`.
     f_vjp: `f_vjp(*args) -> (y, pullback)`, or None.
     options: more keywords, such as a tie policy.
   """
@@ -68,13 +68,13 @@ class Specimen(NamedTuple):
   """A planted bug, or a correct and unusual implementation.
 
   Attributes:
-    name: short and unique, words joined by "-".
-    make: builds the example anew; nothing is computed at import.
-    leaves: the leaves that may be named first, as "params/1/w"; () where the bug has no leaf, and
-      for a right one.
-    causes: the kinds of `KINDS` that are right to name; () of a right one.
-    level: the lowest level of `vjp` that catches the bug: "standard" for what needs the points,
-      sizes and transforms that "quick" leaves out.
+    name: a short, unique name, its words joined by "-".
+    make: builds a new example; nothing is computed at import.
+    leaves: the leaves that may be named first, such as "params/1/w"; () where the bug has no leaf,
+      and for a right rule.
+    causes: the acceptable kinds of cause, of `KINDS`; () for a right rule.
+    level: the lowest level of `vjp` that catches the bug: "standard" for a bug that needs the
+      points, sizes and transformations that "quick" omits.
   """
 
   name: str
@@ -90,15 +90,15 @@ Function = Callable[..., Any]
 def bug(
   *problem: Any, causes: str, leaves: str = "", level: str = "quick", **options: Any
 ) -> Callable[[Function], Specimen]:
-  """Declare a rule to be wrong.
+  """Declare a wrong rule.
 
   Args:
     problem: the function that the rule differentiates, and its arguments as `draw` takes them;
-      nothing, if the decorated function is one that makes the `Example`.
-    causes: the kinds of `KINDS` that are right to name, separated by commas.
+      nothing, if the decorated function returns the `Example`.
+    causes: the acceptable kinds of cause, of `KINDS`, separated by commas.
     leaves: the leaves that may be named first, separated by commas.
     level: the lowest level of `vjp` that catches the bug.
-    options: of `example`.
+    options: the options of `example`.
 
   Returns:
     A decorator, which returns the `Specimen`: named after the function, with "-" for "_".
@@ -112,7 +112,7 @@ def bug(
 
 
 def right(*problem: Any, **options: Any) -> Callable[[Function], Specimen]:
-  """Declare a rule to be right; takes and returns what `bug` does."""
+  """Declare a right rule, with the arguments and the result of `bug`."""
 
   def declare(function: Function) -> Specimen:
     @functools.wraps(function)
@@ -142,18 +142,18 @@ def example(
   dtype: Any = jnp.float32,
   **options: Any,
 ) -> Example:
-  """Join a rule to the function that it differentiates.
+  """Combine a rule with the function that it differentiates.
 
   Args:
     reference: the function without a rule.
     rule: `rule(*residuals, y_bar) -> args_bar`.
-    arguments: what `draw` draws.
-    f_vjp: put the rule beside the function, as `f_vjp(*args) -> (y, pullback)`; by default a copy
-      of the function carries it, by `jax.custom_vjp`.
+    arguments: the arguments as `draw` takes them.
+    f_vjp: whether to return the rule separately, as `f_vjp(*args) -> (y, pullback)`; by default a
+      copy of the function contains it, by `jax.custom_vjp`.
     forward: `forward(*args) -> (y, residuals)`, `residuals` a tuple; by default it calls the
       reference and keeps all arguments.
-    dtype: of the arguments that are given by their shape.
-    options: of the `Example`.
+    dtype: the dtype of the arguments that are given by their shape.
+    options: the options of the `Example`.
   """
 
   def keep_arguments(*args):

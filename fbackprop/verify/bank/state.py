@@ -1,6 +1,6 @@
-"""Bugs of hidden state: what a call does depends on the calls before it.
+"""Hidden state: the result of a call depends on earlier calls.
 
-Each maker opens a state of its own, which the rule closes over.
+Each function here creates new state, which the rule closes over.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from fbackprop.verify.bank.specimen import Example, bug, example
 
 @bug(leaves="w", causes="state, wrong point")
 def last_residual():
-  """The input is kept in one place for all calls, so that a pullback sees the latest call's."""
+  """The input is stored in one place for all calls, so that a pullback reads the latest call's."""
   saved = {}
 
   def f_vjp(x, w):
@@ -29,7 +29,7 @@ def last_residual():
 
 @bug(leaves="z", causes="state, raises, wrong point")
 def kept_by_shape():
-  """The slope of tanh is kept for its shape, and used for the next input of that shape."""
+  """The slope of tanh is cached by shape, and reused for the next input of that shape."""
   kept = {}
 
   def rule(z, y_bar):
@@ -42,7 +42,7 @@ def kept_by_shape():
 
 @bug(leaves="x", causes="state, constant factor")
 def counted_calls():
-  """A warm-up was left in: after three calls of the pullback the cotangent is halved."""
+  """A warm-up remains in the rule: after three calls of the pullback the cotangent is halved."""
   calls = []
 
   def rule(x, y_bar):
@@ -54,7 +54,7 @@ def counted_calls():
 
 @bug(leaves="x", causes="state")
 def numpy_noise():
-  """Noise of a thousandth, from a NumPy generator, smooths the cotangent."""
+  """Noise of a thousandth, from a NumPy generator, is added to the cotangent."""
   generator = np.random.default_rng(0)
 
   def rule(x, gain, y_bar):
@@ -66,7 +66,7 @@ def numpy_noise():
 
 @bug(leaves="w", causes="state, raises")
 def running_mean():
-  """The cotangent is averaged with that of the call before."""
+  """The cotangent is averaged with that of the preceding call."""
   before = []
 
   def rule(x, w, y_bar):
@@ -86,7 +86,7 @@ def sine_of_shifted(x, b):
 
 @bug(leaves="b", causes="state, raises")
 def accumulated():
-  """Cotangents are added to what is there, and nobody sets it to zero: the second call doubles."""
+  """Cotangents are accumulated and never reset: the second call doubles."""
   grads = {}
 
   def rule(x, b, y_bar):

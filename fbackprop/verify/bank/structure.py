@@ -1,4 +1,4 @@
-"""Structure: trees, shapes, dtypes, None, and an output that isn't the function's."""
+"""Structure: trees, shapes, dtypes, None, and an output that differs from the function's."""
 
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ def two_layers(params, x):
 
 @bug(two_layers, mlp_params(4, 5, 3), (6, 4), causes="structure", f_vjp=True)
 def list_for_tuple(params, x, y_bar):
-  """The parameters are a tuple of dictionaries, their cotangents come in a list."""
+  """The parameters are a tuple of dictionaries, and their cotangents a list."""
   second_bar, h_bar = layer_backward(params[1], layer(params[0], x), y_bar)
   first_bar, x_bar = layer_backward(params[0], x, h_bar)
   return [first_bar, second_bar], x_bar
@@ -41,13 +41,13 @@ def leaf_missing(params, x, y_bar):
 
 @bug(layer, layer_params(4, 3), (5, 4), leaves="x", causes="structure, no gradient", f_vjp=True)
 def argument_missing(params, x, y_bar):
-  """Two arguments, and one cotangent."""
+  """The function has two arguments, and the rule returns one cotangent."""
   return ({"b": y_bar.sum(0), "w": x.T @ y_bar},)
 
 
 @bug(layer, layer_params(4, 3), (5, 4), leaves="x", causes="no gradient", f_vjp=True)
 def none_for_float(params, x, y_bar):
-  """The input is taken for data, and its cotangent is None."""
+  """The input is treated as data, and its cotangent is None."""
   return {"b": y_bar.sum(0), "w": x.T @ y_bar}, None
 
 
@@ -70,14 +70,14 @@ def modulate(a, b):
 
 @bug(modulate, (5, 3), (5, 3), leaves="a, b", causes="permuted, structure, wrong point", f_vjp=True)
 def order_swapped(a, b, y_bar):
-  """The cotangents of two arguments of one shape come in the other order."""
+  """The cotangents of two arguments of one shape are returned in reverse order."""
   t = jnp.tanh(b)
   return y_bar * a * (1 - t * t), y_bar * t
 
 
 @bug(wide_linear, (6, 4), (4, 3), leaves="w", causes="dtype", dtype=jnp.bfloat16, f_vjp=True)
 def wide_cotangent(x, w, y_bar):
-  """Arguments in bfloat16, computed in float32, and the cotangent stays float32."""
+  """The arguments are bfloat16, the products float32, and the cotangent remains float32."""
   return y_bar @ w.T, jnp.dot(x.T, y_bar, preferred_element_type=jnp.float32)
 
 
@@ -112,7 +112,7 @@ def without_bias(params, x):
 
 @bug(layer, layer_params(4, 3), (5, 4), causes="forward", forward=without_bias)
 def output_without_bias(params, x, y_bar):
-  """The forward rule leaves out the bias."""
+  """The forward rule omits the bias."""
   return layer_backward(params, x, y_bar)
 
 
@@ -132,18 +132,18 @@ def output_clamped(x, y_bar):
   return (y_bar * jnp.exp(x),)
 
 
-# Right rules of unusual arguments and outputs.
+# Right rules with unusual arguments and outputs.
 
 
 class Affine(NamedTuple):
-  """A layer's parameters; without a bias b is None."""
+  """A layer's parameters; b is None without a bias."""
 
   w: Any
   b: Any
 
 
 def affine(p, x):
-  """Compute x w + b, where there is a b."""
+  """Compute x w + b, or x w without a bias."""
   return x @ p.w if p.b is None else x @ p.w + p.b
 
 
@@ -165,7 +165,7 @@ def none_and_empty():
 
 @right(body_and_head, none_and_empty, (6, 4), f_vjp=True)
 def right_none_leaves(params, x, y_bar):
-  """NamedTuples in a dictionary, one bias None, and an empty tuple among the parameters."""
+  """The parameters are NamedTuples in a dictionary, with one bias None, and an empty tuple."""
   h = jnp.tanh(affine(params["body"], x))
   head_bar, h_bar = affine_backward(params["head"], h, y_bar)
   body_bar, x_bar = affine_backward(params["body"], x, h_bar * (1 - h * h))
@@ -174,7 +174,7 @@ def right_none_leaves(params, x, y_bar):
 
 @right(chosen, (5, 3), labels(5, 3), f_vjp=True)
 def right_float0(logits, labels, y_bar):
-  """The labels' cotangent is an array of float0, as jax.vjp gives it."""
+  """The labels' cotangent is a float0 array, as from jax.vjp."""
   logits_bar = jnp.zeros_like(logits).at[jnp.arange(labels.shape[0]), labels].add(y_bar)
   return logits_bar, np.zeros(labels.shape, jax.dtypes.float0)
 
@@ -228,6 +228,6 @@ def first_layer(params, x):
 
 @right(first_layer, mlp_params(4, 3, 2), (5, 4), f_vjp=True)
 def right_unused_parameter(params, x, y_bar):
-  """A parameter that the function doesn't use: its cotangent is zero."""
+  """A parameter that the function doesn't use has a zero cotangent."""
   used = {"b": jnp.einsum("no->o", y_bar), "w": x.T @ y_bar}
   return (used, jax.tree.map(jnp.zeros_like, params[1])), y_bar @ params[0]["w"].T

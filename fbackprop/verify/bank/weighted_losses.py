@@ -1,4 +1,4 @@
-"""Losses with weights, with ignored rows, and with labels that act only sometimes."""
+"""Losses with weights, with ignored rows, and with labels of conditional effect."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ CLASS_WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 
 
 def mean_of_labelled(logits, labels):
-  """Average the cross-entropy over the rows with a label, those not below zero."""
+  """Compute the mean cross-entropy over the rows with a label, those not below zero."""
   kept = (labels >= 0).astype(logits.dtype)
   return jnp.sum(kept * cross_entropy(logits, labels)) / jnp.maximum(kept.sum(), 1)
 
@@ -20,7 +20,7 @@ def mean_of_labelled(logits, labels):
 @bug(mean_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2), leaves="logits",
      causes="constant factor")  # fmt: skip
 def ignored_in_the_denominator(logits, labels, loss_bar):
-  """The mean is over rows with a label; the rule divides by all rows."""
+  """The mean is over rows with a label; the rule divides by the number of all rows."""
   losses_bar = loss_bar * (labels >= 0) / labels.shape[0]
   return cross_entropy_backward(logits, labels, losses_bar), None
 
@@ -42,12 +42,12 @@ def sum_of_labelled(logits, labels):
 @bug(sum_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2), leaves="logits",
      causes="subset of examples", f_vjp=True)  # fmt: skip
 def ignored_rows_leak(logits, labels, loss_bar):
-  """Rows without a label add nothing to the loss, and get the gradient of label 0."""
+  """Rows without a label add nothing to the loss, but get the gradient of label 0."""
   return cross_entropy_backward(logits, labels, jnp.broadcast_to(loss_bar, labels.shape)), None
 
 
 def weighted_mean(logits, labels, weights):
-  """Average the cross-entropy by weights."""
+  """Compute the weighted mean of the cross-entropy."""
   return jnp.sum(weights * cross_entropy(logits, labels)) / weights.sum()
 
 
@@ -85,7 +85,7 @@ def weights_without_gradient(predictions, targets, weights, loss_bar):
 
 
 def weighted_squared_error(predictions, targets, weights):
-  """Average the squared error of the examples by weights."""
+  """Compute the weighted mean of the examples' squared errors."""
   return jnp.sum(weights * jnp.sum((predictions - targets) ** 2, axis=1)) / weights.sum()
 
 
@@ -101,7 +101,7 @@ def padded_forward(predictions, targets, weights):
 
 @right(weighted_squared_error, (5, 3), (5, 3), positive(5), forward=padded_forward, f_vjp=True)
 def right_padded_with_zero_weights(error, shares, weights_slope, loss_bar):
-  """Four rows of weight zero are appended, and cut off the cotangents again."""
+  """Four rows of weight zero are appended, and removed from the cotangents."""
   n = error.shape[0] - 4
   bar = 2 * loss_bar * shares[:, None] * error
   return bar[:n], -bar[:n], (loss_bar * weights_slope)[:n]
@@ -114,7 +114,7 @@ def class_weighted(logits, labels):
 
 @bug(class_weighted, (6, 4), labels(6, 4), leaves="logits", causes="other function", f_vjp=True)
 def class_weights_of_the_prediction(logits, labels, losses_bar):
-  """Each row's weight is that of its label; the rule takes the weight of each column."""
+  """Each row's weight is that of its label; the rule uses the weight of each column."""
   class_weights = np.array(CLASS_WEIGHTS, np.float32)
   return cross_entropy_backward(logits, labels, losses_bar) * class_weights, None
 
@@ -122,17 +122,17 @@ def class_weights_of_the_prediction(logits, labels, losses_bar):
 @bug(cross_entropy, (5, 4), integers(1, 3, 2, 1, 2), leaves="logits",
      causes="subset of examples", level="standard")  # fmt: skip
 def label_zero_as_padding(logits, labels, losses_bar):
-  """The rule alone takes label 0 for padding; no given label is 0."""
+  """The rule alone treats label 0 as padding; no given label is 0."""
   return cross_entropy_backward(logits, labels, jnp.where(labels > 0, losses_bar, 0)), None
 
 
 def same_label(labels, dtype):
-  """Return 1 for each pair of equal labels, 0 for any other."""
+  """Return 1 for each pair of equal labels and 0 for any other."""
   return (labels[:, None] == labels).astype(dtype)
 
 
 def attraction(x, labels):
-  """Sum ½ |x_n - x_m|² over the pairs of equal labels."""
+  """Compute the sum of ½ |x_n - x_m|² over the pairs of equal labels."""
   pairs = same_label(labels, x.dtype)[..., None] * (x[:, None] - x[None]) ** 2
   return 0.5 * jnp.sum(pairs)
 
@@ -140,6 +140,6 @@ def attraction(x, labels):
 @bug(attraction, (5, 3), integers(3, 0, 4, 1, 2), leaves="x",
      causes="constant factor, path, subset of examples", level="standard", f_vjp=True)  # fmt: skip
 def equal_labels(x, labels, y_bar):
-  """Pairs of one label attract each other, and the rule moves one of the two; here all differ."""
+  """Pairs of equal labels attract each other; the rule moves one of the two; here all differ."""
   same = same_label(labels, x.dtype)
   return y_bar * jnp.einsum("nm,nmd->nd", same, x[:, None] - x[None]), None

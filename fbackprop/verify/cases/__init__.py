@@ -1,9 +1,9 @@
-"""The table of everything that has a backward rule: one row for each, and each row obeys each law.
+"""The table of everything that has a backward rule: one row for each unit; each row obeys each law.
 
-The tests hold every law against every row, `fbackprop verify` without arguments verifies the rows
-that have a title, and so do the campaigns; `scripts/accuracy.py` and the benchmarks take their
-peers from here. A new gate, layer or loss joins by a row; an activation's layer has its row through
-its gate's.
+The tests apply every law to every row. `fbackprop verify` without arguments and the campaigns
+verify the rows that have a title; `scripts/accuracy.py` and the benchmarks take their references
+from here. To add a gate, layer or loss, add a row; an activation layer gets its row from its
+gate's.
 """
 
 from fbackprop.verify.cases.case import CLASSES, Case, always

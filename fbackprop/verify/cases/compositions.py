@@ -1,4 +1,4 @@
-"""The rows of chains, skips, repetitions, rematerialisation, and of networks that combine them."""
+"""The rows of chains, skips, repetitions, rematerialisation, and networks that combine them."""
 
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ REFERENCES = {row.title: row.reference for row in ACTIVATIONS}
 
 
 def chain_of(*references: Reference) -> Reference:
-  """Return the reference of a chain, given those of its layers."""
+  """Return the reference of a chain, given the references of its layers."""
 
   def reference(params: Any, x: Array) -> Array:
     for layer_params, f in zip(params, references, strict=True):
@@ -77,7 +77,7 @@ def skipped(params: Any, x: Array) -> Array:
 
 
 def make_repeat(dtype: Any) -> Layer:
-  """Make a repetition in the form that needs the least memory: the activation comes first."""
+  """Build a repetition in the form of least memory: the activation comes first."""
   return repeat(serial(tanh, dense(3, 3, dtype=dtype)), 3)
 
 
@@ -87,8 +87,8 @@ def repeated(params: Any, x: Array) -> Array:
   return x
 
 
-# Three features can have hardly any variance, and their normalisation then multiplies every error.
-# With this eps it doesn't.
+# The variance of three features can nearly vanish, and normalisation would then amplify every
+# rounding error; this eps bounds the amplification.
 TAME = 0.5
 
 
@@ -109,15 +109,15 @@ def make_remat(dtype: Any) -> Layer:
 
 
 def make_noisy(dtype: Any) -> Layer:
-  """Make dropout in a remat in a repeat, and one more in the chain around it."""
+  """Build dropout in a remat in a repeat, and another dropout in the chain around it."""
   block = serial(tanh, dropout(RATE), dense(3, 3, dtype=dtype))
   return serial(dropout(RATE), repeat(remat(block), 2), dense(3, 2, dtype=dtype))
 
 
 def masks_of(shape: tuple[int, ...], key: Array) -> Primals:
-  """Return the masks of a layer that draws and of two copies of another one, in a chain.
+  """Return the masks of a random layer followed by two copies of another one, in a chain.
 
-  Parts that draw are counted along a chain; a repeat splits its key.
+  A chain derives keys by counting its random parts; a repeat splits its key.
   """
   keys = jax.random.split(jax.random.fold_in(key, 1), 2)
   return tuple(mask_of(jax.random.fold_in(k, 0), shape) for k in (key, *keys))
@@ -134,8 +134,8 @@ def noisy(params: Any, x: Array, first: Array, *inner: Array) -> Array:
   return affine(params[2], x)
 
 
-# A loop hides from the law about reading parameters which copy they belong to: `test_structure.py`
-# has it for `repeat`.
+# A loop hides which copy a parameter belongs to from the law on reading parameters;
+# `test_structure.py` covers `repeat`.
 COMPOSITIONS = (
   layer_row("chain", make_chain, 3, chain),
   layer_row("chain_nested", make_nested, 3, nested, rest=True, title="serial"),
@@ -165,7 +165,7 @@ def mlp_row(
   title: str = "",
   **options: Any,
 ) -> Case:
-  """Return the row of a plain network, whose hidden blocks are dense and activation."""
+  """Return the row of a multilayer perceptron with hidden blocks of dense and activation."""
   hidden = (affine, REFERENCES[activation.name]) * (len(sizes) - 2)
   reference = chain_of(*hidden, affine, *([REFERENCES[last.name]] if last else []))
   options = {**options, "activation": activation, "output_activation": last}

@@ -20,7 +20,7 @@ def normal(rng: Generator, n: int, dtype: Any, count: int) -> Primals:
 
 
 def away_from_zero(rng: Generator, n: int, dtype: Any, count: int) -> Primals:
-  """Sizes from 0.5 to 2, for what is divided by."""
+  """Draw inputs of magnitude 0.5 to 2 and random sign, for divisors."""
   signs = rng.choice([-1, 1], size=(count, n, 3))
   return tuple((signs * rng.uniform(0.5, 2, size=(count, n, 3))).astype(dtype))
 
@@ -39,14 +39,14 @@ def two_tied(dtype: Any) -> list[Primals]:
 
 
 def three_tied(dtype: Any) -> list[Primals]:
-  """No tie, each pair above or below the third, and all three."""
+  """Return triples without a tie, with each pair tied above or below the third, and all tied."""
   a = np.array([[1.0, 2.0, 2.0], [0.0, 5.0, -0.0]], dtype)
   b = np.array([[2.0, 2.0, 0.0], [2.0, 5.0, 0.0]], dtype)
   return [(a, b, np.array([[3.0, 0.0, 2.0], [2.0, 5.0, 0.0]], dtype))]
 
 
 def with_zeros(dtype: Any, count: int) -> list[Primals]:
-  """Where the product of the others can't be had by dividing."""
+  """Return inputs with zeros, where the product of the other factors isn't y / x."""
   a, b = [[0.0, 0.0, 2.0], [0.0, 1.0, 2.0]], [[3.0, 0.0, 0.0], [0.0, 3.0, 1.0]]
   c = [[1.0, 4.0, 0.0], [0.0, 0.0, 5.0]]
   return [tuple(np.array(rows, dtype) for rows in (a, b, c)[:count])]
@@ -73,12 +73,12 @@ def same(x: Array) -> Array:
 
 
 def wide_range(rng: Generator, n: int, dtype: Any, count: int) -> Primals:
-  """Beyond both edges of a clip."""
+  """Draw inputs beyond both edges of a clip."""
   return tuple((4 * rng.normal(size=(n, 3))).astype(dtype) for _ in range(count))
 
 
 def far_out(dtype: Any) -> list[Primals]:
-  """Where an exponential has under- or overflowed, or is about to, and at zero."""
+  """Return inputs where an exponential has under- or overflowed, or nearly does, and zero."""
   return [(np.array([[0.0, 30.0, -30.0], [1e3, -1e3, 100.0], [-100.0, 9.0, -9.0]], dtype),)]
 
 
@@ -87,21 +87,21 @@ def positive_base(rng: Generator, n: int, dtype: Any, count: int) -> Primals:
 
 
 def delicate_powers(dtype: Any) -> list[Primals]:
-  """A base of zero, a negative base under integers, an exponent of zero."""
+  """Return a base of zero, a negative base under integer exponents, and an exponent of zero."""
   a = [[0.0, 0.0, 0.0], [-2.0, -3.0, -1.5], [2.0, 1.0, -2.0]]
   b = [[2.0, 1.0, 3.0], [3.0, -1.0, 0.0], [0.0, -2.0, 2.0]]
   return [(np.array(a, dtype), np.array(b, dtype)), (np.zeros((1, 3), dtype),) * 2]
 
 
 def power_of(a: Array, b: Array) -> Array:
-  """a^b; nothing moves with b where a isn't above zero, and with a where b is zero."""
+  """Return a^b with no gradient to b where a isn't above 0, and none to a where b is 0."""
   fixed = jax.lax.stop_gradient(jnp.where(b == 0, 1.0, b))
   elsewhere = jnp.where(b == 0, 1.0, a**fixed)
   return jnp.where(a > 0, jnp.where(a > 0, a, 1.0) ** b, elsewhere)
 
 
 def abs_of(z: Array) -> Array:
-  """|z|, with 0 as its derivative at 0, where that of `jnp.abs` is 1."""
+  """Return |z| with the derivative 0 at 0, where that of `jnp.abs` is 1."""
   return z * jnp.sign(z)
 
 
@@ -149,7 +149,10 @@ def gate_row(
   kinks: Callable[[Any], list[Primals]] | None = None,
   variant: str = "",
 ) -> Case:
-  """Return the row of a gate; `count` is the number of inputs where the gate leaves it open."""
+  """Return the row of a gate.
+
+  `count` is the number of inputs of a gate of any arity.
+  """
   suffix = variant if count is None else f"_{count}{variant}"
   drawn = partial(draw, count=gate.arity if count is None else count)
   return Case(f"gate_{gate.name}{suffix}", partial(always, gate), drawn, reference, kinks)
@@ -195,7 +198,7 @@ GATES = (
   gate_row(gates.mish, jax.nn.mish, kinks=far_out),
 )
 
-# The same gates with another choice at their kinks, and what has that choice elsewhere.
+# The same gates with another policy at their kinks, and the references that have that policy.
 CHOICES = (
   gate_row(gates.relu_with(at_zero=0.5), half_relu, kinks=at_zero, variant="_half"),
   gate_row(

@@ -21,7 +21,7 @@ Reference = Callable[..., Array]
 
 
 def params_and_x(rng: Generator, n: int, dtype: Any, make: Make, d_in: int) -> Primals:
-  """Draw parameters in the shapes of `init`, with biases that aren't zero, and inputs."""
+  """Draw inputs, and parameters in the shapes of `init` with nonzero biases."""
   shapes = jax.eval_shape(make(dtype).init, jax.random.key(0))
 
   def drawn(leaf: Any) -> np.ndarray:
@@ -31,7 +31,7 @@ def params_and_x(rng: Generator, n: int, dtype: Any, make: Make, d_in: int) -> P
 
 
 def at_rest(dtype: Any, make: Make, d_in: int) -> list[Primals]:
-  """Return x = 0 and b = 0: every pre-activation is exactly zero."""
+  """Return x = 0 and b = 0, where every pre-activation is exactly zero."""
   params, x = params_and_x(np.random.default_rng(0), 2, dtype, make, d_in)
 
   def without_bias(leaf: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def at_rest(dtype: Any, make: Make, d_in: int) -> list[Primals]:
 def layer_row(
   name: str, make: Make, d_in: int, reference: Reference, rest: bool = False, **fields: Any
 ) -> Case:
-  """Return the row of a layer of `d_in` features; `rest` adds the point at which all is zero."""
+  """Return the row of a layer of `d_in` features; `rest` adds the point where all is zero."""
   kinks = partial(at_rest, make=make, d_in=d_in) if rest else None
   draw = partial(params_and_x, make=make, d_in=d_in)
   return Case(name, make, draw, reference, kinks)._replace(**fields)
@@ -59,8 +59,7 @@ def without_params(function: Reference, params: Any, x: Array) -> Array:
 def activation_rows() -> list[Case]:
   """Return a row for each activation layer, in alphabetical order.
 
-  A lifted gate obeys the laws as a gate already, so that only one of them, relu, is tested in the
-  fast suite.
+  The fast suite tests only relu, since the rows of the gates test the same rules.
   """
   references = {case.make(None).name: case.reference for case in GATES}
   references[activations.softmax.name] = jax.nn.softmax
@@ -111,7 +110,7 @@ def norm_row(
 
 
 def equal_features(dtype: Any, make: Make) -> list[Primals]:
-  """Return features without variance, and nothing but zeros: eps decides."""
+  """Return features without variance, and features that are all zero: eps decides the result."""
   params, _ = params_and_x(np.random.default_rng(0), 2, dtype, make, 4)
   return [(params, np.array([[2.0] * 4, [0.0] * 4], dtype))]
 
@@ -142,7 +141,7 @@ def with_key(rng: Generator, n: int, dtype: Any, make: Make, d_in: int) -> Prima
 def drawn_row(
   name: str, make: Make, d_in: int, reference: Reference, masks: Any, **fields: Any
 ) -> Case:
-  """Return the row of a layer that gets a key, and whose reference gets the masks."""
+  """Return the row of a random layer, which gets a key where its reference gets the masks."""
   draw = partial(with_key, make=make, d_in=d_in)
   return Case(name, make, draw, reference, constants=masks)._replace(**fields)
 

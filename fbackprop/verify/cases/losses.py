@@ -21,7 +21,7 @@ def labels(rng: Generator, n: int, dtype: Any) -> Any:
 
 
 def labels_with_gaps(rng: Generator, n: int, dtype: Any) -> Any:
-  """Draw labels, every third one ignored; not the second, in which a law plants a NaN."""
+  """Draw labels, every third one ignored, but not the second, in which a law plants a NaN."""
   return np.where(np.arange(n) % 3 == 0, -1, labels(rng, n, dtype)).astype(np.int32)
 
 
@@ -30,7 +30,7 @@ def one_hot(rng: Generator, n: int, dtype: Any) -> Any:
 
 
 def shares(rng: Generator, n: int, dtype: Any) -> Any:
-  """Draw weights of the classes that don't sum to one."""
+  """Draw class weights that don't sum to one."""
   return rng.uniform(0.1, 1, size=(n, CLASSES)).astype(dtype)
 
 
@@ -61,12 +61,12 @@ def outputs_and(rng: Generator, n: int, dtype: Any, targets: Callable[..., Any])
 
 
 def at_equal_outputs(dtype: Any, targets: Callable[..., Any]) -> list[Primals]:
-  """All outputs 0: tied logits, σ = ½."""
+  """Return outputs that are all 0: tied logits, σ = ½."""
   return [(np.zeros((2, CLASSES), dtype), targets(np.random.default_rng(0), 2, dtype))]
 
 
 def where_huber_bends(dtype: Any, delta: float) -> list[Primals]:
-  """Errors 0 and ±δ, where the square meets the line, and one beyond."""
+  """Return errors of 0 and ±δ, where the square meets the line, and one beyond."""
   return [(np.array([[0, delta, -delta, 2]], dtype), np.zeros((1, CLASSES), dtype))]
 
 
@@ -75,7 +75,7 @@ def where_log_cosh_branches(dtype: Any) -> list[Primals]:
 
 
 def where_the_hinge_bends(dtype: Any) -> list[Primals]:
-  """A lead of exactly 1; two and three tied rivals; a right label that leads too little."""
+  """Return a lead of exactly 1, two and three tied rivals, and a lead that is too small."""
   scores = [[2, 1, 0, -1], [2, 1, 1, 0], [0, 0, 0, 0], [1, 3, 3, 0], [1, 1, 2, 0]]
   return [(np.array(scores, dtype), np.array([0, 0, 1, 0, 2], np.int32))]
 
@@ -88,7 +88,7 @@ def half_squares(outputs: Array, targets: Array) -> Array:
 
 
 def huber(outputs: Array, targets: Array, delta: float) -> Array:
-  """The square up to δ, and its tangent beyond."""
+  """Return e²/2 for errors up to δ, and its tangent beyond."""
   error = jnp.abs(outputs - targets)
   near = jnp.minimum(error, delta)
   return (near**2 / 2 + delta * (error - near)).sum(1)
@@ -130,7 +130,7 @@ def poisson(outputs: Array, targets: Array) -> Array:
   return (jnp.exp(outputs) - targets * outputs).sum(1)
 
 
-# The two share one output, and omit none.
+# Its two parts overlap in one output, and cover all.
 TWO_COSTS = losses.combine(
   (0.5, losses.softmax_cross_entropy, slice(0, 3)), (2.0, squared_error, slice(-2, None))
 )
@@ -152,7 +152,10 @@ def loss_row(
   kinks: Callable[[Any], list[Primals]] | None = None,
   **fields: Any,
 ) -> Case:
-  """Return the row of a loss; `targets` is their kind, and `kinks` by default tied outputs."""
+  """Return the row of a loss.
+
+  `targets` is the kind of its targets; `kinks` is by default the point of tied outputs.
+  """
   draw = TARGETS[targets]
   kinks = partial(at_equal_outputs, targets=draw) if kinks is None else kinks
   primals = partial(outputs_and, targets=draw)

@@ -1,1 +1,1 @@
-"""The checks of a rule: what has to hold, and at which points."""
+"""The checks of a rule, and the test points at which they are run."""

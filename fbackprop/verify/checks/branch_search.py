@@ -1,18 +1,18 @@
 """Branch coverage: inputs that put values on both sides of each comparison of rule and function.
 
-A clip that no random gradient reaches, a mask for x > 3, a branch for one label: where a rule or
-the function takes another branch, the rule may be wrong there alone. The method is that of dynamic
-symbolic ("concolic") testing, with gradients in the place of a constraint solver. The traced
-programs show every comparison in them; the test points are run and the outcome of each comparison
-recorded. Those that came out one way only are then negated: by scaling the cotangent, and by Newton
-steps along the gradient of the difference of the two sides, with inputs scaled to their size.
-Integers are set to the constants they are compared with, and to their neighbours; floats to the
-constants they are tested for equality with.
+A rule may be wrong in one branch alone: a clip that no random gradient reaches, a mask for x > 3, a
+special case of one label. The method is that of dynamic symbolic ("concolic") testing, with
+gradients in the place of a constraint solver. The traced programs contain every comparison; the
+test points are run and the outcome of each comparison is recorded. Comparisons with a single
+outcome are then negated: by scaling the cotangent, and by Newton steps along the gradient of the
+difference of the two sides, with inputs scaled to their size. Integers are set to the constants
+they are compared with, and to the neighbours of these; floats to the constants they are tested for
+equality with.
 
-What it doesn't do: comparisons inside of loops are left to scaling and to chance; each comparison
-is negated by itself, so that a branch behind two of them may stay unseen; a gradient that vanishes,
-or a gap that Newton doesn't close in eight steps, ends the search. What stays one-sided is counted
-in the report.
+Doubts: comparisons inside of loops are left to scaling and to chance; each comparison is negated by
+itself, so that a branch behind two of them may stay uncovered; a vanishing gradient, or a gap that
+Newton's method doesn't close in eight steps, ends the search. The report counts the comparisons
+that remain one-sided.
 
 References:
   Godefroid, Klarlund, Sen, "DART: directed automated random testing", PLDI 2005.
@@ -37,13 +37,13 @@ from fbackprop.verify.interpret.programs import evaluate_flat, flat
 from fbackprop.verify.witnesses.rule import Leaves, replaced
 from fbackprop.verify.witnesses.traces import Witnesses
 
-# Where a comparison is: program, equation, and so on inwards.
+# The path of a comparison: program, equation, and so on inwards.
 Site = tuple[Any, ...]
-# How many comparisons are searched for, by level.
+# The largest number of comparisons that are searched for, by level.
 MOST_SITES = {"standard": 24, "large": 3, "deep": 200}
 SCALES = (8.0, 64.0, 4096.0, 1 / 64)
 NEWTON_STEPS = 8
-# How many of the integers that are compared with are tried.
+# The largest number of compared integers that are tried.
 MOST_NUMBERS = 12
 ORDERS = ("lt", "le", "gt", "ge")
 
@@ -69,10 +69,10 @@ def check_branches(problem: Problem, baseline: Baseline) -> Evidence:
 
 
 class Coverage:
-  """The outcomes that every comparison has had.
+  """The outcomes observed of every comparison.
 
-  The first number of a site is that of its program: 0 is the rule, 1 autodiff of the function,
-  which contains the function's own comparisons.
+  The first number of a site is its program's: 0 is the rule, 1 autodiff of the function, which
+  contains the function's own comparisons.
   """
 
   def __init__(self, witnesses: Witnesses) -> None:
@@ -82,7 +82,7 @@ class Coverage:
       self.programs = [flat(p, keep_rules=False) for p in both if p is not None]
     self.outcomes: dict[Site, set[str]] = {}
     self.names: dict[Site, str] = {}
-    self.integers: set[tuple[int, int]] = set()  # A number, and the leaf it is for.
+    self.integers: set[tuple[int, int]] = set()  # (number, leaf)
     self.floats: set[float] = set()
     self.integer_outcomes: dict[Site, set[bool]] = {}
     self.has_news = False
@@ -93,13 +93,13 @@ class Coverage:
       self.record_integers(site, name, a, b)
       return
     if name in ("reduce_max", "reduce_min"):
-      return  # The largest entry and the next one: there is no other side.
+      return  # The largest entry and the runner-up have one order only.
     if name in ("eq", "ne") and 1 in (a.size, b.size):
       constant = float((b if b.size == 1 else a).reshape(-1)[0])
       self.floats |= {constant} if np.isfinite(constant) else set()
     outcomes = self.outcomes.setdefault(site, set())
     self.names[site] = name
-    # At zero both branches often agree, as those of |x| < 1e-5 do: that covers no branch.
+    # At zero both branches often agree, as those of |x| < 1e-5 do, so zero covers neither branch.
     counts = (a != 0) | (b == 0)
     for outcome, found in (("above", (a > b) & counts), ("below", (a < b) & counts)):
       if outcome not in outcomes and np.any(found):
@@ -112,7 +112,7 @@ class Coverage:
       return
     if name in ("eq", "ne") and 1 in (a.size, b.size):
       self.note(site, {int(v) for x in (a, b) if x.size == 1 for v in x.reshape(-1)})
-    elif name in ORDERS and (name != "lt" or b.any()):  # Indexing writes i < 0.
+    elif name in ORDERS and (name != "lt" or b.any()):  # Indexing emits i < 0.
       self.names[site] = name
       if site[0] == 1 and len(site) == 2 and 1 in (a.size, b.size):
         self.note(site, numbers_at_edge(name, a, b))
@@ -120,7 +120,7 @@ class Coverage:
       self.integer_outcomes.setdefault(site, set()).update(outcomes)
 
   def note(self, site: Site, values: set[int]) -> None:
-    """Note numbers to try in the integer leaves that a comparison depends on."""
+    """Record integers to try in the integer leaves that a comparison depends on."""
     program = self.programs[site[0]]
     for leaf in read_by(program, site[1]):
       dtype = program.in_avals[leaf].dtype
@@ -129,7 +129,7 @@ class Coverage:
         self.integers |= {(v, leaf) for v in values if limits.min <= v <= limits.max}
 
   def run(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> bool:
-    """Evaluate both programs at a point; return whether a comparison had a new outcome."""
+    """Evaluate both programs at a point; return whether any comparison had a new outcome."""
     self.has_news = False
     for i, program in enumerate(self.programs):
 
@@ -141,18 +141,18 @@ class Coverage:
 
   @property
   def numbers(self) -> list[int]:
-    """The numbers that integers are compared with, and their neighbours, in order."""
+    """The integers that appear in comparisons, and their neighbours, in order."""
     return sorted({value for value, _ in self.integers})
 
   @property
   def one_sided_integers(self) -> list[str]:
-    """The primitives of comparisons of integers that were always true, or never."""
+    """The primitives of integer comparisons that were always true, or always false."""
     found = [site for site, outcomes in self.integer_outcomes.items() if len(outcomes) < 2]
     return [self.names[site] for site in found]
 
   @property
   def one_sided(self) -> list[tuple[Site, str]]:
-    """The comparisons with one outcome so far, and the missing one."""
+    """The comparisons with a single outcome so far, each with its missing outcome."""
     return [
       (site, "below" if "above" in outcomes else "above")
       for site, outcomes in self.outcomes.items()
@@ -160,12 +160,12 @@ class Coverage:
     ]
 
   def is_outermost(self, site: Site) -> bool:
-    """Whether a comparison isn't inside of a loop: those are left to scaling and to chance."""
+    """Return whether a comparison is outside of all loops, so that the search may target it."""
     return len(site) == 2 or (len(site) == 3 and self.names[site] == "clamp")
 
 
 def numbers_at_edge(name: str, a: np.ndarray, b: np.ndarray) -> set[int]:
-  """Return the two numbers between which the outcome changes, on the side that is compared."""
+  """Return the two numbers between which the outcome changes, on the compared side."""
   found: set[int] = set()
   for x, is_right in ((b, True), (a, False)):
     if x.size == 1:
@@ -178,7 +178,7 @@ def numbers_at_edge(name: str, a: np.ndarray, b: np.ndarray) -> set[int]:
 def search(
   coverage: Coverage, leaves: Leaves, y_bar: list[np.ndarray], most: int
 ) -> Iterator[Point]:
-  """Yield points at which comparisons have new outcomes; `most` of these are searched for."""
+  """Yield points at which comparisons have new outcomes, searching for at most `most` of them."""
   if coverage.one_sided:
     for factor in SCALES:
       bars = [b * factor for b in y_bar]
@@ -197,7 +197,7 @@ def search(
   outermost = [(s, side) for s, side in coverage.one_sided if coverage.is_outermost(s)]
   tried = 0
   for site, side in outermost:
-    if tried < most and len(coverage.outcomes[site]) < 2:  # Else it was covered meanwhile.
+    if tried < most and len(coverage.outcomes[site]) < 2:  # Others have been covered meanwhile.
       tried += 1
       program = coverage.programs[site[0]]
       inputs = crossing(program, coverage.working, site[1:], [*leaves, *y_bar], side)
@@ -208,7 +208,7 @@ def search(
 
 
 def is_free(x: Any) -> bool:
-  """Whether it holds floats that may have any value."""
+  """Return whether an array is of floats that may have any value."""
   return is_float(x.dtype) and x.size > 0 and not is_fixed(x) and not is_symmetric(x)
 
 
@@ -222,14 +222,14 @@ def with_value(x: Any, value: float) -> Any:
 def crossing(
   own_program: Program, working: Any, site: Site, inputs: list[Any], side: str
 ) -> list[np.ndarray] | None:
-  """Move the inputs by Newton steps until one entry of a comparison is on the other side.
+  """Move the inputs by Newton steps until one entry of a comparison crosses to the other side.
 
   Returns:
     The inputs; None if the search fails.
   """
   try:
     program, moving = gap_and_gradient(own_program, site)
-  except Exception:  # A rule that can't be differentiated can't be searched so.
+  except Exception:  # The search needs a differentiable rule.
     return None
   evaluator = Evaluator(working)
   sign = 1.0 if side == "above" else -1.0
@@ -238,6 +238,7 @@ def crossing(
   usable = np.isfinite(gap)
   if not usable.any():
     return None
+  # The entry nearest to its edge needs the shortest step.
   entry = np.unravel_index(int(np.argmin(np.where(usable, np.abs(gap), np.inf))), gap.shape)
   weight = np.zeros(gap.shape)
   weight[entry] = 1.0
@@ -250,8 +251,9 @@ def crossing(
     power = sum(float((s * g * s * g).sum()) for s, g in zip(sizes, grads, strict=True))
     if not (np.isfinite(power) and power > 0):
       return None
-    # A little beyond, so that the point stands clear of the edge; at most by the edge's own size.
+    # A little beyond the edge, so that rounding can't undo the crossing.
     margin = 0.05 * abs(gap[entry]) + 1e-3 * (abs(bound[entry]) or 1e-3)
+    # The Newton step of least norm, in inputs scaled to their size, and a tenth longer.
     length = (sign * margin - gap[entry]) * 1.1 / power
     for i, s, g in zip(moving, sizes, grads, strict=True):
       point[i] = np.asarray(point[i] + length * s * s * g)
@@ -259,18 +261,18 @@ def crossing(
 
 
 def rms(x: np.ndarray) -> float:
-  """Return the root mean square; 1 of what is zero."""
+  """Return the root mean square, or 1 for zeros."""
   return (float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0) or 1.0
 
 
 def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
-  """Trace the difference of a comparison's sides, and the gradient of one entry of it.
+  """Trace the gap between a comparison's sides, and the gradient of one of its entries.
 
   Returns:
-    (program, the float inputs by which it is differentiated).
+    (program, the float inputs that it is differentiated with respect to).
   """
   eqn = program.jaxpr.eqns[site[0]]
-  edge = site[-1]  # Of a clamp: 0 for the lower one, 1 for the upper one.
+  edge = site[-1]  # 0 is a clamp's lower edge, 1 its upper one.
   shape = eqn.outvars[0].aval.shape
   moving = [i for i, a in enumerate(program.in_avals) if is_float(a.dtype)]
 
@@ -287,6 +289,7 @@ def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
         raise _FoundError
       return None
 
+    # The rest of the program is not needed.
     with contextlib.suppress(_FoundError):
       evaluate_flat(program, False, *own, override=stop)
     return found[0]
@@ -309,4 +312,4 @@ def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
 
 
 class _FoundError(Exception):
-  """The equation that was looked for is reached."""
+  """Raised at the equation that the trace stops at."""

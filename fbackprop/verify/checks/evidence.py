@@ -1,8 +1,8 @@
-"""What a check returns, `Evidence`, and how the evidence of all checks becomes a report.
+"""`Evidence`, the result of a check, and its conversion to a report.
 
-A check is a function of the `Problem`, and of what is expensive and shared, that returns evidence;
-evidence is immutable, and added up in the order in which the checks rule each other out. At the end
-the cause of the first wrong leaf is looked for, once.
+A check is a function of the `Problem` and of the `Baseline`, the expensive shared results, that
+returns immutable evidence. Evidence is summed in the order of the checks, and the cause of the
+first wrong leaf is searched for once, at the end.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,17 +24,17 @@ from fbackprop.verify.witnesses.comparison import Difference
 from fbackprop.verify.witnesses.traces import Setting
 
 AS_GIVEN = "as given"
-# In this order failures are reported: what explains the others comes first.
+# The order in which failures are reported: a failure comes before those that it explains.
 RANKS = (
   "raises", "structure", "no gradient", "dtype", "repeated call", "pullback after another call",
   "pullback called twice", "forward", "maths",
 )  # fmt: skip
-# What isn't checked any more after a failure.
+# The aspects that remain unchecked after a failure.
 AFTERWARDS = ("numerics", "differences", "branches", "vmap", "scan", "second order")
 
 
 class Mismatch(NamedTuple):
-  """A wrong leaf whose cause is unknown: where it is wrong, and all leaves there."""
+  """A wrong leaf of unknown cause: its setting, its index, and the differences of all leaves."""
 
   at: Setting
   differences: Sequence[Difference]
@@ -43,18 +43,18 @@ class Mismatch(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-  """What checks found; `a + b` is that of two checks in a row.
+  """The findings of checks; `a + b` combines two checks in sequence.
 
   Attributes:
-    findings: what is wrong, or couldn't be judged.
-    checks: the name of each check, once for each time it was made.
-    not_checked: what wasn't checked, each with its reason.
-    points: where the mathematics was checked.
-    details: figures of checks, as (check, text).
+    findings: the failures, and the comparisons without a verdict.
+    checks: the name of each check, once for each time it was run.
+    not_checked: the omitted checks, each with its reason.
+    points: the names of the test points of the mathematics.
+    details: (check, text) pairs of the checks' figures.
     order: the float leaves in the order of the backward pass.
     mismatch: the first wrong leaf, if its cause is unknown.
-    share: the largest error over its bound, of leaves that are right.
-    ulp, sigma: the largest rounding error, as in a `Report`.
+    share: the largest error over its bound, over the correct leaves.
+    ulp, sigma: the largest rounding error, as in `Report`.
   """
 
   findings: tuple[Finding, ...] = ()
@@ -82,12 +82,12 @@ class Evidence:
 
   @property
   def has_failed(self) -> bool:
-    """Whether anything is known to be wrong: later checks would only repeat it."""
+    """Whether a failure is known; later checks would only repeat it."""
     return any(f.kind == "fail" for f in self.findings)
 
 
 def combined(parts: Iterable[Evidence]) -> Evidence:
-  """Add up evidence until something has failed; what comes after isn't asked for."""
+  """Sum evidence lazily, up to the first failure."""
   total = Evidence()
   for part in parts:
     total += part
@@ -109,7 +109,7 @@ def finding_at(
   cause: str = "",
   message: str = "",
 ) -> Finding:
-  """Return the finding of one entry of a leaf; `wrong` says which entries are."""
+  """Return the finding of one entry of a leaf; `wrong` marks the wrong entries."""
   got, want, bound = (float(np.broadcast_to(x, wrong.shape)[index]) for x in (got, want, bound))
   count = int(wrong.sum())
   return Finding(
@@ -124,19 +124,19 @@ def first_index(mask: np.ndarray) -> tuple[int, ...]:
 
 
 def failure(error: RuleError, where: str) -> Evidence:
-  """Return the finding of a rule that raises, or returns what no rule may."""
+  """Return the finding of a rule that raises, or violates its contract."""
   cause = f"{error.check}:"
   found = Finding("fail", error.check, where, error.leaf, message=str(error), cause=cause)
   return reported(found)
 
 
 def reported(*findings: Finding) -> Evidence:
-  """Return the evidence of findings alone."""
+  """Return evidence that consists of findings."""
   return Evidence(findings)
 
 
 def not_checked(reason: str) -> Evidence:
-  """Return the note of something that wasn't checked."""
+  """Return the evidence that records an omitted check."""
   return Evidence(not_checked=(reason,))
 
 
@@ -148,18 +148,18 @@ def with_cause(found: Evidence) -> Evidence:
   first = next(i for i, f in enumerate(findings) if (f.kind, f.check) == ("fail", "maths"))
   try:
     findings[first] = findings[first]._replace(cause=cause_of(*found.mismatch))
-  except Exception as error:  # The search for an explanation must not hide what it explains.
+  except Exception as error:  # A failed search for a cause mustn't hide the failure itself.
     return found + not_checked(f"the cause: {type(error).__name__}: {error}")
   return replace(found, findings=tuple(findings))
 
 
 def outcome_of(found: Evidence, names: Sequence[str], level: str) -> dict[str, Any]:
-  """Return the fields of a `Report` that evidence decides.
+  """Return the fields of a `Report` that evidence determines.
 
   Args:
-    found: of all checks, with the cause.
-    names: of the float leaves.
-    level: as `vjp` takes it.
+    found: the evidence of all checks, with the cause.
+    names: the names of the float leaves.
+    level: as for `vjp`.
   """
   names = [names[i] for i in found.order or range(len(names))]
 
@@ -197,7 +197,7 @@ def outcome_of(found: Evidence, names: Sequence[str], level: str) -> dict[str, A
 
 
 def first_of_each(findings: Sequence[Finding]) -> list[Finding]:
-  """Drop what was said of the same leaf at an earlier point."""
+  """Keep the first finding of each leaf, that of the earliest point."""
   seen: dict[Any, Finding] = {}
   for f in findings:
     key = (f.kind, f.leaf, f.cause, f.message) if f.check == "maths" else len(seen)
@@ -206,7 +206,7 @@ def first_of_each(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def without_nonlinear_factor(findings: list[Finding]) -> list[Finding]:
-  """Name the cause of a rule that isn't linear in y_bar: it has no constant factor."""
+  """Replace the cause of a rule that isn't linear in y_bar: it has no constant factor."""
   failed = {f.check: f for f in findings if f.kind == "fail"}
   if not findings or "scaled cotangent" not in failed or findings[0].check != "maths":
     return findings

@@ -1,8 +1,8 @@
-"""Checks without a tolerance: what holds to the last bit, in the rule's own dtype, run as it is.
+"""Checks without a tolerance: bitwise properties of the untraced rule in its own dtype.
 
-A zero cotangent gives zero; a cotangent times a power of two gives the same bits, scaled; the same
-call gives the same bits after another call, and while another one is open; every cotangent has the
-shape, dtype and weak type of its argument; arguments aren't changed.
+A zero cotangent gives zero; a cotangent times a power of two gives the same bits, scaled; a
+repeated call gives the same bits after another call, and while another pullback is pending; every
+cotangent has the shape, dtype and weak type of its argument; arguments aren't mutated.
 """
 
 import warnings
@@ -21,21 +21,21 @@ from fbackprop.verify.witnesses.comparison import compare
 from fbackprop.verify.witnesses.rule import Leaves, Rule, in_dtypes_of, raised
 from fbackprop.verify.witnesses.traces import Setting, Witnesses, evaluate
 
-# Powers of two, one of them negative: |y_bar| is linear in what is positive.
+# Powers of two; a negative one detects |y_bar|, which is linear for positive factors.
 FACTORS = (2.0**7, 2.0**-7, -0.5)
 
 
 def call(rule: Rule, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
-  """Call the rule as it is.
+  """Call the rule untraced.
 
   Raises:
-    RuleError: for whatever it raises; also where JAX refuses what the rule returns.
+    RuleError: for any exception of the rule; also where JAX rejects its return value.
   """
   return as_rule(rule.both, leaves, y_bar)
 
 
 def check_shapes(rule: Rule, leaves: Sequence[Any], y_bar: Sequence[Any]) -> None:
-  """Check shapes and structure alone: nothing is computed.
+  """Check shapes and structure by abstract evaluation, without computing.
 
   Raises:
     RuleError: as `call`.
@@ -55,7 +55,7 @@ def compiled(rule: Rule, leaves: Leaves, y_bar: Leaves) -> Leaves:
 
 
 def as_rule(function: Callable[..., Any], *arguments: Any) -> Any:
-  """Call a function; whatever it raises comes as a RuleError."""
+  """Call a function, converting any exception to a RuleError."""
   try:
     return function(*arguments)
   except Exception as error:
@@ -63,7 +63,7 @@ def as_rule(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def as_rule_error(error: Exception) -> RuleError:
-  """Return an error as one of the rule: of structure where JAX refuses a custom rule's results."""
+  """Convert an exception to a RuleError, of structure where JAX rejects the return value."""
   if isinstance(error, RuleError):
     return error
   lowered = str(error).lower()
@@ -74,7 +74,7 @@ def as_rule_error(error: Exception) -> RuleError:
 
 
 def check_types(rule: Rule, leaves: Leaves, bars: Leaves) -> list[Finding]:
-  """Check dtype and weak type of every cotangent."""
+  """Check the dtype and weak type of every cotangent."""
   found = []
   for name, place, bar in zip(rule.signature.float_names, rule.signature.floats, bars, strict=True):
     leaf = leaves[place]
@@ -88,7 +88,7 @@ def check_types(rule: Rule, leaves: Leaves, bars: Leaves) -> list[Finding]:
 
 
 def check_bits(problem: Problem, baseline: Baseline) -> Evidence:
-  """Check what holds without a tolerance, in the rule's own dtype."""
+  """Check the properties that hold without a tolerance, in the rule's own dtype."""
   rule, leaves, bars = problem.rule, problem.own_leaves, baseline.bars
   y_bar = in_dtypes_of(problem.outputs, problem.y_bar)
   other_bar = in_dtypes_of(problem.outputs, problem.draw(2))
@@ -117,8 +117,8 @@ def check_bits(problem: Problem, baseline: Baseline) -> Evidence:
 def check_zero(rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves) -> list[Finding]:
   """Check that a zero cotangent gives exactly zero.
 
-  Where the derivative itself leaves the range of the dtype, 0 times infinity is NaN, and no fault:
-  `bars`, of the cotangents `y_bar`, aren't finite there, which is judged elsewhere.
+  Where the derivative itself overflows the dtype, 0 · ∞ is NaN without a fault of the rule. The
+  entries of `bars`, the result for `y_bar`, aren't finite there, and other checks judge them.
   """
   zero = [b if b.dtype == jax.dtypes.float0 else jnp.zeros_like(b) for b in y_bar]
   y, got = call(rule, leaves, zero)
@@ -136,7 +136,8 @@ def check_zero(rule: Rule, leaves: Leaves, y_bar: Leaves, bars: Leaves) -> list[
 def check_scaling(problem: Problem, baseline: Baseline, y_bar: Leaves) -> list[Finding]:
   """Check that cotangents times ±2^k give the same bits, scaled.
 
-  Bits that differ count if float64 differs too: else something left the normal range.
+  A bitwise difference counts only if float64 differs too: otherwise an intermediate value left the
+  normal range.
   """
   confirmed, notes = [], []
   for factor in FACTORS:
@@ -159,7 +160,7 @@ def scaled_bits(
   got = call(rule, leaves, scaled)[1]
   for name, g, w in zip(rule.signature.float_names, got, bars, strict=True):
     a, b = np.asarray(g, np.float64), np.asarray(w, np.float64) * factor
-    # What has left the normal range on the way may differ by what was flushed there.
+    # An intermediate value below the normal range may differ by the flushed amount.
     smallest = float(jnp.finfo(g.dtype).tiny) * 2.0**40
     in_range = np.isfinite(a) & np.isfinite(b) & ((np.abs(a) > smallest) | (np.abs(b) > smallest))
     wrong = (a != b) & in_range
@@ -173,7 +174,7 @@ def scaled_bits(
 
 
 def is_nonlinear(problem: Problem, witnesses: Witnesses, factor: float) -> bool:
-  """Whether the rule isn't linear in the cotangent in float64 either."""
+  """Return whether the rule isn't linear in the cotangent in float64 either."""
   plain, moved = (
     evaluate(
       Setting(witnesses, problem.leaves, [b * k for b in problem.y_bar]), problem.noise()
@@ -187,7 +188,7 @@ def is_nonlinear(problem: Problem, witnesses: Witnesses, factor: float) -> bool:
 def check_repeats(
   rule: Rule, first: tuple[Leaves, Leaves], other: tuple[Leaves, Leaves], bars: Leaves
 ) -> list[Finding]:
-  """Repeat a call after another one, and keep a pullback open while another call runs."""
+  """Repeat a call after another one, and keep a pullback pending while another call runs."""
   call(rule, *other)
   found = differing_bits(rule, "repeated call", call(rule, *first)[1], bars)
   if found:
@@ -215,23 +216,23 @@ def check_donation(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding]:
     return as_rule(jax.jit(backward, **options), own, [jnp.array(b, copy=True) for b in bars])
 
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # JAX warns of each buffer that no output can use.
+    warnings.simplefilter("ignore")  # JAX warns about each donated buffer that fits no output.
     kept, given = run(), run(donate_argnums=(1,) if any(keys) else (0, 1))
   cause = "state: it differs when its buffers are donated"
   return [f._replace(cause=cause) for f in differing_bits(rule, "donated arguments", given, kept)]
 
 
 def check_unchanged(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding] | None:
-  """Check that NumPy arguments, strided ones, are as they were after the call.
+  """Check that a call doesn't mutate NumPy arguments, strided ones included.
 
   Returns:
-    None if the rule doesn't take them: arrays of JAX can't be changed.
+    None if the rule doesn't accept them; arrays of JAX are immutable.
   """
   views = [strided(x) if is_float(x.dtype) and x.size else x for x in leaves]
   before = [np.array(v) if isinstance(v, np.ndarray) else v for v in views]
   try:
     rule.both(views, y_bar)
-  except Exception:  # Whatever it raises.
+  except Exception:  # Any exception means that it doesn't accept them.
     return None
   for name, view, old in zip(rule.signature.names, views, before, strict=True):
     if isinstance(view, np.ndarray) and not np.array_equal(view, old, equal_nan=True):
@@ -241,7 +242,7 @@ def check_unchanged(rule: Rule, leaves: Leaves, y_bar: Leaves) -> list[Finding] 
 
 
 def strided(x: Any) -> np.ndarray:
-  """Return the same numbers in every second place of a larger array."""
+  """Return the array as every second entry of a larger one."""
   array = np.asarray(x)
   wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]) if array.ndim else (2,), array.dtype)
   view = wide[..., ::2] if array.ndim else wide[:1].reshape(())
@@ -250,7 +251,7 @@ def strided(x: Any) -> np.ndarray:
 
 
 def differing_bits(rule: Rule, check: str, got: Leaves, want: Leaves) -> list[Finding]:
-  """Return a finding of the first leaf that isn't bitwise the same; NaN equals NaN."""
+  """Return a finding for the first leaf that differs in any bit; NaN equals NaN."""
   for name, g, w in zip(rule.signature.float_names, got, want, strict=True):
     a, b = np.asarray(g, np.float64), np.asarray(w, np.float64)
     wrong = ~((a == b) | (np.isnan(a) & np.isnan(b)))
@@ -263,6 +264,6 @@ def differing_bits(rule: Rule, check: str, got: Leaves, want: Leaves) -> list[Fi
 def exact_finding(
   check: str, name: str, got: Any, want: Any, wrong: np.ndarray, cause: str, message: str
 ) -> Finding:
-  """Return the finding of the first entry that is wrong, without a tolerance."""
+  """Return the finding of the first wrong entry, without a tolerance."""
   index = first_index(wrong)
   return finding_at("fail", check, AS_GIVEN, name, index, got, want, 0.0, wrong, cause, message)

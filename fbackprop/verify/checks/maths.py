@@ -1,4 +1,4 @@
-"""The first verdict: is the mathematics of the rule right?
+"""The first verdict: the mathematics of the rule.
 
 At each test point the rule U and autodiff A are evaluated in float64 and compared entry by entry,
 within the rounding error of both (`witnesses.comparison`); where they differ, one-sided differences
@@ -38,9 +38,9 @@ from fbackprop.verify.witnesses.verdicts import (
   judge,
 )
 
-# The point at which a rule is judged as it was traced, after float64 has judged it.
+# The name of the point at which the rule's own trace is judged, after float64.
 OWN_DTYPE = "in its own dtype"
-# What a verdict other than a plain failure says: (cause, message).
+# The (cause, message) of each ruling other than a plain failure.
 RULINGS = {
   "fail": ("", ""),
   "kink": ("kink: another slope than autodiff's at a tie", "the function has a kink here"),
@@ -58,13 +58,13 @@ RULINGS = {
 
 
 def call_as_given(problem: Problem) -> tuple[Leaves, Evidence]:
-  """Call the rule at the arguments as given, eagerly: structure and dtypes.
+  """Call the rule eagerly at the arguments as given, and check structure and dtypes.
 
   Returns:
     (cotangents, evidence).
 
   Raises:
-    RuleError: the rule raises, or returns another structure.
+    RuleError: the rule raises, or its return value has another structure.
   """
   rule, leaves = problem.rule, problem.own_leaves
   y, bars = exact.call(rule, leaves, in_dtypes_of(problem.outputs, problem.y_bar))
@@ -83,7 +83,7 @@ def call_as_given(problem: Problem) -> tuple[Leaves, Evidence]:
 
 
 def limits_of(problem: Problem, witnesses: Witnesses) -> Evidence:
-  """Note what the programs themselves say against the verdict."""
+  """Report the limits that the traced programs themselves set to the verdict."""
   found = Evidence(order=tuple(witnesses.first_to_last))
   if not witnesses.is_wide:
     found += not_checked(
@@ -107,7 +107,7 @@ def check_maths(
   """Compare U with A at one point, and with D where they differ.
 
   Returns:
-    (values, evidence); no values where the function isn't finite.
+    (values, evidence); values are None where the function isn't finite.
   """
   y_bar = problem.y_bar if point.y_bar is None else point.y_bar
   bars = [b * point.loss_scale for b in y_bar]
@@ -154,7 +154,7 @@ def check_maths(
 
 
 def named(operations: Sequence[str]) -> str:
-  """Return the names of operations, each once."""
+  """Return the distinct names of operations, as text."""
   return ", ".join(sorted(set(operations)))
 
 
@@ -176,7 +176,7 @@ def compare_outputs(
 def vacuous_bounds(
   problem: Problem, differences: Sequence[Difference], values: Values, point: Point
 ) -> Evidence:
-  """Report bounds that say nothing: no verdict at the arguments as given, else a note."""
+  """Report vacuous bounds: no verdict at the arguments as given, a note elsewhere."""
   vacuous = [d for d in differences if d.is_vacuous.any()]
   if vacuous and point.name != AS_GIVEN:
     return not_checked(f"some entries, {point.name}: their bounds are vacuous")
@@ -199,13 +199,13 @@ def vacuous_bounds(
 
 
 def finding_of(problem: Problem, judgement: Judgement, point: Point) -> Finding:
-  """Return the finding of one leaf that differs; its cause may be left to look for."""
+  """Return the finding of one leaf that differs; its cause may remain to be searched for."""
   d, ruling = judgement.difference, judgement.ruling
   cause, message = RULINGS[ruling]
   kind: Kind = "note"
   if ruling == "fail" or (ruling == "kink" and problem.reference_at_ties):
     kind = "fail"
-  elif ruling == "oracle fault" and point.name == AS_GIVEN:  # Elsewhere nobody called it.
+  elif ruling == "oracle fault" and point.name == AS_GIVEN:  # Else a note.
     kind = "oracle fault"
   elif ruling == "unresolved" and point.name == AS_GIVEN:
     kind = "no verdict"
@@ -218,7 +218,7 @@ def finding_of(problem: Problem, judgement: Judgement, point: Point) -> Finding:
 
 
 def check_slope(problem: Problem, baseline: Baseline) -> Evidence:
-  """Confirm U and A, which agree, by D in random directions."""
+  """Confirm that D agrees with U and A, which agree, in random directions."""
   witnesses, values = baseline.witnesses, baseline.values
   if values is None:
     return Evidence()
@@ -248,7 +248,7 @@ def check_slope(problem: Problem, baseline: Baseline) -> Evidence:
 
 
 def limits_of_points(problem: Problem, _: Baseline) -> Evidence:
-  """Note what no test point varies, so that the rule isn't tested without it."""
+  """Report the properties that no test point varies, so that the rule isn't tested without them."""
   found = Evidence()
   if problem.level != "quick":
     found += Evidence(not_checked=tuple(constraints(problem.rule.signature, problem.leaves)))
@@ -258,12 +258,12 @@ def limits_of_points(problem: Problem, _: Baseline) -> Evidence:
 
 
 def check_test_points(problem: Problem, baseline: Baseline) -> Evidence:
-  """Check the mathematics at the other test points: of these shapes, and of other batch sizes."""
+  """Check the mathematics at the other test points, of these shapes and of other batch sizes."""
   return combined(at_test_points(problem, baseline.witnesses))
 
 
 def at_test_points(problem: Problem, witnesses: Witnesses) -> Iterator[Evidence]:
-  """Yield the evidence of one test point after the other."""
+  """Yield the evidence of each test point."""
   for point in problem.test_points():
     yield check_point(problem, witnesses, point)
   batch = find_batch(problem.rule, problem.leaves, problem.outputs)
@@ -276,13 +276,13 @@ def at_test_points(problem: Problem, witnesses: Witnesses) -> Iterator[Evidence]
 
 
 def check_point(problem: Problem, witnesses: Witnesses, point: Point) -> Evidence:
-  """Check the mathematics at a point; one where the function isn't finite is counted apart."""
+  """Check the mathematics at a point; count a point where the function isn't finite separately."""
   values, found = check_maths(problem, witnesses, point)
   return found + Evidence(checks=("outside the domain",)) if values is None else found
 
 
 def check_batch(problem: Problem, point: Point) -> Evidence:
-  """Check the mathematics for a batch of another size: traced anew, and run."""
+  """Check the mathematics for a batch of another size, traced anew."""
   rule, own = problem.rule, problem.rule.signature.in_own_dtypes(point.leaves)
   try:
     outputs = jax.tree.leaves(jax.eval_shape(rule.forward, *own))
@@ -296,7 +296,7 @@ def check_batch(problem: Problem, point: Point) -> Evidence:
     witnesses = gather_witnesses(rule, own, outputs)
   except RuleError as error:
     found = failure(error, point.name)
-    if point.name == "N = 0" and error.check == "raises":  # Few rules are meant for no examples.
+    if point.name == "N = 0" and error.check == "raises":  # Few rules support an empty batch.
       return Evidence(tuple(f._replace(kind="note", cause="") for f in found.findings))
     return found
   return check_maths(problem, witnesses, point._replace(y_bar=y_bar))[1]

@@ -1,10 +1,12 @@
-"""The second verdict: does the rule round as it must, in its own dtype?
+"""The second verdict: the rounding of the rule in its own dtype.
 
 The error against the float64 truth is measured in units in the last place, and in standard
 deviations of the rounding error that stochastic arithmetic predicts for that dtype (a random
 perturbation of each operation: Monte Carlo arithmetic). Worst-case bounds through a whole network
 would be vacuous; correct code stays within a few standard deviations of the modelled error, which
-is modelled generously. Four to eight samples estimate a deviation roughly, hence the wide margin of
+is modelled generously.
+
+Doubts: four to eight samples estimate a deviation only roughly, hence the wide margin of
 `MOST_SIGMAS`.
 
 References:
@@ -39,7 +41,7 @@ from fbackprop.verify.witnesses.comparison import compare, spread
 from fbackprop.verify.witnesses.rule import Leaves, in_dtypes_of, with_float0
 from fbackprop.verify.witnesses.traces import Values, Witnesses, gather_witnesses, reference_of
 
-# Beyond this many standard deviations a rule rounds where it need not.
+# Beyond this many standard deviations a rule loses digits avoidably.
 MOST_SIGMAS = 16.0
 
 
@@ -48,18 +50,19 @@ class Rounding(NamedTuple):
 
   Attributes:
     ulp: the largest error in units in the last place of the leaf's largest entry.
-    sigma: the largest error over its standard deviation; infinite for a number that isn't finite
-      where the truth is.
-    leaf, index: of that largest sigma.
-    got, want, deviation: of the leaf; `deviation` is one standard deviation.
+    sigma: the largest error over its standard deviation; infinite where the rule isn't finite and
+      the truth is.
+    leaf, index: the position of that largest sigma.
+    got, want, deviation: the leaf's values, their truth, and one standard deviation of each entry.
     wrong: the entries beyond `MOST_SIGMAS`.
-    unbounded: how many can't be judged: their deviation is no number, or exceeds the leaf.
+    unbounded: the number of entries without a verdict: their deviation isn't finite, or exceeds the
+      leaf.
   """
 
   ulp: float
   sigma: float
   leaf: int
-  index: tuple[int, ...]  # type: ignore[assignment]  # A field hides tuple.index.
+  index: tuple[int, ...]  # type: ignore[assignment]  # A field shadows tuple.index.
   got: np.ndarray
   want: np.ndarray
   deviation: np.ndarray
@@ -72,7 +75,7 @@ def deviations(
 ) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
-  # One unit in the last place at most, and underflow.
+  # At most one unit in the last place, and underflow.
   noise = Noise(samples, float(limits.eps), float(limits.tiny), 0.0, seed)
   evaluator = witnesses.evaluator(noise)
   count = len(witnesses.forward.out_avals)
@@ -86,7 +89,7 @@ def measure(
   sigmas: Sequence[np.ndarray],
   allowance: float,
 ) -> list[Rounding]:
-  """Measure the rounding error of each leaf; entries whose truth isn't finite are left out."""
+  """Measure the rounding error of each leaf, omitting entries whose truth isn't finite."""
   found = []
   for leaf, (g, w, s) in enumerate(zip(got, want, sigmas, strict=True)):
     if not w.size:
@@ -99,7 +102,7 @@ def measure(
       last_place = max(eps * 2.0 ** np.floor(np.log2(largest or 1.0)), tiny)
       error = np.where(judged, np.abs(g - w), 0.0)
       error = np.where(np.isnan(error), np.inf, error)
-      # The result is rounded once more, to the dtype of its argument.
+      # The result is rounded once more, to its argument's dtype.
       deviation = s + 0.5 * eps * np.abs(w) + 4 * tiny
       sigma = np.where(judged & ~np.isnan(deviation), error / deviation, 0.0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(sigma)), sigma.shape))
@@ -111,13 +114,13 @@ def measure(
 
 
 def check_numerics(problem: Problem, baseline: Baseline) -> Evidence:
-  """Compare the rule in its own dtype, as it is and compiled, with the truth."""
+  """Compare the rule in its own dtype, eager and compiled, with the truth."""
   witnesses, values = baseline.witnesses, baseline.values
   if values is None:
     return Evidence()
   found = Evidence()
   if witnesses.is_wide and any(d != np.float64 for d in problem.rule.signature.float_dtypes):
-    # Traced in its own dtype a rule may take other branches, and draws other random numbers.
+    # A trace in the rule's own dtype may take other branches, and draw other random numbers.
     try:
       witnesses = gather_witnesses(problem.rule, problem.own_leaves, problem.outputs, widen=False)
     except RuleError as error:
@@ -125,7 +128,7 @@ def check_numerics(problem: Problem, baseline: Baseline) -> Evidence:
     values, found = check_maths(problem, witnesses, Point(OWN_DTYPE, problem.leaves))
     if values is None or found.has_failed:
       return found
-  # Its own numbers in float64, which the maths verdict has found to be right.
+  # The rule's own results in float64, which passed the maths verdict.
   want = [b[0] for b in values.bars]
   samples = 3 if problem.is_large else max(5, SAMPLES[problem.level])
   sigmas = deviations(witnesses, problem.leaves, problem.y_bar, samples, problem.seed)
@@ -149,7 +152,7 @@ def check_numerics(problem: Problem, baseline: Baseline) -> Evidence:
 def judge_rounding(
   problem: Problem, roundings: Sequence[Rounding], run: str, is_mode: bool
 ) -> Evidence:
-  """Return the numerics verdict of one run, up to the first leaf that rounds too much."""
+  """Return the numerics verdict of one run, up to the first leaf with excessive rounding."""
   found = Evidence()
   for r in roundings:
     name, got = problem.float_names[r.leaf], float(r.got[r.index])
@@ -177,19 +180,19 @@ def judge_rounding(
 
 
 def autodiff_overflows(problem: Problem, leaf: int) -> bool:
-  """Whether autodiff of the function, in the dtype that it is called in, isn't finite either."""
+  """Return whether autodiff of the function, in its calling dtype, isn't finite either."""
   rule, leaves = problem.rule, problem.own_leaves
   floats = [leaves[i] for i in rule.signature.floats]
   y_bar = [b for b in in_dtypes_of(problem.outputs, problem.y_bar) if is_float(b.dtype)]
   try:
     bars = jax.vjp(reference_of(rule, leaves), *floats)[1](y_bar)
-  except Exception:  # There is no autodiff: then nothing excuses the rule.
+  except Exception:  # Without autodiff nothing excuses the rule.
     return False
   return not np.isfinite(np.asarray(bars[leaf], np.float64)).all()
 
 
 def check_eager_in_float64(problem: Problem, baseline: Baseline) -> Evidence:
-  """Run the rule in float64 without tracing it: what it does for concrete values only."""
+  """Run the rule eagerly in float64, to cover code for concrete values only."""
   witnesses, values = baseline.witnesses, baseline.values
   if values is None or not witnesses.is_wide:
     return Evidence()
@@ -215,7 +218,7 @@ def compare_mode(
   values: Values,
   where: str = AS_GIVEN,
 ) -> Evidence:
-  """Compare the rule in another mode with its own numbers, which are verified."""
+  """Compare the rule in another mode with its own verified results."""
   found = Evidence()
   for d in compare(got, values.bars, 2 * problem.allowance, bool(values.fragile)):
     if d.is_vacuous.any():

@@ -1,4 +1,4 @@
-"""What is verified: one rule at one call, and what the checks of it share. Both are immutable."""
+"""`Problem`, one rule at one call, and `Baseline`, the shared results; both immutable."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from fbackprop.verify.witnesses.rule import Leaves, Rule, cotangent_like
 from fbackprop.verify.witnesses.traces import Values, Witnesses
 
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
-# Beyond this many numbers, "standard" keeps to its ten seconds with these test points.
+# For a larger problem, "standard" keeps to its ten seconds with these test points alone.
 LARGE = 200_000
 ESSENTIAL = (
   "redrawn", "some entries zero", "ties", "1e4 times larger", "loss times 2^40", "other labels",
@@ -27,13 +27,13 @@ class Problem(NamedTuple):
   """One rule at one call.
 
   Attributes:
-    name: of the function.
-    rule: the function with the rule.
+    name: the function's name.
+    rule: the function and its rule.
     outputs: shapes and dtypes of the function's outputs.
-    own_leaves: the arguments as they were given.
-    leaves: the same in NumPy, floats in float64.
-    y_bar: cotangents of the float outputs, float64.
-    level, seed, allowance: as `vjp` takes them.
+    own_leaves: the arguments as given.
+    leaves: the arguments in NumPy, floats in float64.
+    y_bar: the cotangents of the float outputs, in float64.
+    level, seed, allowance: as for `vjp`.
     reference_at_ties: whether only autodiff's slope is accepted at a kink.
     surrogate: whether autodiff is meant to differ from the function's slope.
   """
@@ -52,7 +52,7 @@ class Problem(NamedTuple):
 
   @property
   def float_names(self) -> list[str]:
-    """The names of the leaves that have a cotangent."""
+    """The names of the differentiated leaves."""
     return self.rule.signature.float_names
 
   @property
@@ -70,7 +70,7 @@ class Problem(NamedTuple):
     return value_points(self.rule.signature, self.leaves, "quick", self.seed)[0].leaves
 
   def noise(self, stream: int = 0) -> Noise:
-    """Return the perturbation that measures float64 rounding."""
+    """Return the perturbations that measure float64 rounding."""
     return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)
 
   def draw(self, stream: int) -> list[np.ndarray]:
@@ -78,7 +78,7 @@ class Problem(NamedTuple):
     return draw_cotangents(self.outputs, self.seed, stream)
 
   def finding(self, kind: Kind, check: str, where: str, name: str, d: Difference) -> Finding:
-    """Return the finding of a leaf that differs, at its worst entry."""
+    """Return the finding of a differing leaf, at its worst entry."""
     return finding_at(kind, check, where, name, d.worst, d.got, d.want, d.bound, d.is_wrong)
 
 
@@ -89,7 +89,7 @@ def draw_cotangents(outputs: Sequence[Any], seed: int, stream: int) -> list[np.n
 
 
 class Baseline(NamedTuple):
-  """What is computed once, at the arguments as given, and shared by the checks.
+  """The results at the arguments as given, computed once and shared by the checks.
 
   Attributes:
     witnesses: the traced programs.

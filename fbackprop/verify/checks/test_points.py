@@ -1,10 +1,14 @@
-"""Where a rule is tested: other arguments of the same shapes, and batches of other sizes.
+"""Test points of a rule: other arguments of the same shapes, and batches of other sizes.
 
-One random point says little about zeros, ties, saturation, a single example or a remainder of a
-tile. Each point is made from the arguments as given, so that it stays in their domain as far as
-that can be inferred: what isn't negative stays so, rows that sum to one still do, a symmetric
-matrix is only scaled, integers stay within their range. To add a test point, add a line to
-`value_points`, or a size to `SIZES`.
+One random point hardly tests zeros, ties, saturation, a single example or a remainder of a
+tile. Each point is derived from the arguments as given and preserves their domain as far as it can
+be inferred: nonnegative arrays stay nonnegative, rows that sum to one still do, a symmetric matrix
+is only scaled, integers stay within their range. To add a test point, add a line to `value_points`,
+or a size to `SIZES`.
+
+Doubts: the domain is inferred from the numbers of one call, so that a constraint which they satisfy
+by chance is preserved too, and one which they don't show is violated; `constraints` lists the
+preserved ones for the report.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +20,7 @@ import numpy as np
 
 from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature
 
-# Batch sizes: none, one, two, three, primes beyond the edges of tiles of 8 to 128.
+# Batch sizes: none, one, two, three, and primes beyond the edges of tiles of 8 to 128.
 SIZES = {
   "quick": (1,),
   "large": (1, 13),
@@ -26,15 +30,15 @@ SIZES = {
 
 
 class Point(NamedTuple):
-  """Arguments, and the scale of the cotangent.
+  """The arguments and the cotangent of one test point.
 
   Attributes:
-    name: as it is printed.
-    leaves: float64 and others.
-    loss_scale: multiplies the cotangent.
-    only_finite: whether it may lie outside of the rule's domain: then the rule has to be finite
-      where the truth is, and no more.
-    y_bar: cotangents of its own; None for those of the problem.
+    name: the printed name.
+    leaves: the arguments, floats in float64.
+    loss_scale: a factor of the cotangent.
+    only_finite: whether it may lie outside of the rule's domain: then the rule only has to be
+      finite where the truth is.
+    y_bar: the point's own cotangents; None for the problem's.
   """
 
   name: str
@@ -45,7 +49,7 @@ class Point(NamedTuple):
 
 
 def value_points(signature: Signature, leaves: Leaves, level: str, seed: int) -> list[Point]:
-  """Return arguments of the same shapes."""
+  """Return the test points of the arguments' own shapes."""
   rng = np.random.default_rng([seed, 3])
 
   def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Point:
@@ -93,7 +97,7 @@ def value_points(signature: Signature, leaves: Leaves, level: str, seed: int) ->
 
 
 def constraints(signature: Signature, leaves: Leaves) -> list[str]:
-  """Return what every point keeps of the arguments, so that the rule isn't tested without it."""
+  """Return the inferred constraints that every point preserves, and that limit the verdict."""
   found = []
   for i in signature.floats:
     name, x = signature.names[i], np.asarray(leaves[i])
@@ -121,43 +125,43 @@ def is_integer(x: Any) -> bool:
 
 
 def is_positive(x: np.ndarray) -> bool:
-  """Whether entries may presumably not be negative."""
+  """Return whether the entries are presumably nonnegative."""
   return bool(x.size and (x >= 0).all() and (x > 0).any())
 
 
 def are_probabilities(x: np.ndarray) -> bool:
-  """Whether rows sum to one."""
+  """Return whether rows sum to one."""
   return bool(x.ndim and x.size and (x >= 0).all() and np.allclose(x.sum(-1), 1, atol=1e-4))
 
 
 def is_mask(x: np.ndarray) -> bool:
-  """Whether entries are zero or one, and both occur."""
+  """Return whether entries are zero or one, and both occur."""
   return bool(x.size > 1 and np.isin(x, (0.0, 1.0)).all() and (x == 0).any() and (x == 1).any())
 
 
 def is_fixed(x: np.ndarray) -> bool:
-  """Whether scaling leaves the domain."""
+  """Return whether scaling leaves the domain."""
   return are_probabilities(x) or is_mask(x)
 
 
 def is_symmetric(x: np.ndarray) -> bool:
-  """Whether it is a symmetric matrix; one number everywhere is a placeholder, and none."""
+  """Return whether it is a symmetric matrix; a constant one counts as a placeholder, not as one."""
   square = x.ndim >= 2 and x.shape[-1] == x.shape[-2] > 1
   return bool(square and np.ptp(x) != 0 and np.array_equal(x, np.swapaxes(x, -1, -2)))
 
 
 def is_sorted(x: Any) -> bool:
-  """Whether it is a row of integers that never decrease."""
+  """Return whether it is a nondecreasing row of integers."""
   return is_integer(x) and x.ndim == 1 and bool((np.diff(x) >= 0).all())
 
 
 def is_repeated(x: Any) -> bool:
-  """Whether integers repeat, as labels do and the entries of a permutation don't."""
+  """Return whether integers repeat, as labels do and the entries of a permutation don't."""
   return is_integer(x) and x.size > 1 and np.unique(np.asarray(x)).size < x.size
 
 
 def is_permutation(x: Any) -> bool:
-  """Whether it holds the numbers from 0 to n - 1."""
+  """Return whether it holds the numbers from 0 to n - 1."""
   return is_integer(x) and x.ndim == 1 and np.array_equal(np.sort(x), np.arange(x.size))
 
 
@@ -165,7 +169,7 @@ def is_permutation(x: Any) -> bool:
 
 
 def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """Draw other numbers of the same kind."""
+  """Draw another array of the same kind."""
   if x.size == 0 or is_symmetric(x):
     return x
   if are_probabilities(x) and x.shape[-1] > 1:
@@ -185,7 +189,7 @@ def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def with_zeros(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """Set a third of the entries to zero; rows of probabilities become one-hot."""
+  """Set a third of the entries to zero; make rows of probabilities one-hot."""
   if are_probabilities(x):
     return np.asarray(x == x.max(-1, keepdims=True), np.float64)
   if is_symmetric(x) or is_mask(x):
@@ -194,7 +198,7 @@ def with_zeros(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def rounded_to_half(x: np.ndarray) -> np.ndarray:
-  """Round to multiples of 1/2, so that entries tie and sums are zero; probabilities sum to less."""
+  """Round to multiples of 1/2, so that entries tie and sums vanish; probabilities sum to less."""
   if are_probabilities(x) and x.shape[-1] > 1:
     return x * 0.75
   if is_symmetric(x) or is_mask(x):
@@ -206,7 +210,7 @@ def rounded_to_half(x: np.ndarray) -> np.ndarray:
 
 
 def with_signs(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  """Negate half of what was positive."""
+  """Negate half of the positive entries."""
   if not is_positive(x) or is_fixed(x):
     return x
   return x * np.where(rng.permutation(np.arange(x.size)) % 2, 1.0, -1.0).reshape(x.shape)
@@ -226,7 +230,7 @@ def column_scaled(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def relabelled(rng: np.random.Generator, x: Any) -> Any:
-  """Draw other integers of the same kind: a permutation stays one, what was sorted stays sorted."""
+  """Draw other integers of the same kind, preserving permutations and sortedness."""
   x = np.asarray(x)
   if x.size < 2:
     return x
@@ -235,18 +239,18 @@ def relabelled(rng: np.random.Generator, x: Any) -> Any:
     return rng.permutation(x.reshape(-1)).reshape(x.shape)
   if seen[0] >= 0 and seen[-1] < 1000:
     seen = np.arange(seen[-1] + 1)
-  # Each of them, as far as there is room.
+  # The labels are cycled through, as far as there is room.
   drawn = rng.permutation(np.resize(rng.permutation(seen), x.size)).reshape(x.shape).astype(x.dtype)
   return np.sort(drawn) if is_sorted(x) else drawn
 
 
 def permuted_mask(rng: np.random.Generator, x: Any) -> Any:
-  """Permute booleans."""
+  """Permute a boolean array."""
   return rng.permutation(np.asarray(x)) if kind(x) == "b" and x.ndim else x
 
 
 def with_one_label(pick: Callable[[Any], Any], x: Any) -> Any:
-  """Set all labels to one of them."""
+  """Set all labels to a single one."""
   return np.full_like(x, pick(x)) if is_repeated(x) else x
 
 
@@ -254,11 +258,11 @@ def with_one_label(pick: Callable[[Any], Any], x: Any) -> Any:
 
 
 def find_batch(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> dict[int, int] | None:
-  """Find the axis of N examples, by leaf: what can grow together so that f still accepts it.
+  """Find the axis of N examples in each leaf: the axes that f lets grow together.
 
   Returns:
-    `{leaf: axis}`; None if there is none. Tried are the first axes of leaves of one length, the
-    fewest leaves that will do; the outputs must then grow, or be scalars.
+    `{leaf: axis}`; None if there is none. The search tries first axes of one length, in the
+    smallest set of leaves that works; the outputs must then grow, or be scalars.
   """
   sizes = dict.fromkeys(x.shape[0] for x in leaves if getattr(x, "ndim", 0) and x.shape[0] > 0)
   for size in sizes:
@@ -282,14 +286,14 @@ def batch_groups(signature: Signature, candidates: list[int]) -> list[list[int]]
 def accepts(
   rule: Rule, leaves: Leaves, group: list[int], n: int, outputs: Sequence[Any], old_n: int
 ) -> bool:
-  """Whether f accepts n examples, and only the outputs' first axes grow."""
+  """Return whether f accepts n examples, and only the first axes of its outputs grow."""
   own = [
     jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) if i in group else x
     for i, x in enumerate(rule.signature.in_own_dtypes(leaves))
   ]
   try:
     found = jax.tree.leaves(jax.eval_shape(rule.forward, *own))
-  except Exception:  # Whatever f raises, it doesn't accept it.
+  except Exception:  # Any exception of f counts as a refusal.
     return False
   old = [tuple(o.shape) for o in outputs]
   grown = [(n, *o[1:]) if o and o[0] == old_n else o for o in old]
@@ -299,7 +303,7 @@ def accepts(
 def batch_points(
   rule: Rule, leaves: Leaves, batch: dict[int, int], level: str, seed: int
 ) -> list[Point]:
-  """Return batches of other sizes: rows that were there, and redrawn ones."""
+  """Return batches of other sizes, of the given rows and redrawn ones."""
   rng = np.random.default_rng([seed, 4])
   own_n = leaves[next(iter(batch))].shape[0]
   sizes = [n for n in SIZES[level] if n != own_n]
@@ -319,17 +323,17 @@ def batch_points(
 def may_be_indices(
   rule: Rule, leaves: Leaves, batch: dict[int, int], rng: np.random.Generator
 ) -> bool:
-  """Whether integers that enumerate the examples do so for more of them too.
+  """Return whether integers that enumerate the examples may be indices, for larger batches too.
 
-  They may be labels that happen to be as many as the examples: then more examples repeat them, as a
-  rule may not expect of indices. f is asked, with indices of more examples: if its result doesn't
-  change when the new ones become still larger, they don't index examples.
+  They may be labels whose number happens to equal that of the examples; a larger batch then repeats
+  them, which a rule may not expect of indices. The test calls f with indices of more examples: if
+  its result doesn't change when the new ones become still larger, they don't index examples.
   """
   rows = [i for i in batch if is_permutation(leaves[i])]
   if not rows:
     return False
   size = leaves[rows[0]].shape[0]
-  more = 2 * size + 1  # A number that f accepts: see find_batch.
+  more = 2 * size + 1  # f accepts this batch size: see find_batch.
   outputs = []
   indices = rng.permutation(more)
   probe = with_batch(rng, rule.signature, leaves, batch, more)
@@ -337,7 +341,7 @@ def may_be_indices(
     own = [numbers.astype(x.dtype) if i in rows else x for i, x in enumerate(probe)]
     try:
       outputs.append([np.asarray(y) for y in rule.forward(*rule.signature.in_own_dtypes(own))])
-    except Exception:  # Whatever f raises, it says nothing of what the numbers are.
+    except Exception:  # An exception of f proves nothing about the integers.
       return True
   return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*outputs, strict=True))
 

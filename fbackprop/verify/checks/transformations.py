@@ -1,9 +1,9 @@
-"""The same rule under JAX's transformations: vmap, scan, remat, two devices; and its derivative.
+"""The rule under JAX's transformations (vmap, scan, remat, two devices), and its derivative.
 
 A rule that is right eagerly may be wrong where an axis is mapped (a batching rule, a reduction over
-the wrong axis) or where it is differentiated again. Each lane of a mapped program must equal what
-the rule gives for that lane alone, which is verified. The second order is compared with that of
-autodiff: the gradient of <weights, cotangents> by leaves and cotangents.
+the wrong axis) or where it is differentiated again. Each lane of a mapped program must equal the
+verified result of the rule for that lane alone. The second order is compared with autodiff's: the
+gradient of <weights, cotangents> with respect to leaves and cotangents.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ def check_transformations(problem: Problem, baseline: Baseline) -> Evidence:
 
 
 def mapped_inputs(problem: Problem, witnesses: Witnesses) -> dict[str, list[bool]]:
-  """Return by check which inputs are mapped: all, the cotangent, each argument; keys never are."""
+  """Return the mapped inputs by check: all, the cotangent, each argument; keys are never mapped."""
   names = problem.rule.signature.names
   dtypes = [a.dtype for a in witnesses.rule.in_avals]
   everything = [not jnp.issubdtype(dtype, jax.dtypes.prng_key) for dtype in dtypes]
@@ -76,7 +76,7 @@ def check_lanes(
   alone: dict[tuple[int, ...], Values],
   has_failed: bool,
 ) -> Evidence:
-  """Stack some inputs: each lane must be what the rule gives alone, which is kept in `alone`."""
+  """Compare each lane of stacked inputs with the rule's result for it alone, cached in `alone`."""
   try:
     program = mapped_program(witnesses, mapped, len(lanes), check == "scan")
   except Exception as error:
@@ -123,7 +123,7 @@ def check_remat(problem: Problem, witnesses: Witnesses) -> Evidence:
 
 
 def check_devices(problem: Problem) -> Evidence:
-  """Compile for two devices, if there are two."""
+  """Compare a compilation for two devices with one device, if there are two."""
   rule, leaves = problem.rule, problem.own_leaves
   if len(jax.devices()) < 2:
     return not_checked("two devices: there is one")
@@ -147,7 +147,7 @@ def check_devices(problem: Problem) -> Evidence:
 
 
 def check_second_order(problem: Problem, baseline: Baseline) -> Evidence:
-  """Compare the rule's own derivative, where it has one, with that of autodiff."""
+  """Compare the rule's own derivative, where it has one, with autodiff's."""
   witnesses, signature = baseline.witnesses, problem.rule.signature
   if witnesses.truth is None:
     return Evidence()
@@ -159,8 +159,8 @@ def check_second_order(problem: Problem, baseline: Baseline) -> Evidence:
   rng = np.random.default_rng([problem.seed, 6])
   other = problem.redrawn()
   names = [*problem.float_names, *(f"cotangent {i}" for i in range(len(problem.y_bar)))]
-  # What the function holds constant, as a loss its targets, its rule may hold constant too: that
-  # the other cotangents depend on it is then no matter of the rule's.
+  # If the function holds an argument constant, as a loss its targets, its rule may do so too, and
+  # the dependence of the other cotangents on it isn't the rule's concern.
   values = evaluate(Setting(witnesses, other, problem.y_bar), problem.noise())
   constants = {i for i, bar in enumerate(values.bars_want or ()) if bar.size and not np.any(bar)}
   found = Evidence()
@@ -172,7 +172,7 @@ def check_second_order(problem: Problem, baseline: Baseline) -> Evidence:
     if evaluator.is_endless or not all(np.isfinite(w[0]).all() for w in want):
       continue
     for i, leaf in enumerate(signature.floats):
-      # Among symmetric matrices only symmetric directions lead on.
+      # Only symmetric directions stay within the symmetric matrices.
       if is_symmetric(np.asarray(leaves[leaf])):
         got[i], want[i] = (g[i] + np.swapaxes(g[i], -1, -2) for g in (got, want))
     differences = compare(got, want, 2 * problem.allowance, True)
@@ -180,7 +180,7 @@ def check_second_order(problem: Problem, baseline: Baseline) -> Evidence:
     if any(d.is_vacuous.any() for d in differences):
       found += not_checked(f"some entries, second order, {where}: their bounds are vacuous")
     wrong = [d for d in differences if d.is_wrong.any()]
-    if wrong and find_ties(at):  # There it has no second derivative.
+    if wrong and find_ties(at):  # At a tie there is no second derivative.
       found += not_checked(f"second order, {where}: something is tied, and the rule differs there")
       continue
     found += Evidence(checks=("second order",))
@@ -194,7 +194,7 @@ def check_second_order(problem: Problem, baseline: Baseline) -> Evidence:
 
 
 def avals_of(witnesses: Witnesses) -> list[jax.ShapeDtypeStruct]:
-  """Return what the rule's program takes: leaves, then cotangents."""
+  """Return the abstract values of the rule's program: leaves, then cotangents."""
   return [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in witnesses.rule.in_avals]
 
 
@@ -211,7 +211,7 @@ def traced(witnesses: Witnesses, function: Callable[..., Any], avals: Sequence[A
 
 
 def stacked_avals(avals: Sequence[Any], mapped: Sequence[bool], lanes: int) -> list[Any]:
-  """Return the shapes of inputs some of which are stacked."""
+  """Return the shapes of the inputs, with an axis of lanes in front of the mapped ones."""
   return [
     jax.ShapeDtypeStruct((lanes, *a.shape) if stacked else a.shape, a.dtype)
     for a, stacked in zip(avals, mapped, strict=True)
@@ -224,10 +224,10 @@ def mapped_program(
   """Trace the rule under vmap, or inside a scan.
 
   Args:
-    witnesses: of one lane.
+    witnesses: the programs of one lane.
     mapped: for each input, whether it is stacked.
-    lanes: how many there are.
-    use_scan: a scan instead of vmap.
+    lanes: the number of lanes.
+    use_scan: whether to use scan instead of vmap.
   """
   backward = backward_of(witnesses, witnesses.source)
 
@@ -247,22 +247,22 @@ def mapped_program(
 
 
 def is_mappable(witnesses: Witnesses, mapped: Sequence[bool], lanes: int) -> bool:
-  """Whether the function, without its rule, can be mapped so: not every kernel can."""
+  """Return whether the function without its rule can be mapped so: not every kernel can."""
   avals = witnesses.forward.in_avals
   own = mapped[: len(avals)]
   function = jax.vmap(witnesses.source.forward, in_axes=tuple(0 if m else None for m in own))
   try:
     if any(own):
       traced(witnesses, function, stacked_avals(avals, own, lanes))
-  except Exception:  # Whatever it raises.
+  except Exception:  # Any exception means that it can't.
     return False
   return True
 
 
 def second_order_programs(witnesses: Witnesses) -> tuple[Program, Program]:
-  """Trace the gradient of ⟨weights, cotangents⟩ by leaves and cotangents: of the rule, and of A.
+  """Trace the gradient of ⟨weights, cotangents⟩ by leaves and cotangents, of the rule and of A.
 
-  Both take the inputs of the rule's program, then a weight for each cotangent.
+  Both programs take the inputs of the rule's program, then a weight for each cotangent.
   """
   truth = witnesses.truth
   assert truth is not None
@@ -290,7 +290,7 @@ def second_order_programs(witnesses: Witnesses) -> tuple[Program, Program]:
 
 
 def sharded_backward(rule: Rule, leaves: Leaves, y_bar: Leaves, batch: dict[int, int]) -> Leaves:
-  """Run the rule compiled for two devices, examples divided between them."""
+  """Run the rule compiled for two devices, with the examples divided between them."""
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("data",))
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

@@ -1,8 +1,8 @@
-"""Mutants of activations: the derivative of another function, at another point, or at a kink.
+"""Mutants of activations: another function's derivative, another point, another slope at a kink.
 
-An activation is a region of the program: elementwise steps t = φ(s) of one value s. Its derivative
-is replaced by that of common functions, by formulas that are slips of the pen, and by φ' at other
-values of the program.
+An activation is a region of the program: elementwise steps t = φ(s) of one value s. The mutants
+replace its derivative by those of common functions, by misspelt formulas, and by φ' at other values
+of the program.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ from fbackprop.verify.interpret.evaluation import Evaluator
 from fbackprop.verify.interpret.primitives import COMPARISONS, is_float
 
 LONGEST_REGION = 24
-# What may be added to the slope that autodiff takes at a kink.
+# Offsets of the slope that autodiff takes at a kink.
 EXCESS = (1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 1.5, -1.5, 3.0, -3.0)
-# Derivatives written from the output y: of tanh, sigmoid, exp, softplus, the root.
+# Derivatives in terms of the output y: of tanh, sigmoid, exp, softplus, the root.
 FROM_OUTPUT = (
   lambda y: 1 - y * y,
   lambda y: y * (1 - y),
@@ -39,9 +39,9 @@ class Region:
   """An elementwise function of one value inside the program, t = φ(s).
 
   Args:
-    tape: the program.
+    tape: the recorded program.
     source, sink: the places of s and t.
-    steps: those in between, in order.
+    steps: the steps between them, in order.
   """
 
   def __init__(self, tape: Tape, source: int, sink: int, steps: Sequence[int]) -> None:
@@ -68,16 +68,16 @@ class Region:
 
   @property
   def name(self) -> str:
-    """The steps, in short."""
+    """The abbreviated names of the steps."""
     names = [self.tape.steps[k].name for k in self.steps]
     return names[0] if len(names) == 1 else "(" + " ".join(dict.fromkeys(names)) + ")"
 
 
 def find_regions(matcher: Matcher, is_longest: bool = False) -> Iterator[Region]:
-  """Yield single steps first, then the longest regions of one input, then those inside of them.
+  """Yield single steps, then the longest regions of one input, then those inside of these.
 
   Args:
-    matcher: with the program.
+    matcher: the matcher that holds the program.
     is_longest: whether only the longest are wanted.
   """
   tape = matcher.tape
@@ -114,7 +114,7 @@ def find_regions(matcher: Matcher, is_longest: bool = False) -> Iterator[Region]
 
 
 def is_linear(tape: Tape, k: int) -> bool:
-  """Whether a single step's derivative is constant."""
+  """Return whether a single step's derivative is constant."""
   return tape.steps[k].name in ("add", "sub", "neg", "copy", "convert_element_type")
 
 
@@ -133,7 +133,7 @@ def between(tape: Tape, made_by: dict[int, int], source: int, sink: int) -> list
 
 
 def named_slopes(s: np.ndarray) -> Slopes:
-  """Return the derivatives of common functions at s; a new one is a line here."""
+  """Return the derivatives of common functions at s; to add one, add a line."""
   one = np.ones_like(s)
   sigma = expit(s)
   tanh = np.tanh(s)
@@ -165,7 +165,7 @@ def named_slopes(s: np.ndarray) -> Slopes:
 
 
 def other_slopes(s: np.ndarray, y: np.ndarray, own: np.ndarray, name: str) -> Slopes:
-  """Return what is mistaken for φ'(s) = `own`, y = φ(s): other derivatives, slips of the pen."""
+  """Return likely mistakes for φ'(s) = `own`, y = φ(s): other derivatives, misspelt formulas."""
   formulas = [
     ("1 - y^2", 1 - y * y), ("1 - y", 1 - y), ("y", y), ("y (1 - y)", y * (1 - y)),
     ("1 + y^2", 1 + y * y), ("y^2", y * y), ("sign(y)", np.sign(y)), ("y > 0", (y > 0) + 0 * y),
@@ -180,7 +180,7 @@ def other_slopes(s: np.ndarray, y: np.ndarray, own: np.ndarray, name: str) -> Sl
   found += [(instead_of(text, name), v) for text, v in functions]
   found += [(f"other function: {text} in place of the derivative of {name}", v)
             for text, v in formulas]  # fmt: skip
-  # Slopes written from the output, which was kept in a narrower dtype.
+  # Slopes in terms of an output that was stored in a narrower dtype.
   for formula in FROM_OUTPUT:
     if np.allclose(formula(y), own, rtol=1e-9, atol=1e-12):
       found += [(f"precision: its output is kept in {narrow}", formula(narrowed(dtype, y)))
@@ -189,17 +189,17 @@ def other_slopes(s: np.ndarray, y: np.ndarray, own: np.ndarray, name: str) -> Sl
 
 
 def instead_of(function: str, name: str) -> str:
-  """Return the text of a derivative that is that of another function."""
+  """Return the description of a derivative that is another function's."""
   return f"other function: the derivative of {function} in place of that of {name}"
 
 
 def other_activations(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield the derivative of another activation than the longest of elementwise functions."""
+  """Yield the derivatives of other functions in place of the longest elementwise region's."""
   tape = matcher.tape
   for region in find_regions(matcher, is_longest=True):
     s = tape.stacked(region.source)
     own = region.slopes(s)
-    # Slopes that are 0 or 1 at all these points say nothing about a function.
+    # Slopes that are 0 or 1 at all these points don't identify a function.
     found = [(instead_of(name, region.name), x) for name, x in named_slopes(s) if np.ptp(x) > 0]
     if found:
       stack = np.concatenate([np.broadcast_to(slope, s.shape) for _, slope in found])
@@ -208,7 +208,7 @@ def other_activations(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def other_points(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield the derivative of each region elsewhere, and formulas that it is mistaken for."""
+  """Yield the derivative of each region at other values, and formulas mistaken for it."""
   tape = matcher.tape
   for region in find_regions(matcher):
     s, y = tape.stacked(region.source), tape.stacked(region.sink)
@@ -230,7 +230,7 @@ def other_points(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def is_step_like(tape: Tape, steps: Sequence[int]) -> bool:
-  """Whether a function clips or rounds: what a straight-through rule is written for."""
+  """Return whether a function clips or rounds: the usual functions of a straight-through rule."""
   names = {tape.steps[k].name for k in steps}
   return bool(names & {"clamp", "round", "floor", "ceil", "sign"}) or {"max", "min"} <= names
 
@@ -244,7 +244,7 @@ def at_outputs(matcher: Matcher) -> Iterator[Sweep]:
 
 
 def reading_outputs(tape: Tape, name: str) -> Hook:
-  """Let the backward of elementwise steps of one name read the outputs for the inputs."""
+  """Make the backward pass of elementwise steps of one name read outputs instead of inputs."""
 
   def hook(k: int, inputs: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
     step = tape.steps[k]
@@ -264,7 +264,7 @@ def reading_outputs(tape: Tape, name: str) -> Hook:
 
 
 def slopes_at_kinks(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield another slope exactly where a comparison is tied, beyond those of its two sides."""
+  """Yield other slopes at the ties of a comparison alone, beyond those of its two sides."""
   tape = matcher.tape
   ties = tied_entries(tape)
   for k, step in enumerate(tape.steps):
@@ -281,7 +281,7 @@ def slopes_at_kinks(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def tied_entries(tape: Tape) -> dict[int, np.ndarray]:
-  """Return for each step with a tie the entries where it is."""
+  """Return the tied entries of each step with a tie."""
   found = {}
   for k, step in enumerate(tape.steps):
     values = [tape.values[i] for i in step.inputs]
@@ -296,7 +296,7 @@ def tied_entries(tape: Tape) -> dict[int, np.ndarray]:
 
 
 def comparisons_of(tape: Tape, k: int) -> list[int]:
-  """Return the comparisons that a `select_n` follows."""
+  """Return the comparisons that decide a `select_n`."""
   if tape.steps[k].name != "select_n":
     return []
   condition = tape.steps[k].inputs[0]

@@ -1,20 +1,20 @@
-"""Why a gradient is wrong: the first known fault that reproduces its numbers.
+"""The cause of a wrong gradient: the first known fault that reproduces its numbers.
 
 This is mutation testing in reverse. Known faults (mutants) are planted in the reference's own
-backward pass, one after the other, and the first that gives the rule's numbers, entry by entry, is
-the cause. Patterns of the one leaf come first: a factor, a transpose, a clip. Then the reference is
-traced and its backward sweep altered at each step (`tape`): a path cut, a cotangent rounded, a
-derivative taken elsewhere. A sweep is linear in cotangents, so that thousands of mutants are
-screened by inner products, and few are pulled back (`matching`).
+backward pass, one after the other, and the first that reproduces the rule's numbers, entry by
+entry, is the cause. Patterns of the one leaf come first: a factor, a transpose, a clip. Then the
+reference is traced and its backward sweep altered at each step (`tape`): a path cut, a cotangent
+rounded, a derivative taken elsewhere. A sweep is linear in cotangents, so that thousands of mutants
+can be screened by inner products, and few are pulled back (`matching`).
 
-The simpler mutants come before the more particular, and those with a free number last, since a
-free number can explain what has another reason. The order is `ORDER`; a new cause is a function
-in the module of its kind, and a line there.
+Simple mutants precede specific ones, and mutants with a free parameter come last, since a free
+parameter can fit the effect of another fault. The order is `ORDER`; a new cause is a function in
+the module of its kind, and a line there.
 
-Doubts: a cause is a hypothesis that fits one point within rounding, not a proof. Two faults at once
-fit no mutant but a pair of paths. Where several mutants give the same numbers, as at a point where
-their difference vanishes, the first is named. A budget of time ends the search; what it would have
-found then depends on the machine.
+Doubts: a cause is a hypothesis that fits one point within rounding, not a proof. Two simultaneous
+faults fit no mutant but a pair of paths. Where several mutants give the same numbers, as at a point
+where their difference vanishes, the first is named. A time budget ends the search, so that its
+result depends on the speed of the machine.
 
 References:
   DeMillo, Lipton, Sayward, "Hints on test data selection", IEEE Computer 11 (1978).
@@ -50,7 +50,7 @@ from fbackprop.verify.witnesses.comparison import Difference
 from fbackprop.verify.witnesses.rule import with_float0
 from fbackprop.verify.witnesses.traces import Setting
 
-# The search isn't made for more numbers than these.
+# Arguments of more numbers are not searched.
 MOST_NUMBERS = 2_000_000
 UNKNOWN = "no known pattern"
 
@@ -82,7 +82,7 @@ ORDER: tuple[tuple[str, tuple[Callable[..., Iterator[Any]], ...]], ...] = (
     paths.rounded_products,
   )),
   ("patterns", (last_patterns,)),
-  ("mutants", (paths.weighted_paths, cotangents.weighted_examples)),  # With a free number.
+  ("mutants", (paths.weighted_paths, cotangents.weighted_examples)),  # With a free parameter.
   ("patterns", (blank_slices,)),
 )  # fmt: skip
 
@@ -105,9 +105,9 @@ def find_cause(
     args: pytrees of arrays.
     y_bar: cotangents of y.
     got, want: cotangents of the float leaves of `args`, in order.
-    bounds: what |got − want| may be.
-    leaf: the number of the leaf that is to be explained, the first wrong one.
-    budget_s: the search is given up after this many seconds.
+    bounds: the bounds of |got − want|.
+    leaf: the index of the leaf to explain, the first wrong one.
+    budget_s: the time limit of the search in seconds.
 
   Returns:
     "kind: detail", the kind being one of `KINDS`; "no known pattern" where nothing fits.
@@ -144,12 +144,12 @@ def find_cause(
 
 
 def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
-  """Name the cause of a wrong leaf, as `find_cause`; "" where the arguments are too large.
+  """Return the cause of a wrong leaf, as `find_cause`; "" where the arguments are too large.
 
   Args:
-    at: the point.
-    differences: of all float leaves.
-    leaf: the number of the wrong one.
+    at: the programs and the point.
+    differences: the differences of all float leaves.
+    leaf: the index of the wrong leaf.
   """
   if sum(np.size(x) for x in at.leaves) > MOST_NUMBERS:
     return ""
@@ -175,7 +175,7 @@ def matcher_of(
   sizes: Sequence[tuple[str, int]],
   until: float,
 ) -> Matcher | None:
-  """Trace the backward sweep; None if its program isn't the one whose gradient is wanted."""
+  """Trace the backward sweep; None if its program isn't that of the wrong gradient."""
   leaves, structure = jax.tree.flatten(args)
 
   def flat(*given: Any) -> list[Any]:
@@ -191,7 +191,7 @@ def matcher_of(
 def first_mutant(
   matcher: Matcher | None, searchers: Sequence[Callable[..., Iterator[Any]]], until: float
 ) -> str | None:
-  """Return the first mutant that explains all leaves, else the first that explains this one."""
+  """Return the first mutant that explains all leaves, or else the first that explains this one."""
   partly: list[str] = []
   for searcher in searchers if matcher is not None else ():
     assert matcher is not None
@@ -209,7 +209,7 @@ def first_mutant(
 
 
 def wrong_leaf(args: tuple[Any, ...], y_bar: Any, numbers: Numbers) -> WrongLeaf:
-  """Return the wrong leaf, with what may explain it."""
+  """Return the wrong leaf, with the data that may explain it."""
   got, want, bounds, leaf = numbers
   floats = [np.asarray(x) for x in jax.tree.leaves(args) if is_float(x.dtype)]
   others = tuple(
@@ -224,14 +224,14 @@ def wrong_leaf(args: tuple[Any, ...], y_bar: Any, numbers: Numbers) -> WrongLeaf
 
 
 def batch_of(args: tuple[Any, ...], y_bar: Any) -> int | None:
-  """Return the number of examples: the first axis of y, else of the last argument with an axis."""
+  """Return the number of examples: the length of y, or else of the last argument with an axis."""
   shapes = [np.shape(b) for b in jax.tree.leaves(y_bar)]
   shapes += [np.shape(x) for x in jax.tree.leaves(args)[::-1]]
   return next((shape[0] for shape in shapes if shape), None)
 
 
 def sizes_of(args: tuple[Any, ...], y_bar: Any, batch: int | None) -> tuple[tuple[str, int], ...]:
-  """Return dimensions that may occur in a factor, each with its name; N is the batch size."""
+  """Return named dimensions that may occur in a factor; N is the batch size."""
   found = {} if batch is None else {batch: "N"}
   leaves = jax.tree.leaves(y_bar) + [x for x in jax.tree.leaves(args) if hasattr(x, "shape")]
   for x in leaves:

@@ -1,4 +1,4 @@
-"""Mutants of cotangents: y_bar itself, one on the way, another one instead; examples left out."""
+"""Mutants of cotangents: altered, exchanged, at the output or on the way; omitted examples."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -31,7 +31,7 @@ def limited(limit: float, bar: np.ndarray) -> np.ndarray:
 
 
 LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
-# What may be done to a cotangent that isn't linear in it.
+# Nonlinear operations on a cotangent.
 NONLINEAR: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
   ("its sign alone", np.sign),
   ("its absolute value", np.abs),
@@ -54,13 +54,13 @@ OF_OUTPUTS: tuple[tuple[str, Callable[[np.ndarray], np.ndarray]], ...] = (
   *NONLINEAR[3:],
   *((f"clipped to [{-limit:g}, {limit:g}]", partial(limited, limit)) for limit in LIMITS),
 )
-# So many examples are searched for a run of them that touches neither end.
+# Up to this many examples, the search covers runs that touch neither end.
 LONGEST_FOR_RANGES = 256
 LARGEST_FOR_THRESHOLDS = 20_000
 
 
 def output_cotangents(matcher: Matcher) -> Iterator[Sweep]:
-  """Yield the pullback of something else than y_bar."""
+  """Yield the pullbacks of altered output cotangents."""
   tape = matcher.tape
   for text, change in OF_OUTPUTS:
     bars = {place: np.asarray(change(bar)) for place, bar in tape.y_bars.items()}
@@ -69,13 +69,13 @@ def output_cotangents(matcher: Matcher) -> Iterator[Sweep]:
 
 
 def inner_cotangents(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield cotangents on the way that were rounded, clipped, flipped, made positive."""
+  """Yield intermediate cotangents rounded, clipped, flipped, or made positive."""
   for place, bar, where in path_bars(matcher):
     yield from replacing(place, bar, changed(bar, where))
 
 
 def changed(bar: np.ndarray, where: str) -> Candidates:
-  """Yield what a cotangent on the way may be changed to."""
+  """Yield the alterations of an intermediate cotangent."""
   for name, dtype in NARROW:
     yield f"precision: the cotangent of {where} is rounded to {name}", narrowed(dtype, bar)
   for limit in LIMITS:
@@ -92,7 +92,7 @@ def changed(bar: np.ndarray, where: str) -> Candidates:
 
 
 def others_cotangents(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield another cotangent of as many entries instead, or summed along another axis."""
+  """Yield another cotangent of the same size instead, or one summed along another axis."""
   tape = matcher.tape
   shapes: dict[tuple[int, ...], list[tuple[np.ndarray, str]]] = {}
   for place, bar in tape.bars.items():
@@ -107,7 +107,7 @@ def others_cotangents(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def exchanged(bar: np.ndarray, other: np.ndarray, name: str, where: str) -> Candidates:
-  """Yield what is added to a cotangent where another one is mistaken for it."""
+  """Yield the change of a cotangent for which another one is mistaken."""
   yield f"path: the cotangent of {name} replaces that of {where}", other - bar
   yield f"path: minus the cotangent of {name} replaces that of {where}", -other - bar
   yield f"path: the cotangent of {name} is added to that of {where}", other
@@ -125,12 +125,12 @@ def exchanged(bar: np.ndarray, other: np.ndarray, name: str, where: str) -> Cand
 
 
 def squeezed(bar: np.ndarray) -> tuple[int, ...]:
-  """Return the shape of a cotangent, without axes of length one."""
+  """Return the shape of a cotangent without axes of length one."""
   return tuple(n for n in bar.shape[1:] if n != 1)
 
 
 def multiplied_cotangents(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield a path's cotangent with one factor too many, or too few."""
+  """Yield a path's cotangent with one factor too many, or one too few."""
   tape = matcher.tape
   for place, bar, where in path_bars(matcher):
     factors = [(tape.stacked(i), tape.describe(i)) for i in tape.alike(place, is_own=True)]
@@ -146,7 +146,7 @@ def multiplied_cotangents(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def untransposed_steps(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield a linear step applied to its cotangent as it is, instead of its transpose."""
+  """Yield each linear step applied to its cotangent, instead of its transpose."""
   tape = matcher.tape
   for (k, j), bar in sorted(tape.edges.items()):
     step = tape.steps[k]
@@ -162,17 +162,17 @@ def untransposed_steps(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def left_out_examples(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield examples, along the first axis of a cotangent, left out or counted twice."""
+  """Yield examples, along the first axis of a cotangent, omitted or counted twice."""
   return left_out(matcher, slice(0, 1))
 
 
 def left_out_slices(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield slices along the other axes of a cotangent left out or counted twice."""
+  """Yield slices along the other axes of a cotangent omitted or counted twice."""
   return left_out(matcher, slice(1, None))
 
 
 def left_out(matcher: Matcher, axes: slice) -> Iterator[Mutants]:
-  """Yield slices of a cotangent left out or counted twice, along some axes."""
+  """Yield slices of a cotangent along some axes, omitted or counted twice."""
   tape = matcher.tape
   for place, bar, _ in path_bars(matcher):
     terms = bar * matcher.tangents[place]
@@ -210,7 +210,7 @@ def fitting_sets(each: np.ndarray, target: np.ndarray, slack: np.ndarray) -> Ite
   for m in np.flatnonzero(fits(sums[:, -1:] - sums)):
     if m < n - 2:
       yield index[m + 1 :]
-  if n <= LONGEST_FOR_RANGES:  # From after the first index to the second.
+  if n <= LONGEST_FOR_RANGES:  # From the first index, exclusive, to the second.
     for start, end in np.argwhere(fits(sums[:, None, :] - sums[:, :, None])):
       if start + 2 <= end < n - 1:
         yield index[start + 1 : end + 1]
@@ -221,7 +221,7 @@ def fitting_sets(each: np.ndarray, target: np.ndarray, slack: np.ndarray) -> Ite
 
 
 def beyond_thresholds(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield a cotangent that is cut where a value of its shape is large, or small."""
+  """Yield a cotangent that is cut off where a value of its shape is large, or small."""
   tape = matcher.tape
   for place, bar, where in path_bars(matcher):
     if not 2 <= bar.size <= LARGEST_FOR_THRESHOLDS:
@@ -249,7 +249,7 @@ def beyond_thresholds(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def weighted_examples(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield each example counted with a factor of its own, by least squares."""
+  """Yield examples with individual factors, fitted by least squares."""
   tape, leaf = matcher.tape, matcher.leaf
   error = matcher.errors[leaf].ravel()
   for place in dict.fromkeys([*tape.outputs, *consumers(tape, tape.float_leaves[leaf])]):

@@ -1,13 +1,16 @@
-"""Which of many mutants of the backward sweep reproduces the rule's numbers.
+"""Selection of the mutants of the backward sweep that reproduce the rule's numbers.
 
 A mutant adds cotangents at some places of the tape, and the sweep is linear in them, so
 
     got − want  =  k · (their pullback to the leaves).
 
-Thousands are screened for the price of one forward sweep: with the tangents v_dot of every value
+Thousands are screened at the cost of one forward sweep: with the tangents v_dot of every value
 along a random direction r in the leaf, ⟨r, pullback of v_bar⟩ = ⟨v_dot, v_bar⟩ (the dot-product
-test of an adjoint), and that must be ⟨r, got − want⟩. What passes for three directions is pulled
-back and compared entry by entry, so that a match by chance is never reported.
+test of an adjoint), and that must be ⟨r, got − want⟩. A mutant that passes for three directions is
+pulled back and compared entry by entry, so that a match by chance is never reported.
+
+Doubts: the screen has a tolerance relative to the sum of the terms' magnitudes; where these cancel,
+it excludes little, and more mutants have to be pulled back.
 """
 
 import time
@@ -21,23 +24,23 @@ from fbackprop.verify.explain.patterns import LEFT_OVER, tolerance_of
 from fbackprop.verify.explain.tape import Hook, Tape
 
 DIRECTIONS = 3
-# Of the sum of the magnitudes of an inner product's terms.
+# Relative to the sum of the magnitudes of an inner product's terms.
 PRODUCT_SHARE = 1e-11
-# A free factor needs at least so many wrong entries, or it would always be found.
+# With fewer wrong entries a free factor would always fit.
 LEAST_WRONG = 4
-# Matches at the leaf alone are kept until one at all leaves is found, but so many are enough.
+# A match at the leaf alone is kept until one at all leaves is found; this many are enough.
 MOST_PARTIAL = 4
-# Entries of a batch of mutants at one place.
+# The most entries in a batch of mutants at one place.
 MOST_ENTRIES = 4_000_000
 
 
 class Mutants(NamedTuple):
-  """Mutants of one kind, that add cotangents at the same places.
+  """Mutants of one kind, which add cotangents at the same places.
 
   Attributes:
     bars: cotangents to add, `[E, ...]` by place: E mutants.
-    texts: what each one is, or one text for all of them; or as a function of the factor.
-    factors: those to try; None for any.
+    texts: the description of each mutant, or one for all; or a function of the factor.
+    factors: the factors to try; None for a free factor.
   """
 
   bars: Mapping[int, np.ndarray]
@@ -45,21 +48,21 @@ class Mutants(NamedTuple):
   factors: tuple[float, ...] | None = (1.0,)
 
   def text(self, e: int, factor: float) -> str:
-    """Return what mutant e with a factor is."""
+    """Return the description of mutant e with a factor."""
     if callable(self.texts):
       return self.texts(factor)
     return self.texts[e if len(self.texts) > 1 else 0]
 
 
 class Sweep(NamedTuple):
-  """A mutant that changes many places at once: the cotangents of all leaves after it."""
+  """A mutant of many places at once: its description, and the cotangents of all leaves."""
 
   text: str
   leaves: Sequence[np.ndarray]
 
 
 class Numbers(NamedTuple):
-  """The cotangents of all float leaves: those got, wanted, and the bounds; and the wrong leaf."""
+  """The cotangents got and wanted of all float leaves, their bounds, and the wrong leaf's index."""
 
   got: Sequence[np.ndarray]
   want: Sequence[np.ndarray]
@@ -68,11 +71,11 @@ class Numbers(NamedTuple):
 
 
 class Matcher:
-  """Compares mutants with the rule's numbers.
+  """A comparison of mutants with the rule's numbers.
 
   Args:
-    tape: of the reference.
-    numbers: what is to be explained.
+    tape: the reference's backward sweep.
+    numbers: the cotangents to explain.
     sizes: dimensions that may occur in a factor, by name.
   """
 
@@ -88,6 +91,7 @@ class Matcher:
     r = np.random.default_rng(0).normal(size=(DIRECTIONS, *error.shape))
     directions = [np.zeros((DIRECTIONS, *e.shape)) for e in self.errors]
     directions[leaf] = r
+    # The tangents of all values, from one forward sweep, screen every mutant.
     self.tangents = tape.tangents(directions)
     axes = tuple(range(1, r.ndim))
     self.target = (r * error).sum(axes)
@@ -95,11 +99,11 @@ class Matcher:
     self.partial: list[str] = []
 
   def is_upstream(self, place: int) -> bool:
-    """Whether a place lies between the leaf and the outputs."""
+    """Return whether a place lies between the leaf and the outputs."""
     return place in self.tape.bars and bool(self.tangents[place].any())
 
   def first(self, mutants: Iterable[Mutants | Sweep]) -> str | None:
-    """Return the text of the first that explains all leaves, else one that explains this leaf."""
+    """Return the text of the first mutant that explains all leaves, or else this leaf."""
     for mutant in mutants:
       found = self.of_sweep(mutant) if isinstance(mutant, Sweep) else self.of_mutants(mutant)
       if found is not None:
@@ -109,7 +113,7 @@ class Matcher:
     return self.partial[0] if self.partial else None
 
   def of_sweep(self, sweep: Sweep) -> str | None:
-    """Compare all leaves."""
+    """Compare a whole sweep at all leaves."""
     trios = zip(sweep.leaves, self.errors, self.wants, strict=True)
     return self.judged(sweep.text, [np.asarray(x).reshape(e.shape) - w for x, e, w in trios])
 
@@ -162,16 +166,16 @@ class Matcher:
     return v @ flat, np.abs(v) @ np.abs(flat)
 
   def pulled(self, mutants: Mutants, e: int, k: float) -> list[np.ndarray]:
-    """Return what one mutant changes at the leaves."""
+    """Return the change of the leaves by one mutant."""
     bars = {place: k * b[e : e + 1] for place, b in mutants.bars.items()}
     return [x[0] for x in self.tape.at_leaves(self.tape.sweep(bars)[0])]
 
   def confirmed(self, mutants: Mutants, e: int, k: float) -> str | None:
-    """Return the text of a mutant if every entry is reproduced."""
+    """Return the text of a mutant if it reproduces every entry."""
     return self.judged(mutants.text(e, k), self.pulled(mutants, e, k))
 
   def judged(self, text: str, changes: Sequence[np.ndarray]) -> str | None:
-    """Return the text if all leaves are explained; keep it if this leaf is."""
+    """Return the text if all leaves are explained; record it if this leaf is."""
     if not self.explains(self.leaf, changes):
       return None
     left = float(np.max(np.abs(self.errors[self.leaf] - changes[self.leaf]), initial=0.0))
@@ -183,7 +187,7 @@ class Matcher:
     return None
 
   def explains(self, i: int, changes: Sequence[np.ndarray]) -> bool:
-    """Whether the change of a leaf is its error; of this leaf, also that it isn't its rest."""
+    """Return whether changes reproduce the error of leaf i, for the wrong leaf with little rest."""
     with np.errstate(all="ignore"):
       left = np.abs(self.errors[i] - changes[i])
       largest = np.max(np.abs(self.errors[i]), initial=0.0)
@@ -192,7 +196,7 @@ class Matcher:
 
 
 def adding(place: int, changes: Iterable[tuple[str, np.ndarray]]) -> Mutants:
-  """Return mutants that add cotangents `[1, ...]` at a place; there must be some."""
+  """Return mutants that add cotangents `[1, ...]` at a place; there must be at least one."""
   texts, bars = zip(*changes, strict=True)
   return Mutants({place: np.concatenate(bars)}, texts)
 

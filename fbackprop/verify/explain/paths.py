@@ -1,4 +1,4 @@
-"""Mutants of the graph: paths that are cut, counted twice or otherwise, let through, or rounded."""
+"""Mutants of the graph: paths cut, weighted, unblocked, or rounded."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,12 +12,12 @@ from fbackprop.verify.explain.tape import Hook, Pulled, Tape
 from fbackprop.verify.interpret.primitives import is_float
 
 PATH_FACTORS = (-1.0, 1.0, -2.0, -0.5, 2.0)
-# So many paths are tried in pairs.
+# The most paths that are tried in pairs.
 MOST_PATHS = 400
 
 
 def path_bars(matcher: Matcher) -> Iterator[tuple[int, np.ndarray, str]]:
-  """Yield the cotangents that can be cut: of values, and of one of the uses of a value."""
+  """Yield the cotangents that can be cut: those of values, and those of single uses of a value."""
   tape = matcher.tape
   uses: dict[int, int] = {}
   for k, j in tape.edges:
@@ -34,19 +34,19 @@ def path_bars(matcher: Matcher) -> Iterator[tuple[int, np.ndarray, str]]:
 
 
 def cut_paths(matcher: Matcher, is_free: bool = False) -> Iterator[Mutants]:
-  """Yield each edge of the graph, and each value, cut or counted otherwise; backwards."""
+  """Yield each edge of the graph, and each value, cut or reweighted; from the last to the first."""
   for place, bar, where in path_bars(matcher):
     say = partial(describe_path, where, matcher.sizes)
     yield Mutants({place: bar}, say, None if is_free else PATH_FACTORS)
 
 
 def weighted_paths(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield each edge counted with any factor."""
+  """Yield each edge with a free weight."""
   return cut_paths(matcher, is_free=True)
 
 
 def describe_path(where: str, sizes: Sequence[tuple[str, int]], k: float) -> str:
-  """Say what happened to a path that contributes 1 + k times what it should."""
+  """Describe the fault of a path that contributes 1 + k times its cotangent."""
   known = {-1.0: "is missing", 1.0: "is counted twice", -2.0: "has the wrong sign"}
   if k in known:
     return f"path: the one through {where} {known[k]}"
@@ -55,7 +55,7 @@ def describe_path(where: str, sizes: Sequence[tuple[str, int]], k: float) -> str
 
 
 def pairs_of_paths(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield two paths at once, each missing, doubled or of the wrong sign."""
+  """Yield pairs of paths, each missing, doubled or of the wrong sign."""
   found = list(path_bars(matcher))[:MOST_PATHS]
   if len(found) < 2:
     return
@@ -76,7 +76,7 @@ def pairs_of_paths(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def stop_gradients(matcher: Matcher) -> Iterator[Mutants | Sweep]:
-  """Yield each `stop_gradient` of the reference let through, then all of them."""
+  """Yield each `stop_gradient` of the reference removed, then all of them."""
   tape = matcher.tape
   stops = [k for k, step in enumerate(tape.steps) if step.name == "stop_gradient"]
   for k in stops:

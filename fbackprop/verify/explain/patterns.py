@@ -1,8 +1,11 @@
 """Patterns of one wrong leaf beside the right one: a factor, a clip, a transpose.
 
-Each pattern is a concrete array that has to reproduce every entry of the rule's numbers, and to
-explain their error rather than its rest. To add a pattern, yield it here; where a pattern has a
-number that is free, it belongs among those that are tried last.
+Each pattern is a concrete array that must reproduce every entry of the rule's numbers, and explain
+their error rather than a remainder of it. To add a pattern, yield it here; a pattern with a free
+parameter belongs among those that are tried last.
+
+Doubts: one leaf at one point is little evidence. A pattern that fits by coincidence is reported
+like the true one, and a pattern of one entry needs a round factor to be believed.
 """
 
 import math
@@ -13,11 +16,11 @@ import jax
 import ml_dtypes
 import numpy as np
 
-# Of the largest entry of a leaf, beside four times the bound that the caller gives.
+# Relative to the largest entry of a leaf, beside four times the caller's bound.
 LEAF_SHARE = 1e-12
-# What is left unexplained, at most this share of the error that it explains.
+# The unexplained remainder is at most this share of the explained error.
 LEFT_OVER = 1e-2
-# Factors that are closer than this are the same.
+# Factors closer than this are equal.
 SAME_FACTOR = 1e-9
 NARROW: tuple[tuple[str, Any], ...] = (
   ("bfloat16", ml_dtypes.bfloat16),
@@ -30,13 +33,13 @@ Candidates = Iterator[tuple[str, np.ndarray]]
 
 
 class WrongLeaf(NamedTuple):
-  """The wrong leaf, with what may explain it.
+  """The wrong leaf, with the data that may explain it.
 
   Attributes:
-    got, want: of the leaf, float64.
-    tolerance: the error of an entry that still counts as reproduced.
-    parameter: the leaf of the arguments itself.
-    sizes: dimensions that may occur in a factor, each with its name, as ("N", 32).
+    got, want: the leaf's values and their truth, in float64.
+    tolerance: the largest error of a reproduced entry.
+    parameter: the argument whose cotangent the leaf is.
+    sizes: named dimensions that may occur in a factor, such as ("N", 32).
     others: (name, got, want, argument) of the other leaves of this shape.
     batch: the number of examples.
   """
@@ -50,14 +53,14 @@ class WrongLeaf(NamedTuple):
   batch: int | None = None
 
   def is_matched_by(self, candidate: np.ndarray) -> bool:
-    """Whether an array reproduces every entry, and explains the error rather than its rest."""
+    """Return whether an array reproduces every entry, and the error with little rest."""
     with np.errstate(all="ignore"):
       left = np.abs(self.got - candidate)
       error = np.max(np.abs(self.got - self.want), initial=0.0)
       return bool((left <= self.tolerance).all() and np.max(left, initial=0.0) <= LEFT_OVER * error)
 
   def match(self, candidate: np.ndarray) -> str:
-    """Return how well, relative to the largest entry."""
+    """Format the largest deviation of a candidate, relative to the largest entry."""
     scale = max(np.max(np.abs(self.got), initial=0.0), np.max(np.abs(self.want), initial=0.0))
     return f"(match {np.max(np.abs(self.got - candidate), initial=0.0) / (scale or 1.0):.0e})"
 
@@ -72,7 +75,7 @@ def first_fit(wrong: WrongLeaf, *patterns: Callable[[WrongLeaf], Candidates]) ->
 
 
 def tolerance_of(got: np.ndarray, want: np.ndarray, bound: np.ndarray) -> np.ndarray:
-  """Return the error of an entry that still counts as reproduced."""
+  """Return the largest error of a reproduced entry."""
   finite = [np.max(np.abs(x), initial=0.0, where=np.isfinite(x)) for x in (got, want)]
   return np.asarray(4 * np.where(np.isfinite(bound), bound, 0.0) + LEAF_SHARE * max(finite))
 
@@ -100,7 +103,7 @@ def plain_patterns(wrong: WrongLeaf) -> Candidates:
         share = float(np.vdot(error, tensor) / np.vdot(tensor, tensor))
         yield f"proportional to a parameter: {share:.6g} times {of}{what}", want + share * tensor
   cut = int((np.abs(error) > wrong.tolerance).sum())
-  if 1 < cut < got.size:  # One cut entry, or all of them, would always fit.
+  if 1 < cut < got.size:  # One cut entry, or all, would always fit.
     low = float(np.max(got, initial=-np.inf, where=error > wrong.tolerance))
     high = float(np.min(got, initial=np.inf, where=error < -wrong.tolerance))
     if low <= high and (low > -np.inf or high < np.inf):
@@ -153,7 +156,7 @@ def shifted(tensor: np.ndarray) -> Candidates:
 
 
 def order_along(wrong: WrongLeaf, axis: int) -> np.ndarray | None:
-  """Return the order of slices that may turn want into got: that of a projection of them."""
+  """Return an order of slices that may turn want into got: their projections in the same order."""
   n = wrong.want.shape[axis]
   if n < 2:
     return None
@@ -169,7 +172,7 @@ def order_along(wrong: WrongLeaf, axis: int) -> np.ndarray | None:
 
 
 def any_factor(wrong: WrongLeaf) -> Candidates:
-  """Yield a factor without a name; one entry alone always has one, which says nothing."""
+  """Yield an unnamed factor, but not of a single entry, which always has one."""
   factor = factor_of(wrong)
   if factor is None or np.count_nonzero(wrong.want) < 2:
     return
@@ -182,7 +185,7 @@ def any_factor(wrong: WrongLeaf) -> Candidates:
 
 
 def last_patterns(wrong: WrongLeaf) -> Candidates:
-  """Yield what much else would look like: another leaf's cotangent; a round factor in one entry."""
+  """Yield unspecific candidates: another leaf's cotangent; a round factor in one entry."""
   got, want = wrong.got, wrong.want
   error = got - want
   for name, _, other, _ in wrong.others:
@@ -196,7 +199,7 @@ def last_patterns(wrong: WrongLeaf) -> Candidates:
 
 
 def blank_slices(wrong: WrongLeaf) -> Candidates:
-  """Yield rows, columns, ... that are zero or scaled where the others are right."""
+  """Yield rows, columns, ... that are zero or scaled while the others are right."""
   want = wrong.want
   for axis in range(want.ndim):
     n = want.shape[axis]
@@ -226,9 +229,9 @@ def blank_slices(wrong: WrongLeaf) -> Candidates:
 
 
 def looks_rounded(wrong: WrongLeaf) -> str | None:
-  """Return the dtype whose rounding is of the size of the errors, where nothing reproduces them.
+  """Return the dtype whose rounding has the size of the errors, where nothing reproduces them.
 
-  Rounding is of either sign and touches nearly every entry.
+  Rounding errors have both signs and affect nearly every entry.
   """
   want, error = wrong.want, wrong.got - wrong.want
   scale = float(np.sqrt(np.mean(want**2))) if want.size else 0.0
@@ -258,7 +261,7 @@ def name_factor(factor: float, sizes: Sequence[tuple[str, int]]) -> str | None:
 
   Args:
     factor: the number.
-    sizes: dimensions by name, the likelier first.
+    sizes: named dimensions, likelier ones first.
 
   Example:
     >>> name_factor(0.03125, [("N", 32)])
@@ -280,7 +283,7 @@ def name_factor(factor: float, sizes: Sequence[tuple[str, int]]) -> str | None:
 
 
 def name_round_factor(factor: float) -> str | None:
-  """Name a factor that is too round to be chance: in one entry there is always one."""
+  """Name a factor too round to be a coincidence, since a single entry always has a factor."""
   for name, value in (("-1", -1.0), ("2", 2.0), ("1/2", 0.5)):
     if abs(factor - value) <= SAME_FACTOR:
       return name
@@ -319,7 +322,7 @@ def named_factors(sizes: Sequence[tuple[str, int]]) -> Iterator[tuple[str, float
 
 
 def describe_indices(indices: np.ndarray, n: int) -> str:
-  """Say which of n, in words.
+  """Describe in words which of n indices are given.
 
   Example:
     >>> describe_indices(np.array([16, 17, 18]), 19)

@@ -1,8 +1,8 @@
-"""Mutants of residuals: another value where a step's backward reads an operand, in a scan too.
+"""Mutants of residuals: other values for the backward pass of a step or a scan to read.
 
-A stale or neighbouring residual, one that was rounded, a condition that is ignored or inverted, the
-residual of another turn of a scan; and values that were recomputed, but otherwise than the first
-time: without a bias, an eps or a mask, or with another constant.
+They are stale, neighbouring or rounded residuals, ignored or inverted conditions, residuals of
+another iteration of a scan; and values recomputed differently from the forward pass: without a
+bias, an eps or a mask, or with another constant.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,17 @@ from fbackprop.verify.explain.patterns import NARROW, Candidates, narrowed, shif
 from fbackprop.verify.explain.tape import Hook, Pulled, Tape, accumulate
 from fbackprop.verify.interpret.primitives import is_float
 
-# Steps with operands that the backward pass reads.
+# Steps whose backward rule reads operands.
 READERS = frozenset(
   ("mul", "div", "dot_general", "max", "min", "select_n", "pow", "atan2", "conv_general_dilated")
 )
-# What an operand is if it might as well not be there.
+# The neutral operand of each step.
 NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "max": -np.inf, "min": np.inf}
 CONSTANTS = (0.0, 1.0, -1.0, 2.0, 0.5, 0.1, 0.01, 0.2, 0.9, 1e-3, 1e-5, 1e-6, 1e-8, 1e-12)
 
 
 def other_operands(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield another value where a step's backward reads an operand."""
+  """Yield other values for the operands that a step's backward rule reads."""
   tape = matcher.tape
   for k in range(len(tape.steps) - 1, -1, -1):
     step = tape.steps[k]
@@ -48,10 +48,10 @@ def other_operands(matcher: Matcher) -> Iterator[Mutants]:
 def pulled_with(
   matcher: Matcher, k: int, i: int, values: np.ndarray
 ) -> tuple[dict[int, np.ndarray], list[tuple[int, np.ndarray]]]:
-  """Return how a step's cotangents change with other values `[E, ...]` of one operand.
+  """Return the change of a step's cotangents with other values `[E, ...]` of one operand.
 
   Returns:
-    (all changes by place, the change of each operand).
+    (the changes by place, the change of each operand).
   """
   tape, step = matcher.tape, matcher.tape.steps[k]
   inputs = tape.operands(k)
@@ -69,12 +69,12 @@ def pulled_with(
 
 
 def replacements(tape: Tape, place: int, what: str) -> Candidates:
-  """Yield what may be read instead of an operand."""
+  """Yield the values that may be read instead of an operand."""
   value = np.asarray(tape.values[place])
   if not is_float(value.dtype):
     return
   for other in tape.alike(place):
-    # Where neither moves with the arguments, it is no point at which a derivative is taken.
+    # The point of a derivative varies with the arguments, so a pair of constants isn't one.
     kind = "wrong point" if {other, place} & tape.depends else "other function"
     yield f"{kind}: {tape.describe(other)} replaces {what}", np.asarray(tape.values[other])
   for name, dtype in NARROW:
@@ -93,7 +93,7 @@ def replacements(tape: Tape, place: int, what: str) -> Candidates:
 
 
 def conditions(matcher: Matcher) -> Iterator[Mutants]:
-  """Yield conditions that are ignored, inverted, or exchanged for another one."""
+  """Yield conditions ignored, inverted, or exchanged for another one."""
   tape = matcher.tape
   moving = tape.dependent(only_floats=False)
   for k in range(len(tape.steps) - 1, -1, -1):
@@ -101,7 +101,7 @@ def conditions(matcher: Matcher) -> Iterator[Mutants]:
     if step.name != "select_n" or not matcher.is_upstream(step.outputs[0]):
       continue
     which = tape.values[step.inputs[0]]
-    # A condition that comes with the data chooses among examples; another is part of a function.
+    # A condition on the data selects among examples; another one is part of a function.
     kind = "other function" if step.inputs[0] in moving else "subset of examples"
     what = f"the condition of {tape.describe(step.outputs[0])}"
     ignored = f"{kind}: {what} is ignored"
@@ -112,7 +112,7 @@ def conditions(matcher: Matcher) -> Iterator[Mutants]:
       for other in tape.alike(step.inputs[0])
     ]
     bars, _ = pulled_with(matcher, k, 0, np.stack([value for _, value in changes]))
-    # An ignored condition lets everything through, to one operand, or to all of them.
+    # An ignored condition passes everything to one operand, or to all of them.
     if bars:
       yield Mutants(bars, [text for text, _ in changes])
     for j, operand in enumerate(step.inputs):
@@ -121,7 +121,7 @@ def conditions(matcher: Matcher) -> Iterator[Mutants]:
 
 
 def other_masks(matcher: Matcher) -> Iterator[Sweep]:
-  """Yield another mask of zeros and a constant before the leaf, as of another key."""
+  """Yield other masks of zeros and a constant before the leaf, as of another key."""
   tape, leaf, wants = matcher.tape, matcher.leaf, matcher.wants
   got = wants[leaf] + matcher.errors[leaf]
   for bar in tape.bars.values():
@@ -138,12 +138,12 @@ def other_masks(matcher: Matcher) -> Iterator[Sweep]:
 
 # --- All turns of a scan alike --------------------------------------------------------------------
 
-# By origin and turn, the step.
+# The step, by origin and iteration.
 Turns = dict[tuple[int, ...], dict[int, int]]
 
 
 def scan_mutants(matcher: Matcher) -> Iterator[Sweep]:
-  """Yield what may go wrong in every turn of a scan alike."""
+  """Yield faults that recur in every iteration of a scan."""
   tape = matcher.tape
   turns = turns_of(tape)
   if not turns:
@@ -153,7 +153,7 @@ def scan_mutants(matcher: Matcher) -> Iterator[Sweep]:
   for origin, at in turns.items():
     step = tape.steps[next(iter(at.values()))]
     for j in range(len(step.inputs)):
-      # In the first turn the carry may be a constant.
+      # In the first iteration the carry may be a constant.
       if -1 in origin or -2 in origin or not any((k, j) in tape.edges for k in at.values()):
         continue
       what = f"{tape.describe(step.outputs[0])} to its operand {j} in all turns of a scan"
@@ -169,7 +169,7 @@ def scan_mutants(matcher: Matcher) -> Iterator[Sweep]:
 
 
 def turns_of(tape: Tape) -> Turns:
-  """Return the steps of unrolled scans: by what they are, by turn."""
+  """Return the steps of unrolled scans, by origin and iteration."""
   turns: Turns = {}
   for k, step in enumerate(tape.steps):
     if step.origin:
@@ -195,8 +195,8 @@ def operand_scaled(tape: Tape, steps: frozenset[int], operand: int, factor: floa
 
 
 def in_reverse(tape: Tape, turns: Turns) -> Hook:
-  """Walk a scan backward from its first turn instead of its last."""
-  # A step, and the one that takes its place when the turns come in the other order.
+  """Traverse a scan backward from its first iteration instead of its last."""
+  # Each step, and the one in its place when the iterations come in reverse order.
   other = {}
   for at in turns.values():
     numbers = sorted(at)
@@ -213,12 +213,12 @@ def in_reverse(tape: Tape, turns: Turns) -> Hook:
   return hook
 
 
-# By step and operand, the place of the value that is read instead.
+# The place of the value that is read instead, by step and operand.
 Operands = dict[int, dict[int, int]]
 
 
 def turned_residuals(tape: Tape, turns: Turns) -> Iterator[tuple[str, Operands]]:
-  """Yield one operand in all turns: of another turn, or another value of the same turn."""
+  """Yield one operand in all iterations: of another iteration, or another value of the same one."""
   for at in turns.values():
     first = tape.steps[at[0]]
     if first.name not in READERS and (not first.is_elementwise or is_linear(tape, at[0])):
@@ -250,7 +250,7 @@ def turned_residuals(tape: Tape, turns: Turns) -> Iterator[tuple[str, Operands]]
 
 
 def reading(tape: Tape, places: Operands) -> Hook:
-  """Let the backward of some steps read other values."""
+  """Make the backward rules of some steps read other values."""
 
   def hook(k: int, inputs: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
     if k not in places:
@@ -281,7 +281,7 @@ def recomputed(matcher: Matcher) -> Iterator[Sweep]:
 
 
 def left_out_operands(tape: Tape) -> Iterator[tuple[str, int, int, np.ndarray]]:
-  """Yield each operand that can be left out: (text, step, operand, what is read instead)."""
+  """Yield each operand that can be omitted: (text, step, operand, the value read instead)."""
   for k, step in enumerate(tape.steps):
     shape = np.shape(tape.values[step.outputs[0]])
     if tape.depends.isdisjoint(step.inputs):

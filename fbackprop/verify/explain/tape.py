@@ -2,11 +2,11 @@
 
 The reference is traced in float64; its calls are inlined and short scans unrolled, so that the
 program is one list of steps (a Wengert list). Each step's pullback is traced once and evaluated by
-NumPy, so that nothing is compiled, and many altered sweeps run as one: arrays have an axis of
-samples in front, of length 1 where all are the same.
+NumPy, so that nothing is compiled, and many altered sweeps run as one: arrays have a leading axis
+of samples, of length 1 where all samples are equal.
 
-What it doesn't do: loops that end by a condition, and long scans, are single steps, inside of which
-nothing is altered; a program of more than `MOST_STEPS` steps isn't searched at all.
+Doubts: loops that end by a condition, and long scans, are single steps, inside of which nothing is
+altered; a program of more than `MOST_STEPS` steps isn't searched at all.
 
 References:
   Griewank, Walther, "Evaluating Derivatives", SIAM, 2008, chapters 2 and 3.
@@ -36,10 +36,10 @@ from fbackprop.verify.interpret.evaluation import Evaluator
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.witnesses.rule import replaced
 
-# Longer scans stay single steps; programs of more steps aren't searched.
+# Longer scans remain single steps; programs of more steps aren't searched.
 LONGEST_SCAN = 32
 MOST_STEPS = 1200
-# The class has no types of its own.
+# Any, since the class's constructor is untyped.
 struct: Any = jax.ShapeDtypeStruct
 
 
@@ -47,13 +47,13 @@ class Step(NamedTuple):
   """One equation.
 
   Attributes:
-    primitive, params: what is done.
+    primitive, params: the operation.
     inputs, outputs: places in the table of values.
-    name: of the primitive, or of the function that carries a rule of its own.
-    is_elementwise: whether an entry of the output depends on that entry of the inputs alone.
-    equation: as it was traced.
-    origin: what is the same for a step of an unrolled scan in all its turns.
-    turn: which turn it is; 0 elsewhere.
+    name: the name of the primitive, or of the function with a rule of its own.
+    is_elementwise: whether each entry of the output depends on the same entry of the inputs alone.
+    equation: the traced equation.
+    origin: an identifier shared by the copies of a step in all iterations of an unrolled scan.
+    turn: the iteration; 0 outside of a scan.
   """
 
   primitive: Any
@@ -68,15 +68,15 @@ class Step(NamedTuple):
 
 
 class Writer:
-  """Writes a program as a list of steps.
+  """A writer of a program as a list of steps.
 
   Args:
-    program: traced.
+    program: the traced program.
 
   Attributes:
-    steps: its equations, in order.
-    constants: values by place; the arguments have the first places.
-    count: of places.
+    steps: the program's equations, in order.
+    constants: the constants' values by place; the arguments have the first places.
+    count: the number of places.
     outputs: the places of the results.
   """
 
@@ -102,6 +102,8 @@ class Writer:
     def apply(i: int, equation: Any, operands: list[int]) -> list[int]:
       name = equation.primitive.name
       inner = inner_program(equation)
+      # An elementwise function with a custom JVP stays one step, so that its pullback is that of
+      # the custom rule.
       is_one_step = name == "custom_jvp_call" and inner is not None and is_elementwise(inner)
       is_whole = is_one_step or (has_library_rule(equation) and name != "custom_jvp_call")
       if inner is not None and not is_whole:
@@ -125,7 +127,7 @@ class Writer:
     return interpret(program, inputs, new, apply)
 
   def widen(self, place: int, aval: Any, shape: tuple[int, ...], origin: tuple[int, ...]) -> int:
-    """Broadcast an axis of length 1 that an elementwise step meets with a longer one."""
+    """Broadcast an axis of length 1 that an elementwise step combines with a longer one."""
     if aval.shape in ((), shape):
       return place
     broadcast = partial(
@@ -135,7 +137,7 @@ class Writer:
     return self.write(program, [place], (*origin, -3))[0]
 
   def unroll(self, scan: Scan, operands: list[int], origin: tuple[int, ...]) -> list[int]:
-    """Append a scan's turns, one after the other."""
+    """Append a scan's iterations, one after the other."""
     body, consts, carry, length, is_reverse = scan
     fixed, carried = operands[:consts], operands[consts : consts + carry]
     stacked = operands[consts + carry :]
@@ -162,17 +164,17 @@ class Writer:
 
 
 def rows_at(turn: int, *stacks: Any) -> list[Any]:
-  """Return what a turn of a scan reads."""
+  """Return the inputs of one iteration of a scan."""
   return [jax.lax.index_in_dim(x, turn, keepdims=False) for x in stacks]
 
 
 def stacked_rows(*rows: Any) -> Any:
-  """Stack what the turns of a scan write."""
+  """Stack the outputs of the iterations."""
   return jax.lax.concatenate([jax.lax.expand_dims(row, (0,)) for row in rows], 0)
 
 
 def pullback_of(step: Step, which: list[int], outs: int, *arrays: Any) -> list[Any]:
-  """Apply the pullback of a step: a function that can be traced."""
+  """Apply the pullback of a step; the function can be traced."""
   inputs, bars = list(arrays[:-outs]), arrays[-outs:]
 
   def own(*floats: Any) -> list[Any]:
@@ -184,7 +186,7 @@ def pullback_of(step: Step, which: list[int], outs: int, *arrays: Any) -> list[A
 
 
 def is_elementwise(program: Program) -> bool:
-  """Whether all that a program does is elementwise."""
+  """Return whether a program is elementwise in all its equations."""
 
   def is_simple(equation: Any) -> bool:
     inner = inner_program(equation)
@@ -196,7 +198,7 @@ def is_elementwise(program: Program) -> bool:
 
 
 # Replaces a step's operand cotangents, given its number, its inputs and its outputs' cotangents;
-# None leaves the step as it is.
+# None keeps the step's own.
 Pulled = list[np.ndarray | None]
 Hook = Callable[[int, list[np.ndarray], list[np.ndarray]], Pulled | None]
 
@@ -205,13 +207,13 @@ class Tape:
   """The steps of a function at one point, with their values and cotangents.
 
   Args:
-    function: of flat arrays; it returns a list of arrays.
-    leaves: its arguments; floats are float64.
-    y_bar: cotangents of the outputs; None for one that isn't a float.
-    until: the moment at which the search must end.
+    function: a function of flat arrays that returns a list of arrays.
+    leaves: the arguments; floats are float64.
+    y_bar: the cotangents of the outputs; None for an output that isn't a float.
+    until: the deadline of the search.
 
   Attributes:
-    values: of every variable, without an axis of samples.
+    values: the value of every variable, without an axis of samples.
     bars: the cotangent of every variable, or None where there is none.
     edges: the cotangent that each step sends to each operand.
     float_leaves: the places of the arguments that are floats.
@@ -276,7 +278,7 @@ class Tape:
     """Return the places that depend on a float leaf, also through a `stop_gradient`.
 
     Args:
-      only_floats: whether integers and conditions, which don't carry a derivative, are left out.
+      only_floats: whether integers and conditions, which don't carry a derivative, are omitted.
     """
     found = set(self.float_leaves)
     for step in self.steps:
@@ -287,7 +289,7 @@ class Tape:
   # --- Backward -----------------------------------------------------------------------------------
 
   def summed(self, bars: Any) -> dict[int, Any]:
-    """Return cotangents by place; those of one place are added."""
+    """Return cotangents by place, summing those of one place."""
     total: dict[int, Any] = {}
     for place, bar in bars:
       if bar is not None:
@@ -300,8 +302,8 @@ class Tape:
     """Pull cotangents, each with an axis of samples, back to the leaves.
 
     Args:
-      bars: by place; several may be given.
-      hook: replaces what some steps do.
+      bars: cotangents by place; a place may occur several times.
+      hook: replaces the rules of some steps.
 
     Returns:
       The cotangents by place, and by step and operand.
@@ -347,7 +349,7 @@ class Tape:
     if k not in self.pullbacks:
       shapes = [struct(np.shape(x)[1:], x.dtype) for x in inputs]
       out_shapes = [struct(b.shape[1:], np.float64) for b in outs]
-      # Equal steps, as the layers of a network, share one.
+      # Equal steps, such as those of a network's layers, share one trace.
       parameters = "\n".join(f"{key}={value}" for key, value in step.params.items())
       key = (step.name, parameters, *((s.shape, str(s.dtype)) for s in shapes))
       is_shared = step.name != "custom_jvp_call" and "jaxpr" not in parameters
@@ -363,11 +365,11 @@ class Tape:
   def recomputed(
     self, changes: dict[int, Any], read_instead: dict[int, dict[int, Any]]
   ) -> list[Any]:
-    """Compute all values again, with some of them given, or some operands of some steps.
+    """Recompute all values, with some of them given, or other operands of some steps.
 
     Args:
-      changes: values by place.
-      read_instead: by step and operand, the value that is read.
+      changes: the given values by place.
+      read_instead: the value that is read, by step and operand.
     """
     values = list(self.values)
     for place, x in changes.items():
@@ -387,13 +389,13 @@ class Tape:
     return values
 
   def applied(self, k: int, inputs: dict[int, np.ndarray]) -> list[np.ndarray]:
-    """Apply a step to other operands, with an axis of samples."""
+    """Apply a step to other operands, each with an axis of samples."""
     step = self.steps[k]
     values = [stacked(inputs.get(j, self.values[i])) for j, i in enumerate(step.inputs)]
     return [np.asarray(x) for x in Evaluator().apply(step.equation, values, ())]
 
   def alike(self, place: int, is_own: bool = False) -> list[int]:
-    """Return other values of a value's shape and dtype, each number once; or also itself."""
+    """Return the distinct other values of a value's shape and dtype, optionally with itself."""
     value = self.values[place]
     if not isinstance(value, np.ndarray):
       return []
@@ -408,7 +410,7 @@ class Tape:
     return found
 
   def describe(self, place: int) -> str:
-    """Name a value by what computed it."""
+    """Name a value by the step that computed it."""
     for step in self.steps:
       if place in step.outputs:
         return f"{step.name} {list(np.shape(self.values[place]))}"

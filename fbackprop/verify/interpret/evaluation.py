@@ -4,18 +4,19 @@ A running error analysis (Higham, §3.3) is rigorous and, through more than a la
 it adds up magnitudes where errors cancel. So the error is not bounded but estimated, by Monte Carlo
 arithmetic. The program is evaluated on a batch of samples; in all but the first, the result of
 every operation is perturbed at random by the size of its rounding error, and the spread of the
-samples estimates how far rounding reaches. Correlations are kept: an error made once and used a
-thousand times counts a thousand times, and x − x is zero.
+samples estimates the rounding error of the result. Correlations are preserved: an error made once
+and used a thousand times counts a thousand times, and x − x is zero.
 
 A comparison whose two sides lie within their spread of each other is fragile: rounding might decide
 it. Its outcome is then drawn for each sample, so that the spread covers both branches. Exact
-equality is not fragile: it is a tie, whose branch is the one that is written.
+equality is not fragile: it is a tie, decided as the program is written.
 
 Doubts: a spread of few samples is an estimate, which `witnesses.comparison` pools over rows and
 columns and multiplies generously; no verdict should hang on a factor of two of it. The perturbation
 of a sum, 1 + √K/4 units for K terms, models a random walk of rounding errors, not their worst case.
-A branch of a `cond` and the turns of a loop are those of the unperturbed sample. Primitives that
-only JAX evaluates, as kernels and callbacks, may compute in a narrower dtype: they are named.
+The branch of a `cond` and the number of iterations of a loop are those of the unperturbed sample.
+Primitives that only JAX evaluates, such as kernels and callbacks, may compute in a narrower dtype:
+they are reported by name.
 
 References:
   Higham, "Accuracy and Stability of Numerical Algorithms", SIAM, 2002, §3.3; Parker, "Monte Carlo
@@ -59,12 +60,12 @@ from fbackprop.verify.interpret.samples import (
   without_result,
 )  # fmt: skip
 
-# A difference of its sides below so many spreads makes a comparison fragile.
+# A comparison is fragile if its sides differ by less than this many spreads.
 FRAGILE = 4.0
-# A loop of more turns has no result: outside of its domain it may never end.
+# A loop of more iterations has no result: outside of its domain it may never end.
 MOST_TURNS = 4_000
-# Random numbers are taken from one pool, each time from another place: to draw them anew for every
-# operation would take longer than the operation.
+# Random numbers are slices of one pool at changing offsets: drawing new ones for every operation
+# would take longer than the operation.
 POOL = np.random.default_rng(0).uniform(-1.0, 1.0, 1 << 20).astype(np.float32)
 
 
@@ -72,12 +73,12 @@ class Noise(NamedTuple):
   """The perturbations of an evaluation.
 
   Attributes:
-    samples: how many, the unperturbed first one included.
-    unit: the largest relative error of one rounding. A little more than that of float64 by default,
-      so that moving a number by it changes the number.
-    tiny: below this a result may be flushed to zero.
-    constants: the relative error of constants, of a program that was traced in a narrower dtype.
-    seed: of the draws.
+    samples: the number of samples, including the unperturbed first one.
+    unit: the largest relative error of one rounding. The default is a little above float64's, so
+      that a perturbation of this size changes the number.
+    tiny: the magnitude below which a result may be flushed to zero.
+    constants: the relative error of constants in a program traced in a narrower dtype.
+    seed: the seed of the draws.
   """
 
   samples: int = 5
@@ -88,13 +89,13 @@ class Noise(NamedTuple):
 
 
 class Evaluator:
-  """Evaluates traced programs on a batch of samples, or of points.
+  """An evaluator of traced programs on a batch of samples, or of points.
 
   Args:
-    working: the floating dtype that the program's user works in. A cast to it, or to a wider one,
-      is exact here; a cast to a narrower one rounds.
+    working: the floating dtype of the program's own arguments. A cast to it, or to a wider one, is
+      exact here; a cast to a narrower one rounds.
     noise: None for one unperturbed sample.
-    known: `constant_key` of the arrays that are what they are.
+    known: the `constant_key` of each array that is data, and so isn't perturbed.
     watch: called with the place, the primitive and both sides of every comparison of floats.
   """
 
@@ -119,14 +120,14 @@ class Evaluator:
     """Evaluate a program; the results have an axis of samples in front.
 
     Args:
-      program: its floats may have any dtype.
-      arguments: arrays, without that axis.
+      program: a traced program; its floats may have any dtype.
+      arguments: arrays without that axis.
     """
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, [lifted(a) for a in arguments], ())
 
   def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
-    """Evaluate for arguments that have the axis already: each sample is a point of its own."""
+    """Evaluate a program on arguments that have the axis: each sample is a separate point."""
     self.are_points = True
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(arguments), ())
@@ -154,7 +155,7 @@ class Evaluator:
       return inputs
     if self.watch is not None:
       self.show(name, params, inputs, place)
-    if any(isinstance(x, jax.Array) for x in inputs):  # Keys, of which NumPy knows nothing.
+    if any(isinstance(x, jax.Array) for x in inputs):  # Typed keys, which NumPy doesn't support.
       return self.by_jax(equation, inputs)
     if name == "unstack":
       return list(np.moveaxis(inputs[0], 1 + params["axis"], 0))
@@ -172,15 +173,16 @@ class Evaluator:
   # --- Rounding -----------------------------------------------------------------------------------
 
   def constant_of(self, value: Any, aval: Any) -> Samples:
-    """Return a constant of a program; a Python integer has the dtype that it was traced with."""
+    """Return a constant of a program, a Python integer in its traced dtype."""
     is_plain = not isinstance(value, jax.Array) and not is_float(aval.dtype)
     return self.constant(np.asarray(value, aval.dtype) if is_plain else value)
 
   def constant(self, value: Any) -> Samples:
     """Return a constant, perturbed where it was rounded when the program was traced.
 
-    That can't be seen, but a number that people write, as 0.5 or 3, needs few digits. In float16
-    and bfloat16 each array would seem rounded, and an array is rather data: there only a scalar is.
+    Rounding can't be observed afterwards, but a literal such as 0.5 or 3 needs few digits, and so
+    is taken as exact. In float16 and bfloat16 every array would seem rounded, and an array is more
+    likely data: in these dtypes only scalars are perturbed.
     """
     x = lifted(value)
     if self.noise is None or not self.noise.constants or not is_real(x):
@@ -197,13 +199,13 @@ class Evaluator:
     )
 
   def perturbed(self, x: Samples, units: float) -> Samples:
-    """Perturb the samples of a result by some roundings of their size."""
+    """Perturb the samples of a result by a number of roundings of their size."""
     if self.noise is None or not is_real(x):
       return x
     return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
 
   def flushed(self, moved: np.ndarray) -> np.ndarray:
-    """Perturb results so small that they may be flushed to zero, by as much."""
+    """Perturb results that may be flushed to zero by up to the smallest normal number."""
     if self.noise is not None and self.noise.tiny:
       is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
       if is_tiny.any():
@@ -230,7 +232,7 @@ class Evaluator:
     return np.resize(np.roll(POOL, -start), size).reshape(shape)
 
   def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
-    """Evaluate a sum of K terms; perturb it as the roundings of terms and partial sums do."""
+    """Evaluate a sum of K terms, and perturb it by the roundings of its terms and partial sums."""
     function = primitives.SUMS[name]
     result = np.asarray(function(params, *inputs))
     if self.noise is None or not is_real(result):
@@ -242,7 +244,7 @@ class Evaluator:
     else:
       terms = math.prod(inputs[0].shape[1 + a] for a in params["dimension_numbers"][0][0])
     units = 1 + 0.25 * math.sqrt(terms)
-    # √Σ terms²: independent roundings of the terms. Its own precision doesn't matter.
+    # √Σ terms²: the roundings of the terms are independent. Its own precision doesn't matter.
     sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
     squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
     together = math.prod(sizes) * np.sqrt(function(params, *squares).astype(np.float64))
@@ -251,7 +253,7 @@ class Evaluator:
     return self.flushed(moved)
 
   def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
-    """Evaluate an operation that doesn't round, but for a cast to a narrower dtype."""
+    """Evaluate an operation that rounds at most by a cast to a narrower dtype."""
     if name == "iota":
       inputs = []
     if (
@@ -272,7 +274,7 @@ class Evaluator:
     return x
 
   def decided(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
-    """Evaluate a comparison; where rounding might decide it, draw its outcome."""
+    """Evaluate a comparison, and draw the outcome where it is fragile."""
     outcome = np.asarray(primitives.EXACT[name](params, *inputs))
     gap = inputs[0] if name == "sign" else np.subtract(*primitives.aligned(inputs))
     if outcome.shape[0] == 1:
@@ -295,7 +297,7 @@ class Evaluator:
   # --- Loops, and what JAX evaluates --------------------------------------------------------------
 
   def scan(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """Evaluate `lax.scan`, step by step."""
+    """Evaluate `lax.scan`, iteration by iteration."""
     body, count, carried, length, is_reverse = scan_of(equation)
     consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
     steps = range(length)[::-1] if is_reverse else range(length)
@@ -310,7 +312,7 @@ class Evaluator:
     return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
 
   def cond(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """Evaluate `lax.cond` or `lax.switch`; the unperturbed sample decides, or each point."""
+    """Evaluate `lax.cond` or `lax.switch`, by the unperturbed sample or for each point."""
     branches = branches_of(equation)
     index = np.clip(inputs[0], 0, len(branches) - 1)
     taken = np.unique(index if self.are_points else index[:1])
@@ -323,9 +325,9 @@ class Evaluator:
   def loop(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """Evaluate `lax.while_loop`.
 
-    The unperturbed sample decides the number of turns, for all that are near it; but each point
-    turns as often as it has to, up to some more turns than the first of them: beyond, it has no
-    result.
+    The unperturbed sample decides the number of iterations for all samples, which are near it.
+    Separate points iterate independently, up to a limit relative to the first point's number; a
+    point beyond the limit has no result.
     """
     cond, cond_end, body, body_count = while_of(equation)
     body_end = cond_end + body_count
@@ -350,13 +352,13 @@ class Evaluator:
         self.is_endless = True
         return [without_result(mask, x) for x in carry]
       moved = self.evaluate(body, [*body_consts, *carry], (*place, "body"))
-      if not mask.all():  # Points, and lanes of vmap, stand still when they are done.
+      if not mask.all():  # Finished points, and lanes of vmap, are held.
         moved = [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
       carry = moved
 
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
-    if equation.primitive.name == "bitcast_convert_type":  # Of random bits: exact, as traced.
+    if equation.primitive.name == "bitcast_convert_type":  # Random bits: exact, as traced.
       own = own_dtypes(equation, inputs)
       return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
     inputs = own_dtypes(equation, inputs, floats=False)
@@ -371,7 +373,7 @@ class Evaluator:
         raise TypeError("the program in it computes in the dtype it was traced with")
       results = mapped(widened(equation), inputs)
       units_of_results = units
-    except Exception:  # A kernel, a callback: whatever it raises, its own dtypes are left to try.
+    except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
       name = equation.primitive.name
       self.foreign.append(name)
       results = mapped(
@@ -384,7 +386,7 @@ class Evaluator:
             for r in results]  # fmt: skip
 
   def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
-    """Pass a comparison's two sides to `watch`."""
+    """Pass both sides of a comparison to `watch`."""
     assert self.watch is not None
     if name in primitives.COMPARISONS or name in ("max", "min"):
       self.watch(place, name, *primitives.aligned(inputs))
@@ -401,16 +403,16 @@ class Evaluator:
 
 
 def is_scaling(name: str, inputs: list[Any]) -> bool:
-  """Whether it is a product with a power of two, as in 2 · round(x / 2): that is exact."""
+  """Return whether it is a product with a power of two, as in 2 · round(x / 2), which is exact."""
   scalars = [x for x in inputs if x.size == 1 and is_real(x)] if name == "mul" else []
   return any(np.abs(np.frexp(x)[0]) == 0.5 for x in scalars)
 
 
 def two_largest(x: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-  """Return the largest entry over some axes, and the next one: equal where they tie."""
+  """Return the largest entry over some axes and the next largest, which are equal at a tie."""
   rows = np.moveaxis(x, axes, range(x.ndim - len(axes), x.ndim))
   rows = rows.reshape(*rows.shape[: x.ndim - len(axes)], math.prod(x.shape[a] for a in axes))
-  if rows.shape[-1] < 2:  # Of one entry: never tied.
+  if rows.shape[-1] < 2:  # A single entry is never tied.
     return np.ones(()), np.zeros(())
   top = np.partition(rows, -2, axis=-1)
   return top[..., -1], top[..., -2]

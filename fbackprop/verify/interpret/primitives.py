@@ -1,9 +1,9 @@
 """The primitives of a traced program in NumPy's float64, on a batch of samples at once.
 
-Each array has an axis of samples in front, of length S, or of length 1 where all samples are the
-same. NumPy compiles nothing, so that a program can be evaluated at a hundred points in the time in
-which XLA compiles it for one. A primitive that isn't in the tables at the end is evaluated by JAX,
-sample by sample (`samples.mapped`). The tables say what each primitive adds to the rounding error.
+Each array has a leading axis of samples, of length S, or of length 1 where all samples are equal.
+NumPy compiles nothing, so that a program can be evaluated at a hundred points in the time that XLA
+takes to compile it. A primitive that isn't in the tables at the end is evaluated by JAX, sample by
+sample (`samples.mapped`). The tables state the rounding error that each primitive adds.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,12 +14,12 @@ import ml_dtypes
 import numpy as np
 import scipy.special
 
-Samples = Any  # Arrays of NumPy; keys stay JAX's.
+Samples = Any  # NumPy arrays, or typed keys of JAX.
 Primitive = Callable[..., Samples]
 
 
 def aligned(values: list[np.ndarray]) -> list[np.ndarray]:
-  """Give scalars among arrays as many axes as these."""
+  """Give the scalars among arrays the number of axes of the arrays."""
   ndim = max(v.ndim for v in values)
   return [
     v if v.ndim == ndim else v.reshape(v.shape[0], *(1,) * (ndim - v.ndim), *v.shape[1:])
@@ -28,7 +28,7 @@ def aligned(values: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def elementwise(function: Callable[..., Any]) -> Primitive:
-  """Return the primitive that applies a NumPy function entry by entry."""
+  """Return the primitive that applies a NumPy function elementwise."""
 
   def apply(params: Any, *values: np.ndarray) -> np.ndarray:
     return np.asarray(function(*aligned(list(values))))
@@ -46,7 +46,7 @@ def power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def round_to_integer(params: Any, x: np.ndarray) -> np.ndarray:
-  if int(params["rounding_method"]) == 1:  # To the nearest even one.
+  if int(params["rounding_method"]) == 1:  # Ties to even.
     return np.rint(x)
   return np.trunc(x + np.copysign(np.nextafter(0.5, 0.0), x))
 
@@ -63,7 +63,7 @@ def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   if x.dtype.kind in "fc":
     return x / y
   safe = np.where(y == 0, np.ones_like(y), y)
-  magnitude = np.abs(x) // np.abs(safe)  # XLA rounds towards zero.
+  magnitude = np.abs(x) // np.abs(safe)  # XLA rounds towards zero, NumPy's // down.
   return np.where(y == 0, -np.ones_like(x), magnitude * np.sign(x) * np.sign(safe)).astype(x.dtype)
 
 
@@ -141,7 +141,7 @@ def min_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
 
 
 def limit_of(dtype: np.dtype, infinity: float, name: str) -> Any:
-  """Return the least or the largest value of a dtype; complex numbers compare by their parts."""
+  """Return the least or greatest value of a dtype; complex numbers compare by their parts."""
   if dtype.kind in "fc":
     return complex(infinity, infinity) if dtype.kind == "c" else infinity
   return name == "max" if dtype.kind == "b" else getattr(np.iinfo(dtype), name)
@@ -173,7 +173,7 @@ def iota(params: Any, *_: Any) -> np.ndarray:
 
 
 def argument(function: Callable[..., Any]) -> Primitive:
-  """Return the primitive argmax or argmin."""
+  """Return the primitive of an argmax or argmin."""
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
     (axis,) = params["axes"]
@@ -184,7 +184,7 @@ def argument(function: Callable[..., Any]) -> Primitive:
 
 
 def cumulative(function: Callable[..., Any]) -> Primitive:
-  """Return the primitive of a cumulative function, from either end."""
+  """Return the primitive of a cumulative function, in either direction."""
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
     axis = 1 + params["axis"]
@@ -212,7 +212,7 @@ def dot_general(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def convert(params: Any, x: np.ndarray) -> np.ndarray:
-  """Convert to another kind; a float stays float64, and is rounded by the caller."""
+  """Convert to another kind of dtype; a float stays float64, and the caller rounds it."""
   dtype = np.dtype(params["new_dtype"])
   if is_float(dtype):
     return (x.real if x.dtype.kind == "c" else x).astype(np.float64)
@@ -223,7 +223,7 @@ def convert(params: Any, x: np.ndarray) -> np.ndarray:
 
 
 def is_float(dtype: Any) -> bool:
-  """Whether it is a real floating dtype, bfloat16 and its kin among them."""
+  """Return whether it is a real floating dtype, those of `ml_dtypes` included."""
   return bool(jnp.issubdtype(dtype, np.floating))
 
 
@@ -233,11 +233,11 @@ def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 def digits(dtype: Any) -> int:
-  """Return the bits of a floating dtype's significand, without the hidden one."""
+  """Return the number of explicit significand bits of a floating dtype."""
   return int(ml_dtypes.finfo(np.dtype(dtype)).nmant)
 
 
-# Passed on as they are.
+# Passed through unchanged.
 PASSED = frozenset((
   "copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary",
   "mesh_cast",
@@ -249,12 +249,12 @@ COMPARISONS = {
 
 
 def table(functions: Mapping[str, Callable[..., Any]], alike: str = "") -> dict[str, Primitive]:
-  """Return elementwise primitives; those in `alike` have NumPy's own names."""
+  """Return elementwise primitives; those in `alike` share their names with NumPy functions."""
   functions = {**functions, **{name: getattr(np, name) for name in alike.split()}}
   return {name: elementwise(function) for name, function in functions.items()}
 
 
-# The results of these are exact, or as exact as their inputs: no rounding is added.
+# The results of these are as exact as their inputs: no rounding is added.
 EXACT: dict[str, Primitive] = {
   **table(COMPARISONS, "abs sign floor ceil"),
   **table({
@@ -279,7 +279,7 @@ ROUNDED: dict[str, Primitive] = {
   "integer_pow": integer_pow,
 }
 
-# What libraries compute to some units in the last place.
+# Library functions, accurate to some units in the last place.
 TRANSCENDENTAL = table(
   {
     "rsqrt": lambda x: 1 / np.sqrt(x), "polynomial": polynomial, "pow": power,
@@ -291,7 +291,7 @@ TRANSCENDENTAL = table(
   "cbrt exp exp2 expm1 log log1p log2 sin cos tan tanh sinh cosh",
 )  # fmt: skip
 
-# Sums: the rounding is that of their terms.
+# Sums, perturbed by the roundings of their terms.
 SUMS: dict[str, Primitive] = {
   "reduce_sum": reduction(lambda x, axis: np.sum(x, axis=axis, dtype=x.dtype)),
   "dot_general": dot_general,

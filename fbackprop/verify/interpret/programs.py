@@ -1,4 +1,4 @@
-"""Flat programs: calls inlined, and the reference without any custom VJP."""
+"""Flat programs: calls inlined, and the reference without custom VJPs."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,19 +21,19 @@ from fbackprop.verify.interpret.samples import constant_key
 
 
 def flat(program: Program, keep_rules: bool) -> Program:
-  """Inline all calls of a program; a custom VJP's rule is dropped, its function stays."""
+  """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
   if not any(changes(equation, keep_rules) for equation in program.jaxpr.eqns):
     return program
   return jax.make_jaxpr(partial(evaluate_flat, program, keep_rules))(*shapes(program))
 
 
 def shapes(program: Program) -> list[Any]:
-  """Return what a program is traced with again."""
+  """Return the shapes and dtypes for tracing a program again."""
   return list(map(shape_of, program.in_avals))
 
 
 def changes(equation: Any, keep_rules: bool) -> bool:
-  """Whether an equation changes in a flat program."""
+  """Return whether an equation is altered in a flat program."""
   if keep_rules and has_library_rule(equation):
     return False
   if inner_program(equation) is not None:
@@ -42,11 +42,12 @@ def changes(equation: Any, keep_rules: bool) -> bool:
 
 
 def data_of(program: Program) -> set[Any]:
-  """Return the `constant_key` of every array of floats that a program is closed over."""
+  """Return the `constant_key` of every float array that a program closes over."""
   return {constant_key(c) for c in program.consts if is_float(c.dtype) and c.size > 1}
 
 
-# Called with an equation, its inputs, its place and the comparisons before it; None to leave it be.
+# Called with an equation, its inputs, its place and the preceding comparisons; returns None to keep
+# the equation.
 Override = Callable[[Any, list[Any], tuple[Any, ...], dict[Any, Any]], list[Any] | None]
 
 
@@ -57,7 +58,7 @@ def evaluate_flat(
   override: Override | None = None,
   place: tuple[Any, ...] = (),
 ) -> list[Any]:
-  """Evaluate a program in JAX, its calls inlined, some equations replaced."""
+  """Evaluate a program in JAX with its calls inlined and some equations replaced."""
   compared: dict[Any, Any] = {}
 
   def apply(i: int, equation: Any, inputs: list[Any]) -> list[Any]:
@@ -90,7 +91,7 @@ def without_rules(function: Callable[..., Any], *arguments: Any) -> Callable[...
   """Return a function of the same flat arguments without custom VJPs, for autodiff.
 
   Args:
-    function: of arrays; it returns a list of arrays.
-    arguments: of the shapes and dtypes that it will be called with.
+    function: a function of arrays that returns a list of arrays.
+    arguments: arrays of the shapes and dtypes of later calls.
   """
   return partial(evaluate_flat, jax.make_jaxpr(function)(*arguments), True)

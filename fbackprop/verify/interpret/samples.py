@@ -1,4 +1,4 @@
-"""Values with an axis of samples in front; and primitives applied to them by JAX, in float64."""
+"""Values with a leading axis of samples, and primitives applied to them by JAX in float64."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from fbackprop.verify.interpret.primitives import Samples, is_float
 
 
 def lifted(value: Any) -> Samples:
-  """Return a value with an axis of one sample; floats in float64."""
+  """Return a value with an axis of one sample, floats in float64."""
   if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
     return value[None]
   x = np.asarray(value)
@@ -20,34 +20,34 @@ def lifted(value: Any) -> Samples:
 
 
 def constant_key(value: Any) -> Any:
-  """Return what two constants of the same numbers have in common."""
+  """Return a key that constants of the same numbers share."""
   x = np.asarray(value)
   return x.shape, x.astype(np.float64).tobytes()
 
 
 def is_real(x: Any) -> bool:
-  """Whether it holds real floats."""
+  """Return whether it is an array of real floats."""
   return is_float(x.dtype)
 
 
 def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
-  """Move all samples as the first one is: a cast must not widen their spread."""
+  """Shift all samples as the first one was shifted: a cast must not widen their spread."""
   return x + (first - x[:1]) if x.shape[0] > 1 else first
 
 
 def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
-  """Return new values where a sample or a lane goes on, the old ones elsewhere."""
-  where = np.where if isinstance(new, np.ndarray) else jnp.where  # Keys are JAX's.
+  """Return new values where a sample or lane continues, the old ones elsewhere."""
+  where = np.where if isinstance(new, np.ndarray) else jnp.where  # Typed keys need JAX.
   return where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
 
 
 def without_result(mask: np.ndarray, x: Samples) -> Samples:
-  """Return NaN where a sample or a lane would still go on; integers stay as they are."""
+  """Return NaN where a sample or lane would continue; integers stay as they are."""
   return held(mask, np.full_like(x, np.nan), x) if is_real(x) else x
 
 
 def stacked(rows: list[Any], aval: Any) -> Samples:
-  """Stack the rows of a scan's output, after the axis of samples."""
+  """Stack the rows of a scan's output behind the axis of samples."""
   if not rows:
     dtype = np.float64 if is_float(aval.dtype) else aval.dtype
     return np.zeros((1, 0, *aval.shape), dtype)
@@ -61,13 +61,13 @@ def stacked(rows: list[Any], aval: Any) -> Samples:
 
 
 def is_wide(equation: Any) -> bool:
-  """Whether all floats that an equation takes and gives are float64."""
+  """Return whether all float inputs and outputs of an equation are float64."""
   atoms = [*equation.invars, *equation.outvars]
   return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
 
 
 def widened(equation: Any) -> Callable[..., list[Any]]:
-  """Return the primitive on float64, whatever dtype it was traced with."""
+  """Return the primitive on float64, whatever its traced dtype."""
   params = dict(equation.params)
   for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
     if params.get(key) is not None and is_float(params[key]):
@@ -83,7 +83,7 @@ def widened(equation: Any) -> Callable[..., list[Any]]:
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
-  """Cast values to the dtypes that an equation was traced with; or all but the floats."""
+  """Cast values to the traced dtypes of an equation, optionally all but the floats."""
   return [
     v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_real(v)) else v
     for v, a in zip(values, equation.invars, strict=True)
@@ -91,7 +91,7 @@ def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> lis
 
 
 def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
-  """Apply a function to each sample; once, if all are the same."""
+  """Apply a function to each sample, or once if all samples are equal."""
   inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
   if all(x.shape[0] == 1 for x in inputs):
     results = function(*(x[0] for x in inputs))
@@ -100,7 +100,7 @@ def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Sample
   own = [x if x.shape[0] > 1 else x[0] for x in inputs]
   try:
     results = jax.vmap(function, in_axes=axes)(*own)
-  except NotImplementedError:  # Not everything can be batched; one by one always works.
+  except NotImplementedError:  # Not every primitive can be batched; a loop always works.
     count = max(x.shape[0] for x in inputs)
     rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
     results = [jnp.stack(column) for column in zip(*rows, strict=True)]

@@ -1,1 +1,1 @@
-"""The findings of a verification, and how they are rendered."""
+"""The findings of a verification, and their rendering."""

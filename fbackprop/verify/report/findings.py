@@ -1,4 +1,4 @@
-"""The parts of a report: findings, the checks that were made, and what wasn't checked."""
+"""The parts of a report: findings, the checks that were run, and those that weren't."""
 
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
@@ -9,28 +9,29 @@ Kind = Literal["fail", "oracle fault", "no verdict", "note"]
 
 
 class Finding(NamedTuple):
-  """One thing that is wrong, or that has no verdict.
+  """A fault, a missing verdict, or a note.
 
   Attributes:
     kind: "fail", "oracle fault" (the rule is right and autodiff of the reference is wrong), "no
-      verdict", or "note" (worth knowing, and no reason against a pass).
+      verdict", or "note" (information that doesn't prevent a pass).
     check: the check that found it: "maths", "numerics", "zero cotangent", "structure", ...
     regime: the test point: "as given", "N = 1", "some entries zero", ...
-    leaf: the path of the cotangent's leaf, as "params/1/w"; "" if it isn't of one leaf.
+    leaf: the path of the cotangent's leaf, such as "params/1/w"; "" if it doesn't concern a single
+      leaf.
     index: the entry with the largest error over its bound; None where there is none.
-    got, want, bound: of that entry, float64; None where there is none.
-    wrong, size: how many entries of the leaf are beyond their bound, and of how many.
-    shape: of the leaf.
-    cause: what reproduces the numbers, as "constant factor: 1/N, N = 32"; the text before the
-      colon is one of `KINDS`. "" if it wasn't searched for.
-    message: what happened, in a sentence, where numbers don't say it.
+    got, want, bound: that entry's values and bound, float64; None where there is none.
+    wrong, size: the number of entries of the leaf beyond their bound, and of all its entries.
+    shape: the leaf's shape.
+    cause: the fault that reproduces the numbers, such as "constant factor: 1/N, N = 32"; the text
+      before the colon is one of `KINDS`. "" if it wasn't searched for.
+    message: a sentence that describes the finding where numbers don't.
   """
 
   kind: Kind
   check: str
   regime: str = "as given"
   leaf: str = ""
-  index: tuple[int, ...] | None = None  # type: ignore[assignment]  # As no tuple.index is needed.
+  index: tuple[int, ...] | None = None  # type: ignore[assignment]  # Shadows tuple.index.
   got: float | None = None
   want: float | None = None
   bound: float | None = None
@@ -42,12 +43,12 @@ class Finding(NamedTuple):
 
 
 class Checked(NamedTuple):
-  """A check that was made, at how many test points, and its outcome.
+  """A check that was run, the number of its test points, and its outcome.
 
   Attributes:
     check: its name.
-    times: how often, over test points and leaves.
-    verdict: the first that applies, as a report's.
+    times: the number of runs, over test points and leaves.
+    verdict: its verdict, as for a report.
     detail: its figure, such as "largest error 0.3 of its bound".
   """
 
@@ -58,24 +59,24 @@ class Checked(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """The fields of a `Report`, which adds how they are rendered.
+  """The fields of a `Report`, which adds their rendering.
 
   Attributes:
-    name: of the function.
+    name: the function's name.
     findings: the most important first: failures before oracle faults before the rest, and
       among the failures the first along the backward pass.
-    checks: what was checked.
-    not_checked: what wasn't, each with its reason.
-    verified: the leaves that are right, in the order of the backward pass.
+    checks: the checks that were run.
+    not_checked: the omitted checks, each with its reason.
+    verified: the correct leaves, in the order of the backward pass.
     worst_ulp: the largest error of the rule in its own dtype, in units in the last place of the
       leaf's largest entry.
     max_sigma: the same error in standard deviations of the propagated rounding error, the largest
       over all entries.
     level, seed, allowance: the options.
-    seconds: how long it took.
+    seconds: the duration.
     again: the command or the call that repeats it; "" if there is none.
-    regimes: the test points at which the mathematics was checked; those where the function isn't
-      finite aren't among them.
+    regimes: the test points at which the mathematics was checked; without those where the function
+      isn't finite.
   """
 
   name: str
@@ -94,26 +95,26 @@ class Outcome(NamedTuple):
 
   @property
   def verdict(self) -> Verdict:
-    """The first that applies of "fail", "oracle fault", "no verdict", "pass"."""
+    """The first of "fail", "oracle fault", "no verdict", "pass" that applies."""
     return first_verdict([finding.kind for finding in self.findings])
 
   @property
   def ok(self) -> bool:
-    """True for "pass" only."""
+    """Whether the verdict is "pass"."""
     return self.verdict == "pass"
 
 
 def first_verdict(kinds: Sequence[str]) -> Verdict:
-  """Return the gravest of some kinds; notes don't count."""
+  """Return the gravest of some kinds, ignoring notes."""
   return next((verdict for verdict in VERDICTS if verdict in kinds), "pass")
 
 
 class UnusableError(ValueError):
-  """The function or its arguments can't be used: no float goes in, or none comes out."""
+  """The function or its arguments can't be used: it has no float input or no float output."""
 
 
 class RuleError(Exception):
-  """The rule does what no rule may: it raises, or returns another tree.
+  """The rule violates its contract: it raises, or returns another tree.
 
   Attributes:
     check: "structure", "dtype", "no gradient" or "raises".

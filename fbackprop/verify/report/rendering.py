@@ -1,4 +1,4 @@
-"""A report as a table for a terminal, as HTML for a notebook, and as JSON for programs."""
+"""Rendering of a report: a table for a terminal, HTML for a notebook, JSON for programs."""
 
 import json
 import math
@@ -11,9 +11,9 @@ from fbackprop.verify.report.findings import Checked, Finding, Outcome
 
 WIDTH = 100
 FORMAT = 1
-"""Of the JSON: goes up when a field goes away or changes its meaning."""
+"""The version of the JSON format, incremented when a field is removed or changes its meaning."""
 MOST_FINDINGS = 8
-"""So many are written out; the JSON has them all."""
+"""The most findings that the table and the HTML show; the JSON has all of them."""
 INDENT = " " * 6
 
 
@@ -21,7 +21,7 @@ def table(report: Outcome) -> str:
   """Render a report for a terminal: verdict, findings, checks, and what wasn't checked.
 
   Args:
-    report: of a verification.
+    report: the report of a verification.
 
   Returns:
     Lines of at most 100 columns.
@@ -33,7 +33,7 @@ def table(report: Outcome) -> str:
   if len(report.findings) > MOST_FINDINGS:
     lines += ["", f"and {len(report.findings) - MOST_FINDINGS} findings more, all in the JSON"]
   if report.again and report.verdict != "pass":
-    # A command is there to be copied, so it isn't broken where it would fit on a line of its own.
+    # The command is meant to be copied, so it isn't broken if it fits on a line of its own.
     lines += ["", *wrapped("again: ", report.again)]
   shown, passed = by_detail(report.checks)
   lines += ["", *lines_of_checks(shown)]
@@ -43,13 +43,13 @@ def table(report: Outcome) -> str:
 
 
 def by_detail(checks: Iterable[Checked]) -> tuple[list[Checked], list[Checked]]:
-  """Divide checks into those that have something to say, and those that just passed."""
+  """Separate the checks with a detail from those that just passed."""
   shown = [c for c in checks if c.detail or c.verdict != "pass"]
   return shown, [c for c in checks if c not in shown]
 
 
 def remarks(report: Outcome, passed: Sequence[Checked]) -> Iterator[tuple[str, str]]:
-  """Yield what stands below the table of checks: (head, text)."""
+  """Yield the remarks below the table of checks as (head, text)."""
   if passed:
     yield "passed", ", ".join(f"{c.check} ×{c.times}" for c in passed)
   if any(check.check == "numerics" for check in report.checks):
@@ -73,7 +73,7 @@ def heading(report: Outcome) -> str:
 
 
 def lines_of(finding: Finding, report: Outcome, is_first: bool) -> list[str]:
-  """Say what is wrong, where, by how much, and why."""
+  """Describe a finding: the fault, its place, its size, and its cause."""
   parts = [finding.kind if finding.kind == "note" else finding.kind.upper(), finding.check]
   if finding.leaf:
     parts.append(f"{finding.leaf}  {shape_of(finding.shape)}")
@@ -100,7 +100,7 @@ def lines_of(finding: Finding, report: Outcome, is_first: bool) -> list[str]:
 
 
 def lines_of_checks(checks: Sequence[Checked]) -> list[str]:
-  """Return a row for each check that has something to say."""
+  """Return a row for each check with a detail."""
   if not checks:
     return []
   names = [shortened(check.check, 40) for check in checks]
@@ -113,7 +113,7 @@ def lines_of_checks(checks: Sequence[Checked]) -> list[str]:
 
 
 def two_numbers(got: float, want: float) -> tuple[str, str]:
-  """Format two numbers with as many digits as distinguish them, and two more; 5 to 17 in all."""
+  """Format two numbers with two more digits than distinguish them, 5 to 17 in all."""
   digits = 5
   if math.isfinite(got) and math.isfinite(want) and got != want:
     largest = max(abs(got), abs(want))
@@ -123,17 +123,17 @@ def two_numbers(got: float, want: float) -> tuple[str, str]:
 
 
 def shape_of(shape: tuple[int, ...]) -> str:
-  """Format a shape as (128,128): without the spaces, and () for a number."""
+  """Format a shape as (128,128), without spaces, or as () for a scalar."""
   return f"({','.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
 def shortened(text: str, room: int) -> str:
-  """Return the end of a text that is too long: the name is there."""
+  """Return the end of a text that is too long, since the name is there."""
   return text if len(text) <= room else f"…{text[len(text) - max(room, 2) + 1 :]}"
 
 
 def joined(parts: Iterable[str], gap: str) -> list[str]:
-  """Join parts in one line, or in more where they don't fit; empty ones are left out."""
+  """Join nonempty parts in one line, or in several where they don't fit."""
   lines = [""]
   for part in filter(None, parts):
     pieces = [part] if len(part) <= WIDTH else textwrap.wrap(part, WIDTH - len(INDENT))
@@ -147,7 +147,7 @@ def joined(parts: Iterable[str], gap: str) -> list[str]:
 
 
 def wrapped(prefix: str, text: str) -> list[str]:
-  """Wrap a text behind a prefix; further lines are indented as far, if that leaves room."""
+  """Wrap a text behind a prefix, indenting further lines to match if that leaves room."""
   indent = " " * (len(prefix) if len(prefix) <= WIDTH // 2 else len(INDENT))
   lines = []
   for i, line in enumerate(text.splitlines() or [""]):
@@ -168,7 +168,7 @@ HEADS = ("", "check", "leaf", "entries", "at", "got", "want", "bound", "why")
 
 
 def to_html(report: Outcome) -> str:
-  """Render a report as HTML, without a page around it; names and messages are escaped."""
+  """Render a report as an HTML fragment, with names and messages escaped."""
   color = {"pass": GOOD, "fail": BAD}.get(report.verdict, UNSURE)
   asked = f"{report.name}: {report.level}, seed {report.seed}, {report.seconds:.1f} s"
   parts = [headline(report.verdict.upper(), color, asked)]
@@ -185,7 +185,7 @@ def to_html(report: Outcome) -> str:
 
 
 def row_of(finding: Finding) -> tuple[str, ...]:
-  """Return a finding as the cells of `HEADS`."""
+  """Return a finding as the cells of the columns `HEADS`."""
   got, want = "", ""
   if finding.got is not None and finding.want is not None:
     got, want = two_numbers(finding.got, finding.want)
@@ -208,12 +208,12 @@ def row_of(finding: Finding) -> tuple[str, ...]:
 
 
 def to_json(report: Outcome) -> str:
-  """Write a report as JSON; a number that isn't finite is "NaN", "Infinity", "-Infinity"."""
+  """Convert a report to JSON; nonfinite numbers become "NaN", "Infinity", "-Infinity"."""
   return json.dumps(to_plain(report), indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def to_plain(report: Outcome) -> dict[str, Any]:
-  """Return a report as what JSON can hold; `format`, `verdict` and `ok` come first."""
+  """Convert a report to values that JSON can represent; `format`, `verdict` and `ok` come first."""
   head = {"format": FORMAT, "verdict": report.verdict, "ok": report.ok}
   table = {name: plain(value) for name, value in report._asdict().items()}
   for name in ("findings", "checks"):
@@ -224,16 +224,16 @@ def to_plain(report: Outcome) -> dict[str, Any]:
 
 
 def from_json(text: str) -> Outcome:
-  """Read the report that `to_json` wrote.
+  """Read a report written by `to_json`.
 
   Args:
     text: JSON.
 
   Returns:
-    The `Outcome`, equal to the one that was written.
+    The `Outcome`, equal to the one written.
 
   Raises:
-    ValueError: it is no JSON, or not that of a report, or of another format.
+    ValueError: the text isn't JSON, isn't a report, or has another format version.
   """
   table = json.loads(text)
   if not isinstance(table, dict) or table.get("format") != FORMAT:
@@ -250,7 +250,7 @@ def from_json(text: str) -> Outcome:
 
 
 def plain(value: Any) -> Any:
-  """Return a field as JSON has it; numbers of NumPy become Python's."""
+  """Convert a field to its JSON representation, NumPy scalars to Python's."""
   value = value.item() if hasattr(value, "item") else value
   if isinstance(value, tuple | list):
     return [plain(entry) for entry in value]
@@ -260,7 +260,7 @@ def plain(value: Any) -> Any:
 
 
 def restored(kind: Any, table: Mapping[str, Any]) -> Any:
-  """Build a NamedTuple; the annotation says whether a text is a number that isn't finite."""
+  """Build a NamedTuple; its annotations distinguish texts from nonfinite numbers."""
   fields = {}
   for name in kind._fields:
     value = table[name]

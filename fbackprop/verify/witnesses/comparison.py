@@ -5,25 +5,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-# A difference counts from this many spreads on. The spreads are those of roundings four times as
-# large as float64's, and each is at least that of its row and its column.
+# The number of spreads from which a difference counts. The spreads are those of roundings four
+# times as large as float64's, and each is at least that of its row and its column.
 SPREADS = 12.0
-# A bound is vacuous if it exceeds this share of what it bounds.
+# A bound is vacuous if it exceeds this share of the bounded number.
 VACUOUS = 1e-3
-# A leaf within bounds below this share of the largest leaf is zero but for rounding.
+# A leaf whose bounds are below this share of the largest leaf is zero up to rounding.
 ZERO = 1e-9
-# Below this float64 itself flushes to zero.
+# The magnitude below which float64 itself flushes to zero.
 FLOOR = 1e-290
 
 
 class Difference(NamedTuple):
-  """One leaf, compared.
+  """The comparison of one leaf.
 
   Attributes:
-    leaf: its place among the float leaves.
-    got, want, bound: float64, in the leaf's shape.
+    leaf: its index among the float leaves.
+    got, want, bound: the rule's numbers, the truth, and the bound; float64, in the leaf's shape.
     is_wrong: where |got − want| is beyond the bound, or one of them alone isn't finite.
-    is_vacuous: where the bound says nothing.
+    is_vacuous: where the bound is vacuous.
   """
 
   leaf: int
@@ -35,7 +35,7 @@ class Difference(NamedTuple):
 
   @property
   def worst(self) -> tuple[int, ...]:
-    """The entry with the largest error over its bound; one that isn't finite comes first."""
+    """The entry with the largest error over its bound; nonfinite entries come first."""
     excess = np.where(np.isnan(self.excess), np.inf, self.excess)
     excess = np.where(self.is_wrong, excess, -1.0)
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
@@ -55,15 +55,15 @@ class Difference(NamedTuple):
 def spread(samples: np.ndarray) -> np.ndarray:
   """Return the standard deviation of each entry's samples about the first.
 
-  Four samples are few: an entry may be still by chance. So it is at least what the entry's rows
-  and columns say together, Π_axis (mean over the other axes) / mean^(ndim − 1).
+  With four samples an entry may be constant by chance. So its deviation is at least the product
+  estimate from its rows and columns, Π_axis (mean over the other axes) / mean^(ndim − 1).
   """
   if samples.shape[0] == 1:
     return np.zeros(samples.shape[1:])
   with np.errstate(all="ignore"):
-    moved = samples[1:] - samples[:1]  # And from here on in its place: new pages cost more.
+    moved = samples[1:] - samples[:1]  # In place from here on: allocating new pages costs more.
     np.abs(moved, out=moved)
-    # Squares must not underflow: neither beside a larger entry, nor all of them.
+    # Scaled so that squares can't underflow, neither beside a larger entry nor all of them.
     own = moved.max(0)
     moved /= np.where(own > 0, own, 1.0)
     moved *= moved
@@ -83,12 +83,12 @@ def spread(samples: np.ndarray) -> np.ndarray:
 def compare(
   got: Sequence[np.ndarray], want: Sequence[np.ndarray], allowance: float, may_be_vacuous: bool
 ) -> list[Difference]:
-  """Compare the samples of all leaves; the first sample is the number itself.
+  """Compare the samples of all leaves; the first sample is the unperturbed one.
 
   Args:
-    got: of the rule, each with an axis of samples.
-    want: of the truth.
-    allowance: multiplies the bounds.
+    got: the rule's cotangents, each with an axis of samples.
+    want: the true cotangents, likewise.
+    allowance: a factor of the bounds.
     may_be_vacuous: whether a bound can be too wide for another reason than cancellation: a fragile
       comparison, an operation that isn't evaluated in float64, a program in a narrow dtype.
   """
@@ -102,7 +102,7 @@ def compare(
       error = np.abs(g[0] - w[0])
       both = np.isfinite(g[0]) & np.isfinite(w[0])
       is_wrong = np.where(both, error > bound, ~same_non_finite(g[0], w[0]))
-      # A leaf that is zero but for rounding is as small as it should be.
+      # A leaf that is zero up to rounding has the size that it should have.
       widest = largest_of(bound)
       is_zero = largest_of(w[0]) <= widest <= ZERO * largest
       scale = max(largest if is_zero else largest_of(w[0]), 2 * FLOOR / VACUOUS)
@@ -120,5 +120,5 @@ def largest_of(x: np.ndarray) -> float:
 
 
 def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Return where neither is finite, equal or not: then there is no truth to miss."""
+  """Return where neither is finite, equal or not: there is no truth to compare with."""
   return ~np.isfinite(a) & ~np.isfinite(b)

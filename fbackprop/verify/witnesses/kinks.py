@@ -1,13 +1,13 @@
-"""Kinks: ties of comparisons, where a rule may choose another subgradient than autodiff does.
+"""Kinks: ties of comparisons, where a rule may choose another subgradient than autodiff's.
 
 At a tie, an exact equality of the two sides of a comparison, a program isn't differentiable, and
 any element of the Clarke subdifferential may be chosen: a convex combination of the derivatives of
-its two sides. A policy gives each comparison a share p of the one side and 1 − p of the other. A
-rule that equals autodiff under some policy, in every entry, differs from the reference by its
-choices at ties alone.
+its two sides. A policy gives each comparison a share p of one side and 1 − p of the other. A rule
+that equals autodiff under some policy, in every entry, differs from the reference by its choices at
+ties alone.
 
 Doubts: the policies that are tried have the shares 0, 1 and 1/2, one for each comparison rather
-than for each entry, and are fitted by coordinate descent. A rule with other choices falls to the
+than for each entry, and are fitted by coordinate descent. A rule with other choices is left to the
 differences (`verdicts`), which judge single entries.
 
 References:
@@ -29,12 +29,12 @@ from fbackprop.verify.witnesses.traces import Setting, truth_with
 
 Policy = Mapping[tuple[Any, ...], float]
 SHARES = (0.0, 1.0, 0.5)
-# Beyond this many tied comparisons all have one share.
+# With more tied comparisons than this, all share one policy.
 MOST_SITES = 8
 
 
 def find_ties(at: Setting) -> list[tuple[Any, ...]]:
-  """Return the sites of the comparisons of the reference that are tied somewhere."""
+  """Return the sites of the reference's comparisons that are tied anywhere."""
   tied: dict[tuple[Any, ...], None] = {}
 
   def watch(place: tuple[Any, ...], name: str, a: np.ndarray, b: np.ndarray) -> None:
@@ -57,13 +57,14 @@ def fit_policy(
   def misfit(policy: Policy) -> int:
     try:
       want = truth_with(at, partial(at_ties, policy))
-    except Exception:  # A reference that autodiff can't go through has no policy.
+    except Exception:  # Without autodiff of the reference there is no policy.
       return -1
     pairs = zip(got, want, bounds, strict=True)
     return sum(int((~(np.abs(g - w) <= 4 * b)).sum()) for g, w, b in pairs)
 
   best: dict[tuple[Any, ...], float] = {}
   fewest = -1
+  # First one share for all ties, then coordinate descent, tie by tie.
   for share in SHARES:
     policy = dict.fromkeys(sites, share)
     count = misfit(policy)
@@ -91,7 +92,7 @@ def fit_policy(
 def at_ties(
   policy: Policy, equation: Any, inputs: list[Any], place: tuple[Any, ...], compared: dict[Any, Any]
 ) -> list[Any] | None:
-  """Evaluate an equation so that its derivative at a tie is that of a policy; None for others."""
+  """Evaluate an equation with a policy's derivative at its ties; None for other equations."""
   name = equation.primitive.name
   if name in COMPARISONS:
     compared[equation.outvars[0]] = (place, name, *inputs)
@@ -102,6 +103,7 @@ def at_ties(
       return None
     which, no, yes = inputs
     share = policy[site] if op in ("gt", "ge") else 1 - policy[site]
+    # Where the branches differ at the tie the function jumps, and has no subgradient to choose.
     is_tie = jnp.broadcast_to(jnp.equal(a, b), jnp.shape(which)) & (no == yes)
     return [jnp.where(is_tie, mix(share, yes, no), jnp.where(which, yes, no))]
   if place not in policy:
@@ -136,6 +138,7 @@ def extreme(a: Any, b: Any, share: float, is_max: bool) -> Any:
 
 def reduced(x: Any, axes: tuple[int, ...], share: float, is_max: bool) -> Any:
   """Reduce over axes: share 1/2 divides the cotangent among ties, 1 gives it to the first."""
+  # The weights are constants, so that autodiff divides the cotangent in exactly these shares.
   stopped = jax.lax.stop_gradient(x)
   best = (stopped.max if is_max else stopped.min)(axes, keepdims=True)
   tied = stopped == best

@@ -1,4 +1,4 @@
-"""The rule that is verified, as a function of flat lists of arrays, and what it may not return."""
+"""The verified rule as a function of flat lists of arrays, and the contract of its results."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -20,11 +20,11 @@ class Signature(NamedTuple):
   """The arguments of a function as a list of arrays.
 
   Attributes:
-    structures: the tree of each argument.
-    names: of each leaf, as "params/1/w".
-    dtypes: of each leaf.
-    is_float: whether it has a cotangent.
-    fixed: by position, the leaves that are Python integers or booleans: they are never traced.
+    structures: the tree structure of each argument.
+    names: the path of each leaf, such as "params/1/w".
+    dtypes: the dtype of each leaf.
+    is_float: whether each leaf has a cotangent.
+    fixed: the leaves that are Python integers or booleans, by position; they are never traced.
   """
 
   structures: tuple[Any, ...]
@@ -40,17 +40,17 @@ class Signature(NamedTuple):
 
   @property
   def float_names(self) -> list[str]:
-    """Their names."""
+    """The paths of these leaves."""
     return [self.names[i] for i in self.floats]
 
   @property
   def float_dtypes(self) -> list[Any]:
-    """Their dtypes."""
+    """The dtypes of these leaves."""
     return [self.dtypes[i] for i in self.floats]
 
   @property
   def working(self) -> Any:
-    """The narrowest of the floating dtypes: a cast to it or to a wider one isn't narrowing."""
+    """The narrowest floating dtype of the arguments: casts to it or to a wider one don't narrow."""
     return min(self.float_dtypes, key=digits)
 
   def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ class Signature(NamedTuple):
     )
 
   def in_own_dtypes(self, leaves: Sequence[Any]) -> Leaves:
-    """Cast float leaves to the dtypes of the arguments as they were given."""
+    """Cast float leaves to the arguments' own dtypes."""
     return [
       jnp.asarray(leaf, dtype) if real else leaf
       for leaf, dtype, real in zip(leaves, self.dtypes, self.is_float, strict=True)
@@ -74,7 +74,7 @@ class Signature(NamedTuple):
 
 
 def replaced(values: Sequence[Any], positions: Sequence[int], others: Sequence[Any]) -> Leaves:
-  """Return a list in which some entries are others."""
+  """Return a list with some entries replaced."""
   found = list(values)
   for position, other in zip(positions, others, strict=True):
     found[position] = other
@@ -85,7 +85,8 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
   """Return the signature of a call, and its leaves as arrays.
 
   Raises:
-    UnusableError: a leaf is no array and no number, or none is a float; or on an Explicit mesh.
+    UnusableError: a leaf is neither an array nor a number, no leaf is a float, or a leaf is on an
+      Explicit mesh.
   """
   if is_explicit(jax.sharding.get_abstract_mesh()):
     raise UnusableError("a rule is verified on one device: call it outside of jax.set_mesh")
@@ -108,14 +109,14 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
 
 
 def as_array(name: str, leaf: Any) -> Any:
-  """Return a leaf as an array of JAX."""
+  """Return a leaf as a JAX array."""
   if isinstance(leaf, jax.core.Tracer):
     raise UnusableError(f"args must hold values, got {name} traced: call it outside of jit")
   if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float):
     raise UnusableError(f"args must hold arrays and numbers, got {name} {describe(leaf)}")
   try:
     array = jnp.asarray(leaf)
-  except Exception as error:  # Of objects, a mask, an integer that is too large: JAX has none.
+  except Exception as error:  # JAX has no arrays of objects, masked arrays, or integers this large.
     reason = (str(error).strip().splitlines() or [""])[0]
     raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
   if is_explicit(mesh_of(array)):
@@ -131,7 +132,7 @@ def as_array(name: str, leaf: Any) -> Any:
 
 
 def parameter_names(f: Callable[..., Any], count: int) -> list[str]:
-  """Return the names of the positional parameters; "args/0" and so on where there are none."""
+  """Return the names of the positional parameters, or "args/0" and so on without any."""
   try:
     parameters = list(inspect.signature(f).parameters.values())
   except (TypeError, ValueError):
@@ -148,7 +149,7 @@ def entry_name(entry: Any) -> str:
 
 
 def as_numpy(leaves: Sequence[Any]) -> Leaves:
-  """Convert arrays to NumPy, floats to float64; keys stay JAX's."""
+  """Convert arrays to NumPy, floats to float64; typed keys remain JAX's."""
   return [
     x if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else
     np.asarray(x, np.float64) if is_float(x.dtype) else np.asarray(x)
@@ -157,7 +158,7 @@ def as_numpy(leaves: Sequence[Any]) -> Leaves:
 
 
 def cotangent_like(rng: np.random.Generator, outputs: Sequence[Any]) -> Leaves:
-  """Draw standard normal cotangents of float outputs, float0 for the others."""
+  """Draw standard normal cotangents of float outputs, and float0 for the others."""
   return [
     rng.normal(size=o.shape) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0)
     for o in outputs
@@ -177,13 +178,13 @@ def in_dtypes_of(outputs: Sequence[Any], y_bar: Sequence[np.ndarray]) -> Leaves:
 
 
 class Rule(NamedTuple):
-  """A function with the rule that is to be verified.
+  """A function and the rule to verify.
 
   Attributes:
-    f: the function; the reference, once custom VJPs are taken out of it.
-    f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f carries its rule.
-    signature: of the arguments.
-    out_structure: the tree of y.
+    f: the function; without its custom VJPs it is the reference.
+    f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f contains its rule.
+    signature: the signature of the arguments.
+    out_structure: the tree structure of y.
   """
 
   f: Callable[..., Any]
@@ -199,7 +200,7 @@ class Rule(NamedTuple):
     """Return the rule's outputs, and its cotangents of the float leaves.
 
     Raises:
-      RuleError: the cotangents haven't the structure, shapes or dtypes of the arguments.
+      RuleError: the cotangents don't have the structure, shapes or dtypes of the arguments.
     """
     y, pull = self.pullback(leaves)
     structure = jax.tree.structure(y)
@@ -209,14 +210,14 @@ class Rule(NamedTuple):
     return outputs, pull(jax.tree.unflatten(structure, list(y_bar)))
 
   def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
-    """Return the cotangents alone."""
+    """Return the cotangents of the float leaves."""
     return self.both(leaves, y_bar)[1]
 
   def of_floats(self, y_bar: Sequence[Any]) -> tuple[Callable[[Leaves, Leaves], Leaves], Leaves]:
-    """Return `backward` as a function of leaves and float cotangents, as jit takes it; and those.
+    """Return `backward` as a function of leaves and float cotangents, as jit requires; and those.
 
     Args:
-      y_bar: the cotangents of all outputs, float0 of those that aren't floats.
+      y_bar: the cotangents of all outputs, float0 for those that aren't floats.
     """
 
     def backward(leaves: Leaves, floats: Leaves) -> Leaves:
@@ -242,7 +243,7 @@ class Rule(NamedTuple):
     return y, lambda y_bar: self.checked(args, pull(y_bar))
 
   def checked(self, args: tuple[Any, ...], bars: Any) -> Leaves:
-    """Return the cotangents of the float leaves, in order."""
+    """Return the cotangents of the float leaves, in order; raise unless they fit the arguments."""
     rest = iter(zip(self.signature.names, self.signature.is_float, strict=True))
     if not isinstance(bars, tuple | list) or len(bars) != len(args):
       raise RuleError(
@@ -281,7 +282,7 @@ class Rule(NamedTuple):
 
 
 def output_array(leaf: Any) -> Any:
-  """Return an output of the rule as an array: a Python number is one, such as a count."""
+  """Return an output of the rule as an array; a Python number, such as a count, becomes one."""
   if isinstance(leaf, bool | int | float):
     return jnp.asarray(leaf)
   if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
@@ -290,7 +291,7 @@ def output_array(leaf: Any) -> Any:
 
 
 def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
-  """Return the cotangent of one float leaf."""
+  """Return the cotangent of one float leaf; raise unless it fits the leaf."""
   shape, dtype = getattr(bar, "shape", None), getattr(bar, "dtype", None)
   is_float0 = dtype == jax.dtypes.float0
   if bar is None or is_float0:
@@ -311,7 +312,7 @@ def rule_of(
   """Return the rule, and the shapes and dtypes of the outputs of f.
 
   Raises:
-    UnusableError: f raises, or returns no array of floats.
+    UnusableError: f raises, or returns no float array.
   """
   try:
     out = jax.eval_shape(lambda *leaves: f(*signature.arguments(leaves)), *leaves)
@@ -328,7 +329,7 @@ def rule_of(
 
 
 def raised(error: BaseException) -> str:
-  """Return the type and the first line of an error, in at most 200 characters of text."""
+  """Return the type and the first line of an error, in at most 200 characters."""
   text = (str(error).strip().splitlines() or [""])[0]
   text = text if len(text) <= 200 else text[:197] + "..."
   return f"{type(error).__name__}: {text}"

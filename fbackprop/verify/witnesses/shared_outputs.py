@@ -1,8 +1,9 @@
 """Functions that map a `custom_vjp` by `jax.vmap`, where its rule is right and JAX is wrong.
 
-An output that no mapped argument reaches, as a penalty on the weights, is shared by all examples.
-JAX < 0.12 counts its cotangent once per example, silently, and JAX ≥ 0.12 raises. No rule can help
-that: so what is verified is the function with that cotangent counted once, and the report says so.
+An output that depends on no mapped argument, such as a penalty on the weights, is shared by all
+examples. JAX < 0.12 silently counts its cotangent once per example, and JAX ≥ 0.12 raises. No rule
+can prevent that, so `vjp` verifies the function with that cotangent counted once, and the report
+says so.
 """
 
 import inspect
@@ -29,7 +30,7 @@ NOTE = (
 
 
 def shares_output(equation: Any) -> bool:
-  """Whether it is a `custom_vjp` under `jax.vmap`, with an output that no mapped argument reaches.
+  """Return whether it is a mapped `custom_vjp` with an output that depends on no mapped argument.
 
   JAX < 0.12 counts that output's cotangent once per example, and JAX ≥ 0.12 raises.
   """
@@ -48,7 +49,7 @@ def shares_output(equation: Any) -> bool:
 
 
 def batching_of(rule: Any) -> Mapping[str, Any]:
-  """Return what JAX has batched a backward rule with; nothing if it hasn't."""
+  """Return JAX's record of the batching of a backward rule; nothing if it isn't batched."""
   function: Any = getattr(rule, "f", None)
   if not getattr(function, "__qualname__", "").startswith("batch_custom_vjp_bwd."):
     return {}
@@ -58,11 +59,11 @@ def batching_of(rule: Any) -> Mapping[str, Any]:
 def counted_once(rule: Any, outputs: int) -> Any:
   """Return a batched backward rule that counts the cotangent of a shared output once.
 
-  The first example has all of it, as by `defvjp(..., generic_batching=True)` of JAX ≥ 0.12.
+  The first example receives all of it, as with `defvjp(..., generic_batching=True)` of JAX ≥ 0.12.
 
   Args:
     rule: the parameter "bwd" of a `custom_vjp_call`.
-    outputs: how many outputs this has.
+    outputs: the number of its outputs.
   """
   if not (cells := batching_of(rule)):
     return rule
@@ -88,7 +89,7 @@ def counted_once(rule: Any, outputs: int) -> Any:
 
 
 def has_shared_output(rule: Rule, leaves: Leaves) -> bool:
-  """Whether JAX gets the derivative of the function wrong, whatever its rule is."""
+  """Return whether JAX differentiates the function wrongly, whatever its rule is."""
   return any(map(shares_output, equations_of(jax.make_jaxpr(rule.forward)(*leaves))))
 
 
@@ -112,7 +113,7 @@ def counting_once(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def once(equation: Any, inputs: list[Any], place: Any, compared: Any) -> list[Any] | None:
-  """Evaluate an equation that carries a rule; None for any other."""
+  """Evaluate an equation that has a rule of its own; return None for any other."""
   if equation.primitive.name not in ("custom_vjp_call", HIJAX):
     return None
   params = dict(equation.params)

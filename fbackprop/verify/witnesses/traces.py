@@ -2,15 +2,17 @@
 
 U and A are programs, traced once for arguments of certain shapes, in float64 where the rule can be
 traced so, and evaluated at as many points as needed (`interpret.evaluation`). A is autodiff of the
-function with every custom VJP taken out of it: reverse mode, or, of few entries, forward mode,
-which also differentiates loops that reverse mode can't. A program that can only be traced in a
-narrow dtype carries rounded constants; their error is modelled as noise.
+function without its custom VJPs: reverse mode, or, for few entries, forward mode, which also
+differentiates loops that reverse mode can't. A program that can only be traced in a narrow dtype
+carries rounded constants; their error is modelled as noise.
 
 D is a one-sided difference quotient of the outputs along a direction, on either side: Richardson's
 extrapolation over the steps h, 2h and 4h cancels the first two terms of its error; the last
-correction, and the rounding of the outputs over h, estimate what is left. The seven points are
-evaluated as one batch. An estimate is no bound, so a verdict rests on D only where its error is a
-small share of what is to be decided.
+correction, and the rounding of the outputs over h, estimate the remaining error. The seven points
+are evaluated as one batch.
+
+Doubts: the estimated error isn't a bound, so a verdict rests on D only where that error is a small
+share of the difference to decide.
 
 References:
   Griewank, Walther, "Evaluating Derivatives", SIAM, 2008, chapter 3; Richardson, Phil. Trans. R.
@@ -40,27 +42,27 @@ from fbackprop.verify.witnesses.rule import (
   with_float0,
 )
 
-# The relative rounding error of a constant, by the digits of the dtype it was traced in.
+# The relative rounding error of a constant, by the significand bits of its traced dtype.
 CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
-# Autodiff in forward mode costs a pass for each entry: it is the last resort for so many.
+# Forward mode costs a pass for each entry: it is the last resort, up to this many.
 MOST_COLUMNS = 600
 
 
 class Witnesses(NamedTuple):
-  """The programs, for arguments of certain shapes.
+  """The traced programs, for arguments of certain shapes.
 
   Attributes:
     source: the rule that was traced.
     rule: U; float leaves, other leaves, float cotangents in, outputs and cotangents out.
     truth: A, likewise; None if the reference can't be differentiated.
-    forward: the reference; float outputs out. It alone is flat.
-    outputs: shapes and dtypes of all outputs.
+    forward: the reference; float leaves and other leaves in, float outputs out. It alone is flat.
+    outputs: the shapes and dtypes of all outputs.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
-    truth_missing: why there is no A.
-    has_rule: whether f carries a custom rule somewhere.
-    known: arrays that U and A are both closed over: they are data. Where the programs are narrow,
-      another constant may be a number that was rounded.
+    truth_missing: the reason for the absence of A.
+    has_rule: whether f contains a custom rule.
+    known: arrays that both U and A close over, which are data. In narrow programs any other
+      constant may be a rounded number.
   """
 
   source: Rule
@@ -76,11 +78,11 @@ class Witnesses(NamedTuple):
 
   @property
   def signature(self) -> Signature:
-    """Of the rule's arguments."""
+    """The signature of the rule's arguments."""
     return self.source.signature
 
   def evaluator(self, noise: Noise | None) -> Evaluator:
-    """Return what evaluates the programs of these arguments."""
+    """Return an evaluator for programs of these arguments."""
     if noise is not None and not self.is_wide:
       noise = noise._replace(constants=CONSTANTS.get(digits(self.signature.working), 0.0))
     return Evaluator(self.signature.working, noise, known=self.known)
@@ -89,7 +91,7 @@ class Witnesses(NamedTuple):
 def gather_witnesses(
   rule: Rule, leaves: Sequence[Any], outputs: list[Any], widen: bool = True
 ) -> Witnesses:
-  """Trace the programs, in float64 if the rule can be and `widen` is set.
+  """Trace the programs, in float64 if `widen` is set and the rule allows it.
 
   Raises:
     RuleError: the rule can't be traced, in float64 or in its own dtype.
@@ -97,7 +99,7 @@ def gather_witnesses(
 
   def trace(leaves: Leaves, is_wide: bool) -> Witnesses:
     written, forward = trace_forward(rule, leaves)
-    # A function that casts its output has a cotangent of that dtype.
+    # A function that casts its output has a cotangent of the output's dtype.
     y_bar = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
     program = jax.make_jaxpr(partial(traced_rule, rule, outputs))(*leaves, *y_bar)
     truth, missing = trace_truth(rule, written, leaves, y_bar)
@@ -116,7 +118,7 @@ def gather_witnesses(
         return trace(list(map(jnp.asarray, wide)), True)
     except UnknownProgramError:
       raise
-    except Exception:  # Whatever it raises: its own dtype is left to try.
+    except Exception:  # Any exception: fall back to the rule's own dtype.
       pass
   try:
     return trace(list(leaves), False)
@@ -137,14 +139,14 @@ def trace_forward(rule: Rule, leaves: Sequence[Any]) -> tuple[Program, Program]:
 
 
 def traced_rule(rule: Rule, outputs: list[Any], *inputs: Any) -> Leaves:
-  """Apply U: float outputs, then cotangents."""
+  """Apply U; return float outputs, then cotangents."""
   count = len(rule.signature.names)
   y, bars = rule.both(inputs[:count], with_float0(outputs, inputs[count:]))
   return [*(o for o in map(jnp.asarray, y) if is_float(o.dtype)), *bars]
 
 
 def reference_of(rule: Rule, leaves: Sequence[Any]) -> Callable[..., Leaves]:
-  """Return the float outputs of f, without custom VJPs, as a function of the float leaves."""
+  """Return the float outputs of f without custom VJPs, as a function of the float leaves."""
   stripped = without_rules(rule.forward, *leaves)
 
   def reference(*floats: Any) -> Leaves:
@@ -157,7 +159,7 @@ def reference_of(rule: Rule, leaves: Sequence[Any]) -> Callable[..., Leaves]:
 def trace_truth(
   rule: Rule, written: Program, leaves: Sequence[Any], y_bar: Sequence[Any]
 ) -> tuple[Program | None, str]:
-  """Trace A by reverse mode, or, of few entries, by forward mode; or return why there is none."""
+  """Trace A by reverse mode, or for few entries by forward mode; or return why it's absent."""
   count, floats = len(leaves), rule.signature.floats
   leaves = [jnp.asarray(x) for x in leaves]
 
@@ -197,7 +199,7 @@ class Setting(NamedTuple):
   """The programs at one point.
 
   Attributes:
-    witnesses: of these shapes.
+    witnesses: the programs for these shapes.
     leaves: the arguments.
     y_bar: the cotangents of the float outputs.
   """
@@ -208,7 +210,7 @@ class Setting(NamedTuple):
 
   @property
   def inputs(self) -> Leaves:
-    """What U and A take."""
+    """The inputs of U and A."""
     return [*self.leaves, *self.y_bar]
 
   @property
@@ -218,15 +220,15 @@ class Setting(NamedTuple):
 
 
 class Values(NamedTuple):
-  """What the rule and the truth give at one point.
+  """The values of the rule and the truth at one point.
 
   Attributes:
     y, y_want: the float outputs, by the rule's forward pass and by the reference's.
     bars, bars_want: the cotangents, each with an axis of samples; `bars_want` is None if there is
       no autodiff.
-    fragile: how many comparisons rounding might decide.
-    foreign: operations that aren't evaluated in float64.
-    is_endless: whether a loop was left before its end.
+    fragile: the number of comparisons that rounding might decide.
+    foreign: the operations that aren't evaluated in float64.
+    is_endless: whether a loop exceeded its limit of iterations.
   """
 
   y: list[np.ndarray]
@@ -239,7 +241,7 @@ class Values(NamedTuple):
 
   @property
   def is_finite(self) -> bool:
-    """Whether the function is finite here: elsewhere there is no gradient to compare with."""
+    """Whether the function is finite here; elsewhere there is no gradient to compare with."""
     return not self.is_endless and all(np.isfinite(y[0]).all() for y in self.y_want)
 
 
@@ -261,7 +263,7 @@ def evaluate(at: Setting, noise: Noise) -> Values:
 
 
 def truth_with(at: Setting, override: Any) -> list[np.ndarray]:
-  """Evaluate A of the reference with some equations replaced: its cotangents at one point."""
+  """Return the cotangents of A at one point, with some equations of the reference replaced."""
   signature, forward = at.witnesses.signature, at.witnesses.forward
   floats, count = signature.floats, len(at.leaves)
 
@@ -283,11 +285,11 @@ def truth_with(at: Setting, override: Any) -> list[np.ndarray]:
 
 
 class Slopes(NamedTuple):
-  """D: one-sided derivatives of ⟨y_bar, f⟩ along a direction, and how well they are known.
+  """D: one-sided derivatives of ⟨y_bar, f⟩ along a direction, and their estimated error.
 
   Attributes:
-    left, right: limits from below and from above.
-    error: of either.
+    left, right: the limits from below and from above.
+    error: the estimated error of either.
   """
 
   left: float
@@ -307,9 +309,9 @@ def slopes(at: Setting, direction: Sequence[np.ndarray], step: float = 2.0**-20)
   """Compute D by Richardson's extrapolation over one, two and four steps, on either side.
 
   Args:
-    at: the point.
+    at: the programs and the point.
     direction: one array for each float leaf.
-    step: in units of the direction, relative to the size of what moves.
+    step: the step in units of the direction, relative to the magnitude of the varied entries.
   """
   signature = at.witnesses.signature
   size = max(
@@ -330,10 +332,13 @@ def slopes(at: Setting, direction: Sequence[np.ndarray], step: float = 2.0**-20)
     for b, y in zip(at.y_bar, outputs, strict=True):
       full = np.broadcast_to(y, (len(STEPS), *y.shape[1:]))
       change += ((full - full[:1]) * np.asarray(b)[None]).reshape(len(STEPS), -1).sum(1)
+      # Four machine epsilons of each output for its rounding.
       noise += float(np.abs(full[0] * b).sum()) * 2.0**-50
     sides = []
     for one, two, four, sign in ((1, 2, 3, 1.0), (4, 5, 6, -1.0)):
       d1, d2, d4 = (sign * change[k] / (m * h) for k, m in ((one, 1), (two, 2), (four, 4)))
+      # These weights cancel the terms in h and h² of the quotients. The error estimate is the
+      # distance to the extrapolation over two steps, which cancels the term in h alone.
       limit = (8 * d1 - 6 * d2 + d4) / 3
       sides.append((limit, abs(limit - (2 * d1 - d2)) + 8 * noise / h))
   return Slopes(sides[1][0], sides[0][0], max(sides[0][1], sides[1][1]))

@@ -1,4 +1,4 @@
-"""Who is right where rule and autodiff differ: the verdict table of the three witnesses.
+"""The verdict table of the three witnesses, for leaves on which rule and autodiff differ.
 
 U is the rule, A autodiff of the reference, D one-sided differences of it (`traces`). A kink's
 slopes are those of the Clarke subdifferential, between the left and the right derivative.
@@ -12,15 +12,16 @@ slopes are those of the Clarke subdifferential, between the left and the right d
 | differ | left ≠ right, U outside | fail |
 | agree | differs where smooth | semantic: fail, unless declared |
 
-D is asked along the few worst entries of a leaf; where the reference is tied in many places at
-once, a single entry moves all of them, and left and right limits of their sum say little about
-each. Then U is first compared with autodiff under other tie policies (`kinks`), and slopes that
-are right one by one must be so together.
+D is computed along the few worst entries of a leaf. Where the reference is tied in many places at
+once, a single entry moves all of them, and the one-sided limits of their sum determine none of
+them. So U is first compared with autodiff under other tie policies (`kinks`), and slopes that are
+right one by one must also be right jointly.
 
 Doubts: D is an estimate with an estimated error, in float64; a verdict of "oracle fault" or "kink"
-is given only where that error is a tenth of what is to be decided, else the rule fails, as it isn't
-what autodiff says. The thresholds are empirical: no false positive on the bank of right rules. A
-loop that ends by a tolerance has no derivative to that accuracy, and is judged by its size.
+requires that error to be at most a tenth of the difference to decide; otherwise the rule fails,
+since it disagrees with autodiff. The thresholds are empirical: no false positive on the bank of
+right rules. A loop that ends by a tolerance has no derivative of higher accuracy than the
+tolerance, and a difference is judged by its size.
 
 References:
   Clarke, "Optimization and Nonsmooth Analysis", Wiley, 1983; Kakade, Lee, "Provably correct
@@ -40,25 +41,25 @@ from fbackprop.verify.witnesses.rule import replaced
 from fbackprop.verify.witnesses.traces import CONSTANTS, Setting, Slopes, Witnesses, slopes
 
 Ruling = Literal["fail", "oracle fault", "kink", "undefined", "inexact", "unresolved"]
-# Relative tolerance for loops that end by a tolerance, and for the differences over them.
+# The relative tolerance for loops that end by a tolerance, and for differences over them.
 LOOP_TOLERANCE = 1e-3
-# D resolves a difference if its own error is below this share of it.
+# D resolves a difference if its own error is below this share of the difference.
 RESOLVED = 0.1
-# Differences at their small step are so steep where the slope is infinite, as a root's at zero.
+# Differences at their small step are this steep where the slope is infinite, as a root's at zero.
 STEEP = 100.0
-# How many entries of a leaf are asked for.
+# The number of entries of a leaf for which D is computed.
 ENTRIES = 3
-# Of the terms that a directional derivative sums: agreement of D with the others.
+# The tolerance of D's agreement, relative to the terms that a directional derivative sums.
 DIFFERENCE_TOLERANCE = 1e-5
 
 
 class Judgement(NamedTuple):
-  """The verdict on one leaf that differs.
+  """The verdict on one differing leaf.
 
   Attributes:
-    difference: the leaf.
+    difference: the comparison of the leaf.
     ruling: the row of the table.
-    why: in a sentence, "" where the numbers say it.
+    why: the reason in a sentence; "" where the numbers suffice.
   """
 
   difference: Difference
@@ -67,14 +68,16 @@ class Judgement(NamedTuple):
 
 
 def judge(at: Setting, differences: Sequence[Difference], seed: int) -> list[Judgement]:
-  """Judge every leaf that differs, in the order of the backward pass."""
+  """Judge every differing leaf, in the order of the backward pass."""
   by_leaf = {d.leaf: d for d in differences}
   wrong = [by_leaf[i] for i in at.witnesses.first_to_last if by_leaf[i].is_wrong.any()]
   if not wrong:
     return []
   ties = find_ties(at)
+  # Kinks that cancel, as in the stable form of a smooth loss, admit no other slope.
   if ties and not is_smooth(at, seed):
     got = [d.got for d in differences]
+    # A vacuous bound excludes no policy.
     bounds = [np.where(d.is_vacuous, np.inf, d.bound) for d in differences]
     if fit_policy(at, got, bounds, ties) is not None:
       return [Judgement(d, "kink") for d in wrong]
@@ -88,10 +91,10 @@ def judge(at: Setting, differences: Sequence[Difference], seed: int) -> list[Jud
 
 
 def is_joint_slope(at: Setting, differences: Sequence[Difference]) -> bool:
-  """Whether entries that are slopes one by one are so together.
+  """Return whether entries that are slopes one by one are a joint slope.
 
-  Where a maximum is tied, each of its inputs may have the whole slope, but not all of them: when
-  all move alike, the function is smooth, and the slopes have to sum to its own.
+  At the tie of a maximum each of its inputs may have the whole slope, but not all of them at once:
+  when all move alike, the function is smooth, and the slopes must sum to its slope.
   """
   by_leaf = sorted(differences, key=lambda d: d.leaf)
   got = [d.got for d in by_leaf]
@@ -119,7 +122,7 @@ def along(bars: Sequence[np.ndarray], direction: Sequence[np.ndarray]) -> tuple[
 
 
 def is_smooth(at: Setting, seed: int) -> bool:
-  """Whether left and right derivatives agree along random directions."""
+  """Return whether left and right derivatives agree along random directions."""
   rng = np.random.default_rng([seed, 1])
   for _ in range(3):
     found = slopes(at, random_direction(rng, at))
@@ -130,7 +133,7 @@ def is_smooth(at: Setting, seed: int) -> bool:
 
 
 def random_direction(rng: np.random.Generator, at: Setting) -> list[np.ndarray]:
-  """Draw a normal direction in every float leaf, as large as what it moves."""
+  """Draw a normal direction in every float leaf, scaled to the varied entries."""
   found = []
   for leaf in at.float_leaves:
     size = float(np.sqrt(np.mean(leaf**2))) if leaf.size else 0.0
@@ -158,24 +161,24 @@ def ruling_of(at: Setting, d: Difference) -> Ruling:
 
 
 def ends_early(witnesses: Witnesses) -> bool:
-  """Whether the reference has a loop that ends by a tolerance.
+  """Return whether the reference has a loop that ends by a tolerance.
 
-  Autodiff differentiates the turns that were made; an implicit rule, the limit. So they differ a
-  little; and where the loop ends far from its limit, not even differences decide.
+  Autodiff differentiates the executed iterations, an implicit rule the limit, so the two differ
+  slightly. Where the loop ends far from its limit, differences can't decide either.
   """
   loops = (e for e in witnesses.forward.jaxpr.eqns if e.primitive.name == "while")
   return any(map(ends_by_tolerance, loops))
 
 
 def is_small(difference: Difference) -> bool:
-  """Whether a difference is such as a loop's tolerance leaves."""
+  """Return whether a difference is as small as a loop's tolerance allows."""
   size = np.abs(difference.want) + np.max(np.abs(difference.want), initial=0.0)
   error = np.where(difference.is_wrong, np.abs(difference.got - difference.want), 0.0)
   return bool((error <= LOOP_TOLERANCE * size).all())
 
 
 def ends_by_tolerance(loop: Any) -> bool:
-  """Whether floats decide when a loop ends."""
+  """Return whether a loop ends by a condition on floats."""
   equations = while_of(loop).cond.jaxpr.eqns
   return any(is_float(atom.aval.dtype) for e in equations for atom in e.invars)
 
@@ -195,7 +198,7 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
   if not np.isfinite(got):
     sides = [abs(side) for side in (found.left, found.right) if np.isfinite(side)]
     if not sides:
-      return "undefined"  # Beside this point the function isn't finite.
+      return "undefined"  # The function isn't finite beside this point.
     is_steep = np.isinf(got) and max(sides) > STEEP * (1 + abs(want))
     if is_finite_slope(found) or (np.isfinite(want) and not is_steep):
       return "fail"
@@ -205,9 +208,9 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
     if not is_finite_slope(found):
       return "undefined"
     sizes = (abs(found.left - found.right), 1e-3 * abs(got), 1e-3 * abs(found.left), 1e-12)
-    gap = max(*sizes, 2 * found.error / RESOLVED)  # Known well enough: autodiff says nothing.
+    gap = max(*sizes, 2 * found.error / RESOLVED)  # The accuracy to require: autodiff isn't finite.
   if not found.is_known or found.error > RESOLVED * gap:
-    return "fail"  # The differences can't resolve it, and the rule isn't what autodiff says.
+    return "fail"  # D can't resolve the difference, and the rule disagrees with autodiff.
   left, right = sorted((found.left, found.right))
   if right - left <= 2 * RESOLVED * gap:
     middle = (left + right) / 2
@@ -216,14 +219,14 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
 
 
 def is_finite_slope(found: Slopes) -> bool:
-  """Whether differences converge to a finite number."""
+  """Return whether differences converge to a finite number."""
   return found.is_known and found.error <= 1e-2 * (abs(found.left) + abs(found.right)) + 1e-6
 
 
 def difference_tolerance(witnesses: Witnesses) -> float:
-  """Return how closely D can agree with U and A.
+  """Return the tolerance of D's agreement with U and A.
 
-  A narrow program rounds constants of the slope, as 1/√(2π), that the function doesn't have.
+  A narrow program rounds constants of the slope, such as 1/√(2π), that don't occur in the function.
   """
   unit = 0.0 if witnesses.is_wide else CONSTANTS.get(digits(witnesses.signature.working), 0.0)
   return max(DIFFERENCE_TOLERANCE, 4 * unit)
@@ -233,8 +236,8 @@ def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | 
   """Compare D with U and A, which agree with each other, along random directions.
 
   Returns:
-    (agreement, U's directional derivative, D's); None if no direction could be judged: they cross
-    kinks, or the differences aren't finite.
+    (agreement, U's directional derivative, D's); None if no direction is usable: they cross kinks,
+    or the differences aren't finite.
   """
   rng = np.random.default_rng([seed, 2])
   tolerance = difference_tolerance(at.witnesses)
@@ -253,7 +256,7 @@ def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | 
       continue
     if abs(own - middle) <= tolerance * scale + 8 * found.error:
       return True, own, middle
-    if shown[0] is False:  # Twice, in two directions.
+    if shown[0] is False:  # A failure must recur in a second direction.
       return False, own, middle
     shown = (False, own, middle)
   return shown
