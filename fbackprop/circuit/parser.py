@@ -33,18 +33,19 @@ UNARY: dict[type[ast.unaryop], str] = {ast.USub: "negate", ast.UAdd: "identity"}
 ONLY_OPERATORS = "the operators are + - * / **"
 ONLY_STATEMENTS = "a statement must be name = expression"
 REFUSED: dict[type[ast.AST], str] = {
-  ast.Attribute: "an attribute can't stand here",
-  ast.Subscript: "an index can't stand here",
-  ast.Compare: "a comparison can't stand here; max and min choose between values",
-  ast.BoolOp: "and, or can't stand here",
-  ast.IfExp: "if can't stand here; max and min choose between values",
+  ast.Attribute: "an attribute is not allowed here",
+  ast.Subscript: "an index is not allowed here",
+  ast.Compare: "a comparison is not allowed here; max and min choose between values",
+  ast.BoolOp: "and, or are not allowed here",
+  ast.IfExp: "if is not allowed here; max and min choose between values",
   ast.Lambda: "a function can't be made here",
   ast.NamedExpr: "a name is given by a statement of its own: name = expression",
-  ast.Tuple: "a tuple can't stand here; statements are parted by ';'",
-  ast.Starred: "a star can't stand here",
-  **dict.fromkeys((ast.List, ast.Set, ast.Dict), "this can't stand here; parentheses are round"),
+  ast.Tuple: "a tuple is not allowed here; separate statements with ';'",
+  ast.Starred: "a star is not allowed here",
+  **dict.fromkeys((ast.List, ast.Set, ast.Dict), "this is not allowed here; use round parentheses"),
   **dict.fromkeys(
-    (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp), "a comprehension can't stand here"
+    (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
+    "a comprehension is not allowed here",
   ),
 }
 """The messages for Python expressions that have no circuit."""
@@ -221,7 +222,7 @@ class Reader:
       return self.unary(place), [place.operand]
     if isinstance(place, ast.Call):
       return self.called(place), place.args
-    self.refuse(place, REFUSED.get(type(place), "this can't stand here"))
+    self.refuse(place, REFUSED.get(type(place), "this is not allowed here"))
 
   def unary(self, place: ast.UnaryOp) -> str:
     """Return the op of a unary operator."""

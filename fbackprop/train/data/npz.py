@@ -186,7 +186,7 @@ def read_y(
       y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
       "".join(y.ravel().tolist()).encode()  # Raises for lone surrogates and invalid code points.
     except ValueError as error:
-      raise ValueError(f"{path}: {name} must be words, and holds what is no letter") from error
+      raise ValueError(f"{path}: {name} must be text, and holds invalid Unicode") from error
   return y
 
 

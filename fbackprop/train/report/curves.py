@@ -151,9 +151,8 @@ def draw_gradients(axes: Any, result: Result) -> None:
 
 @panel(
   "Noise scale over the steps",
-  "tr Σ over ‖G‖² of the steps since the evaluation before: a batch of so many examples is as much "
-  "noise as gradient, and a larger one mostly averages what is known. There is no dot where the "
-  "steps were too few to estimate it.",
+  "tr Σ over ‖G‖² of the steps since the previous evaluation: at this batch size gradient noise "
+  "equals the gradient, and larger batches give diminishing returns. No dot: too few steps.",
 )
 def draw_noise_scale(axes: Any, result: Result) -> None:
   """Draw the gradient noise scale, in examples, at each evaluation where it is known."""

@@ -82,7 +82,7 @@ def check_types(rule: Rule, leaves: Leaves, bars: Leaves) -> list[Finding]:
       message = f"the cotangent of {name} must have dtype {leaf.dtype}, got {bar.dtype}"
       found.append(Finding("fail", "dtype", leaf=name, message=message, cause="dtype:"))
     elif getattr(bar, "weak_type", False) and not getattr(leaf, "weak_type", False):
-      message = f"the cotangent of {name} is weakly typed: what it is added to decides its dtype"
+      message = f"the cotangent of {name} is weakly typed: its dtype depends on the other operand"
       found.append(Finding("fail", "dtype", leaf=name, message=message, cause="dtype: weak type"))
   return found
 

@@ -48,10 +48,10 @@ RULINGS = {
     "", "autodiff of the reference is wrong here: the differences agree with the rule",
   ),
   "inexact": (
-    "", "the function is a loop that ends by a tolerance: its slope isn't known more closely",
+    "", "the function is a loop that ends by a tolerance: its derivative is known to that only",
   ),
   "unresolved": (
-    "", "the function is a loop that ends too early here: differences don't resolve its slope",
+    "", "the function is a loop that ends too early here: differences can't resolve its slope",
   ),
   "undefined": ("", "neither autodiff nor the differences are finite here"),
 }  # fmt: skip
