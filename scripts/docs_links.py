@@ -195,7 +195,7 @@ def find_tests(root: Path) -> dict[str, str]:
     for match in TEST_ID.finditer(source):
       named.setdefault(match[0], f"{shown}:{source.count(chr(10), 0, match.start()) + 1}")
     for link in find_links(page):
-      test = re.fullmatch(r"`((?:\w+::)*test_[^`]+)`", link.text)
+      test = re.fullmatch(r"`((?:\w+::)*test_(?![^`]*\.py`)[^`]+)`", link.text)
       file = (page.parent / link.target.partition("#")[0]).resolve()
       if test and file.is_relative_to(root):
         named.setdefault(f"{file.relative_to(root).as_posix()}::{test[1]}", f"{shown}:{link.line}")

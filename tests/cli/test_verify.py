@@ -9,6 +9,7 @@ import os
 import sys
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fbackprop as fb
@@ -18,6 +19,7 @@ from fbackprop.verify.library import LIBRARY, Entry
 
 MODULE = """
 import jax.numpy as jnp
+import numpy as np
 import fbackprop as fb
 
 def square(x):
@@ -382,5 +384,6 @@ def test_each_rule_of_the_library_can_be_called_as_it_is_verified(entry, verifie
   y = f(*args)
   if options:
     again, backward = options["f_vjp"](*args)
-    assert (again == y).all()
+    # The mean of a loss is summed in another order.
+    np.testing.assert_allclose(again, y, rtol=4 * float(jnp.finfo(y.dtype).eps))
     assert len(backward(jnp.ones_like(y))) == len(args)

@@ -424,7 +424,8 @@ def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
   stop = fb.train.StopRules(20, loss_below=0.7, validation_fraction=0.2)
   result = fit_ensemble(
     description.net, description.loss, (dataset.x, dataset.targets), optimizer=tenfold, stop=stop,
-    keys=KEYS, rates=[1e-4, 3e-3, 3e38], test=(dataset.x_test, dataset.targets_test),
+    keys=KEYS, rates=[1e-4, 3e-3, 3e38],
+    monitor=fb.train.Monitor(test=(dataset.x_test, dataset.targets_test)),
   )  # fmt: skip
   scores = RateScores(0.1, np.array([1.0, 2.0, np.nan]), 1.5)
   told = RunInfo(Path("gone"), "gradient descent", 7, (), {}, "again", "command")
