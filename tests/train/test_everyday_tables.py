@@ -367,7 +367,7 @@ def test_a_hole_among_numbers_is_named_and_left_out(tmp_path, hole):
   values[3] = values[30] = hole
   path = write(tmp_path / "t.csv", {"a": list(range(40)), "y": values, "w": [1] * 40})
   got = "an empty cell" if not hole.strip() else repr(hole)
-  said = "line 5, column 'y': the target is missing (2 in all; --missing-targets drop leaves such r"
+  said = "line 5, column 'y': the target is missing (2 in all; --missing-targets drop drops such r"
   for task in (None, "regression"):
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
       read_csv(path, ["y"], task)
