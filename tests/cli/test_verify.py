@@ -19,7 +19,6 @@ from fbackprop.verify.library import LIBRARY, Entry
 
 MODULE = """
 import jax.numpy as jnp
-import numpy as np
 import fbackprop as fb
 
 def square(x):
