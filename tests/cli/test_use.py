@@ -231,7 +231,7 @@ def test_a_run_says_what_it_learns(tmp_path, capsys):
   train(tmp_path, "--data", data, "--target", "y", "--stop.max-steps", 1)
   said = capsys.readouterr().out
   assert "classification, as its values are 2 whole numbers (2 classes: 0, 1)" in said
-  assert "features standardised by the training part" in said
+  assert "features standardised on the training set: mean 0, deviation 1" in said
   assert "batches of 15" in said  # There are no 32.
   config = (tmp_path / "runs" / "few-1" / "config.toml").read_text()
   assert "batch_size = 15" in config
