@@ -10,8 +10,6 @@ from fbackprop.verify.bank import (
   attention,
   batches,
   branches,
-  cotangents,
-  kinks,
   loops,
   losses,
   modes,
@@ -19,17 +17,15 @@ from fbackprop.verify.bank import (
   normalization,
   precision,
   products,
-  state,
   structure,
-  weighted_losses,
 )
 from fbackprop.verify.bank.specimen import Example, Specimen
 
 __all__ = ["BUGS", "RIGHT", "Example", "Specimen"]
 
 SUBJECTS = (
-  products, arithmetic, activations, losses, weighted_losses, normalization, attention, loops,
-  networks, batches, branches, kinks, precision, cotangents, structure, state, modes,
+  products, arithmetic, activations, losses, normalization, attention, loops, networks, batches,
+  branches, precision, structure, modes,
 )  # fmt: skip
 SPECIMENS = tuple(
   value for subject in SUBJECTS for value in vars(subject).values() if isinstance(value, Specimen)

@@ -12,7 +12,7 @@ def attend(q, k, v):
   return jax.nn.softmax(q @ k.T) @ v
 
 
-@bug(attend, (4, 3), (5, 3), (5, 6), leaves="q, k", causes="path")
+@bug("q, k: path", attend, (4, 3), (5, 3), (5, 6))
 def attention_without_jacobian(q, k, v, y_bar):
   """The softmax's rule is p p_bar, without the sum from its normalisation."""
   p = jax.nn.softmax(q @ k.T)
@@ -20,7 +20,7 @@ def attention_without_jacobian(q, k, v, y_bar):
   return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
 
 
-@bug(attend, (4, 3), (4, 3), (4, 5), leaves="q, k", causes="path, other function", f_vjp=True)
+@bug("q, k: path, other function", attend, (4, 3), (4, 3), (4, 5), f_vjp=True)
 def attention_softmax_axis(q, k, v, y_bar):
   """The sum in the softmax's rule runs over the queries, which are as many as the keys."""
   p, p_bar = jax.nn.softmax(q @ k.T), y_bar @ v.T
@@ -28,12 +28,8 @@ def attention_softmax_axis(q, k, v, y_bar):
   return scores_bar @ k, scores_bar.T @ q, p.T @ y_bar
 
 
-def attend_scaled(q, k, v):
-  """Attend to all keys, with scores divided by sqrt(D)."""
-  return jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5) @ v
-
-
-@bug(attend_scaled, (4, 3), (5, 3), (5, 6), leaves="k", causes="constant factor")
+@bug("k: constant factor", lambda q, k, v: jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5) @ v, (4, 3),
+     (5, 3), (5, 6))  # fmt: skip
 def attention_scale_of_keys(q, k, v, y_bar):
   """The factor 1/sqrt(D) of the scores is applied to the queries' cotangent only."""
   p = jax.nn.softmax(q @ k.T / q.shape[-1] ** 0.5)
@@ -51,8 +47,7 @@ def attend_causally(q, k, v):
   return jax.nn.softmax(causal_scores(q, k)) @ v
 
 
-@bug(attend_causally, (5, 3), (5, 3), (5, 4), leaves="v", causes="other function, wrong point",
-     f_vjp=True)  # fmt: skip
+@bug("v: other function, wrong point", attend_causally, (5, 3), (5, 3), (5, 4), f_vjp=True)
 def attention_causal_mask_forgotten(q, k, v, y_bar):
   """The rule recomputes the probabilities without the causal mask."""
   p = jax.nn.softmax(q @ k.T)
@@ -86,12 +81,8 @@ def heads_of(x):
   return x.reshape(x.shape[0], 2, x.shape[1] // 2)
 
 
-def per_head(x, gain):
-  """Multiply each head by its gain."""
-  return (heads_of(x) * gain[None, :, None]).reshape(x.shape)
-
-
-@bug(per_head, (5, 6), (2,), leaves="x", causes="permuted", f_vjp=True)
+@bug("x: permuted", lambda x, gain: (heads_of(x) * gain[None, :, None]).reshape(x.shape), (5, 6),
+     (2,), f_vjp=True)  # fmt: skip
 def heads_permuted(x, gain, y_bar):
   """Heads are split as (heads, width), and merged in the rule as (width, heads)."""
   bar = heads_of(y_bar)
@@ -99,26 +90,16 @@ def heads_permuted(x, gain, y_bar):
   return x_bar, (bar * heads_of(x)).sum((0, 2))
 
 
-def running_sum(x):
-  """Compute the sum of each entry and those before it."""
-  return jnp.cumsum(x, axis=0)
-
-
-@bug(running_sum, (6, 3), leaves="x", causes="permuted, other function, path")
+@bug("x: permuted, other function, path", lambda x: jnp.cumsum(x, axis=0), (6, 3))
 def cumsum_forward(x, y_bar):
   """The cotangent of a running sum is summed from the front, too."""
   return (jnp.cumsum(y_bar, axis=0),)
 
 
-@right(running_sum, (6, 3))
+@right(lambda x: jnp.cumsum(x, axis=0), (6, 3))
 def right_cumsum_from_total(x, y_bar):
   """The reversed running sum as the total minus the running sum before it."""
   return (y_bar.sum(0) - jnp.cumsum(y_bar, axis=0) + y_bar,)
-
-
-def sort(x):
-  """Sort the entries."""
-  return jnp.sort(x)
 
 
 def sort_forward(x):
@@ -127,24 +108,19 @@ def sort_forward(x):
   return x[order], (order,)
 
 
-@bug(sort, (7,), leaves="x", causes="permuted", forward=sort_forward, f_vjp=True)
+@bug("x: permuted", lambda x: jnp.sort(x), (7,), forward=sort_forward, f_vjp=True)
 def sort_not_inverted(order, y_bar):
   """The cotangent is permuted like the data, instead of by the inverse."""
   return (y_bar[order],)
 
 
-@right(sort, (7,), forward=sort_forward)
+@right(lambda x: jnp.sort(x), (7,), forward=sort_forward)
 def right_sort_inverted(order, y_bar):
   """The cotangent of a sort is permuted by the inverse permutation."""
   return (y_bar[jnp.argsort(order)],)
 
 
-def difference(x):
-  """Subtract each entry's left neighbour."""
-  return x - jnp.roll(x, 1, axis=1)
-
-
-@bug(difference, (3, 6), leaves="x", causes="permuted, other function, path", f_vjp=True)
+@bug("x: permuted, other function, path", lambda x: x - jnp.roll(x, 1, axis=1), (3, 6), f_vjp=True)
 def roll_same_way(x, y_bar):
   """The rule of a difference of neighbours rolls in the same direction as the function."""
   return (y_bar - jnp.roll(y_bar, 1, axis=1),)

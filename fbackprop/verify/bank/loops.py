@@ -1,23 +1,25 @@
 """Scans, recurrences and iterations: a wrong direction, carry or neighbouring state."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import draw, normal
 from fbackprop.verify.bank.references import tanh_layer
-from fbackprop.verify.bank.specimen import Example, bug, example, right
+from fbackprop.verify.bank.specimen import Example, bug, draw, example, normal, right
+
+
+def states(step, start, xs, **options):
+  """Return all states h_t = step(h_{t-1}, x_t) of a scan."""
+
+  def both(h, x):
+    h = step(h, x)
+    return h, h
+
+  return jax.lax.scan(both, start, xs, **options)[1]
 
 
 def rnn(w, u, xs):
   """Return all h_t = tanh(h_{t-1} w + x_t u) from h_0 = 0, [T, H]."""
-
-  def step(h, x):
-    h = jnp.tanh(h @ w + x @ u)
-    return h, h
-
-  return jax.lax.scan(step, jnp.zeros_like(w[0]), xs)[1]
+  return states(lambda h, x: jnp.tanh(h @ w + x @ u), jnp.zeros_like(w[0]), xs)
 
 
 RNN = (rnn, (3, 3), (2, 3), (5, 2))
@@ -28,74 +30,62 @@ def before(hs):
   return jnp.concatenate([jnp.zeros_like(hs[:1]), hs[:-1]])
 
 
-def rnn_backward(w, u, xs, hs_bar, step, reverse=True):
-  """Pull a cotangent back through `rnn`; `step(carry, (x, h_before, h, h_bar), w, u)`."""
+def rnn_backward(w, u, xs, hs_bar, changed=lambda *carry: carry, before=before, reverse=True):
+  """Pull a cotangent back through `rnn`: accumulate the weights' cotangents step by step.
+
+  `changed(h_bar, w_bar, u_bar)` changes what a step gets from the later ones, `before(hs)` is the
+  state before each step.
+  """
+
+  def step(carry, kept):
+    later_bar, w_bar, u_bar = changed(*carry)
+    x, h_before, h, h_bar = kept
+    z_bar = (h_bar + later_bar) * (1 - h * h)
+    w_bar, u_bar = w_bar + jnp.outer(h_before, z_bar), u_bar + jnp.outer(x, z_bar)
+    return (z_bar @ w.T, w_bar, u_bar), z_bar @ u.T
+
   hs = rnn(w, u, xs)
   start = (jnp.zeros_like(w[0]), jnp.zeros_like(w), jnp.zeros_like(u))
-  step = functools.partial(step, w=w, u=u)
-  kept = (xs, before(hs), hs, hs_bar)
-  (_, w_bar, u_bar), xs_bar = jax.lax.scan(step, start, kept, reverse=reverse)
+  (_, w_bar, u_bar), xs_bar = jax.lax.scan(
+    step, start, (xs, before(hs), hs, hs_bar), reverse=reverse
+  )
   return w_bar, u_bar, xs_bar
 
 
-def step_backward(carry, kept, w, u):
-  """Pull a cotangent back one time step: accumulate the weights' cotangents, return the state's."""
-  later_bar, w_bar, u_bar = carry
-  x, h_before, h, h_bar = kept
-  z_bar = (h_bar + later_bar) * (1 - h * h)
-  w_bar, u_bar = w_bar + jnp.outer(h_before, z_bar), u_bar + jnp.outer(x, z_bar)
-  return (z_bar @ w.T, w_bar, u_bar), z_bar @ u.T
-
-
-@bug(*RNN, leaves="xs, u, w", causes="path, stop_gradient")
+@bug("xs, u, w: path, stop_gradient", *RNN)
 def rnn_carry_dropped(w, u, xs, hs_bar):
   """The state's cotangent isn't passed to the preceding step."""
-
-  def step(carry, kept, w, u):
-    later_bar, *sums = carry
-    return step_backward((jnp.zeros_like(later_bar), *sums), kept, w, u)
-
-  return rnn_backward(w, u, xs, hs_bar, step)
+  return rnn_backward(w, u, xs, hs_bar, lambda h_bar, *sums: (jnp.zeros_like(h_bar), *sums))
 
 
-@bug(*RNN, leaves="xs, u, w", causes="permuted, path")
+@bug("xs, u, w: permuted, path", *RNN)
 def rnn_walked_forward(w, u, xs, hs_bar):
   """The backward scan runs from the first step to the last."""
-  return rnn_backward(w, u, xs, hs_bar, step_backward, reverse=False)
+  return rnn_backward(w, u, xs, hs_bar, reverse=False)
 
 
-@bug(*RNN, leaves="w", causes="wrong point")
+@bug("w: wrong point", *RNN)
 def rnn_state_after(w, u, xs, hs_bar):
   """The recurrent weights' cotangent uses the state after the step instead of before it."""
-
-  def step(carry, kept, w, u):
-    x, _, h, h_bar = kept
-    return step_backward(carry, (x, h, h, h_bar), w, u)
-
-  return rnn_backward(w, u, xs, hs_bar, step)
+  return rnn_backward(w, u, xs, hs_bar, before=lambda hs: hs)
 
 
-@bug(*RNN, leaves="w", causes="path, subset of examples")
+@bug("w: path, subset of examples", *RNN)
 def rnn_last_step_only(w, u, xs, hs_bar):
   """The weights' cotangent is overwritten in each step instead of accumulated."""
-
-  def step(carry, kept, w, u):
-    later_bar, _, u_bar = carry
-    return step_backward((later_bar, jnp.zeros_like(w), u_bar), kept, w, u)
-
-  return rnn_backward(w, u, xs, hs_bar, step)
+  return rnn_backward(w, u, xs, hs_bar, lambda h_bar, _, u_bar: (h_bar, jnp.zeros_like(w), u_bar))
 
 
 @right(*RNN)
 def right_rnn_reversed_scan(w, u, xs, hs_bar):
   """z_bar of all steps by a reversed scan, then each weight's cotangent as one product."""
-  hs = rnn(w, u, xs)
 
   def step(later_bar, kept):
     h, h_bar = kept
     z_bar = (h_bar + later_bar) * (1 - h * h)
     return w @ z_bar, z_bar
 
+  hs = rnn(w, u, xs)
   _, zs_bar = jax.lax.scan(step, jnp.zeros_like(w[0]), (hs, hs_bar), reverse=True)
   return hs[:-1].T @ zs_bar[1:], xs.T @ zs_bar, zs_bar @ u.T
 
@@ -120,55 +110,21 @@ def right_rnn_flipped(w, u, xs, hs_bar):
 
 def moving_average(xs):
   """Return all m_t = 0.9 m_{t-1} + 0.1 x_t."""
-
-  def step(mean, x):
-    mean = 0.9 * mean + 0.1 * x
-    return mean, mean
-
-  return jax.lax.scan(step, jnp.zeros_like(xs[0]), xs)[1]
+  return states(lambda mean, x: 0.9 * mean + 0.1 * x, jnp.zeros_like(xs[0]), xs)
 
 
-@bug(moving_average, (6, 3), leaves="xs", causes="path, other function")
+@bug("xs: path, other function", moving_average, (6, 3))
 def average_without_decay(xs, means_bar):
   """The cotangent of a moving average is propagated without the decay."""
-
-  def step(carry, mean_bar):
-    carry = carry + mean_bar
-    return carry, 0.1 * carry
-
-  return (jax.lax.scan(step, jnp.zeros_like(means_bar[0]), means_bar, reverse=True)[1],)
+  sums = states(lambda carry, bar: carry + bar, jnp.zeros_like(xs[0]), means_bar, reverse=True)
+  return (0.1 * sums,)
 
 
-def decay(h0, xs):
-  """Return all h_t = ½ h_{t-1} + x_t."""
-
-  def step(h, x):
-    h = 0.5 * h + x
-    return h, h
-
-  return jax.lax.scan(step, h0, xs)[1]
-
-
-@bug(decay, (3,), (5, 3), leaves="h0", causes="zero", f_vjp=True)
+@bug("h0: zero", lambda h0, xs: states(lambda h, x: 0.5 * h + x, h0, xs), (3,), (5, 3), f_vjp=True)
 def initial_state_zero(h0, xs, hs_bar):
   """The initial state of the scan is an argument, and its cotangent is zero."""
-
-  def step(carry, h_bar):
-    carry = h_bar + 0.5 * carry
-    return carry, carry
-
-  xs_bar = jax.lax.scan(step, jnp.zeros_like(h0), hs_bar, reverse=True)[1]
-  return jnp.zeros_like(h0), xs_bar
-
-
-def recurrence(a, x):
-  """Return all h_t = a_t h_{t-1} + x_t."""
-
-  def step(h, kept):
-    h = kept[0] * h + kept[1]
-    return h, h
-
-  return jax.lax.scan(step, jnp.zeros_like(x[0]), (a, x))[1]
+  zero = jnp.zeros_like(h0)
+  return zero, states(lambda carry, h_bar: h_bar + 0.5 * carry, zero, hs_bar, reverse=True)
 
 
 def compose(first, second):
@@ -183,7 +139,8 @@ def recurrence_forward(a, x):
   return hs, (a, hs)
 
 
-@right(recurrence, (6, 3), (6, 3), forward=recurrence_forward, f_vjp=True)
+@right(lambda a, x: states(lambda h, kept: kept[0] * h + kept[1], jnp.zeros_like(x[0]), (a, x)),
+       (6, 3), (6, 3), forward=recurrence_forward, f_vjp=True)  # fmt: skip
 def right_associative_scan(a, hs, hs_bar):
   """A linear recurrence by associative_scan, forward and, reversed, backward."""
   later = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
@@ -191,23 +148,14 @@ def right_associative_scan(a, hs, hs_bar):
   return x_bar * before(hs), x_bar
 
 
-def product(x):
-  """Compute the product of each row's entries."""
-  return jnp.prod(x, axis=1)
-
-
-@bug(product, (5, 3), leaves="x", causes="not finite", level="standard")
+@bug("x: not finite", lambda x: jnp.prod(x, axis=1), (5, 3), level="standard")
 def product_by_division(x, y_bar):
   """The cotangent of a product of all entries is divided by the entry: 0/0 at a zero."""
-  return (y_bar[:, None] * product(x)[:, None] / x,)
+  return (y_bar[:, None] * jnp.prod(x, axis=1)[:, None] / x,)
 
 
-def rows_with_zeros():
-  """Draw five rows, one with a zero and one with two."""
-  return normal(5, 4, seed=0)().at[1, 2].set(0).at[3, :2].set(0)
-
-
-@right(product, rows_with_zeros)
+@right(lambda x: jnp.prod(x, axis=1),
+       lambda: normal(5, 4, seed=0)().at[1, 2].set(0).at[3, :2].set(0))  # fmt: skip
 def right_product_of_others(x, y_bar):
   """The product of the other entries is that of the left ones times that of the right ones."""
   ones = jnp.ones_like(x[:, :1])
@@ -219,29 +167,17 @@ def right_product_of_others(x, y_bar):
 # Iterations.
 
 
-def three_newton_steps(a):
-  """Compute the square root by three Newton steps."""
+def newton_steps(a, count):
+  """Compute the square root by Newton steps."""
   y = a
-  for _ in range(3):
+  for _ in range(count):
     y = 0.5 * (y + a / y)
   return y
 
 
-def three_newton_steps_forward(a):
-  """Compute `three_newton_steps`, and keep the iterate before the last step."""
-  y = a
-  for _ in range(2):
-    y = 0.5 * (y + a / y)
-  return 0.5 * (y + a / y), (y,)
-
-
-def above_three():
-  """Draw numbers above three."""
-  return jnp.abs(normal(6, seed=0)()) + 3
-
-
-@bug(three_newton_steps, above_three, leaves="a", causes="path, stop_gradient",
-     forward=three_newton_steps_forward)  # fmt: skip
+@bug("a: path, stop_gradient", lambda a: newton_steps(a, 3),
+     lambda: jnp.abs(normal(6, seed=0)()) + 3,
+     forward=lambda a: (newton_steps(a, 3), (newton_steps(a, 2),)))  # fmt: skip
 def newton_unrolled_short(y, y_bar):
   """The root takes three Newton steps; the rule differentiates the last one only."""
   return (y_bar * 0.5 / y,)
@@ -282,11 +218,7 @@ def right_newton_root():
 
 def anomaly(x, a):
   """Solve Kepler's equation h = x + ½ tanh(a) sin h by sixty iterations."""
-
-  def improve(_, h):
-    return x + 0.5 * jnp.tanh(a) * jnp.sin(h)
-
-  return jax.lax.fori_loop(0, 60, improve, x)
+  return jax.lax.fori_loop(0, 60, lambda _, h: x + 0.5 * jnp.tanh(a) * jnp.sin(h), x)
 
 
 def anomaly_forward(x, a):
@@ -315,10 +247,7 @@ def right_rule_in_a_scan():
   layer = example(tanh_layer, tanh_layer_backward).f
 
   def net(ws, x):
-    def step(x, w):
-      return layer(x, w), None
-
-    return jax.lax.scan(step, x, ws)[0]
+    return jax.lax.scan(lambda x, w: (layer(x, w), None), x, ws)[0]
 
   return Example(net, draw((4, 3, 3), (5, 3)))
 
@@ -333,10 +262,9 @@ def eight_steps(w, x):
 def keeping_every_second(w, x):
   """Compute `eight_steps`, and keep the state before every second step."""
   kept = []
-  for i in range(8):
-    if i % 2 == 0:
-      kept.append(x)
-    x = jnp.sin(x @ w)
+  for _ in range(4):
+    kept.append(x)
+    x = jnp.sin(jnp.sin(x @ w) @ w)
   return x, (w, kept)
 
 

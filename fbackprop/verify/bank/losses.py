@@ -3,27 +3,17 @@
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import labels, normal, positive, probabilities
-from fbackprop.verify.bank.references import (
-  chosen,
-  cross_entropy,
-  cross_entropy_backward,
-  logsumexp,
-)
-from fbackprop.verify.bank.specimen import bug, right
+from fbackprop.verify.bank import references as ref
+from fbackprop.verify.bank.specimen import bug, labels, normal, positive, probabilities, right
 
 # Cross-entropy with labels.
 
 
-def mean_cross_entropy(logits, labels):
-  """Average the cross-entropy over the examples."""
-  return cross_entropy(logits, labels).mean()
-
-
-@bug(mean_cross_entropy, (6, 4), labels(6, 4), leaves="logits", causes="constant factor")
+@bug("logits: constant factor", lambda logits, labels: ref.cross_entropy(logits, labels).mean(),
+     (6, 4), labels(6, 4))  # fmt: skip
 def sum_for_mean(logits, labels, loss_bar):
   """The loss is a mean, and its rule is that of a sum."""
-  return cross_entropy_backward(logits, labels, jnp.broadcast_to(loss_bar, labels.shape)), None
+  return ref.cross_entropy_backward(logits, labels, jnp.broadcast_to(loss_bar, labels.shape)), None
 
 
 def smoothed_cross_entropy(logits, labels):
@@ -33,12 +23,11 @@ def smoothed_cross_entropy(logits, labels):
   return mean_with_targets(logits, targets)
 
 
-@bug(smoothed_cross_entropy, (6, 4), labels(6, 4), leaves="logits", causes="other function",
-     f_vjp=True)  # fmt: skip
+@bug("logits: other function", smoothed_cross_entropy, (6, 4), labels(6, 4), f_vjp=True)
 def smoothing_forgotten(logits, labels, loss_bar):
   """The forward pass smooths the labels, the rule doesn't."""
   losses_bar = jnp.broadcast_to(loss_bar / logits.shape[0], labels.shape)
-  return cross_entropy_backward(logits, labels, losses_bar), None
+  return ref.cross_entropy_backward(logits, labels, losses_bar), None
 
 
 @right(smoothed_cross_entropy, (6, 5), labels(6, 5), f_vjp=True)
@@ -50,14 +39,14 @@ def right_label_smoothing(logits, labels, loss_bar):
 
 def with_z_loss(logits, labels):
   """Add 1e-4 logsumexp² to the cross-entropy, which keeps the logits near zero."""
-  lse = logsumexp(logits)
-  return lse - chosen(logits, labels) + 1e-4 * lse**2
+  lse = ref.logsumexp(logits)
+  return lse - ref.chosen(logits, labels) + 1e-4 * lse**2
 
 
-@bug(with_z_loss, (6, 5), labels(6, 5), leaves="logits", causes="path, other function")
+@bug("logits: path, other function", with_z_loss, (6, 5), labels(6, 5))
 def z_loss_forgotten(logits, labels, losses_bar):
   """The term 1e-4 logsumexp² has no gradient."""
-  return cross_entropy_backward(logits, labels, losses_bar), None
+  return ref.cross_entropy_backward(logits, labels, losses_bar), None
 
 
 def fused_backward(logits, labels, losses_bar):
@@ -66,13 +55,13 @@ def fused_backward(logits, labels, losses_bar):
   return losses_bar[:, None] * p.at[jnp.arange(p.shape[0]), labels].add(-1), None
 
 
-@right(cross_entropy, (6, 4), labels(6, 4))
+@right(ref.cross_entropy, (6, 4), labels(6, 4))
 def right_fused_cross_entropy(logits, labels, losses_bar):
   """Softmax and cross-entropy in one, for any cotangent of each loss."""
   return fused_backward(logits, labels, losses_bar)
 
 
-@right(cross_entropy, normal(6, 4, seed=0, times=1000), labels(6, 4))
+@right(ref.cross_entropy, normal(6, 4, seed=0, times=1000), labels(6, 4))
 def right_saturated_logits(logits, labels, losses_bar):
   """The same rule for logits up to 1000, where most probabilities are 0 or 1."""
   return fused_backward(logits, labels, losses_bar)
@@ -81,31 +70,20 @@ def right_saturated_logits(logits, labels, losses_bar):
 # Cross-entropy with targets, and its parts.
 
 
-def with_targets(logits, targets):
-  """Compute -Σ_c t log softmax(logits) for each example."""
-  return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=1)
-
-
 def mean_with_targets(logits, targets):
   """Average -Σ_c t log softmax(logits) over the examples."""
   return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=1))
 
 
-@bug(mean_with_targets, (6, 4), probabilities(6, 4), leaves="logits",
-     causes="other function, path", f_vjp=True)  # fmt: skip
+@bug("logits: other function, path", mean_with_targets, (6, 4), probabilities(6, 4), f_vjp=True)
 def soft_labels_sum(logits, targets, loss_bar):
   """p - t holds only where each row of t sums to one, as the given rows do."""
   log_p, mean_bar = jax.nn.log_softmax(logits), loss_bar / logits.shape[0]
   return mean_bar * (jnp.exp(log_p) - targets), -mean_bar * log_p
 
 
-def with_temperature(logits, targets):
-  """Compute cross-entropy with logits divided by a temperature of 4."""
-  return mean_with_targets(logits / 4.0, targets)
-
-
-@bug(with_temperature, (6, 4), probabilities(6, 4), leaves="logits", causes="constant factor",
-     f_vjp=True)  # fmt: skip
+@bug("logits: constant factor", lambda logits, targets: mean_with_targets(logits / 4.0, targets),
+     (6, 4), probabilities(6, 4), f_vjp=True)  # fmt: skip
 def temperature_forgotten(logits, targets, loss_bar):
   """The logits are divided by a temperature, but their cotangent isn't."""
   log_p, mean_bar = jax.nn.log_softmax(logits / 4.0), loss_bar / logits.shape[0]
@@ -113,7 +91,8 @@ def temperature_forgotten(logits, targets, loss_bar):
   return mean_bar * (jnp.exp(log_p) * total - targets), -mean_bar * log_p
 
 
-@right(with_targets, (6, 4), positive(6, 4), f_vjp=True)
+@right(lambda logits, targets: -jnp.sum(targets * jax.nn.log_softmax(logits), axis=1), (6, 4),
+       positive(6, 4), f_vjp=True)  # fmt: skip
 def right_soft_labels(logits, targets, losses_bar):
   """The rows of targets needn't sum to one: p Σt - t, and -log p for the targets."""
   log_p, total = jax.nn.log_softmax(logits), targets.sum(1, keepdims=True)
@@ -126,8 +105,7 @@ def binary_cross_entropy(logits, targets):
   return jnp.maximum(logits, 0) - logits * targets + jnp.log1p(jnp.exp(-jnp.abs(logits)))
 
 
-@bug(binary_cross_entropy, (5, 3), positive(5, 3), leaves="logits", causes="not finite",
-     level="standard")  # fmt: skip
+@bug("logits: not finite", binary_cross_entropy, (5, 3), positive(5, 3), level="standard")
 def binary_saturated(logits, targets, losses_bar):
   """(p - t) / (p (1 - p)) times p (1 - p) is 0/0 once the sigmoid is exactly 1."""
   p = jax.nn.sigmoid(logits)
@@ -141,7 +119,7 @@ def right_binary_cross_entropy(logits, targets, losses_bar):
   return losses_bar * (jax.nn.sigmoid(logits) - targets), -losses_bar * logits
 
 
-@bug(logsumexp, (5, 4), leaves="logits", causes="not finite", level="standard")
+@bug("logits: not finite", ref.logsumexp, (5, 4), level="standard")
 def logsumexp_overflow(logits, y_bar):
   """The forward pass subtracts the maximum; the rule doesn't, and gives inf/inf."""
   e = jnp.exp(logits)
@@ -160,19 +138,14 @@ def logsumexp_by_chunks(logits):
   return y, (logits, y)
 
 
-@right(logsumexp, (5, 6), forward=logsumexp_by_chunks)
+@right(ref.logsumexp, (5, 6), forward=logsumexp_by_chunks)
 def right_classes_by_chunks(logits, y, y_bar):
   """The forward pass runs over chunks of classes, the rule uses its result."""
   return (y_bar[:, None] * jnp.exp(logits - y[:, None]),)
 
 
-def divergence(p, q):
-  """Compute the Kullback-Leibler divergence of each row of q from that of p."""
-  return jnp.sum(p * (jnp.log(p) - jnp.log(q)), axis=1)
-
-
-@bug(divergence, probabilities(5, 3), probabilities(5, 3, seed=1), leaves="p",
-     causes="path, other function")  # fmt: skip
+@bug("p: path, other function", lambda p, q: jnp.sum(p * (jnp.log(p) - jnp.log(q)), axis=1),
+     probabilities(5, 3), probabilities(5, 3, seed=1))  # fmt: skip
 def divergence_without_one(p, q, y_bar):
   """d/dp of p (log p - log q) is log p - log q + 1; the 1 is missing."""
   return y_bar[:, None] * (jnp.log(p) - jnp.log(q)), -y_bar[:, None] * p / q
@@ -187,7 +160,7 @@ def huber(predictions, targets):
   return jnp.where(error <= 2, 0.5 * error**2, 2 * error - 2)
 
 
-@bug(huber, (6, 3), (6, 3), leaves="predictions", causes="clipped, other function")
+@bug("predictions: clipped, other function", huber, (6, 3), (6, 3))
 def huber_delta(predictions, targets, losses_bar):
   """The forward pass bends at |error| = 2, the rule at 1."""
   bar = losses_bar * jnp.clip(predictions - targets, -1, 1)
@@ -203,15 +176,14 @@ def right_huber_clipped(predictions, targets, losses_bar):
 
 def hinge(scores, labels):
   """Sum the violations of the margin 1 over the other classes."""
-  return jnp.maximum(scores - chosen(scores, labels)[:, None] + 1, 0).sum(1) - 1
+  return jnp.maximum(scores - ref.chosen(scores, labels)[:, None] + 1, 0).sum(1) - 1
 
 
-@bug(hinge, (6, 5), labels(6, 5), leaves="scores", causes="path, other function, clipped",
-     f_vjp=True)  # fmt: skip
+@bug("scores: path, other function, clipped", hinge, (6, 5), labels(6, 5), f_vjp=True)
 def hinge_count(scores, labels, losses_bar):
   """The label's entry gets -1 once, instead of once for each class that violates the margin."""
   is_label = jax.nn.one_hot(labels, scores.shape[1], dtype=scores.dtype)
-  violated = (scores - chosen(scores, labels)[:, None] + 1 > 0) * (1 - is_label)
+  violated = (scores - ref.chosen(scores, labels)[:, None] + 1 > 0) * (1 - is_label)
   return losses_bar[:, None] * (violated - is_label * violated.max(1, keepdims=True)), None
 
 
@@ -219,7 +191,7 @@ def hinge_count(scores, labels, losses_bar):
 def right_hinge_by_count(scores, labels, losses_bar):
   """The label's entry counts the classes that violate the margin."""
   rows = jnp.arange(labels.shape[0])
-  violated = scores - chosen(scores, labels)[:, None] + 1 > 0
+  violated = scores - ref.chosen(scores, labels)[:, None] + 1 > 0
   violated = violated.astype(scores.dtype).at[rows, labels].set(0)
   return losses_bar[:, None] * violated.at[rows, labels].set(-violated.sum(1)), None
 
@@ -230,19 +202,15 @@ def triplet(anchor, positive, negative):
   return near - jnp.sum((anchor - negative) ** 2, axis=1)
 
 
-@bug(triplet, (5, 3), (5, 3), (5, 3), leaves="anchor", causes="path", f_vjp=True)
+@bug("anchor: path", triplet, (5, 3), (5, 3), (5, 3), f_vjp=True)
 def triplet_anchor(anchor, positive, negative, y_bar):
   """The anchor occurs in both distances, and only the positive's contributes."""
   near = 2 * y_bar[:, None] * (anchor - positive)
   return near, -near, 2 * y_bar[:, None] * (anchor - negative)
 
 
-def scaled_squared_error(predictions, targets):
-  """Compute the mean squared error times 2⁻²⁰, as mixed precision scales it back."""
-  return 2.0**-20 * jnp.mean((predictions - targets) ** 2)
-
-
-@right(scaled_squared_error, (5, 3), (5, 3))
+@right(lambda predictions, targets: 2.0**-20 * jnp.mean((predictions - targets) ** 2), (5, 3),
+       (5, 3))  # fmt: skip
 def right_scaled_loss(predictions, targets, loss_bar):
   """The factors of a loss times 2⁻²⁰ are multiplied before the error."""
   error = predictions - targets

@@ -11,30 +11,20 @@ from fbackprop.losses import softmax_cross_entropy
 from fbackprop.networks import mlp
 from fbackprop.repetition import remat, repeat
 from fbackprop.transforms import as_custom_vjp, pullback, value_and_grad
-from fbackprop.verify.bank.arguments import draw, key, labels, layer_params, mlp_params
 from fbackprop.verify.bank.references import layer, layer_backward
-from fbackprop.verify.bank.specimen import Example, bug, right
+from fbackprop.verify.bank.specimen import Example, bug, draw, labels, mlp_params, one_layer, right
 
 # Skips and shared weights.
 
 
-def tanh_block(params, x):
-  """Compute x + tanh(x w + b)."""
-  return x + jnp.tanh(layer(params, x))
-
-
-@bug(tanh_block, layer_params(4, 4), (5, 4), leaves="x", causes="path")
+@bug("x: path", lambda params, x: x + jnp.tanh(layer(params, x)), one_layer(4, 4), (5, 4))
 def skip_dropped(params, x, y_bar):
   """The function is x + block(x), and the rule is that of the block alone."""
   return layer_backward(params, x, y_bar * (1 - jnp.tanh(layer(params, x)) ** 2))
 
 
-def relu_block(params, x):
-  """Add a network with one hidden layer of relu to x."""
-  return x + layer(params[1], jax.nn.relu(layer(params[0], x)))
-
-
-@bug(relu_block, mlp_params(4, 6, 4), (5, 4), leaves="x", causes="path", f_vjp=True)
+@bug("x: path", lambda params, x: x + layer(params[1], jax.nn.relu(layer(params[0], x))),
+     mlp_params(4, 6, 4), (5, 4), f_vjp=True)  # fmt: skip
 def skip_twice(params, x, y_bar):
   """The identity path of a skip is added at both ends of the block."""
   h = jax.nn.relu(layer(params[0], x))
@@ -48,7 +38,7 @@ def autoencode(w, x):
   return jnp.tanh(x @ w) @ w.T
 
 
-@bug(autoencode, (5, 3), (6, 5), leaves="w", causes="path")
+@bug("w: path", autoencode, (5, 3), (6, 5))
 def tied_once(w, x, y_bar):
   """An autoencoder uses w and w.T; only the decoder's use is counted."""
   h = jnp.tanh(x @ w)
@@ -63,12 +53,7 @@ def right_autoencoder_tied(w, x, y_bar):
   return jnp.concatenate([x, y_bar]).T @ jnp.concatenate([z_bar, h]), z_bar @ w.T
 
 
-def twice(w, x):
-  """Apply tanh(x w) twice."""
-  return jnp.tanh(jnp.tanh(x @ w) @ w)
-
-
-@bug(twice, (4, 4), (6, 4), leaves="w", causes="path", f_vjp=True)
+@bug("w: path", lambda w, x: jnp.tanh(jnp.tanh(x @ w) @ w), (4, 4), (6, 4), f_vjp=True)
 def tied_twice(w, x, y_bar):
   """Two layers share w, and the second one's cotangent is added twice."""
   h = jnp.tanh(x @ w)
@@ -78,17 +63,8 @@ def tied_twice(w, x, y_bar):
   return w_bar + (w_bar + x.T @ z1_bar), z1_bar @ w.T
 
 
-def adapted(x, u, v):
-  """Compute x (u v), of low rank."""
-  return x @ (u @ v)
-
-
-def adapted_forward(x, u, v):
-  """Compute (x u) v."""
-  return (x @ u) @ v, (x, u, v)
-
-
-@right(adapted, (6, 5), (5, 2), (2, 4), forward=adapted_forward, f_vjp=True)
+@right(lambda x, u, v: x @ (u @ v), (6, 5), (5, 2), (2, 4),
+       forward=lambda x, u, v: ((x @ u) @ v, (x, u, v)), f_vjp=True)  # fmt: skip
 def right_low_rank(x, u, v, y_bar):
   """x (u v) as (x u) v; neither pass forms u v."""
   bar = y_bar @ v.T
@@ -103,7 +79,7 @@ def tanh_net(params, x):
   return layer(params[1], jnp.tanh(layer(params[0], x)))
 
 
-@bug(tanh_net, mlp_params(4, 4, 3), (5, 4), leaves="params/1/w", causes="wrong point")
+@bug("params/1/w: wrong point", tanh_net, mlp_params(4, 4, 3), (5, 4))
 def wrong_layer_input(params, x, y_bar):
   """The second layer's weights use the network's input, which is as wide as the hidden layer."""
   h = jnp.tanh(layer(params[0], x))
@@ -112,8 +88,8 @@ def wrong_layer_input(params, x, y_bar):
   return (first_bar, second_bar), x_bar
 
 
-@bug(tanh_net, mlp_params(4, 5, 3), (6, 4), leaves="params/0/w, params/0/b",
-     causes="wrong point, cotangent", f_vjp=True)  # fmt: skip
+@bug("params/0/w, params/0/b: wrong point, cotangent", tanh_net, mlp_params(4, 5, 3), (6, 4),
+     f_vjp=True)  # fmt: skip
 def updated_parameters(params, x, y_bar):
   """The rule propagates through the weights after a step of gradient descent on them."""
   h = jnp.tanh(layer(params[0], x))
@@ -123,7 +99,7 @@ def updated_parameters(params, x, y_bar):
   return (first_bar, second_bar), x_bar
 
 
-@bug(tanh_net, mlp_params(4, 5, 3), (6, 4), leaves="params/1/w", causes="wrong point")
+@bug("params/1/w: wrong point", tanh_net, mlp_params(4, 5, 3), (6, 4))
 def recomputed_without_bias(params, x, y_bar):
   """The rule recomputes the hidden layer without its bias."""
   h = jnp.tanh(x @ params[0]["w"])
@@ -140,31 +116,27 @@ def dropout(x, key):
   return jnp.where(jax.random.bernoulli(key, 0.75, x.shape), x / 0.75, 0)
 
 
-@bug(dropout, (5, 6), key(0), leaves="x", causes="constant factor")
+@bug("x: constant factor", dropout, (5, 6), lambda: jax.random.key(0))
 def dropout_not_scaled(x, key, y_bar):
   """Dropout divides by the keep rate; the rule only masks."""
   return jnp.where(jax.random.bernoulli(key, 0.75, x.shape), y_bar, 0), None
 
 
-@right(dropout, (5, 6), key(0), f_vjp=True)
+@right(dropout, (5, 6), lambda: jax.random.key(0), f_vjp=True)
 def right_dropout_by_key(x, key, y_bar):
   """The rule draws the mask again from the same key."""
   return dropout(y_bar, key), None
 
 
-@bug(dropout, (5, 6), key(1), leaves="x", causes="other function, wrong point")
+@bug("x: other function, wrong point", dropout, (5, 6), lambda: jax.random.key(1))
 def dropout_another_key(x, key, y_bar):
   """The rule draws the mask again, from a key that was split once more."""
   again, _ = jax.random.split(key)
   return dropout(y_bar, again), None
 
 
-def linear_after_dropout(w, h, key):
-  """Multiply by w after a dropout."""
-  return dropout(h, key) @ w
-
-
-@bug(linear_after_dropout, (4, 3), (5, 4), key(2), leaves="w", causes="wrong point", f_vjp=True)
+@bug("w: wrong point", lambda w, h, key: dropout(h, key) @ w, (4, 3), (5, 4),
+     lambda: jax.random.key(2), f_vjp=True)  # fmt: skip
 def dropout_ignored_by_weights(w, h, key, y_bar):
   """The weights after a dropout use the activations before it."""
   return h.T @ y_bar, dropout(y_bar @ w.T, key), None
@@ -183,13 +155,11 @@ def params_of(net):
 def by_pullback(net, key=None):
   """Make the example of a network of four inputs by `pullback`."""
 
-  def f(params, x):
-    return net.forward(params, x, key)[0]
-
   def f_vjp(params, x):
     return pullback(net)(params, x, key)
 
-  return Example(f, (params_of(net), *draw((5, 4))), f_vjp)
+  args = (params_of(net), *draw((5, 4)))
+  return Example(lambda params, x: net.forward(params, x, key)[0], args, f_vjp)
 
 
 @right()
@@ -241,13 +211,6 @@ def right_loss_of_a_net():
 
   def f_vjp(params, x, labels):
     loss, bars = our_gradient(params, x, labels)
-
-    def pull(loss_bar):
-      def scaled(bar):
-        return loss_bar * bar
-
-      return (*jax.tree.map(scaled, bars), None)
-
-    return loss, pull
+    return loss, lambda loss_bar: (*jax.tree.map(lambda bar: loss_bar * bar, bars), None)
 
   return Example(f, (params_of(net), *draw((6, 4), labels(6, 3))), f_vjp)

@@ -3,8 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import normal, positive
-from fbackprop.verify.bank.specimen import bug, right
+from fbackprop.verify.bank.specimen import bug, normal, positive, right
 
 EPS = 1e-5
 
@@ -41,21 +40,21 @@ def scale_and_shift_bar(x_hat, y_bar):
   return (y_bar * x_hat).sum(0), y_bar.sum(0)
 
 
-@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path")
+@bug("x: path", *LAYER_NORM, forward=layer_norm_forward)
 def layer_norm_without_mean(x_hat, rstd, scale, y_bar):
   """The correction by the mean of the cotangent is missing."""
   bar = y_bar * scale
   return rstd * (bar - x_hat * mean(bar * x_hat)), *scale_and_shift_bar(x_hat, y_bar)
 
 
-@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path")
+@bug("x: path", *LAYER_NORM, forward=layer_norm_forward)
 def layer_norm_without_variance(x_hat, rstd, scale, y_bar):
   """The correction along x_hat is missing."""
   bar = y_bar * scale
   return rstd * (bar - mean(bar)), *scale_and_shift_bar(x_hat, y_bar)
 
 
-@bug(*LAYER_NORM, leaves="x", causes="other function, wrong point, not finite")
+@bug("x: other function, wrong point, not finite", *LAYER_NORM)
 def layer_norm_without_eps(x, scale, shift, y_bar):
   """The rule recomputes x_hat without eps: wrong by 1e-5 where the variance is near 1."""
   centered, bar = x - mean(x), y_bar * scale
@@ -65,7 +64,7 @@ def layer_norm_without_eps(x, scale, shift, y_bar):
   return x_bar, *scale_and_shift_bar(normalized(x)[0], y_bar)
 
 
-@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path, other function")
+@bug("x: path, other function", *LAYER_NORM, forward=layer_norm_forward)
 def layer_norm_unbiased(x_hat, rstd, scale, y_bar):
   """The correction along x_hat divides by D - 1."""
   bar = y_bar * scale
@@ -73,7 +72,7 @@ def layer_norm_unbiased(x_hat, rstd, scale, y_bar):
   return rstd * (bar - mean(bar) - along), *scale_and_shift_bar(x_hat, y_bar)
 
 
-@bug(*LAYER_NORM, forward=layer_norm_forward, leaves="x", causes="path, other function")
+@bug("x: path, other function", *LAYER_NORM, forward=layer_norm_forward)
 def layer_norm_axis(x_hat, rstd, scale, y_bar):
   """The mean of the cotangent is taken over the examples."""
   bar = y_bar * scale
@@ -81,7 +80,7 @@ def layer_norm_axis(x_hat, rstd, scale, y_bar):
   return x_bar, *scale_and_shift_bar(x_hat, y_bar)
 
 
-@bug(*LAYER_NORM, leaves="x", causes="path, other function", f_vjp=True)
+@bug("x: path, other function", *LAYER_NORM, f_vjp=True)
 def layer_norm_scale_left_out(x, scale, shift, y_bar):
   """The corrections use the cotangent of y instead of x_hat's: the scale is missing there."""
   x_hat, rstd = normalized(x)
@@ -113,12 +112,8 @@ def rms_norm(x):
   return x * jax.lax.rsqrt(mean(x * x) + EPS)
 
 
-def rms_norm_scaled(x, scale):
-  """Scale x, and divide it by its root mean square."""
-  return scale * x * jax.lax.rsqrt(mean(x * x) + EPS)
-
-
-@bug(rms_norm_scaled, (6, 5), positive(5), leaves="scale", causes="wrong point", f_vjp=True)
+@bug("scale: wrong point", lambda x, scale: scale * x * jax.lax.rsqrt(mean(x * x) + EPS), (6, 5),
+     positive(5), f_vjp=True)  # fmt: skip
 def rms_norm_scale_at_input(x, scale, y_bar):
   """The scale's cotangent uses x instead of the normalised x_hat."""
   rstd = jax.lax.rsqrt(mean(x * x) + EPS)
@@ -126,7 +121,7 @@ def rms_norm_scale_at_input(x, scale, y_bar):
   return rstd * (bar - x_hat * mean(bar * x_hat)), (y_bar * x).sum(0)
 
 
-@bug(rms_norm, (6, 5), leaves="x", causes="path")
+@bug("x: path", rms_norm, (6, 5))
 def rms_norm_constant(x, y_bar):
   """The rule of rms_norm treats the root mean square as a constant."""
   return (y_bar * jax.lax.rsqrt(mean(x * x) + EPS),)
@@ -149,7 +144,7 @@ def batch_norm(x, scale):
   return (x - x.mean(0)) * jax.lax.rsqrt(x.var(0) + EPS) * scale
 
 
-@bug(batch_norm, (7, 4), positive(4), leaves="x", causes="path")
+@bug("x: path", batch_norm, (7, 4), positive(4))
 def batch_norm_constant(x, scale, y_bar):
   """batch_norm's rule is that of evaluation, with the batch's mean and variance as constants."""
   rstd = jax.lax.rsqrt(x.var(0) + EPS)
@@ -166,12 +161,8 @@ def right_batch_norm_projected(x, scale, y_bar):
   return scale * rstd * (y_bar - y_bar.mean(0) - along), scale_bar
 
 
-def unit(x):
-  """Divide each row by its length, with an eps under the root."""
-  return x / jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
-
-
-@bug(unit, (5, 3), leaves="x", causes="not finite", level="standard")
+@bug("x: not finite", lambda x: x / jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6), (5, 3),
+     level="standard")  # fmt: skip
 def norm_at_zero(x, y_bar):
   """The forward pass has an eps under its root; the rule divides by the norm, 0/0 at a zero row."""
   length = jnp.sqrt((x * x).sum(-1, keepdims=True) + 1e-6)
@@ -187,12 +178,7 @@ def length_of_rows(x):
   return jnp.where(nonzero, jnp.sqrt(jnp.where(nonzero, square, 1)), 0)
 
 
-def rows_with_a_zero():
-  """Draw five rows, of which one is zero."""
-  return normal(5, 3, seed=0)().at[2].set(0)
-
-
-@right(length_of_rows, rows_with_a_zero, f_vjp=True)
+@right(length_of_rows, lambda: normal(5, 3, seed=0)().at[2].set(0), f_vjp=True)
 def right_safe_norm(x, y_bar):
   """The length of each row, with the gradient 0 at a zero row by two wheres."""
   y = length_of_rows(x)
@@ -200,12 +186,8 @@ def right_safe_norm(x, y_bar):
   return (jnp.where(nonzero, y_bar / jnp.where(nonzero, y, 1), 0)[:, None] * x,)
 
 
-def weight_norm(x, v, g):
-  """Compute x w, where the columns of w have direction v and length g."""
-  return x @ (g * v / jnp.linalg.norm(v, axis=0))
-
-
-@bug(weight_norm, (5, 4), (4, 3), positive(3), leaves="v", causes="path", f_vjp=True)
+@bug("v: path", lambda x, v, g: x @ (g * v / jnp.linalg.norm(v, axis=0)), (5, 4), (4, 3),
+     positive(3), f_vjp=True)  # fmt: skip
 def weight_norm_projection(x, v, g, y_bar):
   """The cotangent of v in g v / |v| lacks the projection that preserves the length."""
   length, w_bar = jnp.linalg.norm(v, axis=0), x.T @ y_bar
@@ -229,12 +211,8 @@ def right_ridge_solve(a, b, x_bar):
   return -(b_bar @ (x.T @ a) + x @ (b_bar.T @ a)), b_bar
 
 
-def half_log_determinant(a):
-  """Compute ½ log det(1 + a aᵀ) by Cholesky."""
-  return jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gram_plus_one(a)))))
-
-
-@right(half_log_determinant, (3, 4), f_vjp=True)
+@right(lambda a: jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gram_plus_one(a))))), (3, 4),
+       f_vjp=True)  # fmt: skip
 def right_log_determinant(a, y_bar):
   """The rule of a log determinant solves with the Cholesky factor."""
   factor = jnp.linalg.cholesky(gram_plus_one(a))

@@ -3,79 +3,60 @@
 import jax
 import jax.numpy as jnp
 
-from fbackprop.verify.bank.arguments import integers, labels
 from fbackprop.verify.bank.references import dense, linear, shift, tanh_layer
-from fbackprop.verify.bank.specimen import bug, right
+from fbackprop.verify.bank.specimen import bug, integers, labels, right
 
 TILE = 8
 
 
-@bug(dense, (5, 4), (4, 3), (3,), leaves="b", causes="constant factor")
+@bug("b: constant factor", dense, (5, 4), (4, 3), (3,))
 def bias_mean(x, w, b, y_bar):
   """The bias's cotangent is averaged over the examples instead of summed."""
   return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
 
 
-def mean_squared_error(w, b, x, targets):
-  """Average ½ |x w + b - t|² over the examples."""
-  return 0.5 * jnp.mean(jnp.sum((x @ w + b - targets) ** 2, axis=1))
-
-
-@bug(mean_squared_error, (4, 3), (3,), (7, 4), (7, 3), leaves="w", causes="constant factor",
-     f_vjp=True)  # fmt: skip
+@bug("w: constant factor",
+     lambda w, b, x, targets: 0.5 * jnp.mean(jnp.sum((x @ w + b - targets) ** 2, axis=1)), (4, 3),
+     (3,), (7, 4), (7, 3), f_vjp=True)  # fmt: skip
 def divided_twice(w, b, x, targets, loss_bar):
   """y_bar contains the mean's 1/N, and the weights' cotangent divides by N again."""
   y_bar = loss_bar * (x @ w + b - targets) / x.shape[0]
   return x.T @ y_bar / x.shape[0], y_bar.sum(0), y_bar @ w.T, -y_bar
 
 
-@bug(dense, (5, 4), (4, 4), (4,), leaves="x", causes="transposed")
+@bug("x: transposed", dense, (5, 4), (4, 4), (4,))
 def input_not_transposed(x, w, b, y_bar):
   """The rule has y_bar @ w in place of y_bar @ w.T; the shapes agree, since w is square."""
   return y_bar @ w, x.T @ y_bar, y_bar.sum(0)
 
 
-@bug(linear, (6, 4), (4, 4), leaves="w", causes="transposed", f_vjp=True)
+@bug("w: transposed", linear, (6, 4), (4, 4), f_vjp=True)
 def weights_transposed(x, w, y_bar):
   """The weights' cotangent is transposed; the shapes agree, since w is square."""
   return y_bar @ w.T, y_bar.T @ x
 
 
-def batched_product(a, b):
-  """Multiply N pairs of matrices."""
-  return jnp.einsum("nij,njk->nik", a, b)
-
-
-@bug(batched_product, (5, 3, 3), (5, 3, 3), leaves="a", causes="transposed")
+@bug("a: transposed", lambda a, b: jnp.einsum("nij,njk->nik", a, b), (5, 3, 3), (5, 3, 3))
 def batched_product_square(a, b, y_bar):
   """The left factor's cotangent uses the right factor untransposed in each square matrix."""
   return jnp.matmul(y_bar, b), jnp.einsum("nij,nik->njk", a, y_bar)
 
 
-def shift_rows(x, bias):
-  """Add a bias to each row."""
-  return x + bias[:, None]
-
-
-@bug(shift_rows, (4, 4), (4,), leaves="bias", causes="transposed, structure", f_vjp=True)
+@bug("bias: transposed, structure", lambda x, bias: x + bias[:, None], (4, 4), (4,), f_vjp=True)
 def row_bias_axis(x, bias, y_bar):
   """The cotangent of a bias per row is summed over the rows; N equals D here."""
   return y_bar, y_bar.sum(axis=0)
 
 
-@bug(tanh_layer, (5, 4), (4, 3), leaves="w", causes="proportional to a parameter")
+@bug("w: proportional to a parameter", tanh_layer, (5, 4), (4, 3))
 def weight_decay(x, w, y_bar):
   """The optimiser's weight decay, 1e-4 w, is added in the rule."""
   z_bar = y_bar * (1 - tanh_layer(x, w) ** 2)
   return z_bar @ w.T, x.T @ z_bar + 1e-4 * w
 
 
-def quadratic_form(x, a):
-  """Compute xᵀ A x for each example."""
-  return jnp.einsum("ni,ij,nj->n", x, a, x)
-
-
-@bug(quadratic_form, (5, 4), (4, 4), leaves="x", causes="transposed, path", f_vjp=True)
+@bug("x: transposed, path", lambda x, a: jnp.einsum("ni,ij,nj->n", x, a, x), (5, 4), (4, 4),
+     f_vjp=True)  # fmt: skip
 def bilinear_symmetric(x, a, y_bar):
   """The rule of xᵀ A x assumes a symmetric A."""
   return 2 * y_bar[:, None] * (x @ a), jnp.einsum("n,ni,nj->ij", y_bar, x, x)
@@ -149,18 +130,14 @@ def right_loop_in_float32(x, w, y_bar):
   return y_bar @ w.T, jax.lax.fori_loop(0, x.shape[0], add, zeros).astype(x.dtype)
 
 
-def per_head(x, w):
-  """Multiply each head by its own matrix."""
-  return jnp.einsum("nhi,hij->nhj", x, w)
-
-
 def per_head_forward(x, w):
   """Compute `per_head` by dot_general, with the heads as its batch."""
   y = jax.lax.dot_general(x, w, (((2,), (1,)), ((1,), (0,))))
   return y.transpose(1, 0, 2), (x, w)
 
 
-@right(per_head, (5, 2, 4), (2, 4, 3), forward=per_head_forward, f_vjp=True)
+@right(lambda x, w: jnp.einsum("nhi,hij->nhj", x, w), (5, 2, 4), (2, 4, 3),
+       forward=per_head_forward, f_vjp=True)  # fmt: skip
 def right_heads_by_dot_general(x, w, y_bar):
   """All three products are a dot_general with the heads as its batch."""
   x_bar = jax.lax.dot_general(y_bar, w, (((2,), (2,)), ((1,), (0,))))
@@ -171,12 +148,8 @@ def right_heads_by_dot_general(x, w, y_bar):
 # Convolutions.
 
 
-def convolve(x, kernel):
-  """Convolve a signal with a kernel of three."""
-  return jnp.convolve(x, kernel, mode="same")
-
-
-@bug(convolve, (8,), (3,), leaves="x", causes="permuted, other function")
+@bug("x: permuted, other function", lambda x, kernel: jnp.convolve(x, kernel, mode="same"), (8,),
+     (3,))  # fmt: skip
 def convolution_shifted(x, kernel, y_bar):
   """The input's cotangent is sliced out of the full convolution one place too far."""
   full = jnp.convolve(y_bar, kernel[::-1])
@@ -197,12 +170,8 @@ def patches(x):
   return jnp.stack([padded[i : i + x.shape[0]] for i in range(3)], axis=1)
 
 
-def correlate_forward(x, kernel):
-  """Compute `correlate` as a product of patches."""
-  return patches(x) @ kernel, (x, kernel)
-
-
-@right(correlate, (9,), (3,), forward=correlate_forward, f_vjp=True)
+@right(correlate, (9,), (3,), forward=lambda x, kernel: (patches(x) @ kernel, (x, kernel)),
+       f_vjp=True)  # fmt: skip
 def right_convolution_by_product(x, kernel, y_bar):
   """A convolution as a product of patches, whose cotangents are added back slice by slice."""
   padded_bar = jnp.zeros(x.shape[0] + 2, x.dtype)
@@ -214,30 +183,28 @@ def right_convolution_by_product(x, kernel, y_bar):
 # Embeddings.
 
 
-def embed(table, indices):
-  """Take rows of a table."""
-  return table[indices]
+EMBED = (lambda table, indices: table[indices], (5, 3), labels(9, 5))
 
 
-@bug(embed, (6, 3), integers(4, 1, 4, 0, 2), leaves="table", causes="subset of examples")
+@bug("table: subset of examples", EMBED[0], (6, 3), integers(4, 1, 4, 0, 2))
 def embedding_overwrites(table, indices, y_bar):
   """Rows of the table that are used twice keep the last cotangent instead of the sum."""
   return jnp.zeros_like(table).at[indices].set(y_bar), None
 
 
-@right(embed, (5, 3), labels(9, 5))
+@right(*EMBED)
 def right_embedding_one_hot(table, indices, y_bar):
   """The table's cotangent is a product with one-hot rows."""
   return jax.nn.one_hot(indices, table.shape[0], dtype=y_bar.dtype).T @ y_bar, None
 
 
-@right(embed, (5, 3), labels(9, 5))
+@right(*EMBED)
 def right_embedding_segments(table, indices, y_bar):
   """The table's cotangent is a segment_sum."""
   return jax.ops.segment_sum(y_bar, indices, num_segments=table.shape[0]), None
 
 
-@right(embed, (5, 3), labels(9, 5))
+@right(*EMBED)
 def right_embedding_sorted(table, indices, y_bar):
   """The rows are sorted by index before they are summed."""
   order = jnp.argsort(indices)

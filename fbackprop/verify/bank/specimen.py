@@ -3,49 +3,49 @@
 A specimen is a decorated backward rule. The decorator names the function that it differentiates,
 its arguments, and the expected findings:
 
-  @bug(dense, (5, 4), (4, 3), (3,), leaves="b", causes="constant factor")
+  @bug("b: constant factor", dense, (5, 4), (4, 3), (3,))
   def bias_mean(x, w, b, y_bar):
     return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
 
 A specimen that depends on its form (state in a closure, a rule within a rule) is a decorated
 function without arguments that returns the `Example`.
+
+The arguments are small, deterministic, with distinct dimensions except on purpose; `draw` draws
+them. A tuple is the shape of a standard normal array; any other argument is a function that returns
+the argument: `positive(3)` describes an array, and `positive(3)()` draws it. So a decorator can
+state its arguments without any computation at import.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from fbackprop.verify.bank.arguments import Wanted, draw
+from fbackprop.types import Array
 
-# The kinds of causes: the text before the colon.
+# The kinds of causes, the text before the colon. First a whole leaf's: a constant factor is a sign,
+# 2, N, 1/N (mean for sum), 1.000001; permuted are rows or columns; a subset of examples is omitted
+# or counted with another weight; "proportional to a parameter" is weight decay. Then: a path
+# through the graph that is missing, or counted k times; a derivative at a wrong point, such as the
+# output or a neighbour's residual, or of another function, such as gelu's tanh form; a
+# stop_gradient of the reference that was removed; entries cut off at a value; a result rounded to a
+# narrower dtype on the way; a cotangent that is ignored or used nonlinearly; a result that depends
+# on earlier calls; a mode (jit, vmap, scan, second order) in which alone the rule is wrong; None
+# for a float leaf; an output that isn't the function's; a straight-through rule that wasn't
+# declared.
 KINDS = (
-  "constant factor",  # A whole leaf's: a sign, 2, N, 1/N (mean for sum), 1.000001.
-  "zero",  # The whole leaf is wrongly zero.
-  "transposed",
-  "permuted",  # Rows or columns in another order.
-  "subset of examples",  # Some examples are omitted, or counted with another weight.
-  "proportional to a parameter",  # Weight decay.
-  "path",  # A path through the graph is missing, or counted k times.
-  "wrong point",  # A derivative at another value: the output, a neighbour's residual.
-  "other function",  # The derivative of another function: gelu's tanh form.
-  "stop_gradient",  # A stop_gradient of the reference was removed.
-  "clipped",  # Entries are cut off at a value.
-  "kink",
-  "precision",  # Rounded to a narrower dtype on the way.
-  "cotangent",  # Ignored, or used nonlinearly.
-  "state",  # Depends on earlier calls.
-  "mode",  # Wrong only under jit, vmap, scan, or in second order.
-  "structure",
-  "dtype",
-  "no gradient",  # None for a float leaf.
-  "raises",
-  "not finite",
-  "forward",  # The rule's output isn't the function's.
-  "semantic",  # A straight-through rule that wasn't declared.
-)
+  "constant factor", "zero", "transposed", "permuted", "subset of examples",
+  "proportional to a parameter", "path", "wrong point", "other function", "stop_gradient",
+  "clipped", "kink", "precision", "cotangent", "state", "mode", "structure", "dtype", "no gradient",
+  "raises", "not finite", "forward", "semantic",
+)  # fmt: skip
+
+Function = Callable[..., Any]
+Wanted = tuple[int, ...] | Callable[[], Any]
 
 
 class Example(NamedTuple):
@@ -58,9 +58,9 @@ class Example(NamedTuple):
     options: more keywords, such as a tie policy.
   """
 
-  f: Callable[..., Any]
+  f: Function
   args: tuple[Any, ...]
-  f_vjp: Callable[..., Any] | None = None
+  f_vjp: Function | None = None
   options: Mapping[str, Any] = {}
 
 
@@ -84,53 +84,39 @@ class Specimen(NamedTuple):
   level: str = "quick"
 
 
-Function = Callable[..., Any]
-
-
 def bug(
-  *problem: Any, causes: str, leaves: str = "", level: str = "quick", **options: Any
+  expected: str, *problem: Any, level: str = "quick", **options: Any
 ) -> Callable[[Function], Specimen]:
   """Declare a wrong rule.
 
   Args:
+    expected: the leaves that may be named first and the acceptable kinds of cause, of `KINDS`, as
+      "x, w: path, zero"; without a leaf, the kinds alone.
     problem: the function that the rule differentiates, and its arguments as `draw` takes them;
       nothing, if the decorated function returns the `Example`.
-    causes: the acceptable kinds of cause, of `KINDS`, separated by commas.
-    leaves: the leaves that may be named first, separated by commas.
     level: the lowest level of `vjp` that catches the bug.
     options: the options of `example`.
 
   Returns:
     A decorator, which returns the `Specimen`: named after the function, with "-" for "_".
   """
-
-  def declare(function: Function) -> Specimen:
-    made = right(*problem, **options)(function)
-    return made._replace(leaves=split(leaves), causes=split(causes), level=level)
-
-  return declare
-
-
-def right(*problem: Any, **options: Any) -> Callable[[Function], Specimen]:
-  """Declare a right rule, with the arguments and the result of `bug`."""
+  leaves, _, causes = expected.rpartition(": ")
+  expectations = [tuple(words.split(", ")) if words else () for words in (leaves, causes)]
 
   def declare(function: Function) -> Specimen:
     @functools.wraps(function)
     def make() -> Example:
       if not problem:
-        made: Example = function()
-        return made
-      reference, *arguments = problem
-      return example(reference, function, *arguments, **options)
+        return function()
+      return example(problem[0], function, *problem[1:], **options)
 
-    return Specimen(function.__name__.replace("_", "-"), make)
+    return Specimen(function.__name__.replace("_", "-"), make, *expectations, level)
 
   return declare
 
 
-def split(words: str) -> tuple[str, ...]:
-  """Split at commas."""
-  return tuple(words.split(", ")) if words else ()
+# Declares a right rule; its arguments are the others of `bug`.
+right = functools.partial(bug, "")
 
 
 def example(
@@ -140,6 +126,7 @@ def example(
   f_vjp: bool = False,
   forward: Function | None = None,
   dtype: Any = jnp.float32,
+  state: Callable[[], Any] | None = None,
   **options: Any,
 ) -> Example:
   """Combine a rule with the function that it differentiates.
@@ -153,24 +140,89 @@ def example(
     forward: `forward(*args) -> (y, residuals)`, `residuals` a tuple; by default it calls the
       reference and keeps all arguments.
     dtype: the dtype of the arguments that are given by their shape.
+    state: makes a state, which the rule gets before the residuals and keeps from call to call.
     options: the options of the `Example`.
   """
-
-  def keep_arguments(*args):
-    return reference(*args), args
-
-  forward = forward or keep_arguments
+  forward = forward or (lambda *args: (reference(*args), args))
+  rule = functools.partial(rule, state()) if state else rule
 
   def with_pullback(*args):
     y, residuals = forward(*args)
     return y, functools.partial(rule, *residuals)
 
-  def backward(residuals, y_bar):
-    return rule(*residuals, y_bar)
-
   args = draw(*arguments, dtype=dtype)
   if f_vjp:
     return Example(reference, args, with_pullback, options)
   f = jax.custom_vjp(reference)
-  f.defvjp(forward, backward)
+  f.defvjp(forward, lambda residuals, y_bar: rule(*residuals, y_bar))
   return Example(f, args, None, options)
+
+
+# The arguments.
+
+
+def draw(*wanted: Wanted, seed: int = 0, dtype: Any = jnp.float32) -> tuple[Any, ...]:
+  """Draw the arguments; those given by shape share one generator."""
+  generator = np.random.default_rng(seed)
+  return tuple(a() if callable(a) else jnp.asarray(generator.normal(size=a), dtype) for a in wanted)
+
+
+def described(function: Function) -> Callable[..., Callable[[], Any]]:
+  """Make a call of the function describe its result instead of computing it."""
+  return functools.wraps(function)(functools.partial(functools.partial, function))
+
+
+@described
+def normal(*shape: int, seed: int, times: float = 1) -> Array:
+  """Draw a standard normal array from a seed of its own, and scale it."""
+  return times * jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+@described
+def normal_with_zeros(*shape: int) -> Array:
+  """Draw a standard normal array with an exact zero in every third entry."""
+  return draw(shape)[0].ravel().at[::3].set(0).reshape(shape)
+
+
+@described
+def positive(*shape: int, seed: int = 0) -> Array:
+  """Draw numbers between 0.5 and 2."""
+  return jnp.asarray(np.random.default_rng(seed).uniform(0.5, 2, size=shape), jnp.float32)
+
+
+@described
+def labels(n: int, classes: int) -> Array:
+  """Draw labels [N] from 0 to C - 1."""
+  return jnp.asarray(np.random.default_rng(0).integers(classes, size=n), jnp.int32)
+
+
+@described
+def integers(*values: int) -> Array:
+  """Return these integers."""
+  return jnp.asarray(values)
+
+
+@described
+def probabilities(n: int, classes: int, seed: int = 0) -> Array:
+  """Draw positive rows [N, C] that sum to one."""
+  rows = np.random.default_rng(seed).uniform(0.1, 1, size=(n, classes))
+  return jnp.asarray(rows / rows.sum(1, keepdims=True), jnp.float32)
+
+
+@described
+def mlp_params(*sizes: int) -> tuple[dict[str, Array], ...]:
+  """Draw the parameters of an MLP: a dictionary of w and b for each layer."""
+  generator = np.random.default_rng(0)
+  return tuple(
+    {
+      "b": jnp.asarray(generator.normal(size=d_out) / 4, jnp.float32),
+      "w": jnp.asarray(generator.normal(size=(d_in, d_out)) / np.sqrt(d_in), jnp.float32),
+    }
+    for d_in, d_out in itertools.pairwise(sizes)
+  )
+
+
+@described
+def one_layer(d_in: int, d_out: int) -> dict[str, Array]:
+  """Draw the parameters of one layer."""
+  return mlp_params(d_in, d_out)()[0]
