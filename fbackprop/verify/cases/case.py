@@ -11,6 +11,7 @@ CLASSES = 4
 """Outputs of the networks and inputs of the losses, so that any two of them make a model."""
 
 Primals = tuple[Any, ...]
+Kinks = Callable[[Any], list[Primals]]
 Generator = np.random.Generator
 
 
@@ -41,12 +42,17 @@ class Case(NamedTuple):
   make: Callable[[Any], Any]
   primals: Callable[[Generator, int, Any], Primals]
   reference: Callable[..., Array]
-  kinks: Callable[[Any], list[Primals]] | None = None
+  kinks: Kinks | None = None
   reads_own_params: bool = False
   constants: Callable[..., Primals] | None = None
   slow: bool = False
   title: str = ""
   targets: str = ""
+
+
+def points(*arrays: Any) -> Kinks:
+  """Return the function that builds one list of arguments of a dtype."""
+  return lambda dtype: [tuple(np.array(values, dtype) for values in arrays)]
 
 
 def always(unit: Any, dtype: Any) -> Any:

@@ -14,24 +14,14 @@ from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.networks import mlp
 from fbackprop.repetition import remat, repeat
 from fbackprop.types import Array, Layer
+from fbackprop.verify.cases import layers
 from fbackprop.verify.cases.case import CLASSES, Case, Primals
-from fbackprop.verify.cases.layers import (
-  ACTIVATIONS,
-  RATE,
-  Reference,
-  affine,
-  drawn_row,
-  dropped,
-  layer_normed,
-  layer_row,
-  mask_of,
-  rms_normed,
-)
+from fbackprop.verify.cases.layers import affine, drawn_row, dropped, layer_normed, layer_row
 
-REFERENCES = {row.title: row.reference for row in ACTIVATIONS}
+REFERENCES = {row.title: row.reference for row in layers.ACTIVATIONS}
 
 
-def chain_of(*references: Reference) -> Reference:
+def chain_of(*references: layers.Reference) -> layers.Reference:
   """Return the reference of a chain, given the references of its layers."""
 
   def reference(params: Any, x: Array) -> Array:
@@ -58,10 +48,6 @@ def make_nested(dtype: Any) -> Layer:
   return serial(make_chain(dtype), gelu, dense(2, CLASSES, dtype=dtype))
 
 
-def make_empty(dtype: Any) -> Layer:
-  return serial()
-
-
 chain = chain_of(affine, REFERENCES["tanh"], affine)
 nested = chain_of(chain, REFERENCES["gelu"], affine)
 
@@ -70,10 +56,6 @@ nested = chain_of(chain, REFERENCES["gelu"], affine)
 
 def make_skip(dtype: Any) -> Layer:
   return skip(serial(dense(3, 5, dtype=dtype), tanh, dense(5, 3, dtype=dtype)))
-
-
-def skipped(params: Any, x: Array) -> Array:
-  return x + chain(params, x)
 
 
 def make_repeat(dtype: Any) -> Layer:
@@ -104,14 +86,10 @@ def repeated_skip(params: Any, x: Array) -> Array:
   return x
 
 
-def make_remat(dtype: Any) -> Layer:
-  return remat(make_nested(dtype))
-
-
 def make_noisy(dtype: Any) -> Layer:
   """Build dropout in a remat in a repeat, and another dropout in the chain around it."""
-  block = serial(tanh, dropout(RATE), dense(3, 3, dtype=dtype))
-  return serial(dropout(RATE), repeat(remat(block), 2), dense(3, 2, dtype=dtype))
+  block = serial(tanh, dropout(layers.RATE), dense(3, 3, dtype=dtype))
+  return serial(dropout(layers.RATE), repeat(remat(block), 2), dense(3, 2, dtype=dtype))
 
 
 def masks_of(shape: tuple[int, ...], key: Array) -> Primals:
@@ -120,11 +98,7 @@ def masks_of(shape: tuple[int, ...], key: Array) -> Primals:
   A chain derives keys by counting its random parts; a repeat splits its key.
   """
   keys = jax.random.split(jax.random.fold_in(key, 1), 2)
-  return tuple(mask_of(jax.random.fold_in(k, 0), shape) for k in (key, *keys))
-
-
-def noisy_masks(params: Any, x: Array, key: Array) -> Primals:
-  return masks_of(x.shape, key)
+  return tuple(layers.mask_of(jax.random.fold_in(k, 0), shape) for k in (key, *keys))
 
 
 def noisy(params: Any, x: Array, first: Array, *inner: Array) -> Array:
@@ -139,42 +113,43 @@ def noisy(params: Any, x: Array, first: Array, *inner: Array) -> Array:
 COMPOSITIONS = (
   layer_row("chain", make_chain, 3, chain),
   layer_row("chain_nested", make_nested, 3, nested, rest=True, title="serial"),
-  layer_row("chain_empty", make_empty, 3, chain_of()),
-  layer_row("skip", make_skip, 3, skipped, title="skip"),
+  layer_row("chain_empty", lambda dtype: serial(), 3, chain_of()),
+  layer_row("skip", make_skip, 3, lambda params, x: x + chain(params, x), title="skip"),
   layer_row("repeat", make_repeat, 3, repeated, reads_own_params=True, title="repeat"),
   layer_row(
     "repeat_skip", make_repeat_of_skip, 3, repeated_skip, reads_own_params=True, slow=True
   ),
-  layer_row("remat", make_remat, 3, nested, reads_own_params=True, title="remat"),
-  drawn_row("noisy", make_noisy, 3, noisy, noisy_masks, reads_own_params=True, slow=True),
+  layer_row(
+    "remat", lambda dtype: remat(make_nested(dtype)), 3, nested, reads_own_params=True,
+    title="remat",
+  ),
+  drawn_row(
+    "noisy", make_noisy, 3, noisy, lambda params, x, key: masks_of(x.shape, key),
+    reads_own_params=True, slow=True,
+  ),
 )  # fmt: skip
 
 # --- Multilayer perceptrons -----------------------------------------------------------------------
 
 
-def make_mlp(dtype: Any, sizes: tuple[int, ...], **options: Any) -> Layer:
-  return mlp(sizes, dtype=dtype, **options)
-
-
 def mlp_row(
-  name: str,
-  sizes: tuple[int, ...],
-  activation: Layer,
-  last: Layer | None = None,
-  rest: bool = False,
-  title: str = "",
-  **options: Any,
+  name: str, sizes: tuple[int, ...], activation: Layer, last: Layer | None = None, **fields: Any
 ) -> Case:
-  """Return the row of a multilayer perceptron with hidden blocks of dense and activation."""
+  """Return the row of a multilayer perceptron with hidden blocks of dense and activation.
+
+  `fields` are those of `layer_row`, and whether there is a `bias`.
+  """
   hidden = (affine, REFERENCES[activation.name]) * (len(sizes) - 2)
   reference = chain_of(*hidden, affine, *([REFERENCES[last.name]] if last else []))
-  options = {**options, "activation": activation, "output_activation": last}
-  make = partial(make_mlp, sizes=sizes, **options)
-  return layer_row(name, make, sizes[0], reference, rest, title=title)
+  make = partial(mlp, sizes, activation, output_activation=last, bias=fields.pop("bias", True))
+  return layer_row(name, lambda dtype: make(dtype=dtype), sizes[0], reference, **fields)
 
 
-def make_deep(dtype: Any, **options: Any) -> Layer:
-  return mlp([3, 4, 4, 4, CLASSES], tanh, normalization=rms_norm, dtype=dtype, **options)
+WIDTHS = (3, 4, 4, 4, CLASSES)
+
+
+def make_deep(dtype: Any) -> Layer:
+  return mlp(WIDTHS, tanh, normalization=rms_norm, repeat_hidden=True, dtype=dtype)
 
 
 def deep(params: Any, x: Array) -> Array:
@@ -182,17 +157,13 @@ def deep(params: Any, x: Array) -> Array:
   x = affine(into, x)
   for i in range(2):
     block_norm, _, own = copy_of(blocks, i)
-    x = affine(own, jnp.tanh(rms_normed(block_norm, x)))
-  return affine(last, jnp.tanh(rms_normed(norm, x)))
+    x = affine(own, jnp.tanh(layers.rms_normed(block_norm, x)))
+  return affine(last, jnp.tanh(layers.rms_normed(norm, x)))
 
 
 def make_everything(dtype: Any) -> Layer:
-  options = {"dropout": RATE, "skip": True, "repeat_hidden": True, "dtype": dtype}
-  return mlp([3, 4, 4, 4, CLASSES], silu, normalization=layer_norm, **options)
-
-
-def everything_masks(params: Any, x: Array, key: Array) -> Primals:
-  return masks_of((len(x), 4), key)
+  options = {"dropout": layers.RATE, "skip": True, "repeat_hidden": True, "dtype": dtype}
+  return mlp(WIDTHS, silu, normalization=layer_norm, **options)
 
 
 def everything(params: Any, x: Array, first: Array, *inner: Array) -> Array:
@@ -215,11 +186,11 @@ MLPS = (
   mlp_row("mlp_output_activation", (3, 5, CLASSES), tanh, sigmoid),
   mlp_row("mlp_no_bias", (3, 6, CLASSES), silu, bias=False, title="mlp, no bias"),
   layer_row(
-    "mlp_deep", partial(make_deep, repeat_hidden=True), 3, deep, reads_own_params=True, slow=True,
-    title="mlp, rms_norm, repeat",
+    "mlp_deep", make_deep, 3, deep, reads_own_params=True, slow=True, title="mlp, rms_norm, repeat"
   ),
   drawn_row(
-    "mlp_everything", make_everything, 3, everything, everything_masks, reads_own_params=True,
-    slow=True, title="mlp, everything",
+    "mlp_everything", make_everything, 3, everything,
+    lambda params, x, key: masks_of((len(x), 4), key), reads_own_params=True, slow=True,
+    title="mlp, everything",
   ),
 )  # fmt: skip

@@ -14,10 +14,9 @@ from fbackprop.layers.dropout import dropout
 from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.types import Array, Layer
 from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, always
-from fbackprop.verify.cases.gates import GATES
+from fbackprop.verify.cases.gates import GATES, Reference
 
 Make = Callable[[Any], Layer]
-Reference = Callable[..., Array]
 
 
 def params_and_x(rng: Generator, n: int, dtype: Any, make: Make, d_in: int) -> Primals:
@@ -56,21 +55,22 @@ def without_params(function: Reference, params: Any, x: Array) -> Array:
   return function(x)
 
 
-def activation_rows() -> list[Case]:
-  """Return a row for each activation layer, in alphabetical order.
+# The fast suite tests only these, since the rows of the gates test the same rules.
+FAST = ("relu", "softmax")
 
-  The fast suite tests only relu, since the rows of the gates test the same rules.
-  """
+
+def activation_rows() -> list[Case]:
+  """Return a row for each activation layer, in alphabetical order."""
   references = {case.make(None).name: case.reference for case in GATES}
   references[activations.softmax.name] = jax.nn.softmax
   layers = {u.name: u for u in vars(activations).values() if isinstance(u, Layer)}
-  rows = []
-  for name, layer in sorted(layers.items()):
-    is_slow = name not in ("relu", "softmax")
-    reference = partial(without_params, references[name])
-    make: Make = partial(always, layer)
-    rows.append(layer_row(name, make, 3, reference, rest=not is_slow, slow=is_slow, title=name))
-  return rows
+  return [
+    layer_row(
+      name, partial(always, layer), 3, partial(without_params, references[name]),
+      rest=name in FAST, slow=name not in FAST, title=name,
+    )
+    for name, layer in sorted(layers.items())
+  ]  # fmt: skip
 
 
 # --- Dense ----------------------------------------------------------------------------------------
@@ -129,10 +129,6 @@ def dropped(params: Any, x: Array, mask: Array) -> Array:
   return jnp.where(mask, x / (1 - RATE), 0.0)
 
 
-def one_mask(params: Any, x: Array, key: Array) -> Primals:
-  return (mask_of(key, x.shape),)
-
-
 def with_key(rng: Generator, n: int, dtype: Any, make: Make, d_in: int) -> Primals:
   params, x = params_and_x(rng, n, dtype, make, d_in)
   return params, x, jax.random.key(int(rng.integers(2**31)))
@@ -153,5 +149,8 @@ LAYERS = (
   norm_row("layer_norm", layer_norm, layer_normed, title="layer_norm"),
   norm_row("layer_norm_eps", layer_norm, layer_normed, eps=0.5, slow=True),
   norm_row("rms_norm", rms_norm, rms_normed, title="rms_norm"),
-  drawn_row("dropout", partial(always, dropout(RATE)), 3, dropped, one_mask, title="dropout"),
-)
+  drawn_row(
+    "dropout", partial(always, dropout(RATE)), 3, dropped,
+    lambda params, x, key: (mask_of(key, x.shape),), title="dropout",
+  ),
+)  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from fbackprop import losses
 from fbackprop.losses import squared_error
 from fbackprop.types import Array, Loss
-from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, always
+from fbackprop.verify.cases.case import CLASSES, Case, Generator, Kinks, Primals, always, points
 
 # --- Targets --------------------------------------------------------------------------------------
 
@@ -65,13 +65,7 @@ def at_equal_outputs(dtype: Any, targets: Callable[..., Any]) -> list[Primals]:
   return [(np.zeros((2, CLASSES), dtype), targets(np.random.default_rng(0), 2, dtype))]
 
 
-def where_huber_bends(dtype: Any, delta: float) -> list[Primals]:
-  """Return errors of 0 and ±δ, where the square meets the line, and one beyond."""
-  return [(np.array([[0, delta, -delta, 2]], dtype), np.zeros((1, CLASSES), dtype))]
-
-
-def where_log_cosh_branches(dtype: Any) -> list[Primals]:
-  return [(np.array([[0, 1, -1, 20]], dtype), np.zeros((1, CLASSES), dtype))]
+NO_TARGETS = np.zeros((1, CLASSES))
 
 
 def where_the_hinge_bends(dtype: Any) -> list[Primals]:
@@ -149,43 +143,42 @@ def loss_row(
   loss: Loss,
   targets: str,
   reference: Callable[..., Array],
-  kinks: Callable[[Any], list[Primals]] | None = None,
-  **fields: Any,
+  kinks: Kinks | None = None,
+  title: str | None = None,
+  slow: bool = False,
 ) -> Case:
   """Return the row of a loss.
 
-  `targets` is the kind of its targets; `kinks` is by default the point of tied outputs.
+  `targets` is the kind of its targets; `kinks` is by default the point of tied outputs, and `title`
+  is the name.
   """
   draw = TARGETS[targets]
-  kinks = partial(at_equal_outputs, targets=draw) if kinks is None else kinks
-  primals = partial(outputs_and, targets=draw)
-  row = Case(name, partial(always, loss), primals, reference, kinks, targets=targets)
-  return row._replace(**fields)
+  return Case(
+    name, partial(always, loss), partial(outputs_and, targets=draw), reference,
+    kinks or partial(at_equal_outputs, targets=draw), slow=slow, targets=targets,
+    title=name if title is None else title,
+  )  # fmt: skip
 
 
 def huber_row(name: str, loss: Loss, delta: float, **fields: Any) -> Case:
-  reference, kinks = partial(huber, delta=delta), partial(where_huber_bends, delta=delta)
-  return loss_row(name, loss, "values", reference, kinks, **fields)
+  """Return the row of a Huber loss; its kinks are errors of 0 and ±δ, where square meets line."""
+  kinks = points([[0, delta, -delta, 2]], NO_TARGETS)
+  return loss_row(name, loss, "values", partial(huber, delta=delta), kinks, **fields)
 
 
 _ce = "softmax_cross_entropy"
 LOSSES = (
-  loss_row("squared_error", squared_error, "values", half_squares, title="squared_error"),
+  loss_row("squared_error", squared_error, "values", half_squares),
   huber_row("huber_1", losses.huber, 1.0, title="huber", slow=True),
   huber_row("huber", losses.huber_with(0.5), 0.5, title="huber_with"),
   loss_row(
-    "log_cosh", losses.log_cosh, "values", log_of_cosh, where_log_cosh_branches, title="log_cosh"
+    "log_cosh", losses.log_cosh, "values", log_of_cosh, points([[0, 1, -1, 20]], NO_TARGETS)
   ),
-  loss_row("poisson_nll", losses.poisson_nll, "counts", poisson, title="poisson_nll"),
-  loss_row(
-    "hinge", losses.hinge, "labels", margin_to_the_best_rival, where_the_hinge_bends, title="hinge"
-  ),
-  loss_row(
-    "sigmoid_cross_entropy", losses.sigmoid_cross_entropy, "shares", binary_cross_entropy,
-    title="sigmoid_cross_entropy",
-  ),
+  loss_row("poisson_nll", losses.poisson_nll, "counts", poisson),
+  loss_row("hinge", losses.hinge, "labels", margin_to_the_best_rival, where_the_hinge_bends),
+  loss_row("sigmoid_cross_entropy", losses.sigmoid_cross_entropy, "shares", binary_cross_entropy),
   loss_row(f"{_ce}_labels", losses.softmax_cross_entropy, "labels", cross_entropy, title=_ce),
-  loss_row(f"{_ce}_one_hot", losses.softmax_cross_entropy, "one_hot", cross_entropy),
+  loss_row(f"{_ce}_one_hot", losses.softmax_cross_entropy, "one_hot", cross_entropy, title=""),
   loss_row(
     f"{_ce}_rows", losses.softmax_cross_entropy, "shares", cross_entropy, title=f"{_ce}, rows"
   ),
@@ -193,5 +186,5 @@ LOSSES = (
     f"{_ce}_options", losses.softmax_cross_entropy_with(**OPTIONS), "labels_with_gaps",
     cross_entropy_with_options, title=f"{_ce}_with",
   ),
-  loss_row("combine", TWO_COSTS, "labels_and_values", two_costs, title="combine"),
+  loss_row("combine", TWO_COSTS, "labels_and_values", two_costs),
 )  # fmt: skip
