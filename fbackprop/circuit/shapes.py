@@ -45,28 +45,6 @@ class Curve(NamedTuple):
   end: float
 
 
-class Pill(NamedTuple):
-  """A gate: a circle, or a rounded rectangle around a long symbol, with the center x, y."""
-
-  x: float
-  y: float
-  width: float
-
-
-class Dot(NamedTuple):
-  """A fork of a wire."""
-
-  x: float
-  y: float
-
-
-class Arrow(NamedTuple):
-  """The tip of an output's wire."""
-
-  x: float
-  y: float
-
-
 class Text(NamedTuple):
   """A line of text that starts at (x, y) on its baseline."""
 
@@ -81,14 +59,23 @@ class Text(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """The size of the paper, and the shapes in drawing order."""
+  """The size of the paper, and the shapes in drawing order.
+
+  Attributes:
+    width, height: the size.
+    curves: the wires.
+    dots: the forks of wires, (x, y).
+    arrows: the tips of the outputs' wires, (x, y).
+    pills: the gates, (x, y, width), centered: circles, or rounded rectangles around long symbols.
+    texts: the texts.
+  """
 
   width: float
   height: float
   curves: list[Curve]
-  dots: list[Dot]
-  arrows: list[Arrow]
-  pills: list[Pill]
+  dots: list[tuple[float, float]]
+  arrows: list[tuple[float, float]]
+  pills: list[tuple[float, float, float]]
   texts: list[Text]
 
 

@@ -4,22 +4,9 @@ import zlib
 from itertools import groupby
 from xml.sax.saxutils import escape
 
-from fbackprop.circuit.drawing import compose
-from fbackprop.circuit.graph import GateGraph
-from fbackprop.circuit.labels import Labels, NumberLabels
+from fbackprop.circuit.drawing import Labels, compose
 from fbackprop.circuit.notation import printable
-from fbackprop.circuit.shapes import (
-  DOT,
-  GATE,
-  INK,
-  PAPER,
-  RADIUS,
-  STROKE,
-  WIRE,
-  Curve,
-  Picture,
-  Text,
-)
+from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Curve, Text
 from fbackprop.circuit.solver import Solution
 
 FONTS = "DejaVu Sans Mono, Menlo, Consolas, Liberation Mono, monospace"
@@ -40,22 +27,13 @@ def to_svg(solution: Solution, *, digits: int | str = 4, title: str | None = Non
     TypeError: `digits` or `title` is of another type.
     ValueError: `digits` is out of range or isn't a format, or a wire is too long to be drawn.
   """
-  return draw_svg(NumberLabels(solution, digits), title)
-
-
-def graph_to_svg(circuit: GateGraph) -> str:
-  """Draw an unsolved circuit as an SVG file, with names and symbols alone."""
-  return draw_svg(Labels(circuit))
+  return draw_svg(Labels(solution.circuit, solution, digits), title)
 
 
 def draw_svg(labels: Labels, title: str | None = None) -> str:
-  """Draw a circuit with its labels."""
-  name = printable(title or labels.title)
-  return write_svg(compose(labels, title), name, labels.description)
-
-
-def write_svg(picture: Picture, name: str, description: str) -> str:
-  """Write a picture with its accessible name and description."""
+  """Draw a circuit, solved or not, with its labels."""
+  name, description = printable(title or labels.title()), labels.description()
+  picture = compose(labels, title)
   # Several pictures on one page must not share an id.
   label = f"circuit-{zlib.crc32((name + description).encode()):08x}"
   width, height = shorten(picture.width), shorten(picture.height)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from fbackprop.circuit import Node, Trace, build, parse
+from fbackprop.circuit.drawing import sum_lines
 from fbackprop.circuit.graph import GATES, fan_out
-from fbackprop.circuit.labels import sum_lines
 from fbackprop.circuit.notation import MINUS, format_number
 from fbackprop.circuit.png import to_png
 from fbackprop.circuit.shapes import (
