@@ -13,7 +13,7 @@ from fbackprop.circuit.graph import GateGraph, fan_out
 from fbackprop.circuit.layout.columns import Extent, Item
 from fbackprop.circuit.layout.placement import BETWEEN, Layout, place
 from fbackprop.circuit.notation import MINUS, format_number, printable
-from fbackprop.circuit.shapes import RADIUS, Text, width_of
+from fbackprop.circuit.shapes import RADIUS, Piece, Text, width_of
 from fbackprop.circuit.solver import Solution
 
 MARGIN = 16.0
@@ -38,11 +38,6 @@ class Labels:
     self.nodes = {node.name: node for node in circuit.nodes}
     self.leaving = fan_out(circuit)
     self.outputs = dict(circuit.outputs)
-    self.share = {
-      wire: share
-      for name, wires in self.leaving.items()
-      for wire, share in zip(wires, solution.contributions[name] if solution else (), strict=False)
-    }
 
   def show(self, value: float) -> str:
     return format_number(value, self.digits, MINUS)
@@ -96,10 +91,9 @@ class Labels:
 
   def leads_out(self, item: Item) -> bool:
     """Return whether the item's wire is an output's, which ends here."""
-    if item.wire is not None:
-      return item.wire.target is None
-    is_only_wire = len(self.leaving[item.name]) == 1
-    return item.kind == "node" and item.name in self.outputs and is_only_wire
+    wires = self.leaving[item.name]
+    is_shown = item.kind == "label" or (item.kind == "node" and len(wires) == 1)
+    return is_shown and wires[item.branch].target is None
 
   def texts(self, item: Item) -> list[Text]:
     """Return the texts of an item whose anchor is (0, 0)."""
@@ -118,7 +112,9 @@ class Labels:
       texts.append(Text(-BEFORE - width_of(name, style), 0.3 * style.size, name, style))
     if self.solution is None:
       return texts
-    lines = [self.show(self.share[item.wire])] if item.wire else self.gradient(item.name)
+    lines = self.gradient(item.name)
+    if item.kind == "label":
+      lines = [self.show(self.solution.contributions[item.name][item.branch])]
     value = self.show(self.solution.values[item.name])
     texts.append(Text(BESIDE, -ABOVE, value, shapes.VALUE))
     for i, line in enumerate(lines):
@@ -196,38 +192,47 @@ def compose(labels: Labels, title: str | None = None) -> shapes.Picture:
   widest = max(width_of(*line) for line in [(heading, shapes.HEADING), *foot])
   width = max(layout.spans[-1][1], MARGIN + widest) + MARGIN
   height = layout.bottom + MARGIN + (BETWEEN + LINE * len(foot) if foot else 0)
-  picture = shapes.Picture(width, height, [], [], [], [], [])
-  for i, line in enumerate(foot, 1):
-    picture.texts.append(Text(MARGIN, layout.bottom + BETWEEN + LINE * i, *line))
+  texts = [
+    Text(MARGIN, layout.bottom + BETWEEN + LINE * i, *line) for i, line in enumerate(foot, 1)
+  ]
   if heading:
     baseline = MARGIN + shapes.ASCENT * shapes.HEADING.size
-    picture.texts.append(Text(MARGIN, baseline, heading, shapes.HEADING))
-  draw_wires(picture, layout, labels)
+    texts.append(Text(MARGIN, baseline, heading, shapes.HEADING))
+  gates = []
   for item, x, y in zip(layout.columns.items, layout.x, layout.y, strict=True):
     if half := labels.half(item):
-      picture.pills.append((x - half, y, 2 * half))
-    picture.texts.extend(text._replace(x=x + text.x, y=y + text.y) for text in labels.texts(item))
-  return picture
+      gates.append(shapes.pill(x - half, y, half, RADIUS))
+    texts += [text._replace(x=x + text.x, y=y + text.y) for text in labels.texts(item)]
+  wires, ends = draw_wires(layout, labels)
+  outlines = [
+    ("none", shapes.WIRE, wires), (shapes.WIRE, "none", ends), (shapes.GATE, shapes.INK, gates)
+  ]  # fmt: skip
+  return shapes.Picture(width, height, outlines, texts)
 
 
-def draw_wires(picture: shapes.Picture, layout: Layout, labels: Labels) -> None:
-  """Draw each link as a curve through its gap, and each item's wire, level through its column."""
+def draw_wires(layout: Layout, labels: Labels) -> tuple[list[Piece], list[Piece]]:
+  """Draw each link as a curve through its gap, and each item's wire, level through its column.
+
+  Returns:
+    `(wires, ends)`: the lines, and the dots of forks and tips of outputs.
+  """
   items, (_, leaving) = layout.columns.items, layout.columns.ends()
-  for link, arrival in layout.arrivals.items():
-    target = items[link.right]
-    end = left = layout.spans[target.column][0]
+  wires, dots, tips = [], [], []
+  for link, y_ in layout.arrivals.items():
+    target, y = items[link.right], layout.y[link.left]
+    x, x_ = layout.spans[items[link.left].column][1], layout.spans[target.column][0]
+    end, middle = x_, (x + x_) / 2
     if half := labels.half(target):  # On to the circle, at the height of the port.
-      off = arrival - layout.y[link.right]
+      off = y_ - layout.y[link.right]
       end = layout.x[link.right] - 2 * half + RADIUS - sqrt(RADIUS**2 - off**2)
-    right = layout.spans[items[link.left].column][1]
-    picture.curves.append(shapes.Curve(right, layout.y[link.left], left, arrival, end))
+    wires.append(Piece("MC  L", [(x, y), (middle, y), (middle, y_), (x_, y_), (end, y_)]))
   for item, x, y, links in zip(items, layout.x, layout.y, leaving, strict=True):
     left, right = layout.spans[item.column]
-    start = x if item.kind == "node" else left
-    leads_out = labels.leads_out(item)
-    end = right - shapes.TIP / 2 if leads_out else right
-    picture.curves.append(shapes.Curve(start, y, end, y, end))
-    if leads_out:
-      picture.arrows.append((right, y))
+    start, end = x if item.kind == "node" else left, right
+    if labels.leads_out(item):
+      end -= shapes.TIP / 2
+      tips.append(Piece("MLL", [(right, y), (right - 9, y - 4.5), (right - 9, y + 4.5)]))
     if len(links) > 1:
-      picture.dots.append((right, y))
+      dots.append(shapes.pill(right, y, shapes.DOT, shapes.DOT))
+    wires.append(Piece("ML", [(start, y), (end, y)]))
+  return wires, dots + tips

@@ -6,7 +6,7 @@ and `_circuit` adds the public classes with their convenience methods.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -75,14 +75,10 @@ class GateGraph:
     """The names of the inputs, in order of appearance."""
     return tuple(node.name for node in self.nodes if node.op == "input")
 
-  @cached_property
+  @property
   def gate_of(self) -> dict[str, Gate]:
     """The gate of each op."""
-    return {**GATES, **dict(self.gates)}
-
-  def __getstate__(self) -> dict[str, Any]:
-    """Return the fields for pickle without cached properties, since `gate_of` holds closures."""
-    return {field.name: getattr(self, field.name) for field in fields(self)}
+    return GATES | dict(self.gates)
 
 
 def fan_out(graph: GateGraph) -> dict[str, list[Wire]]:
@@ -161,20 +157,25 @@ def check_node(node: Node, known: Mapping[str, Gate]) -> None:
     raise CircuitError(f"circuit: {name!r} has the unknown op {op!r}; {hint(op, known)}")
   if value is not None:
     raise CircuitError(f"circuit: {name!r} is a gate, whose value is computed; give it none")
-  check_arity(f"circuit: {name!r}: ", op, known[op], len(inputs))
+  if problem := arity_problem(op, known[op], len(inputs)):
+    raise CircuitError(f"circuit: {name!r}: {problem}")
 
 
-def check_arity(where: str, op: str, gate: Gate, count: int) -> None:
-  """Raise for a number of inputs that the gate doesn't take."""
-  if count < 1 if gate.arity is None else count != gate.arity:
-    wanted = "at least 1 input" if gate.arity is None else f"{gate.arity} input"
-    raise CircuitError(f"{where}gate {op} takes {wanted}{'s' * (gate.arity == 2)}, got {count}")
+def arity_problem(op: str, gate: Gate, count: int) -> str | None:
+  """Describe a number of inputs that the gate doesn't take."""
+  if gate.arity is None:
+    return None if count else f"gate {op} takes at least 1 input, got 0"
+  wanted = f"{gate.arity} input{'s' * (gate.arity == 2)}"
+  return None if count == gate.arity else f"gate {op} takes {wanted}, got {count}"
+
+
+def is_number(value: object) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def check_value(name: str, value: Any) -> None:
   """Raise for anything but a finite number."""
-  is_number = isinstance(value, int | float) and not isinstance(value, bool)
-  check_type(is_number, name, "a number", value)
+  check_type(is_number(value), name, "a number", value)
   # An integer may exceed every float, and have more digits than Python converts to text.
   if not -FLOAT_MAX <= value <= FLOAT_MAX:
     got = "an integer too large for float64" if isinstance(value, int) else value

@@ -77,6 +77,11 @@ def factor(text: str) -> str:
   return f"({text})" if text.startswith("-") else text.removeprefix("+")
 
 
+def listed(texts: Sequence[str]) -> str:
+  """List texts with commas, abbreviated."""
+  return ", ".join(abbreviate(texts))
+
+
 def abbreviate(texts: Sequence[str]) -> list[str]:
   """Return the texts; of more than eight, only the first six and the last."""
   return [*texts] if len(texts) <= 8 else [*texts[:6], "...", texts[-1]]
@@ -94,7 +99,7 @@ def expression(op: str, operands: Sequence[str]) -> str:
     return " · ".join(map(factor, shown))
   if op in OPERATORS:
     return OPERATORS[op].format(a=factor(shown[0]), b=factor(shown[-1]))
-  return f"{op}({', '.join(shown)})"
+  return f"{op}({listed(operands)})"
 
 
 def derivative(gate: Gate, operands: Sequence[str], y: str, i: int) -> str:
@@ -125,14 +130,6 @@ def printable(text: str) -> str:
   return "".join(kept)
 
 
-def operand_names(circuit: GateGraph, digits: int | str) -> dict[str, str]:
-  """Return the text of each node as an operand: its name, or the number of a constant."""
-  return {
-    node.name: node.name if node.op != "constant" else format_number(node.value or 0.0, digits)
-    for node in circuit.nodes
-  }
-
-
 def output_name(solution: Solution) -> str:
   """Return the name of the differentiated value: the output's, or J for a weighted sum."""
   outputs = solution.circuit.outputs
@@ -147,11 +144,6 @@ def output_name(solution: Solution) -> str:
 def summary(circuit: GateGraph) -> str:
   """Describe a circuit in one line: "Circuit(f of x, y, z: 3 gates)"."""
   gates = sum(bool(node.inputs) for node in circuit.nodes)
-  names = ", ".join(abbreviate(circuit.inputs)) or "constants"
-  outputs = ", ".join(abbreviate([name for name, _ in circuit.outputs]))
+  outputs = listed([name for name, _ in circuit.outputs])
+  names = listed(circuit.inputs) or "constants"
   return f"Circuit({outputs} of {names}: {gates} gate{'s' * (gates != 1)})"
-
-
-def global_gradient(root: str, name: str) -> str:
-  """Format the global gradient of the value by a node: "df/dx"."""
-  return f"d{root}/d{name}"

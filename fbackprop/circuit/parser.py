@@ -12,11 +12,11 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from typing import NoReturn
+from typing import Any
 
 from fbackprop.checks import FLOAT_MAX
 from fbackprop.circuit._circuit import Circuit, build
-from fbackprop.circuit.graph import GATES, CircuitError, Node, check_arity
+from fbackprop.circuit.graph import GATES, CircuitError, Node, arity_problem
 from fbackprop.circuit.source import Source
 from fbackprop.hints import hint
 from fbackprop.types import Gate
@@ -154,15 +154,6 @@ class Reader:
   counts: dict[str, int] = field(default_factory=dict)
   literals: dict[str, float] = field(default_factory=dict)
 
-  def refuse(
-    self,
-    place: ast.expr | ast.stmt | ast.keyword,
-    message: str,
-    behind: ast.expr | None = None,
-  ) -> NoReturn:
-    """Raise a `ParseError` at a part of the text, or behind another part."""
-    raise self.source.error_at(place, message, behind) from None
-
   def read(self) -> None:
     """Translate the statements; set `nodes`, `scope` and `output`."""
     statements = self.source.read()
@@ -176,16 +167,18 @@ class Reader:
       if isinstance(statement, ast.Assign):
         target, *others = statement.targets
         if not isinstance(target, ast.Name):
-          self.refuse(target, ONLY_STATEMENTS)
+          self.source.refuse(target, ONLY_STATEMENTS)
         if others:
-          self.refuse(others[0], "one name can be assigned at a time")
+          self.source.refuse(others[0], "one name can be assigned at a time")
         name = target.id
         if name in self.known:
-          self.refuse(target, f"{name!r} is a gate; choose another name")
+          self.source.refuse(target, f"{name!r} is a gate; choose another name")
       elif not isinstance(statement, ast.Expr):
-        self.refuse(statement, ONLY_STATEMENTS)
+        self.source.refuse(statement, ONLY_STATEMENTS)
       elif statement is not statements[-1]:
-        self.refuse(statement, "only the last statement may be without a name: name = expression")
+        self.source.refuse(
+          statement, "only the last statement may be without a name: name = expression"
+        )
       self.output = self.expression(statement.value, name)
       if name is not None:
         self.scope[name] = self.output
@@ -217,10 +210,11 @@ class Reader:
     if isinstance(place, ast.Call):
       return self.called(place), place.args
     if not isinstance(place, ast.BinOp | ast.UnaryOp):
-      self.refuse(place, REFUSED.get(type(place), "this is not allowed here"))
+      self.source.refuse(place, REFUSED.get(type(place), "this is not allowed here"))
     op = OPERATORS.get(type(place.op))
     if op is None:
-      self.refuse(place, "the operators are + - * / **", getattr(place, "left", None))
+      part = place.left if isinstance(place, ast.BinOp) else place
+      self.source.refuse(part, "the operators are + - * / **", behind=part is not place)
     if isinstance(place, ast.UnaryOp):  # A negative number is one constant, not a gate.
       return op, [] if isinstance(place.operand, ast.Constant) else [place.operand]
     if op == "power" and self.euler and is_e(place.left):
@@ -232,7 +226,7 @@ class Reader:
     if not isinstance(place.func, ast.Name):
       is_number = isinstance(place.func, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call)
       advice = "; a product is written with *" if is_number else ""
-      self.refuse(place.func, f"only a gate can be called, by its name{advice}")
+      self.source.refuse(place.func, f"only a gate can be called, by its name{advice}")
     word = place.func.id
     op = gate_named(word, self.known)
     if op is None:
@@ -241,30 +235,24 @@ class Reader:
       advice = hint(word.lower(), words if is_close else self.known)
       if word in self.scope or len(word) == 1:
         advice = f"a product is written with *: {word} * (...)"
-      self.refuse(place, f"there is no gate {quote(word)}; {advice}")
+      self.source.refuse(place, f"there is no gate {quote(word)}; {advice}")
     if place.keywords:
-      self.refuse(place.keywords[0], f"gate {op} takes no keyword argument")
-    for argument in place.args:
-      if isinstance(argument, ast.Starred):
-        self.refuse(argument, REFUSED[ast.Starred])
-    try:
-      check_arity("", op, self.known[op], len(place.args))
-    except CircuitError as error:
-      self.refuse(place, str(error))
+      self.source.refuse(place.keywords[0], f"gate {op} takes no keyword argument")
+    if problem := arity_problem(op, self.known[op], len(place.args)):
+      self.source.refuse(place, problem)
     return op
 
   def node(self, place: ast.expr, op: str, operands: tuple[str, ...], name: str | None) -> str:
     """Create a node for a number or a gate; return it, or the node that a name denotes."""
     if isinstance(place, ast.Name):
       return self.name(place)
-    if operands and not op:
+    if not operands:
+      node = Node(self.unique(name, "c"), "constant", (), self.number(place))
+      self.literals[node.name] = node.value
+    elif not op:
       return operands[0]
-    if operands:
-      node = Node(self.unique(name, "g"), op, operands)
     else:
-      value = self.number(place)
-      node = Node(self.unique(name, "c"), "constant", (), value)
-      self.literals[node.name] = value
+      node = Node(self.unique(name, "g"), op, operands)
     if op == "power":
       self.check_power(place, node)
     self.nodes.append(node)
@@ -275,9 +263,9 @@ class Reader:
     part = place.operand if isinstance(place, ast.UnaryOp) else place
     value = getattr(part, "value", None)
     if isinstance(value, bool) or not isinstance(value, int | float):
-      self.refuse(part, f"{quote(value)} is no real number")
+      self.source.refuse(part, f"{quote(value)} is no real number")
     if not -FLOAT_MAX <= value <= FLOAT_MAX:
-      self.refuse(place, "the number is too large for float64")
+      self.source.refuse(place, "the number is too large for float64")
     is_negative = isinstance(place, ast.UnaryOp) and isinstance(place.op, ast.USub)
     return -float(value) if is_negative else float(value)
 
@@ -285,11 +273,11 @@ class Reader:
     """Return the node that a name denotes; create an input if there is none."""
     if place.id not in self.scope:
       if place.id in self.known:
-        self.refuse(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
+        self.source.refuse(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
       if self.inputs is not None and place.id not in self.inputs:
         names = [*self.inputs, *self.scope]
         advice = hint(place.id, names) if names else "no input has a value"
-        self.refuse(place, f"the name {quote(place.id)} is unknown; {advice}")
+        self.source.refuse(place, f"the name {quote(place.id)} is unknown; {advice}")
       self.nodes.append(Node(place.id, "input"))
       self.scope[place.id] = place.id
     return self.scope[place.id]
@@ -297,17 +285,14 @@ class Reader:
   def check_power(self, place: ast.expr, node: Node) -> None:
     """Raise for a power whose exponent or value exceeds float64, such as 9 ** 9 ** 9."""
     base, exponent = (self.literals.get(name) for name in node.inputs)
-    if exponent is None:
-      return
-    if abs(exponent) > MAX_EXPONENT:
+    if exponent is not None and abs(exponent) > MAX_EXPONENT:
       limits = f"from -{MAX_EXPONENT} to {MAX_EXPONENT}"
-      self.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
-    if base is None:
-      return
-    try:
-      self.literals[node.name] = math.pow(base, exponent)
-    except (OverflowError, ValueError):
-      self.refuse(place, f"{base:g} ** {exponent:g} is no float64")
+      self.source.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
+    if base is not None and exponent is not None:
+      try:
+        self.literals[node.name] = math.pow(base, exponent)
+      except (OverflowError, ValueError):
+        self.source.refuse(place, f"{base:g} ** {exponent:g} is no float64")
 
   def unique(self, name: str | None, letter: str) -> str:
     """Return a name for a node: the given one, or one that the text doesn't use."""
@@ -327,14 +312,9 @@ def is_e(place: ast.AST) -> bool:
 
 def chain(place: ast.BinOp) -> list[ast.expr]:
   """List the operands of a + b + c, or of a product, up to parentheses."""
-  operands: list[ast.expr] = []
-  rest: ast.expr = place
-  start = (place.lineno, place.col_offset)
-  while (
-    isinstance(rest, ast.BinOp)
-    and type(rest.op) is type(place.op)
-    and (rest.lineno, rest.col_offset) == start
-  ):
+  operands, kind, start = [], type(place.op), (place.lineno, place.col_offset)
+  rest: Any = place
+  while type(getattr(rest, "op", None)) is kind and (rest.lineno, rest.col_offset) == start:
     operands.append(rest.right)
     rest = rest.left
   return [rest, *reversed(operands)]

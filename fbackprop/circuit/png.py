@@ -13,13 +13,8 @@ from fbackprop.circuit.drawing import Labels, compose
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.notation import printable
 from fbackprop.circuit.shapes import (
-  DOT,
-  GATE,
-  INK,
   PAPER,
-  RADIUS,
   STROKE,
-  WIRE,
   Picture,
   Style,
   Text,
@@ -76,26 +71,14 @@ def to_png(
 def paint(axes: Any, picture: Picture) -> None:
   """Draw on axes in units of the picture's pixels, of 1/96 inch: 3/4 of a point."""
   patches, path = need("matplotlib.patches", extra="plot"), need("matplotlib.path", extra="plot")
-  line = {"linewidth": 0.75 * STROKE, "capstyle": "butt"}
-  points, codes = [], []
-  for x, y, x_, y_, end in picture.curves:
-    middle = (x + x_) / 2
-    points += [(x, y), (middle, y), (middle, y_), (x_, y_), (end, y_)]
-    codes += [path.Path.MOVETO, *[path.Path.CURVE4] * 3, path.Path.LINETO]
-  wires = path.Path(points, codes)
-  axes.add_patch(patches.PathPatch(wires, facecolor="none", edgecolor=WIRE, **line))
-  for x, y in picture.dots:
-    axes.add_patch(patches.Circle((x, y), DOT, facecolor=WIRE, linewidth=0))
-  for x, y in picture.arrows:
-    tip = [(x, y), (x - 9, y - 4.5), (x - 9, y + 4.5)]
-    axes.add_patch(patches.Polygon(tip, facecolor=WIRE, linewidth=0))
-  arc = path.Path.arc(90, 270)
-  for x, y, width in picture.pills:
-    off = width / 2 - RADIUS
-    left, right = arc.vertices * RADIUS + (x - off, y), arc.vertices * -RADIUS + (x + off, y)
-    codes = [*arc.codes, path.Path.LINETO, *arc.codes[1:], path.Path.CLOSEPOLY]
-    outline = path.Path([*left, *right, left[0]], codes)
-    axes.add_patch(patches.PathPatch(outline, facecolor=GATE, edgecolor=INK, **line))
+  letters = {"M": path.Path.MOVETO, "L": path.Path.LINETO}
+  for fill, stroke, pieces in picture.outlines:
+    if pieces:
+      points = [point for piece in pieces for point in piece.points]
+      codes = [letters.get(code, path.Path.CURVE4) for piece in pieces for code in piece.codes]
+      style = {"facecolor": fill, "edgecolor": stroke, "linewidth": 0.75 * STROKE}
+      outline = path.Path(points, codes)
+      axes.add_patch(patches.PathPatch(outline, **style, capstyle="butt", snap=False))
   faces = choose_faces(picture.texts)
   for x, y, text, style in picture.texts:
     axes.text(x, y, text, fontproperties=faces[style], color=style.color, parse_math=False)

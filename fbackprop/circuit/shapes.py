@@ -35,14 +35,17 @@ SYMBOL, WORD = Style(18.0), Style(12.0)  # For one character, and for more.
 HEADING = Style(15.0, bold=True)
 
 
-class Curve(NamedTuple):
-  """A piece of wire: a cubic Bézier curve, level at both ends, to (x_, y_), then level to `end`."""
+class Piece(NamedTuple):
+  """A piece of an outline.
 
-  x: float
-  y: float
-  x_: float
-  y_: float
-  end: float
+  Attributes:
+    codes: for each point how it is reached: M by a move, L by a line, C and twice a space by a
+      cubic Bézier curve.
+    points: the points.
+  """
+
+  codes: str
+  points: list[tuple[float, float]]
 
 
 class Text(NamedTuple):
@@ -59,24 +62,34 @@ class Text(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """The size of the paper, and the shapes in drawing order.
+  """The size of the paper, and the shapes: outlines in drawing order, and the texts on them.
 
   Attributes:
     width, height: the size.
-    curves: the wires.
-    dots: the forks of wires, (x, y).
-    arrows: the tips of the outputs' wires, (x, y).
-    pills: the gates, (x, y, width), centered: circles, or rounded rectangles around long symbols.
+    outlines: colors of filling and of lines, and the pieces.
     texts: the texts.
   """
 
   width: float
   height: float
-  curves: list[Curve]
-  dots: list[tuple[float, float]]
-  arrows: list[tuple[float, float]]
-  pills: list[tuple[float, float, float]]
+  outlines: list[tuple[str, str, list[Piece]]]
   texts: list[Text]
+
+
+def pill(x: float, y: float, half: float, r: float) -> Piece:
+  """Return a circle, or a rectangle with round ends: the outline of a gate or a fork."""
+  off, k = half - r, 0.5523 * r  # A quarter of a circle, to 0.03 percent.
+  end = [
+    (off, -r),
+    (off + k, -r),
+    (off + r, -k),
+    (off + r, 0),
+    (off + r, k),
+    (off + k, r),
+    (off, r),
+  ]
+  around = [(0, -r), *end, *((-a, -b) for a, b in end), (0, -r)]
+  return Piece(f"M{'LC  C  ' * 2}L", [(x + a, y + b) for a, b in around])
 
 
 def width_of(text: str, style: Style) -> float:

@@ -14,8 +14,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import DtypeError, check_available, check_floating, check_same, describe
-from fbackprop.circuit.graph import CircuitError, GateGraph, check_value, fan_out
+from fbackprop.checks import check_available, check_floating, check_same, describe
+from fbackprop.circuit.graph import (
+  CircuitError,
+  GateGraph,
+  check_type,
+  check_value,
+  fan_out,
+  is_number,
+)
 from fbackprop.hints import hint
 from fbackprop.types import Array, Residuals
 
@@ -184,10 +191,9 @@ def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
       check_floating("circuit", name, value)
       check_available("circuit", value.dtype)
       check_same("circuit", (first, name), arrays[first], value)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-      raise DtypeError(f"circuit: {name} must be an array or a number, got {describe(value)}")
-    elif isinstance(value, int):  # Floats may be NaN or infinite here.
-      check_value(name, value)
+    else:
+      check_type(is_number(value), name, "an array or a number", value)
+      check_value(name, value if isinstance(value, int) else 0)  # A float may be NaN or infinite.
   like = jnp.asarray(arrays[first]) if arrays else jnp.zeros(())
   return {
     name: jnp.asarray(value) if name in arrays else jnp.full_like(like, float(value))
@@ -222,41 +228,32 @@ def solve(circuit: GateGraph, given: Mapping[str, Any]) -> Solution:
     (2.0, 3.0)
   """
   numbers = {name: as_number(name, value) for name, value in fill_inputs(circuit, given).items()}
+  gates = [node for node in circuit.nodes if node.inputs]
   with jax.enable_x64(True):
     values, residuals = forward(circuit, {n: jnp.asarray(v, float) for n, v in numbers.items()})
     bars, downstream = backward(circuit, values, residuals)
     one = jnp.ones(())
-    local = {
-      node.name: circuit.gate_of[node.op].backward(residuals[node.name], one)
-      for node in circuit.nodes
-      if node.name in residuals
-    }
-    value = weighted_sum(circuit, values)
-    solved = jax.device_get((values, bars, downstream, local, value))
-  # These dicts are in alphabetical order, since pytrees sort their keys.
+    local = {name: circuit.gate_of[op].backward(residuals[name], one) for name, op, _, _ in gates}
+    solved = jax.device_get((values, bars, downstream, local, weighted_sum(circuit, values)))
   values, bars, downstream, local, value = jax.tree.map(float, solved)
-
-  names = [node.name for node in circuit.nodes]
-  all_bars = {name: bars.get(name, 0.0) for name in names}
-  sent = {n.name: downstream.get(n.name, (0.0,) * len(n.inputs)) for n in circuit.nodes if n.inputs}
+  # In the order of the nodes: pytrees sort their keys.
+  bars = {node.name: bars.get(node.name, 0.0) for node in circuit.nodes}
+  sent = {node.name: downstream.get(node.name, (0.0,) * len(node.inputs)) for node in gates}
+  weights = dict(circuit.outputs)
   return Solution(
     circuit,
-    values={name: values[name] for name in names},
-    bars=all_bars,
+    values={name: values[name] for name in bars},
+    bars=bars,
     contributions={
-      name: tuple(
-        circuit.outputs[wire.slot][1] if wire.target is None else sent[wire.target][wire.slot]
-        for wire in wires
-      )
+      name: tuple(weights[name] if target is None else sent[target][i] for _, target, i in wires)
       for name, wires in fan_out(circuit).items()
     },
     gates=tuple(
-      GateTrace(name, op, inputs, values[name], local[name], all_bars[name], sent[name])
-      for name, op, inputs, _ in circuit.nodes
-      if inputs
+      GateTrace(name, op, inputs, values[name], local[name], bars[name], sent[name])
+      for name, op, inputs, _ in gates
     ),
     value=value,
-    gradients={name: all_bars[name] for name in circuit.inputs},
+    gradients={name: bars[name] for name in circuit.inputs},
   )
 
 

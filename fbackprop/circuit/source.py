@@ -13,6 +13,7 @@ import unicodedata
 import warnings
 from collections.abc import Sequence
 from itertools import count
+from typing import NoReturn
 
 from fbackprop.circuit.graph import CircuitError
 
@@ -37,6 +38,8 @@ SPELLINGS = {
 PIECES = re.compile(
   r"(?P<kept>#[^\n]*|[\x00-\x22\x24-\x5d\x5f-\x7f]+)|√[^\S\n]*(?P<atom>[\w.]*)(?=[^\S\n]*(?P<next>\*\*|.?))|."
 )
+
+Part = ast.expr | ast.stmt | ast.keyword
 
 
 class ParseError(CircuitError):
@@ -159,16 +162,13 @@ class Source:
     before = last.encode()[:column].decode(errors="ignore") if is_bytes else last[:column]
     return sum(len(text) + 1 for text in lines) + len(before)
 
-  def error_at(
-    self, place: ast.expr | ast.stmt | ast.keyword, message: str, behind: ast.expr | None = None
-  ) -> ParseError:
-    """Return an error with a caret under a part of the text, or under the text behind a part."""
-    start = self.place_of(place.lineno, place.col_offset, is_bytes=True)
-    if behind is not None:
-      start = self.place_of(behind.end_lineno or 1, behind.end_col_offset or 0, is_bytes=True)
-      rest = self.text[start:]
-      start += len(rest) - len(rest.lstrip(" )"))
-    return self.error(message, start)
+  def refuse(self, part: Part, message: str, *, behind: bool = False) -> NoReturn:
+    """Raise an error with a caret under a part of the text, or under the text behind it."""
+    place = self.place_of(part.lineno, part.col_offset, is_bytes=True)
+    if behind:
+      place = self.place_of(part.end_lineno or 1, part.end_col_offset or 0, is_bytes=True)
+      place += len(self.text[place:]) - len(self.text[place:].lstrip(" )"))
+    raise self.error(message, place) from None
 
   def error(self, message: str, place: int) -> ParseError:
     """Return an error that quotes a line, or a part of a long one, with a caret under a place."""

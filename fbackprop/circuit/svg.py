@@ -6,7 +6,7 @@ from xml.sax.saxutils import escape
 
 from fbackprop.circuit.drawing import Labels, compose
 from fbackprop.circuit.notation import printable
-from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Curve, Text
+from fbackprop.circuit.shapes import PAPER, STROKE, Piece, Text
 from fbackprop.circuit.solver import Solution
 
 FONTS = "DejaVu Sans Mono, Menlo, Consolas, Liberation Mono, monospace"
@@ -43,19 +43,11 @@ def draw_svg(labels: Labels, title: str | None = None) -> str:
     f'<title id="{label}-title">{escape(name)}</title>',
     f'<desc id="{label}-desc">{escape(description)}</desc>',
     f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>',
-    f'<path d="{"".join(map(path_of, picture.curves))}" fill="none" '
-    f'stroke="{WIRE}" stroke-width="{STROKE}"/>',
-    f'<g fill="{WIRE}">',
-    *(f'<circle cx="{shorten(x)}" cy="{shorten(y)}" r="{DOT}"/>' for x, y in picture.dots),
-    *(f'<path d="M{shorten(x)} {shorten(y)}l-9 -4.5v9z"/>' for x, y in picture.arrows),
-    "</g>",
-    f'<g fill="{GATE}" stroke="{INK}" stroke-width="{STROKE}">',
     *(
-      f'<rect x="{shorten(x - width / 2)}" y="{shorten(y - RADIUS)}" width="{shorten(width)}" '
-      f'height="{shorten(2 * RADIUS)}" rx="{shorten(RADIUS)}"/>'
-      for x, y, width in picture.pills
+      f'<path d="{"".join(map(path_of, pieces))}" fill="{fill}" stroke="{stroke}" '
+      f'stroke-width="{STROKE}"/>'
+      for fill, stroke, pieces in picture.outlines
     ),
-    "</g>",
     f'<g font-family="{FONTS}" xml:space="preserve">',
   ]
   for attributes, texts in groupby(sorted(picture.texts, key=attributes_of), attributes_of):
@@ -68,14 +60,10 @@ def shorten(x: float) -> str:
   return f"{x:.2f}".rstrip("0").rstrip(".")
 
 
-def path_of(curve: Curve) -> str:
-  """Return the path commands of a piece of wire."""
-  x, y, x_, y_, end = map(shorten, curve)
-  if y == y_:
-    return f"M{x} {y}H{end}"
-  middle = shorten((curve.x + curve.x_) / 2)
-  level = f"H{end}" if end != x_ else ""
-  return f"M{x} {y}C{middle} {y} {middle} {y_} {x_} {y_}{level}"
+def path_of(piece: Piece) -> str:
+  """Return the path commands of a piece of an outline."""
+  points = (f"{shorten(x)} {shorten(y)}" for x, y in piece.points)
+  return "".join(f"{code}{point}" for code, point in zip(piece.codes, points, strict=True))
 
 
 def attributes_of(text: Text) -> str:

@@ -41,13 +41,13 @@ class Item(NamedTuple):
     kind: "node", "label" or "bend".
     column: its column.
     name: the node, or the source of the wire.
-    wire: the wire of a label.
+    branch: the index of a label's wire among those that leave the node.
   """
 
   kind: str
   column: int
   name: str
-  wire: Wire | None = None
+  branch: int = 0
 
 
 class Link(NamedTuple):
@@ -150,7 +150,7 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
   for name, wires in leaving.items():
     trunk = [nodes[name][0]]  # The node, then its bends, one per column.
     first, forks = items[trunk[0]].column, len(wires) > 1
-    for wire in wires:
+    for branch, wire in enumerate(wires):
       if wire.target is None and not forks:
         continue
       last = place[end[wire] - forks] - 1  # Next to the label or the gate.
@@ -162,7 +162,7 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
         raise CircuitError(f"circuit: its wires are too long to be drawn: over {MOST_BENDS} bends")
       behind = trunk[last - first]
       if forks:
-        items.append(Item("label", last + 1, name, wire))
+        items.append(Item("label", last + 1, name, branch))
         links.append(Link(behind, len(items) - 1))
         behind = len(items) - 1
       if wire.target is not None:

@@ -22,54 +22,34 @@ References:
 """
 
 from bisect import bisect_left, bisect_right, insort
+from itertools import chain
 from statistics import fmean
 
-from fbackprop.circuit.layout.columns import Columns, Link
+from fbackprop.circuit.layout.columns import Columns
 
-ROUNDS, WORK = 24, 200_000
+ROUNDS, WORK = 12, 200_000
 """The most sweeps, and the most links visited in all: a large picture gets fewer sweeps."""
-PATIENCE = 6
-"""The number of sweeps without an improvement after which the search ends."""
 PASSES = 4
 """The most transposition passes after a sweep."""
 
 
 def minimise_crossings(columns: Columns) -> Columns:
   """Return the same columns, each in an order with few crossings."""
-  best, fewest = columns, count_crossings(columns)
   ordering = Ordering(columns)
-  idle = 0
+  best, fewest = columns, ordering.crossings()
   for round_ in range(max(2, min(ROUNDS, WORK // (len(columns.links) + 1)))):
-    if not fewest or idle == PATIENCE:
+    if not fewest:
       break
     ordering.sweep(rightward=round_ % 2 == 0)
     ordering.transpose()
-    now = columns._replace(columns=[list(column) for column in ordering.columns])
-    count = count_crossings(now)
-    idle += 1
-    if count < fewest:
-      best, fewest, idle = now, count, 0
+    if (count := ordering.crossings()) < fewest:
+      best, fewest = columns._replace(columns=[list(each) for each in ordering.columns]), count
   return best
 
 
 def count_crossings(columns: Columns) -> int:
-  """Count the pairs of links that cross, in O(E²) at worst by insertion into a sorted list."""
-  place = columns.places()
-  by_column: list[list[tuple[int, float]]] = [[] for _ in columns.columns]
-  for link in columns.links:
-    by_column[columns.items[link.left].column].append((place[link.left], right_end(link, place)))
-  count = 0
-  for ends in by_column:
-    above: list[float] = []
-    for _, end in sorted(ends):
-      count += len(above) - bisect_right(above, end)
-      insort(above, end)
-  return count
-
-
-def right_end(link: Link, place: list[int]) -> float:
-  """Return the place where a link arrives, with its port if the order of inputs matters."""
-  return place[link.right] + (link.port / 2 if link.fixed else 0)
+  """Count the pairs of links that cross."""
+  return Ordering(columns).crossings()
 
 
 class Ordering:
@@ -83,7 +63,20 @@ class Ordering:
   def ends(self, item: int) -> tuple[list[float], list[float]]:
     """Return the sorted places of an item's neighbours, to the left and to the right."""
     left = sorted(float(self.place[link.left]) for link in self.arriving[item])
-    return left, sorted(right_end(link, self.place) for link in self.leaving[item])
+    # With the port of an input if the order matters.
+    return left, sorted(
+      self.place[link.right] + (link.port / 2 if link.fixed else 0) for link in self.leaving[item]
+    )
+
+  def crossings(self) -> int:
+    """Count the crossings, in O(E²) at worst by insertion into a sorted list."""
+    count = 0
+    for column in self.columns:
+      above: list[float] = []
+      for end in chain.from_iterable(self.ends(item)[1] for item in column):
+        count += len(above) - bisect_right(above, end)
+        insort(above, end)
+    return count
 
   def reorder(self, column: list[int], items: list[int]) -> None:
     column[:] = items

@@ -15,15 +15,17 @@ from bisect import bisect
 from graphlib import TopologicalSorter
 from itertools import pairwise
 from math import ceil, inf
+from typing import NamedTuple
 
-from fbackprop.circuit.layout.columns import Columns, Extent, Link
+from fbackprop.circuit.layout.columns import Columns, Extent
 
 ROUNDS, MOVES = 40, 150_000
 """The most rounds of relaxation, and about the most moves of lines in all."""
 ALMOST_LEVEL = 9.0
 """The distance within which two linked lines are finally made level, if there is room."""
 
-Distances = dict[int, dict[int, float]]  # The least distance of each line from those above it.
+# For each line those next to it, and the least distance from each above it, negative from below.
+Distances = dict[int, dict[int, float]]
 
 
 def assign_heights(columns: Columns, extents: list[Extent], gap: float) -> list[float]:
@@ -35,15 +37,23 @@ def assign_heights(columns: Columns, extents: list[Extent], gap: float) -> list[
     gap: the gap between two boxes.
   """
   root = straight_lines(columns)
-  above: Distances = {line: {} for line in root}
+  near: Distances = {line: {} for line in root}
   for column in columns.columns:
     for a, b in pairwise(column):
-      line, distance = above[root[b]], ceil(extents[a].down + gap + extents[b].up)
-      line[root[a]] = max(line.get(root[a], 0), distance)
+      distance = ceil(extents[a].down + gap + extents[b].up)
+      near[root[b]][root[a]] = max(near[root[b]].get(root[a], 0), distance)
+      near[root[a]][root[b]] = -near[root[b]][root[a]]
+  above = {line: [each for each in others if others[each] > 0] for line, others in near.items()}
   y: dict[int, float] = {}
   for line in TopologicalSorter(above).static_order():  # As high as the boxes allow.
-    y[line] = max((y[other] + distance for other, distance in above[line].items()), default=0.0)
-  relax(columns.links, root, above, y)
+    y[line] = max((y[other] + near[line][other] for other in above[line]), default=0.0)
+  linked: dict[int, list[int]] = {line: [] for line in y}
+  for link in columns.links:
+    a, b = root[link.left], root[link.right]
+    if a != b:
+      linked[a].append(b)
+      linked[b].append(a)
+  relax(Lines(y, near, linked))
   return [y[line] for line in root]
 
 
@@ -57,11 +67,7 @@ def straight_lines(columns: Columns) -> list[int]:
   """
   arriving, leaving = columns.ends()
   items, place = columns.items, columns.places()
-  gates = {
-    item.name
-    for item, links in zip(items, arriving, strict=True)
-    if len(links) and item.kind == "node"
-  }
+  gates = {item.name for i, item in enumerate(items) if item.kind == "node" and arriving[i]}
   root = list(range(len(items)))
   for column in columns.columns:
     trunks, chains = [], []
@@ -84,46 +90,18 @@ def straight_lines(columns: Columns) -> list[int]:
   return root
 
 
-def relax(links: list[Link], root: list[int], above: Distances, y: dict[int, float]) -> None:
-  """Move lines toward the mean of their neighbours.
+class Lines(NamedTuple):
+  """The lines during relaxation, each staying at least its distance from the others.
 
-  Args:
-    links: the links between items.
-    root: the root of each item's line, which identifies the line.
-    above: the next higher lines of each line, with their least distances, whole numbers.
-    y: the height of each line, from top to bottom, at valid distances; updated.
+  Attributes:
+    y: the height of each line, from top to bottom; updated.
+    near: the least distances, whole numbers.
+    linked: the lines to which each one has links.
   """
-  lines = Lines(links, root, above, y)
-  order = [*y]
-  for _ in range(max(1, min(ROUNDS, MOVES // len(order)))):
-    order.reverse()
-    for group in [[line] for line in order]:
-      lines.pull(group)
-    for group in lines.touching():
-      lines.pull(group)
-  for line in order:
-    nearest = min(lines.ways([line]), key=abs, default=0.0)
-    if abs(nearest) <= ALMOST_LEVEL:
-      lines.move([line], nearest)
 
-
-class Lines:
-  """The lines during relaxation, each staying at least its distance from the others."""
-
-  def __init__(
-    self, links: list[Link], root: list[int], above: Distances, y: dict[int, float]
-  ) -> None:
-    self.y, self.above = y, above
-    self.below: Distances = {line: {} for line in y}
-    for line, others in above.items():
-      for other, distance in others.items():
-        self.below[other][line] = distance
-    self.linked: dict[int, list[int]] = {line: [] for line in y}
-    for link in links:
-      a, b = root[link.left], root[link.right]
-      if a != b:
-        self.linked[a].append(b)
-        self.linked[b].append(a)
+  y: dict[int, float]
+  near: Distances
+  linked: dict[int, list[int]]
 
   def ways(self, group: list[int]) -> list[float]:
     """Return the distances from a group of lines to their neighbours."""
@@ -136,32 +114,43 @@ class Lines:
 
   def move(self, group: list[int], by: float) -> None:
     """Move a group of lines by one offset, as far as there is room for all."""
-    y, members = self.y, set(group)
-    up, down = -inf, inf
+    members, up, down = set(group), -inf, inf
     for line in group:
-      for other, distance in self.above[line].items():
-        if other not in members:
-          up = max(up, y[other] + distance - y[line])
-      for other, distance in self.below[line].items():
-        if other not in members:
-          down = min(down, y[other] - distance - y[line])
-    by = min(max(by, up), down)
+      for other, distance in self.near[line].items():
+        room = self.y[other] + distance - self.y[line]
+        if other not in members and distance > 0:
+          up = max(up, room)
+        elif other not in members:
+          down = min(down, room)
     for line in group:
-      y[line] += by
+      self.y[line] += min(max(by, up), down)
 
   def touching(self) -> list[list[int]]:
     """Group lines without room between them: the connected components of touching pairs."""
-    groups: list[list[int]] = []
+    groups = []
     seen: set[int] = set()
     for first in self.y:
-      if first in seen:
-        continue
+      group = [] if first in seen else [first]
       seen.add(first)
-      group = [first]
       for line in group:
-        for other, distance in [*self.above[line].items(), *self.below[line].items()]:
-          if other not in seen and abs(self.y[line] - self.y[other]) == distance:
-            seen.add(other)
+        for other, distance in self.near[line].items():
+          if other not in seen and self.y[line] - self.y[other] == distance:
             group.append(other)
+            seen.add(other)
       groups.append(group)
     return groups
+
+
+def relax(lines: Lines) -> None:
+  """Move lines toward the mean of their neighbours."""
+  order = [*lines.y]
+  for _ in range(max(1, min(ROUNDS, MOVES // len(order)))):
+    order.reverse()
+    for line in order:
+      lines.pull([line])
+    for group in lines.touching():
+      lines.pull(group)
+  for line in order:
+    nearest = min(lines.ways([line]), key=abs, default=0.0)
+    if abs(nearest) <= ALMOST_LEVEL:
+      lines.move([line], nearest)
