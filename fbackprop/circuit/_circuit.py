@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fbackprop.circuit import drawing, notation, png, svg, text
-from fbackprop.circuit.graph import CircuitError, GateGraph, Node, check_graph
+from fbackprop.circuit import drawing, graph, notation, png, svg, text
+from fbackprop.circuit.graph import CircuitError, GateGraph, Node
 from fbackprop.circuit.solver import Solution, solve, value_and_grad
 from fbackprop.types import Array, Gate
 
@@ -111,4 +111,28 @@ def build(
     >>> c.trace(x=3.0).gradients
     {'x': 6.0}
   """
-  return Circuit(*check_graph(nodes, outputs, gates))
+  graph.check_type(isinstance(nodes, Iterable), "nodes", "an iterable of Node", nodes)
+  is_known = isinstance(outputs, str | Mapping | None)
+  graph.check_type(is_known, "outputs", "a name, or a weight for each name", outputs)
+  graph.check_type(isinstance(gates, Mapping | None), "gates", "a Gate for each op", gates)
+  own = dict(gates or {})
+  for op, gate in own.items():
+    graph.check_type(isinstance(gate, Gate), f"gate {op!r}", "a Gate", gate)
+    if op in graph.LEAVES:
+      raise CircuitError(f"circuit: a gate cannot be named {op!r}; choose another name")
+  known = {**graph.GATES, **own}
+  by_name: dict[str, Node] = {}
+  for node in nodes:
+    graph.check_type(isinstance(node, Node), "each node", "a Node", node)
+    graph.check_node(node, known)
+    if node.name in by_name:
+      raise CircuitError(f"circuit: two nodes are named {node.name!r}")
+    by_name[node.name] = node
+  if not by_name:
+    raise CircuitError("circuit: nodes is empty; give at least one node")
+  if outputs is None:
+    outputs = next(reversed(by_name))
+  weights = {outputs: 1.0} if isinstance(outputs, str) else outputs
+  return Circuit(
+    graph.sort_nodes(by_name), graph.check_outputs(weights, by_name), tuple(own.items())
+  )

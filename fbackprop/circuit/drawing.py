@@ -37,7 +37,6 @@ class Labels:
     self.circuit, self.solution, self.digits = circuit, solution, digits
     self.nodes = {node.name: node for node in circuit.nodes}
     self.leaving = fan_out(circuit)
-    self.outputs = dict(circuit.outputs)
 
   def show(self, value: float) -> str:
     return format_number(value, self.digits, MINUS)
@@ -141,25 +140,25 @@ class Labels:
     if self.solution is None:
       return []
     root = notation.output_name(self.solution)
-    root = "(output)" if notation.is_generated(root) else printable(root)
-    return [
-      *((line, shapes.NOTE) for line in self.weighted_sum(self.solution.value)),
+    shown = "(output)" if notation.is_generated(root) else printable(root)
+    weighted = self.weighted_sum() if root not in self.nodes else ""
+    lines = (
+      (f"{weighted} = {self.show(self.solution.value)}" if weighted else "", shapes.NOTE),
       ("above a wire: its value", shapes.VALUE),
-      *((line, shapes.GRADIENT) for line in wrap(f"below it: d{root}/d(wire)", WIDEST_FOOT)),
-    ]
+      (f"below it: d{shown}/d(wire)", shapes.GRADIENT),
+    )
+    return [(line, style) for text, style in lines for line in wrap(text, WIDEST_FOOT)]
 
-  def weighted_sum(self, value: float) -> list[str]:
-    """Format the differentiated value, unless it is a plain output: 2 · J1 − J2 = 5."""
-    if [*self.outputs.values()] == [1]:
-      return []
+  def weighted_sum(self) -> str:
+    """Format the sum of the outputs: 2 · J1 − J2."""
     text = ""
-    for name, weight in self.outputs.items():
+    for name, weight in self.circuit.outputs:
       operator = MINUS if weight < 0 else "+" * bool(text)
       size = self.show(abs(weight)).removeprefix("+")
       label = self.name(name) or printable(name)
       term = label if abs(weight) == 1 else f"{size} · {label}"
       text += f" {operator} {term}" if text else f"{operator}{term}"
-    return wrap(f"{text} = {self.show(value)}", WIDEST_FOOT)
+    return text
 
 
 def sum_lines(total: str, terms: Sequence[str]) -> list[str]:

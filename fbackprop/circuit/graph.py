@@ -5,7 +5,7 @@ gate that lists the node among its inputs. This module computes nothing: `solver
 and `_circuit` adds the public classes with their convenience methods.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -92,48 +92,6 @@ def fan_out(graph: GateGraph) -> dict[str, list[Wire]]:
   return wires
 
 
-def check_graph(
-  nodes: Iterable[Node],
-  outputs: str | Mapping[str, float] | None,
-  gates: Mapping[str, Gate] | None,
-) -> tuple[tuple[Node, ...], Weights, OwnGates]:
-  """Check the arguments of `build` and sort the nodes topologically.
-
-  Returns:
-    `(nodes, outputs, gates)`: the fields of a `GateGraph`.
-  """
-  check_type(isinstance(nodes, Iterable), "nodes", "an iterable of Node", nodes)
-  is_known = isinstance(outputs, str | Mapping | None)
-  check_type(is_known, "outputs", "a name, or a weight for each name", outputs)
-  check_type(isinstance(gates, Mapping | None), "gates", "a Gate for each op", gates)
-  own = dict(gates or {})
-  for op, gate in own.items():
-    check_type(isinstance(gate, Gate), f"gate {op!r}", "a Gate", gate)
-    if op in LEAVES:
-      raise CircuitError(f"circuit: a gate cannot be named {op!r}; choose another name")
-  known = {**GATES, **own}
-  by_name: dict[str, Node] = {}
-  for node in nodes:
-    check_type(isinstance(node, Node), "each node", "a Node", node)
-    check_node(node, known)
-    if node.name in by_name:
-      raise CircuitError(f"circuit: two nodes are named {node.name!r}")
-    by_name[node.name] = node
-  if not by_name:
-    raise CircuitError("circuit: nodes is empty; give at least one node")
-  for node in by_name.values():
-    for name in node.inputs:
-      if name not in by_name:
-        raise CircuitError(
-          f"circuit: {node.op} {node.name!r} has the input {name!r}, which is no node; "
-          f"{hint(name, by_name)}"
-        )
-  if outputs is None:
-    outputs = next(reversed(by_name))
-  weights = {outputs: 1.0} if isinstance(outputs, str) else outputs
-  return sort_nodes(by_name), check_outputs(weights, by_name), tuple(own.items())
-
-
 def check_type(is_right: object, name: str, wanted: str, value: object) -> None:
   """Raise a DtypeError for a value of another type."""
   if not is_right:
@@ -169,13 +127,10 @@ def arity_problem(op: str, gate: Gate, count: int) -> str | None:
   return None if count == gate.arity else f"gate {op} takes {wanted}, got {count}"
 
 
-def is_number(value: object) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def check_value(name: str, value: Any) -> None:
+def check_value(name: str, value: Any, wanted: str = "a number") -> None:
   """Raise for anything but a finite number."""
-  check_type(is_number(value), name, "a number", value)
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  check_type(is_number, name, wanted, value)
   # An integer may exceed every float, and have more digits than Python converts to text.
   if not -FLOAT_MAX <= value <= FLOAT_MAX:
     got = "an integer too large for float64" if isinstance(value, int) else value
@@ -210,6 +165,9 @@ def sort_nodes(by_name: Mapping[str, Node]) -> tuple[Node, ...]:
         shown = [*cycle[:8], "..."] if len(cycle) > 8 else cycle
         way = " -> ".join([*reversed(shown), cycle[-1]])
         raise CircuitError(f"circuit: the nodes form a cycle: {way}")
+      elif below not in by_name:
+        user = f"{by_name[name].op} {name!r} has the input {below!r}"
+        raise CircuitError(f"circuit: {user}, which is no node; {hint(below, by_name)}")
       else:
         path[below] = iter(by_name[below].inputs)
   return tuple(done.values())

@@ -124,15 +124,14 @@ class Expansion:
     w = as_reals(f"w of layer {depth}", params.w, len(units), "D_out")
     b = () if params.b is None else as_reals(f"b of layer {depth}", params.b, w.shape[1])
     sums = []
-    for j in range(w.shape[1]):
+    for j, column in enumerate(w.T, 1):
       terms = []
-      for i, unit in enumerate(units):
-        place = f"{depth}_{i + 1}_{j + 1}"
-        weight = self.node(f"w{place}", "input", value=w[i, j])
-        terms.append(self.node(f"p{place}", "multiply", unit, weight))
+      for i, (unit, value) in enumerate(zip(units, column, strict=True), 1):
+        weight = self.node(f"w{depth}_{i}_{j}", "input", value=value)
+        terms.append(self.node(f"p{depth}_{i}_{j}", "multiply", unit, weight))
       if len(b):
-        terms.append(self.node(f"b{depth}_{j + 1}", "input", value=b[j]))
-      sums.append(self.node(f"z{depth}_{j + 1}", "add", *terms))
+        terms.append(self.node(f"b{depth}_{j}", "input", value=b[j - 1]))
+      sums.append(self.node(f"z{depth}_{j}", "add", *terms))
     return sums
 
   def op_of(self, gate: Gate) -> str:
@@ -169,13 +168,11 @@ class Expansion:
     total = self.node("sum", "add", *exponentials)
     terms = []
     for j, (e, share) in enumerate(zip(exponentials, target, strict=True), 1):
-      if share == 0:  # As in the loss: 0 log 0 is 0.
-        continue
-      term = self.node(f"l{j}", "log", self.node(f"q{j}", "divide", e, total))
-      if share != 1:
+      if share != 0:  # As in the loss: 0 log 0 is 0.
+        terms.append(self.node(f"l{j}", "log", self.node(f"q{j}", "divide", e, total)))
+      if share not in (0, 1):
         weight = self.node(f"t{j}", "constant", value=share)
-        term = self.node(f"m{j}", "multiply", weight, term)
-      terms.append(term)
+        terms[-1] = self.node(f"m{j}", "multiply", weight, terms[-1])
     if not terms:
       raise CircuitError("from_mlp: target is zero everywhere, so that there is no loss")
     expected = self.node("expected", "add", *terms) if len(terms) > 1 else terms[0]

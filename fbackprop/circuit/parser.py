@@ -24,14 +24,9 @@ from fbackprop.types import Gate
 MAX_EXPONENT = 1024  # 2 to this power exceeds float64.
 
 OPERATORS: dict[type[ast.operator | ast.unaryop], str] = {
-  ast.Add: "add",
-  ast.Sub: "subtract",
-  ast.Mult: "multiply",
-  ast.Div: "divide",
-  ast.Pow: "power",
-  ast.USub: "negate",
-  ast.UAdd: "",  # The operand itself.
-}
+  ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide", ast.Pow: "power",
+  ast.USub: "negate", ast.UAdd: "",  # The operand itself.
+}  # fmt: skip
 SYNONYMS = {
   "sum": "add", "Σ": "add", "sub": "subtract", "product": "multiply", "prod": "multiply",
   "Π": "multiply", "mul": "multiply", "div": "divide", "pow": "power", "neg": "negate",
@@ -247,8 +242,9 @@ class Reader:
     if isinstance(place, ast.Name):
       return self.name(place)
     if not operands:
-      node = Node(self.unique(name, "c"), "constant", (), self.number(place))
-      self.literals[node.name] = node.value
+      value = self.number(place)
+      node = Node(self.unique(name, "c"), "constant", (), value)
+      self.literals[node.name] = value
     elif not op:
       return operands[0]
     else:

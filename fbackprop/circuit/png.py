@@ -12,13 +12,7 @@ from fbackprop.checks import check_number
 from fbackprop.circuit.drawing import Labels, compose
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.notation import printable
-from fbackprop.circuit.shapes import (
-  PAPER,
-  STROKE,
-  Picture,
-  Style,
-  Text,
-)
+from fbackprop.circuit.shapes import PAPER, STROKE, Picture, Style, Text
 from fbackprop.circuit.solver import Solution
 from fbackprop.extras import need
 from fbackprop.fonts import any_weight, choose_fonts, list_characters
@@ -55,9 +49,8 @@ def to_png(
       f"to_png: at dpi {dpi:g} the picture has {wide} by {high} pixels, and each side must have "
       f"from 1 to {WIDEST}; give another dpi, or draw it as SVG"
     )
-  figure = need("matplotlib.figure", extra="plot").Figure(
-    figsize=(wide / dpi, high / dpi), dpi=dpi, facecolor=PAPER
-  )
+  size = (wide / dpi, high / dpi)
+  figure = need("matplotlib.figure", extra="plot").Figure(size, dpi, facecolor=PAPER)
   axes = figure.add_axes((0, 0, 1, 1), xlim=(0, picture.width), ylim=(picture.height, 0))
   axes.set_axis_off()
   paint(axes, picture)
@@ -76,9 +69,9 @@ def paint(axes: Any, picture: Picture) -> None:
     if pieces:
       points = [point for piece in pieces for point in piece.points]
       codes = [letters.get(code, path.Path.CURVE4) for piece in pieces for code in piece.codes]
-      style = {"facecolor": fill, "edgecolor": stroke, "linewidth": 0.75 * STROKE}
+      look = {"facecolor": fill, "edgecolor": stroke, "linewidth": 0.75 * STROKE}
       outline = path.Path(points, codes)
-      axes.add_patch(patches.PathPatch(outline, **style, capstyle="butt", snap=False))
+      axes.add_patch(patches.PathPatch(outline, **look, capstyle="butt", snap=False))
   faces = choose_faces(picture.texts)
   for x, y, text, style in picture.texts:
     axes.text(x, y, text, fontproperties=faces[style], color=style.color, parse_math=False)
@@ -90,21 +83,19 @@ def choose_faces(texts: Sequence[Text]) -> dict[Style, Any]:
   Of several fonts of that name matplotlib takes its own, so that the picture doesn't depend on the
   machine's fonts.
   """
-  faces, missing = {}, []
+  manager = need("matplotlib.font_manager", extra="plot")
+  faces, missing = {}, dict[str, None]()
   for style in dict.fromkeys(text.style for text in texts):
-    setting = {
-      "weight": "bold" if style.bold else "normal",
-      "style": "oblique" if style.italic else "normal",
-    }
+    weight, slope = "bold" if style.bold else "normal", "oblique" if style.italic else "normal"
+    setting = {"weight": weight, "style": slope}
     lines = [text.text for text in texts if text.style == style]
     families, lost = choose_fonts(lines, ["DejaVu Sans Mono"], **setting)
-    missing += lost
-    faces[style] = need("matplotlib.font_manager", extra="plot").FontProperties(
-      family=list(families), size=0.75 * style.size, **setting
-    )
+    missing |= dict.fromkeys(lost)
+    size = 0.75 * style.size
+    faces[style] = manager.FontProperties(family=list(families), size=size, **setting)
   if missing:
     raise CircuitError(
-      f"to_png: no installed font has {list_characters(list(dict.fromkeys(missing)))}; install one "
-      "that has, or draw it as SVG, which is shown in the viewer's fonts"
+      f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
+      "draw it as SVG, which is shown in the viewer's fonts"
     )
   return faces

@@ -15,16 +15,11 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import check_available, check_floating, check_same, describe
-from fbackprop.circuit.graph import (
-  CircuitError,
-  GateGraph,
-  check_type,
-  check_value,
-  fan_out,
-  is_number,
-)
+from fbackprop.circuit.graph import CircuitError, GateGraph, check_value, fan_out
 from fbackprop.hints import hint
 from fbackprop.types import Array, Residuals
+
+Arrays = dict[str, Array]
 
 
 class GateTrace(NamedTuple):
@@ -71,9 +66,7 @@ class Solution:
   gradients: dict[str, float]
 
 
-def forward(
-  circuit: GateGraph, inputs: Mapping[str, Array]
-) -> tuple[dict[str, Array], dict[str, Residuals]]:
+def forward(circuit: GateGraph, inputs: Arrays) -> tuple[Arrays, dict[str, Residuals], Array]:
   """Evaluate every node.
 
   Args:
@@ -81,10 +74,10 @@ def forward(
     inputs: an array for each input, all of one shape and dtype; constants are filled to match.
 
   Returns:
-    `(values, residuals)`, by node and by gate name.
+    `(values, residuals, value)`: by node, by gate, and Σ weight · output, which is differentiated.
   """
   like = next(iter(inputs.values())) if inputs else jnp.zeros(())
-  values: dict[str, Array] = {}
+  values: Arrays = {}
   residuals: dict[str, Residuals] = {}
   for node in circuit.nodes:
     if node.op == "input":
@@ -94,22 +87,17 @@ def forward(
     else:
       arrived = (values[name] for name in node.inputs)
       values[node.name], residuals[node.name] = circuit.gate_of[node.op].forward(*arrived)
-  return values, residuals
-
-
-def weighted_sum(circuit: GateGraph, values: Mapping[str, Array]) -> Array:
-  """Return Σ weight · output, the differentiated value."""
   # An output of weight 1 isn't multiplied, and nothing is added to zero, which preserves -0 and the
   # dtype.
   terms = [
     values[name] * weight if weight != 1 else values[name] for name, weight in circuit.outputs
   ]
-  return sum(terms[1:], start=terms[0])
+  return values, residuals, sum(terms[1:], start=terms[0])
 
 
 def backward(
-  circuit: GateGraph, values: Mapping[str, Array], residuals: Mapping[str, Residuals]
-) -> tuple[dict[str, Array], dict[str, tuple[Array, ...]]]:
+  circuit: GateGraph, values: Arrays, residuals: Mapping[str, Residuals]
+) -> tuple[Arrays, dict[str, tuple[Array, ...]]]:
   """Differentiate the weighted sum of the outputs by every node that leads to one.
 
   Args:
@@ -121,9 +109,7 @@ def backward(
     `(bars, downstream)`: the gradient by each node, and the downstream gradients of each gate;
     without nodes that lead to no output.
   """
-  bars: dict[str, Array] = {
-    name: jnp.full_like(values[name], weight) for name, weight in circuit.outputs
-  }
+  bars = {name: jnp.full_like(values[name], weight) for name, weight in circuit.outputs}
   downstream: dict[str, tuple[Array, ...]] = {}
   for node in reversed(circuit.nodes):
     if node.name not in bars or node.name not in residuals:
@@ -135,7 +121,7 @@ def backward(
   return bars, downstream
 
 
-def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array, Arrays]:
   """Compute the value and its gradient by each input; a pure function, for jit, vmap and jvp.
 
   Args:
@@ -159,11 +145,10 @@ def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array,
     >>> print(value, gradients["x"], gradients["y"])
     [3. 6.] [3. 3.] [1. 2.]
   """
-  values, residuals = forward(circuit, as_arrays(fill_inputs(circuit, given)))
+  values, residuals, value = forward(circuit, as_arrays(fill_inputs(circuit, given)))
   bars, _ = backward(circuit, values, residuals)
   zero = jnp.zeros_like(values[circuit.nodes[0].name])
-  gradients = {name: bars.get(name, zero) for name in circuit.inputs}
-  return weighted_sum(circuit, values), gradients
+  return value, {name: bars.get(name, zero) for name in circuit.inputs}
 
 
 def fill_inputs(circuit: GateGraph, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +167,7 @@ def fill_inputs(circuit: GateGraph, given: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
+def as_arrays(values: Mapping[str, Any]) -> Arrays:
   """Convert the inputs to arrays of one shape and dtype; raise if they differ."""
   arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
   first = next(iter(arrays), "")
@@ -191,9 +176,8 @@ def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
       check_floating("circuit", name, value)
       check_available("circuit", value.dtype)
       check_same("circuit", (first, name), arrays[first], value)
-    else:
-      check_type(is_number(value), name, "an array or a number", value)
-      check_value(name, value if isinstance(value, int) else 0)  # A float may be NaN or infinite.
+    elif not isinstance(value, float):  # Which may be NaN or infinite here.
+      check_value(name, value, "an array or a number")
   like = jnp.asarray(arrays[first]) if arrays else jnp.zeros(())
   return {
     name: jnp.asarray(value) if name in arrays else jnp.full_like(like, float(value))
@@ -230,30 +214,31 @@ def solve(circuit: GateGraph, given: Mapping[str, Any]) -> Solution:
   numbers = {name: as_number(name, value) for name, value in fill_inputs(circuit, given).items()}
   gates = [node for node in circuit.nodes if node.inputs]
   with jax.enable_x64(True):
-    values, residuals = forward(circuit, {n: jnp.asarray(v, float) for n, v in numbers.items()})
+    arrays = {name: jnp.asarray(number, float) for name, number in numbers.items()}
+    values, residuals, value = forward(circuit, arrays)
     bars, downstream = backward(circuit, values, residuals)
     one = jnp.ones(())
     local = {name: circuit.gate_of[op].backward(residuals[name], one) for name, op, _, _ in gates}
-    solved = jax.device_get((values, bars, downstream, local, weighted_sum(circuit, values)))
+    solved = jax.device_get((values, bars, downstream, local, value))
   values, bars, downstream, local, value = jax.tree.map(float, solved)
   # In the order of the nodes: pytrees sort their keys.
-  bars = {node.name: bars.get(node.name, 0.0) for node in circuit.nodes}
+  all_bars = {node.name: bars.get(node.name, 0.0) for node in circuit.nodes}
   sent = {node.name: downstream.get(node.name, (0.0,) * len(node.inputs)) for node in gates}
   weights = dict(circuit.outputs)
   return Solution(
     circuit,
-    values={name: values[name] for name in bars},
-    bars=bars,
+    values={name: values[name] for name in all_bars},
+    bars=all_bars,
     contributions={
       name: tuple(weights[name] if target is None else sent[target][i] for _, target, i in wires)
       for name, wires in fan_out(circuit).items()
     },
     gates=tuple(
-      GateTrace(name, op, inputs, values[name], local[name], bars[name], sent[name])
+      GateTrace(name, op, inputs, values[name], local[name], all_bars[name], sent[name])
       for name, op, inputs, _ in gates
     ),
     value=value,
-    gradients={name: bars[name] for name in circuit.inputs},
+    gradients={name: all_bars[name] for name in circuit.inputs},
   )
 
 

@@ -63,9 +63,8 @@ class Source:
   def read(self) -> list[ast.stmt]:
     """Parse the text into Python's statements, after checking that Python's parser can take it."""
     if len(self.text) > MAX_LENGTH:
-      raise self.error(
-        f"the text has {len(self.text):,} characters; there may be {MAX_LENGTH:,}", 0
-      )
+      count = f"{len(self.text):,} characters; there may be {MAX_LENGTH:,}"
+      raise self.error(f"the text has {count}", 0)
     self.respell()
     self.check_size()
     try:
@@ -95,7 +94,7 @@ class Source:
     """
     pieces: list[tuple[str, int]] = []  # With their origins.
     was_raised = False
-    for match in PIECES.finditer(self.typed):
+    for match in PIECES.finditer(f"{self.typed}\n"):
       piece, start = match[0], match.start()
       raised = is_raised(piece)
       if was_raised != raised:
@@ -112,10 +111,8 @@ class Source:
         pieces.append((")" if atom else "", match.end() - 1))
       else:
         pieces.append((plain(piece), start))
-    if was_raised:
-      pieces.append((")", len(self.typed) - 1))
-    self.text = "".join(piece for piece, _ in pieces)
-    self.origins = [*(origin for piece, origin in pieces for _ in piece), len(self.typed)]
+    self.text = "".join(piece for piece, _ in pieces)[:-1]
+    self.origins = [origin for piece, origin in pieces for _ in piece]
 
   def check_size(self) -> None:
     """Raise for a text that Python's parser can't take, or would be slow to read."""
@@ -144,15 +141,17 @@ class Source:
     """Reword Python's syntax error, with advice if there is any."""
     message = error.msg.partition(". Perhaps")[0]
     before, rest = self.text[:place].rpartition("\n")[2], self.text[place:]
-    advice = ""
-    if rest.startswith("|"):
-      advice = "; |x| is written abs(x)"
-    elif "\\" in before[-1:] + rest[:1]:
-      advice = "; LaTeX isn't read"
-    elif message.startswith("invalid") and message.endswith(" literal"):
-      advice = "; a product is written with *"  # As for 2x: to Python, x belongs to the number.
-    elif re.search(r"[\w)]\s*$", before) and re.match(r"[\w(]", rest):
-      advice = "; a product is written with *, and a gate's input in parentheses"
+    cases = (
+      (rest.startswith("|"), "; |x| is written abs(x)"),
+      ("\\" in before[-1:] + rest[:1], "; LaTeX isn't read"),
+      # As for 2x: to Python, x belongs to the number.
+      (re.fullmatch("invalid.* literal", message), "; a product is written with *"),
+      (
+        re.search(r"[\w)]\s*$", before) and re.match(r"[\w(]", rest),
+        "; a product is written with *, and a gate's input in parentheses",
+      ),
+    )
+    advice = next((advice for fits, advice in cases if fits), "")
     return f"this can't be read: {message}{advice}"
 
   def place_of(self, line: int, column: int, *, is_bytes: bool = False) -> int:

@@ -19,11 +19,6 @@ from fbackprop.circuit.solver import GateTrace, Solution
 Number = Callable[[float], str]
 
 GREEN, RED, BOLD = "32", "31", "1"  # ANSI codes.
-COLUMNS = {
-  "gate": "", "op": "", "inputs": "", "value": GREEN, "local": "", "upstream": RED,
-  "downstream": RED,
-}  # fmt: skip
-"""The heading of each column and its color."""
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 LOCAL = "∂: the partial derivatives of each gate"
@@ -75,28 +70,25 @@ def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -
     local is ∂: the partial derivatives of each gate; d: along every path to g3
   """
   number = partial(format_number, digits=digits)
-  labels = {n.name: "" if n.op == "constant" else f"{n.name}=" for n in solution.circuit.nodes}
-  rows = [
-    (
-      gate.name,
-      gate.op,
-      listed([labels[name] + number(solution.values[name]) for name in gate.inputs]),
-      number(gate.value),
-      listed([*map(number, gate.local)]),
-      number(gate.upstream),
-      listed([*map(number, gate.downstream)]),
-    )
-    for gate in solution.gates
+  operands = {n.name: "" if n.op == "constant" else f"{n.name}=" for n in solution.circuit.nodes}
+  operands = {name: text + number(solution.values[name]) for name, text in operands.items()}
+  gates = solution.gates
+  columns = [
+    ("gate", "", [gate.name for gate in gates]),
+    ("op", "", [gate.op for gate in gates]),
+    ("inputs", "", [listed([operands[name] for name in gate.inputs]) for gate in gates]),
+    ("value", GREEN, [number(gate.value) for gate in gates]),
+    ("local", "", [listed([*map(number, gate.local)]) for gate in gates]),
+    ("upstream", RED, [number(gate.upstream) for gate in gates]),
+    ("downstream", RED, [listed([*map(number, gate.downstream)]) for gate in gates]),
   ]
-  widths = [max(map(len, column)) for column in zip(COLUMNS, *rows, strict=True)]
-  widths[-1] = 0  # The last column needs no padding.
-  lines = [
-    "  ".join(
-      paint(cell.ljust(width), code, color)
-      for cell, width, code in zip(row, widths, codes, strict=True)
-    )
-    for row, codes in ((COLUMNS, [BOLD] * len(COLUMNS)), *((row, COLUMNS.values()) for row in rows))
-  ]
+  painted = []
+  for heading, code, cells in columns:
+    # The last column needs no padding.
+    width = max(map(len, [heading, *cells])) if heading != "downstream" else 0
+    body = (paint(cell.ljust(width), code, color) for cell in cells)
+    painted.append([paint(heading.ljust(width), BOLD, color), *body])
+  lines = ["  ".join(row) for row in zip(*painted, strict=True)]
   root = notation.output_name(solution)
   lines += ["", f"{root} = {paint(number(solution.value), GREEN, color)}"]
   for node in solution.circuit.nodes:

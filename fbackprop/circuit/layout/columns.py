@@ -72,13 +72,9 @@ class Columns(NamedTuple):
   columns: list[list[int]]
   links: list[Link]
 
-  def places(self) -> list[int]:
+  def places(self) -> dict[int, int]:
     """Return the place of each item in its column."""
-    place = [0] * len(self.items)
-    for column in self.columns:
-      for i, item in enumerate(column):
-        place[item] = i
-    return place
+    return {item: i for column in self.columns for i, item in enumerate(column)}
 
   def ends(self) -> tuple[list[list[Link]], list[list[Link]]]:
     """Return the links that arrive at each item, and those that leave it."""
@@ -130,17 +126,16 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
   """
   leaving = fan_out(circuit)
   start = assign_starts(circuit, leaving, margin=margin)
-  end = {
-    wire: start[name] + 2 if wire.target is None else start[wire.target]
-    for name, wires in leaving.items()
-    for wire in wires
-  }
-  labelled = {end[wire] - 1 for wires in leaving.values() if len(wires) > 1 for wire in wires}
+
+  def end(wire: Wire) -> int:
+    return start[wire.source] + 2 if wire.target is None else start[wire.target]
+
+  labelled = {end(wire) - 1 for wires in leaving.values() if len(wires) > 1 for wire in wires}
   for node in circuit.nodes:
     wires = leaving[node.name]
-    if not node.inputs and len(wires) == 1 and not (margin and node.op == "input"):
-      beside = end[wires[0]] - 1
-      start[node.name] = beside if beside in labelled else start[node.name]
+    is_alone = not node.inputs and len(wires) == 1 and not (margin and node.op == "input")
+    if is_alone and end(wires[0]) - 1 in labelled:
+      start[node.name] = end(wires[0]) - 1
   # Without the empty columns.
   place = {column: i for i, column in enumerate(sorted({*start.values(), *labelled}))}
 
@@ -153,7 +148,7 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
     for branch, wire in enumerate(wires):
       if wire.target is None and not forks:
         continue
-      last = place[end[wire] - forks] - 1  # Next to the label or the gate.
+      last = place[end(wire) - forks] - 1  # Next to the label or the gate.
       for column in range(first + len(trunk), last + 1):
         items.append(Item("bend", column, name))
         links.append(Link(trunk[-1], len(items) - 1))
