@@ -75,9 +75,8 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
   elif loss.name == softmax_cross_entropy.name:
     made.softmax_cross_entropy(units, np.asarray(target))
   else:
-    raise DtypeError(
-      f"from_mlp: loss must be squared_error or softmax_cross_entropy, got {loss.name!r}"
-    )
+    known = f"{squared_error.name} or {softmax_cross_entropy.name}"
+    raise DtypeError(f"from_mlp: loss must be {known}, got {loss.name!r}")
   return build(made.nodes, "loss", made.gates)
 
 
@@ -155,9 +154,8 @@ class Expansion:
     """Add the gates of -Σ t log(e^z / Σ e^z)."""
     if np.issubdtype(target.dtype, np.integer) and target.shape == ():
       if not 0 <= target < len(units):
-        raise CircuitError(
-          f"from_mlp: target must be a label from 0 to {len(units) - 1}, got {target}"
-        )
+        labels = f"from 0 to {len(units) - 1}"
+        raise CircuitError(f"from_mlp: target must be a label {labels}, got {target}")
       target = np.arange(len(units)) == target
     elif not np.issubdtype(target.dtype, np.floating):
       raise StructureError(

@@ -60,11 +60,11 @@ def format_number(value: float, digits: int | str = 4, minus: str = "-") -> str:
 
 def signed(terms: Sequence[str], minus: str = "-") -> list[str]:
   """Put an operator before each formatted term but the first: ["2", "+ 3", "- 1"]."""
-  rest = (
-    f"{minus} {term[1:]}" if term.startswith(minus) else f"+ {term.removeprefix('+')}"
-    for term in terms[1:]
-  )
-  return [terms[0], *rest]
+  operators = (minus if term.startswith(minus) else "+" for term in terms[1:])
+  return [
+    terms[0],
+    *(f"{o} {t.removeprefix(o)}" for o, t in zip(operators, terms[1:], strict=True)),
+  ]
 
 
 def write_sum(terms: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -111,9 +111,8 @@ def parse(
   weights: dict[str, float] = {}
   for name, weight in outputs.items():
     if name not in reader.scope:
-      raise CircuitError(
-        f"parse: the output {name!r} isn't in the text; {hint(name, reader.scope)}"
-      )
+      advice = hint(name, reader.scope)
+      raise CircuitError(f"parse: the output {name!r} isn't in the text; {advice}")
     node = reader.scope[name]
     if node in weights:
       raise CircuitError(f"parse: the output {name!r} is the node {node!r}, already an output")
@@ -134,7 +133,7 @@ class Reader:
     scope: the node that each assigned or used name currently denotes.
     output: the node of the last statement.
     taken: the words of the text.
-    counts: how many names each stem has given.
+    numbers: the numbers that each stem of generated names has left.
     literals: the values of constants and their powers.
   """
 
@@ -146,7 +145,7 @@ class Reader:
   scope: dict[str, str] = field(default_factory=dict)
   output: str = ""
   taken: set[str] = field(default_factory=set)
-  counts: dict[str, int] = field(default_factory=dict)
+  numbers: dict[str, Iterator[int]] = field(default_factory=dict)
   literals: dict[str, float] = field(default_factory=dict)
 
   def read(self) -> None:
@@ -171,9 +170,8 @@ class Reader:
       elif not isinstance(statement, ast.Expr):
         self.source.refuse(statement, ONLY_STATEMENTS)
       elif statement is not statements[-1]:
-        self.source.refuse(
-          statement, "only the last statement may be without a name: name = expression"
-        )
+        message = "only the last statement may be without a name: name = expression"
+        self.source.refuse(statement, message)
       self.output = self.expression(statement.value, name)
       if name is not None:
         self.scope[name] = self.output
@@ -292,13 +290,11 @@ class Reader:
 
   def unique(self, name: str | None, letter: str) -> str:
     """Return a name for a node: the given one, or one that the text doesn't use."""
-    if name is not None and self.counts.get(name) is None and name not in self.scope:
-      self.counts[name] = 1
+    if name is not None and name not in self.scope:
       return name
-    stem, number = (letter, 0) if name is None else (f"{name}_", 1)
-    numbers = count(self.counts.get(stem, number) + 1)
-    self.counts[stem] = next(n for n in numbers if f"{stem}{n}" not in self.taken)
-    return f"{stem}{self.counts[stem]}"
+    stem = letter if name is None else f"{name}_"
+    numbers = self.numbers.setdefault(stem, count(1 if name is None else 2))
+    return next(made for n in numbers if (made := f"{stem}{n}") not in self.taken)
 
 
 def is_e(place: ast.AST) -> bool:

@@ -17,6 +17,9 @@ PAPER, INK, WIRE, GATE = "#ffffff", "#1b1f24", "#57606a", "#eef2f8"
 RADIUS, STROKE, DOT, TIP = 17.0, 1.4, 3.0, 10.0  # Pixels, as all lengths here.
 ADVANCE, ASCENT, DESCENT = 0.602, 0.93, 0.24  # The typeface's metrics, in units of its size.
 
+BULGE = 0.5523  # Of Bézier curves that are quarters of a circle, to 0.03 percent.
+ARC = ((0, -1), (BULGE, -1), (1, -BULGE), (1, 0), (1, BULGE), (BULGE, 1), (0, 1))
+
 
 class Style(NamedTuple):
   """The style of a text; the size is in pixels."""
@@ -78,16 +81,7 @@ class Picture(NamedTuple):
 
 def pill(x: float, y: float, half: float, r: float) -> Piece:
   """Return a circle, or a rectangle with round ends: the outline of a gate or a fork."""
-  off, k = half - r, 0.5523 * r  # A quarter of a circle, to 0.03 percent.
-  end = [
-    (off, -r),
-    (off + k, -r),
-    (off + r, -k),
-    (off + r, 0),
-    (off + r, k),
-    (off + k, r),
-    (off, r),
-  ]
+  end = [(half - r + a * r, b * r) for a, b in ARC]
   around = [(0, -r), *end, *((-a, -b) for a, b in end), (0, -r)]
   return Piece(f"M{'LC  C  ' * 2}L", [(x + a, y + b) for a, b in around])
 

@@ -89,9 +89,7 @@ def forward(circuit: GateGraph, inputs: Arrays) -> tuple[Arrays, dict[str, Resid
       values[node.name], residuals[node.name] = circuit.gate_of[node.op].forward(*arrived)
   # An output of weight 1 isn't multiplied, and nothing is added to zero, which preserves -0 and the
   # dtype.
-  terms = [
-    values[name] * weight if weight != 1 else values[name] for name, weight in circuit.outputs
-  ]
+  terms = [values[name] if w == 1 else values[name] * w for name, w in circuit.outputs]
   return values, residuals, sum(terms[1:], start=terms[0])
 
 
@@ -247,10 +245,8 @@ def as_number(name: str, value: Any) -> float:
   if hasattr(value, "dtype") and hasattr(value, "shape"):
     check_floating("circuit", name, value)
     if value.shape != () or isinstance(value, jax.core.Tracer):
-      raise CircuitError(
-        f"circuit: trace needs a number for {name}, got {describe(value)}; value_and_grad takes "
-        "arrays"
-      )
+      got = f"{describe(value)}; value_and_grad takes arrays"
+      raise CircuitError(f"circuit: trace needs a number for {name}, got {got}")
     value = float(value)
   check_value(name, value)
   return float(value)

@@ -70,17 +70,15 @@ def straight_lines(columns: Columns) -> list[int]:
   gates = {item.name for i, item in enumerate(items) if item.kind == "node" and arriving[i]}
   root = list(range(len(items)))
   for column in columns.columns:
-    trunks, chains = [], []
+    wishes = []
     for item in column:
       before = [link.left for link in arriving[item]]
-      if items[item].kind == "bend":
-        trunks.append((item, before[0]))
-      else:
-        main = [other for other in before if len(before) == 1 or items[other].name in gates]
-        if len(main) == 1 and len(leaving[main[0]]) == 1:
-          chains.append((item, main[0]))
+      main = [other for other in before if len(before) == 1 or items[other].name in gates]
+      is_bend = items[item].kind == "bend"
+      if is_bend or (len(main) == 1 and len(leaving[main[0]]) == 1):
+        wishes.append((item, main[0], is_bend))
     joints: list[tuple[int, int]] = []  # Sorted pairs of places.
-    for item, other in trunks + chains:
+    for item, other, _ in sorted(wishes, key=lambda wish: not wish[2]):
       joint = place[item], place[other]
       at = bisect(joints, joint)
       is_over = at == len(joints) or joint[1] < joints[at][1]
