@@ -6,17 +6,15 @@ and `png`. `parse`, `from_mlp` and the examples are in higher modules, since the
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from fbackprop.circuit import notation, png, svg, text
-from fbackprop.circuit.graph import CircuitError, GateGraph, Node, check_graph
+from fbackprop.circuit import drawing, graph, notation, png, svg, text
+from fbackprop.circuit.graph import CircuitError, GateGraph, Node
 from fbackprop.circuit.solver import Solution, solve, value_and_grad
 from fbackprop.types import Array, Gate
 
 MOST_NODES = 300
 """The most nodes of a circuit that a notebook draws unasked: a larger one would take seconds."""
-
-Drawn = TypeVar("Drawn")
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,9 +31,10 @@ class Circuit(GateGraph):
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook: with numbers if every input has a value, else without."""
-    if any(node.op == "input" and node.value is None for node in self.nodes):
-      return draw_if_small(svg.graph_to_svg, self, self)
-    return self.trace()._repr_svg_() if len(self.nodes) <= MOST_NODES else None
+    is_open = any(node.op == "input" and node.value is None for node in self.nodes)
+    return draw_if_small(
+      self, lambda: svg.draw_svg(drawing.Labels(self)) if is_open else self.trace().to_svg()
+    )
 
   def trace(self, /, **inputs: float) -> "Trace":
     """Compute the value and the gradient on every wire, in float64: see `solver.solve`."""
@@ -72,15 +71,15 @@ class Trace(Solution):
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook; None if it is too large."""
-    return draw_if_small(svg.to_svg, self, self.circuit)
+    return draw_if_small(self.circuit, self.to_svg)
 
 
-def draw_if_small(draw: Callable[[Drawn], str], drawn: Drawn, circuit: Circuit) -> str | None:
+def draw_if_small(circuit: Circuit, draw: Callable[[], str]) -> str | None:
   """Draw a picture for a notebook; None for a circuit that is too large to read."""
   if len(circuit.nodes) > MOST_NODES:
     return None
   try:
-    return draw(drawn)
+    return draw()
   except CircuitError:  # A wire is too long.
     return None
 
@@ -112,4 +111,28 @@ def build(
     >>> c.trace(x=3.0).gradients
     {'x': 6.0}
   """
-  return Circuit(*check_graph(nodes, outputs, gates))
+  graph.check_type(isinstance(nodes, Iterable), "nodes", "an iterable of Node", nodes)
+  is_known = isinstance(outputs, str | Mapping | None)
+  graph.check_type(is_known, "outputs", "a name, or a weight for each name", outputs)
+  graph.check_type(isinstance(gates, Mapping | None), "gates", "a Gate for each op", gates)
+  own = dict(gates or {})
+  for op, gate in own.items():
+    graph.check_type(isinstance(gate, Gate), f"gate {op!r}", "a Gate", gate)
+    if op in graph.LEAVES:
+      raise CircuitError(f"circuit: a gate cannot be named {op!r}; choose another name")
+  known = {**graph.GATES, **own}
+  by_name: dict[str, Node] = {}
+  for node in nodes:
+    graph.check_type(isinstance(node, Node), "each node", "a Node", node)
+    graph.check_node(node, known)
+    if node.name in by_name:
+      raise CircuitError(f"circuit: two nodes are named {node.name!r}")
+    by_name[node.name] = node
+  if not by_name:
+    raise CircuitError("circuit: nodes is empty; give at least one node")
+  if outputs is None:
+    outputs = next(reversed(by_name))
+  weights = {outputs: 1.0} if isinstance(outputs, str) else outputs
+  return Circuit(
+    graph.sort_nodes(by_name), graph.check_outputs(weights, by_name), tuple(own.items())
+  )

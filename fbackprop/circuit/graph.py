@@ -5,8 +5,8 @@ gate that lists the node among its inputs. This module computes nothing: `solver
 and `_circuit` adds the public classes with their convenience methods.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -75,14 +75,10 @@ class GateGraph:
     """The names of the inputs, in order of appearance."""
     return tuple(node.name for node in self.nodes if node.op == "input")
 
-  @cached_property
+  @property
   def gate_of(self) -> dict[str, Gate]:
     """The gate of each op."""
-    return {**GATES, **dict(self.gates)}
-
-  def __getstate__(self) -> dict[str, Any]:
-    """Return the fields for pickle without cached properties, since `gate_of` holds closures."""
-    return {field.name: getattr(self, field.name) for field in fields(self)}
+    return GATES | dict(self.gates)
 
 
 def fan_out(graph: GateGraph) -> dict[str, list[Wire]]:
@@ -96,93 +92,45 @@ def fan_out(graph: GateGraph) -> dict[str, list[Wire]]:
   return wires
 
 
-def check_graph(
-  nodes: Iterable[Node],
-  outputs: str | Mapping[str, float] | None,
-  gates: Mapping[str, Gate] | None,
-) -> tuple[tuple[Node, ...], Weights, OwnGates]:
-  """Check the arguments of `build` and sort the nodes topologically.
-
-  Returns:
-    `(nodes, outputs, gates)`: the fields of a `GateGraph`.
-  """
-  for name, value, kind, wanted in (
-    ("nodes", nodes, Iterable, "an iterable of Node"),
-    ("outputs", outputs, str | Mapping | None, "a name, or a weight for each name"),
-    ("gates", gates, Mapping | None, "a Gate for each op"),
-  ):
-    if not isinstance(value, kind):
-      raise DtypeError(f"circuit: {name} must be {wanted}, got {describe(value)}")
-  own = dict(gates or {})
-  for op, gate in own.items():
-    if not isinstance(gate, Gate):
-      raise DtypeError(f"circuit: gate {op!r} must be a Gate, got {describe(gate)}")
-    if op in LEAVES:
-      raise CircuitError(f"circuit: a gate cannot be named {op!r}; choose another name")
-  known = {**GATES, **own}
-  by_name: dict[str, Node] = {}
-  for node in nodes:
-    if not isinstance(node, Node):
-      raise DtypeError(f"circuit: each node must be a Node, got {describe(node)}")
-    check_node(node, known)
-    if node.name in by_name:
-      raise CircuitError(f"circuit: two nodes are named {node.name!r}")
-    by_name[node.name] = node
-  if not by_name:
-    raise CircuitError("circuit: nodes is empty; give at least one node")
-  for node in by_name.values():
-    for name in node.inputs:
-      if name not in by_name:
-        raise CircuitError(
-          f"circuit: {node.op} {node.name!r} has the input {name!r}, which is no node; "
-          f"{hint(name, by_name)}"
-        )
-  if outputs is None:
-    outputs = next(reversed(by_name))
-  weights = {outputs: 1.0} if isinstance(outputs, str) else outputs
-  return sort_nodes(by_name), check_outputs(weights, by_name), tuple(own.items())
+def check_type(is_right: object, name: str, wanted: str, value: object) -> None:
+  """Raise a DtypeError for a value of another type."""
+  if not is_right:
+    raise DtypeError(f"circuit: {name} must be {wanted}, got {describe(value)}")
 
 
 def check_node(node: Node, known: Mapping[str, Gate]) -> None:
   """Raise for a node that is invalid by itself."""
-  if not (isinstance(node.name, str) and node.name):
-    raise DtypeError(
-      f"circuit: the name of a node must be a nonempty str, got {describe(node.name)}"
-    )
-  if not isinstance(node.op, str):
-    raise DtypeError(f"circuit: op of {node.name!r} must be a str, got {describe(node.op)}")
-  if not (isinstance(node.inputs, tuple) and all(isinstance(name, str) for name in node.inputs)):
-    raise DtypeError(
-      f"circuit: inputs of {node.name!r} must be a tuple of names, got {describe(node.inputs)}"
-    )
-  if node.value is not None or node.op == "constant":
-    check_value(f"value of {node.name!r}", node.value)
-  if node.op in LEAVES:
-    if node.inputs:
-      raise CircuitError(
-        f"circuit: {node.op} {node.name!r} must have no inputs, got {', '.join(node.inputs)}"
-      )
+  name, op, inputs, value = node
+  check_type(isinstance(name, str) and name, "the name of a node", "a nonempty str", name)
+  check_type(isinstance(op, str), f"op of {name!r}", "a str", op)
+  are_names = isinstance(inputs, tuple) and all(isinstance(each, str) for each in inputs)
+  check_type(are_names, f"inputs of {name!r}", "a tuple of names", inputs)
+  if value is not None or op == "constant":
+    check_value(f"value of {name!r}", value)
+  if op in LEAVES and inputs:
+    raise CircuitError(f"circuit: {op} {name!r} must have no inputs, got {', '.join(inputs)}")
+  if op in LEAVES:
     return
-  if node.op not in known:
-    raise CircuitError(
-      f"circuit: {node.name!r} has the unknown op {node.op!r}; {hint(node.op, known)}"
-    )
-  if node.value is not None:
-    raise CircuitError(f"circuit: {node.name!r} is a gate, whose value is computed; give it none")
-  check_arity(f"circuit: {node.name!r}: ", node.op, known[node.op], len(node.inputs))
+  if op not in known:
+    raise CircuitError(f"circuit: {name!r} has the unknown op {op!r}; {hint(op, known)}")
+  if value is not None:
+    raise CircuitError(f"circuit: {name!r} is a gate, whose value is computed; give it none")
+  if problem := arity_problem(op, known[op], len(inputs)):
+    raise CircuitError(f"circuit: {name!r}: {problem}")
 
 
-def check_arity(where: str, op: str, gate: Gate, count: int) -> None:
-  """Raise for a number of inputs that the gate doesn't take."""
-  if count < 1 if gate.arity is None else count != gate.arity:
-    wanted = "at least 1 input" if gate.arity is None else f"{gate.arity} input"
-    raise CircuitError(f"{where}gate {op} takes {wanted}{'s' * (gate.arity == 2)}, got {count}")
+def arity_problem(op: str, gate: Gate, count: int) -> str | None:
+  """Describe a number of inputs that the gate doesn't take."""
+  if gate.arity is None:
+    return None if count else f"gate {op} takes at least 1 input, got 0"
+  wanted = f"{gate.arity} input{'s' * (gate.arity == 2)}"
+  return None if count == gate.arity else f"gate {op} takes {wanted}, got {count}"
 
 
-def check_value(name: str, value: object) -> None:
+def check_value(name: str, value: Any, wanted: str = "a number") -> None:
   """Raise for anything but a finite number."""
-  if isinstance(value, bool) or not isinstance(value, int | float):
-    raise DtypeError(f"circuit: {name} must be a number, got {describe(value)}")
+  is_number = isinstance(value, int | float) and not isinstance(value, bool)
+  check_type(is_number, name, wanted, value)
   # An integer may exceed every float, and have more digits than Python converts to text.
   if not -FLOAT_MAX <= value <= FLOAT_MAX:
     got = "an integer too large for float64" if isinstance(value, int) else value
@@ -204,9 +152,8 @@ def sort_nodes(by_name: Mapping[str, Node]) -> tuple[Node, ...]:
   """Sort nodes topologically by an iterative depth-first search, preserving a sorted order."""
   done: dict[str, Node] = {}
   for root in by_name.values():
-    if root.name in done:
-      continue
-    path = {root.name: iter(root.inputs)}  # From the root to the node under search.
+    # From the root to the node under search, each with its wires that are left.
+    path = {} if root.name in done else {root.name: iter(root.inputs)}
     while path:
       name, wires = next(reversed(path.items()))
       below = next((wire for wire in wires if wire not in done), None)
@@ -216,9 +163,11 @@ def sort_nodes(by_name: Mapping[str, Node]) -> tuple[Node, ...]:
       elif below in path:
         cycle = [*path][[*path].index(below) :]
         shown = [*cycle[:8], "..."] if len(cycle) > 8 else cycle
-        raise CircuitError(
-          f"circuit: the nodes form a cycle: {' -> '.join([*reversed(shown), cycle[-1]])}"
-        )
+        way = " -> ".join([*reversed(shown), cycle[-1]])
+        raise CircuitError(f"circuit: the nodes form a cycle: {way}")
+      elif below not in by_name:
+        user = f"{by_name[name].op} {name!r} has the input {below!r}"
+        raise CircuitError(f"circuit: {user}, which is no node; {hint(below, by_name)}")
       else:
         path[below] = iter(by_name[below].inputs)
   return tuple(done.values())

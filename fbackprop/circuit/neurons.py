@@ -52,17 +52,18 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
   """
   check_unit("from_mlp", "net", net, Layer)
   check_unit("from_mlp", "loss", loss, Loss)
-  x = as_reals("x", x)
-  check_shape("from_mlp", "x", x, ("D_in",))
+  x = as_reals("x", x, "D_in")
   made = Expansion()
   units = [made.node(f"x{i}", "input", value=value) for i, value in enumerate(x, 1)]
-  depth = 0
+  depth, suffix = 0, ""
   for layer, own in flatten(net, params):
     if layer.name == "dense" and hasattr(own, "w"):
-      depth += 1
+      depth, suffix = depth + 1, ""
       units = made.dense(depth, own, units)
     elif (gate := dict(layer.options).get("gate")) is not None:
-      units = made.activation(depth, gate, units)
+      op = made.op_of(gate)
+      units = [made.node(f"h{depth}_{j}{suffix}", op, unit) for j, unit in enumerate(units, 1)]
+      suffix += "_"  # An activation may follow an activation.
     else:
       advice = "; softmax_cross_entropy takes logits" if layer.name == softmax.name else ""
       raise DtypeError(
@@ -70,24 +71,24 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
         f"layer {layer.name!r}{advice}"
       )
   if loss.name == squared_error.name:
-    made.squared_error(units, as_reals("target", target))
+    made.squared_error(units, as_reals("target", target, len(units)))
   elif loss.name == softmax_cross_entropy.name:
     made.softmax_cross_entropy(units, np.asarray(target))
   else:
-    raise DtypeError(
-      f"from_mlp: loss must be squared_error or softmax_cross_entropy, got {loss.name!r}"
-    )
+    known = f"{squared_error.name} or {softmax_cross_entropy.name}"
+    raise DtypeError(f"from_mlp: loss must be {known}, got {loss.name!r}")
   return build(made.nodes, "loss", made.gates)
 
 
-def as_reals(name: str, value: Any) -> np.ndarray:
-  """Convert to an array of real numbers; raise for anything else."""
+def as_reals(name: str, value: Any, *shape: int | str) -> np.ndarray:
+  """Convert to an array of real numbers of a shape; raise for anything else."""
   try:
     array = np.asarray(value)
   except ValueError:  # Ragged lists.
     array = np.asarray(None)
   if not (jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)):
     raise DtypeError(f"from_mlp: {name} must be an array of real numbers, got {describe(value)}")
+  check_shape("from_mlp", name, array, shape)
   return array
 
 
@@ -119,43 +120,29 @@ class Expansion:
 
   def dense(self, depth: int, params: Any, units: list[str]) -> list[str]:
     """Add the weights, multiplication gates and summation gates of a layer."""
-    w = as_reals(f"w of layer {depth}", params.w)
-    check_shape("from_mlp", f"w of layer {depth}", w, (len(units), "D_out"))
-    b = None if params.b is None else as_reals(f"b of layer {depth}", params.b)
-    if b is not None:
-      check_shape("from_mlp", f"b of layer {depth}", b, (w.shape[1],))
+    w = as_reals(f"w of layer {depth}", params.w, len(units), "D_out")
+    b = () if params.b is None else as_reals(f"b of layer {depth}", params.b, w.shape[1])
     sums = []
-    for j in range(w.shape[1]):
+    for j, column in enumerate(w.T, 1):
       terms = []
-      for i, unit in enumerate(units):
-        place = f"{depth}_{i + 1}_{j + 1}"
-        weight = self.node(f"w{place}", "input", value=w[i, j])
-        terms.append(self.node(f"p{place}", "multiply", unit, weight))
-      if b is not None:
-        terms.append(self.node(f"b{depth}_{j + 1}", "input", value=b[j]))
-      sums.append(self.node(f"z{depth}_{j + 1}", "add", *terms))
+      for i, (unit, value) in enumerate(zip(units, column, strict=True), 1):
+        weight = self.node(f"w{depth}_{i}_{j}", "input", value=value)
+        terms.append(self.node(f"p{depth}_{i}_{j}", "multiply", unit, weight))
+      if len(b):
+        terms.append(self.node(f"b{depth}_{j}", "input", value=b[j - 1]))
+      sums.append(self.node(f"z{depth}_{j}", "add", *terms))
     return sums
 
-  def activation(self, depth: int, gate: Gate, units: list[str]) -> list[str]:
-    """Add a gate for each unit; the op of a foreign gate is its name, made unique."""
-    op, count = gate.name, 1
-    while {**GATES, **self.gates}.get(op, gate) != gate:
-      count += 1
-      op = f"{gate.name}_{count}"
+  def op_of(self, gate: Gate) -> str:
+    """Return the op of a gate, which is its name; that of a foreign gate is made unique."""
+    ops = (gate.name, *(f"{gate.name}_{i}" for i in range(2, len(self.gates) + 3)))
+    op = next(op for op in ops if {**GATES, **self.gates}.get(op, gate) == gate)
     if op not in GATES:
       self.gates[op] = gate
-    taken = {node.name for node in self.nodes}
-    outputs = []
-    for j, unit in enumerate(units, 1):
-      name = f"h{depth}_{j}"
-      while name in taken:  # An activation follows an activation.
-        name += "_"
-      outputs.append(self.node(name, op, unit))
-    return outputs
+    return op
 
   def squared_error(self, units: list[str], target: np.ndarray) -> None:
     """Add the gates of ½ Σ (y - t)²."""
-    check_shape("from_mlp", "target", target, (len(units),))
     squares = []
     for j, (unit, value) in enumerate(zip(units, target, strict=True), 1):
       error = self.node(f"e{j}", "subtract", unit, self.node(f"t{j}", "constant", value=value))
@@ -167,9 +154,8 @@ class Expansion:
     """Add the gates of -Σ t log(e^z / Σ e^z)."""
     if np.issubdtype(target.dtype, np.integer) and target.shape == ():
       if not 0 <= target < len(units):
-        raise CircuitError(
-          f"from_mlp: target must be a label from 0 to {len(units) - 1}, got {target}"
-        )
+        labels = f"from 0 to {len(units) - 1}"
+        raise CircuitError(f"from_mlp: target must be a label {labels}, got {target}")
       target = np.arange(len(units)) == target
     elif not np.issubdtype(target.dtype, np.floating):
       raise StructureError(
@@ -180,13 +166,11 @@ class Expansion:
     total = self.node("sum", "add", *exponentials)
     terms = []
     for j, (e, share) in enumerate(zip(exponentials, target, strict=True), 1):
-      if share == 0:  # As in the loss: 0 log 0 is 0.
-        continue
-      term = self.node(f"l{j}", "log", self.node(f"q{j}", "divide", e, total))
-      if share != 1:
+      if share != 0:  # As in the loss: 0 log 0 is 0.
+        terms.append(self.node(f"l{j}", "log", self.node(f"q{j}", "divide", e, total)))
+      if share not in (0, 1):
         weight = self.node(f"t{j}", "constant", value=share)
-        term = self.node(f"m{j}", "multiply", weight, term)
-      terms.append(term)
+        terms[-1] = self.node(f"m{j}", "multiply", weight, terms[-1])
     if not terms:
       raise CircuitError("from_mlp: target is zero everywhere, so that there is no loss")
     expected = self.node("expected", "add", *terms) if len(terms) > 1 else terms[0]

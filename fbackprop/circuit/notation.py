@@ -60,11 +60,11 @@ def format_number(value: float, digits: int | str = 4, minus: str = "-") -> str:
 
 def signed(terms: Sequence[str], minus: str = "-") -> list[str]:
   """Put an operator before each formatted term but the first: ["2", "+ 3", "- 1"]."""
-  rest = (
-    f"{minus} {term[1:]}" if term.startswith(minus) else f"+ {term.removeprefix('+')}"
-    for term in terms[1:]
-  )
-  return [terms[0], *rest]
+  operators = (minus if term.startswith(minus) else "+" for term in terms[1:])
+  return [
+    terms[0],
+    *(f"{o} {t.removeprefix(o)}" for o, t in zip(operators, terms[1:], strict=True)),
+  ]
 
 
 def write_sum(terms: Sequence[str]) -> str:
@@ -75,6 +75,11 @@ def write_sum(terms: Sequence[str]) -> str:
 def factor(text: str) -> str:
   """Format a number or a name as a factor: a negative one in parentheses, none with a plus."""
   return f"({text})" if text.startswith("-") else text.removeprefix("+")
+
+
+def listed(texts: Sequence[str]) -> str:
+  """List texts with commas, abbreviated."""
+  return ", ".join(abbreviate(texts))
 
 
 def abbreviate(texts: Sequence[str]) -> list[str]:
@@ -94,7 +99,7 @@ def expression(op: str, operands: Sequence[str]) -> str:
     return " · ".join(map(factor, shown))
   if op in OPERATORS:
     return OPERATORS[op].format(a=factor(shown[0]), b=factor(shown[-1]))
-  return f"{op}({', '.join(shown)})"
+  return f"{op}({listed(operands)})"
 
 
 def derivative(gate: Gate, operands: Sequence[str], y: str, i: int) -> str:
@@ -125,14 +130,6 @@ def printable(text: str) -> str:
   return "".join(kept)
 
 
-def operand_names(circuit: GateGraph, digits: int | str) -> dict[str, str]:
-  """Return the text of each node as an operand: its name, or the number of a constant."""
-  return {
-    node.name: node.name if node.op != "constant" else format_number(node.value or 0.0, digits)
-    for node in circuit.nodes
-  }
-
-
 def output_name(solution: Solution) -> str:
   """Return the name of the differentiated value: the output's, or J for a weighted sum."""
   outputs = solution.circuit.outputs
@@ -147,11 +144,6 @@ def output_name(solution: Solution) -> str:
 def summary(circuit: GateGraph) -> str:
   """Describe a circuit in one line: "Circuit(f of x, y, z: 3 gates)"."""
   gates = sum(bool(node.inputs) for node in circuit.nodes)
-  names = ", ".join(abbreviate(circuit.inputs)) or "constants"
-  outputs = ", ".join(abbreviate([name for name, _ in circuit.outputs]))
+  outputs = listed([name for name, _ in circuit.outputs])
+  names = listed(circuit.inputs) or "constants"
   return f"Circuit({outputs} of {names}: {gates} gate{'s' * (gates != 1)})"
-
-
-def global_gradient(root: str, name: str) -> str:
-  """Format the global gradient of the value by a node: "df/dx"."""
-  return f"d{root}/d{name}"

@@ -1,36 +1,39 @@
 """Expressions and statements as circuits, parsed by `ast` through a whitelist, never executed.
 
 Every text gives either a circuit or a `ParseError` with a caret under the place of the error. The
-text, its limits and its errors are in `source`; handwriting such as x² in `spelling`.
+text, its handwriting such as x², its limits and its errors are in `source`.
 """
 
 import ast
+import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from itertools import count
-from typing import NoReturn
+from typing import Any
 
 from fbackprop.checks import FLOAT_MAX
 from fbackprop.circuit._circuit import Circuit, build
-from fbackprop.circuit.graph import GATES, CircuitError, Node, check_arity
+from fbackprop.circuit.graph import GATES, CircuitError, Node, arity_problem
 from fbackprop.circuit.source import Source
-from fbackprop.circuit.spelling import gate_named, suggest_gate
 from fbackprop.hints import hint
 from fbackprop.types import Gate
 
 MAX_EXPONENT = 1024  # 2 to this power exceeds float64.
 
-BINARY: dict[type[ast.operator], str] = {
-  ast.Add: "add",
-  ast.Sub: "subtract",
-  ast.Mult: "multiply",
-  ast.Div: "divide",
-  ast.Pow: "power",
-}
-UNARY: dict[type[ast.unaryop], str] = {ast.USub: "negate", ast.UAdd: "identity"}
-ONLY_OPERATORS = "the operators are + - * / **"
+OPERATORS: dict[type[ast.operator | ast.unaryop], str] = {
+  ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide", ast.Pow: "power",
+  ast.USub: "negate", ast.UAdd: "",  # The operand itself.
+}  # fmt: skip
+SYNONYMS = {
+  "sum": "add", "Σ": "add", "sub": "subtract", "product": "multiply", "prod": "multiply",
+  "Π": "multiply", "mul": "multiply", "div": "divide", "pow": "power", "neg": "negate",
+  "maximum": "max", "minimum": "min", "ln": "log", "σ": "sigmoid", "logistic": "sigmoid",
+  "swish": "silu",
+}  # fmt: skip
+"""Other names of gates; those in ASCII are case-insensitive."""
 ONLY_STATEMENTS = "a statement must be name = expression"
 REFUSED: dict[type[ast.AST], str] = {
   ast.Attribute: "an attribute is not allowed here",
@@ -100,16 +103,16 @@ def parse(
   """
   if not isinstance(text, str):
     raise TypeError(f"parse: text must be a str, got {type(text).__name__}")
-  reader = Reader(text, inputs, gates, euler and "e" not in (inputs or ()))
+  is_euler = euler and "e" not in (inputs or ())
+  reader = Reader(Source(text), {**GATES, **(gates or {})}, inputs, is_euler)
   reader.read()
   if outputs is None:
     return build(reader.nodes, reader.output, gates)
   weights: dict[str, float] = {}
   for name, weight in outputs.items():
     if name not in reader.scope:
-      raise CircuitError(
-        f"parse: the output {name!r} isn't in the text; {hint(name, reader.scope)}"
-      )
+      advice = hint(name, reader.scope)
+      raise CircuitError(f"parse: the output {name!r} isn't in the text; {advice}")
     node = reader.scope[name]
     if node in weights:
       raise CircuitError(f"parse: the output {name!r} is the node {node!r}, already an output")
@@ -117,63 +120,61 @@ def parse(
   return build(reader.nodes, weights, gates)
 
 
+@dataclass
 class Reader:
   """The translation of one text into nodes.
 
   Attributes:
+    source: the text.
+    known: the gates.
+    inputs: the permitted names of inputs; None for any.
+    euler: whether e is Euler's number.
     nodes: the nodes, in topological order.
     scope: the node that each assigned or used name currently denotes.
     output: the node of the last statement.
-    euler: whether e is Euler's number.
+    taken: the words of the text.
+    numbers: the numbers that each stem of generated names has left.
+    literals: the values of constants and their powers.
   """
 
-  def __init__(
-    self,
-    text: str,
-    inputs: Collection[str] | None,
-    gates: Mapping[str, Gate] | None,
-    euler: bool,
-  ) -> None:
-    self.source = Source(text)
-    self.euler = euler
-    self.inputs = inputs
-    self.known = {**GATES, **(gates or {})}
-    self.nodes: list[Node] = []
-    self.scope: dict[str, str] = {}
-    self.output = ""
-    self.taken: set[str] = set()
-    self.counts: dict[str, int] = {}
-    self.literals: dict[str, float] = {}  # The values of constants and their powers.
-
-  def refuse(self, place: ast.AST, message: str, behind: ast.expr | None = None) -> NoReturn:
-    """Raise a `ParseError` at a part of the text, or behind another part."""
-    raise self.source.error_at(place, message, behind) from None
+  source: Source
+  known: Mapping[str, Gate]
+  inputs: Collection[str] | None
+  euler: bool
+  nodes: list[Node] = field(default_factory=list)
+  scope: dict[str, str] = field(default_factory=dict)
+  output: str = ""
+  taken: set[str] = field(default_factory=set)
+  numbers: dict[str, Iterator[int]] = field(default_factory=dict)
+  literals: dict[str, float] = field(default_factory=dict)
 
   def read(self) -> None:
     """Translate the statements; set `nodes`, `scope` and `output`."""
     statements = self.source.read()
-    self.euler = self.euler and all(map(has_e_as_base_alone, statements))
+    parts = [part for statement in statements for part in ast.walk(statement)]
+    bases = [n.left for n in parts if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
+    self.euler = self.euler and sum(map(is_e, parts)) == sum(map(is_e, bases))
     # Python normalises names to this form.
     self.taken = set(re.findall(r"\w+", unicodedata.normalize("NFKC", self.source.text)))
-    for i, statement in enumerate(statements):
-      if isinstance(statement, ast.Expr):
-        if i < len(statements) - 1:
-          self.refuse(statement, "only the last statement may be without a name: name = expression")
-        self.output = self.expression(statement.value, None)
-      elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-        if len(statement.targets) > 1:
-          self.refuse(statement.targets[1], "one name can be assigned at a time")
-        self.assign(statement.targets[0], statement.value)
-      else:
-        place = statement.targets[0] if isinstance(statement, ast.Assign) else statement
-        self.refuse(place, ONLY_STATEMENTS)
-
-  def assign(self, target: ast.Name, value: ast.expr) -> None:
-    """Translate `name = expression`, which rebinds the name from here on."""
-    if target.id in self.known:
-      self.refuse(target, f"{target.id!r} is a gate; choose another name")
-    self.output = self.expression(value, target.id)
-    self.scope[target.id] = self.output
+    for statement in statements:
+      name = None
+      if isinstance(statement, ast.Assign):
+        target, *others = statement.targets
+        if not isinstance(target, ast.Name):
+          self.source.refuse(target, ONLY_STATEMENTS)
+        if others:
+          self.source.refuse(others[0], "one name can be assigned at a time")
+        name = target.id
+        if name in self.known:
+          self.source.refuse(target, f"{name!r} is a gate; choose another name")
+      elif not isinstance(statement, ast.Expr):
+        self.source.refuse(statement, ONLY_STATEMENTS)
+      elif statement is not statements[-1]:
+        message = "only the last statement may be without a name: name = expression"
+        self.source.refuse(statement, message)
+      self.output = self.expression(statement.value, name)
+      if name is not None:
+        self.scope[name] = self.output
 
   def expression(self, root: ast.expr, name: str | None) -> str:
     """Translate an expression in postorder, without recursion; return its node.
@@ -187,134 +188,113 @@ class Reader:
     made: list[str] = []
     while waiting:
       place, op, arity = waiting.pop()
-      wanted = name if place is root else None
-      if op is not None:
-        operands = tuple(made[len(made) - arity :])
-        del made[len(made) - arity :]
-        made.append(self.gate(place, op, operands, wanted))
-      elif isinstance(place, ast.Constant):
-        made.append(self.constant(self.number(place, place), wanted))
-      elif isinstance(place, ast.Name):
-        made.append(self.name(place))
-      elif isinstance(place, ast.UnaryOp) and isinstance(place.operand, ast.Constant):
-        # A negative number is one constant, not a gate.
-        sign = -1 if self.unary(place) == "negate" else 1
-        made.append(self.constant(sign * self.number(place.operand, place), wanted))
-      else:
+      if op is None:
         op, parts = self.operands(place)
-        if op == "identity" and isinstance(place, ast.UnaryOp):
-          waiting.append((place.operand, None, 0))
-          continue
-        waiting.append((place, op, len(parts)))
-        waiting += [(part, None, 0) for part in reversed(parts)]
+        waiting += [(place, op, len(parts)), *((part, None, 0) for part in reversed(parts))]
+      else:
+        first = len(made) - arity
+        made[first:] = [self.node(place, op, (*made[first:],), name if place is root else None)]
     return made.pop()
 
   def operands(self, place: ast.expr) -> tuple[str, list[ast.expr]]:
-    """Return the op of an expression, and the expressions of its inputs."""
-    if isinstance(place, ast.BinOp):
-      op = BINARY.get(type(place.op))
-      if op is None:
-        self.refuse(place, ONLY_OPERATORS, place.left)
-      if op == "power" and self.euler and is_e(place.left):
-        return "exp", [place.right]
-      return op, chain(place) if op in ("add", "multiply") else [place.left, place.right]
-    if isinstance(place, ast.UnaryOp):
-      return self.unary(place), [place.operand]
+    """Return the op of an expression, and the expressions of its inputs; none for a leaf."""
+    if isinstance(place, ast.Constant | ast.Name):
+      return "", []
     if isinstance(place, ast.Call):
       return self.called(place), place.args
-    self.refuse(place, REFUSED.get(type(place), "this is not allowed here"))
-
-  def unary(self, place: ast.UnaryOp) -> str:
-    """Return the op of a unary operator."""
-    if type(place.op) not in UNARY:
-      self.refuse(place, ONLY_OPERATORS)
-    return UNARY[type(place.op)]
+    if not isinstance(place, ast.BinOp | ast.UnaryOp):
+      self.source.refuse(place, REFUSED.get(type(place), "this is not allowed here"))
+    op = OPERATORS.get(type(place.op))
+    if op is None:
+      part = place.left if isinstance(place, ast.BinOp) else place
+      self.source.refuse(part, "the operators are + - * / **", behind=part is not place)
+    if isinstance(place, ast.UnaryOp):  # A negative number is one constant, not a gate.
+      return op, [] if isinstance(place.operand, ast.Constant) else [place.operand]
+    if op == "power" and self.euler and is_e(place.left):
+      return "exp", [place.right]
+    return op, chain(place) if op in ("add", "multiply") else [place.left, place.right]
 
   def called(self, place: ast.Call) -> str:
     """Return the op of a call; raise for a call without a gate."""
     if not isinstance(place.func, ast.Name):
       is_number = isinstance(place.func, ast.Constant | ast.BinOp | ast.UnaryOp | ast.Call)
       advice = "; a product is written with *" if is_number else ""
-      self.refuse(place.func, f"only a gate can be called, by its name{advice}")
+      self.source.refuse(place.func, f"only a gate can be called, by its name{advice}")
     word = place.func.id
     op = gate_named(word, self.known)
     if op is None:
-      advice = suggest_gate(word, self.known)
+      words = [*self.known, *SYNONYMS]
+      is_close = difflib.get_close_matches(word[:100].lower(), words)
+      advice = hint(word.lower(), words if is_close else self.known)
       if word in self.scope or len(word) == 1:
         advice = f"a product is written with *: {word} * (...)"
-      self.refuse(place, f"there is no gate {quote(word)}; {advice}")
+      self.source.refuse(place, f"there is no gate {quote(word)}; {advice}")
     if place.keywords:
-      self.refuse(place.keywords[0], f"gate {op} takes no keyword argument")
-    for argument in place.args:
-      if isinstance(argument, ast.Starred):
-        self.refuse(argument, REFUSED[ast.Starred])
-    try:
-      check_arity("", op, self.known[op], len(place.args))
-    except CircuitError as error:
-      self.refuse(place, str(error))
+      self.source.refuse(place.keywords[0], f"gate {op} takes no keyword argument")
+    if problem := arity_problem(op, self.known[op], len(place.args)):
+      self.source.refuse(place, problem)
     return op
 
-  def number(self, place: ast.Constant, whole: ast.expr) -> float:
-    """Return the value of a constant; raise for anything but a real number within float64."""
-    value = place.value
-    if isinstance(value, bool) or not isinstance(value, int | float):
-      self.refuse(place, f"{quote(value)} is no real number")
-    if not -FLOAT_MAX <= value <= FLOAT_MAX:
-      self.refuse(whole, "the number is too large for float64")
-    return float(value)
-
-  def constant(self, value: float, name: str | None) -> str:
-    """Create a node for a number."""
-    node = Node(self.unique(name, "c"), "constant", (), value)
-    self.literals[node.name] = value
-    self.nodes.append(node)
-    return node.name
-
-  def name(self, place: ast.Name) -> str:
-    """Return the node that a name denotes; create an input if there is none."""
-    if place.id not in self.scope:
-      if place.id in self.known:
-        self.refuse(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
-      if self.inputs is not None and place.id not in self.inputs:
-        names = [*self.inputs, *self.scope]
-        advice = hint(place.id, names) if names else "no input has a value"
-        self.refuse(place, f"the name {quote(place.id)} is unknown; {advice}")
-      self.nodes.append(Node(place.id, "input"))
-      self.scope[place.id] = place.id
-    return self.scope[place.id]
-
-  def gate(self, place: ast.expr, op: str, operands: tuple[str, ...], name: str | None) -> str:
-    """Create a node for a gate."""
-    node = Node(self.unique(name, "g"), op, operands)
+  def node(self, place: ast.expr, op: str, operands: tuple[str, ...], name: str | None) -> str:
+    """Create a node for a number or a gate; return it, or the node that a name denotes."""
+    if isinstance(place, ast.Name):
+      return self.name(place)
+    if not operands:
+      value = self.number(place)
+      node = Node(self.unique(name, "c"), "constant", (), value)
+      self.literals[node.name] = value
+    elif not op:
+      return operands[0]
+    else:
+      node = Node(self.unique(name, "g"), op, operands)
     if op == "power":
       self.check_power(place, node)
     self.nodes.append(node)
     return node.name
 
+  def number(self, place: ast.expr) -> float:
+    """Return a signed constant; raise for anything but a real number within float64."""
+    part = place.operand if isinstance(place, ast.UnaryOp) else place
+    value = getattr(part, "value", None)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+      self.source.refuse(part, f"{quote(value)} is no real number")
+    if not -FLOAT_MAX <= value <= FLOAT_MAX:
+      self.source.refuse(place, "the number is too large for float64")
+    is_negative = isinstance(place, ast.UnaryOp) and isinstance(place.op, ast.USub)
+    return -float(value) if is_negative else float(value)
+
+  def name(self, place: ast.Name) -> str:
+    """Return the node that a name denotes; create an input if there is none."""
+    if place.id not in self.scope:
+      if place.id in self.known:
+        self.source.refuse(place, f"{place.id!r} is a gate; call it: {place.id}(...)")
+      if self.inputs is not None and place.id not in self.inputs:
+        names = [*self.inputs, *self.scope]
+        advice = hint(place.id, names) if names else "no input has a value"
+        self.source.refuse(place, f"the name {quote(place.id)} is unknown; {advice}")
+      self.nodes.append(Node(place.id, "input"))
+      self.scope[place.id] = place.id
+    return self.scope[place.id]
+
   def check_power(self, place: ast.expr, node: Node) -> None:
     """Raise for a power whose exponent or value exceeds float64, such as 9 ** 9 ** 9."""
     base, exponent = (self.literals.get(name) for name in node.inputs)
-    if exponent is None:
-      return
-    if abs(exponent) > MAX_EXPONENT:
+    if exponent is not None and abs(exponent) > MAX_EXPONENT:
       limits = f"from -{MAX_EXPONENT} to {MAX_EXPONENT}"
-      self.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
-    if base is None:
-      return
-    try:
-      self.literals[node.name] = math.pow(base, exponent)
-    except (OverflowError, ValueError):
-      self.refuse(place, f"{base:g} ** {exponent:g} is no float64")
+      self.source.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
+    if base is not None and exponent is not None:
+      try:
+        self.literals[node.name] = math.pow(base, exponent)
+      except (OverflowError, ValueError):
+        self.source.refuse(place, f"{base:g} ** {exponent:g} is no float64")
 
   def unique(self, name: str | None, letter: str) -> str:
     """Return a name for a node: the given one, or one that the text doesn't use."""
-    if name is not None and self.counts.get(name) is None and name not in self.scope:
-      self.counts[name] = 1
+    if name is not None and name not in self.scope:
       return name
-    stem, number = (letter, 0) if name is None else (f"{name}_", 1)
-    numbers = count(self.counts.get(stem, number) + 1)
-    self.counts[stem] = next(n for n in numbers if f"{stem}{n}" not in self.taken)
-    return f"{stem}{self.counts[stem]}"
+    stem = letter if name is None else f"{name}_"
+    numbers = self.numbers.setdefault(stem, count(1 if name is None else 2))
+    return next(made for n in numbers if (made := f"{stem}{n}") not in self.taken)
 
 
 def is_e(place: ast.AST) -> bool:
@@ -322,23 +302,11 @@ def is_e(place: ast.AST) -> bool:
   return isinstance(place, ast.Name) and place.id == "e"
 
 
-def has_e_as_base_alone(statement: ast.stmt) -> bool:
-  """Return whether every e in a statement is the base of a power."""
-  nodes = [*ast.walk(statement)]
-  bases = [n.left for n in nodes if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
-  return sum(map(is_e, nodes)) == sum(map(is_e, bases))
-
-
 def chain(place: ast.BinOp) -> list[ast.expr]:
   """List the operands of a + b + c, or of a product, up to parentheses."""
-  operands: list[ast.expr] = []
-  rest: ast.expr = place
-  start = (place.lineno, place.col_offset)
-  while (
-    isinstance(rest, ast.BinOp)
-    and type(rest.op) is type(place.op)
-    and (rest.lineno, rest.col_offset) == start
-  ):
+  operands, kind, start = [], type(place.op), (place.lineno, place.col_offset)
+  rest: Any = place
+  while type(getattr(rest, "op", None)) is kind and (rest.lineno, rest.col_offset) == start:
     operands.append(rest.right)
     rest = rest.left
   return [rest, *reversed(operands)]
@@ -348,3 +316,20 @@ def quote(value: object) -> str:
   """Quote a constant in a message, shortened."""
   text = repr(value)
   return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def gate_named(word: str, known: Collection[str]) -> str | None:
+  """Look up a gate by its name, by a variant such as LeakyReLU for leaky_relu, or by a synonym.
+
+  Args:
+    word: the called name.
+    known: the names of the gates.
+
+  Returns:
+    One of `known`, or None.
+  """
+  exact = SYNONYMS | {name: name for name in known}
+  if word in exact or not word.isascii():  # Lowercase Σ, a sum, is σ, a sigmoid.
+    return exact.get(word)
+  squeezed = SYNONYMS | {name.replace("_", "").lower(): name for name in known}
+  return squeezed.get(word.replace("_", "").lower())

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fbackprop.checks import check_number
-from fbackprop.circuit.drawing import compose
+from fbackprop.circuit.drawing import Labels, compose
 from fbackprop.circuit.graph import CircuitError
-from fbackprop.circuit.labels import NumberLabels
 from fbackprop.circuit.notation import printable
-from fbackprop.circuit.shapes import DOT, GATE, INK, PAPER, RADIUS, STROKE, WIRE, Picture, Text
+from fbackprop.circuit.shapes import PAPER, STROKE, Picture, Style, Text
 from fbackprop.circuit.solver import Solution
 from fbackprop.extras import need
 from fbackprop.fonts import any_weight, choose_fonts, list_characters
@@ -40,12 +39,8 @@ def to_png(
     TypeError: `digits` or `title` is of another type.
     ValueError: as `to_svg`; or the picture has too many pixels for a PNG file.
   """
-  labels = NumberLabels(solution, digits)
-  return write_png(compose(labels, title), printable(title or labels.title), dpi)
-
-
-def write_png(picture: Picture, name: str, dpi: float) -> bytes:
-  """Write a picture, its name in the metadata."""
+  labels = Labels(solution.circuit, solution, digits)
+  picture, name = compose(labels, title), printable(title or labels.title())
   need("matplotlib", extra="plot")
   check_number("to_png", "dpi", dpi, 1)
   wide, high = (round(side * dpi / 96) for side in (picture.width, picture.height))
@@ -54,9 +49,8 @@ def write_png(picture: Picture, name: str, dpi: float) -> bytes:
       f"to_png: at dpi {dpi:g} the picture has {wide} by {high} pixels, and each side must have "
       f"from 1 to {WIDEST}; give another dpi, or draw it as SVG"
     )
-  figure = need("matplotlib.figure", extra="plot").Figure(
-    figsize=(wide / dpi, high / dpi), dpi=dpi, facecolor=PAPER
-  )
+  size = (wide / dpi, high / dpi)
+  figure = need("matplotlib.figure", extra="plot").Figure(size, dpi, facecolor=PAPER)
   axes = figure.add_axes((0, 0, 1, 1), xlim=(0, picture.width), ylim=(picture.height, 0))
   axes.set_axis_off()
   paint(axes, picture)
@@ -70,71 +64,38 @@ def write_png(picture: Picture, name: str, dpi: float) -> bytes:
 def paint(axes: Any, picture: Picture) -> None:
   """Draw on axes in units of the picture's pixels, of 1/96 inch: 3/4 of a point."""
   patches, path = need("matplotlib.patches", extra="plot"), need("matplotlib.path", extra="plot")
-  line = {"linewidth": 0.75 * STROKE, "capstyle": "butt"}
-  points, codes = [], []
-  for x, y, x_, y_, end in picture.curves:
-    middle = (x + x_) / 2
-    points += [(x, y), (middle, y), (middle, y_), (x_, y_), (end, y_)]
-    codes += [path.Path.MOVETO, *[path.Path.CURVE4] * 3, path.Path.LINETO]
-  if points:
-    wires = path.Path(points, codes)
-    axes.add_patch(patches.PathPatch(wires, facecolor="none", edgecolor=WIRE, **line))
-  for x, y in picture.dots:
-    axes.add_patch(patches.Circle((x, y), DOT, facecolor=WIRE, linewidth=0))
-  for x, y in picture.arrows:
-    tip = [(x, y), (x - 9, y - 4.5), (x - 9, y + 4.5)]
-    axes.add_patch(patches.Polygon(tip, facecolor=WIRE, linewidth=0))
-  for x, y, width in picture.pills:
-    arc = path.Path.arc(90, 270)
-    off = width / 2 - RADIUS
-    left, right = (
-      arc.vertices * RADIUS + (x - off, y),
-      arc.vertices * -RADIUS + (x + off, y),
-    )
-    codes = [*arc.codes, path.Path.LINETO, *arc.codes[1:], path.Path.CLOSEPOLY]
-    outline = path.Path([*left, *right, left[0]], codes)
-    axes.add_patch(patches.PathPatch(outline, facecolor=GATE, edgecolor=INK, **line))
-  for text, font in zip(picture.texts, choose_faces(picture.texts), strict=True):
-    axes.text(
-      text.x, text.y, text.text, fontproperties=font, color=text.style.color, parse_math=False
-    )
+  letters = {"M": path.Path.MOVETO, "L": path.Path.LINETO}
+  for fill, stroke, pieces in picture.outlines:
+    if pieces:
+      points = [point for piece in pieces for point in piece.points]
+      codes = [letters.get(code, path.Path.CURVE4) for piece in pieces for code in piece.codes]
+      look = {"facecolor": fill, "edgecolor": stroke, "linewidth": 0.75 * STROKE}
+      outline = path.Path(points, codes)
+      axes.add_patch(patches.PathPatch(outline, **look, capstyle="butt", snap=False))
+  faces = choose_faces(picture.texts)
+  for x, y, text, style in picture.texts:
+    axes.text(x, y, text, fontproperties=faces[style], color=style.color, parse_math=False)
 
 
-def choose_faces(texts: Sequence[Text]) -> list[Any]:
-  """Choose the font of each line: DejaVu Sans Mono, or an installed one for letters that it lacks.
+def choose_faces(texts: Sequence[Text]) -> dict[Style, Any]:
+  """Choose the font of each style: DejaVu Sans Mono, and installed ones for letters it lacks.
 
-  The faces of DejaVu Sans Mono are taken from matplotlib's own files, so that the picture doesn't
-  depend on the machine's fonts.
+  Of several fonts of that name matplotlib takes its own, so that the picture doesn't depend on the
+  machine's fonts.
   """
   manager = need("matplotlib.font_manager", extra="plot")
-  folder = need("matplotlib", extra="plot").get_data_path() + "/fonts/ttf"
-  fonts: list[dict[str, Any]] = []
-  lacking: dict[tuple[str, str], list[str]] = {}
-  for text in texts:
-    _, _, bold, italic = text.style
-    face = "Bold" * bold + "Oblique" * italic
-    file = f"{folder}/DejaVuSansMono{'-' * bool(face)}{face}.ttf"
-    glyphs = manager.get_font(file)
-    if all(glyphs.get_char_index(ord(character)) for character in text.text):
-      fonts.append({"fname": file})
-    else:
-      weight, slope = "bold" if bold else "normal", "oblique" if italic else "normal"
-      fonts.append({"weight": weight, "style": slope})
-      lacking.setdefault((weight, slope), []).append(text.text)
-  chosen = {
-    style: choose_fonts(lines, ["DejaVu Sans Mono"], weight=style[0], style=style[1])
-    for style, lines in lacking.items()
-  }
-  missing = dict.fromkeys(c for choice in chosen.values() for c in choice.missing)
+  faces, missing = {}, dict[str, None]()
+  for style in dict.fromkeys(text.style for text in texts):
+    weight, slope = "bold" if style.bold else "normal", "oblique" if style.italic else "normal"
+    setting = {"weight": weight, "style": slope}
+    lines = [text.text for text in texts if text.style == style]
+    families, lost = choose_fonts(lines, ["DejaVu Sans Mono"], **setting)
+    missing |= dict.fromkeys(lost)
+    size = 0.75 * style.size
+    faces[style] = manager.FontProperties(family=list(families), size=size, **setting)
   if missing:
     raise CircuitError(
       f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
       "draw it as SVG, which is shown in the viewer's fonts"
     )
-  for font in fonts:
-    if "fname" not in font:
-      font["family"] = list(chosen[font["weight"], font["style"]].families)
-  return [
-    manager.FontProperties(size=0.75 * text.style.size, **font)
-    for text, font in zip(texts, fonts, strict=True)
-  ]
+  return faces

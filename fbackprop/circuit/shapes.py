@@ -17,6 +17,9 @@ PAPER, INK, WIRE, GATE = "#ffffff", "#1b1f24", "#57606a", "#eef2f8"
 RADIUS, STROKE, DOT, TIP = 17.0, 1.4, 3.0, 10.0  # Pixels, as all lengths here.
 ADVANCE, ASCENT, DESCENT = 0.602, 0.93, 0.24  # The typeface's metrics, in units of its size.
 
+BULGE = 0.5523  # Of Bézier curves that are quarters of a circle, to 0.03 percent.
+ARC = ((0, -1), (BULGE, -1), (1, -BULGE), (1, 0), (1, BULGE), (BULGE, 1), (0, 1))
+
 
 class Style(NamedTuple):
   """The style of a text; the size is in pixels."""
@@ -35,36 +38,17 @@ SYMBOL, WORD = Style(18.0), Style(12.0)  # For one character, and for more.
 HEADING = Style(15.0, bold=True)
 
 
-class Curve(NamedTuple):
-  """A piece of wire: a cubic Bézier curve, level at both ends, to (x_, y_), then level to `end`."""
+class Piece(NamedTuple):
+  """A piece of an outline.
 
-  x: float
-  y: float
-  x_: float
-  y_: float
-  end: float
+  Attributes:
+    codes: for each point how it is reached: M by a move, L by a line, C and twice a space by a
+      cubic Bézier curve.
+    points: the points.
+  """
 
-
-class Pill(NamedTuple):
-  """A gate: a circle, or a rounded rectangle around a long symbol, with the center x, y."""
-
-  x: float
-  y: float
-  width: float
-
-
-class Dot(NamedTuple):
-  """A fork of a wire."""
-
-  x: float
-  y: float
-
-
-class Arrow(NamedTuple):
-  """The tip of an output's wire."""
-
-  x: float
-  y: float
+  codes: str
+  points: list[tuple[float, float]]
 
 
 class Text(NamedTuple):
@@ -81,15 +65,25 @@ class Text(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """The size of the paper, and the shapes in drawing order."""
+  """The size of the paper, and the shapes: outlines in drawing order, and the texts on them.
+
+  Attributes:
+    width, height: the size.
+    outlines: colors of filling and of lines, and the pieces.
+    texts: the texts.
+  """
 
   width: float
   height: float
-  curves: list[Curve]
-  dots: list[Dot]
-  arrows: list[Arrow]
-  pills: list[Pill]
+  outlines: list[tuple[str, str, list[Piece]]]
   texts: list[Text]
+
+
+def pill(x: float, y: float, half: float, r: float) -> Piece:
+  """Return a circle, or a rectangle with round ends: the outline of a gate or a fork."""
+  end = [(half - r + a * r, b * r) for a, b in ARC]
+  around = [(0, -r), *end, *((-a, -b) for a, b in end), (0, -r)]
+  return Piece(f"M{'LC  C  ' * 2}L", [(x + a, y + b) for a, b in around])
 
 
 def width_of(text: str, style: Style) -> float:

@@ -14,10 +14,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import DtypeError, check_available, check_floating, check_same, describe
+from fbackprop.checks import check_available, check_floating, check_same, describe
 from fbackprop.circuit.graph import CircuitError, GateGraph, check_value, fan_out
 from fbackprop.hints import hint
 from fbackprop.types import Array, Residuals
+
+Arrays = dict[str, Array]
 
 
 class GateTrace(NamedTuple):
@@ -64,9 +66,7 @@ class Solution:
   gradients: dict[str, float]
 
 
-def forward(
-  circuit: GateGraph, inputs: Mapping[str, Array]
-) -> tuple[dict[str, Array], dict[str, Residuals]]:
+def forward(circuit: GateGraph, inputs: Arrays) -> tuple[Arrays, dict[str, Residuals], Array]:
   """Evaluate every node.
 
   Args:
@@ -74,10 +74,10 @@ def forward(
     inputs: an array for each input, all of one shape and dtype; constants are filled to match.
 
   Returns:
-    `(values, residuals)`, by node and by gate name.
+    `(values, residuals, value)`: by node, by gate, and Σ weight · output, which is differentiated.
   """
   like = next(iter(inputs.values())) if inputs else jnp.zeros(())
-  values: dict[str, Array] = {}
+  values: Arrays = {}
   residuals: dict[str, Residuals] = {}
   for node in circuit.nodes:
     if node.op == "input":
@@ -87,22 +87,15 @@ def forward(
     else:
       arrived = (values[name] for name in node.inputs)
       values[node.name], residuals[node.name] = circuit.gate_of[node.op].forward(*arrived)
-  return values, residuals
-
-
-def weighted_sum(circuit: GateGraph, values: Mapping[str, Array]) -> Array:
-  """Return Σ weight · output, the differentiated value."""
   # An output of weight 1 isn't multiplied, and nothing is added to zero, which preserves -0 and the
   # dtype.
-  terms = [
-    values[name] * weight if weight != 1 else values[name] for name, weight in circuit.outputs
-  ]
-  return sum(terms[1:], start=terms[0])
+  terms = [values[name] if w == 1 else values[name] * w for name, w in circuit.outputs]
+  return values, residuals, sum(terms[1:], start=terms[0])
 
 
 def backward(
-  circuit: GateGraph, values: Mapping[str, Array], residuals: Mapping[str, Residuals]
-) -> tuple[dict[str, Array], dict[str, tuple[Array, ...]]]:
+  circuit: GateGraph, values: Arrays, residuals: Mapping[str, Residuals]
+) -> tuple[Arrays, dict[str, tuple[Array, ...]]]:
   """Differentiate the weighted sum of the outputs by every node that leads to one.
 
   Args:
@@ -114,9 +107,7 @@ def backward(
     `(bars, downstream)`: the gradient by each node, and the downstream gradients of each gate;
     without nodes that lead to no output.
   """
-  bars: dict[str, Array] = {
-    name: jnp.full_like(values[name], weight) for name, weight in circuit.outputs
-  }
+  bars = {name: jnp.full_like(values[name], weight) for name, weight in circuit.outputs}
   downstream: dict[str, tuple[Array, ...]] = {}
   for node in reversed(circuit.nodes):
     if node.name not in bars or node.name not in residuals:
@@ -128,7 +119,7 @@ def backward(
   return bars, downstream
 
 
-def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array, Arrays]:
   """Compute the value and its gradient by each input; a pure function, for jit, vmap and jvp.
 
   Args:
@@ -152,11 +143,10 @@ def value_and_grad(circuit: GateGraph, given: Mapping[str, Any]) -> tuple[Array,
     >>> print(value, gradients["x"], gradients["y"])
     [3. 6.] [3. 3.] [1. 2.]
   """
-  values, residuals = forward(circuit, as_arrays(fill_inputs(circuit, given)))
+  values, residuals, value = forward(circuit, as_arrays(fill_inputs(circuit, given)))
   bars, _ = backward(circuit, values, residuals)
   zero = jnp.zeros_like(values[circuit.nodes[0].name])
-  gradients = {name: bars.get(name, zero) for name in circuit.inputs}
-  return weighted_sum(circuit, values), gradients
+  return value, {name: bars.get(name, zero) for name in circuit.inputs}
 
 
 def fill_inputs(circuit: GateGraph, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,7 +165,7 @@ def fill_inputs(circuit: GateGraph, given: Mapping[str, Any]) -> dict[str, Any]:
   return found
 
 
-def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
+def as_arrays(values: Mapping[str, Any]) -> Arrays:
   """Convert the inputs to arrays of one shape and dtype; raise if they differ."""
   arrays = {name: value for name, value in values.items() if hasattr(value, "dtype")}
   first = next(iter(arrays), "")
@@ -184,10 +174,8 @@ def as_arrays(values: Mapping[str, Any]) -> dict[str, Array]:
       check_floating("circuit", name, value)
       check_available("circuit", value.dtype)
       check_same("circuit", (first, name), arrays[first], value)
-    elif isinstance(value, bool) or not isinstance(value, int | float):
-      raise DtypeError(f"circuit: {name} must be an array or a number, got {describe(value)}")
-    elif isinstance(value, int):  # Floats may be NaN or infinite here.
-      check_value(name, value)
+    elif not isinstance(value, float):  # Which may be NaN or infinite here.
+      check_value(name, value, "an array or a number")
   like = jnp.asarray(arrays[first]) if arrays else jnp.zeros(())
   return {
     name: jnp.asarray(value) if name in arrays else jnp.full_like(like, float(value))
@@ -222,38 +210,30 @@ def solve(circuit: GateGraph, given: Mapping[str, Any]) -> Solution:
     (2.0, 3.0)
   """
   numbers = {name: as_number(name, value) for name, value in fill_inputs(circuit, given).items()}
+  gates = [node for node in circuit.nodes if node.inputs]
   with jax.enable_x64(True):
-    values, residuals = forward(circuit, {n: jnp.asarray(v, float) for n, v in numbers.items()})
+    arrays = {name: jnp.asarray(number, float) for name, number in numbers.items()}
+    values, residuals, value = forward(circuit, arrays)
     bars, downstream = backward(circuit, values, residuals)
     one = jnp.ones(())
-    local = {
-      node.name: circuit.gate_of[node.op].backward(residuals[node.name], one)
-      for node in circuit.nodes
-      if node.name in residuals
-    }
-    value = weighted_sum(circuit, values)
+    local = {name: circuit.gate_of[op].backward(residuals[name], one) for name, op, _, _ in gates}
     solved = jax.device_get((values, bars, downstream, local, value))
-  # These dicts are in alphabetical order, since pytrees sort their keys.
   values, bars, downstream, local, value = jax.tree.map(float, solved)
-
-  names = [node.name for node in circuit.nodes]
-  all_bars = {name: bars.get(name, 0.0) for name in names}
-  sent = {n.name: downstream.get(n.name, (0.0,) * len(n.inputs)) for n in circuit.nodes if n.inputs}
+  # In the order of the nodes: pytrees sort their keys.
+  all_bars = {node.name: bars.get(node.name, 0.0) for node in circuit.nodes}
+  sent = {node.name: downstream.get(node.name, (0.0,) * len(node.inputs)) for node in gates}
+  weights = dict(circuit.outputs)
   return Solution(
     circuit,
-    values={name: values[name] for name in names},
+    values={name: values[name] for name in all_bars},
     bars=all_bars,
     contributions={
-      name: tuple(
-        circuit.outputs[wire.slot][1] if wire.target is None else sent[wire.target][wire.slot]
-        for wire in wires
-      )
+      name: tuple(weights[name] if target is None else sent[target][i] for _, target, i in wires)
       for name, wires in fan_out(circuit).items()
     },
     gates=tuple(
       GateTrace(name, op, inputs, values[name], local[name], all_bars[name], sent[name])
-      for name, op, inputs, _ in circuit.nodes
-      if inputs
+      for name, op, inputs, _ in gates
     ),
     value=value,
     gradients={name: all_bars[name] for name in circuit.inputs},
@@ -265,10 +245,8 @@ def as_number(name: str, value: Any) -> float:
   if hasattr(value, "dtype") and hasattr(value, "shape"):
     check_floating("circuit", name, value)
     if value.shape != () or isinstance(value, jax.core.Tracer):
-      raise CircuitError(
-        f"circuit: trace needs a number for {name}, got {describe(value)}; value_and_grad takes "
-        "arrays"
-      )
+      got = f"{describe(value)}; value_and_grad takes arrays"
+      raise CircuitError(f"circuit: trace needs a number for {name}, got {got}")
     value = float(value)
   check_value(name, value)
   return float(value)

@@ -4,22 +4,9 @@ import zlib
 from itertools import groupby
 from xml.sax.saxutils import escape
 
-from fbackprop.circuit.drawing import compose
-from fbackprop.circuit.graph import GateGraph
-from fbackprop.circuit.labels import Labels, NumberLabels
+from fbackprop.circuit.drawing import Labels, compose
 from fbackprop.circuit.notation import printable
-from fbackprop.circuit.shapes import (
-  DOT,
-  GATE,
-  INK,
-  PAPER,
-  RADIUS,
-  STROKE,
-  WIRE,
-  Curve,
-  Picture,
-  Text,
-)
+from fbackprop.circuit.shapes import PAPER, STROKE, Piece, Text
 from fbackprop.circuit.solver import Solution
 
 FONTS = "DejaVu Sans Mono, Menlo, Consolas, Liberation Mono, monospace"
@@ -40,22 +27,13 @@ def to_svg(solution: Solution, *, digits: int | str = 4, title: str | None = Non
     TypeError: `digits` or `title` is of another type.
     ValueError: `digits` is out of range or isn't a format, or a wire is too long to be drawn.
   """
-  return draw_svg(NumberLabels(solution, digits), title)
-
-
-def graph_to_svg(circuit: GateGraph) -> str:
-  """Draw an unsolved circuit as an SVG file, with names and symbols alone."""
-  return draw_svg(Labels(circuit))
+  return draw_svg(Labels(solution.circuit, solution, digits), title)
 
 
 def draw_svg(labels: Labels, title: str | None = None) -> str:
-  """Draw a circuit with its labels."""
-  name = printable(title or labels.title)
-  return write_svg(compose(labels, title), name, labels.description)
-
-
-def write_svg(picture: Picture, name: str, description: str) -> str:
-  """Write a picture with its accessible name and description."""
+  """Draw a circuit, solved or not, with its labels."""
+  name, description = printable(title or labels.title()), labels.description()
+  picture = compose(labels, title)
   # Several pictures on one page must not share an id.
   label = f"circuit-{zlib.crc32((name + description).encode()):08x}"
   width, height = shorten(picture.width), shorten(picture.height)
@@ -65,19 +43,11 @@ def write_svg(picture: Picture, name: str, description: str) -> str:
     f'<title id="{label}-title">{escape(name)}</title>',
     f'<desc id="{label}-desc">{escape(description)}</desc>',
     f'<rect width="{width}" height="{height}" rx="8" fill="{PAPER}"/>',
-    f'<path d="{"".join(map(path_of, picture.curves))}" fill="none" '
-    f'stroke="{WIRE}" stroke-width="{STROKE}"/>',
-    f'<g fill="{WIRE}">',
-    *(f'<circle cx="{shorten(x)}" cy="{shorten(y)}" r="{DOT}"/>' for x, y in picture.dots),
-    *(f'<path d="M{shorten(x)} {shorten(y)}l-9 -4.5v9z"/>' for x, y in picture.arrows),
-    "</g>",
-    f'<g fill="{GATE}" stroke="{INK}" stroke-width="{STROKE}">',
     *(
-      f'<rect x="{shorten(x - width / 2)}" y="{shorten(y - RADIUS)}" width="{shorten(width)}" '
-      f'height="{shorten(2 * RADIUS)}" rx="{shorten(RADIUS)}"/>'
-      for x, y, width in picture.pills
+      f'<path d="{"".join(map(path_of, pieces))}" fill="{fill}" stroke="{stroke}" '
+      f'stroke-width="{STROKE}"/>'
+      for fill, stroke, pieces in picture.outlines
     ),
-    "</g>",
     f'<g font-family="{FONTS}" xml:space="preserve">',
   ]
   for attributes, texts in groupby(sorted(picture.texts, key=attributes_of), attributes_of):
@@ -90,14 +60,10 @@ def shorten(x: float) -> str:
   return f"{x:.2f}".rstrip("0").rstrip(".")
 
 
-def path_of(curve: Curve) -> str:
-  """Return the path commands of a piece of wire."""
-  x, y, x_, y_, end = map(shorten, curve)
-  if y == y_:
-    return f"M{x} {y}H{end}"
-  middle = shorten((curve.x + curve.x_) / 2)
-  level = f"H{end}" if end != x_ else ""
-  return f"M{x} {y}C{middle} {y} {middle} {y_} {x_} {y_}{level}"
+def path_of(piece: Piece) -> str:
+  """Return the path commands of a piece of an outline."""
+  points = (f"{shorten(x)} {shorten(y)}" for x, y in piece.points)
+  return "".join(f"{code}{point}" for code, point in zip(piece.codes, points, strict=True))
 
 
 def attributes_of(text: Text) -> str:

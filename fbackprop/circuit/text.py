@@ -7,16 +7,18 @@ x to f. In y = x², f = x y they differ: ∂f/∂x = y, but df/dx = ∂f/∂x + 
 """
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import groupby
 
 from fbackprop.circuit import notation
 from fbackprop.circuit.graph import fan_out
-from fbackprop.circuit.notation import abbreviate, format_number, global_gradient
+from fbackprop.circuit.notation import abbreviate, format_number, listed, write_sum
 from fbackprop.circuit.solver import GateTrace, Solution
 
+Number = Callable[[float], str]
+
 GREEN, RED, BOLD = "32", "31", "1"  # ANSI codes.
-HEADING = ("gate", "op", "inputs", "value", "local", "upstream", "downstream")
-COLORS = ("", "", "", GREEN, "", RED, RED)
 SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 LOCAL = "∂: the partial derivatives of each gate"
@@ -27,12 +29,10 @@ NO_GRADIENT = "no gradient to the exponent: the base isn't above 0"
 def to_line(solution: Solution) -> str:
   """Return the value and the gradient of each input in one line, abbreviated for many inputs."""
   root = notation.output_name(solution)
-  gradients = [
-    f"{global_gradient(root, name)} = {format_number(bar)}"
-    for name, bar in solution.gradients.items()
-  ]
-  parts = [f"{root} = {format_number(solution.value)}", ", ".join(abbreviate(gradients))]
-  return f"Trace({'; '.join(filter(None, parts))})"
+  bars = solution.gradients.items()
+  gradients = listed([f"d{root}/d{name} = {format_number(bar)}" for name, bar in bars])
+  value = f"{root} = {format_number(solution.value)}"
+  return f"Trace({'; '.join(filter(None, (value, gradients)))})"
 
 
 def paint(text: str, code: str, color: bool) -> str:
@@ -69,46 +69,34 @@ def to_text(solution: Solution, *, digits: int | str = 4, color: bool = False) -
     <BLANKLINE>
     local is ∂: the partial derivatives of each gate; d: along every path to g3
   """
-  constants = {node.name for node in solution.circuit.nodes if node.op == "constant"}
   number = partial(format_number, digits=digits)
-
-  def numbers(values: tuple[float, ...]) -> str:
-    return ", ".join(abbreviate([number(value) for value in values]))
-
-  def operand(name: str) -> str:
-    return ("" if name in constants else f"{name}=") + number(solution.values[name])
-
-  rows = [
-    (
-      gate.name,
-      gate.op,
-      ", ".join(abbreviate([operand(name) for name in gate.inputs])),
-      number(gate.value),
-      numbers(gate.local),
-      number(gate.upstream),
-      numbers(gate.downstream),
-    )
-    for gate in solution.gates
+  operands = {n.name: "" if n.op == "constant" else f"{n.name}=" for n in solution.circuit.nodes}
+  operands = {name: text + number(solution.values[name]) for name, text in operands.items()}
+  gates = solution.gates
+  columns = [
+    ("gate", "", [gate.name for gate in gates]),
+    ("op", "", [gate.op for gate in gates]),
+    ("inputs", "", [listed([operands[name] for name in gate.inputs]) for gate in gates]),
+    ("value", GREEN, [number(gate.value) for gate in gates]),
+    ("local", "", [listed([*map(number, gate.local)]) for gate in gates]),
+    ("upstream", RED, [number(gate.upstream) for gate in gates]),
+    ("downstream", RED, [listed([*map(number, gate.downstream)]) for gate in gates]),
   ]
-  widths = [max(map(len, column)) for column in zip(HEADING, *rows, strict=True)]
-  widths[-1] = 0  # The last column needs no padding.
-  lines = [
-    "  ".join(
-      paint(cell.ljust(width), code, color)
-      for cell, width, code in zip(row, widths, codes, strict=True)
-    )
-    for row, codes in ((HEADING, (BOLD,) * len(HEADING)), *((row, COLORS) for row in rows))
-  ]
+  painted = []
+  for heading, code, cells in columns:
+    # The last column needs no padding.
+    width = max(map(len, [heading, *cells])) if heading != "downstream" else 0
+    body = (paint(cell.ljust(width), code, color) for cell in cells)
+    painted.append([paint(heading.ljust(width), BOLD, color), *body])
+  lines = ["  ".join(row) for row in zip(*painted, strict=True)]
   root = notation.output_name(solution)
   lines += ["", f"{root} = {paint(number(solution.value), GREEN, color)}"]
   for node in solution.circuit.nodes:
-    terms = solution.contributions[node.name]
+    terms = [number(term) for term in solution.contributions[node.name]]
     if node.op == "input" or (len(terms) > 1 and node.op != "constant"):
-      gradient = paint(number(solution.bars[node.name]), RED, color)
-      parts = (
-        notation.write_sum(abbreviate([number(term) for term in terms])) if len(terms) > 1 else ""
-      )
-      lines.append(f"{global_gradient(root, node.name)} = {gradient}{parts and f' = {parts}'}")
+      total = paint(number(solution.bars[node.name]), RED, color)
+      parts = f" = {write_sum(abbreviate(terms))}" if len(terms) > 1 else ""
+      lines.append(f"d{root}/d{node.name} = {total}{parts}")
   return "\n".join([*lines, "", f"local is {LOCAL}; {GLOBAL} {root}"])
 
 
@@ -152,11 +140,18 @@ def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) 
       df/dy = df/dq · ∂q/∂y = -4 · 1 = -4
       df/dx = df/dq · ∂q/∂x = -4 · 1 = -4
   """
-  backward = f"Global gradients {GLOBAL} {notation.output_name(solution)}; upstream times local"
+  root = notation.output_name(solution)
+  number = partial(format_number, digits=digits)
+  # A constant is written as its number.
+  names = {
+    name: number(solution.values[name]) if op == "constant" else name
+    for name, op, _, _ in solution.circuit.nodes
+  }
+  backward = f"Global gradients {GLOBAL} {root}; upstream times local"
   sections = (
-    ("Forward: the value of each gate", forward_lines(solution, digits), GREEN),
-    (f"Local gradients {LOCAL}", local_lines(solution, digits), ""),
-    (f"{backward}, summed over the outgoing wires", backward_lines(solution, digits), RED),
+    ("Forward: the value of each gate", forward_lines(solution, number, names), GREEN),
+    (f"Local gradients {LOCAL}", local_lines(solution, number, names), ""),
+    (f"{backward}, summed over the outgoing wires", backward_lines(solution, number), RED),
   )
   texts = []
   for title, lines, code in sections:
@@ -169,35 +164,27 @@ def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) 
 
 def equate(*steps: str) -> str:
   """Join the steps of a calculation by equals signs, omitting a step that repeats the last one."""
-  kept = [step for step, before in zip(steps, ("", *steps), strict=False) if step != before]
-  return " = ".join(kept)
+  return " = ".join(step for step, _ in groupby(steps))
 
 
-def forward_lines(solution: Solution, digits: int | str) -> list[str]:
+def forward_lines(solution: Solution, number: Number, names: Mapping[str, str]) -> list[str]:
   """Format a line for each input and each gate, in topological order."""
-  names = notation.operand_names(solution.circuit, digits)
-  values = {name: format_number(value, digits) for name, value in solution.values.items()}
+  values = {name: number(value) for name, value in solution.values.items()}
   lines = []
-  for node in solution.circuit.nodes:
-    if node.op == "constant":
-      continue
-    steps = [
-      notation.expression(node.op, [texts[name] for name in node.inputs])
-      for texts in (names, values)
-      if node.inputs
-    ]
-    lines.append(equate(node.name, *steps, values[node.name]))
+  for name, op, inputs, _ in solution.circuit.nodes:
+    if op != "constant":
+      texts = ([texts[each] for each in inputs] for texts in (names, values) if inputs)
+      steps = (notation.expression(op, operands) for operands in texts)
+      lines.append(equate(name, *steps, values[name]))
   root = notation.output_name(solution)
   if root not in values:
-    terms = [f"{format_number(w, digits)} · {name}" for name, w in solution.circuit.outputs]
-    total = format_number(solution.value, digits)
-    lines.append(f"{root} = {notation.write_sum(terms)} = {total}")
+    terms = [f"{number(weight)} · {name}" for name, weight in solution.circuit.outputs]
+    lines.append(f"{root} = {write_sum(terms)} = {number(solution.value)}")
   return lines
 
 
-def local_lines(solution: Solution, digits: int | str) -> list[str]:
+def local_lines(solution: Solution, number: Number, names: Mapping[str, str]) -> list[str]:
   """Format a line for each wire into a gate, without wires from constants."""
-  names = notation.operand_names(solution.circuit, digits)
   lines = []
   for gate in solution.gates:
     rule = solution.circuit.gate_of[gate.op]
@@ -206,19 +193,17 @@ def local_lines(solution: Solution, digits: int | str) -> list[str]:
     for i, name in enumerate(gate.inputs):
       if names[name] != name:
         continue
-      formula = notation.derivative(rule, operands, gate.name, i)
-      cases = rule.cases or ""
+      formula, cases = notation.derivative(rule, operands, gate.name, i), rule.cases or ""
       if gate.op == "power" and i == 1 and solution.values[gate.inputs[0]] <= 0:
         formula, cases = "", NO_GRADIENT
-      steps = filter(None, (symbols[i], formula, format_number(gate.local[i], digits)))
+      steps = filter(None, (symbols[i], formula, number(gate.local[i])))
       lines.append(equate(*steps) + (cases and f"   ({cases})"))
   return lines
 
 
-def backward_lines(solution: Solution, digits: int | str) -> list[str]:
+def backward_lines(solution: Solution, number: Number) -> list[str]:
   """Format a line for each node, from the outputs to the inputs, without constants."""
   root = notation.output_name(solution)
-  number = partial(format_number, digits=digits)
   gates = {gate.name: (gate, local_symbols(gate)) for gate in solution.gates}
   weights = dict(solution.circuit.outputs)
   leaving = fan_out(solution.circuit)
@@ -232,11 +217,11 @@ def backward_lines(solution: Solution, digits: int | str) -> list[str]:
         terms.append((number(weights[node.name]),) * 3)
         continue
       gate, symbols = gates[target]
-      symbol = f"{global_gradient(root, target)} · {symbols[slot]}"
       product = f"{number(gate.upstream)} · {notation.factor(number(gate.local[slot]))}"
+      symbol = f"d{root}/d{target} · {symbols[slot]}"
       terms.append((symbol, product, number(gate.downstream[slot])))
-    steps = [notation.write_sum(abbreviate(column)) for column in zip(*terms, strict=True)]
-    lines.append(equate(global_gradient(root, node.name), *steps, number(solution.bars[node.name])))
+    steps = [write_sum(abbreviate(column)) for column in zip(*terms, strict=True)]
+    lines.append(equate(f"d{root}/d{node.name}", *steps, number(solution.bars[node.name])))
   return lines
 
 

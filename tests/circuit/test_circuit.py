@@ -332,43 +332,24 @@ def wide(n):
   return build([*inputs, Node("y", "multiply", names)]).trace()
 
 
-def building(n):
-  return partial(build, long_chain(n))
+def chain(n):
+  return build(long_chain(n)).trace(x=-1.0)
 
 
-def sorting(n):
-  return partial(build, long_chain(n)[::-1], "x")
+WORK = {
+  "building": lambda n: partial(build, long_chain(n)),
+  "sorting": lambda n: partial(build, long_chain(n)[::-1], "x"),
+  "parsing": lambda n: partial(parse, as_statements(n)),
+  "tracing": lambda n: partial(build(long_chain(n)).trace, x=-1.0),
+  "text of a chain": lambda n: chain(n).to_text,
+  "steps of a chain": lambda n: chain(n).to_steps,
+  "text of a wide gate": lambda n: wide(n).to_text,
+  "steps of a wide gate": lambda n: wide(n).to_steps,
+}
 
 
-def parsing(n):
-  return partial(parse, as_statements(n))
-
-
-def tracing(n):
-  return partial(building(n)().trace, x=-1.0)
-
-
-def text_of_chain(n):
-  return building(n)().trace(x=-1.0).to_text
-
-
-def steps_of_chain(n):
-  return building(n)().trace(x=-1.0).to_steps
-
-
-def text_of_wide(n):
-  return wide(n).to_text
-
-
-def steps_of_wide(n):
-  return wide(n).to_steps
-
-
-@pytest.mark.parametrize(
-  "work",
-  [building, sorting, parsing, tracing, text_of_chain, steps_of_chain, text_of_wide, steps_of_wide],
-)
+@pytest.mark.parametrize("work", WORK)
 def test_work_grows_linearly(work):
-  work(10)()
-  small, large = operations(work(200)), operations(work(800))
+  WORK[work](10)()
+  small, large = (operations(WORK[work](n)) for n in (200, 800))
   assert large < 4.4 * small

@@ -11,41 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.font_manager import FontProperties, findfont, get_font
 
-from fbackprop.circuit import Node, Trace, build, parse
+from fbackprop.circuit import Node, Trace, build, example, parse
+from fbackprop.circuit.drawing import sum_lines
 from fbackprop.circuit.graph import GATES, fan_out
-from fbackprop.circuit.labels import sum_lines
 from fbackprop.circuit.notation import MINUS, format_number
 from fbackprop.circuit.png import to_png
-from fbackprop.circuit.shapes import (
-  ADVANCE,
-  GRADIENT,
-  INK,
-  NAME,
-  PAPER,
-  VALUE,
-  WIRE,
-  width_of,
-)
+from fbackprop.circuit.shapes import ADVANCE, GRADIENT, INK, NAME, PAPER, VALUE, WIRE, width_of
 from fbackprop.circuit.svg import to_svg
 from tests.support.circuits import SVG, check_boxes, circuits, read
 
 LECTURE = parse("f = (x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0)
-NEURON = parse("1/(1+exp(-(w0*x0+w1*x1+w2)))").trace(w0=2.0, x0=-1.0, w1=-3.0, x1=-2.0, w2=-3.0)
-PERCEPTRON = parse("""
-h1 = sigmoid(w1*i1 + w2*i2 + b1)
-h2 = sigmoid(w3*i1 + w4*i2 + b1)
-o1 = sigmoid(w5*h1 + w6*h2 + b2)
-o2 = sigmoid(w7*h1 + w8*h2 + b2)
-m = max(o1, o2)
-e1 = exp(o1 - m)
-e2 = exp(o2 - m)
-s = e1 + e2
-J = -(0.3*log(e1/s) + 0.7*log(e2/s)) + 0.01*(w1**2 + w2**2 + w3**2 + w4**2 + w5**2 + w6**2)
-""").trace(
-  **{"i1": 0.05, "i2": 0.1, "w1": 0.15, "w2": 0.2, "w3": 0.25, "w4": 0.3},
-  **{"w5": 0.4, "w6": 0.45, "w7": 0.5, "w8": 0.55, "b1": 0.35, "b2": 0.6},
-)
-EXAMPLES = {"lecture": LECTURE, "neuron": NEURON, "perceptron": PERCEPTRON}
+EXAMPLES = {name: example(name).trace() for name in ("cs224n", "neuron", "two-layer", "mazur")}
 FORMATS = [2, 4, 9, 17, ".2f", "+.3e", "+,.4f", " .1e", ",.1f", "g"]
 
 
@@ -121,7 +97,8 @@ def test_an_output_that_is_used_further_on_has_a_wire_of_its_own():
   both = build(trace.circuit.nodes, {"q": 5.0, "g1": 1.0}).trace(x=1.0)
   texts = [text for text, _, _ in read(to_svg(both))[1]]
   assert "8 = 3 + 5" in texts
-  assert to_svg(both).count("l-9 -4.5v9z") == 2
+  _, ends, _ = ElementTree.fromstring(to_svg(both)).findall(f"{SVG}path")
+  assert sum("C" not in end for end in re.findall("M[^M]*", ends.get("d"))) == 2  # Arrows.
 
 
 def test_a_screen_reader_has_a_title_and_a_description():
@@ -134,7 +111,7 @@ def test_a_screen_reader_has_a_title_and_a_description():
   assert "g2, max of y, z: value 2, gradient 3." in description.text
   assert ElementTree.fromstring(to_svg(LECTURE, title="a < b")).find(f"{SVG}title").text == "a < b"
   ids = {re.search('id="([^"]*)"', to_svg(trace))[1] for trace in EXAMPLES.values()}
-  assert len(ids) == 3
+  assert len(ids) == 4
 
 
 def test_colours_can_be_read_and_are_not_all_there_is():
@@ -202,15 +179,10 @@ def test_sums():
   assert " ".join(lines).count("+") == 28
 
 
-@pytest.mark.parametrize("digits", [0, 18, -1, "nonsense", ".2d", "d"])
-def test_other_numbers_of_digits_are_refused(digits):
-  with pytest.raises(ValueError, match=r"digits must be .*, got "):
-    to_svg(LECTURE, digits=digits)
-
-
-@pytest.mark.parametrize("digits", [2.0, None, True, (3,)])
-def test_other_types_of_digits_are_refused(digits):
-  with pytest.raises(TypeError, match=r"digits must be an integer from 1 to 17 or a float format"):
+@pytest.mark.parametrize("digits", [0, 18, -1, "nonsense", ".2d", "d", 2.0, None, True, (3,)])
+def test_other_digits_are_refused(digits):
+  is_typed = type(digits) in (int, str)
+  with pytest.raises(ValueError if is_typed else TypeError, match="digits must be an integer from"):
     to_svg(LECTURE, digits=digits)
 
 
@@ -230,7 +202,7 @@ def test_the_same_trace_gives_the_same_bytes():
       env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path), "PYTHONUTF8": "1"},
     )  # fmt: skip
     assert result.stdout == to_svg(LECTURE)
-  assert to_png(NEURON) == to_png(NEURON) != to_png(LECTURE)
+  assert to_png(EXAMPLES["neuron"]) == to_png(EXAMPLES["neuron"]) != to_png(LECTURE)
 
 
 @pytest.mark.parametrize("dpi", [96, 192])

@@ -11,9 +11,8 @@ from fbackprop.circuit.graph import fan_out
 from fbackprop.circuit.layout import columns as columns_
 from fbackprop.circuit.layout.columns import Columns, Extent, Item, Link, assign_columns
 from fbackprop.circuit.layout.crossings import count_crossings, minimise_crossings
-from fbackprop.circuit.layout.heights import relax
-from fbackprop.circuit.layout.placement import place
-from fbackprop.circuit.layout.routing import spread
+from fbackprop.circuit.layout.heights import Lines, relax
+from fbackprop.circuit.layout.placement import place, spread
 from tests.support.circuits import circuits
 
 FORK = "(x+y)*max(y,z)"
@@ -75,8 +74,9 @@ def test_every_wire_is_a_path_from_column_to_column(circuit, margin):
       assert sorted(behind.get(i, [])) == sorted(node.inputs)
     else:
       assert behind[i] == [item.name]
-  labels = [item.wire for item in columns.items if item.kind == "label"]
-  forks = [wires for wires in fan_out(circuit).values() if len(wires) > 1]
+  leaving = fan_out(circuit)
+  labels = [leaving[i.name][i.branch] for i in columns.items if i.kind == "label"]
+  forks = [wires for wires in leaving.values() if len(wires) > 1]
   assert sorted(labels, key=str) == sorted((w for wires in forks for w in wires), key=str)
 
 
@@ -90,7 +90,8 @@ def test_boxes_are_apart_and_inputs_arrive_in_order(circuit):
       box_a, box_b = extent(layout.columns.items[a]), extent(layout.columns.items[b])
       assert layout.y[a] + box_a.down + 9 <= layout.y[b] - box_b.up
   into = {}
-  for link, arrival in zip(layout.columns.links, layout.arrivals, strict=True):
+  assert set(layout.arrivals) == set(layout.columns.links)
+  for link, arrival in layout.arrivals.items():
     assert abs(arrival - layout.y[link.right]) <= extent(layout.columns.items[link.right]).port
     into.setdefault(link.right, []).append((link.port, arrival, link.fixed))
   for links in into.values():
@@ -136,10 +137,10 @@ def test_a_gate_stands_between_its_two_inputs():
 
 def test_two_lines_in_each_others_way_move_together():
   # Of a + b = s and s * c = f: c wants down to f and stands on s, which wants up, between a and b.
-  a, b, s, c, f = range(5)
-  links = [Link(a, s), Link(b, s), Link(s, f), Link(c, f)]
-  below = {a: {b: 200.0}, b: {}, c: {s: 45.0}, s: {}}
-  y = relax(links, [a, b, s, c, s], below, [0.0, 200.0, 180.0, 135.0, 180.0])
+  a, b, s, c = range(4)
+  y = {a: 0.0, b: 200.0, c: 135.0, s: 180.0}
+  near = {a: {b: -200.0}, b: {a: 200.0}, c: {s: -45.0}, s: {c: 45.0}}
+  relax(Lines(y, near, {a: [s], b: [s], c: [s], s: [a, b, c]}))
   assert abs(y[s] - (y[a] + y[b]) / 2) <= 25
   assert y[s] - y[c] == 45
 

@@ -41,22 +41,6 @@ def compare(net, target, loss, scale=1.0):
   return t
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  "net",
-  [
-    fb.mlp([3, 4, 2], dtype=jnp.float64),
-    fb.mlp([3, 2, 3, 2], fb.tanh, output_activation=fb.sigmoid, dtype=jnp.float64),
-    fb.mlp([3, 4, 2], fb.gelu, bias=False, dtype=jnp.float64),
-    fb.mlp([3, 4, 2], fb.mish, dtype=jnp.float64),
-    fb.mlp([3, 2], dtype=jnp.float64),
-    fb.mlp([3, 4, 2], fb.activation(fb.gates.leaky_relu_with(0.3)), dtype=jnp.float64),
-  ],
-)
-def test_a_network_has_the_gradients_of_value_and_grad(net):
-  compare(net, np.array([0.3, -0.8]), fb.squared_error)
-
-
 ACTIVATIONS = {
   name: value
   for name, value in vars(activations).items()
@@ -65,9 +49,19 @@ ACTIVATIONS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ACTIVATIONS)
-def test_every_activation_of_one_gate_has_the_gradients_of_value_and_grad(name):
-  net = fb.mlp([3, 3, 2], ACTIVATIONS[name], dtype=jnp.float64)
+@pytest.mark.parametrize(
+  "net",
+  [
+    fb.mlp([3, 4, 2], dtype=jnp.float64),
+    fb.mlp([3, 2, 3, 2], fb.tanh, output_activation=fb.sigmoid, dtype=jnp.float64),
+    fb.mlp([3, 4, 2], fb.gelu, bias=False, dtype=jnp.float64),
+    fb.mlp([3, 2], dtype=jnp.float64),
+    fb.mlp([3, 4, 2], fb.activation(fb.gates.leaky_relu_with(0.3)), dtype=jnp.float64),
+    *(fb.mlp([3, 3, 2], activation, dtype=jnp.float64) for activation in ACTIVATIONS.values()),
+  ],
+  ids=str,
+)
+def test_a_network_has_the_gradients_of_value_and_grad(net):
   compare(net, np.array([0.3, -0.8]), fb.squared_error)
 
 
@@ -120,12 +114,9 @@ def test_two_activations_of_one_name_keep_their_rules():
     ({"x": np.ones(3)}, r"w of layer 1 must have shape \[3, D_out\]"),
     ({"x": np.ones(2) * 1j}, r"x must be an array of real numbers, got complex128\[2\]"),
     ({"x": [[1.0], [2.0, 3.0]]}, "x must be an array of real numbers, got list"),
-    ({"x": np.array(["a", "b"])}, r"x must be an array of real numbers, got <U1\[2\]"),
     ({"target": np.ones(2) * 1j}, "target must be an array of real numbers, got complex128"),
-    ({"w": np.ones((2, 2)) * 1j}, "w of layer 1 must be an array of real numbers, got complex128"),
     ({"b": np.ones(2) * 1j}, "b of layer 1 must be an array of real numbers, got complex128"),
     ({"b": np.ones(3)}, r"b of layer 1 must have shape \[2\], got float64\[3\]"),
-    ({"b": np.ones(())}, r"b of layer 1 must have shape \[2\], got float64\[\]"),
     ({"target": np.ones(3)}, r"target must have shape \[2\]"),
     ({"loss": fb.softmax_cross_entropy, "target": np.int32(2)}, "must be a label from 0 to 1"),
     ({"loss": fb.softmax_cross_entropy, "target": np.array(["a"])}, "must be a label or prob"),

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from fbackprop.circuit import Node, build
-from fbackprop.circuit.shapes import ASCENT, DESCENT
+from fbackprop.circuit.shapes import ASCENT, DESCENT, GATE
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -69,24 +69,26 @@ def read(svg):
       size = float(group.get("font-size"))
       box = (x, y - ASCENT * size, x + width, y + DESCENT * size)
       texts.append((text.text, box, group.get("fill")))
-  gates = []
-  for rect in root.findall(f"{SVG}g/{SVG}rect"):
-    x, y, width, height = (float(rect.get(name)) for name in ("x", "y", "width", "height"))
-    gates.append((x, y, x + width, y + height))
-  return root, texts, np.array(gates), points_of(root.find(f"{SVG}path").get("d"))
+  wires, *outlines = root.findall(f"{SVG}path")
+  gates = [
+    np.concatenate([points.min(0), points.max(0)])
+    for path in outlines
+    if path.get("fill") == GATE
+    for points in map(points_of, re.findall("M[^M]*", path.get("d")))
+  ]
+  return root, texts, np.array(gates), points_of(wires.get("d"))
 
 
 def points_of(path):
   """Return points along the wires, less than two pixels from each other, `[points, 2]`."""
   points, here = [], None
-  for letter, numbers in re.findall(r"([MCH])([^MCH]*)", path):
+  for letter, numbers in re.findall(r"([MCL])([^MCL]*)", path):
     values = np.array([float(value) for value in numbers.split()])
     if letter == "M":
       here = values
       continue
-    if letter == "H":
-      end = np.array([values[0], here[1]])
-      ends = np.stack([here, here, end, end])
+    if letter == "L":
+      ends = np.stack([here, here, values, values])
     else:
       ends = np.stack([here, *values.reshape(3, 2)])
     t = np.linspace(0, 1, 2 + int(np.abs(np.diff(ends, axis=0)).sum()))[:, None]

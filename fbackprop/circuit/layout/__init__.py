@@ -4,7 +4,7 @@
    several columns is cut into links between neighbouring ones, with a bend in each column between.
 2. `crossings`: crossing minimisation. The order of the items in each column.
 3. `heights`: coordinate assignment. The vertical coordinate of each item, wires kept straight.
-4. `placement`: the horizontal coordinates, and, by `routing`, the ports at which wires arrive.
+4. `placement`: the horizontal coordinates, and the ports at which wires arrive.
 
 A layer is called a column throughout, since a layer of this package is one of a network.
 """

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from fbackprop.circuit.graph import CircuitError, GateGraph, Wire, fan_out
 
 MOST_BENDS = 300_000
-FROM_THE_MARGIN = 3
-"""The column of gates up to which an input that enters it may be placed at the left margin."""
+FROM_THE_MARGIN = 6
+"""The columns before which an input's first gate must be for it to be placed at the left margin."""
 
 
 class Extent(NamedTuple):
@@ -41,13 +41,13 @@ class Item(NamedTuple):
     kind: "node", "label" or "bend".
     column: its column.
     name: the node, or the source of the wire.
-    wire: the wire of a label.
+    branch: the index of a label's wire among those that leave the node.
   """
 
   kind: str
   column: int
   name: str
-  wire: Wire | None = None
+  branch: int = 0
 
 
 class Link(NamedTuple):
@@ -72,42 +72,45 @@ class Columns(NamedTuple):
   columns: list[list[int]]
   links: list[Link]
 
-  def places(self) -> list[int]:
+  def places(self) -> dict[int, int]:
     """Return the place of each item in its column."""
-    place = [0] * len(self.items)
-    for column in self.columns:
-      for i, item in enumerate(column):
-        place[item] = i
-    return place
+    return {item: i for column in self.columns for i, item in enumerate(column)}
+
+  def ends(self) -> tuple[list[list[Link]], list[list[Link]]]:
+    """Return the links that arrive at each item, and those that leave it."""
+    arriving: list[list[Link]] = [[] for _ in self.items]
+    leaving: list[list[Link]] = [[] for _ in self.items]
+    for link in self.links:
+      arriving[link.right].append(link)
+      leaving[link.left].append(link)
+    return arriving, leaving
 
 
-def assign_depths(
+def assign_starts(
   circuit: GateGraph, leaving: dict[str, list[Wire]], *, margin: bool
 ) -> dict[str, int]:
-  """Assign each node a column of nodes, to the right of its inputs.
+  """Assign each node an even column, to the right of its inputs; labels have the odd ones.
 
   A gate is placed as far to the left as its inputs allow, or as far to the right as its fan-out
   allows if that lengthens at most one wire. A constant is placed near the first gate that it
   enters, and so is an input, unless it is placed at the left margin.
   """
-  depth: dict[str, int] = {}
+  start: dict[str, int] = {}
   for node in circuit.nodes:
-    depth[node.name] = 1 + max((depth[name] for name in node.inputs), default=-1)
+    start[node.name] = 2 + max((start[name] for name in node.inputs), default=-2)
   leaves = {node.name for node in circuit.nodes if not node.inputs}
   for node in reversed(circuit.nodes):
-    targets = [depth[wire.target] for wire in leaving[node.name] if wire.target is not None]
+    targets = [start[wire.target] for wire in leaving[node.name] if wire.target is not None]
     if not targets:
       continue
-    latest = min(targets) - 1
-    if node.inputs:
-      # A leaf that enters no other gate moves along, so its wire keeps its length.
-      lengthened = {name for name in node.inputs if name not in leaves or len(leaving[name]) > 1}
-      if len(lengthened) <= 1:
-        depth[node.name] = latest
-    else:
-      first = margin and node.op == "input" and latest < FROM_THE_MARGIN
-      depth[node.name] = 0 if first else latest
-  return depth
+    latest = min(targets) - 2
+    # A leaf that enters no other gate moves along, so its wire keeps its length.
+    lengthened = {name for name in node.inputs if name not in leaves or len(leaving[name]) > 1}
+    if margin and node.op == "input" and latest < FROM_THE_MARGIN:
+      start[node.name] = 0
+    elif len(lengthened) <= 1:
+      start[node.name] = latest
+  return start
 
 
 def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
@@ -122,71 +125,62 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
     CircuitError: the wires need more than 300,000 bends.
   """
   leaving = fan_out(circuit)
-  depth = assign_depths(circuit, leaving, margin=margin)
-  nodes = {node.name: node for node in circuit.nodes}
-  # Column 2 d holds nodes, 2 d + 1 the labels behind them; empty columns are dropped below.
-  start = {name: 2 * d for name, d in depth.items()}
-  end = {
-    wire: 2 + 2 * depth[name] if wire.target is None else 2 * depth[wire.target]
-    for name, wires in leaving.items()
-    for wire in wires
-  }
-  labelled = {end[wire] - 1 for wires in leaving.values() if len(wires) > 1 for wire in wires}
+  start = assign_starts(circuit, leaving, margin=margin)
+
+  def end(wire: Wire) -> int:
+    return start[wire.source] + 2 if wire.target is None else start[wire.target]
+
+  labelled = {end(wire) - 1 for wires in leaving.values() if len(wires) > 1 for wire in wires}
   for node in circuit.nodes:
     wires = leaving[node.name]
-    if not node.inputs and len(wires) == 1 and not (margin and node.op == "input"):
-      beside = end[wires[0]] - 1
-      start[node.name] = beside if beside in labelled else start[node.name]
+    is_alone = not node.inputs and len(wires) == 1 and not (margin and node.op == "input")
+    if is_alone and end(wires[0]) - 1 in labelled:
+      start[node.name] = end(wires[0]) - 1
+  # Without the empty columns.
   place = {column: i for i, column in enumerate(sorted({*start.values(), *labelled}))}
 
+  nodes = {node.name: (i, node) for i, node in enumerate(circuit.nodes)}
   items = [Item("node", place[start[name]], name) for name in nodes]
-  number = {name: i for i, name in enumerate(nodes)}
   links: list[Link] = []
   for name, wires in leaving.items():
-    trunk = [number[name]]  # The node, then its bends, one per column.
-    forks = len(wires) > 1
-    for wire in wires:
+    trunk = [nodes[name][0]]  # The node, then its bends, one per column.
+    first, forks = items[trunk[0]].column, len(wires) > 1
+    for branch, wire in enumerate(wires):
       if wire.target is None and not forks:
         continue
-      # The last column of the trunk, next to the label or the gate.
-      reach = place[end[wire] - 1 if forks else end[wire]] - 1
-      while items[trunk[-1]].column < reach:
-        items.append(Item("bend", items[trunk[-1]].column + 1, name))
+      last = place[end(wire) - forks] - 1  # Next to the label or the gate.
+      for column in range(first + len(trunk), last + 1):
+        items.append(Item("bend", column, name))
         links.append(Link(trunk[-1], len(items) - 1))
         trunk.append(len(items) - 1)
-      if len(items) - len(number) > MOST_BENDS:
+      if len(items) - len(nodes) > MOST_BENDS:
         raise CircuitError(f"circuit: its wires are too long to be drawn: over {MOST_BENDS} bends")
-      behind = trunk[reach - items[trunk[0]].column]
+      behind = trunk[last - first]
       if forks:
-        items.append(Item("label", reach + 1, name, wire))
+        items.append(Item("label", last + 1, name, branch))
         links.append(Link(behind, len(items) - 1))
         behind = len(items) - 1
       if wire.target is not None:
-        target = nodes[wire.target]
+        number, target = nodes[wire.target]
         port = wire.slot / max(len(target.inputs) - 1, 1)
-        links.append(
-          Link(behind, number[wire.target], port, not circuit.gate_of[target.op].commutative)
-        )
-  return Columns(items, reading_order(items, links, len(place)), links)
+        links.append(Link(behind, number, port, not circuit.gate_of[target.op].commutative))
+  columns = Columns(items, [[] for _ in place], links)
+  sort_columns(columns)
+  return columns
 
 
-def reading_order(items: list[Item], links: list[Link], count: int) -> list[list[int]]:
-  """Group items by column, in the order of a depth-first search from the outputs.
+def sort_columns(columns: Columns) -> None:
+  """Put every item into its column, in the order of a depth-first search from the outputs.
 
   The search follows the inputs of a gate as they are written, so that a tree is drawn as it reads.
   """
-  behind: list[list[tuple[float, int]]] = [[] for _ in items]
-  is_last = [True] * len(items)
-  for link in links:
-    behind[link.right].append((link.port, link.left))
-    is_last[link.left] = False
-  columns: list[list[int]] = [[] for _ in range(count)]
-  seen = [False] * len(items)
-  stack = [i for i in reversed(range(len(items))) if is_last[i]]
+  arriving, leaving = columns.ends()
+  seen = set()
+  stack = [item for item, links in enumerate(leaving) if not links][::-1]
   while stack:
-    i = stack.pop()
-    if not seen[i]:
-      seen[i] = True
-      columns[items[i].column].append(i)
-      stack += [left for _, left in sorted(behind[i], reverse=True)]
-  return columns
+    item = stack.pop()
+    if item not in seen:
+      seen.add(item)
+      columns.columns[columns.items[item].column].append(item)
+      links = sorted(arriving[item], key=lambda link: link.port, reverse=True)
+      stack += [link.left for link in links]

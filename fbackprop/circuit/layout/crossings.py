@@ -22,109 +22,87 @@ References:
 """
 
 from bisect import bisect_left, bisect_right, insort
+from itertools import chain
+from statistics import fmean
 
-from fbackprop.circuit.layout.columns import Columns, Link
+from fbackprop.circuit.layout.columns import Columns
 
-ROUNDS, WORK = 24, 200_000
+ROUNDS, WORK = 12, 200_000
 """The most sweeps, and the most links visited in all: a large picture gets fewer sweeps."""
-PATIENCE = 6
-"""The number of sweeps without an improvement after which the search ends."""
 PASSES = 4
 """The most transposition passes after a sweep."""
 
 
-def count_crossings(columns: Columns) -> int:
-  """Count the pairs of links that cross, in O(E²) at worst by insertion into a sorted list."""
-  place = columns.places()
-  by_column: list[list[tuple[int, float]]] = [[] for _ in columns.columns]
-  for link in columns.links:
-    by_column[columns.items[link.left].column].append((place[link.left], right_end(link, place)))
-  count = 0
-  for ends in by_column:
-    above: list[float] = []
-    for _, end in sorted(ends):
-      count += len(above) - bisect_right(above, end)
-      insort(above, end)
-  return count
-
-
 def minimise_crossings(columns: Columns) -> Columns:
   """Return the same columns, each in an order with few crossings."""
-  best, fewest = columns, count_crossings(columns)
   ordering = Ordering(columns)
-  idle = 0
+  best, fewest = columns, ordering.crossings()
   for round_ in range(max(2, min(ROUNDS, WORK // (len(columns.links) + 1)))):
-    if not fewest or idle == PATIENCE:
+    if not fewest:
       break
     ordering.sweep(rightward=round_ % 2 == 0)
     ordering.transpose()
-    now = columns._replace(columns=[list(column) for column in ordering.columns])
-    count = count_crossings(now)
-    idle += 1
-    if count < fewest:
-      best, fewest, idle = now, count, 0
+    if (count := ordering.crossings()) < fewest:
+      best, fewest = columns._replace(columns=[list(each) for each in ordering.columns]), count
   return best
 
 
-def right_end(link: Link, place: list[int]) -> float:
-  """Return the place where a link arrives, with its port if the order of inputs matters."""
-  return place[link.right] + (link.port / 2 if link.fixed else 0)
+def count_crossings(columns: Columns) -> int:
+  """Count the pairs of links that cross."""
+  return Ordering(columns).crossings()
 
 
 class Ordering:
   """The orders of the columns during minimisation."""
 
-  def __init__(self, columns: Columns):
+  def __init__(self, columns: Columns) -> None:
     self.columns = [list(column) for column in columns.columns]
     self.place = columns.places()
-    self.to_left: list[list[Link]] = [[] for _ in columns.items]
-    self.to_right: list[list[Link]] = [[] for _ in columns.items]
-    for link in columns.links:
-      self.to_left[link.right].append(link)
-      self.to_right[link.left].append(link)
+    self.arriving, self.leaving = columns.ends()
 
-  def update_places(self, column: list[int]) -> None:
-    for i, item in enumerate(column):
+  def ends(self, item: int) -> tuple[list[float], list[float]]:
+    """Return the sorted places of an item's neighbours, to the left and to the right."""
+    left = sorted(float(self.place[link.left]) for link in self.arriving[item])
+    # With the port of an input if the order matters.
+    return left, sorted(
+      self.place[link.right] + (link.port / 2 if link.fixed else 0) for link in self.leaving[item]
+    )
+
+  def crossings(self) -> int:
+    """Count the crossings, in O(E²) at worst by insertion into a sorted list."""
+    count = 0
+    for column in self.columns:
+      above: list[float] = []
+      for end in chain.from_iterable(self.ends(item)[1] for item in column):
+        count += len(above) - bisect_right(above, end)
+        insort(above, end)
+    return count
+
+  def reorder(self, column: list[int], items: list[int]) -> None:
+    column[:] = items
+    for i, item in enumerate(items):
       self.place[item] = i
 
   def sweep(self, *, rightward: bool) -> None:
     """Sort each column by barycenters; items without neighbours keep their places."""
     for column in self.columns if rightward else reversed(self.columns):
-      means = {
-        item: mean for item in column if (mean := self.barycenter(item, rightward)) is not None
-      }
-      in_order = iter(sorted((item for item in column if item in means), key=means.__getitem__))
-      column[:] = [next(in_order) if item in means else item for item in column]
-      self.update_places(column)
-
-  def barycenter(self, item: int, rightward: bool) -> float | None:
-    """Compute the mean place of an item's neighbours on one side, with the ports to break ties."""
-    if rightward:
-      ends = [float(self.place[link.left]) for link in self.to_left[item]]
-    else:
-      ends = [self.place[link.right] + link.port / 2 for link in self.to_right[item]]
-    return sum(ends) / len(ends) if ends else None
+      means = {item: fmean(ends) for item in column if (ends := self.ends(item)[not rightward])}
+      in_order = iter(sorted(means, key=means.__getitem__))
+      self.reorder(column, [next(in_order) if item in means else item for item in column])
 
   def transpose(self) -> None:
     """Swap neighbours in a column while that removes crossings, in a few passes."""
-    changed = set(range(-1, len(self.columns) + 1))
     for _ in range(PASSES):
-      before, changed = changed, set()
-      for number, column in enumerate(self.columns):
-        if before.isdisjoint((number - 1, number, number + 1)):
-          continue
-        ends = [self.ends(item) for item in column]
-        for i in range(len(column) - 1):
-          if crossings_removed(ends[i], ends[i + 1]) > 0:
-            column[i], column[i + 1] = column[i + 1], column[i]
-            ends[i], ends[i + 1] = ends[i + 1], ends[i]
-            changed.add(number)
-        self.update_places(column)
-
-  def ends(self, item: int) -> tuple[list[float], list[float]]:
-    """Return the sorted places of an item's neighbours, to the left and to the right."""
-    left = sorted(float(self.place[link.left]) for link in self.to_left[item])
-    return left, sorted(right_end(link, self.place) for link in self.to_right[item])
+      swaps = 0
+      for column in self.columns:
+        found = [(item, self.ends(item)) for item in column]
+        for i in range(len(found) - 1):
+          if crossings_removed(found[i][1], found[i + 1][1]) > 0:
+            found[i], found[i + 1] = found[i + 1], found[i]
+            swaps += 1
+        self.reorder(column, [item for item, _ in found])
+      if not swaps:
+        break
 
 
 def crossings_removed(a: tuple[list[float], ...], b: tuple[list[float], ...]) -> int:
