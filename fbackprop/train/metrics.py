@@ -90,16 +90,14 @@ def rows_of(
   x, targets = found.x, found.targets
   if len(found.x_test):
     x, targets = found.x_test, found.targets_test
-  if x.shape[1] != len(description.features):
-    raise ValueError(
-      f"{data} has {x.shape[1]} features, the model was trained on {len(description.features)}"
-    )
+  known = len(description.features)
+  if x.shape[1] != known:
+    raise ValueError(f"{data} has {x.shape[1]} features, the model was trained on {known}")
   if found.is_classification:
     return x, own_labels(data, targets, found.output_names, description)
   if targets.shape[1] != len(description.outputs):
-    raise ValueError(
-      f"{data} has {targets.shape[1]} values, the model gives {len(description.outputs)}"
-    )
+    given = f"{data} has {targets.shape[1]} values"
+    raise ValueError(f"{given}, the model gives {len(description.outputs)}")
   return x, targets
 
 
@@ -111,8 +109,6 @@ def own_labels(
   Raises:
     ValueError: a class is unknown to the model.
   """
-
-  def unknown(name: str) -> str:
-    return f"{data} has the label {name!r}; the model knows {', '.join(description.outputs)}"
-
-  return relabel(labels, names, description.outputs, unknown)
+  known = description.outputs
+  said = f"the model knows {', '.join(known)}"
+  return relabel(labels, names, known, lambda name: f"{data} has the label {name!r}; {said}")

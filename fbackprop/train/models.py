@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,29 +36,16 @@ KEY = "fbackprop"
 DEEPEST = 2**14
 
 
-def is_rate(value: Any) -> bool:
-  """Return whether a value is a dropout rate."""
-  return type(value) in (int, float) and 0 <= value < 1
-
-
-def is_flag(value: Any) -> bool:
-  """Return whether a value is a boolean."""
-  return isinstance(value, bool)
-
-
-def is_size(value: Any) -> bool:
-  """Return whether a value is a number of members, or None for a single network."""
-  return value is None or (type(value) is int and 1 <= value <= 2**20)
-
-
 # Validation of the options of `Description`: a predicate, and its description for an error.
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
   "normalization": (NORMALIZATIONS.__contains__, f"one of {', '.join(NORMALIZATIONS)}"),
-  "dropout": (is_rate, "a number from 0 to below 1"),
-  "skip": (is_flag, "true or false"),
-  "repeat_hidden": (is_flag, "true or false"),
-  "ensemble": (is_size, "a number of networks"),
-}
+  "dropout": (lambda v: type(v) in (int, float) and 0 <= v < 1, "a number from 0 to below 1"),
+  "skip": (lambda v: isinstance(v, bool), "true or false"),
+  "repeat_hidden": (lambda v: isinstance(v, bool), "true or false"),
+  "ensemble": (
+    lambda v: v is None or (type(v) is int and 1 <= v <= 2**20), "a number of networks",
+  ),
+}  # fmt: skip
 
 
 class Description(NamedTuple):
@@ -105,14 +92,10 @@ class Description(NamedTuple):
     """Build the network, wrapping the constructors of its layers with parameters."""
     normalization = NORMALIZATIONS[self.normalization]
     return mlp(
-      self.sizes,
-      getattr(activations, self.activation),
-      dense=wrap(dense),
+      self.sizes, getattr(activations, self.activation), dense=wrap(dense),
       normalization=None if normalization is None else wrap(normalization),
-      dropout=self.dropout,
-      skip=self.skip,
-      repeat_hidden=self.repeat_hidden,
-    )
+      dropout=self.dropout, skip=self.skip, repeat_hidden=self.repeat_hidden,
+    )  # fmt: skip
 
   @property
   def loss(self) -> Loss:
@@ -121,12 +104,11 @@ class Description(NamedTuple):
 
   def as_text(self) -> str:
     """Describe the network, as "mlp 4-8-3, relu, softmax_cross_entropy" or "linear 4-3, ..."."""
-    options = [
-      *([self.normalization] if self.normalization != "none" else []),
-      *([f"dropout {self.dropout:g}"] if self.dropout else []),
-      *(["skip"] if self.skip else []),
-      *(["repeated"] if self.repeat_hidden else []),
-    ]
+    is_on = {
+      self.normalization: self.normalization != "none", f"dropout {self.dropout:g}": self.dropout,
+      "skip": self.skip, "repeated": self.repeat_hidden,
+    }  # fmt: skip
+    options = [option for option, is_used in is_on.items() if is_used]
     sizes = "-".join(map(str, self.sizes))
     many = "" if self.ensemble is None else f"{self.ensemble} of "
     # A network without hidden layers has no activation.
@@ -182,15 +164,9 @@ def describe_model(
 ) -> Description:
   """Describe a network for a data set; `options` are the last fields of `Description`."""
   return Description(
-    sizes,
-    activation,
-    dataset.task,
-    dataset.output_names,
-    dataset.features,
-    dataset.standardization,
-    dataset.target_standardization,
-    **options,
-  )
+    sizes, activation, dataset.task, dataset.output_names, dataset.features,
+    dataset.standardization, dataset.target_standardization, **options,
+  )  # fmt: skip
 
 
 def save_model(path: str | os.PathLike[str], params: Params, description: Description) -> None:
@@ -218,13 +194,11 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   stored = read_stored(path)
   description = description_of(stored)
   if description is None:
-    raise ValueError(
-      f"{path} has no description of its network: it was not written by fbackprop train"
-    )
+    said = "has no description of its network: it was not written by fbackprop train"
+    raise ValueError(f"{path} {said}")
   like = jax.eval_shape(description.net.init, jax.random.key(0))
-  if description.ensemble is not None:
-    stack = description.ensemble
-    like = jax.tree.map(lambda a: shape_of((stack, *a.shape), a.dtype), like)
+  stack = () if description.ensemble is None else (description.ensemble,)
+  like = jax.tree.map(lambda a: shape_of((*stack, *a.shape), a.dtype), like)
   return Model(description, params_of(stored, like))
 
 
@@ -238,18 +212,14 @@ def description_of(stored: Stored) -> Description | None:
     return None
   try:
     description = read_description(json.loads(stored.metadata[KEY]))
-    check_depth(description, len(stored.entries))
+    sizes, arrays = description.sizes, len(stored.entries)
+    # Before any layer is built.
+    layers = [n for n, _ in itertools.groupby(sizes)] if description.repeat_hidden else sizes
+    if arrays < len(layers) - 1:
+      raise ValueError(f"{len(sizes) - 1} layers, and {arrays} arrays")
   except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
     raise ValueError(f"{stored.path} describes no network: {error}") from error
   return description
-
-
-def check_depth(description: Description, arrays: int) -> None:
-  """Raise if there are more layers than arrays in the file, before any layer is built."""
-  sizes = description.sizes
-  layers = [n for n, _ in itertools.groupby(sizes)] if description.repeat_hidden else sizes
-  if arrays < len(layers) - 1:
-    raise ValueError(f"{len(sizes) - 1} layers, and {arrays} arrays")
 
 
 def read_description(content: Any) -> Description:
@@ -271,16 +241,13 @@ def read_description(content: Any) -> Description:
   of_x = read_standardization(content, "standardization", sizes[0])
   of_targets = read_standardization(content, "target_standardization", sizes[-1])
   options = read_options(content)
-  return Description(
-    sizes, activation, cast(Task, task), outputs, features, of_x, of_targets, **options
-  )
+  return Description(sizes, activation, task, outputs, features, of_x, of_targets, **options)
 
 
 def read_options(content: Any) -> dict[str, Any]:
   """Read the options between the dense layers; a missing one has its default."""
-  options = {
-    name: content.get(name, default) for name, default in Description._field_defaults.items()
-  }
+  defaults = Description._field_defaults
+  options = {name: content.get(name, default) for name, default in defaults.items()}
   for name, (is_valid, expected) in OPTIONS.items():
     if not is_valid(options[name]):
       raise ValueError(f"{name} must be {expected}, got {options[name]!r:.100}")
@@ -293,9 +260,8 @@ def read_standardization(content: Any, name: str, width: int) -> Standardization
   if own is None:
     return None
   found = Standardization(*(np.asarray(own[key], np.float64) for key in ("mean", "scale")))
-  for part in found:
-    if part.shape != (width,) or not np.isfinite(part).all():
-      raise ValueError(f"{name} must hold {width} finite numbers twice")
+  if any(part.shape != (width,) or not np.isfinite(part).all() for part in found):
+    raise ValueError(f"{name} must hold {width} finite numbers twice")
   if not (found.scale > 0).all():
     raise ValueError(f"{name} must have scales above 0, got {found.scale.min()}")
   return found

@@ -34,19 +34,16 @@ def create_folder(out: str, name: str | None, prefix: str) -> Path:
     OSError: it can't be created.
   """
   Path(out).mkdir(parents=True, exist_ok=True)
-  if name is not None:
-    path = Path(out, name)
-    path.mkdir()
-    return path
   number = 1
   while True:
-    path = Path(out, f"{prefix}-{number}")
+    path = Path(out, f"{prefix}-{number}" if name is None else name)
     try:
       path.mkdir()
-    except FileExistsError:
-      number += 1
-    else:
       return path
+    except FileExistsError:
+      if name is not None:
+        raise
+      number += 1
 
 
 def write_toml(path: Path, table: dict[str, Any], comment: str) -> None:
@@ -136,6 +133,10 @@ def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
   kept = last if best is None else best
   score = {"test_accuracy": kept.test_accuracy} if dataset.is_classification else {}
   validated = {} if best is None else {"kept_step": best.step, "validation_score": best.score}
+  names = (
+    "gradient_check_max_rel_error", "gradient_rounding_max_rel_error", "seconds", "check_seconds",
+    "compile_seconds",
+  )  # fmt: skip
   return {
     **score,
     "test_loss": kept.test_loss,
@@ -146,10 +147,6 @@ def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
     "diverged_at": result.diverged_at,
     "skipped_steps": list(result.skipped),
     "rollbacks": result.rollbacks,
-    "gradient_check_max_rel_error": result.gradient_check_max_rel_error,
-    "gradient_rounding_max_rel_error": result.gradient_rounding_max_rel_error,
     "gradient_checks": len(result.checks),
-    "seconds": result.seconds,
-    "check_seconds": result.check_seconds,
-    "compile_seconds": result.compile_seconds,
+    **{name: getattr(result, name) for name in names},
   }

@@ -63,12 +63,22 @@ def save_params(
   Raises:
     ValueError: two arrays would have the same name, as with a key "a.b" beside a key "b" under "a".
     OSError: the file can't be written; an existing one is unchanged.
+
+  References:
+    The format: https://huggingface.co/docs/safetensors
   """
   # safetensors writes the buffer in memory order: a transposed view would be written wrongly. (Not
   # ascontiguousarray, which turns a scalar [] into [1].)
-  arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params)}
-  own = {METHOD: HOW, CHECKSUM: ZEROS}
-  content = with_sorted_metadata(safetensors.numpy.save(arrays, {**(metadata or {}), **own}))
+  arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params).items()}
+  content = safetensors.numpy.save(arrays)
+  end = end_of_header(content)
+  own = {**(metadata or {}), METHOD: HOW, CHECKSUM: ZEROS}
+  # Sorted here, as safetensors writes metadata in varying order. The header is JSON, padded with
+  # spaces to a multiple of eight, after its length in eight bytes.
+  header = {"__metadata__": dict(sorted(own.items())), **json.loads(content[8:end])}
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  content = len(text).to_bytes(8, "little") + text + content[end:]
   digits = checksum_of(content, ZEROS)
   write_whole(path, content.replace(entry_of(ZEROS), entry_of(digits), 1))
 
@@ -134,7 +144,7 @@ def read_stored(path: str | os.PathLike[str]) -> Stored:
 def params_of(stored: Stored, like: Params) -> Params:
   """Convert the arrays of a file to a pytree like `like`; see `load_params`."""
   path, entries = stored.path, stored.entries
-  wanted = dict(named_leaves(like))
+  wanted = named_leaves(like)
   if entries.keys() != wanted.keys():
     missing, extra = sorted(wanted.keys() - entries.keys()), sorted(entries.keys() - wanted.keys())
     raise StructureError(f"{path} is of another network: missing {missing}, not expected {extra}")
@@ -149,22 +159,6 @@ def params_of(stored: Stored, like: Params) -> Params:
       raise DtypeError(f"{path}: {name} must be {describe(leaf)}, got {got}")
     leaves.append(jnp.asarray(np.frombuffer(entry["data"], dtype).reshape(shape)))
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
-
-
-def with_sorted_metadata(content: bytes) -> bytes:
-  """Sort the metadata of a file, which safetensors writes in varying order.
-
-  References:
-    The format: the header's length in eight bytes, the header in JSON, padded with spaces to a
-    multiple of eight, the arrays. https://huggingface.co/docs/safetensors
-  """
-  end = end_of_header(content)
-  header = json.loads(content[8:end])
-  if "__metadata__" in header:
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-  text = json.dumps(header, separators=(",", ":")).encode()
-  text += b" " * (-len(text) % 8)
-  return len(text).to_bytes(8, "little") + text + content[end:]
 
 
 def end_of_header(content: bytes) -> int:
@@ -185,16 +179,15 @@ def entry_of(digits: str) -> bytes:
   return f'"{CHECKSUM}":"{digits}"'.encode()
 
 
-def named_leaves(params: Params) -> list[tuple[str, Any]]:
+def named_leaves(params: Params) -> dict[str, Any]:
   """Name each array by its path, such as "0.w"; raise if two names are equal."""
-  leaves = jax.tree_util.tree_leaves_with_path(params)
-  named: dict[str, tuple[Any, Any]] = {}
-  for path, leaf in leaves:
-    name = jax.tree_util.keystr(path, simple=True, separator=".")
-    if name in named:
-      keystr = jax.tree_util.keystr
-      raise StructureError(
-        f"params: {keystr(named[name][0])} and {keystr(path)} would both be called {name!r}"
-      )
-    named[name] = path, leaf
-  return [(name, leaf) for name, (_, leaf) in named.items()]
+  keystr = jax.tree_util.keystr
+  paths: dict[str, Any] = {}
+  leaves: dict[str, Any] = {}
+  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    name = keystr(path, simple=True, separator=".")
+    if name in paths:
+      both = f"{keystr(paths[name])} and {keystr(path)}"
+      raise StructureError(f"params: {both} would both be called {name!r}")
+    paths[name], leaves[name] = path, leaf
+  return leaves

@@ -79,23 +79,13 @@ def test_a_column_far_from_zero_keeps_every_value(tmp_path, name, kind):
 
 
 def test_the_numbers_are_those_of_the_text(tmp_path):
-  """Each the float64 nearest to it, as Python reads it, on any version of pandas."""
+  """Each the float64 nearest to it, as Python reads it."""
   words = ["0.1", "1e-320", "9007199254740993", "3.4e38", "-0.0", " +.5 ", "1E3", "8.41",
            "2.2250738585072011e-308", "123456789.123456789"]  # fmt: skip
   words += [f"{v:.20f}" for v in RNG.uniform(0, 1e9, 50)]
   (tmp_path / "t.csv").write_text("a,b\n" + "".join(f"{word},1\n" for word in words))
   found = read_features(str(tmp_path / "t.csv"), ["a"])[:, 0]
   np.testing.assert_array_equal(found, [float(word) for word in words])
-
-
-def test_pandas_is_asked_for_by_its_extra(tmp_path, monkeypatch, capsys):
-  path = write(tmp_path / "t.csv", {"a": [1, 2], "y": ["u", "v"]})
-  monkeypatch.setitem(sys.modules, "pandas", None)
-  said = "pandas is not installed; install it with: pip install 'fbackprop[data]'"
-  with pytest.raises(ModuleNotFoundError, match=re.escape(said)):
-    read_csv(path, ["y"], None)
-  assert main(["train", "--data", f"csv:{path}", "--target", "y"]) == 2
-  assert capsys.readouterr().err == f"fbackprop: {said}\n"
 
 
 def test_scikit_learn_is_asked_for_before_a_run_that_needs_it_for_its_report(

@@ -340,10 +340,10 @@ def test_pictures_are_those_of_the_largest_losses():
   outputs = np.asarray(list(signals.values())[-1].y)
   losses = losses_of(dataset, model, outputs)
   worst = np.argsort(-losses)[:12]
-  found = pictures_of(dataset, model, losses, outputs)
-  assert [int(p.true) for p in found] == dataset.targets_test[worst].tolist()
-  assert [int(p.predicted) for p in found] == outputs[worst].argmax(1).tolist()
-  assert len({p.png for p in found}) == 12
+  found = plain(worst_rows_of(dataset, model, losses, outputs))
+  assert [int(row[2]) for row in found] == dataset.targets_test[worst].tolist()
+  assert [int(row[3]) for row in found] == outputs[worst].argmax(1).tolist()
+  assert len(set(pictures_of(dataset, losses))) == 12
 
 
 def test_layers_are_measured_at_the_end_of_the_run():
@@ -409,7 +409,7 @@ def test_the_class_that_is_drawn_at_a_point_is_the_one_that_is_predicted():
   model, signals = seen_of(dataset, ())  # A linear one of three classes has three sectors.
   own, outputs = in_own_units(dataset, np.asarray(list(signals.values())[-1].y))
   panel = Figure().subplots()
-  predictions.draw_regions(panel, own, outputs, predictions.plane_of(own, model))
+  predictions.draw_regions(panel, own, outputs, model)
   (image,) = panel.images
   colors = np.asarray(image.get_array())
   left, right, bottom, top = image.get_extent()

@@ -26,10 +26,7 @@ MOST_MEMBERS = 1000
 MOST_OF_LIST = 2**18
 # NumPy refuses array headers longer than 10,000 bytes.
 MOST_OF_HEADER = 2**14
-HEADERS = {
-  (1, 0): np.lib.format.read_array_header_1_0,
-  (2, 0): np.lib.format.read_array_header_2_0,
-}
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 class Archive(NamedTuple):
@@ -101,8 +98,6 @@ def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int) -> np.ndarray:
   """Read an array whose stated sizes are consistent."""
   name, size, packed = info.filename, info.file_size, info.compress_size
-  if info.flag_bits & 1:
-    raise ValueError(f"{name} is encrypted")
   if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
     raise ValueError(f"{name} is compressed in another way than by deflate")
   is_stored = info.compress_type == zipfile.ZIP_STORED

@@ -4,20 +4,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack
 
+import numpy as np
+
 from fbackprop.errors import RangeError
+from fbackprop.extras import need
 from fbackprop.ranges import check_in_range
-from fbackprop.train.data.bundled import load_bundled
+from fbackprop.train.data.built_in import load_bundled, make_synthetic
 from fbackprop.train.data.csv_tables import read_csv
 from fbackprop.train.data.fingerprints import fingerprint_of
 from fbackprop.train.data.idx import read_idx
 from fbackprop.train.data.names import BUNDLED, MissingTargets, Task, kind_and_path
 from fbackprop.train.data.npz import read_npz
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.data.split import split_rows
 from fbackprop.train.data.standardization import Standardizations, as_float32, standardized
-from fbackprop.train.data.synthetic import make_synthetic
 
 __all__ = ["Dataset", "load_dataset", "load_raw", "read_source"]
+
+# With at least this many classes, and more than half as many as examples, the labels are probably
+# numbers that couldn't be parsed.
+MANY = 10
 
 
 class Source(TypedDict, total=False):
@@ -78,18 +83,14 @@ def load_raw(
 ) -> Dataset:
   """Read and split a data set in the source's numbers; see `load_dataset`."""
   check_in_range("", "test_fraction", test_fraction)
-  kind, path = kind_and_path(name)
-  for option in ("target", "task") if not path else ():
-    if source.get(option):
-      raise RangeError(f"is for csv and npz files, {name} has its own", option)
+  kind, _ = kind_and_path(name)
   if kind not in ("csv", "npz"):
-    for option, default in (("sample_weights", None), ("missing_targets", "refuse")):
-      if source.get(option, default) != default:
-        raise RangeError(f"is for csv and npz files, {kind} has none", option)
+    has = {"target": "its own", "task": "its own"}
+    for option, value in source.items():
+      if value and value != "refuse":
+        raise RangeError(f"is for csv and npz files, {kind} has {has.get(option, 'none')}", option)
   dataset = replace(read_source(name, seed, **source), name=name)
-  rows = None
-  if not len(dataset.x_test):
-    rows = split_rows(dataset, seed, test_fraction)
+  rows = None if len(dataset.x_test) else split_rows(dataset, seed, test_fraction)
   fingerprint = fingerprint_of(dataset, rows)
   if rows is not None:
     train, test = rows
@@ -103,18 +104,58 @@ def load_raw(
   return replace(dataset, fingerprint=fingerprint)
 
 
+def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+  """Choose the rows of the training and the test set, stratified by class.
+
+  Args:
+    dataset: a data set without a test set.
+    seed: random seed of the split.
+    test_fraction: fraction of the test set.
+
+  Returns:
+    The training rows and the test rows.
+
+  Raises:
+    ValueError: a part would lack a class, or there is nothing to learn.
+    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
+  """
+  name, targets, classes, n = dataset.name, dataset.targets, dataset.output_names, len(dataset.x)
+  is_labelled = dataset.is_classification
+  tested = round(test_fraction * n)
+  least = len(classes) if is_labelled else 1
+  if is_labelled and least >= MANY and 2 * least > n:
+    some = ", ".join(map(repr, classes[:3]))
+    raise ValueError(
+      f"{name}: {dataset.label!r} was taken for labels of {least} classes ({some}, ...), and "
+      f"there are {n} examples; if they are numbers, write them without units and separators"
+    )
+  if min(tested, n - tested) < least:
+    raise ValueError(
+      f"{name} has {n} examples: with a test_fraction of {test_fraction:g} one of the parts "
+      f"would have less than {least}"
+    )
+  if is_labelled and least == 1:
+    raise ValueError(f"{name}: there is nothing to learn, as each label is {classes[0]!r}")
+  counts = np.bincount(targets, minlength=least) if is_labelled else np.array([n])
+  if counts.min() < 2:
+    alone = f"class {classes[int(counts.argmin())]!r} has {counts.min()} example"
+    raise ValueError(f"{name}: {alone}, and needs one in each part")
+  stratify = targets if is_labelled else None
+  train, test = need("sklearn.model_selection", extra="data").train_test_split(
+    np.arange(n), test_size=test_fraction, stratify=stratify, random_state=seed
+  )
+  return train, test
+
+
 def read_source(name: str, seed: int, **source: Unpack[Source]) -> Dataset:
   """Read a data set in the source's numbers; `features` are the columns of a csv file to read."""
   kind, path = kind_and_path(name)
   if kind == "csv":
     return read_csv(path, **source)
   if kind == "npz":
-    return read_npz(
-      path, source.get("target", ()), source.get("task"), source.get("sample_weights"),
-      source.get("missing_targets", "refuse"),
-    )  # fmt: skip
+    # An array has no names of columns.
+    options: Any = {name: value for name, value in source.items() if name != "features"}
+    return read_npz(path, **options)
   if kind == "idx":
-    if source.get("target") or source.get("task"):
-      raise ValueError("target and task are for csv and npz files, idx has labels")
     return read_idx(path)
   return load_bundled(kind) if kind in BUNDLED else make_synthetic(kind, seed)

@@ -6,7 +6,7 @@ dtype that holds the same numbers.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,36 +31,32 @@ def fingerprint_of(
     "rows", their number; "columns", the fingerprint of each column by its name; "unordered", that
     of the rows in any order; "block" and "blocks", the size of a block and the fingerprints of all
     blocks in order; "sha256", that of all columns; "split", that of the two lists of rows.
-    columns; "split", of the two lists of rows.
   """
-  parts = [(dataset.x, dataset.targets)]
-  if len(dataset.x_test):
-    parts.append((dataset.x_test, dataset.targets_test))
-  counts = [len(x) for x, _ in parts]
-  n = sum(counts)
+  parts = [(dataset.x, dataset.targets), (dataset.x_test, dataset.targets_test)]
+  parts = parts[: 1 + (len(dataset.x_test) > 0)]
+  first, n = len(dataset.x), len(dataset.x) + len(dataset.x_test)
+  targets = np.concatenate([y for _, y in parts])
+
+  def columns_of() -> Iterator[tuple[str, np.ndarray]]:
+    for j, name in enumerate(dataset.features):
+      yield name, bits_of(np.concatenate([x[:, j] for x, _ in parts]))
+    if dataset.is_classification:
+      names = [hashlib.sha256(canonical(c).encode()).digest()[:8] for c in dataset.output_names]
+      yield dataset.label, np.frombuffer(b"".join(names), "<u8")[targets]
+    else:
+      yield from zip(dataset.output_names, map(bits_of, targets.T), strict=True)
+
   columns: dict[str, str] = {}
   of_rows = np.zeros(n, np.uint64)
-
-  def add(name: str, bits: np.ndarray) -> None:
-    nonlocal of_rows
+  for name, bits in columns_of():
     columns[name], of_rows = digest(bits), mixed(of_rows, bits)
-
-  for j, name in enumerate(dataset.features):
-    add(name, bits_of(np.concatenate([x[:, j] for x, _ in parts])))
-  targets = np.concatenate([y for _, y in parts])
-  if dataset.is_classification:
-    names = [hashlib.sha256(canonical(c).encode()).digest()[:8] for c in dataset.output_names]
-    add(dataset.label, np.frombuffer(b"".join(names), "<u8")[targets])
-  else:
-    for name, values in zip(dataset.output_names, targets.T, strict=True):
-      add(name, bits_of(values))
   if dataset.weights is not None:
     columns["sample_weights"] = digest(bits_of(dataset.weights))
-  if rows is None:
-    rows = np.arange(counts[0]), np.arange(counts[0], n)
+  train, test = (np.arange(first), np.arange(first, n)) if rows is None else rows
   block = 1 << max(0, (max(n, 1) - 1).bit_length() - MOST_BLOCKS.bit_length() + 1)
   blocks = [digest(of_rows[start : start + block])[:8] for start in range(0, n, block)]
   whole = [dataset.task, n, *columns.items()]
+  split = train.astype("<i8").tobytes() + b"|" + test.astype("<i8").tobytes()
   return {
     "rows": n,
     "columns": columns,
@@ -68,7 +64,7 @@ def fingerprint_of(
     "block": block,
     "blocks": " ".join(blocks),
     "sha256": hashlib.sha256(repr(whole).encode()).hexdigest(),
-    "split": hashlib.sha256(b"|".join(part.astype("<i8").tobytes() for part in rows)).hexdigest(),
+    "split": hashlib.sha256(split).hexdigest(),
   }
 
 
@@ -112,49 +108,35 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
   old, new = dict(then["columns"]), dict(now["columns"])
   changes = []
   if list(old) != list(new):
-    changes += columns_changed(list(old), list(new))
+    gone, come = ([repr(name) for name in a if name not in b] for a, b in ((old, new), (new, old)))
+    sides = (("without column", gone), ("with column", come))
+    changes = [f"{word} {listed(names, 5)}" for word, names in sides if names]
+    changes = changes or ["the columns in another order"]
+  # As far as the fingerprints show it, rows are compared by their blocks.
+  block, before, after = now["block"], then["blocks"].split(), now["blocks"].split()
   if then["rows"] != now["rows"]:
-    changes.append(f"rows {int(then['rows']):,} → {now['rows']:,}{same_beginning(then, now)}")
-  elif then["unordered"] == now["unordered"] and then["blocks"] != now["blocks"]:
+    shared = min(int(then["rows"]), now["rows"]) // block
+    is_same = shared and then["block"] == block and before[:shared] == after[:shared]
+    beginning = f" (the first {shared * block:,} are the same)" if is_same else ""
+    changes.append(f"rows {int(then['rows']):,} → {now['rows']:,}{beginning}")
+  elif then["unordered"] == now["unordered"] and before != after:
     changes.append("the same rows in another order")
-  else:
-    other = [name for name in old if name in new and old[name] != new[name]]
-    if other:
-      verb = "differs" if len(other) == 1 else "differ"
-      names = listed(list(map(repr, other)), 5)
-      changes.append(f"column{'s' * (len(other) > 1)} {names} {verb}{first_row(then, now)}")
+  elif other := [repr(name) for name in old if name in new and old[name] != new[name]]:
+    where = ""
+    is_other = [a != b for a, b in zip(before, after, strict=True)]
+    if any(is_other):
+      first = is_other.index(True) * block + 1
+      last = min(first + block - 1, now["rows"])
+      where = (
+        f", first {f'at row {first:,}' if first == last else f'in rows {first:,} to {last:,}'}"
+      )
+    columns, verb = ("column", "differs") if len(other) == 1 else ("columns", "differ")
+    changes.append(f"{columns} {listed(other, 5)} {verb}{where}")
   if not changes and then["sha256"] != now["sha256"]:
     changes.append("the targets are taken for another task")
   return "; ".join(changes) or (
     "the same rows, and another split of them, as another version of scikit-learn may make"
   )
-
-
-def columns_changed(old: Sequence[str], new: Sequence[str]) -> list[str]:
-  """Describe the columns that are missing and those that are new."""
-  gone, come = ([name for name in a if name not in set(b)] for a, b in ((old, new), (new, old)))
-  if not gone and not come:
-    return ["the columns in another order"]
-  changes = (("without column", gone), ("with column", come))
-  return [f"{word} {listed(list(map(repr, names)), 5)}" for word, names in changes if names]
-
-
-def same_beginning(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Describe whether the first rows are unchanged, as far as the fingerprints show it."""
-  old, new = then["blocks"].split(), now["blocks"].split()
-  shared = min(int(then["rows"]), now["rows"]) // now["block"]
-  is_same = then["block"] == now["block"] and old[:shared] == new[:shared]
-  return f" (the first {shared * now['block']:,} are the same)" if is_same and shared else ""
-
-
-def first_row(then: dict[str, Any], now: dict[str, Any]) -> str:
-  """Locate the first differing row, counted from 1."""
-  block, pairs = now["block"], zip(then["blocks"].split(), now["blocks"].split(), strict=True)
-  where = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-  if where is None:
-    return ""
-  first, last = where * block + 1, min((where + 1) * block, now["rows"])
-  return f", first at row {first:,}" if first == last else f", first in rows {first:,} to {last:,}"
 
 
 def shared_rows(then: dict[str, Any], now: dict[str, Any]) -> int | None:

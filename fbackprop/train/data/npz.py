@@ -2,29 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from fbackprop.train.data import targets
 from fbackprop.train.data.archives import Archive, read_arrays
 from fbackprop.train.data.names import MissingTargets, Task
-from fbackprop.train.data.rows import (
-  EXACT_INTEGERS,
-  LARGEST,
-  Dataset,
-  check_width,
-  note_dropped_rows,
-  note_lost_values,
-  numbered,
-)
-from fbackprop.train.data.targets import (
-  as_numbers,
-  holes_of,
-  infer_task,
-  label,
-  relabel,
-  values_of,
-)
+from fbackprop.train.data.rows import LARGEST, Dataset, check_width, numbered
 
 X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
 
@@ -55,43 +39,38 @@ def read_npz(
   archive = read_arrays(path, {*names, *(f"{name}_test" for name in names), sample_weights})
   x_name = archive.first_of(X_NAMES, "the features")
   y_name = archive.first_of(tuple(target) or TARGET_NAMES, "the targets")
-  tests = [f"{name}_test" in archive.arrays for name in (x_name, y_name)]
-  if tests[0] != tests[1]:
-    raise ValueError(f"{path} must have both of {x_name}_test and {y_name}_test, or none")
+  tests = f"{x_name}_test", f"{y_name}_test"
+  has_test = [name in archive.arrays for name in tests]
+  if has_test[0] != has_test[1]:
+    raise ValueError(f"{path} must have both of {tests[0]} and {tests[1]}, or none")
 
   x, image_shape, notes = read_x(archive, x_name)
-  y = read_y(archive, y_name, len(x))
-  weights = None if sample_weights is None else read_weights(archive, sample_weights, len(x))
-  is_hole = find_holes(path, y_name, y, missing_targets)
-  x, y, weights = x[~is_hole], y[~is_hole], None if weights is None else weights[~is_hole]
-  notes += note_dropped_rows(path, is_hole)
-  if not task and y.dtype.kind not in "iubfU":
-    check_targets(path, y_name, y, "regression")
-  task, inferred = (task, "") if task else infer_task(numbers_of(y))
-  targets, outputs, more = convert_targets(path, y_name, y, task, None)
+  y, is_known, dropped = read_y(archive, y_name, len(x), missing_targets)
+  weights = None
+  if sample_weights is not None:
+    weights = read_weights(archive, sample_weights, len(x))[is_known]
+  task, inferred = (task, "") if task else targets.infer_task(y)
+  values, outputs, more = convert_targets(path, y_name, y, task)
   check_width(path, "outputs", len(outputs))
   dataset = Dataset(
-    x, targets, task, outputs, numbered("x", x.shape[1]), weights=weights, image_shape=image_shape,
-    label=y_name, has_units=True, inferred=inferred, notes=(*notes, *more),
+    x[is_known], values, task, outputs, numbered("x", x.shape[1]), weights=weights,
+    image_shape=image_shape, label=y_name, has_units=True, inferred=inferred,
+    notes=(*notes, *dropped, *more),
   )  # fmt: skip
-  return with_test_part(dataset, archive, x_name, y_name, missing_targets) if tests[0] else dataset
+  if not has_test[0]:
+    return dataset
 
-
-def with_test_part(
-  dataset: Dataset, archive: Archive, x_name: str, y_name: str, missing_targets: MissingTargets
-) -> Dataset:
-  """Add the test part of a file, with the columns and classes of the training part."""
-  path, n_features = archive.path, dataset.x.shape[1]
-  x, _, notes = read_x(archive, f"{x_name}_test")
-  if x.shape[1] != n_features:
-    raise ValueError(f"{path}: {x_name}_test must be [{len(x)}, {n_features}], got {list(x.shape)}")
-  name = f"{y_name}_test"
-  width = 1 if dataset.is_classification else dataset.outputs
-  y = read_y(archive, name, len(x), (width,) if width > 1 else ())
-  is_hole = find_holes(path, name, y, missing_targets)
-  targets, _, _ = convert_targets(path, name, y[~is_hole], dataset.task, dataset.output_names)
-  notes += note_dropped_rows(f"{path}: {name}", is_hole)
-  return replace(dataset, x_test=x[~is_hole], targets_test=targets, notes=(*dataset.notes, *notes))
+  wanted = x.shape[1]
+  x, _, notes = read_x(archive, tests[0])
+  if x.shape[1] != wanted:
+    raise ValueError(f"{path}: {tests[0]} must be [{len(x)}, {wanted}], got {list(x.shape)}")
+  y, is_known, dropped = read_y(archive, tests[1], len(x), missing_targets, y.shape[1])
+  values, own, _ = convert_targets(path, tests[1], y, task)
+  if dataset.is_classification:
+    said = f"{path}: {tests[1]} must be one of the training labels [N], got"
+    values = targets.relabel(values, own, outputs, lambda found: f"{said} {found!r:.100}")
+  notes = [*dataset.notes, *notes, *dropped]
+  return replace(dataset, x_test=x[is_known], targets_test=values, notes=tuple(notes))
 
 
 def as_floats(values: np.ndarray) -> np.ndarray:
@@ -100,16 +79,6 @@ def as_floats(values: np.ndarray) -> np.ndarray:
   with np.errstate(over="ignore"):  # longdouble may overflow; infinities are refused later.
     floats: np.ndarray = values.astype(np.float32 if is_narrow else np.float64)
   return floats
-
-
-def note_lost_numbers(names: Sequence[str], wide: np.ndarray, own: np.ndarray) -> list[str]:
-  """Return a note for each column with distinct numbers that coincide in float64."""
-  notes: list[str] = []
-  if wide.dtype.kind in "iu" or wide.dtype.itemsize > 8:
-    for j in np.flatnonzero(np.abs(own).max(0, initial=0.0) > EXACT_INTEGERS).tolist():
-      before, after = len(np.unique(wide[:, j])), len(np.unique(own[:, j]))
-      notes += note_lost_values(names[j], before, after, "float64")
-  return notes
 
 
 def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | None, list[str]]:
@@ -123,11 +92,10 @@ def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | N
   check_width(path, "features", flat.shape[1])
   wrong = ~(np.abs(flat) <= LARGEST)
   if wrong.any():
-    place = np.argwhere(wrong)[0]
-    raise ValueError(
-      f"{path}: {name} must be finite in float32, got {flat[tuple(place)]:g} in row {place[0]}"
-    )
-  return flat, image_shape, note_lost_numbers(numbered("x", flat.shape[1]), wide, flat)
+    row, column = np.argwhere(wrong)[0]
+    got = f"{flat[row, column]:g} in row {row}"
+    raise ValueError(f"{path}: {name} must be finite in float32, got {got}")
+  return flat, image_shape, targets.lost_integers(numbered("x", flat.shape[1]), wide.T, flat)
 
 
 def read_npz_features(path: str, count: int) -> np.ndarray:
@@ -147,119 +115,76 @@ def read_npz_features(path: str, count: int) -> np.ndarray:
 
 def read_weights(archive: Archive, name: str, n: int) -> np.ndarray:
   """Read sample weights `[n]`; raise unless they are finite and nonnegative."""
-  path, weights = archive.path, archive.arrays[archive.first_of((name,), "sample_weights")]
-  if weights.shape not in ((n,), (n, 1)) or weights.dtype.kind not in "iubf":
-    got = f"{weights.dtype}{list(weights.shape)}"
-    raise ValueError(f"{path}: {name} must be numbers [{n}] as sample_weights, got {got}")
-  weights = as_floats(weights.reshape(n))
-  wrong = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST)))
-  if wrong.size:
-    raise ValueError(
-      f"{path}: {name} must be finite and at least 0 as sample_weights, got {weights[wrong[0]]} in "
-      f"row {wrong[0]}"
-    )
-  return weights
+  weights = archive.arrays[archive.first_of((name,), "sample_weights")]
+  wanted, got = f"numbers [{n}]", f"{weights.dtype}{list(weights.shape)}"
+  if weights.shape in ((n,), (n, 1)) and weights.dtype.kind in "iubf":
+    weights = as_floats(weights.reshape(n))
+    wrong = np.flatnonzero(~((weights >= 0) & (weights <= LARGEST)))
+    if not wrong.size:
+      return weights
+    wanted, got = "finite and at least 0", f"{weights[wrong[0]]} in row {wrong[0]}"
+  raise ValueError(f"{archive.path}: {name} must be {wanted} as sample_weights, got {got}")
 
 
 def read_y(
-  archive: Archive, name: str, n: int, columns: tuple[int, ...] | None = None
-) -> np.ndarray:
-  """Read raw targets, `[n]` or `[n, C]`; `[n, 1]` is flattened, and bytes become text.
+  archive: Archive, name: str, n: int, missing_targets: MissingTargets, columns: int | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+  """Read raw targets; bytes become text.
 
   Args:
     archive: the file.
     name: name of the array.
     n: number of examples.
-    columns: shape of the training targets after n; None for any.
+    missing_targets: treatment of missing targets.
+    columns: for a test part, the number of columns of the training targets.
+
+  Returns:
+    Numbers or text `[M, C]`, without rows that have no target; which of the n rows have one, `[n]`;
+    a note on the others.
   """
   path, y = archive.path, archive.arrays[name]
-  if y.ndim == 2 and y.shape[1] == 1:
-    y = y[:, 0]
-  wanted = f"[{n}] or [{n}, C]"
-  if columns is not None:
-    wanted = f"[{', '.join(map(str, (n, *columns)))}]"
-  is_fit = y.ndim in (1, 2) and len(y) == n and 0 not in y.shape[1:]
-  if not is_fit or columns not in (None, y.shape[1:]):
-    raise ValueError(f"{path}: {name} must be {wanted}, got {list(y.shape)}")
+  wanted = {None: f"[{n}] or [{n}, C]", 1: f"[{n}]"}.get(columns, f"[{n}, {columns}]")
+  is_fit = y.ndim in (1, 2) and len(y) == n and y.size > 0
+  if not is_fit or columns not in (None, y.size // n):
+    got = list(y[:, 0].shape if y.ndim == 2 and y.shape[1] == 1 else y.shape)
+    raise ValueError(f"{path}: {name} must be {wanted}, got {got}")
+  y = y.reshape(n, -1)
   if y.dtype.kind in "SU":
     try:
       y = np.char.decode(y, "utf-8") if y.dtype.kind == "S" else y
       "".join(y.ravel().tolist()).encode()  # Raises for lone surrogates and invalid code points.
     except ValueError as error:
       raise ValueError(f"{path}: {name} must be text, and holds invalid Unicode") from error
-  return y
-
-
-def numbers_of(y: np.ndarray) -> np.ndarray:
-  """Convert text to numbers if all of it is numeric; return other targets unchanged."""
-  return values_of(y.reshape(len(y), -1)).reshape(y.shape) if y.dtype.kind == "U" else y
-
-
-def find_holes(path: str, name: str, y: np.ndarray, missing_targets: MissingTargets) -> np.ndarray:
-  """Return which rows have no target, `[N]`; raise for the first unless they are dropped."""
-  own: Any = np.zeros(y.shape, bool)
-  if y.dtype.kind == "f":
-    own |= np.isnan(y)
-  elif y.dtype.kind == "U":
-    own |= np.char.strip(y) == ""
-    if missing_targets != "class":
-      own |= holes_of(y.ravel().tolist()).reshape(y.shape)
-  is_hole: np.ndarray = own.reshape(len(y), -1).any(1)
-  if is_hole.any() and missing_targets != "drop":
-    row = int(is_hole.argmax())
-    raise ValueError(
-      f"{path}: {name}, row {row}: the target is missing ({is_hole.sum():,} in all; "
-      f"--missing-targets drop drops such rows), got {y[row].tolist()!r:.100}"
-    )
-  if len(y) and is_hole.all():
-    raise ValueError(f"{path}: no row of {name} has a target")
-  return is_hole
-
-
-def check_targets(path: str, name: str, y: np.ndarray, task: Task) -> None:
-  """Raise unless an array can be the targets of a task."""
-  if task == "classification" and (y.ndim != 1 or y.dtype.kind not in "iubfU"):
-    got = f"{y.dtype}{list(y.shape)}"
-    raise ValueError(f"{path}: {name} must be labels [N], numbers or words, got {got}")
-  if task != "classification" and y.dtype.kind == "U":
-    row = int((~np.isfinite(as_numbers(y.ravel()))).argmax()) // (y.size // len(y))
-    got = f"{y[row].tolist()!r:.100} in row {row}"
-    raise ValueError(f"{path}: {name} must be numbers, got {got}")
-  if task != "classification" and y.dtype.kind not in "iubf":
+  elif y.dtype.kind not in "iubf":
     raise ValueError(f"{path}: {name} must be numbers, got {y.dtype}")
-  if y.dtype.kind == "f" and not (np.abs(y.astype(np.float64)) <= LARGEST).all():
-    raise ValueError(f"{path}: {name} must be finite")
-  if task == "multilabel" and not np.isin(y, (0, 1)).all():
-    raise ValueError(f"{path}: {name} must be 0 or 1 for several labels")
+
+  def refuse(is_wrong: np.ndarray, expected: str) -> None:
+    row, column = np.argwhere(is_wrong)[0]
+    raise ValueError(f"{path}: {name}, row {row}: {expected}, got {y[row, column].item()!r:.100}")
+
+  where = path if columns is None else f"{path}: {name}"
+  is_known, notes = targets.find_known(y, missing_targets, where, refuse)
+  return y[is_known], is_known, notes
 
 
 def convert_targets(
-  path: str, name: str, y: np.ndarray, task: Task, classes: tuple[str, ...] | None
+  path: str, name: str, y: np.ndarray, task: Task
 ) -> tuple[np.ndarray, tuple[str, ...], list[str]]:
-  """Convert targets to labels `[N]` or values `[N, C]`; return them, their names, and notes.
-
-  Args:
-    path: path of the file.
-    name: name of the array.
-    y: the array, without missing values.
-    task: the task.
-    classes: classes of the training part, for a test part; None to number its own.
-  """
-  if task != "classification":
-    y = numbers_of(y)
-  check_targets(path, name, y, task)
-  if task != "classification":
-    wide = y.reshape(len(y), -1)
-    values = as_floats(wide)
-    width = values.shape[1]
-    names = (name,) if width == 1 else numbered(name, width)
-    return values, numbered("y", width), note_lost_numbers(names, wide, values)
-  different, place = np.unique(y, return_inverse=True)
-  labels, own = label([str(value) for value in different])
-  if classes is not None:
-
-    def unknown(found: str) -> str:
-      return f"{path}: {name} must be one of the training labels [N], got {found!r:.100}"
-
-    labels, own = relabel(labels, own, classes, unknown), classes
-  return labels[place.reshape(len(y))], own, []
+  """Convert targets `[N, C]` to labels `[N]` or values; return them, their names, and notes."""
+  where = f"{path}: {name} must be"
+  is_labelled = task == "classification"
+  y = y if is_labelled else targets.values_of(y)
+  if is_labelled and y.shape[1] > 1:
+    raise ValueError(f"{where} labels [N], numbers or words, got {y.dtype}{list(y.shape)}")
+  if not is_labelled and y.dtype.kind == "U":
+    row = int((~np.isfinite(targets.as_numbers(y.ravel()))).argmax()) // y.shape[1]
+    raise ValueError(f"{where} numbers, got {np.squeeze(y[row]).tolist()!r:.100} in row {row}")
+  if y.dtype.kind == "f" and not (np.abs(y.astype(np.float64)) <= LARGEST).all():
+    raise ValueError(f"{where} finite")
+  if task == "multilabel" and not np.isin(y, (0, 1)).all():
+    raise ValueError(f"{where} 0 or 1 for several labels")
+  if is_labelled:
+    return (*targets.label(y[:, 0]), [])
+  values, width = as_floats(y), y.shape[1]
+  names = (name,) if width == 1 else numbered(name, width)
+  return values, numbered("y", width), targets.lost_integers(names, y.T, values)

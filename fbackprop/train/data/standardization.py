@@ -35,48 +35,46 @@ def standardized(
     ValueError: `like` has another number of columns, or a number overflows float32.
   """
   is_on = like is None and (dataset.has_units if mode == "auto" else mode == "on")
-  known_of_x, known_of_targets = like or (None, None)
-  is_regression = dataset.task == "regression"
+  of_x, of_targets = like or (fit_standardization(dataset.x) if is_on else None, None)
+  if dataset.task != "regression":
+    of_targets = None
+  elif is_on:
+    of_targets = fit_standardization(dataset.targets)
   notes = list(dataset.notes)
 
   def narrow(
-    names: tuple[str, ...],
-    train: np.ndarray,
-    test: np.ndarray,
-    is_on: bool,
-    known: Standardization | None,
-  ) -> tuple[np.ndarray, np.ndarray, Standardization | None]:
-    own, raw = fit_standardization(train) if is_on else known, (train, test)
+    names: tuple[str, ...], raw: tuple[np.ndarray, ...], own: Standardization | None
+  ) -> list[np.ndarray]:
+    parts = raw
     if own is not None:
       if len(own.mean) != len(names):
         raise RangeError(
           f"was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
           f"{listed(names)}", "init",
         )  # fmt: skip
-      constant = [names[j] for j in np.flatnonzero(is_constant(train)).tolist()]
+      is_constant = raw[0].min(0) == raw[0].max(0)
+      constant = [name for name, is_same in zip(names, is_constant, strict=True) if is_same]
       if constant and dataset.image_shape is None:  # Images often have a constant margin.
         notes.append(f"constant in the training part: {listed(constant)}")
-      train, test = own.wide(train), own.wide(test)
-      off = float(np.abs(train.mean(0)).max(initial=0.0))
-      if known is not None and off > FAR:
+      parts = tuple(map(own.wide, raw))
+      off = float(np.abs(parts[0].mean(0)).max(initial=0.0))
+      if like is not None and off > FAR:
         notes.append(
           f"a mean lies {off:.3g} deviations from that of --init; --standardize on measures anew"
         )
-    train, test = as_float32(train, names), as_float32(test, names)
-    notes.extend(lost_values(names, raw, (train, test)))
-    return train, test, own
+    narrowed = [as_float32(part, names) for part in parts]
+    notes.extend(lost_values(names, raw, narrowed))
+    return narrowed
 
-  x, x_test, of_x = narrow(dataset.features, dataset.x, dataset.x_test, is_on, known_of_x)
-  targets, targets_test, of_targets = dataset.targets, dataset.targets_test, None
+  x, x_test = narrow(dataset.features, (dataset.x, dataset.x_test), of_x)
+  targets, targets_test = dataset.targets, dataset.targets_test
   if not dataset.is_classification:
-    targets, targets_test, of_targets = narrow(
-      dataset.output_names, targets, targets_test, is_on and is_regression,
-      known_of_targets if is_regression else None,
-    )  # fmt: skip
+    targets, targets_test = narrow(dataset.output_names, (targets, targets_test), of_targets)
   weights = dataset.weights
+  if weights is not None:
+    weights = as_float32(weights[:, None], ("sample_weights",))[:, 0]
   return replace(
-    dataset, x=x, x_test=x_test, targets=targets, targets_test=targets_test,
-    weights=None if weights is None else as_float32(weights[:, None], ("sample_weights",))[:, 0],
+    dataset, x=x, x_test=x_test, targets=targets, targets_test=targets_test, weights=weights,
     raw_targets_test=None if of_targets is None else dataset.targets_test,
     standardization=of_x, target_standardization=of_targets, notes=tuple(notes),
   )  # fmt: skip
@@ -106,13 +104,7 @@ def fit_standardization(x: np.ndarray) -> Standardization:
   if is_wrong.any():
     column = int(is_wrong.argmax())
     raise ValueError(f"column {column}: the range of its numbers is too large to be standardised")
-  return Standardization(mean, np.where(is_constant(wide) | (scale == 0), 1.0, scale))
-
-
-def is_constant(x: np.ndarray) -> np.ndarray:
-  """Return which columns of `[N, D]` are constant, `[D]`."""
-  constant: np.ndarray = x.min(0) == x.max(0)
-  return constant
+  return Standardization(mean, np.where((wide.min(0) == wide.max(0)) | (scale == 0), 1.0, scale))
 
 
 def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -142,9 +134,6 @@ def lost_values(
     names: names of the columns.
     raw: parts `[N, D]` of the rows, in the source's numbers.
     narrow: the same parts in float32, standardised or not.
-
-  Returns:
-    Sentences such as "column 'time' as float32: kept 17 of 31 distinct values".
   """
   if raw[0].dtype != np.float64:  # float32 or narrower in the source: nothing was lost.
     return []
@@ -154,8 +143,6 @@ def lost_values(
     [(np.abs(part).max(0, initial=0.0) < 2**21) & (part == np.rint(part)).all(0) for part in raw]
   ).all(0)
   for j in np.flatnonzero(~is_plain).tolist():
-    before, after = (
-      len(np.unique(np.concatenate([part[:, j] for part in parts]))) for parts in (raw, narrow)
-    )
+    before, after = ([part[:, j] for part in parts] for parts in (raw, narrow))
     notes += note_lost_values(names[j], before, after, "float32")
   return notes

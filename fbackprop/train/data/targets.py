@@ -18,13 +18,14 @@ Doubts: any such rule can guess wrong. So the reason is returned with the task, 
 and the task can be given instead.
 """  # noqa: E501
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
 
-from fbackprop.train.data.names import Task
+from fbackprop.train.data.names import MissingTargets, Task
+from fbackprop.train.data.rows import EXACT_INTEGERS, note_lost_values
 
 # At most this many distinct whole numbers are labels, whatever their values.
 MOST_LABELS = 20
@@ -42,12 +43,12 @@ HOLES_AMONG_NUMBERS = frozenset(
 )
 
 
-def as_number(cell: str) -> float | None:
-  """Parse a number; return None for other text, such as 1_000, which Python would accept."""
+def as_number(cell: str) -> float:
+  """Parse a number; return NaN for other text, such as 1_000, which Python would accept."""
   try:
-    return None if "_" in cell else float(cell)
+    return np.nan if "_" in cell else float(cell)
   except ValueError:
-    return None
+    return np.nan
 
 
 def as_numbers(cells: np.ndarray) -> np.ndarray:
@@ -61,8 +62,7 @@ def as_numbers(cells: np.ndarray) -> np.ndarray:
   except ValueError:
     if is_truth(cells):
       return np.array([cell.strip().lower() == "true" for cell in cells], np.float64)
-  found = [as_number(cell) for cell in cells]
-  return np.array([np.nan if number is None else number for number in found])
+  return np.array(list(map(as_number, cells)), np.float64)
 
 
 def is_truth(cells: np.ndarray) -> bool:
@@ -72,10 +72,10 @@ def is_truth(cells: np.ndarray) -> bool:
 
 def values_of(cells: np.ndarray) -> np.ndarray:
   """Parse texts `[N, C]` to float64 if all are finite numbers; else return them unchanged."""
-  columns = list(cells.T)
-  values = np.stack([as_numbers(column) for column in columns], 1)
-  are_numbers = np.isfinite(values).all() and not any(map(is_truth, columns))
-  if not are_numbers:
+  if cells.dtype.kind not in "OU":
+    return cells
+  values = np.stack(list(map(as_numbers, cells.T)), 1)
+  if not np.isfinite(values).all() or any(map(is_truth, cells.T)):
     return cells
   if (np.abs(values) >= 2**53).any():  # Beyond 2⁵³ float64 skips integers: parse exactly.
     whole = [number for number in map(exact, cells.ravel()) if number == number.to_integral_value()]
@@ -84,19 +84,70 @@ def values_of(cells: np.ndarray) -> np.ndarray:
   return values
 
 
-def holes_of(words: Sequence[str]) -> np.ndarray:
-  """Return which targets are missing, `[N]`.
+def find_known(
+  y: np.ndarray,
+  missing_targets: MissingTargets,
+  where: str,
+  refuse: Callable[[np.ndarray, str], None],
+) -> tuple[np.ndarray, list[str]]:
+  """Find the rows that have a target.
 
   Args:
-    words: the cells of a column.
+    y: numbers or text, `[N, C]`.
+    missing_targets: treatment of missing targets; see `load_dataset`.
+    where: the file, for messages.
+    refuse: raises for the first of some wrong targets `[N, C]`, with what was expected.
+
+  Returns:
+    Which rows have all targets, `[N]`, and a note on the others, if there are any.
   """
-  kinds = {word: as_number(word) for word in set(words)}
-  others = {word for word, number in kinds.items() if number is None}
-  are_numbers = any(number is not None and number == number for number in kinds.values())
-  are_numbers &= all(word.strip().lower() in HOLES_AMONG_NUMBERS for word in others)
-  known, change = (HOLES_AMONG_NUMBERS, str.lower) if are_numbers else (HOLES, str)
-  holes = {word for word in kinds if change(word.strip()) in known}
-  return np.array([word in holes for word in words], bool)
+  is_text = y.dtype.kind in "OU"
+  is_hole: Any = np.isnan(y) if y.dtype.kind == "f" else np.zeros(y.shape, bool)
+  for j, column in enumerate(y.T if is_text else ()):
+    is_hole[:, j] = holes_of(column.tolist(), missing_targets)
+  is_known = ~is_hole.any(1)
+  count = int((~is_known).sum())
+  if count and missing_targets != "drop":
+    advice = f"{count:,} in all; --missing-targets drop drops such rows"
+    row, j = np.argwhere(is_hole)[0]
+    others = y[~is_hole[:, j], j]
+    if is_text and y[row, j].strip() and not np.isfinite(as_numbers(others)).all():
+      advice += ", class takes the word for a class"
+    refuse(is_hole, f"the target is missing ({advice})")
+  if count == len(y):
+    raise ValueError(f"{where}: no row has a target")
+  note = f"{where}: {count:,} of {len(y):,} rows left out, as they have no target"
+  return is_known, [note] if count else []
+
+
+def holes_of(words: Sequence[str], missing_targets: MissingTargets) -> list[bool]:
+  """Return which cells of a column are missing."""
+  numbers = {word: as_number(word) for word in set(words)}
+  others = {word.strip().lower() for word, number in numbers.items() if np.isnan(number)}
+  known = frozenset(("",)) if missing_targets == "class" else HOLES
+  holes = {word for word in numbers if word.strip() in known}
+  are_numbers = others <= HOLES_AMONG_NUMBERS and not all(map(np.isnan, numbers.values()))
+  if are_numbers and missing_targets != "class":
+    holes = {word for word in numbers if word.strip().lower() in HOLES_AMONG_NUMBERS}
+  return [word in holes for word in words]
+
+
+def lost_integers(
+  names: Sequence[str], columns: Iterable[np.ndarray], values: np.ndarray
+) -> list[str]:
+  """Return a note for each column with distinct integers that coincide in float64.
+
+  Args:
+    names: names of the D columns.
+    columns: the columns in the source's numbers or text, `[N]` each.
+    values: the same numbers in float64, `[N, D]`.
+  """
+  notes: list[str] = []
+  for name, column, own in zip(names, columns, values.T, strict=True):
+    if np.abs(own).max(initial=0.0) > EXACT_INTEGERS:
+      whole = list(map(exact, column)) if column.dtype.kind == "O" else column
+      notes += note_lost_values(name, [whole], [own], "float64")
+  return notes
 
 
 def infer_task(targets: np.ndarray) -> tuple[Task, str]:
@@ -110,8 +161,9 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
   """
   if targets.ndim == 2 and targets.shape[1] > 1:
     return "regression", "there are several target columns"
-  if targets.dtype.kind not in "iubf":
-    numbers = as_numbers(targets.ravel())
+  targets = values_of(targets.reshape(-1, 1))[:, 0]
+  if targets.dtype.kind in "OU":
+    numbers = as_numbers(targets)
     numbers = numbers[np.isfinite(numbers)]
     if 2 * len(numbers) > len(targets) and infer_task(numbers)[0] == "regression":
       return "regression", "most of its values are numbers"
@@ -131,9 +183,8 @@ def infer_task(targets: np.ndarray) -> tuple[Task, str]:
 
 def class_key(name: str) -> Any:
   """Return the identity of a class: 1, 1.0 and 1e0 are the same, words differ by their letters."""
-  number = as_number(name)
   # Exact, as float64 doesn't represent every integer. Nonfinite numbers are words.
-  return name if number is None or not abs(number) < float("inf") else exact(name)
+  return exact(name) if np.isfinite(as_number(name)) else name
 
 
 def exact(number: str) -> Decimal:
@@ -144,28 +195,28 @@ def exact(number: str) -> Decimal:
     return Decimal(float(number))
 
 
-def label(words: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def label(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
   """Number the classes; return labels `[N]` in int32 and names, in numeric or alphabetic order.
 
   Args:
-    words: the class of each example. Equal numbers are named by the shortest text.
+    values: the class of each example, numbers or words `[N]`. Equal numbers are named by the
+      shortest text.
   """
+  different, places = np.unique(values, return_inverse=True)
+  words = list(map(str, different))
+  keys = {word: class_key(word) for word in words}
   names: dict[Any, str] = {}
-  keys = {word: class_key(word) for word in set(words)}
   for word in sorted(keys, key=lambda word: (len(word), word)):
     names.setdefault(keys[word], word)
   are_numbers = all(isinstance(key, Decimal) for key in names)
   order = sorted(names) if are_numbers else sorted(names, key=lambda key: names[key])
-  place = {key: i for i, key in enumerate(order)}
-  of_word = {word: place[key] for word, key in keys.items()}
-  return np.array([of_word[word] for word in words], np.int32), tuple(names[key] for key in order)
+  number = {key: i for i, key in enumerate(order)}
+  labels = np.array([number[keys[word]] for word in words], np.int32)
+  return labels[places], tuple(names[key] for key in order)
 
 
 def relabel(
-  labels: np.ndarray,
-  names: Sequence[str],
-  known: Sequence[str],
-  unknown: Callable[[str], str],
+  labels: np.ndarray, names: Sequence[str], known: Sequence[str], unknown: Callable[[str], str]
 ) -> np.ndarray:
   """Renumber labels by known classes, matched by name, else as equal numbers.
 

@@ -9,10 +9,9 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,7 @@ RULES = {  # For matplotlib.
 }
 
 
-@dataclass(frozen=True)
-class Panel:
+class Panel(NamedTuple):
   """A panel of the picture or of the page.
 
   Attributes:
@@ -56,9 +54,8 @@ class Panel:
 
   def of(self, *, size: tuple[float, float] = SIZE, note: str = "", **known: Any) -> "Panel":
     """Bind the arguments of `draw`, and optionally append a sentence to the caption."""
-    return replace(
-      self, draw=partial(self.draw, **known), size=size, caption=f"{self.caption} {note}".rstrip()
-    )
+    caption = f"{self.caption} {note}".rstrip()
+    return Panel(self.name, caption, partial(self.draw, **known), size)
 
 
 def panel(name: str, caption: str) -> Callable[[Callable[..., None]], Panel]:
@@ -80,17 +77,12 @@ def svg_of(panel: Panel) -> str:
     An `<svg>` without a size of its own, which takes the width of its container. Text stays text,
     escaped by matplotlib.
   """
-  rules = {
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
-    "svg.fonttype": "none",
-    # The salt makes ids unique on the page, and the same in every run.
-    "svg.hashsalt": panel.name,
-  }
+  # The salt makes ids unique on the page, and the same in every run.
+  rules = {"figure.facecolor": "none", "axes.facecolor": "none", "svg.fonttype": "none"}
   file = io.StringIO()
-  with need("matplotlib", extra="plot").rc_context(rules):
-    figure_module = need("matplotlib.figure", extra="plot")
-    figure = figure_module.Figure(figsize=panel.size, dpi=160, layout="constrained")
+  with need("matplotlib", extra="plot").rc_context({**rules, "svg.hashsalt": panel.name}):
+    module = need("matplotlib.figure", extra="plot")
+    figure = module.Figure(figsize=panel.size, dpi=160, layout="constrained")
     panel(figure.subplots())
     for line in figure.findobj(need("matplotlib.lines", extra="plot").Line2D):
       if line.get_marker() not in ("None", "") and len(line.get_xdata()) > MOST_MARKS:
@@ -132,10 +124,17 @@ def along_steps(axes: Any) -> None:
   axes.xaxis.get_major_locator().set_params(integer=True, nbins=6)
 
 
-def legend_in_title_line(axes: Any) -> None:
-  """Place the legend to the right of the title, where it can't cover a curve."""
+def legend_in_title_line(axes: Any, *others: Any) -> None:
+  """Place the legend to the right of the title, where it can't cover a curve.
+
+  Args:
+    axes: the panel.
+    others: its further axes, whose curves the legend names too.
+  """
   narrow = {"fontsize": "small", "handlelength": 1, "handletextpad": 0.4, "columnspacing": 0.8}
-  axes.legend(loc="lower right", bbox_to_anchor=(1, 0.985), ncols=4, borderaxespad=0, **narrow)
+  handles = [h for on in (axes, *others) for h in on.get_legend_handles_labels()[0]]
+  place = {"loc": "lower right", "bbox_to_anchor": (1, 0.985), "borderaxespad": 0}
+  axes.legend(handles=handles, ncols=4, **place, **narrow)
 
 
 def draw_layers(
@@ -156,3 +155,8 @@ def shortened(name: str) -> str:
   Dollar signs are escaped, since matplotlib parses text between two of them as a formula.
   """
   return (name if len(name) <= 14 else f"{name[:13]}…").replace("$", r"\$")
+
+
+def place_of(path: str) -> str:
+  """Return a layer's place in the notation of `fbackprop.inspect`: "4.0" for "[4][0]"."""
+  return path.strip("[]").replace("][", ".")

@@ -10,11 +10,10 @@ import numpy as np
 
 from fbackprop.inspection import Signals
 from fbackprop.train.metrics import root_mean_square
-from fbackprop.train.report.figures import COLORS, Panel, panel, spread_out
-from fbackprop.train.report.tables import Number, Table, barred, percent
+from fbackprop.train.report.figures import COLORS, Panel, panel, place_of, spread_out
+from fbackprop.train.report.tables import Number, Table, barred, percent, table_of
 from fbackprop.train.results import Result
 from fbackprop.train.step import by_layer
-from fbackprop.types import Array
 
 MOST_LAYERS = 16  # More rows would be illegible.
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -27,9 +26,9 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 )
 def draw_values(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
   """Draw the distribution of each layer's outputs."""
-  rows = {name: np.asarray(seen.y, np.float64).ravel() for name, seen in signals.items()}
   axes.set(title="Outputs y of each layer", xlabel="y, test examples")
-  draw_boxes(axes, rows, rows, color)
+  rows = {name: np.asarray(seen.y, np.float64).ravel() for name, seen in signals.items()}
+  draw_boxes(axes, rows, color)
 
 
 @panel(
@@ -38,36 +37,40 @@ def draw_values(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
 )
 def draw_cotangents(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
   """Draw the magnitudes of the nonzero cotangents, of each example's own loss."""
-  rows = {
-    # N times those of the mean loss, whose seed is 1/N.
-    name: np.abs(np.asarray(seen.y_bar, np.float64)).ravel() * seen.y_bar.shape[-2]
-    for name, seen in signals.items()
-  }
-  sizes = {name: values[values > 0] for name, values in rows.items()}
   axes.set(title="Cotangents ȳ of each layer", xlabel="|ȳ| of an example's own loss", xscale="log")
-  draw_boxes(axes, sizes, rows, color)
+  rows = {name: np.abs(own_cotangents(seen)) for name, seen in signals.items()}
+  draw_boxes(axes, rows, color)
 
 
-def draw_boxes(
-  axes: Any, boxes: Mapping[str, np.ndarray], rows: Mapping[str, np.ndarray], color: str
-) -> None:
-  """Draw a box plot of each layer, the first on top, with its fraction of zeros beside it."""
-  every = list(rows)
-  names = [every[i] for i in spread_out(len(every), MOST_LAYERS)]
+def own_cotangents(seen: Signals) -> np.ndarray:
+  """Return the cotangents of each example's own loss.
+
+  They are N times those of the mean loss, whose seed is 1/N.
+  """
+  return np.asarray(seen.y_bar, np.float64).ravel() * seen.y_bar.shape[-2]
+
+
+def draw_boxes(axes: Any, rows: Mapping[str, np.ndarray], color: str) -> None:
+  """Draw a box plot of each layer, the first on top, with its fraction of zeros beside it.
+
+  On a logarithmic axis the boxes are of the positive values.
+  """
+  is_log = axes.get_xscale() == "log"
+  names = [list(rows)[i] for i in spread_out(len(rows), MOST_LAYERS)]
   ends: list[float] = []
   for place, name in enumerate(names):
-    values = boxes[name][np.isfinite(boxes[name])]
+    row = rows[name]
+    values = row[np.isfinite(row) & ((row > 0) | (not is_log))]
     if values.size:
       low, first, median, third, high = np.quantile(values, QUANTILES)
       ends += [low, high]
       axes.hlines(place, low, high, color=color, linewidth=1)
       axes.barh(place, third - first, 0.6, first, color=color, alpha=0.35)
       axes.vlines(median, place - 0.3, place + 0.3, color=color, linewidth=2)
-    zero = np.mean(rows[name] == 0) if rows[name].size else 0.0
-    axes.annotate(
-      f"{zero:.0%} zero", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=8
-    )
-  if axes.get_xscale() == "log" and ends:  # Autoscaling cuts off the whiskers.
+    zero = f"{np.mean(row == 0) if row.size else 0.0:.0%} zero"
+    where = ("axes fraction", "data")
+    axes.annotate(zero, (1.01, place), xycoords=where, va="center", fontsize=8)
+  if is_log and ends:  # Autoscaling cuts off the whiskers.
     axes.set_xlim(min(ends) / 2, max(ends) * 2)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
@@ -97,54 +100,34 @@ def layers_of(signals: Mapping[str, Signals], result: Result) -> Table:
   """Return a table with a row for each layer.
 
   For the test set: root mean squares of the outputs y and of the cotangents ȳ of each example's own
-  loss; the fraction of dead units, whose output is constant over the examples; the fraction of
+  loss; the fraction of dead units, whose output is constant over several examples; the fraction of
   outputs at which a bounded activation is saturated. Of the parameters: shapes, norm, and the norm
   of their gradient in the last step.
   """
-  params = {place(name): leaves for name, leaves in by_layer(result.params).items()}
-  last = result.grad_norms[-1] if len(result.grad_norms) else [None] * len(result.layer_names)
-  norms = {place(name): norm for name, norm in zip(result.layer_names, last, strict=True)}
+  last = result.grad_norms[-1].tolist() if len(result.grad_norms) else []
+  slopes = {place_of(name): norm for name, norm in zip(result.layer_names, last, strict=False)}
+  params = {place_of(name): leaves for name, leaves in by_layer(result.params).items()}
+  norms, shapes = {}, {}
+  for place, leaves in params.items():
+    shapes[place] = " + ".join("×".join(map(str, leaf.shape)) or "1" for leaf in leaves)
+    squares = [(np.asarray(leaf, np.float64) ** 2).sum() for leaf in leaves]
+    norms[place] = float(np.sqrt(sum(squares)))
   owners = [name.rpartition(".")[0] for name in signals]
-  shapes = [" + ".join(times(leaf.shape) for leaf in params.get(owner, ())) for owner in owners]
   ys = {name: np.asarray(seen.y) for name, seen in signals.items()}
+  flat = [SATURATED.get(name.rpartition(".")[2]) for name in ys]
   columns: dict[str, Sequence[str | Number]] = {
     "layer": list(signals),
-    "parameters": [shape or "–" for shape in shapes],
-    "y, rms": barred([root_mean_square(y) for y in ys.values()]),
-    "ȳ, rms": barred([
-      root_mean_square(np.asarray(seen.y_bar)) * seen.y_bar.shape[-2] for seen in signals.values()
-    ]),
-    "‖Θ̄‖, last step": barred([
-      None if norms.get(owner) is None else float(norms[owner]) for owner in owners
-    ]),
-    "‖Θ‖": barred([norm_of(params[owner]) if owner in params else None for owner in owners]),
-    "dead": [percent(dead(y)) for y in ys.values()],
-    "saturated": [percent(saturated(name, y)) for name, y in ys.items()],
-  }  # fmt: skip
-  return Table(list(columns), list(zip(*columns.values(), strict=True)))
-
-
-def place(path: str) -> str:
-  """Return a layer's place in the notation of `fbackprop.inspect`: "4.0" for "[4][0]"."""
-  return path.strip("[]").replace("][", ".")
-
-
-def times(shape: tuple[int, ...]) -> str:
-  """Format a shape as 3×4."""
-  return "×".join(map(str, shape)) or "1"
-
-
-def norm_of(leaves: list[Array]) -> float:
-  """Compute the Euclidean norm of a layer's parameters."""
-  return float(np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in leaves)))
-
-
-def dead(y: np.ndarray) -> float | None:
-  """Compute the fraction of units whose output is constant over several examples, else None."""
-  return float((y == y[..., :1, :]).all(-2).mean()) if y.shape[-2] > 1 else None
-
-
-def saturated(name: str, y: np.ndarray) -> float | None:
-  """Compute the fraction of outputs at which an activation is flat; None if it never is."""
-  is_flat = SATURATED.get(name.rpartition(".")[2])
-  return None if is_flat is None else float(is_flat(y).mean())
+    "parameters": [shapes.get(owner) or "–" for owner in owners],
+    "y, rms": barred(list(map(root_mean_square, ys.values()))),
+    "ȳ, rms": barred([root_mean_square(own_cotangents(seen)) for seen in signals.values()]),
+    "‖Θ̄‖, last step": barred(list(map(slopes.get, owners))),
+    "‖Θ‖": barred(list(map(norms.get, owners))),
+    "dead": [
+      percent((y == y[..., :1, :]).all(-2).mean() if y.shape[-2] > 1 else None) for y in ys.values()
+    ],
+    "saturated": [
+      percent(None if is_flat is None else is_flat(y).mean())
+      for is_flat, y in zip(flat, ys.values(), strict=True)
+    ],
+  }
+  return table_of(list(columns.items()))

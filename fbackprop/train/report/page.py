@@ -144,10 +144,9 @@ def render(
     loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
     trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
-  losses = tables.losses_of(dataset, model, outputs)
   own, own_outputs = in_own_units(dataset, outputs)
-  has_pictures = dataset.is_classification and dataset.image_shape is not None
-  worst = (own, model, losses, own_outputs)
+  losses = tables.losses_of(dataset, model, outputs)
+  is_pictured = dataset.is_classification and dataset.image_shape is not None
   page: str = environment.get_template("page.html").render(
     info=info,
     files=files_of(info.folder),
@@ -156,9 +155,9 @@ def render(
     about=headline.about(dataset, info.n_validation),
     predictions=drawn(predictions.panels_of(own, own_outputs, model)),
     scores=tables.scores_of(own, own_outputs),
-    pictures=tables.pictures_of(*worst) if has_pictures else [],
-    worst=None if has_pictures else tables.worst_rows_of(*worst),
-    more_features=0 if has_pictures else max(0, len(own.features) - tables.MOST_FEATURES),
+    pictures=tables.pictures_of(own, losses) if is_pictured else [],
+    worst=tables.worst_rows_of(own, model, losses, own_outputs),
+    more_features=0 if is_pictured else max(0, len(own.features) - tables.MOST_FEATURES),
     **course,
   )
   return page.encode()
@@ -166,15 +165,15 @@ def render(
 
 def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.ndarray]:
   """Undo the standardisation of a data set, and of the network's outputs for it."""
-  of_x, of_targets = dataset.standardization, dataset.target_standardization
+  of_x, of_targets, tested = (
+    dataset.standardization, dataset.target_standardization, dataset.raw_targets_test,
+  )  # fmt: skip
   if of_x is not None:
-    x, x_test = of_x.undo(dataset.x), of_x.undo(dataset.x_test)
+    x, x_test = map(of_x.undo, (dataset.x, dataset.x_test))
     dataset = replace(dataset, x=x, x_test=x_test, standardization=None)
   if of_targets is not None:
-    outputs = of_targets.undo(outputs)
-    targets, tested = of_targets.undo(dataset.targets), dataset.raw_targets_test
-    if tested is None:
-      tested = of_targets.undo(dataset.targets_test)
+    targets, outputs = map(of_targets.undo, (dataset.targets, outputs))
+    tested = of_targets.undo(dataset.targets_test) if tested is None else tested
     dataset = replace(dataset, targets=targets, targets_test=tested, target_standardization=None)
   return dataset, outputs
 

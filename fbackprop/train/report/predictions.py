@@ -1,6 +1,6 @@
 """Panels of the network's predictions for the test set: classes, labels, values, regions."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -8,16 +8,8 @@ from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.metrics import r_squared
 from fbackprop.train.models import Model
-from fbackprop.train.report.figures import (
-  COLORS,
-  INK,
-  MUTED,
-  Panel,
-  colors_of,
-  legend_in_title_line,
-  panel,
-  shortened,
-)
+from fbackprop.train.report import figures
+from fbackprop.train.report.figures import COLORS, INK, MUTED, Panel, panel, shortened
 
 GRID_POINTS = 200  # Along each axis of the plane.
 CURVE_POINTS = 500
@@ -48,7 +40,7 @@ def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
     title=f"Confusion matrix: {right} of {len(labels)} right", xlabel="predicted", ylabel="label",
     xticks=classes, yticks=classes,
   )  # fmt: skip
-  names = [shortened(name) for name in dataset.output_names]
+  names = list(map(shortened, dataset.output_names))
   is_long = max(map(len, names)) > 3
   axes.set_xticklabels(names, rotation=30 if is_long else 0, ha="right" if is_long else "center")
   axes.set_yticklabels(names)
@@ -73,33 +65,8 @@ def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
     inset.imshow(dataset.x_test[example].reshape(dataset.image_shape), cmap="gray_r")
     inset.set(xticks=[], yticks=[])
     inset.spines[:].set_visible(True)  # All four sides, which `RULES` turns off.
-    inset.set_title(
-      f"{labels[example]} taken for {predicted[example]}", fontsize=8, fontweight="normal"
-    )
-
-
-class Plane(NamedTuple):
-  """Grid points x `[P]` and y `[P]`, and the probabilities there, `[P, P, C]`, rows by y."""
-
-  x: np.ndarray
-  y: np.ndarray
-  probabilities: np.ndarray
-
-
-def plane_of(dataset: Dataset, model: Model) -> Plane:
-  """Evaluate a model on a grid over the plane of the examples.
-
-  Args:
-    dataset: data of two features, in its own units.
-    model: a model that takes these units.
-  """
-  every = np.concatenate([dataset.x, dataset.x_test])
-  low, high = every.min(0), every.max(0)
-  margin = np.where(high > low, 0.06 * (high - low), 1.0)
-  x, y = np.linspace(low - margin, high + margin, GRID_POINTS).T
-  points = np.stack(np.meshgrid(x, y), -1)
-  probabilities = model.probabilities(model.outputs(points.reshape(-1, 2)))
-  return Plane(x, y, probabilities.reshape(GRID_POINTS, GRID_POINTS, -1))
+    taken = f"{labels[example]} taken for {predicted[example]}"
+    inset.set_title(taken, fontsize=8, fontweight="normal")
 
 
 @panel(
@@ -107,46 +74,45 @@ def plane_of(dataset: Dataset, model: Model) -> Plane:
   "The predicted class at each point, darker where it is more certain. Small: training examples; "
   "ringed: test examples; crossed: misclassified ones.",
 )
-def draw_regions(axes: Any, dataset: Dataset, outputs: np.ndarray, plane: Plane) -> None:
-  """Draw the predicted class over the plane, with the training and test examples."""
-  colors = colors_of(dataset.outputs)
-  x, y = plane.x, plane.y
+def draw_regions(axes: Any, dataset: Dataset, outputs: np.ndarray, model: Model) -> None:
+  """Draw the predicted class over the plane, with the training and test examples.
+
+  Args:
+    axes: the panel.
+    dataset: data of two features, in its own units.
+    outputs: outputs for the test set.
+    model: a model that takes these units.
+  """
+  every = np.concatenate([dataset.x, dataset.x_test])
+  low, high = every.min(0), every.max(0)
+  margin = np.where(high > low, 0.06 * (high - low), 1.0)
+  x, y = np.linspace(low - margin, high + margin, GRID_POINTS).T
+  points = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+  probabilities = model.probabilities(model.outputs(points)).reshape(GRID_POINTS, GRID_POINTS, -1)
+  colors, chance = figures.colors_of(dataset.outputs), 1 / dataset.outputs
+  image = need("matplotlib.colors", extra="plot").to_rgba_array(colors)[probabilities.argmax(-1)]
+  sure = (probabilities.max(-1) - chance) / (1 - chance) if chance < 1 else 1.0
+  # Transparent where no output is finite.
+  image[..., 3] = np.where(np.isfinite(probabilities).all(-1), 0.12 + 0.43 * sure, 0.0)
   dx, dy = (x[1] - x[0]) / 2, (y[1] - y[0]) / 2
-  axes.imshow(
-    shade(plane.probabilities, colors), origin="lower", aspect="auto", interpolation="nearest",
-    extent=(x[0] - dx, x[-1] + dx, y[0] - dy, y[-1] + dy),
-  )  # fmt: skip
+  extent = (x[0] - dx, x[-1] + dx, y[0] - dy, y[-1] + dy)
+  axes.imshow(image, origin="lower", aspect="auto", interpolation="nearest", extent=extent)
   for label, (color, name) in enumerate(zip(colors, dataset.output_names, strict=True)):
     train = dataset.x[dataset.targets == label]
-    test = dataset.x_test[dataset.targets_test == label]
     axes.plot(train[:, 0], train[:, 1], ".", ms=3, color=color, alpha=0.6)
-    axes.plot(
-      test[:, 0], test[:, 1], "o", ms=4, color=color, mec=INK, mew=0.5, label=shortened(name)
-    )
+    test = dataset.x_test[dataset.targets_test == label].T
+    axes.plot(*test, "o", ms=4, color=color, mec=INK, mew=0.5, label=shortened(name))
   missed = dataset.x_test[outputs.argmax(1) != dataset.targets_test]
   axes.plot(missed[:, 0], missed[:, 1], "x", ms=8, mew=1.4, color=INK, label="wrong")
   names = map(shortened, dataset.features)
   axes.set(title="Decision boundary", xlabel=next(names), ylabel=next(names))
-  legend_in_title_line(axes)
-
-
-def shade(probabilities: np.ndarray, colors: list[Any]) -> np.ndarray:
-  """Color points by their predicted class, `[..., 4]`; transparent where no output is finite."""
-  to_rgba = need("matplotlib.colors", extra="plot").to_rgba_array
-  image: np.ndarray = to_rgba(colors)[probabilities.argmax(-1)]
-  chance = 1 / len(colors)
-  sure = (probabilities.max(-1) - chance) / (1 - chance) if len(colors) > 1 else 1.0
-  image[..., 3] = np.where(np.isfinite(probabilities).all(-1), 0.12 + 0.43 * sure, 0.0)
-  return image
+  figures.legend_in_title_line(axes)
 
 
 # --- Several labels at once -----------------------------------------------------------------------
 
 
-@panel(
-  "Share of right answers by label",
-  "Test accuracy of each label.",
-)
+@panel("Share of right answers by label", "Test accuracy of each label.")
 def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw the accuracy of each label."""
   right = ((outputs > 0) == (dataset.targets_test > 0.5)).mean(0)
@@ -166,8 +132,8 @@ def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   bins = np.histogram_bin_edges(outputs[np.isfinite(outputs)], 40)
   for has, color in ((False, MUTED), (True, COLORS[1])):
     values = outputs[(dataset.targets_test > 0.5) == has]
-    axes.hist(values[np.isfinite(values)], bins=bins, alpha=0.6, color=color,
-              label="has the label" if has else "hasn't")  # fmt: skip
+    label = "has the label" if has else "hasn't"
+    axes.hist(values[np.isfinite(values)], bins=bins, alpha=0.6, color=color, label=label)
   axes.axvline(0, color=INK, linewidth=0.8)
   axes.set(title="Logits of the test examples", xlabel="logit")
   axes.legend(fontsize="small")
@@ -176,30 +142,15 @@ def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 # --- Values ---------------------------------------------------------------------------------------
 
 
-def curve_of(dataset: Dataset, model: Model) -> tuple[np.ndarray, np.ndarray]:
-  """Evaluate a model of one feature over the range of the examples."""
-  every = np.concatenate([dataset.x, dataset.x_test])
-  x = np.linspace(every.min(), every.max(), CURVE_POINTS, dtype=np.float32)
-  return x, model.outputs(x[:, None])[:, 0]
-
-
-@panel(
-  "The learned function",
-  "The learned function, the true one, and the training examples.",
-)
-def draw_fit(
-  axes: Any,
-  dataset: Dataset,
-  outputs: np.ndarray,
-  curve: tuple[np.ndarray, np.ndarray] | None = None,
-) -> None:
+@panel("The learned function", "The learned function, the true one, and the training examples.")
+def draw_fit(axes: Any, dataset: Dataset, outputs: np.ndarray, model: Model | None = None) -> None:
   """Draw the learned function, the true one, and the training points.
 
   Args:
     axes: the panel.
     dataset: data of one feature and one value.
     outputs: predictions for the test set.
-    curve: x and f(x; Θ) at more points, if known.
+    model: the network, for its values between these; None to draw the predictions alone.
   """
   x, true = dataset.x_test[:, 0], dataset.targets_test[:, 0]
   axes.plot(dataset.x[:, 0], dataset.targets[:, 0], ".", color=MUTED, ms=3, label="training points")
@@ -208,9 +159,13 @@ def draw_fit(
   else:
     axes.plot(x, true, ".", color=COLORS[0], ms=5, label="test points")
   order = np.argsort(x, kind="stable")
-  axes.plot(*(curve or (x[order], outputs[order, 0])), color=COLORS[1], label="f(x; Θ)")
-  name = "x" if is_curve(x) else shortened(dataset.features[0])
-  axes.set(title="The fit", xlabel=name)
+  at, found = x[order], outputs[order, 0]
+  if model is not None:
+    every = np.concatenate([dataset.x, dataset.x_test])
+    at = np.linspace(every.min(), every.max(), CURVE_POINTS, dtype=np.float32)
+    found = model.outputs(at[:, None])[:, 0]
+  axes.plot(at, found, color=COLORS[1], label="f(x; Θ)")
+  axes.set(title="The fit", xlabel="x" if is_curve(x) else shortened(dataset.features[0]))
   axes.legend()
 
 
@@ -229,11 +184,6 @@ def draw_residuals(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   axes.set(title=f"f(x; Θ) − {true}", xlabel=name)
   if not np.isfinite(outputs).any():  # Possible after a divergence.
     axes.text(0.5, 0.6, "f(x; Θ) is not finite", transform=axes.transAxes, ha="center")
-
-
-def unit_of(dataset: Dataset) -> str:
-  """Return the unit of values that are still standardised."""
-  return "" if dataset.target_standardization is None else ", in standard deviations"
 
 
 @panel(
@@ -261,10 +211,13 @@ def draw_errors(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   axes.axvline(0, color=INK, linewidth=0.8)
   with np.errstate(invalid="ignore"):
     middle = float(np.median(np.abs(errors)))
-  title = f"median size {middle:.3g}" if np.isfinite(middle) else "not finite"
-  axes.set(
-    title=f"Errors: {title}", xlabel=f"predicted − true{unit_of(dataset)}", ylabel="examples"
-  )
+  title = f"Errors: median size {middle:.3g}" if np.isfinite(middle) else "Errors: not finite"
+  axes.set(title=title, xlabel=f"predicted − true{unit_of(dataset)}", ylabel="examples")
+
+
+def unit_of(dataset: Dataset) -> str:
+  """Return the unit of values that are still standardised."""
+  return "" if dataset.target_standardization is None else ", in standard deviations"
 
 
 def panels_of(dataset: Dataset, outputs: np.ndarray, model: Model | None = None) -> list[Panel]:
@@ -281,14 +234,13 @@ def panels_of(dataset: Dataset, outputs: np.ndarray, model: Model | None = None)
     confusion = draw_confusion.of(size=(max(5.6, side), side), **seen)
     if model is None:
       return [confusion, draw_mistakes.of(**seen)]  # The page has a section of mistakes.
-    if dataset.x.shape[1] != 2:
-      return [confusion]
-    return [confusion, draw_regions.of(size=(5.6, 4.4), plane=plane_of(dataset, model), **seen)]
+    is_plane = dataset.x.shape[1] == 2
+    regions = draw_regions.of(size=(5.6, 4.4), model=model, **seen)
+    return [confusion, regions] if is_plane else [confusion]
   if dataset.task == "multilabel":
     size = 5.6, max(3.7, 0.22 * dataset.outputs + 1)
     return [draw_labels.of(size=size, **seen), draw_logits.of(**seen)]
   values = [draw_predictions.of(**seen), draw_errors.of(**seen)]
   if dataset.x.shape[1] != 1 or dataset.outputs != 1:
     return values
-  curve = None if model is None else curve_of(dataset, model)
-  return [draw_fit.of(curve=curve, **seen), draw_residuals.of(**seen), *values]
+  return [draw_fit.of(model=model, **seen), draw_residuals.of(**seen), *values]

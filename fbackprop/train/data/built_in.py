@@ -1,6 +1,13 @@
-"""Synthetic data: points in the plane that aren't linearly separable, a sine, MNIST-1D.
+"""Data sets by name: those that scikit-learn ships, and synthetic ones.
+
+The synthetic ones are points in the plane that aren't linearly separable, a sine, and MNIST-1D.
 
 References:
+  Digits: Alpaydin, Kaynak, "Optical Recognition of Handwritten Digits" (1998); iris: Fisher, "The
+  use of multiple measurements in taxonomic problems" (1936); wine: Forina et al., "Wine" (1991);
+  breast_cancer: Wolberg et al., "Breast Cancer Wisconsin (Diagnostic)" (1993), all of the UCI
+  Machine Learning Repository; diabetes: Efron, Hastie, Johnstone, Tibshirani, "Least angle
+  regression", Annals of Statistics 32 (2004).
   MNIST-1D: Greydanus, Kobak, "Scaling down deep learning with MNIST-1D", arXiv:2011.14439 (2024).
 """
 
@@ -14,6 +21,39 @@ from fbackprop.train.data.rows import Dataset, numbered
 
 # Number of points of a data set in the plane.
 POINTS = 1000
+# Functions of scikit-learn and their options: two moons, two circles, or three blobs, with little
+# overlap of the classes.
+OF_SCIKIT_LEARN: dict[str, tuple[str, dict[str, Any]]] = {
+  "moons": ("make_moons", {"noise": 0.15}),
+  "circles": ("make_circles", {"noise": 0.08, "factor": 0.5}),
+  "blobs": (
+    "make_blobs",
+    {"centers": ((-1.0, -0.6), (1.0, -0.6), (0.0, 1.1)), "cluster_std": 0.35},
+  ),
+}
+
+
+def load_bundled(name: str) -> Dataset:
+  """Load a scikit-learn data set: 1,797 digits of 8×8 pixels in [0, 1], or one of four tables.
+
+  Raises:
+    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
+  """
+  loaders: Any = need("sklearn.datasets", extra="data")
+  if name == "diabetes":
+    found = loaders.load_diabetes(scaled=False)  # In the original units.
+    values = found.target.astype(np.float64)[:, None]
+    outputs = ("disease progression",)
+    features = tuple(found.feature_names)
+    return Dataset(found.data, values, "regression", outputs, features, has_units=True)
+  found = getattr(loaders, f"load_{name}")()
+  classes = tuple(str(c) for c in found.target_names)
+  features = tuple(str(f) for f in found.feature_names)
+  labels = found.target.astype(np.int32)
+  if name == "digits":
+    pixels = (found.data / 16).astype(np.float32)
+    return Dataset(pixels, labels, "classification", classes, features, image_shape=(8, 8))
+  return Dataset(found.data, labels, "classification", classes, features, has_units=True)
 
 
 def make_synthetic(name: str, seed: int) -> Dataset:
@@ -26,30 +66,18 @@ def make_synthetic(name: str, seed: int) -> Dataset:
   Raises:
     ModuleNotFoundError: the package that generates it isn't installed; the message names the extra.
   """
-  if name == "sine":
-    return sine(seed)
-  if name == "mnist1d":
-    return one_dimensional_digits(seed)
-  if name in ("spiral", "xor"):
-    x, labels = {"spiral": spiral, "xor": exclusive_or}[name](np.random.default_rng(seed))
+  if name in ("sine", "mnist1d"):
+    return sine(seed) if name == "sine" else one_dimensional_digits(seed)
+  if name in OF_SCIKIT_LEARN:
+    function, options = OF_SCIKIT_LEARN[name]
+    make = getattr(need("sklearn.datasets", extra="data"), function)
+    x, labels = make(POINTS, random_state=seed, **options)
   else:
-    x, labels = of_scikit_learn(name, seed)
+    make = spiral if name == "spiral" else exclusive_or
+    x, labels = make(np.random.default_rng(seed))
   x, labels = x.astype(np.float32), labels.astype(np.int32)
   classes = tuple(str(c) for c in range(labels.max() + 1))
   return Dataset(x, labels, "classification", classes, numbered("x", 2))
-
-
-def of_scikit_learn(name: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-  """Generate two moons, two circles, or three blobs, with little overlap of the classes."""
-  datasets: Any = need("sklearn.datasets", extra="data")
-  if name == "moons":
-    x, labels = datasets.make_moons(POINTS, noise=0.15, random_state=seed)
-  elif name == "circles":
-    x, labels = datasets.make_circles(POINTS, noise=0.08, factor=0.5, random_state=seed)
-  else:
-    centers = ((-1.0, -0.6), (1.0, -0.6), (0.0, 1.1))
-    x, labels = datasets.make_blobs(POINTS, centers=centers, cluster_std=0.35, random_state=seed)
-  return x, labels
 
 
 def spiral(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
