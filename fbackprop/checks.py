@@ -68,8 +68,13 @@ def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:
     raise DtypeError(f"must have dtype {np.dtype(dtype)}, got {describe(value)}", name, where)
 
 
-def check_shape(where: str, name: str, value: Any, shape: tuple[int | str, ...]) -> None:
-  """Raise a ShapeError unless an array has this shape; a letter in `shape` matches any size."""
+def check_shape(
+  where: str, name: str, value: Any, shape: tuple[int | str, ...], dtype: Any = None
+) -> None:
+  """Raise unless an array has this shape, and this dtype if one is given.
+
+  A letter in `shape` matches any size.
+  """
   check_array(where, name, value)
   fits = len(value.shape) == len(shape) and all(
     isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
@@ -77,12 +82,13 @@ def check_shape(where: str, name: str, value: Any, shape: tuple[int | str, ...])
   if not fits:
     wanted = ", ".join(str(d) for d in shape)
     raise ShapeError(f"must have shape [{wanted}], got {describe(value)}", name, where)
+  if dtype is not None:
+    check_dtype(where, name, value, dtype)
 
 
 def check_same(where: str, names: tuple[str, str], a: Any, b: Any) -> None:
   """Raise unless two arrays have the same shape and dtype."""
-  check_shape(where, names[1], b, tuple(a.shape))
-  check_dtype(where, names[1], b, a.dtype)
+  check_shape(where, names[1], b, tuple(a.shape), a.dtype)
 
 
 def check_like(name: str, tree: Any, like: Any) -> None:
@@ -104,8 +110,7 @@ def check_like(name: str, tree: Any, like: Any) -> None:
     problem = f"is of another network: missing {missing}; not expected {extra}"
     raise StructureError(problem, argument, where)
   for path, leaf in wanted.items():
-    check_shape(where, argument + path, got[path], leaf.shape)
-    check_dtype(where, argument + path, got[path], leaf.dtype)
+    check_shape(where, argument + path, got[path], leaf.shape, leaf.dtype)
   must, was = str(jax.tree.structure(like)), str(jax.tree.structure(tree))
   if must != was:
     raise StructureError(f"must have the structure {must}, got {was}", argument, where)

@@ -5,15 +5,8 @@ from typing import Any
 
 import jax
 
-from fbackprop.checks import (
-  DtypeError,
-  StructureError,
-  check_array,
-  check_key,
-  check_same,
-  check_unit,
-  describe,
-)
+from fbackprop import checks
+from fbackprop.errors import DtypeError, StructureError, describe, noted
 from fbackprop.types import Array, Layer, Params, Residuals
 
 
@@ -48,10 +41,10 @@ def serial(*layers: Layer) -> Layer:
   """
   for i, layer in enumerate(layers):
     if not isinstance(layer, Layer):
-      raise DtypeError(f"serial: argument {i} must be a Layer, got {describe(layer)}")
+      raise DtypeError(f"must be a Layer, got {describe(layer)}", f"argument {i}", "serial")
 
   def serial_init(key: Array) -> Params:
-    check_key("init", key)
+    checks.check_key("init", key)
     keys = jax.random.split(key, len(layers))
     return tuple(layer.init(keys[i]) for i, layer in enumerate(layers))
 
@@ -60,11 +53,8 @@ def serial(*layers: Layer) -> Layer:
     keys = keys_of_parts(key, layers)
     residuals = []
     for i, layer in enumerate(layers):
-      try:
+      with noted(f"in layer {i} ({layer.name}) of {len(layers)}, forward"):
         x, kept = layer.forward(params[i], x, keys[i])
-      except (TypeError, ValueError) as error:
-        error.add_note(f"in layer {i} ({layer.name}) of {len(layers)}, forward")
-        raise
       residuals.append(kept)
     return x, tuple(residuals)
 
@@ -72,11 +62,8 @@ def serial(*layers: Layer) -> Layer:
     check_length(params, layers)
     params_bar = []
     for i in reversed(range(len(layers))):
-      try:
+      with noted(f"in layer {i} ({layers[i].name}) of {len(layers)}, backward"):
         layer_bar, y_bar = layers[i].backward(params[i], residuals[i], y_bar)
-      except (TypeError, ValueError) as error:
-        error.add_note(f"in layer {i} ({layers[i].name}) of {len(layers)}, backward")
-        raise
       params_bar.append(layer_bar)
     return tuple(reversed(params_bar)), y_bar
 
@@ -108,12 +95,12 @@ def skip(layer: Layer) -> Layer:
   References:
     He, Zhang, Ren, Sun, "Deep residual learning for image recognition", CVPR (2016), eq. 1.
   """
-  check_unit("skip", "layer", layer, Layer)
+  checks.check_unit("skip", "layer", layer, Layer)
 
   def skip_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
-    check_array("skip", "x", x)
+    checks.check_array("skip", "x", x)
     y, residuals = layer.forward(params, x, key)
-    check_same("skip", ("x", "f(x)"), x, y)
+    checks.check_same("skip", ("x", "f(x)"), x, y)
     return x + y, residuals
 
   def skip_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
@@ -166,7 +153,7 @@ def check_length(params: Params, layers: tuple[Layer, ...]) -> None:
   if type(params) is not tuple or len(params) != len(layers):
     got = f"a tuple of {len(params)}" if type(params) is tuple else describe(params)
     names = ", ".join(layer.name for layer in layers)
-    raise StructureError(f"params must be a tuple of {len(layers)} ({names}), got {got}")
+    raise StructureError(f"must be a tuple of {len(layers)} ({names}), got {got}", "params")
 
 
 def keys_of_parts(key: Array | None, layers: tuple[Layer, ...]) -> list[Array | None]:
@@ -177,7 +164,7 @@ def keys_of_parts(key: Array | None, layers: tuple[Layer, ...]) -> list[Array | 
   """
   if key is None:
     return [None] * len(layers)
-  check_key("forward", key)
+  checks.check_key("forward", key)
   keys: list[Array | None] = []
   drawn = 0
   for layer in layers:

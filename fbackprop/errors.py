@@ -5,7 +5,8 @@ the command line can substitute its own name of an argument (a flag, or a key of
 parsing the message. This module doesn't import jax.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from fbackprop.hints import hint
@@ -66,3 +67,13 @@ def check_choice(where: str, name: str, value: object, choices: Iterable[str]) -
   if value not in choices:
     said = f"; {hint(str(value), choices)}"
     raise RangeError(said, name, where, before=f"unknown value {value!r:.100} for")
+
+
+@contextmanager
+def noted(place: str) -> Iterator[None]:
+  """Add a note of the place to an argument error that is raised within the block."""
+  try:
+    yield
+  except (TypeError, ValueError) as error:
+    error.add_note(place)
+    raise

@@ -3,6 +3,7 @@
 The lecture calls a layer hidden because the data doesn't say what it should output. Here it shows.
 """
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import jax
 from fbackprop.checks import DtypeError, check_unit, describe
 from fbackprop.combinators import map_layers, name_layers
 from fbackprop.layers.factors import refuse_factors
-from fbackprop.transforms import mapped_like, over_rows, value_and_grad
+from fbackprop.transforms import value_and_grad, with_rule
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
 
 
@@ -68,30 +69,10 @@ def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"
 
   def look(params: Params, x: Array, targets: Any, **options: Any) -> OrderedDict[str, Signals]:
     _, signals = loss_and_signals(params, x, targets, **options)
-    found = jax.tree.leaves(signals, is_leaf=is_signals)
+    found = jax.tree.leaves(signals, is_leaf=lambda node: isinstance(node, Signals))
     return OrderedDict(zip(names, found, strict=True))
 
   return look
-
-
-def tapped(layer: Layer) -> Layer:
-  """Wrap a layer so that its backward pass returns its `Signals` in place of the gradient."""
-
-  def tapped_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
-    y, residuals = layer.forward(params, x, key)
-    return y, (x, y, residuals)
-
-  def tapped_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
-    x, y, residuals = kept
-    _, x_bar = layer.backward(params, residuals, y_bar)
-    return Signals(x, y, y_bar), x_bar
-
-  return layer._replace(forward=tapped_forward, backward=tapped_backward)
-
-
-def is_signals(value: Any) -> bool:
-  """Return whether a node of a pytree is one layer's `Signals`."""
-  return isinstance(value, Signals)
 
 
 class Logged(NamedTuple):
@@ -99,6 +80,25 @@ class Logged(NamedTuple):
 
   params_bar: Params
   signals: Signals
+
+
+def tapped(layer: Layer, has_gradient: bool = False) -> Layer:
+  """Wrap a layer so that its backward pass returns its `Signals` in place of the gradient.
+
+  With `has_gradient` it returns `Logged`, which holds both.
+  """
+
+  def tapped_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+    y, residuals = layer.forward(params, x, key)
+    return y, (x, y, residuals)
+
+  def tapped_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    x, y, residuals = kept
+    params_bar, x_bar = layer.backward(params, residuals, y_bar)
+    signals = Signals(x, y, y_bar)
+    return Logged(params_bar, signals) if has_gradient else signals, x_bar
+
+  return layer._replace(forward=tapped_forward, backward=tapped_backward)
 
 
 def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array]:
@@ -125,46 +125,23 @@ def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array
   """
   check_unit("as_custom_vjp_with_logs", "net", net, Layer)
   if not isinstance(prefix, str):
-    raise DtypeError(f"as_custom_vjp_with_logs: prefix must be a str, got {describe(prefix)}")
+    raise DtypeError(f"must be a str, got {describe(prefix)}", "prefix", "as_custom_vjp_with_logs")
   if not hasattr(jax.custom_vjp, "defvjp_with_logs"):
     raise NotImplementedError(
       "as_custom_vjp_with_logs: logs of a backward pass need JAX 0.12 or newer, and this is JAX "
       f"{jax.__version__}: upgrade it, or call fb.inspect(net, loss), which shows the same signals"
     )
   names = [prefix + name for name in name_layers(net)]
-  logged_net = map_layers(logged, net)
+  logged_net = map_layers(functools.partial(tapped, has_gradient=True), net)
 
-  @jax.custom_vjp
-  def batched(params: Params, x: Array, key: Array | None) -> Array:
-    return mapped_like(x, net.forward(params, x, key)[0])
-
-  def batched_forward(params: Params, x: Array, key: Array | None) -> tuple[Array, Any]:
-    y, residuals = logged_net.forward(params, x, key)
-    return mapped_like(x, y), (params, residuals)
-
-  def batched_backward(kept: Any, y_bar: Array) -> Any:
-    params, residuals = kept
+  def pull(params: Params, residuals: Residuals, y_bar: Array) -> Any:
     found, x_bar = logged_net.backward(params, residuals, y_bar)
     params_bar = jax.tree.map(lambda own: own.params_bar, found, is_leaf=is_logged)
     refuse_factors("as_custom_vjp_with_logs", "params_bar", params_bar)
     signals = [own.signals for own in jax.tree.leaves(found, is_leaf=is_logged)]
     return (params_bar, x_bar, None), dict(zip(names, signals, strict=True))
 
-  define: Any = batched
-  define.defvjp_with_logs(batched_forward, batched_backward)
-  return over_rows("as_custom_vjp_with_logs", batched)
-
-
-def logged(layer: Layer) -> Layer:
-  """Wrap a layer so that its backward pass returns `Logged` in place of the gradient."""
-  shown = tapped(layer)
-
-  def logged_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
-    x, y, residuals = kept
-    params_bar, x_bar = layer.backward(params, residuals, y_bar)
-    return Logged(params_bar, Signals(x, y, y_bar)), x_bar
-
-  return shown._replace(backward=logged_backward)
+  return with_rule("as_custom_vjp_with_logs", logged_net, pull, "defvjp_with_logs")
 
 
 def is_logged(value: Any) -> bool:

@@ -11,6 +11,7 @@ from fbackprop import gates
 from fbackprop.checks import DtypeError, ShapeError, check_flag, check_size, describe
 from fbackprop.combinators import serial
 from fbackprop.combinators import skip as skipped
+from fbackprop.errors import noted
 from fbackprop.layers.activations import relu
 from fbackprop.layers.dense import Initializer, dense
 from fbackprop.layers.dropout import dropout as make_dropout
@@ -78,9 +79,10 @@ def mlp(
     ['dense', 'repeat', 'layer_norm', 'relu', 'dense']
   """
   if not isinstance(sizes, list | tuple):
-    raise DtypeError(f"mlp: sizes must be a list or tuple of integers, got {describe(sizes)}")
+    raise DtypeError(f"must be a list or tuple of integers, got {describe(sizes)}", "sizes", "mlp")
   if len(sizes) < 2:
-    raise ShapeError(f"mlp: sizes must name at least an input and an output width, got {sizes}")
+    problem = f"must name at least an input and an output width, got {sizes}"
+    raise ShapeError(problem, "sizes", "mlp")
   for i, size in enumerate(sizes):
     check_size("mlp", f"sizes[{i}]", size)
   check_activation("activation", activation)
@@ -136,17 +138,12 @@ def init_before(follower: Layer | None) -> Initializer | None:
 def make(name: str, constructor: Any, *sizes: int, **options: Any) -> Layer:
   """Call a constructor that the user has passed; raise if it doesn't return a layer."""
   if not callable(constructor) or isinstance(constructor, Layer):
-    raise DtypeError(
-      f"mlp: {name} must be the constructor of a layer, such as fbackprop.dense or "
-      f"fbackprop.layer_norm, got {describe(constructor)}"
-    )
-  try:
+    problem = "must be the constructor of a layer, such as fbackprop.dense or fbackprop.layer_norm"
+    raise DtypeError(f"{problem}, got {describe(constructor)}", name, "mlp")
+  with noted(f"while mlp called {name} with {sizes} and {', '.join(options)}"):
     layer = constructor(*sizes, **options)
-  except TypeError as error:
-    error.add_note(f"while mlp called {name} with {sizes} and {', '.join(options)}")
-    raise
   if not isinstance(layer, Layer):
-    raise DtypeError(f"mlp: {name} must construct a Layer, it gave {describe(layer)}")
+    raise DtypeError(f"must construct a Layer, it gave {describe(layer)}", name, "mlp")
   return layer
 
 
@@ -154,6 +151,5 @@ def check_activation(name: str, layer: Any) -> None:
   """Raise for a bare function, a gate or a string: what a newcomer would pass."""
   if not isinstance(layer, Layer):
     hint = "; lift a gate by fbackprop.activation(gate)" if hasattr(layer, "arity") else ""
-    raise DtypeError(
-      f"mlp: {name} must be a Layer, such as fbackprop.relu, got {describe(layer)}{hint}"
-    )
+    problem = f"must be a Layer, such as fbackprop.relu, got {describe(layer)}{hint}"
+    raise DtypeError(problem, name, "mlp")

@@ -7,15 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import (
-  check_array,
-  check_key,
-  check_optional_key,
-  check_same,
-  check_shape,
-  check_size,
-  check_unit,
-)
+from fbackprop import checks
 from fbackprop.meshes import splits_of
 from fbackprop.types import Array, Layer, Params, Residuals
 
@@ -47,17 +39,17 @@ def repeat(layer: Layer, n: int) -> Layer:
     >>> net.init(jax.random.key(0))[1].w.shape
     (100, 8, 8)
   """
-  check_unit("repeat", "layer", layer, Layer)
-  check_size("repeat", "n", n)
+  checks.check_unit("repeat", "layer", layer, Layer)
+  checks.check_size("repeat", "n", n)
 
   def repeat_init(key: Array) -> Params:
-    check_key("repeat", key)
+    checks.check_key("repeat", key)
     return jax.vmap(layer.init)(jax.random.split(key, n))
 
   def repeat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     check_stacked(params, n)
-    check_array("repeat", "x", x)
-    check_optional_key("repeat", key)
+    checks.check_array("repeat", "x", x)
+    checks.check_optional_key("repeat", key)
     keys = None if key is None or not layer.draws else jax.random.split(key, n)
     shared, step = forward_step(signature((params, x, keys)))
     y, stacks = jax.lax.scan(step, x, (params, keys), length=n)
@@ -71,7 +63,7 @@ def repeat(layer: Layer, n: int) -> Layer:
     def step(x: Array, own: Any) -> tuple[Array, Any]:
       own_params, own_key = own
       y, residuals = layer.forward(own_params, x, own_key)
-      check_same("repeat", ("x", "y, the output of the repeated layer,"), x, y)
+      checks.check_same("repeat", ("x", "y, the output of the repeated layer,"), x, y)
       return y, shared.take_out(residuals)
 
     return shared, step
@@ -95,14 +87,9 @@ def repeat(layer: Layer, n: int) -> Layer:
 
     return step
 
+  options = (("combinator", repeat), ("n", n))
   return Layer(
-    "repeat",
-    repeat_init,
-    repeat_forward,
-    repeat_backward,
-    parts=(layer,),
-    options=(("combinator", repeat), ("n", n)),
-    draws=layer.draws,
+    "repeat", repeat_init, repeat_forward, repeat_backward, (layer,), options, layer.draws
   )
 
 
@@ -135,8 +122,8 @@ class Shared:
 def check_stacked(params: Params, n: int) -> None:
   """Raise `StructureError` for parameters that aren't stacked n deep."""
   for leaf in jax.tree.leaves(params):
-    check_array("repeat", "each leaf of params", leaf)
-    check_shape("repeat", "each array of params", leaf, (n, *leaf.shape[1:]))
+    checks.check_array("repeat", "each leaf of params", leaf)
+    checks.check_shape("repeat", "each array of params", leaf, (n, *leaf.shape[1:]))
 
 
 def remat(layer: Layer) -> Layer:
@@ -159,10 +146,10 @@ def remat(layer: Layer) -> Layer:
     Griewank, Walther, "Algorithm 799: revolve", ACM TOMS 26 (2000); Chen et al., "Training deep
     nets with sublinear memory cost", arXiv:1604.06174 (2016).
   """
-  check_unit("remat", "layer", layer, Layer)
+  checks.check_unit("remat", "layer", layer, Layer)
 
   def remat_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
-    check_optional_key("remat", key)
+    checks.check_optional_key("remat", key)
     return layer.forward(params, x, key)[0], (x, key)
 
   def remat_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
@@ -174,15 +161,8 @@ def remat(layer: Layer) -> Layer:
     _, residuals = layer.forward(params, x, key)
     return layer.backward(params, residuals, y_bar)
 
-  return Layer(
-    "remat",
-    layer.init,
-    remat_forward,
-    remat_backward,
-    parts=(layer,),
-    options=(("combinator", remat),),
-    draws=layer.draws,
-  )
+  options = (("combinator", remat),)
+  return Layer("remat", layer.init, remat_forward, remat_backward, (layer,), options, layer.draws)
 
 
 def wait_for(y_bar: Array, x: Array) -> Array:

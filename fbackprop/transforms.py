@@ -10,21 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  check_arrays,
-  check_dtype,
-  check_optional_key,
-  check_same,
-  check_shape,
-  check_unit,
-  describe,
-  example_count,
-)
+from fbackprop import checks
+from fbackprop.errors import DtypeError, ShapeError, describe
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.meshes import vary_alike
-from fbackprop.types import Array, Layer, Loss, Params, widen
+from fbackprop.types import Array, Layer, Loss, Params, Residuals, widen
 
 
 def value_and_grad(
@@ -69,8 +59,8 @@ def value_and_grad(
   References:
     Goodfellow, Bengio, Courville, "Deep Learning", MIT Press, 2016, algorithms 6.3 and 6.4.
   """
-  check_unit("value_and_grad", "net", net, Layer)
-  check_unit("value_and_grad", "loss", loss, Loss)
+  checks.check_unit("value_and_grad", "net", net, Layer)
+  checks.check_unit("value_and_grad", "loss", loss, Loss)
   warn_of_double_softmax(net, loss)
 
   def loss_and_gradient(
@@ -121,8 +111,7 @@ def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_g
   n = losses.shape[0]
   if weights is None:
     return jnp.full_like(losses, 1 / max(n, 1))
-  check_shape(where, "weights", weights, (n,))
-  check_dtype(where, "weights", weights, losses.dtype)
+  checks.check_shape(where, "weights", weights, (n,), losses.dtype)
   if n == 0:
     return weights
   # Normalised in float32 at least, and scaled away from the ends of its range: a sum of large
@@ -146,9 +135,9 @@ def nonzero(value: Array) -> Array:
 
 def check_batch(where: str, x: Any, targets: Any, key: Any) -> None:
   """Raise for arguments that can be refused before the first layer is called."""
-  check_arrays(where, "x", x)
+  checks.check_arrays(where, "x", x)
   check_targets(where, "targets", targets, x)
-  check_optional_key(where, key)
+  checks.check_optional_key(where, key)
 
 
 def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
@@ -158,15 +147,12 @@ def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
       check_targets(where, f"{name}[{i}]", part, x)
     return
   if not hasattr(targets, "shape"):
-    raise DtypeError(
-      f"{where}: {name} must be an array, or a tuple of arrays for several losses, got "
-      f"{describe(targets)}"
-    )
-  if targets.ndim < 1 or example_count(x) != targets.shape[0]:
-    raise ShapeError(
-      f"{where}: x and {name} must have the same number N of examples in front, got x "
-      f"{describe(jax.tree.leaves(x)[0])} and {name} {describe(targets)}"
-    )
+    problem = "must be an array, or a tuple of arrays for several losses"
+    raise DtypeError(f"{problem}, got {describe(targets)}", name, where)
+  if targets.ndim < 1 or checks.example_count(x) != targets.shape[0]:
+    got = f"x {describe(jax.tree.leaves(x)[0])} and {name} {describe(targets)}"
+    problem = f"must have the same number N of examples in front, got {got}"
+    raise ShapeError(problem, f"x and {name}", where)
 
 
 def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
@@ -191,16 +177,16 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
     >>> print(params_bar.b)
     [4. 4.]
   """
-  check_unit("pullback", "net", net, Layer)
+  checks.check_unit("pullback", "net", net, Layer)
 
   def f_vjp(
     params: Params, x: Array, key: Array | None = None
   ) -> tuple[Array, Callable[[Array], tuple[Params, Array]]]:
-    check_optional_key("pullback", key)
+    checks.check_optional_key("pullback", key)
     y, residuals = net.forward(params, x, key)
 
     def backward(y_bar: Array) -> tuple[Params, Array]:
-      check_same("pullback", ("y", "y_bar"), y, y_bar)
+      checks.check_same("pullback", ("y", "y_bar"), y, y_bar)
       return net.backward(params, residuals, y_bar)
 
     return y, backward
@@ -231,36 +217,48 @@ def as_custom_vjp(net: Layer) -> Callable[..., Array]:
     >>> f(net.init(jax.random.key(0)), jnp.ones((5, 7, 3))).shape
     (5, 7, 2)
   """
-  check_unit("as_custom_vjp", "net", net, Layer)
+  checks.check_unit("as_custom_vjp", "net", net, Layer)
 
-  @jax.custom_vjp
-  def batched(params: Params, x: Array, key: Array | None) -> Array:
-    return mapped_like(x, net.forward(params, x, key)[0])
+  def pull(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array, None]:
+    params_bar, x_bar = net.backward(params, residuals, y_bar)
+    refuse_factors("as_custom_vjp", "params_bar", params_bar)
+    return params_bar, x_bar, None
+
+  return with_rule("as_custom_vjp", net, pull)
+
+
+def with_rule(
+  where: str, net: Layer, pull: Callable[..., Any], define: str = "defvjp"
+) -> Callable[..., Array]:
+  """Build the function of `as_custom_vjp` from a network and its backward rule.
+
+  Args:
+    where: prefix of error messages.
+    net: the network; only its forward rule is called.
+    pull: `pull(params, residuals, y_bar)` returns what the rule of `define` must return.
+    define: the method of `jax.custom_vjp` that defines the rule.
+  """
 
   def batched_forward(params: Params, x: Array, key: Array | None) -> tuple[Array, Any]:
     y, residuals = net.forward(params, x, key)
     return mapped_like(x, y), (params, residuals)
 
-  def batched_backward(kept: Any, y_bar: Array) -> tuple[Params, Array, None]:
-    params, residuals = kept
-    params_bar, x_bar = net.backward(params, residuals, y_bar)
-    refuse_factors("as_custom_vjp", "params_bar", params_bar)
-    return params_bar, x_bar, None
+  def batched_backward(kept: Any, y_bar: Array) -> Any:
+    return pull(*kept, y_bar)
 
-  batched.defvjp(batched_forward, batched_backward)
-  return over_rows("as_custom_vjp", batched)
+  @jax.custom_vjp
+  def batched(params: Params, x: Array, key: Array | None) -> Array:
+    return batched_forward(params, x, key)[0]
 
-
-def over_rows(where: str, batched: Callable[..., Array]) -> Callable[..., Array]:
-  """Extend a function of `[N, D_in]` to `[..., D_in]`; an error names `where`."""
+  getattr(batched, define)(batched_forward, batched_backward)
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
-    check_optional_key(where, key)
+    checks.check_optional_key(where, key)
     if not hasattr(x, "shape"):
-      check_arrays(where, "x", x)
+      checks.check_arrays(where, "x", x)
       return batched(*vary_alike((params, x)), key)
     if x.ndim < 1:
-      raise ShapeError(f"{where}: x must have shape [..., D_in], got {describe(x)}")
+      raise ShapeError(f"must have shape [..., D_in], got {describe(x)}", "x", where)
     params, x = vary_alike((params, x))
     y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
     return y.reshape(*x.shape[:-1], *y.shape[1:])
@@ -303,9 +301,9 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
     >>> residual_bytes(mlp([64, 128, 10]), jax.ShapeDtypeStruct((32, 64), jnp.float32))
     16384
   """
-  check_unit("residual_bytes", "net", net, Layer)
-  check_arrays("residual_bytes", "x", x)
-  check_optional_key("residual_bytes", key)
+  checks.check_unit("residual_bytes", "net", net, Layer)
+  checks.check_arrays("residual_bytes", "x", x)
+  checks.check_optional_key("residual_bytes", key)
   params = jax.eval_shape(net.init, jax.random.key(0))
 
   def kept(params: Params, x: Array, key: Array | None) -> Any:

@@ -9,31 +9,20 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NamedTuple
 
 from fbackprop import __version__
 
-
-class Command(NamedTuple):
-  """A command: its module and function, and its line in the help."""
-
-  module: str
-  function: str
-  help: str
-
-
+# Each command's module, its function there, and its line in the help.
 COMMANDS = {
-  "circuit": Command(
-    "circuit", "main", "solve an expression by backpropagation, gate by gate, and draw it"
-  ),
-  "train": Command("train", "main", "train an MLP, checking its gradients against jax.grad"),
-  "eval": Command("model", "evaluate", "score a trained model on its test set or on other data"),
-  "predict": Command("model", "predict", "predict labels and probabilities of rows"),
-  "info": Command("model", "info", "show a run's configuration, results and files"),
-  "verify": Command(
-    "verify", "main", "verify the hand-written VJP of any function, or this library's own"
-  ),
-}
+  "circuit": ("circuit", "main",
+              "solve an expression by backpropagation, gate by gate, and draw it"),
+  "train": ("train", "main", "train an MLP, checking its gradients against jax.grad"),
+  "eval": ("model", "evaluate", "score a trained model on its test set or on other data"),
+  "predict": ("model", "predict", "predict labels and probabilities of rows"),
+  "info": ("model", "info", "show a run's configuration, results and files"),
+  "verify": ("verify", "main",
+             "verify the hand-written VJP of any function, or this library's own"),
+}  # fmt: skip
 
 HELP = f"""usage: fbackprop COMMAND [flags]
 
@@ -83,8 +72,9 @@ def run(arguments: list[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
       raise UsageError(f"unknown command {name!r}; {hint(name, COMMANDS)}")
-    module = import_module(f"fbackprop.cli.{COMMANDS[name].module}")
-    return int(getattr(module, COMMANDS[name].function)(arguments[1:]))
+    module, function, _ = COMMANDS[name]
+    command = getattr(import_module(f"fbackprop.cli.{module}"), function)
+    return int(command(arguments[1:]))
   except (UsageError, ModuleNotFoundError) as error:  # Of an extra, which it names.
     note(str(error))
     return 2

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from tyro.conf import Positional, arg
 
-from fbackprop.cli.console import UsageError, is_special, note, show, usage_errors, write
+from fbackprop.cli import console
+from fbackprop.cli.console import UsageError, refuse
 from fbackprop.extras import need
 from fbackprop.hints import hint
 
@@ -43,20 +44,19 @@ class CircuitConfig:
     digits: Number of significant digits, or a format such as .2f.
   """
 
-  expression: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="EXPR")] = None
-  at: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=NUMBER ...")] = ()
+  expression: Annotated[str | None, Positional, arg(metavar="EXPR")] = None
+  at: Annotated[tuple[str, ...], arg(metavar="NAME=NUMBER ...")] = ()
   outputs: Annotated[
     tuple[str, ...],
-    tyro.conf.arg(metavar="NAME=WEIGHT ...", help_behavior_hint="(default: the last statement)"),
+    arg(metavar="NAME=WEIGHT ...", help_behavior_hint="(default: the last statement)"),
   ] = ()
   example: ExampleName | None = None
   steps: bool = False
   format: Literal["text", "svg", "png"] = "text"
   out: Annotated[
-    str | None,
-    tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the terminal, but for png)"),
+    str | None, arg(metavar="FILE", help_behavior_hint="(default: the terminal, but for png)")
   ] = None
-  digits: Annotated[str, tyro.conf.arg(metavar="N|FORMAT")] = "4"
+  digits: Annotated[str, arg(metavar="N|FORMAT")] = "4"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -73,25 +73,44 @@ def main(arguments: Sequence[str]) -> int:
   """
   # An expression or a value that begins with a minus isn't a flag; a leading space tells tyro so.
   arguments = [f" {a}" if a[:1] == "-" and a[1:2] != "-" and a != "-h" else a for a in arguments]
-  config = tyro.cli(
-    CircuitConfig,
-    prog="fbackprop circuit",
-    args=arguments,
-    config=(tyro.conf.FlagCreatePairsOff,),
-  )
+  config = console.parsed(CircuitConfig, "circuit", arguments)
   config = replace(config, **{key: unspaced(value) for key, value in asdict(config).items()})
-  for flag in ("--at", "--outputs"):
-    if [argument.partition("=")[0] for argument in arguments].count(flag) > 1:
-      raise UsageError(f"{flag} was given twice; give all values at once: {flag} x=1 y=2")
-  if (config.expression is None) == (config.example is None):
-    raise UsageError("give an expression, as 'x*y' --at x=2 y=3, or --example NAME")
-  if config.format != "text" and config.steps:
-    raise UsageError(f"--steps cannot be combined with --format {config.format}")
-  if config.format == "png" and config.out is None:
-    raise UsageError("--format png needs a file: --out FILE")
+  flags = [argument.partition("=")[0] for argument in arguments]
+  is_drawn = config.format != "text"
+  refuse(
+    *((flags.count(flag) > 1,
+       f"{flag} was given twice; give all values at once: {flag} x=1 y=2")
+      for flag in ("--at", "--outputs")),
+    ((config.expression is None) == (config.example is None),
+     "give an expression, as 'x*y' --at x=2 y=3, or --example NAME"),
+    (is_drawn and config.steps, f"--steps cannot be combined with --format {config.format}"),
+    (config.format == "png" and config.out is None, "--format png needs a file: --out FILE"),
+  )  # fmt: skip
   if config.format == "png":
     need("matplotlib", extra="plot")  # Checked first, so that the circuit isn't solved in vain.
-  return run(config)
+
+  from fbackprop.verify.circuits import check_circuit
+
+  at = named_numbers("--at", config.at)
+  with console.usage_errors(names={"digits": "--digits"}):
+    trace = circuit_of(config, at).trace(**at)
+    content = draw(config, trace)
+  if config.out is None:
+    console.show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
+  else:
+    console.write("--out", config.out, content)
+  check = check_circuit(trace)
+  verdict = verdict_of(check, trace)
+  if not check.ok:
+    console.note(verdict)
+    return 1
+  # A picture written to a pipe must be the only output there.
+  if config.out is None and not is_drawn:
+    console.show(f"\n{verdict}\n")
+  else:
+    is_alone = config.out is None or console.is_special(config.out)
+    print(verdict, file=sys.stderr if is_alone else sys.stdout)
+  return 0
 
 
 def unspaced(value: Any) -> Any:
@@ -101,32 +120,6 @@ def unspaced(value: Any) -> Any:
   return value[1:] if isinstance(value, str) and value.startswith(" -") else value
 
 
-def run(config: CircuitConfig) -> int:
-  """Run the command. jax is imported here."""
-  from fbackprop.verify.circuits import check_circuit
-
-  at = named_numbers("--at", config.at)
-  with usage_errors(names={"digits": "--digits"}):
-    trace = circuit_of(config, at).trace(**at)
-    content = draw(config, trace)
-  if config.out is None:
-    show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
-  else:
-    write("--out", config.out, content)
-  check = check_circuit(trace)
-  verdict = verdict_of(check, trace)
-  if not check.ok:
-    note(verdict)
-    return 1
-  # A picture written to a pipe must be the only output there.
-  if config.format == "text" and config.out is None:
-    show(f"\n{verdict}\n")
-  else:
-    is_alone = config.out is None or is_special(config.out)
-    print(verdict, file=sys.stderr if is_alone else sys.stdout)
-  return 0
-
-
 def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
   """Build the circuit; raise for an input without a value, with its place in the text."""
   from fbackprop.circuit.examples import example
@@ -134,24 +127,22 @@ def circuit_of(config: CircuitConfig, at: dict[str, float]) -> "Circuit":
   from fbackprop.circuit.source import ParseError
 
   if config.example is not None:
-    if config.outputs:
-      raise UsageError("--outputs cannot be combined with --example")
+    refuse((config.outputs, "--outputs cannot be combined with --example"))
     return example(config.example)
   text = str(config.expression)
-  outputs = named_numbers("--outputs", config.outputs) or None
-  circuit = parse(text, outputs, euler="e" not in at)
+  circuit = parse(text, named_numbers("--outputs", config.outputs) or None, euler="e" not in at)
   for name in at:
     if name not in circuit.inputs:
       there = hint(name, circuit.inputs) if circuit.inputs else "it has none"
       raise UsageError(f"--at {name}: the expression has no input {name!r}; {there}")
-  missing = [name for name in circuit.inputs if name not in at]
-  if missing:
+  missing = next((name for name in circuit.inputs if name not in at), None)
+  if missing is not None:
     try:
       parse(text, inputs=tuple(at), euler="e" not in at)
     except ParseError as error:
       place = str(error).partition("\n")[2]
-      name, value = missing[0], "2.718281828459045" if missing[0] == "e" else "1"
-      message = f"{name!r} has no value; give it one: --at {name}={value}"
+      value = math.e if missing == "e" else 1
+      message = f"{missing!r} has no value; give it one: --at {missing}={value}"
       raise UsageError(f"{message}\n{place}") from error
   return circuit
 
@@ -161,16 +152,15 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
   found: dict[str, float] = {}
   for word in words:
     # The name as Python normalises it in the expression, and the number with a typographic minus.
-    name, equals, text = word.partition("=")
+    name, _, text = word.partition("=")
     name = unicodedata.normalize("NFKC", name.strip())
     try:
-      value: float | None = float(text.replace("\N{MINUS SIGN}", "-"))
+      value = float(text.replace("\N{MINUS SIGN}", "-")) if name else None
     except ValueError:
       value = None
-    if value is None or not (name and equals):
+    if value is None:
       raise UsageError(f"{flag} must be NAME=NUMBER pairs, as x=1 y=2, got {word!r}")
-    if name in found:
-      raise UsageError(f"{flag} has two values for {name}")
+    refuse((name in found, f"{flag} has two values for {name}"))
     found[name] = value
   return found
 

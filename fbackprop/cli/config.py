@@ -9,14 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from fbackprop.cli.console import words
+from fbackprop.train import method_names
 from fbackprop.train.data.names import MissingTargets
-from fbackprop.train.method_names import (
-  NonfiniteName,
-  OptimizerName,
-  ScheduleName,
-  ShuffleName,
-  WatchName,
-)
 from fbackprop.train.stop_rules import StopRules
 
 if TYPE_CHECKING:
@@ -123,9 +117,9 @@ class TrainConfig:
   test_fraction: float = 0.25
   hidden: Annotated[tuple[int, ...], by_data] = (512,)
   activation: Annotated[ActivationName, by_data] = "relu"
-  optimizer: OptimizerName = "gradient_descent"
+  optimizer: method_names.OptimizerName = "gradient_descent"
   rate: Annotated[float, by_data] = 0.5
-  schedule: ScheduleName = "constant"
+  schedule: method_names.ScheduleName = "constant"
   warmup: int = 0
   weight_decay: Annotated[float, by_data] = 0.0
   clip_norm: float | None = None
@@ -139,7 +133,7 @@ class TrainConfig:
   sample_weights: str | None = None
   missing_targets: MissingTargets = "refuse"
   batch_size: int = 32
-  shuffle: ShuffleName = "exact"
+  shuffle: method_names.ShuffleName = "exact"
   seed: int = 0
   ensemble: int = 1
   rates: tuple[float, ...] = ()
@@ -148,7 +142,7 @@ class TrainConfig:
   watch: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,...")] = ()
   stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
   ckpt: CkptConfig = field(default_factory=CkptConfig)
-  on_nonfinite: NonfiniteName = "raise"
+  on_nonfinite: method_names.NonfiniteName = "raise"
   init: Annotated[str | None, tyro.conf.arg(metavar="RUN|FILE")] = None
   resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
   out: str = "runs"
@@ -156,10 +150,10 @@ class TrainConfig:
   config: str | None = None
 
   @property
-  def watched(self) -> tuple[WatchName, ...]:
+  def watched(self) -> tuple[method_names.WatchName, ...]:
     """The names of `watch`, each once; they may be separated by commas too."""
     names = (name.strip() for word in self.watch for name in word.split(","))
-    return tuple(dict.fromkeys(cast(WatchName, name) for name in names if name))
+    return tuple(dict.fromkeys(cast(method_names.WatchName, name) for name in names if name))
 
 
 @dataclass(frozen=True)
@@ -242,29 +236,22 @@ def settings(config: TrainConfig) -> list[tuple[str, str, bool]]:
 
 
 def method_of(config: TrainConfig) -> str:
-  """Describe the optimizer and its options in one line."""
+  """Describe the optimizer and its options, and the emphasis of examples, in one line."""
   name = "Nesterov momentum" if config.optimizer == "nesterov" else config.optimizer
-  rates = config.rates or (config.rate,)
-  rate = f"rate{'s' * (len(rates) > 1)} {' '.join(f'{rate:g}' for rate in rates)}"
+  rates, weights = config.rates or (config.rate,), config.class_weights
+  rate = f"rate{'s' * (len(rates) > 1)} {' '.join(map(words, rates))}"
   schedule = "" if config.schedule == "constant" else f" {config.schedule}"
-  options = (
-    ("warmup", config.warmup or None),
-    ("weight decay", config.weight_decay or None),
-    ("gradient up to", config.clip_norm),
-    ("examples' gradients up to", config.clip_examples),
-  )
-  parts = [f"{name.replace('_', ' ')}, {rate}{schedule}"]
-  parts += [f"{option} {words(value)}" for option, value in options if value is not None]
-  return ", ".join([*parts, *emphasis_of(config), f"batches of {config.batch_size}"])
-
-
-def emphasis_of(config: TrainConfig) -> list[str]:
-  """Describe the active options of labels, classes and sample weights."""
-  weights = config.class_weights
-  numbers = "" if isinstance(weights, str) else " ".join(f"{weight:g}" for weight in weights)
-  of_classes = f"weighted {numbers}" if numbers else "balanced"
-  return [
-    *([f"labels smoothed by {config.label_smoothing:g}"] if config.label_smoothing else []),
-    *([f"classes {of_classes}"] if weights != "none" else []),
-    *([f"examples weighted by {config.sample_weights}"] if config.sample_weights else []),
-  ]
+  classes = "balanced" if isinstance(weights, str) else f"weighted {' '.join(map(words, weights))}"
+  parts = (
+    (True, f"{name.replace('_', ' ')}, {rate}{schedule}"),
+    (config.warmup, f"warmup {config.warmup}"),
+    (config.weight_decay, f"weight decay {config.weight_decay:g}"),
+    (config.clip_norm is not None, f"gradient up to {words(config.clip_norm)}"),
+    (config.clip_examples is not None,
+     f"examples' gradients up to {words(config.clip_examples)}"),
+    (config.label_smoothing, f"labels smoothed by {config.label_smoothing:g}"),
+    (weights != "none", f"classes {classes}"),
+    (config.sample_weights, f"examples weighted by {config.sample_weights}"),
+    (True, f"batches of {config.batch_size}"),
+  )  # fmt: skip
+  return ", ".join(text for is_told, text in parts if is_told)

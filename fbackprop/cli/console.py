@@ -3,25 +3,44 @@
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fbackprop.errors import ArgumentError
 from fbackprop.extras import need
 from fbackprop.files import write_whole
-from fbackprop.train.method_names import WatchName
 
 if TYPE_CHECKING:
   from fbackprop.train.results import Evaluation
 
 
+Config = TypeVar("Config")
+Progress = Callable[[str, int], None]
+"""Shows a line, and the progress of the work at a step."""
+
+
 class UsageError(Exception):
   """A flag, a key or a file is invalid: exit code 2. The message names it."""
+
+
+def refuse(*problems: tuple[object, str]) -> None:
+  """Raise a UsageError with the first problem whose condition is true."""
+  for is_wrong, problem in problems:
+    if is_wrong:
+      raise UsageError(problem)
+
+
+@contextmanager
+def failing(what: str) -> Iterator[None]:
+  """Convert errors of the operating system within the block to usage errors that begin so."""
+  try:
+    yield
+  except OSError as error:
+    raise UsageError(f"{what}: {error.strerror}") from error
 
 
 @contextmanager
@@ -52,6 +71,17 @@ def usage_errors(
     raise UsageError(str(error) if is_named else f"{where}: {error}") from error
 
 
+def parsed(kind: type[Config], command: str, arguments: Sequence[str], **options: Any) -> Config:
+  """Parse the flags of a command to its dataclass; tyro exits by itself."""
+  import tyro
+
+  off = (tyro.conf.FlagCreatePairsOff,)
+  config: Config = tyro.cli(
+    kind, prog=f"fbackprop {command}", args=arguments, config=off, **options
+  )
+  return config
+
+
 # --- Printing and writing -------------------------------------------------------------------------
 
 
@@ -73,31 +103,24 @@ def write(flag: str, path: str, content: bytes) -> None:
   Raises:
     UsageError: the file can't be written.
   """
-  try:
+  with failing(f"{flag} {path} can't be written"):
     if is_special(path):  # Written in place: it must not be replaced by a regular file.
       Path(path).write_bytes(content)
       return
     write_whole(Path(path).resolve(), content)
-  except OSError as error:
-    raise UsageError(f"{flag} {path} can't be written: {error.strerror}") from error
   print(f"written: {path}")
 
 
 def check_writable(flag: str, path: str) -> None:
   """Raise unless `write` could write a file, before the work begins; leave no file behind."""
-  try:
-    if is_special(path):
-      # Not by opening: opening and closing a pipe would end it for its reader.
-      if not os.access(path, os.W_OK):
-        raise PermissionError(0, "Permission denied")
-      return
-    resolved = Path(path).resolve()
-    if resolved.is_dir():
-      raise IsADirectoryError(0, "Is a directory")
-    with tempfile.TemporaryFile(dir=resolved.parent):
-      return
-  except OSError as error:
-    raise UsageError(f"{flag} {path} can't be written: {error.strerror}") from error
+  with failing(f"{flag} {path} can't be written"):
+    if not is_special(path):
+      if Path(path).is_dir():
+        raise IsADirectoryError(0, "Is a directory")
+      tempfile.TemporaryFile(dir=Path(path).resolve().parent).close()
+    # Not by opening: opening and closing a pipe would end it for its reader.
+    elif not os.access(path, os.W_OK):
+      raise PermissionError(0, "Permission denied")
 
 
 def is_special(path: str) -> bool:
@@ -131,30 +154,22 @@ def first_of(names: tuple[str, ...], most: int = 6) -> str:
 # --- Progress -------------------------------------------------------------------------------------
 
 
-class Progress(Protocol):
-  """A callback that shows a line and the progress of the work."""
-
-  def __call__(self, line: str, step: int) -> None:
-    """Show a line at a step."""
-
-
 @contextmanager
-def show_progress(total: int | None, what: str = "training") -> Iterator[Progress]:
-  """Show lines and a progress bar on a terminal, lines alone elsewhere.
+def show_progress(
+  total: int | None, what: str = "training", *, silent: bool = False
+) -> Iterator[Progress]:
+  """Show lines and a progress bar on a terminal, lines alone elsewhere, or nothing if `silent`.
 
   Args:
     total: number of steps of a full bar; None if unknown.
     what: label of the bar.
+    silent: whether nothing is shown.
 
   Yields:
     `show(line, step)`.
   """
-  if not sys.stdout.isatty():
-
-    def show_line(line: str, step: int) -> None:
-      print(line, flush=True)
-
-    yield show_line
+  if silent or not sys.stdout.isatty():
+    yield lambda line, step: None if silent else print(line, flush=True)
     return
   rich = need("rich.progress", extra="train")
   columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
@@ -168,58 +183,36 @@ def show_progress(total: int | None, what: str = "training") -> Iterator[Progres
     yield show_above_bar
 
 
-# --- The table of a run ---------------------------------------------------------------------------
+# --- The tables of a run --------------------------------------------------------------------------
 
 
-class Column(NamedTuple):
-  """A column of the table: its name, its width, and its cell for an evaluation."""
-
-  name: str
-  width: int
-  cell: Callable[["Evaluation"], str]
-
-
-@dataclass(frozen=True)
 class Table:
-  """The table of a run's evaluations, printed row by row.
+  """The table of a run's evaluations, printed row by row: its names, widths and cells."""
 
-  Attributes:
-    is_classification: whether there is an accuracy.
-    is_validated: whether there is a validation set.
-    is_clipped: whether the examples' gradients are clipped.
-    watched: the extra diagnostics.
-  """
-
-  is_classification: bool
-  is_validated: bool
-  is_clipped: bool
-  watched: tuple[WatchName, ...]
-
-  @property
-  def columns(self) -> list[Column]:
-    """The table's columns, from left to right."""
-    every = (
-      (True, Column("step", 8, lambda e: str(e.step))),
-      (True, Column("epoch", 8, lambda e: f"{e.epoch:.1f}")),
-      (True, Column("train loss", 12, lambda e: number(e.train_loss))),
-      (True, Column("test loss", 11, lambda e: number(e.test_loss))),
-      (self.is_classification, Column("test accuracy", 14, lambda e: number(e.test_accuracy))),
-      (self.is_validated, Column("validation", 12, lambda e: number(e.validation_score))),
-      (self.is_clipped, Column("clipped", 9, lambda e: percent(e.clipped))),
-      ("noise_scale" in self.watched,
-       Column("noise scale", 13, lambda e: examples(e.noise_scale))),
-      ("health" in self.watched, Column("max dead", 11, lambda e: percent(most_dead(e.health)))),
-      (True, Column("error of gradient", 20, lambda e: error(e.gradient_error))),
-    )  # fmt: skip
-    return [column for is_there, column in every if is_there]
+  def __init__(
+    self, is_classification: bool, is_validated: bool, is_clipped: bool, watched: tuple[str, ...]
+  ) -> None:
+    columns: tuple[tuple[bool, str, int, Callable[[Evaluation], str]], ...] = (
+      (True, "step", 8, lambda e: str(e.step)),
+      (True, "epoch", 8, lambda e: f"{e.epoch:.1f}"),
+      (True, "train loss", 12, lambda e: number(e.train_loss)),
+      (True, "test loss", 11, lambda e: number(e.test_loss)),
+      (is_classification, "test accuracy", 14, lambda e: number(e.test_accuracy)),
+      (is_validated, "validation", 12, lambda e: number(e.validation_score)),
+      (is_clipped, "clipped", 9, lambda e: percent(e.clipped)),
+      ("noise_scale" in watched, "noise scale", 13, lambda e: examples(e.noise_scale)),
+      ("health" in watched, "max dead", 11, lambda e: percent(most_dead(e.health))),
+      (True, "error of gradient", 20, lambda e: error(e.gradient_error)),
+    )
+    self.columns = [column for column in columns if column[0]]
 
   def head(self) -> str:
     """Format the heading of the table."""
-    return "".join(f"{column.name:>{column.width}}" for column in self.columns)
+    return "".join(f"{name:>{width}}" for _, name, width, _ in self.columns)
 
   def row(self, evaluation: "Evaluation") -> str:
     """Format an evaluation as a row of the table."""
-    return "".join(f"{column.cell(evaluation):>{column.width}}" for column in self.columns)
+    return "".join(f"{cell(evaluation):>{width}}" for _, _, width, cell in self.columns)
 
 
 def percent(share: float | None) -> str:
@@ -241,3 +234,15 @@ def most_dead(health: dict[str, Any] | None) -> float | None:
   """Return the largest fraction of dead units of any layer; copies of a `repeat` have a list."""
   shares = [layer["dead"] for layer in (health or {}).values()]
   return max((max(s) if isinstance(s, list) else s for s in shares), default=None)
+
+
+def table_of_rates(rows: Sequence[dict[str, Any]], is_labelled: bool) -> list[str]:
+  """Format the spreads of an ensemble's scores, with one line per learning rate."""
+  what = ("test accuracy" if is_labelled else "test loss") + ", mean ± deviation"
+  lines = [f"{'rate':>9}  {what:<34}{'best':>9}{'worst':>9}{'together':>10}"]
+  for row in rows:
+    spread = f"{number(row['mean'])} ± {number(row['deviation'])}"
+    ends = ("most", "least") if is_labelled else ("least", "most")
+    best, worst, together = (number(row[key]) for key in (*ends, "together"))
+    lines.append(f"{row['rate']:>9g}  {spread:<34}{best:>9}{worst:>9}{together:>10}")
+  return lines

@@ -7,24 +7,12 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
 
-import tyro
-
-from fbackprop.cli.config import (
-  DEFAULTS,
-  GENERAL,
-  HELPED,
-  KEYS,
-  CkptConfig,
-  TrainConfig,
-  UncheckedStopRules,
-  flag_of,
-  flat,
-  nested,
-)
-from fbackprop.cli.console import UsageError, usage_errors
+from fbackprop.cli import config as configs
+from fbackprop.cli.config import TrainConfig, flag_of, flat
+from fbackprop.cli.console import UsageError, parsed, usage_errors
 from fbackprop.errors import check_choice
 from fbackprop.files import read_text
 from fbackprop.hints import hint
@@ -45,8 +33,16 @@ MOST_OF_TOML = 2**18
 # tomllib takes n² steps for a dotted key of n parts; ours have two.
 MOST_PARTS = 50
 # TOML types in words; it has no None.
-WORDS = {int: "an integer", float: "a number", str: "a string"}
-WORDS_OF_LISTS = {int: "a list of integers", float: "a list of numbers", str: "a list of strings"}
+WORDS = {
+  int: "an integer",
+  float: "a number",
+  str: "a string",
+  tuple[int, ...]: "a list of integers",
+  tuple[float, ...]: "a list of numbers",
+  tuple[str, ...]: "a list of strings",
+  StopRules: "a table",
+  configs.CkptConfig: "a table",
+}
 
 
 class Sources(NamedTuple):
@@ -64,37 +60,44 @@ class Sources(NamedTuple):
 
   def has(self, key: str) -> bool:
     """Return whether a key is set by a flag or in the file, and not by default."""
-    return key in self.values or is_given(self.arguments, flag_of(key))
+    return key in self.values or flag_of(key) in flags_in(self.arguments)
 
   def name(self, key: str) -> str:
     """Return a key's name for an error: its flag, or the key itself if the file sets it."""
-    is_of_file = key in self.values and not is_given(self.arguments, flag_of(key))
+    is_of_file = key in self.values and flag_of(key) not in flags_in(self.arguments)
     return f"{self.path}: {key}" if is_of_file else flag_of(key)
 
   @property
   def names(self) -> dict[str, str]:
     """The names of the library's arguments on the command line."""
-    return {argument: self.name(KEY_OF.get(argument, argument)) for argument in (*KEYS, *KEY_OF)}
+    arguments = (*configs.KEYS, *KEY_OF)
+    return {argument: self.name(KEY_OF.get(argument, argument)) for argument in arguments}
+
+  def refuse(self, key: str, problem: str) -> NoReturn:
+    """Raise a UsageError that names a key."""
+    raise UsageError(f"{self.name(key)} {problem}")
 
 
 def sources_of(arguments: Sequence[str]) -> Sources:
   """Read the values of the file: that of a resumed run, else that of --config."""
   run = last_value(arguments, "--resume")
   path = last_value(arguments, "--config") if run is None else str(Path(run, "config.toml"))
-  return Sources(arguments, path, {} if path is None else read_values(path, TrainConfig))
+  if path is None:
+    return Sources(arguments, None, {})
+  return Sources(arguments, path, values_of(read_toml(path, f"--config {path}"), TrainConfig, path))
 
 
-def is_given(arguments: Sequence[str], flag: str) -> bool:
-  """Return whether a flag is given."""
-  return any(word.partition("=")[0].replace("_", "-") == flag for word in arguments)
+def flags_in(arguments: Sequence[str]) -> list[str]:
+  """Return each word as a flag without its value; tyro accepts underscores in flags too."""
+  return [word.partition("=")[0].replace("_", "-") for word in arguments]
 
 
 def last_value(arguments: Sequence[str], flag: str) -> str | None:
   """Return the last value of a flag, before parsing; None if it isn't given."""
   value = None
-  for i, word in enumerate(arguments):
-    name, equals, rest = word.partition("=")
-    if name.replace("_", "-") == flag:  # tyro accepts both spellings.
+  for i, name in enumerate(flags_in(arguments)):
+    if name == flag:
+      _, equals, rest = arguments[i].partition("=")
       value = rest if equals else arguments[i + 1] if i + 1 < len(arguments) else None
   return value
 
@@ -115,17 +118,15 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
   check_resumed(arguments)
   sources = sources_of(arguments)
   data = last_value(arguments, "--data") or sources.values.get("data")
-  values = flat(DEFAULTS.get(data or "digits", GENERAL))
+  values = flat(configs.DEFAULTS.get(data or "digits", configs.GENERAL))
   if sources.has("stop.max_epochs") or sources.has("stop.max_seconds"):
     values["stop.max_steps"] = None  # The user's end replaces the default one.
-  table = nested(values | sources.values)
+  table = configs.nested(values | sources.values)
   # tyro takes the fields from the class of the default.
-  stop, ckpt = UncheckedStopRules(**table.pop("stop")), CkptConfig(**table.pop("ckpt"))
-  default = TrainConfig(**table, stop=stop, ckpt=ckpt)
-  HELPED.set(data)
-  config: TrainConfig = tyro.cli(
-    TrainConfig, prog="fbackprop train", default=default, args=arguments
-  )
+  table["stop"] = configs.UncheckedStopRules(**table["stop"])
+  table["ckpt"] = configs.CkptConfig(**table["ckpt"])
+  configs.HELPED.set(data)
+  config = parsed(TrainConfig, "train", arguments, default=TrainConfig(**table))
   with usage_errors(names=sources.names):
     check_ranges(config)
     config = replace(config, stop=StopRules(**asdict(config.stop)))
@@ -149,13 +150,13 @@ def check_ranges(config: TrainConfig) -> None:
 
 def check_together(config: TrainConfig, sources: Sources) -> None:
   """Raise for values that exclude one another, and for invalid names of folders and files."""
-  ckpt, name = config.ckpt, config.name
+  name, members = config.name, 2**32 - config.seed
   for key, is_wrong, problem in (
     ("hidden", len(config.hidden) > MOST_LAYERS,
      f"must be at most {MOST_LAYERS} layers, got {len(config.hidden)}"),
-    ("ensemble", config.ensemble > 2**32 - config.seed,
-     f"must be at most {2**32 - config.seed} for this --seed, got {config.ensemble}"),
-    ("on_nonfinite", config.on_nonfinite == "rollback" and ckpt.every is None,
+    ("ensemble", config.ensemble > members,
+     f"must be at most {members} for this --seed, got {config.ensemble}"),
+    ("on_nonfinite", config.on_nonfinite == "rollback" and config.ckpt.every is None,
      "rollback needs checkpoints: give --ckpt.every"),
     *((key, "\0" in (getattr(config, key) or ""),
        f"must not contain a null byte, got {getattr(config, key)!r:.100}")
@@ -164,25 +165,20 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
      f"must be the name of a folder, not a path, got {name!r}"),
   ):  # fmt: skip
     if is_wrong:
-      raise UsageError(f"{sources.name(key)} {problem}")
+      sources.refuse(key, problem)
   if config.ensemble > 1 or config.rates:
     if config.resume is not None:  # Set in the file; both flags can't be given.
       raise UsageError(
         f"--resume {config.resume} is the run of an ensemble, which cannot be resumed"
       )
-    for key, is_set in (
-      ("ckpt.every", ckpt.every is not None),
-      ("on_nonfinite", config.on_nonfinite != "raise"),
-      ("init", config.init is not None),
-      ("clip_examples", config.clip_examples is not None),
-      ("watch", bool(config.watch)),
-    ):
-      if is_set:
-        raise UsageError(f"{sources.name(key)} cannot be combined with --ensemble or --rates")
+    values, usual = flat(config), flat(TrainConfig())
+    for key in ("ckpt.every", "on_nonfinite", "init", "clip_examples", "watch"):
+      if values[key] != usual[key]:
+        sources.refuse(key, "cannot be combined with --ensemble or --rates")
   # A file may have both, as a run's config.toml holds every value: only flags exclude each other.
-  if config.rates and is_given(sources.arguments, "--rate"):
-    is_flag = is_given(sources.arguments, "--rates")
-    both = "--rate and --rates" if is_flag else f"{sources.name('rates')} and --rate"
+  flags = flags_in(sources.arguments)
+  if config.rates and "--rate" in flags:
+    both = "--rate and --rates" if "--rates" in flags else f"{sources.name('rates')} and --rate"
     raise UsageError(f"{both} are mutually exclusive")
 
 
@@ -193,8 +189,7 @@ def check_resumed(arguments: Sequence[str]) -> None:
     return
   if not file_of_run(run, "config.toml").is_file():
     raise UsageError(f"--resume {run} holds no config.toml: it must be the folder of a run")
-  for word in arguments:
-    flag = word.partition("=")[0].replace("_", "-")
+  for flag in flags_in(arguments):
     if flag.startswith("--") and flag not in WHEN_RESUMED and not flag.startswith("--stop."):
       raise UsageError(
         f"{flag} cannot be changed when resuming {run}; only --stop.*, "
@@ -236,40 +231,36 @@ def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
       raise ValueError("its lists are nested too deeply") from error
 
 
-def read_values(path: str, kind: type) -> dict[str, Any]:
-  """Read the values of a configuration from a TOML file.
+def values_of(table: dict[str, Any], kind: type, path: str, prefix: str = "") -> dict[str, Any]:
+  """Validate the values of a TOML table.
 
   Args:
-    path: path of the file.
+    table: the table.
     kind: dataclass of the configuration.
+    path: path of the file.
+    prefix: the text before each key, such as "stop.".
 
   Returns:
     The values by key, with those of tables as "stop.max_steps".
 
   Raises:
-    UsageError: the file can't be read or isn't TOML; a key is unknown; a value has the wrong type.
+    UsageError: a key is unknown; a value has the wrong type.
   """
-  return values_of(read_toml(path, f"--config {path}"), kind, path, "")
-
-
-def values_of(table: dict[str, Any], kind: type, path: str, prefix: str) -> dict[str, Any]:
-  """Validate the values of a table; `prefix` precedes their keys, such as "stop."."""
   known = {f.name: f.type for f in fields(kind) if f.name != "config"}
   values: dict[str, Any] = {}
   for key, value in table.items():
     own: Any = known.get(key)
     if own is None:
       raise UsageError(f"{path}: unknown key {prefix + key!r:.100}; {hint(key, known)}")
-    if is_dataclass(own):
-      if not isinstance(value, dict):
-        raise UsageError(f"{path}: {prefix + key} must be a table, got {shown(value)}")
-      values |= values_of(value, own, path, f"{prefix}{key}.")  # type: ignore[arg-type]
-      continue
     try:
-      values[prefix + key] = as_kind(value, own)
+      found = as_kind(value, own)
     except TypeError:
       problem = f"must be {in_words(own)}, got {shown(value)}"
       raise UsageError(f"{path}: {prefix + key} {problem}") from None
+    if is_dataclass(own):
+      values |= values_of(found, own, path, f"{prefix}{key}.")  # type: ignore[arg-type]
+    else:
+      values[prefix + key] = found
   return values
 
 
@@ -283,17 +274,18 @@ def shown(value: Any) -> str:
     return "a number of thousands of digits"
 
 
+def alternatives(kind: Any) -> list[Any]:
+  """Return the types that a field may have, without None, which TOML lacks."""
+  if get_origin(kind) is Annotated:
+    kind = get_args(kind)[0]
+  parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+  return [part for part in parts if part is not NoneType]
+
+
 def in_words(kind: Any) -> str:
   """Describe the type of a field in terms of TOML."""
-  origin, arguments = get_origin(kind), get_args(kind)
-  if origin is Annotated:
-    return in_words(arguments[0])
-  if origin is Literal:
-    return f"one of {', '.join(arguments)}"
-  if origin is tuple:
-    return WORDS_OF_LISTS[arguments[0]]
-  parts = (in_words(part) for part in arguments if part is not type(None))
-  return WORDS.get(kind) or " or ".join(parts)
+  parts = alternatives(kind)
+  return " or ".join(WORDS.get(p) or f"one of {', '.join(get_args(p))}" for p in parts)
 
 
 def as_kind(value: Any, kind: Any) -> Any:
@@ -302,22 +294,14 @@ def as_kind(value: Any, kind: Any) -> Any:
   Raises:
     TypeError: the value has another type.
   """
-  origin, arguments = get_origin(kind), get_args(kind)
-  if origin is Annotated:
-    return as_kind(value, arguments[0])
   # TOML's range: a longer integer couldn't be printed in the error.
   is_integer = type(value) is int and -(2**63) <= value < 2**63
-  if kind is float and (is_integer or type(value) is float):
-    return float(value)
-  if (kind is int and is_integer) or (kind is str and type(value) is str):
-    return value
-  if origin is tuple and isinstance(value, list):
-    return tuple(as_kind(part, arguments[0]) for part in value)
-  if origin is Literal and value in arguments:
-    return value
-  for part in arguments if origin in (Union, UnionType) else ():
-    try:
-      return as_kind(value, part)
-    except TypeError:
-      continue
+  for part in alternatives(kind):
+    if get_origin(part) is tuple and isinstance(value, list):
+      return tuple(as_kind(each, get_args(part)[0]) for each in value)
+    if part in (int, float) and is_integer:
+      return part(value)
+    is_same = type(value) is (dict if is_dataclass(part) else part) and part is not int
+    if is_same or (get_origin(part) is Literal and value in get_args(part)):
+      return value
   raise TypeError

@@ -7,20 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import tyro
+from tyro.conf import Positional, arg
 
+from fbackprop.cli import console
 from fbackprop.cli.config import method_of, settings
-from fbackprop.cli.console import (
-  UsageError,
-  check_writable,
-  first_of,
-  note,
-  number,
-  show,
-  usage_errors,
-  write,
-)
-from fbackprop.cli.ensemble import table_of
+from fbackprop.cli.console import UsageError, first_of, number, parsed, refuse, usage_errors
 from fbackprop.cli.run_folder import check_same_data, load_config, load_json, load_run_model
 from fbackprop.train.data.names import MissingTargets, kind_and_path
 
@@ -29,7 +20,7 @@ if TYPE_CHECKING:
 
   from fbackprop.train.models import Description, Model
 
-Run = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Run = Annotated[str, Positional, arg(metavar="RUN")]
 
 
 # --- fbackprop eval -------------------------------------------------------------------------------
@@ -52,11 +43,10 @@ class EvalConfig:
 
   run: Run
   data: Annotated[
-    str | None,
-    tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the test part of the run's data)"),
+    str | None, arg(metavar="NAME", help_behavior_hint="(default: the test part of the run's data)")
   ] = None
   missing_targets: Annotated[
-    MissingTargets | None, tyro.conf.arg(help_behavior_hint="(default: as the run was trained)")
+    MissingTargets | None, arg(help_behavior_hint="(default: as the run was trained)")
   ] = None
 
 
@@ -69,10 +59,10 @@ def evaluate(arguments: Sequence[str]) -> int:
   Raises:
     UsageError: the run doesn't exist, or the data doesn't fit it.
   """
-  config = tyro.cli(EvalConfig, prog="fbackprop eval", args=list(arguments))
+  config = parsed(EvalConfig, "eval", arguments)
   model, trained = load_run_model(config.run), load_config(config.run)
-  if config.data is None and config.missing_targets is not None:
-    raise UsageError("--missing-targets needs --data")
+  is_own = config.data is None
+  refuse((is_own and config.missing_targets is not None, "--missing-targets needs --data"))
 
   from fbackprop.train.data.datasets import load_raw
   from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
@@ -84,7 +74,7 @@ def evaluate(arguments: Sequence[str]) -> int:
   if missing_targets == "refuse" and HOLES_AMONG_NUMBERS & set(map(str.lower, about.outputs)):
     missing_targets = "class"
   with usage_errors(f"--data {data}"):
-    if config.data is None:
+    if is_own:
       # The same split, with raw rows, as the model standardises them itself.
       own = load_raw(
         trained.data, trained.seed, target=trained.target, test_fraction=trained.test_fraction,
@@ -92,15 +82,14 @@ def evaluate(arguments: Sequence[str]) -> int:
         sample_weights=trained.sample_weights, missing_targets=missing_targets,
       )  # fmt: skip
       check_same_data(config.run, f"RUN {config.run}", trained.data, own.fingerprint)
-      x, targets, what = own.x_test, own.targets_test, "test examples"
+      x, targets = own.x_test, own.targets_test
       if about.task == "classification":
         targets = own_labels(data, targets, own.output_names, about)
     else:
       x, targets = rows_of(data, about, trained.target, trained.seed, missing_targets)
-      what = "examples"
       note_shared_rows(config.run, about, x, targets)
     scores = score(model, x, targets)
-  print(f"{model.description.as_text()}, {len(x)} {what} of {data}")
+  print(f"{about.as_text()}, {len(x)} {'test ' * is_own}examples of {data}")
   for name, value in scores.items():
     print(f"  {name:<10}{number(value)}")
   return 0
@@ -120,7 +109,7 @@ def note_shared_rows(
   except (KeyError, TypeError, ValueError, AttributeError):
     return  # Such a fingerprint fails only in `check_same_data`.
   if shared:
-    note(
+    console.note(
       f"note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of which it "
       f"was trained on, so this is not a test score; for that run fbackprop eval {run}"
     )
@@ -142,10 +131,10 @@ class PredictConfig:
   """
 
   run: Run
-  data: Annotated[str, tyro.conf.arg(metavar="FILE")]
-  out: Annotated[
-    str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: the terminal)")
-  ] = None
+  data: Annotated[str, arg(metavar="FILE")]
+  out: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: the terminal)")] = (
+    None
+  )
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -157,16 +146,16 @@ def predict(arguments: Sequence[str]) -> int:
   Raises:
     UsageError: the run doesn't exist, the data doesn't fit it, or the file can't be written.
   """
-  config = tyro.cli(PredictConfig, prog="fbackprop predict", args=list(arguments))
+  config = parsed(PredictConfig, "predict", arguments)
   if config.out is not None:
-    check_writable("--out", config.out)
+    console.check_writable("--out", config.out)
   model = load_run_model(config.run)
   with usage_errors(f"--data {config.data}"):
     text = as_csv(predictions(model, read_rows(config.data, model)))
   if config.out is None:
-    show(text)
+    console.show(text)
   else:
-    write("--out", config.out, text.encode())
+    console.write("--out", config.out, text.encode())
   return 0
 
 
@@ -206,8 +195,7 @@ def as_csv(table: Iterable[list[Any]]) -> str:
   """Format a table as csv; floats have the digits that identify a float32."""
   file = io.StringIO()
   writer = csv.writer(file, lineterminator="\n")
-  for row in table:
-    writer.writerow([f"{v:.9g}" if isinstance(v, float) else v for v in row])
+  writer.writerows([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in table)
   return file.getvalue()
 
 
@@ -238,7 +226,7 @@ def info(arguments: Sequence[str]) -> int:
   Raises:
     UsageError: the run doesn't exist, or a file of it can't be read.
   """
-  run = tyro.cli(InfoConfig, prog="fbackprop info", args=list(arguments)).run
+  run = parsed(InfoConfig, "info", arguments).run
   model, config = load_run_model(run), load_config(run)
   summary, env = load_json(run, "summary.json"), load_json(run, "env.json")
 
@@ -249,7 +237,7 @@ def info(arguments: Sequence[str]) -> int:
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
   rates = summary.pop("rates", [])  # Of an ensemble; printed as a table.
   try:
-    table = table_of(rates, "test_accuracy" in summary) if rates else []
+    table = console.table_of_rates(rates, "test_accuracy" in summary) if rates else []
   except (TypeError, KeyError, ValueError) as error:
     path = Path(run, "summary.json")
     raise UsageError(f"{path}: rates must be as fbackprop train writes them") from error
@@ -277,6 +265,6 @@ def info(arguments: Sequence[str]) -> int:
   for line in table:
     print(line)
   for path in sorted(Path(run).iterdir()):
-    show(f"{'':<{width}}{path.name}, {path.lstat().st_size:,} bytes\n")
+    console.show(f"{'':<{width}}{path.name}, {path.lstat().st_size:,} bytes\n")
   print(f"again: fbackprop train --config {Path(run, 'config.toml')}")
   return 0

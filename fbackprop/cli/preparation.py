@@ -1,32 +1,48 @@
-"""The preparation of a run: its data, network, initial parameters and folder."""
+"""The preparation of a run: its data, network, initial parameters and folder. It imports jax."""
 
 import itertools
-from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import jax
 
 from fbackprop.cli.config import TrainConfig, saved
-from fbackprop.cli.console import UsageError, first_of, note, usage_errors, words
-from fbackprop.cli.flags import Sources, file_of_run, sources_of
+from fbackprop.cli.console import UsageError, failing, first_of, note, usage_errors, words
+from fbackprop.cli.flags import Sources, file_of_run
 from fbackprop.cli.run_folder import check_same_data, load_json
-from fbackprop.cli.warm_start import (
-  Start,
-  copy_start,
-  params_of_start,
-  read_start,
-  standardization_of,
-  with_network_of,
-)
 from fbackprop.extras import need
+from fbackprop.files import read_plain, write_whole
+from fbackprop.train import run_folder as runs
+from fbackprop.train.checkpoint_writer import FolderInUseError, locked
+from fbackprop.train.data import datasets
+from fbackprop.train.data.fingerprints import canonical
 from fbackprop.train.data.names import kind_and_path
+from fbackprop.train.data.rows import Dataset
 from fbackprop.train.limits import check_batch_size, check_warmup
+from fbackprop.train.models import Description, describe_model, description_of
+from fbackprop.train.step import Batch
+from fbackprop.train.validation import rows_aside
+from fbackprop.train.weighting import training_batch
+from fbackprop.train.weights import Stored, params_of, read_stored
 
-if TYPE_CHECKING:
-  from fbackprop.train.data.rows import Dataset
-  from fbackprop.train.models import Description
-  from fbackprop.train.step import Batch
+# Copied into the run's own folder, so that it can be resumed without the other one.
+COPY = "init.safetensors"
+
+
+class Start(NamedTuple):
+  """The initial parameters of a run, of another run or of a safetensors file: `--init`.
+
+  Attributes:
+    where: their name in an error, such as "--init runs/digits-1".
+    stored: content of the file.
+    description: description of their network; None for a file of another program.
+  """
+
+  where: str
+  stored: Stored
+  description: Description | None
 
 
 class Prepared(NamedTuple):
@@ -34,6 +50,7 @@ class Prepared(NamedTuple):
 
   Attributes:
     config: the configuration; a default batch size is at most the number of examples.
+    sources: the sources of its values.
     dataset: the data.
     model: the network.
     examples: the training set.
@@ -44,13 +61,14 @@ class Prepared(NamedTuple):
   """
 
   config: TrainConfig
-  dataset: "Dataset"
-  model: "Description"
-  examples: "Batch"
-  validation: "Batch | None"
+  sources: Sources
+  dataset: Dataset
+  model: Description
+  examples: Batch
+  validation: Batch | None
   steps: int
-  start: Start | None = None
-  params: Any = None
+  start: Start | None
+  params: Any
 
   @property
   def last_step(self) -> int | None:
@@ -63,10 +81,9 @@ class Prepared(NamedTuple):
     """Size of the validation set."""
     return 0 if self.validation is None else len(self.validation.x)
 
-  def about(self) -> list[str]:
+  def about(self) -> str:
     """Describe the data in a few lines, for the user to check."""
-    data, start = self.dataset, self.start
-    aside = f", {self.aside} validation" if self.aside else ""
+    data, aside = self.dataset, f", {self.aside} validation" if self.aside else ""
     numbers = f"{len(self.examples.x)} training{aside}, {len(data.x_test)} test examples"
     lines = [f"{self.config.data}: {numbers}"]
     if data.inferred:
@@ -76,22 +93,19 @@ class Prepared(NamedTuple):
     if data.standardization is not None:
       what = "features" if data.target_standardization is None else "features and targets"
       how = "on the training set: mean 0, deviation 1"
-      if standardization_of(start, self.config) is not None:
+      if standardization_of(self.start, self.config) is not None:
         how = "as for the parameters of --init"
       lines.append(f"{what} standardised {how}")
-    lines += data.notes
-    return lines if start is None else [*lines, f"started from {self.config.init}"]
+    started = [] if self.start is None else [f"started from {self.config.init}"]
+    return "\n".join([*lines, *data.notes, *started])
 
 
-def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
+def prepare(config: TrainConfig, sources: Sources) -> Prepared:
   """Load the data, describe the network, and validate the options that depend on them.
 
   Raises:
     UsageError: an option doesn't fit the data or the network.
   """
-  from fbackprop.train.models import describe_model
-
-  sources = sources_of(arguments)
   start = read_start(config, sources)
   config = with_network_of(start, config, sources)
   options = network_options(config, sources)
@@ -111,19 +125,20 @@ def prepare(config: TrainConfig, arguments: Sequence[str]) -> Prepared:
   params = None  # A resumed run has them in its checkpoint.
   if start is not None and config.resume is None:
     params = params_of_start(start, dataset, model)
-  prepared = Prepared(config, dataset, model, examples, validation, steps, start, params)
+  prepared = Prepared(config, sources, dataset, model, examples, validation, steps, start, params)
   if config.schedule != "constant":
-    check_schedule(prepared, sources)
+    check_schedule(prepared)
   return prepared
 
 
-def check_schedule(prepared: Prepared, sources: Sources) -> None:
+def check_schedule(prepared: Prepared) -> None:
   """Raise for a schedule whose length is unknown, or has changed since the run began."""
-  config = prepared.config
+  config, sources = prepared.config, prepared.sources
   if prepared.last_step is None:
-    raise UsageError(
-      f"{sources.name('schedule')} {config.schedule} requires a known number of steps: give "
-      "--stop.max-steps or --stop.max-epochs"
+    sources.refuse(
+      "schedule",
+      f"{config.schedule} requires a known number of steps: give --stop.max-steps or "
+      "--stop.max-epochs",
     )
   for word in sources.arguments if config.resume is not None else ():
     if word.startswith("--stop."):
@@ -133,29 +148,52 @@ def check_schedule(prepared: Prepared, sources: Sources) -> None:
       )
 
 
+# --- The network and the data ---------------------------------------------------------------------
+
+
 def network_options(config: TrainConfig, sources: Sources) -> dict[str, Any]:
   """Return the options of the network, for `fbackprop.train.models.Description`.
 
   Raises:
     UsageError: an option would have no effect with these hidden layers.
   """
-  is_equal = any(a == b for a, b in itertools.pairwise(config.hidden))
-  options: dict[str, Any] = {
-    "normalization": config.normalization,
-    "dropout": config.dropout,
-    "skip": config.skip == "on",
-    "repeat_hidden": config.repeat_hidden == "on",
-  }
-  for key, value in options.items():
-    is_of_pairs = key in ("skip", "repeat_hidden")
-    if value in (0, "none") or (is_equal if is_of_pairs else config.hidden):
-      continue
-    needs = "two hidden layers of equal width in a row" if is_of_pairs else "a hidden layer"
-    raise UsageError(f"{sources.name(key)} needs {needs}, got {words(config.hidden)}")
+  pairs = any(a == b for a, b in itertools.pairwise(config.hidden))
+  options: dict[str, Any] = {}
+  for key, needed, needs in (
+    ("normalization", config.hidden, "a hidden layer"),
+    ("dropout", config.hidden, "a hidden layer"),
+    ("skip", pairs, "two hidden layers of equal width in a row"),
+    ("repeat_hidden", pairs, "two hidden layers of equal width in a row"),
+  ):
+    value = getattr(config, key)
+    options[key] = {"on": True, "off": False}.get(value, value)
+    if options[key] not in (0, "none") and not needed:
+      sources.refuse(key, f"needs {needs}, got {words(config.hidden)}")
   return options
 
 
-def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | None]":
+def load(config: TrainConfig, sources: Sources, start: Start | None) -> Dataset:
+  """Load the data of a run.
+
+  Raises:
+    UsageError: the data can't be read, or is invalid.
+  """
+  known = standardization_of(start, config)
+  with usage_errors(f"--data {config.data}", sources.names):
+    dataset = datasets.load_dataset(
+      config.data, config.seed, target=config.target,
+      task=None if config.task == "auto" else config.task,
+      standardize=config.standardize, test_fraction=config.test_fraction,
+      sample_weights=config.sample_weights, missing_targets=config.missing_targets,
+      rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
+      like=None if known is None else (known.standardization, known.target_standardization),
+    )  # fmt: skip
+    if dataset.task != "regression":
+      need("sklearn", extra="data")  # The report needs it: checked before training.
+    return dataset
+
+
+def divide(config: TrainConfig, dataset: Dataset) -> tuple[Batch, Batch | None]:
   """Return the training set and the validation set.
 
   Label smoothing and class weights modify the targets of the training set only.
@@ -163,12 +201,6 @@ def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | Non
   Raises:
     ValueError: the task doesn't support an option, or there are too few examples.
   """
-  import jax
-
-  from fbackprop.train.step import Batch
-  from fbackprop.train.validation import rows_aside
-  from fbackprop.train.weighting import training_batch
-
   fraction = config.stop.validation_fraction
   train = training_batch(
     dataset, label_smoothing=config.label_smoothing, class_weights=config.class_weights
@@ -181,47 +213,113 @@ def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | Non
   return jax.tree.map(lambda x: x[rows], train), Batch(*jax.tree.map(lambda x: x[aside], plain))
 
 
-def load(config: TrainConfig, sources: Sources, start: Start | None = None) -> "Dataset":
-  """Load the data of a run.
+# --- The initial parameters -----------------------------------------------------------------------
+
+
+def read_start(config: TrainConfig, sources: Sources) -> Start | None:
+  """Read the file of `--init`; for a resumed run, its own copy.
 
   Raises:
-    UsageError: the data can't be read, or is invalid.
+    UsageError: the file can't be read, is damaged, or holds an ensemble.
   """
-  from fbackprop.train.data.datasets import load_dataset
-
-  known = standardization_of(start, config)
-  with usage_errors(f"--data {config.data}", sources.names):
-    dataset = load_dataset(
-      config.data,
-      config.seed,
-      target=config.target,
-      task=None if config.task == "auto" else config.task,
-      standardize=config.standardize,
-      test_fraction=config.test_fraction,
-      sample_weights=config.sample_weights,
-      missing_targets=config.missing_targets,
-      rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
-      like=None if known is None else (known.standardization, known.target_standardization),
+  if config.init is None:
+    return None
+  where, path = f"{sources.name('init')} {config.init}", Path(config.init)
+  if config.resume is not None:
+    path = file_of_run(config.resume, COPY)
+  elif path.is_dir():
+    path = file_of_run(config.init, "model.safetensors")
+  with usage_errors(where):
+    if not path.exists():
+      files = "the folder of a run that has ended, or a safetensors file"
+      raise UsageError(f"{where}: there is no {path}; give {files}")
+    stored = read_stored(path)
+    description = description_of(stored)
+  if description is not None and description.ensemble is not None:
+    raise UsageError(
+      f"{where} holds an ensemble of {description.ensemble} networks; give the run of one network"
     )
-    if dataset.task != "regression":
-      need("sklearn", extra="data")  # The report needs it: checked before training.
-    return dataset
+  return Start(where, stored, description)
 
 
-def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Path:
+def with_network_of(start: Start | None, config: TrainConfig, sources: Sources) -> TrainConfig:
+  """Return the configuration with the network of `--init`.
+
+  Raises:
+    UsageError: another network is requested.
+  """
+  if start is None or start.description is None:
+    return config
+  own = start.description
+  theirs: dict[str, Any] = {
+    "hidden": own.sizes[1:-1],
+    "activation": own.activation,
+    "normalization": own.normalization,
+    "skip": "on" if own.skip else "off",
+    "repeat_hidden": "on" if own.repeat_hidden else "off",
+  }
+  for key, value in theirs.items():
+    asked = getattr(config, key)
+    if sources.has(key) and asked != value:
+      sources.refuse(
+        key,
+        f"{words(asked)} does not fit {start.where}, which has {words(value)}; leave it out, or "
+        "train without --init",
+      )
+  if not sources.has("dropout"):
+    theirs["dropout"] = own.dropout
+  return replace(config, **theirs)
+
+
+def standardization_of(start: Start | None, config: TrainConfig) -> Description | None:
+  """Return the description whose standardisation the data must share with the parameters."""
+  return start.description if start is not None and config.standardize == "auto" else None
+
+
+def params_of_start(start: Start, dataset: Dataset, model: Description) -> Any:
+  """Return the parameters of `--init`, validated for a network and its data.
+
+  Raises:
+    UsageError: they are of another task, or of features or outputs with other names (1 and 1.0
+      are the same), or a leaf has another shape or dtype.
+  """
+  own = start.description
+  if own is not None:
+    if own.task != dataset.task:
+      raise UsageError(
+        f"{start.where} was trained on a {own.task}, and the data is a {dataset.task}; give --task "
+        f"{own.task}, or train without --init"
+      )
+    for what, theirs, ours in (
+      ("features", own.features, dataset.features),
+      ("outputs", own.outputs, dataset.output_names),
+    ):
+      if list(map(canonical, theirs)) != list(map(canonical, ours)):
+        raise UsageError(
+          f"{start.where}: its {len(theirs)} {what} are {first_of(theirs)}, and those of the data "
+          f"{first_of(ours)} ({len(ours)}); name the same, in the same order"
+        )
+  with usage_errors(start.where):
+    return params_of(start.stored, jax.eval_shape(model.net.init, jax.random.key(0)))
+
+
+# --- The folder -----------------------------------------------------------------------------------
+
+
+def begin(prepared: Prepared, exits: ExitStack) -> Path:
   """Create the folder of the run, or open that of a resumed run, and write its description.
+
+  It is config.toml, and for a new run env.json with the fingerprint of the data.
 
   Args:
     prepared: the run.
-    arguments: the arguments of the command line.
     exits: stack whose closing releases the folder to other runs.
 
   Raises:
     UsageError: the folder can't be created or written, or is in use by another run.
   """
-  from fbackprop.train.checkpoint_writer import FolderInUseError, locked
-
-  config, sources = prepared.config, sources_of(arguments)
+  config, sources = prepared.config, prepared.sources
+  is_new = config.resume is None
   if config.resume is None:
     folder = create_folder(config, sources)
   else:
@@ -232,60 +330,46 @@ def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Pat
     raise UsageError(str(error)) from error
   except OSError as error:
     raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
-  describe_run(folder, prepared, sources)
+  if not is_new:
+    note_changes(folder)
+  with failing(f"{sources.name('out')}: {folder} can't be written"):
+    # For a resumed run too, as its stop rules may have changed.
+    again = "Runs again: fbackprop train --config THIS_FILE"
+    runs.write_toml(folder / "config.toml", saved(config), again)
+    if is_new:
+      environment = {**runs.environment(), "data": prepared.dataset.fingerprint}
+      runs.write_json(folder / "env.json", environment)
+    if is_new and prepared.start is not None:
+      write_whole(folder / COPY, read_plain(prepared.start.stored.path))
   return folder
 
 
 def create_folder(config: TrainConfig, sources: Sources) -> Path:
   """Create the run's own folder."""
-  from fbackprop.train.run_folder import create_folder as create
-
-  out, name = sources.name("out"), sources.name("name")
+  out = f"{sources.name('out')} {config.out}"
+  kind, source = kind_and_path(config.data)
   try:
-    kind, source = kind_and_path(config.data)
-    return create(config.out, config.name, Path(source).stem or kind)
+    return runs.create_folder(config.out, config.name, Path(source).stem or kind)
   except FileExistsError as error:
     if config.name is None or not Path(config.out).is_dir():
-      raise UsageError(f"{out} {config.out} is not a folder") from error
+      raise UsageError(f"{out} is not a folder") from error
     path = Path(config.out, config.name)
-    raise UsageError(f"{name}: {path} exists already; give another --name") from error
+    raise UsageError(
+      f"{sources.name('name')}: {path} exists already; give another --name"
+    ) from error
   except OSError as error:
-    raise UsageError(f"{out} {config.out}: no folder can be made: {error.strerror}") from error
+    raise UsageError(f"{out}: no folder can be made: {error.strerror}") from error
 
 
-def describe_run(folder: Path, prepared: Prepared, sources: Sources) -> None:
-  """Write config.toml, and for a new run env.json with the fingerprint of the data."""
-  from fbackprop.train import run_folder as runs
-
-  config = prepared.config
-  if config.resume is not None:
-    then, now = read_environment(folder), runs.environment()
+def note_changes(folder: Path) -> None:
+  """Print what differs from the environment in which a run was started, if that is known."""
+  now = runs.environment()
+  with suppress(UsageError, KeyError):
+    env = load_json(str(folder), "env.json")
+    then = {key: env[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
     changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
     if changed:
       note(
         f"{folder} was started in another environment ({'; '.join(changed)}): results may differ "
         "in the last bits"
       )
-  try:
-    # For a resumed run too, as its stop rules may have changed.
-    runs.write_toml(
-      folder / "config.toml", saved(config), "Runs again: fbackprop train --config THIS_FILE"
-    )
-    if config.resume is None:
-      runs.write_json(
-        folder / "env.json", {**runs.environment(), "data": prepared.dataset.fingerprint}
-      )
-      if prepared.start is not None:
-        copy_start(prepared.start, folder)
-  except OSError as error:
-    where = f"{sources.name('out')}: {folder}"
-    raise UsageError(f"{where} can't be written: {error.strerror}") from error
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-  """Return the parts of a run's environment that may affect its numbers; empty if unknown."""
-  try:
-    content = load_json(str(folder), "env.json")
-    return {key: content[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
-  except (UsageError, KeyError):
-    return {}

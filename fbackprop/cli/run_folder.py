@@ -1,26 +1,19 @@
-"""The folder of a run: its files are read and validated, and written."""
+"""The folder of a run: its files are read and validated."""
 
 import json
-import shlex
-import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig, settings
+from fbackprop.cli.config import TrainConfig
 from fbackprop.cli.console import UsageError, note, usage_errors
 from fbackprop.cli.flags import file_of_run, parse, read_toml
 from fbackprop.files import read_text
 
 if TYPE_CHECKING:
   from fbackprop.train.models import Model
-  from fbackprop.train.report import RunInfo
 
 # Per file; enough for the summary of an ensemble of half a million networks.
 MOST_OF_JSON = 2**25
-
-
-# --- Reading --------------------------------------------------------------------------------------
 
 
 def load_run_model(run: str) -> "Model":
@@ -95,60 +88,3 @@ def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> Non
       f"{where}: {data} has changed since the run began: {changed}; restore it, or score all of "
       f"its rows: fbackprop eval {run} --data {data}"
     )
-
-
-# --- Writing --------------------------------------------------------------------------------------
-
-
-class RunFolder:
-  """The writer of a run's files; a failed write doesn't prevent the others.
-
-  Attributes:
-    path: path of the folder.
-    failed: the files that couldn't be written, with the reasons.
-  """
-
-  def __init__(self, path: Path) -> None:
-    self.path = path
-    self.failed: dict[Path, str] = {}
-
-  def write(self, name: str, writer: Callable[..., None], *content: Any) -> None:
-    """Call `writer(path, *content)`, which may raise an OSError."""
-    try:
-      writer(self.path / name, *content)
-    except OSError as error:
-      self.failed[self.path / name] = error.strerror or str(error)
-
-  def tell_failed(self) -> bool:
-    """Print on stderr which files couldn't be written; return whether there are any."""
-    if self.failed:
-      files = ", ".join(f"{path} ({reason})" for path, reason in self.failed.items())
-      print(f"fbackprop: could not be written: {files}", file=sys.stderr)
-    return bool(self.failed)
-
-
-def told_of(
-  config: TrainConfig, arguments: Sequence[str], folder: Path, method: str, aside: int = 0
-) -> "RunInfo":
-  """Collect the settings, machine and commands for a run's report.
-
-  Args:
-    config: the configuration.
-    arguments: the arguments of the command line.
-    folder: folder of the run.
-    method: the optimizer and its options, in one line.
-    aside: size of the validation set.
-  """
-  from fbackprop.train.report import RunInfo
-  from fbackprop.train.run_folder import environment
-
-  return RunInfo(
-    folder,
-    method,
-    config.seed,
-    settings(config),
-    environment(),
-    again=shlex.join(["fbackprop", "train", "--config", str(folder / "config.toml")]),
-    command=shlex.join(["fbackprop", "train", *arguments]),
-    n_validation=aside,
-  )

@@ -2,24 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import tyro
+from tyro.conf import Positional, arg
 
-from fbackprop.cli.console import (
-  Progress,
-  UsageError,
-  check_writable,
-  is_special,
-  note,
-  show,
-  show_progress,
-  usage_errors,
-  write,
-)
+from fbackprop.cli import console
+from fbackprop.cli.console import UsageError, note, refuse
 from fbackprop.cli.loading import described, load
 from fbackprop.hints import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
@@ -27,6 +17,8 @@ from fbackprop.ranges import POSITIVE, RANGES, check_range
 if TYPE_CHECKING:
   from fbackprop.verify.report.report import Report
 
+Outcome = tuple[int, str, str]
+"""The outcome of a command: its exit code, its last lines, its JSON."""
 CODES = {"pass": 0, "fail": 1, "oracle fault": 1, "no verdict": 4}
 
 
@@ -54,21 +46,21 @@ class VerifyConfig:
     json: Output file of the report as JSON.
   """
 
-  target: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODULE:F")] = None
-  args: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
-  vjp: Annotated[str | None, tyro.conf.arg(metavar="MODULE:NAME")] = None
+  target: Annotated[str | None, Positional, arg(metavar="MODULE:F")] = None
+  args: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
+  vjp: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
   level: Literal["quick", "standard", "deep"] = "standard"
   seed: int = 0
   allowance: float = 1.0
   ties: Annotated[
     Literal["any", "reference"] | None,
-    tyro.conf.arg(help_behavior_hint="(default: reference for a Layer, else any)"),
+    arg(help_behavior_hint="(default: reference for a Layer, else any)"),
   ] = None
   surrogate: bool = False
-  leaf: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+  leaf: Annotated[str | None, arg(metavar="PATH")] = None
   self_test: bool = False
-  only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ()
-  json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+  only: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+  json: Annotated[str | None, arg(metavar="FILE")] = None
 
 
 def check_together(config: VerifyConfig) -> None:
@@ -77,29 +69,18 @@ def check_together(config: VerifyConfig) -> None:
   Raises:
     UsageError: the message names the flag.
   """
-  with usage_errors():
+  with console.usage_errors():
     check_range("", "--seed", config.seed, RANGES["seed"])
     check_range("", "--allowance", config.allowance, POSITIVE)
-  if config.target is not None and config.self_test:
-    raise UsageError("--self-test verifies the verifier, and takes no function")
-  if config.target is not None and config.args is None:
-    raise UsageError("give the function's arguments: --args MODULE:NAME")
-  for flag, is_given in (
-    ("--args ...", config.args), ("--vjp ...", config.vjp), ("--leaf ...", config.leaf),
-    ("--surrogate ...", config.surrogate),
-  ):  # fmt: skip
-    if config.target is None and is_given:
-      raise UsageError(f"{flag[:-4]} needs a function: fbackprop verify MODULE:F {flag}")
-  if config.only and not config.self_test:
-    raise UsageError("--only needs --self-test")
-
-
-class Outcome(NamedTuple):
-  """The outcome of a command: its exit code, its last lines, its JSON."""
-
-  code: int
-  text: str
-  json: str
+  is_own = config.target is None
+  refuse(
+    (not is_own and config.self_test, "--self-test verifies the verifier, and takes no function"),
+    (not is_own and config.args is None, "give the function's arguments: --args MODULE:NAME"),
+    *((is_own and getattr(config, name),
+       f"--{name} needs a function: fbackprop verify MODULE:F --{name} ...")
+      for name in ("args", "vjp", "leaf", "surrogate")),
+    (config.only and not config.self_test, "--only needs --self-test"),
+  )  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -114,78 +95,64 @@ def main(arguments: Sequence[str]) -> int:
   Raises:
     UsageError: the function, its arguments or a flag is invalid.
   """
-  config = tyro.cli(
-    VerifyConfig,
-    prog="fbackprop verify",
-    args=arguments,
-    config=(tyro.conf.FlagCreatePairsOff,),
-  )
+  config = console.parsed(VerifyConfig, "verify", arguments)
   check_together(config)
+  if config.json is not None:
+    console.check_writable("--json", config.json)
+  run = run_library if config.target is None else run_function
   try:
-    if config.json is not None:
-      check_writable("--json", config.json)
-    outcome = run(config)
+    code, text, content = (run_self_test if config.self_test else run)(config)
   except KeyboardInterrupt:
     note("interrupted; nothing was decided")
     return 130
-  # JSON written to a pipe must be the only output there.
-  show(f"{outcome.text}\n", to_stderr=is_alone(config))
+  console.show(f"{text}\n", to_stderr=is_alone(config))
   if config.json is not None:
     try:
-      write("--json", config.json, f"{outcome.json}\n".encode())
+      console.write("--json", config.json, f"{content}\n".encode())
     except UsageError as error:  # A full disk, say: the path was valid, so this is no usage error.
       note(str(error))
       return 1
-  return outcome.code
+  return code
 
 
-def run(config: VerifyConfig) -> Outcome:
-  """Run the command. jax is imported here."""
-  if config.self_test:
-    return run_self_test(config)
-  if config.target is None:
-    return run_library(config)
-  report = report_of(config)
-  return Outcome(CODES[report.verdict], report.table(), report.to_json())
-
-
-def report_of(config: VerifyConfig) -> "Report":
-  """Verify the named function."""
+def run_function(config: VerifyConfig) -> Outcome:
+  """Verify the named function. jax is imported here."""
   from fbackprop.types import Layer
   from fbackprop.verify._vjp import vjp
   from fbackprop.verify.network import layer
   from fbackprop.verify.report.findings import UnusableError
 
-  f = load("the function", str(config.target))
+  target = str(config.target)
+  f = load("the function", target)
   is_layer = isinstance(f, Layer)
-  if not (is_layer or callable(f)):
-    raise UsageError(f"{config.target} must be a function or a Layer, got {type(f).__name__}")
+  kind = type(f).__name__
+  refuse((not (is_layer or callable(f)), f"{target} must be a function or a Layer, got {kind}"))
   args = arguments_of(str(config.args))
-  options = options_of(config)
-  if config.surrogate:
-    options["surrogate"] = True
+  options = options_of(config) | ({"surrogate": True} if config.surrogate else {})
   if config.vjp is not None:
-    options["f_vjp"] = load("--vjp", config.vjp)
-    if not callable(options["f_vjp"]):
-      kind = type(options["f_vjp"]).__name__
-      raise UsageError(f"--vjp {config.vjp} must be a function, got {kind}")
-  if is_layer and config.vjp is not None:
-    raise UsageError(f"--vjp: {config.target} is a Layer, which has its own rule")
-  if is_layer and config.surrogate:
-    raise UsageError(f"--surrogate: {config.target} is a Layer, whose parts are known")
-  if is_layer and len(args) not in (2, 3):
+    options["f_vjp"] = rule = load("--vjp", config.vjp)
+    kind = type(rule).__name__
+    refuse((not callable(rule), f"--vjp {config.vjp} must be a function, got {kind}"))
+  if is_layer:
     got = f"{len(args)} argument{'s' * (len(args) != 1)}"
     said = "must give (params, x) for a Layer, or (params, x, key)"
-    raise UsageError(f"--args {config.args} {said}, got {got}")
-  if is_layer and len(args) == 3:
-    options["key"], args = args[2], args[:2]
+    refuse(
+      (config.vjp is not None, f"--vjp: {target} is a Layer, which has its own rule"),
+      (config.surrogate, f"--surrogate: {target} is a Layer, whose parts are known"),
+      (len(args) not in (2, 3), f"--args {config.args} {said}, got {got}"),
+    )
+    if len(args) > 2:
+      options["key"] = args[-1]
+    args = args[:2]
   try:
     verify = layer if is_layer else vjp
-    report = whatever_happens(str(config.target), lambda: verify(f, *args, **options))
+    report = whatever_happens(target, lambda: verify(f, *args, **options))
   except UnusableError as error:
-    raise UsageError(f"{config.target}: {error}") from error
-  report = report._replace(name=str(config.target), again=again(config, report))
-  return report if config.leaf is None else of_leaf(report, config.leaf)
+    raise UsageError(f"{target}: {error}") from error
+  report = report._replace(name=target, again=again(config, report))
+  if config.leaf is not None:
+    report = of_leaf(report, config.leaf)
+  return CODES[report.verdict], report.table(), report.to_json()
 
 
 def options_of(config: VerifyConfig) -> dict[str, Any]:
@@ -228,13 +195,13 @@ def again(config: VerifyConfig, report: "Report") -> str:
   """Return the command that reproduces the first finding."""
   leaf = config.leaf or (report.findings[0].leaf if report.findings else "")
   words = ["fbackprop", "verify", str(config.target), "--args", str(config.args)]
-  words += ["--vjp", config.vjp] if config.vjp else []
-  words += ["--level", config.level] if config.level != "standard" else []
-  words += ["--allowance", f"{config.allowance:g}"] if config.allowance != 1 else []
-  words += ["--ties", config.ties] if config.ties else []
-  words += ["--surrogate"] if config.surrogate else []
-  words += ["--seed", str(config.seed)]
-  words += ["--leaf", leaf] if leaf else []
+  for flag, value, usual in (
+    ("--vjp", config.vjp, None), ("--level", config.level, "standard"),
+    ("--allowance", f"{config.allowance:g}", "1"), ("--ties", config.ties, None),
+    ("--surrogate", config.surrogate, False), ("--seed", config.seed, None), ("--leaf", leaf, ""),
+  ):  # fmt: skip
+    if value != usual:
+      words += [flag] if value is True else [flag, str(value)]
   return shlex.join(words)
 
 
@@ -259,7 +226,7 @@ def run_library(config: VerifyConfig) -> Outcome:
 
   options = options_of(config)
   reports = []
-  with progress(config, len(LIBRARY), "verifying") as tell:
+  with console.show_progress(len(LIBRARY), "verifying", silent=is_alone(config)) as tell:
     for i, entry in enumerate(LIBRARY):
       report = whatever_happens(entry.name, lambda entry=entry: entry.verify(**options))  # type: ignore[misc]
       reports.append(report._replace(name=entry.name))
@@ -271,7 +238,7 @@ def run_library(config: VerifyConfig) -> Outcome:
   text = f"{verdict.upper()}: {passed} of {len(reports)} pass   "
   text += f"{config.level}, seed {config.seed}, {seconds:.1f} s"
   table = {"format": FORMAT, "verdict": verdict, "reports": [to_plain(r) for r in reports]}
-  return Outcome(CODES[verdict], "".join(tables) + text, json.dumps(table, allow_nan=False))
+  return CODES[verdict], "".join(tables) + text, json.dumps(table, allow_nan=False)
 
 
 def run_self_test(config: VerifyConfig) -> Outcome:
@@ -283,25 +250,12 @@ def run_self_test(config: VerifyConfig) -> Outcome:
   for name in config.only:
     if name not in names:
       raise UsageError(f"unknown specimen {name!r} for --only; {hint(name, names)}")
-  with progress(config, len(config.only or names), "self-test") as tell:
+  total = len(config.only or names)
+  with console.show_progress(total, "self-test", silent=is_alone(config)) as tell:
     done = run_self_test(config.level, config.seed, tell, only=config.only)
-  return Outcome(done.code, done.table(), done.to_json())
-
-
-@contextmanager
-def progress(config: VerifyConfig, total: int, what: str) -> Iterator[Progress]:
-  """Show lines and a progress bar, or nothing if JSON is written to a pipe."""
-  if is_alone(config):
-
-    def tell_nobody(line: str, step: int) -> None:
-      pass
-
-    yield tell_nobody
-    return
-  with show_progress(total, what) as tell:
-    yield tell
+  return done.code, done.table(), done.to_json()
 
 
 def is_alone(config: VerifyConfig) -> bool:
   """Return whether JSON goes to a terminal or a pipe, where nothing else may be printed."""
-  return config.json is not None and is_special(config.json)
+  return config.json is not None and console.is_special(config.json)

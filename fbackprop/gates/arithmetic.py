@@ -1,9 +1,13 @@
 """Sums, products, quotients and powers."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import check_dtype, check_floating, check_same, check_shape
+from fbackprop.checks import check_floating, check_same, check_shape
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = ["add", "divide", "multiply", "negate", "power", "reciprocal", "square", "subtract"]
@@ -21,14 +25,31 @@ def check_inputs(name: str, inputs: tuple[Array, ...]) -> None:
 def check_upstream(name: str, residuals: Residuals, y_bar: Array) -> None:
   """Raise unless y_bar has the residuals' shape and floating dtype."""
   for kept in jax.tree.leaves(residuals):
-    check_shape(f"gate {name}", "y_bar", y_bar, tuple(kept.shape))
-    if jnp.issubdtype(kept.dtype, jnp.floating):
-      check_dtype(f"gate {name}", "y_bar", y_bar, kept.dtype)
+    dtype = kept.dtype if jnp.issubdtype(kept.dtype, jnp.floating) else None
+    check_shape(f"gate {name}", "y_bar", y_bar, tuple(kept.shape), dtype)
+
+
+def gate(
+  name: str, arity: int | None, forward: Callable[..., tuple[Array, Residuals]],
+  backward: Callable[[Residuals, Array], tuple[Array, ...]], **facts: Any,
+) -> Gate:  # fmt: skip
+  """Build a gate whose rules check their arguments before they compute."""
+
+  @functools.wraps(forward)
+  def forward_checked(*inputs: Array) -> tuple[Array, Residuals]:
+    check_inputs(name, inputs)
+    return forward(*inputs)
+
+  @functools.wraps(backward)
+  def backward_checked(residuals: Residuals, y_bar: Array) -> tuple[Array, ...]:
+    check_upstream(name, residuals, y_bar)
+    return backward(residuals, y_bar)
+
+  return Gate(name, arity, forward_checked, backward_checked, **facts)
 
 
 def add_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = x_1 + ... + x_n. Residuals: no array; the number of inputs is in the tree structure."""
-  check_inputs("add", xs)
   y = xs[0]
   for x in xs[1:]:
     y = y + x
@@ -42,7 +63,6 @@ def add_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, ...]:
 
 def subtract_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
   """y = a - b. Residuals: none."""
-  check_inputs("subtract", (a, b))
   return a - b, ()
 
 
@@ -53,7 +73,6 @@ def subtract_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]
 
 def negate_forward(x: Array) -> tuple[Array, Residuals]:
   """y = -x. Residuals: none."""
-  check_inputs("negate", (x,))
   return -x, ()
 
 
@@ -64,7 +83,6 @@ def negate_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
 
 def multiply_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = x_1 · ... · x_n. Residuals: the inputs."""
-  check_inputs("multiply", xs)
   y = xs[0]
   for x in xs[1:]:
     y = y * x
@@ -77,7 +95,6 @@ def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
   It is computed from the products to the left and to the right of each input, since y / x_i is
   wrong where x_i = 0.
   """
-  check_upstream("multiply", xs, y_bar)
   n = len(xs)
   left, right = [y_bar], [xs[-1]]
   for i in range(n - 1):
@@ -89,14 +106,12 @@ def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
 
 def divide_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
   """y = a / b. Residuals: y and b."""
-  check_inputs("divide", (a, b))
   y = a / b
   return y, (y, b)
 
 
 def divide_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   """Local gradients: 1/b and -a/b² = -y/b."""
-  check_upstream("divide", residuals, y_bar)
   y, b = residuals
   a_bar = y_bar / b
   return a_bar, -a_bar * y
@@ -104,32 +119,27 @@ def divide_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
 
 def square_forward(x: Array) -> tuple[Array, Residuals]:
   """y = x². Residuals: x."""
-  check_inputs("square", (x,))
   return x * x, x
 
 
 def square_backward(x: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient: 2x."""
-  check_upstream("square", x, y_bar)
   return (2 * x * y_bar,)
 
 
 def reciprocal_forward(x: Array) -> tuple[Array, Residuals]:
   """y = 1/x. Residuals: y."""
-  check_inputs("reciprocal", (x,))
   y = 1 / x
   return y, y
 
 
 def reciprocal_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient: -1/x² = -y²."""
-  check_upstream("reciprocal", y, y_bar)
   return (-y_bar * y * y,)
 
 
 def power_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
   """y = a^b; for a < 0 a number where b is an integer, and NaN elsewhere. Residuals: a, b and y."""
-  check_inputs("power", (a, b))
   y = a**b
   return y, (a, b, y)
 
@@ -141,7 +151,6 @@ def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   integer b no power is a real number. Its value is then 0 for all b, so that a constant exponent,
   such as the 2 of a², gets no gradient; autodiff of `a**b` gives NaN. A NaN in a or b propagates.
   """
-  check_upstream("power", residuals, y_bar)
   a, b, y = residuals
   one = jnp.ones_like(b)
   slope = jnp.where(b == 0, jnp.zeros_like(b), b) * a ** jnp.where(b == 0, one, b - 1)
@@ -151,21 +160,21 @@ def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   return y_bar * slope, y_bar * growth
 
 
-add = Gate("add", None, add_forward, add_backward, commutative=True, symbol="+", formula="1")
-subtract = Gate("subtract", 2, subtract_forward, subtract_backward, symbol="−", formula=("1", "-1"))
-negate = Gate("negate", 1, negate_forward, negate_backward, symbol="−x", formula="-1")
-multiply = Gate(
+add = gate("add", None, add_forward, add_backward, commutative=True, symbol="+", formula="1")
+subtract = gate("subtract", 2, subtract_forward, subtract_backward, symbol="−", formula=("1", "-1"))
+negate = gate("negate", 1, negate_forward, negate_backward, symbol="−x", formula="-1")
+multiply = gate(
   "multiply", None, multiply_forward, multiply_backward,
   commutative=True, symbol="×", formula="{others}",
 )  # fmt: skip
-divide = Gate(
+divide = gate(
   "divide", 2, divide_forward, divide_backward, symbol="÷", formula=("1 / {b}", "-{y} / {b}")
 )
-square = Gate("square", 1, square_forward, square_backward, symbol="x²", formula="2 · {x}")
-reciprocal = Gate(
+square = gate("square", 1, square_forward, square_backward, symbol="x²", formula="2 · {x}")
+reciprocal = gate(
   "reciprocal", 1, reciprocal_forward, reciprocal_backward, symbol="1/x", formula="-{y}²"
 )
-power = Gate(
+power = gate(
   "power", 2, power_forward, power_backward, symbol="xʸ",
   formula=("{b} · {a} ** ({1} - 1)", "{y} · log({a})"),
 )  # fmt: skip

@@ -14,8 +14,8 @@ forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
 
 import jax.numpy as jnp
 
-from fbackprop.checks import check_number
-from fbackprop.gates.arithmetic import check_inputs, check_upstream
+from fbackprop.checks import RangeError, check_number
+from fbackprop.gates.arithmetic import check_upstream, gate
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = [
@@ -25,14 +25,12 @@ __all__ = [
 
 def relu_forward(z: Array) -> tuple[Array, Residuals]:
   """y = max(z, 0). Residuals: y."""
-  check_inputs("relu", (z,))
   y = jnp.where(z <= 0, jnp.zeros_like(z), z)
   return y, y
 
 
 def relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient: 1 where y > 0, which is equivalent to z > 0, else 0: relu'(0) = 0."""
-  check_upstream("relu", y, y_bar)
   return (jnp.where(y <= 0, jnp.zeros_like(y_bar), y_bar),)
 
 
@@ -61,7 +59,7 @@ def relu_with(*, at_zero: float) -> Gate:
     return relu
 
   def relu_forward_keeping_z(z: Array) -> tuple[Array, Residuals]:
-    return with_slope_at(relu_forward(z)[0], z, 0.0, at_zero), z
+    return with_slope_at(relu.forward(z)[0], z, 0.0, at_zero), z
 
   def relu_backward_at_zero(z: Residuals, y_bar: Array) -> tuple[Array]:
     check_upstream("relu", z, y_bar)
@@ -92,25 +90,22 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
   """
   check_number("leaky_relu_with", "negative_slope", negative_slope)
   if negative_slope <= 0:
-    raise ValueError(
-      f"leaky_relu_with: negative_slope must be above 0, got {negative_slope}; relu is that with 0"
-    )
+    problem = f"must be above 0, got {negative_slope}; relu is that with 0"
+    raise RangeError(problem, "negative_slope", "leaky_relu_with")
   kink = negative_slope if at_zero is None else at_zero
   check_number("leaky_relu_with", "at_zero", kink, *sorted((negative_slope, 1)))
   # Python's numbers adopt the dtype of an array operand; NumPy's would promote it.
   slope, kink = float(negative_slope), float(kink)
 
   def leaky_relu_forward(z: Array) -> tuple[Array, Residuals]:
-    check_inputs("leaky_relu", (z,))
     y = with_slope_at(jnp.where(z <= 0, slope * z, z), z, 0.0, kink - slope)
     return y, y
 
   def leaky_relu_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
-    check_upstream("leaky_relu", y, y_bar)
     z_bar = jnp.where(y <= 0, slope * y_bar, y_bar)
     return (z_bar if kink == slope else jnp.where(y == 0, kink * y_bar, z_bar),)
 
-  return Gate(
+  return gate(
     "leaky_relu", 1, leaky_relu_forward, leaky_relu_backward,
     kinks=(0.0,), cases="1 above 0, else the slope", initializer="he_normal",
   )  # fmt: skip
@@ -136,11 +131,10 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
     check_number("clip_with", name, value)
   check_number("clip_with", "at_edges", at_edges, 0, 1)
   if low >= high:
-    raise ValueError(f"clip_with: low must be below high, got {low} and {high}")
+    raise RangeError(f"must be below high, got {low} and {high}", "low", "clip_with")
   low, high, at_edges = float(low), float(high), float(at_edges)
 
   def clip_forward(z: Array) -> tuple[Array, Residuals]:
-    check_inputs("clip", (z,))
     y = jnp.where(z <= low, jnp.full_like(z, low), jnp.where(z >= high, jnp.full_like(z, high), z))
     if at_edges == 0:
       return y, y
@@ -149,14 +143,13 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
     return y, z
 
   def clip_backward(kept: Residuals, y_bar: Array) -> tuple[Array]:
-    check_upstream("clip", kept, y_bar)
     z_bar = jnp.where((kept <= low) | (kept >= high), jnp.zeros_like(y_bar), y_bar)
     if at_edges == 0:
       return (z_bar,)
     return (jnp.where((kept == low) | (kept == high), at_edges * y_bar, z_bar),)
 
   cases = f"1 from {low:g} to {high:g}, else 0"
-  return Gate("clip", 1, clip_forward, clip_backward, kinks=(low, high), cases=cases)
+  return gate("clip", 1, clip_forward, clip_backward, kinks=(low, high), cases=cases)
 
 
 def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
@@ -173,18 +166,16 @@ def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
 
 def abs_forward(z: Array) -> tuple[Array, Residuals]:
   """y = |z|. Residuals: z, since the output has lost the sign."""
-  check_inputs("abs", (z,))
   return jnp.abs(z), z
 
 
 def abs_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient: the sign of z, with abs'(0) = 0."""
-  check_upstream("abs", z, y_bar)
   return (y_bar * jnp.sign(z),)
 
 
 # He's initialiser is derived for a unit that passes half of its input (He et al., ICCV 2015).
-relu = Gate(
+relu = gate(
   "relu", 1, relu_forward, relu_backward,
   kinks=(0.0,), cases="1 above 0, else 0", initializer="he_normal",
 )  # fmt: skip
@@ -192,4 +183,4 @@ leaky_relu = leaky_relu_with()
 # Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
 relu6 = clip_with(0, 6)._replace(name="relu6", initializer="he_normal")
 hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")
-abs = Gate("abs", 1, abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")
+abs = gate("abs", 1, abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")

@@ -11,7 +11,8 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from fbackprop.gates.arithmetic import check_inputs, check_upstream
+from fbackprop.errors import RangeError
+from fbackprop.gates.arithmetic import gate
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = ["identity", "max", "max_with", "min", "min_with"]
@@ -21,21 +22,18 @@ Ties = Literal["share", "first"]
 
 def max_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = max(x_1, ..., x_n). Residuals: for each input, the entries where it attains the maximum."""
-  check_inputs("max", xs)
   y = reduce(jnp.maximum, xs)
   return y, attained(xs, y)
 
 
 def min_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = min(x_1, ..., x_n). Residuals: for each input, the entries where it attains the minimum."""
-  check_inputs("min", xs)
   y = reduce(jnp.minimum, xs)
   return y, attained(xs, y)
 
 
 def route_backward(winners: Residuals, y_bar: Array) -> tuple[Array, ...]:
   """Route the gradient of max or min to the winning input; k tied ones get 1/k each."""
-  check_upstream("max or min", winners, y_bar)
   k = sum(won.astype(y_bar.dtype) for won in winners)
   return tuple(jnp.where(won, y_bar / k, jnp.zeros_like(y_bar)) for won in winners)
 
@@ -79,7 +77,7 @@ def min_with(*, ties: Ties) -> Gate:
 def with_ties(gate: Gate, ties: Ties) -> Gate:
   """Build `max` or `min` with a choice at ties."""
   if ties not in ("share", "first"):
-    raise ValueError(f"{gate.name}_with: ties must be 'share' or 'first', got {ties!r}")
+    raise RangeError(f"must be 'share' or 'first', got {ties!r}", "ties", f"{gate.name}_with")
   if ties == "share":
     return gate
 
@@ -92,7 +90,6 @@ def with_ties(gate: Gate, ties: Ties) -> Gate:
 
 def identity_forward(z: Array) -> tuple[Array, Residuals]:
   """y = z. Residuals: none."""
-  check_inputs("identity", (z,))
   return z, ()
 
 
@@ -101,8 +98,8 @@ def identity_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar,)
 
 
-max = Gate("max", None, max_forward, route_backward, commutative=True, cases="to the largest input")
-min = Gate(
+max = gate("max", None, max_forward, route_backward, commutative=True, cases="to the largest input")
+min = gate(
   "min", None, min_forward, route_backward, commutative=True, cases="to the smallest input"
 )
-identity = Gate("identity", 1, identity_forward, identity_backward, formula="1")
+identity = gate("identity", 1, identity_forward, identity_backward, formula="1")

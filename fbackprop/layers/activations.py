@@ -7,17 +7,8 @@ Kinks follow the gates' policy, and the gates' options choose another value:
 import jax
 import jax.numpy as jnp
 
-from fbackprop import gates
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  StructureError,
-  check_dtype,
-  check_floating,
-  check_shape,
-  check_unit,
-  describe,
-)
+from fbackprop import checks, gates
+from fbackprop.errors import DtypeError, ShapeError, StructureError, describe
 from fbackprop.types import Array, Gate, Layer, Params, Residuals
 
 
@@ -39,12 +30,10 @@ def activation(gate: Gate) -> Layer:
     >>> print(y)
     [[0. 2.]]
   """
-  check_unit("activation", "gate", gate, Gate)
+  checks.check_unit("activation", "gate", gate, Gate)
   if gate.arity != 1:
-    raise DtypeError(f"activation: gate must have one input, {gate.name} has arity {gate.arity}")
-
-  def activation_init(key: Array) -> Params:
-    return ()
+    problem = f"must have one input, {gate.name} has arity {gate.arity}"
+    raise DtypeError(problem, "gate", "activation")
 
   def activation_forward(
     params: Params, x: Array, key: Array | None = None
@@ -59,19 +48,19 @@ def activation(gate: Gate) -> Layer:
     (x_bar,) = gate.backward(residuals, y_bar)
     return (), x_bar
 
-  return Layer(
-    gate.name,
-    activation_init,
-    activation_forward,
-    activation_backward,
-    options=(("gate", gate),),
-  )
+  options = (("gate", gate),)
+  return Layer(gate.name, no_params, activation_forward, activation_backward, options=options)
+
+
+def no_params(key: Array) -> Params:
+  """Initialise a layer without parameters."""
+  return ()
 
 
 def check_no_params(where: str, params: Params) -> None:
   """Raise for anything but the empty tuple, such as the parameters of another network."""
   if type(params) is not tuple or params:
-    raise StructureError(f"{where}: params must be (), got {describe(params)}")
+    raise StructureError(f"must be (), got {describe(params)}", "params", where)
 
 
 def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
@@ -92,10 +81,10 @@ def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple
     Neurocomputing, NATO ASI F68 (1990), 227–236.
   """
   check_no_params("softmax", params)
-  check_floating("softmax", "x", x)
-  check_shape("softmax", "x", x, ("N", "D"))
+  checks.check_floating("softmax", "x", x)
+  checks.check_shape("softmax", "x", x, ("N", "D"))
   if x.shape[1] == 0:
-    raise ShapeError(f"softmax: x must have at least one feature, got {describe(x)}")
+    raise ShapeError(f"must have at least one feature, got {describe(x)}", "x", "softmax")
   unnormalized = jnp.exp(x - jax.lax.stop_gradient(x.max(1, keepdims=True)))
   y = unnormalized / unnormalized.sum(1, keepdims=True)
   return y, y
@@ -104,17 +93,11 @@ def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple
 def softmax_backward(params: Params, y: Residuals, y_bar: Array) -> tuple[Params, Array]:
   """x_bar = y (y_bar − Σ_c y_c y_bar_c): raising one output lowers the others."""
   check_no_params("softmax", params)
-  check_shape("softmax", "y_bar", y_bar, tuple(y.shape))
-  check_dtype("softmax", "y_bar", y_bar, y.dtype)
+  checks.check_shape("softmax", "y_bar", y_bar, tuple(y.shape), y.dtype)
   return (), y * (y_bar - (y * y_bar).sum(1, keepdims=True))
 
 
-def softmax_init(key: Array) -> Params:
-  """Return no parameters."""
-  return ()
-
-
-softmax = Layer("softmax", softmax_init, softmax_forward, softmax_backward)
+softmax = Layer("softmax", no_params, softmax_forward, softmax_backward)
 relu = activation(gates.relu)
 leaky_relu = activation(gates.leaky_relu)
 relu6 = activation(gates.relu6)

@@ -6,19 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import (
-  StructureError,
-  check_available,
-  check_callable,
-  check_dtype,
-  check_flag,
-  check_float_dtype,
-  check_floating,
-  check_key,
-  check_shape,
-  check_size,
-  describe,
-)
+from fbackprop import checks
+from fbackprop.errors import StructureError, describe
 from fbackprop.meshes import product, sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable
 
@@ -113,45 +102,42 @@ def dense(
     ((3, 2), (2,))
   """
   name = f"dense({d_in}, {d_out})"
-  check_size(name, "d_in", d_in)
-  check_size(name, "d_out", d_out)
-  dtype = check_float_dtype(name, dtype)
-  check_flag(name, "bias", bias)
+  checks.check_size(name, "d_in", d_in)
+  checks.check_size(name, "d_out", d_out)
+  dtype = checks.check_float_dtype(name, dtype)
+  checks.check_flag(name, "bias", bias)
   for argument, initializer in (("w_init", w_init), ("b_init", b_init)):
     if initializer is not None:
-      check_callable(name, argument, initializer)
+      checks.check_callable(name, argument, initializer)
   w_init = jax.nn.initializers.glorot_uniform() if w_init is None else w_init
   b_init = jax.nn.initializers.zeros if b_init is None else b_init
 
   def check_params(params: Any) -> None:
     if not isinstance(params, DenseParams):
-      raise StructureError(f"{name}: params must be DenseParams(w, b), got {describe(params)}")
-    check_shape(name, "params.w", params.w, (d_in, d_out))
-    check_floating(name, "params.w", params.w)
+      raise StructureError(f"must be DenseParams(w, b), got {describe(params)}", "params", name)
+    checks.check_shape(name, "params.w", params.w, (d_in, d_out))
+    checks.check_floating(name, "params.w", params.w)
     if bias:
-      check_shape(name, "params.b", params.b, (d_out,))
-      check_dtype(name, "params.b", params.b, params.w.dtype)
+      checks.check_shape(name, "params.b", params.b, (d_out,), params.w.dtype)
     elif params.b is not None:
-      raise StructureError(f"{name}: params.b must be None, as bias=False; got an array")
+      raise StructureError("must be None, as bias=False; got an array", "params.b", name)
 
   def init(key: Array) -> DenseParams:
-    check_key(name, key)
-    check_available(name, dtype)
+    checks.check_key(name, key)
+    checks.check_available(name, dtype)
     w_key, b_key = jax.random.split(key)
     b = b_init(b_key, (d_out,), dtype) if bias else None
     return DenseParams(w_init(w_key, (d_in, d_out), dtype), b)
 
   def forward(params: DenseParams, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     check_params(params)
-    check_floating(name, "x", x)
-    check_shape(name, "x", x, ("N", d_in))
-    check_dtype(name, "x", x, params.w.dtype)
+    checks.check_floating(name, "x", x)
+    checks.check_shape(name, "x", x, ("N", d_in), params.w.dtype)
     return dense_forward(params, x)
 
   def backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[DenseParams, Array]:
     check_params(params)
-    check_shape(name, "y_bar", y_bar, (x.shape[0], d_out))
-    check_dtype(name, "y_bar", y_bar, x.dtype)
+    checks.check_shape(name, "y_bar", y_bar, (x.shape[0], d_out), x.dtype)
     return dense_backward(params, x, y_bar)
 
   options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", dtype.name))

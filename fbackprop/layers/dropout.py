@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from fbackprop.checks import check_floating, check_key
 from fbackprop.gates.arithmetic import check_upstream
-from fbackprop.layers.activations import check_no_params
+from fbackprop.layers.activations import check_no_params, no_params
 from fbackprop.ranges import RANGES, check_range
 from fbackprop.types import Array, Layer, Params, Residuals
 
@@ -48,9 +48,6 @@ def dropout(rate: float) -> Layer:
   def scaled(mask: Array, dtype: Any) -> Array:
     return jnp.where(mask, jnp.full((), factor, dtype), jnp.zeros((), dtype))
 
-  def dropout_init(key: Array) -> Params:
-    return ()
-
   def dropout_forward(
     params: Params, x: Array, key: Array | None = None
   ) -> tuple[Array, Residuals]:
@@ -71,11 +68,5 @@ def dropout(rate: float) -> Layer:
     check_upstream("dropout", mask, y_bar)
     return (), y_bar * scaled(mask, y_bar.dtype)
 
-  return Layer(
-    "dropout",
-    dropout_init,
-    dropout_forward,
-    dropout_backward,
-    options=(("rate", rate),),
-    draws=rate > 0,
-  )
+  options, draws = (("rate", rate),), rate > 0
+  return Layer("dropout", no_params, dropout_forward, dropout_backward, (), options, draws)

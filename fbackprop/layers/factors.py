@@ -60,9 +60,8 @@ def refuse_factors(where: str, name: str, grads: Any) -> None:
   """Raise for factors where a gradient is expected."""
   for path, node in jax.tree_util.tree_leaves_with_path(grads, is_leaf=is_factors):
     if is_factors(node):
-      place = name + jax.tree_util.keystr(path)
       raise StructureError(
-        f"{where}: {place} must be a gradient, got the factors {type(node).__name__}"
-        f"({', '.join(node._fields)}) of a captured layer, which can't be added up; take "
-        "fbackprop.quantities.compute(net, loss, names), or build the network without `captured`"
-      )
+        f"must be a gradient, got the factors {type(node).__name__}({', '.join(node._fields)}) of "
+        "a captured layer, which can't be added up; take fbackprop.quantities.compute(net, loss, "
+        "names), or build the network without `captured`", name + jax.tree_util.keystr(path), where,
+      )  # fmt: skip

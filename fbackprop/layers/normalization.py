@@ -11,18 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import (
-  StructureError,
-  check_available,
-  check_dtype,
-  check_float_dtype,
-  check_floating,
-  check_key,
-  check_number,
-  check_shape,
-  check_size,
-  describe,
-)
+from fbackprop import checks
+from fbackprop.errors import StructureError, describe
 from fbackprop.meshes import sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
@@ -169,43 +159,39 @@ RULES = {
 def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
   """Build the layer of a pair of rules, and check its arguments."""
   name = f"{kind}({width})"
-  check_size(name, "width", width)
+  checks.check_size(name, "width", width)
   # Below the smallest normal number it would be flushed to 0, and a row of equal features be NaN.
-  check_number(name, "eps", eps, float(np.finfo(np.float32).tiny))
-  dtype = check_float_dtype(name, dtype)
+  checks.check_number(name, "eps", eps, float(np.finfo(np.float32).tiny))
+  dtype = checks.check_float_dtype(name, dtype)
   eps, has_shift = float(eps), kind == "layer_norm"
   forward_rule, backward_rule = RULES[kind]
 
   def check_params(params: Any) -> None:
     if not isinstance(params, NormParams):
-      raise StructureError(
-        f"{name}: params must be NormParams(scale, shift), got {describe(params)}"
-      )
-    check_shape(name, "params.scale", params.scale, (width,))
-    check_floating(name, "params.scale", params.scale)
+      problem = f"must be NormParams(scale, shift), got {describe(params)}"
+      raise StructureError(problem, "params", name)
+    checks.check_shape(name, "params.scale", params.scale, (width,))
+    checks.check_floating(name, "params.scale", params.scale)
     if has_shift:
-      check_shape(name, "params.shift", params.shift, (width,))
-      check_dtype(name, "params.shift", params.shift, params.scale.dtype)
+      checks.check_shape(name, "params.shift", params.shift, (width,), params.scale.dtype)
     elif params.shift is not None:
-      raise StructureError(f"{name}: params.shift must be None, got {describe(params.shift)}")
+      raise StructureError(f"must be None, got {describe(params.shift)}", "params.shift", name)
 
   def init(key: Array) -> NormParams:
-    check_key(name, key)
-    check_available(name, dtype)
+    checks.check_key(name, key)
+    checks.check_available(name, dtype)
     return NormParams(jnp.ones(width, dtype), jnp.zeros(width, dtype) if has_shift else None)
 
   def forward(params: NormParams, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     check_params(params)
-    check_floating(name, "x", x)
-    check_shape(name, "x", x, ("N", width))
-    check_dtype(name, "x", x, params.scale.dtype)
+    checks.check_floating(name, "x", x)
+    checks.check_shape(name, "x", x, ("N", width), params.scale.dtype)
     return forward_rule(params, x, eps)
 
   def backward(params: NormParams, residuals: Residuals, y_bar: Array) -> tuple[NormParams, Array]:
     check_params(params)
     x_hat = residuals[0]
-    check_shape(name, "y_bar", y_bar, tuple(x_hat.shape))
-    check_dtype(name, "y_bar", y_bar, x_hat.dtype)
+    checks.check_shape(name, "y_bar", y_bar, tuple(x_hat.shape), x_hat.dtype)
     return backward_rule(params, residuals, y_bar)
 
   options = (("width", width), ("eps", eps), ("dtype", dtype.name))

@@ -17,23 +17,9 @@ from fbackprop.losses.classification import (
   softmax_cross_entropy_with,
 )
 from fbackprop.losses.combination import combine
-from fbackprop.losses.regression import (
-  huber,
-  huber_with,
-  log_cosh,
-  poisson_nll,
-  squared_error,
-)
+from fbackprop.losses.regression import huber, huber_with, log_cosh, poisson_nll, squared_error
 
 __all__ = [
-  "combine",
-  "hinge",
-  "huber",
-  "huber_with",
-  "log_cosh",
-  "poisson_nll",
-  "sigmoid_cross_entropy",
-  "softmax_cross_entropy",
-  "softmax_cross_entropy_with",
-  "squared_error",
-]
+  "combine", "hinge", "huber", "huber_with", "log_cosh", "poisson_nll", "sigmoid_cross_entropy",
+  "softmax_cross_entropy", "softmax_cross_entropy_with", "squared_error",
+]  # fmt: skip

@@ -19,22 +19,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  check_number,
-  check_same,
-  check_shape,
-  describe,
-  is_integer,
-)
-from fbackprop.losses.rows import (
-  check_logits,
-  check_values,
-  exact_difference,
-  one_hot,
-  scale_rows,
-)
+from fbackprop import checks
+from fbackprop.errors import DtypeError, RangeError, ShapeError, describe
+from fbackprop.losses.rows import check_logits, check_values, exact_difference, one_hot, scale_rows
 from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals, widen
 
@@ -77,9 +64,10 @@ def softmax_cross_entropy_forward(
   check_logits(where, outputs)
   targets, kept = split_like(targets, outputs), None
   if len(getattr(targets, "shape", ())) == 2:
-    check_same(where, ("outputs", "targets"), outputs, targets)
+    checks.check_same(where, ("outputs", "targets"), outputs, targets)
     if ignore_label is not None:
-      raise ShapeError(f"{where}: ignore_label needs labels [N], got targets {describe(targets)}")
+      problem = f"needs labels [N], got targets {describe(targets)}"
+      raise ShapeError(problem, "ignore_label", where)
     t = targets
   else:
     t, kept = one_hot(where, targets, outputs, ignore_label)
@@ -95,7 +83,7 @@ def softmax_cross_entropy_forward(
   if label_smoothing:
     t = (1 - label_smoothing) * t + label_smoothing / t.shape[1]
   if class_weights is not None:
-    check_shape(where, "class_weights", class_weights, outputs.shape[1:])
+    checks.check_shape(where, "class_weights", class_weights, outputs.shape[1:])
     t = jnp.asarray(class_weights, t.dtype)[None, :] * t
   if kept is not None and ignore_label is not None:
     # In an ignored row the loss and the gradient are 0, whatever the logits are.
@@ -166,10 +154,10 @@ def softmax_cross_entropy_with(
     section 7 (label smoothing).
   """
   where = "softmax_cross_entropy_with"
-  check_number(where, "label_smoothing", label_smoothing, 0, 1)
+  checks.check_number(where, "label_smoothing", label_smoothing, 0, 1)
   weights = None if class_weights is None else as_class_weights(where, class_weights)
-  if ignore_label is not None and not is_integer(ignore_label):
-    raise DtypeError(f"{where}: ignore_label must be an integer, got {describe(ignore_label)}")
+  if ignore_label is not None and not checks.is_integer(ignore_label):
+    raise DtypeError(f"must be an integer, got {describe(ignore_label)}", "ignore_label", where)
   forward = partial(
     softmax_cross_entropy_forward,
     label_smoothing=float(label_smoothing),
@@ -184,16 +172,13 @@ def as_class_weights(where: str, weights: Any) -> np.ndarray:
   try:
     array = np.array(weights, np.float64)
   except (TypeError, ValueError) as error:
-    raise DtypeError(
-      f"{where}: class_weights must be numbers [C], got {describe(weights)}"
-    ) from error
-  check_shape(where, "class_weights", array, ("C",))
+    problem = f"must be numbers [C], got {describe(weights)}"
+    raise DtypeError(problem, "class_weights", where) from error
+  checks.check_shape(where, "class_weights", array, ("C",))
   wrong = np.flatnonzero(~(np.isfinite(array) & (array >= 0)))
   if wrong.size:
-    raise ValueError(
-      f"{where}: class_weights must be finite and not negative, got {array[wrong[0]]} at "
-      f"[{wrong[0]}]"
-    )
+    problem = f"must be finite and not negative, got {array[wrong[0]]} at [{wrong[0]}]"
+    raise RangeError(problem, "class_weights", where)
   return array
 
 

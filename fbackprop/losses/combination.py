@@ -5,17 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  StructureError,
-  check_dtype,
-  check_number,
-  check_shape,
-  check_unit,
-  describe,
-  is_integer,
-)
+from fbackprop import checks
+from fbackprop.errors import DtypeError, ShapeError, StructureError, describe, noted
 from fbackprop.losses.rows import check_outputs
 from fbackprop.types import Array, Loss, Residuals
 
@@ -61,16 +52,13 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
     check_outputs("combine", outputs)
     if type(targets) is not tuple or len(targets) != len(parts):
       got = f"a tuple of {len(targets)}" if type(targets) is tuple else describe(targets)
-      raise StructureError(f"combine: targets must be a tuple of {len(parts)}, got {got}")
+      raise StructureError(f"must be a tuple of {len(parts)}, got {got}", "targets", "combine")
     losses = jnp.zeros(outputs.shape[0], outputs.dtype)
     kept = []
     for i, (_, loss, output_slice) in enumerate(parts):
       start, stop = columns(i, output_slice, outputs)
-      try:
+      with noted(f"in part {i} ({loss.name}) of {len(parts)}, outputs {start} to {stop - 1}"):
         part_losses, part_kept = loss.forward(outputs[:, start:stop], targets[i])
-      except (TypeError, ValueError) as error:
-        error.add_note(f"in part {i} ({loss.name}) of {len(parts)}, outputs {start} to {stop - 1}")
-        raise
       losses = losses + weights[i] * part_losses
       kept.append(part_kept)
     # The residuals of the parts don't determine the number of outputs; an array without rows does,
@@ -79,8 +67,7 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
 
   def combined_backward(residuals: Residuals, losses_bar: Array) -> Array:
     kept, empty = residuals
-    check_shape("combine", "losses_bar", losses_bar, ("N",))
-    check_dtype("combine", "losses_bar", losses_bar, empty.dtype)
+    checks.check_shape("combine", "losses_bar", losses_bar, ("N",), empty.dtype)
     c = empty.shape[1]
     outputs_bar = jnp.zeros((losses_bar.shape[0], c), empty.dtype)
     for i, (_, loss, output_slice) in enumerate(parts):
@@ -97,19 +84,16 @@ def check_part(i: int, part: Any) -> None:
   """Raise unless a part is a weight, a loss, and a slice of the outputs."""
   # A Loss alone is a tuple of three, too.
   if not isinstance(part, tuple) or isinstance(part, Loss) or len(part) != 3:
-    raise DtypeError(
-      f"combine: part {i} must be (weight, loss, output_slice), got {describe(part)}"
-    )
+    problem = f"must be (weight, loss, output_slice), got {describe(part)}"
+    raise DtypeError(problem, f"part {i}", "combine")
   weight, loss, output_slice = part
-  check_number("combine", f"the weight of part {i}", weight)
-  check_unit("combine", f"the loss of part {i}", loss, Loss)
+  checks.check_number("combine", f"the weight of part {i}", weight)
+  checks.check_unit("combine", f"the loss of part {i}", loss, Loss)
   is_range = isinstance(output_slice, slice) and output_slice.step in (None, 1)
   ends = (output_slice.start, output_slice.stop) if is_range else (output_slice,)
-  if not all(is_integer(end) or (is_range and end is None) for end in ends):
-    raise DtypeError(
-      f"combine: the output_slice of part {i} must be an integer, or a slice without a step, got "
-      f"{describe(output_slice)}"
-    )
+  if not all(checks.is_integer(end) or (is_range and end is None) for end in ends):
+    problem = f"must be an integer, or a slice without a step, got {describe(output_slice)}"
+    raise DtypeError(problem, f"the output_slice of part {i}", "combine")
 
 
 def columns(i: int, output_slice: slice | int, outputs: Array) -> tuple[int, int]:
@@ -123,7 +107,6 @@ def columns(i: int, output_slice: slice | int, outputs: Array) -> tuple[int, int
     start = output_slice + c if output_slice < 0 else output_slice
     stop = start + 1
   if not 0 <= start < stop <= c:
-    raise ShapeError(
-      f"combine: the output_slice of part {i}, {output_slice}, must select some of {c} outputs"
-    )
+    name = f"the output_slice of part {i}, {output_slice},"
+    raise ShapeError(f"must select some of {c} outputs", name, "combine")
   return int(start), int(stop)

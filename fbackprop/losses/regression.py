@@ -5,7 +5,7 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from fbackprop.checks import check_number
+from fbackprop.checks import RangeError, check_number
 from fbackprop.losses.rows import check_values, scale_rows
 from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals
@@ -82,7 +82,7 @@ def huber_with(delta: float) -> Loss:
   """
   check_number("huber_with", "delta", delta)
   if delta <= 0:
-    raise ValueError(f"huber_with: delta must be above 0, got {delta}")
+    raise RangeError(f"must be above 0, got {delta}", "delta", "huber_with")
   return Loss("huber", partial(huber_forward, delta=float(delta)), huber_backward)
 
 

@@ -8,45 +8,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  check_dtype,
-  check_floating,
-  check_labels,
-  check_same,
-  check_shape,
-  describe,
-  is_concrete,
-)
+from fbackprop import checks
+from fbackprop.errors import DtypeError, ShapeError, describe
 from fbackprop.types import Array, Residuals
 
 
 def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
   """Compute outputs_bar_nc = losses_bar_n · ∂losses_n/∂outputs_nc, every loss's backward rule."""
-  check_shape("loss", "losses_bar", losses_bar, (rows.shape[0],))
-  check_dtype("loss", "losses_bar", losses_bar, rows.dtype)
+  checks.check_shape("loss", "losses_bar", losses_bar, (rows.shape[0],), rows.dtype)
   outputs_bar: Array = losses_bar[:, None] * rows
   return outputs_bar
 
 
 def check_outputs(where: str, outputs: Array) -> None:
   """Raise unless outputs are a floating array `[N, C]`."""
-  check_floating(where, "outputs", outputs)
-  check_shape(where, "outputs", outputs, ("N", "C"))
+  checks.check_floating(where, "outputs", outputs)
+  checks.check_shape(where, "outputs", outputs, ("N", "C"))
 
 
 def check_values(where: str, outputs: Array, targets: Array) -> None:
   """Raise unless outputs are a floating array `[N, C]` and targets have their shape and dtype."""
   check_outputs(where, outputs)
-  check_same(where, ("outputs", "targets"), outputs, targets)
+  checks.check_same(where, ("outputs", "targets"), outputs, targets)
 
 
 def check_logits(where: str, outputs: Array) -> None:
   """Raise unless outputs are a floating array `[N, C]` with at least one class."""
   check_outputs(where, outputs)
   if outputs.shape[1] < 1:
-    raise ShapeError(f"{where}: outputs must have at least one class, got {describe(outputs)}")
+    raise ShapeError(f"must have at least one class, got {describe(outputs)}", "outputs", where)
 
 
 def one_hot(
@@ -62,11 +52,11 @@ def one_hot(
     ValueError: the shape differs, or, outside of a trace, a label is out of range.
   """
   n, c = outputs.shape
-  check_shape(where, "targets", labels, (n,))
+  checks.check_shape(where, "targets", labels, (n,))
   if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise DtypeError(f"{where}: targets must be integer labels [N], got {describe(labels)}")
-  if is_concrete(labels):
-    check_labels(f"{where}: targets", np.asarray(labels), c, ignore_label)
+    raise DtypeError(f"must be integer labels [N], got {describe(labels)}", "targets", where)
+  if checks.is_concrete(labels):
+    checks.check_labels(f"{where}: targets", np.asarray(labels), c, ignore_label)
   labels = jnp.asarray(labels)
   if labels.dtype.itemsize < 4:  # In int8 the number of classes may overflow.
     labels = labels.astype(jnp.int32)

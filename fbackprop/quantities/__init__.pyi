@@ -11,11 +11,11 @@ from .clipping import clipped_gradient as clipped_gradient
 from .gradients import example_gradients as example_gradients
 from .gradients import gradient as gradient
 from .kernels import cosine_similarities as cosine_similarities
+from .kernels import example_sqnorms as example_sqnorms
 from .kernels import global_norm as global_norm
 from .kernels import gram as gram
 from .moments import NoiseScale as NoiseScale
 from .moments import noise_scale as noise_scale
 from .moments import second_moment as second_moment
 from .moments import variance as variance
-from .norms import example_sqnorms as example_sqnorms
 from .traversal import layer_order as layer_order

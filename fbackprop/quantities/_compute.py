@@ -6,30 +6,21 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from fbackprop.checks import DtypeError, check_unit, describe, example_count
+from fbackprop.checks import check_unit, example_count
+from fbackprop.errors import DtypeError, RangeError, describe
 from fbackprop.hints import hint
+from fbackprop.quantities import clipping, gradients, kernels, moments
 from fbackprop.quantities._health import health
-from fbackprop.quantities.clipping import clipped_gradient
-from fbackprop.quantities.gradients import example_gradients, mean_gradient
-from fbackprop.quantities.kernels import cosine_similarities, global_norm, gram
-from fbackprop.quantities.moments import noise_scale, second_moment, variance
-from fbackprop.quantities.norms import example_sqnorms
 from fbackprop.quantities.traversal import read
 from fbackprop.transforms import check_batch, mean_weights, warn_of_double_softmax, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
 
-QUANTITIES: dict[str, Callable[..., Any]] = {
-  "clipped_gradient": clipped_gradient,
-  "cosine_similarities": cosine_similarities,
-  "example_gradients": example_gradients,
-  "example_sqnorms": example_sqnorms,
-  "global_norm": global_norm,
-  "gram": gram,
-  "health": health,
-  "noise_scale": noise_scale,
-  "second_moment": second_moment,
-  "variance": variance,
-}
+FUNCTIONS: tuple[Callable[..., Any], ...] = (
+  clipping.clipped_gradient, kernels.cosine_similarities, gradients.example_gradients,
+  kernels.example_sqnorms, kernels.global_norm, kernels.gram, health, moments.noise_scale,
+  moments.second_moment, moments.variance,
+)  # fmt: skip
+QUANTITIES = {function.__name__: function for function in FUNCTIONS}
 
 
 def compute(
@@ -82,20 +73,15 @@ def compute(
   warn_of_double_softmax(net, loss)
 
   def loss_gradient_and_quantities(
-    params: Params,
-    x: Array,
-    targets: Any,
-    key: Array | None = None,
-    weights: Array | None = None,
+    params: Params, x: Array, targets: Any, key: Array | None = None, weights: Array | None = None
   ) -> tuple[Array, Params, dict[str, Any]]:
     value, captured = captured_pass("compute", net, loss, params, x, targets, key, weights)
+    inputs = {"health": (captured, net)}
     found = {
-      name: QUANTITIES[name](captured, net, **options)
-      if name == "health"
-      else QUANTITIES[name](captured, **options)
+      name: QUANTITIES[name](*inputs.get(name, (captured,)), **options)
       for name, options in selected.items()
     }
-    return value, mean_gradient(captured), found
+    return value, gradients.mean_gradient(captured), found
 
   return loss_gradient_and_quantities
 
@@ -128,24 +114,23 @@ def captured_pass(
 
 def check_names(names: Any) -> dict[str, dict[str, Any]]:
   """Return the options of each quantity; raise for options that it doesn't take."""
-  if isinstance(names, Mapping):
-    selected = dict(names)
-  elif isinstance(names, list | tuple):
-    selected = {}
-    for name in names:
-      if isinstance(name, str) and name in selected:
-        raise ValueError(f"compute: names must be different, got {name!r} twice")
-      check_name(name)
-      selected[name] = {}
-  else:
+  if not isinstance(names, Mapping | list | tuple):
     raise DtypeError(
-      "compute: names must be a tuple of names, or a mapping from names to options, got "
-      f"{describe(names)}"
-    )
+      f"must be a tuple of names, or a mapping from names to options, got {describe(names)}",
+      "names", "compute",
+    )  # fmt: skip
+  for i, name in enumerate(names):
+    if not isinstance(name, str):
+      raise DtypeError(f"must hold names of quantities, got {describe(name)}", "names", "compute")
+    if name not in QUANTITIES:
+      raise RangeError(f"compute: there is no quantity {name!r}; {hint(name, list(QUANTITIES))}")
+    if name in list(names)[:i]:
+      raise RangeError(f"must be different, got {name!r} twice", "names", "compute")
+  selected = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
   for name, options in selected.items():
-    check_name(name)
     if not isinstance(options, Mapping):
-      raise DtypeError(f"compute: the options of {name} must be a mapping, got {describe(options)}")
+      problem = f"must be a mapping, got {describe(options)}"
+      raise DtypeError(problem, f"the options of {name}", "compute")
     given = (None, None) if name == "health" else (None,)
     try:
       inspect.signature(QUANTITIES[name]).bind(*given, **options)
@@ -155,11 +140,3 @@ def check_names(names: Any) -> dict[str, dict[str, Any]]:
         "{'clipped_gradient': {'max_norm': 1.0}}"
       ) from None
   return {name: dict(options) for name, options in selected.items()}
-
-
-def check_name(name: Any) -> None:
-  """Raise for an unknown quantity."""
-  if not isinstance(name, str):
-    raise DtypeError(f"compute: names must hold names of quantities, got {describe(name)}")
-  if name not in QUANTITIES:
-    raise ValueError(f"compute: there is no quantity {name!r}; {hint(name, list(QUANTITIES))}")

@@ -1,11 +1,11 @@
 """The health of every layer: magnitudes, dead units, saturation, the first nonfinite value."""
 
+import math
 from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fbackprop.checks import StructureError, check_unit, describe
 from fbackprop.layers.factors import Factors, is_factors
@@ -100,23 +100,17 @@ def health(captured: Any, net: Layer) -> Health:
   places = list(walk("health", net, captured))
   for place in places:
     if not is_factors(place.node):
-      raise StructureError(
-        f"health: {place.name} must be a layer of its own, or made by serial, skip, repeat or "
-        f"remat, got {describe(place.node)} for its factors"
-      )
+      problem = "must be a layer of its own, or made by serial, skip, repeat or remat"
+      said = f"{problem}, got {describe(place.node)} for its factors"
+      raise StructureError(said, place.name, "health")
   layers = OrderedDict((place.name, place.node) for place in places)
   reports = OrderedDict((name, layer_health(factors)) for name, factors in layers.items())
-  return Health(reports, *find_first(in_order(places, finite_x), in_order(places, finite_y_bar)))
 
+  def finite(side: int) -> Array:
+    """Return whether all of x (0) or ȳ (1) is finite, for each layer and copy."""
+    return in_order(places, lambda factors: jnp.isfinite(factors[side]).all((-2, -1)))
 
-def finite_x(factors: Factors) -> Array:
-  """Return whether all inputs of a layer are finite, for each copy."""
-  return jnp.isfinite(factors[0]).all((-2, -1))
-
-
-def finite_y_bar(factors: Factors) -> Array:
-  """Return whether the whole cotangent of a layer's output is finite, for each copy."""
-  return jnp.isfinite(factors[1]).all((-2, -1))
+  return Health(reports, *find_first(finite(0), finite(1)))
 
 
 def find_first(x_finite: Array, y_bar_finite: Array) -> tuple[Array, Array]:
@@ -141,10 +135,8 @@ def layer_health(factors: Factors) -> LayerHealth:
     # Without examples, "for all" would be true.
     mean(is_zero.all(-2) & (rows > 0), (-1,)),
     mean(is_zero, (-2, -1)),
-    count_subnormal(x),
-    count_infinite(x),
-    count_subnormal(y_bar),
-    count_infinite(y_bar),
+    *count_extremes(x),
+    *count_extremes(y_bar),
   )
 
 
@@ -156,21 +148,16 @@ def rms(v: Array) -> Array:
 
 def mean(flags: Array, axes: tuple[int, ...]) -> Array:
   """Compute the fraction of true entries; 0 without entries."""
-  size = max(int(np.prod([flags.shape[axis] for axis in axes])), 1)
-  return flags.sum(axes).astype(jnp.float32) / size
+  size = math.prod(flags.shape[axis] for axis in axes)
+  return flags.sum(axes).astype(jnp.float32) / max(size, 1)
 
 
-def count_infinite(v: Array) -> Array:
-  """Count the infinite entries."""
-  return jnp.isinf(v).sum((-2, -1)).astype(jnp.int32)
-
-
-def count_subnormal(v: Array) -> Array:
-  """Count the subnormal entries."""
+def count_extremes(v: Array) -> list[Array]:
+  """Count the subnormal and the infinite entries."""
   bits = magnitude_bits(v)
   mantissa = int(jnp.finfo(v.dtype).nmant)  # type: ignore[no-untyped-call]
-  smallest_normal = jnp.asarray(1 << mantissa, bits.dtype)
-  return ((bits > 0) & (bits < smallest_normal)).sum((-2, -1)).astype(jnp.int32)
+  is_subnormal = (bits > 0) & (bits < jnp.asarray(1 << mantissa, bits.dtype))
+  return [flags.sum((-2, -1)).astype(jnp.int32) for flags in (is_subnormal, jnp.isinf(v))]
 
 
 def magnitude_bits(v: Array) -> Array:

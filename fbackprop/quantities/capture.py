@@ -58,9 +58,9 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
     known = known.func
   if known is not dense and known is not layer_norm and known is not rms_norm:
     raise DtypeError(
-      "captured: make must be fbackprop.dense, fbackprop.layer_norm or fbackprop.rms_norm, or a "
-      f"functools.partial of one, got {describe(make)}"
-    )
+      "must be fbackprop.dense, fbackprop.layer_norm or fbackprop.rms_norm, or a functools.partial "
+      f"of one, got {describe(make)}", "make", "captured",
+    )  # fmt: skip
 
   @functools.wraps(make)
   def make_captured(*arguments: Any, **options: Any) -> Layer:

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
+from fbackprop.errors import RangeError
 from fbackprop.hints import hint
 from fbackprop.layers.factors import Factors
 from fbackprop.quantities.gradients import summed
-from fbackprop.quantities.norms import layer_sqnorms, total_sqnorms
+from fbackprop.quantities.kernels import layer_sqnorms, total_sqnorms
 from fbackprop.quantities.traversal import read, replace_factors
 from fbackprop.types import Array, Params
 
@@ -71,9 +72,8 @@ def clipped_gradient(
   check_number("clipped_gradient", "stability", stability, 0)
   if clipping not in CLIPPINGS:
     told = hint(clipping, CLIPPINGS) if isinstance(clipping, str) else ""
-    raise ValueError(
-      f"clipped_gradient: clipping must be one of {', '.join(CLIPPINGS)}, got {clipping!r} {told}"
-    )
+    problem = f"must be one of {', '.join(CLIPPINGS)}, got {clipping!r} {told}"
+    raise RangeError(problem, "clipping", "clipped_gradient")
   layers = read("clipped_gradient", captured)
 
   if clipping == "per_layer":
@@ -101,11 +101,7 @@ def clipping_factors(captured: Any, max_norm: Any) -> Array:
 
 def weighted_gradient(captured: Any, coefficients: Array) -> Params:
   """Compute Σ_i c_i g_i for coefficients `[N]`."""
-
-  def weighted(factors: Factors) -> Any:
-    return summed(scaled(factors, coefficients))
-
-  return replace_factors(weighted, captured)
+  return replace_factors(lambda factors: summed(scaled(factors, coefficients)), captured)
 
 
 def shrink(norms: Array, max_norm: Any, parts: float) -> Array:
@@ -124,9 +120,8 @@ def as_dtype(max_norm: Any, norms: Array) -> Array:
   if not isinstance(max_norm, jax.Array):
     limits = np.finfo(norms.dtype)  # Never those of a half precision, which NumPy lacks.
     if not float(limits.tiny) <= max_norm <= float(limits.max):
-      raise ValueError(
-        f"clipped_gradient: max_norm must be in the range of {norms.dtype}, got {max_norm}"
-      )
+      problem = f"must be in the range of {norms.dtype}, got {max_norm}"
+      raise RangeError(problem, "max_norm", "clipped_gradient")
   return jnp.broadcast_to(jnp.asarray(max_norm).astype(norms.dtype), norms.shape)
 
 
@@ -147,4 +142,4 @@ def check_max_norm(max_norm: Any) -> None:
     max_norm = float(max_norm)
   check_number("clipped_gradient", "max_norm", max_norm)
   if max_norm <= 0:
-    raise ValueError(f"clipped_gradient: max_norm must be above 0, got {max_norm}")
+    raise RangeError(f"must be above 0, got {max_norm}", "max_norm", "clipped_gradient")

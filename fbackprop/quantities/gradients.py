@@ -51,10 +51,15 @@ def gradient(captured: Any) -> Params:
 def summed(factors: Factors) -> DenseParams | NormParams:
   """Compute Σ_i g_i of one layer."""
   x, y_bar = factors
-  offset = y_bar.sum(-2) if has_offset(factors) else None
-  if is_dense(factors):
-    return DenseParams(product(jnp.swapaxes(x, -1, -2), y_bar), offset)
-  return NormParams((y_bar * x).sum(-2), offset)
+  is_outer = is_dense(factors)
+  first = product(jnp.swapaxes(x, -1, -2), y_bar) if is_outer else (y_bar * x).sum(-2)
+  return as_params(factors, first, y_bar.sum(-2))
+
+
+def as_params(factors: Factors, first: Array, offset: Array) -> DenseParams | NormParams:
+  """Return the statistics of w and b, or of scale and shift, as the layer's parameters."""
+  kind = DenseParams if is_dense(factors) else NormParams
+  return kind(first, offset if has_offset(factors) else None)
 
 
 def mean_gradient(captured: Any) -> Params:
@@ -119,7 +124,8 @@ def example_gradients(captured: Any) -> Params:
 def unsummed(factors: Factors) -> DenseParams | NormParams:
   """Compute g_i of one layer for all i."""
   x, y_bar = factors
-  offset = jnp.moveaxis(y_bar, -2, 0) if has_offset(factors) else None
   if is_dense(factors):
-    return DenseParams(jnp.moveaxis(x[..., :, None] * y_bar[..., None, :], -3, 0), offset)
-  return NormParams(jnp.moveaxis(y_bar * x, -2, 0), offset)
+    first = jnp.moveaxis(x[..., :, None] * y_bar[..., None, :], -3, 0)
+  else:
+    first = jnp.moveaxis(y_bar * x, -2, 0)
+  return as_params(factors, first, jnp.moveaxis(y_bar, -2, 0))

@@ -5,19 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.layers.dense import DenseParams
 from fbackprop.layers.factors import Factors
-from fbackprop.layers.normalization import NormParams
 from fbackprop.meshes import product
-from fbackprop.quantities.gradients import mean_of
-from fbackprop.quantities.norms import sum_layers, total_sqnorms
-from fbackprop.quantities.traversal import (
-  count_examples,
-  has_offset,
-  is_dense,
-  read,
-  replace_factors,
-)
+from fbackprop.quantities.gradients import as_params, mean_of
+from fbackprop.quantities.kernels import sum_layers, total_sqnorms
+from fbackprop.quantities.traversal import count_examples, is_dense, read, replace_factors
 from fbackprop.types import Array, Params, exportable, widen
 
 
@@ -51,13 +43,12 @@ def second_moment(captured: Any) -> Params:
   return replace_factors(summed_squares, captured)
 
 
-def summed_squares(factors: Factors) -> DenseParams | NormParams:
+def summed_squares(factors: Factors) -> Any:
   """Compute Σ_i g_i² of one layer."""
   x, y_bar = (widen(factor) for factor in factors)
-  offset = (y_bar**2).sum(-2) if has_offset(factors) else None
-  if is_dense(factors):
-    return DenseParams(product(jnp.swapaxes(x**2, -1, -2), y_bar**2), offset)
-  return NormParams(((y_bar * x) ** 2).sum(-2), offset)
+  is_outer, squares = is_dense(factors), y_bar**2
+  first = product(jnp.swapaxes(x**2, -1, -2), squares) if is_outer else ((y_bar * x) ** 2).sum(-2)
+  return as_params(factors, first, squares.sum(-2))
 
 
 def variance(captured: Any) -> Params:
@@ -156,8 +147,7 @@ def noise_scale(captured: Any) -> NoiseScale:
   n = count_examples(layers)
   squares = total_sqnorms(layers)
   if n < 2:
-    nothing = jnp.full((), jnp.nan, squares.dtype)
-    return NoiseScale(nothing, nothing, nothing)
+    return NoiseScale(*[jnp.full((), jnp.nan, squares.dtype)] * 3)
   entries = [entry for layer in layers for entry in jax.tree.leaves(mean_of(layer))]
   of_mean = sum_layers([(widen(entry) ** 2).sum() for entry in entries])
   mean = squares.sum() / n

@@ -6,21 +6,16 @@ and `in_order` restore that order.
 """
 
 from collections.abc import Callable, Iterator
+from operator import lt
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import (
-  ShapeError,
-  StructureError,
-  check_dtype,
-  check_floating,
-  check_unit,
-  describe,
-)
+from fbackprop.checks import check_dtype, check_floating, check_unit
 from fbackprop.combinators import serial, skip
+from fbackprop.errors import ShapeError, StructureError, describe
 from fbackprop.layers.factors import Affine, Elementwise, Factors, Linear, is_factors
 from fbackprop.repetition import remat, repeat
 from fbackprop.types import Array, Layer
@@ -37,23 +32,20 @@ def read(where: str, captured: Any) -> list[Factors]:
     place = f"captured{jax.tree_util.keystr(path)}"
     if not is_factors(node):
       raise StructureError(
-        f"{where}: {place} must be the factors of a layer, got {describe(node)}; every layer that "
-        "has parameters must be made by fbackprop.quantities.captured(make), as in "
-        "fbackprop.mlp(sizes, dense=captured(fbackprop.dense), "
-        "normalization=captured(fbackprop.layer_norm))"
-      )
+        f"must be the factors of a layer, got {describe(node)}; every layer that has parameters "
+        "must be made by fbackprop.quantities.captured(make), as in fbackprop.mlp(sizes, "
+        "dense=captured(fbackprop.dense), normalization=captured(fbackprop.layer_norm))",
+        place, where,
+      )  # fmt: skip
     check_factors(where, place, node)
     if found and node[0].shape[-2] != found[0][0].shape[-2]:
-      raise ShapeError(
-        f"{where}: {place} must have the {found[0][0].shape[-2]} examples of the first layer, got "
-        f"{describe(node[0])}"
-      )
+      first = found[0][0].shape[-2]
+      problem = f"must have the {first} examples of the first layer, got {describe(node[0])}"
+      raise ShapeError(problem, place, where)
     found.append(node)
   if not found:
-    raise StructureError(
-      f"{where}: captured must hold the factors of a layer, got {describe(captured)}: no layer of "
-      "the network has parameters"
-    )
+    problem = f"must hold the factors of a layer, got {describe(captured)}: no layer of the network"
+    raise StructureError(f"{problem} has parameters", "captured", where)
   return found
 
 
@@ -67,9 +59,8 @@ def check_factors(where: str, place: str, factors: Factors) -> None:
   same = x.shape[:-1] == y_bar.shape[:-1] if is_dense(factors) else x.shape == y_bar.shape
   if x.ndim < 2 or not same:
     wanted = "[..., N, D_in] and [..., N, D_out]" if is_dense(factors) else "[..., N, D], both"
-    raise ShapeError(
-      f"{where}: {first} and {second} must be {wanted}, got {describe(x)} and {describe(y_bar)}"
-    )
+    problem = f"must be {wanted}, got {describe(x)} and {describe(y_bar)}"
+    raise ShapeError(problem, f"{first} and {second}", where)
 
 
 def count_examples(layers: list[Factors]) -> int:
@@ -92,11 +83,6 @@ def has_offset(factors: Factors) -> bool:
   return isinstance(factors, Affine | Elementwise)
 
 
-def over_copies(values: Array) -> Array:
-  """Sum `[..., N]` over the copies of a `repeat` to `[N]`."""
-  return values.sum(tuple(range(values.ndim - 1)))
-
-
 def layer_order(net: Layer) -> list[str]:
   """Name the layers with parameters in the order of computation, with numbered copies.
 
@@ -116,12 +102,8 @@ def layer_order(net: Layer) -> list[str]:
   """
   check_unit("layer_order", "net", net, Layer)
   params = jax.eval_shape(net.init, jax.random.key(0))
-  copies = (
-    place.name + "".join(f"[{i}]" for i in place.copy)
-    for place in walk("layer_order", net, params)
-    if jax.tree.leaves(place.node)
-  )
-  return list(copies)
+  places = [p for p in walk("layer_order", net, params) if jax.tree.leaves(p.node)]
+  return [place.name + "".join(f"[{i}]" for i in place.copy) for place in places]
 
 
 class LayerPath(NamedTuple):
@@ -140,10 +122,9 @@ def walk(
   combinator = options.get("combinator")
   if combinator is serial:
     if type(tree) is not tuple or is_factors(tree) or len(tree) != len(net.parts):
-      raise StructureError(
-        f"{where}: captured must be of the network, which at {path or 'its top'!r} is a chain of "
-        f"{len(net.parts)} layers, got {describe(tree)}"
-      )
+      place = f"at {path or 'its top'!r} is a chain of {len(net.parts)} layers"
+      problem = f"must be of the network, which {place}, got {describe(tree)}"
+      raise StructureError(problem, "captured", where)
     for i, (part, node) in enumerate(zip(net.parts, tree, strict=True)):
       yield from walk(where, part, node, f"{path}{i}.", copy)
   elif combinator is repeat:
@@ -152,21 +133,13 @@ def walk(
   elif combinator is skip or combinator is remat:
     yield from walk(where, net.parts[0], tree, path, copy)
   elif jax.tree.leaves(tree):
-    yield check_place(where, LayerPath(path + net.name, tree, copy))
-
-
-def check_place(where: str, place: LayerPath) -> LayerPath:
-  """Raise for factors whose copies differ in number from the network's."""
-  if is_factors(place.node):
-    copies = place.node[0].shape[:-2]
-    if len(copies) != len(place.copy) or any(
-      i >= n for i, n in zip(place.copy, copies, strict=True)
-    ):
-      raise StructureError(
-        f"{where}: captured must be of the network, which has a copy {list(place.copy)} of "
-        f"{place.name}, got {describe(place.node[0])}"
-      )
-  return place
+    copies = tree[0].shape[:-2] if is_factors(tree) else None
+    # Of parameters, as in `layer_order`, the copies aren't known.
+    if copies is not None and not (len(copies) == len(copy) and all(map(lt, copy, copies))):
+      place = f"has a copy {list(copy)} of {path + net.name}"
+      problem = f"must be of the network, which {place}, got {describe(tree[0])}"
+      raise StructureError(problem, "captured", where)
+    yield LayerPath(path + net.name, tree, copy)
 
 
 def in_order(places: list[LayerPath], look: Callable[[Factors], Array]) -> Array:
@@ -175,16 +148,14 @@ def in_order(places: list[LayerPath], look: Callable[[Factors], Array]) -> Array
   All copies in a `repeat` are examined in one operation, and then sorted, so that the program
   doesn't grow with their number.
   """
-  flags, begins, total = [], {}, 0
-  for place in places:
-    if place.name not in begins:
-      begins[place.name] = total
-      flags.append(look(place.node).reshape(-1))
+  flags: list[Array] = []
+  begins: dict[str, int] = {}
+  order, total = [], 0
+  for name, node, copy in places:
+    if name not in begins:
+      begins[name] = total
+      flags.append(look(node).reshape(-1))
       total += flags[-1].size
-  order = [
-    begins[place.name] + int(np.ravel_multi_index(place.copy, place.node[0].shape[:-2]))
-    if place.copy
-    else begins[place.name]
-    for place in places
-  ]
+    place = int(np.ravel_multi_index(copy, node[0].shape[:-2])) if copy else 0
+    order.append(begins[name] + place)
   return jnp.concatenate(flags)[np.array(order)]

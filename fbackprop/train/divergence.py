@@ -9,7 +9,7 @@ import optax
 from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.gradients import plain, without_factors
-from fbackprop.quantities.norms import example_sqnorms
+from fbackprop.quantities.kernels import example_sqnorms
 from fbackprop.train.gradients import make_gradient
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.step import Batch, State, holds_floats, layer_norms, noise_key

@@ -86,9 +86,7 @@ FLAGS = {
   (command, flag): kind
   for command in COMMANDS
   for flag, kind in flags_of(
-    getattr(
-      import_module(f"fbackprop.cli.{COMMANDS[command].module}"), f"{command.capitalize()}Config"
-    )
+    getattr(import_module(f"fbackprop.cli.{COMMANDS[command][0]}"), f"{command.capitalize()}Config")
   )
 }
 VALUED = {key: kind for key, kind in FLAGS.items() if kind not in (None, bool)}

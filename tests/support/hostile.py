@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.cli.config import TrainConfig
 from fbackprop.cli.console import UsageError
-from fbackprop.cli.flags import parse, read_values
+from fbackprop.cli.flags import parse, sources_of
 from fbackprop.cli.run_folder import load_config, load_json
 from fbackprop.train import load_params, save_params
 from fbackprop.train.data.csv_tables import read_csv, read_features
@@ -171,7 +170,7 @@ def read_images(path):
 
 
 CONFIGS = (
-  lambda path: read_values(str(path), TrainConfig),
+  lambda path: sources_of(["--config", str(path)]),
   lambda path: parse(["--config", str(path)]),
 )
 

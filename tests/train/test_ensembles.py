@@ -14,9 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import fbackprop as fb
-from fbackprop.cli import ensemble as cli_ensemble
-from fbackprop.cli import main
-from fbackprop.cli.ensemble import metrics_of
+from fbackprop.cli import main, training
+from fbackprop.cli.training import metrics_of
 from fbackprop.layers import dense
 from fbackprop.train import EnsembleEvaluation, fit_ensemble, report, spread_of
 from fbackprop.train.data.datasets import load_dataset
@@ -378,7 +377,7 @@ def test_an_interrupt_saves_an_ensemble(tmp_path, capsys, monkeypatch, undrawn):
   def interrupting(last_step):
     yield lambda line, step: os.kill(os.getpid(), signal.SIGINT) if step == 20 else None
 
-  monkeypatch.setattr(cli_ensemble, "show_progress", interrupting)
+  monkeypatch.setattr(training, "show_progress", interrupting)
   assert ensemble(tmp_path) == 130
   assert "kept: 2 of rate 0.05;" in capsys.readouterr().out
   folder = tmp_path / "iris-1"

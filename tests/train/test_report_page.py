@@ -17,7 +17,7 @@ from sklearn import metrics
 import fbackprop as fb
 from fbackprop.cli.config import GENERAL, settings
 from fbackprop.cli.flags import parse
-from fbackprop.cli.run_folder import told_of
+from fbackprop.cli.training import told_of
 from fbackprop.combinators import name_layers
 from fbackprop.live_check import LiveCheck
 from fbackprop.train.data.datasets import Dataset, load_dataset
@@ -496,7 +496,7 @@ def test_text_of_the_data_does_no_harm(tmp_path, monkeypatch):
   arguments = ["--data", f"csv:{data}", "--target", SCRIPT]
   dataset = load_dataset(f"csv:{data}", 0, target=[SCRIPT])
   model, signals = seen_of(dataset)
-  told = told_of(parse(arguments), arguments, folder, "gradient descent")
+  told = told_of(parse(arguments), arguments, folder)
   page = draw_page(told, result_of(model), dataset, signals, model)
   assert b"<script" not in page
   read = Reader(page)
