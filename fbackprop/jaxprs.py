@@ -10,7 +10,7 @@ An unknown form raises `UnknownProgramError` rather than be traversed wrongly: i
 all a derivative rule, would go unnoticed.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,15 +77,6 @@ class Scan(NamedTuple):
   reverse: bool
 
 
-class While(NamedTuple):
-  """A while loop: `cond(*cond_consts, *carry) -> bool`, `body(*body_consts, *carry) -> carry`."""
-
-  cond: Program
-  cond_consts: int
-  body: Program
-  body_consts: int
-
-
 def parameter(equation: Any, *keys: str) -> Any:
   """Return an equation's parameter by the first of several alternative names that it has."""
   for key in keys:
@@ -115,9 +106,8 @@ def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
 
 def scan_of(equation: Any) -> Scan:
   """Return the parts of a scan equation."""
-  params = equation.params
-  if "num_consts" in params:
-    consts, carry = params["num_consts"], params["num_carry"]
+  if "num_consts" in equation.params:
+    consts, carry = equation.params["num_consts"], equation.params["num_carry"]
   else:
     parts = parameter(equation, "ft_in").unpack()
     if len(parts) != 3:
@@ -127,25 +117,19 @@ def scan_of(equation: Any) -> Scan:
   return Scan(body, consts, carry, parameter(equation, "length"), parameter(equation, "reverse"))
 
 
-def while_of(equation: Any) -> While:
-  """Return the parts of a while equation."""
-  return While(
-    closed(parameter(equation, "cond_jaxpr")),
-    parameter(equation, "cond_nconsts"),
-    closed(parameter(equation, "body_jaxpr")),
-    parameter(equation, "body_nconsts"),
-  )
+def while_of(equation: Any) -> tuple[Program, int, Program, int]:
+  """Return the parts of a while equation: (cond, the number of its constants, body, the same).
 
-
-def branches_of(equation: Any) -> list[Program]:
-  """Return the branches of a `lax.cond` or `lax.switch`."""
-  return list(map(closed, parameter(equation, "branches")))
+  They are called as `cond(*cond_consts, *carry) -> bool` and `body(*body_consts, *carry) -> carry`.
+  """
+  cond, body = bodies(equation)
+  return cond, parameter(equation, "cond_nconsts"), body, parameter(equation, "body_nconsts")
 
 
 def bodies(equation: Any) -> list[Program]:
   """Return the jaxprs inside a loop or a branch."""
   found = [parameter(equation, key) for key in BODIES.get(equation.primitive.name, ())]
-  return [closed(p) for one in found for p in (one if isinstance(one, tuple) else (one,))]
+  return list(map(closed, flattened(found)))
 
 
 def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any, ...]) -> Any:
@@ -156,16 +140,14 @@ def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any
     rewrite: called with a jaxpr and its `place=`.
     place: path of the equation; that of a body extends it by an index where there are several.
   """
-  params = dict(equation.params)
-  if equation.primitive.name == "scan":
-    params["jaxpr"] = rewrite(scan_of(equation).body, place=place)
-  elif equation.primitive.name == "while":
-    loop = while_of(equation)
-    params["body_jaxpr"] = rewrite(loop.body, place=(*place, "body"))
-    params["cond_jaxpr"] = rewrite(loop.cond, place=(*place, "cond"))
-  elif equation.primitive.name == "cond":
-    branches = enumerate(branches_of(equation))
-    params["branches"] = tuple(rewrite(b, place=(*place, i)) for i, b in branches)
+  name, params = equation.primitive.name, dict(equation.params)
+  for key in BODIES.get(name, ()):
+    if name == "cond":
+      branches = enumerate(bodies(equation))
+      params[key] = tuple(rewrite(b, place=(*place, i)) for i, b in branches)
+    else:
+      inside = place if name == "scan" else (*place, key.removesuffix("_jaxpr"))
+      params[key] = rewrite(closed(parameter(equation, key)), place=inside)
   return params
 
 
@@ -194,10 +176,13 @@ def is_opaque(name: str) -> bool:
 
 def holds_program(values: Any) -> bool:
   """Return whether any of an equation's parameters is a jaxpr, as for a linear solve."""
-  return any(
-    is_program(v) or isinstance(v, HiPrim) or (isinstance(v, tuple | list) and holds_program(v))
-    for v in values
-  )
+  return any(is_program(v) or isinstance(v, HiPrim) for v in flattened(values))
+
+
+def flattened(values: Iterable[Any]) -> Iterator[Any]:
+  """Yield the values inside of nested tuples and lists."""
+  for value in values:
+    yield from flattened(value) if isinstance(value, tuple | list) else (value,)
 
 
 def expanded(equation: Any) -> Program:
@@ -245,10 +230,9 @@ def carries_rule(program: Program) -> bool:
   """
   for equation in program.jaxpr.eqns:
     name, kind = equation.primitive.name, type(equation.params.get("_prim"))
-    if name in ("custom_vjp_call", "custom_jvp_call", "linear_call"):
-      return True
     is_library = kind.__module__.startswith("jax.") and kind.__name__ not in WRITTEN_RULES
-    if name == HIJAX and not is_library:
+    is_rule = name in ("custom_vjp_call", "custom_jvp_call", "linear_call")
+    if is_rule or (name == HIJAX and not is_library):
       return True
     if any(map(carries_rule, programs_in(equation))):
       if is_opaque(name):
@@ -260,16 +244,8 @@ def carries_rule(program: Program) -> bool:
 def programs_in(equation: Any) -> Iterator[Program]:
   """Yield all jaxprs among an equation's parameters."""
   inner = inner_program(equation)
-  if inner is not None:
-    yield inner
-    return
-  waiting = list(equation.params.values())
-  while waiting:
-    value = waiting.pop()
-    if is_program(value):
-      yield closed(value)
-    elif isinstance(value, tuple | list):
-      waiting += value
+  held = filter(is_program, flattened(equation.params.values()))
+  yield from map(closed, held if inner is None else [inner])
 
 
 def equations_of(program: Program) -> Iterator[Any]:
@@ -300,59 +276,47 @@ def interpret(
     The values of the outputs.
   """
   jaxpr = program.jaxpr
-  kept = {v for v in jaxpr.outvars if not isinstance(v, core.Literal)}
-  live, last = uses(jaxpr.eqns, kept)
-  values: dict[Any, Any] = {}
+  kept = variables(jaxpr.outvars)
+  live, needed = set(kept), []
+  for i, equation in reversed(list(enumerate(jaxpr.eqns))):
+    if equation.effects or not live.isdisjoint(equation.outvars):
+      needed.append(i)
+      live |= variables(equation.invars)
+  needed.reverse()
+  last = {v: i for i in needed for v in variables(jaxpr.eqns[i].invars)}
+  values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
   for variable, value in zip(jaxpr.constvars, program.consts, strict=True):
     values[variable] = constant(value, variable.aval)
-  values.update(zip(jaxpr.invars, arguments, strict=True))
 
   def read(atom: Any) -> Any:
     return constant(atom.val, atom.aval) if isinstance(atom, core.Literal) else values[atom]
 
-  for i in sorted(live):
+  for i in needed:
     equation = jaxpr.eqns[i]
     outputs = apply(i, equation, [read(atom) for atom in equation.invars])
     values.update(zip(equation.outvars, outputs, strict=True))
-    for v in equation.invars:
-      if not isinstance(v, core.Literal) and last[v] == i and v not in kept:
-        values.pop(v, None)
+    for v in variables(equation.invars) - kept:
+      if last[v] == i:
+        del values[v]
   return [read(atom) for atom in jaxpr.outvars]
 
 
-def uses(equations: Sequence[Any], results: set[Any]) -> tuple[set[int], dict[Any, int]]:
-  """Return the indices of the equations that the results need, and each variable's last use."""
-  live, needed = set(results), set()
-  last: dict[Any, int] = {}
-  for i in reversed(range(len(equations))):
-    if equations[i].effects or not live.isdisjoint(equations[i].outvars):
-      needed.add(i)
-      for v in equations[i].invars:
-        if not isinstance(v, core.Literal):
-          live.add(v)
-          last.setdefault(v, i)
-  return needed, last
+def variables(atoms: Iterable[Any]) -> set[Any]:
+  """Return the variables among atoms, without the literals."""
+  return {v for v in atoms if not isinstance(v, core.Literal)}
 
 
 def read_by(program: Program, place: int) -> list[int]:
   """Return the indices of the inputs on which one equation of a jaxpr depends."""
-
-  def variables(equation: Any) -> set[Any]:
-    return {v for v in equation.invars if not isinstance(v, core.Literal)}
-
   equations = program.jaxpr.eqns
-  wanted = variables(equations[place])
+  wanted = variables(equations[place].invars)
   for equation in reversed(equations[:place]):
     if not wanted.isdisjoint(equation.outvars):
-      wanted |= variables(equation)
+      wanted |= variables(equation.invars)
   return [i for i, v in enumerate(program.jaxpr.invars) if v in wanted]
 
 
 def last_reads(program: Program) -> list[int]:
   """Return, for each input, the index of the last equation that reads it, or −1 if none does."""
-  last = dict.fromkeys(program.jaxpr.invars, -1)
-  for i, equation in enumerate(program.jaxpr.eqns):
-    for atom in equation.invars:
-      if not isinstance(atom, core.Literal) and atom in last:
-        last[atom] = i
-  return [last[v] for v in program.jaxpr.invars]
+  last = {v: i for i, e in enumerate(program.jaxpr.eqns) for v in variables(e.invars)}
+  return [last.get(v, -1) for v in program.jaxpr.invars]

@@ -222,7 +222,7 @@ def run_library(config: VerifyConfig) -> Outcome:
   """Verify every rule of this library."""
   from fbackprop.verify.library import LIBRARY
   from fbackprop.verify.report.findings import first_verdict
-  from fbackprop.verify.report.rendering import FORMAT, to_plain
+  from fbackprop.verify.report.report import FORMAT, to_plain
 
   options = options_of(config)
   reports = []

@@ -125,7 +125,7 @@ class BatchedInterpreter:
     elif name in REDUCTIONS and 1 <= reduced(equation) <= MOST_TERMS:
       outputs = [self.reduction(name, first, params["axes"])]
     elif name == "cond":
-      outputs = self.cond(inputs, jaxprs.branches_of(equation))
+      outputs = self.cond(inputs, jaxprs.bodies(equation))
     else:
       axes = [-1 if value.has_members else None for value in inputs]
       outputs = jax.vmap(bind, axes, -1)(*(value.array for value in inputs))

@@ -5,15 +5,16 @@ another iteration of a scan; and values recomputed differently from the forward 
 bias, an eps or a mask, or with another constant.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from fbackprop.verify.explain.activations import is_linear
-from fbackprop.verify.explain.matching import MOST_ENTRIES, Matcher, Mutants, Sweep, swept
-from fbackprop.verify.explain.patterns import NARROW, Candidates, narrowed, shifted
-from fbackprop.verify.explain.tape import Hook, Pulled, Tape, accumulate
+from fbackprop.verify.explain.patterns import NARROW, rearranged
+from fbackprop.verify.explain.search import Candidates, Mutants, Search, Sweep, replacing, room
+from fbackprop.verify.explain.tape import Origin, Pulled, Tape, Values
 from fbackprop.verify.interpret.primitives import is_float
 
 # Steps whose backward rule reads operands.
@@ -25,47 +26,40 @@ NEUTRAL = {"add": 0.0, "sub": 0.0, "mul": 1.0, "div": 1.0, "max": -np.inf, "min"
 CONSTANTS = (0.0, 1.0, -1.0, 2.0, 0.5, 0.1, 0.01, 0.2, 0.9, 1e-3, 1e-5, 1e-6, 1e-8, 1e-12)
 
 
-def other_operands(matcher: Matcher) -> Iterator[Mutants]:
+def other_operands(search: Search) -> Iterator[Mutants]:
   """Yield other values for the operands that a step's backward rule reads."""
-  tape = matcher.tape
-  for k in range(len(tape.steps) - 1, -1, -1):
-    step = tape.steps[k]
-    if step.name not in READERS or not matcher.is_upstream(step.outputs[0]):
+  tape = search.tape
+  for k, step in reversed(list(enumerate(tape.steps))):
+    if step.name not in READERS or not search.is_upstream(step.outputs[0]):
       continue
     for i, place in enumerate(step.inputs):
-      changes = list(replacements(tape, place, f"{step.name}'s operand {i}"))
-      sizes = np.size(tape.values[place]), tape.bars[step.outputs[0]].size
-      changes = changes[: max(1, MOST_ENTRIES // max(1, *sizes))]
-      if not changes:
-        continue
-      texts = [text for text, _ in changes]
-      bars, alone = pulled_with(matcher, k, i, np.stack([value for _, value in changes]))
-      yield from (Mutants({operand: change}, texts) for operand, change in alone if change.any())
-      if len(bars) > 1:
-        yield Mutants(bars, texts)
+      largest = max(tape.values[place], tape.bars[step.outputs[0]], key=np.size)
+      changes = list(replacements(tape, place, f"{step.name}'s operand {i}"))[: room(largest)]
+      if changes:
+        *alone, together = reread(search, k, i, changes)
+        yield from [*alone, together] if len(together.bars) > 1 else alone
 
 
-def pulled_with(
-  matcher: Matcher, k: int, i: int, values: np.ndarray
-) -> tuple[dict[int, np.ndarray], list[tuple[int, np.ndarray]]]:
-  """Return the change of a step's cotangents with other values `[E, ...]` of one operand.
+def reread(search: Search, k: int, i: int, changes: list[tuple[str, np.ndarray]]) -> list[Mutants]:
+  """Return mutants of a step's rule that reads other values of one operand.
 
   Returns:
-    (the changes by place, the change of each operand).
+    Mutants of each operand's cotangent alone, then those of all together.
   """
-  tape, step = matcher.tape, matcher.tape.steps[k]
+  tape, step = search.tape, search.tape.steps[k]
+  texts, values = zip(*changes, strict=True)
   inputs = tape.operands(k)
-  inputs[i] = values
-  with np.errstate(all="ignore"):
-    pulled = tape.pull(k, inputs, [tape.bars[step.outputs[0]]])
+  inputs[i] = np.stack(values)
+  pulled = tape.pull(k, inputs, [tape.bars[step.outputs[0]]])
   total: dict[int, np.ndarray] = {}
-  alone = []
+  found = []
   for j, (operand, bar) in enumerate(zip(step.inputs, pulled, strict=True)):
-    if bar is not None and (k, j) in tape.edges and matcher.is_upstream(operand):
+    if bar is not None and (k, j) in tape.edges and search.is_upstream(operand):
       change = np.broadcast_to(bar, (len(values), *bar.shape[1:])) - tape.edges[k, j]
-      accumulate(total, operand, change)
-      alone.append((operand, change))
-  return total, alone
+      total[operand] = total[operand] + change if operand in total else change
+      if change.any():
+        found.append(Mutants({operand: change}, texts))
+  return [*found, Mutants(total, texts)]
 
 
 def replacements(tape: Tape, place: int, what: str) -> Candidates:
@@ -76,80 +70,74 @@ def replacements(tape: Tape, place: int, what: str) -> Candidates:
   for other in tape.alike(place):
     # The point of a derivative varies with the arguments, so a pair of constants isn't one.
     kind = "wrong point" if {other, place} & tape.depends else "other function"
-    yield f"{kind}: {tape.describe(other)} replaces {what}", np.asarray(tape.values[other])
-  for name, dtype in NARROW:
-    yield f"precision: {what} is rounded to {name}", narrowed(dtype, value)
+    yield f"{kind}: {tape.describe(other)} replaces {what}", tape.values[other]
+  yield from rearranged(value, what)
   if value.size > 1:
     yield f"other function: {what} is ignored, as if it were 1", np.ones_like(value)
     yield f"other function: {what} is applied twice", value**2
     yield f"other function: the reciprocal of {what}", 1 / value
     yield f"wrong point: the sign of {what}", np.sign(value)
-    for text, moved in shifted(value):
-      yield f"{text}, {what}", moved
-  for a in range(value.ndim):
-    for b in range(a + 1, value.ndim):
-      if value.shape[a] == value.shape[b]:
-        yield f"transposed: {what}", np.swapaxes(value, a, b)
 
 
-def conditions(matcher: Matcher) -> Iterator[Mutants]:
+def conditions(search: Search) -> Iterator[Mutants]:
   """Yield conditions ignored, inverted, or exchanged for another one."""
-  tape = matcher.tape
+  tape = search.tape
   moving = tape.dependent(only_floats=False)
-  for k in range(len(tape.steps) - 1, -1, -1):
-    step = tape.steps[k]
-    if step.name != "select_n" or not matcher.is_upstream(step.outputs[0]):
+  for k, step in reversed(list(enumerate(tape.steps))):
+    out = step.outputs[0]
+    if step.name != "select_n" or not search.is_upstream(out):
       continue
     which = tape.values[step.inputs[0]]
     # A condition on the data selects among examples; another one is part of a function.
     kind = "other function" if step.inputs[0] in moving else "subset of examples"
-    what = f"the condition of {tape.describe(step.outputs[0])}"
+    what = f"the condition of {tape.describe(out)}"
     ignored = f"{kind}: {what} is ignored"
     changes = [(f"{kind}: {what} is inverted", ~which)] if which.dtype == bool else []
     changes += [(ignored, np.full_like(which, case)) for case in range(len(step.inputs) - 1)]
-    changes += [
-      (f"{kind}: {tape.describe(other)} replaces {what}", np.asarray(tape.values[other]))
-      for other in tape.alike(step.inputs[0])
-    ]
-    bars, _ = pulled_with(matcher, k, 0, np.stack([value for _, value in changes]))
+    others = tape.alike(step.inputs[0])
+    changes += [(f"{kind}: {tape.describe(i)} replaces {what}", tape.values[i]) for i in others]
     # An ignored condition passes everything to one operand, or to all of them.
-    if bars:
-      yield Mutants(bars, [text for text, _ in changes])
+    together = reread(search, k, 0, changes)[-1]
+    if together.bars:
+      yield together
     for j, operand in enumerate(step.inputs):
-      if (k, j) in tape.edges and operand in bars:
-        yield Mutants({operand: tape.bars[step.outputs[0]] - tape.edges[k, j]}, [ignored])
+      if (k, j) in tape.edges and operand in together.bars:
+        yield from replacing(operand, tape.edges[k, j], [(ignored, tape.bars[out])])
 
 
-def other_masks(matcher: Matcher) -> Iterator[Sweep]:
+def other_masks(search: Search) -> Iterator[Sweep]:
   """Yield other masks of zeros and a constant before the leaf, as of another key."""
-  tape, leaf, wants = matcher.tape, matcher.leaf, matcher.wants
-  got = wants[leaf] + matcher.errors[leaf]
+  tape, index = search.tape, search.index
+  want = tape.wants[index]
+  got = want + search.error
   for bar in tape.bars.values():
     if bar.shape[1:] != got.shape or got.size < 8 or not bar.all():
       continue
-    kept, keeps = (x / bar[0] for x in (got, wants[leaf]))
+    kept, keeps = got / bar[0], want / bar[0]
     scale = float(np.max(keeps, initial=0.0))
     is_mask = [np.isclose(x, scale, rtol=1e-9, atol=0) | (x == 0) for x in (kept, keeps)]
-    if scale > 0 and all(m.all() for m in is_mask) and 0 < np.count_nonzero(kept) < got.size:
-      candidate = np.where(kept != 0, scale * bar[0], 0.0)
-      text = f"other function: another mask before {tape.describe(tape.float_leaves[leaf])}"
-      yield Sweep(text, [candidate if i == leaf else w for i, w in enumerate(wants)])
+    if scale > 0 and np.all(is_mask) and 0 < np.count_nonzero(kept) < got.size:
+      leaves = [x[None] for x in tape.wants]
+      leaves[index] = np.where(kept != 0, scale * bar, 0.0)
+      where = tape.describe(tape.float_leaves[index])
+      yield Sweep(f"other function: another mask before {where}", leaves)
 
 
 # --- All turns of a scan alike --------------------------------------------------------------------
 
 # The step, by origin and iteration.
-Turns = dict[tuple[int, ...], dict[int, int]]
+Turns = dict[Origin, dict[int, int]]
 
 
-def scan_mutants(matcher: Matcher) -> Iterator[Sweep]:
+def scan_mutants(search: Search) -> Iterator[Sweep]:
   """Yield faults that recur in every iteration of a scan."""
-  tape = matcher.tape
-  turns = turns_of(tape)
-  if not turns:
-    return
-  text = "permuted: a scan is walked from the other end"
-  yield swept(matcher, text, in_reverse(tape, turns))
+  tape = search.tape
+  found: Turns = {}
+  for k, step in enumerate(tape.steps):
+    found.setdefault(step.origin, {})[step.turn] = k
+  turns = {origin: at for origin, at in found.items() if len(at) > 1}
+  if turns:
+    yield Sweep("permuted: a scan is walked from the other end", in_reverse(tape, turns))
   for origin, at in turns.items():
     step = tape.steps[next(iter(at.values()))]
     for j in range(len(step.inputs)):
@@ -157,165 +145,105 @@ def scan_mutants(matcher: Matcher) -> Iterator[Sweep]:
       if -1 in origin or -2 in origin or not any((k, j) in tape.edges for k in at.values()):
         continue
       what = f"{tape.describe(step.outputs[0])} to its operand {j} in all turns of a scan"
-      steps = frozenset(at.values())
       for factor, text in ((0.0, "is missing"), (2.0, "is counted twice"), (-1.0, "is negated")):
-        hook = operand_scaled(tape, steps, j, factor)
-        yield swept(matcher, f"path: the one through {what} {text}", hook)
+        yield Sweep(f"path: the one through {what} {text}", scaled(tape, at.values(), j, factor))
       if step.name in ("mul", "div"):
-        hook = operand_scaled(tape, steps, j, None)
-        yield swept(matcher, f"path: the factor of {what} is left out", hook)
+        leaves = scaled(tape, at.values(), j, None)
+        yield Sweep(f"path: the factor of {what} is left out", leaves)
   for text, places in turned_residuals(tape, turns):
-    yield swept(matcher, text, reading(tape, places))
+    yield Sweep(text, tape.pulled(pull=tape.reading(places)))
 
 
-def turns_of(tape: Tape) -> Turns:
-  """Return the steps of unrolled scans, by origin and iteration."""
-  turns: Turns = {}
-  for k, step in enumerate(tape.steps):
-    if step.origin:
-      turns.setdefault(step.origin, {})[step.turn] = k
-  return {origin: at for origin, at in turns.items() if len(at) > 1}
-
-
-def operand_scaled(tape: Tape, steps: frozenset[int], operand: int, factor: float | None) -> Hook:
+def scaled(tape: Tape, steps: Collection[int], j: int, factor: float | None) -> list[np.ndarray]:
   """Scale one operand's cotangent in some steps; without a factor, pass on the output's."""
 
-  def hook(k: int, inputs: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
-    if k not in steps:
-      return None
+  def pull(k: int, inputs: list[Any], bars: list[np.ndarray]) -> Pulled:
     pulled = tape.pull(k, inputs, bars)
-    bar = pulled[operand]
-    if factor is None:
-      pulled[operand] = bars[0]
-    elif bar is not None:
-      pulled[operand] = factor * bar
+    bar = pulled[j] if k in steps else None
+    if bar is not None:
+      pulled[j] = bars[0] if factor is None else factor * bar
     return pulled
 
-  return hook
+  return tape.pulled(pull=pull)
 
 
-def in_reverse(tape: Tape, turns: Turns) -> Hook:
+def in_reverse(tape: Tape, turns: Turns) -> list[np.ndarray]:
   """Traverse a scan backward from its first iteration instead of its last."""
   # Each step, and the one in its place when the iterations come in reverse order.
-  other = {}
-  for at in turns.values():
-    numbers = sorted(at)
-    other.update({at[a]: at[b] for a, b in zip(numbers, numbers[::-1], strict=True)})
+  other = {
+    at[a]: at[b] for at in turns.values() for a, b in zip(sorted(at), sorted(at)[::-1], strict=True)
+  }
 
-  def hook(k: int, inputs: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
-    step = tape.steps[k]
+  def pull(k: int, inputs: list[Any], bars: list[np.ndarray]) -> Pulled:
     if k in other:
       return tape.pull(other[k], tape.operands(other[k]), bars)
-    if -2 in step.origin and step.name == "concatenate":
-      return tape.pull(k, inputs, [np.flip(bars[0], 1)])
-    return None
+    if -2 in tape.steps[k].origin and tape.steps[k].name == "concatenate":
+      bars = [np.flip(bars[0], 1)]
+    return tape.pull(k, inputs, bars)
 
-  return hook
-
-
-# The place of the value that is read instead, by step and operand.
-Operands = dict[int, dict[int, int]]
+  return tape.pulled(pull=pull)
 
 
-def turned_residuals(tape: Tape, turns: Turns) -> Iterator[tuple[str, Operands]]:
+def turned_residuals(tape: Tape, turns: Turns) -> Iterator[tuple[str, Mapping[int, Values]]]:
   """Yield one operand in all iterations: of another iteration, or another value of the same one."""
   for at in turns.values():
-    first = tape.steps[at[0]]
+    first, last = tape.steps[at[0]], len(at) - 1
     if first.name not in READERS and (not first.is_elementwise or is_linear(tape, at[0])):
       continue
-    last = len(at) - 1
     for j, place in enumerate(first.inputs):
-      if place not in tape.depends and not is_float(tape.values[place].dtype):
+      value = tape.values[place]
+      if place not in tape.depends and not is_float(value.dtype):
         continue
       what = f"{first.name}'s operand {j} in a scan"
-      for text, turn_of in (
-        ("the turn before", {turn: turn - 1 for turn in at}),
-        ("the turn after", {turn: turn + 1 for turn in at}),
-        ("the turns reversed", {turn: last - turn for turn in at}),
-      ):
-        places = {
-          k: {j: tape.steps[at[turn_of[turn]]].inputs[j]}
-          for turn, k in at.items()
-          if turn_of[turn] in at
-        }
-        if any(tape.steps[k].inputs[j] != p[j] for k, p in places.items()):
-          yield f"wrong point: {what} of {text}", places
-      shape = np.shape(tape.values[place])
-      for other_at in turns.values():
-        output = tape.steps[other_at[0]].outputs[0] if 0 in other_at else None
-        if output is None or np.shape(tape.values[output]) != shape or set(other_at) != set(at):
-          continue
-        places = {k: {j: tape.steps[other_at[turn]].outputs[0]} for turn, k in at.items()}
-        yield f"wrong point: {tape.describe(output)} replaces {what}", places
-
-
-def reading(tape: Tape, places: Operands) -> Hook:
-  """Make the backward rules of some steps read other values."""
-
-  def hook(k: int, inputs: list[np.ndarray], bars: list[np.ndarray]) -> Pulled | None:
-    if k not in places:
-      return None
-    own = [tape.stacked(places[k][j]) if j in places[k] else x for j, x in enumerate(inputs)]
-    return tape.pull(k, own, bars)
-
-  return hook
+      shifts = (("turn before", -1, 1), ("turn after", 1, 1), ("turns reversed", last, -1))
+      for text, start, sign in shifts:
+        reads = {k: at.get(start + sign * turn) for turn, k in at.items()}
+        places = {k: {j: tape.steps[m].inputs[j]} for k, m in reads.items() if m is not None}
+        if any(tape.steps[k].inputs[j] != own[j] for k, own in places.items()):
+          yield f"wrong point: {what} of the {text}", places
+      for others in turns.values():
+        output = tape.steps[others[0]].outputs[0] if others.keys() == at.keys() else place
+        if output != place and np.shape(tape.values[output]) == np.shape(value):
+          places = {k: {j: tape.steps[others[turn]].outputs[0]} for turn, k in at.items()}
+          yield f"wrong point: {tape.describe(output)} replaces {what}", places
 
 
 # --- Values recomputed otherwise ------------------------------------------------------------------
 
 
-def recomputed(matcher: Matcher) -> Iterator[Sweep]:
+def recomputed(search: Search) -> Iterator[Sweep]:
   """Yield the gradient with the values of an altered forward pass."""
-  tape = matcher.tape
-  for text, k, j, neutral in left_out_operands(tape):
-    values = tape.recomputed({}, {k: {j: neutral}})
-    yield with_values(tape, values, f"wrong point: the values computed without {text}")
-  for value, places in literals(tape).items():
-    truncated = [round(value, digits) for digits in range(1, 8)]
-    truncated += [float(np.asarray(value).astype(dtype)) for _, dtype in NARROW]
-    for other in dict.fromkeys((*CONSTANTS, *truncated)):
-      if other != value:
-        changes = {place: np.full_like(tape.values[place], other) for place in places}
-        text = f"other function: with the constant {other:.9g} for {value:.9g}"
-        yield with_values(tape, tape.recomputed(changes, {}), text)
+  tape = search.tape
+  other = copy.copy(tape)
+  for text, changes, read_instead in altered_passes(tape):
+    other.values = tape.recomputed(changes, read_instead)
+    yield Sweep(text, other.pulled())
 
 
-def left_out_operands(tape: Tape) -> Iterator[tuple[str, int, int, np.ndarray]]:
-  """Yield each operand that can be omitted: (text, step, operand, the value read instead)."""
+def altered_passes(tape: Tape) -> Iterator[tuple[str, Values, Mapping[int, Values]]]:
+  """Yield (text, the values given, the values read instead by step and operand)."""
+  without = "wrong point: the values computed without"
   for k, step in enumerate(tape.steps):
     shape = np.shape(tape.values[step.outputs[0]])
     if tape.depends.isdisjoint(step.inputs):
       continue
-    if step.name == "select_n":
-      which = np.asarray(tape.values[step.inputs[0]])
-      for case in range(len(step.inputs) - 1):
-        yield "a condition", k, 0, np.full_like(which, case)
+    for case in range(len(step.inputs) - 1) if step.name == "select_n" else ():
+      yield f"{without} a condition", {}, {k: {0: np.full_like(tape.values[step.inputs[0]], case)}}
     for j, place in enumerate(step.inputs):
       value = tape.values[place]
       is_needed = step.name not in NEUTRAL or (step.name in ("sub", "div") and j == 0)
       if not is_needed and is_float(value.dtype) and np.shape(value) in (shape, ()):
-        what = f"operand {j} of {tape.describe(step.outputs[0])}"
-        yield what, k, j, np.full_like(value, NEUTRAL[step.name])
-
-
-def literals(tape: Tape) -> Mapping[float, list[int]]:
-  """Return the places of the scalar constants, by their number."""
-  found: dict[float, list[int]] = {}
+        what = f"{without} operand {j} of {tape.describe(step.outputs[0])}"
+        yield what, {}, {k: {j: np.full_like(value, NEUTRAL[step.name])}}
   moving = tape.dependent(only_floats=False)
   read = {i for step in tape.steps if step.outputs[0] in moving for i in step.inputs}
-  for place in tape.constants:
-    value = tape.values[place]
-    if place in read and np.ndim(value) == 0 and is_float(value.dtype) and np.isfinite(value):
-      found.setdefault(float(value), []).append(place)
-  return found
-
-
-def with_values(tape: Tape, values: list[Any], text: str) -> Sweep:
-  """Return the cotangents of the leaves with other values."""
-  own = tape.values
-  tape.values = values
-  try:
-    bars, _ = tape.sweep(tape.y_bars)
-    return Sweep(text, [x[0] for x in tape.at_leaves(bars)])
-  finally:
-    tape.values = own
+  constants = {place: tape.values[place] for place in tape.constants if place in read}
+  scalars = {i: float(x) for i, x in constants.items() if np.ndim(x) == 0 and is_float(x.dtype)}
+  for value in dict.fromkeys(filter(np.isfinite, scalars.values())):
+    places = [place for place, x in scalars.items() if x == value]
+    truncated = [round(value, digits) for digits in range(1, 8)]
+    truncated += [float(np.asarray(value).astype(dtype)) for _, dtype in NARROW]
+    for other in dict.fromkeys((*CONSTANTS, *truncated)):
+      if other != value:
+        text = f"other function: with the constant {other:.9g} for {value:.9g}"
+        yield text, {place: np.full_like(tape.values[place], other) for place in places}, {}

@@ -26,6 +26,8 @@ References:
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,32 +35,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from fbackprop.jaxprs import (
-  BODIES,
-  Program,
-  bind,
-  branches_of,
-  holds_program,
-  inner_program,
-  interpret,
-  scan_of,
-  while_of,
-)
-from fbackprop.verify.interpret import primitives
+from fbackprop import jaxprs
+from fbackprop.jaxprs import Program
+from fbackprop.verify.interpret import primitives, samples
 from fbackprop.verify.interpret.primitives import Samples, digits, is_float, rounded
-from fbackprop.verify.interpret.samples import (
-  constant_key,
-  held,
-  is_real,
-  is_wide,
-  lifted,
-  mapped,
-  own_dtypes,
-  shifted,
-  stacked,
-  widened,
-  without_result,
-)  # fmt: skip
+from fbackprop.verify.interpret.samples import constant_key, held, is_real, lifted, shifted
 
 # A comparison is fragile if its sides differ by less than this many spreads.
 FRAGILE = 4.0
@@ -88,33 +69,34 @@ class Noise(NamedTuple):
   seed: int = 0
 
 
+@dataclass
 class Evaluator:
   """An evaluator of traced programs on a batch of samples, or of points.
 
-  Args:
+  Attributes:
     working: the floating dtype of the program's own arguments. A cast to it, or to a wider one, is
       exact here; a cast to a narrower one rounds.
     noise: None for one unperturbed sample.
-    known: the `constant_key` of each array that is data, and so isn't perturbed.
     watch: called with the place, the primitive and both sides of every comparison of floats.
+    known: the `constant_key` of each array that is data, and so isn't perturbed.
+    fragile: the number of fragile comparisons so far.
+    foreign: the primitives that JAX evaluated in a narrower dtype.
+    are_points: whether each sample is a separate point.
+    is_endless: whether a loop had no end.
   """
 
-  def __init__(
-    self,
-    working: Any = np.float64,
-    noise: Noise | None = None,
-    watch: Callable[[tuple[Any, ...], str, np.ndarray, np.ndarray], None] | None = None,
-    known: frozenset[Any] = frozenset(),
-  ) -> None:
-    self.digits = digits(working)
-    self.noise = noise
-    self.watch = watch
-    self.known = known
-    self.rng = np.random.default_rng(noise.seed if noise else 0)
-    self.fragile = 0
-    self.foreign: list[str] = []
-    self.are_points = False
-    self.is_endless = False
+  working: Any = np.float64
+  noise: Noise | None = None
+  watch: Callable[[tuple[Any, ...], str, np.ndarray, np.ndarray], None] | None = None
+  known: frozenset[Any] = frozenset()
+  fragile: int = 0
+  foreign: list[str] = field(default_factory=list)
+  are_points: bool = False
+  is_endless: bool = False
+
+  def __post_init__(self) -> None:
+    self.digits = digits(self.working)
+    self.rng = np.random.default_rng(self.noise.seed if self.noise else 0)
 
   def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """Evaluate a program; the results have an axis of samples in front.
@@ -124,7 +106,7 @@ class Evaluator:
       arguments: arrays without that axis.
     """
     with jax.enable_x64(True), np.errstate(all="ignore"):
-      return self.evaluate(program, [lifted(a) for a in arguments], ())
+      return self.evaluate(program, list(map(lifted, arguments)), ())
 
   def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """Evaluate a program on arguments that have the axis: each sample is a separate point."""
@@ -136,19 +118,18 @@ class Evaluator:
     self, program: Program, arguments: list[Samples], place: tuple[Any, ...]
   ) -> list[Samples]:
     """Evaluate all equations in their order."""
-    return interpret(
-      program,
-      arguments,
-      self.constant_of,
-      lambda i, equation, inputs: self.apply(equation, inputs, (*place, i)),
-    )
+
+    def apply(i: int, equation: Any, inputs: list[Any]) -> list[Samples]:
+      return self.apply(equation, inputs, (*place, i))
+
+    return jaxprs.interpret(program, arguments, self.constant_of, apply)
 
   def apply(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """Evaluate one equation."""
     name, params = equation.primitive.name, equation.params
-    if (inner := inner_program(equation)) is not None:
+    if (inner := jaxprs.inner_program(equation)) is not None:
       return self.evaluate(inner, inputs, place)
-    if name in BODIES:
+    if name in jaxprs.BODIES:
       body = {"scan": self.scan, "while": self.loop, "cond": self.cond}[name]
       return body(equation, inputs, place)
     if name in primitives.PASSED:
@@ -187,16 +168,12 @@ class Evaluator:
     x = lifted(value)
     if self.noise is None or not self.noise.constants or not is_real(x):
       return x
-    if x.size > 1 and constant_key(value) in self.known:
-      return x
     if x.size == 1:
       fraction = np.frexp(x)[0] * 2.0 ** min(11, self.digits // 2)
       was_rounded = np.round(fraction) != fraction
     else:
-      was_rounded = rounded(x, np.float16) != x
-    return (
-      self.moved(x, np.where(was_rounded, self.noise.constants, 0.0)) if was_rounded.any() else x
-    )
+      was_rounded = (rounded(x, np.float16) != x) & (constant_key(value) not in self.known)
+    return self.moved(x, self.noise.constants * was_rounded) if was_rounded.any() else x
 
   def perturbed(self, x: Samples, units: float) -> Samples:
     """Perturb the samples of a result by a number of roundings of their size."""
@@ -237,13 +214,9 @@ class Evaluator:
     result = np.asarray(function(params, *inputs))
     if self.noise is None or not is_real(result):
       return result
-    if name == "reduce_sum":
-      terms = math.prod(inputs[0].shape[1 + a] for a in params["axes"])
-    elif name == "cumsum":
-      terms = inputs[0].shape[1 + params["axis"]]
-    else:
-      terms = math.prod(inputs[0].shape[1 + a] for a in params["dimension_numbers"][0][0])
-    units = 1 + 0.25 * math.sqrt(terms)
+    axes = [params["axis"]] if name == "cumsum" else params.get("axes")
+    axes = params["dimension_numbers"][0][0] if name == "dot_general" else axes
+    units = 1 + 0.25 * math.sqrt(math.prod(inputs[0].shape[1 + a] for a in axes))
     # √Σ terms²: the roundings of the terms are independent. Its own precision doesn't matter.
     sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
     squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
@@ -254,22 +227,15 @@ class Evaluator:
 
   def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
     """Evaluate an operation that rounds at most by a cast to a narrower dtype."""
-    if name == "iota":
-      inputs = []
-    if (
-      (name in primitives.COMPARISONS or name == "sign")
-      and self.noise is not None
-      and is_real(inputs[0])
-    ):
+    may_be_fragile = name in primitives.COMPARISONS or name == "sign"
+    if may_be_fragile and self.noise is not None and is_real(inputs[0]):
       return self.decided(name, params, inputs)
     x = primitives.EXACT[name](params, *inputs)
     if name == "convert_element_type" and is_float(params["new_dtype"]) and is_real(inputs[0]):
       if digits(params["new_dtype"]) < self.digits:
         x = shifted(np.asarray(x), rounded(np.asarray(x[:1]), params["new_dtype"]))
     elif name == "reduce_precision" and params["mantissa_bits"] < self.digits:
-      narrow = jax.lax.reduce_precision(
-        jnp.asarray(x[:1]), params["exponent_bits"], params["mantissa_bits"]
-      )
+      (narrow,) = jaxprs.bind(equation.primitive, params, [jnp.asarray(x[:1])])
       x = shifted(np.asarray(x), np.asarray(narrow))
     return x
 
@@ -282,11 +248,9 @@ class Evaluator:
     spread = np.abs(gap - gap[:1]).max(0)
     is_tie = (gap[0] == 0) & (spread > 0)
     fragile = (gap[0] != 0) & (np.abs(gap[0]) <= FRAGILE * spread)
-    if is_tie.any():
-      outcome = np.where(is_tie, outcome[:1], outcome)
-    count = int(fragile.sum())
-    if count:
-      self.fragile += count
+    outcome = np.where(is_tie, outcome[:1], outcome)
+    if fragile.any():
+      self.fragile += int(fragile.sum())
       drawn = self.draw(outcome.shape) > 0
       drawn[1] = True  # At least one sample takes the other branch.
       drawn[0] = False
@@ -298,27 +262,24 @@ class Evaluator:
 
   def scan(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """Evaluate `lax.scan`, iteration by iteration."""
-    body, count, carried, length, is_reverse = scan_of(equation)
+    body, count, carried, length, is_reverse = jaxprs.scan_of(equation)
     consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
-    steps = range(length)[::-1] if is_reverse else range(length)
     stacks: list[list[Any]] = []
-    for i in steps:
+    for i in range(length)[::-1] if is_reverse else range(length):
       outputs = self.evaluate(body, [*consts, *carry, *(r[:, i] for r in rows)], place)
       carry = outputs[:carried]
       stacks.append(outputs[carried:])
-    if is_reverse:
-      stacks.reverse()
+    stacks = stacks[::-1] if is_reverse else stacks
     out_avals = body.out_avals[carried:]
-    return [*carry, *(stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
+    return [*carry, *(samples.stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
 
   def cond(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
     """Evaluate `lax.cond` or `lax.switch`, by the unperturbed sample or for each point."""
-    branches = branches_of(equation)
+    branches = jaxprs.bodies(equation)
     index = np.clip(inputs[0], 0, len(branches) - 1)
     taken = np.unique(index if self.are_points else index[:1])
-    results = [self.evaluate(branches[b], inputs[1:], (*place, int(b))) for b in taken]
-    found = results[0]
-    for b, other in zip(taken[1:], results[1:], strict=True):
+    found, *others = [self.evaluate(branches[b], inputs[1:], (*place, int(b))) for b in taken]
+    for b, other in zip(taken[1:], others, strict=True):
       found = [held(index == b, *pair) for pair in zip(other, found, strict=True)]
     return found
 
@@ -329,28 +290,20 @@ class Evaluator:
     Separate points iterate independently, up to a limit relative to the first point's number; a
     point beyond the limit has no result.
     """
-    cond, cond_end, body, body_count = while_of(equation)
-    body_end = cond_end + body_count
-    cond_consts, body_consts, carry = (
-      inputs[:cond_end],
-      inputs[cond_end:body_end],
-      inputs[body_end:],
-    )
+    cond, count, body, body_count = jaxprs.while_of(equation)
+    cond_consts, body_consts = inputs[:count], inputs[count:][:body_count]
+    carry = inputs[count + body_count :]
     turns = extra = 0
     while True:
       (goes_on,) = self.evaluate(cond, [*cond_consts, *carry], (*place, "cond"))
-      mask = np.asarray(goes_on)
-      if not self.are_points:
-        mask = mask[:1]
+      mask = np.asarray(goes_on if self.are_points else goes_on[:1])
       if not mask.any():
         return carry
-      if mask[0].any():
-        turns += 1
-      else:
-        extra += 1
+      turns += bool(mask[0].any())
+      extra += not mask[0].any()
       if turns > MOST_TURNS or extra > 10 + turns:
         self.is_endless = True
-        return [without_result(mask, x) for x in carry]
+        return [held(mask, np.full_like(x, np.nan), x) if is_real(x) else x for x in carry]
       moved = self.evaluate(body, [*body_consts, *carry], (*place, "body"))
       if not mask.all():  # Finished points, and lanes of vmap, are held.
         moved = [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
@@ -359,31 +312,22 @@ class Evaluator:
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
     if equation.primitive.name == "bitcast_convert_type":  # Random bits: exact, as traced.
-      own = own_dtypes(equation, inputs)
-      return mapped(lambda *xs: bind(equation.primitive, equation.params, xs), own)
-    inputs = own_dtypes(equation, inputs, floats=False)
+      return samples.mapped(partial(samples.as_traced, equation), inputs)
+    inputs = samples.own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_real(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
-    terms = max(1.0, max(sizes, default=1) / max(1, *out_sizes))
-    units = 4 + 0.25 * math.sqrt(terms)
+    units = 4 + 0.25 * math.sqrt(max(1.0, max(sizes, default=1) / max(1, *out_sizes)))
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
     try:
-      if holds_program(equation.params.values()) and not is_wide(equation):
-        raise TypeError("the program in it computes in the dtype it was traced with")
-      results = mapped(widened(equation), inputs)
-      units_of_results = units
+      results = samples.mapped(partial(samples.in_float64, equation), inputs)
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
-      name = equation.primitive.name
-      self.foreign.append(name)
-      results = mapped(
-        lambda *xs: bind(equation.primitive, equation.params, own_dtypes(equation, xs)), inputs
-      )
+      self.foreign.append(equation.primitive.name)
+      results = samples.mapped(partial(samples.as_traced, equation), inputs)
       widths = [v.aval.dtype for v in equation.outvars if is_float(v.aval.dtype)]
       unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2
-      units_of_results = units * unit / (self.noise.unit if self.noise else 1.0)
-    return [self.perturbed(np.asarray(r, np.float64), units_of_results) if is_real(r) else r
-            for r in results]  # fmt: skip
+      units *= unit / (self.noise.unit if self.noise else 1.0)
+    return [self.perturbed(r, units) for r in results]
 
   def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
     """Pass both sides of a comparison to `watch`."""

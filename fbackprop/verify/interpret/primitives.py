@@ -7,6 +7,7 @@ sample (`samples.mapped`). The tables state the rounding error that each primiti
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,8 +38,7 @@ def elementwise(function: Callable[..., Any]) -> Primitive:
 
 
 def integer_pow(params: Any, x: np.ndarray) -> np.ndarray:
-  exponent = params["y"]
-  return x**exponent if exponent >= 0 else 1 / x**-exponent
+  return x ** params["y"] if params["y"] >= 0 else 1 / x ** -params["y"]
 
 
 def power(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -83,43 +83,23 @@ def logistic(x: np.ndarray) -> np.ndarray:
   return np.asarray(scipy.special.expit(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
 
 
-def clamp(params: Any, low: np.ndarray, x: np.ndarray, high: np.ndarray) -> np.ndarray:
-  low, x, high = aligned([low, x, high])
-  return np.minimum(np.maximum(x, low), high)
-
-
 def select_n(params: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
-  which, *own = aligned([which, *cases])
-  if len(own) == 1:
-    return own[0]
-  if which.dtype == bool:
-    return np.where(which, own[1], own[0])
-  out = own[0]
-  for i, case in enumerate(own[1:], 1):
+  which, out, *rest = aligned([which, *cases])
+  for i, case in enumerate(rest, 1):
     out = np.where(which >= i, case, out)
   return out
 
 
 def broadcast_in_dim(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
   shape, dims = params["shape"], params["broadcast_dimensions"]
-  full = [1] * len(shape)
-  for axis, dim in enumerate(dims):
-    full[dim] = x.shape[1 + axis]
-  return np.broadcast_to(x.reshape(x.shape[0], *full), (x.shape[0], *shape))
+  x = np.expand_dims(x, [1 + axis for axis in range(len(shape)) if axis not in dims])
+  return np.broadcast_to(x, (x.shape[0], *shape))
 
 
 def reshape(params: Any, x: np.ndarray, *_: Any) -> np.ndarray:
   if params["dimensions"] is not None:
     x = x.transpose(0, *(1 + axis for axis in params["dimensions"]))
   return x.reshape(x.shape[0], *params["new_sizes"])
-
-
-def transpose(params: Any, x: np.ndarray) -> np.ndarray:
-  return x.transpose(0, *(1 + axis for axis in params["permutation"]))
-
-
-def squeeze(params: Any, x: np.ndarray) -> np.ndarray:
-  return np.squeeze(x, tuple(1 + axis for axis in params["dimensions"]))
 
 
 def reduction(function: Callable[..., Any]) -> Primitive:
@@ -132,19 +112,15 @@ def reduction(function: Callable[..., Any]) -> Primitive:
   return apply
 
 
-def max_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-  return np.asarray(np.max(x, axis=axis, initial=limit_of(x.dtype, -np.inf, "min")))
+def extreme(function: Callable[..., Any], infinity: float, name: str) -> Primitive:
+  """Return the primitive of a maximum or minimum; complex numbers compare by their parts."""
 
+  def apply(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
+    kinds = {"f": infinity, "c": complex(infinity, infinity), "b": infinity > 0}
+    of_integers = getattr(np.iinfo(x.dtype), name) if x.dtype.kind in "iu" else None
+    return np.asarray(function(x, axis=axis, initial=kinds.get(x.dtype.kind, of_integers)))
 
-def min_of(x: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-  return np.asarray(np.min(x, axis=axis, initial=limit_of(x.dtype, np.inf, "max")))
-
-
-def limit_of(dtype: np.dtype, infinity: float, name: str) -> Any:
-  """Return the least or greatest value of a dtype; complex numbers compare by their parts."""
-  if dtype.kind in "fc":
-    return complex(infinity, infinity) if dtype.kind == "c" else infinity
-  return name == "max" if dtype.kind == "b" else getattr(np.iinfo(dtype), name)
+  return reduction(apply)
 
 
 def concatenate(params: Any, *values: np.ndarray) -> np.ndarray:
@@ -159,25 +135,19 @@ def slice_of(params: Any, x: np.ndarray) -> np.ndarray:
   return x[(slice(None), *(slice(*window) for window in windows))]
 
 
-def reverse(params: Any, x: np.ndarray) -> np.ndarray:
-  return np.flip(x, tuple(1 + axis for axis in params["dimensions"]))
-
-
 def iota(params: Any, *_: Any) -> np.ndarray:
   shape, dimension = params["shape"], params["dimension"]
   dtype = np.dtype(params["dtype"])
   steps = np.arange(shape[dimension], dtype=np.float64 if is_float(dtype) else dtype)
-  full = [1] * len(shape)
-  full[dimension] = shape[dimension]
-  return np.broadcast_to(steps.reshape(full), shape)[None]
+  others = [axis for axis in range(len(shape)) if axis != dimension]
+  return np.broadcast_to(np.expand_dims(steps, others), shape)[None]
 
 
 def argument(function: Callable[..., Any]) -> Primitive:
   """Return the primitive of an argmax or argmin."""
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
-    (axis,) = params["axes"]
-    found = np.asarray(function(x, axis=1 + axis))
+    found = np.asarray(function(x, axis=1 + params["axes"][0]))
     return found.astype(np.dtype(params["index_dtype"]))
 
   return apply
@@ -188,9 +158,8 @@ def cumulative(function: Callable[..., Any]) -> Primitive:
 
   def apply(params: Any, x: np.ndarray) -> np.ndarray:
     axis = 1 + params["axis"]
-    if params["reverse"]:
-      return np.flip(function(np.flip(x, axis), axis=axis), axis)
-    return np.asarray(function(x, axis=axis))
+    turned = partial(np.flip, axis=axis) if params["reverse"] else np.asarray
+    return turned(function(turned(x), axis=axis))
 
   return apply
 
@@ -260,12 +229,14 @@ EXACT: dict[str, Primitive] = {
   **table({
     "neg": np.negative, "max": np.maximum, "min": np.minimum, "is_finite": np.isfinite,
     "rem": remainder, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
-    "not": np.invert,
+    "not": np.invert, "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
   }),
-  "round": round_to_integer, "clamp": clamp, "select_n": select_n,
-  "broadcast_in_dim": broadcast_in_dim, "reshape": reshape, "transpose": transpose,
-  "squeeze": squeeze, "concatenate": concatenate, "slice": slice_of, "rev": reverse, "iota": iota,
-  "reduce_max": reduction(max_of), "reduce_min": reduction(min_of),
+  "round": round_to_integer, "select_n": select_n, "broadcast_in_dim": broadcast_in_dim,
+  "transpose": lambda params, x: x.transpose(0, *(1 + a for a in params["permutation"])),
+  "squeeze": lambda params, x: np.squeeze(x, tuple(1 + a for a in params["dimensions"])),
+  "rev": lambda params, x: np.flip(x, tuple(1 + a for a in params["dimensions"])),
+  "reshape": reshape, "concatenate": concatenate, "slice": slice_of, "iota": iota,
+  "reduce_max": extreme(np.max, -np.inf, "min"), "reduce_min": extreme(np.min, np.inf, "max"),
   "reduce_or": reduction(np.any), "reduce_and": reduction(np.all),
   "argmax": argument(np.argmax), "argmin": argument(np.argmin),
   "cummax": cumulative(np.maximum.accumulate), "cummin": cumulative(np.minimum.accumulate),

@@ -6,16 +6,8 @@ from typing import Any
 
 import jax
 
-from fbackprop.jaxprs import (
-  Program,
-  bind,
-  bodies,
-  has_library_rule,
-  inner_program,
-  interpret,
-  shape_of,
-  with_bodies,
-)
+from fbackprop import jaxprs
+from fbackprop.jaxprs import Program, has_library_rule, inner_program
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.interpret.samples import constant_key
 
@@ -24,12 +16,12 @@ def flat(program: Program, keep_rules: bool) -> Program:
   """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
   if not any(changes(equation, keep_rules) for equation in program.jaxpr.eqns):
     return program
-  return jax.make_jaxpr(partial(evaluate_flat, program, keep_rules))(*shapes(program))
+  return again(program, partial(evaluate_flat, program, keep_rules))
 
 
-def shapes(program: Program) -> list[Any]:
-  """Return the shapes and dtypes for tracing a program again."""
-  return list(map(shape_of, program.in_avals))
+def again(program: Program, function: Callable[..., Any]) -> Program:
+  """Trace a function of the inputs of a program."""
+  return jax.make_jaxpr(function)(*map(jaxprs.shape_of, program.in_avals))
 
 
 def changes(equation: Any, keep_rules: bool) -> bool:
@@ -38,7 +30,9 @@ def changes(equation: Any, keep_rules: bool) -> bool:
     return False
   if inner_program(equation) is not None:
     return True
-  return any(changes(inner, keep_rules) for body in bodies(equation) for inner in body.jaxpr.eqns)
+  return any(
+    changes(inner, keep_rules) for body in jaxprs.bodies(equation) for inner in body.jaxpr.eqns
+  )
 
 
 def data_of(program: Program) -> set[Any]:
@@ -68,23 +62,17 @@ def evaluate_flat(
     inner = None if keep_rules and has_library_rule(equation) else inner_program(equation)
     if inner is not None:
       return evaluate_flat(inner, keep_rules, *inputs, override=override, place=(*place, i))
-    rewrite = partial(flat_body, keep_rules=keep_rules, override=override)
-    return bind(equation.primitive, with_bodies(equation, rewrite, (*place, i)), inputs)
 
-  return interpret(program, arguments, lambda value, _: value, apply)
+    def rewrite(body: Program, place: tuple[Any, ...]) -> Program:
+      if override is None:
+        return flat(body, keep_rules)
+      function = partial(evaluate_flat, body, keep_rules, override=override, place=place)
+      return again(body, function)
 
+    params = jaxprs.with_bodies(equation, rewrite, (*place, i))
+    return jaxprs.bind(equation.primitive, params, inputs)
 
-def flat_body(
-  program: Program,
-  keep_rules: bool,
-  override: Override | None,
-  place: tuple[Any, ...],
-) -> Program:
-  """Return the flat program of a loop's body or a branch."""
-  if override is None:
-    return flat(program, keep_rules)
-  function = partial(evaluate_flat, program, keep_rules, override=override, place=place)
-  return jax.make_jaxpr(function)(*shapes(program))
+  return jaxprs.interpret(program, arguments, lambda value, _: value, apply)
 
 
 def without_rules(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Any]]:

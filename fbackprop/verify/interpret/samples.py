@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import bind
+from fbackprop.jaxprs import bind, holds_program
 from fbackprop.verify.interpret.primitives import Samples, is_float
 
 
@@ -41,45 +41,36 @@ def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
   return where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
 
 
-def without_result(mask: np.ndarray, x: Samples) -> Samples:
-  """Return NaN where a sample or lane would continue; integers stay as they are."""
-  return held(mask, np.full_like(x, np.nan), x) if is_real(x) else x
-
-
 def stacked(rows: list[Any], aval: Any) -> Samples:
   """Stack the rows of a scan's output behind the axis of samples."""
   if not rows:
-    dtype = np.float64 if is_float(aval.dtype) else aval.dtype
-    return np.zeros((1, 0, *aval.shape), dtype)
+    return np.zeros((1, 0, *aval.shape), np.float64 if is_float(aval.dtype) else aval.dtype)
   if not isinstance(rows[0], np.ndarray):
     return jnp.stack(rows, axis=1)
-  samples = max(r.shape[0] for r in rows)
-  return np.stack([np.broadcast_to(r, (samples, *r.shape[1:])) for r in rows], axis=1)
+  return np.stack(np.broadcast_arrays(*rows), axis=1)
 
 
 # --- Primitives that only JAX evaluates -----------------------------------------------------------
 
 
-def is_wide(equation: Any) -> bool:
-  """Return whether all float inputs and outputs of an equation are float64."""
-  atoms = [*equation.invars, *equation.outvars]
-  return all(a.aval.dtype == np.float64 for a in atoms if is_float(a.aval.dtype))
-
-
-def widened(equation: Any) -> Callable[..., list[Any]]:
-  """Return the primitive on float64, whatever its traced dtype."""
+def in_float64(equation: Any, *values: Any) -> list[Any]:
+  """Apply a primitive in float64, whatever its traced dtype; raise TypeError where it can't be."""
   params = dict(equation.params)
   for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
     if params.get(key) is not None and is_float(params[key]):
       params[key] = np.dtype(np.float64)
+  types = [a.aval.dtype for a in (*equation.invars, *equation.outvars) if is_float(a.aval.dtype)]
+  if holds_program(params.values()) and any(dtype != np.float64 for dtype in types):
+    raise TypeError("the program in it computes in the dtype it was traced with")
+  results = bind(equation.primitive, params, values)
+  if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
+    raise TypeError("it doesn't compute in float64")
+  return results
 
-  def apply(*values: Any) -> list[Any]:
-    results = bind(equation.primitive, params, values)
-    if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
-      raise TypeError("it doesn't compute in float64")
-    return results
 
-  return apply
+def as_traced(equation: Any, *values: Any) -> list[Any]:
+  """Apply a primitive in its traced dtypes."""
+  return bind(equation.primitive, equation.params, own_dtypes(equation, values))
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
@@ -93,15 +84,14 @@ def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> lis
 def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
   """Apply a function to each sample, or once if all samples are equal."""
   inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
-  if all(x.shape[0] == 1 for x in inputs):
-    results = function(*(x[0] for x in inputs))
-    return [lifted(r) for r in results]
+  count = max((x.shape[0] for x in inputs), default=1)
+  if count == 1:
+    return [lifted(r) for r in function(*(x[0] for x in inputs))]
   axes = tuple(0 if x.shape[0] > 1 else None for x in inputs)
   own = [x if x.shape[0] > 1 else x[0] for x in inputs]
   try:
     results = jax.vmap(function, in_axes=axes)(*own)
   except NotImplementedError:  # Not every primitive can be batched; a loop always works.
-    count = max(x.shape[0] for x in inputs)
     rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
     results = [jnp.stack(column) for column in zip(*rows, strict=True)]
-  return [r if jnp.issubdtype(r.dtype, jax.dtypes.prng_key) else np.asarray(r) for r in results]
+  return [lifted(r)[0] for r in results]

@@ -58,52 +58,6 @@ class Checked(NamedTuple):
   detail: str = ""
 
 
-class Outcome(NamedTuple):
-  """The fields of a `Report`, which adds their rendering.
-
-  Attributes:
-    name: the function's name.
-    findings: the most important first: failures before oracle faults before the rest, and
-      among the failures the first along the backward pass.
-    checks: the checks that were run.
-    not_checked: the omitted checks, each with its reason.
-    verified: the correct leaves, in the order of the backward pass.
-    worst_ulp: the largest error of the rule in its own dtype, in units in the last place of the
-      leaf's largest entry.
-    max_sigma: the same error in standard deviations of the propagated rounding error, the largest
-      over all entries.
-    level, seed, allowance: the options.
-    seconds: the duration.
-    again: the command or the call that repeats it; "" if there is none.
-    regimes: the test points at which the mathematics was checked; without those where the function
-      isn't finite.
-  """
-
-  name: str
-  findings: tuple[Finding, ...]
-  checks: tuple[Checked, ...] = ()
-  not_checked: tuple[str, ...] = ()
-  verified: tuple[str, ...] = ()
-  worst_ulp: float = 0.0
-  max_sigma: float = 0.0
-  level: str = "standard"
-  seed: int = 0
-  allowance: float = 1.0
-  seconds: float = 0.0
-  again: str = ""
-  regimes: tuple[str, ...] = ()
-
-  @property
-  def verdict(self) -> Verdict:
-    """The first of "fail", "oracle fault", "no verdict", "pass" that applies."""
-    return first_verdict([finding.kind for finding in self.findings])
-
-  @property
-  def ok(self) -> bool:
-    """Whether the verdict is "pass"."""
-    return self.verdict == "pass"
-
-
 def first_verdict(kinds: Sequence[str]) -> Verdict:
   """Return the gravest of some kinds, ignoring notes."""
   return next((verdict for verdict in VERDICTS if verdict in kinds), "pass")
@@ -123,5 +77,4 @@ class RuleError(Exception):
 
   def __init__(self, check: str, message: str, leaf: str = "") -> None:
     super().__init__(message)
-    self.check = check
-    self.leaf = leaf
+    self.check, self.leaf = check, leaf

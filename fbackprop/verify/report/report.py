@@ -1,26 +1,99 @@
-"""The result of a verification, with its renderings: a table, JSON, HTML."""
+"""The result of a verification: a table for a terminal, HTML for a notebook, JSON for programs."""
 
-from fbackprop.verify.report.findings import Outcome
-from fbackprop.verify.report.rendering import from_json, table, to_html, to_json
+import json
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from fbackprop.markup import BAD, GOOD, UNSURE, headline, paragraph, table_of
+from fbackprop.verify.report.findings import Checked, Finding, Verdict, first_verdict
+
+WIDTH = 100
+FORMAT = 1
+"""The version of the JSON format, incremented when a field is removed or changes its meaning."""
+MOST_FINDINGS = 8
+"""The most findings that the table shows; the JSON has all of them."""
+MOST_ROWS = 30
+"""The most findings that the HTML shows."""
+INDENT = " " * 6
+UNBROKEN = "\N{NO-BREAK SPACE}"
 
 
-class Report(Outcome):
-  """The result of a verification, with the fields of `Outcome`."""
+class Report(NamedTuple):
+  """The result of a verification.
 
-  __slots__ = ()
+  Attributes:
+    name: the function's name.
+    findings: the most important first: failures before oracle faults before the rest, and
+      among the failures the first along the backward pass.
+    checks: the checks that were run.
+    not_checked: the omitted checks, each with its reason.
+    verified: the correct leaves, in the order of the backward pass.
+    worst_ulp: the largest error of the rule in its own dtype, in units in the last place of the
+      leaf's largest entry.
+    max_sigma: the same error in standard deviations of the propagated rounding error, the largest
+      over all entries.
+    level, seed, allowance: the options.
+    seconds: the duration.
+    again: the command or the call that repeats it; "" if there is none.
+    regimes: the test points at which the mathematics was checked; without those where the function
+      isn't finite.
+  """
+
+  name: str
+  findings: tuple[Finding, ...]
+  checks: tuple[Checked, ...] = ()
+  not_checked: tuple[str, ...] = ()
+  verified: tuple[str, ...] = ()
+  worst_ulp: float = 0.0
+  max_sigma: float = 0.0
+  level: str = "standard"
+  seed: int = 0
+  allowance: float = 1.0
+  seconds: float = 0.0
+  again: str = ""
+  regimes: tuple[str, ...] = ()
+
+  @property
+  def verdict(self) -> Verdict:
+    """The first of "fail", "oracle fault", "no verdict", "pass" that applies."""
+    return first_verdict([finding.kind for finding in self.findings])
+
+  @property
+  def ok(self) -> bool:
+    """Whether the verdict is "pass"."""
+    return self.verdict == "pass"
 
   def table(self) -> str:
-    """Render the report for a terminal, in lines of at most 100 columns: see `rendering.table`."""
-    return table(self)
+    """Render the report for a terminal, in lines of at most 100 columns.
+
+    They are the verdict, the findings, the checks, and what wasn't checked.
+    """
+    return "\n".join(line.rstrip() for line in lines_of(self))
 
   def to_json(self) -> str:
-    """Convert the report to JSON that `from_json` reads: see `rendering.to_json`."""
-    return to_json(self)
+    """Convert the report to JSON; nonfinite numbers become "NaN", "Infinity", "-Infinity"."""
+    return json.dumps(to_plain(self), indent=2, allow_nan=False, ensure_ascii=False)
 
   @staticmethod
   def from_json(text: str) -> "Report":
-    """Read a report written by `to_json`; raise ValueError for any other text."""
-    return Report(*from_json(text))
+    """Read a report written by `to_json`, equal to the one written.
+
+    Raises:
+      ValueError: the text isn't JSON, isn't a report, or has another format version.
+    """
+    table = json.loads(text)
+    found = table.get("format") if isinstance(table, dict) else None
+    if found != FORMAT:
+      raise ValueError(f"a report has the format {FORMAT}, got {found!r}")
+    try:
+      kinds = (("findings", Finding), ("checks", Checked))
+      table |= {key: [restored(kind, row) for row in table[key]] for key, kind in kinds}
+      return Report(*restored(Report, table))
+    except (KeyError, TypeError) as error:
+      raise ValueError(f"this is not the JSON of a report: {error!r}") from error
 
   def __repr__(self) -> str:
     """Return the verdict in one line; `print` shows the table."""
@@ -28,8 +101,181 @@ class Report(Outcome):
     return f"Report({self.verdict.upper()}: {self.name}{findings}, {len(self.checks)} checks)"
 
   def _repr_html_(self) -> str:
-    """Render the report for a notebook: see `rendering.to_html`."""
-    return to_html(self)
+    """Render the report for a notebook, with names and messages escaped."""
+    color = {"pass": GOOD, "fail": BAD}.get(self.verdict, UNSURE)
+    more = len(self.findings) - MOST_ROWS
+    shown, remarks = summary(self)
+    rows = ((check.check, str(check.times), check.verdict, check.detail) for check in shown)
+    parts = [
+      headline(self.verdict.upper(), color, f"{self.name}: {asked_of(self)}"),
+      table_of(HEADS, map(row_of, self.findings[:MOST_ROWS])),
+      paragraph(f"and {more} findings more") if more > 0 else "",
+      paragraph(f"again: {self.again}") if self.again and self.verdict != "pass" else "",
+      table_of(("check", "times", "outcome", "detail"), rows),
+    ]
+    return "".join([*parts, *(paragraph(f"{head}: {text}") for head, text in remarks)])
 
-  def __str__(self) -> str:
-    return self.table()
+  __str__ = table
+
+
+# --- Text -----------------------------------------------------------------------------------------
+
+
+def lines_of(report: Report) -> list[str]:
+  """Return the lines of the table."""
+  asked = asked_of(report)
+  verdict = report.verdict.upper()
+  lines = [f"{verdict}: {shortened(report.name, WIDTH - len(f'{verdict}:    {asked}'))}   {asked}"]
+  is_failure = [finding.kind == "fail" and finding.leaf != "" for finding in report.findings]
+  for i, finding in enumerate(report.findings[:MOST_FINDINGS]):
+    lines += ["", *lines_of_finding(finding, report, is_failure[i] and not any(is_failure[:i]))]
+  if len(report.findings) > MOST_FINDINGS:
+    lines += ["", f"and {len(report.findings) - MOST_FINDINGS} findings more, all in the JSON"]
+  if report.again and report.verdict != "pass":
+    # The command is meant to be copied, so it isn't broken if it fits on a line of its own.
+    lines += ["", *wrapped("again: ", report.again)]
+  shown, remarks = summary(report)
+  names = [shortened(check.check, 40) for check in shown]
+  room = max(map(len, ["check", *names]))
+  lines += ["", *[f"{'check':<{room}}  {'times':>6}  {'outcome':<12}"][: len(shown)]]
+  for name, check in zip(names, shown, strict=True):
+    row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
+    lines += wrapped(row, check.detail)
+  for head, text in remarks:
+    lines += wrapped(f"{head}: ", text)
+  return lines
+
+
+def asked_of(report: Report) -> str:
+  """Return the options and the duration."""
+  return f"{report.level}, seed {report.seed}, {report.seconds:.1f} s"
+
+
+def summary(report: Report) -> tuple[list[Checked], list[tuple[str, str]]]:
+  """Return the checks that have a detail or didn't pass, and remarks as (head, text)."""
+  shown = [c for c in report.checks if c.detail or c.verdict != "pass"]
+  passed = ", ".join(f"{c.check} ×{c.times}" for c in report.checks if c not in shown)
+  remarks = [("passed", passed), ("not checked", "; ".join(report.not_checked))]
+  if report.allowance != 1:
+    remarks.insert(1, ("allowance", f"every bound was multiplied by {report.allowance:g}"))
+  if any(check.check == "numerics" for check in report.checks):
+    error = f"largest error {report.worst_ulp:.2g} ULP of the leaf's largest entry"
+    remarks.insert(1, ("own dtype", f"{error}, {report.max_sigma:.2g} σ of its rounding"))
+  return shown, [(head, text) for head, text in remarks if text]
+
+
+def lines_of_finding(finding: Finding, report: Report, is_first: bool) -> list[str]:
+  """Describe a finding: the fault, its place, its size, and its cause."""
+  place, got, want, bound = figures(finding)
+  parts = [
+    finding.kind if finding.kind == "note" else finding.kind.upper(),
+    finding.check,
+    f"{finding.leaf}  {shape_of(finding.shape)}" if finding.leaf else "",
+    f"{finding.wrong} of {finding.size} entries" if finding.wrong else "",
+    f"regime: {finding.regime}" if finding.regime != "as given" else "",
+    "first in backward order" if is_first else "",
+  ]
+  lines = joined(parts, "   ")
+  if got:
+    bound = bound and f"bound {bound}"
+    lines += joined([place, f"got {got}", f"want {want}", bound], "  ", INDENT)
+  if finding.message:
+    lines += wrapped(INDENT, finding.message)
+  if is_first and report.verified:
+    wrong = f"        first wrong: {finding.leaf}"
+    lines += wrapped(f"{INDENT}verified: ", ", ".join(report.verified) + wrong)
+  if finding.cause:
+    lines += wrapped(f"{INDENT}cause: ", finding.cause.rstrip(": "))
+  return lines
+
+
+def figures(finding: Finding) -> tuple[str, str, str, str]:
+  """Format the worst entry: its index, got, want and the bound; "" where there is none.
+
+  The numbers have two more digits than distinguish them, 5 to 17 in all.
+  """
+  got, want = finding.got, finding.want
+  place = "" if finding.index is None else f"[{','.join(map(str, finding.index))}]"
+  bound = "" if finding.bound is None else f"{finding.bound:.1g}"
+  if got is None or want is None:
+    return place, "", "", bound
+  digits = 5
+  if math.isfinite(got) and math.isfinite(want) and got != want:
+    largest = max(abs(got), abs(want))
+    apart = abs(got / largest - want / largest)  # The difference itself may overflow.
+    digits = min(17, max(5, math.ceil(-math.log10(apart or 1e-17)) + 2))
+  return place, f"{got:.{digits - 1}e}", f"{want:.{digits - 1}e}", bound
+
+
+def shape_of(shape: tuple[int, ...]) -> str:
+  """Format a shape as (128,128), without spaces, or as () for a scalar."""
+  return f"({','.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def shortened(text: str, room: int) -> str:
+  """Return the end of a text that is too long, since the name is there."""
+  return text if len(text) <= room else f"…{text[len(text) - max(room, 2) + 1 :]}"
+
+
+def joined(parts: Iterable[str], gap: str, indent: str = "") -> list[str]:
+  """Join nonempty parts in one line, or in several where they don't fit."""
+  room = WIDTH - len(INDENT)
+  kept = [part.replace(" ", UNBROKEN) if len(part) <= room else part for part in parts if part]
+  wrap = partial(textwrap.wrap, width=WIDTH, subsequent_indent=INDENT, break_on_hyphens=False)
+  lines = wrap(gap.join(kept), initial_indent=indent)
+  return [line.replace(UNBROKEN, " ") for line in lines]
+
+
+def wrapped(prefix: str, text: str) -> list[str]:
+  """Wrap a text behind a prefix, indenting further lines to match if that leaves room."""
+  indent = " " * (len(prefix) if len(prefix) <= WIDTH // 2 else len(INDENT))
+  wrap = partial(textwrap.wrap, width=WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+  first, *rest = text.splitlines() or [""]
+  lines = wrap(first, initial_indent=prefix) or [prefix]
+  return lines + [part for line in rest for part in wrap(line, initial_indent=indent) or [""]]
+
+
+# --- HTML -----------------------------------------------------------------------------------------
+
+HEADS = ("", "check", "leaf", "entries", "at", "got", "want", "bound", "why")
+
+
+def row_of(finding: Finding) -> tuple[str, ...]:
+  """Return a finding as the cells of the columns `HEADS`."""
+  leaf = f"{finding.leaf} {shape_of(finding.shape)}" if finding.leaf else ""
+  regime = "" if finding.regime == "as given" else f"regime: {finding.regime}"
+  entries = f"{finding.wrong} of {finding.size}" if finding.wrong else ""
+  why = "; ".join(filter(None, (finding.cause, finding.message, regime)))
+  return (finding.kind.upper(), finding.check, leaf, entries, *figures(finding), why)
+
+
+# --- JSON -----------------------------------------------------------------------------------------
+
+
+def to_plain(report: Report) -> dict[str, Any]:
+  """Convert a report to values that JSON can represent; `format`, `verdict` and `ok` come first."""
+  head = {"format": FORMAT, "verdict": report.verdict, "ok": report.ok}
+  return head | plain(report)
+
+
+def plain(value: Any) -> Any:
+  """Convert a field to its JSON representation, NumPy scalars to Python's."""
+  value = value.item() if hasattr(value, "item") else value
+  if hasattr(value, "_asdict"):
+    return {name: plain(entry) for name, entry in value._asdict().items()}
+  if isinstance(value, tuple | list):
+    return [plain(entry) for entry in value]
+  if isinstance(value, float) and not math.isfinite(value):
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+  return value
+
+
+def restored(kind: Any, table: Mapping[str, Any]) -> Any:
+  """Build a NamedTuple; its annotations distinguish texts from nonfinite numbers."""
+  fields = {}
+  for name in kind._fields:
+    value = table[name]
+    if isinstance(value, str) and "float" in str(kind.__annotations__[name]):
+      value = float(value)
+    fields[name] = tuple(value) if isinstance(value, list) else value
+  return kind(**fields)

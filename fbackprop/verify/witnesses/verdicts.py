@@ -179,7 +179,7 @@ def is_small(difference: Difference) -> bool:
 
 def ends_by_tolerance(loop: Any) -> bool:
   """Return whether a loop ends by a condition on floats."""
-  equations = while_of(loop).cond.jaxpr.eqns
+  equations = while_of(loop)[0].jaxpr.eqns
   return any(is_float(atom.aval.dtype) for e in equations for atom in e.invars)
 
 
