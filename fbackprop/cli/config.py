@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from fbackprop.cli.console import words
-from fbackprop.train.data.names import MissingTargets
-from fbackprop.train.method_names import (
+from fbackprop.train.arguments import (
   NonfiniteName,
   OptimizerName,
   ScheduleName,
   ShuffleName,
+  StopRules,
   WatchName,
 )
-from fbackprop.train.stop_rules import StopRules
+from fbackprop.train.data.names import MissingTargets
 
 if TYPE_CHECKING:
   ActivationName = str

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from fbackprop.errors import ArgumentError
 from fbackprop.extras import need
 from fbackprop.files import write_whole
-from fbackprop.train.method_names import WatchName
+from fbackprop.train.arguments import WatchName
 
 if TYPE_CHECKING:
   from fbackprop.train.results import Evaluation

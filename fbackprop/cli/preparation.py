@@ -20,8 +20,8 @@ from fbackprop.cli.warm_start import (
   with_network_of,
 )
 from fbackprop.extras import need
+from fbackprop.train.arguments import check_batch_size, check_warmup
 from fbackprop.train.data.names import kind_and_path
-from fbackprop.train.limits import check_batch_size, check_warmup
 
 if TYPE_CHECKING:
   from fbackprop.train.data.rows import Dataset
@@ -165,9 +165,9 @@ def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | Non
   """
   import jax
 
+  from fbackprop.train.examples import training_batch
   from fbackprop.train.step import Batch
   from fbackprop.train.validation import rows_aside
-  from fbackprop.train.weighting import training_batch
 
   fraction = config.stop.validation_fraction
   train = training_batch(
@@ -219,7 +219,7 @@ def begin(prepared: Prepared, arguments: Sequence[str], exits: ExitStack) -> Pat
   Raises:
     UsageError: the folder can't be created or written, or is in use by another run.
   """
-  from fbackprop.train.checkpoint_writer import FolderInUseError, locked
+  from fbackprop.train.checkpoints import FolderInUseError, locked
 
   config, sources = prepared.config, sources_of(arguments)
   if config.resume is None:
