@@ -32,16 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxpr_as_fun
 
+from fbackprop import jaxprs
 from fbackprop.checks import example_count
-from fbackprop.jaxprs import (
-  Program,
-  bind,
-  has_library_rule,
-  inner_program,
-  interpret,
-  shape_of,
-  with_bodies,
-)
 from fbackprop.meshes import off_mesh, take_rows
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
@@ -96,13 +88,6 @@ class Functions(NamedTuple):
   ours: Callable[..., tuple[Array, Params]]
 
 
-class Compiled(NamedTuple):
-  """Compiled `gradients` of the leaves: ours, autodiff's, and their terms; whether in float64."""
-
-  gradients: Callable[..., list[list[Array]]]
-  is_wide: bool
-
-
 # Judges a difference, given the functions, their arguments, and the leaves of the arguments moved
 # to a device with float64.
 Measure = Callable[[Functions, tuple[Any, ...], list[Any]], Gradients]
@@ -146,25 +131,21 @@ def make_live_check(
     norms = example_norms(losses_of, params, x, targets, key, weights)
     return losses * jax.lax.stop_gradient(jnp.minimum(1, clip_examples / norms))
 
-  def mean_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
-    return mean(differentiated(params, x, targets, key, weights), weights)
+  def mean_loss(*args: Any) -> Array:
+    return mean(differentiated(*args), args[4])
 
-  def uncancelled_loss(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
+  def uncancelled_loss(*args: Any) -> Array:
     # The gradient itself may vanish, at a minimum or by symmetry, and then has no scale. A random
     # factor for each example prevents the cancellation.
-    losses = differentiated(params, x, targets, key, weights)
-    return mean(jax.random.normal(jax.random.key(0), losses.shape, losses.dtype) * losses, weights)
+    losses = differentiated(*args)
+    return mean(jax.random.normal(jax.random.key(0), losses.shape, losses.dtype) * losses, args[4])
 
   def own_gradient(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Any:
     return own(params, x, targets, key=key, weights=weights)
 
-  @jax.jit
-  def in_own_dtype(*args: Any) -> Params:
-    return own_gradient(*args)[1]
-
+  in_own_dtype = jax.jit(lambda *args: own_gradient(*args)[1])
   functions = Functions(mean_loss, own_gradient)
-
-  found: dict[Any, Compiled] = {}  # By structure, shapes and dtypes of the arguments.
+  found: dict[Any, Any] = {}  # What `compiled` returned, by structure, shapes and dtypes.
 
   def compare(args: tuple[Any, ...]) -> tuple[Gradients, list[float]]:
     leaves, structure = jax.tree.flatten(args)
@@ -172,25 +153,21 @@ def make_live_check(
     shapes = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
     if shapes not in found:
       found[shapes] = compiled(functions, uncancelled_loss, leaves, structure)
+    gradients, is_wide = found[shapes]
     with jax.enable_x64(True):
-      got, want, terms = (list(map(as_float64, part)) for part in found[shapes].gradients(*leaves))
+      got, want, terms = (list(map(as_float64, part)) for part in gradients(*leaves))
     # The rounding error of a sum of N terms grows like √N, as of a random walk.
     unit = UNIT * (1 + 0.25 * math.sqrt(example_count(args[1])))
     wrong = np.array([differ(*each, unit) for each in zip(got, want, terms, strict=True)])
     sizes = [float(np.abs(t).max(initial=0.0)) for t in terms]
-    if wrong.any() or not found[shapes].is_wide:
+    if wrong.any() or not is_wide:
       return measure(functions, args, leaves), sizes
     return Gradients(got, want, wrong), sizes
 
   def check(
-    params: Params,
-    x: Array,
-    targets: Array,
-    *,
-    key: Array | None = None,
-    weights: Array | None = None,
+    params: Params, x: Array, targets: Array, *, key: Any = None, weights: Any = None,
     rows: Any = None,
-  ) -> LiveCheck:
+  ) -> LiveCheck:  # fmt: skip
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     if not paths:
       return LiveCheck(0.0, "", 0.0, ok=True)
@@ -201,12 +178,9 @@ def make_live_check(
     # The reference is computed on one device and at the highest matmul precision: the precision of
     # the run may name an algorithm, and those round float64 products as well.
     with jax.set_mesh(None), np.errstate(all="ignore"), jax.default_matmul_precision("highest"):
-      args = off_mesh(args)
-      (got, want, wrong), sizes = compare(args)
-      exact = [
-        relative_error(g, w, LEAST_SHARE * t) for g, w, t in zip(got, want, sizes, strict=True)
-      ]
-      rounding = [relative_error(g, w, t) for g, w, t in zip(rounded, want, sizes, strict=True)]
+      (got, want, wrong), sizes = compare(off_mesh(args))
+      exact = list(map(relative_error, got, want, [LEAST_SHARE * size for size in sizes]))
+      rounding = list(map(relative_error, rounded, want, sizes))
     # argmax treats the first NaN as the largest, as intended here.
     worst = int(np.argmax(np.where(wrong, exact, -1.0) if wrong.any() else exact))
     leaf = jax.tree_util.keystr(paths[worst])
@@ -217,39 +191,43 @@ def make_live_check(
 
 def compiled(
   functions: Functions, uncancelled_loss: Callable[..., Array], leaves: list[Any], structure: Any
-) -> Compiled:
-  """Trace and compile both gradients and the terms of their sums, in float64 if possible."""
+) -> tuple[Callable[..., list[list[Array]]], bool]:
+  """Trace and compile both gradients and the terms of their sums, in float64 if possible.
+
+  Returns:
+    The compiled function of the leaves: our gradient, autodiff's, and their terms; and whether it
+    computes in float64.
+  """
   count = len(jax.tree.leaves(jax.tree.unflatten(structure, leaves)[0]))
 
   def flat(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *leaves: function(*jax.tree.unflatten(structure, leaves))
 
-  def ours(*leaves: Any) -> list[Array]:
-    return jax.tree.leaves(flat(functions.ours)(*leaves)[1])
-
-  def traced(*leaves: Any) -> tuple[Program, Program, Program]:
+  def traced(leaves: list[Any]) -> list[jaxprs.Program]:
     written = jax.make_jaxpr(flat(functions.mean_loss))(*leaves)
 
+    def own_loss(params: Sequence[Any], *others: Any) -> Array:
+      value: Array = without_rules(written, *params, *others)[0]
+      return value
+
     def theirs(*leaves: Any) -> Any:
-      def own_loss(params: Sequence[Any]) -> Array:
-        value: Array = without_rules(written, *params, *leaves[count:])[0]
-        return value
+      return jax.grad(own_loss)(list(leaves[:count]), *leaves[count:])
 
-      return jax.grad(own_loss)(list(leaves[:count]))
+    own, terms = flat(functions.ours), flat(jax.grad(uncancelled_loss))
+    return [
+      jax.make_jaxpr(lambda *leaves: jax.tree.leaves(own(*leaves)[1]))(*leaves),
+      jax.make_jaxpr(theirs)(*leaves),
+      jax.make_jaxpr(lambda *leaves: jax.tree.leaves(terms(*leaves)))(*leaves),
+    ]
 
-    def terms(*leaves: Any) -> list[Array]:
-      return jax.tree.leaves(jax.grad(uncancelled_loss)(*jax.tree.unflatten(structure, leaves)))
-
-    own, truth, sizes = (jax.make_jaxpr(f)(*leaves) for f in (ours, theirs, terms))
-    return own, truth, sizes
-
+  is_wide = True
   with jax.enable_x64(True):
     try:
-      programs, is_wide = traced(*map(as_float64, leaves)), True
+      programs = traced(list(map(as_float64, leaves)))
     except Exception:  # Any error of a user's rule that supports only its own dtype.
       is_wide = False
   if not is_wide:
-    programs = traced(*leaves)
+    programs = traced(leaves)
 
   @jax.jit
   def gradients(*leaves: Any) -> list[list[Array]]:
@@ -258,28 +236,27 @@ def compiled(
     own = [jnp.asarray(x, a.dtype) if is_floating(x) else x for x, a in pairs]
     return [jaxpr_as_fun(program)(*own) for program in programs]
 
-  return Compiled(gradients, is_wide)
+  return gradients, is_wide
 
 
-def without_rules(program: Program, *arguments: Any) -> list[Any]:
+def without_rules(program: jaxprs.Program, *arguments: Any) -> list[Any]:
   """Evaluate a program with its custom VJPs inlined, so that autodiff ignores the rules under test.
 
-  Custom derivatives that JAX itself defines are kept: see `has_library_rule`.
+  Custom derivatives that JAX itself defines are kept: see `jaxprs.has_library_rule`.
   """
 
   def apply(_: int, equation: Any, inputs: list[Any]) -> list[Any]:
-    inner = None if has_library_rule(equation) else inner_program(equation)
+    inner = None if jaxprs.has_library_rule(equation) else jaxprs.inner_program(equation)
     if inner is not None:
       return without_rules(inner, *inputs)
-    return bind(equation.primitive, with_bodies(equation, body, ()), inputs)
+    return jaxprs.bind(equation.primitive, jaxprs.with_bodies(equation, body, ()), inputs)
 
-  def body(program: Program, place: Any = None) -> Program:
-    traced: Program = jax.make_jaxpr(partial(without_rules, program))(
-      *map(shape_of, program.in_avals)
-    )
+  def body(program: jaxprs.Program, place: Any = None) -> jaxprs.Program:
+    shapes = map(jaxprs.shape_of, program.in_avals)
+    traced: jaxprs.Program = jax.make_jaxpr(partial(without_rules, program))(*shapes)
     return traced
 
-  return interpret(program, arguments, lambda value, _: value, apply)
+  return jaxprs.interpret(program, arguments, lambda value, _: value, apply)
 
 
 def differ(got: np.ndarray, want: np.ndarray, terms: np.ndarray, unit: float) -> bool:
@@ -307,8 +284,7 @@ def pooled(sizes: np.ndarray) -> np.ndarray:
   if not 0 < largest < math.inf:
     return sizes
   squares = (sizes / largest) ** 2
-  mean = squares.mean()
-  product = mean
+  product = mean = squares.mean()
   for axis in range(squares.ndim):
     others = tuple(a for a in range(squares.ndim) if a != axis)
     product = product * (squares.mean(others, keepdims=True) / mean)
@@ -350,9 +326,8 @@ def example_norms(
   on its place there.
   """
   n = x.shape[0]
-  shares = (
-    jnp.ones(n, x.dtype) if weights is None else n * jax.grad(mean)(jnp.ones_like(weights), weights)
-  )
+  even = jnp.ones(n, x.dtype if weights is None else weights.dtype)
+  shares = even if weights is None else n * jax.grad(mean)(even, weights)
 
   def norm_of(i: Array) -> Array:
     def own_loss(params: Params) -> Array:
@@ -361,8 +336,7 @@ def example_norms(
       own_x, own_targets = jax.tree.map(lambda a: a[i][None], (x, targets))
       return shares[i] * losses_of(params, own_x, own_targets, None)[0]
 
-    grads = jax.tree.leaves(jax.grad(own_loss)(params))
-    squares: Any = sum(jnp.sum(g * g) for g in grads)
+    squares: Any = sum(jnp.sum(g * g) for g in jax.tree.leaves(jax.grad(own_loss)(params)))
     return jnp.sqrt(squares)
 
   norms: Array = jax.lax.map(norm_of, jnp.arange(n))

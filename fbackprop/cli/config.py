@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import tyro
 
 from fbackprop.cli.console import words
-from fbackprop.train import method_names
+from fbackprop.train import arguments
+from fbackprop.train.arguments import StopRules
 from fbackprop.train.data.names import MissingTargets
-from fbackprop.train.stop_rules import StopRules
 
 if TYPE_CHECKING:
   ActivationName = str
@@ -117,9 +117,9 @@ class TrainConfig:
   test_fraction: float = 0.25
   hidden: Annotated[tuple[int, ...], by_data] = (512,)
   activation: Annotated[ActivationName, by_data] = "relu"
-  optimizer: method_names.OptimizerName = "gradient_descent"
+  optimizer: arguments.OptimizerName = "gradient_descent"
   rate: Annotated[float, by_data] = 0.5
-  schedule: method_names.ScheduleName = "constant"
+  schedule: arguments.ScheduleName = "constant"
   warmup: int = 0
   weight_decay: Annotated[float, by_data] = 0.0
   clip_norm: float | None = None
@@ -133,7 +133,7 @@ class TrainConfig:
   sample_weights: str | None = None
   missing_targets: MissingTargets = "refuse"
   batch_size: int = 32
-  shuffle: method_names.ShuffleName = "exact"
+  shuffle: arguments.ShuffleName = "exact"
   seed: int = 0
   ensemble: int = 1
   rates: tuple[float, ...] = ()
@@ -142,7 +142,7 @@ class TrainConfig:
   watch: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME,...")] = ()
   stop: StopRules = field(default_factory=lambda: StopRules(max_steps=2000))
   ckpt: CkptConfig = field(default_factory=CkptConfig)
-  on_nonfinite: method_names.NonfiniteName = "raise"
+  on_nonfinite: arguments.NonfiniteName = "raise"
   init: Annotated[str | None, tyro.conf.arg(metavar="RUN|FILE")] = None
   resume: Annotated[str | None, tyro.conf.arg(metavar="RUN")] = None
   out: str = "runs"
@@ -150,10 +150,10 @@ class TrainConfig:
   config: str | None = None
 
   @property
-  def watched(self) -> tuple[method_names.WatchName, ...]:
+  def watched(self) -> tuple[arguments.WatchName, ...]:
     """The names of `watch`, each once; they may be separated by commas too."""
     names = (name.strip() for word in self.watch for name in word.split(","))
-    return tuple(dict.fromkeys(cast(method_names.WatchName, name) for name in names if name))
+    return tuple(dict.fromkeys(cast(arguments.WatchName, name) for name in names if name))
 
 
 @dataclass(frozen=True)

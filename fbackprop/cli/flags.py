@@ -17,10 +17,8 @@ from fbackprop.errors import check_choice
 from fbackprop.files import read_text
 from fbackprop.hints import hint
 from fbackprop.ranges import RANGES, check_range
+from fbackprop.train.arguments import StopRules, WatchName, check_class_weights
 from fbackprop.train.data.names import kind_and_path
-from fbackprop.train.limits import check_class_weights
-from fbackprop.train.method_names import WatchName
-from fbackprop.train.stop_rules import StopRules
 
 # Flags that change no step of a run, and are allowed when it is resumed.
 WHEN_RESUMED = (

@@ -15,16 +15,16 @@ from fbackprop.cli.run_folder import check_same_data, load_json
 from fbackprop.extras import need
 from fbackprop.files import read_plain, write_whole
 from fbackprop.train import run_folder as runs
-from fbackprop.train.checkpoint_writer import FolderInUseError, locked
+from fbackprop.train.arguments import check_batch_size, check_warmup
+from fbackprop.train.checkpoints import FolderInUseError, locked
 from fbackprop.train.data import datasets
 from fbackprop.train.data.fingerprints import canonical
 from fbackprop.train.data.names import kind_and_path
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.limits import check_batch_size, check_warmup
+from fbackprop.train.examples import training_batch
 from fbackprop.train.models import Description, describe_model, description_of
 from fbackprop.train.step import Batch
 from fbackprop.train.validation import rows_aside
-from fbackprop.train.weighting import training_batch
 from fbackprop.train.weights import Stored, params_of, read_stored
 
 # Copied into the run's own folder, so that it can be resumed without the other one.

@@ -1,8 +1,9 @@
 from ._fit import fit as fit
-from ._fit_ensemble import fit_ensemble as fit_ensemble
+from ._fit import fit_ensemble as fit_ensemble
+from .arguments import Checkpoints as Checkpoints
 from .arguments import Monitor as Monitor
 from .arguments import StepRules as StepRules
-from .checkpoints import Checkpoints as Checkpoints
+from .arguments import StopRules as StopRules
 from .ensembles import EnsembleEvaluation as EnsembleEvaluation
 from .ensembles import EnsembleResult as EnsembleResult
 from .ensembles import Spread as Spread
@@ -14,6 +15,5 @@ from .step import Batch as Batch
 from .step import Info as Info
 from .step import State as State
 from .step import make_step as make_step
-from .stop_rules import StopRules as StopRules
 from .weights import load_params as load_params
 from .weights import save_params as save_params

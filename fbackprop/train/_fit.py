@@ -1,29 +1,29 @@
-"""`fit`: compile, train in chunks, evaluate, check the gradient, and stop for a stated reason."""
+"""`fit` and `fit_ensemble`: train one network, or many by one program, until a stop rule fires."""
 
-from dataclasses import asdict
-from os import PathLike
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import check_key
-from fbackprop.train.arguments import Monitor, StepRules, check_start, regroup
-from fbackprop.train.checkpoint_writer import writing
-from fbackprop.train.checkpoints import (
-  Checkpoint,
-  Checkpoints,
-  CheckpointSpec,
-  load_checkpoint,
-)
-from fbackprop.train.examples import digest
+from fbackprop.checks import DtypeError, ShapeError, check_key, check_like, describe, is_integer
+from fbackprop.meshes import take_rows
+from fbackprop.ranges import RANGES, check_range
+from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
+from fbackprop.train.checkpoints import CheckpointSpec, CheckpointWriter, load_checkpoint
+from fbackprop.train.ensembles import BestEpochs, EnsembleResult
+from fbackprop.train.examples import check_finite, digest
+from fbackprop.train.last_axis import is_tiny
+from fbackprop.train.loop import Members
 from fbackprop.train.optimizers import scaled
-from fbackprop.train.problem import prepare
+from fbackprop.train.problem import NEVER, Problem, regroup
 from fbackprop.train.results import BestEpoch, Result
-from fbackprop.train.runner import Run, score_of
-from fbackprop.train.step import Info, layer_names
-from fbackprop.train.stop_rules import StopRules
+from fbackprop.train.runner import EnsembleRun, Run, member_of, score_of
+from fbackprop.train.step import layer_names
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS
 from fbackprop.types import Array, Layer, Loss, Params
 
 
@@ -93,16 +93,12 @@ def fit(
     'loss_below'
   """
   monitor, step, checkpoints = regroup(
-    "fit", deprecated, refused=("check_members",),
-    monitor=monitor, step=step, checkpoints=checkpoints,
-  )  # fmt: skip
-  monitor, step = monitor or Monitor(), step or StepRules()
+    "fit", deprecated, monitor=monitor, step=step, checkpoints=checkpoints
+  )
   resume = None if checkpoints is None else checkpoints.resume
   check_key("fit", key)
-  if params is not None:
-    if resume is not None:
-      raise ValueError("fit: params and resume are mutually exclusive: a checkpoint holds its own")
-    check_start(net, params)
+  if params is not None and resume is not None:
+    raise ValueError("fit: params and resume are mutually exclusive: a checkpoint holds its own")
   is_rollback = step.on_nonfinite == "rollback"
   if is_rollback:
     if checkpoints is None or checkpoints.folder is None or checkpoints.every is None:
@@ -110,59 +106,57 @@ def fit(
         "on_nonfinite='rollback' needs checkpoints to go back to: give checkpoints with every"
       )
     optimizer = scaled(optimizer)
-  problem = prepare(
-    "fit", net, loss, data, lambda rate: optimizer, stop, key, batch_size, validation, step, monitor
-  )
-  info = jax.eval_shape(problem.first_step, key, None, problem.train)[1]
-  loop, member = problem.start(key, None, info.loss.dtype, params)
-  names = layer_names(loop.state.params)
-  own_stop = asdict(stop)
-  identity: dict[str, Any] = {}
-  if checkpoints is not None:
-    identity = {
-      "loss": loss.name,
-      "examples": digest(problem.train),
-      "examples set aside": digest(problem.validation),
-      "batch_size": problem.batch_size,
-      "shuffle": step.shuffle,
-      "key": digest(jax.random.key_data(key)),
-      "on_nonfinite='rollback'": is_rollback,
-      "clip_examples": step.clip_examples,
-      "watch": sorted(monitor.watch),
-    }
+  problem = Problem(
+    net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor
+  ).prepared("fit", key)
+  if params is not None:
+    check_like("fit: params", params, jax.eval_shape(net.init, jax.random.key(0)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+      check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+  loop, member = problem.start(key, None, params)
+  names = tuple(layer_names(loop.state.params))
+  identity = {} if checkpoints is None else {
+    "loss": loss.name,
+    "examples": digest(problem.train),
+    "examples set aside": digest(problem.validation),
+    "batch_size": problem.batch_size,
+    "shuffle": step.shuffle,
+    "key": digest(jax.random.key_data(key)),
+    "on_nonfinite='rollback'": is_rollback,
+    "clip_examples": step.clip_examples,
+    "watch": sorted(monitor.watch),
+  }  # fmt: skip
   # By `eval_shape`, since the buffers of the loop itself are donated.
   shapes = jax.eval_shape(lambda loop: loop, loop)
-  spec = CheckpointSpec(identity, shapes, info, jax.random.key_impl(key))
-
-  def load(path: str | PathLike[str]) -> Checkpoint:
-    return load_checkpoint(path, spec, monitor.handle)
-
-  with writing(checkpoints, identity, own_stop) as writer:
-    saved = None if resume is None else load(resume)
-    run = Run(problem, loop, member, info, writer, load)
-    compile_seconds = run.compile()
-    reason = run.run(None if saved is None else run.restore(saved, own_stop))
-    seconds = run.seconds
+  spec = CheckpointSpec(identity, shapes, problem.info, jax.random.key_impl(key))
+  with ExitStack() as exits:
+    writer = None
+    if checkpoints is not None and checkpoints.folder is not None:
+      writer = CheckpointWriter(checkpoints, spec, stop, exits)
+    saved = None if resume is None else load_checkpoint(resume, spec, monitor.handle)
+    run = Run(problem, loop, member, writer)
+    reason = run.run(saved)
   loop, history, best = run.loop, run.history, None
   if loop.best is not None and (score := score_of(loop.best, "validation_loss")) is not None:
-    scores = run.score_test(loop.best.params)
+    scores = run.evaluate(loop.best.params, problem.test)
     best = BestEpoch(int(loop.best.step), score, loop.best.params, *scores)
   infos, is_diverged = history.infos(), reason == "diverged"
+  refused = np.flatnonzero(~infos.finite) + 1  # The last one isn't skipped if the run diverged.
   return Result(
     state=loop.state,
     stop_reason=reason,
     losses=np.asarray(infos.loss),
     grad_norms=np.asarray(infos.grad_norms),
-    layer_names=tuple(names),
+    layer_names=names,
     evaluations=tuple(history.evaluations),
     checks=tuple(history.checks),
     diverged_at=run.locate_nonfinite(loop, member) if is_diverged else None,
     interrupted=run.interrupted,
-    seconds=seconds,
+    seconds=run.total_seconds,
     check_seconds=history.check_seconds,
-    compile_seconds=compile_seconds,
+    compile_seconds=run.compile_seconds,
     best=best,
-    skipped=skipped_steps(infos, is_diverged),
+    skipped=tuple((refused[:-1] if is_diverged else refused).tolist()),
     rollbacks=history.rollbacks,
     saved_at=run.saved_at,
     unsaved=tuple(run.unsaved),
@@ -170,7 +164,138 @@ def fit(
   )
 
 
-def skipped_steps(infos: Info, is_diverged: bool) -> tuple[int, ...]:
-  """List the skipped steps; a step at which the run diverged isn't among them."""
-  refused = np.flatnonzero(~infos.finite) + 1
-  return tuple(map(int, refused[:-1] if is_diverged else refused))
+def fit_ensemble(
+  net: Layer,
+  loss: Loss,
+  data: Any,
+  *,
+  optimizer: Any,
+  stop: StopRules,
+  keys: Array,
+  rates: Sequence[float] | None = None,
+  batch_size: int | None = None,
+  validation: Any = None,
+  step: StepRules | None = None,
+  monitor: Monitor | None = None,
+  **deprecated: Any,
+) -> EnsembleResult:
+  """Train K networks at once, each until a stop rule fires for it.
+
+  Member k is the run `fit(..., key=keys[k])`, up to rounding. The members share only the data and
+  the rules: one that has stopped, or has diverged, is frozen while the others continue. Tiny
+  networks are computed with the members along the last axis; see `fbackprop.train.last_axis`.
+
+  Args:
+    net, loss, data: as in `fit`.
+    optimizer: as in `fit`; with `rates`, a function that returns one, given a rate, such as
+      `optax.sgd`: the rate is traced.
+    stop: the stop rules, the same for all.
+    keys: typed keys `[K]`, such as `jax.random.split(jax.random.key(0), K)`.
+    rates: learning rate of each member, K numbers above 0. A grid of rates and seeds is
+      `rates=np.repeat(rates, len(seeds))` beside `keys=jnp.tile(keys, len(rates))`.
+    batch_size: as in `fit`.
+    validation: as in `fit`: each member keeps the parameters of its own best epoch.
+      `stop.validation_fraction` splits off the same examples for all members, by the first key.
+    step: as in `fit`; an ensemble supports the shuffle only.
+    monitor: as in `fit`, without `watch`. The ensemble as a whole is scored on the test set too,
+      and `on_evaluation` is called with an `EnsembleEvaluation`.
+    **deprecated: as in `fit`.
+
+  Returns:
+    An `EnsembleResult`. An interrupt (SIGINT) ends the run after the current chunk.
+
+  Raises:
+    TypeError: an argument has the wrong type.
+    ValueError: shapes or values don't fit; the message names the argument.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> x = jnp.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    >>> y = jnp.array([[0.0], [1.0], [1.0], [0.0]])
+    >>> result = fit_ensemble(
+    ...   fb.mlp([2, 4, 1], fb.tanh), fb.squared_error, (x, y),
+    ...   optimizer=fb.train.gradient_descent(0.5), stop=StopRules(1000, loss_below=1e-2),
+    ...   keys=jax.random.split(jax.random.key(0), 100),
+    ... )
+    >>> result.size, result.stop_reasons.count("loss_below") > 50
+    (100, True)
+  """
+  monitor, step = regroup("fit_ensemble", deprecated, monitor=monitor, step=step)
+  check_ensemble(keys, rates, optimizer, step, monitor)
+  problem = Problem(
+    net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor, rates
+  ).prepared("fit_ensemble", keys[0])
+  batch = take_rows(problem.train, np.arange(problem.batch_size))
+  members = Members(len(keys), -1 if is_tiny(problem.first_step, keys[0], batch) else 0)
+  loop, member = jax.jit(jax.vmap(problem.start, 0, members.axis))(keys, problem.rates)
+  run = EnsembleRun(problem, loop, member, members)
+  reason = run.run()
+  history, loop = run.history, run.loop
+  codes = np.asarray(loop.progress.reason)
+  diverged_at: list[str | None] = [None] * len(keys)
+  for k in np.flatnonzero(codes == DIVERGED).tolist():
+    own = member_of((loop, member), members.axis, k)
+    diverged_at[k] = run.locate_nonfinite(*own)
+  params, found = jax.tree.map(
+    lambda leaf: jnp.moveaxis(leaf, members.axis, 0), (loop.state.params, loop.best)
+  )
+  best = None
+  if found is not None:
+    best = BestEpochs(np.asarray(found.step), -np.asarray(found.validation_loss))
+    is_scored = jnp.isfinite(found.validation_loss)
+
+    def chosen(new: Array, old: Array) -> Array:
+      return jnp.where(is_scored.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    params = jax.tree.map(chosen, found.params, params)
+  return EnsembleResult(
+    params=params,
+    rates=None if rates is None else np.asarray(rates, np.float64),
+    stop_reasons=tuple(reason if code == RUNNING else STOP_REASONS[code] for code in codes),
+    steps=np.asarray(loop.state.step),
+    losses=np.asarray(history.infos().loss),
+    evaluations=tuple(history.evaluations),
+    interrupted=run.interrupted,
+    seconds=run.total_seconds,
+    compile_seconds=run.compile_seconds,
+    best=best,
+    checks=tuple(history.checks),
+    check_seconds=history.check_seconds,
+    diverged_at=tuple(diverged_at),
+  )
+
+
+def check_ensemble(
+  keys: Any, rates: Any, optimizer: Any, step: StepRules, monitor: Monitor
+) -> None:
+  """Raise for arguments that are invalid for an ensemble, and for options of a single run."""
+  where = "fit_ensemble"
+  for group, default in ((step, StepRules()), (monitor, Monitor())):
+    for name in NEVER[where]:
+      if (value := getattr(group, name, None)) != getattr(default, name, None):
+        kind = type(group).__name__
+        raise ValueError(f"{where}: {kind}({name}=...) is for a single run, got {value!r}")
+  if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
+    raise DtypeError(
+      f"{where}: keys must be typed keys [K], such as jax.random.split(jax.random.key(seed), K), "
+      f"got {describe(keys)}"
+    )
+  if keys.ndim != 1 or not len(keys):
+    raise ShapeError(f"{where}: keys must have shape [K], K at least 1, got {describe(keys)}")
+  for k in monitor.check_members:
+    if not is_integer(k):
+      raise DtypeError(f"{where}: check_members must be integers, got {describe(k)}")
+    if not 0 <= k < len(keys):
+      raise ValueError(f"{where}: check_members must be from 0 to {len(keys) - 1}, got {k}")
+  if rates is not None:
+    if len(rates) != len(keys):
+      raise ShapeError(
+        f"{where}: rates must be one for each of the {len(keys)} keys, got {len(rates)}"
+      )
+    for k, rate in enumerate(rates):
+      check_range(where, f"rates[{k}]", rate, RANGES["rate"])
+    if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
+      raise DtypeError(
+        f"{where}: with rates, optimizer must be a function of the rate, such as optax.sgd, "
+        f"got {describe(optimizer)}"
+      )

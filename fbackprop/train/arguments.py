@@ -1,32 +1,105 @@
-"""The grouped arguments of a run, their checks, and the deprecated keywords that they replace."""
+"""The grouped arguments of a run, and their limits.
 
+This module doesn't import jax: the command line reads its defaults and choices from here.
+"""
+
+import os
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, get_args
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+from fbackprop.errors import DtypeError, RangeError, check_choice, describe
+from fbackprop.ranges import COUNT, FLOAT32_MAX, RANGES, check_in_range, check_range
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  check_callable,
-  check_like,
-  describe,
-  is_integer,
-)
-from fbackprop.hints import hint
-from fbackprop.ranges import RANGES, check_range
-from fbackprop.train.checkpoints import Checkpoints
-from fbackprop.train.examples import check_finite
-from fbackprop.train.gradients import check_clip_examples, check_watch
-from fbackprop.train.method_names import NonfiniteName, ShuffleName, WatchName
-from fbackprop.train.shuffle import find_shuffle
-from fbackprop.train.stop_rules import check_count
-from fbackprop.types import Layer, Params
+OptimizerName = Literal[
+  "gradient_descent", "momentum", "nesterov", "adam", "rmsprop", "adagrad", "lion"
+]
+ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
+ShuffleName = Literal["exact", "fast"]
+# Responses to a nonfinite step: end the run, skip the step, or restore the last checkpoint.
+NonfiniteName = Literal["raise", "skip", "rollback"]
+# Diagnostics that a run can record besides the loss.
+WatchName = Literal["health", "noise_scale"]
+ClassWeights = Literal["none", "balanced"] | Sequence[float]
+
+
+@dataclass(frozen=True)
+class StopRules:
+  """Stopping criteria: the lecture's two, and others. One of `max_steps`, `max_epochs` and
+  `max_seconds` is required, so that there is an end. Names of scikit-learn have its meaning.
+
+  The loss of an epoch (one pass over the data) is the mean of its steps' losses, taken at its end;
+  in full-batch descent that is the loss of each step. With weights it is the weighted mean over the
+  epoch's examples, and an epoch whose weights are all zero is no progress.
+
+  Attributes:
+    max_steps: Stop after this many steps.
+    loss_below: Stop at the end of an epoch whose mean loss is this or less.
+    tol: Early stopping: stop after more than `patience` epochs in a row that don't improve the best
+      mean loss by `tol`, or with `validation_fraction` the best score (then 1e-4 by default).
+    patience: Epochs without improvement before early stopping: scikit-learn's `n_iter_no_change`.
+    max_epochs: Stop after this many epochs: scikit-learn's `max_iter`.
+    max_seconds: Stop after this wall-clock time in seconds, without compilation. Such a run isn't
+      bitwise reproducible: give its number of steps for that.
+    validation_fraction: Fraction of the training examples in the validation set, stratified by
+      class; it is scored after each epoch by the accuracy, or without labels by minus the mean
+      loss, and the parameters of the best score are kept.
+  """
+
+  max_steps: int | None = None
+  loss_below: float | None = None
+  tol: float | None = None
+  patience: int = 10
+  max_epochs: int | None = None
+  max_seconds: float | None = None
+  validation_fraction: float | None = None
+
+  def __post_init__(self) -> None:
+    for name in (name for name in RANGES if name.startswith("stop.")):
+      value = getattr(self, name.removeprefix("stop."))
+      if value is not None or name == "stop.patience":
+        check_in_range("", name, value)
+    if self.max_steps is None and self.max_epochs is None and self.max_seconds is None:
+      problem = ", stop.max_epochs or stop.max_seconds must be given: a run needs an end"
+      raise RangeError(problem, "stop.max_steps")
+
+  def most_steps(self, steps_per_epoch: int) -> int:
+    """Return the largest number of steps that the rules allow."""
+    in_epochs = None if self.max_epochs is None else self.max_epochs * steps_per_epoch
+    return min(most for most in (self.max_steps, in_epochs, 2**31 - 1) if most is not None)
+
+
+@dataclass(frozen=True)
+class StepRules:
+  """Options of a training step.
+
+  Attributes:
+    shuffle: "exact", which is `jax.random.permutation`, or "fast", a keyed pseudorandom permutation
+      that shortens a tiny network's epoch considerably and reaches a small fraction of all
+      permutations; see `fbackprop.train.shuffle`.
+    clip_examples: clip each example's gradient to this norm before averaging. It needs a network of
+      captured layers. The gradient check then takes `jax.grad` of each example.
+    on_nonfinite: response to a nonfinite step (see `Info.finite`). "raise" ends the run. "skip"
+      skips the step, up to 10 times in a row. "rollback" restores the last checkpoint and continues
+      with updates of half the size, up to 10 times; it needs `Checkpoints.every`. A nonfinite state
+      is never kept, nor saved.
+
+  Raises:
+    TypeError, ValueError: an attribute is invalid; the message names it.
+  """
+
+  shuffle: ShuffleName = "exact"
+  clip_examples: float | None = None
+  on_nonfinite: NonfiniteName = "raise"
+
+  def __post_init__(self) -> None:
+    for name, known in (("shuffle", ShuffleName), ("on_nonfinite", NonfiniteName)):
+      if (value := getattr(self, name)) not in get_args(known):
+        raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+    if self.clip_examples is not None:
+      check_in_range("make_step", "clip_examples", self.clip_examples)
+      object.__setattr__(self, "clip_examples", float(self.clip_examples))  # JSON needs a float.
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,10 +143,10 @@ class Monitor:
   def __post_init__(self) -> None:
     for name in ("eval_every", "check_every", "chunk_steps"):
       if (value := getattr(self, name)) is not None or name == "chunk_steps":
-        check_count(f"monitor.{name}", value, least=1)
+        check_range("", f"monitor.{name}", value, COUNT)
     for name in ("on_evaluation", "on_event"):
-      if (value := getattr(self, name)) is not None:
-        check_callable("fit", f"monitor.{name}", value)
+      if not ((value := getattr(self, name)) is None or callable(value)):
+        raise DtypeError(f"must be a function, got {describe(value)}", f"monitor.{name}", "fit")
     check_watch(self.watch)
 
   def handle(self, event: str) -> None:
@@ -85,152 +158,73 @@ class Monitor:
 
 
 @dataclass(frozen=True)
-class StepRules:
-  """Options of a training step.
+class Checkpoints:
+  """Where and how often a run is saved, and from where it is resumed.
 
   Attributes:
-    shuffle: "exact", which is `jax.random.permutation`, or "fast", a keyed pseudorandom permutation
-      that shortens a tiny network's epoch considerably and reaches a small fraction of all
-      permutations; see `fbackprop.train.shuffle`.
-    clip_examples: clip each example's gradient to this norm before averaging. It needs a network of
-      captured layers. The gradient check then takes `jax.grad` of each example.
-    on_nonfinite: response to a nonfinite step (see `Info.finite`). "raise" ends the run. "skip"
-      skips the step, up to 10 times in a row. "rollback" restores the last checkpoint and continues
-      with updates of half the size, up to 10 times; it needs `Checkpoints.every`. A nonfinite state
-      is never kept, nor saved.
-
-  Raises:
-    TypeError, ValueError: an attribute is invalid; the message names it.
+    folder: the folder of the checkpoints, each of which is a subfolder; created if missing. It
+      can't be shared by two runs at once. None to save nothing, if `resume` is given.
+    every: steps between checkpoints, with a last one at the end; None to save only when the run is
+      interrupted.
+    keep: number of most recent checkpoints to keep, besides the best one: that of the highest
+      validation score, or else of the lowest mean training loss since the previous checkpoint.
+    resume: a folder of checkpoints, or one of them, from which the run continues, bit for bit as if
+      uninterrupted. All arguments of `fit` must equal those of the original run, except those that
+      change no step: `stop`, which may extend the run, `monitor`, and `folder`, which may be the
+      same. A damaged checkpoint is skipped in favour of the previous one. Not together with
+      `params`, which the checkpoint contains.
   """
 
-  shuffle: ShuffleName = "exact"
-  clip_examples: float | None = None
-  on_nonfinite: NonfiniteName = "raise"
+  folder: str | os.PathLike[str] | None = None
+  every: int | None = None
+  keep: int = 2
+  resume: str | os.PathLike[str] | None = None
 
   def __post_init__(self) -> None:
-    find_shuffle(self.shuffle)
-    if self.clip_examples is not None:
-      check_clip_examples(self.clip_examples)
-      object.__setattr__(self, "clip_examples", float(self.clip_examples))  # JSON needs a float.
-    if self.on_nonfinite not in (choices := get_args(NonfiniteName)):
-      raise ValueError(
-        f"on_nonfinite must be one of {', '.join(choices)}, got {self.on_nonfinite!r}"
-      )
+    for name in ("folder", "resume"):
+      value = getattr(self, name)
+      is_missing = value is None and (name == "resume" or self.resume is not None)
+      if not is_missing and not isinstance(value, str | os.PathLike):
+        raise TypeError(f"checkpoints.{name} must be a path, got {value!r}")
+    for name in ("every", "keep"):
+      if (value := getattr(self, name)) is not None or name == "keep":
+        check_in_range("", f"checkpoints.{name}", value)
 
 
-# Deprecated keywords of `fit` and of `fit_ensemble`, by the argument that replaces them.
-MOVED: dict[str, tuple[type, tuple[str, ...]]] = {
-  "monitor": (Monitor, tuple(field.name for field in fields(Monitor))),
-  "step": (StepRules, tuple(field.name for field in fields(StepRules))),
-  "checkpoints": (Checkpoints, ("resume",)),
-}
-# Those that remain keywords beside their group: a gradient check must cost one word.
-SHORT = frozenset({"check_every"})
+def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
+  """Raise for unknown names in `watch`."""
+  if isinstance(watch, str) or not isinstance(watch, Sequence):
+    raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
+  for name in watch:
+    check_choice("make_step", "watch", name, choices)
 
 
-def regroup(
-  where: str, deprecated: Mapping[str, Any], refused: Iterable[str] = (), **groups: Any
-) -> list[Any]:
-  """Move deprecated keywords into their groups, with a `DeprecationWarning` for each.
-
-  Args:
-    where: "fit" or "fit_ensemble".
-    deprecated: the keywords; those of `SHORT` aren't warned of.
-    refused: deprecated keywords of `fit` that `where` never had.
-    **groups: the arguments `monitor`, `step` and `checkpoints` of the call.
-
-  Returns:
-    The groups, in the order of `groups`.
-
-  Raises:
-    TypeError: a keyword is unknown, or conflicts with its group's own value; or a group has the
-      wrong type.
-  """
-  for name, group in groups.items():
-    if group is not None and not isinstance(group, MOVED[name][0]):
-      wanted = MOVED[name][0].__name__
-      raise DtypeError(f"{where}: {name} must be a {wanted}, got {describe(group)}")
-  homes = {old: name for name in groups for old in MOVED[name][1] if old not in refused}
-  for old, value in deprecated.items():
-    if old not in homes:
-      raise TypeError(
-        f"{where}() got an unexpected keyword argument {old!r}; {hint(old, [*homes, *groups])}"
-      )
-    name = homes[old]
-    kind, group = MOVED[name][0], groups[name]
-    new = f"{name}={kind.__name__}({old}=...)"
-    if group is not None and is_set(group, old):
-      raise TypeError(f"{where}() got both {old} and {new}; give the latter alone")
-    if old not in SHORT:
-      message = f"{where}({old}=...) is deprecated: use {new}"
-      warnings.warn(message, DeprecationWarning, stacklevel=3)
-    if group is not None:
-      groups[name] = replace(group, **{old: value})
-    elif value is not None or kind is not Checkpoints:  # Without a folder there are no checkpoints.
-      groups[name] = kind(**{old: value})
-  return list(groups.values())
-
-
-def is_set(group: Any, name: str) -> bool:
-  """Return whether an attribute of a group differs from its default."""
-  value = getattr(group, name)
-  (default,) = (field.default for field in fields(group) if field.name == name)
-  # An array is never a default, and isn't compared, as its == returns another array.
-  return not (value is default or (isinstance(value, str | int | tuple) and value == default))
-
-
-def check_start(net: Layer, params: Params) -> None:
-  """Raise unless a run of `net` can start from these parameters; the message names the leaf."""
-  check_like("fit: params", params, jax.eval_shape(net.init, jax.random.key(0)))
-  for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-    check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
-
-
-def check_keys(keys: Any) -> int:
-  """Return the number K of typed keys `[K]`; raise for any other value."""
-  if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
-    raise DtypeError(
-      "fit_ensemble: keys must be typed keys [K], such as jax.random.split(jax.random.key(seed), "
-      f"K), got {describe(keys)}"
+def check_class_weights(weights: ClassWeights) -> None:
+  """Raise for class weights that are invalid for any data."""
+  if isinstance(weights, str):
+    check_choice("", "class_weights", weights, ("none", "balanced"))
+    return
+  if not all(0 <= weight <= FLOAT32_MAX for weight in weights) or not any(weights):
+    raise RangeError(
+      "must be balanced, none, or a number for each class, finite, at least 0 and not all 0, got "
+      + (" ".join(f"{weight:g}" for weight in weights) or "nothing"),
+      "class_weights",
     )
-  if keys.ndim != 1 or not len(keys):
-    raise ShapeError(f"fit_ensemble: keys must have shape [K], K at least 1, got {describe(keys)}")
-  return len(keys)
 
 
-def check_rates(rates: Any, size: int) -> np.ndarray:
-  """Return the rates `[K]` in float64; raise unless there are K positive ones."""
-  rates = list(rates)
-  if len(rates) != size:
-    raise ShapeError(
-      f"fit_ensemble: rates must be one for each of the {size} keys, got {len(rates)}"
-    )
-  for k, rate in enumerate(rates):
-    check_range("fit_ensemble", f"rates[{k}]", rate, RANGES["rate"])
-  return np.asarray(rates, np.float64)
+def check_batch_size(batch_size: int, n: int, watch: Collection[str] = ()) -> None:
+  """Raise for a batch larger than the n training examples, or too small for the noise scale."""
+  if batch_size > n:
+    raise RangeError(f"must be at most the {n} training examples, got {batch_size}", "batch_size")
+  if "noise_scale" in watch and batch_size < 2:
+    raise RangeError(
+      "noise_scale needs batches of at least 2 examples, as the variance of one is undefined, got "
+      f"{batch_size}", "watch",
+    )  # fmt: skip
 
 
-def check_members(members: Any, size: int) -> list[int]:
-  """Return the indices of members, sorted and unique; raise for one out of range."""
-  members = list(members)
-  for k in members:
-    if not is_integer(k):
-      raise DtypeError(f"fit_ensemble: check_members must be integers, got {describe(k)}")
-    if not 0 <= k < size:
-      raise ValueError(f"fit_ensemble: check_members must be from 0 to {size - 1}, got {k}")
-  return sorted(map(int, set(members)))
-
-
-def optimizer_by_rate(
-  optimizer: Any, has_rates: bool
-) -> Callable[[Any], optax.GradientTransformation]:
-  """Return the optimizer as a function of a member's rate, which a plain optimizer ignores."""
-  if has_rates:
-    if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
-      raise DtypeError(
-        "fit_ensemble: with rates, optimizer must be a function of the rate, such as optax.sgd, "
-        f"got {describe(optimizer)}"
-      )
-    by_rate: Callable[[Any], optax.GradientTransformation] = optimizer
-    return by_rate
-  return lambda rate: optimizer
+def check_warmup(warmup: int, steps: int) -> None:
+  """Raise for a warmup longer than the run."""
+  check_in_range("", "warmup", warmup)
+  if warmup > steps:
+    raise RangeError(f"must be at most the {steps} steps of the run, got {warmup}", "warmup")

@@ -12,58 +12,39 @@ orbax's own format.
 """
 
 import json
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from filelock import FileLock, Timeout
 
 from fbackprop.checks import DtypeError, ShapeError, StructureError
+from fbackprop.extras import need
+from fbackprop.train.arguments import Checkpoints, StopRules
 from fbackprop.train.history import History, read_history
 from fbackprop.train.loop import Loop
 from fbackprop.train.step import Info
-from fbackprop.train.stop_rules import check_count
 from fbackprop.train.validation import Best
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
 
 # Our item in an orbax checkpoint, its file, and the key of our entry in that file's metadata.
 ITEM, FILE, KEY = "run", "state.safetensors", "fbackprop.run"
+# The name of the file that locks a folder of checkpoints, or of a run.
+LOCK = ".lock"
 
 
-@dataclass(frozen=True)
-class Checkpoints:
-  """Where and how often a run is saved, and from where it is resumed.
+class DamagedError(ValueError):
+  """A checkpoint is damaged: its content differs from what was written."""
 
-  Attributes:
-    folder: the folder of the checkpoints, each of which is a subfolder; created if missing. It
-      can't be shared by two runs at once. None to save nothing, if `resume` is given.
-    every: steps between checkpoints, with a last one at the end; None to save only when the run is
-      interrupted.
-    keep: number of most recent checkpoints to keep, besides the best one: that of the highest
-      validation score, or else of the lowest mean training loss since the previous checkpoint.
-    resume: a folder of checkpoints, or one of them, from which the run continues, bit for bit as if
-      uninterrupted. All arguments of `fit` must equal those of the original run, except those that
-      change no step: `stop`, which may extend the run, `monitor`, and `folder`, which may be the
-      same. A damaged checkpoint is skipped in favour of the previous one. Not together with
-      `params`, which the checkpoint contains.
-  """
 
-  folder: str | os.PathLike[str] | None = None
-  every: int | None = None
-  keep: int = 2
-  resume: str | os.PathLike[str] | None = None
-
-  def __post_init__(self) -> None:
-    for name, value in (("folder", self.folder), ("resume", self.resume)):
-      is_missing = value is None and (name == "resume" or self.resume is not None)
-      if not is_missing and not isinstance(value, str | os.PathLike):
-        raise TypeError(f"checkpoints.{name} must be a path, got {value!r}")
-    for name, count in (("every", self.every), ("keep", self.keep)):
-      if count is not None or name == "keep":
-        check_count(f"checkpoints.{name}", count, least=1)
+class FolderInUseError(OSError):
+  """The folder is in use by another run."""
 
 
 class CheckpointSpec(NamedTuple):
@@ -108,10 +89,9 @@ def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
   path = Path(path)
   if (path / ITEM / FILE).is_file():
     return [path]
-  found = numbered_folders(path) if path.is_dir() else []
-  if not found:
-    raise FileNotFoundError(f"{path} holds no checkpoint")
-  return found
+  if path.is_dir() and (found := numbered_folders(path)):
+    return found
+  raise FileNotFoundError(f"{path} holds no checkpoint")
 
 
 def numbered_folders(folder: Path) -> list[Path]:
@@ -153,8 +133,7 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
   """
   content, stored = read_content(path)
   for name, own in spec.identity.items():
-    if content["identity"].get(name) != own:
-      was = content["identity"].get(name)
+    if (was := content["identity"].get(name)) != own:
       raise ValueError(
         f"{path} is a checkpoint of another run: {name} was {was}, got {own}; "
         "a resumed run must keep its arguments"
@@ -171,10 +150,6 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
     raise type(error)(f"it is a checkpoint of another network or optimiser: {error}") from error
   loop = from_stored(tree["loop"], spec)
   return Checkpoint(loop, read_history(content["history"], tree["rows"]), content["stop"])
-
-
-class DamagedError(ValueError):
-  """A checkpoint is damaged: its content differs from what was written."""
 
 
 def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
@@ -208,15 +183,132 @@ def as_stored(loop: Loop) -> Any:
 
 def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
   """Convert stored arrays back to a loop; the inverse of `as_stored`."""
-
-  def wrapped(numbers: Any, own: Any) -> Any:
-    return jax.random.wrap_key_data(numbers, impl=spec.key_impl) if is_key(own) else numbers
-
   best = None if stored.best is None else Best(*stored.best)
-  loop: Loop = jax.tree.map(wrapped, stored._replace(best=best), spec.loop)
+  loop: Loop = jax.tree.map(
+    lambda a, own: jax.random.wrap_key_data(a, impl=spec.key_impl) if is_key(own) else a,
+    stored._replace(best=best), spec.loop,
+  )  # fmt: skip
   return loop
 
 
 def is_key(leaf: Any) -> bool:
   """Return whether an array holds random keys."""
   return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+@contextmanager
+def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
+  """Lock a folder for this process; the operating system releases the lock however it ends.
+
+  The lock is on a file within the folder, which exists while the lock is held. A crashed run leaves
+  the file behind, but not the lock.
+
+  Raises:
+    FolderInUseError: another process, or another run in this one, holds the lock.
+    OSError: the folder isn't writable.
+  """
+  path = Path(folder) / LOCK
+  lock = FileLock(path)
+  while not lock.is_locked:
+    try:
+      lock.acquire(blocking=False)
+    except Timeout as error:
+      raise FolderInUseError(
+        f"{folder} is in use by another run; wait for its end, or give another folder"
+      ) from error
+    if not path.exists():  # The previous holder removed the file after it was opened here.
+      lock.release()
+  try:
+    yield
+  finally:
+    with suppress(OSError):  # Windows can't remove an open file; there filelock removes it.
+      path.unlink()
+    lock.release()
+
+
+class CheckpointWriter:
+  """The writer of one run's checkpoints, with exclusive access to their folder.
+
+  Args:
+    rules: where and how often to save. Without `every` the folder is opened by the first save.
+    spec: the run to which the checkpoints belong.
+    stop: the stop rules.
+    exits: stack whose closing releases the folder.
+
+  Raises:
+    OSError, ModuleNotFoundError: see `open`.
+  """
+
+  def __init__(
+    self, rules: Checkpoints, spec: CheckpointSpec, stop: StopRules, exits: ExitStack
+  ) -> None:
+    assert rules.folder is not None
+    self.rules, self.spec, self.stop, self.exits = rules, spec, stop, exits
+    self.folder = Path(rules.folder).absolute()
+    self.manager: Any = None
+    self.scores: dict[int, float] = {}  # Of the checkpoints in the folder, by step.
+    if rules.every is not None:
+      self.open()
+
+  def open(self) -> None:
+    """Create the folder, lock it, and open orbax's manager, which removes unfinished checkpoints.
+
+    Raises:
+      FolderInUseError: another run uses it.
+      FileExistsError: it holds the checkpoints of another run.
+      OSError: it can't be created.
+      ModuleNotFoundError: orbax isn't installed; the message names the extra.
+    """
+    orbax = need("orbax.checkpoint", extra="train")
+    self.folder.mkdir(parents=True, exist_ok=True)
+    self.exits.enter_context(locked(self.folder))
+    resume = None if self.rules.resume is None else Path(self.rules.resume).absolute()
+    for path in numbered_folders(self.folder):
+      if resume is None or self.folder not in (resume, resume.parent):
+        raise FileExistsError(
+          f"{self.folder} contains checkpoints of another run, such as {path.name}; "
+          "continue it with resume=, or choose another folder"
+        )
+      with suppress(DamagedError):
+        self.scores[int(path.name)] = float(read_content(path)[0]["score"])
+    # The arrays are on the host already, and only a finished save can be relied on.
+    options = orbax.CheckpointManagerOptions(enable_async_checkpointing=False)
+    self.manager = orbax.CheckpointManager(self.folder, options=options)
+    self.exits.callback(self.manager.close)
+
+  def save(self, loop: Loop, history: History, seconds: float, score: float | None) -> None:
+    """Write the checkpoint of the loop's current step; delete later ones, and superseded ones.
+
+    Args:
+      loop, history: the state of the run.
+      seconds: wall time so far.
+      score: score of the checkpoint, the larger the better; None if there is none.
+
+    Raises:
+      OSError: the checkpoint can't be written; earlier ones are unaffected.
+    """
+    if self.manager is None:
+      self.open()
+    step = int(loop.state.step)
+    # Later steps exist after a rollback, or a restart from a checkpoint before a damaged one.
+    for late in [s for s in self.manager.all_steps() if s >= step]:
+      self.manager.delete(late)
+    self.scores[step] = -math.inf if score is None else score
+    content = {
+      "identity": self.spec.identity,
+      "stop": asdict(self.stop),
+      "score": self.scores[step],
+      "history": history.to_json(seconds),
+    }
+    tree = {"loop": as_stored(loop), "rows": history.infos()}
+    orbax = need("orbax.checkpoint", extra="train")
+    from fbackprop.train.checkpoint_files import FileArgs
+
+    item = FileArgs(tree, {KEY: json.dumps(content)})
+    self.manager.save(step, args=orbax.args.Composite(**{ITEM: item}), force=True)
+    # Not by a policy of orbax, which reads the scores from files without a checksum.
+    steps = sorted(self.manager.all_steps())
+    best = max(steps, key=lambda step: self.scores.get(step, -math.inf))
+    for old in steps[: -self.rules.keep]:
+      if old != best:
+        self.manager.delete(old)

@@ -1,6 +1,7 @@
 """Localisation of a divergence: the first layer with a nonfinite value or cotangent."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,15 +18,11 @@ from fbackprop.transforms import mean_weights, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
 
 SQUARED_NORM = "squared norm of its gradient"
+NOWHERE = "nowhere, computed one operation at a time"
 
 
-class Link(NamedTuple):
-  """A layer of a chain: its name in a report, and the arguments of its passes."""
-
-  name: str
-  layer: Layer
-  params: Params
-  key: Array | None
+# A layer of a chain: its name in a report, the layer, its parameters, and its key.
+Link = tuple[str, Layer, Params, Array | None]
 
 
 def locate_nonfinite(
@@ -57,58 +54,59 @@ def locate_nonfinite(
     batch: squared norm of its gradient" too. "nowhere, computed one operation at a time" if all of
     these are finite: the compiled step rounds differently.
   """
+  found = computed(net, loss, optimizer, state, batch, clip_examples)
+  return next((place for place, value in found if not finite(value)), NOWHERE)
+
+
+def computed(
+  net: Layer, loss: Loss, optimizer: Any, state: State, batch: Batch, clip_examples: float | None
+) -> Iterator[tuple[str, Any]]:
+  """Compute a step; yield each value with its place, before any that depends on it."""
   key = noise_key(net, state)
   links = links_of(net, state.params, key)
   x, kept = batch.x, []
-  for link in links:
-    x, residuals = link.layer.forward(link.params, x, link.key)
+  for name, layer, own, own_key in links:
+    x, residuals = layer.forward(own, x, own_key)
     kept.append(residuals)
-    if not finite(x):
-      return f"{link.name}: value"
+    yield f"{name}: value", x
   losses, loss_residuals = loss.forward(x, batch.targets)
   losses_bar = mean_weights(losses, batch.weights)
   value = weighted_mean(losses_bar, losses)
-  if not finite(value):
-    return f"loss, fed by {links[-1].name}"
+  yield f"loss, fed by {name}", value
 
   y_bar = loss.backward(loss_residuals, losses_bar)
   leaves: list[Array] = []  # Leaves of the gradient, in the order of the parameters.
-  for link, residuals in zip(reversed(links), reversed(kept), strict=True):
-    if not finite(y_bar):
-      return f"{link.name}: cotangent"
-    params_bar, y_bar = link.layer.backward(link.params, residuals, y_bar)
+  for (name, layer, own, _), residuals in zip(reversed(links), reversed(kept), strict=True):
+    yield f"{name}: cotangent", y_bar
+    params_bar, y_bar = layer.backward(own, residuals, y_bar)
     params_bar = without_factors(params_bar)
-    if not finite(params_bar):
-      return f"{link.name}: gradient"
-    if not finite(layer_norms(params_bar)):
-      return f"{link.name}: norm of the gradient"
+    yield f"{name}: gradient", params_bar
+    yield f"{name}: norm of the gradient", layer_norms(params_bar)
     leaves[:0] = jax.tree.leaves(params_bar)
 
   # The plain gradient is finite: what remains are clipping and the optimizer.
   grads = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
   if clip_examples is not None:
-    own = (state.params, batch.x, batch.targets, key, batch.weights)
-    _, captured = captured_pass("make_step", net, loss, *own)
-    infinite = np.flatnonzero(~np.isfinite(np.asarray(example_sqnorms(captured))))
-    if infinite.size:
-      return f"example {infinite[0]} of the batch: {SQUARED_NORM}"
-    _, grads, _ = make_gradient(net, loss, clip_examples)(*own[:3], key=key, weights=own[4])
-    if not finite(grads):
-      return "clipped gradient"
+    args = (state.params, batch.x, batch.targets)
+    _, captured = captured_pass("make_step", net, loss, *args, key, batch.weights)
+    for i, sqnorm in enumerate(np.asarray(example_sqnorms(captured))):
+      yield f"example {i} of the batch: {SQUARED_NORM}", sqnorm
+    _, grads, _ = make_gradient(net, loss, clip_examples)(*args, key=key, weights=batch.weights)
+    yield "clipped gradient", grads
   update = make_update(optimizer, plain(net), loss)
   params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
-  pairs = zip(jax.tree.leaves(opt_state), jax.tree.leaves(state.opt_state), strict=True)
-  if any(finite(before) and not finite(after) for after, before in pairs):
-    return "optimiser's state"
-  return "nowhere, computed one operation at a time" if finite(params) else "update"
+  for after, before in zip(*map(jax.tree.leaves, (opt_state, state.opt_state)), strict=True):
+    if finite(before):
+      yield "optimiser's state", after
+  yield "update", params
 
 
 def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
   """List the layers of a chain in order, those of a nested chain under places such as 1.0."""
   if not is_chain(net) or not net.parts:
-    return [Link(f"layer {place or 0} ({net.name})", net, params, key)]
+    return [(f"layer {place or 0} ({net.name})", net, params, key)]
   keys = keys_of_parts(key, net.parts)
-  links = []
+  links: list[Link] = []
   for i, part in enumerate(net.parts):
     links += links_of(part, params[i], keys[i], f"{place}.{i}" if place else str(i))
   return links

@@ -11,7 +11,7 @@ import numpy as np
 
 from fbackprop.live_check import LiveCheck
 from fbackprop.train.examples import holds_labels
-from fbackprop.train.results import worst
+from fbackprop.train.results import Checked
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -75,7 +75,7 @@ class MemberCheck(NamedTuple):
 
 
 @dataclass(frozen=True)
-class EnsembleResult:
+class EnsembleResult(Checked):
   """The result of an ensemble.
 
   Attributes:
@@ -119,16 +119,6 @@ class EnsembleResult:
     return f"EnsembleResult({len(self.stop_reasons)} members: {words})"
 
   @property
-  def gradient_check_max_rel_error(self) -> float | None:
-    """Largest relative error of our gradient in any check, in float64; None without checks."""
-    return worst([found.check.rel_error for found in self.checks])
-
-  @property
-  def checks_ok(self) -> bool:
-    """Whether every gradient check agreed with `jax.grad`."""
-    return all(found.check.ok for found in self.checks)
-
-  @property
   def size(self) -> int:
     """Number of members."""
     return len(self.steps)
@@ -144,33 +134,23 @@ class EnsembleResult:
     """
     own = slice(first, end)
 
-    def of(values: np.ndarray | None) -> np.ndarray | None:
-      return None if values is None else values[own]
+    def of(arrays: Any) -> Any:
+      return jax.tree.map(lambda leaf: leaf[own], arrays)
 
-    evaluations = tuple(
+    evaluations = [
       replace(
-        e, train_losses=e.train_losses[own], test_losses=of(e.test_losses),
+        e, train_losses=of(e.train_losses), test_losses=of(e.test_losses),
         test_accuracies=of(e.test_accuracies), test_loss=None, test_accuracy=None,
       )
       for e in self.evaluations
-    )  # fmt: skip
-    steps = self.steps[own]
+    ]  # fmt: skip
+    checks = [c._replace(member=c.member - first) for c in self.checks if first <= c.member < end]
     return replace(
-      self,
-      params=jax.tree.map(lambda leaf: leaf[own], self.params),
-      rates=of(self.rates),
-      stop_reasons=self.stop_reasons[own],
-      steps=steps,
-      losses=self.losses[: steps.max(), own],
-      evaluations=evaluations,
-      best=None if self.best is None else BestEpochs(self.best.steps[own], self.best.scores[own]),
-      checks=tuple(
-        found._replace(member=found.member - first)
-        for found in self.checks
-        if first <= found.member < end
-      ),
+      self, params=of(self.params), rates=of(self.rates), stop_reasons=self.stop_reasons[own],
+      steps=of(self.steps), losses=self.losses[: self.steps[own].max(), own],
+      evaluations=tuple(evaluations), best=of(self.best), checks=tuple(checks),
       diverged_at=self.diverged_at[own],
-    )
+    )  # fmt: skip
 
 
 def mean_outputs(outputs: Array, loss_name: str) -> Array:
@@ -205,34 +185,27 @@ class Scores(NamedTuple):
   test_accuracy: float | None = None
 
 
-def make_ensemble_evaluate(net: Layer, loss: Loss, axis: int) -> Callable[[Params, Batch], Scores]:
+def make_ensemble_evaluate(
+  net: Layer, loss: Loss, axis: int
+) -> Callable[[Params, Batch | None], Scores]:
   """Build `evaluate(params, batch)`, without randomness; `axis` is the members' axis."""
 
   @jax.jit
   def measure(params: Params, batch: Batch) -> Any:
-    def outputs_of(params: Params) -> Array:
-      return net.forward(params, batch.x)[0]
-
     def score(outputs: Array) -> tuple[Array, Array | None]:
       mean = loss.forward(outputs, batch.targets)[0].mean()
       is_labelled = holds_labels(batch.targets)
       return mean, (outputs.argmax(1) == batch.targets).mean() if is_labelled else None
 
-    outputs = jax.vmap(outputs_of, axis)(params)  # [K, N, C]
+    # Outputs [K, N, C].
+    outputs = jax.vmap(lambda params: net.forward(params, batch.x)[0], axis)(params)
     return *jax.vmap(score)(outputs), *score(mean_outputs(outputs, loss.name))
 
-  def evaluate(params: Params, batch: Batch) -> Scores:
-    losses, accuracies, own_loss, own_accuracy = measure(params, batch)
-    if accuracies is None:
-      return Scores(np.asarray(losses), None, float(own_loss), None)
-    return Scores(np.asarray(losses), np.asarray(accuracies), float(own_loss), float(own_accuracy))
+  def evaluate(params: Params, batch: Batch | None) -> Scores:
+    if batch is None:
+      return Scores()
+    losses, accuracies, mean, accuracy = jax.device_get(measure(params, batch))
+    whole = float(mean), None if accuracy is None else float(accuracy)
+    return Scores(losses, accuracies, *whole)
 
   return evaluate
-
-
-def mean_losses(losses: np.ndarray) -> np.ndarray:
-  """Average each member's losses `[steps, K]` over its steps; NaN for a member without steps."""
-  counts = (~np.isnan(losses)).sum(0)
-  sums = np.nansum(losses, axis=0, dtype=np.float64)
-  means: np.ndarray = np.divide(sums, counts, out=np.full(counts.shape, np.nan), where=counts > 0)
-  return means

@@ -1,4 +1,10 @@
-"""The examples of a run: validated once on the host, and evaluated on the device."""
+"""The examples of a run: weighted, validated once on the host, and evaluated on the device.
+
+Label smoothing and class weights modify the targets, and the loss stays the plain one of the task:
+with t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entropy is
+`softmax_cross_entropy_with(label_smoothing=α, class_weights=w)`. The test set keeps its labels and
+is scored by the plain loss, so that runs with and without these options are comparable.
+"""
 
 import hashlib
 import warnings
@@ -9,16 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  StructureError,
-  check_array,
-  check_arrays,
-  describe,
-  example_count,
-)
+from fbackprop.checks import check_array, check_arrays, example_count
+from fbackprop.errors import DtypeError, RangeError, ShapeError, StructureError, describe
 from fbackprop.meshes import is_explicit, mesh_of
+from fbackprop.ranges import check_in_range
+from fbackprop.train.arguments import ClassWeights, check_class_weights
+from fbackprop.train.data.rows import Dataset
 from fbackprop.train.data.standardization import lost_values
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
@@ -46,51 +48,45 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     raise DtypeError(f"{name} must be a pair (x, targets) or a Batch, got {describe(examples)}")
   batch = Batch(*examples)
   check_arrays("fit", f"{name}.x", batch.x)
-  for part, value in named_parts(batch):
-    check_array("fit", f"{name}.{part}", value)
+  for part, value in named_parts(name, batch):
+    check_array("fit", part, value)
     mesh = mesh_of(value) if isinstance(value, jax.Array) else None
     if mesh and is_explicit(mesh) and jax.sharding.get_abstract_mesh() != mesh:
       raise ValueError(
-        f"fit: {name}.{part} lives on a mesh with Explicit axes; call fit within "
+        f"fit: {part} lives on a mesh with Explicit axes; call fit within "
         "`with jax.set_mesh(mesh):`"
       )
-    check_finite(f"{name}.{part}", np.asarray(value))
-  n = example_count(batch.x)
+    check_finite(part, np.asarray(value))
+  n, weights = example_count(batch.x), batch.weights
   if n == 0:
     raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
-  given = Batch(batch.x, batch.targets)  # Weights aren't converted: they need the loss's dtype.
+  # Weights aren't converted: they need the loss's dtype.
   x, targets, _ = jax.tree_util.tree_map_with_path(
-    lambda path, value: as_jax(f"{name}{jax.tree_util.keystr(path)}", value), given
+    lambda path, value: as_jax(f"{name}{jax.tree_util.keystr(path)}", value),
+    batch._replace(weights=None),
   )
-  batch = batch._replace(x=x, targets=targets)
-
-  def outputs_of(params: Params, x: Array) -> Any:
-    return net.forward(params, x)[0]
-
   params = jax.eval_shape(net.init, jax.random.key(0))
   try:
-    outputs = jax.eval_shape(outputs_of, params, batch.x)
+    outputs = jax.eval_shape(lambda params, x: net.forward(params, x)[0], params, x)
     # The targets are concrete, not tracers, so that the loss checks the values of its labels.
     losses = loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
   except (TypeError, ValueError) as error:
-    shapes = jax.tree.map(describe, batch.x), jax.tree.map(describe, targets)
+    shapes = jax.tree.map(describe, x), jax.tree.map(describe, targets)
     error.add_note(f"while fitting {name}: x {shapes[0]}, targets {shapes[1]}")
     raise
   if losses.shape != (n,):
     raise StructureError(
       f"fit: the loss must give one number for each example, got {describe(losses)}"
     )
-  if batch.weights is not None:
-    if batch.weights.shape != losses.shape or batch.weights.dtype != losses.dtype:
-      raise ShapeError(
-        f"fit: {name}.weights must be {describe(losses)}, got {describe(batch.weights)}"
-      )
-    if (np.asarray(batch.weights) < 0).any():
-      raise ValueError(f"fit: {name}.weights must not be negative")
-    if not np.asarray(batch.weights).any():
-      raise ValueError(f"fit: {name}.weights must not be all zero")
-  weights = None if batch.weights is None else jnp.asarray(batch.weights)
-  return Batch(batch.x, batch.targets, weights)
+  if weights is None:
+    return Batch(x, targets)
+  if weights.shape != losses.shape or weights.dtype != losses.dtype:
+    raise ShapeError(f"fit: {name}.weights must be {describe(losses)}, got {describe(weights)}")
+  host = np.asarray(weights)
+  for is_wrong, problem in (((host < 0).any(), "negative"), (not host.any(), "all zero")):
+    if is_wrong:
+      raise ValueError(f"fit: {name}.weights must not be {problem}")
+  return Batch(x, targets, jnp.asarray(weights))
 
 
 def as_jax(name: str, value: Any) -> Array:
@@ -113,12 +109,9 @@ def as_jax(name: str, value: Any) -> Array:
   with np.errstate(over="ignore"):
     own = value.astype(dtype)
   if jnp.issubdtype(dtype, jnp.integer):
-    wrong = np.argwhere(own != value)
-    if len(wrong):
-      place = ", ".join(map(str, wrong[0]))
-      raise ValueError(
-        f"fit: {name} must fit into {dtype}, got {value[tuple(wrong[0])]} at [{place}]"
-      )
+    for place in map(tuple, np.argwhere(own != value)):
+      where = ", ".join(map(str, place))
+      raise ValueError(f"fit: {name} must fit into {dtype}, got {value[place]} at [{where}]")
   elif value.dtype.kind == "f" and own.dtype.itemsize < value.dtype.itemsize and value.ndim:
     check_finite(name, own)
     raw, narrow = (part.reshape(len(part), -1) for part in (value.astype(np.float64), own))
@@ -128,26 +121,26 @@ def as_jax(name: str, value: Any) -> Array:
   return jnp.asarray(own)
 
 
-def named_parts(batch: Batch) -> list[tuple[str, Any]]:
-  """List the arrays of a batch by name, such as "x" or "targets[1]"."""
+def named_parts(name: str, batch: Batch) -> list[tuple[str, Any]]:
+  """List the arrays of a batch by name, such as "data.x" or "data.targets[1]"."""
+
+  def is_leaf(value: Any) -> bool:  # For `check_array` a list isn't a pytree.
+    return value is not None and not isinstance(value, tuple)
+
   inputs = jax.tree_util.tree_leaves_with_path(Batch(batch.x, None))
-  leaves = jax.tree_util.tree_leaves_with_path(batch._replace(x=None), is_leaf=is_no_tuple)
-  return [(jax.tree_util.keystr(path).removeprefix("."), leaf) for path, leaf in inputs + leaves]
-
-
-def is_no_tuple(value: Any) -> bool:
-  """Return whether a value isn't a tuple; for `check_array` a list isn't a pytree."""
-  return value is not None and not isinstance(value, tuple)
+  others = jax.tree_util.tree_leaves_with_path(batch._replace(x=None), is_leaf=is_leaf)
+  return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in inputs + others]
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
   """Raise for NaN and infinity; the message has the index of the first."""
-  if jnp.issubdtype(values.dtype, jnp.inexact):  # np.issubdtype doesn't know bfloat16.
-    wrong = np.argwhere(~np.isfinite(values))
-    if len(wrong):
-      place = ", ".join(str(i) for i in wrong[0])
-      value = values[tuple(wrong[0])]
-      raise ValueError(f"fit: {name} must be finite, got {value} at [{place}], {len(wrong)} in all")
+  # np.issubdtype doesn't know bfloat16.
+  if jnp.issubdtype(values.dtype, jnp.inexact) and not (finite := np.isfinite(values)).all():
+    first = tuple(np.argwhere(~finite)[0])
+    place, count = ", ".join(map(str, first)), (~finite).sum()
+    raise ValueError(
+      f"fit: {name} must be finite, got {values[first]} at [{place}], {count} in all"
+    )
 
 
 def holds_labels(targets: Any) -> bool:
@@ -156,18 +149,21 @@ def holds_labels(targets: Any) -> bool:
   return is_array and targets.ndim == 1 and bool(jnp.issubdtype(targets.dtype, jnp.integer))
 
 
-def make_evaluate(net: Layer, loss: Loss) -> Callable[[Params, Batch], tuple[float, float | None]]:
+def make_evaluate(
+  net: Layer, loss: Loss
+) -> Callable[[Params, Batch | None], tuple[float | None, float | None]]:
   """Build `evaluate(params, batch) -> (mean loss, accuracy or None)`, without randomness."""
 
   @jax.jit
   def measure(params: Params, batch: Batch) -> tuple[Array, Array | None]:
     outputs = net.forward(params, batch.x)[0]
     mean = loss.forward(outputs, batch.targets)[0].mean()
-    if not holds_labels(batch.targets):
-      return mean, None
-    return mean, (outputs.argmax(1) == batch.targets).sum()
+    is_labelled = holds_labels(batch.targets)
+    return mean, (outputs.argmax(1) == batch.targets).sum() if is_labelled else None
 
-  def evaluate(params: Params, batch: Batch) -> tuple[float, float | None]:
+  def evaluate(params: Params, batch: Batch | None) -> tuple[float | None, float | None]:
+    if batch is None:
+      return None, None
     mean, right = measure(params, batch)
     return float(mean), None if right is None else int(right) / len(batch.targets)
 
@@ -183,3 +179,71 @@ def digest(tree: Any) -> str:
     found.update(f"{array.shape} {array.dtype}".encode())
     found.update(array.tobytes())
   return found.hexdigest()[:16]
+
+
+def training_batch(
+  dataset: Dataset, *, label_smoothing: float = 0.0, class_weights: ClassWeights = "none"
+) -> Batch:
+  """Build the training examples, as `fit` takes them.
+
+  Args:
+    dataset: the data.
+    label_smoothing: α, 0 ≤ α < 1. For labels: t' = (1 − α) t + α/C; for several labels at once,
+      each of which is binary: t' = (1 − α) t + α/2.
+    class_weights: w_c, which multiplies the loss of examples of class c, for each class in the
+      order of `dataset.output_names`; "balanced" for n / (C · n_c), whose mean over the examples is
+      1. The mean loss is over the examples, and isn't divided by their class weights.
+
+  Returns:
+    The `Batch`, with `dataset.weights`.
+
+  Raises:
+    ValueError: the task doesn't support the option, or the number of weights differs from that of
+      the classes. The attribute `argument` names the option.
+
+  References:
+    Szegedy et al., "Rethinking the Inception architecture for computer vision", CVPR 2016, section
+    7; King, Zeng, "Logistic regression in rare events data", Political Analysis 9 (2001), for the
+    balanced weights, as in `sklearn.utils.class_weight.compute_class_weight`.
+  """
+  check_in_range("", "label_smoothing", label_smoothing)
+  check_class_weights(class_weights)
+  targets = dataset.targets
+  if label_smoothing:
+    if dataset.task == "regression":
+      raise RangeError("needs labels, and this is a regression", "label_smoothing")
+    choices = dataset.outputs if dataset.is_classification else 2
+    targets = (1 - label_smoothing) * as_rows(dataset) + label_smoothing / choices
+  if not isinstance(class_weights, str) or class_weights != "none":
+    if not dataset.is_classification:
+      problem = f"needs a classification, and this is a {dataset.task}"
+      raise RangeError(problem, "class_weights")
+    if isinstance(class_weights, str):
+      own = balanced_weights(dataset.targets, dataset.outputs)
+    elif len(class_weights) == dataset.outputs:
+      own = np.asarray(class_weights, np.float64)
+    else:
+      names = ", ".join(dataset.output_names[:8]) + (", ..." if dataset.outputs > 8 else "")
+      problem = f"must be {dataset.outputs} numbers, for {names}, got {len(class_weights)}"
+      raise RangeError(problem, "class_weights")
+    targets = own[None, :] * (targets if targets.ndim == 2 else as_rows(dataset))
+  if targets.ndim == 2:
+    targets = targets.astype(np.float32)
+  weights = None if dataset.weights is None else jnp.asarray(dataset.weights)
+  return Batch(jnp.asarray(dataset.x), jnp.asarray(targets), weights)
+
+
+def as_rows(dataset: Dataset) -> np.ndarray:
+  """Return the targets as probabilities `[N, C]`, in float64."""
+  rows: np.ndarray = dataset.targets.astype(np.float64)
+  return np.eye(dataset.outputs)[dataset.targets] if dataset.is_classification else rows
+
+
+def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+  """Compute n / (C · n_c) for each class, `[classes]`, which equalises the classes' total weights.
+
+  A class without examples has weight 0 and isn't counted in C.
+  """
+  counts = np.bincount(labels, minlength=classes)
+  present = counts > 0
+  return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)

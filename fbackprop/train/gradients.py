@@ -1,19 +1,18 @@
 """The gradient of a step: of the mean loss or of clipped examples, with its diagnostics."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fbackprop.checks import DtypeError, describe, example_count
-from fbackprop.errors import check_choice
+from fbackprop.checks import example_count
 from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.clipping import clipping_factors, weighted_gradient
 from fbackprop.quantities.gradients import mean_gradient, plain
 from fbackprop.quantities.moments import NoiseScale, noise_scale
 from fbackprop.ranges import check_in_range
-from fbackprop.train.method_names import WatchName
-from fbackprop.transforms import value_and_grad, warn_of_double_softmax
+from fbackprop.train.arguments import WatchName, check_watch
+from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, exportable
 
 
@@ -54,27 +53,14 @@ def make_gradient(
   """
   check_watch(watch, ("noise_scale",))
   if clip_examples is not None:
-    check_clip_examples(clip_examples)
-  if clip_examples is None and not watch:
-    plain_pass = value_and_grad(plain(net), loss)
-
-    def mean_loss_and_gradient(
-      params: Params, x: Array, targets: Any, **options: Any
-    ) -> tuple[Array, Params, Watched]:
-      return *plain_pass(params, x, targets, **options), Watched()
-
-    return mean_loss_and_gradient
-
-  warn_of_double_softmax(net, loss)
+    check_in_range("make_step", "clip_examples", clip_examples)
+  plain_pass = value_and_grad(plain(net), loss)
 
   def loss_and_gradient(
-    params: Params,
-    x: Array,
-    targets: Any,
-    *,
-    key: Array | None = None,
-    weights: Array | None = None,
+    params: Params, x: Array, targets: Any, *, key: Any = None, weights: Any = None
   ) -> tuple[Array, Params, Watched]:
+    if clip_examples is None and not watch:
+      return *plain_pass(params, x, targets, key=key, weights=weights), Watched()
     value, captured = captured_pass("make_step", net, loss, params, x, targets, key, weights)
     noise = noise_scale(captured) if watch else None
     if clip_examples is None:
@@ -85,16 +71,3 @@ def make_gradient(
     return value, grads, Watched(noise, (factors < 1).mean(dtype=jnp.float32))
 
   return loss_and_gradient
-
-
-def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
-  """Raise for unknown names in `watch`."""
-  if isinstance(watch, str) or not isinstance(watch, Sequence):
-    raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
-  for name in watch:
-    check_choice("make_step", "watch", name, choices)
-
-
-def check_clip_examples(clip_examples: Any) -> None:
-  """Raise unless a value is a norm in the range of float32, in which norms are computed."""
-  check_in_range("make_step", "clip_examples", clip_examples)

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from fbackprop.live_check import LiveCheck
+from fbackprop.quantities.moments import NoiseScale
 from fbackprop.train.results import Evaluation
 from fbackprop.train.step import Info
-from fbackprop.types import Array
 
 
 @dataclass
@@ -32,21 +32,16 @@ class History:
   check_seconds: float = 0.0
   rollbacks: int = 0
 
-  def add(self, infos: Info, reached: int) -> None:
-    """Append the rows of a chunk, up to the last step reached."""
-    self.rows.append(jax.tree.map(lambda column: first_rows(column, reached), infos))
-
-  def infos(self) -> Info:
-    """Concatenate the rows of all steps into one `Info`."""
+  def infos(self, since: int = 0) -> Info:
+    """Concatenate the rows of all steps, or of those after one, into one `Info`."""
     # Concatenated on demand, so that a sum has the same order of terms however the run was cut.
-    whole: Info = jax.tree.map(lambda *parts: np.concatenate(parts), *self.rows)
-    self.rows = [whole]
-    return whole
+    self.rows = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.rows)]
+    later: Info = jax.tree.map(lambda column: column[since:], self.rows[0])
+    return later
 
-  def refused_in_a_row(self) -> int:
-    """Count the nonfinite steps at the end."""
-    taken = np.flatnonzero(self.infos().finite)
-    return len(self.infos().finite) - (int(taken[-1]) + 1 if taken.size else 0)
+  def since_evaluation(self) -> Info:
+    """Return the rows of the steps after the latest evaluation."""
+    return self.infos(self.evaluations[-1].step if self.evaluations else 0)
 
   def to_json(self, seconds: float) -> dict[str, Any]:
     """Convert everything but the rows to JSON, bit for bit; `seconds` is the whole run's time."""
@@ -65,28 +60,12 @@ def read_history(content: dict[str, Any], rows: Info) -> History:
   Raises:
     KeyError, TypeError, ValueError: `content` isn't such an output.
   """
-  return History(
-    [jax.tree.map(np.asarray, rows)],
-    [
-      Evaluation(**{**own, "grad_norms": tuple(map(float, own["grad_norms"]))})
-      for own in content["evaluations"]
-    ],
-    [(int(step), LiveCheck(*check)) for step, *check in content["checks"]],
-    float(content["seconds"]),
-    float(content["check_seconds"]),
-    int(content["rollbacks"]),
-  )
-
-
-def no_rows(info: Info) -> Info:
-  """Build empty rows with the shapes and dtypes of one step's `Info`."""
-  none: Info = jax.tree.map(lambda value: np.zeros((0, *value.shape), value.dtype), info)
-  return none
-
-
-def first_rows(column: Array, count: int) -> np.ndarray:
-  """Copy the rows of the steps reached to the host."""
-  return np.asarray(column)[:count]
+  evaluations = [
+    Evaluation(**{**own, "grad_norms": tuple(own["grad_norms"])}) for own in content["evaluations"]
+  ]
+  checks = [(step, LiveCheck(*check)) for step, *check in content["checks"]]
+  rows = jax.tree.map(np.asarray, rows)
+  return History([rows], **{**content, "evaluations": evaluations, "checks": checks})
 
 
 def mean_loss(infos: Info) -> float | None:
@@ -98,3 +77,31 @@ def mean_loss(infos: Info) -> float | None:
   losses = infos.loss[taken].astype(np.float64)
   weights = infos.weight[taken].astype(np.float64)
   return float((weights * losses).sum() / weights.sum()) if weights.sum() else None
+
+
+def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | None:
+  """Compute the noise scale of some steps: the mean of tr Σ over the mean of ‖G‖².
+
+  Both are unbiased in each step, and their ratio isn't. A step is excluded if the squared norm of
+  an example overflowed.
+
+  Args:
+    found: estimates of the steps, each part `[steps]`.
+    finite: whether each step was finite, `[steps]`.
+
+  Returns:
+    The noise scale in examples; None if the mean ‖G‖² isn't positive, as there are too few steps to
+    resolve the gradient in its noise.
+  """
+  if found is None:
+    return None
+  known = finite & np.isfinite(found.trace) & np.isfinite(found.sqnorm)
+  if not known.any():
+    return None
+  trace, sqnorm = (part[known].astype(np.float64).mean() for part in (found.trace, found.sqnorm))
+  return float(trace / sqnorm) if sqnorm > 0 else None
+
+
+def mean_clipped(found: np.ndarray | None, finite: np.ndarray) -> float | None:
+  """Compute the fraction of clipped examples in some steps; None if none was finite."""
+  return None if found is None or not finite.any() else float(found[finite].mean(dtype=np.float64))

@@ -4,23 +4,19 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
+@dataclass
 class Interruption:
-  """Whether an interrupt has been received, and by which signal."""
+  """The signal by which an interrupt was received; None before one."""
 
-  def __init__(self) -> None:
-    self.signum: int | None = None
-
-  @property
-  def requested(self) -> bool:
-    """Whether an interrupt has been received."""
-    return self.signum is not None
+  signum: int | None = None
 
   def request(self, signum: int, frame: FrameType | None) -> None:
     """Record a signal (the handler); a second one acts immediately."""
-    if self.requested:
+    if self.signum is not None:
       raise KeyboardInterrupt
     self.signum = signum
 

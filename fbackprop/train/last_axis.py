@@ -27,17 +27,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from fbackprop import jaxprs
-from fbackprop.jaxprs import ELEMENTWISE
 from fbackprop.meshes import is_explicit
 from fbackprop.types import Array
 
 REDUCTIONS: dict[str, Callable[[Any, Any], Any]] = {
-  "reduce_sum": lax.add,
-  "reduce_max": lax.max,
-  "reduce_min": lax.min,
-  "reduce_and": lax.bitwise_and,
-  "reduce_or": lax.bitwise_or,
-}
+  "reduce_sum": lax.add, "reduce_max": lax.max, "reduce_min": lax.min,
+  "reduce_and": lax.bitwise_and, "reduce_or": lax.bitwise_or,
+}  # fmt: skip
 MOST_TERMS = 32
 """The largest number of terms of an unrolled sum; beyond it a library's product is faster."""
 
@@ -51,7 +47,7 @@ class Value(NamedTuple):
   has_members: bool
 
 
-def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any]:
+def vmap_last(f: Callable[..., Any], size: int, one: Any) -> Callable[..., Any]:
   """Map a function over the last axis of every argument and result.
 
   Args:
@@ -66,16 +62,11 @@ def vmap_last(f: Callable[..., Any], size: int, one: Array) -> Callable[..., Any
   """
 
   def mapped(*args: Any) -> Any:
-    leaves, structure = jax.tree.flatten(args)
-
-    def flat(*leaves: Array) -> Any:
-      return f(*jax.tree.unflatten(structure, leaves))
-
-    member = [shape_of(leaf.shape[:-1], leaf.dtype) for leaf in leaves]
-    program, result = jax.make_jaxpr(flat, return_shape=True)(*member)
+    member = jax.tree.map(lambda leaf: shape_of(leaf.shape[:-1], leaf.dtype), args)
+    program, result = jax.make_jaxpr(f, return_shape=True)(*member)
     interpreter = BatchedInterpreter(size, one)
-    values = interpreter.program(program, [Value(leaf, True) for leaf in leaves])
-    return jax.tree.unflatten(jax.tree.structure(result), [interpreter.spread(v) for v in values])
+    values = interpreter.program(program, [Value(leaf, True) for leaf in jax.tree.leaves(args)])
+    return jax.tree.unflatten(jax.tree.structure(result), map(interpreter.spread, values))
 
   return mapped
 
@@ -107,11 +98,11 @@ class BatchedInterpreter:
 
     if not any(value.has_members for value in inputs):
       return [Value(array, False) for array in bind(*(value.array for value in inputs))]
-    shape = equation.outvars[0].aval.shape
-    first = inputs[0].array
+    result, first = equation.outvars[0].aval, inputs[0].array
+    shape = result.shape
     if name == "select_n":
       outputs = bind(self.flag(inputs[0], shape), *(self.fit(value, shape) for value in inputs[1:]))
-    elif name in ELEMENTWISE:
+    elif name in jaxprs.ELEMENTWISE:
       outputs = bind(*(self.fit(value, shape) for value in inputs))
     elif name == "broadcast_in_dim":
       places = (*params["broadcast_dimensions"], len(shape))
@@ -119,11 +110,10 @@ class BatchedInterpreter:
     elif name == "reshape":
       outputs = [lax.reshape(first, (*shape, self.size))]
     elif name == "dot_general" and is_short(equation):
-      outputs = [
-        self.product(inputs[0], inputs[1], params["dimension_numbers"], equation.outvars[0].aval)
-      ]
-    elif name in REDUCTIONS and 1 <= reduced(equation) <= MOST_TERMS:
-      outputs = [self.reduction(name, first, params["axes"])]
+      outputs = [self.product(inputs[0], inputs[1], params["dimension_numbers"], result)]
+    elif name in REDUCTIONS and is_short(equation):
+      rows = list(in_front(first, params["axes"]))
+      outputs = [self.hold(functools.reduce(REDUCTIONS[name], rows), len(rows))]
     elif name == "cond":
       outputs = self.cond(inputs, jaxprs.bodies(equation))
     else:
@@ -175,11 +165,6 @@ class BatchedInterpreter:
     products = [a * b for a, b in zip(*terms, strict=True)]
     return self.hold(functools.reduce(lax.add, products), len(products))
 
-  def reduction(self, name: str, array: Array, axes: Sequence[int]) -> Array:
-    """Reduce over few terms as an unrolled chain of binary operations."""
-    rows = list(in_front(array, axes))
-    return self.hold(functools.reduce(REDUCTIONS[name], rows), len(rows))
-
   def cond(self, inputs: list[Value], branches: Any) -> list[Array]:
     """Evaluate the branch taken, or all of them and select where the predicate is batched."""
     which, *operands = inputs
@@ -204,15 +189,12 @@ def in_front(array: Array, axes: Sequence[int]) -> Array:
 
 
 def is_short(equation: Any) -> bool:
-  """Return whether a product is of two matrices or vectors, with at most `MOST_TERMS` terms."""
-  (axes, _), (batch, _) = equation.params["dimension_numbers"]
-  terms = math.prod(equation.invars[0].aval.shape[axis] for axis in axes)
+  """Return whether a reduction, or a product of two matrices or vectors, has few enough terms."""
+  axes, batch = equation.params.get("axes"), ()
+  if axes is None:
+    (axes, _), (batch, _) = equation.params["dimension_numbers"]
+  terms: int = math.prod(equation.invars[0].aval.shape[axis] for axis in axes)
   return not batch and 1 <= terms <= MOST_TERMS
-
-
-def reduced(equation: Any) -> int:
-  """Return the number of terms of a reduction."""
-  return math.prod(equation.invars[0].aval.shape[axis] for axis in equation.params["axes"])
 
 
 def is_tiny(f: Callable[..., Any], *args: Any) -> bool:

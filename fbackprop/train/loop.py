@@ -23,23 +23,16 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import example_count
+from fbackprop.train import stop_conditions
 from fbackprop.train.last_axis import vmap_last
-from fbackprop.train.shuffle import draw_order, epoch_and_place, find_shuffle, take_batch
+from fbackprop.train.shuffle import SHUFFLES, draw_order, epoch_and_place, take_batch
 from fbackprop.train.step import Batch, Info, State, all_finite, stays_finite
-from fbackprop.train.stop_conditions import (
-  DIVERGED,
-  RUNNING,
-  Progress,
-  StopNumbers,
-  add_up,
-  judge,
-  start_progress,
-)
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, Progress, StopNumbers
 from fbackprop.train.validation import Best, EvaluateValidation
 from fbackprop.types import Array, exportable
 
 Step = Callable[[State, Any], tuple[State, Info]]
-# The recorded fields of an `Info`, by name; see `recorded`.
+# The recorded fields of an `Info`, by name; see `row_of`.
 Rows = dict[str, Any]
 # The carry of the inner loop. The flag is whether the last step was finite, or, for an ensemble,
 # whether each member still runs.
@@ -71,21 +64,17 @@ class Member(NamedTuple):
 
 
 class Members(NamedTuple):
-  """The members' axis of an ensemble: its size, and whether it is the last axis."""
+  """The members of an ensemble: their number, and their axis, 0 or −1, in arrays of a member."""
 
   size: int
-  is_last: bool
-
-  @property
-  def axis(self) -> int:
-    """Index of the members' axis, in every array that belongs to a member."""
-    return -1 if self.is_last else 0
+  axis: int
 
 
 def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
   """Build the loop's initial state, for n examples and losses of `dtype`."""
-  drawn = jax.eval_shape(lambda key: find_shuffle(shuffle).draw(key, n), jax.random.key(0))
-  return Loop(state, jnp.zeros(drawn.shape, drawn.dtype), start_progress(dtype))
+  drawn = jax.eval_shape(lambda key: SHUFFLES[shuffle].draw(key, n), jax.random.key(0))
+  progress = stop_conditions.start_progress(dtype)
+  return Loop(state, jnp.zeros(drawn.shape, drawn.dtype), progress)
 
 
 def make_chunk(
@@ -128,13 +117,6 @@ def make_chunk(
     own: Any = step
     return own if members is None else own(member.rate)
 
-  def latest(steps: Array) -> Array:
-    """Return the step of the run: that of the running members, which are the furthest."""
-    return steps if members is None else steps.max()
-
-  def any_of(flags: Array) -> Array:
-    return flags if members is None else flags.any()
-
   @partial(jax.jit, donate_argnums=(0,) if is_thorough else ())
   def chunk(
     loop: Loop,
@@ -144,17 +126,29 @@ def make_chunk(
     member: Member,
     one: Array | None = None,
   ) -> tuple[Loop, Info]:
-    each = over(members, one)
-    first = latest(loop.state.step)
-    steps_per_epoch = example_count(data.x) // batch_size
+    # The step of the run is that of the running members, which are the furthest.
+    first, steps_per_epoch = loop.state.step.max(), example_count(data.x) // batch_size
+
+    def each(f: Callable[..., Any]) -> Any:
+      """Map a member's function over all members."""
+      if members is None:
+        return f
+      return vmap_last(f, members.size, one) if members.axis else jax.vmap(f)
+
+    def row_of(info: Info) -> Rows:
+      # Each recorded field costs a kernel per step, which is noticeable for a small network: those
+      # that are known after the loop aren't.
+      known = {"finite"} if data.weights is not None else {"finite", "weight"}
+      names = {"loss"} if members is not None else {*info._fields} - known
+      return {name: getattr(info, name) for name in sorted(names)}
 
     def goes_on(carry: tuple[Loop, Rows]) -> Array:
-      loop = carry[0]
-      return any_of(loop.progress.reason == RUNNING) & (latest(loop.state.step) < until)
+      loop, _ = carry
+      return (loop.progress.reason == RUNNING).any() & (loop.state.step.max() < until)
 
     def run_epoch(carry: tuple[Loop, Rows]) -> tuple[Loop, Rows]:
       loop, rows = carry
-      start, runs = latest(loop.state.step), loop.progress.reason == RUNNING
+      start, runs = loop.state.step.max(), loop.progress.reason == RUNNING
 
       def draw(order: Array, member: Member) -> Array:
         return draw_order(start, order, data, batch_size, member.order_key, shuffle)
@@ -165,28 +159,28 @@ def make_chunk(
 
       def stays(carry: Carry) -> Array:
         state, _, alive, _ = carry
-        return any_of(alive) & (latest(state.step) < halt)
+        return alive.any() & (state.step.max() < halt)
 
       def take_step(carry: Carry) -> Carry:
         state, progress, alive, rows = carry
-        at = latest(state.step)
-        row = at - first
+        at = state.step.max()
 
         def advance(
           state: State, progress: Progress, alive: Array, order: Array, member: Member
         ) -> Carry:
           batch = take_batch(at, order, data, batch_size, shuffle)
           new, info = step_of(member)(state, batch)
-          added = add_up(progress, info.loss, info.weight / batch_size, info.finite)
+          share = info.weight / batch_size
+          added = stop_conditions.add_up(progress, info.loss, share, info.finite)
           if members is None:
-            return new, added, info.finite, recorded(info, data)
+            return new, added, info.finite, row_of(info)
           new, added = jax.tree.map(partial(jnp.where, alive), (new, added), (state, progress))
           loss = jnp.where(alive, info.loss, jnp.full_like(info.loss, jnp.nan))
-          return new, added, alive & info.finite, {"loss": loss}
+          return new, added, alive & info.finite, row_of(info._replace(loss=loss))
 
         def record(column: Array, value: Array) -> Array:
           # Not `column.at[row].set`, which adds a bounds check.
-          updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, row, 0)
+          updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, at - first, 0)
           return updated
 
         *carried, values = each(advance)(state, progress, alive, order, member)
@@ -199,7 +193,7 @@ def make_chunk(
         state, progress, alive, rows = jax.lax.while_loop(stays, take_step, begin)
       # One predicate for all members: `cond` with a mapped predicate becomes a select, and the
       # validation set would be scored at every halt instead of at the end of epochs only.
-      ends = any_of(alive) & (latest(state.step) % steps_per_epoch == 0)
+      ends = alive.any() & (state.step.max() % steps_per_epoch == 0)
 
       def settle(loop: Loop, finite: Array, runs: Array, before: Loop) -> Loop:
         after = account(loop, finite, ends, steps_per_epoch, stop, evaluate_validation)
@@ -213,22 +207,20 @@ def make_chunk(
       after = Loop(state, order, progress, loop.best)
       return each(settle)(after, alive, runs, loop), rows
 
-    def shape_of_row(state: State, member: Member) -> Rows:
-      info = step_of(member)(state, data)[1]
-      return recorded(info, data) if members is None else {"loss": info.loss}
+    def first_row(state: State, member: Member) -> Rows:
+      return row_of(step_of(member)(state, data)[1])
 
-    def empty(value: jax.ShapeDtypeStruct) -> Array:
-      return jnp.zeros((capacity, *value.shape), value.dtype)
-
-    rows = jax.tree.map(empty, jax.eval_shape(each(shape_of_row), loop.state, member))
+    rows = jax.tree.map(
+      lambda value: jnp.zeros((capacity, *value.shape), value.dtype),
+      jax.eval_shape(each(first_row), loop.state, member),
+    )
     after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
     if members is not None:
       return after, Info(rows["loss"], *[None] * 3)  # type: ignore[arg-type]
     # Derived instead of recorded: the steps counted in the state are those taken.
     rows["finite"] = jnp.arange(capacity, dtype=first.dtype) < after.state.step - first
     if data.weights is None:
-      dtype = jax.eval_shape(step_of(member), loop.state, data)[1].weight.dtype
-      rows["weight"] = jnp.full(capacity, batch_size, dtype)
+      rows["weight"] = jnp.full(capacity, batch_size, stop.tol.dtype)  # That of `total_weight`.
     infos = Info(**rows)
     if is_thorough:
       return after, infos
@@ -240,46 +232,17 @@ def make_chunk(
   return chunk
 
 
-def over(members: Members | None, one: Array | None) -> Callable[[Callable[..., Any]], Any]:
-  """Build the transform that maps a member's function over all members; identity for one run."""
-  if members is None:
-    return lambda f: f
-  if members.is_last:
-    assert one is not None
-    return lambda f: vmap_last(f, members.size, one)
-  return jax.vmap
+def skip(
+  loop: Loop, stop: StopNumbers, steps_per_epoch: int, validate: EvaluateValidation | None
+) -> Loop:
+  """Advance a loop past the nonfinite step at which a chunk ended; see `StepRules.on_nonfinite`.
 
-
-def recorded(info: Info, data: Batch) -> Rows:
-  """Select the fields to record in each step, without those that are known after the loop.
-
-  Each recorded field costs a kernel per step, which is noticeable for a small network.
+  As by a batch without examples: the step counts, and the parameters are unchanged. The arguments
+  are those of `account`.
   """
-  known = {"finite"} if data.weights is not None else {"finite", "weight"}
-  return {name: value for name, value in info._asdict().items() if name not in known}
-
-
-def make_skip(
-  steps_per_epoch: int, evaluate_validation: EvaluateValidation | None = None
-) -> Callable[[Loop, StopNumbers], Loop]:
-  """Compile the skip of a nonfinite step, for `StepRules(on_nonfinite="skip")`.
-
-  Args:
-    steps_per_epoch: full batches in the data.
-    evaluate_validation: from `make_evaluate_validation`, if there is a validation set.
-
-  Returns:
-    `skip(loop, stop) -> loop`: advances a loop past the nonfinite step at which a chunk ended, as
-    by a batch without examples: the step counts, and the parameters are unchanged.
-  """
-
-  @jax.jit
-  def skip(loop: Loop, stop: StopNumbers) -> Loop:
-    loop = loop._replace(state=loop.state._replace(step=loop.state.step + 1))
-    ends = loop.state.step % steps_per_epoch == 0
-    return account(loop, jnp.ones((), bool), ends, steps_per_epoch, stop, evaluate_validation)
-
-  return skip
+  loop = loop._replace(state=loop.state._replace(step=loop.state.step + 1))
+  ends = loop.state.step % steps_per_epoch == 0
+  return account(loop, jnp.ones((), bool), ends, steps_per_epoch, stop, validate)
 
 
 def account(
@@ -304,5 +267,5 @@ def account(
   if best is not None:
     assert evaluate_validation is not None
     best = evaluate_validation(best, loop.state.params, step, ends, finite)
-  progress = judge(loop.progress, finite, step, steps_per_epoch, stop, best)
+  progress = stop_conditions.judge(loop.progress, finite, step, steps_per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)

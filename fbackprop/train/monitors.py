@@ -1,4 +1,4 @@
-"""Diagnostics of a run: gradient checks, layer health, and averages over steps."""
+"""Diagnostics of a run: gradient checks, and the health of its layers."""
 
 import functools
 from collections.abc import Callable
@@ -7,14 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.live_check import Functions, Gradients, LiveCheck, Measure, make_live_check
+from fbackprop.checks import example_count
+from fbackprop.live_check import LiveCheck, Measure, make_live_check
 from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import compute
-from fbackprop.quantities._health import Health
-from fbackprop.quantities.moments import NoiseScale
 from fbackprop.train.gradients import make_gradient
-from fbackprop.train.step import Batch, State, drawn_rows, noise_key
-from fbackprop.types import Array, Layer, Loss, Params
+from fbackprop.train.step import Batch, State, noise_key
+from fbackprop.types import Layer, Loss
 
 MOST_CLIPPED = 32
 
@@ -30,10 +29,6 @@ def make_gradient_check(
     batch_size = min(batch_size, MOST_CLIPPED)
   gradient_of = make_gradient(net, loss, clip_examples)
 
-  def ours(params: Params, *batch: Any, **more: Any) -> tuple[Array, Params]:
-    value, grads, _ = gradient_of(params, *batch, **more)
-    return value, grads
-
   @functools.cache
   def measurement() -> Measure:
     # Imported at the first difference only; a run without one imports nothing of `verify`.
@@ -41,10 +36,10 @@ def make_gradient_check(
 
     return make_measure()
 
-  def measure(functions: Functions, args: tuple[Any, ...], leaves: list[Any]) -> Gradients:
-    return measurement()(functions, args, leaves)
-
-  live = make_live_check(net, loss, ours=ours, clip_examples=clip_examples, measure=measure)
+  live = make_live_check(
+    net, loss, ours=lambda *batch, **more: gradient_of(*batch, **more)[:2],
+    clip_examples=clip_examples, measure=lambda *point: measurement()(*point),
+  )  # fmt: skip
 
   def check(state: State) -> LiveCheck:
     rows = drawn_rows(state, examples, batch_size)
@@ -73,9 +68,8 @@ def make_health_check(
   health = jax.jit(compute(net, loss, ("health",)))
 
   def measure(state: State) -> dict[str, Any]:
-    rows = drawn_rows(state, examples, batch_size)
-    x, targets, weights = take_rows(examples, rows)
-    found: Health = jax.device_get(health(state.params, x, targets, None, weights)[2]["health"])
+    x, targets, weights = take_rows(examples, drawn_rows(state, examples, batch_size))
+    found: Any = jax.device_get(health(state.params, x, targets, None, weights)[2]["health"])
     return {
       layer: {field: np.asarray(value).tolist() for field, value in own._asdict().items()}
       for layer, own in found.layers.items()
@@ -84,29 +78,7 @@ def make_health_check(
   return measure
 
 
-def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | None:
-  """Compute the noise scale of some steps: the mean of tr Σ over the mean of ‖G‖².
-
-  Both are unbiased in each step, and their ratio isn't. A step is excluded if the squared norm of
-  an example overflowed.
-
-  Args:
-    found: estimates of the steps, each part `[steps]`.
-    finite: whether each step was finite, `[steps]`.
-
-  Returns:
-    The noise scale in examples; None if the mean ‖G‖² isn't positive, as there are too few steps to
-    resolve the gradient in its noise.
-  """
-  if found is None:
-    return None
-  known = finite & np.isfinite(found.trace) & np.isfinite(found.sqnorm)
-  if not known.any():
-    return None
-  trace, sqnorm = (part[known].astype(np.float64).mean() for part in (found.trace, found.sqnorm))
-  return float(trace / sqnorm) if sqnorm > 0 else None
-
-
-def mean_clipped(found: np.ndarray | None, finite: np.ndarray) -> float | None:
-  """Compute the fraction of clipped examples in some steps; None if none was finite."""
-  return None if found is None or not finite.any() else float(found[finite].mean(dtype=np.float64))
+def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
+  """Draw the indices of `count` examples from the step's number, `[count]`."""
+  generator = np.random.default_rng(int(state.step))
+  return generator.choice(example_count(examples.x), count, replace=False)

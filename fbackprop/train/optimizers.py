@@ -11,8 +11,7 @@ from fbackprop.checks import DtypeError, describe
 from fbackprop.errors import check_choice
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.ranges import check_in_range
-from fbackprop.train.limits import check_warmup
-from fbackprop.train.method_names import OPTIMIZERS, SCHEDULES, OptimizerName, ScheduleName
+from fbackprop.train.arguments import OptimizerName, ScheduleName, check_warmup
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, exportable
 
@@ -74,12 +73,10 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
     params: Params, opt_state: Any, batch: Any, key: Array | None, value: Array, grads: Params
   ) -> tuple[Params, Any]:
     refuse_factors("make_update", "grads", grads)
-
-    def value_fn(params: Params) -> Array:
-      return mean_loss(params, batch, key)
-
-    more = {"value": value, "grad": grads, "value_fn": value_fn}
-    updates, opt_state = propose(grads, opt_state, params, **more)
+    updates, opt_state = propose(
+      grads, opt_state, params, value=value, grad=grads,
+      value_fn=lambda params: mean_loss(params, batch, key),
+    )  # fmt: skip
     return optax.apply_updates(params, updates), opt_state
 
   return update
@@ -131,8 +128,8 @@ def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | Non
 
   def with_gradient(params: Params, batch: Any, key: Array | None) -> tuple[Array, Params]:
     x, targets, weights = batch
-    value, grads = loss_and_gradient(params, x, targets, key=key, weights=weights)
-    return value, grads
+    found: tuple[Array, Params] = loss_and_gradient(params, x, targets, key=key, weights=weights)
+    return found
 
   @jax.custom_jvp
   def mean_loss(params: Params, batch: Any, key: Array | None) -> Array:
@@ -148,7 +145,7 @@ def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | Non
 
 
 # The optimizers of the command line, without their rate; the numbers are optax's.
-DIRECTIONS: dict[OptimizerName, Callable[[], optax.GradientTransformation]] = {
+OPTIMIZERS: dict[OptimizerName, Callable[[], optax.GradientTransformation]] = {
   "gradient_descent": optax.identity,
   "momentum": lambda: optax.trace(0.9),
   "nesterov": lambda: optax.trace(0.9, nesterov=True),
@@ -156,6 +153,13 @@ DIRECTIONS: dict[OptimizerName, Callable[[], optax.GradientTransformation]] = {
   "rmsprop": optax.scale_by_rms,
   "adagrad": optax.scale_by_rss,
   "lion": optax.scale_by_lion,
+}
+# Functions of the peak rate and of the steps over which it decays.
+SCHEDULES: dict[ScheduleName, Callable[[float, int], optax.Schedule]] = {
+  "constant": lambda rate, left: optax.constant_schedule(rate),
+  "cosine": optax.cosine_decay_schedule,
+  "linear": lambda rate, left: optax.linear_schedule(rate, 0.0, left),
+  "exponential": lambda rate, left: optax.exponential_decay(rate, left, 1e-3),
 }
 
 
@@ -202,24 +206,15 @@ def make_optimizer(
   is_plain = name == "gradient_descent" and schedule == "constant" and not warmup
   if is_plain and not weight_decay and clip_norm is None:
     return gradient_descent(rate)
-  parts = [
-    *([optax.clip_by_global_norm(clip_norm)] if clip_norm is not None else []),
-    DIRECTIONS[name](),
-    *([optax.add_decayed_weights(weight_decay, is_weight)] if weight_decay else []),
-    optax.scale_by_learning_rate(rates(rate, steps, schedule, warmup)),
-  ]
-  return optax.chain(*parts)
+  clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
+  decay = [optax.add_decayed_weights(weight_decay, is_weight)] if weight_decay else []
+  scale = optax.scale_by_learning_rate(rates(rate, steps, schedule, warmup))
+  return optax.chain(*clip, OPTIMIZERS[name](), *decay, scale)
 
 
 def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax.ScalarOrSchedule:
   """Build the learning-rate schedule, as a function of the step's number from 0."""
-  left = max(1, steps - warmup)
-  after: optax.Schedule = {
-    "constant": lambda: optax.constant_schedule(rate),
-    "cosine": lambda: optax.cosine_decay_schedule(rate, left),
-    "linear": lambda: optax.linear_schedule(rate, 0.0, left),
-    "exponential": lambda: optax.exponential_decay(rate, left, 1e-3),
-  }[schedule]()
+  after = SCHEDULES[schedule](rate, max(1, steps - warmup))
   if not warmup:
     return after
   return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
@@ -227,8 +222,6 @@ def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax
 
 def is_weight(params: Params) -> Params:
   """Mark the weight matrices, which all layers call w; biases and scales aren't decayed."""
-
-  def named_w(path: Any, leaf: Any) -> bool:
-    return bool(path) and getattr(path[-1], "name", None) == "w"
-
-  return jax.tree_util.tree_map_with_path(named_w, params)
+  return jax.tree_util.tree_map_with_path(
+    lambda path, leaf: bool(path) and getattr(path[-1], "name", None) == "w", params
+  )

@@ -12,15 +12,16 @@ from fbackprop.train.step import State
 from fbackprop.types import Params
 
 MOST_ROWS = 20
-HEADS = (
-  "step",
-  "epoch",
-  "train loss",
-  "test loss",
-  "test accuracy",
-  "validation",
-  "gradient error",
-)
+# The columns of the table of evaluations: an attribute of an `Evaluation`, and its format.
+COLUMNS = {
+  "step": ("step", ","),
+  "epoch": ("epoch", ".1f"),
+  "train loss": ("train_loss", ".4g"),
+  "test loss": ("test_loss", ".4g"),
+  "test accuracy": ("test_accuracy", ".4g"),
+  "validation": ("validation_score", ".4g"),
+  "gradient error": ("gradient_error", ".1e"),
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,24 @@ class BestEpoch:
   test_accuracy: float | None
 
 
+class Checked:
+  """A result with gradient checks: tuples that end in a `LiveCheck`."""
+
+  checks: Any
+
+  @property
+  def gradient_check_max_rel_error(self) -> float | None:
+    """Largest relative error of our gradient in any check, in float64; None without checks."""
+    return worst([found[-1].rel_error for found in self.checks])
+
+  @property
+  def checks_ok(self) -> bool:
+    """Whether every gradient check agreed with `jax.grad`."""
+    return all(found[-1].ok for found in self.checks)
+
+
 @dataclass(frozen=True)
-class Result:
+class Result(Checked):
   """The result of a run.
 
   Attributes:
@@ -134,13 +151,9 @@ class Result:
 
   def __repr__(self) -> str:
     """Show how the run ended, without the arrays."""
-    last = self.evaluations[-1] if self.evaluations else None
-    scores = {
-      name: value
-      for name in ("test_loss", "test_accuracy")
-      if (value := getattr(last, name, None)) is not None
-    }
-    words = "".join(f", {name}={value:.4g}" for name, value in scores.items())
+    last, names = self.evaluations[-1:], ("test_loss", "test_accuracy")
+    scores = [(name, getattr(e, name)) for e in last for name in names]
+    words = "".join(f", {name}={value:.4g}" for name, value in scores if value is not None)
     checks = f", checks_ok={self.checks_ok}" if self.checks else ""
     return f"Result(stop_reason={self.stop_reason!r}, steps={self.steps}{words}{checks})"
 
@@ -159,19 +172,9 @@ class Result:
     return int(self.state.step)
 
   @property
-  def gradient_check_max_rel_error(self) -> float | None:
-    """Largest relative error of our gradient in any check, in float64; None without checks."""
-    return worst([check.rel_error for _, check in self.checks])
-
-  @property
   def gradient_rounding_max_rel_error(self) -> float | None:
     """Largest rounding error of the gradient in the working dtype; None without checks."""
     return worst([check.rounding for _, check in self.checks])
-
-  @property
-  def checks_ok(self) -> bool:
-    """Whether every gradient check agreed with `jax.grad`."""
-    return all(check.ok for _, check in self.checks)
 
 
 def worst(errors: list[float]) -> float | None:
@@ -184,7 +187,7 @@ def to_html(result: Result) -> str:
   is_well = result.checks_ok and result.stop_reason != "diverged"
   rest = f"at step {result.steps:,}, {result.seconds:.1f} s"
   if result.best is not None:
-    rest += f"; kept: step {result.best.step:,}, validation {number(result.best.score)}"
+    rest += f"; kept: step {result.best.step:,}, validation {result.best.score:.4g}"
   parts = [headline(result.stop_reason, GOOD if is_well else BAD, rest)]
   if result.diverged_at is not None:
     parts.append(paragraph(f"first not finite: {result.diverged_at}"))
@@ -197,24 +200,10 @@ def to_html(result: Result) -> str:
   shown = every if len(every) <= MOST_ROWS else (*every[:2], *every[2 - MOST_ROWS :])
   if len(shown) < len(every):
     parts.append(paragraph(f"{len(shown)} of {len(every)} evaluations:"))
-  parts.append(table_of(HEADS, map(row_of, shown)))
-  return "".join(parts)
+  rows = [[cell(getattr(e, name), form) for name, form in COLUMNS.values()] for e in shown]
+  return "".join([*parts, table_of(tuple(COLUMNS), rows)])
 
 
-def row_of(evaluation: Evaluation) -> tuple[str, ...]:
-  """Render an evaluation as the cells under `HEADS`."""
-  error = evaluation.gradient_error
-  return (
-    f"{evaluation.step:,}",
-    f"{evaluation.epoch:.1f}",
-    number(evaluation.train_loss),
-    number(evaluation.test_loss),
-    number(evaluation.test_accuracy),
-    number(evaluation.validation_score),
-    "" if error is None else f"{error:.1e}",
-  )
-
-
-def number(value: float | None) -> str:
+def cell(value: float | None, form: str) -> str:
   """Format a number; "" for None."""
-  return "" if value is None else f"{value:.4g}"
+  return "" if value is None else f"{value:{form}}"

@@ -11,34 +11,22 @@ far.
 import math
 import signal
 import time
-from collections.abc import Callable
-from os import PathLike
+from dataclasses import asdict
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train.checkpoint_writer import CheckpointWriter
-from fbackprop.train.checkpoints import Checkpoint
-from fbackprop.train.divergence import locate_nonfinite
-from fbackprop.train.examples import make_evaluate
-from fbackprop.train.history import History, mean_loss, no_rows
-from fbackprop.train.interrupts import deferred_interrupt
-from fbackprop.train.loop import Loop, Member, Members, make_chunk, make_skip
-from fbackprop.train.monitors import (
-  make_gradient_check,
-  make_health_check,
-  mean_clipped,
-  mean_noise_scale,
-)
+from fbackprop.train import divergence, ensembles, examples, history, interrupts, monitors, shuffle
+from fbackprop.train.checkpoints import Checkpoint, CheckpointWriter, load_checkpoint
+from fbackprop.train.loop import Loop, Member, Members, make_chunk, skip
 from fbackprop.train.problem import Problem
 from fbackprop.train.results import Evaluation
-from fbackprop.train.shuffle import batch_of
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING
-from fbackprop.train.stop_rules import STOP_REASONS, steps_left
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, stop_numbers
 from fbackprop.train.validation import Best, make_evaluate_validation
+from fbackprop.types import Array
 
 # Number of consecutive nonfinite steps, or of rollbacks, after which the run ends as diverged.
 MOST_SKIPPED = MOST_ROLLBACKS = 10
@@ -57,44 +45,42 @@ class Run:
     member: the constants of its member.
     loop, history: its current state and its record.
     writer: writer of the checkpoints, or None.
+    evaluate: the scores of parameters on a set of examples; none of them on None.
     saved_at: step of the last checkpoint.
     unsaved: steps of checkpoints that couldn't be written.
     interrupted: whether an interrupt occurred.
+    compile_seconds, total_seconds: wall time of compilation, and of the run without it.
   """
 
   members: Members | None = None
+  one: Array | None = None
 
   def __init__(
-    self,
-    problem: Problem,
-    loop: Loop,
-    member: Member,
-    info: Info,
-    writer: CheckpointWriter | None = None,
-    load: Callable[[str | PathLike[str]], Checkpoint] | None = None,
+    self, problem: Problem, loop: Loop, member: Member, writer: CheckpointWriter | None = None
   ) -> None:
-    self.problem, self.loop, self.member = problem, loop, member
-    self.writer, self.load = writer, load
-    self.history = History([no_rows(info)])
+    self.problem, self.loop, self.member, self.writer = problem, loop, member, writer
+    rows = jax.tree.map(lambda a: np.zeros((0, *a.shape), a.dtype), problem.info)
+    self.history = history.History([rows])
     self.saved_at: int | None = None
     self.unsaved: list[int] = []
     self.interrupted = False
-    self.numbers = problem.numbers(info.loss.dtype)
-    self.one = None if self.members is None else jnp.ones((), info.loss.dtype)
-    self.score_test = self.make_score()
-    clip = problem.step.clip_examples
+    is_validated = problem.validation is not None
+    self.numbers = stop_numbers(problem.stop, problem.info.loss.dtype, is_validated)
+    self.evaluate: Any = examples.make_evaluate(problem.net, problem.loss)
     own = (problem.net, problem.loss, problem.train, problem.batch_size)
-    self.check_gradient = make_gradient_check(*own, clip)
-    self.health = make_health_check(*own) if "health" in problem.monitor.watch else None
+    self.check_gradient = monitors.make_gradient_check(*own, problem.step.clip_examples)
+    is_watched = "health" in problem.monitor.watch
+    self.health = monitors.make_health_check(*own) if is_watched else lambda state: None
     self.capacity = max(1, min(problem.monitor.chunk_steps, problem.most_steps))
 
-  def compile(self) -> float:
-    """Compile all programs that are certain to run; return the seconds that it took."""
+  def compile(self) -> None:
+    """Compile all programs that are certain to run."""
     self.begin = begin = time.perf_counter()
     problem, evaluate = self.problem, None
     if problem.validation is not None:
       evaluate = make_evaluate_validation(problem.net, problem.loss, problem.validation)
-    self.skip = make_skip(problem.steps_per_epoch, evaluate)
+    per_epoch = problem.steps_per_epoch
+    self.skip = jax.jit(lambda loop, stop: skip(loop, stop, per_epoch, evaluate))
 
     def traced(is_thorough: bool) -> jax.stages.Wrapped:
       def step_of(rate: Any) -> Any:
@@ -105,21 +91,19 @@ class Run:
         problem.step.shuffle, evaluate, is_thorough=is_thorough, members=self.members,
       )  # fmt: skip
 
-    is_thorough = problem.is_thorough or self.members is not None
+    is_thorough = problem.step.on_nonfinite != "raise" or self.members is not None
     self.thorough_chunk = None if is_thorough else traced(True)  # Compiled on first use.
-    program = traced(is_thorough)
-    self.chunk = program.lower(self.loop, *self.arguments(0)).compile()
+    self.chunk = traced(is_thorough).lower(self.loop, *self.arguments(0)).compile()
     # Called for their compilation; the results are discarded.
     self.evaluation()
     if problem.monitor.check_every is not None:
       self.checks()
     self.begin = time.perf_counter()
-    return self.begin - begin
+    self.compile_seconds = self.begin - begin
 
   def arguments(self, until: int) -> tuple[Any, ...]:
     """Return the arguments of a chunk that runs to step `until`, without the loop."""
-    own = (self.problem.train, self.numbers, jnp.asarray(until, jnp.int32), self.member)
-    return own if self.members is None else (*own, self.one)
+    return self.problem.train, self.numbers, jnp.asarray(until, jnp.int32), self.member, self.one
 
   @property
   def recorded(self) -> int:
@@ -146,55 +130,60 @@ class Run:
     """Wall time of the run, without compilation, including earlier processes."""
     return self.history.seconds + time.perf_counter() - self.begin
 
-  def restore(self, saved: Checkpoint, stop: dict[str, Any]) -> str | None:
+  def restore(self, saved: Checkpoint) -> str | None:
     """Restore a checkpoint; return the stop rule that had fired if the rules are unchanged."""
     self.loop, self.history, stop_then = saved
     self.saved_at = self.done
     if (report := self.problem.monitor.on_evaluation) is not None:
       for evaluation in self.history.evaluations:
         report(evaluation)
-    if (reason := self.reason) is not None and stop_then == stop:
+    if (reason := self.reason) is not None and stop_then == asdict(self.problem.stop):
       return reason
     self.loop = running_again(self.loop)
     return None
 
-  def run(self, reason: str | None = None) -> str:
-    """Run until a stop rule fires, and return which one; `reason` is one that has fired already."""
-    stop = self.problem.stop
+  def run(self, saved: Checkpoint | None = None) -> str:
+    """Compile, and run from a checkpoint or the start until a stop rule fires; return which one."""
+    self.compile()
+    stop, reason = self.problem.stop, None if saved is None else self.restore(saved)
     if reason is None and self.done >= self.problem.most_steps:
       is_steps = stop.max_steps is not None and self.done >= stop.max_steps
       reason = "max_steps" if is_steps else "max_epochs"
     # With checkpoints SIGTERM is deferred too: the run is saved and can be resumed elsewhere.
     signals = [signal.SIGINT, *([] if self.writer is None else [signal.SIGTERM])]
-    with deferred_interrupt(*signals) as interruption:
-      while True:
-        self.on_step(reason)
-        if reason is not None:
-          break
-        if interruption.requested:
+    with interrupts.deferred_interrupt(*signals) as interruption:
+      self.on_step(reason)
+      while reason is None:
+        if interruption.signum is not None:
           reason = "interrupted"
         elif (until := self.next_halt()) is None:
           reason = "max_seconds"
         else:
           reason = self.advance(until)
-      self.interrupted = interruption.requested
+        self.on_step(reason)
+      self.interrupted = interruption.signum is not None
+    self.total_seconds = self.seconds
     return reason
 
   def on_step(self, reason: str | None) -> None:
     """Do what is due at this step, and at the last step, where there is a stop `reason`."""
     done, is_over, monitor = self.done, reason is not None, self.problem.monitor
+
+    def is_due(every: int | None) -> bool:
+      return every is not None and done > 0 and done % every == 0
+
     # No gradient check after a divergence: there is no reference at such parameters.
     checks = monitor.check_every is not None and reason != "diverged"
-    if checks and done % (monitor.check_every or 1) == 0:
+    if checks and (done == 0 or is_due(monitor.check_every)):
       self.check_now()
-    if monitor.eval_every is not None and done > 0 and done % monitor.eval_every == 0:
+    if is_due(monitor.eval_every):
       self.evaluate_now()
     # Saved before the final evaluation and check, which a run resumed from here must not contain.
     if self.writer is not None and reason != "diverged":
       every = self.writer.rules.every
-      is_due = every is not None and (is_over or (done > 0 and done % every == 0))
       is_first = self.problem.step.on_nonfinite == "rollback" and self.saved_at is None
-      if is_due or is_first or reason == "interrupted":
+      is_last = reason == "interrupted" or (is_over and every is not None)
+      if is_due(every) or is_first or is_last:
         self.save_now(self.writer)
     if is_over:
       if checks:
@@ -203,15 +192,16 @@ class Run:
 
   def next_halt(self) -> int | None:
     """Return the step at which anything is due next; None if the time is over."""
-    done, stop, monitor = self.done, self.problem.stop, self.problem.monitor
+    done, stop, monitor, elapsed = self.done, self.problem.stop, self.problem.monitor, self.seconds
     every = None if self.writer is None else self.writer.rules.every
     own = (monitor.eval_every, monitor.check_every, every)
     halts = [(done // each + 1) * each for each in own if each is not None]
     if stop.max_seconds is not None:
-      left = steps_left(stop.max_seconds, self.seconds, done)
-      if left == 0:
+      left = stop.max_seconds - elapsed
+      if left <= 0:
         return None
-      halts.append(done + left)
+      # The steps that should fit at the average speed so far, and few at the beginning of a run.
+      halts.append(done + max(1, min(done, int(left * done / max(elapsed, 1e-9)))))
     return min(done + self.capacity, self.problem.most_steps, *halts)
 
   def advance(self, until: int) -> str | None:
@@ -222,46 +212,45 @@ class Run:
     # `first`.
     if self.thorough_chunk is not None and self.reason == "diverged":
       self.loop, infos = self.thorough_chunk(first, *self.arguments(until))
-    self.history.add(infos, self.recorded - before)
+    reached = self.recorded - before
+    self.history.rows.append(jax.tree.map(lambda column: np.asarray(column)[:reached], infos))
     return self.handle_nonfinite() if self.reason == "diverged" else self.reason
 
   def handle_nonfinite(self) -> str | None:
     """Skip a nonfinite step, or roll back; return the stop reason, or None if the run continues."""
-    step, handle = self.done + 1, self.problem.monitor.handle
-    on_nonfinite = self.problem.step.on_nonfinite
-    if on_nonfinite == "skip" and self.history.refused_in_a_row() <= MOST_SKIPPED:
-      where = self.locate_nonfinite(self.loop, self.member)
+    step, record, rules = self.done + 1, self.history, self.problem.step
+    monitor, finite = self.problem.monitor, record.infos().finite
+    in_a_row = int(np.argmax(finite[::-1])) if finite.any() else len(finite)
+    skips = rules.on_nonfinite == "skip" and in_a_row <= MOST_SKIPPED
+    if not skips and (rules.on_nonfinite != "rollback" or record.rollbacks >= MOST_ROLLBACKS):
+      return "diverged"
+    where = self.locate_nonfinite(self.loop, self.member)
+    if skips:
       self.loop = self.skip(self.loop, self.numbers)
-      handle(f"step {step} was skipped; first not finite: {where}")
+      monitor.handle(f"step {step} was skipped; first not finite: {where}")
       return self.reason
-    if on_nonfinite == "rollback" and self.history.rollbacks < MOST_ROLLBACKS:
-      where = self.locate_nonfinite(self.loop, self.member)
-      seconds, rollbacks = self.history.seconds, self.history.rollbacks + 1
-      assert self.writer is not None  # See `fit`.
-      assert self.load is not None
-      loop, self.history, _ = self.load(self.writer.folder)
-      # A run that had ended, and was then resumed, has its stop reason in the checkpoint.
-      self.loop = running_again(loop)
-      self.history.seconds, self.history.rollbacks = seconds, rollbacks
-      scale = jnp.asarray(0.5**rollbacks, jnp.float32)
-      opt_state = self.loop.state.opt_state._replace(scale=scale)  # See `optimizers.scaled`.
-      self.loop = self.loop._replace(state=self.loop.state._replace(opt_state=opt_state))
-      self.saved_at = self.done
-      handle(
-        f"step {step} was not finite, first: {where}; rolled back to step {self.done}, "
-        f"with {0.5**rollbacks:g} times the learning rate"
-      )
-      return None
-    return "diverged"
+    assert self.writer is not None  # See `fit`.
+    loop, self.history, _ = load_checkpoint(self.writer.folder, self.writer.spec, monitor.handle)
+    self.history.seconds, self.history.rollbacks = record.seconds, record.rollbacks + 1
+    scale = 0.5**self.history.rollbacks
+    opt_state = loop.state.opt_state._replace(scale=jnp.asarray(scale, jnp.float32))  # Of `scaled`.
+    # A run that had ended, and was then resumed, has its stop reason in the checkpoint.
+    self.loop = running_again(loop._replace(state=loop.state._replace(opt_state=opt_state)))
+    self.saved_at = self.done
+    monitor.handle(
+      f"step {step} was not finite, first: {where}; rolled back to step {self.done}, "
+      f"with {scale:g} times the learning rate"
+    )
+    return None
 
   def locate_nonfinite(self, loop: Loop, member: Member) -> str:
     """Locate the first nonfinite number in the step that a loop would take next."""
     problem, state = self.problem, loop.state
-    batch = batch_of(
+    batch = shuffle.batch_of(
       state.step, problem.train, problem.batch_size, member.order_key, problem.step.shuffle
     )
     optimizer, clip = problem.optimizer_of(member.rate), problem.step.clip_examples
-    return locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
+    return divergence.locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
 
   def check_now(self) -> None:
     """Compare our gradient with autodiff's, and record the time spent."""
@@ -285,32 +274,24 @@ class Run:
     if (report := self.problem.monitor.on_evaluation) is not None:
       report(known[-1])
 
-  def make_score(self) -> Callable[[Any], Any]:
-    """Build the test loss and accuracy as a function of the parameters."""
-    test, evaluate = self.problem.test, make_evaluate(self.problem.net, self.problem.loss)
-    return lambda params: (None, None) if test is None else evaluate(params, test)
-
   def evaluation(self) -> Any:
     """Evaluate the run at its current state."""
-    history, done = self.history, self.done
-    last = history.evaluations[-1].step if history.evaluations else 0
-    infos = history.infos()
-    norms = infos.grad_norms[-1] if len(infos.grad_norms) else ()
-    recent = jax.tree.map(lambda column: column[last:], infos)
-    (test_loss, test_accuracy), watched = self.score_test(self.loop.state.params), recent.watched
+    checks, done, problem = self.history.checks, self.done, self.problem
+    recent: Any = self.history.since_evaluation()
+    test_loss, test_accuracy = self.evaluate(self.loop.state.params, problem.test)
     return Evaluation(
       step=done,
-      epoch=done / self.problem.steps_per_epoch,
-      train_loss=mean_loss(recent),
+      epoch=done / problem.steps_per_epoch,
+      train_loss=history.mean_loss(recent),
       test_loss=test_loss,
       test_accuracy=test_accuracy,
-      grad_norms=tuple(float(v) for v in norms),
-      gradient_error=history.checks[-1][1].rel_error if history.checks else None,
+      grad_norms=tuple(self.history.infos().grad_norms[-1:].ravel().tolist()),
+      gradient_error=checks[-1][1].rel_error if checks else None,
       seconds=self.seconds,
       validation_score=score_of(self.loop.best, "latest"),
-      noise_scale=mean_noise_scale(watched.noise_scale, recent.finite),
-      clipped=mean_clipped(watched.clipped, recent.finite),
-      health=None if self.health is None else self.health(self.loop.state),
+      noise_scale=history.mean_noise_scale(recent.watched.noise_scale, recent.finite),
+      clipped=history.mean_clipped(recent.watched.clipped, recent.finite),
+      health=self.health(self.loop.state),
     )
 
   def save_now(self, writer: CheckpointWriter) -> None:
@@ -319,8 +300,7 @@ class Run:
       return
     score = score_of(self.loop.best, "latest")
     if self.loop.best is None:
-      since = self.saved_at or 0
-      recent = mean_loss(jax.tree.map(lambda column: column[since:], self.history.infos()))
+      recent = history.mean_loss(self.history.infos(self.saved_at or 0))
       score = None if recent is None or not math.isfinite(recent) else -recent
     try:
       writer.save(self.loop, self.history, self.seconds, score)
@@ -331,6 +311,60 @@ class Run:
         f"the checkpoint of step {self.done} could not be written: {error.strerror or error}; "
         "earlier checkpoints are unaffected"
       )
+
+
+class EnsembleRun(Run):
+  """A `Run` of many networks at once; the losses are its only rows."""
+
+  members: Members
+
+  def __init__(self, problem: Problem, loop: Loop, member: Member, members: Members) -> None:
+    self.members, dtype = members, problem.info.loss.dtype
+    self.one = jnp.ones((), dtype)
+    row = Info(jax.ShapeDtypeStruct((members.size,), dtype), *[None] * 3)  # type: ignore
+    super().__init__(problem._replace(info=row), loop, member)
+    self.evaluate = ensembles.make_ensemble_evaluate(problem.net, problem.loss, members.axis)
+
+  @property
+  def done(self) -> int:
+    """Steps taken by the running members, or by those that ran longest."""
+    return self.recorded
+
+  def handle_nonfinite(self) -> str | None:
+    """End the run, as all members have diverged."""
+    return "diverged"
+
+  def checks(self) -> list[Any]:
+    """Check the gradients of members that have stepped since their last check and not diverged."""
+    codes = np.asarray(self.loop.progress.reason)
+    known = {found[:2] for found in self.history.checks}
+    members = sorted(set(map(int, self.problem.monitor.check_members)))
+    states = [(k, member_of(self.loop.state, self.members.axis, k)) for k in members]
+    return [
+      ensembles.MemberCheck(int(state.step), k, self.check_gradient(state))
+      for k, state in states
+      if (int(state.step), k) not in known and codes[k] != DIVERGED
+    ]
+
+  def evaluation(self) -> Any:
+    """Evaluate the ensemble at its current parameters."""
+    scores = self.evaluate(self.loop.state.params, self.problem.test)
+    running = int((np.asarray(self.loop.progress.reason) == RUNNING).sum())
+    losses = np.asarray(self.history.since_evaluation().loss)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN.
+      means = np.nansum(losses, axis=0, dtype=np.float64) / (~np.isnan(losses)).sum(0)
+    return ensembles.EnsembleEvaluation(
+      self.done,
+      running if self.problem.most_steps else 0,
+      means,
+      **scores._asdict(),
+      seconds=self.seconds,
+    )
+
+
+def member_of(tree: Any, axis: int, k: int) -> Any:
+  """Index one member of a pytree along the members' axis."""
+  return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0)[k], tree)
 
 
 def running_again(loop: Loop) -> Loop:

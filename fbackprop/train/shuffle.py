@@ -31,7 +31,6 @@ import jax.numpy as jnp
 
 from fbackprop.checks import example_count
 from fbackprop.meshes import take_rows
-from fbackprop.train.method_names import ShuffleName
 from fbackprop.train.step import Batch
 from fbackprop.types import Array
 
@@ -92,17 +91,13 @@ def fast_rows(keys: Array, n: int, start: Array, count: int) -> Array:
   average.
   """
   encipher = partial(feistel, keys, bits=(n - 1).bit_length())
-
-  def any_outside(rows: Array) -> Array:
-    return (rows >= n).any()
-
-  def again(rows: Array) -> Array:
-    return jnp.where(rows >= n, encipher(rows), rows)
-
   rows = encipher(start.astype(jnp.uint32) + jnp.arange(count, dtype=jnp.uint32))
   # A loop even if n is a power of two and nothing is outside: it keeps XLA from recomputing the
   # cipher for each feature that is gathered.
-  return jax.lax.while_loop(any_outside, again, rows).astype(jnp.int32)
+  walked: Array = jax.lax.while_loop(
+    lambda rows: (rows >= n).any(), lambda rows: jnp.where(rows >= n, encipher(rows), rows), rows
+  )
+  return walked.astype(jnp.int32)
 
 
 def feistel(keys: Array, numbers: Array, bits: int) -> Array:
@@ -130,31 +125,14 @@ def mix(numbers: Array) -> Array:
   return numbers ^ numbers >> 16
 
 
-SHUFFLES: dict[ShuffleName, Shuffle] = {
+SHUFFLES: dict[str, Shuffle] = {
   "exact": Shuffle(exact_order, exact_rows),
   "fast": Shuffle(fast_keys, fast_rows),
 }
 
 
-def find_shuffle(name: str) -> Shuffle:
-  """Return the shuffle of a name.
-
-  Raises:
-    ValueError: the name is unknown; the message lists the names.
-  """
-  for known, shuffle in SHUFFLES.items():
-    if name == known:
-      return shuffle
-  raise ValueError(f"shuffle must be one of {', '.join(SHUFFLES)}, got {name!r}")
-
-
 def draw_order(
-  step: Array,
-  order: Array,
-  data: Batch,
-  batch_size: int,
-  order_key: Array,
-  shuffle: str = "exact",
+  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str = "exact"
 ) -> Array:
   """Draw the shuffle of an epoch at its first step; return `order` unchanged at any other."""
   n = example_count(data.x)
@@ -163,12 +141,9 @@ def draw_order(
   epoch, place = epoch_and_place(step, n // batch_size)
 
   def draw_anew() -> Array:
-    return find_shuffle(shuffle).draw(jax.random.fold_in(order_key, epoch), n)
+    return SHUFFLES[shuffle].draw(jax.random.fold_in(order_key, epoch), n)
 
-  def keep() -> Array:
-    return order
-
-  drawn: Array = jax.lax.cond(place == 0, draw_anew, keep)
+  drawn: Array = jax.lax.cond(place == 0, draw_anew, lambda: order)
   return drawn
 
 
@@ -183,7 +158,7 @@ def take_batch(
   if batch_size == n:
     return data
   place = epoch_and_place(step, n // batch_size)[1]
-  rows = find_shuffle(shuffle).rows(order, n, place * batch_size, batch_size)
+  rows = SHUFFLES[shuffle].rows(order, n, place * batch_size, batch_size)
   batch: Batch = take_rows(data, rows)
   return batch
 
@@ -191,10 +166,8 @@ def take_batch(
 def batch_of(step: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str) -> Batch:
   """Gather the examples of any step outside of the loop, bit for bit the same."""
   n = example_count(data.x)
-  if batch_size == n:
-    return data
   epoch, _ = epoch_and_place(step, n // batch_size)
-  order = find_shuffle(shuffle).draw(jax.random.fold_in(order_key, epoch), n)
+  order = SHUFFLES[shuffle].draw(jax.random.fold_in(order_key, epoch), n)
   return take_batch(step, order, data, batch_size, shuffle)
 
 

@@ -6,24 +6,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from fbackprop.checks import (
-  DtypeError,
-  ShapeError,
-  StructureError,
-  check_flag,
-  check_key,
-  check_like,
-  check_unit,
-  describe,
-  example_count,
-)
+from fbackprop import checks
+from fbackprop.checks import DtypeError, describe, example_count
 from fbackprop.meshes import splits_of
 from fbackprop.quantities.gradients import plain
+from fbackprop.train.arguments import WatchName
 from fbackprop.train.gradients import Watched, make_gradient
-from fbackprop.train.method_names import WatchName
 from fbackprop.train.optimizers import as_transformation, make_update
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
@@ -117,9 +107,8 @@ def make_step(
     >>> int(state.step)
     1
   """
-  check_flag("make_step", "donate", donate)
-  asked: dict[str, Any] = {"clip_examples": clip_examples, "watch": watch}
-  return make_guarded_step(net, loss, optimizer, is_thorough=True, donate=donate, **asked)
+  checks.check_flag("make_step", "donate", donate)
+  return make_guarded_step(net, loss, optimizer, True, clip_examples, watch, donate)
 
 
 def make_guarded_step(
@@ -127,7 +116,6 @@ def make_guarded_step(
   loss: Loss,
   optimizer: optax.GradientTransformation,
   is_thorough: bool,
-  *,
   clip_examples: float | None = None,
   watch: Sequence[WatchName] = (),
   donate: bool = False,
@@ -141,20 +129,20 @@ def make_guarded_step(
       computed in any case, and the step is taken regardless: for callers that can repeat it. On a
       CPU that saves up to a fifth of a step.
   """
-  check_unit("make_step", "net", net, Layer)
-  check_unit("make_step", "loss", loss, Loss)
+  checks.check_unit("make_step", "net", net, Layer)
+  checks.check_unit("make_step", "loss", loss, Loss)
   optimizer = as_transformation(optimizer)
   update = make_update(optimizer, plain(net), loss)
   loss_and_gradient = make_gradient(net, loss, clip_examples, watch)
 
   @jax.jit
   def init(key: Array, params: Params = None) -> State:
-    check_key("init", key)
+    checks.check_key("init", key)
     params_key, key = jax.random.split(key)
     if params is None:
       params = net.init(params_key)
     else:
-      check_like("init: params", params, jax.eval_shape(net.init, params_key))
+      checks.check_like("init: params", params, jax.eval_shape(net.init, params_key))
       # Copied, so that donating the state doesn't delete the caller's arrays.
       params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
@@ -177,22 +165,12 @@ def make_guarded_step(
     if is_thorough:
       finite &= all_finite(params) & stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-    taken: State = proposed
     if is_thorough:
-      taken = jax.lax.cond(finite, step_taken, step_refused, proposed, state)
-    return taken, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
+      # Not `where`, which is a kernel per array.
+      proposed = jax.lax.cond(finite, lambda new, _: new, lambda _, old: old, proposed, state)
+    return proposed, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
 
   return init, step
-
-
-def step_taken(proposed: State, state: State) -> State:
-  """Return the state after a finite step; a `cond` branch, as `where` is a kernel per array."""
-  return proposed
-
-
-def step_refused(proposed: State, state: State) -> State:
-  """Return the state after a nonfinite step: the previous one."""
-  return state
 
 
 def check_carried(new: Any, old: Any) -> None:
@@ -207,22 +185,22 @@ def check_carried(new: Any, old: Any) -> None:
   """
   want, got = map(str, map(jax.tree.structure, (old, new)))
   if want != got:
-    raise StructureError(
+    raise checks.StructureError(
       "step: the optimizer's update must give a state of the structure that its init gives, "
       f"{want}, got {got}"
     )
   paths = jax.tree_util.tree_leaves_with_path(old)
   for (path, before), after in zip(paths, jax.tree.leaves(new), strict=True):
     name = f"step: of the optimizer's state, the leaf {jax.tree_util.keystr(path) or 'itself'}"
-    before, after = jnp.asarray(before), jnp.asarray(after)
-    if before.dtype != after.dtype:
+    was, now = map(jnp.asarray, (before, after))
+    if was.dtype != now.dtype:
       raise DtypeError(
-        f"{name} is {before.dtype} by its init and {after.dtype} after its update; let init make "
-        f"it {after.dtype}, or end update with .astype({str(before.dtype)!r})"
+        f"{name} is {was.dtype} by its init and {now.dtype} after its update; let init make it "
+        f"{now.dtype}, or end update with .astype({str(was.dtype)!r})"
       )
-    if before.shape != after.shape:
-      shapes = [list(leaf.shape) for leaf in (before, after)]
-      raise ShapeError(f"{name} has shape {shapes[0]} by its init and {shapes[1]} after its update")
+    if was.shape != now.shape:
+      shapes = f"{list(was.shape)} by its init and {list(now.shape)} after its update"
+      raise checks.ShapeError(f"{name} has shape {shapes}")
 
 
 def total_weight(batch: Batch, dtype: Any) -> Array:
@@ -236,12 +214,6 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
 def noise_key(net: Layer, state: State) -> Array | None:
   """Derive the key of a step's forward pass; None for a deterministic network."""
   return jax.random.fold_in(state.key, state.step) if net.draws else None
-
-
-def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
-  """Draw the indices of `count` examples from the step's number, `[count]`."""
-  generator = np.random.default_rng(int(state.step))
-  return generator.choice(example_count(examples.x), count, replace=False)
 
 
 def all_finite(tree: Params) -> Array:
@@ -267,10 +239,7 @@ def stays_finite(new: Any, old: Any) -> Array:
       stays &= all_finite(after) | ~all_finite(before)
     return stays
 
-  def agree() -> Array:
-    return jnp.ones((), bool)
-
-  finite: Array = jax.lax.cond(all_finite(new), agree, compare)
+  finite: Array = jax.lax.cond(all_finite(new), lambda: jnp.ones((), bool), compare)
   return finite
 
 

@@ -4,12 +4,17 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from fbackprop.train.stop_rules import STOP_REASONS, VALIDATION_TOL, StopRules
+from fbackprop.train.arguments import StopRules
 from fbackprop.train.validation import Best
 from fbackprop.types import Array, at_least_float32, exportable
 
+STOP_REASONS = (
+  "max_steps", "max_epochs", "loss_below", "tol", "max_seconds", "interrupted", "diverged",
+)  # fmt: skip
 RUNNING = -1
 MAX_STEPS, MAX_EPOCHS, LOSS_BELOW, TOL, _, _, DIVERGED = range(len(STOP_REASONS))
+# Default tol with a validation set, that of scikit-learn.
+VALIDATION_TOL = 1e-4
 
 
 @exportable
@@ -44,16 +49,16 @@ class Progress(NamedTuple):
 
 def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
   """Convert the rules to arrays, infinite for inactive ones; `dtype` is that of the loss."""
-  dtype = at_least_float32(dtype)
+  real, whole = (at_least_float32(dtype), float("-inf")), (jnp.int32, 2**31 - 1)
   tol = VALIDATION_TOL if is_validated and stop.tol is None else stop.tol
-  off, never = float("-inf"), 2**31 - 1
+
+  def number(value: float | None, kind: tuple[Any, float]) -> Array:
+    return jnp.asarray(kind[1] if value is None else value, kind[0])
+
   return StopNumbers(
-    jnp.asarray(never if stop.max_steps is None else stop.max_steps, jnp.int32),
-    jnp.asarray(never if stop.max_epochs is None else stop.max_epochs, jnp.int32),
-    jnp.asarray(off if stop.loss_below is None else stop.loss_below, dtype),
-    jnp.asarray(off if tol is None else tol, dtype),
-    jnp.asarray(stop.patience, jnp.int32),
-  )
+    number(stop.max_steps, whole), number(stop.max_epochs, whole), number(stop.loss_below, real),
+    number(tol, real), number(stop.patience, whole),
+  )  # fmt: skip
 
 
 def start_progress(dtype: Any) -> Progress:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,8 @@ from fbackprop.checks import example_count
 from fbackprop.errors import RangeError
 from fbackprop.extras import need
 from fbackprop.meshes import take_rows
-from fbackprop.train.examples import check_examples, holds_labels
+from fbackprop.train.examples import holds_labels
 from fbackprop.train.step import Batch
-from fbackprop.train.stop_rules import StopRules
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
 
@@ -40,13 +39,8 @@ EvaluateValidation = Callable[[Best, Params, Array, Array, Array], Best]
 
 def start_best(params: Params, dtype: jnp.dtype) -> Best:
   """Build the initial record, of copied parameters, since a loop's arrays are donated."""
-  dtype = at_least_float32(dtype)
-  return Best(
-    jnp.asarray(jnp.inf, dtype),
-    jnp.zeros((), jnp.int32),
-    jax.tree.map(jnp.copy, params),
-    jnp.asarray(jnp.nan, dtype),
-  )
+  worst, unknown = (jnp.asarray(value, at_least_float32(dtype)) for value in (jnp.inf, jnp.nan))
+  return Best(worst, jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), unknown)
 
 
 def make_evaluate_validation(net: Layer, loss: Loss, validation: Batch) -> EvaluateValidation:
@@ -55,11 +49,10 @@ def make_evaluate_validation(net: Layer, loss: Loss, validation: Batch) -> Evalu
   It scores the validation set if `epoch_ends`. The members of an ensemble are scored together;
   `counts` excludes those whose step wasn't taken.
   """
-  measure = make_validation_loss(net, loss)
 
   def evaluate(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
     def score() -> Best:
-      value = measure(params, validation).astype(best.validation_loss.dtype)
+      value = validation_loss(net, loss, params, validation).astype(best.validation_loss.dtype)
       is_better = counts & (value < best.validation_loss)
 
       def better(new: Array, old: Array) -> Array:
@@ -69,44 +62,23 @@ def make_evaluate_validation(net: Layer, loss: Loss, validation: Batch) -> Evalu
       latest = jnp.where(counts, value, best.latest)
       return Best(better(value, best.validation_loss), better(step, best.step), kept, latest)
 
-    def keep() -> Best:
-      return best
-
-    updated: Best = jax.lax.cond(epoch_ends, score, keep)
+    updated: Best = jax.lax.cond(epoch_ends, score, lambda: best)
     return updated
 
   return evaluate
 
 
-def make_validation_loss(net: Layer, loss: Loss) -> Callable[[Params, Batch], Array]:
-  """Build the objective to minimise: minus the accuracy for labels, else the mean loss.
+def validation_loss(net: Layer, loss: Loss, params: Params, batch: Batch) -> Array:
+  """Compute the objective to minimise: minus the accuracy for labels, else the mean loss.
 
   Both are weighted means if the examples have weights.
   """
-
-  def validation_loss(params: Params, batch: Batch) -> Array:
-    outputs = net.forward(params, batch.x)[0]
-    if holds_labels(batch.targets):
-      values = -(outputs.argmax(1) == batch.targets).astype(at_least_float32(outputs.dtype))
-    else:
-      values = loss.forward(outputs, batch.targets)[0]
-    return values.mean() if batch.weights is None else jnp.average(values, weights=batch.weights)
-
-  return validation_loss
-
-
-def check_validation(stop: StopRules, validation: Any, net: Layer, loss: Loss) -> Batch | None:
-  """Validate a given validation set; return None without one.
-
-  Raises:
-    ValueError: `stop.validation_fraction` is given too, or the examples are invalid.
-    TypeError: the value isn't a pair of arrays.
-  """
-  if validation is None:
-    return None
-  if stop.validation_fraction is not None:
-    raise ValueError("validation and stop.validation_fraction are mutually exclusive, got both")
-  return check_examples("validation", validation, net, loss)
+  outputs = net.forward(params, batch.x)[0]
+  if holds_labels(batch.targets):
+    values = -(outputs.argmax(1) == batch.targets).astype(at_least_float32(outputs.dtype))
+  else:
+    values = loss.forward(outputs, batch.targets)[0]
+  return values.mean() if batch.weights is None else jnp.average(values, weights=batch.weights)
 
 
 def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
@@ -123,13 +95,9 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
   aside = math.ceil(fraction * n)
   counts = np.array([n]) if labels is None else np.unique(labels, return_counts=True)[1]
   if min(aside, n - aside) < len(counts) or counts.min() < 2:
-    classes = f"{len(counts)} examples, and each class two in all"
-    needed = "one" if labels is None else classes
-    raise RangeError(
-      f"of {fraction:g} divides {n} examples into {n - aside} and {aside}; each part needs "
-      f"{needed}",
-      "stop.validation_fraction",
-    )
+    needed = f"{len(counts)} examples, and each class two in all" if labels is not None else "one"
+    problem = f"of {fraction:g} divides {n} examples into {n - aside} and {aside}; each part needs "
+    raise RangeError(problem + needed, "stop.validation_fraction")
   return aside
 
 
@@ -153,13 +121,12 @@ def rows_aside(
   """
   model_selection = need("sklearn.model_selection", extra="data")
   own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # Not the number of any epoch.
-  parts = model_selection.train_test_split(
-    np.arange(n),
-    test_size=size_aside(n, labels, fraction),
-    stratify=labels,
-    random_state=int(jax.random.bits(own_key, dtype=jnp.uint32)),
+  seed = int(jax.random.bits(own_key, dtype=jnp.uint32))
+  size = size_aside(n, labels, fraction)
+  train, validation = model_selection.train_test_split(
+    np.arange(n), test_size=size, stratify=labels, random_state=seed
   )
-  return parts[0], parts[1]
+  return train, validation
 
 
 def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:

@@ -16,8 +16,8 @@ from fbackprop.cli.config import method_of
 from fbackprop.cli.flags import parse
 from fbackprop.train.data.csv_tables import read_csv
 from fbackprop.train.data.datasets import load_dataset
+from fbackprop.train.examples import balanced_weights, training_batch
 from fbackprop.train.models import NORMALIZATIONS, load_model, read_options
-from fbackprop.train.weighting import balanced_weights, training_batch
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(60, 3)).astype(np.float32)

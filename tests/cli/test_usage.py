@@ -17,7 +17,7 @@ from fbackprop.cli.config import DEFAULTS, GENERAL, TrainConfig, saved
 from fbackprop.cli.console import UsageError
 from fbackprop.cli.flags import parse
 from fbackprop.train import run_folder as runs
-from fbackprop.train.stop_rules import StopRules
+from fbackprop.train.arguments import StopRules
 
 
 def file_of(tmp_path, text):

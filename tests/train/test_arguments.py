@@ -7,7 +7,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.train import Checkpoints, Monitor, StepRules, StopRules
-from fbackprop.train.arguments import SHORT
+from fbackprop.train.problem import SHORT
 
 X = jax.random.normal(jax.random.key(1), (12, 3))
 LABELS = jnp.arange(12) % 3

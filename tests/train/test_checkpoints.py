@@ -16,8 +16,7 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.checkpoint_writer import FolderInUseError
-from fbackprop.train.checkpoints import checkpoint_paths
+from fbackprop.train.checkpoints import FolderInUseError, checkpoint_paths
 from scripts.campaigns.faults import PLANS, STEPS, bits, damage, keeping_compiled, run, stop_at
 from scripts.fault_campaign import Campaign, damage_files
 

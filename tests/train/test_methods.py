@@ -8,8 +8,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.train.method_names import OPTIMIZERS, SCHEDULES
-from fbackprop.train.optimizers import make_optimizer, rates
+from fbackprop.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, rates
 
 
 @pytest.fixture(autouse=True)

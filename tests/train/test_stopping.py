@@ -10,8 +10,14 @@ import pytest
 from fbackprop.train import Batch, State, StopRules
 from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, add_up, judge, stop_numbers
-from fbackprop.train.stop_rules import STOP_REASONS
+from fbackprop.train.stop_conditions import (
+  DIVERGED,
+  RUNNING,
+  STOP_REASONS,
+  add_up,
+  judge,
+  stop_numbers,
+)
 
 
 def stop_by_loop(losses, per_epoch, stop):

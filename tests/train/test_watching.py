@@ -12,7 +12,7 @@ import pytest
 import fbackprop as fb
 from fbackprop import quantities as q
 from fbackprop.train.gradients import make_gradient
-from fbackprop.train.monitors import mean_clipped, mean_noise_scale
+from fbackprop.train.history import mean_clipped, mean_noise_scale
 from scripts.campaigns.grouping import grouped
 
 captured = q.captured
