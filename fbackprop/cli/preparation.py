@@ -165,9 +165,8 @@ def divide(config: TrainConfig, dataset: "Dataset") -> "tuple[Batch, Batch | Non
   """
   import jax
 
-  from fbackprop.train.examples import training_batch
+  from fbackprop.train.examples import rows_aside, training_batch
   from fbackprop.train.step import Batch
-  from fbackprop.train.validation import rows_aside
 
   fraction = config.stop.validation_fraction
   train = training_batch(
