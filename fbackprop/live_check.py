@@ -23,7 +23,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -148,11 +148,11 @@ def make_live_check(
   found: dict[Any, Any] = {}  # What `compiled` returned, by structure, shapes and dtypes.
 
   def compare(args: tuple[Any, ...]) -> tuple[Gradients, list[float]]:
-    leaves, structure = jax.tree.flatten(args)
-    leaves = where_float64_is(leaves)
-    shapes = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+    moved = where_float64_is(args)
+    leaves = jax.tree.leaves(moved)
+    shapes = (jax.tree.structure(moved), *((leaf.shape, leaf.dtype) for leaf in leaves))
     if shapes not in found:
-      found[shapes] = compiled(functions, uncancelled_loss, leaves, structure)
+      found[shapes] = compiled(functions, uncancelled_loss, moved)
     gradients, is_wide = found[shapes]
     with jax.enable_x64(True):
       got, want, terms = (list(map(as_float64, part)) for part in gradients(*leaves))
@@ -190,44 +190,35 @@ def make_live_check(
 
 
 def compiled(
-  functions: Functions, uncancelled_loss: Callable[..., Array], leaves: list[Any], structure: Any
+  functions: Functions, uncancelled_loss: Callable[..., Array], args: tuple[Any, ...]
 ) -> tuple[Callable[..., list[list[Array]]], bool]:
   """Trace and compile both gradients and the terms of their sums, in float64 if possible.
 
   Returns:
-    The compiled function of the leaves: our gradient, autodiff's, and their terms; and whether it
-    computes in float64.
+    The compiled function of the arguments' leaves: our gradient, autodiff's, and their terms; and
+    whether it computes in float64.
   """
-  count = len(jax.tree.leaves(jax.tree.unflatten(structure, leaves)[0]))
 
-  def flat(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *leaves: function(*jax.tree.unflatten(structure, leaves))
+  def traced(args: Any) -> list[jaxprs.Program]:
+    written = jax.make_jaxpr(functions.mean_loss)(*args)
 
-  def traced(leaves: list[Any]) -> list[jaxprs.Program]:
-    written = jax.make_jaxpr(flat(functions.mean_loss))(*leaves)
+    def own_loss(*args: Any) -> Any:
+      return without_rules(written, *jax.tree.leaves(args))[0]
 
-    def own_loss(params: Sequence[Any], *others: Any) -> Array:
-      value: Array = without_rules(written, *params, *others)[0]
-      return value
+    def ours(*args: Any) -> Params:
+      return functions.ours(*args)[1]
 
-    def theirs(*leaves: Any) -> Any:
-      return jax.grad(own_loss)(list(leaves[:count]), *leaves[count:])
-
-    own, terms = flat(functions.ours), flat(jax.grad(uncancelled_loss))
-    return [
-      jax.make_jaxpr(lambda *leaves: jax.tree.leaves(own(*leaves)[1]))(*leaves),
-      jax.make_jaxpr(theirs)(*leaves),
-      jax.make_jaxpr(lambda *leaves: jax.tree.leaves(terms(*leaves)))(*leaves),
-    ]
+    gradients = (ours, jax.grad(own_loss), jax.grad(uncancelled_loss))
+    return [jax.make_jaxpr(gradient)(*args) for gradient in gradients]
 
   is_wide = True
   with jax.enable_x64(True):
     try:
-      programs = traced(list(map(as_float64, leaves)))
+      programs = traced(jax.tree.map(as_float64, args))
     except Exception:  # Any error of a user's rule that supports only its own dtype.
       is_wide = False
   if not is_wide:
-    programs = traced(leaves)
+    programs = traced(args)
 
   @jax.jit
   def gradients(*leaves: Any) -> list[list[Array]]:
@@ -301,13 +292,12 @@ def is_floating(leaf: Any) -> bool:
   return bool(jnp.issubdtype(leaf.dtype, jnp.floating))
 
 
-def where_float64_is(leaves: list[Any]) -> list[Any]:
+def where_float64_is(tree: Any) -> Any:
   """Move arrays to the CPU if any of them is on a device without native float64."""
-  arrays = [leaf for leaf in leaves if isinstance(leaf, jax.Array)]
+  arrays = [leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
   if all(device.platform in HAS_FLOAT64 for leaf in arrays for device in leaf.devices()):
-    return leaves
-  on_cpu: list[Any] = jax.device_put(leaves, jax.local_devices(backend="cpu")[0])
-  return on_cpu
+    return tree
+  return jax.device_put(tree, jax.local_devices(backend="cpu")[0])
 
 
 def relative_error(got: np.ndarray, want: np.ndarray, least: float) -> float:

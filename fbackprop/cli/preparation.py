@@ -21,10 +21,9 @@ from fbackprop.train.data import datasets
 from fbackprop.train.data.fingerprints import canonical
 from fbackprop.train.data.names import kind_and_path
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.examples import training_batch
+from fbackprop.train.examples import rows_aside, training_batch
 from fbackprop.train.models import Description, describe_model, description_of
 from fbackprop.train.step import Batch
-from fbackprop.train.validation import rows_aside
 from fbackprop.train.weights import Stored, params_of, read_stored
 
 # Copied into the run's own folder, so that it can be resumed without the other one.

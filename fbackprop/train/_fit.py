@@ -221,6 +221,7 @@ def fit_ensemble(
     (100, True)
   """
   monitor, step = regroup("fit_ensemble", deprecated, monitor=monitor, step=step)
+  rates = None if rates is None else list(rates)
   check_ensemble(keys, rates, optimizer, step, monitor)
   problem = Problem(
     net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor, rates
@@ -232,10 +233,10 @@ def fit_ensemble(
   reason = run.run()
   history, loop = run.history, run.loop
   codes = np.asarray(loop.progress.reason)
-  diverged_at: list[str | None] = [None] * len(keys)
-  for k in np.flatnonzero(codes == DIVERGED).tolist():
-    own = member_of((loop, member), members.axis, k)
-    diverged_at[k] = run.locate_nonfinite(*own)
+  diverged_at = [
+    run.locate_nonfinite(*member_of((loop, member), members.axis, k)) if code == DIVERGED else None
+    for k, code in enumerate(codes)
+  ]
   params, found = jax.tree.map(
     lambda leaf: jnp.moveaxis(leaf, members.axis, 0), (loop.state.params, loop.best)
   )

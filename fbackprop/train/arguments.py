@@ -148,6 +148,7 @@ class Monitor:
       if not ((value := getattr(self, name)) is None or callable(value)):
         raise DtypeError(f"must be a function, got {describe(value)}", f"monitor.{name}", "fit")
     check_watch(self.watch)
+    object.__setattr__(self, "check_members", tuple(self.check_members))
 
   def handle(self, event: str) -> None:
     """Report an event to `on_event`, or as a warning by default."""

@@ -30,13 +30,13 @@ from fbackprop.train.arguments import Checkpoints, StopRules
 from fbackprop.train.history import History, read_history
 from fbackprop.train.loop import Loop
 from fbackprop.train.step import Info
-from fbackprop.train.validation import Best
+from fbackprop.train.stop_conditions import Best
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
 
 # Our item in an orbax checkpoint, its file, and the key of our entry in that file's metadata.
 ITEM, FILE, KEY = "run", "state.safetensors", "fbackprop.run"
-# The name of the file that locks a folder of checkpoints, or of a run.
-LOCK = ".lock"
+# The names of the fields of a `Best` in that file, where `validation_loss` keeps its former one.
+BEST = ("badness", "step", "params", "latest")
 
 
 class DamagedError(ValueError):
@@ -69,15 +69,6 @@ class Checkpoint(NamedTuple):
   loop: Loop
   history: History
   stop: dict[str, Any]
-
-
-class StoredBest(NamedTuple):
-  """A `Best` as in the files, where `validation_loss` keeps its former name."""
-
-  badness: Any
-  step: Any
-  params: Any
-  latest: Any
 
 
 def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
@@ -175,7 +166,7 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
 
 def as_stored(loop: Loop) -> Any:
   """Convert a loop to arrays that a file can hold: keys as data, fields by their stored names."""
-  best: Any = None if loop.best is None else StoredBest(*loop.best)
+  best: Any = None if loop.best is None else dict(zip(BEST, loop.best, strict=True))
   return jax.tree.map(
     lambda a: jax.random.key_data(a) if is_key(a) else a, loop._replace(best=best)
   )
@@ -183,7 +174,7 @@ def as_stored(loop: Loop) -> Any:
 
 def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
   """Convert stored arrays back to a loop; the inverse of `as_stored`."""
-  best = None if stored.best is None else Best(*stored.best)
+  best = None if stored.best is None else Best(*map(stored.best.get, BEST))
   loop: Loop = jax.tree.map(
     lambda a, own: jax.random.wrap_key_data(a, impl=spec.key_impl) if is_key(own) else a,
     stored._replace(best=best), spec.loop,
@@ -207,7 +198,7 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     FolderInUseError: another process, or another run in this one, holds the lock.
     OSError: the folder isn't writable.
   """
-  path = Path(folder) / LOCK
+  path = Path(folder) / ".lock"
   lock = FileLock(path)
   while not lock.is_locked:
     try:

@@ -1,4 +1,4 @@
-"""The examples of a run: weighted, validated once on the host, and evaluated on the device.
+"""The examples of a run: weighted, split, validated once on the host, evaluated on the device.
 
 Label smoothing and class weights modify the targets, and the loss stays the plain one of the task:
 with t' = (1 − α) t + α/C and w_c t'_c for a row of targets, softmax cross-entropy is
@@ -7,6 +7,7 @@ is scored by the plain loss, so that runs with and without these options are com
 """
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +18,8 @@ import numpy as np
 
 from fbackprop.checks import check_array, check_arrays, example_count
 from fbackprop.errors import DtypeError, RangeError, ShapeError, StructureError, describe
-from fbackprop.meshes import is_explicit, mesh_of
+from fbackprop.extras import need
+from fbackprop.meshes import is_explicit, mesh_of, take_rows
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import ClassWeights, check_class_weights
 from fbackprop.train.data.rows import Dataset
@@ -247,3 +249,68 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
   counts = np.bincount(labels, minlength=classes)
   present = counts > 0
   return np.where(present, len(labels) / (present.sum() * np.maximum(counts, 1)), 0.0)
+
+
+def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
+  """Compute the size of the validation set, rounded up to whole examples.
+
+  Args:
+    n: number of examples.
+    labels: their labels, `[N]`; None for other targets.
+    fraction: fraction of the validation set.
+
+  Raises:
+    ValueError: a part has fewer examples than classes, or a class has a single example.
+  """
+  aside = math.ceil(fraction * n)
+  counts = np.array([n]) if labels is None else np.unique(labels, return_counts=True)[1]
+  if min(aside, n - aside) < len(counts) or counts.min() < 2:
+    needed = f"{len(counts)} examples, and each class two in all" if labels is not None else "one"
+    problem = f"of {fraction:g} divides {n} examples into {n - aside} and {aside}; each part needs "
+    raise RangeError(problem + needed, "stop.validation_fraction")
+  return aside
+
+
+def rows_aside(
+  n: int, labels: np.ndarray | None, fraction: float, key: Array
+) -> tuple[np.ndarray, np.ndarray]:
+  """Split examples, stratified by class, with scikit-learn.
+
+  Args:
+    n: number of examples.
+    labels: their labels, `[N]`; None for other targets.
+    fraction: fraction of the validation set.
+    key: key of the run.
+
+  Returns:
+    The rows of the training set, and those of the validation set.
+
+  Raises:
+    ValueError: the examples can't be split so.
+    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
+  """
+  model_selection = need("sklearn.model_selection", extra="data")
+  own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # Not the number of any epoch.
+  seed = int(jax.random.bits(own_key, dtype=jnp.uint32))
+  size = size_aside(n, labels, fraction)
+  train, validation = model_selection.train_test_split(
+    np.arange(n), test_size=size, stratify=labels, random_state=seed
+  )
+  return train, validation
+
+
+def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:
+  """Split a run's examples into training and validation set; see `rows_aside`.
+
+  Raises:
+    ValueError: the examples can't be split so; or those of a part have zero weight.
+  """
+  labels = np.asarray(examples.targets) if holds_labels(examples.targets) else None
+  parts = rows_aside(example_count(examples.x), labels, fraction, key)
+  train, validation = (take_rows(examples, rows) for rows in parts)
+  for name, part in (("training", train), ("validation", validation)):
+    if part.weights is not None and not np.asarray(part.weights).any():
+      raise ValueError(
+        f"stop.validation_fraction of {fraction:g}: the weights of the {name} part are all zero"
+      )
+  return train, validation

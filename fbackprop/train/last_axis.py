@@ -101,9 +101,11 @@ class BatchedInterpreter:
     result, first = equation.outvars[0].aval, inputs[0].array
     shape = result.shape
     if name == "select_n":
-      outputs = bind(self.flag(inputs[0], shape), *(self.fit(value, shape) for value in inputs[1:]))
+      outputs = bind(
+        self.flag(inputs[0], shape), *(self.spread(value, shape) for value in inputs[1:])
+      )
     elif name in jaxprs.ELEMENTWISE:
-      outputs = bind(*(self.fit(value, shape) for value in inputs))
+      outputs = bind(*(self.spread(value, shape) for value in inputs))
     elif name == "broadcast_in_dim":
       places = (*params["broadcast_dimensions"], len(shape))
       outputs = [lax.broadcast_in_dim(first, (*shape, self.size), places)]
@@ -121,21 +123,17 @@ class BatchedInterpreter:
       outputs = jax.vmap(bind, axes, -1)(*(value.array for value in inputs))
     return [Value(array, True) for array in outputs]
 
-  def fit(self, value: Value, shape: tuple[int, ...]) -> Array:
-    """Broadcast an operand of an elementwise operation to the shape of the result."""
-    array, has_members = value
-    if array.ndim == has_members:  # Elementwise primitives accept scalars beside any shape.
-      places = (len(shape),) if has_members else ()
-      return lax.broadcast_in_dim(array, (*shape, self.size), places)
-    return self.spread(value, shape)
-
   def spread(self, value: Value, shape: tuple[int, ...] | None = None) -> Array:
-    """Broadcast an array over the members unless it is batched already."""
+    """Broadcast an array over the members unless it is batched already, and a scalar to `shape`."""
     array, has_members = value
-    shape = (array.shape[:-1] if has_members else array.shape) if shape is None else shape
-    if array.shape == (*shape, self.size) and has_members:
+    if shape is None:
+      shape = array.shape[:-1] if has_members else array.shape
+    if has_members and array.shape == (*shape, self.size):
       return array
-    return lax.broadcast_in_dim(array, (*shape, self.size), range(array.ndim))
+    # Elementwise primitives accept scalars beside any shape.
+    is_scalar = array.ndim == has_members
+    places = [len(shape)] * has_members if is_scalar else range(array.ndim)
+    return lax.broadcast_in_dim(array, (*shape, self.size), places)
 
   def hold(self, array: Array, terms: int) -> Array:
     """Return the array divided by 1, so that XLA computes it only once."""
@@ -149,7 +147,7 @@ class BatchedInterpreter:
       # Not by `hold`: XLA would move the division into the select that converts the predicate. The
       # square root of 0 or 1 is the number itself, and isn't duplicated either.
       which = Value(lax.sqrt(which.array.astype(jnp.float32)) > 0, True)
-    return self.fit(which, shape)
+    return self.spread(which, shape)
 
   def product(self, left: Value, right: Value, numbers: Any, result: Any) -> Array:
     """Compute the product of two matrices or vectors as an unrolled sum of elementwise products."""

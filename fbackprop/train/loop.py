@@ -27,8 +27,7 @@ from fbackprop.train import stop_conditions
 from fbackprop.train.last_axis import vmap_last
 from fbackprop.train.shuffle import SHUFFLES, draw_order, epoch_and_place, take_batch
 from fbackprop.train.step import Batch, Info, State, all_finite, stays_finite
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, Progress, StopNumbers
-from fbackprop.train.validation import Best, EvaluateValidation
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, Best, Progress, StopNumbers, Validate
 from fbackprop.types import Array, exportable
 
 Step = Callable[[State, Any], tuple[State, Info]]
@@ -82,7 +81,7 @@ def make_chunk(
   batch_size: int,
   capacity: int,
   shuffle: str = "exact",
-  evaluate_validation: EvaluateValidation | None = None,
+  validate: Validate = None,
   *,
   is_thorough: bool = True,
   members: Members | None = None,
@@ -94,8 +93,7 @@ def make_chunk(
     batch_size: batch size.
     capacity: the largest number of steps per call.
     shuffle: "exact" or "fast".
-    evaluate_validation: from `make_evaluate_validation`, if there is a validation set; the loop
-      then has a `best`.
+    validate: from `make_validate`, if there is a validation set; the loop then has a `best`.
     is_thorough: whether `step` checks every number. If not, the state is checked once, at the end
       of the call: if it isn't finite, the reason is `DIVERGED`, at an unknown step. The input loop
       isn't donated then, so that its steps can be computed again.
@@ -196,7 +194,7 @@ def make_chunk(
       ends = alive.any() & (state.step.max() % steps_per_epoch == 0)
 
       def settle(loop: Loop, finite: Array, runs: Array, before: Loop) -> Loop:
-        after = account(loop, finite, ends, steps_per_epoch, stop, evaluate_validation)
+        after = account(loop, finite, ends, steps_per_epoch, stop, validate)
         if members is None:
           return after
         kept = jax.tree.map(
@@ -232,26 +230,19 @@ def make_chunk(
   return chunk
 
 
-def skip(
-  loop: Loop, stop: StopNumbers, steps_per_epoch: int, validate: EvaluateValidation | None
-) -> Loop:
+def skip(loop: Loop, stop: StopNumbers, per_epoch: int, validate: Validate) -> Loop:
   """Advance a loop past the nonfinite step at which a chunk ended; see `StepRules.on_nonfinite`.
 
   As by a batch without examples: the step counts, and the parameters are unchanged. The arguments
   are those of `account`.
   """
   loop = loop._replace(state=loop.state._replace(step=loop.state.step + 1))
-  ends = loop.state.step % steps_per_epoch == 0
-  return account(loop, jnp.ones((), bool), ends, steps_per_epoch, stop, validate)
+  ends = loop.state.step % per_epoch == 0
+  return account(loop, jnp.ones((), bool), ends, per_epoch, stop, validate)
 
 
 def account(
-  loop: Loop,
-  finite: Array,
-  ends: Array,
-  steps_per_epoch: int,
-  stop: StopNumbers,
-  evaluate_validation: EvaluateValidation | None,
+  loop: Loop, finite: Array, ends: Array, per_epoch: int, stop: StopNumbers, validate: Validate
 ) -> Loop:
   """Score the validation set at the end of an epoch, and evaluate the stop rules.
 
@@ -259,13 +250,13 @@ def account(
     loop: the loop after the last step.
     finite: whether that step was finite.
     ends: whether it was the last of an epoch, as a scalar shared by all members.
-    steps_per_epoch: full batches in the data.
+    per_epoch: full batches in the data.
     stop: the rules.
-    evaluate_validation: from `make_evaluate_validation`, if there is a validation set.
+    validate: from `make_validate`, if there is a validation set.
   """
   best, step = loop.best, loop.state.step
   if best is not None:
-    assert evaluate_validation is not None
-    best = evaluate_validation(best, loop.state.params, step, ends, finite)
-  progress = stop_conditions.judge(loop.progress, finite, step, steps_per_epoch, stop, best)
+    assert validate is not None
+    best = validate(best, loop.state.params, step, ends, finite)
+  progress = stop_conditions.judge(loop.progress, finite, step, per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)

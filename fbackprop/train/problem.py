@@ -7,22 +7,21 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from fbackprop.checks import check_unit, example_count
 from fbackprop.hints import hint
 from fbackprop.ranges import check_in_range
 from fbackprop.train import arguments
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
-from fbackprop.train.examples import check_examples
+from fbackprop.train.examples import check_examples, set_aside
 from fbackprop.train.loop import Loop, Member, start_loop
 from fbackprop.train.step import Batch, Info, State, make_guarded_step
-from fbackprop.train.validation import set_aside, start_best
+from fbackprop.train.stop_conditions import start_best
 from fbackprop.types import Array, Layer, Loss, Params
 
 GROUPS: dict[str, Any] = {"monitor": Monitor, "step": StepRules, "checkpoints": Checkpoints}
-# Attributes of the groups that never were keywords of the function, and deprecated keywords are all
-# others. An ensemble refuses these attributes too, but for those of a checkpoint.
+# Attributes of the groups that were never keywords of the function; all others are deprecated
+# keywords of it. `fit_ensemble` doesn't support its own ones as attributes either.
 NEVER = {
   "fit": ("check_members", "folder", "every", "keep"),
   "fit_ensemble": ("clip_examples", "on_nonfinite", "on_event", "watch"),
@@ -100,10 +99,9 @@ class Problem(NamedTuple):
     """Largest number of steps that the stop rules allow."""
     return self.stop.most_steps(self.steps_per_epoch)
 
-  def optimizer_of(self, rate: Any) -> optax.GradientTransformation:
+  def optimizer_of(self, rate: Any) -> Any:
     """Return the optimizer of a member's rate, or of None."""
-    own: optax.GradientTransformation = self.optimizer if rate is None else self.optimizer(rate)
-    return own
+    return self.optimizer if rate is None else self.optimizer(rate)
 
   def make_step(self, rate: Any = None, *, is_thorough: bool = True) -> tuple[Any, Any]:
     """Build `(init, step)`, as `fbackprop.train.make_step`."""

@@ -18,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train import divergence, ensembles, examples, history, interrupts, monitors, shuffle
+from fbackprop.train import divergence, ensembles, examples, history, shuffle, stop_conditions
 from fbackprop.train.checkpoints import Checkpoint, CheckpointWriter, load_checkpoint
+from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Loop, Member, Members, make_chunk, skip
 from fbackprop.train.problem import Problem
 from fbackprop.train.results import Evaluation
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, stop_numbers
-from fbackprop.train.validation import Best, make_evaluate_validation
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, Best
 from fbackprop.types import Array
 
 # Number of consecutive nonfinite steps, or of rollbacks, after which the run ends as diverged.
@@ -65,22 +65,20 @@ class Run:
     self.unsaved: list[int] = []
     self.interrupted = False
     is_validated = problem.validation is not None
-    self.numbers = stop_numbers(problem.stop, problem.info.loss.dtype, is_validated)
+    self.numbers = stop_conditions.stop_numbers(problem.stop, problem.info.loss.dtype, is_validated)
     self.evaluate: Any = examples.make_evaluate(problem.net, problem.loss)
     own = (problem.net, problem.loss, problem.train, problem.batch_size)
-    self.check_gradient = monitors.make_gradient_check(*own, problem.step.clip_examples)
+    self.check_gradient = history.make_gradient_check(*own, problem.step.clip_examples)
     is_watched = "health" in problem.monitor.watch
-    self.health = monitors.make_health_check(*own) if is_watched else lambda state: None
+    self.health = history.make_health_check(*own) if is_watched else lambda state: None
     self.capacity = max(1, min(problem.monitor.chunk_steps, problem.most_steps))
 
   def compile(self) -> None:
     """Compile all programs that are certain to run."""
     self.begin = begin = time.perf_counter()
-    problem, evaluate = self.problem, None
-    if problem.validation is not None:
-      evaluate = make_evaluate_validation(problem.net, problem.loss, problem.validation)
-    per_epoch = problem.steps_per_epoch
-    self.skip = jax.jit(lambda loop, stop: skip(loop, stop, per_epoch, evaluate))
+    problem, per_epoch = self.problem, self.problem.steps_per_epoch
+    validate = stop_conditions.make_validate(problem.net, problem.loss, problem.validation)
+    self.skip = jax.jit(lambda loop, stop: skip(loop, stop, per_epoch, validate))
 
     def traced(is_thorough: bool) -> jax.stages.Wrapped:
       def step_of(rate: Any) -> Any:
@@ -88,7 +86,7 @@ class Run:
 
       return make_chunk(
         step_of(None) if self.members is None else step_of, problem.batch_size, self.capacity,
-        problem.step.shuffle, evaluate, is_thorough=is_thorough, members=self.members,
+        problem.step.shuffle, validate, is_thorough=is_thorough, members=self.members,
       )  # fmt: skip
 
     is_thorough = problem.step.on_nonfinite != "raise" or self.members is not None
@@ -151,7 +149,7 @@ class Run:
       reason = "max_steps" if is_steps else "max_epochs"
     # With checkpoints SIGTERM is deferred too: the run is saved and can be resumed elsewhere.
     signals = [signal.SIGINT, *([] if self.writer is None else [signal.SIGTERM])]
-    with interrupts.deferred_interrupt(*signals) as interruption:
+    with deferred_interrupt(*signals) as interruption:
       self.on_step(reason)
       while reason is None:
         if interruption.signum is not None:

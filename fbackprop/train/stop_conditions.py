@@ -1,12 +1,18 @@
-"""The stop rules in a compiled loop: their thresholds, their running state, their evaluation."""
+"""The end of an epoch in a compiled loop: the validation set is scored, and the stop rules judged.
 
+The stop rules are thresholds, a running state, and their evaluation.
+"""
+
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from fbackprop.train.arguments import StopRules
-from fbackprop.train.validation import Best
-from fbackprop.types import Array, at_least_float32, exportable
+from fbackprop.train.examples import holds_labels
+from fbackprop.train.step import Batch
+from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
 STOP_REASONS = (
   "max_steps", "max_epochs", "loss_below", "tol", "max_seconds", "interrupted", "diverged",
@@ -45,6 +51,72 @@ class Progress(NamedTuple):
   best: Array
   stale: Array
   reason: Array
+
+
+@exportable
+class Best(NamedTuple):
+  """The parameters of the best validation score so far, carried by the loop.
+
+  Attributes:
+    validation_loss: minus the score, infinite before the first, `[]`.
+    step: number of steps taken at that score, `[]`.
+    params: the parameters.
+    latest: minus the latest epoch's score, NaN before the first, `[]`.
+  """
+
+  validation_loss: Array
+  step: Array
+  params: Params
+  latest: Array
+
+
+Validate = Callable[[Best, Params, Array, Array, Array], Best] | None
+
+
+def start_best(params: Params, dtype: jnp.dtype) -> Best:
+  """Build the initial record, of copied parameters, since a loop's arrays are donated."""
+  worst, unknown = (jnp.asarray(value, at_least_float32(dtype)) for value in (jnp.inf, jnp.nan))
+  return Best(worst, jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), unknown)
+
+
+def make_validate(net: Layer, loss: Loss, validation: Batch | None) -> Validate:
+  """Build `validate(best, params, step, epoch_ends, counts) -> best`, or None without a set.
+
+  It scores the validation set if `epoch_ends`. The members of an ensemble are scored together;
+  `counts` excludes those whose step wasn't taken.
+  """
+  if validation is None:
+    return None
+
+  def validate(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
+    def score() -> Best:
+      value = validation_loss(net, loss, params, validation).astype(best.validation_loss.dtype)
+      is_better = counts & (value < best.validation_loss)
+
+      def better(new: Array, old: Array) -> Array:
+        return jnp.where(is_better, new, old)
+
+      kept = jax.tree.map(better, params, best.params)
+      latest = jnp.where(counts, value, best.latest)
+      return Best(better(value, best.validation_loss), better(step, best.step), kept, latest)
+
+    updated: Best = jax.lax.cond(epoch_ends, score, lambda: best)
+    return updated
+
+  return validate
+
+
+def validation_loss(net: Layer, loss: Loss, params: Params, batch: Batch) -> Array:
+  """Compute the objective to minimise: minus the accuracy for labels, else the mean loss.
+
+  Both are weighted means if the examples have weights.
+  """
+  outputs = net.forward(params, batch.x)[0]
+  if holds_labels(batch.targets):
+    values = -(outputs.argmax(1) == batch.targets).astype(at_least_float32(outputs.dtype))
+  else:
+    values = loss.forward(outputs, batch.targets)[0]
+  return values.mean() if batch.weights is None else jnp.average(values, weights=batch.weights)
 
 
 def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:

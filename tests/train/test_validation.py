@@ -10,8 +10,8 @@ from sklearn.metrics import accuracy_score
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train import StopRules
+from fbackprop.train.examples import set_aside, size_aside
 from fbackprop.train.step import Batch
-from fbackprop.train.validation import set_aside, size_aside
 from scripts.campaigns.grouping import grouped
 
 KEY = jax.random.key(3)
