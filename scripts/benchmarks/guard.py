@@ -19,8 +19,9 @@ from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.step import layer_norms, make_guarded_step, total_weight
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
+from scripts.benchmarks.models import draw_batches, our_net
 from scripts.benchmarks.rounds import in_turns, quartiles
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.sizes import SIZES
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
   "descent": lambda: fb.train.gradient_descent(1e-3),
@@ -44,15 +45,6 @@ def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransf
   return step
 
 
-def data_of(size: Size) -> fb.train.Batch:
-  """Draw the examples of an epoch."""
-  rng, n = np.random.default_rng(0), EPOCH * size.batch
-  x = jnp.asarray(rng.normal(size=(n, size.widths[0])), jnp.float32)
-  if size.classification:
-    return fb.train.Batch(x, jnp.asarray(rng.integers(0, size.widths[-1], n)))
-  return fb.train.Batch(x, jnp.asarray(rng.normal(size=(n, size.widths[-1])), jnp.float32))
-
-
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   print(f"{'size':<8} {'optimizer':<10} {'step':>10}  fit's look (quartiles)      every number")
@@ -62,8 +54,8 @@ def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
 def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
   """Return the times of a step with one optimiser, relative to the loop without checks."""
   size, own = SIZES[name], OPTIMIZERS[optimizer]()
-  loss = fb.softmax_cross_entropy if size.classification else fb.squared_error
-  net, data, key = fb.mlp(list(size.widths)), data_of(size), jax.random.key(1)
+  (net, loss), key = our_net(size), jax.random.key(1)
+  data = fb.train.Batch(*draw_batches(size._replace(batch=EPOCH * size.batch, scan=1), seed=0))
   numbers = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   init = fb.train.make_step(net, loss, own)[0]
   steps = {

@@ -40,14 +40,19 @@ def our_forward(size: Size) -> Step:
   return forward
 
 
+def plain_outputs(params: Any, x: Any, activation: Callable[[Any], Any]) -> Any:
+  """Compute an MLP in plain JAX, with our tree of parameters."""
+  *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
+  for w, b in hidden:
+    x = activation(x @ w + b[None, :])
+  return x @ last.w + last.b[None, :]
+
+
 def plain_loss(size: Size) -> Step:
   """Build the same mean loss in plain JAX, with our tree of parameters."""
 
   def mean_loss(params: Any, x: Any, targets: Any) -> Any:
-    *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
-    for w, b in hidden:
-      x = jax.nn.relu(x @ w + b[None, :])
-    outputs = x @ last.w + last.b[None, :]
+    outputs = plain_outputs(params, x, jax.nn.relu)
     if not size.classification:
       return 0.5 * ((outputs - targets) ** 2).sum(1).mean()
     log_p = jax.nn.log_softmax(outputs, axis=1)

@@ -165,8 +165,8 @@ def mean_loss_of(
     return {"weights": weights[0] if weights else None, "key": key[0] if key else None}
 
   def mean_loss(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
-    options = options_of(jax.tree.map(held, rest))
-    return gradient(params, x, held(targets), **options)[0]
+    targets, rest = jax.lax.stop_gradient((targets, rest))
+    return gradient(params, x, targets, **options_of(rest))[0]
 
   def mean_loss_vjp(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
     value, (grads, x_bar) = gradient(params, x, targets, **options_of(rest))
@@ -205,11 +205,6 @@ def holds_floats(case: Case) -> bool:
   has_labels = case.loss in ("softmax_cross_entropy", "hinge")
   is_held = case.loss != "none" and case.constants == "arguments"
   return is_held and (case.weighted or not has_labels)
-
-
-def held(leaf: Any) -> Any:
-  """Return a leaf as a constant, with respect to which nothing is differentiated."""
-  return jax.lax.stop_gradient(leaf)
 
 
 def zero_bar(leaf: Any) -> Any:

@@ -5,7 +5,6 @@ gradients on output. Type checks work without torch.
 """
 
 import warnings
-from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -117,13 +116,12 @@ def run_jax_privacy(problem: Problem, data: Data, bound: float) -> dict[str, Tre
   """Return the sum of clipped gradients, and the norms used for clipping."""
   jax_privacy = import_module("jax_privacy")
 
+  def loss(weights: Any, x: Any, target: Any) -> Any:
+    return loss_of(problem, weights, x, target)
+
   def clip(x: Any = data.x, **options: Any) -> Any:
     clipped = jax_privacy.clipped_grad(
-      partial(loss_of, problem),
-      l2_clip_norm=bound,
-      batch_argnums=(1, 2),
-      keep_batch_dim=False,
-      **options,
+      loss, l2_clip_norm=bound, batch_argnums=(1, 2), keep_batch_dim=False, **options
     )
     return jax.jit(clipped)(data.weights, x, data.targets)
 
