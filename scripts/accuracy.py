@@ -57,8 +57,7 @@ def ulps(got: Any, terms: Terms) -> np.ndarray:
   largest = np.max([np.abs(term) for term in terms], axis=0)
   counted = (largest > LEAST) & (largest < np.finfo(np.float32).max)
   error = np.abs(np.asarray(got).astype(np.longdouble) - np.sum(terms, axis=0))
-  found: np.ndarray = (error / np.spacing(largest.astype(np.float32)))[counted]
-  return found
+  return (error / np.spacing(largest.astype(np.float32)))[counted]
 
 
 # --- The peers ------------------------------------------------------------------------------------
@@ -66,11 +65,7 @@ def ulps(got: Any, terms: Terms) -> np.ndarray:
 
 def summed(loss: Callable[..., Any]) -> Callable[..., Any]:
   """Return an elementwise loss of optax, summed over outputs."""
-
-  def losses(outputs: Any, targets: Any) -> Any:
-    return loss(outputs, targets).sum(1)
-
-  return losses
+  return lambda outputs, targets: loss(outputs, targets).sum(1)
 
 
 def poisson_as_written(outputs: Any, targets: Any) -> Any:
@@ -122,12 +117,12 @@ def peer_of(activation: str) -> Callable[[Any], Any]:
 
 def gate_rows() -> list[Row]:
   """Return a row for each activation gate that `longdouble` knows."""
-  rows = []
-  for name in (row.title for row in ACTIVATIONS if hasattr(true, row.title)):
-    reach = REACH.get(name, "68")
-    gate, truth = getattr(fb.gates, name), getattr(true, name)
-    rows.append(Row(f"{name} ±{reach}", gate, peer_of(name), truth, (line(float(reach)),)))
-  return rows
+  names = [row.title for row in ACTIVATIONS if hasattr(true, row.title)]
+  return [
+    Row(f"{name} ±{reach}", getattr(fb.gates, name), peer_of(name), getattr(true, name),
+        (line(float(reach)),))
+    for name, reach in ((name, REACH.get(name, "68")) for name in names)
+  ]  # fmt: skip
 
 
 def loss_rows() -> list[Row]:
@@ -136,7 +131,6 @@ def loss_rows() -> list[Row]:
   errors = one_output(line(1e4, 1e-12), np.zeros(()))
   rates = one_output(line(80), np.arange(60_000) % 5)
   soft = one_output(line(80), (np.arange(60_000) % 11) / 10)
-  of_labels = o.softmax_cross_entropy_with_integer_labels
   rows = [
     Row("squared_error   ±1e4", fb.squared_error, summed(o.l2_loss), true.squared_error, errors),
     Row("huber           ±1e4", fb.huber, summed(o.huber_loss), true.huber, errors),
@@ -147,16 +141,16 @@ def loss_rows() -> list[Row]:
     Row("hinge       scale 10", fb.hinge, o.multiclass_hinge_loss, true.hinge,
         classes("labels", 10)),
   ]  # fmt: skip
-  for kind, peer in (
-    ("labels", of_labels),
-    ("one-hot rows", o.softmax_cross_entropy),
-    ("soft targets", o.softmax_cross_entropy),
-  ):
-    for scale in (1, 10, 50, 1000):
-      name = f"softmax_cross_entropy, {kind}, scale {scale}"
-      arguments = classes(kind, scale)
-      rows.append(Row(name, fb.softmax_cross_entropy, peer, true.softmax_cross_entropy, arguments))
-  return rows
+  peers = {
+    "labels": o.softmax_cross_entropy_with_integer_labels,
+    "one-hot rows": o.softmax_cross_entropy,
+    "soft targets": o.softmax_cross_entropy,
+  }
+  return rows + [
+    Row(f"softmax_cross_entropy, {kind}, scale {scale}", fb.softmax_cross_entropy, peer,
+        true.softmax_cross_entropy, classes(kind, scale))
+    for kind, peer in peers.items() for scale in (1, 10, 50, 1000)
+  ]  # fmt: skip
 
 
 # --- Measuring ------------------------------------------------------------------------------------

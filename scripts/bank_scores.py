@@ -10,28 +10,21 @@ made. They are of one version of Python and of JAX, which the file names: a scor
 another one where the compiler rounds otherwise.
 """
 
-import argparse
-import json
 import multiprocessing
-import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
-from fbackprop.files import write_whole
+from scripts.campaigns import results
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "bank_scores.json"
+RESULTS = results.RESULTS / "bank_scores.json"
 LEVELS = ("quick", "standard")
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Score the bank or compare it with its scores; return 1 if there is a difference."""
-  about, _, usage = (__doc__ or "").partition("\n")
-  parser = argparse.ArgumentParser(
-    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = results.parser_of(__doc__)
   parser.add_argument("words", nargs="*", help="parts of specimens' names; by default all")
   parser.add_argument("--check", action="store_true", help="compare with the file, and leave it")
   parser.add_argument("--again", action="store_true", help="replace scores that the file has")
@@ -39,9 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument("--workers", type=int, default=2)
   parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
   options = parser.parse_args(arguments)
-  kept = json.loads(options.json.read_text()) if options.json.exists() else {}
-  kept = {"environment": environment(), "scores": kept.get("scores", {})}
-  scores = kept["scores"]
+  scores = results.read(options.json, {}).get("scores", {})
   tasks = [
     (name, level)
     for name in names()
@@ -63,8 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(f"{name}, {level}: {line}" for line in lines), end="\n" if lines else "")
       else:
         scores.setdefault(name, {})[level] = score
-        kept["scores"] = {name: scores[name] for name in names() if name in scores}
-        write_whole(options.json, (json.dumps(kept, indent=1, ensure_ascii=False) + "\n").encode())
+        ordered = {name: scores[name] for name in names() if name in scores}
+        results.write(options.json, {"environment": environment(), "scores": ordered})
       sys.stdout.flush()
   print(f"{len(tasks)} scores, {different} different" if options.check else f"{len(tasks)} scores")
   return int(different > 0)
@@ -79,28 +70,20 @@ def names() -> list[str]:
 
 def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
   """Verify one specimen at one level."""
-  import jax
-
   from fbackprop.verify._vjp import vjp
   from fbackprop.verify.bank import BUGS, RIGHT
 
-  cache = os.path.join(tempfile.gettempdir(), "fbackprop-bank-scores")
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  results.keep_compiled("bank-scores")
   name, level = task
   (example,) = (specimen.make() for specimen in (*BUGS, *RIGHT) if specimen.name == name)
   report = vjp(example.f, *example.args, f_vjp=example.f_vjp, level=level, **example.options)
   judged = [finding for finding in report.findings if finding.kind != "note"]
-  return (
-    name,
-    level,
-    {
-      "verdict": report.verdict,
-      "leaves": [finding.leaf for finding in judged],
-      "causes": [finding.cause or finding.check for finding in judged],
-    },
-  )
+  score = {
+    "verdict": report.verdict,
+    "leaves": [finding.leaf for finding in judged],
+    "causes": [finding.cause or finding.check for finding in judged],
+  }
+  return name, level, score
 
 
 def differences(kept: dict[str, Any] | None, score: dict[str, Any]) -> list[str]:

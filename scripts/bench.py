@@ -18,7 +18,6 @@ Every measurement is a process of its own, and on a CPU it is pinned to its core
 On a GPU or a TPU nothing is pinned.
 """
 
-import argparse
 import json
 import multiprocessing
 import os
@@ -33,53 +32,51 @@ from scripts.benchmarks import machine
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.peers import HEADING, PEERS
 from scripts.benchmarks.sizes import QUANTITY_SIZES, SIZES
+from scripts.campaigns import results
+
+MEMBERS = [1, 16, 256, 4096, 65536]
+MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
+  "step": ("time of loss and gradient, beside jax.value_and_grad", SIZES, [*SIZES], 15),
+  "epoch": ("time of an epoch, beside other libraries", EXAMPLES, [*EXAMPLES], 15),
+  "peak": ("our step's GFLOP/s over those of a lone product", SIZES, ["mnist", "deep", "wide"], 15),
+  "depth": ("compile time against the number of layers", (), [], 7),
+  "guard": ("cost of looking whether a step is finite", SIZES, ["tiny", "digits", "mnist"], 15),
+  "residuals": ("what is kept for the backward pass", (), [], 0),
+  "checkers": ("our verifier beside other gradient checkers", (), [], 0),
+  "ensemble": ("XOR networks trained a second, many at once", (), MEMBERS, 7),
+  "quantities": (
+    "what is told of each example, beside others", QUANTITY_SIZES, [*QUANTITY_SIZES], 15,
+  ),
+}  # fmt: skip
+"""Each command's help, choices of sizes, default sizes (with which there are cores), rounds."""
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Run the script."""
-  about, _, usage = (__doc__ or "").partition("\n")
-  parser = argparse.ArgumentParser(
-    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = results.parser_of(__doc__)
   commands = parser.add_subparsers(dest="command", required=True)
-  step = commands.add_parser("step", help="time of loss and gradient, beside jax.value_and_grad")
-  step.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
-  step.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
-  step.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
-  epoch = commands.add_parser("epoch", help="time of an epoch, beside other libraries")
-  others = [name for name in CONTESTANTS if name not in OURS]
-  epoch.add_argument("--sizes", nargs="+", choices=EXAMPLES, default=list(EXAMPLES), metavar="SIZE")
-  epoch.add_argument("--peers", nargs="*", choices=others, default=others, metavar="PEER")
-  peak = commands.add_parser("peak", help="our step's GFLOP/s over those of a lone product")
-  peak.add_argument("--sizes", nargs="+", choices=SIZES, default=["mnist", "deep", "wide"],
-                    metavar="SIZE")  # fmt: skip
-  for command in (epoch, peak):
-    command.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
-    command.add_argument("--rounds", type=int, default=15, help="rounds that count (default: 15)")
-  depth = commands.add_parser("depth", help="compile time against the number of layers")
-  depth.add_argument("--rounds", type=int, default=7, help="default: 7")
-  guard = commands.add_parser("guard", help="cost of looking whether a step is finite")
-  guard.add_argument("--sizes", nargs="+", choices=SIZES, default=["tiny", "digits", "mnist"],
-                     metavar="SIZE")  # fmt: skip
-  guard.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
-  guard.add_argument("--rounds", type=int, default=15, help="default: 15")
-  residuals = commands.add_parser("residuals", help="what is kept for the backward pass")
-  checkers = commands.add_parser("checkers", help="our verifier beside other gradient checkers")
-  checkers.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
-  checkers.add_argument("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
-  checkers.add_argument("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
-  ensemble = commands.add_parser("ensemble", help="XOR networks trained a second, many at once")
-  ensemble.add_argument("--sizes", nargs="+", type=int, default=[1, 16, 256, 4096, 65536],
-                        metavar="K", help="members (default: 1 16 256 4096 65536)")  # fmt: skip
-  ensemble.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
-  ensemble.add_argument("--rounds", type=int, default=7, help="default: 7")
-  quantities = commands.add_parser("quantities", help="what is told of each example, beside others")
-  quantities.add_argument("--sizes", nargs="+", choices=QUANTITY_SIZES,
-                          default=list(QUANTITY_SIZES), metavar="SIZE")  # fmt: skip
-  quantities.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
-  quantities.add_argument("--rounds", type=int, default=15, help="default: 15")
-  for command in (step, epoch, peak, depth, guard, residuals, checkers, ensemble, quantities):
+  for name, (about, choices, sizes, rounds) in MEASUREMENTS.items():
+    command = commands.add_parser(name, help=about)
     command.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
+    if choices:
+      command.add_argument("--sizes", nargs="+", choices=choices, default=sizes, metavar="SIZE")
+    if rounds:
+      command.add_argument("--rounds", type=int, default=rounds,
+                           help=f"rounds that count (default: {rounds})")  # fmt: skip
+    if sizes:
+      command.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
+  others = [name for name in CONTESTANTS if name not in OURS]
+  commands.choices["epoch"].add_argument(
+    "--peers", nargs="*", choices=others, default=others, metavar="PEER"
+  )
+  commands.choices["ensemble"].add_argument(
+    "--sizes", nargs="+", type=int, default=MEMBERS, metavar="K",
+    help="members (default: 1 16 256 4096 65536)",
+  )  # fmt: skip
+  add = commands.choices["checkers"].add_argument
+  add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
+  add("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
+  add("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
   cores = options.pop("cores", [None])
@@ -95,18 +92,18 @@ def main(arguments: list[str] | None = None) -> int:
     cores = [None]
   rows: list[dict[str, Any]] = []
   jobs: list[tuple[int | None, dict[str, Any]]] = [(count, options) for count in cores]
+  keeps = file and command in ("checkers", "epoch", "quantities")
+  kept = results.read(file, {"rows": []})["rows"] if keeps else []
   if command == "checkers":
     print(f"\n{HEADING}", flush=True)
     peers = options.pop("peers")
     jobs = [(None, {**options, "peer": peer}) for peer in peers]
-    if file and file.exists():
-      rows = [row for row in json.loads(file.read_text())["rows"] if row["peer"] not in peers]
+    rows = [row for row in kept if row["peer"] not in peers]
   if command == "quantities":
     # An environment variable of glibc, for the processes started below.
     os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-  if command in ("epoch", "quantities") and file and file.exists():
-    rows = [row for row in json.loads(file.read_text())["rows"]
-            if row["size"] not in options["sizes"] or row["cores"] not in cores]  # fmt: skip
+  if command in ("epoch", "quantities"):
+    rows = [r for r in kept if r["size"] not in options["sizes"] or r["cores"] not in cores]
   for count, job in jobs:
     if command != "checkers":
       print(f"\n{command}, {machine.shown_cores(count)}", flush=True)

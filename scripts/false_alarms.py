@@ -9,45 +9,39 @@ level "standard", the others at "quick". What a chunk gave is written to
 experiments/results/false_alarms.json before the next one is taken.
 """
 
-import argparse
 import collections
 import json
 import math
 import multiprocessing
-import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from fbackprop.files import write_whole
+from scripts.campaigns import results
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "false_alarms.json"
+RESULTS = results.RESULTS / "false_alarms.json"
 CHUNK = 50
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Run the missing cases, and print the totals; return 1 after a false alarm."""
-  about, _, usage = (__doc__ or "").partition("\n")
-  parser = argparse.ArgumentParser(
-    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = results.parser_of(__doc__)
   parser.add_argument("--cases", type=int, default=10_000)
   parser.add_argument("--workers", type=int, default=2)
   parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
   options = parser.parse_args(arguments)
   if options.cases < CHUNK or options.cases % CHUNK:
     parser.error(f"--cases must be a multiple of {CHUNK}, got {options.cases}")
-  found = json.loads(options.json.read_text()) if options.json.exists() else {"chunks": {}}
+  found = results.read(options.json, {"chunks": {}})
   missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
   spawn = multiprocessing.get_context("spawn")
   # JAX keeps its compiled programs in memory, so a process ends after some chunks.
   with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
-    for i, chunk in pool.imap_unordered(numbered_chunk, missing):
+    for i, chunk in pool.imap_unordered(run_chunk, missing):
       found["chunks"][str(i)] = chunk
       found["totals"] = totals(found["chunks"])
-      write_whole(options.json, (json.dumps(found, indent=1) + "\n").encode())
+      results.write(options.json, found)
       print(line(found["totals"]), flush=True)
   found["totals"] = totals(found["chunks"])
   print(line(found["totals"]))
@@ -57,23 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
   return int(found["totals"]["false alarms"] > 0)
 
 
-def numbered_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
-  """Return a chunk's number and its results."""
-  return chunk, run_chunk(chunk)
-
-
-def run_chunk(chunk: int) -> dict[str, Any]:
-  """Return the verdicts of one chunk's cases, and every finding other than a pass."""
+def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
+  """Return a chunk's number, its cases' verdicts, and every finding other than a pass."""
   import hypothesis
   import jax
 
   from scripts.campaigns.cases import cases
 
-  cache = os.path.join(tempfile.gettempdir(), "fbackprop-false-alarms")
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
+  results.keep_compiled("false-alarms")
   drawn: list[Any] = []
 
   @hypothesis.seed(chunk)
@@ -103,7 +88,7 @@ def run_chunk(chunk: int) -> dict[str, Any]:
       first = report.findings[0]._asdict()
       alarms.append({"case": case._asdict(), "level": level, "verdict": report.verdict,
                      "finding": {k: str(v) for k, v in first.items()}})  # fmt: skip
-  return {
+  return chunk, {
     "cases": len(drawn[:CHUNK]),
     "counts": dict(counts),
     "max_sigma": largest,
@@ -115,14 +100,12 @@ def run_chunk(chunk: int) -> dict[str, Any]:
 
 def verify(case: Any, level: str) -> Any:
   """Return the report on one case; float64 has x64 on, as for its users."""
-  import contextlib
-
   import jax
 
   import fbackprop as fb
   from scripts.campaigns.cases import build, holds_floats
 
-  with jax.enable_x64(True) if case.dtype == "float64" else contextlib.nullcontext():
+  with jax.enable_x64(case.dtype == "float64"):
     f, args, f_vjp = build(case)
     seed, surrogate = case.seed % 1000, holds_floats(case)
     return fb.verify.vjp(f, *args, f_vjp=f_vjp, level=level, seed=seed, surrogate=surrogate)

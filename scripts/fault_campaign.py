@@ -11,9 +11,7 @@ on from the one before to the same bits; damaged final weights must be refused. 
 is written to experiments/results/fault_campaign.json before the next one is taken.
 """
 
-import argparse
 import collections
-import json
 import multiprocessing
 import random
 import shutil
@@ -24,31 +22,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fbackprop.files import write_whole
+from scripts.campaigns import results
 
-RESULTS = Path(__file__).parents[1] / "experiments" / "results" / "fault_campaign.json"
+RESULTS = results.RESULTS / "fault_campaign.json"
 # A run touches a file of its checkpoints 330 times, and takes some seconds: time for several kills.
 TOUCHES, SECONDS = 90, 4.0
 
 
 def main(arguments: list[str] | None = None) -> int:
   """Run the missing cases, and print the totals; return 1 if a bit was lost."""
-  about, _, usage = (__doc__ or "").partition("\n")
-  parser = argparse.ArgumentParser(
-    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = results.parser_of(__doc__)
   parser.add_argument("--kills", type=int, default=500)
   parser.add_argument("--damages", type=int, default=1000)
   parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
   options = parser.parse_args(arguments)
-  found = json.loads(options.json.read_text()) if options.json.exists() else {"runs": {}}
+  found = results.read(options.json, {"runs": {}})
   runs: dict[str, Any] = found["runs"]
 
   def kept(name: str, run: Callable[[int], dict[str, Any]], number: int) -> None:
     if f"{name} {number}" not in runs:
       runs[f"{name} {number}"] = run(number)
       found["totals"] = totals(runs)
-      write_whole(options.json, (json.dumps(found, indent=1) + "\n").encode())
+      results.write(options.json, found)
       print(line(found["totals"]), flush=True)
 
   with tempfile.TemporaryDirectory() as work:
@@ -119,12 +114,8 @@ class Campaign:
         break
       kills.append({"touch": kill_at} if at_touch else {"instant": round(instant or 0.0, 3)})
     ended = self.process(plan, folder, None, None)
-    return {
-      "plan": plan,
-      "kills": kills,
-      "same bits": ended == true,
-      "seconds": round(time.monotonic() - start, 1),
-    }
+    seconds = round(time.monotonic() - start, 1)
+    return {"plan": plan, "kills": kills, "same bits": ended == true, "seconds": seconds}
 
   def damage(self, number: int) -> dict[str, Any]:
     """Damage the last checkpoint of a run, or its weights, several times."""
@@ -134,25 +125,19 @@ class Campaign:
     plan = number % len(faults.PLANS)
     start = time.monotonic()
     with self.processes.Pool(1) as pool:
-      lost = pool.apply(damage_files, (plan, number, str(self.work / "damage"), rng.random()))
+      lost = pool.apply(damage_files, (plan, number, self.work / "damage", rng.random()))
     return {**lost, "plan": plan, "seconds": round(time.monotonic() - start, 1)}
 
 
-def damage_files(plan: int, number: int, folder: str, seed: float) -> dict[str, Any]:
+def damage_files(plan: int, number: int, path: Path, seed: float) -> dict[str, Any]:
   """Damage files of one run repeatedly, in one process; return which damages were detected."""
-  from scripts.campaigns import faults
-
-  with faults.keeping_compiled(faults.COMPILED):
-    return damage_each(plan, number, Path(folder), random.Random(seed))
-
-
-def damage_each(plan: int, number: int, path: Path, rng: random.Random) -> dict[str, Any]:
-  """See `damage_files`."""
   import jax
 
   import fbackprop as fb
   from scripts.campaigns import faults
 
+  results.keep_compiled("fault-campaign")
+  rng = random.Random(seed)
   own = faults.PLANS[plan]
   shutil.rmtree(path, ignore_errors=True)
   true = faults.bits(faults.run(own, str(path / "good")))

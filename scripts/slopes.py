@@ -11,6 +11,7 @@ Python that has it: a library that is missing is left out.
 """
 
 import argparse
+import contextlib
 import json
 import math
 import sys
@@ -207,10 +208,8 @@ def measured(slope: Callable[[Row], float]) -> Slopes:
   """Return a library's slope at each row that it supports."""
   found = {}
   for row in rows():
-    try:
+    with contextlib.suppress(NotImplementedError):
       found[row.key] = slope(row)
-    except NotImplementedError:
-      continue
   return found
 
 
@@ -219,15 +218,13 @@ def measured(slope: Callable[[Row], float]) -> Slopes:
 
 def measure() -> dict[str, Slopes]:
   """Return the columns of the installed libraries."""
-  columns = {}
+  columns: dict[str, Slopes] = {}
   for library in (ours, jaxs, torchs, tensorflows):
     try:
-      heading, slopes = library()
+      columns.update([library()])
     except ModuleNotFoundError as error:
       if error.name not in ("jax", "torch", "tensorflow"):
         raise
-      continue
-    columns[heading] = slopes
   return columns
 
 
@@ -284,13 +281,12 @@ def page(columns: Mapping[str, Slopes]) -> str:
 
 def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> list[str]:
   """Return the differences from the recorded slopes, for the versions in both."""
-  found = []
-  for heading, slopes in now.items():
-    for key, value in slopes.items() if heading in recorded else ():
-      then = recorded[heading].get(key)
-      if then is None or not same(then, value):
-        found.append(f"{heading}: {key}: recorded {show(then)}, here {show(value)}")
-  return found
+  return [
+    f"{heading}: {key}: recorded {show(then)}, here {show(value)}"
+    for heading in (heading for heading in now if heading in recorded)
+    for key, value in now[heading].items()
+    if (then := recorded[heading].get(key)) is None or not same(then, value)
+  ]
 
 
 def same(a: float, b: float) -> bool:

@@ -19,7 +19,6 @@ import multiprocessing
 import os
 import platform
 import sys
-import tempfile
 import time
 from datetime import date
 from pathlib import Path
@@ -32,6 +31,7 @@ from fbackprop.files import write_whole
 from fbackprop.verify.report.report import Report
 from scripts.benchmarks import machine
 from scripts.campaigns.matrix import Cell, cells, verify
+from scripts.campaigns.results import cache_options, parser_of
 from scripts.campaigns.trust_page import Results, page, read_results
 
 ROOT = Path(__file__).parents[1]
@@ -41,10 +41,7 @@ PAGE = ROOT / "docs" / "trust.md"
 
 def main(arguments: list[str] | None = None) -> int:
   """Run the missing cells, write the page, and print the totals."""
-  about, _, usage = (__doc__ or "").partition("\n")
-  parser = argparse.ArgumentParser(
-    description=about, epilog=usage, formatter_class=argparse.RawDescriptionHelpFormatter
-  )
+  parser = parser_of(__doc__)
   parser.add_argument("--only", nargs="+", default=[], metavar="WORD")
   parser.add_argument("--again", action="store_true", help="also cells that have been verified")
   parser.add_argument("--page", action="store_true", help="verify nothing")
@@ -64,13 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(results: Results, options: argparse.Namespace) -> Results:
   """Return the results, with the requested cells that were missing."""
-  cache = os.path.join(tempfile.gettempdir(), "fbackprop-trust")
-  os.environ.update({
-    "JAX_NUM_CPU_DEVICES": "2",
-    "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-  })  # fmt: skip  # For the child processes; in this one jax computes nothing.
+  # For the child processes; in this one jax computes nothing.
+  kept = {name.upper(): str(value) for name, value in cache_options("trust").items()}
+  os.environ |= {"JAX_NUM_CPU_DEVICES": "2", **kept}
   spawn = multiprocessing.get_context("spawn")
   # Not an executor: with `max_tasks_per_child` Python 3.11's comes to a standstill.
   with spawn.Pool(options.workers, maxtasksperchild=4) as pool:

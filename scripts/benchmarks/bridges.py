@@ -37,9 +37,6 @@ def problem_of(example: Example) -> Problem:
   places = [i for i, leaf in enumerate(everything) if is_float(leaf)]
   with_rule = example.f if example.f_vjp is None else joined(example.f, example.f_vjp)
 
-  def f(*leaves: Any) -> Any:
-    return call(with_rule, leaves)
-
   def call(function: Callable[..., Any], leaves: Any) -> Any:
     full = list(everything)
     for place, leaf in zip(places, leaves, strict=True):
@@ -47,13 +44,11 @@ def problem_of(example: Example) -> Problem:
     return [y for y in jax.tree.leaves(function(*jax.tree.unflatten(structure, full)))
             if is_float(y)]  # fmt: skip
 
-  def plain(*leaves: Any) -> Any:
-    return call(example.f, leaves)
-
   def reference(*leaves: Any) -> Any:
-    return without_rules(plain, *leaves)(*leaves)
+    return without_rules(lambda *leaves: call(example.f, leaves), *leaves)(*leaves)
 
-  return Problem(f, reference, [everything[i] for i in places])
+  leaves = [everything[i] for i in places]
+  return Problem(lambda *leaves: call(with_rule, leaves), reference, leaves)
 
 
 def is_float(leaf: Any) -> bool:
@@ -64,23 +59,15 @@ def is_float(leaf: Any) -> bool:
 def joined(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
   """Return the function with its rule; the backward pass repeats the forward pass."""
 
-  @jax.custom_vjp
-  def ruled(*args: Any) -> Any:
-    return f(*args)
-
-  def ruled_forward(*args: Any) -> Any:
+  def forward(*args: Any) -> Any:
     return f_vjp(*args)[0], args
 
-  def ruled_backward(args: Any, y_bar: Any) -> Any:
-    return f_vjp(*args)[1](y_bar)
+  def backward(args: Any, y_bar: Any) -> Any:
+    return tuple(f_vjp(*args)[1](y_bar))
 
-  ruled.defvjp(ruled_forward, ruled_backward)
+  ruled = jax.custom_vjp(f)
+  ruled.defvjp(forward, backward)
   return ruled
-
-
-def in_float64(problem: Problem) -> list[Any]:
-  """Return the leaves in float64; x64 must be on."""
-  return [jnp.asarray(leaf, jnp.float64) for leaf in problem.leaves]
 
 
 # --- For checkers of NumPy arrays -----------------------------------------------------------------
@@ -125,8 +112,7 @@ def to_torch(problem: Problem, torch: Any) -> Callable[..., Any]:
       bars = cotangents(problem, ctx.xs, y_bar.numpy())
       return tuple(torch.from_numpy(np.array(bar)) for bar in bars)
 
-  apply: Callable[..., Any] = Bridge.apply
-  return apply
+  return Bridge.apply
 
 
 def to_autograd(problem: Problem, extend: Any) -> Callable[..., Any]:
@@ -137,14 +123,7 @@ def to_autograd(problem: Problem, extend: Any) -> Callable[..., Any]:
     return values(problem, xs)
 
   def vjp_of(place: int) -> Callable[..., Any]:
-    def make(y: Any, *xs: Any) -> Callable[[Any], Any]:
-      def pull(y_bar: Any) -> Any:
-        return cotangents(problem, xs, y_bar)[place]
-
-      return pull
-
-    return make
+    return lambda y, *xs: lambda y_bar: cotangents(problem, xs, y_bar)[place]
 
   extend.defvjp(bridge, *(vjp_of(place) for place in range(len(problem.leaves))))
-  found: Callable[..., Any] = bridge
-  return found
+  return bridge

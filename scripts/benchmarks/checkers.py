@@ -17,6 +17,7 @@ from importlib import import_module, metadata
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.verify import run_self_test
@@ -168,10 +169,10 @@ def is_complaint(error: Exception) -> bool:
 def checker_of(peer: str) -> Checker:
   """Return the checker of a name, which raises on any finding."""
   return {
-    "jax-float32": lambda problem: check_with_jax(problem, problem.leaves, 1),
-    "jax-float32-2": lambda problem: check_with_jax(problem, problem.leaves, 2),
-    "jax-float64": lambda problem: check_with_jax_in_float64(problem, 1),
-    "jax-float64-2": lambda problem: check_with_jax_in_float64(problem, 2),
+    "jax-float32": lambda problem: check_with_jax(problem, 1),
+    "jax-float32-2": lambda problem: check_with_jax(problem, 2),
+    "jax-float64": lambda problem: check_with_jax(problem, 1, x64=True),
+    "jax-float64-2": lambda problem: check_with_jax(problem, 2, x64=True),
     "chex": check_with_chex,
     "direct": lambda problem: check_directly(problem, 0.0),
     "direct-atol": lambda problem: check_directly(problem, 1e-8),
@@ -182,15 +183,12 @@ def checker_of(peer: str) -> Checker:
   }[peer]
 
 
-def check_with_jax(problem: Problem, leaves: list[Any], order: int) -> None:
+def check_with_jax(problem: Problem, order: int, x64: bool = False) -> None:
   """Check with `jax.test_util.check_grads`."""
-  import_module("jax.test_util").check_grads(problem.f, tuple(leaves), order=order, modes=("rev",))
-
-
-def check_with_jax_in_float64(problem: Problem, order: int) -> None:
-  """Check with `jax.test_util.check_grads` and x64 on."""
-  with jax.enable_x64(True):
-    check_with_jax(problem, bridges.in_float64(problem), order)
+  check = import_module("jax.test_util").check_grads
+  with jax.enable_x64(x64):
+    leaves = [jnp.asarray(leaf, jnp.float64) for leaf in problem.leaves] if x64 else problem.leaves
+    check(problem.f, tuple(leaves), order=order, modes=("rev",))
 
 
 def check_with_chex(problem: Problem) -> None:
@@ -203,7 +201,7 @@ def check_directly(problem: Problem, atol: float) -> None:
   """Compare with autodiff of the function without its rule, each at a random cotangent."""
   rng = np.random.default_rng(1234)  # Not the bank's seed: a cotangent equal to x hides bugs.
   ys, pull = jax.vjp(problem.f, *problem.leaves)
-  y_bar = [jax.numpy.asarray(rng.normal(size=y.shape), y.dtype) for y in ys]
+  y_bar = [jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in ys]
   theirs = jax.vjp(problem.reference, *problem.leaves)[1](y_bar)
   for got, want in zip(pull(y_bar), theirs, strict=True):
     np.testing.assert_allclose(
@@ -225,10 +223,6 @@ def check_with_autograd(problem: Problem, by_all: bool) -> None:
   f = bridges.to_autograd(problem, import_module("autograd.extend"))
   xs = bridges.inputs(problem)
   if by_all:
-
-    def of_tuple(xs: Any) -> Any:
-      return f(*xs)
-
-    check(of_tuple, modes=["rev"], order=1)(tuple(xs))
+    check(lambda xs: f(*xs), modes=["rev"], order=1)(tuple(xs))
   else:
     check(f, modes=["rev"], order=1)(*xs)

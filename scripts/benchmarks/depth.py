@@ -4,15 +4,16 @@ Tracing, lowering and compiling are timed together, with nothing cached. The dep
 turns, so that a disturbance affects all of them.
 """
 
-import statistics
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fbackprop as fb
 from scripts.benchmarks.models import array
+from scripts.benchmarks.rounds import quartiles
 
 N, WIDTH = 128, 256
 DEPTHS = (5, 65, 257, 1025)
@@ -42,7 +43,7 @@ def run(rounds: int) -> list[dict[str, Any]]:
   print(f"layers of {WIDTH}, relu, N = {N}; seconds to compile: median (quartiles)")
   rows = []
   for (depth, repeat_hidden), times in seconds.items():
-    first, median, third = statistics.quantiles(times, n=4, method="inclusive")
+    first, median, third = quartiles(np.array(times))
     how = "one loop" if repeat_hidden else "one by one"
     print(f"{depth:>6} layers, {how:<10} {median:6.2f} ({first:.2f}-{third:.2f})", flush=True)
     rows.append({"layers": depth, "repeat_hidden": repeat_hidden, "seconds": sorted(times)})

@@ -18,6 +18,7 @@ import numpy as np
 
 import fbackprop as fb
 from scripts.benchmarks import machine
+from scripts.benchmarks.rounds import in_turns, quartiles
 
 HIDDEN, STEPS, RATE = 2, 200, 0.5
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
@@ -103,29 +104,17 @@ def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     print("torch, one by one: not installed: pip install torch")
   for size in sizes:
     candidates += [("ours", size, ours(size)), ("vmap of jax.grad", size, plain(size))]
-  seconds = np.zeros((rounds + 1, len(candidates)))
-  for i in range(rounds + 1):  # The first round is a warm-up.
-    places = range(len(candidates))
-    for place in places if i % 2 == 0 else reversed(places):
-      seconds[i, place] = candidates[place][2](i)
   print(f"{'':<20}{'K':>7}{'nets a second':>15}{'quartiles':>20}{'over torch':>12}")
   rows = []
-  speeds = np.array([size for _, size, _ in candidates]) / seconds[1:]
+  seconds = in_turns([call for _, _, call in candidates], rounds)
+  speeds = np.array([size for _, size, _ in candidates]) / seconds
   for place, (name, size, _) in enumerate(candidates):
-    low, median, high = np.quantile(speeds[:, place], (0.25, 0.5, 0.75))
+    low, median, high = quartiles(speeds[:, place])
     has_torch = candidates[0][0].startswith("torch")
     over = float(np.median(speeds[:, place] / speeds[:, 0])) if has_torch else None
     shown = "-" if over is None else f"{over:,.0f}"
-    quartiles = f"{low:,.0f}-{high:,.0f}"
-    print(f"{name:<20}{size:>7}{median:>15,.0f}{quartiles:>20}{shown:>12}", flush=True)
-    rows.append(
-      {
-        "who": name,
-        "members": size,
-        "nets_per_second": float(median),
-        "quartiles": [float(low), float(high)],
-        "over_torch": over,
-        "rounds": rounds,
-      }
-    )
+    spread = f"{low:,.0f}-{high:,.0f}"
+    print(f"{name:<20}{size:>7}{median:>15,.0f}{spread:>20}{shown:>12}", flush=True)
+    rows.append({"who": name, "members": size, "nets_per_second": median,
+                 "quartiles": [low, high], "over_torch": over, "rounds": rounds})  # fmt: skip
   return rows

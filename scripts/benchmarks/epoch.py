@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.epoch_data import Epochs
-from scripts.benchmarks.rounds import Rounds, measure
+from scripts.benchmarks.rounds import Rounds, measure, quartiles
 from scripts.benchmarks.sizes import SIZES
 from scripts.benchmarks.step import shown
 
@@ -33,17 +33,13 @@ COLUMNS = (
 def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]:
   """Measure and print every size; return the rows for the file."""
   print(EXPLANATION)
-  missing = sorted({p for p in peers if not is_installed(CONTESTANTS[p].imported)})
+  # Without their imports: keras needs a backend set first.
+  missing = sorted({p for p in peers if find_spec(CONTESTANTS[p].imported) is None})
   for peer in missing:
     contestant = CONTESTANTS[peer]
     print(f"{contestant.shown:<26} not installed: pip install {contestant.package}", flush=True)
   names = [name for name in CONTESTANTS if name in OURS or name in set(peers) - set(missing)]
   return [row for size in sizes for row in run_size(size, rounds, names)]
-
-
-def is_installed(package: str) -> bool:
-  """Return whether a package is installed, without its import: keras needs a backend set first."""
-  return find_spec(package) is not None
 
 
 def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
@@ -53,11 +49,10 @@ def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
     made[name], first[name] = prepare(name, size)
   measured = measure([epochs.run for epochs in made.values()], rounds)
   rows = rows_of(size, names, [e.epochs for e in made.values()], first, measured)
-  others = "" if measured.disturbed is None else f", others used up to {measured.disturbed:.0%}"
   n, batch = EXAMPLES[size], SIZES[size].batch
   widths = "-".join(map(str, SIZES[size].widths))
   print(f"{size}: {widths}, {n:,} examples in batches of {batch}; "
-        f"{len(measured.seconds)} of {measured.tried} rounds{others}")  # fmt: skip
+        f"{measured}")  # fmt: skip
   print(COLUMNS)
   for row in rows:
     print(line_of(row))
@@ -85,9 +80,7 @@ def rows_of(
   rows = []
   for name in names:
     package = CONTESTANTS[name].package
-    low, ratio, high = (
-      float(q) for q in np.quantile(seconds[name] / seconds["fast"], (0.25, 0.5, 0.75))
-    )
+    low, ratio, high = quartiles(seconds[name] / seconds["fast"])
     rows.append(
       {
         "size": size,
@@ -103,9 +96,7 @@ def rows_of(
         "break_even_epochs": break_even(
           extra["fast"] - extra[name], middle[name] - middle["fast"]
         ) if name not in OURS else None,
-        "rounds": len(measured.seconds),
-        "rounds_tried": measured.tried,
-        "others": measured.disturbed,
+        **measured.figures,
       }
     )  # fmt: skip
   return rows

@@ -68,12 +68,9 @@ def make_grad(name: str) -> Epochs:
 def descent(loss_and_gradient: Callable[..., Any]) -> Update:
   """Build a step of gradient descent: `(params, x, targets) -> (params, loss)`."""
 
-  def moved(p: Any, g: Any) -> Any:
-    return p - RATE * g
-
   def update(params: Any, x: Any, targets: Any) -> tuple[Any, Any]:
     loss, grads = loss_and_gradient(params, x, targets)
-    return jax.tree.map(moved, params, grads), loss
+    return jax.tree.map(lambda p, g: p - RATE * g, params, grads), loss
 
   return update
 

@@ -87,11 +87,7 @@ def nnx_model(name: str) -> tuple[Any, Any]:
 
 def nnx_step(model: Any, optimizer: Any, x: Any, targets: Any) -> Any:
   """Run a step, which mutates the model and its optimiser."""
-
-  def loss_of(model: Any) -> Any:
-    return mean_loss(model(x), targets)
-
-  loss, grads = nnx.value_and_grad(loss_of)(model)
+  loss, grads = nnx.value_and_grad(lambda model: mean_loss(model(x), targets))(model)
   optimizer.update(model, grads)
   return loss
 

@@ -5,7 +5,6 @@ the gradient in each step and all else once; the one that checks every number in
 "skip" and "rollback" do; and one without checks.
 """
 
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,9 @@ from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.step import layer_norms, make_guarded_step, total_weight
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.models import draw_batches, our_net
+from scripts.benchmarks.rounds import in_turns, quartiles
+from scripts.benchmarks.sizes import SIZES
 
 OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
   "descent": lambda: fb.train.gradient_descent(1e-3),
@@ -44,30 +45,17 @@ def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransf
   return step
 
 
-def data_of(size: Size) -> fb.train.Batch:
-  """Draw the examples of an epoch."""
-  rng, n = np.random.default_rng(0), EPOCH * size.batch
-  x = jnp.asarray(rng.normal(size=(n, size.widths[0])), jnp.float32)
-  if size.classification:
-    return fb.train.Batch(x, jnp.asarray(rng.integers(0, size.widths[-1], n)))
-  return fb.train.Batch(x, jnp.asarray(rng.normal(size=(n, size.widths[-1])), jnp.float32))
-
-
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   print(f"{'size':<8} {'optimizer':<10} {'step':>10}  fit's look (quartiles)      every number")
-  rows = []
-  for size in sizes:
-    for optimizer in OPTIMIZERS:
-      rows.append(row_of(size, optimizer, rounds))
-  return rows
+  return [row_of(size, optimizer, rounds) for size in sizes for optimizer in OPTIMIZERS]
 
 
 def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
   """Return the times of a step with one optimiser, relative to the loop without checks."""
   size, own = SIZES[name], OPTIMIZERS[optimizer]()
-  loss = fb.softmax_cross_entropy if size.classification else fb.squared_error
-  net, data, key = fb.mlp(list(size.widths)), data_of(size), jax.random.key(1)
+  (net, loss), key = our_net(size), jax.random.key(1)
+  data = fb.train.Batch(*draw_batches(size._replace(batch=EPOCH * size.batch, scan=1), seed=0))
   numbers = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   init = fb.train.make_step(net, loss, own)[0]
   steps = {
@@ -75,30 +63,29 @@ def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
     "fit": make_guarded_step(net, loss, own, is_thorough=False)[1],
     "thorough": make_guarded_step(net, loss, own, is_thorough=True)[1],
   }
-  calls = {}
-  for who, step in steps.items():
+
+  def call_of(who: str) -> Callable[[int], float]:
     loop = start_loop(init(jax.random.key(0)), len(data.x), jnp.float32)
-    chunk = make_chunk(step, size.batch, STEPS, is_thorough=who != "fit").lower(
+    chunk = make_chunk(steps[who], size.batch, STEPS, is_thorough=who != "fit").lower(
       loop, data, numbers, jnp.int32(0), Member(key)
-    )
-    calls[who] = Call(chunk.compile(), loop)
-  seconds: dict[str, list[float]] = {who: [] for who in calls}
-  for i in range(rounds + 1):  # The first round is a warm-up.
-    for who in calls if i % 2 == 0 else reversed(calls):
-      taken = calls[who].time(data, numbers, key)
-      if i > 0:
-        seconds[who].append(taken)
-  ratios = {
-    who: statistics.quantiles(
-      [a / b for a, b in zip(seconds[who], seconds["never"], strict=True)], n=4, method="inclusive"
-    )
-    for who in ("fit", "thorough")
-  }
-  (low, median, high), thorough = ratios["fit"], ratios["thorough"][1]
-  step_seconds = statistics.median(seconds["never"])
+    ).compile()  # fmt: skip
+
+    def seconds_a_step(number: int) -> float:
+      nonlocal loop
+      start = time.perf_counter()
+      loop, _ = chunk(loop, data, numbers, jnp.int32((number + 1) * STEPS), Member(key))
+      if int(loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
+        raise RuntimeError("a step wasn't finite")
+      return (time.perf_counter() - start) / STEPS
+
+    return seconds_a_step
+
+  never, fit, thorough = in_turns([call_of(who) for who in steps], rounds).T
+  low, median, high = quartiles(fit / never)
+  step_seconds, thorough_ratio = float(np.median(never)), float(np.median(thorough / never))
   print(
     f"{name:<8} {optimizer:<10} {step_seconds * 1e6:>7.1f} us  {median:.3f} ({low:.3f}-{high:.3f})"
-    f"{thorough:>21.3f}",
+    f"{thorough_ratio:>21.3f}",
     flush=True,
   )
   return {
@@ -107,21 +94,5 @@ def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
     "step_seconds": step_seconds,
     "fit_ratio": median,
     "fit_quartiles": [low, high],
-    "thorough_ratio": thorough,
+    "thorough_ratio": thorough_ratio,
   }
-
-
-class Call:
-  """The successive chunks of one contestant."""
-
-  def __init__(self, chunk: Any, loop: Any) -> None:
-    self.chunk, self.loop, self.done = chunk, loop, 0
-
-  def time(self, data: fb.train.Batch, numbers: Any, key: Any) -> float:
-    """Return the seconds per step of one chunk."""
-    self.done += STEPS
-    start = time.perf_counter()
-    self.loop, _ = self.chunk(self.loop, data, numbers, jnp.int32(self.done), Member(key))
-    if int(self.loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
-      raise RuntimeError("a step wasn't finite")
-    return (time.perf_counter() - start) / STEPS

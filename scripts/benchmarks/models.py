@@ -5,7 +5,7 @@ Both take the same arguments.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +18,6 @@ Step = Callable[..., Any]
 array: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
 
 
-class Arguments(NamedTuple):
-  """The arguments of a step, as arrays or as shapes."""
-
-  params: Any
-  x: Any
-  targets: Any
-
-
 def our_net(size: Size) -> tuple[fb.Layer, fb.Loss]:
   """Build the network and its loss, from our rules."""
   return fb.mlp(size.widths), fb.softmax_cross_entropy if size.classification else fb.squared_error
@@ -33,8 +25,7 @@ def our_net(size: Size) -> tuple[fb.Layer, fb.Loss]:
 
 def our_step(size: Size) -> Step:
   """Build `step(params, x, targets) -> (mean loss, grads)` by our backward pass."""
-  step: Step = fb.value_and_grad(*our_net(size))
-  return step
+  return fb.value_and_grad(*our_net(size))
 
 
 def our_forward(size: Size) -> Step:
@@ -49,14 +40,19 @@ def our_forward(size: Size) -> Step:
   return forward
 
 
+def plain_outputs(params: Any, x: Any, activation: Callable[[Any], Any]) -> Any:
+  """Compute an MLP in plain JAX, with our tree of parameters."""
+  *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
+  for w, b in hidden:
+    x = activation(x @ w + b[None, :])
+  return x @ last.w + last.b[None, :]
+
+
 def plain_loss(size: Size) -> Step:
   """Build the same mean loss in plain JAX, with our tree of parameters."""
 
   def mean_loss(params: Any, x: Any, targets: Any) -> Any:
-    *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
-    for w, b in hidden:
-      x = jax.nn.relu(x @ w + b[None, :])
-    outputs = x @ last.w + last.b[None, :]
+    outputs = plain_outputs(params, x, jax.nn.relu)
     if not size.classification:
       return 0.5 * ((outputs - targets) ** 2).sum(1).mean()
     log_p = jax.nn.log_softmax(outputs, axis=1)
@@ -67,17 +63,16 @@ def plain_loss(size: Size) -> Step:
 
 def plain_step(size: Size) -> Step:
   """Build `step(params, x, targets) -> (mean loss, grads)` by autodiff."""
-  step: Step = jax.value_and_grad(plain_loss(size))
-  return step
+  return jax.value_and_grad(plain_loss(size))
 
 
-def shapes(size: Size) -> Arguments:
-  """Return the arguments of a step as shapes, enough to compile it."""
+def shapes(size: Size) -> tuple[Any, Any, Any]:
+  """Return the arguments of a step, `(params, x, targets)`, as shapes, enough to compile it."""
   params = jax.eval_shape(our_net(size)[0].init, jax.random.key(0))
   x = array((size.batch, size.widths[0]), jnp.float32)
   labels = array((size.batch,), jnp.int32)
   targets = array((size.batch, size.widths[-1]), jnp.float32)
-  return Arguments(params, x, labels if size.classification else targets)
+  return params, x, labels if size.classification else targets
 
 
 def draw_params(size: Size) -> Any:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from scripts.benchmarks.models import draw_batches, draw_params, our_step
-from scripts.benchmarks.rounds import measure
+from scripts.benchmarks.rounds import measure, quartiles
 from scripts.benchmarks.sizes import SIZES, Size
 
 PRODUCT = 1024
@@ -61,10 +61,9 @@ def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
   rows = []
   print(f"{'':<10} {'GFLOP/s':>8} {'share':>6} {'quartiles':>12}")
   for name, speed in zip(["product", *sizes], speeds.T, strict=True):
-    low, share, high = (float(q) for q in np.quantile(speed / speeds[:, 0], (0.25, 0.5, 0.75)))
+    low, share, high = quartiles(speed / speeds[:, 0])
     gflops = float(np.median(speed)) / 1e9
     print(f"{name:<10} {gflops:>8.1f} {share:>6.2f} {f'{low:.2f}-{high:.2f}':>12}", flush=True)
     rows.append({"size": name, "gflops": gflops, "share": share, "share_quartiles": (low, high),
-                 "rounds": len(speeds), "rounds_tried": measured.tried,
-                 "others": measured.disturbed})  # fmt: skip
+                 **measured.figures})  # fmt: skip
   return rows

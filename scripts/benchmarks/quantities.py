@@ -19,7 +19,7 @@ import numpy as np
 import fbackprop as fb
 from fbackprop import quantities as q
 from scripts.benchmarks.models import draw_batches, draw_params, our_step, plain_loss, plain_step
-from scripts.benchmarks.rounds import measure
+from scripts.benchmarks.rounds import measure, quartiles
 from scripts.benchmarks.sizes import QUANTITY_SIZES, Size
 from scripts.benchmarks.step import INPUTS, shown
 
@@ -168,10 +168,7 @@ def torch_candidates_of(size: Size) -> list[Candidate]:
   if missing:
     print(f"torch, BackPACK, Opacus: not installed: pip install {' '.join(missing)}", flush=True)
     return []
-  made: list[Candidate] = import_module("scripts.benchmarks.quantities_torch").candidates_of(
-    size, BOUND
-  )
-  return made
+  return import_module("scripts.benchmarks.quantities_torch").candidates_of(size, BOUND)
 
 
 def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
@@ -187,17 +184,14 @@ def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
     if heavy.call is not None and heavy.all_bytes >= HEAVY_BYTES and plain.call is not None:
       own = measure([plain.call, heavy.call], HEAVY_ROUNDS).seconds.T
       rows[heavy.name] = row_of(name, heavy, {plain.name: own[0], heavy.name: own[1]})
-  others = "" if measured.disturbed is None else f", others used up to {measured.disturbed:.0%}"
   print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; "
-        f"{len(measured.seconds)} of {measured.tried} rounds{others}")  # fmt: skip
+        f"{measured}")  # fmt: skip
   print(COLUMNS)
   for row in rows.values():
     print(line_of(row))
   print(flush=True)
   told = {
-    "rounds": len(measured.seconds),
-    "rounds_tried": measured.tried,
-    "others": measured.disturbed,
+    **measured.figures,
     "date": date.today().isoformat(),
     "versions": {package: metadata.version(package) for package in installed()},
   }
@@ -227,19 +221,13 @@ def times_of(row: dict[str, Any]) -> list[str]:
 def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> dict[str, Any]:
   """Return the figures of a candidate, without a time for one that wasn't run."""
   row: dict[str, Any] = {
-    "size": size,
-    "candidate": candidate.name,
-    "base": candidate.base,
-    "temp_bytes": candidate.temp_bytes,
-    "seconds": None,
-    "over": None,
-    "quartiles": None,
-  }
+    "size": size, "candidate": candidate.name, "base": candidate.base,
+    "temp_bytes": candidate.temp_bytes, "seconds": None, "over": None, "quartiles": None,
+  }  # fmt: skip
   if candidate.name in seconds:
     own = seconds[candidate.name]
-    low, middle, high = np.quantile(own / seconds[candidate.base], (0.25, 0.5, 0.75))
-    row |= {"seconds": float(np.median(own)), "over": float(middle),
-            "quartiles": [float(low), float(high)]}  # fmt: skip
+    low, middle, high = quartiles(own / seconds[candidate.base])
+    row |= {"seconds": float(np.median(own)), "over": middle, "quartiles": [low, high]}
   return row
 
 

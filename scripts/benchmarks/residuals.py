@@ -15,7 +15,7 @@ import numpy as np
 import fbackprop as fb
 from fbackprop.verify.cases import ACTIVATIONS
 from scripts.accuracy import peer_of
-from scripts.benchmarks.models import array
+from scripts.benchmarks.models import array, plain_outputs
 
 N, WIDTH, HIDDEN = 128, 256, 8
 WIDTHS = (WIDTH,) * (HIDDEN + 1) + (10,)
@@ -48,15 +48,8 @@ def kept_with(name: str) -> Kept:
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = array((N, WIDTH), jnp.float32)
 
-  def plain(params: Any, x: Any) -> Any:
-    *hidden, last = [layer for layer in params if layer]  # An activation's parameters are ().
-    for w, b in hidden:
-      x = f(x @ w + b[None, :])
-    return x @ last.w + last.b[None, :]
-
   def plain_residuals(params: Any, x: Any) -> Any:
-    pull_back = jax.vjp(lambda params: plain(params, x), params)[1]
-    return jax.tree.leaves(pull_back)
+    return jax.tree.leaves(jax.vjp(lambda params: plain_outputs(params, x, f), params)[1])
 
   unit = N * WIDTH * HIDDEN * 4
   ours, theirs = fb.residual_bytes(net, x), kept_bytes(plain_residuals, params, x)
@@ -67,9 +60,7 @@ def run() -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   print(f"mlp of {HIDDEN} hidden layers of {WIDTH}, N = {N}; in activations a hidden layer")
   print(f"{'activation':<12} {'ours':>6} {'jax.vjp':>8}", flush=True)
-  rows = []
-  for name in activations():
-    row = kept_with(name)
-    print(f"{row.activation:<12} {row.ours:>6.2f} {row.theirs:>8.2f}", flush=True)
-    rows.append(row._asdict())
-  return rows
+  rows = [kept_with(name) for name in activations()]
+  for row in rows:
+    print(f"{row.activation:<12} {row.ours:>6.2f} {row.theirs:>8.2f}")
+  return [row._asdict() for row in rows]

@@ -6,11 +6,12 @@ almost none of our cores during it. On a busy machine too few rounds qualify; th
 disturbed ones count, and the result states the disturbance.
 """
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,32 @@ class Rounds(NamedTuple):
   tried: int
   disturbed: float | None
 
+  @property
+  def figures(self) -> dict[str, Any]:
+    """The part of a result's row that describes the rounds."""
+    return {"rounds": len(self.seconds), "rounds_tried": self.tried, "others": self.disturbed}
+
+  def __str__(self) -> str:
+    """Say how many rounds count, and how disturbed they were."""
+    others = "" if self.disturbed is None else f", others used up to {self.disturbed:.0%}"
+    return f"{len(self.seconds)} of {self.tried} rounds{others}"
+
+
+def quartiles(values: np.ndarray) -> tuple[float, float, float]:
+  """Return the first quartile, the median and the third quartile."""
+  low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+  return float(low), float(median), float(high)
+
+
+def in_turns(calls: Sequence[Callable[[int], float]], rounds: int) -> np.ndarray:
+  """Return the seconds that the calls return, `[rounds, calls]`, after a round of warm-up."""
+  seconds = np.zeros((rounds + 1, len(calls)))
+  for i in range(rounds + 1):
+    places = range(len(calls))
+    for place in places if i % 2 == 0 else reversed(places):
+      seconds[i, place] = calls[place](i)
+  return seconds[1:]
+
 
 def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
   """Time candidates against each other.
@@ -48,7 +75,7 @@ def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
   Returns:
     The `Rounds` that count.
   """
-  count = Counter()
+  count = itertools.count()
   repeats = [repeats_for(candidate, count) for candidate in candidates]
   there_and_back = [*range(len(candidates)), *reversed(range(len(candidates)))]
   seconds: list[np.ndarray] = []
@@ -66,27 +93,15 @@ def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
   return Rounds(np.stack([seconds[i] for i in kept]), len(shares), disturbed)
 
 
-class Counter:
-  """A counter of calls, so that no call gets the inputs of the preceding one."""
-
-  def __init__(self) -> None:
-    self.count = 0
-
-  def next(self) -> int:
-    """Return 0, 1, 2, ..."""
-    self.count += 1
-    return self.count - 1
-
-
-def turn(candidate: Callable[[int], None], repeats: int, count: Counter) -> float:
-  """Return the seconds of a number of successive calls."""
+def turn(candidate: Callable[[int], None], repeats: int, count: "itertools.count[int]") -> float:
+  """Return the seconds of a number of successive calls; none gets the preceding one's inputs."""
   start = time.perf_counter()
   for _ in range(repeats):
-    candidate(count.next())
+    candidate(next(count))
   return time.perf_counter() - start
 
 
-def repeats_for(candidate: Callable[[int], None], count: Counter) -> int:
+def repeats_for(candidate: Callable[[int], None], count: "itertools.count[int]") -> int:
   """Return the number of calls in a turn, ignoring the first call, which may be a warm-up."""
   turn(candidate, 1, count)
   return max(1, round(SECONDS / turn(candidate, 3, count) * 3))
@@ -118,13 +133,9 @@ def busy_seconds() -> float | None:
   if not stat.exists():
     return None
   ours = {f"cpu{i}" for i in os.sched_getaffinity(0)}
-  ticks = sum(map(busy_ticks, (line for line in lines(stat) if line.split()[0] in ours)))
+  lines = filter(None, stat.read_text().splitlines())
+  ticks = sum(busy_ticks(line) for line in lines if line.split()[0] in ours)
   return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def lines(file: Path) -> Iterator[str]:
-  """Return the nonempty lines of a file."""
-  return (line for line in file.read_text().splitlines() if line)
 
 
 def busy_ticks(line: str) -> int:

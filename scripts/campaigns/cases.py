@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
+from scripts.benchmarks.bridges import joined
 
 ACTIVATIONS = (
   "relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "softplus", "gelu", "gelu_tanh", "silu",
@@ -91,7 +92,7 @@ def build(case: Case) -> Call:
       args = (params, x, targets, *weights, *key)
   if case.form == "pair":
     return f, args, f_vjp
-  return carried(f, f_vjp), args, None
+  return joined(f, f_vjp), args, None
 
 
 def network(case: Case) -> fb.Layer:
@@ -145,14 +146,11 @@ def targets_of(case: Case, rng: np.random.Generator) -> Any:
 def outputs_of(net: fb.Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
   """Return the network, and its rule."""
 
-  def outputs(params: Any, x: Any, *key: Any) -> Any:
-    return net.forward(params, x, *key)[0]
-
   def outputs_vjp(params: Any, x: Any, *key: Any) -> Any:
     y, backward = fb.pullback(net)(params, x, *key)
     return y, lambda y_bar: (*backward(y_bar), *(None for _ in key))
 
-  return outputs, outputs_vjp
+  return lambda params, x, *key: net.forward(params, x, *key)[0], outputs_vjp
 
 
 def mean_loss_of(
@@ -167,8 +165,8 @@ def mean_loss_of(
     return {"weights": weights[0] if weights else None, "key": key[0] if key else None}
 
   def mean_loss(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
-    options = options_of(jax.tree.map(held, rest))
-    return gradient(params, x, held(targets), **options)[0]
+    targets, rest = jax.lax.stop_gradient((targets, rest))
+    return gradient(params, x, targets, **options_of(rest))[0]
 
   def mean_loss_vjp(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
     value, (grads, x_bar) = gradient(params, x, targets, **options_of(rest))
@@ -190,9 +188,6 @@ def closed_over(
   def own(x: Any) -> Any:
     return (c.astype(x.dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c for c in constants)
 
-  def closed(params: Any, x: Any, *key: Any) -> Any:
-    return f(params, x, *own(x), *key)
-
   def closed_vjp(params: Any, x: Any, *key: Any) -> Any:
     y, pull = f_vjp(params, x, *own(x), *key)
 
@@ -202,7 +197,7 @@ def closed_over(
 
     return y, closed_pull
 
-  return closed, closed_vjp
+  return lambda params, x, *key: f(params, x, *own(x), *key), closed_vjp
 
 
 def holds_floats(case: Case) -> bool:
@@ -212,25 +207,6 @@ def holds_floats(case: Case) -> bool:
   return is_held and (case.weighted or not has_labels)
 
 
-def held(leaf: Any) -> Any:
-  """Return a leaf as a constant, with respect to which nothing is differentiated."""
-  return jax.lax.stop_gradient(leaf)
-
-
 def zero_bar(leaf: Any) -> Any:
   """Return the cotangent of a constant: zero for a float, None for labels and keys."""
   return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None
-
-
-def carried(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
-  """Return the function and its rule as a `jax.custom_vjp`."""
-
-  def forward(*args: Any) -> Any:
-    return f_vjp(*args)[0], args
-
-  def backward(args: Any, y_bar: Any) -> Any:
-    return tuple(f_vjp(*args)[1](y_bar))
-
-  own = jax.custom_vjp(f)
-  own.defvjp(forward, backward)
-  return own

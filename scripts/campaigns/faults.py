@@ -4,7 +4,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +19,10 @@ from jax.experimental.compilation_cache import compilation_cache
 import fbackprop as fb
 from fbackprop.train.examples import digest
 from scripts.campaigns.grouping import grouped
+from scripts.campaigns.results import cache_options
 
 STEPS, EVERY = 60, 5
-COMPILED = os.path.join(tempfile.gettempdir(), "fbackprop-fault-campaign")
+COMPILED = cache_options("fault-campaign")
 OPTIMIZERS = {
   "gradient_descent": lambda: fb.train.gradient_descent(0.1),
   "momentum": lambda: optax.sgd(0.05, momentum=0.9),
@@ -110,11 +110,7 @@ def bits(result: fb.train.Result) -> str:
 @contextmanager
 def keeping_compiled(folder: str) -> Iterator[None]:
   """Make jax cache compiled programs in a folder, for the next run of the same kind."""
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
+  settings = {**COMPILED, "jax_compilation_cache_dir": folder}
   before = {name: getattr(jax.config, name) for name in settings}
   for values in (settings, before):
     for name, value in values.items():
@@ -139,7 +135,7 @@ def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
       None for never.
     out: the file for the bits.
   """
-  with keeping_compiled(COMPILED):
+  with keeping_compiled(COMPILED["jax_compilation_cache_dir"]):
     if kill_at is not None:
       die_at(kill_at, folder)
     result = run(plan, folder, resumes=has_checkpoint(folder))

@@ -5,7 +5,6 @@ constants to every witness, the batch can be made longer, and "other labels" mea
 The numbers in the tables have few digits, so that every dtype represents them exactly.
 """
 
-import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -38,18 +37,9 @@ class LossCase(NamedTuple):
   targets_of: Callable[[Any, Any], Any]
 
 
-def labels_of(rows: Any, dtype: Any) -> Any:
-  """Return the rows themselves, as labels."""
-  return rows
-
-
 def rows_of(*table: tuple[float, ...]) -> Callable[[Any, Any], Any]:
   """Return rows of a table, in the dtype of the outputs."""
-
-  def targets_of(rows: Any, dtype: Any) -> Any:
-    return jnp.asarray(np.array(table), dtype)[rows]
-
-  return targets_of
+  return lambda rows, dtype: jnp.asarray(np.array(table), dtype)[rows]
 
 
 real_rows = rows_of((1, -0.5, 0, 0.75), (-2, 0.25, 1.5, 0), (0.5, 3, -1, -0.25), (0, 0, 2, -4))
@@ -61,19 +51,14 @@ share_rows = rows_of(
 short_rows = rows_of((1, -0.5), (-2, 0.25), (0.5, 3))
 
 
-def labels_and_rows(rows: Any, dtype: Any) -> Any:
-  """Return the targets of a combination of two losses."""
-  return rows, short_rows(rows, dtype)
-
-
 LABELS = (0, 1, 2, 3, 1, 0)
-TARGETS = {
-  "labels": (LABELS, labels_of),
-  "labels_with_gaps": ((0, -1, 2, 3, 1, -1), labels_of),
+TARGETS: dict[str, tuple[tuple[int, ...], Callable[[Any, Any], Any]]] = {
+  "labels": (LABELS, lambda rows, dtype: rows),
+  "labels_with_gaps": ((0, -1, 2, 3, 1, -1), lambda rows, dtype: rows),
   "shares": (LABELS, share_rows),
   "values": (LABELS, real_rows),
   "counts": (LABELS, count_rows),
-  "labels_and_values": ((0, 1, 2) * 2, labels_and_rows),
+  "labels_and_values": ((0, 1, 2) * 2, lambda rows, dtype: (rows, short_rows(rows, dtype))),
 }
 """The integer argument and `targets_of`, by the kind of a loss's targets."""
 # The order determines which pairs are weighted, also in the recorded results.
@@ -126,7 +111,7 @@ def is_weighted(cell: Cell) -> bool:
 
 def verify(cell: Cell, level: str = "standard") -> fb.verify.Report:
   """Return the report on one cell; float64 has x64 on, as for its users."""
-  with jax.enable_x64(True) if cell.dtype == "float64" else contextlib.nullcontext():
+  with jax.enable_x64(cell.dtype == "float64"):
     if cell.loss in LOSSES:
       return verify_mean_loss(cell, level)
     net, params, x = arguments_of(PARTS[cell.net](jnp.float32), cell.dtype)
@@ -171,10 +156,7 @@ def verify_mean_loss(cell: Cell, level: str) -> fb.verify.Report:
     targets, weights = case.targets_of(rows, x.dtype), weights_of(rows, x.dtype)
     value, grads = gradient(params, x, targets, weights=weights)
 
-    def pull(y_bar: Any) -> Any:
-      return (*jax.tree.map(lambda leaf: y_bar * leaf, grads), None)
-
-    return value, pull
+    return value, lambda y_bar: (*jax.tree.map(lambda leaf: y_bar * leaf, grads), None)
 
   rows = jnp.asarray(case.rows, jnp.int32)
   return fb.verify.vjp(mean_loss, params, x, rows, f_vjp=mean_loss_vjp, level=level)

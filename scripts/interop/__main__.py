@@ -9,10 +9,9 @@ Exits with 1 if a number differs, a package isn't there, a planted convention is
 page's example with jax-privacy doesn't print what it shows.
 """
 
-import argparse
-import json
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from importlib import import_module, metadata
 from pathlib import Path
@@ -20,15 +19,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from fbackprop.files import write_whole
 from scripts.benchmarks import machine
+from scripts.campaigns import results
 from scripts.interop import ours, page, witness
 from scripts.interop.comparisons import BACKPACK, COMPARISONS, IMPORTED, JAX_PRIVACY, OPACUS, Facts
-from scripts.interop.jax_privacy_peer import run_jax_privacy
+from scripts.interop.peers import run_backpack, run_jax_privacy, run_opacus
 from scripts.interop.problems import PROBLEMS, Data, Problem, Tree, bound_of, draw
 from scripts.interop.rows import PLANTS, Measured, control, make_rows
 from scripts.interop.table import control_lines, grouped, lines_of, markdown_of
-from scripts.interop.torch_peers import run_backpack, run_opacus
 
 Runner = Callable[[Problem, Data, float], dict[str, Tree]]
 RUNNERS: dict[str, Runner] = {
@@ -40,11 +38,7 @@ RUNNERS: dict[str, Runner] = {
 
 def main(arguments: list[str] | None = None) -> int:
   """Run the script."""
-  about, _, usage = (__doc__ or "").partition("\n")
-  parser = argparse.ArgumentParser(
-    prog="interop", description=about, epilog=usage,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )  # fmt: skip
+  parser = results.parser_of(__doc__, prog="interop")
   parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows to a file")
   parser.add_argument("--plant", choices=PLANTS, help="a wrong convention, to see it found")
   parser.add_argument("--markdown", action="store_true", help="print the page's table too")
@@ -77,15 +71,14 @@ def main(arguments: list[str] | None = None) -> int:
   wrong = sum(not row["ok"] for row in rows)
   print(f"{len(rows) - wrong} of {len(rows)} rows agree")
   if options.json:
-    made = {
+    results.write(options.json, {
       "date": date.today().isoformat(),
       "machine": here,
       "missing": missing,
       "control": planted,
       "example": {"lines": ran, "failed": failed},
       "rows": [{k: v for k, v in row.items() if k != "changed"} for row in rows],
-    }
-    write_whole(options.json, (json.dumps(made, indent=1, ensure_ascii=False) + "\n").encode())
+    })  # fmt: skip
   unfound = any(told["found"] < told["rows"] for told in planted.values())
   return int(bool(wrong or missing or unfound or failed or not ran))
 
@@ -94,11 +87,9 @@ def find_installed() -> list[str]:
   """Return the installed peers; any error of their import but a missing module propagates."""
   found = []
   for package, name in IMPORTED.items():
-    try:
+    with suppress(ModuleNotFoundError):
       import_module(name)
-    except ModuleNotFoundError:
-      continue
-    found.append(package)
+      found.append(package)
   return found
 
 

@@ -79,11 +79,6 @@ def over_n(tree: Tree, facts: Facts) -> Tree:
   return times(tree, facts.problem.n)
 
 
-def over_bound(tree: Tree, facts: Facts) -> Tree:
-  """Multiply by C what was divided by it."""
-  return times(tree, facts.bound)
-
-
 def undefined_as_zero(tree: Tree, facts: Facts) -> Tree:
   """Replace the variance of one example, NaN in NumPy too, by 0, as in BackPACK."""
   return [np.nan_to_num(leaf) for leaf in tree] if facts.problem.n == 1 else tree
@@ -91,20 +86,13 @@ def undefined_as_zero(tree: Tree, facts: Facts) -> Tree:
 
 def descale(reduction: str, power: int) -> Convert:
   """Divide by s, or by s² for products of two gradients."""
-
-  def convert(tree: Tree, facts: Facts) -> Tree:
-    return times(tree, loss_scale(facts.problem, reduction) ** -power)
-
-  return convert
+  return lambda tree, facts: times(tree, loss_scale(facts.problem, reduction) ** -power)
 
 
 def sum_parameters(reduction: str) -> Convert:
   """Sum BackPACK's squared norms of the parameters, divided by s²."""
-
-  def convert(tree: Tree, facts: Facts) -> Tree:
-    return times([np.sum(tree, axis=0)], loss_scale(facts.problem, reduction) ** -2)
-
-  return convert
+  by_scale = descale(reduction, 2)
+  return lambda tree, facts: by_scale([np.sum(tree, axis=0)], facts)
 
 
 def unbias(reduction: str) -> Convert:
@@ -112,7 +100,7 @@ def unbias(reduction: str) -> Convert:
 
   def convert(tree: Tree, facts: Facts) -> Tree:
     n = facts.problem.n
-    squared = times(tree, loss_scale(facts.problem, reduction) ** -2)
+    squared = descale(reduction, 2)(tree, facts)
     return times(squared, n / (n - 1)) if n > 1 else squared
 
   return convert
@@ -139,35 +127,26 @@ COMPARISONS: tuple[Comparison, ...] = (
   *(
     Comparison("jax", f"{WITNESS}, {ours}", ours, "by definition", convert)
     for ours, convert in (
-      ("example_gradients", as_it_is),
-      ("example_sqnorms", as_it_is),
-      ("second_moment", as_it_is),
-      ("variance", undefined_as_zero),
-      ("clipped_gradient", as_it_is),
+      ("example_gradients", as_it_is), ("example_sqnorms", as_it_is), ("second_moment", as_it_is),
+      ("variance", undefined_as_zero), ("clipped_gradient", as_it_is),
     )
   ),
   *compare_backpack("sum"),
   *compare_backpack("mean"),
   Comparison(OPACUS, "p.grad, sum", "clipped_gradient, stable", "none", as_it_is, STABLE),
-  Comparison(
-    OPACUS, "p.grad, mean", "clipped_gradient, stable", "· expected batch size", over_n, STABLE
-  ),
+  Comparison(OPACUS, "p.grad, mean", "clipped_gradient, stable", "· expected batch size", over_n,
+             STABLE),
   Comparison(OPACUS, "p.grad, sum", "clipped_gradient", "none", as_it_is),
   Comparison(OPACUS, "norms, sum", "norms", "none", as_it_is, "√example_sqnorms"),
   Comparison(OPACUS, "norms, mean", "norms", "none", as_it_is, "√example_sqnorms"),
   Comparison(JAX_PRIVACY, "clipped_grad", "clipped_gradient", "none", as_it_is),
   Comparison(JAX_PRIVACY, "normalize_by=N", "clipped_gradient", "· N", over_n),
-  Comparison(JAX_PRIVACY, "rescale_to_unit_norm", "clipped_gradient", "· C", over_bound),
-  Comparison(
-    JAX_PRIVACY,
-    "first example NaN",
-    "clipped_gradient, but the first",
-    "none",
-    as_it_is,
-    "clipped_gradient of the others",
-  ),
+  Comparison(JAX_PRIVACY, "rescale_to_unit_norm", "clipped_gradient", "· C",
+             lambda tree, facts: times(tree, facts.bound)),
+  Comparison(JAX_PRIVACY, "first example NaN", "clipped_gradient, but the first", "none", as_it_is,
+             "clipped_gradient of the others"),
   Comparison(JAX_PRIVACY, "grad_norms", "norms", "none", as_it_is, "√example_sqnorms"),
-)
+)  # fmt: skip
 
 
 def threshold_of(comparison: Comparison, facts: Facts, theirs: Tree) -> float:

@@ -32,11 +32,7 @@ def example_gradients(problem: Problem, data: Data) -> Tree:
 @partial(jax.jit, static_argnums=0)
 def compiled(problem: Problem, weights: Any, x: Any, targets: Any) -> Any:
   """Compute the gradients by autodiff, in one program."""
-
-  def loss(weights: Any, x: Any, target: Any) -> Any:
-    return loss_of(problem, weights, x, target)
-
-  return jax.vmap(jax.grad(loss), (None, 0, 0))(weights, x, targets)
+  return jax.vmap(jax.grad(partial(loss_of, problem)), (None, 0, 0))(weights, x, targets)
 
 
 def norms_of(gradients: Tree) -> np.ndarray:

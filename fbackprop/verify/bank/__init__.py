@@ -4,31 +4,21 @@ The code is in the style of users' rules, without types. Importing it computes n
 specimen builds its function and its arguments on demand.
 """
 
-from fbackprop.verify.bank import (
-  activations,
-  arithmetic,
-  attention,
-  batches,
-  branches,
-  loops,
-  losses,
-  modes,
-  networks,
-  normalization,
-  precision,
-  products,
-  structure,
-)
+from importlib import import_module
+
 from fbackprop.verify.bank.specimen import Example, Specimen
 
 __all__ = ["BUGS", "RIGHT", "Example", "Specimen"]
 
 SUBJECTS = (
-  products, arithmetic, activations, losses, normalization, attention, loops, networks, batches,
-  branches, precision, structure, modes,
+  "products", "arithmetic", "activations", "losses", "normalization", "attention", "loops",
+  "networks", "batches", "branches", "precision", "structure", "modes",
 )  # fmt: skip
 SPECIMENS = tuple(
-  value for subject in SUBJECTS for value in vars(subject).values() if isinstance(value, Specimen)
+  value
+  for subject in SUBJECTS
+  for value in vars(import_module(f"fbackprop.verify.bank.{subject}")).values()
+  if isinstance(value, Specimen)
 )
 BUGS = tuple(specimen for specimen in SPECIMENS if specimen.causes)
 RIGHT = tuple(specimen for specimen in SPECIMENS if not specimen.causes)

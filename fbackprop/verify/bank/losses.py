@@ -91,8 +91,7 @@ def temperature_forgotten(logits, targets, loss_bar):
   return mean_bar * (jnp.exp(log_p) * total - targets), -mean_bar * log_p
 
 
-@right(lambda logits, targets: -jnp.sum(targets * jax.nn.log_softmax(logits), axis=1), (6, 4),
-       positive(6, 4), f_vjp=True)  # fmt: skip
+@right(lambda z, t: -jnp.sum(t * jax.nn.log_softmax(z), axis=1), (6, 4), positive(6, 4), f_vjp=True)
 def right_soft_labels(logits, targets, losses_bar):
   """The rows of targets needn't sum to one: p Σt - t, and -log p for the targets."""
   log_p, total = jax.nn.log_softmax(logits), targets.sum(1, keepdims=True)
@@ -209,8 +208,7 @@ def triplet_anchor(anchor, positive, negative, y_bar):
   return near, -near, 2 * y_bar[:, None] * (anchor - negative)
 
 
-@right(lambda predictions, targets: 2.0**-20 * jnp.mean((predictions - targets) ** 2), (5, 3),
-       (5, 3))  # fmt: skip
+@right(lambda y, t: 2.0**-20 * jnp.mean((y - t) ** 2), (5, 3), (5, 3))
 def right_scaled_loss(predictions, targets, loss_bar):
   """The factors of a loss times 2⁻²⁰ are multiplied before the error."""
   error = predictions - targets

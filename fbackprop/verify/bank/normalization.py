@@ -8,12 +8,6 @@ from fbackprop.verify.bank.specimen import bug, normal, positive, right
 EPS = 1e-5
 
 
-def layer_norm(x, scale, shift):
-  """Compute (x - mean) / sqrt(var + eps) over the last axis, scaled and shifted."""
-  x_hat, _ = normalized(x)
-  return x_hat * scale + shift
-
-
 def normalized(x):
   """Return (x - mean) / sqrt(var + eps) over the last axis, and 1 / sqrt(var + eps)."""
   centered = x - mean(x)
@@ -26,13 +20,23 @@ def mean(x):
   return x.mean(-1, keepdims=True)
 
 
-LAYER_NORM = (layer_norm, (6, 5), positive(5), normal(5, seed=2))
-
-
 def layer_norm_forward(x, scale, shift):
-  """Compute `layer_norm` and keep x_hat."""
+  """Compute (x - mean) / sqrt(var + eps) over the last axis, scaled and shifted; keep x_hat."""
   x_hat, rstd = normalized(x)
   return x_hat * scale + shift, (x_hat, rstd, scale)
+
+
+def layer_norm(x, scale, shift):
+  """Compute `layer_norm_forward` alone."""
+  return layer_norm_forward(x, scale, shift)[0]
+
+
+def inverse_root(x):
+  """Compute 1 / sqrt(mean of squares + eps) over the last axis."""
+  return jax.lax.rsqrt(mean(x * x) + EPS)
+
+
+LAYER_NORM = (layer_norm, (6, 5), positive(5), normal(5, seed=2))
 
 
 def scale_and_shift_bar(x_hat, y_bar):
@@ -107,33 +111,27 @@ def right_layer_norm_from_moments(x, scale, shift, y_bar):
   return x_bar, (y_bar * centered * rstd).sum(0), y_bar.sum(0)
 
 
-def rms_norm(x):
-  """Divide by the root mean square over the last axis."""
-  return x * jax.lax.rsqrt(mean(x * x) + EPS)
-
-
-@bug("scale: wrong point", lambda x, scale: scale * x * jax.lax.rsqrt(mean(x * x) + EPS), (6, 5),
-     positive(5), f_vjp=True)  # fmt: skip
+@bug("scale: wrong point", lambda x, scale: scale * x * inverse_root(x), (6, 5), positive(5),
+     f_vjp=True)  # fmt: skip
 def rms_norm_scale_at_input(x, scale, y_bar):
   """The scale's cotangent uses x instead of the normalised x_hat."""
-  rstd = jax.lax.rsqrt(mean(x * x) + EPS)
+  rstd = inverse_root(x)
   x_hat, bar = x * rstd, y_bar * scale
   return rstd * (bar - x_hat * mean(bar * x_hat)), (y_bar * x).sum(0)
+
+
+def rms_norm(x):
+  """Divide by the root mean square over the last axis."""
+  return x * inverse_root(x)
 
 
 @bug("x: path", rms_norm, (6, 5))
 def rms_norm_constant(x, y_bar):
   """The rule of rms_norm treats the root mean square as a constant."""
-  return (y_bar * jax.lax.rsqrt(mean(x * x) + EPS),)
+  return (y_bar * inverse_root(x),)
 
 
-def rms_norm_forward(x):
-  """Compute `rms_norm` and keep y and the inverse root alone."""
-  rstd = jax.lax.rsqrt(mean(x * x) + EPS)
-  return x * rstd, (x * rstd, rstd)
-
-
-@right(rms_norm, (6, 5), forward=rms_norm_forward)
+@right(rms_norm, (6, 5), forward=lambda x: (rms_norm(x), (rms_norm(x), inverse_root(x))))
 def right_rms_norm_from_output(y, rstd, y_bar):
   """rms_norm's rule from y and the inverse root alone; the scale is 1."""
   return (rstd * (y_bar - y * mean(y_bar * y)),)
@@ -194,14 +192,14 @@ def weight_norm_projection(x, v, g, y_bar):
   return y_bar @ (g * v / length).T, w_bar * g / length, (w_bar * v / length).sum(0)
 
 
-def gram_plus_one(a):
+def gram(a):
   """Compute a aᵀ + 1, which is symmetric and positive definite."""
   return a @ a.T + jnp.eye(a.shape[0], dtype=a.dtype)
 
 
 def ridge_solve(a, b):
   """Solve (a aᵀ + 1) x = b."""
-  return jnp.linalg.solve(gram_plus_one(a), b)
+  return jnp.linalg.solve(gram(a), b)
 
 
 @right(ridge_solve, (3, 4), (3, 2))
@@ -211,9 +209,8 @@ def right_ridge_solve(a, b, x_bar):
   return -(b_bar @ (x.T @ a) + x @ (b_bar.T @ a)), b_bar
 
 
-@right(lambda a: jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gram_plus_one(a))))), (3, 4),
-       f_vjp=True)  # fmt: skip
+@right(lambda a: jnp.sum(jnp.log(jnp.diagonal(jnp.linalg.cholesky(gram(a))))), (3, 4), f_vjp=True)
 def right_log_determinant(a, y_bar):
   """The rule of a log determinant solves with the Cholesky factor."""
-  factor = jnp.linalg.cholesky(gram_plus_one(a))
+  factor = jnp.linalg.cholesky(gram(a))
   return (y_bar * jax.scipy.linalg.cho_solve((factor, True), a),)

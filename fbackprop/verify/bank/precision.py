@@ -12,14 +12,13 @@ def tanh_layer(params, x):
   return jnp.tanh(ref.layer(params, x))
 
 
-def keeping_bfloat16(params, x):
+def keeping_bf16(params, x):
   """Compute `tanh_layer`, and keep its output in bfloat16."""
   y = tanh_layer(params, x)
   return y, (params, x, y.astype(jnp.bfloat16))
 
 
-@bug("params/w, params/b: precision", tanh_layer, one_layer(4, 5), (6, 4),
-     forward=keeping_bfloat16)  # fmt: skip
+@bug("params/w, params/b: precision", tanh_layer, one_layer(4, 5), (6, 4), forward=keeping_bf16)
 def residual_in_bfloat16(params, x, y, y_bar):
   """The activations are kept in bfloat16, to save memory."""
   z_bar = y_bar * (1 - y.astype(y_bar.dtype) ** 2)

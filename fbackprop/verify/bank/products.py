@@ -170,8 +170,7 @@ def patches(x):
   return jnp.stack([padded[i : i + x.shape[0]] for i in range(3)], axis=1)
 
 
-@right(correlate, (9,), (3,), forward=lambda x, kernel: (patches(x) @ kernel, (x, kernel)),
-       f_vjp=True)  # fmt: skip
+@right(correlate, (9,), (3,), forward=lambda x, k: (patches(x) @ k, (x, k)), f_vjp=True)
 def right_convolution_by_product(x, kernel, y_bar):
   """A convolution as a product of patches, whose cotangents are added back slice by slice."""
   padded_bar = jnp.zeros(x.shape[0] + 2, x.dtype)

@@ -100,8 +100,9 @@ def bug(
   Returns:
     A decorator, which returns the `Specimen`: named after the function, with "-" for "_".
   """
-  leaves, _, causes = expected.rpartition(": ")
-  expectations = [tuple(words.split(", ")) if words else () for words in (leaves, causes)]
+  leaves, causes = (
+    tuple(words.split(", ")) if words else () for words in expected.rpartition(": ")[::2]
+  )
 
   def declare(function: Function) -> Specimen:
     @functools.wraps(function)
@@ -110,7 +111,7 @@ def bug(
         return function()
       return example(problem[0], function, *problem[1:], **options)
 
-    return Specimen(function.__name__.replace("_", "-"), make, *expectations, level)
+    return Specimen(function.__name__.replace("_", "-"), make, leaves, causes, level)
 
   return declare
 

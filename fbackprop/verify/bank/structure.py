@@ -82,8 +82,7 @@ def labels_with_gradient(logits, labels, y_bar):
   return y_bar[:, None] * one_hot, jnp.zeros(labels.shape, logits.dtype)
 
 
-@bug("forward", ref.layer, one_layer(4, 3), (5, 4),
-     forward=lambda params, x: (x @ params["w"], (params, x)))  # fmt: skip
+@bug("forward", ref.layer, one_layer(4, 3), (5, 4), forward=lambda p, x: (x @ p["w"], (p, x)))
 def output_without_bias(params, x, y_bar):
   """The forward rule omits the bias."""
   return ref.layer_backward(params, x, y_bar)
@@ -139,8 +138,7 @@ def right_float0(logits, labels, y_bar):
   return logits_bar, np.zeros(labels.shape, jax.dtypes.float0)
 
 
-@right(lambda x, mask, scale: jnp.where(mask, scale * x, 0), (5, 3),
-       lambda: draw((5, 3), (5, 3))[1] > 0, ())  # fmt: skip
+@right(lambda x, m, s: jnp.where(m, s * x, 0), (5, 3), lambda: draw((5, 3), (5, 3))[1] > 0, ())
 def right_mask_and_scalar(x, mask, scale, y_bar):
   """A boolean mask and a float scale that is a scalar array."""
   kept = jnp.where(mask, y_bar, 0)

@@ -11,6 +11,7 @@ CLASSES = 4
 """Outputs of the networks and inputs of the losses, so that any two of them make a model."""
 
 Primals = tuple[Any, ...]
+Reference = Callable[..., Array]
 Kinks = Callable[[Any], list[Primals]]
 Generator = np.random.Generator
 
@@ -41,7 +42,7 @@ class Case(NamedTuple):
   id: str
   make: Callable[[Any], Any]
   primals: Callable[[Generator, int, Any], Primals]
-  reference: Callable[..., Array]
+  reference: Reference
   kinks: Kinks | None = None
   reads_own_params: bool = False
   constants: Callable[..., Primals] | None = None

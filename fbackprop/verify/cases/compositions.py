@@ -15,13 +15,13 @@ from fbackprop.networks import mlp
 from fbackprop.repetition import remat, repeat
 from fbackprop.types import Array, Layer
 from fbackprop.verify.cases import layers
-from fbackprop.verify.cases.case import CLASSES, Case, Primals
+from fbackprop.verify.cases.case import CLASSES, Case, Primals, Reference
 from fbackprop.verify.cases.layers import affine, drawn_row, dropped, layer_normed, layer_row
 
 REFERENCES = {row.title: row.reference for row in layers.ACTIVATIONS}
 
 
-def chain_of(*references: layers.Reference) -> layers.Reference:
+def chain_of(*references: Reference) -> Reference:
   """Return the reference of a chain, given the references of its layers."""
 
   def reference(params: Any, x: Array) -> Array:

@@ -10,9 +10,7 @@ import numpy as np
 
 from fbackprop import gates
 from fbackprop.types import Array, Gate
-from fbackprop.verify.cases.case import Case, Generator, Kinks, Primals, always, points
-
-Reference = Callable[..., Array]
+from fbackprop.verify.cases.case import Case, Generator, Kinks, Primals, Reference, always, points
 
 # --- Inputs ---------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from fbackprop.layers.dense import dense
 from fbackprop.layers.dropout import dropout
 from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.types import Array, Layer
-from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, always
-from fbackprop.verify.cases.gates import GATES, Reference
+from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, Reference, always
+from fbackprop.verify.cases.gates import GATES
 
 Make = Callable[[Any], Layer]
 

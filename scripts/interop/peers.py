@@ -1,4 +1,4 @@
-"""BackPACK and Opacus: their quantities in their own conventions, in our layout.
+"""BackPACK, Opacus, jax-privacy: their quantities in their own conventions, in our layout.
 
 A torch Linear has W `[D_out, D_in]`, with y = x Wᵀ + b: weights are transposed on input, and their
 gradients on output. Type checks work without torch.
@@ -8,9 +8,11 @@ import warnings
 from importlib import import_module
 from typing import Any
 
+import jax
 import numpy as np
 
 from scripts.interop.problems import CROSS_ENTROPY, Data, Problem, Tree
+from scripts.interop.witness import loss_of
 
 REDUCTIONS = ("sum", "mean")
 
@@ -108,3 +110,29 @@ def make_criterion(torch: Any, problem: Problem, reduction: str) -> Any:
 
   half_squared_error.reduction = reduction  # type: ignore[attr-defined]
   return half_squared_error
+
+
+def run_jax_privacy(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
+  """Return the sum of clipped gradients, and the norms used for clipping."""
+  jax_privacy = import_module("jax_privacy")
+
+  def loss(weights: Any, x: Any, target: Any) -> Any:
+    return loss_of(problem, weights, x, target)
+
+  def clip(x: Any = data.x, **options: Any) -> Any:
+    clipped = jax_privacy.clipped_grad(
+      loss, l2_clip_norm=bound, batch_argnums=(1, 2), keep_batch_dim=False, **options
+    )
+    return jax.jit(clipped)(data.weights, x, data.targets)
+
+  poisoned = data.x.copy()
+  poisoned[0] = np.nan
+  found = {
+    "clipped_grad": clip(),
+    "normalize_by=N": clip(normalize_by=problem.n),
+    "rescale_to_unit_norm": clip(rescale_to_unit_norm=True),
+    "first example NaN": clip(poisoned),
+    "grad_norms": clip(return_grad_norms=True)[1].grad_norms,
+  }
+  return {name: [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+          for name, tree in found.items()}  # fmt: skip
