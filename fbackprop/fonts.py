@@ -101,13 +101,11 @@ def without(
   return [c for c in characters if not any(font.get_char_index(ord(c)) for font in fonts)]
 
 
-def families_with_any_of(characters: Sequence[str]) -> list[str]:
+def families_with_any_of(characters: Sequence[str]) -> set[str]:
   """Return the families of which a font has a glyph for one of the characters."""
   fonts = need("matplotlib.font_manager", extra="plot").fontManager.ttflist
-  found = dict.fromkeys(
-    font.name for font in fonts if not NO_FACES.fullmatch(font.name) and has_any(font, characters)
-  )
-  return list(found)
+  faces = (font for font in fonts if not NO_FACES.fullmatch(font.name))
+  return {font.name for font in faces if has_any(font, characters)}
 
 
 def has_any(entry: Any, characters: Sequence[str]) -> bool:
