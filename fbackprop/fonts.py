@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fbackprop.extras import need
 
@@ -80,9 +80,8 @@ def any_weight() -> Iterator[None]:
 
 def fill_in(found: list[str], missing: list[str], setting: dict[str, str]) -> list[str]:
   """Add to `found` families for missing characters; return those still missing."""
-  families = families_with_any_of(missing)
   while missing:
-    left = {family: without(missing, [family], setting) for family in families}
+    left = {family: without(missing, [family], setting) for family in families_with_any_of(missing)}
     # The one that has most; of several such one of fixed width, as DejaVu Sans Mono is.
     best = min(left, key=lambda name: (len(left[name]), "Mono" not in name, name), default=None)
     if best is None or len(left[best]) == len(missing):
@@ -102,20 +101,20 @@ def without(
   return [c for c in characters if not any(font.get_char_index(ord(c)) for font in fonts)]
 
 
-def families_with_any_of(characters: Sequence[str]) -> list[str]:
-  """Return the families of which a scalable font has a glyph for one of the characters."""
-  manager = need("matplotlib.font_manager", extra="plot")
-  names = {}
-  for entry in manager.fontManager.ttflist if characters else ():
-    if entry.name in names or NO_FACES.fullmatch(entry.name):
-      continue
-    try:
-      font = manager.get_font(entry.fname)
-      if font.scalable and any(font.get_char_index(ord(c)) for c in characters):
-        names[entry.name] = True
-    except (OSError, RuntimeError):  # Gone since matplotlib made its list, or broken.
-      continue
-  return list(names)
+def families_with_any_of(characters: Sequence[str]) -> set[str]:
+  """Return the families of which a font has a glyph for one of the characters."""
+  fonts = need("matplotlib.font_manager", extra="plot").fontManager.ttflist
+  faces = (font for font in fonts if not NO_FACES.fullmatch(font.name))
+  return {font.name for font in faces if has_any(font, characters)}
+
+
+def has_any(entry: Any, characters: Sequence[str]) -> bool:
+  """Return whether a font is scalable and has a glyph for one of the characters."""
+  try:
+    font = need("matplotlib.font_manager", extra="plot").get_font(entry.fname)
+    return font.scalable and any(font.get_char_index(ord(c)) for c in characters)
+  except (OSError, RuntimeError):  # Gone since matplotlib made its list, or broken.
+    return False
 
 
 def look_for_new_fonts() -> None:

@@ -133,10 +133,6 @@ def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
   kept = last if best is None else best
   score = {"test_accuracy": kept.test_accuracy} if dataset.is_classification else {}
   validated = {} if best is None else {"kept_step": best.step, "validation_score": best.score}
-  names = (
-    "gradient_check_max_rel_error", "gradient_rounding_max_rel_error", "seconds", "check_seconds",
-    "compile_seconds",
-  )  # fmt: skip
   return {
     **score,
     "test_loss": kept.test_loss,
@@ -147,6 +143,10 @@ def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
     "diverged_at": result.diverged_at,
     "skipped_steps": list(result.skipped),
     "rollbacks": result.rollbacks,
+    "gradient_check_max_rel_error": result.gradient_check_max_rel_error,
+    "gradient_rounding_max_rel_error": result.gradient_rounding_max_rel_error,
     "gradient_checks": len(result.checks),
-    **{name: getattr(result, name) for name in names},
+    "seconds": result.seconds,
+    "check_seconds": result.check_seconds,
+    "compile_seconds": result.compile_seconds,
   }

@@ -153,10 +153,9 @@ def params_of(stored: Stored, like: Params) -> Params:
     entry = entries[name]
     shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"])
     got = f"{entry['dtype'] if dtype is None else dtype}[{', '.join(map(str, shape))}]"
-    if shape != leaf.shape:
-      raise ShapeError(f"{path}: {name} must be {describe(leaf)}, got {got}")
-    if dtype != leaf.dtype:
-      raise DtypeError(f"{path}: {name} must be {describe(leaf)}, got {got}")
+    if shape != leaf.shape or dtype != leaf.dtype:
+      error = DtypeError if shape == leaf.shape else ShapeError
+      raise error(f"{path}: {name} must be {describe(leaf)}, got {got}")
     leaves.append(jnp.asarray(np.frombuffer(entry["data"], dtype).reshape(shape)))
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 

@@ -201,7 +201,7 @@ def test_a_model_with_options_is_used_without_noise(everything, files, capsys):
   whole = fb.mlp(
     [3, 6, 6, 2], normalization=fb.layer_norm, dropout=0.5, skip=True, repeat_hidden=True
   )
-  own = model.description.standardization.apply(ROWS)
+  own = np.float32(model.description.standardization.wide(ROWS))
   want = jax.nn.softmax(whole.forward(model.params, own)[0])
   found = [row.split(",")[1:] for row in texts[0].splitlines()[1:]]
   np.testing.assert_allclose(np.array(found, float), want, rtol=1e-5)

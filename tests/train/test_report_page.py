@@ -24,9 +24,9 @@ from fbackprop.train.data.datasets import Dataset, load_dataset
 from fbackprop.train.data.standardization import fit_standardization
 from fbackprop.train.models import Model, describe_model
 from fbackprop.train.report import RunInfo, draw_page, figures, predictions
+from fbackprop.train.report.documents import files_of, in_own_units
 from fbackprop.train.report.headline import about, ending_of, training_of
 from fbackprop.train.report.layers import layers_of
-from fbackprop.train.report.page import files_of, in_own_units
 from fbackprop.train.report.tables import losses_of, pictures_of, scores_of, worst_rows_of
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.step import State, layer_names
@@ -85,6 +85,7 @@ def made(task, outputs, features=3, **more):
   """Standardised examples, 40 and 12, of a task."""
   raw, raw_test = (RNG.normal(size=(n, features)) * 7 + 20 for n in (40, 12))
   own = fit_standardization(raw)
+  x, x_test = (np.float32(own.wide(part)) for part in (raw, raw_test))
   of_targets = None
   if task == "classification":
     targets, targets_test = (np.arange(n, dtype=np.int32) % outputs for n in (40, 12))
@@ -93,11 +94,11 @@ def made(task, outputs, features=3, **more):
   else:
     targets, targets_test = (RNG.normal(size=(n, outputs)) * 50 + 100 for n in (40, 12))
     of_targets = fit_standardization(targets)
-    targets, targets_test = of_targets.apply(targets), of_targets.apply(targets_test)
+    targets, targets_test = (np.float32(of_targets.wide(part)) for part in (targets, targets_test))
   names = tuple(f"class {i}" for i in range(outputs))
   columns = tuple(f"column {i}" for i in range(features))
   return Dataset(
-    own.apply(raw), targets, task, names, columns, own.apply(raw_test), targets_test, name="made",
+    x, targets, task, names, columns, x_test, targets_test, name="made",
     standardization=own, target_standardization=of_targets, **more,
   )  # fmt: skip
 

@@ -135,6 +135,12 @@ def test_a_table_of_words(tmp_path):
   assert found.inferred == "its values are words"
 
 
+def test_quotes_and_blank_lines_are_read_as_most_programs_read_them(tmp_path):
+  found = table(tmp_path, 'x,y\n\n"1" ,"a ""b""\n"\n  \n2,"b"c\n3,b"c\n')
+  assert found.x.tolist() == [[1], [2], [3]]
+  assert found.output_names == ('a "b"', 'b"c', "bc")
+
+
 @pytest.mark.parametrize(
   ("values", "task", "outputs"),
   [
@@ -186,7 +192,9 @@ def test_the_task_can_be_given(tmp_path):
     ("", r"must have a header and at least one row"),
     ("x,y\n", r"must have a header and at least one row"),
     (b"x,y\n1,\xff\n", r"is not valid UTF-8: invalid start byte at byte 6"),
-    ('x,y\n1,"a\n', r"is not a csv file: unexpected end of data"),
+    ('x,y\n1,"a\n', r"is not a csv file: unexpected end of data, in line 2"),
+    ('x,"y\n1,a\n', r"is not a csv file: unexpected end of data"),
+    ('x,y\n1,a\n""\n2,b\n', r"line 3: 2 cells were expected, got 1"),
   ],
 )
 def test_a_bad_table_is_refused_by_line_and_column(tmp_path, text, said):

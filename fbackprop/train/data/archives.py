@@ -98,6 +98,8 @@ def members_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
 def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int) -> np.ndarray:
   """Read an array whose stated sizes are consistent."""
   name, size, packed = info.filename, info.file_size, info.compress_size
+  if info.flag_bits & 1:
+    raise ValueError(f"{name} is encrypted")
   if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
     raise ValueError(f"{name} is compressed in another way than by deflate")
   is_stored = info.compress_type == zipfile.ZIP_STORED

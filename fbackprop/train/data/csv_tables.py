@@ -27,7 +27,7 @@ LONGEST_LINE = 2**24
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-class Table(NamedTuple):
+class TextTable(NamedTuple):
   """The rows of a file.
 
   Attributes:
@@ -106,7 +106,7 @@ def read_csv(
   words, columns = words[is_known], table.columns
   if notes:
     columns = {name: cells[is_known] for name, cells in columns.items()}
-    table = Table(path, columns, table.lines[is_known])
+    table = TextTable(path, columns, table.lines[is_known])
   x, weights = table.numbers_of(features), None
   if sample_weights is not None:
     weights = table.numbers_of([sample_weights])
@@ -139,7 +139,7 @@ def read_features(path: str, features: Sequence[str]) -> np.ndarray:
   return read_table(path).numbers_of(features)
 
 
-def read_table(path: str) -> Table:
+def read_table(path: str) -> TextTable:
   """Read a file as text.
 
   Raises:
@@ -167,7 +167,7 @@ def read_table(path: str) -> Table:
       lines.append(line)
   if not rows:
     raise ValueError(f"{path} must have a header and at least one row")
-  return Table(path, dict(zip(names, np.array(rows, object).T, strict=True)), np.array(lines))
+  return TextTable(path, dict(zip(names, np.array(rows, object).T, strict=True)), np.array(lines))
 
 
 def rows_of(path: str, file: TextIO) -> Iterator[tuple[int, list[str]]]:

@@ -127,8 +127,8 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
     if any(is_other):
       first = is_other.index(True) * block + 1
       last = min(first + block - 1, now["rows"])
-      where = (
-        f", first {f'at row {first:,}' if first == last else f'in rows {first:,} to {last:,}'}"
+      where = ", first " + (
+        f"at row {first:,}" if first == last else f"in rows {first:,} to {last:,}"
       )
     columns, verb = ("column", "differs") if len(other) == 1 else ("columns", "differ")
     changes.append(f"{columns} {listed(other, 5)} {verb}{where}")

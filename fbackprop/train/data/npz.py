@@ -49,6 +49,8 @@ def read_npz(
   weights = None
   if sample_weights is not None:
     weights = read_weights(archive, sample_weights, len(x))[is_known]
+  if task is None and y.dtype.kind not in "iubfU":
+    task = "regression"  # Which has numbers only, and is refused.
   task, inferred = (task, "") if task else targets.infer_task(y)
   values, outputs, more = convert_targets(path, y_name, y, task)
   check_width(path, "outputs", len(outputs))
@@ -155,8 +157,6 @@ def read_y(
       "".join(y.ravel().tolist()).encode()  # Raises for lone surrogates and invalid code points.
     except ValueError as error:
       raise ValueError(f"{path}: {name} must be text, and holds invalid Unicode") from error
-  elif y.dtype.kind not in "iubf":
-    raise ValueError(f"{path}: {name} must be numbers, got {y.dtype}")
 
   def refuse(is_wrong: np.ndarray, expected: str) -> None:
     row, column = np.argwhere(is_wrong)[0]
@@ -174,8 +174,11 @@ def convert_targets(
   where = f"{path}: {name} must be"
   is_labelled = task == "classification"
   y = y if is_labelled else targets.values_of(y)
-  if is_labelled and y.shape[1] > 1:
-    raise ValueError(f"{where} labels [N], numbers or words, got {y.dtype}{list(y.shape)}")
+  if is_labelled and (y.shape[1] > 1 or y.dtype.kind not in "iubfU"):
+    shape = [len(y)] if y.shape[1] == 1 else list(y.shape)
+    raise ValueError(f"{where} labels [N], numbers or words, got {y.dtype}{shape}")
+  if y.dtype.kind not in "iubfU":
+    raise ValueError(f"{where} numbers, got {y.dtype}")
   if not is_labelled and y.dtype.kind == "U":
     row = int((~np.isfinite(targets.as_numbers(y.ravel()))).argmax()) // y.shape[1]
     raise ValueError(f"{where} numbers, got {np.squeeze(y[row]).tolist()!r:.100} in row {row}")

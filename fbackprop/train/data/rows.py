@@ -29,12 +29,8 @@ class Standardization(NamedTuple):
   mean: np.ndarray
   scale: np.ndarray
 
-  def apply(self, x: np.ndarray) -> np.ndarray:
-    """Standardise raw columns `[N, D]` to float32."""
-    return self.wide(x).astype(np.float32)
-
   def wide(self, x: np.ndarray) -> np.ndarray:
-    """Standardise raw columns in float64, so that a large offset costs no digits."""
+    """Standardise raw columns `[N, D]` in float64, so that a large offset costs no digits."""
     standardized: np.ndarray = (np.asarray(x) - self.mean) / self.scale
     return standardized
 
