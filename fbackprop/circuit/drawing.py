@@ -59,9 +59,8 @@ class Labels:
     parts = ["Values and global gradients of a circuit, from its inputs to its outputs."]
     for name, what in words.items():
       value = self.show(self.solution.values[name])
-      parts.append(
-        f"{what}: value {value}, gradient {' '.join(self.gradient(self.solution, name))}."
-      )
+      gradient = " ".join(self.gradient(self.solution, name))
+      parts.append(f"{what}: value {value}, gradient {gradient}.")
     return printable(" ".join(parts))
 
   def gradient(self, solution: Solution, name: str) -> list[str]:
@@ -111,9 +110,10 @@ class Labels:
       texts.append(Text(-BEFORE - width_of(name, style), 0.3 * style.size, name, style))
     if self.solution is None:
       return texts
-    lines = self.gradient(self.solution, item.name)
     if item.kind == "label":
       lines = [self.show(self.solution.contributions[item.name][item.branch])]
+    else:
+      lines = self.gradient(self.solution, item.name)
     value = self.show(self.solution.values[item.name])
     texts.append(Text(BESIDE, -ABOVE, value, shapes.VALUE))
     for i, line in enumerate(lines):
