@@ -59,15 +59,14 @@ class Labels:
     parts = ["Values and global gradients of a circuit, from its inputs to its outputs."]
     for name, what in words.items():
       value = self.show(self.solution.values[name])
-      parts.append(f"{what}: value {value}, gradient {' '.join(self.gradient(name))}.")
+      gradient = " ".join(self.gradient(self.solution, name))
+      parts.append(f"{what}: value {value}, gradient {gradient}.")
     return printable(" ".join(parts))
 
-  def gradient(self, name: str) -> list[str]:
+  def gradient(self, solution: Solution, name: str) -> list[str]:
     """Return a node's gradient as lines: the number, and its terms if several wires leave."""
-    if self.solution is None:
-      return []
-    terms = [self.show(term) for term in self.solution.contributions[name]]
-    return sum_lines(self.show(self.solution.bars[name]), terms)
+    terms = [self.show(term) for term in solution.contributions[name]]
+    return sum_lines(self.show(solution.bars[name]), terms)
 
   def name(self, name: str) -> str:
     """Return the label of a node: its name if the text gives one, or a constant's number."""
@@ -111,9 +110,10 @@ class Labels:
       texts.append(Text(-BEFORE - width_of(name, style), 0.3 * style.size, name, style))
     if self.solution is None:
       return texts
-    lines = self.gradient(item.name)
     if item.kind == "label":
       lines = [self.show(self.solution.contributions[item.name][item.branch])]
+    else:
+      lines = self.gradient(self.solution, item.name)
     value = self.show(self.solution.values[item.name])
     texts.append(Text(BESIDE, -ABOVE, value, shapes.VALUE))
     for i, line in enumerate(lines):
@@ -188,8 +188,6 @@ def compose(labels: Labels, title: str | None = None) -> shapes.Picture:
   heading, foot = printable(title or ""), labels.foot()
   top = MARGIN + (1.7 * shapes.HEADING.size if heading else 0)
   layout = place(labels.circuit, labels.extent, MARGIN, top)
-  widest = max(width_of(*line) for line in [(heading, shapes.HEADING), *foot])
-  width = max(layout.spans[-1][1], MARGIN + widest) + MARGIN
   height = layout.bottom + MARGIN + (BETWEEN + LINE * len(foot) if foot else 0)
   texts = [
     Text(MARGIN, layout.bottom + BETWEEN + LINE * i, *line) for i, line in enumerate(foot, 1)
@@ -197,6 +195,7 @@ def compose(labels: Labels, title: str | None = None) -> shapes.Picture:
   if heading:
     baseline = MARGIN + shapes.ASCENT * shapes.HEADING.size
     texts.append(Text(MARGIN, baseline, heading, shapes.HEADING))
+  width = max([layout.spans[-1][1], *(text.x + text.width for text in texts)]) + MARGIN
   gates = []
   for item, x, y in zip(layout.columns.items, layout.x, layout.y, strict=True):
     if half := labels.half(item):

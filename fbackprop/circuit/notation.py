@@ -60,11 +60,8 @@ def format_number(value: float, digits: int | str = 4, minus: str = "-") -> str:
 
 def signed(terms: Sequence[str], minus: str = "-") -> list[str]:
   """Put an operator before each formatted term but the first: ["2", "+ 3", "- 1"]."""
-  operators = (minus if term.startswith(minus) else "+" for term in terms[1:])
-  return [
-    terms[0],
-    *(f"{o} {t.removeprefix(o)}" for o, t in zip(operators, terms[1:], strict=True)),
-  ]
+  rest = (term if term.startswith(("+", minus)) else f"+{term}" for term in terms[1:])
+  return [terms[0], *(f"{term[0]} {term[1:]}" for term in rest)]
 
 
 def write_sum(terms: Sequence[str]) -> str:

@@ -92,6 +92,8 @@ class Source:
       >>> source.text, source.origins
       ('x**(2) - sqrt(y)', [0, 1, 1, 1, 1, 1, 2, 3, 4, 5, 5, 5, 5, 5, 6, 6, 7])
     """
+    if self.typed.isascii() and "^" not in self.typed:
+      return
     pieces: list[tuple[str, int]] = []  # With their origins.
     was_raised = False
     for match in PIECES.finditer(f"{self.typed}\n"):

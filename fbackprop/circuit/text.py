@@ -9,7 +9,7 @@ x to f. In y = x², f = x y they differ: ∂f/∂x = y, but df/dx = ∂f/∂x + 
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 
 from fbackprop.circuit import notation
 from fbackprop.circuit.graph import fan_out
@@ -227,10 +227,8 @@ def backward_lines(solution: Solution, number: Number) -> list[str]:
 
 def local_symbols(gate: GateTrace) -> list[str]:
   """Return ∂g1/∂x for each wire, with a subscript if x enters the gate more than once."""
-  counts, seen = Counter(gate.inputs), Counter[str]()
-  symbols = []
-  for name in gate.inputs:
-    seen[name] += 1
-    which = str(seen[name]).translate(SUBSCRIPTS) if counts[name] > 1 else ""
-    symbols.append(f"∂{gate.name}/∂{name}{which}")
-  return symbols
+  counts = Counter(gate.inputs)
+  marks = {name: (str(i).translate(SUBSCRIPTS) for i in count(1)) for name in counts}
+  return [
+    f"∂{gate.name}/∂{name}{next(marks[name]) if counts[name] > 1 else ''}" for name in gate.inputs
+  ]

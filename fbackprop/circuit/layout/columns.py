@@ -164,12 +164,10 @@ def assign_columns(circuit: GateGraph, *, margin: bool) -> Columns:
         number, target = nodes[wire.target]
         port = wire.slot / max(len(target.inputs) - 1, 1)
         links.append(Link(behind, number, port, not circuit.gate_of[target.op].commutative))
-  columns = Columns(items, [[] for _ in place], links)
-  sort_columns(columns)
-  return columns
+  return sort_columns(Columns(items, [[] for _ in place], links))
 
 
-def sort_columns(columns: Columns) -> None:
+def sort_columns(columns: Columns) -> Columns:
   """Put every item into its column, in the order of a depth-first search from the outputs.
 
   The search follows the inputs of a gate as they are written, so that a tree is drawn as it reads.
@@ -184,3 +182,4 @@ def sort_columns(columns: Columns) -> None:
       columns.columns[columns.items[item].column].append(item)
       links = sorted(arriving[item], key=lambda link: link.port, reverse=True)
       stack += [link.left for link in links]
+  return columns
