@@ -288,11 +288,19 @@ X = np.ones((3, 2))
     ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"x must be numbers \[N, ...\]"),
     ({"x": X, "y": np.arange(3), "x_test": X, "y_test": np.arange(3) + 1},
      "y_test must be one of the training labels"),
+    ({"x": X, "y": np.ones(3), "x_test": X[:, :1], "y_test": np.ones(3)},
+     r"x_test must be \[3, 2\], got \[3, 1\]"),
   ],
 )  # fmt: skip
 def test_a_bad_archive_is_refused(tmp_path, arrays, said):
   with pytest.raises(ValueError, match=said):
     read_npz(archive(tmp_path, **arrays), (), None)
+
+
+def test_what_is_no_archive_is_refused(tmp_path):
+  (tmp_path / "t.npz").write_bytes(b"PK\x03\x04 broken")
+  with pytest.raises(ValueError, match=r"t\.npz is no npz file that can be read"):
+    read_npz(str(tmp_path / "t.npz"), (), None)
 
 
 # --- idx ------------------------------------------------------------------------------------------
