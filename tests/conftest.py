@@ -1,4 +1,4 @@
-"""Strictness for every test, without look-ups while reading one.
+"""Strictness for every test, without look-ups while reading one; runs that draw nothing.
 
 JAX reads these settings before its backend starts, so they are at the top of the first file that
 pytest imports. x64 is off, the user's default: a test of float64 uses `jax.enable_x64(True)`.
@@ -24,10 +24,35 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fixed")
 
 
+def pytest_configure(config):
+  """Let a program be compiled anew whose file in the cache another process is still writing."""
+  said = "default:Error reading persistent compilation cache entry"
+  config.addinivalue_line("filterwarnings", said)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def compiled_programs(pytestconfig):
-  """Cache slow compilations in pytest's cache: compilation takes most of the time."""
+  """Cache compilations in pytest's cache: they take most of the time, small ones as well."""
   cache = getattr(pytestconfig, "cache", None)  # None with `-p no:cacheprovider`.
   if cache is not None:
     jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def undraw(patch):
+  """Replace the picture and the page of a run, which take longer than a short run."""
+  patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
+  patch.setattr("fbackprop.train.report.draw_page", lambda *_, **tell: b"a page")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+  undraw(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def all_undrawn():
+  """The same for a module, with the runs of its fixtures."""
+  with pytest.MonkeyPatch.context() as patch:
+    undraw(patch)
+    yield

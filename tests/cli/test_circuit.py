@@ -14,6 +14,7 @@ import fbackprop as fb
 from fbackprop.circuit.graph import GATES
 from fbackprop.cli import main
 from fbackprop.cli.circuit import ExampleName
+from tests.support.refusals import refused
 
 CS224N = ("(x+y)*max(y,z)", "--at", "x=1", "y=2", "z=0")
 TABLE = """\
@@ -35,18 +36,6 @@ jax.grad agrees, in float64: largest error 0 of the summed terms
 
 def circuit(*arguments):
   return main(["circuit", *map(str, arguments)])
-
-
-def refused(capsys, *arguments):
-  """What stands on stderr when the command is refused with code 2, by us or by tyro."""
-  try:
-    code = circuit(*arguments)
-  except SystemExit as ended:
-    code = ended.code
-  assert code == 2
-  said = capsys.readouterr()
-  assert said.out == ""
-  return said.err
 
 
 def test_the_table(capsys):
@@ -95,7 +84,7 @@ def test_values_of_an_example_can_be_changed(capsys):
   assert circuit("--example", "cs231n", "--at", "z=1") == 0
   assert "df/dx = 1\n" in capsys.readouterr().out
   assert "no input 'zz'; did you mean 'z'?" in refused(
-    capsys, "--example", "cs231n", "--at", "zz=1"
+    capsys, "circuit", "--example", "cs231n", "--at", "zz=1"
   )
 
 
@@ -132,7 +121,7 @@ def test_e_is_eulers_number_unless_it_has_a_value(capsys):
   assert "g1 = 8\ndg1/de = 12\ndg1/dx = 5.545\n" in capsys.readouterr().out
   assert circuit("e = y - t; J = 0.5*e^2", "--at", "y=3", "t=1") == 0
   assert "J = 2\n" in capsys.readouterr().out
-  said = refused(capsys, "e*x", "--at", "x=1")
+  said = refused(capsys, "circuit", "e*x", "--at", "x=1")
   assert "'e' has no value; give it one: --at e=2.718281828459045\n  e*x\n  ^" in said
 
 
@@ -141,8 +130,8 @@ def test_a_value_may_begin_with_a_minus(capsys, tmp_path, monkeypatch):
   assert circuit(*CS224N, "--out", "-r.txt") == 0
   assert [path.name for path in tmp_path.iterdir()] == ["-r.txt"]
   assert capsys.readouterr().out.startswith("written: -r.txt\n")
-  assert "got '-3'" in refused(capsys, *CS224N, "--digits", "-3")
-  assert "got '-x'" in refused(capsys, "x", "--at", "-x")
+  assert "got '-3'" in refused(capsys, "circuit", *CS224N, "--digits", "-3")
+  assert "got '-x'" in refused(capsys, "circuit", "x", "--at", "-x")
 
 
 def test_links_and_pipes_stay_what_they_are(capsys, tmp_path):
@@ -237,7 +226,7 @@ def test_a_file_is_written_whole(tmp_path, capsys):
   assert verdict.startswith("jax.grad agrees")
   assert path.read_text(encoding="utf-8") == TABLE.rpartition("\n\n")[0] + "\n"
   assert "can't be written: No such file" in refused(
-    capsys, *CS224N, "--out", tmp_path / "no" / "folder"
+    capsys, "circuit", *CS224N, "--out", tmp_path / "no" / "folder"
   )
 
 
@@ -256,7 +245,7 @@ def test_pictures(tmp_path, capsys):
 
 def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
   monkeypatch.setitem(sys.modules, "matplotlib", None)  # So that its import fails.
-  said = refused(capsys, *CS224N, "--format", "png", "--out", tmp_path / "f.png")
+  said = refused(capsys, "circuit", *CS224N, "--format", "png", "--out", tmp_path / "f.png")
   assert "matplotlib is not installed; install it with: pip install 'fbackprop[plot]'" in said
 
 
@@ -267,42 +256,16 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
     (["2*3", "--at", "x=1"], "--at x: the expression has no input 'x'; it has none"),
     (["x", "--at", "x"], "got 'x'"),
     (["x", "--at", "=1"], "got '=1'"),
-    (
-      ["x", "--at", "x=1", "--digits", "0"],
-      "digits must be an integer from 1 to 17 or a float format such as '.2f', got 0",
-    ),
     (["x", "--at", "x=1", "--digits", "%"], "got '%'"),
     (["x", "--at", "x=1", "--digits", "x^30000"], "got 'x^30000'"),
     (["x", "--at", "x=1", "--digits", "10000000.2f"], "got '10000000.2f'"),
     (["x", "--at", "x=1", "--digits", ""], "got ''"),
     (["x", "--at", "x=1", "--digits", "18"], "float format such as '.2f', got 18"),
-    (["x", "--at=x=1", "--at=x=2"], "--at was given twice"),
     (["x", "--at", "x=1", "--outputs", "x=1", "--outputs", "x=2"], "--outputs was given twice"),
   ],
 )
 def test_what_cannot_be_is_refused_by_name(capsys, arguments, said):
-  assert said in refused(capsys, *arguments)
-
-
-WITHOUT_JAX = """
-import sys
-from fbackprop.cli import main
-try:
-  main(["circuit", "--help"])
-except SystemExit as ended:
-  assert ended.code == 0
-assert main(["circuit"]) == 2
-assert not {"jax", "numpy", "matplotlib"} & sys.modules.keys(), "a package that takes seconds"
-"""
-
-
-def test_help_needs_no_jax():
-  root = Path(fb.__file__).parents[1]
-  done = subprocess.run(
-    [sys.executable, "-c", WITHOUT_JAX], cwd=root, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr
-  assert "fbackprop circuit" in done.stdout
+  assert said in refused(capsys, "circuit", *arguments)
 
 
 # --- The verdict ----------------------------------------------------------------------------------

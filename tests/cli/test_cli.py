@@ -26,12 +26,6 @@ FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "repor
 LINE = ("--data", "sine", "--hidden")  # A linear model of the sine: the smallest that there is.
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
-
-
 def train(out, *flags):
   """Exit code of a run in the folder `out`, which has place for one run more."""
   return main(["train", "--out", str(out), *map(str, flags)])
@@ -127,7 +121,7 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   )
 
 
-def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypatch):
+def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, undrawn, monkeypatch):
   titles = []
 
   def drawn(title, *arguments, **tell):
@@ -135,7 +129,6 @@ def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, monkeypa
     return b"a picture"
 
   monkeypatch.setattr("fbackprop.train.report.draw_report", drawn)
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
   flags = ("--rate", 0.125, "--batch-size", 16, "--seed", 7, "--stop.max-steps", 3)
   assert train(tmp_path, *LINE, *flags, "--check-every", 0) == 0
   what, ending = titles[0].splitlines()

@@ -4,6 +4,7 @@ Each control is a row of the table with one planted bug. The laws that it names 
 and must pass the row without the bug.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,41 +29,49 @@ def factor(layer):
   return layer._replace(backward=backward)
 
 
-def with_dense_backward(rule):
-  """The bug of a `rule(params, x, y_bar)` in the place of the dense layer's."""
+def in_its_place(rule):
+  """The bug of a backward rule in the place of the unit's."""
 
-  def planted(layer):
-    return layer._replace(backward=rule)
+  @functools.wraps(rule)
+  def plant(unit):
+    return unit._replace(backward=rule)
 
-  return planted
+  return plant
 
 
+@in_its_place
 def transposed_weight(params, x, y_bar):
   return fb.DenseParams(x.T @ y_bar, y_bar.sum(0)), y_bar @ params.w
 
 
+@in_its_place
 def bias_not_summed(params, x, y_bar):
   return fb.DenseParams(x.T @ y_bar, y_bar), y_bar @ params.w.T
 
 
+@in_its_place
 def bias_of_the_first_example(params, x, y_bar):
   return fb.DenseParams(x.T @ y_bar, y_bar[0]), y_bar @ params.w.T
 
 
+@in_its_place
 def mean_for_sum(params, x, y_bar):
   return fb.DenseParams(x.T @ y_bar / len(x), y_bar.mean(0)), y_bar @ params.w.T
 
 
+@in_its_place
 def weight_decay_of_zero(params, x, y_bar):
   """The right values; but they were read off the parameters, which feedback rules exchange."""
   return fb.DenseParams(x.T @ y_bar + 0 * params.w, y_bar.sum(0)), y_bar @ params.w.T
 
 
+@in_its_place
 def ignored_cotangent(params, x, y_bar):
   ones = jnp.ones_like(y_bar)
   return fb.DenseParams(x.T @ ones, ones.sum(0)), ones @ params.w.T
 
 
+@in_its_place
 def frozen_cotangent(params, x, y_bar):
   """Right to first order; as a function of the parameters it is constant."""
   w = jax.lax.stop_gradient(params.w)
@@ -118,11 +127,9 @@ def mixed_examples(layer):
   return layer._replace(forward=forward)
 
 
-def wrong_sign(gate):
-  def backward(residuals, y_bar):
-    return y_bar, y_bar
-
-  return gate._replace(backward=backward)
+@in_its_place
+def wrong_sign(residuals, y_bar):
+  return y_bar, y_bar
 
 
 def slope_one_at_zero(gate):
@@ -143,25 +150,20 @@ def hidden_nan(gate):
   return gate._replace(forward=forward)
 
 
-def tie_to_the_first(gate):
-  def backward(attained, y_bar):
-    bars, free = [], jnp.ones_like(attained[0])
-    for a in attained:
-      bars.append(jnp.where(a & free, y_bar, jnp.zeros_like(y_bar)))
-      free = free & ~a
-    return tuple(bars)
-
-  return gate._replace(backward=backward)
+@in_its_place
+def tie_to_the_first(attained, y_bar):
+  bars, free = [], jnp.ones_like(attained[0])
+  for a in attained:
+    bars.append(jnp.where(a & free, y_bar, jnp.zeros_like(y_bar)))
+    free = free & ~a
+  return tuple(bars)
 
 
-def slope_at_the_output(gate):
+@in_its_place
+def slope_at_the_output(y, y_bar):
   """σ'(z) taken at y in place of z, as when the wrong array was kept."""
-
-  def backward(y, y_bar):
-    s = jax.nn.sigmoid(y)
-    return (y_bar * s * (1 - s),)
-
-  return gate._replace(backward=backward)
+  s = jax.nn.sigmoid(y)
+  return (y_bar * s * (1 - s),)
 
 
 def widened(gate):
@@ -200,61 +202,41 @@ VALUES = (
   "same_under_scan same_on_a_mesh same_within_shard_map any_batch_size float32_stays_under_x64"
 )
 
-CONTROLS = {
-  "factor": Control(factor, ROWS["dense"], VALUES),
-  "transposed_weight": Control(
-    with_dense_backward(transposed_weight), SQUARE, "vjp_equals_autodiff dot_products_agree"
-  ),
-  "bias_not_summed": Control(
-    with_dense_backward(bias_not_summed),
-    ROWS["dense"],
+DENSE = ROWS["dense"]
+CONTROLS = [
+  Control(factor, DENSE, VALUES),
+  Control(transposed_weight, SQUARE, "vjp_equals_autodiff dot_products_agree"),
+  Control(
+    bias_not_summed,
+    DENSE,
     "backward_has_the_structure_of_its_primals half_precision_keeps_its_dtype vjp_equals_autodiff",
   ),
-  "bias_of_the_first_example": Control(
-    with_dense_backward(bias_of_the_first_example),
-    ROWS["dense"],
+  Control(
+    bias_of_the_first_example,
+    DENSE,
     "vjp_equals_autodiff finite_differences_agree dot_products_agree",
   ),
-  "mean_for_sum": Control(
-    with_dense_backward(mean_for_sum), ROWS["dense"], "vjp_equals_autodiff any_batch_size"
+  Control(mean_for_sum, DENSE, "vjp_equals_autodiff any_batch_size"),
+  Control(weight_decay_of_zero, DENSE, "params_bar_reads_no_params_up_to_its_own"),
+  Control(ignored_cotangent, DENSE, "linear_in_the_cotangent vjp_equals_autodiff"),
+  Control(
+    frozen_cotangent, DENSE, "jvp_of_backward_equals_autodiff grad_of_backward_equals_autodiff"
   ),
-  "weight_decay_of_zero": Control(
-    with_dense_backward(weight_decay_of_zero),
-    ROWS["dense"],
-    "params_bar_reads_no_params_up_to_its_own",
-  ),
-  "ignored_cotangent": Control(
-    with_dense_backward(ignored_cotangent),
-    ROWS["dense"],
-    "linear_in_the_cotangent vjp_equals_autodiff",
-  ),
-  "frozen_cotangent": Control(
-    with_dense_backward(frozen_cotangent),
-    ROWS["dense"],
-    "jvp_of_backward_equals_autodiff grad_of_backward_equals_autodiff",
-  ),
-  "kept_parameter": Control(kept_parameter, ROWS["dense"], "residuals_hold_no_parameter"),
-  "stale_residual": Control(stale_residual, ROWS["dense"], "pullbacks_are_independent"),
-  "last_call_wins": Control(last_call_wins, ROWS["dense"], "pullbacks_are_independent"),
-  "mixed_examples": Control(
-    mixed_examples, ROWS["dense"], "forward_equals_reference nan_passes finite_differences_agree"
-  ),
-  "wrong_sign": Control(
-    wrong_sign, ROWS["gate_subtract"], "vjp_equals_autodiff finite_differences_agree"
-  ),
-  "slope_one_at_zero": Control(slope_one_at_zero, ROWS["gate_relu"], "kinks_follow_the_policy"),
-  "hidden_nan": Control(hidden_nan, ROWS["gate_relu"], "nan_passes"),
-  "tie_to_the_first": Control(tie_to_the_first, ROWS["gate_max_3"], "kinks_follow_the_policy"),
-  "slope_at_the_output": Control(
+  Control(kept_parameter, DENSE, "residuals_hold_no_parameter"),
+  Control(stale_residual, DENSE, "pullbacks_are_independent"),
+  Control(last_call_wins, DENSE, "pullbacks_are_independent"),
+  Control(mixed_examples, DENSE, "forward_equals_reference nan_passes finite_differences_agree"),
+  Control(wrong_sign, ROWS["gate_subtract"], "vjp_equals_autodiff finite_differences_agree"),
+  Control(slope_one_at_zero, ROWS["gate_relu"], "kinks_follow_the_policy"),
+  Control(hidden_nan, ROWS["gate_relu"], "nan_passes"),
+  Control(tie_to_the_first, ROWS["gate_max_3"], "kinks_follow_the_policy"),
+  Control(
     slope_at_the_output, ROWS["gate_sigmoid"], "vjp_equals_autodiff finite_differences_agree"
   ),
-  "widened": Control(
-    widened, ROWS["gate_tanh"], "float32_stays_under_x64 half_precision_keeps_its_dtype"
-  ),
-  "tanh_form": Control(
-    tanh_form, ROWS["gate_gelu"], "forward_equals_reference finite_differences_agree"
-  ),
-}
+  Control(widened, ROWS["gate_tanh"], "float32_stays_under_x64 half_precision_keeps_its_dtype"),
+  Control(tanh_form, ROWS["gate_gelu"], "forward_equals_reference finite_differences_agree"),
+]
+CONTROLS = {control.plant.__name__: control for control in CONTROLS}
 
 
 def planted_case(control):

@@ -12,9 +12,10 @@ from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 import pytest
 import tyro
 
-from fbackprop.cli import COMMANDS, main
+from fbackprop.cli import COMMANDS
 from scripts.errors_page import PAGE, message_of, read_cases, render
 from tests.support.files_of_failures import make_files
+from tests.support.refusals import refused
 
 CONTENT = read_cases()
 CASES = [case for section in CONTENT["sections"] for case in section["cases"]]
@@ -53,16 +54,9 @@ def test_the_page_has_these_rows_and_texts():
     assert line == own or line.startswith(own.removesuffix(" |")), "next: scripts/errors_page.py"
 
 
-def refused(capsys, command, words):
-  """What stands on stderr when a command is refused with code 2; a box without its frame."""
-  try:
-    code = main([command, *words])
-  except SystemExit as ended:
-    code = ended.code
-  assert code == 2
-  printed = capsys.readouterr()
-  assert printed.out == ""
-  return " ".join(re.sub("[╭╮╰╯│─]", " ", printed.err).split())
+def refused_in_words(capsys, *words):
+  """What stands on stderr when a command is refused; a box without its frame."""
+  return " ".join(re.sub("[╭╮╰╯│─]", " ", refused(capsys, *words)).split())
 
 
 # --- Every flag -----------------------------------------------------------------------------------
@@ -115,13 +109,13 @@ def needed(command):
 
 @pytest.mark.parametrize(("command", "flag"), [key for key in VALUED if not is_list(VALUED[key])])
 def test_a_flag_without_its_value_is_refused(folder, capsys, command, flag):
-  said = refused(capsys, command, [*needed(command), flag])
+  said = refused_in_words(capsys, command, *needed(command), flag)
   assert f"Missing value for argument '{flag}'" in said
 
 
 @pytest.mark.parametrize(("command", "flag"), [key for key in VALUED if not is_text(VALUED[key])])
 def test_a_value_of_a_wrong_type_is_refused(folder, capsys, command, flag):
-  said = refused(capsys, command, [*needed(command), flag, "no such thing"])
+  said = refused_in_words(capsys, command, *needed(command), flag, "no such thing")
   assert flag in said
   assert "no such thing" in said
 

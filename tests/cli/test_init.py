@@ -12,6 +12,7 @@ import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train.models import load_model
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
 HEADER = "time,size,kind\n"
 
 
@@ -23,12 +24,6 @@ def table(path: Path, shift: float, rows: int = 60, header: str = HEADER) -> Non
     for i in range(rows)
   ]
   path.write_text(header + "\n".join(lines) + "\n")
-
-
-@pytest.fixture(autouse=True)
-def _without_pictures(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *_: b"a page")
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +107,7 @@ def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
 @pytest.mark.parametrize(
   ("words", "header", "said"),
   [
-    ("--init nowhere", HEADER, "--init nowhere: there is no nowhere; give the folder of a run"),
     ("--init runs", HEADER, "--init runs: there is no runs/model.safetensors; give the folder of"),
-    ("--init t.csv", HEADER, "--init t.csv: t.csv is not a safetensors file"),
     ("--init runs/first --hidden 7", HEADER,
      "--hidden 7 does not fit --init runs/first, which has 6; leave it out, or train without"),
     ("--init runs/first --activation relu", HEADER,
@@ -125,7 +118,6 @@ def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
     ("--init bare.safetensors --hidden 5", HEADER,
      "--init bare.safetensors: bare.safetensors: 0.w must be float32[2, 5], got float32[2, 6]"),
     ("--init bare.safetensors --hidden 6 6", HEADER, "of another network: missing ['4.b', '4.w']"),
-    ("--init runs/first --ensemble 2", HEADER, "--init cannot be combined with --ensemble"),
   ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(words, header, said, first, capsys):

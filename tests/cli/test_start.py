@@ -8,7 +8,7 @@ import optax
 import pytest
 
 import fbackprop as fb
-from scripts.campaigns.grouping import grouped
+from tests.support.runs import descend
 
 NET = fb.mlp([4, 8, 3], dropout=0.1)
 X = jax.random.normal(jax.random.key(1), (48, 4))
@@ -24,10 +24,7 @@ def _as_a_user_has_it():
 
 def fit(steps, **options):
   options = {"optimizer": optax.adam(0.01), "batch_size": 16, **options}
-  return fb.train.fit(
-    NET, fb.softmax_cross_entropy, (X, LABELS), stop=fb.train.StopRules(steps),
-    key=jax.random.key(0), **grouped(**options),
-  )  # fmt: skip
+  return descend(NET, (X, LABELS), steps, **options)
 
 
 @pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
@@ -35,8 +32,7 @@ def test_the_caller_keeps_what_a_run_started_from(on_nonfinite):
   """Also where the compiled loop donates its state ("skip")."""
   given = NET.init(jax.random.key(5))
   before = jax.tree.map(np.array, given)
-  first = fit(4, params=given, on_nonfinite=on_nonfinite)
-  second = fit(4, params=given, on_nonfinite=on_nonfinite)
+  first, second = (fit(4, params=given, on_nonfinite=on_nonfinite) for _ in range(2))
   chex.assert_trees_all_equal(given, before)
   chex.assert_trees_all_equal(first.params, second.params)
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, X, LABELS)))
@@ -44,23 +40,18 @@ def test_the_caller_keeps_what_a_run_started_from(on_nonfinite):
 
 def test_a_run_from_the_drawn_parameters_is_the_run_without_any():
   """Order of the examples and masks are those of the key, whatever the parameters."""
-  drawn = fit(1).params  # Of the same key; the start is what `init` draws.
   start = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.adam(0.01))[0]
-  order_free_key = jax.random.split(jax.random.key(0))[0]
-  given = start(order_free_key).params
-  chex.assert_trees_all_equal(fit(1, params=given).params, drawn)
-  chex.assert_trees_all_equal(fit(7, params=given).losses, fit(7).losses)
+  given = start(jax.random.split(jax.random.key(0))[0]).params  # What `init` draws of the key.
+  drawn, own = fit(4), fit(4, params=given)
+  chex.assert_trees_all_equal((own.params, own.losses), (drawn.params, drawn.losses))
 
 
 def test_the_loss_begins_where_the_last_run_ended():
-  plain = fb.mlp([4, 8, 3])
-  run = {"optimizer": fb.train.gradient_descent(0.5), "key": jax.random.key(0)}
-  data = (X, LABELS)
-  first = fb.train.fit(plain, fb.softmax_cross_entropy, data, stop=fb.train.StopRules(20), **run)
-  more = fb.train.fit(
-    plain, fb.softmax_cross_entropy, data, stop=fb.train.StopRules(20), params=first.params, **run
-  )
-  whole = fb.train.fit(plain, fb.softmax_cross_entropy, data, stop=fb.train.StopRules(40), **run)
+  def run(steps, params=None):
+    return descend(fb.mlp([4, 3]), (X, LABELS), steps, params=params)
+
+  first, whole = run(20), run(40)
+  more = run(20, first.params)
   np.testing.assert_array_equal(np.concatenate([first.losses, more.losses]), whole.losses)
   chex.assert_trees_all_equal(more.params, whole.params)
 
@@ -68,18 +59,14 @@ def test_the_loss_begins_where_the_last_run_ended():
 def test_numpy_arrays_are_taken_and_left_alone():
   given = jax.tree.map(np.array, NET.init(jax.random.key(5)))
   before = jax.tree.map(np.copy, given)
-  fit(3, params=given)
+  fit(4, params=given)
   chex.assert_trees_all_equal(given, before)
 
 
 def test_captured_networks_start_from_the_parameters_of_plain_ones():
   captured = fb.mlp([4, 8, 3], dense=fb.quantities.captured(fb.dense))
   given = fb.mlp([4, 8, 3]).init(jax.random.key(5))
-  result = fb.train.fit(
-    captured, fb.softmax_cross_entropy, (X, LABELS), optimizer=fb.train.gradient_descent(0.1),
-    stop=fb.train.StopRules(1), key=jax.random.key(0), params=given,
-    step=fb.train.StepRules(clip_examples=1e6),
-  )  # fmt: skip
+  result = descend(captured, (X, LABELS), 1, params=given, clip_examples=1e6)
   want = fb.value_and_grad(fb.mlp([4, 8, 3]), fb.softmax_cross_entropy)(given, X, LABELS)[0]
   np.testing.assert_allclose(result.losses[0], want, rtol=1e-6)
 

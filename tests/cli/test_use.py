@@ -14,16 +14,12 @@ from fbackprop.cli import main
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.metrics import score
 from fbackprop.train.models import describe_model, load_model, save_model
+from tests.support.refusals import refused
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(80, 3)) * [1.0, 100.0, 1e-3] + [0.0, 500.0, 0.0]
 KINDS = np.where(ROWS[:, 0] > 0, "warm", "cold")
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-  monkeypatch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
 
 
 def write_table(path, **columns):
@@ -45,27 +41,17 @@ def train(folder, *flags):
 
 
 @pytest.fixture(scope="module")
-def kinds(tmp_path_factory):
+def kinds(tmp_path_factory, all_undrawn):
   """The folder of a run on a table of two kinds, which the first column tells."""
   folder = tmp_path_factory.mktemp("kinds")
   data = write_table(folder / "kinds.csv", **features(ROWS), kind=KINDS)
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-    patch.setattr("fbackprop.train.report.draw_page", lambda *arguments: b"a page")
-    train(folder, "--data", data, "--target", "kind")
+  train(folder, "--data", data, "--target", "kind")
   return folder / "runs" / "kinds-1"
 
 
 def told(capsys, *arguments):
   assert main(list(map(str, arguments))) == 0
   return capsys.readouterr().out
-
-
-def refused(capsys, *arguments):
-  assert main(list(map(str, arguments))) == 2
-  said = capsys.readouterr()
-  assert said.out == ""
-  return said.err
 
 
 def answers(text):
@@ -115,26 +101,6 @@ def test_answers_go_into_a_file(kinds, tmp_path, capsys):
   assert len(answers(out.read_text())[1]) == 80
 
 
-@pytest.mark.parametrize(
-  ("flags", "said"),
-  [
-    (("{kinds}", "--data", "digits"), "--data must be csv:FILE or npz:FILE, got 'digits'"),
-    (("{kinds}", "--data", "csv:{tmp}/no.csv"), "no.csv can't be read: No such file"),
-    (("{kinds}", "--data", "csv:{tmp}/short.csv"), "has no column 'b', which the model was"),
-    (("{kinds}", "--data", "csv:{tmp}/words.csv"), "line 2, column 'b': a number was expected"),
-    (("{kinds}", "--data", "npz:{tmp}/two.npz"), "x must have 3 features, got 2"),
-    (("{tmp}", "--data", "csv:{tmp}/short.csv"), "holds no model.safetensors: it must be the"),
-    (("{kinds}", "--data", "csv:{tmp}/short.csv", "--out", "{tmp}/no/o.csv"), "can't be written"),
-  ],
-)
-def test_rows_that_do_not_fit_are_refused(kinds, tmp_path, capsys, flags, said):
-  write_table(tmp_path / "short.csv", a=[1], c=[2])
-  write_table(tmp_path / "words.csv", a=[1], b=["?"], c=[2])
-  np.savez(tmp_path / "two.npz", x=ROWS[:, :2])
-  own = [flag.format(kinds=kinds, tmp=tmp_path) for flag in flags]
-  assert said in refused(capsys, "predict", *own)
-
-
 # --- eval -----------------------------------------------------------------------------------------
 
 
@@ -154,22 +120,6 @@ def test_a_run_is_scored_on_other_rows(kinds, tmp_path, capsys):
   said = told(capsys, "eval", kinds, "--data", data)
   assert "80 examples" in said
   assert f"accuracy  {want:.4f}" in said
-
-
-@pytest.mark.parametrize(
-  ("data", "said"),
-  [
-    ("iris", "iris has 4 features, the model was trained on 3"),
-    ("diabetes", "diabetes is a regression, the model's is a classification"),
-    ("csv:{tmp}/hot.csv", "has the label 'hot'; the model knows cold, warm"),
-    ("csv:{tmp}/none.csv", "has no column 'kind'; its columns are a, b, c"),
-    ("mnist", "data must be one of digits"),
-  ],
-)
-def test_rows_that_cannot_be_scored_are_refused(kinds, tmp_path, capsys, data, said):
-  write_table(tmp_path / "hot.csv", **features(ROWS[:2]), kind=["hot", "cold"])
-  write_table(tmp_path / "none.csv", **features(ROWS[:2]))
-  assert said in refused(capsys, "eval", kinds, "--data", data.format(tmp=tmp_path))
 
 
 @pytest.mark.slow
@@ -301,9 +251,3 @@ def test_a_network_of_two_thousand_layers_comes_back(tmp_path):
   found = load_model(tmp_path / "m.safetensors")
   assert found.description.sizes == model.sizes
   assert jax.tree.map(np.shape, found.params) == jax.tree.map(np.shape, params)
-
-
-def test_a_cut_file_is_refused(kinds, tmp_path, capsys):
-  content = (kinds / "model.safetensors").read_bytes()
-  (tmp_path / "model.safetensors").write_bytes(content[:-7])
-  assert "is not a safetensors file" in refused(capsys, "info", tmp_path)

@@ -50,15 +50,6 @@ def test_the_metrics_hold_what_was_watched(watched):
   assert re.search(r'watch = \[\s*"health",\s*"noise_scale",\s*\]', told)
 
 
-@pytest.mark.slow
-def test_a_run_that_is_watched_goes_on_to_the_same_bits(watched, tmp_path):
-  cut = train(tmp_path, "--stop.max-steps", "40", "--ckpt.every", "20", *WATCHED)
-  assert main(["train", "--resume", str(cut), "--stop.max-steps", "60"]) == 0
-  # The mean of the last twenty steps, but for the moment at which the shorter run ended.
-  assert metrics(cut)[-1] == metrics(watched)[-1]
-  assert (cut / "model.safetensors").read_bytes() == (watched / "model.safetensors").read_bytes()
-
-
 @pytest.mark.parametrize(
   ("flags", "names"),
   [

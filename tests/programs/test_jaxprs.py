@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,7 +98,7 @@ def test_a_right_rule_around_the_library_passes_and_a_wrong_one_fails(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LIBRARY)
+@pytest.mark.parametrize("name", [name for name in LIBRARY if name != "expm"])  # As long as all.
 def test_a_right_rule_around_the_library_passes_at_the_standard_level(name):
   assert vjp(ruled(LIBRARY[name], 1.0), jnp.asarray(X, jnp.float32)).verdict == "pass"
 
@@ -175,8 +176,7 @@ def test_our_own_rule_is_right_however_it_is_represented(custom_vjp, mode):
 
     got = jax.jit(along, static_argnums=0)(fb.as_custom_vjp(net))
     want = jax.jit(along, static_argnums=0)(lambda params, x: net.forward(params, x)[0])
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-      np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13)
+    chex.assert_trees_all_close(got, want, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("factor", [1.0, 1.001])

@@ -27,6 +27,13 @@ CAPTURED = fb.mlp(
 BATCH = (jnp.ones((6, 4)), jnp.arange(6) % 3)
 
 
+with_each_net = pytest.mark.parametrize(
+  ("net", "options"),
+  [(NET, {}), (CAPTURED, {"clip_examples": 1.0, "watch": ["noise_scale"]})],
+  ids=["plain", "captured"],
+)
+
+
 @pytest.fixture(autouse=True)
 def _as_a_user_has_it():
   # optax's own counters meet its floats, which the tests' strict promotion refuses.
@@ -58,32 +65,29 @@ def test_every_rule_is_lowered_for_accelerators(case):
   [fb.train.gradient_descent(0.1), optax.adam(0.1), optax.adamw(0.1), optax.lbfgs()],
   ids=["gradient_descent", "adam", "adamw", "lbfgs"],
 )
-@pytest.mark.parametrize(
-  ("net", "options"),
-  [(NET, {}), (CAPTURED, {"clip_examples": 1.0, "watch": ["noise_scale"]})],
-  ids=["plain", "captured"],
-)
+@with_each_net
 def test_every_step_is_lowered_for_accelerators(net, options, optimizer):
   init, step = fb.train.make_step(net, fb.softmax_cross_entropy, optimizer, **options)
-  state = init(jax.random.key(0))
+  state = jax.eval_shape(init, jax.random.key(0))
   assert export(step, state, BATCH, platforms=ACCELERATORS).platforms == ACCELERATORS
 
 
 @pytest.mark.parametrize("shuffle", ["exact", "fast"])
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_the_compiled_loop_is_lowered_for_accelerators(batch_size, shuffle):
-  step = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.adam(0.1))
-  state = step[0](jax.random.key(0))
-  loop = start_loop(state, 6, jnp.dtype("float32"), shuffle)
+  init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.adam(0.1))
+  loop = jax.eval_shape(
+    lambda key: start_loop(init(key), 6, jnp.dtype("float32"), shuffle), jax.random.key(0)
+  )
   numbers = stop_numbers(fb.train.StopRules(9, tol=0.1), jnp.dtype("float32"), is_validated=False)
-  chunk = make_chunk(step[1], batch_size, 9, shuffle)
+  chunk = make_chunk(step, batch_size, 9, shuffle)
   arguments = loop, fb.train.Batch(*BATCH), numbers, jnp.int32(9), Member(jax.random.key(1))
   assert export(chunk, *arguments, platforms=ACCELERATORS).platforms == ACCELERATORS
 
 
 def test_a_gradient_is_read_back_with_any_number_of_examples():
-  f = fb.value_and_grad(fb.mlp([4, 8, 3], normalization=fb.layer_norm), fb.softmax_cross_entropy)
-  params = fb.mlp([4, 8, 3], normalization=fb.layer_norm).init(jax.random.key(0))
+  net = fb.mlp([4, 8, 3], normalization=fb.layer_norm)
+  f, params = fb.value_and_grad(net, fb.softmax_cross_entropy), net.init(jax.random.key(0))
   (n,) = jax.export.symbolic_shape("n")
   shapes = jax.ShapeDtypeStruct((n, 4), "float32"), jax.ShapeDtypeStruct((n,), "int32")
   call = read_back(export(f, params, *shapes))
@@ -112,11 +116,7 @@ def test_a_forward_pass_can_be_differentiated_after_it_was_read_back():
   chex.assert_trees_all_close(loss(call), loss(fb.as_custom_vjp(net)), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ("net", "options"),
-  [(NET, {}), (CAPTURED, {"clip_examples": 1.0, "watch": ["noise_scale"]})],
-  ids=["plain", "captured"],
-)
+@with_each_net
 def test_a_training_step_is_read_back_to_the_bit(net, options):
   """Its state, its batch and its info are records that a reader must know."""
   init, step = fb.train.make_step(

@@ -1,5 +1,6 @@
 """Networks and runs on meshes of devices: the numbers of one device, however arrays are split."""
 
+import functools
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import fbackprop as fb
 from fbackprop.meshes import product, take_rows
 from fbackprop.quantities import captured, compute
-from scripts.campaigns.grouping import grouped
+from tests.support.runs import descend
 
 P = PartitionSpec
 RNG = np.random.default_rng(0)
@@ -51,17 +52,20 @@ PLACES = {  # w and b of the first layer, w and b of the last.
 }
 
 
+def params_at(mesh, specs):
+  """`PARAMS` with its leaves placed by these specs; and those leaves."""
+  leaves, structure = jax.tree.flatten(PARAMS)
+  pairs = zip(leaves, specs, strict=True)
+  placed = [jax.device_put(leaf, NamedSharding(mesh, spec)) for leaf, spec in pairs]
+  return jax.tree.unflatten(structure, placed), placed
+
+
 @pytest.mark.parametrize("place", PLACES)
 def test_a_gradient_lives_where_its_parameter_does(place):
   mesh = mesh_of_two()
-  leaves, structure = jax.tree.flatten(PARAMS)
-  placed = [
-    jax.device_put(leaf, NamedSharding(mesh, spec))
-    for leaf, spec in zip(leaves, PLACES[place], strict=True)
-  ]
+  params, placed = params_at(mesh, PLACES[place])
   with jax.set_mesh(mesh):
-    params = jax.tree.unflatten(structure, placed)
-    loss, (grads, x_bar) = PASS(params, put(mesh, X, "data"), put(mesh, LABELS, "data"))
+    loss, (grads, x_bar) = PASS(params, *put(mesh, (X, LABELS), "data"))
     for leaf, bar in zip(placed[::2], jax.tree.leaves(grads)[::2], strict=True):
       assert jax.typeof(bar).sharding == jax.typeof(leaf).to_ct_aval().sharding
     everywhere = NamedSharding(mesh, P())
@@ -72,15 +76,9 @@ def test_a_gradient_lives_where_its_parameter_does(place):
 def test_a_layer_of_columns_feeds_one_of_rows():
   """Neurons split over the devices, the batch on both: no device holds a whole w."""
   mesh = mesh_of_two(name="model")
-  specs = (P(None, "model"), P("model"), P("model", None), P())
-  leaves, structure = jax.tree.flatten(PARAMS)
-  placed = [
-    jax.device_put(leaf, NamedSharding(mesh, spec))
-    for leaf, spec in zip(leaves, specs, strict=True)
-  ]
+  params, placed = params_at(mesh, (P(None, "model"), P("model"), P("model", None), P()))
   with jax.set_mesh(mesh):
-    batch = put(mesh, (X, LABELS))
-    got = PASS(jax.tree.unflatten(structure, placed), *batch)
+    got = PASS(params, *put(mesh, (X, LABELS)))
   assert [jax.typeof(leaf).sharding.spec for leaf in jax.tree.leaves(got[1][0])] == [
     jax.typeof(leaf).sharding.spec for leaf in placed
   ]
@@ -117,37 +115,36 @@ DEEP = partial(
 )
 
 
+@jax.jit
+def uses(params, x, labels, weights):
+  """inspect, pullback, as_custom_vjp of x [2, 12, 3], and all with dropout and weights."""
+  net, key, loss = DEEP(), jax.random.key(1), fb.softmax_cross_entropy
+
+  def by_autodiff(params, x):
+    y = fb.as_custom_vjp(net)(params, x.reshape(2, 12, 3), key)
+    return loss.forward(y.reshape(N, 4), labels)[0].mean()
+
+  def squared_length(params):
+    grads = fb.value_and_grad(net, loss)(params, x, labels)[1]
+    return sum((leaf**2).sum() for leaf in jax.tree.leaves(grads))
+
+  y, backward = fb.pullback(net)(params, x, key)
+  return (
+    fb.value_and_grad(net, loss)(params, x, labels, key=key, weights=weights),
+    fb.inspect(net, loss)(params, x, labels, key=key),
+    jax.grad(by_autodiff, (0, 1))(params, x),
+    backward(jnp.ones_like(y)),
+    jax.grad(squared_length)(params),
+  )
+
+
 @pytest.mark.parametrize("axis_type", AXES)
 def test_every_use_of_a_network(axis_type):
-  """inspect, pullback, as_custom_vjp of x [2, 12, 3], and all with dropout and weights."""
-  net, key = DEEP(), jax.random.key(1)
-  params = net.init(jax.random.key(2))
-  loss = fb.softmax_cross_entropy
-
-  @jax.jit
-  def uses(params, x, labels, weights):
-    def by_autodiff(params, x):
-      y = fb.as_custom_vjp(net)(params, x.reshape(2, 12, 3), key)
-      return loss.forward(y.reshape(N, 4), labels)[0].mean()
-
-    def squared_length(params):
-      grads = fb.value_and_grad(net, loss)(params, x, labels)[1]
-      return sum((leaf**2).sum() for leaf in jax.tree.leaves(grads))
-
-    y, backward = fb.pullback(net)(params, x, key)
-    return (
-      fb.value_and_grad(net, loss)(params, x, labels, key=key, weights=weights),
-      fb.inspect(net, loss)(params, x, labels, key=key),
-      jax.grad(by_autodiff, (0, 1))(params, x),
-      backward(jnp.ones_like(y)),
-      jax.grad(squared_length)(params),
-    )
-
-  want = uses(params, X, LABELS, WEIGHTS)
+  params = DEEP().init(jax.random.key(2))
   mesh = mesh_of_two(axis_type)
   with jax.set_mesh(mesh):
     got = uses(put(mesh, params), *put(mesh, (X, LABELS, WEIGHTS), "data"))
-  assert_near(got, want)
+  assert_near(got, uses(params, X, LABELS, WEIGHTS))
 
 
 def test_a_remat_computes_again_what_is_split():
@@ -171,7 +168,7 @@ RUNS = {
   "aside": {"batch_size": 4, "stop": fb.train.StopRules(max_epochs=2, validation_fraction=0.25)},
   "watched": {"batch_size": 8, "watch": ("noise_scale", "health"), "clip_examples": 1.0},
 }
-SLOW = ("fast", "all", "aside", "watched")
+FAST = ("exact", "odd")
 
 
 def run_of(data, test, *, stop=None, **options):
@@ -180,19 +177,30 @@ def run_of(data, test, *, stop=None, **options):
     [3, 8, 4], fb.tanh, dropout=0.1, dense=wrapped(fb.dense),
     normalization=wrapped(fb.layer_norm),
   )  # fmt: skip
-  return fb.train.fit(
-    net, fb.softmax_cross_entropy, data, optimizer=optax.sgd(0.1, momentum=0.9),
-    stop=stop or fb.train.StopRules(max_epochs=2), key=jax.random.key(0),
-    **grouped(test=test, eval_every=2, check_every=3, **options),
-  )  # fmt: skip
+  options = {
+    "optimizer": optax.sgd(0.1, momentum=0.9),
+    "eval_every": 2,
+    "check_every": 3,
+    **options,
+  }
+  return descend(net, data, stop or fb.train.StopRules(max_epochs=2), test=test, **options)
 
 
-@pytest.mark.parametrize("axis_type", AXES)
+@functools.cache
+def run_on_one_device(name):
+  return run_of((X, LABELS, WEIGHTS), (X, LABELS), **RUNS[name])
+
+
 @pytest.mark.parametrize(
-  "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in RUNS]
+  ("name", "axis_type"),
+  [
+    pytest.param(name, axis_type, marks=[pytest.mark.slow] * (name not in FAST))
+    for name in RUNS
+    for axis_type in (AXES if name in (*FAST, "watched") else AXES[1:])
+  ],
 )
 def test_fit_trains_as_on_one_device(name, axis_type):
-  want = run_of((X, LABELS, WEIGHTS), (X, LABELS), **RUNS[name])
+  want = run_on_one_device(name)
   mesh = mesh_of_two(axis_type)
   with jax.set_mesh(mesh):
     data = put(mesh, (X, LABELS, WEIGHTS), "data")
@@ -387,10 +395,6 @@ def test_a_bias_gradient_is_whole_where_the_bias_is(net):
     for got, primal in zip(jax.tree.leaves(grads), jax.tree.leaves(placed), strict=True):
       assert jax.typeof(got).sharding == jax.typeof(primal).sharding
     if net is NET:
-      result = fb.train.fit(
-        net, fb.softmax_cross_entropy, put(mesh, (X, LABELS), "data"), params=placed,
-        optimizer=fb.train.gradient_descent(0.1), stop=fb.train.StopRules(4), batch_size=7,
-        key=jax.random.key(0),
-      )  # fmt: skip
-      assert result.steps == 4
+      data = put(mesh, (X, LABELS), "data")
+      assert descend(net, data, 4, params=placed, batch_size=7).steps == 4
   assert_near(grads, jax.jit(f)(params, X[:7], LABELS[:7])[1])

@@ -23,7 +23,7 @@ from tests.support.cases_of_quantities import (
   problem_of,
   truth,
 )
-from tests.support.witness import assert_bitwise
+from tests.support.witness import assert_bitwise, jit_quickly
 
 every_problem = pytest.mark.parametrize(
   "name",
@@ -98,7 +98,7 @@ def test_the_same_under_vmap(name):
   problem = problem_of(name)
   params, *rest = problem.arguments
   both = jax.tree.map(lambda p: jnp.stack([p, p * 0.5]), params)
-  run = jax.jit(jax.vmap(partial(everything, problem), (0, None, None, None)))
+  run = jit_quickly(jax.vmap(partial(everything, problem), (0, None, None, None)))
   got = run(both, *rest)
   for quantity in QUANTITIES:
     want, scale = truth(name)[quantity]
@@ -117,7 +117,7 @@ def test_the_same_on_a_mesh(name, axis_type):
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("data")))
   with jax.set_mesh(mesh):
-    got = jax.jit(partial(everything, problem))(params, *batch, key)
+    got = jit_quickly(partial(everything, problem))(params, *batch, key)
   assert len(got["example_sqnorms"].sharding.device_set) == 2
   for quantity in QUANTITIES:
     want, scale = truth(name)[quantity]

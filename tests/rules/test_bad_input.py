@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
+from tests.support.refusals import refusals
 
 KEY = jax.random.key(0)
 NET = fb.mlp([4, 5, 3])
@@ -25,149 +26,103 @@ def a_function(x):
   return x
 
 
-CONSTRUCTORS = {
-  "width 0": (lambda: fb.mlp([4, 0, 3]), ValueError, r"mlp: sizes\[1\] must be at least 1, got 0"),
-  "width -1": (lambda: fb.dense(4, -1), ValueError, r"d_out must be at least 1, got -1"),
-  "width 2.0": (lambda: fb.mlp([4, 2.0]), TypeError, r"sizes\[1\] must be an integer, got float"),
-  "width True": (lambda: fb.dense(True, 3), TypeError, "d_in must be an integer, got bool True"),
-  "one size": (lambda: fb.mlp([4]), ValueError, "sizes must name at least .* got \\[4\\]"),
-  "sizes a word": (lambda: fb.mlp("64"), TypeError, "sizes must be a list or tuple .* got str"),
-  "a function": (lambda: fb.mlp([4, 3], a_function), TypeError, "activation must be a Layer"),
-  "jax.nn.relu": (lambda: fb.mlp([4, 3], jax.nn.relu), TypeError, "activation must be a Layer"),
-  "a gate": (lambda: fb.mlp([4, 3], fb.gates.relu), TypeError, r"lift a gate by .*activation"),
-  "a name": (lambda: fb.mlp([4, 3], "relu"), TypeError, "must be a Layer, .* got str 'relu'"),
-  "output": (
-    lambda: fb.mlp([4, 3], output_activation=a_function), TypeError, "output_activation must be"
-  ),
-  "int dtype": (lambda: fb.dense(4, 3, dtype=jnp.int32), TypeError, "dtype must be a floating"),
-  "serial": (lambda: fb.serial(fb.relu, a_function), TypeError, "argument 1 must be a Layer"),
-  "lift a function": (lambda: fb.activation(a_function), TypeError, "gate must be a Gate"),
-  "lift add": (lambda: fb.activation(fb.gates.add), TypeError, "add has arity None"),
-  "net": (lambda: fb.value_and_grad(a_function, fb.relu), TypeError, "net must be a Layer"),
-  "loss": (lambda: fb.value_and_grad(NET, a_function), TypeError, "loss must be a Loss"),
-  "pullback": (lambda: fb.pullback(fb.gates.relu), TypeError, "net must be a Layer, got the Gate"),
-  "custom_vjp": (lambda: fb.as_custom_vjp(None), TypeError, "net must be a Layer, got NoneType"),
-  "residuals": (lambda: fb.residual_bytes(3, X), TypeError, "net must be a Layer, got int 3"),
-  "residuals of": (lambda: fb.residual_bytes(NET, [1.0]), TypeError, "x must be an array"),
-}  # fmt: skip
-
-CALLS = {
-  "rank": (lambda: gradient(x=X[0], targets=LABELS[:4]), ValueError, r"\[N, 4\], got float32\[4\]"),
-  "rank 0": (lambda: gradient(x=X[0, 0]), ValueError, r"number N of examples .* x float32\[\]"),
-  "rank 3": (lambda: gradient(x=X[:, None]), ValueError, r"\[N, 4\], got float32\[6, 1, 4\]"),
-  "features": (lambda: gradient(x=X[:, :3]), ValueError, r"\[N, 4\], got float32\[6, 3\]"),
-  "N": (lambda: gradient(targets=LABELS[:5]), ValueError, r"number N .* targets int32\[5\]"),
-  "integers": (lambda: gradient(x=X.astype(int)), TypeError, "x must have a floating dtype"),
-  "booleans": (lambda: gradient(x=X > 0), TypeError, r"floating dtype, got bool\[6, 4\]"),
-  "complex": (lambda: gradient(x=X.astype(complex)), TypeError, "floating dtype, got complex64"),
-  "half": (lambda: gradient(x=X.astype(jnp.float16)), TypeError, "dtype float32, got float16"),
-  "a list": (lambda: gradient(x=[[1.0] * 4]), TypeError, "x must be an array, got list"),
-  "targets list": (lambda: gradient(targets=[0] * 6), TypeError, "targets must be an array"),
-  "(N, 1) labels": (lambda: gradient(targets=LABELS[:, None]), ValueError, r"\[6, 3\], got int32"),
-  "float labels": (
-    lambda: gradient(targets=LABELS.astype(float)), TypeError, r"integer labels .* float32\[6\]"
-  ),
-  "label 3": (lambda: gradient(targets=LABELS.at[2].set(3)), ValueError, "0 to 2, got 3 in row 2"),
-  "label -1": (lambda: gradient(targets=LABELS - 1), ValueError, "from 0 to 2, got -1 in row 0"),
-  "(N,) values": (
-    lambda: gradient(loss=fb.squared_error, targets=X[:, 0]), ValueError, r"targets .*\[6, 3\]"
-  ),
-  "key seed": (lambda: gradient(key=0), TypeError, "key must be made by jax.random.key.* int 0"),
-  "old key": (
-    lambda: gradient(key=jax.random.PRNGKey(0)), TypeError, r"jax.random.key.*got uint32\[2\]"
-  ),
-  "keys": (lambda: gradient(key=jax.random.split(KEY)), ValueError, "must be a single key"),
-  "pullback's key": (
-    lambda: fb.pullback(NET)(PARAMS, X, 0), TypeError, "pullback: key must be made by .* got int 0"
-  ),
-  "custom_vjp's key": (
-    lambda: fb.as_custom_vjp(NET)(PARAMS, X, 0), TypeError, "as_custom_vjp: key must be made by"
-  ),
-  "residuals' key": (lambda: fb.residual_bytes(NET, X, 0), TypeError, "residual_bytes: key must"),
-  "init's key": (lambda: NET.init(0), TypeError, "key must be made by jax.random.key"),
-  "weights' shape": (lambda: gradient(weights=jnp.ones(5)), ValueError, r"weights .*\[6\], got"),
-  "weights' rank": (lambda: gradient(weights=jnp.ones((6, 1))), ValueError, r"shape \[6\]"),
-  "weights' dtype": (lambda: gradient(weights=LABELS), TypeError, "weights .* float32, got int32"),
-  "custom_vjp of a number": (
-    lambda: fb.as_custom_vjp(NET)(PARAMS, X[0, 0]), ValueError, r"x must have shape \[..., D_in\]"
-  ),
-  "y_bar": (
-    lambda: NET.backward(PARAMS, NET.forward(PARAMS, X)[1], LOGITS[:5]), ValueError,
+REFUSED = [
+  (lambda: fb.mlp([4, 0, 3]), ValueError, r"mlp: sizes\[1\] must be at least 1, got 0"),
+  (lambda: fb.dense(4, -1), ValueError, r"d_out must be at least 1, got -1"),
+  (lambda: fb.mlp([4, 2.0]), TypeError, r"sizes\[1\] must be an integer, got float"),
+  (lambda: fb.dense(True, 3), TypeError, "d_in must be an integer, got bool True"),
+  (lambda: fb.mlp([4]), ValueError, "sizes must name at least .* got \\[4\\]"),
+  (lambda: fb.mlp("64"), TypeError, "sizes must be a list or tuple .* got str"),
+  (lambda: fb.mlp([4, 3], a_function), TypeError, "activation must be a Layer"),
+  (lambda: fb.mlp([4, 3], jax.nn.relu), TypeError, "activation must be a Layer"),
+  (lambda: fb.mlp([4, 3], fb.gates.relu), TypeError, r"lift a gate by .*activation"),
+  (lambda: fb.mlp([4, 3], "relu"), TypeError, "must be a Layer, .* got str 'relu'"),
+  (lambda: fb.mlp([4, 3], output_activation=a_function), TypeError, "output_activation must be"),
+  (lambda: fb.dense(4, 3, dtype=jnp.int32), TypeError, "dtype must be a floating"),
+  (lambda: fb.serial(fb.relu, a_function), TypeError, "argument 1 must be a Layer"),
+  (lambda: fb.activation(a_function), TypeError, "gate must be a Gate"),
+  (lambda: fb.activation(fb.gates.add), TypeError, "add has arity None"),
+  (lambda: fb.value_and_grad(a_function, fb.relu), TypeError, "net must be a Layer"),
+  (lambda: fb.value_and_grad(NET, a_function), TypeError, "loss must be a Loss"),
+  (lambda: fb.pullback(fb.gates.relu), TypeError, "net must be a Layer, got the Gate"),
+  (lambda: fb.as_custom_vjp(None), TypeError, "net must be a Layer, got NoneType"),
+  (lambda: fb.residual_bytes(3, X), TypeError, "net must be a Layer, got int 3"),
+  (lambda: fb.residual_bytes(NET, [1.0]), TypeError, "x must be an array"),
+  (lambda: gradient(x=X[0], targets=LABELS[:4]), ValueError, r"\[N, 4\], got float32\[4\]"),
+  (lambda: gradient(x=X[0, 0]), ValueError, r"number N of examples .* x float32\[\]"),
+  (lambda: gradient(x=X[:, None]), ValueError, r"\[N, 4\], got float32\[6, 1, 4\]"),
+  (lambda: gradient(x=X[:, :3]), ValueError, r"\[N, 4\], got float32\[6, 3\]"),
+  (lambda: gradient(targets=LABELS[:5]), ValueError, r"number N .* targets int32\[5\]"),
+  (lambda: gradient(x=X.astype(int)), TypeError, "x must have a floating dtype"),
+  (lambda: gradient(x=X > 0), TypeError, r"floating dtype, got bool\[6, 4\]"),
+  (lambda: gradient(x=X.astype(complex)), TypeError, "floating dtype, got complex64"),
+  (lambda: gradient(x=X.astype(jnp.float16)), TypeError, "dtype float32, got float16"),
+  (lambda: gradient(x=[[1.0] * 4]), TypeError, "x must be an array, got list"),
+  (lambda: gradient(targets=[0] * 6), TypeError, "targets must be an array"),
+  (lambda: gradient(targets=LABELS[:, None]), ValueError, r"\[6, 3\], got int32"),
+  (lambda: gradient(targets=LABELS.astype(float)), TypeError, r"integer labels .* float32\[6\]"),
+  (lambda: gradient(targets=LABELS.at[2].set(3)), ValueError, "0 to 2, got 3 in row 2"),
+  (lambda: gradient(targets=LABELS - 1), ValueError, "from 0 to 2, got -1 in row 0"),
+  (lambda: gradient(loss=fb.squared_error, targets=X[:, 0]), ValueError, r"targets .*\[6, 3\]"),
+  (lambda: gradient(key=0), TypeError, "key must be made by jax.random.key.* int 0"),
+  (lambda: gradient(key=jax.random.PRNGKey(0)), TypeError, r"jax.random.key.*got uint32\[2\]"),
+  (lambda: gradient(key=jax.random.split(KEY)), ValueError, "must be a single key"),
+  (lambda: fb.pullback(NET)(PARAMS, X, 0), TypeError, "pullback: key must be made by .* got int 0"),
+  (lambda: fb.as_custom_vjp(NET)(PARAMS, X, 0), TypeError, "as_custom_vjp: key must be made by"),
+  (lambda: fb.residual_bytes(NET, X, 0), TypeError, "residual_bytes: key must"),
+  (lambda: NET.init(0), TypeError, "key must be made by jax.random.key"),
+  (lambda: gradient(weights=jnp.ones(5)), ValueError, r"weights .*\[6\], got"),
+  (lambda: gradient(weights=jnp.ones((6, 1))), ValueError, r"shape \[6\]"),
+  (lambda: gradient(weights=LABELS), TypeError, "weights .* float32, got int32"),
+  (lambda: fb.as_custom_vjp(NET)(PARAMS, X[0, 0]), ValueError, r"x must have shape \[..., D_in\]"),
+  (
+    lambda: NET.backward(PARAMS, NET.forward(PARAMS, X)[1], LOGITS[:5]),
+    ValueError,
     r"y_bar must have shape \[6, 3\], got float32\[5, 3\]",
   ),
-  "losses_bar": (
-    lambda: fb.squared_error.backward(LOGITS, jnp.ones(5)), ValueError, r"losses_bar .*\[6\]"
+  (lambda: fb.squared_error.backward(LOGITS, jnp.ones(5)), ValueError, r"losses_bar .*\[6\]"),
+  (lambda: fb.squared_error.forward(LOGITS[:, 0], LOGITS), ValueError, r"outputs .*\[N, C\]"),
+  (lambda: fb.squared_error.forward(LABELS[:, None], LOGITS), TypeError, "outputs .* floating"),
+  (lambda: fb.squared_error.forward(X[:, :1], X[:, 0]), ValueError, r"\[6, 1\], got .*\[6\]"),
+  (lambda: fb.squared_error.forward(X[:, :1], LABELS[:, None]), TypeError, "dtype float32"),
+  (lambda: fb.sigmoid_cross_entropy.forward(LOGITS, LABELS), ValueError, r"shape \[6, 3\]"),
+  (lambda: fb.softmax_cross_entropy.forward(LOGITS, X), ValueError, r"\[6, 3\], got .*\[6, 4\]"),
+  (
+    lambda: fb.softmax_cross_entropy.forward(LOGITS, LABELS[:5]),
+    ValueError,
+    r"\[6\], got int32\[5\]",
   ),
-}  # fmt: skip
+  (lambda: fb.softmax_cross_entropy.forward(LOGITS, LABELS > 0), TypeError, "integer labels"),
+  (lambda: fb.gates.add.forward(), TypeError, "add takes at least 1 input, got 0"),
+  (lambda: fb.gates.relu.forward(X, X), TypeError, "takes 1 positional argument but 2"),
+  (lambda: fb.gates.multiply.forward(X, X[0]), ValueError, r"input 1 .*\[6, 4\], got .*\[4\]"),
+  (lambda: fb.gates.max.forward(X, X.astype(jnp.float16)), TypeError, "input 1 .* dtype float32"),
+  (lambda: fb.gates.exp.forward(LABELS), TypeError, "gate exp: input 0 must have a floating dtype"),
+  (lambda: fb.gates.tanh.forward(1.0), TypeError, "input 0 must be an array, got float 1.0"),
+]
 
-OTHER_NETS = {
-  "wider": (fb.mlp([4, 6, 3]).init(KEY), r"params.w must have shape \[4, 5\], got float32\[4, 6\]"),
-  "deeper": (fb.mlp([4, 5, 5, 3]).init(KEY), "params must be a tuple of 3 .*, got a tuple of 5"),
-  "a list": (list(PARAMS), "params must be a tuple of 3 .*, got list"),
-  "one layer's": (PARAMS[0], "params must be a tuple of 3 .*, got DenseParams"),
-  "pairs": (tuple(tuple(p) for p in PARAMS), "params must be DenseParams.*, got tuple"),
-  "no bias": (fb.mlp([4, 5, 3], bias=False).init(KEY), r"params.b must be an array, got NoneType"),
-  "bias's shape": ((PARAMS[0]._replace(b=jnp.ones(1)), *PARAMS[1:]), r"\[5\], got float32\[1\]"),
-  "for relu": ((PARAMS[0], PARAMS[0], PARAMS[2]), r"relu: params must be \(\), got DenseParams"),
-  "None": (None, "params must be a tuple of 3 .*, got NoneType"),
-}  # fmt: skip
-
-LOSSES = {
-  "outputs (N,)": (fb.squared_error, LOGITS[:, 0], LOGITS, ValueError, r"outputs .*\[N, C\]"),
-  "integer outputs": (fb.squared_error, LABELS[:, None], LOGITS, TypeError, "outputs .* floating"),
-  "(N,) for (N, 1)": (fb.squared_error, X[:, :1], X[:, 0], ValueError, r"\[6, 1\], got .*\[6\]"),
-  "integer targets": (fb.squared_error, X[:, :1], LABELS[:, None], TypeError, "dtype float32"),
-  "sigmoid labels": (fb.sigmoid_cross_entropy, LOGITS, LABELS, ValueError, r"shape \[6, 3\]"),
-  "softmax rows": (fb.softmax_cross_entropy, LOGITS, X, ValueError, r"\[6, 3\], got .*\[6, 4\]"),
-  "softmax N": (fb.softmax_cross_entropy, LOGITS, LABELS[:5], ValueError, r"\[6\], got int32\[5\]"),
-  "softmax bools": (fb.softmax_cross_entropy, LOGITS, LABELS > 0, TypeError, "integer labels"),
-}
-
-GATES = {
-  "add of none": (fb.gates.add, (), TypeError, "add takes at least 1 input, got 0"),
-  "relu of two": (fb.gates.relu, (X, X), TypeError, "takes 1 positional argument but 2"),
-  "no broadcast": (fb.gates.multiply, (X, X[0]), ValueError, r"input 1 .*\[6, 4\], got .*\[4\]"),
-  "dtypes": (fb.gates.max, (X, X.astype(jnp.float16)), TypeError, "input 1 .* dtype float32"),
-  "integers": (fb.gates.exp, (LABELS,), TypeError, "gate exp: input 0 must have a floating dtype"),
-  "a number": (fb.gates.tanh, (1.0,), TypeError, "input 0 must be an array, got float 1.0"),
-}
+OTHER_NETS = [
+  (fb.mlp([4, 6, 3]).init(KEY), r"params.w must have shape \[4, 5\], got float32\[4, 6\]"),
+  (fb.mlp([4, 5, 5, 3]).init(KEY), "params must be a tuple of 3 .*, got a tuple of 5"),
+  (list(PARAMS), "params must be a tuple of 3 .*, got list"),
+  (PARAMS[0], "params must be a tuple of 3 .*, got DenseParams"),
+  (tuple(tuple(p) for p in PARAMS), "params must be DenseParams.*, got tuple"),
+  (fb.mlp([4, 5, 3], bias=False).init(KEY), r"params.b must be an array, got NoneType"),
+  ((PARAMS[0]._replace(b=jnp.ones(1)), *PARAMS[1:]), r"\[5\], got float32\[1\]"),
+  ((PARAMS[0], PARAMS[0], PARAMS[2]), r"relu: params must be \(\), got DenseParams"),
+  (None, "params must be a tuple of 3 .*, got NoneType"),
+]
 
 
-@pytest.mark.parametrize("name", CONSTRUCTORS)
-def test_a_constructor_refuses(name):
-  construct, error, message = CONSTRUCTORS[name]
-  with pytest.raises(error, match=message):
-    construct()
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_a_call_refuses(name):
-  call, error, message = CALLS[name]
-  with pytest.raises(error, match=message):
-    call()
+test_bad_input_is_refused = refusals(lambda call: call(), REFUSED)
 
 
 @pytest.mark.parametrize("jit", [False, True], ids=["eager", "jit"])
-@pytest.mark.parametrize("name", OTHER_NETS)
-def test_params_of_another_net_are_refused(name, jit):
-  params, message = OTHER_NETS[name]
+@pytest.mark.parametrize(("params", "message"), OTHER_NETS)
+def test_params_of_another_net_are_refused(params, message, jit):
   f = jax.jit(gradient) if jit else gradient
   with pytest.raises((fb.StructureError, fb.ShapeError, fb.DtypeError), match=message):
     f(params)
-
-
-@pytest.mark.parametrize("name", LOSSES)
-def test_a_loss_refuses(name):
-  loss, outputs, targets, error, message = LOSSES[name]
-  with pytest.raises(error, match=message):
-    loss.forward(outputs, targets)
-
-
-@pytest.mark.parametrize("name", GATES)
-def test_a_gate_refuses(name):
-  gate, inputs, error, message = GATES[name]
-  with pytest.raises(error, match=message):
-    gate.forward(*inputs)
 
 
 def test_an_error_says_in_which_layer_it_arose():
@@ -189,11 +144,3 @@ def test_labels_may_have_any_integer_dtype(dtype):
   np.testing.assert_allclose(losses, np.log(300), rtol=1e-6)
   traced = jax.jit(fb.softmax_cross_entropy.forward)(logits, jnp.asarray(labels))
   np.testing.assert_array_equal(traced[1], rows)
-
-
-def test_labels_out_of_range_are_nan_where_they_cannot_be_looked_at():
-  labels = jnp.array([0, 3, -1, 2, 1, 0])
-  losses, rows = jax.jit(fb.softmax_cross_entropy.forward)(LOGITS, labels)
-  bad = np.array([False, True, True, False, False, False])
-  np.testing.assert_array_equal(np.isnan(losses), bad)
-  np.testing.assert_array_equal(np.isnan(rows), np.repeat(bad[:, None], 3, axis=1))

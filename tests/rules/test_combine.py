@@ -1,5 +1,8 @@
 """Several losses in one: each of its own outputs, with its own targets."""
 
+from functools import partial
+
+import chex
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -29,9 +32,7 @@ def mean_and_gradient(loss, targets):
   return step(NET.init(jax.random.key(0)), jnp.asarray(X), jax.tree.map(jnp.asarray, targets))
 
 
-def assert_same_numbers(got, want):
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+assert_same_numbers = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 parts = st.lists(
@@ -44,6 +45,7 @@ parts = st.lists(
 
 
 @pytest.mark.slow
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(parts, st.booleans())
 def test_combine_is_the_weighted_sum_of_its_parts(parts, from_the_end):
   """Whatever the slices cover, leave out or share."""

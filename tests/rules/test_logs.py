@@ -1,5 +1,8 @@
 """The signals of `inspect`, logged by the backward pass under `jax.vjp(...).with_logs`."""
 
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,10 +32,7 @@ def made(net, prefix=""):
   return None
 
 
-def assert_same(got, want):
-  assert jax.tree.structure(got) == jax.tree.structure(want)
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+assert_same = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("jitted", [False, True])

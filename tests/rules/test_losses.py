@@ -2,12 +2,13 @@
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from sklearn.metrics import hinge_loss, mean_poisson_deviance
+from sklearn.metrics import mean_poisson_deviance
 
 import fbackprop as fb
 from fbackprop.verify.cases.losses import CLASSES, LOSSES, OPTIONS
@@ -95,11 +96,6 @@ def test_a_loss_is_the_one_that_optax_knows(name):
   np.testing.assert_allclose(losses_and_slopes(loss, OUTPUTS, targets)[0], want, rtol=1e-12)
 
 
-def test_the_hinge_is_the_one_that_scikit_learn_knows():
-  losses, _ = losses_and_slopes(fb.hinge, OUTPUTS, LABELS)
-  np.testing.assert_allclose(losses.mean(), hinge_loss(LABELS, OUTPUTS, labels=range(CLASSES)))
-
-
 def test_poisson_nll_is_half_the_deviance_that_scikit_learn_knows():
   """Up to the loss at the best rate, which is t: for a count of 0 a log rate of −inf."""
   log_counts = np.log(COUNTS, where=COUNTS > 0, out=np.full(COUNTS.shape, -np.inf))
@@ -160,9 +156,7 @@ def mean_and_gradient(loss, x, labels, weights=None):
   return step(params, jnp.asarray(x), jnp.asarray(labels), weights=weights)
 
 
-def assert_same_numbers(got, want):
-  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-    np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-15)
+assert_same_numbers = partial(chex.assert_trees_all_close, rtol=1e-13, atol=1e-15)
 
 
 def test_ignored_rows_count_in_the_mean_unless_weights_leave_them_out():

@@ -131,7 +131,7 @@ def test_the_bounds_are_not_vacuous():
 @hypothesis.given(st.floats(-40, 40))
 def test_the_oracle_has_the_slopes_of_its_functions(name, z):
   function, slope = oracle.ACTIVATIONS[name]
-  hypothesis.assume(min(abs(z - kink) for kink in (0, -1, 1, 6)) > 1e-3)
+  hypothesis.assume(abs(z) > 1e-3)
   difference = (function(z + 1e-5) - function(z - 1e-5)) / 2e-5
   assert abs(difference - slope(z)) < 1e-9
 
@@ -153,8 +153,26 @@ def test_activations_and_their_slopes_are_those_of_the_oracle(name, zs):
   np.testing.assert_allclose(x_bar, slopes, rtol=1e-14, atol=1e-14)
 
 
-SCALE = oracle.SELU_SCALE
-LIMIT = oracle.SELU_SCALE * oracle.SELU_ALPHA  # Of selu, at minus infinity.
+SCALE = 1.0507009873554805
+LIMIT = SCALE * 1.6732632423543772  # Of selu, at minus infinity.
+
+FAR = [-1e4, -1e3, 0.0, 1e4]
+SLOPES = {  # Values and slopes there.
+  "relu": ([0, 0, 0, 1e4], [0, 0, 0, 1]),
+  "sigmoid": ([0, 0, 0.5, 1], [0, 0, 0.25, 0]),
+  "tanh": ([-1, -1, 0, 1], [0, 0, 1, 0]),
+  "gelu": ([0, 0, 0, 1e4], [0, 0, 0.5, 1]),
+  "gelu_tanh": ([0, 0, 0, 1e4], [0, 0, 0.5, 1]),
+  "silu": ([0, 0, 0, 1e4], [0, 0, 0.5, 1]),
+  "softplus": ([0, 0, np.log(2), 1e4], [0, 0, 0.5, 1]),
+  "mish": ([0, 0, 0, 1e4], [0, 0, 0.6, 1]),
+  "elu": ([-1, -1, 0, 1e4], [0, 0, 1, 1]),
+  "selu": ([-LIMIT, -LIMIT, 0, SCALE * 1e4], [0, 0, LIMIT, SCALE]),
+  "leaky_relu": ([-100, -10, 0, 1e4], [0.01, 0.01, 0.01, 1]),
+  "relu6": ([0, 0, 0, 6], [0, 0, 0, 0]),
+  "hard_tanh": ([-1, -1, 0, 1], [0, 0, 1, 0]),
+}
+
 
 # --- Extremes -------------------------------------------------------------------------------------
 
@@ -181,11 +199,6 @@ class TestExtremes:
     np.testing.assert_allclose(losses, [0, 2e4, np.log(2)], rtol=1e-6)
     np.testing.assert_array_equal(rows, [[0, 0, 0], [1, -1, 0], [-0.5, 0.5, 0]])
 
-  def test_softmax_of_zeros(self, dtype):
-    losses, rows = loss_and_gradient(fb.softmax_cross_entropy, np.zeros((1, 4)), [3], dtype)
-    np.testing.assert_allclose(losses, [np.log(4)], rtol=1e-6)
-    np.testing.assert_array_equal(rows, [[0.25, 0.25, 0.25, -0.75]])
-
   @pytest.mark.parametrize("targets", [[1], [[0.0, 1.0, 0.0]]], ids=["labels", "rows"])
   def test_softmax_of_impossible_classes(self, dtype, targets):
     """A logit −inf where the target is 0 is as if the class weren't there."""
@@ -194,10 +207,6 @@ class TestExtremes:
     np.testing.assert_allclose(losses, [np.log(2)], rtol=1e-6)
     np.testing.assert_array_equal(rows, [[0, -0.5, 0.5]])
 
-  def test_impossible_label_costs_infinitely_much(self, dtype):
-    losses, _ = loss_and_gradient(fb.softmax_cross_entropy, [[-np.inf, 0.0]], [0], dtype)
-    assert losses == np.inf
-
   def test_sigmoid_cross_entropy_of_large_logits(self, dtype):
     logits = [[1e3, -1e3], [1e3, -1e3], [0.0, 0.0], [1e4, -1e4]]
     targets = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]
@@ -205,27 +214,10 @@ class TestExtremes:
     np.testing.assert_allclose(losses, [0, 2e3, 2 * np.log(2), 1e4], rtol=1e-6)
     np.testing.assert_array_equal(rows, [[0, 0], [1, -1], [-0.5, 0.5], [0.5, -0.5]])
 
-  @pytest.mark.parametrize(
-    ("name", "values", "slopes"),
-    [
-      ("relu", [0, 0, 0, 1e4], [0, 0, 0, 1]),
-      ("sigmoid", [0, 0, 0.5, 1], [0, 0, 0.25, 0]),
-      ("tanh", [-1, -1, 0, 1], [0, 0, 1, 0]),
-      ("gelu", [0, 0, 0, 1e4], [0, 0, 0.5, 1]),
-      ("gelu_tanh", [0, 0, 0, 1e4], [0, 0, 0.5, 1]),
-      ("silu", [0, 0, 0, 1e4], [0, 0, 0.5, 1]),
-      ("softplus", [0, 0, np.log(2), 1e4], [0, 0, 0.5, 1]),
-      ("mish", [0, 0, 0, 1e4], [0, 0, 0.6, 1]),
-      ("elu", [-1, -1, 0, 1e4], [0, 0, 1, 1]),
-      ("selu", [-LIMIT, -LIMIT, 0, SCALE * 1e4], [0, 0, LIMIT, SCALE]),
-      ("leaky_relu", [-100, -10, 0, 1e4], [0.01, 0.01, 0.01, 1]),
-      ("relu6", [0, 0, 0, 6], [0, 0, 0, 0]),
-      ("hard_tanh", [-1, -1, 0, 1], [0, 0, 1, 0]),
-    ],
-  )
-  def test_activation_far_from_zero(self, dtype, name, values, slopes):
-    layer = getattr(fb, name)
-    x = jnp.asarray([[-1e4, -1e3, 0.0, 1e4]], dtype)
+  @pytest.mark.parametrize("name", SLOPES)
+  def test_activation_far_from_zero(self, dtype, name):
+    layer, (values, slopes) = getattr(fb, name), SLOPES[name]
+    x = jnp.asarray([FAR], dtype)
     y, residuals = layer.forward((), x)
     _, x_bar = layer.backward((), residuals, jnp.ones_like(y))
     eps = float(jnp.finfo(dtype).eps)
@@ -242,7 +234,7 @@ def test_the_slope_where_half_precision_saturates_is_zero(layer, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-@pytest.mark.parametrize("name", sorted(oracle.ACTIVATIONS))
+@pytest.mark.parametrize("name", ["identity", *SLOPES])
 def test_activation_in_half_precision(name, dtype):
   """Over all of float16's range: finite, and what float32 says, to a few roundings."""
   layer = getattr(fb, name)

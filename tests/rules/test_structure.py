@@ -43,15 +43,6 @@ def test_statistics_of_half_precision_are_summed_in_float32(dtype):
     np.testing.assert_array_equal(y, jnp.sign(x))
 
 
-def test_normalised_features_have_no_mean_and_unit_size():
-  x = 5 + 3 * jax.random.normal(KEY, (6, 50))
-  centred, _ = fb.layer_norm(50).forward(fb.layer_norm(50).init(KEY), x)
-  scaled, _ = fb.rms_norm(50).forward(fb.rms_norm(50).init(KEY), x)
-  np.testing.assert_allclose(centred.mean(1), 0, atol=1e-6)
-  np.testing.assert_allclose(centred.std(1), 1, rtol=1e-5)
-  np.testing.assert_allclose((scaled**2).mean(1), 1, rtol=1e-5)
-
-
 # --- Dropout --------------------------------------------------------------------------------------
 
 
@@ -81,25 +72,6 @@ def test_dropout_of_nothing_is_the_identity():
 
 
 # --- repeat ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("x64")
-def test_repeat_equals_the_chain_of_its_copies():
-  block = fb.serial(fb.gelu, fb.dense(4, 4, dtype=jnp.float64))
-  net, n = fb.repeat(block, 5), 5
-  params = net.init(KEY)
-  copies = tuple(jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(n))
-  x, y_bar = random_like(np.random.default_rng(0), (jnp.ones((3, 4), jnp.float64),) * 2)
-  y, backward = fb.pullback(net)(params, x)
-  y_chain, backward_chain = fb.pullback(fb.serial(*[block] * n))(copies, x)
-  np.testing.assert_allclose(y, y_chain, rtol=1e-12)
-  params_bar, x_bar = backward(y_bar)
-  copies_bar, x_bar_chain = backward_chain(y_bar)
-  np.testing.assert_allclose(x_bar, x_bar_chain, rtol=1e-12)
-  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *copies_bar)
-  for ours, theirs in zip(jax.tree.leaves(params_bar), jax.tree.leaves(stacked), strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=1e-12)
 
 
 def test_copies_of_a_repeat_start_differently():

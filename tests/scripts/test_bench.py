@@ -109,15 +109,26 @@ def test_options_that_cannot_be_met_are_refused(options, capsys):
   assert options[0] in capsys.readouterr().err
 
 
+@pytest.fixture
+def made(tmp_path, capfd):
+  """Runs a bench of two rounds, and gives what it printed and what it wrote."""
+
+  def run(name, *options):
+    file = tmp_path / f"{name}.json"
+    assert bench.main([name, *options, "--json", str(file)]) == 0
+    return capfd.readouterr().out, json.loads(file.read_text())
+
+  return run
+
+
+BRIEFLY = ("--cores", "1", "--rounds", "2")
+
+
 @pytest.mark.slow
-def test_step_prints_a_table_and_writes_json(tmp_path, capfd):
-  file = tmp_path / "step.json"
-  options = ["--sizes", "tiny", "--cores", "1", "--rounds", "2", "--json", str(file)]
-  assert bench.main(["step", *options]) == 0
-  printed = capfd.readouterr().out
+def test_step_prints_a_table_and_writes_json(made):
+  printed, written = made("step", "--sizes", "tiny", *BRIEFLY)
   assert "step, 1 core\n" in printed
   assert "scan of 1000" in printed
-  written = json.loads(file.read_text())
   assert {"jax", "backend", "device", "cores_here"} <= set(written["machine"])
   (row,) = written["rows"]
   assert (row["cores"], row["size"], row["rounds"]) == (1, "tiny", 2)
@@ -125,33 +136,29 @@ def test_step_prints_a_table_and_writes_json(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_residuals_print_a_table_and_write_json(tmp_path, capfd):
-  file = tmp_path / "residuals.json"
-  assert bench.main(["residuals", "--json", str(file)]) == 0
-  assert "relu           1.00" in capfd.readouterr().out
-  assert {"activation", "ours", "theirs"} < set(json.loads(file.read_text())["rows"][0])
+def test_residuals_print_a_table_and_write_json(made):
+  printed, written = made("residuals")
+  assert "relu           1.00" in printed
+  assert {"activation", "ours", "theirs"} < set(written["rows"][0])
 
 
 @pytest.mark.slow
-def test_guard_prints_a_row_for_each_optimizer(tmp_path, capfd):
-  file = tmp_path / "guard.json"
-  flags = ["--sizes", "tiny", "--cores", "1", "--rounds", "2", "--json", str(file)]
-  assert bench.main(["guard", *flags]) == 0
-  rows = json.loads(file.read_text())["rows"]
+def test_guard_prints_a_row_for_each_optimizer(made):
+  printed, written = made("guard", "--sizes", "tiny", *BRIEFLY)
+  rows = written["rows"]
   assert [(row["size"], row["optimizer"]) for row in rows] == [
     ("tiny", "descent"),
     ("tiny", "adam"),
   ]
   assert all(0.1 < row["fit_ratio"] < 10 for row in rows)
-  assert "fit's look" in capfd.readouterr().out
+  assert "fit's look" in printed
 
 
 @pytest.mark.slow
-def test_depth_prints_a_table_and_writes_json(tmp_path, capfd):
-  file = tmp_path / "depth.json"
-  assert bench.main(["depth", "--rounds", "2", "--json", str(file)]) == 0
-  assert "1025 layers, one loop" in capfd.readouterr().out
-  rows = json.loads(file.read_text())["rows"]
+def test_depth_prints_a_table_and_writes_json(made):
+  printed, written = made("depth", "--rounds", "2")
+  assert "1025 layers, one loop" in printed
+  rows = written["rows"]
   assert {row["layers"] for row in rows if row["repeat_hidden"]} == {5, 65, 257, 1025}
   assert all(min(row["seconds"]) > 0 for row in rows)
 
@@ -241,12 +248,10 @@ def test_the_operations_of_a_step_are_those_of_its_products():
 
 
 @pytest.mark.slow
-def test_ensemble_prints_a_table_and_writes_json(tmp_path, capfd):
-  file = tmp_path / "ensemble.json"
-  options = ["--sizes", "2", "--cores", "1", "--rounds", "2", "--json", str(file)]
-  assert bench.main(["ensemble", *options]) == 0
-  assert "nets a second" in capfd.readouterr().out
-  rows = [row for row in json.loads(file.read_text())["rows"] if row["members"] == 2]
+def test_ensemble_prints_a_table_and_writes_json(made):
+  printed, written = made("ensemble", "--sizes", "2", *BRIEFLY)
+  assert "nets a second" in printed
+  rows = [row for row in written["rows"] if row["members"] == 2]
   assert [row["who"] for row in rows] == ["ours", "vmap of jax.grad"]
   assert min(row["nets_per_second"] for row in rows) > 0
 
@@ -269,7 +274,7 @@ def broken_rule(x):
   raise KeyError("planted")
 
 
-def made(name, f_vjp):
+def specimen_of(name, f_vjp):
   x = np.array([-1.5, 0.5, 2.0], np.float32)
   return Specimen(name, lambda: Example(cube, (x,), f_vjp))
 
@@ -294,8 +299,12 @@ NEGLECTED = Specimen("neglected", lambda: Example(scaled, (np.ones(1), np.ones(3
 
 @pytest.fixture
 def bank(monkeypatch):
-  bugs = [made("doubled", partial(cube_rule, 2.0)), made("raises", broken_rule), NEGLECTED]
-  right = [made("right", partial(cube_rule, 1.0))]
+  bugs = [
+    specimen_of("doubled", partial(cube_rule, 2.0)),
+    specimen_of("raises", broken_rule),
+    NEGLECTED,
+  ]
+  right = [specimen_of("right", partial(cube_rule, 1.0))]
   for where in ("scripts.benchmarks.checkers", "fbackprop.verify.self_test"):
     monkeypatch.setattr(f"{where}.BUGS", bugs)
     monkeypatch.setattr(f"{where}.RIGHT", right)
@@ -344,8 +353,8 @@ def test_a_checker_that_breaks_without_the_rule_too_has_not_caught_the_bug():
   def calls(problem):
     jax.vjp(problem.f, *problem.leaves)
 
-  raising = problem_of(made("raises", broken_rule).make())
-  right = problem_of(made("right", partial(cube_rule, 1.0)).make())
+  raising = problem_of(specimen_of("raises", broken_rule).make())
+  right = problem_of(specimen_of("right", partial(cube_rule, 1.0)).make())
   assert checkers.outcome_of(breaks, raising, True) == "not taken"
   assert checkers.outcome_of(breaks, right, False) == "not taken"
   assert checkers.outcome_of(complains, right, False) == "false alarm"
@@ -395,7 +404,7 @@ def place_of(row):
 
 
 def test_numpy_checkers_get_the_function_and_its_rule_in_float64():
-  problem = problem_of(made("doubled", partial(cube_rule, 2.0)).make())
+  problem = problem_of(specimen_of("doubled", partial(cube_rule, 2.0)).make())
   (x,) = xs = bridges.inputs(problem)
   assert x.dtype == np.float64
   np.testing.assert_array_equal(bridges.values(problem, xs), x**3)

@@ -7,6 +7,7 @@ what their documents say, and by wrong ones.
 import json
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -273,6 +274,5 @@ def test_ours_of_some_examples_are_those_of_a_smaller_batch():
     rows = np.arange(8) > 0
     fewer = jax.tree.map(lambda factor: factor[rows], factors)
     got, want = quantities.gradient(ours.only(factors, rows)), quantities.gradient(fewer)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-      np.testing.assert_allclose(a, b, rtol=0, atol=1e-14)
+    chex.assert_trees_all_close(got, want, rtol=0, atol=1e-14)
     assert abs(quantities.gradient(factors)[0].w - got[0].w).max() > 1e-3

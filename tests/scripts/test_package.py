@@ -22,19 +22,8 @@ MODULES = sorted(
 
 # A folder, or a module of the top, imports from lower ranks and, without a circle, from its own.
 RANKS = [
-  [
-    "types",
-    "errors",
-    "ranges",
-    "checks",
-    "hints",
-    "extras",
-    "files",
-    "markup",
-    "fonts",
-    "jaxprs",
-    "meshes",
-  ],
+  ["types", "errors", "ranges", "checks", "hints", "extras", "files", "markup", "fonts", "jaxprs",
+   "meshes"],
   ["gates"],
   ["layers", "losses"],
   ["combinators", "repetition", "transforms", "inspection", "networks"],
@@ -49,7 +38,7 @@ RANKS = [
   ["train"],
   ["train.report"],
   ["cli", "__main__"],
-]
+]  # fmt: skip
 RANK_OF = {f"fbackprop.{room}": rank for rank, row in enumerate(RANKS) for room in row}
 
 
@@ -184,23 +173,22 @@ def test_docstring_examples(module):
   assert result.failed == 0
 
 
-@pytest.mark.parametrize(
-  "code",
-  [
-    "import jax\n\nf = jax.grad(abs)\n",
-    "from jax import vjp\n\nf = vjp\n",
-    "import jax as j\n\nf = j.value_and_grad(abs)\n",
-    "import jax\n\nf = jax.jvp\n",
-  ],
-)
-@pytest.mark.parametrize(("folder", "refused"), [("", True), ("train", True), ("verify", False)])
-def test_the_linter_keeps_autodiff_out(code, folder, refused):
+@pytest.mark.parametrize(("folder", "refused"), [("", 4), ("train", 4), ("verify", 0)])
+def test_the_linter_keeps_autodiff_out(folder, refused):
+  code = """
+import jax
+import jax as j
+from jax import vjp
+
+a, b, c = jax.grad(abs), j.value_and_grad(abs), jax.jvp
+"""
   path = ROOT / folder / "planted.py"
   command = [sys.executable, "-m", "ruff", "check", "--select", "TID251", "--no-cache"]
   result = subprocess.run(
-    [*command, "--stdin-filename", str(path), "-"], input=code, capture_output=True, text=True
-  )
-  assert ("TID251" in result.stdout) == refused
+    [*command, "--output-format", "concise", "--stdin-filename", str(path), "-"],
+    input=code, capture_output=True, text=True,
+  )  # fmt: skip
+  assert result.stdout.count("TID251") == refused
 
 
 def test_the_version_is_that_of_the_project():

@@ -15,6 +15,7 @@ import numpy as np
 
 import fbackprop as fb
 from fbackprop import quantities as q
+from tests.support.witness import jit_quickly
 
 N = 4
 CLIPPINGS = ("flat", "automatic", "per_layer")
@@ -136,7 +137,7 @@ def everything(problem, *arguments):
 def found(name):
   """Run the compiled `everything` of a problem, cached."""
   problem = problem_of(name)
-  return jax.jit(partial(everything, problem))(*problem.arguments)
+  return jit_quickly(partial(everything, problem))(*problem.arguments)
 
 
 def example_gradients_by_autodiff(problem, params, x, targets, key):

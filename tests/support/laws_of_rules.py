@@ -6,24 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.support import witness
 from tests.support.law import law
-from tests.support.witness import (
-  TOLERANCE,
-  Truth,
-  assert_bitwise,
-  assert_close,
-  bars,
-  draw,
-  draw_kinks,
-  generator,
-  leaves_of,
-  pull,
-  random_like,
-  split,
-  tolerance,
-  true_sum,
-  true_value,
-)
 
 
 def where(case, dtype, what):
@@ -36,11 +20,11 @@ def where(case, dtype, what):
 @law(fast=("float64",))
 def law_forward_equals_reference(case, dtype):
   """Require the reference's value, with and without the residuals."""
-  view, primals, y_bar = draw(case, dtype)
-  want = true_value(case.reference, view, primals, y_bar)
-  truth = Truth((want,), (np.abs(want).max(initial=1.0),))
+  view, primals, y_bar = witness.draw(case, dtype)
+  want = witness.true_value(case.reference, view, primals, y_bar)
+  truth = witness.Truth((want,), (np.abs(want).max(initial=1.0),))
   for name, got in (("f", view.f(*primals)), ("f_vjp", view.f_vjp(*primals)[0])):
-    assert_close(where(case, dtype, name), ("y",), (got,), truth, tolerance(dtype))
+    witness.assert_close(where(case, dtype, name), ("y",), (got,), truth, witness.tolerance(dtype))
 
 
 # --- Law 1: structure -----------------------------------------------------------------------------
@@ -49,20 +33,22 @@ def law_forward_equals_reference(case, dtype):
 @law(fast=("float32",))
 def law_backward_has_the_structure_of_its_primals(case, dtype):
   """Require structure, shapes, dtypes, and no weak dtype, which would change later promotions."""
-  view, primals, y_bar = draw(case, dtype)
-  got = jax.eval_shape(functools.partial(pull, view), primals, y_bar)
+  view, primals, y_bar = witness.draw(case, dtype)
+  got = jax.eval_shape(functools.partial(witness.pull, view), primals, y_bar)
   assert_same_types(case, dtype, view, primals, got)
 
 
 def assert_same_types(case, dtype, view, primals, got):
-  active, _ = split(view, primals)
+  active, _ = witness.split(view, primals)
   if jax.tree.structure(got) != jax.tree.structure(active):
     raise AssertionError(
       f"{where(case, dtype, 'structure')}: got {jax.tree.structure(got)} want "
       f"{jax.tree.structure(active)}"
     )
-  names = bars(view.names)
-  for (name, g), (_, p) in zip(leaves_of(names, got), leaves_of(names, active), strict=True):
+  names = witness.bars(view.names)
+  for (name, g), (_, p) in zip(
+    witness.leaves_of(names, got), witness.leaves_of(names, active), strict=True
+  ):
     if (g.shape, g.dtype, g.weak_type) != (p.shape, p.dtype, False):
       weak = " weak" if g.weak_type else ""
       raise AssertionError(
@@ -74,9 +60,9 @@ def assert_same_types(case, dtype, view, primals, got):
 @law(dtypes=("bfloat16", "float16"))
 def law_half_precision_keeps_its_dtype(case, dtype):
   """Require bfloat16 and float16 to be preserved, by tracing without computing."""
-  view, primals, y_bar = draw(case, dtype, n=2)
+  view, primals, y_bar = witness.draw(case, dtype, n=2)
   y, got = jax.eval_shape(
-    lambda primals, y_bar: (view.f(*primals), pull(view, primals, y_bar)), primals, y_bar
+    lambda primals, y_bar: (view.f(*primals), witness.pull(view, primals, y_bar)), primals, y_bar
   )
   if y.dtype != jnp.dtype(dtype):
     raise AssertionError(f"{where(case, dtype, 'forward')}: y got {y.dtype} want {dtype}")
@@ -87,14 +73,16 @@ def law_half_precision_keeps_its_dtype(case, dtype):
 def law_float32_stays_under_x64(case, dtype):
   """Require float32 results for float32 arguments under x64: no constant of ours widens them."""
   with jax.enable_x64(True):
-    view, primals, y_bar = draw(case, dtype)
+    view, primals, y_bar = witness.draw(case, dtype)
     got = view.compiled_pull(primals, y_bar)
     y = jax.eval_shape(view.f, *primals)
     if y.dtype != jnp.dtype(dtype):
       raise AssertionError(f"{where(case, dtype, 'x64 on')}: y got {y.dtype} want {dtype}")
     assert_same_types(case, dtype, view, primals, got)
-  truth = true_sum(case.reference, view, primals, y_bar)
-  assert_close(where(case, dtype, "x64 on"), bars(view.names), got, truth, tolerance(dtype))
+  truth = witness.true_sum(case.reference, view, primals, y_bar)
+  witness.assert_close(
+    where(case, dtype, "x64 on"), witness.bars(view.names), got, truth, witness.tolerance(dtype)
+  )
 
 
 # --- Law 2: linearity -----------------------------------------------------------------------------
@@ -103,32 +91,34 @@ def law_float32_stays_under_x64(case, dtype):
 @law(fast=("float32",))
 def law_linear_in_the_cotangent(case, dtype):
   """Require that zero gives exactly zero, and that a power of two scales every bit."""
-  view, primals, y_bar = draw(case, dtype)
-  names = bars(view.names)
+  view, primals, y_bar = witness.draw(case, dtype)
+  names = witness.bars(view.names)
   got = view.compiled_pull(primals, jnp.zeros_like(y_bar))
   zeros = jax.tree.map(jnp.zeros_like, got)
-  assert_bitwise(where(case, dtype, "zero cotangent"), names, got, zeros)
+  witness.assert_bitwise(where(case, dtype, "zero cotangent"), names, got, zeros)
   once = view.compiled_pull(primals, y_bar)
   for k in (7, -7, -1):
     factor = jnp.asarray(2.0**k, y_bar.dtype)
     want = jax.tree.map(functools.partial(jnp.multiply, factor), once)
     got = view.compiled_pull(primals, factor * y_bar)
-    assert_bitwise(where(case, dtype, f"cotangent times 2^{k}"), names, got, want)
+    witness.assert_bitwise(where(case, dtype, f"cotangent times 2^{k}"), names, got, want)
 
 
 # --- Law 3: the truth -----------------------------------------------------------------------------
 
 
 def assert_true(case, dtype, what, view, primals, y_bar, got):
-  truth = true_sum(case.reference, view, primals, y_bar)
-  assert_close(where(case, dtype, what), bars(view.names), got, truth, tolerance(dtype))
+  truth = witness.true_sum(case.reference, view, primals, y_bar)
+  witness.assert_close(
+    where(case, dtype, what), witness.bars(view.names), got, truth, witness.tolerance(dtype)
+  )
 
 
 @law(fast=("float64",))
 def law_vjp_equals_autodiff(case, dtype):
   """Require the cotangents of `jax.vjp` of the reference."""
-  view, primals, y_bar = draw(case, dtype)
-  assert_true(case, dtype, "vjp", view, primals, y_bar, pull(view, primals, y_bar))
+  view, primals, y_bar = witness.draw(case, dtype)
+  assert_true(case, dtype, "vjp", view, primals, y_bar, witness.pull(view, primals, y_bar))
 
 
 def has_kinks(case, dtype):
@@ -138,7 +128,7 @@ def has_kinks(case, dtype):
 @law(fast=("float64",), applies=has_kinks)
 def law_kinks_follow_the_policy(case, dtype):
   """Require relu'(0) = 0, 1/k for k ties, and the reference's values at other delicate points."""
-  for i, (view, primals, y_bar) in enumerate(draw_kinks(case, dtype)):
+  for i, (view, primals, y_bar) in enumerate(witness.draw_kinks(case, dtype)):
     got = view.compiled_pull(primals, y_bar)
     assert_true(case, dtype, f"kink {i}", view, primals, y_bar, got)
 
@@ -146,12 +136,12 @@ def law_kinks_follow_the_policy(case, dtype):
 @law(dtypes=("float64",))
 def law_finite_differences_agree(case, dtype):
   """Compare with ⟨y_bar, f(p + εd) − f(p − εd)⟩ / 2ε, for a random direction d in each leaf."""
-  view, primals, y_bar = draw(case, dtype)
-  active, constants = split(view, primals)
+  view, primals, y_bar = witness.draw(case, dtype)
+  active, constants = witness.split(view, primals)
   leaves, structure = jax.tree.flatten(active)
-  directions = random_like(generator(case, 1), leaves)
-  got = leaves_of(bars(view.names), view.compiled_pull(primals, y_bar))
-  scales = jax.tree.leaves(true_sum(case.reference, view, primals, y_bar).scale)
+  directions = witness.random_like(witness.generator(case, 1), leaves)
+  got = witness.leaves_of(witness.bars(view.names), view.compiled_pull(primals, y_bar))
+  scales = jax.tree.leaves(witness.true_sum(case.reference, view, primals, y_bar).scale)
   step = 1e-5
   for i, direction in enumerate(directions):
     ends = []
@@ -161,9 +151,11 @@ def law_finite_differences_agree(case, dtype):
       ends.append(np.asarray(view.compiled(moved, y_bar)[0]))
     want = np.sum(np.asarray(y_bar) * (ends[0] - ends[1])) / (2 * step)
     slope = np.sum(np.asarray(got[i][1]) * np.asarray(direction))
-    truth = Truth((want,), (scales[i] * np.abs(direction).max(initial=0.0),))
+    truth = witness.Truth((want,), (scales[i] * np.abs(direction).max(initial=0.0),))
     where_ = where(case, dtype, "finite differences")
-    assert_close(where_, (f"slope of {got[i][0]}",), (slope,), truth, TOLERANCE["differences"])
+    witness.assert_close(
+      where_, (f"slope of {got[i][0]}",), (slope,), truth, witness.TOLERANCE["differences"]
+    )
 
 
 # --- Law 4: the dot product -----------------------------------------------------------------------
@@ -172,25 +164,25 @@ def law_finite_differences_agree(case, dtype):
 @law(fast=("float64",))
 def law_dot_products_agree(case, dtype):
   """Require ⟨y_bar, y_dot⟩ = ⟨x_bar, x_dot⟩ + ⟨params_bar, params_dot⟩, y_dot by `jax.jvp` of f."""
-  view, primals, y_bar = draw(case, dtype)
-  active, constants = split(view, primals)
-  tangents = random_like(generator(case, 1), active)
+  view, primals, y_bar = witness.draw(case, dtype)
+  active, constants = witness.split(view, primals)
+  tangents = witness.random_like(witness.generator(case, 1), active)
 
   @jax.jit
   def push(active, tangents):
     return jax.jvp(lambda *active: view.f(*active, *constants), active, tangents)[1]
 
   y_dot = push(active, tangents)
-  scales = jax.tree.leaves(true_sum(case.reference, view, primals, y_bar).scale)
+  scales = jax.tree.leaves(witness.true_sum(case.reference, view, primals, y_bar).scale)
   got, largest = 0.0, 0.0
   cotangents = jax.tree.leaves(view.compiled_pull(primals, y_bar))
   for bar, dot, scale in zip(cotangents, jax.tree.leaves(tangents), scales, strict=True):
     got += np.vdot(np.asarray(bar, np.float64), np.asarray(dot, np.float64))
     largest = max(largest, scale * np.abs(dot).max(initial=0.0))
   want = np.vdot(np.asarray(y_bar, np.float64), np.asarray(y_dot, np.float64))
-  truth = Truth((want,), (largest,))
+  truth = witness.Truth((want,), (largest,))
   where_ = where(case, dtype, "dot product")
-  assert_close(where_, ("⟨cotangents, tangents⟩",), (got,), truth, tolerance(dtype))
+  witness.assert_close(where_, ("⟨cotangents, tangents⟩",), (got,), truth, witness.tolerance(dtype))
 
 
 # --- NaN passes -----------------------------------------------------------------------------------
@@ -199,7 +191,7 @@ def law_dot_products_agree(case, dtype):
 @law(fast=("float32",))
 def law_nan_passes(case, dtype):
   """Require a NaN in an example to reach that example's output and cotangent, and no other's."""
-  view, primals, y_bar = draw(case, dtype)
+  view, primals, y_bar = witness.draw(case, dtype)
   others, ones = np.arange(len(y_bar)) != 1, jnp.ones_like(y_bar)
   y = np.asarray(view.compiled(primals, ones)[0])
   for i, name in enumerate(view.names):
@@ -210,6 +202,8 @@ def law_nan_passes(case, dtype):
     got, cotangents = view.compiled(tuple(spoilt), ones)
     if not np.isnan(np.asarray(got)[1]).any():
       raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}[1, 0] is NaN, and y[1] hides it")
-    assert_bitwise(where(case, dtype, "NaN"), ("y",), (np.asarray(got)[others],), (y[others],))
+    witness.assert_bitwise(
+      where(case, dtype, "NaN"), ("y",), (np.asarray(got)[others],), (y[others],)
+    )
     if cotangents[i][1, 0] == 0:
       raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}_bar[1, 0] is 0, which hides it")

@@ -97,7 +97,7 @@ def assert_mean_gradient(
   reference = reference_losses(model)
   with jax.enable_x64(True):
     losses = np.asarray(jax.jit(reference)(*wide((params, x, targets))))
-  view = View(("params", "x"), (False, True, True), reference, None, None)
+  view = View(("params", "x"), (False, True, True), reference)
   truth = true_sum(reference, view, (params, x, targets), shares)
   truth = Truth(
     ((shares * losses).sum(), *truth.want), (np.abs(shares * losses).max(initial=0.0), *truth.scale)

@@ -47,78 +47,12 @@ def gelu_slope(z):
   return below + z * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
 
 
-def leaky_relu(z):
-  return z if z > 0 else 0.01 * z
-
-
-def leaky_relu_slope(z):
-  return 1.0 if z > 0 else 0.01
-
-
-def relu6(z):
-  return min(relu(z), 6.0)
-
-
-def relu6_slope(z):
-  return 1.0 if 0 < z < 6 else 0.0  # At both edges the derivative is a choice, too.
-
-
-def hard_tanh(z):
-  return max(-1.0, min(1.0, z))
-
-
-def hard_tanh_slope(z):
-  return 1.0 if -1 < z < 1 else 0.0
-
-
-def softplus(z):
-  return max(z, 0.0) + math.log1p(math.exp(-abs(z)))
-
-
-def elu(z, alpha=1.0):
-  return z if z > 0 else alpha * math.expm1(z)
-
-
-def elu_slope(z, alpha=1.0):
-  return 1.0 if z > 0 else alpha * math.exp(z)
-
-
-SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
-
-
-def selu(z):
-  return SELU_SCALE * elu(z, SELU_ALPHA)
-
-
-def selu_slope(z):
-  return SELU_SCALE * elu_slope(z, SELU_ALPHA)
-
-
-def gelu_tanh(z):
-  return 0.5 * z * (1 + math.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-
-
-def gelu_tanh_slope(z):
-  u = math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)
-  return 0.5 * (1 + math.tanh(u)) + 0.5 * z * tanh_slope(u) * math.sqrt(2 / math.pi) * (
-    1 + 3 * 0.044715 * z**2
-  )
-
-
 def silu(z):
   return z * sigmoid(z)
 
 
 def silu_slope(z):
   return sigmoid(z) + z * sigmoid_slope(z)
-
-
-def mish(z):
-  return z * math.tanh(softplus(z))
-
-
-def mish_slope(z):
-  return math.tanh(softplus(z)) + z * tanh_slope(softplus(z)) * sigmoid(z)
 
 
 def identity(z):
@@ -134,15 +68,7 @@ ACTIVATIONS = {
   "sigmoid": (sigmoid, sigmoid_slope),
   "tanh": (math.tanh, tanh_slope),
   "gelu": (gelu, gelu_slope),
-  "gelu_tanh": (gelu_tanh, gelu_tanh_slope),
   "silu": (silu, silu_slope),
-  "mish": (mish, mish_slope),
-  "leaky_relu": (leaky_relu, leaky_relu_slope),
-  "relu6": (relu6, relu6_slope),
-  "hard_tanh": (hard_tanh, hard_tanh_slope),
-  "softplus": (softplus, sigmoid),
-  "elu": (elu, elu_slope),
-  "selu": (selu, selu_slope),
   "identity": (identity, identity_slope),
 }
 

@@ -49,14 +49,16 @@ class View(NamedTuple):
     f, f_vjp: as above.
     compiled: `(primals, y_bar) -> (y, cotangents)`, compiled as a whole. Compilation takes nearly
       all of the time of the laws, so they share this program, and with it the number of examples.
+    compiled_quickly: the same by `jit_quickly`, for shapes and places of a single law.
     constants: the row's, see `Case`.
   """
 
   names: tuple[str, ...]
   batched: tuple[bool, ...]
   f: Callable[..., Any]
-  f_vjp: Callable[..., Any]
-  compiled: Callable[[tuple[Any, ...], Any], Any]
+  f_vjp: Callable[..., Any] | None = None
+  compiled: Callable[[tuple[Any, ...], Any], Any] | None = None
+  compiled_quickly: Callable[[tuple[Any, ...], Any], Any] | None = None
   constants: Callable[..., tuple[Any, ...]] | None = None
 
   def compiled_pull(self, primals, y_bar):
@@ -68,6 +70,11 @@ class Truth(NamedTuple):
 
   want: Any
   scale: Any
+
+
+# Without LLVM's optimisation, which takes half of the time of a compilation: for programs that run
+# once, and in which not the compiler but a transformation of JAX's is looked at.
+jit_quickly = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 @functools.cache
@@ -103,7 +110,8 @@ def unify(unit: Any, count: int) -> View:
     y, pull = f_vjp(*primals)
     return y, pull(y_bar)
 
-  return View(names, batched, f, f_vjp, jax.jit(value_and_cotangents))
+  compiled = jax.jit(value_and_cotangents), jit_quickly(value_and_cotangents)
+  return View(names, batched, f, f_vjp, *compiled)
 
 
 def pull(view: View, primals: Any, y_bar: Any) -> Any:
@@ -163,12 +171,6 @@ def split(view: View, primals: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[
   return primals[: len(view.names)], primals[len(view.names) :]
 
 
-def reference_primals(view: View, primals: tuple[Any, ...]) -> tuple[Any, ...]:
-  """Return the primals as the reference takes them, widened."""
-  active, constants = split(view, primals)
-  return wide((*active, *(constants if view.constants is None else view.constants(*primals))))
-
-
 def wide(tree: Any) -> Any:
   """Convert numbers to NumPy's float64; keep integers, keys and structure."""
 
@@ -209,12 +211,9 @@ def grad_terms(reference: Any, active: Any, constants: Any, y_bar: Any, weights:
   return (*by_active, by_y_bar)
 
 
-# Compiled for one example, so that one compilation serves every batch. Compilation takes longer
-# than all the runs, hence the least optimisation.
+# Compiled for one example, so that one compilation serves every batch.
 compiled = {
-  function: jax.jit(
-    function, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0}
-  )
+  function: jit_quickly(function, static_argnums=0)
   for function in (value_and_terms, jvp_terms, grad_terms)
 }
 
@@ -227,12 +226,13 @@ def evaluate(
   `extra` are the further arguments of `function`, in trees that are batched like the primals.
   """
   active_axes, constant_axes = split(view, view.batched)
-  active, constants = split(view, reference_primals(view, primals))
+  active, constants = split(view, primals)
   if view.constants is not None:
+    constants = view.constants(*primals)
     constant_axes = (True,) * len(constants)
   extra_axes = {jvp_terms: ((active_axes, True),), grad_terms: (active_axes,)}.get(function, ())
   axes = (active_axes, constant_axes, True, *extra_axes)
-  arguments = (active, constants, *wide((y_bar, *extra)))
+  arguments = wide((active, constants, y_bar, *extra))
 
   with jax.enable_x64(True):
     ones = (jax.tree.map(functools.partial(example, n), axes, arguments) for n in range(len(y_bar)))

@@ -8,6 +8,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.train import Checkpoints, Monitor, StepRules, StopRules
 from fbackprop.train.problem import SHORT
+from tests.support.refusals import refusals
 
 X = jax.random.normal(jax.random.key(1), (12, 3))
 LABELS = jnp.arange(12) % 3
@@ -87,45 +88,38 @@ def test_a_group_and_a_former_keyword_of_it():
   assert [step for step, _ in result.checks] == [0, 3, 5]
 
 
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"eval_every": 2, "monitor": Monitor(eval_every=2)}, "got both eval_every and monitor=Mon"),
-    ({"test": (X, LABELS), "monitor": Monitor(test=(X, LABELS))}, "got both test and monitor="),
-    ({"evalevery": 2}, "unexpected keyword argument 'evalevery'; did you mean 'eval_every'"),
-    ({"check_members": [0]}, "unexpected keyword argument 'check_members'"),
-    ({"monitor": 3}, "monitor must be a Monitor, got int 3"),
-    ({"step": 3}, "step must be a StepRules, got int 3"),
-  ],
+BAD_RUNS = [
+  ({"eval_every": 2, "monitor": Monitor(eval_every=2)}, "got both eval_every and monitor=Mon"),
+  ({"test": (X, LABELS), "monitor": Monitor(test=(X, LABELS))}, "got both test and monitor="),
+  ({"evalevery": 2}, "unexpected keyword argument 'evalevery'; did you mean 'eval_every'"),
+  ({"check_members": [0]}, "unexpected keyword argument 'check_members'"),
+  ({"monitor": 3}, "monitor must be a Monitor, got int 3"),
+  ({"step": 3}, "step must be a StepRules, got int 3"),
+]
+
+
+test_refused = refusals(lambda options: run(**options), BAD_RUNS, TypeError)
+
+
+BAD_ENSEMBLES = [
+  ({"watch": ("health",)}, TypeError, "unexpected keyword argument 'watch'"),
+  ({"checkpoints": None}, TypeError, "unexpected keyword argument 'checkpoints'"),
+  ({"monitor": Monitor(watch=("health",))}, ValueError, r"Monitor\(watch=...\) is for a single"),
+  ({"step": StepRules(clip_examples=1.0)}, ValueError, "clip_examples=...\\) is for a single r"),
+]
+
+
+test_refused_of_an_ensemble = refusals(lambda options: run_all(**options), BAD_ENSEMBLES)
+
+
+BAD_MONITORS = [
+  ({"eval_every": 0}, "monitor.eval_every must be at least 1"),
+  ({"check_every": 1.5}, "monitor.check_every must be an integer"),
+  ({"chunk_steps": None}, "monitor.chunk_steps must be an integer"),
+  ({"on_evaluation": 3}, "monitor.on_evaluation must be a function"),
+]
+
+
+test_bad_monitors = refusals(
+  lambda options: Monitor(**options), BAD_MONITORS, TypeError, ValueError
 )
-def test_refused(options, message):
-  with pytest.raises(TypeError, match=message):
-    run(**options)
-
-
-@pytest.mark.parametrize(
-  ("options", "error", "message"),
-  [
-    ({"watch": ("health",)}, TypeError, "unexpected keyword argument 'watch'"),
-    ({"checkpoints": None}, TypeError, "unexpected keyword argument 'checkpoints'"),
-    ({"monitor": Monitor(watch=("health",))}, ValueError, r"Monitor\(watch=...\) is for a single"),
-    ({"step": StepRules(clip_examples=1.0)}, ValueError, "clip_examples=...\\) is for a single r"),
-  ],
-)
-def test_refused_of_an_ensemble(options, error, message):
-  with pytest.raises(error, match=message):
-    run_all(**options)
-
-
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"eval_every": 0}, "monitor.eval_every must be at least 1"),
-    ({"check_every": 1.5}, "monitor.check_every must be an integer"),
-    ({"chunk_steps": None}, "monitor.chunk_steps must be an integer"),
-    ({"on_evaluation": 3}, "monitor.on_evaluation must be a function"),
-  ],
-)
-def test_bad_monitors(options, message):
-  with pytest.raises((TypeError, ValueError), match=message):
-    Monitor(**options)

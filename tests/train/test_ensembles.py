@@ -6,6 +6,7 @@ import signal
 from contextlib import contextmanager
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +25,9 @@ from fbackprop.train.last_axis import is_tiny, vmap_last
 from fbackprop.train.models import Model, describe_model, load_model
 from fbackprop.train.report import RateScores, RunInfo, draw_ensemble_page, figures
 from scripts.campaigns.grouping import grouped
-from tests.train.test_report_page import Reader
+from tests.support.refusals import refusals
+from tests.support.wrong_rules import times
+from tests.train.test_report_page import Page
 
 X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
 LABELS = np.array([0, 1, 1, 0], np.int32)
@@ -105,13 +108,9 @@ def test_gradients_of_members_are_checked_at_the_first_and_at_the_last_step(mixe
 
 @pytest.mark.slow
 def test_a_wrong_gradient_is_found():
-  def scaled(params, x, y_bar):
-    params_bar, x_bar = right.backward(params, x, y_bar)
-    return jax.tree.map(lambda leaf: leaf * 1.001, params_bar), x_bar
-
-  right = fb.dense(2, 2)
+  net = fb.serial(fb.dense(2, 2)._replace(backward=times(1.001)))
   wrong = fit_all(
-    net=fb.serial(right._replace(backward=scaled)), stop=fb.train.StopRules(1), check_every=9,
+    net=net, stop=fb.train.StopRules(1), check_every=9,
     rates=None, optimizer=optax.sgd(0.1), test=None, eval_every=None,
   )  # fmt: skip
   assert not wrong.checks_ok
@@ -143,8 +142,7 @@ def test_an_interrupt_ends_an_ensemble_after_the_chunk_in_flight():
   assert many.losses.shape == (20, 3)
   assert [e.step for e in many.evaluations] == [10, 20]
   again = fit_all(stop=fb.train.StopRules(20), **options)
-  for ours, own in zip(jax.tree.leaves(many.params), jax.tree.leaves(again.params), strict=True):
-    np.testing.assert_array_equal(ours, own)
+  chex.assert_trees_all_equal(many.params, again.params)
 
 
 @pytest.mark.slow
@@ -245,33 +243,25 @@ def test_long_sums_are_left_to_a_library():
   assert not is_tiny(jax.jit(jnp.dot), np.ones((2, 33)), np.ones((33, 2)))
 
 
-BAD = {
-  "stop": ({"stop": 3}, TypeError, "stop must be a StopRules, got int 3"),
-  "keys": ({"keys": 3}, TypeError, "keys must be typed keys"),
-  "one key": ({"keys": KEYS[0]}, ValueError, r"keys must have shape \[K\]"),
-  "rates": ({"rates": [0.1]}, ValueError, "one for each of the 3 keys, got 1"),
-  "rate": (
-    {"rates": [0.1, 0.2, 0.0]},
-    ValueError,
-    r"rates\[2\] must be a finite number above 0",
-  ),
-  "optimizer": ({"optimizer": optax.sgd(0.1)}, TypeError, "must be a function of the rate"),
-  "no optimizer": ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
-  "batch_size": ({"batch_size": 5}, ValueError, "at most the 4 training examples, got 5"),
-  "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
-  "check_every": ({"check_every": 0}, ValueError, "check_every must be at least 1"),
-  "checked": ({"check_members": [3]}, ValueError, "check_members must be from 0 to 2, got 3"),
-  "checked by": ({"check_members": "a"}, TypeError, "check_members must be integers, got str 'a'"),
-  "callback": ({"on_evaluation": 3}, TypeError, "on_evaluation must be a function"),
-  "weights": ({"test": (X, LABELS, X[:, 0])}, ValueError, "test must be a pair"),
-}
+BAD = [
+  ({"stop": 3}, TypeError, "stop must be a StopRules, got int 3"),
+  ({"keys": 3}, TypeError, "keys must be typed keys"),
+  ({"keys": KEYS[0]}, ValueError, r"keys must have shape \[K\]"),
+  ({"rates": [0.1]}, ValueError, "one for each of the 3 keys, got 1"),
+  ({"rates": [0.1, 0.2, 0.0]}, ValueError, r"rates\[2\] must be a finite number above 0"),
+  ({"optimizer": optax.sgd(0.1)}, TypeError, "must be a function of the rate"),
+  ({"optimizer": 3, "rates": None}, TypeError, "optimizer must be an optax"),
+  ({"batch_size": 5}, ValueError, "at most the 4 training examples, got 5"),
+  ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
+  ({"check_every": 0}, ValueError, "check_every must be at least 1"),
+  ({"check_members": [3]}, ValueError, "check_members must be from 0 to 2, got 3"),
+  ({"check_members": "a"}, TypeError, "check_members must be integers, got str 'a'"),
+  ({"on_evaluation": 3}, TypeError, "on_evaluation must be a function"),
+  ({"test": (X, LABELS, X[:, 0])}, ValueError, "test must be a pair"),
+]
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_wrong_arguments_are_named(case):
-  options, error, message = BAD[case]
-  with pytest.raises(error, match=message):
-    fit_all(**options)
+test_wrong_arguments_are_named = refusals(lambda options: fit_all(**options), BAD)
 
 
 # --- The command line -----------------------------------------------------------------------------
@@ -350,7 +340,7 @@ def test_the_folder_holds_a_page_of_the_ensemble(run):
   """What it says is what the summary says."""
   folder, _ = run
   summary = json.loads((folder / "summary.json").read_text())
-  read = Reader((folder / "report.html").read_bytes())
+  read = Page((folder / "report.html").read_bytes())
   kept = summary["rates"][1]
   assert [row[0] for row in read.tables["Rates"][1:]] == ["0.01", "0.2"]
   members = read.tables["Members"]
@@ -392,12 +382,7 @@ def test_an_interrupt_saves_an_ensemble(tmp_path, capsys, monkeypatch, undrawn):
 def test_a_wrong_gradient_and_a_divergence_are_told_and_saved(
   tmp_path, capsys, monkeypatch, undrawn
 ):
-  def scaled(params, x, y_bar):
-    params_bar, x_bar = right(params, x, y_bar)
-    return jax.tree.map(lambda leaf: leaf * 1.001, params_bar), x_bar
-
-  right = dense.dense_backward
-  monkeypatch.setattr(dense, "dense_backward", scaled)
+  monkeypatch.setattr(dense, "dense_backward", times(1.001))
   assert ensemble(tmp_path, "--rates", "0.1", "1e37") == 1
   folder = tmp_path / "iris-1"
   said = capsys.readouterr().err
@@ -429,7 +414,7 @@ def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
   scores = RateScores(0.1, np.array([1.0, 2.0, np.nan]), 1.5)
   told = RunInfo(Path("gone"), "gradient descent", 7, (), {}, "again", "command")
   model = Model(description, result.params)
-  read = Reader(draw_ensemble_page(told, result, [scores], 0, dataset, model))
+  read = Page(draw_ensemble_page(told, result, [scores], 0, dataset, model))
   heads, *rows = read.tables["Members"]
   assert heads[-3:] == ["kept step", "validation", "first not finite"]
   assert [row[0] for row in rows] == ["7", "8", "9"]
@@ -437,15 +422,3 @@ def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
   assert rows[2][-3:] == ["0", "–", result.diverged_at[2]]  # Of no epoch there is a score.
   assert "Rates" not in read.tables
   assert "The first that diverged is member 2, at step" in read.text
-
-
-@pytest.mark.parametrize(
-  "flags",
-  [
-    "--ensemble 0", "--ensemble 9 --seed 4294967295", "--rates 0",
-    "--rate 1 --rates 0.1 0.2",
-  ],
-)  # fmt: skip
-def test_wrong_flags_are_refused(flags, tmp_path, capsys):
-  assert main(["train", "--out", str(tmp_path), *flags.split()]) == 2
-  assert flags.split()[0] in capsys.readouterr().err

@@ -20,18 +20,12 @@ from fbackprop.train.data.standardization import fit_standardization
 from fbackprop.train.data.targets import infer_task
 from fbackprop.train.metrics import score
 from fbackprop.train.models import Description, Model, load_model
+from tests.support.runs import descend
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
 RNG = np.random.default_rng(7)
 N = 64
 SHORT = ["--stop.max-steps", "20", "--hidden", "8", "--eval-every", "20", "--check-every", "0"]
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-  monkeypatch.setattr(
-    "fbackprop.train.report.draw_report", lambda *arguments, **options: b"a picture"
-  )
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments, **options: b"a page")
 
 
 def write(path, columns, separator=","):
@@ -277,10 +271,7 @@ def test_numbers_that_fit_would_change_are_refused_or_said():
   x, labels = RNG.normal(size=(N, 2)), KINDS
 
   def fit(x, targets, loss=fb.softmax_cross_entropy, outputs=2):
-    return fb.train.fit(
-      fb.mlp([2, outputs]), loss, (x, targets), optimizer=fb.train.gradient_descent(0.1),
-      stop=fb.train.StopRules(2), key=jax.random.key(0),
-    )  # fmt: skip
+    return descend(fb.mlp([2, outputs]), (x, targets), 2, loss=loss)
 
   want = fit(x, labels).losses
   for same in (x.astype(">f8"), np.asfortranarray(x)):

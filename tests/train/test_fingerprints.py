@@ -10,6 +10,7 @@ from fbackprop.cli import main
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.data.fingerprints import difference
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
 RNG = np.random.default_rng(7)
 N = 64
 X = RNG.normal(size=(N, 2))
@@ -17,24 +18,14 @@ KINDS = (X[:, 0] > X[:, 1]).astype(int).tolist()
 SHORT = ["--stop.max-steps", "20", "--hidden", "8", "--eval-every", "20", "--check-every", "0"]
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-  monkeypatch.setattr(
-    "fbackprop.train.report.draw_report", lambda *arguments, **options: b"a picture"
-  )
-  monkeypatch.setattr("fbackprop.train.report.draw_page", lambda *arguments, **options: b"a page")
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, all_undrawn):
   """A folder with a table and the folder of a run on it, with a checkpoint at its end."""
   folder = tmp_path_factory.mktemp("trained")
   rows = [f"{a!r},{b!r},{kind}" for (a, b), kind in zip(X.tolist(), KINDS, strict=True)]
   (folder / "t.csv").write_text("\n".join(["a,b,y", *rows]) + "\n")
   with pytest.MonkeyPatch.context() as patch:
     patch.chdir(folder)
-    patch.setattr("fbackprop.train.report.draw_report", lambda *arguments, **options: b"a picture")
-    patch.setattr("fbackprop.train.report.draw_page", lambda *arguments, **options: b"a page")
     flags = ["--data", "csv:t.csv", "--target", "y", "--out", ".", "--name", "run"]
     flags += ["--ckpt.every", "10"]
     assert main(["train", *flags, *SHORT]) == 0

@@ -12,14 +12,14 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.layers.dense import dense_backward
 from fbackprop.train.divergence import locate_nonfinite
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Member, make_chunk, start_loop
-from fbackprop.train.shuffle import draw_order, take_batch
 from fbackprop.train.step import State
 from fbackprop.train.stop_conditions import stop_numbers
 from scripts.campaigns.grouping import grouped
+from tests.support.refusals import refusals
+from tests.support.wrong_rules import changed, times, weight
 
 KEY = jax.random.key(3)
 X = np.asarray(jax.random.normal(jax.random.key(1), (22, 4)))
@@ -104,21 +104,6 @@ def test_loss_below_is_the_lecture_s_tolerance():
   assert result.losses[-1] <= 0.25 < result.losses[-2]
 
 
-def test_each_epoch_shows_every_example_once_in_a_new_order():
-  data, order_key = fb.train.Batch(jnp.arange(20.0)[:, None], jnp.arange(20)), jax.random.key(5)
-  order, orders = jnp.arange(20), []
-  renew, take = (jax.jit(f, static_argnums=3) for f in (draw_order, take_batch))
-  for step in range(12):
-    order = renew(jnp.asarray(step), order, data, 5, order_key)
-    batch = take(jnp.asarray(step), order, data, 5)
-    np.testing.assert_array_equal(batch.x[:, 0], batch.targets)
-    orders.append(np.asarray(batch.targets))
-  epochs = [np.concatenate(orders[i : i + 4]) for i in (0, 4, 8)]
-  for epoch in epochs:
-    assert sorted(epoch) == list(range(20))
-  assert len({tuple(epoch) for epoch in epochs}) == 3
-
-
 def test_a_chunk_is_one_loop_on_the_device():
   init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
   loop = start_loop(init(KEY), 22, jnp.float32)
@@ -156,19 +141,9 @@ def test_evaluations_say_what_happened():
   assert 0 < result.check_seconds < result.seconds
 
 
-def test_a_run_without_checks_says_so(plain):
-  assert not plain.interrupted
-  assert plain.checks == ()
-  assert plain.gradient_check_max_rel_error is None
-  assert plain.gradient_rounding_max_rel_error is None
-
-
 def test_a_wrong_rule_is_found_while_training():
-  def wrong(params, x, y_bar):
-    params_bar, x_bar = dense_backward(params, x, y_bar)
-    return params_bar._replace(w=params_bar.w * 1.001), x_bar
-
-  net = fb.serial(fb.dense(4, 6), fb.tanh, fb.dense(6, 3)._replace(backward=wrong))
+  wrong = fb.dense(6, 3)._replace(backward=weight(lambda w_bar: w_bar * 1.001))
+  net = fb.serial(fb.dense(4, 6), fb.tanh, wrong)
   result = fit(net=net, batch_size=None, check_every=10)
   assert not result.checks_ok
   assert result.checks[0][1].leaf == "[2].w"
@@ -250,12 +225,10 @@ def test_a_run_in_a_thread_leaves_signals_alone():
   assert results[0].steps == 3
 
 
-def huge_backward(params, x, y_bar):
-  return jax.tree.map(lambda a: jnp.full_like(a, jnp.inf), (params, x))
-
-
-def huge_input_bar(params, x, y_bar):
-  return dense_backward(params, x, y_bar)[0], jnp.full_like(x, jnp.inf)
+huge_backward = changed(lambda *bars: jax.tree.map(lambda a: jnp.full_like(a, jnp.inf), bars))
+HUGE_INPUT_BAR = fb.dense(5, 3)._replace(
+  backward=changed(lambda params_bar, x_bar: (params_bar, jnp.full_like(x_bar, jnp.inf)))
+)
 
 
 @pytest.mark.slow
@@ -264,11 +237,7 @@ def huge_input_bar(params, x, y_bar):
   [
     (fb.mlp([4, 6, 3]), 1e25, "layer 2 (dense): value"),
     (fb.serial(fb.dense(4, 3)._replace(backward=huge_backward)), 0.5, "layer 0 (dense): gradient"),
-    (
-      fb.serial(fb.dense(4, 5), fb.dense(5, 3)._replace(backward=huge_input_bar)),
-      0.5,
-      "layer 0 (dense): cotangent",
-    ),
+    (fb.serial(fb.dense(4, 5), HUGE_INPUT_BAR), 0.5, "layer 0 (dense): cotangent"),
     (fb.mlp([4, 3]), 3.4e38, "update"),
     (fb.dense(4, 3)._replace(backward=huge_backward), 0.5, "layer 0 (dense): gradient"),
   ],
@@ -324,14 +293,6 @@ def test_a_layer_that_draws_is_walked_with_its_own_key():
   assert located(net, fb.squared_error, params, batch) == "layer 2 (dense): value"
 
 
-def scaled_backward(scale):
-  def backward(params, x, y_bar):
-    params_bar, x_bar = dense_backward(params, x, y_bar)
-    return jax.tree.map(lambda a: a * scale, params_bar), x_bar
-
-  return backward
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ("optimizer", "scale", "where"),
@@ -342,48 +303,42 @@ def scaled_backward(scale):
   ],
 )
 def test_an_optimiser_that_overflows_does_not_go_on_in_silence(optimizer, scale, where):
-  net = fb.serial(fb.dense(4, 3)._replace(backward=scaled_backward(scale)))
+  net = fb.serial(fb.dense(4, 3)._replace(backward=times(scale)))
   with jax.numpy_dtype_promotion("standard"):
     result = fit(net=net, optimizer=optimizer, batch_size=None)
   assert (result.stop_reason, result.steps, result.diverged_at) == ("diverged", 0, where)
 
 
-BAD = {
-  "stop": ({"stop": 30}, TypeError, "stop must be a StopRules, got int 30"),
-  "key": ({"key": 3}, TypeError, "key must be made by jax.random.key"),
-  "optimizer": ({"optimizer": 0.1}, TypeError, "optimizer must be an optax"),
-  "batch_size": ({"batch_size": 23}, ValueError, "at most the 22 training examples, got 23"),
-  "batch_size 0": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-  "batch_size 2.0": ({"batch_size": 2.0}, TypeError, "must be an integer, got float 2.0"),
-  "eval_every": ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
-  "check_every": ({"check_every": -1}, ValueError, "check_every must be at least 1"),
-  "chunk_steps": ({"chunk_steps": 0}, ValueError, "chunk_steps must be at least 1"),
-  "not a pair": ({"data": X}, TypeError, r"data must be a pair .*, got float32\[22, 4\]"),
-  "a list": ({"data": ([[1.0]], LABELS)}, TypeError, "data.x must be an array, got list"),
-  "no examples": ({"data": (X[:0], LABELS[:0])}, ValueError, "at least one example, got .*0, 4"),
-  "N": ({"data": (X[:9], LABELS)}, ValueError, r"shape \[9\], got int32\[22\]"),
-  "features": ({"data": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\], got float32\[22, 3\]"),
-  "rank": ({"data": (X[:, 0], LABELS)}, ValueError, r"shape \[N, 4\], got float32\[22\]"),
-  "integers": ({"data": (LABELS[:, None], LABELS)}, TypeError, "floating dtype, got int32"),
-  "complex": ({"data": (X.astype(complex), LABELS)}, TypeError, "floating dtype, got complex"),
-  "label": ({"data": (X, LABELS + 1)}, ValueError, "labels from 0 to 2, got 3 in row"),
-  "negative": ({"data": (X, LABELS - 1)}, ValueError, "labels from 0 to 2, got -1 in row"),
-  "float labels": ({"data": (X, LABELS.astype("f"))}, TypeError, "integer labels .* got float32"),
-  "(N, 1)": ({"data": (X, LABELS[:, None])}, ValueError, r"shape \[22, 3\], got int32\[22, 1\]"),
-  "test": ({"test": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\]"),
-  "weights": ({"data": (X, LABELS, X[:, 0])}, ValueError, "data.weights must not be negative"),
-  "weights of zero": (
-    {"data": (X, LABELS, 0 * X[:, 0])}, ValueError, "data.weights must not be all zero"
-  ),
-  "weights' shape": ({"data": (X, LABELS, X)}, ValueError, r"weights must be float32\[22\]"),
-}  # fmt: skip
+BAD = [
+  ({"stop": 30}, TypeError, "stop must be a StopRules, got int 30"),
+  ({"key": 3}, TypeError, "key must be made by jax.random.key"),
+  ({"optimizer": 0.1}, TypeError, "optimizer must be an optax"),
+  ({"batch_size": 23}, ValueError, "at most the 22 training examples, got 23"),
+  ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+  ({"batch_size": 2.0}, TypeError, "must be an integer, got float 2.0"),
+  ({"eval_every": 0}, ValueError, "eval_every must be at least 1"),
+  ({"check_every": -1}, ValueError, "check_every must be at least 1"),
+  ({"chunk_steps": 0}, ValueError, "chunk_steps must be at least 1"),
+  ({"data": X}, TypeError, r"data must be a pair .*, got float32\[22, 4\]"),
+  ({"data": ([[1.0]], LABELS)}, TypeError, "data.x must be an array, got list"),
+  ({"data": (X[:0], LABELS[:0])}, ValueError, "at least one example, got .*0, 4"),
+  ({"data": (X[:9], LABELS)}, ValueError, r"shape \[9\], got int32\[22\]"),
+  ({"data": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\], got float32\[22, 3\]"),
+  ({"data": (X[:, 0], LABELS)}, ValueError, r"shape \[N, 4\], got float32\[22\]"),
+  ({"data": (LABELS[:, None], LABELS)}, TypeError, "floating dtype, got int32"),
+  ({"data": (X.astype(complex), LABELS)}, TypeError, "floating dtype, got complex"),
+  ({"data": (X, LABELS + 1)}, ValueError, "labels from 0 to 2, got 3 in row"),
+  ({"data": (X, LABELS - 1)}, ValueError, "labels from 0 to 2, got -1 in row"),
+  ({"data": (X, LABELS.astype("f"))}, TypeError, "integer labels .* got float32"),
+  ({"data": (X, LABELS[:, None])}, ValueError, r"shape \[22, 3\], got int32\[22, 1\]"),
+  ({"test": (X[:, :3], LABELS)}, ValueError, r"shape \[N, 4\]"),
+  ({"data": (X, LABELS, X[:, 0])}, ValueError, "data.weights must not be negative"),
+  ({"data": (X, LABELS, 0 * X[:, 0])}, ValueError, "data.weights must not be all zero"),
+  ({"data": (X, LABELS, X)}, ValueError, r"weights must be float32\[22\]"),
+]
 
 
-@pytest.mark.parametrize("bad", BAD)
-def test_fit_refuses(bad):
-  options, error, message = BAD[bad]
-  with pytest.raises(error, match=message):
-    fit(**options)
+test_fit_refuses = refusals(lambda options: fit(**options), BAD)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -398,15 +353,6 @@ def test_fit_refuses_values_that_are_not_finite(value, part):
     ValueError, match=rf"{name} must be finite, got {value} at \[7, 1\], 1 in all"
   ):
     fit(loss=fb.squared_error, **options)
-
-
-@pytest.mark.slow
-def test_weights_of_zero_leave_examples_out():
-  weights = np.ones(22, np.float32)
-  weights[11:] = 0
-  result = fit(data=(X, LABELS, weights), batch_size=None)
-  half = fit(data=(X[:11], LABELS[:11]), batch_size=None)
-  np.testing.assert_allclose(result.losses, half.losses, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """What a step that isn't finite does: it ends the run, is left out, or sends the run back."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.train import Checkpoints, StopRules
-from scripts.campaigns.grouping import grouped
+from tests.support.runs import descend
 
 RNG = np.random.default_rng(0)
 X = jnp.asarray(RNG.normal(size=(8, 3)), jnp.float32)
@@ -30,9 +31,7 @@ HUGE = X.at[BAD].set(1e30)
 
 
 def fit(x=X, net=LINEAR, stop=20, rate=0.05, **more):
-  more = {"optimizer": fb.train.gradient_descent(rate), "key": KEY, **more}
-  stop = StopRules(stop) if isinstance(stop, int) else stop
-  return fb.train.fit(net, fb.squared_error, (x, Y), stop=stop, **grouped(**more))
+  return descend(net, (x, Y), stop, rate, fb.squared_error, **{"key": KEY, **more})
 
 
 def steps_with(row, epochs):
@@ -56,8 +55,7 @@ def test_a_step_is_left_out_and_the_others_are_as_ever():
       state, info = step(state, (HUGE[row][None], Y[row][None]))
       if not info.finite:
         state = state._replace(step=state.step + 1)
-  for ours, own in zip(jax.tree.leaves(result.params), jax.tree.leaves(state.params), strict=True):
-    np.testing.assert_array_equal(ours, own)
+  chex.assert_trees_all_equal(result.params, state.params)
 
 
 @pytest.mark.slow
@@ -105,8 +103,7 @@ def test_ten_in_a_row_and_then_it_ends():
 def test_without_such_a_step_there_is_no_difference():
   plain = fit(X, batch_size=3)
   skip = fit(X, batch_size=3, on_nonfinite="skip")
-  for a, b in zip(jax.tree.leaves(plain.params), jax.tree.leaves(skip.params), strict=True):
-    np.testing.assert_array_equal(a, b)
+  chex.assert_trees_all_equal(plain.params, skip.params)
   assert skip.skipped == ()
 
 

@@ -2,7 +2,6 @@
 
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from xml.etree import ElementTree
 
 import jax
@@ -16,31 +15,11 @@ from fbackprop.circuit._circuit import MOST_NODES
 from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.verify.report.findings import Checked, Finding
 from fbackprop.verify.report.report import Report
-from scripts.campaigns.grouping import grouped
 from tests.support.circuits import check_boxes, read
+from tests.support.pages import Reader
+from tests.support.runs import descend
 
 NASTY = "<script>alert('&')</script>"
-
-
-class Reader(HTMLParser):
-  """The texts of HTML whose tags are closed in order, and which tags there are."""
-
-  def __init__(self, text):
-    super().__init__()
-    self.open, self.tags, self.texts = [], set(), []
-    self.feed(text)
-    self.close()
-    assert self.open == []
-
-  def handle_starttag(self, tag, attributes):
-    self.open.append(tag)
-    self.tags.add(tag)
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
-
-  def handle_data(self, data):
-    self.texts.append(data)
 
 
 # --- Circuits -------------------------------------------------------------------------------------
@@ -164,7 +143,7 @@ def test_a_report_that_failed_says_what_where_and_why():
   )
   assert repr(report) == f"Report(FAIL: {NASTY}, 40 findings, 1 checks)"
   found = Reader(report._repr_html_())
-  assert "script" not in found.tags
+  assert "script" not in {tag for tag, _ in found.elements}
   for text in ("FAIL", "params/<w> (4,4)", "4 of 16", "[3,17]", "-1.5000e+00", "2.5000e+00",
                "1e-13", f"{NASTY}; regime: N = 1", "and 10 findings more", "again: a < b",
                "not checked: vmap: x < y"):  # fmt: skip
@@ -174,10 +153,8 @@ def test_a_report_that_failed_says_what_where_and_why():
 
 def small_run(**options):
   x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
-  return fb.train.fit(
-    fb.mlp([1, 4, 1], fb.tanh), fb.squared_error, (x, x**2), key=jax.random.key(0),
-    optimizer=fb.train.gradient_descent(0.1), batch_size=8, **grouped(test=(x, x**2), **options),
-  )  # fmt: skip
+  options = {"loss": fb.squared_error, "batch_size": 8, "test": (x, x**2), **options}
+  return descend(fb.mlp([1, 4, 1], fb.tanh), (x, x**2), **options)
 
 
 def test_a_result():

@@ -5,7 +5,6 @@ import re
 import shlex
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import jax
 import jax.numpy as jnp
@@ -30,28 +29,23 @@ from fbackprop.train.report.layers import layers_of
 from fbackprop.train.report.tables import losses_of, pictures_of, scores_of, worst_rows_of
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.step import State, layer_names
+from tests.support.pages import Reader
 
 RNG = np.random.default_rng(0)
 SCRIPT = "<script>alert(1)</script>"
-VOID = {"meta", "img", "br"}
 
 
-class Reader(HTMLParser):
-  """A page as a browser takes it: its elements in order, its words, its tables."""
+class Page(Reader):
+  """A page with its words, and its tables by their names."""
 
   def __init__(self, page):
-    super().__init__()
-    self.open, self.elements, self.words, self.tables = [], [], [], {}
-    self.feed(page.decode("utf-8"))
-    self.close()
-    assert self.open == []
+    self.words, self.tables = [], {}
+    super().__init__(page.decode("utf-8"))
 
   def handle_starttag(self, tag, attributes):
     names = [name for name, _ in attributes]
     assert len(set(names)) == len(names), self.get_starttag_text()
-    self.elements.append((tag, dict(attributes)))
-    if tag not in VOID:
-      self.open.append(tag)
+    super().handle_starttag(tag, attributes)
     if tag == "table":
       (kind, box) = self.elements[-2]
       assert (kind, box["class"]) == ("div", "scroll")  # So that a phone can scroll it.
@@ -60,12 +54,6 @@ class Reader(HTMLParser):
       self.rows.append([])
     elif tag in ("td", "th"):
       self.rows[-1].append("")
-
-  def handle_startendtag(self, tag, attributes):
-    self.elements.append((tag, dict(attributes)))
-
-  def handle_endtag(self, tag):
-    assert self.open.pop() == tag
 
   def handle_data(self, data):
     if self.open and self.open[-1] != "style":
@@ -186,7 +174,7 @@ def test_a_page_is_whole_and_asks_nobody_for_anything(name, tmp_path, monkeypatc
   (tmp_path / "config.toml").write_text("rate = 1\n")
   page = draw_page(told_in(tmp_path), result_of(model, **course), dataset, signals, model)
   assert len(page) < 500_000
-  read = Reader(page)
+  read = Page(page)
 
   ids = [attributes["id"] for _, attributes in read.elements if "id" in attributes]
   assert len(set(ids)) == len(ids)
@@ -500,7 +488,7 @@ def test_text_of_the_data_does_no_harm(tmp_path, monkeypatch):
   told = told_of(parse(arguments), arguments, folder)
   page = draw_page(told, result_of(model), dataset, signals, model)
   assert b"<script" not in page
-  read = Reader(page)
+  read = Page(page)
   assert not [tag for tag, _ in read.elements if tag in ("script", "img", "b")]
   assert SCRIPT in [row[0] for row in read.tables["Scores"]]
   assert image in read.tables["Worst test examples"][0]

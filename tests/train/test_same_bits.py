@@ -29,9 +29,9 @@ def run(folder, **environment):
 def test_the_same_seed_gives_the_same_bits(tmp_path):
   cache = tmp_path / "cache"
   first = run(tmp_path / "a", PYTHONHASHSEED="0")
-  assert run(tmp_path / "b", PYTHONHASHSEED="4321") == first
-  assert run(tmp_path / "cold", JAX_COMPILATION_CACHE_DIR=str(cache)) == first
+  cached = {"PYTHONHASHSEED": "4321", "JAX_COMPILATION_CACHE_DIR": str(cache)}
+  assert run(tmp_path / "cold", **cached) == first
   kept = {path.name for path in cache.iterdir()}
   assert any("chunk" in name for name in kept)  # The compiled run itself is in it.
-  assert run(tmp_path / "warm", JAX_COMPILATION_CACHE_DIR=str(cache)) == first
+  assert run(tmp_path / "warm", **cached) == first
   assert {path.name for path in cache.iterdir()} == kept

@@ -1,20 +1,20 @@
 """Every source gives what it says; a file that isn't what it must be is refused by its place."""
 
-import gzip
 import inspect
 import random
-import struct
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
 from fbackprop.cli.config import TrainConfig
+from fbackprop.extras import need
 from fbackprop.train.data import csv_tables as tables
 from fbackprop.train.data import names
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.datasets import load_dataset
-from fbackprop.train.data.idx import read_idx
 from fbackprop.train.data.npz import read_npz, read_npz_features
+from tests.support.hostile import gzipped, idx
 
 # Examples to learn from and to test on, features, outputs, whether the features are standardised.
 SIZES = {
@@ -77,6 +77,59 @@ def test_mnist1d_leaves_the_global_generators_alone():
   assert (random.random(), np.random.rand()) == want
 
 
+DIGITS, SINE = load_dataset("digits", 0), load_dataset("sine", 0)
+
+
+def arrays(dataset):
+  return dataset.x, dataset.targets, dataset.x_test, dataset.targets_test
+
+
+def test_digits_are_all_there_once_with_pixels_from_0_to_1():
+  pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+  ours = np.column_stack(
+    [np.r_[DIGITS.x, DIGITS.x_test], np.r_[DIGITS.targets, DIGITS.targets_test]]
+  )
+  theirs = np.column_stack([pixels / 16, labels])
+  np.testing.assert_array_equal(sorted(map(tuple, ours)), sorted(map(tuple, theirs)))
+  assert (DIGITS.x.min(), DIGITS.x.max(), DIGITS.image_shape) == (0, 1, (8, 8))
+
+
+def test_each_digit_is_in_both_parts():
+  in_training, in_test = np.bincount(DIGITS.targets), np.bincount(DIGITS.targets_test)
+  # A quarter of each class, up to the rounding that makes the sum 450.
+  assert np.abs(in_test - 0.25 * (in_training + in_test)).max() <= 1
+
+
+def test_sine_is_the_sine_on_a_period():
+  assert [a.shape for a in arrays(SINE)] == [(256, 1)] * 4
+  assert [a.dtype for a in arrays(SINE)] == [np.float32] * 4
+  assert (SINE.name, SINE.outputs, SINE.image_shape) == ("sine", 1, None)
+  assert not SINE.is_classification
+  for x, y in ((SINE.x, SINE.targets), (SINE.x_test, SINE.targets_test)):
+    # float32's sine, at most a few units in the last place of 1 from the float64 one.
+    np.testing.assert_allclose(y, np.sin(x.astype(np.float64)), rtol=0, atol=3e-7)
+    assert np.abs(x).max() <= np.float32(np.pi)
+
+
+def test_sine_is_learned_at_random_and_tested_at_even_points():
+  other = load_dataset("sine", 1)
+  np.testing.assert_array_equal(load_dataset("sine", 1).x, other.x)
+  assert (other.x != SINE.x).all()
+  np.testing.assert_array_equal(other.x_test, SINE.x_test)
+  # Ends are the period's; the steps differ by the rounding of numbers up to π in float32.
+  np.testing.assert_allclose(np.diff(SINE.x_test[:, 0]), 2 * np.pi / 255, rtol=0, atol=5e-7)
+
+
+def test_need_gives_the_module():
+  assert need("sklearn.datasets", extra="data") is sklearn.datasets
+
+
+def test_an_installed_package_that_lacks_a_module_is_not_asked_for_again():
+  with pytest.raises(ModuleNotFoundError, match=r"sklearn\.no_such_part") as caught:
+    need("sklearn.no_such_part", extra="data")
+  assert "pip install" not in str(caught.value)
+
+
 # --- Standardisation and the split ----------------------------------------------------------------
 
 
@@ -93,14 +146,6 @@ def test_a_regression_is_standardised_on_both_sides_and_back():
   raw, own = load_dataset("diabetes", 0, standardize="off"), load_dataset("diabetes", 0)
   np.testing.assert_allclose(own.target_standardization.undo(own.targets), raw.targets, rtol=1e-6)
   assert abs(own.targets.std() - 1) < 1e-5
-
-
-def test_a_constant_column_stays_finite(tmp_path):
-  path = tmp_path / "t.csv"
-  path.write_text("a,b,y\n" + "".join(f"{i},0.1,{i % 2}\n" for i in range(20)))
-  data = load_dataset(f"csv:{path}", 0, target=["y"])
-  assert np.isfinite(data.x).all()
-  assert np.abs(data.x[:, 1]).max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -146,19 +191,8 @@ def test_quotes_and_blank_lines_are_read_as_most_programs_read_them(tmp_path):
   [
     (["10", "9", "10", "2"], "classification", ("2", "9", "10")),
     (["1.0", "2.0"], "classification", ("1.0", "2.0")),
-    (["1.5", "2"], "regression", ("y",)),
-    ([str(i) for i in range(21)], "regression", ("y",)),
-    (["1", "1.0", "1e0", "2"], "classification", ("1", "2")),
-    (["0.0", "1.0", "0", "1"], "classification", ("0", "1")),
     (["True", "False"], "classification", ("False", "True")),
-    ([str(i) for i in range(1, 31)] * 5, "classification", tuple(map(str, range(1, 31)))),
-    ([str(i) for i in range(2, 32)] * 5, "regression", ("y",)),
     (["20240131", "20240201"], "classification", ("20240131", "20240201")),
-    (
-      ["9007199254740992", "9007199254740993"],
-      "classification",
-      ("9007199254740992", "9007199254740993"),
-    ),
   ],
 )
 def test_the_task_is_told_from_the_values(tmp_path, values, task, outputs):
@@ -177,20 +211,11 @@ def test_the_task_can_be_given(tmp_path):
 @pytest.mark.parametrize(
   ("text", "said"),
   [
-    ("x,y\n1,a\n,b\n", r"line 3, column 'x': a number was expected, got an empty cell"),
-    ("x,y\n1,a\nn/a,b\n", r"line 3, column 'x': a number was expected, got 'n/a'"),
-    ("x,y\n1,a\nnan,b\n", r"line 3, column 'x': a number was expected, got 'nan'"),
     ("x,y\n1,a\n1e39,b\n", r"line 3, column 'x': a number was expected, got '1e39'"),
     ("x,y\n1,a\n1_0,b\n", r"line 3, column 'x': a number was expected, got '1_0'"),
-    ("x,y\n1,a\n2, \n", r"line 3, column 'y': the target is missing \(1 in all"),
-    ("x,y\n1,a\n2\n", r"line 3: 2 cells were expected, got 1"),
     ('x,y\n"1\n",a\n2,b,c\n', r"line 4: 2 cells were expected, got 3"),
-    ("x,x\n1,a\n", r"each column must have a name of its own, got x, x"),
     ("x,\n1,a\n", r"each column must have a name of its own"),
     ("x,z\n1,a\n", r"has no column 'y'; its columns are x, z"),
-    ("y\na\n", r"has no column beside the target"),
-    ("", r"must have a header and at least one row"),
-    ("x,y\n", r"must have a header and at least one row"),
     (b"x,y\n1,\xff\n", r"is not valid UTF-8: invalid start byte at byte 6"),
     ('x,y\n1,"a\n', r"is not a csv file: unexpected end of data, in line 2"),
     ('x,"y\n1,a\n', r"is not a csv file: unexpected end of data"),
@@ -267,21 +292,13 @@ X = np.ones((3, 2))
 @pytest.mark.parametrize(
   ("arrays", "said"),
   [
-    ({"a": X}, "must have the features under x or X or data, got a"),
-    ({"x": X}, "must have the targets under y or targets or target or labels, got x"),
-    ({"x": X, "y": np.ones(2)}, r"y must be \[3\] or \[3, C\], got \[2\]"),
     ({"x": X, "y": np.ones((3, 1, 1))}, r"y must be \[3\] or \[3, C\]"),
-    ({"x": X * np.nan, "y": np.ones(3)}, "x must be finite in float32, got nan in row 0"),
     ({"x": X, "y": np.array([1.0, np.inf, 2])}, "y must be finite"),
-    ({"x": X, "y": np.array([1.0, np.nan, 2])}, r"y, row 1: the target is missing \(1 in all"),
-    ({"x": X.astype(str), "y": np.ones(3)}, r"x must be numbers \[N, ...\], got <U32"),
     ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"x must be numbers \[N, ...\]"),
-    ({"x": X, "y": np.ones(3), "x_test": X}, "must have both of x_test and y_test, or none"),
     ({"x": X, "y": np.arange(3), "x_test": X, "y_test": np.arange(3) + 1},
      "y_test must be one of the training labels"),
     ({"x": X, "y": np.ones(3), "x_test": X[:, :1], "y_test": np.ones(3)},
      r"x_test must be \[3, 2\], got \[3, 1\]"),
-    ({"x": X, "y": np.array([None, 1, 2])}, "is no npz file that can be read: .*allow_pickle"),
   ],
 )  # fmt: skip
 def test_a_bad_archive_is_refused(tmp_path, arrays, said):
@@ -290,76 +307,33 @@ def test_a_bad_archive_is_refused(tmp_path, arrays, said):
 
 
 def test_what_is_no_archive_is_refused(tmp_path):
-  path = tmp_path / "t.npz"
-  for content in (b"", b"PK\x03\x04 broken", b"\x80\x04N."):
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"t\.npz is no npz file that can be read"):
-      read_npz(str(path), (), None)
-  np.save(tmp_path / "t.npy", X)
-  with pytest.raises(ValueError, match="one array alone"):
-    read_npz(str(tmp_path / "t.npy"), (), None)
-  with pytest.raises(ValueError, match="x must have 3 features, got 2"):
-    read_npz_features(archive(tmp_path, x=X), 3)
+  (tmp_path / "t.npz").write_bytes(b"PK\x03\x04 broken")
+  with pytest.raises(ValueError, match=r"t\.npz is no npz file that can be read"):
+    read_npz(str(tmp_path / "t.npz"), (), None)
 
 
 # --- idx ------------------------------------------------------------------------------------------
 
 
-def idx(array):
-  return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
-
-
-def zipped(content):
-  """Without the time, so that each process has the same tests."""
-  return gzip.compress(content, mtime=0)
-
-
-def mnist(folder, gzipped=True, n=6):
+def mnist(folder, is_gzipped):
   rng = np.random.default_rng(0)
-  for part, count in (("train", n), ("t10k", 2)):
+  for part, count in (("train", 6), ("t10k", 2)):
     pictures = rng.integers(0, 256, (count, 3, 4), np.uint8)
     for name, array in (
       (f"{part}-images-idx3-ubyte", pictures),
       (f"{part}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8)),
     ):
-      content = idx(array)
-      (folder / f"{name}{'.gz' * gzipped}").write_bytes(zipped(content) if gzipped else content)
+      content = gzipped(idx(array)) if is_gzipped else idx(array)
+      (folder / f"{name}{'.gz' * is_gzipped}").write_bytes(content)
   return str(folder)
 
 
-@pytest.mark.parametrize("gzipped", [True, False])
-def test_the_files_of_mnist(tmp_path, gzipped):
-  data = load_dataset(f"idx:{mnist(tmp_path, gzipped)}", 0)
+@pytest.mark.parametrize("is_gzipped", [True, False])
+def test_the_files_of_mnist(tmp_path, is_gzipped):
+  data = load_dataset(f"idx:{mnist(tmp_path, is_gzipped)}", 0)
   assert (data.x.shape, data.x_test.shape, data.image_shape) == ((6, 12), (2, 12), (3, 4))
   assert data.targets.tolist() == list(range(6))
   assert data.outputs == 6
   assert data.x.max() <= 1
   want = np.random.default_rng(0).integers(0, 256, (6, 3, 4), np.uint8).reshape(6, -1) / 255
   np.testing.assert_allclose(data.x, want, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("content", "said"),
-  [
-    (zipped(b"\0\0\x08\x01"), "is no idx file of bytes in 3 dimensions"),
-    (zipped(bytes((0, 0, 9, 3)) + bytes(12)), "is no idx file of bytes in 3 dimensions"),
-    (zipped(bytes((0, 0, 8, 3)) + struct.pack(">3I", 6, 3, 4)), "72 numbers, got 0"),
-    (zipped(idx(np.zeros((6, 3, 4), np.uint8)) + b"x"), "72 numbers, got more"),
-    (zipped(bytes((0, 0, 8, 3)) + struct.pack(">3I", *(2**31,) * 3)), "more than"),
-    (zipped(idx(np.zeros((6, 3, 4), np.uint8)))[:-9], "is no whole gzip file"),
-    (b"no gzip at all", "is no whole gzip file"),
-    (zipped(idx(np.zeros((5, 3, 4), np.uint8))), "5 images of train have 6 labels"),
-    (zipped(idx(np.zeros((6, 4, 4), np.uint8))), "images to learn from are"),
-  ],
-  ids=["short", "not bytes", "empty", "more", "huge", "cut", "no gzip", "labels", "shapes"],
-)
-def test_a_bad_file_of_mnist_is_refused(tmp_path, content, said):
-  mnist(tmp_path)
-  (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(content)
-  with pytest.raises(ValueError, match=said):
-    read_idx(str(tmp_path))
-
-
-def test_a_missing_file_of_mnist_is_named(tmp_path):
-  with pytest.raises(FileNotFoundError, match=r"there is no train-images-idx3-ubyte\.gz or"):
-    read_idx(str(tmp_path))

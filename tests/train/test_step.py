@@ -13,6 +13,8 @@ import fbackprop as fb
 from fbackprop.train.optimizers import make_mean_loss
 from fbackprop.train.step import layer_names
 from tests.support import oracle
+from tests.support.refusals import refusals
+from tests.support.runs import descend
 
 RATE = 0.25
 
@@ -66,34 +68,29 @@ def test_gradient_descent_is_optax_sgd_to_the_bit():
   chex.assert_trees_all_equal(*states)
 
 
+OPTIMIZERS = {
+  "adam": optax.adam(0.01),
+  "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+  "clipped_adamw": optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 9))
+  ),
+  "reduce_on_plateau": optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),
+  "noise": optax.chain(optax.add_noise(0.01, 0.5, 0), optax.sgd(0.1)),
+  "lbfgs": optax.lbfgs(),
+  "backtracking": optax.chain(
+    optax.sgd(1.0), optax.scale_by_backtracking_linesearch(9, store_grad=True)
+  ),
+  "polyak": optax.polyak_sgd(),
+  "multi_steps": optax.MultiSteps(
+    optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()), 3
+  ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "optimizer",
-  [
-    optax.adam(0.01),
-    optax.sgd(0.1, momentum=0.9, nesterov=True),
-    optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(optax.cosine_decay_schedule(0.1, 9))),
-    optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(patience=1)),
-    optax.chain(optax.add_noise(0.01, 0.5, 0), optax.sgd(0.1)),
-    optax.lbfgs(),
-    optax.chain(optax.sgd(1.0), optax.scale_by_backtracking_linesearch(9, store_grad=True)),
-    optax.polyak_sgd(),
-    optax.MultiSteps(optax.chain(optax.adam(0.1), optax.contrib.reduce_on_plateau()), 3),
-  ],
-  ids=[
-    "adam",
-    "nesterov",
-    "clipped_adamw",
-    "reduce_on_plateau",
-    "noise",
-    "lbfgs",
-    "backtracking",
-    "polyak",
-    "multi_steps",
-  ],
-)
-def test_any_optax_transformation_is_taken_as_it_is(optimizer):
-  init, step = make(optimizer)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optax_transformation_is_taken_as_it_is(name):
+  init, step = make(OPTIMIZERS[name])
   state = init(jax.random.key(0))
   first = None
   for _ in range(9):
@@ -135,40 +132,6 @@ def test_the_loss_that_a_line_search_takes_differentiates_by_our_rule():
   _, slope = jax.jvp(lambda p: mean_loss(p, batch, None), (params,), (grads,))
   squares = sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(grads))
   np.testing.assert_allclose(slope, squares, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_a_line_search_leaves_plain_descent_behind():
-  losses = []
-  for optimizer in (optax.lbfgs(), fb.train.gradient_descent(RATE)):
-    init, step = make(optimizer)
-    state = init(jax.random.key(0))
-    for _ in range(15):
-      state, info = step(state, batch_of())
-    losses.append(float(info.loss))
-  assert losses[0] < 0.1 * losses[1]
-
-
-@pytest.mark.slow
-def test_step_matches_a_loop_written_with_jax_grad_and_optax():
-  net, optimizer = net_of(), optax.adam(0.05)
-
-  def mean_loss(params, batch):
-    return fb.softmax_cross_entropy.forward(net.forward(params, batch.x)[0], batch.targets)[
-      0
-    ].mean()
-
-  init, step = make(optimizer)
-  state = init(jax.random.key(0))
-  params, opt_state = jax.tree.map(jnp.copy, (state.params, state.opt_state))
-  for _ in range(5):
-    state, info = step(state, batch_of())
-    loss, grads = jax.value_and_grad(mean_loss)(params, batch_of())
-    updates, opt_state = optimizer.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    # float32: sums of six examples; adam divides by the gradient's own size.
-    np.testing.assert_allclose(info.loss, loss, rtol=1e-5)
-  chex.assert_trees_all_close(state.params, params, atol=1e-4)
 
 
 def test_nothing_is_donated_unless_asked_for():
@@ -228,10 +191,7 @@ def test_parameters_of_another_network_are_refused_by_leaf(spoil, error, said):
   with pytest.raises(error, match=re.escape(said)):
     make(fb.train.gradient_descent(RATE))[0](jax.random.key(0), given)
   with pytest.raises(error, match=re.escape(said)):
-    fb.train.fit(
-      net_of(), fb.softmax_cross_entropy, batch_of(), optimizer=fb.train.gradient_descent(RATE),
-      stop=fb.train.StopRules(1), key=jax.random.key(0), params=given,
-    )  # fmt: skip
+    descend(net_of(), batch_of(), 1, params=given)
 
 
 def test_step_compiles_once_for_a_shape():
@@ -249,32 +209,6 @@ def test_step_compiles_once_for_a_shape():
   for n in (2, 2, 3, 2, 3):
     state, _ = step(state, (jnp.ones((n, 4)), jnp.ones((n, 3))))
   assert traces == [(2, 4), (3, 4)]
-
-
-def test_step_holds_no_host_synchronisation():
-  init, step = make(optax.adam(0.01))
-  state = init(jax.random.key(0))
-  text = step.lower(state, batch_of()).as_text()
-  for word in ("callback", "infeed", "outfeed", "send", "recv"):
-    assert word not in text
-
-
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_step_lowers_for_every_platform(platform):
-  init, step = make(optax.adam(0.01))
-  state = jax.eval_shape(init, jax.random.key(0))
-  exported = jax.export.export(step, platforms=[platform])(state, batch_of())
-  assert exported.platforms == (platform,)
-  assert "stablehlo.dot_general" in exported.mlir_module()
-
-
-def test_exported_step_runs_as_the_step_does():
-  init, step = make(fb.train.gradient_descent(RATE))
-  exported = jax.export.export(jax.jit(lambda p, b: step(init(p), b)[1].loss))(
-    jax.random.key(0), batch_of()
-  )
-  loss = exported.call(jax.random.key(0), batch_of())
-  np.testing.assert_array_equal(loss, step(init(jax.random.key(0)), batch_of())[1].loss)
 
 
 def test_weights_of_a_batch_enter_the_mean():
@@ -381,17 +315,14 @@ def test_layers_that_draw_get_a_new_key_each_step():
   assert len(set(losses)) == 3
 
 
-@pytest.mark.parametrize(
-  ("arguments", "error", "message"),
-  [
-    (("net", fb.squared_error, optax.sgd(0.1)), TypeError, "net must be a Layer, got str 'net'"),
-    ((fb.relu, fb.relu, optax.sgd(0.1)), TypeError, "loss must be a Loss, got the Layer"),
-    ((fb.relu, fb.squared_error, 0.1), TypeError, "optimizer must be an optax Grad.*got float 0.1"),
-  ],
-)
-def test_make_step_refuses(arguments, error, message):
-  with pytest.raises(error, match=message):
-    fb.train.make_step(*arguments)
+BAD_STEPS = [
+  (("net", fb.squared_error, optax.sgd(0.1)), TypeError, "net must be a Layer, got str 'net'"),
+  ((fb.relu, fb.relu, optax.sgd(0.1)), TypeError, "loss must be a Loss, got the Layer"),
+  ((fb.relu, fb.squared_error, 0.1), TypeError, "optimizer must be an optax Grad.*got float 0.1"),
+]
+
+
+test_make_step_refuses = refusals(lambda arguments: fb.train.make_step(*arguments), BAD_STEPS)
 
 
 @pytest.mark.parametrize(
@@ -413,16 +344,11 @@ def test_step_refuses_a_bad_batch_and_leaves_the_state(batch, error, message):
   assert int(step(state, batch_of())[0].step) == 1
 
 
-@pytest.mark.parametrize("rate", [0, -1, float("nan"), float("inf")])
-def test_gradient_descent_refuses_a_rate_that_is_no_step(rate):
-  with pytest.raises(ValueError, match=r"rate must be a finite number above 0, got"):
-    fb.train.gradient_descent(rate)
-
-
-@pytest.mark.parametrize("rate", ["0.1", True, None])
-def test_gradient_descent_refuses_what_is_no_number(rate):
-  with pytest.raises(TypeError, match="rate must be a number"):
-    fb.train.gradient_descent(rate)
+BAD_RATES = [
+  *((rate, ValueError, "rate must be a finite number above 0") for rate in (0, -1, np.nan, np.inf)),
+  *((rate, TypeError, "rate must be a number") for rate in ("0.1", True, None)),
+]
+test_gradient_descent_refuses = refusals(fb.train.gradient_descent, BAD_RATES)
 
 
 def test_init_refuses_a_seed_for_a_key():

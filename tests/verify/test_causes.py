@@ -1,5 +1,6 @@
 """Wrong rules, each with the cause that must be named; and numbers that have none."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -132,42 +133,6 @@ def changed(leaf, change):
   return got
 
 
-def transposed(g):
-  return g.T
-
-
-def reversed_rows(g):
-  return g[::-1]
-
-
-def rolled(g):
-  return np.roll(g, 1, 1)
-
-
-def shuffled(g):
-  return g[[3, 0, 5, 1, 2, 4]]
-
-
-def clipped(g):
-  return np.clip(g, -0.5, 0.5)
-
-
-def to_norm_5(g):
-  return 5 * g / np.linalg.norm(g)
-
-
-def absolute(g):
-  return np.abs(g)
-
-
-def in_bfloat16(g):
-  return g.astype(ml_dtypes.bfloat16).astype(float)
-
-
-def without_a_column(g):
-  return g * (np.arange(g.shape[1]) < g.shape[1] - 1)
-
-
 def half_bfloat16(g):
   return g * (1 + 2.0**-9 * np.random.default_rng(3).uniform(-1, 1, g.shape))
 
@@ -175,15 +140,18 @@ def half_bfloat16(g):
 @pytest.mark.parametrize(
   ("change", "start"),
   [
-    (transposed, "transposed: axes 0 and 1"),
-    (reversed_rows, "permuted: flipped along axis 0"),
-    (rolled, "permuted: rolled by 1 along axis 1"),
-    (shuffled, "permuted: along axis 0"),
-    (clipped, "clipped: to [-0.5, 0.5]"),
-    (to_norm_5, "clipped: to norm 5"),
-    (absolute, "cotangent: the absolute value"),
-    (in_bfloat16, "precision: the result is rounded to bfloat16"),
-    (without_a_column, "subset of examples|zero"),
+    (lambda g: g.T, "transposed: axes 0 and 1"),
+    (lambda g: g[::-1], "permuted: flipped along axis 0"),
+    (lambda g: np.roll(g, 1, 1), "permuted: rolled by 1 along axis 1"),
+    (lambda g: g[[3, 0, 5, 1, 2, 4]], "permuted: along axis 0"),
+    (lambda g: np.clip(g, -0.5, 0.5), "clipped: to [-0.5, 0.5]"),
+    (lambda g: 5 * g / np.linalg.norm(g), "clipped: to norm 5"),
+    (np.abs, "cotangent: the absolute value"),
+    (
+      lambda g: g.astype(ml_dtypes.bfloat16).astype(float),
+      "precision: the result is rounded to bfloat16",
+    ),
+    (lambda g: g * (np.arange(g.shape[1]) < g.shape[1] - 1), "subset of examples|zero"),
     (half_bfloat16, "precision: errors of the size of"),
   ],
 )
@@ -401,14 +369,14 @@ def test_a_slope_that_no_side_of_the_kink_has():
   assert cause.startswith("kink: ")
 
 
-def by_a_millionth(g):
+def one_entry(factor, g):
   g = g.copy()
-  g[1, 2] *= 1 + 1e-6
+  g[1, 2] *= factor
   return g
 
 
 def test_one_entry_by_a_millionth():
-  cause = ask(two_layers, ARGS, Y_BAR, changed(3, by_a_millionth))
+  cause = ask(two_layers, ARGS, Y_BAR, changed(3, partial(one_entry, 1 + 1e-6)))
   assert cause.startswith("constant factor: 1 + 1.0e-06 in one entry, [1, 2]")
 
 
@@ -429,20 +397,12 @@ def noisy(g):
   return g + 0.1 * np.random.default_rng(5).normal(size=g.shape)
 
 
-def one_entry(g):
-  g = g.copy()
-  g[1, 2] *= 1.37
-  return g
-
-
-@pytest.mark.parametrize("leaf", [0, 1, 3])
-@pytest.mark.parametrize("change", [noisy, one_entry])
+@pytest.mark.parametrize(
+  ("change", "leaf"),
+  [(noisy, i) for i in (0, 1, 3, 4)] + [(partial(one_entry, 1.37), i) for i in (0, 1, 3)],
+)
 def test_what_has_no_pattern(change, leaf):
   assert ask(two_layers, ARGS, Y_BAR, changed(leaf, change)) == "no known pattern"
-
-
-def test_noise_in_a_bias_has_no_pattern():
-  assert ask(two_layers, ARGS, Y_BAR, changed(4, noisy)) == "no known pattern"
 
 
 def test_numbers_that_are_not_finite():

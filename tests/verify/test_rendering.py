@@ -8,6 +8,7 @@ import pytest
 
 from fbackprop.verify.report.findings import Checked, Finding
 from fbackprop.verify.report.report import Report
+from tests.support.refusals import refusals
 
 FAIL = Finding(
   kind="fail",
@@ -168,18 +169,15 @@ def test_json_is_strict_and_says_the_verdict():
   assert (back.index, back.wrong) == ((3,), 2)
 
 
-@pytest.mark.parametrize(
-  ("text", "said"),
-  [
-    ("[]", "a report has the format 1, got None"),
-    ('{"format": 99}', "a report has the format 1, got 99"),
-    ('{"format": 1}', "not the JSON of a report: KeyError"),
-    ("no", "Expecting value"),
-  ],
-)
-def test_what_is_no_report_is_refused(text, said):
-  with pytest.raises(ValueError, match=said):
-    Report.from_json(text)
+NO_REPORTS = [
+  ("[]", "a report has the format 1, got None"),
+  ('{"format": 99}', "a report has the format 1, got 99"),
+  ('{"format": 1}', "not the JSON of a report: KeyError"),
+  ("no", "Expecting value"),
+]
+
+
+test_what_is_no_report_is_refused = refusals(Report.from_json, NO_REPORTS, ValueError)
 
 
 def test_json_of_another_kind_of_field_is_refused():
