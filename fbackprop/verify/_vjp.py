@@ -1,49 +1,31 @@
 """`vjp`, all checks of one rule in the order in which failures explain others; `assert_vjp`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.jaxprs import UnknownProgramError
+from fbackprop.verify.checks import evidence, exact, maths, own_dtype, transformations
 from fbackprop.verify.checks.branch_search import check_branches
-from fbackprop.verify.checks.evidence import (
-  AS_GIVEN,
-  Evidence,
-  failure,
-  outcome_of,
-  reported,
-  with_cause,
-)
-from fbackprop.verify.checks.exact import check_bits
-from fbackprop.verify.checks.maths import (
-  call_as_given,
-  check_maths,
-  check_slope,
-  check_test_points,
-  limits_of,
-  limits_of_points,
-)
-from fbackprop.verify.checks.own_dtype import check_eager_in_float64, check_numerics
-from fbackprop.verify.checks.problem import Baseline, Problem, draw_cotangents
-from fbackprop.verify.checks.test_points import Point
-from fbackprop.verify.checks.transformations import check_second_order, check_transformations
-from fbackprop.verify.report.findings import Finding, RuleError
+from fbackprop.verify.checks.evidence import Evidence, Problem
+from fbackprop.verify.explain.causes import UNKNOWN, cause_of
+from fbackprop.verify.report.findings import VERDICTS, Checked, Finding, RuleError, first_verdict
 from fbackprop.verify.report.report import Report
-from fbackprop.verify.witnesses.rule import as_numpy, raised, rule_of, signature_of
-from fbackprop.verify.witnesses.shared_outputs import NOTE, counting_once, has_shared_output
-from fbackprop.verify.witnesses.traces import gather_witnesses
+from fbackprop.verify.witnesses import shared_outputs
+from fbackprop.verify.witnesses.rule import Function, raised, rule_of, signature_of
 
 LEVELS = ("quick", "standard", "deep")
 
 
 def vjp(
-  f: Callable[..., Any],
+  f: Function,
   *args: Any,
-  f_vjp: Callable[..., Any] | None = None,
+  f_vjp: Function | None = None,
   level: str = "standard",
   seed: int = 0,
   allowance: float = 1.0,
@@ -97,23 +79,21 @@ def vjp(
   check_callable("vjp", "f", f)
   if f_vjp is not None:
     check_callable("vjp", "f_vjp", f_vjp)
-  check_choice("level", level, LEVELS)
-  check_choice("ties", ties, ("any", "reference"))
+  for name, value, choices in (("level", level, LEVELS), ("ties", ties, ("any", "reference"))):
+    if value not in choices:
+      raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
   if not is_integer(seed) or seed < 0:
     raise ValueError(f"vjp: seed must be an integer of at least 0, got {seed!r}")
   check_number("vjp", "allowance", allowance, least=0.0)
   check_flag("vjp", "surrogate", surrogate)
   name = getattr(f, "__name__", type(f).__name__)
-  return verify_call(name, f, args, f_vjp, level, seed, allowance, ties, surrogate)
+  return verify_call(
+    name, f, args, f_vjp, level=level, seed=seed, allowance=allowance, ties=ties,
+    surrogate=surrogate,
+  )  # fmt: skip
 
 
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-  """Raise ValueError unless `value` is one of `choices`."""
-  if value not in choices:
-    raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
-
-
-def assert_vjp(f: Callable[..., Any], *args: Any, **options: Any) -> Report:
+def assert_vjp(f: Function, *args: Any, **options: Any) -> Report:
   """Raise AssertionError unless a function's hand-written VJP passes `vjp`.
 
   Args:
@@ -149,86 +129,151 @@ def assert_vjp(f: Callable[..., Any], *args: Any, **options: Any) -> Report:
 
 
 def verify_call(
-  name: str,
-  f: Callable[..., Any],
-  args: tuple[Any, ...],
-  f_vjp: Callable[..., Any] | None,
-  level: str,
-  seed: int,
-  allowance: float,
-  ties: str,
-  surrogate: bool = False,
-  y_bar: list[np.ndarray] | None = None,
+  name: str, f: Function, args: Any, f_vjp: Function | None, y_bar: Any = None, **options: Any
 ) -> Report:
   """Verify a rule under a name, at the cotangent `y_bar` or, by default, at a drawn one."""
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
   rule, outputs = rule_of(f, f_vjp, signature, leaves)
-  y_bar = draw_cotangents(outputs, seed, 0) if y_bar is None else y_bar
-  problem = Problem(
-    name, rule, outputs, leaves, as_numpy(leaves), y_bar, level, seed, allowance,
-    ties == "reference", surrogate,
-  )  # fmt: skip
+  if y_bar is None:
+    y_bar = evidence.draw_cotangents(outputs, options["seed"], 0)
+  problem = Problem(rule, outputs, leaves, y_bar, **options)
   with jax.default_matmul_precision("highest"):
     found = with_cause(gather_evidence(problem))
-  fields = outcome_of(found, signature.float_names, level)
-  seconds = time.monotonic() - start
-  return Report(name, level=level, seed=seed, allowance=allowance, seconds=seconds, **fields)
+  return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
 
 
 class Check(NamedTuple):
-  """A check of a rule that can be called and traced.
+  """A check of a rule.
 
   Attributes:
     run: the check.
     levels: the levels that include it.
     after_failure: whether it adds information about a rule that is known to be wrong.
+    stops: whether its first failure ends it.
   """
 
-  run: Callable[[Problem, Baseline], Evidence]
+  run: Callable[[Problem], Iterator[Evidence]]
   levels: tuple[str, ...] = LEVELS
   after_failure: bool = False
+  stops: bool = False
 
 
-# Ordered so that a check follows those whose failure explains its own.
+# Ordered so that a check follows those whose failure explains its own. A RuleError ends them all.
 CHECKS = (
-  Check(check_bits, after_failure=True),
-  Check(check_numerics),
-  Check(check_eager_in_float64, ("deep",), after_failure=True),
-  Check(check_slope),
-  Check(limits_of_points, after_failure=True),
-  Check(check_test_points),
-  Check(check_branches, ("standard", "deep")),
-  Check(check_transformations, ("standard", "deep")),
-  Check(check_second_order, ("standard", "deep")),
+  Check(exact.check_types, after_failure=True),
+  Check(maths.check_limits, after_failure=True),
+  Check(maths.check_as_given, after_failure=True),
+  Check(exact.check_bits, after_failure=True),
+  Check(own_dtype.check_numerics),
+  Check(own_dtype.check_eager_in_float64, ("deep",), after_failure=True),
+  Check(maths.check_slope),
+  Check(maths.check_limits_of_points, after_failure=True),
+  Check(maths.check_test_points, stops=True),
+  Check(check_branches, ("standard", "deep"), stops=True),
+  Check(transformations.check_transformations, ("standard", "deep")),
+  Check(transformations.check_second_order, ("standard", "deep")),
 )
 
 
 def gather_evidence(problem: Problem) -> Evidence:
   """Run the checks, omitting those that need a working rule where it doesn't work."""
-  found = Evidence()
+  found, rule = Evidence(), problem.rule
   try:
-    if problem.rule.f_vjp is None and has_shared_output(problem.rule, problem.own_leaves):
-      found += reported(Finding("note", "vmap", message=NOTE))
-      rule = problem.rule._replace(f=counting_once(problem.rule.f))
-      problem = problem._replace(rule=rule)
-    found += Evidence(checks=("structure",))
-    try:
-      bars, called = call_as_given(problem)
-      found += called
-      witnesses = gather_witnesses(problem.rule, problem.own_leaves, problem.outputs)
-    except RuleError as error:
-      return found + failure(error, AS_GIVEN)
-    found += limits_of(problem, witnesses)
-    values, as_given = check_maths(problem, witnesses, Point(AS_GIVEN, problem.leaves))
-    found += as_given
-    baseline = Baseline(witnesses, bars, values)
+    if rule.f_vjp is None and shared_outputs.has_shared_output(rule, problem.own_leaves):
+      found += evidence.reported(Finding("note", "vmap", message=shared_outputs.NOTE))
+      rule = rule._replace(f=shared_outputs.counting_once(rule.f))
+      problem = replace(problem, rule=rule)
     for check in CHECKS:
       if problem.level in check.levels and (check.after_failure or not found.has_failed):
-        found += check.run(problem, baseline)
+        for part in check.run(problem):
+          found += part
+          if check.stops and part.has_failed:
+            break
     return found
+  except RuleError as error:
+    return found + evidence.failure(error, evidence.AS_GIVEN)
   except UnknownProgramError as error:
-    return found + reported(Finding("no verdict", "program", message=str(error)))
+    broken = Finding("no verdict", "program", message=str(error))
   except Exception as error:  # An internal error: the check has no verdict.
     message = f"the verifier broke: {raised(error)}"
-    return found + reported(Finding("no verdict", "verification", message=message))
+    broken = Finding("no verdict", "verification", message=message)
+  return found + evidence.reported(broken)
+
+
+# --- From evidence to a report --------------------------------------------------------------------
+
+# The order in which failures are reported: a failure comes before those that it explains.
+RANKS = (
+  "raises", "structure", "no gradient", "dtype", "repeated call", "pullback after another call",
+  "pullback called twice", "forward", "maths",
+)  # fmt: skip
+# The aspects that remain unchecked after a failure.
+AFTERWARDS = ("numerics", "differences", "branches", "vmap", "scan", "second order")
+
+
+def with_cause(found: Evidence) -> Evidence:
+  """Add the cause of the first wrong leaf, if it is unknown."""
+  if not found.mismatches:
+    return found
+  findings = list(found.findings)
+  first = next(i for i, f in enumerate(findings) if (f.kind, f.check) == ("fail", "maths"))
+  try:
+    findings[first] = findings[first]._replace(cause=cause_of(*found.mismatches[0]))
+  except Exception as error:  # A failed search for a cause mustn't hide the failure itself.
+    return found + evidence.not_checked(f"the cause: {type(error).__name__}: {error}")
+  return replace(found, findings=tuple(findings))
+
+
+def report_of(name: str, problem: Problem, found: Evidence) -> Report:
+  """Return the report of the evidence of all checks."""
+  names = problem.signature.float_names
+  names = [names[i] for i in found.order or range(len(names))]
+
+  def rank(finding: Finding) -> tuple[int, int, int]:
+    check = RANKS.index(finding.check) if finding.check in RANKS else len(RANKS)
+    leaf = names.index(finding.leaf) if finding.leaf in names else -1
+    return (*VERDICTS, "note").index(finding.kind), check, leaf
+
+  # Of each leaf the first finding is kept, that of the earliest point.
+  firsts: dict[Any, Finding] = {}
+  for f in found.findings:
+    key = (f.kind, f.leaf, f.cause, f.message) if f.check == "maths" else len(firsts)
+    firsts.setdefault(key, f)
+  findings = without_nonlinear_factor(sorted(firsts.values(), key=rank))
+  details, reasons = dict(found.details), list(found.not_checked)
+  unverified = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
+  if found.points and not any(f.check == "maths" and f.kind == "fail" for f in findings):
+    details["maths"] = f"largest error {found.share:.2g} of its bound"
+  left = [check for check in AFTERWARDS if check not in found.checks]
+  if found.has_failed and left and problem.level != "quick":
+    reasons.append(f"after a failure: {', '.join(left)}")
+  checks = checks_of(Counter(found.checks), findings, details)
+  verified = tuple(name for name in names if found.points and name not in unverified)
+  return Report(
+    name, tuple(findings), checks, tuple(dict.fromkeys(reasons)), verified, found.ulp, found.sigma,
+    problem.level, problem.seed, problem.allowance, regimes=tuple(dict.fromkeys(found.points)),
+  )  # fmt: skip
+
+
+def checks_of(
+  times: Mapping[str, int], findings: Sequence[Finding], details: Mapping[str, str]
+) -> tuple[Checked, ...]:
+  """Return the checks of a report, by the number of times that each was run."""
+  kinds = {check: [f.kind for f in findings if f.check == check] for check in times}
+  return tuple(
+    Checked(check, n, first_verdict(kinds[check]), details.get(check, ""))
+    for check, n in times.items()
+  )
+
+
+def without_nonlinear_factor(findings: list[Finding]) -> list[Finding]:
+  """Replace the cause of a rule that isn't linear in y_bar: it has no constant factor."""
+  failed = {f.check: f for f in findings if f.kind == "fail"}
+  if not findings or "scaled cotangent" not in failed or findings[0].check != "maths":
+    return findings
+  kind = findings[0].cause.partition(":")[0]
+  is_factor = kind == "constant factor" and "zero cotangent" not in failed
+  if findings[0].kind == "fail" and (kind in ("", UNKNOWN) or is_factor):
+    return [findings[0]._replace(cause=failed["scaled cotangent"].cause), *findings[1:]]
+  return findings

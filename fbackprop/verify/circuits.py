@@ -14,8 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.circuit._circuit import Circuit, Trace
-from fbackprop.circuit.solver import GateTrace
+from fbackprop.circuit._circuit import Trace
+from fbackprop.circuit.graph import GateGraph
+from fbackprop.circuit.solver import GateTrace, forward, weighted_sum
 from fbackprop.types import Array, Gate
 
 # Relative to the largest term of a gradient's sum, or to 1e-4 of the largest gradient on any wire
@@ -77,10 +78,11 @@ def check_circuit(trace: Trace) -> CircuitCheck:
     >>> at_kink.agrees, at_kink.ok, at_kink.ours, at_kink.theirs, at_kink.kinks
     (False, True, 0.0, 1.0, ('k',))
   """
-  kinks = {gate.name: gate for gate in trace.gates if at_kink(gate, trace)}
+  choices = {gate.name: is_choice(gate, trace) for gate in trace.gates}
+  kinks = {gate.name: gate for gate in trace.gates if choices[gate.name] is not None}
   error, name, ours, theirs = worst(trace, gradients(trace, {}))
   elsewhere = worst(trace, gradients(trace, kinks))[0] if kinks else error
-  if not all(is_choice(gate, trace) for gate in kinks.values()):
+  if not all(choices[name] for name in kinks):
     elsewhere = math.inf
   return CircuitCheck(error, name, ours, theirs, tuple(kinks), elsewhere)
 
@@ -88,65 +90,46 @@ def check_circuit(trace: Trace) -> CircuitCheck:
 def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
   """Compute autodiff's gradients by the inputs, with some gates replaced by lines of our slopes."""
   circuit = trace.circuit
+  gates = [(f"line {name}", line(circuit.gate_of[g.op], g)) for name, g in lines.items()]
+  nodes = [n._replace(op=f"line {n.name}") if n.name in lines else n for n in circuit.nodes]
+  graph = GateGraph(tuple(nodes), circuit.outputs, (*circuit.gates, *gates))
   with jax.enable_x64(True):
     inputs = {name: jnp.asarray(trace.values[name], float) for name in circuit.inputs}
-    grads = jax.grad(lambda inputs: value_of(circuit, inputs, lines))(inputs)
+    grads = jax.grad(lambda inputs: weighted_sum(graph, forward(graph, inputs)[0]))(inputs)
     return {name: float(grad) for name, grad in jax.device_get(grads).items()}
 
 
-def value_of(
-  circuit: Circuit, inputs: Mapping[str, Array], lines: Mapping[str, GateTrace]
-) -> Array:
-  """Recompute Σ weight · output by the gates' forward rules alone."""
-  values: dict[str, Array] = {}
-  for node in circuit.nodes:
-    arrived = [values[name] for name in node.inputs]
-    if node.op == "input":
-      values[node.name] = inputs[node.name]
-    elif node.value is not None:  # A constant: gates have no value.
-      values[node.name] = jnp.asarray(float(node.value), float)
-    elif node.name in lines:
-      values[node.name] = line(circuit.gate_of[node.op], lines[node.name], arrived)
-    else:
-      values[node.name] = circuit.gate_of[node.op].forward(*arrived)[0]
-  total: Array = sum((weight * values[name] for name, weight in circuit.outputs), jnp.zeros(()))
-  return total
-
-
-def line(gate: Gate, found: GateTrace, xs: list[Array]) -> Array:
+def line(gate: Gate, found: GateTrace) -> Gate:
   """Linearise a gate by our local gradients; a power, only with respect to the exponent."""
-  slopes = list(zip(found.local, xs, strict=True))
-  y = jnp.asarray(found.value, float)
-  if gate.name == "power":
-    y = gate.forward(xs[0], jax.lax.stop_gradient(xs[1]))[0]
-    slopes = slopes[1:]
-  for slope, x in slopes:
-    y = y + slope * (x - jax.lax.stop_gradient(x))
-  return y
+
+  def line_forward(*xs: Array) -> tuple[Array, None]:
+    y, first = jnp.asarray(found.value, float), 0
+    if gate.name == "power":
+      y, first = gate.forward(xs[0], jax.lax.stop_gradient(xs[1]))[0], 1
+    for slope, x in list(zip(found.local, xs, strict=True))[first:]:
+      y = y + slope * (x - jax.lax.stop_gradient(x))
+    return y, None
+
+  return gate._replace(forward=line_forward)
 
 
-def at_kink(gate: GateTrace, trace: Trace) -> bool:
-  """Return whether a gate's inputs are at a kink or a tie, or at a power without a derivative."""
-  xs = [trace.values[name] for name in gate.inputs]
-  own = trace.circuit.gate_of[gate.op]
-  if own.name in ("max", "min"):
-    return xs.count(gate.value) > 1
-  if own.name == "power":
-    return xs[0] <= 0
-  return xs[0] in own.kinks
+def is_choice(gate: GateTrace, trace: Trace) -> bool | None:
+  """Return whether our slopes at a kink, at a tie, or at a power without a derivative, are valid.
 
-
-def is_choice(gate: GateTrace, trace: Trace) -> bool:
-  """Return whether our slopes at a kink are a valid choice."""
+  Returns:
+    None at any other point.
+  """
   xs = [trace.values[name] for name in gate.inputs]
   own = trace.circuit.gate_of[gate.op]
   if own.name == "power":
-    return gate.local[1] == 0
+    return gate.local[1] == 0 if xs[0] <= 0 else None
   if own.name in ("max", "min"):
-    is_shared = all(
-      share >= 0 if x == gate.value else share == 0 for x, share in zip(xs, gate.local, strict=True)
-    )
-    return is_shared and abs(sum(gate.local) - 1) <= CIRCUIT_TOLERANCE
+    pairs = list(zip(xs, gate.local, strict=True))
+    is_shared = all(share >= 0 if x == gate.value else share == 0 for x, share in pairs)
+    is_whole = abs(sum(gate.local) - 1) <= CIRCUIT_TOLERANCE
+    return is_shared and is_whole if xs.count(gate.value) > 1 else None
+  if xs[0] not in own.kinks:
+    return None
   with jax.enable_x64(True):
     slope_at = jax.grad(lambda x: own.forward(x)[0])
     sides = [float(slope_at(jnp.asarray(xs[0] + step, float))) for step in (-BESIDE, BESIDE)]
@@ -156,17 +139,12 @@ def is_choice(gate: GateTrace, trace: Trace) -> bool:
 def worst(trace: Trace, theirs: Mapping[str, float]) -> tuple[float, str, float, float]:
   """Return the largest error, its input and both gradients; a NaN on one side is infinite."""
   largest = max((abs(bar) for bar in trace.bars.values() if math.isfinite(bar)), default=0.0)
-  found = (0.0, next(iter(theirs), ""), 0.0, 0.0)
-  if found[1]:
-    found = (0.0, found[1], trace.gradients[found[1]], theirs[found[1]])
+  errors = {"": 0.0} if not theirs else {}
   for name, grad in theirs.items():
     ours = trace.gradients[name]
-    if ours == grad or (math.isnan(ours) and math.isnan(grad)):
-      continue
-    scale = max((abs(t) for t in trace.contributions[name]), default=0.0)
-    scale = max(scale, abs(grad), LEAST_SHARE * largest)
-    error = abs(ours - grad) / scale
-    error = error if math.isfinite(error) else math.inf
-    if error > found[0]:
-      found = (error, name, ours, grad)
-  return found
+    terms = [abs(t) for t in trace.contributions[name]]
+    is_same = ours == grad or (math.isnan(ours) and math.isnan(grad))
+    error = 0.0 if is_same else abs(ours - grad) / max(*terms, abs(grad), LEAST_SHARE * largest)
+    errors[name] = error if math.isfinite(error) else math.inf
+  name = max(errors, key=errors.__getitem__)
+  return errors[name], name, trace.gradients.get(name, 0.0), theirs.get(name, 0.0)

@@ -12,15 +12,13 @@ import jax
 import numpy as np
 
 from fbackprop import live_check
-from fbackprop.live_check import (
-  GRADIENT_TOLERANCE as GRADIENT_TOLERANCE,
-)
+from fbackprop.live_check import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
 from fbackprop.live_check import Functions, Gradients, Measure, relative_error
 from fbackprop.live_check import LiveCheck as LiveCheck
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.witnesses.comparison import compare
-from fbackprop.verify.witnesses.rule import Rule, as_numpy, signature_of
+from fbackprop.verify.witnesses.rule import as_numpy, rule_of, signature_of
 from fbackprop.verify.witnesses.traces import Setting, Witnesses, evaluate, gather_witnesses
 from fbackprop.verify.witnesses.verdicts import judge
 
@@ -100,10 +98,9 @@ def witnesses_of(functions: Functions, args: tuple[Any, ...]) -> Witnesses:
   signature, leaves = signature_of(functions.mean_loss, args)
   count = len(jax.tree.leaves(args[0]))
   of_params = tuple(i < count for i in range(len(leaves)))  # The rest are constants here.
-  out = jax.eval_shape(functions.mean_loss, *args)
   signature = signature._replace(is_float=of_params)
-  rule = Rule(functions.mean_loss, mean_loss_vjp, signature, jax.tree.structure(out))
-  witnesses = gather_witnesses(rule, leaves, [out])
+  rule, outputs = rule_of(functions.mean_loss, mean_loss_vjp, signature, leaves)
+  witnesses = gather_witnesses(rule, leaves, outputs)
   if witnesses.truth is None:
     raise ValueError(f"live check: {witnesses.truth_missing}")
   return witnesses

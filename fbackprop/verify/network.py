@@ -1,6 +1,7 @@
 """`layer`: a network as a whole, and each of its layers at the cotangent of its output."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,10 +12,10 @@ from fbackprop.checks import check_unit
 from fbackprop.combinators import map_layers, name_layers
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
-from fbackprop.verify._vjp import verify_call, vjp
-from fbackprop.verify.report.findings import VERDICTS, Checked, first_verdict
+from fbackprop.verify._vjp import checks_of, verify_call, vjp
+from fbackprop.verify.report.findings import VERDICTS
 from fbackprop.verify.report.report import Report
-from fbackprop.verify.witnesses.rule import entry_name
+from fbackprop.verify.witnesses.rule import path_name
 
 
 def layer(
@@ -64,26 +65,24 @@ def layer(
   }  # fmt: skip
   args = (params, x) if key is None else (params, x, key)
   whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), **options)._replace(name=net.name)
+  if "combinator" not in dict(net.options):
+    return whole._replace(seconds=time.monotonic() - start)
   parts, missing = [], ""
-  if "combinator" in dict(net.options):
-    try:
-      calls = list(layer_calls(net, params, x, key, seed))
-    except Exception as error:  # The whole network's report contains the error.
-      calls, missing = [], f"layer by layer: {type(error).__name__}: {error}"
-    seen: set[Any] = set()
-    for call in calls:
-      shapes = (call.part.name, str(jax.tree.map(np.shape, call.args)))
+  try:
+    calls = list(layer_calls(net, params, x, key, seed))
+  except Exception as error:  # The whole network's report contains the error.
+    calls, missing = [], f"layer by layer: {type(error).__name__}: {error}"
+  seen: set[Any] = set()
+  for name, path, part, (own_args, y_bar) in calls:
+    shapes = (part.name, str(jax.tree.map(np.shape, own_args)))
+    if jax.tree.leaves(own_args):
       # Of several equal layers the first is checked in full.
-      own_level = "quick" if shapes in seen else level
-      seen.add(shapes)
-      if jax.tree.leaves(call.args):
-        report = verify_call(
-          call.name, forward_of(call.part), call.args, vjp_of(call.part), own_level, seed,
-          allowance, ties, y_bar=[np.asarray(call.y_bar, np.float64)],
-        )  # fmt: skip
-        parts.append(renamed(report, call))
-    whole = merged(whole, parts, missing)
-  return whole._replace(seconds=time.monotonic() - start)
+      own_options = {**options, "level": "quick" if shapes in seen else level}
+      bars = [np.asarray(y_bar, np.float64)]
+      report = verify_call(name, forward_of(part), own_args, vjp_of(part), bars, **own_options)
+      parts.append(renamed(report, name, path))
+    seen.add(shapes)
+  return merged(whole, parts, missing)._replace(seconds=time.monotonic() - start)
 
 
 def forward_of(net: Layer) -> Callable[..., Array]:
@@ -107,36 +106,21 @@ def vjp_of(net: Layer) -> Callable[..., Any]:
 
 
 class Arrival(NamedTuple):
-  """The arguments and the cotangent of one layer in a pass through the network."""
+  """The arguments (params, x, and the key if there is one) and the cotangent of one layer."""
 
-  params: Params
-  x: Array
-  key: Array | None
-  y_bar: Array
-
-
-class LayerCall(NamedTuple):
-  """The call of one layer in a network.
-
-  Attributes:
-    name: the layer's name, such as "1.relu".
-    path: the path of its parameters, such as "params/1".
-    part: the layer itself.
-    args: params, x, and the key if there is one.
-    y_bar: the cotangent of its output.
-  """
-
-  name: str
-  path: str
-  part: Layer
   args: tuple[Any, ...]
   y_bar: Array
 
 
 def layer_calls(
   net: Layer, params: Params, x: Array, key: Array | None, seed: int
-) -> Iterator[LayerCall]:
-  """Yield each layer that isn't a composition, from last to first."""
+) -> Iterator[tuple[str, str, Layer, Arrival]]:
+  """Yield the call of each layer that isn't a composition, from last to first.
+
+  Yields:
+    The layer's name, such as "1.relu", the path of its parameters, such as "params/1", the layer,
+    and its arguments and cotangent in a pass through the network.
+  """
   found: list[Layer] = []
 
   def tapped(part: Layer) -> Layer:
@@ -144,11 +128,11 @@ def layer_calls(
 
     def tapped_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Any, Residuals]:
       y, residuals = part.forward(params, x, key)
-      return y, (params, x, key, residuals)
+      return y, ((params, x) if key is None else (params, x, key), residuals)
 
     def tapped_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
-      own_params, x, key, residuals = kept
-      return Arrival(own_params, x, key, y_bar), part.backward(params, residuals, y_bar)[1]
+      args, residuals = kept
+      return Arrival(args, y_bar), part.backward(params, residuals, y_bar)[1]
 
     return part._replace(forward=tapped_forward, backward=tapped_backward)
 
@@ -156,34 +140,25 @@ def layer_calls(
   y, residuals = tapped_net.forward(params, x, key)
   y_bar = np.random.default_rng([seed, 10, 0]).normal(size=y.shape)
   tree, _ = tapped_net.backward(params, residuals, jax.numpy.asarray(y_bar, y.dtype))
-  with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_arrival)
-  for name, part, (path, arrival) in reversed(
-    list(zip(name_layers(net), found, with_paths, strict=True))
-  ):
+  with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, Arrival))
+  calls = list(zip(name_layers(net), found, with_paths, strict=True))
+  for name, part, (path, arrival) in reversed(calls):
     if arrival.y_bar.ndim > y.ndim:  # Inside a repeat the last copy represents all.
       arrival = jax.tree.map(lambda leaf: leaf[-1], arrival)
-    args = (arrival.params, arrival.x, *(() if arrival.key is None else (arrival.key,)))
-    place = "/".join(["params", *map(entry_name, path)])
-    yield LayerCall(name, place, part, args, arrival.y_bar)
+    yield name, path_name(("params", *path)), part, arrival
 
 
-def is_arrival(value: Any) -> bool:
-  """Return whether a node of a tree is one layer's `Arrival`."""
-  return isinstance(value, Arrival)
-
-
-def renamed(report: Report, call: LayerCall) -> Report:
+def renamed(report: Report, name: str, path: str) -> Report:
   """Rename the leaves of a layer's report to those of the network."""
 
   def leaf_of(leaf: str) -> str:
     if leaf.partition("/")[0] == "params":
-      return call.path + leaf.removeprefix("params")
-    return f"input of {call.name}" if leaf == "x" else leaf
+      return path + leaf.removeprefix("params")
+    return f"input of {name}" if leaf == "x" else leaf
 
+  where = f"in layer {name}"
   findings = [
-    f._replace(
-      leaf=leaf_of(f.leaf), message="; ".join(filter(None, [f"in layer {call.name}", f.message]))
-    )
+    f._replace(leaf=leaf_of(f.leaf), message=f"{where}; {f.message}" if f.message else where)
     for f in report.findings
   ]
   return report._replace(findings=tuple(findings), verified=tuple(map(leaf_of, report.verified)))
@@ -194,17 +169,12 @@ def merged(whole: Report, parts: list[Report], missing: str) -> Report:
   reports = (whole, *parts)
   findings = [f for report in (*parts, whole) for f in report.findings]
   findings.sort(key=lambda f: (*VERDICTS, "note").index(f.kind))
-  times: dict[str, int] = {}
-  for check in (check for report in reports for check in report.checks):
-    times[check.check] = times.get(check.check, 0) + check.times
+  counts = (Counter({c.check: c.times for c in report.checks}) for report in reports)
   reasons = [reason for report in reports for reason in report.not_checked] + [missing]
   wrong = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
   return whole._replace(
     findings=tuple(findings),
-    checks=tuple(
-      Checked(check, n, first_verdict([f.kind for f in findings if f.check == check]))
-      for check, n in times.items()
-    ),
+    checks=checks_of(sum(counts, Counter()), findings, {}),
     not_checked=tuple(filter(None, dict.fromkeys(reasons))),
     verified=tuple(v for v in whole.verified if v not in wrong),
     worst_ulp=max(r.worst_ulp for r in reports),

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -18,14 +19,13 @@ FORMAT = 1
 Outcome = Literal["caught", "missed", "beyond", "passed", "false alarm", "no verdict"]
 
 # The kind of cause that a check implies, where its name isn't one of `KINDS`.
-KIND_OF_CHECK = {
+STATES = (
+  "repeated call", "pullback called twice", "pullback after another call", "donated arguments",
+  "arguments unchanged",
+)  # fmt: skip
+KIND_OF_CHECK = dict.fromkeys(STATES, "state") | {
   "zero cotangent": "cotangent",
   "scaled cotangent": "cotangent",
-  "repeated call": "state",
-  "pullback called twice": "state",
-  "pullback after another call": "state",
-  "donated arguments": "state",
-  "arguments unchanged": "state",
   "differences": "semantic",
   "numerics": "precision",
   "second order": "mode",
@@ -76,53 +76,42 @@ class SelfTest(NamedTuple):
   seconds: float
   environment: dict[str, str]
 
-  def how_many(self, outcome: Outcome) -> int:
-    """Count the specimens with an outcome."""
-    return sum(score.outcome == outcome for score in self.scores)
-
   @property
   def code(self) -> int:
     """The exit code: 1 after any miss or false alarm, 4 after any missing verdict."""
-    if self.how_many("missed") or self.how_many("false alarm"):
-      return 1
-    return 4 if self.how_many("no verdict") else 0
+    n = self.totals
+    return 1 if n["missed"] or n["false_alarms"] else 4 if n["no_verdicts"] else 0
 
   @property
   def totals(self) -> dict[str, int]:
     """The counts, each with the total that it is a share of."""
+    count = Counter(score.outcome for score in self.scores)
     leaves = [s.leaf_is_right for s in self.scores if s.leaf_is_right is not None]
     causes = [s.cause_is_right for s in self.scores if s.cause_is_right is not None]
+    bugs = sum(score.is_bug for score in self.scores)
     return {
-      "bugs": sum(score.is_bug for score in self.scores),
-      "caught": self.how_many("caught"),
-      "missed": self.how_many("missed"),
-      "beyond": self.how_many("beyond"),
-      "right": sum(not score.is_bug for score in self.scores),
-      "false_alarms": self.how_many("false alarm"),
-      "no_verdicts": self.how_many("no verdict"),
-      "leaves": len(leaves),
-      "right_leaf_first": sum(leaves),
-      "causes": len(causes),
-      "right_cause_first": sum(causes),
-    }
+      "bugs": bugs, "caught": count["caught"], "missed": count["missed"],
+      "beyond": count["beyond"], "right": len(self.scores) - bugs,
+      "false_alarms": count["false alarm"], "no_verdicts": count["no verdict"],
+      "leaves": len(leaves), "right_leaf_first": sum(leaves),
+      "causes": len(causes), "right_cause_first": sum(causes),
+    }  # fmt: skip
 
   def table(self) -> str:
     """Format the totals as lines."""
     n = self.totals
     where = "  ".join(f"{name} {value}" for name, value in self.environment.items())
-    return "\n".join(
-      (
-        f"{'PASS' if self.code == 0 else 'NO VERDICT' if self.code == 4 else 'FAIL'}: self-test   "
-        f"{self.level}, seed {self.seed}, {self.seconds:.1f} s",
-        f"planted bugs        {share(n['caught'], n['bugs'])} caught, {n['missed']} missed"
-        + (f", {n['beyond']} beyond the level" if n["beyond"] else ""),
-        f"false positives     {n['false_alarms']} of {n['right']} right rules",
-        f"no verdict          {n['no_verdicts']}",
-        f"leaf ranked first   {share(n['right_leaf_first'], n['leaves'])}",
-        f"cause ranked first  {share(n['right_cause_first'], n['causes'])}",
-        where,
-      )
-    )
+    verdict = {0: "PASS", 1: "FAIL", 4: "NO VERDICT"}[self.code]
+    beyond = f", {n['beyond']} beyond the level" if n["beyond"] else ""
+    return "\n".join((
+      f"{verdict}: self-test   {self.level}, seed {self.seed}, {self.seconds:.1f} s",
+      f"planted bugs        {share(n['caught'], n['bugs'])} caught, {n['missed']} missed{beyond}",
+      f"false positives     {n['false_alarms']} of {n['right']} right rules",
+      f"no verdict          {n['no_verdicts']}",
+      f"leaf ranked first   {share(n['right_leaf_first'], n['leaves'])}",
+      f"cause ranked first  {share(n['right_cause_first'], n['causes'])}",
+      where,
+    ))  # fmt: skip
 
   def to_json(self) -> str:
     """Convert all results to JSON."""
@@ -149,29 +138,25 @@ def run_self_test(
   Returns:
     The `SelfTest`.
   """
-  bank = [(s, is_bug) for group, is_bug in ((BUGS, True), (RIGHT, False)) for s in group]
-  chosen = [(s, is_bug) for s, is_bug in bank if not only or s.name in only]
+  groups = ((BUGS, True), (RIGHT, False))
+  bank = [(s, is_bug) for group, is_bug in groups for s in group if not only or s.name in only]
   start = time.perf_counter()
-  scores = []
-  for i, (specimen, is_bug) in enumerate(chosen):
-    score = score_of(specimen, is_bug, level, seed)
-    scores.append(score)
+  scores: list[Score] = []
+  for specimen, is_bug in bank:
+    began = time.perf_counter()
+    try:
+      example = specimen.make()
+      options = {"level": level, "seed": seed, **example.options}
+      report = vjp(example.f, *example.args, f_vjp=example.f_vjp, **options)
+    except Exception as error:  # It counts neither as a catch nor as a pass.
+      message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+      report = Report(specimen.name, (Finding("oracle fault", "verifier", message=message),))
+    scores.append(scored(specimen, is_bug, report, time.perf_counter() - began, level))
     if progress is not None:
-      progress(line_of(score), i + 1)
-  return SelfTest(tuple(scores), level, seed, time.perf_counter() - start, environment())
-
-
-def score_of(specimen: Specimen, is_bug: bool, level: str, seed: int) -> Score:
-  """Verify one specimen; an exception of the verifier counts neither as a catch nor as a pass."""
-  start = time.perf_counter()
-  try:
-    example = specimen.make()
-    options = {"level": level, "seed": seed, **example.options}
-    report = vjp(example.f, *example.args, f_vjp=example.f_vjp, **options)
-  except Exception as error:
-    message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    report = Report(specimen.name, (Finding("oracle fault", "verifier", message=message),))
-  return scored(specimen, is_bug, report, time.perf_counter() - start, level)
+      progress(line_of(scores[-1]), len(scores))
+  device = jax.devices()[0].device_kind
+  environment = {"jax": jax.__version__, "backend": jax.default_backend(), "device": device}
+  return SelfTest(tuple(scores), level, seed, time.perf_counter() - start, environment)
 
 
 def scored(
@@ -188,17 +173,12 @@ def scored(
     outcome = "passed" if report.verdict == "pass" else "false alarm"
   first = report.findings[0] if report.findings else Finding("note", "")
   is_caught = outcome == "caught"
+  leaf_is_right = is_caught and first.leaf in specimen.leaves if specimen.leaves else None
+  cause_is_right = is_caught and kind_of(first) in specimen.causes if is_bug else None
   return Score(
-    specimen.name,
-    is_bug,
-    outcome,
-    first.leaf,
-    first.cause or first.check,
-    is_caught and first.leaf in specimen.leaves if specimen.leaves else None,
-    is_caught and kind_of(first) in specimen.causes if is_bug else None,
-    seconds,
-    first.message,
-  )
+    specimen.name, is_bug, outcome, first.leaf, first.cause or first.check, leaf_is_right,
+    cause_is_right, seconds, first.message,
+  )  # fmt: skip
 
 
 def kind_of(finding: Finding) -> str:
@@ -221,13 +201,3 @@ def line_of(score: Score) -> str:
 def share(part: int, whole: int) -> str:
   """Format a share as "60 of 64 (93.8 %)"."""
   return f"{part} of {whole}" + (f" ({100 * part / whole:.1f} %)" if whole else "")
-
-
-def environment() -> dict[str, str]:
-  """Return the properties of the environment that the outcome may depend on."""
-  device = jax.devices()[0]
-  return {
-    "jax": jax.__version__,
-    "backend": jax.default_backend(),
-    "device": device.device_kind,
-  }

@@ -27,15 +27,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.jaxprs import Program, read_by
-from fbackprop.verify.checks.evidence import Evidence, combined, not_checked
+from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.checks.maths import check_point
-from fbackprop.verify.checks.problem import Baseline, Problem
 from fbackprop.verify.checks.test_points import Point, is_fixed, is_integer, is_symmetric
-from fbackprop.verify.interpret.evaluation import Evaluator
-from fbackprop.verify.interpret.primitives import COMPARISONS, is_float
-from fbackprop.verify.interpret.programs import evaluate_flat, flat
+from fbackprop.verify.interpret import evaluation, primitives, programs
 from fbackprop.verify.witnesses.rule import Leaves, replaced
-from fbackprop.verify.witnesses.traces import Witnesses
+from fbackprop.verify.witnesses.traces import Witnesses, in_float64
 
 # The path of a comparison: program, equation, and so on inwards.
 Site = tuple[Any, ...]
@@ -48,24 +45,25 @@ MOST_NUMBERS = 12
 ORDERS = ("lt", "le", "gt", "ge")
 
 
-def check_branches(problem: Problem, baseline: Baseline) -> Evidence:
+def check_branches(problem: Problem) -> Iterator[Evidence]:
   """Check the mathematics on the other side of every comparison."""
-  witnesses = baseline.witnesses
-  coverage = Coverage(witnesses)
+  coverage = Coverage(problem.witnesses)
   coverage.run(problem.leaves, problem.y_bar)
-  for point in (p for p in problem.test_points() if not p.only_finite):
-    coverage.run(point.leaves, [b * point.loss_scale for b in problem.y_bar])
-  most = MOST_SITES["large" if problem.is_large else problem.level]
-  points = list(search(coverage, problem.leaves, problem.y_bar, most))
-  left = len(coverage.one_sided)
-  found = combined(check_point(problem, witnesses, point) for point in points)
+  for point in problem.test_points:
+    if not point.only_finite:
+      coverage.run(point.leaves, problem.y_bar if point.y_bar is None else point.y_bar)
+  points = list(search(coverage, problem))
+  sides, left = 2 * len(coverage.outcomes), len(coverage.one_sided)
   if left_out := coverage.numbers[MOST_NUMBERS:]:
-    found += not_checked(f"branches: integers of {', '.join(map(str, left_out[:8]))}, ...")
-  for name in coverage.one_sided_integers:
-    found += not_checked(f"branches: the other side of a comparison of integers, {name}")
-  sides = 2 * len(coverage.outcomes)
+    yield not_checked(f"branches: integers of {', '.join(map(str, left_out[:8]))}, ...")
+  for site, outcomes in coverage.integer_outcomes.items():
+    if len(outcomes) < 2:
+      name = coverage.names[site]
+      yield not_checked(f"branches: the other side of a comparison of integers, {name}")
   detail = (("branches", f"of {sides} sides of comparisons"),) if sides else ()
-  return found + Evidence(checks=("branches",) * (sides - left), details=detail)
+  yield Evidence(checks=("branches",) * (sides - left), details=detail)
+  for point in points:
+    yield from check_point(problem, problem.witnesses, point)
 
 
 class Coverage:
@@ -78,46 +76,35 @@ class Coverage:
   def __init__(self, witnesses: Witnesses) -> None:
     self.working = witnesses.signature.working
     both = (witnesses.rule, witnesses.truth)
-    with jax.enable_x64(True) if witnesses.is_wide else contextlib.nullcontext():
-      self.programs = [flat(p, keep_rules=False) for p in both if p is not None]
+    with in_float64(witnesses.is_wide):
+      self.programs = [programs.flat(p, keep_rules=False) for p in both if p is not None]
     self.outcomes: dict[Site, set[str]] = {}
     self.names: dict[Site, str] = {}
     self.integers: set[tuple[int, int]] = set()  # (number, leaf)
     self.floats: set[float] = set()
     self.integer_outcomes: dict[Site, set[bool]] = {}
-    self.has_news = False
 
   def record(self, site: Site, name: str, a: np.ndarray, b: np.ndarray) -> None:
-    """Record the outcomes of one comparison."""
-    if a.dtype.kind != "f":
-      self.record_integers(site, name, a, b)
-      return
-    if name in ("reduce_max", "reduce_min"):
-      return  # The largest entry and the runner-up have one order only.
-    if name in ("eq", "ne") and 1 in (a.size, b.size):
-      constant = float((b if b.size == 1 else a).reshape(-1)[0])
+    """Record the outcomes of one comparison, and the constants to try."""
+    is_equality = name in ("eq", "ne") and 1 in (a.size, b.size)
+    # The largest entry and the runner-up have one order only.
+    if a.dtype.kind == "f" and name not in ("reduce_max", "reduce_min"):
+      constant = float((b if b.size == 1 else a).reshape(-1)[0]) if is_equality else np.inf
       self.floats |= {constant} if np.isfinite(constant) else set()
-    outcomes = self.outcomes.setdefault(site, set())
-    self.names[site] = name
-    # At zero both branches often agree, as those of |x| < 1e-5 do, so zero covers neither branch.
-    counts = (a != 0) | (b == 0)
-    for outcome, found in (("above", (a > b) & counts), ("below", (a < b) & counts)):
-      if outcome not in outcomes and np.any(found):
-        outcomes.add(outcome)
-        self.has_news = True
-
-  def record_integers(self, site: Site, name: str, a: np.ndarray, b: np.ndarray) -> None:
-    """Record a comparison of integers, and the constants to try."""
-    if a.dtype.kind not in "iu":
-      return
-    if name in ("eq", "ne") and 1 in (a.size, b.size):
-      self.note(site, {int(v) for x in (a, b) if x.size == 1 for v in x.reshape(-1)})
-    elif name in ORDERS and (name != "lt" or b.any()):  # Indexing emits i < 0.
       self.names[site] = name
+      # At zero both branches often agree, as those of |x| < 1e-5 do, so zero covers neither branch.
+      counts = (a != 0) | (b == 0)
+      sides = {"above": (a > b) & counts, "below": (a < b) & counts}
+      seen = {outcome for outcome, where in sides.items() if np.any(where)}
+      self.outcomes.setdefault(site, set()).update(seen)
+    elif a.dtype.kind in "iu" and is_equality:
+      self.note(site, {int(x.reshape(-1)[0]) for x in (a, b) if x.size == 1})
+    elif a.dtype.kind in "iu" and name in ORDERS and (name != "lt" or b.any()):
+      self.names[site] = name  # Indexing emits i < 0.
       if site[0] == 1 and len(site) == 2 and 1 in (a.size, b.size):
         self.note(site, numbers_at_edge(name, a, b))
-      outcomes = np.unique(COMPARISONS[name](a, b)).tolist()
-      self.integer_outcomes.setdefault(site, set()).update(outcomes)
+      found = np.unique(primitives.COMPARISONS[name](a, b)).tolist()
+      self.integer_outcomes.setdefault(site, set()).update(found)
 
   def note(self, site: Site, values: set[int]) -> None:
     """Record integers to try in the integer leaves that a comparison depends on."""
@@ -130,14 +117,14 @@ class Coverage:
 
   def run(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> bool:
     """Evaluate both programs at a point; return whether any comparison had a new outcome."""
-    self.has_news = False
+    known = sum(map(len, self.outcomes.values()))
     for i, program in enumerate(self.programs):
 
       def watch(site: Site, *sides: Any, i: int = i) -> None:
         self.record((i, *site), *sides)
 
-      Evaluator(self.working, watch=watch).run(program, [*leaves, *y_bar])
-    return self.has_news
+      evaluation.Evaluator(self.working, watch=watch).run(program, [*leaves, *y_bar])
+    return sum(map(len, self.outcomes.values())) > known
 
   @property
   def numbers(self) -> list[int]:
@@ -145,99 +132,83 @@ class Coverage:
     return sorted({value for value, _ in self.integers})
 
   @property
-  def one_sided_integers(self) -> list[str]:
-    """The primitives of integer comparisons that were always true, or always false."""
-    found = [site for site, outcomes in self.integer_outcomes.items() if len(outcomes) < 2]
-    return [self.names[site] for site in found]
-
-  @property
   def one_sided(self) -> list[tuple[Site, str]]:
     """The comparisons with a single outcome so far, each with its missing outcome."""
-    return [
-      (site, "below" if "above" in outcomes else "above")
-      for site, outcomes in self.outcomes.items()
-      if len(outcomes) < 2
-    ]
-
-  def is_outermost(self, site: Site) -> bool:
-    """Return whether a comparison is outside of all loops, so that the search may target it."""
-    return len(site) == 2 or (len(site) == 3 and self.names[site] == "clamp")
+    found = [(site, seen) for site, seen in self.outcomes.items() if len(seen) < 2]
+    return [(site, "below" if "above" in seen else "above") for site, seen in found]
 
 
 def numbers_at_edge(name: str, a: np.ndarray, b: np.ndarray) -> set[int]:
   """Return the two numbers between which the outcome changes, on the compared side."""
   found: set[int] = set()
-  for x, is_right in ((b, True), (a, False)):
+  for x, is_below in ((b, name in ("lt", "ge")), (a, name in ("gt", "le"))):
     if x.size == 1:
-      bound = int(x.reshape(-1)[0])
-      lower = bound - 1 if (name in ("lt", "ge")) == is_right else bound
+      lower = int(x.reshape(-1)[0]) - is_below
       found |= {lower, lower + 1}
   return found
 
 
-def search(
-  coverage: Coverage, leaves: Leaves, y_bar: list[np.ndarray], most: int
-) -> Iterator[Point]:
-  """Yield points at which comparisons have new outcomes, searching for at most `most` of them."""
-  if coverage.one_sided:
-    for factor in SCALES:
-      bars = [b * factor for b in y_bar]
-      if coverage.run(leaves, bars):
-        yield Point(f"cotangent times {factor:g}", leaves, y_bar=bars)
+def search(coverage: Coverage, problem: Problem) -> Iterator[Point]:
+  """Yield points at which comparisons have new outcomes, searching for some of them."""
+  leaves, y_bar = problem.leaves, problem.y_bar
+  for factor in SCALES if coverage.one_sided else ():
+    bars = [b * factor for b in y_bar]
+    if coverage.run(leaves, bars):
+      yield Point(f"cotangent times {factor:g}", leaves, y_bar=bars)
   for value in coverage.numbers[:MOST_NUMBERS]:
     own = [
       with_value(x, value) if is_integer(x) and x.size and (value, i) in coverage.integers else x
       for i, x in enumerate(leaves)
     ]
     coverage.run(own, y_bar)
-    yield Point(f"some integers {value}", own, y_bar=y_bar)
+    yield Point(f"some integers {value}", own)
   for number in sorted(coverage.floats)[:8]:
     own = [with_value(x, number) if is_free(x) else x for x in leaves]
-    yield Point(f"some entries {number:g}", own, y_bar=y_bar)
-  outermost = [(s, side) for s, side in coverage.one_sided if coverage.is_outermost(s)]
-  tried = 0
-  for site, side in outermost:
-    if tried < most and len(coverage.outcomes[site]) < 2:  # Others have been covered meanwhile.
+    yield Point(f"some entries {number:g}", own)
+  tried, most = 0, MOST_SITES["large" if problem.is_large else problem.level]
+  for site, side in coverage.one_sided:
+    # Comparisons inside of loops aren't targets; others have been covered meanwhile.
+    is_outermost = len(site) == 2 + (coverage.names[site] == "clamp")
+    if is_outermost and tried < most and len(coverage.outcomes[site]) < 2:
       tried += 1
       program = coverage.programs[site[0]]
       inputs = crossing(program, coverage.working, site[1:], [*leaves, *y_bar], side)
-      if inputs is not None:
-        own, bars = inputs[: len(leaves)], inputs[len(leaves) :]
-        if coverage.run(own, bars):
-          yield Point(f"{coverage.names[site]} {side}, for the first time", own, y_bar=bars)
+      own, bars = inputs[: len(leaves)], inputs[len(leaves) :]
+      if inputs and coverage.run(own, bars):
+        yield Point(f"{coverage.names[site]} {side}, for the first time", own, y_bar=bars)
 
 
 def is_free(x: Any) -> bool:
   """Return whether an array is of floats that may have any value."""
-  return is_float(x.dtype) and x.size > 0 and not is_fixed(x) and not is_symmetric(x)
+  return primitives.is_float(x.dtype) and x.size > 0 and not is_fixed(x) and not is_symmetric(x)
 
 
 def with_value(x: Any, value: float) -> Any:
   """Replace every third entry."""
-  flat_x = np.array(x).reshape(-1)
-  flat_x[::3] = value
-  return flat_x.reshape(np.shape(x))
+  found = np.array(x)
+  found.flat[::3] = value
+  return found
 
 
 def crossing(
   own_program: Program, working: Any, site: Site, inputs: list[Any], side: str
-) -> list[np.ndarray] | None:
+) -> list[np.ndarray]:
   """Move the inputs by Newton steps until one entry of a comparison crosses to the other side.
 
   Returns:
-    The inputs; None if the search fails.
+    The inputs; none if the search fails.
   """
   try:
     program, moving = gap_and_gradient(own_program, site)
   except Exception:  # The search needs a differentiable rule.
-    return None
-  evaluator = Evaluator(working)
+    return []
+  evaluator = evaluation.Evaluator(working)
   sign = 1.0 if side == "above" else -1.0
   point = list(inputs)
   gap = evaluator.run(program, [*point, np.zeros(program.in_avals[-1].shape)])[0][0]
   usable = np.isfinite(gap)
   if not usable.any():
-    return None
+    return []
   # The entry nearest to its edge needs the shortest step.
   entry = np.unravel_index(int(np.argmin(np.where(usable, np.abs(gap), np.inf))), gap.shape)
   weight = np.zeros(gap.shape)
@@ -250,14 +221,14 @@ def crossing(
     sizes = [rms(point[i]) for i in moving]
     power = sum(float((s * g * s * g).sum()) for s, g in zip(sizes, grads, strict=True))
     if not (np.isfinite(power) and power > 0):
-      return None
+      break
     # A little beyond the edge, so that rounding can't undo the crossing.
     margin = 0.05 * abs(gap[entry]) + 1e-3 * (abs(bound[entry]) or 1e-3)
     # The Newton step of least norm, in inputs scaled to their size, and a tenth longer.
     length = (sign * margin - gap[entry]) * 1.1 / power
     for i, s, g in zip(moving, sizes, grads, strict=True):
       point[i] = np.asarray(point[i] + length * s * s * g)
-  return None
+  return []
 
 
 def rms(x: np.ndarray) -> float:
@@ -274,41 +245,36 @@ def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
   eqn = program.jaxpr.eqns[site[0]]
   edge = site[-1]  # 0 is a clamp's lower edge, 1 its upper one.
   shape = eqn.outvars[0].aval.shape
-  moving = [i for i, a in enumerate(program.in_avals) if is_float(a.dtype)]
+  moving = [i for i, a in enumerate(program.in_avals) if primitives.is_float(a.dtype)]
 
-  def gap(*own: Any) -> Any:
-    found: list[Any] = []
+  def gap(movable: Leaves, own: Leaves, weight: Any) -> Any:
+    sides: Leaves = []
 
-    def stop(one: Any, values: list[Any], place: Site, compared: Any) -> list[Any] | None:
+    def stop(_: Any, values: Leaves, place: Site, compared: Any) -> Leaves | None:
       if place == site[:1]:
-        sides = [*values, jnp.zeros_like(values[0])][:2]
-        if one.primitive.name == "clamp":
-          low, x, high = values
-          sides = [x, low if edge == 0 else high]
-        found.append([jnp.broadcast_to(x, shape) for x in (jnp.subtract(*sides), sides[1])])
+        sides.extend(values)
         raise _FoundError
       return None
 
     # The rest of the program is not needed.
     with contextlib.suppress(_FoundError):
-      evaluate_flat(program, False, *own, override=stop)
-    return found[0]
+      programs.evaluate_flat(program, False, *replaced(own, moving, movable), override=stop)
+    if eqn.primitive.name == "clamp":
+      sides = [sides[1], sides[2 * edge]]
+    a, b = [*sides, jnp.zeros_like(sides[0])][:2]
+    difference, bound = (jnp.broadcast_to(x, shape) for x in (jnp.subtract(a, b), b))
+    return (weight * difference).sum(), [difference, bound]
 
-  def both(*own: Any) -> list[Any]:
-    rest, weight = own[:-1], own[-1]
-
-    def along(*movable: Any) -> Any:
-      difference, bound = gap(*replaced(rest, moving, movable))
-      return (weight * difference).sum(), (difference, bound)
-
-    _, pull, (difference, bound) = jax.vjp(along, *(rest[i] for i in moving), has_aux=True)
-    return [difference, bound, *pull(jnp.ones((), difference.dtype))]
+  def both(*inputs: Any) -> Leaves:
+    *own, weight = inputs
+    grads, found = jax.grad(gap, has_aux=True)([own[i] for i in moving], own, weight)
+    return found + grads
 
   with jax.enable_x64(True):
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.in_avals]
     dtype = eqn.invars[0].aval.dtype
     traced = jax.make_jaxpr(both)(*avals, jax.ShapeDtypeStruct(shape, dtype))
-    return flat(traced, keep_rules=False), moving
+    return programs.flat(traced, keep_rules=False), moving
 
 
 class _FoundError(Exception):

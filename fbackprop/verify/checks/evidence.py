@@ -1,44 +1,115 @@
-"""`Evidence`, the result of a check, and its conversion to a report.
+"""`Problem`, one rule at one call, and `Evidence`, the results of its checks.
 
-A check is a function of the `Problem` and of the `Baseline`, the expensive shared results, that
-returns immutable evidence. Evidence is summed in the order of the checks, and the cause of the
-first wrong leaf is searched for once, at the end.
+A check is a function of the `Problem` that yields immutable evidence. Evidence is summed in the
+order of the checks, and the cause of the first wrong leaf is searched for once, at the end.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from fbackprop.verify.explain.causes import UNKNOWN, cause_of
-from fbackprop.verify.report.findings import (
-  VERDICTS,
-  Checked,
-  Finding,
-  Kind,
-  RuleError,
-  first_verdict,
-)
+from fbackprop.verify.checks.test_points import Point, value_points
+from fbackprop.verify.interpret.evaluation import Noise
+from fbackprop.verify.interpret.primitives import is_float, rounded
+from fbackprop.verify.report.findings import Finding, RuleError
 from fbackprop.verify.witnesses.comparison import Difference
-from fbackprop.verify.witnesses.traces import Setting
+from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, as_numpy, in_dtypes_of
+from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
 
 AS_GIVEN = "as given"
-# The order in which failures are reported: a failure comes before those that it explains.
-RANKS = (
-  "raises", "structure", "no gradient", "dtype", "repeated call", "pullback after another call",
-  "pullback called twice", "forward", "maths",
+SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
+# For a larger problem, "standard" keeps to its ten seconds with these test points alone.
+LARGE = 200_000
+ESSENTIAL = (
+  "redrawn", "some entries zero", "ties", "1e4 times larger", "loss times 2^40", "other labels",
+  "smallest label everywhere", "columns of scale 1e-4 to 1e4",
 )  # fmt: skip
-# The aspects that remain unchecked after a failure.
-AFTERWARDS = ("numerics", "differences", "branches", "vmap", "scan", "second order")
 
 
-class Mismatch(NamedTuple):
-  """A wrong leaf of unknown cause: its setting, its index, and the differences of all leaves."""
+@dataclass(frozen=True)
+class Problem:
+  """One rule at one call; what is expensive is computed at its first use, and shared.
 
-  at: Setting
-  differences: Sequence[Difference]
-  leaf: int
+  Attributes:
+    rule: the function and its rule.
+    outputs: shapes and dtypes of the function's outputs.
+    own_leaves: the arguments as given.
+    y_bar: the cotangents of the float outputs, in float64.
+    level, seed, allowance, ties, surrogate: as for `vjp`.
+  """
+
+  rule: Rule
+  outputs: list[Any]
+  own_leaves: Leaves
+  y_bar: Leaves
+  level: str
+  seed: int
+  allowance: float
+  ties: str
+  surrogate: bool = False
+
+  @property
+  def signature(self) -> Signature:
+    """The signature of the arguments."""
+    return self.rule.signature
+
+  @cached_property
+  def leaves(self) -> Leaves:
+    """The arguments in NumPy, floats in float64."""
+    return as_numpy(self.own_leaves)
+
+  @cached_property
+  def own_y_bar(self) -> Leaves:
+    """The cotangents of all outputs, floats in the outputs' own dtypes."""
+    return in_dtypes_of(self.outputs, self.y_bar)
+
+  @cached_property
+  def results(self) -> tuple[Leaves, Leaves]:
+    """The rule's outputs and its cotangents, untraced; a RuleError if it raises."""
+    return self.rule.call(self.own_leaves, self.own_y_bar)
+
+  @cached_property
+  def witnesses(self) -> Witnesses:
+    """The traced programs; a RuleError if the rule can't be traced."""
+    return gather_witnesses(self.rule, self.own_leaves, self.outputs)
+
+  @property
+  def given(self) -> Setting:
+    """The programs at the arguments as given."""
+    return Setting(self.witnesses, self.leaves, self.y_bar)
+
+  @cached_property
+  def values(self) -> Values:
+    """Rule and truth in float64 at the arguments as given."""
+    return evaluate(self.given, self.noise())
+
+  @property
+  def is_large(self) -> bool:
+    """Whether evaluating a point is slow, so that "standard" visits the essential points only."""
+    return self.level == "standard" and sum(np.size(x) for x in self.leaves) > LARGE
+
+  @cached_property
+  def test_points(self) -> list[Point]:
+    """The test points of these shapes; the first has other arguments, and no special ones."""
+    found = value_points(self.signature, self.leaves, self.y_bar, self.level, self.seed)
+    return [p for p in found if p.name in ESSENTIAL] if self.is_large else found
+
+  def noise(self, stream: int = 0) -> Noise:
+    """Return the perturbations that measure float64 rounding."""
+    return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)
+
+  def draw(self, stream: int) -> list[np.ndarray]:
+    """Draw cotangents of the float outputs."""
+    return draw_cotangents(self.outputs, self.seed, stream)
+
+
+def draw_cotangents(outputs: Iterable[Any], seed: int, stream: int) -> list[np.ndarray]:
+  """Draw cotangents of float outputs that are representable in the outputs' own dtypes."""
+  rng = np.random.default_rng([seed, 10, stream])
+  return [rounded(rng.normal(size=o.shape), o.dtype) for o in outputs if is_float(o.dtype)]
 
 
 @dataclass(frozen=True)
@@ -52,7 +123,8 @@ class Evidence:
     points: the names of the test points of the mathematics.
     details: (check, text) pairs of the checks' figures.
     order: the float leaves in the order of the backward pass.
-    mismatch: the first wrong leaf, if its cause is unknown.
+    mismatches: the wrong leaves of unknown cause, each as the arguments of `causes.cause_of`: its
+      setting, the differences of all leaves, and its index.
     share: the largest error over its bound, over the correct leaves.
     ulp, sigma: the largest rounding error, as in `Report`.
   """
@@ -63,22 +135,14 @@ class Evidence:
   points: tuple[str, ...] = ()
   details: tuple[tuple[str, str], ...] = ()
   order: tuple[int, ...] = ()
-  mismatch: Mismatch | None = None
+  mismatches: tuple[tuple[Any, ...], ...] = ()
   share: float = 0.0
   ulp: float = 0.0
   sigma: float = 0.0
 
   def __add__(self, other: "Evidence") -> "Evidence":
-    merged: dict[str, Any] = {}
-    for field in fields(self):
-      mine, theirs = getattr(self, field.name), getattr(other, field.name)
-      if field.name == "mismatch":
-        merged[field.name] = mine or theirs
-      elif isinstance(mine, tuple):
-        merged[field.name] = mine + theirs
-      else:
-        merged[field.name] = max(mine, theirs)
-    return Evidence(**merged)
+    pairs = ((f.name, getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+    return Evidence(**{n: a + b if isinstance(a, tuple) else max(a, b) for n, a, b in pairs})
 
   @property
   def has_failed(self) -> bool:
@@ -86,53 +150,22 @@ class Evidence:
     return any(f.kind == "fail" for f in self.findings)
 
 
-def combined(parts: Iterable[Evidence]) -> Evidence:
-  """Sum evidence lazily, up to the first failure."""
+def compared(
+  check: str, where: str, names: Sequence[str], found: Sequence[Difference], cause: str, note: str
+) -> Evidence:
+  """Return the first wrong leaf of a comparison, and a note if a bound before it is vacuous."""
   total = Evidence()
-  for part in parts:
-    total += part
-    if total.has_failed:
-      break
+  for d in found:
+    if d.is_vacuous.any():
+      total += not_checked(note)
+    if d.is_wrong.any():
+      return total + reported(d.finding("fail", check, where, names[d.leaf], cause=cause))
   return total
 
 
-def finding_at(
-  kind: Kind,
-  check: str,
-  where: str,
-  leaf: str,
-  index: tuple[int, ...],
-  got: Any,
-  want: Any,
-  bound: Any,
-  wrong: np.ndarray,
-  cause: str = "",
-  message: str = "",
-) -> Finding:
-  """Return the finding of one entry of a leaf; `wrong` marks the wrong entries."""
-  got, want, bound = (float(np.broadcast_to(x, wrong.shape)[index]) for x in (got, want, bound))
-  count = int(wrong.sum())
-  return Finding(
-    kind, check, where, leaf, index, got, want, bound, count, wrong.size, wrong.shape, cause,
-    message,
-  )  # fmt: skip
-
-
-def first_index(mask: np.ndarray) -> tuple[int, ...]:
-  """Return the index of the first true entry."""
-  return tuple(int(i) for i in np.argwhere(mask)[0])
-
-
-def failure(error: RuleError, where: str) -> Evidence:
-  """Return the finding of a rule that raises, or violates its contract."""
-  cause = f"{error.check}:"
-  found = Finding("fail", error.check, where, error.leaf, message=str(error), cause=cause)
-  return reported(found)
-
-
-def reported(*findings: Finding) -> Evidence:
-  """Return evidence that consists of findings."""
-  return Evidence(findings)
+def ran(check: str) -> Evidence:
+  """Return the evidence that records a run of a check."""
+  return Evidence(checks=(check,))
 
 
 def not_checked(reason: str) -> Evidence:
@@ -140,78 +173,12 @@ def not_checked(reason: str) -> Evidence:
   return Evidence(not_checked=(reason,))
 
 
-def with_cause(found: Evidence) -> Evidence:
-  """Add the cause of the first wrong leaf, if it is unknown."""
-  if found.mismatch is None:
-    return found
-  findings = list(found.findings)
-  first = next(i for i, f in enumerate(findings) if (f.kind, f.check) == ("fail", "maths"))
-  try:
-    findings[first] = findings[first]._replace(cause=cause_of(*found.mismatch))
-  except Exception as error:  # A failed search for a cause mustn't hide the failure itself.
-    return found + not_checked(f"the cause: {type(error).__name__}: {error}")
-  return replace(found, findings=tuple(findings))
+def reported(*findings: Finding) -> Evidence:
+  """Return evidence that consists of findings."""
+  return Evidence(findings)
 
 
-def outcome_of(found: Evidence, names: Sequence[str], level: str) -> dict[str, Any]:
-  """Return the fields of a `Report` that evidence determines.
-
-  Args:
-    found: the evidence of all checks, with the cause.
-    names: the names of the float leaves.
-    level: as for `vjp`.
-  """
-  names = [names[i] for i in found.order or range(len(names))]
-
-  def rank(finding: Finding) -> tuple[int, int, int]:
-    check = RANKS.index(finding.check) if finding.check in RANKS else len(RANKS)
-    leaf = names.index(finding.leaf) if finding.leaf in names else -1
-    return (*VERDICTS, "note").index(finding.kind), check, leaf
-
-  findings = without_nonlinear_factor(sorted(first_of_each(found.findings), key=rank))
-  details, reasons = dict(found.details), list(found.not_checked)
-  failed = {f.leaf for f in findings if f.kind == "fail"}
-  unverified = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
-  if found.points and not any(f.check == "maths" and f.kind == "fail" for f in findings):
-    details["maths"] = f"largest error {found.share:.2g} of its bound"
-  left = [check for check in AFTERWARDS if check not in found.checks]
-  if failed and left and level != "quick":
-    reasons.append(f"after a failure: {', '.join(left)}")
-  return {
-    "findings": tuple(findings),
-    "checks": tuple(
-      Checked(
-        check,
-        found.checks.count(check),
-        first_verdict([f.kind for f in findings if f.check == check]),
-        details.get(check, ""),
-      )
-      for check in dict.fromkeys(found.checks)
-    ),
-    "not_checked": tuple(dict.fromkeys(reasons)),
-    "verified": tuple(name for name in names if found.points and name not in unverified),
-    "worst_ulp": found.ulp,
-    "max_sigma": found.sigma,
-    "regimes": tuple(dict.fromkeys(found.points)),
-  }
-
-
-def first_of_each(findings: Sequence[Finding]) -> list[Finding]:
-  """Keep the first finding of each leaf, that of the earliest point."""
-  seen: dict[Any, Finding] = {}
-  for f in findings:
-    key = (f.kind, f.leaf, f.cause, f.message) if f.check == "maths" else len(seen)
-    seen.setdefault(key, f)
-  return list(seen.values())
-
-
-def without_nonlinear_factor(findings: list[Finding]) -> list[Finding]:
-  """Replace the cause of a rule that isn't linear in y_bar: it has no constant factor."""
-  failed = {f.check: f for f in findings if f.kind == "fail"}
-  if not findings or "scaled cotangent" not in failed or findings[0].check != "maths":
-    return findings
-  kind = findings[0].cause.partition(":")[0]
-  is_factor = kind == "constant factor" and "zero cotangent" not in failed
-  if findings[0].kind == "fail" and (kind in ("", UNKNOWN) or is_factor):
-    return [findings[0]._replace(cause=failed["scaled cotangent"].cause), *findings[1:]]
-  return findings
+def failure(error: RuleError, where: str) -> Evidence:
+  """Return the finding of a rule that raises, or violates its contract."""
+  cause = f"{error.check}:"
+  return reported(Finding("fail", error.check, where, error.leaf, message=str(error), cause=cause))

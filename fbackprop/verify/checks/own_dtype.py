@@ -13,217 +13,176 @@ References:
   Parker, "Monte Carlo arithmetic", UCLA CSD-970002 (1997).
 """
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from fbackprop.verify.checks import exact
-from fbackprop.verify.checks.evidence import (
-  AS_GIVEN,
-  Evidence,
-  failure,
-  finding_at,
-  not_checked,
-  reported,
-)
+from fbackprop.verify.checks import evidence
+from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem
 from fbackprop.verify.checks.maths import OWN_DTYPE, check_maths
-from fbackprop.verify.checks.problem import SAMPLES, Baseline, Problem
-from fbackprop.verify.checks.test_points import Point
-from fbackprop.verify.interpret.evaluation import Noise
-from fbackprop.verify.interpret.primitives import is_float
+from fbackprop.verify.interpret import evaluation, primitives, programs
 from fbackprop.verify.report.findings import RuleError
-from fbackprop.verify.witnesses.comparison import compare, spread
-from fbackprop.verify.witnesses.rule import Leaves, in_dtypes_of, with_float0
-from fbackprop.verify.witnesses.traces import Values, Witnesses, gather_witnesses, reference_of
+from fbackprop.verify.witnesses import traces
+from fbackprop.verify.witnesses.comparison import Difference, compare, spread
+from fbackprop.verify.witnesses.rule import Leaves, as_rule_error, with_float0
+from fbackprop.verify.witnesses.traces import Values, Witnesses, evaluate
 
 # Beyond this many standard deviations a rule loses digits avoidably.
 MOST_SIGMAS = 16.0
 
 
-class Rounding(NamedTuple):
-  """The rounding error of a leaf.
-
-  Attributes:
-    ulp: the largest error in units in the last place of the leaf's largest entry.
-    sigma: the largest error over its standard deviation; infinite where the rule isn't finite and
-      the truth is.
-    leaf, index: the position of that largest sigma.
-    got, want, deviation: the leaf's values, their truth, and one standard deviation of each entry.
-    wrong: the entries beyond `MOST_SIGMAS`.
-    unbounded: the number of entries without a verdict: their deviation isn't finite, or exceeds the
-      leaf.
-  """
-
-  ulp: float
-  sigma: float
-  leaf: int
-  index: tuple[int, ...]  # type: ignore[assignment]  # A field shadows tuple.index.
-  got: np.ndarray
-  want: np.ndarray
-  deviation: np.ndarray
-  wrong: np.ndarray
-  unbounded: int
-
-
-def deviations(
-  witnesses: Witnesses, leaves: Sequence[Any], y_bar: Sequence[Any], samples: int, seed: int
-) -> list[np.ndarray]:
+def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
+  samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
   # At most one unit in the last place, and underflow.
-  noise = Noise(samples, float(limits.eps), float(limits.tiny), 0.0, seed)
-  evaluator = witnesses.evaluator(noise)
-  count = len(witnesses.forward.out_avals)
-  return [spread(s) for s in evaluator.run(witnesses.rule, [*leaves, *y_bar])[count:]]
+  noise = evaluation.Noise(samples, float(limits.eps), float(limits.tiny), 0.0, problem.seed)
+  results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
+  return [spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
 
-def measure(
-  witnesses: Witnesses,
-  got: Sequence[np.ndarray],
-  want: Sequence[np.ndarray],
-  sigmas: Sequence[np.ndarray],
-  allowance: float,
-) -> list[Rounding]:
-  """Measure the rounding error of each leaf, omitting entries whose truth isn't finite."""
-  found = []
-  for leaf, (g, w, s) in enumerate(zip(got, want, sigmas, strict=True)):
-    if not w.size:
-      continue
-    limits = ml_dtypes.finfo(np.dtype(witnesses.signature.float_dtypes[leaf]))
-    eps, tiny = float(limits.eps), float(limits.tiny)
-    with np.errstate(all="ignore"):
-      judged = np.isfinite(w) & (np.abs(w) < 0.25 * float(limits.max))
-      largest = float(np.max(np.abs(w), initial=0.0, where=judged))
-      last_place = max(eps * 2.0 ** np.floor(np.log2(largest or 1.0)), tiny)
-      error = np.where(judged, np.abs(g - w), 0.0)
-      error = np.where(np.isnan(error), np.inf, error)
-      # The result is rounded once more, to its argument's dtype.
-      deviation = s + 0.5 * eps * np.abs(w) + 4 * tiny
-      sigma = np.where(judged & ~np.isnan(deviation), error / deviation, 0.0)
-    index = tuple(int(i) for i in np.unravel_index(int(np.argmax(sigma)), sigma.shape))
-    ulp = float(np.max(error, initial=0.0) / last_place) if np.isfinite(error).all() else np.inf
-    unbounded = int((judged & ~(deviation <= max(largest, 16 * tiny))).sum())
-    wrong = sigma > MOST_SIGMAS * allowance
-    found.append(Rounding(ulp, float(sigma[index]), leaf, index, g, w, deviation, wrong, unbounded))
-  return found
+def rounding_of(
+  leaf: int, dtype: Any, got: np.ndarray, want: np.ndarray, sigmas: np.ndarray, most: float
+) -> tuple[Difference, float, float, int]:
+  """Measure the rounding error of one leaf, omitting entries whose truth isn't finite.
+
+  Args:
+    leaf, dtype: the leaf's index and dtype.
+    got, want: its values, and their truth.
+    sigmas: the standard deviation of each entry's rounding error.
+    most: the number of standard deviations from which an entry is wrong.
+
+  Returns:
+    The comparison; the largest error in units in the last place of the leaf's largest entry; the
+    largest error over its standard deviation, infinite where the rule isn't finite and the truth
+    is; and the number of entries without a verdict: their deviation isn't finite, or exceeds the
+    leaf.
+  """
+  limits = ml_dtypes.finfo(np.dtype(dtype))
+  eps, tiny = float(limits.eps), float(limits.tiny)
+  with np.errstate(all="ignore"):
+    judged = np.isfinite(want) & (np.abs(want) < 0.25 * float(limits.max))
+    largest = float(np.max(np.abs(want), initial=0.0, where=judged))
+    last_place = max(eps * 2.0 ** np.floor(np.log2(largest or 1.0)), tiny)
+    error = np.where(judged, np.abs(got - want), 0.0)
+    error = np.where(np.isnan(error), np.inf, error)
+    # The result is rounded once more, to its argument's dtype.
+    deviation = sigmas + 0.5 * eps * np.abs(want) + 4 * tiny
+    sigma = np.where(judged & ~np.isnan(deviation), error / deviation, 0.0)
+  unbounded = int((judged & ~(deviation <= max(largest, 16 * tiny))).sum())
+  compared = Difference(leaf, got, want, most * deviation, sigma > most)
+  return compared, float(error.max() / last_place), float(sigma.max()), unbounded
 
 
-def check_numerics(problem: Problem, baseline: Baseline) -> Evidence:
+def check_numerics(problem: Problem) -> Iterator[Evidence]:
   """Compare the rule in its own dtype, eager and compiled, with the truth."""
-  witnesses, values = baseline.witnesses, baseline.values
-  if values is None:
-    return Evidence()
-  found = Evidence()
-  if witnesses.is_wide and any(d != np.float64 for d in problem.rule.signature.float_dtypes):
+  witnesses, values = problem.witnesses, problem.values
+  if not values.is_finite:
+    return
+  if witnesses.is_wide and any(d != np.float64 for d in problem.signature.float_dtypes):
     # A trace in the rule's own dtype may take other branches, and draw other random numbers.
     try:
-      witnesses = gather_witnesses(problem.rule, problem.own_leaves, problem.outputs, widen=False)
+      witnesses = traces.gather_witnesses(problem.rule, problem.own_leaves, problem.outputs, False)
     except RuleError as error:
-      return failure(error, OWN_DTYPE)
-    values, found = check_maths(problem, witnesses, Point(OWN_DTYPE, problem.leaves))
-    if values is None or found.has_failed:
-      return found
-  # The rule's own results in float64, which passed the maths verdict.
-  want = [b[0] for b in values.bars]
-  samples = 3 if problem.is_large else max(5, SAMPLES[problem.level])
-  sigmas = deviations(witnesses, problem.leaves, problem.y_bar, samples, problem.seed)
-  y_bar = in_dtypes_of(problem.outputs, problem.y_bar)
-  runs: list[tuple[str, Callable[[], Leaves]]] = [("as it is", lambda: baseline.bars)]
-  if problem.level != "quick":
-    runs.append(("compiled", lambda: exact.compiled(problem.rule, problem.own_leaves, y_bar)))
-  for name, run in runs:
-    found += Evidence(checks=("numerics",))
+      yield evidence.failure(error, OWN_DTYPE)
+      return
+    at = problem.given._replace(witnesses=witnesses)
+    values = evaluate(at, problem.noise())
+    if not values.is_finite:
+      return
+    found = sum(check_maths(problem, at, values, OWN_DTYPE), Evidence())
+    yield found
+    if found.has_failed:
+      return
+  sigmas, has_failed = deviations(witnesses, problem), False
+  for run in ("as it is", "compiled")[: 1 if problem.level == "quick" else 2]:
+    yield evidence.ran("numerics")
     try:
-      got = [np.asarray(b, np.float64) for b in run()]
+      bars = problem.results[1]
+      if run == "compiled":
+        bars = problem.rule.compiled(problem.own_leaves, problem.own_y_bar)
     except RuleError as error:
-      found += failure(error, name)
+      yield evidence.failure(error, run)
       continue
-    is_mode = name == "compiled" and not any(f.check == "numerics" for f in found.findings)
-    roundings = measure(witnesses, got, want, sigmas, problem.allowance)
-    found += judge_rounding(problem, roundings, name, is_mode)
-  return found
+    # The truth is the rule's own results in float64, which passed the maths verdict.
+    wants = [b[0] for b in values.bars]
+    is_mode = run == "compiled" and not has_failed
+    found = sum(check_rounding(problem, run, is_mode, bars, wants, sigmas), Evidence())
+    has_failed |= found.has_failed
+    yield found
 
 
-def judge_rounding(
-  problem: Problem, roundings: Sequence[Rounding], run: str, is_mode: bool
-) -> Evidence:
-  """Return the numerics verdict of one run, up to the first leaf with excessive rounding."""
-  found = Evidence()
-  for r in roundings:
-    name, got = problem.float_names[r.leaf], float(r.got[r.index])
-    if r.unbounded:
-      found += not_checked(
-        f"numerics of {r.unbounded} entries of {name}: rounding in "
-        f"{np.dtype(problem.rule.signature.working)} may be as large as the leaf itself"
+def check_rounding(
+  problem: Problem, run: str, is_mode: bool, bars: Leaves, wants: Leaves, sigmas: Leaves
+) -> Iterator[Evidence]:
+  """Yield the numerics verdict of one run, up to the first leaf with excessive rounding."""
+  most, signature = MOST_SIGMAS * problem.allowance, problem.signature
+  for i, (bar, want, deviation) in enumerate(zip(bars, wants, sigmas, strict=True)):
+    if not want.size:
+      continue
+    name, dtype, got = signature.float_names[i], signature.float_dtypes[i], np.asarray(bar, float)
+    found, ulp, sigma, unbounded = rounding_of(i, dtype, got, want, deviation, most)
+    if unbounded:
+      yield evidence.not_checked(
+        f"numerics of {unbounded} entries of {name}: rounding in {np.dtype(signature.working)} may "
+        "be as large as the leaf itself"
       )
-    if not math.isfinite(got) and math.isinf(r.sigma) and autodiff_overflows(problem, r.leaf):
-      found += not_checked(f"numerics of {name}: in this dtype autodiff overflows here too")
+    is_finite = np.isfinite(got[found.worst])
+    if np.isinf(sigma) and not is_finite and autodiff_overflows(problem, i):
+      yield evidence.not_checked(f"numerics of {name}: in this dtype autodiff overflows here too")
       continue
-    found += Evidence(ulp=r.ulp, sigma=r.sigma)
-    most = MOST_SIGMAS * problem.allowance
-    if r.sigma > most:
+    yield Evidence(ulp=ulp, sigma=sigma)
+    if sigma > most:
       cause = (
-        "not finite: the truth is" if not math.isfinite(got) else
+        "not finite: the truth is" if not is_finite else
         "mode: wrong only where it is compiled" if is_mode else
-        f"precision: an error of {r.sigma:.0f} standard deviations"
+        f"precision: an error of {sigma:.0f} standard deviations"
       )  # fmt: skip
-      finding = finding_at(
-        "fail", "numerics", run, name, r.index, r.got, r.want, most * r.deviation, r.wrong, cause
-      )
-      return found + reported(finding)
-  return found
+      yield evidence.reported(found.finding("fail", "numerics", run, name, cause=cause))
+      return
 
 
 def autodiff_overflows(problem: Problem, leaf: int) -> bool:
   """Return whether autodiff of the function, in its calling dtype, isn't finite either."""
-  rule, leaves = problem.rule, problem.own_leaves
-  floats = [leaves[i] for i in rule.signature.floats]
-  y_bar = [b for b in in_dtypes_of(problem.outputs, problem.y_bar) if is_float(b.dtype)]
+  leaves, floats = problem.own_leaves, problem.signature.floats
   try:
-    bars = jax.vjp(reference_of(rule, leaves), *floats)[1](y_bar)
+    stripped = programs.without_rules(problem.rule.forward, *leaves)
+    bars = [b for b in problem.own_y_bar if primitives.is_float(b.dtype)]
+    results = traces.reverse_mode(
+      lambda *own: traces.float_arrays(stripped(*own)), len(leaves), floats, *leaves, *bars
+    )
   except Exception:  # Without autodiff nothing excuses the rule.
     return False
-  return not np.isfinite(np.asarray(bars[leaf], np.float64)).all()
+  return not np.isfinite(np.asarray(results[leaf - len(floats)], np.float64)).all()
 
 
-def check_eager_in_float64(problem: Problem, baseline: Baseline) -> Evidence:
+def check_eager_in_float64(problem: Problem) -> Iterator[Evidence]:
   """Run the rule eagerly in float64, to cover code for concrete values only."""
-  witnesses, values = baseline.witnesses, baseline.values
-  if values is None or not witnesses.is_wide:
-    return Evidence()
-  found = Evidence(checks=("without jit",))
+  witnesses, values = problem.witnesses, problem.values
+  if not (values.is_finite and witnesses.is_wide):
+    return
+  yield evidence.ran("without jit")
   try:
     with jax.enable_x64(True):
-      leaves = [jnp.asarray(x) if is_float(x.dtype) else x for x in problem.leaves]
+      leaves = [jnp.asarray(x) if primitives.is_float(x.dtype) else x for x in problem.leaves]
       pairs = zip(problem.y_bar, witnesses.forward.out_avals, strict=True)
       y_bar = with_float0(problem.outputs, [jnp.asarray(b, a.dtype) for b, a in pairs])
-      got = problem.rule.backward(leaves, y_bar)
-      numbers = [np.asarray(b, np.float64)[None] for b in got]
+      got = [np.asarray(b, float)[None] for b in problem.rule.backward(leaves, y_bar)]
   except Exception as error:
-    return found + failure(exact.as_rule_error(error), "in float64, without jit")
-  what = "wrong only where it isn't compiled"
-  return found + compare_mode(problem, "without jit", what, numbers, values)
+    yield evidence.failure(as_rule_error(error), "in float64, without jit")
+    return
+  yield compare_mode(problem, "without jit", "wrong only where it isn't compiled", got, values)
 
 
 def compare_mode(
-  problem: Problem,
-  check: str,
-  what: str,
-  got: Sequence[np.ndarray],
-  values: Values,
-  where: str = AS_GIVEN,
+  problem: Problem, check: str, what: str, got: Leaves, values: Values, where: str = AS_GIVEN
 ) -> Evidence:
-  """Compare the rule in another mode with its own verified results."""
-  found = Evidence()
-  for d in compare(got, values.bars, 2 * problem.allowance, bool(values.fragile)):
-    if d.is_vacuous.any():
-      found += not_checked(f"some entries, {check}: their bounds are vacuous")
-    if d.is_wrong.any():
-      finding = problem.finding("fail", check, where, problem.float_names[d.leaf], d)
-      return found + reported(finding._replace(cause=f"mode: {what}"))
-  return found
+  """Compare the rule in another mode with its own verified results, up to the first wrong leaf."""
+  found = compare(got, values.bars, 2 * problem.allowance, bool(values.fragile))
+  note = f"some entries, {check}: their bounds are vacuous"
+  names = problem.signature.float_names
+  return evidence.compared(check, where, names, found, f"mode: {what}", note)

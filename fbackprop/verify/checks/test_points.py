@@ -11,6 +11,7 @@ by chance is preserved too, and one which they don't show is violated; `constrai
 preserved ones for the report.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature
+from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, replaced
 
 # Batch sizes: none, one, two, three, and primes beyond the edges of tiles of 8 to 128.
 SIZES = {
@@ -35,7 +36,6 @@ class Point(NamedTuple):
   Attributes:
     name: the printed name.
     leaves: the arguments, floats in float64.
-    loss_scale: a factor of the cotangent.
     only_finite: whether it may lie outside of the rule's domain: then the rule only has to be
       finite where the truth is.
     y_bar: the point's own cotangents; None for the problem's.
@@ -43,21 +43,20 @@ class Point(NamedTuple):
 
   name: str
   leaves: Leaves
-  loss_scale: float = 1.0
   only_finite: bool = False
   y_bar: Sequence[np.ndarray] | None = None
 
 
-def value_points(signature: Signature, leaves: Leaves, level: str, seed: int) -> list[Point]:
+def value_points(
+  signature: Signature, leaves: Leaves, y_bar: Leaves, level: str, seed: int
+) -> list[Point]:
   """Return the test points of the arguments' own shapes."""
   rng = np.random.default_rng([seed, 3])
+  floats = [leaves[i] for i in signature.floats]
 
-  def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Point:
-    pairs = zip(leaves, signature.is_float, strict=True)
-    return Point(name, [change(np.asarray(x)) if real else x for x, real in pairs])
-
-  def with_others(name: str, change: Callable[[Any], Any]) -> Point:
-    return Point(name, list(map(change, leaves)))
+  def changed(name: str, change: Callable[[np.ndarray], np.ndarray], **options: Any) -> Point:
+    own = [change(np.asarray(x)) for x in floats]
+    return Point(name, replaced(leaves, signature.floats, own), **options)
 
   redraw = partial(redrawn, rng)
   found = [changed("redrawn", redraw)]
@@ -68,31 +67,28 @@ def value_points(signature: Signature, leaves: Leaves, level: str, seed: int) ->
     changed("ties", lambda x: rounded_to_half(redraw(x))),
     changed("10 times larger", lambda x: scaled(redraw(x), 10.0)),
     changed("small", lambda x: scaled(redraw(x), 2.0**-10)),
-    Point("loss times 2^40", leaves, 2.0**40),
-    Point("loss times 2^-40", leaves, 2.0**-40),
+    Point("loss times 2^40", leaves, y_bar=[b * 2.0**40 for b in y_bar]),
+    Point("loss times 2^-40", leaves, y_bar=[b * 2.0**-40 for b in y_bar]),
     changed("columns of scale 1e-4 to 1e4", lambda x: column_scaled(rng, redraw(x))),
   ]
-  for i in signature.floats:
-    if leaves[i].size and len(signature.floats) <= 12:
-      zero = np.zeros_like(leaves[i])
-      found.append(Point(f"{signature.names[i]} zero", [*leaves[:i], zero, *leaves[i + 1 :]]))
-  if any(is_positive(leaves[i]) and not is_fixed(leaves[i]) for i in signature.floats):
-    found.append(changed("signs changed", partial(with_signs, rng))._replace(only_finite=True))
+  for i, x in zip(signature.floats, floats, strict=True):
+    if x.size and len(floats) <= 12:
+      found.append(Point(f"{signature.names[i]} zero", replaced(leaves, [i], [np.zeros_like(x)])))
+  if any(is_positive(x) and not is_fixed(x) for x in floats):
+    found.append(changed("signs changed", partial(with_signs, rng), only_finite=True))
   found.append(changed("1e4 times larger", lambda x: scaled(redraw(x), 1e4)))
   if any(kind(x) in "iub" for x in leaves):
-    relabeled = [relabelled(rng, x) if is_integer(x) else x for x in leaves]
-    found.append(Point("other labels", [permuted_mask(rng, x) for x in relabeled]))
+    found.append(Point("other labels", [relabelled(rng, x) for x in leaves]))
   if any(map(is_repeated, leaves)):
-    for name, function in (("smallest", np.min), ("largest", np.max)):
-      fill = partial(with_one_label, function)
-      found.append(with_others(f"{name} label everywhere", fill))
-  if level == "deep":
-    for again in range(2, 8):
-      found += [
-        changed(f"redrawn, {again}", redraw),
-        changed(f"zeros and ties, {again}", lambda x: with_zeros(rng, rounded_to_half(x))),
-        changed(f"100 times larger, {again}", lambda x: scaled(redraw(x), 100.0)),
-      ]
+    for name, pick in (("smallest", np.min), ("largest", np.max)):
+      own = [np.full_like(x, pick(x)) if is_repeated(x) else x for x in leaves]
+      found.append(Point(f"{name} label everywhere", own))
+  for again in range(2, 8) if level == "deep" else ():
+    found += [
+      changed(f"redrawn, {again}", redraw),
+      changed(f"zeros and ties, {again}", lambda x: with_zeros(rng, rounded_to_half(x))),
+      changed(f"100 times larger, {again}", lambda x: scaled(redraw(x), 100.0)),
+    ]
   return found
 
 
@@ -101,14 +97,13 @@ def constraints(signature: Signature, leaves: Leaves) -> list[str]:
   found = []
   for i in signature.floats:
     name, x = signature.names[i], np.asarray(leaves[i])
-    if is_symmetric(x):
-      found.append(f"{name} but for symmetric matrices")
-    elif is_mask(x):
-      found.append(f"{name} but for zeros and ones")
-    elif are_probabilities(x) and x.shape[-1] > 1:
-      found.append(f"{name} but for numbers from 0 to 1")
-    elif is_positive(x):
-      found.append(f"{name} below zero, but for being finite there")
+    kinds = (
+      (is_symmetric(x), "but for symmetric matrices"),
+      (is_mask(x), "but for zeros and ones"),
+      (are_probabilities(x) and x.shape[-1] > 1, "but for numbers from 0 to 1"),
+      (is_positive(x), "below zero, but for being finite there"),
+    )
+    found += [f"{name} {what}" for holds, what in kinds if holds][:1]
   return found
 
 
@@ -170,15 +165,13 @@ def is_permutation(x: Any) -> bool:
 
 def redrawn(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
   """Draw another array of the same kind."""
-  if x.size == 0 or is_symmetric(x):
+  if x.size == 0 or is_symmetric(x) or not np.isfinite(x).all():
     return x
   if are_probabilities(x) and x.shape[-1] > 1:
     rows = rng.exponential(size=x.shape) + 1e-3
     return np.asarray(rows / rows.sum(-1, keepdims=True))
   if is_mask(x):
     return rng.permutation(x.reshape(-1)).reshape(x.shape)
-  if not np.isfinite(x).all():
-    return x
   size = float(np.sqrt(np.mean(x**2))) or 1.0
   if is_positive(x):
     mixed = rng.permutation(x.reshape(-1)).reshape(x.shape)
@@ -230,9 +223,11 @@ def column_scaled(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
 
 
 def relabelled(rng: np.random.Generator, x: Any) -> Any:
-  """Draw other integers of the same kind, preserving permutations and sortedness."""
-  x = np.asarray(x)
-  if x.size < 2:
+  """Draw other integers of the same kind, preserving permutations and sortedness; permute masks."""
+  x = np.asarray(x) if kind(x) in "iub" else x
+  if kind(x) == "b" and x.ndim:
+    return rng.permutation(x)
+  if not is_integer(x) or x.size < 2:
     return x
   seen = np.unique(x)
   if seen.size == x.size:
@@ -244,85 +239,62 @@ def relabelled(rng: np.random.Generator, x: Any) -> Any:
   return np.sort(drawn) if is_sorted(x) else drawn
 
 
-def permuted_mask(rng: np.random.Generator, x: Any) -> Any:
-  """Permute a boolean array."""
-  return rng.permutation(np.asarray(x)) if kind(x) == "b" and x.ndim else x
-
-
-def with_one_label(pick: Callable[[Any], Any], x: Any) -> Any:
-  """Set all labels to a single one."""
-  return np.full_like(x, pick(x)) if is_repeated(x) else x
-
-
 # --- Batches of other sizes -----------------------------------------------------------------------
 
 
-def find_batch(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> dict[int, int] | None:
-  """Find the axis of N examples in each leaf: the axes that f lets grow together.
+def find_batch(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> list[int] | None:
+  """Find the leaves whose first axis is that of N examples: f lets them grow together.
+
+  The search tries first axes of one length, in the smallest set of leaves that works; the outputs
+  must then grow, or be scalars.
 
   Returns:
-    `{leaf: axis}`; None if there is none. The search tries first axes of one length, in the
-    smallest set of leaves that works; the outputs must then grow, or be scalars.
+    The leaves; None if there are none.
   """
-  sizes = dict.fromkeys(x.shape[0] for x in leaves if getattr(x, "ndim", 0) and x.shape[0] > 0)
-  for size in sizes:
-    candidates = [i for i, x in enumerate(leaves) if x.ndim and x.shape[0] == size]
-    for group in batch_groups(rule.signature, candidates):
-      if all(accepts(rule, leaves, group, n, outputs, size) for n in (size + 1, 2 * size + 1)):
-        return dict.fromkeys(group, 0)
+  names = [name.partition("/")[0] for name in rule.signature.names]
+  own, old = rule.signature.in_own_dtypes(leaves), [tuple(o.shape) for o in outputs]
+
+  def accepts(group: list[int], size: int, n: int) -> bool:
+    """Return whether f accepts n examples, and only the first axes of its outputs grow."""
+    wider = [jax.ShapeDtypeStruct((n, *own[i].shape[1:]), own[i].dtype) for i in group]
+    try:
+      found = jax.eval_shape(rule.forward, *replaced(own, group, wider))
+    except Exception:  # Any exception of f counts as a refusal.
+      return False
+    grown = [(n, *o[1:]) if o and o[0] == size else o for o in old]
+    return [tuple(o.shape) for o in found] in (grown, old)
+
+  for size in dict.fromkeys(x.shape[0] for x in leaves if x.ndim and x.shape[0] > 0):
+    by_argument: dict[str, list[int]] = {}
+    for i, x in enumerate(leaves):
+      if x.ndim and x.shape[0] == size:
+        by_argument.setdefault(names[i], []).append(i)
+    arguments = list(by_argument.values())
+    # Data come after parameters: the last arguments together, then each by itself.
+    groups = [list(itertools.chain(*arguments[k:])) for k in range(len(arguments))]
+    for group in groups + arguments[:-1]:
+      if all(accepts(group, size, n) for n in (size + 1, 2 * size + 1)):
+        return group
   return None
 
 
-def batch_groups(signature: Signature, candidates: list[int]) -> list[list[int]]:
-  """Return sets of leaves that may share the axis of examples; data come after parameters."""
-  by_argument: dict[str, list[int]] = {}
-  for i in candidates:
-    by_argument.setdefault(signature.names[i].partition("/")[0], []).append(i)
-  arguments = list(by_argument.values())
-  found = [[i for own in arguments[first:] for i in own] for first in range(len(arguments))]
-  return [list(g) for g in dict.fromkeys(map(tuple, found + arguments))]
-
-
-def accepts(
-  rule: Rule, leaves: Leaves, group: list[int], n: int, outputs: Sequence[Any], old_n: int
-) -> bool:
-  """Return whether f accepts n examples, and only the first axes of its outputs grow."""
-  own = [
-    jax.ShapeDtypeStruct((n, *x.shape[1:]), x.dtype) if i in group else x
-    for i, x in enumerate(rule.signature.in_own_dtypes(leaves))
-  ]
-  try:
-    found = jax.tree.leaves(jax.eval_shape(rule.forward, *own))
-  except Exception:  # Any exception of f counts as a refusal.
-    return False
-  old = [tuple(o.shape) for o in outputs]
-  grown = [(n, *o[1:]) if o and o[0] == old_n else o for o in old]
-  return [tuple(o.shape) for o in found] in (grown, old)
-
-
 def batch_points(
-  rule: Rule, leaves: Leaves, batch: dict[int, int], level: str, seed: int
+  rule: Rule, leaves: Leaves, batch: list[int], level: str, seed: int
 ) -> list[Point]:
   """Return batches of other sizes, of the given rows and redrawn ones."""
   rng = np.random.default_rng([seed, 4])
-  own_n = leaves[next(iter(batch))].shape[0]
-  sizes = [n for n in SIZES[level] if n != own_n]
+  own_n = leaves[batch[0]].shape[0]
+  sizes = dict.fromkeys(n for n in SIZES[level] if n != own_n)
   if level != "quick":
-    sizes.append(own_n + 1)
+    sizes[own_n + 1] = None
   is_open = may_be_indices(rule, leaves, batch, rng)
   return [
-    Point(
-      f"N = {n}",
-      with_batch(rng, rule.signature, leaves, batch, n),
-      only_finite=is_open and n > own_n,
-    )
-    for n in dict.fromkeys(sizes)
+    Point(f"N = {n}", with_batch(rng, rule, leaves, batch, n), only_finite=is_open and n > own_n)
+    for n in sizes
   ]
 
 
-def may_be_indices(
-  rule: Rule, leaves: Leaves, batch: dict[int, int], rng: np.random.Generator
-) -> bool:
+def may_be_indices(rule: Rule, leaves: Leaves, batch: list[int], rng: np.random.Generator) -> bool:
   """Return whether integers that enumerate the examples may be indices, for larger batches too.
 
   They may be labels whose number happens to equal that of the examples; a larger batch then repeats
@@ -336,9 +308,9 @@ def may_be_indices(
   more = 2 * size + 1  # f accepts this batch size: see find_batch.
   outputs = []
   indices = rng.permutation(more)
-  probe = with_batch(rng, rule.signature, leaves, batch, more)
+  probe = with_batch(rng, rule, leaves, batch, more)
   for numbers in (indices, np.where(indices < size, indices, indices + more)):
-    own = [numbers.astype(x.dtype) if i in rows else x for i, x in enumerate(probe)]
+    own = replaced(probe, rows, [numbers.astype(leaves[i].dtype) for i in rows])
     try:
       outputs.append([np.asarray(y) for y in rule.forward(*rule.signature.in_own_dtypes(own))])
     except Exception:  # An exception of f proves nothing about the integers.
@@ -347,15 +319,14 @@ def may_be_indices(
 
 
 def with_batch(
-  rng: np.random.Generator, signature: Signature, leaves: Leaves, batch: dict[int, int], n: int
+  rng: np.random.Generator, rule: Rule, leaves: Leaves, batch: list[int], n: int
 ) -> Leaves:
   """Return the leaves with n examples."""
-  own_n = leaves[next(iter(batch))].shape[0]
-  rows = np.resize(np.arange(own_n), n)
+  own_n = leaves[batch[0]].shape[0]
   found = list(leaves)
   for i in batch:
-    picked = np.asarray(leaves[i])[rows]
-    if n > own_n and signature.is_float[i]:
+    picked = np.asarray(leaves[i])[np.resize(np.arange(own_n), n)]
+    if n > own_n and rule.signature.is_float[i]:
       found[i] = redrawn(rng, picked)
     elif n < own_n and is_permutation(leaves[i]):
       found[i] = np.argsort(np.argsort(picked)).astype(picked.dtype)

@@ -1,9 +1,12 @@
 """Comparison of the rule's numbers with the truth, entry by entry, within rounding error."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from fbackprop.live_check import pooled
+from fbackprop.verify.report.findings import Finding, Kind
 
 # The number of spreads from which a difference counts. The spreads are those of roundings four
 # times as large as float64's, and each is at least that of its row and its column.
@@ -23,7 +26,7 @@ class Difference(NamedTuple):
     leaf: its index among the float leaves.
     got, want, bound: the rule's numbers, the truth, and the bound; float64, in the leaf's shape.
     is_wrong: where |got − want| is beyond the bound, or one of them alone isn't finite.
-    is_vacuous: where the bound is vacuous.
+    is_vacuous: where the bound is vacuous; nowhere by default.
   """
 
   leaf: int
@@ -31,7 +34,7 @@ class Difference(NamedTuple):
   want: np.ndarray
   bound: np.ndarray
   is_wrong: np.ndarray
-  is_vacuous: np.ndarray
+  is_vacuous: np.ndarray = np.zeros((), bool)
 
   @property
   def worst(self) -> tuple[int, ...]:
@@ -51,12 +54,21 @@ class Difference(NamedTuple):
     with np.errstate(all="ignore"):
       return np.asarray(np.abs(self.got - self.want) / self.bound)
 
+  def finding(self, kind: Kind, check: str, where: str, leaf: str, **said: Any) -> Finding:
+    """Return the finding of the worst entry, with a `cause` and a `message`."""
+    index, wrong = self.worst, self.is_wrong
+    got, want, bound = (float(x[index]) for x in (self.got, self.want, self.bound))
+    count = int(wrong.sum())
+    return Finding(
+      kind, check, where, leaf, index, got, want, bound, count, wrong.size, wrong.shape, **said
+    )
+
 
 def spread(samples: np.ndarray) -> np.ndarray:
   """Return the standard deviation of each entry's samples about the first.
 
   With four samples an entry may be constant by chance. So its deviation is at least the product
-  estimate from its rows and columns, Π_axis (mean over the other axes) / mean^(ndim − 1).
+  estimate from its rows and columns, Π_axis (mean over the other axes) / mean^(ndim − 1): `pooled`.
   """
   if samples.shape[0] == 1:
     return np.zeros(samples.shape[1:])
@@ -67,17 +79,7 @@ def spread(samples: np.ndarray) -> np.ndarray:
     own = moved.max(0)
     moved /= np.where(own > 0, own, 1.0)
     moved *= moved
-    own = np.asarray(own * np.sqrt(moved.mean(0)))
-    largest = float(np.max(own, initial=0.0, where=np.isfinite(own)))
-    squares = (own / largest) ** 2 if largest > 0 else np.zeros(())
-    mean = squares.mean() if squares.ndim and squares.size else 0.0
-    if not 0 < mean < np.inf:
-      return own
-    pooled = mean
-    for axis in range(squares.ndim):
-      others = tuple(a for a in range(squares.ndim) if a != axis)
-      pooled = pooled * (squares.mean(others, keepdims=True) / mean)
-    return np.maximum(own, largest * np.sqrt(pooled))
+    return pooled(np.asarray(own * np.sqrt(moved.mean(0))))
 
 
 def compare(
@@ -100,8 +102,10 @@ def compare(
       noise = SPREADS * (spread(g) + spread(w)) + 8 * 2.0**-52 * size + FLOOR
       bound = allowance * noise
       error = np.abs(g[0] - w[0])
-      both = np.isfinite(g[0]) & np.isfinite(w[0])
-      is_wrong = np.where(both, error > bound, ~same_non_finite(g[0], w[0]))
+      are_finite = np.isfinite(g[0]), np.isfinite(w[0])
+      both = np.logical_and(*are_finite)
+      # Where neither is finite there is no truth to compare with.
+      is_wrong = np.where(both, error > bound, np.logical_or(*are_finite))
       # A leaf that is zero up to rounding has the size that it should have.
       widest = largest_of(bound)
       is_zero = largest_of(w[0]) <= widest <= ZERO * largest
@@ -117,8 +121,3 @@ def compare(
 def largest_of(x: np.ndarray) -> float:
   """Return the largest magnitude among the finite entries."""
   return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
-
-
-def same_non_finite(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Return where neither is finite, equal or not: there is no truth to compare with."""
-  return ~np.isfinite(a) & ~np.isfinite(b)

@@ -15,7 +15,7 @@ References:
   Derivatives", SIAM, 2008, chapter 14.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,39 +53,26 @@ def fit_policy(
   sites: Sequence[tuple[Any, ...]],
 ) -> Policy | None:
   """Return the shares under which autodiff gives the rule's numbers; None if none does."""
+  best: dict[tuple[Any, ...], float] = {}
 
-  def misfit(policy: Policy) -> int:
+  def policies() -> Iterator[dict[tuple[Any, ...], float]]:
+    """Yield one share for all ties, then coordinate descent from the best, tie by tie."""
+    yield from (dict.fromkeys(sites, share) for share in SHARES)
+    for site in 2 * list(sites) if len(sites) <= MOST_SITES else []:
+      yield from ({**best, site: share} for share in SHARES if share != best[site])
+
+  fewest = sum(map(np.size, got)) + 1
+  for policy in policies():
     try:
       want = truth_with(at, partial(at_ties, policy))
     except Exception:  # Without autodiff of the reference there is no policy.
-      return -1
-    pairs = zip(got, want, bounds, strict=True)
-    return sum(int((~(np.abs(g - w) <= 4 * b)).sum()) for g, w, b in pairs)
-
-  best: dict[tuple[Any, ...], float] = {}
-  fewest = -1
-  # First one share for all ties, then coordinate descent, tie by tie.
-  for share in SHARES:
-    policy = dict.fromkeys(sites, share)
-    count = misfit(policy)
-    if count < 0:
       return None
-    if fewest < 0 or count < fewest:
+    pairs = zip(got, want, bounds, strict=True)
+    count = sum(int((~(np.abs(g - w) <= 4 * b)).sum()) for g, w, b in pairs)
+    if count == 0:
+      return policy
+    if count < fewest:
       best, fewest = policy, count
-    if fewest == 0:
-      return best
-  if len(sites) > MOST_SITES:
-    return None
-  for _ in range(2):
-    for site in sites:
-      for share in SHARES:
-        if share != best[site]:
-          policy = {**best, site: share}
-          count = misfit(policy)
-          if count < fewest:
-            best, fewest = policy, count
-          if fewest == 0:
-            return best
   return None
 
 
@@ -109,9 +96,8 @@ def at_ties(
   if place not in policy:
     return None
   share = policy[place]
-  if name in ("max", "min") and is_float(equation.outvars[0].aval.dtype):
-    a, b = inputs
-    return [extreme(a, b, share, name == "max")]
+  if name in ("max", "min"):
+    return [extreme(inputs[0], inputs[1], share, name == "max")]
   if name == "abs":
     (x,) = inputs
     slope = jnp.where(x > 0, 1.0, jnp.where(x < 0, -1.0, 2 * share - 1)).astype(x.dtype)
@@ -119,7 +105,7 @@ def at_ties(
   if name == "clamp":
     low, x, high = inputs
     return [extreme(extreme(x, low, share, True), high, share, False)]
-  if name in ("reduce_max", "reduce_min") and is_float(equation.outvars[0].aval.dtype):
+  if name in ("reduce_max", "reduce_min"):
     return [reduced(inputs[0], equation.params["axes"], share, name == "reduce_max")]
   return None
 
@@ -138,18 +124,14 @@ def extreme(a: Any, b: Any, share: float, is_max: bool) -> Any:
 
 def reduced(x: Any, axes: tuple[int, ...], share: float, is_max: bool) -> Any:
   """Reduce over axes: share 1/2 divides the cotangent among ties, 1 gives it to the first."""
+  front = jnp.moveaxis(x, axes, range(len(axes)))
+  rows = front.reshape(-1, *front.shape[len(axes) :])
   # The weights are constants, so that autodiff divides the cotangent in exactly these shares.
-  stopped = jax.lax.stop_gradient(x)
-  best = (stopped.max if is_max else stopped.min)(axes, keepdims=True)
-  tied = stopped == best
-  front = jnp.moveaxis(tied, axes, range(len(axes)))
-  flat = front.reshape(-1, *front.shape[len(axes) :])
-  count = flat.sum(0)
+  stopped = jax.lax.stop_gradient(rows)
+  tied = stopped == (stopped.max if is_max else stopped.min)(0)
   if share == 0.5:
-    weights = flat / count.astype(x.dtype)
+    weights = tied / tied.sum(0).astype(x.dtype)
   else:
-    order = jnp.cumsum(flat if share == 1 else flat[::-1], 0)
-    order = order if share == 1 else order[::-1]
-    weights = (flat & (order == 1)).astype(x.dtype)
-  weights = jnp.moveaxis(weights.reshape(front.shape), range(len(axes)), axes)
-  return (jnp.where(tied, x, 0) * weights).sum(axes).astype(x.dtype)
+    order = jnp.cumsum(tied, 0) if share == 1 else jnp.cumsum(tied[::-1], 0)[::-1]
+    weights = (tied & (order == 1)).astype(x.dtype)
+  return (jnp.where(tied, rows, 0) * weights).sum(0).astype(x.dtype)

@@ -14,20 +14,21 @@ from fbackprop.verify.interpret.primitives import digits, is_float
 from fbackprop.verify.report.findings import RuleError, UnusableError
 
 Leaves = list[Any]
+Function = Callable[..., Any]
 
 
 class Signature(NamedTuple):
   """The arguments of a function as a list of arrays.
 
   Attributes:
-    structures: the tree structure of each argument.
+    structure: the tree structure of the tuple of arguments.
     names: the path of each leaf, such as "params/1/w".
     dtypes: the dtype of each leaf.
     is_float: whether each leaf has a cotangent.
     fixed: the leaves that are Python integers or booleans, by position; they are never traced.
   """
 
-  structures: tuple[Any, ...]
+  structure: Any
   names: tuple[str, ...]
   dtypes: tuple[Any, ...]
   is_float: tuple[bool, ...]
@@ -55,11 +56,8 @@ class Signature(NamedTuple):
 
   def arguments(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
     """Rebuild the arguments from their leaves."""
-    rest = iter([self.fixed.get(i, leaf) for i, leaf in enumerate(leaves)])
-    return tuple(
-      jax.tree.unflatten(structure, [next(rest) for _ in range(structure.num_leaves)])
-      for structure in self.structures
-    )
+    own = [self.fixed.get(i, leaf) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(self.structure, own)
 
   def in_own_dtypes(self, leaves: Sequence[Any]) -> Leaves:
     """Cast float leaves to the arguments' own dtypes."""
@@ -68,20 +66,14 @@ class Signature(NamedTuple):
       for leaf, dtype, real in zip(leaves, self.dtypes, self.is_float, strict=True)
     ]
 
-  def with_floats(self, leaves: Sequence[Any], floats: Sequence[Any]) -> Leaves:
-    """Replace the float leaves."""
-    return replaced(leaves, self.floats, floats)
-
 
 def replaced(values: Sequence[Any], positions: Sequence[int], others: Sequence[Any]) -> Leaves:
   """Return a list with some entries replaced."""
-  found = list(values)
-  for position, other in zip(positions, others, strict=True):
-    found[position] = other
-  return found
+  found = dict(zip(positions, others, strict=True))
+  return [found.get(i, value) for i, value in enumerate(values)]
 
 
-def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signature, Leaves]:
+def signature_of(f: Function, args: tuple[Any, ...]) -> tuple[Signature, Leaves]:
   """Return the signature of a call, and its leaves as arrays.
 
   Raises:
@@ -90,22 +82,16 @@ def signature_of(f: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Signatur
   """
   if is_explicit(jax.sharding.get_abstract_mesh()):
     raise UnusableError("a rule is verified on one device: call it outside of jax.set_mesh")
-  names: list[str] = []
-  leaves: Leaves = []
-  fixed: dict[int, Any] = {}
-  for name, arg in zip(parameter_names(f, len(args)), args, strict=True):
-    for path, leaf in jax.tree_util.tree_leaves_with_path(arg):
-      names.append("/".join([name, *map(entry_name, path)]))
-      if isinstance(leaf, bool | int):
-        fixed[len(leaves)] = leaf
-      leaves.append(as_array(names[-1], leaf))
+  arguments, paths = parameter_names(f, len(args)), jax.tree_util.tree_leaves_with_path(args)
+  names = tuple(path_name((arguments[path[0].idx], *path[1:])) for path, _ in paths)
+  fixed = {i: leaf for i, (_, leaf) in enumerate(paths) if isinstance(leaf, bool | int)}
+  leaves = [as_array(name, leaf) for name, (_, leaf) in zip(names, paths, strict=True)]
   dtypes = tuple(leaf.dtype for leaf in leaves)
   real = tuple(map(is_float, dtypes))
   if not any(real):
     got = ", ".join(f"{n} {describe(x)}" for n, x in zip(names, leaves, strict=True)) or "nothing"
     raise UnusableError(f"args must hold an array of floats, to be differentiated by, got {got}")
-  structures = tuple(map(jax.tree.structure, args))
-  return Signature(structures, tuple(names), dtypes, real, fixed), leaves
+  return Signature(jax.tree.structure(args), names, dtypes, real, fixed), leaves
 
 
 def as_array(name: str, leaf: Any) -> Any:
@@ -119,33 +105,36 @@ def as_array(name: str, leaf: Any) -> Any:
   except Exception as error:  # JAX has no arrays of objects, masked arrays, or integers this large.
     reason = (str(error).strip().splitlines() or [""])[0]
     raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
-  if is_explicit(mesh_of(array)):
-    raise UnusableError(
-      f"a rule is verified on one device, and {name} lives on a mesh with Explicit axes: give "
-      f"jax.device_get of it"
-    )
-  if array.is_deleted():
-    raise UnusableError(f"args must hold values, but the buffer of {name} was deleted")
-  if jnp.issubdtype(array.dtype, np.complexfloating):
-    raise UnusableError(f"complex numbers aren't supported, got {name} {describe(array)}")
+  refusals = (
+    (is_explicit(mesh_of(array)), f"a rule is verified on one device, and {name} lives on a mesh "
+     "with Explicit axes: give jax.device_get of it"),
+    (array.is_deleted(), f"args must hold values, but the buffer of {name} was deleted"),
+    (is_complex(array), f"complex numbers aren't supported, got {name} {describe(array)}"),
+  )  # fmt: skip
+  for is_refused, message in refusals:
+    if is_refused:
+      raise UnusableError(message)
   return array
 
 
-def parameter_names(f: Callable[..., Any], count: int) -> list[str]:
+def parameter_names(f: Function, count: int) -> list[str]:
   """Return the names of the positional parameters, or "args/0" and so on without any."""
   try:
     parameters = list(inspect.signature(f).parameters.values())
   except (TypeError, ValueError):
     parameters = []
-  positional = [
-    p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-  ]
-  return [positional[i] if i < len(positional) else f"args/{i}" for i in range(count)]
+  names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+  return [*names, *(f"args/{i}" for i in range(len(names), count))][:count]
 
 
-def entry_name(entry: Any) -> str:
-  """Return one step of a path: a key, an index or a field."""
-  return str(getattr(entry, "key", getattr(entry, "idx", getattr(entry, "name", entry))))
+def path_name(path: Sequence[Any]) -> str:
+  """Return a path of words, keys, indices and fields, such as "params/1/w"."""
+  return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def is_complex(x: Any) -> bool:
+  """Return whether an array is of complex numbers."""
+  return bool(jnp.issubdtype(x.dtype, np.complexfloating))
 
 
 def as_numpy(leaves: Sequence[Any]) -> Leaves:
@@ -155,14 +144,6 @@ def as_numpy(leaves: Sequence[Any]) -> Leaves:
     np.asarray(x, np.float64) if is_float(x.dtype) else np.asarray(x)
     for x in leaves
   ]  # fmt: skip
-
-
-def cotangent_like(rng: np.random.Generator, outputs: Sequence[Any]) -> Leaves:
-  """Draw standard normal cotangents of float outputs, and float0 for the others."""
-  return [
-    rng.normal(size=o.shape) if is_float(o.dtype) else np.zeros(o.shape, jax.dtypes.float0)
-    for o in outputs
-  ]
 
 
 def with_float0(outputs: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
@@ -187,8 +168,8 @@ class Rule(NamedTuple):
     out_structure: the tree structure of y.
   """
 
-  f: Callable[..., Any]
-  f_vjp: Callable[..., Any] | None
+  f: Function
+  f_vjp: Function | None
   signature: Signature
   out_structure: Any
 
@@ -213,17 +194,17 @@ class Rule(NamedTuple):
     """Return the cotangents of the float leaves."""
     return self.both(leaves, y_bar)[1]
 
-  def of_floats(self, y_bar: Sequence[Any]) -> tuple[Callable[[Leaves, Leaves], Leaves], Leaves]:
-    """Return `backward` as a function of leaves and float cotangents, as jit requires; and those.
+  def call(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
+    """Return `both`; raise a RuleError for any exception of the rule, or of JAX on its results."""
+    return as_rule(self.both, leaves, y_bar)
 
-    Args:
-      y_bar: the cotangents of all outputs, float0 for those that aren't floats.
-    """
+  def compiled(self, leaves: Leaves, y_bar: Leaves, transform: Function = jax.jit) -> Leaves:
+    """Run `backward` under jit, in its own dtype, or transformed otherwise; raise as `call`."""
 
-    def backward(leaves: Leaves, floats: Leaves) -> Leaves:
+    def backward(leaves: Leaves, floats: Leaves) -> Leaves:  # No transform accepts a float0.
       return self.backward(leaves, with_float0(y_bar, floats))
 
-    return backward, [b for b in y_bar if is_float(b.dtype)]
+    return as_rule(transform(backward), leaves, [b for b in y_bar if is_float(b.dtype)])
 
   def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
     """Return the rule's output and its pullback to the float leaves."""
@@ -231,14 +212,14 @@ class Rule(NamedTuple):
     if self.f_vjp is None:
 
       def of_floats(*floats: Any) -> Any:
-        return self.f(*signature.arguments(signature.with_floats(leaves, floats)))
+        return self.f(*signature.arguments(replaced(leaves, signature.floats, floats)))
 
       y, pull_floats = jax.vjp(of_floats, *(jnp.asarray(leaves[i]) for i in signature.floats))
       return y, lambda y_bar: list(pull_floats(y_bar))
     args = signature.arguments(leaves)
     found = self.f_vjp(*args)
     if not (isinstance(found, tuple) and len(found) == 2 and callable(found[1])):
-      raise RuleError("structure", f"f_vjp must return (y, pullback), got {describe(found)}")
+      raise misfit("f_vjp must return (y, pullback)", found)
     y, pull = found
     return y, lambda y_bar: self.checked(args, pull(y_bar))
 
@@ -246,15 +227,12 @@ class Rule(NamedTuple):
     """Return the cotangents of the float leaves, in order; raise unless they fit the arguments."""
     rest = iter(zip(self.signature.names, self.signature.is_float, strict=True))
     if not isinstance(bars, tuple | list) or len(bars) != len(args):
-      raise RuleError(
-        "structure",
-        f"the pullback must return a tuple of {len(args)} cotangents, one for each argument, got "
-        f"{describe(bars)}",
-      )
+      what = f"the pullback must return a tuple of {len(args)} cotangents, one for each argument"
+      raise misfit(what, bars)
     found: Leaves = []
+    structure: Any
     for arg, bar in zip(args, bars, strict=True):
-      structure: Any = jax.tree.structure(arg)
-      leaves = jax.tree.leaves(arg)
+      leaves, structure = jax.tree.flatten(arg)
       own = [next(rest) for _ in leaves]
       if bar is None and not any(real for _, real in own):
         continue
@@ -262,23 +240,40 @@ class Rule(NamedTuple):
         own_bars = structure.flatten_up_to(bar)
       except ValueError as error:
         name = own[0][0] if own else ""
-        raise RuleError(
-          "structure",
-          f"the cotangent of {name or 'an empty argument'} must be {structure}, got "
-          f"{jax.tree.structure(bar)}",
-          name.partition("/")[0],
-        ) from error
+        got = f"the cotangent of {name or 'an empty argument'} must be {structure}, got "
+        got += str(jax.tree.structure(bar))
+        raise RuleError("structure", got, name.partition("/")[0]) from error
       for (name, real), leaf, own_bar in zip(own, leaves, own_bars, strict=True):
         if real:
           found.append(checked_leaf(name, leaf, own_bar))
         elif own_bar is not None and getattr(own_bar, "dtype", None) != jax.dtypes.float0:
-          raise RuleError(
-            "structure",
-            f"{name} holds integers, whose cotangent must be None or float0, got "
-            f"{describe(own_bar)}",
-            name,
-          )
+          what = f"{name} holds integers, whose cotangent must be None or float0"
+          raise misfit(what, own_bar, name)
     return found
+
+
+def as_rule(function: Function, *arguments: Any) -> Any:
+  """Call a function, converting any exception to a RuleError."""
+  try:
+    return function(*arguments)
+  except Exception as error:
+    raise as_rule_error(error) from error
+
+
+def as_rule_error(error: Exception) -> RuleError:
+  """Convert an exception to a RuleError, of structure where JAX rejects the return value."""
+  if isinstance(error, RuleError):
+    return error
+  lowered = str(error).lower()
+  is_structure = any(word in lowered for word in ("custom vjp", "custom_vjp", "bwd")) and any(
+    word in lowered for word in ("structure", "shape", "dtype", "tuple", "cotangent", "produce")
+  )
+  return RuleError("structure" if is_structure else "raises", raised(error))
+
+
+def misfit(what: str, got: Any, leaf: str = "") -> RuleError:
+  """Return the error of a result of another structure."""
+  return RuleError("structure", f"{what}, got {describe(got)}", leaf)
 
 
 def output_array(leaf: Any) -> Any:
@@ -286,28 +281,23 @@ def output_array(leaf: Any) -> Any:
   if isinstance(leaf, bool | int | float):
     return jnp.asarray(leaf)
   if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
-    raise RuleError("structure", f"the rule's outputs must be arrays, got {describe(leaf)}")
+    raise misfit("the rule's outputs must be arrays", leaf)
   return leaf
 
 
 def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
   """Return the cotangent of one float leaf; raise unless it fits the leaf."""
   shape, dtype = getattr(bar, "shape", None), getattr(bar, "dtype", None)
-  is_float0 = dtype == jax.dtypes.float0
-  if bar is None or is_float0:
-    check = "no gradient"
-  elif dtype is None or shape != leaf.shape:
-    check = "structure"
-  elif not is_float(dtype):
-    check = "dtype"
-  else:
+  is_array, is_float0 = dtype is not None and shape == leaf.shape, dtype == jax.dtypes.float0
+  if is_array and is_float(dtype):
     return bar
+  check = "no gradient" if bar is None or is_float0 else "dtype" if is_array else "structure"
   got = "None" if bar is None else "float0" if is_float0 else describe(bar)
   raise RuleError(check, f"the cotangent of {name} must be {describe(leaf)}, got {got}", name)
 
 
 def rule_of(
-  f: Callable[..., Any], f_vjp: Callable[..., Any] | None, signature: Signature, leaves: Leaves
+  f: Function, f_vjp: Function | None, signature: Signature, leaves: Leaves
 ) -> tuple[Rule, list[Any]]:
   """Return the rule, and the shapes and dtypes of the outputs of f.
 
@@ -322,9 +312,8 @@ def rule_of(
   if not any(hasattr(o, "dtype") and is_float(o.dtype) for o in outputs):
     got = ", ".join(describe(o) for o in outputs) or "nothing"
     raise UnusableError(f"f must return an array of floats, got {got}")
-  for o in outputs:
-    if jnp.issubdtype(o.dtype, np.complexfloating):
-      raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
+  for o in filter(is_complex, outputs):
+    raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
   return Rule(f, f_vjp, signature, jax.tree.structure(out)), outputs
 
 

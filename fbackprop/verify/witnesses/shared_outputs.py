@@ -18,7 +18,7 @@ from jax.extend.linear_util import wrap_init
 
 from fbackprop.jaxprs import HIJAX, bind, equations_of, inner_program
 from fbackprop.verify.interpret.programs import evaluate_flat
-from fbackprop.verify.witnesses.rule import Leaves, Rule
+from fbackprop.verify.witnesses.rule import Leaves, Rule, replaced
 
 NOTE = (
   "f maps a custom_vjp function one of whose outputs the mapped arguments don't reach: JAX < 0.12 "
@@ -101,8 +101,7 @@ def counting_once(f: Callable[..., Any]) -> Callable[..., Any]:
     moving = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, bool | int)]
 
     def flat(*own: Any) -> Any:
-      full = dict(zip(moving, own, strict=True))
-      return f(*jax.tree.unflatten(structure, [full.get(i, x) for i, x in enumerate(leaves)]))
+      return f(*jax.tree.unflatten(structure, replaced(leaves, moving, own)))
 
     own = [leaves[i] for i in moving]
     program, result = jax.make_jaxpr(flat, return_shape=True)(*own)

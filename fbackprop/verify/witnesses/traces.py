@@ -19,6 +19,7 @@ References:
   Soc. A 210 (1911), 307-357.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,17 +31,10 @@ import numpy as np
 from fbackprop.jaxprs import Program, UnknownProgramError, carries_rule, last_reads
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
 from fbackprop.verify.interpret.primitives import digits, is_float
-from fbackprop.verify.interpret.programs import data_of, evaluate_flat, flat, without_rules
+from fbackprop.verify.interpret.programs import data_of, evaluate_flat, flat
 from fbackprop.verify.interpret.samples import lifted
 from fbackprop.verify.report.findings import RuleError
-from fbackprop.verify.witnesses.rule import (
-  Leaves,
-  Rule,
-  Signature,
-  raised,
-  replaced,
-  with_float0,
-)
+from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, raised, replaced, with_float0
 
 # The relative rounding error of a constant, by the significand bits of its traced dtype.
 CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
@@ -97,102 +91,87 @@ def gather_witnesses(
     RuleError: the rule can't be traced, in float64 or in its own dtype.
   """
 
+  def forward(*leaves: Any) -> Leaves:
+    return float_arrays(rule.forward(*leaves))
+
   def trace(leaves: Leaves, is_wide: bool) -> Witnesses:
-    written, forward = trace_forward(rule, leaves)
+    written = jax.make_jaxpr(forward)(*leaves)
+    reference, floats = flat(written, keep_rules=False), rule.signature.floats
     # A function that casts its output has a cotangent of the output's dtype.
-    y_bar = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in forward.out_avals]
+    y_bar = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in reference.out_avals]
     program = jax.make_jaxpr(partial(traced_rule, rule, outputs))(*leaves, *y_bar)
-    truth, missing = trace_truth(rule, written, leaves, y_bar)
-    reads, floats = last_reads(forward), rule.signature.floats
+    truth, missing = trace_truth(written, floats, leaves, y_bar)
+    reads = last_reads(reference)
     order = sorted(range(len(floats)), key=lambda i: -reads[floats[i]])
     known = data_of(program) & data_of(truth) if truth is not None and not is_wide else ()
     return Witnesses(
-      rule, program, truth, forward, outputs, is_wide, order, missing, carries_rule(written),
+      rule, program, truth, reference, outputs, is_wide, order, missing, carries_rule(written),
       frozenset(known),
     )  # fmt: skip
 
-  if widen:
+  for is_wide in (True, False) if widen else (False,):
     try:
-      with jax.enable_x64(True):
-        wide = [np.asarray(x, np.float64) if is_float(x.dtype) else x for x in leaves]
-        return trace(list(map(jnp.asarray, wide)), True)
+      with in_float64(is_wide):
+        wide = [np.asarray(x, np.float64) if is_wide and is_float(x.dtype) else x for x in leaves]
+        return trace(list(map(jnp.asarray, wide)), is_wide)
     except UnknownProgramError:
       raise
-    except Exception:  # Any exception: fall back to the rule's own dtype.
-      pass
-  try:
-    return trace(list(leaves), False)
-  except (RuleError, UnknownProgramError):
-    raise
-  except Exception as error:
-    raise RuleError("raises", raised(error)) from error
+    except Exception as error:  # Any exception: fall back to the rule's own dtype.
+      failed = error if isinstance(error, RuleError) else RuleError("raises", raised(error))
+  raise failed
 
 
-def trace_forward(rule: Rule, leaves: Sequence[Any]) -> tuple[Program, Program]:
-  """Trace the reference's float outputs; return the program as written, and flat."""
+def in_float64(is_wide: bool) -> contextlib.AbstractContextManager[Any]:
+  """Return the context in which programs are traced in float64, if they are."""
+  return jax.enable_x64(True) if is_wide else contextlib.nullcontext()
 
-  def forward(*leaves: Any) -> Leaves:
-    return [y for y in map(jnp.asarray, rule.forward(*leaves)) if is_float(y.dtype)]
 
-  written = jax.make_jaxpr(forward)(*map(jnp.asarray, leaves))
-  return written, flat(written, keep_rules=False)
+def float_arrays(values: Sequence[Any]) -> Leaves:
+  """Return the floats among the outputs of a function or of its rule."""
+  return [y for y in map(jnp.asarray, values) if is_float(y.dtype)]
 
 
 def traced_rule(rule: Rule, outputs: list[Any], *inputs: Any) -> Leaves:
   """Apply U; return float outputs, then cotangents."""
   count = len(rule.signature.names)
   y, bars = rule.both(inputs[:count], with_float0(outputs, inputs[count:]))
-  return [*(o for o in map(jnp.asarray, y) if is_float(o.dtype)), *bars]
-
-
-def reference_of(rule: Rule, leaves: Sequence[Any]) -> Callable[..., Leaves]:
-  """Return the float outputs of f without custom VJPs, as a function of the float leaves."""
-  stripped = without_rules(rule.forward, *leaves)
-
-  def reference(*floats: Any) -> Leaves:
-    outputs = stripped(*rule.signature.with_floats(leaves, floats))
-    return [y for y in map(jnp.asarray, outputs) if is_float(y.dtype)]
-
-  return reference
+  return [*float_arrays(y), *bars]
 
 
 def trace_truth(
-  rule: Rule, written: Program, leaves: Sequence[Any], y_bar: Sequence[Any]
+  written: Program, floats: list[int], leaves: Sequence[Any], y_bar: Sequence[Any]
 ) -> tuple[Program | None, str]:
   """Trace A by reverse mode, or for few entries by forward mode; or return why it's absent."""
-  count, floats = len(leaves), rule.signature.floats
-  leaves = [jnp.asarray(x) for x in leaves]
-
-  def reference_at(inputs: Sequence[Any]) -> Callable[..., Leaves]:
-    return lambda *own: evaluate_flat(written, True, *replaced(inputs[:count], floats, own))
-
-  def reverse(*inputs: Any) -> Leaves:
-    y, pull = jax.vjp(reference_at(inputs), *(inputs[i] for i in floats))
-    return [*y, *pull(list(inputs[count:]))]
-
-  def forward(*inputs: Any) -> Leaves:
-    reference = reference_at(inputs)
-    own = [inputs[i] for i in floats]
-    bars = []
-    for i, leaf in enumerate(own):
-      basis = jnp.eye(leaf.size, dtype=leaf.dtype).reshape(leaf.size, *leaf.shape)
-
-      def along(tangent: Any, i: int = i) -> Any:
-        tangents = replaced([jnp.zeros_like(x) for x in own], [i], [tangent])
-        _, y_dot = jax.jvp(reference, own, tangents)
-        return sum(jnp.vdot(b, d) for b, d in zip(inputs[count:], y_dot, strict=True))
-
-      bars.append(jax.vmap(along)(basis).reshape(leaf.shape))
-    return [*reference(*own), *bars]
-
+  evaluated = partial(evaluate_flat, written, True)
   missing = ""
   is_small = sum(leaves[i].size for i in floats) <= MOST_COLUMNS
-  for mode in (reverse, forward) if is_small else (reverse,):
+  for mode in (reverse_mode, forward_mode) if is_small else (reverse_mode,):
     try:
-      return jax.make_jaxpr(mode)(*leaves, *y_bar), ""
+      return jax.make_jaxpr(partial(mode, evaluated, len(leaves), floats))(*leaves, *y_bar), ""
     except Exception as error:
       missing = f"autodiff of the reference: {raised(error)}"
   return None, missing
+
+
+def reverse_mode(f: Callable[..., Leaves], count: int, floats: list[int], *inputs: Any) -> Leaves:
+  """Return outputs and cotangents of a function of `count` leaves, at U's inputs."""
+
+  def along(*own: Any) -> Leaves:
+    return f(*replaced(inputs[:count], floats, own))
+
+  y, pull = jax.vjp(along, *(inputs[i] for i in floats))
+  return [*y, *pull(list(inputs[count:]))]
+
+
+def forward_mode(f: Callable[..., Leaves], count: int, floats: list[int], *inputs: Any) -> Leaves:
+  """Return the same, by a pass for each entry of the leaves."""
+
+  def product(own: Any, place: int) -> Any:
+    y = f(*replaced(inputs[:count], [place], [own]))
+    return sum(jnp.vdot(b, v) for b, v in zip(inputs[count:], y, strict=True))
+
+  bars = [jax.jacfwd(partial(product, place=i))(inputs[i]) for i in floats]
+  return [*f(*inputs[:count]), *bars]
 
 
 class Setting(NamedTuple):
@@ -248,40 +227,31 @@ class Values(NamedTuple):
 def evaluate(at: Setting, noise: Noise) -> Values:
   """Evaluate U and A at one point, under noise."""
   witnesses = at.witnesses
-  count = sum(is_float(o.dtype) for o in witnesses.outputs)
-  evaluator = witnesses.evaluator(noise)
+  count, evaluator = len(witnesses.forward.out_avals), witnesses.evaluator(noise)
   got = evaluator.run(witnesses.rule, at.inputs)
-  if witnesses.truth is not None:
-    want = evaluator.run(witnesses.truth, at.inputs)
-    y_want, bars_want = want[:count], want[count:]
+  if witnesses.truth is None:
+    want = evaluator.run(witnesses.forward, at.leaves)
   else:
-    y_want, bars_want = evaluator.run(witnesses.forward, at.leaves), None
+    want = evaluator.run(witnesses.truth, at.inputs)
   return Values(
-    got[:count], y_want, got[count:], bars_want, evaluator.fragile, tuple(evaluator.foreign),
-    evaluator.is_endless,
+    got[:count], want[:count], got[count:], want[count:] or None, evaluator.fragile,
+    tuple(evaluator.foreign), evaluator.is_endless,
   )  # fmt: skip
 
 
 def truth_with(at: Setting, override: Any) -> list[np.ndarray]:
   """Return the cotangents of A at one point, with some equations of the reference replaced."""
   signature, forward = at.witnesses.signature, at.witnesses.forward
-  floats, count = signature.floats, len(at.leaves)
-
-  def reverse(*inputs: Any) -> Leaves:
-    own, bars = inputs[:count], inputs[count:]
-
-    def reference(*moving: Any) -> Leaves:
-      return evaluate_flat(forward, False, *replaced(own, floats, moving), override=override)
-
-    return list(jax.vjp(reference, *(own[i] for i in floats))[1](list(bars)))
-
+  replacing = partial(evaluate_flat, forward, False, override=override)
   with jax.enable_x64(True):
     inputs = [
       jnp.asarray(x, a.dtype) if is_float(a.dtype) else x
       for x, a in zip(at.inputs, [*forward.in_avals, *forward.out_avals], strict=True)
     ]
+    reverse = partial(reverse_mode, replacing, len(at.leaves), signature.floats)
     program = flat(jax.make_jaxpr(reverse)(*inputs), keep_rules=False)
-  return [x[0] for x in Evaluator(signature.working).run(program, at.inputs)]
+  results = Evaluator(signature.working).run(program, at.inputs)
+  return [x[0] for x in results[len(forward.out_avals) :]]
 
 
 class Slopes(NamedTuple):
@@ -334,11 +304,9 @@ def slopes(at: Setting, direction: Sequence[np.ndarray], step: float = 2.0**-20)
       change += ((full - full[:1]) * np.asarray(b)[None]).reshape(len(STEPS), -1).sum(1)
       # Four machine epsilons of each output for its rounding.
       noise += float(np.abs(full[0] * b).sum()) * 2.0**-50
-    sides = []
-    for one, two, four, sign in ((1, 2, 3, 1.0), (4, 5, 6, -1.0)):
-      d1, d2, d4 = (sign * change[k] / (m * h) for k, m in ((one, 1), (two, 2), (four, 4)))
-      # These weights cancel the terms in h and h² of the quotients. The error estimate is the
-      # distance to the extrapolation over two steps, which cancels the term in h alone.
-      limit = (8 * d1 - 6 * d2 + d4) / 3
-      sides.append((limit, abs(limit - (2 * d1 - d2)) + 8 * noise / h))
-  return Slopes(sides[1][0], sides[0][0], max(sides[0][1], sides[1][1]))
+    d1, d2, d4 = (change[1:] / (h * STEPS[1:])).reshape(2, 3).T
+    # These weights cancel the terms in h and h² of the quotients. The error estimate is the
+    # distance to the extrapolation over two steps, which cancels the term in h alone.
+    right, left = limits = (8 * d1 - 6 * d2 + d4) / 3
+    errors = np.abs(limits - (2 * d1 - d2)) + 8 * noise / h
+  return Slopes(left, right, max(errors))

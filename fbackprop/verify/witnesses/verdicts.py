@@ -29,7 +29,7 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from fbackprop.verify.witnesses.kinks import find_ties, fit_policy
 from fbackprop.verify.witnesses.rule import replaced
 from fbackprop.verify.witnesses.traces import CONSTANTS, Setting, Slopes, Witnesses, slopes
 
+# The gravest first.
 Ruling = Literal["fail", "oracle fault", "kink", "undefined", "inexact", "unresolved"]
 # The relative tolerance for loops that end by a tolerance, and for differences over them.
 LOOP_TOLERANCE = 1e-3
@@ -69,25 +70,19 @@ class Judgement(NamedTuple):
 
 def judge(at: Setting, differences: Sequence[Difference], seed: int) -> list[Judgement]:
   """Judge every differing leaf, in the order of the backward pass."""
-  by_leaf = {d.leaf: d for d in differences}
-  wrong = [by_leaf[i] for i in at.witnesses.first_to_last if by_leaf[i].is_wrong.any()]
-  if not wrong:
-    return []
-  ties = find_ties(at)
+  wrong = [differences[i] for i in at.witnesses.first_to_last if differences[i].is_wrong.any()]
+  ties = find_ties(at) if wrong else []
   # Kinks that cancel, as in the stable form of a smooth loss, admit no other slope.
   if ties and not is_smooth(at, seed):
-    got = [d.got for d in differences]
     # A vacuous bound excludes no policy.
     bounds = [np.where(d.is_vacuous, np.inf, d.bound) for d in differences]
-    if fit_policy(at, got, bounds, ties) is not None:
+    if fit_policy(at, [d.got for d in differences], bounds, ties) is not None:
       return [Judgement(d, "kink") for d in wrong]
   judgements = [Judgement(d, ruling_of(at, d)) for d in wrong]
-  if any(j.ruling == "kink" for j in judgements) and not is_joint_slope(at, differences):
-    why = "each entry is a slope of the kink, all of them together are not"
-    judgements = [
-      Judgement(j.difference, "fail", why) if j.ruling == "kink" else j for j in judgements
-    ]
-  return judgements
+  if all(j.ruling != "kink" for j in judgements) or is_joint_slope(at, differences):
+    return judgements
+  why = "each entry is a slope of the kink, all of them together are not"
+  return [j._replace(ruling="fail", why=why) if j.ruling == "kink" else j for j in judgements]
 
 
 def is_joint_slope(at: Setting, differences: Sequence[Difference]) -> bool:
@@ -96,16 +91,12 @@ def is_joint_slope(at: Setting, differences: Sequence[Difference]) -> bool:
   At the tie of a maximum each of its inputs may have the whole slope, but not all of them at once:
   when all move alike, the function is smooth, and the slopes must sum to its slope.
   """
-  by_leaf = sorted(differences, key=lambda d: d.leaf)
-  got = [d.got for d in by_leaf]
-  everywhere = [d.is_wrong.astype(np.float64) for d in by_leaf]
+  everywhere = [d.is_wrong.astype(np.float64) for d in differences]
   nowhere = [np.zeros_like(d) for d in everywhere]
-  alone = [replaced(nowhere, [i], [wrong]) for i, wrong in enumerate(everywhere)]
+  alone = [replaced(nowhere, [i], [wrong]) for i, wrong in enumerate(everywhere) if wrong.any()]
   for direction in [everywhere, *alone]:
-    if not any(np.any(d) for d in direction):
-      continue
     found = slopes(at, direction)
-    own, terms = along(got, direction)
+    own, terms = along([d.got for d in differences], direction)
     terms += abs(found.left)
     is_smooth_along = abs(found.left - found.right) <= 1e-5 * terms + 8 * found.error
     is_resolved = found.is_known and found.error < 1e-4 * terms
@@ -124,12 +115,10 @@ def along(bars: Sequence[np.ndarray], direction: Sequence[np.ndarray]) -> tuple[
 def is_smooth(at: Setting, seed: int) -> bool:
   """Return whether left and right derivatives agree along random directions."""
   rng = np.random.default_rng([seed, 1])
-  for _ in range(3):
-    found = slopes(at, random_direction(rng, at))
-    size = abs(found.left) + abs(found.right)
-    if not abs(found.left - found.right) <= 1e-4 * size + 8 * found.error:
-      return False
-  return True
+  return all(
+    abs(found.left - found.right) <= 1e-4 * (abs(found.left) + abs(found.right)) + 8 * found.error
+    for found in (slopes(at, random_direction(rng, at)) for _ in range(3))
+  )
 
 
 def random_direction(rng: np.random.Generator, at: Setting) -> list[np.ndarray]:
@@ -153,59 +142,47 @@ def ruling_of(at: Setting, d: Difference) -> Ruling:
     rulings.append(rule_on(got, want, found))
     gap = abs(got - want)
     is_resolved |= found.is_known and (not np.isfinite(gap) or found.error <= RESOLVED * gap)
-  gravity: tuple[Ruling, ...] = ("fail", "oracle fault", "kink", "undefined")
-  ruling: Ruling = next((r for r in gravity if r in rulings), "fail")
+  ruling: Ruling = min(rulings, key=get_args(Ruling).index, default="fail")
   if ruling == "fail" and rulings and ends_early(at.witnesses):
-    return "inexact" if is_small(d) else "fail" if is_resolved else "unresolved"
+    size = np.abs(d.want) + np.max(np.abs(d.want), initial=0.0)
+    error = np.where(d.is_wrong, np.abs(d.got - d.want), 0.0)
+    is_small = (error <= LOOP_TOLERANCE * size).all()
+    return "inexact" if is_small else "fail" if is_resolved else "unresolved"
   return ruling
 
 
 def ends_early(witnesses: Witnesses) -> bool:
-  """Return whether the reference has a loop that ends by a tolerance.
+  """Return whether the reference has a loop that ends by a tolerance: a condition on floats.
 
   Autodiff differentiates the executed iterations, an implicit rule the limit, so the two differ
   slightly. Where the loop ends far from its limit, differences can't decide either.
   """
-  loops = (e for e in witnesses.forward.jaxpr.eqns if e.primitive.name == "while")
-  return any(map(ends_by_tolerance, loops))
-
-
-def is_small(difference: Difference) -> bool:
-  """Return whether a difference is as small as a loop's tolerance allows."""
-  size = np.abs(difference.want) + np.max(np.abs(difference.want), initial=0.0)
-  error = np.where(difference.is_wrong, np.abs(difference.got - difference.want), 0.0)
-  return bool((error <= LOOP_TOLERANCE * size).all())
-
-
-def ends_by_tolerance(loop: Any) -> bool:
-  """Return whether a loop ends by a condition on floats."""
-  equations = while_of(loop)[0].jaxpr.eqns
-  return any(is_float(atom.aval.dtype) for e in equations for atom in e.invars)
+  loops = [e for e in witnesses.forward.jaxpr.eqns if e.primitive.name == "while"]
+  conditions = [equation for loop in loops for equation in while_of(loop)[0].jaxpr.eqns]
+  return any(is_float(atom.aval.dtype) for equation in conditions for atom in equation.invars)
 
 
 def some_entries(difference: Difference) -> list[tuple[int, ...]]:
   """Return the worst entry, and those of the largest errors among the wrong ones."""
   with np.errstate(all="ignore"):
-    error = np.abs(difference.got - difference.want)
-  error = np.where(difference.is_wrong, np.where(np.isnan(error), np.inf, error), -1.0)
-  order = np.argsort(-error, axis=None)[:ENTRIES]
+    error = np.where(difference.is_wrong, np.abs(difference.got - difference.want), -1.0)
+  order = np.argsort(-np.where(np.isnan(error), np.inf, error), axis=None)[:ENTRIES]
   found = [tuple(int(k) for k in np.unravel_index(int(i), error.shape)) for i in order]
-  return list(dict.fromkeys(index for index in [difference.worst, *found] if error[index] >= 0))
+  return [index for index in dict.fromkeys([difference.worst, *found]) if not error[index] < 0]
 
 
 def rule_on(got: float, want: float, found: Slopes) -> Ruling:
   """Return the row of the table for one entry."""
+  converges = found.is_known and found.error <= 1e-2 * (abs(found.left) + abs(found.right)) + 1e-6
   if not np.isfinite(got):
     sides = [abs(side) for side in (found.left, found.right) if np.isfinite(side)]
-    if not sides:
-      return "undefined"  # The function isn't finite beside this point.
-    is_steep = np.isinf(got) and max(sides) > STEEP * (1 + abs(want))
-    if is_finite_slope(found) or (np.isfinite(want) and not is_steep):
-      return "fail"
-    return "undefined"
+    is_steep = np.isinf(got) and max(sides, default=0.0) > STEEP * (1 + abs(want))
+    # Without sides the function isn't finite beside this point.
+    is_wrong = sides and (converges or (np.isfinite(want) and not is_steep))
+    return "fail" if is_wrong else "undefined"
   gap = abs(got - want)
   if not np.isfinite(want):
-    if not is_finite_slope(found):
+    if not converges:
       return "undefined"
     sizes = (abs(found.left - found.right), 1e-3 * abs(got), 1e-3 * abs(found.left), 1e-12)
     gap = max(*sizes, 2 * found.error / RESOLVED)  # The accuracy to require: autodiff isn't finite.
@@ -216,11 +193,6 @@ def rule_on(got: float, want: float, found: Slopes) -> Ruling:
     middle = (left + right) / 2
     return "oracle fault" if abs(got - middle) <= 2 * RESOLVED * gap else "fail"
   return "kink" if left - RESOLVED * gap <= got <= right + RESOLVED * gap else "fail"
-
-
-def is_finite_slope(found: Slopes) -> bool:
-  """Return whether differences converge to a finite number."""
-  return found.is_known and found.error <= 1e-2 * (abs(found.left) + abs(found.right)) + 1e-6
 
 
 def difference_tolerance(witnesses: Witnesses) -> float:
@@ -250,13 +222,11 @@ def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | 
     own, terms = along(bars, direction)
     middle = (found.left + found.right) / 2
     scale = max(terms, abs(middle))
-    if abs(found.left - found.right) > tolerance * scale + 8 * found.error:
+    margin = tolerance * scale + 8 * found.error
+    if abs(found.left - found.right) > margin or 8 * found.error > 1e-2 * scale:
       continue
-    if 8 * found.error > 1e-2 * scale:
-      continue
-    if abs(own - middle) <= tolerance * scale + 8 * found.error:
-      return True, own, middle
-    if shown[0] is False:  # A failure must recur in a second direction.
-      return False, own, middle
+    agrees = abs(own - middle) <= margin
+    if agrees or shown[0] is False:  # A failure must recur in a second direction.
+      return agrees, own, middle
     shown = (False, own, middle)
   return shown
