@@ -84,7 +84,7 @@ def find_regions(search: Search, is_longest: bool = False) -> Iterator[Region]:
     operands = {i for i in step.inputs if i in tape.depends}
     shapes = {np.shape(tape.values[i]) for i in (sink, *operands)}
     if step.is_elementwise and operands and len(shapes) == 1:
-      known = [{i: set()} | regions.get(i, {}) for i in operands]
+      known: list[dict[int, set[int]]] = [{i: set()} | regions.get(i, {}) for i in operands]
       sources = set.intersection(*map(set, known))
       regions[sink] = {i: {k}.union(*(each[i] for each in known)) for i in sorted(sources)}
   found = [

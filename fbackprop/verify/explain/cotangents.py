@@ -264,12 +264,12 @@ def beyond_thresholds(search: Search, place: int, bar: np.ndarray, where: str) -
 def weighted_examples(search: Search) -> Iterator[Mutants]:
   """Yield examples with individual factors, fitted by least squares."""
   tape, error = search.tape, search.error.ravel()
-  alike, readers = {tape.float_leaves[search.index]}, []
+  alike, readers = {tape.float_leaves[search.index]}, list(tape.outputs)
   for step in tape.steps:  # Those that read the leaf, also through broadcasts.
     if not alike.isdisjoint(step.inputs):
       readers += step.outputs
       alike.update(step.outputs if step.name in ("broadcast_in_dim", "reshape") else ())
-  for place in filter(search.is_upstream, dict.fromkeys([*tape.outputs, *readers])):
+  for place in filter(search.is_upstream, dict.fromkeys(readers)):
     bar = tape.bars[place]
     n = bar.shape[1] if bar.ndim > 1 else 0
     if not 2 <= n <= 128 or n + 2 > error.size or n > room(error):

@@ -217,7 +217,7 @@ class Search:
     if isinstance(mutant, Mutants):
       self.tape.check_time()
       products = [self.products(*each) for each in mutant.bars.items()]
-      for m in np.flatnonzero(self.fits(*map(sum, zip(*products, strict=True)))):
+      for m in map(int, np.flatnonzero(self.fits(*np.sum(products, 0)))):
         changes = self.tape.pulled({place: b[m : m + 1] for place, b in mutant.bars.items()})
         pairs = zip(self.errors, changes, strict=True)
         yield mutant.texts[m], {i: np.abs(e - c[0]) for i, (e, c) in enumerate(pairs)}

@@ -115,7 +115,8 @@ class Report(NamedTuple):
     ]
     return "".join([*parts, *(paragraph(f"{head}: {text}") for head, text in remarks)])
 
-  __str__ = table
+  def __str__(self) -> str:
+    return self.table()
 
 
 # --- Text -----------------------------------------------------------------------------------------
@@ -123,8 +124,7 @@ class Report(NamedTuple):
 
 def lines_of(report: Report) -> list[str]:
   """Return the lines of the table."""
-  asked = asked_of(report)
-  verdict = report.verdict.upper()
+  asked, verdict = asked_of(report), report.verdict.upper()
   lines = [f"{verdict}: {shortened(report.name, WIDTH - len(f'{verdict}:    {asked}'))}   {asked}"]
   is_failure = [finding.kind == "fail" and finding.leaf != "" for finding in report.findings]
   for i, finding in enumerate(report.findings[:MOST_FINDINGS]):
