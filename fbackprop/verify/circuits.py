@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from fbackprop.circuit._circuit import Trace
 from fbackprop.circuit.graph import GateGraph
-from fbackprop.circuit.solver import GateTrace, forward, weighted_sum
+from fbackprop.circuit.solver import GateTrace, forward
 from fbackprop.types import Array, Gate
 
 # Relative to the largest term of a gradient's sum, or to 1e-4 of the largest gradient on any wire
@@ -95,7 +95,7 @@ def gradients(trace: Trace, lines: Mapping[str, GateTrace]) -> dict[str, float]:
   graph = GateGraph(tuple(nodes), circuit.outputs, (*circuit.gates, *gates))
   with jax.enable_x64(True):
     inputs = {name: jnp.asarray(trace.values[name], float) for name in circuit.inputs}
-    grads = jax.grad(lambda inputs: weighted_sum(graph, forward(graph, inputs)[0]))(inputs)
+    grads = jax.grad(lambda inputs: forward(graph, inputs)[2])(inputs)
     return {name: float(grad) for name, grad in jax.device_get(grads).items()}
 
 
