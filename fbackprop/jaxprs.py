@@ -11,6 +11,8 @@ all a derivative rule, would go unnoticed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from types import CellType, FunctionType
 from typing import Any, NamedTuple
 
 import jax
@@ -214,12 +216,43 @@ def shape_of(aval: Any) -> Any:
 def has_library_rule(equation: Any) -> bool:
   """Return whether autodiff must keep a custom derivative that JAX itself defines.
 
-  A `custom_vjp`, and a hijax primitive that isn't one of JAX's own, carry the rule under test.
+  A `custom_vjp`, and a hijax primitive or a `custom_jvp` that isn't one of JAX's own, carry the
+  rule under test.
   """
   if equation.primitive.name == HIJAX:
-    kind = type(equation.params.get("_prim"))
-    return kind.__module__.startswith("jax.") and kind.__name__ in LIBRARY_RULES
-  return bool(equation.primitive.name == "custom_jvp_call")
+    primitive = equation.params.get("_prim")
+    kind = type(primitive)
+    if not (kind.__module__.startswith("jax.") and kind.__name__ in LIBRARY_RULES):
+      return False
+    return kind.__name__ != "CustomJVPTraced" or is_of_library(vars(primitive).values())
+  if equation.primitive.name != "custom_jvp_call":
+    return False
+  return is_of_library([parameter(equation, "jvp_jaxpr_fun")])
+
+
+def is_of_library(values: Iterable[Any]) -> bool:
+  """Return whether all functions within these values, closures included, are JAX's own.
+
+  The rule of a `custom_jvp` is wrapped several times in functions of JAX, and `defjvps` puts the
+  user's functions into a list in a closure: any function of another module is the user's.
+  """
+  waiting, seen = list(values), set()
+  while waiting:
+    value = waiting.pop()
+    if id(value) in seen:
+      continue
+    seen.add(id(value))
+    if isinstance(value, FunctionType):
+      if not (value.__module__ or "").startswith(("jax.", "functools")):
+        return False
+      waiting += [c.cell_contents for c in value.__closure__ or () if c != CellType()]
+    elif isinstance(value, tuple | list):
+      waiting += value
+    elif isinstance(value, partial):
+      waiting += (value.func, *value.args)
+    elif type(value).__name__ in ("WrappedFun", "custom_jvp"):
+      waiting += (getattr(value, name, None) for name in ("f", "transforms", "fun", "jvp"))
+  return True
 
 
 def carries_rule(program: Program) -> bool:

@@ -1,4 +1,6 @@
+from ._vjp import assert_jvp as assert_jvp
 from ._vjp import assert_vjp as assert_vjp
+from ._vjp import jvp as jvp
 from ._vjp import vjp as vjp
 from .circuits import CIRCUIT_TOLERANCE as CIRCUIT_TOLERANCE
 from .circuits import CircuitCheck as CircuitCheck

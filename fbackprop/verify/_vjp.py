@@ -1,5 +1,6 @@
 """`vjp`, all checks of one rule in the order in which failures explain others; `assert_vjp`."""
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,17 +8,21 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.jaxprs import UnknownProgramError
-from fbackprop.verify.checks import evidence, exact, maths, own_dtype, transformations
+from fbackprop.verify.arguments import hold_static, is_number
+from fbackprop.verify.checks import evidence, exact, maths, own_dtype, tangents, transformations
 from fbackprop.verify.checks.branch_search import check_branches
 from fbackprop.verify.checks.evidence import Evidence, Problem
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
+from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report.findings import VERDICTS, Checked, Finding, RuleError, first_verdict
 from fbackprop.verify.report.report import Report
 from fbackprop.verify.witnesses import shared_outputs
-from fbackprop.verify.witnesses.rule import Function, raised, rule_of, signature_of
+from fbackprop.verify.witnesses.rule import Function, raised, replaced, rule_of, signature_of
 
 LEVELS = ("quick", "standard", "deep")
 
@@ -31,6 +36,10 @@ def vjp(
   allowance: float = 1.0,
   ties: str = "any",
   surrogate: bool = False,
+  slope: Function | None = None,
+  linear: bool = True,
+  static: Sequence[int | str] = (),
+  kwargs: Mapping[str, Any] | None = None,
 ) -> Report:
   """Verify the mathematics and the rounding of a hand-written VJP.
 
@@ -43,9 +52,11 @@ def vjp(
   hold exactly are checked bitwise.
 
   Args:
-    f: a function that contains a `jax.custom_vjp`, whose primal is the reference; or the reference
-      of `f_vjp`.
-    *args: the arguments of `f`: pytrees of arrays. The float leaves are differentiated.
+    f: a function with custom rules at any depth (`jax.custom_vjp`, `custom_jvp`,
+      `custom_gradient`, ...); the same function without them is the reference. Or the reference of
+      `f_vjp`.
+    *args: the arguments of `f`: pytrees. Float arrays are differentiated; leaves that are neither
+      arrays nor numbers, and the arguments in `nondiff_argnums`, are held.
     f_vjp: the rule, `f_vjp(*args) -> (y, pullback)`, `pullback(y_bar) -> (arg_bar, ...)`, as
       `jax.vjp(f, *args)` is; None if f carries it.
     level: "quick" (a second), "standard" (ten seconds), "deep" (minutes).
@@ -53,8 +64,14 @@ def vjp(
     allowance: a factor of every bound.
     ties: "any" accepts every slope between the left and the right derivative at a kink; "reference"
       accepts only that of autodiff of f, as `jax.nn.relu` declares 0 at 0.
-    surrogate: whether f's autodiff is meant to differ from its slope: a straight-through rule, a
-      `stop_gradient` that changes values.
+    surrogate: whether f's autodiff is meant to differ from its slope: a `stop_gradient` that
+      changes values.
+    slope: the function, of the same arguments, whose derivative the rule is meant to be: the
+      identity for a straight-through rule.
+    linear: whether the rule is meant to be linear in the cotangent. If not, as where it clips the
+      cotangent, it is compared at cotangents of about 1e-6, where it should be.
+    static: positions or names of more arguments to hold.
+    kwargs: arguments by keyword; their float arrays are differentiated too.
 
   Returns:
     The `Report`; `report.ok` is true for a pass only.
@@ -76,20 +93,139 @@ def vjp(
     Higham, "Accuracy and Stability of Numerical Algorithms", SIAM, 2002, chapter 3; Parker, "Monte
     Carlo arithmetic", UCLA CSD-970002 (1997).
   """
-  check_callable("vjp", "f", f)
+  return verify_options(
+    "vjp", f, args, f_vjp, None, level=level, seed=seed, allowance=allowance, ties=ties,
+    surrogate=surrogate, slope=slope, linear=linear, static=static, kwargs=kwargs,
+  )  # fmt: skip
+
+
+def jvp(
+  f: Function,
+  *args: Any,
+  f_jvp: Function | None = None,
+  **options: Any,
+) -> Report:
+  """Verify the mathematics and the rounding of a hand-written JVP.
+
+  The tangents of each argument are compared with those of the function without its rules, and must
+  be linear; then the transposed rule is verified as by `vjp`, with all its checks.
+
+  Args:
+    f: a function with custom rules at any depth, or the reference of `f_jvp`.
+    *args: the arguments of `f`, as for `vjp`.
+    f_jvp: the rule, `f_jvp(primals, tangents) -> (y, y_dot)` with tuples of arguments, as
+      `jax.jvp(f, primals, tangents)` is; the tangents of integers are float0. None if f carries it.
+    **options: those of `vjp`, but `f_vjp`.
+
+  Returns:
+    The `Report`; `report.ok` is true for a pass only.
+
+  Raises:
+    UnusableError: f can't be called with `args`, or no floats go in or come out.
+    TypeError, ValueError: another argument is invalid.
+
+  Example:
+    >>> import jax, jax.numpy as jnp
+    >>> @jax.custom_jvp
+    ... def square(x):
+    ...   return x**2
+    >>> @square.defjvp
+    ... def square_jvp(primals, tangents):
+    ...   return square(*primals), primals[0] * tangents[0]
+    >>> report = jvp(square, jnp.arange(3.0), level="quick")
+    >>> report.verdict, report.findings[0].leaf
+    ('fail', 'x')
+  """
+  if "f_vjp" in options:
+    raise TypeError("jvp: f_vjp is an option of vjp; give the rule as f_jvp")
+  f_vjp = None
+  if f_jvp is not None:
+    check_callable("jvp", "f_jvp", f_jvp)
+    f_vjp = functools.partial(transposed, f_jvp)
+  return verify_options("jvp", f, args, f_vjp, f_jvp or functools.partial(jax.jvp, f), **options)
+
+
+def assert_jvp(f: Function, *args: Any, **options: Any) -> Report:
+  """Raise AssertionError unless a function's hand-written JVP passes `jvp`.
+
+  Args:
+    f: a function that contains a `jax.custom_jvp`, or the reference of the rule `f_jvp=...`.
+    *args: the arguments of `f`.
+    **options: those of `jvp`.
+
+  Returns:
+    The passing report.
+
+  Raises:
+    AssertionError: the verdict isn't "pass"; no verdict is no pass. The message is the report.
+    UnusableError: the function or its arguments can't be used.
+  """
+  __tracebackhide__ = True
+  return asserted(jvp(f, *args, **options))
+
+
+def transposed(f_jvp: Function, *primals: Any) -> Any:
+  """Return `(y, pullback)`, the pullback being the transpose of a JVP rule's tangents."""
+  leaves, structure = jax.tree.flatten(primals)
+  numbers = [is_number(x) for x in leaves]
+  floats = [i for i, x in enumerate(leaves) if numbers[i] and is_float(jnp.result_type(x))]
+  zeros: list[Any] = [
+    jnp.zeros_like(x) if i in floats
+    else np.zeros(np.shape(x), jax.dtypes.float0) if numbers[i]
+    else None
+    for i, x in enumerate(leaves)
+  ]  # fmt: skip
+
+  def push(*tangents: Any) -> Any:
+    return f_jvp(primals, structure.unflatten(replaced(zeros, floats, tangents)))[1]
+
+  y, _ = f_jvp(primals, structure.unflatten(zeros))
+  transpose = jax.linear_transpose(push, *(zeros[i] for i in floats))
+
+  def pullback(y_bar: Any) -> Any:
+    bars = replaced([None] * len(leaves), floats, transpose(y_bar))
+    return structure.unflatten(bars)
+
+  return y, pullback
+
+
+def verify_options(
+  function: str,
+  f: Function,
+  args: tuple[Any, ...],
+  f_vjp: Function | None,
+  f_jvp: Function | None,
+  *,
+  level: str = "standard",
+  seed: int = 0,
+  allowance: float = 1.0,
+  ties: str = "any",
+  surrogate: bool = False,
+  slope: Function | None = None,
+  linear: bool = True,
+  static: Sequence[int | str] = (),
+  kwargs: Mapping[str, Any] | None = None,
+) -> Report:
+  """Validate the options of `vjp` or `jvp`, and verify."""
+  check_callable(function, "f", f)
   if f_vjp is not None:
-    check_callable("vjp", "f_vjp", f_vjp)
+    check_callable(function, "f_vjp", f_vjp)
   for name, value, choices in (("level", level, LEVELS), ("ties", ties, ("any", "reference"))):
     if value not in choices:
-      raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
+      raise ValueError(f"{function}: {name} must be one of {', '.join(choices)}, got {value!r}")
   if not is_integer(seed) or seed < 0:
-    raise ValueError(f"vjp: seed must be an integer of at least 0, got {seed!r}")
-  check_number("vjp", "allowance", allowance, least=0.0)
-  check_flag("vjp", "surrogate", surrogate)
+    raise ValueError(f"{function}: seed must be an integer of at least 0, got {seed!r}")
+  check_number(function, "allowance", allowance, least=0.0)
+  check_flag(function, "surrogate", surrogate)
+  check_flag(function, "linear", linear)
+  if slope is not None:
+    check_callable(function, "slope", slope)
+  call = hold_static(f, f_vjp, args, kwargs or {}, static)
   name = getattr(f, "__name__", type(f).__name__)
   return verify_call(
-    name, f, args, f_vjp, level=level, seed=seed, allowance=allowance, ties=ties,
-    surrogate=surrogate,
+    name, call.f, call.args, call.f_vjp, slope=slope and call.wrap(slope), level=level, seed=seed,
+    allowance=allowance, ties=ties, surrogate=surrogate, linear=linear,
+    f_jvp=f_jvp and call.push(f_jvp), held=call.held,
   )  # fmt: skip
 
 
@@ -122,25 +258,47 @@ def assert_vjp(f: Function, *args: Any, **options: Any) -> Report:
     True
   """
   __tracebackhide__ = True  # pytest then shows the report at the test's line.
-  report = vjp(f, *args, **options)
+  return asserted(vjp(f, *args, **options))
+
+
+def asserted(report: Report) -> Report:
+  """Raise AssertionError with the report's table unless it passes."""
+  __tracebackhide__ = True
   if not report.ok:
     raise AssertionError(report.table())
   return report
 
 
 def verify_call(
-  name: str, f: Function, args: Any, f_vjp: Function | None, y_bar: Any = None, **options: Any
+  name: str,
+  f: Function,
+  args: Any,
+  f_vjp: Function | None,
+  y_bar: Any = None,
+  slope: Function | None = None,
+  **options: Any,
 ) -> Report:
   """Verify a rule under a name, at the cotangent `y_bar` or, by default, at a drawn one."""
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
-  rule, outputs = rule_of(f, f_vjp, signature, leaves)
+  rule, outputs = rule_of(f, f_vjp, signature, leaves, slope)
   if y_bar is None:
-    y_bar = evidence.draw_cotangents(outputs, options["seed"], 0)
+    y_bar = evidence.draw_cotangents(outputs, options["seed"], 0, options.get("linear", True))
   problem = Problem(rule, outputs, leaves, y_bar, **options)
   with jax.default_matmul_precision("highest"):
     found = with_cause(gather_evidence(problem))
   return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
+
+
+def check_waived(problem: Problem) -> Iterator[Evidence]:
+  """List what the caller's declarations leave unchecked."""
+  for name in problem.held:
+    yield evidence.not_checked(f"the derivative by {name}: f takes no traced value there")
+  if problem.rule.slope is not None:
+    yield evidence.not_checked("the slope of f itself: that of another function is declared")
+  if not problem.linear:
+    what = "cotangents of ordinary size: the rule isn't linear in them, as declared"
+    yield evidence.not_checked(what)
 
 
 class Check(NamedTuple):
@@ -161,6 +319,8 @@ class Check(NamedTuple):
 
 # Ordered so that a check follows those whose failure explains its own. A RuleError ends them all.
 CHECKS = (
+  Check(check_waived, after_failure=True),
+  Check(tangents.check_tangents, after_failure=True),
   Check(exact.check_types, after_failure=True),
   Check(maths.check_limits, after_failure=True),
   Check(maths.check_as_given, after_failure=True),

@@ -66,6 +66,14 @@ def check_branches(problem: Problem) -> Iterator[Evidence]:
     yield from check_point(problem, problem.witnesses, point)
 
 
+def of_inputs(witnesses: Witnesses) -> Program:
+  """Trace the function's own program with the inputs of the rule's, where autodiff is missing."""
+  forward, count = witnesses.forward, len(witnesses.forward.in_avals)
+  return jax.make_jaxpr(lambda *own: programs.evaluate_flat(forward, False, *own[:count]))(
+    *programs.shapes(witnesses.rule)
+  )
+
+
 class Coverage:
   """The outcomes observed of every comparison.
 
@@ -75,9 +83,9 @@ class Coverage:
 
   def __init__(self, witnesses: Witnesses) -> None:
     self.working = witnesses.signature.working
-    both = (witnesses.rule, witnesses.truth)
     with in_float64(witnesses.is_wide):
-      self.programs = [programs.flat(p, keep_rules=False) for p in both if p is not None]
+      both = (witnesses.rule, witnesses.truth or of_inputs(witnesses))
+      self.programs = [programs.flat(p, keep_rules=False) for p in both]
     self.outcomes: dict[Site, set[str]] = {}
     self.names: dict[Site, str] = {}
     self.integers: set[tuple[int, int]] = set()  # (number, leaf)

@@ -11,15 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from fbackprop.verify.checks.indices import pointers_of
 from fbackprop.verify.checks.test_points import Point, value_points
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.primitives import is_float, rounded
 from fbackprop.verify.report.findings import Finding, RuleError
 from fbackprop.verify.witnesses.comparison import Difference
-from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, as_numpy, in_dtypes_of
+from fbackprop.verify.witnesses.rule import (
+  Function,
+  Leaves,
+  Rule,
+  Signature,
+  as_numpy,
+  in_dtypes_of,
+)
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
 
 AS_GIVEN = "as given"
+# A rule that clips its cotangent is compared with a derivative at cotangents of this size.
+TINY = 2.0**-20
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
 # For a larger problem, "standard" keeps to its ten seconds with these test points alone.
 LARGE = 200_000
@@ -38,7 +48,9 @@ class Problem:
     outputs: shapes and dtypes of the function's outputs.
     own_leaves: the arguments as given.
     y_bar: the cotangents of the float outputs, in float64.
-    level, seed, allowance, ties, surrogate: as for `vjp`.
+    level, seed, allowance, ties, surrogate, linear: as for `vjp`.
+    f_jvp: the rule in forward mode, as `jax.jvp` of the function is; None if it isn't checked.
+    held: the names of the floats that are held, since f takes no traced value there.
   """
 
   rule: Rule
@@ -50,6 +62,9 @@ class Problem:
   allowance: float
   ties: str
   surrogate: bool = False
+  linear: bool = True
+  f_jvp: Function | None = None
+  held: tuple[str, ...] = ()
 
   @property
   def signature(self) -> Signature:
@@ -94,7 +109,10 @@ class Problem:
   @cached_property
   def test_points(self) -> list[Point]:
     """The test points of these shapes; the first has other arguments, and no special ones."""
-    found = value_points(self.signature, self.leaves, self.y_bar, self.level, self.seed)
+    pointers = pointers_of(self.witnesses.forward)
+    found = value_points(self.signature, self.leaves, self.y_bar, self.level, self.seed, pointers)
+    if not self.linear:
+      found = [p for p in found if p.y_bar is None]
     return [p for p in found if p.name in ESSENTIAL] if self.is_large else found
 
   def noise(self, stream: int = 0) -> Noise:
@@ -103,13 +121,21 @@ class Problem:
 
   def draw(self, stream: int) -> list[np.ndarray]:
     """Draw cotangents of the float outputs."""
-    return draw_cotangents(self.outputs, self.seed, stream)
+    return draw_cotangents(self.outputs, self.seed, stream, self.linear)
 
 
-def draw_cotangents(outputs: Iterable[Any], seed: int, stream: int) -> list[np.ndarray]:
-  """Draw cotangents of float outputs that are representable in the outputs' own dtypes."""
-  rng = np.random.default_rng([seed, 10, stream])
-  return [rounded(rng.normal(size=o.shape), o.dtype) for o in outputs if is_float(o.dtype)]
+def draw_cotangents(
+  outputs: Iterable[Any], seed: int, stream: int, linear: bool = True
+) -> list[np.ndarray]:
+  """Draw cotangents of float outputs that are representable in the outputs' own dtypes.
+
+  Args:
+    outputs: the shapes and dtypes.
+    seed, stream: they determine the numbers.
+    linear: whether the rule is linear in them; if not, they are `TINY`.
+  """
+  rng, size = np.random.default_rng([seed, 10, stream]), 1.0 if linear else TINY
+  return [size * rounded(rng.normal(size=o.shape), o.dtype) for o in outputs if is_float(o.dtype)]
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ from fbackprop.verify.witnesses.traces import Values, Witnesses, evaluate
 
 # Beyond this many standard deviations a rule loses digits avoidably.
 MOST_SIGMAS = 16.0
+# Where rounding may be as large as a leaf, an error beyond this many units in the last place of its
+# largest entry is no pass.
+MOST_ULP = 2.0**16
 
 
 def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
@@ -40,7 +43,9 @@ def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
   # At most one unit in the last place, and underflow.
-  noise = evaluation.Noise(samples, float(limits.eps), float(limits.tiny), 0.0, problem.seed)
+  noise = evaluation.Noise(
+    samples, float(limits.eps), float(limits.tiny), 0.0, problem.seed, by_dtype=True
+  )
   results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
   return [spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
@@ -131,6 +136,14 @@ def check_rounding(
         f"numerics of {unbounded} entries of {name}: rounding in {np.dtype(signature.working)} may "
         "be as large as the leaf itself"
       )
+    if unbounded and MOST_ULP < ulp < np.inf and sigma <= most:
+      # The sum of its roundings explains the error, which leaves no digit of the result.
+      message = f"an error of {ulp:.2g} ULP: in this dtype the rule's formula leaves the result no "
+      message += "digits, and rounding alone may do that"
+      error = np.abs(found.got - found.want)
+      worst = found._replace(is_wrong=error >= error.max())
+      yield evidence.reported(worst.finding("no verdict", "numerics", run, name, message=message))
+      return
     is_finite = np.isfinite(got[found.worst])
     if np.isinf(sigma) and not is_finite and autodiff_overflows(problem, i):
       yield evidence.not_checked(f"numerics of {name}: in this dtype autodiff overflows here too")
@@ -150,7 +163,7 @@ def autodiff_overflows(problem: Problem, leaf: int) -> bool:
   """Return whether autodiff of the function, in its calling dtype, isn't finite either."""
   leaves, floats = problem.own_leaves, problem.signature.floats
   try:
-    stripped = programs.without_rules(problem.rule.forward, *leaves)
+    stripped = programs.without_rules(problem.rule.differentiated, *leaves)
     bars = [b for b in problem.own_y_bar if primitives.is_float(b.dtype)]
     results = traces.reverse_mode(
       lambda *own: traces.float_arrays(stripped(*own)), len(leaves), floats, *leaves, *bars

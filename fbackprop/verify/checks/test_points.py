@@ -12,13 +12,14 @@ preserved ones for the report.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from fbackprop.verify.checks.indices import Pointer
 from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, replaced
 
 # Batch sizes: none, one, two, three, and primes beyond the edges of tiles of 8 to 128.
@@ -48,18 +49,40 @@ class Point(NamedTuple):
 
 
 def value_points(
-  signature: Signature, leaves: Leaves, y_bar: Leaves, level: str, seed: int
+  signature: Signature,
+  leaves: Leaves,
+  y_bar: Leaves,
+  level: str,
+  seed: int,
+  pointers: Mapping[int, Pointer],
 ) -> list[Point]:
-  """Return the test points of the arguments' own shapes."""
+  """Return the test points of the arguments' own shapes.
+
+  Args:
+    signature, leaves, y_bar: the call.
+    level, seed: as for `vjp`.
+    pointers: the leaves that index another one, or count along an axis.
+  """
   rng = np.random.default_rng([seed, 3])
+  labels = {
+    i: pointers.get(i, Pointer())
+    for i, x in enumerate(leaves)
+    if is_integer(x) and may_repeat(x, pointers.get(i))
+  }
   floats = [leaves[i] for i in signature.floats]
 
   def changed(name: str, change: Callable[[np.ndarray], np.ndarray], **options: Any) -> Point:
     own = [change(np.asarray(x)) for x in floats]
     return Point(name, replaced(leaves, signature.floats, own), **options)
 
-  redraw = partial(redrawn, rng)
-  found = [changed("redrawn", redraw)]
+  def labelled(name: str, change: Callable[[np.ndarray, Pointer], np.ndarray]) -> Point:
+    own = [change(np.asarray(leaves[i]), pointer) for i, pointer in labels.items()]
+    return Point(name, replaced(leaves, list(labels), own))
+
+  redraw, ids = partial(redrawn, rng), labelled("", partial(drawn_ids, rng)).leaves
+  found = [
+    Point("redrawn", replaced(ids, signature.floats, [redraw(np.asarray(x)) for x in floats]))
+  ]
   if level == "quick":
     return found
   found += [
@@ -79,10 +102,13 @@ def value_points(
   found.append(changed("1e4 times larger", lambda x: scaled(redraw(x), 1e4)))
   if any(kind(x) in "iub" for x in leaves):
     found.append(Point("other labels", [relabelled(rng, x) for x in leaves]))
-  if any(map(is_repeated, leaves)):
-    for name, pick in (("smallest", np.min), ("largest", np.max)):
-      own = [np.full_like(x, pick(x)) if is_repeated(x) else x for x in leaves]
-      found.append(Point(f"{name} label everywhere", own))
+  for k, name in enumerate(("smallest", "largest") if labels else ()):
+    point = labelled(f"{name} label everywhere", lambda x, p: np.full_like(x, range_of(x, p)[k]))  # noqa: B023
+    found.append(point)
+  masks = [i for i, x in enumerate(leaves) if kind(x) == "b" or (kind(x) == "f" and is_mask(x))]
+  for name, fill in MASKS.items() if masks else ():
+    own = [fill(np.asarray(leaves[i])) for i in masks]
+    found.append(Point(name, replaced(leaves, masks, own)))
   for again in range(2, 8) if level == "deep" else ():
     found += [
       changed(f"redrawn, {again}", redraw),
@@ -153,6 +179,22 @@ def is_sorted(x: Any) -> bool:
 def is_repeated(x: Any) -> bool:
   """Return whether integers repeat, as labels do and the entries of a permutation don't."""
   return is_integer(x) and x.size > 1 and np.unique(np.asarray(x)).size < x.size
+
+
+def may_repeat(x: Any, pointer: Pointer | None) -> bool:
+  """Return whether integers may be drawn anew: they point or repeat, and none is overwritten."""
+  if pointer is None:
+    return is_repeated(x)
+  return x.size > 0 and not pointer.is_overwriting and (x.size == 1 or not is_permutation(x))
+
+
+def range_of(x: np.ndarray, pointer: Pointer) -> tuple[int, int]:
+  """Return the least and the largest value that integers may have; nothing points outside."""
+  low, high = int(x.min()), int(x.max())
+  if pointer.end is None:
+    return low, high
+  # A negative index counts from the end.
+  return (0 if low >= 0 else max(low, -pointer.end)), max(high, pointer.end - 1)
 
 
 def is_permutation(x: Any) -> bool:
@@ -237,6 +279,29 @@ def relabelled(rng: np.random.Generator, x: Any) -> Any:
   # The labels are cycled through, as far as there is room.
   drawn = rng.permutation(np.resize(rng.permutation(seen), x.size)).reshape(x.shape).astype(x.dtype)
   return np.sort(drawn) if is_sorted(x) else drawn
+
+
+def drawn_ids(rng: np.random.Generator, x: np.ndarray, pointer: Pointer) -> np.ndarray:
+  """Draw integers within their range, some of them twice."""
+  low, high = range_of(x, pointer)
+  drawn = rng.integers(low, high + 1, size=x.shape).astype(x.dtype)
+  if x.size > 1:
+    drawn.reshape(-1)[-1] = drawn.reshape(-1)[0]
+  return np.sort(drawn) if is_sorted(x) else drawn
+
+
+def numbered(change: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
+  """Fill a mask by a function of the number of each entry."""
+  return np.asarray(change(np.arange(x.size))).reshape(x.shape).astype(x.dtype)
+
+
+# Masks of booleans, or of zeros and ones, at their edges.
+MASKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+  "every mask true": np.ones_like,
+  "every mask false": np.zeros_like,
+  "masks alternating": partial(numbered, lambda i: i % 2),
+  "masks with one entry": partial(numbered, lambda i: i == i.max(initial=0)),
+}
 
 
 # --- Batches of other sizes -----------------------------------------------------------------------

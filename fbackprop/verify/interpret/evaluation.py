@@ -60,6 +60,8 @@ class Noise(NamedTuple):
     tiny: the magnitude below which a result may be flushed to zero.
     constants: the relative error of constants in a program traced in a narrower dtype.
     seed: the seed of the draws.
+    by_dtype: whether `unit` is that of the working dtype, so that a value computed in a narrower
+      one, or cast to it, has the rounding error of that one.
   """
 
   samples: int = 5
@@ -67,6 +69,7 @@ class Noise(NamedTuple):
   tiny: float = 0.0
   constants: float = 0.0
   seed: int = 0
+  by_dtype: bool = False
 
 
 @dataclass
@@ -144,11 +147,15 @@ class Evaluator:
       return [self.exact(name, params, inputs, equation)]
     if name in primitives.ROUNDED:
       result = primitives.ROUNDED[name](params, *inputs)
-      return [result if is_scaling(name, inputs) else self.perturbed(result, 1.0)]
+      units = self.coarseness(equation)
+      return [result if is_scaling(name, inputs) else self.perturbed(result, units)]
     if name in primitives.TRANSCENDENTAL:
-      return [self.perturbed(primitives.TRANSCENDENTAL[name](params, *inputs), 4.0)]
+      result = primitives.TRANSCENDENTAL[name](params, *inputs)
+      return [self.perturbed(result, 4.0 * self.coarseness(equation))]
     if name in primitives.SUMS:
-      return [self.sum(name, params, inputs)]
+      result, units = self.sum(name, params, inputs), self.coarseness(equation)
+      # Narrow terms are added in a wider dtype, and their sum is rounded once.
+      return [self.perturbed(result, units) if units > 1 else result]
     return self.by_jax(equation, inputs)
 
   # --- Rounding -----------------------------------------------------------------------------------
@@ -174,6 +181,13 @@ class Evaluator:
     else:
       was_rounded = (rounded(x, np.float16) != x) & (constant_key(value) not in self.known)
     return self.moved(x, self.noise.constants * was_rounded) if was_rounded.any() else x
+
+  def coarseness(self, equation: Any) -> float:
+    """Return how many working units the dtype of an equation's result rounds to."""
+    dtype = equation.outvars[0].aval.dtype
+    if self.noise is None or not self.noise.by_dtype or not is_float(dtype):
+      return 1.0
+    return 2.0 ** max(0, self.digits - digits(dtype))
 
   def perturbed(self, x: Samples, units: float) -> Samples:
     """Perturb the samples of a result by a number of roundings of their size."""
@@ -237,6 +251,8 @@ class Evaluator:
     elif name == "reduce_precision" and params["mantissa_bits"] < self.digits:
       (narrow,) = jaxprs.bind(equation.primitive, params, [jnp.asarray(x[:1])])
       x = shifted(np.asarray(x), np.asarray(narrow))
+    if name == "convert_element_type" and self.coarseness(equation) > 1:
+      x = self.perturbed(np.asarray(x), self.coarseness(equation))
     return x
 
   def decided(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -166,16 +167,25 @@ class Rule(NamedTuple):
     f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f contains its rule.
     signature: the signature of the arguments.
     out_structure: the tree structure of y.
+    slope: the function whose derivative the rule is meant to be; None if it is f's own.
+    by_callback: whether `f_vjp` needs the values of its arguments, as a rule in NumPy does, so that
+      it is traced as a callback.
   """
 
   f: Function
   f_vjp: Function | None
   signature: Signature
   out_structure: Any
+  slope: Function | None = None
+  by_callback: bool = False
 
   def forward(self, *leaves: Any) -> Leaves:
     """Return the outputs of f."""
     return jax.tree.leaves(self.f(*self.signature.arguments(leaves)))
+
+  def differentiated(self, *leaves: Any) -> Leaves:
+    """Return the outputs of the function whose derivative is meant."""
+    return jax.tree.leaves((self.slope or self.f)(*self.signature.arguments(leaves)))
 
   def both(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
     """Return the rule's outputs, and its cotangents of the float leaves.
@@ -217,11 +227,41 @@ class Rule(NamedTuple):
       y, pull_floats = jax.vjp(of_floats, *(jnp.asarray(leaves[i]) for i in signature.floats))
       return y, lambda y_bar: list(pull_floats(y_bar))
     args = signature.arguments(leaves)
+    if self.by_callback and any(isinstance(x, jax.core.Tracer) for x in leaves):
+      return self.called_back(args)
     found = self.f_vjp(*args)
     if not (isinstance(found, tuple) and len(found) == 2 and callable(found[1])):
       raise misfit("f_vjp must return (y, pullback)", found)
     y, pull = found
     return y, lambda y_bar: self.checked(args, pull(y_bar))
+
+  def called_back(self, args: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Leaves]]:
+    """Return the output and pullback of a rule that is called with NumPy arrays at run time."""
+    leaves, structure = jax.tree.flatten(args)
+    outputs = jax.tree.leaves(jax.eval_shape(self.f, *args))
+    floats = [
+      jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x))
+      for x, real in zip(leaves, self.signature.is_float, strict=True)
+      if real
+    ]
+
+    def run(leaves: Sequence[Any]) -> Any:
+      assert self.f_vjp is not None
+      return self.f_vjp(*structure.unflatten(map(np.asarray, leaves)))
+
+    def forward(*leaves: Any) -> Leaves:
+      y = jax.tree.leaves(run(leaves)[0])
+      return [np.asarray(v, o.dtype) for v, o in zip(y, outputs, strict=True)]
+
+    def backward(leaves: Sequence[Any], y_bar: Any) -> Leaves:
+      bars = self.checked(structure.unflatten(leaves), run(leaves)[1](y_bar))
+      return [np.asarray(b, s.dtype) for b, s in zip(bars, floats, strict=True)]
+
+    def pull(y_bar: Any) -> Leaves:
+      return list(jax.pure_callback(backward, floats, leaves, y_bar, vmap_method="sequential"))
+
+    y = jax.pure_callback(forward, outputs, *leaves, vmap_method="sequential")
+    return jax.tree.unflatten(self.out_structure, y), pull
 
   def checked(self, args: tuple[Any, ...], bars: Any) -> Leaves:
     """Return the cotangents of the float leaves, in order; raise unless they fit the arguments."""
@@ -264,6 +304,9 @@ def as_rule_error(error: Exception) -> RuleError:
   """Convert an exception to a RuleError, of structure where JAX rejects the return value."""
   if isinstance(error, RuleError):
     return error
+  if isinstance(error, NotImplementedError) and "Transpose rule" in str(error):
+    what = "the rule isn't linear in the tangent, so that it has no transpose"
+    return RuleError("cotangent", f"{what}: {raised(error)}")
   lowered = str(error).lower()
   is_structure = any(word in lowered for word in ("custom vjp", "custom_vjp", "bwd")) and any(
     word in lowered for word in ("structure", "shape", "dtype", "tuple", "cotangent", "produce")
@@ -297,12 +340,16 @@ def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
 
 
 def rule_of(
-  f: Function, f_vjp: Function | None, signature: Signature, leaves: Leaves
+  f: Function,
+  f_vjp: Function | None,
+  signature: Signature,
+  leaves: Leaves,
+  slope: Function | None = None,
 ) -> tuple[Rule, list[Any]]:
   """Return the rule, and the shapes and dtypes of the outputs of f.
 
   Raises:
-    UnusableError: f raises, or returns no float array.
+    UnusableError: f raises, or returns no float array; the outputs of `slope` are others.
   """
   try:
     out = jax.eval_shape(lambda *leaves: f(*signature.arguments(leaves)), *leaves)
@@ -314,7 +361,28 @@ def rule_of(
     raise UnusableError(f"f must return an array of floats, got {got}")
   for o in filter(is_complex, outputs):
     raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
-  return Rule(f, f_vjp, signature, jax.tree.structure(out)), outputs
+  rule = Rule(f, f_vjp, signature, jax.tree.structure(out), slope)
+  if slope is not None:
+    try:
+      meant = jax.eval_shape(rule.differentiated, *leaves)
+    except Exception as error:
+      raise UnusableError(f"slope(*args) raises {raised(error)}") from error
+    if [o.shape for o in meant] != [o.shape for o in outputs]:
+      got, want = (", ".join(map(describe, found)) for found in (meant, outputs))
+      raise UnusableError(f"slope must return outputs of f's shapes, {want}, got {got}")
+  return rule._replace(by_callback=needs_values(rule, leaves, outputs)), outputs
+
+
+def needs_values(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> bool:
+  """Return whether a separate rule can't be traced since it needs the values of its arguments."""
+  if rule.f_vjp is None:
+    return False
+  y_bar = in_dtypes_of(outputs, [np.zeros(o.shape) for o in outputs if is_float(o.dtype)])
+  try:
+    rule.compiled(leaves, y_bar, lambda backward: partial(jax.eval_shape, backward))
+  except RuleError as error:  # Any other error is a finding, of the check that calls the rule.
+    return isinstance(error.__cause__, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
+  return False
 
 
 def raised(error: BaseException) -> str:

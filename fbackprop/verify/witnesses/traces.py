@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, UnknownProgramError, carries_rule, last_reads
+from fbackprop.jaxprs import Program, UnknownProgramError, carries_rule, equations_of, last_reads
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
 from fbackprop.verify.interpret.primitives import digits, is_float
 from fbackprop.verify.interpret.programs import data_of, evaluate_flat, flat
@@ -50,6 +50,7 @@ class Witnesses(NamedTuple):
     rule: U; float leaves, other leaves, float cotangents in, outputs and cotangents out.
     truth: A, likewise; None if the reference can't be differentiated.
     forward: the reference; float leaves and other leaves in, float outputs out. It alone is flat.
+    value: f, likewise, if the derivative of another function is meant; else None.
     outputs: the shapes and dtypes of all outputs.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
@@ -69,6 +70,7 @@ class Witnesses(NamedTuple):
   truth_missing: str = ""
   has_rule: bool = False
   known: frozenset[Any] = frozenset()
+  value: Program | None = None
 
   @property
   def signature(self) -> Signature:
@@ -81,6 +83,26 @@ class Witnesses(NamedTuple):
       noise = noise._replace(constants=CONSTANTS.get(digits(self.signature.working), 0.0))
     return Evaluator(self.signature.working, noise, known=self.known)
 
+  def unrounded(self, noise: Noise | None = None) -> Evaluator:
+    """Return an evaluator that takes casts to narrower dtypes as exact.
+
+    Rounded so, a function is a staircase, and its derivative is meant to be that of the ramp.
+    """
+    evaluator = self.evaluator(noise)
+    evaluator.digits = 0
+    return evaluator
+
+  @property
+  def is_coarse(self) -> bool:
+    """Whether the function computes in a narrower dtype than its arguments'."""
+    return self.coarsest > 2.0 ** -digits(self.signature.working)
+
+  @property
+  def coarsest(self) -> float:
+    """The rounding unit of the narrowest dtype in which the function computes."""
+    dtypes = (v.aval.dtype for e in equations_of(self.forward) for v in e.outvars)
+    return max((2.0 ** -digits(d) for d in dtypes if is_float(d)), default=0.0)
+
 
 def gather_witnesses(
   rule: Rule, leaves: Sequence[Any], outputs: list[Any], widen: bool = True
@@ -91,11 +113,12 @@ def gather_witnesses(
     RuleError: the rule can't be traced, in float64 or in its own dtype.
   """
 
-  def forward(*leaves: Any) -> Leaves:
-    return float_arrays(rule.forward(*leaves))
-
   def trace(leaves: Leaves, is_wide: bool) -> Witnesses:
-    written = jax.make_jaxpr(forward)(*leaves)
+    written = jax.make_jaxpr(lambda *own: float_arrays(rule.forward(*own)))(*leaves)
+    has_rule, value = carries_rule(written), None
+    if rule.slope is not None:
+      value = flat(written, keep_rules=False)
+      written = jax.make_jaxpr(lambda *own: float_arrays(rule.differentiated(*own)))(*leaves)
     reference, floats = flat(written, keep_rules=False), rule.signature.floats
     # A function that casts its output has a cotangent of the output's dtype.
     y_bar = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in reference.out_avals]
@@ -105,8 +128,8 @@ def gather_witnesses(
     order = sorted(range(len(floats)), key=lambda i: -reads[floats[i]])
     known = data_of(program) & data_of(truth) if truth is not None and not is_wide else ()
     return Witnesses(
-      rule, program, truth, reference, outputs, is_wide, order, missing, carries_rule(written),
-      frozenset(known),
+      rule, program, truth, reference, outputs, is_wide, order, missing, has_rule,
+      frozenset(known), value,
     )  # fmt: skip
 
   for is_wide in (True, False) if widen else (False,):
@@ -233,8 +256,11 @@ def evaluate(at: Setting, noise: Noise) -> Values:
     want = evaluator.run(witnesses.forward, at.leaves)
   else:
     want = evaluator.run(witnesses.truth, at.inputs)
+  y_want = want[:count]
+  if witnesses.value is not None:
+    y_want = evaluator.run(witnesses.value, at.leaves)
   return Values(
-    got[:count], want[:count], got[count:], want[count:] or None, evaluator.fragile,
+    got[:count], y_want, got[count:], want[count:] or None, evaluator.fragile,
     tuple(evaluator.foreign), evaluator.is_endless,
   )  # fmt: skip
 
@@ -296,7 +322,7 @@ def slopes(at: Setting, direction: Sequence[np.ndarray], step: float = 2.0**-20)
   for i, d in zip(signature.floats, direction, strict=True):
     if np.any(d):
       inputs[i] = inputs[i] + (h * STEPS).reshape(-1, *(1,) * np.ndim(d)) * np.asarray(d)[None]
-  outputs = Evaluator(signature.working).run_stacked(at.witnesses.forward, inputs)
+  outputs = at.witnesses.unrounded().run_stacked(at.witnesses.forward, inputs)
   change, noise = np.zeros(len(STEPS)), 0.0
   with np.errstate(all="ignore"):
     for b, y in zip(at.y_bar, outputs, strict=True):

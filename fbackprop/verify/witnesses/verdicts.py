@@ -201,7 +201,8 @@ def difference_tolerance(witnesses: Witnesses) -> float:
   A narrow program rounds constants of the slope, such as 1/√(2π), that don't occur in the function.
   """
   unit = 0.0 if witnesses.is_wide else CONSTANTS.get(digits(witnesses.signature.working), 0.0)
-  return max(DIFFERENCE_TOLERANCE, 4 * unit)
+  coarse = 8 * witnesses.coarsest if witnesses.is_coarse else 0.0
+  return max(DIFFERENCE_TOLERANCE, 4 * unit, coarse)
 
 
 def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | None, float, float]:

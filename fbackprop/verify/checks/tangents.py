@@ -1,0 +1,120 @@
+"""The rule in forward mode: its tangents against those of the function without its rules.
+
+A JVP rule must be linear in the tangent, since J(x) v is, and reverse mode is its transposition:
+a rule that takes |v| has none. The tangent of each float argument is drawn by itself, so that a
+failure names the argument; ⟨J v, u⟩ = ⟨v, Jᵀ u⟩ ties both modes together.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop.jaxprs import Program, UnknownProgramError, equations_of
+from fbackprop.verify.checks import evidence
+from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem
+from fbackprop.verify.interpret.evaluation import Evaluator
+from fbackprop.verify.interpret.primitives import is_float
+from fbackprop.verify.interpret.programs import without_rules
+from fbackprop.verify.report.findings import RuleError
+from fbackprop.verify.witnesses.comparison import compare
+from fbackprop.verify.witnesses.rule import Function, Leaves, raised, replaced
+from fbackprop.verify.witnesses.traces import float_arrays
+
+
+def check_tangents(problem: Problem) -> Iterator[Evidence]:
+  """Compare tangents with autodiff's, one argument at a time; check that they are linear.
+
+  Raises:
+    RuleError: the rule raises in forward mode, or isn't linear: it has no transpose.
+  """
+  f_jvp, signature = problem.f_jvp, problem.signature
+  if f_jvp is None:
+    return
+  try:
+    with jax.enable_x64(True):
+      own = [jnp.asarray(x) for x in problem.leaves]
+      floats = [own[i] for i in signature.floats]
+      rule = jax.make_jaxpr(partial(pushed, problem, f_jvp))(*own, *floats)
+      truth = jax.make_jaxpr(partial(reference_tangents, problem))(*own, *floats)
+  except UnknownProgramError:
+    raise
+  except Exception as error:
+    raise RuleError("raises", f"in forward mode the rule raises {raised(error)}") from error
+  if any(e.primitive.name == "custom_lin" for e in equations_of(rule)):
+    yield evidence.not_checked("tangents: f holds a custom_vjp, which has no forward mode")
+    return
+  rng = np.random.default_rng([problem.seed, 8])
+  for where in (AS_GIVEN, "redrawn"):
+    leaves = problem.leaves if where == AS_GIVEN else problem.test_points[0].leaves
+    for i, name in enumerate(signature.float_names):
+      yield from compare_tangents(problem, (rule, truth), where, leaves, i, name, rng)
+
+
+def compare_tangents(
+  problem: Problem,
+  programs: tuple[Program, Program],
+  where: str,
+  leaves: Leaves,
+  place: int,
+  name: str,
+  rng: np.random.Generator,
+) -> Iterator[Evidence]:
+  """Compare the tangents by one argument with autodiff's, and with multiples and sums of them."""
+  evaluator = Evaluator(problem.signature.working, problem.noise())
+  floats = [np.asarray(leaves[i]) for i in problem.signature.floats]
+  v, w = (rng.normal(size=floats[place].shape) for _ in range(2))
+
+  def along(program: Program, tangent: np.ndarray) -> Leaves:
+    nothing = [np.zeros_like(x) for x in floats]
+    return evaluator.run(program, [*leaves, *replaced(nothing, [place], [tangent])])
+
+  rule, truth = programs
+  got, want, other = along(rule, v), along(truth, v), along(rule, w)
+  if not all(np.isfinite(y[0]).all() for y in want):
+    return
+  yield evidence.ran("tangents")
+  sums = [x + y for x, y in zip(got, other, strict=True)]
+  doubled = [-2.0 * y for y in got]
+  comparisons = (
+    ("a tangent times -2 must give -2 times the result", along(rule, -2.0 * v), doubled),
+    ("the sum of two tangents must give the sum of the results", along(rule, v + w), sums),
+    ("", got, want),
+  )
+  for law, a, b in comparisons:
+    for d in compare(a, b, problem.allowance, bool(evaluator.fragile)):
+      if d.is_wrong.any() and law:
+        raise RuleError("cotangent", f"the rule isn't linear in the tangent: {law}", name)
+      if d.is_wrong.any():
+        message = f"the tangent of output {d.leaf}, to which the index belongs, isn't autodiff's"
+        yield evidence.reported(d.finding("fail", "tangents", where, name, message=message))
+        return
+
+
+def pushed(problem: Problem, f_jvp: Function, *inputs: Any) -> Leaves:
+  """Return the rule's tangents of the float outputs; the tangents of float leaves come last."""
+  signature = problem.signature
+  leaves, moving = inputs[: len(signature.names)], iter(inputs[len(signature.names) :])
+  tangents = [
+    next(moving) if real else np.zeros(np.shape(x), jax.dtypes.float0)
+    for x, real in zip(leaves, signature.is_float, strict=True)
+  ]
+  primals = signature.arguments(leaves)
+  y, y_dot = f_jvp(primals, jax.tree.unflatten(signature.structure, tangents))
+  outputs = zip(jax.tree.leaves(y), jax.tree.leaves(y_dot), strict=True)
+  return [jnp.asarray(d) for o, d in outputs if is_float(jnp.asarray(o).dtype)]
+
+
+def reference_tangents(problem: Problem, *inputs: Any) -> Leaves:
+  """Return the tangents of the function whose derivative is meant, without its rules."""
+  count, floats = len(problem.signature.names), problem.signature.floats
+  leaves = inputs[:count]
+  stripped = without_rules(problem.rule.differentiated, *leaves)
+
+  def reference(*own: Any) -> Leaves:
+    return float_arrays(stripped(*replaced(leaves, floats, own)))
+
+  return list(jax.jvp(reference, [leaves[i] for i in floats], list(inputs[count:]))[1])
