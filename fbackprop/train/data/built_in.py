@@ -40,15 +40,14 @@ def load_bundled(name: str) -> Dataset:
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   loaders: Any = need("sklearn.datasets", extra="data")
+  options = {"scaled": False} if name == "diabetes" else {}  # In the original units.
+  found = getattr(loaders, f"load_{name}")(**options)
+  features = tuple(map(str, found.feature_names))
   if name == "diabetes":
-    found = loaders.load_diabetes(scaled=False)  # In the original units.
     values = found.target.astype(np.float64)[:, None]
     outputs = ("disease progression",)
-    features = tuple(found.feature_names)
     return Dataset(found.data, values, "regression", outputs, features, has_units=True)
-  found = getattr(loaders, f"load_{name}")()
-  classes = tuple(str(c) for c in found.target_names)
-  features = tuple(str(f) for f in found.feature_names)
+  classes = tuple(map(str, found.target_names))
   labels = found.target.astype(np.int32)
   if name == "digits":
     pixels = (found.data / 16).astype(np.float32)
