@@ -121,8 +121,7 @@ def make_live_check(
   own = value_and_grad(net, loss) if ours is None else ours
 
   def losses_of(params: Params, x: Array, targets: Any, key: Any) -> Array:
-    losses: Array = loss.forward(net.forward(params, x, key)[0], targets)[0]
-    return losses
+    return loss.forward(net.forward(params, x, key)[0], targets)[0]
 
   def differentiated(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
     """Compute losses whose mean has the gradient of `ours`, with clipping as constant factors."""

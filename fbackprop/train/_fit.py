@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
@@ -239,11 +240,7 @@ def fit_ensemble(
   best = None
   if found is not None:
     best = BestEpochs(np.asarray(found.step), -np.asarray(found.validation_loss))
-    is_scored = jnp.isfinite(found.validation_loss)
-
-    def chosen(new: Array, old: Array) -> Array:
-      return jnp.where(is_scored.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
+    chosen = partial(jax.vmap(jnp.where), jnp.isfinite(found.validation_loss))
     params = jax.tree.map(chosen, found.params, params)
   return EnsembleResult(
     params=params,

@@ -4,6 +4,7 @@ The stop rules are thresholds, a running state, and their evaluation.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -91,14 +92,9 @@ def make_validate(net: Layer, loss: Loss, validation: Batch | None) -> Validate:
   def validate(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
     def score() -> Best:
       value = validation_loss(net, loss, params, validation).astype(best.validation_loss.dtype)
-      is_better = counts & (value < best.validation_loss)
-
-      def better(new: Array, old: Array) -> Array:
-        return jnp.where(is_better, new, old)
-
-      kept = jax.tree.map(better, params, best.params)
-      latest = jnp.where(counts, value, best.latest)
-      return Best(better(value, best.validation_loss), better(step, best.step), kept, latest)
+      better = partial(jnp.where, counts & (value < best.validation_loss))
+      lowest, at, kept = jax.tree.map(better, (value, step, params), best[:3])
+      return Best(lowest, at, kept, jnp.where(counts, value, best.latest))
 
     updated: Best = jax.lax.cond(epoch_ends, score, lambda: best)
     return updated

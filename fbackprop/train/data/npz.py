@@ -115,8 +115,7 @@ def as_floats(values: np.ndarray) -> np.ndarray:
   """Convert numbers to float32 if their dtype converts to it exactly, else to float64."""
   is_narrow = np.can_cast(values.dtype, np.float32)
   with np.errstate(over="ignore"):  # longdouble may overflow; infinities are refused later.
-    floats: np.ndarray = values.astype(np.float32 if is_narrow else np.float64)
-  return floats
+    return values.astype(np.float32 if is_narrow else np.float64)
 
 
 def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | None, list[str]]:
