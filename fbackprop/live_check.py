@@ -24,6 +24,7 @@ References:
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -120,8 +121,7 @@ def make_live_check(
   own = value_and_grad(net, loss) if ours is None else ours
 
   def losses_of(params: Params, x: Array, targets: Any, key: Any) -> Array:
-    losses: Array = loss.forward(net.forward(params, x, key)[0], targets)[0]
-    return losses
+    return loss.forward(net.forward(params, x, key)[0], targets)[0]
 
   def differentiated(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
     """Compute losses whose mean has the gradient of `ours`, with clipping as constant factors."""
@@ -211,14 +211,11 @@ def compiled(
     gradients = (ours, jax.grad(own_loss), jax.grad(uncancelled_loss))
     return [jax.make_jaxpr(gradient)(*args) for gradient in gradients]
 
-  is_wide = True
-  with jax.enable_x64(True):
-    try:
-      programs = traced(jax.tree.map(as_float64, args))
-    except Exception:  # Any error of a user's rule that supports only its own dtype.
-      is_wide = False
-  if not is_wide:
-    programs = traced(args)
+  wide: list[jaxprs.Program] = []
+  # Any error of a user's rule that supports only its own dtype.
+  with jax.enable_x64(True), suppress(Exception):
+    wide = traced(jax.tree.map(as_float64, args))
+  programs = wide or traced(args)
 
   @jax.jit
   def gradients(*leaves: Any) -> list[list[Array]]:
@@ -227,7 +224,7 @@ def compiled(
     own = [jnp.asarray(x, a.dtype) if is_floating(x) else x for x, a in pairs]
     return [jaxpr_as_fun(program)(*own) for program in programs]
 
-  return gradients, is_wide
+  return gradients, bool(wide)
 
 
 def without_rules(program: jaxprs.Program, *arguments: Any) -> list[Any]:
