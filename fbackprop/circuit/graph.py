@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fbackprop import gates as all_gates
 from fbackprop.checks import FLOAT_MAX, DtypeError, describe
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.types import Gate
 
 GATES: dict[str, Gate] = {

@@ -12,8 +12,8 @@ from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
 from fbackprop.cli.console import UsageError, refuse
+from fbackprop.errors import hint
 from fbackprop.extras import need
-from fbackprop.hints import hint
 
 if TYPE_CHECKING:
   from fbackprop.circuit._circuit import Circuit, Trace

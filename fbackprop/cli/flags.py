@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_arg
 from fbackprop.cli import config as configs
 from fbackprop.cli.config import TrainConfig, flag_of, flat
 from fbackprop.cli.console import UsageError, parsed, usage_errors
-from fbackprop.errors import check_choice
+from fbackprop.errors import check_choice, hint
 from fbackprop.files import read_text
-from fbackprop.hints import hint
 from fbackprop.ranges import RANGES, check_range
 from fbackprop.train.arguments import StopRules, WatchName, check_class_weights
 from fbackprop.train.data.names import kind_and_path

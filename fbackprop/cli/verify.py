@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from fbackprop.cli import console
 from fbackprop.cli.console import UsageError, note, refuse
 from fbackprop.cli.loading import described, load
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from fbackprop.checks import example_count
 from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.clipping import clipping_factors, weighted_gradient
-from fbackprop.quantities.gradients import mean_gradient, plain
-from fbackprop.quantities.moments import NoiseScale, noise_scale
+from fbackprop.quantities.gradients import NoiseScale, mean_gradient, noise_scale, plain
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import WatchName, check_watch
 from fbackprop.transforms import value_and_grad

@@ -16,7 +16,7 @@ from fbackprop.checks import example_count
 from fbackprop.live_check import LiveCheck, Measure, make_live_check
 from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import compute
-from fbackprop.quantities.moments import NoiseScale
+from fbackprop.quantities.gradients import NoiseScale
 from fbackprop.train.gradients import make_gradient
 from fbackprop.train.results import Evaluation
 from fbackprop.train.step import Batch, Info, State, noise_key

@@ -142,7 +142,7 @@ def make_guarded_step(
     if params is None:
       params = net.init(params_key)
     else:
-      checks.check_like("init: params", params, jax.eval_shape(net.init, params_key))
+      checks.check_like("init", "params", params, jax.eval_shape(net.init, params_key))
       # Copied, so that donating the state doesn't delete the caller's arrays.
       params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
