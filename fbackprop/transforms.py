@@ -242,14 +242,11 @@ def with_rule(
     y, residuals = net.forward(params, x, key)
     return mapped_like(x, y), (params, residuals)
 
-  def batched_backward(kept: Any, y_bar: Array) -> Any:
-    return pull(*kept, y_bar)
-
   @jax.custom_vjp
   def batched(params: Params, x: Array, key: Array | None) -> Array:
     return batched_forward(params, x, key)[0]
 
-  getattr(batched, define)(batched_forward, batched_backward)
+  getattr(batched, define)(batched_forward, lambda kept, y_bar: pull(*kept, y_bar))
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
     checks.check_optional_key(where, key)

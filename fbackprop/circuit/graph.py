@@ -53,7 +53,6 @@ class Wire(NamedTuple):
 
 
 Weights = tuple[tuple[str, float], ...]
-OwnGates = tuple[tuple[str, Gate], ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class GateGraph:
 
   nodes: tuple[Node, ...]
   outputs: Weights
-  gates: OwnGates = ()
+  gates: tuple[tuple[str, Gate], ...] = ()
 
   @cached_property
   def inputs(self) -> tuple[str, ...]:

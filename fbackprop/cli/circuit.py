@@ -5,6 +5,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -154,11 +155,10 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
     # The name as Python normalises it in the expression, and the number with a typographic minus.
     name, _, text = word.partition("=")
     name = unicodedata.normalize("NFKC", name.strip())
-    try:
-      value = float(text.replace("\N{MINUS SIGN}", "-")) if name else None
-    except ValueError:
-      value = None
-    if value is None:
+    value = None
+    with suppress(ValueError):
+      value = float(text.replace("\N{MINUS SIGN}", "-"))
+    if value is None or not name:
       raise UsageError(f"{flag} must be NAME=NUMBER pairs, as x=1 y=2, got {word!r}")
     refuse((name in found, f"{flag} has two values for {name}"))
     found[name] = value
