@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fbackprop import gates as all_gates
 from fbackprop.checks import FLOAT_MAX, DtypeError, describe
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.types import Gate
 
 GATES: dict[str, Gate] = {
@@ -53,7 +53,6 @@ class Wire(NamedTuple):
 
 
 Weights = tuple[tuple[str, float], ...]
-OwnGates = tuple[tuple[str, Gate], ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class GateGraph:
 
   nodes: tuple[Node, ...]
   outputs: Weights
-  gates: OwnGates = ()
+  gates: tuple[tuple[str, Gate], ...] = ()
 
   @cached_property
   def inputs(self) -> tuple[str, ...]:

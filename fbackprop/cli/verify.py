@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 from fbackprop.cli import console
 from fbackprop.cli.console import UsageError, note, refuse
 from fbackprop.cli.loading import described, load
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
 
 if TYPE_CHECKING:
@@ -120,7 +120,6 @@ def run_function(config: VerifyConfig) -> Outcome:
   from fbackprop.types import Layer
   from fbackprop.verify._vjp import vjp
   from fbackprop.verify.network import layer
-  from fbackprop.verify.report.findings import UnusableError
 
   target = str(config.target)
   f = load("the function", target)
@@ -144,11 +143,8 @@ def run_function(config: VerifyConfig) -> Outcome:
     if len(args) > 2:
       options["key"] = args[-1]
     args = args[:2]
-  try:
-    verify = layer if is_layer else vjp
-    report = whatever_happens(target, lambda: verify(f, *args, **options))
-  except UnusableError as error:
-    raise UsageError(f"{target}: {error}") from error
+  verify = layer if is_layer else vjp
+  report = whatever_happens(target, lambda: verify(f, *args, **options))
   report = report._replace(name=target, again=again(config, report))
   if config.leaf is not None:
     report = of_leaf(report, config.leaf)
@@ -163,8 +159,7 @@ def options_of(config: VerifyConfig) -> dict[str, Any]:
 
 def arguments_of(target: str) -> tuple[Any, ...]:
   """Return the tuple named by `--args`, or returned by the function of that name."""
-  found = load("--args", target)
-  made = ""
+  found, made = load("--args", target), ""
   if callable(found):
     made = "()"
     try:
@@ -178,14 +173,18 @@ def arguments_of(target: str) -> tuple[Any, ...]:
 
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
-  """Run the verifier; an unexpected error of its own is no verdict, and never a pass."""
+  """Run the verifier; an unexpected error of its own is no verdict, and never a pass.
+
+  Raises:
+    UsageError: the function can't be verified.
+  """
   from fbackprop.verify.report.findings import Finding, UnusableError
   from fbackprop.verify.report.report import Report
 
   try:
     return verify()
-  except UnusableError:
-    raise
+  except UnusableError as error:
+    raise UsageError(f"{name}: {error}") from error
   except Exception as error:
     message = f"the verifier itself failed, please report it: {described(error)}"
     return Report(name, (Finding("no verdict", "verifier", message=message),))

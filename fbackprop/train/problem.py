@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import check_unit, example_count
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules, check_batch_size
 from fbackprop.train.examples import check_examples, set_aside

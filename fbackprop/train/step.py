@@ -10,7 +10,7 @@ import optax
 
 from fbackprop import checks
 from fbackprop.meshes import splits_of
-from fbackprop.quantities import _compute, clipping, gradients, moments
+from fbackprop.quantities import _compute, clipping, gradients
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import WatchName, check_watch
 from fbackprop.train.optimizers import as_transformation, make_update
@@ -50,7 +50,7 @@ class Watched(NamedTuple):
     clipped: fraction of the examples whose gradients were clipped, `[]`.
   """
 
-  noise_scale: moments.NoiseScale | None = None
+  noise_scale: gradients.NoiseScale | None = None
   clipped: Array | None = None
 
 
@@ -159,7 +159,7 @@ def make_guarded_step(
     if params is None:
       params = net.init(params_key)
     else:
-      checks.check_like("init: params", params, jax.eval_shape(net.init, params_key))
+      checks.check_like("init", "params", params, jax.eval_shape(net.init, params_key))
       # Copied, so that donating the state doesn't delete the caller's arrays.
       params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
@@ -228,7 +228,7 @@ def make_gradient(
     value, captured = _compute.captured_pass(
       "make_step", net, loss, params, x, targets, key, weights
     )
-    noise = moments.noise_scale(captured) if watch else None
+    noise = gradients.noise_scale(captured) if watch else None
     if clip_examples is None:
       return value, gradients.mean_gradient(captured), Watched(noise)
     factors = clipping.clipping_factors(captured, clip_examples)

@@ -6,13 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.combinators import serial, skip
+from fbackprop.combinators import remat, repeat, serial, skip
 from fbackprop.layers.activations import gelu, relu, sigmoid, silu, tanh
 from fbackprop.layers.dense import dense
 from fbackprop.layers.dropout import dropout
 from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.networks import mlp
-from fbackprop.repetition import remat, repeat
 from fbackprop.types import Array, Layer
 from fbackprop.verify.cases import layers
 from fbackprop.verify.cases.case import CLASSES, Case, Primals, Reference
