@@ -15,7 +15,7 @@ from fbackprop.hints import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
 
 if TYPE_CHECKING:
-  from fbackprop.verify.report.report import Report
+  from fbackprop.verify.report import Report
 
 Outcome = tuple[int, str, str]
 """The outcome of a command: its exit code, its last lines, its JSON."""
@@ -120,7 +120,7 @@ def run_function(config: VerifyConfig) -> Outcome:
   from fbackprop.types import Layer
   from fbackprop.verify._vjp import vjp
   from fbackprop.verify.network import layer
-  from fbackprop.verify.report.findings import UnusableError
+  from fbackprop.verify.report import UnusableError
 
   target = str(config.target)
   f = load("the function", target)
@@ -179,8 +179,7 @@ def arguments_of(target: str) -> tuple[Any, ...]:
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
   """Run the verifier; an unexpected error of its own is no verdict, and never a pass."""
-  from fbackprop.verify.report.findings import Finding, UnusableError
-  from fbackprop.verify.report.report import Report
+  from fbackprop.verify.report import Finding, Report, UnusableError
 
   try:
     return verify()
@@ -221,8 +220,7 @@ def of_leaf(report: "Report", leaf: str) -> "Report":
 def run_library(config: VerifyConfig) -> Outcome:
   """Verify every rule of this library."""
   from fbackprop.verify.library import LIBRARY
-  from fbackprop.verify.report.findings import first_verdict
-  from fbackprop.verify.report.report import FORMAT, to_plain
+  from fbackprop.verify.report import FORMAT, first_verdict, to_plain
 
   options = options_of(config)
   reports = []
