@@ -15,7 +15,7 @@ from fbackprop.errors import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
 
 if TYPE_CHECKING:
-  from fbackprop.verify.report.report import Report
+  from fbackprop.verify.report import Report
 
 Outcome = tuple[int, str, str]
 """The outcome of a command: its exit code, its last lines, its JSON."""
@@ -178,8 +178,7 @@ def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
   Raises:
     UsageError: the function can't be verified.
   """
-  from fbackprop.verify.report.findings import Finding, UnusableError
-  from fbackprop.verify.report.report import Report
+  from fbackprop.verify.report import Finding, Report, UnusableError
 
   try:
     return verify()
@@ -220,8 +219,7 @@ def of_leaf(report: "Report", leaf: str) -> "Report":
 def run_library(config: VerifyConfig) -> Outcome:
   """Verify every rule of this library."""
   from fbackprop.verify.library import LIBRARY
-  from fbackprop.verify.report.findings import first_verdict
-  from fbackprop.verify.report.report import FORMAT, to_plain
+  from fbackprop.verify.report import FORMAT, first_verdict, to_plain
 
   options = options_of(config)
   reports = []

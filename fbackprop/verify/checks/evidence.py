@@ -14,10 +14,10 @@ import numpy as np
 from fbackprop.verify.checks.test_points import Point, value_points
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.primitives import is_float, rounded
-from fbackprop.verify.report.findings import Finding, RuleError
-from fbackprop.verify.witnesses.comparison import Difference
+from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, as_numpy, in_dtypes_of
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
+from fbackprop.verify.witnesses.verdicts import Difference
 
 AS_GIVEN = "as given"
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
@@ -35,14 +35,12 @@ class Problem:
 
   Attributes:
     rule: the function and its rule.
-    outputs: shapes and dtypes of the function's outputs.
     own_leaves: the arguments as given.
     y_bar: the cotangents of the float outputs, in float64.
     level, seed, allowance, ties, surrogate: as for `vjp`.
   """
 
   rule: Rule
-  outputs: list[Any]
   own_leaves: Leaves
   y_bar: Leaves
   level: str
@@ -64,7 +62,7 @@ class Problem:
   @cached_property
   def own_y_bar(self) -> Leaves:
     """The cotangents of all outputs, floats in the outputs' own dtypes."""
-    return in_dtypes_of(self.outputs, self.y_bar)
+    return in_dtypes_of(self.rule.outputs, self.y_bar)
 
   @cached_property
   def results(self) -> tuple[Leaves, Leaves]:
@@ -74,7 +72,7 @@ class Problem:
   @cached_property
   def witnesses(self) -> Witnesses:
     """The traced programs; a RuleError if the rule can't be traced."""
-    return gather_witnesses(self.rule, self.own_leaves, self.outputs)
+    return gather_witnesses(self.rule, self.own_leaves)
 
   @property
   def given(self) -> Setting:
@@ -103,7 +101,7 @@ class Problem:
 
   def draw(self, stream: int) -> list[np.ndarray]:
     """Draw cotangents of the float outputs."""
-    return draw_cotangents(self.outputs, self.seed, stream)
+    return draw_cotangents(self.rule.outputs, self.seed, stream)
 
 
 def draw_cotangents(outputs: Iterable[Any], seed: int, stream: int) -> list[np.ndarray]:

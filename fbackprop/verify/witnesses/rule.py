@@ -11,7 +11,7 @@ import numpy as np
 from fbackprop.checks import describe
 from fbackprop.meshes import is_explicit, mesh_of
 from fbackprop.verify.interpret.primitives import digits, is_float
-from fbackprop.verify.report.findings import RuleError, UnusableError
+from fbackprop.verify.report import RuleError, UnusableError
 
 Leaves = list[Any]
 Function = Callable[..., Any]
@@ -166,12 +166,14 @@ class Rule(NamedTuple):
     f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f contains its rule.
     signature: the signature of the arguments.
     out_structure: the tree structure of y.
+    outputs: the shapes and dtypes of y.
   """
 
   f: Function
   f_vjp: Function | None
   signature: Signature
   out_structure: Any
+  outputs: list[Any]
 
   def forward(self, *leaves: Any) -> Leaves:
     """Return the outputs of f."""
@@ -190,19 +192,15 @@ class Rule(NamedTuple):
     outputs = [output_array(leaf) for leaf in jax.tree.leaves(y)]
     return outputs, pull(jax.tree.unflatten(structure, list(y_bar)))
 
-  def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
-    """Return the cotangents of the float leaves."""
-    return self.both(leaves, y_bar)[1]
-
   def call(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
     """Return `both`; raise a RuleError for any exception of the rule, or of JAX on its results."""
     return as_rule(self.both, leaves, y_bar)
 
   def compiled(self, leaves: Leaves, y_bar: Leaves, transform: Function = jax.jit) -> Leaves:
-    """Run `backward` under jit, in its own dtype, or transformed otherwise; raise as `call`."""
+    """Return the cotangents under jit, or another transform, in the own dtype; raise as `call`."""
 
     def backward(leaves: Leaves, floats: Leaves) -> Leaves:  # No transform accepts a float0.
-      return self.backward(leaves, with_float0(y_bar, floats))
+      return self.both(leaves, with_float0(y_bar, floats))[1]
 
     return as_rule(transform(backward), leaves, [b for b in y_bar if is_float(b.dtype)])
 
@@ -296,10 +294,8 @@ def checked_leaf(name: str, leaf: Any, bar: Any) -> Any:
   raise RuleError(check, f"the cotangent of {name} must be {describe(leaf)}, got {got}", name)
 
 
-def rule_of(
-  f: Function, f_vjp: Function | None, signature: Signature, leaves: Leaves
-) -> tuple[Rule, list[Any]]:
-  """Return the rule, and the shapes and dtypes of the outputs of f.
+def rule_of(f: Function, f_vjp: Function | None, signature: Signature, leaves: Leaves) -> Rule:
+  """Return the rule at arguments of these shapes.
 
   Raises:
     UnusableError: f raises, or returns no float array.
@@ -314,7 +310,7 @@ def rule_of(
     raise UnusableError(f"f must return an array of floats, got {got}")
   for o in filter(is_complex, outputs):
     raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
-  return Rule(f, f_vjp, signature, jax.tree.structure(out)), outputs
+  return Rule(f, f_vjp, signature, jax.tree.structure(out), outputs)
 
 
 def raised(error: BaseException) -> str:
