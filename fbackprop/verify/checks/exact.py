@@ -114,7 +114,7 @@ def check_scaling(problem: Problem) -> list[Finding]:
 def check_repeats(problem: Problem) -> list[Finding]:
   """Repeat a call after another one, and keep a pullback pending while another call runs."""
   rule, want = problem.rule, problem.results[1]
-  other_bar = in_dtypes_of(problem.rule.outputs, problem.draw(2))
+  other_bar = in_dtypes_of(problem.rule.outputs, problem.rule.draw(problem.seed, 2))
   other = rule.signature.in_own_dtypes(problem.test_points[0].leaves), other_bar
 
   def call_twice() -> tuple[Leaves, Leaves]:
