@@ -12,7 +12,7 @@ all a derivative rule, would go unnoticed.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import hijax
@@ -63,23 +63,6 @@ class UnknownProgramError(Exception):
     super().__init__(f"{what} of JAX {jax.__version__} is unknown")
 
 
-class Scan(NamedTuple):
-  """A scan: `body(*consts, *carry, *rows) -> (*carry, *rows)`.
-
-  Attributes:
-    body: the jaxpr of one iteration.
-    consts, carry: the numbers of its constant operands and of its carried ones.
-    length: the number of iterations.
-    reverse: whether the rows are scanned from the last to the first.
-  """
-
-  body: Program
-  consts: int
-  carry: int
-  length: int
-  reverse: bool
-
-
 def parameter(equation: Any, *keys: str) -> Any:
   """Return an equation's parameter by the first of several alternative names that it has."""
   for key in keys:
@@ -107,8 +90,13 @@ def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
   return list(out) if primitive.multiple_results else [out]
 
 
-def scan_of(equation: Any) -> Scan:
-  """Return the parts of a scan equation."""
+def scan_of(equation: Any) -> tuple[Program, int, int, int, bool]:
+  """Return the parts of a scan, `body(*consts, *carry, *rows) -> (*carry, *rows)`.
+
+  Returns:
+    (body, the number of its constants, the number of its carried operands, the number of
+    iterations, whether the rows are scanned from the last to the first).
+  """
   if "num_consts" in equation.params:
     consts, carry = equation.params["num_consts"], equation.params["num_carry"]
   else:
@@ -117,7 +105,7 @@ def scan_of(equation: Any) -> Scan:
       raise UnknownProgramError(f"'scan' whose operands have {len(parts)} parts")
     consts, carry = len(parts[0]), len(parts[1])
   body = closed(parameter(equation, "jaxpr"))
-  return Scan(body, consts, carry, parameter(equation, "length"), parameter(equation, "reverse"))
+  return body, consts, carry, parameter(equation, "length"), parameter(equation, "reverse")
 
 
 def while_of(equation: Any) -> tuple[Program, int, Program, int]:

@@ -134,8 +134,7 @@ def verify_call(
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
   rule = rule_of(f, f_vjp, signature, leaves)
-  if y_bar is None:
-    y_bar = evidence.draw_cotangents(rule.outputs, options["seed"], 0)
+  y_bar = rule.draw(options["seed"], 0) if y_bar is None else y_bar
   problem = Problem(rule, leaves, y_bar, **options)
   with jax.default_matmul_precision("highest"):
     found = with_cause(gather_evidence(problem))

@@ -146,7 +146,26 @@ class Report(NamedTuple):
 
     They are the verdict, the findings, the checks, and what wasn't checked.
     """
-    return "\n".join(line.rstrip() for line in lines_of(self))
+    asked, verdict = asked_of(self), self.verdict.upper()
+    lines = [f"{verdict}: {shortened(self.name, WIDTH - len(f'{verdict}:    {asked}'))}   {asked}"]
+    is_failure = [finding.kind == "fail" and finding.leaf != "" for finding in self.findings]
+    for i, finding in enumerate(self.findings[:MOST_FINDINGS]):
+      lines += ["", *lines_of_finding(finding, self, is_failure[i] and not any(is_failure[:i]))]
+    if len(self.findings) > MOST_FINDINGS:
+      lines += ["", f"and {len(self.findings) - MOST_FINDINGS} findings more, all in the JSON"]
+    if self.again and self.verdict != "pass":
+      # The command is meant to be copied, so it isn't broken if it fits on a line of its own.
+      lines += ["", *wrapped("again: ", self.again)]
+    shown, remarks = summary(self)
+    names = [shortened(check.check, 40) for check in shown]
+    room = max(map(len, ["check", *names]))
+    lines += ["", *[f"{'check':<{room}}  {'times':>6}  {'outcome':<12}"][: len(shown)]]
+    for name, check in zip(names, shown, strict=True):
+      row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
+      lines += wrapped(row, check.detail)
+    for head, text in remarks:
+      lines += wrapped(f"{head}: ", text)
+    return "\n".join(line.rstrip() for line in lines)
 
   def to_json(self) -> str:
     """Convert the report to JSON; nonfinite numbers become "NaN", "Infinity", "-Infinity"."""
@@ -195,30 +214,6 @@ class Report(NamedTuple):
 
 
 # --- Text -----------------------------------------------------------------------------------------
-
-
-def lines_of(report: Report) -> list[str]:
-  """Return the lines of the table."""
-  asked, verdict = asked_of(report), report.verdict.upper()
-  lines = [f"{verdict}: {shortened(report.name, WIDTH - len(f'{verdict}:    {asked}'))}   {asked}"]
-  is_failure = [finding.kind == "fail" and finding.leaf != "" for finding in report.findings]
-  for i, finding in enumerate(report.findings[:MOST_FINDINGS]):
-    lines += ["", *lines_of_finding(finding, report, is_failure[i] and not any(is_failure[:i]))]
-  if len(report.findings) > MOST_FINDINGS:
-    lines += ["", f"and {len(report.findings) - MOST_FINDINGS} findings more, all in the JSON"]
-  if report.again and report.verdict != "pass":
-    # The command is meant to be copied, so it isn't broken if it fits on a line of its own.
-    lines += ["", *wrapped("again: ", report.again)]
-  shown, remarks = summary(report)
-  names = [shortened(check.check, 40) for check in shown]
-  room = max(map(len, ["check", *names]))
-  lines += ["", *[f"{'check':<{room}}  {'times':>6}  {'outcome':<12}"][: len(shown)]]
-  for name, check in zip(names, shown, strict=True):
-    row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
-    lines += wrapped(row, check.detail)
-  for head, text in remarks:
-    lines += wrapped(f"{head}: ", text)
-  return lines
 
 
 def asked_of(report: Report) -> str:

@@ -58,17 +58,16 @@ def without_params(function: Reference, params: Any, x: Array) -> Array:
 # The fast suite tests only these, since the rows of the gates test the same rules.
 FAST = ("relu", "softmax")
 
-
-OF_X = {case.make(None).name: case.reference for case in GATES} | {"softmax": jax.nn.softmax}
+# By name, as functions of x alone.
+FUNCTIONS = {case.make(None).name: case.reference for case in GATES} | {"softmax": jax.nn.softmax}
 ACTIVATIONS = tuple(
   layer_row(
-    name, partial(always, layer), 3, partial(without_params, OF_X[name]), rest=name in FAST,
+    name, partial(always, layer), 3, partial(without_params, FUNCTIONS[name]), rest=name in FAST,
     slow=name not in FAST, title=name,
   )
   for name, layer in sorted(vars(activations).items()) if isinstance(layer, Layer)
 )  # fmt: skip
 REFERENCES = {row.title: row.reference for row in ACTIVATIONS}
-
 
 # --- Dense ----------------------------------------------------------------------------------------
 
@@ -141,11 +140,11 @@ LAYERS = (
   ),
 )  # fmt: skip
 
-# --- Compositions ---------------------------------------------------------------------------------
+# --- Chains ---------------------------------------------------------------------------------------
 
 
 def chain_of(*references: Reference) -> Reference:
-  """Return the reference of a chain, given the references of its"""
+  """Return the reference of a chain, given the references of its layers."""
 
   def reference(params: Any, x: Array) -> Array:
     for layer_params, f in zip(params, references, strict=True):
@@ -158,9 +157,6 @@ def chain_of(*references: Reference) -> Reference:
 def copy_of(params: Any, i: int) -> Any:
   """Return the parameters of copy i of a repeated layer."""
   return jax.tree.map(lambda leaf: leaf[i], params)
-
-
-# --- Chains ---------------------------------------------------------------------------------------
 
 
 def make_chain(dtype: Any) -> Layer:

@@ -4,7 +4,7 @@ A check is a function of the `Problem` that yields immutable evidence. Evidence 
 order of the checks, and the cause of the first wrong leaf is searched for once, at the end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,6 @@ import numpy as np
 
 from fbackprop.verify.checks.test_points import Point, value_points
 from fbackprop.verify.interpret.evaluation import Noise
-from fbackprop.verify.interpret.primitives import is_float, rounded
 from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, as_numpy, in_dtypes_of
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
@@ -98,16 +97,6 @@ class Problem:
   def noise(self, stream: int = 0) -> Noise:
     """Return the perturbations that measure float64 rounding."""
     return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)
-
-  def draw(self, stream: int) -> list[np.ndarray]:
-    """Draw cotangents of the float outputs."""
-    return draw_cotangents(self.rule.outputs, self.seed, stream)
-
-
-def draw_cotangents(outputs: Iterable[Any], seed: int, stream: int) -> list[np.ndarray]:
-  """Draw cotangents of float outputs that are representable in the outputs' own dtypes."""
-  rng = np.random.default_rng([seed, 10, stream])
-  return [rounded(rng.normal(size=o.shape), o.dtype) for o in outputs if is_float(o.dtype)]
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ def check_scaling(problem: Problem) -> list[Finding]:
 def check_repeats(problem: Problem) -> list[Finding]:
   """Repeat a call after another one, and keep a pullback pending while another call runs."""
   rule, want = problem.rule, problem.results[1]
-  other_bar = in_dtypes_of(problem.rule.outputs, problem.draw(2))
+  other_bar = in_dtypes_of(problem.rule.outputs, problem.rule.draw(problem.seed, 2))
   other = rule.signature.in_own_dtypes(problem.test_points[0].leaves), other_bar
 
   def call_twice() -> tuple[Leaves, Leaves]:
@@ -135,16 +135,11 @@ def check_repeats(problem: Problem) -> list[Finding]:
 
 def check_donation(problem: Problem) -> list[Finding]:
   """Check that the compiled rule gives the same bits when its arguments' buffers are donated."""
-  are_keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in problem.own_leaves]
-
-  def copied(leaves: Leaves, bars: Leaves) -> tuple[Leaves, Leaves]:
-    pairs = zip(leaves, are_keys, strict=True)
-    own = [x if is_key else jnp.array(x, copy=True) for x, is_key in pairs]
-    return own, [jnp.array(b, copy=True) for b in bars]
+  has_keys = any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in problem.own_leaves)
 
   def compiled_twice(backward: Function) -> Function:  # And traced once.
-    given = jax.jit(backward, donate_argnums=(1,) if any(are_keys) else (0, 1))
-    return lambda *args: [jax.jit(backward)(*copied(*args)), given(*copied(*args))]
+    donating = jax.jit(backward, donate_argnums=(1,) if has_keys else (0, 1))
+    return lambda *args: [f(*jax.tree.map(jnp.copy, args)) for f in (jax.jit(backward), donating)]
 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # JAX warns about each donated buffer that fits no output.

@@ -284,9 +284,8 @@ def batch_points(
   """Return batches of other sizes, of the given rows and redrawn ones."""
   rng = np.random.default_rng([seed, 4])
   own_n = leaves[batch[0]].shape[0]
-  sizes = dict.fromkeys(n for n in SIZES[level] if n != own_n)
-  if level != "quick":
-    sizes[own_n + 1] = None
+  one_more = () if level == "quick" else (own_n + 1,)
+  sizes = dict.fromkeys(n for n in (*SIZES[level], *one_more) if n != own_n)
   is_open = may_be_indices(rule, leaves, batch, rng)
   return [
     Point(f"N = {n}", with_batch(rng, leaves, batch, n), only_finite=is_open and n > own_n)

@@ -31,8 +31,8 @@ def check_transformations(problem: Problem) -> Iterator[Evidence]:
   """Check the rule under vmap, scan, remat and on two devices."""
   lanes = [
     [*problem.leaves, *problem.y_bar],
-    [*problem.test_points[0].leaves, *problem.draw(3)],
-    [*problem.leaves, *problem.draw(4)],
+    [*problem.test_points[0].leaves, *problem.rule.draw(problem.seed, 3)],
+    [*problem.leaves, *problem.rule.draw(problem.seed, 4)],
   ][: 2 if problem.is_large else 3]
 
   @functools.cache

@@ -147,7 +147,7 @@ class Tape:
       is_library = name == jaxprs.HIJAX and jaxprs.has_library_rule(equation)
       if inner is not None and not is_one_step and not is_library:
         return self.write(inner, operands, here, turn)
-      if name == "scan" and jaxprs.scan_of(equation).length <= LONGEST_SCAN:
+      if name == "scan" and jaxprs.parameter(equation, "length") <= LONGEST_SCAN:
         return self.unroll(equation, operands, here)
       outputs = tuple(new() for _ in equation.outvars)
       is_simple = is_one_step or name in jaxprs.ELEMENTWISE
@@ -338,9 +338,7 @@ def stacked_rows(*rows: Any) -> Any:
 
 def is_elementwise(program: Program) -> bool:
   """Return whether a program is elementwise in all its equations."""
-  return len(program.jaxpr.outvars) == 1 and all(
-    jaxprs.inner_program(e) is not None
-    or e.primitive.name in jaxprs.ELEMENTWISE
-    or e.primitive.name == "broadcast_in_dim"
-    for e in jaxprs.equations_of(program)
-  )
+  simple = {*jaxprs.ELEMENTWISE, "broadcast_in_dim"}
+  equations = [e for e in jaxprs.equations_of(program) if jaxprs.inner_program(e) is None]
+  is_simple = all(e.primitive.name in simple for e in equations)
+  return is_simple and len(program.jaxpr.outvars) == 1

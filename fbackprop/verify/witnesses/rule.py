@@ -10,7 +10,7 @@ import numpy as np
 
 from fbackprop.checks import describe
 from fbackprop.meshes import is_explicit, mesh_of
-from fbackprop.verify.interpret.primitives import digits, is_float
+from fbackprop.verify.interpret.primitives import digits, is_float, rounded
 from fbackprop.verify.report import RuleError, UnusableError
 
 Leaves = list[Any]
@@ -178,6 +178,11 @@ class Rule(NamedTuple):
   def forward(self, *leaves: Any) -> Leaves:
     """Return the outputs of f."""
     return jax.tree.leaves(self.f(*self.signature.arguments(leaves)))
+
+  def draw(self, seed: int, stream: int) -> list[np.ndarray]:
+    """Draw cotangents of the float outputs, representable in the outputs' own dtypes."""
+    rng, own = np.random.default_rng([seed, 10, stream]), self.outputs
+    return [rounded(rng.normal(size=o.shape), o.dtype) for o in own if is_float(o.dtype)]
 
   def both(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
     """Return the rule's outputs, and its cotangents of the float leaves.
