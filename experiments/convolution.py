@@ -23,8 +23,7 @@ import numpy as np
 import optax
 
 import fbackprop as fb
-from fbackprop.verify.cases.compositions import REFERENCES, chain_of
-from fbackprop.verify.cases.layers import affine, layer_row
+from fbackprop.verify.cases.layers import REFERENCES, affine, chain_of, layer_row
 from tests.support import laws
 
 RESULTS = Path(__file__).parent / "results" / "convolution.json"

@@ -6,6 +6,8 @@ from . import verify as verify
 from .checks import DtypeError as DtypeError
 from .checks import ShapeError as ShapeError
 from .checks import StructureError as StructureError
+from .combinators import remat as remat
+from .combinators import repeat as repeat
 from .combinators import serial as serial
 from .combinators import skip as skip
 from .inspection import Signals as Signals
@@ -44,8 +46,6 @@ from .losses import softmax_cross_entropy as softmax_cross_entropy
 from .losses import softmax_cross_entropy_with as softmax_cross_entropy_with
 from .losses import squared_error as squared_error
 from .networks import mlp as mlp
-from .repetition import remat as remat
-from .repetition import repeat as repeat
 from .transforms import as_custom_vjp as as_custom_vjp
 from .transforms import pullback as pullback
 from .transforms import residual_bytes as residual_bytes

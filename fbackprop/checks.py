@@ -5,6 +5,7 @@ value received; see `errors`. Values (NaN, labels out of range) are only checked
 available on the host: see `check_labels`, and `fbackprop.train`.
 """
 
+from contextlib import suppress
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from fbackprop.errors import DtypeError as DtypeError
 from fbackprop.errors import RangeError as RangeError
 from fbackprop.errors import ShapeError as ShapeError
 from fbackprop.errors import StructureError as StructureError
+from fbackprop.errors import check_that as check_that
 from fbackprop.errors import describe as describe
 from fbackprop.ranges import FLOAT_MAX as FLOAT_MAX
 from fbackprop.ranges import Range, check_range
@@ -23,15 +25,15 @@ from fbackprop.ranges import Range, check_range
 
 def check_array(where: str, name: str, value: Any) -> None:
   """Raise a DtypeError unless a value is an array, and not a list, a number or None."""
-  if not (hasattr(value, "shape") and hasattr(value, "dtype")):
-    raise DtypeError(f"must be an array, got {describe(value)}", name, where)
+  is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+  check_that(where, name, value, is_array, "be an array")
 
 
 def check_floating(where: str, name: str, value: Any) -> None:
   """Raise a DtypeError unless an array is floating, and not integer, boolean or complex."""
   check_array(where, name, value)
-  if not jnp.issubdtype(value.dtype, jnp.floating):
-    raise DtypeError(f"must have a floating dtype, got {describe(value)}", name, where)
+  is_floating = jnp.issubdtype(value.dtype, jnp.floating)
+  check_that(where, name, value, is_floating, "have a floating dtype")
 
 
 def check_arrays(where: str, name: str, x: Any) -> None:
@@ -48,11 +50,9 @@ def check_arrays(where: str, name: str, x: Any) -> None:
     if not leaf.shape:
       problem = f"must have the number N of examples in front, got {leaf_name} {describe(leaf)}"
       raise ShapeError(problem, leaf_name, where)
-    if leaf.shape[0] != leaves[0][1].shape[0]:
-      raise ShapeError(
-        f"must have the {leaves[0][1].shape[0]} examples of {leaves[0][0]} in front, got "
-        f"{describe(leaf)}", leaf_name, where,
-      )  # fmt: skip
+    n = leaves[0][1].shape[0]
+    wanted = f"have the {n} examples of {leaves[0][0]} in front"
+    check_that(where, leaf_name, leaf, leaf.shape[0] == n, wanted, ShapeError)
 
 
 def example_count(x: Any) -> int:
@@ -79,23 +79,17 @@ def check_shape(
   fits = len(value.shape) == len(shape) and all(
     isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
   )
-  if not fits:
-    wanted = ", ".join(str(d) for d in shape)
-    raise ShapeError(f"must have shape [{wanted}], got {describe(value)}", name, where)
+  wanted = f"have shape [{', '.join(map(str, shape))}]"
+  check_that(where, name, value, fits, wanted, ShapeError)
   if dtype is not None:
     check_dtype(where, name, value, dtype)
 
 
-def check_same(where: str, names: tuple[str, str], a: Any, b: Any) -> None:
-  """Raise unless two arrays have the same shape and dtype."""
-  check_shape(where, names[1], b, tuple(a.shape), a.dtype)
-
-
-def check_like(name: str, tree: Any, like: Any) -> None:
+def check_like(where: str, name: str, tree: Any, like: Any) -> None:
   """Raise unless two pytrees of arrays agree in structure, shapes and dtypes; errors name the leaf.
 
   Args:
-    name: name of the pytree in an error, such as "fit: params".
+    where, name: the function and the name of the pytree in an error.
     tree: the pytree.
     like: the expected pytree, of arrays or of their shapes.
   """
@@ -103,26 +97,23 @@ def check_like(name: str, tree: Any, like: Any) -> None:
     {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(each)}
     for each in (like, tree)
   )
-  where, _, argument = name.rpartition(": ")
   if wanted.keys() != got.keys():
     missing, extra = (", ".join(sorted(a.keys() - b.keys())) or "none"
                       for a, b in ((wanted, got), (got, wanted)))  # fmt: skip
     problem = f"is of another network: missing {missing}; not expected {extra}"
-    raise StructureError(problem, argument, where)
+    raise StructureError(problem, name, where)
   for path, leaf in wanted.items():
-    check_shape(where, argument + path, got[path], leaf.shape, leaf.dtype)
+    check_shape(where, name + path, got[path], leaf.shape, leaf.dtype)
   must, was = str(jax.tree.structure(like)), str(jax.tree.structure(tree))
   if must != was:
-    raise StructureError(f"must have the structure {must}, got {was}", argument, where)
+    raise StructureError(f"must have the structure {must}, got {was}", name, where)
 
 
 def check_key(where: str, key: Any) -> None:
   """Raise unless a value is one typed key; seeds, uint32 pairs and batches of keys are refused."""
   is_key = hasattr(key, "dtype") and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-  if not is_key:
-    raise DtypeError(f"must be made by jax.random.key(seed), got {describe(key)}", "key", where)
-  if key.shape != ():
-    raise ShapeError(f"must be a single key, got {describe(key)}", "key", where)
+  check_that(where, "key", key, is_key, "be made by jax.random.key(seed)")
+  check_that(where, "key", key, key.shape == (), "be a single key", ShapeError)
 
 
 def check_optional_key(where: str, key: Any) -> None:
@@ -146,14 +137,12 @@ def check_size(where: str, name: str, value: Any) -> None:
 
 def check_flag(where: str, name: str, value: object) -> None:
   """Raise a DtypeError unless a value is True or False; the string "no" is truthy in Python."""
-  if not isinstance(value, bool | np.bool):
-    raise DtypeError(f"must be True or False, got {describe(value)}", name, where)
+  check_that(where, name, value, isinstance(value, bool | np.bool), "be True or False")
 
 
 def check_callable(where: str, name: str, value: object) -> None:
   """Raise a DtypeError unless a value is callable."""
-  if not callable(value):
-    raise DtypeError(f"must be a function, got {describe(value)}", name, where)
+  check_that(where, name, value, callable(value), "be a function")
 
 
 def check_number(
@@ -169,14 +158,14 @@ def is_integer(value: Any) -> bool:
 
 
 def check_labels(
-  where: str, labels: np.ndarray, classes: int, ignore_label: int | None = None
+  where: str, name: str, labels: np.ndarray, classes: int, ignore_label: int | None = None
 ) -> None:
   """Raise a RangeError unless all labels are in 0 ... classes − 1 or equal `ignore_label`.
 
   The message names the first invalid row.
 
   Args:
-    where: name of the labels in an error, such as "softmax_cross_entropy: targets".
+    where, name: the function and the name of the labels in an error.
     labels: `[N]`.
     classes: the number of classes.
     ignore_label: a further label that is allowed.
@@ -186,19 +175,15 @@ def check_labels(
     is_wrong &= labels != ignore_label
   wrong = np.flatnonzero(is_wrong)
   if wrong.size:
-    where, _, name = where.rpartition(": ")
-    raise RangeError(
-      f"must be labels from 0 to {classes - 1}, got {labels[wrong[0]]} in row {wrong[0]}",
-      name, where,
-    )  # fmt: skip
+    got = f"{labels[wrong[0]]} in row {wrong[0]}"
+    raise RangeError(f"must be labels from 0 to {classes - 1}, got {got}", name, where)
 
 
 def check_float_dtype(where: str, dtype: Any) -> Any:
   """Return the floating dtype of that name or type; raise a DtypeError for any other."""
-  try:
+  known = None
+  with suppress(TypeError):
     known = None if dtype is None else jnp.dtype(dtype)  # np.dtype(None) is float64.
-  except TypeError:
-    known = None
   if known is None or not jnp.issubdtype(known, jnp.floating):
     problem = f"must be a floating dtype, such as jax.numpy.float32, got {dtype!r}"
     raise DtypeError(problem, "dtype", where)
@@ -214,5 +199,4 @@ def check_available(where: str, dtype: Any) -> None:
 
 def check_unit(where: str, name: str, value: Any, kind: type) -> None:
   """Raise a DtypeError unless a value is of the given kind: a Layer, a Loss or a Gate."""
-  if not isinstance(value, kind):
-    raise DtypeError(f"must be a {kind.__name__}, got {describe(value)}", name, where)
+  check_that(where, name, value, isinstance(value, kind), f"be a {kind.__name__}")

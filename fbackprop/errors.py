@@ -1,15 +1,14 @@
-"""Argument errors; each carries the name of its argument.
+"""Argument errors, each with the name of its argument, and suggestions for misspelt words.
 
 A message reads "WHERE: ARGUMENT must be THIS, got THAT". Its parts are stored separately, so that
 the command line can substitute its own name of an argument (a flag, or a key of a file) without
 parsing the message. This module doesn't import jax.
 """
 
-from collections.abc import Iterable, Iterator
+import difflib
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from fbackprop.hints import hint
 
 
 class ArgumentError(Exception):
@@ -59,6 +58,27 @@ def describe(value: Any) -> str:
     return f"the {type(value).__name__} {value.name!r}"
   text = repr(value)
   return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def hint(word: str, words: Collection[str]) -> str:
+  """Suggest the closest of some words; without a close one list them, if they aren't many."""
+  close = difflib.get_close_matches(word[:100], words, n=1)
+  if close:
+    return f"did you mean {close[0]!r}?"
+  return f"there are: {', '.join(list(words)[:40])}{', ...' if len(words) > 40 else ''}"
+
+
+def check_that(
+  where: str,
+  name: str,
+  value: object,
+  is_right: object,
+  wanted: str,
+  kind: type[ArgumentError] = DtypeError,
+) -> None:
+  """Raise an error unless a value is right; `wanted` is what it must, such as "be an array"."""
+  if not is_right:
+    raise kind(f"must {wanted}, got {describe(value)}", name, where)
 
 
 def check_choice(where: str, name: str, value: object, choices: Iterable[str]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fbackprop.checks import DtypeError, check_unit, describe
+from fbackprop.checks import check_that, check_unit, describe
 from fbackprop.combinators import map_layers, name_layers
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.transforms import value_and_grad, with_rule
@@ -124,8 +124,7 @@ def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array
     ValueError: when differentiated: a layer of `net` is captured, or a name comes twice.
   """
   check_unit("as_custom_vjp_with_logs", "net", net, Layer)
-  if not isinstance(prefix, str):
-    raise DtypeError(f"must be a str, got {describe(prefix)}", "prefix", "as_custom_vjp_with_logs")
+  check_that("as_custom_vjp_with_logs", "prefix", prefix, isinstance(prefix, str), "be a str")
   if not hasattr(jax.custom_vjp, "defvjp_with_logs"):
     raise NotImplementedError(
       "as_custom_vjp_with_logs: logs of a backward pass need JAX 0.12 or newer, and this is JAX "

@@ -13,13 +13,15 @@ all a derivative rule, would go unnoticed.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import CellType, FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jax.experimental import hijax
 from jax.extend import core
 
 Program = core.ClosedJaxpr
+# The path of an equation: its index in a program, behind that of the equation that holds it.
+Place = tuple[Any, ...]
 
 # Elementwise primitives, of arrays of one shape and of scalars.
 ELEMENTWISE = frozenset((
@@ -62,23 +64,6 @@ class UnknownProgramError(Exception):
     super().__init__(f"{what} of JAX {jax.__version__} is unknown")
 
 
-class Scan(NamedTuple):
-  """A scan: `body(*consts, *carry, *rows) -> (*carry, *rows)`.
-
-  Attributes:
-    body: the jaxpr of one iteration.
-    consts, carry: the numbers of its constant operands and of its carried ones.
-    length: the number of iterations.
-    reverse: whether the rows are scanned from the last to the first.
-  """
-
-  body: Program
-  consts: int
-  carry: int
-  length: int
-  reverse: bool
-
-
 def parameter(equation: Any, *keys: str) -> Any:
   """Return an equation's parameter by the first of several alternative names that it has."""
   for key in keys:
@@ -106,8 +91,13 @@ def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
   return list(out) if primitive.multiple_results else [out]
 
 
-def scan_of(equation: Any) -> Scan:
-  """Return the parts of a scan equation."""
+def scan_of(equation: Any) -> tuple[Program, int, int, int, bool]:
+  """Return the parts of a scan, `body(*consts, *carry, *rows) -> (*carry, *rows)`.
+
+  Returns:
+    (body, the number of its constants, the number of its carried operands, the number of
+    iterations, whether the rows are scanned from the last to the first).
+  """
   if "num_consts" in equation.params:
     consts, carry = equation.params["num_consts"], equation.params["num_carry"]
   else:
@@ -116,7 +106,7 @@ def scan_of(equation: Any) -> Scan:
       raise UnknownProgramError(f"'scan' whose operands have {len(parts)} parts")
     consts, carry = len(parts[0]), len(parts[1])
   body = closed(parameter(equation, "jaxpr"))
-  return Scan(body, consts, carry, parameter(equation, "length"), parameter(equation, "reverse"))
+  return body, consts, carry, parameter(equation, "length"), parameter(equation, "reverse")
 
 
 def while_of(equation: Any) -> tuple[Program, int, Program, int]:
@@ -134,7 +124,7 @@ def bodies(equation: Any) -> list[Program]:
   return list(map(closed, flattened(found)))
 
 
-def with_bodies(equation: Any, rewrite: Callable[..., Program], place: tuple[Any, ...]) -> Any:
+def with_bodies(equation: Any, rewrite: Callable[..., Program], place: Place) -> Any:
   """Return an equation's parameters with its bodies rewritten.
 
   Args:
@@ -294,6 +284,7 @@ def interpret(
   arguments: Sequence[Any],
   constant: Callable[[Any, Any], Any],
   apply: Callable[[int, Any, list[Any]], Sequence[Any]],
+  outputs: Sequence[Any] | None = None,
 ) -> list[Any]:
   """Interpret a jaxpr's equations in order.
 
@@ -304,12 +295,14 @@ def interpret(
     arguments: one for each input, of any type that `apply` supports.
     constant: converts a constant of the jaxpr, given its value and its aval, to such a type.
     apply: computes the outputs of an equation, given its index, the equation and its inputs.
+    outputs: the variables and literals to evaluate instead of the jaxpr's outputs.
 
   Returns:
     The values of the outputs.
   """
   jaxpr = program.jaxpr
-  kept = variables(jaxpr.outvars)
+  outvars = jaxpr.outvars if outputs is None else outputs
+  kept = variables(outvars)
   live, needed = set(kept), []
   for i, equation in reversed(list(enumerate(jaxpr.eqns))):
     if equation.effects or not live.isdisjoint(equation.outvars):
@@ -326,12 +319,12 @@ def interpret(
 
   for i in needed:
     equation = jaxpr.eqns[i]
-    outputs = apply(i, equation, [read(atom) for atom in equation.invars])
-    values.update(zip(equation.outvars, outputs, strict=True))
+    found = apply(i, equation, [read(atom) for atom in equation.invars])
+    values.update(zip(equation.outvars, found, strict=True))
     for v in variables(equation.invars) - kept:
       if last[v] == i:
         del values[v]
-  return [read(atom) for atom in jaxpr.outvars]
+  return [read(atom) for atom in outvars]
 
 
 def variables(atoms: Iterable[Any]) -> set[Any]:
@@ -353,3 +346,56 @@ def last_reads(program: Program) -> list[int]:
   """Return, for each input, the index of the last equation that reads it, or −1 if none does."""
   last = {v: i for i, e in enumerate(program.jaxpr.eqns) for v in variables(e.invars)}
   return [last.get(v, -1) for v in program.jaxpr.invars]
+
+
+# --- Flat programs: calls inlined, and custom VJPs taken out --------------------------------------
+
+
+# Called with an equation, its inputs, its place and the preceding comparisons; returns None to keep
+# the equation.
+Override = Callable[[Any, list[Any], Place, dict[Any, Any]], list[Any] | None]
+
+
+def flat(
+  program: Program, keep_rules: bool, override: Override | None = None, place: Place = ()
+) -> Program:
+  """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
+  calls = (e for e in equations_of(program) if inner_program(e) is not None)
+  if override is None and all(keep_rules and has_library_rule(call) for call in calls):
+    return program
+  function = partial(evaluate_flat, program, keep_rules, override=override, place=place)
+  return jax.make_jaxpr(function)(*map(shape_of, program.in_avals))
+
+
+def evaluate_flat(
+  program: Program,
+  keep_rules: bool,
+  *arguments: Any,
+  override: Override | None = None,
+  place: Place = (),
+) -> list[Any]:
+  """Evaluate a program in JAX with its calls inlined and some equations replaced."""
+  compared: dict[Any, Any] = {}
+
+  def apply(i: int, equation: Any, inputs: list[Any]) -> list[Any]:
+    outputs = override and override(equation, inputs, (*place, i), compared)
+    if outputs is not None:
+      return outputs
+    inner = None if keep_rules and has_library_rule(equation) else inner_program(equation)
+    if inner is not None:
+      return evaluate_flat(inner, keep_rules, *inputs, override=override, place=(*place, i))
+    rewrite = partial(flat, keep_rules=keep_rules, override=override)
+    params = with_bodies(equation, rewrite, (*place, i))
+    return bind(equation.primitive, params, inputs)
+
+  return interpret(program, arguments, lambda value, _: value, apply)
+
+
+def without_rules(function: Callable[..., Any], *arguments: Any) -> Callable[..., list[Any]]:
+  """Return a function of the same flat arguments without custom VJPs, for autodiff.
+
+  Args:
+    function: a function of arrays that returns a list of arrays.
+    arguments: arrays of the shapes and dtypes of later calls.
+  """
+  return partial(evaluate_flat, jax.make_jaxpr(function)(*arguments), True)

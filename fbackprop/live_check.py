@@ -24,7 +24,7 @@ References:
 
 import math
 from collections.abc import Callable
-from functools import partial
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import jax
@@ -120,8 +120,7 @@ def make_live_check(
   own = value_and_grad(net, loss) if ours is None else ours
 
   def losses_of(params: Params, x: Array, targets: Any, key: Any) -> Array:
-    losses: Array = loss.forward(net.forward(params, x, key)[0], targets)[0]
-    return losses
+    return loss.forward(net.forward(params, x, key)[0], targets)[0]
 
   def differentiated(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
     """Compute losses whose mean has the gradient of `ours`, with clipping as constant factors."""
@@ -203,7 +202,8 @@ def compiled(
     written = jax.make_jaxpr(functions.mean_loss)(*args)
 
     def own_loss(*args: Any) -> Any:
-      return without_rules(written, *jax.tree.leaves(args))[0]
+      # Without its custom VJPs, so that autodiff ignores the rules under test.
+      return jaxprs.evaluate_flat(written, True, *jax.tree.leaves(args))[0]
 
     def ours(*args: Any) -> Params:
       return functions.ours(*args)[1]
@@ -211,14 +211,11 @@ def compiled(
     gradients = (ours, jax.grad(own_loss), jax.grad(uncancelled_loss))
     return [jax.make_jaxpr(gradient)(*args) for gradient in gradients]
 
-  is_wide = True
-  with jax.enable_x64(True):
-    try:
-      programs = traced(jax.tree.map(as_float64, args))
-    except Exception:  # Any error of a user's rule that supports only its own dtype.
-      is_wide = False
-  if not is_wide:
-    programs = traced(args)
+  wide: list[jaxprs.Program] = []
+  # Any error of a user's rule that supports only its own dtype.
+  with jax.enable_x64(True), suppress(Exception):
+    wide = traced(jax.tree.map(as_float64, args))
+  programs = wide or traced(args)
 
   @jax.jit
   def gradients(*leaves: Any) -> list[list[Array]]:
@@ -227,27 +224,7 @@ def compiled(
     own = [jnp.asarray(x, a.dtype) if is_floating(x) else x for x, a in pairs]
     return [jaxpr_as_fun(program)(*own) for program in programs]
 
-  return gradients, is_wide
-
-
-def without_rules(program: jaxprs.Program, *arguments: Any) -> list[Any]:
-  """Evaluate a program with its custom VJPs inlined, so that autodiff ignores the rules under test.
-
-  Custom derivatives that JAX itself defines are kept: see `jaxprs.has_library_rule`.
-  """
-
-  def apply(_: int, equation: Any, inputs: list[Any]) -> list[Any]:
-    inner = None if jaxprs.has_library_rule(equation) else jaxprs.inner_program(equation)
-    if inner is not None:
-      return without_rules(inner, *inputs)
-    return jaxprs.bind(equation.primitive, jaxprs.with_bodies(equation, body, ()), inputs)
-
-  def body(program: jaxprs.Program, place: Any = None) -> jaxprs.Program:
-    shapes = map(jaxprs.shape_of, program.in_avals)
-    traced: jaxprs.Program = jax.make_jaxpr(partial(without_rules, program))(*shapes)
-    return traced
-
-  return jaxprs.interpret(program, arguments, lambda value, _: value, apply)
+  return gradients, bool(wide)
 
 
 def differ(got: np.ndarray, want: np.ndarray, terms: np.ndarray, unit: float) -> bool:

@@ -95,15 +95,11 @@ def vary_alike(tree: Any) -> Any:
   of shared primals over the devices: JAX transposes `pcast` to a psum, and refuses a varying
   cotangent of an unvarying primal otherwise.
   """
-
-  def axes_of(leaf: Array) -> frozenset[str]:
-    axes: frozenset[str] = jax.typeof(leaf).mat.varying
-    return axes
-
-  axes = frozenset[str]().union(*map(axes_of, jax.tree.leaves(tree)))
+  varying = (jax.typeof(leaf).mat.varying for leaf in jax.tree.leaves(tree))
+  axes = frozenset[str]().union(*varying)
 
   def vary(leaf: Array) -> Array:
-    missing = tuple(sorted(axes - axes_of(leaf)))
+    missing = tuple(sorted(axes - jax.typeof(leaf).mat.varying))
     return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
   return jax.tree.map(vary, tree)

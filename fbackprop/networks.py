@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop import gates
-from fbackprop.checks import DtypeError, ShapeError, check_flag, check_size, describe
-from fbackprop.combinators import serial
+from fbackprop.checks import DtypeError, ShapeError, check_flag, check_size, check_that, describe
+from fbackprop.combinators import repeat, serial
 from fbackprop.combinators import skip as skipped
 from fbackprop.errors import noted
 from fbackprop.layers.activations import relu
 from fbackprop.layers.dense import Initializer, dense
 from fbackprop.layers.dropout import dropout as make_dropout
-from fbackprop.repetition import repeat
 from fbackprop.types import Gate, Layer
 
 
@@ -78,8 +77,8 @@ def mlp(
     >>> [part.name for part in deep.parts]
     ['dense', 'repeat', 'layer_norm', 'relu', 'dense']
   """
-  if not isinstance(sizes, list | tuple):
-    raise DtypeError(f"must be a list or tuple of integers, got {describe(sizes)}", "sizes", "mlp")
+  is_list = isinstance(sizes, list | tuple)
+  check_that("mlp", "sizes", sizes, is_list, "be a list or tuple of integers")
   if len(sizes) < 2:
     problem = f"must name at least an input and an output width, got {sizes}"
     raise ShapeError(problem, "sizes", "mlp")
@@ -137,9 +136,9 @@ def init_before(follower: Layer | None) -> Initializer | None:
 
 def make(name: str, constructor: Any, *sizes: int, **options: Any) -> Layer:
   """Call a constructor that the user has passed; raise if it doesn't return a layer."""
-  if not callable(constructor) or isinstance(constructor, Layer):
-    problem = "must be the constructor of a layer, such as fbackprop.dense or fbackprop.layer_norm"
-    raise DtypeError(f"{problem}, got {describe(constructor)}", name, "mlp")
+  is_function = callable(constructor) and not isinstance(constructor, Layer)
+  wanted = "be the constructor of a layer, such as fbackprop.dense or fbackprop.layer_norm"
+  check_that("mlp", name, constructor, is_function, wanted)
   with noted(f"while mlp called {name} with {sizes} and {', '.join(options)}"):
     layer = constructor(*sizes, **options)
   if not isinstance(layer, Layer):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
-from fbackprop.errors import DtypeError, ShapeError, describe
+from fbackprop.errors import ShapeError, describe
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.meshes import vary_alike
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, widen
@@ -146,9 +146,8 @@ def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
     for i, part in enumerate(targets):
       check_targets(where, f"{name}[{i}]", part, x)
     return
-  if not hasattr(targets, "shape"):
-    problem = "must be an array, or a tuple of arrays for several losses"
-    raise DtypeError(f"{problem}, got {describe(targets)}", name, where)
+  wanted = "be an array, or a tuple of arrays for several losses"
+  checks.check_that(where, name, targets, hasattr(targets, "shape"), wanted)
   if targets.ndim < 1 or checks.example_count(x) != targets.shape[0]:
     got = f"x {describe(jax.tree.leaves(x)[0])} and {name} {describe(targets)}"
     problem = f"must have the same number N of examples in front, got {got}"
@@ -186,7 +185,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
     y, residuals = net.forward(params, x, key)
 
     def backward(y_bar: Array) -> tuple[Params, Array]:
-      checks.check_same("pullback", ("y", "y_bar"), y, y_bar)
+      checks.check_shape("pullback", "y_bar", y_bar, y.shape, y.dtype)
       return net.backward(params, residuals, y_bar)
 
     return y, backward
@@ -243,22 +242,18 @@ def with_rule(
     y, residuals = net.forward(params, x, key)
     return mapped_like(x, y), (params, residuals)
 
-  def batched_backward(kept: Any, y_bar: Array) -> Any:
-    return pull(*kept, y_bar)
-
   @jax.custom_vjp
   def batched(params: Params, x: Array, key: Array | None) -> Array:
     return batched_forward(params, x, key)[0]
 
-  getattr(batched, define)(batched_forward, batched_backward)
+  getattr(batched, define)(batched_forward, lambda kept, y_bar: pull(*kept, y_bar))
 
   def f(params: Params, x: Array, key: Array | None = None) -> Array:
     checks.check_optional_key(where, key)
     if not hasattr(x, "shape"):
       checks.check_arrays(where, "x", x)
       return batched(*vary_alike((params, x)), key)
-    if x.ndim < 1:
-      raise ShapeError(f"must have shape [..., D_in], got {describe(x)}", "x", where)
+    checks.check_that(where, "x", x, x.ndim, "have shape [..., D_in]", ShapeError)
     params, x = vary_alike((params, x))
     y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
     return y.reshape(*x.shape[:-1], *y.shape[1:])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 import fbackprop as fb
 
-EXTRAS = ("matplotlib", "pandas", "sklearn", "orbax", "rich", "jinja2")
+EXTRAS = ("matplotlib", "sklearn", "orbax", "rich", "jinja2")
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from fbackprop.files import write_whole
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import Report
 from scripts.benchmarks import machine
 from scripts.campaigns.matrix import Cell, cells, verify
 from scripts.campaigns.results import cache_options, parser_of

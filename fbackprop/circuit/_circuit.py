@@ -1,14 +1,14 @@
 """The public interface of circuits: `Circuit`, `Trace` and `build`.
 
-The methods call the functions of lower modules: `graph` and `solver`, and the formats `text`, `svg`
-and `png`. `parse`, `from_mlp` and the examples are in higher modules, since they build a `Circuit`.
+The methods call the functions of lower modules: `graph` and `solver`, and the formats `text` and
+`pictures`. `parse`, `from_mlp` and the examples are in higher modules, as they build a `Circuit`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fbackprop.circuit import drawing, graph, notation, png, svg, text
+from fbackprop.circuit import drawing, graph, notation, pictures, text
 from fbackprop.circuit.graph import CircuitError, GateGraph, Node
 from fbackprop.circuit.solver import Solution, solve, value_and_grad
 from fbackprop.types import Array, Gate
@@ -33,7 +33,7 @@ class Circuit(GateGraph):
     """Draw the circuit for a notebook: with numbers if every input has a value, else without."""
     is_open = any(node.op == "input" and node.value is None for node in self.nodes)
     return draw_if_small(
-      self, lambda: svg.draw_svg(drawing.Labels(self)) if is_open else self.trace().to_svg()
+      self, lambda: pictures.draw_svg(drawing.Labels(self)) if is_open else self.trace().to_svg()
     )
 
   def trace(self, /, **inputs: float) -> "Trace":
@@ -66,8 +66,8 @@ class Trace(Solution):
   __repr__ = text.to_line
   to_text = text.to_text
   to_steps = text.to_steps
-  to_svg = svg.to_svg
-  to_png = png.to_png
+  to_svg = pictures.to_svg
+  to_png = pictures.to_png
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook; None if it is too large."""

@@ -13,7 +13,7 @@ from fbackprop.circuit._circuit import Circuit
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.circuit.neurons import from_mlp
 from fbackprop.circuit.parser import parse
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.layers.activations import sigmoid
 from fbackprop.layers.dense import DenseParams
 from fbackprop.losses import squared_error

@@ -11,8 +11,8 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from fbackprop import gates as all_gates
-from fbackprop.checks import FLOAT_MAX, DtypeError, describe
-from fbackprop.hints import hint
+from fbackprop.checks import FLOAT_MAX, check_that
+from fbackprop.errors import hint
 from fbackprop.types import Gate
 
 GATES: dict[str, Gate] = {
@@ -53,7 +53,6 @@ class Wire(NamedTuple):
 
 
 Weights = tuple[tuple[str, float], ...]
-OwnGates = tuple[tuple[str, Gate], ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class GateGraph:
 
   nodes: tuple[Node, ...]
   outputs: Weights
-  gates: OwnGates = ()
+  gates: tuple[tuple[str, Gate], ...] = ()
 
   @cached_property
   def inputs(self) -> tuple[str, ...]:
@@ -94,8 +93,7 @@ def fan_out(graph: GateGraph) -> dict[str, list[Wire]]:
 
 def check_type(is_right: object, name: str, wanted: str, value: object) -> None:
   """Raise a DtypeError for a value of another type."""
-  if not is_right:
-    raise DtypeError(f"circuit: {name} must be {wanted}, got {describe(value)}")
+  check_that("circuit", name, value, is_right, f"be {wanted}")
 
 
 def check_node(node: Node, known: Mapping[str, Gate]) -> None:

@@ -18,7 +18,7 @@ from fbackprop.checks import FLOAT_MAX
 from fbackprop.circuit._circuit import Circuit, build
 from fbackprop.circuit.graph import GATES, CircuitError, Node, arity_problem
 from fbackprop.circuit.source import Source
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.types import Gate
 
 MAX_EXPONENT = 1024  # 2 to this power exceeds float64.

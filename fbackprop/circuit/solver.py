@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import check_available, check_floating, check_same, describe
+from fbackprop.checks import check_available, check_floating, check_shape, describe
 from fbackprop.circuit.graph import CircuitError, GateGraph, check_value, fan_out
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.types import Array, Residuals
 
 Arrays = dict[str, Array]
@@ -173,7 +173,7 @@ def as_arrays(values: Mapping[str, Any]) -> Arrays:
     if name in arrays:
       check_floating("circuit", name, value)
       check_available("circuit", value.dtype)
-      check_same("circuit", (first, name), arrays[first], value)
+      check_shape("circuit", name, value, arrays[first].shape, arrays[first].dtype)
     elif not isinstance(value, float):  # Which may be NaN or infinite here.
       check_value(name, value, "an array or a number")
   like = jnp.asarray(arrays[first]) if arrays else jnp.zeros(())

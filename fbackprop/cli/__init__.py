@@ -66,7 +66,7 @@ def run(arguments: list[str]) -> int:
     return 0
   # Imported here, so that the help is instant.
   from fbackprop.cli.console import UsageError, note
-  from fbackprop.hints import hint
+  from fbackprop.errors import hint
 
   try:
     name = arguments[0]

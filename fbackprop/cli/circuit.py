@@ -5,6 +5,7 @@ import os
 import sys
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,8 +13,8 @@ from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
 from fbackprop.cli.console import UsageError, refuse
+from fbackprop.errors import hint
 from fbackprop.extras import need
-from fbackprop.hints import hint
 
 if TYPE_CHECKING:
   from fbackprop.circuit._circuit import Circuit, Trace
@@ -154,11 +155,10 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
     # The name as Python normalises it in the expression, and the number with a typographic minus.
     name, _, text = word.partition("=")
     name = unicodedata.normalize("NFKC", name.strip())
-    try:
-      value = float(text.replace("\N{MINUS SIGN}", "-")) if name else None
-    except ValueError:
-      value = None
-    if value is None:
+    value = None
+    with suppress(ValueError):
+      value = float(text.replace("\N{MINUS SIGN}", "-"))
+    if value is None or not name:
       raise UsageError(f"{flag} must be NAME=NUMBER pairs, as x=1 y=2, got {word!r}")
     refuse((name in found, f"{flag} has two values for {name}"))
     found[name] = value

@@ -75,10 +75,8 @@ def parsed(kind: type[Config], command: str, arguments: Sequence[str], **options
   """Parse the flags of a command to its dataclass; tyro exits by itself."""
   import tyro
 
-  off = (tyro.conf.FlagCreatePairsOff,)
-  config: Config = tyro.cli(
-    kind, prog=f"fbackprop {command}", args=arguments, config=off, **options
-  )
+  options |= {"prog": f"fbackprop {command}", "config": (tyro.conf.FlagCreatePairsOff,)}
+  config: Config = tyro.cli(kind, args=arguments, **options)
   return config
 
 
@@ -125,10 +123,8 @@ def check_writable(flag: str, path: str) -> None:
 
 def is_special(path: str) -> bool:
   """Return whether a path is a device, a pipe or a socket, or a shell's name of /dev/stdout."""
-  is_device = Path(path).absolute().is_relative_to("/dev")
-  return (
-    os.path.exists(path) and not os.path.isdir(path) and (is_device or not os.path.isfile(path))
-  )
+  is_regular = os.path.isfile(path) and not Path(path).absolute().is_relative_to("/dev")
+  return os.path.exists(path) and not os.path.isdir(path) and not is_regular
 
 
 def number(value: Any) -> str:

@@ -5,17 +5,16 @@ import re
 import reprlib
 import tomllib
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from fbackprop.cli import config as configs
 from fbackprop.cli.config import TrainConfig, flag_of, flat
 from fbackprop.cli.console import UsageError, parsed, usage_errors
-from fbackprop.errors import check_choice
+from fbackprop.errors import check_choice, hint
 from fbackprop.files import read_text
-from fbackprop.hints import hint
 from fbackprop.ranges import RANGES, check_range
 from fbackprop.train.arguments import StopRules, WatchName, check_class_weights
 from fbackprop.train.data.names import kind_and_path
@@ -244,7 +243,7 @@ def values_of(table: dict[str, Any], kind: type, path: str, prefix: str = "") ->
   Raises:
     UsageError: a key is unknown; a value has the wrong type.
   """
-  known = {f.name: f.type for f in fields(kind) if f.name != "config"}
+  known = {name: own for name, own in get_type_hints(kind).items() if name != "config"}
   values: dict[str, Any] = {}
   for key, value in table.items():
     own: Any = known.get(key)
@@ -274,8 +273,6 @@ def shown(value: Any) -> str:
 
 def alternatives(kind: Any) -> list[Any]:
   """Return the types that a field may have, without None, which TOML lacks."""
-  if get_origin(kind) is Annotated:
-    kind = get_args(kind)[0]
   parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
   return [part for part in parts if part is not NoneType]
 

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from fbackprop.cli.console import UsageError
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 
 OURS = str(Path(__file__).parents[1])
 

@@ -318,7 +318,6 @@ def begin(prepared: Prepared, exits: ExitStack) -> Path:
     UsageError: the folder can't be created or written, or is in use by another run.
   """
   config, sources = prepared.config, prepared.sources
-  is_new = config.resume is None
   if config.resume is None:
     folder = create_folder(config, sources)
   else:
@@ -329,17 +328,17 @@ def begin(prepared: Prepared, exits: ExitStack) -> Path:
     raise UsageError(str(error)) from error
   except OSError as error:
     raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
-  if not is_new:
+  if config.resume is not None:
     note_changes(folder)
   with failing(f"{sources.name('out')}: {folder} can't be written"):
     # For a resumed run too, as its stop rules may have changed.
     again = "Runs again: fbackprop train --config THIS_FILE"
     runs.write_toml(folder / "config.toml", saved(config), again)
-    if is_new:
+    if config.resume is None:
       environment = {**runs.environment(), "data": prepared.dataset.fingerprint}
       runs.write_json(folder / "env.json", environment)
-    if is_new and prepared.start is not None:
-      write_whole(folder / COPY, read_plain(prepared.start.stored.path))
+      if prepared.start is not None:
+        write_whole(folder / COPY, read_plain(prepared.start.stored.path))
   return folder
 
 
@@ -347,17 +346,14 @@ def create_folder(config: TrainConfig, sources: Sources) -> Path:
   """Create the run's own folder."""
   out = f"{sources.name('out')} {config.out}"
   kind, source = kind_and_path(config.data)
-  try:
-    return runs.create_folder(config.out, config.name, Path(source).stem or kind)
-  except FileExistsError as error:
-    if config.name is None or not Path(config.out).is_dir():
-      raise UsageError(f"{out} is not a folder") from error
-    path = Path(config.out, config.name)
-    raise UsageError(
-      f"{sources.name('name')}: {path} exists already; give another --name"
-    ) from error
-  except OSError as error:
-    raise UsageError(f"{out}: no folder can be made: {error.strerror}") from error
+  with failing(f"{out}: no folder can be made"):
+    try:
+      return runs.create_folder(config.out, config.name, Path(source).stem or kind)
+    except FileExistsError as error:
+      is_taken = config.name is not None and Path(config.out).is_dir()
+      name = f"{sources.name('name')}: {Path(config.out, str(config.name))}"
+      taken = f"{name} exists already; give another --name"
+      raise UsageError(taken if is_taken else f"{out} is not a folder") from error
 
 
 def note_changes(folder: Path) -> None:

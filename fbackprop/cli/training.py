@@ -21,6 +21,7 @@ from fbackprop.cli.preparation import Prepared, begin, prepare
 from fbackprop.files import write_whole
 from fbackprop.inspection import inspect
 from fbackprop.live_check import LiveCheck
+from fbackprop.quantities.capture import captured
 from fbackprop.train import report
 from fbackprop.train import run_folder as runs
 from fbackprop.train.divergence import SQUARED_NORM
@@ -151,7 +152,7 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
 
     try:
       result = train.fit(
-        model.captured_net if config.watched or config.clip_examples else model.net,
+        model.network_of(captured) if config.watched or config.clip_examples else model.net,
         model.loss,
         prepared.examples,
         optimizer=optimizer_of(prepared, config.rate),
@@ -296,10 +297,8 @@ def scores_of(
   batch = train.Batch(jnp.asarray(data.x_test), jnp.asarray(data.targets_test))
   scores = []
   for rate, part in zip(rates, parts, strict=True):
-    scored = evaluate(part.params, batch)
-    each, together = scored.test_losses, scored.test_loss
-    if data.is_classification:
-      each, together = scored.test_accuracies, scored.test_accuracy
+    losses, accuracies, loss, accuracy = evaluate(part.params, batch)
+    each, together = (accuracies, accuracy) if data.is_classification else (losses, loss)
     scores.append(report.RateScores(rate, np.asarray(each), float(together or 0.0)))
   return scores
 

@@ -11,11 +11,11 @@ from tyro.conf import Positional, arg
 from fbackprop.cli import console
 from fbackprop.cli.console import UsageError, note, refuse
 from fbackprop.cli.loading import described, load
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
 
 if TYPE_CHECKING:
-  from fbackprop.verify.report.report import Report
+  from fbackprop.verify.report import Report
 
 Outcome = tuple[int, str, str]
 """The outcome of a command: its exit code, its last lines, its JSON."""
@@ -120,7 +120,6 @@ def run_function(config: VerifyConfig) -> Outcome:
   from fbackprop.types import Layer
   from fbackprop.verify._vjp import vjp
   from fbackprop.verify.network import layer
-  from fbackprop.verify.report.findings import UnusableError
 
   target = str(config.target)
   f = load("the function", target)
@@ -144,11 +143,8 @@ def run_function(config: VerifyConfig) -> Outcome:
     if len(args) > 2:
       options["key"] = args[-1]
     args = args[:2]
-  try:
-    verify = layer if is_layer else vjp
-    report = whatever_happens(target, lambda: verify(f, *args, **options))
-  except UnusableError as error:
-    raise UsageError(f"{target}: {error}") from error
+  verify = layer if is_layer else vjp
+  report = whatever_happens(target, lambda: verify(f, *args, **options))
   report = report._replace(name=target, again=again(config, report))
   if config.leaf is not None:
     report = of_leaf(report, config.leaf)
@@ -163,8 +159,7 @@ def options_of(config: VerifyConfig) -> dict[str, Any]:
 
 def arguments_of(target: str) -> tuple[Any, ...]:
   """Return the tuple named by `--args`, or returned by the function of that name."""
-  found = load("--args", target)
-  made = ""
+  found, made = load("--args", target), ""
   if callable(found):
     made = "()"
     try:
@@ -178,14 +173,17 @@ def arguments_of(target: str) -> tuple[Any, ...]:
 
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
-  """Run the verifier; an unexpected error of its own is no verdict, and never a pass."""
-  from fbackprop.verify.report.findings import Finding, UnusableError
-  from fbackprop.verify.report.report import Report
+  """Run the verifier; an unexpected error of its own is no verdict, and never a pass.
+
+  Raises:
+    UsageError: the function can't be verified.
+  """
+  from fbackprop.verify.report import Finding, Report, UnusableError
 
   try:
     return verify()
-  except UnusableError:
-    raise
+  except UnusableError as error:
+    raise UsageError(f"{name}: {error}") from error
   except Exception as error:
     message = f"the verifier itself failed, please report it: {described(error)}"
     return Report(name, (Finding("no verdict", "verifier", message=message),))
@@ -221,8 +219,7 @@ def of_leaf(report: "Report", leaf: str) -> "Report":
 def run_library(config: VerifyConfig) -> Outcome:
   """Verify every rule of this library."""
   from fbackprop.verify.library import LIBRARY
-  from fbackprop.verify.report.findings import first_verdict
-  from fbackprop.verify.report.report import FORMAT, to_plain
+  from fbackprop.verify.report import FORMAT, first_verdict, to_plain
 
   options = options_of(config)
   reports = []

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import check_floating, check_same, check_shape
+from fbackprop.checks import check_floating, check_shape
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = ["add", "divide", "multiply", "negate", "power", "reciprocal", "square", "subtract"]
@@ -19,7 +19,7 @@ def check_inputs(name: str, inputs: tuple[Array, ...]) -> None:
     raise TypeError(f"gate {name} takes at least 1 input, got 0")
   for i, x in enumerate(inputs):
     check_floating(f"gate {name}", f"input {i}", x)
-    check_same(f"gate {name}", ("input 0", f"input {i}"), inputs[0], x)
+    check_shape(f"gate {name}", f"input {i}", x, inputs[0].shape, inputs[0].dtype)
 
 
 def check_upstream(name: str, residuals: Residuals, y_bar: Array) -> None:

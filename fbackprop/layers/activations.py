@@ -83,8 +83,7 @@ def softmax_forward(params: Params, x: Array, key: Array | None = None) -> tuple
   check_no_params("softmax", params)
   checks.check_floating("softmax", "x", x)
   checks.check_shape("softmax", "x", x, ("N", "D"))
-  if x.shape[1] == 0:
-    raise ShapeError(f"must have at least one feature, got {describe(x)}", "x", "softmax")
+  checks.check_that("softmax", "x", x, x.shape[1] != 0, "have at least one feature", ShapeError)
   unnormalized = jnp.exp(x - jax.lax.stop_gradient(x.max(1, keepdims=True)))
   y = unnormalized / unnormalized.sum(1, keepdims=True)
   return y, y

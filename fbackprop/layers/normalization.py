@@ -167,9 +167,8 @@ def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
   forward_rule, backward_rule = RULES[kind]
 
   def check_params(params: Any) -> None:
-    if not isinstance(params, NormParams):
-      problem = f"must be NormParams(scale, shift), got {describe(params)}"
-      raise StructureError(problem, "params", name)
+    is_norm, wanted = isinstance(params, NormParams), "be NormParams(scale, shift)"
+    checks.check_that(name, "params", params, is_norm, wanted, StructureError)
     checks.check_shape(name, "params.scale", params.scale, (width,))
     checks.check_floating(name, "params.scale", params.scale)
     if has_shift:

@@ -64,7 +64,7 @@ def softmax_cross_entropy_forward(
   check_logits(where, outputs)
   targets, kept = split_like(targets, outputs), None
   if len(getattr(targets, "shape", ())) == 2:
-    checks.check_same(where, ("outputs", "targets"), outputs, targets)
+    checks.check_shape(where, "targets", targets, outputs.shape, outputs.dtype)
     if ignore_label is not None:
       problem = f"needs labels [N], got targets {describe(targets)}"
       raise ShapeError(problem, "ignore_label", where)

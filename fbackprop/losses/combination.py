@@ -83,17 +83,16 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
 def check_part(i: int, part: Any) -> None:
   """Raise unless a part is a weight, a loss, and a slice of the outputs."""
   # A Loss alone is a tuple of three, too.
-  if not isinstance(part, tuple) or isinstance(part, Loss) or len(part) != 3:
-    problem = f"must be (weight, loss, output_slice), got {describe(part)}"
-    raise DtypeError(problem, f"part {i}", "combine")
+  is_triple = isinstance(part, tuple) and not isinstance(part, Loss) and len(part) == 3
+  checks.check_that("combine", f"part {i}", part, is_triple, "be (weight, loss, output_slice)")
   weight, loss, output_slice = part
   checks.check_number("combine", f"the weight of part {i}", weight)
   checks.check_unit("combine", f"the loss of part {i}", loss, Loss)
   is_range = isinstance(output_slice, slice) and output_slice.step in (None, 1)
   ends = (output_slice.start, output_slice.stop) if is_range else (output_slice,)
-  if not all(checks.is_integer(end) or (is_range and end is None) for end in ends):
-    problem = f"must be an integer, or a slice without a step, got {describe(output_slice)}"
-    raise DtypeError(problem, f"the output_slice of part {i}", "combine")
+  is_right = all(checks.is_integer(end) or (is_range and end is None) for end in ends)
+  name, wanted = f"the output_slice of part {i}", "be an integer, or a slice without a step"
+  checks.check_that("combine", name, output_slice, is_right, wanted)
 
 
 def columns(i: int, output_slice: slice | int, outputs: Array) -> tuple[int, int]:

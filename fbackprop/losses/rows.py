@@ -29,7 +29,7 @@ def check_outputs(where: str, outputs: Array) -> None:
 def check_values(where: str, outputs: Array, targets: Array) -> None:
   """Raise unless outputs are a floating array `[N, C]` and targets have their shape and dtype."""
   check_outputs(where, outputs)
-  checks.check_same(where, ("outputs", "targets"), outputs, targets)
+  checks.check_shape(where, "targets", targets, outputs.shape, outputs.dtype)
 
 
 def check_logits(where: str, outputs: Array) -> None:
@@ -56,7 +56,7 @@ def one_hot(
   if not jnp.issubdtype(labels.dtype, jnp.integer):
     raise DtypeError(f"must be integer labels [N], got {describe(labels)}", "targets", where)
   if checks.is_concrete(labels):
-    checks.check_labels(f"{where}: targets", np.asarray(labels), c, ignore_label)
+    checks.check_labels(where, "targets", np.asarray(labels), c, ignore_label)
   labels = jnp.asarray(labels)
   if labels.dtype.itemsize < 4:  # In int8 the number of classes may overflow.
     labels = labels.astype(jnp.int32)

@@ -7,18 +7,17 @@ from typing import Any
 import jax.numpy as jnp
 
 from fbackprop.checks import check_unit, example_count
-from fbackprop.errors import DtypeError, RangeError, describe
-from fbackprop.hints import hint
-from fbackprop.quantities import clipping, gradients, kernels, moments
+from fbackprop.errors import DtypeError, RangeError, check_that, hint
+from fbackprop.quantities import clipping, gradients, kernels
 from fbackprop.quantities._health import health
-from fbackprop.quantities.traversal import read
+from fbackprop.quantities.capture import read
 from fbackprop.transforms import check_batch, mean_weights, warn_of_double_softmax, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
 
 FUNCTIONS: tuple[Callable[..., Any], ...] = (
   clipping.clipped_gradient, kernels.cosine_similarities, gradients.example_gradients,
-  kernels.example_sqnorms, kernels.global_norm, kernels.gram, health, moments.noise_scale,
-  moments.second_moment, moments.variance,
+  kernels.example_sqnorms, kernels.global_norm, kernels.gram, health, gradients.noise_scale,
+  gradients.second_moment, gradients.variance,
 )  # fmt: skip
 QUANTITIES = {function.__name__: function for function in FUNCTIONS}
 
@@ -114,23 +113,19 @@ def captured_pass(
 
 def check_names(names: Any) -> dict[str, dict[str, Any]]:
   """Return the options of each quantity; raise for options that it doesn't take."""
-  if not isinstance(names, Mapping | list | tuple):
-    raise DtypeError(
-      f"must be a tuple of names, or a mapping from names to options, got {describe(names)}",
-      "names", "compute",
-    )  # fmt: skip
+  are_names = isinstance(names, Mapping | list | tuple)
+  wanted = "be a tuple of names, or a mapping from names to options"
+  check_that("compute", "names", names, are_names, wanted)
   for i, name in enumerate(names):
-    if not isinstance(name, str):
-      raise DtypeError(f"must hold names of quantities, got {describe(name)}", "names", "compute")
+    check_that("compute", "names", name, isinstance(name, str), "hold names of quantities")
     if name not in QUANTITIES:
       raise RangeError(f"compute: there is no quantity {name!r}; {hint(name, list(QUANTITIES))}")
     if name in list(names)[:i]:
       raise RangeError(f"must be different, got {name!r} twice", "names", "compute")
   selected = dict(names) if isinstance(names, Mapping) else {name: {} for name in names}
   for name, options in selected.items():
-    if not isinstance(options, Mapping):
-      problem = f"must be a mapping, got {describe(options)}"
-      raise DtypeError(problem, f"the options of {name}", "compute")
+    is_mapping = isinstance(options, Mapping)
+    check_that("compute", f"the options of {name}", options, is_mapping, "be a mapping")
     given = (None, None) if name == "health" else (None,)
     try:
       inspect.signature(QUANTITIES[name]).bind(*given, **options)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fbackprop.checks import StructureError, check_unit, describe
 from fbackprop.layers.factors import Factors, is_factors
-from fbackprop.quantities.traversal import in_order, read, walk
+from fbackprop.quantities.capture import in_order, read, walk
 from fbackprop.types import Array, Layer, exportable, widen
 
 

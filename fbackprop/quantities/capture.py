@@ -1,12 +1,24 @@
-"""Captured layers, whose backward pass returns the factors of the gradient."""
+"""Captured layers, whose backward pass returns the factors of the gradient, and their traversal.
+
+In a `repeat` the copies of a layer are stacked, so that the tree lists all copies of a block's
+first layer before those of its second, although they alternate in the computation: `layer_order`
+and `in_order` restore that order.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from operator import lt
+from typing import Any, NamedTuple
 
-from fbackprop.checks import DtypeError, describe
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fbackprop import checks
+from fbackprop.combinators import remat, repeat, serial, skip
+from fbackprop.errors import ShapeError, StructureError, describe
 from fbackprop.layers.dense import dense
-from fbackprop.layers.factors import Affine, Elementwise, Factors, Linear, Scaling
+from fbackprop.layers.factors import Affine, Elementwise, Factors, Linear, Scaling, is_factors
 from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.types import Array, Layer, Params, Residuals
 
@@ -56,31 +68,162 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
   known = make
   while isinstance(known, functools.partial):
     known = known.func
-  if known is not dense and known is not layer_norm and known is not rms_norm:
-    raise DtypeError(
-      "must be fbackprop.dense, fbackprop.layer_norm or fbackprop.rms_norm, or a functools.partial "
-      f"of one, got {describe(make)}", "make", "captured",
-    )  # fmt: skip
+  checks.check_that(
+    "captured", "make", make, known in (dense, layer_norm, rms_norm),
+    "be fbackprop.dense, fbackprop.layer_norm or fbackprop.rms_norm, or a functools.partial of one",
+  )  # fmt: skip
 
   @functools.wraps(make)
   def make_captured(*arguments: Any, **options: Any) -> Layer:
-    return capture(make(*arguments, **options), is_dense=known is dense)
+    layer = make(*arguments, **options)
+
+    def captured_backward(
+      params: Params, residuals: Residuals, y_bar: Array
+    ) -> tuple[Factors, Array]:
+      # Nothing reads the gradient here, so jit eliminates its product as dead code.
+      _, x_bar = layer.backward(params, residuals, y_bar)
+      if known is dense:
+        return (Linear if params.b is None else Affine)(residuals, y_bar), x_bar
+      x_hat = residuals[0]
+      return (Scaling if params.shift is None else Elementwise)(x_hat, y_bar), x_bar
+
+    return layer._replace(backward=captured_backward)
 
   return make_captured
 
 
-def capture(layer: Layer, is_dense: bool) -> Layer:
-  """Wrap a layer so that its backward pass returns factors in place of the gradient."""
+# --- Traversal ------------------------------------------------------------------------------------
 
-  def captured_backward(
-    params: Params, residuals: Residuals, y_bar: Array
-  ) -> tuple[Factors, Array]:
-    # Nothing reads the gradient here, so jit eliminates its product as dead code.
-    _, x_bar = layer.backward(params, residuals, y_bar)
-    if is_dense:
-      kind = Linear if params.b is None else Affine
-      return kind(residuals, y_bar), x_bar
-    x_hat = residuals[0]
-    return (Scaling if params.shift is None else Elementwise)(x_hat, y_bar), x_bar
 
-  return layer._replace(backward=captured_backward)
+def read(where: str, captured: Any) -> list[Factors]:
+  """Return the factors of each layer in the order of the tree; raise for any other array.
+
+  A layer that isn't captured returns its summed gradient, which doesn't determine the examples'
+  gradients; a tree without any factors doesn't determine the number of examples.
+  """
+  found: list[Factors] = []
+  for path, node in jax.tree_util.tree_leaves_with_path(captured, is_leaf=is_factors):
+    place = f"captured{jax.tree_util.keystr(path)}"
+    if not is_factors(node):
+      raise StructureError(
+        f"must be the factors of a layer, got {describe(node)}; every layer that has parameters "
+        "must be made by fbackprop.quantities.captured(make), as in fbackprop.mlp(sizes, "
+        "dense=captured(fbackprop.dense), normalization=captured(fbackprop.layer_norm))",
+        place, where,
+      )  # fmt: skip
+    check_factors(where, place, node)
+    found.append(node)
+    n = found[0].y_bar.shape[-2]
+    wanted = f"have the {n} examples of the first layer"
+    checks.check_that(where, place, node[0], node[0].shape[-2] == n, wanted, ShapeError)
+  if not found:
+    problem = f"must hold the factors of a layer, got {describe(captured)}: no layer of the network"
+    raise StructureError(f"{problem} has parameters", "captured", where)
+  return found
+
+
+def check_factors(where: str, place: str, factors: Factors) -> None:
+  """Raise for two arrays that aren't valid factors of one layer."""
+  first, second = (f"{place}.{field}" for field in factors._fields)
+  x, y_bar = factors
+  checks.check_floating(where, first, x)
+  checks.check_floating(where, second, y_bar)
+  checks.check_dtype(where, second, y_bar, x.dtype)
+  same = x.shape[:-1] == y_bar.shape[:-1] if is_dense(factors) else x.shape == y_bar.shape
+  if x.ndim < 2 or not same:
+    wanted = "[..., N, D_in] and [..., N, D_out]" if is_dense(factors) else "[..., N, D], both"
+    problem = f"must be {wanted}, got {describe(x)} and {describe(y_bar)}"
+    raise ShapeError(problem, f"{first} and {second}", where)
+
+
+def replace_factors(function: Callable[[Any], Any], captured: Any) -> Any:
+  """Map `function` over each layer's factors in a pytree."""
+  return jax.tree.map(function, captured, is_leaf=is_factors)
+
+
+def is_dense(factors: Factors) -> bool:
+  """Return whether an example's gradient is an outer product of its factors, not elementwise."""
+  return isinstance(factors, Affine | Linear)
+
+
+def has_offset(factors: Factors) -> bool:
+  """Return whether there is a bias or a shift, whose gradient is y_bar itself."""
+  return isinstance(factors, Affine | Elementwise)
+
+
+def layer_order(net: Layer) -> list[str]:
+  """Name the layers with parameters in the order of computation, with numbered copies.
+
+  Args:
+    net: any network; captured or not.
+
+  Returns:
+    Names such as "0.dense", and "2.1.dense[3]" for the fourth copy in a `repeat`.
+
+  Raises:
+    TypeError: `net` isn't a Layer.
+
+  Example:
+    >>> import fbackprop as fb
+    >>> layer_order(fb.mlp([2, 8, 8, 8, 1], repeat_hidden=True))
+    ['0.dense', '1.1.dense[0]', '1.1.dense[1]', '3.dense']
+  """
+  checks.check_unit("layer_order", "net", net, Layer)
+  params = jax.eval_shape(net.init, jax.random.key(0))
+  places = [p for p in walk("layer_order", net, params) if jax.tree.leaves(p.node)]
+  return [place.name + "".join(f"[{i}]" for i in place.copy) for place in places]
+
+
+class LayerPath(NamedTuple):
+  """The path of a layer, or of one copy of it: its name, its node of the tree, its copy."""
+
+  name: str
+  node: Any
+  copy: tuple[int, ...]
+
+
+def walk(
+  where: str, net: Layer, tree: Any, path: str = "", copy: tuple[int, ...] = ()
+) -> Iterator[LayerPath]:
+  """Yield the layers of a network with their nodes of a parameter tree, in order of computation."""
+  options = dict(net.options)
+  combinator = options.get("combinator")
+  if combinator is serial:
+    fits = type(tree) is tuple and len(tree) == len(net.parts)
+    place = f"at {path or 'its top'!r} is a chain of {len(net.parts)} layers"
+    wanted = f"be of the network, which {place}"
+    checks.check_that(where, "captured", tree, fits, wanted, StructureError)
+    for i, (part, node) in enumerate(zip(net.parts, tree, strict=True)):
+      yield from walk(where, part, node, f"{path}{i}.", copy)
+  elif combinator is repeat:
+    for i in range(options["n"]):
+      yield from walk(where, net.parts[0], tree, path, (*copy, i))
+  elif combinator is skip or combinator is remat:
+    yield from walk(where, net.parts[0], tree, path, copy)
+  elif jax.tree.leaves(tree):
+    copies = tree[0].shape[:-2] if is_factors(tree) else None
+    # Of parameters, as in `layer_order`, the copies aren't known.
+    if copies is not None and not (len(copies) == len(copy) and all(map(lt, copy, copies))):
+      place = f"has a copy {list(copy)} of {path + net.name}"
+      problem = f"must be of the network, which {place}, got {describe(tree[0])}"
+      raise StructureError(problem, "captured", where)
+    yield LayerPath(path + net.name, tree, copy)
+
+
+def in_order(places: list[LayerPath], look: Callable[[Factors], Array]) -> Array:
+  """Compute a flag for each layer, in the order of computation, `[L]`.
+
+  All copies in a `repeat` are examined in one operation, and then sorted, so that the program
+  doesn't grow with their number.
+  """
+  flags: list[Array] = []
+  begins: dict[str, int] = {}
+  order, total = [], 0
+  for name, node, copy in places:
+    if name not in begins:
+      begins[name] = total
+      flags.append(look(node).reshape(-1))
+      total += flags[-1].size
+    place = int(np.ravel_multi_index(copy, node[0].shape[:-2])) if copy else 0
+    order.append(begins[name] + place)
+  return jnp.concatenate(flags)[np.array(order)]

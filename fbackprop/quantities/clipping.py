@@ -8,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
-from fbackprop.errors import RangeError
-from fbackprop.hints import hint
+from fbackprop.errors import RangeError, hint
 from fbackprop.layers.factors import Factors
+from fbackprop.quantities.capture import read, replace_factors
 from fbackprop.quantities.gradients import summed
 from fbackprop.quantities.kernels import layer_sqnorms, total_sqnorms
-from fbackprop.quantities.traversal import read, replace_factors
 from fbackprop.types import Array, Params
 
 CLIPPINGS = ("flat", "automatic", "per_layer")

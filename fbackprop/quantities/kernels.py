@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import ShapeError, StructureError, check_flag, describe
+from fbackprop.checks import ShapeError, StructureError, check_flag, check_that, describe
 from fbackprop.layers.factors import Factors
 from fbackprop.meshes import diagonal, product
-from fbackprop.quantities.traversal import has_offset, is_dense, read, replace_factors
+from fbackprop.quantities.capture import has_offset, is_dense, read, replace_factors
 from fbackprop.transforms import nonzero
 from fbackprop.types import Array, widen
 
@@ -152,9 +152,9 @@ def check_same_network(captured: Any, other: Any) -> None:
     raise StructureError(said, "other", "gram")
   leaves = jax.tree_util.tree_leaves_with_path(captured)
   for (path, want), got in zip(leaves, jax.tree.leaves(other), strict=True):
-    if (*want.shape[:-2], want.shape[-1]) != (*got.shape[:-2], got.shape[-1]):
-      problem = f"must have the widths of {describe(want)}, got {describe(got)}"
-      raise ShapeError(problem, f"other{jax.tree_util.keystr(path)}", "gram")
+    fits = (*want.shape[:-2], want.shape[-1]) == (*got.shape[:-2], got.shape[-1])
+    name, wanted = f"other{jax.tree_util.keystr(path)}", f"have the widths of {describe(want)}"
+    check_that("gram", name, got, fits, wanted, ShapeError)
 
 
 def cosine_similarities(captured: Any) -> Array:

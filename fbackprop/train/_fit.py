@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,16 +13,13 @@ import optax
 from fbackprop.checks import DtypeError, ShapeError, check_key, check_like, describe, is_integer
 from fbackprop.meshes import take_rows
 from fbackprop.ranges import RANGES, check_range
+from fbackprop.train import examples, last_axis, optimizers, runner
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
 from fbackprop.train.checkpoints import CheckpointSpec, CheckpointWriter, load_checkpoint
 from fbackprop.train.ensembles import BestEpochs, EnsembleResult
-from fbackprop.train.examples import check_finite, digest
-from fbackprop.train.last_axis import is_tiny
 from fbackprop.train.loop import Members
-from fbackprop.train.optimizers import scaled
 from fbackprop.train.problem import NEVER, Problem, regroup
 from fbackprop.train.results import BestEpoch, Result
-from fbackprop.train.runner import EnsembleRun, Run, member_of, score_of
 from fbackprop.train.step import layer_names
 from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS
 from fbackprop.types import Array, Layer, Loss, Params
@@ -105,23 +103,22 @@ def fit(
       raise ValueError(
         "on_nonfinite='rollback' needs checkpoints to go back to: give checkpoints with every"
       )
-    optimizer = scaled(optimizer)
+    optimizer = optimizers.scaled(optimizer)
   problem = Problem(
     net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor
   ).prepared("fit", key)
   if params is not None:
-    check_like("fit: params", params, jax.eval_shape(net.init, jax.random.key(0)))
+    check_like("fit", "params", params, jax.eval_shape(net.init, jax.random.key(0)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-      check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
+      examples.check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
   loop, member = problem.start(key, None, params)
-  names = tuple(layer_names(loop.state.params))
   identity = {} if checkpoints is None else {
     "loss": loss.name,
-    "examples": digest(problem.train),
-    "examples set aside": digest(problem.validation),
+    "examples": examples.digest(problem.train),
+    "examples set aside": examples.digest(problem.validation),
     "batch_size": problem.batch_size,
     "shuffle": step.shuffle,
-    "key": digest(jax.random.key_data(key)),
+    "key": examples.digest(jax.random.key_data(key)),
     "on_nonfinite='rollback'": is_rollback,
     "clip_examples": step.clip_examples,
     "watch": sorted(monitor.watch),
@@ -134,10 +131,10 @@ def fit(
     if checkpoints is not None and checkpoints.folder is not None:
       writer = CheckpointWriter(checkpoints, spec, stop, exits)
     saved = None if resume is None else load_checkpoint(resume, spec, monitor.handle)
-    run = Run(problem, loop, member, writer)
+    run = runner.Run(problem, loop, member, writer)
     reason = run.run(saved)
   loop, history, best = run.loop, run.history, None
-  if loop.best is not None and (score := score_of(loop.best, "validation_loss")) is not None:
+  if loop.best is not None and (score := runner.score_of(loop.best, "validation_loss")) is not None:
     scores = run.evaluate(loop.best.params, problem.test)
     best = BestEpoch(int(loop.best.step), score, loop.best.params, *scores)
   infos, is_diverged = history.infos(), reason == "diverged"
@@ -147,7 +144,7 @@ def fit(
     stop_reason=reason,
     losses=np.asarray(infos.loss),
     grad_norms=np.asarray(infos.grad_norms),
-    layer_names=names,
+    layer_names=tuple(layer_names(loop.state.params)),
     evaluations=tuple(history.evaluations),
     checks=tuple(history.checks),
     diverged_at=run.locate_nonfinite(loop, member) if is_diverged else None,
@@ -227,14 +224,14 @@ def fit_ensemble(
     net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor, rates
   ).prepared("fit_ensemble", keys[0])
   batch = take_rows(problem.train, np.arange(problem.batch_size))
-  members = Members(len(keys), -1 if is_tiny(problem.first_step, keys[0], batch) else 0)
+  members = Members(len(keys), -1 if last_axis.is_tiny(problem.first_step, keys[0], batch) else 0)
   loop, member = jax.jit(jax.vmap(problem.start, 0, members.axis))(keys, problem.rates)
-  run = EnsembleRun(problem, loop, member, members)
+  run = runner.EnsembleRun(problem, loop, member, members)
   reason = run.run()
-  history, loop = run.history, run.loop
+  history, loop, own = run.history, run.loop, (run.loop, member)
   codes = np.asarray(loop.progress.reason)
   diverged_at = [
-    run.locate_nonfinite(*member_of((loop, member), members.axis, k)) if code == DIVERGED else None
+    None if code != DIVERGED else run.locate_nonfinite(*runner.member_of(own, members.axis, k))
     for k, code in enumerate(codes)
   ]
   params, found = jax.tree.map(
@@ -243,11 +240,7 @@ def fit_ensemble(
   best = None
   if found is not None:
     best = BestEpochs(np.asarray(found.step), -np.asarray(found.validation_loss))
-    is_scored = jnp.isfinite(found.validation_loss)
-
-    def chosen(new: Array, old: Array) -> Array:
-      return jnp.where(is_scored.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
+    chosen = partial(jax.vmap(jnp.where), jnp.isfinite(found.validation_loss))
     params = jax.tree.map(chosen, found.params, params)
   return EnsembleResult(
     params=params,

@@ -5,12 +5,12 @@ This module doesn't import jax: the command line reads its defaults and choices 
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from fbackprop.errors import DtypeError, RangeError, check_choice, describe
-from fbackprop.ranges import COUNT, FLOAT32_MAX, RANGES, check_in_range, check_range
+from fbackprop.ranges import COUNT, FLOAT32_MAX, RANGES, Range, check_in_range, check_range
 
 OptimizerName = Literal[
   "gradient_descent", "momentum", "nesterov", "adam", "rmsprop", "adagrad", "lion"
@@ -56,10 +56,9 @@ class StopRules:
   validation_fraction: float | None = None
 
   def __post_init__(self) -> None:
-    for name in (name for name in RANGES if name.startswith("stop.")):
-      value = getattr(self, name.removeprefix("stop."))
-      if value is not None or name == "stop.patience":
-        check_in_range("", name, value)
+    check_numbers(
+      "stop", self, {field.name: RANGES[f"stop.{field.name}"] for field in fields(self)}
+    )
     if self.max_steps is None and self.max_epochs is None and self.max_seconds is None:
       problem = ", stop.max_epochs or stop.max_seconds must be given: a run needs an end"
       raise RangeError(problem, "stop.max_steps")
@@ -141,9 +140,9 @@ class Monitor:
   chunk_steps: int = 1000
 
   def __post_init__(self) -> None:
-    for name in ("eval_every", "check_every", "chunk_steps"):
-      if (value := getattr(self, name)) is not None or name == "chunk_steps":
-        check_range("", f"monitor.{name}", value, COUNT)
+    check_numbers(
+      "monitor", self, dict.fromkeys(("eval_every", "check_every", "chunk_steps"), COUNT)
+    )
     for name in ("on_evaluation", "on_event"):
       if not ((value := getattr(self, name)) is None or callable(value)):
         raise DtypeError(f"must be a function, got {describe(value)}", f"monitor.{name}", "fit")
@@ -187,9 +186,14 @@ class Checkpoints:
       is_missing = value is None and (name == "resume" or self.resume is not None)
       if not is_missing and not isinstance(value, str | os.PathLike):
         raise TypeError(f"checkpoints.{name} must be a path, got {value!r}")
-    for name in ("every", "keep"):
-      if (value := getattr(self, name)) is not None or name == "keep":
-        check_in_range("", f"checkpoints.{name}", value)
+    check_numbers("checkpoints", self, dict.fromkeys(("every", "keep"), COUNT))
+
+
+def check_numbers(group: str, rules: Any, ranges: Mapping[str, Range]) -> None:
+  """Raise for an attribute that is out of range; None is allowed where it is the default."""
+  for name, allowed in ranges.items():
+    if (value := getattr(rules, name)) is not None or getattr(type(rules), name) is not None:
+      check_range("", f"{group}.{name}", value, allowed)
 
 
 def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:

@@ -63,12 +63,8 @@ class CheckpointSpec(NamedTuple):
   key_impl: Any
 
 
-class Checkpoint(NamedTuple):
-  """A restored run: its loop, its history, and its stop rules as JSON."""
-
-  loop: Loop
-  history: History
-  stop: dict[str, Any]
+Checkpoint = tuple[Loop, History, dict[str, Any]]
+"""A restored run: its loop, its history, and its stop rules as JSON."""
 
 
 def checkpoint_paths(path: str | os.PathLike[str]) -> list[Path]:
@@ -140,7 +136,7 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
   except (StructureError, ShapeError, DtypeError) as error:
     raise type(error)(f"it is a checkpoint of another network or optimiser: {error}") from error
   loop = from_stored(tree["loop"], spec)
-  return Checkpoint(loop, read_history(content["history"], tree["rows"]), content["stop"])
+  return loop, read_history(content["history"], tree["rows"]), content["stop"]
 
 
 def read_content(path: Path) -> tuple[dict[str, Any], Stored]:

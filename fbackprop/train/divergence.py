@@ -11,14 +11,12 @@ from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.quantities._compute import captured_pass
 from fbackprop.quantities.gradients import plain, without_factors
 from fbackprop.quantities.kernels import example_sqnorms
-from fbackprop.train.gradients import make_gradient
 from fbackprop.train.optimizers import make_update
-from fbackprop.train.step import Batch, State, holds_floats, layer_norms, noise_key
+from fbackprop.train.step import Batch, State, holds_floats, layer_norms, make_gradient, noise_key
 from fbackprop.transforms import mean_weights, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
 
 SQUARED_NORM = "squared norm of its gradient"
-NOWHERE = "nowhere, computed one operation at a time"
 
 
 # A layer of a chain: its name in a report, the layer, its parameters, and its key.
@@ -55,7 +53,8 @@ def locate_nonfinite(
     these are finite: the compiled step rounds differently.
   """
   found = computed(net, loss, optimizer, state, batch, clip_examples)
-  return next((place for place, value in found if not finite(value)), NOWHERE)
+  places = (place for place, value in found if not finite(value))
+  return next(places, "nowhere, computed one operation at a time")
 
 
 def computed(
@@ -105,14 +104,12 @@ def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> 
   """List the layers of a chain in order, those of a nested chain under places such as 1.0."""
   if not is_chain(net) or not net.parts:
     return [(f"layer {place or 0} ({net.name})", net, params, key)]
-  keys = keys_of_parts(key, net.parts)
-  links: list[Link] = []
-  for i, part in enumerate(net.parts):
-    links += links_of(part, params[i], keys[i], f"{place}.{i}" if place else str(i))
-  return links
+  places = [f"{place}.{i}" if place else str(i) for i in range(len(net.parts))]
+  inner = zip(net.parts, params, keys_of_parts(key, net.parts), places, strict=True)
+  return [link for part in inner for link in links_of(*part)]
 
 
 def finite(tree: Any) -> bool:
   """Return whether every number in a pytree is finite."""
-  leaves = [leaf for leaf in jax.tree.leaves(tree) if holds_floats(leaf)]
-  return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in leaves)
+  leaves = filter(holds_floats, jax.tree.leaves(tree))
+  return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)

@@ -176,19 +176,24 @@ def mean_outputs(outputs: Array, loss_name: str) -> Array:
   return outputs.mean(0)
 
 
-class Scores(NamedTuple):
-  """The test scores of an evaluation; None without a test set."""
-
-  test_losses: np.ndarray | None = None
-  test_accuracies: np.ndarray | None = None
-  test_loss: float | None = None
-  test_accuracy: float | None = None
+# Test losses and accuracies of the members, `[K]`, then the loss and accuracy of the ensemble; see
+# `EnsembleEvaluation`.
+Scores = tuple[np.ndarray | None, np.ndarray | None, float | None, float | None]
 
 
 def make_ensemble_evaluate(
   net: Layer, loss: Loss, axis: int
 ) -> Callable[[Params, Batch | None], Scores]:
-  """Build `evaluate(params, batch)`, without randomness; `axis` is the members' axis."""
+  """Build the function of the test scores, without randomness.
+
+  Args:
+    net: the network.
+    loss: the loss.
+    axis: the members' axis of the parameters.
+
+  Returns:
+    `evaluate(params, batch)`, the `Scores`, each None without a test set.
+  """
 
   @jax.jit
   def measure(params: Params, batch: Batch) -> Any:
@@ -203,9 +208,8 @@ def make_ensemble_evaluate(
 
   def evaluate(params: Params, batch: Batch | None) -> Scores:
     if batch is None:
-      return Scores()
+      return None, None, None, None
     losses, accuracies, mean, accuracy = jax.device_get(measure(params, batch))
-    whole = float(mean), None if accuracy is None else float(accuracy)
-    return Scores(losses, accuracies, *whole)
+    return losses, accuracies, float(mean), None if accuracy is None else float(accuracy)
 
   return evaluate

@@ -22,8 +22,7 @@ from fbackprop.extras import need
 from fbackprop.meshes import is_explicit, mesh_of, take_rows
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import ClassWeights, check_class_weights
-from fbackprop.train.data.rows import Dataset
-from fbackprop.train.data.standardization import lost_values
+from fbackprop.train.data.rows import Dataset, lost_values
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 

@@ -16,10 +16,9 @@ from fbackprop.checks import example_count
 from fbackprop.live_check import LiveCheck, Measure, make_live_check
 from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import compute
-from fbackprop.quantities.moments import NoiseScale
-from fbackprop.train.gradients import make_gradient
+from fbackprop.quantities.gradients import NoiseScale
 from fbackprop.train.results import Evaluation
-from fbackprop.train.step import Batch, Info, State, noise_key
+from fbackprop.train.step import Batch, Info, State, make_gradient, noise_key
 from fbackprop.types import Layer, Loss
 
 # The largest number of examples in a gradient check with clipping.

@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import example_count
-from fbackprop.train import stop_conditions
-from fbackprop.train.last_axis import vmap_last
+from fbackprop.train import last_axis, stop_conditions
 from fbackprop.train.shuffle import SHUFFLES, draw_order, epoch_and_place, take_batch
 from fbackprop.train.step import Batch, Info, State, all_finite, stays_finite
 from fbackprop.train.stop_conditions import DIVERGED, RUNNING, Best, Progress, StopNumbers, Validate
@@ -131,7 +130,7 @@ def make_chunk(
       """Map a member's function over all members."""
       if members is None:
         return f
-      return vmap_last(f, members.size, one) if members.axis else jax.vmap(f)
+      return last_axis.vmap_last(f, members.size, one) if members.axis else jax.vmap(f)
 
     def row_of(info: Info) -> Rows:
       # Each recorded field costs a kernel per step, which is noticeable for a small network: those
@@ -205,12 +204,10 @@ def make_chunk(
       after = Loop(state, order, progress, loop.best)
       return each(settle)(after, alive, runs, loop), rows
 
-    def first_row(state: State, member: Member) -> Rows:
-      return row_of(step_of(member)(state, data)[1])
-
+    first_row = each(lambda state, member: row_of(step_of(member)(state, data)[1]))
     rows = jax.tree.map(
       lambda value: jnp.zeros((capacity, *value.shape), value.dtype),
-      jax.eval_shape(each(first_row), loop.state, member),
+      jax.eval_shape(first_row, loop.state, member),
     )
     after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
     if members is not None:

@@ -15,10 +15,8 @@ from fbackprop.layers.dense import dense
 from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
 from fbackprop.networks import mlp
-from fbackprop.quantities.capture import captured
 from fbackprop.train.data.names import TASKS, Task
-from fbackprop.train.data.rows import WIDEST, Dataset, Standardization
-from fbackprop.train.data.standardization import as_float32
+from fbackprop.train.data.rows import WIDEST, Dataset, Standardization, as_float32
 from fbackprop.train.ensembles import mean_outputs
 from fbackprop.train.weights import Stored, params_of, read_stored, save_params
 from fbackprop.types import Layer, Loss, Params
@@ -81,15 +79,13 @@ class Description(NamedTuple):
   @property
   def net(self) -> Layer:
     """Build the network."""
-    return self.network_of(lambda make: make)
-
-  @property
-  def captured_net(self) -> Layer:
-    """Build the network of captured layers, whose gradients are factored."""
-    return self.network_of(captured)
+    return self.network_of(lambda constructor: constructor)
 
   def network_of(self, wrap: Callable[[Callable[..., Layer]], Callable[..., Layer]]) -> Layer:
-    """Build the network, wrapping the constructors of its layers with parameters."""
+    """Build the network, wrapping the constructors of its layers with parameters.
+
+    With `fbackprop.quantities.captured` its gradients are factored.
+    """
     normalization = NORMALIZATIONS[self.normalization]
     return mlp(
       self.sizes, getattr(activations, self.activation), dense=wrap(dense),

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbackprop.checks import DtypeError, describe
-from fbackprop.errors import check_choice
+from fbackprop.errors import DtypeError, check_choice, describe
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import OptimizerName, ScheduleName, check_warmup
@@ -124,12 +123,11 @@ def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | Non
   Under autodiff, in forward and in reverse mode, its derivative is our backward pass: the tangent
   of the mean is ⟨grads, params_dot⟩. Only `params` is differentiated.
   """
-  loss_and_gradient = value_and_grad(net, loss)
+  loss_and_gradient: Callable[..., tuple[Array, Params]] = value_and_grad(net, loss)
 
   def with_gradient(params: Params, batch: Any, key: Array | None) -> tuple[Array, Params]:
     x, targets, weights = batch
-    found: tuple[Array, Params] = loss_and_gradient(params, x, targets, key=key, weights=weights)
-    return found
+    return loss_and_gradient(params, x, targets, key=key, weights=weights)
 
   @jax.custom_jvp
   def mean_loss(params: Params, batch: Any, key: Array | None) -> Array:

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import check_unit, example_count
-from fbackprop.hints import hint
+from fbackprop.errors import hint
 from fbackprop.ranges import check_in_range
-from fbackprop.train import arguments
-from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
+from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules, check_batch_size
 from fbackprop.train.examples import check_examples, set_aside
 from fbackprop.train.loop import Loop, Member, start_loop
-from fbackprop.train.step import Batch, Info, State, make_guarded_step
+from fbackprop.train.step import Batch, Info, InitAndStep, State, make_guarded_step
 from fbackprop.train.stop_conditions import start_best
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -83,7 +82,7 @@ class Problem(NamedTuple):
     n = example_count(train.x)
     size = n if self.batch_size is None else self.batch_size
     check_in_range("", "batch_size", size)
-    arguments.check_batch_size(size, n, self.monitor.watch)
+    check_batch_size(size, n, self.monitor.watch)
     dtype = jax.tree.leaves(train.x)[0].dtype
     rates = None if self.rates is None else jnp.asarray(self.rates, dtype)
     own = self._replace(train=train, test=test, validation=held_out, batch_size=size, rates=rates)
@@ -103,7 +102,7 @@ class Problem(NamedTuple):
     """Return the optimizer of a member's rate, or of None."""
     return self.optimizer if rate is None else self.optimizer(rate)
 
-  def make_step(self, rate: Any = None, *, is_thorough: bool = True) -> tuple[Any, Any]:
+  def make_step(self, rate: Any = None, *, is_thorough: bool = True) -> InitAndStep:
     """Build `(init, step)`, as `fbackprop.train.make_step`."""
     return make_guarded_step(
       self.net, self.loss, self.optimizer_of(rate), is_thorough,
@@ -114,8 +113,7 @@ class Problem(NamedTuple):
   def first_step(self, key: Array, batch: Batch) -> tuple[State, Info]:
     """Take the first step of the first member; for tracing only."""
     init, step = self.make_step(None if self.rates is None else self.rates[0])
-    taken: tuple[State, Info] = step(init(key), batch)
-    return taken
+    return step(init(key), batch)
 
   def start(self, key: Array, rate: Any, params: Params = None) -> tuple[Loop, Member]:
     """Build the initial loop and the constants of a member."""
@@ -147,8 +145,8 @@ def regroup(where: str, deprecated: Mapping[str, Any], **groups: Any) -> list[An
       check_unit(where, name, group, GROUPS[name])
     elif name != "checkpoints":
       groups[name] = GROUPS[name]()
-  homes = {field.name: name for name in groups for field in fields(GROUPS[name])}
-  homes = {old: name for old, name in homes.items() if old not in NEVER[where]}
+  every = ((field.name, name) for name in groups for field in fields(GROUPS[name]))
+  homes = {old: name for old, name in every if old not in NEVER[where]}
   for old, value in deprecated.items():
     if old not in homes:
       raise TypeError(

@@ -7,8 +7,7 @@ import numpy as np
 
 from fbackprop.live_check import LiveCheck
 from fbackprop.markup import BAD, GOOD, headline, paragraph, table_of
-from fbackprop.train.gradients import Watched
-from fbackprop.train.step import State
+from fbackprop.train.step import State, Watched
 from fbackprop.types import Params
 
 MOST_ROWS = 20

@@ -133,20 +133,18 @@ def summarize(result: Result, dataset: Dataset) -> dict[str, Any]:
   kept = last if best is None else best
   score = {"test_accuracy": kept.test_accuracy} if dataset.is_classification else {}
   validated = {} if best is None else {"kept_step": best.step, "validation_score": best.score}
+
+  def own(*names: str) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in names}
+
   return {
     **score,
     "test_loss": kept.test_loss,
     **validated,
     "train_loss": last.train_loss,
-    "steps": result.steps,
-    "stop_reason": result.stop_reason,
-    "diverged_at": result.diverged_at,
+    **own("steps", "stop_reason", "diverged_at"),
     "skipped_steps": list(result.skipped),
-    "rollbacks": result.rollbacks,
-    "gradient_check_max_rel_error": result.gradient_check_max_rel_error,
-    "gradient_rounding_max_rel_error": result.gradient_rounding_max_rel_error,
+    **own("rollbacks", "gradient_check_max_rel_error", "gradient_rounding_max_rel_error"),
     "gradient_checks": len(result.checks),
-    "seconds": result.seconds,
-    "check_seconds": result.check_seconds,
-    "compile_seconds": result.compile_seconds,
+    **own("seconds", "check_seconds", "compile_seconds"),
   }

@@ -212,7 +212,9 @@ class Run:
       self.loop, infos = self.thorough_chunk(first, *self.arguments(until))
     reached = self.recorded - before
     self.history.rows.append(jax.tree.map(lambda column: np.asarray(column)[:reached], infos))
-    return self.handle_nonfinite() if self.reason == "diverged" else self.reason
+    if self.reason != "diverged" or self.problem.step.on_nonfinite == "raise":
+      return self.reason
+    return self.handle_nonfinite()
 
   def handle_nonfinite(self) -> str | None:
     """Skip a nonfinite step, or roll back; return the stop reason, or None if the run continues."""
@@ -328,10 +330,6 @@ class EnsembleRun(Run):
     """Steps taken by the running members, or by those that ran longest."""
     return self.recorded
 
-  def handle_nonfinite(self) -> str | None:
-    """End the run, as all members have diverged."""
-    return "diverged"
-
   def checks(self) -> list[Any]:
     """Check the gradients of members that have stepped since their last check and not diverged."""
     codes = np.asarray(self.loop.progress.reason)
@@ -346,18 +344,13 @@ class EnsembleRun(Run):
 
   def evaluation(self) -> Any:
     """Evaluate the ensemble at its current parameters."""
-    scores = self.evaluate(self.loop.state.params, self.problem.test)
-    running = int((np.asarray(self.loop.progress.reason) == RUNNING).sum())
+    scores: ensembles.Scores = self.evaluate(self.loop.state.params, self.problem.test)
+    running = np.asarray(self.loop.progress.reason) == RUNNING
+    count = int(running.sum()) if self.problem.most_steps else 0
     losses = np.asarray(self.history.since_evaluation().loss)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN.
       means = np.nansum(losses, axis=0, dtype=np.float64) / (~np.isnan(losses)).sum(0)
-    return ensembles.EnsembleEvaluation(
-      self.done,
-      running if self.problem.most_steps else 0,
-      means,
-      **scores._asdict(),
-      seconds=self.seconds,
-    )
+    return ensembles.EnsembleEvaluation(self.done, count, means, *scores, self.seconds)
 
 
 def member_of(tree: Any, axis: int, k: int) -> Any:

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from fbackprop import checks
-from fbackprop.checks import DtypeError, describe, example_count
 from fbackprop.meshes import splits_of
-from fbackprop.quantities.gradients import plain
-from fbackprop.train.arguments import WatchName
-from fbackprop.train.gradients import Watched, make_gradient
+from fbackprop.quantities import _compute, clipping, gradients
+from fbackprop.ranges import check_in_range
+from fbackprop.train.arguments import WatchName, check_watch
 from fbackprop.train.optimizers import as_transformation, make_update
+from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
 
@@ -41,6 +41,20 @@ class State(NamedTuple):
 
 
 @exportable
+class Watched(NamedTuple):
+  """The diagnostics of a step's examples; None for those that aren't requested.
+
+  Attributes:
+    noise_scale: gradient noise scale of the batch, each part `[]`; sum the parts over steps before
+      dividing, as their ratio is biased.
+    clipped: fraction of the examples whose gradients were clipped, `[]`.
+  """
+
+  noise_scale: gradients.NoiseScale | None = None
+  clipped: Array | None = None
+
+
+@exportable
 class Info(NamedTuple):
   """The diagnostics of a step.
 
@@ -64,6 +78,9 @@ class Info(NamedTuple):
   watched: Watched = Watched()
 
 
+InitAndStep = tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]
+
+
 def make_step(
   net: Layer,
   loss: Loss,
@@ -72,7 +89,7 @@ def make_step(
   clip_examples: float | None = None,
   watch: Sequence[WatchName] = (),
   donate: bool = False,
-) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
+) -> InitAndStep:
   """Compile the initialisation and the step of a training run.
 
   Args:
@@ -119,7 +136,7 @@ def make_guarded_step(
   clip_examples: float | None = None,
   watch: Sequence[WatchName] = (),
   donate: bool = False,
-) -> tuple[Callable[..., State], Callable[[State, Any], tuple[State, Info]]]:
+) -> InitAndStep:
   """Compile as `make_step`, with a choice of how much of a step is checked.
 
   Args:
@@ -132,7 +149,7 @@ def make_guarded_step(
   checks.check_unit("make_step", "net", net, Layer)
   checks.check_unit("make_step", "loss", loss, Loss)
   optimizer = as_transformation(optimizer)
-  update = make_update(optimizer, plain(net), loss)
+  update = make_update(optimizer, gradients.plain(net), loss)
   loss_and_gradient = make_gradient(net, loss, clip_examples, watch)
 
   @jax.jit
@@ -142,7 +159,7 @@ def make_guarded_step(
     if params is None:
       params = net.init(params_key)
     else:
-      checks.check_like("init: params", params, jax.eval_shape(net.init, params_key))
+      checks.check_like("init", "params", params, jax.eval_shape(net.init, params_key))
       # Copied, so that donating the state doesn't delete the caller's arrays.
       params = jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype), params)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
@@ -150,9 +167,13 @@ def make_guarded_step(
   @partial(jax.jit, donate_argnums=(0,) if donate else ())
   def step(state: State, batch: Any) -> tuple[State, Info]:
     if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-      raise DtypeError(f"step: batch must be (x, targets) or a Batch, got {describe(batch)}")
+      raise checks.DtypeError(
+        f"step: batch must be (x, targets) or a Batch, got {checks.describe(batch)}"
+      )
     if not isinstance(state, State):
-      raise DtypeError(f"step: state must be a State, as init gives it, got {describe(state)}")
+      raise checks.DtypeError(
+        f"step: state must be a State, as init gives it, got {checks.describe(state)}"
+      )
     batch = Batch(*batch)
     key = noise_key(net, state)
     value, grads, watched = loss_and_gradient(
@@ -171,6 +192,51 @@ def make_guarded_step(
     return proposed, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
 
   return init, step
+
+
+def make_gradient(
+  net: Layer, loss: Loss, clip_examples: float | None = None, watch: Sequence[WatchName] = ()
+) -> Callable[..., tuple[Array, Params, Watched]]:
+  """Build the gradient function of a step.
+
+  Args:
+    net: the network, with captured layers if examples are clipped or the noise scale is watched;
+      see `fbackprop.quantities`.
+    loss: the loss.
+    clip_examples: C; the gradient is then Σ_i min(1, C / ‖g_i‖) g_i / N, where g_i is the gradient
+      of example i's loss, times N w_i / Σ w with weights. None for the plain mean.
+    watch: "noise_scale" or nothing.
+
+  Returns:
+    `f(params, x, targets, *, key=None, weights=None) -> (loss, grads, Watched)`, with the mean
+    loss without clipping.
+
+  Raises:
+    TypeError, ValueError: `clip_examples` isn't a norm in float32's range, or `watch` holds a name
+      that isn't a diagnostic of a step.
+  """
+  check_watch(watch, ("noise_scale",))
+  if clip_examples is not None:
+    check_in_range("make_step", "clip_examples", clip_examples)
+  plain_pass = value_and_grad(gradients.plain(net), loss)
+
+  def loss_and_gradient(
+    params: Params, x: Array, targets: Any, *, key: Any = None, weights: Any = None
+  ) -> tuple[Array, Params, Watched]:
+    if clip_examples is None and not watch:
+      return *plain_pass(params, x, targets, key=key, weights=weights), Watched()
+    value, captured = _compute.captured_pass(
+      "make_step", net, loss, params, x, targets, key, weights
+    )
+    noise = gradients.noise_scale(captured) if watch else None
+    if clip_examples is None:
+      return value, gradients.mean_gradient(captured), Watched(noise)
+    factors = clipping.clipping_factors(captured, clip_examples)
+    # Divided before the sum, as in the mean without clipping.
+    grads = clipping.weighted_gradient(captured, factors / max(checks.example_count(x), 1))
+    return value, grads, Watched(noise, (factors < 1).mean(dtype=jnp.float32))
+
+  return loss_and_gradient
 
 
 def check_carried(new: Any, old: Any) -> None:
@@ -194,7 +260,7 @@ def check_carried(new: Any, old: Any) -> None:
     name = f"step: of the optimizer's state, the leaf {jax.tree_util.keystr(path) or 'itself'}"
     was, now = map(jnp.asarray, (before, after))
     if was.dtype != now.dtype:
-      raise DtypeError(
+      raise checks.DtypeError(
         f"{name} is {was.dtype} by its init and {now.dtype} after its update; let init make it "
         f"{now.dtype}, or end update with .astype({str(was.dtype)!r})"
       )
@@ -207,7 +273,7 @@ def total_weight(batch: Batch, dtype: Any) -> Array:
   """Compute Σ w, or N without weights, for a loss of this dtype."""
   dtype = at_least_float32(dtype)
   if batch.weights is None:
-    return jnp.asarray(example_count(batch.x), dtype)
+    return jnp.asarray(checks.example_count(batch.x), dtype)
   return batch.weights.sum(dtype=dtype)
 
 

@@ -4,6 +4,7 @@ The stop rules are thresholds, a running state, and their evaluation.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -91,14 +92,9 @@ def make_validate(net: Layer, loss: Loss, validation: Batch | None) -> Validate:
   def validate(best: Best, params: Params, step: Array, epoch_ends: Array, counts: Array) -> Best:
     def score() -> Best:
       value = validation_loss(net, loss, params, validation).astype(best.validation_loss.dtype)
-      is_better = counts & (value < best.validation_loss)
-
-      def better(new: Array, old: Array) -> Array:
-        return jnp.where(is_better, new, old)
-
-      kept = jax.tree.map(better, params, best.params)
-      latest = jnp.where(counts, value, best.latest)
-      return Best(better(value, best.validation_loss), better(step, best.step), kept, latest)
+      better = partial(jnp.where, counts & (value < best.validation_loss))
+      lowest, at, kept = jax.tree.map(better, (value, step, params), best[:3])
+      return Best(lowest, at, kept, jnp.where(counts, value, best.latest))
 
     updated: Best = jax.lax.cond(epoch_ends, score, lambda: best)
     return updated
@@ -121,28 +117,24 @@ def validation_loss(net: Layer, loss: Loss, params: Params, batch: Batch) -> Arr
 
 def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
   """Convert the rules to arrays, infinite for inactive ones; `dtype` is that of the loss."""
-  real, whole = (at_least_float32(dtype), float("-inf")), (jnp.int32, 2**31 - 1)
-  tol = VALIDATION_TOL if is_validated and stop.tol is None else stop.tol
+  numbers = {name: getattr(stop, name) for name in StopNumbers._fields}
+  if is_validated and stop.tol is None:
+    numbers["tol"] = VALIDATION_TOL
 
-  def number(value: float | None, kind: tuple[Any, float]) -> Array:
-    return jnp.asarray(kind[1] if value is None else value, kind[0])
+  def number(name: str, value: float | None) -> Array:
+    is_real = name in ("loss_below", "tol")
+    never, kind = (-jnp.inf, at_least_float32(dtype)) if is_real else (2**31 - 1, jnp.int32)
+    return jnp.asarray(never if value is None else value, kind)
 
-  return StopNumbers(
-    number(stop.max_steps, whole), number(stop.max_epochs, whole), number(stop.loss_below, real),
-    number(tol, real), number(stop.patience, whole),
-  )  # fmt: skip
+  return StopNumbers(**{name: number(name, value) for name, value in numbers.items()})
 
 
 def start_progress(dtype: Any) -> Progress:
   """Build the initial state; `dtype` is that of the loss."""
-  dtype = at_least_float32(dtype)
-  return Progress(
-    epoch_sum=jnp.zeros((), dtype),
-    epoch_share=jnp.zeros((), dtype),  # Not shared with `epoch_sum`, as both are donated.
-    best=jnp.asarray(jnp.inf, dtype),
-    stale=jnp.zeros((), jnp.int32),
-    reason=jnp.asarray(RUNNING, jnp.int32),
-  )
+  real = at_least_float32(dtype)
+  values = ((0, real), (0, real), (jnp.inf, real), (0, jnp.int32), (RUNNING, jnp.int32))
+  # No two fields share an array, as all are donated.
+  return Progress(*(jnp.asarray(value, kind) for value, kind in values))
 
 
 def add_up(progress: Progress, loss: Array, share: Array, finite: Array) -> Progress:

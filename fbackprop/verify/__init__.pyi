@@ -9,9 +9,9 @@ from .live import GRADIENT_TOLERANCE as GRADIENT_TOLERANCE
 from .live import LiveCheck as LiveCheck
 from .live import make_live_check as make_live_check
 from .network import layer as layer
-from .report.findings import Checked as Checked
-from .report.findings import Finding as Finding
-from .report.findings import UnusableError as UnusableError
-from .report.report import Report as Report
+from .report import Checked as Checked
+from .report import Finding as Finding
+from .report import Report as Report
+from .report import UnusableError as UnusableError
 from .self_test import SelfTest as SelfTest
 from .self_test import run_self_test as run_self_test

@@ -14,13 +14,12 @@ import numpy as np
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.jaxprs import UnknownProgramError
 from fbackprop.verify.arguments import hold_static, is_number
-from fbackprop.verify.checks import evidence, exact, maths, own_dtype, tangents, transformations
+from fbackprop.verify.checks import evidence, exact, numerics, tangents, transformations
 from fbackprop.verify.checks.branch_search import check_branches
 from fbackprop.verify.checks.evidence import Evidence, Problem
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.report.findings import VERDICTS, Checked, Finding, RuleError, first_verdict
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import VERDICTS, Checked, Finding, Report, RuleError, first_verdict
 from fbackprop.verify.witnesses import shared_outputs
 from fbackprop.verify.witnesses.rule import Function, raised, replaced, rule_of, signature_of
 
@@ -166,6 +165,7 @@ def assert_jvp(f: Function, *args: Any, **options: Any) -> Report:
 
 def transposed(f_jvp: Function, *primals: Any) -> Any:
   """Return `(y, pullback)`, the pullback being the transpose of a JVP rule's tangents."""
+  structure: Any
   leaves, structure = jax.tree.flatten(primals)
   numbers = [is_number(x) for x in leaves]
   floats = [i for i, x in enumerate(leaves) if numbers[i] and is_float(jnp.result_type(x))]
@@ -281,10 +281,10 @@ def verify_call(
   """Verify a rule under a name, at the cotangent `y_bar` or, by default, at a drawn one."""
   start = time.monotonic()
   signature, leaves = signature_of(f, args)
-  rule, outputs = rule_of(f, f_vjp, signature, leaves, slope)
+  rule = rule_of(f, f_vjp, signature, leaves, slope)
   if y_bar is None:
-    y_bar = evidence.draw_cotangents(outputs, options["seed"], 0, options.get("linear", True))
-  problem = Problem(rule, outputs, leaves, y_bar, **options)
+    y_bar = rule.draw(options["seed"], 0, options.get("linear", True))
+  problem = Problem(rule, leaves, y_bar, **options)
   with jax.default_matmul_precision("highest"):
     found = with_cause(gather_evidence(problem))
   return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
@@ -322,14 +322,14 @@ CHECKS = (
   Check(check_waived, after_failure=True),
   Check(tangents.check_tangents, after_failure=True),
   Check(exact.check_types, after_failure=True),
-  Check(maths.check_limits, after_failure=True),
-  Check(maths.check_as_given, after_failure=True),
+  Check(numerics.check_limits, after_failure=True),
+  Check(numerics.check_as_given, after_failure=True),
   Check(exact.check_bits, after_failure=True),
-  Check(own_dtype.check_numerics),
-  Check(own_dtype.check_eager_in_float64, ("deep",), after_failure=True),
-  Check(maths.check_slope),
-  Check(maths.check_limits_of_points, after_failure=True),
-  Check(maths.check_test_points, stops=True),
+  Check(numerics.check_numerics),
+  Check(numerics.check_eager_in_float64, ("deep",), after_failure=True),
+  Check(numerics.check_slope),
+  Check(numerics.check_limits_of_points, after_failure=True),
+  Check(numerics.check_test_points, stops=True),
   Check(check_branches, ("standard", "deep"), stops=True),
   Check(transformations.check_transformations, ("standard", "deep")),
   Check(transformations.check_second_order, ("standard", "deep")),

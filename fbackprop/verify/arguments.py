@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fbackprop.verify.report.findings import UnusableError
+from fbackprop.verify.report import UnusableError
 from fbackprop.verify.witnesses.rule import parameter_names, path_name
 
 Function = Callable[..., Any]
@@ -69,6 +69,7 @@ def hold_static(
         f"static must hold positions or names of {', '.join(names)}, got {which!r}"
       )
     chosen.add(place % len(names))
+  structure: Any
   paths, structure = jax.tree_util.tree_flatten_with_path(values)
   leaves = [leaf for _, leaf in paths]
   is_static = [path[0].idx in chosen or not is_number(leaf) for path, leaf in paths]

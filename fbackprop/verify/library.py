@@ -19,7 +19,7 @@ from fbackprop.types import Array, Params
 from fbackprop.verify._vjp import vjp
 from fbackprop.verify.cases import LOSSES, TITLED, Case
 from fbackprop.verify.network import layer
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import Report
 
 N = 5
 
@@ -59,11 +59,7 @@ def verify_value_and_grad(case: Case, **options: Any) -> Report:
 
   def f_vjp(params: Params, x: Array, labels: Array) -> Any:
     mean, grads = loss_and_gradient(params, x, labels)
-
-    def backward(mean_bar: Array) -> Any:
-      return (*jax.tree.map(lambda grad: mean_bar * grad, grads), None)
-
-    return mean, backward
+    return mean, lambda mean_bar: (*jax.tree.map(lambda grad: mean_bar * grad, grads), None)
 
   return vjp(f, params, x, jnp.arange(N, dtype=jnp.int32) % 4, f_vjp=f_vjp, **options)
 
@@ -77,11 +73,7 @@ def verify_loss(case: Case, **options: Any) -> Report:
 
   def f_vjp(outputs: Array, *given: Any) -> Any:
     losses, residuals = loss.forward(outputs, *(given or (targets,)))
-
-    def backward(losses_bar: Array) -> Any:
-      return (loss.backward(residuals, losses_bar), *(None for _ in given))
-
-    return losses, backward
+    return losses, lambda bar: (loss.backward(residuals, bar), *(None for _ in given))
 
   are_labels = getattr(targets, "dtype", None) == jnp.int32
   return vjp(f, outputs, *([targets] if are_labels else []), f_vjp=f_vjp, **options)

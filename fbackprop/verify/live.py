@@ -17,10 +17,9 @@ from fbackprop.live_check import Functions, Gradients, Measure, relative_error
 from fbackprop.live_check import LiveCheck as LiveCheck
 from fbackprop.types import Array, Layer, Loss, Params
 from fbackprop.verify.interpret.evaluation import Noise
-from fbackprop.verify.witnesses.comparison import compare
 from fbackprop.verify.witnesses.rule import as_numpy, rule_of, signature_of
 from fbackprop.verify.witnesses.traces import Setting, Witnesses, evaluate, gather_witnesses
-from fbackprop.verify.witnesses.verdicts import judge
+from fbackprop.verify.witnesses.verdicts import compare, judge
 
 # Two samples beside the unperturbed one suffice, as entries are pooled.
 NOISE = Noise(samples=3)
@@ -99,8 +98,8 @@ def witnesses_of(functions: Functions, args: tuple[Any, ...]) -> Witnesses:
   count = len(jax.tree.leaves(args[0]))
   of_params = tuple(i < count for i in range(len(leaves)))  # The rest are constants here.
   signature = signature._replace(is_float=of_params)
-  rule, outputs = rule_of(functions.mean_loss, mean_loss_vjp, signature, leaves)
-  witnesses = gather_witnesses(rule, leaves, outputs)
+  rule = rule_of(functions.mean_loss, mean_loss_vjp, signature, leaves)
+  witnesses = gather_witnesses(rule, leaves)
   if witnesses.truth is None:
     raise ValueError(f"live check: {witnesses.truth_missing}")
   return witnesses

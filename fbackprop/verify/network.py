@@ -13,8 +13,7 @@ from fbackprop.combinators import map_layers, name_layers
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import checks_of, verify_call, vjp
-from fbackprop.verify.report.findings import VERDICTS
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import VERDICTS, Report
 from fbackprop.verify.witnesses.rule import path_name
 
 
@@ -60,9 +59,7 @@ def layer(
   """
   check_unit("layer", "net", net, Layer)
   start = time.monotonic()
-  options: dict[str, Any] = {
-    "level": level, "seed": seed, "allowance": allowance, "ties": ties,
-  }  # fmt: skip
+  options: dict[str, Any] = {"level": level, "seed": seed, "allowance": allowance, "ties": ties}
   args = (params, x) if key is None else (params, x, key)
   whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), **options)._replace(name=net.name)
   if "combinator" not in dict(net.options):
@@ -87,11 +84,7 @@ def layer(
 
 def forward_of(net: Layer) -> Callable[..., Array]:
   """Return the forward pass of a layer as a function."""
-
-  def forward(params: Params, x: Array, key: Array | None = None) -> Array:
-    return net.forward(params, x, key)[0]
-
-  return forward
+  return lambda params, x, key=None: net.forward(params, x, key)[0]
 
 
 def vjp_of(net: Layer) -> Callable[..., Any]:

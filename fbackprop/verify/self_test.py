@@ -11,8 +11,7 @@ import jax
 from fbackprop.verify._vjp import vjp
 from fbackprop.verify.bank import BUGS, RIGHT
 from fbackprop.verify.bank.specimen import KINDS, Specimen
-from fbackprop.verify.report.findings import Finding
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import Finding, Report
 
 FORMAT = 1
 """The version of the JSON format."""
@@ -24,13 +23,9 @@ STATES = (
   "arguments unchanged",
 )  # fmt: skip
 KIND_OF_CHECK = dict.fromkeys(STATES, "state") | {
-  "zero cotangent": "cotangent",
-  "scaled cotangent": "cotangent",
-  "differences": "semantic",
-  "numerics": "precision",
-  "second order": "mode",
-  "two devices": "mode",
-}
+  "zero cotangent": "cotangent", "scaled cotangent": "cotangent", "differences": "semantic",
+  "numerics": "precision", "second order": "mode", "two devices": "mode",
+}  # fmt: skip
 
 
 class Score(NamedTuple):

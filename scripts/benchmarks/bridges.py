@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.jaxprs import without_rules
 from fbackprop.verify.bank.specimen import Example
-from fbackprop.verify.interpret.programs import without_rules
 
 
 class Problem(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fbackprop.verify.checks.own_dtype import MOST_SIGMAS
+from fbackprop.verify.checks.numerics import MOST_SIGMAS
 from scripts.campaigns.matrix import ACTIVATIONS, DTYPES, FORMS, LOSSES, PARTS, N
 from scripts.campaigns.matrix import cells as matrix_cells
 from scripts.campaigns.trust_rows import CHECKS, COUNT, NAMED, OTHER_SIDE, REASONS, is_size, named

@@ -15,9 +15,8 @@ from fbackprop.circuit import Node, Trace, build, example, parse
 from fbackprop.circuit.drawing import sum_lines
 from fbackprop.circuit.graph import GATES, fan_out
 from fbackprop.circuit.notation import MINUS, format_number
-from fbackprop.circuit.png import to_png
+from fbackprop.circuit.pictures import to_png, to_svg
 from fbackprop.circuit.shapes import ADVANCE, GRADIENT, INK, NAME, PAPER, VALUE, WIRE, width_of
-from fbackprop.circuit.svg import to_svg
 from tests.support.circuits import SVG, check_boxes, circuits, read
 
 LECTURE = parse("f = (x+y)*max(y,z)").trace(x=1.0, y=2.0, z=0.0)

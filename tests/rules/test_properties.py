@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.verify.cases.compositions import REFERENCES, chain_of
-from fbackprop.verify.cases.layers import affine
+from fbackprop.verify.cases.layers import REFERENCES, affine, chain_of
 from tests.support import oracle
 from tests.support.models import ROWS, in_oracle_words
 

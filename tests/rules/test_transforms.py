@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.verify.cases.compositions import make_chain
+from fbackprop.verify.cases.layers import make_chain
 from tests.support import oracle
 from tests.support.models import (
   MODELS,

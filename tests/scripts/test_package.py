@@ -22,11 +22,11 @@ MODULES = sorted(
 
 # A folder, or a module of the top, imports from lower ranks and, without a circle, from its own.
 RANKS = [
-  ["types", "errors", "ranges", "checks", "hints", "extras", "files", "markup", "fonts", "jaxprs",
+  ["types", "errors", "ranges", "checks", "extras", "files", "markup", "fonts", "jaxprs",
    "meshes"],
   ["gates"],
   ["layers", "losses"],
-  ["combinators", "repetition", "transforms", "inspection", "networks"],
+  ["combinators", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit", "quantities", "live_check"],
   ["verify.report"],
   ["verify.cases", "verify.interpret"],

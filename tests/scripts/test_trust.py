@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.verify.report.findings import Checked, Finding
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import Checked, Finding, Report
 from scripts import trust
 from scripts.campaigns import matrix
 from scripts.campaigns.trust_page import Results, page, read_results

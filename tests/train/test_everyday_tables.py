@@ -16,7 +16,7 @@ from fbackprop.cli import main
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.data.npz import read_npz
-from fbackprop.train.data.standardization import fit_standardization
+from fbackprop.train.data.rows import fit_standardization
 from fbackprop.train.data.targets import infer_task
 from fbackprop.train.metrics import score
 from fbackprop.train.models import Description, Model, load_model

@@ -6,7 +6,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from fbackprop.train.gradients import make_gradient
+from fbackprop.train.step import make_gradient
 from fbackprop.verify import make_live_check
 from tests.train.test_watching import LABELS, WEIGHTS, X, example_gradients, nets, norms_of
 

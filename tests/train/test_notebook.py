@@ -13,8 +13,7 @@ import fbackprop as fb
 from fbackprop.circuit import EXAMPLES, Node, build, example, parse
 from fbackprop.circuit._circuit import MOST_NODES
 from fbackprop.train.ensembles import EnsembleResult
-from fbackprop.verify.report.findings import Checked, Finding
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import Checked, Finding, Report
 from tests.support.circuits import check_boxes, read
 from tests.support.pages import Reader
 from tests.support.runs import descend

@@ -20,7 +20,7 @@ from fbackprop.cli.training import told_of
 from fbackprop.combinators import name_layers
 from fbackprop.live_check import LiveCheck
 from fbackprop.train.data.datasets import Dataset, load_dataset
-from fbackprop.train.data.standardization import fit_standardization
+from fbackprop.train.data.rows import fit_standardization
 from fbackprop.train.models import Model, describe_model
 from fbackprop.train.report import RunInfo, draw_page, figures, predictions
 from fbackprop.train.report.documents import files_of, in_own_units

@@ -5,11 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbackprop.jaxprs import last_reads
+from fbackprop.jaxprs import flat, last_reads, without_rules
 from fbackprop.verify._vjp import vjp
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
-from fbackprop.verify.interpret.programs import flat, without_rules
-from fbackprop.verify.witnesses.comparison import compare, spread
+from fbackprop.verify.witnesses.verdicts import compare, spread
 
 X = np.random.default_rng(0).normal(size=(5, 4))
 Y = np.random.default_rng(1).normal(size=(4, 3))
@@ -304,7 +303,8 @@ def test_a_scalar_of_many_digits_was_rounded_when_it_was_traced(dtype):
   unit = float(jnp.finfo(dtype).eps) / 2
   for constant, was_rounded in ((1 / 6, True), (1 / 7, True), (0.375, False), (-1024.0, False)):
     evaluator = Evaluator(dtype, Noise(4, constants=unit))
-    samples = evaluator.constant(np.asarray(jnp.asarray(constant, dtype)))
+    value = np.asarray(jnp.asarray(constant, dtype))
+    samples = evaluator.constant(value, value)
     assert (np.ptp(samples) > 0) == was_rounded, constant
 
 

@@ -9,7 +9,7 @@ import pytest
 from fbackprop.verify import _vjp, vjp
 from fbackprop.verify.checks.evidence import Evidence, not_checked, reported
 from fbackprop.verify.explain import causes
-from fbackprop.verify.report.findings import Finding
+from fbackprop.verify.report import Finding
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
 NOTE = Finding("note", "rule", message="something to know")

@@ -6,8 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fbackprop.verify.report.findings import Checked, Finding
-from fbackprop.verify.report.report import Report
+from fbackprop.verify.report import Checked, Finding, Report
 from tests.support.refusals import refusals
 
 FAIL = Finding(

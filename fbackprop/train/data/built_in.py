@@ -21,15 +21,12 @@ from fbackprop.train.data.rows import Dataset, numbered
 
 # Number of points of a data set in the plane.
 POINTS = 1000
-# Functions of scikit-learn and their options: two moons, two circles, or three blobs, with little
-# overlap of the classes.
-OF_SCIKIT_LEARN: dict[str, tuple[str, dict[str, Any]]] = {
-  "moons": ("make_moons", {"noise": 0.15}),
-  "circles": ("make_circles", {"noise": 0.08, "factor": 0.5}),
-  "blobs": (
-    "make_blobs",
-    {"centers": ((-1.0, -0.6), (1.0, -0.6), (0.0, 1.1)), "cluster_std": 0.35},
-  ),
+# Options of `make_moons`, `make_circles` and `make_blobs` of scikit-learn: moons, circles, or
+# three blobs, with little overlap of the classes.
+OF_SCIKIT_LEARN: dict[str, dict[str, Any]] = {
+  "moons": {"noise": 0.15},
+  "circles": {"noise": 0.08, "factor": 0.5},
+  "blobs": {"centers": ((-1.0, -0.6), (1.0, -0.6), (0.0, 1.1)), "cluster_std": 0.35},
 }
 
 
@@ -40,15 +37,14 @@ def load_bundled(name: str) -> Dataset:
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   loaders: Any = need("sklearn.datasets", extra="data")
+  options = {"scaled": False} if name == "diabetes" else {}  # In the original units.
+  found = getattr(loaders, f"load_{name}")(**options)
+  features = tuple(map(str, found.feature_names))
   if name == "diabetes":
-    found = loaders.load_diabetes(scaled=False)  # In the original units.
     values = found.target.astype(np.float64)[:, None]
     outputs = ("disease progression",)
-    features = tuple(found.feature_names)
     return Dataset(found.data, values, "regression", outputs, features, has_units=True)
-  found = getattr(loaders, f"load_{name}")()
-  classes = tuple(str(c) for c in found.target_names)
-  features = tuple(str(f) for f in found.feature_names)
+  classes = tuple(map(str, found.target_names))
   labels = found.target.astype(np.int32)
   if name == "digits":
     pixels = (found.data / 16).astype(np.float32)
@@ -69,9 +65,8 @@ def make_synthetic(name: str, seed: int) -> Dataset:
   if name in ("sine", "mnist1d"):
     return sine(seed) if name == "sine" else one_dimensional_digits(seed)
   if name in OF_SCIKIT_LEARN:
-    function, options = OF_SCIKIT_LEARN[name]
-    make = getattr(need("sklearn.datasets", extra="data"), function)
-    x, labels = make(POINTS, random_state=seed, **options)
+    make = getattr(need("sklearn.datasets", extra="data"), f"make_{name}")
+    x, labels = make(POINTS, random_state=seed, **OF_SCIKIT_LEARN[name])
   else:
     make = spiral if name == "spiral" else exclusive_or
     x, labels = make(np.random.default_rng(seed))

@@ -9,14 +9,9 @@ import numpy as np
 from fbackprop.errors import RangeError
 from fbackprop.extras import need
 from fbackprop.ranges import check_in_range
-from fbackprop.train.data.built_in import load_bundled, make_synthetic
-from fbackprop.train.data.csv_tables import read_csv
-from fbackprop.train.data.fingerprints import fingerprint_of
-from fbackprop.train.data.idx import read_idx
+from fbackprop.train.data import built_in, csv_tables, fingerprints, idx, npz
 from fbackprop.train.data.names import BUNDLED, MissingTargets, Task, kind_and_path
-from fbackprop.train.data.npz import read_npz
-from fbackprop.train.data.rows import Dataset
-from fbackprop.train.data.standardization import Standardizations, as_float32, standardized
+from fbackprop.train.data.rows import Dataset, Standardizations, as_float32, standardized
 
 __all__ = ["Dataset", "load_dataset", "load_raw", "read_source"]
 
@@ -91,7 +86,7 @@ def load_raw(
         raise RangeError(f"is for csv and npz files, {kind} has {has.get(option, 'none')}", option)
   dataset = replace(read_source(name, seed, **source), name=name)
   rows = None if len(dataset.x_test) else split_rows(dataset, seed, test_fraction)
-  fingerprint = fingerprint_of(dataset, rows)
+  fingerprint = fingerprints.fingerprint_of(dataset, rows)
   if rows is not None:
     train, test = rows
     x, targets, weights = dataset.x, dataset.targets, dataset.weights
@@ -151,11 +146,11 @@ def read_source(name: str, seed: int, **source: Unpack[Source]) -> Dataset:
   """Read a data set in the source's numbers; `features` are the columns of a csv file to read."""
   kind, path = kind_and_path(name)
   if kind == "csv":
-    return read_csv(path, **source)
+    return csv_tables.read_csv(path, **source)
   if kind == "npz":
     # An array has no names of columns.
     options: Any = {name: value for name, value in source.items() if name != "features"}
-    return read_npz(path, **options)
+    return npz.read_npz(path, **options)
   if kind == "idx":
-    return read_idx(path)
-  return load_bundled(kind) if kind in BUNDLED else make_synthetic(kind, seed)
+    return idx.read_idx(path)
+  return built_in.load_bundled(kind) if kind in BUNDLED else built_in.make_synthetic(kind, seed)

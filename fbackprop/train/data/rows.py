@@ -1,17 +1,22 @@
 """The rows of a data set, from the reader to the run: the record `Dataset`, and its limits.
 
 A reader (`csv_tables`, `npz`, `idx`, `built_in`) returns the rows in the source's numbers;
-`datasets` splits off a test set where the source has none; `standardization` scales the columns and
-rounds them to float32. Each step takes a `Dataset` and returns another one.
+`datasets` splits off a test set where the source has none; `standardized` scales the columns to
+mean 0 and standard deviation 1, fitted on the training set only, and rounds them to float32. Each
+step takes a `Dataset` and returns another one.
+
+Numbers stay float64 until they are standardised, so that the offset of a column, such as of time
+stamps or ids, costs no precision.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from fbackprop.errors import RangeError
 from fbackprop.train.data.names import Task
 
 # Largest width of a layer, including input and output: the model file holds all their names.
@@ -132,3 +137,139 @@ def note_lost_values(
   if before - after <= before / 1000 + before**2 / 2**25:
     return []
   return [f"column {name!r} as {dtype}: kept {after:,} of {before:,} distinct values"]
+
+
+# --- Standardisation ------------------------------------------------------------------------------
+
+# Distance from the training mean, in deviations, beyond which outputs are meaningless
+# extrapolation.
+FAR = 10.0
+# Standardisation of the features, and of a regression's values.
+Standardizations = tuple[Standardization | None, Standardization | None]
+
+
+def standardized(
+  dataset: Dataset, mode: Literal["auto", "on", "off"], like: Standardizations | None = None
+) -> Dataset:
+  """Standardise a split data set, and round it to float32.
+
+  Args:
+    dataset: rows in the source's numbers.
+    mode: "auto" standardises columns of different units.
+    like: standardisations of a pretrained network, in place of those of the training set.
+
+  Raises:
+    ValueError: `like` has another number of columns, or a number overflows float32.
+  """
+  is_on = like is None and (dataset.has_units if mode == "auto" else mode == "on")
+  of_x, of_targets = like or (fit_standardization(dataset.x) if is_on else None, None)
+  if dataset.task != "regression":
+    of_targets = None
+  elif is_on:
+    of_targets = fit_standardization(dataset.targets)
+  notes = list(dataset.notes)
+
+  def narrow(
+    names: tuple[str, ...], raw: tuple[np.ndarray, ...], own: Standardization | None
+  ) -> list[np.ndarray]:
+    parts = raw
+    if own is not None:
+      if len(own.mean) != len(names):
+        raise RangeError(
+          f"was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
+          f"{listed(names)}", "init",
+        )  # fmt: skip
+      is_constant = raw[0].min(0) == raw[0].max(0)
+      constant = [name for name, is_same in zip(names, is_constant, strict=True) if is_same]
+      if constant and dataset.image_shape is None:  # Images often have a constant margin.
+        notes.append(f"constant in the training part: {listed(constant)}")
+      parts = tuple(map(own.wide, raw))
+      off = float(np.abs(parts[0].mean(0)).max(initial=0.0))
+      if like is not None and off > FAR:
+        notes.append(
+          f"a mean lies {off:.3g} deviations from that of --init; --standardize on measures anew"
+        )
+    narrowed = [as_float32(part, names) for part in parts]
+    notes.extend(lost_values(names, raw, narrowed))
+    return narrowed
+
+  x, x_test = narrow(dataset.features, (dataset.x, dataset.x_test), of_x)
+  targets, targets_test = dataset.targets, dataset.targets_test
+  if not dataset.is_classification:
+    targets, targets_test = narrow(dataset.output_names, (targets, targets_test), of_targets)
+  weights = dataset.weights
+  if weights is not None:
+    weights = as_float32(weights[:, None], ("sample_weights",))[:, 0]
+  return replace(
+    dataset, x=x, x_test=x_test, targets=targets, targets_test=targets_test, weights=weights,
+    raw_targets_test=None if of_targets is None else dataset.targets_test,
+    standardization=of_x, target_standardization=of_targets, notes=tuple(notes),
+  )  # fmt: skip
+
+
+def fit_standardization(x: np.ndarray) -> Standardization:
+  """Compute mean and standard deviation of each column; the scale of a constant column is 1.
+
+  Args:
+    x: raw columns of the training set, `[N, D]`.
+
+  Raises:
+    ValueError: the range of a column exceeds float64.
+  """
+  wide = x.astype(np.float64)
+  # Shifted by the first row: a large offset, as of time stamps, would round the sums. float32
+  # columns have no offset that large.
+  origin = wide[0] if x.dtype == np.float64 else np.zeros(wide.shape[1])
+  with np.errstate(over="ignore", invalid="ignore"):
+    shifted = wide - origin
+    largest = np.abs(shifted).max(0)
+    # Scaled, so that squares don't overflow or underflow; division by a power of two is exact.
+    unit = np.exp2(np.floor(np.log2(np.where(largest > 0, largest, 1.0))))
+    shifted /= unit
+    mean, scale = origin + unit * shifted.mean(0), unit * shifted.std(0)
+  is_wrong = ~(np.isfinite(mean) & np.isfinite(scale))
+  if is_wrong.any():
+    column = int(is_wrong.argmax())
+    raise ValueError(f"column {column}: the range of its numbers is too large to be standardised")
+  return Standardization(mean, np.where((wide.min(0) == wide.max(0)) | (scale == 0), 1.0, scale))
+
+
+def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
+  """Round columns `[N, D]` to float32.
+
+  Raises:
+    ValueError: a number overflows; the message names its column and row.
+  """
+  with np.errstate(over="ignore"):
+    narrow: np.ndarray = np.asarray(x, np.float32)
+  is_lost = np.isinf(narrow) & np.isfinite(x)
+  if is_lost.any():
+    row, column = np.argwhere(is_lost)[0]
+    raise ValueError(
+      f"column {names[column]!r}, row {row}: {x[row, column]:g}, which the network takes, is too "
+      "large for float32"
+    )
+  return narrow
+
+
+def lost_values(
+  names: Sequence[str], raw: Sequence[np.ndarray], narrow: Sequence[np.ndarray]
+) -> list[str]:
+  """Return a note for each column with distinct values that coincide in float32.
+
+  Args:
+    names: names of the columns.
+    raw: parts `[N, D]` of the rows, in the source's numbers.
+    narrow: the same parts in float32, standardised or not.
+  """
+  if raw[0].dtype != np.float64:  # float32 or narrower in the source: nothing was lost.
+    return []
+  notes: list[str] = []
+  # Integers near each other and near 0 stay distinct under any scaling: an exact count is skipped.
+  is_plain = np.array(
+    [(np.abs(part).max(0, initial=0.0) < 2**21) & (part == np.rint(part)).all(0) for part in raw]
+  ).all(0)
+  for j in np.flatnonzero(~is_plain).tolist():
+    before, after = ([part[:, j] for part in parts] for parts in (raw, narrow))
+    notes += note_lost_values(names[j], before, after, "float32")
+  return notes

@@ -170,15 +170,13 @@ def render(
 
 def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.ndarray]:
   """Undo the standardisation of a data set, and of the network's outputs for it."""
-  of_x, of_targets, tested = (
-    dataset.standardization, dataset.target_standardization, dataset.raw_targets_test,
-  )  # fmt: skip
-  if of_x is not None:
+  if (of_x := dataset.standardization) is not None:
     x, x_test = map(of_x.undo, (dataset.x, dataset.x_test))
     dataset = replace(dataset, x=x, x_test=x_test, standardization=None)
-  if of_targets is not None:
+  if (of_targets := dataset.target_standardization) is not None:
     targets, outputs = map(of_targets.undo, (dataset.targets, outputs))
-    tested = of_targets.undo(dataset.targets_test) if tested is None else tested
+    known = dataset.raw_targets_test
+    tested = of_targets.undo(dataset.targets_test) if known is None else known
     dataset = replace(dataset, targets=targets, targets_test=tested, target_standardization=None)
   return dataset, outputs
 

@@ -7,9 +7,8 @@ gate's.
 """
 
 from fbackprop.verify.cases.case import CLASSES, Case, always
-from fbackprop.verify.cases.compositions import COMPOSITIONS, MLPS
 from fbackprop.verify.cases.gates import CHOICES, GATES
-from fbackprop.verify.cases.layers import ACTIVATIONS, LAYERS
+from fbackprop.verify.cases.layers import ACTIVATIONS, COMPOSITIONS, LAYERS, MLPS
 from fbackprop.verify.cases.losses import LOSSES
 
 CASES = (*GATES, *CHOICES, *ACTIVATIONS, *LAYERS, *COMPOSITIONS, *MLPS, *LOSSES)

@@ -104,8 +104,8 @@ def clipped(z: Array, low: float, high: float) -> Array:
 def gate_row(
   gate: Gate,
   reference: Reference,
-  draw: Callable[..., Primals] = normal,
   kinks: Kinks | None = None,
+  draw: Callable[..., Primals] = normal,
   count: int | None = None,
   variant: str = "",
 ) -> Case:
@@ -122,61 +122,54 @@ GATES = (
   *(gate_row(gates.add, stacked(jnp.sum), count=k) for k in (1, 2, 3)),
   gate_row(gates.subtract, jnp.subtract),
   gate_row(gates.negate, jnp.negative),
+  *(gate_row(gates.multiply, stacked(jnp.prod), points(*ZEROS[:k]), count=k) for k in (1, 2, 3)),
+  gate_row(gates.divide, jnp.divide, draw=away_from_zero),
+  gate_row(gates.square, jnp.square, at_zero),
+  gate_row(gates.reciprocal, jnp.reciprocal, draw=away_from_zero),
   *(
-    gate_row(gates.multiply, stacked(jnp.prod), kinks=points(*ZEROS[:k]), count=k)
-    for k in (1, 2, 3)
-  ),
-  gate_row(gates.divide, jnp.divide, away_from_zero),
-  gate_row(gates.square, jnp.square, kinks=at_zero),
-  gate_row(gates.reciprocal, jnp.reciprocal, away_from_zero),
-  *(
-    gate_row(gate, stacked(function), kinks=kinks, count=k)
+    gate_row(gate, stacked(function), kinks, count=k)
     for gate, function in ((gates.max, jnp.max), (gates.min, jnp.min))
     for k, kinks in enumerate((None, two_tied, three_tied), 1)
   ),
-  gate_row(gates.relu, jax.nn.relu, kinks=at_zero),
+  gate_row(gates.relu, jax.nn.relu, at_zero),
   gate_row(gates.identity, lambda x: x),
   gate_row(gates.exp, jnp.exp),
-  gate_row(gates.log, jnp.log, positive),
-  gate_row(gates.sqrt, jnp.sqrt, positive),
-  gate_row(gates.sin, jnp.sin, kinks=at_zero),
-  gate_row(gates.cos, jnp.cos, kinks=at_zero),
-  gate_row(gates.abs, abs_of, away_from_zero, at_zero),
-  gate_row(gates.power, power_of, positive_base, delicate_powers),
-  gate_row(gates.sigmoid, jax.nn.sigmoid, kinks=at_zero),
-  gate_row(gates.tanh, jnp.tanh, kinks=at_zero),
-  gate_row(gates.gelu, partial(jax.nn.gelu, approximate=False), kinks=far_out),
-  gate_row(gates.gelu_tanh, partial(jax.nn.gelu, approximate=True), kinks=far_out),
-  gate_row(gates.leaky_relu, leaky, kinks=at_zero),
-  gate_row(gates.relu6, partial(clipped, low=0, high=6), wide_range, at_0_and_6),
-  gate_row(gates.hard_tanh, partial(clipped, low=-1, high=1), kinks=at_minus_1_and_1),
+  gate_row(gates.log, jnp.log, draw=positive),
+  gate_row(gates.sqrt, jnp.sqrt, draw=positive),
+  gate_row(gates.sin, jnp.sin, at_zero),
+  gate_row(gates.cos, jnp.cos, at_zero),
+  gate_row(gates.abs, abs_of, at_zero, away_from_zero),
+  gate_row(gates.power, power_of, delicate_powers, positive_base),
+  gate_row(gates.sigmoid, jax.nn.sigmoid, at_zero),
+  gate_row(gates.tanh, jnp.tanh, at_zero),
+  gate_row(gates.gelu, partial(jax.nn.gelu, approximate=False), far_out),
+  gate_row(gates.gelu_tanh, partial(jax.nn.gelu, approximate=True), far_out),
+  gate_row(gates.leaky_relu, leaky, at_zero),
+  gate_row(gates.relu6, partial(clipped, low=0, high=6), at_0_and_6, wide_range),
+  gate_row(gates.hard_tanh, partial(clipped, low=-1, high=1), at_minus_1_and_1),
   *(
-    gate_row(getattr(gates, name), getattr(jax.nn, name), kinks=far_out)
+    gate_row(getattr(gates, name), getattr(jax.nn, name), far_out)
     for name in ("softplus", "elu", "selu", "silu", "mish")
   ),
 )
 
 # The same gates with another policy at their kinks, and the references that have that policy.
 CHOICES = (
-  gate_row(
-    gates.relu_with(at_zero=0.5), lambda z: jnp.maximum(z, 0), kinks=at_zero, variant="_half"
-  ),
+  gate_row(gates.relu_with(at_zero=0.5), lambda z: jnp.maximum(z, 0), at_zero, variant="_half"),
   gate_row(
     gates.leaky_relu_with(0.2, at_zero=1), partial(jax.nn.leaky_relu, negative_slope=0.2),
-    kinks=at_zero, variant="_one",
+    at_zero, variant="_one",
   ),
   gate_row(
-    gates.clip_with(0, 6, at_edges=0.5), lambda z: jnp.minimum(jnp.maximum(z, 0), 6), wide_range,
-    at_0_and_6, variant="_half",
+    gates.clip_with(0, 6, at_edges=0.5), lambda z: jnp.minimum(jnp.maximum(z, 0), 6), at_0_and_6,
+    wide_range, variant="_half",
   ),
+  gate_row(gates.clip_with(-1, 1, at_edges=1), jax.nn.hard_tanh, at_minus_1_and_1, variant="_one"),
+  gate_row(gates.elu_with(0.5), partial(jax.nn.elu, alpha=0.5), far_out, variant="_0.5"),
   gate_row(
-    gates.clip_with(-1, 1, at_edges=1), jax.nn.hard_tanh, kinks=at_minus_1_and_1, variant="_one"
-  ),
-  gate_row(gates.elu_with(0.5), partial(jax.nn.elu, alpha=0.5), kinks=far_out, variant="_0.5"),
-  gate_row(
-    gates.elu_with(2.0, accurate_tail=True), partial(jax.nn.elu, alpha=2.0), kinks=far_out,
+    gates.elu_with(2.0, accurate_tail=True), partial(jax.nn.elu, alpha=2.0), far_out,
     variant="_accurate",
   ),
-  gate_row(gates.max_with(ties="first"), first(jnp.greater_equal), normal, three_tied, 3, "_first"),
-  gate_row(gates.min_with(ties="first"), first(jnp.less_equal), normal, three_tied, 3, "_first"),
+  gate_row(gates.max_with(ties="first"), first(jnp.greater_equal), three_tied, normal, 3, "_first"),
+  gate_row(gates.min_with(ties="first"), first(jnp.less_equal), three_tied, normal, 3, "_first"),
 )  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 from fbackprop import losses
 from fbackprop.losses import squared_error
 from fbackprop.types import Array, Loss
-from fbackprop.verify.cases.case import CLASSES, Case, Generator, Kinks, Primals, always, points
+from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, Reference, always, points
 
 # --- Targets --------------------------------------------------------------------------------------
 
@@ -138,32 +138,22 @@ def two_costs(outputs: Array, targets: Any) -> Array:
 # --- The rows -------------------------------------------------------------------------------------
 
 
-def loss_row(
-  name: str,
-  loss: Loss,
-  targets: str,
-  reference: Callable[..., Array],
-  kinks: Kinks | None = None,
-  title: str | None = None,
-  slow: bool = False,
-) -> Case:
+def loss_row(name: str, loss: Loss, targets: str, reference: Reference, **fields: Any) -> Case:
   """Return the row of a loss.
 
   `targets` is the kind of its targets; `kinks` is by default the point of tied outputs, and `title`
   is the name.
   """
-  draw = TARGETS[targets]
-  return Case(
-    name, partial(always, loss), partial(outputs_and, targets=draw), reference,
-    kinks or partial(at_equal_outputs, targets=draw), slow=slow, targets=targets,
-    title=name if title is None else title,
-  )  # fmt: skip
+  make, draw = partial(always, loss), partial(outputs_and, targets=TARGETS[targets])
+  kinks = partial(at_equal_outputs, targets=TARGETS[targets])
+  return Case(name, make, draw, reference, kinks, title=name, targets=targets)._replace(**fields)
 
 
 def huber_row(name: str, loss: Loss, delta: float, **fields: Any) -> Case:
   """Return the row of a Huber loss; its kinks are errors of 0 and ±δ, where square meets line."""
   kinks = points([[0, delta, -delta, 2]], NO_TARGETS)
-  return loss_row(name, loss, "values", partial(huber, delta=delta), kinks, **fields)
+  reference = partial(huber, delta=delta)
+  return loss_row(name, loss, "values", reference, kinks=kinks, **fields)
 
 
 _ce = "softmax_cross_entropy"
@@ -172,10 +162,13 @@ LOSSES = (
   huber_row("huber_1", losses.huber, 1.0, title="huber", slow=True),
   huber_row("huber", losses.huber_with(0.5), 0.5, title="huber_with"),
   loss_row(
-    "log_cosh", losses.log_cosh, "values", log_of_cosh, points([[0, 1, -1, 20]], NO_TARGETS)
+    "log_cosh", losses.log_cosh, "values", log_of_cosh,
+    kinks=points([[0, 1, -1, 20]], NO_TARGETS),
   ),
   loss_row("poisson_nll", losses.poisson_nll, "counts", poisson),
-  loss_row("hinge", losses.hinge, "labels", margin_to_the_best_rival, where_the_hinge_bends),
+  loss_row(
+    "hinge", losses.hinge, "labels", margin_to_the_best_rival, kinks=where_the_hinge_bends
+  ),
   loss_row("sigmoid_cross_entropy", losses.sigmoid_cross_entropy, "shares", binary_cross_entropy),
   loss_row(f"{_ce}_labels", losses.softmax_cross_entropy, "labels", cross_entropy, title=_ce),
   loss_row(f"{_ce}_one_hot", losses.softmax_cross_entropy, "one_hot", cross_entropy, title=""),

@@ -18,24 +18,22 @@ References:
   Godefroid, Klarlund, Sen, "DART: directed automated random testing", PLDI 2005.
 """
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, read_by
+from fbackprop.jaxprs import Place, Program, bind, evaluate_flat, flat, interpret, read_by, shape_of
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
-from fbackprop.verify.checks.maths import check_point
+from fbackprop.verify.checks.numerics import check_point
 from fbackprop.verify.checks.test_points import Point, is_fixed, is_integer, is_symmetric
-from fbackprop.verify.interpret import evaluation, primitives, programs
+from fbackprop.verify.interpret import evaluation, primitives
 from fbackprop.verify.witnesses.rule import Leaves, replaced
 from fbackprop.verify.witnesses.traces import Witnesses, in_float64
 
-# The path of a comparison: program, equation, and so on inwards.
-Site = tuple[Any, ...]
 # The largest number of comparisons that are searched for, by level.
 MOST_SITES = {"standard": 24, "large": 3, "deep": 200}
 SCALES = (8.0, 64.0, 4096.0, 1 / 64)
@@ -69,8 +67,8 @@ def check_branches(problem: Problem) -> Iterator[Evidence]:
 def of_inputs(witnesses: Witnesses) -> Program:
   """Trace the function's own program with the inputs of the rule's, where autodiff is missing."""
   forward, count = witnesses.forward, len(witnesses.forward.in_avals)
-  return jax.make_jaxpr(lambda *own: programs.evaluate_flat(forward, False, *own[:count]))(
-    *programs.shapes(witnesses.rule)
+  return jax.make_jaxpr(lambda *own: evaluate_flat(forward, False, *own[:count]))(
+    *map(shape_of, witnesses.rule.in_avals)
   )
 
 
@@ -85,15 +83,16 @@ class Coverage:
     self.working = witnesses.signature.working
     with in_float64(witnesses.is_wide):
       both = (witnesses.rule, witnesses.truth or of_inputs(witnesses))
-      self.programs = [programs.flat(p, keep_rules=False) for p in both]
-    self.outcomes: dict[Site, set[str]] = {}
-    self.names: dict[Site, str] = {}
+      self.programs = [flat(p, keep_rules=False) for p in both]
+    self.outcomes: dict[Place, set[str]] = {}
+    self.names: dict[Place, str] = {}
     self.integers: set[tuple[int, int]] = set()  # (number, leaf)
     self.floats: set[float] = set()
-    self.integer_outcomes: dict[Site, set[bool]] = {}
+    self.integer_outcomes: dict[Place, set[bool]] = {}
 
-  def record(self, site: Site, name: str, a: np.ndarray, b: np.ndarray) -> None:
-    """Record the outcomes of one comparison, and the constants to try."""
+  def record(self, i: int, place: Place, name: str, a: np.ndarray, b: np.ndarray) -> None:
+    """Record the outcomes of one comparison of program i, and the constants to try."""
+    site = (i, *place)
     is_equality = name in ("eq", "ne") and 1 in (a.size, b.size)
     # The largest entry and the runner-up have one order only.
     if a.dtype.kind == "f" and name not in ("reduce_max", "reduce_min"):
@@ -114,7 +113,7 @@ class Coverage:
       found = np.unique(primitives.COMPARISONS[name](a, b)).tolist()
       self.integer_outcomes.setdefault(site, set()).update(found)
 
-  def note(self, site: Site, values: set[int]) -> None:
+  def note(self, site: Place, values: set[int]) -> None:
     """Record integers to try in the integer leaves that a comparison depends on."""
     program = self.programs[site[0]]
     for leaf in read_by(program, site[1]):
@@ -127,11 +126,8 @@ class Coverage:
     """Evaluate both programs at a point; return whether any comparison had a new outcome."""
     known = sum(map(len, self.outcomes.values()))
     for i, program in enumerate(self.programs):
-
-      def watch(site: Site, *sides: Any, i: int = i) -> None:
-        self.record((i, *site), *sides)
-
-      evaluation.Evaluator(self.working, watch=watch).run(program, [*leaves, *y_bar])
+      evaluator = evaluation.Evaluator(self.working, watch=partial(self.record, i))
+      evaluator.run(program, [*leaves, *y_bar])
     return sum(map(len, self.outcomes.values())) > known
 
   @property
@@ -140,7 +136,7 @@ class Coverage:
     return sorted({value for value, _ in self.integers})
 
   @property
-  def one_sided(self) -> list[tuple[Site, str]]:
+  def one_sided(self) -> list[tuple[Place, str]]:
     """The comparisons with a single outcome so far, each with its missing outcome."""
     found = [(site, seen) for site, seen in self.outcomes.items() if len(seen) < 2]
     return [(site, "below" if "above" in seen else "above") for site, seen in found]
@@ -179,8 +175,7 @@ def search(coverage: Coverage, problem: Problem) -> Iterator[Point]:
     is_outermost = len(site) == 2 + (coverage.names[site] == "clamp")
     if is_outermost and tried < most and len(coverage.outcomes[site]) < 2:
       tried += 1
-      program = coverage.programs[site[0]]
-      inputs = crossing(program, coverage.working, site[1:], [*leaves, *y_bar], side)
+      inputs = crossing(coverage, site, [*leaves, *y_bar], side)
       own, bars = inputs[: len(leaves)], inputs[len(leaves) :]
       if inputs and coverage.run(own, bars):
         yield Point(f"{coverage.names[site]} {side}, for the first time", own, y_bar=bars)
@@ -198,19 +193,17 @@ def with_value(x: Any, value: float) -> Any:
   return found
 
 
-def crossing(
-  own_program: Program, working: Any, site: Site, inputs: list[Any], side: str
-) -> list[np.ndarray]:
+def crossing(coverage: Coverage, site: Place, inputs: list[Any], side: str) -> list[np.ndarray]:
   """Move the inputs by Newton steps until one entry of a comparison crosses to the other side.
 
   Returns:
     The inputs; none if the search fails.
   """
   try:
-    program, moving = gap_and_gradient(own_program, site)
+    program, moving = gap_and_gradient(coverage.programs[site[0]], site[1:])
   except Exception:  # The search needs a differentiable rule.
     return []
-  evaluator = evaluation.Evaluator(working)
+  evaluator = evaluation.Evaluator(coverage.working)
   sign = 1.0 if side == "above" else -1.0
   point = list(inputs)
   gap = evaluator.run(program, [*point, np.zeros(program.in_avals[-1].shape)])[0][0]
@@ -244,7 +237,7 @@ def rms(x: np.ndarray) -> float:
   return (float(np.sqrt(np.mean(np.square(x)))) if x.size else 0.0) or 1.0
 
 
-def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
+def gap_and_gradient(program: Program, site: Place) -> tuple[Program, list[int]]:
   """Trace the gap between a comparison's sides, and the gradient of one of its entries.
 
   Returns:
@@ -255,18 +248,12 @@ def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
   shape = eqn.outvars[0].aval.shape
   moving = [i for i, a in enumerate(program.in_avals) if primitives.is_float(a.dtype)]
 
+  def apply(_: int, equation: Any, values: Leaves) -> Leaves:
+    return bind(equation.primitive, equation.params, values)
+
   def gap(movable: Leaves, own: Leaves, weight: Any) -> Any:
-    sides: Leaves = []
-
-    def stop(_: Any, values: Leaves, place: Site, compared: Any) -> Leaves | None:
-      if place == site[:1]:
-        sides.extend(values)
-        raise _FoundError
-      return None
-
-    # The rest of the program is not needed.
-    with contextlib.suppress(_FoundError):
-      programs.evaluate_flat(program, False, *replaced(own, moving, movable), override=stop)
+    inputs = replaced(own, moving, movable)
+    sides = interpret(program, inputs, lambda value, _: value, apply, eqn.invars)
     if eqn.primitive.name == "clamp":
       sides = [sides[1], sides[2 * edge]]
     a, b = [*sides, jnp.zeros_like(sides[0])][:2]
@@ -282,8 +269,4 @@ def gap_and_gradient(program: Program, site: Site) -> tuple[Program, list[int]]:
     avals = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in program.in_avals]
     dtype = eqn.invars[0].aval.dtype
     traced = jax.make_jaxpr(both)(*avals, jax.ShapeDtypeStruct(shape, dtype))
-    return programs.flat(traced, keep_rules=False), moving
-
-
-class _FoundError(Exception):
-  """Raised at the equation that the trace stops at."""
+    return flat(traced, keep_rules=False), moving

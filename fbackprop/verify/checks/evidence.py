@@ -4,7 +4,7 @@ A check is a function of the `Problem` that yields immutable evidence. Evidence 
 order of the checks, and the cause of the first wrong leaf is searched for once, at the end.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -14,9 +14,7 @@ import numpy as np
 from fbackprop.verify.checks.indices import pointers_of
 from fbackprop.verify.checks.test_points import Point, value_points
 from fbackprop.verify.interpret.evaluation import Noise
-from fbackprop.verify.interpret.primitives import is_float, rounded
-from fbackprop.verify.report.findings import Finding, RuleError
-from fbackprop.verify.witnesses.comparison import Difference
+from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import (
   Function,
   Leaves,
@@ -26,10 +24,9 @@ from fbackprop.verify.witnesses.rule import (
   in_dtypes_of,
 )
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
+from fbackprop.verify.witnesses.verdicts import Difference
 
 AS_GIVEN = "as given"
-# A rule that clips its cotangent is compared with a derivative at cotangents of this size.
-TINY = 2.0**-20
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
 # For a larger problem, "standard" keeps to its ten seconds with these test points alone.
 LARGE = 200_000
@@ -45,7 +42,6 @@ class Problem:
 
   Attributes:
     rule: the function and its rule.
-    outputs: shapes and dtypes of the function's outputs.
     own_leaves: the arguments as given.
     y_bar: the cotangents of the float outputs, in float64.
     level, seed, allowance, ties, surrogate, linear: as for `vjp`.
@@ -54,7 +50,6 @@ class Problem:
   """
 
   rule: Rule
-  outputs: list[Any]
   own_leaves: Leaves
   y_bar: Leaves
   level: str
@@ -79,7 +74,7 @@ class Problem:
   @cached_property
   def own_y_bar(self) -> Leaves:
     """The cotangents of all outputs, floats in the outputs' own dtypes."""
-    return in_dtypes_of(self.outputs, self.y_bar)
+    return in_dtypes_of(self.rule.outputs, self.y_bar)
 
   @cached_property
   def results(self) -> tuple[Leaves, Leaves]:
@@ -89,7 +84,7 @@ class Problem:
   @cached_property
   def witnesses(self) -> Witnesses:
     """The traced programs; a RuleError if the rule can't be traced."""
-    return gather_witnesses(self.rule, self.own_leaves, self.outputs)
+    return gather_witnesses(self.rule, self.own_leaves)
 
   @property
   def given(self) -> Setting:
@@ -118,24 +113,6 @@ class Problem:
   def noise(self, stream: int = 0) -> Noise:
     """Return the perturbations that measure float64 rounding."""
     return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)
-
-  def draw(self, stream: int) -> list[np.ndarray]:
-    """Draw cotangents of the float outputs."""
-    return draw_cotangents(self.outputs, self.seed, stream, self.linear)
-
-
-def draw_cotangents(
-  outputs: Iterable[Any], seed: int, stream: int, linear: bool = True
-) -> list[np.ndarray]:
-  """Draw cotangents of float outputs that are representable in the outputs' own dtypes.
-
-  Args:
-    outputs: the shapes and dtypes.
-    seed, stream: they determine the numbers.
-    linear: whether the rule is linear in them; if not, they are `TINY`.
-  """
-  rng, size = np.random.default_rng([seed, 10, stream]), 1.0 if linear else TINY
-  return [size * rounded(rng.normal(size=o.shape), o.dtype) for o in outputs if is_float(o.dtype)]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.verify.checks import evidence
-from fbackprop.verify.checks.evidence import Evidence, Problem
+from fbackprop.errors import describe
+from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, failure, ran, reported
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.report.findings import Finding, RuleError
-from fbackprop.verify.witnesses.comparison import Difference, compare
+from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import Function, Leaves, as_rule, in_dtypes_of
 from fbackprop.verify.witnesses.traces import evaluate
+from fbackprop.verify.witnesses.verdicts import Difference, compare
 
 SAME_CALL = "the same call gave other bits"
 # Powers of two; a negative one detects |y_bar|, which is linear for positive factors.
@@ -32,15 +32,14 @@ def check_types(problem: Problem) -> Iterator[Evidence]:
   Raises:
     RuleError: the rule raises, or its return value has another structure.
   """
-  yield evidence.ran("structure")
+  yield ran("structure")
   y, bars = problem.results
-  yield evidence.ran("dtype")
-  for i, (got, want) in enumerate(zip(y, problem.outputs, strict=True)):
+  yield ran("dtype")
+  for i, (got, want) in enumerate(zip(y, problem.rule.outputs, strict=True)):
     if got.shape != want.shape or jnp.dtype(got.dtype) != want.dtype:
-      message = f"the rule's output {i} is {got.dtype}{list(got.shape)}, f's is "
-      message += f"{want.dtype}{list(want.shape)}"
+      message = f"the rule's output {i} is {describe(got)}, f's is {describe(want)}"
       cause = "forward: another output"
-      yield evidence.reported(Finding("fail", "structure", message=message, cause=cause))
+      yield reported(Finding("fail", "structure", message=message, cause=cause))
   signature = problem.signature
   for name, place, bar in zip(signature.float_names, signature.floats, bars, strict=True):
     leaf, message, cause = problem.own_leaves[place], "", "dtype:"
@@ -50,7 +49,7 @@ def check_types(problem: Problem) -> Iterator[Evidence]:
       message, cause = "is weakly typed: its dtype depends on the other operand", "dtype: weak type"
     if message:
       message = f"the cotangent of {name} {message}"
-      yield evidence.reported(Finding("fail", "dtype", leaf=name, message=message, cause=cause))
+      yield reported(Finding("fail", "dtype", leaf=name, message=message, cause=cause))
 
 
 def check_bits(problem: Problem) -> Iterator[Evidence]:
@@ -61,7 +60,7 @@ def check_bits(problem: Problem) -> Iterator[Evidence]:
     try:
       findings = check(problem)
     except RuleError as error:
-      findings = list(evidence.failure(error, name).findings)
+      findings = list(failure(error, name).findings)
     if findings is not None:
       yield Evidence(tuple(findings), (name,))
 
@@ -117,7 +116,7 @@ def check_scaling(problem: Problem) -> list[Finding]:
 def check_repeats(problem: Problem) -> list[Finding]:
   """Repeat a call after another one, and keep a pullback pending while another call runs."""
   rule, want = problem.rule, problem.results[1]
-  other_bar = in_dtypes_of(problem.outputs, problem.draw(2))
+  other_bar = in_dtypes_of(problem.rule.outputs, problem.rule.draw(problem.seed, 2))
   other = rule.signature.in_own_dtypes(problem.test_points[0].leaves), other_bar
 
   def call_twice() -> tuple[Leaves, Leaves]:
@@ -138,16 +137,11 @@ def check_repeats(problem: Problem) -> list[Finding]:
 
 def check_donation(problem: Problem) -> list[Finding]:
   """Check that the compiled rule gives the same bits when its arguments' buffers are donated."""
-  are_keys = [jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in problem.own_leaves]
-
-  def copied(leaves: Leaves, bars: Leaves) -> tuple[Leaves, Leaves]:
-    pairs = zip(leaves, are_keys, strict=True)
-    own = [x if is_key else jnp.array(x, copy=True) for x, is_key in pairs]
-    return own, [jnp.array(b, copy=True) for b in bars]
+  has_keys = any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in problem.own_leaves)
 
   def compiled_twice(backward: Function) -> Function:  # And traced once.
-    given = jax.jit(backward, donate_argnums=(1,) if any(are_keys) else (0, 1))
-    return lambda *args: [jax.jit(backward)(*copied(*args)), given(*copied(*args))]
+    donating = jax.jit(backward, donate_argnums=(1,) if has_keys else (0, 1))
+    return lambda *args: [f(*jax.tree.map(jnp.copy, args)) for f in (jax.jit(backward), donating)]
 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # JAX warns about each donated buffer that fits no output.
@@ -205,5 +199,5 @@ def differing_bits(
     wrong = ~((a == b) | (np.isnan(a) & np.isnan(b)))
     if wrong.any():
       d = Difference(i, a, b, np.zeros_like(b), wrong)
-      return [d.finding("fail", check, evidence.AS_GIVEN, name, cause=cause, message=message)]
+      return [d.finding("fail", check, AS_GIVEN, name, cause=cause, message=message)]
   return []

@@ -146,11 +146,11 @@ class State:
     """Follow the origins through a loop, twice for what is carried, or through all branches."""
     name = equation.primitive.name
     if name == "scan":
-      scan = scan_of(equation)
+      body, consts, carried, _, _ = scan_of(equation)
       for _ in range(2):
-        results = self.walk(scan.body, own)
-        carry = [a | b for a, b in zip(own[scan.consts :], results[: scan.carry], strict=False)]
-        own = [*own[: scan.consts], *carry, *own[scan.consts + scan.carry :]]
+        results = self.walk(body, own)
+        carry = [a | b for a, b in zip(own[consts:], results[:carried], strict=False)]
+        own = [*own[:consts], *carry, *own[consts + carried :]]
       return results
     if name == "while":
       cond, cond_consts, body, body_consts = while_of(equation)

@@ -13,16 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, UnknownProgramError, equations_of
+from fbackprop.jaxprs import Program, UnknownProgramError, equations_of, without_rules
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem
 from fbackprop.verify.interpret.evaluation import Evaluator
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.interpret.programs import without_rules
-from fbackprop.verify.report.findings import RuleError
-from fbackprop.verify.witnesses.comparison import compare
+from fbackprop.verify.report import RuleError
 from fbackprop.verify.witnesses.rule import Function, Leaves, raised, replaced
 from fbackprop.verify.witnesses.traces import float_arrays
+from fbackprop.verify.witnesses.verdicts import compare
 
 
 def check_tangents(problem: Problem) -> Iterator[Evidence]:

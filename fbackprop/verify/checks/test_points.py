@@ -307,7 +307,7 @@ MASKS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 # --- Batches of other sizes -----------------------------------------------------------------------
 
 
-def find_batch(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> list[int] | None:
+def find_batch(rule: Rule, leaves: Leaves) -> list[int] | None:
   """Find the leaves whose first axis is that of N examples: f lets them grow together.
 
   The search tries first axes of one length, in the smallest set of leaves that works; the outputs
@@ -317,7 +317,7 @@ def find_batch(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> list[int] 
     The leaves; None if there are none.
   """
   names = [name.partition("/")[0] for name in rule.signature.names]
-  own, old = rule.signature.in_own_dtypes(leaves), [tuple(o.shape) for o in outputs]
+  own, old = rule.signature.in_own_dtypes(leaves), [tuple(o.shape) for o in rule.outputs]
 
   def accepts(group: list[int], size: int, n: int) -> bool:
     """Return whether f accepts n examples, and only the first axes of its outputs grow."""
@@ -349,12 +349,11 @@ def batch_points(
   """Return batches of other sizes, of the given rows and redrawn ones."""
   rng = np.random.default_rng([seed, 4])
   own_n = leaves[batch[0]].shape[0]
-  sizes = dict.fromkeys(n for n in SIZES[level] if n != own_n)
-  if level != "quick":
-    sizes[own_n + 1] = None
+  one_more = () if level == "quick" else (own_n + 1,)
+  sizes = dict.fromkeys(n for n in (*SIZES[level], *one_more) if n != own_n)
   is_open = may_be_indices(rule, leaves, batch, rng)
   return [
-    Point(f"N = {n}", with_batch(rng, rule, leaves, batch, n), only_finite=is_open and n > own_n)
+    Point(f"N = {n}", with_batch(rng, leaves, batch, n), only_finite=is_open and n > own_n)
     for n in sizes
   ]
 
@@ -373,7 +372,7 @@ def may_be_indices(rule: Rule, leaves: Leaves, batch: list[int], rng: np.random.
   more = 2 * size + 1  # f accepts this batch size: see find_batch.
   outputs = []
   indices = rng.permutation(more)
-  probe = with_batch(rng, rule, leaves, batch, more)
+  probe = with_batch(rng, leaves, batch, more)
   for numbers in (indices, np.where(indices < size, indices, indices + more)):
     own = replaced(probe, rows, [numbers.astype(leaves[i].dtype) for i in rows])
     try:
@@ -383,15 +382,13 @@ def may_be_indices(rule: Rule, leaves: Leaves, batch: list[int], rng: np.random.
   return not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(*outputs, strict=True))
 
 
-def with_batch(
-  rng: np.random.Generator, rule: Rule, leaves: Leaves, batch: list[int], n: int
-) -> Leaves:
+def with_batch(rng: np.random.Generator, leaves: Leaves, batch: list[int], n: int) -> Leaves:
   """Return the leaves with n examples."""
   own_n = leaves[batch[0]].shape[0]
   found = list(leaves)
   for i in batch:
     picked = np.asarray(leaves[i])[np.resize(np.arange(own_n), n)]
-    if n > own_n and rule.signature.is_float[i]:
+    if n > own_n and kind(picked) == "f":
       found[i] = redrawn(rng, picked)
     elif n < own_n and is_permutation(leaves[i]):
       found[i] = np.argsort(np.argsort(picked)).astype(picked.dtype)

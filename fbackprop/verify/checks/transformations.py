@@ -6,6 +6,7 @@ verified result of the rule for that lane alone. The second order is compared wi
 gradient of <weights, cotangents> with respect to leaves and cotangents.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,16 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program
+from fbackprop.jaxprs import Program, evaluate_flat
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.exact import each_float
-from fbackprop.verify.checks.own_dtype import compare_mode
+from fbackprop.verify.checks.numerics import compare_mode
 from fbackprop.verify.checks.test_points import find_batch, is_symmetric
-from fbackprop.verify.interpret import primitives, programs
-from fbackprop.verify.report.findings import Finding
-from fbackprop.verify.witnesses import comparison, kinks, traces
-from fbackprop.verify.witnesses.rule import Leaves, Rule, as_rule_error, replaced
+from fbackprop.verify.interpret import primitives
+from fbackprop.verify.report import Finding
+from fbackprop.verify.witnesses import kinks, traces, verdicts
+from fbackprop.verify.witnesses.rule import Function, Leaves, Rule, as_rule_error, replaced
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate
 
 
@@ -30,10 +31,17 @@ def check_transformations(problem: Problem) -> Iterator[Evidence]:
   """Check the rule under vmap, scan, remat and on two devices."""
   lanes = [
     [*problem.leaves, *problem.y_bar],
-    [*problem.test_points[0].leaves, *problem.draw(3)],
-    [*problem.leaves, *problem.draw(4)],
+    [*problem.test_points[0].leaves, *problem.rule.draw(problem.seed, 3)],
+    [*problem.leaves, *problem.rule.draw(problem.seed, 4)],
   ][: 2 if problem.is_large else 3]
-  alone: dict[tuple[int, ...], Values] = {}
+
+  @functools.cache
+  def alone(*which: int) -> Values:
+    """Evaluate the rule at a point that takes each input from one of the lanes."""
+    own, count = [lanes[lane][i] for i, lane in enumerate(which)], len(problem.leaves)
+    at = Setting(problem.witnesses, own[:count], own[count:])
+    return evaluate(at, problem.noise(max(which)))
+
   has_failed = False
   for check, mapped in mapped_inputs(problem).items():
     found = sum(check_lanes(problem, check, mapped, lanes, alone, has_failed), Evidence())
@@ -63,15 +71,16 @@ def check_lanes(
   check: str,
   mapped: list[bool],
   lanes: list[list[Any]],
-  alone: dict[tuple[int, ...], Values],
+  alone: Callable[..., Values],
   has_failed: bool,
 ) -> Iterator[Evidence]:
-  """Compare each lane of stacked inputs with the rule's result for it alone, cached in `alone`."""
-  witnesses, count = problem.witnesses, len(problem.signature.names)
+  """Compare each lane of stacked inputs with the rule's result for it alone."""
+  witnesses, count = problem.witnesses, len(problem.leaves)
   try:
-    program = mapped_program(witnesses, mapped, len(lanes), check == "scan")
+    backward = backward_of(witnesses, witnesses.source)
+    program = mapped_program(witnesses, backward, mapped, len(lanes), check == "scan")
   except Exception as error:
-    if is_mappable(witnesses, mapped, len(lanes)):
+    if is_mappable(witnesses, mapped[:count], len(lanes)):
       message = f"under {check} the rule raises {as_rule_error(error)}"
       yield reported(Finding("fail", check, message=message, cause="mode: raises"))
     else:
@@ -84,13 +93,10 @@ def check_lanes(
   ]
   stacks = witnesses.evaluator(None).run(program, inputs)
   for k in range(len(lanes)):
-    which = tuple(k if m else 0 for m in mapped)
-    if which not in alone:
-      own = [lanes[lane][i] for i, lane in enumerate(which)]
-      alone[which] = evaluate(Setting(witnesses, own[:count], own[count:]), problem.noise(k))
-    if alone[which].is_finite:
+    values = alone(*(k if m else 0 for m in mapped))
+    if values.is_finite:
       got, what = [s[:, k] for s in stacks], f"wrong under {check}"
-      found = compare_mode(problem, check, what, got, alone[which], f"lane {k}")
+      found = compare_mode(problem, check, what, got, values, f"lane {k}")
       yield found
       if has_failed or found.has_failed:
         return
@@ -116,7 +122,7 @@ def check_devices(problem: Problem) -> Iterator[Evidence]:
   if len(jax.devices()) < 2:
     yield not_checked("two devices: there is one")
     return
-  batch = find_batch(rule, problem.leaves, problem.outputs)
+  batch = find_batch(rule, problem.leaves)
   if batch is None or leaves[batch[0]].shape[0] % 2:
     yield not_checked("two devices: no axis of an even number of examples")
     return
@@ -172,7 +178,7 @@ def check_second_order(problem: Problem) -> Iterator[Evidence]:
       # Only symmetric directions stay within the symmetric matrices.
       if is_symmetric(leaf):
         got[i], want[i] = (g[i] + np.swapaxes(g[i], -1, -2) for g in (got, want))
-    differences = comparison.compare(got, want, 2 * problem.allowance, True)
+    differences = verdicts.compare(got, want, 2 * problem.allowance, True)
     note = f"some entries, second order, {where}: their bounds are vacuous"
     cause = "mode: wrong only in second order"
     differences = [d for d in differences if d.leaf not in constants]
@@ -191,7 +197,7 @@ def check_second_order(problem: Problem) -> Iterator[Evidence]:
 def backward_of(witnesses: Witnesses, rule: Rule) -> Callable[..., Leaves]:
   """Return the cotangents as a function of leaves and cotangents of the float outputs."""
   count = len(witnesses.forward.out_avals)
-  return lambda *inputs: traces.traced_rule(rule, witnesses.outputs, *inputs)[count:]
+  return lambda *inputs: traces.traced_rule(rule, *inputs)[count:]
 
 
 def traced(witnesses: Witnesses, function: Callable[..., Any], avals: Sequence[Any]) -> Program:
@@ -200,43 +206,35 @@ def traced(witnesses: Witnesses, function: Callable[..., Any], avals: Sequence[A
     return jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
 
 
-def stacked(avals: Sequence[Any], mapped: Sequence[bool], lanes: int) -> list[Any]:
-  """Return the shapes of the inputs, with an axis of lanes in front of the mapped ones."""
-  pairs = zip(avals, mapped, strict=True)
-  return [jax.ShapeDtypeStruct((lanes,) * is_mapped + a.shape, a.dtype) for a, is_mapped in pairs]
-
-
 def mapped_program(
-  witnesses: Witnesses, mapped: Sequence[bool], lanes: int, use_scan: bool
+  witnesses: Witnesses, function: Function, mapped: Sequence[bool], lanes: int, use_scan: bool
 ) -> Program:
-  """Trace the rule under vmap, or inside a scan.
+  """Trace a function under vmap, or inside a scan.
 
   Args:
     witnesses: the programs of one lane.
+    function: a function of all inputs, or of the first of them.
     mapped: for each input, whether it is stacked.
     lanes: the number of lanes.
     use_scan: whether to use scan instead of vmap.
   """
-  backward = backward_of(witnesses, witnesses.source)
   places = [i for i, is_mapped in enumerate(mapped) if is_mapped]
-  by_vmap = jax.vmap(backward, in_axes=tuple(0 if m else None for m in mapped))
+  by_vmap = jax.vmap(function, in_axes=tuple(0 if m else None for m in mapped))
 
   def by_scan(*inputs: Any) -> Leaves:
     rows = [inputs[i] for i in places]
-    return jax.lax.map(lambda own: backward(*replaced(inputs, places, own)), rows)
+    return jax.lax.map(lambda own: function(*replaced(inputs, places, own)), rows)
 
-  function = by_scan if use_scan else by_vmap
-  return traced(witnesses, function, stacked(witnesses.rule.in_avals, mapped, lanes))
+  pairs = zip(mapped, witnesses.rule.in_avals[: len(mapped)], strict=True)
+  avals = [jax.ShapeDtypeStruct((lanes,) * is_mapped + a.shape, a.dtype) for is_mapped, a in pairs]
+  return traced(witnesses, by_scan if use_scan else by_vmap, avals)
 
 
 def is_mappable(witnesses: Witnesses, mapped: Sequence[bool], lanes: int) -> bool:
   """Return whether the function without its rule can be mapped so: not every kernel can."""
-  avals = witnesses.forward.in_avals
-  own = mapped[: len(avals)]
-  function = jax.vmap(witnesses.source.forward, in_axes=tuple(0 if m else None for m in own))
   try:
-    if any(own):
-      traced(witnesses, function, stacked(avals, own, lanes))
+    if any(mapped):
+      mapped_program(witnesses, witnesses.source.forward, mapped, lanes, False)
   except Exception:  # Any exception means that it can't.
     return False
   return True
@@ -253,7 +251,7 @@ def second_order_programs(witnesses: Witnesses, truth: Program) -> list[Program]
   moving = [i for i, a in enumerate(avals) if primitives.is_float(a.dtype)]
 
   def autodiff(*inputs: Any) -> Leaves:
-    return programs.evaluate_flat(truth, False, *inputs)[count:]
+    return evaluate_flat(truth, False, *inputs)[count:]
 
   def derivative(function: Callable[..., Leaves]) -> Program:
     def product(movable: Leaves, own: Leaves, weights: Leaves) -> Any:

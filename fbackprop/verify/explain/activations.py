@@ -46,7 +46,7 @@ class Region:
     self.tape, self.source, self.sink, self.steps = tape, source, sink, steps
     names = list(dict.fromkeys(tape.steps[k].name for k in steps))
     self.name = names[0] if len(steps) == 1 else f"({' '.join(names)})"
-    self.s, self.y = tape.stacked(source), tape.stacked(sink)
+    self.s, self.y = tape.values[source][None], tape.values[sink][None]
 
     def function(x: Any) -> Any:
       found = {source: x}
@@ -180,7 +180,7 @@ def other_points(search: Search) -> Iterator[Mutants]:
   for region in find_regions(search):
     others = [p for p in tape.alike(region.source) if p != region.sink]
     places = [region.sink, *others][: room(region.s)]
-    slopes = region.slopes([tape.stacked(p) for p in places])
+    slopes = region.slopes([tape.values[p][None] for p in places])
     at = [f"its output {tape.describe(region.sink)}", *map(tape.describe, places[1:])]
     texts = [f"wrong point: the derivative of {region.name} at {where}" for where in at]
     yield from region.replaced(zip(texts, slopes, strict=True))

@@ -21,7 +21,7 @@ References:
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,13 +29,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.jaxprs import without_rules
 from fbackprop.verify.explain import activations, cotangents, patterns, residuals
+from fbackprop.verify.explain.cotangents import on_paths
 from fbackprop.verify.explain.search import Search
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.interpret.programs import without_rules
-from fbackprop.verify.witnesses.comparison import Difference
 from fbackprop.verify.witnesses.rule import with_float0
 from fbackprop.verify.witnesses.traces import Setting
+from fbackprop.verify.witnesses.verdicts import Difference
 
 # Arguments of more numbers are not searched.
 MOST_NUMBERS = 2_000_000
@@ -43,36 +44,25 @@ UNKNOWN = "no known pattern"
 
 # The order in which causes are tried: patterns of the leaf alone, and mutants of the sweep. In each
 # row, a mutant that explains all leaves precedes those that explain the wrong one alone.
-ORDER: tuple[tuple[Callable[[Search], Iterator[Any]], ...], ...] = (
+ORDER: tuple[tuple[Callable[[Search], Iterable[Any]], ...], ...] = (
   (patterns.plain_patterns, patterns.shuffled),
   (cotangents.output_cotangents,),
   (patterns.any_factor,),
   (
-    activations.slopes_at_kinks,
-    residuals.conditions,
-    activations.other_activations,
-    cotangents.stop_gradients,
-    partial(cotangents.on_paths, cotangents.cut),
-    residuals.scan_mutants,
-    partial(cotangents.on_paths, partial(cotangents.left_out, axes=slice(0, 1))),
-    partial(cotangents.on_paths, cotangents.beyond_thresholds),
-    partial(cotangents.on_paths, partial(cotangents.left_out, axes=slice(1, None))),
-    activations.other_points,
-    residuals.other_operands,
-    partial(cotangents.on_paths, cotangents.altered),
-    activations.at_outputs,
-    cotangents.untransposed_steps,
-    cotangents.pairs_of_paths,
-    partial(cotangents.on_paths, cotangents.exchanged, times=4),
-    partial(cotangents.on_paths, cotangents.multiplied),
-    residuals.recomputed,
-    residuals.other_masks,
-    cotangents.rounded_products,
+    activations.slopes_at_kinks, residuals.conditions, activations.other_activations,
+    cotangents.stop_gradients, partial(on_paths, cotangents.cut), residuals.scan_mutants,
+    partial(on_paths, partial(cotangents.left_out, axes=slice(0, 1))),
+    partial(on_paths, cotangents.beyond_thresholds),
+    partial(on_paths, partial(cotangents.left_out, axes=slice(1, None))),
+    activations.other_points, residuals.other_operands, partial(on_paths, cotangents.altered),
+    activations.at_outputs, cotangents.untransposed_steps, cotangents.pairs_of_paths,
+    partial(on_paths, cotangents.exchanged, times=4), partial(on_paths, cotangents.multiplied),
+    residuals.recomputed, residuals.other_masks, cotangents.rounded_products,
   ),
   (patterns.last_patterns,),
   (cotangents.weighted_paths, cotangents.weighted_examples),  # With a free parameter.
   (patterns.blank_slices,),
-)
+)  # fmt: skip
 
 
 def find_cause(
@@ -134,7 +124,7 @@ def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
     def reference(*args: Any) -> Any:
       return jax.tree.unflatten(rule.out_structure, stripped(*jax.tree.leaves(args)))
 
-    tree = jax.tree.unflatten(rule.out_structure, with_float0(at.witnesses.outputs, at.y_bar))
+    tree = jax.tree.unflatten(rule.out_structure, with_float0(rule.outputs, at.y_bar))
     args = rule.signature.arguments(own)
     got, want, bounds = zip(*((d.got, d.want, d.bound) for d in differences), strict=True)
     return find_cause(reference, args, tree, got, want, bounds, leaf)

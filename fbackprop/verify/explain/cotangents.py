@@ -188,7 +188,7 @@ def multiplied(search: Search, place: int, bar: np.ndarray, where: str) -> Candi
   for i in tape.alike(place, is_own=True):
     for what, change in (("multiplied", np.multiply), ("divided", np.divide)):
       text = f"other function: the cotangent of {where} is {what} by {tape.describe(i)}"
-      yield text, change(bar, tape.stacked(i))
+      yield text, change(bar, tape.values[i][None])
 
 
 def untransposed_steps(search: Search) -> Iterator[Mutants]:

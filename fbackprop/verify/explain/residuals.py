@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from fbackprop.jaxprs import Place
 from fbackprop.verify.explain.activations import is_linear
 from fbackprop.verify.explain.patterns import NARROW, rearranged
 from fbackprop.verify.explain.search import Candidates, Mutants, Search, Sweep, replacing, room
-from fbackprop.verify.explain.tape import Origin, Pulled, Tape, Values
+from fbackprop.verify.explain.tape import Pulled, Tape, Values
 from fbackprop.verify.interpret.primitives import is_float
 
 # Steps whose backward rule reads operands.
@@ -126,7 +127,7 @@ def other_masks(search: Search) -> Iterator[Sweep]:
 # --- All turns of a scan alike --------------------------------------------------------------------
 
 # The step, by origin and iteration.
-Turns = dict[Origin, dict[int, int]]
+Turns = dict[Place, dict[int, int]]
 
 
 def scan_mutants(search: Search) -> Iterator[Sweep]:

@@ -40,7 +40,7 @@ LEAF_SHARE = 1e-12
 LEFT_OVER = 1e-2
 
 # A description and an array: what a leaf, or an intermediate cotangent, may be instead.
-Candidates = Iterator[tuple[str, np.ndarray]]
+Candidates = Iterable[tuple[str, np.ndarray]]
 
 
 class Mutants(NamedTuple):
@@ -190,7 +190,7 @@ class Search:
 
   # --- Matches ------------------------------------------------------------------------------------
 
-  def first(self, searchers: Sequence[Callable[["Search"], Iterator[Any]]]) -> str | None:
+  def first(self, searchers: Sequence[Callable[["Search"], Iterable[Any]]]) -> str | None:
     """Return the first mutant that explains all leaves, or else the first that explains this one.
 
     Args:
@@ -246,9 +246,7 @@ def room(bar: np.ndarray) -> int:
   return max(8, MOST_ENTRIES // max(1, bar.size))
 
 
-def replacing(
-  place: int, bar: np.ndarray, others: Iterable[tuple[str, np.ndarray]]
-) -> Iterator[Mutants]:
+def replacing(place: int, bar: np.ndarray, others: Candidates) -> Iterator[Mutants]:
   """Yield the mutants that replace a cotangent, or a part of it, by others."""
   changes = [(text, np.reshape(other, bar.shape) - bar) for text, other in others]
   if changes:

@@ -23,10 +23,9 @@ import jax
 import numpy as np
 
 from fbackprop import jaxprs
-from fbackprop.jaxprs import Program
+from fbackprop.jaxprs import Place, Program
 from fbackprop.verify.interpret.evaluation import Evaluator
-from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.interpret.samples import lifted
+from fbackprop.verify.interpret.primitives import is_float, lifted
 from fbackprop.verify.witnesses.rule import replaced
 
 # Longer scans remain single steps; programs of more steps aren't searched.
@@ -51,7 +50,7 @@ class Step(NamedTuple):
   outputs: tuple[int, ...]
   name: str
   is_elementwise: bool
-  origin: tuple[int, ...]
+  origin: Place
   turn: int
 
   def bind(self, values: Sequence[Any]) -> list[Any]:
@@ -60,7 +59,7 @@ class Step(NamedTuple):
 
   def evaluate(self, values: Sequence[Any]) -> list[Any]:
     """Apply the step by NumPy."""
-    return [x[0] for x in Evaluator().apply(self.equation, [x[None] for x in values], ())]
+    return [x[0] for x in Evaluator().apply((), 0, self.equation, [x[None] for x in values])]
 
 
 # The cotangents of a step's operands, given its number, its inputs and its outputs' cotangents;
@@ -71,8 +70,6 @@ Bars = Mapping[int, np.ndarray]
 Edges = Mapping[tuple[int, int], np.ndarray]
 # Values by place, or by operand.
 Values = Mapping[int, Any]
-# The path of an equation.
-Origin = tuple[int, ...]
 
 
 @dataclass
@@ -130,7 +127,7 @@ class Tape:
 
   # --- The program --------------------------------------------------------------------------------
 
-  def write(self, program: Program, inputs: list[int], origin: Origin, turn: int = 0) -> list[int]:
+  def write(self, program: Program, inputs: list[int], origin: Place, turn: int = 0) -> list[int]:
     """Append a program's equations to the steps; return the places of its outputs."""
 
     def new(value: Any = None, aval: Any = None) -> int:
@@ -150,7 +147,7 @@ class Tape:
       is_library = name == jaxprs.HIJAX and jaxprs.has_library_rule(equation)
       if inner is not None and not is_one_step and not is_library:
         return self.write(inner, operands, here, turn)
-      if name == "scan" and jaxprs.scan_of(equation).length <= LONGEST_SCAN:
+      if name == "scan" and jaxprs.parameter(equation, "length") <= LONGEST_SCAN:
         return self.unroll(equation, operands, here)
       outputs = tuple(new() for _ in equation.outvars)
       is_simple = is_one_step or name in jaxprs.ELEMENTWISE
@@ -166,7 +163,7 @@ class Tape:
 
     return jaxprs.interpret(program, inputs, new, apply)
 
-  def unroll(self, equation: Any, operands: list[int], origin: Origin) -> list[int]:
+  def unroll(self, equation: Any, operands: list[int], origin: Place) -> list[int]:
     """Append a scan's iterations, one after the other."""
     body, consts, carry, length, is_reverse = jaxprs.scan_of(equation)
     fixed, carried, rows = operands[:consts], operands[consts:][:carry], operands[consts + carry :]
@@ -282,13 +279,9 @@ class Tape:
     """Return the cotangents of the float leaves; zeros where none arrives."""
     return [bars.get(i, np.zeros((1, *np.shape(self.values[i])))) for i in self.float_leaves]
 
-  def stacked(self, place: int) -> Any:
-    """Return a value with an axis of one sample."""
-    return self.values[place][None]
-
   def operands(self, k: int) -> list[Any]:
     """Return the inputs of a step, each with an axis of one sample."""
-    return [self.stacked(i) for i in self.steps[k].inputs]
+    return [self.values[i][None] for i in self.steps[k].inputs]
 
   def pull(self, k: int, inputs: list[Any], bars: list[np.ndarray]) -> Pulled:
     """Apply the pullback of one step; None for an operand that isn't a float."""
@@ -322,7 +315,7 @@ class Tape:
 
     def pull(k: int, inputs: list[Any], bars: list[np.ndarray]) -> Pulled:
       own = places.get(k, {})
-      inputs = [self.stacked(own[j]) if j in own else x for j, x in enumerate(inputs)]
+      inputs = [self.values[own[j]][None] if j in own else x for j, x in enumerate(inputs)]
       return self.pull(k, inputs, bars)
 
     return pull
@@ -345,9 +338,7 @@ def stacked_rows(*rows: Any) -> Any:
 
 def is_elementwise(program: Program) -> bool:
   """Return whether a program is elementwise in all its equations."""
-  return len(program.jaxpr.outvars) == 1 and all(
-    jaxprs.inner_program(e) is not None
-    or e.primitive.name in jaxprs.ELEMENTWISE
-    or e.primitive.name == "broadcast_in_dim"
-    for e in jaxprs.equations_of(program)
-  )
+  simple = {*jaxprs.ELEMENTWISE, "broadcast_in_dim"}
+  equations = [e for e in jaxprs.equations_of(program) if jaxprs.inner_program(e) is None]
+  is_simple = all(e.primitive.name in simple for e in equations)
+  return is_simple and len(program.jaxpr.outvars) == 1

@@ -11,7 +11,7 @@ A comparison whose two sides lie within their spread of each other is fragile: r
 it. Its outcome is then drawn for each sample, so that the spread covers both branches. Exact
 equality is not fragile: it is a tie, decided as the program is written.
 
-Doubts: a spread of few samples is an estimate, which `witnesses.comparison` pools over rows and
+Doubts: a spread of few samples is an estimate, which `witnesses.verdicts` pools over rows and
 columns and multiplies generously; no verdict should hang on a factor of two of it. The perturbation
 of a sum, 1 + √K/4 units for K terms, models a random walk of rounding errors, not their worst case.
 The branch of a `cond` and the number of iterations of a loop are those of the unperturbed sample.
@@ -36,10 +36,9 @@ import ml_dtypes
 import numpy as np
 
 from fbackprop import jaxprs
-from fbackprop.jaxprs import Program
-from fbackprop.verify.interpret import primitives, samples
-from fbackprop.verify.interpret.primitives import Samples, digits, is_float, rounded
-from fbackprop.verify.interpret.samples import constant_key, held, is_real, lifted, shifted
+from fbackprop.jaxprs import Place, Program
+from fbackprop.verify.interpret import primitives
+from fbackprop.verify.interpret.primitives import Samples, digits, held, is_float, is_real, lifted
 
 # A comparison is fragile if its sides differ by less than this many spreads.
 FRAGILE = 4.0
@@ -90,7 +89,7 @@ class Evaluator:
 
   working: Any = np.float64
   noise: Noise | None = None
-  watch: Callable[[tuple[Any, ...], str, np.ndarray, np.ndarray], None] | None = None
+  watch: Callable[[Place, str, np.ndarray, np.ndarray], None] | None = None
   known: frozenset[Any] = frozenset()
   fragile: int = 0
   foreign: list[str] = field(default_factory=list)
@@ -117,18 +116,13 @@ class Evaluator:
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(arguments), ())
 
-  def evaluate(
-    self, program: Program, arguments: list[Samples], place: tuple[Any, ...]
-  ) -> list[Samples]:
+  def evaluate(self, program: Program, arguments: list[Samples], place: Place) -> list[Samples]:
     """Evaluate all equations in their order."""
+    return jaxprs.interpret(program, arguments, self.constant, partial(self.apply, place))
 
-    def apply(i: int, equation: Any, inputs: list[Any]) -> list[Samples]:
-      return self.apply(equation, inputs, (*place, i))
-
-    return jaxprs.interpret(program, arguments, self.constant_of, apply)
-
-  def apply(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
-    """Evaluate one equation."""
+  def apply(self, outer: Place, i: int, equation: Any, inputs: list[Any]) -> list[Samples]:
+    """Evaluate equation i of the program at a place."""
+    place = (*outer, i)
     name, params = equation.primitive.name, equation.params
     if (inner := jaxprs.inner_program(equation)) is not None:
       return self.evaluate(inner, inputs, place)
@@ -160,18 +154,15 @@ class Evaluator:
 
   # --- Rounding -----------------------------------------------------------------------------------
 
-  def constant_of(self, value: Any, aval: Any) -> Samples:
-    """Return a constant of a program, a Python integer in its traced dtype."""
-    is_plain = not isinstance(value, jax.Array) and not is_float(aval.dtype)
-    return self.constant(np.asarray(value, aval.dtype) if is_plain else value)
-
-  def constant(self, value: Any) -> Samples:
-    """Return a constant, perturbed where it was rounded when the program was traced.
+  def constant(self, value: Any, aval: Any) -> Samples:
+    """Return a program's constant, perturbed where it was rounded when the program was traced.
 
     Rounding can't be observed afterwards, but a literal such as 0.5 or 3 needs few digits, and so
     is taken as exact. In float16 and bfloat16 every array would seem rounded, and an array is more
     likely data: in these dtypes only scalars are perturbed.
     """
+    if not isinstance(value, jax.Array) and not is_float(aval.dtype):
+      value = np.asarray(value, aval.dtype)
     x = lifted(value)
     if self.noise is None or not self.noise.constants or not is_real(x):
       return x
@@ -179,7 +170,8 @@ class Evaluator:
       fraction = np.frexp(x)[0] * 2.0 ** min(11, self.digits // 2)
       was_rounded = np.round(fraction) != fraction
     else:
-      was_rounded = (rounded(x, np.float16) != x) & (constant_key(value) not in self.known)
+      is_data = primitives.constant_key(value) in self.known
+      was_rounded = (primitives.rounded(x, np.float16) != x) & (not is_data)
     return self.moved(x, self.noise.constants * was_rounded) if was_rounded.any() else x
 
   def coarseness(self, equation: Any) -> float:
@@ -247,10 +239,11 @@ class Evaluator:
     x = primitives.EXACT[name](params, *inputs)
     if name == "convert_element_type" and is_float(params["new_dtype"]) and is_real(inputs[0]):
       if digits(params["new_dtype"]) < self.digits:
-        x = shifted(np.asarray(x), rounded(np.asarray(x[:1]), params["new_dtype"]))
+        narrow = primitives.rounded(np.asarray(x[:1]), params["new_dtype"])
+        x = primitives.shifted(np.asarray(x), narrow)
     elif name == "reduce_precision" and params["mantissa_bits"] < self.digits:
       (narrow,) = jaxprs.bind(equation.primitive, params, [jnp.asarray(x[:1])])
-      x = shifted(np.asarray(x), np.asarray(narrow))
+      x = primitives.shifted(np.asarray(x), np.asarray(narrow))
     if name == "convert_element_type" and self.coarseness(equation) > 1:
       x = self.perturbed(np.asarray(x), self.coarseness(equation))
     return x
@@ -276,7 +269,7 @@ class Evaluator:
 
   # --- Loops, and what JAX evaluates --------------------------------------------------------------
 
-  def scan(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+  def scan(self, equation: Any, inputs: list[Any], place: Place) -> list[Samples]:
     """Evaluate `lax.scan`, iteration by iteration."""
     body, count, carried, length, is_reverse = jaxprs.scan_of(equation)
     consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
@@ -287,9 +280,12 @@ class Evaluator:
       stacks.append(outputs[carried:])
     stacks = stacks[::-1] if is_reverse else stacks
     out_avals = body.out_avals[carried:]
-    return [*carry, *(samples.stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals))]
+    return [
+      *carry,
+      *(primitives.stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals)),
+    ]
 
-  def cond(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+  def cond(self, equation: Any, inputs: list[Any], place: Place) -> list[Samples]:
     """Evaluate `lax.cond` or `lax.switch`, by the unperturbed sample or for each point."""
     branches = jaxprs.bodies(equation)
     index = np.clip(inputs[0], 0, len(branches) - 1)
@@ -299,7 +295,7 @@ class Evaluator:
       found = [held(index == b, *pair) for pair in zip(other, found, strict=True)]
     return found
 
-  def loop(self, equation: Any, inputs: list[Any], place: tuple[Any, ...]) -> list[Samples]:
+  def loop(self, equation: Any, inputs: list[Any], place: Place) -> list[Samples]:
     """Evaluate `lax.while_loop`.
 
     The unperturbed sample decides the number of iterations for all samples, which are near it.
@@ -328,24 +324,24 @@ class Evaluator:
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
     if equation.primitive.name == "bitcast_convert_type":  # Random bits: exact, as traced.
-      return samples.mapped(partial(samples.as_traced, equation), inputs)
-    inputs = samples.own_dtypes(equation, inputs, floats=False)
+      return primitives.mapped(partial(primitives.as_traced, equation), inputs)
+    inputs = primitives.own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_real(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     units = 4 + 0.25 * math.sqrt(max(1.0, max(sizes, default=1) / max(1, *out_sizes)))
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
     try:
-      results = samples.mapped(partial(samples.in_float64, equation), inputs)
+      results = primitives.mapped(partial(primitives.in_float64, equation), inputs)
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
       self.foreign.append(equation.primitive.name)
-      results = samples.mapped(partial(samples.as_traced, equation), inputs)
+      results = primitives.mapped(partial(primitives.as_traced, equation), inputs)
       widths = [v.aval.dtype for v in equation.outvars if is_float(v.aval.dtype)]
       unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2
       units *= unit / (self.noise.unit if self.noise else 1.0)
     return [self.perturbed(r, units) for r in results]
 
-  def show(self, name: str, params: Any, inputs: list[Any], place: tuple[Any, ...]) -> None:
+  def show(self, name: str, params: Any, inputs: list[Any], place: Place) -> None:
     """Pass both sides of a comparison to `watch`."""
     assert self.watch is not None
     if name in primitives.COMPARISONS or name in ("max", "min"):

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fbackprop.verify.interpret.samples import lifted
-from fbackprop.verify.witnesses.comparison import Difference
+from fbackprop.verify.interpret.primitives import lifted
 from fbackprop.verify.witnesses.traces import Setting
+from fbackprop.verify.witnesses.verdicts import Difference
 
 Entry = tuple[int, tuple[int, ...]]
 # Relative steps, in a program evaluated in float64 and in a narrower one. The first two terms of

@@ -23,21 +23,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.jaxprs import Place
 from fbackprop.verify.interpret.evaluation import Evaluator
 from fbackprop.verify.interpret.primitives import COMPARISONS, is_float
 from fbackprop.verify.witnesses.traces import Setting, truth_with
 
-Policy = Mapping[tuple[Any, ...], float]
+Policy = Mapping[Place, float]
 SHARES = (0.0, 1.0, 0.5)
 # With more tied comparisons than this, all share one policy.
 MOST_SITES = 8
 
 
-def find_ties(at: Setting) -> list[tuple[Any, ...]]:
+def find_ties(at: Setting) -> list[Place]:
   """Return the sites of the reference's comparisons that are tied anywhere."""
-  tied: dict[tuple[Any, ...], None] = {}
+  tied: dict[Place, None] = {}
 
-  def watch(place: tuple[Any, ...], name: str, a: np.ndarray, b: np.ndarray) -> None:
+  def watch(place: Place, name: str, a: np.ndarray, b: np.ndarray) -> None:
     if a.dtype.kind == "f" and np.any(a == b):
       tied[place if name != "clamp" else place[:-1]] = None
 
@@ -47,15 +48,12 @@ def find_ties(at: Setting) -> list[tuple[Any, ...]]:
 
 
 def fit_policy(
-  at: Setting,
-  got: Sequence[np.ndarray],
-  bounds: Sequence[np.ndarray],
-  sites: Sequence[tuple[Any, ...]],
+  at: Setting, got: Sequence[np.ndarray], bounds: Sequence[np.ndarray], sites: Sequence[Place]
 ) -> Policy | None:
   """Return the shares under which autodiff gives the rule's numbers; None if none does."""
-  best: dict[tuple[Any, ...], float] = {}
+  best: dict[Place, float] = {}
 
-  def policies() -> Iterator[dict[tuple[Any, ...], float]]:
+  def policies() -> Iterator[dict[Place, float]]:
     """Yield one share for all ties, then coordinate descent from the best, tie by tie."""
     yield from (dict.fromkeys(sites, share) for share in SHARES)
     for site in 2 * list(sites) if len(sites) <= MOST_SITES else []:
@@ -77,7 +75,7 @@ def fit_policy(
 
 
 def at_ties(
-  policy: Policy, equation: Any, inputs: list[Any], place: tuple[Any, ...], compared: dict[Any, Any]
+  policy: Policy, equation: Any, inputs: list[Any], place: Place, compared: dict[Any, Any]
 ) -> list[Any] | None:
   """Evaluate an equation with a policy's derivative at its ties; None for other equations."""
   name = equation.primitive.name
@@ -99,9 +97,7 @@ def at_ties(
   if name in ("max", "min"):
     return [extreme(inputs[0], inputs[1], share, name == "max")]
   if name == "abs":
-    (x,) = inputs
-    slope = jnp.where(x > 0, 1.0, jnp.where(x < 0, -1.0, 2 * share - 1)).astype(x.dtype)
-    return [jnp.where(jnp.isfinite(x), slope * x, jnp.abs(x))]
+    return [extreme(inputs[0], -inputs[0], share, True)]
   if name == "clamp":
     low, x, high = inputs
     return [extreme(extreme(x, low, share, True), high, share, False)]

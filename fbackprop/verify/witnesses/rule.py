@@ -11,11 +11,13 @@ import numpy as np
 
 from fbackprop.checks import describe
 from fbackprop.meshes import is_explicit, mesh_of
-from fbackprop.verify.interpret.primitives import digits, is_float
-from fbackprop.verify.report.findings import RuleError, UnusableError
+from fbackprop.verify.interpret.primitives import digits, is_float, rounded
+from fbackprop.verify.report import RuleError, UnusableError
 
 Leaves = list[Any]
 Function = Callable[..., Any]
+# A rule that clips its cotangent is compared with a derivative at cotangents of this size.
+TINY = 2.0**-20
 
 
 class Signature(NamedTuple):
@@ -167,6 +169,7 @@ class Rule(NamedTuple):
     f_vjp: `f_vjp(*args) -> (y, pullback)`; None if f contains its rule.
     signature: the signature of the arguments.
     out_structure: the tree structure of y.
+    outputs: the shapes and dtypes of y.
     slope: the function whose derivative the rule is meant to be; None if it is f's own.
     by_callback: whether `f_vjp` needs the values of its arguments, as a rule in NumPy does, so that
       it is traced as a callback.
@@ -176,6 +179,7 @@ class Rule(NamedTuple):
   f_vjp: Function | None
   signature: Signature
   out_structure: Any
+  outputs: list[Any]
   slope: Function | None = None
   by_callback: bool = False
 
@@ -186,6 +190,15 @@ class Rule(NamedTuple):
   def differentiated(self, *leaves: Any) -> Leaves:
     """Return the outputs of the function whose derivative is meant."""
     return jax.tree.leaves((self.slope or self.f)(*self.signature.arguments(leaves)))
+
+  def draw(self, seed: int, stream: int, linear: bool = True) -> list[np.ndarray]:
+    """Draw cotangents of the float outputs, representable in the outputs' own dtypes.
+
+    They are `TINY` for a rule that isn't meant to be linear in them.
+    """
+    rng, size = np.random.default_rng([seed, 10, stream]), 1.0 if linear else TINY
+    own = (o for o in self.outputs if is_float(o.dtype))
+    return [size * rounded(rng.normal(size=o.shape), o.dtype) for o in own]
 
   def both(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
     """Return the rule's outputs, and its cotangents of the float leaves.
@@ -200,19 +213,15 @@ class Rule(NamedTuple):
     outputs = [output_array(leaf) for leaf in jax.tree.leaves(y)]
     return outputs, pull(jax.tree.unflatten(structure, list(y_bar)))
 
-  def backward(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
-    """Return the cotangents of the float leaves."""
-    return self.both(leaves, y_bar)[1]
-
   def call(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> tuple[Leaves, Leaves]:
     """Return `both`; raise a RuleError for any exception of the rule, or of JAX on its results."""
     return as_rule(self.both, leaves, y_bar)
 
   def compiled(self, leaves: Leaves, y_bar: Leaves, transform: Function = jax.jit) -> Leaves:
-    """Run `backward` under jit, in its own dtype, or transformed otherwise; raise as `call`."""
+    """Return the cotangents under jit, or another transform, in the own dtype; raise as `call`."""
 
     def backward(leaves: Leaves, floats: Leaves) -> Leaves:  # No transform accepts a float0.
-      return self.backward(leaves, with_float0(y_bar, floats))
+      return self.both(leaves, with_float0(y_bar, floats))[1]
 
     return as_rule(transform(backward), leaves, [b for b in y_bar if is_float(b.dtype)])
 
@@ -237,6 +246,7 @@ class Rule(NamedTuple):
 
   def called_back(self, args: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Leaves]]:
     """Return the output and pullback of a rule that is called with NumPy arrays at run time."""
+    structure: Any
     leaves, structure = jax.tree.flatten(args)
     outputs = jax.tree.leaves(jax.eval_shape(self.f, *args))
     floats = [
@@ -345,8 +355,8 @@ def rule_of(
   signature: Signature,
   leaves: Leaves,
   slope: Function | None = None,
-) -> tuple[Rule, list[Any]]:
-  """Return the rule, and the shapes and dtypes of the outputs of f.
+) -> Rule:
+  """Return the rule at arguments of these shapes.
 
   Raises:
     UnusableError: f raises, or returns no float array; the outputs of `slope` are others.
@@ -361,7 +371,7 @@ def rule_of(
     raise UnusableError(f"f must return an array of floats, got {got}")
   for o in filter(is_complex, outputs):
     raise UnusableError(f"complex numbers aren't supported, f returns {describe(o)}")
-  rule = Rule(f, f_vjp, signature, jax.tree.structure(out), slope)
+  rule = Rule(f, f_vjp, signature, jax.tree.structure(out), outputs, slope)
   if slope is not None:
     try:
       meant = jax.eval_shape(rule.differentiated, *leaves)
@@ -370,14 +380,14 @@ def rule_of(
     if [o.shape for o in meant] != [o.shape for o in outputs]:
       got, want = (", ".join(map(describe, found)) for found in (meant, outputs))
       raise UnusableError(f"slope must return outputs of f's shapes, {want}, got {got}")
-  return rule._replace(by_callback=needs_values(rule, leaves, outputs)), outputs
+  return rule._replace(by_callback=needs_values(rule, leaves))
 
 
-def needs_values(rule: Rule, leaves: Leaves, outputs: Sequence[Any]) -> bool:
+def needs_values(rule: Rule, leaves: Leaves) -> bool:
   """Return whether a separate rule can't be traced since it needs the values of its arguments."""
   if rule.f_vjp is None:
     return False
-  y_bar = in_dtypes_of(outputs, [np.zeros(o.shape) for o in outputs if is_float(o.dtype)])
+  y_bar = in_dtypes_of(rule.outputs, rule.draw(0, 0))
   try:
     rule.compiled(leaves, y_bar, lambda backward: partial(jax.eval_shape, backward))
   except RuleError as error:  # Any other error is a finding, of the check that calls the rule.

@@ -16,8 +16,7 @@ import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.linear_util import wrap_init
 
-from fbackprop.jaxprs import HIJAX, bind, equations_of, inner_program
-from fbackprop.verify.interpret.programs import evaluate_flat
+from fbackprop.jaxprs import HIJAX, bind, equations_of, evaluate_flat, inner_program
 from fbackprop.verify.witnesses.rule import Leaves, Rule, replaced
 
 NOTE = (

@@ -28,12 +28,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, UnknownProgramError, carries_rule, equations_of, last_reads
+from fbackprop import jaxprs
+from fbackprop.jaxprs import Program, evaluate_flat, flat
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
-from fbackprop.verify.interpret.primitives import digits, is_float
-from fbackprop.verify.interpret.programs import data_of, evaluate_flat, flat
-from fbackprop.verify.interpret.samples import lifted
-from fbackprop.verify.report.findings import RuleError
+from fbackprop.verify.interpret.primitives import constant_key, digits, is_float, lifted
+from fbackprop.verify.report import RuleError
 from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, raised, replaced, with_float0
 
 # The relative rounding error of a constant, by the significand bits of its traced dtype.
@@ -51,7 +50,6 @@ class Witnesses(NamedTuple):
     truth: A, likewise; None if the reference can't be differentiated.
     forward: the reference; float leaves and other leaves in, float outputs out. It alone is flat.
     value: f, likewise, if the derivative of another function is meant; else None.
-    outputs: the shapes and dtypes of all outputs.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
     truth_missing: the reason for the absence of A.
@@ -64,7 +62,6 @@ class Witnesses(NamedTuple):
   rule: Program
   truth: Program | None
   forward: Program
-  outputs: list[Any]
   is_wide: bool
   first_to_last: list[int]
   truth_missing: str = ""
@@ -100,13 +97,11 @@ class Witnesses(NamedTuple):
   @property
   def coarsest(self) -> float:
     """The rounding unit of the narrowest dtype in which the function computes."""
-    dtypes = (v.aval.dtype for e in equations_of(self.forward) for v in e.outvars)
+    dtypes = (v.aval.dtype for e in jaxprs.equations_of(self.forward) for v in e.outvars)
     return max((2.0 ** -digits(d) for d in dtypes if is_float(d)), default=0.0)
 
 
-def gather_witnesses(
-  rule: Rule, leaves: Sequence[Any], outputs: list[Any], widen: bool = True
-) -> Witnesses:
+def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> Witnesses:
   """Trace the programs, in float64 if `widen` is set and the rule allows it.
 
   Raises:
@@ -115,21 +110,20 @@ def gather_witnesses(
 
   def trace(leaves: Leaves, is_wide: bool) -> Witnesses:
     written = jax.make_jaxpr(lambda *own: float_arrays(rule.forward(*own)))(*leaves)
-    has_rule, value = carries_rule(written), None
+    has_rule, value = jaxprs.carries_rule(written), None
     if rule.slope is not None:
       value = flat(written, keep_rules=False)
       written = jax.make_jaxpr(lambda *own: float_arrays(rule.differentiated(*own)))(*leaves)
     reference, floats = flat(written, keep_rules=False), rule.signature.floats
     # A function that casts its output has a cotangent of the output's dtype.
     y_bar = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in reference.out_avals]
-    program = jax.make_jaxpr(partial(traced_rule, rule, outputs))(*leaves, *y_bar)
+    program = jax.make_jaxpr(partial(traced_rule, rule))(*leaves, *y_bar)
     truth, missing = trace_truth(written, floats, leaves, y_bar)
-    reads = last_reads(reference)
+    reads = jaxprs.last_reads(reference)
     order = sorted(range(len(floats)), key=lambda i: -reads[floats[i]])
     known = data_of(program) & data_of(truth) if truth is not None and not is_wide else ()
     return Witnesses(
-      rule, program, truth, reference, outputs, is_wide, order, missing, has_rule,
-      frozenset(known), value,
+      rule, program, truth, reference, is_wide, order, missing, has_rule, frozenset(known), value,
     )  # fmt: skip
 
   for is_wide in (True, False) if widen else (False,):
@@ -137,11 +131,16 @@ def gather_witnesses(
       with in_float64(is_wide):
         wide = [np.asarray(x, np.float64) if is_wide and is_float(x.dtype) else x for x in leaves]
         return trace(list(map(jnp.asarray, wide)), is_wide)
-    except UnknownProgramError:
+    except jaxprs.UnknownProgramError:
       raise
     except Exception as error:  # Any exception: fall back to the rule's own dtype.
       failed = error if isinstance(error, RuleError) else RuleError("raises", raised(error))
   raise failed
+
+
+def data_of(program: Program) -> set[Any]:
+  """Return the `constant_key` of every float array that a program closes over."""
+  return {constant_key(c) for c in program.consts if is_float(c.dtype) and c.size > 1}
 
 
 def in_float64(is_wide: bool) -> contextlib.AbstractContextManager[Any]:
@@ -154,10 +153,10 @@ def float_arrays(values: Sequence[Any]) -> Leaves:
   return [y for y in map(jnp.asarray, values) if is_float(y.dtype)]
 
 
-def traced_rule(rule: Rule, outputs: list[Any], *inputs: Any) -> Leaves:
+def traced_rule(rule: Rule, *inputs: Any) -> Leaves:
   """Apply U; return float outputs, then cotangents."""
   count = len(rule.signature.names)
-  y, bars = rule.both(inputs[:count], with_float0(outputs, inputs[count:]))
+  y, bars = rule.both(inputs[:count], with_float0(rule.outputs, inputs[count:]))
   return [*float_arrays(y), *bars]
 
 

@@ -1,14 +1,13 @@
-"""The result of a verification: a table for a terminal, HTML for a notebook, JSON for programs."""
+"""Findings, and the report of a verification: a table for a terminal, HTML for a notebook, JSON."""
 
 import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from fbackprop.markup import BAD, GOOD, UNSURE, headline, paragraph, table_of
-from fbackprop.verify.report.findings import Checked, Finding, Verdict, first_verdict
 
 WIDTH = 100
 FORMAT = 1
@@ -19,6 +18,82 @@ MOST_ROWS = 30
 """The most findings that the HTML shows."""
 INDENT = " " * 6
 UNBROKEN = "\N{NO-BREAK SPACE}"
+
+Verdict = Literal["fail", "oracle fault", "no verdict", "pass"]
+VERDICTS: tuple[Verdict, ...] = ("fail", "oracle fault", "no verdict", "pass")
+Kind = Literal["fail", "oracle fault", "no verdict", "note"]
+
+
+class Finding(NamedTuple):
+  """A fault, a missing verdict, or a note.
+
+  Attributes:
+    kind: "fail", "oracle fault" (the rule is right and autodiff of the reference is wrong), "no
+      verdict", or "note" (information that doesn't prevent a pass).
+    check: the check that found it: "maths", "numerics", "zero cotangent", "structure", ...
+    regime: the test point: "as given", "N = 1", "some entries zero", ...
+    leaf: the path of the cotangent's leaf, such as "params/1/w"; "" if it doesn't concern a single
+      leaf.
+    index: the entry with the largest error over its bound; None where there is none.
+    got, want, bound: that entry's values and bound, float64; None where there is none.
+    wrong, size: the number of entries of the leaf beyond their bound, and of all its entries.
+    shape: the leaf's shape.
+    cause: the fault that reproduces the numbers, such as "constant factor: 1/N, N = 32"; the text
+      before the colon is one of `KINDS`. "" if it wasn't searched for.
+    message: a sentence that describes the finding where numbers don't.
+  """
+
+  kind: Kind
+  check: str
+  regime: str = "as given"
+  leaf: str = ""
+  index: tuple[int, ...] | None = None  # type: ignore[assignment]  # Shadows tuple.index.
+  got: float | None = None
+  want: float | None = None
+  bound: float | None = None
+  wrong: int = 0
+  size: int = 0
+  shape: tuple[int, ...] = ()
+  cause: str = ""
+  message: str = ""
+
+
+class Checked(NamedTuple):
+  """A check that was run, the number of its test points, and its outcome.
+
+  Attributes:
+    check: its name.
+    times: the number of runs, over test points and leaves.
+    verdict: its verdict, as for a report.
+    detail: its figure, such as "largest error 0.3 of its bound".
+  """
+
+  check: str
+  times: int
+  verdict: Verdict
+  detail: str = ""
+
+
+def first_verdict(kinds: Sequence[str]) -> Verdict:
+  """Return the gravest of some kinds, ignoring notes."""
+  return next((verdict for verdict in VERDICTS if verdict in kinds), "pass")
+
+
+class UnusableError(ValueError):
+  """The function or its arguments can't be used: it has no float input or no float output."""
+
+
+class RuleError(Exception):
+  """The rule violates its contract: it raises, or returns another tree.
+
+  Attributes:
+    check: "structure", "dtype", "no gradient" or "raises".
+    leaf: the path of the leaf, or "".
+  """
+
+  def __init__(self, check: str, message: str, leaf: str = "") -> None:
+    super().__init__(message)
+    self.check, self.leaf = check, leaf
 
 
 class Report(NamedTuple):
@@ -71,7 +146,26 @@ class Report(NamedTuple):
 
     They are the verdict, the findings, the checks, and what wasn't checked.
     """
-    return "\n".join(line.rstrip() for line in lines_of(self))
+    asked, verdict = asked_of(self), self.verdict.upper()
+    lines = [f"{verdict}: {shortened(self.name, WIDTH - len(f'{verdict}:    {asked}'))}   {asked}"]
+    is_failure = [finding.kind == "fail" and finding.leaf != "" for finding in self.findings]
+    for i, finding in enumerate(self.findings[:MOST_FINDINGS]):
+      lines += ["", *lines_of_finding(finding, self, is_failure[i] and not any(is_failure[:i]))]
+    if len(self.findings) > MOST_FINDINGS:
+      lines += ["", f"and {len(self.findings) - MOST_FINDINGS} findings more, all in the JSON"]
+    if self.again and self.verdict != "pass":
+      # The command is meant to be copied, so it isn't broken if it fits on a line of its own.
+      lines += ["", *wrapped("again: ", self.again)]
+    shown, remarks = summary(self)
+    names = [shortened(check.check, 40) for check in shown]
+    room = max(map(len, ["check", *names]))
+    lines += ["", *[f"{'check':<{room}}  {'times':>6}  {'outcome':<12}"][: len(shown)]]
+    for name, check in zip(names, shown, strict=True):
+      row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
+      lines += wrapped(row, check.detail)
+    for head, text in remarks:
+      lines += wrapped(f"{head}: ", text)
+    return "\n".join(line.rstrip() for line in lines)
 
   def to_json(self) -> str:
     """Convert the report to JSON; nonfinite numbers become "NaN", "Infinity", "-Infinity"."""
@@ -120,30 +214,6 @@ class Report(NamedTuple):
 
 
 # --- Text -----------------------------------------------------------------------------------------
-
-
-def lines_of(report: Report) -> list[str]:
-  """Return the lines of the table."""
-  asked, verdict = asked_of(report), report.verdict.upper()
-  lines = [f"{verdict}: {shortened(report.name, WIDTH - len(f'{verdict}:    {asked}'))}   {asked}"]
-  is_failure = [finding.kind == "fail" and finding.leaf != "" for finding in report.findings]
-  for i, finding in enumerate(report.findings[:MOST_FINDINGS]):
-    lines += ["", *lines_of_finding(finding, report, is_failure[i] and not any(is_failure[:i]))]
-  if len(report.findings) > MOST_FINDINGS:
-    lines += ["", f"and {len(report.findings) - MOST_FINDINGS} findings more, all in the JSON"]
-  if report.again and report.verdict != "pass":
-    # The command is meant to be copied, so it isn't broken if it fits on a line of its own.
-    lines += ["", *wrapped("again: ", report.again)]
-  shown, remarks = summary(report)
-  names = [shortened(check.check, 40) for check in shown]
-  room = max(map(len, ["check", *names]))
-  lines += ["", *[f"{'check':<{room}}  {'times':>6}  {'outcome':<12}"][: len(shown)]]
-  for name, check in zip(names, shown, strict=True):
-    row = f"{name:<{room}}  {check.times:>6}  {check.verdict:<12}  "
-    lines += wrapped(row, check.detail)
-  for head, text in remarks:
-    lines += wrapped(f"{head}: ", text)
-  return lines
 
 
 def asked_of(report: Report) -> str:

@@ -1,0 +1,429 @@
+"""The two verdicts on a rule's numbers: its mathematics, and the rounding in its own dtype.
+
+*Mathematics.* At each test point the rule U and autodiff A are evaluated in float64 and compared
+entry by entry, within the rounding error of both; where they differ, one-sided differences D decide
+(`witnesses.verdicts`). Where U and A agree, D confirms both along random directions.
+
+*Rounding.* The error against the float64 truth is measured in units in the last place, and in
+standard deviations of the rounding error that stochastic arithmetic predicts for that dtype (a
+random perturbation of each operation: Monte Carlo arithmetic). Worst-case bounds through a whole
+network would be vacuous; correct code stays within a few standard deviations of the modelled error,
+which is modelled generously.
+
+Doubts: four to eight samples estimate a deviation only roughly, hence the wide margin of
+`MOST_SIGMAS`.
+
+References:
+  Parker, "Monte Carlo arithmetic", UCLA CSD-970002 (1997).
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from fbackprop.jaxprs import without_rules
+from fbackprop.verify.checks import evidence
+from fbackprop.verify.checks.axes import find_axes, lengths, name_of, resized
+from fbackprop.verify.checks.differences import check_entries, disagreement
+from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
+from fbackprop.verify.checks.indices import within
+from fbackprop.verify.checks.test_points import Point, batch_points, constraints, find_batch
+from fbackprop.verify.interpret.evaluation import MOST_TURNS, Noise
+from fbackprop.verify.interpret.primitives import is_float
+from fbackprop.verify.report import Finding, Kind, RuleError, UnusableError
+from fbackprop.verify.witnesses import traces, verdicts
+from fbackprop.verify.witnesses.rule import (
+  Leaves,
+  as_rule_error,
+  in_dtypes_of,
+  rule_of,
+  with_float0,
+)
+from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
+
+# Beyond this many standard deviations a rule loses digits avoidably.
+MOST_SIGMAS = 16.0
+# Where rounding may be as large as a leaf, an error beyond this many units in the last place of its
+# largest entry is no pass.
+MOST_ULP = 2.0**16
+# The name of the point at which the rule's own trace is judged, after float64.
+OWN_DTYPE = "in its own dtype"
+# The kinds of rulings at the arguments as given; all that aren't failures are notes elsewhere.
+KINDS: dict[str, Kind] = {"oracle fault": "oracle fault", "unresolved": "no verdict"}
+LOOP = "the function is a loop that ends"
+MESSAGES = {
+  "fail": "",
+  "kink": "the function has a kink here",
+  "oracle fault": "autodiff of the reference is wrong here: the differences agree with the rule",
+  "inexact": f"{LOOP} by a tolerance: its derivative is known to that only",
+  "unresolved": f"{LOOP} too early here: differences can't resolve its slope",
+  "undefined": "neither autodiff nor the differences are finite here",
+}
+
+
+# --- The mathematics ------------------------------------------------------------------------------
+
+
+def check_limits(problem: Problem) -> Iterator[Evidence]:
+  """Report the limits that the traced programs themselves set to the verdict."""
+  witnesses = problem.witnesses
+  yield Evidence(order=tuple(witnesses.first_to_last))
+  if not witnesses.is_wide:
+    yield not_checked(
+      "maths in float64: the rule can't be traced with float64 arguments, so its constants "
+      f"count as rounded to {np.dtype(problem.signature.working)}"
+    )
+  if witnesses.truth is None:
+    yield not_checked(witnesses.truth_missing)
+  if problem.rule.f_vjp is None and not witnesses.has_rule:
+    message = "f carries no jax.custom_vjp, and no f_vjp is given: autodiff is compared with "
+    yield reported(Finding("note", "rule", message=message + "itself, and with differences"))
+
+
+def check_as_given(problem: Problem) -> Iterator[Evidence]:
+  """Check the mathematics at the arguments as given."""
+  values = problem.values
+  if values.is_finite:
+    yield from check_maths(problem, problem.given, values, AS_GIVEN)
+    return
+  message = "f isn't finite at these arguments: there is no gradient to compare with"
+  if values.is_endless:
+    message = f"a loop goes round more than {MOST_TURNS:,} times: its results aren't known"
+  yield reported(Finding("no verdict", "maths", message=message))
+
+
+def check_maths(
+  problem: Problem, at: Setting, values: Values, where: str, only_finite: bool = False
+) -> Iterator[Evidence]:
+  """Compare U with A at one point, and with D where they differ.
+
+  Args:
+    problem: the rule and the options.
+    at: the programs at the point.
+    values: their values, which are finite.
+    where: the point's name.
+    only_finite: as for a `Point`.
+  """
+  is_narrow = not at.witnesses.is_wide and where != OWN_DTYPE
+  may_be_vacuous = bool(values.fragile or values.foreign or is_narrow)
+  foreign = ", ".join(sorted(set(values.foreign)))
+  yield evidence.ran("maths")
+  if foreign and where != OWN_DTYPE:
+    yield not_checked(
+      f"maths in float64 of {foreign}: evaluated in its own dtype, so that an error below its "
+      "rounding isn't seen"
+    )
+  if not only_finite:
+    found = verdicts.compare(values.y, values.y_want, problem.allowance, may_be_vacuous)
+    names = [f"output {i}" for i in range(len(found))]
+    note = f"some outputs, {where}: their bounds are vacuous"
+    cause = "forward: the rule's output isn't the function's"
+    yield evidence.ran("forward") + evidence.compared("forward", where, names, found, cause, note)
+  truth = at.witnesses.truth
+  if truth is None or values.bars_want is None:
+    if not only_finite:
+      yield from check_entries(problem, at, values, where)
+    return
+  differences = verdicts.compare(values.bars, values.bars_want, problem.allowance, may_be_vacuous)
+  if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
+    # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
+    smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]
+    others = verdicts.compare(values.bars, smooth, problem.allowance, may_be_vacuous)
+    both = zip(differences, others, strict=True)
+    differences = [d._replace(is_wrong=d.is_wrong & o.is_wrong) for d, o in both]
+  if only_finite:
+    differences = [
+      d._replace(is_wrong=d.is_wrong & ~np.isfinite(d.got) & np.isfinite(d.want))
+      for d in differences
+    ]
+  shares = [verdicts.largest_of(d.excess) for d in differences if not d.is_wrong.any()]
+  yield Evidence(points=(where,), share=max(shares, default=0.0))
+  why = (
+    f"an operation isn't evaluated in float64: {foreign}" if foreign else
+    "rounding decides a comparison here" if values.fragile else
+    "the rule can't be traced in float64"
+  )  # fmt: skip
+  names = problem.signature.float_names
+  for d in (d for d in differences if d.is_vacuous.any()):
+    if where != AS_GIVEN:  # A note elsewhere.
+      yield not_checked(f"some entries, {where}: their bounds are vacuous")
+      break
+    message, d = f"the bound is vacuous: {why}", d._replace(is_wrong=d.is_vacuous)
+    yield reported(d.finding("no verdict", "maths", where, names[d.leaf], message=message))
+  judgements = verdicts.judge(at, differences, problem.seed)
+  findings = [finding_of(problem, judgement, where) for judgement in judgements]
+  pairs = zip(judgements, findings, strict=True)
+  failed = [(j.difference.leaf, f.cause) for j, f in pairs if f.kind == "fail"]
+  # The first failure's cause is searched for, if its numbers don't state it.
+  mismatches = tuple((at, differences, leaf) for leaf, cause in failed[:1] if not cause)
+  yield Evidence(tuple(findings), mismatches=mismatches)
+
+
+def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> Finding:
+  """Return the finding of one leaf that differs; its cause may remain to be searched for."""
+  d, ruling, why = judgement
+  kind = KINDS.get(ruling, "note") if where == AS_GIVEN else "note"
+  if ruling == "fail" or (ruling == "kink" and problem.ties == "reference"):
+    kind = "fail"
+  cause = "kink: another slope than autodiff's at a tie" if ruling == "kink" else ""
+  message = MESSAGES[ruling]
+  if why:
+    cause, message = "kink: not a slope between those of its sides", why
+  if kind == "fail" and not np.isfinite(d.got[d.worst]):
+    cause = "not finite: the truth is"
+  name = problem.signature.float_names[d.leaf]
+  return d.finding(kind, "maths", where, name, cause=cause, message=message)
+
+
+def check_slope(problem: Problem) -> Iterator[Evidence]:
+  """Confirm that D agrees with U and A, which agree, in random directions."""
+  values, tolerance = problem.values, verdicts.difference_tolerance(problem.witnesses)
+  if not values.is_finite:
+    return
+  agrees, own, slope = verdicts.confirm(problem.given, [b[0] for b in values.bars], problem.seed)
+  yield evidence.ran("differences")
+  if tolerance > verdicts.DIFFERENCE_TOLERANCE:
+    yield not_checked(
+      f"differences closer than {tolerance:.1g} of the slope: the rule can't be traced in float64"
+    )
+  if agrees is None:
+    yield not_checked("differences at the arguments as given: they cross kinks there")
+    if values.bars_want is None:
+      message = "there is no other witness"
+      yield reported(Finding("no verdict", "differences", message=message))
+  elif not agrees and not problem.surrogate:
+    yield reported(disagreement(problem, own, slope))
+
+
+def check_limits_of_points(problem: Problem) -> Iterator[Evidence]:
+  """Report the properties that no test point varies, so that the rule isn't tested without them."""
+  if problem.level != "quick":
+    yield Evidence(not_checked=tuple(constraints(problem.signature, problem.leaves)))
+  if problem.is_large:
+    yield not_checked('test points left out as the arguments are large: see level="deep"')
+
+
+def check_test_points(problem: Problem) -> Iterator[Evidence]:
+  """Check the mathematics at the other test points, of these shapes and of other batch sizes."""
+  for point in problem.test_points:
+    yield from check_point(problem, problem.witnesses, point)
+  batch = find_batch(problem.rule, problem.leaves)
+  if batch is None:
+    yield not_checked("other sizes of a batch: no axis of examples was found")
+  else:
+    level = "large" if problem.is_large else problem.level
+    for point in batch_points(problem.rule, problem.leaves, batch, level, problem.seed):
+      yield from check_batch(problem, point)
+  if problem.level == "quick" or problem.is_large:
+    return
+  for axes in find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ())):
+    leaf, axis = min(axes)
+    for n in lengths(problem.level, np.shape(problem.leaves[leaf])[axis]):
+      name = name_of(problem.rule, axes, n)
+      yield from check_batch(problem, Point(name, resized(problem.leaves, axes, n)))
+
+
+def check_point(problem: Problem, witnesses: Witnesses, point: Point) -> Iterator[Evidence]:
+  """Check the mathematics at a point."""
+  at = Setting(witnesses, point.leaves, problem.y_bar if point.y_bar is None else point.y_bar)
+  values = evaluate(at, problem.noise())
+  if values.is_finite:
+    yield sum(check_maths(problem, at, values, point.name, point.only_finite), Evidence())
+  elif witnesses is problem.witnesses:
+    yield evidence.ran("outside the domain")
+
+
+def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
+  """Check the mathematics for a batch of another size, traced anew."""
+  rule, own = problem.rule, problem.signature.in_own_dtypes(point.leaves)
+  try:
+    rule = rule_of(rule.f, rule.f_vjp, rule.signature, own, rule.slope)
+  except UnusableError as error:
+    yield not_checked(f"{point.name}: f raises {type(error.__cause__).__name__}")
+    return
+  y_bar = rule.draw(problem.seed, 1, problem.linear)
+  try:
+    rule.compiled(own, in_dtypes_of(rule.outputs, y_bar), lambda f: partial(jax.eval_shape, f))
+    witnesses = gather_witnesses(rule, own)
+  except RuleError as error:
+    found = evidence.failure(error, point.name)
+    # Few rules support an empty batch, or another length of every axis.
+    is_batch = point.name.startswith("N = ") and point.name != "N = 0"
+    if error.check == "raises" and not is_batch:
+      found = reported(*(f._replace(kind="note", cause="") for f in found.findings))
+    yield found
+  else:
+    leaves = within(witnesses.forward, point.leaves)
+    if leaves is None:
+      yield not_checked(f"{point.name}: the integers that point into it don't fit")
+    else:
+      yield from check_point(problem, witnesses, point._replace(leaves=leaves, y_bar=y_bar))
+
+
+# --- Rounding -------------------------------------------------------------------------------------
+
+
+def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
+  """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
+  samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
+  limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
+  # At most one unit in the last place, and underflow.
+  noise = Noise(samples, float(limits.eps), float(limits.tiny), 0.0, problem.seed, by_dtype=True)
+  results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
+  return [verdicts.spread(s) for s in results[len(witnesses.forward.out_avals) :]]
+
+
+def rounding_of(
+  leaf: int, dtype: Any, got: np.ndarray, want: np.ndarray, sigmas: np.ndarray, most: float
+) -> tuple[verdicts.Difference, float, float, int]:
+  """Measure the rounding error of one leaf, omitting entries whose truth isn't finite.
+
+  Args:
+    leaf, dtype: the leaf's index and dtype.
+    got, want: its values, and their truth.
+    sigmas: the standard deviation of each entry's rounding error.
+    most: the number of standard deviations from which an entry is wrong.
+
+  Returns:
+    The comparison; the largest error in units in the last place of the leaf's largest entry; the
+    largest error over its standard deviation, infinite where the rule isn't finite and the truth
+    is; and the number of entries without a verdict: their deviation isn't finite, or exceeds the
+    leaf.
+  """
+  limits = ml_dtypes.finfo(np.dtype(dtype))
+  eps, tiny = float(limits.eps), float(limits.tiny)
+  with np.errstate(all="ignore"):
+    judged = np.isfinite(want) & (np.abs(want) < 0.25 * float(limits.max))
+    largest = float(np.max(np.abs(want), initial=0.0, where=judged))
+    last_place = max(eps * 2.0 ** np.floor(np.log2(largest or 1.0)), tiny)
+    error = np.where(judged, np.abs(got - want), 0.0)
+    error = np.where(np.isnan(error), np.inf, error)
+    # The result is rounded once more, to its argument's dtype.
+    deviation = sigmas + 0.5 * eps * np.abs(want) + 4 * tiny
+    sigma = np.where(judged & ~np.isnan(deviation), error / deviation, 0.0)
+  unbounded = int((judged & ~(deviation <= max(largest, 16 * tiny))).sum())
+  compared = verdicts.Difference(leaf, got, want, most * deviation, sigma > most)
+  return compared, float(error.max() / last_place), float(sigma.max()), unbounded
+
+
+def check_numerics(problem: Problem) -> Iterator[Evidence]:
+  """Compare the rule in its own dtype, eager and compiled, with the truth."""
+  witnesses, values = problem.witnesses, problem.values
+  if not values.is_finite:
+    return
+  if witnesses.is_wide and any(d != np.float64 for d in problem.signature.float_dtypes):
+    # A trace in the rule's own dtype may take other branches, and draw other random numbers.
+    try:
+      witnesses = gather_witnesses(problem.rule, problem.own_leaves, False)
+    except RuleError as error:
+      yield evidence.failure(error, OWN_DTYPE)
+      return
+    at = problem.given._replace(witnesses=witnesses)
+    values = evaluate(at, problem.noise())
+    if not values.is_finite:
+      return
+    found = sum(check_maths(problem, at, values, OWN_DTYPE), Evidence())
+    yield found
+    if found.has_failed:
+      return
+  sigmas, has_failed = deviations(witnesses, problem), False
+  for run in ("as it is", "compiled")[: 1 if problem.level == "quick" else 2]:
+    yield evidence.ran("numerics")
+    try:
+      bars = problem.results[1]
+      if run == "compiled":
+        bars = problem.rule.compiled(problem.own_leaves, problem.own_y_bar)
+    except RuleError as error:
+      yield evidence.failure(error, run)
+      continue
+    # The truth is the rule's own results in float64, which passed the maths verdict.
+    wants = [b[0] for b in values.bars]
+    is_mode = run == "compiled" and not has_failed
+    found = sum(check_rounding(problem, run, is_mode, bars, wants, sigmas), Evidence())
+    has_failed |= found.has_failed
+    yield found
+
+
+def check_rounding(
+  problem: Problem, run: str, is_mode: bool, bars: Leaves, wants: Leaves, sigmas: Leaves
+) -> Iterator[Evidence]:
+  """Yield the numerics verdict of one run, up to the first leaf with excessive rounding."""
+  most, signature = MOST_SIGMAS * problem.allowance, problem.signature
+  for i, (bar, want, deviation) in enumerate(zip(bars, wants, sigmas, strict=True)):
+    if not want.size:
+      continue
+    name, dtype, got = signature.float_names[i], signature.float_dtypes[i], np.asarray(bar, float)
+    found, ulp, sigma, unbounded = rounding_of(i, dtype, got, want, deviation, most)
+    if unbounded:
+      yield not_checked(
+        f"numerics of {unbounded} entries of {name}: rounding in {np.dtype(signature.working)} may "
+        "be as large as the leaf itself"
+      )
+    if unbounded and MOST_ULP < ulp < np.inf and sigma <= most:
+      # The sum of its roundings explains the error, which leaves no digit of the result.
+      message = f"an error of {ulp:.2g} ULP: in this dtype the rule's formula leaves the result no "
+      message += "digits, and rounding alone may do that"
+      error = np.abs(found.got - found.want)
+      worst = found._replace(is_wrong=error >= error.max())
+      yield reported(worst.finding("no verdict", "numerics", run, name, message=message))
+      return
+    is_finite = np.isfinite(got[found.worst])
+    if np.isinf(sigma) and not is_finite and autodiff_overflows(problem, i):
+      yield not_checked(f"numerics of {name}: in this dtype autodiff overflows here too")
+      continue
+    yield Evidence(ulp=ulp, sigma=sigma)
+    if sigma > most:
+      cause = (
+        "not finite: the truth is" if not is_finite else
+        "mode: wrong only where it is compiled" if is_mode else
+        f"precision: an error of {sigma:.0f} standard deviations"
+      )  # fmt: skip
+      yield reported(found.finding("fail", "numerics", run, name, cause=cause))
+      return
+
+
+def autodiff_overflows(problem: Problem, leaf: int) -> bool:
+  """Return whether autodiff of the function, in its calling dtype, isn't finite either."""
+  leaves, floats = problem.own_leaves, problem.signature.floats
+  try:
+    stripped = without_rules(problem.rule.differentiated, *leaves)
+    bars = [b for b in problem.own_y_bar if is_float(b.dtype)]
+    results = traces.reverse_mode(
+      lambda *own: traces.float_arrays(stripped(*own)), len(leaves), floats, *leaves, *bars
+    )
+  except Exception:  # Without autodiff nothing excuses the rule.
+    return False
+  return not np.isfinite(np.asarray(results[leaf - len(floats)], np.float64)).all()
+
+
+def check_eager_in_float64(problem: Problem) -> Iterator[Evidence]:
+  """Run the rule eagerly in float64, to cover code for concrete values only."""
+  witnesses, values = problem.witnesses, problem.values
+  if not (values.is_finite and witnesses.is_wide):
+    return
+  yield evidence.ran("without jit")
+  try:
+    with jax.enable_x64(True):
+      leaves = [jnp.asarray(x) if is_float(x.dtype) else x for x in problem.leaves]
+      pairs = zip(problem.y_bar, witnesses.forward.out_avals, strict=True)
+      y_bar = with_float0(problem.rule.outputs, [jnp.asarray(b, a.dtype) for b, a in pairs])
+      got = [np.asarray(b, float)[None] for b in problem.rule.both(leaves, y_bar)[1]]
+  except Exception as error:
+    yield evidence.failure(as_rule_error(error), "in float64, without jit")
+    return
+  yield compare_mode(problem, "without jit", "wrong only where it isn't compiled", got, values)
+
+
+def compare_mode(
+  problem: Problem, check: str, what: str, got: Leaves, values: Values, where: str = AS_GIVEN
+) -> Evidence:
+  """Compare the rule in another mode with its own verified results, up to the first wrong leaf."""
+  found = verdicts.compare(got, values.bars, 2 * problem.allowance, bool(values.fragile))
+  note = f"some entries, {check}: their bounds are vacuous"
+  names = problem.signature.float_names
+  return evidence.compared(check, where, names, found, f"mode: {what}", note)
