@@ -242,7 +242,7 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bits(tmp_path)
 @pytest.mark.slow
 def test_no_damage_goes_unnoticed(tmp_path, monkeypatch):
   monkeypatch.setattr("scripts.fault_campaign.BATCH", 20)
-  found = damage_files(3, 0, str(tmp_path), 0.5)
+  found = damage_files(3, 0, tmp_path, 0.5)
   assert (found["bits lost"], found["not refused"]) == ([], [])
   assert found["damages"] == 20
 
