@@ -18,7 +18,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.train.checkpoints import FolderInUseError, checkpoint_paths
 from scripts.campaigns.faults import PLANS, STEPS, bits, damage, run, stop_at
-from scripts.fault_campaign import Campaign, damage_files
+from scripts.fault_campaign import BATCH, Campaign, damage_files
 from tests.support.refusals import refusals
 
 PLAN = PLANS[3]  # Adam, with dropout.
@@ -75,7 +75,7 @@ def test_a_run_goes_on_from_any_step(plan, tmp_path):
   each = fb.train.Checkpoints(tmp_path, every=1, keep=STEPS)
   run(plan, None, checkpoints=each)
   assert names(tmp_path) == [str(i) for i in range(1, STEPS + 1)]
-  for step in range(1, STEPS, 3 if plan == PLAN else 10):  # At each place of an epoch of 7 steps.
+  for step in range(1, STEPS, 1 if plan == PLAN else 7):
     assert bits(run(plan, None, resume=tmp_path / str(step))) == whole(plan), step
 
 
@@ -240,11 +240,10 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bits(tmp_path)
 
 
 @pytest.mark.slow
-def test_no_damage_goes_unnoticed(tmp_path, monkeypatch):
-  monkeypatch.setattr("scripts.fault_campaign.BATCH", 20)
-  found = damage_files(3, 0, str(tmp_path), 0.5)
+def test_no_damage_goes_unnoticed(tmp_path):
+  found = damage_files(3, 0, tmp_path, 0.5)
   assert (found["bits lost"], found["not refused"]) == ([], [])
-  assert found["damages"] == 20
+  assert found["damages"] == BATCH
 
 
 def test_damage_damages(tmp_path):

@@ -36,7 +36,7 @@ def test_right_rules_pass_quickly(case):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=12, **QUIET)
+@hypothesis.settings(max_examples=40, **QUIET)
 @hypothesis.given(cases)
 def test_right_rules_pass(case):
   assert_no_alarm(case, "standard")

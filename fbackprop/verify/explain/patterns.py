@@ -196,7 +196,7 @@ def factor_of(search: Search) -> float | None:
 
 
 @functools.lru_cache
-def name_factor(factor: float, sizes: Sequence[tuple[str, int]]) -> str | None:
+def name_factor(factor: float, sizes: tuple[tuple[str, int], ...]) -> str | None:
   """Name a factor, or return None.
 
   Args:
@@ -204,11 +204,11 @@ def name_factor(factor: float, sizes: Sequence[tuple[str, int]]) -> str | None:
     sizes: named dimensions, likelier ones first.
 
   Example:
-    >>> name_factor(0.03125, [("N", 32)])
+    >>> name_factor(0.03125, (("N", 32),))
     '1/N, N = 32'
-    >>> name_factor(1.000001, [])
+    >>> name_factor(1.000001, ())
     '1 + 1.0e-06'
-    >>> name_factor(0.731, [("N", 32)]) is None
+    >>> name_factor(0.731, (("N", 32),)) is None
     True
   """
   for sign, minus in ((1.0, ""), (-1.0, "-")):
