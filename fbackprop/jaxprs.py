@@ -10,12 +10,14 @@ An unknown form raises `UnknownProgramError` rather than be traversed wrongly: i
 all a derivative rule, would go unnoticed.
 """
 
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import CellType, FunctionType
 from typing import Any
 
 import jax
+import numpy as np
 from jax.experimental import hijax
 from jax.extend import core
 
@@ -277,6 +279,47 @@ def equations_of(program: Program) -> Iterator[Any]:
     yield equation
     for inner in programs_in(equation):
       yield from equations_of(inner)
+
+
+def released(programs: Sequence[Program]) -> list[Program]:
+  """Return programs that were traced in an x64 context, with copies of their NumPy constants.
+
+  There JAX notes that a NumPy array has 64 bits, and while a program or a cache holds the note, it
+  hands the same array to 32-bit operations as one of 64 bits, which they refuse: after such a trace
+  a function that closes over NumPy arrays fails everywhere (jax 0.10 and 0.12).
+  """
+  inside = (c for p in programs for inner in programs_of(p) for c in inner.consts)
+  if not any(isinstance(c, np.ndarray) and c.dtype.itemsize == 8 for c in inside):
+    return list(programs)
+  own = list(map(with_own_constants, programs))
+  jax.clear_caches()
+  gc.collect()
+  return own
+
+
+def programs_of(program: Program) -> Iterator[Program]:
+  """Yield a program and all programs inside of it."""
+  yield program
+  for equation in program.jaxpr.eqns:
+    for inner in programs_in(equation):
+      yield from programs_of(inner)
+
+
+def with_own_constants(program: Program) -> Program:
+  """Return the program with copies of its NumPy constants, inside of calls and loops too."""
+
+  def copied(value: Any) -> Any:
+    if is_program(value):
+      whole = with_own_constants(closed(value))
+      return whole if isinstance(value, Program) else whole.jaxpr
+    return tuple(map(copied, value)) if type(value) is tuple else value
+
+  equations = [
+    e.replace(params={key: copied(value) for key, value in e.params.items()})
+    for e in program.jaxpr.eqns
+  ]
+  consts = [np.array(c) if isinstance(c, np.ndarray) else c for c in program.consts]
+  return Program(program.jaxpr.replace(eqns=equations), consts)
 
 
 def interpret(

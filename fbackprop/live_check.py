@@ -214,7 +214,7 @@ def compiled(
   wide: list[jaxprs.Program] = []
   # Any error of a user's rule that supports only its own dtype.
   with jax.enable_x64(True), suppress(Exception):
-    wide = traced(jax.tree.map(as_float64, args))
+    wide = jaxprs.released(traced(jax.tree.map(as_float64, args)))
   programs = wide or traced(args)
 
   @jax.jit

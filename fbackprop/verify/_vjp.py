@@ -16,7 +16,8 @@ from fbackprop.jaxprs import UnknownProgramError
 from fbackprop.verify.arguments import hold_static, is_number
 from fbackprop.verify.checks import evidence, exact, numerics, tangents, transformations
 from fbackprop.verify.checks.branch_search import check_branches
-from fbackprop.verify.checks.evidence import Evidence, Problem
+from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
+from fbackprop.verify.deadline import OutOfTimeError, check_time, time_limit
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import VERDICTS, Checked, Finding, Report, RuleError, first_verdict
@@ -39,6 +40,8 @@ def vjp(
   linear: bool = True,
   static: Sequence[int | str] = (),
   kwargs: Mapping[str, Any] | None = None,
+  seconds: float | None = None,
+  progress: Callable[[str], object] | None = None,
 ) -> Report:
   """Verify the mathematics and the rounding of a hand-written VJP.
 
@@ -71,6 +74,10 @@ def vjp(
       cotangent, it is compared at cotangents of about 1e-6, where it should be.
     static: positions or names of more arguments to hold.
     kwargs: arguments by keyword; their float arrays are differentiated too.
+    seconds: a time limit. The report then holds what is known by then, and lists the checks that
+      weren't finished; it is no pass unless those at the arguments as given were. What JAX compiles
+      and the rule itself are waited for.
+    progress: called with the name of each check that begins, and of each test point that is done.
 
   Returns:
     The `Report`; `report.ok` is true for a pass only.
@@ -94,7 +101,8 @@ def vjp(
   """
   return verify_options(
     "vjp", f, args, f_vjp, None, level=level, seed=seed, allowance=allowance, ties=ties,
-    surrogate=surrogate, slope=slope, linear=linear, static=static, kwargs=kwargs,
+    surrogate=surrogate, slope=slope, linear=linear, static=static, kwargs=kwargs, seconds=seconds,
+    progress=progress,
   )  # fmt: skip
 
 
@@ -205,6 +213,8 @@ def verify_options(
   linear: bool = True,
   static: Sequence[int | str] = (),
   kwargs: Mapping[str, Any] | None = None,
+  seconds: float | None = None,
+  progress: Callable[[str], object] | None = None,
 ) -> Report:
   """Validate the options of `vjp` or `jvp`, and verify."""
   check_callable(function, "f", f)
@@ -218,14 +228,17 @@ def verify_options(
   check_number(function, "allowance", allowance, least=0.0)
   check_flag(function, "surrogate", surrogate)
   check_flag(function, "linear", linear)
-  if slope is not None:
-    check_callable(function, "slope", slope)
+  for option, value in (("slope", slope), ("progress", progress)):
+    if value is not None:
+      check_callable(function, option, value)
+  if seconds is not None:
+    check_number(function, "seconds", seconds, least=0.0)
   call = hold_static(f, f_vjp, args, kwargs or {}, static)
   name = getattr(f, "__name__", type(f).__name__)
   return verify_call(
     name, call.f, call.args, call.f_vjp, slope=slope and call.wrap(slope), level=level, seed=seed,
     allowance=allowance, ties=ties, surrogate=surrogate, linear=linear,
-    f_jvp=f_jvp and call.push(f_jvp), held=call.held,
+    f_jvp=f_jvp and call.push(f_jvp), held=call.held, seconds=seconds, progress=progress,
   )  # fmt: skip
 
 
@@ -276,6 +289,8 @@ def verify_call(
   f_vjp: Function | None,
   y_bar: Any = None,
   slope: Function | None = None,
+  seconds: float | None = None,
+  progress: Callable[[str], object] | None = None,
   **options: Any,
 ) -> Report:
   """Verify a rule under a name, at the cotangent `y_bar` or, by default, at a drawn one."""
@@ -285,8 +300,8 @@ def verify_call(
   if y_bar is None:
     y_bar = rule.draw(options["seed"], 0, options.get("linear", True))
   problem = Problem(rule, leaves, y_bar, **options)
-  with jax.default_matmul_precision("highest"):
-    found = with_cause(gather_evidence(problem))
+  with time_limit(seconds), jax.default_matmul_precision("highest"):
+    found = with_cause(gather_evidence(problem, progress or (lambda name: None)))
   return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
 
 
@@ -309,21 +324,28 @@ class Check(NamedTuple):
     levels: the levels that include it.
     after_failure: whether it adds information about a rule that is known to be wrong.
     stops: whether its first failure ends it.
+    is_essential: whether there is no verdict without it.
   """
 
   run: Callable[[Problem], Iterator[Evidence]]
   levels: tuple[str, ...] = LEVELS
   after_failure: bool = False
   stops: bool = False
+  is_essential: bool = False
+
+  @property
+  def name(self) -> str:
+    """The name, in words."""
+    return getattr(self.run, "__name__", "check").removeprefix("check_").replace("_", " ")
 
 
 # Ordered so that a check follows those whose failure explains its own. A RuleError ends them all.
 CHECKS = (
   Check(check_waived, after_failure=True),
-  Check(tangents.check_tangents, after_failure=True),
-  Check(exact.check_types, after_failure=True),
-  Check(numerics.check_limits, after_failure=True),
-  Check(numerics.check_as_given, after_failure=True),
+  Check(tangents.check_tangents, after_failure=True, is_essential=True),
+  Check(exact.check_types, after_failure=True, is_essential=True),
+  Check(numerics.check_limits, after_failure=True, is_essential=True),
+  Check(numerics.check_as_given, after_failure=True, is_essential=True),
   Check(exact.check_bits, after_failure=True),
   Check(numerics.check_numerics),
   Check(numerics.check_eager_in_float64, ("deep",), after_failure=True),
@@ -336,29 +358,50 @@ CHECKS = (
 )
 
 
-def gather_evidence(problem: Problem) -> Evidence:
+def gather_evidence(problem: Problem, progress: Callable[[str], object]) -> Evidence:
   """Run the checks, omitting those that need a working rule where it doesn't work."""
   found, rule = Evidence(), problem.rule
+  checks = [check for check in CHECKS if problem.level in check.levels]
   try:
     if rule.f_vjp is None and shared_outputs.has_shared_output(rule, problem.own_leaves):
       found += evidence.reported(Finding("note", "vmap", message=shared_outputs.NOTE))
       rule = rule._replace(f=shared_outputs.counting_once(rule.f))
       problem = replace(problem, rule=rule)
-    for check in CHECKS:
-      if problem.level in check.levels and (check.after_failure or not found.has_failed):
-        for part in check.run(problem):
+    for i, check in enumerate(checks):
+      if check.after_failure or not found.has_failed:
+        progress(check.name)
+        for part in guarded(check, problem):
           found += part
+          for point in part.points:
+            progress(f"{check.name}: {point}")
           if check.stops and part.has_failed:
             break
+          check_time()
     return found
+  except OutOfTimeError:
+    left = not_checked(f"out of time: the rest of {', '.join(c.name for c in checks[i:])}")
+    if not any(check.is_essential for check in checks[i:]):
+      return found + left
+    message = "the time limit was reached before the rule was compared with its truth"
+    return found + left + evidence.reported(Finding("no verdict", "maths", message=message))
   except RuleError as error:
     return found + evidence.failure(error, evidence.AS_GIVEN)
   except UnknownProgramError as error:
-    broken = Finding("no verdict", "program", message=str(error))
-  except Exception as error:  # An internal error: the check has no verdict.
+    return found + evidence.reported(Finding("no verdict", "program", message=str(error)))
+
+
+def guarded(check: Check, problem: Problem) -> Iterator[Evidence]:
+  """Yield the evidence of a check; an internal error leaves out the rest of it, by its name."""
+  try:
+    yield from check.run(problem)
+  except (RuleError, UnknownProgramError, OutOfTimeError):
+    raise
+  except Exception as error:
     message = f"the verifier broke: {raised(error)}"
-    broken = Finding("no verdict", "verification", message=message)
-  return found + evidence.reported(broken)
+    if check.is_essential:
+      yield evidence.reported(Finding("no verdict", check.name, message=message))
+    else:
+      yield not_checked(f"the rest of {check.name}: {message}")
 
 
 # --- From evidence to a report --------------------------------------------------------------------

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbackprop.verify import _vjp, vjp
+from fbackprop.verify import _vjp, deadline, vjp
 from fbackprop.verify.checks.evidence import Evidence, not_checked, reported
 from fbackprop.verify.explain import causes
 from fbackprop.verify.report import Finding
@@ -18,6 +18,10 @@ FAILURE = Finding("fail", "numerics")
 
 def square(x):
   return x * x
+
+
+def square_vjp(x):
+  return x * x, lambda y_bar: (2 * x * y_bar,)
 
 
 def halved_square_vjp(x):
@@ -72,13 +76,72 @@ def test_a_cause_is_looked_for_once(monkeypatch, factor, searches):
   assert all(f.cause.startswith("constant factor: 1/2") for f in with_cause)
 
 
-def test_a_check_that_breaks_hides_nothing_that_was_found(monkeypatch):
-  def broken(problem):
-    raise ZeroDivisionError("of ours")
+def broken(problem):
+  raise ZeroDivisionError("of ours")
 
-  broken_check = _vjp.Check(broken, after_failure=True)
-  monkeypatch.setattr(_vjp, "CHECKS", (*_vjp.CHECKS[:5], broken_check))
+
+def test_a_check_that_breaks_is_left_out_by_name(monkeypatch):
+  """Those before and after it run; the verdict is theirs."""
+  checks = list(_vjp.CHECKS)
+  place = next(i for i, c in enumerate(checks) if c.name == "bits")
+  checks[place] = checks[place]._replace(run=broken)
+  monkeypatch.setattr(_vjp, "CHECKS", tuple(checks))
   report = vjp(square, X, f_vjp=halved_square_vjp, level="quick")
-  assert [f.kind for f in report.findings] == ["fail", "no verdict"]
+  assert report.verdict == "fail"
   assert report.findings[0].cause.startswith("constant factor: 1/2")
-  assert report.findings[1].message == "the verifier broke: ZeroDivisionError: of ours"
+  left_out = "the rest of broken: the verifier broke: ZeroDivisionError: of ours"
+  assert left_out in report.not_checked
+  report = vjp(square, X, f_vjp=square_vjp, level="quick")
+  assert report.ok and left_out in report.not_checked
+  assert any(c.check == "numerics" for c in report.checks)
+
+
+def test_there_is_no_verdict_without_an_essential_check(monkeypatch):
+  checks = list(_vjp.CHECKS)
+  place = next(i for i, c in enumerate(checks) if c.name == "as given")
+  checks[place] = checks[place]._replace(run=broken)
+  monkeypatch.setattr(_vjp, "CHECKS", tuple(checks))
+  report = vjp(square, X, f_vjp=square_vjp, level="quick")
+  assert report.verdict == "no verdict"
+  assert report.findings[0].message == "the verifier broke: ZeroDivisionError: of ours"
+
+
+@pytest.mark.parametrize(
+  ("seconds", "verdict"), [(0.0, "no verdict"), (None, "pass"), (1e6, "pass")]
+)
+def test_a_time_limit_gives_what_is_known(seconds, verdict):
+  report = vjp(square, X, f_vjp=square_vjp, level="quick", seconds=seconds)
+  assert report.verdict == verdict
+  left = [reason for reason in report.not_checked if reason.startswith("out of time")]
+  assert bool(left) == (seconds == 0.0)
+
+
+def test_a_time_limit_after_the_essential_checks_is_no_obstacle_to_a_pass(monkeypatch):
+  """The check at which the time ends is listed, with all that follow."""
+  told = []
+
+  def tell(name):
+    told.append(name)
+    if name == "test points":
+      deadline.END.set(0.0)
+
+  report = vjp(square, X, f_vjp=square_vjp, level="standard", seconds=1000, progress=tell)
+  assert report.ok
+  (left,) = [reason for reason in report.not_checked if reason.startswith("out of time")]
+  assert left.endswith("test points, branches, transformations, second order")
+  assert told[:2] == ["waived", "tangents"] and told[-1] == "test points"
+
+
+def test_a_failure_that_is_known_by_the_end_of_the_time_is_reported():
+  def stop(name):
+    if name == "bits":
+      deadline.END.set(0.0)
+
+  report = vjp(square, X, f_vjp=halved_square_vjp, seconds=1000, progress=stop)
+  assert report.verdict == "fail" and report.findings[0].leaf == "x"
+
+
+@pytest.mark.parametrize("option", [{"seconds": -1}, {"seconds": "1"}, {"progress": 3}])
+def test_a_wrong_limit_is_refused(option):
+  with pytest.raises((ValueError, TypeError), match=f"vjp: {next(iter(option))}"):
+    vjp(square, X, f_vjp=square_vjp, **option)

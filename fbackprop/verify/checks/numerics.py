@@ -231,11 +231,24 @@ def check_test_points(problem: Problem) -> Iterator[Evidence]:
 def check_point(problem: Problem, witnesses: Witnesses, point: Point) -> Iterator[Evidence]:
   """Check the mathematics at a point."""
   at = Setting(witnesses, point.leaves, problem.y_bar if point.y_bar is None else point.y_bar)
-  values = evaluate(at, problem.noise())
+  try:
+    values = evaluate(at, problem.noise())
+  except jax.errors.JaxRuntimeError as error:  # A callback raises: that of f, or of the rule alone.
+    yield raised_at(at, point.name, error)
+    return
   if values.is_finite:
     yield sum(check_maths(problem, at, values, point.name, point.only_finite), Evidence())
   elif witnesses is problem.witnesses:
     yield evidence.ran("outside the domain")
+
+
+def raised_at(at: Setting, where: str, error: Exception) -> Evidence:
+  """Return the failure of a rule that raises at a point; where f does, it's outside its domain."""
+  try:
+    at.witnesses.evaluator(None).run(at.witnesses.forward, at.leaves)
+  except jax.errors.JaxRuntimeError:
+    return evidence.ran("outside the domain")
+  return evidence.failure(as_rule_error(error), where)
 
 
 def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:

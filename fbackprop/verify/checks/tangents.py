@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, UnknownProgramError, equations_of, without_rules
+from fbackprop.jaxprs import Program, UnknownProgramError, equations_of, released, without_rules
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem
 from fbackprop.verify.interpret.evaluation import Evaluator
@@ -37,8 +37,9 @@ def check_tangents(problem: Problem) -> Iterator[Evidence]:
     with jax.enable_x64(True):
       own = [jnp.asarray(x) for x in problem.leaves]
       floats = [own[i] for i in signature.floats]
-      rule = jax.make_jaxpr(partial(pushed, problem, f_jvp))(*own, *floats)
-      truth = jax.make_jaxpr(partial(reference_tangents, problem))(*own, *floats)
+      functions = (partial(pushed, problem, f_jvp), partial(reference_tangents, problem))
+      traced = [jax.make_jaxpr(function)(*own, *floats) for function in functions]
+    rule, truth = released(traced)
   except UnknownProgramError:
     raise
   except Exception as error:

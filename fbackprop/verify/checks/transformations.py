@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, evaluate_flat
+from fbackprop.jaxprs import Program, evaluate_flat, released
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.exact import each_float
@@ -203,7 +203,8 @@ def backward_of(witnesses: Witnesses, rule: Rule) -> Callable[..., Leaves]:
 def traced(witnesses: Witnesses, function: Callable[..., Any], avals: Sequence[Any]) -> Program:
   """Trace a function, in float64 if the rule was."""
   with traces.in_float64(witnesses.is_wide):
-    return jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+    program = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+  return released([program])[0] if witnesses.is_wide else program
 
 
 def mapped_program(

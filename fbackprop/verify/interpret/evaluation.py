@@ -37,6 +37,7 @@ import numpy as np
 
 from fbackprop import jaxprs
 from fbackprop.jaxprs import Place, Program
+from fbackprop.verify.deadline import check_time
 from fbackprop.verify.interpret import primitives
 from fbackprop.verify.interpret.primitives import Samples, digits, held, is_float, is_real, lifted
 
@@ -122,6 +123,7 @@ class Evaluator:
 
   def apply(self, outer: Place, i: int, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate equation i of the program at a place."""
+    check_time()
     place = (*outer, i)
     name, params = equation.primitive.name, equation.params
     if (inner := jaxprs.inner_program(equation)) is not None:

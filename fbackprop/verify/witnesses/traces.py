@@ -80,6 +80,12 @@ class Witnesses(NamedTuple):
       noise = noise._replace(constants=CONSTANTS.get(digits(self.signature.working), 0.0))
     return Evaluator(self.signature.working, noise, known=self.known)
 
+  def released(self) -> "Witnesses":
+    """Return the same programs without JAX's notes on constants: see `jaxprs.released`."""
+    programs = {"rule": self.rule, "truth": self.truth, "forward": self.forward}
+    held = {n: p for n, p in (programs | {"value": self.value}).items() if p is not None}
+    return self._replace(**dict(zip(held, jaxprs.released(list(held.values())), strict=True)))
+
   def unrounded(self, noise: Noise | None = None) -> Evaluator:
     """Return an evaluator that takes casts to narrower dtypes as exact.
 
@@ -130,7 +136,8 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> W
     try:
       with in_float64(is_wide):
         wide = [np.asarray(x, np.float64) if is_wide and is_float(x.dtype) else x for x in leaves]
-        return trace(list(map(jnp.asarray, wide)), is_wide)
+        traced = trace(list(map(jnp.asarray, wide)), is_wide)
+      return traced.released() if is_wide else traced
     except jaxprs.UnknownProgramError:
       raise
     except Exception as error:  # Any exception: fall back to the rule's own dtype.
@@ -274,7 +281,7 @@ def truth_with(at: Setting, override: Any) -> list[np.ndarray]:
       for x, a in zip(at.inputs, [*forward.in_avals, *forward.out_avals], strict=True)
     ]
     reverse = partial(reverse_mode, replacing, len(at.leaves), signature.floats)
-    program = flat(jax.make_jaxpr(reverse)(*inputs), keep_rules=False)
+    (program,) = jaxprs.released([flat(jax.make_jaxpr(reverse)(*inputs), keep_rules=False)])
   results = Evaluator(signature.working).run(program, at.inputs)
   return [x[0] for x in results[len(forward.out_avals) :]]
 
