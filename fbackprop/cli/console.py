@@ -179,6 +179,25 @@ def show_progress(
     yield show_above_bar
 
 
+@contextmanager
+def show_status(what: str, *, silent: bool = False) -> Iterator[Callable[[str], None] | None]:
+  """Show on a terminal what is being done, in a line that goes away; nothing elsewhere.
+
+  Args:
+    what: the beginning of the line.
+    silent: whether nothing is shown.
+
+  Yields:
+    `tell(step)`, or None where nothing is shown.
+  """
+  if silent or not sys.stdout.isatty():
+    yield None
+    return
+  rich = need("rich.console", extra="train")
+  with rich.Console().status(what) as status:
+    yield lambda step: status.update(f"{what}: {step}")
+
+
 # --- The tables of a run --------------------------------------------------------------------------
 
 

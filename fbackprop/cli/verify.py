@@ -22,6 +22,12 @@ Outcome = tuple[int, str, str]
 CODES = {"pass": 0, "fail": 1, "oracle fault": 1, "no verdict": 4}
 
 
+# The options of a function that don't apply to a Layer, whose parts are known.
+OF_FUNCTION = (
+  "kwargs", "static", "vjp", "jvp", "forward_mode", "slope", "nonlinear", "surrogate",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class VerifyConfig:
   """Verify a hand-written VJP, or without a function those of this library.
@@ -31,15 +37,22 @@ class VerifyConfig:
   Exit code: 0 pass, 1 fail or oracle fault, 2 usage, 4 no verdict.
 
   Attributes:
-    target: Function with a jax.custom_vjp, function to which --vjp belongs, or Layer.
+    target: Function with a jax.custom_vjp or custom_jvp, function to which --vjp or --jvp belongs,
+      or Layer.
     args: Tuple of its arguments, or a function that returns one; of a Layer: (params, x).
+    kwargs: Dict of its arguments by keyword, or a function that returns one.
+    static: Positions or names of arguments that are held.
     vjp: VJP of a function without a custom one: f_vjp(*args) -> (y, pullback).
+    jvp: JVP likewise: f_jvp(primals, tangents) -> (y, y_dot).
+    forward_mode: Test the function's custom_jvp in forward mode, too.
     level: Thoroughness: about a second, ten seconds, minutes.
     seed: Random seed of the cotangents, directions and test points.
     allowance: Factor on every error bound, printed in the report.
     ties: Derivatives accepted at a kink: any between the one-sided ones, or the reference's only.
-    surrogate: Rule that is meant to differ from the derivative: straight-through estimator,
-      stop_gradient.
+    slope: Function whose derivative is meant, for a straight-through rule the identity.
+    nonlinear: Rule that isn't meant to be linear in the cotangent, as it clips it.
+    surrogate: Function whose own stop_gradient changes its derivative, as is meant.
+    seconds: Time limit; what is known by then is reported.
     leaf: Leaf to report on, as params/1/w; by default all.
     self_test: Self-test of the verifier: detection rate of planted bugs, and false positives.
     only: Specimens of --self-test; by default all.
@@ -48,7 +61,11 @@ class VerifyConfig:
 
   target: Annotated[str | None, Positional, arg(metavar="MODULE:F")] = None
   args: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
+  kwargs: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
+  static: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
   vjp: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
+  jvp: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
+  forward_mode: bool = False
   level: Literal["quick", "standard", "deep"] = "standard"
   seed: int = 0
   allowance: float = 1.0
@@ -56,7 +73,10 @@ class VerifyConfig:
     Literal["any", "reference"] | None,
     arg(help_behavior_hint="(default: reference for a Layer, else any)"),
   ] = None
+  slope: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
+  nonlinear: bool = False
   surrogate: bool = False
+  seconds: Annotated[float | None, arg(metavar="S")] = None
   leaf: Annotated[str | None, arg(metavar="PATH")] = None
   self_test: bool = False
   only: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
@@ -72,13 +92,16 @@ def check_together(config: VerifyConfig) -> None:
   with console.usage_errors():
     check_range("", "--seed", config.seed, RANGES["seed"])
     check_range("", "--allowance", config.allowance, POSITIVE)
+    if config.seconds is not None:
+      check_range("", "--seconds", config.seconds, POSITIVE)
   is_own = config.target is None
   refuse(
     (not is_own and config.self_test, "--self-test verifies the verifier, and takes no function"),
     (not is_own and config.args is None, "give the function's arguments: --args MODULE:NAME"),
-    *((is_own and getattr(config, name),
-       f"--{name} needs a function: fbackprop verify MODULE:F --{name} ...")
-      for name in ("args", "vjp", "leaf", "surrogate")),
+    *((is_own and getattr(config, name) not in (None, False, ()),
+       f"--{dashed(name)} needs a function: fbackprop verify MODULE:F --{dashed(name)} ...")
+      for name in ("args", "leaf", "seconds", *OF_FUNCTION)),
+    (config.vjp is not None and config.jvp is not None, "--vjp and --jvp exclude one another"),
     (config.only and not config.self_test, "--only needs --self-test"),
   )  # fmt: skip
 
@@ -118,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
 def run_function(config: VerifyConfig) -> Outcome:
   """Verify the named function. jax is imported here."""
   from fbackprop.types import Layer
-  from fbackprop.verify._vjp import vjp
+  from fbackprop.verify._vjp import jvp, vjp
   from fbackprop.verify.network import layer
 
   target = str(config.target)
@@ -126,50 +149,78 @@ def run_function(config: VerifyConfig) -> Outcome:
   is_layer = isinstance(f, Layer)
   kind = type(f).__name__
   refuse((not (is_layer or callable(f)), f"{target} must be a function or a Layer, got {kind}"))
-  args = arguments_of(str(config.args))
-  options = options_of(config) | ({"surrogate": True} if config.surrogate else {})
-  if config.vjp is not None:
-    options["f_vjp"] = rule = load("--vjp", config.vjp)
-    kind = type(rule).__name__
-    refuse((not callable(rule), f"--vjp {config.vjp} must be a function, got {kind}"))
+  args = arguments_of("--args", str(config.args), tuple)
+  options = options_of(config)
   if is_layer:
     got = f"{len(args)} argument{'s' * (len(args) != 1)}"
     said = "must give (params, x) for a Layer, or (params, x, key)"
     refuse(
-      (config.vjp is not None, f"--vjp: {target} is a Layer, which has its own rule"),
-      (config.surrogate, f"--surrogate: {target} is a Layer, whose parts are known"),
+      *((getattr(config, name) not in (None, False, ()),
+         f"--{dashed(name)}: {target} is a Layer, which has its own rule")
+        for name in OF_FUNCTION),
       (len(args) not in (2, 3), f"--args {config.args} {said}, got {got}"),
-    )
+    )  # fmt: skip
     if len(args) > 2:
       options["key"] = args[-1]
-    args = args[:2]
-  verify = layer if is_layer else vjp
-  report = whatever_happens(target, lambda: verify(f, *args, **options))
+    args, verify = args[:2], layer
+  else:
+    verify = jvp if config.forward_mode or config.jvp is not None else vjp
+    options |= options_of_function(config)
+  with console.show_status(f"verifying {target}", silent=is_alone(config)) as tell:
+    shown = {} if tell is None else {"progress": tell}
+    report = whatever_happens(target, lambda: verify(f, *args, **options, **shown))
   report = report._replace(name=target, again=again(config, report))
   if config.leaf is not None:
     report = of_leaf(report, config.leaf)
   return CODES[report.verdict], report.table(), report.to_json()
 
 
+def options_of_function(config: VerifyConfig) -> dict[str, Any]:
+  """Return the options given of `vjp` and `jvp` alone, with the named functions loaded."""
+  static = tuple(int(s) if s.lstrip("-").isdigit() else s for s in config.static)
+  options: dict[str, Any] = {"surrogate": True} if config.surrogate else {}
+  options |= ({"linear": False} if config.nonlinear else {}) | (
+    {"static": static} if static else {}
+  )
+  for flag, name, option in (
+    ("--vjp", config.vjp, "f_vjp"), ("--jvp", config.jvp, "f_jvp"),
+    ("--slope", config.slope, "slope"),
+  ):  # fmt: skip
+    if name is not None:
+      options[option] = rule = load(flag, name)
+      kind = type(rule).__name__
+      refuse((not callable(rule), f"{flag} {name} must be a function, got {kind}"))
+  if config.kwargs is not None:
+    options["kwargs"] = arguments_of("--kwargs", config.kwargs, dict)
+  return options
+
+
 def options_of(config: VerifyConfig) -> dict[str, Any]:
   """Return the options shared by `vjp` and `layer`."""
   options = {"level": config.level, "seed": config.seed, "allowance": config.allowance}
-  return options if config.ties is None else {**options, "ties": config.ties}
+  given = {"ties": config.ties, "seconds": config.seconds}
+  return options | {name: value for name, value in given.items() if value is not None}
 
 
-def arguments_of(target: str) -> tuple[Any, ...]:
-  """Return the tuple named by `--args`, or returned by the function of that name."""
-  found, made = load("--args", target), ""
+def arguments_of(flag: str, target: str, kind: type) -> Any:
+  """Return the tuple or the dict named by a flag, or returned by the function of that name."""
+  found, made = load(flag, target), ""
   if callable(found):
     made = "()"
     try:
       found = found()
     except (Exception, SystemExit) as error:
-      raise UsageError(f"--args: {target}() raised {described(error)}") from error
-  if not isinstance(found, tuple):
-    raise UsageError(f"--args: {target}{made} must be the tuple of the function's arguments, got "
-                     f"{type(found).__name__}; of a single argument: (x,)")  # fmt: skip
+      raise UsageError(f"{flag}: {target}() raised {described(error)}") from error
+  if not isinstance(found, kind):
+    single = "; of a single argument: (x,)" if kind is tuple else ""
+    raise UsageError(f"{flag}: {target}{made} must be the {kind.__name__} of the function's "
+                     f"arguments, got {type(found).__name__}{single}")  # fmt: skip
   return found
+
+
+def dashed(name: str) -> str:
+  """Return an attribute's name as it is in a flag."""
+  return name.replace("_", "-")
 
 
 def whatever_happens(name: str, verify: "Callable[[], Report]") -> "Report":
@@ -194,12 +245,16 @@ def again(config: VerifyConfig, report: "Report") -> str:
   leaf = config.leaf or (report.findings[0].leaf if report.findings else "")
   words = ["fbackprop", "verify", str(config.target), "--args", str(config.args)]
   for flag, value, usual in (
-    ("--vjp", config.vjp, None), ("--level", config.level, "standard"),
-    ("--allowance", f"{config.allowance:g}", "1"), ("--ties", config.ties, None),
-    ("--surrogate", config.surrogate, False), ("--seed", config.seed, None), ("--leaf", leaf, ""),
+    ("--kwargs", config.kwargs, None), ("--static", config.static, ()), ("--vjp", config.vjp, None),
+    ("--jvp", config.jvp, None), ("--forward-mode", config.forward_mode, False),
+    ("--level", config.level, "standard"), ("--allowance", f"{config.allowance:g}", "1"),
+    ("--ties", config.ties, None), ("--slope", config.slope, None),
+    ("--nonlinear", config.nonlinear, False), ("--surrogate", config.surrogate, False),
+    ("--seconds", config.seconds, None), ("--seed", config.seed, None), ("--leaf", leaf, ""),
   ):  # fmt: skip
     if value != usual:
-      words += [flag] if value is True else [flag, str(value)]
+      given = value if isinstance(value, tuple) else () if value is True else (value,)
+      words += [flag, *map(str, given)]
   return shlex.join(words)
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -361,13 +361,14 @@ CHECKS = (
 def gather_evidence(problem: Problem, progress: Callable[[str], object]) -> Evidence:
   """Run the checks, omitting those that need a working rule where it doesn't work."""
   found, rule = Evidence(), problem.rule
-  checks = [check for check in CHECKS if problem.level in check.levels]
+  waiting = deque(check for check in CHECKS if problem.level in check.levels)
   try:
     if rule.f_vjp is None and shared_outputs.has_shared_output(rule, problem.own_leaves):
       found += evidence.reported(Finding("note", "vmap", message=shared_outputs.NOTE))
       rule = rule._replace(f=shared_outputs.counting_once(rule.f))
       problem = replace(problem, rule=rule)
-    for i, check in enumerate(checks):
+    while waiting:
+      check = waiting[0]
       if check.after_failure or not found.has_failed:
         progress(check.name)
         for part in guarded(check, problem):
@@ -377,10 +378,11 @@ def gather_evidence(problem: Problem, progress: Callable[[str], object]) -> Evid
           if check.stops and part.has_failed:
             break
           check_time()
+      waiting.popleft()
     return found
   except OutOfTimeError:
-    left = not_checked(f"out of time: the rest of {', '.join(c.name for c in checks[i:])}")
-    if not any(check.is_essential for check in checks[i:]):
+    left = not_checked(f"out of time: the rest of {', '.join(check.name for check in waiting)}")
+    if not any(check.is_essential for check in waiting):
       return found + left
     message = "the time limit was reached before the rule was compared with its truth"
     return found + left + evidence.reported(Finding("no verdict", "maths", message=message))

@@ -20,15 +20,21 @@ class OutOfTimeError(Exception):
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-  """Raise OutOfTimeError from `check_time` once this many seconds are over; None for no limit."""
-  token = END.set(math.inf if seconds is None else time.monotonic() + seconds)
+  """Raise OutOfTimeError from `check_time` once this many seconds are over; None for no other."""
+  end = math.inf if seconds is None else time.monotonic() + seconds
+  token = END.set(min(end, END.get()))
   try:
     yield
   finally:
     END.reset(token)
 
 
+def is_over() -> bool:
+  """Return whether the time limit is over."""
+  return time.monotonic() > END.get()
+
+
 def check_time() -> None:
   """Raise OutOfTimeError if the time limit is over."""
-  if time.monotonic() > END.get():
+  if is_over():
     raise OutOfTimeError

@@ -13,6 +13,7 @@ from fbackprop.combinators import map_layers, name_layers
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import checks_of, verify_call, vjp
+from fbackprop.verify.deadline import is_over, time_limit
 from fbackprop.verify.report import VERDICTS, Report
 from fbackprop.verify.witnesses.rule import path_name
 
@@ -27,6 +28,8 @@ def layer(
   seed: int = 0,
   allowance: float = 1.0,
   ties: str = "reference",
+  seconds: float | None = None,
+  progress: Callable[[str], object] | None = None,
 ) -> Report:
   """Verify a `Layer`: as a whole, and each layer in it by itself.
 
@@ -39,8 +42,8 @@ def layer(
     params: its parameters.
     x: `[N, D_in]`.
     key: the key of a training pass; None for evaluation.
-    level, seed, allowance, ties: as for `vjp`; `ties` is "reference" by default, since our forward
-      rules state the choices at ties.
+    level, seed, allowance, ties, seconds, progress: as for `vjp`; `ties` is "reference" by default,
+      since our forward rules state the choices at ties.
 
   Returns:
     The `Report`. The leaf of a parameter is "params/1/w"; that of a layer's input cotangent is
@@ -59,26 +62,34 @@ def layer(
   """
   check_unit("layer", "net", net, Layer)
   start = time.monotonic()
-  options: dict[str, Any] = {"level": level, "seed": seed, "allowance": allowance, "ties": ties}
+  options: dict[str, Any] = {
+    "level": level, "seed": seed, "allowance": allowance, "ties": ties, "progress": progress,
+  }  # fmt: skip
   args = (params, x) if key is None else (params, x, key)
-  whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), **options)._replace(name=net.name)
+  whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), seconds=seconds, **options)
+  whole = whole._replace(name=net.name)
   if "combinator" not in dict(net.options):
     return whole._replace(seconds=time.monotonic() - start)
   parts, missing = [], ""
+  left = None if seconds is None else max(0.0, seconds - (time.monotonic() - start))
   try:
     calls = list(layer_calls(net, params, x, key, seed))
   except Exception as error:  # The whole network's report contains the error.
     calls, missing = [], f"layer by layer: {type(error).__name__}: {error}"
   seen: set[Any] = set()
-  for name, path, part, (own_args, y_bar) in calls:
-    shapes = (part.name, str(jax.tree.map(np.shape, own_args)))
-    if jax.tree.leaves(own_args):
-      # Of several equal layers the first is checked in full.
-      own_options = {**options, "level": "quick" if shapes in seen else level}
-      bars = [np.asarray(y_bar, np.float64)]
-      report = verify_call(name, forward_of(part), own_args, vjp_of(part), bars, **own_options)
-      parts.append(renamed(report, name, path))
-    seen.add(shapes)
+  with time_limit(left):
+    for name, path, part, (own_args, y_bar) in calls:
+      if is_over():
+        missing = f"layer by layer: out of time for {name} and those before it"
+        break
+      shapes = (part.name, str(jax.tree.map(np.shape, own_args)))
+      if jax.tree.leaves(own_args):
+        # Of several equal layers the first is checked in full.
+        own_options = {**options, "level": "quick" if shapes in seen else level}
+        bars = [np.asarray(y_bar, np.float64)]
+        report = verify_call(name, forward_of(part), own_args, vjp_of(part), bars, **own_options)
+        parts.append(renamed(report, name, path))
+      seen.add(shapes)
   return merged(whole, parts, missing)._replace(seconds=time.monotonic() - start)
 
 

@@ -336,3 +336,39 @@ def test_each_rule_of_the_library_can_be_called_as_it_is_verified(entry, verifie
     additions = 0 if y.ndim else len(args[-1]) - 1
     np.testing.assert_allclose(again, y, rtol=additions * float(jnp.finfo(y.dtype).eps))
     assert len(backward(jnp.ones_like(y))) == len(args)
+
+
+def test_the_options_of_a_function(folder, verifier, monkeypatch):
+  (folder / "userpkg" / "more.py").write_text(
+    "def power(x, n=2):\n  return x**n\ndef push(primals, tangents):\n  ...\n"
+    "def same(x, n=2):\n  return x\nnamed = {'n': 3}\n"
+  )
+  monkeypatch.setattr("fbackprop.verify._vjp.jvp", lambda f, *args, **options:
+                      verifier.verify("jvp", f, *args, **options))  # fmt: skip
+  flags = "--kwargs userpkg.more:named --static n 0 --slope userpkg.more:same --nonlinear"
+  assert verify("square", *ARGS, *flags.split(), "--seconds", "9") == 0
+  kind, _, _, options = verifier.calls[-1]
+  assert kind == "vjp"
+  assert {name: options[name] for name in ("kwargs", "static", "linear", "seconds")} == {
+    "kwargs": {"n": 3}, "static": ("n", 0), "linear": False, "seconds": 9.0,
+  }  # fmt: skip
+  assert options["slope"].__name__ == "same"
+  assert verify("square", *ARGS, "--jvp", "userpkg.more:push") == 0
+  assert (verifier.calls[-1][0], verifier.calls[-1][3]["f_jvp"].__name__) == ("jvp", "push")
+  assert verify("square", *ARGS, "--forward-mode") == 0
+  assert verifier.calls[-1][0] == "jvp"
+  assert "f_jvp" not in verifier.calls[-1][3]
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    ("--seconds 0", "--seconds must be"),
+    ("--kwargs userpkg.rules:made", "--kwargs: userpkg.rules:made must be the dict"),
+    ("--vjp userpkg.rules:rule --jvp userpkg.rules:rule", "--vjp and --jvp exclude one another"),
+    ("--slope userpkg.rules:made", "--slope userpkg.rules:made must be a function, got tuple"),
+  ],
+)
+def test_wrong_options_of_a_function(folder, capsys, flags, said):
+  words = f"verify userpkg.rules:square --args userpkg.rules:made {flags}"
+  assert said in " ".join(refused(capsys, *words.split()).split())
