@@ -138,6 +138,32 @@ def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
   return made._replace(name=net.name)
 
 
+def as_declared(net: Layer) -> Layer:
+  """Return a network for autodiff: where a layer declares a `slope`, that is differentiated.
+
+  Its outputs are the network's own, since what is added to them is zero.
+  """
+
+  def declared(layer: Layer) -> Layer:
+    if layer.slope is None:
+      return layer
+    own, slope = layer.forward, layer.slope
+
+    def forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
+      y, residuals = own(*jax.lax.stop_gradient((params, x)), key)
+      smooth = slope(params, x, key)
+      return y + (smooth - jax.lax.stop_gradient(smooth)), residuals
+
+    return layer._replace(forward=forward)
+
+  return map_layers(declared, net)
+
+
+def is_linear(net: Layer) -> bool:
+  """Return whether the backward pass of every layer is meant to be linear in the cotangent."""
+  return net.linear and all(map(is_linear, net.parts))
+
+
 def is_chain(net: Layer) -> bool:
   """Return whether a network was made by `serial`: its parameters are its parts' in a tuple."""
   return dict(net.options).get("combinator") is serial

@@ -34,6 +34,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from fbackprop import jaxprs
 from fbackprop.checks import example_count
+from fbackprop.combinators import as_declared, is_linear
 from fbackprop.meshes import off_mesh, take_rows
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params
@@ -50,6 +51,8 @@ HAS_FLOAT64 = frozenset(("cpu", "gpu", "cuda", "rocm"))
 UNIT = 2.0**-51
 # Number of standard deviations of the rounding error from which a difference counts.
 SPREADS = 12.0
+# The factor of a loss whose cotangents have to be too small to be clipped.
+TINY = 2.0**-20
 # Smallest meaningful difference: near here float64 itself flushes to zero.
 FLOOR = 1e-290
 
@@ -104,8 +107,8 @@ def make_live_check(
   """Build the gradient check of `value_and_grad(net, loss)`, compiled once for each shape.
 
   Args:
-    net: the network.
-    loss: the loss.
+    net: the network. Where a layer declares a `slope`, that is differentiated by `jax.grad`.
+    loss: the loss; `checked_loss` of it, if a layer isn't meant to be linear in its cotangent.
     ours: the gradient under test, with the arguments and results of `value_and_grad(net, loss)`,
       which is the default.
     clip_examples: the norm to which `ours` clips each example's gradient before averaging.
@@ -118,9 +121,10 @@ def make_live_check(
     `rel_error` is infinite where the true gradient of a parameter is exactly zero and ours isn't.
   """
   own = value_and_grad(net, loss) if ours is None else ours
+  reference = as_declared(net)
 
   def losses_of(params: Params, x: Array, targets: Any, key: Any) -> Array:
-    return loss.forward(net.forward(params, x, key)[0], targets)[0]
+    return loss.forward(reference.forward(params, x, key)[0], targets)[0]
 
   def differentiated(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Array:
     """Compute losses whose mean has the gradient of `ours`, with clipping as constant factors."""
@@ -186,6 +190,21 @@ def make_live_check(
     return LiveCheck(exact[worst], leaf, float(np.max(rounding)), bool(not wrong.any()))
 
   return check
+
+
+def checked_loss(net: Layer, loss: Loss) -> Loss:
+  """Return the loss whose gradient is checked: where a layer clips its cotangent, a tiny one."""
+  if is_linear(net):
+    return loss
+
+  def forward(y: Array, targets: Any) -> tuple[Array, Any]:
+    losses, residuals = loss.forward(y, targets)
+    return TINY * losses, residuals
+
+  def backward(residuals: Any, losses_bar: Array) -> Array:
+    return loss.backward(residuals, TINY * losses_bar)
+
+  return loss._replace(forward=forward, backward=backward)
 
 
 def compiled(

@@ -107,6 +107,11 @@ class Layer(NamedTuple):
     options: the constructor's `(name, value)` pairs, likewise.
     draws: whether `forward` uses a key. A composition passes keys only to parts that draw, so that
       inserting a deterministic layer changes no random mask elsewhere.
+    slope: `slope(params, x, key=None) -> y`: the function whose derivative `backward` is meant to
+      be, where it isn't that of `forward`, as the identity for a straight-through rule; None if it
+      is. Gradient checks differentiate it in place of `forward`; the passes never read it.
+    linear: whether `backward` is meant to be linear in `y_bar`; a rule that clips it isn't, and is
+      checked at tiny cotangents.
   """
 
   name: str
@@ -116,6 +121,8 @@ class Layer(NamedTuple):
   parts: tuple["Layer", ...] = ()
   options: tuple[tuple[str, Any], ...] = ()
   draws: bool = False
+  slope: Callable[..., Array] | None = None
+  linear: bool = True
 
   def __repr__(self) -> str:
     """Return the constructor call: `serial(dense(2, 8), relu, dense(8, 1))`."""

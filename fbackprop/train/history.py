@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from fbackprop.checks import example_count
-from fbackprop.live_check import LiveCheck, Measure, make_live_check
+from fbackprop.live_check import LiveCheck, Measure, checked_loss, make_live_check
 from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import compute
 from fbackprop.quantities.gradients import NoiseScale
@@ -129,6 +129,7 @@ def make_gradient_check(
   """
   if clip_examples is not None:
     batch_size = min(batch_size, MOST_CLIPPED)
+  loss = checked_loss(net, loss)
   gradient_of = make_gradient(net, loss, clip_examples)
 
   @functools.cache

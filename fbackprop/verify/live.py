@@ -37,7 +37,8 @@ def make_live_check(
   """Build the check of `value_and_grad(net, loss)`; it traces and compiles once for each shape.
 
   Args:
-    net, loss, ours, clip_examples: as for `fbackprop.live_check.make_live_check`.
+    net, loss, ours, clip_examples: as for `fbackprop.live_check.make_live_check`. If a layer isn't
+      `linear`, the gradient of 2⁻²⁰ times the loss is checked.
 
   Returns:
     `check(params, x, targets, *, key=None, weights=None, rows=None) -> LiveCheck`, with the
@@ -52,6 +53,7 @@ def make_live_check(
     >>> check(net.init(jax.random.key(0)), jnp.ones((4, 3)), jnp.zeros((4, 2))).ok
     True
   """
+  loss = live_check.checked_loss(net, loss)
   return live_check.make_live_check(
     net, loss, ours=ours, clip_examples=clip_examples, measure=make_measure()
   )

@@ -9,13 +9,13 @@ import jax
 import numpy as np
 
 from fbackprop.checks import check_unit
-from fbackprop.combinators import map_layers, name_layers
+from fbackprop.combinators import as_declared, is_linear, map_layers, name_layers
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import checks_of, verify_call, vjp
 from fbackprop.verify.deadline import is_over, time_limit
 from fbackprop.verify.report import VERDICTS, Report
-from fbackprop.verify.witnesses.rule import path_name
+from fbackprop.verify.witnesses.rule import TINY, path_name
 
 
 def layer(
@@ -66,7 +66,9 @@ def layer(
     "level": level, "seed": seed, "allowance": allowance, "ties": ties, "progress": progress,
   }  # fmt: skip
   args = (params, x) if key is None else (params, x, key)
-  whole = vjp(forward_of(net), *args, f_vjp=vjp_of(net), seconds=seconds, **options)
+  whole = vjp(
+    forward_of(net), *args, f_vjp=vjp_of(net), seconds=seconds, **options, **declarations_of(net)
+  )
   whole = whole._replace(name=net.name)
   if "combinator" not in dict(net.options):
     return whole._replace(seconds=time.monotonic() - start)
@@ -85,12 +87,28 @@ def layer(
       shapes = (part.name, str(jax.tree.map(np.shape, own_args)))
       if jax.tree.leaves(own_args):
         # Of several equal layers the first is checked in full.
-        own_options = {**options, "level": "quick" if shapes in seen else level}
-        bars = [np.asarray(y_bar, np.float64)]
+        own_options = {**options, **declarations_of(part)}
+        own_options["level"] = "quick" if shapes in seen else level
+        bars = [(1.0 if part.linear else TINY) * np.asarray(y_bar, np.float64)]
         report = verify_call(name, forward_of(part), own_args, vjp_of(part), bars, **own_options)
         parts.append(renamed(report, name, path))
       seen.add(shapes)
   return merged(whole, parts, missing)._replace(seconds=time.monotonic() - start)
+
+
+def declarations_of(net: Layer) -> dict[str, Any]:
+  """Return the options of `vjp` that state what a network and its layers declare."""
+  options: dict[str, Any] = {} if is_linear(net) else {"linear": False}
+  if net.slope is not None:
+    return options | {"slope": net.slope}
+  if has_slope(net):  # Differences of the whole don't know the slope of a part.
+    return options | {"slope": forward_of(as_declared(net)), "surrogate": True}
+  return options
+
+
+def has_slope(net: Layer) -> bool:
+  """Return whether a layer of a network declares a slope."""
+  return net.slope is not None or any(map(has_slope, net.parts))
 
 
 def forward_of(net: Layer) -> Callable[..., Array]:
