@@ -107,7 +107,19 @@ def name_of(rule: Rule, axes: Axes, n: int) -> str:
   return f"{' and '.join(words)}: length {n}"
 
 
-def lengths(level: str, own: int) -> list[int]:
-  """Return the lengths at which an axis is tried."""
-  tried = dict.fromkeys((*LENGTHS.get(level, ()), own + 1))
-  return [n for n in tried if n != own]
+def changed_lengths(
+  level: str, leaves: Leaves, groups: Sequence[Axes]
+) -> list[list[tuple[Axes, int]]]:
+  """Return the lengths at which axes are tried, all axes at once, each of another length."""
+  tried = LENGTHS.get(level, ())
+  rounds = []
+  for k in range(len(tried) + 1):
+    changes = []
+    for i, axes in enumerate(groups):
+      leaf, axis = min(axes)
+      own = np.shape(leaves[leaf])[axis]
+      n = (*tried, own + 1)[(k + i) % (len(tried) + 1)]
+      if n != own:
+        changes.append((axes, n))
+    rounds.append(changes)
+  return [changes for changes in rounds if changes]

@@ -17,8 +17,7 @@ References:
   Parker, "Monte Carlo arithmetic", UCLA CSD-970002 (1997).
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +27,14 @@ import numpy as np
 
 from fbackprop.jaxprs import without_rules
 from fbackprop.verify.checks import evidence
-from fbackprop.verify.checks.axes import find_axes, lengths, name_of, resized
+from fbackprop.verify.checks.axes import (
+  Axes,
+  accepts_lengths,
+  changed_lengths,
+  find_axes,
+  name_of,
+  resized,
+)
 from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import within
@@ -40,7 +46,6 @@ from fbackprop.verify.witnesses import traces, verdicts
 from fbackprop.verify.witnesses.rule import (
   Leaves,
   as_rule_error,
-  in_dtypes_of,
   rule_of,
   with_float0,
 )
@@ -221,11 +226,30 @@ def check_test_points(problem: Problem) -> Iterator[Evidence]:
       yield from check_batch(problem, point)
   if problem.level == "quick" or problem.is_large:
     return
-  for axes in find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ())):
-    leaf, axis = min(axes)
-    for n in lengths(problem.level, np.shape(problem.leaves[leaf])[axis]):
-      name = name_of(problem.rule, axes, n)
-      yield from check_batch(problem, Point(name, resized(problem.leaves, axes, n)))
+  groups = find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ()))
+  for changes in changed_lengths(problem.level, problem.leaves, groups):
+    yield check_lengths(problem, changes)
+
+
+def check_lengths(problem: Problem, changes: Sequence[tuple[Axes, int]]) -> Evidence:
+  """Check axes of other lengths all at once; one by one where f or the rule doesn't take that."""
+  together = checked_lengths(problem, changes)
+  if together is not None and not together.has_failed:
+    return together
+  found = [checked_lengths(problem, [change]) or Evidence() for change in changes]
+  failed = [part for part in found if part.has_failed]
+  return failed[0] if failed else together or sum(found, Evidence())
+
+
+def checked_lengths(problem: Problem, changes: Sequence[tuple[Axes, int]]) -> Evidence | None:
+  """Check the mathematics at axes of other lengths; None if f doesn't take them."""
+  leaves = problem.leaves
+  for axes, n in changes:
+    if not accepts_lengths(problem.rule, leaves, axes, n):
+      return None
+    leaves = resized(leaves, axes, n)
+  name = "; ".join(name_of(problem.rule, axes, n) for axes, n in changes)
+  return sum(check_batch(problem, Point(name, leaves)), Evidence())
 
 
 def check_point(problem: Problem, witnesses: Witnesses, point: Point) -> Iterator[Evidence]:
@@ -255,13 +279,12 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
   """Check the mathematics for a batch of another size, traced anew."""
   rule, own = problem.rule, problem.signature.in_own_dtypes(point.leaves)
   try:
-    rule = rule_of(rule.f, rule.f_vjp, rule.signature, own, rule.slope)
+    rule = rule_of(rule.f, rule.f_vjp, rule.signature, own, rule.slope, rule.by_callback)
   except UnusableError as error:
     yield not_checked(f"{point.name}: f raises {type(error.__cause__).__name__}")
     return
   y_bar = rule.draw(problem.seed, 1, problem.linear)
   try:
-    rule.compiled(own, in_dtypes_of(rule.outputs, y_bar), lambda f: partial(jax.eval_shape, f))
     witnesses = gather_witnesses(rule, own)
   except RuleError as error:
     found = evidence.failure(error, point.name)

@@ -13,7 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.jaxprs import Program, UnknownProgramError, equations_of, released, without_rules
+from fbackprop.jaxprs import (
+  Program,
+  UnknownProgramError,
+  equations_of,
+  released,
+  shape_of,
+  without_rules,
+)
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem
 from fbackprop.verify.interpret.evaluation import Evaluator
@@ -35,7 +42,7 @@ def check_tangents(problem: Problem) -> Iterator[Evidence]:
     return
   try:
     with jax.enable_x64(True):
-      own = [jnp.asarray(x) for x in problem.leaves]
+      own = list(map(shape_of, problem.leaves))
       floats = [own[i] for i in signature.floats]
       functions = (partial(pushed, problem, f_jvp), partial(reference_tangents, problem))
       traced = [jax.make_jaxpr(function)(*own, *floats) for function in functions]

@@ -65,7 +65,7 @@ class Signature(NamedTuple):
   def in_own_dtypes(self, leaves: Sequence[Any]) -> Leaves:
     """Cast float leaves to the arguments' own dtypes."""
     return [
-      jnp.asarray(leaf, dtype) if real else leaf
+      in_dtype(leaf, dtype) if real else leaf
       for leaf, dtype, real in zip(leaves, self.dtypes, self.is_float, strict=True)
     ]
 
@@ -158,7 +158,15 @@ def with_float0(outputs: Sequence[Any], y_bar: Sequence[Any]) -> Leaves:
 def in_dtypes_of(outputs: Sequence[Any], y_bar: Sequence[np.ndarray]) -> Leaves:
   """Return the cotangents of all outputs, those of the floats in their own dtypes."""
   floats = [o.dtype for o in outputs if is_float(o.dtype)]
-  return with_float0(outputs, [jnp.asarray(b, d) for b, d in zip(y_bar, floats, strict=True)])
+  return with_float0(outputs, [in_dtype(b, d) for b, d in zip(y_bar, floats, strict=True)])
+
+
+def in_dtype(x: Any, dtype: Any) -> Any:
+  """Return a JAX array of this dtype.
+
+  NumPy casts it: JAX compiles a program for each shape, which takes longer than a small rule.
+  """
+  return jax.device_put(np.asarray(x).astype(dtype))
 
 
 class Rule(NamedTuple):
@@ -355,8 +363,14 @@ def rule_of(
   signature: Signature,
   leaves: Leaves,
   slope: Function | None = None,
+  by_callback: bool | None = None,
 ) -> Rule:
   """Return the rule at arguments of these shapes.
+
+  Args:
+    f, f_vjp, slope: the function, its rule, and the function whose derivative is meant, if any.
+    signature, leaves: the arguments.
+    by_callback: whether the rule needs the values of its arguments; None to find out.
 
   Raises:
     UnusableError: f raises, or returns no float array; the outputs of `slope` are others.
@@ -380,7 +394,8 @@ def rule_of(
     if [o.shape for o in meant] != [o.shape for o in outputs]:
       got, want = (", ".join(map(describe, found)) for found in (meant, outputs))
       raise UnusableError(f"slope must return outputs of f's shapes, {want}, got {got}")
-  return rule._replace(by_callback=needs_values(rule, leaves))
+  known = needs_values(rule, leaves) if by_callback is None else by_callback
+  return rule._replace(by_callback=known)
 
 
 def needs_values(rule: Rule, leaves: Leaves) -> bool:

@@ -136,7 +136,7 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> W
     try:
       with in_float64(is_wide):
         wide = [np.asarray(x, np.float64) if is_wide and is_float(x.dtype) else x for x in leaves]
-        traced = trace(list(map(jnp.asarray, wide)), is_wide)
+        traced = trace(list(map(jaxprs.shape_of, wide)), is_wide)
       return traced.released() if is_wide else traced
     except jaxprs.UnknownProgramError:
       raise
@@ -276,12 +276,9 @@ def truth_with(at: Setting, override: Any) -> list[np.ndarray]:
   signature, forward = at.witnesses.signature, at.witnesses.forward
   replacing = partial(evaluate_flat, forward, False, override=override)
   with jax.enable_x64(True):
-    inputs = [
-      jnp.asarray(x, a.dtype) if is_float(a.dtype) else x
-      for x, a in zip(at.inputs, [*forward.in_avals, *forward.out_avals], strict=True)
-    ]
+    shapes = map(jaxprs.shape_of, [*forward.in_avals, *forward.out_avals])
     reverse = partial(reverse_mode, replacing, len(at.leaves), signature.floats)
-    (program,) = jaxprs.released([flat(jax.make_jaxpr(reverse)(*inputs), keep_rules=False)])
+    (program,) = jaxprs.released([flat(jax.make_jaxpr(reverse)(*shapes), keep_rules=False)])
   results = Evaluator(signature.working).run(program, at.inputs)
   return [x[0] for x in results[len(forward.out_avals) :]]
 
