@@ -292,7 +292,7 @@ def released(programs: Sequence[Program]) -> list[Program]:
   if not any(isinstance(c, np.ndarray) and c.dtype.itemsize == 8 for c in inside):
     return list(programs)
   own = list(map(with_own_constants, programs))
-  jax.clear_caches()
+  jax.clear_caches()  # type: ignore[no-untyped-call]
   gc.collect()
   return own
 

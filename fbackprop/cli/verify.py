@@ -151,6 +151,7 @@ def run_function(config: VerifyConfig) -> Outcome:
   refuse((not (is_layer or callable(f)), f"{target} must be a function or a Layer, got {kind}"))
   args = arguments_of("--args", str(config.args), tuple)
   options = options_of(config)
+  verify: Callable[..., Report] = layer
   if is_layer:
     got = f"{len(args)} argument{'s' * (len(args) != 1)}"
     said = "must give (params, x) for a Layer, or (params, x, key)"
@@ -162,13 +163,13 @@ def run_function(config: VerifyConfig) -> Outcome:
     )  # fmt: skip
     if len(args) > 2:
       options["key"] = args[-1]
-    args, verify = args[:2], layer
+    args = args[:2]
   else:
     verify = jvp if config.forward_mode or config.jvp is not None else vjp
     options |= options_of_function(config)
   with console.show_status(f"verifying {target}", silent=is_alone(config)) as tell:
-    shown = {} if tell is None else {"progress": tell}
-    report = whatever_happens(target, lambda: verify(f, *args, **options, **shown))
+    options |= {} if tell is None else {"progress": tell}
+    report = whatever_happens(target, lambda: verify(f, *args, **options))
   report = report._replace(name=target, again=again(config, report))
   if config.leaf is not None:
     report = of_leaf(report, config.leaf)

@@ -228,9 +228,9 @@ def verify_options(
   check_number(function, "allowance", allowance, least=0.0)
   check_flag(function, "surrogate", surrogate)
   check_flag(function, "linear", linear)
-  for option, value in (("slope", slope), ("progress", progress)):
-    if value is not None:
-      check_callable(function, option, value)
+  for option, given in (("slope", slope), ("progress", progress)):
+    if given is not None:
+      check_callable(function, option, given)
   if seconds is not None:
     check_number(function, "seconds", seconds, least=0.0)
   call = hold_static(f, f_vjp, args, kwargs or {}, static)

@@ -82,9 +82,11 @@ class Witnesses(NamedTuple):
 
   def released(self) -> "Witnesses":
     """Return the same programs without JAX's notes on constants: see `jaxprs.released`."""
-    programs = {"rule": self.rule, "truth": self.truth, "forward": self.forward}
-    held = {n: p for n, p in (programs | {"value": self.value}).items() if p is not None}
-    return self._replace(**dict(zip(held, jaxprs.released(list(held.values())), strict=True)))
+    held = [self.rule, self.forward, *filter(None, (self.truth, self.value))]
+    rule, forward, *others = jaxprs.released(held)
+    truth = others.pop(0) if self.truth else None
+    value = others.pop(0) if self.value else None
+    return self._replace(rule=rule, forward=forward, truth=truth, value=value)
 
   def unrounded(self, noise: Noise | None = None) -> Evaluator:
     """Return an evaluator that takes casts to narrower dtypes as exact.
