@@ -125,7 +125,11 @@ def broken(x):
     (identity, (), "args must hold an array of floats|f"),
     (lambda x: LABELS, (X,), "f must return an array of floats"),
     (lambda x: None, (X,), "f must return an array of floats, got nothing"),
-    (identity, ("text",), "args must hold an array of floats, to be differentiated by, got nothing"),
+    (
+      identity,
+      ("text",),
+      "args must hold an array of floats, to be differentiated by, got nothing",
+    ),
   ],
 )
 def test_what_cannot_be_used(f, args, message):
