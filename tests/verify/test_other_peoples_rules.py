@@ -398,6 +398,15 @@ def a_phase_that_float16_rounds_away():
   return in_float16(lambda x: jnp.sin(300 * x), lambda x: 300 * jnp.cos(300 * x))
 
 
+@case("fail", "w")
+def a_product_in_bfloat16_of_a_function_in_float32():
+  def rule(x, w, y_bar):
+    w_bar = jnp.dot(x.T, y_bar, preferred_element_type=jnp.bfloat16)
+    return y_bar @ w.T, w_bar.astype(w.dtype)
+
+  return carrying(lambda x, w: x @ w, rule), (ROWS, MATRIX)
+
+
 def in_numpy(function, slope):
   def rule(x):
     x = np.asarray(x)
