@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbackprop.verify.checks.indices import Pointer, pointers_of, within
+from fbackprop.verify.checks.indices import Pointer, permutations, pointers_of, within
 
 X = jnp.zeros((6, 3))
 IDS = jnp.array([0, 1, 4], jnp.int32)
@@ -83,6 +83,16 @@ def test_a_constant_follows_the_inputs():
   """The labels that a function closes over."""
   program = jax.make_jaxpr(lambda x: x[IDS])(X)
   assert pointers_of(program) == {1: Pointer(6)}
+
+
+def test_a_permutation_is_one_of_the_whole_axis():
+  rows = jax.make_jaxpr(lambda x, i: x[i])
+  order = np.array([2, 0, 1])
+  for length, expected in ((3, {1}), (4, set())):
+    own = [np.zeros((length, 2)), order]
+    assert permutations(rows(*own), own) == expected
+  repeated = [np.zeros((3, 2)), np.array([2, 0, 0])]
+  assert permutations(rows(*repeated), repeated) == set()
 
 
 # --- Integers of shorter axes ---------------------------------------------------------------------

@@ -263,6 +263,17 @@ def positional_arguments_beside_a_static_one():
   return lambda *args: args[0](args[1]), (jnp.sin, X)
 
 
+@case("pass")
+def an_inverse_permutation_beside_a_square_matrix():
+  """The permutation alone could have fewer entries, but then it would be none."""
+
+  def rule(x, w, order, y_bar):
+    rows_bar = y_bar @ w.T
+    return rows_bar[jnp.argsort(order)], x[order].T @ y_bar, None
+
+  return carrying(lambda x, w, order: x[order] @ w, rule), (MATRIX, MATRIX, jnp.array([1, 2, 0]))
+
+
 # --- Points at which f isn't smooth ---------------------------------------------------------------
 
 
@@ -390,6 +401,11 @@ def in_float16(function, slope):
 @case("pass")
 def cotangents_that_underflow_in_float16_where_they_are_scaled():
   return in_float16(lambda x: x * 0.01, lambda x: jnp.full_like(x, 0.01))
+
+
+@case("no verdict")
+def a_result_that_underflows_in_float16():
+  return in_float16(lambda x: x * 3e-7, lambda x: jnp.full_like(x, 3e-7))
 
 
 @case("pass")

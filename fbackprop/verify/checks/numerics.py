@@ -31,7 +31,7 @@ from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.axes import find_axes, lengths, name_of, resized
 from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
-from fbackprop.verify.checks.indices import within
+from fbackprop.verify.checks.indices import permutations, within
 from fbackprop.verify.checks.test_points import Point, batch_points, constraints, find_batch
 from fbackprop.verify.interpret.evaluation import MOST_TURNS, Noise
 from fbackprop.verify.interpret.primitives import digits, is_float
@@ -264,6 +264,10 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
     rule.compiled(own, in_dtypes_of(rule.outputs, y_bar), lambda f: partial(jax.eval_shape, f))
     witnesses = gather_witnesses(rule, own)
   except RuleError as error:
+    forward = jax.make_jaxpr(rule.forward)(*own)
+    if permutations(problem.witnesses.forward, problem.leaves) - permutations(forward, own):
+      yield not_checked(f"{point.name}: a permutation of an axis would be none")
+      return
     found = evidence.failure(error, point.name)
     # Few rules support an empty batch, or another length of every axis.
     is_batch = point.name.startswith("N = ") and point.name != "N = 0"
