@@ -70,13 +70,13 @@ def names() -> list[str]:
 
 def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
   """Verify one specimen at one level."""
-  from fbackprop.verify._vjp import vjp
   from fbackprop.verify.bank import BUGS, RIGHT
+  from fbackprop.verify.self_test import verified
 
   results.keep_compiled("bank-scores")
   name, level = task
   (example,) = (specimen.make() for specimen in (*BUGS, *RIGHT) if specimen.name == name)
-  report = vjp(example.f, *example.args, f_vjp=example.f_vjp, level=level, **example.options)
+  report = verified(example, level)
   judged = [finding for finding in report.findings if finding.kind != "note"]
   score = {
     "verdict": report.verdict,

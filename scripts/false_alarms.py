@@ -1,12 +1,13 @@
 """10,000 right rules, drawn by hypothesis, through `fb.verify.vjp`: how many false alarms?
 
   python scripts/false_alarms.py                    goes on where it stopped; some hours
+  python scripts/false_alarms.py --family rules     rules as other people write them; see campaigns
   python scripts/false_alarms.py --cases 200        the first 200
   python scripts/false_alarms.py --workers 2        processes beside each other (default: 2)
 
 Cases come in chunks of 50, each drawn from its own seed; the last of each is verified at
 level "standard", the others at "quick". What a chunk gave is written to
-experiments/results/false_alarms.json before the next one is taken.
+experiments/results/false_alarms.json, or false_alarms_rules.json, before the next one is taken.
 """
 
 import collections
@@ -15,12 +16,17 @@ import math
 import multiprocessing
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from scripts.campaigns import results
 
-RESULTS = results.RESULTS / "false_alarms.json"
+# The files of results, by the module of `scripts.campaigns` that draws the cases.
+RESULTS = {
+  "cases": results.RESULTS / "false_alarms.json",
+  "rules": results.RESULTS / "false_alarms_rules.json",
+}
 CHUNK = 50
 
 
@@ -29,12 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
   parser = results.parser_of(__doc__)
   parser.add_argument("--cases", type=int, default=10_000)
   parser.add_argument("--workers", type=int, default=2)
-  parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
+  parser.add_argument("--family", choices=tuple(RESULTS), default="cases")
+  parser.add_argument("--json", type=Path, metavar="FILE")
   options = parser.parse_args(arguments)
+  options.json = options.json or RESULTS[options.family]
   if options.cases < CHUNK or options.cases % CHUNK:
     parser.error(f"--cases must be a multiple of {CHUNK}, got {options.cases}")
   found = results.read(options.json, {"chunks": {}})
-  missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
+  missing = [
+    (options.family, i) for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]
+  ]
   spawn = multiprocessing.get_context("spawn")
   # JAX keeps its compiled programs in memory, so a process ends after some chunks.
   with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
@@ -51,14 +61,14 @@ def main(arguments: list[str] | None = None) -> int:
   return int(found["totals"]["false alarms"] > 0)
 
 
-def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
+def run_chunk(task: tuple[str, int]) -> tuple[int, dict[str, Any]]:
   """Return a chunk's number, its cases' verdicts, and every finding other than a pass."""
   import hypothesis
   import jax
 
-  from scripts.campaigns.cases import cases
-
   results.keep_compiled("false-alarms")
+  name, chunk = task
+  family = import_module(f"scripts.campaigns.{name}")
   drawn: list[Any] = []
 
   @hypothesis.seed(chunk)
@@ -69,7 +79,7 @@ def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
     phases=[hypothesis.Phase.generate],
     suppress_health_check=list(hypothesis.HealthCheck),
   )
-  @hypothesis.given(cases)
+  @hypothesis.given(family.cases)
   def draw(case: Any) -> None:
     # Examples that hypothesis draws again have other numbers.
     drawn.append(case._replace(seed=chunk * CHUNK + len(drawn)))
@@ -81,7 +91,7 @@ def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
   largest = 0.0
   for i, case in enumerate(drawn[:CHUNK]):
     level = "standard" if i == CHUNK - 1 else "quick"
-    report = verify(case, level)
+    report = family.verify(case, level)
     counts[f"{level}: {report.verdict}"] += 1
     largest = max(largest, report.max_sigma)
     if not report.ok:
@@ -96,19 +106,6 @@ def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
     "seconds": time.monotonic() - start,
     "jax": jax.__version__,
   }
-
-
-def verify(case: Any, level: str) -> Any:
-  """Return the report on one case; float64 has x64 on, as for its users."""
-  import jax
-
-  import fbackprop as fb
-  from scripts.campaigns.cases import build, holds_floats
-
-  with jax.enable_x64(case.dtype == "float64"):
-    f, args, f_vjp = build(case)
-    seed, surrogate = case.seed % 1000, holds_floats(case)
-    return fb.verify.vjp(f, *args, f_vjp=f_vjp, level=level, seed=seed, surrogate=surrogate)
 
 
 def totals(chunks: dict[str, Any]) -> dict[str, Any]:

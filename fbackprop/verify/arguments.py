@@ -100,7 +100,9 @@ def hold_static(
       whole = filled(own)
       return function(*whole[:count], **dict(zip(kwargs, whole[count:], strict=True)))
 
-    parameters = [inspect.Parameter(p, inspect.Parameter.POSITIONAL_ONLY) for p in names]
+    # A name such as "args/0", of an argument without a parameter of its own, is none in Python.
+    own_names = (name.replace("/", "_") for name in names)
+    parameters = [inspect.Parameter(p, inspect.Parameter.POSITIONAL_ONLY) for p in own_names]
     with_static.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_static.__name__ = getattr(function, "__name__", type(function).__name__)
     return with_static

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from fbackprop.verify._vjp import vjp
-from fbackprop.verify.bank import BUGS, RIGHT
+from fbackprop.verify._vjp import jvp, vjp
+from fbackprop.verify.bank import BUGS, RIGHT, Example
 from fbackprop.verify.bank.specimen import KINDS, Specimen
 from fbackprop.verify.report import Finding, Report
 
@@ -140,9 +140,7 @@ def run_self_test(
   for specimen, is_bug in bank:
     began = time.perf_counter()
     try:
-      example = specimen.make()
-      options = {"level": level, "seed": seed, **example.options}
-      report = vjp(example.f, *example.args, f_vjp=example.f_vjp, **options)
+      report = verified(specimen.make(), level, seed)
     except Exception as error:  # It counts neither as a catch nor as a pass.
       message = f"{type(error).__name__}: {' '.join(str(error).split())}"
       report = Report(specimen.name, (Finding("oracle fault", "verifier", message=message),))
@@ -152,6 +150,15 @@ def run_self_test(
   device = jax.devices()[0].device_kind
   environment = {"jax": jax.__version__, "backend": jax.default_backend(), "device": device}
   return SelfTest(tuple(scores), level, seed, time.perf_counter() - start, environment)
+
+
+def verified(example: Example, level: str, seed: int = 0) -> Report:
+  """Verify the rule of an example, in the mode that it has."""
+  f, args, f_vjp, options, f_jvp = example
+  options = {"level": level, "seed": seed, **options}
+  if f_jvp is not None:
+    return jvp(f, *args, f_jvp=f_jvp, **options)
+  return vjp(f, *args, f_vjp=f_vjp, **options)
 
 
 def scored(

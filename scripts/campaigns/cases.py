@@ -69,6 +69,14 @@ cases = st.builds(
 Call = tuple[Callable[..., Any], tuple[Any, ...], Callable[..., Any] | None]
 
 
+def verify(case: Case, level: str) -> fb.verify.Report:
+  """Return the report on a case; float64 has x64 on, as for its users."""
+  with jax.enable_x64(case.dtype == "float64"):
+    f, args, f_vjp = build(case)
+    seed, surrogate = case.seed % 1000, holds_floats(case)
+    return fb.verify.vjp(f, *args, f_vjp=f_vjp, level=level, seed=seed, surrogate=surrogate)
+
+
 def build(case: Case) -> Call:
   """Build the function, its arguments and its rule (None if the function contains it)."""
   rng = np.random.default_rng(case.seed)

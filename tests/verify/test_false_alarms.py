@@ -2,17 +2,18 @@
 
 import contextlib
 import json
-from pathlib import Path
 
 import hypothesis
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import fbackprop as fb
 from scripts import false_alarms
-from scripts.campaigns.cases import Case, build, cases
+from scripts.campaigns import cases, rules
+from scripts.campaigns.cases import Case, build
 
-RESULTS = Path(__file__).parents[2] / "experiments" / "results" / "false_alarms.json"
 QUIET = {
   "database": None,
   "deadline": None,
@@ -22,24 +23,37 @@ QUIET = {
 }
 
 
-def assert_no_alarm(case, level):
+def assert_no_alarm(family, case, level):
   with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-    report = false_alarms.verify(case, level)
+    report = family.verify(case, level)
   assert report.verdict in ("pass", "no verdict"), f"{case}\n{report.table()}"
 
 
 @pytest.mark.slow
 @hypothesis.settings(max_examples=4, **QUIET)
-@hypothesis.given(cases)
+@hypothesis.given(cases.cases)
 def test_right_rules_pass_quickly(case):
-  assert_no_alarm(case, "quick")
+  assert_no_alarm(cases, case, "quick")
+
+
+@hypothesis.settings(max_examples=6, **QUIET)
+@hypothesis.given(rules.cases)
+def test_rules_of_other_forms_pass_quickly(case):
+  assert_no_alarm(rules, case, "quick")
 
 
 @pytest.mark.slow
 @hypothesis.settings(max_examples=40, **QUIET)
-@hypothesis.given(cases)
+@hypothesis.given(cases.cases)
 def test_right_rules_pass(case):
-  assert_no_alarm(case, "standard")
+  assert_no_alarm(cases, case, "standard")
+
+
+@pytest.mark.slow
+@hypothesis.settings(max_examples=40, **QUIET)
+@hypothesis.given(rules.cases)
+def test_rules_of_other_forms_pass(case):
+  assert_no_alarm(rules, case, "standard")
 
 
 PLANTED = Case(
@@ -70,8 +84,51 @@ def test_the_same_rules_fail_with_a_planted_error(form, dtype):
   assert report.findings[0].cause.startswith("constant factor: 1 + 1")
 
 
-def test_the_campaign_that_was_run_found_none():
-  found = json.loads(RESULTS.read_text())
+RULE = rules.Case(
+  "custom_vjp", "gather", "tanh", "closed over", "float32", "own", "none", "plain", 4, 3, 2, 3
+)
+
+
+@pytest.mark.parametrize("form", rules.FORMS)
+@pytest.mark.parametrize("static", rules.STATIC)
+def test_each_form_fails_with_a_planted_error(monkeypatch, form, static):
+  """The product of the cotangents, and of the tangents, is wrong by one in a hundred."""
+  right = rules.linearized
+
+  def wrong(case, *args):
+    y, push, pull = right(case, *args)
+    return (
+      y,
+      lambda x_dot, w_dot, *_: push(x_dot, 1.01 * w_dot),
+      lambda y_bar: [1.01 * bar if i == 1 else bar for i, bar in enumerate(pull(y_bar))],
+    )
+
+  monkeypatch.setattr(rules, "linearized", wrong)
+  report = rules.verify(RULE._replace(form=form, static=static), "quick")
+  assert report.verdict == "fail", report.table()
+  assert report.findings[0].leaf == ("args/1" if static == "closed over" else "args_2")
+
+
+@pytest.mark.parametrize("selection", rules.SELECTIONS)
+def test_each_selection_and_its_transpose_agree(selection):
+  """⟨S x, u⟩ = ⟨x, Sᵀ u⟩, in JAX and in NumPy."""
+  case = RULE._replace(selection=selection)
+  x, _, *ids = rules.arguments(case)
+  x_bars = []
+  for xp in (jnp, np):
+    own = [xp.asarray(a) for a in (x, *ids)]
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+      select, place = rules.selection_of(selection, xp, *own)
+      y = select(own[0])
+      u = xp.cos(xp.arange(y.size, dtype="float32")).reshape(y.shape)
+      x_bars.append(place(u))
+    np.testing.assert_allclose((y * u).sum(), (own[0] * x_bars[-1]).sum(), rtol=1e-5)
+  np.testing.assert_allclose(*x_bars, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", false_alarms.RESULTS)
+def test_the_campaign_that_was_run_found_none(family):
+  found = json.loads(false_alarms.RESULTS[family].read_text())
   assert found["totals"] == false_alarms.totals(found["chunks"])
   assert found["totals"]["false alarms"] == 0
   assert found["totals"]["no verdict of standard cases"] <= 0.01 * found["totals"]["standard cases"]

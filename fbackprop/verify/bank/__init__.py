@@ -12,7 +12,8 @@ __all__ = ["BUGS", "RIGHT", "Example", "Specimen"]
 
 SUBJECTS = (
   "products", "arithmetic", "activations", "losses", "normalization", "attention", "loops",
-  "networks", "batches", "branches", "precision", "structure", "modes",
+  "networks", "batches", "branches", "precision", "structure", "modes", "tangents", "solvers",
+  "static_arguments", "indices", "masks", "surrogates", "host", "lengths", "spectra",
 )  # fmt: skip
 SPECIMENS = tuple(
   value

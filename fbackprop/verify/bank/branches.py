@@ -199,3 +199,22 @@ def smooth_at_zero(z, targets, losses_bar):
   """The stable form's kinks cancel at z = 0, where the loss is smooth; the rule adds one slope."""
   slope = (z > 0) - jnp.sign(z) * jnp.exp(-jnp.abs(z)) / (1 + jnp.exp(-jnp.abs(z)))
   return losses_bar * (slope - targets), -losses_bar * z
+
+
+def hole(x):
+  """Compute sin(x) / x, and one at zero."""
+  divisor = jnp.where(x == 0, 1, x)
+  return jnp.where(x == 0, 1, jnp.sin(x) / divisor)
+
+
+@bug("x: not finite", hole, normal_with_zeros(4))
+def hole_at_zero(x, y_bar):
+  """The quotient's rule is not a number at zero, where the function is smooth."""
+  return (y_bar * (x * jnp.cos(x) - jnp.sin(x)) / x**2,)
+
+
+@right(hole, normal_with_zeros(4))
+def right_hole(x, y_bar):
+  """The slope at zero is zero."""
+  divisor = jnp.where(x == 0, 1, x)
+  return (jnp.where(x == 0, 0, y_bar * (x * jnp.cos(x) - jnp.sin(x)) / divisor**2),)

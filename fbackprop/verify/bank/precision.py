@@ -157,3 +157,55 @@ def right_huge_and_tiny(x, gain, y_bar):
 def right_columns_scaled(x, w, y_bar):
   """A product with columns between 1e-4 and 1e4, for which no absolute tolerance fits."""
   return jnp.einsum("no,io->ni", y_bar, w), jnp.einsum("ni,no->io", x, y_bar)
+
+
+# A narrower dtype in the function itself, as in everyday mixed precision.
+
+
+def mixed_linear(x, w):
+  """Multiply in bfloat16, and cast to float32."""
+  return (x.astype(jnp.bfloat16) @ w.astype(jnp.bfloat16)).astype(jnp.float32)
+
+
+def mixed_linear_backward(x, w, y_bar):
+  """Pull a cotangent back through `mixed_linear`, in bfloat16 as well."""
+  x, w, y_bar = (a.astype(jnp.bfloat16) for a in (x, w, y_bar))
+  return (y_bar @ w.T).astype(jnp.float32), (x.T @ y_bar).astype(jnp.float32)
+
+
+@right(mixed_linear, (8, 16), (16, 4))
+def right_mixed_linear(x, w, y_bar):
+  """A mixed product, both ways in bfloat16."""
+  return mixed_linear_backward(x, w, y_bar)
+
+
+@bug("z: precision", ref.tanh, (16,))
+def needless_bfloat16(z, y_bar):
+  """The function is computed in float32, its rule in bfloat16."""
+  slope = (1 - jnp.tanh(z) ** 2).astype(jnp.bfloat16)
+  return ((y_bar.astype(jnp.bfloat16) * slope).astype(z.dtype),)
+
+
+def half_tanh(z):
+  """Compute tanh in float16, and cast to float32."""
+  return jnp.tanh(z.astype(jnp.float16)).astype(jnp.float32)
+
+
+@bug("z: wrong point, other function", half_tanh, (16,))
+def half_slope_at_output(z, y_bar):
+  """In float16 as the function is, the slope at the output instead of the input."""
+  y = jnp.tanh(jnp.tanh(z.astype(jnp.float16)))
+  return ((y_bar.astype(jnp.float16) * (1 - y * y)).astype(jnp.float32),)
+
+
+@right(half_tanh, (16,))
+def right_half_tanh(z, y_bar):
+  """The slope in float16, as the function is."""
+  y = jnp.tanh(z.astype(jnp.float16))
+  return ((y_bar.astype(jnp.float16) * (1 - y * y)).astype(jnp.float32),)
+
+
+@right(lambda x: x.astype(jnp.float8_e4m3fn).astype(jnp.float32), (8,))
+def right_float8_round_trip(x, y_bar):
+  """A cast to eight bits and back has the slope of the identity."""
+  return (y_bar,)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.verify.bank.references import dense, linear, shift, tanh_layer
-from fbackprop.verify.bank.specimen import bug, integers, labels, right
+from fbackprop.verify.bank.specimen import bug, draw, integers, labels, right
 
 TILE = 8
 
@@ -209,3 +209,30 @@ def right_embedding_sorted(table, indices, y_bar):
   order = jnp.argsort(indices)
   rows = jnp.zeros_like(table)
   return rows.at[indices[order]].add(y_bar[order], indices_are_sorted=True), None
+
+
+# Rules that assume a structure which the given arguments have.
+
+
+def symmetric():
+  """Draw a symmetric matrix."""
+  a = draw((3, 3))[0]
+  return a + a.T
+
+
+@bug("x: transposed, raises", lambda a, x: a @ x, symmetric, (3,))
+def matrix_taken_as_symmetric(a, x, y_bar):
+  """The matrix isn't transposed, which is right for a symmetric one."""
+  return jnp.outer(y_bar, x), a @ y_bar
+
+
+@bug("a: zero, other function", lambda a, x: a @ x, lambda: jnp.tril(draw((3, 3))[0]), (3,))
+def matrix_taken_as_triangular(a, x, y_bar):
+  """The cotangent of the upper triangle is zero."""
+  return jnp.tril(jnp.outer(y_bar, x)), a.T @ y_bar
+
+
+@bug("x: permuted", lambda x: jnp.sort(x), lambda: jnp.arange(5.0) ** 1.5)
+def taken_as_sorted(x, y_bar):
+  """The entries are taken to be sorted already."""
+  return (y_bar,)

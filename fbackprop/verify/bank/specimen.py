@@ -7,6 +7,12 @@ its arguments, and the expected findings:
   def bias_mean(x, w, b, y_bar):
     return y_bar @ w.T, x.T @ y_bar, y_bar.mean(axis=0)
 
+A rule in forward mode takes the tangents after the arguments, and returns the output's:
+
+  @bug("z: other function", ref.softplus, (5, 3), custom_jvp=True)
+  def tangent_of_relu(z, z_dot):
+    return z_dot * (z > 0)
+
 A specimen that depends on its form (state in a closure, a rule within a rule) is a decorated
 function without arguments that returns the `Example`.
 
@@ -49,19 +55,21 @@ Wanted = tuple[int, ...] | Callable[[], Any]
 
 
 class Example(NamedTuple):
-  """The arguments of `verify.vjp(f, *args, f_vjp=f_vjp, **options)`.
+  """The arguments of `verify.vjp(f, *args, f_vjp=f_vjp, **options)`, or of `verify.jvp`.
 
   Attributes:
-    f: a function that contains a `custom_vjp`, or the reference of `f_vjp`.
+    f: a function that contains a `custom_vjp` or `custom_jvp`, or the reference of a rule.
     args: the arguments of `f`.
     f_vjp: `f_vjp(*args) -> (y, pullback)`, or None.
     options: more keywords, such as a tie policy.
+    f_jvp: `f_jvp(primals, tangents) -> (y, y_dot)`, the rule that `verify.jvp` verifies, or None.
   """
 
   f: Function
   args: tuple[Any, ...]
   f_vjp: Function | None = None
   options: Mapping[str, Any] = {}
+  f_jvp: Function | None = None
 
 
 class Specimen(NamedTuple):
@@ -125,7 +133,10 @@ def example(
   rule: Function,
   *arguments: Wanted,
   f_vjp: bool = False,
+  f_jvp: bool = False,
+  custom_jvp: bool = False,
   forward: Function | None = None,
+  nondiff_argnums: tuple[int, ...] = (),
   dtype: Any = jnp.float32,
   state: Callable[[], Any] | None = None,
   **options: Any,
@@ -134,28 +145,46 @@ def example(
 
   Args:
     reference: the function without a rule.
-    rule: `rule(*residuals, y_bar) -> args_bar`.
+    rule: `rule(*residuals, y_bar) -> args_bar`; in forward mode `rule(*args, *args_dot) -> y_dot`.
     arguments: the arguments as `draw` takes them.
     f_vjp: whether to return the rule separately, as `f_vjp(*args) -> (y, pullback)`; by default a
       copy of the function contains it, by `jax.custom_vjp`.
+    f_jvp: whether the rule is in forward mode, and returned separately.
+    custom_jvp: whether the rule is in forward mode, and contained in a copy of the function.
     forward: `forward(*args) -> (y, residuals)`, `residuals` a tuple; by default it calls the
-      reference and keeps all arguments.
+      reference and keeps all arguments that are differentiated.
+    nondiff_argnums: the positions of static arguments, which the rule gets first.
     dtype: the dtype of the arguments that are given by their shape.
     state: makes a state, which the rule gets before the residuals and keeps from call to call.
     options: the options of the `Example`.
   """
-  forward = forward or (lambda *args: (reference(*args), args))
+  args = draw(*arguments, dtype=dtype)
+  if f_jvp or custom_jvp:
+
+    def with_tangents(primals, tangents):
+      return reference(*primals), rule(*primals, *tangents)
+
+    if f_jvp:
+      return Example(reference, args, None, options, with_tangents)
+    pushed = jax.custom_jvp(reference)
+    pushed.defjvp(with_tangents)
+    return Example(pushed, args, None, options)
+
+  def keeping_all(*args):
+    return reference(*args), tuple(a for i, a in enumerate(args) if i not in nondiff_argnums)
+
+  forward = forward or keeping_all
   rule = functools.partial(rule, state()) if state else rule
 
   def with_pullback(*args):
     y, residuals = forward(*args)
     return y, functools.partial(rule, *residuals)
 
-  args = draw(*arguments, dtype=dtype)
   if f_vjp:
     return Example(reference, args, with_pullback, options)
-  f = jax.custom_vjp(reference)
-  f.defvjp(forward, lambda residuals, y_bar: rule(*residuals, y_bar))
+  f = jax.custom_vjp(reference, nondiff_argnums=nondiff_argnums)
+  # Called with the static arguments, the residuals and the cotangent.
+  f.defvjp(forward, lambda *own: rule(*own[:-2], *own[-2], own[-1]))
   return Example(f, args, None, options)
 
 
@@ -199,8 +228,13 @@ def labels(n: int, classes: int) -> Array:
 
 @described
 def integers(*values: int) -> Array:
-  """Return these integers."""
+  """Return these integers, or booleans."""
   return jnp.asarray(values)
+
+
+def static(value: Any) -> Callable[[], Any]:
+  """Return a description of this value: a string, a number of Python, a function."""
+  return lambda: value
 
 
 @described

@@ -155,7 +155,8 @@ def numbers_at_edge(name: str, a: np.ndarray, b: np.ndarray) -> set[int]:
 def search(coverage: Coverage, problem: Problem) -> Iterator[Point]:
   """Yield points at which comparisons have new outcomes, searching for some of them."""
   leaves, y_bar = problem.leaves, problem.y_bar
-  for factor in SCALES if coverage.one_sided else ():
+  # A rule that isn't meant to be linear is compared at its own small cotangents alone.
+  for factor in SCALES if coverage.one_sided and problem.linear else ():
     bars = [b * factor for b in y_bar]
     if coverage.run(leaves, bars):
       yield Point(f"cotangent times {factor:g}", leaves, y_bar=bars)
@@ -177,7 +178,8 @@ def search(coverage: Coverage, problem: Problem) -> Iterator[Point]:
       tried += 1
       inputs = crossing(coverage, site, [*leaves, *y_bar], side)
       own, bars = inputs[: len(leaves)], inputs[len(leaves) :]
-      if inputs and coverage.run(own, bars):
+      is_meant = problem.linear or all(map(np.array_equal, bars, y_bar))
+      if inputs and is_meant and coverage.run(own, bars):
         yield Point(f"{coverage.names[site]} {side}, for the first time", own, y_bar=bars)
 
 

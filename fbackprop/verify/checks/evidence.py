@@ -110,6 +110,14 @@ class Problem:
       found = [p for p in found if p.y_bar is None]
     return [p for p in found if p.name in ESSENTIAL] if self.is_large else found
 
+  def unrounded(self, at: Setting) -> list[np.ndarray]:
+    """Return the rule's cotangents in float64 at one point, without its casts' own rounding.
+
+    A rule that computes in a narrower dtype is linear, and has the function's slope, up to that.
+    """
+    results = at.witnesses.unrounded(self.noise()).run(at.witnesses.rule, at.inputs)
+    return results[len(at.witnesses.forward.out_avals) :]
+
   def noise(self, stream: int = 0) -> Noise:
     """Return the perturbations that measure float64 rounding."""
     return Noise(3 if self.is_large else SAMPLES[self.level], seed=self.seed + stream)

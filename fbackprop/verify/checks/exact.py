@@ -18,7 +18,6 @@ from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, failur
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import Function, Leaves, as_rule, in_dtypes_of
-from fbackprop.verify.witnesses.traces import evaluate
 from fbackprop.verify.witnesses.verdicts import Difference, compare
 
 SAME_CALL = "the same call gave other bits"
@@ -103,7 +102,7 @@ def check_scaling(problem: Problem) -> list[Finding]:
     for finding in differing_bits(problem, "scaled cotangent", got, want, cause, message):
       finding = finding._replace(regime=f"cotangent times {factor:g}")
       moved = problem.given._replace(y_bar=[b * factor for b in problem.y_bar])
-      wide, plain = evaluate(moved, problem.noise()).bars, problem.values.bars
+      wide, plain = problem.unrounded(moved), problem.unrounded(problem.given)
       found = compare(wide, [b * factor for b in plain], problem.allowance, True)
       if any(d.is_wrong.any() for d in found):
         confirmed.append(finding)

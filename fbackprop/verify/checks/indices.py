@@ -214,6 +214,15 @@ def pointers_of(program: Program) -> dict[int, Pointer]:
   return found
 
 
+def permutations(program: Program, leaves: Sequence[Any]) -> set[int]:
+  """Return the positions of the leaves that are a permutation of the axis that they point into."""
+  return {
+    place
+    for place, pointer in pointers_of(program).items()
+    if place < len(leaves) and np.array_equal(np.sort(leaves[place]), np.arange(pointer.end or 0))
+  }
+
+
 def within(program: Program, leaves: Sequence[Any]) -> list[Any] | None:
   """Return the leaves with integers that don't point beyond the axes of a program's arguments.
 

@@ -99,6 +99,7 @@ class Evaluator:
 
   def __post_init__(self) -> None:
     self.digits = digits(self.working)
+    self.narrow_tiny = 0.0
     self.rng = np.random.default_rng(self.noise.seed if self.noise else 0)
 
   def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
@@ -126,6 +127,7 @@ class Evaluator:
     check_time()
     place = (*outer, i)
     name, params = equation.primitive.name, equation.params
+    self.narrow_tiny = self.tiny_of(equation)
     if (inner := jaxprs.inner_program(equation)) is not None:
       return self.evaluate(inner, inputs, place)
     if name in jaxprs.BODIES:
@@ -183,6 +185,11 @@ class Evaluator:
       return 1.0
     return 2.0 ** max(0, self.digits - digits(dtype))
 
+  def tiny_of(self, equation: Any) -> float:
+    """Return the smallest normal number of the dtype of a result that is narrower, or zero."""
+    is_narrower = bool(equation.outvars) and self.coarseness(equation) > 1
+    return float(jnp.finfo(equation.outvars[0].aval.dtype).tiny) if is_narrower else 0.0
+
   def perturbed(self, x: Samples, units: float) -> Samples:
     """Perturb the samples of a result by a number of roundings of their size."""
     if self.noise is None or not is_real(x):
@@ -192,9 +199,10 @@ class Evaluator:
   def flushed(self, moved: np.ndarray) -> np.ndarray:
     """Perturb results that may be flushed to zero by up to the smallest normal number."""
     if self.noise is not None and self.noise.tiny:
-      is_tiny = (moved != 0) & (np.abs(moved) < 2 * self.noise.tiny)
+      tiny = max(self.noise.tiny, self.narrow_tiny)
+      is_tiny = (moved != 0) & (np.abs(moved) < 2 * tiny)
       if is_tiny.any():
-        moved[1:] = np.where(is_tiny, moved + self.noise.tiny * self.draw(moved.shape), moved)[1:]
+        moved[1:] = np.where(is_tiny, moved + tiny * self.draw(moved.shape), moved)[1:]
     return moved
 
   def moved(self, x: np.ndarray, size: Any) -> np.ndarray:

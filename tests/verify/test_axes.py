@@ -1,0 +1,85 @@
+"""The axes whose lengths a function lets vary, found by abstract evaluation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fbackprop.verify.checks import axes
+from fbackprop.verify.witnesses.rule import rule_of, signature_of
+
+
+@pytest.fixture(autouse=True)
+def _as_users_write():
+  with jax.numpy_rank_promotion("allow"):
+    yield
+
+
+def rule_and_leaves(f, *shapes):
+  args = tuple(jnp.zeros(shape) for shape in shapes)
+  signature, leaves = signature_of(f, args)
+  return rule_of(f, None, signature, leaves), leaves
+
+
+def attend(q, k, v):
+  return jax.nn.softmax(q @ k.T) @ v
+
+
+def pairs(x):
+  return x.reshape(x.shape[0], -1, 2).sum(-1)
+
+
+@pytest.mark.parametrize(
+  ("f", "shapes", "expected"),
+  [
+    pytest.param(lambda x: x.mean(1), [(2, 4)], [{(0, 0)}, {(0, 1)}], id="each by itself"),
+    pytest.param(
+      jnp.matmul, [(5, 4), (4, 3)], [{(0, 0)}, {(0, 1), (1, 0)}, {(1, 1)}], id="contracted"
+    ),
+    pytest.param(lambda a: jnp.trace(a @ a), [(3, 3)], [{(0, 0), (0, 1)}], id="square"),
+    pytest.param(
+      attend, [(5, 3), (4, 3), (4, 2)],
+      [{(0, 0)}, {(0, 1), (1, 1)}, {(1, 0), (2, 0)}, {(2, 1)}], id="attention",
+    ),
+    pytest.param(lambda a, b, c: a * b * c, [(4,)] * 3, [{(0, 0), (1, 0), (2, 0)}], id="all"),
+    pytest.param(pairs, [(3, 6)], [{(0, 0)}], id="even lengths alone"),
+    pytest.param(lambda x: x @ jnp.ones((4, 2)), [(3, 4)], [{(0, 0)}], id="a constant"),
+    pytest.param(lambda x, b: x + b, [(3, 4), (1, 4)], [{(0, 0)}, {(0, 1), (1, 1)}], id="of one"),
+  ],
+)  # fmt: skip
+def test_the_axes_that_vary_together(f, shapes, expected):
+  assert axes.find_axes(*rule_and_leaves(f, *shapes), frozenset()) == expected
+
+
+def test_known_axes_are_left_out():
+  rule, leaves = rule_and_leaves(jnp.matmul, (5, 4), (4, 3))
+  assert axes.find_axes(rule, leaves, frozenset({(0, 0)})) == [{(0, 1), (1, 0)}, {(1, 1)}]
+
+
+def test_the_search_has_an_end(monkeypatch):
+  monkeypatch.setattr(axes, "MOST_TRIALS", 1)
+  rule, leaves = rule_and_leaves(jnp.matmul, (5, 4), (4, 3))
+  assert axes.find_axes(rule, leaves, frozenset()) == [{(0, 0)}]
+
+
+def test_rows_repeat_or_are_left_out():
+  own = [np.arange(6.0).reshape(2, 3), np.arange(3)]
+  both = frozenset({(0, 1), (1, 0)})
+  longer = axes.resized(own, both, 5)
+  np.testing.assert_array_equal(longer[0], [[0, 1, 2, 0, 1], [3, 4, 5, 3, 4]])
+  np.testing.assert_array_equal(longer[1], [0, 1, 2, 0, 1])
+  assert [x.shape for x in longer] == axes.lengthened(own, both, 5)
+  assert [x.shape for x in axes.resized(own, both, 1)] == [(2, 1), (1,)]
+
+
+def test_a_point_is_named_by_its_axes():
+  rule, _ = rule_and_leaves(attend, (5, 3), (4, 3), (4, 2))
+  assert axes.name_of(rule, frozenset({(1, 0), (2, 0)}), 3) == "axis 0 of k, v: length 3"
+  mixed = axes.name_of(rule, frozenset({(0, 0), (1, 1)}), 8)
+  assert mixed == "axis 0 of q and axis 1 of k: length 8"
+
+
+def test_the_lengths_are_others_than_the_own():
+  assert axes.lengths("standard", 3) == [1, 8, 13, 4]
+  assert axes.lengths("standard", 7) == [1, 3, 8, 13]
+  assert axes.lengths("quick", 7) == [8]
