@@ -84,7 +84,7 @@ def compare_tangents(
     ("", got, want),
   )
   for law, a, b in comparisons:
-    for d in compare(a, b, problem.allowance, bool(evaluator.fragile)):
+    for d in compare(a, b, problem.allowance, bool(evaluator.fragile), problem.witnesses.tolerance):
       if d.is_wrong.any() and law:
         raise RuleError("cotangent", f"the rule isn't linear in the tangent: {law}", name)
       if d.is_wrong.any():
