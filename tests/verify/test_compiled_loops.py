@@ -130,6 +130,24 @@ def test_separate_points(monkeypatch):
   assert slow[1].is_endless
 
 
+@pytest.mark.parametrize("long", [INTERPRETED, COMPILED])
+def test_a_loop_that_goes_on(long, monkeypatch):
+  """It is nearer to its limit; one that ends by a count isn't changed."""
+  monkeypatch.setattr(loops, "LONG", long)
+  errors, counts = [], []
+  for goes_on in (False, True):
+    evaluator = Evaluator(goes_on=goes_on)
+    with jax.enable_x64(True):
+      solver, counted = (
+        jax.make_jaxpr(f)(jnp.asarray(X), jnp.asarray(B)) for f in (steepest, nested)
+      )
+    y = evaluator.run(solver, (X, B))[0][0]
+    errors.append(np.abs(y - np.linalg.solve(X @ X.T + 4 * np.eye(4), B)).max())
+    counts.append(evaluator.run(counted, (X, B))[0][0])
+  assert errors[1] < 0.1 * errors[0]
+  np.testing.assert_allclose(*counts, rtol=1e-8)
+
+
 def test_an_endless_loop(monkeypatch):
   def f(x):
     return jax.lax.while_loop(lambda v: v < 2.0, lambda v: v + 0 * x, x)

@@ -399,7 +399,10 @@ def in_float64(equation: Any, *values: Any) -> list[Any]:
   for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
     if params.get(key) is not None:
       params[key] = wide_dtype(params[key])
-  if holds_program(params.values()) and any(d != wide_dtype(d) for d in dtypes_of(equation)):
+  is_narrow = any(d != wide_dtype(d) for d in dtypes_of(equation))
+  if is_narrow and equation.primitive.name.startswith("random_"):
+    raise TypeError("in another dtype other numbers are drawn")
+  if is_narrow and holds_program(params.values()):
     raise TypeError("the program in it computes in the dtype it was traced with")
   results = bind(equation.primitive, params, values)
   if any(r.dtype != wide_dtype(r.dtype) for r in results):

@@ -150,9 +150,8 @@ def changes_by_entries(
     if inputs[place].shape[0] == 1:
       inputs[place] = np.repeat(inputs[place], 1 + count * many, axis=0)
     moved = inputs[place][(slice(None), *index)]
-    size = abs(float(moved[0]))
-    if of_leaf:
-      size = max(size, float(np.sqrt(np.mean(np.asarray(at.leaves[place]) ** 2))))
+    leaf_size = float(np.sqrt(np.mean(np.asarray(at.leaves[place]) ** 2))) if of_leaf else 0.0
+    size = max(abs(float(moved[0])), leaf_size)
     unit = size if 0 < size < np.inf else 1.0
     rows = slice(1 + k * many, 1 + (k + 1) * many)
     # The step as it is rounded, so that its multiples are exact.
@@ -192,33 +191,48 @@ def compare_entries(
     those without a known slope are vacuous.
   """
   bars = [b[0] for b in samples]
-  # The rule's own rounding, which counts where it isn't evaluated in float64.
-  noise = [SPREADS * spread(b) for b in samples]
   entries = drawn_entries(bars, count, seed)
-  # Where f computes in a narrower dtype, its factors are rounded to that.
-  coarse = 8 * at.witnesses.coarsest if at.witnesses.is_coarse else 0.0
   want = [np.array(bar) for bar in bars]
   bound = [np.zeros(bar.shape) for bar in bars]
   is_wrong, is_vacuous = ([np.zeros(bar.shape, bool) for bar in bars] for _ in range(2))
-  found = slopes_of_entries(at, entries, is_exact, is_noisy) if entries else ()
-  slopes = zip(*found, strict=True)
-  # A loop's tolerance is relative to its result, hence to the largest slope of a leaf.
-  largest = np.zeros(len(bars))
-  for (leaf, _), left, right in zip(entries, *found[:2], strict=True):
-    largest[leaf] = max(largest[leaf], np.nan_to_num(abs(left)), np.nan_to_num(abs(right)))
-  for (leaf, index), (left, right, error, terms) in zip(entries, slopes, strict=True):
-    low, high = sorted((left, right))
-    size = max(abs(low), abs(high))
-    # The relative term is the remainder of the extrapolation.
-    limit = allowance * (8 * error + (1e-7 + coarse) * size)
-    is_vacuous[leaf][index] = not limit <= max(RESOLVED * size, NEGLIGIBLE[is_exact] * terms)
-    limit += allowance * at.witnesses.tolerance * (size + largest[leaf])
-    limit += allowance * float(np.nan_to_num(noise[leaf][index], posinf=0.0))
-    bound[leaf][index] = limit
-    if not is_vacuous[leaf][index]:
-      is_kink = high - low > 2 * limit
-      truth = np.clip(bars[leaf][index], low, high) if is_kink else (low + high) / 2
-      want[leaf][index] = truth
-      is_wrong[leaf][index] = not abs(bars[leaf][index] - truth) <= limit
+  if entries:
+    found = slopes_of_entries(at, entries, is_exact, is_noisy)
+    judged = judged_entries(at, samples, entries, found, is_exact, allowance)
+    for (leaf, index), truth, limit, wrong, vacuous in zip(entries, *judged, strict=True):
+      bound[leaf][index], is_wrong[leaf][index], is_vacuous[leaf][index] = limit, wrong, vacuous
+      want[leaf][index] = bars[leaf][index] if vacuous else truth
   fields = zip(bars, want, bound, is_wrong, is_vacuous, strict=True)
   return [Difference(leaf, *own) for leaf, own in enumerate(fields)]
+
+
+def judged_entries(
+  at: Setting,
+  samples: Sequence[np.ndarray],
+  entries: Sequence[Entry],
+  slopes: tuple[np.ndarray, ...],
+  is_exact: bool,
+  allowance: float,
+) -> tuple[np.ndarray, ...]:
+  """Return (truth, bound, whether it is wrong, whether it is vacuous) for each entry."""
+  left, right, error, terms = slopes
+  low, high = np.minimum(left, right), np.maximum(left, right)
+  # Where f computes in a narrower dtype, its factors are rounded to that.
+  coarse = 8 * at.witnesses.coarsest if at.witnesses.is_coarse else 0.0
+  # The rule's own rounding, which counts where it isn't evaluated in float64.
+  noise = [SPREADS * spread(b) for b in samples]
+  leaves = np.array([leaf for leaf, _ in entries])
+  got = np.array([samples[leaf][0][index] for leaf, index in entries])
+  own = np.array([noise[leaf][index] for leaf, index in entries])
+  with np.errstate(all="ignore"):
+    size = np.maximum(np.abs(low), np.abs(high))
+    # The relative term is the remainder of the extrapolation.
+    bound = allowance * (8 * error + (1e-7 + coarse) * size + own)
+    is_vacuous = ~(bound <= np.maximum(RESOLVED * size, NEGLIGIBLE[is_exact] * terms))
+    # A loop's tolerance is relative to its result, hence to the largest slope of a leaf.
+    known = np.where(np.isfinite(size), size, 0.0)
+    largest = np.array([known[leaves == leaf].max() for leaf in leaves])
+    bound += allowance * at.witnesses.tolerance * (size + largest)
+    is_kink = high - low > 2 * bound
+    truth = np.where(is_kink, np.clip(got, low, high), (low + high) / 2)
+    is_wrong = ~is_vacuous & ~(np.abs(got - truth) <= bound)
+  return truth, bound, is_wrong, is_vacuous
