@@ -300,8 +300,10 @@ def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
   samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
-  # At most one unit in the last place, and underflow.
-  noise = Noise(samples, float(limits.eps), float(limits.tiny), 0.0, problem.seed, by_dtype=True)
+  # At most one unit in the last place, and underflow. A narrower dtype excuses a rule only where
+  # the function computes in one too.
+  coarse = witnesses.is_coarse
+  noise = Noise(samples, float(limits.eps), float(limits.tiny), 0.0, problem.seed, by_dtype=coarse)
   results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
   return [verdicts.spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
