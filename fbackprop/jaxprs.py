@@ -12,7 +12,7 @@ all a derivative rule, would go unnoticed.
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from types import CellType, FunctionType
 from typing import Any
 
@@ -322,6 +322,39 @@ def with_own_constants(program: Program) -> Program:
   return Program(program.jaxpr.replace(eqns=equations), consts)
 
 
+def ends_by_tolerance(program: Program) -> bool:
+  """Return whether a program holds a loop, at any depth, whose end depends on floats.
+
+  Such a loop, as of a solver, ends where its result is accurate enough; a count doesn't.
+  """
+  loops = (e for e in equations_of(program) if e.primitive.name == "while")
+  return any(ends_by_floats(*while_of(loop)) for loop in loops)
+
+
+def ends_by_floats(cond: Program, count: int, body: Program, body_count: int) -> bool:
+  """Return whether a loop's condition depends on floats, itself or by what the body carries."""
+  has_floats, read = inputs_of(cond, [0])
+  carried = {i - count for i in read if i >= count}
+  while not has_floats:
+    has_floats, read = inputs_of(body, carried)
+    more = carried | {i - body_count for i in read if i >= body_count}
+    if more == carried:
+      return has_floats
+    carried = more
+  return True
+
+
+def inputs_of(program: Program, outputs: Iterable[int]) -> tuple[bool, set[int]]:
+  """Return whether some outputs of a program depend on floats, and the indices of their inputs."""
+  jaxpr = program.jaxpr
+  wanted = variables(jaxpr.outvars[i] for i in outputs)
+  for equation in reversed(jaxpr.eqns):
+    if not wanted.isdisjoint(equation.outvars):
+      wanted |= variables(equation.invars)
+  has_floats = any(jax.numpy.issubdtype(v.aval.dtype, jax.numpy.floating) for v in wanted)
+  return has_floats, {i for i, v in enumerate(jaxpr.invars) if v in wanted}
+
+
 def interpret(
   program: Program,
   arguments: Sequence[Any],
@@ -345,6 +378,25 @@ def interpret(
   """
   jaxpr = program.jaxpr
   outvars = jaxpr.outvars if outputs is None else outputs
+  steps = steps_of(jaxpr) if outputs is None else steps_to(jaxpr, outputs)
+  values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+  for variable, value in zip(jaxpr.constvars, program.consts, strict=True):
+    values[variable] = constant(value, variable.aval)
+
+  def read(atom: Any) -> Any:
+    return constant(atom.val, atom.aval) if isinstance(atom, core.Literal) else values[atom]
+
+  for i, released in steps:
+    equation = jaxpr.eqns[i]
+    found = apply(i, equation, [read(atom) for atom in equation.invars])
+    values.update(zip(equation.outvars, found, strict=True))
+    for v in released:
+      del values[v]
+  return [read(atom) for atom in outvars]
+
+
+def steps_to(jaxpr: Any, outvars: Sequence[Any]) -> list[tuple[int, list[Any]]]:
+  """Return the indices of the equations to evaluate, each with the variables to release after."""
   kept = variables(outvars)
   live, needed = set(kept), []
   for i, equation in reversed(list(enumerate(jaxpr.eqns))):
@@ -353,21 +405,13 @@ def interpret(
       live |= variables(equation.invars)
   needed.reverse()
   last = {v: i for i in needed for v in variables(jaxpr.eqns[i].invars)}
-  values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
-  for variable, value in zip(jaxpr.constvars, program.consts, strict=True):
-    values[variable] = constant(value, variable.aval)
+  return [(i, [v for v in variables(jaxpr.eqns[i].invars) - kept if last[v] == i]) for i in needed]
 
-  def read(atom: Any) -> Any:
-    return constant(atom.val, atom.aval) if isinstance(atom, core.Literal) else values[atom]
 
-  for i in needed:
-    equation = jaxpr.eqns[i]
-    found = apply(i, equation, [read(atom) for atom in equation.invars])
-    values.update(zip(equation.outvars, found, strict=True))
-    for v in variables(equation.invars) - kept:
-      if last[v] == i:
-        del values[v]
-  return [read(atom) for atom in outvars]
+@lru_cache(maxsize=4096)
+def steps_of(jaxpr: Any) -> list[tuple[int, list[Any]]]:
+  """Return `steps_to` a jaxpr's outputs: a loop's body is interpreted many times."""
+  return steps_to(jaxpr, jaxpr.outvars)
 
 
 def variables(atoms: Iterable[Any]) -> set[Any]:

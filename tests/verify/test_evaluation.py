@@ -320,3 +320,11 @@ def test_the_mean_of_six_in_a_narrow_dtype_is_no_false_alarm(dtype):
   report = vjp(mean_of_squares, x, f_vjp=mean_of_squares_vjp, level="quick")
   assert report.ok, report.table()
   assert "in its own dtype" in report.regimes
+
+
+def test_random_numbers_are_those_of_their_own_dtype():
+  """Drawn in float64 they would be others."""
+  key, a = jax.random.key(0), jnp.array([0.5, 2.0, 3.0], jnp.float32)
+  program = jax.make_jaxpr(lambda key, a: jax.random.gamma(key, a))(key, a)
+  (y,) = Evaluator(np.float32).run(program, (key, a))
+  np.testing.assert_allclose(y[0], jax.random.gamma(key, a), rtol=1e-5)

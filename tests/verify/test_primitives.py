@@ -18,7 +18,7 @@ DTYPES = (
 )  # fmt: skip
 KNOWN = sorted({
   *primitives.EXACT, *primitives.ROUNDED, *primitives.TRANSCENDENTAL, *primitives.SUMS,
-  *primitives.PASSED, "unstack",
+  *primitives.PASSED, "unstack", "fft",
 })  # fmt: skip
 MATRIX = (((1,), (0,)), ((), ()))
 
@@ -64,6 +64,10 @@ ONE = (
     "reduce_precision": lambda x: lax.reduce_precision(x, 5, 4),
     "unstack": lambda x: tuple(jnp.unstack(x, axis=1)),
     "iota": lambda x: lax.iota(x.dtype, 4) if x.dtype != bool else x,
+    "real": lax.real,
+    "imag": lax.imag,
+    "conj": lax.conj,
+    "fft": lambda x: transforms(x),
   }
 )
 TWO = of("max min rem lt le gt ge eq ne add sub mul div atan2 pow") | {
@@ -77,7 +81,15 @@ TWO = of("max min rem lt le gt ge eq ne add sub mul div atan2 pow") | {
   "select_n": lambda x, y: (lax.select(x > y, x, y), lax.select_n((x > y).astype(int), y, x, x)),
   "polynomial": lambda x, y: lax.polynomial(x, [y, x, y]) if hasattr(lax, "polynomial") else x,
   "optimization_barrier": lambda x, y: lax.optimization_barrier((x, y)),
+  "complex": lax.complex,
 }
+
+
+def transforms(x):
+  if jnp.iscomplexobj(x):
+    inverse = jnp.fft.irfft(x), jnp.fft.irfftn(x, (4, 5))
+    return (jnp.fft.fft(x, axis=0), jnp.fft.ifft(x), jnp.fft.fftn(x), *inverse)
+  return lax.fft(x, "rfft", (4,)), lax.fft(x, "rfft", (3, 4))
 
 
 def cast(x):
@@ -97,7 +109,9 @@ def arrays(dtype):
   if "int" in dtype:
     x, y = 8 * x, 8 * y
     return jnp.asarray(abs(x) if dtype[0] == "u" else x, dtype), jnp.asarray(abs(y), dtype)
-  return jnp.asarray(x + 0.3j * y if "complex" in dtype else x, dtype), jnp.asarray(y, dtype)
+  if "complex" in dtype:
+    return jnp.asarray(x + 0.3j * y, dtype), jnp.asarray(y + 0.3j * x, dtype)
+  return jnp.asarray(x, dtype), jnp.asarray(y, dtype)
 
 
 def compare(got, want):

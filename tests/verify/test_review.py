@@ -169,3 +169,27 @@ def test_an_implicit_rule_of_a_loop_with_a_tolerance_is_not_complained_of():
   ]
   assert "fail" not in kinds[0]
   assert "fail" in kinds[1]
+
+
+@pytest.mark.parametrize(("dtype", "verdict"), [(jnp.float32, "fail"), (jnp.bfloat16, "pass")])
+def test_a_narrow_product_is_excused_only_where_the_function_computes_in_it(dtype, verdict):
+  x, w = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(5, 4), (4, 3)]))
+
+  def product(a, b, dtype):
+    return jnp.dot(a.astype(dtype), b.astype(dtype)).astype(jnp.float32)
+
+  def f(x, w):
+    return product(x, w, dtype)
+
+  def rule(x, w):
+    y, pull = jax.vjp(f, x, w)
+
+    def pullback(y_bar):
+      x_bar, w_bar = pull(y_bar)
+      narrow = jnp.dot(x.T, y_bar, preferred_element_type=jnp.bfloat16)
+      return x_bar, narrow.astype(jnp.float32) if dtype == jnp.float32 else w_bar
+
+    return y, pullback
+
+  report = fb.verify.vjp(f, x, w, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()

@@ -46,10 +46,10 @@ def check_entries(problem: Problem, at: Setting, values: Values, where: str) -> 
 def entries_of(problem: Problem, at: Setting, values: Values) -> list[Difference]:
   """Compare U with D at the entries that the level allows."""
   is_exact = at.witnesses.is_wide and not values.foreign
-  bars = [b[0] for b in values.bars]
   return compare_entries(
-    at, bars, ENTRIES[problem.level], problem.seed, is_exact, problem.allowance
-  )
+    at, values.bars, ENTRIES[problem.level], problem.seed, is_exact, problem.allowance,
+    is_noisy=bool(values.foreign),
+  )  # fmt: skip
 
 
 def factor_of(d: Difference) -> str:
@@ -62,7 +62,8 @@ def factor_of(d: Difference) -> str:
     return "zero"
   # The ratio of each entry is known to its own bound.
   off = np.abs(ratio - np.median(ratio)) > 2 * d.bound[known] / np.abs(d.want[known])
-  return "no known pattern" if off.any() else f"constant factor: {np.median(ratio):.4g}"
+  factor = f"{np.median(ratio):.4g}"
+  return "no known pattern" if off.any() or factor == "1" else f"constant factor: {factor}"
 
 
 def disagreement(problem: Problem, own: float, slope: float) -> Finding:

@@ -103,11 +103,13 @@ def check_scaling(problem: Problem) -> list[Finding]:
       finding = finding._replace(regime=f"cotangent times {factor:g}")
       moved = problem.given._replace(y_bar=[b * factor for b in problem.y_bar])
       wide, plain = problem.unrounded(moved), problem.unrounded(problem.given)
-      found = compare(wide, [b * factor for b in plain], problem.allowance, True)
+      tolerance = problem.witnesses.tolerance
+      found = compare(wide, [b * factor for b in plain], problem.allowance, True, tolerance)
       if any(d.is_wrong.any() for d in found):
         confirmed.append(finding)
       else:
         message = "bits differ, float64 agrees"
+        message += f" to the tolerance of a loop, {tolerance:g}" if tolerance else ""
         notes.append(finding._replace(kind="note", cause="", message=message))
   return notes + confirmed[:1]
 

@@ -39,7 +39,8 @@ from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import permutations, within
 from fbackprop.verify.checks.test_points import Point, batch_points, constraints, find_batch
-from fbackprop.verify.interpret.evaluation import MOST_TURNS, Noise
+from fbackprop.verify.interpret.evaluation import Noise
+from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits, is_float
 from fbackprop.verify.report import Finding, Kind, RuleError, UnusableError
 from fbackprop.verify.witnesses import traces, verdicts
@@ -63,13 +64,13 @@ OWN_DTYPE = "in its own dtype"
 CALLBACK = 2.0**10
 # The kinds of rulings at the arguments as given; all that aren't failures are notes elsewhere.
 KINDS: dict[str, Kind] = {"oracle fault": "oracle fault", "unresolved": "no verdict"}
-LOOP = "the function is a loop that ends"
+# The placeholder is what holds a loop.
 MESSAGES = {
   "fail": "",
   "kink": "the function has a kink here",
   "oracle fault": "autodiff of the reference is wrong here: the differences agree with the rule",
-  "inexact": f"{LOOP} by a tolerance: its derivative is known to that only",
-  "unresolved": f"{LOOP} too early here: differences can't resolve its slope",
+  "inexact": "a loop in {} ends by a tolerance: the derivative is known to that only",
+  "unresolved": "a loop in {} ends too early here: the slope of its limit isn't known",
   "undefined": "neither autodiff nor the differences are finite here",
 }
 
@@ -88,6 +89,11 @@ def check_limits(problem: Problem) -> Iterator[Evidence]:
     )
   if witnesses.truth is None:
     yield not_checked(witnesses.truth_missing)
+  if witnesses.tolerance:
+    yield not_checked(
+      f"errors below {witnesses.tolerance:g} of a leaf that further iterations may explain: a loop "
+      f"in {witnesses.loop_in} ends by a tolerance"
+    )
   if problem.rule.f_vjp is None and not witnesses.has_rule:
     message = "f carries no jax.custom_vjp, and no f_vjp is given: autodiff is compared with "
     yield reported(Finding("note", "rule", message=message + "itself, and with differences"))
@@ -127,7 +133,9 @@ def check_maths(
       "rounding isn't seen"
     )
   if not only_finite:
-    found = verdicts.compare(values.y, values.y_want, problem.allowance, may_be_vacuous)
+    found = verdicts.compare(
+      values.y, values.y_want, problem.allowance, may_be_vacuous, at.witnesses.tolerance
+    )
     names = [f"output {i}" for i in range(len(found))]
     note = f"some outputs, {where}: their bounds are vacuous"
     cause = "forward: the rule's output isn't the function's"
@@ -171,7 +179,8 @@ def check_maths(
   pairs = zip(judgements, findings, strict=True)
   failed = [(j.difference.leaf, f.cause) for j, f in pairs if f.kind == "fail"]
   # The first failure's cause is searched for, if its numbers don't state it.
-  mismatches = tuple((at, differences, leaf) for leaf, cause in failed[:1] if not cause)
+  widened = [to_tolerance(d, at.witnesses.tolerance) for d in differences]
+  mismatches = tuple((at, widened, leaf) for leaf, cause in failed[:1] if not cause)
   yield Evidence(tuple(findings), mismatches=mismatches)
 
 
@@ -180,14 +189,19 @@ def up_to(d: verdicts.Difference, limit: float) -> verdicts.Difference:
   return d._replace(is_wrong=d.is_wrong & ~(np.abs(d.got - d.want) <= limit))
 
 
+def to_tolerance(d: verdicts.Difference, tolerance: float) -> verdicts.Difference:
+  """Return a difference whose bound includes a loop's tolerance, to which a cause need fit only."""
+  return d._replace(bound=d.bound + tolerance * verdicts.largest_of(d.want))
+
+
 def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> Finding:
   """Return the finding of one leaf that differs; its cause may remain to be searched for."""
-  d, ruling, why = judgement
+  d, ruling, why, _ = judgement
   kind = KINDS.get(ruling, "note") if where == AS_GIVEN else "note"
   if ruling == "fail" or (ruling == "kink" and problem.ties == "reference"):
     kind = "fail"
   cause = "kink: another slope than autodiff's at a tie" if ruling == "kink" else ""
-  message = MESSAGES[ruling]
+  message = MESSAGES[ruling].format(problem.witnesses.loop_in)
   if why:
     cause, message = "kink: not a slope between those of its sides", why
   if kind == "fail" and not np.isfinite(d.got[d.worst]):
@@ -199,23 +213,37 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
 def check_slope(problem: Problem) -> Iterator[Evidence]:
   """Confirm that D agrees with U and A, which agree, in random directions."""
   values, tolerance = problem.values, verdicts.difference_tolerance(problem.witnesses)
-  if not values.is_finite:
+  if not values.is_finite or are_apart(problem):
     return
   # Differences are those of the function without its rounding.
   bars = problem.unrounded(problem.given) if problem.witnesses.is_coarse else values.bars
   agrees, own, slope = verdicts.confirm(problem.given, [b[0] for b in bars], problem.seed)
   yield evidence.ran("differences")
-  if tolerance > verdicts.DIFFERENCE_TOLERANCE:
+  if tolerance > verdicts.DIFFERENCE_TOLERANCE and not problem.witnesses.tolerance:
     yield not_checked(
       f"differences closer than {tolerance:.1g} of the slope: the rule can't be traced in float64"
     )
   if agrees is None:
-    yield not_checked("differences at the arguments as given: they cross kinks there")
-    if values.bars_want is None:
-      message = "there is no other witness"
-      yield reported(Finding("no verdict", "differences", message=message))
+    # Where there is no other witness, each leaf's entries have been compared by themselves.
+    why = (
+      "a loop in the function ends by a tolerance, and they can't resolve the slope"
+      if problem.witnesses.is_iterative else
+      f"{', '.join(sorted(set(values.foreign)))} isn't evaluated in float64, and they can't "
+      "resolve the slope" if values.foreign else
+      "they cross kinks there"
+    )  # fmt: skip
+    yield not_checked(f"differences along a direction, at the arguments as given: {why}")
   elif not agrees and not problem.surrogate:
     yield reported(disagreement(problem, own, slope))
+
+
+def are_apart(problem: Problem) -> bool:
+  """Return whether U and A differ by more than a loop's tolerance, which `check_maths` judges."""
+  values, tolerance = problem.values, problem.witnesses.tolerance
+  if values.bars_want is None or not problem.witnesses.is_iterative:
+    return False
+  found = verdicts.compare(values.bars, values.bars_want, problem.allowance, False, tolerance)
+  return any(d.is_wrong.any() for d in found)
 
 
 def check_limits_of_points(problem: Problem) -> Iterator[Evidence]:
@@ -334,7 +362,13 @@ def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
 
 
 def rounding_of(
-  leaf: int, dtype: Any, got: np.ndarray, want: np.ndarray, sigmas: np.ndarray, most: float
+  leaf: int,
+  dtype: Any,
+  got: np.ndarray,
+  want: np.ndarray,
+  sigmas: np.ndarray,
+  most: float,
+  tolerance: float = 0.0,
 ) -> tuple[verdicts.Difference, float, float, int]:
   """Measure the rounding error of one leaf, omitting entries whose truth isn't finite.
 
@@ -343,6 +377,8 @@ def rounding_of(
     got, want: its values, and their truth.
     sigmas: the standard deviation of each entry's rounding error.
     most: the number of standard deviations from which an entry is wrong.
+    tolerance: the accuracy, relative to the leaf, of loops that end by a tolerance: in a narrower
+      dtype they may end by another iteration.
 
   Returns:
     The comparison; the largest error in units in the last place of the leaf's largest entry; the
@@ -360,6 +396,7 @@ def rounding_of(
     error = np.where(np.isnan(error), np.inf, error)
     # The result is rounded once more, to its argument's dtype.
     deviation = sigmas + 0.5 * eps * np.abs(want) + 4 * tiny
+    deviation += tolerance * (np.abs(want) + largest) / most
     sigma = np.where(judged & ~np.isnan(deviation), error / deviation, 0.0)
   unbounded = int((judged & ~(deviation <= max(largest, 16 * tiny))).sum())
   compared = verdicts.Difference(leaf, got, want, most * deviation, sigma > most)
@@ -414,7 +451,9 @@ def check_rounding(
     if not want.size:
       continue
     name, dtype, got = signature.float_names[i], signature.float_dtypes[i], np.asarray(bar, float)
-    found, ulp, sigma, unbounded = rounding_of(i, dtype, got, want, deviation, most)
+    found, ulp, sigma, unbounded = rounding_of(
+      i, dtype, got, want, deviation, most, problem.witnesses.tolerance
+    )
     if unbounded:
       yield not_checked(
         f"numerics of {unbounded} entries of {name}: rounding in {np.dtype(signature.working)} may "
@@ -479,7 +518,8 @@ def compare_mode(
   problem: Problem, check: str, what: str, got: Leaves, values: Values, where: str = AS_GIVEN
 ) -> Evidence:
   """Compare the rule in another mode with its own verified results, up to the first wrong leaf."""
-  found = verdicts.compare(got, values.bars, 2 * problem.allowance, bool(values.fragile))
+  tolerance = problem.witnesses.tolerance
+  found = verdicts.compare(got, values.bars, 2 * problem.allowance, bool(values.fragile), tolerance)
   note = f"some entries, {check}: their bounds are vacuous"
   names = problem.signature.float_names
   return evidence.compared(check, where, names, found, f"mode: {what}", note)

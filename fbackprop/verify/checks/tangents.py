@@ -96,7 +96,7 @@ def compare_tangents(
     ("", got, want),
   )
   for law, a, b in comparisons:
-    for d in compare(a, b, problem.allowance, bool(evaluator.fragile)):
+    for d in compare(a, b, problem.allowance, bool(evaluator.fragile), problem.witnesses.tolerance):
       if d.is_wrong.any() and law:
         raise RuleError("cotangent", f"the rule isn't linear in the tangent: {law}", name)
       # At a kink another slope than autodiff's may be right, of which the transpose is judged.

@@ -179,7 +179,7 @@ def check_second_order(problem: Problem) -> Iterator[Evidence]:
       # Only symmetric directions stay within the symmetric matrices.
       if is_symmetric(leaf):
         got[i], want[i] = (g[i] + np.swapaxes(g[i], -1, -2) for g in (got, want))
-    differences = verdicts.compare(got, want, 2 * problem.allowance, True)
+    differences = verdicts.compare(got, want, 2 * problem.allowance, True, witnesses.tolerance)
     note = f"some entries, second order, {where}: their bounds are vacuous"
     cause = "mode: wrong only in second order"
     differences = [d for d in differences if d.leaf not in constants]

@@ -11,6 +11,9 @@ A comparison whose two sides lie within their spread of each other is fragile: r
 it. Its outcome is then drawn for each sample, so that the spread covers both branches. Exact
 equality is not fragile: it is a tie, decided as the program is written.
 
+Complex numbers are rounded by their parts; those of a product, or of a Fourier transform, relative
+to the terms that were added, which may cancel. Long loops are compiled (`loops`).
+
 Doubts: a spread of few samples is an estimate, which `witnesses.verdicts` pools over rows and
 columns and multiplies generously; no verdict should hang on a factor of two of it. The perturbation
 of a sum, 1 + √K/4 units for K terms, models a random walk of rounding errors, not their worst case.
@@ -38,13 +41,22 @@ import numpy as np
 from fbackprop import jaxprs
 from fbackprop.jaxprs import Place, Program
 from fbackprop.verify.deadline import check_time
-from fbackprop.verify.interpret import primitives
-from fbackprop.verify.interpret.primitives import Samples, digits, held, is_float, is_real, lifted
+from fbackprop.verify.interpret import loops, primitives
+from fbackprop.verify.interpret.loops import MOST_TURNS
+from fbackprop.verify.interpret.primitives import (
+  Samples,
+  digits,
+  held,
+  is_complex,
+  is_float,
+  is_real,
+  is_rounded,
+  lifted,
+  part_dtype,
+)
 
 # A comparison is fragile if its sides differ by less than this many spreads.
 FRAGILE = 4.0
-# A loop of more iterations has no result: outside of its domain it may never end.
-MOST_TURNS = 4_000
 # Random numbers are slices of one pool at changing offsets: drawing new ones for every operation
 # would take longer than the operation.
 POOL = np.random.default_rng(0).uniform(-1.0, 1.0, 1 << 20).astype(np.float32)
@@ -86,6 +98,7 @@ class Evaluator:
     foreign: the primitives that JAX evaluated in a narrower dtype.
     are_points: whether each sample is a separate point.
     is_endless: whether a loop had no end.
+    goes_on: whether a loop that ends by a tolerance makes half as many iterations again.
   """
 
   working: Any = np.float64
@@ -96,6 +109,7 @@ class Evaluator:
   foreign: list[str] = field(default_factory=list)
   are_points: bool = False
   is_endless: bool = False
+  goes_on: bool = False
 
   def __post_init__(self) -> None:
     self.digits = digits(self.working)
@@ -143,10 +157,16 @@ class Evaluator:
       return list(np.moveaxis(inputs[0], 1 + params["axis"], 0))
     if name in primitives.EXACT:
       return [self.exact(name, params, inputs, equation)]
+    if name == "fft":
+      return [self.transform(equation, inputs[0])]
     if name in primitives.ROUNDED:
       result = primitives.ROUNDED[name](params, *inputs)
       units = self.coarseness(equation)
-      return [result if is_scaling(name, inputs) else self.perturbed(result, units)]
+      if self.noise is not None and is_complex(result):
+        sizes = primitives.sizes_of_parts(name, inputs, result)
+        return [self.flushed(self.disturbed(result, units * self.noise.unit * sizes))]
+      is_exact = is_scaling(name, inputs) or self.is_counting(equation, inputs, result)
+      return [result if is_exact else self.perturbed(result, units)]
     if name in primitives.TRANSCENDENTAL:
       result = primitives.TRANSCENDENTAL[name](params, *inputs)
       return [self.perturbed(result, 4.0 * self.coarseness(equation))]
@@ -168,19 +188,19 @@ class Evaluator:
     if not isinstance(value, jax.Array) and not is_float(aval.dtype):
       value = np.asarray(value, aval.dtype)
     x = lifted(value)
-    if self.noise is None or not self.noise.constants or not is_real(x):
+    if self.noise is None or not self.noise.constants or not is_rounded(x):
       return x
-    if x.size == 1:
+    if x.size == 1 and is_real(x):
       fraction = np.frexp(x)[0] * 2.0 ** min(11, self.digits // 2)
       was_rounded = np.round(fraction) != fraction
     else:
       is_data = primitives.constant_key(value) in self.known
-      was_rounded = (primitives.rounded(x, np.float16) != x) & (not is_data)
+      was_rounded = (primitives.rounded(x, np.dtype(np.float16)) != x) & (not is_data)
     return self.moved(x, self.noise.constants * was_rounded) if was_rounded.any() else x
 
   def coarseness(self, equation: Any) -> float:
     """Return how many working units the dtype of an equation's result rounds to."""
-    dtype = equation.outvars[0].aval.dtype
+    dtype = part_dtype(equation.outvars[0].aval.dtype)
     if self.noise is None or not self.noise.by_dtype or not is_float(dtype):
       return 1.0
     return 2.0 ** max(0, self.digits - digits(dtype))
@@ -190,15 +210,33 @@ class Evaluator:
     is_narrower = bool(equation.outvars) and self.coarseness(equation) > 1
     return float(jnp.finfo(equation.outvars[0].aval.dtype).tiny) if is_narrower else 0.0
 
+  def is_counting(self, equation: Any, inputs: list[Any], result: np.ndarray) -> bool:
+    """Return whether it is exact arithmetic of integers, as of a float that counts iterations.
+
+    A count that is off by a rounding would end a loop early, and 1 % 2 would be even.
+    """
+    if self.noise is None or equation.primitive.name not in ("add", "sub", "mul"):
+      return False
+    if not is_real(result) or result.shape[0] > 1:
+      return False
+    most = 2.0 ** min(self.digits, digits(equation.outvars[0].aval.dtype))
+    numbers = [*inputs, result]
+    are_integers = all(bool((x == np.rint(x)).all()) for x in numbers)
+    return are_integers and bool((np.abs(result) <= most).all())
+
   def perturbed(self, x: Samples, units: float) -> Samples:
     """Perturb the samples of a result by a number of roundings of their size."""
-    if self.noise is None or not is_real(x):
+    if self.noise is None or not is_rounded(x):
       return x
     return self.flushed(self.moved(np.asarray(x), units * self.noise.unit))
 
   def flushed(self, moved: np.ndarray) -> np.ndarray:
     """Perturb results that may be flushed to zero by up to the smallest normal number."""
     if self.noise is not None and self.noise.tiny:
+      if is_complex(moved):
+        self.flushed(moved.real)  # A view.
+        self.flushed(moved.imag)
+        return moved
       tiny = max(self.noise.tiny, self.narrow_tiny)
       is_tiny = (moved != 0) & (np.abs(moved) < 2 * tiny)
       if is_tiny.any():
@@ -208,12 +246,27 @@ class Evaluator:
   def moved(self, x: np.ndarray, size: Any) -> np.ndarray:
     """Return x · (1 + size · random) in all samples but the first."""
     assert self.noise is not None
+    if is_complex(x):
+      sizes = size * np.abs(x)
+      return self.disturbed(x, primitives.complex_of(sizes, sizes))
     out = np.empty((self.noise.samples, *x.shape[1:]))
     out[0] = x[0]
     out[1:] = self.draw(out[1:].shape)
     out[1:] *= size
     out[1:] += 1.0
     out[1:] *= x[1:] if x.shape[0] > 1 else x
+    return out
+
+  def disturbed(self, x: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return x + sizes · random in all samples but the first; parts by the parts of `sizes`."""
+    assert self.noise is not None
+    out = np.array(np.broadcast_to(x, (self.noise.samples, *x.shape[1:])))
+    own = sizes[1:] if sizes.shape[0] > 1 else sizes
+    if is_complex(x):
+      out.real[1:] += own.real * self.draw(out[1:].shape)
+      out.imag[1:] += own.imag * self.draw(out[1:].shape)
+    else:
+      out[1:] += own * self.draw(out[1:].shape)
     return out
 
   def draw(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -227,19 +280,41 @@ class Evaluator:
   def sum(self, name: str, params: Any, inputs: list[np.ndarray]) -> np.ndarray:
     """Evaluate a sum of K terms, and perturb it by the roundings of its terms and partial sums."""
     function = primitives.SUMS[name]
+    if len(inputs) == 1 and is_complex(inputs[0]):  # The parts are added by themselves.
+      parts = (self.sum(name, params, [part]) for part in (inputs[0].real, inputs[0].imag))
+      return primitives.complex_of(*parts)
     result = np.asarray(function(params, *inputs))
-    if self.noise is None or not is_real(result):
+    if self.noise is None or not is_rounded(result):
       return result
     axes = [params["axis"]] if name == "cumsum" else params.get("axes")
     axes = params["dimension_numbers"][0][0] if name == "dot_general" else axes
     units = 1 + 0.25 * math.sqrt(math.prod(inputs[0].shape[1 + a] for a in axes))
     # √Σ terms²: the roundings of the terms are independent. Its own precision doesn't matter.
     sizes = [float(np.max(np.abs(x[0]), initial=0.0)) or 1.0 for x in inputs]
-    squares = [((x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)]
+    squares = [
+      (np.abs(x[:1] / s) ** 2).astype(np.float32) for x, s in zip(inputs, sizes, strict=True)
+    ]
     together = math.prod(sizes) * np.sqrt(function(params, *squares).astype(np.float64))
+    if is_complex(result):
+      together = primitives.complex_of(together, together)
     moved = self.moved(result, units * self.noise.unit)
-    moved[1:] += 2 * units * self.noise.unit * together * self.draw(moved[1:].shape)
-    return self.flushed(moved)
+    return self.flushed(self.disturbed(moved, 2 * units * self.noise.unit * together))
+
+  def transform(self, equation: Any, x: np.ndarray) -> np.ndarray:
+    """Evaluate a Fourier transform, whose rounding is relative to the whole of it, not to an entry.
+
+    Each of the log₂ N stages adds pairs of numbers of the root mean square's size.
+    """
+    params = equation.params
+    result = primitives.fft(params, x)
+    if self.noise is None:
+      return result
+    axes = tuple(primitives.fourier_axes(params, result.ndim))
+    units = self.coarseness(equation) * (1 + math.log2(max(1, math.prod(params["fft_lengths"]))))
+    sizes = np.sqrt(np.mean(np.abs(result[:1]) ** 2, axis=axes, keepdims=True))
+    if is_complex(result):
+      sizes = primitives.complex_of(sizes, sizes)
+    return self.flushed(self.disturbed(result, units * self.noise.unit * sizes))
 
   def exact(self, name: str, params: Any, inputs: list[Any], equation: Any) -> Samples:
     """Evaluate an operation that rounds at most by a cast to a narrower dtype."""
@@ -247,7 +322,9 @@ class Evaluator:
     if may_be_fragile and self.noise is not None and is_real(inputs[0]):
       return self.decided(name, params, inputs)
     x = primitives.EXACT[name](params, *inputs)
-    if name == "convert_element_type" and is_float(params["new_dtype"]) and is_real(inputs[0]):
+    if name in ("abs", "sign") and is_complex(inputs[0]):
+      return self.perturbed(np.asarray(x), self.coarseness(equation))
+    if name == "convert_element_type" and is_rounded(x) and is_rounded(inputs[0]):
       if digits(params["new_dtype"]) < self.digits:
         narrow = primitives.rounded(np.asarray(x[:1]), params["new_dtype"])
         x = primitives.shifted(np.asarray(x), narrow)
@@ -282,6 +359,8 @@ class Evaluator:
   def scan(self, equation: Any, inputs: list[Any], place: Place) -> list[Samples]:
     """Evaluate `lax.scan`, iteration by iteration."""
     body, count, carried, length, is_reverse = jaxprs.scan_of(equation)
+    if loops.is_long(body, length) and (outputs := self.compiled(equation, inputs)) is not None:
+      return outputs
     consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
     stacks: list[list[Any]] = []
     for i in range(length)[::-1] if is_reverse else range(length):
@@ -316,37 +395,73 @@ class Evaluator:
     cond_consts, body_consts = inputs[:count], inputs[count:][:body_count]
     carry = inputs[count + body_count :]
     turns = extra = 0
+    may_compile = True
     while True:
+      if may_compile and loops.is_long(body, turns):
+        now = [*cond_consts, *body_consts, *carry]
+        if (outputs := self.compiled(equation, now, turns)) is not None:
+          return outputs
+        may_compile = False
       (goes_on,) = self.evaluate(cond, [*cond_consts, *carry], (*place, "cond"))
       mask = np.asarray(goes_on if self.are_points else goes_on[:1])
       if not mask.any():
+        goes_on = self.goes_on and jaxprs.ends_by_floats(*jaxprs.while_of(equation))
+        for _ in range(turns // 2 + 3 if goes_on else 0):
+          carry = self.evaluate(body, [*body_consts, *carry], (*place, "body"))
         return carry
       turns += bool(mask[0].any())
       extra += not mask[0].any()
       if turns > MOST_TURNS or extra > 10 + turns:
         self.is_endless = True
-        return [held(mask, np.full_like(x, np.nan), x) if is_real(x) else x for x in carry]
+        return [held(mask, np.full_like(x, np.nan), x) if is_rounded(x) else x for x in carry]
       moved = self.evaluate(body, [*body_consts, *carry], (*place, "body"))
       if not mask.all():  # Finished points, and lanes of vmap, are held.
         moved = [held(mask, *pair) for pair in zip(moved, carry, strict=True)]
       carry = moved
 
+  def compiled(self, equation: Any, inputs: list[Any], turns: int = 0) -> list[Samples] | None:
+    """Evaluate a long loop as `loops` does; return None where that isn't possible."""
+    noise = self.noise
+    is_coarse = noise is not None and noise.by_dtype and self.coarsest(equation) > 1
+    if self.watch is not None or is_coarse:
+      return None
+    count = max([noise.samples if noise else 1, *(x.shape[0] for x in inputs)])
+    unit, tiny = (noise.unit, noise.tiny) if noise else (0.0, 0.0)
+    has_constants = noise is not None and noise.constants > 0
+    constants = (self.working, noise, self.known) if has_constants else (self.working, None, None)
+    setup = loops.Setup(
+      count, unit, tiny, self.digits, self.are_points, self.goes_on, (constant_of, *constants)
+    )
+    try:
+      outputs, is_endless = loops.run(equation, inputs, setup, turns)
+    except jaxprs.UnknownProgramError:
+      raise
+    except Exception:  # A kernel or callback in it isn't evaluated in float64, or can't be batched.
+      return None
+    self.is_endless |= is_endless
+    return outputs
+
+  def coarsest(self, equation: Any) -> float:
+    """Return how many working units the narrowest result in a loop rounds to."""
+    inner = (e for body in jaxprs.bodies(equation) for e in jaxprs.equations_of(body))
+    return max((self.coarseness(e) for e in inner if e.outvars), default=1.0)
+
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
     if equation.primitive.name == "bitcast_convert_type":  # Random bits: exact, as traced.
-      return primitives.mapped(partial(primitives.as_traced, equation), inputs)
+      return primitives.mapped(primitives.as_traced, equation, inputs)
     inputs = primitives.own_dtypes(equation, inputs, floats=False)
-    sizes = [x.size for x in inputs if is_real(x)]
+    sizes = [x.size for x in inputs if is_rounded(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     units = 4 + 0.25 * math.sqrt(max(1.0, max(sizes, default=1) / max(1, *out_sizes)))
     if self.noise is not None:
-      inputs = [self.moved(x, units * self.noise.unit) if is_real(x) else x for x in inputs]
+      inputs = [self.moved(x, units * self.noise.unit) if is_rounded(x) else x for x in inputs]
     try:
-      results = primitives.mapped(partial(primitives.in_float64, equation), inputs)
+      results = primitives.mapped(primitives.in_float64, equation, inputs)
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
       self.foreign.append(equation.primitive.name)
-      results = primitives.mapped(partial(primitives.as_traced, equation), inputs)
-      widths = [v.aval.dtype for v in equation.outvars if is_float(v.aval.dtype)]
+      results = primitives.mapped(primitives.as_traced, equation, inputs)
+      widths = [d for d in map(part_dtype, primitives.dtypes_of(equation)) if is_float(d)]
       unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2
       units *= unit / (self.noise.unit if self.noise else 1.0)
     return [self.perturbed(r, units) for r in results]
@@ -366,6 +481,11 @@ class Evaluator:
       axes = tuple(1 + a for a in params["axes"])
       x = inputs[0] if name == "reduce_max" else -inputs[0]
       self.watch(place, name, *two_largest(x, axes))
+
+
+def constant_of(working: Any, noise: Noise | None, known: Any) -> Callable[..., Samples]:
+  """Return the function that perturbs the constants of a program, as an evaluator does."""
+  return Evaluator(working, noise, known=known or frozenset()).constant
 
 
 def is_scaling(name: str, inputs: list[Any]) -> bool:

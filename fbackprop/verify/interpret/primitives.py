@@ -7,7 +7,7 @@ sample (`mapped`). The tables state the rounding error that each primitive adds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 import scipy.special
 
-from fbackprop.jaxprs import bind, holds_program
+from fbackprop.jaxprs import bind, closed, flattened, holds_program, is_program
 
 Samples = Any  # NumPy arrays, or typed keys of JAX.
 Primitive = Callable[..., Samples]
@@ -26,22 +26,32 @@ Primitive = Callable[..., Samples]
 
 
 def lifted(value: Any) -> Samples:
-  """Return a value with an axis of one sample, floats in float64."""
+  """Return a value with an axis of one sample, floats in float64, complex numbers in complex128."""
   if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
     return value[None]
   x = np.asarray(value)
-  return x.astype(np.float64)[None] if is_float(x.dtype) else x[None]
+  return x.astype(wide_dtype(x.dtype))[None]
 
 
 def constant_key(value: Any) -> Any:
   """Return a key that constants of the same numbers share."""
   x = np.asarray(value)
-  return x.shape, x.astype(np.float64).tobytes()
+  return x.shape, x.astype(wide_dtype(x.dtype)).tobytes()
 
 
 def is_real(x: Any) -> bool:
   """Return whether it is an array of real floats."""
   return is_float(x.dtype)
+
+
+def is_complex(x: Any) -> bool:
+  """Return whether it is an array of complex numbers."""
+  return bool(jnp.issubdtype(x.dtype, np.complexfloating))
+
+
+def is_rounded(x: Any) -> bool:
+  """Return whether it is an array of numbers that are rounded, real or complex."""
+  return bool(jnp.issubdtype(x.dtype, np.inexact))
 
 
 def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -229,9 +239,9 @@ def dot_general(params: Any, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def convert(params: Any, x: np.ndarray) -> np.ndarray:
-  """Convert to another kind of dtype; a float stays float64, and the caller rounds it."""
-  dtype = np.dtype(params["new_dtype"])
-  if is_float(dtype):
+  """Convert to another kind of dtype; floats are float64, and the caller rounds them."""
+  dtype = np.dtype(wide_dtype(params["new_dtype"]))
+  if dtype.kind == "f":
     return (x.real if x.dtype.kind == "c" else x).astype(np.float64)
   if x.dtype.kind == "f" and dtype.kind in "iu":
     limits = np.iinfo(dtype)
@@ -244,14 +254,74 @@ def is_float(dtype: Any) -> bool:
   return bool(jnp.issubdtype(dtype, np.floating))
 
 
+def part_dtype(dtype: Any) -> Any:
+  """Return the dtype of the parts of a complex dtype, and any other dtype unchanged."""
+  return {"complex64": np.dtype(np.float32), "complex128": np.dtype(np.float64)}.get(
+    getattr(dtype, "name", ""), dtype
+  )
+
+
+def wide_dtype(dtype: Any) -> Any:
+  """Return float64 or complex128 for a dtype that rounds, and any other dtype unchanged."""
+  if is_float(dtype):
+    return np.dtype(np.float64)
+  return np.dtype(np.complex128) if jnp.issubdtype(dtype, np.complexfloating) else dtype
+
+
 def rounded(x: np.ndarray, dtype: Any) -> np.ndarray:
-  """Round float64 numbers to another dtype and back."""
+  """Round float64 numbers, or the parts of complex ones, to another dtype and back."""
+  if x.dtype.kind == "c":
+    return np.asarray(rounded(x.real, part_dtype(dtype)) + 1j * rounded(x.imag, part_dtype(dtype)))
   return x.astype(np.dtype(dtype)).astype(np.float64)
 
 
 def digits(dtype: Any) -> int:
-  """Return the number of explicit significand bits of a floating dtype."""
-  return int(ml_dtypes.finfo(np.dtype(dtype)).nmant)
+  """Return the number of explicit significand bits of a floating dtype, or of a complex one."""
+  return int(ml_dtypes.finfo(np.dtype(part_dtype(dtype))).nmant)
+
+
+def conjugate(params: Any, x: np.ndarray) -> np.ndarray:
+  """Return the conjugates; that of a real number is complex."""
+  return np.conj(x).astype(np.complex128)
+
+
+def complex_of(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Return x + iy; as an arithmetic expression it would be NaN where y is infinite."""
+  z = np.empty(np.broadcast_shapes(x.shape, y.shape), np.complex128)
+  z.real, z.imag = x, y
+  return z
+
+
+def fourier_axes(params: Any, ndim: int) -> list[int]:
+  """Return the axes of a Fourier transform, of an array that has an axis of samples."""
+  return list(range(ndim - len(params["fft_lengths"]), ndim))
+
+
+def fft(params: Any, x: np.ndarray) -> np.ndarray:
+  """Evaluate a Fourier transform, which JAX names by its kind and the lengths of its real side."""
+  kind = getattr(params["fft_type"], "name", str(params["fft_type"])).lower()
+  transform: Callable[..., Any] = getattr(np.fft, f"{kind}n")
+  axes = fourier_axes(params, x.ndim)
+  return np.asarray(transform(x, s=params["fft_lengths"], axes=axes) if axes else x)
+
+
+def sizes_of_parts(name: str, inputs: list[np.ndarray], z: np.ndarray) -> np.ndarray:
+  """Return the magnitudes to which the parts of a complex result are rounded, as x + iy.
+
+  The parts of a sum are rounded by themselves; those of a product are differences, and may cancel
+  where their terms don't. Library functions are accurate relative to |z|.
+  """
+  if name in ("add", "sub", "add_any"):
+    return complex_of(np.abs(z.real), np.abs(z.imag))
+  if name in ("mul", "div", "square"):
+    x, y = aligned([inputs[0], inputs[-1]])
+    scale = np.abs(y) if name == "div" else 1.0
+    if name == "div":
+      y = np.conj(y) / scale
+    a, b, c, d = np.abs(x.real), np.abs(x.imag), np.abs(y.real), np.abs(y.imag)
+    return complex_of((a * c + b * d) / scale, (a * d + b * c) / scale)
+  size = np.abs(z)
+  return complex_of(size, size)
 
 
 # Passed through unchanged.
@@ -278,7 +348,9 @@ EXACT: dict[str, Primitive] = {
     "neg": np.negative, "max": np.maximum, "min": np.minimum, "is_finite": np.isfinite,
     "rem": remainder, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "not": np.invert, "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
+    "real": np.real, "imag": np.imag, "complex": complex_of,
   }),
+  "conj": conjugate,
   "round": round_to_integer, "select_n": select_n, "broadcast_in_dim": broadcast_in_dim,
   "transpose": lambda params, x: x.transpose(0, *(1 + a for a in params["permutation"])),
   "squeeze": lambda params, x: np.squeeze(x, tuple(1 + a for a in params["dimensions"])),
@@ -325,15 +397,27 @@ def in_float64(equation: Any, *values: Any) -> list[Any]:
   """Apply a primitive in float64, whatever its traced dtype; raise TypeError where it can't be."""
   params = dict(equation.params)
   for key in ("preferred_element_type", "dtype", "new_dtype", "accumulator_dtype"):
-    if params.get(key) is not None and is_float(params[key]):
-      params[key] = np.dtype(np.float64)
-  types = [a.aval.dtype for a in (*equation.invars, *equation.outvars) if is_float(a.aval.dtype)]
-  if holds_program(params.values()) and any(dtype != np.float64 for dtype in types):
+    if params.get(key) is not None:
+      params[key] = wide_dtype(params[key])
+  is_narrow = any(d != wide_dtype(d) for d in dtypes_of(equation))
+  if is_narrow and equation.primitive.name.startswith("random_"):
+    raise TypeError("in another dtype other numbers are drawn")
+  if is_narrow and holds_program(params.values()):
     raise TypeError("the program in it computes in the dtype it was traced with")
   results = bind(equation.primitive, params, values)
-  if any(is_float(r.dtype) and r.dtype != np.float64 for r in results):
+  if any(r.dtype != wide_dtype(r.dtype) for r in results):
     raise TypeError("it doesn't compute in float64")
   return results
+
+
+@lru_cache(maxsize=1024)
+def dtypes_of(equation: Any) -> frozenset[Any]:
+  """Return the dtypes of an equation's operands and results, and of all inside of it."""
+  atoms = (*equation.invars, *equation.outvars)
+  found = {a.aval.dtype for a in atoms if hasattr(a.aval, "dtype")}
+  for program in filter(is_program, flattened(equation.params.values())):
+    found.update(*map(dtypes_of, closed(program).jaxpr.eqns))
+  return frozenset(found)
 
 
 def as_traced(equation: Any, *values: Any) -> list[Any]:
@@ -342,24 +426,38 @@ def as_traced(equation: Any, *values: Any) -> list[Any]:
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:
-  """Cast values to the traced dtypes of an equation, optionally all but the floats."""
+  """Cast values to the traced dtypes of an equation, optionally all but those that are rounded."""
   return [
-    v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_real(v)) else v
+    v.astype(a.aval.dtype) if isinstance(v.dtype, np.dtype) and (floats or not is_rounded(v)) else v
     for v, a in zip(values, equation.invars, strict=True)
   ]
 
 
-def mapped(function: Callable[..., list[Any]], inputs: list[Any]) -> list[Samples]:
-  """Apply a function to each sample, or once if all samples are equal."""
+def mapped(function: Callable[..., list[Any]], equation: Any, inputs: list[Any]) -> list[Samples]:
+  """Apply `function(equation, *values)` to each sample, or once if all samples are equal."""
   inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
   count = max((x.shape[0] for x in inputs), default=1)
   if count == 1:
-    return [lifted(r) for r in function(*(x[0] for x in inputs))]
+    results = batched(function, equation, None)(*(x[0] for x in inputs))
+    return [lifted(r) for r in results]
   axes = tuple(0 if x.shape[0] > 1 else None for x in inputs)
   own = [x if x.shape[0] > 1 else x[0] for x in inputs]
   try:
-    results = jax.vmap(function, in_axes=axes)(*own)
+    results = batched(function, equation, axes)(*own)
   except NotImplementedError:  # Not every primitive can be batched; a loop always works.
-    rows = [function(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
+    single = batched(function, equation, None)
+    rows = [single(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
     results = [jnp.stack(column) for column in zip(*rows, strict=True)]
   return [lifted(r)[0] for r in results]
+
+
+@lru_cache(maxsize=256)
+def batched(function: Callable[..., Any], equation: Any, axes: Any) -> Callable[..., Any]:
+  """Return a function of an equation's inputs, batched along axes, or for one sample.
+
+  A kernel or solver, which holds a program, is compiled once for all points.
+  """
+  apply = partial(function, equation)
+  if axes is not None:
+    apply = jax.vmap(apply, in_axes=axes)
+  return jax.jit(apply) if holds_program(equation.params.values()) else apply

@@ -11,6 +11,11 @@ extrapolation over the steps h, 2h and 4h cancels the first two terms of its err
 correction, and the rounding of the outputs over h, estimate the remaining error. The seven points
 are evaluated as one batch.
 
+A function whose values are known to a tolerance only has no such quotients: a solver that ends by a
+tolerance doesn't see a small step at all, and a kernel in float32 sees its rounding. There D is the
+slope of a polynomial, fitted to points on either side that are some percent apart, and what it
+leaves over estimates the error.
+
 Doubts: the estimated error isn't a bound, so a verdict rests on D only where that error is a small
 share of the difference to decide.
 
@@ -37,6 +42,9 @@ from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, raised, rep
 
 # The relative rounding error of a constant, by the significand bits of its traced dtype.
 CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
+# The accuracy, relative to a leaf, of derivatives through loops that end by a tolerance.
+LOOP_TOLERANCE = 1e-3
+FUNCTION = "the function"
 # Forward mode costs a pass for each entry: it is the last resort, up to this many.
 MOST_COLUMNS = 600
 
@@ -50,6 +58,7 @@ class Witnesses(NamedTuple):
     truth: A, likewise; None if the reference can't be differentiated.
     forward: the reference; float leaves and other leaves in, float outputs out. It alone is flat.
     value: f, likewise, if the derivative of another function is meant; else None.
+    loop_in: what holds a loop that ends by a tolerance, such as "the function"; "" if nothing does.
     is_wide: whether U and A were traced in float64.
     first_to_last: the float leaves in the order of the backward pass.
     truth_missing: the reason for the absence of A.
@@ -68,6 +77,21 @@ class Witnesses(NamedTuple):
   has_rule: bool = False
   known: frozenset[Any] = frozenset()
   value: Program | None = None
+  loop_in: str = ""
+
+  @property
+  def tolerance(self) -> float:
+    """The accuracy, relative to a leaf, to which function and rule are known.
+
+    An iterative solver is linear, and equal to another derivative, only up to its tolerance:
+    autodiff differentiates the iterations that were made, an implicit rule the limit.
+    """
+    return LOOP_TOLERANCE if self.loop_in else 0.0
+
+  @property
+  def is_iterative(self) -> bool:
+    """Whether the function itself holds such a loop, so that its differences see no small step."""
+    return self.loop_in == FUNCTION
 
   @property
   def signature(self) -> Signature:
@@ -130,8 +154,10 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> W
     reads = jaxprs.last_reads(reference)
     order = sorted(range(len(floats)), key=lambda i: -reads[floats[i]])
     known = data_of(program) & data_of(truth) if truth is not None and not is_wide else ()
+    loop_in = loop_among(reference, program, truth)
     return Witnesses(
       rule, program, truth, reference, is_wide, order, missing, has_rule, frozenset(known), value,
+      loop_in,
     )  # fmt: skip
 
   for is_wide in (True, False) if widen else (False,):
@@ -145,6 +171,13 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> W
     except Exception as error:  # Any exception: fall back to the rule's own dtype.
       failed = error if isinstance(error, RuleError) else RuleError("raises", raised(error))
   raise failed
+
+
+def loop_among(reference: Program, rule: Program, truth: Program | None) -> str:
+  """Return the first of the programs that holds a loop that ends by a tolerance, in words."""
+  named = ((FUNCTION, reference), ("the rule", rule), ("autodiff's derivative", truth))
+  found = (name for name, p in named if p is not None and jaxprs.ends_by_tolerance(p))
+  return next(found, "")
 
 
 def data_of(program: Program) -> set[Any]:
@@ -255,10 +288,17 @@ class Values(NamedTuple):
     return not self.is_endless and all(np.isfinite(y[0]).all() for y in self.y_want)
 
 
-def evaluate(at: Setting, noise: Noise) -> Values:
-  """Evaluate U and A at one point, under noise."""
+def evaluate(at: Setting, noise: Noise | None, goes_on: bool = False) -> Values:
+  """Evaluate U and A at one point, under noise.
+
+  Args:
+    at: the programs and the point.
+    noise: None for one unperturbed sample.
+    goes_on: whether loops that end by a tolerance make more iterations than they ask for.
+  """
   witnesses = at.witnesses
   count, evaluator = len(witnesses.forward.out_avals), witnesses.evaluator(noise)
+  evaluator.goes_on = goes_on
   got = evaluator.run(witnesses.rule, at.inputs)
   if witnesses.truth is None:
     want = evaluator.run(witnesses.forward, at.leaves)
@@ -304,17 +344,24 @@ class Slopes(NamedTuple):
 
 
 STEPS = np.array([0.0, 1.0, 2.0, 4.0, -1.0, -2.0, -4.0])
+# The points of a fit, in units of its radius: Chebyshev's, of which the first one is the centre.
+NODES = np.array([0.0, *np.cos(np.pi * (np.arange(16) + 0.5) / 16)])
+# The largest radius within the domain of the function is used: a solver's tolerance must be small
+# beside it.
+RADII = (2.0**-6, 2.0**-10)
+# The polynomial has degree five.
+POWERS = np.vander(NODES[1:], 6, increasing=True)
+WEIGHTS = np.linalg.pinv(POWERS)
 
 
 def slopes(at: Setting, direction: Sequence[np.ndarray], step: float = 2.0**-20) -> Slopes:
-  """Compute D by Richardson's extrapolation over one, two and four steps, on either side.
+  """Compute D, by a fit if the function is known to a tolerance only.
 
   Args:
     at: the programs and the point.
     direction: one array for each float leaf.
     step: the step in units of the direction, relative to the magnitude of the varied entries.
   """
-  signature = at.witnesses.signature
   size = max(
     float(np.max(np.abs(leaf), initial=0.0, where=np.asarray(d) != 0))
     for leaf, d in zip(at.float_leaves, direction, strict=True)
@@ -322,22 +369,75 @@ def slopes(at: Setting, direction: Sequence[np.ndarray], step: float = 2.0**-20)
   length = max((float(np.max(np.abs(d), initial=0.0)) for d in direction), default=0.0)
   if length == 0:
     return Slopes(0.0, 0.0, 0.0)
-  h = step * (size if 0 < size < np.inf else 1.0) / length
+  unit = (size if 0 < size < np.inf else 1.0) / length
+  if not at.witnesses.is_iterative:
+    h = step * unit
+    change, noise, is_exact = changes(at, direction, h * STEPS)
+    if is_exact:
+      right, r_error = extrapolated(change[1:4], h * STEPS[1:4])
+      left, l_error = extrapolated(change[4:], h * STEPS[4:])
+      with np.errstate(all="ignore"):
+        return Slopes(left, right, max(r_error, l_error) + 8 * noise / h)
+  for radius in RADII:
+    h = radius * unit
+    change, noise, _ = changes(at, direction, h * NODES)
+    slope, error = fitted(change[1:], h)
+    if np.isfinite(slope):
+      break
+  return Slopes(slope, slope, error + 8 * noise / h)
+
+
+def changes(
+  at: Setting, direction: Sequence[np.ndarray], steps: np.ndarray
+) -> tuple[np.ndarray, float, bool]:
+  """Return the changes of ⟨y_bar, f⟩ by steps along a direction, of which the first is zero.
+
+  Returns:
+    (the changes, the rounding error of any of them, whether all operations were in float64).
+  """
   inputs = [lifted(leaf) for leaf in at.leaves]
-  for i, d in zip(signature.floats, direction, strict=True):
+  for i, d in zip(at.witnesses.signature.floats, direction, strict=True):
     if np.any(d):
-      inputs[i] = inputs[i] + (h * STEPS).reshape(-1, *(1,) * np.ndim(d)) * np.asarray(d)[None]
-  outputs = at.witnesses.unrounded().run_stacked(at.witnesses.forward, inputs)
-  change, noise = np.zeros(len(STEPS)), 0.0
+      inputs[i] = inputs[i] + steps.reshape(-1, *(1,) * np.ndim(d)) * np.asarray(d)[None]
+  evaluator = at.witnesses.unrounded()
+  outputs = evaluator.run_stacked(at.witnesses.forward, inputs)
+  change, noise = np.zeros(len(steps)), 0.0
   with np.errstate(all="ignore"):
     for b, y in zip(at.y_bar, outputs, strict=True):
-      full = np.broadcast_to(y, (len(STEPS), *y.shape[1:]))
-      change += ((full - full[:1]) * np.asarray(b)[None]).reshape(len(STEPS), -1).sum(1)
+      full = np.broadcast_to(y, (len(steps), *y.shape[1:]))
+      change += ((full - full[:1]) * np.asarray(b)[None]).reshape(len(steps), -1).sum(1)
       # Four machine epsilons of each output for its rounding.
       noise += float(np.abs(full[0] * b).sum()) * 2.0**-50
-    d1, d2, d4 = (change[1:] / (h * STEPS[1:])).reshape(2, 3).T
+  return change, noise, not evaluator.foreign
+
+
+def extrapolated(change: np.ndarray, steps: np.ndarray) -> tuple[Any, Any]:
+  """Return the limit of the quotients over one, two and four steps on one side, and its error.
+
+  Args:
+    change: an array [..., 3].
+    steps: the steps, likewise.
+  """
+  with np.errstate(all="ignore"):
+    d1, d2, d4 = np.moveaxis(change / steps, -1, 0)
     # These weights cancel the terms in h and h² of the quotients. The error estimate is the
     # distance to the extrapolation over two steps, which cancels the term in h alone.
-    right, left = limits = (8 * d1 - 6 * d2 + d4) / 3
-    errors = np.abs(limits - (2 * d1 - d2)) + 8 * noise / h
-  return Slopes(left, right, max(errors))
+    limit = (8 * d1 - 6 * d2 + d4) / 3
+    return limit, np.abs(limit - (2 * d1 - d2))
+
+
+def fitted(change: np.ndarray, radius: Any) -> tuple[Any, Any]:
+  """Return the slope of a polynomial fitted to the changes at the nodes, and its error.
+
+  The error is that of deviations as large as the largest one that the polynomial leaves over, each
+  by itself. A kink within the radius is such a deviation.
+
+  Args:
+    change: an array [..., nodes].
+    radius: the step of the outermost node, an array [...].
+  """
+  with np.errstate(all="ignore"):
+    coefficients = change @ WEIGHTS.T
+    left_over = np.abs(change - coefficients @ POWERS.T).max(-1)
+    error = 2 * left_over * np.linalg.norm(WEIGHTS[1])
+    return coefficients[..., 1] / radius, error / radius

@@ -20,8 +20,9 @@ right one by one must also be right jointly.
 Doubts: D is an estimate with an estimated error, in float64; a verdict of "oracle fault" or "kink"
 requires that error to be at most a tenth of the difference to decide; otherwise the rule fails,
 since it disagrees with autodiff. The thresholds are empirical: no false positive on the bank of
-right rules. A loop that ends by a tolerance has no derivative of higher accuracy than the
-tolerance, and a difference is judged by its size.
+right rules. A function or a rule with a loop that ends by a tolerance has no derivative of higher
+accuracy than the tolerance, and a difference is judged by its size; an error below
+`LOOP_TOLERANCE` isn't told from it where further iterations change the numbers as much.
 
 References:
   Clarke, "Optimization and Nonsmooth Analysis", Wiley, 1983; Kakade, Lee, "Provably correct
@@ -33,13 +34,20 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from fbackprop.jaxprs import while_of
 from fbackprop.live_check import pooled
-from fbackprop.verify.interpret.primitives import digits, is_float
+from fbackprop.verify.interpret.primitives import digits
 from fbackprop.verify.report import Finding, Kind
 from fbackprop.verify.witnesses.kinks import find_ties, fit_policy
 from fbackprop.verify.witnesses.rule import replaced
-from fbackprop.verify.witnesses.traces import CONSTANTS, Setting, Slopes, Witnesses, slopes
+from fbackprop.verify.witnesses.traces import (
+  CONSTANTS,
+  Setting,
+  Slopes,
+  Values,
+  Witnesses,
+  evaluate,
+  slopes,
+)
 
 # The number of spreads from which a difference counts. The spreads are those of roundings four
 # times as large as float64's, and each is at least that of its row and its column.
@@ -52,8 +60,8 @@ ZERO = 1e-9
 FLOOR = 1e-290
 # The gravest first.
 Ruling = Literal["fail", "oracle fault", "kink", "undefined", "inexact", "unresolved"]
-# The relative tolerance for loops that end by a tolerance, and for differences over them.
-LOOP_TOLERANCE = 1e-3
+# An error below this share of a leaf counts as a loop's tolerance whatever further iterations do.
+SURELY_TOLERANCE = 1e-6
 # D resolves a difference if its own error is below this share of the difference.
 RESOLVED = 0.1
 # Differences at their small step are this steep where the slope is infinite, as a root's at zero.
@@ -126,7 +134,11 @@ def spread(samples: np.ndarray) -> np.ndarray:
 
 
 def compare(
-  got: Sequence[np.ndarray], want: Sequence[np.ndarray], allowance: float, may_be_vacuous: bool
+  got: Sequence[np.ndarray],
+  want: Sequence[np.ndarray],
+  allowance: float,
+  may_be_vacuous: bool,
+  tolerance: float = 0.0,
 ) -> list[Difference]:
   """Compare the samples of all leaves; the first sample is the unperturbed one.
 
@@ -136,6 +148,7 @@ def compare(
     allowance: a factor of the bounds.
     may_be_vacuous: whether a bound can be too wide for another reason than cancellation: a fragile
       comparison, an operation that isn't evaluated in float64, a program in a narrow dtype.
+    tolerance: the accuracy, relative to a leaf, of loops that end by a tolerance.
   """
   largest = max((largest_of(w[0]) for w in want), default=0.0)
   differences = []
@@ -143,19 +156,20 @@ def compare(
     with np.errstate(all="ignore"):
       size = np.maximum(np.abs(g[0]), np.abs(w[0]))
       noise = SPREADS * (spread(g) + spread(w)) + 8 * 2.0**-52 * size + FLOOR
-      bound = allowance * noise
+      by_rounding = allowance * noise
+      bound = by_rounding + tolerance * (np.abs(w[0]) + largest_of(w[0]))
       error = np.abs(g[0] - w[0])
       are_finite = np.isfinite(g[0]), np.isfinite(w[0])
       both = np.logical_and(*are_finite)
       # Where neither is finite there is no truth to compare with.
       is_wrong = np.where(both, error > bound, np.logical_or(*are_finite))
       # A leaf that is zero up to rounding has the size that it should have.
-      widest = largest_of(bound)
+      widest = largest_of(by_rounding)
       is_zero = largest_of(w[0]) <= widest <= ZERO * largest
       scale = max(largest if is_zero else largest_of(w[0]), 2 * FLOOR / VACUOUS)
       is_vacuous = np.isnan(bound) | np.isinf(bound)
       if may_be_vacuous:
-        is_vacuous |= bound > VACUOUS * scale
+        is_vacuous |= by_rounding > VACUOUS * scale
       is_vacuous &= both
     differences.append(Difference(leaf, g[0], w[0], bound, is_wrong & ~is_vacuous, is_vacuous))
   return differences
@@ -176,11 +190,13 @@ class Judgement(NamedTuple):
     difference: the comparison of the leaf.
     ruling: the row of the table.
     why: the reason in a sentence; "" where the numbers suffice.
+    is_resolved: whether D is accurate enough to decide.
   """
 
   difference: Difference
   ruling: Ruling
   why: str = ""
+  is_resolved: bool = True
 
 
 def judge(at: Setting, differences: Sequence[Difference], seed: int) -> list[Judgement]:
@@ -193,11 +209,42 @@ def judge(at: Setting, differences: Sequence[Difference], seed: int) -> list[Jud
     bounds = [np.where(d.is_vacuous, np.inf, d.bound) for d in differences]
     if fit_policy(at, [d.got for d in differences], bounds, ties) is not None:
       return [Judgement(d, "kink") for d in wrong]
-  judgements = [Judgement(d, ruling_of(at, d)) for d in wrong]
+  judgements = settled(at, [ruling_of(at, d) for d in wrong])
   if all(j.ruling != "kink" for j in judgements) or is_joint_slope(at, differences):
     return judgements
   why = "each entry is a slope of the kink, all of them together are not"
   return [j._replace(ruling="fail", why=why) if j.ruling == "kink" else j for j in judgements]
+
+
+def settled(at: Setting, judgements: list[Judgement]) -> list[Judgement]:
+  """Excuse differences that are the tolerance of a loop, by letting the loops go on.
+
+  Autodiff differentiates the iterations that were made, an implicit rule the limit. Further
+  iterations then move the one or the other, while an error of the rule remains as it is.
+  """
+  rulings = ("fail", "oracle fault")
+  if not at.witnesses.tolerance or all(j.ruling not in rulings for j in judgements):
+    return judgements
+  later = evaluate(at, None, goes_on=True)
+  return [loop_ruling(at, j, later) if j.ruling in rulings else j for j in judgements]
+
+
+def loop_ruling(at: Setting, judgement: Judgement, later: Values) -> Judgement:
+  """Return the ruling on one leaf, given the values after further iterations."""
+  d, tolerance = judgement.difference, at.witnesses.tolerance
+  with np.errstate(all="ignore"):
+    size = np.abs(d.want) + np.max(np.abs(d.want), initial=0.0)
+    share = float(np.max((np.abs(d.got - d.want) / size)[d.is_wrong]))
+    got, want = (x[d.leaf][0][d.is_wrong] for x in (later.bars, later.bars_want or later.bars))
+    gap, after = (largest_of(x) for x in ((d.got - d.want)[d.is_wrong], got - want))
+    rule_moved = not largest_of(got - d.got[d.is_wrong]) < gap / 2 or not np.isfinite(got).all()
+    has_moved = not largest_of(want - d.want[d.is_wrong]) < gap / 2 or not np.isfinite(want).all()
+  if share <= SURELY_TOLERANCE or (share <= tolerance and (has_moved or rule_moved)):
+    return judgement._replace(ruling="inexact")
+  is_limit = has_moved and after <= gap / 2 and bool(np.isfinite(got - want).all())
+  if at.witnesses.is_iterative and (is_limit or (has_moved and not judgement.is_resolved)):
+    return judgement._replace(ruling="unresolved")
+  return judgement
 
 
 def is_joint_slope(at: Setting, differences: Sequence[Difference]) -> bool:
@@ -245,8 +292,8 @@ def random_direction(rng: np.random.Generator, at: Setting) -> list[np.ndarray]:
   return found
 
 
-def ruling_of(at: Setting, d: Difference) -> Ruling:
-  """Return the gravest of the rulings of some entries of a leaf."""
+def ruling_of(at: Setting, d: Difference) -> Judgement:
+  """Return the judgement by the gravest of the rulings of some entries of a leaf."""
   rulings: list[Ruling] = []
   is_resolved = False
   for index in some_entries(d):
@@ -258,23 +305,7 @@ def ruling_of(at: Setting, d: Difference) -> Ruling:
     gap = abs(got - want)
     is_resolved |= found.is_known and (not np.isfinite(gap) or found.error <= RESOLVED * gap)
   ruling: Ruling = min(rulings, key=get_args(Ruling).index, default="fail")
-  if ruling == "fail" and rulings and ends_early(at.witnesses):
-    size = np.abs(d.want) + np.max(np.abs(d.want), initial=0.0)
-    error = np.where(d.is_wrong, np.abs(d.got - d.want), 0.0)
-    is_small = (error <= LOOP_TOLERANCE * size).all()
-    return "inexact" if is_small else "fail" if is_resolved else "unresolved"
-  return ruling
-
-
-def ends_early(witnesses: Witnesses) -> bool:
-  """Return whether the reference has a loop that ends by a tolerance: a condition on floats.
-
-  Autodiff differentiates the executed iterations, an implicit rule the limit, so the two differ
-  slightly. Where the loop ends far from its limit, differences can't decide either.
-  """
-  loops = [e for e in witnesses.forward.jaxpr.eqns if e.primitive.name == "while"]
-  conditions = [equation for loop in loops for equation in while_of(loop)[0].jaxpr.eqns]
-  return any(is_float(atom.aval.dtype) for equation in conditions for atom in equation.invars)
+  return Judgement(d, ruling, is_resolved=is_resolved)
 
 
 def some_entries(difference: Difference) -> list[tuple[int, ...]]:
@@ -317,7 +348,7 @@ def difference_tolerance(witnesses: Witnesses) -> float:
   """
   unit = 0.0 if witnesses.is_wide else CONSTANTS.get(digits(witnesses.signature.working), 0.0)
   coarse = 8 * witnesses.coarsest if witnesses.is_coarse else 0.0
-  return max(DIFFERENCE_TOLERANCE, 4 * unit, coarse)
+  return max(DIFFERENCE_TOLERANCE, 4 * unit, coarse, witnesses.tolerance)
 
 
 def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | None, float, float]:
@@ -325,7 +356,7 @@ def confirm(at: Setting, bars: Sequence[np.ndarray], seed: int) -> tuple[bool | 
 
   Returns:
     (agreement, U's directional derivative, D's); None if no direction is usable: they cross kinks,
-    or the differences aren't finite.
+    or the differences aren't finite, or too inaccurate.
   """
   rng = np.random.default_rng([seed, 2])
   tolerance = difference_tolerance(at.witnesses)
