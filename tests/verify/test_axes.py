@@ -79,7 +79,14 @@ def test_a_point_is_named_by_its_axes():
   assert mixed == "axis 0 of q and axis 1 of k: length 8"
 
 
-def test_the_lengths_are_others_than_the_own():
-  assert axes.lengths("standard", 3) == [1, 8, 13, 4]
-  assert axes.lengths("standard", 7) == [1, 3, 8, 13]
-  assert axes.lengths("quick", 7) == [8]
+def test_all_axes_are_tried_at_every_length_but_their_own():
+  leaves = [np.ones((3, 5)), np.ones((3, 4))]
+  rows, columns = frozenset({(0, 0), (1, 0)}), frozenset({(0, 1)})
+  rounds = axes.changed_lengths("standard", leaves, [rows, columns])
+  assert all(len({axis for axis, _ in changes}) == len(changes) for changes in rounds)
+  tried = {group: {n for changes in rounds for axis, n in changes if axis == group}
+           for group in (rows, columns)}  # fmt: skip
+  assert tried == {rows: {1, 4, 8, 13}, columns: {1, 3, 6, 8, 13}}
+  assert len(rounds) == 5
+  # In most rounds the two lengths differ: a rule that takes one for the other is seen.
+  assert sum(len({n for _, n in changes}) == 2 for changes in rounds) >= 3
