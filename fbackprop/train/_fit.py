@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError, ShapeError, check_key, check_like, describe, is_integer
+from fbackprop.checks import check_key, check_like, is_integer
+from fbackprop.errors import DtypeError, RangeError, ShapeError, check_that, describe
 from fbackprop.meshes import take_rows
-from fbackprop.ranges import RANGES, check_range
+from fbackprop.ranges import RANGES, Range, check_range
 from fbackprop.train import examples, last_axis, optimizers, runner
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
 from fbackprop.train.checkpoints import CheckpointSpec, CheckpointWriter, load_checkpoint
@@ -96,7 +97,8 @@ def fit(
   resume = None if checkpoints is None else checkpoints.resume
   check_key("fit", key)
   if params is not None and resume is not None:
-    raise ValueError("fit: params and resume are mutually exclusive: a checkpoint holds its own")
+    problem = "and resume are mutually exclusive: a checkpoint holds its own"
+    raise RangeError(problem, "params", "fit")
   is_rollback = step.on_nonfinite == "rollback"
   if is_rollback:
     if checkpoints is None or checkpoints.folder is None or checkpoints.every is None:
@@ -269,27 +271,20 @@ def check_ensemble(
       if (value := getattr(group, name, None)) != getattr(default, name, None):
         kind = type(group).__name__
         raise ValueError(f"{where}: {kind}({name}=...) is for a single run, got {value!r}")
-  if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
-    raise DtypeError(
-      f"{where}: keys must be typed keys [K], such as jax.random.split(jax.random.key(seed), K), "
-      f"got {describe(keys)}"
-    )
-  if keys.ndim != 1 or not len(keys):
-    raise ShapeError(f"{where}: keys must have shape [K], K at least 1, got {describe(keys)}")
+  is_typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+  wanted = "be typed keys [K], such as jax.random.split(jax.random.key(seed), K)"
+  check_that(where, "keys", keys, is_typed, wanted)
+  is_row = keys.ndim == 1 and len(keys)
+  check_that(where, "keys", keys, is_row, "have shape [K], K at least 1", ShapeError)
   for k in monitor.check_members:
-    if not is_integer(k):
-      raise DtypeError(f"{where}: check_members must be integers, got {describe(k)}")
-    if not 0 <= k < len(keys):
-      raise ValueError(f"{where}: check_members must be from 0 to {len(keys) - 1}, got {k}")
+    check_that(where, "check_members", k, is_integer(k), "be integers")
+    check_range(where, "check_members", k, Range(int, 0, len(keys) - 1))
   if rates is not None:
     if len(rates) != len(keys):
-      raise ShapeError(
-        f"{where}: rates must be one for each of the {len(keys)} keys, got {len(rates)}"
-      )
+      problem = f"must be one for each of the {len(keys)} keys, got {len(rates)}"
+      raise ShapeError(problem, "rates", where)
     for k, rate in enumerate(rates):
       check_range(where, f"rates[{k}]", rate, RANGES["rate"])
     if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
-      raise DtypeError(
-        f"{where}: with rates, optimizer must be a function of the rate, such as optax.sgd, "
-        f"got {describe(optimizer)}"
-      )
+      problem = f"must be a function of the rate, such as optax.sgd, got {describe(optimizer)}"
+      raise DtypeError(problem, "optimizer", where, before="with rates,")

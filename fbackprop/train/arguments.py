@@ -95,7 +95,7 @@ class StepRules:
   def __post_init__(self) -> None:
     for name, known in (("shuffle", ShuffleName), ("on_nonfinite", NonfiniteName)):
       if (value := getattr(self, name)) not in get_args(known):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        raise RangeError(f"must be one of {', '.join(get_args(known))}, got {value!r}", name)
     if self.clip_examples is not None:
       check_in_range("make_step", "clip_examples", self.clip_examples)
       object.__setattr__(self, "clip_examples", float(self.clip_examples))  # JSON needs a float.
@@ -185,7 +185,7 @@ class Checkpoints:
       value = getattr(self, name)
       is_missing = value is None and (name == "resume" or self.resume is not None)
       if not is_missing and not isinstance(value, str | os.PathLike):
-        raise TypeError(f"checkpoints.{name} must be a path, got {value!r}")
+        raise DtypeError(f"must be a path, got {value!r}", f"checkpoints.{name}")
     check_numbers("checkpoints", self, dict.fromkeys(("every", "keep"), COUNT))
 
 
@@ -199,7 +199,7 @@ def check_numbers(group: str, rules: Any, ranges: Mapping[str, Range]) -> None:
 def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
   """Raise for unknown names in `watch`."""
   if isinstance(watch, str) or not isinstance(watch, Sequence):
-    raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
+    raise DtypeError(f"must be a tuple of names, got {describe(watch)}", "watch", "make_step")
   for name in watch:
     check_choice("make_step", "watch", name, choices)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import check_unit, example_count
-from fbackprop.errors import hint
+from fbackprop.errors import RangeError, hint
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules, check_batch_size
 from fbackprop.train.examples import check_examples, set_aside
@@ -74,10 +74,11 @@ class Problem(NamedTuple):
       for name, examples in (("test", self.test), ("validation", self.validation))
     )
     if test is not None and test.weights is not None:
-      raise ValueError(f"{where}: test must be a pair (x, targets), got weights too")
+      raise RangeError("must be a pair (x, targets), got weights too", "test", where)
     if stop.validation_fraction is not None:
       if held_out is not None:
-        raise ValueError("validation and stop.validation_fraction are mutually exclusive, got both")
+        problem = "and stop.validation_fraction are mutually exclusive, got both"
+        raise RangeError(problem, "validation")
       train, held_out = set_aside(train, stop.validation_fraction, key)
     n = example_count(train.x)
     size = n if self.batch_size is None else self.batch_size

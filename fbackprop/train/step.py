@@ -166,14 +166,10 @@ def make_guarded_step(
 
   @partial(jax.jit, donate_argnums=(0,) if donate else ())
   def step(state: State, batch: Any) -> tuple[State, Info]:
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-      raise checks.DtypeError(
-        f"step: batch must be (x, targets) or a Batch, got {checks.describe(batch)}"
-      )
-    if not isinstance(state, State):
-      raise checks.DtypeError(
-        f"step: state must be a State, as init gives it, got {checks.describe(state)}"
-      )
+    is_batch = isinstance(batch, tuple | list) and len(batch) in (2, 3)
+    checks.check_that("step", "batch", batch, is_batch, "be (x, targets) or a Batch")
+    is_state = isinstance(state, State)
+    checks.check_that("step", "state", state, is_state, "be a State, as init gives it")
     batch = Batch(*batch)
     key = noise_key(net, state)
     value, grads, watched = loss_and_gradient(
