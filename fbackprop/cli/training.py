@@ -147,7 +147,7 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   with show_progress(prepared.last_step) as show:
 
     def on_evaluation(evaluation: train.Evaluation) -> None:
-      files.write("metrics.jsonl", runs.append_evaluation, evaluation)
+      files.write("metrics.jsonl", runs.append_evaluation, vars(evaluation))
       show(table.row(evaluation), evaluation.step)
 
     try:
@@ -228,7 +228,7 @@ def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
   with show_progress(prepared.last_step) as show:
 
     def on_evaluation(evaluation: train.EnsembleEvaluation) -> None:
-      files.write("metrics.jsonl", runs.append_metrics, metrics_of(evaluation, rates))
+      files.write("metrics.jsonl", runs.append_evaluation, metrics_of(evaluation, rates))
       known = evaluation.train_losses[np.isfinite(evaluation.train_losses)]
       mean = number(float(known.mean()) if len(known) else None)
       line = f"step {evaluation.step}: mean train loss {mean}, {evaluation.running} still run"

@@ -97,14 +97,13 @@ def fit(
   resume = None if checkpoints is None else checkpoints.resume
   check_key("fit", key)
   if params is not None and resume is not None:
-    problem = "and resume are mutually exclusive: a checkpoint holds its own"
-    raise RangeError(problem, "params", "fit")
+    said = "and resume are mutually exclusive: a checkpoint holds its own"
+    raise RangeError(said, "params", "fit")
   is_rollback = step.on_nonfinite == "rollback"
   if is_rollback:
     if checkpoints is None or checkpoints.folder is None or checkpoints.every is None:
-      raise ValueError(
-        "on_nonfinite='rollback' needs checkpoints to go back to: give checkpoints with every"
-      )
+      needed = "needs checkpoints to go back to: give checkpoints with every"
+      raise ValueError(f"on_nonfinite='rollback' {needed}")
     optimizer = optimizers.scaled(optimizer)
   problem = Problem(
     net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor
@@ -147,19 +146,14 @@ def fit(
     losses=np.asarray(infos.loss),
     grad_norms=np.asarray(infos.grad_norms),
     layer_names=tuple(layer_names(loop.state.params)),
-    evaluations=tuple(history.evaluations),
-    checks=tuple(history.checks),
     diverged_at=run.locate_nonfinite(loop, member) if is_diverged else None,
-    interrupted=run.interrupted,
-    seconds=run.total_seconds,
-    check_seconds=history.check_seconds,
-    compile_seconds=run.compile_seconds,
     best=best,
     skipped=tuple((refused[:-1] if is_diverged else refused).tolist()),
     rollbacks=history.rollbacks,
     saved_at=run.saved_at,
     unsaved=tuple(run.unsaved),
     watched=infos.watched,
+    **run.course(),
   )
 
 
@@ -230,7 +224,7 @@ def fit_ensemble(
   loop, member = jax.jit(jax.vmap(problem.start, 0, members.axis))(keys, problem.rates)
   run = runner.EnsembleRun(problem, loop, member, members)
   reason = run.run()
-  history, loop, own = run.history, run.loop, (run.loop, member)
+  loop, own = run.loop, (run.loop, member)
   codes = np.asarray(loop.progress.reason)
   diverged_at = [
     None if code != DIVERGED else run.locate_nonfinite(*runner.member_of(own, members.axis, k))
@@ -249,15 +243,10 @@ def fit_ensemble(
     rates=None if rates is None else np.asarray(rates, np.float64),
     stop_reasons=tuple(reason if code == RUNNING else STOP_REASONS[code] for code in codes),
     steps=np.asarray(loop.state.step),
-    losses=np.asarray(history.infos().loss),
-    evaluations=tuple(history.evaluations),
-    interrupted=run.interrupted,
-    seconds=run.total_seconds,
-    compile_seconds=run.compile_seconds,
+    losses=np.asarray(run.history.infos().loss),
     best=best,
-    checks=tuple(history.checks),
-    check_seconds=history.check_seconds,
     diverged_at=tuple(diverged_at),
+    **run.course(),
   )
 
 

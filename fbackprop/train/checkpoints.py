@@ -121,18 +121,12 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
   content, stored = read_content(path)
   for name, own in spec.identity.items():
     if (was := content["identity"].get(name)) != own:
-      raise ValueError(
-        f"{path} is a checkpoint of another run: {name} was {was}, got {own}; "
-        "a resumed run must keep its arguments"
-      )
+      change = f"{name} was {was}, got {own}; a resumed run must keep its arguments"
+      raise ValueError(f"{path} is a checkpoint of another run: {change}")
   steps = stored.entries["rows.loss"]["shape"][0]
-
-  def like(loop: Loop, info: Info) -> dict[str, Any]:
-    rows = jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), info)
-    return {"loop": as_stored(loop), "rows": rows}
-
+  rows = jax.tree.map(lambda a: a.update(shape=(steps, *a.shape)), spec.info)
   try:
-    tree = params_of(stored, jax.eval_shape(like, spec.loop, spec.info))
+    tree = params_of(stored, {"loop": jax.eval_shape(as_stored, spec.loop), "rows": rows})
   except (StructureError, ShapeError, DtypeError) as error:
     raise type(error)(f"it is a checkpoint of another network or optimiser: {error}") from error
   loop = from_stored(tree["loop"], spec)
@@ -200,9 +194,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
       lock.acquire(blocking=False)
     except Timeout as error:
-      raise FolderInUseError(
-        f"{folder} is in use by another run; wait for its end, or give another folder"
-      ) from error
+      problem = "is in use by another run; wait for its end, or give another folder"
+      raise FolderInUseError(f"{folder} {problem}") from error
     if not path.exists():  # The previous holder removed the file after it was opened here.
       lock.release()
   try:
@@ -252,10 +245,8 @@ class CheckpointWriter:
     resume = None if self.rules.resume is None else Path(self.rules.resume).absolute()
     for path in numbered_folders(self.folder):
       if resume is None or self.folder not in (resume, resume.parent):
-        raise FileExistsError(
-          f"{self.folder} contains checkpoints of another run, such as {path.name}; "
-          "continue it with resume=, or choose another folder"
-        )
+        content = f"{self.folder} contains checkpoints of another run, such as {path.name}"
+        raise FileExistsError(f"{content}; continue it with resume=, or choose another folder")
       with suppress(DamagedError):
         self.scores[int(path.name)] = float(read_content(path)[0]["score"])
     # The arrays are on the host already, and only a finished save can be relied on.

@@ -23,7 +23,7 @@ from fbackprop.extras import need
 from fbackprop.meshes import is_explicit, mesh_of, take_rows
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import ClassWeights, check_class_weights
-from fbackprop.train.data.rows import Dataset, lost_values
+from fbackprop.train.data.rows import Dataset, listed, lost_values
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -214,12 +214,10 @@ def training_batch(
     elif len(class_weights) == dataset.outputs:
       own = np.asarray(class_weights, np.float64)
     else:
-      names = ", ".join(dataset.output_names[:8]) + (", ..." if dataset.outputs > 8 else "")
-      problem = f"must be {dataset.outputs} numbers, for {names}, got {len(class_weights)}"
-      raise errors.RangeError(problem, "class_weights")
+      wanted = f"{dataset.outputs} numbers, for {listed(dataset.output_names, 8)}"
+      raise errors.RangeError(f"must be {wanted}, got {len(class_weights)}", "class_weights")
     targets = own[None, :] * (targets if targets.ndim == 2 else as_rows(dataset))
-  if targets.ndim == 2:
-    targets = targets.astype(np.float32)
+  targets = targets.astype(np.float32) if targets.ndim == 2 else targets
   weights = None if dataset.weights is None else jnp.asarray(dataset.weights)
   return Batch(jnp.asarray(dataset.x), jnp.asarray(targets), weights)
 

@@ -58,13 +58,10 @@ class History:
 
   def to_json(self, seconds: float) -> dict[str, Any]:
     """Convert everything but the rows to JSON, bit for bit; `seconds` is the whole run's time."""
-    return {
-      "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-      "checks": [[step, *check] for step, check in self.checks],
-      "seconds": seconds,
-      "check_seconds": self.check_seconds,
-      "rollbacks": self.rollbacks,
-    }
+    evaluations = [asdict(evaluation) for evaluation in self.evaluations]
+    checks = [[step, *check] for step, check in self.checks]
+    own = {**vars(self), "evaluations": evaluations, "checks": checks, "seconds": seconds}
+    return {name: value for name, value in own.items() if name != "rows"}
 
 
 def read_history(content: dict[str, Any], rows: Info) -> History:

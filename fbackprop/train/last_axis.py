@@ -101,9 +101,8 @@ class BatchedInterpreter:
     result, first = equation.outvars[0].aval, inputs[0].array
     shape = result.shape
     if name == "select_n":
-      outputs = bind(
-        self.flag(inputs[0], shape), *(self.spread(value, shape) for value in inputs[1:])
-      )
+      cases = [self.spread(value, shape) for value in inputs[1:]]
+      outputs = bind(self.flag(inputs[0], shape), *cases)
     elif name in jaxprs.ELEMENTWISE:
       outputs = bind(*(self.spread(value, shape) for value in inputs))
     elif name == "broadcast_in_dim":

@@ -150,9 +150,8 @@ def regroup(where: str, deprecated: Mapping[str, Any], **groups: Any) -> list[An
   homes = {old: name for old, name in every if old not in NEVER[where]}
   for old, value in deprecated.items():
     if old not in homes:
-      raise TypeError(
-        f"{where}() got an unexpected keyword argument {old!r}; {hint(old, [*homes, *groups])}"
-      )
+      problem = f"got an unexpected keyword argument {old!r}; {hint(old, [*homes, *groups])}"
+      raise TypeError(f"{where}() {problem}")
     name, kind, group = homes[old], GROUPS[homes[old]], groups[homes[old]]
     new = f"{name}={kind.__name__}({old}=...)"
     own, default = getattr(group, old, None), getattr(kind, old)

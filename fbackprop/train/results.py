@@ -192,17 +192,12 @@ def to_html(result: Result) -> str:
     parts.append(paragraph(f"first not finite: {result.diverged_at}"))
   if (worst := result.gradient_check_max_rel_error) is not None:
     verdict = "agrees with" if result.checks_ok else "differs from"
-    parts.append(
-      paragraph(f"gradient {verdict} jax.grad in {len(result.checks)} checks: worst {worst:.1e}")
-    )
+    checks = f"gradient {verdict} jax.grad in {len(result.checks)} checks: worst {worst:.1e}"
+    parts.append(paragraph(checks))
   every = result.evaluations
   shown = every if len(every) <= MOST_ROWS else (*every[:2], *every[2 - MOST_ROWS :])
   if len(shown) < len(every):
     parts.append(paragraph(f"{len(shown)} of {len(every)} evaluations:"))
-  rows = [[cell(getattr(e, name), form) for name, form in COLUMNS.values()] for e in shown]
+  cells = [[(getattr(e, name), form) for name, form in COLUMNS.values()] for e in shown]
+  rows = [["" if value is None else f"{value:{form}}" for value, form in row] for row in cells]
   return "".join([*parts, table_of(tuple(COLUMNS), rows)])
-
-
-def cell(value: float | None, form: str) -> str:
-  """Format a number; "" for None."""
-  return "" if value is None else f"{value:{form}}"

@@ -247,19 +247,16 @@ def check_carried(new: Any, old: Any) -> None:
   """
   want, got = map(str, map(jax.tree.structure, (old, new)))
   if want != got:
-    raise checks.StructureError(
-      "step: the optimizer's update must give a state of the structure that its init gives, "
-      f"{want}, got {got}"
-    )
+    wanted = f"a state of the structure that its init gives, {want}, got {got}"
+    raise checks.StructureError(f"step: the optimizer's update must give {wanted}")
   paths = jax.tree_util.tree_leaves_with_path(old)
   for (path, before), after in zip(paths, jax.tree.leaves(new), strict=True):
     name = f"step: of the optimizer's state, the leaf {jax.tree_util.keystr(path) or 'itself'}"
     was, now = map(jnp.asarray, (before, after))
     if was.dtype != now.dtype:
-      raise checks.DtypeError(
-        f"{name} is {was.dtype} by its init and {now.dtype} after its update; let init make it "
-        f"{now.dtype}, or end update with .astype({str(was.dtype)!r})"
-      )
+      advice = f"let init make it {now.dtype}, or end update with .astype({str(was.dtype)!r})"
+      dtypes = f"{was.dtype} by its init and {now.dtype} after its update"
+      raise checks.DtypeError(f"{name} is {dtypes}; {advice}")
     if was.shape != now.shape:
       shapes = f"{list(was.shape)} by its init and {list(now.shape)} after its update"
       raise checks.ShapeError(f"{name} has shape {shapes}")

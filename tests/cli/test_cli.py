@@ -215,9 +215,9 @@ def test_a_wrong_backward_rule_fails_the_run(tmp_path, capsys, undrawn, monkeypa
 
 
 def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypatch):
-  def interrupting(path, evaluation):
-    append(path, evaluation)
-    if evaluation.step == 20:
+  def interrupting(path, metrics):
+    append(path, metrics)
+    if metrics["step"] == 20:
       os.kill(os.getpid(), signal.SIGINT)
 
   append = runs.append_evaluation

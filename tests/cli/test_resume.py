@@ -45,9 +45,9 @@ def whole(tmp_path_factory, all_undrawn):
 def cut(tmp_path, monkeypatch):
   """The same one, interrupted after its line of step 40."""
 
-  def interrupting(path, evaluation):
-    append(path, evaluation)
-    if evaluation.step == 40:
+  def interrupting(path, metrics):
+    append(path, metrics)
+    if metrics["step"] == 40:
       os.kill(os.getpid(), signal.SIGTERM)
 
   append = runs.append_evaluation

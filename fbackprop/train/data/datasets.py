@@ -120,15 +120,12 @@ def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> tuple[np.nd
   least = len(classes) if is_labelled else 1
   if is_labelled and least >= MANY and 2 * least > n:
     some = ", ".join(map(repr, classes[:3]))
-    raise ValueError(
-      f"{name}: {dataset.label!r} was taken for labels of {least} classes ({some}, ...), and "
-      f"there are {n} examples; if they are numbers, write them without units and separators"
-    )
+    taken = f"{dataset.label!r} was taken for labels of {least} classes ({some}, ...)"
+    advice = "if they are numbers, write them without units and separators"
+    raise ValueError(f"{name}: {taken}, and there are {n} examples; {advice}")
   if min(tested, n - tested) < least:
-    raise ValueError(
-      f"{name} has {n} examples: with a test_fraction of {test_fraction:g} one of the parts "
-      f"would have less than {least}"
-    )
+    one = f"with a test_fraction of {test_fraction:g} one of the parts"
+    raise ValueError(f"{name} has {n} examples: {one} would have less than {least}")
   if is_labelled and least == 1:
     raise ValueError(f"{name}: there is nothing to learn, as each label is {classes[0]!r}")
   counts = np.bincount(targets, minlength=least) if is_labelled else np.array([n])

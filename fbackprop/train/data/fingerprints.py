@@ -122,16 +122,15 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
   elif then["unordered"] == now["unordered"] and before != after:
     changes.append("the same rows in another order")
   elif other := [repr(name) for name in old if name in new and old[name] != new[name]]:
-    where = ""
+    columns, verb = ("column", "differs") if len(other) == 1 else ("columns", "differ")
+    change = f"{columns} {listed(other, 5)} {verb}"
     is_other = [a != b for a, b in zip(before, after, strict=True)]
     if any(is_other):
       first = is_other.index(True) * block + 1
       last = min(first + block - 1, now["rows"])
-      where = ", first " + (
-        f"at row {first:,}" if first == last else f"in rows {first:,} to {last:,}"
-      )
-    columns, verb = ("column", "differs") if len(other) == 1 else ("columns", "differ")
-    changes.append(f"{columns} {listed(other, 5)} {verb}{where}")
+      place = f"at row {first:,}" if first == last else f"in rows {first:,} to {last:,}"
+      change += f", first {place}"
+    changes.append(change)
   if not changes and then["sha256"] != now["sha256"]:
     changes.append("the targets are taken for another task")
   return "; ".join(changes) or (

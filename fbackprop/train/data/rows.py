@@ -175,10 +175,8 @@ def standardized(
     parts = raw
     if own is not None:
       if len(own.mean) != len(names):
-        raise RangeError(
-          f"was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
-          f"{listed(names)}", "init",
-        )  # fmt: skip
+        has = f"{dataset.name} has {len(names)}: {listed(names)}"
+        raise RangeError(f"was trained on {len(own.mean)} columns, and {has}", "init")
       is_constant = raw[0].min(0) == raw[0].max(0)
       constant = [name for name, is_same in zip(names, is_constant, strict=True) if is_same]
       if constant and dataset.image_shape is None:  # Images often have a constant margin.
@@ -245,10 +243,8 @@ def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
   is_lost = np.isinf(narrow) & np.isfinite(x)
   if is_lost.any():
     row, column = np.argwhere(is_lost)[0]
-    raise ValueError(
-      f"column {names[column]!r}, row {row}: {x[row, column]:g}, which the network takes, is too "
-      "large for float32"
-    )
+    number = f"column {names[column]!r}, row {row}: {x[row, column]:g}, which the network takes"
+    raise ValueError(f"{number}, is too large for float32")
   return narrow
 
 

@@ -162,8 +162,7 @@ MONITORS = (
 def draw_monitor(axes: Any, result: Result, field: str, title: str, label: str) -> None:
   """Draw a diagnostic at each evaluation where it is known, or of each layer."""
   is_share = label == "share"
-  scale = {"ylim": (-0.03, 1.03)} if is_share else {"yscale": "log"}
-  axes.set(title=title, ylabel=label, **scale)
+  axes.set(title=title, ylabel=label, **{"ylim": (-0.03, 1.03)} if is_share else {"yscale": "log"})
   figures.along_steps(axes)
   steps = [e.step for e in result.evaluations]
   if hasattr(result.evaluations[0], field):

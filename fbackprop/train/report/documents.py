@@ -221,14 +221,11 @@ def draw_report(
   figure_module = need("matplotlib.figure", extra="plot")
   style = need("matplotlib.style", extra="plot")
   texts = [title, *dataset.output_names, *dataset.features]
-  asked = need("matplotlib", extra="plot").rcParams["font.family"]
-  choice = choose_fonts(texts, asked)
+  choice = choose_fonts(texts, need("matplotlib", extra="plot").rcParams["font.family"])
   if choice.missing:
     title, dataset = choice.spell(title), romanised(dataset, choice)
-    tell(
-      f"report.png: no installed font has {list_characters(choice.missing)}; names with them are "
-      "romanised there, and report.html has them as they are"
-    )
+    names = "names with them are romanised there, and report.html has them as they are"
+    tell(f"report.png: no installed font has {list_characters(choice.missing)}; {names}")
   with style.context({**RULES, "font.family": list(choice.families)}), any_weight():
     outputs = np.asarray(list(signals.values())[-1].y)
     figure = figure_module.Figure(figsize=(11, 11), dpi=110, layout="constrained")

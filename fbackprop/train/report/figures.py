@@ -54,8 +54,7 @@ class Panel(NamedTuple):
 
   def of(self, *, size: tuple[float, float] = SIZE, note: str = "", **known: Any) -> "Panel":
     """Bind the arguments of `draw`, and optionally append a sentence to the caption."""
-    caption = f"{self.caption} {note}".rstrip()
-    return Panel(self.name, caption, partial(self.draw, **known), size)
+    return Panel(self.name, f"{self.caption} {note}".rstrip(), partial(self.draw, **known), size)
 
 
 def panel(name: str, caption: str) -> Callable[[Callable[..., None]], Panel]:

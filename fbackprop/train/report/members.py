@@ -42,8 +42,7 @@ def draw_ranks(axes: Any, own: RateScores, name: str, is_good: bool) -> None:
   """
   ranked = np.sort(own.scores)[::-1] if is_good else np.sort(own.scores)
   axes.axhline(own.together, color=COLORS[1], linewidth=1.5, label="together")
-  mean = float(np.mean(own.scores))
-  axes.axhline(mean, color=figures.MUTED, linewidth=0.8, label="their mean")
+  axes.axhline(np.mean(own.scores), color=figures.MUTED, linewidth=0.8, label="their mean")
   axes.plot(np.arange(1, len(ranked) + 1), ranked, ".", ms=6, color=COLORS[0], label="a member")
   axes.set(title="Members", xlabel="members, the best first", ylabel=name)
   axes.xaxis.get_major_locator().set_params(integer=True)

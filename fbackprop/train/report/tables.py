@@ -109,8 +109,7 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
       r2 = r_squared(found, known) if known.std() else None
       numbers = (r2, root_mean_square(error), sizes.mean(), sizes.max(), deviation)
       rows.append((name, *map(measured, numbers)))
-    heads = ("value", "R²", "RMSE", "mean |error|", "largest |error|", "true deviation")
-    return Table(heads, rows)
+    return Table(("value", "R²", "RMSE", "mean |error|", "largest |error|", "true deviation"), rows)
   found = outputs.argmax(1)
   if not dataset.is_classification:
     # scikit-learn treats a single column as a binary problem: a second one, of zeros, prevents it.
@@ -131,8 +130,7 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
 
 def losses_of(dataset: Dataset, model: Model, outputs: np.ndarray) -> np.ndarray:
   """Compute the loss of each test example; `outputs` and targets are in the network's units."""
-  losses = jax.jit(model.description.loss.forward)(outputs, dataset.targets_test)[0]
-  return np.asarray(losses)
+  return np.asarray(jax.jit(model.description.loss.forward)(outputs, dataset.targets_test)[0])
 
 
 def worst_of(losses: np.ndarray) -> np.ndarray:
