@@ -24,8 +24,8 @@ from fbackprop.live_check import LiveCheck
 from fbackprop.quantities.capture import captured
 from fbackprop.train import report
 from fbackprop.train import run_folder as runs
-from fbackprop.train.divergence import SQUARED_NORM
 from fbackprop.train.ensembles import make_ensemble_evaluate
+from fbackprop.train.history import SQUARED_NORM
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.models import Model, save_model
 from fbackprop.train.optimizers import make_optimizer

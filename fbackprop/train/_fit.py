@@ -230,9 +230,8 @@ def fit_ensemble(
     None if code != DIVERGED else run.locate_nonfinite(*runner.member_of(own, members.axis, k))
     for k, code in enumerate(codes)
   ]
-  params, found = jax.tree.map(
-    lambda leaf: jnp.moveaxis(leaf, members.axis, 0), (loop.state.params, loop.best)
-  )
+  in_front = partial(jnp.moveaxis, source=members.axis, destination=0)
+  params, found = jax.tree.map(in_front, (loop.state.params, loop.best))
   best = None
   if found is not None:
     best = BestEpochs(np.asarray(found.step), -np.asarray(found.validation_loss))

@@ -186,7 +186,10 @@ class Checkpoints:
 
 
 def check_numbers(group: str, rules: Any, *names: str) -> None:
-  """Raise for an attribute out of its range, or else no count; a default None is allowed."""
+  """Raise for an attribute that is out of range; None is allowed where it is the default.
+
+  The ranges are those of `RANGES`; an attribute without one is a count.
+  """
   for name in names:
     if (value := getattr(rules, name)) is not None or getattr(type(rules), name) is not None:
       own = f"{group}.{name}"

@@ -129,7 +129,13 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
     tree = params_of(stored, {"loop": jax.eval_shape(as_stored, spec.loop), "rows": rows})
   except (StructureError, ShapeError, DtypeError) as error:
     raise type(error)(f"it is a checkpoint of another network or optimiser: {error}") from error
-  loop = from_stored(tree["loop"], spec)
+  # The inverse of `as_stored`.
+  found = tree["loop"]
+  best = None if found.best is None else Best(*map(found.best.get, BEST))
+  loop = jax.tree.map(
+    lambda a, own: jax.random.wrap_key_data(a, impl=spec.key_impl) if is_key(own) else a,
+    found._replace(best=best), spec.loop,
+  )  # fmt: skip
   return loop, read_history(content["history"], tree["rows"]), content["stop"]
 
 
@@ -157,19 +163,8 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
 def as_stored(loop: Loop) -> Any:
   """Convert a loop to arrays that a file can hold: keys as data, fields by their stored names."""
   best: Any = None if loop.best is None else dict(zip(BEST, loop.best, strict=True))
-  return jax.tree.map(
-    lambda a: jax.random.key_data(a) if is_key(a) else a, loop._replace(best=best)
-  )
-
-
-def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
-  """Convert stored arrays back to a loop; the inverse of `as_stored`."""
-  best = None if stored.best is None else Best(*map(stored.best.get, BEST))
-  loop: Loop = jax.tree.map(
-    lambda a, own: jax.random.wrap_key_data(a, impl=spec.key_impl) if is_key(own) else a,
-    stored._replace(best=best), spec.loop,
-  )  # fmt: skip
-  return loop
+  own = loop._replace(best=best)
+  return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, own)
 
 
 def is_key(leaf: Any) -> bool:
@@ -287,6 +282,5 @@ class CheckpointWriter:
     # Not by a policy of orbax, which reads the scores from files without a checksum.
     steps = sorted(self.manager.all_steps())
     best = max(steps, key=lambda step: self.scores.get(step, -math.inf))
-    for old in steps[: -self.rules.keep]:
-      if old != best:
-        self.manager.delete(old)
+    for old in {*steps[: -self.rules.keep]} - {best}:
+      self.manager.delete(old)

@@ -19,11 +19,10 @@ import numpy as np
 from fbackprop import errors
 from fbackprop.checks import check_array, check_arrays, example_count
 from fbackprop.errors import check_that, describe
-from fbackprop.extras import need
 from fbackprop.meshes import is_explicit, mesh_of, take_rows
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import ClassWeights, check_class_weights
-from fbackprop.train.data.rows import Dataset, listed, lost_values
+from fbackprop.train.data.rows import Dataset, Split, listed, lost_values, stratified
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -258,9 +257,7 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
   return aside
 
 
-def rows_aside(
-  n: int, labels: np.ndarray | None, fraction: float, key: Array
-) -> tuple[np.ndarray, np.ndarray]:
+def rows_aside(n: int, labels: np.ndarray | None, fraction: float, key: Array) -> Split:
   """Split examples, stratified by class, with scikit-learn.
 
   Args:
@@ -276,14 +273,9 @@ def rows_aside(
     ValueError: the examples can't be split so.
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
-  model_selection = need("sklearn.model_selection", extra="data")
   own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # Not the number of any epoch.
   seed = int(jax.random.bits(own_key, dtype=jnp.uint32))
-  size = size_aside(n, labels, fraction)
-  train, validation = model_selection.train_test_split(
-    np.arange(n), test_size=size, stratify=labels, random_state=seed
-  )
-  return train, validation
+  return stratified(n, size_aside(n, labels, fraction), labels, seed)
 
 
 def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train import divergence, ensembles, examples, history, shuffle, stop_conditions
+from fbackprop.train import ensembles, examples, history, shuffle, stop_conditions
 from fbackprop.train.checkpoints import Checkpoint, CheckpointWriter, load_checkpoint
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Loop, Member, Members, make_chunk, skip
@@ -257,7 +257,7 @@ class Run:
       state.step, problem.train, problem.batch_size, member.order_key, problem.step.shuffle
     )
     optimizer, clip = problem.optimizer_of(member.rate), problem.step.clip_examples
-    return divergence.locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
+    return history.locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
 
   def check_now(self) -> None:
     """Compare our gradient with autodiff's, and record the time spent."""
@@ -366,8 +366,7 @@ def member_of(tree: Any, axis: int, k: int) -> Any:
 
 def running_again(loop: Loop) -> Loop:
   """Return the loop as if no stop rule had fired."""
-  running = jnp.asarray(RUNNING, jnp.int32)
-  return loop._replace(progress=loop.progress._replace(reason=running))
+  return loop._replace(progress=loop.progress._replace(reason=jnp.asarray(RUNNING, jnp.int32)))
 
 
 def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:

@@ -132,7 +132,7 @@ SHUFFLES: dict[str, Shuffle] = {
 
 
 def draw_order(
-  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str = "exact"
+  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str
 ) -> Array:
   """Draw the shuffle of an epoch at its first step; return `order` unchanged at any other."""
   n = example_count(data.x)
@@ -147,9 +147,7 @@ def draw_order(
   return drawn
 
 
-def take_batch(
-  step: Array, order: Array, data: Batch, batch_size: int, shuffle: str = "exact"
-) -> Batch:
+def take_batch(step: Array, order: Array, data: Batch, batch_size: int, shuffle: str) -> Batch:
   """Gather the examples of a step, in the `order` of its epoch.
 
   With full batches nothing is drawn or gathered: the lecture's full-batch descent.

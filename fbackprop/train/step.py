@@ -10,7 +10,8 @@ import optax
 
 from fbackprop import checks
 from fbackprop.meshes import splits_of
-from fbackprop.quantities import _compute, clipping, gradients
+from fbackprop.quantities import clipping, gradients
+from fbackprop.quantities._compute import captured_pass
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import WatchName, check_watch
 from fbackprop.train.optimizers import as_transformation, make_update
@@ -179,10 +180,9 @@ def make_guarded_step(
     check_carried(opt_state, state.opt_state)
     norms = layer_norms(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all()
-    if is_thorough:
-      finite &= all_finite(params) & stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     if is_thorough:
+      finite &= all_finite(params) & stays_finite(opt_state, state.opt_state)
       # Not `where`, which is a kernel per array.
       proposed = jax.lax.cond(finite, lambda new, _: new, lambda _, old: old, proposed, state)
     return proposed, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
@@ -221,9 +221,7 @@ def make_gradient(
   ) -> tuple[Array, Params, Watched]:
     if clip_examples is None and not watch:
       return *plain_pass(params, x, targets, key=key, weights=weights), Watched()
-    value, captured = _compute.captured_pass(
-      "make_step", net, loss, params, x, targets, key, weights
-    )
+    value, captured = captured_pass("make_step", net, loss, params, x, targets, key, weights)
     noise = gradients.noise_scale(captured) if watch else None
     if clip_examples is None:
       return value, gradients.mean_gradient(captured), Watched(noise)

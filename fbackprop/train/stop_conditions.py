@@ -190,6 +190,5 @@ def judge(
   ):
     reason = jnp.where(fires, code, reason).astype(jnp.int32)
   zero = jnp.zeros_like(total)
-  return Progress(
-    jnp.where(epoch_ends, zero, total), jnp.where(epoch_ends, zero, share), best, stale, reason
-  )
+  total, share = (jnp.where(epoch_ends, zero, each) for each in (total, share))
+  return Progress(total, share, best, stale, reason)

@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.divergence import locate_nonfinite
+from fbackprop.train.history import locate_nonfinite
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.step import State

@@ -112,9 +112,8 @@ def read_npz(
 
 def as_floats(values: np.ndarray) -> np.ndarray:
   """Convert numbers to float32 if their dtype converts to it exactly, else to float64."""
-  is_narrow = np.can_cast(values.dtype, np.float32)
   with np.errstate(over="ignore"):  # longdouble may overflow; infinities are refused later.
-    return values.astype(np.float32 if is_narrow else np.float64)
+    return values.astype(np.float32 if np.can_cast(values.dtype, np.float32) else np.float64)
 
 
 def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | None, list[str]]:

@@ -1,7 +1,7 @@
 """Panels: drawing functions with captions, and their conversion to SVG.
 
 To add a panel, write `draw(axes, ...)` under the decorator `panel`, in the module of its subject
-(`curves`, `predictions`, `layers`, `members`), and list it in that module's `panels_of`. The page
+(`curves`, `predictions`, `layers`), and list it in that module's `panels_of`. The page
 has all panels of a module, the picture the first two.
 """
 
