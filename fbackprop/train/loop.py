@@ -108,7 +108,6 @@ def make_chunk(
     `[capacity, K]`, NaN where a member took no step. `one` is needed by an ensemble whose axis is
     the last: see `vmap_last`.
   """
-  assert is_thorough or members is None
 
   def step_of(member: Member) -> Any:
     own: Any = step
@@ -252,8 +251,7 @@ def account(
     validate: from `make_validate`, if there is a validation set.
   """
   best, step = loop.best, loop.state.step
-  if best is not None:
-    assert validate is not None
+  if best is not None and validate is not None:
     best = validate(best, loop.state.params, step, ends, finite)
   progress = stop_conditions.judge(loop.progress, finite, step, per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)

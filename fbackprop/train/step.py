@@ -14,7 +14,7 @@ from fbackprop.quantities import clipping, gradients
 from fbackprop.quantities._compute import captured_pass
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import WatchName, check_watch
-from fbackprop.train.optimizers import as_transformation, make_update
+from fbackprop.train.optimizers import make_update
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
@@ -149,7 +149,6 @@ def make_guarded_step(
   """
   checks.check_unit("make_step", "net", net, Layer)
   checks.check_unit("make_step", "loss", loss, Loss)
-  optimizer = as_transformation(optimizer)
   update = make_update(optimizer, gradients.plain(net), loss)
   loss_and_gradient = make_gradient(net, loss, clip_examples, watch)
 

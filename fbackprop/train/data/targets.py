@@ -230,5 +230,4 @@ def relabel(
   places = [by_name.get(name, by_key.get(class_key(name))) for name in names]
   if None in places:
     raise ValueError(unknown(names[places.index(None)]))
-  renumbered: np.ndarray = np.array(places, np.int32)[labels]
-  return renumbered
+  return np.array(places, np.int32).take(labels)
