@@ -16,6 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from fbackprop.verify import vjp
+from fbackprop.verify.bank import BUGS, RIGHT
 from scripts.campaigns import results
 
 RESULTS = results.RESULTS / "bank_scores.json"
@@ -63,16 +67,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def names() -> list[str]:
   """Return the names of all specimens, in the order of the bank."""
-  from fbackprop.verify.bank import BUGS, RIGHT
-
   return [specimen.name for specimen in (*BUGS, *RIGHT)]
 
 
 def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
   """Verify one specimen at one level."""
-  from fbackprop.verify._vjp import vjp
-  from fbackprop.verify.bank import BUGS, RIGHT
-
   results.keep_compiled("bank-scores")
   name, level = task
   (example,) = (specimen.make() for specimen in (*BUGS, *RIGHT) if specimen.name == name)
@@ -104,8 +103,6 @@ def compared(value: Any) -> Any:
 
 def environment() -> dict[str, str]:
   """Return the properties of the environment that a score may depend on."""
-  import jax
-
   return {"python": platform.python_version(), "jax": jax.__version__,
           "backend": jax.default_backend(), "machine": platform.machine()}  # fmt: skip
 

@@ -10,9 +10,8 @@ import numpy as np
 
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.epoch_data import Epochs
-from scripts.benchmarks.rounds import Rounds, measure, quartiles
+from scripts.benchmarks.rounds import Rounds, measure, quartiles, shown
 from scripts.benchmarks.sizes import SIZES
-from scripts.benchmarks.step import shown
 
 EXPLANATION = """\
 epoch: median of the rounds; /exact, /fast: its time over that of our run with that shuffle, within
@@ -49,14 +48,9 @@ def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
     made[name], first[name] = prepare(name, size)
   measured = measure([epochs.run for epochs in made.values()], rounds)
   rows = rows_of(size, names, [e.epochs for e in made.values()], first, measured)
-  n, batch = EXAMPLES[size], SIZES[size].batch
-  widths = "-".join(map(str, SIZES[size].widths))
-  print(f"{size}: {widths}, {n:,} examples in batches of {batch}; "
-        f"{measured}")  # fmt: skip
-  print(COLUMNS)
-  for row in rows:
-    print(line_of(row))
-  print(flush=True)
+  widths, batch = "-".join(map(str, SIZES[size].widths)), SIZES[size].batch
+  print(f"{size}: {widths}, {EXAMPLES[size]:,} examples in batches of {batch}; {measured}")
+  print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
   return rows
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from scripts.benchmarks.contestants import EXAMPLES
+from scripts.benchmarks.models import draw_data
 from scripts.benchmarks.sizes import SIZES
 
 
@@ -16,14 +17,9 @@ class Epochs(NamedTuple):
   epochs: int
 
 
-def draw_data(name: str) -> tuple[np.ndarray, np.ndarray]:
-  """Draw synthetic examples and their targets, on the host."""
-  size, n = SIZES[name], EXAMPLES[name]
-  rng = np.random.default_rng(0)
-  x = rng.normal(size=(n, size.widths[0])).astype(np.float32)
-  if size.classification:
-    return x, rng.integers(0, size.widths[-1], n).astype(np.int32)
-  return x, rng.normal(size=(n, size.widths[-1])).astype(np.float32)
+def draw_examples(name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Draw the synthetic data set of a size, on the host."""
+  return draw_data(SIZES[name], (EXAMPLES[name],), seed=0)
 
 
 def draw_batches(name: str, rng: np.random.Generator) -> np.ndarray:

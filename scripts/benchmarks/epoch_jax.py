@@ -13,7 +13,7 @@ from fbackprop.train.shuffle import SHUFFLES
 from fbackprop.train.step import make_guarded_step
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
 from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
-from scripts.benchmarks.epoch_data import Epochs, draw_data
+from scripts.benchmarks.epoch_data import Epochs, draw_examples
 from scripts.benchmarks.models import draw_params, our_net, our_step, plain_step
 from scripts.benchmarks.sizes import SIZES
 
@@ -37,7 +37,7 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
   """
   size, epochs = SIZES[name], PROGRAM[name]
   n, steps = EXAMPLES[name], epochs * (EXAMPLES[name] // size.batch)
-  data = fb.train.Batch(*map(jnp.asarray, draw_data(name)))
+  data = fb.train.Batch(*map(jnp.asarray, draw_examples(name)))
   optimizer = fb.train.gradient_descent(RATE)
   init, step = make_guarded_step(*our_net(size), optimizer, is_thorough=False)
   stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
@@ -85,7 +85,7 @@ def bare_scan(name: str, update: Update, state: Any) -> Epochs:
   """
   size, n, epochs = SIZES[name], EXAMPLES[name], PROGRAM[name]
   steps, (draw, rows_at) = n // size.batch, SHUFFLES["fast"]
-  x, targets = map(jnp.asarray, draw_data(name))
+  x, targets = map(jnp.asarray, draw_examples(name))
 
   @partial(jax.jit, donate_argnums=0)
   def program(state: Any, x: Any, targets: Any, key: Any) -> tuple[Any, Any]:

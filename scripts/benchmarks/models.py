@@ -14,6 +14,7 @@ import numpy as np
 import fbackprop as fb
 from scripts.benchmarks.sizes import Size
 
+INPUTS = 4
 Step = Callable[..., Any]
 array: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
 
@@ -80,11 +81,26 @@ def draw_params(size: Size) -> Any:
   return our_net(size)[0].init(jax.random.key(0))
 
 
-def draw_batches(size: Size, seed: int) -> tuple[Any, Any]:
-  """Draw `(x, targets)` of one timed call, with a leading axis for the scan if there is one."""
+def draw_data(size: Size, lead: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Draw examples `[*lead, D_0]` and their targets, on the host."""
   rng = np.random.default_rng(seed)
-  lead = (size.scan, size.batch) if size.scan > 1 else (size.batch,)
-  x = jnp.asarray(rng.normal(size=(*lead, size.widths[0])), jnp.float32)
+  x = rng.normal(size=(*lead, size.widths[0])).astype(np.float32)
   if size.classification:
-    return x, jnp.asarray(rng.integers(0, size.widths[-1], lead), jnp.int32)
-  return x, jnp.asarray(rng.normal(size=(*lead, size.widths[-1])), jnp.float32)
+    return x, rng.integers(0, size.widths[-1], lead).astype(np.int32)
+  return x, rng.normal(size=(*lead, size.widths[-1])).astype(np.float32)
+
+
+def draw_batches(size: Size, seed: int) -> tuple[Any, ...]:
+  """Draw `(x, targets)` of one timed call, with a leading axis for the scan if there is one."""
+  lead = (size.scan, size.batch) if size.scan > 1 else (size.batch,)
+  return tuple(map(jnp.asarray, draw_data(size, lead, seed)))
+
+
+def draw_inputs(size: Size) -> tuple[Any, list[Any]]:
+  """Draw parameters, and the different batches that the calls cycle through."""
+  return draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
+
+
+def cycling(step: Step, params: Any, batches: list[Any]) -> Callable[[int], None]:
+  """Build a call of a step, on the batch of a number, that waits for its result."""
+  return lambda number: jax.block_until_ready(step(params, *batches[number % len(batches)]))

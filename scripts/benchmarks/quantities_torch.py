@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.models import draw_batches
+from scripts.benchmarks.models import draw_inputs
 from scripts.benchmarks.quantities import HEAVY_BYTES, Candidate
 from scripts.benchmarks.sizes import Size
-from scripts.benchmarks.step import INPUTS
 
 PLAIN = "torch, plain gradient"
 EXTENSIONS = ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
@@ -25,7 +24,10 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
   # torch warns that x has no gradient, which is intended.
   warnings.filterwarnings("ignore", "Full backward hook is firing")
   torch.set_num_threads(machine.core_count())
-  batches = [torch_batch(torch, size, seed) for seed in range(INPUTS)]
+  batches = [
+    (torch.from_numpy(np.array(x)), torch.from_numpy(np.array(targets)).long())
+    for x, targets in draw_inputs(size)[1]
+  ]
   plain, backpack = made_of(torch, size), import_module("backpack")
   loss_of = torch.nn.CrossEntropyLoss()
 
@@ -34,8 +36,8 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
     plain.zero_grad(set_to_none=False)
     loss_of(plain(x), targets).backward()
 
-  extended, extended_loss = (
-    backpack.extend(module) for module in (made_of(torch, size), torch.nn.CrossEntropyLoss())
+  extended, extended_loss = map(
+    backpack.extend, (made_of(torch, size), torch.nn.CrossEntropyLoss())
   )
   extensions: Any = import_module("backpack.extensions")
 
@@ -92,9 +94,3 @@ def made_of(torch: Any, size: Size) -> Any:
   for pair in pairwise(size.widths):
     layers += [torch.nn.Linear(*pair), torch.nn.ReLU()]
   return torch.nn.Sequential(*layers[:-1])
-
-
-def torch_batch(torch: Any, size: Size, seed: int) -> tuple[Any, Any]:
-  """Convert our examples to torch."""
-  x, targets = draw_batches(size, seed)
-  return torch.from_numpy(np.array(x)), torch.from_numpy(np.array(targets)).long()

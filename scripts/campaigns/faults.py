@@ -5,8 +5,6 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental.compilation_cache import compilation_cache
 
 import fbackprop as fb
 from fbackprop.train.examples import digest
 from scripts.campaigns.grouping import grouped
-from scripts.campaigns.results import cache_options
+from scripts.campaigns.results import keep_compiled
 
 STEPS, EVERY = 60, 5
-COMPILED = cache_options("fault-campaign")
 OPTIMIZERS = {
   "gradient_descent": lambda: fb.train.gradient_descent(0.1),
   "momentum": lambda: optax.sgd(0.05, momentum=0.9),
@@ -107,24 +103,6 @@ def bits(result: fb.train.Result) -> str:
   return f"{arrays} {result.stop_reason} {said} {result.checks}"
 
 
-@contextmanager
-def keeping_compiled(folder: str) -> Iterator[None]:
-  """Make jax cache compiled programs in a folder, for the next run of the same kind."""
-  settings = {**COMPILED, "jax_compilation_cache_dir": folder}
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()  # The cache would otherwise keep its initial folder.
-    if values is settings:
-      yield
-
-
-def has_checkpoint(folder: str) -> bool:
-  """Return whether there is a checkpoint to resume from: a run may be killed before its first."""
-  return any(name.isdecimal() for name in os.listdir(folder)) if os.path.isdir(folder) else False
-
-
 def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
   """Start or resume the run, and write its bits; the body of a process.
 
@@ -135,11 +113,12 @@ def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
       None for never.
     out: the file for the bits.
   """
-  with keeping_compiled(COMPILED["jax_compilation_cache_dir"]):
-    if kill_at is not None:
-      die_at(kill_at, folder)
-    result = run(plan, folder, resumes=has_checkpoint(folder))
-  Path(out).write_text(bits(result))
+  keep_compiled("fault-campaign")
+  if kill_at is not None:
+    die_at(kill_at, folder)
+  # A run may be killed before its first checkpoint.
+  resumes = os.path.isdir(folder) and any(name.isdecimal() for name in os.listdir(folder))
+  Path(out).write_text(bits(run(plan, folder, resumes)))
 
 
 def die_at(count: int, folder: str) -> None:
