@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from scripts.benchmarks.bridges import joined
+from scripts.benchmarks.bridges import is_float, joined
 
 ACTIVATIONS = (
   "relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "softplus", "gelu", "gelu_tanh", "silu",
@@ -77,22 +77,14 @@ def build(case: Case) -> Call:
   params = jax.tree.map(lambda leaf: number(rng, case, leaf.shape, leaf.ndim > 1), shapes)
   x = number(rng, case, (case.n, case.sizes[0]), True)
   key = (jax.random.key(case.seed % 1000),) if case.dropout else ()
-  if case.loss == "none":
-    f, f_vjp = outputs_of(net)
-    args: tuple[Any, ...] = (params, x, *key)
-  else:
-    loss = getattr(fb, case.loss.partition(" ")[0])
-    targets = targets_of(case, rng)
-    weights = (jnp.asarray(rng.uniform(0.5, 2.0, case.n), case.dtype),) if case.weighted else ()
-    f, f_vjp = mean_loss_of(net, loss, case.weighted)
-    if case.constants == "closed over":
-      f, f_vjp = closed_over(f, f_vjp, (targets, *weights))
-      args = (params, x, *key)
-    else:
-      args = (params, x, targets, *weights, *key)
-  if case.form == "pair":
-    return f, args, f_vjp
-  return joined(f, f_vjp), args, None
+  constants: tuple[Any, ...] = ()
+  if case.loss != "none":
+    constants = (targets_of(case, rng),)
+    if case.weighted:
+      constants += (jnp.asarray(rng.uniform(0.5, 2.0, case.n), case.dtype),)
+  f, f_vjp = rule_of(case, net, constants)
+  args = (params, x, *(() if case.constants == "closed over" else constants), *key)
+  return (f, args, f_vjp) if case.form == "pair" else (joined(f, f_vjp), args, None)
 
 
 def network(case: Case) -> fb.Layer:
@@ -143,61 +135,39 @@ def targets_of(case: Case, rng: np.random.Generator) -> Any:
   return number(rng, case, shape, True)
 
 
-def outputs_of(net: fb.Layer) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Return the network, and its rule."""
-
-  def outputs_vjp(params: Any, x: Any, *key: Any) -> Any:
-    y, backward = fb.pullback(net)(params, x, *key)
-    return y, lambda y_bar: (*backward(y_bar), *(None for _ in key))
-
-  return lambda params, x, *key: net.forward(params, x, *key)[0], outputs_vjp
-
-
-def mean_loss_of(
-  net: fb.Layer, loss: fb.Loss, weighted: bool
+def rule_of(
+  case: Case, net: fb.Layer, constants: tuple[Any, ...]
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Build the mean loss of a batch by params and x, with constant targets and weights."""
-  gradient = fb.value_and_grad(net, loss, input_gradient=True)
+  """Build the outputs, or the mean loss by params and x with constant targets and weights."""
 
-  def options_of(rest: tuple[Any, ...]) -> dict[str, Any]:
-    weights = rest[:1] if weighted else ()
-    key = rest[len(weights) :]
-    return {"weights": weights[0] if weights else None, "key": key[0] if key else None}
+  def split(x: Any, rest: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return the constants, as wide as x if they are closed over, and the key."""
+    if case.constants == "arguments":
+      return rest[: len(constants)], rest[len(constants) :]
+    return [c.astype(x.dtype) if is_float(c) else c for c in constants], rest
 
-  def mean_loss(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
-    targets, rest = jax.lax.stop_gradient((targets, rest))
-    return gradient(params, x, targets, **options_of(rest))[0]
+  def mean_loss(params: Any, x: Any, held: Any, key: Any) -> Any:
+    gradient = fb.value_and_grad(net, getattr(fb, case.loss.partition(" ")[0]), input_gradient=True)
+    targets, *weights = held
+    options = {name: own[0] if own else None for name, own in (("weights", weights), ("key", key))}
+    return gradient(params, x, targets, **options)
 
-  def mean_loss_vjp(params: Any, x: Any, targets: Any, *rest: Any) -> Any:
-    value, (grads, x_bar) = gradient(params, x, targets, **options_of(rest))
+  def f(params: Any, x: Any, *rest: Any) -> Any:
+    held, key = split(x, rest)
+    if not constants:
+      return net.forward(params, x, *key)[0]
+    return mean_loss(params, x, *jax.lax.stop_gradient((held, key)))[0]
 
-    def pull(y_bar: Any) -> Any:
-      bars = jax.tree.map(lambda leaf: y_bar * leaf, (grads, x_bar))
-      return (*bars, *map(zero_bar, (targets, *rest)))
+  def f_vjp(params: Any, x: Any, *rest: Any) -> Any:
+    held, key = split(x, rest)
+    zeros = [jnp.zeros_like(leaf) if is_float(leaf) else None for leaf in rest]
+    if not constants:
+      y, backward = fb.pullback(net)(params, x, *key)
+      return y, lambda y_bar: (*backward(y_bar), *zeros)
+    value, grads = mean_loss(params, x, held, key)
+    return value, lambda y_bar: (*jax.tree.map(lambda leaf: y_bar * leaf, grads), *zeros)
 
-    return value, pull
-
-  return mean_loss, mean_loss_vjp
-
-
-def closed_over(
-  f: Callable[..., Any], f_vjp: Callable[..., Any], constants: tuple[Any, ...]
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-  """Close over the constants, which are as wide as x, leaving params, x and the key."""
-
-  def own(x: Any) -> Any:
-    return (c.astype(x.dtype) if jnp.issubdtype(c.dtype, jnp.floating) else c for c in constants)
-
-  def closed_vjp(params: Any, x: Any, *key: Any) -> Any:
-    y, pull = f_vjp(params, x, *own(x), *key)
-
-    def closed_pull(y_bar: Any) -> Any:
-      params_bar, x_bar, *rest = pull(y_bar)
-      return params_bar, x_bar, *rest[len(constants) :]
-
-    return y, closed_pull
-
-  return lambda params, x, *key: f(params, x, *own(x), *key), closed_vjp
+  return f, f_vjp
 
 
 def holds_floats(case: Case) -> bool:
@@ -205,8 +175,3 @@ def holds_floats(case: Case) -> bool:
   has_labels = case.loss in ("softmax_cross_entropy", "hinge")
   is_held = case.loss != "none" and case.constants == "arguments"
   return is_held and (case.weighted or not has_labels)
-
-
-def zero_bar(leaf: Any) -> Any:
-  """Return the cotangent of a constant: zero for a float, None for labels and keys."""
-  return jnp.zeros_like(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else None
