@@ -82,8 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
   if options.get("rounds", 2) < 2:
     parser.error(f"--rounds must be at least 2, got {options['rounds']}")
 
-  about_jax = in_process(None, machine.describe_jax)
-  here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **about_jax}
+  here = in_process(None, machine.describe)
   print("; ".join(f"{name} {value}" for name, value in here.items()))
   if here["backend"] != "cpu":
     cores = [None]

@@ -73,7 +73,7 @@ def run(results: Results, options: argparse.Namespace) -> Results:
       results = Results({}, {})
     results = results._replace(made=made)
     chosen = [cell for cell in cells() if all(word in cell for word in options.only)]
-    missing = [cell for cell in chosen if options.again or tuple(cell) not in results.cells]
+    missing = [cell for cell in chosen if options.again or cell not in results.cells]
     chunks = [list(own) for _, own in itertools.groupby(missing, lambda cell: cell[:2])]
     start, done = time.monotonic(), 0
     for chunk, found in pool.imap_unordered(run_chunk, chunks):
@@ -151,15 +151,14 @@ def as_json(results: Results) -> str:
     return shared.setdefault(json.dumps(value), len(shared))
 
   rows = []
-  for key in (tuple(cell) for cell in cells() if tuple(cell) in results.cells):
+  for key in filter(results.cells.__contains__, cells()):
     cell = results.cells[key]
     own = {k: number(v) if isinstance(v, dict | list) else v for k, v in cell.items()}
     rows.append(f"  {json.dumps(' / '.join(key))}: {json.dumps(own)}")
-  lines = ",\n".join(rows)
-  lists = ",\n".join(f"  {value}" for value in shared)
+  cells_lines, shared_lines = ",\n".join(rows), ",\n".join(f"  {value}" for value in shared)
   return (
-    f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{lists}\n ],\n'
-    f' "cells": {{\n{lines}\n }}\n}}\n'
+    f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{shared_lines}\n ],\n'
+    f' "cells": {{\n{cells_lines}\n }}\n}}\n'
   )
 
 

@@ -38,9 +38,8 @@ def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransf
     value, grads = loss_and_gradient(state.params, batch.x, batch.targets)
     params, opt_state = update(state.params, state.opt_state, batch, None, value, grads)
     state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-    finite = jnp.ones((), bool)
-    weight = total_weight(batch, value.dtype)
-    return state, fb.train.Info(value, weight, layer_norms(grads), finite)
+    weight, is_finite = total_weight(batch, value.dtype), jnp.ones((), bool)
+    return state, fb.train.Info(value, weight, layer_norms(grads), is_finite)
 
   return step
 

@@ -50,14 +50,16 @@ def shown_cores(cores: int | None) -> str:
   return name if CAN_PIN else f"{name} (threads limited, but not pinned: this system can't)"
 
 
-def describe_jax() -> dict[str, str]:
-  """Describe versions, backend and device."""
+def describe() -> dict[str, Any]:
+  """Describe the processor, versions, backend and device."""
   import jax
   from jaxlib.version import __version__ as jaxlib_version
 
   import fbackprop
 
   return {
+    "cpu": processor(),
+    "cores_here": core_count(),
     "fbackprop": fbackprop.__version__,
     "jax": jax.__version__,
     "jaxlib": jaxlib_version,

@@ -50,18 +50,15 @@ class Comparison(NamedTuple):
   convert: Convert
   shown: str = ""
 
-  @property
-  def key(self) -> tuple[str, str, str]:
-    """The unique key of the pair."""
-    return self.package, self.theirs, self.ours
+  def is_undefined(self, facts: Facts) -> bool:
+    """Return whether ours is NaN by convention: the unbiased variance of one example."""
+    return self.ours == "variance" and facts.problem.n == 1
 
 
 def loss_scale(problem: Problem, reduction: str) -> float:
   """Return s, the factor of an example's loss in torch's total."""
-  whole = 2.0 if problem.loss == SQUARED_ERROR else 1.0
-  if reduction == "sum":
-    return whole
-  return whole / (problem.n * (WIDTHS[-1] if problem.loss == SQUARED_ERROR else 1))
+  whole, outputs = (2.0, WIDTHS[-1]) if problem.loss == SQUARED_ERROR else (1.0, 1)
+  return whole if reduction == "sum" else whole / (problem.n * outputs)
 
 
 def times(tree: Tree, factor: float) -> Tree:
@@ -98,10 +95,11 @@ def sum_parameters(reduction: str) -> Convert:
 def unbias(reduction: str) -> Convert:
   """Convert BackPACK's division by N to ours by N − 1; for one example it has 0."""
 
+  by_scale = descale(reduction, 2)
+
   def convert(tree: Tree, facts: Facts) -> Tree:
     n = facts.problem.n
-    squared = descale(reduction, 2)(tree, facts)
-    return times(squared, n / (n - 1)) if n > 1 else squared
+    return times(by_scale(tree, facts), n / (n - 1) if n > 1 else 1)
 
   return convert
 
@@ -155,7 +153,7 @@ def threshold_of(comparison: Comparison, facts: Facts, theirs: Tree) -> float:
   Opacus's coefficient is min(1, C / (‖g_i‖ + γ)), which is below ours by at most c_i γ / (‖g_i‖ +
   γ), and no entry of g_i is above `largest`.
   """
-  if comparison.key != (OPACUS, "p.grad, sum", "clipped_gradient"):
+  if comparison[:3] != (OPACUS, "p.grad, sum", "clipped_gradient"):
     return THRESHOLD
   ours = np.minimum(1, facts.bound / facts.norms)
   with_gamma = np.minimum(1, facts.bound / (facts.norms + GAMMA))

@@ -40,9 +40,7 @@ def tree_error(ours: Tree, theirs: Tree, scale: float | None = None) -> float:
   # max() may lose a NaN, so every array is checked.
   if not all(np.isfinite(leaf).all() for leaf in (*ours, *theirs)):
     return float("inf")
-  if difference == 0:
-    return 0.0
-  return difference / scale if scale > 0 else float("inf")
+  return difference / scale if scale > 0 else float("inf") if difference else 0.0
 
 
 def planted_factor(plant: str | None, comparison: Comparison, facts: Facts) -> float:
@@ -53,14 +51,9 @@ def planted_factor(plant: str | None, comparison: Comparison, facts: Facts) -> f
   if plant == "biased" and comparison.ours == "variance" and n > 1:
     return (n - 1) / n
   of_torchs_loss = comparison.package == BACKPACK and facts.problem.loss == SQUARED_ERROR
-  if plant == "halved" and of_torchs_loss and not is_undefined(comparison, facts):
+  if plant == "halved" and of_torchs_loss and not comparison.is_undefined(facts):
     return 2.0 if comparison.ours == "example_gradients" else 4.0
   return 1.0
-
-
-def is_undefined(comparison: Comparison, facts: Facts) -> bool:
-  """Return whether ours is NaN by convention: the unbiased variance of one example."""
-  return comparison.ours == "variance" and facts.problem.n == 1
 
 
 def make_row(
@@ -78,7 +71,7 @@ def make_row(
   errors = {}
   for side, values in (("error", measured.ours), ("witness", measured.witness)):
     own, scale = values[comparison.ours], None
-    if is_undefined(comparison, facts):
+    if comparison.is_undefined(facts):
       own = [np.where(np.isnan(leaf), 0, np.inf) for leaf in own]
       scale = max(float(np.abs(leaf).max()) for leaf in values["second_moment"])
     errors[side] = tree_error(own, theirs, scale)
@@ -104,9 +97,8 @@ def control(
   found = {}
   for plant, meaning in PLANTS.items():
     rows = make_rows(comparisons, everything, versions, plant)
-    changed = [row for row in rows if row["changed"]]
-    caught = sum(not row["ok"] for row in changed)
-    found[plant] = {"meaning": meaning, "rows": len(changed), "found": caught}
+    oks = [row["ok"] for row in rows if row["changed"]]
+    found[plant] = {"meaning": meaning, "rows": len(oks), "found": oks.count(False)}
   return found
 
 
