@@ -164,14 +164,10 @@ def our_value_and_slope(unit: fb.Gate | fb.Loss) -> Callable[..., tuple[Any, Any
   return run
 
 
-def peer_value_and_slope(peer: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+def peer_value_and_slope(peer: Callable[..., Any], x: Any, *targets: Any) -> tuple[Any, Any]:
   """Return the value of the peer, and its slope by autodiff."""
-
-  def run(*arguments: Any) -> tuple[Any, Any]:
-    y, pull = jax.vjp(lambda x: peer(x, *arguments[1:]), arguments[0])
-    return y, pull(jnp.ones_like(y))[0]
-
-  return run
+  y, pull = jax.vjp(lambda x: peer(x, *targets), x)
+  return y, pull(jnp.ones_like(y))[0]
 
 
 def measure(row: Row) -> dict[str, Any]:
@@ -180,7 +176,7 @@ def measure(row: Row) -> dict[str, Any]:
   with np.errstate(over="ignore", under="ignore"):
     truths = row.truth(*as_truth)
   found: dict[str, Any] = {"name": " ".join(row.name.split())}
-  sides = {"ours": our_value_and_slope(row.unit), "peer": peer_value_and_slope(row.peer)}
+  sides = {"ours": our_value_and_slope(row.unit), "peer": partial(peer_value_and_slope, row.peer)}
   for who, run in sides.items():
     results = jax.jit(run)(*map(jnp.asarray, row.arguments))
     for direction, got, terms in zip(("forward", "backward"), results, truths, strict=True):

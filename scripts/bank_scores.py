@@ -77,12 +77,11 @@ def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
   (example,) = (specimen.make() for specimen in (*BUGS, *RIGHT) if specimen.name == name)
   report = vjp(example.f, *example.args, f_vjp=example.f_vjp, level=level, **example.options)
   judged = [finding for finding in report.findings if finding.kind != "note"]
-  score = {
+  return name, level, {
     "verdict": report.verdict,
     "leaves": [finding.leaf for finding in judged],
     "causes": [finding.cause or finding.check for finding in judged],
-  }
-  return name, level, score
+  }  # fmt: skip
 
 
 def differences(kept: dict[str, Any] | None, score: dict[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """An epoch at steady state, with shuffle, minibatches and update: ours, and other libraries'."""
 
 import time
+from collections.abc import Sequence
 from datetime import date
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
-from scripts.benchmarks.epoch_data import Epochs
+from scripts.benchmarks.models import Epochs
 from scripts.benchmarks.rounds import Rounds, measure, quartiles, shown
 from scripts.benchmarks.sizes import SIZES
 
@@ -34,8 +35,7 @@ def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]
   print(EXPLANATION)
   # Without their imports: keras needs a backend set first.
   missing = sorted({p for p in peers if find_spec(CONTESTANTS[p].imported) is None})
-  for peer in missing:
-    contestant = CONTESTANTS[peer]
+  for contestant in map(CONTESTANTS.__getitem__, missing):
     print(f"{contestant.shown:<26} not installed: pip install {contestant.package}", flush=True)
   names = [name for name in CONTESTANTS if name in OURS or name in set(peers) - set(missing)]
   return [row for size in sizes for row in run_size(size, rounds, names)]
@@ -43,11 +43,9 @@ def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]
 
 def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
   """Measure one size, and print its table."""
-  made, first = {}, {}
-  for name in names:
-    made[name], first[name] = prepare(name, size)
-  measured = measure([epochs.run for epochs in made.values()], rounds)
-  rows = rows_of(size, names, [e.epochs for e in made.values()], first, measured)
+  made, first = zip(*(prepare(name, size) for name in names), strict=True)
+  measured = measure([epochs.run for epochs in made], rounds)
+  rows = rows_of(size, names, [epochs.epochs for epochs in made], first, measured)
   widths, batch = "-".join(map(str, SIZES[size].widths)), SIZES[size].batch
   print(f"{size}: {widths}, {EXAMPLES[size]:,} examples in batches of {batch}; {measured}")
   print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
@@ -64,17 +62,18 @@ def prepare(name: str, size: str) -> tuple[Epochs, float]:
 
 
 def rows_of(
-  size: str, names: list[str], epochs: list[int], first: dict[str, float], measured: Rounds
+  size: str, names: list[str], epochs: list[int], first: Sequence[float], measured: Rounds
 ) -> list[dict[str, Any]]:
   """Return the figures of a size."""
   seconds = dict(zip(names, (measured.seconds / np.asarray(epochs)).T, strict=True))
   middle = {name: float(np.median(times)) for name, times in seconds.items()}
-  calls = dict(zip(names, np.median(measured.seconds, axis=0), strict=True))
-  extra = {name: max(0.0, first[name] - float(calls[name])) for name in names}
+  calls = np.median(measured.seconds, axis=0)
+  extra = dict(zip(names, map(float, np.maximum(0, np.subtract(first, calls))), strict=True))
   rows = []
   for name in names:
     package = CONTESTANTS[name].package
     low, ratio, high = quartiles(seconds[name] / seconds["fast"])
+    even = break_even(extra["fast"] - extra[name], middle[name] - middle["fast"])
     rows.append(
       {
         "size": size,
@@ -87,9 +86,7 @@ def rows_of(
         "over_fast": ratio,
         "over_fast_quartiles": (low, high),
         "first_call_extra_seconds": extra[name],
-        "break_even_epochs": break_even(
-          extra["fast"] - extra[name], middle[name] - middle["fast"]
-        ) if name not in OURS else None,
+        "break_even_epochs": None if name in OURS else even,
         **measured.figures,
       }
     )  # fmt: skip
@@ -98,17 +95,13 @@ def rows_of(
 
 def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
   """Return the epochs after which a longer compilation pays off; None for never."""
-  if saved_an_epoch <= 0:
-    return None
-  return max(0.0, more_to_compile / saved_an_epoch)
+  return max(0.0, more_to_compile / saved_an_epoch) if saved_an_epoch > 0 else None
 
 
 def shown_even(row: dict[str, Any]) -> str:
   """Return the break-even number of epochs, for others than ours."""
-  even = row["break_even_epochs"]
-  if row["contestant"] in OURS:
-    return ""
-  return "never" if even is None else f"{even:,.0f}"
+  even = "never" if row["break_even_epochs"] is None else f"{row['break_even_epochs']:,.0f}"
+  return "" if row["contestant"] in OURS else even
 
 
 def line_of(row: dict[str, Any]) -> str:

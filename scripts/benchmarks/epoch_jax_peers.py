@@ -14,8 +14,8 @@ import numpy as np
 import optax
 
 from scripts.benchmarks.contestants import RATE
-from scripts.benchmarks.epoch_data import Epochs, draw_batches, draw_examples
 from scripts.benchmarks.epoch_jax import bare_scan
+from scripts.benchmarks.models import Epochs, draw_examples, draw_rows
 from scripts.benchmarks.sizes import SIZES
 
 eqx: Any = import_module("equinox")  # Type checks must work without either.
@@ -36,7 +36,7 @@ def loop(name: str, step: Callable[[Any, Any], Any]) -> Epochs:
   rng = np.random.default_rng(1)
 
   def run(number: int) -> None:
-    for rows in draw_batches(name, rng):
+    for rows in draw_rows(name, rng):
       loss = step(x[rows], targets[rows])
     loss.block_until_ready()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from scripts.benchmarks import machine
 from scripts.benchmarks.contestants import EXAMPLES, RATE
-from scripts.benchmarks.epoch_data import Epochs, draw_examples
+from scripts.benchmarks.models import Epochs, draw_examples
 from scripts.benchmarks.quantities_torch import made_of
 from scripts.benchmarks.sizes import SIZES
 

@@ -25,11 +25,6 @@ def processor() -> str:
   return name[1] if name else platform.processor() or platform.machine()
 
 
-def load() -> float | None:
-  """Return the load average of the last minute; above the number of cores, times are too long."""
-  return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-
-
 def pin(cores: int | None) -> None:
   """Pin this process to its first `cores` cores, and XLA to as many threads; None for all."""
   if cores is None:

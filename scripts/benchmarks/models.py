@@ -5,14 +5,15 @@ Both take the same arguments.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from scripts.benchmarks.sizes import Size
+from scripts.benchmarks.contestants import EXAMPLES
+from scripts.benchmarks.sizes import SIZES, Size
 
 INPUTS = 4
 Step = Callable[..., Any]
@@ -67,15 +68,6 @@ def plain_step(size: Size) -> Step:
   return jax.value_and_grad(plain_loss(size))
 
 
-def shapes(size: Size) -> tuple[Any, Any, Any]:
-  """Return the arguments of a step, `(params, x, targets)`, as shapes, enough to compile it."""
-  params = jax.eval_shape(our_net(size)[0].init, jax.random.key(0))
-  x = array((size.batch, size.widths[0]), jnp.float32)
-  labels = array((size.batch,), jnp.int32)
-  targets = array((size.batch, size.widths[-1]), jnp.float32)
-  return params, x, labels if size.classification else targets
-
-
 def draw_params(size: Size) -> Any:
   """Draw the initial parameters of training."""
   return our_net(size)[0].init(jax.random.key(0))
@@ -104,3 +96,23 @@ def draw_inputs(size: Size) -> tuple[Any, list[Any]]:
 def cycling(step: Step, params: Any, batches: list[Any]) -> Callable[[int], None]:
   """Build a call of a step, on the batch of a number, that waits for its result."""
   return lambda number: jax.block_until_ready(step(params, *batches[number % len(batches)]))
+
+
+# --- Epochs ---------------------------------------------------------------------------------------
+
+
+class Epochs(NamedTuple):
+  """A call that runs some epochs, continues from its last state, and waits for the result."""
+
+  run: Callable[[int], None]
+  epochs: int
+
+
+def draw_examples(name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Draw the synthetic data set of a size, on the host."""
+  return draw_data(SIZES[name], (EXAMPLES[name],), seed=0)
+
+
+def draw_rows(name: str, rng: np.random.Generator) -> np.ndarray:
+  """Draw the examples of each step of an epoch in a new order `[steps, N]`, for a Python loop."""
+  return rng.permutation(EXAMPLES[name]).reshape(-1, SIZES[name].batch)

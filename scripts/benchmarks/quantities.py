@@ -84,24 +84,15 @@ def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
 
   def alone(names: Any) -> Callable[..., Any]:
     look = q.compute(net, loss, names)
-
-    def step(*arguments: Any) -> Any:
-      value, _, found = look(*arguments)
-      return value, found
-
-    return step
+    return lambda *arguments: look(*arguments)[::2]  # Without the gradient.
 
   return {
     "plain gradient": our_step(size),
-    **{
-      f"clipped_gradient, {kind}": alone(
-        {"clipped_gradient": {"max_norm": BOUND, "clipping": kind}}
-      )
-      for kind in ("flat", "automatic", "per_layer")
-    },
+    **{f"clipped_gradient, {k}": alone({"clipped_gradient": {"max_norm": BOUND, "clipping": k}})
+       for k in ("flat", "automatic", "per_layer")},
     "example_sqnorms alone": alone(("example_sqnorms",)),
     **{f"gradient + {name}": q.compute(net, loss, (name,)) for name in WITH_GRADIENT},
-  }
+  }  # fmt: skip
 
 
 def clipped_by_vmap(size: Size) -> Callable[..., Any]:
@@ -123,11 +114,7 @@ def clipped_by_vmap(size: Size) -> Callable[..., Any]:
 def candidates_of(size: Size) -> list[Candidate]:
   """Compile our candidates and those of plain JAX."""
   params, batches = draw_inputs(size)
-  steps = {
-    **ours_of(size),
-    "jax.value_and_grad": plain_step(size),
-    "clipped by vmap(jax.grad)": clipped_by_vmap(size),
-  }
+  peers = {"jax.value_and_grad": plain_step, "clipped by vmap(jax.grad)": clipped_by_vmap}
 
   def made(name: str, step: Callable[..., Any]) -> Candidate:
     compiled: Any = jax.jit(step).lower(params, *batches[0]).compile()
@@ -136,6 +123,7 @@ def candidates_of(size: Size) -> list[Candidate]:
     call = cycling(compiled, params, batches)
     return Candidate(name, call, "plain gradient", temp, temp + memory.output_size_in_bytes)
 
+  steps = {**ours_of(size), **{name: make(size) for name, make in peers.items()}}
   return [made(*pair) for pair in steps.items()]
 
 

@@ -33,7 +33,9 @@ class Cost(NamedTuple):
 
 def cost(step: Step, size: Size) -> Cost:
   """Compile a step, without running it."""
-  compiled: Any = jax.jit(step).lower(*models.shapes(size)).compile()
+  params = jax.eval_shape(lambda: models.draw_params(size))
+  batch = models.draw_data(size, (size.batch,), seed=0)
+  compiled: Any = jax.jit(step).lower(params, *batch).compile()
   return Cost(compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes)
 
 
@@ -48,9 +50,7 @@ def repeated(step: Step, size: Size) -> Step:
 
   def scanned(params: Any, x: Any, targets: Any) -> Any:
     first = jax.tree.map(lambda stack: stack[0], (x, targets))
-    nothing = jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, params, *first)
-    )
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(step, params, *first))
     return jax.lax.scan(lambda _, batch: (step(params, *batch), None), nothing, (x, targets))[0]
 
   return scanned
@@ -92,6 +92,5 @@ def run_size(name: str, rounds: int) -> dict[str, Any]:
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
   """Measure and print every size; return the rows for the file."""
-  print(EXPLANATION)
-  print(COLUMNS, flush=True)
+  print(EXPLANATION, COLUMNS, sep="\n", flush=True)
   return [run_size(name, rounds) for name in sizes]

@@ -1,10 +1,11 @@
 """Runs that are killed while they write, and the files that remain."""
 
+import itertools
+import operator
 import os
 import random
 import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,10 +94,8 @@ def stop_at(plan: Plan, steps: int) -> fb.train.StopRules:
 
 def bits(result: fb.train.Result) -> str:
   """Return the parts in which two runs must be bitwise equal: all but the times."""
-  said = [
-    (e.step, e.train_loss, e.test_loss, e.test_accuracy, e.grad_norms, e.validation_score)
-    for e in result.evaluations
-  ]
+  names = ("step", "train_loss", "test_loss", "test_accuracy", "grad_norms", "validation_score")
+  said = [operator.attrgetter(*names)(evaluation) for evaluation in result.evaluations]
   state = result.state._replace(key=jax.random.key_data(result.state.key))
   best = None if result.best is None else result.best.params
   arrays = digest((state, result.losses, result.grad_norms, best))
@@ -123,14 +122,11 @@ def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
 
 def die_at(count: int, folder: str) -> None:
   """Kill this process at its n-th touch of a file in a folder, such as a rename."""
-  left, lock = count, threading.Lock()
+  touches = itertools.count(1)  # Its `next` is atomic: other threads touch files too.
 
   def touch() -> None:
-    nonlocal left
-    with lock:
-      left -= 1
-      if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if next(touches) == count:
+      os.kill(os.getpid(), signal.SIGKILL)
 
   def hear(event: str, args: tuple[Any, ...]) -> None:
     is_file = event == "open" or event.partition(".")[0] in ("os", "shutil")

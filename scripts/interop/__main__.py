@@ -22,10 +22,17 @@ import numpy as np
 from scripts.benchmarks import machine
 from scripts.campaigns import results
 from scripts.interop import ours, page, witness
-from scripts.interop.comparisons import BACKPACK, COMPARISONS, IMPORTED, JAX_PRIVACY, OPACUS, Facts
+from scripts.interop.comparisons import (
+  BACKPACK,
+  COMPARISONS,
+  IMPORTED,
+  JAX_PRIVACY,
+  OPACUS,
+  Measured,
+)
 from scripts.interop.peers import run_backpack, run_jax_privacy, run_opacus
 from scripts.interop.problems import PROBLEMS, Data, Problem, Tree, bound_of, draw
-from scripts.interop.rows import PLANTS, Measured, control, make_rows
+from scripts.interop.rows import PLANTS, control, make_rows
 from scripts.interop.table import control_lines, grouped, lines_of, markdown_of
 
 Runner = Callable[[Problem, Data, float], dict[str, Tree]]
@@ -91,7 +98,6 @@ def find_installed() -> list[str]:
 def measure(problem: Problem, runners: Mapping[str, Runner]) -> Measured:
   """Return all packages' numbers for one problem; x64 must be on."""
   data = draw(problem)
-  factors = ours.factors_of(problem, data)
   gradients = witness.example_gradients(problem, data)
   bound = bound_of(witness.norms_of(gradients))
   largest = max(float(np.abs(leaf).max()) for leaf in gradients)
@@ -99,9 +105,8 @@ def measure(problem: Problem, runners: Mapping[str, Runner]) -> Measured:
   theirs = {("jax", f"vmap(jax.grad), {name}"): tree for name, tree in defined.items()}
   for package, run in runners.items():
     theirs |= {(package, name): tree for name, tree in run(problem, data, bound).items()}
-  found = ours.quantities(factors, bound)
-  facts = Facts(problem, bound, found["norms"][0], largest)
-  return Measured(facts, found, defined, theirs)
+  found = ours.quantities(ours.factors_of(problem, data), bound)
+  return Measured(problem, bound, largest, found, defined, theirs)
 
 
 if __name__ == "__main__":
