@@ -176,8 +176,8 @@ def measure(row: Row) -> dict[str, Any]:
   with np.errstate(over="ignore", under="ignore"):
     truths = row.truth(*as_truth)
   found: dict[str, Any] = {"name": " ".join(row.name.split())}
-  sides = {"ours": our_value_and_slope(row.unit), "peer": partial(peer_value_and_slope, row.peer)}
-  for who, run in sides.items():
+  peer: Any = partial(peer_value_and_slope, row.peer)
+  for who, run in zip(("ours", "peer"), (our_value_and_slope(row.unit), peer), strict=True):
     results = jax.jit(run)(*map(jnp.asarray, row.arguments))
     for direction, got, terms in zip(("forward", "backward"), results, truths, strict=True):
       errors = ulps(got, terms)

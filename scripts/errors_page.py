@@ -81,9 +81,8 @@ def message_of(case: Case) -> str:
       code = ended.code if isinstance(ended.code, int) else 1
   text = err.getvalue()
   if code != 2 or out.getvalue():
-    raise ValueError(
-      f"fbackprop {shlex.join(case.words)}: exit code {code}\n{out.getvalue()}{text}"
-    )
+    said = f"{out.getvalue()}{text}"
+    raise ValueError(f"fbackprop {shlex.join(case.words)}: exit code {code}\n{said}")
   is_box = not text.startswith("fbackprop: ")
   if is_box:  # A title, the message and remarks, with lines between them.
     part = re.split("[─-]{8,}", re.sub("[╭╮╰╯│]", " ", text))[1]

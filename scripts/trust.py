@@ -62,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
 def run(results: Results, options: argparse.Namespace) -> Results:
   """Return the results, with the requested cells that were missing."""
   # For the child processes; in this one jax computes nothing.
-  kept = {name.upper(): str(value) for name, value in cache_options("trust").items()}
-  os.environ |= {"JAX_NUM_CPU_DEVICES": "2", **kept}
+  os.environ |= {name.upper(): str(value) for name, value in cache_options("trust").items()}
+  os.environ["JAX_NUM_CPU_DEVICES"] = "2"
   spawn = multiprocessing.get_context("spawn")
   # Not an executor: with `max_tasks_per_child` Python 3.11's comes to a standstill.
   with spawn.Pool(options.workers, maxtasksperchild=4) as pool:

@@ -79,9 +79,8 @@ def torch_loop() -> Callable[[int], float]:
     torch.manual_seed(number)
     begin = time.perf_counter()
     for _ in range(TORCH_NETS):
-      net = torch.nn.Sequential(
-        torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
-      )
+      layers = torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
+      net = torch.nn.Sequential(*layers)
       optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
       for _ in range(STEPS):
         optimizer.zero_grad()

@@ -92,9 +92,7 @@ def descent(name: str, step_of: Callable[[Size], models.Step]) -> Epochs:
   return bare_scan(name, update, models.draw_params(SIZES[name]))
 
 
-make_exact, make_fast = (
-  partial(compiled_run, shuffle="exact"),
-  partial(compiled_run, shuffle="fast"),
-)
+make_exact = partial(compiled_run, shuffle="exact")
+make_fast = partial(compiled_run, shuffle="fast")
 make_bare = partial(descent, step_of=models.our_step)
 make_grad = partial(descent, step_of=models.plain_step)

@@ -162,11 +162,10 @@ def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
   light = [c for c in every if c.all_bytes < min(HEAVY_BYTES, MOST_BYTES)]
   measured = measure([c.call for c in light], rounds)
   seconds = dict(zip([c.name for c in light], measured.seconds.T, strict=True))
-  times = {c.name: (seconds[c.base], seconds[c.name]) for c in light}
+  times = {c.name: np.stack([seconds[c.base], seconds[c.name]]) for c in light}
   for heavy in every:
     if HEAVY_BYTES <= heavy.all_bytes < MOST_BYTES:
-      base, own = measure([light[0].call, heavy.call], HEAVY_ROUNDS).seconds.T
-      times[heavy.name] = base, own
+      times[heavy.name] = measure([light[0].call, heavy.call], HEAVY_ROUNDS).seconds.T
   rows = [row_of(name, candidate, times.get(candidate.name)) for candidate in every]
   print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; {measured}")
   print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
@@ -189,15 +188,13 @@ def markdown_of(rows: list[dict[str, Any]]) -> str:
   return " | ".join(["", rows[0]["candidate"], *cells, in_bytes(rows[0]["temp_bytes"]), ""])
 
 
-def row_of(
-  size: str, candidate: Candidate, times: tuple[np.ndarray, np.ndarray] | None
-) -> dict[str, Any]:
-  """Return the figures of a candidate, by the times of its base and its own, if it was run."""
+def row_of(size: str, candidate: Candidate, times: np.ndarray | None) -> dict[str, Any]:
+  """Return the figures of a candidate, by `[times of its base, its own]` if it was run."""
   row: dict[str, Any] = {
     "size": size, "candidate": candidate.name, "base": candidate.base,
     "temp_bytes": candidate.temp_bytes, "seconds": None, "over": None, "quartiles": None,
   }  # fmt: skip
-  if times:
+  if times is not None:
     base, own = times
     low, middle, high = quartiles(own / base)
     row |= {"seconds": float(np.median(own)), "over": middle, "quartiles": [low, high]}

@@ -36,9 +36,8 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
     plain.zero_grad(set_to_none=False)
     loss_of(plain(x), targets).backward()
 
-  extended, extended_loss = map(
-    backpack.extend, (made_of(torch, size), torch.nn.CrossEntropyLoss())
-  )
+  extended = backpack.extend(made_of(torch, size))
+  extended_loss = backpack.extend(torch.nn.CrossEntropyLoss())
   extensions: Any = import_module("backpack.extensions")
 
   def with_extension(name: str) -> Callable[[int], None]:
@@ -62,9 +61,7 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
   ]
 
 
-def ghost_clipping(
-  torch: Any, size: Size, batches: list[Any], bound: float
-) -> Callable[[int], None]:
+def ghost_clipping(torch: Any, size: Size, batches: Any, bound: float) -> Callable[[int], None]:
   """Build Opacus's clipped gradient: a backward pass for the norms, and another for the sum."""
   samples: Any = import_module("opacus.grad_sample")
   module = samples.GradSampleModuleFastGradientClipping(

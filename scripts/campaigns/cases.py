@@ -63,10 +63,10 @@ cases = st.builds(
   seed=st.integers(0, 2**31 - 1),
 )
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], Callable[..., Any] | None]
+Function = Callable[..., Any]
 
 
-def build(case: Case) -> Call:
+def build(case: Case) -> tuple[Function, tuple[Any, ...], Function | None]:
   """Build the function, its arguments and its rule (None if the function contains it)."""
   rng = np.random.default_rng(case.seed)
   net = network(case)
@@ -130,9 +130,7 @@ def targets_of(case: Case, rng: np.random.Generator) -> Any:
   return number(rng, case, shape, True)
 
 
-def rule_of(
-  case: Case, net: fb.Layer, constants: tuple[Any, ...]
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def rule_of(case: Case, net: fb.Layer, constants: tuple[Any, ...]) -> tuple[Function, Function]:
   """Build the outputs, or the mean loss by params and x with constant targets and weights."""
 
   def split(x: Any, rest: tuple[Any, ...]) -> tuple[Any, Any]:

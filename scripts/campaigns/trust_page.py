@@ -3,7 +3,7 @@
 import collections
 import json
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,16 +41,10 @@ def read_results(path: Path) -> Results:
 
 def page(results: Results) -> str:
   """Return the text of docs/trust.md."""
-  blocks = (
-    *introduction(results),
-    *matrix_of_losses(results),
-    *matrix_of_parts(results),
-    *totals(results),
-    *modes(results),
-    *regimes(results),
-    *exceptions(results),
-  )
-  return "\n\n".join(map(wrapped, blocks)) + "\n"
+  sections = (
+    introduction, matrix_of_losses, matrix_of_parts, totals, modes, regimes, exceptions,
+  )  # fmt: skip
+  return "\n\n".join(wrapped(b) for section in sections for b in section(results)) + "\n"
 
 
 def wrapped(block: str) -> str:
@@ -155,18 +149,15 @@ def totals(results: Results) -> list[str]:
   ]
 
 
-def counted(
-  results: Results, field: str, row: str, reason: str, row_of: Callable[[str], str] = str
-) -> list[str]:
+def counted(results: Results, field: str, row: str, reason: str, row_of: Any = str) -> list[str]:
   """Count for each dtype the cells with each verdict; — counts cells without one, for a reason."""
-  columns = []
+  gravest, columns = ("fail", "oracle fault", "no verdict", "pass"), []
   for dtype in DTYPES:
-    verdicts: collections.Counter[str] = collections.Counter()
-    for key, cell in results.cells.items():
-      if key[0] == dtype:
-        own = {verdict for name, verdict in cell[field].items() if row_of(name) == row}
-        gravest = ("fail", "oracle fault", "no verdict", "pass")
-        verdicts[next((v for v in gravest if v in own), "—")] += 1
+    found = (
+      {verdict for name, verdict in cell[field].items() if row_of(name) == row}
+      for key, cell in results.cells.items() if key[0] == dtype
+    )  # fmt: skip
+    verdicts = collections.Counter(next((v for v in gravest if v in own), "—") for own in found)
     order = ("pass", "no verdict", "oracle fault", "fail", "—")
     columns.append(", ".join(f"{verdicts[v]} {v}" for v in order if verdicts[v]))
   return [*columns, reason if any("—" in column for column in columns) else ""]

@@ -22,20 +22,14 @@ import numpy as np
 from scripts.benchmarks import machine
 from scripts.campaigns import results
 from scripts.interop import ours, page, witness
-from scripts.interop.comparisons import (
-  BACKPACK,
-  COMPARISONS,
-  IMPORTED,
-  JAX_PRIVACY,
-  OPACUS,
-  Measured,
-)
+from scripts.interop.comparisons import BACKPACK, COMPARISONS, JAX_PRIVACY, OPACUS, Measured
 from scripts.interop.peers import run_backpack, run_jax_privacy, run_opacus
 from scripts.interop.problems import PROBLEMS, Data, Problem, Tree, bound_of, draw
 from scripts.interop.rows import PLANTS, control, make_rows
 from scripts.interop.table import control_lines, grouped, lines_of, markdown_of
 
 Runner = Callable[[Problem, Data, float], dict[str, Tree]]
+IMPORTED = {BACKPACK: "backpack", OPACUS: "opacus", JAX_PRIVACY: "jax_privacy"}
 RUNNERS = {BACKPACK: run_backpack, OPACUS: run_opacus, JAX_PRIVACY: run_jax_privacy}
 
 

@@ -14,7 +14,6 @@ from scripts.interop.witness import GAMMA
 
 THRESHOLD = 1e-12
 BACKPACK, OPACUS, JAX_PRIVACY = "backpack-for-pytorch", "opacus", "jax-privacy"
-IMPORTED = {BACKPACK: "backpack", OPACUS: "opacus", JAX_PRIVACY: "jax_privacy"}
 
 
 class Measured(NamedTuple):
