@@ -168,9 +168,8 @@ def damage_files(plan: int, number: int, path: Path, seed: float) -> dict[str, A
 
 def totals(runs: dict[str, Any]) -> dict[str, Any]:
   """Return the sums over the runs."""
-  killed, damaged = (
-    [run for name, run in runs.items() if name.startswith(kind)] for kind in ("kills", "damages")
-  )
+  killed = [run for name, run in runs.items() if name.startswith("kills")]
+  damaged = [run for name, run in runs.items() if name.startswith("damages")]
   kills = [kill for run in killed for kill in run["kills"]]
   bits_lost = sum(not run["same bits"] for run in killed)
   return {

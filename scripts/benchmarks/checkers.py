@@ -181,10 +181,9 @@ def check_directly(problem: Problem, atol: float) -> None:
   ys, pull = jax.vjp(problem.f, *problem.leaves)
   y_bar = [jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in ys]
   theirs = jax.vjp(problem.reference, *problem.leaves)[1](y_bar)
-  for got, want in zip(pull(y_bar), theirs, strict=True):
-    np.testing.assert_allclose(
-      np.asarray(got, np.float64), np.asarray(want, np.float64), rtol=1e-5, atol=atol
-    )
+  for pair in zip(pull(y_bar), theirs, strict=True):
+    got, want = (np.asarray(bar, np.float64) for bar in pair)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol)
 
 
 def check_with_torch(problem: Problem, fast: bool) -> None:

@@ -42,7 +42,6 @@ def run(rounds: int) -> list[dict[str, Any]]:
     first, median, third = quartiles(times)
     how = "one loop" if repeat_hidden else "one by one"
     print(f"{depth:>6} layers, {how:<10} {median:6.2f} ({first:.2f}-{third:.2f})", flush=True)
-    rows.append(
-      {"layers": depth, "repeat_hidden": repeat_hidden, "seconds": sorted(times.tolist())}
-    )
+    own = sorted(times.tolist())
+    rows.append({"layers": depth, "repeat_hidden": repeat_hidden, "seconds": own})
   return rows

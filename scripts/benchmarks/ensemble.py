@@ -108,8 +108,7 @@ def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
   for (name, size, _), own in zip(candidates, seconds.T, strict=True):
     low, median, high = quartiles(size / own)
     over = float(np.median(size / own / (TORCH_NETS / seconds[:, 0]))) if has_torch else None
-    shown = "-" if over is None else f"{over:,.0f}"
-    spread = f"{low:,.0f}-{high:,.0f}"
+    shown, spread = "-" if over is None else f"{over:,.0f}", f"{low:,.0f}-{high:,.0f}"
     print(f"{name:<20}{size:>7}{median:>15,.0f}{spread:>20}{shown:>12}", flush=True)
     rows.append({"who": name, "members": size, "nets_per_second": median,
                  "quartiles": [low, high], "over_torch": over, "rounds": rounds})  # fmt: skip

@@ -1,7 +1,7 @@
 """An epoch at steady state, with shuffle, minibatches and update: ours, and other libraries'."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -24,10 +24,8 @@ shuffles as our fast run does, and what jax.grad reaches in it is no merit of ou
 torch's products may be slower than XLA's for a reason of its own, its maths library on AMD: how
 much of a ratio that is, the row of mnist tells, which is nearly all products
 """
-COLUMNS = (
-  f"{'':<26} {'epoch':>9} {'/exact':>8} {'/fast':>8} {'quartiles':>15} {'first':>8} {'even':>7}"
-  "  version"
-)
+LINE = "{:<26} {:>9} {:>8} {:>8} {:>15} {:>8} {:>7}  {}"
+COLUMNS = LINE.format("", "epoch", "/exact", "/fast", "quartiles", "first", "even", "version")
 
 
 def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]:
@@ -45,7 +43,7 @@ def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
   """Measure one size, and print its table."""
   made, first = zip(*(prepare(name, size) for name in names), strict=True)
   measured = measure([epochs.run for epochs in made], rounds)
-  rows = rows_of(size, names, [epochs.epochs for epochs in made], first, measured)
+  rows = [*rows_of(size, names, [epochs.epochs for epochs in made], first, measured)]
   widths, batch = "-".join(map(str, SIZES[size].widths)), SIZES[size].batch
   print(f"{size}: {widths}, {EXAMPLES[size]:,} examples in batches of {batch}; {measured}")
   print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
@@ -63,34 +61,30 @@ def prepare(name: str, size: str) -> tuple[Epochs, float]:
 
 def rows_of(
   size: str, names: list[str], epochs: list[int], first: Sequence[float], measured: Rounds
-) -> list[dict[str, Any]]:
-  """Return the figures of a size."""
+) -> Iterator[dict[str, Any]]:
+  """Yield the figures of a size."""
   seconds = dict(zip(names, (measured.seconds / np.asarray(epochs)).T, strict=True))
   middle = {name: float(np.median(times)) for name, times in seconds.items()}
   calls = np.median(measured.seconds, axis=0)
   extra = dict(zip(names, map(float, np.maximum(0, np.subtract(first, calls))), strict=True))
-  rows = []
   for name in names:
     package = CONTESTANTS[name].package
     low, ratio, high = quartiles(seconds[name] / seconds["fast"])
     even = break_even(extra["fast"] - extra[name], middle[name] - middle["fast"])
-    rows.append(
-      {
-        "size": size,
-        "contestant": name,
-        "package": package,
-        "version": metadata.version(package),
-        "date": date.today().isoformat(),
-        "seconds": middle[name],
-        "over_exact": float(np.median(seconds[name] / seconds["exact"])),
-        "over_fast": ratio,
-        "over_fast_quartiles": (low, high),
-        "first_call_extra_seconds": extra[name],
-        "break_even_epochs": None if name in OURS else even,
-        **measured.figures,
-      }
-    )  # fmt: skip
-  return rows
+    yield {
+      "size": size,
+      "contestant": name,
+      "package": package,
+      "version": metadata.version(package),
+      "date": date.today().isoformat(),
+      "seconds": middle[name],
+      "over_exact": float(np.median(seconds[name] / seconds["exact"])),
+      "over_fast": ratio,
+      "over_fast_quartiles": (low, high),
+      "first_call_extra_seconds": extra[name],
+      "break_even_epochs": None if name in OURS else even,
+      **measured.figures,
+    }
 
 
 def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
@@ -104,22 +98,23 @@ def shown_even(row: dict[str, Any]) -> str:
   return "" if row["contestant"] in OURS else even
 
 
+def cells_of(row: dict[str, Any]) -> list[str]:
+  """Format the figures of a row, without those of its quartiles."""
+  return [
+    CONTESTANTS[row["contestant"]].shown, shown(row["seconds"]), f"{row['over_exact']:.2f}",
+    f"{row['over_fast']:.2f}", shown(row["first_call_extra_seconds"]), shown_even(row),
+  ]  # fmt: skip
+
+
 def line_of(row: dict[str, Any]) -> str:
   """Format a row of the table."""
-  low, high = row["over_fast_quartiles"]
-  return (
-    f"{CONTESTANTS[row['contestant']].shown:<26} {shown(row['seconds']):>9} "
-    f"{row['over_exact']:>8.2f} {row['over_fast']:>8.2f} {f'{low:.2f}-{high:.2f}':>15} "
-    f"{shown(row['first_call_extra_seconds']):>8} {shown_even(row):>7}  "
-    f"{row['package']} {row['version']}"
-  )
+  *cells, first, even = cells_of(row)
+  spread = "{:.2f}-{:.2f}".format(*row["over_fast_quartiles"])
+  return LINE.format(*cells, spread, first, even, f"{row['package']} {row['version']}")
 
 
 def markdown_of(row: dict[str, Any]) -> str:
   """Format the row of docs/performance.md."""
-  low, high = row["over_fast_quartiles"]
-  return (
-    f"| {CONTESTANTS[row['contestant']].shown} | {shown(row['seconds'])} | "
-    f"{row['over_exact']:.2f} | {row['over_fast']:.2f} ({low:.2f}–{high:.2f}) | "
-    f"{shown(row['first_call_extra_seconds'])} | {shown_even(row)} |"
-  )
+  cells = cells_of(row)
+  cells[3] += " ({:.2f}–{:.2f})".format(*row["over_fast_quartiles"])
+  return f"| {' | '.join(cells)} |"

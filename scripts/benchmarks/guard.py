@@ -23,10 +23,7 @@ from scripts.benchmarks.models import draw_batches, our_net
 from scripts.benchmarks.rounds import in_turns, quartiles
 from scripts.benchmarks.sizes import SIZES
 
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-  "descent": lambda: fb.train.gradient_descent(1e-3),
-  "adam": lambda: optax.adam(1e-4),
-}
+OPTIMIZERS = {"descent": fb.train.gradient_descent(1e-3), "adam": optax.adam(1e-4)}
 EPOCH, STEPS = 10, 200  # Batches in the data, and steps of a call.
 
 
@@ -52,7 +49,7 @@ def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
 
 def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
   """Return the times of a step with one optimiser, relative to the loop without checks."""
-  size, own = SIZES[name], OPTIMIZERS[optimizer]()
+  size, own = SIZES[name], OPTIMIZERS[optimizer]
   (net, loss), key = our_net(size), jax.random.key(1)
   data = fb.train.Batch(*draw_batches(size._replace(batch=EPOCH * size.batch, scan=1), seed=0))
   numbers = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)

@@ -5,6 +5,7 @@ error. Torch's loss is s times that, and so is every gradient of it by BackPACK.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -107,20 +108,6 @@ def unbias(reduction: str) -> Convert:
   return convert
 
 
-def compare_backpack(reduction: str) -> list[Comparison]:
-  """Return the comparisons of BackPACK's four quantities of torch's loss, summed or averaged."""
-  rows: list[tuple[str, str, str, Convert]] = [
-    ("BatchGrad", "example_gradients", "÷ s", descale(reduction, 1)),
-    ("BatchL2Grad", "example_sqnorms", "Σ over parameters, ÷ s²", sum_parameters(reduction)),
-    ("SumGradSquared", "second_moment", "÷ s²", descale(reduction, 2)),
-    ("Variance", "variance", "÷ s², · N / (N − 1)", unbias(reduction)),
-  ]
-  return [
-    Comparison(BACKPACK, f"{name}, {reduction}", ours, words, convert)
-    for name, ours, words, convert in rows
-  ]
-
-
 WITNESS = "vmap(jax.grad)"
 STABLE = "clipped_gradient with γ"
 
@@ -132,8 +119,15 @@ COMPARISONS: tuple[Comparison, ...] = (
       ("variance", undefined_as_zero), ("clipped_gradient", as_it_is),
     )
   ),
-  *compare_backpack("sum"),
-  *compare_backpack("mean"),
+  *(
+    Comparison(BACKPACK, f"{name}, {reduction}", ours, words, convert(reduction))
+    for reduction in ("sum", "mean") for name, ours, words, convert in (
+      ("BatchGrad", "example_gradients", "÷ s", partial(descale, power=1)),
+      ("BatchL2Grad", "example_sqnorms", "Σ over parameters, ÷ s²", sum_parameters),
+      ("SumGradSquared", "second_moment", "÷ s²", partial(descale, power=2)),
+      ("Variance", "variance", "÷ s², · N / (N − 1)", unbias),
+    )
+  ),
   Comparison(OPACUS, "p.grad, sum", "clipped_gradient, stable", "none", as_it_is, STABLE),
   Comparison(OPACUS, "p.grad, mean", "clipped_gradient, stable", "· expected batch size", over_n,
              STABLE),
