@@ -88,12 +88,9 @@ def classes(kind: str, scale: float, n: int = 20_000, c: int = 10) -> tuple[np.n
   rng = np.random.default_rng(int(scale))
   logits = (scale * rng.normal(size=(n, c))).astype(np.float32)
   labels = np.where(np.arange(n) % 2, logits.argmax(1), rng.integers(0, c, n)).astype(np.int32)
-  targets = {
-    "labels": labels,
-    "one-hot rows": np.eye(c, dtype=np.float32)[labels],
-    "soft targets": rng.dirichlet(np.ones(c), n).astype(np.float32),
-  }
-  return logits, targets[kind]
+  if kind == "soft targets":
+    return logits, rng.dirichlet(np.ones(c), n).astype(np.float32)
+  return logits, labels if kind == "labels" else np.eye(c, dtype=np.float32)[labels]
 
 
 REACH = {
@@ -138,11 +135,8 @@ def loss_rows() -> list[Row]:
     Row("hinge       scale 10", fb.hinge, o.multiclass_hinge_loss, true.hinge,
         classes("labels", 10)),
   ]  # fmt: skip
-  peers = {
-    "labels": o.softmax_cross_entropy_with_integer_labels,
-    "one-hot rows": o.softmax_cross_entropy,
-    "soft targets": o.softmax_cross_entropy,
-  }
+  peers = dict.fromkeys(("labels", "one-hot rows", "soft targets"), o.softmax_cross_entropy)
+  peers["labels"] = o.softmax_cross_entropy_with_integer_labels
   return rows + [
     Row(f"softmax_cross_entropy, {kind}, scale {scale}", fb.softmax_cross_entropy, peer,
         true.softmax_cross_entropy, classes(kind, scale))
@@ -193,11 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
   columns = [f"{who} {way}" for way in ("forward", "backward") for who in ("ours", "peer")]
   print(f"{'ULP of float32: max (median)':48}" + "".join(f"{name:>22}" for name in columns))
   table = []
-  for row in (*gate_rows(), *loss_rows()):
-    table.append(measure(row))
-    cells = (table[-1][name] for name in columns)
-    numbers = "".join(f"{cell['max']:>13.3g} ({cell['median']:6.2g})" for cell in cells)
-    print(f"{table[-1]['name']:48}{numbers}", flush=True)
+  for found in map(measure, (*gate_rows(), *loss_rows())):
+    table.append(found)
+    cells = ("{max:>13.3g} ({median:6.2g})".format_map(found[name]) for name in columns)
+    print(f"{found['name']:48}{''.join(cells)}", flush=True)
   if options.json:
     about = {"jax": jax.__version__, "device": jax.devices()[0].platform, "dtype": "float32"}
     options.json.write_text(json.dumps({**about, "rows": table}, indent=2) + "\n")

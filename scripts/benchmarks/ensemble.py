@@ -69,34 +69,31 @@ def plain(size: int) -> Callable[[int], float]:
   return train
 
 
-def torch_loop() -> Callable[[int], float]:
+def torch_loop(torch: Any, number: int) -> float:
   """Return the seconds of training one network after another in torch, as in its tutorials."""
-  torch: Any = import_module("torch")
   torch.set_num_threads(machine.core_count())
   x, targets = torch.from_numpy(X), torch.from_numpy(TARGETS)
-
-  def train(number: int) -> float:
-    torch.manual_seed(number)
-    begin = time.perf_counter()
-    for _ in range(TORCH_NETS):
-      layers = torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
-      net = torch.nn.Sequential(*layers)
-      optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
-      for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = 0.5 * ((net(x) - targets) ** 2).sum(1).mean()
-        loss.backward()
-        optimizer.step()
-    return time.perf_counter() - begin
-
-  return train
+  torch.manual_seed(number)
+  begin = time.perf_counter()
+  for _ in range(TORCH_NETS):
+    layers = torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
+    net = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
+    for _ in range(STEPS):
+      optimizer.zero_grad()
+      loss = 0.5 * ((net(x) - targets) ** 2).sum(1).mean()
+      loss.backward()
+      optimizer.step()
+  return time.perf_counter() - begin
 
 
 def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   candidates: list[tuple[str, int, Callable[[int], float]]] = []
   try:
-    candidates.append(("torch, one by one", TORCH_NETS, torch_loop()))
+    candidates.append(
+      ("torch, one by one", TORCH_NETS, partial(torch_loop, import_module("torch")))
+    )
   except ModuleNotFoundError:
     print("torch, one by one: not installed: pip install torch")
   for size in sizes:

@@ -97,13 +97,11 @@ def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
 
 def clipped_by_vmap(size: Size) -> Callable[..., Any]:
   """Compute the sum of clipped gradients in plain JAX, by forming all of them."""
-  mean_loss = plain_loss(size)
-
-  def example_gradient(params: Any, x: Any, target: Any) -> Any:
-    return jax.grad(mean_loss)(params, x[None], target[None])
+  gradient = jax.grad(plain_loss(size))
+  example_gradients = jax.vmap(lambda p, x, t: gradient(p, x[None], t[None]), (None, 0, 0))
 
   def step(params: Any, x: Any, targets: Any) -> Any:
-    each = jax.vmap(example_gradient, (None, 0, 0))(params, x, targets)
+    each = example_gradients(params, x, targets)
     squares = sum(jnp.sum(g.reshape(len(g), -1) ** 2, 1) for g in jax.tree.leaves(each))
     factors = jnp.minimum(1, BOUND / jnp.sqrt(squares))
     return jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -40,20 +41,17 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
   extended_loss = backpack.extend(torch.nn.CrossEntropyLoss())
   extensions: Any = import_module("backpack.extensions")
 
-  def with_extension(name: str) -> Callable[[int], None]:
-    def call(number: int) -> None:
-      x, targets = batches[number % len(batches)]
-      extended.zero_grad(set_to_none=False)
-      with backpack.backpack(getattr(extensions, name)()):
-        extended_loss(extended(x), targets).backward()
-
-    return call
+  def with_extension(name: str, number: int) -> None:
+    x, targets = batches[number % len(batches)]
+    extended.zero_grad(set_to_none=False)
+    with backpack.backpack(getattr(extensions, name)()):
+      extended_loss(extended(x), targets).backward()
 
   numbers = sum(a * b for a, b in pairwise(size.widths))
   return [
     Candidate(PLAIN, gradient, PLAIN),
     *(
-      Candidate(f"BackPACK, gradient + {name}", with_extension(name), PLAIN)
+      Candidate(f"BackPACK, gradient + {name}", partial(with_extension, name), PLAIN)
       for name in EXTENSIONS
       if name != "BatchGrad" or 4 * numbers * size.batch < HEAVY_BYTES
     ),
