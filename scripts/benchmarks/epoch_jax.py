@@ -30,9 +30,14 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
   data = fb.train.Batch(*map(jnp.asarray, draw_examples(name)))
   optimizer = fb.train.gradient_descent(RATE)
   init, step = make_guarded_step(*models.our_net(size), optimizer, is_thorough=False)
-  stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   loop = start_loop(init(jax.random.key(0)), n, jnp.float32, shuffle)
   chunk = make_chunk(step, size.batch, steps, shuffle, is_thorough=False)
+  return Epochs(advancing(chunk, loop, data, steps), epochs)
+
+
+def advancing(chunk: Any, loop: Any, data: fb.train.Batch, steps: int) -> Callable[[int], None]:
+  """Build a call of a chunk of `fit`, which continues from its last state and waits."""
+  stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   key, done = jax.random.key(1), 0
 
   def run(number: int) -> None:
@@ -42,7 +47,7 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
     if int(loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
       raise RuntimeError("a step wasn't finite")
 
-  return Epochs(run, epochs)
+  return run
 
 
 def bare_scan(name: str, update: Update, state: Any) -> Epochs:

@@ -189,9 +189,9 @@ def regimes(results: Results) -> list[str]:
   """Return the table of test points × dtypes."""
   every = {row_of(regime) for cell in results.cells.values() for regime in cell["regimes"]}
   *names, last = TEST_POINTS
-  sizes = sorted(every - TEST_POINTS.keys(), key=lambda row: int(row.removeprefix("N = ")))
+  sizes = sorted(every.difference(TEST_POINTS), key=lambda row: int(row.removeprefix("N = ")))
   rows = (
-    [row, *counted(results, "regimes", row, TEST_POINTS.get(row, NOT_FINITE), row_of)]
+    [row, *counted(results, "regimes", row, REASONS.get(row, NOT_FINITE), row_of)]
     for row in (*names, *sizes, last)
     if row in every
   )

@@ -29,33 +29,27 @@ REASONS = {
   "vmap of x": "no other argument",
   "vmap of rows": "no such argument",
   "remat": "the rule is separate from the function",
-}
-COUNT = "outside the domain"  # Reports count it like a check.
-NOT_FINITE, NO_LABELS = "the function isn't finite there", "no integer argument"
-TEST_POINTS = {
-  "as given": NOT_FINITE,
   "in its own dtype": "its dtype is float64, or it can't be traced in float64",
-  "redrawn": NOT_FINITE,
-  "some entries zero": NOT_FINITE,
-  "ties": NOT_FINITE,
-  "small": NOT_FINITE,
-  "10 times larger": NOT_FINITE,
-  "1e4 times larger": NOT_FINITE,
-  "columns of scale 1e-4 to 1e4": NOT_FINITE,
-  "loss times 2^40": NOT_FINITE,
-  "loss times 2^-40": NOT_FINITE,
-  "one argument zero": NOT_FINITE,
   "signs changed": "no positive argument",
-  "other labels": NO_LABELS,
-  "smallest label everywhere": NO_LABELS,
-  "largest label everywhere": NO_LABELS,
+  **dict.fromkeys(
+    ("other labels", "smallest label everywhere", "largest label everywhere"), "no integer argument"
+  ),
   "found: the other side of a comparison": "no comparison, or both sides reached",
 }
-"""The rows of test points, but for the sizes, with the reason where one doesn't apply."""
+"""Why a check or a test point doesn't apply."""
+COUNT = "outside the domain"  # Reports count it like a check.
+TEST_POINTS = (
+  "as given", "in its own dtype", "redrawn", "some entries zero", "ties", "small",
+  "10 times larger", "1e4 times larger", "columns of scale 1e-4 to 1e4", "loss times 2^40",
+  "loss times 2^-40", "one argument zero", "signs changed", "other labels",
+  "smallest label everywhere", "largest label everywhere", "found: the other side of a comparison",
+)  # fmt: skip
+"""The rows of test points, but for the sizes."""
+NOT_FINITE = "the function isn't finite there"  # The reason for all other rows of test points.
 
 
 def row_of(regime: str) -> str:
   """Return the row of a test point: a search has found those without one of their own."""
   if regime in TEST_POINTS or regime.startswith("N = "):
     return regime
-  return "one argument zero" if regime.endswith(" zero") else [*TEST_POINTS][-1]
+  return "one argument zero" if regime.endswith(" zero") else TEST_POINTS[-1]
