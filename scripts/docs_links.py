@@ -56,10 +56,9 @@ def find_links(page: Path) -> list[Link]:
   source = INLINE_CODE.sub(lambda code: blank(code) if "](" in code[0] else code[0], source)
   links = []
   for match in TARGET.finditer(source):
-    kind = next(k for k in ("inline", "reference", "html") if match[k])
-    text = text_before(source, match.start()) if kind == "inline" else match["label"] or ""
+    text = text_before(source, match.start()) if match["inline"] else match["label"] or ""
     line = source.count("\n", 0, match.start()) + 1
-    links.append(Link(page, line, text, match[kind]))
+    links.append(Link(page, line, text, match["inline"] or match["reference"] or match["html"]))
   return links
 
 

@@ -11,9 +11,9 @@ page's example with jax-privacy doesn't print what it shows.
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import date
-from importlib import import_module, metadata
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -80,13 +80,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def find_installed() -> list[str]:
-  """Return the installed peers; any error of their import but a missing module propagates."""
-  found = []
-  for package, name in IMPORTED.items():
-    with suppress(ModuleNotFoundError):
-      import_module(name)
-      found.append(package)
-  return found
+  """Return the installed peers."""
+  return [package for package, name in IMPORTED.items() if find_spec(name)]
 
 
 def measure(problem: Problem, runners: Mapping[str, Runner]) -> Measured:
