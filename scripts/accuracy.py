@@ -113,7 +113,7 @@ def gate_rows() -> list[Row]:
   return [
     Row(f"{name} ±{reach}", getattr(fb.gates, name), peer_of(name), getattr(true, name),
         (line(float(reach)),))
-    for name in names for reach in (REACH.get(name, "68"),)
+    for name, reach in ((name, REACH.get(name, "68")) for name in names)
   ]  # fmt: skip
 
 

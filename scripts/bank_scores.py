@@ -55,12 +55,12 @@ def main(arguments: list[str] | None = None) -> int:
           score = pool.apply(scored, [(name, level)])[2]
         lines = differences(kept_score, score)
         different += bool(lines)
-        print("\n".join(f"{name}, {level}: {line}" for line in lines), end="\n" if lines else "")
+        for line in lines:
+          print(f"{name}, {level}: {line}", flush=True)
       else:
         scores.setdefault(name, {})[level] = score
         ordered = {name: scores[name] for name in names() if name in scores}
         results.write(options.json, {"environment": environment(), "scores": ordered})
-      sys.stdout.flush()
   print(f"{len(tasks)} scores, {different} different" if options.check else f"{len(tasks)} scores")
   return int(different > 0)
 

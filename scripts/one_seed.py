@@ -30,10 +30,8 @@ ACTIVATIONS = (fb.relu, fb.tanh, fb.gelu, fb.sigmoid, fb.elu)
 
 def fingerprint(tree: Any) -> str:
   """Return a short SHA-256 fingerprint of a pytree's bits."""
-  found = hashlib.sha256()
-  for leaf in jax.tree.leaves(tree):
-    found.update(np.asarray(leaf).tobytes())
-  return found.hexdigest()[:12]
+  bits = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree))
+  return hashlib.sha256(bits).hexdigest()[:12]
 
 
 def lines() -> Iterator[tuple[str, str]]:

@@ -42,9 +42,8 @@ def run(peer: str, only: Sequence[str] = (), limit: float = 60.0) -> list[dict[s
   except ModuleNotFoundError:
     print(f"{PEERS[peer]:<38}not installed: pip install {package}", flush=True)
     return []
-  bugs, right = (
-    [s for s in bank if not only or any(word in s.name for word in only)] for bank in (BUGS, RIGHT)
-  )
+  words = only or ("",)
+  bugs, right = ([s for s in bank if any(w in s.name for w in words)] for bank in (BUGS, RIGHT))
   if family == "ours":
     outcomes, seconds = run_ours(rest, [s.name for s in (*bugs, *right)], limit)
   else:

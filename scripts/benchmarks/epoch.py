@@ -43,7 +43,7 @@ def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
   """Measure one size, and print its table."""
   made, first = zip(*(prepare(name, size) for name in names), strict=True)
   measured = measure([epochs.run for epochs in made], rounds)
-  rows = [*rows_of(size, names, [epochs.epochs for epochs in made], first, measured)]
+  rows = list(rows_of(size, names, [epochs.epochs for epochs in made], first, measured))
   widths, batch = "-".join(map(str, SIZES[size].widths)), SIZES[size].batch
   print(f"{size}: {widths}, {EXAMPLES[size]:,} examples in batches of {batch}; {measured}")
   print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)

@@ -33,13 +33,7 @@ def our_step(size: Size) -> Step:
 def our_forward(size: Size) -> Step:
   """Build the forward pass `(params, x, targets) -> mean loss`, without residuals."""
   net, loss = our_net(size)
-
-  def forward(params: Any, x: Any, targets: Any) -> Any:
-    outputs, _ = net.forward(params, x)
-    losses, _ = loss.forward(outputs, targets)
-    return losses.mean()
-
-  return forward
+  return lambda params, x, targets: loss.forward(net.forward(params, x)[0], targets)[0].mean()
 
 
 def plain_outputs(params: Any, x: Any, activation: Callable[[Any], Any]) -> Any:

@@ -123,10 +123,9 @@ def targets_of(case: Case, rng: np.random.Generator) -> Any:
   if case.loss == "softmax_cross_entropy of rows":
     rows = rng.exponential(size=shape)
     return jnp.asarray(rows / rows.sum(1, keepdims=True), case.dtype)
-  if case.loss == "sigmoid_cross_entropy":
-    return jnp.asarray(rng.random(shape), case.dtype)
-  if case.loss == "poisson_nll":
-    return jnp.asarray(rng.integers(0, 5, shape), case.dtype)
+  if case.loss in ("sigmoid_cross_entropy", "poisson_nll"):
+    is_count = case.loss == "poisson_nll"
+    return jnp.asarray(rng.integers(0, 5, shape) if is_count else rng.random(shape), case.dtype)
   return number(rng, case, shape, True)
 
 

@@ -99,8 +99,5 @@ def make_rows(
   plant: str | None = None,
 ) -> list[dict[str, Any]]:
   """Return the rows of every comparison of every problem."""
-  return [
-    make_row(comparison, measured, versions[comparison.package], plant)
-    for comparison in comparisons
-    for measured in everything
-  ]
+  return [make_row(comparison, measured, versions[comparison.package], plant)
+          for comparison in comparisons for measured in everything]  # fmt: skip
