@@ -45,9 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check or options.again or level not in scores.get(name, {})
   ]
   different = 0
-  spawn = multiprocessing.get_context("spawn")
   # JAX keeps its compiled programs in memory, so a process ends after some specimens.
-  with spawn.Pool(options.workers, maxtasksperchild=20) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=20) as pool:
     for name, level, score in pool.imap_unordered(scored, tasks):
       if options.check:
         kept_score = scores.get(name, {}).get(level)

@@ -85,8 +85,7 @@ def problem_of(link: Link, root: Path) -> str | None:
   if not (file.exists() and file.is_relative_to(root)):
     return f"there is no file {path} in the repository"
   if anchor:
-    is_page = file.suffix == ".md"
-    is_there = is_page and anchor in heading_anchors(file.read_text(encoding="utf-8"))
+    is_there = file.suffix == ".md" and anchor in heading_anchors(file.read_text(encoding="utf-8"))
     return None if is_there else f"there is no heading #{anchor} in {file.name}"
   name = name_in(link) if file.suffix == ".py" else ""
   return None if name in ("", file.stem) else problem_of_name(name, file, root)

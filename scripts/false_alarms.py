@@ -40,9 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.error(f"--cases must be a multiple of {CHUNK}, got {options.cases}")
   found = results.read(options.json, {"chunks": {}})
   missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
-  spawn = multiprocessing.get_context("spawn")
   # JAX keeps its compiled programs in memory, so a process ends after some chunks.
-  with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=8) as pool:
     for i, chunk in pool.imap_unordered(run_chunk, missing):
       found["chunks"][str(i)] = chunk
       found["totals"] = totals(found["chunks"])

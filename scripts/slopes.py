@@ -58,14 +58,10 @@ class Row(NamedTuple):
 
 # The kinks of functions of one input, with the one-sided slopes, ...
 KINKS: dict[str, dict[float, str]] = {
-  "relu": {0: "0 to 1"},
-  "leaky_relu": {0: "0.01 to 1"},
-  "relu6": {0: "0 to 1", 6: "0 to 1"},
-  "hard_tanh": {-1: "0 to 1", 1: "0 to 1"},
-  "abs": {0: "-1 to 1"},
-  "elu": {0: "1"},
+  "relu": {0: "0 to 1"}, "leaky_relu": {0: "0.01 to 1"}, "relu6": {0: "0 to 1", 6: "0 to 1"},
+  "hard_tanh": {-1: "0 to 1", 1: "0 to 1"}, "abs": {0: "-1 to 1"}, "elu": {0: "1"},
   "selu": {0: "1.051 to 1.758"},
-}
+}  # fmt: skip
 # ... points of saturation ...
 TAILS: dict[str, tuple[float, ...]] = {
   "elu": (-10, -20, -90), "selu": (-10, -20, -90), "sigmoid": (-90, -20, 10, 20, 90),
@@ -119,7 +115,7 @@ def ours() -> tuple[str, Slopes]:
 
   def slope(row: Row) -> float:
     gate = getattr(gates, row.gate)
-    y, residuals = gate.forward(*(jnp.float32(x) for x in row.point))
+    y, residuals = gate.forward(*map(jnp.float32, row.point))
     return float(gate.backward(residuals, jnp.ones_like(y))[row.by])
 
   return f"fbackprop on jax {jax.__version__}", measured(slope, dir(gates))
@@ -138,8 +134,7 @@ def jaxs() -> tuple[str, Slopes]:
   }  # fmt: skip
 
   def slope(row: Row) -> float:
-    gradient = jax.grad(functions[row.gate], row.by)
-    return float(gradient(*(jnp.float32(x) for x in row.point)))
+    return float(jax.grad(functions[row.gate], row.by)(*map(jnp.float32, row.point)))
 
   return f"jax {jax.__version__}", measured(slope, functions)
 

@@ -64,9 +64,8 @@ def run(results: Results, options: argparse.Namespace) -> Results:
   # For the child processes; in this one jax computes nothing.
   os.environ |= {name.upper(): str(value) for name, value in cache_options("trust").items()}
   os.environ["JAX_NUM_CPU_DEVICES"] = "2"
-  spawn = multiprocessing.get_context("spawn")
   # Not an executor: with `max_tasks_per_child` Python 3.11's comes to a standstill.
-  with spawn.Pool(options.workers, maxtasksperchild=4) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=4) as pool:
     made = pool.apply(describe)
     if results.made and {**results.made, "date": made["date"]} != made:
       print(f"what is there was made otherwise, and is left out: {results.made}")
@@ -105,8 +104,7 @@ def run_chunk(chunk: list[Cell]) -> tuple[list[Cell], list[dict[str, Any]]]:
   found = []
   for cell in chunk:
     start = time.process_time()
-    report = verify(cell)
-    found.append(plain(report) | {"cpu_seconds": round(time.process_time() - start, 1)})
+    found.append(plain(verify(cell)) | {"cpu_seconds": round(time.process_time() - start, 1)})
   return chunk, found
 
 

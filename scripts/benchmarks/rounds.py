@@ -87,18 +87,16 @@ def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
   count = itertools.count()
   repeats = [repeats_for(candidate, count) for candidate in candidates]
   there_and_back = [*range(len(candidates)), *reversed(range(len(candidates)))]
-  seconds: list[np.ndarray] = []
-  shares: list[float] = []
-  while sum(share <= QUIET for share in shares) < rounds and len(shares) < TRIES * rounds:
+  tried: list[tuple[float, np.ndarray]] = []
+  while sum(share <= QUIET for share, _ in tried) < rounds and len(tried) < TRIES * rounds:
     took = np.zeros(len(candidates))
     before = usage()
     for i in there_and_back:
       took[i] += turn(candidates[i], repeats[i], count) / (2 * repeats[i])
-    shares.append(by_others(before, usage()))
-    seconds.append(took)
-  kept = np.argsort(shares, kind="stable")[:rounds]
-  disturbed = None if busy_seconds() is None else max(shares[i] for i in kept)
-  return Rounds(np.stack([seconds[i] for i in kept]), len(shares), disturbed)
+    tried.append((by_others(before, usage()), took))
+  kept = sorted(tried, key=lambda share_and_seconds: share_and_seconds[0])[:rounds]
+  disturbed = None if busy_seconds() is None else max(share for share, _ in kept)
+  return Rounds(np.stack([seconds for _, seconds in kept]), len(tried), disturbed)
 
 
 def turn(candidate: Callable[[int], None], repeats: int, count: "itertools.count[int]") -> float:

@@ -141,8 +141,7 @@ def verify_mean_loss(cell: Cell, level: str) -> fb.verify.Report:
     return jnp.asarray(WEIGHTS, own_dtype)[rows] if is_weighted(cell) else None
 
   def mean_loss(params: Any, x: Any, rows: Any) -> Any:
-    outputs = net.forward(params, x)[0]
-    losses = case.loss.forward(outputs, case.targets_of(rows, x.dtype))[0]
+    losses = case.loss.forward(net.forward(params, x)[0], case.targets_of(rows, x.dtype))[0]
     weights = weights_of(rows, x.dtype)
     if weights is None:
       return losses.sum() / max(losses.shape[0], 1)

@@ -92,8 +92,7 @@ def descale(reduction: str, power: int) -> Convert:
 
 def sum_parameters(reduction: str) -> Convert:
   """Sum BackPACK's squared norms of the parameters, divided by s²."""
-  by_scale = descale(reduction, 2)
-  return lambda tree, measured: by_scale([np.sum(tree, axis=0)], measured)
+  return lambda tree, measured: descale(reduction, 2)([np.sum(tree, axis=0)], measured)
 
 
 def unbias(reduction: str) -> Convert:
