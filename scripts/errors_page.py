@@ -81,9 +81,8 @@ def message_of(case: Case) -> str:
       code = ended.code if isinstance(ended.code, int) else 1
   text = err.getvalue()
   if code != 2 or out.getvalue():
-    raise ValueError(
-      f"fbackprop {shlex.join(case.words)}: exit code {code}\n{out.getvalue()}{text}"
-    )
+    said = f"{out.getvalue()}{text}"
+    raise ValueError(f"fbackprop {shlex.join(case.words)}: exit code {code}\n{said}")
   is_box = not text.startswith("fbackprop: ")
   if is_box:  # A title, the message and remarks, with lines between them.
     part = re.split("[─-]{8,}", re.sub("[╭╮╰╯│]", " ", text))[1]
@@ -115,13 +114,13 @@ def main(arguments: list[str] | None = None) -> int:
   with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
     make_files(Path(folder))
     page = render(read_cases(), message_of)
-  if page == PAGE.read_text(encoding="utf-8"):
-    return 0
-  if is_check:
-    print(f"{os.path.relpath(PAGE)} is not up to date: run scripts/errors_page.py", file=sys.stderr)
-    return 1
-  PAGE.write_text(page, encoding="utf-8")
-  print(f"written: {os.path.relpath(PAGE)}")
+  if page != PAGE.read_text(encoding="utf-8"):
+    shown = os.path.relpath(PAGE)
+    if is_check:
+      print(f"{shown} is not up to date: run scripts/errors_page.py", file=sys.stderr)
+      return 1
+    PAGE.write_text(page, encoding="utf-8")
+    print(f"written: {shown}")
   return 0
 
 

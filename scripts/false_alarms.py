@@ -18,7 +18,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import jax
+
+import fbackprop as fb
 from scripts.campaigns import results
+from scripts.campaigns.cases import build, cases, holds_floats
 
 RESULTS = results.RESULTS / "false_alarms.json"
 CHUNK = 50
@@ -35,16 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.error(f"--cases must be a multiple of {CHUNK}, got {options.cases}")
   found = results.read(options.json, {"chunks": {}})
   missing = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
-  spawn = multiprocessing.get_context("spawn")
   # JAX keeps its compiled programs in memory, so a process ends after some chunks.
-  with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=8) as pool:
     for i, chunk in pool.imap_unordered(run_chunk, missing):
       found["chunks"][str(i)] = chunk
       found["totals"] = totals(found["chunks"])
       results.write(options.json, found)
-      print(line(found["totals"]), flush=True)
+      print(results.line(found["totals"]), flush=True)
   found["totals"] = totals(found["chunks"])
-  print(line(found["totals"]))
+  print(results.line(found["totals"]))
   for chunk in found["chunks"].values():
     for alarm in chunk["alarms"]:
       print(json.dumps(alarm))
@@ -53,11 +57,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
   """Return a chunk's number, its cases' verdicts, and every finding other than a pass."""
-  import hypothesis
-  import jax
-
-  from scripts.campaigns.cases import cases
-
   results.keep_compiled("false-alarms")
   drawn: list[Any] = []
 
@@ -100,11 +99,6 @@ def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
 
 def verify(case: Any, level: str) -> Any:
   """Return the report on one case; float64 has x64 on, as for its users."""
-  import jax
-
-  import fbackprop as fb
-  from scripts.campaigns.cases import build, holds_floats
-
   with jax.enable_x64(case.dtype == "float64"):
     f, args, f_vjp = build(case)
     seed, surrogate = case.seed % 1000, holds_floats(case)
@@ -113,9 +107,7 @@ def verify(case: Any, level: str) -> Any:
 
 def totals(chunks: dict[str, Any]) -> dict[str, Any]:
   """Return the sums over chunks."""
-  counts: collections.Counter[str] = collections.Counter()
-  for chunk in chunks.values():
-    counts.update(chunk["counts"])
+  counts = sum((collections.Counter(c["counts"]) for c in chunks.values()), collections.Counter())
   standard = sum(v for k, v in counts.items() if k.startswith("standard"))
   return {
     "cases": sum(c["cases"] for c in chunks.values()),
@@ -127,14 +119,6 @@ def totals(chunks: dict[str, Any]) -> dict[str, Any]:
     # Python 3.12's `sum` compensates; this is the same number everywhere.
     "seconds": math.fsum(c["seconds"] for c in chunks.values()),
   }
-
-
-def line(sums: dict[str, Any]) -> str:
-  """Format the totals as a line."""
-  return "   ".join(
-    f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
-    for name, value in sums.items()
-  )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ without parameters and the data x; nothing is computed. These are the residuals 
 request: the compiler may store fewer, or recompute some.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -34,16 +33,8 @@ def activations() -> list[str]:
   return [row.title for row in ACTIVATIONS]
 
 
-def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
-  """Return the bytes of the distinct arrays returned by `forward(params, x)`, but its arguments."""
-  jaxpr = jax.make_jaxpr(forward)(params, x).jaxpr
-  arguments = {*map(id, jaxpr.invars)}
-  buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in arguments}
-  return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())
-
-
 def kept_with(name: str) -> Kept:
-  """Trace both sides with an activation."""
+  """Trace both sides with an activation; of theirs, count the distinct arrays but the arguments."""
   net, f = fb.mlp(WIDTHS, getattr(fb, name)), peer_of(name)
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = array((N, WIDTH), jnp.float32)
@@ -51,9 +42,11 @@ def kept_with(name: str) -> Kept:
   def plain_residuals(params: Any, x: Any) -> Any:
     return jax.tree.leaves(jax.vjp(lambda params: plain_outputs(params, x, f), params)[1])
 
+  jaxpr = jax.make_jaxpr(plain_residuals)(params, x).jaxpr
+  buffers = {id(v): v.aval for v in jaxpr.outvars if v not in jaxpr.invars}
+  theirs = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())
   unit = N * WIDTH * HIDDEN * 4
-  ours, theirs = fb.residual_bytes(net, x), kept_bytes(plain_residuals, params, x)
-  return Kept(name, ours / unit, theirs / unit)
+  return Kept(name, fb.residual_bytes(net, x) / unit, theirs / unit)
 
 
 def run() -> list[dict[str, Any]]:

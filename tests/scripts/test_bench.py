@@ -17,9 +17,10 @@ from scripts import bench
 from scripts.benchmarks import bridges, checkers, epoch, machine, peak, rounds
 from scripts.benchmarks.bridges import problem_of
 from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS, PROGRAM
-from scripts.benchmarks.epoch_data import Epochs, draw_batches
+from scripts.benchmarks.models import Epochs, draw_rows
 from scripts.benchmarks.peers import PEERS, markdown_of
 from scripts.benchmarks.sizes import SIZES
+from scripts.docs_links import defined_names
 
 
 class Machine:
@@ -177,7 +178,7 @@ def test_everybody_has_whole_batches_and_a_program_is_a_chunk_of_fit():
   for name, n in EXAMPLES.items():
     assert n % SIZES[name].batch == 0
     assert PROGRAM[name] * n // SIZES[name].batch <= 1000
-  order = draw_batches("digits", np.random.default_rng(0))
+  order = draw_rows("digits", np.random.default_rng(0))
   assert order.shape == (21, 64)
   assert len(set(order.flat)) == 1344
 
@@ -238,7 +239,7 @@ def test_rows_of_other_sizes_and_cores_are_kept_in_the_file(tmp_path, monkeypatc
 def test_every_contestant_names_what_builds_it():
   folder = Path(bench.__file__).parent / "benchmarks"
   for name, contestant in CONTESTANTS.items():
-    assert f"def make_{name}(" in (folder / f"{contestant.module}.py").read_text()
+    assert f"make_{name}" in defined_names((folder / f"{contestant.module}.py").read_text())
   assert set(OURS) < set(CONTESTANTS)
 
 
@@ -336,7 +337,7 @@ def test_a_checker_that_takes_too_long_is_stopped(bank, monkeypatch):
       pass
 
   before = signal.getsignal(signal.SIGALRM)
-  monkeypatch.setattr(checkers, "checker_of", lambda peer: never_ends)
+  monkeypatch.setitem(checkers.CHECKERS, "direct", never_ends)
   (row,) = checkers.run("direct", limit=0.01)
   assert (row["caught"], row["passed"], row["not_taken"], row["too_slow"]) == (0, 0, 0, 4)
   assert row["names"]["too slow"] == ["doubled", "raises", "neglected", "right"]
