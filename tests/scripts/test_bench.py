@@ -50,15 +50,13 @@ def test_candidates_take_turns_there_and_back(monkeypatch):
   assert names == "aaaa" + "bbbb" + "abba" * 3
   numbers = [number for _, number in fake.calls]
   assert numbers == list(range(len(numbers)))  # Fresh inputs for each call.
-  assert measured.seconds.tolist() == [[1.0, 2.0]] * 3
-  assert (measured.tried, measured.disturbed) == (3, 0)
+  assert (measured.seconds.tolist(), measured.tried, measured.disturbed) == ([[1.0, 2.0]] * 3, 3, 0)
 
 
 def test_short_calls_are_repeated(monkeypatch):
   fake = Machine(monkeypatch, others=lambda clock: 0)
   measured = rounds.measure([fake.candidate("a", 0.001)], 1)
-  assert len(fake.calls) == 4 + 2 * 60
-  assert measured.seconds == pytest.approx(0.001)
+  assert (len(fake.calls), measured.seconds) == (4 + 2 * 60, pytest.approx(0.001))
 
 
 def test_rounds_in_which_others_were_busy_do_not_count(monkeypatch):
@@ -70,8 +68,7 @@ def test_rounds_in_which_others_were_busy_do_not_count(monkeypatch):
 def test_on_a_busy_machine_the_least_disturbed_count_and_it_is_said(monkeypatch):
   fake = Machine(monkeypatch, others=lambda clock: 0.1 if clock < 9 else 0.5)
   measured = rounds.measure([fake.candidate("a", 1.0)], 3)
-  assert (len(measured.seconds), measured.tried) == (3, 12)
-  assert measured.disturbed == pytest.approx(0.5)
+  assert (len(measured.seconds), measured.tried, measured.disturbed) == (3, 12, pytest.approx(0.5))
 
 
 def test_without_proc_stat_every_round_counts(monkeypatch):
@@ -95,8 +92,7 @@ def test_cores_are_limited_before_jax_starts(monkeypatch):
   assert not given
   assert machine.os.environ["NPROC"] == "9"
   machine.pin(1)
-  assert given == [[4]]
-  assert machine.os.environ["NPROC"] == "1"
+  assert (given, machine.os.environ["NPROC"]) == ([[4]], "1")
   assert machine.os.environ["XLA_FLAGS"].split()[0] == "--kept=1"
 
 
@@ -179,8 +175,7 @@ def test_everybody_has_whole_batches_and_a_program_is_a_chunk_of_fit():
     assert n % SIZES[name].batch == 0
     assert PROGRAM[name] * n // SIZES[name].batch <= 1000
   order = draw_rows("digits", np.random.default_rng(0))
-  assert order.shape == (21, 64)
-  assert len(set(order.flat)) == 1344
+  assert (order.shape, len(set(order.flat))) == ((21, 64), 1344)
 
 
 @pytest.mark.slow
@@ -213,8 +208,7 @@ def test_the_table_tells_ratios_and_the_break_even(monkeypatch, capsys):
   assert (exact["seconds"], fast["seconds"], torch["seconds"]) == (2.0, 1.0, 5.0)
   assert (torch["over_exact"], torch["over_fast"], fast["over_fast"]) == (2.5, 5.0, 1.0)
   # 8 seconds against 1 at first; 5 against 1 in each epoch.
-  assert torch["break_even_epochs"] == pytest.approx(7 / 4)
-  assert fast["break_even_epochs"] is None
+  assert (torch["break_even_epochs"], fast["break_even_epochs"]) == (pytest.approx(7 / 4), None)
   assert "torch loop" in capsys.readouterr().out
   assert epoch.break_even(3.0, 0.0) is None
   assert epoch.break_even(-3.0, 1.0) == 0
