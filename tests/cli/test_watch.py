@@ -7,7 +7,7 @@ import pytest
 
 from fbackprop.cli import main
 from fbackprop.cli.console import Table
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 
 LINE = ("--data", "moons", "--hidden", "8", "8", "--check-every", "0", "--eval-every", "20")
 WATCHED = ("--clip-examples", "0.3", "--watch", "health,noise_scale")
