@@ -97,10 +97,9 @@ def mlp(
   noise = [layer] if (layer := make_dropout(dropout)).draws else []
 
   def after_dense(width: int) -> list[Layer]:
-    norm = (
-      [] if normalization is None else [make("normalization", normalization, width, dtype=dtype)]
-    )
-    return [*norm, activation, *noise]
+    if normalization is None:
+      return [activation, *noise]
+    return [make("normalization", normalization, width, dtype=dtype), activation, *noise]
 
   layers: list[Layer] = []
   d_in = sizes[0]

@@ -13,7 +13,8 @@ import numpy as np
 from fbackprop.layers import activations
 from fbackprop.layers.dense import dense
 from fbackprop.layers.normalization import layer_norm, rms_norm
-from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from fbackprop.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
+from fbackprop.losses.regression import squared_error
 from fbackprop.networks import mlp
 from fbackprop.train.data.names import TASKS, Task
 from fbackprop.train.data.rows import WIDEST, Dataset, Standardization, as_float32

@@ -11,8 +11,7 @@ from fbackprop.circuit.graph import fan_out
 from fbackprop.circuit.layout import columns as columns_
 from fbackprop.circuit.layout.columns import Columns, Extent, Item, Link, assign_columns
 from fbackprop.circuit.layout.crossings import count_crossings, minimise_crossings
-from fbackprop.circuit.layout.heights import Lines, relax
-from fbackprop.circuit.layout.placement import place, spread
+from fbackprop.circuit.layout.placement import Lines, place, relax, spread
 from tests.support.circuits import circuits
 
 FORK = "(x+y)*max(y,z)"

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.cli.config import KEYS
-from fbackprop.cli.flags import KEY_OF
+from fbackprop.cli.config import KEY_OF, KEYS
 from fbackprop.errors import ArgumentError, DtypeError, RangeError, ShapeError, check_choice
 from fbackprop.ranges import RANGES, Range, check_range
 

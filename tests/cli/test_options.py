@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.cli.config import method_of
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.train.data.csv_tables import read_csv
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.examples import balanced_weights, training_batch

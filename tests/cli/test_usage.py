@@ -15,7 +15,7 @@ import fbackprop
 from fbackprop.cli import main
 from fbackprop.cli.config import DEFAULTS, GENERAL, TrainConfig, saved
 from fbackprop.cli.console import UsageError
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.train import run_folder as runs
 from fbackprop.train.arguments import StopRules
 from tests.support.refusals import refused

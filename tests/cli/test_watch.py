@@ -6,7 +6,7 @@ import pytest
 
 from fbackprop.cli import main
 from fbackprop.cli.console import Table
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from tests.support.runs import metrics_of
 
 LINE = ("--data", "moons", "--hidden", "8", "8", "--check-every", "0", "--eval-every", "20")

@@ -40,7 +40,8 @@ for name in sorted(os.listdir(sys.argv[1])):
 print(json.dumps(said))
 """
 DATA = """
-from fbackprop.cli.run_folder import load_config, load_json
+from fbackprop.cli.run_folder import load_json
+from fbackprop.cli.train import load_config
 from fbackprop.train.data.npz import read_npz
 from fbackprop.train.data.idx import read_numbers
 from fbackprop.train.data.csv_tables import read_csv

@@ -15,7 +15,7 @@ from sklearn import metrics
 
 import fbackprop as fb
 from fbackprop.cli.config import GENERAL, settings
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.cli.training import told_of
 from fbackprop.combinators import name_layers
 from fbackprop.live_check import LiveCheck

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.train import shuffle as shuffles
 from tests.support.runs import descend
 
