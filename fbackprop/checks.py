@@ -55,8 +55,7 @@ def check_arrays(where: str, name: str, x: Any) -> None:
 
 def example_count(x: Any) -> int:
   """Return N, the leading size of an array `[N, ...]` or of a pytree of such arrays."""
-  count: int = jax.tree.leaves(x)[0].shape[0]  # No int(...): `jax.export` has symbolic sizes.
-  return count
+  return jax.tree.leaves(x)[0].shape[0]  # No int(...): `jax.export` has symbolic sizes.
 
 
 def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:

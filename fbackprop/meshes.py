@@ -65,8 +65,7 @@ def sum_rows(y_bar: Array, bar_of: Array) -> Array:
   sharding = jax.typeof(bar_of).to_ct_aval().sharding
   if not is_explicit(sharding.mesh) or jax.typeof(total).sharding == sharding:
     return total
-  placed: Array = jax.sharding.reshard(total, sharding)  # type: ignore[no-untyped-call]
-  return placed
+  return jax.sharding.reshard(total, sharding)  # type: ignore[no-untyped-call]
 
 
 def split_like(array: Any, other: Array) -> Any:

@@ -128,8 +128,7 @@ def init_before(follower: Layer | None) -> Initializer | None:
   # A gate of the reader's own may state none, but have the name of one of ours.
   for gate in (dict(follower.options).get("gate"), getattr(gates, follower.name, None)):
     if isinstance(gate, Gate) and gate.initializer is not None:
-      initializer: Initializer = getattr(jax.nn.initializers, gate.initializer)()
-      return initializer
+      return getattr(jax.nn.initializers, gate.initializer)()
   return None
 
 

@@ -73,8 +73,7 @@ def usage_errors(where: str = "", names: Mapping[str, str] | None = None) -> Ite
 def parsed(kind: type[Config], command: str, arguments: Sequence[str], **options: Any) -> Config:
   """Parse the flags of a command to its dataclass; tyro exits by itself."""
   options |= {"prog": f"fbackprop {command}", "config": (tyro.conf.FlagCreatePairsOff,)}
-  config: Config = tyro.cli(kind, args=arguments, **options)
-  return config
+  return tyro.cli(kind, args=arguments, **options)
 
 
 def usually(shown: str, **options: Any) -> Any:

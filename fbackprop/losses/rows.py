@@ -16,8 +16,7 @@ from fbackprop.types import Array, Residuals
 def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
   """Compute outputs_bar_nc = losses_bar_n · ∂losses_n/∂outputs_nc, every loss's backward rule."""
   checks.check_shape("loss", "losses_bar", losses_bar, (rows.shape[0],), rows.dtype)
-  outputs_bar: Array = losses_bar[:, None] * rows
-  return outputs_bar
+  return losses_bar[:, None] * rows
 
 
 def check_outputs(where: str, outputs: Array) -> None:

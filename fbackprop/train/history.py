@@ -56,8 +56,7 @@ class History:
     """Concatenate the rows of all steps, or of those after one, into one `Info`."""
     # Concatenated on demand, so that a sum has the same order of terms however the run was cut.
     self.rows = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.rows)]
-    later: Info = jax.tree.map(lambda column: column[since:], self.rows[0])
-    return later
+    return jax.tree.map(lambda column: column[since:], self.rows[0])
 
   def since_evaluation(self) -> Info:
     """Return the rows of the steps after the latest evaluation."""

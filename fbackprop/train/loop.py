@@ -176,8 +176,7 @@ def make_chunk(
 
         def record(column: Array, value: Array) -> Array:
           # Not `column.at[row].set`, which adds a bounds check.
-          updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, at - first, 0)
-          return updated
+          return jax.lax.dynamic_update_index_in_dim(column, value, at - first, 0)
 
         *carried, values = each(advance)(state, progress, alive, order, member)
         return *carried, jax.tree.map(record, rows, values)

@@ -143,8 +143,7 @@ def draw_order(
   def draw_anew() -> Array:
     return SHUFFLES[shuffle].draw(jax.random.fold_in(order_key, epoch), n)
 
-  drawn: Array = jax.lax.cond(place == 0, draw_anew, lambda: order)
-  return drawn
+  return jax.lax.cond(place == 0, draw_anew, lambda: order)
 
 
 def take_batch(step: Array, order: Array, data: Batch, batch_size: int, shuffle: str) -> Batch:
@@ -157,8 +156,7 @@ def take_batch(step: Array, order: Array, data: Batch, batch_size: int, shuffle:
     return data
   place = epoch_and_place(step, n // batch_size)[1]
   rows = SHUFFLES[shuffle].rows(order, n, place * batch_size, batch_size)
-  batch: Batch = take_rows(data, rows)
-  return batch
+  return take_rows(data, rows)
 
 
 def batch_of(step: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str) -> Batch:

@@ -295,8 +295,7 @@ def stays_finite(new: Any, old: Any) -> Array:
       stays &= all_finite(after) | ~all_finite(before)
     return stays
 
-  finite: Array = jax.lax.cond(all_finite(new), lambda: jnp.ones((), bool), compare)
-  return finite
+  return jax.lax.cond(all_finite(new), lambda: jnp.ones((), bool), compare)
 
 
 def holds_floats(leaf: Array) -> bool:

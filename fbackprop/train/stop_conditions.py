@@ -96,8 +96,7 @@ def make_validate(net: Layer, loss: Loss, validation: Batch | None) -> Validate:
       lowest, at, kept = jax.tree.map(better, (value, step, params), best[:3])
       return Best(lowest, at, kept, jnp.where(counts, value, best.latest))
 
-    updated: Best = jax.lax.cond(epoch_ends, score, lambda: best)
-    return updated
+    return jax.lax.cond(epoch_ends, score, lambda: best)
 
   return validate
 

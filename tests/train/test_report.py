@@ -213,8 +213,7 @@ def test_a_fit_that_is_not_finite_says_so():
 
 @pytest.mark.parametrize("draw", [predictions.draw_errors, predictions.draw_logits])
 def test_numbers_that_span_more_than_float32_have_a_histogram(draw):
-  sine, panel = load_dataset("sine", 0), axes()
-  draw(panel, sine, np.tile(np.float32([[-3e38], [3e38]]), (128, 1)))
+  panel = drawn(draw, load_dataset("sine", 0), np.tile(np.float32([[-3e38], [3e38]]), (128, 1)))
   assert sum(bar.get_height() for bar in panel.patches) == 256
 
 
