@@ -28,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.peers import HEADING, PEERS
-from scripts.benchmarks.sizes import QUANTITY_SIZES, SIZES
+from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SIZES, SIZES
 from scripts.campaigns import results
 
 MEMBERS = [1, 16, 256, 4096, 65536]

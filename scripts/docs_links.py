@@ -50,9 +50,8 @@ def find_pages(root: Path) -> list[Path]:
 
 
 def find_links(page: Path) -> list[Link]:
-  """Yield every link of a page, in order, except in quoted code."""
-  source = page.read_text(encoding="utf-8")
-  source = FENCED.sub(blank, source)
+  """Return every link of a page, in order, except in quoted code."""
+  source = FENCED.sub(blank, page.read_text(encoding="utf-8"))
   source = INLINE_CODE.sub(lambda code: blank(code) if "](" in code[0] else code[0], source)
   links = []
   for match in TARGET.finditer(source):

@@ -25,7 +25,6 @@ from tests.support.files_of_failures import make_files  # noqa: E402
 
 PAGE = ROOT / "docs" / "errors.md"
 CASES = ROOT / "tests" / "support" / "cases_of_failures.toml"
-MORE = "…"
 
 
 class Case(NamedTuple):
@@ -90,7 +89,7 @@ def message_of(case: Case) -> str:
   text = text.removeprefix("fbackprop: ").removesuffix("\n")
   if case.until:
     text = text[: text.index(case.until) + len(case.until)]
-  return f"{text} {MORE}" if is_box or case.until else text
+  return f"{text} …" if is_box or case.until else text
 
 
 def render(content: dict[str, Any], message: Callable[[Case], str]) -> str:

@@ -75,26 +75,20 @@ def run_chunk(chunk: int) -> tuple[int, dict[str, Any]]:
 
   draw()
   start = time.monotonic()
-  counts: collections.Counter[str] = collections.Counter()
-  alarms: list[dict[str, Any]] = []
-  largest = 0.0
-  for i, case in enumerate(drawn[:CHUNK]):
-    level = "standard" if i == CHUNK - 1 else "quick"
-    report = verify(case, level)
-    counts[f"{level}: {report.verdict}"] += 1
-    largest = max(largest, report.max_sigma)
-    if not report.ok:
-      first = report.findings[0]._asdict()
-      alarms.append({"case": case._asdict(), "level": level, "verdict": report.verdict,
-                     "finding": {k: str(v) for k, v in first.items()}})  # fmt: skip
+  pairs = zip(drawn, ["quick"] * (CHUNK - 1) + ["standard"], strict=False)
+  done = [(case, level, verify(case, level)) for case, level in pairs]
   return chunk, {
-    "cases": len(drawn[:CHUNK]),
-    "counts": dict(counts),
-    "max_sigma": largest,
-    "alarms": alarms,
+    "cases": len(done),
+    "counts": dict(collections.Counter(f"{level}: {own.verdict}" for _, level, own in done)),
+    "max_sigma": max(0.0, *(own.max_sigma for *_, own in done)),
+    "alarms": [
+      {"case": case._asdict(), "level": level, "verdict": own.verdict,
+       "finding": {k: str(v) for k, v in own.findings[0]._asdict().items()}}
+      for case, level, own in done if not own.ok
+    ],
     "seconds": time.monotonic() - start,
     "jax": jax.__version__,
-  }
+  }  # fmt: skip
 
 
 def verify(case: Any, level: str) -> Any:

@@ -73,7 +73,7 @@ class Campaign:
     # fast.
     self.processes = multiprocessing.get_context("forkserver")
     self.processes.set_forkserver_preload(["scripts.campaigns.faults", "orbax.checkpoint"])
-    self.whole: dict[int, str] = {}
+    self.whole: dict[int, str] = {}  # The bits of each plan's uninterrupted run.
 
   def process(self, plan: int, folder: Path, kill_at: int | None, instant: float | None) -> str:
     """Run one process of a run, and return its bits; "" if it was killed."""
@@ -90,17 +90,12 @@ class Campaign:
       raise RuntimeError(f"a run ended with exit code {process.exitcode}, not by SIGKILL")
     return out.read_text() if process.exitcode == 0 and out.exists() else ""
 
-  def whole_run(self, plan: int) -> str:
-    """Return the bits of the uninterrupted run."""
-    if plan not in self.whole:
-      self.whole[plan] = self.process(plan, self.work / f"whole-{plan}", None, None)
-    return self.whole[plan]
-
   def kill(self, number: int) -> dict[str, Any]:
     """Kill a run several times, and then resume it to its end."""
     rng = random.Random(number)
     plan = number % len(faults.PLANS)
-    true = self.whole_run(plan)
+    if plan not in self.whole:
+      self.whole[plan] = self.process(plan, self.work / f"whole-{plan}", None, None)
     folder = self.work / "run"
     shutil.rmtree(folder, ignore_errors=True)
     start, kills = time.monotonic(), []
@@ -112,9 +107,9 @@ class Campaign:
       if self.process(plan, folder, how.get("touch"), how.get("instant")):
         break
       kills.append(how)
-    ended = self.process(plan, folder, None, None)
+    same = self.process(plan, folder, None, None) == self.whole[plan]
     seconds = round(time.monotonic() - start, 1)
-    return {"plan": plan, "kills": kills, "same bits": ended == true, "seconds": seconds}
+    return {"plan": plan, "kills": kills, "same bits": same, "seconds": seconds}
 
   def damage(self, number: int) -> dict[str, Any]:
     """Damage the last checkpoint of a run, or its weights, several times."""

@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))  # Also where fbackprop isn't installed, as beside
 from scripts import longdouble as true  # noqa: E402
 
 RESULTS, PAGE = ROOT / "experiments/results/slopes.json", ROOT / "docs/slopes.md"
-INF = math.inf
 SMALLEST = 1.2e-38  # The smallest normal number; some processors flush those below to 0.
 Slopes = dict[str, float]
 
@@ -93,7 +92,7 @@ def rows() -> list[Row]:
     for x in TAILS.get(name, ()):
       _, terms = getattr(true, name)(np.asarray([x], np.longdouble))
       found.append(Row(name, (x,), 0, show(float(np.sum(terms)))))
-    found += [Row(name, (x,), 0, shown) for x, shown in zip((-INF, INF), limits, strict=True)]
+    found += [Row(name, (x,), 0, shown) for x, shown in zip((-np.inf, np.inf), limits, strict=True)]
   for name in ("max", "min"):
     for point in ((1.0, 1.0), (2.0, 2.0, 2.0)):
       found += [Row(name, point, by, "0 to 1") for by in range(len(point))]
@@ -221,16 +220,6 @@ def show(x: float | None) -> str:
   return f"{x + 0.0:.4g}" if x == 0 or abs(x) >= 1e-3 else f"{x:.1e}"
 
 
-def merged(columns: Mapping[str, Slopes]) -> dict[str, list[str]]:
-  """Return the columns in order, as shown, with equal ones of one library merged."""
-  versions: dict[tuple[str, ...], list[str]] = {}
-  for heading in sorted(columns, key=order):
-    library, _, version = heading.rpartition(" ")
-    cells = (show(columns[heading].get(row.key)) for row in rows())
-    versions.setdefault((library, *cells), []).append(version)
-  return {f"{library} {', '.join(own)}": cells for (library, *cells), own in versions.items()}
-
-
 def order(heading: str) -> tuple[int, list[int]]:
   """Return the sort key: ours first, and each library's versions from old to new."""
   library, _, version = heading.rpartition(" ")
@@ -239,10 +228,15 @@ def order(heading: str) -> tuple[int, list[int]]:
 
 
 def table(columns: Mapping[str, Slopes]) -> list[str]:
-  """Format the columns as the lines of a Markdown table."""
-  shown = merged(columns)
-  table = [["function", "at", "by input", "slope", *shown]]
-  for row, *cells in zip(rows(), *shown.values(), strict=True):
+  """Format the columns as lines of a Markdown table, with equal ones of one library merged."""
+  versions: dict[tuple[str, ...], list[str]] = {}
+  for heading in sorted(columns, key=order):
+    library, _, version = heading.rpartition(" ")
+    shown = (show(columns[heading].get(row.key)) for row in rows())
+    versions.setdefault((library, *shown), []).append(version)
+  heads = (f"{library} {', '.join(own)}" for (library, *_), own in versions.items())
+  table = [["function", "at", "by input", "slope", *heads]]
+  for row, *cells in zip(rows(), *(shown for _, *shown in versions), strict=True):
     at = ", ".join(show(x) for x in row.point)
     table.append([row.gate, at, "" if len(row.point) == 1 else str(row.by + 1), row.truth, *cells])
   lines = [f"| {' | '.join(cells)} |" for cells in table]
@@ -268,16 +262,13 @@ def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> li
 
 def same(a: float, b: float) -> bool:
   """Return whether two slopes are equal up to the rounding of another processor."""
-  if math.isnan(a) or math.isnan(b):
-    return math.isnan(a) and math.isnan(b)
-  return math.isclose(a, b, rel_tol=1e-4, abs_tol=SMALLEST)
+  are_nan = math.isnan(a) and math.isnan(b)
+  return are_nan or math.isclose(a, b, rel_tol=1e-4, abs_tol=SMALLEST)
 
 
 def read() -> dict[str, Slopes]:
   """Read the recorded columns; words represent NaN and infinity, which JSON lacks."""
-  if not RESULTS.exists():
-    return {}
-  columns = json.loads(RESULTS.read_text("utf-8"))
+  columns = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
   return {head: {k: float(v) for k, v in column.items()} for head, column in columns.items()}
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -69,8 +70,9 @@ def plain(size: int) -> Callable[[int], float]:
   return train
 
 
-def torch_loop(torch: Any, number: int) -> float:
+def torch_loop(number: int) -> float:
   """Return the seconds of training one network after another in torch, as in its tutorials."""
+  torch: Any = import_module("torch")
   torch.set_num_threads(machine.core_count())
   x, targets = torch.from_numpy(X), torch.from_numpy(TARGETS)
   torch.manual_seed(number)
@@ -90,18 +92,15 @@ def torch_loop(torch: Any, number: int) -> float:
 def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   candidates: list[tuple[str, int, Callable[[int], float]]] = []
-  try:
-    candidates.append(
-      ("torch, one by one", TORCH_NETS, partial(torch_loop, import_module("torch")))
-    )
-  except ModuleNotFoundError:
+  if has_torch := find_spec("torch") is not None:
+    candidates.append(("torch, one by one", TORCH_NETS, torch_loop))
+  else:
     print("torch, one by one: not installed: pip install torch")
   for size in sizes:
     candidates += [("ours", size, partial(ours, size)), ("vmap of jax.grad", size, plain(size))]
   print(f"{'':<20}{'K':>7}{'nets a second':>15}{'quartiles':>20}{'over torch':>12}")
   rows = []
   seconds = in_turns([call for _, _, call in candidates], rounds)
-  has_torch = candidates[0][0].startswith("torch")
   for (name, size, _), own in zip(candidates, seconds.T, strict=True):
     low, median, high = quartiles(size / own)
     over = float(np.median(size / own / (TORCH_NETS / seconds[:, 0]))) if has_torch else None

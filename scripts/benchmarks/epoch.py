@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.models import Epochs
 from scripts.benchmarks.rounds import Rounds, measure, quartiles, shown
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, SIZES
 
 EXPLANATION = """\
 epoch: median of the rounds; /exact, /fast: its time over that of our run with that shuffle, within
@@ -92,17 +91,13 @@ def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
   return max(0.0, more_to_compile / saved_an_epoch) if saved_an_epoch > 0 else None
 
 
-def shown_even(row: dict[str, Any]) -> str:
-  """Return the break-even number of epochs, for others than ours."""
-  even = "never" if row["break_even_epochs"] is None else f"{row['break_even_epochs']:,.0f}"
-  return "" if row["contestant"] in OURS else even
-
-
 def cells_of(row: dict[str, Any]) -> list[str]:
-  """Format the figures of a row, without those of its quartiles."""
+  """Format the figures of a row, without those of its quartiles; ours don't break even."""
+  name, even = row["contestant"], row["break_even_epochs"]
   return [
-    CONTESTANTS[row["contestant"]].shown, shown(row["seconds"]), f"{row['over_exact']:.2f}",
-    f"{row['over_fast']:.2f}", shown(row["first_call_extra_seconds"]), shown_even(row),
+    CONTESTANTS[name].shown, shown(row["seconds"]), f"{row['over_exact']:.2f}",
+    f"{row['over_fast']:.2f}", shown(row["first_call_extra_seconds"]),
+    "" if name in OURS else "never" if even is None else f"{even:,.0f}",
   ]  # fmt: skip
 
 

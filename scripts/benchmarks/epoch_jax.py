@@ -13,9 +13,8 @@ from fbackprop.train.shuffle import SHUFFLES
 from fbackprop.train.step import make_guarded_step
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
 from scripts.benchmarks import models
-from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
 from scripts.benchmarks.models import Epochs, draw_examples
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.subjects import EXAMPLES, PROGRAM, RATE, SIZES, Size
 
 Update = Callable[[Any, Any, Any], tuple[Any, Any]]
 

@@ -13,10 +13,9 @@ import jax
 import numpy as np
 import optax
 
-from scripts.benchmarks.contestants import RATE
 from scripts.benchmarks.epoch_jax import bare_scan
 from scripts.benchmarks.models import Epochs, draw_examples, draw_rows
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import RATE, SIZES
 
 eqx: Any = import_module("equinox")  # Type checks must work without either.
 nnx: Any = import_module("flax.nnx")

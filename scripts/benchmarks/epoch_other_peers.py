@@ -6,10 +6,9 @@ from importlib import import_module
 from typing import Any
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.contestants import EXAMPLES, RATE
 from scripts.benchmarks.models import Epochs, draw_examples
 from scripts.benchmarks.quantities_torch import made_of
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import EXAMPLES, RATE, SIZES
 
 EPOCHS = 5
 """The epochs of one call of `fit`, many enough to amortise its preparation."""

@@ -21,7 +21,7 @@ from fbackprop.train.step import layer_norms, make_guarded_step, total_weight
 from scripts.benchmarks.epoch_jax import advancing
 from scripts.benchmarks.models import draw_batches, our_net
 from scripts.benchmarks.rounds import in_turns, quartiles
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import SIZES
 
 OPTIMIZERS = {"descent": fb.train.gradient_descent(1e-3), "adam": optax.adam(1e-4)}
 EPOCH, STEPS = 10, 200  # Batches in the data, and steps of a call.

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from scripts.benchmarks.contestants import EXAMPLES
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.subjects import EXAMPLES, SIZES, Size
 
 INPUTS = 4
 Step = Callable[..., Any]

@@ -10,7 +10,7 @@ import numpy as np
 
 from scripts.benchmarks.models import cycling, draw_inputs, our_step
 from scripts.benchmarks.rounds import measure, quartiles
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.subjects import SIZES, Size
 
 PRODUCT = 1024
 """The size of the square product that the others are compared with."""

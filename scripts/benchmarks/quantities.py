@@ -20,7 +20,7 @@ import fbackprop as fb
 from fbackprop import quantities as q
 from scripts.benchmarks.models import cycling, draw_inputs, our_step, plain_loss, plain_step
 from scripts.benchmarks.rounds import measure, quartiles, shown
-from scripts.benchmarks.sizes import QUANTITY_SIZES, Size
+from scripts.benchmarks.subjects import QUANTITY_SIZES, Size
 
 BOUND = 1.0
 MOST_BYTES = 6e9
@@ -42,7 +42,7 @@ WATCHED: dict[str, dict[str, Any]] = {
   "a step, both": {"clip_examples": BOUND, "watch": ("noise_scale",)},
 }
 """Steps of `fit` by their options; the first is the baseline."""
-PACKAGES = {"torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
+PACKAGES = {"jax": "jax", "torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
 EXPLANATION = f"""\
 over: a call's time over a plain gradient's within a round, over ours for ours and jax's, over
 torch's for torch's; temp: the compiler's count of scratch memory; a candidate that needs more than
@@ -167,11 +167,10 @@ def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
   rows = [row_of(name, candidate, times.get(candidate.name)) for candidate in every]
   print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; {measured}")
   print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
-  installed = ["jax", *(p for module, p in PACKAGES.items() if find_spec(module) is not None)]
   told = {
     **measured.figures,
     "date": date.today().isoformat(),
-    "versions": {package: metadata.version(package) for package in installed},
+    "versions": {p: metadata.version(p) for module, p in PACKAGES.items() if find_spec(module)},
   }
   return [{**row, **told} for row in rows]
 

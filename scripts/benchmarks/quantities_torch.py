@@ -12,7 +12,7 @@ import numpy as np
 from scripts.benchmarks import machine
 from scripts.benchmarks.models import draw_inputs
 from scripts.benchmarks.quantities import HEAVY_BYTES, Candidate
-from scripts.benchmarks.sizes import Size
+from scripts.benchmarks.subjects import Size
 
 PLAIN = "torch, plain gradient"
 EXTENSIONS = ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
@@ -30,26 +30,24 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
     for x, targets in draw_inputs(size)[1]
   ]
   plain, backpack = made_of(torch, size), import_module("backpack")
-  loss_of = torch.nn.CrossEntropyLoss()
+  entropy = torch.nn.CrossEntropyLoss()
 
-  def gradient(number: int) -> None:
+  def gradient(module: Any, loss_of: Any, number: int) -> None:
     x, targets = batches[number % len(batches)]
-    plain.zero_grad(set_to_none=False)
-    loss_of(plain(x), targets).backward()
+    module.zero_grad(set_to_none=False)
+    loss_of(module(x), targets).backward()
 
   extended = backpack.extend(made_of(torch, size))
   extended_loss = backpack.extend(torch.nn.CrossEntropyLoss())
   extensions: Any = import_module("backpack.extensions")
 
   def with_extension(name: str, number: int) -> None:
-    x, targets = batches[number % len(batches)]
-    extended.zero_grad(set_to_none=False)
     with backpack.backpack(getattr(extensions, name)()):
-      extended_loss(extended(x), targets).backward()
+      gradient(extended, extended_loss, number)
 
   numbers = sum(a * b for a, b in pairwise(size.widths))
   return [
-    Candidate(PLAIN, gradient, PLAIN),
+    Candidate(PLAIN, partial(gradient, plain, entropy), PLAIN),
     *(
       Candidate(f"BackPACK, gradient + {name}", partial(with_extension, name), PLAIN)
       for name in EXTENSIONS

@@ -67,8 +67,7 @@ def in_turns(calls: Sequence[Callable[[int], float]], rounds: int) -> np.ndarray
   """Return the seconds that the calls return, `[rounds, calls]`, after a round of warm-up."""
   seconds = np.zeros((rounds + 1, len(calls)))
   for i in range(rounds + 1):
-    places = range(len(calls))
-    for place in places if i % 2 == 0 else reversed(places):
+    for place in range(len(calls))[:: -1 if i % 2 else 1]:
       seconds[i, place] = calls[place](i)
   return seconds[1:]
 

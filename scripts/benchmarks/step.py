@@ -1,6 +1,6 @@
 """One training step, loss and gradient: ours, `jax.value_and_grad`, and the bare forward pass."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ import numpy as np
 from scripts.benchmarks import models
 from scripts.benchmarks.models import Step
 from scripts.benchmarks.rounds import measure, quartiles, shown
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.subjects import SIZES, Size
 
 COLUMNS = (
   f"{'size':<7} {'timed':<15} {'ours':>9} {'jax.grad':>9} {'ratio':>6} {'quartiles':>13} "
@@ -24,19 +24,12 @@ rounds: that count, of those run; others used: the cores' time that went to othe
 """
 
 
-class Cost(NamedTuple):
-  """The compiler's cost estimates of a compiled step."""
-
-  flops: float
-  temp_bytes: int
-
-
-def cost(step: Step, size: Size) -> Cost:
-  """Compile a step, without running it."""
+def cost(step: Step, size: Size) -> tuple[float, int]:
+  """Compile a step, and return the compiler's count of its FLOPs and bytes of scratch memory."""
   params = jax.eval_shape(lambda: models.draw_params(size))
   batch = models.draw_data(size, (size.batch,), seed=0)
   compiled: Any = jax.jit(step).lower(params, *batch).compile()
-  return Cost(compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes)
+  return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
 
 
 def repeated(step: Step, size: Size) -> Step:
@@ -61,7 +54,9 @@ def run_size(name: str, rounds: int) -> dict[str, Any]:
   size = SIZES[name]
   params, batches = models.draw_inputs(size)
   steps = (models.our_step(size), models.plain_step(size), models.our_forward(size))
-  ours, theirs = cost(steps[0], size), cost(steps[1], size)
+  costs = zip(cost(steps[0], size), cost(steps[1], size), strict=True)
+  # None where a backend counts nothing.
+  flops_ratio, temp_ratio = (ours / theirs if theirs else None for ours, theirs in costs)
   calls = [models.cycling(jax.jit(repeated(step, size)), params, batches) for step in steps]
   measured = measure(calls, rounds)
   step, plain, forward = (measured.seconds / size.scan).T
@@ -75,12 +70,11 @@ def run_size(name: str, rounds: int) -> dict[str, Any]:
     "ratio": ratio,
     "ratio_quartiles": (low, high),
     "backward_over_forward": float(np.median((step - forward) / forward)),
-    # None where a backend counts nothing.
-    "flops_ratio": ours.flops / theirs.flops if theirs.flops else None,
-    "temp_ratio": ours.temp_bytes / theirs.temp_bytes if theirs.temp_bytes else None,
+    "flops_ratio": flops_ratio,
+    "temp_ratio": temp_ratio,
     **measured.figures,
   }
-  flops, temp = ("-" if row[r] is None else f"{row[r]:.4f}" for r in ("flops_ratio", "temp_ratio"))
+  flops, temp = ("-" if r is None else f"{r:.4f}" for r in (flops_ratio, temp_ratio))
   print(
     f"{name:<7} {row['timed']:<15} {shown(row['ours']):>9} {shown(row['theirs']):>9} {ratio:>6.3f} "
     f"{low:>6.3f}-{high:.3f} {row['backward_over_forward']:>8.2f} {flops:>7} "

@@ -6,7 +6,7 @@ scale, zeros, ties, zero biases, saturation.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import hypothesis.strategies as st
 import jax
@@ -25,43 +25,29 @@ LOSSES = (
   "sigmoid_cross_entropy", "huber", "log_cosh", "hinge", "poisson_nll",
 )  # fmt: skip
 REGIMES = ("plain", "zeros", "ties", "zero bias", "small", "large", "at rest")
+WIDTHS = st.lists(st.sampled_from([1, 2, 3, 5]), min_size=2, max_size=4).map(tuple)
 
 
 class Case(NamedTuple):
-  """One generated case; see the module."""
+  """One generated case, with the strategy that draws each attribute; see the module."""
 
-  dtype: str
-  regime: str
-  activation: str
-  loss: str
-  sizes: tuple[int, ...]
-  n: int
-  form: str
-  normalization: str
+  dtype: Annotated[str, st.sampled_from(["float32", "float64", "bfloat16", "float16"])]
+  regime: Annotated[str, st.sampled_from(REGIMES)]
+  activation: Annotated[str, st.sampled_from(ACTIVATIONS)]
+  loss: Annotated[str, st.sampled_from(LOSSES)]
+  sizes: Annotated[tuple[int, ...], WIDTHS]
+  n: Annotated[int, st.sampled_from([1, 2, 5, 7])]
+  form: Annotated[str, st.sampled_from(["pair", "custom_vjp"])]
+  normalization: Annotated[str, st.sampled_from(["none", "none", "layer_norm", "rms_norm"])]
   weighted: bool
   dropout: bool
-  structure: str
-  constants: str
-  seed: int
-
-
-cases = st.builds(
-  Case,
-  dtype=st.sampled_from(["float32", "float64", "bfloat16", "float16"]),
-  regime=st.sampled_from(REGIMES),
-  activation=st.sampled_from(ACTIVATIONS),
-  loss=st.sampled_from(LOSSES),
-  sizes=st.lists(st.sampled_from([1, 2, 3, 5]), min_size=2, max_size=4).map(tuple),
-  n=st.sampled_from([1, 2, 5, 7]),
-  form=st.sampled_from(["pair", "custom_vjp"]),
-  normalization=st.sampled_from(["none", "none", "layer_norm", "rms_norm"]),
-  weighted=st.booleans(),
-  dropout=st.booleans(),
-  structure=st.sampled_from(["plain", "plain", "skip", "repeat", "remat"]),
+  structure: Annotated[str, st.sampled_from(["plain", "plain", "skip", "repeat", "remat"])]
   # A loss's targets and weights are arguments held constant by a stop_gradient, or no arguments.
-  constants=st.sampled_from(["arguments", "closed over"]),
-  seed=st.integers(0, 2**31 - 1),
-)
+  constants: Annotated[str, st.sampled_from(["arguments", "closed over"])]
+  seed: Annotated[int, st.integers(0, 2**31 - 1)]
+
+
+cases = st.builds(Case)
 
 Function = Callable[..., Any]
 

@@ -3,7 +3,7 @@
 import collections
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,9 +56,8 @@ def wrapped(block: str) -> str:
 # --- Blocks, with an empty line between each two --------------------------------------------------
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
   """Format a Markdown table."""
-  head = list(head)
   lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
   return "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
 

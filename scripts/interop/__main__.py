@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
   if options.markdown:
     print("\n".join(["", *map(markdown_of, grouped(rows))]))
   text = "" if JAX_PRIVACY in missing else page.PAGE.read_text(encoding="utf-8")
-  ran, failed = page.run_blocks(page.find_blocks(text))
+  ran, failed = page.run_blocks(page.BLOCK.findall(text))
   print(f"the page's example with jax-privacy: {ran - failed} of {ran} lines print what they show")
   for package in missing:
     print(f"{package}: not installed: pip install {package}; the comparison isn't whole")

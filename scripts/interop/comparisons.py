@@ -85,26 +85,20 @@ def undefined_as_zero(tree: Tree, measured: Measured) -> Tree:
   return [np.nan_to_num(leaf) for leaf in tree] if measured.problem.n == 1 else tree
 
 
-def descale(reduction: str, power: int) -> Convert:
+def descale(tree: Tree, measured: Measured, reduction: str, power: int) -> Tree:
   """Divide by s, or by s² for products of two gradients."""
-  return lambda tree, measured: times(tree, loss_scale(measured.problem, reduction) ** -power)
+  return times(tree, loss_scale(measured.problem, reduction) ** -power)
 
 
-def sum_parameters(reduction: str) -> Convert:
+def sum_parameters(tree: Tree, measured: Measured, reduction: str) -> Tree:
   """Sum BackPACK's squared norms of the parameters, divided by s²."""
-  return lambda tree, measured: descale(reduction, 2)([np.sum(tree, axis=0)], measured)
+  return descale([np.sum(tree, axis=0)], measured, reduction, 2)
 
 
-def unbias(reduction: str) -> Convert:
+def unbias(tree: Tree, measured: Measured, reduction: str) -> Tree:
   """Convert BackPACK's division by N to ours by N − 1; for one example it has 0."""
-
-  by_scale = descale(reduction, 2)
-
-  def convert(tree: Tree, measured: Measured) -> Tree:
-    n = measured.problem.n
-    return times(by_scale(tree, measured), n / (n - 1) if n > 1 else 1)
-
-  return convert
+  n = measured.problem.n
+  return times(descale(tree, measured, reduction, 2), n / max(n - 1, 1))
 
 
 WITNESS = "vmap(jax.grad)"
@@ -119,7 +113,7 @@ COMPARISONS: tuple[Comparison, ...] = (
     )
   ),
   *(
-    Comparison(BACKPACK, f"{name}, {reduction}", ours, words, convert(reduction))
+    Comparison(BACKPACK, f"{name}, {reduction}", ours, words, partial(convert, reduction=reduction))
     for reduction in ("sum", "mean") for name, ours, words, convert in (
       ("BatchGrad", "example_gradients", "÷ s", partial(descale, power=1)),
       ("BatchL2Grad", "example_sqnorms", "Σ over parameters, ÷ s²", sum_parameters),

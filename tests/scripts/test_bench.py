@@ -16,10 +16,9 @@ from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
 from scripts.benchmarks import bridges, checkers, epoch, machine, peak, rounds
 from scripts.benchmarks.bridges import problem_of
-from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS, PROGRAM
 from scripts.benchmarks.models import Epochs, draw_rows
 from scripts.benchmarks.peers import PEERS, markdown_of
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, PROGRAM, SIZES
 from scripts.docs_links import defined_names
 
 

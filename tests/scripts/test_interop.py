@@ -230,7 +230,7 @@ def test_the_page_has_the_table_of_the_committed_results():
 
 
 def test_the_pages_example_with_jax_privacy_is_left_to_the_script():
-  (block,) = page.find_blocks(PAGE)
+  (block,) = page.BLOCK.findall(PAGE)
   assert "jax_privacy" in block
   shown = sum(line.startswith(">>> ") for line in block.splitlines())
   assert MADE["example"] == {"lines": shown, "failed": 0}
@@ -245,7 +245,7 @@ def test_a_block_that_prints_something_else_fails(capsys):
   text = (
     "```python\n>>> 1\n2\n\n```\n\n```py\n>>> a = 1\n>>> a\n1\n\n```\n```py\n>>> a + 1\n3\n\n```\n"
   )
-  blocks = page.find_blocks(text)
+  blocks = page.BLOCK.findall(text)
   assert blocks == [">>> a = 1\n>>> a\n1\n\n", ">>> a + 1\n3\n\n"]
   assert page.run_blocks(blocks) == (3, 1)
   assert page.run_blocks(blocks[:1]) == (2, 0)
