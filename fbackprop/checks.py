@@ -25,15 +25,13 @@ from fbackprop.ranges import Range, check_range
 
 def check_array(where: str, name: str, value: Any) -> None:
   """Raise a DtypeError unless a value is an array, and not a list, a number or None."""
-  is_array = hasattr(value, "shape") and hasattr(value, "dtype")
-  check_that(where, name, value, is_array, "be an array")
+  check_that(where, name, value, hasattr(value, "shape") and hasattr(value, "dtype"), "be an array")
 
 
 def check_floating(where: str, name: str, value: Any) -> None:
   """Raise a DtypeError unless an array is floating, and not integer, boolean or complex."""
   check_array(where, name, value)
-  is_floating = jnp.issubdtype(value.dtype, jnp.floating)
-  check_that(where, name, value, is_floating, "have a floating dtype")
+  check_that(where, name, value, jnp.issubdtype(value.dtype, jnp.floating), "have a floating dtype")
 
 
 def check_arrays(where: str, name: str, x: Any) -> None:
@@ -57,8 +55,7 @@ def check_arrays(where: str, name: str, x: Any) -> None:
 
 def example_count(x: Any) -> int:
   """Return N, the leading size of an array `[N, ...]` or of a pytree of such arrays."""
-  count: int = jax.tree.leaves(x)[0].shape[0]  # No int(...): `jax.export` has symbolic sizes.
-  return count
+  return jax.tree.leaves(x)[0].shape[0]  # No int(...): `jax.export` has symbolic sizes.
 
 
 def check_dtype(where: str, name: str, value: Any, dtype: Any) -> None:
@@ -76,11 +73,9 @@ def check_shape(
   A letter in `shape` matches any size.
   """
   check_array(where, name, value)
-  fits = len(value.shape) == len(shape) and all(
-    isinstance(want, str) or want == got for want, got in zip(shape, value.shape, strict=True)
-  )
-  wanted = f"have shape [{', '.join(map(str, shape))}]"
-  check_that(where, name, value, fits, wanted, ShapeError)
+  sizes = zip(shape, value.shape, strict=False)
+  fits = len(value.shape) == len(shape) and all(isinstance(a, str) or a == b for a, b in sizes)
+  check_that(where, name, value, fits, f"have shape [{', '.join(map(str, shape))}]", ShapeError)
   if dtype is not None:
     check_dtype(where, name, value, dtype)
 
@@ -195,6 +190,35 @@ def check_available(where: str, dtype: Any) -> None:
   if jax.dtypes.canonicalize_dtype(dtype) != dtype:
     problem = f"{dtype} needs x64: call this within `with jax.enable_x64(True):`"
     raise DtypeError(problem, "dtype", where)
+
+
+def check_params(
+  where: str, params: Any, kind: Any, shapes: tuple[tuple[int, ...] | None, ...]
+) -> None:
+  """Raise unless parameters are a NamedTuple of arrays of these shapes and one floating dtype.
+
+  Args:
+    where: the layer in an error.
+    params: the parameters.
+    kind: the NamedTuple.
+    shapes: the shape of each field; None for a field that must be None.
+  """
+  wanted = f"be {kind.__name__}({', '.join(kind._fields)})"
+  check_that(where, "params", params, isinstance(params, kind), wanted, StructureError)
+  for field, leaf, shape in zip(kind._fields, params, shapes, strict=True):
+    name = f"params.{field}"
+    if shape is None:
+      check_that(where, name, leaf, leaf is None, "be None", StructureError)
+    else:
+      check_shape(where, name, leaf, shape, None if leaf is params[0] else params[0].dtype)
+      check_floating(where, name, leaf)
+
+
+def check_positive(where: str, name: str, value: Any) -> None:
+  """Raise unless a value is a finite number above 0."""
+  check_number(where, name, value)
+  if value <= 0:
+    raise RangeError(f"must be above 0, got {value}", name, where)
 
 
 def check_unit(where: str, name: str, value: Any, kind: type) -> None:

@@ -255,8 +255,7 @@ def repeat(layer: Layer, n: int) -> Layer:
     def step(x: Array, own: Any) -> tuple[Array, Any]:
       own_params, own_key = own
       y, residuals = layer.forward(own_params, x, own_key)
-      output = "y, the output of the repeated layer,"
-      checks.check_shape("repeat", output, y, x.shape, x.dtype)
+      checks.check_shape("repeat", "y, the output of the repeated layer,", y, x.shape, x.dtype)
       return y, shared.take_out(residuals)
 
     return shared, step
@@ -280,10 +279,8 @@ def repeat(layer: Layer, n: int) -> Layer:
 
     return step
 
-  options = (("combinator", repeat), ("n", n))
-  return Layer(
-    "repeat", repeat_init, repeat_forward, repeat_backward, (layer,), options, layer.draws
-  )
+  rules, options = (repeat_forward, repeat_backward), (("combinator", repeat), ("n", n))
+  return Layer("repeat", repeat_init, *rules, (layer,), options, layer.draws)
 
 
 def signature(tree: Any) -> Any:
@@ -367,5 +364,4 @@ def wait_for(y_bar: Array, x: Array) -> Array:
   """
   # One number would do; of an array that is split over devices that has no place of its own.
   some = y_bar if any(splits_of(y_bar)) else y_bar.reshape(-1)[:1]
-  never = (some > jnp.inf).any()
-  return jnp.where(never, jnp.zeros_like(x), x)
+  return jnp.where((some > jnp.inf).any(), jnp.zeros_like(x), x)

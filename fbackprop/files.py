@@ -9,7 +9,7 @@ Files are untrusted input. The policy of every reader of the package:
 - An error names the file, and within it the array, or the line and the column.
 
 `open_plain` and the bounds are here; `train.data.csv_tables`, `train.data.npz` and
-`train.data.idx` apply them to tables, `train.weights` to parameters, `cli.flags` and
+`train.data.idx` apply them to tables, `train.weights` to parameters, `cli.train` and
 `cli.run_folder` to configurations. safetensors checks its own headers.
 """
 
@@ -66,9 +66,8 @@ def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
   refuse_what_is_not_plain(os.stat(name).st_mode, name)
   # Checked again after opening, since a pipe may have replaced the file in between; O_NONBLOCK, as
   # opening a pipe would otherwise block until somebody writes to it.
-  descriptor = os.open(
-    name, os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
-  )
+  flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+  descriptor = os.open(name, flags)
   try:
     refuse_what_is_not_plain(os.fstat(descriptor).st_mode, name)
     return os.fdopen(descriptor, "rb")
@@ -104,8 +103,7 @@ def read_plain(path: str | os.PathLike[str], most: int | None = None) -> bytes:
   with open_plain(path) as file:
     size = size_of(file)
     if most is not None and size > most:
-      said = f"it holds {size:,} bytes, more than {most:,}"
-      raise OSError(errno.EFBIG, said, os.fspath(path))
+      raise OSError(errno.EFBIG, f"it holds {size:,} bytes, more than {most:,}", os.fspath(path))
     return file.read(size)
 
 

@@ -9,7 +9,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from fbackprop.extras import need
@@ -91,21 +91,18 @@ def fill_in(found: list[str], missing: list[str], setting: dict[str, str]) -> li
   return missing
 
 
-def without(
-  characters: Sequence[str], families: Sequence[str], setting: dict[str, str]
-) -> list[str]:
-  """Return the characters for which none of some families has a glyph."""
+def without(letters: Sequence[str], families: Sequence[str], setting: dict[str, str]) -> list[str]:
+  """Return the letters for which none of some families has a glyph."""
   manager = need("matplotlib.font_manager", extra="plot")
   properties = [manager.FontProperties(family=family, **setting) for family in families]
   fonts = [manager.get_font(manager.findfont(wanted)) for wanted in properties]
-  return [c for c in characters if not any(font.get_char_index(ord(c)) for font in fonts)]
+  return [c for c in letters if not any(font.get_char_index(ord(c)) for font in fonts)]
 
 
 def families_with_any_of(characters: Sequence[str]) -> set[str]:
   """Return the families of which a font has a glyph for one of the characters."""
   fonts = need("matplotlib.font_manager", extra="plot").fontManager.ttflist
-  faces = (font for font in fonts if not NO_FACES.fullmatch(font.name))
-  return {font.name for font in faces if has_any(font, characters)}
+  return {f.name for f in fonts if not NO_FACES.fullmatch(f.name) and has_any(f, characters)}
 
 
 def has_any(entry: Any, characters: Sequence[str]) -> bool:
@@ -122,10 +119,9 @@ def look_for_new_fonts() -> None:
   manager = need("matplotlib.font_manager", extra="plot")
   known = {font.fname for font in manager.fontManager.ttflist}
   for path in sorted(set(manager.findSystemFonts()) - known):
-    try:
+    # A broken font is no reason against a picture.
+    with suppress(OSError, RuntimeError, ValueError):
       manager.fontManager.addfont(path)
-    except (OSError, RuntimeError, ValueError):  # A broken font is no reason against a picture.
-      continue
 
 
 def spelled(character: str) -> str:

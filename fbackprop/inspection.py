@@ -51,7 +51,7 @@ def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"
     TypeError, ValueError: as `value_and_grad`.
 
   Example:
-    >>> from fbackprop.losses import squared_error
+    >>> from fbackprop.losses.regression import squared_error
     >>> from fbackprop.networks import mlp
     >>> net = mlp([2, 8, 1])
     >>> x, targets = jax.numpy.ones((5, 2)), jax.numpy.zeros((5, 1))

@@ -325,8 +325,7 @@ def example_norms(
     squares: Any = sum(jnp.sum(g * g) for g in jax.tree.leaves(jax.grad(own_loss)(params)))
     return jnp.sqrt(squares)
 
-  norms: Array = jax.lax.map(norm_of, jnp.arange(n))
-  return norms
+  return jax.lax.map(norm_of, jnp.arange(n))
 
 
 def mean(losses: Array, weights: Array | None) -> Array:

@@ -38,8 +38,7 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
     is_taken = set(jax.tree.leaves(columns)) & set(jax.tree.leaves(rows))
     sharding = split_over(mesh_of(a, b), *rows, None if is_taken else columns)
   else:
-    spec = jax.typeof(bar_of).to_ct_aval().sharding.spec
-    sharding = NamedSharding(mesh_of(a, b), spec)
+    sharding = NamedSharding(mesh_of(a, b), jax.typeof(bar_of).to_ct_aval().sharding.spec)
   return jnp.matmul(a, b, out_sharding=sharding)
 
 
@@ -51,12 +50,11 @@ def take_rows(tree: Any, rows: Any) -> Any:
     rows: integers `[n]`.
   """
 
-  def take(array: Array) -> Array:
+  def take(array: Array) -> Any:
     mesh, (first, *others) = mesh_of(array), splits_of(array)
     devices = math.prod(mesh.shape[name] for name in jax.tree.leaves(first))
     sharding = split_over(mesh, None if rows.shape[0] % devices else first, *others)
-    taken: Array = jnp.asarray(array).at[rows].get(out_sharding=sharding)
-    return taken
+    return jnp.asarray(array).at[rows].get(out_sharding=sharding)
 
   return jax.tree.map(take, tree)
 
@@ -67,8 +65,7 @@ def sum_rows(y_bar: Array, bar_of: Array) -> Array:
   sharding = jax.typeof(bar_of).to_ct_aval().sharding
   if not is_explicit(sharding.mesh) or jax.typeof(total).sharding == sharding:
     return total
-  placed: Array = jax.sharding.reshard(total, sharding)  # type: ignore[no-untyped-call]
-  return placed
+  return jax.sharding.reshard(total, sharding)  # type: ignore[no-untyped-call]
 
 
 def split_like(array: Any, other: Array) -> Any:
@@ -84,8 +81,7 @@ def diagonal(square: Array) -> Array:
   """Return the diagonal of `[N, N]`, replicated on every device."""
   places = jnp.arange(square.shape[0])
   everywhere = split_over(mesh_of(square), None)
-  found: Array = square.at[places, places].get(out_sharding=everywhere)
-  return found
+  return jnp.asarray(square.at[places, places].get(out_sharding=everywhere))
 
 
 def vary_alike(tree: Any) -> Any:
@@ -108,13 +104,12 @@ def vary_alike(tree: Any) -> Any:
 def off_mesh(tree: Any) -> Any:
   """Copy the arrays of a pytree from a mesh to one device; not to be called within a trace."""
 
-  def copy(array: Array) -> Array:
+  def copy(array: Array) -> Any:
     if mesh_of(array).empty:
       return array
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
       data, impl = copy(jax.random.key_data(array)), jax.random.key_impl(array)
-      key: Array = jax.random.wrap_key_data(data, impl=impl)
-      return key
+      return jax.random.wrap_key_data(data, impl=impl)
     return jnp.asarray(np.asarray(array))
 
   return jax.tree.map(copy, tree)
@@ -122,8 +117,7 @@ def off_mesh(tree: Any) -> Any:
 
 def splits_of(array: Array) -> tuple[Any, ...]:
   """Return the mesh axes that shard each dimension: a name, several, or None."""
-  splits: tuple[Any, ...] = jax.typeof(array).sharding.spec.partitions
-  return splits
+  return tuple(jax.typeof(array).sharding.spec.partitions)
 
 
 def is_explicit(mesh: Any) -> bool:

@@ -97,10 +97,9 @@ def mlp(
   noise = [layer] if (layer := make_dropout(dropout)).draws else []
 
   def after_dense(width: int) -> list[Layer]:
-    norm = (
-      [] if normalization is None else [make("normalization", normalization, width, dtype=dtype)]
-    )
-    return [*norm, activation, *noise]
+    if normalization is None:
+      return [activation, *noise]
+    return [make("normalization", normalization, width, dtype=dtype), activation, *noise]
 
   layers: list[Layer] = []
   d_in = sizes[0]
@@ -129,8 +128,7 @@ def init_before(follower: Layer | None) -> Initializer | None:
   # A gate of the reader's own may state none, but have the name of one of ours.
   for gate in (dict(follower.options).get("gate"), getattr(gates, follower.name, None)):
     if isinstance(gate, Gate) and gate.initializer is not None:
-      initializer: Initializer = getattr(jax.nn.initializers, gate.initializer)()
-      return initializer
+      return getattr(jax.nn.initializers, gate.initializer)()
   return None
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fbackprop import checks
 from fbackprop.errors import ShapeError, describe
@@ -47,7 +46,7 @@ def value_and_grad(
       or a layer is captured and returns factors of a gradient (see `fbackprop.quantities`).
 
   Example:
-    >>> from fbackprop.losses import squared_error
+    >>> from fbackprop.losses.regression import squared_error
     >>> from fbackprop.networks import mlp
     >>> net = mlp([2, 8, 1])
     >>> params = net.init(jax.random.key(0))
@@ -154,7 +153,10 @@ def check_targets(where: str, name: str, targets: Any, x: Any) -> None:
     raise ShapeError(problem, f"x and {name}", where)
 
 
-def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[Params, Array]]]]:
+Pullback = Callable[[Array], tuple[Params, Array]]
+
+
+def pullback(net: Layer) -> Callable[..., tuple[Array, Pullback]]:
   """Build a function like `jax.vjp` that returns the output and the backward pass.
 
   Its signature is that of `jax.vjp(f, params, x)`, as `jax.test_util.check_vjp` expects of `f_vjp`.
@@ -178,9 +180,7 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Callable[[Array], tuple[P
   """
   checks.check_unit("pullback", "net", net, Layer)
 
-  def f_vjp(
-    params: Params, x: Array, key: Array | None = None
-  ) -> tuple[Array, Callable[[Array], tuple[Params, Array]]]:
+  def f_vjp(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Pullback]:
     checks.check_optional_key("pullback", key)
     y, residuals = net.forward(params, x, key)
 
@@ -269,8 +269,7 @@ def mapped_like(x: Any, y: Array) -> Array:
   on x.
   """
   of_x = sum(leaf.sum().astype(y.dtype) for leaf in jax.tree.leaves(x))
-  other = jnp.full_like(y, of_x)
-  return jax.lax.select(jnp.zeros((), bool), other, y)
+  return jax.lax.select(jnp.zeros((), bool), jnp.full_like(y, of_x), y)
 
 
 def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
@@ -300,11 +299,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
   checks.check_arrays("residual_bytes", "x", x)
   checks.check_optional_key("residual_bytes", key)
   params = jax.eval_shape(net.init, jax.random.key(0))
-
-  def kept(params: Params, x: Array, key: Array | None) -> Any:
-    return net.forward(params, x, key)[1]
-
-  jaxpr = jax.make_jaxpr(kept)(params, x, key).jaxpr
+  jaxpr = jax.make_jaxpr(lambda *args: net.forward(*args)[1])(params, x, key).jaxpr
   inputs = set(map(id, jaxpr.invars))
   buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}
-  return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())
+  return sum(a.size * a.dtype.itemsize for a in buffers.values())

@@ -180,9 +180,8 @@ def exportable(record: Record) -> Record:
 
   Its serialized name is "fbackprop." and the name of the class, in every version.
   """
+  name = f"fbackprop.{record.__name__}"
   # A reloaded module, as in a notebook after an edit, registers its classes again.
   with contextlib.suppress(ValueError):
-    jax.export.register_namedtuple_serialization(
-      record, serialized_name=f"fbackprop.{record.__name__}"
-    )
+    jax.export.register_namedtuple_serialization(record, serialized_name=name)
   return record

@@ -68,11 +68,6 @@ def summed(loss: Callable[..., Any]) -> Callable[..., Any]:
   return lambda outputs, targets: loss(outputs, targets).sum(1)
 
 
-def poisson_as_written(outputs: Any, targets: Any) -> Any:
-  """Compute the Poisson loss by its formula, since optax has none."""
-  return (jnp.exp(outputs) - targets * outputs).sum(1)
-
-
 # --- The table ------------------------------------------------------------------------------------
 
 
@@ -93,12 +88,9 @@ def classes(kind: str, scale: float, n: int = 20_000, c: int = 10) -> tuple[np.n
   rng = np.random.default_rng(int(scale))
   logits = (scale * rng.normal(size=(n, c))).astype(np.float32)
   labels = np.where(np.arange(n) % 2, logits.argmax(1), rng.integers(0, c, n)).astype(np.int32)
-  targets = {
-    "labels": labels,
-    "one-hot rows": np.eye(c, dtype=np.float32)[labels],
-    "soft targets": rng.dirichlet(np.ones(c), n).astype(np.float32),
-  }
-  return logits, targets[kind]
+  if kind == "soft targets":
+    return logits, rng.dirichlet(np.ones(c), n).astype(np.float32)
+  return logits, labels if kind == "labels" else np.eye(c, dtype=np.float32)[labels]
 
 
 REACH = {
@@ -135,17 +127,16 @@ def loss_rows() -> list[Row]:
     Row("squared_error   ±1e4", fb.squared_error, summed(o.l2_loss), true.squared_error, errors),
     Row("huber           ±1e4", fb.huber, summed(o.huber_loss), true.huber, errors),
     Row("log_cosh        ±1e4", fb.log_cosh, summed(o.log_cosh), true.log_cosh, errors),
-    Row("poisson_nll      ±80", fb.poisson_nll, poisson_as_written, true.poisson_nll, rates),
+    # optax has none; this is its formula.
+    Row("poisson_nll      ±80", fb.poisson_nll, summed(lambda z, t: jnp.exp(z) - t * z),
+        true.poisson_nll, rates),
     Row("sigmoid_cross_entropy ±80", fb.sigmoid_cross_entropy,
         summed(o.sigmoid_binary_cross_entropy), true.sigmoid_cross_entropy, soft),
     Row("hinge       scale 10", fb.hinge, o.multiclass_hinge_loss, true.hinge,
         classes("labels", 10)),
   ]  # fmt: skip
-  peers = {
-    "labels": o.softmax_cross_entropy_with_integer_labels,
-    "one-hot rows": o.softmax_cross_entropy,
-    "soft targets": o.softmax_cross_entropy,
-  }
+  peers = dict.fromkeys(("labels", "one-hot rows", "soft targets"), o.softmax_cross_entropy)
+  peers["labels"] = o.softmax_cross_entropy_with_integer_labels
   return rows + [
     Row(f"softmax_cross_entropy, {kind}, scale {scale}", fb.softmax_cross_entropy, peer,
         true.softmax_cross_entropy, classes(kind, scale))
@@ -167,14 +158,10 @@ def our_value_and_slope(unit: fb.Gate | fb.Loss) -> Callable[..., tuple[Any, Any
   return run
 
 
-def peer_value_and_slope(peer: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+def peer_value_and_slope(peer: Callable[..., Any], x: Any, *targets: Any) -> tuple[Any, Any]:
   """Return the value of the peer, and its slope by autodiff."""
-
-  def run(*arguments: Any) -> tuple[Any, Any]:
-    y, pull = jax.vjp(lambda x: peer(x, *arguments[1:]), arguments[0])
-    return y, pull(jnp.ones_like(y))[0]
-
-  return run
+  y, pull = jax.vjp(lambda x: peer(x, *targets), x)
+  return y, pull(jnp.ones_like(y))[0]
 
 
 def measure(row: Row) -> dict[str, Any]:
@@ -183,13 +170,12 @@ def measure(row: Row) -> dict[str, Any]:
   with np.errstate(over="ignore", under="ignore"):
     truths = row.truth(*as_truth)
   found: dict[str, Any] = {"name": " ".join(row.name.split())}
-  sides = (("ours", our_value_and_slope(row.unit)), ("peer", peer_value_and_slope(row.peer)))
-  for who, run in sides:
+  peer: Any = partial(peer_value_and_slope, row.peer)
+  for who, run in zip(("ours", "peer"), (our_value_and_slope(row.unit), peer), strict=True):
     results = jax.jit(run)(*map(jnp.asarray, row.arguments))
     for direction, got, terms in zip(("forward", "backward"), results, truths, strict=True):
       errors = ulps(got, terms)
-      numbers = {"max": float(errors.max()), "median": float(np.median(errors))}
-      found[f"{who} {direction}"] = numbers
+      found[f"{who} {direction}"] = {"max": float(errors.max()), "median": float(np.median(errors))}
   return found
 
 
@@ -201,11 +187,10 @@ def main(arguments: list[str] | None = None) -> int:
   columns = [f"{who} {way}" for way in ("forward", "backward") for who in ("ours", "peer")]
   print(f"{'ULP of float32: max (median)':48}" + "".join(f"{name:>22}" for name in columns))
   table = []
-  for row in (*gate_rows(), *loss_rows()):
-    table.append(measure(row))
-    cells = (table[-1][name] for name in columns)
-    numbers = "".join(f"{cell['max']:>13.3g} ({cell['median']:6.2g})" for cell in cells)
-    print(f"{table[-1]['name']:48}{numbers}", flush=True)
+  for found in map(measure, (*gate_rows(), *loss_rows())):
+    table.append(found)
+    cells = ("{max:>13.3g} ({median:6.2g})".format_map(found[name]) for name in columns)
+    print(f"{found['name']:48}{''.join(cells)}", flush=True)
   if options.json:
     about = {"jax": jax.__version__, "device": jax.devices()[0].platform, "dtype": "float32"}
     options.json.write_text(json.dumps({**about, "rows": table}, indent=2) + "\n")

@@ -16,6 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+
+from fbackprop.verify.bank import BUGS, RIGHT
+from fbackprop.verify.self_test import verified
 from scripts.campaigns import results
 
 RESULTS = results.RESULTS / "bank_scores.json"
@@ -41,9 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.check or options.again or level not in scores.get(name, {})
   ]
   different = 0
-  spawn = multiprocessing.get_context("spawn")
   # JAX keeps its compiled programs in memory, so a process ends after some specimens.
-  with spawn.Pool(options.workers, maxtasksperchild=20) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=20) as pool:
     for name, level, score in pool.imap_unordered(scored, tasks):
       if options.check:
         kept_score = scores.get(name, {}).get(level)
@@ -51,39 +54,33 @@ def main(arguments: list[str] | None = None) -> int:
           score = pool.apply(scored, [(name, level)])[2]
         lines = differences(kept_score, score)
         different += bool(lines)
-        print("\n".join(f"{name}, {level}: {line}" for line in lines), end="\n" if lines else "")
+        for line in lines:
+          print(f"{name}, {level}: {line}", flush=True)
       else:
         scores.setdefault(name, {})[level] = score
         ordered = {name: scores[name] for name in names() if name in scores}
         results.write(options.json, {"environment": environment(), "scores": ordered})
-      sys.stdout.flush()
   print(f"{len(tasks)} scores, {different} different" if options.check else f"{len(tasks)} scores")
   return int(different > 0)
 
 
 def names() -> list[str]:
   """Return the names of all specimens, in the order of the bank."""
-  from fbackprop.verify.bank import BUGS, RIGHT
-
   return [specimen.name for specimen in (*BUGS, *RIGHT)]
 
 
 def scored(task: tuple[str, str]) -> tuple[str, str, dict[str, Any]]:
   """Verify one specimen at one level."""
-  from fbackprop.verify.bank import BUGS, RIGHT
-  from fbackprop.verify.self_test import verified
-
   results.keep_compiled("bank-scores")
   name, level = task
   (example,) = (specimen.make() for specimen in (*BUGS, *RIGHT) if specimen.name == name)
   report = verified(example, level)
   judged = [finding for finding in report.findings if finding.kind != "note"]
-  score = {
+  return name, level, {
     "verdict": report.verdict,
     "leaves": [finding.leaf for finding in judged],
     "causes": [finding.cause or finding.check for finding in judged],
-  }
-  return name, level, score
+  }  # fmt: skip
 
 
 def differences(kept: dict[str, Any] | None, score: dict[str, Any]) -> list[str]:
@@ -104,8 +101,6 @@ def compared(value: Any) -> Any:
 
 def environment() -> dict[str, str]:
   """Return the properties of the environment that a score may depend on."""
-  import jax
-
   return {"python": platform.python_version(), "jax": jax.__version__,
           "backend": jax.default_backend(), "machine": platform.machine()}  # fmt: skip
 

@@ -18,7 +18,6 @@ Every measurement is a process of its own, and on a CPU it is pinned to its core
 On a GPU or a TPU nothing is pinned.
 """
 
-import json
 import multiprocessing
 import os
 import sys
@@ -29,9 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
 from scripts.benchmarks.peers import HEADING, PEERS
-from scripts.benchmarks.sizes import QUANTITY_SIZES, SIZES
+from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SIZES, SIZES
 from scripts.campaigns import results
 
 MEMBERS = [1, 16, 256, 4096, 65536]
@@ -61,18 +59,16 @@ def main(arguments: list[str] | None = None) -> int:
     if choices:
       command.add_argument("--sizes", nargs="+", choices=choices, default=sizes, metavar="SIZE")
     if rounds:
-      command.add_argument("--rounds", type=int, default=rounds,
-                           help=f"rounds that count (default: {rounds})")  # fmt: skip
+      about = f"rounds that count (default: {rounds})"
+      command.add_argument("--rounds", type=int, default=rounds, help=about)
     if sizes:
       command.add_argument("--cores", nargs="+", type=int, default=[1, 2], help="default: 1 2")
   others = [name for name in CONTESTANTS if name not in OURS]
-  commands.choices["epoch"].add_argument(
-    "--peers", nargs="*", choices=others, default=others, metavar="PEER"
-  )
-  commands.choices["ensemble"].add_argument(
-    "--sizes", nargs="+", type=int, default=MEMBERS, metavar="K",
-    help="members (default: 1 16 256 4096 65536)",
-  )  # fmt: skip
+  add = commands.choices["epoch"].add_argument
+  add("--peers", nargs="*", choices=others, default=others, metavar="PEER")
+  add = commands.choices["ensemble"].add_argument
+  about = f"members (default: {' '.join(map(str, MEMBERS))})"
+  add("--sizes", nargs="+", type=int, default=MEMBERS, metavar="K", help=about)
   add = commands.choices["checkers"].add_argument
   add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
   add("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
@@ -85,33 +81,30 @@ def main(arguments: list[str] | None = None) -> int:
   if options.get("rounds", 2) < 2:
     parser.error(f"--rounds must be at least 2, got {options['rounds']}")
 
-  about_jax = in_process(None, machine.describe_jax)
-  here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **about_jax}
+  here = in_process(None, machine.describe)
   print("; ".join(f"{name} {value}" for name, value in here.items()))
   if here["backend"] != "cpu":
     cores = [None]
-  rows: list[dict[str, Any]] = []
   jobs: list[tuple[int | None, dict[str, Any]]] = [(count, options) for count in cores]
   keeps = file and command in ("checkers", "epoch", "quantities")
-  kept = results.read(file, {"rows": []})["rows"] if keeps else []
+  kept: list[dict[str, Any]] = results.read(file, {"rows": []})["rows"] if keeps else []
   if command == "checkers":
     print(f"\n{HEADING}", flush=True)
     peers = options.pop("peers")
     jobs = [(None, {**options, "peer": peer}) for peer in peers]
     rows = [row for row in kept if row["peer"] not in peers]
+  else:
+    rows = [r for r in kept if r["size"] not in options["sizes"] or r["cores"] not in cores]
   if command == "quantities":
     # An environment variable of glibc, for the processes started below.
     os.environ |= {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
-  if command in ("epoch", "quantities"):
-    rows = [r for r in kept if r["size"] not in options["sizes"] or r["cores"] not in cores]
   for count, job in jobs:
     if command != "checkers":
       print(f"\n{command}, {machine.shown_cores(count)}", flush=True)
     found = in_process(count, partial(machine.call, f"scripts.benchmarks.{command}", job))
     rows += [{"cores": count, **row} for row in found]
     if file:
-      made = {"date": date.today().isoformat(), "machine": here, "rows": rows}
-      file.write_text(json.dumps(made, indent=1) + "\n")
+      results.write(file, {"date": date.today().isoformat(), "machine": here, "rows": rows})
   return 0
 
 

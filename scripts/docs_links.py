@@ -27,10 +27,6 @@ EXTERNAL = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 TEST_ID = re.compile(r"tests/[\w/]+\.py(?:::\w+)+(?:\[[^\]\s]*\])?")
 
 
-class LinkError(Exception):
-  """A link without a valid target."""
-
-
 class Link(NamedTuple):
   """A link of a page.
 
@@ -49,33 +45,25 @@ class Link(NamedTuple):
 
 def find_pages(root: Path) -> list[Path]:
   """Return the repository's documents that exist."""
-  names = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
-  return [
-    p for p in (*(root / n for n in names), *sorted(root.glob("docs/**/*.md"))) if p.is_file()
-  ]
+  names = [root / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+  return [page for page in (*names, *sorted(root.glob("docs/**/*.md"))) if page.is_file()]
 
 
 def find_links(page: Path) -> list[Link]:
-  """Yield every link of a page, in order, except in quoted code."""
-  source = page.read_text(encoding="utf-8")
-  source = INLINE_CODE.sub(blank_links, FENCED.sub(blank, source))
+  """Return every link of a page, in order, except in quoted code."""
+  source = FENCED.sub(blank, page.read_text(encoding="utf-8"))
+  source = INLINE_CODE.sub(lambda code: blank(code) if "](" in code[0] else code[0], source)
   links = []
   for match in TARGET.finditer(source):
-    kind = next(k for k in ("inline", "reference", "html") if match[k])
-    text = text_before(source, match.start()) if kind == "inline" else match["label"] or ""
+    text = text_before(source, match.start()) if match["inline"] else match["label"] or ""
     line = source.count("\n", 0, match.start()) + 1
-    links.append(Link(page, line, text, match[kind]))
+    links.append(Link(page, line, text, match["inline"] or match["reference"] or match["html"]))
   return links
 
 
 def blank(match: re.Match[str]) -> str:
   """Return spaces in place of a text, so that offsets and line numbers are preserved."""
   return re.sub(r"[^\n]", " ", match[0])
-
-
-def blank_links(match: re.Match[str]) -> str:
-  """Return spaces in place of inline code that quotes a link."""
-  return blank(match) if "](" in match[0] else match[0]
 
 
 def text_before(source: str, end: int) -> str:
@@ -87,19 +75,19 @@ def text_before(source: str, end: int) -> str:
   return source[start + 1 : end]
 
 
-def check_link(link: Link, root: Path) -> None:
-  """Raise a `LinkError` for a link without a target, or with one outside of the repository."""
+def problem_of(link: Link, root: Path) -> str | None:
+  """Return what is wrong with a link: no target, or one outside of the repository."""
   if EXTERNAL.match(link.target):
-    return
+    return None
   path, _, anchor = link.target.partition("#")
   file = (link.page.parent / unquote(path)).resolve() if path else link.page
   if not (file.exists() and file.is_relative_to(root)):
-    raise LinkError(f"there is no file {path} in the repository")
+    return f"there is no file {path} in the repository"
   if anchor:
-    if file.suffix != ".md" or anchor not in heading_anchors(file.read_text(encoding="utf-8")):
-      raise LinkError(f"there is no heading #{anchor} in {file.name}")
-  elif file.suffix == ".py" and (name := name_in(link)) not in ("", file.stem):
-    check_name(name, file, root)
+    is_there = file.suffix == ".md" and anchor in heading_anchors(file.read_text(encoding="utf-8"))
+    return None if is_there else f"there is no heading #{anchor} in {file.name}"
+  name = name_in(link) if file.suffix == ".py" else ""
+  return None if name in ("", file.stem) else problem_of_name(name, file, root)
 
 
 def name_in(link: Link) -> str:
@@ -114,8 +102,8 @@ def name_in(link: Link) -> str:
   return "" if name.rpartition(".")[2].startswith("test_") else name
 
 
-def check_name(name: str, file: Path, root: Path) -> None:
-  """Raise a `LinkError` unless a Python file defines a name at one place.
+def problem_of_name(name: str, file: Path, root: Path) -> str | None:
+  """Return what is wrong with a name, unless a Python file defines it at one place.
 
   Args:
     name: `f` or `outer.f`, optionally prefixed by package and module, as in `loop.judge`.
@@ -131,9 +119,8 @@ def check_name(name: str, file: Path, root: Path) -> None:
   name = ".".join(parts)
   found = [name] if name in names else sorted(n for n in names if n.endswith(f".{name}"))
   if not found:
-    raise LinkError(f"{shown} doesn't define {name}")
-  if len(found) > 1:
-    raise LinkError(f"{shown} defines {' and '.join(found)}: say which")
+    return f"{shown} doesn't define {name}"
+  return f"{shown} defines {' and '.join(found)}: say which" if len(found) > 1 else None
 
 
 @cache
@@ -150,9 +137,8 @@ def definitions(body: Iterable[ast.AST], outer: str = "") -> Iterator[str]:
       yield from definitions(node.body, f"{outer}{node.name}.")
     elif isinstance(node, ast.Assign | ast.AnnAssign):
       targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-      for name in (part for target in targets for part in ast.walk(target)):
-        if isinstance(name, ast.Name):
-          yield outer + name.id
+      parts = (part for target in targets for part in ast.walk(target))
+      yield from (outer + part.id for part in parts if isinstance(part, ast.Name))
     elif isinstance(node, ast.stmt | ast.ExceptHandler):
       yield from definitions(ast.iter_child_nodes(node), outer)
 
@@ -172,14 +158,12 @@ def heading_anchors(source: str) -> set[str]:
 
 def find_problems(root: Path) -> list[str]:
   """Return a line for every broken link of every page."""
-  problems = []
-  for link in (link for page in find_pages(root) for link in find_links(page)):
-    try:
-      check_link(link, root)
-    except LinkError as error:
-      where = f"{link.page.relative_to(root)}:{link.line}"
-      problems.append(f"{where}: [{link.text}]({link.target}): {error}")
-  return problems
+  return [
+    f"{link.page.relative_to(root)}:{link.line}: [{link.text}]({link.target}): {problem}"
+    for page in find_pages(root)
+    for link in find_links(page)
+    if (problem := problem_of(link, root))
+  ]
 
 
 def find_tests(root: Path) -> dict[str, str]:

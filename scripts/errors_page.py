@@ -25,7 +25,6 @@ from tests.support.files_of_failures import make_files  # noqa: E402
 
 PAGE = ROOT / "docs" / "errors.md"
 CASES = ROOT / "tests" / "support" / "cases_of_failures.toml"
-MORE = "…"
 
 
 class Case(NamedTuple):
@@ -81,9 +80,8 @@ def message_of(case: Case) -> str:
       code = ended.code if isinstance(ended.code, int) else 1
   text = err.getvalue()
   if code != 2 or out.getvalue():
-    raise ValueError(
-      f"fbackprop {shlex.join(case.words)}: exit code {code}\n{out.getvalue()}{text}"
-    )
+    said = f"{out.getvalue()}{text}"
+    raise ValueError(f"fbackprop {shlex.join(case.words)}: exit code {code}\n{said}")
   is_box = not text.startswith("fbackprop: ")
   if is_box:  # A title, the message and remarks, with lines between them.
     part = re.split("[─-]{8,}", re.sub("[╭╮╰╯│]", " ", text))[1]
@@ -91,7 +89,7 @@ def message_of(case: Case) -> str:
   text = text.removeprefix("fbackprop: ").removesuffix("\n")
   if case.until:
     text = text[: text.index(case.until) + len(case.until)]
-  return f"{text} {MORE}" if is_box or case.until else text
+  return f"{text} …" if is_box or case.until else text
 
 
 def render(content: dict[str, Any], message: Callable[[Case], str]) -> str:
@@ -115,13 +113,13 @@ def main(arguments: list[str] | None = None) -> int:
   with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
     make_files(Path(folder))
     page = render(read_cases(), message_of)
-  if page == PAGE.read_text(encoding="utf-8"):
-    return 0
-  if is_check:
-    print(f"{os.path.relpath(PAGE)} is not up to date: run scripts/errors_page.py", file=sys.stderr)
-    return 1
-  PAGE.write_text(page, encoding="utf-8")
-  print(f"written: {os.path.relpath(PAGE)}")
+  if page != PAGE.read_text(encoding="utf-8"):
+    shown = os.path.relpath(PAGE)
+    if is_check:
+      print(f"{shown} is not up to date: run scripts/errors_page.py", file=sys.stderr)
+      return 1
+    PAGE.write_text(page, encoding="utf-8")
+    print(f"written: {shown}")
   return 0
 
 

@@ -20,6 +20,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import jax
+
 from scripts.campaigns import results
 
 # The files of results, by the module of `scripts.campaigns` that draws the cases.
@@ -42,19 +45,17 @@ def main(arguments: list[str] | None = None) -> int:
   if options.cases < CHUNK or options.cases % CHUNK:
     parser.error(f"--cases must be a multiple of {CHUNK}, got {options.cases}")
   found = results.read(options.json, {"chunks": {}})
-  missing = [
-    (options.family, i) for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]
-  ]
-  spawn = multiprocessing.get_context("spawn")
+  numbers = [i for i in range(options.cases // CHUNK) if str(i) not in found["chunks"]]
+  missing = [(options.family, i) for i in numbers]
   # JAX keeps its compiled programs in memory, so a process ends after some chunks.
-  with spawn.Pool(options.workers, maxtasksperchild=8) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=8) as pool:
     for i, chunk in pool.imap_unordered(run_chunk, missing):
       found["chunks"][str(i)] = chunk
       found["totals"] = totals(found["chunks"])
       results.write(options.json, found)
-      print(line(found["totals"]), flush=True)
+      print(results.line(found["totals"]), flush=True)
   found["totals"] = totals(found["chunks"])
-  print(line(found["totals"]))
+  print(results.line(found["totals"]))
   for chunk in found["chunks"].values():
     for alarm in chunk["alarms"]:
       print(json.dumps(alarm))
@@ -63,9 +64,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_chunk(task: tuple[str, int]) -> tuple[int, dict[str, Any]]:
   """Return a chunk's number, its cases' verdicts, and every finding other than a pass."""
-  import hypothesis
-  import jax
-
   results.keep_compiled("false-alarms")
   name, chunk = task
   family = import_module(f"scripts.campaigns.{name}")
@@ -86,33 +84,25 @@ def run_chunk(task: tuple[str, int]) -> tuple[int, dict[str, Any]]:
 
   draw()
   start = time.monotonic()
-  counts: collections.Counter[str] = collections.Counter()
-  alarms: list[dict[str, Any]] = []
-  largest = 0.0
-  for i, case in enumerate(drawn[:CHUNK]):
-    level = "standard" if i == CHUNK - 1 else "quick"
-    report = family.verify(case, level)
-    counts[f"{level}: {report.verdict}"] += 1
-    largest = max(largest, report.max_sigma)
-    if not report.ok:
-      first = report.findings[0]._asdict()
-      alarms.append({"case": case._asdict(), "level": level, "verdict": report.verdict,
-                     "finding": {k: str(v) for k, v in first.items()}})  # fmt: skip
+  pairs = zip(drawn, ["quick"] * (CHUNK - 1) + ["standard"], strict=False)
+  done = [(case, level, family.verify(case, level)) for case, level in pairs]
   return chunk, {
-    "cases": len(drawn[:CHUNK]),
-    "counts": dict(counts),
-    "max_sigma": largest,
-    "alarms": alarms,
+    "cases": len(done),
+    "counts": dict(collections.Counter(f"{level}: {own.verdict}" for _, level, own in done)),
+    "max_sigma": max(0.0, *(own.max_sigma for *_, own in done)),
+    "alarms": [
+      {"case": case._asdict(), "level": level, "verdict": own.verdict,
+       "finding": {k: str(v) for k, v in own.findings[0]._asdict().items()}}
+      for case, level, own in done if not own.ok
+    ],
     "seconds": time.monotonic() - start,
     "jax": jax.__version__,
-  }
+  }  # fmt: skip
 
 
 def totals(chunks: dict[str, Any]) -> dict[str, Any]:
   """Return the sums over chunks."""
-  counts: collections.Counter[str] = collections.Counter()
-  for chunk in chunks.values():
-    counts.update(chunk["counts"])
+  counts = sum((collections.Counter(c["counts"]) for c in chunks.values()), collections.Counter())
   standard = sum(v for k, v in counts.items() if k.startswith("standard"))
   return {
     "cases": sum(c["cases"] for c in chunks.values()),
@@ -124,14 +114,6 @@ def totals(chunks: dict[str, Any]) -> dict[str, Any]:
     # Python 3.12's `sum` compensates; this is the same number everywhere.
     "seconds": math.fsum(c["seconds"] for c in chunks.values()),
   }
-
-
-def line(sums: dict[str, Any]) -> str:
-  """Format the totals as a line."""
-  return "   ".join(
-    f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
-    for name, value in sums.items()
-  )
 
 
 if __name__ == "__main__":

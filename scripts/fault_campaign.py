@@ -11,7 +11,7 @@ on from the one before to the same bits; damaged final weights must be refused. 
 is written to experiments/results/fault_campaign.json before the next one is taken.
 """
 
-import collections
+import itertools
 import multiprocessing
 import random
 import shutil
@@ -22,7 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scripts.campaigns import results
+import jax
+
+import fbackprop as fb
+from scripts.campaigns import faults, results
 
 RESULTS = results.RESULTS / "fault_campaign.json"
 # A run touches a file of its checkpoints 330 times, and takes some seconds: time for several kills.
@@ -44,18 +47,18 @@ def main(arguments: list[str] | None = None) -> int:
       runs[f"{name} {number}"] = run(number)
       found["totals"] = totals(runs)
       results.write(options.json, found)
-      print(line(found["totals"]), flush=True)
+      print(results.line(found["totals"]), flush=True)
 
   with tempfile.TemporaryDirectory() as work:
     campaign = Campaign(Path(work))
-    number = 0
+    numbers = itertools.count()
     while totals(runs)["kills"] < options.kills:
-      kept("kills", campaign.kill, number)
-      number += 1
+      kept("kills", campaign.kill, next(numbers))
     for number in range(-(-options.damages // BATCH)):
       kept("damages", campaign.damage, number)
-  print(line(totals(runs)))
-  return int(any(totals(runs)[name] for name in ("bits lost", "not refused")))
+  sums = totals(runs)
+  print(results.line(sums))
+  return int(bool(sums["bits lost"] or sums["not refused"]))
 
 
 BATCH = 50  # Damaged files per entry.
@@ -70,12 +73,10 @@ class Campaign:
     # fast.
     self.processes = multiprocessing.get_context("forkserver")
     self.processes.set_forkserver_preload(["scripts.campaigns.faults", "orbax.checkpoint"])
-    self.whole: dict[int, str] = {}
+    self.whole: dict[int, str] = {}  # The bits of each plan's uninterrupted run.
 
   def process(self, plan: int, folder: Path, kill_at: int | None, instant: float | None) -> str:
     """Run one process of a run, and return its bits; "" if it was killed."""
-    from scripts.campaigns import faults
-
     out = self.work / "bits"
     out.unlink(missing_ok=True)
     args = (faults.PLANS[plan], str(folder), kill_at, str(out))
@@ -89,38 +90,29 @@ class Campaign:
       raise RuntimeError(f"a run ended with exit code {process.exitcode}, not by SIGKILL")
     return out.read_text() if process.exitcode == 0 and out.exists() else ""
 
-  def whole_run(self, plan: int) -> str:
-    """Return the bits of the uninterrupted run."""
-    if plan not in self.whole:
-      folder = self.work / f"whole-{plan}"
-      self.whole[plan] = self.process(plan, folder, None, None)
-    return self.whole[plan]
-
   def kill(self, number: int) -> dict[str, Any]:
     """Kill a run several times, and then resume it to its end."""
-    from scripts.campaigns import faults
-
     rng = random.Random(number)
     plan = number % len(faults.PLANS)
-    true = self.whole_run(plan)
+    if plan not in self.whole:
+      self.whole[plan] = self.process(plan, self.work / f"whole-{plan}", None, None)
     folder = self.work / "run"
     shutil.rmtree(folder, ignore_errors=True)
     start, kills = time.monotonic(), []
     for _ in range(rng.randint(2, 9)):
-      at_touch = rng.random() < 0.6
-      kill_at = rng.randint(1, TOUCHES) if at_touch else None
-      instant = None if at_touch else rng.uniform(0, SECONDS)
-      if self.process(plan, folder, kill_at, instant):
+      if rng.random() < 0.6:
+        how: dict[str, Any] = {"touch": rng.randint(1, TOUCHES)}
+      else:
+        how = {"instant": round(rng.uniform(0, SECONDS), 3)}
+      if self.process(plan, folder, how.get("touch"), how.get("instant")):
         break
-      kills.append({"touch": kill_at} if at_touch else {"instant": round(instant or 0.0, 3)})
-    ended = self.process(plan, folder, None, None)
+      kills.append(how)
+    same = self.process(plan, folder, None, None) == self.whole[plan]
     seconds = round(time.monotonic() - start, 1)
-    return {"plan": plan, "kills": kills, "same bits": ended == true, "seconds": seconds}
+    return {"plan": plan, "kills": kills, "same bits": same, "seconds": seconds}
 
   def damage(self, number: int) -> dict[str, Any]:
     """Damage the last checkpoint of a run, or its weights, several times."""
-    from scripts.campaigns import faults
-
     rng = random.Random(10**6 + number)
     plan = number % len(faults.PLANS)
     start = time.monotonic()
@@ -131,45 +123,38 @@ class Campaign:
 
 def damage_files(plan: int, number: int, path: Path, seed: float) -> dict[str, Any]:
   """Damage files of one run repeatedly, in one process; return which damages were detected."""
-  import jax
-
-  import fbackprop as fb
-  from scripts.campaigns import faults
-
   results.keep_compiled("fault-campaign")
-  rng = random.Random(seed)
-  own = faults.PLANS[plan]
+  rng, own = random.Random(seed), faults.PLANS[plan]
+  good, bad, weights = path / "good", path / "bad", path / "weights.safetensors"
   shutil.rmtree(path, ignore_errors=True)
-  true = faults.bits(faults.run(own, str(path / "good")))
-  # So that some steps remain.
-  shutil.rmtree(path / "good" / str(faults.STEPS))
-  last = max((path / "good").iterdir(), key=lambda p: int(p.name))
-  net = fb.mlp([4, 8, 3], dropout=own.dropout)
-  params = net.init(jax.random.key(number))
-  fb.train.save_params(path / "weights.safetensors", params)
-  whole = (path / "weights.safetensors").read_bytes()
+  true = faults.bits(faults.run(own, str(good)))
+  shutil.rmtree(good / str(faults.STEPS))  # So that some steps remain.
+  last = max(good.iterdir(), key=lambda p: int(p.name))
+  params = fb.mlp([4, 8, 3], dropout=own.dropout).init(jax.random.key(number))
+  fb.train.save_params(weights, params)
+  whole = weights.read_bytes()
   lost, silent = [], []
   for i in range(BATCH):
     if i % 2:
-      (path / "weights.safetensors").write_bytes(whole)
-      how = faults.damage(path / "weights.safetensors", rng)
+      weights.write_bytes(whole)
+      how = faults.damage(weights, rng)
       try:
-        fb.train.load_params(path / "weights.safetensors", params)
+        fb.train.load_params(weights, params)
         silent.append(how)
       except ValueError as error:
-        if "weights.safetensors" not in str(error):
+        if weights.name not in str(error):
           silent.append(f"{how}: {error}")
       continue
-    shutil.rmtree(path / "bad", ignore_errors=True)
-    shutil.copytree(path / "good", path / "bad")
-    victims = sorted(p for p in (path / "bad" / last.name).rglob("*") if p.is_file())
+    shutil.rmtree(bad, ignore_errors=True)
+    shutil.copytree(good, bad)
     # Mostly the file with the numbers; orbax's other files hold none.
-    victims = [p for p in victims if p.stat().st_size]
+    files = sorted(p for p in (bad / last.name).rglob("*") if p.is_file())
+    victims = [p for p in files if p.stat().st_size]
     victim = rng.choice(victims) if rng.random() < 0.2 else next(
       p for p in victims if p.name == "state.safetensors")  # fmt: skip
     how = f"{victim.name}: {faults.damage(victim, rng)}"
     events: list[str] = []
-    if faults.bits(faults.run(own, str(path / "bad"), resumes=True, events=events)) != true:
+    if faults.bits(faults.run(own, str(bad), resumes=True, events=events)) != true:
       lost.append(how)
     if victim.name == "state.safetensors" and not any(str(victim) in event for event in events):
       silent.append(how)
@@ -178,25 +163,19 @@ def damage_files(plan: int, number: int, path: Path, seed: float) -> dict[str, A
 
 def totals(runs: dict[str, Any]) -> dict[str, Any]:
   """Return the sums over the runs."""
-  counts: collections.Counter[str] = collections.Counter()
-  for name, run in runs.items():
-    if name.startswith("kills"):
-      counts["kills"] += len(run["kills"])
-      counts["at a touch of a file"] += sum("touch" in kill for kill in run["kills"])
-      counts["runs"] += 1
-      counts["bits lost"] += not run["same bits"]
-    else:
-      counts["damages"] += run["damages"]
-      counts["bits lost"] += len(run["bits lost"])
-      counts["not refused"] += len(run["not refused"])
-  names = ("runs", "kills", "at a touch of a file", "damages", "bits lost", "not refused")
-  return {**{name: counts[name] for name in names},
-          "seconds": round(sum(run["seconds"] for run in runs.values()))}  # fmt: skip
-
-
-def line(sums: dict[str, Any]) -> str:
-  """Format the totals as a line."""
-  return "   ".join(f"{name} {value}" for name, value in sums.items())
+  killed = [run for name, run in runs.items() if name.startswith("kills")]
+  damaged = [run for name, run in runs.items() if name.startswith("damages")]
+  kills = [kill for run in killed for kill in run["kills"]]
+  bits_lost = sum(not run["same bits"] for run in killed)
+  return {
+    "runs": len(killed),
+    "kills": len(kills),
+    "at a touch of a file": sum("touch" in kill for kill in kills),
+    "damages": sum(run["damages"] for run in damaged),
+    "bits lost": bits_lost + sum(len(run["bits lost"]) for run in damaged),
+    "not refused": sum(len(run["not refused"]) for run in damaged),
+    "seconds": round(sum(run["seconds"] for run in runs.values())),
+  }
 
 
 if __name__ == "__main__":

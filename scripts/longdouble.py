@@ -7,6 +7,7 @@ On machines where longdouble is float64 it is still accurate enough for float32.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,11 +31,6 @@ def normal_cdf(z: Wide) -> Wide:
   return 0.5 * np.asarray(erfc(-z.astype(np.float64) / math.sqrt(2)))
 
 
-def normal_pdf(z: Wide) -> Wide:
-  """Compute Φ'."""
-  return np.asarray(np.exp(-z * z / 2) / np.sqrt(2 * np.longdouble(math.pi)))
-
-
 def relu(z: Wide) -> tuple[Terms, Terms]:
   return (np.maximum(z, 0),), ((z > 0) * np.ones_like(z),)
 
@@ -52,7 +48,8 @@ def tanh(z: Wide) -> tuple[Terms, Terms]:
 
 
 def gelu(z: Wide) -> tuple[Terms, Terms]:
-  return (z * normal_cdf(z),), (normal_cdf(z), z * normal_pdf(z))
+  density = np.exp(-z * z / 2) / np.sqrt(2 * np.longdouble(math.pi))
+  return (z * normal_cdf(z),), (normal_cdf(z), z * density)
 
 
 def leaky_relu(z: Wide) -> tuple[Terms, Terms]:
@@ -64,12 +61,7 @@ def clip(z: Wide, low: float, high: float) -> tuple[Terms, Terms]:
   return (np.clip(z, low, high),), (np.where((low < z) & (z < high), 1, 0 * z),)
 
 
-def relu6(z: Wide) -> tuple[Terms, Terms]:
-  return clip(z, 0, 6)
-
-
-def hard_tanh(z: Wide) -> tuple[Terms, Terms]:
-  return clip(z, -1, 1)
+relu6, hard_tanh = partial(clip, low=0, high=6), partial(clip, low=-1, high=1)
 
 
 def softplus(z: Wide) -> tuple[Terms, Terms]:

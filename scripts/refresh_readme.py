@@ -83,8 +83,7 @@ def refreshed(page: str, folder: Path, *, with_tests: bool, keep_same: bool) -> 
       return match[0]
     print(f"$ {line}", file=sys.stderr, flush=True)
     head = ELLIPSIS if old.startswith(ELLIPSIS) else ""
-    tail = "\n" if old.endswith("\n\n") else ""
-    new = head + output_of(line, command, folder) + tail
+    new = head + output_of(line, command, folder) + "\n" * old.endswith("\n\n")
     if keep_same and not command.is_exact and NUMBER.sub(" #", new) == NUMBER.sub(" #", old):
       new = old
     return f"$ {line}\n{new}"

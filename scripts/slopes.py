@@ -11,11 +11,11 @@ Python that has it: a library that is missing is left out.
 """
 
 import argparse
-import contextlib
 import json
 import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +29,6 @@ sys.path.insert(0, str(ROOT))  # Also where fbackprop isn't installed, as beside
 from scripts import longdouble as true  # noqa: E402
 
 RESULTS, PAGE = ROOT / "experiments/results/slopes.json", ROOT / "docs/slopes.md"
-INF = math.inf
 SMALLEST = 1.2e-38  # The smallest normal number; some processors flush those below to 0.
 Slopes = dict[str, float]
 
@@ -58,14 +57,10 @@ class Row(NamedTuple):
 
 # The kinks of functions of one input, with the one-sided slopes, ...
 KINKS: dict[str, dict[float, str]] = {
-  "relu": {0: "0 to 1"},
-  "leaky_relu": {0: "0.01 to 1"},
-  "relu6": {0: "0 to 1", 6: "0 to 1"},
-  "hard_tanh": {-1: "0 to 1", 1: "0 to 1"},
-  "abs": {0: "-1 to 1"},
-  "elu": {0: "1"},
+  "relu": {0: "0 to 1"}, "leaky_relu": {0: "0.01 to 1"}, "relu6": {0: "0 to 1", 6: "0 to 1"},
+  "hard_tanh": {-1: "0 to 1", 1: "0 to 1"}, "abs": {0: "-1 to 1"}, "elu": {0: "1"},
   "selu": {0: "1.051 to 1.758"},
-}
+}  # fmt: skip
 # ... points of saturation ...
 TAILS: dict[str, tuple[float, ...]] = {
   "elu": (-10, -20, -90), "selu": (-10, -20, -90), "sigmoid": (-90, -20, 10, 20, 90),
@@ -79,9 +74,6 @@ LIMITS = {
   "tanh": ("0", "0"), "softplus": ("0", "1"), "gelu": ("0", "1"), "gelu_tanh": ("0", "1"),
   "silu": ("0", "1"), "mish": ("0", "1"),
 }  # fmt: skip
-TIES = (
-  ("max", (1.0, 1.0)), ("max", (2.0, 2.0, 2.0)), ("min", (1.0, 1.0)), ("min", (2.0, 2.0, 2.0)),
-)  # fmt: skip
 OTHERS = (
   Row("sqrt", (0,), 0, "∞"),
   Row("power", (0, 0), 0, "0"),
@@ -97,17 +89,14 @@ def rows() -> list[Row]:
   found = []
   for name, limits in LIMITS.items():
     found += [Row(name, (x,), 0, shown) for x, shown in KINKS.get(name, {}).items()]
-    found += [Row(name, (x,), 0, show(true_slope(name, x))) for x in TAILS.get(name, ())]
-    found += [Row(name, (x,), 0, shown) for x, shown in zip((-INF, INF), limits, strict=True)]
-  for name, point in TIES:
-    found += [Row(name, point, i, "0 to 1") for i in range(len(point))]
+    for x in TAILS.get(name, ()):
+      _, terms = getattr(true, name)(np.asarray([x], np.longdouble))
+      found.append(Row(name, (x,), 0, show(float(np.sum(terms)))))
+    found += [Row(name, (x,), 0, shown) for x, shown in zip((-np.inf, np.inf), limits, strict=True)]
+  for name in ("max", "min"):
+    for point in ((1.0, 1.0), (2.0, 2.0, 2.0)):
+      found += [Row(name, point, by, "0 to 1") for by in range(len(point))]
   return [*found, *OTHERS]
-
-
-def true_slope(name: str, x: float) -> float:
-  """Return the derivative where it exists."""
-  _, terms = getattr(true, name)(np.asarray([x], np.longdouble))
-  return float(np.sum(terms))
 
 
 # --- The libraries --------------------------------------------------------------------------------
@@ -125,10 +114,10 @@ def ours() -> tuple[str, Slopes]:
 
   def slope(row: Row) -> float:
     gate = getattr(gates, row.gate)
-    y, residuals = gate.forward(*(jnp.float32(x) for x in row.point))
+    y, residuals = gate.forward(*map(jnp.float32, row.point))
     return float(gate.backward(residuals, jnp.ones_like(y))[row.by])
 
-  return f"fbackprop on jax {jax.__version__}", measured(slope)
+  return f"fbackprop on jax {jax.__version__}", measured(slope, dir(gates))
 
 
 def jaxs() -> tuple[str, Slopes]:
@@ -140,15 +129,13 @@ def jaxs() -> tuple[str, Slopes]:
     **{name: getattr(jax.nn, name) for name in (*SAME_NAMES, "hard_tanh", "mish")},
     **{name: getattr(jnp, name) for name in ("tanh", "abs", "sqrt", "power")},
     "gelu": partial(jax.nn.gelu, approximate=False), "gelu_tanh": jax.nn.gelu,
-    "max": partial(extreme, jnp.maximum, jnp.max, jnp.stack),
-    "min": partial(extreme, jnp.minimum, jnp.min, jnp.stack),
+    **extremes(jnp, ""),
   }  # fmt: skip
 
   def slope(row: Row) -> float:
-    gradient = jax.grad(functions[row.gate], row.by)
-    return float(gradient(*(jnp.float32(x) for x in row.point)))
+    return float(jax.grad(functions[row.gate], row.by)(*map(jnp.float32, row.point)))
 
-  return f"jax {jax.__version__}", measured(slope)
+  return f"jax {jax.__version__}", measured(slope, functions)
 
 
 def torchs() -> tuple[str, Slopes]:
@@ -160,8 +147,7 @@ def torchs() -> tuple[str, Slopes]:
     **{name: getattr(functional, name) for name in (*SAME_NAMES, "mish", "gelu")},
     **{name: getattr(torch, name) for name in ("tanh", "abs", "sqrt")}, "power": torch.pow,
     "hard_tanh": functional.hardtanh, "gelu_tanh": partial(functional.gelu, approximate="tanh"),
-    "max": partial(extreme, torch.maximum, torch.amax, torch.stack),
-    "min": partial(extreme, torch.minimum, torch.amin, torch.stack),
+    **extremes(torch, "a"),
   }  # fmt: skip
 
   def slope(row: Row) -> float:
@@ -169,7 +155,7 @@ def torchs() -> tuple[str, Slopes]:
     functions[row.gate](*inputs).backward()
     return float(inputs[row.by].grad)
 
-  return f"torch {torch.__version__.partition('+')[0]}", measured(slope)
+  return f"torch {torch.__version__.partition('+')[0]}", measured(slope, functions)
 
 
 def tensorflows() -> tuple[str, Slopes]:
@@ -182,35 +168,32 @@ def tensorflows() -> tuple[str, Slopes]:
     "hard_tanh": partial(tf.clip_by_value, clip_value_min=-1, clip_value_max=1),
     "gelu": partial(tf.nn.gelu, approximate=False),
     "gelu_tanh": partial(tf.nn.gelu, approximate=True), "power": tf.math.pow,
-    "max": partial(extreme, tf.maximum, tf.reduce_max, tf.stack),
-    "min": partial(extreme, tf.minimum, tf.reduce_min, tf.stack),
+    **extremes(tf, "reduce_"),
   }  # fmt: skip
 
   def slope(row: Row) -> float:
-    if row.gate not in functions:
-      raise NotImplementedError
     inputs = [tf.Variable(float(x)) for x in row.point]
     with tf.GradientTape() as tape:
       y = functions[row.gate](*inputs)
     return float(tape.gradient(y, inputs[row.by]))
 
-  return f"tensorflow {tf.__version__}", measured(slope)
+  return f"tensorflow {tf.__version__}", measured(slope, functions)
 
 
-def extreme(
-  of_two: Callable[..., Any], of_many: Callable[..., Any], stack: Callable[..., Any], *xs: Any
-) -> Any:
-  """Return a library's maximum of two numbers, or of a vector."""
-  return of_two(*xs) if len(xs) == 2 else of_many(stack(xs), 0)
+def extremes(library: Any, prefix: str) -> dict[str, Callable[..., Any]]:
+  """Return the maximum and minimum of some numbers: a library's of two of them, or of a vector."""
+
+  def extreme(name: str, *xs: Any) -> Any:
+    if len(xs) == 2:
+      return getattr(library, f"{name}imum")(*xs)
+    return getattr(library, prefix + name)(library.stack(xs), 0)
+
+  return {name: partial(extreme, name) for name in ("max", "min")}
 
 
-def measured(slope: Callable[[Row], float]) -> Slopes:
-  """Return a library's slope at each row that it supports."""
-  found = {}
-  for row in rows():
-    with contextlib.suppress(NotImplementedError):
-      found[row.key] = slope(row)
-  return found
+def measured(slope: Callable[[Row], float], names: Container[str]) -> Slopes:
+  """Return a library's slope at each row whose function it has."""
+  return {row.key: slope(row) for row in rows() if row.gate in names}
 
 
 # --- The table ------------------------------------------------------------------------------------
@@ -237,20 +220,6 @@ def show(x: float | None) -> str:
   return f"{x + 0.0:.4g}" if x == 0 or abs(x) >= 1e-3 else f"{x:.1e}"
 
 
-def merged(columns: Mapping[str, Slopes]) -> list[tuple[str, Slopes]]:
-  """Return the columns in order, with equal ones of one library merged."""
-  found: list[tuple[str, Slopes]] = []
-  for heading in sorted(columns, key=order):
-    slopes, library = columns[heading], heading.rpartition(" ")[0]
-    for i, (other, theirs) in enumerate(found):
-      if other.startswith(library) and all(show(theirs[k]) == show(slopes[k]) for k in slopes):
-        found[i] = (f"{other}, {heading.rpartition(' ')[2]}", theirs)
-        break
-    else:
-      found.append((heading, slopes))
-  return found
-
-
 def order(heading: str) -> tuple[int, list[int]]:
   """Return the sort key: ours first, and each library's versions from old to new."""
   library, _, version = heading.rpartition(" ")
@@ -259,24 +228,26 @@ def order(heading: str) -> tuple[int, list[int]]:
 
 
 def table(columns: Mapping[str, Slopes]) -> list[str]:
-  """Format the columns as the lines of a Markdown table."""
-  shown = merged(columns)
-  heads = ["function", "at", "by input", "slope", *(heading for heading, _ in shown)]
-  lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-  for row in rows():
+  """Format the columns as lines of a Markdown table, with equal ones of one library merged."""
+  versions: dict[tuple[str, ...], list[str]] = {}
+  for heading in sorted(columns, key=order):
+    library, _, version = heading.rpartition(" ")
+    shown = (show(columns[heading].get(row.key)) for row in rows())
+    versions.setdefault((library, *shown), []).append(version)
+  heads = (f"{library} {', '.join(own)}" for (library, *_), own in versions.items())
+  table = [["function", "at", "by input", "slope", *heads]]
+  for row, *cells in zip(rows(), *(shown for _, *shown in versions), strict=True):
     at = ", ".join(show(x) for x in row.point)
-    by = "" if len(row.point) == 1 else str(row.by + 1)
-    cells = [row.gate, at, by, row.truth, *(show(slopes.get(row.key)) for _, slopes in shown)]
-    lines.append(f"| {' | '.join(cells)} |")
-  return lines
+    table.append([row.gate, at, "" if len(row.point) == 1 else str(row.by + 1), row.truth, *cells])
+  lines = [f"| {' | '.join(cells)} |" for cells in table]
+  return [lines[0], "|" + "---|" * len(table[0]), *lines[1:]]
 
 
 def page(columns: Mapping[str, Slopes]) -> str:
   """Return docs/slopes.md; the text around its table is hand-written there."""
-  before, _, rest = PAGE.read_text("utf-8").partition("<!-- table -->\n")
-  _, _, after = rest.partition("<!-- end of table -->\n")
+  between = re.compile("(?<=<!-- table -->\n).*(?=<!-- end of table -->\n)", re.DOTALL)
   lines = "\n".join(table(columns))
-  return f"{before}<!-- table -->\n\n{lines}\n\n<!-- end of table -->\n{after}"
+  return between.sub(lambda _: f"\n{lines}\n\n", PAGE.read_text("utf-8"))
 
 
 def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> list[str]:
@@ -291,16 +262,13 @@ def differences(recorded: Mapping[str, Slopes], now: Mapping[str, Slopes]) -> li
 
 def same(a: float, b: float) -> bool:
   """Return whether two slopes are equal up to the rounding of another processor."""
-  if math.isnan(a) or math.isnan(b):
-    return math.isnan(a) and math.isnan(b)
-  return math.isclose(a, b, rel_tol=1e-4, abs_tol=SMALLEST)
+  are_nan = math.isnan(a) and math.isnan(b)
+  return are_nan or math.isclose(a, b, rel_tol=1e-4, abs_tol=SMALLEST)
 
 
 def read() -> dict[str, Slopes]:
   """Read the recorded columns; words represent NaN and infinity, which JSON lacks."""
-  if not RESULTS.exists():
-    return {}
-  columns: dict[str, dict[str, float | str]] = json.loads(RESULTS.read_text("utf-8"))
+  columns = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {}
   return {head: {k: float(v) for k, v in column.items()} for head, column in columns.items()}
 
 
@@ -314,12 +282,12 @@ def write(columns: Mapping[str, Slopes]) -> None:
   PAGE.write_text(page(columns), "utf-8")
 
 
-def main(arguments: Iterable[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> int:
   """Measure, and print, record or compare the slopes; return 1 after a difference."""
   parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
   parser.add_argument("--record", action="store_true", help="write the results and the page")
   parser.add_argument("--check", action="store_true", help="compare with the results and the page")
-  options = parser.parse_args(None if arguments is None else list(arguments))
+  options = parser.parse_args(arguments)
   now = measure()
   if options.record:
     write({**read(), **now})

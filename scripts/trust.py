@@ -62,18 +62,17 @@ def main(arguments: list[str] | None = None) -> int:
 def run(results: Results, options: argparse.Namespace) -> Results:
   """Return the results, with the requested cells that were missing."""
   # For the child processes; in this one jax computes nothing.
-  kept = {name.upper(): str(value) for name, value in cache_options("trust").items()}
-  os.environ |= {"JAX_NUM_CPU_DEVICES": "2", **kept}
-  spawn = multiprocessing.get_context("spawn")
+  os.environ |= {name.upper(): str(value) for name, value in cache_options("trust").items()}
+  os.environ["JAX_NUM_CPU_DEVICES"] = "2"
   # Not an executor: with `max_tasks_per_child` Python 3.11's comes to a standstill.
-  with spawn.Pool(options.workers, maxtasksperchild=4) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=4) as pool:
     made = pool.apply(describe)
     if results.made and {**results.made, "date": made["date"]} != made:
       print(f"what is there was made otherwise, and is left out: {results.made}")
       results = Results({}, {})
     results = results._replace(made=made)
     chosen = [cell for cell in cells() if all(word in cell for word in options.only)]
-    missing = [cell for cell in chosen if options.again or tuple(cell) not in results.cells]
+    missing = [cell for cell in chosen if options.again or cell not in results.cells]
     chunks = [list(own) for _, own in itertools.groupby(missing, lambda cell: cell[:2])]
     start, done = time.monotonic(), 0
     for chunk, found in pool.imap_unordered(run_chunk, chunks):
@@ -105,8 +104,7 @@ def run_chunk(chunk: list[Cell]) -> tuple[list[Cell], list[dict[str, Any]]]:
   found = []
   for cell in chunk:
     start = time.process_time()
-    report = verify(cell)
-    found.append(plain(report) | {"cpu_seconds": round(time.process_time() - start, 1)})
+    found.append(plain(verify(cell)) | {"cpu_seconds": round(time.process_time() - start, 1)})
   return chunk, found
 
 
@@ -151,15 +149,14 @@ def as_json(results: Results) -> str:
     return shared.setdefault(json.dumps(value), len(shared))
 
   rows = []
-  for key in (tuple(cell) for cell in cells() if tuple(cell) in results.cells):
+  for key in filter(results.cells.__contains__, cells()):
     cell = results.cells[key]
     own = {k: number(v) if isinstance(v, dict | list) else v for k, v in cell.items()}
     rows.append(f"  {json.dumps(' / '.join(key))}: {json.dumps(own)}")
-  lines = ",\n".join(rows)
-  lists = ",\n".join(f"  {value}" for value in shared)
+  cells_lines, shared_lines = ",\n".join(rows), ",\n".join(f"  {value}" for value in shared)
   return (
-    f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{lists}\n ],\n'
-    f' "cells": {{\n{lines}\n }}\n}}\n'
+    f'{{\n "made": {json.dumps(results.made)},\n "shared": [\n{shared_lines}\n ],\n'
+    f' "cells": {{\n{cells_lines}\n }}\n}}\n'
   )
 
 

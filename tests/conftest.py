@@ -39,6 +39,19 @@ def compiled_programs(pytestconfig):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+@pytest.fixture(scope="module")
+def as_a_user_has_it():
+  """Optax's own counters meet its floats, which the strict promotion above refuses."""
+  with jax.numpy_dtype_promotion("standard"):
+    yield
+
+
+@pytest.fixture
+def in_float64():
+  with jax.enable_x64(True):
+    yield
+
+
 def undraw(patch):
   """Replace the picture and the page of a run, which take longer than a short run."""
   patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")

@@ -32,9 +32,7 @@ class Circuit(GateGraph):
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook: with numbers if every input has a value, else without."""
     is_open = any(node.op == "input" and node.value is None for node in self.nodes)
-    return draw_if_small(
-      self, lambda: pictures.draw_svg(drawing.Labels(self)) if is_open else self.trace().to_svg()
-    )
+    return draw_if_small(self, lambda: None if is_open else self.trace())
 
   def trace(self, /, **inputs: float) -> "Trace":
     """Compute the value and the gradient on every wire, in float64: see `solver.solve`."""
@@ -71,15 +69,15 @@ class Trace(Solution):
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook; None if it is too large."""
-    return draw_if_small(self.circuit, self.to_svg)
+    return draw_if_small(self.circuit, lambda: self)
 
 
-def draw_if_small(circuit: Circuit, draw: Callable[[], str]) -> str | None:
-  """Draw a picture for a notebook; None for a circuit that is too large to read."""
+def draw_if_small(circuit: Circuit, solve: Callable[[], Trace | None]) -> str | None:
+  """Draw a circuit for a notebook, solved or not; None if it is too large to read."""
   if len(circuit.nodes) > MOST_NODES:
     return None
   try:
-    return draw()
+    return pictures.draw_svg(drawing.Labels(circuit, solve()))
   except CircuitError:  # A wire is too long.
     return None
 
@@ -133,6 +131,5 @@ def build(
   if outputs is None:
     outputs = next(reversed(by_name))
   weights = {outputs: 1.0} if isinstance(outputs, str) else outputs
-  return Circuit(
-    graph.sort_nodes(by_name), graph.check_outputs(weights, by_name), tuple(own.items())
-  )
+  ordered = graph.sort_nodes(by_name)
+  return Circuit(ordered, graph.check_outputs(weights, by_name), tuple(own.items()))

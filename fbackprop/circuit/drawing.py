@@ -58,9 +58,8 @@ class Labels:
       return printable("; ".join(words.values()))
     parts = ["Values and global gradients of a circuit, from its inputs to its outputs."]
     for name, what in words.items():
-      value = self.show(self.solution.values[name])
       gradient = " ".join(self.gradient(self.solution, name))
-      parts.append(f"{what}: value {value}, gradient {gradient}.")
+      parts.append(f"{what}: value {self.show(self.solution.values[name])}, gradient {gradient}.")
     return printable(" ".join(parts))
 
   def gradient(self, solution: Solution, name: str) -> list[str]:
@@ -114,11 +113,9 @@ class Labels:
       lines = [self.show(self.solution.contributions[item.name][item.branch])]
     else:
       lines = self.gradient(self.solution, item.name)
-    value = self.show(self.solution.values[item.name])
-    texts.append(Text(BESIDE, -ABOVE, value, shapes.VALUE))
-    for i, line in enumerate(lines):
-      texts.append(Text(BESIDE, BELOW + LINE * i, line, shapes.GRADIENT))
-    return texts
+    texts.append(Text(BESIDE, -ABOVE, self.show(self.solution.values[item.name]), shapes.VALUE))
+    below = [Text(BESIDE, BELOW + LINE * i, line, shapes.GRADIENT) for i, line in enumerate(lines)]
+    return texts + below
 
   def extent(self, item: Item) -> Extent:
     """Compute the extent of an item around its anchor."""
@@ -141,9 +138,9 @@ class Labels:
       return []
     root = notation.output_name(self.solution)
     shown = "(output)" if notation.is_generated(root) else printable(root)
-    weighted = self.weighted_sum() if root not in self.nodes else ""
+    value = self.show(self.solution.value)
     lines = (
-      (f"{weighted} = {self.show(self.solution.value)}" if weighted else "", shapes.NOTE),
+      ("" if root in self.nodes else f"{self.weighted_sum()} = {value}", shapes.NOTE),
       ("above a wire: its value", shapes.VALUE),
       (f"below it: d{shown}/d(wire)", shapes.GRADIENT),
     )
@@ -188,10 +185,9 @@ def compose(labels: Labels, title: str | None = None) -> shapes.Picture:
   heading, foot = printable(title or ""), labels.foot()
   top = MARGIN + (1.7 * shapes.HEADING.size if heading else 0)
   layout = place(labels.circuit, labels.extent, MARGIN, top)
-  height = layout.bottom + MARGIN + (BETWEEN + LINE * len(foot) if foot else 0)
-  texts = [
-    Text(MARGIN, layout.bottom + BETWEEN + LINE * i, *line) for i, line in enumerate(foot, 1)
-  ]
+  below = layout.bottom + BETWEEN
+  height = below + LINE * len(foot) + MARGIN if foot else layout.bottom + MARGIN
+  texts = [Text(MARGIN, below + LINE * i, *line) for i, line in enumerate(foot, 1)]
   if heading:
     baseline = MARGIN + shapes.ASCENT * shapes.HEADING.size
     texts.append(Text(MARGIN, baseline, heading, shapes.HEADING))

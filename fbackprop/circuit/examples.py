@@ -16,7 +16,7 @@ from fbackprop.circuit.parser import parse
 from fbackprop.errors import hint
 from fbackprop.layers.activations import sigmoid
 from fbackprop.layers.dense import DenseParams
-from fbackprop.losses import squared_error
+from fbackprop.losses.regression import squared_error
 from fbackprop.networks import mlp
 
 

@@ -15,9 +15,7 @@ from fbackprop.checks import FLOAT_MAX, check_that
 from fbackprop.errors import hint
 from fbackprop.types import Gate
 
-GATES: dict[str, Gate] = {
-  name: value for name, value in vars(all_gates).items() if isinstance(value, Gate)
-}
+GATES = {name: gate for name, gate in vars(all_gates).items() if isinstance(gate, Gate)}
 """Every gate of `fbackprop.gates`, by op."""
 LEAVES = ("input", "constant")
 """The ops of nodes without incoming wires."""

@@ -11,7 +11,8 @@ from fbackprop.circuit._circuit import Circuit, build
 from fbackprop.circuit.graph import GATES, CircuitError, Node
 from fbackprop.combinators import check_length, is_chain
 from fbackprop.layers.activations import softmax
-from fbackprop.losses import softmax_cross_entropy, squared_error
+from fbackprop.losses.classification import softmax_cross_entropy
+from fbackprop.losses.regression import squared_error
 from fbackprop.types import Gate, Layer, Loss, Params
 
 
@@ -158,9 +159,8 @@ class Expansion:
         raise CircuitError(f"from_mlp: target must be a label {labels}, got {target}")
       target = np.arange(len(units)) == target
     elif not np.issubdtype(target.dtype, np.floating):
-      raise StructureError(
-        f"from_mlp: target must be a label or probabilities [C], got {describe(target)}"
-      )
+      problem = f"must be a label or probabilities [C], got {describe(target)}"
+      raise StructureError(problem, "target", "from_mlp")
     check_shape("from_mlp", "target", target, (len(units),))
     exponentials = [self.node(f"e{j}", "exp", unit) for j, unit in enumerate(units, 1)]
     total = self.node("sum", "add", *exponentials)

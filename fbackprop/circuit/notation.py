@@ -123,8 +123,7 @@ def is_generated(name: str) -> bool:
 
 def printable(text: str) -> str:
   """Replace the characters that are invalid in XML or in a line of text."""
-  kept = [c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text]
-  return "".join(kept)
+  return "".join(c if c.isprintable() and c not in "\ufffe\uffff" else "\ufffd" for c in text)
 
 
 def output_name(solution: Solution) -> str:

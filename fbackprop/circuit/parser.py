@@ -151,11 +151,12 @@ class Reader:
   def read(self) -> None:
     """Translate the statements; set `nodes`, `scope` and `output`."""
     statements = self.source.read()
-    parts = [part for statement in statements for part in ast.walk(statement)]
-    bases = [n.left for n in parts if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
-    self.euler = self.euler and sum(map(is_e, parts)) == sum(map(is_e, bases))
     # Python normalises names to this form.
     self.taken = set(re.findall(r"\w+", unicodedata.normalize("NFKC", self.source.text)))
+    if "e" in self.taken:
+      parts = [part for statement in statements for part in ast.walk(statement)]
+      bases = [n.left for n in parts if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Pow)]
+      self.euler = self.euler and sum(map(is_e, parts)) == sum(map(is_e, bases))
     for statement in statements:
       name = None
       if isinstance(statement, ast.Assign):
@@ -247,8 +248,16 @@ class Reader:
       return operands[0]
     else:
       node = Node(self.unique(name, "g"), op, operands)
-    if op == "power":
-      self.check_power(place, node)
+    if op == "power":  # Such as 9 ** 9 ** 9, which exceeds float64.
+      base, exponent = (self.literals.get(name) for name in operands)
+      if exponent is not None and abs(exponent) > MAX_EXPONENT:
+        limits = f"from -{MAX_EXPONENT} to {MAX_EXPONENT}"
+        self.source.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
+      if base is not None and exponent is not None:
+        try:
+          self.literals[node.name] = math.pow(base, exponent)
+        except (OverflowError, ValueError):
+          self.source.refuse(place, f"{base:g} ** {exponent:g} is no float64")
     self.nodes.append(node)
     return node.name
 
@@ -275,18 +284,6 @@ class Reader:
       self.nodes.append(Node(place.id, "input"))
       self.scope[place.id] = place.id
     return self.scope[place.id]
-
-  def check_power(self, place: ast.expr, node: Node) -> None:
-    """Raise for a power whose exponent or value exceeds float64, such as 9 ** 9 ** 9."""
-    base, exponent = (self.literals.get(name) for name in node.inputs)
-    if exponent is not None and abs(exponent) > MAX_EXPONENT:
-      limits = f"from -{MAX_EXPONENT} to {MAX_EXPONENT}"
-      self.source.refuse(place, f"an exponent must be {limits}, got {exponent:g}")
-    if base is not None and exponent is not None:
-      try:
-        self.literals[node.name] = math.pow(base, exponent)
-      except (OverflowError, ValueError):
-        self.source.refuse(place, f"{base:g} ** {exponent:g} is no float64")
 
   def unique(self, name: str | None, letter: str) -> str:
     """Return a name for a node: the given one, or one that the text doesn't use."""

@@ -145,10 +145,9 @@ def paint(axes: Any, picture: Picture) -> None:
   letters = {"M": path.Path.MOVETO, "L": path.Path.LINETO}
   for fill, stroke, pieces in picture.outlines:
     if pieces:
-      points = [point for piece in pieces for point in piece.points]
       codes = [letters.get(code, path.Path.CURVE4) for piece in pieces for code in piece.codes]
       look = {"facecolor": fill, "edgecolor": stroke, "linewidth": 0.75 * STROKE}
-      outline = path.Path(points, codes)
+      outline = path.Path([point for piece in pieces for point in piece.points], codes)
       axes.add_patch(patches.PathPatch(outline, **look, capstyle="butt", snap=False))
   faces = choose_faces(picture.texts)
   for x, y, text, style in picture.texts:
@@ -169,8 +168,7 @@ def choose_faces(texts: Sequence[Text]) -> dict[Style, Any]:
     lines = [text.text for text in texts if text.style == style]
     families, lost = choose_fonts(lines, ["DejaVu Sans Mono"], **setting)
     missing |= dict.fromkeys(lost)
-    size = 0.75 * style.size
-    faces[style] = manager.FontProperties(family=list(families), size=size, **setting)
+    faces[style] = manager.FontProperties(family=list(families), size=0.75 * style.size, **setting)
   if missing:
     raise CircuitError(
       f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "

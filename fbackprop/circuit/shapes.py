@@ -88,8 +88,6 @@ def pill(x: float, y: float, half: float, r: float) -> Piece:
 
 def width_of(text: str, style: Style) -> float:
   """Compute the width of a line: one cell per character, two per wide one, none per accent."""
-  cells = 0
-  for character in text:
-    wide = unicodedata.east_asian_width(character) in "WF"
-    cells += 0 if unicodedata.combining(character) else 1 + wide
+  letters = [character for character in text if not unicodedata.combining(character)]
+  cells = len(letters) + sum(unicodedata.east_asian_width(letter) in "WF" for letter in letters)
   return cells * ADVANCE * style.size

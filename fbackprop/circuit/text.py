@@ -140,14 +140,13 @@ def to_steps(solution: Solution, *, digits: int | str = 4, color: bool = False) 
       df/dy = df/dq · ∂q/∂y = -4 · 1 = -4
       df/dx = df/dq · ∂q/∂x = -4 · 1 = -4
   """
-  root = notation.output_name(solution)
   number = partial(format_number, digits=digits)
   # A constant is written as its number.
   names = {
     name: number(solution.values[name]) if op == "constant" else name
     for name, op, _, _ in solution.circuit.nodes
   }
-  backward = f"Global gradients {GLOBAL} {root}; upstream times local"
+  backward = f"Global gradients {GLOBAL} {notation.output_name(solution)}; upstream times local"
   sections = (
     ("Forward: the value of each gate", forward_lines(solution, number, names), GREEN),
     (f"Local gradients {LOCAL}", local_lines(solution, number, names), ""),
@@ -218,8 +217,7 @@ def backward_lines(solution: Solution, number: Number) -> list[str]:
         continue
       gate, symbols = gates[target]
       product = f"{number(gate.upstream)} · {notation.factor(number(gate.local[slot]))}"
-      symbol = f"d{root}/d{target} · {symbols[slot]}"
-      terms.append((symbol, product, number(gate.downstream[slot])))
+      terms.append((f"d{root}/d{target} · {symbols[slot]}", product, number(gate.downstream[slot])))
     steps = [write_sum(abbreviate(column)) for column in zip(*terms, strict=True)]
     lines.append(equate(f"d{root}/d{node.name}", *steps, number(solution.bars[node.name])))
   return lines
@@ -229,6 +227,4 @@ def local_symbols(gate: GateTrace) -> list[str]:
   """Return ∂g1/∂x for each wire, with a subscript if x enters the gate more than once."""
   counts = Counter(gate.inputs)
   marks = {name: (str(i).translate(SUBSCRIPTS) for i in count(1)) for name in counts}
-  return [
-    f"∂{gate.name}/∂{name}{next(marks[name]) if counts[name] > 1 else ''}" for name in gate.inputs
-  ]
+  return [f"∂{gate.name}/∂{x}{next(marks[x]) if counts[x] > 1 else ''}" for x in gate.inputs]

@@ -73,8 +73,7 @@ def run(arguments: list[str]) -> int:
     if name not in COMMANDS:
       raise UsageError(f"unknown command {name!r}; {hint(name, COMMANDS)}")
     module, function, _ = COMMANDS[name]
-    command = getattr(import_module(f"fbackprop.cli.{module}"), function)
-    return int(command(arguments[1:]))
+    return int(getattr(import_module(f"fbackprop.cli.{module}"), function)(arguments[1:]))
   except (UsageError, ModuleNotFoundError) as error:  # Of an extra, which it names.
     note(str(error))
     return 2

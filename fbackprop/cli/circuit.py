@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
-from fbackprop.cli.console import UsageError, refuse
+from fbackprop.cli.console import UsageError, refuse, usually
 from fbackprop.errors import hint
 from fbackprop.extras import need
 
@@ -47,16 +47,11 @@ class CircuitConfig:
 
   expression: Annotated[str | None, Positional, arg(metavar="EXPR")] = None
   at: Annotated[tuple[str, ...], arg(metavar="NAME=NUMBER ...")] = ()
-  outputs: Annotated[
-    tuple[str, ...],
-    arg(metavar="NAME=WEIGHT ...", help_behavior_hint="(default: the last statement)"),
-  ] = ()
+  outputs: Annotated[tuple[str, ...], usually("the last statement", metavar="NAME=WEIGHT ...")] = ()
   example: ExampleName | None = None
   steps: bool = False
   format: Literal["text", "svg", "png"] = "text"
-  out: Annotated[
-    str | None, arg(metavar="FILE", help_behavior_hint="(default: the terminal, but for png)")
-  ] = None
+  out: Annotated[str | None, usually("the terminal, but for png", metavar="FILE")] = None
   digits: Annotated[str, arg(metavar="N|FORMAT")] = "4"
 
 

@@ -1,14 +1,15 @@
 """The configuration of a training run: its settings, their defaults, and how they are written."""
 
 import re
+from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, NoReturn, cast
 
 import tyro
 
-from fbackprop.cli.console import words
+from fbackprop.cli.console import UsageError, words
 from fbackprop.train import arguments
 from fbackprop.train.arguments import StopRules
 from fbackprop.train.data.names import MissingTargets
@@ -212,11 +213,51 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
 
 
 KEYS = tuple(flat(TrainConfig()))
+# Keys whose library arguments have another name.
+KEY_OF = {"checkpoints.every": "ckpt.every", "checkpoints.keep": "ckpt.keep"}
 
 
 def flag_of(key: str) -> str:
   """Return the flag of a key, such as "--stop.max-steps"."""
   return f"--{key}".replace("_", "-")
+
+
+def flags_in(arguments: Sequence[str]) -> list[str]:
+  """Return each word as a flag without its value; tyro accepts underscores in flags too."""
+  return [word.partition("=")[0].replace("_", "-") for word in arguments]
+
+
+class Sources(NamedTuple):
+  """The sources of a configuration's values: the command line and a file.
+
+  Attributes:
+    arguments: the arguments of the command line.
+    path: path of the file; None without one.
+    values: values in the file, by key.
+  """
+
+  arguments: Sequence[str]
+  path: str | None
+  values: dict[str, Any]
+
+  def has(self, key: str) -> bool:
+    """Return whether a key is set by a flag or in the file, and not by default."""
+    return key in self.values or flag_of(key) in flags_in(self.arguments)
+
+  def name(self, key: str) -> str:
+    """Return a key's name for an error: its flag, or the key itself if the file sets it."""
+    is_of_file = key in self.values and flag_of(key) not in flags_in(self.arguments)
+    return f"{self.path}: {key}" if is_of_file else flag_of(key)
+
+  @property
+  def names(self) -> dict[str, str]:
+    """The names of the library's arguments on the command line."""
+    arguments = (*KEYS, *KEY_OF)
+    return {argument: self.name(KEY_OF.get(argument, argument)) for argument in arguments}
+
+  def refuse(self, key: str, problem: str) -> NoReturn:
+    """Raise a UsageError that names a key."""
+    raise UsageError(f"{self.name(key)} {problem}")
 
 
 def saved(config: TrainConfig) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import tyro
 
 from fbackprop.errors import ArgumentError
 from fbackprop.extras import need
@@ -44,9 +45,7 @@ def failing(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def usage_errors(
-  where: str = "", names: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[None]:
+def usage_errors(where: str = "", names: Mapping[str, str] | None = None) -> Iterator[None]:
   """Convert errors of files, values and arguments to usage errors, within the block.
 
   This is the only place where errors of the library are translated to the terms of the command
@@ -64,20 +63,22 @@ def usage_errors(
       reason = f"{error.filename}: {reason}"
     raise UsageError(f"{where or 'a file'} can't be read: {reason}") from error
   except (ValueError, TypeError) as error:
-    argument = str(getattr(error, "argument", None))
-    if isinstance(error, ArgumentError) and argument in names:
-      raise UsageError(error.named(names[argument])) from error
+    name = (names or {}).get(str(getattr(error, "argument", None)))
+    if isinstance(error, ArgumentError) and name is not None:
+      raise UsageError(error.named(name)) from error
     is_named = not where or str(error).startswith(where)
     raise UsageError(str(error) if is_named else f"{where}: {error}") from error
 
 
 def parsed(kind: type[Config], command: str, arguments: Sequence[str], **options: Any) -> Config:
   """Parse the flags of a command to its dataclass; tyro exits by itself."""
-  import tyro
-
   options |= {"prog": f"fbackprop {command}", "config": (tyro.conf.FlagCreatePairsOff,)}
-  config: Config = tyro.cli(kind, args=arguments, **options)
-  return config
+  return tyro.cli(kind, args=arguments, **options)
+
+
+def usually(shown: str, **options: Any) -> Any:
+  """Return the annotation of a flag whose help shows this as its default."""
+  return tyro.conf.arg(help_behavior_hint=f"(default: {shown})", **options)
 
 
 # --- Printing and writing -------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,8 +11,9 @@ from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
 from fbackprop.cli.config import method_of, settings
-from fbackprop.cli.console import UsageError, first_of, number, parsed, refuse, usage_errors
-from fbackprop.cli.run_folder import check_same_data, load_config, load_json, load_run_model
+from fbackprop.cli.console import UsageError, number, parsed, refuse, usage_errors, usually
+from fbackprop.cli.run_folder import check_same_data, load_json, load_run_model
+from fbackprop.cli.train import load_config
 from fbackprop.train.data.names import MissingTargets, kind_and_path
 
 if TYPE_CHECKING:
@@ -42,12 +43,8 @@ class EvalConfig:
   """
 
   run: Run
-  data: Annotated[
-    str | None, arg(metavar="NAME", help_behavior_hint="(default: the test part of the run's data)")
-  ] = None
-  missing_targets: Annotated[
-    MissingTargets | None, arg(help_behavior_hint="(default: as the run was trained)")
-  ] = None
+  data: Annotated[str | None, usually("the test part of the run's data", metavar="NAME")] = None
+  missing_targets: Annotated[MissingTargets | None, usually("as the run was trained")] = None
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -87,7 +84,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         targets = own_labels(data, targets, own.output_names, about)
     else:
       x, targets = rows_of(data, about, trained.target, trained.seed, missing_targets)
-      note_shared_rows(config.run, about, x, targets)
+      note_shared(config.run, about, x, targets)
     scores = score(model, x, targets)
   print(f"{about.as_text()}, {len(x)} {'test ' * is_own}examples of {data}")
   for name, value in scores.items():
@@ -95,9 +92,7 @@ def evaluate(arguments: Sequence[str]) -> int:
   return 0
 
 
-def note_shared_rows(
-  run: str, about: "Description", x: "np.ndarray", targets: "np.ndarray"
-) -> None:
+def note_shared(run: str, about: "Description", x: "np.ndarray", targets: "np.ndarray") -> None:
   """Print the number of rows shared with the run's data, whose scores are no test scores."""
   from fbackprop.train.data.fingerprints import fingerprint_of, shared_rows
   from fbackprop.train.data.rows import Dataset
@@ -132,9 +127,7 @@ class PredictConfig:
 
   run: Run
   data: Annotated[str, arg(metavar="FILE")]
-  out: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="(default: the terminal)")] = (
-    None
-  )
+  out: Annotated[str | None, usually("the terminal", metavar="FILE")] = None
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -151,11 +144,15 @@ def predict(arguments: Sequence[str]) -> int:
     console.check_writable("--out", config.out)
   model = load_run_model(config.run)
   with usage_errors(f"--data {config.data}"):
-    text = as_csv(predictions(model, read_rows(config.data, model)))
+    rows = predictions(model, read_rows(config.data, model))
+    # Floats have the digits that identify a float32.
+    cells = [[f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows]
+  file = io.StringIO()
+  csv.writer(file, lineterminator="\n").writerows(cells)
   if config.out is None:
-    console.show(text)
+    console.show(file.getvalue())
   else:
-    console.write("--out", config.out, text.encode())
+    console.write("--out", config.out, file.getvalue().encode())
   return 0
 
 
@@ -189,14 +186,6 @@ def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
   yield ["label", *chances]
   for label, row in zip(outputs.argmax(1), probabilities, strict=True):
     yield [names[label], *row.tolist()]
-
-
-def as_csv(table: Iterable[list[Any]]) -> str:
-  """Format a table as csv; floats have the digits that identify a float32."""
-  file = io.StringIO()
-  writer = csv.writer(file, lineterminator="\n")
-  writer.writerows([f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in table)
-  return file.getvalue()
 
 
 # --- fbackprop info -------------------------------------------------------------------------------
@@ -233,7 +222,6 @@ def info(arguments: Sequence[str]) -> int:
   import jax
 
   own = model.description
-  count = sum(leaf.size for leaf in jax.tree.leaves(model.params))
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
   rates = summary.pop("rates", [])  # Of an ensemble; printed as a table.
   try:
@@ -246,10 +234,10 @@ def info(arguments: Sequence[str]) -> int:
   packages = ("fbackprop", "jax", "numpy", "python")
   lines = [
     ("network", own.as_text()),
-    ("parameters", f"{count:,}"),
+    ("parameters", f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}"),
     ("task", own.task),
-    ("features", f"{len(own.features)}: {first_of(own.features)}"),
-    ("outputs", f"{len(own.outputs)}: {first_of(own.outputs)}"),
+    ("features", f"{len(own.features)}: {console.first_of(own.features)}"),
+    ("outputs", f"{len(own.outputs)}: {console.first_of(own.outputs)}"),
     ("standardised", "yes" if own.standardization else "no"),
     ("data", config.data),
     ("method", f"{method_of(config)}, seed {config.seed}"),
@@ -260,10 +248,7 @@ def info(arguments: Sequence[str]) -> int:
   if "platform" in env:
     lines.append(("on", f"{env['platform']}, {env.get('machine')}, {env.get('cores')} cores"))
   width = max(len(name) for name, _ in lines) + 2
-  for name, value in lines:
-    print(f"{name:<{width}}{value}")
-  for line in table:
-    print(line)
+  print("\n".join([*(f"{name:<{width}}{value}" for name, value in lines), *table]))
   for path in sorted(Path(run).iterdir()):
     console.show(f"{'':<{width}}{path.name}, {path.lstat().st_size:,} bytes\n")
   print(f"again: fbackprop train --config {Path(run, 'config.toml')}")

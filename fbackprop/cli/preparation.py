@@ -1,17 +1,17 @@
 """The preparation of a run: its data, network, initial parameters and folder. It imports jax."""
 
 import itertools
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from fbackprop.cli.config import TrainConfig, saved
+from fbackprop.cli.config import Sources, TrainConfig, saved
 from fbackprop.cli.console import UsageError, failing, first_of, note, usage_errors, words
-from fbackprop.cli.flags import Sources, file_of_run
-from fbackprop.cli.run_folder import check_same_data, load_json
+from fbackprop.cli.run_folder import check_same_data, file_of_run, load_json
 from fbackprop.extras import need
 from fbackprop.files import read_plain, write_whole
 from fbackprop.train import run_folder as runs
@@ -200,10 +200,8 @@ def divide(config: TrainConfig, dataset: Dataset) -> tuple[Batch, Batch | None]:
   Raises:
     ValueError: the task doesn't support an option, or there are too few examples.
   """
-  fraction = config.stop.validation_fraction
-  train = training_batch(
-    dataset, label_smoothing=config.label_smoothing, class_weights=config.class_weights
-  )
+  fraction, smoothing = config.stop.validation_fraction, config.label_smoothing
+  train = training_batch(dataset, label_smoothing=smoothing, class_weights=config.class_weights)
   if fraction is None:
     return train, None
   plain: Any = (dataset.x, dataset.targets, dataset.weights)
@@ -235,9 +233,8 @@ def read_start(config: TrainConfig, sources: Sources) -> Start | None:
     stored = read_stored(path)
     description = description_of(stored)
   if description is not None and description.ensemble is not None:
-    raise UsageError(
-      f"{where} holds an ensemble of {description.ensemble} networks; give the run of one network"
-    )
+    networks = f"an ensemble of {description.ensemble} networks"
+    raise UsageError(f"{where} holds {networks}; give the run of one network")
   return Start(where, stored, description)
 
 
@@ -305,14 +302,14 @@ def params_of_start(start: Start, dataset: Dataset, model: Description) -> Any:
 # --- The folder -----------------------------------------------------------------------------------
 
 
-def begin(prepared: Prepared, exits: ExitStack) -> Path:
+@contextmanager
+def begin(prepared: Prepared) -> Iterator[Path]:
   """Create the folder of the run, or open that of a resumed run, and write its description.
 
   It is config.toml, and for a new run env.json with the fingerprint of the data.
 
-  Args:
-    prepared: the run.
-    exits: stack whose closing releases the folder to other runs.
+  Yields:
+    The path of the folder, which no other run can use within the block.
 
   Raises:
     UsageError: the folder can't be created or written, or is in use by another run.
@@ -322,24 +319,25 @@ def begin(prepared: Prepared, exits: ExitStack) -> Path:
     folder = create_folder(config, sources)
   else:
     folder = file_of_run(config.resume, "checkpoints").parent
-  try:
-    exits.enter_context(locked(folder))
-  except FolderInUseError as error:
-    raise UsageError(str(error)) from error
-  except OSError as error:
-    raise UsageError(f"{folder} can't be opened: {error.strerror}") from error
-  if config.resume is not None:
-    note_changes(folder)
-  with failing(f"{sources.name('out')}: {folder} can't be written"):
-    # For a resumed run too, as its stop rules may have changed.
-    again = "Runs again: fbackprop train --config THIS_FILE"
-    runs.write_toml(folder / "config.toml", saved(config), again)
-    if config.resume is None:
-      environment = {**runs.environment(), "data": prepared.dataset.fingerprint}
-      runs.write_json(folder / "env.json", environment)
-      if prepared.start is not None:
-        write_whole(folder / COPY, read_plain(prepared.start.stored.path))
-  return folder
+  with ExitStack() as exits:
+    try:
+      exits.enter_context(locked(folder))
+    except OSError as error:
+      is_in_use = isinstance(error, FolderInUseError)
+      problem = str(error) if is_in_use else f"{folder} can't be opened: {error.strerror}"
+      raise UsageError(problem) from error
+    if config.resume is not None:
+      note_changes(folder)
+    with failing(f"{sources.name('out')}: {folder} can't be written"):
+      # For a resumed run too, as its stop rules may have changed.
+      again = "Runs again: fbackprop train --config THIS_FILE"
+      runs.write_toml(folder / "config.toml", saved(config), again)
+      if config.resume is None:
+        environment = {**runs.environment(), "data": prepared.dataset.fingerprint}
+        runs.write_json(folder / "env.json", environment)
+        if prepared.start is not None:
+          write_whole(folder / COPY, read_plain(prepared.start.stored.path))
+    yield folder
 
 
 def create_folder(config: TrainConfig, sources: Sources) -> Path:

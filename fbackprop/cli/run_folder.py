@@ -1,12 +1,13 @@
 """The folder of a run: its files are read and validated."""
 
 import json
+import os
+import re
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbackprop.cli.config import TrainConfig
 from fbackprop.cli.console import UsageError, note, usage_errors
-from fbackprop.cli.flags import file_of_run, parse, read_toml
 from fbackprop.files import read_text
 
 if TYPE_CHECKING:
@@ -14,6 +15,40 @@ if TYPE_CHECKING:
 
 # Per file; enough for the summary of an ensemble of half a million networks.
 MOST_OF_JSON = 2**25
+MOST_OF_TOML = 2**18
+# tomllib takes n² steps for a dotted key of n parts; ours have two.
+MOST_PARTS = 50
+
+
+def file_of_run(run: str, name: str) -> Path:
+  """Return the path of a file of a run; raise for a link that leads out of the run's folder.
+
+  The folder itself may be a link, as the user named it. A file in it may come from somebody else,
+  along with the folder.
+  """
+  path = Path(run, name)
+  try:
+    there = path.resolve()
+    if there.is_relative_to(Path(run).resolve()):
+      return path
+  except (OSError, RuntimeError, ValueError) as error:  # A link to itself, or an invalid file name.
+    raise UsageError(f"{path} can't be read: {error}") from error
+  raise UsageError(f"{path} is a link out of the run's folder, to {there}")
+
+
+def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
+  """Read a TOML file; `where` names it in a UsageError."""
+  with usage_errors(where):
+    text = read_text(path, MOST_OF_TOML)
+  with usage_errors(f"{where}: invalid TOML"):
+    for piece in re.split(r"[=,\n\[\]{}]", text):
+      if len(re.findall(r"\.[ \t]*[^\s.]", piece)) >= MOST_PARTS:
+        raise ValueError(f"a key has more than {MOST_PARTS} parts: {piece.strip()!r:.50}")
+    try:
+      return tomllib.loads(text)
+    # tomllib recurses into nested lists; Python's message depends on where the stack overflowed.
+    except RecursionError as error:
+      raise ValueError("its lists are nested too deeply") from error
 
 
 def load_run_model(run: str) -> "Model":
@@ -29,17 +64,6 @@ def load_run_model(run: str) -> "Model":
     if not path.exists():
       raise UsageError(f"{run} holds no model.safetensors: it must be the folder of a run")
     return load_model(path)
-
-
-def load_config(run: str) -> TrainConfig:
-  """Load the configuration of a run.
-
-  Raises:
-    UsageError: the configuration is missing, or isn't one of `fbackprop train`.
-  """
-  path = file_of_run(run, "config.toml")
-  read_toml(path, str(path))  # Only for its error, which names the file instead of --config.
-  return parse(["--config", str(path)])
 
 
 def load_json(run: str, name: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import shlex
 import signal
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import numpy as np
 import optax
 
 from fbackprop import train
-from fbackprop.cli.config import TrainConfig, method_of, settings
+from fbackprop.cli.config import Sources, TrainConfig, method_of, settings
 from fbackprop.cli.console import Table, UsageError, note, number, show_progress, table_of_rates
-from fbackprop.cli.flags import Sources
 from fbackprop.cli.preparation import Prepared, begin, prepare
 from fbackprop.files import write_whole
 from fbackprop.inspection import inspect
@@ -24,8 +22,8 @@ from fbackprop.live_check import LiveCheck
 from fbackprop.quantities.capture import captured
 from fbackprop.train import report
 from fbackprop.train import run_folder as runs
-from fbackprop.train.divergence import SQUARED_NORM
 from fbackprop.train.ensembles import make_ensemble_evaluate
+from fbackprop.train.history import SQUARED_NORM
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.models import Model, save_model
 from fbackprop.train.optimizers import make_optimizer
@@ -54,12 +52,12 @@ class RunFolder:
       self.failed[self.path / name] = error.strerror or str(error)
 
 
-def run(config: TrainConfig, sources: Sources, exits: ExitStack) -> int:
+def run(config: TrainConfig, sources: Sources) -> int:
   """Train, and write the run's folder; return the exit code (see `fbackprop.cli.train.main`)."""
   prepared = prepare(config, sources)
-  files = RunFolder(begin(prepared, exits))
-  print(prepared.about())
-  with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
+  with begin(prepared) as folder, deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
+    print(prepared.about())
+    files = RunFolder(folder)
     is_alone = config.ensemble == 1 and not config.rates
     messages, code = (train_one if is_alone else train_ensembles)(prepared, files)
   if files.failed:
@@ -87,14 +85,13 @@ def optimizer_of(prepared: Prepared, rate: float) -> optax.GradientTransformatio
 def options_of(prepared: Prepared, **monitor: Any) -> dict[str, Any]:
   """Return the options that `fit` and `fit_ensemble` share; `monitor` has more of `Monitor`."""
   config, data = prepared.config, prepared.dataset
+  test = data.x_test, data.targets_test
   return {
     "stop": replace(config.stop, validation_fraction=None),
     "batch_size": config.batch_size,
     "validation": prepared.validation,
     "step": train.StepRules(config.shuffle, config.clip_examples, config.on_nonfinite),
-    "monitor": train.Monitor(
-      config.eval_every, config.check_every or None, (data.x_test, data.targets_test), **monitor
-    ),
+    "monitor": train.Monitor(config.eval_every, config.check_every or None, test, **monitor),
   }
 
 
@@ -126,9 +123,8 @@ def checked(result: train.Result | train.EnsembleResult) -> str:
 
 def differing(check: LiveCheck, step: int) -> str:
   """Describe a gradient check that failed."""
-  return (
-    f"the gradient of {check.leaf} differs from jax.grad by {check.rel_error:.1e} at step {step}"
-  )
+  error = f"differs from jax.grad by {check.rel_error:.1e}"
+  return f"the gradient of {check.leaf} {error} at step {step}"
 
 
 # --- One network ----------------------------------------------------------------------------------
@@ -138,16 +134,15 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   """Train one network, and write the run's files."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   what = f"{model.as_text()}; {method_of(config)}"
-  table = Table(
-    dataset.is_classification, prepared.aside > 0, config.clip_examples is not None, config.watched
-  )
+  is_clipped = config.clip_examples is not None
+  table = Table(dataset.is_classification, prepared.aside > 0, is_clipped, config.watched)
   print(f"{what}\n{table.head()}")
   checkpoints = files.path / "checkpoints"
   resume = None if config.resume is None else checkpoints
   with show_progress(prepared.last_step) as show:
 
     def on_evaluation(evaluation: train.Evaluation) -> None:
-      files.write("metrics.jsonl", runs.append_evaluation, evaluation)
+      files.write("metrics.jsonl", runs.append_evaluation, vars(evaluation))
       show(table.row(evaluation), evaluation.step)
 
     try:
@@ -228,7 +223,7 @@ def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
   with show_progress(prepared.last_step) as show:
 
     def on_evaluation(evaluation: train.EnsembleEvaluation) -> None:
-      files.write("metrics.jsonl", runs.append_metrics, metrics_of(evaluation, rates))
+      files.write("metrics.jsonl", runs.append_evaluation, metrics_of(evaluation, rates))
       known = evaluation.train_losses[np.isfinite(evaluation.train_losses)]
       mean = number(float(known.mean()) if len(known) else None)
       line = f"step {evaluation.step}: mean train loss {mean}, {evaluation.running} still run"
@@ -327,10 +322,9 @@ def metrics_of(evaluation: train.EnsembleEvaluation, rates: Sequence[float]) -> 
     ("test_accuracy", evaluation.test_accuracies),
   ):  # fmt: skip
     if values is not None:
-      for row, part in zip(rows, np.split(values, len(rates)), strict=True):
-        known = part[np.isfinite(part)]
-        spread = {**train.spread_of(known)._asdict(), "members": len(known)} if len(known) else None
-        row[name] = spread
+      for row, own in zip(rows, np.split(values, len(rates)), strict=True):
+        own = own[np.isfinite(own)]
+        row[name] = {**train.spread_of(own)._asdict(), "members": len(own)} if len(own) else None
   return {
     "step": evaluation.step, "running": evaluation.running, "seconds": evaluation.seconds,
     "rates": rows,

@@ -1,16 +1,22 @@
 """`fbackprop verify`: verify a user's VJP, the library's own rules, or the verifier itself."""
 
 import json
+import os
+import pkgutil
 import shlex
+import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
-from fbackprop.cli.console import UsageError, note, refuse
-from fbackprop.cli.loading import described, load
+from fbackprop.cli.console import UsageError, note, refuse, usually
 from fbackprop.errors import hint
 from fbackprop.ranges import POSITIVE, RANGES, check_range
 
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 Outcome = tuple[int, str, str]
 """The outcome of a command: its exit code, its last lines, its JSON."""
 CODES = {"pass": 0, "fail": 1, "oracle fault": 1, "no verdict": 4}
+OURS = str(Path(__file__).parents[1])
 
 
 # The options of a function that don't apply to a Layer, whose parts are known.
@@ -70,8 +77,7 @@ class VerifyConfig:
   seed: int = 0
   allowance: float = 1.0
   ties: Annotated[
-    Literal["any", "reference"] | None,
-    arg(help_behavior_hint="(default: reference for a Layer, else any)"),
+    Literal["any", "reference"] | None, usually("reference for a Layer, else any")
   ] = None
   slope: Annotated[str | None, arg(metavar="MODULE:NAME")] = None
   nonlinear: bool = False
@@ -285,11 +291,9 @@ def run_library(config: VerifyConfig) -> Outcome:
       reports.append(report._replace(name=entry.name))
       tell(f"{entry.name:<36}{report.verdict:<14}{report.seconds:6.1f} s", i + 1)
   verdict = first_verdict([report.verdict for report in reports])
-  passed = sum(report.ok for report in reports)
   tables = [f"{report.table()}\n\n" for report in reports if not report.ok]
-  seconds = sum(report.seconds for report in reports)
-  text = f"{verdict.upper()}: {passed} of {len(reports)} pass   "
-  text += f"{config.level}, seed {config.seed}, {seconds:.1f} s"
+  text = f"{verdict.upper()}: {sum(report.ok for report in reports)} of {len(reports)} pass   "
+  text += f"{config.level}, seed {config.seed}, {sum(r.seconds for r in reports):.1f} s"
   table = {"format": FORMAT, "verdict": verdict, "reports": [to_plain(r) for r in reports]}
   return CODES[verdict], "".join(tables) + text, json.dumps(table, allow_nan=False)
 
@@ -312,3 +316,60 @@ def run_self_test(config: VerifyConfig) -> Outcome:
 def is_alone(config: VerifyConfig) -> bool:
   """Return whether JSON goes to a terminal or a pipe, where nothing else may be printed."""
   return config.json is not None and console.is_special(config.json)
+
+
+# --- The loading of a user's function by its name -------------------------------------------------
+
+
+def load(what: str, target: str) -> Any:
+  """Load an attribute of a module; the current folder is importable, as for `python -m`.
+
+  Args:
+    what: prefix of an error, such as "--args".
+    target: such as "pkg.module:name", or with dots in the name.
+
+  Returns:
+    The value.
+
+  Raises:
+    UsageError: the module or attribute doesn't exist, or importing the module raises.
+  """
+  module, _, path = target.partition(":")
+  if not all(part.isidentifier() for part in [*module.split("."), *path.split(".")]):
+    raise UsageError(f"{what} must have the form pkg.module:name, got {target!r}")
+  folder = os.getcwd()
+  if folder not in sys.path and "" not in sys.path:
+    sys.path.insert(0, folder)
+  try:
+    import_module(module)
+  except (Exception, SystemExit) as error:
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is None or not f"{module}.".startswith(f"{missing}."):
+      raise UsageError(f"{what}: importing {module} raised {described(error)}") from error
+    parent, _, last = missing.rpartition(".")
+    message = f"there is no module {missing!r}; {hint(last, modules_in(parent))}"
+    raise UsageError(f"{what}: {message}") from error
+  try:
+    return pkgutil.resolve_name(target)
+  except AttributeError as error:
+    owner, name = error.obj, str(error.name)
+    names = [n for n in dir(owner) if not n.startswith("_")] or dir(owner)
+    where = f"the module {module}" if isinstance(owner, ModuleType) else type(owner).__name__
+    raise UsageError(f"{what} {target}: {where} has no {name!r}; {hint(name, names)}") from None
+
+
+def modules_in(package: str) -> list[str]:
+  """Return the modules of a package, or those of the current folder."""
+  paths = getattr(sys.modules.get(package), "__path__", []) if package else [os.getcwd()]
+  return [module.name for module in pkgutil.iter_modules(list(paths))] or ["none"]
+
+
+def described(error: BaseException) -> str:
+  """Describe an exception in a line: its type, message, and the user's line that raised it."""
+  said = " ".join(str(error).split())
+  text = f"{type(error).__name__}: {said}" if said else type(error).__name__
+  for frame in reversed(traceback.extract_tb(error.__traceback__)):
+    is_users = not frame.filename.startswith((OURS, "<")) and "site-packages" not in frame.filename
+    if is_users and not frame.filename.startswith(sys.base_prefix):
+      return f"{text} ({os.path.relpath(frame.filename)}, line {frame.lineno})"
+  return text

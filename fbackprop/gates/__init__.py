@@ -11,13 +11,9 @@ each. Another common choice is a keyword of `relu_with`, `leaky_relu_with`, `cli
 `min_with`. NaN propagates through every gate.
 """
 
-from fbackprop.gates import arithmetic, gated, piecewise, selection, smooth
+from fbackprop.gates import arithmetic, piecewise, smooth
 from fbackprop.gates.arithmetic import *  # noqa: F403
-from fbackprop.gates.gated import *  # noqa: F403
 from fbackprop.gates.piecewise import *  # noqa: F403
-from fbackprop.gates.selection import *  # noqa: F403
 from fbackprop.gates.smooth import *  # noqa: F403
 
-__all__ = sorted(
-  [*arithmetic.__all__, *gated.__all__, *piecewise.__all__, *selection.__all__, *smooth.__all__]
-)
+__all__ = sorted([*arithmetic.__all__, *piecewise.__all__, *smooth.__all__])

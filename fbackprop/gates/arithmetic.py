@@ -1,6 +1,7 @@
 """Sums, products, quotients and powers."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +31,14 @@ def check_upstream(name: str, residuals: Residuals, y_bar: Array) -> None:
 
 
 def gate(
-  name: str, arity: int | None, forward: Callable[..., tuple[Array, Residuals]],
-  backward: Callable[[Residuals, Array], tuple[Array, ...]], **facts: Any,
+  forward: Callable[..., tuple[Array, Residuals]],
+  backward: Callable[[Residuals, Array], tuple[Array, ...]], arity: int | None = 1, **facts: Any,
 ) -> Gate:  # fmt: skip
-  """Build a gate whose rules check their arguments before they compute."""
+  """Build a gate whose rules check their arguments before they compute.
+
+  Its name is that of its forward rule, such as "add" for `add_forward`, or the fact `name`.
+  """
+  name = facts.pop("name", forward.__name__.removesuffix("_forward"))
 
   @functools.wraps(forward)
   def forward_checked(*inputs: Array) -> tuple[Array, Residuals]:
@@ -50,10 +55,7 @@ def gate(
 
 def add_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = x_1 + ... + x_n. Residuals: no array; the number of inputs is in the tree structure."""
-  y = xs[0]
-  for x in xs[1:]:
-    y = y + x
-  return y, tuple(() for _ in xs)
+  return functools.reduce(operator.add, xs), tuple(() for _ in xs)
 
 
 def add_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, ...]:
@@ -83,10 +85,7 @@ def negate_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
 
 def multiply_forward(*xs: Array) -> tuple[Array, Residuals]:
   """y = x_1 · ... · x_n. Residuals: the inputs."""
-  y = xs[0]
-  for x in xs[1:]:
-    y = y * x
-  return y, xs
+  return functools.reduce(operator.mul, xs), xs
 
 
 def multiply_backward(xs: Residuals, y_bar: Array) -> tuple[Array, ...]:
@@ -160,21 +159,14 @@ def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
   return y_bar * slope, y_bar * growth
 
 
-add = gate("add", None, add_forward, add_backward, commutative=True, symbol="+", formula="1")
-subtract = gate("subtract", 2, subtract_forward, subtract_backward, symbol="−", formula=("1", "-1"))
-negate = gate("negate", 1, negate_forward, negate_backward, symbol="−x", formula="-1")
+add = gate(add_forward, add_backward, None, commutative=True, symbol="+", formula="1")
+subtract = gate(subtract_forward, subtract_backward, 2, symbol="−", formula=("1", "-1"))
+negate = gate(negate_forward, negate_backward, symbol="−x", formula="-1")
 multiply = gate(
-  "multiply", None, multiply_forward, multiply_backward,
-  commutative=True, symbol="×", formula="{others}",
-)  # fmt: skip
-divide = gate(
-  "divide", 2, divide_forward, divide_backward, symbol="÷", formula=("1 / {b}", "-{y} / {b}")
+  multiply_forward, multiply_backward, None, commutative=True, symbol="×", formula="{others}"
 )
-square = gate("square", 1, square_forward, square_backward, symbol="x²", formula="2 · {x}")
-reciprocal = gate(
-  "reciprocal", 1, reciprocal_forward, reciprocal_backward, symbol="1/x", formula="-{y}²"
-)
-power = gate(
-  "power", 2, power_forward, power_backward, symbol="xʸ",
-  formula=("{b} · {a} ** ({1} - 1)", "{y} · log({a})"),
-)  # fmt: skip
+divide = gate(divide_forward, divide_backward, 2, symbol="÷", formula=("1 / {b}", "-{y} / {b}"))
+square = gate(square_forward, square_backward, symbol="x²", formula="2 · {x}")
+reciprocal = gate(reciprocal_forward, reciprocal_backward, symbol="1/x", formula="-{y}²")
+of_power = ("{b} · {a} ** ({1} - 1)", "{y} · log({a})")
+power = gate(power_forward, power_backward, 2, symbol="xʸ", formula=of_power)

@@ -1,4 +1,4 @@
-"""Piecewise linear gates of one input: relu, leaky_relu, relu6, hard_tanh, abs.
+"""Piecewise linear gates: relu, leaky_relu, relu6, hard_tanh, abs; max, min; identity.
 
 At a kink the derivative doesn't exist, and one policy defines its value: **the kink belongs to the
 piece that isn't the identity**. So relu'(0) = 0, leaky_relu'(0) = its slope, and a value at the
@@ -10,7 +10,15 @@ value of relu'(0) is an option: `relu_with(at_zero=0.5)`.
 Except for abs, the output identifies the piece, so the only residual is the output, which the next
 layer holds as its input; with another value at the kink, z is a residual too. A NaN propagates
 forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
+
+A tie of max or min has one policy too: k tied inputs get 1/k each (as in `jnp.maximum` for two,
+`torch.amax` for any number), which is the mean of the one-sided derivatives and lies in the
+subdifferential. The other common choice, all of it to the first of them (as by `argmax`), is
+`max_with(ties="first")`.
 """
+
+from functools import reduce
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -19,8 +27,11 @@ from fbackprop.gates.arithmetic import check_upstream, gate
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = [
-  "abs", "clip_with", "hard_tanh", "leaky_relu", "leaky_relu_with", "relu", "relu6", "relu_with",
+  "abs", "clip_with", "hard_tanh", "identity", "leaky_relu", "leaky_relu_with", "max", "max_with",
+  "min", "min_with", "relu", "relu6", "relu_with",
 ]  # fmt: skip
+
+Ties = Literal["share", "first"]
 
 
 def relu_forward(z: Array) -> tuple[Array, Residuals]:
@@ -105,10 +116,8 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
     z_bar = jnp.where(y <= 0, slope * y_bar, y_bar)
     return (z_bar if kink == slope else jnp.where(y == 0, kink * y_bar, z_bar),)
 
-  return gate(
-    "leaky_relu", 1, leaky_relu_forward, leaky_relu_backward,
-    kinks=(0.0,), cases="1 above 0, else the slope", initializer="he_normal",
-  )  # fmt: skip
+  rules, cases = (leaky_relu_forward, leaky_relu_backward), "1 above 0, else the slope"
+  return gate(*rules, kinks=(0.0,), cases=cases, initializer="he_normal")
 
 
 def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
@@ -149,7 +158,7 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
     return (jnp.where((kept == low) | (kept == high), at_edges * y_bar, z_bar),)
 
   cases = f"1 from {low:g} to {high:g}, else 0"
-  return gate("clip", 1, clip_forward, clip_backward, kinks=(low, high), cases=cases)
+  return gate(clip_forward, clip_backward, kinks=(low, high), cases=cases)
 
 
 def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
@@ -174,13 +183,93 @@ def abs_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
   return (y_bar * jnp.sign(z),)
 
 
+def max_forward(*xs: Array) -> tuple[Array, Residuals]:
+  """y = max(x_1, ..., x_n). Residuals: for each input, the entries where it attains the maximum."""
+  y = reduce(jnp.maximum, xs)
+  return y, attained(xs, y)
+
+
+def min_forward(*xs: Array) -> tuple[Array, Residuals]:
+  """y = min(x_1, ..., x_n). Residuals: for each input, the entries where it attains the minimum."""
+  y = reduce(jnp.minimum, xs)
+  return y, attained(xs, y)
+
+
+def route_backward(winners: Residuals, y_bar: Array) -> tuple[Array, ...]:
+  """Route the gradient of max or min to the winning input; k tied ones get 1/k each."""
+  k = sum(won.astype(y_bar.dtype) for won in winners)
+  return tuple(jnp.where(won, y_bar / k, jnp.zeros_like(y_bar)) for won in winners)
+
+
+def attained(xs: tuple[Array, ...], y: Array) -> tuple[Array, ...]:
+  """Return which inputs equal the output, NaN included, so that no NaN is hidden."""
+  return tuple((x == y) | jnp.isnan(x) for x in xs)
+
+
+def first_of(winners: tuple[Array, ...]) -> tuple[Array, ...]:
+  """Return the first winner alone."""
+  taken = jnp.zeros_like(winners[0])
+  first = []
+  for won in winners:
+    first.append(won & ~taken)
+    taken = taken | won
+  return tuple(first)
+
+
+def max_with(*, ties: Ties) -> Gate:
+  """Build `max` with a choice at ties.
+
+  Args:
+    ties: "share" sends 1/k of the gradient to each of k tied inputs, as `max` itself does;
+      "first" sends all of it to the first of them.
+
+  Returns:
+    A `Gate` of any number of inputs.
+
+  Raises:
+    ValueError: `ties` is neither of these.
+  """
+  return with_ties(max, ties)
+
+
+def min_with(*, ties: Ties) -> Gate:
+  """Build `min` with a choice at ties, as `max_with`."""
+  return with_ties(min, ties)
+
+
+def with_ties(gate: Gate, ties: Ties) -> Gate:
+  """Build `max` or `min` with a choice at ties."""
+  if ties not in ("share", "first"):
+    raise RangeError(f"must be 'share' or 'first', got {ties!r}", "ties", f"{gate.name}_with")
+  if ties == "share":
+    return gate
+
+  def first_forward(*xs: Array) -> tuple[Array, Residuals]:
+    y, winners = gate.forward(*xs)
+    return y, first_of(winners)
+
+  return gate._replace(forward=first_forward)
+
+
+def identity_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z. Residuals: none."""
+  return z, ()
+
+
+def identity_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient: 1."""
+  return (y_bar,)
+
+
 # He's initialiser is derived for a unit that passes half of its input (He et al., ICCV 2015).
 relu = gate(
-  "relu", 1, relu_forward, relu_backward,
-  kinks=(0.0,), cases="1 above 0, else 0", initializer="he_normal",
-)  # fmt: skip
+  relu_forward, relu_backward, kinks=(0.0,), cases="1 above 0, else 0", initializer="he_normal"
+)
 leaky_relu = leaky_relu_with()
 # Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
 relu6 = clip_with(0, 6)._replace(name="relu6", initializer="he_normal")
 hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")
-abs = gate("abs", 1, abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")
+abs = gate(abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")
+max = gate(max_forward, route_backward, None, commutative=True, cases="to the largest input")
+min = gate(min_forward, route_backward, None, commutative=True, cases="to the smallest input")
+identity = gate(identity_forward, identity_backward, formula="1")

@@ -1,21 +1,30 @@
-"""Smooth gates of one input whose derivative is a function of the output, or nearly so.
+"""Smooth gates of one input.
 
-The only residual of exp, sqrt, sigmoid, tanh, softplus, elu and selu is the output: the next layer
-holds the same array as its input, so that it isn't stored twice. (That of log, sin and cos is the
-input.) Such a derivative is accurate absolutely, to a few times the machine epsilon, but not in
-units in the last place where the function saturates: 1 - y² has lost its digits once y rounds to 1.
-docs/slopes.md compares these slopes with those of other libraries.
+Of most the derivative is a function of the output, or nearly so. The only residual of exp, sqrt,
+sigmoid, tanh, softplus, elu and selu is the output: the next layer holds the same array as its
+input, so that it isn't stored twice. (That of log, sin and cos is the input.) Such a derivative is
+accurate absolutely, to a few times the machine epsilon, but not in units in the last place where
+the function saturates: 1 - y² has lost its digits once y rounds to 1. docs/slopes.md compares these
+slopes with those of other libraries.
+
+gelu, silu and mish multiply their input by a gate of its own: y = z g(z). None of them is monotone,
+so the derivative isn't a function of the output, and the residual is z. The formulas are accurate
+in the lower tail: where Φ(z) is 1e-9 it is computed as that, and not as (1 + erf) / 2, which is 0.
+At ±∞ itself they are NaN, as ∞ · 0 is, and as in `jax.nn`.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import RangeError, check_flag, check_number
+from fbackprop.checks import check_flag, check_positive
 from fbackprop.gates.arithmetic import gate
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = [
-  "cos", "elu", "elu_with", "exp", "log", "selu", "sigmoid", "sin", "softplus", "sqrt", "tanh",
+  "cos", "elu", "elu_with", "exp", "gelu", "gelu_tanh", "log", "mish", "selu", "sigmoid", "silu",
+  "sin", "softplus", "sqrt", "tanh",
 ]  # fmt: skip
 
 
@@ -143,9 +152,7 @@ def elu_with(
     linear units", ICLR (2016), eq. 15.
   """
   for argument, value in (("alpha", alpha), ("scale", scale)):
-    check_number("elu_with", argument, value)
-    if value <= 0:
-      raise RangeError(f"must be above 0, got {value}", argument, "elu_with")
+    check_positive("elu_with", argument, value)
   check_flag("elu_with", "accurate_tail", accurate_tail)
   alpha, scale = float(alpha), float(scale)
 
@@ -170,23 +177,111 @@ def elu_with(
 
   kinks = () if alpha == 1 else (0.0,)
   if accurate_tail:
-    return gate(name, 1, elu_forward_keeping_z, elu_backward_at_z, kinks=kinks)
-  return gate(name, 1, elu_forward, elu_backward, kinks=kinks)
+    return gate(elu_forward_keeping_z, elu_backward_at_z, name=name, kinks=kinks)
+  return gate(elu_forward, elu_backward, name=name, kinks=kinks)
 
 
-exp = gate("exp", 1, exp_forward, exp_backward, symbol="eˣ", formula="{y}")
-log = gate("log", 1, log_forward, log_backward, symbol="ln", formula="1 / {x}")
-sqrt = gate("sqrt", 1, sqrt_forward, sqrt_backward, symbol="√x", formula="1 / (2 · {y})")
-sin = gate("sin", 1, sin_forward, sin_backward, formula="cos({x})")
-cos = gate("cos", 1, cos_forward, cos_backward, formula="-sin({x})")
-sigmoid = gate(
-  "sigmoid", 1, sigmoid_forward, sigmoid_backward, symbol="σ", formula="{y} · (1 - {y})"
-)
-tanh = gate("tanh", 1, tanh_forward, tanh_backward, formula="1 - {y}²")
-softplus = gate("softplus", 1, softplus_forward, softplus_backward, formula="sigmoid({x})")
+def gelu_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z Φ(z), Φ the normal distribution function: the exact form, not its tanh approximation.
+
+  References:
+    Hendrycks, Gimpel, "Gaussian error linear units", arXiv:1606.08415 (2016), section 2.
+  """
+  return z * normal_cdf(z), z
+
+
+def gelu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient: Φ(z) + z φ(z)."""
+  density = jnp.exp(-0.5 * z * z) * (1 / math.sqrt(2 * math.pi))
+  return (y_bar * (normal_cdf(z) + z * density),)
+
+
+def normal_cdf(z: Array) -> Array:
+  """Compute Φ(z) = erfc(-z/√2) / 2, which is accurate in the lower tail."""
+  return 0.5 * jax.lax.erfc(z * -math.sqrt(0.5))
+
+
+def gelu_tanh_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z (1 + tanh u) / 2 = z σ(2u) with u = √(2/π) (z + 0.044715 z³): gelu, approximately.
+
+  References:
+    Hendrycks, Gimpel, "Gaussian error linear units", arXiv:1606.08415 (2016), section 2.
+  """
+  return z * jax.nn.sigmoid(twice_u(z)[0]), z
+
+
+def gelu_tanh_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient: σ(2u) (1 + z σ(-2u) · d(2u)/dz)."""
+  v, slope = twice_u(z)
+  s = jax.nn.sigmoid(v)
+  # s first: far down it is 0, and z times the slope may be infinite.
+  return (y_bar * (s + z * (s * jax.nn.sigmoid(-v) * slope)),)
+
+
+def twice_u(z: Array) -> tuple[Array, Array]:
+  """Compute 2u and its derivative, with z clipped to ±24.
+
+  Beyond that σ(2u) is 0 or 1 even in float64, and the clip keeps z³ from overflowing.
+  """
+  z = jnp.clip(z, -24, 24)
+  c, cubic = 2 * math.sqrt(2 / math.pi), 0.044715
+  return c * (z + cubic * z * z * z), c * (1 + 3 * cubic * z * z)
+
+
+def silu_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z σ(z), also called swish.
+
+  References:
+    Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units", Neural Networks 107 (2018), eq. 6.
+  """
+  return z * jax.nn.sigmoid(z), z
+
+
+def silu_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient: σ(z) (1 + z σ(-z))."""
+  return (y_bar * jax.nn.sigmoid(z) * (1 + z * jax.nn.sigmoid(-z)),)
+
+
+def mish_forward(z: Array) -> tuple[Array, Residuals]:
+  """y = z tanh(ln(1 + e^z)).
+
+  References:
+    Misra, "Mish: a self regularized non-monotonic activation function", BMVC (2020), eq. 1.
+  """
+  return z * jnp.tanh(jax.nn.softplus(z)), z
+
+
+def mish_backward(z: Residuals, y_bar: Array) -> tuple[Array]:
+  """Local gradient: t + z (1 - t²) σ(z), t = tanh(ln(1 + e^z)) = n / (n + 2), n = e^z (e^z + 2).
+
+  1 - t is computed as 2 / (n + 2), and not from t, which rounds to 1 from z = 8 on in float32.
+  Above 0 every term is in e^-z, so that nothing overflows.
+  """
+  above = z >= 0
+  e = jnp.exp(jnp.where(above, -z, z))
+  denominator = jnp.where(above, 1 + 2 * e * (1 + e), 2 + e * (2 + e))
+  t = jnp.where(above, 1 + 2 * e, e * (2 + e)) / denominator
+  rest = jnp.where(above, 2 * e * e, jnp.full_like(e, 2)) / denominator
+  return (y_bar * (t + z * rest * (1 + t) * jax.nn.sigmoid(z)),)
+
+
+exp = gate(exp_forward, exp_backward, symbol="eˣ", formula="{y}")
+log = gate(log_forward, log_backward, symbol="ln", formula="1 / {x}")
+sqrt = gate(sqrt_forward, sqrt_backward, symbol="√x", formula="1 / (2 · {y})")
+sin = gate(sin_forward, sin_backward, formula="cos({x})")
+cos = gate(cos_forward, cos_backward, formula="-sin({x})")
+sigmoid = gate(sigmoid_forward, sigmoid_backward, symbol="σ", formula="{y} · (1 - {y})")
+tanh = gate(tanh_forward, tanh_backward, formula="1 - {y}²")
+softplus = gate(softplus_forward, softplus_backward, formula="sigmoid({x})")
 elu = elu_with()
 # The fixed point of mean 0 and variance 1: Klambauer et al., "Self-normalizing neural networks",
 # NIPS (2017), eq. 2 and 14.
 selu = elu_with(1.6732632423543772, scale=1.0507009873554805, name="selu")._replace(
   initializer="lecun_normal"
 )
+# He's initialiser is derived for a unit that passes half of its input, which these nearly do.
+gelu = gate(gelu_forward, gelu_backward, formula="Φ({x}) + {x} · φ({x})", initializer="he_normal")
+gelu_tanh = gate(gelu_tanh_forward, gelu_tanh_backward, initializer="he_normal")
+of_silu = "sigmoid({x}) · (1 + {x} · sigmoid(-{x}))"
+silu = gate(silu_forward, silu_backward, formula=of_silu, initializer="he_normal")
+mish = gate(mish_forward, mish_backward, initializer="he_normal")

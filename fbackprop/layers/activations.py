@@ -35,21 +35,17 @@ def activation(gate: Gate) -> Layer:
     problem = f"must have one input, {gate.name} has arity {gate.arity}"
     raise DtypeError(problem, "gate", "activation")
 
-  def activation_forward(
-    params: Params, x: Array, key: Array | None = None
-  ) -> tuple[Array, Residuals]:
+  def lifted_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     check_no_params(gate.name, params)
     return gate.forward(x)
 
-  def activation_backward(
-    params: Params, residuals: Residuals, y_bar: Array
-  ) -> tuple[Params, Array]:
+  def lifted_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
     check_no_params(gate.name, params)
     (x_bar,) = gate.backward(residuals, y_bar)
     return (), x_bar
 
   options = (("gate", gate),)
-  return Layer(gate.name, no_params, activation_forward, activation_backward, options=options)
+  return Layer(gate.name, no_params, lifted_forward, lifted_backward, options=options)
 
 
 def no_params(key: Array) -> Params:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
-from fbackprop.errors import StructureError, describe
 from fbackprop.meshes import product, sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable
 
@@ -111,16 +110,7 @@ def dense(
       checks.check_callable(name, argument, initializer)
   w_init = jax.nn.initializers.glorot_uniform() if w_init is None else w_init
   b_init = jax.nn.initializers.zeros if b_init is None else b_init
-
-  def check_params(params: Any) -> None:
-    if not isinstance(params, DenseParams):
-      raise StructureError(f"must be DenseParams(w, b), got {describe(params)}", "params", name)
-    checks.check_shape(name, "params.w", params.w, (d_in, d_out))
-    checks.check_floating(name, "params.w", params.w)
-    if bias:
-      checks.check_shape(name, "params.b", params.b, (d_out,), params.w.dtype)
-    elif params.b is not None:
-      raise StructureError("must be None, as bias=False; got an array", "params.b", name)
+  shapes = ((d_in, d_out), (d_out,) if bias else None)
 
   def init(key: Array) -> DenseParams:
     checks.check_key(name, key)
@@ -130,13 +120,13 @@ def dense(
     return DenseParams(w_init(w_key, (d_in, d_out), dtype), b)
 
   def forward(params: DenseParams, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
-    check_params(params)
+    checks.check_params(name, params, DenseParams, shapes)
     checks.check_floating(name, "x", x)
     checks.check_shape(name, "x", x, ("N", d_in), params.w.dtype)
     return dense_forward(params, x)
 
   def backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[DenseParams, Array]:
-    check_params(params)
+    checks.check_params(name, params, DenseParams, shapes)
     checks.check_shape(name, "y_bar", y_bar, (x.shape[0], d_out), x.dtype)
     return dense_backward(params, x, y_bar)
 

@@ -5,6 +5,7 @@ example. Their statistics are computed in float32 at least, whatever the dtype o
 is exact for any `eps`, since it is a function of x_hat and not of x.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
-from fbackprop.errors import StructureError, describe
 from fbackprop.meshes import sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
@@ -139,7 +139,7 @@ def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> La
     >>> bool(abs(y.mean()) < 1e-6), bool(abs(y.var() - 1) < 1e-4)
     (True, True)
   """
-  return make_norm("layer_norm", width, eps, dtype)
+  return make_norm("layer_norm", (layer_norm_forward, layer_norm_backward), width, eps, dtype)
 
 
 def rms_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
@@ -147,16 +147,13 @@ def rms_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Laye
 
   Args, Returns, Raises: as `layer_norm`; the parameters are `NormParams(scale [D], None)`.
   """
-  return make_norm("rms_norm", width, eps, dtype)
+  return make_norm("rms_norm", (rms_norm_forward, rms_norm_backward), width, eps, dtype)
 
 
-RULES = {
-  "layer_norm": (layer_norm_forward, layer_norm_backward),
-  "rms_norm": (rms_norm_forward, rms_norm_backward),
-}
+Rules = tuple[Callable[..., tuple[Array, Residuals]], Callable[..., tuple[NormParams, Array]]]
 
 
-def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
+def make_norm(kind: str, rules: Rules, width: int, eps: float, dtype: Any) -> Layer:
   """Build the layer of a pair of rules, and check its arguments."""
   name = f"{kind}({width})"
   checks.check_size(name, "width", width)
@@ -164,17 +161,8 @@ def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
   checks.check_number(name, "eps", eps, float(np.finfo(np.float32).tiny))
   dtype = checks.check_float_dtype(name, dtype)
   eps, has_shift = float(eps), kind == "layer_norm"
-  forward_rule, backward_rule = RULES[kind]
-
-  def check_params(params: Any) -> None:
-    is_norm, wanted = isinstance(params, NormParams), "be NormParams(scale, shift)"
-    checks.check_that(name, "params", params, is_norm, wanted, StructureError)
-    checks.check_shape(name, "params.scale", params.scale, (width,))
-    checks.check_floating(name, "params.scale", params.scale)
-    if has_shift:
-      checks.check_shape(name, "params.shift", params.shift, (width,), params.scale.dtype)
-    elif params.shift is not None:
-      raise StructureError(f"must be None, got {describe(params.shift)}", "params.shift", name)
+  forward_rule, backward_rule = rules
+  shapes = ((width,), (width,) if has_shift else None)
 
   def init(key: Array) -> NormParams:
     checks.check_key(name, key)
@@ -182,13 +170,13 @@ def make_norm(kind: str, width: int, eps: float, dtype: Any) -> Layer:
     return NormParams(jnp.ones(width, dtype), jnp.zeros(width, dtype) if has_shift else None)
 
   def forward(params: NormParams, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
-    check_params(params)
+    checks.check_params(name, params, NormParams, shapes)
     checks.check_floating(name, "x", x)
     checks.check_shape(name, "x", x, ("N", width), params.scale.dtype)
     return forward_rule(params, x, eps)
 
   def backward(params: NormParams, residuals: Residuals, y_bar: Array) -> tuple[NormParams, Array]:
-    check_params(params)
+    checks.check_params(name, params, NormParams, shapes)
     x_hat = residuals[0]
     checks.check_shape(name, "y_bar", y_bar, tuple(x_hat.shape), x_hat.dtype)
     return backward_rule(params, residuals, y_bar)

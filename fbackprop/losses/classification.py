@@ -11,7 +11,6 @@ near t: its error is then relative to these terms (`scripts/accuracy.py`). The s
 the functions.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -111,10 +110,7 @@ def softmax_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
 
 
 def softmax_cross_entropy_with(
-  *,
-  label_smoothing: float = 0.0,
-  class_weights: Sequence[float] | Any = None,
-  ignore_label: int | None = None,
+  *, label_smoothing: float = 0.0, class_weights: Any = None, ignore_label: int | None = None
 ) -> Loss:
   """Build softmax cross-entropy with label smoothing, class weights or an ignored label.
 
@@ -155,13 +151,12 @@ def softmax_cross_entropy_with(
   """
   where = "softmax_cross_entropy_with"
   checks.check_number(where, "label_smoothing", label_smoothing, 0, 1)
-  weights = None if class_weights is None else as_class_weights(where, class_weights)
   if ignore_label is not None and not checks.is_integer(ignore_label):
     raise DtypeError(f"must be an integer, got {describe(ignore_label)}", "ignore_label", where)
   forward = partial(
     softmax_cross_entropy_forward,
     label_smoothing=float(label_smoothing),
-    class_weights=weights,
+    class_weights=None if class_weights is None else as_class_weights(where, class_weights),
     ignore_label=None if ignore_label is None else int(ignore_label),
   )
   return Loss("softmax_cross_entropy", forward, softmax_cross_entropy_backward)

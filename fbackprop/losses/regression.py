@@ -5,7 +5,7 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from fbackprop.checks import RangeError, check_number
+from fbackprop.checks import check_positive
 from fbackprop.losses.rows import check_values, scale_rows
 from fbackprop.meshes import split_like
 from fbackprop.types import Array, Loss, Residuals
@@ -80,9 +80,7 @@ def huber_with(delta: float) -> Loss:
     >>> print(losses)  # 0.25² / 2 + 0.5 (2 − 0.25)
     [0.90625]
   """
-  check_number("huber_with", "delta", delta)
-  if delta <= 0:
-    raise RangeError(f"must be above 0, got {delta}", "delta", "huber_with")
+  check_positive("huber_with", "delta", delta)
   return Loss("huber", partial(huber_forward, delta=float(delta)), huber_backward)
 
 

@@ -9,15 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
-from fbackprop.errors import DtypeError, ShapeError, describe
+from fbackprop.errors import ShapeError
 from fbackprop.types import Array, Residuals
 
 
 def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
   """Compute outputs_bar_nc = losses_bar_n · ∂losses_n/∂outputs_nc, every loss's backward rule."""
   checks.check_shape("loss", "losses_bar", losses_bar, (rows.shape[0],), rows.dtype)
-  outputs_bar: Array = losses_bar[:, None] * rows
-  return outputs_bar
+  return losses_bar[:, None] * rows
 
 
 def check_outputs(where: str, outputs: Array) -> None:
@@ -35,8 +34,8 @@ def check_values(where: str, outputs: Array, targets: Array) -> None:
 def check_logits(where: str, outputs: Array) -> None:
   """Raise unless outputs are a floating array `[N, C]` with at least one class."""
   check_outputs(where, outputs)
-  if outputs.shape[1] < 1:
-    raise ShapeError(f"must have at least one class, got {describe(outputs)}", "outputs", where)
+  wanted = "have at least one class"
+  checks.check_that(where, "outputs", outputs, outputs.shape[1], wanted, ShapeError)
 
 
 def one_hot(
@@ -53,8 +52,8 @@ def one_hot(
   """
   n, c = outputs.shape
   checks.check_shape(where, "targets", labels, (n,))
-  if not jnp.issubdtype(labels.dtype, jnp.integer):
-    raise DtypeError(f"must be integer labels [N], got {describe(labels)}", "targets", where)
+  is_integer = jnp.issubdtype(labels.dtype, jnp.integer)
+  checks.check_that(where, "targets", labels, is_integer, "be integer labels [N]")
   if checks.is_concrete(labels):
     checks.check_labels(where, "targets", np.asarray(labels), c, ignore_label)
   labels = jnp.asarray(labels)

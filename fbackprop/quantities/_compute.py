@@ -85,22 +85,15 @@ def compute(
   return loss_gradient_and_quantities
 
 
-def captured_pass(
-  where: str,
-  net: Layer,
-  loss: Loss,
-  params: Params,
-  x: Array,
-  targets: Any,
-  key: Array | None,
-  weights: Array | None,
-) -> tuple[Array, Any]:
+def captured_pass(where: str, net: Layer, loss: Loss, *args: Any) -> tuple[Array, Any]:
   """Compute the mean loss and the factors of the backward pass seeded with 1, or N w_n / Σ w.
 
   Args:
     where: the prefix of error messages.
-    net, loss, params, x, targets, key, weights: as for `compute`.
+    net, loss: as for `compute`.
+    *args: params, x, targets, key and weights, as for the function that `compute` returns.
   """
+  params, x, targets, key, weights = args
   check_batch(where, x, targets, key)
   outputs, residuals = net.forward(params, x, key)
   losses, loss_residuals = loss.forward(outputs, targets)
@@ -113,9 +106,8 @@ def captured_pass(
 
 def check_names(names: Any) -> dict[str, dict[str, Any]]:
   """Return the options of each quantity; raise for options that it doesn't take."""
-  are_names = isinstance(names, Mapping | list | tuple)
   wanted = "be a tuple of names, or a mapping from names to options"
-  check_that("compute", "names", names, are_names, wanted)
+  check_that("compute", "names", names, isinstance(names, Mapping | list | tuple), wanted)
   for i, name in enumerate(names):
     check_that("compute", "names", name, isinstance(name, str), "hold names of quantities")
     if name not in QUANTITIES:
@@ -126,9 +118,8 @@ def check_names(names: Any) -> dict[str, dict[str, Any]]:
   for name, options in selected.items():
     is_mapping = isinstance(options, Mapping)
     check_that("compute", f"the options of {name}", options, is_mapping, "be a mapping")
-    given = (None, None) if name == "health" else (None,)
     try:
-      inspect.signature(QUANTITIES[name]).bind(*given, **options)
+      inspect.signature(QUANTITIES[name]).bind(*[None] * (1 + (name == "health")), **options)
     except TypeError as error:
       raise DtypeError(
         f"compute: {name} takes other options, {error}; give them as in "

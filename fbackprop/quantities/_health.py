@@ -142,8 +142,7 @@ def layer_health(factors: Factors) -> LayerHealth:
 
 def rms(v: Array) -> Array:
   """Compute the root mean square over the last two axes; 0 without entries."""
-  size = max(v.shape[-2] * v.shape[-1], 1)
-  return jnp.sqrt((widen(v) ** 2).sum((-2, -1)) / size)
+  return jnp.sqrt((widen(v) ** 2).sum((-2, -1)) / max(v.shape[-2] * v.shape[-1], 1))
 
 
 def mean(flags: Array, axes: tuple[int, ...]) -> Array:

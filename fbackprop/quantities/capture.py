@@ -77,17 +77,14 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
   def make_captured(*arguments: Any, **options: Any) -> Layer:
     layer = make(*arguments, **options)
 
-    def captured_backward(
-      params: Params, residuals: Residuals, y_bar: Array
-    ) -> tuple[Factors, Array]:
+    def backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Factors, Array]:
       # Nothing reads the gradient here, so jit eliminates its product as dead code.
       _, x_bar = layer.backward(params, residuals, y_bar)
       if known is dense:
         return (Linear if params.b is None else Affine)(residuals, y_bar), x_bar
-      x_hat = residuals[0]
-      return (Scaling if params.shift is None else Elementwise)(x_hat, y_bar), x_bar
+      return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar), x_bar
 
-    return layer._replace(backward=captured_backward)
+    return layer._replace(backward=backward)
 
   return make_captured
 

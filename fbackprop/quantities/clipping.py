@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
+from fbackprop.checks import check_floating, check_number, check_positive, check_shape, is_concrete
 from fbackprop.errors import RangeError, hint
 from fbackprop.layers.factors import Factors
 from fbackprop.quantities.capture import read, replace_factors
@@ -94,8 +94,7 @@ def clipped_gradient(
 
 def clipping_factors(captured: Any, max_norm: Any) -> Array:
   """Compute min(1, C / ‖g_i‖) for each example, `[N]`."""
-  norms = jnp.sqrt(total_sqnorms(read("clipped_gradient", captured)))
-  return shrink(norms, max_norm, 1.0)
+  return shrink(jnp.sqrt(total_sqnorms(read("clipped_gradient", captured))), max_norm, 1.0)
 
 
 def weighted_gradient(captured: Any, coefficients: Array) -> Params:
@@ -136,9 +135,6 @@ def check_max_norm(max_norm: Any) -> None:
   if isinstance(max_norm, jax.Array):
     check_floating("clipped_gradient", "max_norm", max_norm)
     check_shape("clipped_gradient", "max_norm", max_norm, ())
-    if not is_concrete(max_norm):
-      return
-    max_norm = float(max_norm)
-  check_number("clipped_gradient", "max_norm", max_norm)
-  if max_norm <= 0:
-    raise RangeError(f"must be above 0, got {max_norm}", "max_norm", "clipped_gradient")
+  if is_concrete(max_norm):
+    number = float(max_norm) if isinstance(max_norm, jax.Array) else max_norm
+    check_positive("clipped_gradient", "max_norm", number)

@@ -52,8 +52,7 @@ def gradient(captured: Any) -> Params:
 def summed(factors: Factors) -> DenseParams | NormParams:
   """Compute Σ_i g_i of one layer."""
   x, y_bar = factors
-  is_outer = is_dense(factors)
-  first = product(jnp.swapaxes(x, -1, -2), y_bar) if is_outer else (y_bar * x).sum(-2)
+  first = product(jnp.swapaxes(x, -1, -2), y_bar) if is_dense(factors) else (y_bar * x).sum(-2)
   return as_params(factors, first, y_bar.sum(-2))
 
 
@@ -73,15 +72,12 @@ def mean_gradient(captured: Any) -> Params:
 
 def mean_of(factors: Factors) -> DenseParams | NormParams:
   """Compute Σ_i g_i / N of one layer."""
-  n = max(factors.y_bar.shape[-2], 1)
-  return summed(factors._replace(y_bar=factors.y_bar / n))
+  return summed(factors._replace(y_bar=factors.y_bar / max(factors.y_bar.shape[-2], 1)))
 
 
 def without_factors(tree: Any) -> Any:
   """Replace factors in a pytree by summed gradients, and leave all else unchanged."""
-  return jax.tree.map(
-    lambda node: summed(node) if is_factors(node) else node, tree, is_leaf=is_factors
-  )
+  return replace_factors(lambda node: summed(node) if is_factors(node) else node, tree)
 
 
 def plain(net: Layer) -> Layer:
@@ -202,16 +198,13 @@ def variance(captured: Any) -> Params:
   """
   n = read("variance", captured)[0].y_bar.shape[-2]
 
-  def layer_variance(factors: Factors) -> Any:
-    # The same expression as in `compute`, so that one program computes it once.
-    return jax.tree.map(unbiased, summed_squares(factors), mean_of(factors))
-
   def unbiased(squares: Array, mean: Array) -> Array:
     if n < 2:
       return jnp.full_like(squares, jnp.nan)
     return jnp.maximum(squares - n * widen(mean) ** 2, 0) / (n - 1)
 
-  return replace_factors(layer_variance, captured)
+  # The mean is the same expression as in `compute`, so that one program computes it once.
+  return replace_factors(lambda f: jax.tree.map(unbiased, summed_squares(f), mean_of(f)), captured)
 
 
 @exportable

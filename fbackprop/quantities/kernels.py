@@ -52,9 +52,7 @@ def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
   """
   check_flag("example_sqnorms", "per_layer", per_layer)
   layers = read("example_sqnorms", captured)
-  if per_layer:
-    return replace_factors(layer_sqnorms, captured)
-  return total_sqnorms(layers)
+  return replace_factors(layer_sqnorms, captured) if per_layer else total_sqnorms(layers)
 
 
 def total_sqnorms(layers: list[Factors]) -> Array:
@@ -180,8 +178,7 @@ def cosine_similarities(captured: Any) -> Array:
   """
   kernel = gram(captured)
   norms = jnp.sqrt(diagonal(kernel))
-  scale = norms[:, None] * norms[None, :]
-  return kernel / nonzero(scale)
+  return kernel / nonzero(norms[:, None] * norms[None, :])
 
 
 def global_norm(captured: Any) -> Array:

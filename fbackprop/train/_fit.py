@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop.checks import DtypeError, ShapeError, check_key, check_like, describe, is_integer
+from fbackprop.checks import check_key, check_like, is_integer
+from fbackprop.errors import DtypeError, RangeError, ShapeError, check_that, describe
 from fbackprop.meshes import take_rows
-from fbackprop.ranges import RANGES, check_range
+from fbackprop.ranges import RANGES, Range, check_range
 from fbackprop.train import examples, last_axis, optimizers, runner
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
 from fbackprop.train.checkpoints import CheckpointSpec, CheckpointWriter, load_checkpoint
@@ -96,13 +97,13 @@ def fit(
   resume = None if checkpoints is None else checkpoints.resume
   check_key("fit", key)
   if params is not None and resume is not None:
-    raise ValueError("fit: params and resume are mutually exclusive: a checkpoint holds its own")
+    said = "and resume are mutually exclusive: a checkpoint holds its own"
+    raise RangeError(said, "params", "fit")
   is_rollback = step.on_nonfinite == "rollback"
   if is_rollback:
     if checkpoints is None or checkpoints.folder is None or checkpoints.every is None:
-      raise ValueError(
-        "on_nonfinite='rollback' needs checkpoints to go back to: give checkpoints with every"
-      )
+      needed = "needs checkpoints to go back to: give checkpoints with every"
+      raise ValueError(f"on_nonfinite='rollback' {needed}")
     optimizer = optimizers.scaled(optimizer)
   problem = Problem(
     net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor
@@ -145,19 +146,14 @@ def fit(
     losses=np.asarray(infos.loss),
     grad_norms=np.asarray(infos.grad_norms),
     layer_names=tuple(layer_names(loop.state.params)),
-    evaluations=tuple(history.evaluations),
-    checks=tuple(history.checks),
     diverged_at=run.locate_nonfinite(loop, member) if is_diverged else None,
-    interrupted=run.interrupted,
-    seconds=run.total_seconds,
-    check_seconds=history.check_seconds,
-    compile_seconds=run.compile_seconds,
     best=best,
     skipped=tuple((refused[:-1] if is_diverged else refused).tolist()),
     rollbacks=history.rollbacks,
     saved_at=run.saved_at,
     unsaved=tuple(run.unsaved),
     watched=infos.watched,
+    **run.course(),
   )
 
 
@@ -228,15 +224,14 @@ def fit_ensemble(
   loop, member = jax.jit(jax.vmap(problem.start, 0, members.axis))(keys, problem.rates)
   run = runner.EnsembleRun(problem, loop, member, members)
   reason = run.run()
-  history, loop, own = run.history, run.loop, (run.loop, member)
+  loop, own = run.loop, (run.loop, member)
   codes = np.asarray(loop.progress.reason)
   diverged_at = [
     None if code != DIVERGED else run.locate_nonfinite(*runner.member_of(own, members.axis, k))
     for k, code in enumerate(codes)
   ]
-  params, found = jax.tree.map(
-    lambda leaf: jnp.moveaxis(leaf, members.axis, 0), (loop.state.params, loop.best)
-  )
+  in_front = partial(jnp.moveaxis, source=members.axis, destination=0)
+  params, found = jax.tree.map(in_front, (loop.state.params, loop.best))
   best = None
   if found is not None:
     best = BestEpochs(np.asarray(found.step), -np.asarray(found.validation_loss))
@@ -247,15 +242,10 @@ def fit_ensemble(
     rates=None if rates is None else np.asarray(rates, np.float64),
     stop_reasons=tuple(reason if code == RUNNING else STOP_REASONS[code] for code in codes),
     steps=np.asarray(loop.state.step),
-    losses=np.asarray(history.infos().loss),
-    evaluations=tuple(history.evaluations),
-    interrupted=run.interrupted,
-    seconds=run.total_seconds,
-    compile_seconds=run.compile_seconds,
+    losses=np.asarray(run.history.infos().loss),
     best=best,
-    checks=tuple(history.checks),
-    check_seconds=history.check_seconds,
     diverged_at=tuple(diverged_at),
+    **run.course(),
   )
 
 
@@ -269,27 +259,20 @@ def check_ensemble(
       if (value := getattr(group, name, None)) != getattr(default, name, None):
         kind = type(group).__name__
         raise ValueError(f"{where}: {kind}({name}=...) is for a single run, got {value!r}")
-  if not (hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)):
-    raise DtypeError(
-      f"{where}: keys must be typed keys [K], such as jax.random.split(jax.random.key(seed), K), "
-      f"got {describe(keys)}"
-    )
-  if keys.ndim != 1 or not len(keys):
-    raise ShapeError(f"{where}: keys must have shape [K], K at least 1, got {describe(keys)}")
+  is_typed = hasattr(keys, "dtype") and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+  wanted = "be typed keys [K], such as jax.random.split(jax.random.key(seed), K)"
+  check_that(where, "keys", keys, is_typed, wanted)
+  is_row = keys.ndim == 1 and len(keys)
+  check_that(where, "keys", keys, is_row, "have shape [K], K at least 1", ShapeError)
   for k in monitor.check_members:
-    if not is_integer(k):
-      raise DtypeError(f"{where}: check_members must be integers, got {describe(k)}")
-    if not 0 <= k < len(keys):
-      raise ValueError(f"{where}: check_members must be from 0 to {len(keys) - 1}, got {k}")
+    check_that(where, "check_members", k, is_integer(k), "be integers")
+    check_range(where, "check_members", k, Range(int, 0, len(keys) - 1))
   if rates is not None:
     if len(rates) != len(keys):
-      raise ShapeError(
-        f"{where}: rates must be one for each of the {len(keys)} keys, got {len(rates)}"
-      )
+      problem = f"must be one for each of the {len(keys)} keys, got {len(rates)}"
+      raise ShapeError(problem, "rates", where)
     for k, rate in enumerate(rates):
       check_range(where, f"rates[{k}]", rate, RANGES["rate"])
     if not callable(optimizer) or isinstance(optimizer, optax.GradientTransformation):
-      raise DtypeError(
-        f"{where}: with rates, optimizer must be a function of the rate, such as optax.sgd, "
-        f"got {describe(optimizer)}"
-      )
+      problem = f"must be a function of the rate, such as optax.sgd, got {describe(optimizer)}"
+      raise DtypeError(problem, "optimizer", where, before="with rates,")

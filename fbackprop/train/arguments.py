@@ -5,12 +5,12 @@ This module doesn't import jax: the command line reads its defaults and choices 
 
 import os
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from fbackprop.errors import DtypeError, RangeError, check_choice, describe
-from fbackprop.ranges import COUNT, FLOAT32_MAX, RANGES, Range, check_in_range, check_range
+from fbackprop.ranges import COUNT, FLOAT32_MAX, RANGES, check_in_range, check_range
 
 OptimizerName = Literal[
   "gradient_descent", "momentum", "nesterov", "adam", "rmsprop", "adagrad", "lion"
@@ -56,9 +56,7 @@ class StopRules:
   validation_fraction: float | None = None
 
   def __post_init__(self) -> None:
-    check_numbers(
-      "stop", self, {field.name: RANGES[f"stop.{field.name}"] for field in fields(self)}
-    )
+    check_numbers("stop", self, *vars(self))
     if self.max_steps is None and self.max_epochs is None and self.max_seconds is None:
       problem = ", stop.max_epochs or stop.max_seconds must be given: a run needs an end"
       raise RangeError(problem, "stop.max_steps")
@@ -95,7 +93,7 @@ class StepRules:
   def __post_init__(self) -> None:
     for name, known in (("shuffle", ShuffleName), ("on_nonfinite", NonfiniteName)):
       if (value := getattr(self, name)) not in get_args(known):
-        raise ValueError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        raise RangeError(f"must be one of {', '.join(get_args(known))}, got {value!r}", name)
     if self.clip_examples is not None:
       check_in_range("make_step", "clip_examples", self.clip_examples)
       object.__setattr__(self, "clip_examples", float(self.clip_examples))  # JSON needs a float.
@@ -140,9 +138,7 @@ class Monitor:
   chunk_steps: int = 1000
 
   def __post_init__(self) -> None:
-    check_numbers(
-      "monitor", self, dict.fromkeys(("eval_every", "check_every", "chunk_steps"), COUNT)
-    )
+    check_numbers("monitor", self, "eval_every", "check_every", "chunk_steps")
     for name in ("on_evaluation", "on_event"):
       if not ((value := getattr(self, name)) is None or callable(value)):
         raise DtypeError(f"must be a function, got {describe(value)}", f"monitor.{name}", "fit")
@@ -185,21 +181,25 @@ class Checkpoints:
       value = getattr(self, name)
       is_missing = value is None and (name == "resume" or self.resume is not None)
       if not is_missing and not isinstance(value, str | os.PathLike):
-        raise TypeError(f"checkpoints.{name} must be a path, got {value!r}")
-    check_numbers("checkpoints", self, dict.fromkeys(("every", "keep"), COUNT))
+        raise DtypeError(f"must be a path, got {value!r}", f"checkpoints.{name}")
+    check_numbers("checkpoints", self, "every", "keep")
 
 
-def check_numbers(group: str, rules: Any, ranges: Mapping[str, Range]) -> None:
-  """Raise for an attribute that is out of range; None is allowed where it is the default."""
-  for name, allowed in ranges.items():
+def check_numbers(group: str, rules: Any, *names: str) -> None:
+  """Raise for an attribute that is out of range; None is allowed where it is the default.
+
+  The ranges are those of `RANGES`; an attribute without one is a count.
+  """
+  for name in names:
     if (value := getattr(rules, name)) is not None or getattr(type(rules), name) is not None:
-      check_range("", f"{group}.{name}", value, allowed)
+      own = f"{group}.{name}"
+      check_range("", own, value, RANGES.get(own, COUNT))
 
 
 def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:
   """Raise for unknown names in `watch`."""
   if isinstance(watch, str) or not isinstance(watch, Sequence):
-    raise DtypeError(f"make_step: watch must be a tuple of names, got {describe(watch)}")
+    raise DtypeError(f"must be a tuple of names, got {describe(watch)}", "watch", "make_step")
   for name in watch:
     check_choice("make_step", "watch", name, choices)
 
@@ -208,13 +208,10 @@ def check_class_weights(weights: ClassWeights) -> None:
   """Raise for class weights that are invalid for any data."""
   if isinstance(weights, str):
     check_choice("", "class_weights", weights, ("none", "balanced"))
-    return
-  if not all(0 <= weight <= FLOAT32_MAX for weight in weights) or not any(weights):
-    raise RangeError(
-      "must be balanced, none, or a number for each class, finite, at least 0 and not all 0, got "
-      + (" ".join(f"{weight:g}" for weight in weights) or "nothing"),
-      "class_weights",
-    )
+  elif not all(0 <= weight <= FLOAT32_MAX for weight in weights) or not any(weights):
+    wanted = "must be balanced, none, or a number for each class, finite, at least 0 and not all 0"
+    got = " ".join(f"{weight:g}" for weight in weights) or "nothing"
+    raise RangeError(f"{wanted}, got {got}", "class_weights")
 
 
 def check_batch_size(batch_size: int, n: int, watch: Collection[str] = ()) -> None:
@@ -222,10 +219,9 @@ def check_batch_size(batch_size: int, n: int, watch: Collection[str] = ()) -> No
   if batch_size > n:
     raise RangeError(f"must be at most the {n} training examples, got {batch_size}", "batch_size")
   if "noise_scale" in watch and batch_size < 2:
-    raise RangeError(
-      "noise_scale needs batches of at least 2 examples, as the variance of one is undefined, got "
-      f"{batch_size}", "watch",
-    )  # fmt: skip
+    why = "as the variance of one is undefined"
+    problem = f"noise_scale needs batches of at least 2 examples, {why}, got {batch_size}"
+    raise RangeError(problem, "watch")
 
 
 def check_warmup(warmup: int, steps: int) -> None:

@@ -121,21 +121,21 @@ def read_checkpoint(path: Path, spec: CheckpointSpec) -> Checkpoint:
   content, stored = read_content(path)
   for name, own in spec.identity.items():
     if (was := content["identity"].get(name)) != own:
-      raise ValueError(
-        f"{path} is a checkpoint of another run: {name} was {was}, got {own}; "
-        "a resumed run must keep its arguments"
-      )
+      change = f"{name} was {was}, got {own}; a resumed run must keep its arguments"
+      raise ValueError(f"{path} is a checkpoint of another run: {change}")
   steps = stored.entries["rows.loss"]["shape"][0]
-
-  def like(loop: Loop, info: Info) -> dict[str, Any]:
-    rows = jax.tree.map(lambda a: jnp.zeros((steps, *a.shape), a.dtype), info)
-    return {"loop": as_stored(loop), "rows": rows}
-
+  rows = jax.tree.map(lambda a: a.update(shape=(steps, *a.shape)), spec.info)
   try:
-    tree = params_of(stored, jax.eval_shape(like, spec.loop, spec.info))
+    tree = params_of(stored, {"loop": jax.eval_shape(as_stored, spec.loop), "rows": rows})
   except (StructureError, ShapeError, DtypeError) as error:
     raise type(error)(f"it is a checkpoint of another network or optimiser: {error}") from error
-  loop = from_stored(tree["loop"], spec)
+  # The inverse of `as_stored`.
+  found = tree["loop"]
+  best = None if found.best is None else Best(*map(found.best.get, BEST))
+  loop = jax.tree.map(
+    lambda a, own: jax.random.wrap_key_data(a, impl=spec.key_impl) if is_key(own) else a,
+    found._replace(best=best), spec.loop,
+  )  # fmt: skip
   return loop, read_history(content["history"], tree["rows"]), content["stop"]
 
 
@@ -163,19 +163,8 @@ def read_content(path: Path) -> tuple[dict[str, Any], Stored]:
 def as_stored(loop: Loop) -> Any:
   """Convert a loop to arrays that a file can hold: keys as data, fields by their stored names."""
   best: Any = None if loop.best is None else dict(zip(BEST, loop.best, strict=True))
-  return jax.tree.map(
-    lambda a: jax.random.key_data(a) if is_key(a) else a, loop._replace(best=best)
-  )
-
-
-def from_stored(stored: Any, spec: CheckpointSpec) -> Loop:
-  """Convert stored arrays back to a loop; the inverse of `as_stored`."""
-  best = None if stored.best is None else Best(*map(stored.best.get, BEST))
-  loop: Loop = jax.tree.map(
-    lambda a, own: jax.random.wrap_key_data(a, impl=spec.key_impl) if is_key(own) else a,
-    stored._replace(best=best), spec.loop,
-  )  # fmt: skip
-  return loop
+  own = loop._replace(best=best)
+  return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, own)
 
 
 def is_key(leaf: Any) -> bool:
@@ -200,9 +189,8 @@ def locked(folder: str | os.PathLike[str]) -> Iterator[None]:
     try:
       lock.acquire(blocking=False)
     except Timeout as error:
-      raise FolderInUseError(
-        f"{folder} is in use by another run; wait for its end, or give another folder"
-      ) from error
+      problem = "is in use by another run; wait for its end, or give another folder"
+      raise FolderInUseError(f"{folder} {problem}") from error
     if not path.exists():  # The previous holder removed the file after it was opened here.
       lock.release()
   try:
@@ -252,10 +240,8 @@ class CheckpointWriter:
     resume = None if self.rules.resume is None else Path(self.rules.resume).absolute()
     for path in numbered_folders(self.folder):
       if resume is None or self.folder not in (resume, resume.parent):
-        raise FileExistsError(
-          f"{self.folder} contains checkpoints of another run, such as {path.name}; "
-          "continue it with resume=, or choose another folder"
-        )
+        content = f"{self.folder} contains checkpoints of another run, such as {path.name}"
+        raise FileExistsError(f"{content}; continue it with resume=, or choose another folder")
       with suppress(DamagedError):
         self.scores[int(path.name)] = float(read_content(path)[0]["score"])
     # The arrays are on the host already, and only a finished save can be relied on.
@@ -296,6 +282,5 @@ class CheckpointWriter:
     # Not by a policy of orbax, which reads the scores from files without a checksum.
     steps = sorted(self.manager.all_steps())
     best = max(steps, key=lambda step: self.scores.get(step, -math.inf))
-    for old in steps[: -self.rules.keep]:
-      if old != best:
-        self.manager.delete(old)
+    for old in {*steps[: -self.rules.keep]} - {best}:
+      self.manager.delete(old)

@@ -137,13 +137,12 @@ class EnsembleResult(Checked):
     def of(arrays: Any) -> Any:
       return jax.tree.map(lambda leaf: leaf[own], arrays)
 
+    names = ("train_losses", "test_losses", "test_accuracies")
+    whole: dict[str, Any] = {"test_loss": None, "test_accuracy": None}
     evaluations = [
-      replace(
-        e, train_losses=of(e.train_losses), test_losses=of(e.test_losses),
-        test_accuracies=of(e.test_accuracies), test_loss=None, test_accuracy=None,
-      )
+      replace(e, **whole, **{name: of(getattr(e, name)) for name in names})
       for e in self.evaluations
-    ]  # fmt: skip
+    ]
     checks = [c._replace(member=c.member - first) for c in self.checks if first <= c.member < end]
     return replace(
       self, params=of(self.params), rates=of(self.rates), stop_reasons=self.stop_reasons[own],

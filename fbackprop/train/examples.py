@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop import errors
 from fbackprop.checks import check_array, check_arrays, example_count
-from fbackprop.errors import DtypeError, RangeError, ShapeError, StructureError, describe
-from fbackprop.extras import need
+from fbackprop.errors import check_that, describe
 from fbackprop.meshes import is_explicit, mesh_of, take_rows
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import ClassWeights, check_class_weights
-from fbackprop.train.data.rows import Dataset, lost_values
+from fbackprop.train.data.rows import Dataset, Split, listed, lost_values, stratified
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -45,48 +45,42 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     ValueError: there are no examples, shapes don't fit, a value is NaN or infinite, or a label is
       out of range.
   """
-  if not isinstance(examples, tuple | list) or len(examples) not in (2, 3):
-    raise DtypeError(f"{name} must be a pair (x, targets) or a Batch, got {describe(examples)}")
+  is_batch = isinstance(examples, tuple | list) and len(examples) in (2, 3)
+  check_that("", name, examples, is_batch, "be a pair (x, targets) or a Batch")
   batch = Batch(*examples)
   check_arrays("fit", f"{name}.x", batch.x)
   for part, value in named_parts(name, batch):
     check_array("fit", part, value)
     mesh = mesh_of(value) if isinstance(value, jax.Array) else None
     if mesh and is_explicit(mesh) and jax.sharding.get_abstract_mesh() != mesh:
-      raise ValueError(
-        f"fit: {part} lives on a mesh with Explicit axes; call fit within "
-        "`with jax.set_mesh(mesh):`"
-      )
+      problem = "lives on a mesh with Explicit axes; call fit within `with jax.set_mesh(mesh):`"
+      raise errors.RangeError(problem, part, "fit")
     check_finite(part, np.asarray(value))
   n, weights = example_count(batch.x), batch.weights
-  if n == 0:
-    raise ShapeError(f"{name}.x must hold at least one example, got {describe(batch.x)}")
+  check_that("", f"{name}.x", batch.x, n, "hold at least one example", errors.ShapeError)
   # Weights aren't converted: they need the loss's dtype.
   x, targets, _ = jax.tree_util.tree_map_with_path(
     lambda path, value: as_jax(f"{name}{jax.tree_util.keystr(path)}", value),
     batch._replace(weights=None),
   )
   params = jax.eval_shape(net.init, jax.random.key(0))
-  try:
+  shapes = jax.tree.map(describe, (x, targets))
+  with errors.noted(f"while fitting {name}: x {shapes[0]}, targets {shapes[1]}"):
     outputs = jax.eval_shape(lambda params, x: net.forward(params, x)[0], params, x)
     # The targets are concrete, not tracers, so that the loss checks the values of its labels.
     losses = loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
-  except (TypeError, ValueError) as error:
-    shapes = jax.tree.map(describe, x), jax.tree.map(describe, targets)
-    error.add_note(f"while fitting {name}: x {shapes[0]}, targets {shapes[1]}")
-    raise
   if losses.shape != (n,):
-    raise StructureError(
-      f"fit: the loss must give one number for each example, got {describe(losses)}"
-    )
+    problem = f"must give one number for each example, got {describe(losses)}"
+    raise errors.StructureError(problem, "loss", "fit", before="the")
   if weights is None:
     return Batch(x, targets)
-  if weights.shape != losses.shape or weights.dtype != losses.dtype:
-    raise ShapeError(f"fit: {name}.weights must be {describe(losses)}, got {describe(weights)}")
+  part = f"{name}.weights"
+  is_like = weights.shape == losses.shape and weights.dtype == losses.dtype
+  check_that("fit", part, weights, is_like, f"be {describe(losses)}", errors.ShapeError)
   host = np.asarray(weights)
   for is_wrong, problem in (((host < 0).any(), "negative"), (not host.any(), "all zero")):
     if is_wrong:
-      raise ValueError(f"fit: {name}.weights must not be {problem}")
+      raise errors.RangeError(f"must not be {problem}", part, "fit")
   return Batch(x, targets, jnp.asarray(weights))
 
 
@@ -102,17 +96,15 @@ def as_jax(name: str, value: Any) -> Array:
   if not isinstance(value, np.ndarray):
     return jnp.asarray(value)
   if value.dtype.kind == "f" and value.dtype.itemsize > 8:
-    raise DtypeError(
-      f"fit: {name} must have a dtype that JAX has too, got {describe(value)}; convert it, as by "
-      ".astype(numpy.float64)"
-    )
+    problem = f"must have a dtype that JAX has too, got {describe(value)}"
+    raise errors.DtypeError(f"{problem}; convert it, as by .astype(numpy.float64)", name, "fit")
   dtype = jax.dtypes.canonicalize_dtype(value.dtype.newbyteorder("="))
   with np.errstate(over="ignore"):
     own = value.astype(dtype)
   if jnp.issubdtype(dtype, jnp.integer):
     for place in map(tuple, np.argwhere(own != value)):
-      where = ", ".join(map(str, place))
-      raise ValueError(f"fit: {name} must fit into {dtype}, got {value[place]} at [{where}]")
+      got = f"{value[place]} at [{', '.join(map(str, place))}]"
+      raise errors.RangeError(f"must fit into {dtype}, got {got}", name, "fit")
   elif value.dtype.kind == "f" and own.dtype.itemsize < value.dtype.itemsize and value.ndim:
     check_finite(name, own)
     raw, narrow = (part.reshape(len(part), -1) for part in (value.astype(np.float64), own))
@@ -125,12 +117,11 @@ def as_jax(name: str, value: Any) -> Array:
 def named_parts(name: str, batch: Batch) -> list[tuple[str, Any]]:
   """List the arrays of a batch by name, such as "data.x" or "data.targets[1]"."""
 
-  def is_leaf(value: Any) -> bool:  # For `check_array` a list isn't a pytree.
-    return value is not None and not isinstance(value, tuple)
-
-  inputs = jax.tree_util.tree_leaves_with_path(Batch(batch.x, None))
-  others = jax.tree_util.tree_leaves_with_path(batch._replace(x=None), is_leaf=is_leaf)
-  return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in inputs + others]
+  leaves = jax.tree_util.tree_leaves_with_path
+  # For `check_array` a list isn't a pytree.
+  others = leaves(batch._replace(x=None), is_leaf=lambda value: not isinstance(value, tuple | None))
+  found = leaves(Batch(batch.x, None)) + others
+  return [(name + jax.tree_util.keystr(path), leaf) for path, leaf in found]
 
 
 def check_finite(name: str, values: np.ndarray) -> None:
@@ -138,10 +129,8 @@ def check_finite(name: str, values: np.ndarray) -> None:
   # np.issubdtype doesn't know bfloat16.
   if jnp.issubdtype(values.dtype, jnp.inexact) and not (finite := np.isfinite(values)).all():
     first = tuple(np.argwhere(~finite)[0])
-    place, count = ", ".join(map(str, first)), (~finite).sum()
-    raise ValueError(
-      f"fit: {name} must be finite, got {values[first]} at [{place}], {count} in all"
-    )
+    got = f"{values[first]} at [{', '.join(map(str, first))}], {(~finite).sum()} in all"
+    raise errors.RangeError(f"must be finite, got {got}", name, "fit")
 
 
 def holds_labels(targets: Any) -> bool:
@@ -212,24 +201,22 @@ def training_batch(
   targets = dataset.targets
   if label_smoothing:
     if dataset.task == "regression":
-      raise RangeError("needs labels, and this is a regression", "label_smoothing")
+      raise errors.RangeError("needs labels, and this is a regression", "label_smoothing")
     choices = dataset.outputs if dataset.is_classification else 2
     targets = (1 - label_smoothing) * as_rows(dataset) + label_smoothing / choices
   if not isinstance(class_weights, str) or class_weights != "none":
     if not dataset.is_classification:
       problem = f"needs a classification, and this is a {dataset.task}"
-      raise RangeError(problem, "class_weights")
+      raise errors.RangeError(problem, "class_weights")
     if isinstance(class_weights, str):
       own = balanced_weights(dataset.targets, dataset.outputs)
     elif len(class_weights) == dataset.outputs:
       own = np.asarray(class_weights, np.float64)
     else:
-      names = ", ".join(dataset.output_names[:8]) + (", ..." if dataset.outputs > 8 else "")
-      problem = f"must be {dataset.outputs} numbers, for {names}, got {len(class_weights)}"
-      raise RangeError(problem, "class_weights")
+      wanted = f"{dataset.outputs} numbers, for {listed(dataset.output_names, 8)}"
+      raise errors.RangeError(f"must be {wanted}, got {len(class_weights)}", "class_weights")
     targets = own[None, :] * (targets if targets.ndim == 2 else as_rows(dataset))
-  if targets.ndim == 2:
-    targets = targets.astype(np.float32)
+  targets = targets.astype(np.float32) if targets.ndim == 2 else targets
   weights = None if dataset.weights is None else jnp.asarray(dataset.weights)
   return Batch(jnp.asarray(dataset.x), jnp.asarray(targets), weights)
 
@@ -266,13 +253,11 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
   if min(aside, n - aside) < len(counts) or counts.min() < 2:
     needed = f"{len(counts)} examples, and each class two in all" if labels is not None else "one"
     problem = f"of {fraction:g} divides {n} examples into {n - aside} and {aside}; each part needs "
-    raise RangeError(problem + needed, "stop.validation_fraction")
+    raise errors.RangeError(problem + needed, "stop.validation_fraction")
   return aside
 
 
-def rows_aside(
-  n: int, labels: np.ndarray | None, fraction: float, key: Array
-) -> tuple[np.ndarray, np.ndarray]:
+def rows_aside(n: int, labels: np.ndarray | None, fraction: float, key: Array) -> Split:
   """Split examples, stratified by class, with scikit-learn.
 
   Args:
@@ -288,14 +273,9 @@ def rows_aside(
     ValueError: the examples can't be split so.
     ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
-  model_selection = need("sklearn.model_selection", extra="data")
   own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # Not the number of any epoch.
   seed = int(jax.random.bits(own_key, dtype=jnp.uint32))
-  size = size_aside(n, labels, fraction)
-  train, validation = model_selection.train_test_split(
-    np.arange(n), test_size=size, stratify=labels, random_state=seed
-  )
-  return train, validation
+  return stratified(n, size_aside(n, labels, fraction), labels, seed)
 
 
 def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batch]:
@@ -309,7 +289,6 @@ def set_aside(examples: Batch, fraction: float, key: Array) -> tuple[Batch, Batc
   train, validation = (take_rows(examples, rows) for rows in parts)
   for name, part in (("training", train), ("validation", validation)):
     if part.weights is not None and not np.asarray(part.weights).any():
-      raise ValueError(
-        f"stop.validation_fraction of {fraction:g}: the weights of the {name} part are all zero"
-      )
+      problem = f"of {fraction:g}: the weights of the {name} part are all zero"
+      raise errors.RangeError(problem, "stop.validation_fraction")
   return train, validation

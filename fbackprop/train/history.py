@@ -1,28 +1,35 @@
 """The history of a run, kept on the host and in checkpoints, and its diagnostics.
 
 The history holds rows, evaluations and gradient checks. The diagnostics are the checks, the health
-of the layers, and averages over steps.
+of the layers, averages over steps, and the place of a divergence.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from fbackprop.checks import example_count
+from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.live_check import LiveCheck, Measure, checked_loss, make_live_check
 from fbackprop.meshes import take_rows
-from fbackprop.quantities._compute import compute
-from fbackprop.quantities.gradients import NoiseScale
+from fbackprop.quantities._compute import captured_pass, compute
+from fbackprop.quantities.gradients import NoiseScale, plain, without_factors
+from fbackprop.quantities.kernels import example_sqnorms
+from fbackprop.train import step as steps
+from fbackprop.train.optimizers import make_update
 from fbackprop.train.results import Evaluation
 from fbackprop.train.step import Batch, Info, State, make_gradient, noise_key
-from fbackprop.types import Layer, Loss
+from fbackprop.transforms import mean_weights, weighted_mean
+from fbackprop.types import Array, Layer, Loss, Params
 
 # The largest number of examples in a gradient check with clipping.
 MOST_CLIPPED = 32
+SQUARED_NORM = "squared norm of its gradient"
 
 
 @dataclass
@@ -49,8 +56,7 @@ class History:
     """Concatenate the rows of all steps, or of those after one, into one `Info`."""
     # Concatenated on demand, so that a sum has the same order of terms however the run was cut.
     self.rows = [jax.tree.map(lambda *parts: np.concatenate(parts), *self.rows)]
-    later: Info = jax.tree.map(lambda column: column[since:], self.rows[0])
-    return later
+    return jax.tree.map(lambda column: column[since:], self.rows[0])
 
   def since_evaluation(self) -> Info:
     """Return the rows of the steps after the latest evaluation."""
@@ -58,13 +64,10 @@ class History:
 
   def to_json(self, seconds: float) -> dict[str, Any]:
     """Convert everything but the rows to JSON, bit for bit; `seconds` is the whole run's time."""
-    return {
-      "evaluations": [asdict(evaluation) for evaluation in self.evaluations],
-      "checks": [[step, *check] for step, check in self.checks],
-      "seconds": seconds,
-      "check_seconds": self.check_seconds,
-      "rollbacks": self.rollbacks,
-    }
+    evaluations = [asdict(evaluation) for evaluation in self.evaluations]
+    checks = [[step, *check] for step, check in self.checks]
+    own = {**vars(self), "evaluations": evaluations, "checks": checks, "seconds": seconds}
+    return {name: value for name, value in own.items() if name != "rows"}
 
 
 def read_history(content: dict[str, Any], rows: Info) -> History:
@@ -185,3 +188,102 @@ def drawn_rows(state: State, examples: Batch, count: int) -> np.ndarray:
   """Draw the indices of `count` examples from the step's number, `[count]`."""
   generator = np.random.default_rng(int(state.step))
   return generator.choice(example_count(examples.x), count, replace=False)
+
+
+# --- The place of a divergence --------------------------------------------------------------------
+
+
+# A layer of a chain: its name in a report, the layer, its parameters, and its key.
+Link = tuple[str, Layer, Params, Array | None]
+
+
+def locate_nonfinite(
+  net: Layer,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  state: State,
+  batch: Batch,
+  clip_examples: float | None = None,
+) -> str:
+  """Locate the first nonfinite number, in the order of computation.
+
+  The step is recomputed one operation at a time, since the fused program hides its intermediate
+  values.
+
+  Args:
+    net: the network; a chain, nested or not, is searched layer by layer, any other layer as a
+      whole.
+    loss: the loss.
+    optimizer: the optimizer.
+    state: the state before the failed step.
+    batch: the batch of that step.
+    clip_examples: as of `make_step`.
+
+  Returns:
+    A place, such as "layer 2 (dense): value", "loss, fed by layer 2 (dense)", "layer 0 (dense):
+    cotangent", "layer 0 (dense): gradient", "layer 0 (dense): norm of the gradient" where only the
+    squares overflow, "optimiser's state" or "update"; where examples are clipped, "example 3 of the
+    batch: squared norm of its gradient" too. "nowhere, computed one operation at a time" if all of
+    these are finite: the compiled step rounds differently.
+  """
+  found = computed(net, loss, optimizer, state, batch, clip_examples)
+  places = (place for place, value in found if not is_finite(value))
+  return next(places, "nowhere, computed one operation at a time")
+
+
+def computed(
+  net: Layer, loss: Loss, optimizer: Any, state: State, batch: Batch, clip_examples: float | None
+) -> Iterator[tuple[str, Any]]:
+  """Compute a step; yield each value with its place, before any that depends on it."""
+  key = noise_key(net, state)
+  links = links_of(net, state.params, key)
+  x, kept = batch.x, []
+  for name, layer, own, own_key in links:
+    x, residuals = layer.forward(own, x, own_key)
+    kept.append(residuals)
+    yield f"{name}: value", x
+  losses, loss_residuals = loss.forward(x, batch.targets)
+  losses_bar = mean_weights(losses, batch.weights)
+  value = weighted_mean(losses_bar, losses)
+  yield f"loss, fed by {name}", value
+
+  y_bar = loss.backward(loss_residuals, losses_bar)
+  leaves: list[Array] = []  # Leaves of the gradient, in the order of the parameters.
+  for (name, layer, own, _), residuals in zip(reversed(links), reversed(kept), strict=True):
+    yield f"{name}: cotangent", y_bar
+    params_bar, y_bar = layer.backward(own, residuals, y_bar)
+    params_bar = without_factors(params_bar)
+    yield f"{name}: gradient", params_bar
+    yield f"{name}: norm of the gradient", steps.layer_norms(params_bar)
+    leaves[:0] = jax.tree.leaves(params_bar)
+
+  # The plain gradient is finite: what remains are clipping and the optimizer.
+  grads = jax.tree.unflatten(jax.tree.structure(state.params), leaves)
+  if clip_examples is not None:
+    args = (state.params, batch.x, batch.targets)
+    _, captured = captured_pass("make_step", net, loss, *args, key, batch.weights)
+    for i, sqnorm in enumerate(np.asarray(example_sqnorms(captured))):
+      yield f"example {i} of the batch: {SQUARED_NORM}", sqnorm
+    _, grads, _ = make_gradient(net, loss, clip_examples)(*args, key=key, weights=batch.weights)
+    yield "clipped gradient", grads
+  update = make_update(optimizer, plain(net), loss)
+  params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
+  for after, before in zip(*map(jax.tree.leaves, (opt_state, state.opt_state)), strict=True):
+    if is_finite(before):
+      yield "optimiser's state", after
+  yield "update", params
+
+
+def links_of(net: Layer, params: Params, key: Array | None, place: str = "") -> list[Link]:
+  """List the layers of a chain in order, those of a nested chain under places such as 1.0."""
+  if not is_chain(net) or not net.parts:
+    return [(f"layer {place or 0} ({net.name})", net, params, key)]
+  places = [f"{place}.{i}" if place else str(i) for i in range(len(net.parts))]
+  inner = zip(net.parts, params, keys_of_parts(key, net.parts), places, strict=True)
+  return [link for part in inner for link in links_of(*part)]
+
+
+def is_finite(tree: Any) -> bool:
+  """Return whether every number in a pytree is finite."""
+  leaves = filter(steps.holds_floats, jax.tree.leaves(tree))
+  return all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves)

@@ -101,9 +101,8 @@ class BatchedInterpreter:
     result, first = equation.outvars[0].aval, inputs[0].array
     shape = result.shape
     if name == "select_n":
-      outputs = bind(
-        self.flag(inputs[0], shape), *(self.spread(value, shape) for value in inputs[1:])
-      )
+      cases = [self.spread(value, shape) for value in inputs[1:]]
+      outputs = bind(self.flag(inputs[0], shape), *cases)
     elif name in jaxprs.ELEMENTWISE:
       outputs = bind(*(self.spread(value, shape) for value in inputs))
     elif name == "broadcast_in_dim":
@@ -180,10 +179,9 @@ class BatchedInterpreter:
 
 def in_front(array: Array, axes: Sequence[int]) -> Array:
   """Merge axes into a single leading one."""
-  others = [axis for axis in range(array.ndim) if axis not in axes]
-  terms = math.prod(array.shape[axis] for axis in axes)
-  moved = lax.transpose(array, (*axes, *others))
-  return lax.reshape(moved, (terms, *(array.shape[axis] for axis in others)))
+  moved = lax.transpose(array, (*axes, *(axis for axis in range(array.ndim) if axis not in axes)))
+  merged, others = moved.shape[: len(axes)], moved.shape[len(axes) :]
+  return lax.reshape(moved, (math.prod(merged), *others))
 
 
 def is_short(equation: Any) -> bool:

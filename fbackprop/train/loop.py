@@ -108,7 +108,6 @@ def make_chunk(
     `[capacity, K]`, NaN where a member took no step. `one` is needed by an ensemble whose axis is
     the last: see `vmap_last`.
   """
-  assert is_thorough or members is None
 
   def step_of(member: Member) -> Any:
     own: Any = step
@@ -177,8 +176,7 @@ def make_chunk(
 
         def record(column: Array, value: Array) -> Array:
           # Not `column.at[row].set`, which adds a bounds check.
-          updated: Array = jax.lax.dynamic_update_index_in_dim(column, value, at - first, 0)
-          return updated
+          return jax.lax.dynamic_update_index_in_dim(column, value, at - first, 0)
 
         *carried, values = each(advance)(state, progress, alive, order, member)
         return *carried, jax.tree.map(record, rows, values)
@@ -252,8 +250,7 @@ def account(
     validate: from `make_validate`, if there is a validation set.
   """
   best, step = loop.best, loop.state.step
-  if best is not None:
-    assert validate is not None
+  if best is not None and validate is not None:
     best = validate(best, loop.state.params, step, ends, finite)
   progress = stop_conditions.judge(loop.progress, finite, step, per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)

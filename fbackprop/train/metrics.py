@@ -87,9 +87,7 @@ def rows_of(
   )  # fmt: skip
   if found.task != description.task:
     raise ValueError(f"{data} is a {found.task}, the model's is a {description.task}")
-  x, targets = found.x, found.targets
-  if len(found.x_test):
-    x, targets = found.x_test, found.targets_test
+  x, targets = (found.x_test, found.targets_test) if len(found.x_test) else (found.x, found.targets)
   known = len(description.features)
   if x.shape[1] != known:
     raise ValueError(f"{data} has {x.shape[1]} features, the model was trained on {known}")

@@ -13,7 +13,8 @@ import numpy as np
 from fbackprop.layers import activations
 from fbackprop.layers.dense import dense
 from fbackprop.layers.normalization import layer_norm, rms_norm
-from fbackprop.losses import sigmoid_cross_entropy, softmax_cross_entropy, squared_error
+from fbackprop.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
+from fbackprop.losses.regression import squared_error
 from fbackprop.networks import mlp
 from fbackprop.train.data.names import TASKS, Task
 from fbackprop.train.data.rows import WIDEST, Dataset, Standardization, as_float32
@@ -27,7 +28,6 @@ LOSSES = {
   "regression": squared_error,
 }
 NORMALIZATIONS = {"none": None, "layer_norm": layer_norm, "rms_norm": rms_norm}
-shape_of: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
 # Key of the description in the file's metadata.
 KEY = "fbackprop"
 # Largest number of layers accepted; `--repeat-hidden on` easily makes a thousand.
@@ -136,13 +136,11 @@ class Model(NamedTuple):
     x = as_float32(x if own is None else own.wide(x), self.description.features)
     net, is_alone = self.description.net, self.description.ensemble is None
 
-    def outputs_of(params: Params, x: jax.Array) -> jax.Array:
-      return net.forward(params, x)[0]
-
     def forward(params: Params, x: jax.Array) -> jax.Array:
       if is_alone:
-        return outputs_of(params, x)
-      return mean_outputs(jax.vmap(outputs_of, (0, None))(params, x), self.description.loss.name)
+        return net.forward(params, x)[0]
+      outputs = jax.vmap(lambda params: net.forward(params, x)[0])(params)
+      return mean_outputs(outputs, self.description.loss.name)
 
     # As one program: called eagerly, each operation would be compiled by itself.
     y = jax.jit(forward)(self.params, jnp.asarray(x))
@@ -194,7 +192,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
     raise ValueError(f"{path} {said}")
   like = jax.eval_shape(description.net.init, jax.random.key(0))
   stack = () if description.ensemble is None else (description.ensemble,)
-  like = jax.tree.map(lambda a: shape_of((*stack, *a.shape), a.dtype), like)
+  like = jax.tree.map(lambda a: a.update(shape=(*stack, *a.shape)), like)
   return Model(description, params_of(stored, like))
 
 

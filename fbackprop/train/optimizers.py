@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fbackprop.errors import DtypeError, check_choice, describe
+from fbackprop.errors import check_choice, check_that
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import OptimizerName, ScheduleName, check_warmup
@@ -86,11 +86,9 @@ def as_transformation(optimizer: Any) -> optax.GradientTransformation:
   if isinstance(optimizer, optax.MultiSteps):
     # Not `MultiSteps.gradient_transformation`, which doesn't pass extra arguments on.
     return optax.GradientTransformationExtraArgs(optimizer.init, optimizer.update)
-  if not isinstance(optimizer, optax.GradientTransformation):
-    raise DtypeError(
-      "make_step: optimizer must be an optax GradientTransformation, such as "
-      f"fbackprop.train.gradient_descent(0.1), got {describe(optimizer)}"
-    )
+  is_known = isinstance(optimizer, optax.GradientTransformation)
+  wanted = "be an optax GradientTransformation, such as fbackprop.train.gradient_descent(0.1)"
+  check_that("make_step", "optimizer", optimizer, is_known, wanted)
   return optimizer
 
 

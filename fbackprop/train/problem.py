@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import check_unit, example_count
-from fbackprop.errors import hint
+from fbackprop.errors import RangeError, hint
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules, check_batch_size
 from fbackprop.train.examples import check_examples, set_aside
@@ -74,10 +74,11 @@ class Problem(NamedTuple):
       for name, examples in (("test", self.test), ("validation", self.validation))
     )
     if test is not None and test.weights is not None:
-      raise ValueError(f"{where}: test must be a pair (x, targets), got weights too")
+      raise RangeError("must be a pair (x, targets), got weights too", "test", where)
     if stop.validation_fraction is not None:
       if held_out is not None:
-        raise ValueError("validation and stop.validation_fraction are mutually exclusive, got both")
+        problem = "and stop.validation_fraction are mutually exclusive, got both"
+        raise RangeError(problem, "validation")
       train, held_out = set_aside(train, stop.validation_fraction, key)
     n = example_count(train.x)
     size = n if self.batch_size is None else self.batch_size
@@ -149,9 +150,8 @@ def regroup(where: str, deprecated: Mapping[str, Any], **groups: Any) -> list[An
   homes = {old: name for old, name in every if old not in NEVER[where]}
   for old, value in deprecated.items():
     if old not in homes:
-      raise TypeError(
-        f"{where}() got an unexpected keyword argument {old!r}; {hint(old, [*homes, *groups])}"
-      )
+      problem = f"got an unexpected keyword argument {old!r}; {hint(old, [*homes, *groups])}"
+      raise TypeError(f"{where}() {problem}")
     name, kind, group = homes[old], GROUPS[homes[old]], groups[homes[old]]
     new = f"{name}={kind.__name__}({old}=...)"
     own, default = getattr(group, old, None), getattr(kind, old)

@@ -115,7 +115,7 @@ class Result(Checked):
     evaluations: all evaluations, in order; the last one is at the last step.
     checks: the gradient checks, each with its step.
     diverged_at: the first nonfinite place, such as "layer 2 (dense): value"; see
-      `fbackprop.train.divergence`.
+      `fbackprop.train.history`.
     interrupted: whether an interrupt occurred; one that was too late to end the run leaves the stop
       reason unchanged.
     seconds: wall time, without compilation.
@@ -157,8 +157,25 @@ class Result(Checked):
     return f"Result(stop_reason={self.stop_reason!r}, steps={self.steps}{words}{checks})"
 
   def _repr_html_(self) -> str:
-    """Render for a notebook: see `to_html`."""
-    return to_html(self)
+    """Render for a notebook, as an HTML fragment."""
+    is_well = self.checks_ok and self.stop_reason != "diverged"
+    rest = f"at step {self.steps:,}, {self.seconds:.1f} s"
+    if self.best is not None:
+      rest += f"; kept: step {self.best.step:,}, validation {self.best.score:.4g}"
+    parts = [headline(self.stop_reason, GOOD if is_well else BAD, rest)]
+    if self.diverged_at is not None:
+      parts.append(paragraph(f"first not finite: {self.diverged_at}"))
+    if (worst := self.gradient_check_max_rel_error) is not None:
+      verdict = "agrees with" if self.checks_ok else "differs from"
+      checks = f"gradient {verdict} jax.grad in {len(self.checks)} checks: worst {worst:.1e}"
+      parts.append(paragraph(checks))
+    every = self.evaluations
+    shown = every if len(every) <= MOST_ROWS else (*every[:2], *every[2 - MOST_ROWS :])
+    if len(shown) < len(every):
+      parts.append(paragraph(f"{len(shown)} of {len(every)} evaluations:"))
+    cells = [[(getattr(e, name), form) for name, form in COLUMNS.values()] for e in shown]
+    rows = [["" if value is None else f"{value:{form}}" for value, form in row] for row in cells]
+    return "".join([*parts, table_of(tuple(COLUMNS), rows)])
 
   @property
   def params(self) -> Params:
@@ -179,30 +196,3 @@ class Result(Checked):
 def worst(errors: list[float]) -> float | None:
   """Return the largest error, where NaN exceeds every number; None for an empty list."""
   return float(np.max(errors)) if errors else None
-
-
-def to_html(result: Result) -> str:
-  """Render a result as an HTML fragment."""
-  is_well = result.checks_ok and result.stop_reason != "diverged"
-  rest = f"at step {result.steps:,}, {result.seconds:.1f} s"
-  if result.best is not None:
-    rest += f"; kept: step {result.best.step:,}, validation {result.best.score:.4g}"
-  parts = [headline(result.stop_reason, GOOD if is_well else BAD, rest)]
-  if result.diverged_at is not None:
-    parts.append(paragraph(f"first not finite: {result.diverged_at}"))
-  if (worst := result.gradient_check_max_rel_error) is not None:
-    verdict = "agrees with" if result.checks_ok else "differs from"
-    parts.append(
-      paragraph(f"gradient {verdict} jax.grad in {len(result.checks)} checks: worst {worst:.1e}")
-    )
-  every = result.evaluations
-  shown = every if len(every) <= MOST_ROWS else (*every[:2], *every[2 - MOST_ROWS :])
-  if len(shown) < len(every):
-    parts.append(paragraph(f"{len(shown)} of {len(every)} evaluations:"))
-  rows = [[cell(getattr(e, name), form) for name, form in COLUMNS.values()] for e in shown]
-  return "".join([*parts, table_of(tuple(COLUMNS), rows)])
-
-
-def cell(value: float | None, form: str) -> str:
-  """Format a number; "" for None."""
-  return "" if value is None else f"{value:{form}}"

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import math
 import os
 import platform
 from importlib import metadata
@@ -15,7 +14,7 @@ from fbackprop import __version__
 from fbackprop.extras import need
 from fbackprop.files import read_plain, write_whole
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.results import Evaluation, Result
+from fbackprop.train.results import Result
 
 
 def create_folder(out: str, name: str | None, prefix: str) -> Path:
@@ -54,15 +53,15 @@ def write_toml(path: Path, table: dict[str, Any], comment: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
   """Write a JSON file; nonfinite numbers become null, as JSON has none."""
-  write_whole(path, (json.dumps(to_json(content), indent=2, allow_nan=False) + "\n").encode())
+  write_whole(path, (json.dumps(finite(content), indent=2) + "\n").encode())
 
 
-def append_evaluation(path: Path, evaluation: Evaluation) -> None:
-  """Append an evaluation's line to metrics.jsonl; see `append_metrics`."""
-  append_metrics(path, vars(evaluation))
+def finite(content: dict[str, Any]) -> Any:
+  """Convert content to JSON types, and nonfinite numbers to None."""
+  return json.loads(json.dumps(content), parse_constant=lambda _: None)
 
 
-def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
+def append_evaluation(path: Path, metrics: dict[str, Any]) -> None:
   """Append a line to metrics.jsonl, with the key "step".
 
   Existing lines of this step and of later ones are replaced, since a killed run writes them again
@@ -76,7 +75,7 @@ def append_metrics(path: Path, metrics: dict[str, Any]) -> None:
   content = read_plain(path).decode(errors="replace") if path.exists() else ""
   before = content.splitlines(keepends=True)
   kept = [line for line in before if (step := step_of(line)) is not None and step < metrics["step"]]
-  line = json.dumps(to_json(metrics), allow_nan=False) + "\n"
+  line = json.dumps(finite(metrics)) + "\n"
   if len(kept) < len(before):
     write_whole(path, "".join([*kept, line]).encode())
     return
@@ -90,17 +89,6 @@ def step_of(line: str) -> int | None:
     return int(json.loads(line)["step"]) if line.endswith("\n") else None
   except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
     return None
-
-
-def to_json(value: Any) -> Any:
-  """Convert a value to JSON types."""
-  if isinstance(value, dict):
-    return {k: to_json(v) for k, v in value.items()}
-  if isinstance(value, tuple | list):
-    return [to_json(v) for v in value]
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value
 
 
 def environment() -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train import divergence, ensembles, examples, history, shuffle, stop_conditions
+from fbackprop.train import ensembles, examples, history, shuffle, stop_conditions
 from fbackprop.train.checkpoints import Checkpoint, CheckpointWriter, load_checkpoint
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Loop, Member, Members, make_chunk, skip
@@ -163,6 +163,15 @@ class Run:
     self.total_seconds = self.seconds
     return reason
 
+  def course(self) -> dict[str, Any]:
+    """Return the fields that the results of one network and of many share."""
+    history = self.history
+    return {
+      "evaluations": tuple(history.evaluations), "checks": tuple(history.checks),
+      "interrupted": self.interrupted, "seconds": self.total_seconds,
+      "check_seconds": history.check_seconds, "compile_seconds": self.compile_seconds,
+    }  # fmt: skip
+
   def on_step(self, reason: str | None) -> None:
     """Do what is due at this step, and at the last step, where there is a stop `reason`."""
     done, is_over, monitor = self.done, reason is not None, self.problem.monitor
@@ -237,10 +246,8 @@ class Run:
     # A run that had ended, and was then resumed, has its stop reason in the checkpoint.
     self.loop = running_again(loop._replace(state=loop.state._replace(opt_state=opt_state)))
     self.saved_at = self.done
-    monitor.handle(
-      f"step {step} was not finite, first: {where}; rolled back to step {self.done}, "
-      f"with {scale:g} times the learning rate"
-    )
+    back = f"rolled back to step {self.done}, with {scale:g} times the learning rate"
+    monitor.handle(f"step {step} was not finite, first: {where}; {back}")
     return None
 
   def locate_nonfinite(self, loop: Loop, member: Member) -> str:
@@ -250,7 +257,7 @@ class Run:
       state.step, problem.train, problem.batch_size, member.order_key, problem.step.shuffle
     )
     optimizer, clip = problem.optimizer_of(member.rate), problem.step.clip_examples
-    return divergence.locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
+    return history.locate_nonfinite(problem.net, problem.loss, optimizer, state, batch, clip)
 
   def check_now(self) -> None:
     """Compare our gradient with autodiff's, and record the time spent."""
@@ -307,10 +314,9 @@ class Run:
       self.saved_at = self.done
     except OSError as error:
       self.unsaved.append(self.done)
-      self.problem.monitor.handle(
-        f"the checkpoint of step {self.done} could not be written: {error.strerror or error}; "
-        "earlier checkpoints are unaffected"
-      )
+      reason = f"{error.strerror or error}; earlier checkpoints are unaffected"
+      event = f"the checkpoint of step {self.done} could not be written: {reason}"
+      self.problem.monitor.handle(event)
 
 
 class EnsembleRun(Run):
@@ -360,8 +366,7 @@ def member_of(tree: Any, axis: int, k: int) -> Any:
 
 def running_again(loop: Loop) -> Loop:
   """Return the loop as if no stop rule had fired."""
-  running = jnp.asarray(RUNNING, jnp.int32)
-  return loop._replace(progress=loop.progress._replace(reason=running))
+  return loop._replace(progress=loop.progress._replace(reason=jnp.asarray(RUNNING, jnp.int32)))
 
 
 def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:

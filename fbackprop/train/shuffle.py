@@ -132,7 +132,7 @@ SHUFFLES: dict[str, Shuffle] = {
 
 
 def draw_order(
-  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str = "exact"
+  step: Array, order: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str
 ) -> Array:
   """Draw the shuffle of an epoch at its first step; return `order` unchanged at any other."""
   n = example_count(data.x)
@@ -143,13 +143,10 @@ def draw_order(
   def draw_anew() -> Array:
     return SHUFFLES[shuffle].draw(jax.random.fold_in(order_key, epoch), n)
 
-  drawn: Array = jax.lax.cond(place == 0, draw_anew, lambda: order)
-  return drawn
+  return jax.lax.cond(place == 0, draw_anew, lambda: order)
 
 
-def take_batch(
-  step: Array, order: Array, data: Batch, batch_size: int, shuffle: str = "exact"
-) -> Batch:
+def take_batch(step: Array, order: Array, data: Batch, batch_size: int, shuffle: str) -> Batch:
   """Gather the examples of a step, in the `order` of its epoch.
 
   With full batches nothing is drawn or gathered: the lecture's full-batch descent.
@@ -159,8 +156,7 @@ def take_batch(
     return data
   place = epoch_and_place(step, n // batch_size)[1]
   rows = SHUFFLES[shuffle].rows(order, n, place * batch_size, batch_size)
-  batch: Batch = take_rows(data, rows)
-  return batch
+  return take_rows(data, rows)
 
 
 def batch_of(step: Array, data: Batch, batch_size: int, order_key: Array, shuffle: str) -> Batch:

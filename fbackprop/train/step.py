@@ -10,10 +10,11 @@ import optax
 
 from fbackprop import checks
 from fbackprop.meshes import splits_of
-from fbackprop.quantities import _compute, clipping, gradients
+from fbackprop.quantities import clipping, gradients
+from fbackprop.quantities._compute import captured_pass
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import WatchName, check_watch
-from fbackprop.train.optimizers import as_transformation, make_update
+from fbackprop.train.optimizers import make_update
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
@@ -148,7 +149,6 @@ def make_guarded_step(
   """
   checks.check_unit("make_step", "net", net, Layer)
   checks.check_unit("make_step", "loss", loss, Loss)
-  optimizer = as_transformation(optimizer)
   update = make_update(optimizer, gradients.plain(net), loss)
   loss_and_gradient = make_gradient(net, loss, clip_examples, watch)
 
@@ -166,14 +166,10 @@ def make_guarded_step(
 
   @partial(jax.jit, donate_argnums=(0,) if donate else ())
   def step(state: State, batch: Any) -> tuple[State, Info]:
-    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
-      raise checks.DtypeError(
-        f"step: batch must be (x, targets) or a Batch, got {checks.describe(batch)}"
-      )
-    if not isinstance(state, State):
-      raise checks.DtypeError(
-        f"step: state must be a State, as init gives it, got {checks.describe(state)}"
-      )
+    is_batch = isinstance(batch, tuple | list) and len(batch) in (2, 3)
+    checks.check_that("step", "batch", batch, is_batch, "be (x, targets) or a Batch")
+    is_state = isinstance(state, State)
+    checks.check_that("step", "state", state, is_state, "be a State, as init gives it")
     batch = Batch(*batch)
     key = noise_key(net, state)
     value, grads, watched = loss_and_gradient(
@@ -183,10 +179,9 @@ def make_guarded_step(
     check_carried(opt_state, state.opt_state)
     norms = layer_norms(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all()
-    if is_thorough:
-      finite &= all_finite(params) & stays_finite(opt_state, state.opt_state)
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     if is_thorough:
+      finite &= all_finite(params) & stays_finite(opt_state, state.opt_state)
       # Not `where`, which is a kernel per array.
       proposed = jax.lax.cond(finite, lambda new, _: new, lambda _, old: old, proposed, state)
     return proposed, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
@@ -225,9 +220,7 @@ def make_gradient(
   ) -> tuple[Array, Params, Watched]:
     if clip_examples is None and not watch:
       return *plain_pass(params, x, targets, key=key, weights=weights), Watched()
-    value, captured = _compute.captured_pass(
-      "make_step", net, loss, params, x, targets, key, weights
-    )
+    value, captured = captured_pass("make_step", net, loss, params, x, targets, key, weights)
     noise = gradients.noise_scale(captured) if watch else None
     if clip_examples is None:
       return value, gradients.mean_gradient(captured), Watched(noise)
@@ -251,19 +244,16 @@ def check_carried(new: Any, old: Any) -> None:
   """
   want, got = map(str, map(jax.tree.structure, (old, new)))
   if want != got:
-    raise checks.StructureError(
-      "step: the optimizer's update must give a state of the structure that its init gives, "
-      f"{want}, got {got}"
-    )
+    wanted = f"a state of the structure that its init gives, {want}, got {got}"
+    raise checks.StructureError(f"step: the optimizer's update must give {wanted}")
   paths = jax.tree_util.tree_leaves_with_path(old)
   for (path, before), after in zip(paths, jax.tree.leaves(new), strict=True):
     name = f"step: of the optimizer's state, the leaf {jax.tree_util.keystr(path) or 'itself'}"
     was, now = map(jnp.asarray, (before, after))
     if was.dtype != now.dtype:
-      raise checks.DtypeError(
-        f"{name} is {was.dtype} by its init and {now.dtype} after its update; let init make it "
-        f"{now.dtype}, or end update with .astype({str(was.dtype)!r})"
-      )
+      advice = f"let init make it {now.dtype}, or end update with .astype({str(was.dtype)!r})"
+      dtypes = f"{was.dtype} by its init and {now.dtype} after its update"
+      raise checks.DtypeError(f"{name} is {dtypes}; {advice}")
     if was.shape != now.shape:
       shapes = f"{list(was.shape)} by its init and {list(now.shape)} after its update"
       raise checks.ShapeError(f"{name} has shape {shapes}")
@@ -305,8 +295,7 @@ def stays_finite(new: Any, old: Any) -> Array:
       stays &= all_finite(after) | ~all_finite(before)
     return stays
 
-  finite: Array = jax.lax.cond(all_finite(new), lambda: jnp.ones((), bool), compare)
-  return finite
+  return jax.lax.cond(all_finite(new), lambda: jnp.ones((), bool), compare)
 
 
 def holds_floats(leaf: Array) -> bool:

@@ -96,8 +96,7 @@ def make_validate(net: Layer, loss: Loss, validation: Batch | None) -> Validate:
       lowest, at, kept = jax.tree.map(better, (value, step, params), best[:3])
       return Best(lowest, at, kept, jnp.where(counts, value, best.latest))
 
-    updated: Best = jax.lax.cond(epoch_ends, score, lambda: best)
-    return updated
+    return jax.lax.cond(epoch_ends, score, lambda: best)
 
   return validate
 
@@ -190,6 +189,5 @@ def judge(
   ):
     reason = jnp.where(fires, code, reason).astype(jnp.int32)
   zero = jnp.zeros_like(total)
-  return Progress(
-    jnp.where(epoch_ends, zero, total), jnp.where(epoch_ends, zero, share), best, stale, reason
-  )
+  total, share = (jnp.where(epoch_ends, zero, each) for each in (total, share))
+  return Progress(total, share, best, stale, reason)

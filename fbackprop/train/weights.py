@@ -79,8 +79,7 @@ def save_params(
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % 8)
   content = len(text).to_bytes(8, "little") + text + content[end:]
-  digits = checksum_of(content, ZEROS)
-  write_whole(path, content.replace(entry_of(ZEROS), entry_of(digits), 1))
+  write_whole(path, content.replace(entry_of(ZEROS), entry_of(checksum_of(content, ZEROS)), 1))
 
 
 def load_params(path: str | os.PathLike[str], like: Params) -> Params:

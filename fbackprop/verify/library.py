@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.losses import softmax_cross_entropy
+from fbackprop.losses.classification import softmax_cross_entropy
 from fbackprop.transforms import as_custom_vjp, value_and_grad
 from fbackprop.types import Array, Params
 from fbackprop.verify._vjp import vjp

@@ -58,15 +58,10 @@ def is_float(leaf: Any) -> bool:
 
 def joined(f: Callable[..., Any], f_vjp: Callable[..., Any]) -> Callable[..., Any]:
   """Return the function with its rule; the backward pass repeats the forward pass."""
-
-  def forward(*args: Any) -> Any:
-    return f_vjp(*args)[0], args
-
-  def backward(args: Any, y_bar: Any) -> Any:
-    return tuple(f_vjp(*args)[1](y_bar))
-
   ruled = jax.custom_vjp(f)
-  ruled.defvjp(forward, backward)
+  ruled.defvjp(
+    lambda *args: (f_vjp(*args)[0], args), lambda args, y_bar: tuple(f_vjp(*args)[1](y_bar))
+  )
   return ruled
 
 

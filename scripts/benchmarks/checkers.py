@@ -13,8 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from importlib import import_module, metadata
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +24,14 @@ import numpy as np
 from fbackprop.verify import run_self_test
 from fbackprop.verify.bank import BUGS, RIGHT
 from fbackprop.verify.bank.specimen import Specimen
-from scripts.benchmarks import bridges, machine
+from scripts.benchmarks import bridges
 from scripts.benchmarks.bridges import Problem, problem_of
 from scripts.benchmarks.peers import PEERS, line_of
 
 # Subjects that no other checker takes: forward mode, static arguments, declared slopes, NumPy.
 OURS_ALONE = ("tangents", "static_arguments", "surrogates", "host")
-Outcome = Literal["caught", "missed", "passed", "false alarm", "not taken", "too slow"]
+OUTCOMES = ("caught", "missed", "passed", "false alarm", "not taken", "too slow")
+COUNTS = ("caught", "missed", "passed", "false_alarms", "not_taken", "too_slow")
 Checker = Callable[[Problem], None]
 
 
@@ -42,8 +44,9 @@ def run(peer: str, only: Sequence[str] = (), limit: float = 60.0) -> list[dict[s
   except ModuleNotFoundError:
     print(f"{PEERS[peer]:<38}not installed: pip install {package}", flush=True)
     return []
+  words = only or ("",)
   bugs, right = (
-    [s for s in bank if is_common(s) and (not only or any(word in s.name for word in only))]
+    [s for s in bank if is_common(s) and any(word in s.name for word in words)]
     for bank in (BUGS, RIGHT)
   )
   if family == "ours":
@@ -61,7 +64,8 @@ def run(peer: str, only: Sequence[str] = (), limit: float = 60.0) -> list[dict[s
     "limit": limit,
     **counts(outcomes),
     "seconds": round(seconds, 1),
-    "load": machine.load(),
+    # Above the number of cores, times are too long.
+    "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
     "compilation_cache": "JAX_COMPILATION_CACHE_DIR" in os.environ,
   }
   print(line_of(row), flush=True)
@@ -73,48 +77,40 @@ def is_common(specimen: Specimen) -> bool:
   return specimen.make.__module__.rpartition(".")[2] not in OURS_ALONE
 
 
-def run_ours(level: str, names: list[str], limit: float) -> tuple[dict[str, Outcome], float]:
+def run_ours(level: str, names: list[str], limit: float) -> tuple[dict[str, str], float]:
   """Return the outcomes of the self-test; a bug beyond the level counts as missed."""
-  names_here: dict[str, Outcome] = {"no verdict": "not taken", "beyond": "missed"}
+  named = {"no verdict": "not taken", "beyond": "missed"}
   done = run_self_test(level, only=names)
-  outcomes: dict[str, Outcome] = {}
-  for score in done.scores:
-    own: Any = score.outcome
-    outcomes[score.name] = "too slow" if score.seconds > limit else names_here.get(own, own)
+  outcomes = {
+    score.name: "too slow" if score.seconds > limit else named.get(score.outcome, score.outcome)
+    for score in done.scores
+  }
   return outcomes, done.seconds
 
 
 def run_peer(
   peer: str, bugs: list[Specimen], right: list[Specimen], limit: float
-) -> tuple[dict[str, Outcome], float]:
+) -> tuple[dict[str, str], float]:
   """Return the outcomes of one checker, and its seconds."""
-  check = checker_of(peer)
-  outcomes: dict[str, Outcome] = {}
+  outcomes: dict[str, str] = {}
   seconds = 0.0
-  for specimen, is_bug in [*((s, True) for s in bugs), *((s, False) for s in right)]:
+  for specimen, is_bug in (*((s, True) for s in bugs), *((s, False) for s in right)):
     problem = problem_of(specimen.make())
     start = time.perf_counter()
     try:
       with limited(limit):
-        outcomes[specimen.name] = outcome_of(check, problem, is_bug)
+        outcomes[specimen.name] = outcome_of(CHECKERS[peer], problem, is_bug)
     except TooSlow:
       outcomes[specimen.name] = "too slow"
     seconds += time.perf_counter() - start
   return outcomes, seconds
 
 
-def counts(outcomes: dict[str, Outcome]) -> dict[str, Any]:
+def counts(outcomes: dict[str, str]) -> dict[str, Any]:
   """Return the count of each outcome, and the names of the specimens with a wrong outcome."""
-  names: dict[Outcome, list[str]] = {outcome: [] for outcome in get_args(Outcome)}
-  for name, outcome in outcomes.items():
-    names[outcome].append(name)
+  names = {told: [name for name in outcomes if outcomes[name] == told] for told in OUTCOMES}
   return {
-    "caught": len(names["caught"]),
-    "missed": len(names["missed"]),
-    "passed": len(names["passed"]),
-    "false_alarms": len(names["false alarm"]),
-    "not_taken": len(names["not taken"]),
-    "too_slow": len(names["too slow"]),
+    **{key: len(own) for key, own in zip(COUNTS, names.values(), strict=True)},
     "names": {key: names[key] for key in ("missed", "false alarm", "not taken", "too slow")},
   }
 
@@ -142,7 +138,7 @@ def limited(seconds: float) -> Iterator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-def outcome_of(check: Checker, problem: Problem, is_bug: bool) -> Outcome:
+def outcome_of(check: Checker, problem: Problem, is_bug: bool) -> str:
   """Return a checker's outcome on a rule."""
   error = error_of(check, problem)
   if error is None:
@@ -174,23 +170,6 @@ def is_complaint(error: Exception) -> bool:
 # --- The checkers ---------------------------------------------------------------------------------
 
 
-def checker_of(peer: str) -> Checker:
-  """Return the checker of a name, which raises on any finding."""
-  return {
-    "jax-float32": lambda problem: check_with_jax(problem, 1),
-    "jax-float32-2": lambda problem: check_with_jax(problem, 2),
-    "jax-float64": lambda problem: check_with_jax(problem, 1, x64=True),
-    "jax-float64-2": lambda problem: check_with_jax(problem, 2, x64=True),
-    "chex": check_with_chex,
-    "direct": lambda problem: check_directly(problem, 0.0),
-    "direct-atol": lambda problem: check_directly(problem, 1e-8),
-    "torch-slow": lambda problem: check_with_torch(problem, False),
-    "torch-fast": lambda problem: check_with_torch(problem, True),
-    "autograd": lambda problem: check_with_autograd(problem, False),
-    "autograd-all": lambda problem: check_with_autograd(problem, True),
-  }[peer]
-
-
 def check_with_jax(problem: Problem, order: int, x64: bool = False) -> None:
   """Check with `jax.test_util.check_grads`."""
   check = import_module("jax.test_util").check_grads
@@ -211,10 +190,9 @@ def check_directly(problem: Problem, atol: float) -> None:
   ys, pull = jax.vjp(problem.f, *problem.leaves)
   y_bar = [jnp.asarray(rng.normal(size=y.shape), y.dtype) for y in ys]
   theirs = jax.vjp(problem.reference, *problem.leaves)[1](y_bar)
-  for got, want in zip(pull(y_bar), theirs, strict=True):
-    np.testing.assert_allclose(
-      np.asarray(got, np.float64), np.asarray(want, np.float64), rtol=1e-5, atol=atol
-    )
+  for pair in zip(pull(y_bar), theirs, strict=True):
+    got, want = (np.asarray(bar, np.float64) for bar in pair)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=atol)
 
 
 def check_with_torch(problem: Problem, fast: bool) -> None:
@@ -234,3 +212,19 @@ def check_with_autograd(problem: Problem, by_all: bool) -> None:
     check(lambda xs: f(*xs), modes=["rev"], order=1)(tuple(xs))
   else:
     check(f, modes=["rev"], order=1)(*xs)
+
+
+CHECKERS: dict[str, Checker] = {
+  "jax-float32": partial(check_with_jax, order=1),
+  "jax-float32-2": partial(check_with_jax, order=2),
+  "jax-float64": partial(check_with_jax, order=1, x64=True),
+  "jax-float64-2": partial(check_with_jax, order=2, x64=True),
+  "chex": check_with_chex,
+  "direct": partial(check_directly, atol=0.0),
+  "direct-atol": partial(check_directly, atol=1e-8),
+  "torch-slow": partial(check_with_torch, fast=False),
+  "torch-fast": partial(check_with_torch, fast=True),
+  "autograd": partial(check_with_autograd, by_all=False),
+  "autograd-all": partial(check_with_autograd, by_all=True),
+}
+"""Each of them raises on any finding."""

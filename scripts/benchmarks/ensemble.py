@@ -9,7 +9,9 @@ installed manually: pip install torch.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -26,26 +28,23 @@ TARGETS = np.array([[0], [1], [1], [0]], np.float32)
 TORCH_NETS = 5
 
 
-def ours(size: int) -> Callable[[int], float]:
-  """Return the seconds of training `size` networks, from new seeds each time."""
+NET = fb.mlp([2, HIDDEN, 1], fb.tanh)
 
-  def train(number: int) -> float:
-    result = fb.train.fit_ensemble(
-      fb.mlp([2, HIDDEN, 1], fb.tanh),
-      fb.squared_error,
-      (X, TARGETS),
-      optimizer=fb.train.gradient_descent(RATE),
-      stop=fb.train.StopRules(STEPS),
-      keys=jax.random.split(jax.random.key(number), size),
-    )
-    return result.seconds
 
-  return train
+def ours(size: int, number: int) -> float:
+  """Return the seconds of training `size` networks, from new seeds for each number."""
+  return fb.train.fit_ensemble(
+    NET,
+    fb.squared_error,
+    (X, TARGETS),
+    optimizer=fb.train.gradient_descent(RATE),
+    stop=fb.train.StopRules(STEPS),
+    keys=jax.random.split(jax.random.key(number), size),
+  ).seconds
 
 
 def plain(size: int) -> Callable[[int], float]:
   """Return the same by `jax.grad`, in the usual JAX style."""
-  net = fb.mlp([2, HIDDEN, 1], fb.tanh)
 
   def mean_loss(params: Any) -> Any:
     (w1, b1), _, (w2, b2) = params
@@ -59,7 +58,7 @@ def plain(size: int) -> Callable[[int], float]:
 
     return jax.lax.scan(body, params, None, length=STEPS)
 
-  start = jax.jit(jax.vmap(net.init))
+  start = jax.jit(jax.vmap(NET.init))
   run = jax.jit(jax.vmap(train_one))
 
   def train(number: int) -> float:
@@ -71,49 +70,41 @@ def plain(size: int) -> Callable[[int], float]:
   return train
 
 
-def torch_loop() -> Callable[[int], float]:
+def torch_loop(number: int) -> float:
   """Return the seconds of training one network after another in torch, as in its tutorials."""
   torch: Any = import_module("torch")
   torch.set_num_threads(machine.core_count())
   x, targets = torch.from_numpy(X), torch.from_numpy(TARGETS)
-
-  def train(number: int) -> float:
-    torch.manual_seed(number)
-    begin = time.perf_counter()
-    for _ in range(TORCH_NETS):
-      net = torch.nn.Sequential(
-        torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
-      )
-      optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
-      for _ in range(STEPS):
-        optimizer.zero_grad()
-        loss = 0.5 * ((net(x) - targets) ** 2).sum(1).mean()
-        loss.backward()
-        optimizer.step()
-    return time.perf_counter() - begin
-
-  return train
+  torch.manual_seed(number)
+  begin = time.perf_counter()
+  for _ in range(TORCH_NETS):
+    layers = torch.nn.Linear(2, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, 1)
+    net = torch.nn.Sequential(*layers)
+    optimizer = torch.optim.SGD(net.parameters(), lr=RATE)
+    for _ in range(STEPS):
+      optimizer.zero_grad()
+      loss = 0.5 * ((net(x) - targets) ** 2).sum(1).mean()
+      loss.backward()
+      optimizer.step()
+  return time.perf_counter() - begin
 
 
 def run(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   candidates: list[tuple[str, int, Callable[[int], float]]] = []
-  try:
-    candidates.append(("torch, one by one", TORCH_NETS, torch_loop()))
-  except ModuleNotFoundError:
+  if has_torch := find_spec("torch") is not None:
+    candidates.append(("torch, one by one", TORCH_NETS, torch_loop))
+  else:
     print("torch, one by one: not installed: pip install torch")
   for size in sizes:
-    candidates += [("ours", size, ours(size)), ("vmap of jax.grad", size, plain(size))]
+    candidates += [("ours", size, partial(ours, size)), ("vmap of jax.grad", size, plain(size))]
   print(f"{'':<20}{'K':>7}{'nets a second':>15}{'quartiles':>20}{'over torch':>12}")
   rows = []
   seconds = in_turns([call for _, _, call in candidates], rounds)
-  speeds = np.array([size for _, size, _ in candidates]) / seconds
-  for place, (name, size, _) in enumerate(candidates):
-    low, median, high = quartiles(speeds[:, place])
-    has_torch = candidates[0][0].startswith("torch")
-    over = float(np.median(speeds[:, place] / speeds[:, 0])) if has_torch else None
-    shown = "-" if over is None else f"{over:,.0f}"
-    spread = f"{low:,.0f}-{high:,.0f}"
+  for (name, size, _), own in zip(candidates, seconds.T, strict=True):
+    low, median, high = quartiles(size / own)
+    over = float(np.median(size / own / (TORCH_NETS / seconds[:, 0]))) if has_torch else None
+    shown, spread = "-" if over is None else f"{over:,.0f}", f"{low:,.0f}-{high:,.0f}"
     print(f"{name:<20}{size:>7}{median:>15,.0f}{spread:>20}{shown:>12}", flush=True)
     rows.append({"who": name, "members": size, "nets_per_second": median,
                  "quartiles": [low, high], "over_torch": over, "rounds": rounds})  # fmt: skip

@@ -1,6 +1,7 @@
 """An epoch at steady state, with shuffle, minibatches and update: ours, and other libraries'."""
 
 import time
+from collections.abc import Iterator, Sequence
 from datetime import date
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -8,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS
-from scripts.benchmarks.epoch_data import Epochs
-from scripts.benchmarks.rounds import Rounds, measure, quartiles
-from scripts.benchmarks.sizes import SIZES
-from scripts.benchmarks.step import shown
+from scripts.benchmarks.models import Epochs
+from scripts.benchmarks.rounds import Rounds, measure, quartiles, shown
+from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, SIZES
 
 EXPLANATION = """\
 epoch: median of the rounds; /exact, /fast: its time over that of our run with that shuffle, within
@@ -24,10 +23,8 @@ shuffles as our fast run does, and what jax.grad reaches in it is no merit of ou
 torch's products may be slower than XLA's for a reason of its own, its maths library on AMD: how
 much of a ratio that is, the row of mnist tells, which is nearly all products
 """
-COLUMNS = (
-  f"{'':<26} {'epoch':>9} {'/exact':>8} {'/fast':>8} {'quartiles':>15} {'first':>8} {'even':>7}"
-  "  version"
-)
+LINE = "{:<26} {:>9} {:>8} {:>8} {:>15} {:>8} {:>7}  {}"
+COLUMNS = LINE.format("", "epoch", "/exact", "/fast", "quartiles", "first", "even", "version")
 
 
 def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]:
@@ -35,8 +32,7 @@ def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]
   print(EXPLANATION)
   # Without their imports: keras needs a backend set first.
   missing = sorted({p for p in peers if find_spec(CONTESTANTS[p].imported) is None})
-  for peer in missing:
-    contestant = CONTESTANTS[peer]
+  for contestant in map(CONTESTANTS.__getitem__, missing):
     print(f"{contestant.shown:<26} not installed: pip install {contestant.package}", flush=True)
   names = [name for name in CONTESTANTS if name in OURS or name in set(peers) - set(missing)]
   return [row for size in sizes for row in run_size(size, rounds, names)]
@@ -44,19 +40,12 @@ def run(sizes: list[str], rounds: int, peers: list[str]) -> list[dict[str, Any]]
 
 def run_size(size: str, rounds: int, names: list[str]) -> list[dict[str, Any]]:
   """Measure one size, and print its table."""
-  made, first = {}, {}
-  for name in names:
-    made[name], first[name] = prepare(name, size)
-  measured = measure([epochs.run for epochs in made.values()], rounds)
-  rows = rows_of(size, names, [e.epochs for e in made.values()], first, measured)
-  n, batch = EXAMPLES[size], SIZES[size].batch
-  widths = "-".join(map(str, SIZES[size].widths))
-  print(f"{size}: {widths}, {n:,} examples in batches of {batch}; "
-        f"{measured}")  # fmt: skip
-  print(COLUMNS)
-  for row in rows:
-    print(line_of(row))
-  print(flush=True)
+  made, first = zip(*(prepare(name, size) for name in names), strict=True)
+  measured = measure([epochs.run for epochs in made], rounds)
+  rows = list(rows_of(size, names, [epochs.epochs for epochs in made], first, measured))
+  widths, batch = "-".join(map(str, SIZES[size].widths)), SIZES[size].batch
+  print(f"{size}: {widths}, {EXAMPLES[size]:,} examples in batches of {batch}; {measured}")
+  print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
   return rows
 
 
@@ -70,69 +59,57 @@ def prepare(name: str, size: str) -> tuple[Epochs, float]:
 
 
 def rows_of(
-  size: str, names: list[str], epochs: list[int], first: dict[str, float], measured: Rounds
-) -> list[dict[str, Any]]:
-  """Return the figures of a size."""
+  size: str, names: list[str], epochs: list[int], first: Sequence[float], measured: Rounds
+) -> Iterator[dict[str, Any]]:
+  """Yield the figures of a size."""
   seconds = dict(zip(names, (measured.seconds / np.asarray(epochs)).T, strict=True))
   middle = {name: float(np.median(times)) for name, times in seconds.items()}
-  calls = dict(zip(names, np.median(measured.seconds, axis=0), strict=True))
-  extra = {name: max(0.0, first[name] - float(calls[name])) for name in names}
-  rows = []
+  calls = np.median(measured.seconds, axis=0)
+  extra = dict(zip(names, map(float, np.maximum(0, np.subtract(first, calls))), strict=True))
   for name in names:
     package = CONTESTANTS[name].package
     low, ratio, high = quartiles(seconds[name] / seconds["fast"])
-    rows.append(
-      {
-        "size": size,
-        "contestant": name,
-        "package": package,
-        "version": metadata.version(package),
-        "date": date.today().isoformat(),
-        "seconds": middle[name],
-        "over_exact": float(np.median(seconds[name] / seconds["exact"])),
-        "over_fast": ratio,
-        "over_fast_quartiles": (low, high),
-        "first_call_extra_seconds": extra[name],
-        "break_even_epochs": break_even(
-          extra["fast"] - extra[name], middle[name] - middle["fast"]
-        ) if name not in OURS else None,
-        **measured.figures,
-      }
-    )  # fmt: skip
-  return rows
+    even = break_even(extra["fast"] - extra[name], middle[name] - middle["fast"])
+    yield {
+      "size": size,
+      "contestant": name,
+      "package": package,
+      "version": metadata.version(package),
+      "date": date.today().isoformat(),
+      "seconds": middle[name],
+      "over_exact": float(np.median(seconds[name] / seconds["exact"])),
+      "over_fast": ratio,
+      "over_fast_quartiles": (low, high),
+      "first_call_extra_seconds": extra[name],
+      "break_even_epochs": None if name in OURS else even,
+      **measured.figures,
+    }
 
 
 def break_even(more_to_compile: float, saved_an_epoch: float) -> float | None:
   """Return the epochs after which a longer compilation pays off; None for never."""
-  if saved_an_epoch <= 0:
-    return None
-  return max(0.0, more_to_compile / saved_an_epoch)
+  return max(0.0, more_to_compile / saved_an_epoch) if saved_an_epoch > 0 else None
 
 
-def shown_even(row: dict[str, Any]) -> str:
-  """Return the break-even number of epochs, for others than ours."""
-  even = row["break_even_epochs"]
-  if row["contestant"] in OURS:
-    return ""
-  return "never" if even is None else f"{even:,.0f}"
+def cells_of(row: dict[str, Any]) -> list[str]:
+  """Format the figures of a row, without those of its quartiles; ours don't break even."""
+  name, even = row["contestant"], row["break_even_epochs"]
+  return [
+    CONTESTANTS[name].shown, shown(row["seconds"]), f"{row['over_exact']:.2f}",
+    f"{row['over_fast']:.2f}", shown(row["first_call_extra_seconds"]),
+    "" if name in OURS else "never" if even is None else f"{even:,.0f}",
+  ]  # fmt: skip
 
 
 def line_of(row: dict[str, Any]) -> str:
   """Format a row of the table."""
-  low, high = row["over_fast_quartiles"]
-  return (
-    f"{CONTESTANTS[row['contestant']].shown:<26} {shown(row['seconds']):>9} "
-    f"{row['over_exact']:>8.2f} {row['over_fast']:>8.2f} {f'{low:.2f}-{high:.2f}':>15} "
-    f"{shown(row['first_call_extra_seconds']):>8} {shown_even(row):>7}  "
-    f"{row['package']} {row['version']}"
-  )
+  *cells, first, even = cells_of(row)
+  spread = "{:.2f}-{:.2f}".format(*row["over_fast_quartiles"])
+  return LINE.format(*cells, spread, first, even, f"{row['package']} {row['version']}")
 
 
 def markdown_of(row: dict[str, Any]) -> str:
   """Format the row of docs/performance.md."""
-  low, high = row["over_fast_quartiles"]
-  return (
-    f"| {CONTESTANTS[row['contestant']].shown} | {shown(row['seconds'])} | "
-    f"{row['over_exact']:.2f} | {row['over_fast']:.2f} ({low:.2f}–{high:.2f}) | "
-    f"{shown(row['first_call_extra_seconds'])} | {shown_even(row)} |"
-  )
+  cells = cells_of(row)
+  cells[3] += " ({:.2f}–{:.2f})".format(*row["over_fast_quartiles"])
+  return f"| {' | '.join(cells)} |"

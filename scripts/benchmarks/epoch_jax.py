@@ -12,22 +12,11 @@ from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.shuffle import SHUFFLES
 from fbackprop.train.step import make_guarded_step
 from fbackprop.train.stop_conditions import RUNNING, stop_numbers
-from scripts.benchmarks.contestants import EXAMPLES, PROGRAM, RATE
-from scripts.benchmarks.epoch_data import Epochs, draw_data
-from scripts.benchmarks.models import draw_params, our_net, our_step, plain_step
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks import models
+from scripts.benchmarks.models import Epochs, draw_examples
+from scripts.benchmarks.subjects import EXAMPLES, PROGRAM, RATE, SIZES, Size
 
 Update = Callable[[Any, Any, Any], tuple[Any, Any]]
-
-
-def make_exact(name: str) -> Epochs:
-  """Build the run of `fit`, with its default shuffle."""
-  return compiled_run(name, "exact")
-
-
-def make_fast(name: str) -> Epochs:
-  """Build the run of `fit(shuffle="fast")`."""
-  return compiled_run(name, "fast")
 
 
 def compiled_run(name: str, shuffle: str) -> Epochs:
@@ -37,12 +26,17 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
   """
   size, epochs = SIZES[name], PROGRAM[name]
   n, steps = EXAMPLES[name], epochs * (EXAMPLES[name] // size.batch)
-  data = fb.train.Batch(*map(jnp.asarray, draw_data(name)))
+  data = fb.train.Batch(*map(jnp.asarray, draw_examples(name)))
   optimizer = fb.train.gradient_descent(RATE)
-  init, step = make_guarded_step(*our_net(size), optimizer, is_thorough=False)
-  stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
+  init, step = make_guarded_step(*models.our_net(size), optimizer, is_thorough=False)
   loop = start_loop(init(jax.random.key(0)), n, jnp.float32, shuffle)
   chunk = make_chunk(step, size.batch, steps, shuffle, is_thorough=False)
+  return Epochs(advancing(chunk, loop, data, steps), epochs)
+
+
+def advancing(chunk: Any, loop: Any, data: fb.train.Batch, steps: int) -> Callable[[int], None]:
+  """Build a call of a chunk of `fit`, which continues from its last state and waits."""
+  stop = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   key, done = jax.random.key(1), 0
 
   def run(number: int) -> None:
@@ -52,27 +46,7 @@ def compiled_run(name: str, shuffle: str) -> Epochs:
     if int(loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
       raise RuntimeError("a step wasn't finite")
 
-  return Epochs(run, epochs)
-
-
-def make_bare(name: str) -> Epochs:
-  """Build a bare scan with our gradient."""
-  return bare_scan(name, descent(our_step(SIZES[name])), draw_params(SIZES[name]))
-
-
-def make_grad(name: str) -> Epochs:
-  """Build the same scan with `jax.value_and_grad`."""
-  return bare_scan(name, descent(plain_step(SIZES[name])), draw_params(SIZES[name]))
-
-
-def descent(loss_and_gradient: Callable[..., Any]) -> Update:
-  """Build a step of gradient descent: `(params, x, targets) -> (params, loss)`."""
-
-  def update(params: Any, x: Any, targets: Any) -> tuple[Any, Any]:
-    loss, grads = loss_and_gradient(params, x, targets)
-    return jax.tree.map(lambda p, g: p - RATE * g, params, grads), loss
-
-  return update
+  return run
 
 
 def bare_scan(name: str, update: Update, state: Any) -> Epochs:
@@ -85,7 +59,7 @@ def bare_scan(name: str, update: Update, state: Any) -> Epochs:
   """
   size, n, epochs = SIZES[name], EXAMPLES[name], PROGRAM[name]
   steps, (draw, rows_at) = n // size.batch, SHUFFLES["fast"]
-  x, targets = map(jnp.asarray, draw_data(name))
+  x, targets = map(jnp.asarray, draw_examples(name))
 
   @partial(jax.jit, donate_argnums=0)
   def program(state: Any, x: Any, targets: Any, key: Any) -> tuple[Any, Any]:
@@ -109,3 +83,20 @@ def bare_scan(name: str, update: Update, state: Any) -> Epochs:
     jax.block_until_ready((state, losses))
 
   return Epochs(run, epochs)
+
+
+def descent(name: str, step_of: Callable[[Size], models.Step]) -> Epochs:
+  """Build a bare scan of gradient descent with a step of `models`."""
+  loss_and_gradient = step_of(SIZES[name])
+
+  def update(params: Any, x: Any, targets: Any) -> tuple[Any, Any]:
+    loss, grads = loss_and_gradient(params, x, targets)
+    return jax.tree.map(lambda p, g: p - RATE * g, params, grads), loss
+
+  return bare_scan(name, update, models.draw_params(SIZES[name]))
+
+
+make_exact = partial(compiled_run, shuffle="exact")
+make_fast = partial(compiled_run, shuffle="fast")
+make_bare = partial(descent, step_of=models.our_step)
+make_grad = partial(descent, step_of=models.plain_step)

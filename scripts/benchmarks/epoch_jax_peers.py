@@ -3,6 +3,8 @@
 The loop shuffles by NumPy, gathers a batch on the host, and waits once, at the end of the epoch.
 """
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -11,10 +13,9 @@ import jax
 import numpy as np
 import optax
 
-from scripts.benchmarks.contestants import RATE
-from scripts.benchmarks.epoch_data import Epochs, draw_batches, draw_data
 from scripts.benchmarks.epoch_jax import bare_scan
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.models import Epochs, draw_examples, draw_rows
+from scripts.benchmarks.subjects import RATE, SIZES
 
 eqx: Any = import_module("equinox")  # Type checks must work without either.
 nnx: Any = import_module("flax.nnx")
@@ -28,6 +29,19 @@ def mean_loss(outputs: Any, targets: Any) -> Any:
   return optax.l2_loss(outputs, targets).sum(1).mean()
 
 
+def loop(name: str, step: Callable[[Any, Any], Any]) -> Epochs:
+  """Build the loop over a step, `(x, targets) -> loss`, that keeps its own state."""
+  x, targets = draw_examples(name)
+  rng = np.random.default_rng(1)
+
+  def run(number: int) -> None:
+    for rows in draw_rows(name, rng):
+      loss = step(x[rows], targets[rows])
+    loss.block_until_ready()
+
+  return Epochs(run, 1)
+
+
 def equinox_model(name: str) -> Any:
   """Build the network from equinox's layers."""
   widths = list(pairwise(SIZES[name].widths))
@@ -37,30 +51,25 @@ def equinox_model(name: str) -> Any:
   return eqx.nn.Sequential(layers[:-1])
 
 
-def equinox_loss(model: Any, x: Any, targets: Any) -> Any:
-  """Compute the mean loss of a batch."""
-  return mean_loss(jax.vmap(model)(x), targets)
+def equinox_step(model: Any, opt_state: Any, x: Any, targets: Any) -> tuple[Any, Any, Any]:
+  """Run a step; return `(model, opt_state, loss)`."""
+  value_and_grad = eqx.filter_value_and_grad(lambda model: mean_loss(jax.vmap(model)(x), targets))
+  loss, grads = value_and_grad(model)
+  updates, opt_state = OPTIMIZER.update(grads, opt_state, model)
+  return eqx.apply_updates(model, updates), opt_state, loss
 
 
 def make_equinox(name: str) -> Epochs:
   """Build a loop over an `eqx.filter_jit` step."""
-  x, targets = draw_data(name)
-  rng, model = np.random.default_rng(1), equinox_model(name)
+  compiled, model = eqx.filter_jit(equinox_step), equinox_model(name)
   opt_state = OPTIMIZER.init(eqx.filter(model, eqx.is_array))
 
-  @eqx.filter_jit  # type: ignore[untyped-decorator]
-  def make_step(model: Any, opt_state: Any, x: Any, targets: Any) -> Any:
-    loss, grads = eqx.filter_value_and_grad(equinox_loss)(model, x, targets)
-    updates, opt_state = OPTIMIZER.update(grads, opt_state, model)
-    return eqx.apply_updates(model, updates), opt_state, loss
-
-  def run(number: int) -> None:
+  def step(x: Any, targets: Any) -> Any:
     nonlocal model, opt_state
-    for rows in draw_batches(name, rng):
-      model, opt_state, loss = make_step(model, opt_state, x[rows], targets[rows])
-    loss.block_until_ready()
+    model, opt_state, loss = compiled(model, opt_state, x, targets)
+    return loss
 
-  return Epochs(run, 1)
+  return loop(name, step)
 
 
 def make_equinox_scan(name: str) -> Epochs:
@@ -68,10 +77,8 @@ def make_equinox_scan(name: str) -> Epochs:
   model, static = eqx.partition(equinox_model(name), eqx.is_array)
 
   def update(state: Any, x: Any, targets: Any) -> Any:
-    model, opt_state = eqx.combine(state[0], static), state[1]
-    loss, grads = eqx.filter_value_and_grad(equinox_loss)(model, x, targets)
-    updates, opt_state = OPTIMIZER.update(grads, opt_state, model)
-    return (eqx.filter(eqx.apply_updates(model, updates), eqx.is_array), opt_state), loss
+    model, opt_state, loss = equinox_step(eqx.combine(state[0], static), state[1], x, targets)
+    return (eqx.filter(model, eqx.is_array), opt_state), loss
 
   return bare_scan(name, update, (model, OPTIMIZER.init(model)))
 
@@ -94,16 +101,7 @@ def nnx_step(model: Any, optimizer: Any, x: Any, targets: Any) -> Any:
 
 def make_nnx(name: str) -> Epochs:
   """Build a loop over an `nnx.jit` step."""
-  x, targets = draw_data(name)
-  rng, (model, optimizer) = np.random.default_rng(1), nnx_model(name)
-  step = nnx.jit(nnx_step)
-
-  def run(number: int) -> None:
-    for rows in draw_batches(name, rng):
-      loss = step(model, optimizer, x[rows], targets[rows])
-    loss.block_until_ready()
-
-  return Epochs(run, 1)
+  return loop(name, partial(nnx.jit(nnx_step), *nnx_model(name)))
 
 
 def make_nnx_scan(name: str) -> Epochs:

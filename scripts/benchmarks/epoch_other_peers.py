@@ -3,13 +3,12 @@
 import os
 import warnings
 from importlib import import_module
-from itertools import pairwise
 from typing import Any
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.contestants import EXAMPLES, RATE
-from scripts.benchmarks.epoch_data import Epochs, draw_data
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.models import Epochs, draw_examples
+from scripts.benchmarks.quantities_torch import made_of
+from scripts.benchmarks.subjects import EXAMPLES, RATE, SIZES
 
 EPOCHS = 5
 """The epochs of one call of `fit`, many enough to amortise its preparation."""
@@ -20,12 +19,9 @@ def make_torch(name: str) -> Epochs:
   torch: Any = import_module("torch")
   torch.set_num_threads(machine.core_count())
   size = SIZES[name]
-  x, targets = map(torch.from_numpy, draw_data(name))
+  x, targets = map(torch.from_numpy, draw_examples(name))
   targets = targets.long() if size.classification else targets
-  layers: list[Any] = []
-  for pair in pairwise(size.widths):
-    layers += [torch.nn.Linear(*pair), torch.nn.ReLU()]
-  model = torch.nn.Sequential(*layers[:-1])
+  model = made_of(torch, size)
   loss_of = torch.nn.CrossEntropyLoss() if size.classification else torch.nn.MSELoss()
   optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
 
@@ -44,7 +40,7 @@ def make_keras(name: str) -> Epochs:
   os.environ["KERAS_BACKEND"] = "jax"  # keras reads it at import.
   keras: Any = import_module("keras")
   size = SIZES[name]
-  x, targets = draw_data(name)
+  x, targets = draw_examples(name)
   *hidden, last = size.widths[1:]
   layers = [keras.layers.Dense(width, activation="relu") for width in hidden]
   model = keras.Sequential([keras.Input(size.widths[:1]), *layers, keras.layers.Dense(last)])
@@ -62,7 +58,7 @@ def make_sklearn(name: str) -> Epochs:
   """Build `fit` of an MLP, from new parameters each time, without a stopping rule."""
   network: Any = import_module("sklearn.neural_network")
   size = SIZES[name]
-  x, targets = draw_data(name)
+  x, targets = draw_examples(name)
   kind = network.MLPClassifier if size.classification else network.MLPRegressor
   model = kind(
     hidden_layer_sizes=size.widths[1:-1],

@@ -15,18 +15,15 @@ import numpy as np
 import optax
 
 import fbackprop as fb
-from fbackprop.train.loop import Member, make_chunk, start_loop
+from fbackprop.train.loop import make_chunk, start_loop
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.step import layer_norms, make_guarded_step, total_weight
-from fbackprop.train.stop_conditions import RUNNING, stop_numbers
+from scripts.benchmarks.epoch_jax import advancing
 from scripts.benchmarks.models import draw_batches, our_net
 from scripts.benchmarks.rounds import in_turns, quartiles
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import SIZES
 
-OPTIMIZERS: dict[str, Callable[[], optax.GradientTransformation]] = {
-  "descent": lambda: fb.train.gradient_descent(1e-3),
-  "adam": lambda: optax.adam(1e-4),
-}
+OPTIMIZERS = {"descent": fb.train.gradient_descent(1e-3), "adam": optax.adam(1e-4)}
 EPOCH, STEPS = 10, 200  # Batches in the data, and steps of a call.
 
 
@@ -38,9 +35,8 @@ def unguarded_step(net: fb.Layer, loss: fb.Loss, optimizer: optax.GradientTransf
     value, grads = loss_and_gradient(state.params, batch.x, batch.targets)
     params, opt_state = update(state.params, state.opt_state, batch, None, value, grads)
     state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-    finite = jnp.ones((), bool)
-    weight = total_weight(batch, value.dtype)
-    return state, fb.train.Info(value, weight, layer_norms(grads), finite)
+    weight, is_finite = total_weight(batch, value.dtype), jnp.ones((), bool)
+    return state, fb.train.Info(value, weight, layer_norms(grads), is_finite)
 
   return step
 
@@ -53,10 +49,9 @@ def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
 
 def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
   """Return the times of a step with one optimiser, relative to the loop without checks."""
-  size, own = SIZES[name], OPTIMIZERS[optimizer]()
-  (net, loss), key = our_net(size), jax.random.key(1)
+  size, own = SIZES[name], OPTIMIZERS[optimizer]
+  net, loss = our_net(size)
   data = fb.train.Batch(*draw_batches(size._replace(batch=EPOCH * size.batch, scan=1), seed=0))
-  numbers = stop_numbers(fb.train.StopRules(2**31 - 1), jnp.float32)
   init = fb.train.make_step(net, loss, own)[0]
   steps = {
     "never": unguarded_step(net, loss, own),
@@ -66,16 +61,12 @@ def row_of(name: str, optimizer: str, rounds: int) -> dict[str, Any]:
 
   def call_of(who: str) -> Callable[[int], float]:
     loop = start_loop(init(jax.random.key(0)), len(data.x), jnp.float32)
-    chunk = make_chunk(steps[who], size.batch, STEPS, is_thorough=who != "fit").lower(
-      loop, data, numbers, jnp.int32(0), Member(key)
-    ).compile()  # fmt: skip
+    chunk = make_chunk(steps[who], size.batch, STEPS, is_thorough=who != "fit")
+    run = advancing(chunk, loop, data, STEPS)
 
     def seconds_a_step(number: int) -> float:
-      nonlocal loop
       start = time.perf_counter()
-      loop, _ = chunk(loop, data, numbers, jnp.int32((number + 1) * STEPS), Member(key))
-      if int(loop.progress.reason) != RUNNING:  # `fit` reads it too, and so waits.
-        raise RuntimeError("a step wasn't finite")
+      run(number)
       return (time.perf_counter() - start) / STEPS
 
     return seconds_a_step

@@ -25,11 +25,6 @@ def processor() -> str:
   return name[1] if name else platform.processor() or platform.machine()
 
 
-def load() -> float | None:
-  """Return the load average of the last minute; above the number of cores, times are too long."""
-  return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
-
-
 def pin(cores: int | None) -> None:
   """Pin this process to its first `cores` cores, and XLA to as many threads; None for all."""
   if cores is None:
@@ -50,14 +45,16 @@ def shown_cores(cores: int | None) -> str:
   return name if CAN_PIN else f"{name} (threads limited, but not pinned: this system can't)"
 
 
-def describe_jax() -> dict[str, str]:
-  """Describe versions, backend and device."""
+def describe() -> dict[str, Any]:
+  """Describe the processor, versions, backend and device."""
   import jax
   from jaxlib.version import __version__ as jaxlib_version
 
   import fbackprop
 
   return {
+    "cpu": processor(),
+    "cores_here": core_count(),
     "fbackprop": fbackprop.__version__,
     "jax": jax.__version__,
     "jaxlib": jaxlib_version,

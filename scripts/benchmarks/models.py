@@ -5,15 +5,16 @@ Both take the same arguments.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from scripts.benchmarks.sizes import Size
+from scripts.benchmarks.subjects import EXAMPLES, SIZES, Size
 
+INPUTS = 4
 Step = Callable[..., Any]
 array: Callable[..., Any] = jax.ShapeDtypeStruct  # Untyped in jax.
 
@@ -31,13 +32,7 @@ def our_step(size: Size) -> Step:
 def our_forward(size: Size) -> Step:
   """Build the forward pass `(params, x, targets) -> mean loss`, without residuals."""
   net, loss = our_net(size)
-
-  def forward(params: Any, x: Any, targets: Any) -> Any:
-    outputs, _ = net.forward(params, x)
-    losses, _ = loss.forward(outputs, targets)
-    return losses.mean()
-
-  return forward
+  return lambda params, x, targets: loss.forward(net.forward(params, x)[0], targets)[0].mean()
 
 
 def plain_outputs(params: Any, x: Any, activation: Callable[[Any], Any]) -> Any:
@@ -66,25 +61,51 @@ def plain_step(size: Size) -> Step:
   return jax.value_and_grad(plain_loss(size))
 
 
-def shapes(size: Size) -> tuple[Any, Any, Any]:
-  """Return the arguments of a step, `(params, x, targets)`, as shapes, enough to compile it."""
-  params = jax.eval_shape(our_net(size)[0].init, jax.random.key(0))
-  x = array((size.batch, size.widths[0]), jnp.float32)
-  labels = array((size.batch,), jnp.int32)
-  targets = array((size.batch, size.widths[-1]), jnp.float32)
-  return params, x, labels if size.classification else targets
-
-
 def draw_params(size: Size) -> Any:
   """Draw the initial parameters of training."""
   return our_net(size)[0].init(jax.random.key(0))
 
 
-def draw_batches(size: Size, seed: int) -> tuple[Any, Any]:
-  """Draw `(x, targets)` of one timed call, with a leading axis for the scan if there is one."""
+def draw_data(size: Size, lead: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Draw examples `[*lead, D_0]` and their targets, on the host."""
   rng = np.random.default_rng(seed)
-  lead = (size.scan, size.batch) if size.scan > 1 else (size.batch,)
-  x = jnp.asarray(rng.normal(size=(*lead, size.widths[0])), jnp.float32)
+  x = rng.normal(size=(*lead, size.widths[0])).astype(np.float32)
   if size.classification:
-    return x, jnp.asarray(rng.integers(0, size.widths[-1], lead), jnp.int32)
-  return x, jnp.asarray(rng.normal(size=(*lead, size.widths[-1])), jnp.float32)
+    return x, rng.integers(0, size.widths[-1], lead).astype(np.int32)
+  return x, rng.normal(size=(*lead, size.widths[-1])).astype(np.float32)
+
+
+def draw_batches(size: Size, seed: int) -> tuple[Any, ...]:
+  """Draw `(x, targets)` of one timed call, with a leading axis for the scan if there is one."""
+  lead = (size.scan, size.batch) if size.scan > 1 else (size.batch,)
+  return tuple(map(jnp.asarray, draw_data(size, lead, seed)))
+
+
+def draw_inputs(size: Size) -> tuple[Any, list[Any]]:
+  """Draw parameters, and the different batches that the calls cycle through."""
+  return draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
+
+
+def cycling(step: Step, params: Any, batches: list[Any]) -> Callable[[int], None]:
+  """Build a call of a step, on the batch of a number, that waits for its result."""
+  return lambda number: jax.block_until_ready(step(params, *batches[number % len(batches)]))
+
+
+# --- Epochs ---------------------------------------------------------------------------------------
+
+
+class Epochs(NamedTuple):
+  """A call that runs some epochs, continues from its last state, and waits for the result."""
+
+  run: Callable[[int], None]
+  epochs: int
+
+
+def draw_examples(name: str) -> tuple[np.ndarray, np.ndarray]:
+  """Draw the synthetic data set of a size, on the host."""
+  return draw_data(SIZES[name], (EXAMPLES[name],), seed=0)
+
+
+def draw_rows(name: str, rng: np.random.Generator) -> np.ndarray:
+  """Draw the examples of each step of an epoch in a new order `[steps, N]`, for a Python loop."""
+  return rng.permutation(EXAMPLES[name]).reshape(-1, SIZES[name].batch)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scripts.benchmarks.models import draw_batches, draw_params, our_step
+from scripts.benchmarks.models import cycling, draw_inputs, our_step
 from scripts.benchmarks.rounds import measure, quartiles
-from scripts.benchmarks.sizes import SIZES, Size
+from scripts.benchmarks.subjects import SIZES, Size
 
 PRODUCT = 1024
 """The size of the square product that the others are compared with."""
@@ -31,25 +31,15 @@ def step_flops(size: Size) -> int:
 def product_call() -> Callable[[int], None]:
   """Build the lone product, of two alternating matrices."""
   rng = np.random.default_rng(0)
-  matrices = [jnp.asarray(rng.normal(size=(PRODUCT, PRODUCT)), jnp.float32) for _ in range(3)]
-  product = jax.jit(jnp.matmul)
-
-  def call(number: int) -> None:
-    jax.block_until_ready(product(matrices[number % 2], matrices[2]))
-
-  return call
+  a, *others = (jnp.asarray(rng.normal(size=(PRODUCT, PRODUCT)), jnp.float32) for _ in range(3))
+  return cycling(jax.jit(jnp.matmul), a, [(b,) for b in others])
 
 
 def step_call(name: str) -> Callable[[int], None]:
   """Build our step."""
   size = SIZES[name]._replace(scan=1)
-  params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(2)]
-  step = jax.jit(our_step(size))
-
-  def call(number: int) -> None:
-    jax.block_until_ready(step(params, *batches[number % 2]))
-
-  return call
+  params, batches = draw_inputs(size)
+  return cycling(jax.jit(our_step(size)), params, batches[:2])
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:

@@ -18,26 +18,26 @@ PEERS = {
   "autograd-all": "autograd check_grads, all arguments",
 }
 
-HEADING = (
-  f"{'checker':<38}{'caught':>11}{'false alarms':>14}{'not taken':>11}{'too slow':>10}"
-  f"{'seconds':>9}{'load':>6}"
+LINE = "{:<38}{:>11}{:>14}{:>11}{:>10}{:>9}{:>6}"
+HEADING = LINE.format(
+  "checker", "caught", "false alarms", "not taken", "too slow", "seconds", "load"
 )
 
 
+def shares(row: dict[str, Any]) -> list[str]:
+  """Format what was caught, and the false alarms, out of the functions taken and in time."""
+  pairs = (("caught", "missed"), ("false_alarms", "passed"))
+  return [f"{row[count]} of {row[count] + row[rest]}" for count, rest in pairs]
+
+
 def line_of(row: dict[str, Any]) -> str:
-  """Format a row of the table; functions not taken or too slow don't count in the totals."""
-  caught = f"{row['caught']} of {row['caught'] + row['missed']}"
-  alarms = f"{row['false_alarms']} of {row['false_alarms'] + row['passed']}"
-  return (
-    f"{row['checker']:<38}{caught:>11}{alarms:>14}{row['not_taken']:>11}{row['too_slow']:>10}"
-    f"{row['seconds']:>9.1f}{row['load'] or '':>6}"
-  )
+  """Format a row of the table."""
+  counts = (*shares(row), row["not_taken"], row["too_slow"])
+  return LINE.format(row["checker"], *counts, f"{row['seconds']:.1f}", row["load"] or "")
 
 
 def markdown_of(row: dict[str, Any]) -> str:
   """Format the row of docs/verify.md."""
-  caught = f"{row['caught']} of {row['caught'] + row['missed']}"
-  alarms = f"{row['false_alarms']} of {row['false_alarms'] + row['passed']}"
-  untaken = row["not_taken"] + row["too_slow"]
+  untaken, seconds = row["not_taken"] + row["too_slow"], f"{row['seconds']:.0f}"
   name = f"{row['checker']} ({row['package']} {row['version']})"
-  return f"| {name} | {caught} | {alarms} | {untaken} | {row['seconds']:.0f} |"
+  return f"| {' | '.join([name, *shares(row), str(untaken), seconds])} |"

@@ -18,10 +18,9 @@ import numpy as np
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from scripts.benchmarks.models import draw_batches, draw_params, our_step, plain_loss, plain_step
-from scripts.benchmarks.rounds import measure, quartiles
-from scripts.benchmarks.sizes import QUANTITY_SIZES, Size
-from scripts.benchmarks.step import INPUTS, shown
+from scripts.benchmarks.models import cycling, draw_inputs, our_step, plain_loss, plain_step
+from scripts.benchmarks.rounds import measure, quartiles, shown
+from scripts.benchmarks.subjects import QUANTITY_SIZES, Size
 
 BOUND = 1.0
 MOST_BYTES = 6e9
@@ -43,7 +42,7 @@ WATCHED: dict[str, dict[str, Any]] = {
   "a step, both": {"clip_examples": BOUND, "watch": ("noise_scale",)},
 }
 """Steps of `fit` by their options; the first is the baseline."""
-PACKAGES = {"torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
+PACKAGES = {"jax": "jax", "torch": "torch", "backpack": "backpack-for-pytorch", "opacus": "opacus"}
 EXPLANATION = f"""\
 over: a call's time over a plain gradient's within a round, over ours for ours and jax's, over
 torch's for torch's; temp: the compiler's count of scratch memory; a candidate that needs more than
@@ -52,7 +51,8 @@ clipped_gradient, example_sqnorms alone: no other gradient is made; "gradient +"
 a step: of training, with its update, over one that is asked for nothing
 what was given back to the C library stays with the process, so that nobody pays for new pages
 """
-COLUMNS = f"{'':<38} {'a call':>9} {'over':>7} {'quartiles':>15} {'temp':>10}"
+LINE = "{:<38} {:>9} {:>7} {:>15} {:>10}"
+COLUMNS = LINE.format("", "a call", "over", "quartiles", "temp")
 
 
 class Candidate(NamedTuple):
@@ -60,14 +60,14 @@ class Candidate(NamedTuple):
 
   Attributes:
     name: the displayed name.
-    call: runs on the inputs of an index and waits; None for a candidate that is only compiled.
+    call: runs on the inputs of an index and waits.
     base: the name of the plain gradient that it is compared with.
     temp_bytes: scratch memory; None where it isn't counted.
     all_bytes: scratch memory and results together.
   """
 
   name: str
-  call: Callable[[int], None] | None
+  call: Callable[[int], None]
   base: str
   temp_bytes: int | None = None
   all_bytes: int = 0
@@ -84,35 +84,24 @@ def ours_of(size: Size) -> dict[str, Callable[..., Any]]:
 
   def alone(names: Any) -> Callable[..., Any]:
     look = q.compute(net, loss, names)
-
-    def step(*arguments: Any) -> Any:
-      value, _, found = look(*arguments)
-      return value, found
-
-    return step
+    return lambda *arguments: look(*arguments)[::2]  # Without the gradient.
 
   return {
     "plain gradient": our_step(size),
-    **{
-      f"clipped_gradient, {kind}": alone(
-        {"clipped_gradient": {"max_norm": BOUND, "clipping": kind}}
-      )
-      for kind in ("flat", "automatic", "per_layer")
-    },
+    **{f"clipped_gradient, {k}": alone({"clipped_gradient": {"max_norm": BOUND, "clipping": k}})
+       for k in ("flat", "automatic", "per_layer")},
     "example_sqnorms alone": alone(("example_sqnorms",)),
     **{f"gradient + {name}": q.compute(net, loss, (name,)) for name in WITH_GRADIENT},
-  }
+  }  # fmt: skip
 
 
 def clipped_by_vmap(size: Size) -> Callable[..., Any]:
   """Compute the sum of clipped gradients in plain JAX, by forming all of them."""
-  mean_loss = plain_loss(size)
-
-  def example_gradient(params: Any, x: Any, target: Any) -> Any:
-    return jax.grad(mean_loss)(params, x[None], target[None])
+  gradient = jax.grad(plain_loss(size))
+  example_gradients = jax.vmap(lambda p, x, t: gradient(p, x[None], t[None]), (None, 0, 0))
 
   def step(params: Any, x: Any, targets: Any) -> Any:
-    each = jax.vmap(example_gradient, (None, 0, 0))(params, x, targets)
+    each = example_gradients(params, x, targets)
     squares = sum(jnp.sum(g.reshape(len(g), -1) ** 2, 1) for g in jax.tree.leaves(each))
     factors = jnp.minimum(1, BOUND / jnp.sqrt(squares))
     return jax.tree.map(lambda g: jnp.tensordot(factors, g, 1), each)
@@ -122,30 +111,23 @@ def clipped_by_vmap(size: Size) -> Callable[..., Any]:
 
 def candidates_of(size: Size) -> list[Candidate]:
   """Compile our candidates and those of plain JAX."""
-  params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
-  steps = {
-    **ours_of(size),
-    "jax.value_and_grad": plain_step(size),
-    "clipped by vmap(jax.grad)": clipped_by_vmap(size),
-  }
+  params, batches = draw_inputs(size)
+  peers = {"jax.value_and_grad": plain_step, "clipped by vmap(jax.grad)": clipped_by_vmap}
 
   def made(name: str, step: Callable[..., Any]) -> Candidate:
     compiled: Any = jax.jit(step).lower(params, *batches[0]).compile()
     memory = compiled.memory_analysis()
-    temp, results = memory.temp_size_in_bytes, memory.output_size_in_bytes
+    temp = memory.temp_size_in_bytes
+    call = cycling(compiled, params, batches)
+    return Candidate(name, call, "plain gradient", temp, temp + memory.output_size_in_bytes)
 
-    def call(number: int) -> None:
-      jax.block_until_ready(compiled(params, *batches[number % len(batches)]))
-
-    is_run = temp + results < MOST_BYTES
-    return Candidate(name, call if is_run else None, "plain gradient", temp, temp + results)
-
+  steps = {**ours_of(size), **{name: make(size) for name, make in peers.items()}}
   return [made(*pair) for pair in steps.items()]
 
 
 def steps_of(size: Size) -> list[Candidate]:
   """Build whole training steps with the update, each continuing from the last state."""
-  net, batches = captured_net(size), [draw_batches(size, seed) for seed in range(INPUTS)]
+  net, (_, batches) = captured_net(size), draw_inputs(size)
 
   def made(name: str, asked: dict[str, Any]) -> Candidate:
     # The rate is so small that the losses hardly change.
@@ -175,79 +157,59 @@ def run_size(name: str, rounds: int) -> list[dict[str, Any]]:
   """Measure one size, and print its table."""
   size = QUANTITY_SIZES[name]
   every = [*candidates_of(size), *steps_of(size), *torch_candidates_of(size)]
-  light = [c for c in every if c.call is not None and c.all_bytes < HEAVY_BYTES]
-  measured = measure([c.call for c in light if c.call is not None], rounds)
+  light = [c for c in every if c.all_bytes < min(HEAVY_BYTES, MOST_BYTES)]
+  measured = measure([c.call for c in light], rounds)
   seconds = dict(zip([c.name for c in light], measured.seconds.T, strict=True))
-  rows = {c.name: row_of(name, c, seconds) for c in every}
-  plain = light[0]
+  times = {c.name: np.stack([seconds[c.base], seconds[c.name]]) for c in light}
   for heavy in every:
-    if heavy.call is not None and heavy.all_bytes >= HEAVY_BYTES and plain.call is not None:
-      own = measure([plain.call, heavy.call], HEAVY_ROUNDS).seconds.T
-      rows[heavy.name] = row_of(name, heavy, {plain.name: own[0], heavy.name: own[1]})
-  print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; "
-        f"{measured}")  # fmt: skip
-  print(COLUMNS)
-  for row in rows.values():
-    print(line_of(row))
-  print(flush=True)
+    if HEAVY_BYTES <= heavy.all_bytes < MOST_BYTES:
+      times[heavy.name] = measure([light[0].call, heavy.call], HEAVY_ROUNDS).seconds.T
+  rows = [row_of(name, candidate, times.get(candidate.name)) for candidate in every]
+  print(f"{name}: {'-'.join(map(str, size.widths))}, N = {size.batch}; {measured}")
+  print("\n".join([COLUMNS, *map(line_of, rows)]), end="\n\n", flush=True)
   told = {
     **measured.figures,
     "date": date.today().isoformat(),
-    "versions": {package: metadata.version(package) for package in installed()},
+    "versions": {p: metadata.version(p) for module, p in PACKAGES.items() if find_spec(module)},
   }
-  return [{**row, **told} for row in rows.values()]
-
-
-def installed() -> list[str]:
-  """Return which of the measured packages are installed."""
-  return ["jax", *(p for module, p in PACKAGES.items() if find_spec(module) is not None)]
+  return [{**row, **told} for row in rows]
 
 
 def markdown_of(rows: list[dict[str, Any]]) -> str:
   """Format a candidate's row of the page, with each number of cores from left to right."""
-  cells = [cell for row in rows for cell in times_of(row)]
-  temp = rows[0]["temp_bytes"]
-  return " | ".join(["", rows[0]["candidate"], *cells, "" if temp is None else in_bytes(temp), ""])
+  cells = []
+  for row in rows:
+    ratio = "{over:.2f} ({quartiles[0]:.2f}–{quartiles[1]:.2f})"
+    is_run = row["seconds"] is not None
+    cells += [shown(row["seconds"]), ratio.format_map(row)] if is_run else ["not run", ""]
+  return " | ".join(["", rows[0]["candidate"], *cells, in_bytes(rows[0]["temp_bytes"]), ""])
 
 
-def times_of(row: dict[str, Any]) -> list[str]:
-  """Format the time of a call, and its ratio to a plain gradient."""
-  if row["seconds"] is None:
-    return ["not run", ""]
-  low, high = row["quartiles"]
-  return [shown(row["seconds"]), f"{row['over']:.2f} ({low:.2f}–{high:.2f})"]
-
-
-def row_of(size: str, candidate: Candidate, seconds: dict[str, np.ndarray]) -> dict[str, Any]:
-  """Return the figures of a candidate, without a time for one that wasn't run."""
+def row_of(size: str, candidate: Candidate, times: np.ndarray | None) -> dict[str, Any]:
+  """Return the figures of a candidate, by `[times of its base, its own]` if it was run."""
   row: dict[str, Any] = {
     "size": size, "candidate": candidate.name, "base": candidate.base,
     "temp_bytes": candidate.temp_bytes, "seconds": None, "over": None, "quartiles": None,
   }  # fmt: skip
-  if candidate.name in seconds:
-    own = seconds[candidate.name]
-    low, middle, high = quartiles(own / seconds[candidate.base])
+  if times is not None:
+    base, own = times
+    low, middle, high = quartiles(own / base)
     row |= {"seconds": float(np.median(own)), "over": middle, "quartiles": [low, high]}
   return row
 
 
 def line_of(row: dict[str, Any]) -> str:
   """Format a row of the table."""
-  temp = "" if row["temp_bytes"] is None else in_bytes(row["temp_bytes"])
-  if row["seconds"] is None:
-    return f"{row['candidate']:<38} {'not run':>9} {'':>7} {'':>15} {temp:>10}"
-  low, high = row["quartiles"]
-  quartiles = f"{low:.3f}-{high:.3f}"
-  return (f"{row['candidate']:<38} {shown(row['seconds']):>9} {row['over']:>7.3f} {quartiles:>15} "
-          f"{temp:>10}")  # fmt: skip
+  cells = ("not run", "", "")
+  if row["seconds"] is not None:
+    low, high = row["quartiles"]
+    cells = (shown(row["seconds"]), f"{row['over']:.3f}", f"{low:.3f}-{high:.3f}")
+  return LINE.format(row["candidate"], *cells, in_bytes(row["temp_bytes"]))
 
 
-def in_bytes(count: int) -> str:
+def in_bytes(count: int | None) -> str:
   """Format bytes with three digits and a unit."""
-  for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-    if count >= size:
-      return f"{count / size:.3g} {unit}"
-  return f"{count} B"
+  return "" if count is None else shown(count, {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1})
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:

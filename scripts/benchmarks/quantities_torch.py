@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from typing import Any
@@ -9,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from scripts.benchmarks import machine
-from scripts.benchmarks.models import draw_batches
+from scripts.benchmarks.models import draw_inputs
 from scripts.benchmarks.quantities import HEAVY_BYTES, Candidate
-from scripts.benchmarks.sizes import Size
-from scripts.benchmarks.step import INPUTS
+from scripts.benchmarks.subjects import Size
 
 PLAIN = "torch, plain gradient"
 EXTENSIONS = ("BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance")
@@ -25,34 +25,31 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
   # torch warns that x has no gradient, which is intended.
   warnings.filterwarnings("ignore", "Full backward hook is firing")
   torch.set_num_threads(machine.core_count())
-  batches = [torch_batch(torch, size, seed) for seed in range(INPUTS)]
+  batches = [
+    (torch.from_numpy(np.array(x)), torch.from_numpy(np.array(targets)).long())
+    for x, targets in draw_inputs(size)[1]
+  ]
   plain, backpack = made_of(torch, size), import_module("backpack")
-  loss_of = torch.nn.CrossEntropyLoss()
+  entropy = torch.nn.CrossEntropyLoss()
 
-  def gradient(number: int) -> None:
+  def gradient(module: Any, loss_of: Any, number: int) -> None:
     x, targets = batches[number % len(batches)]
-    plain.zero_grad(set_to_none=False)
-    loss_of(plain(x), targets).backward()
+    module.zero_grad(set_to_none=False)
+    loss_of(module(x), targets).backward()
 
-  extended, extended_loss = (
-    backpack.extend(module) for module in (made_of(torch, size), torch.nn.CrossEntropyLoss())
-  )
+  extended = backpack.extend(made_of(torch, size))
+  extended_loss = backpack.extend(torch.nn.CrossEntropyLoss())
   extensions: Any = import_module("backpack.extensions")
 
-  def with_extension(name: str) -> Callable[[int], None]:
-    def call(number: int) -> None:
-      x, targets = batches[number % len(batches)]
-      extended.zero_grad(set_to_none=False)
-      with backpack.backpack(getattr(extensions, name)()):
-        extended_loss(extended(x), targets).backward()
-
-    return call
+  def with_extension(name: str, number: int) -> None:
+    with backpack.backpack(getattr(extensions, name)()):
+      gradient(extended, extended_loss, number)
 
   numbers = sum(a * b for a, b in pairwise(size.widths))
   return [
-    Candidate(PLAIN, gradient, PLAIN),
+    Candidate(PLAIN, partial(gradient, plain, entropy), PLAIN),
     *(
-      Candidate(f"BackPACK, gradient + {name}", with_extension(name), PLAIN)
+      Candidate(f"BackPACK, gradient + {name}", partial(with_extension, name), PLAIN)
       for name in EXTENSIONS
       if name != "BatchGrad" or 4 * numbers * size.batch < HEAVY_BYTES
     ),
@@ -60,9 +57,7 @@ def candidates_of(size: Size, bound: float) -> list[Candidate]:
   ]
 
 
-def ghost_clipping(
-  torch: Any, size: Size, batches: list[Any], bound: float
-) -> Callable[[int], None]:
+def ghost_clipping(torch: Any, size: Size, batches: Any, bound: float) -> Callable[[int], None]:
   """Build Opacus's clipped gradient: a backward pass for the norms, and another for the sum."""
   samples: Any = import_module("opacus.grad_sample")
   module = samples.GradSampleModuleFastGradientClipping(
@@ -92,9 +87,3 @@ def made_of(torch: Any, size: Size) -> Any:
   for pair in pairwise(size.widths):
     layers += [torch.nn.Linear(*pair), torch.nn.ReLU()]
   return torch.nn.Sequential(*layers[:-1])
-
-
-def torch_batch(torch: Any, size: Size, seed: int) -> tuple[Any, Any]:
-  """Convert our examples to torch."""
-  x, targets = draw_batches(size, seed)
-  return torch.from_numpy(np.array(x)), torch.from_numpy(np.array(targets)).long()

@@ -5,45 +5,27 @@ without parameters and the data x; nothing is computed. These are the residuals 
 request: the compiler may store fewer, or recompute some.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
-from fbackprop.verify.cases import ACTIVATIONS
 from scripts.accuracy import peer_of
 from scripts.benchmarks.models import array, plain_outputs
+from scripts.campaigns.matrix import ACTIVATIONS
 
 N, WIDTH, HIDDEN = 128, 256, 8
 WIDTHS = (WIDTH,) * (HIDDEN + 1) + (10,)
 
 
-class Kept(NamedTuple):
-  """The residuals with an activation, in activations per hidden layer."""
+def kept_with(name: str) -> tuple[float, float]:
+  """Trace both sides with an activation; of theirs, count the distinct arrays but the arguments.
 
-  activation: str
-  ours: float
-  theirs: float
-
-
-def activations() -> list[str]:
-  """Return the names of all activation layers."""
-  return [row.title for row in ACTIVATIONS]
-
-
-def kept_bytes(forward: Callable[..., Any], params: Any, x: Any) -> int:
-  """Return the bytes of the distinct arrays returned by `forward(params, x)`, but its arguments."""
-  jaxpr = jax.make_jaxpr(forward)(params, x).jaxpr
-  arguments = {*map(id, jaxpr.invars)}
-  buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in arguments}
-  return sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())
-
-
-def kept_with(name: str) -> Kept:
-  """Trace both sides with an activation."""
+  Returns:
+    Our residuals and theirs, in activations per hidden layer.
+  """
   net, f = fb.mlp(WIDTHS, getattr(fb, name)), peer_of(name)
   params = jax.eval_shape(net.init, jax.random.key(0))
   x = array((N, WIDTH), jnp.float32)
@@ -51,16 +33,20 @@ def kept_with(name: str) -> Kept:
   def plain_residuals(params: Any, x: Any) -> Any:
     return jax.tree.leaves(jax.vjp(lambda params: plain_outputs(params, x, f), params)[1])
 
+  jaxpr = jax.make_jaxpr(plain_residuals)(params, x).jaxpr
+  buffers = {id(v): v.aval for v in jaxpr.outvars if v not in jaxpr.invars}
+  theirs = sum(int(np.prod(a.shape)) * a.dtype.itemsize for a in buffers.values())
   unit = N * WIDTH * HIDDEN * 4
-  ours, theirs = fb.residual_bytes(net, x), kept_bytes(plain_residuals, params, x)
-  return Kept(name, ours / unit, theirs / unit)
+  return fb.residual_bytes(net, x) / unit, theirs / unit
 
 
 def run() -> list[dict[str, Any]]:
   """Print the table; return its rows for the file."""
   print(f"mlp of {HIDDEN} hidden layers of {WIDTH}, N = {N}; in activations a hidden layer")
   print(f"{'activation':<12} {'ours':>6} {'jax.vjp':>8}", flush=True)
-  rows = [kept_with(name) for name in activations()]
-  for row in rows:
-    print(f"{row.activation:<12} {row.ours:>6.2f} {row.theirs:>8.2f}")
-  return [row._asdict() for row in rows]
+  rows = []
+  for name in ACTIVATIONS:
+    ours, theirs = kept_with(name)
+    print(f"{name:<12} {ours:>6.2f} {theirs:>8.2f}")
+    rows.append({"activation": name, "ours": ours, "theirs": theirs})
+  return rows

@@ -9,7 +9,7 @@ disturbed ones count, and the result states the disturbance.
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,12 +54,20 @@ def quartiles(values: np.ndarray) -> tuple[float, float, float]:
   return float(low), float(median), float(high)
 
 
+SECONDS_BY_UNIT = {"s": 1.0, "ms": 1e-3, "µs": 1e-6}
+
+
+def shown(value: float, units: Mapping[str, float] = SECONDS_BY_UNIT) -> str:
+  """Format a number, of seconds by default, with three digits and its largest unit."""
+  unit = next((name for name, one in units.items() if value >= one), [*units][-1])
+  return f"{value / units[unit]:.3g} {unit}"
+
+
 def in_turns(calls: Sequence[Callable[[int], float]], rounds: int) -> np.ndarray:
   """Return the seconds that the calls return, `[rounds, calls]`, after a round of warm-up."""
   seconds = np.zeros((rounds + 1, len(calls)))
   for i in range(rounds + 1):
-    places = range(len(calls))
-    for place in places if i % 2 == 0 else reversed(places):
+    for place in range(len(calls))[:: -1 if i % 2 else 1]:
       seconds[i, place] = calls[place](i)
   return seconds[1:]
 
@@ -78,19 +86,16 @@ def measure(candidates: list[Callable[[int], None]], rounds: int) -> Rounds:
   count = itertools.count()
   repeats = [repeats_for(candidate, count) for candidate in candidates]
   there_and_back = [*range(len(candidates)), *reversed(range(len(candidates)))]
-  seconds: list[np.ndarray] = []
-  shares: list[float] = []
-  while sum(share <= QUIET for share in shares) < rounds and len(shares) < TRIES * rounds:
+  tried: list[tuple[float, np.ndarray]] = []
+  while sum(share <= QUIET for share, _ in tried) < rounds and len(tried) < TRIES * rounds:
     took = np.zeros(len(candidates))
-    before = Use.now()
+    before = usage()
     for i in there_and_back:
       took[i] += turn(candidates[i], repeats[i], count) / (2 * repeats[i])
-    shares.append(Use.now().by_others_since(before))
-    seconds.append(took)
-  kept = np.argsort(shares, kind="stable")[:rounds]
-  known = Use.now().busy is not None
-  disturbed = max(shares[i] for i in kept) if known else None
-  return Rounds(np.stack([seconds[i] for i in kept]), len(shares), disturbed)
+    tried.append((by_others(before, usage()), took))
+  kept = sorted(tried, key=lambda share_and_seconds: share_and_seconds[0])[:rounds]
+  disturbed = None if busy_seconds() is None else max(share for share, _ in kept)
+  return Rounds(np.stack([seconds for _, seconds in kept]), len(tried), disturbed)
 
 
 def turn(candidate: Callable[[int], None], repeats: int, count: "itertools.count[int]") -> float:
@@ -107,24 +112,16 @@ def repeats_for(candidate: Callable[[int], None], count: "itertools.count[int]")
   return max(1, round(SECONDS / turn(candidate, 3, count) * 3))
 
 
-class Use(NamedTuple):
-  """Cumulative usage: seconds of the clock, our CPU seconds, and the busy seconds of our cores."""
+def usage() -> np.ndarray:
+  """Return the clock, our CPU seconds, and the busy seconds of our cores, NaN as on macOS."""
+  return np.array([time.perf_counter(), time.process_time(), busy_seconds()], float)
 
-  clock: float
-  ours: float
-  busy: float | None
 
-  @classmethod
-  def now(cls) -> "Use":
-    """Read the clocks; `busy` is None without /proc/stat, as on macOS."""
-    return cls(time.perf_counter(), time.process_time(), busy_seconds())
-
-  def by_others_since(self, before: "Use") -> float:
-    """Return the share of our cores that others used, or 0 where it is unknown."""
-    if self.busy is None or before.busy is None:
-      return 0.0
-    others = (self.busy - before.busy) - (self.ours - before.ours)
-    return max(0.0, others) / ((self.clock - before.clock) * len(os.sched_getaffinity(0)))
+def by_others(before: np.ndarray, now: np.ndarray) -> float:
+  """Return the share of our cores that others used, or 0 where it is unknown."""
+  clock, ours, busy = now - before
+  others = 0.0 if np.isnan(busy) else max(0.0, busy - ours)
+  return float(others / (clock * len(os.sched_getaffinity(0))))
 
 
 def busy_seconds() -> float | None:

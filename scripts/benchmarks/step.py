@@ -1,20 +1,15 @@
 """One training step, loss and gradient: ours, `jax.value_and_grad`, and the bare forward pass."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from scripts.benchmarks import models
-from scripts.benchmarks.models import Step, draw_batches, draw_params
-from scripts.benchmarks.rounds import measure, quartiles
-from scripts.benchmarks.sizes import SIZES, Size
-
-INPUTS = 4
-"""The number of different batches that the calls cycle through."""
+from scripts.benchmarks.models import Step
+from scripts.benchmarks.rounds import measure, quartiles, shown
+from scripts.benchmarks.subjects import SIZES, Size
 
 COLUMNS = (
   f"{'size':<7} {'timed':<15} {'ours':>9} {'jax.grad':>9} {'ratio':>6} {'quartiles':>13} "
@@ -29,17 +24,12 @@ rounds: that count, of those run; others used: the cores' time that went to othe
 """
 
 
-class Cost(NamedTuple):
-  """The compiler's cost estimates of a compiled step."""
-
-  flops: float
-  temp_bytes: int
-
-
-def cost(step: Step, size: Size) -> Cost:
-  """Compile a step, without running it."""
-  compiled: Any = jax.jit(step).lower(*models.shapes(size)).compile()
-  return Cost(compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes)
+def cost(step: Step, size: Size) -> tuple[float, int]:
+  """Compile a step, and return the compiler's count of its FLOPs and bytes of scratch memory."""
+  params = jax.eval_shape(lambda: models.draw_params(size))
+  batch = models.draw_data(size, (size.batch,), seed=0)
+  compiled: Any = jax.jit(step).lower(params, *batch).compile()
+  return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
 
 
 def repeated(step: Step, size: Size) -> Step:
@@ -53,33 +43,22 @@ def repeated(step: Step, size: Size) -> Step:
 
   def scanned(params: Any, x: Any, targets: Any) -> Any:
     first = jax.tree.map(lambda stack: stack[0], (x, targets))
-    nothing = jax.tree.map(
-      lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(step, params, *first)
-    )
+    nothing = jax.tree.map(jnp.zeros_like, jax.eval_shape(step, params, *first))
     return jax.lax.scan(lambda _, batch: (step(params, *batch), None), nothing, (x, targets))[0]
 
   return scanned
 
 
-def candidate(step: Step, size: Size, params: Any, batches: list[Any]) -> Callable[[int], None]:
-  """Build a compiled call that waits for its result."""
-  compiled = jax.jit(repeated(step, size))
-
-  def call(number: int) -> None:
-    outputs = compiled(params, *batches[number % len(batches)])
-    jax.block_until_ready(outputs)
-
-  return call
-
-
 def run_size(name: str, rounds: int) -> dict[str, Any]:
   """Measure one size, and print its row; ratios are ours over theirs, times in seconds a step."""
   size = SIZES[name]
-  params, batches = draw_params(size), [draw_batches(size, seed) for seed in range(INPUTS)]
+  params, batches = models.draw_inputs(size)
   steps = (models.our_step(size), models.plain_step(size), models.our_forward(size))
-  ours, theirs = cost(steps[0], size), cost(steps[1], size)
-  make = partial(candidate, size=size, params=params, batches=batches)
-  measured = measure([make(step) for step in steps], rounds)
+  costs = zip(cost(steps[0], size), cost(steps[1], size), strict=True)
+  # None where a backend counts nothing.
+  flops_ratio, temp_ratio = (ours / theirs if theirs else None for ours, theirs in costs)
+  calls = [models.cycling(jax.jit(repeated(step, size)), params, batches) for step in steps]
+  measured = measure(calls, rounds)
   step, plain, forward = (measured.seconds / size.scan).T
   low, ratio, high = quartiles(step / plain)
   row = {
@@ -91,12 +70,11 @@ def run_size(name: str, rounds: int) -> dict[str, Any]:
     "ratio": ratio,
     "ratio_quartiles": (low, high),
     "backward_over_forward": float(np.median((step - forward) / forward)),
-    # None where a backend counts nothing.
-    "flops_ratio": ours.flops / theirs.flops if theirs.flops else None,
-    "temp_ratio": ours.temp_bytes / theirs.temp_bytes if theirs.temp_bytes else None,
+    "flops_ratio": flops_ratio,
+    "temp_ratio": temp_ratio,
     **measured.figures,
   }
-  flops, temp = ("-" if row[r] is None else f"{row[r]:.4f}" for r in ("flops_ratio", "temp_ratio"))
+  flops, temp = ("-" if r is None else f"{r:.4f}" for r in (flops_ratio, temp_ratio))
   print(
     f"{name:<7} {row['timed']:<15} {shown(row['ours']):>9} {shown(row['theirs']):>9} {ratio:>6.3f} "
     f"{low:>6.3f}-{high:.3f} {row['backward_over_forward']:>8.2f} {flops:>7} "
@@ -106,16 +84,7 @@ def run_size(name: str, rounds: int) -> dict[str, Any]:
   return row
 
 
-def shown(seconds: float) -> str:
-  """Format a time with three digits and a unit."""
-  for unit, factor in (("s", 1.0), ("ms", 1e3)):
-    if seconds * factor >= 1:
-      return f"{seconds * factor:.3g} {unit}"
-  return f"{seconds * 1e6:.3g} µs"
-
-
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
   """Measure and print every size; return the rows for the file."""
-  print(EXPLANATION)
-  print(COLUMNS, flush=True)
+  print(EXPLANATION, COLUMNS, sep="\n", flush=True)
   return [run_size(name, rounds) for name in sizes]

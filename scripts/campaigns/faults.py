@@ -1,12 +1,11 @@
 """Runs that are killed while they write, and the files that remain."""
 
+import itertools
+import operator
 import os
 import random
 import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,15 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental.compilation_cache import compilation_cache
 
 import fbackprop as fb
 from fbackprop.train.examples import digest
 from scripts.campaigns.grouping import grouped
-from scripts.campaigns.results import cache_options
+from scripts.campaigns.results import keep_compiled
 
 STEPS, EVERY = 60, 5
-COMPILED = cache_options("fault-campaign")
 OPTIMIZERS = {
   "gradient_descent": lambda: fb.train.gradient_descent(0.1),
   "momentum": lambda: optax.sgd(0.05, momentum=0.9),
@@ -97,32 +94,12 @@ def stop_at(plan: Plan, steps: int) -> fb.train.StopRules:
 
 def bits(result: fb.train.Result) -> str:
   """Return the parts in which two runs must be bitwise equal: all but the times."""
-  said = [
-    (e.step, e.train_loss, e.test_loss, e.test_accuracy, e.grad_norms, e.validation_score)
-    for e in result.evaluations
-  ]
+  names = ("step", "train_loss", "test_loss", "test_accuracy", "grad_norms", "validation_score")
+  said = [operator.attrgetter(*names)(evaluation) for evaluation in result.evaluations]
   state = result.state._replace(key=jax.random.key_data(result.state.key))
   best = None if result.best is None else result.best.params
   arrays = digest((state, result.losses, result.grad_norms, best))
   return f"{arrays} {result.stop_reason} {said} {result.checks}"
-
-
-@contextmanager
-def keeping_compiled(folder: str) -> Iterator[None]:
-  """Make jax cache compiled programs in a folder, for the next run of the same kind."""
-  settings = {**COMPILED, "jax_compilation_cache_dir": folder}
-  before = {name: getattr(jax.config, name) for name in settings}
-  for values in (settings, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()  # The cache would otherwise keep its initial folder.
-    if values is settings:
-      yield
-
-
-def has_checkpoint(folder: str) -> bool:
-  """Return whether there is a checkpoint to resume from: a run may be killed before its first."""
-  return any(name.isdecimal() for name in os.listdir(folder)) if os.path.isdir(folder) else False
 
 
 def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
@@ -135,23 +112,21 @@ def go_on(plan: Plan, folder: str, kill_at: int | None, out: str) -> None:
       None for never.
     out: the file for the bits.
   """
-  with keeping_compiled(COMPILED["jax_compilation_cache_dir"]):
-    if kill_at is not None:
-      die_at(kill_at, folder)
-    result = run(plan, folder, resumes=has_checkpoint(folder))
-  Path(out).write_text(bits(result))
+  keep_compiled("fault-campaign")
+  if kill_at is not None:
+    die_at(kill_at, folder)
+  # A run may be killed before its first checkpoint.
+  resumes = os.path.isdir(folder) and any(name.isdecimal() for name in os.listdir(folder))
+  Path(out).write_text(bits(run(plan, folder, resumes)))
 
 
 def die_at(count: int, folder: str) -> None:
   """Kill this process at its n-th touch of a file in a folder, such as a rename."""
-  left, lock = count, threading.Lock()
+  touches = itertools.count(1)  # Its `next` is atomic: other threads touch files too.
 
   def touch() -> None:
-    nonlocal left
-    with lock:
-      left -= 1
-      if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if next(touches) == count:
+      os.kill(os.getpid(), signal.SIGKILL)
 
   def hear(event: str, args: tuple[Any, ...]) -> None:
     is_file = event == "open" or event.partition(".")[0] in ("os", "shutil")

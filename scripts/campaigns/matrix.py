@@ -96,11 +96,8 @@ FORMS = (BY_LAYER, AS_CUSTOM_VJP)
 
 def cells() -> Iterator[Cell]:
   """Return all cells, with those of one loss and dtype together."""
-  for dtype in DTYPES:
-    for loss in LOSSES:
-      yield from (Cell(dtype, loss, activation) for activation in ACTIVATIONS)
-    for form in FORMS:
-      yield from (Cell(dtype, form, part) for part in PARTS)
+  nets = {**dict.fromkeys(LOSSES, ACTIVATIONS), **dict.fromkeys(FORMS, tuple(PARTS))}
+  return (Cell(dtype, loss, net) for dtype in DTYPES for loss in nets for net in nets[loss])
 
 
 def is_weighted(cell: Cell) -> bool:
@@ -114,38 +111,37 @@ def verify(cell: Cell, level: str = "standard") -> fb.verify.Report:
   with jax.enable_x64(cell.dtype == "float64"):
     if cell.loss in LOSSES:
       return verify_mean_loss(cell, level)
-    net, params, x = arguments_of(PARTS[cell.net](jnp.float32), cell.dtype)
+    net = PARTS[cell.net](jnp.float32)
+    params, x = arguments_of(net, cell.dtype)
     if cell.loss == AS_CUSTOM_VJP:
       return fb.verify.vjp(fb.as_custom_vjp(net), params, x, level=level)
     key = jax.random.key(1) if net.draws else None
     return fb.verify.layer(net, params, x, key=key, level=level)
 
 
-def arguments_of(net: fb.Layer, dtype: str) -> tuple[fb.Layer, Any, Any]:
-  """Draw a net with parameters, biases included, and data."""
+def arguments_of(net: fb.Layer, dtype: str) -> tuple[Any, Any]:
+  """Draw parameters, biases included, and data."""
   rng = np.random.default_rng(0)
 
   def drawn(shape: tuple[int, ...]) -> Any:
     return jnp.asarray(rng.normal(size=shape), dtype)
 
   shapes = jax.eval_shape(net.init, jax.random.key(0))
-  return net, jax.tree.map(lambda leaf: drawn(leaf.shape), shapes), drawn((N, WIDTH))
+  return jax.tree.map(lambda leaf: drawn(leaf.shape), shapes), drawn((N, WIDTH))
 
 
 def verify_mean_loss(cell: Cell, level: str) -> fb.verify.Report:
   """Verify `value_and_grad` of dense, activation, dense and the loss, against the explicit mean."""
   case = LOSSES[cell.loss]
-  net, params, x = arguments_of(
-    fb.serial(fb.dense(WIDTH, HIDDEN), getattr(fb, cell.net), fb.dense(HIDDEN, OUTPUTS)), cell.dtype
-  )
+  net = fb.serial(fb.dense(WIDTH, HIDDEN), getattr(fb, cell.net), fb.dense(HIDDEN, OUTPUTS))
+  params, x = arguments_of(net, cell.dtype)
   gradient = fb.value_and_grad(net, case.loss, input_gradient=True)
 
   def weights_of(rows: Any, own_dtype: Any) -> Any:
     return jnp.asarray(WEIGHTS, own_dtype)[rows] if is_weighted(cell) else None
 
   def mean_loss(params: Any, x: Any, rows: Any) -> Any:
-    outputs = net.forward(params, x)[0]
-    losses = case.loss.forward(outputs, case.targets_of(rows, x.dtype))[0]
+    losses = case.loss.forward(net.forward(params, x)[0], case.targets_of(rows, x.dtype))[0]
     weights = weights_of(rows, x.dtype)
     if weights is None:
       return losses.sum() / max(losses.shape[0], 1)

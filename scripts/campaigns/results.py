@@ -29,6 +29,12 @@ def write(file: Path, results: dict[str, Any]) -> None:
   write_whole(file, (json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
 
 
+def line(sums: dict[str, Any]) -> str:
+  """Format totals as a line."""
+  shown = (f"{value:.1f}" if isinstance(value, float) else value for value in sums.values())
+  return "   ".join(f"{name} {value}" for name, value in zip(sums, shown, strict=True))
+
+
 def cache_options(name: str) -> dict[str, Any]:
   """Return the options of JAX that keep all compiled programs in a temporary folder."""
   return {

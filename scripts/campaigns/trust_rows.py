@@ -1,8 +1,5 @@
 """The rows of docs/trust.md: descriptions of checks and test points, reasons for omitting one."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 CHECKS = {
   "maths": "the rule in float64 against autodiff, entry by entry, at every test point",
   "differences": "the rule against one-sided differences of the function",
@@ -32,63 +29,27 @@ REASONS = {
   "vmap of x": "no other argument",
   "vmap of rows": "no such argument",
   "remat": "the rule is separate from the function",
+  "in its own dtype": "its dtype is float64, or it can't be traced in float64",
+  "signs changed": "no positive argument",
+  **dict.fromkeys(
+    ("other labels", "smallest label everywhere", "largest label everywhere"), "no integer argument"
+  ),
+  "found: the other side of a comparison": "no comparison, or both sides reached",
 }
+"""Why a check or a test point doesn't apply."""
 COUNT = "outside the domain"  # Reports count it like a check.
+TEST_POINTS = (
+  "as given", "in its own dtype", "redrawn", "some entries zero", "ties", "small",
+  "10 times larger", "1e4 times larger", "columns of scale 1e-4 to 1e4", "loss times 2^40",
+  "loss times 2^-40", "one argument zero", "signs changed", "other labels",
+  "smallest label everywhere", "largest label everywhere", "found: the other side of a comparison",
+)  # fmt: skip
+"""The rows of test points, but for the sizes."""
+NOT_FINITE = "the function isn't finite there"  # The reason for all other rows of test points.
 
 
-class Group(NamedTuple):
-  """Test points that share a row: those of one name, or of one kind.
-
-  Attributes:
-    name: the name of the row.
-    holds: whether a test point belongs to it.
-    reason: the reason for its absence where it doesn't apply.
-  """
-
-  name: str
-  holds: Callable[[str], bool]
-  reason: str = "the function isn't finite there"
-
-
-def named(name: str, reason: str = Group._field_defaults["reason"]) -> Group:
-  """Return the group of one name."""
-  return Group(name, name.__eq__, reason)
-
-
-def is_zero_argument(regime: str) -> bool:
-  return regime.endswith(" zero") and regime != "some entries zero"
-
-
-def is_size(regime: str) -> bool:
-  return regime.startswith("N = ")
-
-
-NO_LABELS = "no integer argument"
-NAMED = (
-  named("as given"),
-  named("in its own dtype", "its dtype is float64, or it can't be traced in float64"),
-  named("redrawn"),
-  named("some entries zero"),
-  named("ties"),
-  named("small"),
-  named("10 times larger"),
-  named("1e4 times larger"),
-  named("columns of scale 1e-4 to 1e4"),
-  named("loss times 2^40"),
-  named("loss times 2^-40"),
-  Group("one argument zero", is_zero_argument),
-  named("signs changed", "no positive argument"),
-  named("other labels", NO_LABELS),
-  named("smallest label everywhere", NO_LABELS),
-  named("largest label everywhere", NO_LABELS),
-)
-
-
-def is_other_side(regime: str) -> bool:
-  """Return whether the search for the other side of a comparison found the test point."""
-  return not is_size(regime) and not any(group.holds(regime) for group in NAMED)
-
-
-OTHER_SIDE = Group(
-  "found: the other side of a comparison", is_other_side, "no comparison, or both sides reached"
-)
+def row_of(regime: str) -> str:
+  """Return the row of a test point: a search has found those without one of their own."""
+  if regime in TEST_POINTS or regime.startswith("N = "):
+    return regime
+  return "one argument zero" if regime.endswith(" zero") else TEST_POINTS[-1]

@@ -10,10 +10,10 @@ page's example with jax-privacy doesn't print what it shows.
 """
 
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from datetime import date
-from importlib import import_module, metadata
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -22,18 +22,15 @@ import numpy as np
 from scripts.benchmarks import machine
 from scripts.campaigns import results
 from scripts.interop import ours, page, witness
-from scripts.interop.comparisons import BACKPACK, COMPARISONS, IMPORTED, JAX_PRIVACY, OPACUS, Facts
+from scripts.interop.comparisons import BACKPACK, COMPARISONS, JAX_PRIVACY, OPACUS, Measured
 from scripts.interop.peers import run_backpack, run_jax_privacy, run_opacus
 from scripts.interop.problems import PROBLEMS, Data, Problem, Tree, bound_of, draw
-from scripts.interop.rows import PLANTS, Measured, control, make_rows
+from scripts.interop.rows import PLANTS, control, make_rows
 from scripts.interop.table import control_lines, grouped, lines_of, markdown_of
 
 Runner = Callable[[Problem, Data, float], dict[str, Tree]]
-RUNNERS: dict[str, Runner] = {
-  BACKPACK: run_backpack,
-  OPACUS: run_opacus,
-  JAX_PRIVACY: run_jax_privacy,
-}
+IMPORTED = {BACKPACK: "backpack", OPACUS: "opacus", JAX_PRIVACY: "jax_privacy"}
+RUNNERS = {BACKPACK: run_backpack, OPACUS: run_opacus, JAX_PRIVACY: run_jax_privacy}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
   if options.plant and (options.json or options.markdown):
     parser.error("--plant makes rows that are wrong, and doesn't go with --json or --markdown")
 
-  here = {"cpu": machine.processor(), "cores_here": machine.core_count(), **machine.describe_jax()}
+  here = machine.describe()
   runners = {package: RUNNERS[package] for package in find_installed()}
   missing = [package for package in RUNNERS if package not in runners]
   with jax.enable_x64(True):
@@ -62,9 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
   print("\n".join([*lines_of(rows), "", *control_lines(planted)]))
   if options.markdown:
     print("\n".join(["", *map(markdown_of, grouped(rows))]))
-  ran, failed = (0, 0) if JAX_PRIVACY in missing else page.run_blocks(
-    page.find_blocks(page.PAGE.read_text(encoding="utf-8"))
-  )  # fmt: skip
+  text = "" if JAX_PRIVACY in missing else page.PAGE.read_text(encoding="utf-8")
+  ran, failed = page.run_blocks(page.BLOCK.findall(text))
   print(f"the page's example with jax-privacy: {ran - failed} of {ran} lines print what they show")
   for package in missing:
     print(f"{package}: not installed: pip install {package}; the comparison isn't whole")
@@ -84,30 +80,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def find_installed() -> list[str]:
-  """Return the installed peers; any error of their import but a missing module propagates."""
-  found = []
-  for package, name in IMPORTED.items():
-    with suppress(ModuleNotFoundError):
-      import_module(name)
-      found.append(package)
-  return found
+  """Return the installed peers."""
+  return [package for package, name in IMPORTED.items() if find_spec(name)]
 
 
-def measure(problem: Problem, runners: dict[str, Runner]) -> Measured:
+def measure(problem: Problem, runners: Mapping[str, Runner]) -> Measured:
   """Return all packages' numbers for one problem; x64 must be on."""
   data = draw(problem)
-  factors = ours.factors_of(problem, data)
   gradients = witness.example_gradients(problem, data)
   bound = bound_of(witness.norms_of(gradients))
   largest = max(float(np.abs(leaf).max()) for leaf in gradients)
   defined = witness.by_definition(gradients, bound)
   theirs = {("jax", f"vmap(jax.grad), {name}"): tree for name, tree in defined.items()}
   for package, run in runners.items():
-    for name, tree in run(problem, data, bound).items():
-      theirs[package, name] = tree
-  found = ours.quantities(factors, bound)
-  facts = Facts(problem, bound, found["norms"][0], largest)
-  return Measured(facts, found, defined, theirs)
+    theirs |= {(package, name): tree for name, tree in run(problem, data, bound).items()}
+  found = ours.quantities(ours.factors_of(problem, data), bound)
+  return Measured(problem, bound, largest, found, defined, theirs)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ error. Torch's loss is s times that, and so is every gradient of it by BackPACK.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,20 +15,23 @@ from scripts.interop.witness import GAMMA
 
 THRESHOLD = 1e-12
 BACKPACK, OPACUS, JAX_PRIVACY = "backpack-for-pytorch", "opacus", "jax-privacy"
-IMPORTED = {BACKPACK: "backpack", OPACUS: "opacus", JAX_PRIVACY: "jax_privacy"}
 
 
-class Facts(NamedTuple):
-  """The facts of a problem for a conversion: C is `bound`, and `norms` are our ‖g_i‖."""
+class Measured(NamedTuple):
+  """The numbers of all packages for one problem; the keys of `theirs` are (package, name).
+
+  C is `bound`, and `largest` is the largest entry of any example's gradient.
+  """
 
   problem: Problem
   bound: float
-  norms: np.ndarray
   largest: float
-  """The largest entry of any example's gradient."""
+  ours: dict[str, Tree]
+  witness: dict[str, Tree]
+  theirs: dict[tuple[str, str], Tree]
 
 
-Convert = Callable[[Tree, Facts], Tree]
+Convert = Callable[[Tree, Measured], Tree]
 """A conversion of their number to ours."""
 
 
@@ -50,18 +54,15 @@ class Comparison(NamedTuple):
   convert: Convert
   shown: str = ""
 
-  @property
-  def key(self) -> tuple[str, str, str]:
-    """The unique key of the pair."""
-    return self.package, self.theirs, self.ours
+  def is_undefined(self, measured: Measured) -> bool:
+    """Return whether ours is NaN by convention: the unbiased variance of one example."""
+    return self.ours == "variance" and measured.problem.n == 1
 
 
 def loss_scale(problem: Problem, reduction: str) -> float:
   """Return s, the factor of an example's loss in torch's total."""
-  whole = 2.0 if problem.loss == SQUARED_ERROR else 1.0
-  if reduction == "sum":
-    return whole
-  return whole / (problem.n * (WIDTHS[-1] if problem.loss == SQUARED_ERROR else 1))
+  whole, outputs = (2.0, WIDTHS[-1]) if problem.loss == SQUARED_ERROR else (1.0, 1)
+  return whole if reduction == "sum" else whole / (problem.n * outputs)
 
 
 def times(tree: Tree, factor: float) -> Tree:
@@ -69,55 +70,35 @@ def times(tree: Tree, factor: float) -> Tree:
   return [leaf * factor for leaf in tree]
 
 
-def as_it_is(tree: Tree, facts: Facts) -> Tree:
+def as_it_is(tree: Tree, measured: Measured) -> Tree:
   """Return the tree unconverted."""
   return tree
 
 
-def over_n(tree: Tree, facts: Facts) -> Tree:
+def over_n(tree: Tree, measured: Measured) -> Tree:
   """Multiply by N what was divided by it."""
-  return times(tree, facts.problem.n)
+  return times(tree, measured.problem.n)
 
 
-def undefined_as_zero(tree: Tree, facts: Facts) -> Tree:
+def undefined_as_zero(tree: Tree, measured: Measured) -> Tree:
   """Replace the variance of one example, NaN in NumPy too, by 0, as in BackPACK."""
-  return [np.nan_to_num(leaf) for leaf in tree] if facts.problem.n == 1 else tree
+  return [np.nan_to_num(leaf) for leaf in tree] if measured.problem.n == 1 else tree
 
 
-def descale(reduction: str, power: int) -> Convert:
+def descale(tree: Tree, measured: Measured, reduction: str, power: int) -> Tree:
   """Divide by s, or by s² for products of two gradients."""
-  return lambda tree, facts: times(tree, loss_scale(facts.problem, reduction) ** -power)
+  return times(tree, loss_scale(measured.problem, reduction) ** -power)
 
 
-def sum_parameters(reduction: str) -> Convert:
+def sum_parameters(tree: Tree, measured: Measured, reduction: str) -> Tree:
   """Sum BackPACK's squared norms of the parameters, divided by s²."""
-  by_scale = descale(reduction, 2)
-  return lambda tree, facts: by_scale([np.sum(tree, axis=0)], facts)
+  return descale([np.sum(tree, axis=0)], measured, reduction, 2)
 
 
-def unbias(reduction: str) -> Convert:
+def unbias(tree: Tree, measured: Measured, reduction: str) -> Tree:
   """Convert BackPACK's division by N to ours by N − 1; for one example it has 0."""
-
-  def convert(tree: Tree, facts: Facts) -> Tree:
-    n = facts.problem.n
-    squared = descale(reduction, 2)(tree, facts)
-    return times(squared, n / (n - 1)) if n > 1 else squared
-
-  return convert
-
-
-def compare_backpack(reduction: str) -> list[Comparison]:
-  """Return the comparisons of BackPACK's four quantities of torch's loss, summed or averaged."""
-  rows: list[tuple[str, str, str, Convert]] = [
-    ("BatchGrad", "example_gradients", "÷ s", descale(reduction, 1)),
-    ("BatchL2Grad", "example_sqnorms", "Σ over parameters, ÷ s²", sum_parameters(reduction)),
-    ("SumGradSquared", "second_moment", "÷ s²", descale(reduction, 2)),
-    ("Variance", "variance", "÷ s², · N / (N − 1)", unbias(reduction)),
-  ]
-  return [
-    Comparison(BACKPACK, f"{name}, {reduction}", ours, words, convert)
-    for name, ours, words, convert in rows
-  ]
+  n = measured.problem.n
+  return times(descale(tree, measured, reduction, 2), n / max(n - 1, 1))
 
 
 WITNESS = "vmap(jax.grad)"
@@ -131,8 +112,15 @@ COMPARISONS: tuple[Comparison, ...] = (
       ("variance", undefined_as_zero), ("clipped_gradient", as_it_is),
     )
   ),
-  *compare_backpack("sum"),
-  *compare_backpack("mean"),
+  *(
+    Comparison(BACKPACK, f"{name}, {reduction}", ours, words, partial(convert, reduction=reduction))
+    for reduction in ("sum", "mean") for name, ours, words, convert in (
+      ("BatchGrad", "example_gradients", "÷ s", partial(descale, power=1)),
+      ("BatchL2Grad", "example_sqnorms", "Σ over parameters, ÷ s²", sum_parameters),
+      ("SumGradSquared", "second_moment", "÷ s²", partial(descale, power=2)),
+      ("Variance", "variance", "÷ s², · N / (N − 1)", unbias),
+    )
+  ),
   Comparison(OPACUS, "p.grad, sum", "clipped_gradient, stable", "none", as_it_is, STABLE),
   Comparison(OPACUS, "p.grad, mean", "clipped_gradient, stable", "· expected batch size", over_n,
              STABLE),
@@ -142,22 +130,22 @@ COMPARISONS: tuple[Comparison, ...] = (
   Comparison(JAX_PRIVACY, "clipped_grad", "clipped_gradient", "none", as_it_is),
   Comparison(JAX_PRIVACY, "normalize_by=N", "clipped_gradient", "· N", over_n),
   Comparison(JAX_PRIVACY, "rescale_to_unit_norm", "clipped_gradient", "· C",
-             lambda tree, facts: times(tree, facts.bound)),
+             lambda tree, measured: times(tree, measured.bound)),
   Comparison(JAX_PRIVACY, "first example NaN", "clipped_gradient, but the first", "none", as_it_is,
              "clipped_gradient of the others"),
   Comparison(JAX_PRIVACY, "grad_norms", "norms", "none", as_it_is, "√example_sqnorms"),
 )  # fmt: skip
 
 
-def threshold_of(comparison: Comparison, facts: Facts, theirs: Tree) -> float:
+def threshold_of(comparison: Comparison, measured: Measured, theirs: Tree) -> float:
   """Return 1e-12, or the largest effect of Opacus's γ where ours has none.
 
   Opacus's coefficient is min(1, C / (‖g_i‖ + γ)), which is below ours by at most c_i γ / (‖g_i‖ +
   γ), and no entry of g_i is above `largest`.
   """
-  if comparison.key != (OPACUS, "p.grad, sum", "clipped_gradient"):
+  if comparison[:3] != (OPACUS, "p.grad, sum", "clipped_gradient"):
     return THRESHOLD
-  ours = np.minimum(1, facts.bound / facts.norms)
-  with_gamma = np.minimum(1, facts.bound / (facts.norms + GAMMA))
+  ours = np.minimum(1, measured.bound / measured.ours["norms"][0])
+  with_gamma = np.minimum(1, measured.bound / (measured.ours["norms"][0] + GAMMA))
   most = max(float(np.abs(leaf).max()) for leaf in theirs)
-  return THRESHOLD + float((ours - with_gamma).sum()) * facts.largest / most
+  return THRESHOLD + float((ours - with_gamma).sum()) * measured.largest / most

@@ -17,13 +17,8 @@ from scripts.interop.witness import GAMMA
 @partial(jax.jit, static_argnums=0)
 def factors_of(problem: Problem, data: Data) -> Any:
   """Return the factors of the captured network's backward pass, with the seed 1 per example."""
-  net = fb.mlp(
-    list(WIDTHS),
-    fb.tanh if problem.activation == "tanh" else fb.relu,
-    dense=q.captured(fb.dense),
-    bias=problem.bias,
-    dtype=jnp.float64,
-  )
+  activation, dense = getattr(fb, problem.activation), q.captured(fb.dense)
+  net = fb.mlp(WIDTHS, activation, dense=dense, bias=problem.bias, dtype=jnp.float64)
   structure = jax.tree.structure(jax.eval_shape(net.init, jax.random.key(0)))
   params = jax.tree.unflatten(structure, jax.tree.leaves(data.weights))
   loss = fb.softmax_cross_entropy if problem.loss == CROSS_ENTROPY else fb.squared_error

@@ -12,11 +12,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "quantities.md"
 BLOCK = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def find_blocks(text: str) -> list[str]:
-  """Return the blocks of a page that the tests omit."""
-  return BLOCK.findall(text)
-
-
 def run_blocks(blocks: list[str]) -> tuple[int, int]:
   """Run the blocks with shared names; print the differences, and return `(examples, failures)`."""
   names: dict[str, object] = {}

@@ -58,10 +58,8 @@ def run_backpack(problem: Problem, data: Data, bound: float) -> dict[str, Tree]:
   for reduction in REDUCTIONS:
     net = backpack.extend(make_net(torch, problem, data))
     loss = backpack.extend(make_loss(reduction=reduction))(net(x), targets)
-    with (
-      warnings.catch_warnings(),
-      backpack.backpack(*(getattr(extensions, name)() for name in fields)),
-    ):
+    asked = [getattr(extensions, name)() for name in fields]
+    with warnings.catch_warnings(), backpack.backpack(*asked):
       warnings.filterwarnings("ignore", "Full backward hook is firing")  # x has no cotangent.
       loss.backward()
     for name, field in fields.items():

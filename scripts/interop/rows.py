@@ -1,10 +1,10 @@
 """The rows: the distance of their converted numbers from ours and the witness; and the control."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from scripts.interop.comparisons import BACKPACK, Comparison, Facts, threshold_of, times
+from scripts.interop.comparisons import BACKPACK, Comparison, Measured, threshold_of, times
 from scripts.interop.problems import SQUARED_ERROR, Tree
 
 PLANTS = {
@@ -13,15 +13,6 @@ PLANTS = {
   "halved": "torch's squared error taken for ours, which has a ½",
 }
 """Wrong conventions. The comparison must detect each of them in every row that it affects."""
-
-
-class Measured(NamedTuple):
-  """The numbers of all packages for one problem; the keys of `theirs` are (package, name)."""
-
-  facts: Facts
-  ours: dict[str, Tree]
-  witness: dict[str, Tree]
-  theirs: dict[tuple[str, str], Tree]
 
 
 def tree_error(ours: Tree, theirs: Tree, scale: float | None = None) -> float:
@@ -40,27 +31,20 @@ def tree_error(ours: Tree, theirs: Tree, scale: float | None = None) -> float:
   # max() may lose a NaN, so every array is checked.
   if not all(np.isfinite(leaf).all() for leaf in (*ours, *theirs)):
     return float("inf")
-  if difference == 0:
-    return 0.0
-  return difference / scale if scale > 0 else float("inf")
+  return difference / scale if scale > 0 else float("inf") if difference else 0.0
 
 
-def planted_factor(plant: str | None, comparison: Comparison, facts: Facts) -> float:
+def planted_factor(plant: str | None, comparison: Comparison, measured: Measured) -> float:
   """Return the factor by which a wrong convention multiplies theirs; 1 where it has no effect."""
-  n = facts.problem.n
+  n = measured.problem.n
   if plant == "divided":
     return 1 / n
   if plant == "biased" and comparison.ours == "variance" and n > 1:
     return (n - 1) / n
-  of_torchs_loss = comparison.package == BACKPACK and facts.problem.loss == SQUARED_ERROR
-  if plant == "halved" and of_torchs_loss and not is_undefined(comparison, facts):
+  of_torchs_loss = comparison.package == BACKPACK and measured.problem.loss == SQUARED_ERROR
+  if plant == "halved" and of_torchs_loss and not comparison.is_undefined(measured):
     return 2.0 if comparison.ours == "example_gradients" else 4.0
   return 1.0
-
-
-def is_undefined(comparison: Comparison, facts: Facts) -> bool:
-  """Return whether ours is NaN by convention: the unbiased variance of one example."""
-  return comparison.ours == "variance" and facts.problem.n == 1
 
 
 def make_row(
@@ -71,25 +55,24 @@ def make_row(
   The variance of one example is NaN in ours and in the witness, and 0 in BackPACK: the row then
   checks that theirs is 0, relative to the second moment, and ours NaN.
   """
-  facts = measured.facts
   raw = measured.theirs[comparison.package, comparison.theirs]
-  factor = planted_factor(plant, comparison, facts)
-  theirs = times(comparison.convert(raw, facts), factor)
+  factor = planted_factor(plant, comparison, measured)
+  theirs = times(comparison.convert(raw, measured), factor)
   errors = {}
   for side, values in (("error", measured.ours), ("witness", measured.witness)):
     own, scale = values[comparison.ours], None
-    if is_undefined(comparison, facts):
+    if comparison.is_undefined(measured):
       own = [np.where(np.isnan(leaf), 0, np.inf) for leaf in own]
       scale = max(float(np.abs(leaf).max()) for leaf in values["second_moment"])
     errors[side] = tree_error(own, theirs, scale)
-  threshold = threshold_of(comparison, facts, theirs)
+  threshold = threshold_of(comparison, measured, theirs)
   return {
     "package": comparison.package,
     "version": version,
     "theirs": comparison.theirs,
     "ours": comparison.shown or comparison.ours,
     "conversion": comparison.conversion,
-    "problem": facts.problem.name,
+    "problem": measured.problem.name,
     **errors,
     "threshold": threshold,
     "ok": all(error <= threshold for error in errors.values()),
@@ -104,9 +87,8 @@ def control(
   found = {}
   for plant, meaning in PLANTS.items():
     rows = make_rows(comparisons, everything, versions, plant)
-    changed = [row for row in rows if row["changed"]]
-    caught = sum(not row["ok"] for row in changed)
-    found[plant] = {"meaning": meaning, "rows": len(changed), "found": caught}
+    oks = [row["ok"] for row in rows if row["changed"]]
+    found[plant] = {"meaning": meaning, "rows": len(oks), "found": oks.count(False)}
   return found
 
 
@@ -117,8 +99,5 @@ def make_rows(
   plant: str | None = None,
 ) -> list[dict[str, Any]]:
   """Return the rows of every comparison of every problem."""
-  return [
-    make_row(comparison, measured, versions[comparison.package], plant)
-    for comparison in comparisons
-    for measured in everything
-  ]
+  return [make_row(comparison, measured, versions[comparison.package], plant)
+          for comparison in comparisons for measured in everything]  # fmt: skip

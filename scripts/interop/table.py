@@ -1,5 +1,7 @@
 """The rows as a table: a line for each comparison, a column for each problem."""
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 HEADING = f"{'package':<27}{'theirs':<34}{'ours':<32}{'conversion':<32}"
@@ -8,10 +10,7 @@ Row = dict[str, Any]
 
 def grouped(rows: list[Row]) -> list[list[Row]]:
   """Group the rows by comparison, preserving their order."""
-  groups: dict[tuple[str, str, str], list[Row]] = {}
-  for row in rows:
-    groups.setdefault((row["package"], row["theirs"], row["ours"]), []).append(row)
-  return list(groups.values())
+  return [list(own) for _, own in groupby(rows, itemgetter("package", "theirs", "ours"))]
 
 
 def worst(row: Row) -> float:
@@ -25,12 +24,10 @@ def lines_of(rows: list[Row]) -> list[str]:
   lines = [f"{i}: {problem}" for i, problem in enumerate(problems, 1)]
   lines += ["", HEADING + "".join(f"{i:>9}" for i in range(1, len(problems) + 1))]
   for group in grouped(rows):
-    first = group[0]
     cells = "".join(f"{worst(row):>8.1e}{' ' if row['ok'] else '✗'}" for row in group)
-    name = f"{first['package']} {first['version']}"
-    lines.append(
-      f"{name:<27}{first['theirs']:<34}{first['ours']:<32}{first['conversion']:<33}{cells}".rstrip()
-    )
+    names = "{:<27}{theirs:<34}{ours:<32}{conversion:<33}"
+    name = f"{group[0]['package']} {group[0]['version']}"
+    lines.append((names.format(name, **group[0]) + cells).rstrip())
   return lines
 
 

@@ -48,14 +48,13 @@ def by_definition(gradients: Tree, bound: float) -> dict[str, Tree]:
   def weighted(coefficients: np.ndarray) -> Tree:
     return [np.einsum("n,n...->...", coefficients, g) for g in gradients]
 
-  nothing = [np.full(g.shape[1:], np.nan) for g in gradients]
   flat = np.minimum(1, bound / norms)
   return {
     "example_gradients": gradients,
     "example_sqnorms": [norms**2],
     "norms": [norms],
     "second_moment": [(g**2).sum(0) for g in gradients],
-    "variance": [g.var(0, ddof=1) for g in gradients] if n > 1 else nothing,
+    "variance": [g.var(0, ddof=1) if n > 1 else np.full(g.shape[1:], np.nan) for g in gradients],
     "clipped_gradient": weighted(flat),
     "clipped_gradient, stable": weighted(np.minimum(1, bound / (norms + GAMMA))),
     "clipped_gradient, but the first": weighted(np.where(np.arange(n) > 0, flat, 0)),

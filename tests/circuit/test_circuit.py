@@ -15,6 +15,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.circuit import Node, build, parse
 from fbackprop.circuit.graph import GATES
+from tests.support.refusals import refusals
 
 CS224N = "(x+y)*max(y,z)"
 INPUTS = (Node("x", "input"), Node("y", "input"))
@@ -39,16 +40,13 @@ def test_a_trace_has_both_numbers_of_every_wire():
 
 def test_several_outputs_are_a_weighted_sum():
   t = parse("J1 = x*y; J2 = J1 + x", {"J1": 1.0, "J2": 0.5}).trace(x=3.0, y=4.0)
-  assert t.value == 12 + 0.5 * 15
-  assert t.gradients == {"x": 1.5 * 4 + 0.5, "y": 1.5 * 3}
+  assert (t.value, t.gradients) == (12 + 0.5 * 15, {"x": 1.5 * 4 + 0.5, "y": 1.5 * 3})
   assert t.contributions["J1"] == (0.5, 1.0)  # By its wire, and as an output.
 
 
 def test_what_leads_to_no_output_gets_no_gradient_and_spoils_none():
   t = parse("unused = log(x) * x; f = 2*x").trace(x=0.0)
-  assert t.gradients == {"x": 2.0}
-  assert t.gates[0].downstream == (0.0,)
-  assert t.gates[0].upstream == 0.0
+  assert (t.gradients, t.gates[0].downstream, t.gates[0].upstream) == ({"x": 2.0}, (0.0,), 0.0)
   value, gradients = t.circuit.value_and_grad(x=0.0)
   assert (value, gradients["x"]) == (0, 2)
   assert parse("f = 2*x", inputs=("x",)).trace(x=1.0).bars == {"c1": 1.0, "x": 2.0, "f": 1.0}
@@ -65,49 +63,49 @@ def test_nodes_may_come_in_any_order():
   assert c.trace(x=2.0, y=3.0).gradients == {"x": 7.0, "y": 2.0}
 
 
-@pytest.mark.parametrize(
-  ("nodes", "said"),
-  [
-    ([], "nodes is empty; give at least one node"),
-    ([*INPUTS, Node("x", "constant", (), 1.0)], "two nodes are named 'x'"),
-    ([Node("a", "exp", ("b",)), Node("b", "log", ("a",))], "the nodes form a cycle: b -> a -> b"),
-    ([Node("a", "exp", ("a",))], "the nodes form a cycle: a -> a"),
-    ([*INPUTS, Node("f", "add", ("x", "yy"))], "add 'f' has the input 'yy', which is no node; "
-                                               "did you mean 'y'?"),
-    ([*INPUTS, Node("f", "sigmoid", ("x", "y"))], "'f': gate sigmoid takes 1 input, got 2"),
-    ([*INPUTS, Node("f", "subtract", ("x",))], "'f': gate subtract takes 2 inputs, got 1"),
-    ([*INPUTS, Node("f", "max")], "'f': gate max takes at least 1 input, got 0"),
-    ([*INPUTS, Node("f", "sigmod", ("x",))], "'f' has the unknown op 'sigmod'; did you mean "
-                                             "'sigmoid'?"),
-    ([*INPUTS, Node("f", "exp", ("x",), 3.0)], "'f' is a gate, whose value is computed"),
-    ([*INPUTS, Node("f", "input", ("x",))], "input 'f' must have no inputs, got x"),
-    ([Node("c", "constant", (), math.inf)], "value of 'c' must be finite, got inf"),
-    ([Node("c", "constant", (), 10**400)], "value of 'c' must be finite, got an integer too large"),
-  ],
-)  # fmt: skip
+NO_CIRCUITS = [
+  ([], "nodes is empty; give at least one node"),
+  ([*INPUTS, Node("x", "constant", (), 1.0)], "two nodes are named 'x'"),
+  ([Node("a", "exp", ("b",)), Node("b", "log", ("a",))], "the nodes form a cycle: b -> a -> b"),
+  ([Node("a", "exp", ("a",))], "the nodes form a cycle: a -> a"),
+  ([*INPUTS, Node("f", "add", ("x", "yy"))], "add 'f' has the input 'yy', which is no node; "
+                                             "did you mean 'y'?"),
+  ([*INPUTS, Node("f", "sigmoid", ("x", "y"))], "'f': gate sigmoid takes 1 input, got 2"),
+  ([*INPUTS, Node("f", "subtract", ("x",))], "'f': gate subtract takes 2 inputs, got 1"),
+  ([*INPUTS, Node("f", "max")], "'f': gate max takes at least 1 input, got 0"),
+  ([*INPUTS, Node("f", "sigmod", ("x",))], "'f' has the unknown op 'sigmod'; did you mean "
+                                           "'sigmoid'?"),
+  ([*INPUTS, Node("f", "exp", ("x",), 3.0)], "'f' is a gate, whose value is computed"),
+  ([*INPUTS, Node("f", "input", ("x",))], "input 'f' must have no inputs, got x"),
+  ([Node("c", "constant", (), math.inf)], "value of 'c' must be finite, got inf"),
+  ([Node("c", "constant", (), 10**400)], "value of 'c' must be finite, got an integer too large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "said"), NO_CIRCUITS)
 def test_what_is_no_circuit_is_refused_by_name(nodes, said):
   with pytest.raises(fb.circuit.CircuitError) as refused:
     build(nodes)
   assert said in str(refused.value)
 
 
-@pytest.mark.parametrize(
-  ("arguments", "said"),
-  [
-    (([("x", "input")],), "each node must be a Node"),
-    (([Node("c", "constant")],), "value of 'c' must be a number, got NoneType None"),
-    (([Node("", "input")],), "the name of a node must be a nonempty str"),
-    (([Node("f", "exp", ["x"])],), "inputs of 'f' must be a tuple"),
-    ((INPUTS, {"x": True}), "weight of the output 'x' must be a number"),
-    ((INPUTS, "x", {"exp": jnp.exp}), "gate 'exp' must be a Gate"),
-    (([Node("x", ["input"])],), "op of 'x' must be a str, got list"),
-    (([Node(["x"], "input")],), "the name of a node must be a nonempty str, got list"),
-    (([*INPUTS, Node("f", "exp", (["x"],))],), "inputs of 'f' must be a tuple of names"),
-    ((5,), "nodes must be an iterable of Node, got int 5"),
-    ((INPUTS, 5), "outputs must be a name, or a weight for each name, got int 5"),
-    ((INPUTS, "x", 5), "gates must be a Gate for each op, got int 5"),
-  ],
-)
+OF_ANOTHER_TYPE = [
+  (([("x", "input")],), "each node must be a Node"),
+  (([Node("c", "constant")],), "value of 'c' must be a number, got NoneType None"),
+  (([Node("", "input")],), "the name of a node must be a nonempty str"),
+  (([Node("f", "exp", ["x"])],), "inputs of 'f' must be a tuple"),
+  ((INPUTS, {"x": True}), "weight of the output 'x' must be a number"),
+  ((INPUTS, "x", {"exp": jnp.exp}), "gate 'exp' must be a Gate"),
+  (([Node("x", ["input"])],), "op of 'x' must be a str, got list"),
+  (([Node(["x"], "input")],), "the name of a node must be a nonempty str, got list"),
+  (([*INPUTS, Node("f", "exp", (["x"],))],), "inputs of 'f' must be a tuple of names"),
+  ((5,), "nodes must be an iterable of Node, got int 5"),
+  ((INPUTS, 5), "outputs must be a name, or a weight for each name, got int 5"),
+  ((INPUTS, "x", 5), "gates must be a Gate for each op, got int 5"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), OF_ANOTHER_TYPE)
 def test_what_is_of_another_type_is_refused(arguments, said):
   with pytest.raises(TypeError) as refused:
     build(*arguments)
@@ -154,19 +152,18 @@ def test_a_circuit_and_its_trace_are_values():
 # --- Values ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  ("values", "said"),
-  [
-    ({"x": 1.0}, "a value is missing for y, z"),
-    ({"x": 1.0, "y": 2.0, "z": 0.0, "w": 1.0}, "there is no input 'w'; there are: x, y, z"),
-    ({"x": 1.0, "y": math.nan, "z": 0.0}, "y must be finite, got nan"),
-    ({"x": 1.0, "y": 10**5000, "z": 0.0}, "y must be finite, got an integer too large for float64"),
-    ({"x": 1.0, "y": 1, "z": np.ones(3)}, r"trace needs a number for z, got float64\[3\]"),
-  ],
+BAD_VALUES = [
+  ({"x": 1.0}, "a value is missing for y, z"),
+  ({"x": 1.0, "y": 2.0, "z": 0.0, "w": 1.0}, "there is no input 'w'; there are: x, y, z"),
+  ({"x": 1.0, "y": math.nan, "z": 0.0}, "y must be finite, got nan"),
+  ({"x": 1.0, "y": 10**5000, "z": 0.0}, "y must be finite, got an integer too large for float64"),
+  ({"x": 1.0, "y": 1, "z": np.ones(3)}, r"trace needs a number for z, got float64\[3\]"),
+]
+
+
+test_values_that_do_not_fit_are_refused = refusals(
+  lambda values: parse(CS224N).trace(**values), BAD_VALUES, fb.circuit.CircuitError
 )
-def test_values_that_do_not_fit_are_refused(values, said):
-  with pytest.raises(fb.circuit.CircuitError, match=said):
-    parse(CS224N).trace(**values)
 
 
 def test_a_trace_takes_any_number_and_gives_float64():
@@ -180,8 +177,7 @@ def test_a_trace_takes_any_number_and_gives_float64():
 def test_numbers_keep_their_sign_and_size():
   for text in ("x/-0.0", "zero = -0.0; x/zero"):
     c = parse(text)
-    assert c.trace(x=1.0).value == -math.inf
-    assert c.value_and_grad(x=1.0)[0] == -math.inf
+    assert c.trace(x=1.0).value == c.value_and_grad(x=1.0)[0] == -math.inf
     assert fb.verify.check_circuit(c.trace(x=1.0)).agrees
   large = build([Node("c", "constant", (), 10**300), Node("x", "input"),
                  Node("f", "divide", ("x", "c"))])  # fmt: skip
@@ -211,20 +207,19 @@ def test_arrays_go_through_entry_by_entry():
     assert parse("2*x").value_and_grad(x=x)[1]["x"].dtype == jnp.dtype("float32")
 
 
-@pytest.mark.parametrize(
-  ("y", "said"),
-  [
-    (np.ones(2, np.float32), r"y must have shape \[3\], got float32\[2\]"),
-    (np.ones(3, np.float16), r"y must have dtype float32, got float16\[3\]"),
-    (np.ones(3, np.int32), "y must have a floating dtype"),
-    (np.ones(3), "dtype float64 needs x64"),
-    ("2", "y must be an array or a number, got str '2'"),
-    (True, "y must be an array or a number, got bool True"),
-  ],
+BAD_ARRAYS = [
+  (np.ones(2, np.float32), r"y must have shape \[3\], got float32\[2\]"),
+  (np.ones(3, np.float16), r"y must have dtype float32, got float16\[3\]"),
+  (np.ones(3, np.int32), "y must have a floating dtype"),
+  (np.ones(3), "dtype float64 needs x64"),
+  ("2", "y must be an array or a number, got str '2'"),
+  (True, "y must be an array or a number, got bool True"),
+]
+
+
+test_arrays_that_differ_are_refused = refusals(
+  lambda y: parse("x*y").value_and_grad(x=jnp.ones(3), y=y), BAD_ARRAYS, TypeError, ValueError
 )
-def test_arrays_that_differ_are_refused(y, said):
-  with pytest.raises((TypeError, ValueError), match=said):
-    parse("x*y").value_and_grad(x=jnp.ones(3), y=y)
 
 
 @pytest.mark.slow

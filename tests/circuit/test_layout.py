@@ -11,8 +11,7 @@ from fbackprop.circuit.graph import fan_out
 from fbackprop.circuit.layout import columns as columns_
 from fbackprop.circuit.layout.columns import Columns, Extent, Item, Link, assign_columns
 from fbackprop.circuit.layout.crossings import count_crossings, minimise_crossings
-from fbackprop.circuit.layout.heights import Lines, relax
-from fbackprop.circuit.layout.placement import place, spread
+from fbackprop.circuit.layout.placement import Lines, place, relax, spread
 from tests.support.circuits import circuits
 
 FORK = "(x+y)*max(y,z)"
@@ -173,8 +172,7 @@ def test_far_wires_share_their_bends():
 @pytest.mark.slow
 def test_ten_thousand_gates_are_placed_without_recursion():
   layout = place(chain(10_000), extent)
-  assert len(layout.spans) == 10_001
-  assert len(set(layout.y)) == 1
+  assert (len(layout.spans), len(set(layout.y))) == (10_001, 1)
 
 
 def test_wires_that_are_too_long_are_refused(monkeypatch):

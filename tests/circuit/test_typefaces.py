@@ -96,8 +96,7 @@ def test_a_font_that_has_the_letters_is_found(with_hangul):
 def test_several_fonts_where_no_one_has_all(with_hangul, tmp_path):
   font_manager.fontManager.addfont(make_font(tmp_path / "h.ttf", "Tiny Han", "中文한"))
   choice = choose_fonts(["한글中文ก"], ["DejaVu Sans"])
-  assert choice.families == ("DejaVu Sans", "Tiny Han", "Tiny Hangul")
-  assert choice.missing == ("ก",)
+  assert choice == (("DejaVu Sans", "Tiny Han", "Tiny Hangul"), ("ก",))
 
 
 def test_one_of_fixed_width_is_preferred(with_hangul, tmp_path):
@@ -147,18 +146,18 @@ def test_no_glyph_is_missing(with_hangul, text):
   assert circuit.trace(**dict.fromkeys(circuit.inputs, 1.0)).to_png().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-  ("name", "said"),
-  [
-    (
-      "손실",
-      "no installed font has 손 (U+C190), 실 (U+C2E4); install one that has, or draw it as SVG",
-    ),
-    ("誤差", "誤 (U+8AA4), 差 (U+5DEE)"),
-    ("ผิด", "ผ (U+0E1C)"),
-    ("한ก", "no installed font has ก (U+0E01);"),
-  ],
-)
+WITHOUT_A_FONT = [
+  (
+    "손실",
+    "no installed font has 손 (U+C190), 실 (U+C2E4); install one that has, or draw it as SVG",
+  ),
+  ("誤差", "誤 (U+8AA4), 差 (U+5DEE)"),
+  ("ผิด", "ผ (U+0E1C)"),
+  ("한ก", "no installed font has ก (U+0E01);"),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), WITHOUT_A_FONT)
 def test_a_name_that_no_font_has_is_refused_and_nothing_is_written(
   with_hangul, tmp_path, capsys, name, said
 ):

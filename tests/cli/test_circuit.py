@@ -1,5 +1,6 @@
 """`fbackprop circuit`: what it prints, writes, refuses and returns."""
 
+import io
 import os
 import re
 import shlex
@@ -62,8 +63,7 @@ SHOWN = re.findall(r"```console\n\$ fbackprop (.*)\n((?:.*\n)*?)```", PAGE.read_
 def test_the_page_shows_what_is_printed(capsys, command, shown):
   code = main(shlex.split(command))
   said = capsys.readouterr()
-  assert said.out + said.err == shown
-  assert code == 2 * shown.startswith("fbackprop: ")
+  assert (said.out + said.err, code) == (shown, 2 * shown.startswith("fbackprop: "))
 
 
 def test_the_page_has_its_examples():
@@ -172,50 +172,40 @@ def test_a_reader_that_has_enough_is_no_error():
   assert (done.returncode, done.stderr) == (141, "")
 
 
-class Terminal:
+class Terminal(io.StringIO):
   """A stdout that says it is a terminal."""
 
   encoding = "utf-8"
 
-  def __init__(self):
-    self.text = ""
-
-  def write(self, text):
-    self.text += text
-
-  def flush(self):
-    pass
-
   def isatty(self):
     return True
+
+
+def on_a_terminal(monkeypatch, *flags):
+  """What stands there after the command."""
+  monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+  assert circuit(*CS224N, *flags) == 0
+  return terminal.getvalue()
 
 
 def test_colour_on_a_terminal_only(capsys, monkeypatch):
   circuit(*CS224N)
   assert "\x1b" not in capsys.readouterr().out
   for steps in ((), ("--steps",)):
-    terminal = Terminal()
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    circuit(*CS224N, *steps)
-    assert "\x1b[32m6" in terminal.text
-    assert "\x1b[31m5" in terminal.text
+    said = on_a_terminal(monkeypatch, *steps)
+    assert "\x1b[32m6" in said
+    assert "\x1b[31m5" in said
     monkeypatch.setenv("NO_COLOR", "1")
-    terminal.text = ""
-    circuit(*CS224N, *steps)
-    assert "dg3/dy" in terminal.text
-    assert "\x1b" not in terminal.text
+    said = on_a_terminal(monkeypatch, *steps)
+    assert "dg3/dy" in said
+    assert "\x1b" not in said
 
 
 def test_a_terminal_without_the_letters_shows_others(monkeypatch):
-  terminal = Terminal()
-  terminal.encoding = "ascii"
-  monkeypatch.setattr(sys, "stdout", terminal)
-  assert circuit(*CS224N) == 0
-  assert "local is ?: the partial" in terminal.text
-  terminal.text = ""
-  assert circuit(*CS224N, "--format", "svg") == 0
-  assert "&#215;" in terminal.text  # The same picture: ×.
+  monkeypatch.setattr(Terminal, "encoding", "ascii")
+  assert "local is ?: the partial" in on_a_terminal(monkeypatch)
+  assert "&#215;" in on_a_terminal(monkeypatch, "--format", "svg")  # The same picture: ×.
 
 
 def test_a_file_is_written_whole(tmp_path, capsys):
@@ -250,20 +240,20 @@ def test_a_missing_extra_is_named(tmp_path, capsys, monkeypatch):
 
 
 # The rows of docs/errors.md are cases of test_failures.py; these are others.
-@pytest.mark.parametrize(
-  ("arguments", "said"),
-  [
-    (["2*3", "--at", "x=1"], "--at x: the expression has no input 'x'; it has none"),
-    (["x", "--at", "x"], "got 'x'"),
-    (["x", "--at", "=1"], "got '=1'"),
-    (["x", "--at", "x=1", "--digits", "%"], "got '%'"),
-    (["x", "--at", "x=1", "--digits", "x^30000"], "got 'x^30000'"),
-    (["x", "--at", "x=1", "--digits", "10000000.2f"], "got '10000000.2f'"),
-    (["x", "--at", "x=1", "--digits", ""], "got ''"),
-    (["x", "--at", "x=1", "--digits", "18"], "float format such as '.2f', got 18"),
-    (["x", "--at", "x=1", "--outputs", "x=1", "--outputs", "x=2"], "--outputs was given twice"),
-  ],
-)
+REFUSED = [
+  (["2*3", "--at", "x=1"], "--at x: the expression has no input 'x'; it has none"),
+  (["x", "--at", "x"], "got 'x'"),
+  (["x", "--at", "=1"], "got '=1'"),
+  (["x", "--at", "x=1", "--digits", "%"], "got '%'"),
+  (["x", "--at", "x=1", "--digits", "x^30000"], "got 'x^30000'"),
+  (["x", "--at", "x=1", "--digits", "10000000.2f"], "got '10000000.2f'"),
+  (["x", "--at", "x=1", "--digits", ""], "got ''"),
+  (["x", "--at", "x=1", "--digits", "18"], "float format such as '.2f', got 18"),
+  (["x", "--at", "x=1", "--outputs", "x=1", "--outputs", "x=2"], "--outputs was given twice"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "said"), REFUSED)
 def test_what_cannot_be_is_refused_by_name(capsys, arguments, said):
   assert said in refused(capsys, "circuit", *arguments)
 

@@ -20,6 +20,7 @@ import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.cli.console import number, show_progress
 from fbackprop.train import run_folder as runs
+from tests.support.runs import follow, interrupt_at, metrics_of
 
 FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",
          "report.png", "summary.json"]  # fmt: skip
@@ -41,30 +42,27 @@ def is_between(low, value, high):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-  """A run of digits of 40 steps: its folder and its exit code."""
+  """The folder of a run of digits of 40 steps."""
   out = tmp_path_factory.mktemp("runs")
   flags = ("--hidden", 8, "--stop.max-steps", 40, "--eval-every", 20, "--check-every", 40)
-  return out / "digits-1", train(out, *flags)
+  assert train(out, *flags) == 0
+  return out / "digits-1"
 
 
 def test_digits_leave_a_folder_with_everything(digits):
-  folder, code = digits
-  assert code == 0
-  assert sorted(os.listdir(folder)) == FILES
-  assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
-  page = (folder / "report.html").read_text(encoding="utf-8")
+  assert sorted(os.listdir(digits)) == FILES
+  assert (digits / "report.png").read_bytes().startswith(b"\x89PNG")
+  page = (digits / "report.html").read_text(encoding="utf-8")
   assert "<title>digits-1 – fbackprop</title>" in page
-  assert f"fbackprop train --config {folder / 'config.toml'}" in page
+  assert f"fbackprop train --config {digits / 'config.toml'}" in page
   assert len(page) < 1_000_000
   like = jax.eval_shape(fb.mlp([64, 8, 10]).init, jax.random.key(0))
-  params = fb.train.load_params(folder / "model.safetensors", like=like)
+  params = fb.train.load_params(digits / "model.safetensors", like=like)
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
 def test_the_summary_and_the_evaluations_agree(digits):
-  folder, _ = digits
-  summary = read(folder / "summary.json")
-  metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+  summary, metrics = read(digits / "summary.json"), metrics_of(digits)
   assert [row["step"] for row in metrics] == [20, 40]
   for row in metrics:
     assert is_between(0, row["test_accuracy"], 1)
@@ -85,9 +83,8 @@ def test_the_summary_and_the_evaluations_agree(digits):
 
 
 def test_the_environment_says_what_a_run_depends_on(digits):
-  environment = read(digits[0] / "env.json")
-  assert environment["fbackprop"] == fb.__version__
-  assert environment["jax"] == jax.__version__
+  environment = read(digits / "env.json")
+  assert (environment["fbackprop"], environment["jax"]) == (fb.__version__, jax.__version__)
   assert environment["platform"] == jax.default_backend()
   assert len(environment["devices"]) == jax.device_count()
   assert {"python", "jaxlib", "optax", "numpy", "safetensors", "scikit-learn", "system", "machine",
@@ -111,8 +108,7 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   assert "test_accuracy" not in summary
   assert first.split()[:2] == ["20", "2.5"]
   step, epoch, train_loss, test_loss, error = second.split()
-  assert (step, epoch) == ("40", "5.0")
-  assert train_loss == number(summary["train_loss"])
+  assert (step, epoch, train_loss) == ("40", "5.0", number(summary["train_loss"]))
   assert test_loss == number(summary["test_loss"])
   assert float(error) <= fb.verify.GRADIENT_TOLERANCE
   assert ending == (
@@ -152,15 +148,14 @@ def test_a_seed_is_another_start(tmp_path, undrawn):
   assert first != second
 
 
-@pytest.mark.parametrize(
-  ("flags", "reason"),
-  [
-    # An epoch is 8 steps. Any loss is below 1e9; no loss falls by 1e9.
-    (("--stop.loss-below", 1e9), "loss_below at step 8;"),
-    (("--stop.tol", 1e9, "--stop.patience", 2), "tol at step 32;"),
-  ],
-  ids=["loss_below", "tol"],
-)
+ENDS = [
+  # An epoch is 8 steps. Any loss is below 1e9; no loss falls by 1e9.
+  (("--stop.loss-below", 1e9), "loss_below at step 8;"),
+  (("--stop.tol", 1e9, "--stop.patience", 2), "tol at step 32;"),
+]
+
+
+@pytest.mark.parametrize(("flags", "reason"), ENDS, ids=["loss_below", "tol"])
 def test_a_stop_rule_ends_a_run_that_nobody_checks(tmp_path, capsys, undrawn, flags, reason):
   assert train(tmp_path, *LINE, *flags, "--check-every", 0, "--name", "mine") == 0
   assert f"stopped by {reason}" in capsys.readouterr().out
@@ -215,13 +210,7 @@ def test_a_wrong_backward_rule_fails_the_run(tmp_path, capsys, undrawn, monkeypa
 
 
 def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypatch):
-  def interrupting(path, evaluation):
-    append(path, evaluation)
-    if evaluation.step == 20:
-      os.kill(os.getpid(), signal.SIGINT)
-
-  append = runs.append_evaluation
-  monkeypatch.setattr(runs, "append_evaluation", interrupting)
+  follow(monkeypatch, "append_evaluation", interrupt_at(20))
   assert train(tmp_path, *LINE, "--eval-every", 20, "--stop.max-steps", 10**9) == 130
   said = capsys.readouterr()
   assert "stopped: interrupted at step 20;" in said.out
@@ -237,14 +226,11 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
 def test_an_interrupt_at_the_end_saves_everything_and_is_told(
   tmp_path, capsys, undrawn, monkeypatch, during, signum, code
 ):
-  real = getattr(runs, during)
-
-  def interrupting(path, content):
-    real(path, content)
+  def interrupt(path, content):
     if path.name != "env.json":  # That one is written before the run.
       os.kill(os.getpid(), signum)
 
-  monkeypatch.setattr(runs, during, interrupting)
+  follow(monkeypatch, during, interrupt)
   assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == code
   # The run had come to its end by itself.
   assert "stopped by max_steps at step 3;" in capsys.readouterr().out
@@ -265,13 +251,11 @@ def test_a_second_interrupt_does_not_wait_for_the_files(tmp_path, capsys, undraw
 def test_a_file_that_cannot_be_written_is_named_and_the_others_are_saved(
   tmp_path, capsys, undrawn, monkeypatch, name
 ):
-  def blocking(path, content):
-    write(path, content)
+  def block(path, content):
     if path.name == "env.json":
       (path.parent / name).mkdir()
 
-  write = runs.write_json
-  monkeypatch.setattr(runs, "write_json", blocking)
+  follow(monkeypatch, "write_json", block)
   assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
   folder = tmp_path / "sine-1"
   said = capsys.readouterr()
@@ -283,13 +267,7 @@ def test_a_file_that_cannot_be_written_is_named_and_the_others_are_saved(
 
 def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkeypatch):
   folder = tmp_path / "sine-1"
-  append = runs.append_evaluation
-
-  def removing(path, evaluation):
-    append(path, evaluation)
-    shutil.rmtree(folder)
-
-  monkeypatch.setattr(runs, "append_evaluation", removing)
+  follow(monkeypatch, "append_evaluation", lambda path, evaluation: shutil.rmtree(folder))
   assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 3) == 1
   files = ("model.safetensors", "summary.json", "report.png", "report.html")
   missing = ", ".join(f"{folder / file} (No such file or directory)" for file in files)

@@ -11,6 +11,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train.models import load_model
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")
 HEADER = "time,size,kind\n"
@@ -104,22 +105,22 @@ def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
     assert all(map(np.array_equal, a, b))
 
 
-@pytest.mark.parametrize(
-  ("words", "header", "said"),
-  [
-    ("--init runs", HEADER, "--init runs: there is no runs/model.safetensors; give the folder of"),
-    ("--init runs/first --hidden 7", HEADER,
-     "--hidden 7 does not fit --init runs/first, which has 6; leave it out, or train without"),
-    ("--init runs/first --activation relu", HEADER,
-     "--activation relu does not fit --init runs/first, which has tanh"),
-    ("--init runs/first", "when,size,kind\n",
-     "--init runs/first: its 2 features are time, size, and those of the data when, size (2)"),
-    ("--init runs/first", "size,time,kind\n", "name the same, in the same order"),
-    ("--init bare.safetensors --hidden 5", HEADER,
-     "--init bare.safetensors: bare.safetensors: 0.w must be float32[2, 5], got float32[2, 6]"),
-    ("--init bare.safetensors --hidden 6 6", HEADER, "of another network: missing ['4.b', '4.w']"),
-  ],
-)  # fmt: skip
+MISFITS = [
+  ("--init runs", HEADER, "--init runs: there is no runs/model.safetensors; give the folder of"),
+  ("--init runs/first --hidden 7", HEADER,
+   "--hidden 7 does not fit --init runs/first, which has 6; leave it out, or train without"),
+  ("--init runs/first --activation relu", HEADER,
+   "--activation relu does not fit --init runs/first, which has tanh"),
+  ("--init runs/first", "when,size,kind\n",
+   "--init runs/first: its 2 features are time, size, and those of the data when, size (2)"),
+  ("--init runs/first", "size,time,kind\n", "name the same, in the same order"),
+  ("--init bare.safetensors --hidden 5", HEADER,
+   "--init bare.safetensors: bare.safetensors: 0.w must be float32[2, 5], got float32[2, 6]"),
+  ("--init bare.safetensors --hidden 6 6", HEADER, "of another network: missing ['4.b', '4.w']"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "header", "said"), MISFITS)
 def test_what_does_not_fit_is_refused(words, header, said, first, capsys):
   params = load_model(first / "model.safetensors").params
   fb.train.save_params("bare.safetensors", params)
@@ -155,10 +156,8 @@ def test_another_task_is_refused_and_distant_numbers_are_said(tmp_path, monkeypa
     Path(f"{name}.csv").write_text("a,kind\n" + rows)
   words = "--stop.max-steps 0 --batch-size 30"
   assert main(["train", *f"--data csv:near.csv --target kind --name n {words}".split()]) == 0
-  capsys.readouterr()
   again = f"--target kind --init runs/n {words}"
-  assert main(["train", *f"--data csv:labels.csv {again}".split()]) == 2
-  said = capsys.readouterr().err
+  said = refused(capsys, "train", *f"--data csv:labels.csv {again}".split())
   assert "--init runs/n was trained on a regression, and the data is a classification" in said
   assert main(["train", *f"--data csv:far.csv {again}".split()]) == 0
   assert "deviations from that of --init; --standardize on measures anew" in capsys.readouterr().out

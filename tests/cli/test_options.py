@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_class_weight
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.cli.config import method_of
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.train.data.csv_tables import read_csv
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.examples import balanced_weights, training_batch
@@ -134,17 +134,12 @@ def test_weights_of_an_own_test_part_are_those_of_training(tmp_path):
   assert len(data.x_test) == 9
 
 
-@pytest.mark.parametrize(
-  ("cell", "column", "said"),
-  [
-    ("inf", "share", "line 3, column 'share': a number was expected, got 'inf'"),
-    ("much", "share", "line 3, column 'share': a number was expected, got 'much'"),
-  ],
-)
-def test_a_column_of_no_weights_is_refused(tmp_path, cell, column, said):
+@pytest.mark.parametrize("cell", ["inf", "much"])
+def test_a_column_of_no_weights_is_refused(tmp_path, cell):
   (tmp_path / "t.csv").write_text(f"x,y,share\n1,a,1\n2,b,{cell}\n")
+  said = f"line 3, column 'share': a number was expected, got '{cell}'"
   with pytest.raises(ValueError, match=said):
-    read_csv(str(tmp_path / "t.csv"), ["y"], None, column)
+    read_csv(str(tmp_path / "t.csv"), ["y"], None, "share")
 
 
 # --- The network ----------------------------------------------------------------------------------
@@ -268,45 +263,45 @@ test_a_file_of_no_such_network_is_refused = refusals(read_options, BAD_OPTIONS, 
 # --- What can't be --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  ("flags", "said"),
-  [
-    ("--label-smoothing -0.1", "--label-smoothing must be at least 0 and below 1, got -0.1"),
-    ("--class-weights 0 0 0", "for each class, finite, at least 0 and not all 0, got 0 0 0"),
-    ("--class-weights 1 -1 1", "and not all 0, got 1 -1 1"),
-    ("--class-weights 1 inf 1", "and not all 0, got 1 inf 1"),
-    ("--class-weights", "and not all 0, got nothing"),
-    ("--skip on --hidden 4 5 4", "--skip needs two hidden layers of equal width in a row, got 4 5"),
-    ("--repeat-hidden on --hidden 4", "--repeat-hidden needs two hidden layers of equal width"),
-  ],
-)  # fmt: skip
+BAD_FLAGS = [
+  ("--label-smoothing -0.1", "--label-smoothing must be at least 0 and below 1, got -0.1"),
+  ("--class-weights 0 0 0", "for each class, finite, at least 0 and not all 0, got 0 0 0"),
+  ("--class-weights 1 -1 1", "and not all 0, got 1 -1 1"),
+  ("--class-weights 1 inf 1", "and not all 0, got 1 inf 1"),
+  ("--class-weights", "and not all 0, got nothing"),
+  ("--skip on --hidden 4 5 4", "--skip needs two hidden layers of equal width in a row, got 4 5"),
+  ("--repeat-hidden on --hidden 4", "--repeat-hidden needs two hidden layers of equal width"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flags", "said"), BAD_FLAGS)
 def test_a_flag_that_cannot_be_is_refused(tmp_path, capsys, flags, said):
   assert said in refused(capsys, "train", "--data", "iris", "--out", tmp_path, *flags.split())
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-  ("name", "said"),
-  [
-    ("short", "short must be numbers [60] as sample_weights, got float64[5]"),
-    ("words", "words must be numbers [60] as sample_weights, got <U4[60]"),
-    ("none", "the sample_weights of the training examples are all 0"),
-  ],
-)
+NO_WEIGHTS = [
+  ("short", "short must be numbers [60] as sample_weights, got float64[5]"),
+  ("words", "words must be numbers [60] as sample_weights, got <U4[60]"),
+  ("none", "the sample_weights of the training examples are all 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "said"), NO_WEIGHTS)
 def test_an_array_of_no_weights_is_refused(files, capsys, name, said):
   data = f"npz:{files}/kinds.npz"
   assert said in refused(capsys, "train", "--data", data, "--sample-weights", name)
 
 
-@pytest.mark.parametrize(
-  ("text", "said"),
-  [
-    ('class_weights = "some"', "class_weights must be one of none, balanced or a list of numbers"),
-    ('class_weights = [1, "a"]', "class_weights must be one of none, balanced or a list of num"),
-    ("class_weights = []", "class_weights must be balanced, none, or a number for each class"),
-    ("sample_weights = 3", "sample_weights must be a string, got 3"),
-  ],
-)
+BAD_KEYS = [
+  ('class_weights = "some"', "class_weights must be one of none, balanced or a list of numbers"),
+  ('class_weights = [1, "a"]', "class_weights must be one of none, balanced or a list of num"),
+  ("class_weights = []", "class_weights must be balanced, none, or a number for each class"),
+  ("sample_weights = 3", "sample_weights must be a string, got 3"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_KEYS)
 def test_a_key_that_cannot_be_is_refused(tmp_path, capsys, text, said):
   path = tmp_path / "told.toml"
   path.write_text(f'data = "iris"\n{text}\n')

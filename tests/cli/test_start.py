@@ -10,16 +10,11 @@ import pytest
 import fbackprop as fb
 from tests.support.runs import descend
 
+pytestmark = pytest.mark.usefixtures("as_a_user_has_it")
+
 NET = fb.mlp([4, 8, 3], dropout=0.1)
 X = jax.random.normal(jax.random.key(1), (48, 4))
 LABELS = jnp.arange(48) % 3
-
-
-@pytest.fixture(autouse=True)
-def _as_a_user_has_it():
-  # optax's own counters meet its floats, which the tests' strict promotion refuses.
-  with jax.numpy_dtype_promotion("standard"):
-    yield
 
 
 def fit(steps, **options):

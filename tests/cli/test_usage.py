@@ -15,7 +15,7 @@ import fbackprop
 from fbackprop.cli import main
 from fbackprop.cli.config import DEFAULTS, GENERAL, TrainConfig, saved
 from fbackprop.cli.console import UsageError
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.train import run_folder as runs
 from fbackprop.train.arguments import StopRules
 from tests.support.refusals import refused
@@ -49,14 +49,13 @@ def test_defaults_are_those_of_the_data_wherever_it_is_named(tmp_path):
   assert parse(["--config", path, "--data=digits"]) == replace(DEFAULTS["digits"], config=path)
 
 
-@pytest.mark.parametrize(
-  "config",
-  [
-    *DEFAULTS.values(),
-    TrainConfig(hidden=(), rate=1e-7, stop=StopRules(0, loss_below=1e-9, tol=0, patience=1)),
-  ],
-  ids=[*DEFAULTS, "made"],
-)
+CONFIGS = [
+  *DEFAULTS.values(),
+  TrainConfig(hidden=(), rate=1e-7, stop=StopRules(0, loss_below=1e-9, tol=0, patience=1)),
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[*DEFAULTS, "made"])
 def test_what_was_saved_is_read_as_the_same(tmp_path, config):
   path = tmp_path / "config.toml"
   runs.write_toml(path, saved(replace(config, out="elsewhere", name="mine")), "A comment")
@@ -69,33 +68,30 @@ def test_a_text_that_looks_like_a_flag_is_a_text(tmp_path):
   assert parse(["--config", file_of(tmp_path, 'name = "-x"')]).name == "-x"
 
 
-@pytest.mark.parametrize(
-  ("text", "said"),
-  [
-    ("[stop]\nmax_step = 3", "unknown key 'stop.max_step'; did you mean 'max_steps'?"),
-    (
-      "zzz = 3",
-      "unknown key 'zzz'; there are: data, target, task, standardize, test_fraction, hidden,",
-    ),
-    ('config = "other.toml"', "unknown key 'config'"),
-    ("rate = true", "rate must be a number, got True"),
-    ("seed = 1.5", "seed must be an integer, got 1.5"),
-    ("seed = true", "seed must be an integer, got True"),
-    ("hidden = 3", "hidden must be a list of integers, got 3"),
-    ("hidden = [3, 0.5]", "hidden must be a list of integers, got [3, 0.5]"),
-    ('data = "mnist"', "data must be one of digits, iris,"),
-    ("target = [1]", "target must be a list of strings, got [1]"),
-    ("test_fraction = 1.0", "test_fraction must be above 0 and below 1, got 1"),
-    ("name = 3", "name must be a string, got 3"),
-    ("[stop]\ntol = true", "stop.tol must be a number, got True"),
-    ("seed = 4294967296", "seed must be from 0 to 4294967295, got 4294967296"),
-    ("hidden = [4, 65537]", "hidden must be from 1 to 65536, got 65537"),
-    ("rate = -1", "rate must be a finite number above 0, got -1"),
-    ('name = "a/b"', "name must be the name of a folder, not a path, got 'a/b'"),
-    ("[stop]\nmax_steps = 2147483648", "stop.max_steps must be from 0 to 2147483647"),
-    ("[stop]\ntol = -1.0", "stop.tol must be a finite number of at least 0, got -1.0"),
-  ],
-)
+BAD_FILES = [
+  ("[stop]\nmax_step = 3", "unknown key 'stop.max_step'; did you mean 'max_steps'?"),
+  ("zzz = 3", "unknown key 'zzz'; there are: data, target, task, standardize, test_fraction, h"),
+  ('config = "other.toml"', "unknown key 'config'"),
+  ("rate = true", "rate must be a number, got True"),
+  ("seed = 1.5", "seed must be an integer, got 1.5"),
+  ("seed = true", "seed must be an integer, got True"),
+  ("hidden = 3", "hidden must be a list of integers, got 3"),
+  ("hidden = [3, 0.5]", "hidden must be a list of integers, got [3, 0.5]"),
+  ('data = "mnist"', "data must be one of digits, iris,"),
+  ("target = [1]", "target must be a list of strings, got [1]"),
+  ("test_fraction = 1.0", "test_fraction must be above 0 and below 1, got 1"),
+  ("name = 3", "name must be a string, got 3"),
+  ("[stop]\ntol = true", "stop.tol must be a number, got True"),
+  ("seed = 4294967296", "seed must be from 0 to 4294967295, got 4294967296"),
+  ("hidden = [4, 65537]", "hidden must be from 1 to 65536, got 65537"),
+  ("rate = -1", "rate must be a finite number above 0, got -1"),
+  ('name = "a/b"', "name must be the name of a folder, not a path, got 'a/b'"),
+  ("[stop]\nmax_steps = 2147483648", "stop.max_steps must be from 0 to 2147483647"),
+  ("[stop]\ntol = -1.0", "stop.tol must be a finite number of at least 0, got -1.0"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_FILES)
 def test_a_file_that_cannot_be_is_refused(tmp_path, text, said):
   path = file_of(tmp_path, text)
   with pytest.raises(UsageError) as refused:
@@ -109,14 +105,14 @@ def refused_in_words(capsys, *arguments):
   return " ".join(refused(capsys, *arguments).split())  # A line may break anywhere.
 
 
-@pytest.mark.parametrize(
-  ("flags", "said"),
-  [
-    ("--test-fraction 0", ["--test-fraction must be above 0 and below 1, got 0"]),
-    ("--hidden 4 -3", ["--hidden must be from 1 to 65536, got -3"]),
-    ("--name ..", ["--name must be the name of a folder, not a path, got '..'"]),
-  ],
-)
+BAD_FLAGS = [
+  ("--test-fraction 0", ["--test-fraction must be above 0 and below 1, got 0"]),
+  ("--hidden 4 -3", ["--hidden must be from 1 to 65536, got -3"]),
+  ("--name ..", ["--name must be the name of a folder, not a path, got '..'"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "said"), BAD_FLAGS)
 def test_a_flag_that_cannot_be_is_refused(tmp_path, capsys, flags, said):
   text = refused_in_words(capsys, "train", "--out", str(tmp_path / "runs"), *flags.split())
   for part in said:
@@ -244,16 +240,16 @@ def test_a_configuration_has_plain_stop_rules():
   assert parse(["--data", "iris"]) == DEFAULTS["iris"]
 
 
-@pytest.mark.parametrize(
-  ("command", "said"),
-  [
-    ("eval", "(default: the test part of the run's data)"),
-    ("predict", "(default: the terminal)"),
-    ("circuit", "(default: the last statement)"),
-    ("circuit", "(default: the terminal, but for png)"),
-    ("verify", "(default: reference for a Layer, else any)"),
-  ],
-)
+DEFAULTS_IN_WORDS = [
+  ("eval", "(default: the test part of the run's data)"),
+  ("predict", "(default: the terminal)"),
+  ("circuit", "(default: the last statement)"),
+  ("circuit", "(default: the terminal, but for png)"),
+  ("verify", "(default: reference for a Layer, else any)"),
+]
+
+
+@pytest.mark.parametrize(("command", "said"), DEFAULTS_IN_WORDS)
 def test_a_default_that_is_none_is_said_in_words(capsys, command, said):
   assert said in helped(capsys, command)
 

@@ -97,8 +97,7 @@ def test_answers_go_into_a_file(kinds, tmp_path, capsys):
   np.savez(tmp_path / "new.npz", x=ROWS)
   out = tmp_path / "answers.csv"
   said = told(capsys, "predict", kinds, "--data", f"npz:{tmp_path}/new.npz", "--out", out)
-  assert said == f"written: {out}\n"
-  assert len(answers(out.read_text())[1]) == 80
+  assert (said, len(answers(out.read_text())[1])) == (f"written: {out}\n", 80)
 
 
 # --- eval -----------------------------------------------------------------------------------------
@@ -204,27 +203,27 @@ def test_a_model_comes_back(tmp_path):
   np.testing.assert_allclose(found.outputs(raw.x), want, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  ("change", "said"),
-  [
-    ({"sizes": [3, 2**20, 2]}, "sizes must be a list of widths"),
-    ({"sizes": "ab"}, "sizes must be a list of widths"),
-    ({"activation": "__import__"}, "there is no activation '__import__'"),
-    ({"task": "magic"}, "task must be one of classification, regression, multilabel"),
-    ({"features": ["a"]}, "3 features and 2 outputs must have names, got 1 and 2"),
-    ({"standardization": {"mean": [0, 0, 0], "scale": [1, 1]}}, "must hold 3 finite numbers"),
-    ({"standardization": {"mean": [0, 0, None], "scale": [1, 1, 1]}}, "describes no network"),
-    ({"standardization": {"mean": [0, 0, 0]}}, "describes no network: 'scale'"),
-    ({"standardization": {"mean": [10**400, 0, 0], "scale": [1, 1, 1]}}, "int too large to conv"),
-    ({"standardization": {"mean": [0, 0, 0], "scale": [1, 0, 1]}}, "must have scales above 0, got"),
-    ({"sizes": [3, True, 2]}, "sizes must be a list of widths"),
-    ({"sizes": [3, *[8] * 2**14, 2]}, "sizes must be a list of widths"),
-    ({"sizes": [3, *[8] * 5000, 2]}, "describes no network: 5001 layers, and 4 arrays"),
-    ({"sizes": [3, *[8, 7] * 50, 2], "repeat_hidden": True}, "101 layers, and 4 arrays"),
-    ({"outputs": ["a", "\ud800"]}, "describes no network: 'utf-8' codec can't encode"),
-    ({"ensemble": True}, "ensemble must be a number of networks, got True"),
-  ],
-)
+NO_NETWORKS = [
+  ({"sizes": [3, 2**20, 2]}, "sizes must be a list of widths"),
+  ({"sizes": "ab"}, "sizes must be a list of widths"),
+  ({"activation": "__import__"}, "there is no activation '__import__'"),
+  ({"task": "magic"}, "task must be one of classification, regression, multilabel"),
+  ({"features": ["a"]}, "3 features and 2 outputs must have names, got 1 and 2"),
+  ({"standardization": {"mean": [0, 0, 0], "scale": [1, 1]}}, "must hold 3 finite numbers"),
+  ({"standardization": {"mean": [0, 0, None], "scale": [1, 1, 1]}}, "describes no network"),
+  ({"standardization": {"mean": [0, 0, 0]}}, "describes no network: 'scale'"),
+  ({"standardization": {"mean": [10**400, 0, 0], "scale": [1, 1, 1]}}, "int too large to conv"),
+  ({"standardization": {"mean": [0, 0, 0], "scale": [1, 0, 1]}}, "must have scales above 0, got"),
+  ({"sizes": [3, True, 2]}, "sizes must be a list of widths"),
+  ({"sizes": [3, *[8] * 2**14, 2]}, "sizes must be a list of widths"),
+  ({"sizes": [3, *[8] * 5000, 2]}, "describes no network: 5001 layers, and 4 arrays"),
+  ({"sizes": [3, *[8, 7] * 50, 2], "repeat_hidden": True}, "101 layers, and 4 arrays"),
+  ({"outputs": ["a", "\ud800"]}, "describes no network: 'utf-8' codec can't encode"),
+  ({"ensemble": True}, "ensemble must be a number of networks, got True"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), NO_NETWORKS)
 def test_a_file_that_describes_no_network_is_refused(kinds, tmp_path, change, said):
   path = tmp_path / "m.safetensors"
   arrays = safetensors.numpy.load_file(kinds / "model.safetensors")

@@ -1,13 +1,13 @@
 """`--clip-examples` and `--watch` of `fbackprop train`: the table, metrics.jsonl and the page."""
 
-import json
 import re
 
 import pytest
 
 from fbackprop.cli import main
 from fbackprop.cli.console import Table
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
+from tests.support.runs import metrics_of
 
 LINE = ("--data", "moons", "--hidden", "8", "8", "--check-every", "0", "--eval-every", "20")
 WATCHED = ("--clip-examples", "0.3", "--watch", "health,noise_scale")
@@ -19,11 +19,6 @@ PANELS = ("Noise scale over the steps", "Clipped examples over the steps",
 def train(out, *flags):
   assert main(["train", *LINE, "--out", str(out), "--name", "a", *flags]) == 0
   return out / "a"
-
-
-def metrics(folder):
-  lines = (folder / "metrics.jsonl").read_text().splitlines()
-  return [{**json.loads(line), "seconds": None} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -41,25 +36,25 @@ def test_the_page_draws_what_was_watched(watched, tmp_path):
 
 @pytest.mark.slow
 def test_the_metrics_hold_what_was_watched(watched):
-  for line in metrics(watched):
+  for line in metrics_of(watched):
     assert 0 <= line["clipped"] <= 1
     assert list(line["health"]) == ["0.dense", "2.dense", "4.dense"]
-  assert metrics(watched)[0]["noise_scale"] > 0
+  assert metrics_of(watched)[0]["noise_scale"] > 0
   told = (watched / "config.toml").read_text()
   assert "clip_examples = 0.3" in told
   assert re.search(r'watch = \[\s*"health",\s*"noise_scale",\s*\]', told)
 
 
-@pytest.mark.parametrize(
-  ("flags", "names"),
-  [
-    ((), ()),
-    (("--watch", "noise_scale"), ("noise_scale",)),
-    (("--watch", "health,noise_scale"), ("health", "noise_scale")),
-    (("--watch", "health", "noise_scale"), ("health", "noise_scale")),
-    (("--watch", "health, health,"), ("health",)),
-  ],
-)
+LISTS = [
+  ((), ()),
+  (("--watch", "noise_scale"), ("noise_scale",)),
+  (("--watch", "health,noise_scale"), ("health", "noise_scale")),
+  (("--watch", "health", "noise_scale"), ("health", "noise_scale")),
+  (("--watch", "health, health,"), ("health",)),
+]
+
+
+@pytest.mark.parametrize(("flags", "names"), LISTS)
 def test_names_stand_between_commas_or_blanks(flags, names):
   assert parse(flags).watched == names
 

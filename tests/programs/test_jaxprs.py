@@ -129,13 +129,13 @@ def within(f, where):
   return f
 
 
-@pytest.mark.parametrize(
-  ("where", "level"),
-  [
-    ("alone", "standard"), ("jit", "quick"), ("checkpoint", "quick"), ("scan", "quick"),
-    ("vmap", "quick"), ("cond", "quick"),
-  ],
-)  # fmt: skip
+PLACES = [
+  ("alone", "standard"), ("jit", "quick"), ("checkpoint", "quick"), ("scan", "quick"),
+  ("vmap", "quick"), ("cond", "quick"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "level"), PLACES)
 def test_the_rule_is_seen_however_it_is_represented(custom_vjp, where, level):
   x = jnp.asarray(np.abs(X), jnp.float32)
   right = vjp(within(ruled(jnp.sin, 1.0), where), x, level=level)
@@ -280,8 +280,8 @@ def test_a_call_that_is_not_known_gives_no_verdict():
 def test_parameters_that_are_not_known_give_no_verdict(monkeypatch):
   """A scan, a loop, a choice and a call whose parameters have other names than they had."""
   x = jnp.asarray(X, jnp.float32)
-  sine = ruled(jnp.sin, 1.0)
-  parameter = jaxprs.parameter
+  sine, parameter = ruled(jnp.sin, 1.0), jaxprs.parameter
+  up_to_three = partial(jax.lax.while_loop, lambda i: i < 3, lambda i: i + 1)
 
   def renamed(name, key):
     def missing(equation, *keys):
@@ -297,11 +297,7 @@ def test_parameters_that_are_not_known_give_no_verdict(monkeypatch):
     ("cond", "branches", lambda x: jax.lax.cond(x[0] > 0, sine, jnp.cos, x)),
     ("jit", "jaxpr", jax.jit(sine)),
     ("custom_vjp_call", "call_jaxpr", sine),
-    (
-      "while",
-      "cond_jaxpr",
-      lambda x: sine(jax.lax.while_loop(lambda i: i < 3, lambda i: i + 1, 0) * x),
-    ),
+    ("while", "cond_jaxpr", lambda x: sine(up_to_three(0) * x)),
   ):
     renamed(name, key)
     (finding,) = vjp(f, x, level="quick").findings

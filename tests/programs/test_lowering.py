@@ -17,6 +17,8 @@ from fbackprop.train.stop_conditions import stop_numbers
 from fbackprop.verify.cases import CASES
 from tests.support.witness import draw, pull
 
+pytestmark = pytest.mark.usefixtures("as_a_user_has_it")
+
 ACCELERATORS = ("cuda", "tpu")
 EVERYWHERE = ("cpu", *ACCELERATORS)
 NET = fb.mlp([4, 8, 8, 3], normalization=fb.layer_norm, dropout=0.1, skip=True)
@@ -32,13 +34,6 @@ with_each_net = pytest.mark.parametrize(
   [(NET, {}), (CAPTURED, {"clip_examples": 1.0, "watch": ["noise_scale"]})],
   ids=["plain", "captured"],
 )
-
-
-@pytest.fixture(autouse=True)
-def _as_a_user_has_it():
-  # optax's own counters meet its floats, which the tests' strict promotion refuses.
-  with jax.numpy_dtype_promotion("standard"):
-    yield
 
 
 def export(f, *arguments, platforms=EVERYWHERE):

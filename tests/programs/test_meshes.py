@@ -191,14 +191,14 @@ def run_on_one_device(name):
   return run_of((X, LABELS, WEIGHTS), (X, LABELS), **RUNS[name])
 
 
-@pytest.mark.parametrize(
-  ("name", "axis_type"),
-  [
-    pytest.param(name, axis_type, marks=[pytest.mark.slow] * (name not in FAST))
-    for name in RUNS
-    for axis_type in (AXES if name in (*FAST, "watched") else AXES[1:])
-  ],
-)
+EACH_RUN = [
+  pytest.param(name, axis_type, marks=[pytest.mark.slow] * (name not in FAST))
+  for name in RUNS
+  for axis_type in (AXES if name in (*FAST, "watched") else AXES[1:])
+]
+
+
+@pytest.mark.parametrize(("name", "axis_type"), EACH_RUN)
 def test_fit_trains_as_on_one_device(name, axis_type):
   want = run_on_one_device(name)
   mesh = mesh_of_two(axis_type)

@@ -1,5 +1,7 @@
 """Examples without gradient, with inf and NaN; no examples, and one."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from tests.support.cases_of_quantities import assert_near, from_rows
+from tests.support.cases_of_quantities import CLIPPED, assert_near, from_rows, quantities_of
 
 # --- Examples that aren't as others ---------------------------------------------------------------
 
@@ -31,23 +33,8 @@ def tree_of(rows):
   )
 
 
-CLIPPINGS = ("flat", "automatic", "per_layer")
-
-
-@jax.jit
-def everything(factors):
-  return {
-    "gradient": q.gradient(factors),
-    "example_gradients": q.example_gradients(factors),
-    "example_sqnorms": q.example_sqnorms(factors),
-    "second_moment": q.second_moment(factors),
-    "variance": q.variance(factors),
-    "gram": q.gram(factors),
-    "cosine_similarities": q.cosine_similarities(factors),
-    "noise_scale": q.noise_scale(factors),
-    "global_norm": q.global_norm(factors),
-    "clipped": [q.clipped_gradient(factors, 0.5, clipping=clipping) for clipping in CLIPPINGS],
-  }
+everything = jax.jit(partial(quantities_of, bound=0.5))
+SUMS = ("gradient", "second_moment", "global_norm", *CLIPPED)
 
 
 def leaves(tree):
@@ -61,7 +48,7 @@ def test_an_example_without_gradient():
   np.testing.assert_allclose(trace, both["example_sqnorms"][0] / 2, rtol=1e-6)
   np.testing.assert_allclose(sqnorm, 0, atol=1e-6)
   assert all(np.isfinite(leaf).all() for leaf in leaves(both))
-  for quantity in ("gradient", "second_moment", "global_norm", "clipped"):
+  for quantity in SUMS:
     for a, b in zip(leaves(both[quantity]), leaves(alone[quantity]), strict=True):
       np.testing.assert_allclose(a, b, rtol=1e-6)
   assert all(not leaf[1].any() for leaf in leaves(both["example_gradients"]))
@@ -109,7 +96,7 @@ def test_an_example_that_is_not_finite(row):
   assert all(np.isnan(leaf) for leaf in got["noise_scale"])
   assert not np.isfinite(got["global_norm"])
   # A clipped one can't be told from a finite one, so that all of its layers' entries are NaN.
-  assert all(np.isnan(leaf).all() for leaf in leaves(got["clipped"]))
+  assert all(np.isnan(leaf).all() for leaf in leaves([got[name] for name in CLIPPED]))
 
 
 def test_a_norm_whose_square_overflows_is_not_clipped_to_nothing():
@@ -121,7 +108,7 @@ def test_a_norm_whose_square_overflows_is_not_clipped_to_nothing():
 def test_no_examples():
   empty = jax.tree.map(lambda factor: factor[:0], tree_of(["plain"]))
   got = everything(empty)
-  for quantity in ("gradient", "second_moment", "global_norm", "clipped"):
+  for quantity in SUMS:
     assert not any(leaf.any() for leaf in leaves(got[quantity])), quantity
   assert got["example_sqnorms"].shape == (0,)
   assert got["gram"].shape == got["cosine_similarities"].shape == (0, 0)

@@ -33,21 +33,21 @@ def test_the_order_of_layers_is_that_of_the_computation():
   assert list(look(sound()).layers) == ["0.dense", "1.0.rms_norm", "1.2.dense"]
 
 
+PLANTED = [
+  ([], None, 0),
+  # (which of the tree's layers, x or ȳ, which copy)
+  ([(0, 0, None)], "0.dense", 1),
+  ([(2, 0, 1)], "1.2.dense[1]", 1),
+  ([(2, 0, 0), (1, 0, 1)], "1.2.dense[0]", 1),
+  ([(2, 0, 1), (1, 0, 1)], "1.0.rms_norm[1]", 1),
+  ([(1, 1, 2), (2, 1, 1)], "1.0.rms_norm[2]", -1),
+  ([(0, 1, None), (1, 1, 0), (2, 1, 0)], "1.2.dense[0]", -1),
+  ([(2, 0, 2), (2, 1, 2), (0, 1, None)], "1.2.dense[2]", 1),
+]
+
+
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
-@pytest.mark.parametrize(
-  ("planted", "layer", "direction"),
-  [
-    ([], None, 0),
-    # (which of the tree's layers, x or ȳ, which copy)
-    ([(0, 0, None)], "0.dense", 1),
-    ([(2, 0, 1)], "1.2.dense[1]", 1),
-    ([(2, 0, 0), (1, 0, 1)], "1.2.dense[0]", 1),
-    ([(2, 0, 1), (1, 0, 1)], "1.0.rms_norm[1]", 1),
-    ([(1, 1, 2), (2, 1, 1)], "1.0.rms_norm[2]", -1),
-    ([(0, 1, None), (1, 1, 0), (2, 1, 0)], "1.2.dense[0]", -1),
-    ([(2, 0, 2), (2, 1, 2), (0, 1, None)], "1.2.dense[2]", 1),
-  ],
-)
+@pytest.mark.parametrize(("planted", "layer", "direction"), PLANTED)
 def test_the_first_that_is_not_finite(planted, layer, direction, value):
   first, (norm, _, last) = sound()
   nodes = [list(node) for node in (first, norm, last)]

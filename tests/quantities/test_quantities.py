@@ -11,41 +11,24 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from tests.support.cases_of_quantities import (
-  FAST,
-  PROBLEMS,
-  QUANTITIES,
-  N,
-  assert_near,
-  everything,
-  factors_of,
-  found,
-  problem_of,
-  truth,
-)
+from tests.support import cases_of_quantities as cases
+from tests.support.cases_of_quantities import N, assert_near, factors_of, found, problem_of, truth
 from tests.support.witness import assert_bitwise, jit_quickly
 
-every_problem = pytest.mark.parametrize(
-  "name",
-  [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in PROBLEMS],
-)
+pytestmark = pytest.mark.usefixtures("in_float64")
 
+EACH = [pytest.param(n, marks=[] if n in cases.FAST else pytest.mark.slow) for n in cases.PROBLEMS]
+every_problem = pytest.mark.parametrize("name", EACH)
 plain_and_mixed = pytest.mark.parametrize(
   "name", ["plain_mlp", pytest.param("mixed", marks=pytest.mark.slow)]
 )
-
-
-@pytest.fixture(autouse=True)
-def in_float64():
-  with jax.enable_x64(True):
-    yield
 
 
 # --- Exact ----------------------------------------------------------------------------------------
 
 
 @every_problem
-@pytest.mark.parametrize("quantity", QUANTITIES)
+@pytest.mark.parametrize("quantity", cases.QUANTITIES)
 def test_equals_its_definition(name, quantity):
   want, scale = truth(name)[quantity]
   assert_near(found(name)[quantity], want, scale)
@@ -98,9 +81,9 @@ def test_the_same_under_vmap(name):
   problem = problem_of(name)
   params, *rest = problem.arguments
   both = jax.tree.map(lambda p: jnp.stack([p, p * 0.5]), params)
-  run = jit_quickly(jax.vmap(partial(everything, problem), (0, None, None, None)))
+  run = jit_quickly(jax.vmap(partial(cases.everything, problem), (0, None, None, None)))
   got = run(both, *rest)
-  for quantity in QUANTITIES:
+  for quantity in cases.QUANTITIES:
     want, scale = truth(name)[quantity]
     assert_near(jax.tree.map(lambda leaf: leaf[0], got[quantity]), want, scale)
   assert abs(got["gram"][1] - got["gram"][0]).max() > 0.1
@@ -117,9 +100,9 @@ def test_the_same_on_a_mesh(name, axis_type):
   params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
   batch = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("data")))
   with jax.set_mesh(mesh):
-    got = jit_quickly(partial(everything, problem))(params, *batch, key)
+    got = jit_quickly(partial(cases.everything, problem))(params, *batch, key)
   assert len(got["example_sqnorms"].sharding.device_set) == 2
-  for quantity in QUANTITIES:
+  for quantity in cases.QUANTITIES:
     want, scale = truth(name)[quantity]
     assert_near(got[quantity], want, scale)
 

@@ -24,27 +24,27 @@ FUNCTIONS = {
 }  # fmt: skip
 
 
+NO_FACTORS = [
+  ((fb.DenseParams(jnp.ones((3, 2)), None),), fb.StructureError,
+   r"captured\[0\]\.w must be the factors of a layer, got float32\[3, 2\]; every layer"),
+  ((), fb.StructureError, "must hold the factors of a layer"),
+  ((AFFINE._replace(y_bar=jnp.ones((3, 2))),), fb.ShapeError,
+   r"captured\[0\]\.x and captured\[0\]\.y_bar must be \[\.\.\., N, D_in\]"),
+  ((q.Scaling(jnp.ones((2, 3)), jnp.ones((2, 2))),), fb.ShapeError,
+   r"x_hat and captured\[0\]\.y_bar must be \[\.\.\., N, D\], both"),
+  ((AFFINE._replace(x=jnp.ones(3)),), fb.ShapeError, r"captured\[0\]\.x and"),
+  ((AFFINE, jax.tree.map(lambda f: f[:1], AFFINE)), fb.ShapeError,
+   r"captured\[1\] must have the 2 examples of the first layer, got float32\[1, 3\]"),
+  ((AFFINE._replace(x=jnp.ones((2, 3), jnp.int32)),), fb.DtypeError,
+   r"captured\[0\]\.x must have a floating dtype"),
+  ((AFFINE._replace(x=jnp.ones((2, 3), jnp.float16)),), fb.DtypeError,
+   r"captured\[0\]\.y_bar must have dtype float16"),
+  ((AFFINE._replace(x=[1.0]),), fb.DtypeError, r"captured\[0\]\.x must be an array, got list"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize(
-  ("tree", "error", "said"),
-  [
-    ((fb.DenseParams(jnp.ones((3, 2)), None),), fb.StructureError,
-     r"captured\[0\]\.w must be the factors of a layer, got float32\[3, 2\]; every layer"),
-    ((), fb.StructureError, "must hold the factors of a layer"),
-    ((AFFINE._replace(y_bar=jnp.ones((3, 2))),), fb.ShapeError,
-     r"captured\[0\]\.x and captured\[0\]\.y_bar must be \[\.\.\., N, D_in\]"),
-    ((q.Scaling(jnp.ones((2, 3)), jnp.ones((2, 2))),), fb.ShapeError,
-     r"x_hat and captured\[0\]\.y_bar must be \[\.\.\., N, D\], both"),
-    ((AFFINE._replace(x=jnp.ones(3)),), fb.ShapeError, r"captured\[0\]\.x and"),
-    ((AFFINE, jax.tree.map(lambda f: f[:1], AFFINE)), fb.ShapeError,
-     r"captured\[1\] must have the 2 examples of the first layer, got float32\[1, 3\]"),
-    ((AFFINE._replace(x=jnp.ones((2, 3), jnp.int32)),), fb.DtypeError,
-     r"captured\[0\]\.x must have a floating dtype"),
-    ((AFFINE._replace(x=jnp.ones((2, 3), jnp.float16)),), fb.DtypeError,
-     r"captured\[0\]\.y_bar must have dtype float16"),
-    ((AFFINE._replace(x=[1.0]),), fb.DtypeError, r"captured\[0\]\.x must be an array, got list"),
-  ],
-)  # fmt: skip
+@pytest.mark.parametrize(("tree", "error", "said"), NO_FACTORS)
 def test_a_tree_that_is_not_of_factors(name, tree, error, said):
   with pytest.raises(error, match=f"{name}: .*{said}"):
     FUNCTIONS[name](tree)

@@ -16,7 +16,7 @@ from tests.support.refusals import refusals
 with_ = fb.softmax_cross_entropy_with
 LABELS = jnp.zeros(6, jnp.int32)
 LOGITS = jnp.ones((6, 4))
-IGNORING = with_(ignore_label=-1)
+IGNORING, THREE = with_(ignore_label=-1), with_(class_weights=[1, 2, 3])
 COSTS = (LABELS, LOGITS[:, :2])
 
 
@@ -61,11 +61,7 @@ REFUSED = [
   (lambda: fb.hinge.forward(LOGITS[:, :0], LABELS), ValueError, "at least one class"),
   (lambda: IGNORING.forward(LOGITS, LOGITS), ValueError, r"ignore_label needs labels \[N\], got"),
   (lambda: IGNORING.forward(LOGITS, LABELS - 2), ValueError, "from 0 to 3, got -2 in row 0"),
-  (
-    lambda: with_(class_weights=[1, 2, 3]).forward(LOGITS, LABELS),
-    ValueError,
-    r"class_weights .* shape \[4\]",
-  ),
+  (lambda: THREE.forward(LOGITS, LABELS), ValueError, r"class_weights .* shape \[4\]"),
   (lambda: TWO_COSTS.forward(LOGITS, LABELS), ValueError, r"tuple of 2, got int32\[6\]"),
   (lambda: TWO_COSTS.forward(LOGITS, (LABELS,)), ValueError, "tuple of 2, got a tuple of 1"),
   (lambda: TWO_COSTS.forward(LOGITS[:, :2], COSTS), ValueError, r"slice\(0, 3.* some of 2 out"),

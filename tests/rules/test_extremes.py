@@ -14,6 +14,7 @@ import pytest
 
 import fbackprop as fb
 from scripts import accuracy, longdouble
+from tests.support.losses import assert_losses
 
 
 def over_ten(f):
@@ -100,9 +101,7 @@ def test_softmax_cross_entropy_has_its_digits_with_other_numbers_of_classes(c):
 
 
 def test_a_single_class_costs_nothing():
-  losses, rows = losses_and_slopes(fb.softmax_cross_entropy, [[1e4], [-3.0]], [0, 0])
-  np.testing.assert_array_equal(losses, [0, 0])
-  np.testing.assert_array_equal(rows, [[0], [0]])
+  assert_losses(fb.softmax_cross_entropy, [[1e4], [-3.0]], [0, 0], ([0, 0], [[0], [0]]))
 
 
 def test_ties_have_their_digits():
@@ -178,19 +177,12 @@ def test_the_script_prints_a_row_for_each_and_writes_the_same(tmp_path, capsys, 
 # --- Infinite and huge ----------------------------------------------------------------------------
 
 
-def losses_and_slopes(loss, outputs, targets, dtype="float32"):
-  targets = jnp.asarray(targets) if np.ndim(targets) == 1 else jnp.asarray(targets, dtype)
-  run = jax.jit(accuracy.our_value_and_slope(loss))
-  return jax.device_get(run(jnp.asarray(outputs, dtype), targets))
-
-
 @pytest.mark.parametrize("targets", [[0, 0], [[1, 0, 0], [1, 0, 0]]], ids=["labels", "rows"])
 def test_the_label_of_an_impossible_class(targets):
   """The loss is infinite, and the gradient is that of the limit: p − t."""
   logits = [[-np.inf, 0, 0], [-np.inf, -np.inf, 0]]
-  losses, rows = losses_and_slopes(fb.softmax_cross_entropy, logits, targets)
-  np.testing.assert_array_equal(losses, [np.inf, np.inf])
-  np.testing.assert_array_equal(rows, [[-1, 0.5, 0.5], [-1, 0, 1]])
+  want = [np.inf, np.inf], [[-1, 0.5, 0.5], [-1, 0, 1]]
+  assert_losses(fb.softmax_cross_entropy, logits, targets, want)
 
 
 @pytest.mark.slow
@@ -215,32 +207,20 @@ def test_the_second_derivative_with_ties_and_impossible_classes():
 def test_certain_answers_of_the_sigmoid():
   """Logits ±inf: nothing to pay where it is right, everything where it is wrong."""
   logits, targets = [[np.inf, -np.inf], [-np.inf, np.inf]], [[1, 0], [1, 0]]
-  losses, rows = losses_and_slopes(fb.sigmoid_cross_entropy, logits, targets)
-  np.testing.assert_array_equal(losses, [0, np.inf])
-  np.testing.assert_array_equal(rows, [[0, 0], [-1, 1]])
+  assert_losses(fb.sigmoid_cross_entropy, logits, targets, ([0, np.inf], [[0, 0], [-1, 1]]))
 
 
 def test_a_rate_of_zero():
-  losses, rows = losses_and_slopes(fb.poisson_nll, [[-np.inf], [-np.inf]], [[0], [2]])
-  np.testing.assert_array_equal(losses, [0, np.inf])
-  np.testing.assert_array_equal(rows, [[0], [-2]])
+  want = [0, np.inf], [[0], [-2]]
+  assert_losses(fb.poisson_nll, [[-np.inf], [-np.inf]], [[0], [2]], want)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_losses_of_huge_errors(dtype):
   with jax.enable_x64(dtype == "float64"):
-    outputs, targets = [[1e4, -1e4, 0.0]], np.zeros((1, 3))
-    for loss, value, slopes in (
-      (fb.huber, 2e4 - 1, [[1, -1, 0]]),
-      (fb.log_cosh, 2e4 - 2 * np.log(2), [[1, -1, 0]]),
-    ):
-      losses, rows = losses_and_slopes(loss, outputs, targets, dtype)
-      np.testing.assert_allclose(losses, [value], rtol=1e-6)
-      np.testing.assert_array_equal(rows, slopes)
-    losses, rows = losses_and_slopes(fb.hinge, outputs, [1], dtype)
-    np.testing.assert_array_equal(losses, [2e4 + 1])
-    np.testing.assert_array_equal(rows, [[1, -1, 0]])
+    outputs, zeros, slopes = [[1e4, -1e4, 0.0]], np.zeros((1, 3)), [[1, -1, 0]]
+    for loss, value in ((fb.huber, 2e4 - 1), (fb.log_cosh, 2e4 - 2 * np.log(2))):
+      assert_losses(loss, outputs, zeros, ([value], slopes), dtype, rtol=1e-6)
+    assert_losses(fb.hinge, outputs, [1], ([2e4 + 1], slopes), dtype)
     impossible = [[-np.inf, 0.0, 1.0], [-np.inf, 0.0, 2.0]]
-    losses, rows = losses_and_slopes(fb.hinge, impossible, [2, 0], dtype)
-    np.testing.assert_array_equal(losses, [0, np.inf])
-    np.testing.assert_array_equal(rows, [[0, 0, 0], [-1, 0, 1]])
+    assert_losses(fb.hinge, impossible, [2, 0], ([0, np.inf], [[0, 0, 0], [-1, 0, 1]]), dtype)

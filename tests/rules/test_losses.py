@@ -13,6 +13,9 @@ from sklearn.metrics import mean_poisson_deviance
 import fbackprop as fb
 from fbackprop.verify.cases.losses import CLASSES, LOSSES, OPTIONS
 from tests.support import oracle_losses as loops
+from tests.support.losses import assert_losses, losses_and_slopes
+
+pytestmark = pytest.mark.usefixtures("in_float64")
 
 RNG = np.random.default_rng(0)
 OUTPUTS = 2 * RNG.normal(size=(9, CLASSES))
@@ -25,27 +28,6 @@ WEIGHTS = OPTIONS["class_weights"]
 smooth = partial(loops.softmax_cross_entropy, smoothing=0.25)
 weighted = partial(loops.softmax_cross_entropy, weights=WEIGHTS)
 with_options = partial(smooth, weights=WEIGHTS, ignored=-1)
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
-
-
-def losses_and_slopes(loss, outputs, targets):
-  """The losses, and the cotangent of the outputs for ones, in one compiled program."""
-
-  @jax.jit
-  def run(outputs, targets):
-    losses, residuals = loss.forward(outputs, targets)
-    return losses, loss.backward(residuals, jnp.ones_like(losses))
-
-  return run(jnp.asarray(outputs), jax.tree.map(jnp.asarray, targets))
-
-
-def slopes(loss, outputs, targets):
-  return losses_and_slopes(loss, outputs, targets)[1]
 
 
 WITNESSES = {
@@ -111,23 +93,17 @@ def test_poisson_nll_is_half_the_deviance_that_scikit_learn_knows():
 def test_the_hinge_at_its_kinks():
   """A lead of exactly 1: no gradient. Ties of the rivals: equal shares."""
   scores = [[2.0, 1.0, 0.0], [1.0, 1.5, 1.5], [0.0, 0.0, 0.0]]
-  losses, rows = losses_and_slopes(fb.hinge, scores, np.array([0, 0, 2]))
-  np.testing.assert_array_equal(losses, [0, 1.5, 1])
-  np.testing.assert_array_equal(rows, [[0, 0, 0], [-1, 0.5, 0.5], [0.5, 0.5, -1]])
+  want = [0, 1.5, 1], [[0, 0, 0], [-1, 0.5, 0.5], [0.5, 0.5, -1]]
+  assert_losses(fb.hinge, scores, [0, 0, 2], want)
 
 
 def test_the_hinge_decides_by_the_logits_and_not_by_their_rounding():
   """A lead of 1 − 2^-30, of which float32 would make 1."""
-  scores = np.array([[1.0, 2.0**-30]], np.float32)
-  losses, rows = losses_and_slopes(fb.hinge, scores, np.array([0]))
-  np.testing.assert_array_equal(losses, [2.0**-30])
-  np.testing.assert_array_equal(rows, [[-1, 1]])
+  assert_losses(fb.hinge, [[1.0, 2.0**-30]], [0], ([2.0**-30], [[-1, 1]]), "float32")
 
 
 def test_the_hinge_without_a_rival():
-  losses, rows = losses_and_slopes(fb.hinge, np.ones((2, 1)), np.array([0, 0]))
-  np.testing.assert_array_equal(losses, [0, 0])
-  np.testing.assert_array_equal(rows, [[0], [0]])
+  assert_losses(fb.hinge, np.ones((2, 1)), [0, 0], ([0, 0], [[0], [0]]))
 
 
 @pytest.mark.slow
@@ -136,7 +112,8 @@ def test_curvature_where_it_jumps():
 
   def curvature(loss, error):
     y, zero = jnp.full((1, 1), error), jnp.zeros((1, 1))
-    return jax.jvp(lambda y: slopes(loss, y, zero), (y,), (jnp.ones((1, 1)),))[1].item()
+    _, (_, slope) = jax.jvp(lambda y: losses_and_slopes(loss, y, zero), (y,), (jnp.ones((1, 1)),))
+    return slope.item()
 
   assert [curvature(fb.huber, e) for e in (-1.5, -1.0, 0.0, 1.0)] == [0, 0, 1, 0]
   assert curvature(fb.log_cosh, 0.0) == 1

@@ -1,19 +1,13 @@
 """Numbers that others have published, to every digit that they print."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import fbackprop as fb
 
+pytestmark = pytest.mark.usefixtures("in_float64")
 g = fb.gates
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-  with jax.enable_x64(True):
-    yield
 
 
 def run(gate, *inputs):

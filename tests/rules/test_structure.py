@@ -16,14 +16,15 @@ OUTPUT_KEEPERS = ("relu", "leaky_relu", "elu", "selu", "sigmoid", "tanh", "softp
 INPUT_KEEPERS = ("gelu", "gelu_tanh", "silu", "mish")
 
 
-@pytest.fixture
-def x64():
-  with jax.enable_x64(True):
-    yield
+def compiled(net, n, width):
+  """The compiled program of a network's forward and backward pass."""
 
+  def run(params, x):
+    y, backward = fb.pullback(net)(params, x)
+    return y, backward(y)
 
-def compiled(f, *arguments):
-  return jax.jit(f).lower(*arguments).compile()
+  x = jax.ShapeDtypeStruct((n, width), jnp.float32)
+  return jax.jit(run).lower(jax.eval_shape(net.init, KEY), x).compile()
 
 
 def chain_of_copies(block, n):
@@ -96,11 +97,7 @@ def test_the_program_of_a_repeat_does_not_grow_with_depth():
   """The compiled text of 4 and of 512 copies has the same instructions."""
 
   def instructions(n):
-    step = fb.value_and_grad(fb.mlp([8] * (n + 3), repeat_hidden=True), fb.squared_error)
-    net = fb.mlp([8] * (n + 3), repeat_hidden=True)
-    shapes = jax.eval_shape(net.init, KEY)
-    x = jax.ShapeDtypeStruct((2, 8), jnp.float32)
-    return compiled(step, shapes, x, x).as_text().count(" = ")
+    return compiled(fb.mlp([8] * (n + 3), repeat_hidden=True), 2, 8).as_text().count(" = ")
 
   assert instructions(4) == instructions(512)
 
@@ -111,14 +108,7 @@ def test_temp_memory_of_a_repeat_is_one_stack_for_each_array_kept(activation):
   n, width, layers = 256, 64, 64
   stack = layers * n * width * 4
   net = fb.repeat(fb.serial(getattr(fb, activation), fb.dense(width, width)), layers)
-  shapes = jax.eval_shape(net.init, KEY)
-  x = jax.ShapeDtypeStruct((n, width), jnp.float32)
-
-  def step(params, x):
-    y, backward = fb.pullback(net)(params, x)
-    return backward(y)
-
-  temp = compiled(step, shapes, x).memory_analysis().temp_size_in_bytes
+  temp = compiled(net, n, width).memory_analysis().temp_size_in_bytes
   kept = 2 if activation in INPUT_KEEPERS else 1
   assert kept * stack <= temp <= (kept + 0.1) * stack
 
@@ -137,14 +127,7 @@ def test_remat_computes_again(in_scan):
 
   def operations(block):
     net = fb.repeat(block, 8) if in_scan else fb.serial(block, block)
-    shapes = jax.eval_shape(net.init, KEY)
-    x = jax.ShapeDtypeStruct((4, 16), jnp.float32)
-
-    def step(params, x):
-      y, backward = fb.pullback(net)(params, x)
-      return y, backward(y)
-
-    text = compiled(step, shapes, x).as_text()
+    text = compiled(net, 4, 16).as_text()
     return count(text, "tanh"), count(text, "dot")
 
   blocks = 1 if in_scan else 2
@@ -165,15 +148,7 @@ def test_remat_saves_memory(combine):
   """Also unrolled, where `jax.checkpoint` saves nothing on a CPU."""
 
   def temp(block):
-    net = combine(block, 16)
-    shapes = jax.eval_shape(net.init, KEY)
-    x = jax.ShapeDtypeStruct((256, 16), jnp.float32)
-
-    def step(params, x):
-      y, backward = fb.pullback(net)(params, x)
-      return backward(y)
-
-    return compiled(step, shapes, x).memory_analysis().temp_size_in_bytes
+    return compiled(combine(block, 16), 256, 16).memory_analysis().temp_size_in_bytes
 
   block = fb.serial(fb.dense(16, 128), fb.gelu, fb.dense(128, 16))
   assert temp(fb.remat(block)) < temp(block) / 4  # 16 numbers are kept where 272 were.

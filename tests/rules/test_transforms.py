@@ -10,12 +10,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.verify.cases.layers import make_chain
 from tests.support import oracle
-from tests.support.models import (
-  MODELS,
-  assert_mean_gradient,
-  draw_model,
-  in_oracle_words,
-)
+from tests.support.models import MODELS, assert_mean_gradient, draw_model, in_oracle_words
 from tests.support.witness import assert_bitwise
 
 RELU = MODELS[0]
@@ -208,8 +203,7 @@ def test_keys_reach_the_layers_that_draw_and_no_others():
   first, second, quiet = [], [], []
   inner = fb.serial(make_drawing(quiet, draws=False), make_drawing(second))
   net = fb.serial(make_drawing(first), make_drawing(quiet, draws=False), inner)
-  assert net.draws
-  assert not fb.mlp([2, 3]).draws
+  assert (net.draws, fb.mlp([2, 3]).draws) == (True, False)
   params, key = net.init(jax.random.key(0)), jax.random.key(1)
   net.forward(params, jnp.ones((2, 3)), key)
   net.forward(params, jnp.ones((2, 3)))

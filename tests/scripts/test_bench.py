@@ -16,10 +16,10 @@ from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
 from scripts.benchmarks import bridges, checkers, epoch, machine, peak, rounds
 from scripts.benchmarks.bridges import problem_of
-from scripts.benchmarks.contestants import CONTESTANTS, EXAMPLES, OURS, PROGRAM
-from scripts.benchmarks.epoch_data import Epochs, draw_batches
+from scripts.benchmarks.models import Epochs, draw_rows
 from scripts.benchmarks.peers import PEERS, markdown_of
-from scripts.benchmarks.sizes import SIZES
+from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, PROGRAM, SIZES
+from scripts.docs_links import defined_names
 
 
 class Machine:
@@ -49,15 +49,13 @@ def test_candidates_take_turns_there_and_back(monkeypatch):
   assert names == "aaaa" + "bbbb" + "abba" * 3
   numbers = [number for _, number in fake.calls]
   assert numbers == list(range(len(numbers)))  # Fresh inputs for each call.
-  assert measured.seconds.tolist() == [[1.0, 2.0]] * 3
-  assert (measured.tried, measured.disturbed) == (3, 0)
+  assert (measured.seconds.tolist(), measured.tried, measured.disturbed) == ([[1.0, 2.0]] * 3, 3, 0)
 
 
 def test_short_calls_are_repeated(monkeypatch):
   fake = Machine(monkeypatch, others=lambda clock: 0)
   measured = rounds.measure([fake.candidate("a", 0.001)], 1)
-  assert len(fake.calls) == 4 + 2 * 60
-  assert measured.seconds == pytest.approx(0.001)
+  assert (len(fake.calls), measured.seconds) == (4 + 2 * 60, pytest.approx(0.001))
 
 
 def test_rounds_in_which_others_were_busy_do_not_count(monkeypatch):
@@ -69,8 +67,7 @@ def test_rounds_in_which_others_were_busy_do_not_count(monkeypatch):
 def test_on_a_busy_machine_the_least_disturbed_count_and_it_is_said(monkeypatch):
   fake = Machine(monkeypatch, others=lambda clock: 0.1 if clock < 9 else 0.5)
   measured = rounds.measure([fake.candidate("a", 1.0)], 3)
-  assert (len(measured.seconds), measured.tried) == (3, 12)
-  assert measured.disturbed == pytest.approx(0.5)
+  assert (len(measured.seconds), measured.tried, measured.disturbed) == (3, 12, pytest.approx(0.5))
 
 
 def test_without_proc_stat_every_round_counts(monkeypatch):
@@ -94,8 +91,7 @@ def test_cores_are_limited_before_jax_starts(monkeypatch):
   assert not given
   assert machine.os.environ["NPROC"] == "9"
   machine.pin(1)
-  assert given == [[4]]
-  assert machine.os.environ["NPROC"] == "1"
+  assert (given, machine.os.environ["NPROC"]) == ([[4]], "1")
   assert machine.os.environ["XLA_FLAGS"].split()[0] == "--kept=1"
 
 
@@ -177,9 +173,8 @@ def test_everybody_has_whole_batches_and_a_program_is_a_chunk_of_fit():
   for name, n in EXAMPLES.items():
     assert n % SIZES[name].batch == 0
     assert PROGRAM[name] * n // SIZES[name].batch <= 1000
-  order = draw_batches("digits", np.random.default_rng(0))
-  assert order.shape == (21, 64)
-  assert len(set(order.flat)) == 1344
+  order = draw_rows("digits", np.random.default_rng(0))
+  assert (order.shape, len(set(order.flat))) == ((21, 64), 1344)
 
 
 @pytest.mark.slow
@@ -212,8 +207,7 @@ def test_the_table_tells_ratios_and_the_break_even(monkeypatch, capsys):
   assert (exact["seconds"], fast["seconds"], torch["seconds"]) == (2.0, 1.0, 5.0)
   assert (torch["over_exact"], torch["over_fast"], fast["over_fast"]) == (2.5, 5.0, 1.0)
   # 8 seconds against 1 at first; 5 against 1 in each epoch.
-  assert torch["break_even_epochs"] == pytest.approx(7 / 4)
-  assert fast["break_even_epochs"] is None
+  assert (torch["break_even_epochs"], fast["break_even_epochs"]) == (pytest.approx(7 / 4), None)
   assert "torch loop" in capsys.readouterr().out
   assert epoch.break_even(3.0, 0.0) is None
   assert epoch.break_even(-3.0, 1.0) == 0
@@ -238,7 +232,7 @@ def test_rows_of_other_sizes_and_cores_are_kept_in_the_file(tmp_path, monkeypatc
 def test_every_contestant_names_what_builds_it():
   folder = Path(bench.__file__).parent / "benchmarks"
   for name, contestant in CONTESTANTS.items():
-    assert f"def make_{name}(" in (folder / f"{contestant.module}.py").read_text()
+    assert f"make_{name}" in defined_names((folder / f"{contestant.module}.py").read_text())
   assert set(OURS) < set(CONTESTANTS)
 
 
@@ -336,7 +330,7 @@ def test_a_checker_that_takes_too_long_is_stopped(bank, monkeypatch):
       pass
 
   before = signal.getsignal(signal.SIGALRM)
-  monkeypatch.setattr(checkers, "checker_of", lambda peer: never_ends)
+  monkeypatch.setitem(checkers.CHECKERS, "direct", never_ends)
   (row,) = checkers.run("direct", limit=0.01)
   assert (row["caught"], row["passed"], row["not_taken"], row["too_slow"]) == (0, 0, 0, 4)
   assert row["names"]["too slow"] == ["doubled", "raises", "neglected", "right"]

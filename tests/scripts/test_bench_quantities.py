@@ -12,7 +12,7 @@ import pytest
 from scripts import bench
 from scripts.benchmarks import quantities
 from scripts.benchmarks.models import draw_batches, draw_params, plain_step
-from scripts.benchmarks.sizes import QUANTITY_SIZES
+from scripts.benchmarks.subjects import QUANTITY_SIZES
 
 
 @pytest.mark.slow

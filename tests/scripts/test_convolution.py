@@ -89,8 +89,7 @@ def test_wrong_arguments_are_refused_by_name():
 
 def test_the_signals_are_the_same_for_a_seed_and_show_all_classes():
   x, labels = convolution.draw_signals(3, 200)
-  assert x.shape == (200, 40)
-  assert (x.dtype, labels.dtype) == (np.float32, np.int32)
+  assert (x.shape, x.dtype, labels.dtype) == ((200, 40), np.float32, np.int32)
   assert set(labels) == set(range(10))
   np.testing.assert_array_equal(x, convolution.draw_signals(3, 200)[0])
 

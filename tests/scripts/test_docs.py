@@ -143,23 +143,23 @@ def test_true_links_pass(repository):
   assert len(docs_links.find_links(page)) == 15
 
 
-@pytest.mark.parametrize(
-  ("link", "message"),
-  [
-    ("[x](gone.md)", "there is no file gone.md"),
-    ("[x](../outside.md)", "there is no file ../outside.md"),
-    ("![x](gone.png)", "there is no file gone.png"),
-    ('<img src="gone.png">', "there is no file gone.png"),
-    ("[![badge](gone.svg)](notes.txt)", "there is no file gone.svg"),
-    ("[x]: gone.md", "there is no file gone.md"),
-    ("[x](#no-heading)", "there is no heading #no-heading"),
-    ("[x](notes.txt#heading)", "there is no heading #heading"),
-    ("[`gone`](package/code.py)", "package/code.py doesn't define gone"),
-    ("[`Kept.gone`](package/code.py)", "package/code.py doesn't define Kept.gone"),
-    ("[`forward`](package/code.py)", "defines Kept.forward and Other.forward: say which"),
-    ("[`rule_forward`](package/code.py#L7)", "there is no heading #L7 in code.py"),
-  ],
-)
+BROKEN_LINKS = [
+  ("[x](gone.md)", "there is no file gone.md"),
+  ("[x](../outside.md)", "there is no file ../outside.md"),
+  ("![x](gone.png)", "there is no file gone.png"),
+  ('<img src="gone.png">', "there is no file gone.png"),
+  ("[![badge](gone.svg)](notes.txt)", "there is no file gone.svg"),
+  ("[x]: gone.md", "there is no file gone.md"),
+  ("[x](#no-heading)", "there is no heading #no-heading"),
+  ("[x](notes.txt#heading)", "there is no heading #heading"),
+  ("[`gone`](package/code.py)", "package/code.py doesn't define gone"),
+  ("[`Kept.gone`](package/code.py)", "package/code.py doesn't define Kept.gone"),
+  ("[`forward`](package/code.py)", "defines Kept.forward and Other.forward: say which"),
+  ("[`rule_forward`](package/code.py#L7)", "there is no heading #L7 in code.py"),
+]
+
+
+@pytest.mark.parametrize(("link", "message"), BROKEN_LINKS)
 def test_a_link_to_nowhere_is_found(repository, link, message):
   write(repository, f"# Title\n\n{link}\n")
   (problem,) = docs_links.find_problems(repository)
@@ -167,16 +167,15 @@ def test_a_link_to_nowhere_is_found(repository, link, message):
   assert message in problem
 
 
-def test_ids_are_found_as_text_and_as_links(repository):
-  page = write(
-    repository,
-    """\
+IDS = """\
 `tests/test_a.py::test_x[row-float64]`, tests/test_a.py::test_y, and
 [`test_z[row-float64]`](tests/test_b.py), [`helper`](tests/test_b.py),
 [`TestNet::test_forward`](tests/test_b.py)
-""",
-  )
-  assert page.exists()
+"""
+
+
+def test_ids_are_found_as_text_and_as_links(repository):
+  write(repository, IDS)
   assert docs_links.find_tests(repository) == {
     "tests/test_a.py::test_x[row-float64]": "README.md:1",
     "tests/test_a.py::test_y": "README.md:1",
@@ -188,15 +187,16 @@ def test_ids_are_found_as_text_and_as_links(repository):
 # --- The examples ---------------------------------------------------------------------------------
 
 
+BLOCKS = [
+  (">>> shared + 1\n2\n", "1 passed"),
+  (">>> shared + 1\n3\n", "line 8, column 1 did not evaluate as expected"),
+  ("open('made.txt', 'w').close()\nassert shared == 1\n", "1 passed"),
+  ("assert shared == 2\n", "README.md:8: AssertionError"),
+]
+
+
 @pytest.mark.parametrize(
-  ("block", "outcome"),
-  [
-    (">>> shared + 1\n2\n", "1 passed"),
-    (">>> shared + 1\n3\n", "line 8, column 1 did not evaluate as expected"),
-    ("open('made.txt', 'w').close()\nassert shared == 1\n", "1 passed"),
-    ("assert shared == 2\n", "README.md:8: AssertionError"),
-  ],
-  ids=["prints", "prints another", "runs", "fails"],
+  ("block", "outcome"), BLOCKS, ids=["prints", "prints another", "runs", "fails"]
 )
 def test_examples_are_run(repository, block, outcome):
   """Blocks share their names, must print what they show, and leave nothing behind."""

@@ -243,8 +243,7 @@ def test_a_run_is_written_drawn_and_gone_on_with(script, tmp_path, monkeypatch, 
   assert "seed 0 is" not in printed
   assert "seed 1 is" in printed
   again = json.loads(file.read_text())["seeds"]
-  assert again["0"]["mark"] == "kept"
-  assert again["1"] == kept
+  assert (again["0"]["mark"], again["1"]) == ("kept", kept)
   assert [path.name for path in sorted(tmp_path.iterdir())] == ["found.json", "found.png"]
 
 

@@ -15,15 +15,8 @@ import pytest
 from conftest import find_blocks as find_tested_blocks
 from fbackprop import quantities
 from scripts.interop import __main__ as interop
-from scripts.interop import ours, page, table, witness
-from scripts.interop.comparisons import (
-  BACKPACK,
-  COMPARISONS,
-  JAX_PRIVACY,
-  OPACUS,
-  THRESHOLD,
-  loss_scale,
-)
+from scripts.interop import comparisons, ours, page, table, witness
+from scripts.interop.comparisons import BACKPACK, COMPARISONS, JAX_PRIVACY, OPACUS, THRESHOLD
 from scripts.interop.problems import PROBLEMS, SQUARED_ERROR, bound_of, draw
 from scripts.interop.rows import PLANTS, control, make_rows, tree_error
 
@@ -140,17 +133,15 @@ def test_the_error_is_of_the_largest_entry_and_nothing_hides():
   assert tree_error([a, b + 1], [a, b], scale=10.0) == 0.1
   assert tree_error([np.zeros(2)], [np.zeros(2)]) == 0
   for wrong in ([a], [a, b.T[0]], [b, a], [a, b * np.nan], [a, b * np.inf], []):
-    assert tree_error(wrong, [a, b]) == np.inf
-    assert tree_error([a, b], wrong) == np.inf
+    assert tree_error(wrong, [a, b]) == tree_error([a, b], wrong) == np.inf
   assert tree_error([b * np.nan, a], [b * np.nan, a]) == np.inf
-  assert tree_error([a], [a * 0]) == np.inf
-  assert tree_error([], []) == np.inf
+  assert tree_error([a], [a * 0]) == tree_error([], []) == np.inf
 
 
 def test_the_scale_of_torchs_losses():
   squared, crossed = PROBLEMS[1], PROBLEMS[0]
-  assert [loss_scale(squared, r) for r in ("sum", "mean")] == [2, 2 / (8 * 3)]
-  assert [loss_scale(crossed, r) for r in ("sum", "mean")] == [1, 1 / 8]
+  assert [comparisons.loss_scale(squared, r) for r in ("sum", "mean")] == [2, 2 / (8 * 3)]
+  assert [comparisons.loss_scale(crossed, r) for r in ("sum", "mean")] == [1, 1 / 8]
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
@@ -198,8 +189,7 @@ def test_the_whole_script_passes_and_fails_with_a_plant(monkeypatch, capsys):
 def test_every_comparison_and_problem_is_in_the_committed_results():
   rows = {(r["package"], r["theirs"], r["ours"], r["problem"]): r for r in MADE["rows"]}
   wanted = {(c.package, c.theirs, c.shown or c.ours, p.name) for c in COMPARISONS for p in PROBLEMS}
-  assert set(rows) == wanted
-  assert len(MADE["rows"]) == len(wanted)
+  assert (set(rows), len(MADE["rows"])) == (wanted, len(wanted))
   assert {c.theirs.partition(",")[0] for c in COMPARISONS if c.package == BACKPACK} == {
     "BatchGrad", "BatchL2Grad", "SumGradSquared", "Variance"
   }  # fmt: skip
@@ -240,27 +230,22 @@ def test_the_page_has_the_table_of_the_committed_results():
 
 
 def test_the_pages_example_with_jax_privacy_is_left_to_the_script():
-  (block,) = page.find_blocks(PAGE)
+  (block,) = page.BLOCK.findall(PAGE)
   assert "jax_privacy" in block
   shown = sum(line.startswith(">>> ") for line in block.splitlines())
   assert MADE["example"] == {"lines": shown, "failed": 0}
   file = ROOT / "docs" / "quantities.md"
-  tested = [region.parsed for region in find_tested_blocks(page_document(file))]
+  document = pytest.importorskip("sybil").Document.parse(str(file), find_tested_blocks)
+  tested = [region.parsed for region in find_tested_blocks(document)]
   assert tested
   assert not any("jax_privacy" in str(source) for source in tested)
-
-
-def page_document(file):
-  """The page as the tests of its examples read it."""
-  sybil = pytest.importorskip("sybil")
-  return sybil.Document.parse(str(file), find_tested_blocks)
 
 
 def test_a_block_that_prints_something_else_fails(capsys):
   text = (
     "```python\n>>> 1\n2\n\n```\n\n```py\n>>> a = 1\n>>> a\n1\n\n```\n```py\n>>> a + 1\n3\n\n```\n"
   )
-  blocks = page.find_blocks(text)
+  blocks = page.BLOCK.findall(text)
   assert blocks == [">>> a = 1\n>>> a\n1\n\n", ">>> a + 1\n3\n\n"]
   assert page.run_blocks(blocks) == (3, 1)
   assert page.run_blocks(blocks[:1]) == (2, 0)

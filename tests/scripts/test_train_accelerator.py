@@ -88,19 +88,19 @@ def test_a_wrong_gradient_shows():
   assert error_of(fb.softmax_cross_entropy._replace(backward=doubled)) > 0.9
 
 
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    (["--devices", "3"], "--devices must be from 1 to 2, which JAX finds, got 3"),
-    (["--devices", "0"], "--devices must be from 1 to 2, which JAX finds, got 0"),
-    (["--batch-size", "513"], "--batch-size must be a multiple of the 2 devices, got 513"),
-    (["--batch-size", "0"], "--batch-size must be a multiple of the 2 devices, got 0"),
-    (["--steps", "0"], "must be above 0, got 0, [256, 1024, 1024, 16]"),
-    (["--widths", "8"], "two or more --widths must be above 0, got 50, [8]"),
-    (["--widths", "8", "0"], "got 50, [8, 0]"),
-    (["--dtype", "float16"], "invalid choice: 'float16'"),
-  ],
-)
+REFUSED = [
+  (["--devices", "3"], "--devices must be from 1 to 2, which JAX finds, got 3"),
+  (["--devices", "0"], "--devices must be from 1 to 2, which JAX finds, got 0"),
+  (["--batch-size", "513"], "--batch-size must be a multiple of the 2 devices, got 513"),
+  (["--batch-size", "0"], "--batch-size must be a multiple of the 2 devices, got 0"),
+  (["--steps", "0"], "must be above 0, got 0, [256, 1024, 1024, 16]"),
+  (["--widths", "8"], "two or more --widths must be above 0, got 50, [8]"),
+  (["--widths", "8", "0"], "got 50, [8, 0]"),
+  (["--dtype", "float16"], "invalid choice: 'float16'"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED)
 def test_what_cannot_be_is_refused(options, message, capsys):
   with pytest.raises(SystemExit) as stop:
     train_accelerator.main(options)

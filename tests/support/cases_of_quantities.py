@@ -18,7 +18,7 @@ from fbackprop import quantities as q
 from tests.support.witness import jit_quickly
 
 N = 4
-CLIPPINGS = ("flat", "automatic", "per_layer")
+CLIPPED = ("clipped_flat", "clipped_automatic", "clipped_per_layer")
 
 
 def plain_mlp(wrap):
@@ -112,24 +112,28 @@ def factors_of(problem, params, x, targets, key):
   return problem.captured.backward(params, residuals, outputs_bar)[0]
 
 
+PLAIN = (
+  "gradient", "example_gradients", "example_sqnorms", "second_moment", "variance", "gram",
+  "cosine_similarities", "noise_scale", "global_norm",
+)  # fmt: skip
+
+
+def quantities_of(factors, bound):
+  """Compute every quantity, and the clipped gradient in every way."""
+  ways = {name: name.removeprefix("clipped_") for name in CLIPPED}
+  clipped = {name: q.clipped_gradient(factors, bound, clipping=own) for name, own in ways.items()}
+  return {name: getattr(q, name)(factors) for name in PLAIN} | clipped
+
+
 def everything(problem, *arguments):
   """Compute every quantity with every option, as one program."""
   factors = factors_of(problem, *arguments)
   n = arguments[1].shape[0]
   return {
+    **quantities_of(factors, 0.7),
     "factors": factors,
-    "gradient": q.gradient(factors),
-    "example_gradients": q.example_gradients(factors),
-    "example_sqnorms": q.example_sqnorms(factors),
     "layer_sqnorms": q.example_sqnorms(factors, per_layer=True),
-    "second_moment": q.second_moment(factors),
-    "variance": q.variance(factors),
-    "gram": q.gram(factors),
     "half_gram": q.gram(factors, jax.tree.map(lambda f: f[..., : n // 2, :], factors)),
-    "cosine_similarities": q.cosine_similarities(factors),
-    "noise_scale": q.noise_scale(factors),
-    "global_norm": q.global_norm(factors),
-    **{f"clipped_{c}": q.clipped_gradient(factors, 0.7, clipping=c) for c in CLIPPINGS},
   }
 
 
@@ -199,7 +203,7 @@ def from_rows(grads, copies, bound=0.7, stability=0.01):
   terms = np.abs(rows).sum(0).max()
   clipped_terms = np.abs(rows * np.minimum(1, bound / norms)[:, None]).sum(0).max()
   squares = (rows**2).sum(0).max()
-  values = {
+  return {
     "gradient": (entrywise(lambda g: g.sum(0)), terms),
     "example_gradients": (grads, terms),
     "example_sqnorms": (sqnorms, sqnorms.max()),
@@ -222,14 +226,9 @@ def from_rows(grads, copies, bound=0.7, stability=0.01):
       clipped_terms,
     ),
   }
-  return values
 
 
-QUANTITIES = (
-  "gradient", "example_gradients", "example_sqnorms", "layer_sqnorms", "second_moment", "variance",
-  "gram", "half_gram", "cosine_similarities", "noise_scale", "global_norm", "clipped_flat",
-  "clipped_automatic", "clipped_per_layer",
-)  # fmt: skip
+QUANTITIES = (*PLAIN, *CLIPPED, "layer_sqnorms", "half_gram")
 
 
 def assert_near(got, want, scale, tolerance=1e-12):

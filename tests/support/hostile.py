@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.cli.console import UsageError
-from fbackprop.cli.flags import parse, sources_of
-from fbackprop.cli.run_folder import load_config, load_json
+from fbackprop.cli.run_folder import load_json
+from fbackprop.cli.train import load_config, parse, sources_of
 from fbackprop.train import load_params, save_params
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.idx import read_idx

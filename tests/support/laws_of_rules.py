@@ -14,6 +14,11 @@ def where(case, dtype, what):
   return f"{case.id} ({dtype}), {what}"
 
 
+def assert_close(case, dtype, what, names, got, truth):
+  """Raise unless these leaves are true to the dtype's tolerance."""
+  witness.assert_close(where(case, dtype, what), names, got, truth, witness.tolerance(dtype))
+
+
 # --- Law 0: the forward rule ----------------------------------------------------------------------
 
 
@@ -24,7 +29,7 @@ def law_forward_equals_reference(case, dtype):
   want = witness.true_value(case.reference, view, primals, y_bar)
   truth = witness.Truth((want,), (np.abs(want).max(initial=1.0),))
   for name, got in (("f", view.f(*primals)), ("f_vjp", view.f_vjp(*primals)[0])):
-    witness.assert_close(where(case, dtype, name), ("y",), (got,), truth, witness.tolerance(dtype))
+    assert_close(case, dtype, name, ("y",), (got,), truth)
 
 
 # --- Law 1: structure -----------------------------------------------------------------------------
@@ -79,10 +84,7 @@ def law_float32_stays_under_x64(case, dtype):
     if y.dtype != jnp.dtype(dtype):
       raise AssertionError(f"{where(case, dtype, 'x64 on')}: y got {y.dtype} want {dtype}")
     assert_same_types(case, dtype, view, primals, got)
-  truth = witness.true_sum(case.reference, view, primals, y_bar)
-  witness.assert_close(
-    where(case, dtype, "x64 on"), witness.bars(view.names), got, truth, witness.tolerance(dtype)
-  )
+  assert_true(case, dtype, "x64 on", view, primals, y_bar, got)
 
 
 # --- Law 2: linearity -----------------------------------------------------------------------------
@@ -109,9 +111,7 @@ def law_linear_in_the_cotangent(case, dtype):
 
 def assert_true(case, dtype, what, view, primals, y_bar, got):
   truth = witness.true_sum(case.reference, view, primals, y_bar)
-  witness.assert_close(
-    where(case, dtype, what), witness.bars(view.names), got, truth, witness.tolerance(dtype)
-  )
+  assert_close(case, dtype, what, witness.bars(view.names), got, truth)
 
 
 @law(fast=("float64",))
@@ -152,10 +152,8 @@ def law_finite_differences_agree(case, dtype):
     want = np.sum(np.asarray(y_bar) * (ends[0] - ends[1])) / (2 * step)
     slope = np.sum(np.asarray(got[i][1]) * np.asarray(direction))
     truth = witness.Truth((want,), (scales[i] * np.abs(direction).max(initial=0.0),))
-    where_ = where(case, dtype, "finite differences")
-    witness.assert_close(
-      where_, (f"slope of {got[i][0]}",), (slope,), truth, witness.TOLERANCE["differences"]
-    )
+    where_, bound = where(case, dtype, "finite differences"), witness.TOLERANCE["differences"]
+    witness.assert_close(where_, (f"slope of {got[i][0]}",), (slope,), truth, bound)
 
 
 # --- Law 4: the dot product -----------------------------------------------------------------------
@@ -181,8 +179,7 @@ def law_dot_products_agree(case, dtype):
     largest = max(largest, scale * np.abs(dot).max(initial=0.0))
   want = np.vdot(np.asarray(y_bar, np.float64), np.asarray(y_dot, np.float64))
   truth = witness.Truth((want,), (largest,))
-  where_ = where(case, dtype, "dot product")
-  witness.assert_close(where_, ("⟨cotangents, tangents⟩",), (got,), truth, witness.tolerance(dtype))
+  assert_close(case, dtype, "dot product", ("⟨cotangents, tangents⟩",), (got,), truth)
 
 
 # --- NaN passes -----------------------------------------------------------------------------------

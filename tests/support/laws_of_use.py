@@ -11,7 +11,7 @@ import fbackprop as fb
 from fbackprop.combinators import is_chain
 from tests.support import witness
 from tests.support.law import law
-from tests.support.laws_of_rules import assert_same_types, assert_true, where
+from tests.support.laws_of_rules import assert_close, assert_same_types, assert_true, where
 
 BATCH_SIZES = (0, 1, 2, witness.N)
 
@@ -132,11 +132,8 @@ def law_same_within_shard_map(case, dtype):
     jax.tree.map(lambda a, b, own=own: np.concatenate([a, b]) if own else a + b, *halves)
     for own, *halves in zip(batched, shards[0].want, shards[1].want, strict=True)
   )
-  scale = jax.tree.map(max, shards[0].scale, shards[1].scale)
-  what = where(case, dtype, "shard_map")
-  witness.assert_close(
-    what, witness.bars(view.names), got, witness.Truth(want, scale), witness.tolerance(dtype)
-  )
+  truth = witness.Truth(want, jax.tree.map(max, shards[0].scale, shards[1].scale))
+  assert_close(case, dtype, "shard_map", witness.bars(view.names), got, truth)
 
 
 @law(fast=())
@@ -249,9 +246,7 @@ def law_jvp_of_backward_equals_autodiff(case, dtype):
   got = push((active, y_bar), tangents)
   truth = witness.true_sum(case.reference, view, primals, y_bar, witness.jvp_terms, (tangents,))
   names = tuple(f"{name}_bar_dot" for name in view.names)
-  witness.assert_close(
-    where(case, dtype, "jvp of backward"), names, got, truth, witness.tolerance(dtype)
-  )
+  assert_close(case, dtype, "jvp of backward", names, got, truth)
 
 
 @law(dtypes=("float64",), fast=())
@@ -268,7 +263,4 @@ def law_grad_of_backward_equals_autodiff(case, dtype):
   got, got_y_bar = witness.jit_quickly(jax.grad(weighted_sum, (0, 1)))(active, y_bar)
   truth = witness.true_sum(case.reference, view, primals, y_bar, witness.grad_terms, (weights,))
   names = (*witness.bars(view.names), "y_bar_bar")
-  got = (*got, got_y_bar)
-  witness.assert_close(
-    where(case, dtype, "grad of backward"), names, got, truth, witness.tolerance(dtype)
-  )
+  assert_close(case, dtype, "grad of backward", names, (*got, got_y_bar), truth)

@@ -8,16 +8,7 @@ import numpy as np
 
 import fbackprop as fb
 from fbackprop.verify.cases import CASES, Case
-from tests.support.witness import (
-  Truth,
-  View,
-  as_jax,
-  assert_close,
-  generator,
-  tolerance,
-  true_sum,
-  wide,
-)
+from tests.support import witness
 
 ROWS = {case.id: case for case in CASES}
 
@@ -57,9 +48,9 @@ MODELS = tuple(
 
 def draw_model(model: Model, dtype: str, n: int = 7) -> Problem:
   """Draw the model's units, parameters, and n examples."""
-  rng = generator(model, n)
-  params, x = as_jax(model.net.primals(rng, n, jnp.dtype(dtype)))
-  _, targets = as_jax(model.loss.primals(rng, n, jnp.dtype(dtype)))
+  rng = witness.generator(model, n)
+  params, x = witness.as_jax(model.net.primals(rng, n, jnp.dtype(dtype)))
+  _, targets = witness.as_jax(model.loss.primals(rng, n, jnp.dtype(dtype)))
   return Problem(
     model.net.make(jnp.dtype(dtype)), model.loss.make(jnp.dtype(dtype)), params, x, targets
   )
@@ -96,14 +87,14 @@ def assert_mean_gradient(
   shares = np.full(n, 1 / n) if shares is None else shares
   reference = reference_losses(model)
   with jax.enable_x64(True):
-    losses = np.asarray(jax.jit(reference)(*wide((params, x, targets))))
-  view = View(("params", "x"), (False, True, True), reference)
-  truth = true_sum(reference, view, (params, x, targets), shares)
-  truth = Truth(
+    losses = np.asarray(jax.jit(reference)(*witness.wide((params, x, targets))))
+  view = witness.View(("params", "x"), (False, True, True), reference)
+  truth = witness.true_sum(reference, view, (params, x, targets), shares)
+  truth = witness.Truth(
     ((shares * losses).sum(), *truth.want), (np.abs(shares * losses).max(initial=0.0), *truth.scale)
   )
   names = ("mean", "grads", "x_bar")
-  assert_close(f"{model.id} ({x.dtype})", names, got, truth, tolerance(x.dtype))
+  witness.assert_close(f"{model.id} ({x.dtype})", names, got, truth, witness.tolerance(x.dtype))
 
 
 def in_oracle_words(net: fb.Layer, params: Any) -> list[tuple[Any, Any, str]]:
@@ -111,7 +102,7 @@ def in_oracle_words(net: fb.Layer, params: Any) -> list[tuple[Any, Any, str]]:
   layers = []
   for layer, own in zip(net.parts, params, strict=True):
     if layer.name == "dense":
-      layers.append((*wide(tuple(own)), "identity"))
+      layers.append((*witness.wide(tuple(own)), "identity"))
     else:
       layers[-1] = (*layers[-1][:2], layer.name)
   return layers

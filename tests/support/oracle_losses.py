@@ -4,55 +4,54 @@ The second half of `oracle.py`, with its rules: NumPy float64 and `math`, nothin
 Each function takes the outputs of one example and its target, and returns `(loss, y_bar)`.
 """
 
+import functools
 import math
 
 import numpy as np
 
 
-def squared_error(y, target):
+def summed(function):
+  """Build the loss Σ_c of `function(y_c, t_c)`, which returns one output's loss and derivative."""
+
+  @functools.wraps(function)
+  def loss_of(y, target, **options):
+    loss = 0.0
+    y_bar = np.zeros(len(y))
+    for c in range(len(y)):
+      own, y_bar[c] = function(y[c], target[c], **options)
+      loss += own
+    return loss, y_bar
+
+  return loss_of
+
+
+@summed
+def squared_error(y, t):
   """Compute ½ Σ_c (y_c − t_c)², whose derivative is y_c − t_c."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    loss += 0.5 * (y[c] - target[c]) ** 2
-    y_bar[c] = y[c] - target[c]
-  return loss, y_bar
+  return 0.5 * (y - t) ** 2, y - t
 
 
-def huber(y, target, delta=1.0):
+@summed
+def huber(y, t, delta=1.0):
   """Compute a square for errors up to ±δ, and beyond it the tangent at ±δ."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    error = y[c] - target[c]
-    if abs(error) < delta:
-      loss += 0.5 * error**2
-      y_bar[c] = error
-    else:
-      loss += 0.5 * delta**2 + delta * (abs(error) - delta)
-      y_bar[c] = math.copysign(delta, error)
-  return loss, y_bar
+  error = y - t
+  if abs(error) < delta:
+    return 0.5 * error**2, error
+  return 0.5 * delta**2 + delta * (abs(error) - delta), math.copysign(delta, error)
 
 
-def log_cosh(y, target):
+@summed
+def log_cosh(y, t):
   """Compute Σ_c log cosh(y_c − t_c), whose derivative is tanh."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    error = y[c] - target[c]
-    loss += math.log(math.cosh(error)) if abs(error) < 300 else abs(error) - math.log(2)
-    y_bar[c] = math.tanh(error)
-  return loss, y_bar
+  error = y - t
+  loss = math.log(math.cosh(error)) if abs(error) < 300 else abs(error) - math.log(2)
+  return loss, math.tanh(error)
 
 
-def poisson_nll(y, target):
+@summed
+def poisson_nll(y, t):
   """Compute Σ_c e^y_c − t_c y_c, whose derivative is e^y_c − t_c."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    loss += math.exp(y[c]) - target[c] * y[c]
-    y_bar[c] = math.exp(y[c]) - target[c]
-  return loss, y_bar
+  return math.exp(y) - t * y, math.exp(y) - t
 
 
 def softmax_cross_entropy(y, target, smoothing=0.0, weights=None, ignored=None):
@@ -79,16 +78,12 @@ def softmax_cross_entropy(y, target, smoothing=0.0, weights=None, ignored=None):
   return loss, np.array(y_bar)
 
 
-def sigmoid_cross_entropy(y, target):
+@summed
+def sigmoid_cross_entropy(y, t):
   """Compute −Σ_c [t log σ(y) + (1 − t) log(1 − σ(y))], whose derivative is σ(y_c) − t_c."""
-  loss = 0.0
-  y_bar = np.zeros(len(y))
-  for c in range(len(y)):
-    log_yes = -math.log1p(math.exp(-y[c])) if y[c] > 0 else y[c] - math.log1p(math.exp(y[c]))
-    log_no = log_yes - y[c]  # log σ(−z) = log σ(z) − z
-    loss -= target[c] * log_yes + (1 - target[c]) * log_no
-    y_bar[c] = math.exp(log_yes) - target[c]
-  return loss, y_bar
+  log_yes = -math.log1p(math.exp(-y)) if y > 0 else y - math.log1p(math.exp(y))
+  log_no = log_yes - y  # log σ(−z) = log σ(z) − z
+  return -(t * log_yes + (1 - t) * log_no), math.exp(log_yes) - t
 
 
 def hinge(y, target):

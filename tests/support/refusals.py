@@ -22,6 +22,7 @@ def refusals(call, rows, *errors):
 
 def refused(capsys, *arguments):
   """Return what is on stderr when a command is refused with code 2, by us or by tyro."""
+  capsys.readouterr()  # What was said before.
   try:
     code = main([str(argument) for argument in arguments])
   except SystemExit as ended:

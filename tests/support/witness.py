@@ -316,6 +316,16 @@ def paired_leaves(
   return pairs
 
 
+def raise_if_any(wrong: Any, place: str, got: np.ndarray, want: np.ndarray, bound: str) -> None:
+  """Raise with the first of the wrong entries, if there is one."""
+  if wrong.any():
+    index = tuple(int(i) for i in np.argwhere(wrong)[0])
+    raise AssertionError(
+      f"{place}{list(index)} got {got[index]!r} want {want[index]!r} bound {bound}; "
+      f"{int(wrong.sum())} of {wrong.size} entries are wrong"
+    )
+
+
 def assert_close(
   where: str, names: tuple[str, ...], got: Any, truth: Truth, tolerance: float
 ) -> None:
@@ -325,23 +335,14 @@ def assert_close(
   for (name, got_leaf, want), scale in zip(pairs, scales, strict=True):
     bound = tolerance * float(scale)
     wrong = ~(np.abs(got_leaf - want) <= bound)
-    if wrong.any():
-      index = tuple(int(i) for i in np.argwhere(wrong)[0])
-      raise AssertionError(
-        f"{where}: {name}{list(index)} got {got_leaf[index]!r} want {want[index]!r} bound "
-        f"{bound:.1e}; {int(wrong.sum())} of {wrong.size} entries are wrong"
-      )
+    raise_if_any(wrong, f"{where}: {name}", got_leaf, want, f"{bound:.1e}")
 
 
 def assert_bitwise(where: str, names: tuple[str, ...], got: Any, want: Any) -> None:
   """Raise unless the numbers are bitwise equal, but NaN equals NaN, and -0.0 equals 0.0."""
   for name, got_leaf, want_leaf in paired_leaves(where, names, got, want):
     wrong = ~((got_leaf == want_leaf) | (np.isnan(got_leaf) & np.isnan(want_leaf)))
-    if wrong.any():
-      index = tuple(int(i) for i in np.argwhere(wrong)[0])
-      raise AssertionError(
-        f"{where}: {name}{list(index)} got {got_leaf[index]!r} want {want_leaf[index]!r} bound 0"
-      )
+    raise_if_any(wrong, f"{where}: {name}", got_leaf, want_leaf, "0")
 
 
 def tolerance(dtype: Any) -> float:

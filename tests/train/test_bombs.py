@@ -40,7 +40,8 @@ for name in sorted(os.listdir(sys.argv[1])):
 print(json.dumps(said))
 """
 DATA = """
-from fbackprop.cli.run_folder import load_config, load_json
+from fbackprop.cli.run_folder import load_json
+from fbackprop.cli.train import load_config
 from fbackprop.train.data.npz import read_npz
 from fbackprop.train.data.idx import read_numbers
 from fbackprop.train.data.csv_tables import read_csv
@@ -180,35 +181,25 @@ BOMBS_OF_WEIGHTS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def said(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("bombs")
-  for name, (make, _) in BOMBS.items():
-    (folder / name).write_bytes(make())
-  os.truncate(folder / "large.json", 2**40)  # Of which nothing stands on the disk.
-  return folder, child(DATA, folder)
+EVERY = BOMBS | BOMBS_OF_WEIGHTS
 
 
 @pytest.fixture(scope="module")
-def said_of_weights(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("weights")
-  for name, (make, _) in BOMBS_OF_WEIGHTS.items():
-    (folder / name).write_bytes(make())
-  return folder, child(WEIGHTS, folder)
+def answers(tmp_path_factory):
+  """The folder of each file, and what is said of it."""
+  found = {}
+  for imports, bombs in ((DATA, BOMBS), (WEIGHTS, BOMBS_OF_WEIGHTS)):
+    folder = tmp_path_factory.mktemp("bombs")
+    for name, (make, _) in bombs.items():
+      (folder / name).write_bytes(make())
+    if "large.json" in bombs:
+      os.truncate(folder / "large.json", 2**40)  # Of which nothing stands on the disk.
+    found |= {name: (folder, said) for name, said in child(imports, folder).items()}
+  return found
 
 
-@pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_in_little_room_and_time(said, name):
-  folder, answers = said
-  expected = BOMBS[name][1]
-  where = "config.toml" if name.endswith(".toml") else name
-  print(answers[name])
-  assert str(folder / where) in answers[name]
-  assert expected in answers[name]
-
-
-@pytest.mark.parametrize("name", BOMBS_OF_WEIGHTS)
-def test_a_bomb_of_weights_is_refused_in_little_room_and_time(said_of_weights, name):
-  folder, answers = said_of_weights
-  assert str(folder / name) in answers[name]
-  assert BOMBS_OF_WEIGHTS[name][1] in answers[name]
+@pytest.mark.parametrize("name", EVERY)
+def test_a_bomb_is_refused_in_little_room_and_time(answers, name):
+  folder, said = answers[name]
+  assert str(folder / ("config.toml" if name.endswith(".toml") else name)) in said
+  assert EVERY[name][1] in said

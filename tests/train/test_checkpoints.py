@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -20,15 +19,11 @@ from fbackprop.train.checkpoints import FolderInUseError, checkpoint_paths
 from scripts.campaigns.faults import PLANS, STEPS, bits, damage, run, stop_at
 from scripts.fault_campaign import BATCH, Campaign, damage_files
 from tests.support.refusals import refusals
+from tests.support.runs import descend, interrupt_at
+
+pytestmark = pytest.mark.usefixtures("as_a_user_has_it")
 
 PLAN = PLANS[3]  # Adam, with dropout.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _as_a_user_has_it():
-  """Optax adds numbers of two types."""
-  with jax.numpy_dtype_promotion("standard"):
-    yield
 
 
 @functools.cache
@@ -96,8 +91,7 @@ def test_what_was_said_before_is_said_again(folder):
 
 def test_a_run_that_had_ended_takes_no_step_more(folder):
   again = run(PLAN, str(folder), resumes=True, stop=stop_at(PLAN, 33))
-  assert (again.stop_reason, again.steps) == ("max_steps", 33)
-  assert len(again.losses) == 33
+  assert (again.stop_reason, again.steps, len(again.losses)) == ("max_steps", 33, 33)
 
 
 @pytest.mark.slow
@@ -119,8 +113,7 @@ def test_the_best_one_is_kept_beside_the_last_ones(tmp_path):
   keep = fb.train.Checkpoints(tmp_path, every=5, keep=2)
   run(PLANS[0], None, checkpoints=keep, optimizer=optax.sgd(rates))
   kept = names(tmp_path)
-  assert kept[-2:] == ["55", "60"]
-  assert len(kept) == 3
+  assert (kept[-2:], len(kept)) == (["55", "60"], 3)
   assert int(kept[0]) <= 25
 
 
@@ -129,11 +122,7 @@ def test_an_interrupt_saves_and_the_run_goes_on(signum, tmp_path):
   """Also where no checkpoint was due."""
   asked = fb.train.Checkpoints(tmp_path / "checkpoints")
 
-  def interrupt(evaluation):
-    if evaluation.step == 12:
-      os.kill(os.getpid(), signum)
-
-  cut = run(PLAN, None, checkpoints=asked, on_evaluation=interrupt)
+  cut = run(PLAN, None, checkpoints=asked, on_evaluation=interrupt_at(12, signum))
   assert (cut.stop_reason, cut.saved_at) == ("interrupted", cut.steps)
   assert cut.steps < STEPS
   assert bits(run(PLAN, None, resume=asked.folder)) == whole(PLAN)
@@ -161,8 +150,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(how,
     file.write_bytes({"flipped": content, "cut": content[:-99], "empty": b""}[how])
   events = []
   ended = run(PLAN, str(folder), resumes=True, events=events)
-  assert bits(ended) == whole(PLAN)
-  assert len(events) == 1
+  assert (bits(ended), len(events)) == (whole(PLAN), 1)
   assert str(file) in events[0]
   assert events[0].endswith("the checkpoint before it is used")
   assert names(folder)[-2:] == ["55", "60"]
@@ -236,14 +224,14 @@ def test_a_run_that_is_killed_again_and_again_goes_on_to_the_same_bits(tmp_path)
   campaign = Campaign(tmp_path)
   for touch in (9, 61, 14, 147):
     assert campaign.process(3, tmp_path / "run", touch, None) == ""
-  assert campaign.process(3, tmp_path / "run", None, None) == campaign.whole_run(3)
+  again, at_once = (campaign.process(3, tmp_path / name, None, None) for name in ("run", "whole"))
+  assert again == at_once != ""
 
 
 @pytest.mark.slow
 def test_no_damage_goes_unnoticed(tmp_path):
   found = damage_files(3, 0, tmp_path, 0.5)
-  assert (found["bits lost"], found["not refused"]) == ([], [])
-  assert found["damages"] == BATCH
+  assert (found["bits lost"], found["not refused"], found["damages"]) == ([], [], BATCH)
 
 
 def test_damage_damages(tmp_path):
@@ -259,29 +247,27 @@ def test_damage_damages(tmp_path):
 # --- Which run it is of, and whose folder ---------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  ("changed", "message"),
-  [
-    ({"batch_size": 8}, "batch_size was 7, got 8"),
-    ({"key": jax.random.key(9)}, "key was "),
-    ({"shuffle": "fast"}, "shuffle was exact, got fast"),
-    ({"data": (jnp.ones((50, 4)), jnp.zeros(50, jnp.int32))}, "examples was "),
-    ({"stop": fb.train.StopRules(60, validation_fraction=0.2)}, "examples was "),
-    ({"optimizer": optax.sgd(0.1)}, "checkpoint of another network or optimiser: .*adam|mu"),
-  ],
-)
+OTHER_RUNS = [
+  ({"batch_size": 8}, "batch_size was 7, got 8"),
+  ({"key": jax.random.key(9)}, "key was "),
+  ({"shuffle": "fast"}, "shuffle was exact, got fast"),
+  ({"data": (jnp.ones((50, 4)), jnp.zeros(50, jnp.int32))}, "examples was "),
+  ({"stop": fb.train.StopRules(60, validation_fraction=0.2)}, "examples was "),
+  ({"optimizer": optax.sgd(0.1)}, "checkpoint of another network or optimiser: .*adam|mu"),
+]
+
+
+@pytest.mark.parametrize(("changed", "message"), OTHER_RUNS)
 def test_a_checkpoint_of_another_run_is_refused(changed, message, good):
   with pytest.raises(ValueError, match=message):
     run(PLAN, None, resume=good, **changed)
 
 
 def test_of_another_network(good):
+  options = {"optimizer": optax.adam(0.01), "key": jax.random.key(PLAN.seed), "resume": good}
+  net, stop = fb.mlp([4, 9, 3], dropout=PLAN.dropout), stop_at(PLAN, STEPS)
   with pytest.raises(ValueError, match="of another network or optimiser"):
-    fb.train.fit(
-      fb.mlp([4, 9, 3], dropout=PLAN.dropout), fb.softmax_cross_entropy, data_of(),
-      optimizer=optax.adam(0.01), stop=stop_at(PLAN, STEPS), key=jax.random.key(PLAN.seed),
-      batch_size=7, checkpoints=fb.train.Checkpoints(resume=good),
-    )  # fmt: skip
+    descend(net, data_of(), stop, batch_size=7, **options)
 
 
 def data_of():
@@ -305,10 +291,8 @@ def test_two_runs_in_one_folder(tmp_path):
 
 def test_what_another_run_left_is_not_written_over(folder):
   before = names(folder)
-  with pytest.raises(
-    FileExistsError,
-    match=r"contains checkpoints of another run, such as 33; continue it with resume=",
-  ):
+  said = "contains checkpoints of another run, such as 33; continue it with resume="
+  with pytest.raises(FileExistsError, match=said):
     run(PLAN, str(folder))
   with pytest.raises(FileExistsError, match="contains checkpoints of another run"):
     run(PLAN, str(folder), resume=shutil.copytree(folder, folder.parent / "copy"))
@@ -350,6 +334,5 @@ def test_the_checkpoint_says_what_it_is_of(good):
   content = (good / "33" / "run" / "state.safetensors").read_bytes()
   header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
   said = json.loads(header["__metadata__"]["fbackprop.run"])
-  assert said["identity"]["batch_size"] == 7
-  assert said["stop"]["max_steps"] == 33
+  assert (said["identity"]["batch_size"], said["stop"]["max_steps"]) == (7, 33)
   assert header["loop.state.params.0.w"]["shape"] == [4, 8]

@@ -16,16 +16,14 @@ from matplotlib.figure import Figure
 
 import fbackprop as fb
 from fbackprop.cli import main, training
-from fbackprop.cli.training import metrics_of
 from fbackprop.layers import dense
-from fbackprop.train import EnsembleEvaluation, fit_ensemble, report, spread_of
+from fbackprop.train import ensembles, last_axis, report
 from fbackprop.train.data.datasets import load_dataset
-from fbackprop.train.ensembles import mean_outputs
-from fbackprop.train.last_axis import is_tiny, vmap_last
 from fbackprop.train.models import Model, describe_model, load_model
 from fbackprop.train.report import RateScores, RunInfo, draw_ensemble_page, figures
 from scripts.campaigns.grouping import grouped
 from tests.support.refusals import refusals
+from tests.support.runs import interrupt_at
 from tests.support.wrong_rules import times
 from tests.train.test_report_page import Page
 
@@ -40,21 +38,12 @@ def tenfold(rate):
   return optax.chain(optax.sgd(rate), optax.scale(10.0))
 
 
-def fit_all(**options):
-  """A small ensemble; any argument can be replaced."""
-  arguments = {
-    "net": NET,
-    "loss": fb.softmax_cross_entropy,
-    "data": (X, LABELS),
-    "optimizer": tenfold,
-    "stop": fb.train.StopRules(60, loss_below=0.67),
-    "keys": KEYS,
-    "rates": [0.01, 0.03, 3e38],
-    "test": (X, LABELS),
-    "eval_every": 25,
-    **options,
-  }
-  return fit_ensemble(**grouped(**arguments))
+def fit_all(net=NET, **options):
+  """A small ensemble; any option can be replaced."""
+  stop = fb.train.StopRules(60, loss_below=0.67)
+  options = {"optimizer": tenfold, "stop": stop, "keys": KEYS, "test": (X, LABELS), **options}
+  options = {"rates": [0.01, 0.03, 3e38], "eval_every": 25, **options}
+  return fb.train.fit_ensemble(net, fb.softmax_cross_entropy, (X, LABELS), **grouped(**options))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +55,8 @@ def mixed():
 def assert_is_alone(result, k, net=NET, **options):
   alone = fb.train.fit(net, fb.softmax_cross_entropy, (X, LABELS), key=KEYS[k], **options)
   assert (result.stop_reasons[k], result.steps[k]) == (alone.stop_reason, alone.steps)
-  for ours, own in zip(
-    jax.tree.leaves(result.member(k)), jax.tree.leaves(alone.params), strict=True
-  ):
+  leaves = jax.tree.leaves(result.member(k)), jax.tree.leaves(alone.params)
+  for ours, own in zip(*leaves, strict=True):
     np.testing.assert_allclose(ours, own, rtol=1e-5, atol=1e-6 * abs(own).max())
   count = len(alone.losses)
   np.testing.assert_allclose(result.losses[:count, k], alone.losses, rtol=1e-5)
@@ -79,8 +67,7 @@ def test_each_member_is_its_own_run(mixed):
   stop = fb.train.StopRules(60, loss_below=0.67)
   for k, rate in enumerate([0.01, 0.03]):
     assert_is_alone(mixed, k, optimizer=tenfold(rate), stop=stop)
-  assert mixed.size == 3
-  assert mixed.stop_reasons[2] == "diverged"
+  assert (mixed.size, mixed.stop_reasons[2]) == (3, "diverged")
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(mixed.params))
   assert len(mixed.losses) == mixed.steps.max()
 
@@ -98,8 +85,7 @@ def test_gradients_of_members_are_checked_at_the_first_and_at_the_last_step(mixe
   assert last not in (0, 40)
   # Of the one that diverged there is the first one only.
   places = [(found.step, found.member) for found in checked.checks]
-  assert places == [(0, 0), (0, 2), (40, 0), (last, 0)]
-  assert checked.checks_ok
+  assert (places, checked.checks_ok) == ([(0, 0), (0, 2), (40, 0), (last, 0)], True)
   assert 0 < checked.gradient_check_max_rel_error < 1e-9
   assert checked.check_seconds <= checked.seconds
   # To look changes nothing.
@@ -113,8 +99,7 @@ def test_a_wrong_gradient_is_found():
     net=net, stop=fb.train.StopRules(1), check_every=9,
     rates=None, optimizer=optax.sgd(0.1), test=None, eval_every=None,
   )  # fmt: skip
-  assert not wrong.checks_ok
-  assert wrong.gradient_check_max_rel_error == pytest.approx(1e-3)
+  assert (wrong.checks_ok, wrong.gradient_check_max_rel_error) == (False, pytest.approx(1e-3))
 
 
 def test_a_part_is_as_if_the_others_had_not_been(mixed):
@@ -129,17 +114,12 @@ def test_a_part_is_as_if_the_others_had_not_been(mixed):
 
 @pytest.mark.slow
 def test_an_interrupt_ends_an_ensemble_after_the_chunk_in_flight():
-  def interrupt(evaluation):
-    if evaluation.step == 20:
-      os.kill(os.getpid(), signal.SIGINT)
-
   options = {"rates": None, "optimizer": optax.sgd(0.01), "eval_every": 10, "test": None}
   before = signal.getsignal(signal.SIGINT)
-  many = fit_all(stop=fb.train.StopRules(1000), on_evaluation=interrupt, **options)
+  many = fit_all(stop=fb.train.StopRules(1000), on_evaluation=interrupt_at(20), **options)
   assert signal.getsignal(signal.SIGINT) is before
   assert (many.interrupted, many.stop_reasons) == (True, ("interrupted",) * 3)
-  assert many.steps.tolist() == [20] * 3
-  assert many.losses.shape == (20, 3)
+  assert (many.steps.tolist(), many.losses.shape) == ([20] * 3, (20, 3))
   assert [e.step for e in many.evaluations] == [10, 20]
   again = fit_all(stop=fb.train.StopRules(20), **options)
   chex.assert_trees_all_equal(many.params, again.params)
@@ -166,7 +146,7 @@ def test_each_member_keeps_its_own_best_epoch(shuffle):
     "optimizer": optax.sgd(0.5), "batch_size": 4, "validation": (X, LABELS),
     "stop": fb.train.StopRules(max_epochs=12, patience=3),
   }  # fmt: skip
-  many = fit_ensemble(keys=KEYS, **options)
+  many = fb.train.fit_ensemble(keys=KEYS, **options)
   for k, key in enumerate(KEYS):
     alone = fb.train.fit(key=key, **options)
     assert (many.steps[k], many.stop_reasons[k]) == (alone.steps, alone.stop_reason)
@@ -207,13 +187,13 @@ def test_probabilities_are_averaged_and_not_logits(name):
   outputs = jax.random.normal(jax.random.key(1), (3, 5, 2))
   link = {"softmax_cross_entropy": jax.nn.softmax, "sigmoid_cross_entropy": jax.nn.sigmoid}
   function = link.get(name, lambda y: y)
-  got = function(mean_outputs(outputs, name))
+  got = function(ensembles.mean_outputs(outputs, name))
   np.testing.assert_allclose(got, function(outputs).mean(0), rtol=1e-5, atol=1e-6)
 
 
 def test_a_spread_is_four_numbers():
-  assert spread_of(np.array([1.0, 3.0])) == (2.0, pytest.approx(2**0.5), 1.0, 3.0)
-  assert spread_of(np.array([1.0])) == (1.0, 0.0, 1.0, 1.0)
+  assert fb.train.spread_of(np.array([1.0, 3.0])) == (2.0, pytest.approx(2**0.5), 1.0, 3.0)
+  assert fb.train.spread_of(np.array([1.0])) == (1.0, 0.0, 1.0, 1.0)
 
 
 def chosen(w, x, which):
@@ -230,7 +210,7 @@ def test_the_last_axis_gives_what_the_first_gives():
 
   @jax.jit
   def last(w, x, which, one):
-    return vmap_last(chosen, 4, one)(w, x, which)
+    return last_axis.vmap_last(chosen, 4, one)(w, x, which)
 
   got = last(w, x, which, jnp.ones(()))
   want = jax.vmap(chosen, in_axes=-1, out_axes=-1)(w, x, which)
@@ -239,8 +219,8 @@ def test_the_last_axis_gives_what_the_first_gives():
 
 
 def test_long_sums_are_left_to_a_library():
-  assert is_tiny(jnp.dot, X, X.T)
-  assert not is_tiny(jax.jit(jnp.dot), np.ones((2, 33)), np.ones((33, 2)))
+  assert last_axis.is_tiny(jnp.dot, X, X.T)
+  assert not last_axis.is_tiny(jax.jit(jnp.dot), np.ones((2, 33)), np.ones((33, 2)))
 
 
 BAD = [
@@ -274,20 +254,18 @@ def undrawn(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-  """A run of three linear models of iris, of two rates."""
+def folder(tmp_path_factory):
+  """That of a run of three linear models of iris, of two rates."""
   out = tmp_path_factory.mktemp("runs")
   flags = "--data iris --ensemble 3 --rates 0.01 0.2 --stop.max-steps 30 --eval-every 10 --out"
-  return out / "iris-1", main(["train", *flags.split(), str(out), "--hidden", "3"])
+  assert main(["train", *flags.split(), str(out), "--hidden", "3"]) == 0
+  return out / "iris-1"
 
 
 @pytest.mark.slow
-def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
-  folder, code = run
-  assert code == 0
+def test_the_folder_holds_an_ensemble_that_answers_as_one(folder, capsys):
   summary = json.loads((folder / "summary.json").read_text())
-  assert summary["rate"] == 0.2
-  assert [row["rate"] for row in summary["rates"]] == [0.01, 0.2]
+  assert (summary["rate"], [row["rate"] for row in summary["rates"]]) == (0.2, [0.01, 0.2])
   assert main(["eval", str(folder)]) == 0
   assert f"{summary['test_accuracy']:.4f}" in capsys.readouterr().out
   model = load_model(folder / "model.safetensors")
@@ -312,9 +290,8 @@ def test_the_folder_holds_an_ensemble_that_answers_as_one(run, capsys):
 
 
 @pytest.mark.slow
-def test_the_folder_holds_a_line_for_each_evaluation(run):
+def test_the_folder_holds_a_line_for_each_evaluation(folder):
   """The last one says what the summary says."""
-  folder, _ = run
   lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
   assert [line["step"] for line in lines] == [10, 20, 30]
   assert [line["running"] for line in lines] == [6, 6, 0]
@@ -330,15 +307,15 @@ def test_the_folder_holds_a_line_for_each_evaluation(run):
 
 def test_what_is_not_finite_is_left_out_of_a_line():
   losses = np.array([1.0, np.nan, 3.0, np.nan, np.inf, np.nan])
-  line = metrics_of(EnsembleEvaluation(7, 2, losses, None, None, None, None, 0.5), (0.1, 0.2))
+  found = fb.train.EnsembleEvaluation(7, 2, losses, None, None, None, None, 0.5)
+  line = training.metrics_of(found, (0.1, 0.2))
   spread = {"mean": 2.0, "deviation": 2**0.5, "least": 1.0, "most": 3.0, "members": 2}
   assert line["rates"] == [{"rate": 0.1, "train_loss": spread}, {"rate": 0.2, "train_loss": None}]
 
 
 @pytest.mark.slow
-def test_the_folder_holds_a_page_of_the_ensemble(run):
+def test_the_folder_holds_a_page_of_the_ensemble(folder):
   """What it says is what the summary says."""
-  folder, _ = run
   summary = json.loads((folder / "summary.json").read_text())
   read = Page((folder / "report.html").read_bytes())
   kept = summary["rates"][1]
@@ -406,7 +383,7 @@ def test_a_page_of_members_that_ended_in_other_ways(monkeypatch):
   dataset = load_dataset("diabetes", 0)
   description = describe_model((10, 1), "relu", dataset, ensemble=3)
   stop = fb.train.StopRules(20, loss_below=0.7, validation_fraction=0.2)
-  result = fit_ensemble(
+  result = fb.train.fit_ensemble(
     description.net, description.loss, (dataset.x, dataset.targets), optimizer=tenfold, stop=stop,
     keys=KEYS, rates=[1e-4, 3e-3, 3e38],
     monitor=fb.train.Monitor(test=(dataset.x_test, dataset.targets_test)),

@@ -125,18 +125,21 @@ def test_tabs_divide_a_tsv_file(tmp_path):
   assert (found.features, found.output_names) == (("a, b",), ("u", "v"))
 
 
+LAYOUTS = [
+  (lambda x: x.astype(np.float16), np.float32),
+  (lambda x: x.astype(">f4"), np.float32),
+  (lambda x: x.astype(">f8"), np.float64),
+  (np.asfortranarray, np.float64),
+  (lambda x: x.astype(np.int64), np.float64),
+  (lambda x: x.astype(np.uint8), np.float32),
+  (lambda x: x > 4, np.float32),
+  (lambda x: x.astype(np.longdouble), np.float64),
+]
+
+
 @pytest.mark.parametrize(
   ("make", "kind"),
-  [
-    (lambda x: x.astype(np.float16), np.float32),
-    (lambda x: x.astype(">f4"), np.float32),
-    (lambda x: x.astype(">f8"), np.float64),
-    (np.asfortranarray, np.float64),
-    (lambda x: x.astype(np.int64), np.float64),
-    (lambda x: x.astype(np.uint8), np.float32),
-    (lambda x: x > 4, np.float32),
-    (lambda x: x.astype(np.longdouble), np.float64),
-  ],
+  LAYOUTS,
   ids=["float16", "big-endian f4", "big-endian f8", "Fortran", "int64", "uint8", "bool", "long"],
 )
 def test_arrays_of_any_layout_hold_the_same_numbers(tmp_path, make, kind):
@@ -329,8 +332,7 @@ def test_labels_of_a_column_of_one_may_be_called_a_classification(tmp_path):
   np.savez(tmp_path / "t.npz", x=np.ones((12, 2)), y=y, x_test=np.ones((3, 2)), y_test=y[:3, 0])
   for task in (None, "classification"):
     found = read_npz(str(tmp_path / "t.npz"), (), task)
-    assert found.targets.tolist() == [0, 1, 2] * 4
-    assert found.targets_test.tolist() == [0, 1, 2]
+    assert (found.targets.tolist(), found.targets_test.tolist()) == ([0, 1, 2] * 4, [0, 1, 2])
   assert read_npz(str(tmp_path / "t.npz"), (), "regression").targets.shape == (12, 1)
 
 
@@ -390,10 +392,8 @@ def test_holes_of_an_array_are_left_out_of_both_parts(tmp_path):
   x, w = np.arange(4), np.ones(4)
   np.savez(tmp_path / "t.npz", x=x, y=y, x_test=x, y_test=y[::-1], w=w)
   found = read_npz(str(tmp_path / "t.npz"), (), None, "w", "drop")
-  assert found.x[:, 0].tolist() == [0, 2, 3]
-  assert found.x_test[:, 0].tolist() == [0, 1, 3]
-  assert len(found.weights) == 3
-  assert len(found.notes) == 2
+  assert (found.x[:, 0].tolist(), found.x_test[:, 0].tolist()) == ([0, 2, 3], [0, 1, 3])
+  assert (len(found.weights), len(found.notes)) == (3, 2)
 
 
 def test_labels_that_are_no_labels_are_refused_with_the_reason(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import pytest
 from fbackprop.cli import main
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.data.fingerprints import difference
+from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")
 RNG = np.random.default_rng(7)
@@ -73,16 +74,12 @@ CHANGES = {
 def test_another_table_is_refused_and_the_change_said(folder, capsys, name):
   change, said = CHANGES[name]
   (folder / "t.csv").write_text("\n".join(change(lines_of(folder))) + "\n")
-  assert main(["eval", "run"]) == 2
-  told = capsys.readouterr()
-  assert (told.out, told.err) == (
-    "", f"fbackprop: RUN run: csv:t.csv has changed since the run began: {said}; "
+  assert refused(capsys, "eval", "run") == (
+    f"fbackprop: RUN run: csv:t.csv has changed since the run began: {said}; "
     "restore it, or score all of its rows: fbackprop eval run --data csv:t.csv\n"
-  )  # fmt: skip
-  assert main(["train", "--resume", "run", "--stop.max-steps", "30"]) == 2
-  told = capsys.readouterr()
-  assert told.out == ""
-  assert f"has changed since the run began: {said}; restore it" in told.err
+  )
+  told = refused(capsys, "train", "--resume", "run", "--stop.max-steps", "30")
+  assert f"has changed since the run began: {said}; restore it" in told
 
 
 def test_the_same_numbers_written_otherwise_are_the_same_table(folder, capsys):
@@ -137,8 +134,7 @@ PRINTS = {"sha256": 1, "split": 2}
 @pytest.mark.parametrize("data", [3, {}, PRINTS, {**PRINTS, "columns": 3, "rows": "a"}])
 def test_a_fingerprint_that_is_none_is_refused(folder, capsys, data):
   (folder / "run" / "env.json").write_text(json.dumps({"data": data}))
-  assert main(["eval", "run"]) == 2
-  assert "env.json: data must be as fbackprop train writes it" in capsys.readouterr().err
+  assert "env.json: data must be as fbackprop train writes it" in refused(capsys, "eval", "run")
 
 
 def test_a_long_table_says_where_it_differs_by_a_block(tmp_path):

@@ -12,13 +12,12 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train.divergence import locate_nonfinite
-from fbackprop.train.interrupts import deferred_interrupt
-from fbackprop.train.loop import Member, make_chunk, start_loop
+from fbackprop.train import history, interrupts, stop_conditions
+from fbackprop.train import loop as loops
 from fbackprop.train.step import State
-from fbackprop.train.stop_conditions import stop_numbers
 from scripts.campaigns.grouping import grouped
 from tests.support.refusals import refusals
+from tests.support.runs import interrupt_at
 from tests.support.wrong_rules import changed, times, weight
 
 KEY = jax.random.key(3)
@@ -27,19 +26,11 @@ LABELS = (X[:, 0] > 0).astype(np.int32) + (X[:, 1] > 1)
 NET = fb.mlp([4, 6, 3], fb.tanh)
 
 
-def fit(**options):
+def fit(net=NET, loss=fb.softmax_cross_entropy, data=(X, LABELS), **options):
   """A small run of classification; any argument can be replaced."""
-  arguments = {
-    "net": NET,
-    "loss": fb.softmax_cross_entropy,
-    "data": (X, LABELS),
-    "optimizer": fb.train.gradient_descent(0.5),
-    "stop": fb.train.StopRules(30),
-    "key": KEY,
-    "batch_size": 5,
-    **options,
-  }
-  return fb.train.fit(**grouped(**arguments))
+  options = {"optimizer": fb.train.gradient_descent(0.5), "batch_size": 5, "key": KEY, **options}
+  options = {"stop": fb.train.StopRules(30), **options}
+  return fb.train.fit(net, loss, data, **grouped(**options))
 
 
 # Where the subject is neither minibatches nor depth: a program that compiles sooner.
@@ -67,8 +58,7 @@ def test_the_end_of_a_run_does_not_depend_on_its_chunks(reason):
     fit(stop=STOPS[reason], optimizer=optimizer, chunk_steps=chunk, eval_every=every)
     for chunk, every in ((1000, None), (7, 5))
   ]
-  assert {run.stop_reason for run in runs} == {reason}
-  assert len({run.steps for run in runs}) == 1
+  assert ({run.stop_reason for run in runs}, len({run.steps for run in runs})) == ({reason}, 1)
   for run in runs:
     assert len(run.losses) == len(run.grad_norms) == run.steps == run.evaluations[-1].step
     np.testing.assert_array_equal(run.losses, runs[0].losses)
@@ -106,11 +96,11 @@ def test_loss_below_is_the_lecture_s_tolerance():
 
 def test_a_chunk_is_one_loop_on_the_device():
   init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
-  loop = start_loop(init(KEY), 22, jnp.float32)
-  stop = stop_numbers(fb.train.StopRules(9), jnp.float32)
+  loop = loops.start_loop(init(KEY), 22, jnp.float32)
+  stop = stop_conditions.stop_numbers(fb.train.StopRules(9), jnp.float32)
   data = fb.train.Batch(jnp.asarray(X), jnp.asarray(LABELS))
-  chunk = make_chunk(step, 5, 9)
-  compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), Member(KEY)).compile()
+  chunk = loops.make_chunk(step, 5, 9)
+  compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), loops.Member(KEY)).compile()
   text = compiled.as_text()
   # The loops over epochs, over the steps of one, and of the sort; nothing that calls the host.
   assert text.count(" while(") >= 3
@@ -125,8 +115,7 @@ def test_a_chunk_is_one_loop_on_the_device():
 def test_evaluations_say_what_happened():
   seen = []
   result = fit(test=(X[:8], LABELS[:8]), eval_every=12, check_every=20, on_evaluation=seen.append)
-  assert tuple(seen) == result.evaluations
-  assert [e.step for e in seen] == [12, 24, 30]
+  assert (tuple(seen), [e.step for e in seen]) == (result.evaluations, [12, 24, 30])
   assert [e.epoch for e in seen] == [3, 6, 7.5]  # Four batches of five make an epoch of 22.
   np.testing.assert_allclose(seen[1].train_loss, result.losses[12:24].mean(), rtol=1e-6)
   np.testing.assert_allclose(seen[1].grad_norms, result.grad_norms[23])
@@ -134,8 +123,7 @@ def test_evaluations_say_what_happened():
   assert seen[-1].test_accuracy == float(np.mean(outputs.argmax(1) == LABELS[:8]))
   losses = fb.softmax_cross_entropy.forward(outputs, jnp.asarray(LABELS[:8]))[0]
   np.testing.assert_allclose(seen[-1].test_loss, losses.mean(), rtol=1e-6)
-  assert [step for step, _ in result.checks] == [0, 20, 30]
-  assert result.checks_ok
+  assert ([step for step, _ in result.checks], result.checks_ok) == ([0, 20, 30], True)
   assert 0 < result.gradient_check_max_rel_error < 1e-12
   assert seen[-1].gradient_error == result.checks[-1][1].rel_error
   assert 0 < result.check_seconds < result.seconds
@@ -145,16 +133,14 @@ def test_a_wrong_rule_is_found_while_training():
   wrong = fb.dense(6, 3)._replace(backward=weight(lambda w_bar: w_bar * 1.001))
   net = fb.serial(fb.dense(4, 6), fb.tanh, wrong)
   result = fit(net=net, batch_size=None, check_every=10)
-  assert not result.checks_ok
-  assert result.checks[0][1].leaf == "[2].w"
+  assert (result.checks_ok, result.checks[0][1].leaf) == (False, "[2].w")
   assert abs(result.gradient_check_max_rel_error - 1e-3) < 1e-9
 
 
 def test_zero_steps_leave_the_initial_parameters():
   result = fit(stop=fb.train.StopRules(0), check_every=1)
   assert (result.steps, result.stop_reason) == (0, "max_steps")
-  assert result.evaluations[0].train_loss is None
-  assert len(result.checks) == 1
+  assert (result.evaluations[0].train_loss, len(result.checks)) == (None, 1)
   chex.assert_trees_all_equal(
     result.params, jax.jit(NET.init)(jax.random.split(jax.random.split(KEY)[0])[0])
   )
@@ -162,43 +148,29 @@ def test_zero_steps_leave_the_initial_parameters():
 
 def test_regression_has_a_loss_and_no_accuracy():
   x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
-  result = fit(
-    net=fb.mlp([1, 16, 1], fb.tanh),
-    loss=fb.squared_error,
-    data=(x, x * x),
-    test=(x, x * x),
-    batch_size=None,
-    stop=fb.train.StopRules(3000, loss_below=1e-3),
-  )
-  assert result.stop_reason == "loss_below"
-  assert result.evaluations[-1].test_accuracy is None
+  net, stop = fb.mlp([1, 16, 1], fb.tanh), fb.train.StopRules(3000, loss_below=1e-3)
+  result = fit(net, fb.squared_error, (x, x * x), test=(x, x * x), batch_size=None, stop=stop)
+  assert (result.stop_reason, result.evaluations[-1].test_accuracy) == ("loss_below", None)
   assert result.evaluations[-1].test_loss <= 1.1e-3
 
 
 def test_an_interrupt_keeps_what_was_reached(plain):
-  def interrupt(evaluation):
-    if evaluation.step == 30:
-      os.kill(os.getpid(), signal.SIGINT)
-
   before = signal.getsignal(signal.SIGINT)
-  result = fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt)
+  result = fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt_at(30))
   assert (result.steps, result.stop_reason, result.interrupted) == (30, "interrupted", True)
   assert signal.getsignal(signal.SIGINT) is before
   chex.assert_trees_all_equal(result.params, plain.params)
 
 
 def test_an_interrupt_that_comes_too_late_is_not_forgotten():
-  def interrupt(evaluation):
-    os.kill(os.getpid(), signal.SIGINT)
-
-  result = fit(**SMALL, on_evaluation=interrupt)  # The only evaluation is the last one.
+  result = fit(**SMALL, on_evaluation=interrupt_at(3))  # The only evaluation is the last one.
   assert (result.steps, result.stop_reason, result.interrupted) == (3, "max_steps", True)
 
 
 def test_a_block_in_a_block_shares_what_was_heard():
   before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
-  with deferred_interrupt(signal.SIGINT, signal.SIGTERM) as outer:
-    with deferred_interrupt(signal.SIGINT) as inner:
+  with interrupts.deferred_interrupt(signal.SIGINT, signal.SIGTERM) as outer:
+    with interrupts.deferred_interrupt(signal.SIGINT) as inner:
       assert inner.signum is None
       os.kill(os.getpid(), signal.SIGTERM)
     assert outer.signum is not None
@@ -231,26 +203,25 @@ HUGE_INPUT_BAR = fb.dense(5, 3)._replace(
 )
 
 
+DIVERGING = [
+  (fb.mlp([4, 6, 3]), 1e25, "layer 2 (dense): value"),
+  (fb.serial(fb.dense(4, 3)._replace(backward=huge_backward)), 0.5, "layer 0 (dense): gradient"),
+  (fb.serial(fb.dense(4, 5), HUGE_INPUT_BAR), 0.5, "layer 0 (dense): cotangent"),
+  (fb.mlp([4, 3]), 3.4e38, "update"),
+  (fb.dense(4, 3)._replace(backward=huge_backward), 0.5, "layer 0 (dense): gradient"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("net", "rate", "where"),
-  [
-    (fb.mlp([4, 6, 3]), 1e25, "layer 2 (dense): value"),
-    (fb.serial(fb.dense(4, 3)._replace(backward=huge_backward)), 0.5, "layer 0 (dense): gradient"),
-    (fb.serial(fb.dense(4, 5), HUGE_INPUT_BAR), 0.5, "layer 0 (dense): cotangent"),
-    (fb.mlp([4, 3]), 3.4e38, "update"),
-    (fb.dense(4, 3)._replace(backward=huge_backward), 0.5, "layer 0 (dense): gradient"),
-  ],
-)
+@pytest.mark.parametrize(("net", "rate", "where"), DIVERGING)
 def test_a_run_that_diverges_says_where_and_keeps_the_last_good_parameters(net, rate, where):
-  run = {"net": net, "data": (100 * X, LABELS), "optimizer": fb.train.gradient_descent(rate),
-         "batch_size": None}  # fmt: skip
+  optimizer = fb.train.gradient_descent(rate)
+  run = {"net": net, "data": (100 * X, LABELS), "optimizer": optimizer, "batch_size": None}
   # At the end there is no check: where a run diverged there is no truth.
   check_every = 100 if where == "update" else None
   result = fit(**run, check_every=check_every)
   assert [step for step, _ in result.checks] == [0] * (where == "update")
-  assert result.stop_reason == "diverged"
-  assert result.diverged_at == where
+  assert (result.stop_reason, result.diverged_at) == ("diverged", where)
   assert len(result.losses) == result.steps + 1
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result.params))
   again = fit(**run, stop=fb.train.StopRules(result.steps))
@@ -261,7 +232,7 @@ def located(net, loss, params, batch):
   """Where a step of gradient descent from these parameters breaks."""
   optimizer = fb.train.gradient_descent(0.5)
   state = State(jnp.zeros((), jnp.int32), params, optimizer.init(params), KEY)
-  return locate_nonfinite(net, loss, optimizer, state, batch)
+  return history.locate_nonfinite(net, loss, optimizer, state, batch)
 
 
 def test_a_loss_that_overflows_is_named_with_the_layer_that_fed_it():
@@ -293,15 +264,15 @@ def test_a_layer_that_draws_is_walked_with_its_own_key():
   assert located(net, fb.squared_error, params, batch) == "layer 2 (dense): value"
 
 
+OVERFLOWING = [
+  # The squares of 1e17 are finite, those of 1e20 in the optimiser's second moment aren't.
+  (optax.chain(optax.scale(1e3), optax.scale_by_adam()), 1e17, "optimiser's state"),
+  (optax.adam(0.1), 1e21, "layer 0 (dense): norm of the gradient"),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  ("optimizer", "scale", "where"),
-  [
-    # The squares of 1e17 are finite, those of 1e20 in the optimiser's second moment aren't.
-    (optax.chain(optax.scale(1e3), optax.scale_by_adam()), 1e17, "optimiser's state"),
-    (optax.adam(0.1), 1e21, "layer 0 (dense): norm of the gradient"),
-  ],
-)
+@pytest.mark.parametrize(("optimizer", "scale", "where"), OVERFLOWING)
 def test_an_optimiser_that_overflows_does_not_go_on_in_silence(optimizer, scale, where):
   net = fb.serial(fb.dense(4, 3)._replace(backward=times(scale)))
   with jax.numpy_dtype_promotion("standard"):
@@ -349,9 +320,8 @@ def test_fit_refuses_values_that_are_not_finite(value, part):
   bad, good = (x, targets), (X, np.zeros((22, 3), np.float32))
   options = {"data": good, "test": bad} if part == "test" else {"data": bad}
   name = "test.x" if part == "test" else f"data.{part}"
-  with pytest.raises(
-    ValueError, match=rf"{name} must be finite, got {value} at \[7, 1\], 1 in all"
-  ):
+  said = rf"{name} must be finite, got {value} at \[7, 1\], 1 in all"
+  with pytest.raises(ValueError, match=said):
     fit(loss=fb.squared_error, **options)
 
 

@@ -29,15 +29,18 @@ def clipped_by(factor):
   return net, ours
 
 
+FACTORS = [
+  (lambda norms: jnp.minimum(1, BOUND / norms), True),
+  (lambda norms: jnp.ones_like(norms), False),
+  (lambda norms: BOUND / norms, False),  # Lengthens the short ones.
+  (lambda norms: jnp.minimum(1, BOUND / (norms + 1e-6)), False),  # As some packages have it.
+  (lambda norms: jnp.minimum(1, BOUND**2 / norms**2), False),  # Of the square.
+]
+
+
 @pytest.mark.parametrize(
   ("factor", "is_right"),
-  [
-    (lambda norms: jnp.minimum(1, BOUND / norms), True),
-    (lambda norms: jnp.ones_like(norms), False),
-    (lambda norms: BOUND / norms, False),  # Lengthens the short ones.
-    (lambda norms: jnp.minimum(1, BOUND / (norms + 1e-6)), False),  # As some packages have it.
-    (lambda norms: jnp.minimum(1, BOUND**2 / norms**2), False),  # Of the square.
-  ],
+  FACTORS,
   ids=["right", "not clipped", "normalised", "with 1e-6", "squared"],
 )
 def test_the_check_knows_a_clipped_gradient_from_another(factor, is_right):

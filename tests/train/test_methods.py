@@ -11,12 +11,7 @@ from fbackprop.cli import main
 from fbackprop.train.optimizers import OPTIMIZERS, SCHEDULES, make_optimizer, rates
 from tests.support.refusals import refusals
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-  """Optax mixes counters and floats, which the tests of our own code forbid."""
-  with jax.numpy_dtype_promotion("standard"):
-    yield
+pytestmark = pytest.mark.usefixtures("as_a_user_has_it")
 
 
 NET = fb.mlp([3, 8, 2], normalization=fb.layer_norm)
@@ -89,15 +84,15 @@ def test_a_long_gradient_is_shortened_and_a_short_one_is_not():
     assert norm == pytest.approx(want or norm_of(grads), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-  ("schedule", "middle", "end"),
-  [
-    ("constant", 2.0, 2.0),
-    ("cosine", 1.0, 0.0),
-    ("linear", 1.0, 0.0),
-    ("exponential", 2 / 1000**0.5, 2e-3),
-  ],
-)
+ENDS = [
+  ("constant", 2.0, 2.0),
+  ("cosine", 1.0, 0.0),
+  ("linear", 1.0, 0.0),
+  ("exponential", 2 / 1000**0.5, 2e-3),
+]
+
+
+@pytest.mark.parametrize(("schedule", "middle", "end"), ENDS)
 def test_a_schedule_arrives_at_the_end_of_the_run(schedule, middle, end):
   near = {"rel": 1e-5, "abs": 1e-6}
   found = rates(2.0, 100, schedule, 0)

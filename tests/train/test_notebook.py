@@ -71,24 +71,24 @@ def test_lines_of_circuits():
 # --- Units ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-  ("unit", "line"),
-  [
-    (fb.mlp([2, 8, 1]), "serial(dense(2, 8), relu, dense(8, 1))"),
-    (fb.dense(2, 3), "dense(2, 3)"),
-    (fb.dense(2, 3, bias=False, dtype=jnp.float16), "dense(2, 3, bias=False, dtype='float16')"),
-    (fb.serial(), "serial"),
-    (fb.softmax, "softmax"),
-    (fb.activation(fb.gates.leaky_relu_with(0.2)), "leaky_relu"),
-    (fb.layer_norm(8), "layer_norm(8)"),
-    (fb.rms_norm(8, eps=0.1), "rms_norm(8, eps=0.1)"),
-    (fb.dropout(0.25), "dropout(0.25)"),
-    (fb.remat(fb.skip(fb.dense(3, 3))), "remat(skip(dense(3, 3)))"),
-    (fb.repeat(fb.serial(fb.dense(3, 3), fb.tanh), 5), "repeat(serial(dense(3, 3), tanh), n=5)"),
-    (fb.gates.max, "Gate('max')"),
-    (fb.squared_error, "Loss('squared_error')"),
-  ],
-)
+LINES = [
+  (fb.mlp([2, 8, 1]), "serial(dense(2, 8), relu, dense(8, 1))"),
+  (fb.dense(2, 3), "dense(2, 3)"),
+  (fb.dense(2, 3, bias=False, dtype=jnp.float16), "dense(2, 3, bias=False, dtype='float16')"),
+  (fb.serial(), "serial"),
+  (fb.softmax, "softmax"),
+  (fb.activation(fb.gates.leaky_relu_with(0.2)), "leaky_relu"),
+  (fb.layer_norm(8), "layer_norm(8)"),
+  (fb.rms_norm(8, eps=0.1), "rms_norm(8, eps=0.1)"),
+  (fb.dropout(0.25), "dropout(0.25)"),
+  (fb.remat(fb.skip(fb.dense(3, 3))), "remat(skip(dense(3, 3)))"),
+  (fb.repeat(fb.serial(fb.dense(3, 3), fb.tanh), 5), "repeat(serial(dense(3, 3), tanh), n=5)"),
+  (fb.gates.max, "Gate('max')"),
+  (fb.squared_error, "Loss('squared_error')"),
+]
+
+
+@pytest.mark.parametrize(("unit", "line"), LINES)
 def test_lines_of_units(unit, line):
   assert repr(unit) == line
 

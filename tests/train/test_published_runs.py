@@ -7,6 +7,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.train.data.datasets import load_dataset
+from tests.support.runs import descend
 
 
 def spiral() -> tuple[np.ndarray, np.ndarray]:
@@ -34,17 +35,11 @@ def is_matrix(params):
 def test_spiral_of_cs231n(hidden, steps, least, most):
   x, labels = spiral()
   with jax.numpy_dtype_promotion("standard"):
-    result = fb.train.fit(
-      fb.mlp([2, *hidden, 3], w_init=jax.nn.initializers.normal(0.01)),
-      fb.softmax_cross_entropy,
-      (x, labels),
-      optimizer=optax.chain(
-        optax.add_decayed_weights(1e-3, mask=is_matrix), fb.train.gradient_descent(1.0)
-      ),
-      stop=fb.train.StopRules(steps),
-      key=jax.random.key(0),
-      monitor=fb.train.Monitor(check_every=steps, test=(x, labels)),
-    )
+    net = fb.mlp([2, *hidden, 3], w_init=jax.nn.initializers.normal(0.01))
+    decay = optax.add_decayed_weights(1e-3, mask=is_matrix)
+    optimizer = optax.chain(decay, fb.train.gradient_descent(1.0))
+    seen = {"check_every": steps, "test": (x, labels)}
+    result = descend(net, (x, labels), steps, optimizer=optimizer, **seen)
   assert result.checks_ok
   # The loss before the first step is that of chance.
   np.testing.assert_allclose(result.losses[0], np.log(3), rtol=1e-3)
@@ -58,16 +53,11 @@ def test_digits_as_well_as_scikit_learn():
   accuracies = []
   with jax.numpy_dtype_promotion("standard"):
     for seed in range(3):
-      result = fb.train.fit(
-        fb.mlp([64, 64, 10]),
-        fb.softmax_cross_entropy,
-        (digits.x, digits.targets),
-        optimizer=optax.adam(1e-3),
-        stop=fb.train.StopRules(max_steps=200 * (1347 // 200)),
-        key=jax.random.key(seed),
-        batch_size=200,
-        monitor=fb.train.Monitor(test=(digits.x_test, digits.targets_test)),
-      )
+      options = {"key": jax.random.key(seed), "test": (digits.x_test, digits.targets_test)}
+      result = descend(
+        fb.mlp([64, 64, 10]), (digits.x, digits.targets), 200 * (1347 // 200), batch_size=200,
+        optimizer=optax.adam(1e-3), **options,
+      )  # fmt: skip
       accuracies.append(result.evaluations[-1].test_accuracy)
   # Of 450 test examples one is 0.0022, and the three published values spread by 0.0066.
   assert abs(np.mean(accuracies) - np.mean([0.9756, 0.9822, 0.9778])) < 0.01

@@ -15,21 +15,19 @@ from sklearn import metrics
 
 import fbackprop as fb
 from fbackprop.cli.config import GENERAL, settings
-from fbackprop.cli.flags import parse
+from fbackprop.cli.train import parse
 from fbackprop.cli.training import told_of
 from fbackprop.combinators import name_layers
 from fbackprop.live_check import LiveCheck
+from fbackprop.train import report
 from fbackprop.train.data.datasets import Dataset, load_dataset
 from fbackprop.train.data.rows import fit_standardization
 from fbackprop.train.models import Model, describe_model
-from fbackprop.train.report import RunInfo, draw_page, figures, predictions
-from fbackprop.train.report.documents import files_of, in_own_units
-from fbackprop.train.report.headline import about, ending_of, training_of
-from fbackprop.train.report.layers import layers_of
-from fbackprop.train.report.tables import losses_of, pictures_of, scores_of, worst_rows_of
+from fbackprop.train.report import documents, figures, headline, layers, predictions, tables
 from fbackprop.train.results import BestEpoch, Evaluation, Result
 from fbackprop.train.step import State, layer_names
 from tests.support.pages import Reader
+from tests.train.test_report import drawn
 
 RNG = np.random.default_rng(0)
 SCRIPT = "<script>alert(1)</script>"
@@ -109,6 +107,11 @@ def seen_of(dataset, hidden=(5,), activation="relu"):
   return model, signals_of(model, dataset)
 
 
+def outputs_of(dataset, *network, **options):
+  model, signals = seen_of(dataset, *network, **options)
+  return model, np.asarray(list(signals.values())[-1].y)
+
+
 def signals_of(model, dataset):
   look = jax.jit(fb.inspect(model.description.net, model.description.loss))
   return look(model.params, dataset.x_test, dataset.targets_test)
@@ -126,7 +129,7 @@ def result_of(model, steps=3, reason="max_steps", diverged_at=None, checks=()):
 
 
 def told_in(folder):
-  return RunInfo(
+  return report.RunInfo(
     folder, "gradient descent", 7, [("rate", "0.1", True)], {"jax": "1"}, "again", "once"
   )
 
@@ -172,7 +175,7 @@ def test_a_page_is_whole_and_asks_nobody_for_anything(name, tmp_path, monkeypatc
     model = model._replace(params=jax.tree.map(lambda leaf: leaf * 1e38, model.params))
     signals = signals_of(model, dataset)
   (tmp_path / "config.toml").write_text("rate = 1\n")
-  page = draw_page(told_in(tmp_path), result_of(model, **course), dataset, signals, model)
+  page = report.draw_page(told_in(tmp_path), result_of(model, **course), dataset, signals, model)
   assert len(page) < 500_000
   read = Page(page)
 
@@ -208,7 +211,7 @@ def test_scores_of_classes_are_those_of_scikit_learn():
   dataset = made("classification", 4)
   outputs = RNG.normal(size=(12, 4)).astype(np.float32)
   outputs[:, 3] = -9  # Never told, so that its precision isn't known.
-  rows = plain(scores_of(dataset, outputs))
+  rows = plain(tables.scores_of(dataset, outputs))
   want = metrics.precision_recall_fscore_support(
     dataset.targets_test, outputs.argmax(1), zero_division=np.nan
   )
@@ -224,7 +227,7 @@ def test_scores_of_one_label_are_those_of_its_presence():
   dataset.targets_test[:3] = 1
   outputs = RNG.normal(size=(12, 1)).astype(np.float32)
   outputs[:2] = 1
-  (row,) = plain(scores_of(dataset, outputs))
+  (row,) = plain(tables.scores_of(dataset, outputs))
   precision, recall, f1, _ = metrics.precision_recall_fscore_support(
     dataset.targets_test[:, 0], outputs[:, 0] > 0, average="binary"
   )
@@ -235,7 +238,7 @@ def test_scores_of_one_label_are_those_of_its_presence():
 def test_scores_of_labels_are_those_of_scikit_learn():
   dataset = made("multilabel", 3)
   outputs = RNG.normal(size=(12, 3)).astype(np.float32)
-  rows = plain(scores_of(dataset, outputs))
+  rows = plain(tables.scores_of(dataset, outputs))
   want = metrics.precision_recall_fscore_support(dataset.targets_test, outputs > 0)
   assert [row[1:4] for row in rows] == [[f"{share:.4f}" for share in shares]
                                         for shares in zip(*want[:3], strict=True)]  # fmt: skip
@@ -244,10 +247,10 @@ def test_scores_of_labels_are_those_of_scikit_learn():
 def test_scores_of_values_are_in_the_units_of_the_data():
   dataset = made("regression", 2)
   outputs = RNG.normal(size=(12, 2)).astype(np.float32)
-  own, own_outputs = in_own_units(dataset, outputs)
+  own, own_outputs = documents.in_own_units(dataset, outputs)
   raw = dataset.target_standardization.undo(dataset.targets_test)
   np.testing.assert_array_equal(own.targets_test, raw)
-  rows = plain(scores_of(own, own_outputs))
+  rows = plain(tables.scores_of(own, own_outputs))
   for row, found, true in zip(rows, own_outputs.T, raw.T, strict=True):
     rmse = metrics.root_mean_squared_error(true, found)
     want = (metrics.r2_score(true, found), rmse, np.abs(found - true).mean())
@@ -257,16 +260,15 @@ def test_scores_of_values_are_in_the_units_of_the_data():
 def test_a_value_that_never_changes_has_no_r_squared():
   dataset = made("regression", 1)
   same = replace(dataset, targets_test=np.full((12, 1), 3, np.float32))
-  assert plain(scores_of(same, same.targets_test))[0][1:3] == ["–", "0.0000"]
+  assert plain(tables.scores_of(same, same.targets_test))[0][1:3] == ["–", "0.0000"]
 
 
 def test_the_worst_examples_come_first_with_their_raw_features():
   dataset = made("classification", 3)
-  model, signals = seen_of(dataset)
-  outputs = np.asarray(list(signals.values())[-1].y)
-  losses = losses_of(dataset, model, outputs)
-  own, _ = in_own_units(dataset, outputs)
-  table = worst_rows_of(own, model, losses, outputs)
+  model, outputs = outputs_of(dataset)
+  losses = tables.losses_of(dataset, model, outputs)
+  own, _ = documents.in_own_units(dataset, outputs)
+  table = tables.worst_rows_of(own, model, losses, outputs)
   assert table.heads == ("test row", "loss", "true", "predicted", "p(true)", "p(predicted)",
                          "column 0", "column 1", "column 2")  # fmt: skip
   found = plain(table)
@@ -289,7 +291,7 @@ def test_a_loss_that_is_no_number_is_the_worst():
   model = model_of(dataset)
   losses = np.arange(12.0)
   losses[[3, 5]] = np.nan, np.inf
-  found = plain(worst_rows_of(dataset, model, losses, dataset.targets_test))
+  found = plain(tables.worst_rows_of(dataset, model, losses, dataset.targets_test))
   assert [row[:2] for row in found[:3]] == [["3", "not finite"], ["5", "not finite"],
                                             ["11", "11.0000"]]  # fmt: skip
   true, predicted = found[2][2:4]
@@ -301,15 +303,15 @@ def test_features_have_the_digits_that_they_came_with():
   dataset = made("classification", 3)
   dataset = replace(dataset, x_test=dataset.x_test.astype(np.float32), standardization=None)
   dataset.x_test[0] = [9.99999e-4, 30.250002, 123456.0]
-  found = plain(worst_rows_of(dataset, model_of(dataset), -np.arange(12.0), np.zeros((12, 3))))
+  losses, outputs = -np.arange(12.0), np.zeros((12, 3))
+  found = plain(tables.worst_rows_of(dataset, model_of(dataset), losses, outputs))
   assert found[0][-3:] == ["0.001", "30.25", "123456"]
 
 
 def test_two_histograms_have_the_same_bins():
   dataset = made("multilabel", 2)
   outputs = np.where(dataset.targets_test > 0.5, 50.0, -1.0) + RNG.normal(size=(12, 2))
-  panel = Figure().subplots()
-  predictions.draw_logits(panel, dataset, outputs)
+  panel = drawn(predictions.draw_logits, dataset, outputs)
   one, other = ([box.get_x() for box in bars] for bars in panel.containers)
   assert one == other
 
@@ -319,20 +321,19 @@ def test_labels_are_told_by_their_names():
   dataset.targets_test[0] = 1, 0, 1
   outputs = np.full((12, 3), -1, np.float32)
   losses = -np.arange(12.0)
-  (first, *_) = plain(worst_rows_of(dataset, model_of(dataset), losses, outputs))
+  (first, *_) = plain(tables.worst_rows_of(dataset, model_of(dataset), losses, outputs))
   assert first[2:4] == ["class 0, class 2", "none"]
 
 
 def test_pictures_are_those_of_the_largest_losses():
   dataset = digits()
-  model, signals = seen_of(dataset, ())
-  outputs = np.asarray(list(signals.values())[-1].y)
-  losses = losses_of(dataset, model, outputs)
+  model, outputs = outputs_of(dataset, ())
+  losses = tables.losses_of(dataset, model, outputs)
   worst = np.argsort(-losses)[:12]
-  found = plain(worst_rows_of(dataset, model, losses, outputs))
+  found = plain(tables.worst_rows_of(dataset, model, losses, outputs))
   assert [int(row[2]) for row in found] == dataset.targets_test[worst].tolist()
   assert [int(row[3]) for row in found] == outputs[worst].argmax(1).tolist()
-  assert len(set(pictures_of(dataset, losses))) == 12
+  assert len(set(tables.pictures_of(dataset, losses))) == 12
 
 
 def test_layers_are_measured_at_the_end_of_the_run():
@@ -344,7 +345,7 @@ def test_layers_are_measured_at_the_end_of_the_run():
   params = jax.tree.unflatten(jax.tree.structure(model.params), jax.tree.leaves(params))
   model = model._replace(params=params)
   signals = signals_of(model, dataset)
-  table = layers_of(signals, result_of(model))
+  table = layers.layers_of(signals, result_of(model))
   rows = dict(zip(signals, plain(table), strict=True))
   assert [row[:2] for row in rows.values()] == [
     ["0.dense", "3×4 + 4"], ["1.relu", "–"], ["2.dense", "4×3 + 3"]
@@ -359,20 +360,20 @@ def test_layers_are_measured_at_the_end_of_the_run():
   assert max(shares) == 1
 
 
-@pytest.mark.parametrize(
-  ("activation", "values", "share"),
-  [
-    ("tanh", (0.0, 0.994, 0.996, -0.999), "50.0 %"),
-    ("sigmoid", (0.5, 0.004, 0.002, 0.999), "50.0 %"),
-    ("relu6", (0.0, 5.9, 6.0, 6.0), "50.0 %"),
-    ("hard_tanh", (-1.0, 0.5, 0.0, 1.0), "50.0 %"),
-    ("relu", (0.0, 1.0, 2.0, 3.0), "–"),
-  ],
-)
+SATURATED = [
+  ("tanh", (0.0, 0.994, 0.996, -0.999), "50.0 %"),
+  ("sigmoid", (0.5, 0.004, 0.002, 0.999), "50.0 %"),
+  ("relu6", (0.0, 5.9, 6.0, 6.0), "50.0 %"),
+  ("hard_tanh", (-1.0, 0.5, 0.0, 1.0), "50.0 %"),
+  ("relu", (0.0, 1.0, 2.0, 3.0), "–"),
+]
+
+
+@pytest.mark.parametrize(("activation", "values", "share"), SATURATED)
 def test_what_is_flat_counts_as_saturated(activation, values, share):
   y = np.array(values, np.float32)[:, None]
   model = model_of(made("classification", 3))
-  table = layers_of({f"1.{activation}": fb.Signals(y, y, y)}, result_of(model))
+  table = layers.layers_of({f"1.{activation}": fb.Signals(y, y, y)}, result_of(model))
   assert plain(table)[0][-1] == share
 
 
@@ -382,7 +383,7 @@ def test_layers_of_nested_chains_and_loops_are_found():
   model = Model(None, jax.tree.map(lambda leaf: np.ones(leaf.shape), shapes))
   y = np.ones((5, 4))
   signals = {name: fb.Signals(y, y, y) for name in name_layers(net)}
-  rows = {row[0]: row[1] for row in plain(layers_of(signals, result_of(model)))}
+  rows = {row[0]: row[1] for row in plain(layers.layers_of(signals, result_of(model)))}
   assert list(rows) == list(signals)
   assert rows["1.3.dense"] == "2×4×4 + 2×4"
   assert [name for name, shape in rows.items() if shape == "–"] == [
@@ -395,10 +396,9 @@ def test_layers_of_nested_chains_and_loops_are_found():
 
 def test_the_class_that_is_drawn_at_a_point_is_the_one_that_is_predicted():
   dataset = load_dataset("blobs", 0, standardize="on")
-  model, signals = seen_of(dataset, ())  # A linear one of three classes has three sectors.
-  own, outputs = in_own_units(dataset, np.asarray(list(signals.values())[-1].y))
-  panel = Figure().subplots()
-  predictions.draw_regions(panel, own, outputs, model)
+  model, outputs = outputs_of(dataset, ())  # A linear one of three classes has three sectors.
+  own, outputs = documents.in_own_units(dataset, outputs)
+  panel = drawn(predictions.draw_regions, own, outputs, model)
   (image,) = panel.images
   colors = np.asarray(image.get_array())
   left, right, bottom, top = image.get_extent()
@@ -414,23 +414,22 @@ def test_the_class_that_is_drawn_at_a_point_is_the_one_that_is_predicted():
   predicted = model.outputs(points).argmax(1)
   legend = [line.get_color() for line in panel.get_lines() if line.get_marker() == "o"]
   palette = figures.need("matplotlib.colors", extra="plot").to_rgba_array(legend)
-  drawn = np.abs(colors[rows, columns, None, :3] - palette[:, :3]).sum(-1).argmin(1)
+  shown = np.abs(colors[rows, columns, None, :3] - palette[:, :3]).sum(-1).argmin(1)
   # A point on the border may be rounded to either side.
   margin = np.sort(model.outputs(points), 1)
   assert len(set(predicted)) == 3
   sure = margin[:, -1] - margin[:, -2] > 1e-3
-  np.testing.assert_array_equal(drawn[sure], predicted[sure])
+  np.testing.assert_array_equal(shown[sure], predicted[sure])
   crosses = next(line for line in panel.get_lines() if line.get_marker() == "x")
   assert len(crosses.get_xdata()) == (outputs.argmax(1) != dataset.targets_test).sum()
 
 
 def test_a_function_is_drawn_where_the_network_has_it():
   dataset = made("regression", 1, features=1)
-  model, signals = seen_of(dataset, activation="tanh")
-  own, outputs = in_own_units(dataset, np.asarray(list(signals.values())[-1].y))
+  model, outputs = outputs_of(dataset, activation="tanh")
+  own, outputs = documents.in_own_units(dataset, outputs)
   fit = predictions.panels_of(own, outputs, model)[0]
-  panel = Figure().subplots()
-  fit.draw(panel)
+  panel = drawn(fit.draw)
   lines = {line.get_label(): line for line in panel.get_lines()}
   assert panel.get_xlabel() == "column 0"
   # Test examples in any order are points and no curve.
@@ -445,13 +444,11 @@ def test_a_function_is_drawn_where_the_network_has_it():
 
 def test_the_fit_of_the_picture_goes_from_left_to_right():
   dataset = made("regression", 1, features=1)
-  panel, rest = Figure().subplots(1, 2)
-  predictions.draw_fit(panel, dataset, dataset.targets_test)
-  predictions.draw_residuals(rest, dataset, dataset.targets_test)
+  draws = predictions.draw_fit, predictions.draw_residuals
+  panel, rest = (drawn(draw, dataset, dataset.targets_test) for draw in draws)
   (curve,) = (line for line in panel.get_lines() if line.get_label() == "f(x; Θ)")
   assert (np.diff(curve.get_xdata()) >= 0).all()
-  assert rest.get_title() == "f(x; Θ) − true"
-  assert rest.get_lines()[1].get_marker() == "."
+  assert (rest.get_title(), rest.get_lines()[1].get_marker()) == ("f(x; Θ) − true", ".")
 
 
 def test_names_are_no_formulas(tmp_path):
@@ -486,7 +483,7 @@ def test_text_of_the_data_does_no_harm(tmp_path, monkeypatch):
   dataset = load_dataset(f"csv:{data}", 0, target=[SCRIPT])
   model, signals = seen_of(dataset)
   told = told_of(parse(arguments), arguments, folder)
-  page = draw_page(told, result_of(model), dataset, signals, model)
+  page = report.draw_page(told, result_of(model), dataset, signals, model)
   assert b"<script" not in page
   read = Page(page)
   assert not [tag for tag, _ in read.elements if tag in ("script", "img", "b")]
@@ -509,44 +506,46 @@ def test_what_was_told_is_marked():
 
 
 def test_a_folder_that_is_gone_holds_nothing(tmp_path):
-  assert files_of(tmp_path / "gone") == []
+  assert documents.files_of(tmp_path / "gone") == []
 
 
-@pytest.mark.parametrize(
-  ("reason", "where", "sentence"),
-  [
-    ("max_steps", None, "Stopped by max_steps: all 3 steps were taken."),
-    ("loss_below", None, "Stopped by loss_below at step 3: the mean loss of an epoch reached"),
-    ("tol", None, "Stopped by tol at step 3: the loss had stopped falling."),
-    ("interrupted", None, "Interrupted at step 3; the parameters are those of that step."),
-    ("diverged", "update", "Diverged at step 4; first not finite: update. The parameters are the"),
-  ],
-)
+ENDINGS = [
+  ("max_steps", None, "Stopped by max_steps: all 3 steps were taken."),
+  ("loss_below", None, "Stopped by loss_below at step 3: the mean loss of an epoch reached"),
+  ("tol", None, "Stopped by tol at step 3: the loss had stopped falling."),
+  ("interrupted", None, "Interrupted at step 3; the parameters are those of that step."),
+  ("diverged", "update", "Diverged at step 4; first not finite: update. The parameters are the"),
+]
+
+
+@pytest.mark.parametrize(("reason", "where", "sentence"), ENDINGS)
 def test_the_ending_is_a_sentence(reason, where, sentence):
   model = model_of(made("classification", 3))
-  assert ending_of(result_of(model, 3, reason, where)).startswith(sentence)
+  assert headline.ending_of(result_of(model, 3, reason, where)).startswith(sentence)
 
 
 def test_what_is_set_aside_is_not_counted_as_training():
   dataset = made("classification", 3)
-  assert about(dataset).startswith("made: 40 training and 12 test examples;")
-  assert about(dataset, 8).startswith("made: 32 training, 8 validation and 12 test examples;")
+  assert headline.about(dataset).startswith("made: 40 training and 12 test examples;")
+  assert headline.about(dataset, 8).startswith(
+    "made: 32 training, 8 validation and 12 test examples;"
+  )
 
 
 def test_losses_of_two_moments_say_so():
   model = model_of(made("classification", 3))
   result = result_of(model, 3)
-  assert training_of(result).startswith("training ")
+  assert headline.training_of(result).startswith("training ")
   kept = replace(result, best=BestEpoch(2, 0.5, None, 0.25, 0.5))
-  assert training_of(kept).startswith("of step 2; training ")
-  assert training_of(kept).endswith(" at the end")
-  assert training_of(replace(kept, best=BestEpoch(3, 0.5, None, 0.25, 0.5))) == (
-    training_of(result)
+  assert headline.training_of(kept).startswith("of step 2; training ")
+  assert headline.training_of(kept).endswith(" at the end")
+  assert headline.training_of(replace(kept, best=BestEpoch(3, 0.5, None, 0.25, 0.5))) == (
+    headline.training_of(result)
   )
 
 
 def test_a_gradient_that_is_wrong_is_said_at_the_top():
   model = model_of(made("classification", 3))
   wrong = LiveCheck(0.1, "params[0].w", 1e-7, False)
-  ending = ending_of(result_of(model, checks=((2, wrong),)))
+  ending = headline.ending_of(result_of(model, checks=((2, wrong),)))
   assert ending.endswith("The gradient of params[0].w differed from jax.grad by 1.0e-01 at step 2.")

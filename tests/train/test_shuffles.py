@@ -8,20 +8,12 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.cli.flags import parse
-from fbackprop.train.shuffle import (
-  ROUNDS,
-  SHUFFLES,
-  draw_order,
-  exact_order,
-  fast_keys,
-  feistel,
-  take_batch,
-)
+from fbackprop.cli.train import parse
+from fbackprop.train import shuffle as shuffles
 from tests.support.runs import descend
 
 KEY = jax.random.key(11)
-FAST = SHUFFLES["fast"]
+FAST = shuffles.SHUFFLES["fast"]
 SIZES = (1, 2, 3, 7, 8, 97, 1347, 2049)
 START = jnp.zeros((), jnp.int32)
 
@@ -44,7 +36,8 @@ def test_the_fast_shuffle_shows_each_example_once(n):
 @pytest.mark.parametrize("bits", [0, 1, 2, 11])
 def test_a_feistel_network_is_a_bijection_at_any_width(bits):
   numbers = np.arange(2**bits, dtype=np.uint32)
-  np.testing.assert_array_equal(np.sort(feistel(fast_keys(KEY, 1), numbers, bits)), numbers)
+  found = shuffles.feistel(shuffles.fast_keys(KEY, 1), numbers, bits)
+  np.testing.assert_array_equal(np.sort(found), numbers)
 
 
 def test_examples_come_out_evenly_spread_over_places():
@@ -64,18 +57,18 @@ def test_examples_come_out_evenly_spread_over_places():
 
 @pytest.mark.parametrize("n", [1, 22, 1625, 1626])  # From 1,626 on jax sorts twice.
 def test_the_exact_shuffle_is_that_of_jax(n):
-  order = jax.jit(exact_order, static_argnums=1)(KEY, n)
+  order = jax.jit(shuffles.exact_order, static_argnums=1)(KEY, n)
   assert order.dtype == jnp.int32
   np.testing.assert_array_equal(order, jax.random.permutation(KEY, n))
 
 
-@pytest.mark.parametrize("shuffle", SHUFFLES)
+@pytest.mark.parametrize("shuffle", shuffles.SHUFFLES)
 def test_a_batch_follows_from_the_key_and_the_step_alone(shuffle):
   n, batch_size = 22, 5  # Four batches, and two examples that wait.
   data = fb.train.Batch(jnp.arange(22.0)[:, None], jnp.arange(22))
-  renew = jax.jit(draw_order, static_argnums=(3, 5))
-  take = jax.jit(take_batch, static_argnums=(3, 4))
-  draw, rows_at = SHUFFLES[shuffle]
+  renew = jax.jit(shuffles.draw_order, static_argnums=(3, 5))
+  take = jax.jit(shuffles.take_batch, static_argnums=(3, 4))
+  draw, rows_at = shuffles.SHUFFLES[shuffle]
   drawn, epochs = jnp.zeros_like(draw(KEY, n)), []
   for step in range(8):
     drawn = renew(jnp.asarray(step), drawn, data, batch_size, KEY, shuffle)
@@ -106,7 +99,7 @@ def test_a_run_takes_its_batches_from_the_shuffle(size):
 
 
 def test_the_fast_shuffle_holds_no_order_and_sorts_nothing():
-  assert FAST.draw(KEY, 2048).shape == (ROUNDS,)
+  assert FAST.draw(KEY, 2048).shape == (shuffles.ROUNDS,)
   rows = jax.jit(FAST.rows, static_argnums=(1, 3)).lower(FAST.draw(KEY, 5), 5, START, 2)
   text = rows.compile().as_text()
   assert "while(" in text  # Which keeps the cipher out of the loops that gather features.

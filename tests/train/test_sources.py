@@ -148,13 +148,13 @@ def test_a_regression_is_standardised_on_both_sides_and_back():
   assert abs(own.targets.std() - 1) < 1e-5
 
 
-@pytest.mark.parametrize(
-  ("rows", "said"),
-  [
-    (["1,a", "2,b"], "2 examples: with a test_fraction of 0.25 one of the parts would have less"),
-    (["1,a"] * 9 + ["2,b"], "class 'b' has 1 example, and needs one in each part"),
-  ],
-)
+TOO_FEW = [
+  (["1,a", "2,b"], "2 examples: with a test_fraction of 0.25 one of the parts would have less"),
+  (["1,a"] * 9 + ["2,b"], "class 'b' has 1 example, and needs one in each part"),
+]
+
+
+@pytest.mark.parametrize(("rows", "said"), TOO_FEW)
 def test_too_few_to_split(tmp_path, rows, said):
   path = tmp_path / "t.csv"
   path.write_text("\n".join(["x,y", *rows]))
@@ -176,25 +176,23 @@ def test_a_table_of_words(tmp_path):
   np.testing.assert_array_equal(found.x, [[1, 2], [-0.3, 4], [5, 6]])
   assert found.features == ("a", "b")
   assert (found.task, found.output_names) == ("classification", ("no", "yes, it is"))
-  assert found.targets.tolist() == [1, 0, 0]
-  assert found.inferred == "its values are words"
+  assert (found.targets.tolist(), found.inferred) == ([1, 0, 0], "its values are words")
 
 
 def test_quotes_and_blank_lines_are_read_as_most_programs_read_them(tmp_path):
   found = table(tmp_path, 'x,y\n\n"1" ,"a ""b""\n"\n  \n2,"b"c\n3,b"c\n')
-  assert found.x.tolist() == [[1], [2], [3]]
-  assert found.output_names == ('a "b"', 'b"c', "bc")
+  assert (found.x.tolist(), found.output_names) == ([[1], [2], [3]], ('a "b"', 'b"c', "bc"))
 
 
-@pytest.mark.parametrize(
-  ("values", "task", "outputs"),
-  [
-    (["10", "9", "10", "2"], "classification", ("2", "9", "10")),
-    (["1.0", "2.0"], "classification", ("1.0", "2.0")),
-    (["True", "False"], "classification", ("False", "True")),
-    (["20240131", "20240201"], "classification", ("20240131", "20240201")),
-  ],
-)
+TOLD = [
+  (["10", "9", "10", "2"], "classification", ("2", "9", "10")),
+  (["1.0", "2.0"], "classification", ("1.0", "2.0")),
+  (["True", "False"], "classification", ("False", "True")),
+  (["20240131", "20240201"], "classification", ("20240131", "20240201")),
+]
+
+
+@pytest.mark.parametrize(("values", "task", "outputs"), TOLD)
 def test_the_task_is_told_from_the_values(tmp_path, values, task, outputs):
   found = table(tmp_path, "x,y\n" + "".join(f"0,{v}\n" for v in values))
   assert (found.task, found.output_names) == (task, outputs)
@@ -208,20 +206,20 @@ def test_the_task_can_be_given(tmp_path):
   assert table(tmp_path, text, ("y", "z"), "multilabel").task == "multilabel"
 
 
-@pytest.mark.parametrize(
-  ("text", "said"),
-  [
-    ("x,y\n1,a\n1e39,b\n", r"line 3, column 'x': a number was expected, got '1e39'"),
-    ("x,y\n1,a\n1_0,b\n", r"line 3, column 'x': a number was expected, got '1_0'"),
-    ('x,y\n"1\n",a\n2,b,c\n', r"line 4: 2 cells were expected, got 3"),
-    ("x,\n1,a\n", r"each column must have a name of its own"),
-    ("x,z\n1,a\n", r"has no column 'y'; its columns are x, z"),
-    (b"x,y\n1,\xff\n", r"is not valid UTF-8: invalid start byte at byte 6"),
-    ('x,y\n1,"a\n', r"is not a csv file: unexpected end of data, in line 2"),
-    ('x,"y\n1,a\n', r"is not a csv file: unexpected end of data"),
-    ('x,y\n1,a\n""\n2,b\n', r"line 3: 2 cells were expected, got 1"),
-  ],
-)
+BAD_TABLES = [
+  ("x,y\n1,a\n1e39,b\n", r"line 3, column 'x': a number was expected, got '1e39'"),
+  ("x,y\n1,a\n1_0,b\n", r"line 3, column 'x': a number was expected, got '1_0'"),
+  ('x,y\n"1\n",a\n2,b,c\n', r"line 4: 2 cells were expected, got 3"),
+  ("x,\n1,a\n", r"each column must have a name of its own"),
+  ("x,z\n1,a\n", r"has no column 'y'; its columns are x, z"),
+  (b"x,y\n1,\xff\n", r"is not valid UTF-8: invalid start byte at byte 6"),
+  ('x,y\n1,"a\n', r"is not a csv file: unexpected end of data, in line 2"),
+  ('x,"y\n1,a\n', r"is not a csv file: unexpected end of data"),
+  ('x,y\n1,a\n""\n2,b\n', r"line 3: 2 cells were expected, got 1"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), BAD_TABLES)
 def test_a_bad_table_is_refused_by_line_and_column(tmp_path, text, said):
   with pytest.raises(ValueError, match=said):
     table(tmp_path, text)
@@ -272,8 +270,7 @@ def test_an_archive_of_pictures(tmp_path):
   path = archive(tmp_path, X=pictures, labels=labels, X_test=pictures[:2], labels_test=labels[:2])
   found = read_npz(path, (), None)
   assert (found.x.shape, found.image_shape, found.output_names) == ((4, 6), (2, 3), ("a", "b", "c"))
-  assert found.targets.tolist() == [1, 0, 1, 2]
-  assert found.targets_test.tolist() == [1, 0]
+  assert (found.targets.tolist(), found.targets_test.tolist()) == ([1, 0, 1, 2], [1, 0])
   assert found.inferred == "its values are words"
   np.testing.assert_array_equal(read_npz_features(path, 6), found.x)
 
@@ -289,18 +286,18 @@ def test_an_archive_of_numbers(tmp_path):
 X = np.ones((3, 2))
 
 
-@pytest.mark.parametrize(
-  ("arrays", "said"),
-  [
-    ({"x": X, "y": np.ones((3, 1, 1))}, r"y must be \[3\] or \[3, C\]"),
-    ({"x": X, "y": np.array([1.0, np.inf, 2])}, "y must be finite"),
-    ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"x must be numbers \[N, ...\]"),
-    ({"x": X, "y": np.arange(3), "x_test": X, "y_test": np.arange(3) + 1},
-     "y_test must be one of the training labels"),
-    ({"x": X, "y": np.ones(3), "x_test": X[:, :1], "y_test": np.ones(3)},
-     r"x_test must be \[3, 2\], got \[3, 1\]"),
-  ],
-)  # fmt: skip
+BAD_ARCHIVES = [
+  ({"x": X, "y": np.ones((3, 1, 1))}, r"y must be \[3\] or \[3, C\]"),
+  ({"x": X, "y": np.array([1.0, np.inf, 2])}, "y must be finite"),
+  ({"x": np.ones((0, 2)), "y": np.ones(0)}, r"x must be numbers \[N, ...\]"),
+  ({"x": X, "y": np.arange(3), "x_test": X, "y_test": np.arange(3) + 1},
+   "y_test must be one of the training labels"),
+  ({"x": X, "y": np.ones(3), "x_test": X[:, :1], "y_test": np.ones(3)},
+   r"x_test must be \[3, 2\], got \[3, 1\]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arrays", "said"), BAD_ARCHIVES)
 def test_a_bad_archive_is_refused(tmp_path, arrays, said):
   with pytest.raises(ValueError, match=said):
     read_npz(archive(tmp_path, **arrays), (), None)
@@ -332,8 +329,7 @@ def mnist(folder, is_gzipped):
 def test_the_files_of_mnist(tmp_path, is_gzipped):
   data = load_dataset(f"idx:{mnist(tmp_path, is_gzipped)}", 0)
   assert (data.x.shape, data.x_test.shape, data.image_shape) == ((6, 12), (2, 12), (3, 4))
-  assert data.targets.tolist() == list(range(6))
-  assert data.outputs == 6
+  assert (data.targets.tolist(), data.outputs) == (list(range(6)), 6)
   assert data.x.max() <= 1
   want = np.random.default_rng(0).integers(0, 256, (6, 3, 4), np.uint8).reshape(6, -1) / 255
   np.testing.assert_allclose(data.x, want, rtol=1e-6)

@@ -16,6 +16,8 @@ from tests.support import oracle
 from tests.support.refusals import refusals
 from tests.support.runs import descend
 
+pytestmark = pytest.mark.usefixtures("as_a_user_has_it")
+
 RATE = 0.25
 
 
@@ -26,13 +28,6 @@ def batch_of(n: int = 6) -> fb.train.Batch:
 
 def net_of() -> fb.Layer:
   return fb.mlp([4, 5, 3])
-
-
-@pytest.fixture(autouse=True)
-def _as_a_user_has_it():
-  # optax's own counters meet its floats, which the tests' strict promotion refuses.
-  with jax.numpy_dtype_promotion("standard"):
-    yield
 
 
 def make(optimizer: optax.GradientTransformation):
@@ -174,18 +169,18 @@ def test_init_starts_from_given_parameters():
   assert len(traces) == 1  # The second state is of the first one's types.
 
 
-@pytest.mark.parametrize(
-  ("spoil", "error", "said"),
-  [
-    (lambda p: p[:2], fb.StructureError, "missing [2].b, [2].w; not expected none"),
-    (lambda p: (*p, p[0]), fb.StructureError, "not expected [3].b, [3].w"),
-    (list, fb.StructureError, "must have the structure"),
-    (lambda p: (p[0], (), p[2]._replace(w=p[2].w.T)), fb.ShapeError,
-     "params[2].w must have shape [5, 3], got float32[3, 5]"),
-    (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), fb.DtypeError,
-     "params[0].w must have dtype float32, got bfloat16[4, 5]"),
-  ],
-)  # fmt: skip
+SPOILT = [
+  (lambda p: p[:2], fb.StructureError, "missing [2].b, [2].w; not expected none"),
+  (lambda p: (*p, p[0]), fb.StructureError, "not expected [3].b, [3].w"),
+  (list, fb.StructureError, "must have the structure"),
+  (lambda p: (p[0], (), p[2]._replace(w=p[2].w.T)), fb.ShapeError,
+   "params[2].w must have shape [5, 3], got float32[3, 5]"),
+  (lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16), p), fb.DtypeError,
+   "params[0].w must have dtype float32, got bfloat16[4, 5]"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "error", "said"), SPOILT)
 def test_parameters_of_another_network_are_refused_by_leaf(spoil, error, said):
   given = spoil(net_of().init(jax.random.key(3)))
   with pytest.raises(error, match=re.escape(said)):
@@ -231,8 +226,7 @@ def test_a_step_that_is_not_finite_is_not_taken(where):
   batch = batch_of()
   x = batch.x.at[:, 0].set(jnp.nan if where == "loss" else 1e6)
   state, info = step(state, batch._replace(x=x))
-  assert not info.finite
-  assert int(state.step) == 0
+  assert (info.finite, int(state.step)) == (False, 0)
   chex.assert_trees_all_equal(state.params, before)
 
 
@@ -274,8 +268,7 @@ def test_norms_in_float16_do_not_overflow_at_256():
   init, step = fb.train.make_step(net, fb.squared_error, fb.train.gradient_descent(2.0**-10))
   batch = (jnp.ones((1, 1), jnp.float16), jnp.full((1, 1), 250, jnp.float16))
   _, info = step(init(jax.random.key(0)), batch)
-  assert info.loss.dtype == jnp.float16
-  assert info.finite
+  assert (info.loss.dtype, info.finite) == (jnp.float16, True)
   np.testing.assert_allclose(info.grad_norms, [250 * 2**0.5], rtol=1e-6)
 
 
@@ -325,17 +318,17 @@ BAD_STEPS = [
 test_make_step_refuses = refusals(lambda arguments: fb.train.make_step(*arguments), BAD_STEPS)
 
 
-@pytest.mark.parametrize(
-  ("batch", "error", "message"),
-  [
-    (batch_of().x, TypeError, r"batch must be \(x, targets\) or a Batch, got float32\[6, 4\]"),
-    (batch_of()[:1], TypeError, r"batch must be \(x, targets\) or a Batch, got tuple"),
-    ({"x": 1, "targets": 2}, TypeError, r"batch must be \(x, targets\) or a Batch, got dict"),
-    ((batch_of().x[:, :3], batch_of().targets), ValueError, r"\[N, 4\], got float32\[6, 3\]"),
-    ((batch_of().x, batch_of().targets[:5]), ValueError, "same number N of examples"),
-    ((*batch_of()[:2], jnp.ones(5)), ValueError, r"weights must have shape \[6\]"),
-  ],
-)
+BAD_BATCHES = [
+  (batch_of().x, TypeError, r"batch must be \(x, targets\) or a Batch, got float32\[6, 4\]"),
+  (batch_of()[:1], TypeError, r"batch must be \(x, targets\) or a Batch, got tuple"),
+  ({"x": 1, "targets": 2}, TypeError, r"batch must be \(x, targets\) or a Batch, got dict"),
+  ((batch_of().x[:, :3], batch_of().targets), ValueError, r"\[N, 4\], got float32\[6, 3\]"),
+  ((batch_of().x, batch_of().targets[:5]), ValueError, "same number N of examples"),
+  ((*batch_of()[:2], jnp.ones(5)), ValueError, r"weights must have shape \[6\]"),
+]
+
+
+@pytest.mark.parametrize(("batch", "error", "message"), BAD_BATCHES)
 def test_step_refuses_a_bad_batch_and_leaves_the_state(batch, error, message):
   init, step = make(fb.train.gradient_descent(RATE))
   state = init(jax.random.key(0))

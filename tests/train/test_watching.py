@@ -45,28 +45,21 @@ def norms_of(each):
   return np.sqrt(sum(squares))
 
 
+CLIPPED = [
+  (0.4, WEIGHTS),
+  pytest.param(0.0, None, marks=pytest.mark.slow),
+  pytest.param(0.0, WEIGHTS, marks=pytest.mark.slow),
+  pytest.param(0.4, None, marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.parametrize(
-  ("dropout", "weights"),
-  [
-    (0.4, WEIGHTS),
-    pytest.param(0.0, None, marks=pytest.mark.slow),
-    pytest.param(0.0, WEIGHTS, marks=pytest.mark.slow),
-    pytest.param(0.4, None, marks=pytest.mark.slow),
-  ],
-  ids=["dropout and weights", "plain", "weights", "dropout"],
+  ("dropout", "weights"), CLIPPED, ids=["dropout and weights", "plain", "weights", "dropout"]
 )
-def test_the_gradient_of_clipped_examples_and_what_it_tells(dropout, weights):
-  with jax.enable_x64(True):
-    check_gradient_of_clipped_examples(dropout, weights)
-
-
-def check_gradient_of_clipped_examples(dropout, weights):
+def test_the_gradient_of_clipped_examples_and_what_it_tells(in_float64, dropout, weights):
   net, plain = nets(dropout=dropout, dtype=jnp.float64)
   params, key = net.init(jax.random.key(0)), jax.random.key(1) if dropout else None
-  x, weights = (
-    jnp.asarray(X, jnp.float64),
-    None if weights is None else jnp.asarray(weights, jnp.float64),
-  )
+  x, weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (X, weights))
   each = example_gradients(plain, params, x, LABELS, key, weights)
   norms = norms_of(each)
   bound = float(np.median(norms))
@@ -121,8 +114,7 @@ def test_a_step_goes_along_the_clipped_mean():
   length = math.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(moved)))
   # No longer than the longest of what it is the mean of.
   assert 0 < length <= 0.1 * (1 + 1e-5)
-  assert float(info.watched.clipped) == 1.0
-  assert info.watched.noise_scale is None
+  assert (float(info.watched.clipped), info.watched.noise_scale) == (1.0, None)
 
 
 def test_watching_changes_nothing():
@@ -145,8 +137,7 @@ def test_a_run_tells_what_it_was_asked_to_watch():
   assert list(last.health) == ["0.dense", "2.dense"]
   assert set(last.health["0.dense"]) == set(q.LayerHealth._fields)
   assert 0 < last.health["0.dense"]["x_rms"] < 3
-  assert result.checks_ok
-  assert len(result.checks) == 3
+  assert (result.checks_ok, len(result.checks)) == (True, 3)
 
 
 def test_health_is_of_the_parameters_at_that_evaluation():
@@ -197,19 +188,18 @@ def test_a_run_goes_on_to_the_same_bits(tmp_path):
     fit(net, checkpoints=kept, resume=tmp_path, clip_examples=0.5)
 
 
-@pytest.mark.parametrize(
-  ("x", "bound", "where"),
-  [
-    (3e38, 1.0, "layer 0 (dense): value"),
-    (1e20, 1.0, "example 3 of the batch: squared norm of its gradient"),
-  ],
-)
+BROKEN = [
+  (3e38, 1.0, "layer 0 (dense): value"),
+  (1e20, 1.0, "example 3 of the batch: squared norm of its gradient"),
+]
+
+
+@pytest.mark.parametrize(("x", "bound", "where"), BROKEN)
 def test_where_a_clipped_run_broke_is_named(x, bound, where):
   net, _ = nets(activation=fb.relu)
   bad = X.at[3].set(x * jnp.sign(X[3]))
   result = fit(net, data=(bad, LABELS), clip_examples=bound, batch_size=24)
-  assert result.stop_reason == "diverged"
-  assert result.diverged_at == where
+  assert (result.stop_reason, result.diverged_at) == ("diverged", where)
 
 
 @pytest.mark.slow
@@ -243,16 +233,15 @@ def test_in_float16_the_mean_is_no_sum_that_overflows(asked):
   assert 1024 * abs(float(got[2].b[0])) > float(jnp.finfo(jnp.float16).max)
 
 
+KINDS = [
+  {"normalization": captured(fb.layer_norm)},
+  {"normalization": captured(fb.rms_norm), "dropout": 0.3},
+  {"dtype": jnp.bfloat16},
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "options",
-  [
-    {"normalization": captured(fb.layer_norm)},
-    {"normalization": captured(fb.rms_norm), "dropout": 0.3},
-    {"dtype": jnp.bfloat16},
-  ],
-  ids=["layer_norm", "rms_norm and dropout", "bfloat16"],
-)
+@pytest.mark.parametrize("options", KINDS, ids=["layer_norm", "rms_norm and dropout", "bfloat16"])
 def test_networks_of_every_kind_are_clipped_watched_and_checked(options):
   net = fb.mlp([3, 8, 2], dense=captured(fb.dense), **options)
   dtype = options.get("dtype", jnp.float32)
@@ -261,8 +250,7 @@ def test_networks_of_every_kind_are_clipped_watched_and_checked(options):
     net, data=fb.train.Batch(*data), clip_examples=0.5, watch=("health", "noise_scale"),
     check_every=20,
   )  # fmt: skip
-  assert result.checks_ok
-  assert len(result.checks) == 3
+  assert (result.checks_ok, len(result.checks)) == (True, 3)
   assert 0 < result.evaluations[0].clipped <= 1
   assert result.evaluations[0].health
 
@@ -301,11 +289,7 @@ BAD = [
   ({"clip_examples": math.inf}, ValueError, "clip_examples must be a number from .* got inf"),
   ({"clip_examples": "1"}, TypeError, "clip_examples must be a"),
   ({"watch": "health"}, TypeError, "watch must be a tuple of names"),
-  (
-    {"watch": ("noise",)},
-    ValueError,
-    "unknown value 'noise' for watch; did you mean 'noise_scale'",
-  ),
+  ({"watch": ("noise",)}, ValueError, "unknown value 'noise' for watch; did you mean 'noise_scale"),
   ({"watch": (3,)}, ValueError, "unknown value 3 for watch"),
   ({"watch": ("noise_scale",), "batch_size": 1}, ValueError, "needs batches of at least 2"),
 ]
@@ -323,17 +307,14 @@ def test_a_plain_network_is_refused_with_what_to_do(options):
 
 
 def test_a_step_alone_has_no_health():
-  with pytest.raises(
-    ValueError, match="make_step: unknown value 'health' for watch; there are: noise_scal"
-  ):
-    fb.train.make_step(
-      nets()[0], fb.softmax_cross_entropy, fb.train.gradient_descent(1.0), watch=("health",)
-    )
+  said = "make_step: unknown value 'health' for watch; there are: noise_scal"
+  parts = nets()[0], fb.softmax_cross_entropy, fb.train.gradient_descent(1.0)
+  with pytest.raises(ValueError, match=said):
+    fb.train.make_step(*parts, watch=("health",))
 
 
 @pytest.mark.slow
 def test_a_bound_of_numpy_can_be_saved(tmp_path):
-  result = fit(
-    nets()[0], clip_examples=np.float32(0.5), checkpoints=fb.train.Checkpoints(tmp_path, 20)
-  )
+  kept = fb.train.Checkpoints(tmp_path, 20)
+  result = fit(nets()[0], clip_examples=np.float32(0.5), checkpoints=kept)
   assert result.saved_at == 40

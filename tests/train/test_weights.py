@@ -46,14 +46,10 @@ def assert_same(loaded, params):
     np.testing.assert_array_equal(np.asarray(got), np.asarray(want), strict=True)
 
 
-def plain_metadata_of(path):
-  with safetensors.safe_open(path, framework="numpy") as file:
-    return plain_metadata(file)
-
-
-def plain_metadata(file):
+def plain_metadata(path):
   """The metadata without the checksum, which must be there."""
-  metadata = dict(file.metadata())
+  with safetensors.safe_open(path, framework="numpy") as file:
+    metadata = dict(file.metadata())
   assert metadata.pop("fbackprop.checksum").startswith("SHA-256 of the whole file")
   assert re.fullmatch("[0-9a-f]{64}", metadata.pop("fbackprop.sha256"))
   return metadata
@@ -80,8 +76,8 @@ def test_views_and_scalars_come_back_as_they_look(tmp_path):
 def test_others_can_read_the_file(tmp_path):
   params = filled(shapes_of())
   save_params(tmp_path / "m", params, {"network": "mlp 3-4-2"})
+  assert plain_metadata(tmp_path / "m") == {"network": "mlp 3-4-2"}
   with safetensors.safe_open(tmp_path / "m", framework="numpy") as file:
-    assert plain_metadata(file) == {"network": "mlp 3-4-2"}
     assert sorted(file.keys()) == ["0.b", "0.w", "2.b", "2.w"]
     np.testing.assert_array_equal(file.get_tensor("2.w"), np.asarray(params[2].w), strict=True)
 
@@ -91,8 +87,7 @@ def test_the_same_parameters_and_metadata_give_the_same_bytes(tmp_path):
   for name in ("first", "second"):
     save_params(tmp_path / name, params, metadata)
   assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-  with safetensors.safe_open(tmp_path / "first", framework="numpy") as file:
-    assert plain_metadata(file) == metadata
+  assert plain_metadata(tmp_path / "first") == metadata
 
 
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=str)
@@ -101,15 +96,16 @@ def test_every_dtype_of_the_table_is_that_of_safetensors(dtype):
   assert DTYPES[entry["dtype"]] == dtype
 
 
+OTHER_NETWORKS = [
+  ({"sizes": [3, 4, 4, 2]}, fb.StructureError, r"missing \['4.b', '4.w'\], not expected \[\]"),
+  ({"bias": False}, fb.StructureError, r"missing \[\], not expected \['0.b', '2.b'\]"),
+  ({"sizes": [3, 5, 2]}, fb.ShapeError, r"0\.w must be float32\[3, 5\], got float32\[3, 4\]"),
+  ({"dtype": "bfloat16"}, fb.DtypeError, r"0\.w must be bfloat16\[3, 4\], got float32\[3, 4\]"),
+]
+
+
 @pytest.mark.parametrize(
-  ("like", "error", "said"),
-  [
-    ({"sizes": [3, 4, 4, 2]}, fb.StructureError, r"missing \['4.b', '4.w'\], not expected \[\]"),
-    ({"bias": False}, fb.StructureError, r"missing \[\], not expected \['0.b', '2.b'\]"),
-    ({"sizes": [3, 5, 2]}, fb.ShapeError, r"0\.w must be float32\[3, 5\], got float32\[3, 4\]"),
-    ({"dtype": "bfloat16"}, fb.DtypeError, r"0\.w must be bfloat16\[3, 4\], got float32\[3, 4\]"),
-  ],
-  ids=["deeper", "no_bias", "wider", "dtype"],
+  ("like", "error", "said"), OTHER_NETWORKS, ids=["deeper", "no_bias", "wider", "dtype"]
 )
 def test_the_file_of_another_network_is_refused(tmp_path, like, error, said):
   save_params(tmp_path / "model", filled(shapes_of()))
@@ -193,7 +189,7 @@ def test_metadata_that_came_from_a_file_can_be_written_again(tmp_path, whole):
   other = jax.tree.map(lambda leaf: leaf + 1, params)
   save_params(tmp_path / "other", other, metadata)
   assert_same(load_params(tmp_path / "other", like=params), other)
-  assert plain_metadata_of(tmp_path / "other") == {"network": "mlp 3-4-2", "note": "Θ"}
+  assert plain_metadata(tmp_path / "other") == {"network": "mlp 3-4-2", "note": "Θ"}
 
 
 def test_a_file_that_is_not_there_is_an_os_error(tmp_path):
@@ -216,8 +212,7 @@ def test_a_file_is_replaced_and_others_may_read_it(tmp_path):
   path = tmp_path / "file"
   write_whole(path, b"old")
   write_whole(str(path), b"new")
-  assert path.read_bytes() == b"new"
-  assert stat.S_IMODE(path.stat().st_mode) == 0o644
+  assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (b"new", 0o644)
   assert os.listdir(tmp_path) == ["file"]
 
 
@@ -232,5 +227,4 @@ def test_a_failure_midway_leaves_the_old_file_and_nothing_else(tmp_path, monkeyp
   monkeypatch.setattr(os, call, fail)
   with pytest.raises(type(error)):
     write_whole(path, b"new")
-  assert path.read_bytes() == b"old"
-  assert os.listdir(tmp_path) == ["file"]
+  assert (path.read_bytes(), os.listdir(tmp_path)) == (b"old", ["file"])

@@ -60,20 +60,21 @@ class Ordering:
     self.place = columns.places()
     self.arriving, self.leaving = columns.ends()
 
-  def ends(self, item: int) -> tuple[list[float], list[float]]:
-    """Return the sorted places of an item's neighbours, to the left and to the right."""
-    left = sorted(float(self.place[link.left]) for link in self.arriving[item])
-    # With the port of an input if the order matters.
-    return left, sorted(
-      self.place[link.right] + (link.port / 2 if link.fixed else 0) for link in self.leaving[item]
-    )
+  def before(self, item: int) -> list[float]:
+    """Return the sorted places of an item's neighbours to the left."""
+    return sorted(float(self.place[link.left]) for link in self.arriving[item])
+
+  def after(self, item: int) -> list[float]:
+    """Return those to the right, with the port of an input if the order matters."""
+    links = self.leaving[item]
+    return sorted(self.place[link.right] + link.fixed * link.port / 2 for link in links)
 
   def crossings(self) -> int:
     """Count the crossings, in O(E²) at worst by insertion into a sorted list."""
     count = 0
     for column in self.columns:
       above: list[float] = []
-      for end in chain.from_iterable(self.ends(item)[1] for item in column):
+      for end in chain.from_iterable(map(self.after, column)):
         count += len(above) - bisect_right(above, end)
         insort(above, end)
     return count
@@ -85,8 +86,9 @@ class Ordering:
 
   def sweep(self, *, rightward: bool) -> None:
     """Sort each column by barycenters; items without neighbours keep their places."""
+    near = self.before if rightward else self.after
     for column in self.columns if rightward else reversed(self.columns):
-      means = {item: fmean(ends) for item in column if (ends := self.ends(item)[not rightward])}
+      means = {item: fmean(ends) for item in column if (ends := near(item))}
       in_order = iter(sorted(means, key=means.__getitem__))
       self.reorder(column, [next(in_order) if item in means else item for item in column])
 
@@ -95,7 +97,7 @@ class Ordering:
     for _ in range(PASSES):
       swaps = 0
       for column in self.columns:
-        found = [(item, self.ends(item)) for item in column]
+        found = [(item, (self.before(item), self.after(item))) for item in column]
         for i in range(len(found) - 1):
           if crossings_removed(found[i][1], found[i + 1][1]) > 0:
             found[i], found[i + 1] = found[i + 1], found[i]

@@ -42,11 +42,9 @@ class TextTable(NamedTuple):
 
   def numbers_of(self, names: Sequence[str]) -> np.ndarray:
     """Convert columns to float64 `[N, len(names)]`; raise for a cell that isn't a finite number."""
-    found = np.empty((len(self.lines), len(names)))
-    for j, name in enumerate(names):
-      if name not in self.columns:
-        raise ValueError(f"{self.path} has no column {name!r}, which the model was trained on")
-      found[:, j] = targets.as_numbers(self.columns[name])
+    if missing := [name for name in names if name not in self.columns]:
+      raise ValueError(f"{self.path} has no column {missing[0]!r}, which the model was trained on")
+    found = np.stack([targets.as_numbers(self.columns[name]) for name in names], 1)
     self.refuse(~(np.abs(found) <= LARGEST), names, "a number was expected")
     return found
 

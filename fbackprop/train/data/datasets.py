@@ -7,11 +7,10 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 
 from fbackprop.errors import RangeError
-from fbackprop.extras import need
 from fbackprop.ranges import check_in_range
-from fbackprop.train.data import built_in, csv_tables, fingerprints, idx, npz
+from fbackprop.train.data import built_in, csv_tables, fingerprints, idx, npz, rows
 from fbackprop.train.data.names import BUNDLED, MissingTargets, Task, kind_and_path
-from fbackprop.train.data.rows import Dataset, Standardizations, as_float32, standardized
+from fbackprop.train.data.rows import Dataset, Split, Standardizations, as_float32
 
 __all__ = ["Dataset", "load_dataset", "load_raw", "read_source"]
 
@@ -70,7 +69,7 @@ def load_dataset(
       names |= {"targets": dataset.output_names, "targets_test": dataset.output_names}
     arrays: Any = {part: as_float32(getattr(dataset, part), own) for part, own in names.items()}
     dataset = replace(dataset, **arrays)
-  return standardized(dataset, standardize, like)
+  return rows.standardized(dataset, standardize, like)
 
 
 def load_raw(
@@ -85,10 +84,10 @@ def load_raw(
       if value and value != "refuse":
         raise RangeError(f"is for csv and npz files, {kind} has {has.get(option, 'none')}", option)
   dataset = replace(read_source(name, seed, **source), name=name)
-  rows = None if len(dataset.x_test) else split_rows(dataset, seed, test_fraction)
-  fingerprint = fingerprints.fingerprint_of(dataset, rows)
-  if rows is not None:
-    train, test = rows
+  split = None if len(dataset.x_test) else split_rows(dataset, seed, test_fraction)
+  fingerprint = fingerprints.fingerprint_of(dataset, split)
+  if split is not None:
+    train, test = split
     x, targets, weights = dataset.x, dataset.targets, dataset.weights
     dataset = replace(
       dataset, x=x[train], targets=targets[train], x_test=x[test], targets_test=targets[test],
@@ -99,7 +98,7 @@ def load_raw(
   return replace(dataset, fingerprint=fingerprint)
 
 
-def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> Split:
   """Choose the rows of the training and the test set, stratified by class.
 
   Args:
@@ -120,26 +119,19 @@ def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> tuple[np.nd
   least = len(classes) if is_labelled else 1
   if is_labelled and least >= MANY and 2 * least > n:
     some = ", ".join(map(repr, classes[:3]))
-    raise ValueError(
-      f"{name}: {dataset.label!r} was taken for labels of {least} classes ({some}, ...), and "
-      f"there are {n} examples; if they are numbers, write them without units and separators"
-    )
+    taken = f"{dataset.label!r} was taken for labels of {least} classes ({some}, ...)"
+    advice = "if they are numbers, write them without units and separators"
+    raise ValueError(f"{name}: {taken}, and there are {n} examples; {advice}")
   if min(tested, n - tested) < least:
-    raise ValueError(
-      f"{name} has {n} examples: with a test_fraction of {test_fraction:g} one of the parts "
-      f"would have less than {least}"
-    )
+    one = f"with a test_fraction of {test_fraction:g} one of the parts"
+    raise ValueError(f"{name} has {n} examples: {one} would have less than {least}")
   if is_labelled and least == 1:
     raise ValueError(f"{name}: there is nothing to learn, as each label is {classes[0]!r}")
   counts = np.bincount(targets, minlength=least) if is_labelled else np.array([n])
   if counts.min() < 2:
     alone = f"class {classes[int(counts.argmin())]!r} has {counts.min()} example"
     raise ValueError(f"{name}: {alone}, and needs one in each part")
-  stratify = targets if is_labelled else None
-  train, test = need("sklearn.model_selection", extra="data").train_test_split(
-    np.arange(n), test_size=test_fraction, stratify=stratify, random_state=seed
-  )
-  return train, test
+  return rows.stratified(n, test_fraction, targets if is_labelled else None, seed)
 
 
 def read_source(name: str, seed: int, **source: Unpack[Source]) -> Dataset:

@@ -11,16 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.train.data.rows import Dataset, listed
+from fbackprop.train.data.rows import Dataset, Split, listed
 from fbackprop.train.data.targets import class_key
 
 # Largest number of blocks, each with a fingerprint; up to as many rows a block is a single row.
 MOST_BLOCKS = 1024
 
 
-def fingerprint_of(
-  dataset: Dataset, rows: tuple[np.ndarray, np.ndarray] | None = None
-) -> dict[str, Any]:
+def fingerprint_of(dataset: Dataset, rows: Split | None = None) -> dict[str, Any]:
   """Compute SHA-256 fingerprints of raw rows and of their split, in JSON types.
 
   Args:
@@ -84,8 +82,7 @@ def mixed(of_rows: np.ndarray, bits: np.ndarray) -> np.ndarray:
   z = of_rows * np.uint64(0x9E3779B97F4A7C15) + bits + np.uint64(1)
   z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
   z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-  found: np.ndarray = z ^ (z >> np.uint64(31))
-  return found
+  return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def digest(bits: np.ndarray) -> str:
@@ -122,16 +119,15 @@ def difference(then: dict[str, Any], now: dict[str, Any]) -> str:
   elif then["unordered"] == now["unordered"] and before != after:
     changes.append("the same rows in another order")
   elif other := [repr(name) for name in old if name in new and old[name] != new[name]]:
-    where = ""
+    columns, verb = ("column", "differs") if len(other) == 1 else ("columns", "differ")
+    change = f"{columns} {listed(other, 5)} {verb}"
     is_other = [a != b for a, b in zip(before, after, strict=True)]
     if any(is_other):
       first = is_other.index(True) * block + 1
       last = min(first + block - 1, now["rows"])
-      where = ", first " + (
-        f"at row {first:,}" if first == last else f"in rows {first:,} to {last:,}"
-      )
-    columns, verb = ("column", "differs") if len(other) == 1 else ("columns", "differ")
-    changes.append(f"{columns} {listed(other, 5)} {verb}{where}")
+      place = f"at row {first:,}" if first == last else f"in rows {first:,} to {last:,}"
+      change += f", first {place}"
+    changes.append(change)
   if not changes and then["sha256"] != now["sha256"]:
     changes.append("the targets are taken for another task")
   return "; ".join(changes) or (

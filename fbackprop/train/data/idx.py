@@ -70,17 +70,15 @@ def read_numbers(path: Path, ndim: int) -> np.ndarray:
           raise ValueError(f"{path} is no idx file of bytes in {ndim} dimensions")
         shape = tuple(int(n) for n in np.frombuffer(header, ">u4", offset=4))
         size = math.prod(shape)
+        said = f"{path} says that it holds {size:,} numbers"
         if is_packed and size > MOST_UNPACKED:
-          raise ValueError(
-            f"{path} says that it holds {size:,} numbers, more than the {MOST_UNPACKED:,} that are "
-            "unpacked here; gunzip it, and it may hold any number"
-          )
+          most = f"more than the {MOST_UNPACKED:,} that are unpacked here"
+          raise ValueError(f"{said}, {most}; gunzip it, and it may hold any number")
         if size + start > held * (MOST_OF_A_BYTE if is_packed else 1):
-          raise ValueError(f"{path} says that it holds {size:,} numbers, in {held:,} bytes")
+          raise ValueError(f"{said}, in {held:,} bytes")
         content = file.read(size + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
       raise ValueError(f"{path} is no whole gzip file: {error}") from error
   if len(content) != size:
-    got = "more" if len(content) > size else f"{len(content):,}"
-    raise ValueError(f"{path} says that it holds {size:,} numbers, got {got}")
+    raise ValueError(f"{said}, got {'more' if len(content) > size else f'{len(content):,}'}")
   return np.frombuffer(content, np.uint8).reshape(shape)

@@ -42,9 +42,8 @@ class Archive(NamedTuple):
 
   def first_of(self, names: Sequence[str], what: str) -> str:
     """Return the first of several names that the file has; raise if it has none."""
-    for name in names:
-      if name in self.arrays:
-        return name
+    if found := [name for name in names if name in self.arrays]:
+      return found[0]
     got = listed(self.names)
     raise ValueError(f"{self.path} must have {what} under {' or '.join(names)}, got {got}")
 
@@ -113,9 +112,8 @@ def read_npz(
 
 def as_floats(values: np.ndarray) -> np.ndarray:
   """Convert numbers to float32 if their dtype converts to it exactly, else to float64."""
-  is_narrow = np.can_cast(values.dtype, np.float32)
   with np.errstate(over="ignore"):  # longdouble may overflow; infinities are refused later.
-    return values.astype(np.float32 if is_narrow else np.float64)
+    return values.astype(np.float32 if np.can_cast(values.dtype, np.float32) else np.float64)
 
 
 def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | None, list[str]]:
@@ -292,10 +290,9 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, file_size: int)
   if packed > file_size or size > packed * (1 if is_stored else MOST_OF_A_BYTE):
     raise ValueError(f"{name} is said to be {size:,} bytes, packed in {packed:,} of {file_size:,}")
   if not is_stored and size > MOST_UNPACKED:
-    raise ValueError(
-      f"{name} would be {size:,} bytes, more than the {MOST_UNPACKED:,} that are unpacked here; "
-      "write it by numpy.savez, which doesn't compress, and it may be of any size"
-    )
+    most = f"more than the {MOST_UNPACKED:,} that are unpacked here"
+    advice = "write it by numpy.savez, which doesn't compress, and it may be of any size"
+    raise ValueError(f"{name} would be {size:,} bytes, {most}; {advice}")
   with archive.open(info) as member:
     header = io.BytesIO(member.read(MOST_OF_HEADER))
   version = np.lib.format.read_magic(header)

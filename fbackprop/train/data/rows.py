@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fbackprop.errors import RangeError
+from fbackprop.extras import need
 from fbackprop.train.data.names import Task
 
 # Largest width of a layer, including input and output: the model file holds all their names.
@@ -28,6 +29,10 @@ EXACT_INTEGERS = 2**53
 LARGEST = float(np.finfo(np.float32).max)
 
 
+# The rows of the training part and those of the other part.
+Split = tuple[np.ndarray, np.ndarray]
+
+
 class Standardization(NamedTuple):
   """Columnwise (x − mean) / scale; `mean` and `scale` are `[D]`, float64."""
 
@@ -36,13 +41,11 @@ class Standardization(NamedTuple):
 
   def wide(self, x: np.ndarray) -> np.ndarray:
     """Standardise raw columns `[N, D]` in float64, so that a large offset costs no digits."""
-    standardized: np.ndarray = (np.asarray(x) - self.mean) / self.scale
-    return standardized
+    return np.asarray((np.asarray(x) - self.mean) / self.scale)
 
   def undo(self, x: np.ndarray) -> np.ndarray:
     """Convert standardised columns `[N, D]` back to the units of the data, in float64."""
-    raw: np.ndarray = x * self.scale + self.mean
-    return raw
+    return np.asarray(x * self.scale + self.mean)
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,23 @@ class Dataset:
   def is_classification(self) -> bool:
     """Whether the targets are labels."""
     return self.task == "classification"
+
+
+def stratified(n: int, other: float, labels: np.ndarray | None, seed: int) -> Split:
+  """Split n rows, stratified by label, with scikit-learn.
+
+  Args:
+    n: number of rows.
+    other: fraction or number of the rows of the other part.
+    labels: the labels, `[N]`; None for other targets.
+    seed: random seed.
+
+  Raises:
+    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
+  """
+  split = need("sklearn.model_selection", extra="data").train_test_split
+  first, second = split(np.arange(n), test_size=other, stratify=labels, random_state=seed)
+  return first, second
 
 
 def check_width(path: str, what: str, count: int) -> None:
@@ -175,10 +195,8 @@ def standardized(
     parts = raw
     if own is not None:
       if len(own.mean) != len(names):
-        raise RangeError(
-          f"was trained on {len(own.mean)} columns, and {dataset.name} has {len(names)}: "
-          f"{listed(names)}", "init",
-        )  # fmt: skip
+        has = f"{dataset.name} has {len(names)}: {listed(names)}"
+        raise RangeError(f"was trained on {len(own.mean)} columns, and {has}", "init")
       is_constant = raw[0].min(0) == raw[0].max(0)
       constant = [name for name, is_same in zip(names, is_constant, strict=True) if is_same]
       if constant and dataset.image_shape is None:  # Images often have a constant margin.
@@ -245,10 +263,8 @@ def as_float32(x: np.ndarray, names: Sequence[str]) -> np.ndarray:
   is_lost = np.isinf(narrow) & np.isfinite(x)
   if is_lost.any():
     row, column = np.argwhere(is_lost)[0]
-    raise ValueError(
-      f"column {names[column]!r}, row {row}: {x[row, column]:g}, which the network takes, is too "
-      "large for float32"
-    )
+    number = f"column {names[column]!r}, row {row}: {x[row, column]:g}, which the network takes"
+    raise ValueError(f"{number}, is too large for float32")
   return narrow
 
 

@@ -38,9 +38,7 @@ HOLES = frozenset(
    "-nan")
 )  # fmt: skip
 # Missing values in columns that are otherwise numeric, compared in lower case.
-HOLES_AMONG_NUMBERS = frozenset(
-  (*map(str.lower, HOLES), "-", "--", ".", "none", "missing", "unknown")
-)
+HOLES_AMONG_NUMBERS = frozenset((*map(str.lower, HOLES), "-", "--", ".", "missing", "unknown"))
 
 
 def as_number(cell: str) -> float:
@@ -132,18 +130,16 @@ def holes_of(words: Sequence[str], missing_targets: MissingTargets) -> list[bool
   return [word in holes for word in words]
 
 
-def lost_integers(
-  names: Sequence[str], columns: Iterable[np.ndarray], values: np.ndarray
-) -> list[str]:
+def lost_integers(names: Sequence[str], raw: Iterable[np.ndarray], values: np.ndarray) -> list[str]:
   """Return a note for each column with distinct integers that coincide in float64.
 
   Args:
     names: names of the D columns.
-    columns: the columns in the source's numbers or text, `[N]` each.
+    raw: the columns in the source's numbers or text, `[N]` each.
     values: the same numbers in float64, `[N, D]`.
   """
   notes: list[str] = []
-  for name, column, own in zip(names, columns, values.T, strict=True):
+  for name, column, own in zip(names, raw, values.T, strict=True):
     if np.abs(own).max(initial=0.0) > EXACT_INTEGERS:
       whole = list(map(exact, column)) if column.dtype.kind == "O" else column
       notes += note_lost_values(name, [whole], [own], "float64")
@@ -232,8 +228,6 @@ def relabel(
   by_name = {name: i for i, name in enumerate(known)}
   by_key = {class_key(name): i for i, name in reversed(list(enumerate(known)))}
   places = [by_name.get(name, by_key.get(class_key(name))) for name in names]
-  for name, place in zip(names, places, strict=True):
-    if place is None:
-      raise ValueError(unknown(name))
-  renumbered: np.ndarray = np.array(places, np.int32)[labels]
-  return renumbered
+  if None in places:
+    raise ValueError(unknown(names[places.index(None)]))
+  return np.array(places, np.int32).take(labels)

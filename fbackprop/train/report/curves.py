@@ -1,4 +1,4 @@
-"""Panels over the steps of a run or an ensemble: losses, gradient norms, and extra diagnostics."""
+"""Panels of training: over the steps of a run or an ensemble, and of the members' scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.report import figures
 from fbackprop.train.report.figures import COLORS, Panel, panel
+from fbackprop.train.report.tables import RateScores
 from fbackprop.train.results import Result
 
 MOST_STEPS = 2000  # Of the losses; more points are thinned out.
@@ -162,8 +163,7 @@ MONITORS = (
 def draw_monitor(axes: Any, result: Result, field: str, title: str, label: str) -> None:
   """Draw a diagnostic at each evaluation where it is known, or of each layer."""
   is_share = label == "share"
-  scale = {"ylim": (-0.03, 1.03)} if is_share else {"yscale": "log"}
-  axes.set(title=title, ylabel=label, **scale)
+  axes.set(title=title, ylabel=label, **{"ylim": (-0.03, 1.03)} if is_share else {"yscale": "log"})
   figures.along_steps(axes)
   steps = [e.step for e in result.evaluations]
   if hasattr(result.evaluations[0], field):
@@ -192,3 +192,40 @@ def panels_of(result: Result) -> list[Panel]:
       monitor = Panel(name, caption, draw_monitor)
       panels.append(monitor.of(result=result, field=field, title=title, label=label))
   return panels
+
+
+# --- Members --------------------------------------------------------------------------------------
+
+
+@panel(
+  "Scores of the members",
+  "The score of each member, and of the ensemble: of their mean prediction.",
+)
+def draw_ranks(axes: Any, own: RateScores, name: str, is_good: bool) -> None:
+  """Draw the members' scores, sorted, and the ensemble's.
+
+  Args:
+    axes: the panel.
+    own: the scores.
+    name: name of the score.
+    is_good: whether a higher score is better.
+  """
+  ranked = np.sort(own.scores)[::-1] if is_good else np.sort(own.scores)
+  axes.axhline(own.together, color=COLORS[1], linewidth=1.5, label="together")
+  axes.axhline(np.mean(own.scores), color=figures.MUTED, linewidth=0.8, label="their mean")
+  axes.plot(np.arange(1, len(ranked) + 1), ranked, ".", ms=6, color=COLORS[0], label="a member")
+  axes.set(title="Members", xlabel="members, the best first", ylabel=name)
+  axes.xaxis.get_major_locator().set_params(integer=True)
+  figures.legend_in_title_line(axes)
+
+
+def member_panels(result: EnsembleResult, own: RateScores, name: str, is_good: bool) -> list[Panel]:
+  """Return the panels of the training and the scores of an ensemble's members."""
+  losses = Panel(
+    "Loss of the members over the steps",
+    "Thin: the mean loss of the members' batches at each step. With dots: means over the members, "
+    "of their losses since the evaluation before and of the test examples; the bands are from the "
+    "least to the largest member.",
+    draw_losses.draw,
+  )
+  return [losses.of(result=result), draw_ranks.of(own=own, name=name, is_good=is_good)]

@@ -21,8 +21,7 @@ from fbackprop.inspection import Signals
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.models import Model
-from fbackprop.train.report import curves, headline, layers, members, predictions, tables
-from fbackprop.train.report.figures import RULES, drawn
+from fbackprop.train.report import curves, figures, headline, layers, predictions, tables
 from fbackprop.train.results import Result
 
 HERE = Path(__file__).parent
@@ -88,8 +87,8 @@ def draw_page(
       tiles=headline.tiles_of(result, *in_own_units(dataset, outputs)),
       ending=headline.ending_of(result),
       is_well=result.checks_ok and result.stop_reason != "diverged",
-      curves=drawn(curves.panels_of(result)),
-      passes=drawn(layers.panels_of(signals)),
+      curves=figures.drawn(curves.panels_of(result)),
+      passes=figures.drawn(layers.panels_of(signals)),
       layers=layers.layers_of(signals, result),
     )  # fmt: skip
 
@@ -97,7 +96,7 @@ def draw_page(
 def draw_ensemble_page(
   info: RunInfo,
   result: EnsembleResult,
-  rates: Sequence[members.RateScores],
+  rates: Sequence[tables.RateScores],
   kept: int,
   dataset: Dataset,
   model: Model,
@@ -125,10 +124,10 @@ def draw_ensemble_page(
       tiles=headline.ensemble_tiles_of(result, *in_own_units(dataset, outputs), own, loss),
       ending=headline.ensemble_ending_of(result, rates, kept),
       is_well=result.checks_ok and "diverged" not in result.stop_reasons,
-      curves=drawn(members.panels_of(result, own, name, is_good)),
-      members=members.members_of(result, own, info.seed, name),
-      more_members=max(0, result.size - members.MOST_MEMBERS),
-      rates=members.rates_of(rates, name, is_good) if len(rates) > 1 else None,
+      curves=figures.drawn(curves.member_panels(result, own, name, is_good)),
+      members=tables.members_of(result, own, info.seed, name),
+      more_members=max(0, result.size - tables.MOST_MEMBERS),
+      rates=tables.rates_of(rates, name, is_good) if len(rates) > 1 else None,
     )  # fmt: skip
 
 
@@ -158,7 +157,7 @@ def render(
     network=model.description.as_text(),
     parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
     about=headline.about(dataset, info.n_validation),
-    predictions=drawn(predictions.panels_of(own, own_outputs, model)),
+    predictions=figures.drawn(predictions.panels_of(own, own_outputs, model)),
     scores=tables.scores_of(own, own_outputs),
     pictures=tables.pictures_of(own, losses) if is_pictured else [],
     worst=tables.worst_rows_of(own, model, losses, own_outputs),
@@ -221,15 +220,12 @@ def draw_report(
   figure_module = need("matplotlib.figure", extra="plot")
   style = need("matplotlib.style", extra="plot")
   texts = [title, *dataset.output_names, *dataset.features]
-  asked = need("matplotlib", extra="plot").rcParams["font.family"]
-  choice = choose_fonts(texts, asked)
+  choice = choose_fonts(texts, need("matplotlib", extra="plot").rcParams["font.family"])
   if choice.missing:
     title, dataset = choice.spell(title), romanised(dataset, choice)
-    tell(
-      f"report.png: no installed font has {list_characters(choice.missing)}; names with them are "
-      "romanised there, and report.html has them as they are"
-    )
-  with style.context({**RULES, "font.family": list(choice.families)}), any_weight():
+    names = "names with them are romanised there, and report.html has them as they are"
+    tell(f"report.png: no installed font has {list_characters(choice.missing)}; {names}")
+  with style.context({**figures.RULES, "font.family": list(choice.families)}), any_weight():
     outputs = np.asarray(list(signals.values())[-1].y)
     figure = figure_module.Figure(figsize=(11, 11), dpi=110, layout="constrained")
     lines = [textwrap.fill(line, MOST_LETTERS) for line in title.splitlines()]

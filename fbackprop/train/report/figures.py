@@ -1,7 +1,7 @@
 """Panels: drawing functions with captions, and their conversion to SVG.
 
 To add a panel, write `draw(axes, ...)` under the decorator `panel`, in the module of its subject
-(`curves`, `predictions`, `layers`, `members`), and list it in that module's `panels_of`. The page
+(`curves`, `predictions`, `layers`), and list it in that module's `panels_of`. The page
 has all panels of a module, the picture the first two.
 """
 
@@ -54,8 +54,7 @@ class Panel(NamedTuple):
 
   def of(self, *, size: tuple[float, float] = SIZE, note: str = "", **known: Any) -> "Panel":
     """Bind the arguments of `draw`, and optionally append a sentence to the caption."""
-    caption = f"{self.caption} {note}".rstrip()
-    return Panel(self.name, caption, partial(self.draw, **known), size)
+    return Panel(self.name, f"{self.caption} {note}".rstrip(), partial(self.draw, **known), size)
 
 
 def panel(name: str, caption: str) -> Callable[[Callable[..., None]], Panel]:

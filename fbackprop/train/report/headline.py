@@ -13,8 +13,7 @@ from fbackprop.live_check import LiveCheck
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.ensembles import EnsembleResult, spread_of
 from fbackprop.train.metrics import accuracy, r_squared, root_mean_square
-from fbackprop.train.report.members import RateScores
-from fbackprop.train.report.tables import Number, counted, measured
+from fbackprop.train.report.tables import Number, RateScores, counted, measured
 from fbackprop.train.results import Result
 
 

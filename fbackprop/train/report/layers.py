@@ -38,8 +38,7 @@ def draw_values(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
 def draw_cotangents(axes: Any, signals: Mapping[str, Signals], color: str) -> None:
   """Draw the magnitudes of the nonzero cotangents, of each example's own loss."""
   axes.set(title="Cotangents ȳ of each layer", xlabel="|ȳ| of an example's own loss", xscale="log")
-  rows = {name: np.abs(own_cotangents(seen)) for name, seen in signals.items()}
-  draw_boxes(axes, rows, color)
+  draw_boxes(axes, {name: np.abs(own_cotangents(seen)) for name, seen in signals.items()}, color)
 
 
 def own_cotangents(seen: Signals) -> np.ndarray:
@@ -68,8 +67,7 @@ def draw_boxes(axes: Any, rows: Mapping[str, np.ndarray], color: str) -> None:
       axes.barh(place, third - first, 0.6, first, color=color, alpha=0.35)
       axes.vlines(median, place - 0.3, place + 0.3, color=color, linewidth=2)
     zero = f"{np.mean(row == 0) if row.size else 0.0:.0%} zero"
-    where = ("axes fraction", "data")
-    axes.annotate(zero, (1.01, place), xycoords=where, va="center", fontsize=8)
+    axes.text(1.01, place, zero, transform=axes.get_yaxis_transform(), va="center", fontsize=8)
   if is_log and ends:  # Autoscaling cuts off the whiskers.
     axes.set_xlim(min(ends) / 2, max(ends) * 2)
   axes.set_yticks(range(len(names)), names)

@@ -128,8 +128,9 @@ def draw_labels(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 )
 def draw_logits(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw histograms of the logits for positive and for negative examples."""
-  # With shared bins, as heights wouldn't be comparable otherwise.
-  bins = np.histogram_bin_edges(outputs[np.isfinite(outputs)], 40)
+  # With shared bins, as heights wouldn't be comparable otherwise; in float32 their range of a
+  # diverged network may overflow.
+  bins = np.histogram_bin_edges(outputs[np.isfinite(outputs)].astype(np.float64), 40)
   for has, color in ((False, MUTED), (True, COLORS[1])):
     values = outputs[(dataset.targets_test > 0.5) == has]
     label = "has the label" if has else "hasn't"
@@ -205,12 +206,13 @@ def draw_predictions(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
 @panel("Errors", "Prediction minus truth, in the units of the data.")
 def draw_errors(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   """Draw a histogram of the errors."""
-  errors = outputs - dataset.targets_test
+  # In float64, as the range of a diverged network's errors may overflow float32.
+  with np.errstate(over="ignore", invalid="ignore"):
+    errors = (outputs - dataset.targets_test).astype(np.float64)
+    middle = float(np.median(np.abs(errors)))
   finite = [column[np.isfinite(column)] for column in errors.T]
   axes.hist(finite, bins=30, color=[COLORS[i % 6] for i in range(dataset.outputs)])
   axes.axvline(0, color=INK, linewidth=0.8)
-  with np.errstate(invalid="ignore"):
-    middle = float(np.median(np.abs(errors)))
   title = f"Errors: median size {middle:.3g}" if np.isfinite(middle) else "Errors: not finite"
   axes.set(title=title, xlabel=f"predicted − true{unit_of(dataset)}", ylabel="examples")
 

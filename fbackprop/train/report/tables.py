@@ -1,4 +1,4 @@
-"""Tables of the page: numbers in cells, scores by class, and the worst test examples."""
+"""Tables of the page: numbers in cells, scores by class, members, and the worst test examples."""
 
 import base64
 import io
@@ -11,10 +11,12 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset
+from fbackprop.train.ensembles import EnsembleResult, spread_of
 from fbackprop.train.metrics import r_squared, root_mean_square
 from fbackprop.train.models import Model
 
 MOST_WORST = 12
+MOST_MEMBERS = 100  # The others are in summary.json.
 MOST_FEATURES, MOST_VALUES = 16, 4  # Columns of a table of examples.
 
 # --- Cells ----------------------------------------------------------------------------------------
@@ -109,8 +111,7 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
       r2 = r_squared(found, known) if known.std() else None
       numbers = (r2, root_mean_square(error), sizes.mean(), sizes.max(), deviation)
       rows.append((name, *map(measured, numbers)))
-    heads = ("value", "R²", "RMSE", "mean |error|", "largest |error|", "true deviation")
-    return Table(heads, rows)
+    return Table(("value", "R²", "RMSE", "mean |error|", "largest |error|", "true deviation"), rows)
   found = outputs.argmax(1)
   if not dataset.is_classification:
     # scikit-learn treats a single column as a binary problem: a second one, of zeros, prevents it.
@@ -126,19 +127,62 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
   return Table((kind, "precision", "recall", "F1", "support"), rows)
 
 
+# --- The members of an ensemble -------------------------------------------------------------------
+
+
+class RateScores(NamedTuple):
+  """Test scores of the members that share a learning rate.
+
+  Attributes:
+    rate: the learning rate.
+    scores: score of each member, `[K]`: accuracies for labels, else mean losses.
+    together: score of the ensemble.
+  """
+
+  rate: float
+  scores: np.ndarray
+  together: float
+
+
+def rates_of(rates: Sequence[RateScores], name: str, is_good: bool) -> Table:
+  """Return a table with a row for each learning rate."""
+  rows = []
+  for rate, scores, together in rates:
+    mean, deviation, *ends = spread_of(scores)
+    numbers = (mean, deviation, *(reversed(ends) if is_good else ends), together)
+    rows.append((Number(f"{rate:g}"), *map(measured, numbers)))
+  return Table(("rate", f"{name}, mean", "deviation", "best", "worst", "together"), rows)
+
+
+def members_of(result: EnsembleResult, own: RateScores, seed: int, name: str) -> Table:
+  """Return a table with a row for each member, up to `MOST_MEMBERS`."""
+  size, best = min(result.size, MOST_MEMBERS), result.best
+  columns: dict[str, Sequence[str | Number]] = {
+    "seed": [Number(str(seed + k)) for k in range(size)],
+    "steps": list(map(counted, result.steps.tolist())),
+    "ended by": result.stop_reasons,
+    name: list(map(measured, own.scores.tolist())),
+  }
+  if best is not None:
+    columns["kept step"] = list(map(counted, best.steps.tolist()))
+    scores = [score if np.isfinite(score) else None for score in best.scores.tolist()]
+    columns["validation"] = list(map(measured, scores))
+  if any(result.diverged_at):
+    columns["first not finite"] = [place or "–" for place in result.diverged_at]
+  return table_of([(name, every[:size]) for name, every in columns.items()])
+
+
 # --- The worst examples ---------------------------------------------------------------------------
 
 
 def losses_of(dataset: Dataset, model: Model, outputs: np.ndarray) -> np.ndarray:
   """Compute the loss of each test example; `outputs` and targets are in the network's units."""
-  losses = jax.jit(model.description.loss.forward)(outputs, dataset.targets_test)[0]
-  return np.asarray(losses)
+  return np.asarray(jax.jit(model.description.loss.forward)(outputs, dataset.targets_test)[0])
 
 
 def worst_of(losses: np.ndarray) -> np.ndarray:
   """Return the indices of the largest losses, up to `MOST_WORST`; NaN counts as the largest."""
-  largest_first = np.argsort(-np.nan_to_num(losses, nan=np.inf, posinf=np.inf), kind="stable")
-  return largest_first[:MOST_WORST]
+  return np.argsort(-np.nan_to_num(losses, nan=np.inf, posinf=np.inf), kind="stable")[:MOST_WORST]
 
 
 def pictures_of(dataset: Dataset, losses: np.ndarray) -> list[str]:

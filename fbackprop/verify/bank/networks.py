@@ -7,7 +7,7 @@ from fbackprop.combinators import remat, repeat, serial, skip
 from fbackprop.layers.activations import gelu, relu, tanh
 from fbackprop.layers.dense import dense
 from fbackprop.layers.normalization import layer_norm, rms_norm
-from fbackprop.losses import softmax_cross_entropy
+from fbackprop.losses.classification import softmax_cross_entropy
 from fbackprop.networks import mlp
 from fbackprop.transforms import as_custom_vjp, pullback, value_and_grad
 from fbackprop.verify.bank.references import layer, layer_backward

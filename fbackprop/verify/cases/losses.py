@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop import losses
-from fbackprop.losses import squared_error
+from fbackprop.losses import classification as classes
+from fbackprop.losses import regression
+from fbackprop.losses.combination import combine
 from fbackprop.types import Array, Loss
 from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, Reference, always, points
 
@@ -125,8 +126,9 @@ def poisson(outputs: Array, targets: Array) -> Array:
 
 
 # Its two parts overlap in one output, and cover all.
-TWO_COSTS = losses.combine(
-  (0.5, losses.softmax_cross_entropy, slice(0, 3)), (2.0, squared_error, slice(-2, None))
+TWO_COSTS = combine(
+  (0.5, classes.softmax_cross_entropy, slice(0, 3)),
+  (2.0, regression.squared_error, slice(-2, None)),
 )
 
 
@@ -158,25 +160,25 @@ def huber_row(name: str, loss: Loss, delta: float, **fields: Any) -> Case:
 
 _ce = "softmax_cross_entropy"
 LOSSES = (
-  loss_row("squared_error", squared_error, "values", half_squares),
-  huber_row("huber_1", losses.huber, 1.0, title="huber", slow=True),
-  huber_row("huber", losses.huber_with(0.5), 0.5, title="huber_with"),
+  loss_row("squared_error", regression.squared_error, "values", half_squares),
+  huber_row("huber_1", regression.huber, 1.0, title="huber", slow=True),
+  huber_row("huber", regression.huber_with(0.5), 0.5, title="huber_with"),
   loss_row(
-    "log_cosh", losses.log_cosh, "values", log_of_cosh,
+    "log_cosh", regression.log_cosh, "values", log_of_cosh,
     kinks=points([[0, 1, -1, 20]], NO_TARGETS),
   ),
-  loss_row("poisson_nll", losses.poisson_nll, "counts", poisson),
+  loss_row("poisson_nll", regression.poisson_nll, "counts", poisson),
   loss_row(
-    "hinge", losses.hinge, "labels", margin_to_the_best_rival, kinks=where_the_hinge_bends
+    "hinge", classes.hinge, "labels", margin_to_the_best_rival, kinks=where_the_hinge_bends
   ),
-  loss_row("sigmoid_cross_entropy", losses.sigmoid_cross_entropy, "shares", binary_cross_entropy),
-  loss_row(f"{_ce}_labels", losses.softmax_cross_entropy, "labels", cross_entropy, title=_ce),
-  loss_row(f"{_ce}_one_hot", losses.softmax_cross_entropy, "one_hot", cross_entropy, title=""),
+  loss_row("sigmoid_cross_entropy", classes.sigmoid_cross_entropy, "shares", binary_cross_entropy),
+  loss_row(f"{_ce}_labels", classes.softmax_cross_entropy, "labels", cross_entropy, title=_ce),
+  loss_row(f"{_ce}_one_hot", classes.softmax_cross_entropy, "one_hot", cross_entropy, title=""),
   loss_row(
-    f"{_ce}_rows", losses.softmax_cross_entropy, "shares", cross_entropy, title=f"{_ce}, rows"
+    f"{_ce}_rows", classes.softmax_cross_entropy, "shares", cross_entropy, title=f"{_ce}, rows"
   ),
   loss_row(
-    f"{_ce}_options", losses.softmax_cross_entropy_with(**OPTIONS), "labels_with_gaps",
+    f"{_ce}_options", classes.softmax_cross_entropy_with(**OPTIONS), "labels_with_gaps",
     cross_entropy_with_options, title=f"{_ce}_with",
   ),
   loss_row("combine", TWO_COSTS, "labels_and_values", two_costs),
