@@ -32,7 +32,12 @@ from fbackprop.verify.checks.axes import find_axes, lengths, name_of, resized
 from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import within
-from fbackprop.verify.checks.test_points import Point, batch_points, constraints, find_batch
+from fbackprop.verify.checks.test_points import (
+  Point,
+  batch_points,
+  find_batch,
+  is_symmetric,
+)
 from fbackprop.verify.interpret.evaluation import MOST_TURNS, Noise
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import Finding, Kind, RuleError, UnusableError
@@ -156,6 +161,10 @@ def check_maths(
     message, d = f"the bound is vacuous: {why}", d._replace(is_wrong=d.is_vacuous)
     yield reported(d.finding("no verdict", "maths", where, names[d.leaf], message=message))
   judgements = verdicts.judge(at, differences, problem.seed)
+  if not only_finite:
+    rest = [verdicts.without_number(d) for d in differences if not d.is_wrong.any()]
+    at_loss = [verdicts.Judgement(d, verdicts.ruling_of(at, d)) for d in rest if d.is_wrong.any()]
+    judgements += [j for j in at_loss if j.ruling == "fail"]
   findings = [finding_of(problem, judgement, where) for judgement in judgements]
   pairs = zip(judgements, findings, strict=True)
   failed = [(j.difference.leaf, f.cause) for j, f in pairs if f.kind == "fail"]
@@ -176,6 +185,8 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
     cause, message = "kink: not a slope between those of its sides", why
   if kind == "fail" and not np.isfinite(d.got[d.worst]):
     cause = "not finite: the truth is"
+    if not np.isfinite(d.want[d.worst]):
+      message = "the function is finite here and has differences; autodiff isn't finite either"
   name = problem.signature.float_names[d.leaf]
   return d.finding(kind, "maths", where, name, cause=cause, message=message)
 
@@ -201,9 +212,7 @@ def check_slope(problem: Problem) -> Iterator[Evidence]:
 
 
 def check_limits_of_points(problem: Problem) -> Iterator[Evidence]:
-  """Report the properties that no test point varies, so that the rule isn't tested without them."""
-  if problem.level != "quick":
-    yield Evidence(not_checked=tuple(constraints(problem.signature, problem.leaves)))
+  """Report the test points that are left out."""
   if problem.is_large:
     yield not_checked('test points left out as the arguments are large: see level="deep"')
 
@@ -223,6 +232,10 @@ def check_test_points(problem: Problem) -> Iterator[Evidence]:
     return
   for axes in find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ())):
     leaf, axis = min(axes)
+    if any(is_symmetric(np.asarray(problem.leaves[i])) for i, _ in axes):
+      # Repeated rows would make it singular.
+      yield not_checked(f"other sizes of the symmetric matrix {problem.signature.names[leaf]}")
+      continue
     for n in lengths(problem.level, np.shape(problem.leaves[leaf])[axis]):
       name = name_of(problem.rule, axes, n)
       yield from check_batch(problem, Point(name, resized(problem.leaves, axes, n)))

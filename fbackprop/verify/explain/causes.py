@@ -156,7 +156,7 @@ def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
   return found
 
 
-def wide(leaves: Leaves) -> Leaves:
+def wide(leaves: Sequence[Any]) -> Leaves:
   """Return the leaves as arrays of JAX, floats in float64."""
   return [jnp.asarray(x) if is_float(x.dtype) else x for x in leaves]
 
