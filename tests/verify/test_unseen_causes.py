@@ -53,8 +53,7 @@ def facts(n, change):
 
 
 def cause_at_two_points(change):
-  first, second = facts(0, change), facts(1, change)
-  return find_cause(squared, *first, 0, second=second, is_confirmed=True)
+  return find_cause(squared, *facts(0, change), 0, others=[facts(1, change)])
 
 
 def rows(factors):
@@ -96,7 +95,7 @@ def test_a_number_that_is_another_at_the_second_point(change):
 
 def test_without_a_second_point_there_is_no_cause():
   first = facts(0, lambda want, n: 0.5 * want)
-  assert find_cause(squared, *first, 0, is_confirmed=True) == UNKNOWN
+  assert find_cause(squared, *first, 0, others=[]) == UNKNOWN
   assert find_cause(squared, *first, 0).startswith("constant factor: 1/2")
 
 

@@ -11,15 +11,15 @@ Simple mutants precede specific ones, and mutants with a free parameter come las
 parameter can fit the effect of another fault. The order is `ORDER`; a new cause is a function in
 the module of its kind, and a line there.
 
-A misleading cause is worse than none. So a cause must also hold at a second point, of redrawn
+A misleading cause is worse than none. So a cause must also hold at two other points, of redrawn
 arguments and another cotangent, with the same free numbers: what was a constant at one point only
 is none. And errors that are merely of the size of a dtype's rounding must change at random when the
 arguments move a little, as rounding does and a formula doesn't.
 
-Doubts: a cause is a hypothesis that fits two points within rounding, not a proof. Two simultaneous
-faults fit no mutant but a pair of paths. Where several mutants give the same numbers, as at a point
-where their difference vanishes, the first is named. A time budget ends the search, so that its
-result depends on the speed of the machine.
+Doubts: a cause is a hypothesis that fits three points within rounding, not a proof. Two
+simultaneous faults fit no mutant but a pair of paths. Where several mutants give the same numbers,
+as at points where their difference vanishes, the first is named. A time budget ends the search, so
+that its result depends on the speed of the machine.
 
 References:
   DeMillo, Lipton, Sayward, "Hints on test data selection", IEEE Computer 11 (1978).
@@ -49,8 +49,9 @@ from fbackprop.verify.witnesses.verdicts import Difference, compare
 # Arguments of more numbers are not searched.
 MOST_NUMBERS = 2_000_000
 UNKNOWN = "no known pattern"
-# The additional time for the second point, in seconds.
-SECOND_S = 2.0
+# The seed of each other point, and the additional time for them, in seconds.
+OTHERS = (11, 13)
+OTHERS_S = 2.0
 # Moved by so many times their relative size, errors of rounding are others; above this correlation
 # they are the same.
 MOVES, MOST_CORRELATED = 32.0, 0.7
@@ -87,8 +88,7 @@ def find_cause(
   bounds: Sequence[np.ndarray],
   leaf: int,
   *,
-  second: Facts | None = None,
-  is_confirmed: bool = False,
+  others: Sequence[Facts] | None = None,
   budget_s: float = 3.0,
 ) -> str:
   """Name the cause of a wrong gradient.
@@ -100,8 +100,8 @@ def find_cause(
     got, want: cotangents of the float leaves of `args`, in order.
     bounds: the bounds of |got − want|.
     leaf: the index of the leaf to explain, the first wrong one.
-    second: the same at a second point.
-    is_confirmed: whether a cause must hold at the second point; then there is none without it.
+    others: the same at other points, where a cause must hold too; there is none without a point.
+      None where one point is enough.
     budget_s: the time limit of the search in seconds.
 
   Returns:
@@ -118,11 +118,11 @@ def find_cause(
   if not np.isfinite(got[leaf]).all():
     return "not finite: the rule's numbers, where the true ones are finite"
 
-  def at_second() -> Search | None:
-    return second and Search(reference, *second, leaf, until + SECOND_S)
+  def elsewhere() -> list[Search]:
+    return [Search(reference, *point, leaf, until + OTHERS_S) for point in others or ()]
 
   search = Search(
-    reference, args, y_bar, got, want, bounds, leaf, until, at_second if is_confirmed else None
+    reference, args, y_bar, got, want, bounds, leaf, until, None if others is None else elsewhere
   )
   with jax.enable_x64(True), np.errstate(all="ignore"):
     found = filter(None, map(search.first, ORDER))
@@ -140,17 +140,15 @@ def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
   if sum(np.size(x) for x in at.leaves) > MOST_NUMBERS:
     return ""
   rule = at.witnesses.source
-  other = second_point(at, leaf)
+  points = [point for seed in OTHERS if (point := other_point(at, leaf, seed)) is not None]
   with jax.enable_x64(True):
     stripped = without_rules(rule.forward, *wide(at.leaves))
 
     def reference(*args: Any) -> Any:
       return jax.tree.unflatten(rule.out_structure, stripped(*jax.tree.leaves(args)))
 
-    found = find_cause(
-      reference, *facts(at, differences), leaf,
-      second=facts(*other) if other is not None else None, is_confirmed=True,
-    )  # fmt: skip
+    others = [facts(*point) for point in points]
+    found = find_cause(reference, *facts(at, differences), leaf, others=others)
   if found.startswith(patterns.ROUNDING) and not is_rounding(at, differences[leaf]):
     return UNKNOWN
   return found
@@ -172,13 +170,13 @@ def facts(at: Setting, differences: Sequence[Difference]) -> Facts:
 # --- Other points ---------------------------------------------------------------------------------
 
 
-def second_point(at: Setting, leaf: int) -> tuple[Setting, Sequence[Difference]] | None:
+def other_point(at: Setting, leaf: int, seed: int) -> tuple[Setting, Sequence[Difference]] | None:
   """Return another point where the leaf is wrong, with all differences; None if there is none.
 
   The arguments are redrawn; or permuted, where the fault needs their zeros, ties or sizes; or else
   only the cotangent is another.
   """
-  rng = np.random.default_rng(11)
+  rng = np.random.default_rng(seed)
   y_bar = [redrawn_bar(rng, bar) for bar in at.y_bar]
   for change in (redrawn, permuted, None):
     leaves = [another(rng, x, change) for x in at.leaves] if change else at.leaves

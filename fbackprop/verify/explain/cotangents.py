@@ -1,5 +1,6 @@
 """Mutants of cotangents: paths cut or weighted; cotangents altered, exchanged, cut to a subset."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -22,6 +23,9 @@ LEAST_WRONG = 4
 # Up to this many examples, the search covers runs that touch neither end.
 LONGEST_FOR_RANGES = 256
 MOST_FOR_THRESHOLDS = 20_000
+# A threshold must pick its entries out of so many equally large sets: in an array of few entries,
+# any of them are the largest of some value.
+LEAST_CHOICE = 30
 Change = Callable[[np.ndarray], np.ndarray]
 LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
 # Nonlinear operations on a cotangent.
@@ -257,6 +261,8 @@ def beyond_thresholds(search: Search, place: int, bar: np.ndarray, where: str) -
         order = np.argsort(sign * key, kind="stable")
         fits = search.fits(-np.cumsum(terms[:, order], 1)[:, :-1], magnitude)
         for m in np.flatnonzero(fits & (np.diff(sign * key[order]) > 0)):
+          if math.comb(len(key), min(m + 1, len(key) - m - 1, 2)) < LEAST_CHOICE:
+            continue
           kept = bar.copy()
           kept.flat[order[: m + 1]] = 0.0
           last, after = sign * key[order[m]], sign * key[order[m + 1]]

@@ -4,10 +4,10 @@ Each pattern is a concrete array that must reproduce every entry of the rule's n
 their error rather than a remainder of it. To add a pattern, yield it here; a pattern with a free
 parameter belongs among those that are tried last.
 
-A number that a pattern takes from the leaf is free at the first point alone: at the second it is
-held (`Search.free`).
+A number that a pattern takes from the leaf is free at the first point alone: at others it is held
+(`Search.free`).
 
-Doubts: a pattern that fits both points by coincidence is reported like the true one, and a pattern
+Doubts: a pattern that fits all points by coincidence is reported like the true one, and a pattern
 of one entry needs a round factor to be believed.
 """
 

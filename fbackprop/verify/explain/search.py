@@ -10,9 +10,9 @@ test of an adjoint), and that must be ⟨r, got − want⟩. A mutant that passe
 pulled back and compared entry by entry, so that a match by chance is never reported.
 
 One point is little evidence: a factor that is fitted there always fits, and a number of the data
-looks like a constant. So a mutant must also reproduce the rule's numbers at a second point, of
-other arguments and cotangents, where its free numbers are those of the first (`Search.free`). Two
-points with more wrong entries than free numbers then leave no room for a coincidence.
+looks like a constant. So a mutant must also reproduce the rule's numbers at other points, of other
+arguments and cotangents, where its free numbers are those of the first (`Search.free`). Points with
+more wrong entries than free numbers then leave little room for a coincidence.
 
 Doubts: the screen has a tolerance relative to the sum of the terms' magnitudes; where these cancel,
 it excludes little, and more mutants have to be pulled back.
@@ -89,8 +89,8 @@ class Search:
   Attributes:
     reference, args, y_bar, gots, wants, bounds, index: as for `causes.find_cause`.
     until: the deadline.
-    second: returns the search at the second point; None for a search of one point alone.
-    held: at the second point, the free numbers of the first.
+    elsewhere: returns the searches at other points; None for a search of one point alone.
+    held: at another point, the free numbers of the first.
     numbers: the free numbers that were fitted here.
     got, want: the wrong leaf's values and their truth, in float64.
     error: their difference.
@@ -110,7 +110,7 @@ class Search:
   bounds: Sequence[np.ndarray]
   index: int
   until: float = math.inf
-  second: Callable[[], "Search | None"] | None = None
+  elsewhere: Callable[[], Sequence["Search"]] | None = None
   held: Mapping[Any, list[Any]] | None = None
 
   def __post_init__(self) -> None:
@@ -144,13 +144,13 @@ class Search:
     is_like = [w.shape == self.want.shape and i != self.index for i, w in enumerate(self.wants)]
     return [(f"float leaf {i}", *row) for i, row in rows if is_like[i]]
 
-  # --- The second point ---------------------------------------------------------------------------
+  # --- Other points -------------------------------------------------------------------------------
 
   def free(self, key: Any, number: Any) -> list[Any]:
-    """Return the free numbers to try: the fitted one, or at the second point those of the first.
+    """Return the free numbers to try: the fitted one, or at another point those of the first.
 
     Args:
-      key: identifies what the number is of, at both points.
+      key: identifies what the number is of, at every point.
       number: the number that fits here.
     """
     if self.held is not None:
@@ -159,23 +159,25 @@ class Search:
     return [number]
 
   @cached_property
-  def other(self) -> "Search | None":
-    """The search at the second point, which holds the free numbers of this one."""
-    found = self.second() if self.second is not None else None
-    if found is not None:
-      found.held = self.numbers
+  def others(self) -> Sequence["Search"]:
+    """The searches at other points, which hold the free numbers of this one."""
+    found = self.elsewhere() if self.elsewhere is not None else ()
+    for other in found:
+      other.held = self.numbers
     return found
 
   def recurs(self, searcher: Callable[["Search"], Iterable[Any]], text: str) -> bool:
-    """Return whether a mutant of the same description explains the second point too."""
-    if self.second is None:
+    """Return whether a mutant of the same description explains the other points too."""
+    if self.elsewhere is None:
       return True
-    if self.other is None:
-      return False
+    return bool(self.others) and all(other.finds(searcher, text) for other in self.others)
+
+  def finds(self, searcher: Callable[["Search"], Iterable[Any]], text: str) -> bool:
+    """Return whether a mutant of this description explains the leaf."""
     with suppress(TimeoutError):
-      for mutant in searcher(self.other):
-        for _, rests in self.other.rests(mutant, text):
-          if self.other.is_explained(self.index, rests[self.index]):
+      for mutant in searcher(self):
+        for _, rests in self.rests(mutant, text):
+          if self.is_explained(self.index, rests[self.index]):
             return True
     return False
 
@@ -254,7 +256,7 @@ class Search:
   def first(self, searchers: Sequence[Callable[["Search"], Iterable[Any]]]) -> str | None:
     """Return the first mutant that explains all leaves, or else the first that explains this one.
 
-    It must do so at the second point too, if there is one.
+    It must do so at the other points too.
 
     Args:
       searchers: each yields `Mutants`, `Sweep`, or (text, the wrong leaf's cotangent).
