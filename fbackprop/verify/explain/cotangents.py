@@ -261,7 +261,7 @@ def beyond_thresholds(search: Search, place: int, bar: np.ndarray, where: str) -
         order = np.argsort(sign * key, kind="stable")
         fits = search.fits(-np.cumsum(terms[:, order], 1)[:, :-1], magnitude)
         for m in np.flatnonzero(fits & (np.diff(sign * key[order]) > 0)):
-          if math.comb(len(key), min(m + 1, len(key) - m - 1, 2)) < LEAST_CHOICE:
+          if math.comb(len(key), min(int(m) + 1, len(key) - int(m) - 1, 2)) < LEAST_CHOICE:
             continue
           kept = bar.copy()
           kept.flat[order[: m + 1]] = 0.0

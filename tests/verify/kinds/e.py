@@ -116,7 +116,7 @@ def nearly_cancelling_entry():
 
 
 # V13
-@case("V13", "fail", "a")
+@case("V13", "fail", "x")
 def assumes_symmetric():
   def f(a, x):
     return a @ x
@@ -158,7 +158,7 @@ def assumes_positive():
   return keep(f, lambda x, g: (g,)), (pos(5),), {"level": "standard"}
 
 
-@case("V13", "fail", "a")
+@case("V13", "fail", "a, b")
 def assumes_orthogonal():
   def f(a, b):
     return jnp.linalg.inv(a) @ b
@@ -196,7 +196,7 @@ def assumes_triangular():
   )
 
 
-@case("V13", "fail", "x")
+@case("V13", "fail", "w")
 def assumes_equal_rows():
   def f(x, w):
     return x @ w
