@@ -14,7 +14,14 @@ import numpy as np
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.jaxprs import UnknownProgramError
 from fbackprop.verify.arguments import hold_static, is_number
-from fbackprop.verify.checks import evidence, exact, numerics, tangents, transformations
+from fbackprop.verify.checks import (
+  evidence,
+  exact,
+  numerics,
+  structure,
+  tangents,
+  transformations,
+)
 from fbackprop.verify.checks.branch_search import check_branches
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.deadline import OutOfTimeError, check_time, time_limit
@@ -351,6 +358,7 @@ CHECKS = (
   Check(numerics.check_eager_in_float64, ("deep",), after_failure=True),
   Check(numerics.check_slope),
   Check(numerics.check_limits_of_points, after_failure=True),
+  Check(structure.check_structure, ("standard", "deep"), stops=True),
   Check(numerics.check_test_points, stops=True),
   Check(check_branches, ("standard", "deep"), stops=True),
   Check(transformations.check_transformations, ("standard", "deep")),

@@ -188,7 +188,7 @@ def layer_norm_x_bar(x, scale, y_bar, mean=1.0, variance=1.0):
 @pytest.mark.parametrize(
   ("mean", "variance", "word"),
   [(0, 1, "missing"), (1, 0, "missing"), (0, 0, "missing"), (1, 2, "twice"), (1, -1, "sign"),
-   (1, 6 / 5, "factor N/(N-1)|factor D")],
+   (1, 6 / 5, "or N/(N-1)|or D")],
 )  # fmt: skip
 def test_the_correction_terms_of_layer_norm(mean, variance, word):
   x, scale = T, RNG.normal(size=6)

@@ -60,7 +60,8 @@ def test_what_every_regime_keeps_is_told():
 
   report = fb.verify.vjp(f, jnp.array([0.5, 1.5, 2.5]), jnp.array([0, 1, 1]), f_vjp=rule)
   assert report.ok
-  assert "x below zero, but for being finite there" in report.not_checked
+  assert "labels but for sorted integers" in report.not_checked
+  assert "x with other signs" in report.regimes
   assert "some integers -1" in report.regimes
 
 

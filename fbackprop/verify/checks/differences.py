@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
+from fbackprop.verify.checks.test_points import redrawn
+from fbackprop.verify.explain.causes import another, redrawn_bar
 from fbackprop.verify.report import Finding
 from fbackprop.verify.witnesses.entries import compare_entries
-from fbackprop.verify.witnesses.traces import Setting, Values
+from fbackprop.verify.witnesses.traces import Setting, Values, evaluate
 from fbackprop.verify.witnesses.verdicts import Difference
 
 # The number of entries of a leaf that are compared.
@@ -40,6 +42,8 @@ def check_entries(problem: Problem, at: Setting, values: Values, where: str) -> 
     if d.is_wrong.any():
       message = "the truth is that of one-sided differences of f"
       cause = factor_of(d)
+      if cause.startswith("constant factor") and cause != factor_elsewhere(problem, at, d.leaf):
+        cause = "no known pattern"
       yield reported(d.finding("fail", "maths", where, names[d.leaf], cause=cause, message=message))
 
 
@@ -50,6 +54,18 @@ def entries_of(problem: Problem, at: Setting, values: Values) -> list[Difference
     at, values.bars, ENTRIES[problem.level], problem.seed, is_exact, problem.allowance,
     is_noisy=bool(values.foreign),
   )  # fmt: skip
+
+
+def factor_elsewhere(problem: Problem, at: Setting, leaf: int) -> str:
+  """Return a leaf's factor at other arguments and another cotangent, or at the latter alone."""
+  rng = np.random.default_rng(11)
+  y_bar = [redrawn_bar(rng, bar) for bar in at.y_bar]
+  for leaves in ([another(rng, x, redrawn) for x in at.leaves], at.leaves):
+    other = Setting(at.witnesses, leaves, y_bar)
+    values = evaluate(other, problem.noise())
+    if values.is_finite:
+      return factor_of(entries_of(problem, other, values)[leaf])
+  return ""
 
 
 def factor_of(d: Difference) -> str:

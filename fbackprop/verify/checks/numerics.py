@@ -38,7 +38,7 @@ from fbackprop.verify.checks.axes import (
 from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import permutations, within
-from fbackprop.verify.checks.test_points import Point, batch_points, constraints, find_batch
+from fbackprop.verify.checks.test_points import Point, batch_points, find_batch, is_symmetric
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits, is_float
@@ -175,6 +175,10 @@ def check_maths(
     message, d = f"the bound is vacuous: {why}", d._replace(is_wrong=d.is_vacuous)
     yield reported(d.finding("no verdict", "maths", where, names[d.leaf], message=message))
   judgements = verdicts.judge(at, differences, problem.seed)
+  if not only_finite:
+    rest = [verdicts.without_number(d) for d in differences if not d.is_wrong.any()]
+    at_loss = [verdicts.Judgement(d, verdicts.ruling_of(at, d)) for d in rest if d.is_wrong.any()]
+    judgements += [j for j in at_loss if j.ruling == "fail"]
   findings = [finding_of(problem, judgement, where) for judgement in judgements]
   pairs = zip(judgements, findings, strict=True)
   failed = [(j.difference.leaf, f.cause) for j, f in pairs if f.kind == "fail"]
@@ -206,6 +210,8 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
     cause, message = "kink: not a slope between those of its sides", why
   if kind == "fail" and not np.isfinite(d.got[d.worst]):
     cause = "not finite: the truth is"
+    if not np.isfinite(d.want[d.worst]):
+      message = "the function is finite here and has differences; autodiff isn't finite either"
   name = problem.signature.float_names[d.leaf]
   return d.finding(kind, "maths", where, name, cause=cause, message=message)
 
@@ -247,9 +253,7 @@ def are_apart(problem: Problem) -> bool:
 
 
 def check_limits_of_points(problem: Problem) -> Iterator[Evidence]:
-  """Report the properties that no test point varies, so that the rule isn't tested without them."""
-  if problem.level != "quick":
-    yield Evidence(not_checked=tuple(constraints(problem.signature, problem.leaves)))
+  """Report the test points that are left out."""
   if problem.is_large:
     yield not_checked('test points left out as the arguments are large: see level="deep"')
 
@@ -267,7 +271,14 @@ def check_test_points(problem: Problem) -> Iterator[Evidence]:
       yield from check_batch(problem, point)
   if problem.level == "quick" or problem.is_large:
     return
-  groups = find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ()))
+  groups = []
+  for axes in find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ())):
+    if any(is_symmetric(np.asarray(problem.leaves[i])) for i, _ in axes):
+      # Repeated rows would make it singular.
+      name = problem.signature.names[min(axes)[0]]
+      yield not_checked(f"other sizes of the symmetric matrix {name}")
+    else:
+      groups.append(axes)
   for changes in changed_lengths(problem.level, problem.leaves, groups):
     yield check_lengths(problem, changes)
 

@@ -1,5 +1,6 @@
 """Mutants of cotangents: paths cut or weighted; cotangents altered, exchanged, cut to a subset."""
 
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
@@ -22,6 +23,9 @@ LEAST_WRONG = 4
 # Up to this many examples, the search covers runs that touch neither end.
 LONGEST_FOR_RANGES = 256
 MOST_FOR_THRESHOLDS = 20_000
+# A threshold must pick its entries out of so many equally large sets: in an array of few entries,
+# any of them are the largest of some value.
+LEAST_CHOICE = 30
 Change = Callable[[np.ndarray], np.ndarray]
 LIMITS = (1.0, 0.1, 0.5, 2.0, 5.0, 10.0, 0.01, 1e-3, 100.0)
 # Nonlinear operations on a cotangent.
@@ -75,15 +79,17 @@ def weighted(weight: float, search: Search) -> str:
 
 def weighted_paths(search: Search) -> Iterator[Sweep]:
   """Yield each path with a weight fitted by least squares."""
-  for place, bar, where in search.paths if search.wrong >= LEAST_WRONG else ():
+  paths = enumerate(search.paths) if search.wrong >= LEAST_WRONG else ()
+  for number, (place, bar, where) in paths:
     found, terms = (x[:, 0] for x in search.products(place, bar))
     factor = found @ search.target / (found @ found)
     if search.fits(factor * found, abs(factor) * terms):
       changes = search.tape.pulled({place: bar})
       change = changes[search.index][0]  # The leaf's entries know the factor better.
-      factor = float(np.vdot(change, search.error) / np.vdot(change, change))
-      leaves = [w + factor * c for w, c in zip(search.tape.wants, changes, strict=True)]
-      yield Sweep(f"path: the one through {where} {weighted(1 + factor, search)}", leaves)
+      fitted = float(np.vdot(change, search.error) / np.vdot(change, change))
+      for factor in search.free(("weight", number), fitted):
+        leaves = [w + factor * c for w, c in zip(search.tape.wants, changes, strict=True)]
+        yield Sweep(f"path: the one through {where} {weighted(1 + factor, search)}", leaves)
 
 
 def pairs_of_paths(search: Search) -> Iterator[Mutants]:
@@ -255,10 +261,15 @@ def beyond_thresholds(search: Search, place: int, bar: np.ndarray, where: str) -
         order = np.argsort(sign * key, kind="stable")
         fits = search.fits(-np.cumsum(terms[:, order], 1)[:, :-1], magnitude)
         for m in np.flatnonzero(fits & (np.diff(sign * key[order]) > 0)):
+          if math.comb(len(key), min(int(m) + 1, len(key) - int(m) - 1, 2)) < LEAST_CHOICE:
+            continue
           kept = bar.copy()
           kept.flat[order[: m + 1]] = 0.0
-          limit = f"{tape.describe(other)} is {relation} some {key[order[m]]:.3g}"
-          yield f"other function: nothing passes through {where} where {sense}{limit}", kept
+          last, after = sign * key[order[m]], sign * key[order[m + 1]]
+          for low, high in search.free(("threshold", place, other, sense, sign), (last, after)):
+            if last < high and low < after:  # The limit lies between, at both points.
+              limit = f"{tape.describe(other)} is {relation} some {sign * low:.3g}"
+              yield f"other function: nothing passes through {where} where {sense}{limit}", kept
 
 
 def weighted_examples(search: Search) -> Iterator[Mutants]:
@@ -278,11 +289,12 @@ def weighted_examples(search: Search) -> Iterator[Mutants]:
     each = tape.pulled({place: masked})[search.index].reshape(n, -1)
     factors = np.linalg.lstsq(each.T, error, rcond=None)[0]
     factors = np.where(np.abs(factors) < 1e-9, 0.0, factors)
-    wrong = np.flatnonzero(factors)
-    if not len(wrong) or np.ptp(factors) < 1e-9:
-      continue
     exact = np.where(np.abs(factors - np.round(factors)) < 1e-7, np.round(factors), factors)
-    counts = sorted({float(f"{1 + c:.6g}") for c in exact[wrong]})
-    what = "left out" if counts == [0.0] else f"counted {', '.join(map(str, counts[:4]))} times"
-    text = f"subset of examples: {patterns.describe_indices(wrong, n)} {what}"
-    yield Mutants({place: np.tensordot(exact, masked, 1)[None]}, [text])
+    for weights in search.free(("weights of examples", place), exact):
+      wrong = np.flatnonzero(weights)
+      if not len(wrong) or np.ptp(weights) < 1e-9:
+        continue
+      counts = sorted({float(f"{1 + c:.6g}") for c in weights[wrong]})
+      what = "left out" if counts == [0.0] else f"counted {', '.join(map(str, counts[:4]))} times"
+      text = f"subset of examples: {patterns.describe_indices(wrong, n)} {what}"
+      yield Mutants({place: np.tensordot(weights, masked, 1)[None]}, [text])

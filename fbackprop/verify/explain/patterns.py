@@ -4,13 +4,17 @@ Each pattern is a concrete array that must reproduce every entry of the rule's n
 their error rather than a remainder of it. To add a pattern, yield it here; a pattern with a free
 parameter belongs among those that are tried last.
 
-Doubts: one leaf at one point is little evidence. A pattern that fits by coincidence is reported
-like the true one, and a pattern of one entry needs a round factor to be believed.
+A number that a pattern takes from the leaf is free at the first point alone: at others it is held
+(`Search.free`).
+
+Doubts: a pattern that fits all points by coincidence is reported like the true one, and a pattern
+of one entry needs a round factor to be believed.
 """
 
 import functools
 import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,6 +28,7 @@ from fbackprop.verify.interpret.primitives import rounded
 # Factors closer than this are equal.
 SAME_FACTOR = 1e-9
 NARROW: Any = [(t.__name__, t) for t in (ml_dtypes.bfloat16, np.float16, np.float32)]
+ROUNDING = "precision: errors of the size of"
 ROUND_NORMS = tuple(m * 10.0**e for e in range(-3, 4) for m in (1.0, 2.0, 2.5, 5.0))
 
 
@@ -34,21 +39,26 @@ def plain_patterns(search: Search) -> Candidates:
   """Yield the simplest candidates."""
   got, want, error = search.got, search.want, search.error
   yield "zero: every entry", np.zeros_like(want)
-  factor = factor_of(search)
-  if factor is not None and (name := name_factor(factor, search.sizes)):
-    yield f"constant factor: {name}", factor * want
+  fitted = factor_of(search)
+  for factor in search.free("a named factor", fitted) if fitted is not None else ():
+    if name := name_factor(factor, search.sizes):
+      yield f"constant factor: {name}", factor * want
   others = search.like_it()
   parameters = [("the leaf itself", search.floats[search.index])]
   parameters += [(name, argument) for name, _, _, argument in others]
   for what, parameter in parameters:
     for of, tensor in (("", parameter), ("the sign of ", np.sign(parameter))):
       if np.count_nonzero(tensor) >= 2:
-        share = float(np.vdot(error, tensor) / np.vdot(tensor, tensor))
-        yield f"proportional to a parameter: {share:.6g} times {of}{what}", want + share * tensor
-  if 1 < search.wrong < got.size:  # One cut entry, or all, would always fit.
-    low = float(np.max(got, initial=-np.inf, where=error > search.tolerance))
-    high = float(np.min(got, initial=np.inf, where=error < -search.tolerance))
-    if low <= high and (low > -np.inf or high < np.inf):
+        fitted = float(np.vdot(error, tensor) / np.vdot(tensor, tensor))
+        for share in search.free(("a share of", of, what), fitted):
+          text = f"proportional to a parameter: {share:.6g} times {of}{what}"
+          yield text, want + share * tensor
+  lowest = float(np.max(got, initial=-np.inf, where=error > search.tolerance))
+  highest = float(np.min(got, initial=np.inf, where=error < -search.tolerance))
+  for low, high in search.free("the limits of a clip", (lowest, highest)):
+    # One cut entry, or all, would always fit.
+    is_open = search.held is None and not 1 < search.wrong < got.size
+    if low <= high and (low > -np.inf or high < np.inf) and not is_open:
       yield f"clipped: to [{low:.6g}, {high:.6g}]", np.clip(want, low, high)
   if got.size > 1:
     yield "cotangent: the absolute value", np.abs(want)
@@ -117,14 +127,15 @@ def order_along(got: np.ndarray, want: np.ndarray, axis: int) -> np.ndarray | No
 
 def any_factor(search: Search) -> Candidates:
   """Yield an unnamed factor, but not of a single entry, which always has one."""
-  factor = factor_of(search)
-  if factor is None or np.count_nonzero(search.want) < 2:
+  fitted = factor_of(search)
+  if fitted is None or np.count_nonzero(search.want) < 2:
     return
-  norm = float(np.linalg.norm(search.got))
+  norm, true_norm = (float(np.linalg.norm(x)) for x in (search.got, search.want))
   for least in ROUND_NORMS:
-    if 0 < factor < 1 and abs(norm / least - 1) < SAME_FACTOR:
-      yield f"clipped: to norm {least:g}", factor * search.want
-  yield f"constant factor: {factor:.10g}", factor * search.want
+    if 0 < fitted < 1 and abs(norm / least - 1) < SAME_FACTOR:
+      yield f"clipped: to norm {least:g}", least / true_norm * search.want
+  for factor in search.free("any factor", fitted):
+    yield f"constant factor: {factor:.10g}", factor * search.want
 
 
 def last_patterns(search: Search) -> Candidates:
@@ -134,13 +145,14 @@ def last_patterns(search: Search) -> Candidates:
     yield f"permuted: the cotangent of {name}", other
   if search.wrong == 1 and got.size > 1:
     (at,) = np.argwhere(np.abs(error) > search.tolerance).tolist()
-    factor = float(got[*at] / want[*at])
-    # It must be too round to be a coincidence, since a single entry always has a factor.
-    excess = abs(factor - 1)
-    is_round = 1e-9 <= excess < 1e-2 and f"{excess:.4e}"[1:6] == ".0000"
-    if is_round or any(abs(factor - value) <= SAME_FACTOR for value in (-1.0, 2.0, 0.5)):
-      text = f"constant factor: {name_factor(factor, ())} in one entry, {at}"
-      yield text, np.where(error != 0, got, want)
+    for factor in search.free(("in one entry", *at), float(got[*at] / want[*at])):
+      # It must be too round to be a coincidence, since a single entry always has a factor.
+      excess = abs(factor - 1)
+      is_round = 1e-9 <= excess < 1e-2 and f"{excess:.4e}"[1:6] == ".0000"
+      if is_round or any(abs(factor - value) <= SAME_FACTOR for value in (-1.0, 2.0, 0.5)):
+        candidate = want.copy()
+        candidate[*at] *= factor
+        yield f"constant factor: {name_factor(factor, ())} in one entry, {at}", candidate
 
 
 def blank_slices(search: Search) -> Candidates:
@@ -156,17 +168,21 @@ def blank_slices(search: Search) -> Candidates:
     slices = np.flatnonzero(factors != 1.0)
     if n < 2 or len(slices) == n or np.count_nonzero(w[slices]) < 2:
       continue
-    candidate = want * np.expand_dims(factors, [a for a in range(want.ndim) if a != axis])
-    where = describe_indices(slices, n)
-    is_zero = bool((np.abs(factors[slices]) < 1e-12).all())
-    factor = f"{factors[slices[0]]:.6g}"
-    if axis == 0 and n == search.batch:
-      counted = "left out" if is_zero else f"counted {factor} times"
-      yield f"subset of examples: {where} {counted}", candidate
-    elif is_zero:
-      yield f"zero: {where} along axis {axis}, zero", candidate
-    else:
-      yield f"constant factor: {where} along axis {axis}, multiplied by {factor}", candidate
+    # A factor for each slice would be as many free numbers as there are slices.
+    if np.ptp(factors[slices]) > SAME_FACTOR:
+      continue
+    fitted = (slices, float(factors[slices[0]]))
+    for slices, factor in search.free(("slices along", axis), fitted):
+      own = np.where(np.isin(np.arange(n), slices), factor, 1.0)
+      candidate = want * np.expand_dims(own, [a for a in range(want.ndim) if a != axis])
+      where = describe_indices(slices, n)
+      if axis == 0 and n == search.batch:
+        counted = "left out" if abs(factor) < 1e-12 else f"counted {factor:.6g} times"
+        yield f"subset of examples: {where} {counted}", candidate
+      elif abs(factor) < 1e-12:
+        yield f"zero: {where} along axis {axis}, zero", candidate
+      else:
+        yield f"constant factor: {where} along axis {axis}, multiplied by {factor:.6g}", candidate
 
 
 def looks_rounded(search: Search) -> str | None:
@@ -182,7 +198,7 @@ def looks_rounded(search: Search) -> str | None:
     unit = float(np.spacing(dtype(1))) / 2
     is_centred = abs(float(error.mean())) <= 0.75 * size
     if is_centred and 0 < scale < np.inf and unit / 8 <= size / scale <= unit * 2:
-      return f"precision: errors of the size of {name}'s rounding, {size / scale:.0e}"
+      return f"{ROUNDING} {name}'s rounding, {size / scale:.0e}"
   return None
 
 
@@ -206,6 +222,8 @@ def name_factor(factor: float, sizes: tuple[tuple[str, int], ...]) -> str | None
   Example:
     >>> name_factor(0.03125, (("N", 32),))
     '1/N, N = 32'
+    >>> name_factor(1.25, (("N", 5),))
+    '1.25, or N/(N-1), N = 5'
     >>> name_factor(1.000001, ())
     '1 + 1.0e-06'
     >>> name_factor(0.731, (("N", 32),)) is None
@@ -214,7 +232,10 @@ def name_factor(factor: float, sizes: tuple[tuple[str, int], ...]) -> str | None
   for sign, minus in ((1.0, ""), (-1.0, "-")):
     for name, value in named_factors(sizes):
       if value != 1.0 and abs(sign * factor - value) <= SAME_FACTOR * abs(value):
-        return minus + name
+        # A short decimal may also be meant as that, if it takes some arithmetic to name it.
+        is_short = float(f"{value:.3g}") == value and "=" in name
+        is_plain = re.fullmatch(r"(1/)?\w+, \w+ = \d+", name) is not None
+        return f"{sign * value:g}, or {minus}{name}" if is_short and not is_plain else minus + name
   if abs(factor + 1) <= SAME_FACTOR:
     return "-1"
   if 0 < abs(factor - 1) < 1e-2:

@@ -117,7 +117,9 @@ def other_masks(search: Search) -> Iterator[Sweep]:
     kept, keeps = got / bar[0], want / bar[0]
     scale = float(np.max(keeps, initial=0.0))
     is_mask = [np.isclose(x, scale, rtol=1e-9, atol=0) | (x == 0) for x in (kept, keeps)]
-    if scale > 0 and np.all(is_mask) and 0 < np.count_nonzero(kept) < got.size:
+    # What the rule drops is free; what it lets through, where the reference doesn't, must fit.
+    passed = np.count_nonzero((kept != 0) & (keeps == 0))
+    if scale > 0 and np.all(is_mask) and passed >= 2 and np.count_nonzero(kept) < got.size:
       leaves = [x[None] for x in tape.wants]
       leaves[index] = np.where(kept != 0, scale * bar, 0.0)
       where = tape.describe(tape.float_leaves[index])

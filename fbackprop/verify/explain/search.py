@@ -9,6 +9,11 @@ along a random direction r in the leaf, ⟨r, pullback of v_bar⟩ = ⟨v_dot, v
 test of an adjoint), and that must be ⟨r, got − want⟩. A mutant that passes for three directions is
 pulled back and compared entry by entry, so that a match by chance is never reported.
 
+One point is little evidence: a factor that is fitted there always fits, and a number of the data
+looks like a constant. So a mutant must also reproduce the rule's numbers at other points, of other
+arguments and cotangents, where its free numbers are those of the first (`Search.free`). Points with
+more wrong entries than free numbers then leave little room for a coincidence.
+
 Doubts: the screen has a tolerance relative to the sum of the terms' magnitudes; where these cancel,
 it excludes little, and more mutants have to be pulled back.
 """
@@ -55,6 +60,21 @@ class Mutants(NamedTuple):
   texts: Sequence[str]
 
 
+class Facts(NamedTuple):
+  """The numbers of a rule at one point.
+
+  Attributes:
+    args, y_bar: the arguments and the cotangents of the outputs, as for `causes.find_cause`.
+    got, want, bounds: the cotangents of the float leaves, likewise.
+  """
+
+  args: tuple[Any, ...]
+  y_bar: Any
+  got: Sequence[np.ndarray]
+  want: Sequence[np.ndarray]
+  bounds: Sequence[np.ndarray]
+
+
 class Sweep(NamedTuple):
   """A mutant of many places at once: its description, and the cotangents `[1, ...]` of leaves."""
 
@@ -69,6 +89,9 @@ class Search:
   Attributes:
     reference, args, y_bar, gots, wants, bounds, index: as for `causes.find_cause`.
     until: the deadline.
+    elsewhere: returns the searches at other points; None for a search of one point alone.
+    held: at another point, the free numbers of the first.
+    numbers: the free numbers that were fitted here.
     got, want: the wrong leaf's values and their truth, in float64.
     error: their difference.
     tolerance: the largest error of a reproduced entry.
@@ -87,8 +110,11 @@ class Search:
   bounds: Sequence[np.ndarray]
   index: int
   until: float = math.inf
+  elsewhere: Callable[[], Sequence["Search"]] | None = None
+  held: Mapping[Any, list[Any]] | None = None
 
   def __post_init__(self) -> None:
+    self.numbers: dict[Any, list[Any]] = {}
     trios = list(zip(self.gots, self.wants, self.bounds, strict=True))
     self.errors = [got - want for got, want, _ in trios]
     self.tolerances = [tolerance_of(*trio) for trio in trios]
@@ -117,6 +143,43 @@ class Search:
     rows = enumerate(zip(self.gots, self.wants, self.floats, strict=True))
     is_like = [w.shape == self.want.shape and i != self.index for i, w in enumerate(self.wants)]
     return [(f"float leaf {i}", *row) for i, row in rows if is_like[i]]
+
+  # --- Other points -------------------------------------------------------------------------------
+
+  def free(self, key: Any, number: Any) -> list[Any]:
+    """Return the free numbers to try: the fitted one, or at another point those of the first.
+
+    Args:
+      key: identifies what the number is of, at every point.
+      number: the number that fits here.
+    """
+    if self.held is not None:
+      return self.held.get(key, [])
+    self.numbers.setdefault(key, []).append(number)
+    return [number]
+
+  @cached_property
+  def others(self) -> Sequence["Search"]:
+    """The searches at other points, which hold the free numbers of this one."""
+    found = self.elsewhere() if self.elsewhere is not None else ()
+    for other in found:
+      other.held = self.numbers
+    return found
+
+  def recurs(self, searcher: Callable[["Search"], Iterable[Any]], text: str) -> bool:
+    """Return whether a mutant of the same description explains the other points too."""
+    if self.elsewhere is None:
+      return True
+    return bool(self.others) and all(other.finds(searcher, text) for other in self.others)
+
+  def finds(self, searcher: Callable[["Search"], Iterable[Any]], text: str) -> bool:
+    """Return whether a mutant of this description explains the leaf."""
+    with suppress(TimeoutError):
+      for mutant in searcher(self):
+        for _, rests in self.rests(mutant, text):
+          if self.is_explained(self.index, rests[self.index]):
+            return True
+    return False
 
   # --- The sweep ----------------------------------------------------------------------------------
 
@@ -193,6 +256,8 @@ class Search:
   def first(self, searchers: Sequence[Callable[["Search"], Iterable[Any]]]) -> str | None:
     """Return the first mutant that explains all leaves, or else the first that explains this one.
 
+    It must do so at the other points too.
+
     Args:
       searchers: each yields `Mutants`, `Sweep`, or (text, the wrong leaf's cotangent).
     """
@@ -205,19 +270,30 @@ class Search:
           if len(partly) >= most:
             break
           for text, rests in self.rests(mutant):
-            if self.is_explained(self.index, rests[self.index]):
+            is_own = self.is_explained(self.index, rests[self.index])
+            if is_own and self.recurs(searcher, text):
               text += f" (match {np.max(rests[self.index], initial=0.0) / scale:.0e})"
               if all(self.is_explained(i, rest) for i, rest in rests.items()):
                 return text
               partly += [text] * (self.wrong > 0)
     return partly[0] if partly else None
 
-  def rests(self, mutant: Any) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
-    """Yield the text of each mutant, and by leaf the part of the error that it leaves."""
+  def rests(self, mutant: Any, only: str = "") -> Iterator[tuple[str, dict[int, np.ndarray]]]:
+    """Yield the text of each mutant, and by leaf the part of the error that it leaves.
+
+    Args:
+      mutant: what a searcher yields.
+      only: the description of the wanted mutants; "" for any.
+    """
+    texts = mutant.texts if isinstance(mutant, Mutants) else [mutant[0]]
+    if only and only not in texts:
+      return
     if isinstance(mutant, Mutants):
       self.tape.check_time()
       products = [self.products(*each) for each in mutant.bars.items()]
       for m in map(int, np.flatnonzero(self.fits(*np.sum(products, 0)))):
+        if only not in ("", mutant.texts[m]):
+          continue
         changes = self.tape.pulled({place: b[m : m + 1] for place, b in mutant.bars.items()})
         pairs = zip(self.errors, changes, strict=True)
         yield mutant.texts[m], {i: np.abs(e - c[0]) for i, (e, c) in enumerate(pairs)}

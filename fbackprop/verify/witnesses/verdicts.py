@@ -180,6 +180,15 @@ def largest_of(x: np.ndarray) -> float:
   return float(np.max(np.abs(x), initial=0.0, where=np.isfinite(x)))
 
 
+def without_number(d: Difference) -> Difference:
+  """Return a comparison of the entries alone that neither the rule nor autodiff has a number for.
+
+  Differences may have one: a distance that is guarded at zero is finite there, and its slope isn't
+  NaN. Two infinities agree, as of a root at zero.
+  """
+  return d._replace(is_wrong=np.isnan(d.got) & ~np.isfinite(d.want))
+
+
 # --- The verdict ----------------------------------------------------------------------------------
 
 
