@@ -177,7 +177,7 @@ def check_maths(
   judgements = verdicts.judge(at, differences, problem.seed)
   if not only_finite:
     rest = [verdicts.without_number(d) for d in differences if not d.is_wrong.any()]
-    at_loss = [verdicts.Judgement(d, verdicts.ruling_of(at, d)) for d in rest if d.is_wrong.any()]
+    at_loss = [verdicts.ruling_of(at, d) for d in rest if d.is_wrong.any()]
     judgements += [j for j in at_loss if j.ruling == "fail"]
   findings = [finding_of(problem, judgement, where) for judgement in judgements]
   pairs = zip(judgements, findings, strict=True)
