@@ -83,7 +83,7 @@ def vjp(
       raise ValueError(f"vjp: {name} must be one of {', '.join(choices)}, got {value!r}")
   if not is_integer(seed) or seed < 0:
     raise ValueError(f"vjp: seed must be an integer of at least 0, got {seed!r}")
-  check_number("vjp", "allowance", allowance, least=0.0)
+  check_number("vjp", "allowance", allowance, 0.0)
   check_flag("vjp", "surrogate", surrogate)
   name = getattr(f, "__name__", type(f).__name__)
   return verify_call(

@@ -210,3 +210,9 @@ import {package} as package
 print("fine")
 """
   assert run(code) == "fine\n"
+
+
+def test_losses_are_names_of_their_folder_too():
+  assert {name: getattr(fb.losses, name) for name in fb.losses.__all__} == {
+    name: getattr(fb, name) for name in fb.losses.__all__
+  }
