@@ -140,11 +140,9 @@ def check_callable(where: str, name: str, value: object) -> None:
   check_that(where, name, value, callable(value), "be a function")
 
 
-def check_number(
-  where: str, name: str, value: object, least: float = -np.inf, most: float = np.inf
-) -> None:
-  """Raise unless a value is a finite number from `least` to `most`."""
-  check_range(where, name, value, Range(float, least, most))
+def check_number(where: str, name: str, value: object, *ends: Any) -> None:
+  """Raise unless a value is a finite number, from the first end and to the second, if given."""
+  check_range(where, name, value, Range(float, *ends))
 
 
 def is_integer(value: Any) -> bool:
@@ -201,24 +199,17 @@ def check_params(
     where: the layer in an error.
     params: the parameters.
     kind: the NamedTuple.
-    shapes: the shape of each field; None for a field that must be None.
+    shapes: the shape of each field; None for a bias that there is none of.
   """
   wanted = f"be {kind.__name__}({', '.join(kind._fields)})"
   check_that(where, "params", params, isinstance(params, kind), wanted, StructureError)
   for field, leaf, shape in zip(kind._fields, params, shapes, strict=True):
     name = f"params.{field}"
     if shape is None:
-      check_that(where, name, leaf, leaf is None, "be None", StructureError)
+      check_that(where, name, leaf, leaf is None, "be None, as this layer has none", StructureError)
     else:
       check_shape(where, name, leaf, shape, None if leaf is params[0] else params[0].dtype)
       check_floating(where, name, leaf)
-
-
-def check_positive(where: str, name: str, value: Any) -> None:
-  """Raise unless a value is a finite number above 0."""
-  check_number(where, name, value)
-  if value <= 0:
-    raise RangeError(f"must be above 0, got {value}", name, where)
 
 
 def check_unit(where: str, name: str, value: Any, kind: type) -> None:

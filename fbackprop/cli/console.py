@@ -9,8 +9,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import tyro
-
 from fbackprop.errors import ArgumentError
 from fbackprop.extras import need
 from fbackprop.files import write_whole
@@ -72,12 +70,16 @@ def usage_errors(where: str = "", names: Mapping[str, str] | None = None) -> Ite
 
 def parsed(kind: type[Config], command: str, arguments: Sequence[str], **options: Any) -> Config:
   """Parse the flags of a command to its dataclass; tyro exits by itself."""
+  import tyro
+
   options |= {"prog": f"fbackprop {command}", "config": (tyro.conf.FlagCreatePairsOff,)}
   return tyro.cli(kind, args=arguments, **options)
 
 
 def usually(shown: str, **options: Any) -> Any:
   """Return the annotation of a flag whose help shows this as its default."""
+  import tyro
+
   return tyro.conf.arg(help_behavior_hint=f"(default: {shown})", **options)
 
 

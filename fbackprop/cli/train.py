@@ -51,12 +51,12 @@ def main(arguments: Sequence[str]) -> int:
     ModuleNotFoundError: a package that the run needs isn't installed; the message names the extra.
   """
   config = parse(arguments)
-  # The report needs them: checked before training.
-  for module in ("matplotlib", "jinja2", "rich", "tomli_w"):
-    need(module, extra="plot" if module == "matplotlib" else "train")
-  from fbackprop.cli.training import run
-
   try:
+    # The report needs them: checked before training.
+    for module in ("matplotlib", "jinja2", "rich", "tomli_w"):
+      need(module, extra="plot" if module == "matplotlib" else "train")
+    from fbackprop.cli.training import run
+
     return run(config, sources_of(arguments))
   except KeyboardInterrupt:
     # Before the run began, or by a second Ctrl-C; the first one is deferred.

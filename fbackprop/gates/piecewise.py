@@ -7,9 +7,9 @@ relu6; Bertoin et al. (NeurIPS 2021) find that relu'(0) = 0 trains best. Neither
 special, and abs'(0) = 0 is the middle of its subdifferential; `jax.grad` has 1 there. Any other
 value of relu'(0) is an option: `relu_with(at_zero=0.5)`.
 
-Except for abs, the output identifies the piece, so the only residual is the output, which the next
-layer holds as its input; with another value at the kink, z is a residual too. A NaN propagates
-forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
+The output of a piecewise gate but abs identifies the piece, so that it is the only residual, which
+the next layer holds as its input; with another value at the kink, z is a residual too. A NaN
+propagates forward and backward: hence `where(z <= 0, 0, z)` and not `where(z > 0, z, 0)`.
 
 A tie of max or min has one policy too: k tied inputs get 1/k each (as in `jnp.maximum` for two,
 `torch.amax` for any number), which is the mean of the one-sided derivatives and lies in the

@@ -18,8 +18,9 @@ import math
 import jax
 import jax.numpy as jnp
 
-from fbackprop.checks import check_flag, check_positive
+from fbackprop.checks import check_flag
 from fbackprop.gates.arithmetic import gate
+from fbackprop.ranges import POSITIVE, check_range
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = [
@@ -152,7 +153,7 @@ def elu_with(
     linear units", ICLR (2016), eq. 15.
   """
   for argument, value in (("alpha", alpha), ("scale", scale)):
-    check_positive("elu_with", argument, value)
+    check_range("elu_with", argument, value, POSITIVE)
   check_flag("elu_with", "accurate_tail", accurate_tail)
   alpha, scale = float(alpha), float(scale)
 

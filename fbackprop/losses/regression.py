@@ -5,9 +5,9 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from fbackprop.checks import check_positive
 from fbackprop.losses.rows import check_values, scale_rows
 from fbackprop.meshes import split_like
+from fbackprop.ranges import POSITIVE, check_range
 from fbackprop.types import Array, Loss, Residuals
 
 
@@ -80,7 +80,7 @@ def huber_with(delta: float) -> Loss:
     >>> print(losses)  # 0.25² / 2 + 0.5 (2 − 0.25)
     [0.90625]
   """
-  check_positive("huber_with", "delta", delta)
+  check_range("huber_with", "delta", delta, POSITIVE)
   return Loss("huber", partial(huber_forward, delta=float(delta)), huber_backward)
 
 

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.checks import check_floating, check_number, check_positive, check_shape, is_concrete
+from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
 from fbackprop.errors import RangeError, hint
 from fbackprop.layers.factors import Factors
 from fbackprop.quantities.capture import read, replace_factors
 from fbackprop.quantities.gradients import summed
 from fbackprop.quantities.kernels import layer_sqnorms, total_sqnorms
+from fbackprop.ranges import POSITIVE, check_range
 from fbackprop.types import Array, Params
 
 CLIPPINGS = ("flat", "automatic", "per_layer")
@@ -137,4 +138,4 @@ def check_max_norm(max_norm: Any) -> None:
     check_shape("clipped_gradient", "max_norm", max_norm, ())
   if is_concrete(max_norm):
     number = float(max_norm) if isinstance(max_norm, jax.Array) else max_norm
-    check_positive("clipped_gradient", "max_norm", number)
+    check_range("clipped_gradient", "max_norm", number, POSITIVE)

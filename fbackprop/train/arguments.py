@@ -188,12 +188,12 @@ class Checkpoints:
 def check_numbers(group: str, rules: Any, *names: str) -> None:
   """Raise for an attribute that is out of range; None is allowed where it is the default.
 
-  The ranges are those of `RANGES`; an attribute without one is a count.
+  The ranges are those of `RANGES`; the numbers of a monitor are counts.
   """
   for name in names:
     if (value := getattr(rules, name)) is not None or getattr(type(rules), name) is not None:
       own = f"{group}.{name}"
-      check_range("", own, value, RANGES.get(own, COUNT))
+      check_range("", own, value, COUNT if group == "monitor" else RANGES[own])
 
 
 def check_watch(watch: Any, choices: Sequence[str] = get_args(WatchName)) -> None:

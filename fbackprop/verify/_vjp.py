@@ -232,14 +232,14 @@ def verify_options(
       raise ValueError(f"{function}: {name} must be one of {', '.join(choices)}, got {value!r}")
   if not is_integer(seed) or seed < 0:
     raise ValueError(f"{function}: seed must be an integer of at least 0, got {seed!r}")
-  check_number(function, "allowance", allowance, least=0.0)
+  check_number(function, "allowance", allowance, 0.0)
   check_flag(function, "surrogate", surrogate)
   check_flag(function, "linear", linear)
   for option, given in (("slope", slope), ("progress", progress)):
     if given is not None:
       check_callable(function, option, given)
   if seconds is not None:
-    check_number(function, "seconds", seconds, least=0.0)
+    check_number(function, "seconds", seconds, 0.0)
   call = hold_static(f, f_vjp, args, kwargs or {}, static)
   name = getattr(f, "__name__", type(f).__name__)
   return verify_call(

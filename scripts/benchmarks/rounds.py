@@ -120,8 +120,9 @@ def usage() -> np.ndarray:
 def by_others(before: np.ndarray, now: np.ndarray) -> float:
   """Return the share of our cores that others used, or 0 where it is unknown."""
   clock, ours, busy = now - before
-  others = 0.0 if np.isnan(busy) else max(0.0, busy - ours)
-  return float(others / (clock * len(os.sched_getaffinity(0))))
+  if np.isnan(busy):
+    return 0.0
+  return float(max(0.0, busy - ours) / (clock * len(os.sched_getaffinity(0))))
 
 
 def busy_seconds() -> float | None:

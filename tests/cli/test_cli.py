@@ -274,6 +274,15 @@ def test_a_folder_that_is_gone_is_no_traceback(tmp_path, capsys, undrawn, monkey
   assert capsys.readouterr().err == f"fbackprop: could not be written: {missing}\n"
 
 
+def test_an_interrupt_while_packages_are_imported(tmp_path, capsys, monkeypatch):
+  def interrupted(module, extra):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr("fbackprop.cli.train.need", interrupted)
+  assert train(tmp_path / "runs", *LINE) == 130
+  assert "interrupted before all of the run was saved" in capsys.readouterr().err
+
+
 def test_an_interrupt_before_the_first_step(tmp_path, capsys, monkeypatch):
   def interrupted(name, seed, **options):
     assert (name, seed) == ("sine", 5)

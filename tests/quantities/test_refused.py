@@ -56,7 +56,7 @@ BAD_CALLS = [
   (lambda: q.captured(q.captured(fb.dense)), TypeError, "make must be"),
   (lambda: q.captured(fb.dense)(0, 2), ValueError, "d_in must be at least 1"),
   (lambda: q.example_sqnorms(AFFINE, per_layer=1), TypeError, "per_layer must be True or False"),
-  (lambda: q.clipped_gradient(AFFINE, 0.0), ValueError, "max_norm must be above 0, got 0.0"),
+  (lambda: q.clipped_gradient(AFFINE, 0.0), ValueError, "a finite number above 0, got 0.0"),
   (lambda: q.clipped_gradient(AFFINE, jnp.asarray(-1.0)), ValueError, "above 0, got -1.0"),
   (lambda: q.clipped_gradient(AFFINE, None), TypeError, "max_norm must be a number, got None"),
   (lambda: q.clipped_gradient(AFFINE, np.nan), ValueError, "max_norm must be a finite number"),

@@ -35,7 +35,7 @@ REFUSED = [
   (lambda: with_(class_weights=[np.nan]), ValueError, r"finite .* nan at \[0\]"),
   (lambda: with_(ignore_label=1.0), TypeError, "must be an integer, got float 1.0"),
   (lambda: with_(ignore_label=True), TypeError, "an integer, got bool True"),
-  (lambda: fb.huber_with(0), ValueError, "delta must be above 0, got 0"),
+  (lambda: fb.huber_with(0), ValueError, "delta must be a finite number above 0, got 0"),
   (lambda: fb.huber_with(np.inf), ValueError, "delta must be .* got inf"),
   (lambda: fb.huber_with("1"), TypeError, "delta must be a number, got str '1'"),
   (fb.combine, TypeError, "at least one .*, got none"),

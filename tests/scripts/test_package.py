@@ -28,7 +28,7 @@ RANKS = [
   ["layers", "losses"],
   ["combinators", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit", "quantities", "live_check"],
-  ["verify.report"],
+  ["verify.report", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
   ["verify.explain"],
@@ -210,3 +210,9 @@ import {package} as package
 print("fine")
 """
   assert run(code) == "fine\n"
+
+
+def test_losses_are_names_of_their_folder_too():
+  assert {name: getattr(fb.losses, name) for name in fb.losses.__all__} == {
+    name: getattr(fb, name) for name in fb.losses.__all__
+  }

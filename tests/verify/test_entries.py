@@ -67,10 +67,10 @@ def test_the_wrong_entry_of_a_leaf_is_found(leaf):
   at = setting(scaled, X, SCALE)
   x, scale = (np.asarray(a, np.float64) for a in (X, SCALE))
   bars = [np.cos(x) * scale, np.sin(x).sum(0)]
-  right = compare_entries(at, bars, 100, 0, True)
+  right = compare_entries(at, [b[None] for b in bars], 100, 0, True)
   assert not any(d.is_wrong.any() or d.is_vacuous.any() for d in right)
   bars[leaf].reshape(-1)[2] *= 1.001
-  found = compare_entries(at, bars, 100, 0, True)
+  found = compare_entries(at, [b[None] for b in bars], 100, 0, True)
   assert [int(d.is_wrong.sum()) for d in found] == [int(i == leaf) for i in range(2)]
   assert found[leaf].worst == np.unravel_index(2, bars[leaf].shape)
 
@@ -82,5 +82,5 @@ def test_at_a_kink_every_slope_between_the_sides_is_right(slope, is_wrong):
   at = setting(lambda x: jnp.abs(x), X)
   bar = np.sign(np.asarray(X, np.float64))
   bar[1, 0] = slope
-  (found,) = compare_entries(at, [bar], 100, 0, True)
+  (found,) = compare_entries(at, [bar[None]], 100, 0, True)
   assert bool(found.is_wrong[1, 0]) == is_wrong

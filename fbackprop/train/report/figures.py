@@ -1,8 +1,8 @@
 """Panels: drawing functions with captions, and their conversion to SVG.
 
 To add a panel, write `draw(axes, ...)` under the decorator `panel`, in the module of its subject
-(`curves`, `predictions`, `layers`), and list it in that module's `panels_of`. The page
-has all panels of a module, the picture the first two.
+(`curves`, `predictions`, `layers`), and list it in that module's `panels_of`, or for
+members of an ensemble in `curves.member_panels`. The page has all panels, the picture the first.
 """
 
 import io

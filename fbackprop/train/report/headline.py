@@ -107,7 +107,7 @@ def ending_of(result: Result) -> str:
     "diverged": f"Diverged at step {result.steps + 1:,}; first not finite: {result.diverged_at}. "
     f"The parameters are the last good ones, of {steps}.",
   }
-  ending = words[result.stop_reason]
+  ending = words.get(result.stop_reason, f"Stopped by {result.stop_reason} at {steps}.")
   if best is not None:
     of_best = f"of step {best.step:,}, of the best validation score, {best.score:.4g}."
     ending += f" The parameters are those {of_best}"

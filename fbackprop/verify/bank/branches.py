@@ -7,14 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.verify.bank.references import energy, linear, relu, softplus, square, tanh
-from fbackprop.verify.bank.specimen import (
-  bug,
-  draw,
-  normal,
-  normal_with_zeros,
-  positive,
-  right,
-)
+from fbackprop.verify.bank.specimen import bug, draw, normal, normal_with_zeros, positive, right
 
 
 @bug("x: clipped, cotangent", lambda x, gain: 0.1 * x * gain, (4, 3), (3,), f_vjp=True)

@@ -115,9 +115,7 @@ def bug(
   def declare(function: Function) -> Specimen:
     @functools.wraps(function)
     def make() -> Example:
-      if not problem:
-        return function()
-      return example(problem[0], function, *problem[1:], **options)
+      return example(problem[0], function, *problem[1:], **options) if problem else function()
 
     return Specimen(function.__name__.replace("_", "-"), make, leaves, causes, level)
 
