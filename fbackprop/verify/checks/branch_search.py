@@ -29,8 +29,9 @@ import numpy as np
 from fbackprop.jaxprs import Place, Program, bind, evaluate_flat, flat, interpret, read_by, shape_of
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.checks.numerics import check_point
-from fbackprop.verify.checks.test_points import Point, is_fixed, is_integer, is_symmetric
+from fbackprop.verify.checks.test_points import Point
 from fbackprop.verify.interpret import evaluation, primitives
+from fbackprop.verify.witnesses.arrays import is_fixed, is_integer, is_symmetric
 from fbackprop.verify.witnesses.rule import Leaves, replaced
 from fbackprop.verify.witnesses.traces import Witnesses, in_float64
 

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
-from fbackprop.verify.checks.test_points import redrawn
 from fbackprop.verify.explain.causes import another, redrawn_bar
 from fbackprop.verify.report import Finding
+from fbackprop.verify.witnesses.arrays import redrawn
 from fbackprop.verify.witnesses.entries import compare_entries
 from fbackprop.verify.witnesses.traces import Setting, Values, evaluate
 from fbackprop.verify.witnesses.verdicts import Difference

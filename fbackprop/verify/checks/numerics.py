@@ -38,12 +38,13 @@ from fbackprop.verify.checks.axes import (
 from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import permutations, within
-from fbackprop.verify.checks.test_points import Point, batch_points, find_batch, is_symmetric
+from fbackprop.verify.checks.test_points import Point, batch_points, find_batch
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits, is_float
 from fbackprop.verify.report import Finding, Kind, RuleError, UnusableError
 from fbackprop.verify.witnesses import traces, verdicts
+from fbackprop.verify.witnesses.arrays import is_symmetric
 from fbackprop.verify.witnesses.rule import (
   Leaves,
   as_rule_error,

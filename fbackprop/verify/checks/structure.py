@@ -21,7 +21,8 @@ import numpy as np
 
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.numerics import finding_of
-from fbackprop.verify.checks.test_points import (
+from fbackprop.verify.witnesses import verdicts
+from fbackprop.verify.witnesses.arrays import (
   are_probabilities,
   is_mask,
   is_permutation,
@@ -29,7 +30,6 @@ from fbackprop.verify.checks.test_points import (
   is_sorted,
   is_symmetric,
 )
-from fbackprop.verify.witnesses import verdicts
 from fbackprop.verify.witnesses.rule import Leaves, replaced
 from fbackprop.verify.witnesses.traces import Setting, evaluate, slopes
 from fbackprop.verify.witnesses.verdicts import Difference

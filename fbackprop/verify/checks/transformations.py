@@ -19,10 +19,11 @@ from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.exact import each_float
 from fbackprop.verify.checks.numerics import compare_mode
-from fbackprop.verify.checks.test_points import find_batch, is_symmetric
+from fbackprop.verify.checks.test_points import find_batch
 from fbackprop.verify.interpret import primitives
 from fbackprop.verify.report import Finding
 from fbackprop.verify.witnesses import kinks, traces, verdicts
+from fbackprop.verify.witnesses.arrays import is_symmetric
 from fbackprop.verify.witnesses.rule import Function, Leaves, Rule, as_rule_error, replaced
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate
 

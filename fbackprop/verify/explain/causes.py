@@ -35,13 +35,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.jaxprs import without_rules
-from fbackprop.verify.checks.test_points import redrawn, relabelled
 from fbackprop.verify.explain import activations, cotangents, patterns, residuals
 from fbackprop.verify.explain.cotangents import on_paths
 from fbackprop.verify.explain.search import Facts, Search
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import RuleError
+from fbackprop.verify.witnesses.arrays import redrawn, relabelled
 from fbackprop.verify.witnesses.rule import Leaves, with_float0
 from fbackprop.verify.witnesses.traces import Setting, evaluate
 from fbackprop.verify.witnesses.verdicts import Difference, compare
