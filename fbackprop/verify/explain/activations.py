@@ -11,13 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import erf, expit
 
 from fbackprop.verify.explain.patterns import NARROW
 from fbackprop.verify.explain.search import Candidates, Mutants, Search, Sweep, replacing, room
 from fbackprop.verify.explain.tape import Tape
 from fbackprop.verify.interpret.evaluation import Evaluator
-from fbackprop.verify.interpret.primitives import COMPARISONS, rounded
+from fbackprop.verify.interpret.primitives import COMPARISONS, rounded, special
 
 LONGEST_REGION = 24
 # Offsets of the slope that autodiff takes at a kink.
@@ -112,6 +111,7 @@ def is_linear(tape: Tape, k: int) -> bool:
 
 def named_slopes(s: np.ndarray) -> list[tuple[str, np.ndarray]]:
   """Return the derivatives of common functions at s; to add one, add a line."""
+  erf, expit = special("erf"), special("expit")
   sigma, tanh, softplus = expit(s), np.tanh(s), np.logaddexp(0, s)
   c = np.sqrt(2 / np.pi)
   inner = np.tanh(c * (s + 0.044715 * s**3))

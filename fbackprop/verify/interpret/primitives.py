@@ -8,13 +8,13 @@ sample (`mapped`). The tables state the rounding error that each primitive adds.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from importlib import import_module
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import scipy.special
 
 from fbackprop.jaxprs import bind, closed, flattened, holds_program, is_program
 
@@ -138,7 +138,12 @@ def arctangent(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
-  return np.asarray(scipy.special.expit(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
+  return np.asarray(special("expit")(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
+
+
+def special(name: str) -> Callable[[np.ndarray], np.ndarray]:
+  """Return a function of SciPy, whose import takes as long as the checks of a small rule."""
+  return lambda x: getattr(import_module("scipy.special"), name)(x)
 
 
 def select_n(params: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
@@ -375,9 +380,9 @@ TRANSCENDENTAL = table(
   {
     "rsqrt": lambda x: 1 / np.sqrt(x), "polynomial": polynomial, "pow": power,
     "logistic": logistic, "atan": np.arctan, "atan2": arctangent, "asin": np.arcsin,
-    "acos": np.arccos, "asinh": np.arcsinh, "erf": scipy.special.erf, "erfc": scipy.special.erfc,
-    "erf_inv": scipy.special.erfinv, "lgamma": scipy.special.gammaln,
-    "digamma": scipy.special.digamma,
+    "acos": np.arccos, "asinh": np.arcsinh, "erf": special("erf"), "erfc": special("erfc"),
+    "erf_inv": special("erfinv"), "lgamma": special("gammaln"),
+    "digamma": special("digamma"),
   },
   "cbrt exp exp2 expm1 log log1p log2 sin cos tan tanh sinh cosh",
 )  # fmt: skip
