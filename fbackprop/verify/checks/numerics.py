@@ -178,6 +178,10 @@ def check_maths(
   judgements = verdicts.judge(at, differences, problem.seed)
   if not only_finite:
     rest = [verdicts.without_number(d) for d in differences if not d.is_wrong.any()]
+    if at.witnesses.is_coarse and any(d.is_wrong.any() for d in rest):
+      # An overflow of a narrower dtype in which the function computes isn't the rule's.
+      wide = problem.unrounded(at)
+      rest = [d._replace(is_wrong=d.is_wrong & ~np.isfinite(wide[d.leaf][0])) for d in rest]
     at_loss = [verdicts.ruling_of(at, d) for d in rest if d.is_wrong.any()]
     judgements += [j for j in at_loss if j.ruling == "fail"]
   findings = [finding_of(problem, judgement, where) for judgement in judgements]
