@@ -293,6 +293,7 @@ def released(programs: Sequence[Program]) -> list[Program]:
     return list(programs)
   own = list(map(with_own_constants, programs))
   jax.clear_caches()  # type: ignore[no-untyped-call]
+  steps_of.cache_clear()  # Its keys hold programs.
   gc.collect()
   return own
 
