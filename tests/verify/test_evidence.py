@@ -80,12 +80,16 @@ def broken(problem):
   raise ZeroDivisionError("of ours")
 
 
+def break_check(monkeypatch, name):
+  """Let the check of this name raise."""
+  assert name in [check.name for check in _vjp.CHECKS]
+  checks = [c._replace(run=broken) if c.name == name else c for c in _vjp.CHECKS]
+  monkeypatch.setattr(_vjp, "CHECKS", tuple(checks))
+
+
 def test_a_check_that_breaks_is_left_out_by_name(monkeypatch):
   """Those before and after it run; the verdict is theirs."""
-  checks = list(_vjp.CHECKS)
-  place = next(i for i, c in enumerate(checks) if c.name == "bits")
-  checks[place] = checks[place]._replace(run=broken)
-  monkeypatch.setattr(_vjp, "CHECKS", tuple(checks))
+  break_check(monkeypatch, "bits")
   report = vjp(square, X, f_vjp=halved_square_vjp, level="quick")
   assert report.verdict == "fail"
   assert report.findings[0].cause.startswith("constant factor: 1/2")
@@ -98,10 +102,7 @@ def test_a_check_that_breaks_is_left_out_by_name(monkeypatch):
 
 
 def test_there_is_no_verdict_without_an_essential_check(monkeypatch):
-  checks = list(_vjp.CHECKS)
-  place = next(i for i, c in enumerate(checks) if c.name == "as given")
-  checks[place] = checks[place]._replace(run=broken)
-  monkeypatch.setattr(_vjp, "CHECKS", tuple(checks))
+  break_check(monkeypatch, "as given")
   report = vjp(square, X, f_vjp=square_vjp, level="quick")
   assert report.verdict == "no verdict"
   assert report.findings[0].message == "the verifier broke: ZeroDivisionError: of ours"
