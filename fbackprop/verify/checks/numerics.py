@@ -289,9 +289,13 @@ def check_test_points(problem: Problem) -> Iterator[Evidence]:
         groups.append(axes)
     lengths = changed_lengths(problem.level, problem.leaves, groups)
   for point in points:
-    # An empty batch would hide the other axes.
-    changes = lengths.pop(0) if lengths and point.name != "N = 0" else []
-    yield from check_shapes(problem, point, changes)
+    # A batch of no or of one example hides errors along other axes; an axis of length 1, others.
+    together = next((c for c in lengths if all(n > 1 for _, n in c)), [])
+    if together and point.name not in ("N = 0", "N = 1"):
+      lengths.remove(together)
+    else:
+      together = []
+    yield from check_shapes(problem, point, together)
   for changes in lengths:
     yield check_lengths(problem, changes)
 
