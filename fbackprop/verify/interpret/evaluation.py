@@ -41,7 +41,7 @@ import numpy as np
 from fbackprop import jaxprs
 from fbackprop.jaxprs import Place, Program
 from fbackprop.verify.deadline import check_time
-from fbackprop.verify.interpret import loops, primitives
+from fbackprop.verify.interpret import indexing, loops, primitives
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import (
   Samples,
@@ -153,6 +153,8 @@ class Evaluator:
       self.show(name, params, inputs, place)
     if any(isinstance(x, jax.Array) for x in inputs):  # Typed keys, which NumPy doesn't support.
       return self.by_jax(equation, inputs)
+    if indexing.is_known(equation):
+      return indexing.EXACT[name](params, *inputs)
     if name == "unstack":
       return list(np.moveaxis(inputs[0], 1 + params["axis"], 0))
     if name in primitives.EXACT:
@@ -449,13 +451,15 @@ class Evaluator:
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
     if equation.primitive.name == "bitcast_convert_type":  # Random bits: exact, as traced.
-      return primitives.mapped(primitives.as_traced, equation, inputs)
+      return [primitives.bits_as(equation, inputs[0])]
     inputs = primitives.own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_rounded(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
     units = 4 + 0.25 * math.sqrt(max(1.0, max(sizes, default=1) / max(1, *out_sizes)))
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_rounded(x) else x for x in inputs]
+    if (in_numpy := indexing.ROUNDED.get(equation.primitive.name)) is not None:
+      return [self.perturbed(r, units) for r in in_numpy(equation.params, *inputs)]
     try:
       results = primitives.mapped(primitives.in_float64, equation, inputs)
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.

@@ -125,6 +125,23 @@ def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.where(y == 0, -np.ones_like(x), magnitude * np.sign(x) * np.sign(safe)).astype(x.dtype)
 
 
+def shifted_right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Shift bits to the right, with zeros from the left; none remains if all are shifted."""
+  unsigned = np.dtype(f"u{x.dtype.itemsize}")
+  own, by, bits = x.view(unsigned), y.view(unsigned), 8 * x.dtype.itemsize
+  found = np.where(by < bits, own >> np.minimum(by, bits - 1).astype(unsigned), 0)
+  return found.astype(unsigned).view(x.dtype)
+
+
+def bits_as(equation: Any, x: Samples) -> Samples:
+  """Read the bits of numbers in their traced dtype as those of another one."""
+  (operand,), new = equation.invars, np.dtype(equation.params["new_dtype"])
+  own = np.ascontiguousarray(np.asarray(x).astype(operand.aval.dtype))
+  if own.dtype.itemsize == new.itemsize:
+    return lifted(own.view(new))[0]
+  return mapped(as_traced, equation, [x])[0]
+
+
 def remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   if x.dtype.kind == "f":
     return np.fmod(x, y)
@@ -353,7 +370,7 @@ EXACT: dict[str, Primitive] = {
     "neg": np.negative, "max": np.maximum, "min": np.minimum, "is_finite": np.isfinite,
     "rem": remainder, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "not": np.invert, "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
-    "real": np.real, "imag": np.imag, "complex": complex_of,
+    "shift_right_logical": shifted_right, "real": np.real, "imag": np.imag, "complex": complex_of,
   }),
   "conj": conjugate,
   "round": round_to_integer, "select_n": select_n, "broadcast_in_dim": broadcast_in_dim,
@@ -440,7 +457,6 @@ def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> lis
 
 def mapped(function: Callable[..., list[Any]], equation: Any, inputs: list[Any]) -> list[Samples]:
   """Apply `function(equation, *values)` to each sample, or once if all samples are equal."""
-  inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
   count = max((x.shape[0] for x in inputs), default=1)
   if count == 1:
     results = batched(function, equation, None)(*(x[0] for x in inputs))
@@ -452,8 +468,14 @@ def mapped(function: Callable[..., list[Any]], equation: Any, inputs: list[Any])
   except NotImplementedError:  # Not every primitive can be batched; a loop always works.
     single = batched(function, equation, None)
     rows = [single(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
-    results = [jnp.stack(column) for column in zip(*rows, strict=True)]
+    results = [stack_of(column) for column in zip(*rows, strict=True)]
   return [lifted(r)[0] for r in results]
+
+
+def stack_of(rows: Sequence[Any]) -> Any:
+  """Stack the results of all samples; NumPy has no typed keys."""
+  is_key = jnp.issubdtype(rows[0].dtype, jax.dtypes.prng_key)
+  return jnp.stack(rows) if is_key else np.stack([np.asarray(row) for row in rows])
 
 
 @lru_cache(maxsize=256)
