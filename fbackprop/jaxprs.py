@@ -122,6 +122,22 @@ def while_of(equation: Any) -> tuple[Program, int, Program, int]:
   return cond, parameter(equation, "cond_nconsts"), body, parameter(equation, "body_nconsts")
 
 
+def solve_of(equation: Any, inputs: Sequence[Any]) -> tuple[Program, list[Any]]:
+  """Return the program of a linear solve, which gives its results, and the inputs of that."""
+  lengths, programs = parameter(equation, "const_lengths"), parameter(equation, "jaxprs")
+  if not {"matvec", "vecmat", "solve"} <= set(getattr(lengths, "_fields", ())):
+    raise UnknownProgramError("'custom_linear_solve' without lengths by the names of its parts")
+  start = lengths.matvec + lengths.vecmat
+  own = [*inputs[start : start + lengths.solve], *inputs[sum(n or 0 for n in lengths) :]]
+  return closed(programs.solve), own
+
+
+def callback_of(equation: Any) -> Callable[..., Any]:
+  """Return the function of arrays that a pure callback calls."""
+  callback: Callable[..., Any] = parameter(equation, "callback")
+  return callback
+
+
 def bodies(equation: Any) -> list[Program]:
   """Return the jaxprs inside a loop or a branch."""
   found = [parameter(equation, key) for key in BODIES.get(equation.primitive.name, ())]

@@ -151,6 +151,8 @@ class Evaluator:
       return inputs
     if self.watch is not None:
       self.show(name, params, inputs, place)
+    if name == "custom_linear_solve":
+      return self.evaluate(*jaxprs.solve_of(equation, inputs), place)
     if any(isinstance(x, jax.Array) for x in inputs):  # Typed keys, which NumPy doesn't support.
       return self.by_jax(equation, inputs)
     if indexing.is_known(equation):
@@ -461,7 +463,12 @@ class Evaluator:
     if (in_numpy := indexing.ROUNDED.get(equation.primitive.name)) is not None:
       return [self.perturbed(r, units) for r in in_numpy(equation.params, *inputs)]
     try:
-      results = primitives.mapped(primitives.in_float64, equation, inputs)
+      if equation.primitive.name == "pure_callback":
+        results = primitives.called_back(equation, inputs)
+      else:
+        results = primitives.mapped(primitives.in_float64, equation, inputs)
+    except jax.errors.JaxRuntimeError:  # The callback itself raised.
+      raise
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
       self.foreign.append(equation.primitive.name)
       results = primitives.mapped(primitives.as_traced, equation, inputs)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from fbackprop.jaxprs import bind, closed, flattened, holds_program, is_program
+from fbackprop.jaxprs import bind, callback_of, closed, flattened, holds_program, is_program
 
 Samples = Any  # NumPy arrays, or typed keys of JAX.
 Primitive = Callable[..., Samples]
@@ -476,6 +476,30 @@ def stack_of(rows: Sequence[Any]) -> Any:
   """Stack the results of all samples; NumPy has no typed keys."""
   is_key = jnp.issubdtype(rows[0].dtype, jax.dtypes.prng_key)
   return jnp.stack(rows) if is_key else np.stack([np.asarray(row) for row in rows])
+
+
+def called_back(equation: Any, inputs: list[Any]) -> list[Samples]:
+  """Call the function of a pure callback for each sample; compiling a call takes longer.
+
+  Raises:
+    TypeError: it was traced in a narrower dtype.
+    JaxRuntimeError: the function raises, or returns arrays of other shapes, as in a compiled call.
+  """
+  avals = [v.aval for v in equation.outvars]
+  if any(d != wide_dtype(d) for d in dtypes_of(equation)):
+    raise TypeError("it was traced in a narrower dtype")
+  count = max((x.shape[0] for x in inputs), default=1)
+  rows = []
+  for k in range(count):
+    own = [x[min(k, x.shape[0] - 1)] for x in inputs]
+    try:
+      found = [np.asarray(r) for r in callback_of(equation)(*map(jax.device_put, own))]
+    except Exception as error:
+      raise jax.errors.JaxRuntimeError(f"{type(error).__name__}: {error}") from error
+    if [r.shape for r in found] != [a.shape for a in avals]:
+      raise jax.errors.JaxRuntimeError("the callback returned arrays of other shapes")
+    rows.append([r.astype(a.dtype) for r, a in zip(found, avals, strict=True)])
+  return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 @lru_cache(maxsize=256)
