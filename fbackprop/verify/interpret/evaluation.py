@@ -27,6 +27,7 @@ References:
   results of numerical software", Numerical Algorithms 37 (2004).
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ import numpy as np
 from fbackprop import jaxprs
 from fbackprop.jaxprs import Place, Program
 from fbackprop.verify.deadline import check_time
-from fbackprop.verify.interpret import indexing, loops, primitives
+from fbackprop.verify.interpret import indexing, linear_algebra, loops, primitives
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import (
   Samples,
@@ -460,17 +461,19 @@ class Evaluator:
     units = 4 + 0.25 * math.sqrt(max(1.0, max(sizes, default=1) / max(1, *out_sizes)))
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_rounded(x) else x for x in inputs]
-    if (in_numpy := indexing.ROUNDED.get(equation.primitive.name)) is not None:
-      return [self.perturbed(r, units) for r in in_numpy(equation.params, *inputs)]
+    name = equation.primitive.name
+    if (in_numpy := indexing.ROUNDED.get(name) or linear_algebra.SOLVERS.get(name)) is not None:
+      with contextlib.suppress(np.linalg.LinAlgError):
+        return [self.perturbed(r, units) for r in in_numpy(equation.params, *inputs)]
     try:
-      if equation.primitive.name == "pure_callback":
+      if name == "pure_callback":
         results = primitives.called_back(equation, inputs)
       else:
         results = primitives.mapped(primitives.in_float64, equation, inputs)
     except jax.errors.JaxRuntimeError:  # The callback itself raised.
       raise
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
-      self.foreign.append(equation.primitive.name)
+      self.foreign.append(name)
       results = primitives.mapped(primitives.as_traced, equation, inputs)
       widths = [d for d in map(part_dtype, primitives.dtypes_of(equation)) if is_float(d)]
       unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2

@@ -158,9 +158,9 @@ def logistic(x: np.ndarray) -> np.ndarray:
   return np.asarray(special("expit")(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
 
 
-def special(name: str) -> Callable[[np.ndarray], np.ndarray]:
+def special(name: str) -> Callable[..., np.ndarray]:
   """Return a function of SciPy, whose import takes as long as the checks of a small rule."""
-  return lambda x: getattr(import_module("scipy.special"), name)(x)
+  return lambda *own: getattr(import_module("scipy.special"), name)(*own)
 
 
 def select_n(params: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
@@ -399,7 +399,9 @@ TRANSCENDENTAL = table(
     "logistic": logistic, "atan": np.arctan, "atan2": arctangent, "asin": np.arcsin,
     "acos": np.arccos, "asinh": np.arcsinh, "erf": special("erf"), "erfc": special("erfc"),
     "erf_inv": special("erfinv"), "lgamma": special("gammaln"),
-    "digamma": special("digamma"),
+    "digamma": special("digamma"), "bessel_i0e": special("i0e"), "bessel_i1e": special("i1e"),
+    "regularized_incomplete_beta": special("betainc"), "igamma": special("gammainc"),
+    "igammac": special("gammaincc"), "zeta": special("zeta"),
   },
   "cbrt exp exp2 expm1 log log1p log2 sin cos tan tanh sinh cosh",
 )  # fmt: skip
