@@ -19,7 +19,7 @@ from fbackprop.train.arguments import check_batch_size, check_warmup
 from fbackprop.train.checkpoints import FolderInUseError, locked
 from fbackprop.train.data import datasets
 from fbackprop.train.data.fingerprints import canonical
-from fbackprop.train.data.names import kind_and_path
+from fbackprop.train.data.formats import kind_and_path
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.examples import rows_aside, training_batch
 from fbackprop.train.models import Description, describe_model, description_of

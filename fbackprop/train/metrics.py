@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.train.data.datasets import read_source
-from fbackprop.train.data.names import MissingTargets, kind_and_path
+from fbackprop.train.data.formats import TABLES, kind_and_path
+from fbackprop.train.data.names import MissingTargets
 from fbackprop.train.data.targets import relabel
 from fbackprop.train.models import Description, Model
 
@@ -80,9 +81,9 @@ def rows_of(
     ValueError: the data doesn't fit the model; the message says how.
     OSError: a file can't be read.
   """
-  is_file = kind_and_path(data)[0] in ("csv", "npz")
+  is_table = kind_and_path(data)[0] in TABLES
   found = read_source(
-    data, seed, target=target, task=description.task if is_file else None,
+    data, seed, target=target, task=description.task if is_table else None,
     missing_targets=missing_targets, features=description.features,
   )  # fmt: skip
   if found.task != description.task:
