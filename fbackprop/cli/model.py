@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
 from fbackprop.cli.config import method_of, settings
-from fbackprop.cli.console import UsageError, number, parsed, refuse, usage_errors, usually
+from fbackprop.cli.console import UsageError, parsed, refuse, usage_errors, usually
 from fbackprop.cli.run_folder import check_same_data, load_json, load_run_model
 from fbackprop.cli.train import load_config
 from fbackprop.train.data.names import MissingTargets
@@ -64,7 +64,8 @@ def evaluate(arguments: Sequence[str]) -> int:
   from fbackprop.train.data.datasets import load_raw
   from fbackprop.train.data.formats import TABLES, kind_and_path
   from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
-  from fbackprop.train.metrics import own_labels, rows_of, score
+  from fbackprop.train.metrics import number
+  from fbackprop.train.scores import own_labels, rows_of, score
 
   data, about = config.data or trained.data, model.description
   missing_targets = config.missing_targets or trained.missing_targets
@@ -220,6 +221,8 @@ def info(arguments: Sequence[str]) -> int:
   summary, env = load_json(run, "summary.json"), load_json(run, "env.json")
 
   import jax
+
+  from fbackprop.train.metrics import number
 
   own = model.description
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]

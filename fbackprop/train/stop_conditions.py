@@ -3,9 +3,10 @@
 The stop rules are thresholds, a running state, and their evaluation.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,12 @@ class Best(NamedTuple):
   step: Array
   params: Params
   latest: Array
+
+
+def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:
+  """Return the best or the latest validation score; None before the first."""
+  value = math.inf if best is None else float(getattr(best, which))
+  return -value if math.isfinite(value) else None
 
 
 Validate = Callable[[Best, Params, Array, Array, Array], Best] | None
