@@ -106,10 +106,9 @@ def note_shared(run: str, about: "Description", x: "np.ndarray", targets: "np.nd
   except (KeyError, TypeError, ValueError, AttributeError):
     return  # Such a fingerprint fails only in `check_same_data`.
   if shared:
-    console.note(
-      f"note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of which it "
-      f"was trained on, so this is not a test score; for that run fbackprop eval {run}"
-    )
+    most = "most of which it was trained on, so this is not a test score"
+    own = f"{shared:,} of these {len(x):,} rows belong to the run's own data, {most}"
+    console.note(f"note: {own}; for that run fbackprop eval {run}")
 
 
 # --- fbackprop predict ----------------------------------------------------------------------------

@@ -183,10 +183,8 @@ def check_resumed(arguments: Sequence[str]) -> None:
     raise UsageError(f"--resume {run} holds no config.toml: it must be the folder of a run")
   for flag in flags_in(arguments):
     if flag.startswith("--") and flag not in WHEN_RESUMED and not flag.startswith("--stop."):
-      raise UsageError(
-        f"{flag} cannot be changed when resuming {run}; only --stop.*, "
-        f"{', '.join(WHEN_RESUMED[1:])} can"
-      )
+      some = f"only --stop.*, {', '.join(WHEN_RESUMED[1:])} can"
+      raise UsageError(f"{flag} cannot be changed when resuming {run}; {some}")
 
 
 # --- The file -------------------------------------------------------------------------------------

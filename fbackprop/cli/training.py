@@ -135,12 +135,10 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   """Train one network, and write the run's files."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   what = f"{model.as_text()}; {method_of(config)}"
-  has = {
-    "labels": dataset.is_classification,
-    "validation": prepared.aside,
-    "clipping": config.clip_examples,
-  }
-  table = Table([*config.watched, *filter(has.get, has)])
+  table = Table(
+    config.watched, labels=dataset.is_classification, validation=prepared.aside,
+    clipping=config.clip_examples,
+  )  # fmt: skip
   print(f"{what}\n{table.head()}")
   checkpoints = files.path / "checkpoints"
   resume = None if config.resume is None else checkpoints

@@ -183,10 +183,11 @@ COLUMNS = (
 
 
 class Table:
-  """The table of a run's evaluations, printed row by row, without the columns that it lacks."""
+  """The table of a run's evaluations, printed row by row, with the columns of what it has."""
 
-  def __init__(self, has: Collection[str]) -> None:
-    self.columns = [column for column in COLUMNS if column.needs in ("", *has)]
+  def __init__(self, watched: Collection[str], **has: Any) -> None:
+    known = {"", *watched, *filter(has.get, has)}
+    self.columns = [column for column in COLUMNS if column.needs in known]
 
   def head(self) -> str:
     """Format the heading of the table."""

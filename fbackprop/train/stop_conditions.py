@@ -1,6 +1,8 @@
 """The end of an epoch in a compiled loop: the validation set is scored, and the stop rules judged.
 
-The stop rules are thresholds, a running state, and their evaluation.
+The stop rules are thresholds, a running state, and their evaluation. To add one, add a field to
+`StopRules` of `arguments`, which is its flag too, and to `StopNumbers`, its name to `STOP_REASONS`,
+and its test to `judge`.
 """
 
 import math

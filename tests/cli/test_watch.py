@@ -66,10 +66,10 @@ def test_a_file_may_hold_a_list(tmp_path):
 
 
 def test_a_table_has_the_columns_that_are_asked_for():
-  assert Table(["labels"]).head() == (
+  assert Table((), labels=True).head() == (
     "    step   epoch  train loss  test loss test accuracy   error of gradient"
   )
-  assert Table(["validation", "clipping", "noise_scale", "health"]).head() == (
+  assert Table(("noise_scale", "health"), validation=9, clipping=0.3).head() == (
     "    step   epoch  train loss  test loss  validation  clipped  noise scale   max dead"
     "   error of gradient"
   )
