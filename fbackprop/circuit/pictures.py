@@ -3,6 +3,9 @@
 SVG has texts of stated width, and a description for screen readers. PNG has matplotlib's bundled
 typeface; names with letters that it lacks are drawn in an installed font that has them, or raise an
 error.
+
+To add an output, write `to_x` here, or in `text` if it is text, make it a method of `Trace` in
+`_circuit`, and add x to the formats of `CircuitConfig` in `cli.circuit`.
 """
 
 import io

@@ -7,6 +7,9 @@ folders, keeping the last ones and the best one, and removes unfinished ones. A 
 the file without orbax, and falls back to the previous checkpoint if the last one is damaged. Random
 keys are stored as their data, and NamedTuples by the names of their fields.
 
+`CheckpointWriter.save` writes and `read_checkpoint` reads what `as_stored` and `history_as_json`
+make of a run; `orbax_handler` only puts the file into the folder that orbax is about to rename.
+
 Doubts: a checkpoint holds whole arrays of one process; sharded or multi-host runs would need
 orbax's own format.
 """
