@@ -126,6 +126,11 @@ def test_a_run_imports_nothing_of_the_verifier():
   assert run(code) == "[]\n"
 
 
+def test_training_needs_only_the_live_check_of_the_verifier():
+  imported = {name for m in MODULES if m.startswith("fbackprop.train") for name in imports_of(m)}
+  assert {n for n in imported if n.startswith("fbackprop.verify")} == {"fbackprop.verify.live"}
+
+
 def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
