@@ -35,6 +35,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from fbackprop.live_check import pooled
+from fbackprop.verify.heat_maps import map_of
 from fbackprop.verify.interpret.primitives import digits
 from fbackprop.verify.report import Finding, Kind
 from fbackprop.verify.witnesses.kinks import find_ties, fit_policy
@@ -111,8 +112,9 @@ class Difference(NamedTuple):
     got, want, bound = (float(x[index]) for x in (self.got, self.want, self.bound))
     count = int(wrong.sum())
     return Finding(
-      kind, check, where, leaf, index, got, want, bound, count, wrong.size, wrong.shape, **said
-    )
+      kind, check, where, leaf, index, got, want, bound, count, wrong.size, wrong.shape,
+      leaf_map=map_of(self.got, self.want, self.bound, wrong, self.is_vacuous), **said,
+    )  # fmt: skip
 
 
 def spread(samples: np.ndarray) -> np.ndarray:
