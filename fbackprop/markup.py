@@ -10,7 +10,8 @@ from html import escape
 from pathlib import Path
 
 CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0"
-GOOD, BAD, UNSURE = "#1f883d", "#d1242f", "#9a6700"  # On white and on black.
+# In a notebook, on white and on black; a page has its own for either.
+GOOD, BAD, UNSURE = "var(--good, #1f883d)", "var(--wrong, #d1242f)", "var(--unsure, #9a6700)"
 STYLE = Path(__file__).with_suffix(".css")
 
 

@@ -120,7 +120,7 @@ def draw(leaf_map: LeafMap) -> Markup:
   ))  # fmt: skip
 
 
-NOT_FINITE = f"rgba({PURPLE}, {DARKEST})"
+NOT_FINITE = f"rgba({PURPLE}, 0.5)"
 OF_STATES = {
   "right": Shade("ok", "transparent"),
   "undecided": Shade("?", f"rgba({GRAY}, 0.3)"),
