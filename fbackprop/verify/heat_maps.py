@@ -3,7 +3,8 @@
 A pattern of errors is easier to see than to describe: a row that is missing, a transposition, a
 constant factor. A leaf is a matrix whose columns are its last axis. A large one is thinned out when
 it is found, so that a report stays small: it is divided into equal blocks, and a block is shown by
-its entry with the largest error over its bound, or by its first one where none is wrong.
+its entry that is furthest beyond its bound, or else by its first undecided one, or else by its
+first.
 
 Small leaves are tables with numbers, others squares, whose numbers a pointer brings up. Colors are
 laid over any background, light or dark, and never the only sign: numbers have theirs, and each map
@@ -28,7 +29,8 @@ SIDE = 14  # The side of a square, in pixels.
 BLUE, ORANGE, PURPLE, GRAY = "0, 114, 178", "213, 94, 0", "204, 121, 167", "128, 128, 128"
 DARKEST = 0.65
 
-State = Literal["wrong", "right", "undecided", "not compared"]
+# Relative to its bound; beyond it, the rule is wrong unless autodiff is (an oracle fault).
+State = Literal["beyond", "within", "undecided", "not compared"]
 
 
 class Cell(NamedTuple):
@@ -60,17 +62,19 @@ def map_of(
   got: np.ndarray,
   want: np.ndarray,
   bound: np.ndarray,
-  is_wrong: np.ndarray,
-  is_vacuous: np.ndarray,
+  is_beyond: np.ndarray,
+  is_undecided: np.ndarray,
 ) -> LeafMap | None:
-  """Return the map of a leaf, given the fields of its `Difference`; None if it has no entries."""
+  """Return the map of a leaf, given the numbers of its `Difference`; None if it has no entries."""
   if not got.size:
     return None
   columns = got.shape[-1] if got.ndim else 1
   shape = (got.size // columns, columns)
   with np.errstate(all="ignore"):
     excess = np.abs(got - want) / bound
-  excess = np.where(is_wrong, np.where(np.isnan(excess), np.inf, excess), -1.0).reshape(shape)
+  is_undecided = np.broadcast_to(is_undecided, got.shape)
+  rest = np.where(is_undecided, -1.0, -2.0)
+  excess = np.where(is_beyond, np.where(np.isnan(excess), np.inf, excess), rest).reshape(shape)
   height, width = (-(-n // most) for n, most in zip(shape, MOST_CELLS, strict=True))
   # Where only some entries are compared, the others have no bound.
   is_compared = (bound != 0) | ~np.any(bound)
@@ -81,9 +85,9 @@ def map_of(
     flat = (row + down) * columns + column + right
     place = tuple(int(i) for i in np.unravel_index(flat, got.shape))
     state: State = (
-      "wrong" if is_wrong[place] else
-      "undecided" if np.broadcast_to(is_vacuous, got.shape)[place] else
-      "right" if is_compared[place] else
+      "beyond" if is_beyond[place] else
+      "undecided" if is_undecided[place] else
+      "within" if is_compared[place] else
       "not compared"
     )  # fmt: skip
     return Cell(place, float(got[place]), float(want[place]), state)
@@ -106,11 +110,12 @@ class Shade(NamedTuple):
 def draw(leaf_map: LeafMap) -> Markup:
   """Draw the three maps of a leaf side by side, with their legend."""
   cells = [cell for row in leaf_map.rows for cell in row]
-  scale = largest(c.want for c in cells) or largest(c.got for c in cells) or 1.0
-  spread = min(largest(ratio_of(c) - 1 for c in cells if c.state == "wrong"), 1.0) or 1.0
+  wanted = (cell.want for cell in cells if has_want(cell))
+  scale = largest(wanted) or largest(cell.got for cell in cells) or 1.0
+  spread = min(largest(ratio_of(c) - 1 for c in cells if c.state == "beyond"), 1.0) or 1.0
   figures = (
     figure(leaf_map, "got", lambda cell: shade(cell.got, scale)),
-    figure(leaf_map, "want", lambda cell: shade(cell.want, scale)),
+    figure(leaf_map, "want", lambda cell: shade_of_want(cell, scale)),
     figure(leaf_map, "got / want", lambda cell: shade_of_ratio(cell, spread)),
   )
   side_by_side = "display: flex; flex-wrap: wrap; gap: 1.5em 2.5em; margin: 1em 0"
@@ -122,7 +127,7 @@ def draw(leaf_map: LeafMap) -> Markup:
 
 NOT_FINITE = f"rgba({PURPLE}, 0.5)"
 OF_STATES = {
-  "right": Shade("ok", "transparent"),
+  "within": Shade("ok", "transparent"),
   "undecided": Shade("?", f"rgba({GRAY}, 0.3)"),
   "not compared": Shade("–", f"rgba({GRAY}, 0.3)"),
 }
@@ -135,20 +140,30 @@ def color_of(value: float, full: float, least: float = 0.0) -> str:
 
 
 def shade(value: float, scale: float) -> Shade:
-  """Show a number; its color is at its fullest from `scale` on."""
+  """Show a number, in full color from `scale` on."""
   if not math.isfinite(value):
     return Shade(str(value), NOT_FINITE)
   return Shade(f"{value:.3g}", color_of(value, scale))
 
 
+def has_want(cell: Cell) -> bool:
+  """Return whether there is a number to compare with; a stand-in is the rule's own number."""
+  return cell.state in ("beyond", "within") or (cell.state == "undecided" and cell.got != cell.want)
+
+
+def shade_of_want(cell: Cell, scale: float) -> Shade:
+  """Show the wanted number, if there is one."""
+  return shade(cell.want, scale) if has_want(cell) else OF_STATES[cell.state]
+
+
 def shade_of_ratio(cell: Cell, spread: float) -> Shade:
-  """Show the ratio of a wrong entry; its color is at its fullest from 1 ± `spread` on."""
-  if cell.state != "wrong":
+  """Show the ratio of an entry beyond its bound, in full color from 1 ± `spread` on."""
+  if cell.state != "beyond":
     return OF_STATES[cell.state]
   error = ratio_of(cell) - 1
   if math.isnan(error):
     return Shade("want 0" if cell.want == 0 else "not finite", NOT_FINITE)
-  # A wrong entry is seen however close to 1 its ratio is.
+  # It is seen however close to 1 its ratio is.
   return Shade(text_of_ratio(error), color_of(error, spread, least=0.25))
 
 
@@ -226,10 +241,10 @@ def squares(leaf_map: LeafMap, title: str, shown: Callable[[Cell], Shade]) -> Ma
 def described(leaf_map: LeafMap) -> str:
   """Describe a map to somebody who doesn't see it."""
   states = [cell.state for row in leaf_map.rows for cell in row]
-  wrong_rows = sum(any(cell.state == "wrong" for cell in row) for row in leaf_map.rows)
+  rows = sum(any(cell.state == "beyond" for cell in row) for row in leaf_map.rows)
   return (
-    f"{len(leaf_map.rows)} rows of {len(leaf_map.rows[0])} cells, {states.count('wrong')} of them "
-    f"wrong, in {wrong_rows} rows"
+    f"{len(leaf_map.rows)} rows of {len(leaf_map.rows[0])} cells, {states.count('beyond')} of them "
+    f"beyond their bounds, in {rows} rows"
   )
 
 
@@ -242,17 +257,17 @@ def legend(leaf_map: LeafMap, scale: float, spread: float) -> list[str]:
   sentences = [
     f"got and want: blue is positive, orange negative, fullest from ±{scale:.2g} on.",
     f"got / want: blue is above 1, orange below, fullest from 1 ± {spread:.2g} on.",
-    f"{'ok' if is_text else 'Blank'}: within the bound." if "right" in states else "",
+    f"{'ok' if is_text else 'Blank'}: within the bound." if "within" in states else "",
     f"Gray: {' or '.join(gray)}." if gray else "",
   ]
-  if any(cell.state == "wrong" and math.isnan(ratio_of(cell)) for cell in cells):
+  if any(cell.state == "beyond" and math.isnan(ratio_of(cell)) for cell in cells):
     sentences.append("Purple: not finite, or there is no ratio, as want is 0.")
   if len(cells[0].place) > 2:
     sentences.append("Columns are the last axis, rows all others.")
   if leaf_map.block != (1, 1):
     rows, columns = leaf_map.block
     sentences.append(
-      f"Each cell stands for up to {rows} × {columns} entries, and shows the one with the largest "
-      "error over its bound, or the first where none is wrong."
+      f"Each cell stands for up to {rows} × {columns} entries, and shows the one that is furthest "
+      "beyond its bound, or else the first undecided one, or else the first."
     )
   return list(filter(None, sentences))

@@ -10,6 +10,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.verify import Checked, Finding, Report, vjp
 from fbackprop.verify.heat_maps import MOST_CELLS, draw, map_of
+from fbackprop.verify.witnesses.verdicts import Difference
 from tests.support.pages import Reader
 from tests.verify.test_rendering import FAILED, PASSED
 
@@ -141,7 +142,7 @@ def states(leaf_map):
 
 def test_a_map_has_each_entry_of_a_small_leaf():
   leaf_map = mapped([[1.0, 2.0, 3.0]], [[1.0, 4.0, 3.0]])
-  assert states(leaf_map) == [["right", "wrong", "right"]]
+  assert states(leaf_map) == [["within", "beyond", "within"]]
   assert leaf_map.rows[0][1][:3] == ((0, 1), 2.0, 4.0)
   assert repr(leaf_map) == "LeafMap(1 × 3 cells)"
   assert mapped(3.0, 2.0).rows[0][0][:3] == ((), 3.0, 2.0)
@@ -158,9 +159,28 @@ def test_entries_without_a_bound_among_others_were_not_compared():
   bound = np.array([1e-9, 0.0, np.nan])
   leaf_map = mapped([1.0, 1.0, 1.0], [2.0, 1.0, 5.0], bound, np.array([True, False, False]),
                     np.array([False, False, True]))  # fmt: skip
-  assert states(leaf_map) == [["wrong", "not compared", "undecided"]]
+  assert states(leaf_map) == [["beyond", "not compared", "undecided"]]
   # Where bits are compared, nothing has a bound.
-  assert states(mapped([1.0, 1.0], [2.0, 1.0], 0.0)) == [["wrong", "right"]]
+  assert states(mapped([1.0, 1.0], [2.0, 1.0], 0.0)) == [["beyond", "within"]]
+
+
+def test_what_was_not_compared_has_no_wanted_number():
+  bound = np.array([1e-9, 0.0, 1.0])
+  leaf_map = mapped([3.0, 77.0, 55.0], [2.0, 77.0, 55.0], bound, np.array([True, False, False]),
+                    np.array([False, False, True]))  # fmt: skip
+  texts = Page(draw(leaf_map)).texts
+  assert (texts.count("77"), texts.count("–")) == (1, 2)
+  assert (texts.count("55"), texts.count("?")) == (1, 2)
+
+
+def test_entries_without_a_verdict_are_not_called_wrong():
+  got, want = np.array([1.0, 2.0]), np.array([1.0, 3.0])
+  d = Difference(0, got, want, np.array([1e-9, 10.0]), np.array([False, True]))
+  assert states(d.finding("no verdict", "maths", "as given", "x").leaf_map) == [
+    ["within", "undecided"]
+  ]
+  for kind in ("fail", "oracle fault"):
+    assert states(d.finding(kind, "maths", "as given", "x").leaf_map) == [["within", "beyond"]]
 
 
 def test_a_large_leaf_is_thinned_out_to_the_worst_of_each_block():
@@ -171,7 +191,7 @@ def test_a_large_leaf_is_thinned_out_to_the_worst_of_each_block():
   assert len(leaf_map.rows) <= MOST_CELLS[0]
   assert len(leaf_map.rows[0]) <= MOST_CELLS[1]
   assert leaf_map.block == (7, 42)
-  wrong = [cell.place for row in leaf_map.rows for cell in row if cell.state == "wrong"]
+  wrong = [cell.place for row in leaf_map.rows for cell in row if cell.state == "beyond"]
   assert wrong == [(3, 3), (57, 322)]
   text = Page(draw(leaf_map)).text
   assert "Each cell stands for up to 7 × 42 entries" in text
@@ -203,7 +223,7 @@ def test_a_picture_of_a_large_leaf_has_its_words():
   got[4:6] = 2.0
   page = Page(draw(mapped(got, np.ones((20, 20)))))
   (label,) = {name.partition(": ")[2] for name in page.names}
-  assert label == "10 rows of 20 cells, 20 of them wrong, in 1 rows"
+  assert label == "10 rows of 20 cells, 20 of them beyond their bounds, in 1 rows"
   assert [a["role"] for tag, a in page.elements if tag == "svg"] == ["img"] * 3
 
 
