@@ -93,7 +93,7 @@ def show(text: str, missing: str = "replace", *, to_stderr: bool = False) -> Non
   print(text.encode(encoding, missing).decode(encoding), end="", file=stream, flush=True)
 
 
-def write(flag: str, path: str, content: bytes) -> None:
+def write(flag: str, path: str, content: bytes, *, to_stderr: bool = False) -> None:
   """Write a file atomically, following links, and print its path.
 
   Raises:
@@ -104,7 +104,7 @@ def write(flag: str, path: str, content: bytes) -> None:
       Path(path).write_bytes(content)
       return
     write_whole(Path(path).resolve(), content)
-  print(f"written: {path}")
+  show(f"written: {path}\n", to_stderr=to_stderr)
 
 
 def check_writable(flag: str, path: str) -> None:

@@ -28,7 +28,7 @@ RANKS = [
   ["layers", "losses"],
   ["combinators", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit", "quantities", "live_check"],
-  ["verify.report", "verify.deadline"],
+  ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
   ["verify.explain"],
@@ -37,7 +37,7 @@ RANKS = [
   ["train.data"],
   ["train"],
   ["train.report"],
-  ["cli", "__main__"],
+  ["cli", "__main__", "pytest_plugin"],
 ]  # fmt: skip
 RANK_OF = {f"fbackprop.{room}": rank for rank, row in enumerate(RANKS) for room in row}
 
