@@ -35,6 +35,13 @@ ELEMENTWISE = frozenset((
   "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square",
   "stop_gradient", "sub", "tan", "tanh", "xor",
 ))  # fmt: skip
+# More primitives that hold no jaxpr: most equations of most programs, whose parameters needn't be
+# searched for one.
+PLAIN = ELEMENTWISE | frozenset((
+  "argmax", "argmin", "broadcast_in_dim", "concatenate", "cumsum", "dot_general", "dynamic_slice",
+  "dynamic_update_slice", "gather", "iota", "pad", "reduce_and", "reduce_max", "reduce_min",
+  "reduce_or", "reduce_sum", "reshape", "rev", "slice", "sort", "split", "squeeze", "transpose",
+))  # fmt: skip
 # Call primitives, by the parameter that holds the called jaxpr.
 CALLS = (
   dict.fromkeys(("jit", "pjit", "remat2", "checkpoint"), "jaxpr")
@@ -170,7 +177,7 @@ def inner_program(equation: Any) -> Program | None:
     UnknownProgramError: the equation holds a jaxpr in an unknown form.
   """
   name = equation.primitive.name
-  if name in ELEMENTWISE or name in BODIES:
+  if name in PLAIN or name in BODIES:
     return None
   if name in CALLS:
     return closed(parameter(equation, CALLS[name], "jaxpr"))
@@ -286,6 +293,8 @@ def carries_rule(program: Program) -> bool:
 
 def programs_in(equation: Any) -> Iterator[Program]:
   """Yield all jaxprs among an equation's parameters."""
+  if equation.primitive.name in PLAIN:
+    return
   inner = inner_program(equation)
   held = filter(is_program, flattened(equation.params.values()))
   yield from map(closed, held if inner is None else [inner])

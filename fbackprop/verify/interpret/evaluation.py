@@ -85,6 +85,17 @@ class Noise(NamedTuple):
   by_dtype: bool = False
 
 
+# The primitives that compare their operands.
+WATCHED = frozenset((
+  *primitives.COMPARISONS, "max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min",
+))  # fmt: skip
+
+
+def is_watched(name: str) -> bool:
+  """Return whether `Evaluator.watch` may see something of a primitive, or of a program in it."""
+  return name in WATCHED or name not in jaxprs.PLAIN
+
+
 @dataclass
 class Evaluator:
   """An evaluator of traced programs on a batch of samples, or of points.
@@ -126,6 +137,12 @@ class Evaluator:
     """
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(map(lifted, arguments)), ())
+
+  def run_to(self, program: Program, arguments: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Evaluate what some variables of a program depend on, for what `watch` sees of it."""
+    apply = partial(self.apply, ())
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+      jaxprs.interpret(program, list(map(lifted, arguments)), self.constant, apply, outputs)
 
   def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """Evaluate a program on arguments that have the axis: each sample is a separate point."""
@@ -205,8 +222,10 @@ class Evaluator:
 
   def coarseness(self, equation: Any) -> float:
     """Return how many working units the dtype of an equation's result rounds to."""
+    if self.noise is None or not self.noise.by_dtype:
+      return 1.0
     dtype = part_dtype(equation.outvars[0].aval.dtype)
-    if self.noise is None or not self.noise.by_dtype or not is_float(dtype):
+    if not is_float(dtype):
       return 1.0
     return 2.0 ** max(0, self.digits - digits(dtype))
 
