@@ -164,9 +164,10 @@ def traced_calls(problem: Problem, leaves: Leaves, y_bar: Leaves) -> tuple[list[
   own = problem.given.inputs
 
   def calls(*inputs: Any) -> Leaves:
-    both = (inputs[: len(own)], inputs[len(own) :])
-    arguments = ((x[:count], with_float0(rule.outputs, x[count:])) for x in both)
-    return list(itertools.chain(*interleaved(rule, *itertools.chain(*arguments))))
+    first, second = list(inputs[: len(own)]), list(inputs[len(own) :])
+    bars, others = (with_float0(rule.outputs, x[count:]) for x in (first, second))
+    results = interleaved(rule, first[:count], bars, second[:count], others)
+    return list(itertools.chain(*results))
 
   program = as_rule(witnesses.traced, calls, 2 * witnesses.rule.in_avals)
   found = evaluator.run(program, [*own, *leaves, *y_bar])

@@ -51,7 +51,6 @@ from fbackprop.verify.witnesses.rule import (
   Function,
   Leaves,
   as_rule_error,
-  rule_of,
   with_float0,
 )
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, gather_witnesses
@@ -373,13 +372,9 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
   """Check the mathematics for a batch of another size, traced anew."""
   rule, own = problem.rule, problem.signature.in_own_dtypes(point.leaves)
   try:
-    rule = rule_of(rule.f, rule.f_vjp, rule.signature, own, rule.slope, rule.by_callback)
+    witnesses = gather_witnesses(rule, own)
   except UnusableError as error:
     yield not_checked(f"{point.name}: f raises {type(error.__cause__).__name__}")
-    return
-  y_bar = rule.draw(problem.seed, 1, problem.linear)
-  try:
-    witnesses = gather_witnesses(rule, own)
   except RuleError as error:
     forward = jax.make_jaxpr(rule.forward)(*own)
     if permutations(problem.witnesses.forward, problem.leaves) - permutations(forward, own):
@@ -396,6 +391,7 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
     if leaves is None:
       yield not_checked(f"{point.name}: the integers that point into it don't fit")
     else:
+      y_bar = witnesses.source.draw(problem.seed, 1, problem.linear)
       yield from check_point(problem, witnesses, point._replace(leaves=leaves, y_bar=y_bar))
 
 

@@ -126,7 +126,8 @@ def gather(params: Any, operand: np.ndarray, indices: np.ndarray) -> list[np.nda
     inside = are_inside(own, shape, sizes)
     index = window_index(clamped(own, shape, sizes), sizes, kept)
     batch = inside.ndim
-    found = x[(slice(None), *index)]
+    whole: tuple[Any, ...] = (slice(None), *index)
+    found = x[whole]
     if drops(params):
       mask = inside.reshape(*inside.shape, *(1,) * len(kept))
       found = np.where(mask, found, filler(params.get("fill_value"), x.dtype))
@@ -245,7 +246,7 @@ def split(params: Any, operand: np.ndarray) -> list[np.ndarray]:
 def sort(params: Any, *operands: np.ndarray) -> list[np.ndarray]:
   """Sort along an axis by the first operands; NaN comes last, and the two zeros are equal."""
   axis = 1 + params["dimension"]
-  full = np.broadcast_arrays(*operands)
+  full = list(np.broadcast_arrays(*operands))
   keys = full[: params["num_keys"]]
   if any(key.dtype.kind == "c" for key in keys):
     keys = [part for key in keys for part in (key.real, key.imag)]
