@@ -56,8 +56,10 @@ OPAQUE = frozenset((
   "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "remat_opt", "run_state",
   "select_and_scatter", "shard_map",
 ))  # fmt: skip
-# Primitives whose code reads and writes buffers by itself.
-FOREIGN = frozenset(("ffi_call", "pallas_call", "run_state"))
+# Primitives that read and write buffers, or are batched, by code that isn't JAX's own.
+FOREIGN = frozenset((
+  "custom_partitioning", "custom_vmap_call", "ffi_call", "pallas_call", "run_state", "shard_map",
+))  # fmt: skip
 # The hijax call primitive, which returns its jaxpr by the method `expand`.
 HIJAX = "call_hi_primitive"
 HiPrim: Any = getattr(hijax, "HiPrim", None) or getattr(hijax, "VJPHiPrimitive", ())
@@ -309,7 +311,7 @@ def equations_of(program: Program) -> Iterator[Any]:
 
 
 def holds_foreign_code(program: Program) -> bool:
-  """Return whether a program calls kernels or callbacks, which XLA can't see into."""
+  """Return whether a program calls kernels, callbacks or functions with a batching rule."""
   names = {e.primitive.name for e in equations_of(program)}
   return not names.isdisjoint(FOREIGN) or any(name.endswith("_callback") for name in names)
 

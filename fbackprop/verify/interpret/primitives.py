@@ -155,7 +155,10 @@ def arctangent(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
-  return np.asarray(special("expit")(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
+  if x.dtype.kind == "c":
+    return np.asarray(1 / (1 + np.exp(-x)))
+  small = np.exp(-np.abs(x))  # Neither overflows nor cancels.
+  return np.asarray(np.where(x >= 0, 1.0, small) / (1 + small))
 
 
 def special(name: str) -> Callable[..., np.ndarray]:
