@@ -185,14 +185,20 @@ class Search:
 
   @cached_property
   def tape(self) -> Tape:
-    """The reference's backward sweep; TimeoutError if it isn't that of the wrong gradient."""
+    """The reference's backward sweep; TimeoutError if it has none, or that of another gradient."""
     leaves, structure = jax.tree.flatten(self.args)
 
     def flat(*given: Any) -> list[Any]:
       return jax.tree.leaves(self.reference(*jax.tree.unflatten(structure, given)))
 
     bars = [b if is_float(b.dtype) else None for b in jax.tree.leaves(self.y_bar)]
-    tape = Tape(flat, leaves, bars, self.until)
+    try:
+      tape = Tape(flat, leaves, bars, self.until)
+    except TimeoutError:
+      raise
+    except Exception as missing:  # As of a loop that ends by a tolerance: only the leaf is known.
+      self.until = 0.0
+      raise TimeoutError from missing
     error = np.abs(tape.wants[self.index] - self.want)
     if not (error <= 1e-9 * np.max(np.abs(self.want), initial=0.0)).all():
       self.until = 0.0

@@ -297,8 +297,9 @@ class Tape:
         outputs = step.bind(replaced(list(arrays[: len(inputs)]), which, floats))
         return [y for y in outputs if is_float(y.dtype)]
 
-      _, pull = jax.vjp(own, *[arrays[j] for j in which])
-      return list(pull(list(arrays[len(inputs) :])))
+      y, pull = jax.vjp(own, *[arrays[j] for j in which])
+      own_bars = zip(arrays[len(inputs) :], y, strict=True)
+      return list(pull([bar.astype(out.dtype) for bar, out in own_bars]))
 
     arrays = [*inputs, *outs]
     if k not in self.pullbacks:
