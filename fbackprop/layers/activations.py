@@ -1,6 +1,7 @@
 """Activation layers: one-input gates applied to each unit of a layer; and softmax.
 
-To add one, write its gate in `fbackprop.gates`, and lift it here by `activation`.
+To add one, write its gate in `fbackprop.gates` (and its name in `__all__` there), lift it here by
+`activation`, name it in the package's `__init__.pyi`, and give it a row in `verify.cases.gates`.
 
 Kinks follow the gates' policy, and the gates' options choose another value:
 `activation(gates.relu_with(at_zero=0.5))`.

@@ -22,7 +22,7 @@ from fbackprop.train.loop import Members
 from fbackprop.train.problem import NEVER, Problem, regroup
 from fbackprop.train.results import BestEpoch, Result
 from fbackprop.train.step import layer_names
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, score_of
+from fbackprop.train.stop_rules import DIVERGED, RUNNING, STOP_REASONS, score_of
 from fbackprop.types import Array, Layer, Loss, Params
 
 

@@ -36,7 +36,7 @@ from fbackprop.train.history import History
 from fbackprop.train.loop import Loop
 from fbackprop.train.metrics import Evaluation
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import Best
+from fbackprop.train.stop_rules import Best
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
 
 # Our item in an orbax checkpoint, its file, and the key of our entry in that file's metadata.

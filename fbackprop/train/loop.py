@@ -23,10 +23,10 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import example_count
-from fbackprop.train import last_axis, stop_conditions
+from fbackprop.train import last_axis, stop_rules
 from fbackprop.train.shuffle import SHUFFLES, draw_order, epoch_and_place, take_batch
 from fbackprop.train.step import Batch, Info, State, all_finite, stays_finite
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, Best, Progress, StopNumbers, Validate
+from fbackprop.train.stop_rules import DIVERGED, RUNNING, Best, Progress, StopNumbers, Validate
 from fbackprop.types import Array, exportable
 
 Step = Callable[[State, Any], tuple[State, Info]]
@@ -71,7 +71,7 @@ class Members(NamedTuple):
 def start_loop(state: State, n: int, dtype: Any, shuffle: str = "exact") -> Loop:
   """Build the loop's initial state, for n examples and losses of `dtype`."""
   drawn = jax.eval_shape(lambda key: SHUFFLES[shuffle].draw(key, n), jax.random.key(0))
-  progress = stop_conditions.start_progress(dtype)
+  progress = stop_rules.start_progress(dtype)
   return Loop(state, jnp.zeros(drawn.shape, drawn.dtype), progress)
 
 
@@ -167,7 +167,7 @@ def make_chunk(
           batch = take_batch(at, order, data, batch_size, shuffle)
           new, info = step_of(member)(state, batch)
           share = info.weight / batch_size
-          added = stop_conditions.add_up(progress, info.loss, share, info.finite)
+          added = stop_rules.add_up(progress, info.loss, share, info.finite)
           if members is None:
             return new, added, info.finite, row_of(info)
           new, added = jax.tree.map(partial(jnp.where, alive), (new, added), (state, progress))
@@ -252,5 +252,5 @@ def account(
   best, step = loop.best, loop.state.step
   if best is not None and validate is not None:
     best = validate(best, loop.state.params, step, ends, finite)
-  progress = stop_conditions.judge(loop.progress, finite, step, per_epoch, stop, best)
+  progress = stop_rules.judge(loop.progress, finite, step, per_epoch, stop, best)
   return loop._replace(progress=progress, best=best)

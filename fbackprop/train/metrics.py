@@ -15,7 +15,7 @@ import numpy as np
 
 from fbackprop.quantities.gradients import NoiseScale
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import RUNNING, score_of
+from fbackprop.train.stop_rules import RUNNING, score_of
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from fbackprop.train.arguments import Checkpoints, Monitor, StepRules, StopRules
 from fbackprop.train.examples import check_examples, set_aside
 from fbackprop.train.loop import Loop, Member, start_loop
 from fbackprop.train.step import Batch, Info, InitAndStep, State, make_guarded_step
-from fbackprop.train.stop_conditions import start_best
+from fbackprop.train.stop_rules import start_best
 from fbackprop.types import Array, Layer, Loss, Params
 
 GROUPS: dict[str, Any] = {"monitor": Monitor, "step": StepRules, "checkpoints": Checkpoints}

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train import ensembles, examples, history, metrics, shuffle, stop_conditions
+from fbackprop.train import ensembles, examples, history, metrics, shuffle, stop_rules
 from fbackprop.train.checkpoints import Checkpoint, CheckpointWriter, load_checkpoint
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Loop, Member, Members, make_chunk, skip
 from fbackprop.train.problem import Problem
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, score_of
+from fbackprop.train.stop_rules import DIVERGED, RUNNING, STOP_REASONS, score_of
 from fbackprop.types import Array
 
 # Number of consecutive nonfinite steps, or of rollbacks, after which the run ends as diverged.
@@ -66,7 +66,7 @@ class Run:
     self.unsaved: list[int] = []
     self.interrupted = False
     is_validated = problem.validation is not None
-    self.numbers = stop_conditions.stop_numbers(problem.stop, problem.info.loss.dtype, is_validated)
+    self.numbers = stop_rules.stop_numbers(problem.stop, problem.info.loss.dtype, is_validated)
     self.evaluate: Any = examples.make_evaluate(problem.net, problem.loss)
     own = (problem.net, problem.loss, problem.train, problem.batch_size)
     self.check_gradient = history.make_gradient_check(*own, problem.step.clip_examples)
@@ -78,7 +78,7 @@ class Run:
     """Compile all programs that are certain to run."""
     self.begin = begin = time.perf_counter()
     problem, per_epoch = self.problem, self.problem.steps_per_epoch
-    validate = stop_conditions.make_validate(problem.net, problem.loss, problem.validation)
+    validate = stop_rules.make_validate(problem.net, problem.loss, problem.validation)
     self.skip = jax.jit(lambda loop, stop: skip(loop, stop, per_epoch, validate))
 
     def traced(is_thorough: bool) -> jax.stages.Wrapped:

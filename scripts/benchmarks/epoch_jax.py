@@ -11,7 +11,7 @@ import fbackprop as fb
 from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.shuffle import SHUFFLES
 from fbackprop.train.step import make_guarded_step
-from fbackprop.train.stop_conditions import RUNNING, stop_numbers
+from fbackprop.train.stop_rules import RUNNING, stop_numbers
 from scripts.benchmarks import models
 from scripts.benchmarks.models import Epochs, draw_examples
 from scripts.benchmarks.subjects import EXAMPLES, PROGRAM, RATE, SIZES, Size

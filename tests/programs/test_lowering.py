@@ -13,7 +13,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop.train.loop import Member, make_chunk, start_loop
-from fbackprop.train.stop_conditions import stop_numbers
+from fbackprop.train.stop_rules import stop_numbers
 from fbackprop.verify.cases import CASES
 from tests.support.witness import draw, pull
 

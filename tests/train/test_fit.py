@@ -12,7 +12,7 @@ import optax
 import pytest
 
 import fbackprop as fb
-from fbackprop.train import history, interrupts, stop_conditions
+from fbackprop.train import history, interrupts, stop_rules
 from fbackprop.train import loop as loops
 from fbackprop.train.step import State
 from scripts.campaigns.grouping import grouped
@@ -97,7 +97,7 @@ def test_loss_below_is_the_lecture_s_tolerance():
 def test_a_chunk_is_one_loop_on_the_device():
   init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
   loop = loops.start_loop(init(KEY), 22, jnp.float32)
-  stop = stop_conditions.stop_numbers(fb.train.StopRules(9), jnp.float32)
+  stop = stop_rules.stop_numbers(fb.train.StopRules(9), jnp.float32)
   data = fb.train.Batch(jnp.asarray(X), jnp.asarray(LABELS))
   chunk = loops.make_chunk(step, 5, 9)
   compiled = chunk.lower(loop, data, stop, jnp.asarray(9, jnp.int32), loops.Member(KEY)).compile()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fbackprop.train import Batch, State, StopRules
-from fbackprop.train import stop_conditions as rules
+from fbackprop.train import stop_rules as rules
 from fbackprop.train.loop import Member, make_chunk, start_loop
 from fbackprop.train.step import Info
 from tests.support.refusals import refusals

@@ -8,8 +8,9 @@ rounded, a derivative taken elsewhere. A sweep is linear in cotangents, so that 
 can be screened by inner products, and few are pulled back (`matching`).
 
 Simple mutants precede specific ones, and mutants with a free parameter come last, since a free
-parameter can fit the effect of another fault. The order is `ORDER`; a new cause is a function in
-the module of its kind, and a line there.
+parameter can fit the effect of another fault. The order is `ORDER`. To add a cause, write a
+function in the module of its kind (`patterns` of the leaf alone, `cotangents`, `residuals` or
+`activations` of the sweep), and a line there.
 
 A misleading cause is worse than none. So a cause must also hold at two other points, of redrawn
 arguments and another cotangent, with the same free numbers: what was a constant at one point only

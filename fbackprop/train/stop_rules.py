@@ -1,8 +1,9 @@
 """The end of an epoch in a compiled loop: the validation set is scored, and the stop rules judged.
 
 The stop rules are thresholds, a running state, and their evaluation. To add one, add a field to
-`StopRules` of `arguments`, which is its flag too, and to `StopNumbers`, its name to `STOP_REASONS`,
-and its test to `judge`.
+`StopRules` of `arguments`, which is its flag too, with its range to `ranges`, and to `StopNumbers`,
+its test to `judge`, and its name to `STOP_REASONS`: before the last one, as a run that has diverged
+ends for no other reason, and checkpoints hold the reason's number.
 """
 
 import math
