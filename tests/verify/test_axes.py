@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbackprop.verify import vjp
 from fbackprop.verify.checks import axes
 from fbackprop.verify.witnesses.rule import rule_of, signature_of
 
@@ -90,3 +91,13 @@ def test_all_axes_are_tried_at_every_length_but_their_own():
   assert len(rounds) == 4
   # In most rounds the two lengths differ: a rule that takes one for the other is seen.
   assert sum(len({n for _, n in changes}) == 2 for changes in rounds) >= 3
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(2.0, "pass"), (1.0, "fail")])
+@pytest.mark.parametrize("level", ["quick", "standard"])
+def test_an_output_that_keeps_its_length_has_no_axis_of_examples(factor, verdict, level):
+  """The function takes signals of any length and resamples them; its rule is for one."""
+  resample = jax.custom_vjp(lambda x: jnp.fft.irfft(jnp.fft.rfft(x) * 2.0, 8))
+  resample.defvjp(lambda x: (resample(x), None), lambda _, y_bar: (factor * y_bar,))
+  x = np.random.default_rng(0).normal(size=8).astype(np.float32)
+  assert vjp(resample, x, level=level).verdict == verdict

@@ -203,14 +203,17 @@ def find_batch(rule: Rule, leaves: Leaves) -> list[int] | None:
   own, old = rule.signature.in_own_dtypes(leaves), [tuple(o.shape) for o in rule.outputs]
 
   def accepts(group: list[int], size: int, n: int) -> bool:
-    """Return whether f accepts n examples, and only the first axes of its outputs grow."""
+    """Return whether f accepts n examples, and the first axes of its outputs, and no others, grow.
+
+    An output that keeps as many rows isn't one for each example: f resamples, or cuts off.
+    """
     wider = [jax.ShapeDtypeStruct((n, *own[i].shape[1:]), own[i].dtype) for i in group]
     try:
       found = jax.eval_shape(rule.forward, *replaced(own, group, wider))
     except Exception:  # Any exception of f counts as a refusal.
       return False
     grown = [(n, *o[1:]) if o and o[0] == size else o for o in old]
-    return [tuple(o.shape) for o in found] in (grown, old)
+    return [tuple(o.shape) for o in found] == grown
 
   for size in dict.fromkeys(x.shape[0] for x in leaves if x.ndim and x.shape[0] > 0):
     by_argument: dict[str, list[int]] = {}
