@@ -1,5 +1,6 @@
 """`vjp`, all checks of one rule in the order in which failures explain others; `assert_vjp`."""
 
+import contextlib
 import functools
 import time
 from collections import Counter, deque
@@ -32,6 +33,8 @@ from fbackprop.verify.witnesses import shared_outputs
 from fbackprop.verify.witnesses.rule import Function, raised, replaced, rule_of, signature_of
 
 LEVELS = ("quick", "standard", "deep")
+# From about this many numbers, libraries of linear algebra use threads.
+THREADED = 5_000
 
 
 def vjp(
@@ -307,9 +310,24 @@ def verify_call(
   if y_bar is None:
     y_bar = rule.draw(options["seed"], 0, options.get("linear", True))
   problem = Problem(rule, leaves, y_bar, **options)
-  with time_limit(seconds), jax.default_matmul_precision("highest"):
+  size = sum(np.size(x) for x in leaves)
+  with time_limit(seconds), jax.default_matmul_precision("highest"), one_thread_of_blas(size):
     found = with_cause(gather_evidence(problem, progress or (lambda name: None)))
   return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
+
+
+def one_thread_of_blas(size: int) -> contextlib.AbstractContextManager[Any]:
+  """Return the context in which NumPy multiplies matrices in one thread, for `size` arguments.
+
+  The matrices are small, and threads that wait for a core that isn't free wait actively: beside
+  another process, as under pytest-xdist, they took ten times as long.
+  """
+  if size < THREADED:
+    return contextlib.nullcontext()
+  from threadpoolctl import threadpool_limits
+
+  limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+  return limits
 
 
 def check_waived(problem: Problem) -> Iterator[Evidence]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import threadpoolctl
 
 import fbackprop as fb
 from fbackprop.verify import vjp
@@ -228,3 +229,19 @@ def test_the_layer_that_is_wrong_is_named_in_a_deep_network():
   report = fb.verify.layer(net, net.init(jax.random.key(0)), draw(6, 4), level="quick")
   assert report.verdict == "fail"
   assert report.findings[0].leaf.startswith("input of 5"), report.table()
+
+
+def test_larger_matrices_are_multiplied_in_one_thread():
+  """Threads that wait for a core, as beside another worker of the tests, wait actively."""
+  seen = []
+
+  def watched(x, w):
+    seen.append({pool["num_threads"] for pool in threadpoolctl.threadpool_info()
+                 if pool["user_api"] == "blas"})  # fmt: skip
+    return x @ w
+
+  before = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
+  x, w = np.ones((100, 60), np.float32), np.ones((60, 4), np.float32)
+  assert vjp(watched, x, w, level="quick").verdict == "pass"
+  assert seen[-1] == {1}
+  assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
