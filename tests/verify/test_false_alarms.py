@@ -1,6 +1,7 @@
 """A sample of the campaign `scripts/false_alarms.py`, drawn anew, and its committed results."""
 
 import contextlib
+import functools
 import json
 
 import hypothesis
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
+from fbackprop.verify import vjp
 from scripts import false_alarms
 from scripts.campaigns import cases, rules
 from scripts.campaigns.cases import Case, build
@@ -144,3 +146,46 @@ def test_a_stop_loses_nothing(tmp_path):
   chunk["counts"] = {"quick: fail": 1, "quick: pass": 49}
   file.write_text(json.dumps({"chunks": {"0": chunk}}))
   assert false_alarms.main(["--cases", "50", "--json", str(file)]) == 1
+
+
+def coarse_sum(x, w):
+  """A sum of rectified products, in bfloat16."""
+  products = jnp.maximum(x, 0).astype(jnp.bfloat16) * w.astype(jnp.bfloat16)
+  return products.astype(jnp.float32).sum()
+
+
+def coarse_sum_vjp(factor, x, w):
+  def pull(y_bar):
+    z_bar = (y_bar.astype(jnp.bfloat16) * w.astype(jnp.bfloat16)).astype(jnp.float32)
+    w_bar = y_bar.astype(jnp.bfloat16) * jnp.maximum(x, 0).astype(jnp.bfloat16)
+    return jnp.where(x > 0, z_bar, 0.0), factor * w_bar.astype(jnp.float32)
+
+  return coarse_sum(x, w), pull
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
+def test_several_ties_are_on_both_sides_of_a_direction(factor, verdict):
+  """Both one-sided slopes may then lie on one side of the rule's, whose choice is right."""
+  x, w = np.array([0.3, 0.0, 0.0, 0.0], np.float32), np.array([0.5, 1.0, 0.7, -1.2], np.float32)
+  rule = functools.partial(coarse_sum_vjp, factor)
+  with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+    reports = [vjp(coarse_sum, x, w, f_vjp=rule, level="quick", seed=s) for s in (1, 5, 37)]
+  assert {report.verdict for report in reports} == {verdict}
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.1, "fail")])
+def test_what_a_coarse_function_loses_is_not_the_rules_loss(factor, verdict):
+  """In float16 the smallest products are zero, in the function as in the rule."""
+
+  def square(x):
+    return jnp.square(x.astype(jnp.float16)).astype(jnp.float32)
+
+  def square_vjp(x):
+    half = x.astype(jnp.float16)
+    return square(x), lambda y_bar: (
+      (factor * 2 * half * y_bar.astype(jnp.float16)).astype(x.dtype),
+    )
+
+  x = np.array([1e-4, -3e-5, 2e-5], np.float32)
+  with jax.numpy_dtype_promotion("standard"):
+    assert vjp(square, x, f_vjp=square_vjp, level="quick").verdict == verdict

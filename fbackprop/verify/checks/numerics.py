@@ -45,7 +45,7 @@ from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits, is_float
 from fbackprop.verify.report import Finding, Kind, RuleError, UnusableError
-from fbackprop.verify.witnesses import traces, verdicts
+from fbackprop.verify.witnesses import kinks, traces, verdicts
 from fbackprop.verify.witnesses.arrays import is_symmetric
 from fbackprop.verify.witnesses.rule import (
   Function,
@@ -237,6 +237,10 @@ def check_slope(problem: Problem) -> Iterator[Evidence]:
     yield not_checked(
       f"differences closer than {tolerance:.1g} of the slope: the rule can't be traced in float64"
     )
+  is_apart = agrees is not None and not agrees and not problem.surrogate
+  if is_apart and kinks.find_ties(problem.given):
+    # Of several tied entries, some lie above the tie ahead, and others behind.
+    agrees = None
   if agrees is None:
     # Where there is no other witness, each leaf's entries have been compared by themselves.
     why = (
@@ -527,8 +531,10 @@ def check_rounding(
         f"numerics of {unbounded} entries of {name}: rounding in {np.dtype(signature.working)} may "
         "be as large as the leaf itself"
       )
-    if unbounded and MOST_ULP < ulp < np.inf and sigma <= most:
-      # The sum of its roundings explains the error, which leaves no digit of the result.
+    is_short = MOST_ULP < ulp < np.inf and not problem.witnesses.is_coarse
+    if unbounded and is_short and sigma <= most:
+      # The function itself has the digits. The sum of the roundings explains the error, which
+      # leaves no digit of the result.
       message = f"an error of {ulp:.2g} ULP: in this dtype the rule's formula leaves the result no "
       message += "digits, and rounding alone may do that"
       error = np.abs(found.got - found.want)
