@@ -13,6 +13,8 @@
   python scripts/bench.py ensemble      XOR networks trained a second, many at once; some minutes
   python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
+  python scripts/bench.py verify --beside FOLDER
+                                        time of a verification beside another checkout's
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
 On a GPU or a TPU nothing is pinned.
@@ -32,6 +34,7 @@ from scripts.benchmarks.peers import HEADING, PEERS
 from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SIZES, SIZES
 from scripts.campaigns import results
 
+VERIFIED = ("small", "file", "network", "self-test")
 MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "step": ("time of loss and gradient, beside jax.value_and_grad", SIZES, [*SIZES], 15),
@@ -44,6 +47,9 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "ensemble": ("XOR networks trained a second, many at once", (), MEMBERS, 7),
   "quantities": (
     "what is told of each example, beside others", QUANTITY_SIZES, [*QUANTITY_SIZES], 15,
+  ),
+  "verify": (
+    "time of a verification, beside another checkout", VERIFIED, ["small", "file", "network"], 9,
   ),
 }  # fmt: skip
 """Each command's help, choices of sizes, default sizes (with which there are cores), rounds."""
@@ -73,6 +79,8 @@ def main(arguments: list[str] | None = None) -> int:
   add("--peers", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER")
   add("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
   add("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
+  about = "the folder of another checkout, as git worktree makes one"
+  commands.choices["verify"].add_argument("--beside", type=Path, required=True, help=about)
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
   cores = options.pop("cores", [None])

@@ -418,3 +418,11 @@ def test_the_page_has_the_tables_of_the_committed_epochs():
     assert f"{row['package']} {row['version']}" in page
   for row in json.loads((root / "experiments" / "results" / "peak.json").read_text())["rows"]:
     assert f"{row['gflops']:.0f} | {row['share']:.2f} |" in page
+
+
+@pytest.mark.slow
+def test_verify_is_timed_beside_another_checkout(made):
+  here = str(Path(__file__).parents[2])
+  printed, written = made("verify", "--beside", here, "--sizes", "small", *BRIEFLY)
+  assert [row["cache"] for row in written["rows"]] == ["empty", "filled"]
+  assert all(0.2 < row["ratio"] < 5 for row in written["rows"]), printed
