@@ -3,7 +3,6 @@
 import itertools
 import os
 import re
-import runpy
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -262,12 +261,10 @@ def test_no_command_is_answered_with_help(capsys):
   assert capsys.readouterr().out == text
 
 
-def test_the_module_is_the_command(capsys, monkeypatch):
-  monkeypatch.setattr(sys, "argv", ["fbackprop", "--version"])
-  with pytest.raises(SystemExit) as ended:
-    runpy.run_module("fbackprop", run_name="__main__")
-  assert ended.value.code == 0
-  assert capsys.readouterr().out == f"fbackprop {fbackprop.__version__}\n"
+def test_the_module_is_the_command():
+  command = [sys.executable, "-m", "fbackprop", "--version"]
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert done.stdout == f"fbackprop {fbackprop.__version__}\n"
 
 
 def test_a_disk_that_is_full_is_said(tmp_path, capsys, monkeypatch):
