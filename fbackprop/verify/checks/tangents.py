@@ -41,17 +41,20 @@ def check_tangents(problem: Problem) -> Iterator[Evidence]:
   f_jvp, signature = problem.f_jvp, problem.signature
   if f_jvp is None:
     return
-  try:
-    with jax.enable_x64(True):
-      own = list(map(shape_of, problem.leaves))
-      floats = [own[i] for i in signature.floats]
-      functions = (partial(pushed, problem, f_jvp), partial(reference_tangents, problem))
-      traced = [jax.make_jaxpr(function)(*own, *floats) for function in functions]
-    rule, truth = released(traced)
-  except UnknownProgramError:
-    raise
-  except Exception as error:
-    raise RuleError("raises", f"in forward mode the rule raises {raised(error)}") from error
+  with jax.enable_x64(True):
+    own = list(map(shape_of, problem.leaves))
+    inputs = [*own, *(own[i] for i in signature.floats)]
+    try:
+      rule = jax.make_jaxpr(partial(pushed, problem, f_jvp))(*inputs)
+    except UnknownProgramError:
+      raise
+    except Exception as error:
+      raise RuleError("raises", f"in forward mode the rule raises {raised(error)}") from error
+    try:
+      truth = jax.make_jaxpr(partial(reference_tangents, problem))(*inputs)
+    except Exception:  # Without autodiff of f, its differences judge the transpose of the tangents.
+      truth = None
+  rule, truth = (*released([p for p in (rule, truth) if p is not None]), None)[:2]
   if any(e.primitive.name == "custom_lin" for e in equations_of(rule)):
     yield evidence.not_checked("tangents: f holds a custom_vjp, which has no forward mode")
     return
@@ -64,14 +67,17 @@ def check_tangents(problem: Problem) -> Iterator[Evidence]:
 
 def compare_tangents(
   problem: Problem,
-  programs: tuple[Program, Program],
+  programs: tuple[Program, Program | None],
   where: str,
   leaves: Leaves,
   place: int,
   name: str,
   rng: np.random.Generator,
 ) -> Iterator[Evidence]:
-  """Compare the tangents by one argument with autodiff's, and with multiples and sums of them."""
+  """Compare the tangents by one argument with autodiff's, and with multiples and sums of them.
+
+  The programs are the rule's and autodiff's; the latter is None where autodiff can't run.
+  """
   evaluator = Evaluator(problem.signature.working, problem.noise())
   # Rounded to a narrower dtype on the way, no rule is linear.
   unrounded = problem.witnesses.unrounded(problem.noise())
@@ -83,7 +89,8 @@ def compare_tangents(
     return evaluator.run(program, [*leaves, *replaced(nothing, [place], [tangent])])
 
   rule, truth = programs
-  got, want = along(rule, v, evaluator), along(truth, v, evaluator)
+  got = along(rule, v, evaluator)
+  want = got if truth is None else along(truth, v, evaluator)
   if not all(np.isfinite(y[0]).all() for y in want):
     return
   yield evidence.ran("tangents")

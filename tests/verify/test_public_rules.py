@@ -1,0 +1,74 @@
+"""Kinds of rules that public packages have, right ones beside wrong ones; all are written anew."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fbackprop.verify import jvp, vjp
+
+UNIT = jnp.array([0.31, 0.62, 0.87])
+
+
+def powers(x, count):
+  """Bernstein polynomials, whose table of logarithms is computed while they are traced."""
+  n, k = float(count - 1), np.arange(float(count))
+  with jax.ensure_compile_time_eval():
+    table = jax.scipy.special.gammaln(jnp.asarray([n + 1, *(k + 1), *(n - k + 1)], x.dtype))
+    binomials = table[:1] - table[1 : count + 1] - table[count + 1 :]
+  x, k, binomials = x[:, None], jnp.asarray(k, x.dtype)[None], binomials[None]
+  return jnp.exp(binomials + k * jnp.log(x) + (n - k) * jnp.log1p(-x))
+
+
+@pytest.mark.parametrize(
+  ("factor", "verdict"), [(1.0, "pass"), (1.0 + 1e-5, "fail"), (1.0 + 1e-6, "fail")]
+)
+def test_a_table_that_is_computed_in_the_functions_dtype(factor, verdict):
+  def rule(x):
+    lower = powers(x, 4)
+    shifted = jnp.pad(lower, ((0, 0), (1, 0))) - jnp.pad(lower, ((0, 0), (0, 1)))
+    return powers(x, 5), lambda y_bar: (jnp.sum(factor * 4 * shifted * y_bar, 1),)
+
+  report = vjp(lambda x: powers(x, 5), UNIT, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.001, "fail")])
+def test_a_rule_that_is_wrong_in_the_calling_dtype_only(factor, verdict):
+  def rule(x):
+    own = factor if x.dtype == jnp.float32 else 1.0
+    return powers(x, 5), lambda y_bar: (own * jax.vjp(lambda x: powers(x, 5), x)[1](y_bar)[0],)
+
+  report = vjp(lambda x: powers(x, 5), UNIT, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+
+
+def by_callback(slope):
+  """A function on the host, which autodiff can't differentiate, with tangents of its own."""
+
+  @jax.custom_jvp
+  def f(x):
+    out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.pure_callback(lambda v: np.sin(np.asarray(v)), out, x, vmap_method="expand_dims")
+
+  @f.defjvp
+  def f_jvp(primals, tangents):
+    return f(*primals), slope(*primals, *tangents)
+
+  return f
+
+
+@pytest.mark.parametrize(
+  ("slope", "verdict", "check"),
+  [
+    (lambda x, v: jnp.cos(x) * v, "pass", None),
+    (lambda x, v: jnp.cos(x) * v * 1.01, "fail", "maths"),
+    (lambda x, v: jnp.cos(x) * jnp.abs(v), "fail", "raises"),
+  ],
+)
+@pytest.mark.parametrize("verify", [vjp, jvp])
+def test_tangents_of_a_function_that_has_no_autodiff(verify, slope, verdict, check):
+  report = verify(by_callback(slope), UNIT, level="quick")
+  assert report.verdict == verdict, report.table()
+  if verify is jvp and check:
+    assert report.findings[0].check == check, report.table()
