@@ -1,6 +1,12 @@
 """All cases, by the subject of their packages."""
 
-from scripts.campaigns.world import distributions, optimization, physics, special_functions, transport
+from scripts.campaigns.world import (
+  distributions,
+  optimization,
+  physics,
+  special_functions,
+  transport,
+)
 from scripts.campaigns.world.rule import Rule
 
 RULES: tuple[Rule, ...] = (

@@ -18,7 +18,10 @@ MOST_ENTRIES = 64
 
 
 def compared(
-  f: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+  f: Callable[..., Any],
+  args: tuple[Any, ...],
+  kwargs: Mapping[str, Any],
+  options: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Return the largest difference of rule and differences over all entries, and where it is."""
   try:
@@ -29,7 +32,10 @@ def compared(
 
 
 def compare(
-  f: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+  f: Callable[..., Any],
+  args: tuple[Any, ...],
+  kwargs: Mapping[str, Any],
+  options: Mapping[str, Any],
 ) -> dict[str, Any]:
   """Compare, in float64."""
   held = {*options.get("static", ()), *(getattr(f, "nondiff_argnums", ()) or ())}
@@ -79,7 +85,7 @@ def compare(
 
 def is_float(leaf: Any) -> bool:
   """Return whether a leaf is of real floats."""
-  return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating) or type(leaf) is float
+  return jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating)
 
 
 def is_held(path: Any, held: set[Any]) -> bool:

@@ -1,24 +1,52 @@
 """Physics, geometry, harmonics."""
 
-from scripts.campaigns.world.rule import Rule, between, normal, positive_definite
 import jax.numpy as jnp
 
-EXOJAX, MICROJAX, JAXMD, E3X, E3NN, BRAX = "exojax==2.6.0", "microjaxx==0.1.1", "jax-md==0.2.29", "e3x==1.0.2", "e3nn-jax==0.21.0", "brax==0.14.2"
+from scripts.campaigns.world.rule import Rule, between, normal, positive_definite
+
+EXOJAX, MICROJAX, JAXMD, E3X, E3NN, BRAX = (
+  "exojax==2.6.0",
+  "microjaxx==0.1.1",
+  "jax-md==0.2.29",
+  "e3x==1.0.2",
+  "e3nn-jax==0.21.0",
+  "brax==0.14.2",
+)
 
 RULES = (
   Rule(EXOJAX, "exojax.rt.chord:safe_sqrt", (between(0.1, 2, 5),)),
-  Rule(EXOJAX, "exojax.postproc.spin_rotation:rotkernel_Gimenez", (between(-0.9, 0.9, 5), between(0, 1), between(0, 1))),
-  Rule(EXOJAX, "exojax.postproc.spin_rotation:integrated_rotkernel_trans", (between(-0.9, 0, 5), between(0, 0.9, 5))),
-  Rule(MICROJAX, "microjax.inverse_ray.limb_darkening:Is_limb_1st", (between(0.1, 0.7, 5), between(0.1, 0.9))),
+  Rule(
+    EXOJAX,
+    "exojax.postproc.spin_rotation:rotkernel_Gimenez",
+    (between(-0.9, 0.9, 5), between(0, 1), between(0, 1)),
+  ),
+  Rule(
+    EXOJAX,
+    "exojax.postproc.spin_rotation:integrated_rotkernel_trans",
+    (between(-0.9, 0, 5), between(0, 0.9, 5)),
+  ),
+  Rule(
+    MICROJAX,
+    "microjax.inverse_ray.limb_darkening:Is_limb_1st",
+    (between(0.1, 0.7, 5), between(0.1, 0.9)),
+  ),
   Rule(MICROJAX, "microjax.inverse_ray.boundary:calc_facB", (between(0.1, 2, 5), 0.5)),
   Rule(JAXMD, "jax_md.rigid_body:_quaternion_rotate", (normal(4), normal(3))),
   Rule(JAXMD, "jax_md.space:transform", (positive_definite(3), normal(5, 3))),
   Rule(JAXMD, "jax_md.mm_forcefields.reaxff.reaxff_helper:safe_sqrt", (between(0.1, 2, 5),)),
-  Rule(JAXMD, "jax_md._nn.uma.kernels:_segment_mm_2d", (normal(6, 3), normal(2, 4, 3), jnp.array([2, 4]))),
+  Rule(
+    JAXMD,
+    "jax_md._nn.uma.kernels:_segment_mm_2d",
+    (normal(6, 3), normal(2, 4, 3), jnp.array([2, 4])),
+  ),
   Rule(JAXMD, "jax_md._nn.uma.common.rotation:safe_acos", (between(-0.9, 0.9, 5),)),
   Rule(JAXMD, "jax_md._nn.uma.common.rotation:safe_atan2", (normal(5), normal(5))),
   Rule(E3X, "e3x.ops.safe:norm", (normal(4, 3), -1, False)),
-  Rule(E3NN, "e3nn_jax._src.spherical_harmonics:_custom_jvp_spherical_harmonics", ((0, 1, 2), normal(3), "component", ("recursive", "dense", "custom_jvp"))),
+  Rule(
+    E3NN,
+    "e3nn_jax._src.spherical_harmonics:_custom_jvp_spherical_harmonics",
+    ((0, 1, 2), normal(3), "component", ("recursive", "dense", "custom_jvp")),
+  ),
   Rule(E3NN, "e3nn_jax._src.utils.einsum:einsum", ("ij,jk->ik", normal(3, 4), normal(4, 2))),
   Rule(BRAX, "brax.math:safe_arccos", (between(-0.9, 0.9, 5),)),
   Rule(BRAX, "brax.math:safe_arcsin", (between(-0.9, 0.9, 5),)),
