@@ -49,6 +49,8 @@ OPAQUE = frozenset((
   "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "remat_opt", "run_state",
   "select_and_scatter", "shard_map",
 ))  # fmt: skip
+# Primitives whose code reads and writes buffers by itself.
+FOREIGN = frozenset(("ffi_call", "pallas_call", "run_state"))
 # The hijax call primitive, which returns its jaxpr by the method `expand`.
 HIJAX = "call_hi_primitive"
 HiPrim: Any = getattr(hijax, "HiPrim", None) or getattr(hijax, "VJPHiPrimitive", ())
@@ -279,6 +281,12 @@ def equations_of(program: Program) -> Iterator[Any]:
     yield equation
     for inner in programs_in(equation):
       yield from equations_of(inner)
+
+
+def holds_foreign_code(program: Program) -> bool:
+  """Return whether a program calls kernels or callbacks, which XLA can't see into."""
+  names = {e.primitive.name for e in equations_of(program)}
+  return not names.isdisjoint(FOREIGN) or any(name.endswith("_callback") for name in names)
 
 
 def released(programs: Sequence[Program]) -> list[Program]:

@@ -15,7 +15,7 @@ from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import checks_of, verify_call, vjp
 from fbackprop.verify.deadline import is_over, time_limit
 from fbackprop.verify.report import VERDICTS, Report
-from fbackprop.verify.witnesses.rule import TINY, path_name
+from fbackprop.verify.witnesses.rule import TINY, in_dtype, path_name
 
 
 def layer(
@@ -159,9 +159,15 @@ def layer_calls(
     return part._replace(forward=tapped_forward, backward=tapped_backward)
 
   tapped_net = map_layers(tapped, net)
-  y, residuals = tapped_net.forward(params, x, key)
+
+  @jax.jit  # Eager, each operation would be compiled by itself.
+  def arrivals(params: Params, x: Array, key: Array | None, y_bar: Array) -> Params:
+    _, residuals = tapped_net.forward(params, x, key)
+    return tapped_net.backward(params, residuals, y_bar)[0]
+
+  y = jax.eval_shape(forward_of(net), params, x, key)
   y_bar = np.random.default_rng([seed, 10, 0]).normal(size=y.shape)
-  tree, _ = tapped_net.backward(params, residuals, jax.numpy.asarray(y_bar, y.dtype))
+  tree = arrivals(params, x, key, in_dtype(y_bar, y.dtype))
   with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, Arrival))
   calls = list(zip(name_layers(net), found, with_paths, strict=True))
   for name, part, (path, arrival) in reversed(calls):

@@ -72,3 +72,29 @@ def test_tangents_of_a_function_that_has_no_autodiff(verify, slope, verdict, che
   assert report.verdict == verdict, report.table()
   if verify is jvp and check:
     assert report.findings[0].check == check, report.table()
+
+
+def by_group(x, w, sizes, factor=1.0):
+  """Each group of rows times a matrix of its own; `sizes` is read in a loop, by its index."""
+  starts, rows = jnp.cumsum(sizes) - sizes, jnp.arange(len(x))
+
+  def add(total, i):
+    mask = (rows >= starts[i]) & (rows < starts[i] + sizes[i])
+    return total + jnp.where(mask[:, None], x @ w[i] * factor, 0.0), None
+
+  return jax.lax.scan(add, jnp.zeros((len(x), w.shape[2])), jnp.arange(len(sizes)))[0]
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
+def test_integers_that_a_loop_reads_by_its_index(factor, verdict):
+  def rule(x, w, sizes):
+    def pullback(y_bar):
+      bars = jax.vjp(lambda x, w: by_group(x, w, sizes, factor), x, w)[1](y_bar)
+      return *bars, None
+
+    return by_group(x, w, sizes), pullback
+
+  rng = np.random.default_rng(0)
+  x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((6, 3), (2, 3, 4)))
+  report = vjp(by_group, x, w, jnp.array([2, 4]), f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()

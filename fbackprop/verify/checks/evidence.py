@@ -77,9 +77,18 @@ class Problem:
     return in_dtypes_of(self.rule.outputs, self.y_bar)
 
   @cached_property
+  def compiled(self) -> Function:
+    """The rule in its own dtype as one compiled program: of leaves and cotangents, as `Rule.call`.
+
+    Eager, each of its operations would be compiled by itself, which takes longer than all checks
+    of a small rule.
+    """
+    return self.rule.compiled()
+
+  @cached_property
   def results(self) -> tuple[Leaves, Leaves]:
-    """The rule's outputs and its cotangents, untraced; a RuleError if it raises."""
-    return self.rule.call(self.own_leaves, self.own_y_bar)
+    """The rule's outputs and its cotangents in its own dtype; a RuleError if it raises."""
+    return self.compiled(self.own_leaves, self.own_y_bar)
 
   @cached_property
   def witnesses(self) -> Witnesses:
@@ -95,6 +104,17 @@ class Problem:
   def values(self) -> Values:
     """Rule and truth in float64 at the arguments as given."""
     return evaluate(self.given, self.noise())
+
+  def evaluated(self, at: Setting) -> Values:
+    """Evaluate rule and truth in float64 at a point, perturbed only if they differ.
+
+    Where they agree to the last places of every entry, no estimate of their rounding would tell
+    them apart, and one sample costs a fifth of five.
+    """
+    values = evaluate(at, None)
+    if not values.is_finite or values.agree(self.allowance):
+      return values
+    return evaluate(at, self.noise())
 
   @property
   def is_large(self) -> bool:

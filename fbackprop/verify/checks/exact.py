@@ -1,32 +1,39 @@
-"""Checks without a tolerance: bitwise properties of the untraced rule in its own dtype.
+"""Checks without a tolerance: bitwise properties of the compiled rule in its own dtype.
 
 A zero cotangent gives zero; a cotangent times a power of two gives the same bits, scaled; a
 repeated call gives the same bits after another call, and while another pullback is pending; every
 cotangent has the shape, dtype and weak type of its argument; arguments aren't mutated.
+
+Python code runs while it is traced. So the calls that must not disturb each other are traced
+together, and the traced program of the last one must give what the rule gives alone.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop import jaxprs
 from fbackprop.errors import describe
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, failure, ran, reported
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import Finding, RuleError
-from fbackprop.verify.witnesses.rule import Function, Leaves, as_rule, in_dtypes_of
+from fbackprop.verify.witnesses.rule import Leaves, Rule, as_rule, in_dtypes_of, with_float0
 from fbackprop.verify.witnesses.verdicts import Difference, compare
 
+STATE = "state: the result depends on other calls"
+REPEATS = ("repeated call", "pullback after another call", "pullback called twice")
 SAME_CALL = "the same call gave other bits"
 # Powers of two; a negative one detects |y_bar|, which is linear for positive factors.
 FACTORS = (2.0**7, 2.0**-7, -0.5)
 
 
 def check_types(problem: Problem) -> Iterator[Evidence]:
-  """Call the rule eagerly at the arguments as given; check shapes, dtypes and weak types.
+  """Call the rule at the arguments as given; check shapes, dtypes and weak types.
 
   Raises:
     RuleError: the rule raises, or its return value has another structure.
@@ -70,8 +77,8 @@ def check_zero(problem: Problem) -> list[Finding]:
   Where the derivative itself overflows the dtype, 0 · ∞ is NaN without a fault of the rule. The
   entries of the result for `y_bar` aren't finite there, and other checks judge them.
   """
-  zero = each_float(jnp.zeros_like, problem.own_y_bar)
-  y, bars = problem.rule.call(problem.own_leaves, zero)
+  zero = cotangents(problem, 0.0)
+  y, bars = problem.compiled(problem.own_leaves, zero)
   if not all(np.isfinite(v).all() for v in widened([v for v in y if is_float(v.dtype)])):
     return []
   pairs = zip(widened(bars), widened(problem.results[1]), strict=True)
@@ -87,10 +94,9 @@ def check_scaling(problem: Problem) -> list[Finding]:
   A bitwise difference counts only if float64 differs too: otherwise an intermediate value left the
   normal range.
   """
-  confirmed, notes, y_bar = [], [], problem.own_y_bar
+  confirmed, notes = [], []
   for factor in FACTORS:
-    scaled = [b * jnp.asarray(factor, b.dtype) if is_float(b.dtype) else b for b in y_bar]
-    bars = problem.rule.call(problem.own_leaves, scaled)[1]
+    bars = problem.compiled(problem.own_leaves, cotangents(problem, factor))[1]
     got, want = widened(bars), [b * factor for b in widened(problem.results[1])]
     for i, (a, b, bar) in enumerate(zip(got, want, bars, strict=True)):
       # An intermediate value below the normal range may differ by the flushed amount.
@@ -116,43 +122,73 @@ def check_scaling(problem: Problem) -> list[Finding]:
 
 def check_repeats(problem: Problem) -> list[Finding]:
   """Repeat a call after another one, and keep a pullback pending while another call runs."""
-  rule, want = problem.rule, problem.results[1]
   other_bar = in_dtypes_of(problem.rule.outputs, problem.rule.draw(problem.seed, 2))
-  other = rule.signature.in_own_dtypes(problem.test_points[0].leaves), other_bar
-
-  def call_twice() -> tuple[Leaves, Leaves]:
-    y, pull = rule.pullback(problem.own_leaves)
-    rule.call(*other)
-    tree = jax.tree.unflatten(jax.tree.structure(y), problem.own_y_bar)
-    return pull(tree), pull(tree)
-
-  cause = "state: the result depends on other calls"
-  rule.call(*other)
-  again = rule.call(problem.own_leaves, problem.own_y_bar)[1]
-  if found := differing_bits(problem, "repeated call", again, want, cause):
+  other = problem.signature.in_own_dtypes(problem.test_points[0].leaves), other_bar
+  problem.compiled(*other)
+  again = problem.compiled(problem.own_leaves, problem.own_y_bar)[1]
+  if found := differing_bits(problem, REPEATS[0], again, problem.results[1], STATE):
     return found
-  opened, twice = as_rule(call_twice)
-  found = differing_bits(problem, "pullback after another call", opened, want, cause)
-  return found or differing_bits(problem, "pullback called twice", twice, want, cause)
+  if problem.rule.by_callback:
+    calls = as_rule(interleaved, problem.rule, problem.own_leaves, problem.own_y_bar, *other)
+    wants = problem.results[1]
+  else:
+    calls, wants = traced_calls(problem, other)
+  found = (
+    differing_bits(problem, name, got, wants, STATE)
+    for name, got in zip(REPEATS, calls, strict=True)
+  )
+  return next(filter(None, found), [])
 
 
-def check_donation(problem: Problem) -> list[Finding]:
-  """Check that the compiled rule gives the same bits when its arguments' buffers are donated."""
+def interleaved(
+  rule: Rule, leaves: Leaves, y_bar: Leaves, other: Leaves, other_bar: Leaves
+) -> tuple[Leaves, Leaves, Leaves]:
+  """Return the cotangents of a repeated call, and of a pullback called twice after another call."""
+  y, pull = rule.pullback(leaves)
+  rule.both(other, other_bar)
+  tree = jax.tree.unflatten(jax.tree.structure(y), y_bar)
+  opened, twice = pull(tree), pull(tree)
+  return rule.both(leaves, y_bar)[1], opened, twice
+
+
+def traced_calls(problem: Problem, other: tuple[Leaves, Leaves]) -> tuple[list[Leaves], Leaves]:
+  """Trace calls that follow each other; return the cotangents of each, and those of the rule."""
+  rule, witnesses, evaluator = problem.rule, problem.witnesses, problem.witnesses.evaluator(None)
+  count, floats = len(problem.leaves), len(problem.signature.floats)
+
+  def calls(*inputs: Any) -> Leaves:
+    own, y_bar = inputs[:count], with_float0(rule.outputs, inputs[count:])
+    return [bar for bars in interleaved(rule, own, y_bar, *other) for bar in bars]
+
+  inputs = problem.given.inputs
+  found = evaluator.run(as_rule(witnesses.traced, calls, witnesses.rule.in_avals), inputs)
+  alone = evaluator.run(witnesses.rule, inputs)[len(witnesses.forward.out_avals) :]
+  return [found[k : k + floats] for k in range(0, 3 * floats, floats)], alone
+
+
+def check_donation(problem: Problem) -> list[Finding] | None:
+  """Check that the compiled rule gives the same bits when its arguments' buffers are donated.
+
+  Returns:
+    None if all operations are XLA's own, which never write to a buffer that is read later.
+  """
+  if problem.rule.by_callback or not jaxprs.holds_foreign_code(problem.witnesses.rule):
+    return None
   has_keys = any(jnp.issubdtype(x.dtype, jax.dtypes.prng_key) for x in problem.own_leaves)
-
-  def compiled_twice(backward: Function) -> Function:  # And traced once.
-    donating = jax.jit(backward, donate_argnums=(1,) if has_keys else (0, 1))
-    return lambda *args: [f(*jax.tree.map(jnp.copy, args)) for f in (jax.jit(backward), donating)]
-
+  donate = (1,) if has_keys else (0, 1)
+  donating = problem.rule.compiled(partial(jax.jit, donate_argnums=donate))
+  copies = jax.tree.map(jnp.copy, (problem.own_leaves, problem.own_y_bar))
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # JAX warns about each donated buffer that fits no output.
-    kept, given = problem.rule.compiled(problem.own_leaves, problem.own_y_bar, compiled_twice)
+    given = donating(*copies)[1]
   cause = "state: it differs when its buffers are donated"
-  return differing_bits(problem, "donated arguments", given, kept, cause)
+  return differing_bits(problem, "donated arguments", given, problem.results[1], cause)
 
 
 def check_unchanged(problem: Problem) -> list[Finding] | None:
   """Check that a call doesn't mutate NumPy arguments, strided ones included.
+
+  Within a trace operations of JAX are only noted, while those of NumPy are carried out.
 
   Returns:
     None if the rule doesn't accept them; arrays of JAX are immutable.
@@ -160,8 +196,9 @@ def check_unchanged(problem: Problem) -> list[Finding] | None:
   leaves = problem.own_leaves  # The views are every second entry of a larger array.
   views = [np.stack([x, x], -1)[..., 0] if is_float(x.dtype) and x.size else x for x in leaves]
   before = [np.array(v) if isinstance(v, np.ndarray) else v for v in views]
+  run = (lambda function: function()) if problem.rule.by_callback else jax.eval_shape
   try:
-    problem.rule.both(views, problem.own_y_bar)
+    run(lambda: problem.rule.both(views, problem.own_y_bar)[1])
   except Exception:  # Any exception means that it doesn't accept them.
     return None
   for name, view, old in zip(problem.signature.names, views, before, strict=True):
@@ -181,9 +218,9 @@ BITWISE: dict[str, Callable[[Problem], list[Finding] | None]] = {
 }
 
 
-def each_float(function: Callable[[Any], Any], y_bar: Leaves) -> Leaves:
-  """Apply a function to the cotangents of float outputs, and to no float0."""
-  return [function(b) if is_float(b.dtype) else b for b in y_bar]
+def cotangents(problem: Problem, factor: float) -> Leaves:
+  """Return the cotangents of all outputs times a factor, floats in the outputs' own dtypes."""
+  return in_dtypes_of(problem.rule.outputs, [b * factor for b in problem.y_bar])
 
 
 def widened(values: Sequence[Any]) -> list[np.ndarray]:

@@ -18,6 +18,8 @@ References:
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,12 +48,13 @@ from fbackprop.verify.report import Finding, Kind, RuleError, UnusableError
 from fbackprop.verify.witnesses import traces, verdicts
 from fbackprop.verify.witnesses.arrays import is_symmetric
 from fbackprop.verify.witnesses.rule import (
+  Function,
   Leaves,
   as_rule_error,
   rule_of,
   with_float0,
 )
-from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
+from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, gather_witnesses
 
 # Beyond this many standard deviations a rule loses digits avoidably.
 MOST_SIGMAS = 16.0
@@ -63,6 +66,7 @@ OWN_DTYPE = "in its own dtype"
 # The rounding of constants that a function computes while it is traced, in units of its dtype
 # relative to the largest entry of a leaf.
 MOST_OF_CONSTANTS = 2.0**8
+COMPILED = "compiled"
 # The rounding within a rule in NumPy, whose operations can't be perturbed one by one: in units of
 # the dtype in which it is called, relative to the largest entry of a leaf.
 CALLBACK = 2.0**10
@@ -287,25 +291,55 @@ def check_test_points(problem: Problem) -> Iterator[Evidence]:
   """Check the mathematics at the other test points, of these shapes and of other batch sizes."""
   for point in problem.test_points:
     yield from check_point(problem, problem.witnesses, point)
-  batch = find_batch(problem.rule, problem.leaves)
+  batch, points = find_batch(problem.rule, problem.leaves), []
   if batch is None:
     yield not_checked("other sizes of a batch: no axis of examples was found")
   else:
     level = "large" if problem.is_large else problem.level
-    for point in batch_points(problem.rule, problem.leaves, batch, level, problem.seed):
-      yield from check_batch(problem, point)
-  if problem.level == "quick" or problem.is_large:
-    return
-  groups = []
-  for axes in find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ())):
-    if any(is_symmetric(np.asarray(problem.leaves[i])) for i, _ in axes):
-      # Repeated rows would make it singular.
-      name = problem.signature.names[min(axes)[0]]
-      yield not_checked(f"other sizes of the symmetric matrix {name}")
-    else:
-      groups.append(axes)
-  for changes in changed_lengths(problem.level, problem.leaves, groups):
+    points = batch_points(problem.rule, problem.leaves, batch, level, problem.seed)
+  lengths = []
+  if problem.level != "quick" and not problem.is_large:
+    groups = []
+    for axes in find_axes(problem.rule, problem.leaves, frozenset((i, 0) for i in batch or ())):
+      if any(is_symmetric(np.asarray(problem.leaves[i])) for i, _ in axes):
+        # Repeated rows would make it singular.
+        name = problem.signature.names[min(axes)[0]]
+        yield not_checked(f"other sizes of the symmetric matrix {name}")
+      else:
+        groups.append(axes)
+    lengths = changed_lengths(problem.level, problem.leaves, groups)
+  for point in points:
+    # An empty batch would hide the other axes.
+    changes = lengths.pop(0) if lengths and point.name != "N = 0" else []
+    yield from check_shapes(problem, point, changes)
+  for changes in lengths:
     yield check_lengths(problem, changes)
+
+
+def check_shapes(
+  problem: Problem, point: Point, changes: Sequence[tuple[Axes, int]]
+) -> Iterator[Evidence]:
+  """Check a batch of another size, and axes of other lengths, at once.
+
+  A trace costs more than the values of a small rule. Where anything is amiss, each is checked by
+  itself.
+  """
+  if changes:
+    leaves = point.leaves
+    for axes, n in changes:
+      leaves = resized(leaves, axes, n)
+    together = sum(check_batch(problem, point._replace(leaves=leaves)), Evidence())
+    if together.points and not together.findings and not together.not_checked:
+      yield replace(together, points=(point.name, name_of_lengths(problem, changes)))
+      return
+  yield from check_batch(problem, point)
+  if changes:
+    yield check_lengths(problem, changes)
+
+
+def name_of_lengths(problem: Problem, changes: Sequence[tuple[Axes, int]]) -> str:
+  """Return the printed name of a point at which axes have other lengths."""
+  return "; ".join(name_of(problem.rule, axes, n) for axes, n in changes)
 
 
 def check_lengths(problem: Problem, changes: Sequence[tuple[Axes, int]]) -> Evidence:
@@ -325,15 +359,14 @@ def checked_lengths(problem: Problem, changes: Sequence[tuple[Axes, int]]) -> Ev
     if not accepts_lengths(problem.rule, leaves, axes, n):
       return None
     leaves = resized(leaves, axes, n)
-  name = "; ".join(name_of(problem.rule, axes, n) for axes, n in changes)
-  return sum(check_batch(problem, Point(name, leaves)), Evidence())
+  return sum(check_batch(problem, Point(name_of_lengths(problem, changes), leaves)), Evidence())
 
 
 def check_point(problem: Problem, witnesses: Witnesses, point: Point) -> Iterator[Evidence]:
   """Check the mathematics at a point."""
   at = Setting(witnesses, point.leaves, problem.y_bar if point.y_bar is None else point.y_bar)
   try:
-    values = evaluate(at, problem.noise())
+    values = problem.evaluated(at)
   except jax.errors.JaxRuntimeError as error:  # A callback raises: that of f, or of the rule alone.
     yield raised_at(at, point.name, error)
     return
@@ -440,7 +473,7 @@ def rounding_of(
 
 
 def check_numerics(problem: Problem) -> Iterator[Evidence]:
-  """Compare the rule in its own dtype, eager and compiled, with the truth."""
+  """Compare the rule in its own dtype, compiled, with the truth."""
   witnesses, values = problem.witnesses, problem.values
   if not values.is_finite:
     return
@@ -453,33 +486,52 @@ def check_numerics(problem: Problem) -> Iterator[Evidence]:
       yield evidence.failure(error, OWN_DTYPE)
       return
     at = problem.given._replace(witnesses=witnesses)
-    values = evaluate(at, problem.noise())
+    values = problem.evaluated(at)
     if not values.is_finite:
       return
     found = sum(check_maths(problem, at, values, OWN_DTYPE), Evidence())
     yield found
     if found.has_failed:
       return
-  sigmas, has_failed = deviations(witnesses, problem), False
-  for run in ("as it is", "compiled")[: 1 if problem.level == "quick" else 2]:
+  sigmas = deviations(witnesses, problem)
+  # The truth is the rule's own results in float64, which passed the maths verdict.
+  wants = [b[0] for b in values.bars]
+  for run, call in runs_of(problem, witnesses):
     yield evidence.ran("numerics")
     try:
-      bars = problem.results[1]
-      if run == "compiled":
-        bars = problem.rule.compiled(problem.own_leaves, problem.own_y_bar)
+      bars = call(problem.own_leaves, problem.own_y_bar)[1]
     except RuleError as error:
       yield evidence.failure(error, run)
       continue
-    # The truth is the rule's own results in float64, which passed the maths verdict.
-    wants = [b[0] for b in values.bars]
-    is_mode = run == "compiled" and not has_failed
-    found = sum(check_rounding(problem, run, is_mode, bars, wants, sigmas), Evidence())
-    has_failed |= found.has_failed
+    found = sum(check_rounding(problem, run, bars, wants, sigmas), Evidence())
+    if found.has_failed and run == COMPILED:
+      eager = problem.rule.call(problem.own_leaves, problem.own_y_bar)[1]
+      if not sum(check_rounding(problem, "eager", eager, wants, sigmas), Evidence()).has_failed:
+        cause = "mode: wrong only where it is compiled"
+        found = replace(found, findings=tuple(f._replace(cause=cause) for f in found.findings))
     yield found
+    if found.has_failed:
+      return
+
+
+def runs_of(problem: Problem, witnesses: Witnesses) -> list[tuple[str, Function]]:
+  """Return the ways in which the rule is run in its own dtype.
+
+  A compiler may omit the rounding to a dtype narrower than float32, as long as its steps are fused.
+  Then the rule is run with all its roundings first, as it is eagerly.
+  """
+  if problem.rule.by_callback:
+    return [("as it is", lambda *_: problem.results)]
+  runs: list[tuple[str, Function]] = [(COMPILED, lambda *_: problem.results)]
+  if witnesses.holds_narrow:
+    options = {"xla_allow_excess_precision": False}
+    exact = problem.rule.compiled(partial(jax.jit, compiler_options=options))
+    runs.insert(0, ("with all roundings", exact))
+  return runs
 
 
 def check_rounding(
-  problem: Problem, run: str, is_mode: bool, bars: Leaves, wants: Leaves, sigmas: Leaves
+  problem: Problem, run: str, bars: Leaves, wants: Leaves, sigmas: Leaves
 ) -> Iterator[Evidence]:
   """Yield the numerics verdict of one run, up to the first leaf with excessive rounding."""
   most, signature = MOST_SIGMAS * problem.allowance, problem.signature
@@ -511,7 +563,6 @@ def check_rounding(
     if sigma > most:
       cause = (
         "not finite: the truth is" if not is_finite else
-        "mode: wrong only where it is compiled" if is_mode else
         f"precision: an error of {sigma:.0f} standard deviations"
       )  # fmt: skip
       yield reported(found.finding("fail", "numerics", run, name, cause=cause))

@@ -31,7 +31,7 @@ from fbackprop.verify.witnesses.arrays import (
   is_symmetric,
 )
 from fbackprop.verify.witnesses.rule import Leaves, replaced
-from fbackprop.verify.witnesses.traces import Setting, evaluate, slopes
+from fbackprop.verify.witnesses.traces import Setting, slopes
 from fbackprop.verify.witnesses.verdicts import Difference
 
 # The relative size of a change, and below which the function doesn't depend on it.
@@ -178,7 +178,7 @@ def is_same(y: np.ndarray, given: np.ndarray) -> bool:
 
 def check_broken(problem: Problem, at: Setting, where: str, name: str) -> Iterator[Evidence]:
   """Compare the rule with autodiff at one point; differences must confirm a failure."""
-  values = evaluate(at, problem.noise())
+  values = problem.evaluated(at)
   if not values.is_finite or values.bars_want is None:
     yield not_checked(name)
     return

@@ -63,11 +63,16 @@ class Signature(NamedTuple):
     return jax.tree.unflatten(self.structure, own)
 
   def in_own_dtypes(self, leaves: Sequence[Any]) -> Leaves:
-    """Cast float leaves to the arguments' own dtypes."""
+    """Return the arguments that a caller has: float leaves in their own dtypes, arrays of JAX.
+
+    NumPy's integers can't be indexed by a tracer, as JAX's can.
+    """
     return [
-      in_dtype(leaf, dtype) if real else leaf
+      in_dtype(leaf, dtype) if real
+      else jax.device_put(leaf) if isinstance(leaf, np.ndarray)
+      else leaf
       for leaf, dtype, real in zip(leaves, self.dtypes, self.is_float, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def replaced(values: Sequence[Any], positions: Sequence[int], others: Sequence[Any]) -> Leaves:
@@ -225,13 +230,19 @@ class Rule(NamedTuple):
     """Return `both`; raise a RuleError for any exception of the rule, or of JAX on its results."""
     return as_rule(self.both, leaves, y_bar)
 
-  def compiled(self, leaves: Leaves, y_bar: Leaves, transform: Function = jax.jit) -> Leaves:
-    """Return the cotangents under jit, or another transform, in the own dtype; raise as `call`."""
+  def compiled(self, transform: Function = jax.jit) -> Function:
+    """Return `call` as one compiled program, or under another transform; it raises likewise.
 
-    def backward(leaves: Leaves, floats: Leaves) -> Leaves:  # No transform accepts a float0.
-      return self.both(leaves, with_float0(y_bar, floats))[1]
+    A rule that needs the values of its arguments is called as it is.
+    """
+    if self.by_callback:
+      return self.call
 
-    return as_rule(transform(backward), leaves, [b for b in y_bar if is_float(b.dtype)])
+    def backward(leaves: Leaves, floats: Leaves) -> Any:  # No transform accepts a float0.
+      return self.both(leaves, with_float0(self.outputs, floats))
+
+    program = transform(backward)
+    return lambda leaves, y_bar: as_rule(program, leaves, [b for b in y_bar if is_float(b.dtype)])
 
   def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
     """Return the rule's output and its pullback to the float leaves."""
@@ -404,7 +415,7 @@ def needs_values(rule: Rule, leaves: Leaves) -> bool:
     return False
   y_bar = in_dtypes_of(rule.outputs, rule.draw(0, 0))
   try:
-    rule.compiled(leaves, y_bar, lambda backward: partial(jax.eval_shape, backward))
+    rule.compiled(lambda backward: partial(jax.eval_shape, backward))(leaves, y_bar)
   except RuleError as error:  # Any other error is a finding, of the check that calls the rule.
     return isinstance(error.__cause__, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
   return False

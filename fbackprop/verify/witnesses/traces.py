@@ -45,6 +45,8 @@ CONSTANTS = {23: 2.0**-24, 10: 2.0**-11, 7: 2.0**-8}
 # The accuracy, relative to a leaf, of derivatives through loops that end by a tolerance.
 LOOP_TOLERANCE = 1e-3
 FUNCTION = "the function"
+# The bound of an entry's error, relative to it, apart from what the estimated rounding adds.
+LEAST_BOUND = 8 * 2.0**-52
 # Forward mode costs a pass for each entry: it is the last resort, up to this many.
 MOST_COLUMNS = 600
 
@@ -104,6 +106,12 @@ class Witnesses(NamedTuple):
       noise = noise._replace(constants=CONSTANTS.get(digits(self.signature.working), 0.0))
     return Evaluator(self.signature.working, noise, known=self.known)
 
+  def traced(self, function: Callable[..., Any], avals: Sequence[Any]) -> Program:
+    """Trace a function, in float64 if the rule was."""
+    with in_float64(self.is_wide):
+      program = jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in avals))
+    return jaxprs.released([program])[0] if self.is_wide else program
+
   def released(self) -> "Witnesses":
     """Return the same programs without JAX's notes on constants: see `jaxprs.released`."""
     held = [self.rule, self.forward, *filter(None, (self.truth, self.value))]
@@ -125,6 +133,12 @@ class Witnesses(NamedTuple):
   def is_coarse(self) -> bool:
     """Whether the function computes in a narrower dtype than its arguments'."""
     return self.coarsest > 2.0 ** -digits(self.signature.working)
+
+  @property
+  def holds_narrow(self) -> bool:
+    """Whether the rule computes in a dtype narrower than float32."""
+    variables = (v for e in jaxprs.equations_of(self.rule) for v in e.outvars)
+    return any(is_float(v.aval.dtype) and digits(v.aval.dtype) < 23 for v in variables)
 
   @property
   def coarsest(self) -> float:
@@ -286,6 +300,20 @@ class Values(NamedTuple):
   def is_finite(self) -> bool:
     """Whether the function is finite here; elsewhere there is no gradient to compare with."""
     return not self.is_endless and all(np.isfinite(y[0]).all() for y in self.y_want)
+
+  def agree(self, allowance: float) -> bool:
+    """Whether rule and truth agree within the least bound of any entry."""
+    if self.bars_want is None:
+      return False
+    pairs = zip([*self.y, *self.bars], [*self.y_want, *self.bars_want], strict=True)
+    return all(is_close(got[0], want[0], allowance) for got, want in pairs)
+
+
+def is_close(got: np.ndarray, want: np.ndarray, allowance: float) -> bool:
+  """Return whether finite arrays agree to the last places of every entry."""
+  with np.errstate(all="ignore"):
+    size = np.maximum(np.abs(got), np.abs(want))
+    return bool((np.abs(got - want) <= allowance * LEAST_BOUND * size).all())
 
 
 def evaluate(at: Setting, noise: Noise | None, goes_on: bool = False) -> Values:

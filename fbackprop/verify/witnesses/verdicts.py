@@ -41,6 +41,7 @@ from fbackprop.verify.witnesses.kinks import find_ties, fit_policy
 from fbackprop.verify.witnesses.rule import replaced
 from fbackprop.verify.witnesses.traces import (
   CONSTANTS,
+  LEAST_BOUND,
   Setting,
   Slopes,
   Values,
@@ -155,7 +156,7 @@ def compare(
   for leaf, (g, w) in enumerate(zip(got, want, strict=True)):
     with np.errstate(all="ignore"):
       size = np.maximum(np.abs(g[0]), np.abs(w[0]))
-      noise = SPREADS * (spread(g) + spread(w)) + 8 * 2.0**-52 * size + FLOOR
+      noise = SPREADS * (spread(g) + spread(w)) + LEAST_BOUND * size + FLOOR
       by_rounding = allowance * noise
       bound = by_rounding + tolerance * (np.abs(w[0]) + largest_of(w[0]))
       error = np.abs(g[0] - w[0])
