@@ -1,6 +1,5 @@
 """Distributions."""
 
-
 from scripts.campaigns.world.rule import Rule, between, normal
 
 NUMPYRO, DISTRAX = "numpyro==0.22.0", "distrax==0.1.9"

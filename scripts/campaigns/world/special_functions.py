@@ -3,7 +3,7 @@
 from scripts.campaigns.world.rule import Rule, between
 
 MICROJAX, EXOJAX, JAXBESSEL = "microjaxx==0.1.1", "exojax==2.6.0", "jaxbessel==0.2.0"
-GALSIM, TFP, E3X = "jax-galsim==2026.7.0", "tensorflow-probability==0.25.0", "e3x==1.0.2"
+GALSIM, TFP, E3X = "jax-galsim==2026.7.0", "tfp-nightly==0.26.0.dev20261027", "e3x==1.0.2"
 LENS = "microjax.fastlens.special:"
 SPECIAL = "tensorflow_probability.substrates.jax.math.special:"
 BESSEL = "tensorflow_probability.substrates.jax.math.bessel:"

@@ -1,6 +1,5 @@
 """ott-jax."""
 
-
 from scripts.campaigns.world.rule import Rule, between, normal, positive_definite
 
 OTT = "ott-jax==0.6.0"
