@@ -98,3 +98,30 @@ def test_integers_that_a_loop_reads_by_its_index(factor, verdict):
   x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((6, 3), (2, 3, 4)))
   report = vjp(by_group, x, w, jnp.array([2, 4]), f_vjp=rule, level="quick")
   assert report.verdict == verdict, report.table()
+
+
+# Approximates the sine on [0, 1]: its own slope is the cosine up to 3e-8.
+POLYNOMIAL = (
+  np.polynomial.Chebyshev.interpolate(np.sin, 8, [0, 1]).convert(kind=np.polynomial.Polynomial).coef
+)
+
+
+def approximate_sine(x):
+  return jnp.polyval(jnp.asarray(POLYNOMIAL[::-1], x.dtype), x)
+
+
+@pytest.mark.parametrize(
+  ("factor", "dtype", "verdict"),
+  [
+    (1.0, jnp.float32, "pass"),
+    (1.0 + 3e-7, jnp.float32, "fail"),
+    (1.0, jnp.float64, "fail"),
+  ],
+)
+@pytest.mark.parametrize("verify", [vjp, jvp])
+def test_the_exact_slope_of_an_approximation(verify, factor, dtype, verdict):
+  f = jax.custom_jvp(approximate_sine)
+  f.defjvps(lambda x_dot, y, x: jnp.cos(x) * factor * x_dot)
+  with jax.enable_x64(dtype == jnp.float64):
+    report = verify(f, UNIT.astype(dtype), level="quick")
+  assert report.verdict == verdict, report.table()

@@ -63,10 +63,10 @@ MOST_SIGMAS = 16.0
 MOST_ULP = 2.0**16
 # The name of the point at which the rule's own trace is judged, after float64.
 OWN_DTYPE = "in its own dtype"
-# The rounding of constants that a function computes while it is traced, in units of its dtype
+COMPILED = "compiled"
+# The rounding of constants that a function computes while it is traced: in units of its dtype,
 # relative to the largest entry of a leaf.
 MOST_OF_CONSTANTS = 2.0**8
-COMPILED = "compiled"
 # The rounding within a rule in NumPy, whose operations can't be perturbed one by one: in units of
 # the dtype in which it is called, relative to the largest entry of a leaf.
 CALLBACK = 2.0**10
@@ -157,8 +157,7 @@ def check_maths(
   if problem.rule.by_callback:
     unit = 2.0 ** -digits(np.float64 if at.witnesses.is_wide else problem.signature.working)
     differences = [up_to(d, CALLBACK * unit * verdicts.largest_of(d.want)) for d in differences]
-  if where == OWN_DTYPE:
-    differences = [up_to(d, of_constants(problem, values, d.leaf)) for d in differences]
+  differences = [up_to(d, below_rounding(problem, values, where, d)) for d in differences]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
     # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
     smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]
@@ -202,19 +201,23 @@ def check_maths(
   yield Evidence(tuple(findings), mismatches=mismatches)
 
 
-def of_constants(problem: Problem, values: Values, leaf: int) -> np.ndarray:
-  """Return the errors of a narrow trace that its constants explain, as autodiff shows them.
+def below_rounding(
+  problem: Problem, values: Values, where: str, d: verdicts.Difference
+) -> np.ndarray | float:
+  """Return the errors of a leaf that are lost in the rounding of the function's narrow dtype.
 
-  A function may compute a table while it is traced, in its own dtype, with a rounding error of many
-  units. It is no fault of the rule, which reads another entry of the table. Other random numbers
-  are no rounding: they change more than the last digits.
+  A function may approximate another, as by a polynomial, to the rounding of its dtype, and its rule
+  be exact for that other; or compute a table while it is traced, with an error of many units, of
+  which autodiff reads other entries than the rule. As other random numbers do more than that,
+  `MOST_OF_CONSTANTS` bounds it.
   """
-  wants = problem.values.bars_want, values.bars_want
-  wide, narrow = (w[leaf][0] for w in wants if w is not None)
+  if where != OWN_DTYPE or values.bars_want is None or problem.values.bars_want is None:
+    return np.asarray(problem.half_unit * np.abs(d.want))
+  wide = problem.values.bars_want[d.leaf][0]
   with np.errstate(all="ignore"):
-    moved = np.max(np.abs(narrow - wide), initial=0.0)
-  most = MOST_OF_CONSTANTS * 2.0 ** -digits(problem.signature.working) * verdicts.largest_of(wide)
-  return np.asarray(4 * moved if moved <= most else 0.0)
+    moved = float(np.max(np.abs(values.bars_want[d.leaf][0] - wide), initial=0.0))
+  unit = 2 * problem.half_unit * verdicts.largest_of(wide)
+  return max(2 * unit, 4 * moved if moved <= MOST_OF_CONSTANTS * unit else 0.0)
 
 
 def up_to(d: verdicts.Difference, limit: float | np.ndarray) -> verdicts.Difference:

@@ -2,8 +2,10 @@
 
 from scripts.campaigns.world import (
   distributions,
+  networks,
   optimization,
   physics,
+  solvers,
   special_functions,
   transport,
 )
@@ -15,4 +17,6 @@ RULES: tuple[Rule, ...] = (
   *transport.RULES,
   *distributions.RULES,
   *physics.RULES,
+  *networks.RULES,
+  *solvers.RULES,
 )

@@ -29,7 +29,6 @@ RULES = (
     (normal(3, 4), (between(0.1, 1, 3), between(0.1, 1, 4))),
   ),
   Rule(JAXOPT, "jaxopt._src.isotonic:_isotonic_l2_pav", (normal(6),)),
-  Rule(JAXOPT, "jaxopt:projection.projection_polyhedron", ()),
   Rule(
     QPAX,
     "qpax:solve_qp_primal",
