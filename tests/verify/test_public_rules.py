@@ -125,3 +125,44 @@ def test_the_exact_slope_of_an_approximation(verify, factor, dtype, verdict):
   with jax.enable_x64(dtype == jnp.float64):
     report = verify(f, UNIT.astype(dtype), level="quick")
   assert report.verdict == verdict, report.table()
+
+
+def softmax_rule(epsilon, factor=1.0):
+  """A normalization that is guarded by an epsilon, which the rule leaves out."""
+
+  def f(x):
+    e = jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
+    e = e * jnp.tril(jnp.ones_like(x))
+    return e / (e.sum(-1, keepdims=True) + epsilon)
+
+  def rule(x):
+    y = f(x)
+    return y, lambda y_bar: (factor * y * (y_bar - (y * y_bar).sum(-1, keepdims=True)),)
+
+  return f, rule
+
+
+@pytest.mark.parametrize(
+  ("epsilon", "factor", "verdict"),
+  [(1e-10, 1.0, "pass"), (1e-3, 1.0, "fail"), (1e-10, 1 + 1e-6, "fail")],
+)
+def test_an_epsilon_that_a_rule_leaves_out(epsilon, factor, verdict):
+  f, rule = softmax_rule(epsilon, factor)
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 3)), jnp.float32)
+  report = vjp(f, x, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+  assert report.verdict != "pass" or "largest error" in report.table()
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (0.9, "fail")])
+def test_a_function_that_computes_wider_while_x64_is_on(factor, verdict):
+  def f(x):  # The root of an integer has JAX's default dtype.
+    with jax.numpy_dtype_promotion("standard"):
+      return jnp.sin(x) / jnp.sqrt(len(x))
+
+  def rule(x):
+    with jax.numpy_dtype_promotion("standard"):
+      return jax.vjp(lambda x: f(x * factor), x) if factor != 1 else jax.vjp(f, x)
+
+  report = vjp(f, UNIT, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()

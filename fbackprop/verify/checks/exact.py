@@ -158,7 +158,12 @@ def traced_calls(problem: Problem, other: tuple[Leaves, Leaves]) -> tuple[list[L
 
   def calls(*inputs: Any) -> Leaves:
     own, y_bar = inputs[:count], with_float0(rule.outputs, inputs[count:])
-    return [bar for bars in interleaved(rule, own, y_bar, *other) for bar in bars]
+    # The same function may give other dtypes while x64 is on, so the other call is as wide.
+    others = (
+      [jnp.asarray(x, at.dtype) if is_float(at.dtype) else x for x, at in zip(*pair, strict=True)]
+      for pair in ((other[0], own), (other[1], y_bar))
+    )
+    return [bar for bars in interleaved(rule, own, y_bar, *others) for bar in bars]
 
   inputs = problem.given.inputs
   found = evaluator.run(as_rule(witnesses.traced, calls, witnesses.rule.in_avals), inputs)

@@ -157,7 +157,7 @@ def check_maths(
   if problem.rule.by_callback:
     unit = 2.0 ** -digits(np.float64 if at.witnesses.is_wide else problem.signature.working)
     differences = [up_to(d, CALLBACK * unit * verdicts.largest_of(d.want)) for d in differences]
-  differences = [up_to(d, below_rounding(problem, values, where, d)) for d in differences]
+  differences = [up_to(d, below_rounding(problem, at, values, where, d)) for d in differences]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
     # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
     smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]
@@ -202,27 +202,36 @@ def check_maths(
 
 
 def below_rounding(
-  problem: Problem, values: Values, where: str, d: verdicts.Difference
+  problem: Problem, at: Setting, values: Values, where: str, d: verdicts.Difference
 ) -> np.ndarray | float:
   """Return the errors of a leaf that are lost in the rounding of the function's narrow dtype.
 
   A function may approximate another, as by a polynomial, to the rounding of its dtype, and its rule
-  be exact for that other; or compute a table while it is traced, with an error of many units, of
-  which autodiff reads other entries than the rule. As other random numbers do more than that,
-  `MOST_OF_CONSTANTS` bounds it.
+  be exact for that other. Where terms cancel, what is lost is the rounding of the terms, up to that
+  of the largest entry. Or a function computes a table while it is traced, with an error of many
+  units, of which autodiff reads other entries than the rule. As other random numbers do more than
+  that, `MOST_OF_CONSTANTS` bounds it.
   """
+  half, largest = problem.half_unit, verdicts.largest_of(d.want)
+  lost = np.asarray(half * np.abs(d.want))
+  left = up_to(d, lost).is_wrong & (np.abs(d.got - d.want) <= half * largest)
+  if left.any():
+    rounding = deviations(at.witnesses, problem, at.inputs)[d.leaf]
+    lost = np.maximum(lost, np.minimum(np.nan_to_num(rounding), half * largest))
   if where != OWN_DTYPE or values.bars_want is None or problem.values.bars_want is None:
-    return np.asarray(problem.half_unit * np.abs(d.want))
+    return lost
   wide = problem.values.bars_want[d.leaf][0]
   with np.errstate(all="ignore"):
     moved = float(np.max(np.abs(values.bars_want[d.leaf][0] - wide), initial=0.0))
-  unit = 2 * problem.half_unit * verdicts.largest_of(wide)
+  unit = 2 * half * verdicts.largest_of(wide)
   return max(2 * unit, 4 * moved if moved <= MOST_OF_CONSTANTS * unit else 0.0)
 
 
 def up_to(d: verdicts.Difference, limit: float | np.ndarray) -> verdicts.Difference:
   """Return a difference in which no error up to a limit is wrong."""
-  return d._replace(is_wrong=d.is_wrong & ~(np.abs(d.got - d.want) <= limit))
+  excused = d.is_wrong & (np.abs(d.got - d.want) <= limit)
+  bound = np.where(excused, np.maximum(d.bound, limit), d.bound)
+  return d._replace(bound=bound, is_wrong=d.is_wrong & ~excused)
 
 
 def to_tolerance(d: verdicts.Difference, tolerance: float) -> verdicts.Difference:
@@ -421,7 +430,7 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
 # --- Rounding -------------------------------------------------------------------------------------
 
 
-def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
+def deviations(witnesses: Witnesses, problem: Problem, inputs: Leaves) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
   samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
@@ -429,7 +438,7 @@ def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   # unless the function computes in one.
   noise = Noise(samples, float(limits.eps), float(limits.tiny), seed=problem.seed)
   noise = noise._replace(by_dtype=witnesses.is_coarse)
-  results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
+  results = witnesses.evaluator(noise).run(witnesses.rule, inputs)
   return [verdicts.spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
 
@@ -496,7 +505,7 @@ def check_numerics(problem: Problem) -> Iterator[Evidence]:
     yield found
     if found.has_failed:
       return
-  sigmas = deviations(witnesses, problem)
+  sigmas = deviations(witnesses, problem, problem.given.inputs)
   # The truth is the rule's own results in float64, which passed the maths verdict.
   wants = [b[0] for b in values.bars]
   for run, call in runs_of(problem, witnesses):
