@@ -52,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
   python = options.python or environment(options.env)
   with ThreadPoolExecutor(options.workers) as pool:
     for rule, row in pool.map(lambda rule: (rule, run(rule, python, options)), missing):
+      found = results.read(options.json, found)  # Another run may have written.
       found["rules"][rule.key] = row
       found["made"] = made()
       results.write(options.json, found)

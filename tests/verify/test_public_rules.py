@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbackprop.verify import jvp, vjp
+from fbackprop.verify import UnusableError, jvp, vjp
 
 UNIT = jnp.array([0.31, 0.62, 0.87])
 
@@ -166,3 +166,55 @@ def test_a_function_that_computes_wider_while_x64_is_on(factor, verdict):
 
   report = vjp(f, UNIT, f_vjp=rule, level="quick")
   assert report.verdict == verdict, report.table()
+
+
+def noted(x):
+  """The argument, after a branch that only prints."""
+  jax.lax.cond(jnp.any(jnp.isnan(x)), lambda: jax.debug.print("not a number"), lambda: None)
+  return x
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
+def test_a_branch_without_results(factor, verdict):
+  def rule(x):
+    return jnp.sin(x), lambda y_bar: (noted(factor * y_bar) * jnp.cos(x),)
+
+  report = vjp(jnp.sin, UNIT, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+
+
+def root_on_the_host(x):
+  def host(v):
+    if np.min(v) < 0:
+      raise ValueError("a root of a negative number")
+    return np.sqrt(v)
+
+  return jax.pure_callback(
+    host, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="expand_dims"
+  )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_function_that_raises_at_the_arguments_as_given_is_unusable():
+  f = jax.custom_vjp(root_on_the_host)
+  f.defvjp(lambda x: (f(x), x), lambda x, y_bar: (y_bar / 2 / jnp.sqrt(x),))
+  with pytest.raises(UnusableError, match="a root of a negative number"):
+    vjp(f, -UNIT, level="quick")
+  assert vjp(f, UNIT, level="quick").ok
+  f.defvjp(lambda x: (f(x), x), lambda x, y_bar: (root_on_the_host(-x) * y_bar,))
+  assert vjp(f, UNIT, level="quick").findings[0].check == "raises"
+
+
+@pytest.mark.parametrize(("factor", "verdicts"), [(1.0, ["pass"]), (1.5, ["fail", "no verdict"])])
+def test_a_comparison_that_rounding_decides_alike_in_rule_and_function(factor, verdicts):
+  def chosen(x):
+    return jnp.where(x * 3 / 3 >= x, 1.0, 0.0)
+
+  def f(x):
+    return jnp.sin(x) * chosen(x)
+
+  def rule(x):
+    return f(x), lambda y_bar: (factor * y_bar * jnp.cos(x) * chosen(x),)
+
+  report = vjp(f, UNIT, f_vjp=rule, level="quick")
+  assert report.verdict in verdicts, report.table()

@@ -422,7 +422,11 @@ def needs_values(rule: Rule, leaves: Leaves) -> bool:
 
 
 def raised(error: BaseException) -> str:
-  """Return the type and the first line of an error, in at most 200 characters."""
-  text = (str(error).strip().splitlines() or [""])[0]
+  """Return the type and the first line of an error, in at most 200 characters.
+
+  Of a callback's error, which is quoted with its traceback, it is the last line.
+  """
+  lines = str(error).strip().splitlines() or [""]
+  text = lines[-1 if "Traceback (most recent call last)" in lines[0] else 0]
   text = text if len(text) <= 200 else text[:197] + "..."
   return f"{type(error).__name__}: {text}"

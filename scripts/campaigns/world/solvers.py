@@ -154,8 +154,8 @@ def krylov(solve):
 
 RULES = (
   Rule(LINEAX, "lineax._norm:_two_norm", (normal(5),)),
-  Rule(LINEAX, "lineax:max_norm", (normal(5),)),
-  Rule(LINEAX, "lineax:rms_norm", (normal(5),)),
+  Rule(LINEAX, "lineax.internal:max_norm", (normal(5),)),
+  Rule(LINEAX, "lineax.internal:rms_norm", (normal(5),)),
   Rule(LINEAX, "lineax:linear_solve", (positive_definite(3), normal(3)), make=linear_solve),
   Rule(EQUINOX, "equinox.internal:nextafter", (normal(5),)),
   Rule(EQUINOX, "equinox.internal:prevbefore", (normal(5),)),
