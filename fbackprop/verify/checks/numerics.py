@@ -154,10 +154,13 @@ def check_maths(
       yield from check_entries(problem, at, values, where)
     return
   differences = verdicts.compare(values.bars, values.bars_want, problem.allowance, may_be_vacuous)
+  if not is_narrow:
+    differences = list(map(verdicts.where_apart, differences))
   if problem.rule.by_callback:
     unit = 2.0 ** -digits(np.float64 if at.witnesses.is_wide else problem.signature.working)
     differences = [up_to(d, CALLBACK * unit * verdicts.largest_of(d.want)) for d in differences]
-  differences = [up_to(d, below_rounding(problem, at, values, where, d)) for d in differences]
+  if where == OWN_DTYPE:
+    differences = [up_to(d, of_constants(problem, values, d.leaf)) for d in differences]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
     # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
     smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]
@@ -201,33 +204,23 @@ def check_maths(
   yield Evidence(tuple(findings), mismatches=mismatches)
 
 
-def below_rounding(
-  problem: Problem, at: Setting, values: Values, where: str, d: verdicts.Difference
-) -> np.ndarray | float:
-  """Return the errors of a leaf that are lost in the rounding of the function's narrow dtype.
+def of_constants(problem: Problem, values: Values, leaf: int) -> float:
+  """Return the errors of a leaf in a narrow trace that the function's own constants explain.
 
-  A function may approximate another, as by a polynomial, to the rounding of its dtype, and its rule
-  be exact for that other. Where terms cancel, what is lost is the rounding of the terms, up to that
-  of the largest entry. Or a function computes a table while it is traced, with an error of many
-  units, of which autodiff reads other entries than the rule. As other random numbers do more than
-  that, `MOST_OF_CONSTANTS` bounds it.
+  A function may approximate another by a polynomial for each dtype, to the rounding of which its
+  rule is exact; or compute a table while it is traced, with an error of many units, of which
+  autodiff reads other entries than the rule. As other random numbers do more than that,
+  `MOST_OF_CONSTANTS` bounds it.
   """
-  half, largest = problem.half_unit, verdicts.largest_of(d.want)
-  lost = np.asarray(half * np.abs(d.want))
-  left = up_to(d, lost).is_wrong & (np.abs(d.got - d.want) <= half * largest)
-  if left.any():
-    rounding = deviations(at.witnesses, problem, at.inputs)[d.leaf]
-    lost = np.maximum(lost, np.minimum(np.nan_to_num(rounding), half * largest))
-  if where != OWN_DTYPE or values.bars_want is None or problem.values.bars_want is None:
-    return lost
-  wide = problem.values.bars_want[d.leaf][0]
+  wants = problem.values.bars_want, values.bars_want
+  wide, narrow = (np.zeros(()) if w is None else w[leaf][0] for w in wants)
   with np.errstate(all="ignore"):
-    moved = float(np.max(np.abs(values.bars_want[d.leaf][0] - wide), initial=0.0))
-  unit = 2 * half * verdicts.largest_of(wide)
+    moved = float(np.max(np.abs(narrow - wide), initial=0.0))
+  unit = 2 * problem.half_unit * verdicts.largest_of(wide)
   return max(2 * unit, 4 * moved if moved <= MOST_OF_CONSTANTS * unit else 0.0)
 
 
-def up_to(d: verdicts.Difference, limit: float | np.ndarray) -> verdicts.Difference:
+def up_to(d: verdicts.Difference, limit: float) -> verdicts.Difference:
   """Return a difference in which no error up to a limit is wrong."""
   excused = d.is_wrong & (np.abs(d.got - d.want) <= limit)
   bound = np.where(excused, np.maximum(d.bound, limit), d.bound)
@@ -253,8 +246,18 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
     cause = "not finite: the truth is"
     if not np.isfinite(d.want[d.worst]):
       message = "the function is finite here and has differences; autodiff isn't finite either"
+  if kind == "fail" and not message and is_below_rounding(problem, d):
+    message = "the error is below the rounding of the function's dtype: only the formula is wrong, "
+    message += "or f approximates the function whose derivative the rule is"
   name = problem.signature.float_names[d.leaf]
   return d.finding(kind, "maths", where, name, cause=cause, message=message)
+
+
+def is_below_rounding(problem: Problem, d: verdicts.Difference) -> bool:
+  """Return whether float32 would round all errors of a leaf away."""
+  with np.errstate(all="ignore"):
+    error = np.abs(d.got - d.want)[d.is_wrong]
+  return bool((error <= problem.half_unit * verdicts.largest_of(d.want)).all())
 
 
 def check_slope(problem: Problem) -> Iterator[Evidence]:
@@ -430,7 +433,7 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
 # --- Rounding -------------------------------------------------------------------------------------
 
 
-def deviations(witnesses: Witnesses, problem: Problem, inputs: Leaves) -> list[np.ndarray]:
+def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
   samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
@@ -438,7 +441,7 @@ def deviations(witnesses: Witnesses, problem: Problem, inputs: Leaves) -> list[n
   # unless the function computes in one.
   noise = Noise(samples, float(limits.eps), float(limits.tiny), seed=problem.seed)
   noise = noise._replace(by_dtype=witnesses.is_coarse)
-  results = witnesses.evaluator(noise).run(witnesses.rule, inputs)
+  results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
   return [verdicts.spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
 
@@ -505,7 +508,7 @@ def check_numerics(problem: Problem) -> Iterator[Evidence]:
     yield found
     if found.has_failed:
       return
-  sigmas = deviations(witnesses, problem, problem.given.inputs)
+  sigmas = deviations(witnesses, problem)
   # The truth is the rule's own results in float64, which passed the maths verdict.
   wants = [b[0] for b in values.bars]
   for run, call in runs_of(problem, witnesses):

@@ -106,9 +106,6 @@ def compare_tangents(
     for d in compare(a, b, problem.allowance, bool(evaluator.fragile), problem.witnesses.tolerance):
       if d.is_wrong.any() and law:
         raise RuleError("cotangent", f"the rule isn't linear in the tangent: {law}", name)
-      if not law:
-        lost = np.abs(d.got - d.want) <= problem.half_unit * np.abs(d.want)
-        d = d._replace(is_wrong=d.is_wrong & ~lost)
       # At a kink another slope than autodiff's may be right, of which the transpose is judged.
       if d.is_wrong.any() and not find_ties(Setting(problem.witnesses, leaves, problem.y_bar)):
         message = f"the tangent of output {d.leaf}, to which the index belongs, isn't autodiff's"

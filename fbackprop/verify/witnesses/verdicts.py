@@ -172,11 +172,20 @@ def compare(
       scale = max(largest if is_zero else largest_of(w[0]), 2 * FLOOR / VACUOUS)
       is_vacuous = np.isnan(bound) | np.isinf(bound)
       if may_be_vacuous:
-        # Rounding may move both by much, as it ends a loop: those that agree are one program.
-        is_vacuous |= (by_rounding > VACUOUS * scale) & (error > AGREED * scale)
+        is_vacuous |= by_rounding > VACUOUS * scale
       is_vacuous &= both
     differences.append(Difference(leaf, g[0], w[0], bound, is_wrong & ~is_vacuous, is_vacuous))
   return differences
+
+
+def where_apart(d: Difference) -> Difference:
+  """Return a comparison whose bounds are vacuous only where the numbers differ.
+
+  Where rounding decides a comparison it may move both of them by much, as where it ends a loop.
+  """
+  with np.errstate(all="ignore"):
+    is_apart = ~(np.abs(d.got - d.want) <= AGREED * largest_of(d.want))
+  return d._replace(is_vacuous=d.is_vacuous & is_apart)
 
 
 def largest_of(x: np.ndarray) -> float:
