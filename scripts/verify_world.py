@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import venv
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
   missing = [rule for rule in chosen if options.again or rule.key not in found["rules"]]
   python = options.python or environment(options.env)
   with ThreadPoolExecutor(options.workers) as pool:
-    for rule, row in pool.map(lambda rule: (rule, run(rule, python, options)), missing):
+    waiting = {pool.submit(run, rule, python, options): rule for rule in missing}
+    for done in as_completed(waiting):
+      rule, row = waiting[done], done.result()
       found = results.read(options.json, found)  # Another run may have written.
       found["rules"][rule.key] = row
       found["made"] = made()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from scripts.campaigns.world.rule import Draw, Rule, between, normal
 
-FLAX, RLAX, SPYX, SNNAX = "flax==0.12.8", "rlax==0.1.9", "spyx==1.0.0", "snnax==0.0.1"
+FLAX, RLAX, SPYX = "flax==0.12.8", "rlax==0.1.9", "spyx==1.0.0"
 FLASH, HAIKU, NETKET, JAX = (
   "flash-attention-jax==0.3.1",
   "dm-haiku==0.0.17",
@@ -27,7 +27,8 @@ RULES = (
     FLAX,
     FP8 + "out_dq",
     (jnp.float32, between(0.5, 2, 1), between(0.5, 2, 1), normal(3, 4)),
-    options={"static": (1, 2)},
+    options={"static": (1, 2), "slope": lambda *args: args[3]},
+    note="The scales are meant to be left out: the gradient is that of the caller's own product.",
   ),
   Rule(
     FLAX,
@@ -54,7 +55,7 @@ RULES = (
     "spyx.axn:arctan",
     (normal(5),),
     make=lambda make: make(2.0),
-    options={"slope": lambda x: jnp.arctan(jnp.pi * x) / jnp.pi},
+    options={"slope": lambda x: jnp.arctan(2 * jnp.pi * x) / (2 * jnp.pi**2)},
   ),
   Rule(
     SPYX,
@@ -66,20 +67,6 @@ RULES = (
     },
   ),
   Rule(SPYX, "spyx.experimental.compress:packed_spike_dense", (spikes, normal(9, 3))),
-  Rule(
-    SNNAX,
-    "snnax.functional.surrogate:superspike_surrogate",
-    (normal(5),),
-    make=lambda make: make(10.0),
-    options={"slope": lambda x: jnp.sign(x) * jnp.log1p(10 * jnp.abs(x)) / 10},
-  ),
-  Rule(
-    SNNAX,
-    "snnax.functional.surrogate:sigmoid_surrogate",
-    (normal(5),),
-    make=lambda make: make(1.0),
-    options={"slope": jax.nn.sigmoid},
-  ),
   Rule(
     FLASH,
     "flash_attention_jax.flash_attention:flash_attention",
@@ -93,7 +80,7 @@ RULES = (
   Rule(
     FLASH,
     "flash_attention_jax.cosine_sim_flash_attention:cosine_sim_flash_attention_after_l2norm",
-    (normal(1, 2, 4, 3), normal(1, 2, 4, 3), normal(1, 2, 4, 3), jnp.ones((1, 4), bool)),
+    (normal(4, 3), normal(4, 3), normal(4, 3), jnp.ones(4, bool)),
   ),
   Rule(JAX, NN + "relu", (normal(5),)),
   Rule(JAX, NN + "relu6", (normal(5),)),

@@ -24,12 +24,6 @@ RULES = (
   Rule(JAXOPT, "jaxopt._src.projection:_projection_unit_simplex", (normal(6),)),
   Rule(JAXOPT, "jaxopt._src.projection:_projection_unit_sparse_simplex", (normal(6), 3, False)),
   Rule(
-    JAXOPT,
-    "jaxopt.projection:projection_transport",
-    (normal(3, 4), (between(0.1, 1, 3), between(0.1, 1, 4))),
-  ),
-  Rule(JAXOPT, "jaxopt._src.isotonic:_isotonic_l2_pav", (normal(6),)),
-  Rule(
     QPAX,
     "qpax:solve_qp_primal",
     (positive_definite(3), normal(3), normal(1, 3), normal(1), normal(2, 3), between(1, 2, 2)),

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from scripts.campaigns.world.rule import Rule, between, normal, positive_definite
+from scripts.campaigns.world.rule import Draw, Rule, between, normal, positive_definite
 
 LINEAX, EQUINOX, DIFFRAX = "lineax==0.1.1", "equinox==0.13.8", "diffrax==0.7.2"
 OPTIMISTIX, QUADAX, MATFREE = "optimistix==0.1.0", "quadax==0.3.1", "matfree==0.6.3"
@@ -37,6 +37,10 @@ def least_squares(lsmr):
   return lambda b, a: solve(lambda v, a: v @ a, b, a)[0]
 
 
+# The values of a symmetric matrix of three rows, of which the upper triangle is stored.
+ENTRIES = Draw((5,), of=lambda rng, shape: np.array([4, 1, 4, 1, 4]) + 0.1 * rng.random(shape))
+
+
 def sparse_solve(solve):
   i, j = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 2, 2])
   return lambda ax, b: solve(i, j, ax, b)
@@ -65,7 +69,7 @@ def real_spreading(spread):
 
 def transform(nufft):
   def f(x, re, im):
-    y = nufft(x, re + 1j * im, 8, eps=1e-5)
+    y = nufft(x, re + 1j * im, 8, eps=1e-12)
     return y.real, y.imag
 
   return f
@@ -183,9 +187,9 @@ RULES = (
   Rule(MATFREE, "matfree.decomp:tridiag_sym", (normal(4), normal(4, 4)), make=lanczos),
   Rule(MATFREE, "matfree.decomp:hessenberg", (normal(4), normal(4, 4)), make=arnoldi),
   Rule(MATFREE, "matfree.lstsq:lsmr", (normal(5), normal(5, 3)), make=least_squares, x64=True),
-  Rule(SPARSAX, "sparsax:solve", (between(3, 4, 5), normal(3)), make=sparse_solve, x64=True),
-  Rule(SPARSAX, "sparsax:lu_solve", (between(3, 4, 5), normal(3)), make=sparse_solve, x64=True),
-  Rule(SPARSAX, "sparsax:logdet", (between(3, 4, 5),), make=sparse_logdet, x64=True),
+  Rule(SPARSAX, "sparsax:solve", (ENTRIES, normal(3)), make=sparse_solve, x64=True),
+  Rule(SPARSAX, "sparsax:lu_solve", (ENTRIES, normal(3)), make=sparse_solve, x64=True),
+  Rule(SPARSAX, "sparsax:logdet", (ENTRIES,), make=sparse_logdet, x64=True),
   Rule(
     NUFFTAX,
     "nufftax.core.spread:spread_1d",
@@ -205,7 +209,9 @@ RULES = (
     (between(-3, 3, 5), normal(16), normal(16)),
     make=spreading,
   ),
-  Rule(NUFFTAX, "nufftax:nufft1d1", (between(-3, 3, 5), normal(5), normal(5)), make=transform),
+  Rule(
+    NUFFTAX, "nufftax:nufft1d1", (between(-3, 3, 5), normal(5), normal(5)), make=transform, x64=True
+  ),
   Rule(JAX, "jax.experimental.ode:odeint", (normal(2), between(0.5, 2)), make=ode),
   Rule(JAX, "jax.scipy.sparse.linalg:cg", (positive_definite(3), normal(3)), make=krylov),
   Rule(JAX, "jax.scipy.sparse.linalg:gmres", (positive_definite(3), normal(3)), make=krylov),
