@@ -95,16 +95,16 @@ def run(rule: Rule, python: Path, options: argparse.Namespace) -> dict[str, Any]
   """Return the row of a rule, verified in a process of its own."""
   command = [python, "-m", "scripts.campaigns.world.one_rule", rule.key, options.level]
   variables = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-  start = time.monotonic()
+  start, seconds = time.monotonic(), rule.options.get("seconds", options.seconds)
   try:
     done = subprocess.run(
-      [*command, str(options.seconds)], capture_output=True, text=True, cwd=ROOT, env=variables,
-      timeout=2 * options.seconds + 60,
+      [*command, str(seconds)], capture_output=True, text=True, cwd=ROOT, env=variables,
+      timeout=2 * seconds + 60,
     )  # fmt: skip
     row = json.loads(done.stdout.splitlines()[-1])
     sys.stderr.write(done.stderr if row["verdict"] != "pass" else "")
   except subprocess.TimeoutExpired:
-    row = {"verdict": "killed", "message": f"killed after {2 * options.seconds + 60:.0f} s"}
+    row = {"verdict": "killed", "message": f"killed after {2 * seconds + 60:.0f} s"}
   except (IndexError, ValueError):
     row = {"verdict": "crash", "message": f"exit code {done.returncode}: {done.stderr[-300:]}"}
   return row | {"package": rule.package, "seconds": round(time.monotonic() - start, 1)}

@@ -1,4 +1,4 @@
-"""The rules of a package that somebody installed: found in its modules, verified at drawn arguments.
+"""The rules of a package that somebody installed: found in its modules, verified at drawn values.
 
 Every module is imported, and each `jax.custom_vjp`, `custom_jvp` and `custom_gradient` among its
 names, and among those of its classes, is a rule; so is a function around one, as of `jax.jit`. A

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
+from jax.interpreters import ad, batching, mlir
 
 from fbackprop.verify import UnusableError, jvp, vjp
 
@@ -193,3 +195,35 @@ def test_a_comparison_that_rounding_decides_alike_in_rule_and_function(factor, v
 
   report = vjp(f, UNIT, f_vjp=rule, level="quick")
   assert report.verdict in verdicts, report.table()
+
+
+def make_square_root(factor=1.0):
+  """A primitive of another package, which holds the program that it solves for a zero."""
+  root = core.Primitive("root_of_program")
+
+  def program(y, x):
+    return y * y - x
+
+  held = jax.make_jaxpr(program)(1.0, 1.0)
+
+  @root.def_impl
+  def compute(x, *, program):
+    y = x
+    for _ in range(60):
+      y = y - jax.vmap(core.jaxpr_as_fun(program))(y, x)[0] / (2 * y)
+    return y
+
+  root.def_abstract_eval(lambda x, *, program: x)
+  ad.primitive_jvps[root] = lambda primals, tangents, program: (
+    root.bind(*primals, program=program),
+    factor * tangents[0] / 2 / root.bind(*primals, program=program),
+  )
+  mlir.register_lowering(root, mlir.lower_fun(compute, multiple_results=False))
+  batching.defvectorized(root)
+  return lambda x: root.bind(x, program=held)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.5, "fail")])
+def test_a_primitive_of_another_package_that_holds_a_program(factor, verdict):
+  report = vjp(make_square_root(factor), UNIT, level="quick")
+  assert report.verdict == verdict, report.table()
