@@ -120,15 +120,55 @@ def test_the_exact_slope_of_an_approximation_to_the_rounding_of_its_dtype(verify
   assert report.verdict == verdict, report.table()
 
 
-@pytest.mark.parametrize(("error", "is_said"), [(1e-9, True), (1e-6, False)])
-def test_an_error_below_the_rounding_of_the_dtype_is_said_to_be_one(error, is_said):
-  def rule(x):
-    return jnp.sin(x), lambda y_bar: (jnp.cos(x) * (1 + error * x) * y_bar,)
+def first(count, x):
+  """1 in the first entries of a vector, and 0 in the others."""
+  return jnp.asarray(jnp.arange(len(x)) < count, x.dtype)
 
-  report = vjp(jnp.sin, UNIT, f_vjp=rule, level="quick")
-  assert report.verdict == "fail"
-  said = "the error is below the rounding of the function's dtype"
-  assert report.findings[0].message.startswith(said) is is_said, report.table()
+
+@pytest.mark.parametrize(
+  ("error", "entries", "dtype", "verdict"),
+  [
+    (1e-9, 3, jnp.float32, "pass"),
+    (1e-6, 3, jnp.float32, "fail"),
+    (1e-9, 1, jnp.float32, "fail"),
+    (1e-9, 3, jnp.float64, "fail"),
+  ],
+)
+@pytest.mark.parametrize("verify", [vjp, jvp])
+def test_errors_all_over_a_leaf_that_its_dtype_rounds_away(verify, error, entries, dtype, verdict):
+  f = jax.custom_jvp(jnp.sin)
+  f.defjvps(lambda x_dot, y, x: jnp.cos(x) * (1 + error * x * first(entries, x)) * x_dot)
+  with jax.enable_x64(dtype == jnp.float64):
+    report = verify(f, UNIT.astype(dtype), level="quick")
+  assert report.verdict == verdict, report.table()
+  said = any("which float32 rounds away" in reason for reason in report.not_checked)
+  assert said is (verdict == "pass")
+
+
+def softmax_rule(epsilon, factor=1.0):
+  """A causal softmax that is guarded by an epsilon, which the rule leaves out."""
+
+  def f(x):
+    e = jnp.exp(x - jax.lax.stop_gradient(x.max(-1, keepdims=True)))
+    e = e * jnp.tril(jnp.ones_like(x))
+    return e / (e.sum(-1, keepdims=True) + epsilon)
+
+  def rule(x):
+    y = f(x)
+    return y, lambda y_bar: (factor * y * (y_bar - (y * y_bar).sum(-1, keepdims=True)),)
+
+  return f, rule
+
+
+@pytest.mark.parametrize(
+  ("epsilon", "factor", "verdict"),
+  [(1e-10, 1.0, "pass"), (1e-3, 1.0, "fail"), (1e-10, 1 + 1e-6, "fail")],
+)
+def test_an_epsilon_that_a_rule_leaves_out(epsilon, factor, verdict):
+  f, rule = softmax_rule(epsilon, factor)
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 3)), jnp.float32)
+  report = vjp(f, x, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
 
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (0.9, "fail")])

@@ -161,6 +161,16 @@ def check_maths(
     differences = [up_to(d, CALLBACK * unit * verdicts.largest_of(d.want)) for d in differences]
   if where == OWN_DTYPE:
     differences = [up_to(d, of_constants(problem, values, d.leaf)) for d in differences]
+  lost = [below_rounding(problem, at, d) for d in differences]
+  for d, limit in zip(differences, lost, strict=True):
+    if limit is not None:
+      error = verdicts.largest_of(np.abs(d.got - d.want))
+      yield not_checked(
+        f"{problem.signature.float_names[d.leaf]}, {where}: errors up to {error:.1g}, which float32 "
+        "rounds away: f approximates, or an epsilon is left out"
+      )
+  pairs = zip(differences, lost, strict=True)
+  differences = [d if limit is None else up_to(d, limit) for d, limit in pairs]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
     # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
     smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]
@@ -220,7 +230,28 @@ def of_constants(problem: Problem, values: Values, leaf: int) -> float:
   return max(2 * unit, 4 * moved if moved <= MOST_OF_CONSTANTS * unit else 0.0)
 
 
-def up_to(d: verdicts.Difference, limit: float) -> verdicts.Difference:
+def below_rounding(problem: Problem, at: Setting, d: verdicts.Difference) -> np.ndarray | None:
+  """Return the errors of a leaf that its narrow dtype rounds away, if they are all over it.
+
+  The rule of an approximation is that of the function which it approximates, to the rounding of the
+  dtype; or it leaves out an epsilon that guards a quotient. Then most entries differ, each by less
+  than its rounding: that of the terms where these cancel, up to that of the largest entry. A few
+  entries that differ are no approximation, however little they do.
+  """
+  error, half = np.abs(d.got - d.want), problem.half_unit
+  limit = half * verdicts.largest_of(d.want)
+  if not d.is_wrong.any() or 2 * d.is_wrong.sum() < d.is_wrong.size:
+    return None
+  if not (error <= limit)[d.is_wrong].all():
+    return None
+  entries = half * np.abs(d.want)
+  if not (error <= entries)[d.is_wrong].all():
+    rounding = deviations(at.witnesses, problem, at.inputs)[d.leaf]
+    entries = np.maximum(entries, np.minimum(np.nan_to_num(rounding), limit))
+  return entries if (error <= entries)[d.is_wrong].all() else None
+
+
+def up_to(d: verdicts.Difference, limit: float | np.ndarray) -> verdicts.Difference:
   """Return a difference in which no error up to a limit is wrong."""
   excused = d.is_wrong & (np.abs(d.got - d.want) <= limit)
   bound = np.where(excused, np.maximum(d.bound, limit), d.bound)
@@ -246,18 +277,8 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
     cause = "not finite: the truth is"
     if not np.isfinite(d.want[d.worst]):
       message = "the function is finite here and has differences; autodiff isn't finite either"
-  if kind == "fail" and not message and is_below_rounding(problem, d):
-    message = "the error is below the rounding of the function's dtype: only the formula is wrong, "
-    message += "or f approximates the function whose derivative the rule is"
   name = problem.signature.float_names[d.leaf]
   return d.finding(kind, "maths", where, name, cause=cause, message=message)
-
-
-def is_below_rounding(problem: Problem, d: verdicts.Difference) -> bool:
-  """Return whether float32 would round all errors of a leaf away."""
-  with np.errstate(all="ignore"):
-    error = np.abs(d.got - d.want)[d.is_wrong]
-  return bool((error <= problem.half_unit * verdicts.largest_of(d.want)).all())
 
 
 def check_slope(problem: Problem) -> Iterator[Evidence]:
@@ -433,7 +454,7 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
 # --- Rounding -------------------------------------------------------------------------------------
 
 
-def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
+def deviations(witnesses: Witnesses, problem: Problem, inputs: Leaves) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
   samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
@@ -441,7 +462,7 @@ def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   # unless the function computes in one.
   noise = Noise(samples, float(limits.eps), float(limits.tiny), seed=problem.seed)
   noise = noise._replace(by_dtype=witnesses.is_coarse)
-  results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
+  results = witnesses.evaluator(noise).run(witnesses.rule, inputs)
   return [verdicts.spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
 
@@ -508,7 +529,7 @@ def check_numerics(problem: Problem) -> Iterator[Evidence]:
     yield found
     if found.has_failed:
       return
-  sigmas = deviations(witnesses, problem)
+  sigmas = deviations(witnesses, problem, problem.given.inputs)
   # The truth is the rule's own results in float64, which passed the maths verdict.
   wants = [b[0] for b in values.bars]
   for run, call in runs_of(problem, witnesses):

@@ -19,6 +19,15 @@ SCIPY = "jax.scipy.special:"
 
 spikes = Draw((4, 9), of=lambda rng, shape: rng.integers(0, 2, shape))
 
+
+def attention(q, k, v, mask=None, scale=None):
+  """Attention without an epsilon."""
+  scores = jnp.einsum("bhid,bhjd->bhij", q, k) / jnp.sqrt(jnp.asarray(q.shape[-1], q.dtype))
+  causal = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+  seen = causal if mask is None else mask[:, None, None, :]
+  return jnp.einsum("bhij,bhjd->bhid", jax.nn.softmax(jnp.where(seen, scores, -1e10), -1), v)
+
+
 RULES = (
   Rule(
     FLAX, FP8 + "dot_general_with_precision", (normal(3, 4), normal(4, 2), (((1,), (0,)), ((), ())))
@@ -71,11 +80,15 @@ RULES = (
     FLASH,
     "flash_attention_jax.flash_attention:flash_attention",
     (normal(1, 2, 4, 3), normal(1, 2, 4, 3), normal(1, 2, 4, 3), jnp.ones((1, 4), bool)),
+    options={"slope": attention},
+    note="Held against attention without the epsilon of 1e-10 that the forward pass adds.",
   ),
   Rule(
     FLASH,
     "flash_attention_jax.causal_flash_attention:causal_flash_attention",
     (normal(1, 2, 4, 3), normal(1, 2, 4, 3), normal(1, 2, 4, 3)),
+    options={"slope": attention},
+    note="Held against attention without the epsilon of 1e-10 that the forward pass adds.",
   ),
   Rule(
     FLASH,

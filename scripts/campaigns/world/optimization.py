@@ -27,6 +27,14 @@ RULES = (
     QPAX,
     "qpax:solve_qp_primal",
     (positive_definite(3), normal(3), normal(1, 3), normal(1), normal(2, 3), between(1, 2, 2)),
+    options={"seconds": 400},
   ),
-  Rule(NNLS, "jaxnnls.diff_qp:solve_nnls_primal", (positive_definite(3), normal(3))),
+  Rule(
+    NNLS,
+    "jaxnnls.diff_qp:solve_nnls_primal",
+    (positive_definite(3), between(-2, -0.5, 3), 1e-12),
+    options={"static": (2,)},
+    x64=True,
+    note="With a relaxation of 1e-12: by default the gradient is that of a smoothed problem.",
+  ),
 )

@@ -1,5 +1,6 @@
 """Physics, geometry, harmonics."""
 
+import jax
 import jax.numpy as jnp
 
 from scripts.campaigns.world.rule import Rule, between, normal, positive_definite
@@ -12,6 +13,11 @@ EXOJAX, MICROJAX, JAXMD, E3X, E3NN, BRAX = (
   "e3nn-jax==0.21.0",
   "brax==0.14.2",
 )
+
+
+def of_any_length(rotate):
+  return lambda q, v: rotate(q / jnp.linalg.norm(q), v)
+
 
 RULES = (
   Rule(EXOJAX, "exojax.rt.chord:safe_sqrt", (between(0.1, 2, 5),)),
@@ -31,8 +37,33 @@ RULES = (
     (between(0.1, 0.7, 5), between(0.1, 0.9)),
   ),
   Rule(MICROJAX, "microjax.inverse_ray.boundary:calc_facB", (between(0.1, 2, 5), 0.5)),
-  Rule(JAXMD, "jax_md.rigid_body:_quaternion_rotate", (normal(4), normal(3))),
-  Rule(JAXMD, "jax_md.space:transform", (positive_definite(3), normal(5, 3))),
+  Rule(
+    JAXMD,
+    "jax_md.rigid_body:_quaternion_rotate",
+    (normal(4), normal(3)),
+    make=of_any_length,
+    note="Of a quaternion divided by its length: the rule is for unit quaternions.",
+  ),
+  Rule(
+    JAXMD,
+    "jax_md.space:transform",
+    (positive_definite(3), normal(5, 3)),
+    options={"static": (0,), "slope": lambda box, r: r},
+    note="Declared: gradients by positions are those of real space.",
+  ),
+  Rule(
+    MICROJAX,
+    "microjax.inverse_ray.boundary:step_smooth",
+    (normal(5), 100.0),
+    options={"static": (1,), "slope": lambda x, fac: jax.nn.sigmoid(fac * x)},
+  ),
+  Rule(
+    MICROJAX,
+    "microjax.inverse_ray.boundary:in_source",
+    (between(0.5, 1.5, 5), between(0.9, 1.1)),
+    options={"slope": lambda distances, rho: jax.nn.sigmoid(100 * (rho - distances) / rho)},
+    note="Under differentiation it returns the sigmoid, and otherwise the step: other values.",
+  ),
   Rule(JAXMD, "jax_md.mm_forcefields.reaxff.reaxff_helper:safe_sqrt", (between(0.1, 2, 5),)),
   Rule(
     JAXMD,

@@ -1,6 +1,5 @@
 """Linear algebra, integrals, differential equations, transforms."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -173,6 +172,7 @@ RULES = (
     "diffrax:diffeqsolve",
     (normal(2), between(0.5, 2, 2)),
     make=solution("RecursiveCheckpointAdjoint"),
+    options={"seconds": 400},
     name="diffeqsolve, RecursiveCheckpointAdjoint",
   ),
   Rule(
@@ -180,10 +180,18 @@ RULES = (
     "diffrax:diffeqsolve",
     (normal(2), between(0.5, 2, 2)),
     make=solution("BacksolveAdjoint"),
+    options={"seconds": 400},
     name="diffeqsolve, BacksolveAdjoint",
   ),
   Rule(QUADAX, "quadax:quadgk", (between(0.5, 2), (0.0, 1.5)), make=integral("quadgk"), x64=True),
-  Rule(QUADAX, "quadax:quadcc", (between(0.5, 2), (0.0, 1.5)), make=integral("quadcc"), x64=True),
+  Rule(
+    QUADAX,
+    "quadax:quadcc",
+    (between(0.5, 2), (0.0, 1.5)),
+    options={"seconds": 400},
+    make=integral("quadcc"),
+    x64=True,
+  ),
   Rule(MATFREE, "matfree.decomp:tridiag_sym", (normal(4), normal(4, 4)), make=lanczos),
   Rule(MATFREE, "matfree.decomp:hessenberg", (normal(4), normal(4, 4)), make=arnoldi),
   Rule(MATFREE, "matfree.lstsq:lsmr", (normal(5), normal(5, 3)), make=least_squares, x64=True),
