@@ -267,3 +267,22 @@ def make_square_root(factor=1.0):
 def test_a_primitive_of_another_package_that_holds_a_program(factor, verdict):
   report = vjp(make_square_root(factor), UNIT, level="quick")
   assert report.verdict == verdict, report.table()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.5, "fail")])
+def test_a_function_that_raises_at_other_arguments(factor, verdict):
+  def host(m):
+    return np.linalg.slogdet(np.linalg.cholesky(m))[1] * 2
+
+  def f(m):  # Raises unless the matrix is positive definite.
+    return jax.pure_callback(host, jax.ShapeDtypeStruct((), m.dtype), m, vmap_method="sequential")
+
+  def rule(m):
+    whole = jnp.tril(m) + jnp.tril(m, -1).T  # The factorization reads the lower triangle.
+    inverse = factor * jnp.linalg.inv(whole)
+    return f(m), lambda y_bar: (y_bar * (2 * jnp.tril(inverse, -1) + jnp.diag(jnp.diag(inverse))),)
+
+  m = jnp.array([[4.0, 0.0, 0.0], [1.0, 4.0, 0.0], [0.5, 1.0, 4.0]])
+  report = vjp(f, m, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()

@@ -426,7 +426,7 @@ def raised(error: BaseException) -> str:
 
   Of a callback's error, which is quoted with its traceback, it is the last line.
   """
-  lines = str(error).strip().splitlines() or [""]
-  text = lines[-1 if "Traceback (most recent call last)" in lines[0] else 0]
+  lines = [line for line in str(error).splitlines() if line.strip("- \t")] or [""]
+  text = lines[-1 if "Traceback (most recent call last)" in lines[0] else 0].strip()
   text = text if len(text) <= 200 else text[:197] + "..."
   return f"{type(error).__name__}: {text}"

@@ -32,7 +32,7 @@ RULES = (
   Rule(
     NNLS,
     "jaxnnls.diff_qp:solve_nnls_primal",
-    (positive_definite(3), between(-2, -0.5, 3), 1e-12),
+    (positive_definite(3), between(0.5, 2, 3), 1e-12),
     options={"static": (2,)},
     x64=True,
     note="With a relaxation of 1e-12: by default the gradient is that of a smoothed problem.",

@@ -84,7 +84,9 @@ def root(root_find):
   import optimistix
 
   solver = optimistix.Newton(rtol=1e-10, atol=1e-10)
-  return lambda a: root_find(lambda y, a: y**3 + a * y - 1, solver, jnp.ones_like(a), a).value
+  return lambda a: (
+    root_find(lambda y, a: y**3 + a * y - 1, solver, jnp.ones_like(a), a, throw=False).value
+  )
 
 
 def minimum(minimise):
@@ -95,7 +97,7 @@ def minimum(minimise):
   def of(y, a):
     return jnp.sum(jnp.cosh(y) + a * y)
 
-  return lambda a: minimise(of, solver, jnp.zeros_like(a), a).value
+  return lambda a: minimise(of, solver, jnp.zeros_like(a), a, throw=False).value
 
 
 def least(least_squares):
@@ -107,7 +109,7 @@ def least(least_squares):
   def of(y, data):
     return y[0] * jnp.exp(-y[1] * x) - data
 
-  return lambda data: least_squares(of, solver, jnp.ones(2), data).value
+  return lambda data: least_squares(of, solver, jnp.ones(2), data, throw=False).value
 
 
 def solution(adjoint, **options):
