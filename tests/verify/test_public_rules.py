@@ -286,3 +286,42 @@ def test_a_function_that_raises_at_other_arguments(factor, verdict):
   m = jnp.array([[4.0, 0.0, 0.0], [1.0, 4.0, 0.0], [0.5, 1.0, 4.0]])
   report = vjp(f, m, f_vjp=rule, level="quick")
   assert report.verdict == verdict, report.table()
+
+
+def halved(a, state):
+  """The half of an interval that holds the root of y³ + y = a."""
+  low, high = state
+  middle = (low + high) / 2
+  is_below = middle**3 + middle < a
+  return jnp.where(is_below, middle, low), jnp.where(is_below, high, middle)
+
+
+def bisected(a):
+  ends = jnp.zeros_like(a), jnp.full_like(a, 4.0)
+  low, high = jax.lax.fori_loop(0, 60, lambda _, state: halved(a, state), ends)
+  return (low + high) / 2
+
+
+def bisected_to_a_tolerance(a):
+  def is_wide(state):
+    return jnp.any(state[1] - state[0] > 1e-6)
+
+  ends = jnp.zeros_like(a), jnp.full_like(a, 4.0)
+  low, high = jax.lax.while_loop(is_wide, lambda state: halved(a, state), ends)
+  return (low + high) / 2
+
+
+@pytest.mark.parametrize(
+  ("factor", "verdict"), [(1.0, "pass"), (1.1, "fail"), (0.9, "fail"), (1.01, "fail")]
+)
+@pytest.mark.parametrize("root", [bisected, bisected_to_a_tolerance])
+def test_a_search_that_autodiff_has_no_slope_of(root, factor, verdict):
+  def rule(a):
+    y = root(a)
+    return y, lambda y_bar: (factor * y_bar / (3 * y**2 + 1),)
+
+  report = vjp(root, jnp.array([1.0, 2.0, 5.0, 7.0]), f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+  first = next((f for f in report.findings if f.kind == "fail"), None)
+  assert first is None or abs(first.got / first.want - factor) < 1e-3
+  assert "e+" not in "".join(check.detail for check in report.checks)

@@ -41,6 +41,7 @@ from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import permutations, within
 from fbackprop.verify.checks.test_points import Point, batch_points, find_batch
+from fbackprop.verify.explain.causes import UNKNOWN
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits, is_float
@@ -164,11 +165,9 @@ def check_maths(
   lost = [below_rounding(problem, at, d) for d in differences]
   for d, limit in zip(differences, lost, strict=True):
     if limit is not None:
-      error = verdicts.largest_of(np.abs(d.got - d.want))
-      yield not_checked(
-        f"{problem.signature.float_names[d.leaf]}, {where}: errors up to {error:.1g}, which float32 "
-        "rounds away: f approximates, or an epsilon is left out"
-      )
+      said = f"errors up to {verdicts.largest_of(np.abs(d.got - d.want)):.1g}"
+      said += ", which float32 rounds away: f approximates, or an epsilon is left out"
+      yield not_checked(f"{problem.signature.float_names[d.leaf]}, {where}: {said}")
   pairs = zip(differences, lost, strict=True)
   differences = [d if limit is None else up_to(d, limit) for d, limit in pairs]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
@@ -182,7 +181,8 @@ def check_maths(
       d._replace(is_wrong=d.is_wrong & ~np.isfinite(d.got) & np.isfinite(d.want))
       for d in differences
     ]
-  shares = [verdicts.largest_of(d.excess) for d in differences if not d.is_wrong.any()]
+  judged = (d for d in differences if not d.is_wrong.any())
+  shares = [verdicts.largest_of(np.where(d.is_vacuous, 0.0, d.excess)) for d in judged]
   yield Evidence(points=(where,), share=max(shares, default=0.0))
   why = (
     f"an operation isn't evaluated in float64: {foreign}" if foreign else
@@ -190,7 +190,9 @@ def check_maths(
     "the rule can't be traced in float64"
   )  # fmt: skip
   names = problem.signature.float_names
-  for d in (d for d in differences if d.is_vacuous.any()):
+  # Where rounding decides a comparison, as in a loop that halves an interval, differences don't.
+  by_differences = where == AS_GIVEN and not is_narrow and not foreign
+  for d in (d for d in differences if d.is_vacuous.any() and not by_differences):
     if where != AS_GIVEN:  # A note elsewhere.
       yield not_checked(f"some entries, {where}: their bounds are vacuous")
       break
@@ -206,6 +208,9 @@ def check_maths(
     at_loss = [verdicts.ruling_of(at, d) for d in rest if d.is_wrong.any()]
     judgements += [j for j in at_loss if j.ruling == "fail"]
   findings = [finding_of(problem, judgement, where) for judgement in judgements]
+  is_faulty = at.witnesses.is_iterative and any(j.ruling == "oracle fault" for j in judgements)
+  if by_differences and (is_faulty or any(d.is_vacuous.any() for d in differences)):
+    yield from check_entries(problem, at, values, where, f"autodiff is of no use, as {why}")
   pairs = zip(judgements, findings, strict=True)
   failed = [(j.difference.leaf, f.cause) for j, f in pairs if f.kind == "fail"]
   # The first failure's cause is searched for, if its numbers don't state it.
@@ -265,8 +270,10 @@ def to_tolerance(d: verdicts.Difference, tolerance: float) -> verdicts.Differenc
 
 def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> Finding:
   """Return the finding of one leaf that differs; its cause may remain to be searched for."""
-  d, ruling, why, _ = judgement
+  d, ruling, why = judgement.difference, judgement.ruling, judgement.why
   kind = KINDS.get(ruling, "note") if where == AS_GIVEN else "note"
+  if ruling == "oracle fault" and problem.witnesses.is_iterative:
+    kind = "note"  # Autodiff of a search has no slope, and differences judge the entries.
   if ruling == "fail" or (ruling == "kink" and problem.ties == "reference"):
     kind = "fail"
   cause = "kink: another slope than autodiff's at a tie" if ruling == "kink" else ""
@@ -278,7 +285,11 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
     if not np.isfinite(d.want[d.worst]):
       message = "the function is finite here and has differences; autodiff isn't finite either"
   name = problem.signature.float_names[d.leaf]
-  return d.finding(kind, "maths", where, name, cause=cause, message=message)
+  found = d.finding(kind, "maths", where, name, cause=cause, message=message)
+  if kind == "fail" and np.isfinite(judgement.truth):
+    message = f"differences of f agree with neither the rule nor autodiff, {found.want:.4e}"
+    return found._replace(want=judgement.truth, cause=cause or UNKNOWN, message=why or message)
+  return found
 
 
 def check_slope(problem: Problem) -> Iterator[Evidence]:

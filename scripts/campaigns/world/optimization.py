@@ -26,8 +26,20 @@ RULES = (
   Rule(
     QPAX,
     "qpax:solve_qp_primal",
-    (positive_definite(3), normal(3), normal(1, 3), normal(1), normal(2, 3), between(1, 2, 2)),
-    options={"seconds": 400},
+    (
+      positive_definite(3),
+      normal(3),
+      normal(1, 3),
+      normal(1),
+      normal(2, 3),
+      between(1, 2, 2),
+      1e-10,
+      1e-12,
+      30,
+    ),
+    options={"seconds": 400, "static": (6, 7, 8)},
+    x64=True,
+    note="With a relaxation of 1e-12: by default the gradient is that of a smoothed problem.",
   ),
   Rule(
     NNLS,

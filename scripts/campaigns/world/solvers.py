@@ -119,7 +119,7 @@ def solution(adjoint, **options):
     def f(y0, a):
       return diffeqsolve(
         diffrax.ODETerm(lambda t, y, a: -a * y + jnp.sin(t) * y[::-1]), diffrax.Tsit5(), 0.0, 1.0,
-        0.1, y0, a, adjoint=getattr(diffrax, adjoint)(), **options,
+        0.1, y0, a, adjoint=getattr(diffrax, adjoint)(), max_steps=64, **options,
       ).ys  # fmt: skip
 
     return f
