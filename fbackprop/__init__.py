@@ -2,6 +2,8 @@
 
 `import fbackprop as fb` imports nothing else: a module, and jax with it, is imported when one of
 its names is touched, so that the command line answers `--help` at once.
+
+PYTEST_DONT_REWRITE: pytest would warn where this was imported before it, as in a notebook.
 """
 
 import lazy_loader

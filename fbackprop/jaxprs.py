@@ -35,6 +35,13 @@ ELEMENTWISE = frozenset((
   "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sinh", "sqrt", "square",
   "stop_gradient", "sub", "tan", "tanh", "xor",
 ))  # fmt: skip
+# More primitives that hold no jaxpr: most equations of most programs, whose parameters needn't be
+# searched for one.
+PLAIN = ELEMENTWISE | frozenset((
+  "argmax", "argmin", "broadcast_in_dim", "concatenate", "cumsum", "dot_general", "dynamic_slice",
+  "dynamic_update_slice", "gather", "iota", "pad", "reduce_and", "reduce_max", "reduce_min",
+  "reduce_or", "reduce_sum", "reshape", "rev", "slice", "sort", "split", "squeeze", "transpose",
+))  # fmt: skip
 # Call primitives, by the parameter that holds the called jaxpr.
 CALLS = (
   dict.fromkeys(("jit", "pjit", "remat2", "checkpoint"), "jaxpr")
@@ -49,8 +56,10 @@ OPAQUE = frozenset((
   "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "remat_opt", "run_state",
   "select_and_scatter", "shard_map",
 ))  # fmt: skip
-# Primitives whose code reads and writes buffers by itself.
-FOREIGN = frozenset(("ffi_call", "pallas_call", "run_state"))
+# Primitives that read and write buffers, or are batched, by code that isn't JAX's own.
+FOREIGN = frozenset((
+  "custom_partitioning", "custom_vmap_call", "ffi_call", "pallas_call", "run_state", "shard_map",
+))  # fmt: skip
 # The hijax call primitive, which returns its jaxpr by the method `expand`.
 HIJAX = "call_hi_primitive"
 HiPrim: Any = getattr(hijax, "HiPrim", None) or getattr(hijax, "VJPHiPrimitive", ())
@@ -133,6 +142,22 @@ def while_of(equation: Any) -> tuple[Program, int, Program, int]:
   return cond, parameter(equation, "cond_nconsts"), body, parameter(equation, "body_nconsts")
 
 
+def solve_of(equation: Any, inputs: Sequence[Any]) -> tuple[Program, list[Any]]:
+  """Return the program of a linear solve, which gives its results, and the inputs of that."""
+  lengths, programs = parameter(equation, "const_lengths"), parameter(equation, "jaxprs")
+  if not {"matvec", "vecmat", "solve"} <= set(getattr(lengths, "_fields", ())):
+    raise UnknownProgramError("'custom_linear_solve' without lengths by the names of its parts")
+  start = lengths.matvec + lengths.vecmat
+  own = [*inputs[start : start + lengths.solve], *inputs[sum(n or 0 for n in lengths) :]]
+  return closed(programs.solve), own
+
+
+def callback_of(equation: Any) -> Callable[..., Any]:
+  """Return the function of arrays that a pure callback calls."""
+  callback: Callable[..., Any] = parameter(equation, "callback")
+  return callback
+
+
 def bodies(equation: Any) -> list[Program]:
   """Return the jaxprs inside a loop or a branch."""
   found = [parameter(equation, key) for key in BODIES.get(equation.primitive.name, ())]
@@ -165,7 +190,7 @@ def inner_program(equation: Any) -> Program | None:
     UnknownProgramError: the equation holds a jaxpr in an unknown form.
   """
   name = equation.primitive.name
-  if name in ELEMENTWISE or name in BODIES:
+  if name in PLAIN or name in BODIES:
     return None
   if name in CALLS:
     return closed(parameter(equation, CALLS[name], "jaxpr"))
@@ -290,6 +315,8 @@ def carries_rule(program: Program) -> bool:
 
 def programs_in(equation: Any) -> Iterator[Program]:
   """Yield all jaxprs among an equation's parameters."""
+  if equation.primitive.name in PLAIN:
+    return
   inner = inner_program(equation)
   held = filter(is_program, flattened(equation.params.values()))
   yield from map(read_alone, held if inner is None else [inner])
@@ -304,7 +331,7 @@ def equations_of(program: Program) -> Iterator[Any]:
 
 
 def holds_foreign_code(program: Program) -> bool:
-  """Return whether a program calls kernels or callbacks, which XLA can't see into."""
+  """Return whether a program calls kernels, callbacks or functions with a batching rule."""
   names = {e.primitive.name for e in equations_of(program)}
   return not names.isdisjoint(FOREIGN) or any(name.endswith("_callback") for name in names)
 

@@ -10,7 +10,7 @@ Method: the bound of the first comparison is the least rounding error of a sum o
 relative error of its terms. Their magnitude is estimated by a gradient without cancellation: that
 of the losses times random normal factors. A difference within the bound is agreement. A difference
 beyond it may be an error, a larger rounding error, or another slope of the same kink. This module
-can't distinguish them and calls `measure`, which the builder of the check supplies. That of
+can't distinguish them and calls a `Measure`, which the builder of the check supplies. That of
 `fbackprop.verify` measures the rounding by stochastic arithmetic and takes one-sided differences at
 kinks. It costs some ten backward passes in NumPy, and its modules are imported only then.
 
@@ -22,6 +22,7 @@ References:
     rounding error of sums.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -102,7 +103,7 @@ def make_live_check(
   *,
   ours: Callable[..., tuple[Array, Params]] | None = None,
   clip_examples: float | None = None,
-  measure: Measure,
+  make_measure: Callable[[], Measure],
 ) -> Callable[..., LiveCheck]:
   """Build the gradient check of `value_and_grad(net, loss)`, compiled once for each shape.
 
@@ -113,7 +114,8 @@ def make_live_check(
       which is the default.
     clip_examples: the norm to which `ours` clips each example's gradient before averaging.
       `jax.grad` is then taken of each example in turn.
-    measure: judges a difference beyond the least rounding, such as `fbackprop.verify.live.measure`.
+    make_measure: called at the first difference beyond the least rounding, such as
+      `fbackprop.verify.live.make_measure`; what it returns judges each of them.
 
   Returns:
     `check(params, x, targets, *, key=None, weights=None, rows=None) -> LiveCheck`, with the
@@ -147,7 +149,7 @@ def make_live_check(
     return own(params, x, targets, key=key, weights=weights)
 
   in_own_dtype = jax.jit(lambda *args: own_gradient(*args)[1])
-  functions = Functions(mean_loss, own_gradient)
+  functions, measure = Functions(mean_loss, own_gradient), functools.cache(make_measure)
   found: dict[Any, Any] = {}  # What `compiled` returned, by structure, shapes and dtypes.
 
   def compare(args: tuple[Any, ...]) -> tuple[Gradients, list[float]]:
@@ -164,7 +166,7 @@ def make_live_check(
     wrong = np.array([differ(*each, unit) for each in zip(got, want, terms, strict=True)])
     sizes = [float(np.abs(t).max(initial=0.0)) for t in terms]
     if wrong.any() or not is_wide:
-      return measure(functions, args, leaves), sizes
+      return measure()(functions, args, leaves), sizes
     return Gradients(got, want, wrong), sizes
 
   def check(

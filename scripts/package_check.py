@@ -1,9 +1,10 @@
 """A check of an installed fbackprop with the required packages alone; `scripts/package.sh` runs it.
 
-It imports every public name, trains and verifies a network, writes and reads a model, and checks
-the errors of functions that need an extra.
+It imports every public name, finds the pytest plugin, trains and verifies a network, writes and
+reads a model, and checks the errors of functions that need an extra.
 """
 
+import importlib.metadata
 import importlib.util
 import subprocess
 import sys
@@ -27,6 +28,9 @@ def main() -> None:
   for module in (fb, fb.circuit, fb.quantities, fb.train, fb.verify):
     for name in module.__all__:
       getattr(module, name)
+
+  (plugin,) = importlib.metadata.entry_points(group="pytest11", name="fbackprop")
+  assert importlib.util.find_spec(plugin.module), plugin
 
   net = fb.mlp([2, 8, 3])
   x = jax.random.normal(jax.random.key(1), (30, 2))

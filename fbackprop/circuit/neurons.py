@@ -67,10 +67,8 @@ def from_mlp(net: Layer, params: Params, x: Any, target: Any, loss: Loss) -> Cir
       suffix += "_"  # An activation may follow an activation.
     else:
       advice = "; softmax_cross_entropy takes logits" if layer.name == softmax.name else ""
-      raise DtypeError(
-        f"from_mlp: net must be a chain of dense layers and activations of one gate, it has the "
-        f"layer {layer.name!r}{advice}"
-      )
+      wanted = "from_mlp: net must be a chain of dense layers and activations of one gate"
+      raise DtypeError(f"{wanted}, it has the layer {layer.name!r}{advice}")
   if loss.name == squared_error.name:
     made.squared_error(units, as_reals("target", target, len(units)))
   elif loss.name == softmax_cross_entropy.name:

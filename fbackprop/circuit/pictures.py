@@ -3,6 +3,9 @@
 SVG has texts of stated width, and a description for screen readers. PNG has matplotlib's bundled
 typeface; names with letters that it lacks are drawn in an installed font that has them, or raise an
 error.
+
+To add an output, write `to_x` here, or in `text` if it is text, make it a method of `Trace` in
+`_circuit`, and add x to the formats of `CircuitConfig` in `cli.circuit`.
 """
 
 import io
@@ -123,12 +126,11 @@ def to_png(
   check_number("to_png", "dpi", dpi, 1)
   wide, high = (round(side * dpi / 96) for side in (picture.width, picture.height))
   if min(wide, high) < 1 or max(wide, high) > WIDEST:
-    raise CircuitError(
-      f"to_png: at dpi {dpi:g} the picture has {wide} by {high} pixels, and each side must have "
-      f"from 1 to {WIDEST}; give another dpi, or draw it as SVG"
-    )
-  size = (wide / dpi, high / dpi)
-  figure = need("matplotlib.figure", extra="plot").Figure(size, dpi, facecolor=PAPER)
+    size = f"at dpi {dpi:g} the picture has {wide} by {high} pixels"
+    limits = f"each side must have from 1 to {WIDEST}; give another dpi, or draw it as SVG"
+    raise CircuitError(f"to_png: {size}, and {limits}")
+  inches = (wide / dpi, high / dpi)
+  figure = need("matplotlib.figure", extra="plot").Figure(inches, dpi, facecolor=PAPER)
   axes = figure.add_axes((0, 0, 1, 1), xlim=(0, picture.width), ylim=(picture.height, 0))
   axes.set_axis_off()
   paint(axes, picture)
@@ -170,8 +172,6 @@ def choose_faces(texts: Sequence[Text]) -> dict[Style, Any]:
     missing |= dict.fromkeys(lost)
     faces[style] = manager.FontProperties(family=list(families), size=0.75 * style.size, **setting)
   if missing:
-    raise CircuitError(
-      f"to_png: no installed font has {list_characters(list(missing))}; install one that has, or "
-      "draw it as SVG, which is shown in the viewer's fonts"
-    )
+    advice = "install one that has, or draw it as SVG, which is shown in the viewer's fonts"
+    raise CircuitError(f"to_png: no installed font has {list_characters(list(missing))}; {advice}")
   return faces

@@ -163,10 +163,9 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
 def draw(config: CircuitConfig, trace: "Trace") -> bytes:
   """Render the trace in the format of the configuration."""
   digits: int | str = int(config.digits) if config.digits.isdecimal() else config.digits
-  if config.format == "svg":
-    return trace.to_svg(digits=digits).encode()
-  if config.format == "png":
-    return trace.to_png(digits=digits)
+  if config.format != "text":
+    content: str | bytes = getattr(trace, f"to_{config.format}")(digits=digits)
+    return content.encode() if isinstance(content, str) else content
   color = config.out is None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")
   write_text = trace.to_steps if config.steps else trace.to_text
   return f"{write_text(digits=digits, color=color)}\n".encode()

@@ -1,21 +1,16 @@
-"""The console: usage errors, printing and writing, progress, the table of a run."""
+"""The console: usage errors, printing and writing, progress."""
 
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from fbackprop.errors import ArgumentError
 from fbackprop.extras import need
 from fbackprop.files import write_whole
-
-if TYPE_CHECKING:
-  from fbackprop.train.results import Evaluation
-
 
 Config = TypeVar("Config")
 Progress = Callable[[str, int], None]
@@ -98,7 +93,7 @@ def show(text: str, missing: str = "replace", *, to_stderr: bool = False) -> Non
   print(text.encode(encoding, missing).decode(encoding), end="", file=stream, flush=True)
 
 
-def write(flag: str, path: str, content: bytes) -> None:
+def write(flag: str, path: str, content: bytes, *, to_stderr: bool = False) -> None:
   """Write a file atomically, following links, and print its path.
 
   Raises:
@@ -109,7 +104,7 @@ def write(flag: str, path: str, content: bytes) -> None:
       Path(path).write_bytes(content)
       return
     write_whole(Path(path).resolve(), content)
-  print(f"written: {path}")
+  show(f"written: {path}\n", to_stderr=to_stderr)
 
 
 def check_writable(flag: str, path: str) -> None:
@@ -128,14 +123,6 @@ def is_special(path: str) -> bool:
   """Return whether a path is a device, a pipe or a socket, or a shell's name of /dev/stdout."""
   is_regular = os.path.isfile(path) and not Path(path).absolute().is_relative_to("/dev")
   return os.path.exists(path) and not os.path.isdir(path) and not is_regular
-
-
-def number(value: Any) -> str:
-  """Format a number of a run, such as a loss; "-" for None."""
-  if not isinstance(value, Real) or isinstance(value, Integral):
-    return "-" if value is None else str(value)
-  value = float(value)
-  return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
 
 
 def words(value: Any) -> str:
@@ -201,61 +188,10 @@ def show_status(what: str, *, silent: bool = False) -> Iterator[Callable[[str], 
     yield lambda step: status.update(f"{what}: {step}")
 
 
-# --- The tables of a run --------------------------------------------------------------------------
-
-
-class Table:
-  """The table of a run's evaluations, printed row by row: its names, widths and cells."""
-
-  def __init__(
-    self, is_classification: bool, is_validated: bool, is_clipped: bool, watched: tuple[str, ...]
-  ) -> None:
-    columns: tuple[tuple[bool, str, int, Callable[[Evaluation], str]], ...] = (
-      (True, "step", 8, lambda e: str(e.step)),
-      (True, "epoch", 8, lambda e: f"{e.epoch:.1f}"),
-      (True, "train loss", 12, lambda e: number(e.train_loss)),
-      (True, "test loss", 11, lambda e: number(e.test_loss)),
-      (is_classification, "test accuracy", 14, lambda e: number(e.test_accuracy)),
-      (is_validated, "validation", 12, lambda e: number(e.validation_score)),
-      (is_clipped, "clipped", 9, lambda e: percent(e.clipped)),
-      ("noise_scale" in watched, "noise scale", 13, lambda e: examples(e.noise_scale)),
-      ("health" in watched, "max dead", 11, lambda e: percent(most_dead(e.health))),
-      (True, "error of gradient", 20, lambda e: error(e.gradient_error)),
-    )
-    self.columns = [column for column in columns if column[0]]
-
-  def head(self) -> str:
-    """Format the heading of the table."""
-    return "".join(f"{name:>{width}}" for _, name, width, _ in self.columns)
-
-  def row(self, evaluation: "Evaluation") -> str:
-    """Format an evaluation as a row of the table."""
-    return "".join(f"{cell(evaluation):>{width}}" for _, _, width, cell in self.columns)
-
-
-def percent(share: float | None) -> str:
-  """Format a fraction in percent."""
-  return "-" if share is None else f"{100 * share:.1f} %"
-
-
-def examples(count: float | None) -> str:
-  """Format a number of examples."""
-  return "-" if count is None else f"{count:,.0f}" if count >= 100 else f"{count:.3g}"
-
-
-def error(value: float | None) -> str:
-  """Format a relative error."""
-  return "-" if value is None else f"{value:.1e}"
-
-
-def most_dead(health: dict[str, Any] | None) -> float | None:
-  """Return the largest fraction of dead units of any layer; copies of a `repeat` have a list."""
-  shares = [layer["dead"] for layer in (health or {}).values()]
-  return max((max(s) if isinstance(s, list) else s for s in shares), default=None)
-
-
 def table_of_rates(rows: Sequence[dict[str, Any]], is_labelled: bool) -> list[str]:
   """Format the spreads of an ensemble's scores, with one line per learning rate."""
+  from fbackprop.train.metrics import number
+
   what = ("test accuracy" if is_labelled else "test loss") + ", mean ± deviation"
   lines = [f"{'rate':>9}  {what:<34}{'best':>9}{'worst':>9}{'together':>10}"]
   for row in rows:

@@ -11,10 +11,10 @@ from tyro.conf import Positional, arg
 
 from fbackprop.cli import console
 from fbackprop.cli.config import method_of, settings
-from fbackprop.cli.console import UsageError, number, parsed, refuse, usage_errors, usually
+from fbackprop.cli.console import UsageError, parsed, refuse, usage_errors, usually
 from fbackprop.cli.run_folder import check_same_data, load_json, load_run_model
 from fbackprop.cli.train import load_config
-from fbackprop.train.data.names import MissingTargets, kind_and_path
+from fbackprop.train.data.names import MissingTargets
 
 if TYPE_CHECKING:
   import numpy as np
@@ -62,8 +62,10 @@ def evaluate(arguments: Sequence[str]) -> int:
   refuse((is_own and config.missing_targets is not None, "--missing-targets needs --data"))
 
   from fbackprop.train.data.datasets import load_raw
+  from fbackprop.train.data.formats import TABLES, kind_and_path
   from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
-  from fbackprop.train.metrics import own_labels, rows_of, score
+  from fbackprop.train.metrics import number
+  from fbackprop.train.scores import own_labels, rows_of, score
 
   data, about = config.data or trained.data, model.description
   missing_targets = config.missing_targets or trained.missing_targets
@@ -75,7 +77,7 @@ def evaluate(arguments: Sequence[str]) -> int:
       # The same split, with raw rows, as the model standardises them itself.
       own = load_raw(
         trained.data, trained.seed, target=trained.target, test_fraction=trained.test_fraction,
-        task=about.task if kind_and_path(trained.data)[0] in ("csv", "npz") else None,
+        task=about.task if kind_and_path(trained.data)[0] in TABLES else None,
         sample_weights=trained.sample_weights, missing_targets=missing_targets,
       )  # fmt: skip
       check_same_data(config.run, f"RUN {config.run}", trained.data, own.fingerprint)
@@ -104,10 +106,9 @@ def note_shared(run: str, about: "Description", x: "np.ndarray", targets: "np.nd
   except (KeyError, TypeError, ValueError, AttributeError):
     return  # Such a fingerprint fails only in `check_same_data`.
   if shared:
-    console.note(
-      f"note: {shared:,} of these {len(x):,} rows belong to the run's own data, most of which it "
-      f"was trained on, so this is not a test score; for that run fbackprop eval {run}"
-    )
+    most = "most of which it was trained on, so this is not a test score"
+    own = f"{shared:,} of these {len(x):,} rows belong to the run's own data, {most}"
+    console.note(f"note: {own}; for that run fbackprop eval {run}")
 
 
 # --- fbackprop predict ----------------------------------------------------------------------------
@@ -158,14 +159,13 @@ def predict(arguments: Sequence[str]) -> int:
 
 def read_rows(data: str, model: "Model") -> "np.ndarray":
   """Read the raw features."""
-  from fbackprop.train.data.csv_tables import read_features
-  from fbackprop.train.data.npz import read_npz_features
+  from fbackprop.train.data.formats import FORMATS, TABLES
 
   kind, _, path = data.partition(":")
-  if kind not in ("csv", "npz") or not path:
-    raise UsageError(f"--data must be csv:FILE or npz:FILE, got {data!r}")
-  features = model.description.features
-  return read_features(path, features) if kind == "csv" else read_npz_features(path, len(features))
+  if kind not in TABLES or not path:
+    known = " or ".join(f"{kind}:{FORMATS[kind].path}" for kind in TABLES)
+    raise UsageError(f"--data must be {known}, got {data!r}")
+  return TABLES[kind](path, model.description.features)
 
 
 def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
@@ -220,6 +220,8 @@ def info(arguments: Sequence[str]) -> int:
   summary, env = load_json(run, "summary.json"), load_json(run, "env.json")
 
   import jax
+
+  from fbackprop.train.metrics import number
 
   own = model.description
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]

@@ -19,7 +19,7 @@ from fbackprop.train.arguments import check_batch_size, check_warmup
 from fbackprop.train.checkpoints import FolderInUseError, locked
 from fbackprop.train.data import datasets
 from fbackprop.train.data.fingerprints import canonical
-from fbackprop.train.data.names import kind_and_path
+from fbackprop.train.data.formats import kind_and_path
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.examples import rows_aside, training_batch
 from fbackprop.train.models import Description, describe_model, description_of
@@ -134,17 +134,13 @@ def check_schedule(prepared: Prepared) -> None:
   """Raise for a schedule whose length is unknown, or has changed since the run began."""
   config, sources = prepared.config, prepared.sources
   if prepared.last_step is None:
-    sources.refuse(
-      "schedule",
-      f"{config.schedule} requires a known number of steps: give --stop.max-steps or "
-      "--stop.max-epochs",
-    )
+    advice = "give --stop.max-steps or --stop.max-epochs"
+    sources.refuse("schedule", f"{config.schedule} requires a known number of steps: {advice}")
   for word in sources.arguments if config.resume is not None else ():
     if word.startswith("--stop."):
-      raise UsageError(
-        f"{word.partition('=')[0]} cannot be changed when resuming a run with the schedule "
-        f"{config.schedule}, which ends at the step that the run was begun with"
-      )
+      flag, end = word.partition("=")[0], "which ends at the step that the run was begun with"
+      resumed = f"when resuming a run with the schedule {config.schedule}, {end}"
+      raise UsageError(f"{flag} cannot be changed {resumed}")
 
 
 # --- The network and the data ---------------------------------------------------------------------
@@ -257,11 +253,8 @@ def with_network_of(start: Start | None, config: TrainConfig, sources: Sources) 
   for key, value in theirs.items():
     asked = getattr(config, key)
     if sources.has(key) and asked != value:
-      sources.refuse(
-        key,
-        f"{words(asked)} does not fit {start.where}, which has {words(value)}; leave it out, or "
-        "train without --init",
-      )
+      problem = f"{words(asked)} does not fit {start.where}, which has {words(value)}"
+      sources.refuse(key, f"{problem}; leave it out, or train without --init")
   if not sources.has("dropout"):
     theirs["dropout"] = own.dropout
   return replace(config, **theirs)
@@ -282,19 +275,16 @@ def params_of_start(start: Start, dataset: Dataset, model: Description) -> Any:
   own = start.description
   if own is not None:
     if own.task != dataset.task:
-      raise UsageError(
-        f"{start.where} was trained on a {own.task}, and the data is a {dataset.task}; give --task "
-        f"{own.task}, or train without --init"
-      )
+      tasks = f"was trained on a {own.task}, and the data is a {dataset.task}"
+      raise UsageError(f"{start.where} {tasks}; give --task {own.task}, or train without --init")
     for what, theirs, ours in (
       ("features", own.features, dataset.features),
       ("outputs", own.outputs, dataset.output_names),
     ):
       if list(map(canonical, theirs)) != list(map(canonical, ours)):
-        raise UsageError(
-          f"{start.where}: its {len(theirs)} {what} are {first_of(theirs)}, and those of the data "
-          f"{first_of(ours)} ({len(ours)}); name the same, in the same order"
-        )
+        known = f"its {len(theirs)} {what} are {first_of(theirs)}"
+        given = f"those of the data {first_of(ours)} ({len(ours)})"
+        raise UsageError(f"{start.where}: {known}, and {given}; name the same, in the same order")
   with usage_errors(start.where):
     return params_of(start.stored, jax.eval_shape(model.net.init, jax.random.key(0)))
 
@@ -362,7 +352,5 @@ def note_changes(folder: Path) -> None:
     then = {key: env[key] for key in ("jax", "jaxlib", "machine", "cores", "devices")}
     changed = [f"{name} {then[name]}, now {now[name]}" for name in then if then[name] != now[name]]
     if changed:
-      note(
-        f"{folder} was started in another environment ({'; '.join(changed)}): results may differ "
-        "in the last bits"
-      )
+      started = f"{folder} was started in another environment ({'; '.join(changed)})"
+      note(f"{started}: results may differ in the last bits")

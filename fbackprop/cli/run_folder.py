@@ -97,10 +97,8 @@ def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> Non
 
   then = load_json(run, "env.json").get("data")
   if then is None:
-    note(
-      f"{run} has no fingerprint of its data, as older runs: whether {data} is still the same is "
-      "unknown"
-    )
+    unknown = f"whether {data} is still the same is unknown"
+    note(f"{run} has no fingerprint of its data, as older runs: {unknown}")
     return
   try:
     changed = difference(then, now)
@@ -108,7 +106,5 @@ def check_same_data(run: str, where: str, data: str, now: dict[str, Any]) -> Non
     path = Path(run, "env.json")
     raise UsageError(f"{path}: data must be as fbackprop train writes it") from error
   if changed:
-    raise UsageError(
-      f"{where}: {data} has changed since the run began: {changed}; restore it, or score all of "
-      f"its rows: fbackprop eval {run} --data {data}"
-    )
+    advice = f"restore it, or score all of its rows: fbackprop eval {run} --data {data}"
+    raise UsageError(f"{where}: {data} has changed since the run began: {changed}; {advice}")

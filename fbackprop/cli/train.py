@@ -15,7 +15,6 @@ from fbackprop.errors import check_choice, hint
 from fbackprop.extras import need
 from fbackprop.ranges import RANGES, check_range
 from fbackprop.train.arguments import StopRules, WatchName, check_class_weights
-from fbackprop.train.data.names import kind_and_path
 
 # Flags that change no step of a run, and are allowed when it is resumed.
 WHEN_RESUMED = (
@@ -128,6 +127,8 @@ def load_config(run: str) -> TrainConfig:
 
 def check_ranges(config: TrainConfig) -> None:
   """Raise for values out of range, by the library's own checks, before the work begins."""
+  from fbackprop.train.data.formats import kind_and_path
+
   values = flat(config)
   for argument, allowed in (RANGES | {"rates": RANGES["rate"]}).items():
     value = values[KEY_OF.get(argument, argument)]
@@ -182,10 +183,8 @@ def check_resumed(arguments: Sequence[str]) -> None:
     raise UsageError(f"--resume {run} holds no config.toml: it must be the folder of a run")
   for flag in flags_in(arguments):
     if flag.startswith("--") and flag not in WHEN_RESUMED and not flag.startswith("--stop."):
-      raise UsageError(
-        f"{flag} cannot be changed when resuming {run}; only --stop.*, "
-        f"{', '.join(WHEN_RESUMED[1:])} can"
-      )
+      some = f"only --stop.*, {', '.join(WHEN_RESUMED[1:])} can"
+      raise UsageError(f"{flag} cannot be changed when resuming {run}; {some}")
 
 
 # --- The file -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import optax
 
 from fbackprop import train
 from fbackprop.cli.config import Sources, TrainConfig, method_of, settings
-from fbackprop.cli.console import Table, UsageError, note, number, show_progress, table_of_rates
+from fbackprop.cli.console import UsageError, note, show_progress, table_of_rates
 from fbackprop.cli.preparation import Prepared, begin, prepare
 from fbackprop.files import write_whole
 from fbackprop.inspection import inspect
@@ -25,6 +25,7 @@ from fbackprop.train import run_folder as runs
 from fbackprop.train.ensembles import make_ensemble_evaluate
 from fbackprop.train.history import SQUARED_NORM
 from fbackprop.train.interrupts import deferred_interrupt
+from fbackprop.train.metrics import Table, number, row_of_ensemble
 from fbackprop.train.models import Model, save_model
 from fbackprop.train.optimizers import make_optimizer
 
@@ -134,8 +135,10 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   """Train one network, and write the run's files."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   what = f"{model.as_text()}; {method_of(config)}"
-  is_clipped = config.clip_examples is not None
-  table = Table(dataset.is_classification, prepared.aside > 0, is_clipped, config.watched)
+  table = Table(
+    config.watched, labels=dataset.is_classification, validation=prepared.aside,
+    clipping=config.clip_examples,
+  )  # fmt: skip
   print(f"{what}\n{table.head()}")
   checkpoints = files.path / "checkpoints"
   resume = None if config.resume is None else checkpoints
@@ -223,7 +226,7 @@ def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
   with show_progress(prepared.last_step) as show:
 
     def on_evaluation(evaluation: train.EnsembleEvaluation) -> None:
-      files.write("metrics.jsonl", runs.append_evaluation, metrics_of(evaluation, rates))
+      files.write("metrics.jsonl", runs.append_evaluation, row_of_ensemble(evaluation, rates))
       known = evaluation.train_losses[np.isfinite(evaluation.train_losses)]
       mean = number(float(known.mean()) if len(known) else None)
       line = f"step {evaluation.step}: mean train loss {mean}, {evaluation.running} still run"
@@ -309,26 +312,6 @@ def validation_loss(result: train.EnsembleResult) -> np.ndarray:
   means = [losses[:n][-100:].mean() if n else np.nan
            for n, losses in zip(result.steps, result.losses.T, strict=True)]  # fmt: skip
   return np.where(np.array(result.stop_reasons) == "diverged", np.nan, means)
-
-
-def metrics_of(evaluation: train.EnsembleEvaluation, rates: Sequence[float]) -> dict[str, Any]:
-  """Convert an evaluation to a row of metrics.jsonl: the spread of the members' numbers per rate.
-
-  Nonfinite numbers are excluded; "members" is the number of those included.
-  """
-  rows: list[dict[str, Any]] = [{"rate": rate} for rate in rates]
-  for name, values in (
-    ("train_loss", evaluation.train_losses), ("test_loss", evaluation.test_losses),
-    ("test_accuracy", evaluation.test_accuracies),
-  ):  # fmt: skip
-    if values is not None:
-      for row, own in zip(rows, np.split(values, len(rates)), strict=True):
-        own = own[np.isfinite(own)]
-        row[name] = {**train.spread_of(own)._asdict(), "members": len(own)} if len(own) else None
-  return {
-    "step": evaluation.step, "running": evaluation.running, "seconds": evaluation.seconds,
-    "rates": rows,
-  }  # fmt: skip
 
 
 def summary_of(scores: report.RateScores, result: train.EnsembleResult) -> dict[str, Any]:

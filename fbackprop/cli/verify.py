@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
@@ -23,10 +23,17 @@ from fbackprop.ranges import POSITIVE, RANGES, check_range
 if TYPE_CHECKING:
   from fbackprop.verify.report import Report
 
-Outcome = tuple[int, str, str]
-"""The outcome of a command: its exit code, its last lines, its JSON."""
 CODES = {"pass": 0, "fail": 1, "oracle fault": 1, "no verdict": 4}
 OURS = str(Path(__file__).parents[1])
+
+
+class Outcome(NamedTuple):
+  """The outcome of a command: its exit code, its last lines, its JSON, and a page or ""."""
+
+  code: int
+  text: str
+  json: str
+  html: str = ""
 
 
 # The options of a function that don't apply to a Layer, whose parts are known.
@@ -65,6 +72,7 @@ class VerifyConfig:
     self_test: Self-test of the verifier: detection rate of planted bugs, and false positives.
     only: Specimens of --self-test; by default all.
     json: Output file of the report as JSON.
+    html: Output file of the report as a page, with heat maps of the first wrong leaf.
   """
 
   target: Annotated[str | None, Positional, arg(metavar="MODULE:F")] = None
@@ -89,6 +97,13 @@ class VerifyConfig:
   self_test: bool = False
   only: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
   json: Annotated[str | None, arg(metavar="FILE")] = None
+  html: Annotated[str | None, arg(metavar="FILE")] = None
+
+  @property
+  def outputs(self) -> dict[str, str]:
+    """The files to write, by their kind."""
+    paths = {"json": self.json, "html": self.html}
+    return {kind: path for kind, path in paths.items() if path is not None}
 
 
 def check_together(config: VerifyConfig) -> None:
@@ -108,13 +123,15 @@ def check_together(config: VerifyConfig) -> None:
     (not is_own and config.args is None, "give the function's arguments: --args MODULE:NAME"),
     *((is_own and getattr(config, name) not in (None, False, ()),
        f"--{dashed(name)} needs a function: fbackprop verify MODULE:F --{dashed(name)} ...")
-      for name in ("args", "leaf", *OF_FUNCTION)),
+      for name in ("args", "leaf", "html", *OF_FUNCTION)),
     (is_own and config.module is None and config.seconds is not None,
      "--seconds needs a function: fbackprop verify MODULE:F --seconds ..."),
     (config.module is not None and (not is_own or config.self_test),
      "--module verifies the rules of a package: give no function beside it, and no --self-test"),
     (config.vjp is not None and config.jvp is not None, "--vjp and --jvp exclude one another"),
     (config.only and not config.self_test, "--only needs --self-test"),
+    (config.html is not None and config.html == config.json,
+     "--html and --json must be different files"),
   )  # fmt: skip
 
 
@@ -132,8 +149,8 @@ def main(arguments: Sequence[str]) -> int:
   """
   config = console.parsed(VerifyConfig, "verify", arguments)
   check_together(config)
-  if config.json is not None:
-    console.check_writable("--json", config.json)
+  for kind, path in config.outputs.items():
+    console.check_writable(f"--{kind}", path)
   run = (
     run_self_test if config.self_test else
     run_package if config.module is not None else
@@ -141,18 +158,19 @@ def main(arguments: Sequence[str]) -> int:
     run_function
   )  # fmt: skip
   try:
-    code, text, content = run(config)
+    outcome = run(config)
   except KeyboardInterrupt:
     note("interrupted; nothing was decided")
     return 130
-  console.show(f"{text}\n", to_stderr=is_alone(config))
-  if config.json is not None:
+  console.show(f"{outcome.text}\n", to_stderr=is_alone(config))
+  for kind, path in config.outputs.items():
     try:
-      console.write("--json", config.json, f"{content}\n".encode())
+      content = f"{getattr(outcome, kind)}\n".encode()
+      console.write(f"--{kind}", path, content, to_stderr=is_alone(config))
     except UsageError as error:  # A full disk, say: the path was valid, so this is no usage error.
       note(str(error))
       return 1
-  return code
+  return outcome.code
 
 
 def run_function(config: VerifyConfig) -> Outcome:
@@ -190,7 +208,8 @@ def run_function(config: VerifyConfig) -> Outcome:
   report = report._replace(name=target, again=again(config, report))
   if config.leaf is not None:
     report = of_leaf(report, config.leaf)
-  return CODES[report.verdict], report.table(), report.to_json()
+  html = report.to_html() if config.html is not None else ""
+  return Outcome(CODES[report.verdict], report.table(), report.to_json(), html)
 
 
 def options_of_function(config: VerifyConfig) -> dict[str, Any]:
@@ -306,7 +325,7 @@ def run_library(config: VerifyConfig) -> Outcome:
   text = f"{verdict.upper()}: {sum(report.ok for report in reports)} of {len(reports)} pass   "
   text += f"{config.level}, seed {config.seed}, {sum(r.seconds for r in reports):.1f} s"
   table = {"format": FORMAT, "verdict": verdict, "reports": [to_plain(r) for r in reports]}
-  return CODES[verdict], "".join(tables) + text, json.dumps(table, allow_nan=False)
+  return Outcome(CODES[verdict], "".join(tables) + text, json.dumps(table, allow_nan=False))
 
 
 def run_package(config: VerifyConfig) -> Outcome:
@@ -338,7 +357,7 @@ def run_package(config: VerifyConfig) -> Outcome:
   table = {"format": FORMAT, "verdict": verdict, "reports": [to_plain(r) for r in reports]}
   table |= {"not_verified": left_out, "not_imported": not_imported}
   said = "".join(tables) + "".join(lines) + text
-  return CODES[verdict], said, json.dumps(table, allow_nan=False)
+  return Outcome(CODES[verdict], said, json.dumps(table, allow_nan=False))
 
 
 def run_self_test(config: VerifyConfig) -> Outcome:
@@ -353,12 +372,12 @@ def run_self_test(config: VerifyConfig) -> Outcome:
   total = len(config.only or names)
   with console.show_progress(total, "self-test", silent=is_alone(config)) as tell:
     done = run_self_test(config.level, config.seed, tell, only=config.only)
-  return done.code, done.table(), done.to_json()
+  return Outcome(done.code, done.table(), done.to_json())
 
 
 def is_alone(config: VerifyConfig) -> bool:
-  """Return whether JSON goes to a terminal or a pipe, where nothing else may be printed."""
-  return config.json is not None and console.is_special(config.json)
+  """Return whether a file is a terminal or a pipe, where nothing else may be printed."""
+  return any(map(console.is_special, config.outputs.values()))
 
 
 # --- The loading of a user's function by its name -------------------------------------------------

@@ -1,5 +1,7 @@
 """Activation layers: one-input gates applied to each unit of a layer; and softmax.
 
+To add one, write its gate in `fbackprop.gates`, and lift it here by `activation`.
+
 Kinks follow the gates' policy, and the gates' options choose another value:
 `activation(gates.relu_with(at_zero=0.5))`.
 """

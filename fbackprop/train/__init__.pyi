@@ -4,12 +4,12 @@ from .arguments import Checkpoints as Checkpoints
 from .arguments import Monitor as Monitor
 from .arguments import StepRules as StepRules
 from .arguments import StopRules as StopRules
-from .ensembles import EnsembleEvaluation as EnsembleEvaluation
 from .ensembles import EnsembleResult as EnsembleResult
-from .ensembles import Spread as Spread
-from .ensembles import spread_of as spread_of
+from .metrics import EnsembleEvaluation as EnsembleEvaluation
+from .metrics import Evaluation as Evaluation
+from .metrics import Spread as Spread
+from .metrics import spread_of as spread_of
 from .optimizers import gradient_descent as gradient_descent
-from .results import Evaluation as Evaluation
 from .results import Result as Result
 from .step import Batch as Batch
 from .step import Info as Info

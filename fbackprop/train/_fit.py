@@ -22,7 +22,7 @@ from fbackprop.train.loop import Members
 from fbackprop.train.problem import NEVER, Problem, regroup
 from fbackprop.train.results import BestEpoch, Result
 from fbackprop.train.step import layer_names
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, score_of
 from fbackprop.types import Array, Layer, Loss, Params
 
 
@@ -135,7 +135,7 @@ def fit(
     run = runner.Run(problem, loop, member, writer)
     reason = run.run(saved)
   loop, history, best = run.loop, run.history, None
-  if loop.best is not None and (score := runner.score_of(loop.best, "validation_loss")) is not None:
+  if loop.best is not None and (score := score_of(loop.best, "validation_loss")) is not None:
     scores = run.evaluate(loop.best.params, problem.test)
     best = BestEpoch(int(loop.best.step), score, loop.best.params, *scores)
   infos, is_diverged = history.infos(), reason == "diverged"

@@ -7,6 +7,9 @@ folders, keeping the last ones and the best one, and removes unfinished ones. A 
 the file without orbax, and falls back to the previous checkpoint if the last one is damaged. Random
 keys are stored as their data, and NamedTuples by the names of their fields.
 
+`CheckpointWriter.save` writes and `read_checkpoint` reads what `as_stored` and `history_as_json`
+make of a run; `orbax_handler` only puts the file into the folder that orbax is about to rename.
+
 Doubts: a checkpoint holds whole arrays of one process; sharded or multi-host runs would need
 orbax's own format.
 """
@@ -22,13 +25,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from filelock import FileLock, Timeout
 
 from fbackprop.checks import DtypeError, ShapeError, StructureError
 from fbackprop.extras import need
+from fbackprop.live_check import LiveCheck
 from fbackprop.train.arguments import Checkpoints, StopRules
-from fbackprop.train.history import History, read_history
+from fbackprop.train.history import History
 from fbackprop.train.loop import Loop
+from fbackprop.train.metrics import Evaluation
 from fbackprop.train.step import Info
 from fbackprop.train.stop_conditions import Best
 from fbackprop.train.weights import CHECKSUM, Stored, params_of, read_stored
@@ -167,6 +173,24 @@ def as_stored(loop: Loop) -> Any:
   return jax.tree.map(lambda a: jax.random.key_data(a) if is_key(a) else a, own)
 
 
+def history_as_json(history: History, seconds: float) -> dict[str, Any]:
+  """Convert a history without its rows to JSON, bit for bit; `seconds` is the whole run's time."""
+  evaluations = [asdict(evaluation) for evaluation in history.evaluations]
+  checks = [[step, *check] for step, check in history.checks]
+  own = {**vars(history), "evaluations": evaluations, "checks": checks, "seconds": seconds}
+  return {name: value for name, value in own.items() if name != "rows"}
+
+
+def read_history(content: dict[str, Any], rows: Info) -> History:
+  """Convert the output of `history_as_json` back to a `History` with the given rows."""
+  evaluations = [
+    Evaluation(**{**own, "grad_norms": tuple(own["grad_norms"])}) for own in content["evaluations"]
+  ]
+  checks = [(step, LiveCheck(*check)) for step, *check in content["checks"]]
+  rows = jax.tree.map(np.asarray, rows)
+  return History([rows], **{**content, "evaluations": evaluations, "checks": checks})
+
+
 def is_key(leaf: Any) -> bool:
   """Return whether an array holds random keys."""
   return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
@@ -271,11 +295,11 @@ class CheckpointWriter:
       "identity": self.spec.identity,
       "stop": asdict(self.stop),
       "score": self.scores[step],
-      "history": history.to_json(seconds),
+      "history": history_as_json(history, seconds),
     }
     tree = {"loop": as_stored(loop), "rows": history.infos()}
     orbax = need("orbax.checkpoint", extra="train")
-    from fbackprop.train.checkpoint_files import FileArgs
+    from fbackprop.train.orbax_handler import FileArgs
 
     item = FileArgs(tree, {KEY: json.dumps(content)})
     self.manager.save(step, args=orbax.args.Composite(**{ITEM: item}), force=True)

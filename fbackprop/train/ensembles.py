@@ -1,4 +1,4 @@
-"""The scores of an ensemble, by member and as a whole, its evaluations and its result."""
+"""The scores of an ensemble, by member and as a whole, and its result."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -11,52 +11,10 @@ import numpy as np
 
 from fbackprop.live_check import LiveCheck
 from fbackprop.train.examples import holds_labels
+from fbackprop.train.metrics import PER_MEMBER, EnsembleEvaluation, Scores
 from fbackprop.train.results import Checked
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
-
-
-class Spread(NamedTuple):
-  """Summary of some members' numbers; `deviation` is the sample standard deviation, 0 if K = 1."""
-
-  mean: float
-  deviation: float
-  least: float
-  most: float
-
-
-def spread_of(values: np.ndarray) -> Spread:
-  """Compute the spread of numbers `[K]`, K ≥ 1; NaN if any of them is NaN."""
-  wide = np.asarray(values, np.float64)
-  with np.errstate(invalid="ignore"):  # The deviation of an infinite loss is NaN.
-    deviation = float(wide.std(ddof=1)) if len(wide) > 1 else 0.0
-  return Spread(float(wide.mean()), deviation, float(wide.min()), float(wide.max()))
-
-
-@dataclass(frozen=True)
-class EnsembleEvaluation:
-  """The state of an ensemble at one step; arrays are `[K]`, one entry per member.
-
-  Attributes:
-    step: steps taken by the running members, or by those that ran longest.
-    running: number of members still running.
-    train_losses: mean of each member's losses since the previous evaluation; NaN for a member that
-      has taken no step since.
-    test_losses: mean test loss, if there is a test set.
-    test_accuracies: test accuracy, if the targets are labels.
-    test_loss: loss of the ensemble as a whole (see `mean_outputs`).
-    test_accuracy: accuracy of the ensemble as a whole.
-    seconds: wall time since the start, without compilation.
-  """
-
-  step: int
-  running: int
-  train_losses: np.ndarray
-  test_losses: np.ndarray | None
-  test_accuracies: np.ndarray | None
-  test_loss: float | None
-  test_accuracy: float | None
-  seconds: float
 
 
 class BestEpochs(NamedTuple):
@@ -137,10 +95,9 @@ class EnsembleResult(Checked):
     def of(arrays: Any) -> Any:
       return jax.tree.map(lambda leaf: leaf[own], arrays)
 
-    names = ("train_losses", "test_losses", "test_accuracies")
     whole: dict[str, Any] = {"test_loss": None, "test_accuracy": None}
     evaluations = [
-      replace(e, **whole, **{name: of(getattr(e, name)) for name in names})
+      replace(e, **whole, **{name: of(getattr(e, name)) for name in PER_MEMBER.values()})
       for e in self.evaluations
     ]
     checks = [c._replace(member=c.member - first) for c in self.checks if first <= c.member < end]
@@ -173,11 +130,6 @@ def mean_outputs(outputs: Array, loss_name: str) -> Array:
     yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(z), axis=0) for z in (outputs, -outputs))
     return yes - no
   return outputs.mean(0)
-
-
-# Test losses and accuracies of the members, `[K]`, then the loss and accuracy of the ensemble; see
-# `EnsembleEvaluation`.
-Scores = tuple[np.ndarray | None, np.ndarray | None, float | None, float | None]
 
 
 def make_ensemble_evaluate(

@@ -4,9 +4,8 @@ The history holds rows, evaluations and gradient checks. The diagnostics are the
 of the layers, averages over steps, and the place of a divergence.
 """
 
-import functools
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -18,11 +17,10 @@ from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.live_check import LiveCheck, Measure, checked_loss, make_live_check
 from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import captured_pass, compute
-from fbackprop.quantities.gradients import NoiseScale, plain, without_factors
+from fbackprop.quantities.gradients import plain, without_factors
 from fbackprop.quantities.kernels import example_sqnorms
 from fbackprop.train import step as steps
 from fbackprop.train.optimizers import make_update
-from fbackprop.train.results import Evaluation
 from fbackprop.train.step import Batch, Info, State, make_gradient, noise_key
 from fbackprop.transforms import mean_weights, weighted_mean
 from fbackprop.types import Array, Layer, Loss, Params
@@ -62,66 +60,6 @@ class History:
     """Return the rows of the steps after the latest evaluation."""
     return self.infos(self.evaluations[-1].step if self.evaluations else 0)
 
-  def to_json(self, seconds: float) -> dict[str, Any]:
-    """Convert everything but the rows to JSON, bit for bit; `seconds` is the whole run's time."""
-    evaluations = [asdict(evaluation) for evaluation in self.evaluations]
-    checks = [[step, *check] for step, check in self.checks]
-    own = {**vars(self), "evaluations": evaluations, "checks": checks, "seconds": seconds}
-    return {name: value for name, value in own.items() if name != "rows"}
-
-
-def read_history(content: dict[str, Any], rows: Info) -> History:
-  """Convert the output of `History.to_json` back to a `History` with the given rows.
-
-  Raises:
-    KeyError, TypeError, ValueError: `content` isn't such an output.
-  """
-  evaluations = [
-    Evaluation(**{**own, "grad_norms": tuple(own["grad_norms"])}) for own in content["evaluations"]
-  ]
-  checks = [(step, LiveCheck(*check)) for step, *check in content["checks"]]
-  rows = jax.tree.map(np.asarray, rows)
-  return History([rows], **{**content, "evaluations": evaluations, "checks": checks})
-
-
-def mean_loss(infos: Info) -> float | None:
-  """Average the losses of some steps, weighted; None if the total weight is zero.
-
-  Nonfinite steps are excluded, unless all steps are nonfinite.
-  """
-  taken = infos.finite if infos.finite.any() else np.ones_like(infos.finite)
-  losses = infos.loss[taken].astype(np.float64)
-  weights = infos.weight[taken].astype(np.float64)
-  return float((weights * losses).sum() / weights.sum()) if weights.sum() else None
-
-
-def mean_noise_scale(found: NoiseScale | None, finite: np.ndarray) -> float | None:
-  """Compute the noise scale of some steps: the mean of tr Σ over the mean of ‖G‖².
-
-  Both are unbiased in each step, and their ratio isn't. A step is excluded if the squared norm of
-  an example overflowed.
-
-  Args:
-    found: estimates of the steps, each part `[steps]`.
-    finite: whether each step was finite, `[steps]`.
-
-  Returns:
-    The noise scale in examples; None if the mean ‖G‖² isn't positive, as there are too few steps to
-    resolve the gradient in its noise.
-  """
-  if found is None:
-    return None
-  known = finite & np.isfinite(found.trace) & np.isfinite(found.sqnorm)
-  if not known.any():
-    return None
-  trace, sqnorm = (part[known].astype(np.float64).mean() for part in (found.trace, found.sqnorm))
-  return float(trace / sqnorm) if sqnorm > 0 else None
-
-
-def mean_clipped(found: np.ndarray | None, finite: np.ndarray) -> float | None:
-  """Compute the fraction of clipped examples in some steps; None if none was finite."""
-  return None if found is None or not finite.any() else float(found[finite].mean(dtype=np.float64))
-
 
 def make_gradient_check(
   net: Layer, loss: Loss, examples: Batch, batch_size: int, clip_examples: float | None = None
@@ -135,16 +73,15 @@ def make_gradient_check(
   loss = checked_loss(net, loss)
   gradient_of = make_gradient(net, loss, clip_examples)
 
-  @functools.cache
-  def measurement() -> Measure:
+  def make_measure() -> Measure:
     # Imported at the first difference only; a run without one imports nothing of `verify`.
-    from fbackprop.verify.live import make_measure
+    from fbackprop.verify import live
 
-    return make_measure()
+    return live.make_measure()
 
   live = make_live_check(
     net, loss, ours=lambda *batch, **more: gradient_of(*batch, **more)[:2],
-    clip_examples=clip_examples, measure=lambda *point: measurement()(*point),
+    clip_examples=clip_examples, make_measure=make_measure,
   )  # fmt: skip
 
   def check(state: State) -> LiveCheck:

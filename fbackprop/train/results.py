@@ -1,4 +1,4 @@
-"""The evaluations and the result of a run."""
+"""The result of a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,61 +7,11 @@ import numpy as np
 
 from fbackprop.live_check import LiveCheck
 from fbackprop.markup import BAD, GOOD, headline, paragraph, table_of
+from fbackprop.train.metrics import COLUMNS, Evaluation
 from fbackprop.train.step import State, Watched
 from fbackprop.types import Params
 
 MOST_ROWS = 20
-# The columns of the table of evaluations: an attribute of an `Evaluation`, and its format.
-COLUMNS = {
-  "step": ("step", ","),
-  "epoch": ("epoch", ".1f"),
-  "train loss": ("train_loss", ".4g"),
-  "test loss": ("test_loss", ".4g"),
-  "test accuracy": ("test_accuracy", ".4g"),
-  "validation": ("validation_score", ".4g"),
-  "gradient error": ("gradient_error", ".1e"),
-}
-
-
-@dataclass(frozen=True)
-class Evaluation:
-  """The state of a run at one step, printed as a line and written as a row of metrics.jsonl.
-
-  Attributes:
-    step: number of steps taken.
-    epoch: number of passes over the training data.
-    train_loss: mean of the steps' losses since the previous evaluation, weighted by the weights of
-      their batches, without nonfinite steps; None before the first step, and where all those
-      weights are zero.
-    test_loss: mean test loss, if there is a test set.
-    test_accuracy: fraction of the test examples whose largest output is at their label, if the
-      targets are labels.
-    grad_norms: norm of each layer's gradient at the last step, in the order of
-      `Result.layer_names`; empty before the first step.
-    gradient_error: relative error of our gradient in the latest check; None before the first.
-    seconds: wall time since the start, without compilation.
-    validation_score: validation score at the end of the last complete epoch; None without a
-      validation set, and before the end of the first epoch.
-    noise_scale: gradient noise scale of the steps since the previous evaluation, if watched; None
-      where they are too few to estimate it. See `fbackprop.quantities.noise_scale`.
-    clipped: fraction of the examples in those steps whose gradients were clipped, if clipping is
-      on.
-    health: if watched, the fields of `fbackprop.quantities.LayerHealth` of each layer by its name,
-      for the examples that a gradient check at this step uses.
-  """
-
-  step: int
-  epoch: float
-  train_loss: float | None
-  test_loss: float | None
-  test_accuracy: float | None
-  grad_norms: tuple[float, ...]
-  gradient_error: float | None
-  seconds: float
-  validation_score: float | None = None
-  noise_scale: float | None = None
-  clipped: float | None = None
-  health: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -173,9 +123,8 @@ class Result(Checked):
     shown = every if len(every) <= MOST_ROWS else (*every[:2], *every[2 - MOST_ROWS :])
     if len(shown) < len(every):
       parts.append(paragraph(f"{len(shown)} of {len(every)} evaluations:"))
-    cells = [[(getattr(e, name), form) for name, form in COLUMNS.values()] for e in shown]
-    rows = [["" if value is None else f"{value:{form}}" for value, form in row] for row in cells]
-    return "".join([*parts, table_of(tuple(COLUMNS), rows)])
+    heads, rows = [c.name for c in COLUMNS], [[c.text(e) for c in COLUMNS] for e in shown]
+    return "".join([*parts, table_of(heads, rows)])
 
   @property
   def params(self) -> Params:

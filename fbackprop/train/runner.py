@@ -11,21 +11,21 @@ far.
 import math
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.train import ensembles, examples, history, shuffle, stop_conditions
+from fbackprop.train import ensembles, examples, history, metrics, shuffle, stop_conditions
 from fbackprop.train.checkpoints import Checkpoint, CheckpointWriter, load_checkpoint
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.loop import Loop, Member, Members, make_chunk, skip
 from fbackprop.train.problem import Problem
-from fbackprop.train.results import Evaluation
 from fbackprop.train.step import Info
-from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, Best
+from fbackprop.train.stop_conditions import DIVERGED, RUNNING, STOP_REASONS, score_of
 from fbackprop.types import Array
 
 # Number of consecutive nonfinite steps, or of rollbacks, after which the run ends as diverged.
@@ -54,6 +54,7 @@ class Run:
 
   members: Members | None = None
   one: Array | None = None
+  evaluation: Callable[..., Any] = metrics.evaluation_of
 
   def __init__(
     self, problem: Problem, loop: Loop, member: Member, writer: CheckpointWriter | None = None
@@ -281,33 +282,13 @@ class Run:
     if (report := self.problem.monitor.on_evaluation) is not None:
       report(known[-1])
 
-  def evaluation(self) -> Any:
-    """Evaluate the run at its current state."""
-    checks, done, problem = self.history.checks, self.done, self.problem
-    recent: Any = self.history.since_evaluation()
-    test_loss, test_accuracy = self.evaluate(self.loop.state.params, problem.test)
-    return Evaluation(
-      step=done,
-      epoch=done / problem.steps_per_epoch,
-      train_loss=history.mean_loss(recent),
-      test_loss=test_loss,
-      test_accuracy=test_accuracy,
-      grad_norms=tuple(self.history.infos().grad_norms[-1:].ravel().tolist()),
-      gradient_error=checks[-1][1].rel_error if checks else None,
-      seconds=self.seconds,
-      validation_score=score_of(self.loop.best, "latest"),
-      noise_scale=history.mean_noise_scale(recent.watched.noise_scale, recent.finite),
-      clipped=history.mean_clipped(recent.watched.clipped, recent.finite),
-      health=self.health(self.loop.state),
-    )
-
   def save_now(self, writer: CheckpointWriter) -> None:
     """Write a checkpoint, unless there is one of this step; report a failed write and continue."""
     if self.done in (self.saved_at, *self.unsaved[-1:]):
       return
     score = score_of(self.loop.best, "latest")
     if self.loop.best is None:
-      recent = history.mean_loss(self.history.infos(self.saved_at or 0))
+      recent = metrics.mean_loss(self.history.infos(self.saved_at or 0))
       score = None if recent is None or not math.isfinite(recent) else -recent
     try:
       writer.save(self.loop, self.history, self.seconds, score)
@@ -323,6 +304,7 @@ class EnsembleRun(Run):
   """A `Run` of many networks at once; the losses are its only rows."""
 
   members: Members
+  evaluation = metrics.ensemble_evaluation_of
 
   def __init__(self, problem: Problem, loop: Loop, member: Member, members: Members) -> None:
     self.members, dtype = members, problem.info.loss.dtype
@@ -348,16 +330,6 @@ class EnsembleRun(Run):
       if (int(state.step), k) not in known and codes[k] != DIVERGED
     ]
 
-  def evaluation(self) -> Any:
-    """Evaluate the ensemble at its current parameters."""
-    scores: ensembles.Scores = self.evaluate(self.loop.state.params, self.problem.test)
-    running = np.asarray(self.loop.progress.reason) == RUNNING
-    count = int(running.sum()) if self.problem.most_steps else 0
-    losses = np.asarray(self.history.since_evaluation().loss)
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN.
-      means = np.nansum(losses, axis=0, dtype=np.float64) / (~np.isnan(losses)).sum(0)
-    return ensembles.EnsembleEvaluation(self.done, count, means, *scores, self.seconds)
-
 
 def member_of(tree: Any, axis: int, k: int) -> Any:
   """Index one member of a pytree along the members' axis."""
@@ -367,9 +339,3 @@ def member_of(tree: Any, axis: int, k: int) -> Any:
 def running_again(loop: Loop) -> Loop:
   """Return the loop as if no stop rule had fired."""
   return loop._replace(progress=loop.progress._replace(reason=jnp.asarray(RUNNING, jnp.int32)))
-
-
-def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:
-  """Return the best or the latest validation score; None before the first."""
-  value = math.inf if best is None else float(getattr(best, which))
-  return -value if math.isfinite(value) else None

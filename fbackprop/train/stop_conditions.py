@@ -1,11 +1,14 @@
 """The end of an epoch in a compiled loop: the validation set is scored, and the stop rules judged.
 
-The stop rules are thresholds, a running state, and their evaluation.
+The stop rules are thresholds, a running state, and their evaluation. To add one, add a field to
+`StopRules` of `arguments`, which is its flag too, and to `StopNumbers`, its name to `STOP_REASONS`,
+and its test to `judge`.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +72,12 @@ class Best(NamedTuple):
   step: Array
   params: Params
   latest: Array
+
+
+def score_of(best: Best | None, which: Literal["validation_loss", "latest"]) -> float | None:
+  """Return the best or the latest validation score; None before the first."""
+  value = math.inf if best is None else float(getattr(best, which))
+  return -value if math.isfinite(value) else None
 
 
 Validate = Callable[[Best, Params, Array, Array, Array], Best] | None

@@ -484,6 +484,7 @@ def report_of(name: str, problem: Problem, found: Evidence) -> Report:
   return Report(
     name, tuple(findings), checks, tuple(dict.fromkeys(reasons)), verified, found.ulp, found.sigma,
     problem.level, problem.seed, problem.allowance, regimes=tuple(dict.fromkeys(found.points)),
+    leaves=tuple(names) if found.order else (),
   )  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def make_live_check(
   """
   loss = live_check.checked_loss(net, loss)
   return live_check.make_live_check(
-    net, loss, ours=ours, clip_examples=clip_examples, measure=make_measure()
+    net, loss, ours=ours, clip_examples=clip_examples, make_measure=make_measure
   )
 
 

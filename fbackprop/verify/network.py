@@ -189,7 +189,8 @@ def renamed(report: Report, name: str, path: str) -> Report:
     f._replace(leaf=leaf_of(f.leaf), message=f"{where}; {f.message}" if f.message else where)
     for f in report.findings
   ]
-  return report._replace(findings=tuple(findings), verified=tuple(map(leaf_of, report.verified)))
+  verified, leaves = (tuple(map(leaf_of, names)) for names in (report.verified, report.leaves))
+  return report._replace(findings=tuple(findings), verified=verified, leaves=leaves)
 
 
 def merged(whole: Report, parts: list[Report], missing: str) -> Report:
@@ -200,12 +201,15 @@ def merged(whole: Report, parts: list[Report], missing: str) -> Report:
   counts = (Counter({c.check: c.times for c in report.checks}) for report in reports)
   reasons = [reason for report in reports for reason in report.not_checked] + [missing]
   wrong = {f.leaf for f in findings if f.kind in ("fail", "no verdict")}
+  leaves = tuple(dict.fromkeys(leaf for r in (*parts, whole) for leaf in r.leaves))
+  right = {leaf for report in reports for leaf in report.verified} - wrong
   return whole._replace(
     findings=tuple(findings),
     checks=checks_of(sum(counts, Counter()), findings, {}),
     not_checked=tuple(filter(None, dict.fromkeys(reasons))),
-    verified=tuple(v for v in whole.verified if v not in wrong),
+    verified=tuple(leaf for leaf in leaves if leaf in right),
     worst_ulp=max(r.worst_ulp for r in reports),
     max_sigma=max(r.max_sigma for r in reports),
     regimes=tuple(dict.fromkeys(name for report in reports for name in report.regimes)),
+    leaves=leaves,
   )

@@ -1,4 +1,4 @@
-"""Findings, and the report of a verification: a table for a terminal, HTML for a notebook, JSON."""
+"""Findings, and the report of a verification: a table for a terminal, an HTML page, JSON."""
 
 import json
 import math
@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
-from fbackprop.markup import BAD, GOOD, UNSURE, headline, paragraph, table_of
+from fbackprop.verify.heat_maps import LeafMap
+from fbackprop.verify.page import Content, draw_fragment, draw_page
 
 WIDTH = 100
 FORMAT = 1
@@ -41,6 +42,8 @@ class Finding(NamedTuple):
     cause: the fault that reproduces the numbers, such as "constant factor: 1/N, N = 32"; the text
       before the colon is one of `KINDS`. "" if it wasn't searched for.
     message: a sentence that describes the finding where numbers don't.
+    leaf_map: the leaf's numbers, those of a large one thinned out, for the page; the JSON doesn't
+      have them. None where there are none.
   """
 
   kind: Kind
@@ -56,6 +59,7 @@ class Finding(NamedTuple):
   shape: tuple[int, ...] = ()
   cause: str = ""
   message: str = ""
+  leaf_map: LeafMap | None = None
 
 
 class Checked(NamedTuple):
@@ -115,6 +119,7 @@ class Report(NamedTuple):
     again: the command or the call that repeats it; "" if there is none.
     regimes: the test points at which the mathematics was checked; without those where the function
       isn't finite.
+    leaves: all leaves, in the order of the backward pass; () if the rule couldn't be traced.
   """
 
   name: str
@@ -130,6 +135,7 @@ class Report(NamedTuple):
   seconds: float = 0.0
   again: str = ""
   regimes: tuple[str, ...] = ()
+  leaves: tuple[str, ...] = ()
 
   @property
   def verdict(self) -> Verdict:
@@ -140,6 +146,19 @@ class Report(NamedTuple):
   def ok(self) -> bool:
     """Whether the verdict is "pass"."""
     return self.verdict == "pass"
+
+  @property
+  def reason(self) -> str:
+    """The reason of the verdict in a sentence: what passed, or the first finding."""
+    first = first_of(self)
+    if first is None:
+      leaves, points = len(self.verified), len(self.regimes)
+      what = f"{leaves} {'leaf' if leaves == 1 else 'leaves'}"
+      return f"{what} verified at {points} test point{'s' * (points != 1)}"
+    place = f"first wrong leaf {first.leaf}" if first.kind == "fail" and first.leaf else first.leaf
+    # The cause of a broken contract is its name alone, and the message says the rest.
+    why = first.message if first.cause.endswith(":") else first.cause or first.message
+    return ": ".join(filter(None, (place or first.check, why)))
 
   def table(self) -> str:
     """Render the report for a terminal, in lines of at most 100 columns.
@@ -173,7 +192,7 @@ class Report(NamedTuple):
 
   @staticmethod
   def from_json(text: str) -> "Report":
-    """Read a report written by `to_json`, equal to the one written.
+    """Read a report written by `to_json`, equal to the one written but for each `leaf_map`.
 
     Raises:
       ValueError: the text isn't JSON, isn't a report, or has another format version.
@@ -194,20 +213,17 @@ class Report(NamedTuple):
     findings = f", {len(self.findings)} findings" if self.findings else ""
     return f"Report({self.verdict.upper()}: {self.name}{findings}, {len(self.checks)} checks)"
 
+  def to_html(self) -> str:
+    """Render the report as a page: an HTML file that loads nothing, with names escaped.
+
+    It shows the leaves in the order of the backward pass, the first finding with heat maps of its
+    leaf, all other findings, the checks, what wasn't checked, and what repeats it.
+    """
+    return draw_page(content_of(self))
+
   def _repr_html_(self) -> str:
     """Render the report for a notebook, with names and messages escaped."""
-    color = {"pass": GOOD, "fail": BAD}.get(self.verdict, UNSURE)
-    more = len(self.findings) - MOST_ROWS
-    shown, remarks = summary(self)
-    rows = ((check.check, str(check.times), check.verdict, check.detail) for check in shown)
-    parts = [
-      headline(self.verdict.upper(), color, f"{self.name}: {asked_of(self)}"),
-      table_of(HEADS, map(row_of, self.findings[:MOST_ROWS])),
-      paragraph(f"and {more} findings more") if more > 0 else "",
-      paragraph(f"again: {self.again}") if self.again and self.verdict != "pass" else "",
-      table_of(("check", "times", "outcome", "detail"), rows),
-    ]
-    return "".join([*parts, *(paragraph(f"{head}: {text}") for head, text in remarks)])
+    return draw_fragment(content_of(self))
 
   def __str__(self) -> str:
     return self.table()
@@ -310,6 +326,82 @@ def wrapped(prefix: str, text: str) -> list[str]:
 HEADS = ("", "check", "leaf", "entries", "at", "got", "want", "bound", "why")
 
 
+def content_of(report: Report) -> Content:
+  """Return what the page of a report says."""
+  first = first_of(report)
+  # A table that repeats the only finding is left out.
+  rows = [] if report.findings == (first,) else report.findings[:MOST_ROWS]
+  remarks = [(head, [text]) for head, text in summary(report)[1] if head in ON_PAGE]
+  options = f'level="{report.level}", seed={report.seed}, allowance={report.allowance:g}'
+  return Content(
+    name=report.name,
+    verdict=report.verdict.upper(),
+    asked=asked_of(report),
+    summary=report.reason,
+    leaves=states_of(report),
+    about_leaves=BY_LAYER if any(leaf.startswith("input of ") for leaf in report.leaves) else "",
+    first=[] if first is None else details_of(first),
+    leaf_map=None if first is None else first.leaf_map,
+    heads=HEADS,
+    findings=list(map(row_of, rows)),
+    more=max(0, len(report.findings) - MOST_ROWS),
+    checks=[(c.check, str(c.times), c.verdict, c.detail) for c in report.checks],
+    remarks=[
+      *([("Test points", [", ".join(report.regimes)])] if report.regimes else []),
+      *((ON_PAGE[head], texts) for head, texts in remarks),
+      *([("Not checked", report.not_checked)] if report.not_checked else []),
+    ],
+    again=report.again,
+    options=f"The same call with {options} makes the same report.",
+  )
+
+
+BY_LAYER = (
+  "Each layer is verified by itself, at the cotangent that it receives in the network, and the "
+  "network as a whole: there a wrong layer spoils the leaves that follow it."
+)
+ON_PAGE = {"own dtype": "In its own dtype", "allowance": "Allowance"}
+"""The remarks of `summary` that have a heading of their own, and it."""
+
+
+def first_of(report: Report) -> Finding | None:
+  """Return the first finding that prevents a pass; None without one."""
+  return next((f for f in report.findings if f.kind != "note"), None)
+
+
+def states_of(report: Report) -> list[tuple[str, str]]:
+  """Return each leaf with its state."""
+  failed = [f.leaf for f in report.findings if f.kind == "fail" and f.leaf]
+  kinds = {leaf: first_verdict([f.kind for f in report.findings if f.leaf == leaf])
+           for leaf in report.leaves}  # fmt: skip
+
+  def state(leaf: str) -> str:
+    if kinds[leaf] == "fail":
+      return "first wrong" if leaf == failed[0] else "wrong"
+    if kinds[leaf] != "pass":
+      return kinds[leaf]
+    return "verified" if leaf in report.verified else "not verified"
+
+  return [(leaf, state(leaf)) for leaf in report.leaves]
+
+
+def details_of(finding: Finding) -> list[tuple[str, str]]:
+  """Return a finding as (head, text)."""
+  place, got, want, bound = figures(finding)
+  numbers = [f"got {got}", f"want {want}", bound and f"bound {bound}"] if got else []
+  rows = (
+    ("kind", finding.kind),
+    ("check", finding.check),
+    ("leaf", f"{finding.leaf} {shape_of(finding.shape)}" if finding.size else finding.leaf),
+    ("test point", finding.regime),
+    ("entries", f"{finding.wrong} of {finding.size}" if finding.wrong else ""),
+    ("worst entry", "  ".join(filter(None, [place, *numbers]))),
+    ("cause", finding.cause.rstrip(": ")),
+    ("message", finding.message),
+  )
+  return [(head, text) for head, text in rows if text]
+
+
 def row_of(finding: Finding) -> tuple[str, ...]:
   """Return a finding as the cells of the columns `HEADS`."""
   leaf = f"{finding.leaf} {shape_of(finding.shape)}" if finding.leaf else ""
@@ -332,7 +424,8 @@ def plain(value: Any) -> Any:
   """Convert a field to its JSON representation, NumPy scalars to Python's."""
   value = value.item() if hasattr(value, "item") else value
   if hasattr(value, "_asdict"):
-    return {name: plain(entry) for name, entry in value._asdict().items()}
+    fields = value._asdict().items()
+    return {name: plain(entry) for name, entry in fields if name != "leaf_map"}
   if isinstance(value, tuple | list):
     return [plain(entry) for entry in value]
   if isinstance(value, float) and not math.isfinite(value):
@@ -343,7 +436,8 @@ def plain(value: Any) -> Any:
 def restored(kind: Any, table: Mapping[str, Any]) -> Any:
   """Build a NamedTuple; its annotations distinguish texts from nonfinite numbers."""
   fields = {}
-  for name in kind._fields:
+  # A field with a default may be missing: it isn't saved, or a later version added it.
+  for name in (n for n in kind._fields if n in table or n not in kind._field_defaults):
     value = table[name]
     if isinstance(value, str) and "float" in str(kind.__annotations__[name]):
       value = float(value)

@@ -4,7 +4,7 @@ CHECKS = {
   "maths": "the rule in float64 against autodiff, entry by entry, at every test point",
   "differences": "the rule against one-sided differences of the function",
   "forward": "the rule's output against the function's",
-  "numerics": "the rule in its own dtype, op by op and compiled, in σ of its rounding error",
+  "numerics": "the rule in its own dtype, compiled, in σ of its rounding error",
   "branches": "both sides of the comparisons in the program",
   "structure": "trees and shapes of the cotangents",
   "dtype": "dtypes and weak types of the cotangents",

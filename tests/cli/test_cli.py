@@ -18,8 +18,9 @@ import safetensors.numpy
 
 import fbackprop as fb
 from fbackprop.cli import main
-from fbackprop.cli.console import number, show_progress
+from fbackprop.cli.console import show_progress
 from fbackprop.train import run_folder as runs
+from fbackprop.train.metrics import number
 from tests.support.runs import follow, interrupt_at, metrics_of
 
 FILES = ["config.toml", "env.json", "metrics.jsonl", "model.safetensors", "report.html",

@@ -12,8 +12,8 @@ import safetensors.numpy
 import fbackprop as fb
 from fbackprop.cli import main
 from fbackprop.train.data.datasets import load_dataset
-from fbackprop.train.metrics import score
 from fbackprop.train.models import describe_model, load_model, save_model
+from fbackprop.train.scores import score
 from tests.support.refusals import refused
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")

@@ -214,6 +214,39 @@ def test_json_stays_alone_in_a_pipe(folder, verifier, capsys):
   assert said.err.startswith("PASS")
 
 
+def test_the_page_is_the_report(folder, verifier, capsys):
+  verifier.answer = LEAVES
+  (folder / "report.html").write_text("an older one")
+  assert verify("square", *ARGS, "--html", "report.html") == 1
+  assert capsys.readouterr().out.endswith("written: report.html\n")
+  page = (folder / "report.html").read_text()
+  assert page.startswith("<!doctype html>")
+  assert page.endswith("</html>\n")
+  assert "fbackprop verify userpkg.rules:square --args userpkg.rules:make_args" in page
+
+
+def test_json_stays_alone_beside_a_page(folder, verifier, capsys):
+  reader, writer = os.pipe()
+  assert verify("square", *ARGS, "--json", f"/dev/fd/{writer}", "--html", "f.html") == 0
+  os.close(writer)
+  with open(reader, encoding="utf-8") as pipe:
+    assert json.load(pipe)["verdict"] == "pass"
+  said = capsys.readouterr()
+  assert said.out == ""
+  assert said.err.endswith("written: f.html\n")
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(folder, verifier, capsys, monkeypatch):
+  def full(*arguments):
+    raise OSError(28, "No space left on device")
+
+  (folder / "report.html").write_text("an older one")
+  monkeypatch.setattr("fbackprop.cli.console.write_whole", full)
+  assert verify("square", *ARGS, "--html", "report.html") == 1
+  assert "--html report.html can't be written" in capsys.readouterr().err
+  assert (folder / "report.html").read_text() == "an older one"
+
+
 def test_a_disk_that_is_full_at_the_end_hides_no_verdict(folder, verifier, capsys, monkeypatch):
   def full(*arguments):
     raise OSError(28, "No space left on device")

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from fbackprop.cli import main
-from fbackprop.cli.console import Table
 from fbackprop.cli.train import parse
+from fbackprop.train.metrics import Table
 from tests.support.runs import metrics_of
 
 LINE = ("--data", "moons", "--hidden", "8", "8", "--check-every", "0", "--eval-every", "20")
@@ -66,10 +66,10 @@ def test_a_file_may_hold_a_list(tmp_path):
 
 
 def test_a_table_has_the_columns_that_are_asked_for():
-  assert Table(True, False, False, ()).head() == (
+  assert Table((), labels=True).head() == (
     "    step   epoch  train loss  test loss test accuracy   error of gradient"
   )
-  assert Table(False, True, True, ("noise_scale", "health")).head() == (
+  assert Table(("noise_scale", "health"), validation=9, clipping=0.3).head() == (
     "    step   epoch  train loss  test loss  validation  clipped  noise scale   max dead"
     "   error of gradient"
   )

@@ -28,7 +28,7 @@ RANKS = [
   ["layers", "losses"],
   ["combinators", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit", "quantities", "live_check"],
-  ["verify.report", "verify.deadline"],
+  ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
   ["verify.explain"],
@@ -37,7 +37,7 @@ RANKS = [
   ["train.data"],
   ["train"],
   ["train.report"],
-  ["cli", "__main__"],
+  ["cli", "__main__", "pytest_plugin"],
 ]  # fmt: skip
 RANK_OF = {f"fbackprop.{room}": rank for rank, row in enumerate(RANKS) for room in row}
 
@@ -124,6 +124,11 @@ def test_a_run_imports_nothing_of_the_verifier():
   code = "import sys, fbackprop.train._fit; "
   code += "print([m for m in sys.modules if m.startswith('fbackprop.verify')])"
   assert run(code) == "[]\n"
+
+
+def test_training_needs_only_the_live_check_of_the_verifier():
+  imported = {name for m in MODULES if m.startswith("fbackprop.train") for name in imports_of(m)}
+  assert {n for n in imported if n.startswith("fbackprop.verify")} == {"fbackprop.verify.live"}
 
 
 def test_import_changes_no_configuration():

@@ -156,7 +156,7 @@ ARCHIVES = (
   lambda path: read_npz(str(path), (), None, "w"),
   lambda path: read_npz(str(path), (), "classification"),
   lambda path: read_npz(str(path), (), "regression"),
-  lambda path: read_npz_features(str(path), 2),
+  lambda path: read_npz_features(str(path), ("a", "b")),
 )
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import fbackprop as fb
 from fbackprop.cli import main, training
 from fbackprop.layers import dense
-from fbackprop.train import ensembles, last_axis, report
+from fbackprop.train import ensembles, last_axis, metrics, report
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.models import Model, describe_model, load_model
 from fbackprop.train.report import RateScores, RunInfo, draw_ensemble_page, figures
@@ -308,7 +308,7 @@ def test_the_folder_holds_a_line_for_each_evaluation(folder):
 def test_what_is_not_finite_is_left_out_of_a_line():
   losses = np.array([1.0, np.nan, 3.0, np.nan, np.inf, np.nan])
   found = fb.train.EnsembleEvaluation(7, 2, losses, None, None, None, None, 0.5)
-  line = training.metrics_of(found, (0.1, 0.2))
+  line = metrics.row_of_ensemble(found, (0.1, 0.2))
   spread = {"mean": 2.0, "deviation": 2**0.5, "least": 1.0, "most": 3.0, "members": 2}
   assert line["rates"] == [{"rate": 0.1, "train_loss": spread}, {"rate": 0.2, "train_loss": None}]
 

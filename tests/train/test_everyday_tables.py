@@ -18,8 +18,8 @@ from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.data.npz import read_npz
 from fbackprop.train.data.rows import fit_standardization
 from fbackprop.train.data.targets import infer_task
-from fbackprop.train.metrics import score
 from fbackprop.train.models import Description, Model, load_model
+from fbackprop.train.scores import score
 from tests.support.runs import descend
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 import fbackprop as fb
 from fbackprop.train import report
 from fbackprop.train.data.datasets import Dataset, load_dataset
+from fbackprop.train.metrics import Evaluation
 from fbackprop.train.report import curves, figures, layers, predictions
-from fbackprop.train.results import BestEpoch, Evaluation, Result
+from fbackprop.train.results import BestEpoch, Result
 
 
 def test_the_same_run_gives_the_same_bytes():

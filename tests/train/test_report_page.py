@@ -22,9 +22,10 @@ from fbackprop.live_check import LiveCheck
 from fbackprop.train import report
 from fbackprop.train.data.datasets import Dataset, load_dataset
 from fbackprop.train.data.rows import fit_standardization
+from fbackprop.train.metrics import Evaluation
 from fbackprop.train.models import Model, describe_model
 from fbackprop.train.report import documents, figures, headline, layers, predictions, tables
-from fbackprop.train.results import BestEpoch, Evaluation, Result
+from fbackprop.train.results import BestEpoch, Result
 from fbackprop.train.step import State, layer_names
 from tests.support.pages import Reader
 from tests.train.test_report import drawn

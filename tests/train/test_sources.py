@@ -10,7 +10,7 @@ import sklearn.datasets
 from fbackprop.cli.config import TrainConfig
 from fbackprop.extras import need
 from fbackprop.train.data import csv_tables as tables
-from fbackprop.train.data import names
+from fbackprop.train.data import formats, names
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.data.npz import read_npz, read_npz_features
@@ -36,7 +36,7 @@ SIZES = {
 def test_the_names_are_those_of_the_command_line():
   assert set(SIZES) == set(names.NAMES)
   listed = inspect.getdoc(TrainConfig).partition("  data: ")[2].partition("  target: ")[0]
-  for name in (*names.NAMES, *(f"{kind}:{path}" for kind, path in names.FILES.items())):
+  for name in (*names.NAMES, *(f"{kind}:{known.path}" for kind, known in formats.FORMATS.items())):
     assert name in listed, name
 
 
@@ -272,7 +272,7 @@ def test_an_archive_of_pictures(tmp_path):
   assert (found.x.shape, found.image_shape, found.output_names) == ((4, 6), (2, 3), ("a", "b", "c"))
   assert (found.targets.tolist(), found.targets_test.tolist()) == ([1, 0, 1, 2], [1, 0])
   assert found.inferred == "its values are words"
-  np.testing.assert_array_equal(read_npz_features(path, 6), found.x)
+  np.testing.assert_array_equal(read_npz_features(path, [""] * 6), found.x)
 
 
 def test_an_archive_of_numbers(tmp_path):

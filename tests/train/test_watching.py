@@ -11,7 +11,7 @@ import pytest
 
 import fbackprop as fb
 from fbackprop import quantities as q
-from fbackprop.train.history import mean_clipped, mean_noise_scale
+from fbackprop.train.metrics import mean_clipped, mean_noise_scale
 from fbackprop.train.step import make_gradient
 from tests.support.refusals import refusals
 from tests.support.runs import descend

@@ -37,7 +37,7 @@ ONE = (
   of(
     "neg abs sign floor ceil round is_finite sqrt square rsqrt cbrt exp exp2 expm1 log log1p "
     "log2 sin cos tan tanh sinh cosh atan asin acos asinh logistic erf erfc erf_inv lgamma "
-    "digamma one_minus_square stop_gradient"
+    "digamma one_minus_square stop_gradient bessel_i0e bessel_i1e"
   )
   | {
     "not": lax.bitwise_not,
@@ -82,6 +82,11 @@ TWO = of("max min rem lt le gt ge eq ne add sub mul div atan2 pow") | {
   "polynomial": lambda x, y: lax.polynomial(x, [y, x, y]) if hasattr(lax, "polynomial") else x,
   "optimization_barrier": lambda x, y: lax.optimization_barrier((x, y)),
   "complex": lax.complex,
+  "shift_right_logical": lambda x, y: lax.shift_right_logical(x, 5 * y),
+  "igamma": lambda x, y: lax.igamma(y * y + 1, x * x),
+  "igammac": lambda x, y: lax.igammac(y * y + 1, x * x),
+  "zeta": lambda x, y: lax.zeta(x * x + 2, y * y + 1),
+  "regularized_incomplete_beta": lambda x, y: lax.betainc(x * x + 1, y * y + 1, x * x),
 }
 
 

@@ -57,17 +57,18 @@ class Ordering:
 
   def __init__(self, columns: Columns) -> None:
     self.columns = [list(column) for column in columns.columns]
-    self.place = columns.places()
-    self.arriving, self.leaving = columns.ends()
+    self.place: dict[int, float] = {**columns.places()}
+    arriving, leaving = columns.ends()
+    self.left = [[link.left for link in links] for links in arriving]
+    self.right = [[(link.right, link.fixed * link.port / 2) for link in links] for links in leaving]
 
   def before(self, item: int) -> list[float]:
     """Return the sorted places of an item's neighbours to the left."""
-    return sorted(float(self.place[link.left]) for link in self.arriving[item])
+    return sorted([self.place[other] for other in self.left[item]])
 
   def after(self, item: int) -> list[float]:
     """Return those to the right, with the port of an input if the order matters."""
-    links = self.leaving[item]
-    return sorted(self.place[link.right] + link.fixed * link.port / 2 for link in links)
+    return sorted([self.place[other] + port for other, port in self.right[item]])
 
   def crossings(self) -> int:
     """Count the crossings, in O(E²) at worst by insertion into a sorted list."""
@@ -94,23 +95,24 @@ class Ordering:
 
   def transpose(self) -> None:
     """Swap neighbours in a column while that removes crossings, in a few passes."""
+    changed = {*range(len(self.columns))}  # Columns that changed, or whose neighbours did.
     for _ in range(PASSES):
-      swaps = 0
-      for column in self.columns:
+      for number, column in enumerate(self.columns):
+        if number not in changed:
+          continue
+        changed.remove(number)
         found = [(item, (self.before(item), self.after(item))) for item in column]
         for i in range(len(found) - 1):
           if crossings_removed(found[i][1], found[i + 1][1]) > 0:
             found[i], found[i + 1] = found[i + 1], found[i]
-            swaps += 1
+            changed |= {number - 1, number, number + 1}
         self.reorder(column, [item for item, _ in found])
-      if not swaps:
-        break
 
 
 def crossings_removed(a: tuple[list[float], ...], b: tuple[list[float], ...]) -> int:
   """Count the crossings removed by swapping a with b, its successor; negative if it adds some."""
-  return sum(
-    bisect_left(ends_b, end) - (len(ends_b) - bisect_right(ends_b, end))
-    for ends_a, ends_b in zip(a, b, strict=True)
-    for end in ends_a
-  )
+  removed = 0
+  for ends_a, ends_b in zip(a, b, strict=True):
+    for end in ends_a if ends_b else ():
+      removed += bisect_left(ends_b, end) + bisect_right(ends_b, end) - len(ends_b)
+  return removed

@@ -8,8 +8,9 @@ import numpy as np
 
 from fbackprop.errors import RangeError
 from fbackprop.ranges import check_in_range
-from fbackprop.train.data import built_in, csv_tables, fingerprints, idx, npz, rows
-from fbackprop.train.data.names import BUNDLED, MissingTargets, Task, kind_and_path
+from fbackprop.train.data import built_in, fingerprints, rows
+from fbackprop.train.data.formats import FORMATS, TABLES, kind_and_path
+from fbackprop.train.data.names import BUNDLED, MissingTargets, Task
 from fbackprop.train.data.rows import Dataset, Split, Standardizations, as_float32
 
 __all__ = ["Dataset", "load_dataset", "load_raw", "read_source"]
@@ -20,7 +21,7 @@ MANY = 10
 
 
 class Source(TypedDict, total=False):
-  """The options of a file: the keywords of `load_dataset` for `csv:` and `npz:`."""
+  """The options of a file: the keywords of `load_dataset` for the formats in `TABLES`."""
 
   target: Sequence[str]
   task: Task | None
@@ -42,7 +43,7 @@ def load_dataset(
   """Generate or read a data set by name, split it, and standardise it.
 
   Args:
-    name: such as "digits" or "csv:table.csv"; see `fbackprop.train.data.names`.
+    name: such as "digits" or "csv:table.csv"; see `fbackprop.train.data.formats`.
     seed: random seed of the split, and of synthetic data.
     standardize: "auto" standardises columns of different units. Means and deviations are those of
       the training set, for the features and for the values of a regression.
@@ -78,11 +79,13 @@ def load_raw(
   """Read and split a data set in the source's numbers; see `load_dataset`."""
   check_in_range("", "test_fraction", test_fraction)
   kind, _ = kind_and_path(name)
-  if kind not in ("csv", "npz"):
+  if kind not in TABLES:
     has = {"target": "its own", "task": "its own"}
     for option, value in source.items():
       if value and value != "refuse":
-        raise RangeError(f"is for csv and npz files, {kind} has {has.get(option, 'none')}", option)
+        raise RangeError(
+          f"is for {' and '.join(TABLES)} files, {kind} has {has.get(option, 'none')}", option
+        )
   dataset = replace(read_source(name, seed, **source), name=name)
   split = None if len(dataset.x_test) else split_rows(dataset, seed, test_fraction)
   fingerprint = fingerprints.fingerprint_of(dataset, split)
@@ -137,12 +140,6 @@ def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> Split:
 def read_source(name: str, seed: int, **source: Unpack[Source]) -> Dataset:
   """Read a data set in the source's numbers; `features` are the columns of a csv file to read."""
   kind, path = kind_and_path(name)
-  if kind == "csv":
-    return csv_tables.read_csv(path, **source)
-  if kind == "npz":
-    # An array has no names of columns.
-    options: Any = {name: value for name, value in source.items() if name != "features"}
-    return npz.read_npz(path, **options)
-  if kind == "idx":
-    return idx.read_idx(path)
+  if kind in FORMATS:
+    return FORMATS[kind].read(path, **(source if kind in TABLES else {}))
   return built_in.load_bundled(kind) if kind in BUNDLED else built_in.make_synthetic(kind, seed)

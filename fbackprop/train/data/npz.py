@@ -54,6 +54,7 @@ def read_npz(
   task: Task | None = None,
   sample_weights: str | None = None,
   missing_targets: MissingTargets = "refuse",
+  features: Sequence[str] | None = None,
 ) -> Dataset:
   """Read features and targets from an archive.
 
@@ -63,6 +64,7 @@ def read_npz(
     task: the task; None to infer it from the values, see `fbackprop.train.data.targets`.
     sample_weights: name of an array `[N]` of weights for the examples of x.
     missing_targets: treatment of missing targets, such as NaN; see `load_dataset`.
+    features: ignored, as the columns of an array have no names.
 
   Raises:
     ValueError: the file isn't such an archive; Python objects aren't read.
@@ -133,8 +135,8 @@ def read_x(archive: Archive, name: str) -> tuple[np.ndarray, tuple[int, int] | N
   return flat, image_shape, targets.lost_integers(numbered("x", flat.shape[1]), wide.T, flat)
 
 
-def read_npz_features(path: str, count: int) -> np.ndarray:
-  """Read x only, `[N, count]`.
+def read_npz_features(path: str, features: Sequence[str]) -> np.ndarray:
+  """Read x only, `[N, D]`, where a model has D features.
 
   Raises:
     ValueError: the array is missing, or has another number of features.
@@ -143,8 +145,8 @@ def read_npz_features(path: str, count: int) -> np.ndarray:
   archive = read_arrays(path, X_NAMES)
   name = archive.first_of(X_NAMES, "the features")
   x = read_x(archive, name)[0]
-  if x.shape[1] != count:
-    raise ValueError(f"{path}: {name} must have {count} features, got {x.shape[1]}")
+  if x.shape[1] != len(features):
+    raise ValueError(f"{path}: {name} must have {len(features)} features, got {x.shape[1]}")
   return x
 
 

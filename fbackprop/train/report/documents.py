@@ -18,6 +18,7 @@ import numpy as np
 from fbackprop.extras import need
 from fbackprop.fonts import FontChoice, any_weight, choose_fonts, list_characters
 from fbackprop.inspection import Signals
+from fbackprop.markup import STYLE
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.models import Model
@@ -145,8 +146,8 @@ def render(
   """
   jinja2 = need("jinja2", extra="train")
   environment = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined,
-    trim_blocks=True, lstrip_blocks=True,
+    loader=jinja2.FileSystemLoader([HERE, STYLE.parent]), autoescape=True,
+    undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
   own, own_outputs = in_own_units(dataset, outputs)
   losses = tables.losses_of(dataset, model, outputs)

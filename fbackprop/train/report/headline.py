@@ -11,10 +11,11 @@ import numpy as np
 
 from fbackprop.live_check import LiveCheck
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.ensembles import EnsembleResult, spread_of
-from fbackprop.train.metrics import accuracy, r_squared, root_mean_square
+from fbackprop.train.ensembles import EnsembleResult
+from fbackprop.train.metrics import spread_of
 from fbackprop.train.report.tables import Number, RateScores, counted, measured
 from fbackprop.train.results import Result
+from fbackprop.train.scores import accuracy, r_squared, root_mean_square
 
 
 class Tile(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fbackprop.inspection import Signals
-from fbackprop.train.metrics import root_mean_square
 from fbackprop.train.report.figures import COLORS, Panel, panel, place_of, spread_out
 from fbackprop.train.report.tables import Number, Table, barred, percent, table_of
 from fbackprop.train.results import Result
+from fbackprop.train.scores import root_mean_square
 from fbackprop.train.step import by_layer
 
 MOST_LAYERS = 16  # More rows would be illegible.

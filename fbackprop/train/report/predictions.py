@@ -6,10 +6,10 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.metrics import r_squared
 from fbackprop.train.models import Model
 from fbackprop.train.report import figures
 from fbackprop.train.report.figures import COLORS, INK, MUTED, Panel, panel, shortened
+from fbackprop.train.scores import r_squared
 
 GRID_POINTS = 200  # Along each axis of the plane.
 CURVE_POINTS = 500

@@ -11,9 +11,10 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset
-from fbackprop.train.ensembles import EnsembleResult, spread_of
-from fbackprop.train.metrics import r_squared, root_mean_square
+from fbackprop.train.ensembles import EnsembleResult
+from fbackprop.train.metrics import number, spread_of
 from fbackprop.train.models import Model
+from fbackprop.train.scores import r_squared, root_mean_square
 
 MOST_WORST = 12
 MOST_MEMBERS = 100  # The others are in summary.json.
@@ -56,8 +57,7 @@ def measured(value: float | None, full: float = 0.0) -> Number:
     return Number("–")
   if not math.isfinite(value):
     return Number("not finite")
-  text = f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.2e}"
-  return Number(text, abs(value) / full if full else None)
+  return Number(number(value), abs(value) / full if full else None)
 
 
 def barred(values: Sequence[float | None]) -> list[Number]:

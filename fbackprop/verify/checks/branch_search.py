@@ -85,6 +85,11 @@ class Coverage:
     with in_float64(witnesses.is_wide):
       both = (witnesses.rule, witnesses.truth or of_inputs(witnesses))
       self.programs = [flat(p, keep_rules=False) for p in both]
+    # What a program computes from its comparisons needn't be evaluated.
+    self.compared = [
+      [v for e in p.jaxpr.eqns if evaluation.is_watched(e.primitive.name) for v in e.outvars]
+      for p in self.programs
+    ]
     self.outcomes: dict[Place, set[str]] = {}
     self.names: dict[Place, str] = {}
     self.integers: set[tuple[int, int]] = set()  # (number, leaf)
@@ -126,9 +131,10 @@ class Coverage:
   def run(self, leaves: Sequence[Any], y_bar: Sequence[Any]) -> bool:
     """Evaluate both programs at a point; return whether any comparison had a new outcome."""
     known = sum(map(len, self.outcomes.values()))
-    for i, program in enumerate(self.programs):
-      evaluator = evaluation.Evaluator(self.working, watch=partial(self.record, i))
-      evaluator.run(program, [*leaves, *y_bar])
+    for i, (program, compared) in enumerate(zip(self.programs, self.compared, strict=True)):
+      if compared:
+        evaluator = evaluation.Evaluator(self.working, watch=partial(self.record, i))
+        evaluator.run_to(program, [*leaves, *y_bar], compared)
     return sum(map(len, self.outcomes.values())) > known
 
   @property

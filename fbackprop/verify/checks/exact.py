@@ -8,6 +8,7 @@ Python code runs while it is traced. So the calls that must not disturb each oth
 together, and the traced program of the last one must give what the rule gives alone.
 """
 
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -122,14 +123,14 @@ def check_scaling(problem: Problem) -> list[Finding]:
 
 def check_repeats(problem: Problem) -> list[Finding]:
   """Repeat a call after another one, and keep a pullback pending while another call runs."""
-  other_bar = in_dtypes_of(problem.rule.outputs, problem.rule.draw(problem.seed, 2))
-  other = problem.signature.in_own_dtypes(problem.test_points[0].leaves), other_bar
+  leaves, y_bar = problem.test_points[0].leaves, problem.rule.draw(problem.seed, 2)
+  other = problem.signature.in_own_dtypes(leaves), in_dtypes_of(problem.rule.outputs, y_bar)
   try:
     problem.compiled(*other)
   except RuleError:
     if not raises(problem.rule, other[0]):
       raise
-    other = problem.own_leaves, other_bar  # The others are outside of f's domain.
+    leaves, other = problem.leaves, (problem.own_leaves, other[1])  # f takes no others.
     problem.compiled(*other)
   again = problem.compiled(problem.own_leaves, problem.own_y_bar)[1]
   if found := differing_bits(problem, REPEATS[0], again, problem.results[1], STATE):
@@ -138,12 +139,12 @@ def check_repeats(problem: Problem) -> list[Finding]:
     calls = as_rule(interleaved, problem.rule, problem.own_leaves, problem.own_y_bar, *other)
     wants = problem.results[1]
   else:
-    calls, wants = traced_calls(problem, other)
-  found = (
+    calls, wants = traced_calls(problem, leaves, y_bar)
+  differing = (
     differing_bits(problem, name, got, wants, STATE)
     for name, got in zip(REPEATS, calls, strict=True)
   )
-  return next(filter(None, found), [])
+  return next(filter(None, differing), [])
 
 
 def raises(rule: Rule, leaves: Leaves) -> bool:
@@ -166,23 +167,26 @@ def interleaved(
   return rule.both(leaves, y_bar)[1], opened, twice
 
 
-def traced_calls(problem: Problem, other: tuple[Leaves, Leaves]) -> tuple[list[Leaves], Leaves]:
-  """Trace calls that follow each other; return the cotangents of each, and those of the rule."""
+def traced_calls(problem: Problem, leaves: Leaves, y_bar: Leaves) -> tuple[list[Leaves], Leaves]:
+  """Trace calls that follow each other; return the cotangents of each, and those of the rule.
+
+  Args:
+    problem: the rule and its call.
+    leaves, y_bar: the other call's arguments and cotangents of the float outputs, in float64.
+  """
   rule, witnesses, evaluator = problem.rule, problem.witnesses, problem.witnesses.evaluator(None)
   count, floats = len(problem.leaves), len(problem.signature.floats)
+  own = problem.given.inputs
 
   def calls(*inputs: Any) -> Leaves:
-    own, y_bar = inputs[:count], with_float0(rule.outputs, inputs[count:])
-    # The same function may give other dtypes while x64 is on, so the other call is as wide.
-    others = (
-      [jnp.asarray(x, at.dtype) if is_float(at.dtype) else x for x, at in zip(*pair, strict=True)]
-      for pair in ((other[0], own), (other[1], y_bar))
-    )
-    return [bar for bars in interleaved(rule, own, y_bar, *others) for bar in bars]
+    first, second = list(inputs[: len(own)]), list(inputs[len(own) :])
+    bars, others = (with_float0(rule.outputs, x[count:]) for x in (first, second))
+    results = interleaved(rule, first[:count], bars, second[:count], others)
+    return list(itertools.chain(*results))
 
-  inputs = problem.given.inputs
-  found = evaluator.run(as_rule(witnesses.traced, calls, witnesses.rule.in_avals), inputs)
-  alone = evaluator.run(witnesses.rule, inputs)[len(witnesses.forward.out_avals) :]
+  program = as_rule(witnesses.traced, calls, 2 * witnesses.rule.in_avals)
+  found = evaluator.run(program, [*own, *leaves, *y_bar])
+  alone = evaluator.run(witnesses.rule, own)[len(witnesses.forward.out_avals) :]
   return [found[k : k + floats] for k in range(0, 3 * floats, floats)], alone
 
 

@@ -232,7 +232,7 @@ def batch_points(
   """Return batches of other sizes, of the given rows and redrawn ones."""
   rng = np.random.default_rng([seed, 4])
   own_n = leaves[batch[0]].shape[0]
-  one_more = () if level == "quick" else (own_n + 1,)
+  one_more = (own_n + 1,) if level == "deep" else ()
   sizes = dict.fromkeys(n for n in (*SIZES[level], *one_more) if n != own_n)
   is_open = may_be_indices(rule, leaves, batch, rng)
   return [

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop import jaxprs
 from fbackprop.jaxprs import Program, evaluate_flat
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
@@ -60,7 +61,10 @@ def mapped_inputs(problem: Problem) -> dict[str, list[bool]]:
   argument_of = [name.partition("/")[0] for name in names] + [""] * len(problem.y_bar)
   found["vmap of the cotangent"] = [not argument for argument in argument_of]
   arguments = list(dict.fromkeys(argument_of[: len(names)]))
-  for argument in arguments if len(arguments) > 1 and not problem.is_large else ():
+  # JAX's own operations are batched rightly along any operands, once the rule is a program of them.
+  is_foreign = jaxprs.holds_foreign_code(problem.witnesses.rule)
+  is_asked = len(arguments) > 1 and not problem.is_large and is_foreign
+  for argument in arguments if is_asked else ():
     pairs = zip(argument_of, everything, strict=True)
     found[f"vmap of {argument}"] = [own == argument and is_array for own, is_array in pairs]
   return {check: mapped for check, mapped in found.items() if any(mapped)}

@@ -27,6 +27,7 @@ References:
   results of numerical software", Numerical Algorithms 37 (2004).
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +42,7 @@ import numpy as np
 from fbackprop import jaxprs
 from fbackprop.jaxprs import Place, Program
 from fbackprop.verify.deadline import check_time
-from fbackprop.verify.interpret import loops, primitives
+from fbackprop.verify.interpret import indexing, linear_algebra, loops, primitives
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import (
   Samples,
@@ -82,6 +83,17 @@ class Noise(NamedTuple):
   constants: float = 0.0
   seed: int = 0
   by_dtype: bool = False
+
+
+# The primitives that compare their operands.
+WATCHED = frozenset((
+  *primitives.COMPARISONS, "max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min",
+))  # fmt: skip
+
+
+def is_watched(name: str) -> bool:
+  """Return whether `Evaluator.watch` may see something of a primitive, or of a program in it."""
+  return name in WATCHED or name not in jaxprs.PLAIN
 
 
 @dataclass
@@ -126,6 +138,12 @@ class Evaluator:
     with jax.enable_x64(True), np.errstate(all="ignore"):
       return self.evaluate(program, list(map(lifted, arguments)), ())
 
+  def run_to(self, program: Program, arguments: Sequence[Any], outputs: Sequence[Any]) -> None:
+    """Evaluate what some variables of a program depend on, for what `watch` sees of it."""
+    apply = partial(self.apply, ())
+    with jax.enable_x64(True), np.errstate(all="ignore"):
+      jaxprs.interpret(program, list(map(lifted, arguments)), self.constant, apply, outputs)
+
   def run_stacked(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """Evaluate a program on arguments that have the axis: each sample is a separate point."""
     self.are_points = True
@@ -151,8 +169,12 @@ class Evaluator:
       return inputs
     if self.watch is not None:
       self.show(name, params, inputs, place)
+    if name == "custom_linear_solve":
+      return self.evaluate(*jaxprs.solve_of(equation, inputs), place)
     if any(isinstance(x, jax.Array) for x in inputs):  # Typed keys, which NumPy doesn't support.
       return self.by_jax(equation, inputs)
+    if indexing.is_known(equation):
+      return indexing.EXACT[name](params, *inputs)
     if name == "unstack":
       return list(np.moveaxis(inputs[0], 1 + params["axis"], 0))
     if name in primitives.EXACT:
@@ -200,8 +222,10 @@ class Evaluator:
 
   def coarseness(self, equation: Any) -> float:
     """Return how many working units the dtype of an equation's result rounds to."""
+    if self.noise is None or not self.noise.by_dtype:
+      return 1.0
     dtype = part_dtype(equation.outvars[0].aval.dtype)
-    if self.noise is None or not self.noise.by_dtype or not is_float(dtype):
+    if not is_float(dtype):
       return 1.0
     return 2.0 ** max(0, self.digits - digits(dtype))
 
@@ -449,7 +473,7 @@ class Evaluator:
   def by_jax(self, equation: Any, inputs: list[Any]) -> list[Samples]:
     """Evaluate a primitive by JAX, sample by sample, in float64 if it can be."""
     if equation.primitive.name == "bitcast_convert_type":  # Random bits: exact, as traced.
-      return primitives.mapped(primitives.as_traced, equation, inputs)
+      return [primitives.bits_as(equation, inputs[0])]
     inputs = primitives.own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_rounded(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
@@ -458,10 +482,19 @@ class Evaluator:
     units = 4 + 0.25 * math.sqrt(max(1.0, summed))
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_rounded(x) else x for x in inputs]
+    name = equation.primitive.name
+    if (in_numpy := indexing.ROUNDED.get(name) or linear_algebra.SOLVERS.get(name)) is not None:
+      with contextlib.suppress(np.linalg.LinAlgError):
+        return [self.perturbed(r, units) for r in in_numpy(equation.params, *inputs)]
     try:
-      results = primitives.mapped(primitives.in_float64, equation, inputs)
+      if name == "pure_callback":
+        results = primitives.called_back(equation, inputs)
+      else:
+        results = primitives.mapped(primitives.in_float64, equation, inputs)
+    except jax.errors.JaxRuntimeError:  # The callback itself raised.
+      raise
     except Exception:  # Kernels and callbacks may raise anything; fall back to the traced dtypes.
-      self.foreign.append(equation.primitive.name)
+      self.foreign.append(name)
       results = primitives.mapped(primitives.as_traced, equation, inputs)
       widths = [d for d in map(part_dtype, primitives.dtypes_of(equation)) if is_float(d)]
       unit = max((float(ml_dtypes.finfo(d).eps) for d in widths), default=0.0) / 2

@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from fbackprop.jaxprs import bind, flattened, holds_program, is_program, read_alone
+from fbackprop.jaxprs import (
+  bind,
+  callback_of,
+  flattened,
+  holds_program,
+  is_program,
+  read_alone,
+)
 
 Samples = Any  # NumPy arrays, or typed keys of JAX.
 Primitive = Callable[..., Samples]
@@ -125,6 +132,23 @@ def divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   return np.where(y == 0, -np.ones_like(x), magnitude * np.sign(x) * np.sign(safe)).astype(x.dtype)
 
 
+def shifted_right(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+  """Shift bits to the right, with zeros from the left; none remains if all are shifted."""
+  unsigned = np.dtype(f"u{x.dtype.itemsize}")
+  own, by, bits = x.view(unsigned), y.view(unsigned), 8 * x.dtype.itemsize
+  found = np.where(by < bits, own >> np.minimum(by, bits - 1).astype(unsigned), 0)
+  return found.astype(unsigned).view(x.dtype)
+
+
+def bits_as(equation: Any, x: Samples) -> Samples:
+  """Read the bits of numbers in their traced dtype as those of another one."""
+  (operand,), new = equation.invars, np.dtype(equation.params["new_dtype"])
+  own = np.ascontiguousarray(np.asarray(x).astype(operand.aval.dtype))
+  if own.dtype.itemsize == new.itemsize:
+    return lifted(own.view(new))[0]
+  return mapped(as_traced, equation, [x])[0]
+
+
 def remainder(x: np.ndarray, y: np.ndarray) -> np.ndarray:
   if x.dtype.kind == "f":
     return np.fmod(x, y)
@@ -138,12 +162,15 @@ def arctangent(y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def logistic(x: np.ndarray) -> np.ndarray:
-  return np.asarray(special("expit")(x) if x.dtype.kind == "f" else 1 / (1 + np.exp(-x)))
+  if x.dtype.kind == "c":
+    return np.asarray(1 / (1 + np.exp(-x)))
+  small = np.exp(-np.abs(x))  # Neither overflows nor cancels.
+  return np.asarray(np.where(x >= 0, 1.0, small) / (1 + small))
 
 
-def special(name: str) -> Callable[[np.ndarray], np.ndarray]:
+def special(name: str) -> Callable[..., np.ndarray]:
   """Return a function of SciPy, whose import takes as long as the checks of a small rule."""
-  return lambda x: getattr(import_module("scipy.special"), name)(x)
+  return lambda *own: getattr(import_module("scipy.special"), name)(*own)
 
 
 def select_n(params: Any, which: np.ndarray, *cases: np.ndarray) -> np.ndarray:
@@ -353,7 +380,7 @@ EXACT: dict[str, Primitive] = {
     "neg": np.negative, "max": np.maximum, "min": np.minimum, "is_finite": np.isfinite,
     "rem": remainder, "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor,
     "not": np.invert, "clamp": lambda low, x, high: np.minimum(np.maximum(x, low), high),
-    "real": np.real, "imag": np.imag, "complex": complex_of,
+    "shift_right_logical": shifted_right, "real": np.real, "imag": np.imag, "complex": complex_of,
   }),
   "conj": conjugate,
   "round": round_to_integer, "select_n": select_n, "broadcast_in_dim": broadcast_in_dim,
@@ -382,7 +409,9 @@ TRANSCENDENTAL = table(
     "logistic": logistic, "atan": np.arctan, "atan2": arctangent, "asin": np.arcsin,
     "acos": np.arccos, "asinh": np.arcsinh, "erf": special("erf"), "erfc": special("erfc"),
     "erf_inv": special("erfinv"), "lgamma": special("gammaln"),
-    "digamma": special("digamma"),
+    "digamma": special("digamma"), "bessel_i0e": special("i0e"), "bessel_i1e": special("i1e"),
+    "regularized_incomplete_beta": special("betainc"), "igamma": special("gammainc"),
+    "igammac": special("gammaincc"), "zeta": special("zeta"),
   },
   "cbrt exp exp2 expm1 log log1p log2 sin cos tan tanh sinh cosh",
 )  # fmt: skip
@@ -440,7 +469,6 @@ def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> lis
 
 def mapped(function: Callable[..., list[Any]], equation: Any, inputs: list[Any]) -> list[Samples]:
   """Apply `function(equation, *values)` to each sample, or once if all samples are equal."""
-  inputs = [x if isinstance(x, jax.Array) else jnp.asarray(x) for x in inputs]
   count = max((x.shape[0] for x in inputs), default=1)
   if count == 1:
     results = batched(function, equation, None)(*(x[0] for x in inputs))
@@ -452,8 +480,38 @@ def mapped(function: Callable[..., list[Any]], equation: Any, inputs: list[Any])
   except NotImplementedError:  # Not every primitive can be batched; a loop always works.
     single = batched(function, equation, None)
     rows = [single(*(x[min(i, x.shape[0] - 1)] for x in inputs)) for i in range(count)]
-    results = [jnp.stack(column) for column in zip(*rows, strict=True)]
+    results = [stack_of(column) for column in zip(*rows, strict=True)]
   return [lifted(r)[0] for r in results]
+
+
+def stack_of(rows: Sequence[Any]) -> Any:
+  """Stack the results of all samples; NumPy has no typed keys."""
+  is_key = jnp.issubdtype(rows[0].dtype, jax.dtypes.prng_key)
+  return jnp.stack(rows) if is_key else np.stack([np.asarray(row) for row in rows])
+
+
+def called_back(equation: Any, inputs: list[Any]) -> list[Samples]:
+  """Call the function of a pure callback for each sample; compiling a call takes longer.
+
+  Raises:
+    TypeError: it was traced in a narrower dtype.
+    JaxRuntimeError: the function raises, or returns arrays of other shapes, as in a compiled call.
+  """
+  avals = [v.aval for v in equation.outvars]
+  if any(d != wide_dtype(d) for d in dtypes_of(equation)):
+    raise TypeError("it was traced in a narrower dtype")
+  count = max((x.shape[0] for x in inputs), default=1)
+  rows = []
+  for k in range(count):
+    own = [x[min(k, x.shape[0] - 1)] for x in inputs]
+    try:
+      found = [np.asarray(r) for r in callback_of(equation)(*map(jax.device_put, own))]
+    except Exception as error:
+      raise jax.errors.JaxRuntimeError(f"{type(error).__name__}: {error}") from error
+    if [r.shape for r in found] != [a.shape for a in avals]:
+      raise jax.errors.JaxRuntimeError("the callback returned arrays of other shapes")
+    rows.append([r.astype(a.dtype) for r, a in zip(found, avals, strict=True)])
+  return [np.stack(column) for column in zip(*rows, strict=True)]
 
 
 @lru_cache(maxsize=256)

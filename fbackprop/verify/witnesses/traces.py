@@ -37,7 +37,7 @@ from fbackprop import jaxprs
 from fbackprop.jaxprs import Program, evaluate_flat, flat
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
 from fbackprop.verify.interpret.primitives import constant_key, digits, is_float, lifted
-from fbackprop.verify.report import RuleError
+from fbackprop.verify.report import RuleError, UnusableError
 from fbackprop.verify.witnesses.rule import Leaves, Rule, Signature, raised, replaced, with_float0
 
 # The relative rounding error of a constant, by the significand bits of its traced dtype.
@@ -147,15 +147,19 @@ class Witnesses(NamedTuple):
     return max((2.0 ** -digits(d) for d in dtypes if is_float(d)), default=0.0)
 
 
-def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> Witnesses:
+def gather_witnesses(source: Rule, leaves: Sequence[Any], widen: bool = True) -> Witnesses:
   """Trace the programs, in float64 if `widen` is set and the rule allows it.
+
+  The leaves may have other shapes than those of the rule: the outputs of `Witnesses.source` then
+  have the shapes that belong to them.
 
   Raises:
     RuleError: the rule can't be traced, in float64 or in its own dtype.
+    UnusableError: the function can't be traced.
   """
 
   def trace(leaves: Leaves, is_wide: bool) -> Witnesses:
-    written = jax.make_jaxpr(lambda *own: float_arrays(rule.forward(*own)))(*leaves)
+    written, rule = trace_function(source, leaves)
     has_rule, value = jaxprs.carries_rule(written), None
     if rule.slope is not None:
       value = flat(written, keep_rules=False)
@@ -183,8 +187,27 @@ def gather_witnesses(rule: Rule, leaves: Sequence[Any], widen: bool = True) -> W
     except jaxprs.UnknownProgramError:
       raise
     except Exception as error:  # Any exception: fall back to the rule's own dtype.
-      failed = error if isinstance(error, RuleError) else RuleError("raises", raised(error))
+      is_known = isinstance(error, RuleError | UnusableError)
+      failed = error if is_known else RuleError("raises", raised(error))
   raise failed
+
+
+def trace_function(rule: Rule, leaves: Leaves) -> tuple[Program, Rule]:
+  """Trace the float outputs of f; return the program, and the rule with outputs of its shapes."""
+  shapes: list[Any] = []
+
+  def forward(*own: Any) -> Leaves:
+    outputs = rule.forward(*own)
+    shapes[:] = map(jnp.shape, outputs)
+    return float_arrays(outputs)
+
+  try:
+    written = jax.make_jaxpr(forward)(*leaves)
+    pairs = zip(shapes, rule.outputs, strict=True)
+    outputs = [jax.ShapeDtypeStruct(shape, own.dtype) for shape, own in pairs]
+  except Exception as error:
+    raise UnusableError(f"f(*args) raises {raised(error)}") from error
+  return written, rule._replace(outputs=outputs)
 
 
 def loop_among(reference: Program, rule: Program, truth: Program | None) -> str:

@@ -35,6 +35,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from fbackprop.live_check import pooled
+from fbackprop.verify.heat_maps import LeafMap, map_of
 from fbackprop.verify.interpret.primitives import digits
 from fbackprop.verify.report import Finding, Kind
 from fbackprop.verify.witnesses.kinks import find_ties, fit_policy
@@ -114,8 +115,16 @@ class Difference(NamedTuple):
     got, want, bound = (float(x[index]) for x in (self.got, self.want, self.bound))
     count = int(wrong.sum())
     return Finding(
-      kind, check, where, leaf, index, got, want, bound, count, wrong.size, wrong.shape, **said
-    )
+      kind, check, where, leaf, index, got, want, bound, count, wrong.size, wrong.shape,
+      leaf_map=self.map_as(kind), **said,
+    )  # fmt: skip
+
+  def map_as(self, kind: Kind) -> LeafMap | None:
+    """Return the leaf's numbers; a finding without a verdict is about undecided entries."""
+    is_beyond, is_undecided = self.is_wrong, np.asarray(self.is_vacuous)
+    if kind == "no verdict":
+      is_beyond, is_undecided = np.zeros_like(self.is_wrong), is_undecided | self.is_wrong
+    return map_of(self.got, self.want, self.bound, is_beyond, is_undecided)
 
 
 def spread(samples: np.ndarray) -> np.ndarray:
