@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fbackprop.verify._vjp import jvp, vjp
+from fbackprop.verify import _vjp
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import Report, UnusableError, shape_of
 from fbackprop.verify.witnesses.rule import raised
@@ -141,7 +141,7 @@ def verify_rule(rule: Rule, seed: int = 0, **options: Any) -> Outcome:
   except UnusableError as error:
     return Outcome(None, str(error))
   shapes = ", ".join(shape_of(x.shape) if isinstance(x, jax.Array) else f"{x}" for x in args)
-  verify = jvp if isinstance(rule.function, jax.custom_jvp) else vjp
+  verify = _vjp.jvp if isinstance(rule.function, jax.custom_jvp) else _vjp.vjp
   try:
     report = verify(rule.function, *args, seed=seed, **options)
   except UnusableError as error:

@@ -200,6 +200,14 @@ class Rule(NamedTuple):
     """Return the outputs of f."""
     return jax.tree.leaves(self.f(*self.signature.arguments(leaves)))
 
+  def is_outside(self, leaves: Sequence[Any]) -> bool:
+    """Return whether f itself raises at these arguments, when it runs."""
+    try:
+      jax.block_until_ready(self.forward(*leaves))
+    except Exception:  # Any exception is f's own.
+      return True
+    return False
+
   def differentiated(self, *leaves: Any) -> Leaves:
     """Return the outputs of the function whose derivative is meant."""
     return jax.tree.leaves((self.slope or self.f)(*self.signature.arguments(leaves)))
