@@ -325,3 +325,18 @@ def test_a_search_that_autodiff_has_no_slope_of(root, factor, verdict):
   first = next((f for f in report.findings if f.kind == "fail"), None)
   assert first is None or abs(first.got / first.want - factor) < 1e-3
   assert "e+" not in "".join(check.detail for check in report.checks)
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
+def test_a_loop_that_reads_a_number_at_its_own_index(factor, verdict):
+  def f(x):
+    def add(total, i):
+      return total + jnp.sin(x[i]), None
+
+    return jax.lax.scan(add, jnp.zeros((), x.dtype), jnp.arange(len(x)))[0]
+
+  def rule(x):
+    return f(x), lambda y_bar: (factor * y_bar * jnp.cos(x),)
+
+  report = vjp(f, UNIT, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()

@@ -21,6 +21,7 @@ RULES = (
     POWER,
     make=method("log_prob"),
     name="DoublyTruncatedPowerLaw.log_prob",
+    note="By low and high it is the derivative of the density, not of its logarithm.",
   ),
   Rule(
     NUMPYRO,

@@ -112,7 +112,12 @@ RULES = (
   Rule(JAX, SCIPY + "xlog1py", (between(0.1, 2, 5), between(0.1, 2, 5))),
   Rule(JAX, SCIPY + "ndtri", (between(0.1, 0.9, 5),)),
   Rule(JAX, SCIPY + "log_ndtr", (normal(5),)),
-  Rule(JAX, SCIPY + "spence", (between(0.2, 3, 5),)),
+  Rule(
+    JAX,
+    SCIPY + "spence",
+    (between(0.2, 3, 5),),
+    note="log(x) / (1 - x) to a few digits beside 1, where the slope is -1.",
+  ),
   Rule(JAX, SCIPY + "exp1", (between(0.2, 3, 5),)),
   Rule(JAX, SCIPY + "expi", (between(0.2, 3, 5),)),
   Rule(JAX, SCIPY + "entr", (between(0.2, 3, 5),)),

@@ -2,7 +2,7 @@
 
 from scripts.campaigns.world.rule import Rule, between, normal, positive_definite
 
-OPTAX, JAXOPT, QPAX, NNLS = "optax==0.2.8", "jaxopt==0.8.5", "qpax==0.1.4", "jaxnnls==1.0.1"
+OPTAX, JAXOPT, NNLS = "optax==0.2.8", "jaxopt==0.8.5", "jaxnnls==1.0.1"
 OPTIMISTIX = "optimistix==0.1.0"
 
 RULES = (
@@ -23,24 +23,6 @@ RULES = (
   Rule(OPTAX, "optax.losses:sparsemax_loss", (normal(5), between(0, 1, 5))),
   Rule(JAXOPT, "jaxopt._src.projection:_projection_unit_simplex", (normal(6),)),
   Rule(JAXOPT, "jaxopt._src.projection:_projection_unit_sparse_simplex", (normal(6), 3, False)),
-  Rule(
-    QPAX,
-    "qpax:solve_qp_primal",
-    (
-      positive_definite(3),
-      normal(3),
-      normal(1, 3),
-      normal(1),
-      normal(2, 3),
-      between(1, 2, 2),
-      1e-10,
-      1e-12,
-      30,
-    ),
-    options={"seconds": 400, "static": (6, 7, 8)},
-    x64=True,
-    note="With a relaxation of 1e-12: by default the gradient is that of a smoothed problem.",
-  ),
   Rule(
     NNLS,
     "jaxnnls.diff_qp:solve_nnls_primal",

@@ -35,8 +35,14 @@ RULES = (
     MICROJAX,
     "microjax.inverse_ray.limb_darkening:Is_limb_1st",
     (between(0.1, 0.7, 5), between(0.1, 0.9)),
+    note="By u1 the slope of 3 / (π (3 - u1)) has the wrong sign: see findings/.",
   ),
-  Rule(MICROJAX, "microjax.inverse_ray.boundary:calc_facB", (between(0.1, 2, 5), 0.5)),
+  Rule(
+    MICROJAX,
+    "microjax.inverse_ray.boundary:calc_facB",
+    (between(0.1, 2, 5), 0.5),
+    note="As a comment in the rule says, it is the slope of one of the two branches everywhere.",
+  ),
   Rule(
     JAXMD,
     "jax_md.rigid_body:_quaternion_rotate",
@@ -62,7 +68,7 @@ RULES = (
     "microjax.inverse_ray.boundary:in_source",
     (between(0.5, 1.5, 5), between(0.9, 1.1)),
     options={"slope": lambda distances, rho: jax.nn.sigmoid(100 * (rho - distances) / rho)},
-    note="Under differentiation it returns the sigmoid, and otherwise the step: other values.",
+    note="Under differentiation it returns the sigmoid, and otherwise the step: see findings/.",
   ),
   Rule(JAXMD, "jax_md.mm_forcefields.reaxff.reaxff_helper:safe_sqrt", (between(0.1, 2, 5),)),
   Rule(

@@ -205,6 +205,7 @@ RULES = (
     "nufftax.core.spread:spread_1d",
     (between(-3, 3, 5), normal(5), normal(5)),
     make=spreading,
+    note="By x it takes the conjugate of the strengths, which JAX's pullbacks don't: see findings/.",
   ),
   Rule(
     NUFFTAX,
@@ -218,6 +219,7 @@ RULES = (
     "nufftax.core.spread:interp_1d",
     (between(-3, 3, 5), normal(16), normal(16)),
     make=spreading,
+    note="As spread_1d.",
   ),
   Rule(
     NUFFTAX, "nufftax:nufft1d1", (between(-3, 3, 5), normal(5), normal(5)), make=transform, x64=True

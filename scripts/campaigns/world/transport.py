@@ -22,6 +22,7 @@ RULES = (
     "ott.math.utils:softmin",
     (normal(3, 4), between(0.5, 1), 1),
     name="ott.math.utils:softmin by gamma",
+    note="The cotangent of gamma is None, which counts as zero, though softmin depends on it.",
   ),
   Rule(OTT, "ott.math.utils:lambertw", (between(0.1, 4, 5),)),
   Rule(OTT, "ott.math.matrix_square_root:sqrtm", (positive_definite(3),)),
