@@ -85,7 +85,14 @@ def environment(folder: Path) -> Path:
     print(f"installing the packages into {folder}, some minutes ...", file=sys.stderr)
     venv.create(folder, clear=True, with_pip=True)
     # The lock is whole; some packages ask for an older JAX, and work with this one.
-    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", "install"]
+    command: list[str | Path] = [
+      python,
+      "-m",
+      "pip",
+      "--quiet",
+      "--disable-pip-version-check",
+      "install",
+    ]
     subprocess.run([*command, "--no-deps", "-r", PINS], check=True)
     stamp.write_bytes(PINS.read_bytes())  # Last, so that what has the stamp is whole.
   return python

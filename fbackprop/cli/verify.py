@@ -354,10 +354,11 @@ def run_package(config: VerifyConfig) -> Outcome:
   lines += [f"not imported: {name}: {why}\n" for name, why in not_imported.items()]
   text = f"{verdict.upper()}: {sum(report.ok for report in reports)} of {len(reports)} pass, "
   text += f"{len(left_out)} not verified   {config.level}, seed {config.seed}"
-  table = {"format": FORMAT, "verdict": verdict, "reports": [to_plain(r) for r in reports]}
+  table: dict[str, Any] = {"format": FORMAT, "verdict": verdict}
+  table |= {"reports": [to_plain(r) for r in reports]}
   table |= {"not_verified": left_out, "not_imported": not_imported}
-  said = "".join(tables) + "".join(lines) + text
-  return Outcome(CODES[verdict], said, json.dumps(table, allow_nan=False))
+  text = "".join(tables) + "".join(lines) + text
+  return Outcome(CODES[verdict], text, json.dumps(table, allow_nan=False))
 
 
 def run_self_test(config: VerifyConfig) -> Outcome:

@@ -82,7 +82,8 @@ def rules_of(package: str) -> Rules:
     Exception: importing the package itself raises.
   """
   root = import_module(package)
-  found, not_imported = {}, {}
+  found: dict[int, Rule] = {}
+  not_imported: dict[str, str] = {}
   for name in (package, *submodules(root)):
     try:
       module = import_module(name)
@@ -212,10 +213,11 @@ def inner(function: Callable[..., Any]) -> Callable[..., Any]:
 
   What it returns takes any number of arguments, and closes over that function.
   """
-  outer = getattr(function, "fun", None)
+  outer: Any = getattr(function, "fun", None)
   if not getattr(outer, "__qualname__", "").startswith("custom_gradient.<locals>"):
     return function
-  return next(filter(callable, inspect.getclosurevars(outer).nonlocals.values()), function)
+  held = inspect.getclosurevars(outer).nonlocals.values()
+  return next((value for value in held if callable(value)), function)
 
 
 def shapes_to_try(count: int) -> Iterable[tuple[tuple[int, ...], ...]]:

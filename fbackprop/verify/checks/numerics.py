@@ -167,8 +167,8 @@ def check_maths(
       said = f"errors up to {verdicts.largest_of(np.abs(d.got - d.want)):.1g}"
       said += ", which float32 rounds away: f approximates, or an epsilon is left out"
       yield not_checked(f"{problem.signature.float_names[d.leaf]}, {where}: {said}")
-  pairs = zip(differences, lost, strict=True)
-  differences = [d if limit is None else up_to(d, limit) for d, limit in pairs]
+  limited = zip(differences, lost, strict=True)
+  differences = [d if limit is None else up_to(d, limit) for d, limit in limited]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
     # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
     smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]

@@ -5,6 +5,7 @@ a rule that takes |v| has none. The tangent of each float argument is drawn by i
 failure names the argument; ⟨J v, u⟩ = ⟨v, Jᵀ u⟩ ties both modes together.
 """
 
+import contextlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -45,16 +46,16 @@ def check_tangents(problem: Problem) -> Iterator[Evidence]:
     own = list(map(shape_of, problem.leaves))
     inputs = [*own, *(own[i] for i in signature.floats)]
     try:
-      rule = jax.make_jaxpr(partial(pushed, problem, f_jvp))(*inputs)
+      traced = [jax.make_jaxpr(partial(pushed, problem, f_jvp))(*inputs)]
     except UnknownProgramError:
       raise
     except Exception as error:
       raise RuleError("raises", f"in forward mode the rule raises {raised(error)}") from error
-    try:
-      truth = jax.make_jaxpr(partial(reference_tangents, problem))(*inputs)
-    except Exception:  # Without autodiff of f, its differences judge the transpose of the tangents.
-      truth = None
-  rule, truth = (*released([p for p in (rule, truth) if p is not None]), None)[:2]
+    # Without autodiff of f, its differences judge the transpose of the tangents.
+    with contextlib.suppress(Exception):
+      traced.append(jax.make_jaxpr(partial(reference_tangents, problem))(*inputs))
+  rule, *others = released(traced)
+  truth = others[0] if others else None
   if any(e.primitive.name == "custom_lin" for e in equations_of(rule)):
     yield evidence.not_checked("tangents: f holds a custom_vjp, which has no forward mode")
     return

@@ -29,8 +29,8 @@ def introduction(found: dict[str, Any], rows: Sequence[Any], missing: int) -> li
     "# Other people's rules",
     "The hand-written derivative rules of public packages, as `fb.verify` finds them: each at "
     "arguments that suit it, and at the test points of its level. Made by "
-    "`python scripts/verify_world.py` and `--page`; the cases are in `scripts/campaigns/world`, the "
-    "numbers in `experiments/results/world.json`.",
+    "`python scripts/verify_world.py` and `--page`; the cases are in `scripts/campaigns/world`, "
+    "the numbers in `experiments/results/world.json`.",
     f"Verified with jax {made.get('jax')} and numpy {made.get('numpy')} on {made.get('machine')}, "
     f"{made.get('date')}.{left} A failure is no verdict on a package: some rules are meant to "
     "differ from their function's derivative, and say so; the note tells which.",

@@ -205,7 +205,7 @@ RULES = (
     "nufftax.core.spread:spread_1d",
     (between(-3, 3, 5), normal(5), normal(5)),
     make=spreading,
-    note="By x it takes the conjugate of the strengths, which JAX's pullbacks don't: see findings/.",
+    note="By x it takes the conjugate of the strengths, as JAX doesn't: see findings/.",
   ),
   Rule(
     NUFFTAX,

@@ -75,7 +75,7 @@ RULES = (
   Rule(TFP, BESSEL + "log_bessel_kve", (1.5, between(0.5, 4, 3)), options={"static": (0,)}),
   Rule(TFP, "tensorflow_probability.substrates.jax.math.hypergeometric:hyp2f1_small_argument",
        (0.5, 1.25, 2.5, between(-0.6, 0.6, 3)), options={"static": (0, 1, 2)},
-       note="`jax.grad` alone raises the same, of floats and of arrays: the function has no gradient."),
+       note="`jax.grad` alone raises the same: the function has no gradient."),
   Rule(TFP, "tensorflow_probability.substrates.jax.math.psd_kernels.internal.util"
        ":sqrt_with_finite_grads", (between(0.1, 4, 5),)),
   Rule(E3X, "e3x.nn.functions.switch:smooth_switch", (between(-0.3, 1.3, 5), 0.0, 1.0)),
