@@ -116,7 +116,7 @@ RULES = (
     JAX,
     SCIPY + "spence",
     (between(0.2, 3, 5),),
-    note="log(x) / (1 - x) to a few digits beside 1, where the slope is -1.",
+    note="NaN between 1 and 2, of autodiff too, where the slope is log(x) / (1 - x).",
   ),
   Rule(JAX, SCIPY + "exp1", (between(0.2, 3, 5),)),
   Rule(JAX, SCIPY + "expi", (between(0.2, 3, 5),)),

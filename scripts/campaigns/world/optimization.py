@@ -29,6 +29,6 @@ RULES = (
     (positive_definite(3), between(0.5, 2, 3), 1e-12),
     options={"static": (2,)},
     x64=True,
-    note="With a relaxation of 1e-12: by default the gradient is that of a smoothed problem.",
+    note="By Q it is the symmetric part of the slope: right where Q moves as a symmetric matrix.",
   ),
 )
