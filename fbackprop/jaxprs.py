@@ -98,6 +98,17 @@ def closed(value: Any) -> Program:
   return value if isinstance(value, Program) else Program(value, ())
 
 
+def read_alone(value: Any) -> Program:
+  """Close a jaxpr whose constants are elsewhere, in another operand: they become its first inputs.
+
+  Its equations may be read; it can't be evaluated in its equation's place.
+  """
+  constants = () if isinstance(value, Program) else getattr(value, "constvars", ())
+  if constants:
+    value = value.replace(constvars=[], invars=[*constants, *value.invars], debug_info=None)
+  return closed(value)
+
+
 def bind(primitive: Any, params: Any, values: Sequence[Any]) -> list[Any]:
   """Bind an equation's primitive to values and parameters; return its outputs as a list."""
   out = primitive.bind(*values, **primitive.get_bind_params(dict(params)))
@@ -185,14 +196,23 @@ def inner_program(equation: Any) -> Program | None:
     return closed(parameter(equation, CALLS[name], "jaxpr"))
   if name == HIJAX:
     return expanded(equation)
-  if not is_opaque(name) and holds_program(equation.params.values()):
+  if not is_opaque(equation) and holds_program(equation.params.values()):
     raise UnknownProgramError(f"the primitive {name!r}, which holds a program,")
   return None
 
 
-def is_opaque(name: str) -> bool:
-  """Return whether a primitive holds jaxprs that only JAX can evaluate."""
-  return name in OPAQUE or name.startswith("scatter")
+def is_opaque(equation: Any) -> bool:
+  """Return whether a primitive holds jaxprs that only JAX can evaluate, or only its own package.
+
+  A primitive of another package, as of a linear solve, is evaluated and differentiated by its own
+  code, whatever it does with the jaxprs.
+  """
+  name = equation.primitive.name
+  if name in OPAQUE or name.startswith("scatter"):
+    return True
+  implementation = getattr(equation.primitive, "impl", None)
+  module = getattr(implementation, "__module__", None)
+  return isinstance(implementation, FunctionType) and not f"{module}.".startswith("jax.")
 
 
 def holds_program(values: Any) -> bool:
@@ -287,7 +307,7 @@ def carries_rule(program: Program) -> bool:
     if is_rule or (name == HIJAX and not is_library):
       return True
     if any(map(carries_rule, programs_in(equation))):
-      if is_opaque(name):
+      if is_opaque(equation):
         raise UnknownProgramError(f"how a derivative rule is taken out of {name!r}")
       return True
   return False
@@ -299,7 +319,7 @@ def programs_in(equation: Any) -> Iterator[Program]:
     return
   inner = inner_program(equation)
   held = filter(is_program, flattened(equation.params.values()))
-  yield from map(closed, held if inner is None else [inner])
+  yield from map(read_alone, held if inner is None else [inner])
 
 
 def equations_of(program: Program) -> Iterator[Any]:

@@ -68,6 +68,7 @@ class VerifyConfig:
     surrogate: Function whose own stop_gradient changes its derivative, as is meant.
     seconds: Time limit; what is known by then is reported.
     leaf: Leaf to report on, as params/1/w; by default all.
+    module: Package whose rules are all verified, at arguments that are drawn.
     self_test: Self-test of the verifier: detection rate of planted bugs, and false positives.
     only: Specimens of --self-test; by default all.
     json: Output file of the report as JSON.
@@ -92,6 +93,7 @@ class VerifyConfig:
   surrogate: bool = False
   seconds: Annotated[float | None, arg(metavar="S")] = None
   leaf: Annotated[str | None, arg(metavar="PATH")] = None
+  module: Annotated[str | None, arg(metavar="PKG")] = None
   self_test: bool = False
   only: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
   json: Annotated[str | None, arg(metavar="FILE")] = None
@@ -121,7 +123,11 @@ def check_together(config: VerifyConfig) -> None:
     (not is_own and config.args is None, "give the function's arguments: --args MODULE:NAME"),
     *((is_own and getattr(config, name) not in (None, False, ()),
        f"--{dashed(name)} needs a function: fbackprop verify MODULE:F --{dashed(name)} ...")
-      for name in ("args", "leaf", "seconds", "html", *OF_FUNCTION)),
+      for name in ("args", "leaf", "html", *OF_FUNCTION)),
+    (is_own and config.module is None and config.seconds is not None,
+     "--seconds needs a function: fbackprop verify MODULE:F --seconds ..."),
+    (config.module is not None and (not is_own or config.self_test),
+     "--module verifies the rules of a package: give no function beside it, and no --self-test"),
     (config.vjp is not None and config.jvp is not None, "--vjp and --jvp exclude one another"),
     (config.only and not config.self_test, "--only needs --self-test"),
     (config.html is not None and config.html == config.json,
@@ -145,9 +151,14 @@ def main(arguments: Sequence[str]) -> int:
   check_together(config)
   for kind, path in config.outputs.items():
     console.check_writable(f"--{kind}", path)
-  run = run_library if config.target is None else run_function
+  run = (
+    run_self_test if config.self_test else
+    run_package if config.module is not None else
+    run_library if config.target is None else
+    run_function
+  )  # fmt: skip
   try:
-    outcome = (run_self_test if config.self_test else run)(config)
+    outcome = run(config)
   except KeyboardInterrupt:
     note("interrupted; nothing was decided")
     return 130
@@ -317,6 +328,39 @@ def run_library(config: VerifyConfig) -> Outcome:
   return Outcome(CODES[verdict], "".join(tables) + text, json.dumps(table, allow_nan=False))
 
 
+def run_package(config: VerifyConfig) -> Outcome:
+  """Verify the rules of an installed package. jax is imported here."""
+  from fbackprop.verify.package_rules import rules_of, verify_rule
+  from fbackprop.verify.report import FORMAT, first_verdict, to_plain
+
+  package = str(config.module)
+  load_module("--module", package)
+  rules, not_imported = rules_of(package)
+  refuse((not rules, f"--module {package}: no jax.custom_vjp or custom_jvp in its "
+          f"{'modules' if not not_imported else 'modules that can be imported'}"))  # fmt: skip
+  options, reports, left_out = options_of(config), [], {}
+  with console.show_progress(len(rules), "verifying", silent=is_alone(config)) as tell:
+    for i, rule in enumerate(rules):
+      found = verify_rule(rule, **options)
+      said = found.report.verdict if found.report else "not verified"
+      tell(f"{rule.name:<60}{said:<14}{found.arguments}", i + 1)
+      if found.report is None:
+        left_out[rule.name] = found.arguments
+      else:
+        reports.append(found.report)
+  verdict = first_verdict([report.verdict for report in reports]) if reports else "no verdict"
+  tables = [f"{report.table()}\n\n" for report in reports if not report.ok]
+  lines = [f"not verified: {name}: {why}\n" for name, why in left_out.items()]
+  lines += [f"not imported: {name}: {why}\n" for name, why in not_imported.items()]
+  text = f"{verdict.upper()}: {sum(report.ok for report in reports)} of {len(reports)} pass, "
+  text += f"{len(left_out)} not verified   {config.level}, seed {config.seed}"
+  table: dict[str, Any] = {"format": FORMAT, "verdict": verdict}
+  table |= {"reports": [to_plain(r) for r in reports]}
+  table |= {"not_verified": left_out, "not_imported": not_imported}
+  text = "".join(tables) + "".join(lines) + text
+  return Outcome(CODES[verdict], text, json.dumps(table, allow_nan=False))
+
+
 def run_self_test(config: VerifyConfig) -> Outcome:
   """Run the bank of planted bugs."""
   from fbackprop.verify.bank import BUGS, RIGHT
@@ -356,6 +400,22 @@ def load(what: str, target: str) -> Any:
   module, _, path = target.partition(":")
   if not all(part.isidentifier() for part in [*module.split("."), *path.split(".")]):
     raise UsageError(f"{what} must have the form pkg.module:name, got {target!r}")
+  load_module(what, module)
+  try:
+    return pkgutil.resolve_name(target)
+  except AttributeError as error:
+    owner, name = error.obj, str(error.name)
+    names = [n for n in dir(owner) if not n.startswith("_")] or dir(owner)
+    where = f"the module {module}" if isinstance(owner, ModuleType) else type(owner).__name__
+    raise UsageError(f"{what} {target}: {where} has no {name!r}; {hint(name, names)}") from None
+
+
+def load_module(what: str, module: str) -> None:
+  """Import a module, for an error's prefix as `load` takes it.
+
+  Raises:
+    UsageError: there is no such module, or importing it raises.
+  """
   folder = os.getcwd()
   if folder not in sys.path and "" not in sys.path:
     sys.path.insert(0, folder)
@@ -368,13 +428,6 @@ def load(what: str, target: str) -> Any:
     parent, _, last = missing.rpartition(".")
     message = f"there is no module {missing!r}; {hint(last, modules_in(parent))}"
     raise UsageError(f"{what}: {message}") from error
-  try:
-    return pkgutil.resolve_name(target)
-  except AttributeError as error:
-    owner, name = error.obj, str(error.name)
-    names = [n for n in dir(owner) if not n.startswith("_")] or dir(owner)
-    where = f"the module {module}" if isinstance(owner, ModuleType) else type(owner).__name__
-    raise UsageError(f"{what} {target}: {where} has no {name!r}; {hint(name, names)}") from None
 
 
 def modules_in(package: str) -> list[str]:

@@ -28,7 +28,15 @@ from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.deadline import OutOfTimeError, check_time, time_limit
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.report import VERDICTS, Checked, Finding, Report, RuleError, first_verdict
+from fbackprop.verify.report import (
+  VERDICTS,
+  Checked,
+  Finding,
+  Report,
+  RuleError,
+  UnusableError,
+  first_verdict,
+)
 from fbackprop.verify.witnesses import shared_outputs
 from fbackprop.verify.witnesses.rule import Function, raised, replaced, rule_of, signature_of
 
@@ -413,9 +421,19 @@ def gather_evidence(problem: Problem, progress: Callable[[str], object]) -> Evid
     message = "the time limit was reached before the rule was compared with its truth"
     return found + left + evidence.reported(Finding("no verdict", "maths", message=message))
   except RuleError as error:
+    if error.check == "raises":
+      check_usable(problem)
     return found + evidence.failure(error, evidence.AS_GIVEN)
   except UnknownProgramError as error:
     return found + evidence.reported(Finding("no verdict", "program", message=str(error)))
+
+
+def check_usable(problem: Problem) -> None:
+  """Raise an UnusableError if f raises by itself, which tracing doesn't show of foreign code."""
+  try:
+    jax.block_until_ready(problem.rule.forward(*problem.own_leaves))
+  except Exception as error:
+    raise UnusableError(f"f(*args) raises {raised(error)}") from error
 
 
 def guarded(check: Check, problem: Problem) -> Iterator[Evidence]:

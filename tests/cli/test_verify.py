@@ -291,6 +291,12 @@ UNUSABLE = [
   ("userpkg.script:f {made}", "importing userpkg.script raised SystemExit: 3"),
   ("{square}:make_list", "must be the tuple of the function's arguments, got list; of a single"),
   ("{square}:leave", "leave() raised SystemExit (userpkg/"),
+  ("--module userpgk", "--module: there is no module 'userpgk'; did you mean 'userpkg'?"),
+  ("--module userpkg.broken", "--module: importing userpkg.broken raised ZeroDivisionError"),
+  ("--module userpkg", "no jax.custom_vjp or custom_jvp in its modules that can be imported"),
+  ("--module userpkg --self-test", "give no function beside it, and no --self-test"),
+  ("--module userpkg --args userpkg.rules:made", "--args needs a function"),
+  ("--seconds 1", "--seconds needs a function"),
   ("--seed 4294967296", "--seed must be from 0 to 4294967295"),
   ("--allowance nan", "--allowance must be a finite number above 0, got nan"),
 ]
@@ -335,6 +341,43 @@ def test_the_library_is_verified_rule_by_rule(folder, monkeypatch, capsys):
 
   monkeypatch.setattr("fbackprop.verify.library.LIBRARY", rules[1:])
   assert main(flags) == 4
+
+
+PACKAGE = """
+import jax
+
+@jax.custom_vjp
+def square(x):
+  return x * x
+
+@jax.custom_vjp
+def cube(x):
+  return x**3
+
+@jax.custom_vjp
+def named(name):
+  return {}[name]
+
+square.defvjp(lambda x: (x * x, x), lambda x, y_bar: (2 * x * y_bar,))
+cube.defvjp(lambda x: (x**3, x), lambda x, y_bar: (2 * x * y_bar,))
+named.defvjp(lambda name: (name, None), lambda _, y_bar: (y_bar,))
+"""
+
+
+def test_the_rules_of_a_package_are_verified(folder, capsys):
+  (folder / "userpkg" / "custom.py").write_text(PACKAGE)
+  flags = ("--level", "quick", "--json", "all.json")
+  assert main(["verify", "--module", "userpkg", *flags]) == 1
+  said = capsys.readouterr().out
+  for words in ("square pass drawn: (5,)", "cube fail drawn: (5,)", "named not verified no argum"):
+    assert f"userpkg.custom:{words}" in " ".join(said.split())
+  assert "not imported: userpkg.broken: ZeroDivisionError: division by zero" in said
+  assert "FAIL: 1 of 2 pass, 1 not verified   quick, seed 0" in said
+  table = json.loads((folder / "all.json").read_text())
+  assert table["verdict"] == "fail"
+  assert [r["verdict"] for r in table["reports"]] == ["fail", "pass"]
+  assert list(table["not_verified"]) == ["userpkg.custom:named"]
+  assert set(table["not_imported"]) == {f"userpkg.{name}" for name in ("broken", "needy", "script")}
 
 
 def test_the_list_of_the_library_is_complete():

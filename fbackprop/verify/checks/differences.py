@@ -21,15 +21,17 @@ from fbackprop.verify.witnesses.verdicts import Difference
 ENTRIES = {"quick": 12, "standard": 32, "deep": 256}
 
 
-def check_entries(problem: Problem, at: Setting, values: Values, where: str) -> Iterator[Evidence]:
-  """Compare U with D at some entries of each leaf, where there is no A."""
+def check_entries(
+  problem: Problem, at: Setting, values: Values, where: str, why: str = "autodiff is missing"
+) -> Iterator[Evidence]:
+  """Compare U with D at some entries of each leaf, where there is no A, or none of use."""
   differences, count = entries_of(problem, at, values), ENTRIES[problem.level]
   names = problem.signature.float_names
   yield Evidence(checks=("entries",), points=(where,))
   for d in differences:
     name = names[d.leaf]
     if d.got.size and d.is_vacuous.sum() == min(count, d.got.size):
-      message = "autodiff is missing, and differences don't converge"
+      message = f"{why}, and differences don't converge"
       if where == AS_GIVEN:
         unknown = d._replace(is_wrong=d.is_vacuous)
         yield reported(unknown.finding("no verdict", "maths", where, name, message=message))
@@ -37,7 +39,7 @@ def check_entries(problem: Problem, at: Setting, values: Values, where: str) -> 
         yield not_checked(f"{name}, {where}: {message}")
     if where == AS_GIVEN and d.got.size > count:
       left_out = f"{d.got.size - count} of {d.got.size} entries of {name}"
-      yield not_checked(f"{left_out}, as autodiff is missing")
+      yield not_checked(f"{left_out}: {why}")
   for d in (differences[i] for i in at.witnesses.first_to_last):
     if d.is_wrong.any():
       message = "the truth is that of one-sided differences of f"

@@ -96,6 +96,11 @@ class Problem:
     return gather_witnesses(self.rule, self.own_leaves)
 
   @property
+  def half_unit(self) -> float:
+    """The relative error that float32 rounds away; 0 for a function of float64."""
+    return 0.0 if self.signature.working == np.float64 else 2.0**-24
+
+  @property
   def given(self) -> Setting:
     """The programs at the arguments as given."""
     return Setting(self.witnesses, self.leaves, self.y_bar)

@@ -125,7 +125,13 @@ def check_repeats(problem: Problem) -> list[Finding]:
   """Repeat a call after another one, and keep a pullback pending while another call runs."""
   leaves, y_bar = problem.test_points[0].leaves, problem.rule.draw(problem.seed, 2)
   other = problem.signature.in_own_dtypes(leaves), in_dtypes_of(problem.rule.outputs, y_bar)
-  problem.compiled(*other)
+  try:
+    problem.compiled(*other)
+  except RuleError:
+    if not problem.rule.is_outside(other[0]):
+      raise
+    leaves, other = problem.leaves, (problem.own_leaves, other[1])  # f takes no others.
+    problem.compiled(*other)
   again = problem.compiled(problem.own_leaves, problem.own_y_bar)[1]
   if found := differing_bits(problem, REPEATS[0], again, problem.results[1], STATE):
     return found

@@ -41,6 +41,7 @@ from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.indices import permutations, within
 from fbackprop.verify.checks.test_points import Point, batch_points, find_batch
+from fbackprop.verify.explain.causes import UNKNOWN
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.loops import MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits, is_float
@@ -63,6 +64,9 @@ MOST_ULP = 2.0**16
 # The name of the point at which the rule's own trace is judged, after float64.
 OWN_DTYPE = "in its own dtype"
 COMPILED = "compiled"
+# The rounding of constants that a function computes while it is traced: in units of its dtype,
+# relative to the largest entry of a leaf.
+MOST_OF_CONSTANTS = 2.0**8
 # The rounding within a rule in NumPy, whose operations can't be perturbed one by one: in units of
 # the dtype in which it is called, relative to the largest entry of a leaf.
 CALLBACK = 2.0**10
@@ -150,9 +154,21 @@ def check_maths(
       yield from check_entries(problem, at, values, where)
     return
   differences = verdicts.compare(values.bars, values.bars_want, problem.allowance, may_be_vacuous)
+  if not is_narrow:
+    differences = list(map(verdicts.where_apart, differences))
   if problem.rule.by_callback:
     unit = 2.0 ** -digits(np.float64 if at.witnesses.is_wide else problem.signature.working)
     differences = [up_to(d, CALLBACK * unit * verdicts.largest_of(d.want)) for d in differences]
+  if where == OWN_DTYPE:
+    differences = [up_to(d, of_constants(problem, values, d.leaf)) for d in differences]
+  lost = [below_rounding(problem, at, d) for d in differences]
+  for d, limit in zip(differences, lost, strict=True):
+    if limit is not None:
+      said = f"errors up to {verdicts.largest_of(np.abs(d.got - d.want)):.1g}"
+      said += ", which float32 rounds away: f approximates, or an epsilon is left out"
+      yield not_checked(f"{problem.signature.float_names[d.leaf]}, {where}: {said}")
+  limited = zip(differences, lost, strict=True)
+  differences = [d if limit is None else up_to(d, limit) for d, limit in limited]
   if at.witnesses.is_coarse and any(d.is_wrong.any() for d in differences):
     # Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
     smooth = at.witnesses.unrounded(problem.noise()).run(truth, at.inputs)[len(values.y) :]
@@ -164,7 +180,8 @@ def check_maths(
       d._replace(is_wrong=d.is_wrong & ~np.isfinite(d.got) & np.isfinite(d.want))
       for d in differences
     ]
-  shares = [verdicts.largest_of(d.excess) for d in differences if not d.is_wrong.any()]
+  judged = (d for d in differences if not d.is_wrong.any())
+  shares = [verdicts.largest_of(np.where(d.is_vacuous, 0.0, d.excess)) for d in judged]
   yield Evidence(points=(where,), share=max(shares, default=0.0))
   why = (
     f"an operation isn't evaluated in float64: {foreign}" if foreign else
@@ -172,7 +189,9 @@ def check_maths(
     "the rule can't be traced in float64"
   )  # fmt: skip
   names = problem.signature.float_names
-  for d in (d for d in differences if d.is_vacuous.any()):
+  # Where rounding decides a comparison, as in a loop that halves an interval, differences don't.
+  by_differences = where == AS_GIVEN and not is_narrow and not foreign
+  for d in (d for d in differences if d.is_vacuous.any() and not by_differences):
     if where != AS_GIVEN:  # A note elsewhere.
       yield not_checked(f"some entries, {where}: their bounds are vacuous")
       break
@@ -188,6 +207,9 @@ def check_maths(
     at_loss = [verdicts.ruling_of(at, d) for d in rest if d.is_wrong.any()]
     judgements += [j for j in at_loss if j.ruling == "fail"]
   findings = [finding_of(problem, judgement, where) for judgement in judgements]
+  is_faulty = at.witnesses.is_iterative and any(j.ruling == "oracle fault" for j in judgements)
+  if by_differences and (is_faulty or any(d.is_vacuous.any() for d in differences)):
+    yield from check_entries(problem, at, values, where, f"autodiff is of no use, as {why}")
   pairs = zip(judgements, findings, strict=True)
   failed = [(j.difference.leaf, f.cause) for j, f in pairs if f.kind == "fail"]
   # The first failure's cause is searched for, if its numbers don't state it.
@@ -196,9 +218,48 @@ def check_maths(
   yield Evidence(tuple(findings), mismatches=mismatches)
 
 
-def up_to(d: verdicts.Difference, limit: float) -> verdicts.Difference:
+def of_constants(problem: Problem, values: Values, leaf: int) -> float:
+  """Return the errors of a leaf in a narrow trace that the function's own constants explain.
+
+  A function may approximate another by a polynomial for each dtype, to the rounding of which its
+  rule is exact; or compute a table while it is traced, with an error of many units, of which
+  autodiff reads other entries than the rule. As other random numbers do more than that,
+  `MOST_OF_CONSTANTS` bounds it.
+  """
+  wants = problem.values.bars_want, values.bars_want
+  wide, narrow = (np.zeros(()) if w is None else w[leaf][0] for w in wants)
+  with np.errstate(all="ignore"):
+    moved = float(np.max(np.abs(narrow - wide), initial=0.0))
+  unit = 2 * problem.half_unit * verdicts.largest_of(wide)
+  return max(2 * unit, 4 * moved if moved <= MOST_OF_CONSTANTS * unit else 0.0)
+
+
+def below_rounding(problem: Problem, at: Setting, d: verdicts.Difference) -> np.ndarray | None:
+  """Return the errors of a leaf that its narrow dtype rounds away, if they are all over it.
+
+  The rule of an approximation is that of the function which it approximates, to the rounding of the
+  dtype; or it leaves out an epsilon that guards a quotient. Then most entries differ, each by less
+  than its rounding: that of the terms where these cancel, up to that of the largest entry. A few
+  entries that differ are no approximation, however little they do.
+  """
+  error, half = np.abs(d.got - d.want), problem.half_unit
+  limit = half * verdicts.largest_of(d.want)
+  if not d.is_wrong.any() or 2 * d.is_wrong.sum() < d.is_wrong.size:
+    return None
+  if not (error <= limit)[d.is_wrong].all():
+    return None
+  entries = half * np.abs(d.want)
+  if not (error <= entries)[d.is_wrong].all():
+    rounding = deviations(at.witnesses, problem, at.inputs)[d.leaf]
+    entries = np.maximum(entries, np.minimum(np.nan_to_num(rounding), limit))
+  return entries if (error <= entries)[d.is_wrong].all() else None
+
+
+def up_to(d: verdicts.Difference, limit: float | np.ndarray) -> verdicts.Difference:
   """Return a difference in which no error up to a limit is wrong."""
-  return d._replace(is_wrong=d.is_wrong & ~(np.abs(d.got - d.want) <= limit))
+  excused = d.is_wrong & (np.abs(d.got - d.want) <= limit)
+  bound = np.where(excused, np.maximum(d.bound, limit), d.bound)
+  return d._replace(bound=bound, is_wrong=d.is_wrong & ~excused)
 
 
 def to_tolerance(d: verdicts.Difference, tolerance: float) -> verdicts.Difference:
@@ -208,8 +269,10 @@ def to_tolerance(d: verdicts.Difference, tolerance: float) -> verdicts.Differenc
 
 def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> Finding:
   """Return the finding of one leaf that differs; its cause may remain to be searched for."""
-  d, ruling, why, _ = judgement
+  d, ruling, why = judgement.difference, judgement.ruling, judgement.why
   kind = KINDS.get(ruling, "note") if where == AS_GIVEN else "note"
+  if ruling == "oracle fault" and problem.witnesses.is_iterative:
+    kind = "note"  # Autodiff of a search has no slope, and differences judge the entries.
   if ruling == "fail" or (ruling == "kink" and problem.ties == "reference"):
     kind = "fail"
   cause = "kink: another slope than autodiff's at a tie" if ruling == "kink" else ""
@@ -221,7 +284,11 @@ def finding_of(problem: Problem, judgement: verdicts.Judgement, where: str) -> F
     if not np.isfinite(d.want[d.worst]):
       message = "the function is finite here and has differences; autodiff isn't finite either"
   name = problem.signature.float_names[d.leaf]
-  return d.finding(kind, "maths", where, name, cause=cause, message=message)
+  found = d.finding(kind, "maths", where, name, cause=cause, message=message)
+  if kind == "fail" and np.isfinite(judgement.truth):
+    message = f"differences of f agree with neither the rule nor autodiff, {found.want:.4e}"
+    return found._replace(want=judgement.truth, cause=cause or UNKNOWN, message=why or message)
+  return found
 
 
 def check_slope(problem: Problem) -> Iterator[Evidence]:
@@ -364,12 +431,20 @@ def check_point(problem: Problem, witnesses: Witnesses, point: Point) -> Iterato
 
 
 def raised_at(at: Setting, where: str, error: Exception) -> Evidence:
-  """Return the failure of a rule that raises at a point; where f does, it's outside its domain."""
+  """Return the failure of a rule that raises at a point; where f does, it's outside its domain.
+
+  A solver may raise for samples of other roundings alone, where it doesn't converge.
+  """
+  evaluator = at.witnesses.evaluator(None)
   try:
-    at.witnesses.evaluator(None).run(at.witnesses.forward, at.leaves)
+    evaluator.run(at.witnesses.forward, at.leaves)
   except jax.errors.JaxRuntimeError:
     return evidence.ran("outside the domain")
-  return evidence.failure(as_rule_error(error), where)
+  try:
+    evaluator.run(at.witnesses.rule, at.inputs)
+  except jax.errors.JaxRuntimeError:
+    return evidence.failure(as_rule_error(error), where)
+  return not_checked(f"{where}: f or the rule raises where rounding is another")
 
 
 def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
@@ -383,6 +458,9 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
     forward = jax.make_jaxpr(rule.forward)(*own)
     if permutations(problem.witnesses.forward, problem.leaves) - permutations(forward, own):
       yield not_checked(f"{point.name}: a permutation of an axis would be none")
+      return
+    if rule.is_outside(own):  # Foreign code tells only when it runs.
+      yield evidence.ran("outside the domain")
       return
     found = evidence.failure(error, point.name)
     # Few rules support an empty batch, or another length of every axis.
@@ -402,7 +480,7 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
 # --- Rounding -------------------------------------------------------------------------------------
 
 
-def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
+def deviations(witnesses: Witnesses, problem: Problem, inputs: Leaves) -> list[np.ndarray]:
   """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
   samples = 3 if problem.is_large else max(5, evidence.SAMPLES[problem.level])
   limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
@@ -410,7 +488,7 @@ def deviations(witnesses: Witnesses, problem: Problem) -> list[np.ndarray]:
   # unless the function computes in one.
   noise = Noise(samples, float(limits.eps), float(limits.tiny), seed=problem.seed)
   noise = noise._replace(by_dtype=witnesses.is_coarse)
-  results = witnesses.evaluator(noise).run(witnesses.rule, problem.given.inputs)
+  results = witnesses.evaluator(noise).run(witnesses.rule, inputs)
   return [verdicts.spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
 
@@ -477,7 +555,7 @@ def check_numerics(problem: Problem) -> Iterator[Evidence]:
     yield found
     if found.has_failed:
       return
-  sigmas = deviations(witnesses, problem)
+  sigmas = deviations(witnesses, problem, problem.given.inputs)
   # The truth is the rule's own results in float64, which passed the maths verdict.
   wants = [b[0] for b in values.bars]
   for run, call in runs_of(problem, witnesses):

@@ -477,7 +477,9 @@ class Evaluator:
     inputs = primitives.own_dtypes(equation, inputs, floats=False)
     sizes = [x.size for x in inputs if is_rounded(x)]
     out_sizes = [math.prod(v.aval.shape) for v in equation.outvars]
-    units = 4 + 0.25 * math.sqrt(max(1.0, max(sizes, default=1) / max(1, *out_sizes)))
+    # A branch that only prints has no results.
+    summed = max(sizes, default=1) / max([1, *out_sizes])
+    units = 4 + 0.25 * math.sqrt(max(1.0, summed))
     if self.noise is not None:
       inputs = [self.moved(x, units * self.noise.unit) if is_rounded(x) else x for x in inputs]
     name = equation.primitive.name

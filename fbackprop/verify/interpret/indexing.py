@@ -79,7 +79,7 @@ def window_index(
   """
   found = []
   for axis, corner in enumerate(own_corners):
-    index = corner.reshape(*corner.shape, *(1,) * len(kept))
+    index = corner.reshape((*corner.shape, *(1,) * len(kept)))
     if axis in kept:
       place = kept.index(axis)
       along = np.arange(sizes[axis]).reshape(-1, *(1,) * (len(kept) - 1 - place))
@@ -129,7 +129,7 @@ def gather(params: Any, operand: np.ndarray, indices: np.ndarray) -> list[np.nda
     whole: tuple[Any, ...] = (slice(None), *index)
     found = x[whole]
     if drops(params):
-      mask = inside.reshape(*inside.shape, *(1,) * len(kept))
+      mask = inside.reshape((*inside.shape, *(1,) * len(kept)))
       found = np.where(mask, found, filler(params.get("fill_value"), x.dtype))
     places = [1 + axis for axis in numbers.offset_dims]
     return np.moveaxis(found, range(1 + batch, found.ndim), places)

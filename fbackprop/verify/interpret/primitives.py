@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from fbackprop.jaxprs import bind, callback_of, closed, flattened, holds_program, is_program
+from fbackprop.jaxprs import (
+  bind,
+  callback_of,
+  flattened,
+  holds_program,
+  is_program,
+  read_alone,
+)
 
 Samples = Any  # NumPy arrays, or typed keys of JAX.
 Primitive = Callable[..., Samples]
@@ -443,7 +450,7 @@ def dtypes_of(equation: Any) -> frozenset[Any]:
   atoms = (*equation.invars, *equation.outvars)
   found = {a.aval.dtype for a in atoms if hasattr(a.aval, "dtype")}
   for program in filter(is_program, flattened(equation.params.values())):
-    found.update(*map(dtypes_of, closed(program).jaxpr.eqns))
+    found.update(*map(dtypes_of, read_alone(program).jaxpr.eqns))
   return frozenset(found)
 
 

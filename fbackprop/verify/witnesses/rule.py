@@ -63,11 +63,16 @@ class Signature(NamedTuple):
     return jax.tree.unflatten(self.structure, own)
 
   def in_own_dtypes(self, leaves: Sequence[Any]) -> Leaves:
-    """Cast float leaves to the arguments' own dtypes."""
+    """Return the arguments that a caller has: float leaves in their own dtypes, arrays of JAX.
+
+    NumPy's integers can't be indexed by a tracer, as JAX's can.
+    """
     return [
-      in_dtype(leaf, dtype) if real else leaf
+      in_dtype(leaf, dtype) if real
+      else jax.device_put(leaf) if isinstance(leaf, np.ndarray)
+      else leaf
       for leaf, dtype, real in zip(leaves, self.dtypes, self.is_float, strict=True)
-    ]
+    ]  # fmt: skip
 
 
 def replaced(values: Sequence[Any], positions: Sequence[int], others: Sequence[Any]) -> Leaves:
@@ -194,6 +199,14 @@ class Rule(NamedTuple):
   def forward(self, *leaves: Any) -> Leaves:
     """Return the outputs of f."""
     return jax.tree.leaves(self.f(*self.signature.arguments(leaves)))
+
+  def is_outside(self, leaves: Sequence[Any]) -> bool:
+    """Return whether f itself raises at these arguments, when it runs."""
+    try:
+      jax.block_until_ready(self.forward(*leaves))
+    except Exception:  # Any exception is f's own.
+      return True
+    return False
 
   def differentiated(self, *leaves: Any) -> Leaves:
     """Return the outputs of the function whose derivative is meant."""
@@ -417,7 +430,11 @@ def needs_values(rule: Rule, leaves: Leaves) -> bool:
 
 
 def raised(error: BaseException) -> str:
-  """Return the type and the first line of an error, in at most 200 characters."""
-  text = (str(error).strip().splitlines() or [""])[0]
+  """Return the type and the first line of an error, in at most 200 characters.
+
+  Of a callback's error, which is quoted with its traceback, it is the last line.
+  """
+  lines = [line for line in str(error).splitlines() if line.strip("- \t")] or [""]
+  text = lines[-1 if "Traceback (most recent call last)" in lines[0] else 0].strip()
   text = text if len(text) <= 200 else text[:197] + "..."
   return f"{type(error).__name__}: {text}"

@@ -1,0 +1,1 @@
+"""Rules of public packages, as data; see `scripts/verify_world.py`."""
