@@ -12,9 +12,10 @@ from fbackprop.checks import check_unit
 from fbackprop.combinators import as_declared, is_linear, map_layers, name_layers
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
-from fbackprop.verify._vjp import checks_of, verify_call, vjp
+from fbackprop.verify._vjp import vjp
 from fbackprop.verify.deadline import is_over, time_limit
 from fbackprop.verify.report import VERDICTS, Report
+from fbackprop.verify.verification import checks_of, verify_call
 from fbackprop.verify.witnesses.rule import TINY, in_dtype, path_name
 
 

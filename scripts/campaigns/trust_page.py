@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fbackprop.verify.checks.numerics import MOST_SIGMAS
+from fbackprop.verify.checks.rounding import MOST_SIGMAS
 from scripts.campaigns import matrix
 from scripts.campaigns.matrix import ACTIVATIONS, DTYPES, FORMS, LOSSES, PARTS, N
 from scripts.campaigns.trust_rows import CHECKS, COUNT, NOT_FINITE, REASONS, TEST_POINTS, row_of

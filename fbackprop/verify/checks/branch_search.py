@@ -28,7 +28,7 @@ import numpy as np
 
 from fbackprop.jaxprs import Place, Program, bind, evaluate_flat, flat, interpret, read_by, shape_of
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
-from fbackprop.verify.checks.numerics import check_point
+from fbackprop.verify.checks.maths import check_point
 from fbackprop.verify.checks.test_points import Point
 from fbackprop.verify.interpret import evaluation, primitives
 from fbackprop.verify.witnesses.arrays import is_fixed, is_integer, is_symmetric

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from fbackprop.verify.checks.indices import pointers_of
@@ -24,7 +25,7 @@ from fbackprop.verify.witnesses.rule import (
   in_dtypes_of,
 )
 from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evaluate, gather_witnesses
-from fbackprop.verify.witnesses.verdicts import Difference
+from fbackprop.verify.witnesses.verdicts import Difference, spread
 
 AS_GIVEN = "as given"
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
@@ -142,6 +143,18 @@ class Problem:
     """
     results = at.witnesses.unrounded(self.noise()).run(at.witnesses.rule, at.inputs)
     return results[len(at.witnesses.forward.out_avals) :]
+
+  def deviations(self, at: Setting) -> list[np.ndarray]:
+    """Return the standard deviation of every cotangent's rounding error in the rule's own dtype."""
+    witnesses = at.witnesses
+    samples = 3 if self.is_large else max(5, SAMPLES[self.level])
+    limits = ml_dtypes.finfo(np.dtype(witnesses.signature.working))
+    # At most one unit in the last place, and underflow. A narrower dtype is no excuse for the rule,
+    # unless the function computes in one.
+    noise = Noise(samples, float(limits.eps), float(limits.tiny), seed=self.seed)
+    noise = noise._replace(by_dtype=witnesses.is_coarse)
+    results = witnesses.evaluator(noise).run(witnesses.rule, at.inputs)
+    return [spread(s) for s in results[len(witnesses.forward.out_avals) :]]
 
   def noise(self, stream: int = 0) -> Noise:
     """Return the perturbations that measure float64 rounding."""

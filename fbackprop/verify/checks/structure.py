@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked, reported
-from fbackprop.verify.checks.numerics import finding_of
+from fbackprop.verify.checks.maths import finding_of
 from fbackprop.verify.witnesses import verdicts
 from fbackprop.verify.witnesses.arrays import (
   are_probabilities,

@@ -18,7 +18,7 @@ from fbackprop import jaxprs
 from fbackprop.jaxprs import Program, evaluate_flat
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
-from fbackprop.verify.checks.numerics import compare_mode
+from fbackprop.verify.checks.maths import compare_mode
 from fbackprop.verify.checks.test_points import find_batch
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import Finding
