@@ -1,10 +1,13 @@
 """Rules that need the values of their arguments, as those in NumPy do: traced as a callback."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbackprop.verify import vjp
 from fbackprop.verify.report import RuleError
 from fbackprop.verify.witnesses.rule import in_dtypes_of, rule_of, signature_of
 
@@ -105,3 +108,29 @@ def test_a_wrong_structure_is_told_as_the_rule_s():
   own, leaves = rule(short)
   with pytest.raises(RuleError, match="tuple of 3 cotangents"):
     own.call(leaves, in_dtypes_of(own.outputs, own.draw(0, 0)))
+
+
+def saturated(share, x):
+  """The slope of tanh where it is all but flat: in NumPy, 1 − y² cancels."""
+  y = np.tanh(np.asarray(x))
+  return y, lambda y_bar: ((share * np.asarray(y_bar) * (1 - y * y)).astype(np.float32),)
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(1.0, "pass"), (1.001, "fail")])
+def test_what_numpy_rounds_within_is_not_judged(share, verdict):
+  x = np.array([0.5, 5.0, 5.5, -6.0], np.float32)
+  report = vjp(jnp.tanh, x, f_vjp=functools.partial(saturated, share), level="quick")
+  assert report.verdict == verdict, report.table()
+
+
+@pytest.mark.parametrize("level", ["quick", "standard"])
+def test_a_permutation_of_rows_is_none_of_fewer(level):
+  """At a batch of one row, the rule is called with an index that isn't a permutation."""
+
+  def rule(x, places):
+    x, places = np.asarray(x), np.asarray(places)
+    return x[places], lambda y_bar: (np.asarray(y_bar)[np.argsort(places)], None)
+
+  x = np.arange(4.0, dtype=np.float32).reshape(2, 2)
+  report = vjp(lambda x, places: x[places], x, np.array([1, 0]), f_vjp=rule, level=level)
+  assert report.verdict == "pass", report.table()

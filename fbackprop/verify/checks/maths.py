@@ -208,7 +208,7 @@ def excused(
     limit = below_rounding(problem, at, d)
     if limit is not None:
       error, name = (
-        verdicts.largest_of(np.abs(d.got - d.want)),
+        verdicts.largest_of(d.error),
         problem.signature.float_names[d.leaf],
       )
       reasons.append(
@@ -260,7 +260,7 @@ def below_rounding(problem: Problem, at: Setting, d: Difference) -> np.ndarray |
   than its rounding: that of the terms where these cancel, up to that of the largest entry. A few
   entries that differ are no approximation, however little they do.
   """
-  error, half = np.abs(d.got - d.want), problem.half_unit
+  error, half = d.error, problem.half_unit
   limit = half * verdicts.largest_of(d.want)
   if not d.is_wrong.any() or 2 * d.is_wrong.sum() < d.is_wrong.size:
     return None
@@ -275,7 +275,7 @@ def below_rounding(problem: Problem, at: Setting, d: Difference) -> np.ndarray |
 
 def up_to(d: Difference, limit: float | np.ndarray) -> Difference:
   """Return a difference in which no error up to a limit is wrong."""
-  excused = d.is_wrong & (np.abs(d.got - d.want) <= limit)
+  excused = d.is_wrong & (d.error <= limit)
   bound = np.where(excused, np.maximum(d.bound, limit), d.bound)
   return d._replace(bound=bound, is_wrong=d.is_wrong & ~excused)
 
@@ -326,7 +326,7 @@ def check_slope(problem: Problem) -> Iterator[Evidence]:
       f"differences closer than {tolerance:.1g} of the slope: the rule can't be traced in float64"
     )
   is_apart = agrees is not None and not agrees and not problem.surrogate
-  if is_apart and kinks.find_ties(problem.given):
+  if is_apart and not problem.witnesses.is_iterative and kinks.find_ties(problem.given):
     # Of several tied entries, some lie above the tie ahead, and others behind.
     agrees = None
   if agrees is None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 
+from fbackprop.jaxprs import Program
 from fbackprop.verify.checks import evidence
 from fbackprop.verify.checks.axes import (
   Axes,
@@ -26,6 +27,7 @@ from fbackprop.verify.checks.maths import check_point
 from fbackprop.verify.checks.test_points import Point, batch_points, find_batch
 from fbackprop.verify.report import RuleError, UnusableError
 from fbackprop.verify.witnesses.arrays import is_symmetric
+from fbackprop.verify.witnesses.rule import Leaves
 from fbackprop.verify.witnesses.traces import gather_witnesses
 
 
@@ -123,22 +125,30 @@ def check_batch(problem: Problem, point: Point) -> Iterator[Evidence]:
     yield not_checked(f"{point.name}: f raises {type(error.__cause__).__name__}")
   except RuleError as error:
     forward = jax.make_jaxpr(rule.forward)(*own)
-    if permutations(problem.witnesses.forward, problem.leaves) - permutations(forward, own):
-      yield not_checked(f"{point.name}: a permutation of an axis would be none")
-      return
-    if rule.is_outside(own):  # Foreign code tells only when it runs.
-      yield evidence.ran("outside the domain")
-      return
-    found = evidence.failure(error, point.name)
-    # Few rules support an empty batch, or another length of every axis.
-    is_batch = point.name.startswith("N = ") and point.name != "N = 0"
-    if error.check == "raises" and not is_batch:
-      found = reported(*(f._replace(kind="note", cause="") for f in found.findings))
-    yield found
+    yield refused(problem, point, forward, own, evidence.failure(error, point.name))
   else:
     leaves = within(witnesses.forward, point.leaves)
     if leaves is None:
       yield not_checked(f"{point.name}: the integers that point into it don't fit")
-    else:
-      y_bar = witnesses.source.draw(problem.seed, 1, problem.linear)
-      yield from check_point(problem, witnesses, point._replace(leaves=leaves, y_bar=y_bar))
+      return
+    y_bar = witnesses.source.draw(problem.seed, 1, problem.linear)
+    at = point._replace(leaves=leaves, y_bar=y_bar)
+    found = sum(check_point(problem, witnesses, at), Evidence())
+    # A rule in NumPy raises when it is called, not when it is traced.
+    is_refused = any((f.kind, f.check) == ("fail", "raises") for f in found.findings)
+    yield refused(problem, point, witnesses.forward, own, found) if is_refused else found
+
+
+def refused(
+  problem: Problem, point: Point, forward: Program, own: Leaves, found: Evidence
+) -> Evidence:
+  """Return what follows from the failure of a rule that doesn't take arguments of another size."""
+  if permutations(problem.witnesses.forward, problem.leaves) - permutations(forward, own):
+    return not_checked(f"{point.name}: a permutation of an axis would be none")
+  if problem.rule.is_outside(own):  # Foreign code tells only when it runs.
+    return evidence.ran("outside the domain")
+  # Few rules support an empty batch, or another length of every axis.
+  is_batch = point.name.startswith("N = ") and point.name != "N = 0"
+  if is_batch or any(f.check != "raises" for f in found.findings):
+    return found
+  return reported(*(f._replace(kind="note", cause="") for f in found.findings))

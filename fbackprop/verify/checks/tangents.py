@@ -123,7 +123,7 @@ def is_rounded_away(problem: Problem, d: Difference) -> bool:
   strictly.
   """
   limit = problem.half_unit * np.max(np.abs(d.want), initial=0.0)
-  return bool((np.abs(d.got - d.want) <= limit)[d.is_wrong].all())
+  return bool((d.error <= limit)[d.is_wrong].all())
 
 
 def pushed(problem: Problem, f_jvp: Function, *inputs: Any) -> Leaves:

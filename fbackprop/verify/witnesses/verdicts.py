@@ -104,10 +104,16 @@ class Difference(NamedTuple):
     return tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), excess.shape))
 
   @property
+  def error(self) -> np.ndarray:
+    """The distances of the numbers from their truth; NaN where neither is finite."""
+    with np.errstate(all="ignore"):
+      return np.asarray(np.abs(self.got - self.want))
+
+  @property
   def excess(self) -> np.ndarray:
     """The errors over their bounds."""
     with np.errstate(all="ignore"):
-      return np.asarray(np.abs(self.got - self.want) / self.bound)
+      return np.asarray(self.error / self.bound)
 
   def finding(self, kind: Kind, check: str, where: str, leaf: str, **said: Any) -> Finding:
     """Return the finding of the worst entry, with a `cause` and a `message`."""
@@ -193,7 +199,7 @@ def where_apart(d: Difference) -> Difference:
   Where rounding decides a comparison it may move both of them by much, as where it ends a loop.
   """
   with np.errstate(all="ignore"):
-    is_apart = ~(np.abs(d.got - d.want) <= AGREED * largest_of(d.want))
+    is_apart = ~(d.error <= AGREED * largest_of(d.want))
   return d._replace(is_vacuous=d.is_vacuous & is_apart)
 
 
