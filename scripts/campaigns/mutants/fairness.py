@@ -29,7 +29,7 @@ TOLERANCE = 1e-9
 # Autodiff of a function rounds otherwise than its rule.
 TRUTH = 1e-6
 # Seconds that a mutant may take: an edit may turn a loop into an endless one.
-MOST_SECONDS = 20
+MOST_SECONDS = 6
 
 Numbers = list[np.ndarray | None]
 

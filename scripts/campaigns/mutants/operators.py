@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 
 from scripts.campaigns.mutants.sources import Definition
 
-Nodes = Iterator[ast.AST]
+# A node of any kind: what it has depends on its class, which each operator asks for.
+Node = Any
+Nodes = Iterator[Node]
 # Modules and the like, whose names aren't values.
 MODULES = {"jnp", "jax", "np", "lax", "numpy", "ref", "math", "functools", "operator", "jsp", "jtu",
            "ufuncs", "reductions", "array_creation", "config"}  # fmt: skip
@@ -25,7 +27,7 @@ UPDATES = {"add": "set", "set": "add", "multiply": "set", "max": "set"}
 STRICT = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 OPPOSITE = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
             ast.NotEq: ast.Eq}  # fmt: skip
-OTHER_ARITHMETIC = {ast.Add: [ast.Sub, ast.Mult], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add],
+OTHER_ARITHMETIC: dict[type[ast.AST], list[Any]] = {ast.Add: [ast.Sub, ast.Mult], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add],
                     ast.Div: [ast.Mult], ast.Pow: [ast.Mult], ast.BitAnd: [ast.BitOr],
                     ast.BitOr: [ast.BitAnd], ast.FloorDiv: [ast.Mod]}  # fmt: skip
 LAX_ARITHMETIC = {"mul": "div", "div": "mul", "add": "sub", "sub": "add", "exp": "log",
@@ -43,13 +45,13 @@ class Around(NamedTuple):
     has_numpy: whether the module has `jnp`.
   """
 
-  parents: dict[int, ast.AST]
+  parents: dict[int, Node]
   values: tuple[str, ...]
   made_from: dict[str, tuple[str, ...]]
   has_numpy: bool = True
 
 
-Operator = Callable[[ast.AST, Around], Nodes]
+Operator = Callable[[Node, Around], Nodes]
 
 
 class Edit(NamedTuple):
@@ -70,12 +72,12 @@ def edits(tree: Definition, table: dict[str, Operator], has_numpy: bool = True) 
           yield Edit(name, replaced(tree, number, new))
 
 
-def replaced(tree: Definition, number: int, new: ast.AST) -> Definition:
+def replaced(tree: Definition, number: int, new: Node) -> Definition:
   """Return a copy of a tree with another node at a place, counted as `ast.walk` does."""
   twin = copy.deepcopy(tree)
   old = next(node for i, node in enumerate(ast.walk(twin)) if i == number)
   if old is twin:
-    return new  # type: ignore[return-value]
+    return new
   for parent in ast.walk(twin):
     for field, value in ast.iter_fields(parent):
       if value is old:
@@ -101,7 +103,7 @@ def surroundings(tree: Definition, has_numpy: bool) -> Around:
   return Around(parents, tuple(dict.fromkeys(values)), made_from, has_numpy)
 
 
-def pairs(target: ast.AST, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+def pairs(target: Node, value: Node) -> Iterator[tuple[str, Node]]:
   """Yield the names of an assignment, each with its formula."""
   if isinstance(target, ast.Name):
     yield target.id, value
@@ -110,7 +112,7 @@ def pairs(target: ast.AST, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
       yield from pairs(one, formula)
 
 
-def names_in(node: ast.AST, parents: dict[int, ast.AST]) -> tuple[str, ...]:
+def names_in(node: Node, parents: dict[int, Node]) -> tuple[str, ...]:
   """Return the names of the values in an expression."""
   return tuple(dict.fromkeys(
     own.id
@@ -119,13 +121,13 @@ def names_in(node: ast.AST, parents: dict[int, ast.AST]) -> tuple[str, ...]:
   ))  # fmt: skip
 
 
-def is_called(node: ast.AST, parents: dict[int, ast.AST]) -> bool:
+def is_called(node: Node, parents: dict[int, Node]) -> bool:
   """Return whether an expression is a function that is called."""
   parent = parents.get(id(node))
   return isinstance(parent, ast.Call) and parent.func is node
 
 
-def is_value(node: ast.AST, around: Around) -> bool:
+def is_value(node: Node, around: Around) -> bool:
   """Return whether a node may be edited: not the name of a function, nor a default or a target."""
   if isinstance(node, ast.Name):
     is_read = isinstance(node.ctx, ast.Load)
@@ -138,7 +140,7 @@ def is_value(node: ast.AST, around: Around) -> bool:
   )
 
 
-def integer(node: ast.AST) -> int | None:
+def integer(node: Node) -> int | None:
   """Return the value of an integer that is written as such."""
   if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
     value = integer(node.operand)
@@ -153,12 +155,12 @@ def number(value: complex) -> ast.expr:
   return ast.parse(repr(value), mode="eval").body
 
 
-def binary(left: ast.AST, op: ast.operator, right: ast.AST) -> ast.BinOp:
+def binary(left: Node, op: ast.operator, right: Node) -> ast.BinOp:
   """Return an operation of two."""
-  return ast.BinOp(left, op, right)  # type: ignore[arg-type]
+  return ast.BinOp(left, op, right)
 
 
-def method_of(node: ast.AST) -> str:
+def method_of(node: Node) -> str:
   """Return the last name of what is called: "sum" of x.sum(0) and of jnp.sum(x, 0)."""
   if not isinstance(node, ast.Call):
     return ""
@@ -167,13 +169,13 @@ def method_of(node: ast.AST) -> str:
 
 def is_of_module(node: ast.Call) -> bool:
   """Return whether a call is of a module's function, and not of a value's method."""
-  base: ast.AST = node.func
+  base: Node = node.func
   while isinstance(base, ast.Attribute):
     base = base.value
   return isinstance(node.func, ast.Name) or (isinstance(base, ast.Name) and base.id in MODULES)
 
 
-def operand_of(node: ast.Call) -> ast.AST | None:
+def operand_of(node: ast.Call) -> Node | None:
   """Return the array of a call: the first argument of a function, or the value of a method."""
   if is_of_module(node):
     return node.args[0] if node.args else None
@@ -193,7 +195,7 @@ def with_name(node: ast.Call, name: str) -> ast.Call:
 # --- Wrong edits ----------------------------------------------------------------------------------
 
 
-def set_for_add(node: ast.AST, around: Around) -> Nodes:
+def set_for_add(node: Node, around: Around) -> Nodes:
   """x.at[i].add(v): the last one instead of the sum, and the reverse."""
   if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
     place = node.func.value
@@ -204,31 +206,31 @@ def set_for_add(node: ast.AST, around: Around) -> Nodes:
       yield with_name(node, "segment_max")
 
 
-def missing_mask(node: ast.AST, around: Around) -> Nodes:
+def missing_mask(node: Node, around: Around) -> Nodes:
   """where(c, a, b): a or b alone; x * (c): x; clip(x), maximum(x, y): x."""
   if isinstance(node, ast.Call) and method_of(node) in MASKING and is_of_module(node):
-    chosen = node.args[1:3] if method_of(node) in ("where", "select") else node.args[:2]
-    yield from chosen
+    is_choice = method_of(node) in ("where", "select")
+    yield from node.args[1:3] if is_choice else node.args[:2]
   elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult | ast.BitAnd):
     for mask, other in ((node.left, node.right), (node.right, node.left)):
       if is_mask(mask):
         yield other
 
 
-def is_mask(node: ast.AST) -> bool:
+def is_mask(node: Node) -> bool:
   """Return whether an expression is a comparison, or is called a mask."""
   words = ("mask", "kept", "keep", "before", "valid", "done", "pred", "supp")
   named = any(isinstance(n, ast.Name) and n.id.startswith(words) for n in ast.walk(node))
   return named or any(isinstance(n, ast.Compare) for n in ast.walk(node))
 
 
-def comparison(node: ast.AST, around: Around) -> Nodes:
+def comparison(node: Node, around: Around) -> Nodes:
   """< for <=, and the like."""
   if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in STRICT:
     yield ast.Compare(node.left, [STRICT[type(node.ops[0])]()], node.comparators)
 
 
-def other_branch(node: ast.AST, around: Around) -> Nodes:
+def other_branch(node: Node, around: Around) -> Nodes:
   """The branches of where, of an expression or a statement exchanged."""
   if isinstance(node, ast.Call) and method_of(node) in ("where", "select") and len(node.args) == 3:
     twin = copy.deepcopy(node)
@@ -244,7 +246,7 @@ def other_branch(node: ast.AST, around: Around) -> Nodes:
     yield with_name(node, {"maximum": "minimum", "minimum": "maximum"}[method_of(node)])
 
 
-def other_axis(node: ast.AST, around: Around) -> Nodes:
+def other_axis(node: Node, around: Around) -> Nodes:
   """Another axis of a reduction, a product or a concatenation."""
   if isinstance(node, ast.keyword) and node.arg in ("axis", "dimension"):
     axis = integer(node.value)
@@ -261,7 +263,7 @@ def other_axis(node: ast.AST, around: Around) -> Nodes:
           yield twin
 
 
-def transposition(node: ast.AST, around: Around) -> Nodes:
+def transposition(node: Node, around: Around) -> Nodes:
   """A transpose left out, added or of the whole product; two letters of an einsum exchanged."""
   name = method_of(node)
   if isinstance(node, ast.Attribute) and node.attr in ("T", "mT"):
@@ -279,14 +281,14 @@ def transposition(node: ast.AST, around: Around) -> Nodes:
     yield from (ast.Constant(text) for text in exchanged_letters(node.value))
 
 
-def other_factors(a: ast.AST, b: ast.AST) -> list[tuple[ast.AST, ast.AST]]:
+def other_factors(a: Node, b: Node) -> list[tuple[Node, Node]]:
   """Return two factors exchanged, and with one of them transposed."""
   return [(b, a), (transposed(a), b), (a, transposed(b))]
 
 
-def transposed(node: ast.AST) -> ast.Attribute:
+def transposed(node: Node) -> ast.Attribute:
   """Return the transpose of an expression."""
-  return ast.Attribute(node, "T", ast.Load())  # type: ignore[arg-type]
+  return ast.Attribute(node, "T", ast.Load())
 
 
 def exchanged_letters(formula: str) -> Iterator[str]:
@@ -296,14 +298,14 @@ def exchanged_letters(formula: str) -> Iterator[str]:
       yield formula[:i] + b + a + formula[i + 2 :]
 
 
-def reduction(node: ast.AST, around: Around) -> Nodes:
+def reduction(node: Node, around: Around) -> Nodes:
   """A sum for a mean and the reverse, a sum left out, a broadcast along another axis."""
   if isinstance(node, ast.Call) and method_of(node) in REDUCTIONS:
     yield with_name(node, REDUCTIONS[method_of(node)])
     operand = operand_of(node)
     if operand is not None:
       yield operand
-      yield ast.Subscript(operand, number(0), ast.Load())  # type: ignore[arg-type]
+      yield ast.Subscript(operand, number(0), ast.Load())
   elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Tuple):
     entries = node.slice.elts
     if any(isinstance(e, ast.Constant) and e.value is None for e in entries):
@@ -311,7 +313,7 @@ def reduction(node: ast.AST, around: Around) -> Nodes:
       yield ast.Subscript(node.value, ast.Tuple(entries[::-1], ast.Load()), ast.Load())
 
 
-def off_by_one(node: ast.AST, around: Around) -> Nodes:
+def off_by_one(node: Node, around: Around) -> Nodes:
   """A slice, a range, a size or a number of steps that is one too large or too small."""
   if isinstance(node, ast.Slice):
     for field in ("lower", "upper"):
@@ -330,7 +332,7 @@ def off_by_one(node: ast.AST, around: Around) -> Nodes:
     yield from (shifted(node, by) for by in (1, -1))
 
 
-def is_count(node: ast.AST) -> bool:
+def is_count(node: Node) -> bool:
   """Return whether an expression is a number of things, or of steps."""
   if isinstance(node, ast.Attribute):
     return node.attr == "size"
@@ -339,14 +341,14 @@ def is_count(node: ast.AST) -> bool:
   return method_of(node) in ("len", "roll", "count_nonzero")
 
 
-def changed(node: ast.AST, field: str, value: Any) -> ast.AST:
+def changed(node: Node, field: str, value: Any) -> Node:
   """Return a copy of a node with one field changed."""
   twin = copy.deepcopy(node)
   setattr(twin, field, value)
   return twin
 
 
-def shifted(node: ast.AST, by: int) -> ast.AST:
+def shifted(node: Node, by: int) -> Node:
   """Return an expression plus one or minus one."""
   value = integer(node)
   if value is not None:
@@ -354,7 +356,7 @@ def shifted(node: ast.AST, by: int) -> ast.AST:
   return binary(node, ast.Add() if by > 0 else ast.Sub(), number(1))
 
 
-def other_index(node: ast.AST, around: Around) -> Nodes:
+def other_index(node: Node, around: Around) -> Nodes:
   """An entry, or a member of a tuple, beside the right one."""
   if isinstance(node, ast.Subscript):
     place = integer(node.slice)
@@ -362,10 +364,7 @@ def other_index(node: ast.AST, around: Around) -> Nodes:
       for other in (place + 1, place - 1):
         yield ast.Subscript(node.value, number(other), ast.Load())
     elif isinstance(node.slice, ast.Name):
-      yield from (
-        ast.Subscript(node.value, shifted(node.slice, by), ast.Load())  # type: ignore[arg-type]
-        for by in (1, -1)
-      )
+      yield from (ast.Subscript(node.value, shifted(node.slice, by), ast.Load()) for by in (1, -1))
     elif isinstance(node.slice, ast.Tuple) and len(node.slice.elts) > 1:
       yield ast.Subscript(node.value, ast.Tuple(node.slice.elts[::-1], ast.Load()), ast.Load())
   elif isinstance(node, ast.Tuple) and isinstance(node.ctx, ast.Load):
@@ -377,7 +376,7 @@ def other_index(node: ast.AST, around: Around) -> Nodes:
         yield twin
 
 
-def stale_input(node: ast.AST, around: Around) -> Nodes:
+def stale_input(node: Node, around: Around) -> Nodes:
   """What a value was computed from, in its place: the value before the step."""
   if isinstance(node, ast.Name):
     yield from (
@@ -391,13 +390,13 @@ def stale_input(node: ast.AST, around: Around) -> Nodes:
       yield node.args[0]
 
 
-def neighbour(node: ast.AST, around: Around) -> Nodes:
+def neighbour(node: Node, around: Around) -> Nodes:
   """Another value of the function; only those of the same shape survive."""
   if isinstance(node, ast.Name) and node.id in around.values:
     yield from (ast.Name(name, ast.Load()) for name in around.values if name != node.id)
 
 
-def dropped_term(node: ast.AST, around: Around) -> Nodes:
+def dropped_term(node: Node, around: Around) -> Nodes:
   """One term of a sum or one factor of a product alone."""
   if isinstance(node, ast.BinOp):
     if isinstance(node.op, ast.Add | ast.Mult):
@@ -412,7 +411,7 @@ def dropped_term(node: ast.AST, around: Around) -> Nodes:
     yield ast.Pass()
 
 
-def doubled_term(node: ast.AST, around: Around) -> Nodes:
+def doubled_term(node: Node, around: Around) -> Nodes:
   """One term or factor twice."""
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult):
     yield binary(node, node.op, node.right)
@@ -421,25 +420,25 @@ def doubled_term(node: ast.AST, around: Around) -> Nodes:
   elif isinstance(node, ast.Call) and method_of(node) in ("mul", "add"):
     for argument in node.args[:2]:
       twin = copy.deepcopy(node)
-      twin.args = [copy.deepcopy(node), argument]  # type: ignore[list-item]
+      twin.args = [copy.deepcopy(node), argument]
       yield twin
 
 
-def sign(node: ast.AST, around: Around) -> Nodes:
+def sign(node: Node, around: Around) -> Nodes:
   """A minus left out, or one too many."""
   if is_negated(node):
-    yield node.operand  # type: ignore[attr-defined]
+    yield node.operand
   elif isinstance(node, ast.BinOp | ast.Call | ast.Name) and is_computed(node, around):
     yield ast.UnaryOp(ast.USub(), node)
 
 
-def is_negated(node: ast.AST) -> bool:
+def is_negated(node: Node) -> bool:
   """Return whether an expression is the negative of one that isn't a plain number."""
   is_minus = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-  return is_minus and integer(node.operand) is None  # type: ignore[attr-defined]
+  return is_minus and integer(node.operand) is None
 
 
-def is_computed(node: ast.AST, around: Around) -> bool:
+def is_computed(node: Node, around: Around) -> bool:
   """Return whether an expression is part of a formula, where a sign makes sense."""
   if isinstance(node, ast.Name) and node.id not in around.values:
     return False
@@ -447,7 +446,7 @@ def is_computed(node: ast.AST, around: Around) -> bool:
   return isinstance(parent, ast.BinOp | ast.Return | ast.Tuple | ast.Assign | ast.Call)
 
 
-def arithmetic(node: ast.AST, around: Around) -> Nodes:
+def arithmetic(node: Node, around: Around) -> Nodes:
   """Another operation of two, or another elementary function."""
   if isinstance(node, ast.BinOp):
     yield from (
@@ -457,13 +456,13 @@ def arithmetic(node: ast.AST, around: Around) -> Nodes:
     yield with_name(node, LAX_ARITHMETIC[method_of(node)])
 
 
-def constant(node: ast.AST, around: Around) -> Nodes:
+def constant(node: Node, around: Around) -> Nodes:
   """Another number: by one, by a hundredth, twice it."""
   parent = around.parents.get(id(node))
   if isinstance(parent, ast.Subscript | ast.Slice | ast.keyword):
     return
   if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-    value = node.value
+    value: Any = node.value
     others = [value + 1, 2 * value, value - 1, 1.01 * value]
     yield from (number(other) for other in dict.fromkeys(others) if other != value)
 
@@ -481,7 +480,7 @@ EDITS: dict[str, Operator] = {
 # --- The same in other words ----------------------------------------------------------------------
 
 
-def powers(node: ast.AST, around: Around) -> Nodes:
+def powers(node: Node, around: Around) -> Nodes:
   """x * x for x**2, and the reverse."""
   if isinstance(node, ast.BinOp):
     if isinstance(node.op, ast.Pow) and integer(node.right) == 2:
@@ -491,13 +490,13 @@ def powers(node: ast.AST, around: Around) -> Nodes:
       yield binary(node.left, ast.Pow(), number(2))
 
 
-def commuted(node: ast.AST, around: Around) -> Nodes:
+def commuted(node: Node, around: Around) -> Nodes:
   """b + a for a + b, and b * a for a * b."""
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
     yield binary(node.right, node.op, node.left)
 
 
-def reassociated(node: ast.AST, around: Around) -> Nodes:
+def reassociated(node: Node, around: Around) -> Nodes:
   """a + (b + c) for (a + b) + c, and the same of products."""
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
     inner = node.left
@@ -505,30 +504,30 @@ def reassociated(node: ast.AST, around: Around) -> Nodes:
       yield binary(inner.left, node.op, binary(inner.right, node.op, node.right))
 
 
-def products(node: ast.AST, around: Around) -> Nodes:
+def products(node: Node, around: Around) -> Nodes:
   """An einsum or a matmul for a @ b."""
   if around.has_numpy and isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
     for text in ("jnp.einsum('...ij,...jk->...ik', _, _)", "jnp.matmul(_, _)"):
-      call = ast.parse(text, mode="eval").body
-      call.args[-2:] = [node.left, node.right]  # type: ignore[attr-defined]
+      call: Any = ast.parse(text, mode="eval").body
+      call.args[-2:] = [node.left, node.right]
       yield call
 
 
-def transposes(node: ast.AST, around: Around) -> Nodes:
+def transposes(node: Node, around: Around) -> Nodes:
   """x.transpose() for x.T."""
   if isinstance(node, ast.Attribute) and node.attr == "T":
     yield ast.Call(ast.Attribute(node.value, "transpose", ast.Load()), [], [])
 
 
-def negations(node: ast.AST, around: Around) -> Nodes:
+def negations(node: Node, around: Around) -> Nodes:
   """a + (-b) for a - b; -1 * x for -x."""
   if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
     yield binary(node.left, ast.Add(), ast.UnaryOp(ast.USub(), node.right))
   elif is_negated(node):
-    yield binary(number(-1), ast.Mult(), node.operand)  # type: ignore[attr-defined]
+    yield binary(number(-1), ast.Mult(), node.operand)
 
 
-def functions(node: ast.AST, around: Around) -> Nodes:
+def functions(node: Node, around: Around) -> Nodes:
   """jnp.sum(x, 0) for x.sum(0)."""
   if not around.has_numpy or not isinstance(node, ast.Call) or is_of_module(node):
     return

@@ -138,7 +138,7 @@ def of_gates() -> Iterator[Rule]:
 
 def of_layers() -> Iterator[Rule]:
   """Yield dense and the normalisations."""
-  pairs = {
+  pairs: dict[str, tuple[Function, Function]] = {
     "dense": (dense_forward, dense_backward),
     "layer_norm": (functools.partial(layer_norm_forward, eps=1e-5), layer_norm_backward),
     "rms_norm": (functools.partial(rms_norm_forward, eps=1e-5), rms_norm_backward),

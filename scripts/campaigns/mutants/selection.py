@@ -138,4 +138,5 @@ def as_row(one: Mutant) -> list[Any]:
 
 def of_row(row: list[Any]) -> Mutant:
   """Return the mutant of a row."""
-  return Mutant(*row[:5], tuple(row[5]))
+  rule, operator, was, now, digits, leaves = row
+  return Mutant(rule, operator, was, now, digits, tuple(leaves))
