@@ -33,8 +33,8 @@ from scripts.campaigns.mutants.scoring import Score, score
 from scripts.campaigns.mutants.selection import (
   Mutant,
   as_row,
+  candidates,
   counted,
-  function_of,
   half_of,
   mutants_of,
   of_row,
@@ -177,10 +177,11 @@ def scored(task: tuple[str, str, list[Any]]) -> list[tuple[str, Score]]:
   results.keep_compiled("mutants")
   name, level, rows = task
   rule = all_rules()[name]
+  functions = {one.hash: one.function for one in candidates(rule)}
   found = []
   for one in map(of_row, rows):
     began = time.monotonic()
-    example = rule.build(function_of(rule, one.hash))
+    example = rule.build(functions[one.hash])
     example = example._replace(options={"seconds": SECONDS[level], **example.options})
     try:
       own = score(one, verified(example, level), time.monotonic() - began)

@@ -27,9 +27,11 @@ UPDATES = {"add": "set", "set": "add", "multiply": "set", "max": "set"}
 STRICT = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
 OPPOSITE = {ast.Lt: ast.GtE, ast.LtE: ast.Gt, ast.Gt: ast.LtE, ast.GtE: ast.Lt, ast.Eq: ast.NotEq,
             ast.NotEq: ast.Eq}  # fmt: skip
-OTHER_ARITHMETIC: dict[type[ast.AST], list[Any]] = {ast.Add: [ast.Sub, ast.Mult], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add],
-                    ast.Div: [ast.Mult], ast.Pow: [ast.Mult], ast.BitAnd: [ast.BitOr],
-                    ast.BitOr: [ast.BitAnd], ast.FloorDiv: [ast.Mod]}  # fmt: skip
+OTHER_ARITHMETIC: dict[type[ast.AST], list[Any]] = {
+  ast.Add: [ast.Sub, ast.Mult], ast.Sub: [ast.Add], ast.Mult: [ast.Div, ast.Add],
+  ast.Div: [ast.Mult], ast.Pow: [ast.Mult], ast.BitAnd: [ast.BitOr], ast.BitOr: [ast.BitAnd],
+  ast.FloorDiv: [ast.Mod],
+}  # fmt: skip
 LAX_ARITHMETIC = {"mul": "div", "div": "mul", "add": "sub", "sub": "add", "exp": "log",
                   "sin": "cos", "cos": "sin", "sinh": "cosh", "cosh": "sinh", "log": "log1p",
                   "expm1": "exp", "log1p": "log", "rsqrt": "sqrt", "sqrt": "rsqrt"}  # fmt: skip

@@ -105,11 +105,6 @@ def mutants_of(rule: Rule, by: Yardstick) -> tuple[list[Mutant], Counter[str]]:
   return found, others
 
 
-def function_of(rule: Rule, digits: str) -> Function:
-  """Return the mutant of a rule with a hash."""
-  return next(one.function for one in candidates(rule) if one.hash == digits)
-
-
 def counted(mutants: Iterable[Mutant], share: float = MOST_SHARE) -> list[Mutant]:
   """Return the mutants without those beyond an operator's share, the first by hash.
 
