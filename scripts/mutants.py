@@ -24,7 +24,6 @@ from typing import Any
 import jax
 
 from fbackprop.files import write_whole
-from fbackprop.verify.self_test import verified
 from scripts.campaigns import results
 from scripts.campaigns.mutants import page, variants
 from scripts.campaigns.mutants.fairness import yardstick
@@ -39,6 +38,7 @@ from scripts.campaigns.mutants.selection import (
   mutants_of,
   of_row,
 )
+from scripts.campaigns.mutants.variants import report_on
 
 RESULTS = results.RESULTS / "mutants.json"
 PAGE = results.RESULTS.parents[1] / "docs" / "mutants.md"
@@ -184,7 +184,7 @@ def scored(task: tuple[str, str, list[Any]]) -> list[tuple[str, Score]]:
     example = rule.build(functions[one.hash])
     example = example._replace(options={"seconds": SECONDS[level], **example.options})
     try:
-      own = score(one, verified(example, level), time.monotonic() - began)
+      own = score(one, report_on(rule, example, level), time.monotonic() - began)
     except Exception as error:
       own = Score("error", place=f"{type(error).__name__}: {str(error)[:80]}")
     found.append((one.hash, own))

@@ -395,7 +395,7 @@ def gather_evidence(problem: Problem, progress: Callable[[str], object]) -> Evid
     message = "the time limit was reached before the rule was compared with its truth"
     return found + left + evidence.reported(Finding("no verdict", "maths", message=message))
   except RuleError as error:
-    return found + evidence.failure(error, evidence.AS_GIVEN)
+    return found + evidence.failure(tangents.without_transpose(problem, error), evidence.AS_GIVEN)
   except UnknownProgramError as error:
     return found + evidence.reported(Finding("no verdict", "program", message=str(error)))
 

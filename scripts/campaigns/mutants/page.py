@@ -54,7 +54,7 @@ def totals(found: dict[str, Any]) -> dict[str, Any]:
 
 def is_public(rule: str) -> bool:
   """Return whether a rule is of another library."""
-  return rule.partition("/")[0] not in ("bank", "gates", "layers")
+  return rule.partition("/")[0] not in ("bank", "gates", "layers", "models")
 
 
 def figures(chosen: Scored) -> dict[str, str]:

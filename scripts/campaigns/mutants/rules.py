@@ -26,6 +26,7 @@ from fbackprop.layers.normalization import (
 from fbackprop.verify.bank import RIGHT, Example
 from fbackprop.verify.bank.specimen import example
 from fbackprop.verify.cases import GATES, LAYERS, Case
+from scripts.campaigns.mutants.own import OWN
 from scripts.campaigns.mutants.sources import Function, NoSourceError, tree_of
 
 # Rules of these subjects aren't derivatives to 1e-9: they round, or are meant to differ.
@@ -56,7 +57,7 @@ class Rule(NamedTuple):
 def all_rules() -> dict[str, Rule]:
   """Return the rules by name, those whose source can be read."""
   found = {}
-  for rule in (*of_bank(), *of_gates(), *of_layers(), *of_public()):
+  for rule in (*of_bank(), *of_gates(), *of_layers(), *of_models(), *of_public()):
     try:
       tree_of(rule.function)
     except NoSourceError:
@@ -83,6 +84,13 @@ def of_bank() -> Iterator[Rule]:
       functools.partial(rebuilt, reference, arguments, options), reference,
       "jvp" if is_forward else "vjp",
     )  # fmt: skip
+
+
+def of_models() -> Iterator[Rule]:
+  """Yield the rules of `own`."""
+  for reference, (rule, *arguments) in OWN.items():
+    build = functools.partial(rebuilt, reference, arguments, {"f_vjp": True})
+    yield Rule(f"models/{reference.__name__}", rule, build, reference, "vjp")
 
 
 def rebuilt(reference: Function, arguments: Any, options: Any, rule: Function) -> Example:

@@ -11,7 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fbackprop.verify import jvp
 from fbackprop.verify.bank import Example
+from fbackprop.verify.report import Report
 from fbackprop.verify.self_test import verified
 from scripts.campaigns import results
 from scripts.campaigns.mutants.fairness import Yardstick, is_float_array, wrong_leaves, yardstick
@@ -47,9 +49,17 @@ def verdict_on(rule: Rule, one: Candidate, by: Yardstick) -> list[Any]:
   kind, example = with_arguments(rule.build(one.function), by, int(one.hash, 16))
   began = time.monotonic()
   with jax.enable_x64(kind == "float64"):
-    report = verified(example._replace(options={"seconds": 60.0, **example.options}), "quick")
+    options = {"seconds": 60.0, **example.options}
+    report = report_on(rule, example._replace(options=options), "quick")
   said = "" if report.ok or not report.findings else report.reason[:120]
   return [one.operator, kind, one.hash, report.verdict, said, round(time.monotonic() - began, 2)]
+
+
+def report_on(rule: Rule, example: Example, level: str) -> Report:
+  """Return the report on an example, in the mode that its rule has: its tangents, too."""
+  if rule.mode == "vjp":
+    return verified(example, level)
+  return jvp(example.f, *example.args, f_jvp=example.f_jvp, level=level, **example.options)
 
 
 def with_arguments(example: Example, by: Yardstick, number: int) -> tuple[str, Example]:
