@@ -194,13 +194,18 @@ def test_a_report_is_worth_its_leaf_and_cause():
     finding = Finding("fail", check, "as given", leaf, cause=cause)
     return Report("f", (finding,), leaves=("x", "w"))
 
+  def worth(cause, check="maths"):
+    own = scoring.score(mutant(0), report("x", cause, check), 1.0)
+    return scoring.worth(mutant(0), own)
+
   one = mutant(0)
-  good = scoring.score(one, report("x", "constant factor: -1"), 1.0)
-  assert (good.is_leaf_right, good.worth) == (True, "useful")
-  bad = scoring.score(one, report("w", "precision: rounded"), 1.0)
-  assert (bad.is_leaf_right, bad.worth) == (False, "misleading")
-  assert scoring.score(one, report("x", "no known pattern"), 1.0).worth == "neither"
-  assert scoring.score(one, report("x", "", "scaled cotangent"), 1.0).worth == "neither"
+  assert scoring.score(one, report("x", ""), 1.0).is_leaf_right
+  assert not scoring.score(one, report("w", ""), 1.0).is_leaf_right
+  assert scoring.score(one, report("output 0", "", "forward"), 1.0).is_leaf_right is None
+  assert worth("constant factor: -1") == "useful"
+  assert worth("precision: rounded") == "misleading"
+  assert worth("no known pattern") == worth("", "raises") == worth("not finite: so") == "neither"
+  assert worth("", "scaled cotangent") == "useful"  # That it isn't linear.
   assert scoring.score(one, Report("f", ()), 1.0).verdict == "pass"
   assert set(scoring.KINDS) == set(EDITS)
 
@@ -236,7 +241,7 @@ def test_the_page_counts_what_there_is():
   row = selection.as_row(mutant(0))
   found = {
     "rules": {"tests/slope": {"mode": "vjp", "others": {"unfair": 2}, "mutants": [row]}},
-    "quick": {mutant(0).hash: ["fail", "x", True, "constant factor: -1", "useful", 1.0, ""]},
+    "quick": {mutant(0).hash: ["fail", "x", True, "constant factor: -1", 1.0, ""]},
     "standard": {}, "variants": {},
   }  # fmt: skip
   totals = page.totals(found)

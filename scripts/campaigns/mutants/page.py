@@ -5,7 +5,7 @@ from typing import Any
 
 from fbackprop.verify.self_test import share
 from scripts.campaigns.mutants.operators import EDITS
-from scripts.campaigns.mutants.scoring import Score
+from scripts.campaigns.mutants.scoring import Score, worth
 from scripts.campaigns.mutants.selection import Mutant, counted, of_row
 
 Scored = list[tuple[Mutant, Score]]
@@ -59,13 +59,14 @@ def is_public(rule: str) -> bool:
 
 def figures(chosen: Scored) -> dict[str, str]:
   """Return the shares of some scored mutants."""
-  caught = [own for _, own in chosen if own.verdict == "fail"]
-  worth = Counter(own.worth for own in caught)
+  caught = [(one, own) for one, own in chosen if own.verdict == "fail"]
+  worths = Counter(worth(one, own) for one, own in caught)
+  leaves = [own.is_leaf_right for _, own in caught if own.is_leaf_right is not None]
   return {
     "caught": share(len(caught), len(chosen)),
-    "first leaf right": share(sum(own.is_leaf_right for own in caught), len(caught)),
-    "useful cause": share(worth["useful"], len(caught)),
-    "misleading cause": share(worth["misleading"], len(caught)),
+    "first leaf right": share(sum(leaves), len(leaves)),
+    "useful cause": share(worths["useful"], len(caught)),
+    "misleading cause": share(worths["misleading"], len(caught)),
   }
 
 

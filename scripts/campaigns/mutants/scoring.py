@@ -13,28 +13,34 @@ from fbackprop.verify.report import Finding, Report
 from fbackprop.verify.self_test import kind_of
 from scripts.campaigns.mutants.selection import Mutant
 
-ANY = {"other function", "wrong point", "path"}
+# That a rule isn't linear in the cotangent is a law that was tested, whatever the edit.
+ANY = {"other function", "wrong point", "path", "cotangent"}
 KINDS: dict[str, set[str]] = {
-  "sign": {"constant factor"},
+  "sign": {"constant factor", "permuted", "transposed"},
   "constant": {"constant factor", "clipped", "zero", "subset of examples"},
-  "arithmetic": {"constant factor", "cotangent", "zero"},
+  "arithmetic": {"constant factor", "zero"},
   "axis": {"transposed", "permuted", "subset of examples", "constant factor"},
   "index": {"permuted", "subset of examples", "zero", "transposed", "constant factor"},
   "transposition": {"transposed", "permuted"},
-  "dropped term": {"zero", "constant factor", "stop_gradient", "cotangent"},
-  "doubled term": {"constant factor", "cotangent"},
-  "neighbour": {"permuted", "transposed", "cotangent", "zero", "constant factor"},
+  "dropped term": {"zero", "constant factor", "stop_gradient", "subset of examples"},
+  "doubled term": {"constant factor", "subset of examples"},
+  "neighbour": {"permuted", "transposed", "zero", "constant factor"},
   "off by one": {"subset of examples", "permuted", "constant factor", "zero"},
-  "reduction": {"constant factor", "subset of examples", "cotangent", "transposed"},
+  "reduction": {"constant factor", "subset of examples", "transposed"},
   "missing mask": {"subset of examples", "clipped", "kink", "zero", "constant factor"},
   "add -> set": {"subset of examples", "constant factor", "permuted"},
   "comparison": {"subset of examples", "kink", "zero"},
   "other branch": {"subset of examples", "kink", "zero", "constant factor", "clipped"},
-  "stale input": {"permuted", "cotangent", "zero", "constant factor"},
-}
+  "stale input": {
+    "permuted", "zero", "constant factor", "proportional to a parameter", "subset of examples",
+  },
+}  # fmt: skip
 # Kinds that state what was seen, and no cause.
-FACTS = {"not finite", "raises", "structure", "dtype", "no gradient", "forward", "semantic", ""}
-FACTUAL_CHECKS = {"zero cotangent", "scaled cotangent"}
+FACTS = {
+  "not finite", "raises", "structure", "dtype", "no gradient", "forward", "semantic", "zero", "",
+}  # fmt: skip
+# Findings about the whole rule, which name no leaf.
+WITHOUT_LEAF = {"forward", "structure"}
 
 
 class Score(NamedTuple):
@@ -43,18 +49,17 @@ class Score(NamedTuple):
   Attributes:
     verdict: the verdict; "error" if the verifier raised.
     leaf: the leaf of the first failure.
-    is_leaf_right: whether it is the first wrong one along the backward pass.
-    cause: the kind of the first failure's cause.
-    worth: "useful", "misleading" or "neither".
+    is_leaf_right: whether it is the first wrong one along the backward pass; None where the
+      finding is about the output or the structure of the result.
+    cause: the cause of the first failure, or the kind that its check implies.
     seconds: the duration.
     place: the check and the test point of the first failure.
   """
 
   verdict: str
   leaf: str = ""
-  is_leaf_right: bool = False
+  is_leaf_right: bool | None = False
   cause: str = ""
-  worth: str = "neither"
   seconds: float = 0.0
   place: str = ""
 
@@ -65,17 +70,18 @@ def score(one: Mutant, report: Report, seconds: float) -> Score:
     first = report.findings[0] if report.findings else Finding("note", "")
     return Score(report.verdict, seconds=seconds, place=first.check)
   first = report.findings[0]
-  right = next((leaf for leaf in report.leaves if leaf in one.leaves), "")
-  kind = kind_of(first)
+  right = next((leaf for leaf in report.leaves or one.leaves if leaf in one.leaves), "")
+  is_right = None if first.check in WITHOUT_LEAF else bool(right) and first.leaf == right
   return Score(
-    report.verdict, first.leaf, bool(right) and first.leaf == right, first.cause[:60] or kind,
-    worth_of(one.operator, kind, first.check), seconds, f"{first.check}, {first.regime}",
+    report.verdict, first.leaf, is_right, first.cause[:60] or kind_of(first), seconds,
+    f"{first.check}, {first.regime}",
   )  # fmt: skip
 
 
-def worth_of(operator: str, kind: str, check: str = "maths") -> str:
-  """Return what a kind of cause is worth for a mutant of an operator."""
-  if kind in ANY | KINDS[operator]:
+def worth(one: Mutant, own: Score) -> str:
+  """Return what the cause of a mutant is worth: "useful", "misleading" or "neither"."""
+  kind = own.cause.partition(":")[0].strip()
+  if kind in ANY | KINDS[one.operator]:
     return "useful"
-  is_fact = kind in FACTS or check in FACTUAL_CHECKS or kind.startswith("no known pattern")
+  is_fact = kind in FACTS or kind.startswith("no known pattern")
   return "neither" if is_fact else "misleading"
