@@ -259,3 +259,15 @@ def test_an_edited_rule_of_jax_is_a_user_s():
   assert variants.report_on(rule, example, "quick").verdict == "fail"
   example = rule.build(compiled(rule.function, tree_of(rule.function)))
   assert variants.report_on(rule, example, "quick").verdict == "pass"
+
+
+def test_a_rule_that_rounds_is_no_rule_for_float64():
+  def rounded(x, y_bar):
+    return ((3 * x * x).astype(jnp.float32).astype(x.dtype) * y_bar,)
+
+  rule = rule_of(rounded)
+  by = yardstick(rule)
+  assert by.points
+  assert not by.is_double
+  assert yardstick(rule_of(slope)).is_double
+  assert variants.with_arguments(rule.build(rounded), by, 2)[0] == "given"

@@ -28,6 +28,8 @@ from scripts.campaigns.mutants.sources import Function
 TOLERANCE = 1e-9
 # Autodiff of a function rounds otherwise than its rule.
 TRUTH = 1e-6
+# A rule that casts to float32 on the way is right to fewer digits, and no rule for float64.
+DOUBLE = 1e-11
 # Seconds that a mutant may take: an edit may turn a loop into an endless one.
 MOST_SECONDS = 6
 
@@ -49,11 +51,13 @@ class Yardstick(NamedTuple):
     leaves: the paths of the float leaves.
     shapes: the right rule's shapes and dtypes at the given arguments.
     points: the points that count.
+    is_double: whether the rule is right to the digits of float64, at all of them.
   """
 
   leaves: tuple[str, ...]
   shapes: Any
   points: tuple[Point, ...]
+  is_double: bool = True
 
 
 def yardstick(rule: Rule) -> Yardstick:
@@ -61,17 +65,21 @@ def yardstick(rule: Rule) -> Yardstick:
   example = rule.build(rule.function)
   args = example.args
   shapes = shapes_of(numbers(rule, example, args, 0))
-  points = []
+  points, is_double = [], True
   with jax.enable_x64(True), np.errstate(all="ignore"):
     for seed, drawn in enumerate(points_of(example, zlib.crc32(rule.name.encode()))):
-      right = valid_numbers(rule, example, drawn, seed)
-      if right is not None:
+      found = valid_numbers(rule, example, drawn, seed)
+      if found is not None:
+        right, truth = found
         points.append(Point(drawn, right, seed))
-  return Yardstick(leaf_names(example), shapes, tuple(points))
+        is_double = is_double and not differing(truth, right, DOUBLE)
+  return Yardstick(leaf_names(example), shapes, tuple(points), is_double)
 
 
-def valid_numbers(rule: Rule, example: Example, args: Any, seed: int) -> Numbers | None:
-  """Return the right rule's numbers at a point where they are the derivative, else None."""
+def valid_numbers(
+  rule: Rule, example: Example, args: Any, seed: int
+) -> tuple[Numbers, Numbers] | None:
+  """Return the right rule's numbers and autodiff's, where they are equal, else None."""
   try:
     right = numbers(rule, example, args, seed)
     truth = right if rule.reference is None else autodiff(rule, example, args, seed)
@@ -79,7 +87,7 @@ def valid_numbers(rule: Rule, example: Example, args: Any, seed: int) -> Numbers
     return None
   if not all(np.isfinite(x).all() for x in right if x is not None):
     return None
-  return None if differing(truth, right, TRUTH) else right
+  return None if differing(truth, right, TRUTH) else (right, truth)
 
 
 def wrong_leaves(rule: Rule, mutant: Function, by: Yardstick) -> tuple[str, ...] | None:

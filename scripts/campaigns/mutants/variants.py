@@ -69,7 +69,7 @@ def with_arguments(example: Example, by: Yardstick, number: int) -> tuple[str, E
   if kind == "other lengths" and longer:
     args = longer[number % len(longer)]
     return kind, example._replace(args=jax.tree.map(narrowed, args))
-  if kind == "float64":
+  if kind == "float64" and by.is_double:
     with jax.enable_x64(True):
       return kind, example._replace(args=jax.tree.map(widened, example.args))
   return "given", example
