@@ -1,6 +1,7 @@
 """scripts/mutants.py: each operator's edits, what counts as a mutant, what a report is worth."""
 
 import ast
+import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from fbackprop.verify.bank import Example
 from fbackprop.verify.report import Finding, Report
+from scripts import mutants
 from scripts.campaigns.mutants import page, scoring, selection, variants
 from scripts.campaigns.mutants.fairness import differing, yardstick
 from scripts.campaigns.mutants.operators import EDITS, SPELLINGS, edits
@@ -271,3 +273,22 @@ def test_a_rule_that_rounds_is_no_rule_for_float64():
   assert not by.is_double
   assert yardstick(rule_of(slope)).is_double
   assert variants.with_arguments(rule.build(rounded), by, 2)[0] == "given"
+
+
+def test_a_condition_is_the_cause_of_what_changes_a_condition():
+  def worth(operator):
+    cause = "subset of examples: the condition of select_n [4] is inverted"
+    return scoring.worth(mutant(0, operator), scoring.Score("fail", "x", True, cause))
+
+  assert worth("other branch") == "useful"
+  assert worth("dropped term") == "misleading"
+
+
+def test_the_page_is_what_the_results_give():
+  found = json.loads(mutants.RESULTS.read_text(encoding="utf-8"))
+  assert mutants.PAGE.read_text(encoding="utf-8") == page.page(found), (
+    "run scripts/mutants.py --page"
+  )
+  totals = page.totals(found)
+  assert totals["mutants"] >= 3000
+  assert totals["of them public"] >= 15

@@ -4,7 +4,8 @@ A cause is useful if its kind is one that the operator may have, misleading if i
 and neither if it is "no known pattern" or only says what the numbers are: not finite, of another
 structure, at odds with differences. `KINDS` says which kinds an operator may have. Any local edit
 of a formula is the derivative of another function or at another point, or changes a path, so those
-are good for all; the rest is what the edit does to a leaf as a whole.
+are good for all; the rest is what the edit does to a leaf as a whole. "condition" stands for examples
+that are left out because a condition is ignored or inverted.
 """
 
 from typing import NamedTuple
@@ -27,12 +28,13 @@ KINDS: dict[str, set[str]] = {
   "neighbour": {"permuted", "transposed", "zero", "constant factor"},
   "off by one": {"subset of examples", "permuted", "constant factor", "zero"},
   "reduction": {"constant factor", "subset of examples", "transposed"},
-  "missing mask": {"subset of examples", "clipped", "kink", "zero", "constant factor"},
+  "missing mask": {"condition", "subset of examples", "clipped", "kink", "zero", "constant factor"},
   "add -> set": {"subset of examples", "constant factor", "permuted"},
-  "comparison": {"subset of examples", "kink", "zero"},
-  "other branch": {"subset of examples", "kink", "zero", "constant factor", "clipped"},
+  "comparison": {"condition", "subset of examples", "kink", "zero"},
+  "other branch": {"condition", "subset of examples", "kink", "zero", "constant factor", "clipped"},
   "stale input": {
     "permuted", "zero", "constant factor", "proportional to a parameter", "subset of examples",
+    "condition",
   },
 }  # fmt: skip
 # Kinds that state what was seen, and no cause.
@@ -81,6 +83,8 @@ def score(one: Mutant, report: Report, seconds: float) -> Score:
 def worth(one: Mutant, own: Score) -> str:
   """Return what the cause of a mutant is worth: "useful", "misleading" or "neither"."""
   kind = own.cause.partition(":")[0].strip()
+  if kind == "subset of examples" and "the condition of" in own.cause:
+    kind = "condition"
   if kind in ANY | KINDS[one.operator]:
     return "useful"
   is_fact = kind in FACTS or kind.startswith("no known pattern")
