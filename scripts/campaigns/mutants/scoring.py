@@ -4,8 +4,8 @@ A cause is useful if its kind is one that the operator may have, misleading if i
 and neither if it is "no known pattern" or only says what the numbers are: not finite, of another
 structure, at odds with differences. `KINDS` says which kinds an operator may have. Any local edit
 of a formula is the derivative of another function or at another point, or changes a path, so those
-are good for all; the rest is what the edit does to a leaf as a whole. "condition" stands for examples
-that are left out because a condition is ignored or inverted.
+are good for all; the rest is what the edit does to a leaf as a whole. "condition" stands for
+examples that are left out because a condition is ignored or inverted.
 """
 
 from typing import NamedTuple
