@@ -165,6 +165,7 @@ def gather_evidence(problem: Problem, progress: Callable[[str], object]) -> Evid
   except RuleError as error:
     if error.check == "raises":
       check_usable(problem)
+    error = tangents.without_transpose(problem, error)
     return found + evidence.failure(error, evidence.AS_GIVEN)
   except UnknownProgramError as error:
     return found + evidence.reported(Finding("no verdict", "program", message=str(error)))

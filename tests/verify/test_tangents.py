@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from fbackprop import verify
 from fbackprop.verify.checks.evidence import Evidence, Problem
 from fbackprop.verify.checks.tangents import check_tangents
 from fbackprop.verify.report import RuleError
@@ -130,3 +131,39 @@ def test_a_custom_vjp_has_no_forward_mode():
   found = evidence_of(lambda *own: jax.jvp(f, *own), f, (X,))
   assert found.checks == ()
   assert found.not_checked == ("tangents: f holds a custom_vjp, which has no forward mode",)
+
+
+# A rule without a transpose, as its author meets it.
+V = jnp.array([0.5, -1.5, 2.0])
+
+
+def with_tangent(rule):
+  square = jax.custom_jvp(lambda x, k: x**2 * k)
+  square.defjvp(lambda primals, dots: (square(*primals), rule(*primals, *dots)))
+  return square
+
+
+def right(x, k, x_dot, k_dot):
+  return 2 * x * k * x_dot + x**2 * k_dot
+
+
+def squared(x, k, x_dot, k_dot):
+  return 2 * x * k * x_dot + x**2 * k_dot * k_dot
+
+
+@pytest.mark.parametrize("verified", [verify.vjp, verify.jvp])
+def test_a_tangent_that_is_squared_is_named_with_its_leaf(verified):
+  report = verified(with_tangent(squared), V, V + 3, level="quick")
+  first = report.findings[0]
+  assert (report.verdict, first.check, first.leaf) == ("fail", "cotangent", "k")
+  assert "has no transpose" in first.message
+  assert verified(with_tangent(right), V, V + 3, level="quick").ok
+
+
+def test_a_forward_rule_that_raises_by_itself_still_raises():
+  def raising(x, k, x_dot, k_dot):
+    raise ValueError("not this way")
+
+  report = verify.vjp(with_tangent(raising), V, V + 3, level="quick")
+  assert (report.verdict, report.findings[0].check) == ("fail", "raises")
+  assert "not this way" in report.findings[0].message

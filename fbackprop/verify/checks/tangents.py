@@ -126,6 +126,38 @@ def is_rounded_away(problem: Problem, d: Difference) -> bool:
   return bool((d.error <= limit)[d.is_wrong].all())
 
 
+def without_transpose(problem: Problem, error: RuleError) -> RuleError:
+  """Return the reason why a forward rule raises in reverse mode: it isn't linear in a tangent.
+
+  JAX transposes the rule's program, and of one that squares a tangent says that an assertion
+  failed. If the rule is linear, or has no forward mode, the error is returned as it is.
+  """
+  if error.check != "raises" or (problem.f_jvp is None and problem.rule.f_vjp is not None):
+    return error
+  push = partial(pushed, problem, problem.f_jvp or partial(jax.jvp, problem.rule.f))
+  leaves, signature = problem.own_leaves, problem.signature
+  rng = np.random.default_rng([problem.seed, 9])
+  zeros = [jnp.zeros_like(leaves[i]) for i in signature.floats]
+  try:
+    for place, name in enumerate(signature.float_names):
+      v = jnp.asarray(rng.normal(size=zeros[place].shape), zeros[place].dtype)
+      one, other = (push(*leaves, *replaced(zeros, [place], [k * v])) for k in (1, -2))
+      if not all(is_multiple(a, b, -2.0) for a, b in zip(one, other, strict=True)):
+        law = "a tangent times -2 must give -2 times the result"
+        message = f"the rule isn't linear in the tangent, so that it has no transpose: {law}"
+        return RuleError("cotangent", message, name)
+  except Exception:  # It raises in forward mode, too.
+    return error
+  return error
+
+
+def is_multiple(one: Any, other: Any, factor: float) -> bool:
+  """Return whether a tangent is a multiple of another, within half of the digits."""
+  a, b = factor * np.asarray(one, np.float64), np.asarray(other, np.float64)
+  tolerance = float(np.sqrt(jnp.finfo(one.dtype).eps)) * float(np.max(np.abs(a), initial=0.0))
+  return not np.isfinite(a).all() or bool(np.all(np.abs(a - b) <= tolerance))
+
+
 def pushed(problem: Problem, f_jvp: Function, *inputs: Any) -> Leaves:
   """Return the rule's tangents of the float outputs; the tangents of float leaves come last."""
   signature = problem.signature
