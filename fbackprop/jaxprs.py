@@ -313,6 +313,18 @@ def carries_rule(program: Program) -> bool:
   return False
 
 
+def carries_jvp(program: Program) -> bool:
+  """Return whether a traced jaxpr contains a user's `custom_jvp`, at any depth."""
+  for equation in program.jaxpr.eqns:
+    kind = type(equation.params.get("_prim")).__name__
+    is_jvp = equation.primitive.name == "custom_jvp_call" or kind == "CustomJVPTraced"
+    if is_jvp and not has_library_rule(equation):
+      return True
+    if any(map(carries_jvp, programs_in(equation))):
+      return True
+  return False
+
+
 def programs_in(equation: Any) -> Iterator[Program]:
   """Yield all jaxprs among an equation's parameters."""
   if equation.primitive.name in PLAIN:

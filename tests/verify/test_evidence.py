@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fbackprop.verify import _vjp, deadline, vjp
+from fbackprop.verify import deadline, verification, vjp
 from fbackprop.verify.checks.evidence import Evidence, not_checked, reported
 from fbackprop.verify.explain import causes
 from fbackprop.verify.report import Finding
@@ -49,7 +49,7 @@ def test_nothing_is_asked_for_after_a_failure(monkeypatch):
       asked.append(part)
       yield part
 
-  monkeypatch.setattr(_vjp, "CHECKS", (_vjp.Check(parts, stops=True),))
+  monkeypatch.setattr(verification, "CHECKS", (verification.Check(parts, stops=True),))
   report = vjp(square, X, f_vjp=halved_square_vjp, level="quick")
   assert report.findings == (FAILURE, NOTE)
   assert len(asked) == 2
@@ -82,9 +82,9 @@ def broken(problem):
 
 def break_check(monkeypatch, name):
   """Let the check of this name raise."""
-  assert name in [check.name for check in _vjp.CHECKS]
-  checks = [c._replace(run=broken) if c.name == name else c for c in _vjp.CHECKS]
-  monkeypatch.setattr(_vjp, "CHECKS", tuple(checks))
+  assert name in [check.name for check in verification.CHECKS]
+  checks = [c._replace(run=broken) if c.name == name else c for c in verification.CHECKS]
+  monkeypatch.setattr(verification, "CHECKS", tuple(checks))
 
 
 def test_a_check_that_breaks_is_left_out_by_name(monkeypatch):

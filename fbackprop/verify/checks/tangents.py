@@ -40,6 +40,9 @@ def check_tangents(problem: Problem) -> Iterator[Evidence]:
     RuleError: the rule raises in forward mode, or isn't linear: it has no transpose.
   """
   f_jvp, signature = problem.f_jvp, problem.signature
+  if f_jvp is None and problem.rule.f_vjp is None and problem.linear:
+    # The rule of a custom_jvp is one of tangents; reverse mode doesn't see all of it.
+    f_jvp = partial(jax.jvp, problem.rule.f) if problem.witnesses.has_jvp else None
   if f_jvp is None:
     return
   with jax.enable_x64(True):

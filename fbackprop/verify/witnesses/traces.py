@@ -65,6 +65,7 @@ class Witnesses(NamedTuple):
     first_to_last: the float leaves in the order of the backward pass.
     truth_missing: the reason for the absence of A.
     has_rule: whether f contains a custom rule.
+    has_jvp: whether that of a `custom_jvp` is among them.
     known: arrays that both U and A close over, which are data. In narrow programs any other
       constant may be a rounded number.
   """
@@ -80,6 +81,7 @@ class Witnesses(NamedTuple):
   known: frozenset[Any] = frozenset()
   value: Program | None = None
   loop_in: str = ""
+  has_jvp: bool = False
 
   @property
   def tolerance(self) -> float:
@@ -160,7 +162,7 @@ def gather_witnesses(source: Rule, leaves: Sequence[Any], widen: bool = True) ->
 
   def trace(leaves: Leaves, is_wide: bool) -> Witnesses:
     written, rule = trace_function(source, leaves)
-    has_rule, value = jaxprs.carries_rule(written), None
+    has_rule, has_jvp, value = jaxprs.carries_rule(written), jaxprs.carries_jvp(written), None
     if rule.slope is not None:
       value = flat(written, keep_rules=False)
       written = jax.make_jaxpr(lambda *own: float_arrays(rule.differentiated(*own)))(*leaves)
@@ -175,7 +177,7 @@ def gather_witnesses(source: Rule, leaves: Sequence[Any], widen: bool = True) ->
     loop_in = loop_among(reference, program, truth)
     return Witnesses(
       rule, program, truth, reference, is_wide, order, missing, has_rule, frozenset(known), value,
-      loop_in,
+      loop_in, has_jvp,
     )  # fmt: skip
 
   for is_wide in (True, False) if widen else (False,):
