@@ -117,8 +117,9 @@ def saturated(share, x):
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(1.0, "pass"), (1.001, "fail")])
-def test_what_numpy_rounds_within_is_not_judged(share, verdict):
-  x = np.array([0.5, 5.0, 5.5, -6.0], np.float32)
+@pytest.mark.parametrize("x", [[0.5, 5.0, 5.5, -6.0], [7.0, 8.0]])
+def test_what_numpy_rounds_within_is_not_judged(share, verdict, x):
+  x = np.array(x, np.float32)
   report = vjp(jnp.tanh, x, f_vjp=functools.partial(saturated, share), level="quick")
   assert report.verdict == verdict, report.table()
 
