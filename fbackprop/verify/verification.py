@@ -117,8 +117,8 @@ class Check(NamedTuple):
 # Ordered so that a check follows those whose failure explains its own. A RuleError ends them all.
 CHECKS = (
   Check(check_waived, after_failure=True),
-  Check(tangents.check_tangents, after_failure=True, is_essential=True),
   Check(exact.check_types, after_failure=True, is_essential=True),
+  Check(tangents.check_tangents, after_failure=True, is_essential=True),
   Check(maths.check_limits, after_failure=True, is_essential=True),
   Check(maths.check_as_given, after_failure=True, is_essential=True),
   Check(exact.check_bits, after_failure=True),
