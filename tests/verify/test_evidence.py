@@ -149,3 +149,19 @@ def test_a_failure_that_is_known_by_the_end_of_the_time_is_reported():
 def test_a_wrong_limit_is_refused(option):
   with pytest.raises((ValueError, TypeError), match=f"vjp: {next(iter(option))}"):
     vjp(square, X, f_vjp=square_vjp, **option)
+
+
+def test_a_value_kept_from_an_earlier_call_is_said_to_be_that():
+  """While it is traced, a rule that accumulates reads the tracer of another trace."""
+  sums = {}
+
+  def accumulating_vjp(x):
+    def pull(y_bar):
+      sums["x"] = sums.get("x", 0.0) + 2 * x * y_bar
+      return (sums["x"],)
+
+    return square(x), pull
+
+  (finding, *_) = vjp(square, X, f_vjp=accumulating_vjp, level="quick").findings
+  assert finding.check == "repeated call"
+  assert finding.cause == "state: the result depends on other calls"

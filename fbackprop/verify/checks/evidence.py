@@ -28,6 +28,7 @@ from fbackprop.verify.witnesses.traces import Setting, Values, Witnesses, evalua
 from fbackprop.verify.witnesses.verdicts import Difference, spread
 
 AS_GIVEN = "as given"
+STATE = "state: the result depends on other calls"
 SAMPLES = {"quick": 3, "standard": 5, "deep": 9}
 # For a larger problem, "standard" keeps to its ten seconds with these test points alone.
 LARGE = 200_000
@@ -229,5 +230,5 @@ def reported(*findings: Finding) -> Evidence:
 
 def failure(error: RuleError, where: str) -> Evidence:
   """Return the finding of a rule that raises, or violates its contract."""
-  cause = f"{error.check}:"
+  cause = STATE if error.check == "repeated call" else f"{error.check}:"
   return reported(Finding("fail", error.check, where, error.leaf, message=str(error), cause=cause))

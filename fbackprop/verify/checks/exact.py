@@ -20,13 +20,20 @@ import numpy as np
 
 from fbackprop import jaxprs
 from fbackprop.errors import describe
-from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, failure, ran, reported
+from fbackprop.verify.checks.evidence import (
+  AS_GIVEN,
+  STATE,
+  Evidence,
+  Problem,
+  failure,
+  ran,
+  reported,
+)
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import Leaves, Rule, as_rule, in_dtypes_of, with_float0
 from fbackprop.verify.witnesses.verdicts import Difference, compare
 
-STATE = "state: the result depends on other calls"
 REPEATS = ("repeated call", "pullback after another call", "pullback called twice")
 SAME_CALL = "the same call gave other bits"
 # Powers of two; a negative one detects |y_bar|, which is linear for positive factors.

@@ -341,6 +341,8 @@ def as_rule_error(error: Exception) -> RuleError:
   """Convert an exception to a RuleError, of structure where JAX rejects the return value."""
   if isinstance(error, RuleError):
     return error
+  if isinstance(error, jax.errors.UnexpectedTracerError):
+    return RuleError("repeated call", "the rule reads a value that an earlier call has kept")
   if isinstance(error, NotImplementedError) and "Transpose rule" in str(error):
     what = "the rule isn't linear in the tangent, so that it has no transpose"
     return RuleError("cotangent", f"{what}: {raised(error)}")
