@@ -214,7 +214,8 @@ def inner(function: Callable[..., Any]) -> Callable[..., Any]:
   What it returns takes any number of arguments, and closes over that function.
   """
   outer: Any = getattr(function, "fun", None)
-  if not getattr(outer, "__qualname__", "").startswith("custom_gradient.<locals>"):
+  code = getattr(outer, "__code__", None)  # Its own name may be that of the given function.
+  if not getattr(code, "co_qualname", "").startswith("custom_gradient.<locals>"):
     return function
   held = inspect.getclosurevars(outer).nonlocals.values()
   return next((value for value in held if callable(value)), function)

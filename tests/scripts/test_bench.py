@@ -311,7 +311,7 @@ def test_the_peers_meet_the_same_bank(bank, capsys, peer):
   assert (row["bugs"], row["right"], row["caught"], row["passed"]) == (3, 1, 3, 1)
   assert not any(row["names"].values())
   assert PEERS[peer] in capsys.readouterr().out
-  assert row["seconds"] > 0
+  assert row["seconds"] >= 0  # Rounded.
 
 
 def test_ours_is_counted_likewise(bank):

@@ -134,7 +134,7 @@ def test_the_campaign_that_was_run_found_none(family):
   assert found["totals"] == false_alarms.totals(found["chunks"])
   assert found["totals"]["false alarms"] == 0
   # Of all cases: one in fifty is at standard, of which a single one would be a percent. They are
-  # functions in float16 whose slope underflows.
+  # functions whose narrow dtype leaves the slope no digits.
   assert found["totals"]["no verdict"] <= 0.01 * found["totals"]["cases"]
 
 

@@ -239,6 +239,8 @@ def of_public() -> Iterator[Rule]:
     except ImportError:
       continue
     for name, arguments in functions.items():
+      if not hasattr(own, name):  # In another version of the package.
+        continue
       yield from parts_of(f"{module.partition('.')[0]}/{name}", getattr(own, name), arguments)
 
 
