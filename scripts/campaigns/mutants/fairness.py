@@ -106,7 +106,7 @@ def wrong_leaves(rule: Rule, mutant: Function, by: Yardstick) -> tuple[str, ...]
           for point in by.points
         )
         first: set[int] = next(filter(None, found), set())
-  except Exception:
+  except Exception:  # A mutant that raises is no fair one.
     return None
   return tuple(name for i, name in enumerate(by.leaves) if i in first)
 
