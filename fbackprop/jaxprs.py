@@ -503,6 +503,21 @@ def last_reads(program: Program) -> list[int]:
   return [last.get(v, -1) for v in program.jaxpr.invars]
 
 
+def line_of(equation: Any) -> str:
+  """Return where an equation was written, "file.py:12", outside of JAX and of the verifier.
+
+  It is "" where that isn't known: JAX notes for parts of a `custom_vjp` where it was called.
+  """
+  traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
+  for frame in getattr(traceback, "frames", ()):
+    file = str(frame.file_name)
+    if "/jax/" not in file and "/fbackprop/verify/" not in file and "functools" not in file:
+      return f"{file.rpartition('/')[2]}:{frame.line_num}"
+    if file.endswith("/custom_derivatives.py") and "__call__" in str(frame.function_name):
+      return ""
+  return ""
+
+
 # --- Flat programs: calls inlined, and custom VJPs taken out --------------------------------------
 
 

@@ -13,6 +13,7 @@ References:
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -58,9 +59,10 @@ class Step(NamedTuple):
     """Apply the step in JAX."""
     return jaxprs.bind(self.equation.primitive, self.equation.params, values)
 
-  def evaluate(self, values: Sequence[Any]) -> list[Any]:
+  def evaluate(self, values: Sequence[Any], evaluator: Evaluator | None = None) -> list[Any]:
     """Apply the step by NumPy."""
-    return [x[0] for x in Evaluator().apply((), 0, self.equation, [x[None] for x in values])]
+    evaluator = evaluator or Evaluator()
+    return [x[0] for x in evaluator.apply((), 0, self.equation, [x[None] for x in values])]
 
 
 @dataclass
@@ -70,14 +72,16 @@ class Steps:
   Attributes:
     program: the traced program.
     leaves: its arguments; floats are float64.
-    until: the deadline of the search; TimeoutError is raised beyond it.
+    until: the deadline of the search, by the time of this thread; TimeoutError is raised beyond it.
     keeps_all: whether steps are kept that no result depends on.
+    working: the floating dtype of the program's own arguments, as for `Evaluator`.
     steps: the program's equations, in order.
     constants: the constants' values by place; the arguments have the first places.
     carries: the places of what each scan carries into its turns, by the scan and the number of the
       operand.
     outputs: the places of the results.
     maker: the step that computes each place.
+    reads: how often each place is read by a step.
     values: the value of every variable, without an axis of samples.
     float_leaves: the places of the arguments that are floats.
   """
@@ -86,9 +90,11 @@ class Steps:
   leaves: Sequence[Any]
   until: float = math.inf
   keeps_all: bool = False
+  working: Any = np.float64
 
   def __post_init__(self) -> None:
     self.check_time()
+    self.evaluator = Evaluator(self.working, are_points=True)
     self.steps: list[Step] = []
     self.constants: dict[int, Any] = {}
     self.carries: dict[Place, list[int]] = {}
@@ -97,13 +103,14 @@ class Steps:
     if len(self.steps) > MOST_STEPS:
       raise ValueError(f"the program has {len(self.steps)} steps, more than {MOST_STEPS}")
     self.maker = {place: k for k, step in enumerate(self.steps) for place in step.outputs}
+    self.reads = Counter(i for step in self.steps for i in step.inputs)
     self.float_leaves = [i for i, x in enumerate(self.leaves) if is_float(x.dtype)]
     given = dict(enumerate(self.leaves)) | self.constants
     self.values = self.recomputed({place: lifted(x)[0] for place, x in given.items()}, {})
 
   def check_time(self) -> None:
     """Raise TimeoutError if the time of the search is up."""
-    if time.monotonic() > self.until:
+    if time.thread_time() > self.until:
       raise TimeoutError
 
   # --- The program --------------------------------------------------------------------------------
@@ -181,7 +188,9 @@ class Steps:
       if is_known and not own and changed.isdisjoint(step.inputs):
         continue
       self.check_time()
-      outputs = step.evaluate([own.get(j, values[i]) for j, i in enumerate(step.inputs)])
+      outputs = step.evaluate(
+        [own.get(j, values[i]) for j, i in enumerate(step.inputs)], self.evaluator
+      )
       for place, x in zip(step.outputs, outputs, strict=True):
         values[place] = x
         changed.add(place)
@@ -207,6 +216,18 @@ class Steps:
       if isinstance(x, np.ndarray) and (x.dtype, x.shape) == (value.dtype, value.shape):
         first.setdefault(x.tobytes(), other)
     return [other for key, other in first.items() if is_own or key != value.tobytes()]
+
+  def line_of(self, step: Step) -> str:
+    """Return the line of the source that a step is from, "" if it isn't known."""
+    equation, program = None, self.program
+    for i in step.origin:
+      if not isinstance(i, int) or i < 0:  # What unrolling adds.
+        break
+      equation = program.jaxpr.eqns[i]
+      if equation.primitive.name != "scan":  # A call's own lines may be those of another call.
+        break
+      program = jaxprs.scan_of(equation)[0]
+    return "" if equation is None else jaxprs.line_of(equation)
 
   def describe(self, place: int) -> str:
     """Name a value by the step that computed it."""
