@@ -344,8 +344,12 @@ def equations_of(program: Program) -> Iterator[Any]:
 
 def holds_foreign_code(program: Program) -> bool:
   """Return whether a program calls kernels, callbacks or functions with a batching rule."""
-  names = {e.primitive.name for e in equations_of(program)}
-  return not names.isdisjoint(FOREIGN) or any(name.endswith("_callback") for name in names)
+  return any(is_foreign(e.primitive.name) for e in equations_of(program))
+
+
+def is_foreign(name: str) -> bool:
+  """Return whether a primitive runs code that isn't JAX's own."""
+  return name in FOREIGN or name.endswith("_callback")
 
 
 def released(programs: Sequence[Program]) -> list[Program]:

@@ -55,7 +55,7 @@ UNKNOWN = "no known pattern"
 OTHERS = (11, 13)
 OTHERS_S = 2.0
 # The time limit of the search for an edit of the rule's own program, in seconds.
-EDITS_S = 1.5
+EDITS_S = 1.0
 # Moved by so many times their relative size, errors of rounding are others; above this correlation
 # they are the same.
 MOVES, MOST_CORRELATED = 32.0, 0.7

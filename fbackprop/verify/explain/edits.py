@@ -40,6 +40,9 @@ FUNCTIONS: tuple[tuple[str, Change], ...] = (
   ("exp", np.exp), ("log", np.log), ("tanh", np.tanh), ("sin", np.sin), ("cos", np.cos),
   ("a cut at zero", lambda x: np.maximum(x, 0)), ("the logistic function", primitives.logistic),
 )  # fmt: skip
+ROUNDING = ("convert_element_type", "reduce_precision", "round")
+# Relative to the largest entry: half a step of seven bits.
+NEAR = 2.0**-7
 REDUCTIONS = (("sum", np.sum), ("mean", np.mean), ("largest entry", np.max))
 Edits = Iterator[Edit]
 Kinds = tuple[Callable[[Spot], Edits], ...]
@@ -62,7 +65,8 @@ def left_out(spot: Spot) -> Edits:
   for j, operand in enumerate(spot.operands if len(spot.step.outputs) == 1 else ()):
     fit = fitting(np.shape(operand), np.shape(spot.value))
     if fit and operand.dtype.kind == spot.value.dtype.kind:
-      text = f"other function: {spot.name} is one step too many, after its operand {j}"
+      kind = "precision" if spot.step.name in ROUNDING else "other function"
+      text = f"{kind}: {spot.name} is one step too many, after its operand {j}"
       yield spot.instead(text, partial(operand_of, j, fit))
 
 
@@ -132,12 +136,21 @@ def other_operands(spot: Spot) -> Edits:
   for j, operand in enumerate(spot.operands):
     kind = "wrong point" if is_float(operand.dtype) else "other function"
     for other, fit in spot.like(operand) if isinstance(operand, np.ndarray) else ():
-      if spot.steps.values[other.places[0]] is not operand:
-        text = f"{kind}: operand {j} of {spot.name}, where {other.name} is right"
+      value = spot.steps.values[other.places[0]]
+      if value is not operand:
+        own = "precision" if is_near(fit(value), operand) else kind
+        text = f"{own}: operand {j} of {spot.name}, where {other.name} is right"
         yield spot.reading_other(text, j, other, fit)
     for by in (1, -1) if operand.dtype.kind in "iu" else ():
       text = f"other function: operand {j} of {spot.name} is off by {-by}"
       yield spot.reading(text, j, partial(np.add, by, dtype=operand.dtype))
+
+
+def is_near(x: Any, y: Any) -> bool:
+  """Return whether arrays of floats differ as by rounding to few digits."""
+  if not is_float(x.dtype):
+    return False
+  return bool(np.max(np.abs(x - y), initial=0.0) <= NEAR * np.max(np.abs(x), initial=0.0))
 
 
 def more_terms(spot: Spot) -> Edits:

@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop.jaxprs import Place
+from fbackprop.jaxprs import Place, is_foreign
 from fbackprop.verify.explain import edits
 from fbackprop.verify.explain.search import LEFT_OVER, tolerance_of
 from fbackprop.verify.explain.spots import Edit, Other, Read, Spot
@@ -39,6 +39,9 @@ MOST_ENTRIES = 4_000_000
 NEWTON, LEFT_BY_NEWTON = 6, 0.5
 # A fitted number this close to one of nine digits is that one.
 SAME_NUMBER = 1e-11
+
+# How a cause ends that this search found.
+ONE_EDIT = " (right with this edit)"
 
 Point = tuple[Setting, Sequence[Difference]]
 
@@ -60,7 +63,8 @@ def find_edit(first: Point, others: Sequence[Point], leaf: int, budget_s: float)
     with jax.enable_x64(True), np.errstate(all="ignore"):
       programs = [Edited(*point, leaf, until) for point in (first, *others)]
       if all(program.is_as_reported for program in programs):
-        return next(mending_edits(programs), None)
+        text = next(mending_edits(programs), None)
+        return text and text + ONE_EDIT
   except TimeoutError:
     pass
   return None
@@ -163,7 +167,10 @@ class Edited:
         )
     for key, places in steps.carries.items():
       named[*key, "carry"] = Other("what the scan carries", places)
-    chosen = [own for own in turns.values() if not self.needed.isdisjoint(own)]
+    # What a user's own Python code depends on isn't edited: it would run once for each edit.
+    foreign = [k for k in self.needed if is_foreign(steps.steps[k].name)]
+    first = max(foreign, default=-1)
+    chosen = [own for own in turns.values() if own[0] > first and not self.needed.isdisjoint(own)]
     chosen.sort(key=lambda own: -own[-1])
     return [Spot(steps, own, self.equation(own[0]), list(named.values())) for own in chosen]
 
