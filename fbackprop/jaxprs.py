@@ -17,6 +17,7 @@ from types import CellType, FunctionType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import hijax
 from jax.extend import core
@@ -375,6 +376,15 @@ def programs_of(program: Program) -> Iterator[Program]:
   for equation in program.jaxpr.eqns:
     for inner in programs_in(equation):
       yield from programs_of(inner)
+
+
+def floats_in(program: Program) -> Iterator[np.ndarray]:
+  """Yield all floating-point constants of a program, at any depth."""
+  for inner in programs_of(program):
+    atoms = (v for e in inner.jaxpr.eqns for v in e.invars if isinstance(v, core.Literal))
+    for value in (*inner.consts, *(v.val for v in atoms)):
+      if jnp.issubdtype(jax.dtypes.result_type(value), np.floating):
+        yield np.asarray(value, np.float64)
 
 
 def with_own_constants(program: Program) -> Program:

@@ -133,9 +133,7 @@ def test_the_campaign_that_was_run_found_none(family):
   found = json.loads(false_alarms.RESULTS[family].read_text())
   assert found["totals"] == false_alarms.totals(found["chunks"])
   assert found["totals"]["false alarms"] == 0
-  # Of all cases: one in fifty is at standard, of which a single one would be a percent. They are
-  # functions whose narrow dtype leaves the slope no digits.
-  assert found["totals"]["no verdict"] <= 0.01 * found["totals"]["cases"]
+  assert found["totals"]["no verdict of standard cases"] <= 0.01 * found["totals"]["standard cases"]
 
 
 def test_a_stop_loses_nothing(tmp_path):

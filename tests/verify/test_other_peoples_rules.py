@@ -403,9 +403,29 @@ def cotangents_that_underflow_in_float16_where_they_are_scaled():
   return in_float16(lambda x: x * 0.01, lambda x: jnp.full_like(x, 0.01))
 
 
-@case("no verdict")
+@case("pass")
 def a_result_that_underflows_in_float16():
+  """Autodiff of the function has no more digits there than the rule has."""
   return in_float16(lambda x: x * 3e-7, lambda x: jnp.full_like(x, 3e-7))
+
+
+@case("fail", "x")
+def a_wrong_slope_that_underflows_in_float16():
+  return in_float16(lambda x: x * 3e-7, lambda x: jnp.full_like(x, 3.3e-7))
+
+
+def underflows_beside(x, w):
+  """Only w is rounded to float16."""
+  return x * 2.0**-22 + w.astype(jnp.float16).astype(w.dtype)
+
+
+@case("fail", "x")
+def a_rule_that_underflows_where_autodiff_does_not():
+  def rule(x, w, y_bar):
+    narrow = y_bar.astype(jnp.float16)
+    return (narrow * jnp.float16(2.0**-22)).astype(x.dtype), narrow.astype(w.dtype)
+
+  return carrying(underflows_beside, rule), (X, X)
 
 
 @case("pass")

@@ -126,18 +126,28 @@ def first(count, x):
 
 
 @pytest.mark.parametrize(
-  ("error", "entries", "dtype", "verdict"),
+  ("error", "entries", "constant", "dtype", "verdict"),
   [
-    (1e-9, 3, jnp.float32, "pass"),
-    (1e-6, 3, jnp.float32, "fail"),
-    (1e-9, 1, jnp.float32, "fail"),
-    (1e-9, 3, jnp.float64, "fail"),
+    (1e-9, 3, 0.7316, jnp.float32, "pass"),
+    (1e-6, 3, 0.7316, jnp.float32, "fail"),
+    (1e-9, 1, 0.7316, jnp.float32, "fail"),
+    (1e-9, 3, 0.7316, jnp.float64, "fail"),
+    # Without coefficients or epsilons it approximates nothing.
+    (1e-9, 3, 0.75, jnp.float32, "fail"),
+    (1e-9, 3, 1 / 3, jnp.float32, "fail"),
+    (1e-9, 3, 300.0, jnp.float32, "fail"),
+    (1e-9, 3, 1e-6, jnp.float32, "pass"),
   ],
 )
 @pytest.mark.parametrize("verify", [vjp, jvp])
-def test_errors_all_over_a_leaf_that_its_dtype_rounds_away(verify, error, entries, dtype, verdict):
-  f = jax.custom_jvp(jnp.sin)
-  f.defjvps(lambda x_dot, y, x: jnp.cos(x) * (1 + error * x * first(entries, x)) * x_dot)
+def test_errors_all_over_a_leaf_that_its_dtype_rounds_away(
+  verify, error, entries, constant, dtype, verdict
+):
+  def rule(x_dot, y, x):
+    return jnp.cos(x) * (1 + error * x * first(entries, x)) * constant * x_dot
+
+  f = jax.custom_jvp(lambda x: jnp.sin(x) * constant)
+  f.defjvps(rule)
   with jax.enable_x64(dtype == jnp.float64):
     report = verify(f, UNIT.astype(dtype), level="quick")
   assert report.verdict == verdict, report.table()

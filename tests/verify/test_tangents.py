@@ -48,8 +48,8 @@ def test_each_float_argument_at_two_points():
 @pytest.mark.parametrize(
   ("change", "leaf"),
   [
-    (lambda x_dot, w_dot: 1e-6 * x_dot, "x"),
-    (lambda x_dot, w_dot: 1e-6 * w_dot, "w"),
+    (lambda x_dot, w_dot: 1e-9 * x_dot, "x"),
+    (lambda x_dot, w_dot: 1e-9 * w_dot, "w"),
     (lambda x_dot, w_dot: -w_dot.at[0].set(0), "w"),
   ],
 )

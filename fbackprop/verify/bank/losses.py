@@ -75,8 +75,7 @@ def mean_with_targets(logits, targets):
   return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits), axis=1))
 
 
-@bug("logits: other function, path", mean_with_targets, (6, 4), probabilities(6, 4),
-     level="standard", f_vjp=True)  # fmt: skip
+@bug("logits: other function, path", mean_with_targets, (6, 4), probabilities(6, 4), f_vjp=True)
 def soft_labels_sum(logits, targets, loss_bar):
   """p - t holds only where each row of t sums to one, as the given rows do."""
   log_p, mean_bar = jax.nn.log_softmax(logits), loss_bar / logits.shape[0]

@@ -6,12 +6,14 @@ order of the checks, and the cause of the first wrong leaf is searched for once,
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from fbackprop.jaxprs import floats_in
 from fbackprop.verify.checks.indices import pointers_of
 from fbackprop.verify.checks.test_points import Point, value_points
 from fbackprop.verify.interpret.evaluation import Noise
@@ -101,6 +103,15 @@ class Problem:
   def half_unit(self) -> float:
     """The relative error that float32 rounds away; 0 for a function of float64."""
     return 0.0 if self.signature.working == np.float64 else 2.0**-24
+
+  @cached_property
+  def may_approximate(self) -> bool:
+    """Whether f may stand for another function, to the rounding of its dtype.
+
+    Then it has constants: the coefficients of a polynomial, or an epsilon that guards a quotient.
+    Where all are ratios of small integers, it stands for itself.
+    """
+    return self.half_unit > 0 and not all(map(are_simple, floats_in(self.witnesses.forward)))
 
   @property
   def given(self) -> Setting:
@@ -198,6 +209,12 @@ class Evidence:
   def has_failed(self) -> bool:
     """Whether a failure is known; later checks would only repeat it."""
     return any(f.kind == "fail" for f in self.findings)
+
+
+def are_simple(values: np.ndarray) -> bool:
+  """Return whether numbers are ratios of integers, the lower at most 100, to float32's rounding."""
+  found = [Fraction(x) for x in np.unique(values[np.isfinite(values)]).tolist()]
+  return all(abs(x.limit_denominator(100) - x) <= abs(x) / 2**23 for x in found)
 
 
 def compared(

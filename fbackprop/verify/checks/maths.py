@@ -256,13 +256,15 @@ def below_rounding(problem: Problem, at: Setting, d: Difference) -> np.ndarray |
   """Return the errors of a leaf that its narrow dtype rounds away, if they are all over it.
 
   The rule of an approximation is that of the function which it approximates, to the rounding of the
-  dtype; or it leaves out an epsilon that guards a quotient. Then most entries differ, each by less
-  than its rounding: that of the terms where these cancel, up to that of the largest entry. A few
-  entries that differ are no approximation, however little they do.
+  dtype; or it leaves out an epsilon that guards a quotient. Then f has such constants, and most
+  entries differ, each by less than its rounding: that of the terms where these cancel, up to that
+  of the largest entry. A few entries that differ are no approximation, however little they do.
   """
   error, half = d.error, problem.half_unit
   limit = half * verdicts.largest_of(d.want)
   if not d.is_wrong.any() or 2 * d.is_wrong.sum() < d.is_wrong.size:
+    return None
+  if not problem.may_approximate:
     return None
   if not (error <= limit)[d.is_wrong].all():
     return None

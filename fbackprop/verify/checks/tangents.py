@@ -126,7 +126,7 @@ def is_rounded_away(problem: Problem, d: Difference) -> bool:
   strictly.
   """
   limit = problem.half_unit * np.max(np.abs(d.want), initial=0.0)
-  return bool((d.error <= limit)[d.is_wrong].all())
+  return problem.may_approximate and bool((d.error <= limit)[d.is_wrong].all())
 
 
 def without_transpose(problem: Problem, error: RuleError) -> RuleError:
