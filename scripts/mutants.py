@@ -75,7 +75,7 @@ def work(
   """Run tasks beside this process, and write what each gave before the next one is taken."""
   until = time.monotonic() + 60 * options.minutes
   # JAX keeps its compiled programs in memory, so a process ends after some tasks.
-  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=4) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=16) as pool:
     for i, result in enumerate(pool.imap_unordered(task, tasks)):
       put(found, result)
       records.write(options.json, found)

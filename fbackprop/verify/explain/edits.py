@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.verify.explain.spots import Change, Edit, Spot, fitting
+from fbackprop.verify.explain.spots import ROUNDING, Change, Edit, Spot, fitting
 from fbackprop.verify.interpret import indexing, primitives
 from fbackprop.verify.interpret.primitives import is_float
 
@@ -40,7 +40,6 @@ FUNCTIONS: tuple[tuple[str, Change], ...] = (
   ("exp", np.exp), ("log", np.log), ("tanh", np.tanh), ("sin", np.sin), ("cos", np.cos),
   ("a cut at zero", lambda x: np.maximum(x, 0)), ("the logistic function", primitives.logistic),
 )  # fmt: skip
-ROUNDING = ("convert_element_type", "reduce_precision", "round")
 # Relative to the largest entry: half a step of seven bits.
 NEAR = 2.0**-7
 REDUCTIONS = (("sum", np.sum), ("mean", np.mean), ("largest entry", np.max))
@@ -138,7 +137,8 @@ def other_operands(spot: Spot) -> Edits:
     for other, fit in spot.like(operand) if isinstance(operand, np.ndarray) else ():
       value = spot.steps.values[other.places[0]]
       if value is not operand:
-        own = "precision" if is_near(fit(value), operand) else kind
+        is_unrounded = is_near(fit(value), operand) and spot.is_rounding_alone(j, other)
+        own = "precision" if is_unrounded else kind
         text = f"{own}: operand {j} of {spot.name}, where {other.name} is right"
         yield spot.reading_other(text, j, other, fit)
     for by in (1, -1) if operand.dtype.kind in "iu" else ():

@@ -125,7 +125,7 @@ class Edited:
     values = steps.recomputed({}, {})
     steps.values = [x if isinstance(x, jax.Array) else np.asarray(x) for x in values]  # Or keys.
     self.steps, self.lifted = steps, [x[None] for x in steps.values]
-    self.needed = self.needed_by([self.bars[leaf]])
+    self.needed = steps.needed_by([self.bars[leaf]])
     d = differences[leaf]
     self.tolerance = tolerance_of(d.got, d.want, d.bound)
 
@@ -141,15 +141,6 @@ class Edited:
     places = (i for k in self.needed for i in self.steps.steps[k].outputs)
     largest = max(np.size(self.steps.values[i]) for i in places)
     return max(8, min(MOST_EDITS, MOST_ENTRIES // max(1, largest)))
-
-  def needed_by(self, places: Sequence[int]) -> set[int]:
-    """Return the steps that some places depend on."""
-    wanted, found = set(places), set()
-    for k, step in reversed(list(enumerate(self.steps.steps))):
-      if not wanted.isdisjoint(step.outputs):
-        found.add(k)
-        wanted.update(step.inputs)
-    return found
 
   # --- Names --------------------------------------------------------------------------------------
 
@@ -251,7 +242,7 @@ class Edited:
     """Return whether the leaves that are right are so with an edit, too."""
     right = [d for i, d in enumerate(self.differences) if i != self.leaf and not d.is_wrong.any()]
     places = [self.bars[d.leaf] for d in right]
-    found = self.evaluated(spot, [edit], places, self.needed_by(places)) if places else []
+    found = self.evaluated(spot, [edit], places, self.steps.needed_by(places)) if places else []
     return all(
       (np.abs(got[0] - d.want) <= tolerance_of(d.got, d.want, d.bound)).all()
       for got, d in zip(found, right, strict=True)

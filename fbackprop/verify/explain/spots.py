@@ -10,6 +10,9 @@ import numpy as np
 from fbackprop.verify.explain.steps import Step, Steps
 from fbackprop.verify.interpret.primitives import is_float
 
+# The steps that round their operand.
+ROUNDING = frozenset(("convert_element_type", "reduce_precision", "round"))
+
 # Returns the value at a place, in the sample that an edit is evaluated for.
 Read = Callable[[int], Any]
 Outputs = list[Any]
@@ -86,6 +89,11 @@ class Spot:
     place = self.step.inputs[j]
     is_of_one = self.steps.reads[place] == 1 and place in self.steps.maker
     return not is_of_one and place not in self.steps.constants
+
+  def is_rounding_alone(self, j: int, other: Other) -> bool:
+    """Return whether an operand is made by a rounding that another value isn't made by."""
+    own, its = (self.steps.needed_by([i]) for i in (self.step.inputs[j], other.places[0]))
+    return any(self.steps.steps[k].name in ROUNDING for k in own - its)
 
   # --- Other values -------------------------------------------------------------------------------
 

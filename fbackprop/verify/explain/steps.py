@@ -217,6 +217,15 @@ class Steps:
         first.setdefault(x.tobytes(), other)
     return [other for key, other in first.items() if is_own or key != value.tobytes()]
 
+  def needed_by(self, places: Sequence[int]) -> set[int]:
+    """Return the steps that some places depend on."""
+    wanted, found = set(places), set()
+    for k, step in reversed(list(enumerate(self.steps))):
+      if not wanted.isdisjoint(step.outputs):
+        found.add(k)
+        wanted.update(step.inputs)
+    return found
+
   def line_of(self, step: Step) -> str:
     """Return the line of the source that a step is from, "" if it isn't known."""
     equation, program = None, self.program
