@@ -11,9 +11,11 @@ from fbackprop.verify.report import Finding, Report
 from scripts import mutants
 from scripts.campaigns.mutants import page, records, scoring, selection, variants
 from scripts.campaigns.mutants.fairness import differing, yardstick
-from scripts.campaigns.mutants.operators import EDITS, SPELLINGS, edits
+from scripts.campaigns.mutants.operators import EDITS
 from scripts.campaigns.mutants.rules import Rule, all_rules
 from scripts.campaigns.mutants.sources import compiled, difference, signature, tree_of
+from scripts.campaigns.mutants.spellings import SPELLINGS
+from scripts.campaigns.mutants.syntax import edits
 
 # Of each operator: a rule's result, and an edit of it that the operator makes.
 WRONG = {

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from scripts.campaigns.mutants.fairness import Yardstick, wrong_leaves
-from scripts.campaigns.mutants.operators import EDITS, Operator, edits
+from scripts.campaigns.mutants.operators import EDITS
 from scripts.campaigns.mutants.rules import Rule
 from scripts.campaigns.mutants.sources import (
   Definition,
@@ -22,6 +22,7 @@ from scripts.campaigns.mutants.sources import (
   signature,
   tree_of,
 )
+from scripts.campaigns.mutants.syntax import Operator, edits
 
 MOST_SHARE = 0.15
 # The most edits of a rule that are tried with one operator.
