@@ -345,8 +345,12 @@ def equations_of(program: Program) -> Iterator[Any]:
 
 def holds_foreign_code(program: Program) -> bool:
   """Return whether a program calls kernels, callbacks or functions with a batching rule."""
-  names = {e.primitive.name for e in equations_of(program)}
-  return not names.isdisjoint(FOREIGN) or any(name.endswith("_callback") for name in names)
+  return any(is_foreign(e.primitive.name) for e in equations_of(program))
+
+
+def is_foreign(name: str) -> bool:
+  """Return whether a primitive runs code that isn't JAX's own."""
+  return name in FOREIGN or name.endswith("_callback")
 
 
 def released(programs: Sequence[Program]) -> list[Program]:
@@ -511,6 +515,21 @@ def last_reads(program: Program) -> list[int]:
   """Return, for each input, the index of the last equation that reads it, or −1 if none does."""
   last = {v: i for i, e in enumerate(program.jaxpr.eqns) for v in variables(e.invars)}
   return [last.get(v, -1) for v in program.jaxpr.invars]
+
+
+def line_of(equation: Any) -> str:
+  """Return where an equation was written, "file.py:12", outside of JAX and of the verifier.
+
+  It is "" where that isn't known: JAX notes for parts of a `custom_vjp` where it was called.
+  """
+  traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
+  for frame in getattr(traceback, "frames", ()):
+    file = str(frame.file_name)
+    if "/jax/" not in file and "/fbackprop/verify/" not in file and "functools" not in file:
+      return f"{file.rpartition('/')[2]}:{frame.line_num}"
+    if file.endswith("/custom_derivatives.py") and "__call__" in str(frame.function_name):
+      return ""
+  return ""
 
 
 # --- Flat programs: calls inlined, and custom VJPs taken out --------------------------------------

@@ -31,7 +31,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -126,7 +126,11 @@ class Evaluator:
   def __post_init__(self) -> None:
     self.digits = digits(self.working)
     self.narrow_tiny = 0.0
-    self.rng = np.random.default_rng(self.noise.seed if self.noise else 0)
+
+  @cached_property
+  def rng(self) -> np.random.Generator:
+    """What chooses the slices of the pool; making it takes as long as ten small equations."""
+    return np.random.default_rng(self.noise.seed if self.noise else 0)
 
   def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """Evaluate a program; the results have an axis of samples in front.
