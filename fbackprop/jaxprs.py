@@ -515,11 +515,51 @@ def flat(
   program: Program, keep_rules: bool, override: Override | None = None, place: Place = ()
 ) -> Program:
   """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
-  calls = (e for e in equations_of(program) if inner_program(e) is not None)
-  if override is None and all(keep_rules and has_library_rule(call) for call in calls):
-    return program
+  if override is None:
+    return inlined(program, has_library_rule if keep_rules else None)
   function = partial(evaluate_flat, program, keep_rules, override=override, place=place)
   return jax.make_jaxpr(function)(*map(shape_of, program.in_avals))
+
+
+def inlined(program: Program, keeps: Callable[[Any], bool] | None, place: Place = ()) -> Program:
+  """Inline the calls that `keeps` isn't true of: variables are renamed, quicker than by a trace."""
+  equations: list[Any] = []
+  constants = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+
+  def walk(jaxpr: Any, atoms: dict[Any, Any]) -> list[Any]:
+    def read(atom: Any) -> Any:
+      return atom if isinstance(atom, core.Literal) else atoms.get(atom, atom)
+
+    for equation in jaxpr.eqns:
+      own = list(map(read, equation.invars))
+      inner = None if keeps and keeps(equation) else inner_program(equation)
+      if inner is not None:
+        fresh = {v: core.Var(v.aval) for v in inner.jaxpr.constvars}
+        constants.update(zip(fresh.values(), inner.consts, strict=True))
+        results = walk(inner.jaxpr, fresh | dict(zip(inner.jaxpr.invars, own, strict=True)))
+        atoms.update(zip(equation.outvars, results, strict=True))
+        continue
+      # A program may be called twice, and then defines each of its variables twice.
+      results = [v if isinstance(v, core.DropVar) else core.Var(v.aval) for v in equation.outvars]
+      atoms.update(zip(equation.outvars, results, strict=True))
+      params = with_bodies(equation, partial(inlined, keeps=keeps), ())
+      equations.append(equation.replace(invars=own, outvars=results, params=params))
+    return list(map(read, jaxpr.outvars))
+
+  outvars = walk(program.jaxpr, {})
+  own = {"eqns": equations, "outvars": outvars, "constvars": list(constants)}
+  return Program(program.jaxpr.replace(**own), list(constants.values()))
+
+
+def is_no_mere_call(equation: Any) -> bool:
+  """Return whether an equation isn't a call without a rule, as of a function under `jax.jit`."""
+  return equation.primitive.name not in ("jit", "pjit", "closed_call", "core_call")
+
+
+def function_of(program: Program) -> Callable[..., list[Any]]:
+  """Return a traced program as a function that keeps all rules in it."""
+  function: Callable[..., list[Any]] = core.jaxpr_as_fun(inlined(program, is_no_mere_call))
+  return function
 
 
 def evaluate_flat(
