@@ -26,6 +26,7 @@ from fbackprop.verify.checks.branch_search import check_branches
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.deadline import OutOfTimeError, check_time, time_limit
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
+from fbackprop.verify.interpret.loops import counted_turns
 from fbackprop.verify.report import (
   VERDICTS,
   Checked,
@@ -63,7 +64,7 @@ def verify_call(
   problem = Problem(rule, leaves, y_bar, **options)
   size = sum(np.size(x) for x in leaves)
   precision, threads = jax.default_matmul_precision("highest"), one_thread_of_blas(size)
-  with time_limit(seconds), precision, threads, rare_collections():
+  with time_limit(seconds), precision, threads, rare_collections(), counted_turns():
     found = with_cause(gather_evidence(problem, progress or (lambda name: None)))
   return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import describe
-from fbackprop.meshes import is_explicit, mesh_of
 from fbackprop.verify.interpret.primitives import digits, is_float, rounded
 from fbackprop.verify.report import RuleError, UnusableError
 
@@ -85,11 +84,8 @@ def signature_of(f: Function, args: tuple[Any, ...]) -> tuple[Signature, Leaves]
   """Return the signature of a call, and its leaves as arrays.
 
   Raises:
-    UnusableError: a leaf is neither an array nor a number, no leaf is a float, or a leaf is on an
-      Explicit mesh.
+    UnusableError: a leaf is neither an array nor a number, or no leaf is a float.
   """
-  if is_explicit(jax.sharding.get_abstract_mesh()):
-    raise UnusableError("a rule is verified on one device: call it outside of jax.set_mesh")
   arguments, paths = parameter_names(f, len(args)), jax.tree_util.tree_leaves_with_path(args)
   names = tuple(path_name((arguments[path[0].idx], *path[1:])) for path, _ in paths)
   fixed = {i: leaf for i, (_, leaf) in enumerate(paths) if isinstance(leaf, bool | int)}
@@ -114,8 +110,6 @@ def as_array(name: str, leaf: Any) -> Any:
     reason = (str(error).strip().splitlines() or [""])[0]
     raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
   refusals = (
-    (is_explicit(mesh_of(array)), f"a rule is verified on one device, and {name} lives on a mesh "
-     "with Explicit axes: give jax.device_get of it"),
     (array.is_deleted(), f"args must hold values, but the buffer of {name} was deleted"),
     (is_complex(array), f"complex numbers aren't supported, got {name} {describe(array)}"),
   )  # fmt: skip

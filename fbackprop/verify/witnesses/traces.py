@@ -262,7 +262,8 @@ def reverse_mode(f: Callable[..., Leaves], count: int, floats: list[int], *input
   The tangents are transposed: `jax.vjp` would trace each primitive's derivative by itself, which
   takes twice as long.
   """
-  own, y = [inputs[i] for i in floats], []
+  own = [inputs[i] for i in floats]
+  y: Leaves = []
 
   def push(*tangents: Any) -> Leaves:
     y[:], y_dot = jax.jvp(lambda *x: f(*replaced(inputs[:count], floats, x)), own, [*tangents])
