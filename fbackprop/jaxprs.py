@@ -273,7 +273,7 @@ def unsharded(equation: Any) -> Program:
     if name in ("pvary", "pcast", "reshard", "sharding_constraint"):
       return values
     if name == "psum_invariant":
-      return [jax.lax.psum(value, parameter(inner, "axes")) for value in values]
+      return [jax.lax.psum(value, parameter(inner, "axes")) for value in values]  # type: ignore[no-untyped-call]
     called = None if has_library_rule(inner) else inner_program(inner)
     if called is not None:  # The rule in it is taken out.
       return call(called, *values)

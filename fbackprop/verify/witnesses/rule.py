@@ -1,6 +1,7 @@
 """The verified rule as a function of flat lists of arrays, and the contract of its results."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import describe
+from fbackprop.verify.deadline import END, waited
 from fbackprop.verify.interpret.primitives import digits, is_float, rounded
 from fbackprop.verify.report import RuleError, UnusableError
 
@@ -243,8 +245,15 @@ class Rule(NamedTuple):
     def backward(leaves: Leaves, floats: Leaves) -> Any:  # No transform accepts a float0.
       return self.both(leaves, with_float0(self.outputs, floats))
 
-    program = transform(backward)
-    return lambda leaves, y_bar: as_rule(program, leaves, [b for b in y_bar if is_float(b.dtype)])
+    program, is_limited = transform(backward), not math.isinf(END.get())
+
+    def call(leaves: Leaves, y_bar: Leaves) -> Any:
+      inputs = leaves, [b for b in y_bar if is_float(b.dtype)]
+      if is_limited and hasattr(program, "lower"):
+        waited(as_rule(program.lower, *inputs).compile)
+      return as_rule(program, *inputs)
+
+    return call
 
   def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
     """Return the rule's output and its pullback to the float leaves."""
