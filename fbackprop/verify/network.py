@@ -14,11 +14,13 @@ from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import vjp
 from fbackprop.verify.deadline import is_over, time_limit
+from fbackprop.verify.one_device import on_one_device
 from fbackprop.verify.report import VERDICTS, Report
 from fbackprop.verify.verification import checks_of, verify_call
 from fbackprop.verify.witnesses.rule import TINY, in_dtype, path_name
 
 
+@on_one_device
 def layer(
   net: Layer,
   params: Params,
