@@ -17,7 +17,6 @@ from fbackprop.cli.config import Sources, TrainConfig, method_of, settings
 from fbackprop.cli.console import UsageError, note, show_progress, table_of_rates
 from fbackprop.cli.preparation import Prepared, begin, prepare
 from fbackprop.files import write_whole
-from fbackprop.inspection import inspect
 from fbackprop.live_check import LiveCheck
 from fbackprop.quantities.capture import captured
 from fbackprop.train import report
@@ -154,7 +153,7 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
         model.loss,
         prepared.examples,
         optimizer=optimizer_of(prepared, config.rate),
-        key=jax.random.key(config.seed),
+        key=jax.jit(jax.random.key)(np.uint32(config.seed)),  # By one program instead of two.
         params=prepared.params,
         checkpoints=train.Checkpoints(checkpoints, config.ckpt.every, config.ckpt.keep, resume),
         **options_of(prepared, on_evaluation=on_evaluation, on_event=note, watch=config.watched),
@@ -177,12 +176,11 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   score = "test accuracy" if dataset.is_classification else "test loss"
   parts += [f"{score} {number(summary[score.replace(' ', '_')])}", checked(result)]
   title = f"{what}, seed {config.seed}\n{'; '.join(parts)}"
-  look = jax.jit(inspect(model.net, model.loss))
-  signals = look(result.params, dataset.x_test, dataset.targets_test)
+  signals, answers = report.make_look(model)(result.params, dataset.x_test, dataset.targets_test)
   picture = report.draw_report(title, result, dataset, signals, tell=note)
   files.write("report.png", write_whole, picture)
   told = told_of(config, prepared.sources.arguments, files.path, prepared.aside)
-  page = report.draw_page(told, result, dataset, signals, Model(model, result.params))
+  page = report.draw_page(told, result, dataset, signals, Model(model, result.params), answers)
   files.write("report.html", write_whole, page)
   print("; ".join([*parts, f"run in {files.path}"]))
   files.failed |= {checkpoints / str(step): "see above" for step in result.unsaved}

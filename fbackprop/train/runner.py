@@ -102,7 +102,7 @@ class Run:
 
   def arguments(self, until: int) -> tuple[Any, ...]:
     """Return the arguments of a chunk that runs to step `until`, without the loop."""
-    return self.problem.train, self.numbers, jnp.asarray(until, jnp.int32), self.member, self.one
+    return self.problem.train, self.numbers, np.asarray(until, np.int32), self.member, self.one
 
   @property
   def recorded(self) -> int:

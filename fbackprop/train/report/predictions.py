@@ -9,7 +9,7 @@ from fbackprop.train.data.rows import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report import figures
 from fbackprop.train.report.figures import COLORS, INK, MUTED, Panel, panel, shortened
-from fbackprop.train.scores import r_squared
+from fbackprop.train.scores import count_pairs, r_squared
 
 GRID_POINTS = 200  # Along each axis of the plane.
 CURVE_POINTS = 500
@@ -27,9 +27,8 @@ def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   Not by scikit-learn's `ConfusionMatrixDisplay`: here zeros are blank, and shades are proportional
   to the square root, so that a few mistakes are visible beside many right predictions.
   """
-  metrics = need("sklearn.metrics", extra="data")
   labels, classes = dataset.targets_test, range(dataset.outputs)
-  counts = metrics.confusion_matrix(labels, outputs.argmax(1), labels=classes)
+  counts = count_pairs(labels, outputs.argmax(1), dataset.outputs)
   right = int(np.trace(counts))
   axes.imshow(np.sqrt(counts), cmap="Blues", vmin=0, vmax=float(np.sqrt(counts.max() or 1)))
   for (row, column), count in np.ndenumerate(counts):
