@@ -3,8 +3,8 @@
 It is switched on by the command line, for its own process, and by the pytest plugin if asked; never
 by importing the package or by calling it, as a library must not write into its user's home. Its
 folder is `$XDG_CACHE_HOME/fbackprop`, by default `~/.cache/fbackprop`, and JAX deletes the programs
-that were used longest ago beyond `LARGEST`. The cache holds programs and nothing else: a run computes
-the same numbers with it and without it.
+that were used longest ago beyond `LARGEST`. The cache holds nothing but programs: a run computes
+the same numbers with it and without.
 
 Doubts: JAX trusts the content of its cache, and so the folder is the user's alone. It doesn't
 document whether the processor is a part of a program's key, and a home may be shared by machines:
