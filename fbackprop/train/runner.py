@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -92,11 +93,17 @@ class Run:
 
     is_thorough = problem.step.on_nonfinite != "raise" or self.members is not None
     self.thorough_chunk = None if is_thorough else traced(True)  # Compiled on first use.
-    self.chunk = traced(is_thorough).lower(self.loop, *self.arguments(0)).compile()
-    # Called for their compilation; the results are discarded.
-    self.evaluation()
-    if problem.monitor.check_every is not None:
-      self.checks()
+    chunk = traced(is_thorough).lower(self.loop, *self.arguments(0))
+    # XLA compiles it while Python traces the others.
+    with ThreadPoolExecutor(1) as pool:
+      compiling = pool.submit(chunk.compile)
+      # Called for their compilation; the results are discarded.
+      self.evaluation()
+      if problem.monitor.check_every is not None:
+        self.checks()
+      self.chunk = compiling.result()
+    if problem.monitor.on_compiled is not None:
+      problem.monitor.on_compiled()
     self.begin = time.perf_counter()
     self.compile_seconds = self.begin - begin
 

@@ -5,8 +5,17 @@ from fbackprop.train.report.documents import (
   draw_ensemble_page,
   draw_page,
   draw_report,
+  load_packages,
   make_look,
 )
 from fbackprop.train.report.tables import RateScores
 
-__all__ = ["RateScores", "RunInfo", "draw_ensemble_page", "draw_page", "draw_report", "make_look"]
+__all__ = [
+  "RateScores",
+  "RunInfo",
+  "draw_ensemble_page",
+  "draw_page",
+  "draw_report",
+  "load_packages",
+  "make_look",
+]

@@ -70,6 +70,8 @@ def draw_page(
   signals: Mapping[str, Signals],
   model: Model,
   answers: tables.Answers | None = None,
+  *,
+  when_drawn: Callable[[], None] | None = None,
 ) -> bytes:
   """Render the page of a run.
 
@@ -80,6 +82,7 @@ def draw_page(
     signals: signals of each layer for the test set, by `fbackprop.inspect`.
     model: the network with the parameters that are kept.
     answers: losses and probabilities of the test set, if they are known, as by `make_look`.
+    when_drawn: called when all panels are drawn, before the files of the folder are listed.
 
   Returns:
     An HTML file in UTF-8.
@@ -92,7 +95,7 @@ def draw_page(
   # A diverged run may have any numbers; the page says which aren't finite.
   with np.errstate(all="ignore"):
     return render(
-      info, dataset, model, outputs, answers,
+      info, dataset, model, outputs, answers, when_drawn,
       tiles=headline.tiles_of(result, *in_own_units(dataset, outputs)),
       ending=headline.ending_of(result),
       is_well=result.checks_ok and result.stop_reason != "diverged",
@@ -109,6 +112,8 @@ def draw_ensemble_page(
   kept: int,
   dataset: Dataset,
   model: Model,
+  *,
+  when_drawn: Callable[[], None] | None = None,
 ) -> bytes:
   """Render the page of an ensemble: that of a run, with members in place of layers.
 
@@ -119,6 +124,7 @@ def draw_ensemble_page(
     kept: index of the rate that is kept.
     dataset: the data.
     model: the ensemble.
+    when_drawn: as of `draw_page`.
 
   Returns and raises as `draw_page`.
   """
@@ -130,7 +136,7 @@ def draw_ensemble_page(
     answers = answers_of(model, outputs, dataset.targets_test)
     loss = float(answers.losses.mean())
     return render(
-      info, dataset, model, outputs, answers,
+      info, dataset, model, outputs, answers, when_drawn,
       tiles=headline.ensemble_tiles_of(result, *in_own_units(dataset, outputs), own, loss),
       ending=headline.ensemble_ending_of(result, rates, kept),
       is_well=result.checks_ok and "diverged" not in result.stop_reasons,
@@ -147,6 +153,7 @@ def render(
   model: Model,
   outputs: np.ndarray,
   answers: tables.Answers,
+  when_drawn: Callable[[], None] | None,
   **course: Any,
 ) -> bytes:
   """Render the template.
@@ -157,6 +164,7 @@ def render(
     model: as of `draw_page`.
     outputs: outputs for the test set, in the network's units.
     answers: their losses and probabilities.
+    when_drawn: as of `draw_page`.
     **course: the variables of page.html that differ between a run and an ensemble.
   """
   jinja2 = need("jinja2", extra="train")
@@ -165,6 +173,9 @@ def render(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
   own, own_outputs = in_own_units(dataset, outputs)
+  panels = figures.drawn(predictions.panels_of(own, own_outputs, model))
+  if when_drawn is not None:
+    when_drawn()
   is_pictured = dataset.is_classification and dataset.image_shape is not None
   page: str = environment.get_template("page.html").render(
     info=info,
@@ -172,7 +183,7 @@ def render(
     network=model.description.as_text(),
     parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
     about=headline.about(dataset, info.n_validation),
-    predictions=figures.drawn(predictions.panels_of(own, own_outputs, model)),
+    predictions=panels,
     scores=tables.scores_of(own, own_outputs),
     pictures=tables.pictures_of(own, answers.losses) if is_pictured else [],
     worst=tables.worst_rows_of(own, answers, own_outputs),
@@ -180,6 +191,20 @@ def render(
     **course,
   )
   return page.encode()
+
+
+def load_packages() -> None:
+  """Import what the report needs, and let matplotlib load its fonts: it draws a small figure."""
+  need("jinja2", extra="train")
+  with need("matplotlib.style", extra="plot").context(figures.RULES):
+    figure = need("matplotlib.figure", extra="plot").Figure()
+    figure.subplots().set(title="Bold", xlabel="0123456789", yscale="log")
+    figures.arrange(figure)
+    agg, svg = (
+      need(f"matplotlib.backends.backend_{kind}", extra="plot") for kind in ("agg", "svg")
+    )
+    agg.FigureCanvasAgg(figure).print_png(io.BytesIO())
+    svg.FigureCanvasSVG(figure).print_svg(io.StringIO())
 
 
 def make_look(description: Description) -> Callable[..., tuple[Mapping[str, Signals], Any]]:

@@ -116,8 +116,8 @@ def arrange(figure: Any, top: float = 1.0) -> None:
   for axes in figure.axes:
     for axis in (axes.xaxis, axes.yaxis):
       if axis.get_scale() == "log":
-        for formatter in (axis.get_major_formatter(), axis.get_minor_formatter()):
-          formatter.__class__ = plain_powers()
+        axis.set_major_formatter(plain_powers()())
+        axis.set_minor_formatter(plain_powers()())
   figure.tight_layout(pad=0.4, h_pad=1.0, w_pad=1.0, rect=(0, 0, 1, top))
 
 
