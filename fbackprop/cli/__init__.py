@@ -50,11 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     The exit code.
   """
   words = list(sys.argv[1:] if arguments is None else arguments)
-  if NO_CACHE in words:
-    words = [word for word in words if word != NO_CACHE]
-    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
-  elif arguments is None:  # Of a process of our own: nobody else's is changed.
+  if arguments is None:  # Of a process of our own: nobody else's is changed.
     keep_programs(words)
+  words = [word for word in words if word != NO_CACHE]
   try:
     try:
       return run(words)
@@ -68,8 +66,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def keep_programs(words: list[str]) -> None:
-  """Switch on the compilation cache for a command, but not for its help."""
-  if words and words[0] in COMMANDS and "--help" not in words:
+  """Switch the compilation cache on for a command, but not for its help, or off."""
+  if NO_CACHE in words:
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+  elif words and words[0] in COMMANDS and "--help" not in words:
     # Imported here, so that the help is instant.
     from fbackprop import compilation_cache
 
