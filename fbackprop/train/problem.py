@@ -105,14 +105,12 @@ class Problem(NamedTuple):
     """Return the optimizer of a member's rate, or of None."""
     return self.optimizer if rate is None else self.optimizer(rate)
 
-  def make_step(
-    self, rate: Any = None, *, is_thorough: bool = True, is_alone: bool = True
-  ) -> InitAndStep:
+  def make_step(self, rate: Any = None, *, is_thorough: bool = True) -> InitAndStep:
     """Build `(init, step)`, as `fbackprop.train.make_step`."""
     return make_guarded_step(
       self.net, self.loss, self.optimizer_of(rate), is_thorough,
       clip_examples=self.step.clip_examples,
-      watch=tuple(name for name in self.monitor.watch if name != "health"), is_alone=is_alone,
+      watch=tuple(name for name in self.monitor.watch if name != "health"),
     )  # fmt: skip
 
   def first_step(self, key: Array, batch: Batch) -> tuple[State, Info]:

@@ -84,8 +84,7 @@ class Run:
 
     def traced(is_thorough: bool) -> jax.stages.Wrapped:
       def step_of(rate: Any) -> Any:
-        is_alone = self.members is None
-        return problem.make_step(rate, is_thorough=is_thorough, is_alone=is_alone)[1]
+        return problem.make_step(rate, is_thorough=is_thorough)[1]
 
       return make_chunk(
         step_of(None) if self.members is None else step_of, problem.batch_size, self.capacity,

@@ -18,9 +18,6 @@ from fbackprop.train.optimizers import make_update
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, at_least_float32, exportable
 
-# Entries of an array that is summed with others; see `layer_norms`.
-SMALL = 256
-
 
 @exportable
 class Batch(NamedTuple):
@@ -140,7 +137,6 @@ def make_guarded_step(
   clip_examples: float | None = None,
   watch: Sequence[WatchName] = (),
   donate: bool = False,
-  is_alone: bool = True,
 ) -> InitAndStep:
   """Compile as `make_step`, with a choice of how much of a step is checked.
 
@@ -150,7 +146,6 @@ def make_guarded_step(
       step is rejected. If not, `finite` covers only the loss and the gradient norms, which are
       computed in any case, and the step is taken regardless: for callers that can repeat it. On a
       CPU that saves up to a fifth of a step.
-    is_alone: whether the step isn't mapped over the members of an ensemble; see `layer_norms`.
   """
   checks.check_unit("make_step", "net", net, Layer)
   checks.check_unit("make_step", "loss", loss, Loss)
@@ -183,7 +178,7 @@ def make_guarded_step(
     last = grads if is_thorough else after_backward(grads, value)
     params, opt_state = update(state.params, state.opt_state, batch, key, value, last)
     check_carried(opt_state, state.opt_state)
-    norms = layer_norms(grads, in_one_array=is_alone)
+    norms = layer_norms(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all()
     proposed = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
     if is_thorough:
@@ -324,31 +319,10 @@ def holds_floats(leaf: Array) -> bool:
   return bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
 
 
-def layer_norms(grads: Params, in_one_array: bool = False) -> Array:
-  """Compute the Euclidean norm of each layer's gradient, w and b together, `[layers]`.
-
-  Args:
-    grads: the gradient.
-    in_one_array: whether the small arrays of all layers are summed as the rows of one array: XLA
-      needs two or three kernels for the sum of each, which is a tenth of a tiny network's step.
-  """
-  layers = [list(leaves) for leaves in by_layer(grads).values()]
-  squares: list[Any] = [jnp.zeros(())] * len(layers)
-  if in_one_array:
-    small = [[leaf for leaf in leaves if is_small(leaf)] for leaves in layers]
-    layers = [[leaf for leaf in leaves if not is_small(leaf)] for leaves in layers]
-    width = max((sum(leaf.size for leaf in leaves) for leaves in small), default=0)
-    if width:
-      rows = [jnp.concatenate([*map(jnp.ravel, leaves), jnp.zeros(width, jnp.float32)])[:width]
-              for leaves in small]  # fmt: skip
-      squares = list((jnp.stack(rows) ** 2).sum(1))
-  squares = [sum(map(square_sum, leaves), own) for leaves, own in zip(layers, squares, strict=True)]
+def layer_norms(grads: Params) -> Array:
+  """Compute the Euclidean norm of each layer's gradient, w and b together, `[layers]`."""
+  squares = [sum(map(square_sum, leaves)) for leaves in by_layer(grads).values()]
   return jnp.sqrt(jnp.stack(squares)) if squares else jnp.zeros((0,))
-
-
-def is_small(leaf: Array) -> bool:
-  """Return whether an array is so small that the overhead of a kernel dominates its sum."""
-  return leaf.size <= SMALL and leaf.dtype == jnp.float32 and not any(splits_of(leaf))
 
 
 def square_sum(leaf: Array) -> Array:
