@@ -2,13 +2,17 @@
 
 It is switched on by the command line, for its own process, and by the pytest plugin if asked; never
 by importing the package or by calling it, as a library must not write into its user's home. Its
-folder is `$XDG_CACHE_HOME/fbackprop`, by default `~/.cache/fbackprop`, and JAX deletes the programs
-that were used longest ago beyond `LARGEST`. The cache holds nothing but programs: a run computes
-the same numbers with it and without.
+folder is in `$XDG_CACHE_HOME/fbackprop`, by default `~/.cache/fbackprop`. It holds nothing but
+programs: a run computes the same numbers with it and without.
 
-Doubts: JAX trusts the content of its cache, and so the folder is the user's alone. It doesn't
-document whether the processor is a part of a program's key, and a home may be shared by machines:
-each processor has a folder of its own.
+Method: JAX reads and writes the programs. Here the folder is chosen, and when a command starts the
+programs that were used longest ago are deleted beyond `LARGEST`. JAX can do this too, at each
+program that it writes, but then it reads the time of each file in the folder again, and stops
+writing altogether if a process that was killed has left one without its time.
+
+Doubts: the time of use is the file system's, which many keep to a day only. JAX trusts the content
+of its cache, and so the folder is the user's alone. It doesn't document whether the processor is a
+part of a program's key, and a home may be shared by machines: each processor has its own folder.
 """
 
 import hashlib
@@ -25,9 +29,8 @@ from typing import Any
 # In bytes, of all programs on disk; a run of the digits has 0.1 MB, a verification up to 3 MB.
 LARGEST = 2**28
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-# What JAX warns of, with the name of a program. A program that it can't read it compiles anew, but
-# doesn't replace; and one file without its time of use prevents all further writing.
-PROBLEM = re.compile(r"Error (reading|writing) persistent compilation cache entry for '([^']+)'")
+# JAX's warning of a program that it can't read: it compiles it anew, but keeps the damaged file.
+DAMAGED = re.compile(r"Error reading persistent compilation cache entry for '([^']+)'")
 
 
 def folder() -> Path:
@@ -59,14 +62,13 @@ def switch_on() -> Path | None:
   path = folder()
   try:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    tidy(path)
+    prune(path)
   except (OSError, RuntimeError):  # Such as a read-only home, or none.
     return None
   if not os.access(path, os.W_OK):
     return None
   for name, value in (
     ("jax_compilation_cache_dir", str(path)),
-    ("jax_compilation_cache_max_size", LARGEST),
     ("jax_persistent_cache_min_compile_time_secs", 0.0),  # A hundred small ones take a second too.
   ):
     if jax is not None:
@@ -76,25 +78,31 @@ def switch_on() -> Path | None:
   return path
 
 
-def tidy(path: Path) -> None:
-  """Delete the programs without a time of use, left behind by a process that was killed."""
+def prune(path: Path, largest: int = LARGEST) -> None:
+  """Delete the programs that were used longest ago until the rest has `largest` bytes at most."""
+  used = []
   for program in path.glob("*-cache"):
-    if not program.with_name(program.name.removesuffix("-cache") + "-atime").exists():
-      program.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):  # Another process prunes too.
+      found = program.stat()
+      used.append((max(found.st_atime, found.st_mtime), found.st_size, program))
+  total = sum(size for _, size, _ in used)
+  for _, size, program in sorted(used):
+    if total <= largest:
+      break
+    program.unlink(missing_ok=True)
+    total -= size
 
 
 def mend(path: Path) -> None:
-  """Delete programs that JAX warns of instead of printing its warning: they are compiled anew."""
+  """From now on delete a program that JAX can't read, in place of its warning."""
   warnings.showwarning = partial(delete_damaged, path, warnings.showwarning)
 
 
 def delete_damaged(path: Path, show: Any, message: Any, *rest: Any, **more: Any) -> None:
   """Delete the program that a warning names; show any other warning as before."""
-  found = PROBLEM.match(str(message))
-  if found is None:
+  if (found := DAMAGED.match(str(message))) is None:
     show(message, *rest, **more)
     return
-  with suppress(OSError):
-    tidy(path)
-    for file in path.glob(f"{found[2]}-*"):
-      file.unlink(missing_ok=True)
+  for program in path.glob(f"{found[1]}-*"):
+    with suppress(OSError):
+      program.unlink(missing_ok=True)

@@ -96,7 +96,7 @@ class Run:
     chunk = traced(is_thorough).lower(self.loop, *self.arguments(0))
     # XLA compiles it while Python traces the others.
     with ThreadPoolExecutor(1) as pool:
-      compiling = pool.submit(chunk.compile)
+      compiling = pool.submit(compiled, chunk, jax.config.jax_enable_x64)
       # Called for their compilation; the results are discarded.
       self.evaluation()
       if problem.monitor.check_every is not None:
@@ -336,6 +336,12 @@ class EnsembleRun(Run):
       for k, state in states
       if (int(state.step), k) not in known and codes[k] != DIVERGED
     ]
+
+
+def compiled(program: jax.stages.Lowered, is_wide: bool) -> jax.stages.Compiled:
+  """Compile a lowered program in another thread, which has JAX's settings but not its contexts."""
+  with jax.enable_x64(is_wide):
+    return program.compile()
 
 
 def member_of(tree: Any, axis: int, k: int) -> Any:
