@@ -15,8 +15,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.train import history, interrupts, stop_rules
 from fbackprop.train import loop as loops
-from fbackprop.train import step as steps
-from fbackprop.train.step import State
+from fbackprop.train.step import State, after_backward, make_guarded_step
 from scripts.campaigns.grouping import grouped
 from tests.support.refusals import refusals
 from tests.support.runs import interrupt_at
@@ -116,7 +115,7 @@ def test_a_chunk_is_one_loop_on_the_device():
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads the program of a CPU")
 def test_no_step_of_the_loop_copies_a_parameter():
   net = fb.mlp([4, 24, 25, 26, 3])
-  init, step = steps.make_guarded_step(
+  init, step = make_guarded_step(
     net, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5), is_thorough=False
   )
   loop = loops.start_loop(init(KEY), 22, jnp.float32)
@@ -137,7 +136,7 @@ def test_no_step_of_the_loop_copies_a_parameter():
 @pytest.mark.parametrize("first", [-0.0, np.nan, np.inf, -np.inf])
 def test_gradients_that_wait_for_the_backward_pass_keep_their_bits(first, value):
   grads = {"a": np.array([[first, 1.0]], np.float32), "b": np.array([-0.0, np.nan], np.float32)}
-  found = jax.jit(steps.after_backward)(grads, jnp.float32(value))
+  found = jax.jit(after_backward)(grads, jnp.float32(value))
   for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(grads), strict=True):
     np.testing.assert_array_equal(np.asarray(got).view(np.uint32), want.view(np.uint32))
 
