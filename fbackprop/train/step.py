@@ -202,7 +202,8 @@ def after_backward(grads: Params, value: Array) -> Params:
   if first is None or not (first.size and holds_floats(first)) or any(splits_of(first)):
     return grads
   never = (first[(0,) * first.ndim] > jnp.inf) | (value > jnp.inf)
-  return jax.tree.map(lambda g: jnp.where(never, jnp.zeros_like(g), g), grads)
+  # Not `where`, which broadcasts the predicate, and so needs its sharding.
+  return jax.tree.map(lambda g: jax.lax.select_n(never, g, jnp.zeros_like(g)), grads)
 
 
 def make_gradient(
