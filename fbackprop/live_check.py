@@ -162,7 +162,9 @@ def make_live_check(
     leaves, here = jax.tree.leaves(moved), jax.tree.leaves(args)
     # The gradient in its own dtype is a part of the program, unless that runs elsewhere.
     is_here = all(map(operator.is_, leaves, here))
-    shapes = (is_here, jax.tree.structure(moved), *((a.shape, a.dtype) for a in leaves))
+    precision = jax.config.jax_default_matmul_precision
+    shapes = (is_here, precision, jax.tree.structure(moved),
+              *((a.shape, a.dtype) for a in leaves))  # fmt: skip
     is_new = shapes not in found
     # At the run's own precision.
     rounded = jax.make_jaxpr(rounded_gradient)(*args) if is_new and is_here else None
@@ -269,7 +271,12 @@ def compiled(
     pairs = zip(leaves, programs[0].in_avals, strict=True)
     own = [jnp.asarray(x, a.dtype) if is_floating(x) else x for x, a in pairs]
     every = [jaxpr_as_fun(program)(*own) for program in programs]
-    return every if rounded is None else [*every, jaxpr_as_fun(rounded)(*leaves)]
+    if rounded is None:
+      return every
+    # Here x64 is on: NumPy's float64 isn't narrowed to the float32 of the run.
+    pairs = zip(leaves, rounded.in_avals, strict=True)
+    narrow = [x if x.dtype == a.dtype else x.astype(a.dtype) for x, a in pairs]
+    return [*every, jaxpr_as_fun(rounded)(*narrow)]
 
   return gradients, bool(wide)
 
