@@ -118,7 +118,12 @@ def arrange(figure: Any, top: float = 1.0) -> None:
       if axis.get_scale() == "log":
         axis.set_major_formatter(plain_powers()())
         axis.set_minor_formatter(plain_powers()())
-  figure.tight_layout(pad=0.4, h_pad=1.0, w_pad=1.0, rect=(0, 0, 1, top))
+  with warnings.catch_warnings():
+    # Where the labels leave no room for a panel, as a hundred long names: they overlap then.
+    warnings.filterwarnings("ignore", "Tight layout not applied")
+    # Glyphs missing from the font are measured here too; see `svg_of`.
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
+    figure.tight_layout(pad=0.4, h_pad=1.0, w_pad=1.0, rect=(0, 0, 1, top))
 
 
 @functools.cache
