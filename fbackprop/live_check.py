@@ -162,7 +162,8 @@ def make_live_check(
     leaves, here = jax.tree.leaves(moved), jax.tree.leaves(args)
     # The gradient in its own dtype is a part of the program, unless that runs elsewhere.
     is_here = all(map(operator.is_, leaves, here))
-    precision = jax.config.jax_default_matmul_precision
+    settings: Any = jax.config
+    precision = settings.jax_default_matmul_precision
     shapes = (is_here, precision, jax.tree.structure(moved),
               *((a.shape, a.dtype) for a in leaves))  # fmt: skip
     is_new = shapes not in found

@@ -95,8 +95,9 @@ class Run:
     self.thorough_chunk = None if is_thorough else traced(True)  # Compiled on first use.
     chunk = traced(is_thorough).lower(self.loop, *self.arguments(0))
     # XLA compiles it while Python traces the others.
+    settings: Any = jax.config
     with ThreadPoolExecutor(1) as pool:
-      compiling = pool.submit(compiled, chunk, jax.config.jax_enable_x64)
+      compiling = pool.submit(compiled, chunk, settings.jax_enable_x64)
       # Called for their compilation; the results are discarded.
       self.evaluation()
       if problem.monitor.check_every is not None:
