@@ -51,12 +51,25 @@ def take_rows(tree: Any, rows: Any) -> Any:
   """
 
   def take(array: Array) -> Any:
+    if is_on_host(array) and is_on_host(rows):  # Each shape would be eight compilations.
+      found = np.asarray(array)[np.asarray(rows)]
+      is_placed = isinstance(array, jax.Array) and array.committed
+      return jax.device_put(found, array.sharding if is_placed else None)
     mesh, (first, *others) = mesh_of(array), splits_of(array)
     devices = math.prod(mesh.shape[name] for name in jax.tree.leaves(first))
     sharding = split_over(mesh, None if rows.shape[0] % devices else first, *others)
     return jnp.asarray(array).at[rows].get(out_sharding=sharding)
 
   return jax.tree.map(take, tree)
+
+
+def is_on_host(array: Any) -> bool:
+  """Return whether an array's values are in the host's memory: NumPy's, or of one CPU device."""
+  if not isinstance(array, jax.Array):
+    return isinstance(array, np.ndarray)
+  if isinstance(array, jax.core.Tracer):
+    return False
+  return len(devices := array.devices()) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def sum_rows(y_bar: Array, bar_of: Array) -> Array:

@@ -298,7 +298,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
   checks.check_unit("residual_bytes", "net", net, Layer)
   checks.check_arrays("residual_bytes", "x", x)
   checks.check_optional_key("residual_bytes", key)
-  params = jax.eval_shape(net.init, jax.random.key(0))
+  params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   jaxpr = jax.make_jaxpr(lambda *args: net.forward(*args)[1])(params, x, key).jaxpr
   inputs = set(map(id, jaxpr.invars))
   buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}

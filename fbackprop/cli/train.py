@@ -9,10 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fbackprop.cli import config as configs
 from fbackprop.cli.config import KEY_OF, Sources, TrainConfig, flags_in, flat
-from fbackprop.cli.console import UsageError, note, parsed, usage_errors
+from fbackprop.cli.console import Phases, UsageError, note, parsed, usage_errors
 from fbackprop.cli.run_folder import file_of_run, read_toml
 from fbackprop.errors import check_choice, hint
-from fbackprop.extras import need
+from fbackprop.extras import check_installed
 from fbackprop.ranges import RANGES, check_range
 from fbackprop.train.arguments import StopRules, WatchName, check_class_weights
 
@@ -49,14 +49,16 @@ def main(arguments: Sequence[str]) -> int:
     UsageError: the configuration is invalid.
     ModuleNotFoundError: a package that the run needs isn't installed; the message names the extra.
   """
+  phases = Phases()
   config = parse(arguments)
   try:
     # The report needs them: checked before training.
     for module in ("matplotlib", "jinja2", "rich", "tomli_w"):
-      need(module, extra="plot" if module == "matplotlib" else "train")
+      check_installed(module, extra="plot" if module == "matplotlib" else "train")
     from fbackprop.cli.training import run
 
-    return run(config, sources_of(arguments))
+    phases.end("import")
+    return run(config, sources_of(arguments), phases)
   except KeyboardInterrupt:
     # Before the run began, or by a second Ctrl-C; the first one is deferred.
     note("interrupted before all of the run was saved")

@@ -166,7 +166,7 @@ def layer_order(net: Layer) -> list[str]:
     ['0.dense', '1.1.dense[0]', '1.1.dense[1]', '3.dense']
   """
   checks.check_unit("layer_order", "net", net, Layer)
-  params = jax.eval_shape(net.init, jax.random.key(0))
+  params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   places = [p for p in walk("layer_order", net, params) if jax.tree.leaves(p.node)]
   return [place.name + "".join(f"[{i}]" for i in place.copy) for place in places]
 

@@ -113,6 +113,7 @@ class Monitor:
     test: `(x, targets)`, the test set. It is scored at each evaluation and decides nothing.
     on_evaluation: called with each `Evaluation` in turn; in a resumed run, first with those before
       the checkpoint.
+    on_compiled: called without arguments when all programs are compiled, before the first step.
     on_event: called with a message about each unplanned event: a damaged checkpoint, a failed write
       of one, a skipped step, a rollback. By default a warning is issued.
     watch: further diagnostics. "noise_scale": the gradient noise scale of the steps since the
@@ -133,13 +134,14 @@ class Monitor:
   test: Any = None
   on_evaluation: Callable[[Any], None] | None = None
   on_event: Callable[[str], None] | None = None
+  on_compiled: Callable[[], None] | None = None
   watch: Sequence[WatchName] = ()
   check_members: Sequence[int] = (0,)
   chunk_steps: int = 1000
 
   def __post_init__(self) -> None:
     check_numbers("monitor", self, "eval_every", "check_every", "chunk_steps")
-    for name in ("on_evaluation", "on_event"):
+    for name in ("on_evaluation", "on_event", "on_compiled"):
       if not ((value := getattr(self, name)) is None or callable(value)):
         raise DtypeError(f"must be a function, got {describe(value)}", f"monitor.{name}", "fit")
     check_watch(self.watch)
