@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
+from fbackprop.layers.factors import Affine, Linear
 from fbackprop.meshes import product, sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable
 
@@ -62,6 +63,11 @@ def dense_backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[Den
   b_bar = None if params.b is None else sum_rows(y_bar, bar_of=params.b)
   x_bar = product(y_bar, params.w.T, bar_of=x)
   return DenseParams(w_bar, b_bar), x_bar
+
+
+def dense_factors(params: DenseParams, x: Residuals, y_bar: Array) -> Affine | Linear:
+  """Return the factors of `params_bar`: x and y_bar."""
+  return (Linear if params.b is None else Affine)(x, y_bar)
 
 
 def dense(
@@ -131,4 +137,4 @@ def dense(
     return dense_backward(params, x, y_bar)
 
   options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", dtype.name))
-  return Layer("dense", init, forward, backward, options=options)
+  return Layer("dense", init, forward, backward, options=options, factors=dense_factors)

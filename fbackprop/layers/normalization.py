@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
+from fbackprop.layers.factors import Elementwise, Scaling
 from fbackprop.meshes import sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
@@ -117,6 +118,11 @@ def scale_and_shift(params: NormParams, x_hat: Array) -> Array:
   return y if params.shift is None else y + params.shift[None, :]
 
 
+def norm_factors(params: NormParams, residuals: Residuals, y_bar: Array) -> Elementwise | Scaling:
+  """Return the factors of `params_bar`: x_hat and y_bar."""
+  return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar)
+
+
 def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
   """Build a layer that normalises each example's features to mean 0, variance 1, then scales them.
 
@@ -182,4 +188,4 @@ def make_norm(kind: str, rules: Rules, width: int, eps: float, dtype: Any) -> La
     return backward_rule(params, residuals, y_bar)
 
   options = (("width", width), ("eps", eps), ("dtype", dtype.name))
-  return Layer(kind, init, forward, backward, options=options)
+  return Layer(kind, init, forward, backward, options=options, factors=norm_factors)

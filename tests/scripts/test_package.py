@@ -26,7 +26,7 @@ RANKS = [
    "meshes"],
   ["gates"],
   ["layers", "losses"],
-  ["combinators", "transforms", "inspection", "networks"],
+  ["combinators", "graphs", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit", "quantities", "live_check"],
   ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.combinators import remat, repeat, serial, skip
+from fbackprop.graphs import graph, shared, transposed
 from fbackprop.layers import activations
 from fbackprop.layers.activations import gelu, relu, sigmoid, silu, tanh
 from fbackprop.layers.dense import dense
 from fbackprop.layers.dropout import dropout
+from fbackprop.layers.merging import add, concatenate, multiply, split
 from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.networks import mlp
 from fbackprop.types import Array, Layer
@@ -247,6 +249,64 @@ COMPOSITIONS = (
     reads_own_params=True, slow=True,
   ),
 )  # fmt: skip
+
+# --- Graphs ---------------------------------------------------------------------------------------
+
+# Names in alphabetical order, which is that of a dict's leaves, go along the computation.
+
+
+def make_graph(dtype: Any) -> Layer:
+  """Build a fork, a sum, a product and a concatenation."""
+  nodes = {
+    "a": (dense(3, 4, dtype=dtype), "x"), "b": (tanh, "a"),
+    "c": (dense(4, 4, bias=False, dtype=dtype), "b"), "d": (add, "b", "c", "a"),
+    "e": (multiply, "d", "c"), "f": (concatenate, "e", "x"), "g": (dense(7, 2, dtype=dtype), "f"),
+  }  # fmt: skip
+  return graph(nodes, output="g")
+
+
+def forked(params: Any, x: Array) -> Array:
+  a = affine(params["a"], x)
+  c = jnp.tanh(a) @ params["c"].w
+  return affine(params["g"], jnp.concatenate([(jnp.tanh(a) + c + a) * c, x], 1))
+
+
+def make_gated(dtype: Any) -> Layer:
+  """Build a linear unit with a gate, and a node's part that nobody reads."""
+  nodes = {
+    "a": (dense(3, 7, dtype=dtype), "x"), "parts": (split(3, 3, 1), "a"),
+    "q": (sigmoid, "parts[1]"), "y": (multiply, "parts[0]", "q"),
+  }  # fmt: skip
+  return graph(nodes, output="y")
+
+
+def gated(params: Any, x: Array) -> Array:
+  a = affine(params["a"], x)
+  return a[:, :3] / (1 + jnp.exp(-a[:, 3:6]))
+
+
+def make_tied(dtype: Any) -> Layer:
+  """Build an autoencoder whose decoder uses the encoder's weights, twice, in a loop."""
+  nodes = {
+    "h": (dense(3, 2, dtype=dtype), "x"), "a": (tanh, "h"), "y": (transposed("h"), "a"),
+    "h2": (shared("h"), "y"), "y2": (transposed("h", bias=False), "h2"), "z": (add, "y2", "x"),
+  }  # fmt: skip
+  return repeat(graph(nodes, output="z"), 2)
+
+
+def tied(params: Any, x: Array) -> Array:
+  for i in range(2):
+    own = copy_of(params, i)
+    y = jnp.tanh(affine(own["h"], x)) @ own["h"].w.T + own["y"].b[None, :]
+    x = x + affine(own["h"], y) @ own["h"].w.T
+  return x
+
+
+GRAPHS = (
+  layer_row("graph", make_graph, 3, forked, rest=True, title="graph"),
+  layer_row("graph_gated", make_gated, 3, gated),
+  layer_row("graph_tied", make_tied, 3, tied, reads_own_params=True, title="graph, tied weights"),
+)
 
 # --- Multilayer perceptrons -----------------------------------------------------------------------
 
