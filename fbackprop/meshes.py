@@ -42,6 +42,12 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
   return jnp.matmul(a, b, out_sharding=sharding)
 
 
+def contract(subscripts: str, a: Array, b: Array, *, bar_of: Array) -> Array:
+  """Compute an `einsum` that sums over examples, sharded as the primal whose cotangent it is."""
+  spec = jax.typeof(bar_of).to_ct_aval().sharding.spec
+  return jnp.einsum(subscripts, a, b, out_sharding=NamedSharding(mesh_of(a, b), spec))
+
+
 def take_rows(tree: Any, rows: Any) -> Any:
   """Gather `array[rows]`, sharded as the array; replicated where the rows aren't divisible.
 

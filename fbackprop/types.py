@@ -112,9 +112,10 @@ class Layer(NamedTuple):
       is. Gradient checks differentiate it in place of `forward`; the passes never read it.
     linear: whether `backward` is meant to be linear in `y_bar`; a rule that clips it isn't, and is
       checked at tiny cotangents.
-    factors: `factors(params, residuals, y_bar)`, the gradient before the sum over examples, in the
-      structure of the parameters, with an `Outer` or an `Each` of `fbackprop.quantities` for each
-      array; None if it isn't stated. `fbackprop.quantities.captured` needs it.
+    factors: the backward rule of a captured layer (see `fbackprop.quantities.captured`):
+      `factors(params, residuals, y_bar) -> (factors, x_bar)`, with the gradient before its sum over
+      the examples, in the structure of the parameters, an `Outer` or an `Each` of
+      `fbackprop.quantities` for each array. None if it isn't stated.
   """
 
   name: str
@@ -126,7 +127,7 @@ class Layer(NamedTuple):
   draws: bool = False
   slope: Callable[..., Array] | None = None
   linear: bool = True
-  factors: Callable[[Params, Residuals, Array], Any] | None = None
+  factors: Callable[[Params, Residuals, Any], tuple[Any, Any]] | None = None
 
   def __repr__(self) -> str:
     """Return the constructor call: `serial(dense(2, 8), relu, dense(8, 1))`."""

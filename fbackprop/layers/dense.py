@@ -65,11 +65,6 @@ def dense_backward(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[Den
   return DenseParams(w_bar, b_bar), x_bar
 
 
-def dense_factors(params: DenseParams, x: Residuals, y_bar: Array) -> Affine | Linear:
-  """Return the factors of `params_bar`: x and y_bar."""
-  return (Linear if params.b is None else Affine)(x, y_bar)
-
-
 def dense(
   d_in: int,
   d_out: int,
@@ -136,5 +131,10 @@ def dense(
     checks.check_shape(name, "y_bar", y_bar, (x.shape[0], d_out), x.dtype)
     return dense_backward(params, x, y_bar)
 
+  def factors(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[Any, Array]:
+    # Nothing reads the gradient here, so jit eliminates its product as dead code.
+    _, x_bar = backward(params, x, y_bar)
+    return (Linear if params.b is None else Affine)(x, y_bar), x_bar
+
   options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", dtype.name))
-  return Layer("dense", init, forward, backward, options=options, factors=dense_factors)
+  return Layer("dense", init, forward, backward, options=options, factors=factors)

@@ -118,11 +118,6 @@ def scale_and_shift(params: NormParams, x_hat: Array) -> Array:
   return y if params.shift is None else y + params.shift[None, :]
 
 
-def norm_factors(params: NormParams, residuals: Residuals, y_bar: Array) -> Elementwise | Scaling:
-  """Return the factors of `params_bar`: x_hat and y_bar."""
-  return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar)
-
-
 def layer_norm(width: int, *, eps: float = 1e-5, dtype: Any = jnp.float32) -> Layer:
   """Build a layer that normalises each example's features to mean 0, variance 1, then scales them.
 
@@ -187,5 +182,9 @@ def make_norm(kind: str, rules: Rules, width: int, eps: float, dtype: Any) -> La
     checks.check_shape(name, "y_bar", y_bar, tuple(x_hat.shape), x_hat.dtype)
     return backward_rule(params, residuals, y_bar)
 
+  def factors(params: NormParams, residuals: Residuals, y_bar: Array) -> tuple[Any, Array]:
+    _, x_bar = backward(params, residuals, y_bar)
+    return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar), x_bar
+
   options = (("width", width), ("eps", eps), ("dtype", dtype.name))
-  return Layer(kind, init, forward, backward, options=options, factors=norm_factors)
+  return Layer(kind, init, forward, backward, options=options, factors=factors)

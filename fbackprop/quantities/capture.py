@@ -104,9 +104,7 @@ def captured_layer(layer: Layer) -> Layer:
     return layer
 
   def backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Factors, Array]:
-    # Nothing reads the gradient here, so jit eliminates its product as dead code.
-    _, x_bar = layer.backward(params, residuals, y_bar)
-    factors = factors_of(params, residuals, y_bar)
+    factors, x_bar = factors_of(params, residuals, y_bar)
     return factors if is_factors(factors) else ByParameter(factors), x_bar
 
   return layer._replace(backward=backward)

@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop import gates
 from fbackprop.combinators import remat, repeat, serial, skip
 from fbackprop.graphs import graph, shared, transposed
 from fbackprop.layers import activations
 from fbackprop.layers.activations import gelu, relu, sigmoid, silu, tanh
+from fbackprop.layers.convolution import conv1d
 from fbackprop.layers.dense import dense
 from fbackprop.layers.dropout import dropout
 from fbackprop.layers.merging import add, concatenate, multiply, split
 from fbackprop.layers.normalization import layer_norm, rms_norm
+from fbackprop.layers.recurrence import recurrent
 from fbackprop.networks import mlp
 from fbackprop.types import Array, Layer
 from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, Reference, always
@@ -139,6 +142,61 @@ LAYERS = (
   layer_row(
     "dropout", partial(always, dropout(RATE)), 3, dropped, title="dropout",
     constants=lambda params, x, key: (mask_of(key, x.shape),),
+  ),
+)  # fmt: skip
+
+# --- Sequences ------------------------------------------------------------------------------------
+
+PLACES = {"length": 6, "c_in": 2, "c_out": 3, "taps": 3}
+# Three places, at both ends over zeros; the last point of padding meets no tap.
+STRIDED = {"length": 7, "c_in": 2, "c_out": 3, "taps": 4, "stride": 2, "padding": 1}
+
+
+def make_conv1d(dtype: Any, options: dict[str, Any]) -> Layer:
+  return conv1d(**options, dtype=dtype)
+
+
+def lax_conv(params: Any, x: Array, options: dict[str, Any]) -> Array:
+  """Return the same by `jax.lax`, which shares nothing with the rule."""
+  n, zeros = x.shape[0], options.get("padding", 0)
+  y = jax.lax.conv_general_dilated(
+    x.reshape(n, options["length"], options["c_in"]), params.w,
+    window_strides=(options.get("stride", 1),), padding=[(zeros, zeros)],
+    dimension_numbers=("NWC", "WIO", "NWC"),
+  )  # fmt: skip
+  return (y + params.b[None, None, :]).reshape(n, -1)
+
+
+def make_recurrent(dtype: Any, **options: Any) -> Layer:
+  return recurrent(3, 2, 4, **options, dtype=dtype)
+
+
+def unrolled(params: Any, x: Array, function: Reference, all_steps: bool) -> Array:
+  """Return the states of three steps, or the last one, step by step."""
+  state, states = jnp.zeros((x.shape[0], 4)), []
+  for t in range(3):
+    state = function(x[:, 2 * t : 2 * t + 2] @ params.w + state @ params.u + params.b[None, :])
+    states.append(state)
+  return jnp.concatenate(states, 1) if all_steps else state
+
+
+SEQUENCES = (
+  layer_row(
+    "conv1d", partial(make_conv1d, options=STRIDED), 14, partial(lax_conv, options=STRIDED),
+    title="conv1d",
+  ),
+  layer_row(
+    "conv1d_plain", partial(make_conv1d, options=PLACES), 12, partial(lax_conv, options=PLACES),
+    slow=True,
+  ),
+  layer_row(
+    "recurrent", make_recurrent, 6, partial(unrolled, function=jnp.tanh, all_steps=False),
+    reads_own_params=True, title="recurrent",
+  ),
+  layer_row(
+    "recurrent_all", partial(make_recurrent, gate=gates.gelu, all_steps=True), 6,
+    partial(unrolled, function=FUNCTIONS["gelu"], all_steps=True),
+    reads_own_params=True, slow=True,
   ),
 )  # fmt: skip
 
