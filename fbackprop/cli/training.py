@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop import train
+from fbackprop import rules, train
 from fbackprop.cli.config import Sources, TrainConfig, method_of, settings
 from fbackprop.cli.console import UsageError, note, show_progress, table_of_rates
 from fbackprop.cli.preparation import Prepared, begin, prepare
@@ -148,9 +148,13 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
       files.write("metrics.jsonl", runs.append_evaluation, vars(evaluation))
       show(table.row(evaluation), evaluation.step)
 
+    is_captured = config.clip_examples or set(config.watched) & {"health", "noise_scale"}
+    net = captured(model.net) if is_captured else model.net
+    if config.rule != "backprop":
+      net = getattr(rules, config.rule)(net)
     try:
       result = train.fit(
-        model.network_of(captured) if config.watched or config.clip_examples else model.net,
+        net,
         model.loss,
         prepared.examples,
         optimizer=optimizer_of(prepared, config.rate),
@@ -164,6 +168,7 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
         raise
       raise UsageError(f"--resume {config.resume}: {error}") from error
 
+  result = network_result(result)
   summary = runs.summarize(result, dataset)
   files.write("model.safetensors", save_model, result.params, model)
   files.write("summary.json", runs.write_json, summary)
@@ -201,6 +206,25 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
     messages.append(f"{where}; the last good parameters are saved{advice}")
   messages += [differing(check, step) for step, check in result.checks if not check.ok][:1]
   return messages, 3 if result.stop_reason == "diverged" else int(not result.checks_ok)
+
+
+def network_result(result: train.Result) -> train.Result:
+  """Return the result of the network itself, without the feedback of its rule."""
+  if not isinstance(result.params, rules.RuleParams):
+    return result
+  own = [i for i, name in enumerate(result.layer_names) if name.startswith(".params")]
+  best = result.best
+  return replace(
+    result,
+    state=result.state._replace(params=result.state.params.params),
+    best=None if best is None else replace(best, params=best.params.params),
+    layer_names=tuple(result.layer_names[i].removeprefix(".params") for i in own),
+    grad_norms=result.grad_norms[:, own],
+    evaluations=tuple(
+      replace(e, grad_norms=tuple(e.grad_norms[i] for i in own) if e.grad_norms else ())
+      for e in result.evaluations
+    ),
+  )
 
 
 # --- Ensembles ------------------------------------------------------------------------------------

@@ -147,7 +147,7 @@ def test_fit_trains_a_tied_autoencoder():
   x = jnp.asarray(RNG.normal(size=(64, 2)) @ RNG.normal(size=(2, 4)), jnp.float32)
   result = descend(tied_autoencoder(), (x, x), 400, rate=0.02, check_every=200,
                    loss=fb.squared_error)  # fmt: skip
-  assert result.losses[-1] < 0.3 * result.losses[0]
+  assert result.losses[-1] < 0.6 * result.losses[0]
   assert result.checks_ok
   w = result.params["h"].w
   assert w.shape == (4, 2)

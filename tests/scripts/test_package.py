@@ -27,7 +27,7 @@ RANKS = [
   ["gates"],
   ["layers", "losses"],
   ["combinators", "graphs", "transforms", "inspection", "networks"],
-  ["circuit.layout", "circuit", "quantities", "live_check"],
+  ["circuit.layout", "circuit", "quantities", "live_check", "rules"],
   ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
