@@ -138,7 +138,7 @@ def test_a_rule_without_its_change_is_backprop_to_the_bit(make):
 
 @pytest.mark.parametrize("make", [rules.feedback_alignment, rules.kolen_pollack])
 def test_a_rule_trains_where_layers_do(make):
-  """In `fit` with a check of the network's gradient, in a step, under jit, and through `jax.grad`."""
+  """In `fit` with a check of the network's gradient, and through `jax.grad`."""
   with jax.numpy_dtype_promotion("standard"):
     result = fb.train.fit(
       make(tanh_net()), LOSS, (X, TARGETS), optimizer=optax.sgd(0.1), key=KEY,
