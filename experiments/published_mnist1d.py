@@ -4,7 +4,7 @@ The authors' README has 32 % for logistic regression and 68 % for an MLP with tw
 100 (Greydanus, Kobak, arXiv:2011.14439). Here the same two, and a network of three convolutions
 (`fb.layers.conv1d`; theirs has 94 %), are trained as rules_by_depth.py trains.
 
-  python experiments/published_mnist1d.py          some minutes on one core; goes on where it stopped
+  python experiments/published_mnist1d.py    some minutes on one core, resumable
   python experiments/published_mnist1d.py --quick --results FILE --figure FILE
 
 Results are in results/published_mnist1d.json, with all seeds.

@@ -65,7 +65,7 @@ def draw(net: Layer, x: Any) -> NetworkPicture:
     >>> import fbackprop as fb
     >>> nodes = {"h": (fb.dense(3, 3), "x"), "a": (fb.tanh, "h"), "y": (fb.add, "a", "x")}
     >>> picture = draw(fb.graph(nodes, output="y"), jax.numpy.ones((5, 3)))
-    >>> picture.shapes["h"], picture.to_svg().startswith("<svg")
+    >>> picture.shapes["h.dense"], picture.to_svg().startswith("<svg")
     ('[N, 3]', True)
   """
   checks.check_unit("draw", "net", net, Layer)
@@ -118,7 +118,7 @@ class Expansion(NamedTuple):
       return jax.tree.unflatten(jax.tree.structure(x), wires)
     self.nodes.append(Node(name, "input"))
     self.shapes[name], self.names[name] = shape_text(x), name
-    return Wire(name, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return Wire(name, jax.eval_shape(lambda x: x, x))
 
   def add_layer(
     self, name: str, symbol: str, wires: Iterable[Wire], value: Any, *, symmetric: bool = False

@@ -48,7 +48,7 @@ def make_step(gate: Gate) -> Step:
     found.append((structure, [leaf is y for leaf in leaves]))
     return y
 
-  jax.eval_shape(probe, jax.ShapeDtypeStruct((1, 1), jnp.float32))
+  jax.eval_shape(lambda: probe(jnp.zeros((1, 1))))
   structure, is_state = found[0]
 
   def forward(u: Array, state: Array, xw: Array) -> tuple[Array, Any]:

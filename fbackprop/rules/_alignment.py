@@ -68,8 +68,8 @@ def alignment(rule: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Alignm
   def measure(params: RuleParams, x: Any, targets: Any, **options: Any) -> Any:
     _, updates = updates_of(params, x, targets, **options)
     _, grads = gradient_of(params.params, x, targets, **options)
-    has_weights = jax.tree.structure(params.feedback) == jax.tree.structure(params.params)
-    feedback = params.feedback if has_weights else None
+    own, standing_for = map(jax.tree.structure, (params.params, params.feedback))
+    feedback = params.feedback if str(own) == str(standing_for) else None
     found: OrderedDict[str, Alignment] = OrderedDict()
     for place in places(net):
       if not in_tree(grads, place.path) or not jax.tree.leaves(place.node(grads)):

@@ -173,7 +173,7 @@ class Links:
     self, block: list[int], own: list[Any], kept: list[Residuals], bar: Array
   ) -> tuple[list[Any], Array]:
     """Pull a cotangent back through the links of a block; `kept` are the residuals of all links."""
-    bars = []
+    bars: list[Any] = []
     for i in reversed(block):
       own_bar, bar = self.layers[i].backward(own[i], kept[i], bar)
       bars.insert(0, own_bar)
@@ -186,9 +186,12 @@ class Links:
   def widths(self, params: Params) -> list[int]:
     """Return the width of each block's output, from the widths that the layers state."""
     first = next(layer for layer in self.layers if has_params(layer))
-    leaf = jax.tree.leaves(params)[0]
-    x = jax.ShapeDtypeStruct((1, width_of(self.name, first)), leaf.dtype)
-    _, (_, outputs) = jax.eval_shape(self.forward, params, x)
+    width, dtype = width_of(self.name, first), jax.tree.leaves(params)[0].dtype
+
+    def outputs_of(params: Params) -> list[Array]:
+      return self.forward(params, jnp.zeros((1, width), dtype))[1][1]
+
+    outputs = jax.eval_shape(outputs_of, params)
     return [output.shape[1] for output in outputs]
 
 

@@ -133,7 +133,8 @@ def changed(
 
   def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
     residuals, key = residuals
-    own, kept, updates = links.flatten(params.params), links.flatten(residuals), []
+    own, kept = links.flatten(params.params), links.flatten(residuals)
+    updates: list[Any] = []
     bar = y_bar
     for i, block in reversed(list(enumerate(links.blocks))):
       bars, bar = links.backward_block(block, own, kept, bar)

@@ -70,7 +70,8 @@ def directly(name: str, net: Layer, signal_of: Callable[[Array], Array]) -> Laye
 
   def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
     own, kept = links.flatten(params.params), links.flatten(residuals)
-    signal, updates, x_bar = signal_of(y_bar), [], y_bar
+    signal, x_bar = signal_of(y_bar), y_bar
+    updates: list[Any] = []
     for block, b in reversed(list(zip(links.blocks, (*params.feedback, None), strict=True))):
       bar = y_bar if b is None else product(signal, b.T)
       bars, x_bar = links.backward_block(block, own, kept, bar)

@@ -40,7 +40,8 @@ def gauss_seidel(net: Layer, rate: float) -> Layer:
   links = Links("gauss_seidel", net)
 
   def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
-    own, kept, updates = links.flatten(params.params), links.flatten(residuals), []
+    own, kept = links.flatten(params.params), links.flatten(residuals)
+    updates: list[Any] = []
     bar = y_bar
     for i, layer in reversed(list(enumerate(links.layers))):
       own_bar, x_bar = layer.backward(own[i], kept[i], bar)

@@ -68,8 +68,10 @@ def difference_target_propagation(net: Layer, *, step: float = 0.1, noise: float
   def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
     (kept, outputs), key = residuals
     own, kept = links.flatten(params.params), links.flatten(kept)
-    n, made, updates = max(y_bar.shape[0], 1), decoders(params.params), []
-    x_bar, bar, feedback_bar = None, y_bar, []
+    n, made = max(y_bar.shape[0], 1), decoders(params.params)
+    updates: list[Any] = []
+    feedback_bar: list[Any] = []
+    x_bar, bar = None, y_bar
     for i, block in reversed(list(enumerate(links.blocks))):
       bars, x_bar = links.backward_block(block, own, kept, bar)
       updates[:0] = bars
