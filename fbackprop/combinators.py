@@ -401,9 +401,10 @@ def remat(layer: Layer) -> Layer:
 
   def remat_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
     x, key = kept
-    x = jax.tree.map(functools.partial(wait_for, y_bar), x)
+    some_bar = jax.tree.leaves(y_bar)[0]
+    x = jax.tree.map(functools.partial(wait_for, some_bar), x)
     if key is not None:
-      data = wait_for(y_bar, jax.random.key_data(key))
+      data = wait_for(some_bar, jax.random.key_data(key))
       key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
     _, residuals = layer.forward(params, x, key)
     return layer.backward(params, residuals, y_bar)

@@ -175,7 +175,8 @@ def conv1d(
     return y.reshape(x.shape[0], d_out), x
 
   def backward(params: ConvParams, x: Residuals, y_bar: Array) -> tuple[ConvParams, Array]:
-    check_backward(params, x, y_bar)
+    checks.check_params(name, params, ConvParams, shapes)
+    checks.check_shape(name, "y_bar", y_bar, (x.shape[0], d_out), x.dtype)
     params_bar, x_bar = conv_backward(params, signals(x), by_place(y_bar), window)
     return params_bar, x_bar.reshape(x.shape)
 
@@ -186,10 +187,6 @@ def conv1d(
     w: Any = Outer(seen, bars, shapes[0])
     b: Any = Each(bars.sum(1))
     return ConvParams(w, b), x_bar
-
-  def check_backward(params: ConvParams, x: Array, y_bar: Array) -> None:
-    checks.check_params(name, params, ConvParams, shapes)
-    checks.check_shape(name, "y_bar", y_bar, (x.shape[0], d_out), x.dtype)
 
   def signals(x: Array) -> Array:
     return x.reshape(x.shape[0], length, c_in)

@@ -54,7 +54,8 @@ def rows_of(name: str, rounds: int) -> list[dict[str, Any]]:
   rows = []
   for rule, seconds in zip(RULES, others, strict=True):
     low, ratio, high = quartiles(seconds / backprop)
-    row = {"size": name, "rule": rule, "step": float(np.median(seconds)), "ratio": ratio}
+    step = float(np.median(seconds))
+    row = {"size": name, "rule": rule, "step": step, "ratio": ratio}
     rows.append({**row, "ratio_quartiles": (low, high), **measured.figures})
     print(
       f"{name:<8} {rule:<27} {shown(row['step']):>9}  {ratio:.3f} ({low:.3f}-{high:.3f})"
