@@ -151,7 +151,7 @@ def test_fit_trains_a_tied_autoencoder():
   assert result.checks_ok
   w = result.params["h"].w
   assert w.shape == (4, 2)
-  assert result.layer_names == ["['h']", "['y']"]
+  assert result.layer_names == ("['h']", "['y']")
 
 
 def test_a_repr_is_the_call():
