@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.layers.factors import ByParameter, Each, Outer, is_leaf_factors
-from fbackprop.meshes import product
+from fbackprop.meshes import pair_uses, product, sum_uses
 from fbackprop.types import Array, widen
 
 Leaf = Outer | Each
@@ -47,9 +47,7 @@ def total(leaf: Leaf) -> Array:
   """Compute Σ_n g_n."""
   if isinstance(leaf, Each):
     return shaped(leaf, leaf.grads.sum(-2), leaf.grads.shape[:-2])
-  *copies, n, uses, _ = leaf.x.shape
-  x, y_bar = (each.reshape(*copies, n * uses, each.shape[-1]) for each in (leaf.x, leaf.y_bar))
-  return shaped(leaf, product(jnp.swapaxes(x, -1, -2), y_bar), tuple(copies))
+  return shaped(leaf, sum_uses(leaf.x, leaf.y_bar), leaf.x.shape[:-3])
 
 
 def rows(leaf: Leaf) -> Array:
@@ -87,11 +85,7 @@ def gram(a: Leaf, b: Leaf) -> Array:
   """Compute g_n · h_m, `[..., N, M]`, in float32 at least."""
   a, b = widened(a), widened(b)
   if isinstance(a, Outer) and isinstance(b, Outer) and has_few_uses(a) and has_few_uses(b):
-    products = [inner(flat_uses(p), flat_uses(q)) for p, q in ((a.x, b.x), (a.y_bar, b.y_bar))]
-    found = products[0] * products[1]
-    *copies, n, uses, _ = a.x.shape
-    m, other_uses = b.x.shape[-3:-1]
-    return found.reshape(*copies, n, uses, m, other_uses).sum((-3, -1))
+    return (pair_uses(a.x, b.x) * pair_uses(a.y_bar, b.y_bar)).sum((-2, -1))
   return inner(*(flat_rows(leaf) for leaf in (a, b)))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import fbackprop as fb
 from fbackprop import quantities as q
@@ -76,6 +77,29 @@ def test_examples_gradients_have_cross_terms_of_places_and_steps(name):
   shares = np.minimum(1, bound / norms)
   want = jax.tree.map(lambda g: np.tensordot(shares, g, 1), each)
   assert_near(q.clipped_gradient(factors, bound), want)
+
+
+@pytest.mark.usefixtures("in_float64")
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_quantities_of_a_convolution_on_a_mesh(axis_type):
+  """The batch split over two devices: the values of one device."""
+  net = q.captured(fb.layers.conv1d(7, 2, 3, taps=4, stride=2, padding=1, dtype=jnp.float64))
+  names = ("example_sqnorms", "gram", "second_moment", "example_gradients")
+  run = jax.jit(q.compute(net, fb.squared_error, names))
+  rng = np.random.default_rng(0)
+  params, x, targets = random_like(
+    rng, (net.init(KEY), jnp.ones((6, 14), float), jnp.ones((6, 9), float))
+  )
+  want = run(params, x, targets)
+  devices = jax.devices("cpu")[:2]
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(axis_type,), devices=devices)
+  params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+  x, targets = jax.device_put((x, targets), NamedSharding(mesh, PartitionSpec("data")))
+  with jax.set_mesh(mesh):
+    got = run(params, x, targets)
+  assert len(got[2]["example_sqnorms"].sharding.device_set) == 2
+  for a, b in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-12 * float(jnp.abs(b).max()))
 
 
 REFUSED = [
