@@ -58,7 +58,7 @@ def rows_of(name: str, rounds: int) -> list[dict[str, Any]]:
     row = {"size": name, "rule": rule, "step": step, "ratio": ratio}
     rows.append({**row, "ratio_quartiles": (low, high), **measured.figures})
     print(
-      f"{name:<8} {rule:<27} {shown(row['step']):>9}  {ratio:.3f} ({low:.3f}-{high:.3f})"
+      f"{name:<8} {rule:<27} {shown(step):>9}  {ratio:.3f} ({low:.3f}-{high:.3f})"
       f"{'':>10}{measured}",
       flush=True,
     )
