@@ -42,6 +42,26 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
   return jnp.matmul(a, b, out_sharding=sharding)
 
 
+def contract(subscripts: str, a: Array, b: Array, *, bar_of: Array) -> Array:
+  """Compute an `einsum` that sums over examples, sharded as the primal whose cotangent it is."""
+  spec = jax.typeof(bar_of).to_ct_aval().sharding.spec
+  return jnp.einsum(subscripts, a, b, out_sharding=NamedSharding(mesh_of(a, b), spec))
+
+
+def sum_uses(x: Array, y_bar: Array) -> Array:
+  """Compute Σ_np x_np ⊗ ȳ_np of `[..., N, P, D]`, `[..., D_in, D_out]`, on every device."""
+  copies = splits_of(x)[:-3]
+  sharding = split_over(mesh_of(x, y_bar), *copies, None, None)
+  return jnp.einsum("...npi,...npo->...io", x, y_bar, out_sharding=sharding)
+
+
+def pair_uses(a: Array, b: Array) -> Array:
+  """Compute a_np · b_mq of `[..., N, P, D]`, `[..., N, M, P, Q]`, sharded as the rows of a."""
+  *copies, rows, _, _ = splits_of(a)
+  sharding = split_over(mesh_of(a, b), *copies, rows, None, None, None)
+  return jnp.einsum("...npi,...mqi->...nmpq", a, b, out_sharding=sharding)
+
+
 def take_rows(tree: Any, rows: Any) -> Any:
   """Gather `array[rows]`, sharded as the array; replicated where the rows aren't divisible.
 

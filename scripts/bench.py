@@ -7,6 +7,7 @@
   python scripts/bench.py peak          the share of a lone product's speed that our step reaches
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py guard         what it costs to look whether a step is finite; a minute
+  python scripts/bench.py rules         steps by other backward rules beside backpropagation's
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
   python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
                                         rows of other peers that FILE has already are kept
@@ -48,6 +49,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "peak": ("our step's GFLOP/s over those of a lone product", SIZES, ["mnist", "deep", "wide"], 15),
   "depth": ("compile time against the number of layers", (), [], 7),
   "guard": ("cost of looking whether a step is finite", SIZES, ["tiny", "digits", "mnist"], 15),
+  "rules": ("steps by other backward rules", SIZES, ["digits", "mnist"], 15),
   "residuals": ("what is kept for the backward pass", (), [], 0),
   "checkers": ("our verifier beside other gradient checkers", (), [], 0),
   "ensemble": ("XOR networks trained a second, many at once", (), MEMBERS, 7),

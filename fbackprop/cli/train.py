@@ -166,9 +166,19 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
       run = f"--resume {config.resume} is the run of an ensemble"
       raise UsageError(f"{run}, which cannot be resumed")
     values, usual = flat(config), flat(TrainConfig())
-    for key in ("ckpt.every", "on_nonfinite", "init", "clip_examples", "watch"):
+    for key in ("ckpt.every", "on_nonfinite", "init", "clip_examples", "watch", "rule"):
       if values[key] != usual[key]:
         sources.refuse(key, "cannot be combined with --ensemble or --rates")
+  if config.rule == "backprop":
+    if "alignment" in config.watched:
+      sources.refuse("watch", "alignment needs a --rule other than backprop, which is the gradient")
+  else:
+    for key in ("clip_examples", "init"):
+      if getattr(config, key) is not None:
+        sources.refuse(key, f"cannot be combined with --rule {config.rule}")
+    if of_gradients := [name for name in config.watched if name != "alignment"]:
+      problem = f"{of_gradients[0]} is of gradients, and cannot be combined with"
+      sources.refuse("watch", f"{problem} --rule {config.rule}")
   # A file may have both, as a run's config.toml holds every value: only flags exclude each other.
   flags = flags_in(sources.arguments)
   if config.rates and "--rate" in flags:

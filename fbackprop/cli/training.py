@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop import train
+from fbackprop import rules, train
 from fbackprop.cli.config import Sources, TrainConfig, method_of, settings
 from fbackprop.cli.console import Phases, UsageError, note, show_progress, table_of_rates
 from fbackprop.cli.preparation import Prepared, begin, prepare
@@ -165,9 +165,13 @@ def train_one(prepared: Prepared, files: RunFolder, phases: Phases) -> Ending:
       thread.start()
       exits.callback(thread.join)
 
+    is_captured = config.clip_examples or set(config.watched) & {"health", "noise_scale"}
+    net = captured(model.net) if is_captured else model.net
+    if config.rule != "backprop":
+      net = getattr(rules, config.rule)(net)
     try:
       result = train.fit(
-        model.network_of(captured) if config.watched or config.clip_examples else model.net,
+        net,
         model.loss,
         prepared.examples,
         optimizer=optimizer_of(prepared, config.rate),
@@ -188,6 +192,7 @@ def train_one(prepared: Prepared, files: RunFolder, phases: Phases) -> Ending:
       raise UsageError(f"--resume {config.resume}: {error}") from error
 
   end_training(phases, result)
+  result = network_result(result)
   summary = runs.summarize(result, dataset)
   files.write("model.safetensors", save_model, result.params, model)
   files.write_summary(summary, phases)
@@ -250,6 +255,25 @@ def end_training(phases: Phases, result: train.Result | train.EnsembleResult) ->
   # Those of a resumed run include the checks before it was interrupted.
   checks = min(result.check_seconds, result.seconds)
   phases.end("train", compile=result.compile_seconds, check=checks)
+
+
+def network_result(result: train.Result) -> train.Result:
+  """Return the result of the network itself, without the feedback of its rule."""
+  if not isinstance(result.params, rules.RuleParams):
+    return result
+  own = [i for i, name in enumerate(result.layer_names) if name.startswith(".params")]
+  best = result.best
+  return replace(
+    result,
+    state=result.state._replace(params=result.state.params.params),
+    best=None if best is None else replace(best, params=best.params.params),
+    layer_names=tuple(result.layer_names[i].removeprefix(".params") for i in own),
+    grad_norms=result.grad_norms[:, own],
+    evaluations=tuple(
+      replace(e, grad_norms=tuple(e.grad_norms[i] for i in own) if e.grad_norms else ())
+      for e in result.evaluations
+    ),
+  )
 
 
 # --- Ensembles ------------------------------------------------------------------------------------

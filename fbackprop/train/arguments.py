@@ -20,7 +20,18 @@ ShuffleName = Literal["exact", "fast"]
 # Responses to a nonfinite step: end the run, skip the step, or restore the last checkpoint.
 NonfiniteName = Literal["raise", "skip", "rollback"]
 # Diagnostics that a run can record besides the loss.
-WatchName = Literal["health", "noise_scale"]
+WatchName = Literal["health", "noise_scale", "alignment"]
+# Backward rules of `fbackprop.rules`; "backprop" is the gradient.
+RuleName = Literal[
+  "backprop",
+  "feedback_alignment",
+  "direct_feedback_alignment",
+  "sign_symmetry",
+  "kolen_pollack",
+  "drtp",
+  "difference_target_propagation",
+  "predictive_coding",
+]
 ClassWeights = Literal["none", "balanced"] | Sequence[float]
 
 
@@ -119,8 +130,10 @@ class Monitor:
     watch: further diagnostics. "noise_scale": the gradient noise scale of the steps since the
       last evaluation, at the cost of each example's gradient norm in each step. "health": the
       health of each layer, at the cost of a backward pass in each evaluation. Both need a network
-      of captured layers, as `fbackprop.mlp(sizes,
-      dense=fbackprop.quantities.captured(fbackprop.dense))`.
+      of captured layers, as `fbackprop.quantities.captured(net)` gives. "alignment": the angle and
+      the norm ratio of each layer's update to its gradient, and the angle of its weights to their
+      feedback, at the cost of two backward passes in each evaluation; it needs a network under a
+      rule of `fbackprop.rules`.
     check_members: the members of an ensemble whose gradients are checked.
     chunk_steps: the largest number of steps per compiled call; interrupts are handled between
       calls.

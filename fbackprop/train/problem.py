@@ -110,7 +110,7 @@ class Problem(NamedTuple):
     return make_guarded_step(
       self.net, self.loss, self.optimizer_of(rate), is_thorough,
       clip_examples=self.step.clip_examples,
-      watch=tuple(name for name in self.monitor.watch if name != "health"),
+      watch=tuple(name for name in self.monitor.watch if name == "noise_scale"),
     )  # fmt: skip
 
   def first_step(self, key: Array, batch: Batch) -> tuple[State, Info]:

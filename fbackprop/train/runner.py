@@ -73,6 +73,8 @@ class Run:
     self.check_gradient = history.make_gradient_check(*own, problem.step.clip_examples)
     is_watched = "health" in problem.monitor.watch
     self.health = history.make_health_check(*own) if is_watched else lambda state: None
+    is_ruled = "alignment" in problem.monitor.watch
+    self.alignment = history.make_alignment_check(*own) if is_ruled else lambda state: None
     self.capacity = max(1, min(problem.monitor.chunk_steps, problem.most_steps))
 
   def compile(self) -> None:

@@ -227,7 +227,7 @@ def score_in(output: str) -> str:
 
 def memory_rows(every: list[Candidate]) -> list[dict[str, Any]]:
   """Print the largest sums of memory of all processes of a command, with an empty cache."""
-  rows = []
+  rows: list[dict[str, Any]] = []
   print("\nmemory of all processes at once, empty cache")
   for own in every:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as cache:
