@@ -361,3 +361,38 @@ def test_a_rule_is_judged_as_on_one_device():
   assert fb.verify.vjp(f, PARAMS, split, level="quick").verdict == "pass"
   with jax.set_mesh(mesh):
     assert fb.verify.vjp(f, PARAMS, split, level="quick").verdict == "pass"
+
+
+@pytest.mark.parametrize("place", ["whole", "of no mesh", "NumPy"])
+@pytest.mark.parametrize(
+  "loss",
+  [fb.softmax_cross_entropy, fb.hinge, fb.sigmoid_cross_entropy, fb.poisson_nll,
+   fb.squared_error, fb.huber, fb.log_cosh],
+  ids=lambda loss: loss.name,
+)  # fmt: skip
+def test_targets_may_live_elsewhere_than_the_outputs(loss, place):
+  mesh = mesh_of_two()
+  is_labelled = loss.name in ("softmax_cross_entropy", "hinge")
+  targets = LABELS if is_labelled else jax.nn.one_hot(LABELS, 4)
+  f = jax.jit(fb.value_and_grad(NET, loss))
+  want = f(PARAMS, X, targets)
+  placed = {"whole": put(mesh, targets), "of no mesh": targets, "NumPy": np.asarray(targets)}[place]
+  with jax.set_mesh(mesh):
+    assert_near(f(put(mesh, PARAMS), put(mesh, X, "data"), placed), want)
+
+
+@pytest.mark.parametrize("net", [NET, fb.mlp([3, 8, 4], normalization=fb.layer_norm)])
+def test_a_bias_gradient_is_whole_where_the_bias_is(net):
+  """Also where w is split over the axis of the batch, and the batch, of odd size, is not."""
+  mesh, params = mesh_of_two(), net.init(jax.random.key(0))
+  f = fb.value_and_grad(net, fb.softmax_cross_entropy)
+  with jax.set_mesh(mesh):
+    placed = put(mesh, params)
+    placed = (placed[0]._replace(w=put(mesh, params[0].w, None, "data")), *placed[1:])
+    _, grads = jax.jit(f)(placed, X[:7], LABELS[:7])
+    for got, primal in zip(jax.tree.leaves(grads), jax.tree.leaves(placed), strict=True):
+      assert jax.typeof(got).sharding == jax.typeof(primal).sharding
+    if net is NET:
+      data = put(mesh, (X, LABELS), "data")
+      assert descend(net, data, 4, params=placed, batch_size=7).steps == 4
+  assert_near(grads, jax.jit(f)(params, X[:7], LABELS[:7])[1])

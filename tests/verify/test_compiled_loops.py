@@ -187,7 +187,7 @@ def test_verdicts(factor, verdict, long, monkeypatch):
 
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
 def test_a_loop_of_twenty_thousand_turns(factor, verdict):
-  """(1 + x/n)^n: its factor is rounded alike in each turn, so that errors add up to n roundings."""
+  """(1 + x/n)^n, whose factor is rounded alike in each turn: errors add up to n roundings."""
 
   def power(x, n):
     def turn(state):
