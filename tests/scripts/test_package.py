@@ -27,7 +27,7 @@ RANKS = [
   ["gates"],
   ["layers", "losses"],
   ["combinators", "transforms", "inspection", "networks"],
-  ["circuit.layout", "circuit", "quantities", "live_check"],
+  ["circuit.layout", "circuit.live", "circuit", "quantities", "live_check"],
   ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
