@@ -41,7 +41,7 @@ function setLines(text, lines) {
   text.replaceChildren(lines[0], ...rest);
 }
 
-function drawCurve(values, label, show) {
+function drawCurve(values, label, show, count = values.length - 1) {
   // A curve of values by their index, with the first and the last one as numbers.
   const [width, height, left, right, top, bottom] = [320, 150, 8, 74, 14, 20];
   const known = values.filter(Number.isFinite);
@@ -57,7 +57,7 @@ function drawCurve(values, label, show) {
     draw("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }),
     draw("polyline", { points: points.join(" "), class: "line" }),
     draw("text", { x: left, y: height - 6 }, "0"),
-    draw("text", { x: x(last), y: height - 6, "text-anchor": "middle" }, last ? String(last) : ""),
+    draw("text", { x: x(last), y: height - 6, "text-anchor": "middle" }, last ? String(count) : ""),
   );
   if (Number.isFinite(values[last])) {
     svg.append(

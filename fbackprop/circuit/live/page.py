@@ -24,7 +24,7 @@ Language = Literal["en", "ko"]
 HERE = Path(__file__).parent
 SCRIPTS = ("gates.js", "notation.js", "elements.js", "closeup.js", "exercise.js", "player.js")
 DIGITS = Range(int, 1, 17)
-MOST_NODES = 300
+MOST_NODES = 200
 """The most nodes of a live circuit: a page with more would be slow, and over 300 kB."""
 
 
@@ -39,7 +39,7 @@ def to_html(
   """Write a solved circuit as a page on which it can be played, changed and learned from.
 
   Args:
-    solution: a solved circuit of at most 300 nodes, of the library's own gates.
+    solution: a solved circuit of at most 200 nodes, of the library's own gates.
     digits: the number of significant digits, from 1 to 17.
     title: a heading; by default the circuit's statements.
     exercise: whether values and gradients are left blank for the reader to fill in.
