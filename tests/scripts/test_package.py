@@ -34,7 +34,7 @@ RANKS = [
   ["verify.explain"],
   ["verify.checks", "verify.bank"],
   ["verify"],
-  ["train.data"],
+  ["train.data", "lecture"],
   ["train"],
   ["train.report"],
   ["cli", "__main__", "pytest_plugin"],

@@ -70,7 +70,7 @@ def frame(document: str) -> Markup:
 
 def live_element(
   solution: Solution, digits: int = 4, *, exercise: bool = False, language: Language = "en",
-  learned: tuple[str, ...] | None = None, rate: float = 0.1,
+  learned: tuple[str, ...] | None = None, rate: float = 0.1, name: str = "",
 ) -> Markup:  # fmt: skip
   """Return a live circuit as an element of a page that has `style()` and `scripts()`.
 
@@ -79,6 +79,7 @@ def live_element(
     learned: the inputs that gradient descent changes; by default the weights and biases if names
       tell them, else all.
     rate: the learning rate that the page starts with.
+    name: what tells the picture from others on the page, for screen readers.
   """
   check_range("to_html", "digits", digits, DIGITS)
   check_flag("to_html", "exercise", exercise)
@@ -107,7 +108,7 @@ def live_element(
   }
   without_script = element("pre", text.to_steps(solution, digits=digits))
   paper = element("div", draw_figure(labels), class_="paper")
-  scroll = {"tabindex": "0", "role": "region", "aria_label": labels.title()}
+  scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {labels.title()}".strip()}
   return element(
     "section", element("div", paper, class_="picture", **scroll),
     element("noscript", element("p", words_of(language)["noscript"]), without_script),
