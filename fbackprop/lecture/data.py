@@ -1,5 +1,6 @@
 """The data sets of the network's page, and the cases on which it is compared with JAX."""
 
+from functools import cache
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ POINTS = 60
 DATA_SEED, CASE_SEED = 0, 1
 
 
+@cache
 def data_sets() -> dict[str, dict[str, Any]]:
   """Generate the data sets: of each the points `[N, D_in]`, the targets and the loss."""
   rng = np.random.default_rng(DATA_SEED)
@@ -42,7 +44,7 @@ def data_sets() -> dict[str, dict[str, Any]]:
   spiral = 1.3 * turn[:, None] * np.stack([np.cos(way), np.sin(way)], 1)
   line = np.linspace(-1.5, 1.5, 40)[:, None]
   classes = {
-    "moons": (1.1 * moons + 0.07 * rng.standard_normal((POINTS, 2)), labels),
+    "moons": (moons + 0.07 * rng.standard_normal((POINTS, 2)), labels),
     "circles": (circles, labels),
     "xor": (square, (square.prod(1) > 0).astype(float)),
     "spiral": (spiral, labels),
@@ -56,6 +58,7 @@ def describe(x: np.ndarray, targets: np.ndarray, loss: str) -> dict[str, Any]:
   return {"x": x.round(3).tolist(), "targets": targets.round(3).tolist(), "loss": loss}
 
 
+@cache
 def cases() -> list[dict[str, Any]]:
   """Compute loss and gradients of a small network for each activation and loss, in float64."""
   rng = np.random.default_rng(CASE_SEED)

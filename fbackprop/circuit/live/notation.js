@@ -7,13 +7,24 @@ function general(value, digits) {
   if (Number.isNaN(value)) return "nan";
   if (!Number.isFinite(value)) return value > 0 ? "inf" : `${MINUS}inf`;
   if (value === 0) return "0";
-  const exponent = Number(value.toExponential(digits - 1).split("e")[1]);
+  const rounded = exponential(value, digits - 1);
+  const exponent = Number(rounded.split("e")[1]);
   if (exponent < -4 || exponent >= digits) return scientific(value, digits - 1);
-  return shorter(value.toFixed(Math.max(0, digits - 1 - exponent))).replace("-", MINUS);
+  return shorter(Number(rounded).toFixed(digits - 1 - exponent)).replace("-", MINUS);
+}
+
+function exponential(value, decimals) {
+  // As Python's format(value, ".3e"), which rounds a tie to the even digit; toExponential doesn't.
+  const [mantissa, exponent] = value.toExponential(100).split("e");
+  const point = mantissa.indexOf(".");
+  const rest = mantissa.slice(point + 1 + decimals);
+  const kept = mantissa.slice(0, point + (decimals && 1 + decimals));
+  const isTie = /^50*$/.test(rest) && Number(kept.at(-1)) % 2 === 0;
+  return isTie ? `${kept}e${exponent}` : value.toExponential(decimals);
 }
 
 function scientific(value, decimals) {
-  const [mantissa, exponent] = value.toExponential(decimals).split("e");
+  const [mantissa, exponent] = exponential(value, decimals).split("e");
   return `${shorter(mantissa)}e${Number(exponent)}`.replaceAll("-", MINUS);
 }
 
