@@ -171,8 +171,8 @@ def as_json(numbers: Mapping[str, float | tuple[float, ...]]) -> dict[str, Any]:
   """Return numbers as JSON has them: one that isn't finite as JavaScript's word for it."""
 
   def each(number: float) -> float | str:
-    words = {math.inf: "Infinity", -math.inf: "-Infinity"}
-    return number if math.isfinite(number) else words.get(number, "NaN")
+    infinite = {math.inf: "Infinity", -math.inf: "-Infinity"}
+    return number if math.isfinite(number) else infinite.get(number, "NaN")
 
   return {
     name: [*map(each, value)] if isinstance(value, tuple) else each(value)
