@@ -23,6 +23,7 @@ import numpy as np
 import optax
 
 import fbackprop as fb
+from fbackprop.quantities import Each, Outer
 from fbackprop.verify.cases.layers import REFERENCES, affine, chain_of, layer_row
 from tests.support import laws
 
@@ -188,8 +189,17 @@ def conv(
     )
     return params_bar, x_bar.reshape(x.shape)
 
+  def factors(params: ConvParams, x: Any, y_bar: Any) -> tuple[ConvParams, Any]:
+    """The gradient before it is summed over examples: each place is one use of the weights."""
+    n, x_bar = x.shape[0], backward(params, x, y_bar)[1]
+    padded, bars = pad(x.reshape(n, length, c_in), padding), y_bar.reshape(n, count, c_out)
+    seen = [padded[:, tap] for tap in tap_slices(taps, length, places)]
+    w = Outer(jnp.concatenate(seen, 2), bars, shape=(taps, c_in, c_out))
+    return ConvParams(w, Each(bars.sum(1))), x_bar
+
   options = {"length": length, "c_in": c_in, "c_out": c_out, "taps": taps, **places._asdict()}
-  return fb.Layer("conv", init, forward, backward, options=tuple(options.items()))
+  layer = fb.Layer("conv", init, forward, backward, options=tuple(options.items()))
+  return layer._replace(factors=factors)
 
 
 # --- Its rows in the table ------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 from . import circuit as circuit
 from . import gates as gates
+from . import layers as layers
 from . import quantities as quantities
+from . import rules as rules
 from . import train as train
 from . import verify as verify
 from .checks import DtypeError as DtypeError
@@ -10,6 +12,10 @@ from .combinators import remat as remat
 from .combinators import repeat as repeat
 from .combinators import serial as serial
 from .combinators import skip as skip
+from .graphs import GraphError as GraphError
+from .graphs import graph as graph
+from .graphs import shared as shared
+from .graphs import transposed as transposed
 from .inspection import Signals as Signals
 from .inspection import as_custom_vjp_with_logs as as_custom_vjp_with_logs
 from .inspection import inspect as inspect
@@ -32,6 +38,10 @@ from .layers.activations import tanh as tanh
 from .layers.dense import DenseParams as DenseParams
 from .layers.dense import dense as dense
 from .layers.dropout import dropout as dropout
+from .layers.merging import add as add
+from .layers.merging import concatenate as concatenate
+from .layers.merging import multiply as multiply
+from .layers.merging import split as split
 from .layers.normalization import NormParams as NormParams
 from .layers.normalization import layer_norm as layer_norm
 from .layers.normalization import rms_norm as rms_norm

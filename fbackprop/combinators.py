@@ -1,19 +1,20 @@
 """Combinators: layers made of layers; a composition has the type of its parts.
 
 `serial` chains layers and `skip` adds x to a layer's output; `repeat` compiles one block for n
-copies, and `remat` recomputes activations.
+copies, and `remat` recomputes activations. `graphs` has the general case, a directed acyclic graph.
 """
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
-from fbackprop.errors import StructureError, describe, noted
+from fbackprop.errors import StructureError, callers_level, describe, noted
 from fbackprop.meshes import splits_of
 from fbackprop.types import Array, Layer, Params, Residuals
 
@@ -26,7 +27,9 @@ def serial(*layers: Layer) -> Layer:
   so that no intermediate term of the chain rule is computed twice.
 
   Args:
-    *layers: any number of layers; of none, the identity. A chain may stand in a chain.
+    *layers: any number of layers; of none, the identity. A chain may stand in a chain. Each gets
+      parameters of its own; where one layer object with parameters is given twice, a warning says
+      so.
 
   Returns:
     A `Layer`; its parameters, and its residuals, are the tuple of those of `layers`.
@@ -49,6 +52,7 @@ def serial(*layers: Layer) -> Layer:
   """
   for i, layer in enumerate(layers):
     checks.check_unit("serial", f"argument {i}", layer, Layer)
+  warn_of_same_layers(layers)
 
   def serial_init(key: Array) -> Params:
     checks.check_key("init", key)
@@ -77,6 +81,20 @@ def serial(*layers: Layer) -> Layer:
   draws = any(layer.draws for layer in layers)
   options: tuple[tuple[str, Any], ...] = (("combinator", serial),)
   return Layer("serial", serial_init, serial_forward, serial_backward, layers, options, draws)
+
+
+def warn_of_same_layers(layers: tuple[Layer, ...]) -> None:
+  """Warn of one layer object in two places: elsewhere that would mean shared parameters."""
+  first = {id(layer): i for i, layer in reversed(list(enumerate(layers)))}
+  for i, layer in enumerate(layers):
+    if first[id(layer)] != i and jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0))):
+      warnings.warn(
+        f"serial: arguments {first[id(layer)]} and {i} are the same layer, {layer!r}, which gets "
+        "parameters of its own in each place; build it anew to say so, repeat it by "
+        "fb.repeat(layer, n), or share its parameters by fb.graph and fb.shared",
+        stacklevel=callers_level(),
+      )
+      return
 
 
 def skip(layer: Layer) -> Layer:
@@ -118,7 +136,7 @@ def skip(layer: Layer) -> Layer:
   return Layer("skip", layer.init, skip_forward, skip_backward, (layer,), options, layer.draws)
 
 
-def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
+def map_layers(function: Callable[[Layer], Layer], net: Layer, *, separate: bool = False) -> Layer:
   """Apply `function` to each primitive layer and rebuild the network around the results.
 
   A composition is known by its option "combinator", the function that made it of its parts.
@@ -126,6 +144,8 @@ def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
   Args:
     function: takes a layer and gives the one that will stand there.
     net: any network.
+    separate: whether `backward` then returns what each node of a graph returns, apart from other
+      nodes that share its parameters.
 
   Returns:
     The network, made anew.
@@ -134,7 +154,10 @@ def map_layers(function: Callable[[Layer], Layer], net: Layer) -> Layer:
   combinator = options.pop("combinator", None)
   if combinator is None:
     return function(net)
-  made: Layer = combinator(*(map_layers(function, part) for part in net.parts), **options)
+  if separate and "nodes" in options:
+    options["separate"] = True
+  parts = (map_layers(function, part, separate=separate) for part in net.parts)
+  made: Layer = combinator(*parts, **options)
   return made._replace(name=net.name)
 
 
@@ -169,16 +192,50 @@ def is_chain(net: Layer) -> bool:
   return dict(net.options).get("combinator") is serial
 
 
-def name_layers(net: Layer, path: str = "") -> list[str]:
-  """Name each primitive layer by its position in the chains and its own name.
+class LayerPlace(NamedTuple):
+  """A primitive layer of a network.
 
-  As "0.dense", "1.relu"; in a chain that stands at place 2 of another, "2.0.dense".
+  Attributes:
+    name: its position and its own name, as "0.dense".
+    layer: the layer.
+    path: the keys of its node of the parameters.
+    copies: in how many loops it is, each of which stacks the arrays of its node.
   """
-  if "combinator" not in dict(net.options):
-    return [path + net.name]
-  if len(net.parts) == 1 and not is_chain(net):  # Around one layer: it stands where that stands.
-    return name_layers(net.parts[0], path)
-  return [n for i, part in enumerate(net.parts) for n in name_layers(part, f"{path}{i}.")]
+
+  name: str
+  layer: Layer
+  path: tuple[Any, ...]
+  copies: int
+
+  def node(self, tree: Any) -> Any:
+    """Return the layer's node of a tree that is like the parameters, shared ones apart."""
+    for key in self.path:
+      tree = tree[key]
+    return tree
+
+
+def places(net: Layer, path: tuple[Any, ...] = (), copies: int = 0) -> Iterator[LayerPlace]:
+  """Yield the primitive layers of a network in the order of its forward pass."""
+  options = dict(net.options)
+  if "combinator" not in options:
+    yield LayerPlace(".".join(map(str, (*path, net.name))), net, path, copies)
+  elif len(net.parts) == 1 and not is_chain(net) and "nodes" not in options:
+    # Around one layer: it stands where that stands.
+    yield from places(net.parts[0], path, copies + (options["combinator"] is repeat))
+  else:
+    nodes = options.get("nodes")
+    keys = range(len(net.parts)) if nodes is None else [node.name for node in nodes]
+    for key, part in zip(keys, net.parts, strict=True):
+      yield from places(part, (*path, key), copies)
+
+
+def name_layers(net: Layer) -> list[str]:
+  """Name each primitive layer by its position and its own name, in the order of computation.
+
+  As "0.dense", "1.relu"; in a chain that stands at place 2 of another, "2.0.dense"; of the node h
+  of a graph, "h.dense".
+  """
+  return [place.name for place in places(net)]
 
 
 def check_length(params: Params, layers: tuple[Layer, ...]) -> None:
@@ -344,9 +401,10 @@ def remat(layer: Layer) -> Layer:
 
   def remat_backward(params: Params, kept: Residuals, y_bar: Array) -> tuple[Params, Array]:
     x, key = kept
-    x = jax.tree.map(functools.partial(wait_for, y_bar), x)
+    some_bar = jax.tree.leaves(y_bar)[0]
+    x = jax.tree.map(functools.partial(wait_for, some_bar), x)
     if key is not None:
-      data = wait_for(y_bar, jax.random.key_data(key))
+      data = wait_for(some_bar, jax.random.key_data(key))
       key = jax.random.wrap_key_data(data, impl=jax.random.key_impl(key))
     _, residuals = layer.forward(params, x, key)
     return layer.backward(params, residuals, y_bar)

@@ -6,6 +6,7 @@ parsing the message. This module doesn't import jax.
 """
 
 import difflib
+import sys
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -97,3 +98,11 @@ def noted(place: str) -> Iterator[None]:
   except (TypeError, ValueError) as error:
     error.add_note(place)
     raise
+
+
+def callers_level() -> int:
+  """Return the `stacklevel` of the first caller outside the package, for warnings."""
+  level, frame = 1, sys._getframe(1)
+  while frame.f_back is not None and frame.f_globals["__name__"].startswith("fbackprop"):
+    level, frame = level + 1, frame.f_back
+  return level

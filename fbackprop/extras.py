@@ -1,7 +1,18 @@
 """Optional dependencies: imported when used; an error names the extra that installs them."""
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+
+def check_installed(module: str, *, extra: str) -> None:
+  """Raise as `need` would unless a top-level module is installed, without importing it."""
+  try:
+    is_there = find_spec(module) is not None
+  except ValueError:  # It is imported, and has no specification.
+    is_there = True
+  if not is_there:
+    need(module, extra=extra)
 
 
 def need(module: str, *, extra: str) -> Any:

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import jax
 
 from fbackprop.checks import check_that, check_unit, describe
-from fbackprop.combinators import map_layers, name_layers
+from fbackprop.combinators import map_layers, places
+from fbackprop.graphs import add_all_shared
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.transforms import value_and_grad, with_rule
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, exportable
@@ -44,8 +45,8 @@ def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"
 
   Returns:
     `f(params, x, targets, *, key=None, weights=None) -> {name: Signals}`, with the arguments of
-    `value_and_grad(net, loss)`, in the order of the chain. A name is the layer's place and its own
-    name, as "0.dense". It is pure: jit it, vmap it.
+    `value_and_grad(net, loss)`, in the order of the computation. A name is the layer's place and
+    its own name, as "0.dense", or in a graph "h.dense". It is pure: jit it, vmap it.
 
   Raises:
     TypeError, ValueError: as `value_and_grad`.
@@ -64,13 +65,11 @@ def inspect(net: Layer, loss: Loss) -> Callable[..., "OrderedDict[str, Signals]"
   """
   check_unit("inspect", "net", net, Layer)
   check_unit("inspect", "loss", loss, Loss)
-  names = name_layers(net)
-  loss_and_signals = value_and_grad(map_layers(tapped, net), loss)
+  loss_and_signals = value_and_grad(map_layers(tapped, net, separate=True), loss)
 
   def look(params: Params, x: Array, targets: Any, **options: Any) -> OrderedDict[str, Signals]:
     _, signals = loss_and_signals(params, x, targets, **options)
-    found = jax.tree.leaves(signals, is_leaf=lambda node: isinstance(node, Signals))
-    return OrderedDict(zip(names, found, strict=True))
+    return OrderedDict((place.name, place.node(signals)) for place in places(net))
 
   return look
 
@@ -130,15 +129,15 @@ def as_custom_vjp_with_logs(net: Layer, prefix: str = "") -> Callable[..., Array
       "as_custom_vjp_with_logs: logs of a backward pass need JAX 0.12 or newer, and this is JAX "
       f"{jax.__version__}: upgrade it, or call fb.inspect(net, loss), which shows the same signals"
     )
-  names = [prefix + name for name in name_layers(net)]
-  logged_net = map_layers(functools.partial(tapped, has_gradient=True), net)
+  logged_net = map_layers(functools.partial(tapped, has_gradient=True), net, separate=True)
 
   def pull(params: Params, residuals: Residuals, y_bar: Array) -> Any:
     found, x_bar = logged_net.backward(params, residuals, y_bar)
     params_bar = jax.tree.map(lambda own: own.params_bar, found, is_leaf=is_logged)
+    params_bar = add_all_shared(net, params_bar)
     refuse_factors("as_custom_vjp_with_logs", "params_bar", params_bar)
-    signals = [own.signals for own in jax.tree.leaves(found, is_leaf=is_logged)]
-    return (params_bar, x_bar, None), dict(zip(names, signals, strict=True))
+    signals = {prefix + place.name: place.node(found).signals for place in places(net)}
+    return (params_bar, x_bar, None), signals
 
   return with_rule("as_custom_vjp_with_logs", logged_net, pull, "defvjp_with_logs")
 

@@ -11,6 +11,8 @@ all a derivative rule, would go unnoticed.
 """
 
 import gc
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from types import CellType, FunctionType
@@ -55,8 +57,10 @@ BODIES = {"scan": ("jaxpr",), "while": ("cond_jaxpr", "body_jaxpr"), "cond": ("b
 # Primitives with jaxprs that only JAX itself can evaluate.
 OPAQUE = frozenset((
   "custom_linear_solve", "pallas_call", "reduce", "reduce_window", "remat_opt", "run_state",
-  "select_and_scatter", "shard_map",
+  "select_and_scatter",
 ))  # fmt: skip
+# The parameters of a `shard_map` that state how its operands and results are split.
+SPECS = ("in_specs", "out_specs")
 # Primitives that read and write buffers, or are batched, by code that isn't JAX's own.
 FOREIGN = frozenset((
   "custom_partitioning", "custom_vmap_call", "ffi_call", "pallas_call", "run_state", "shard_map",
@@ -197,6 +201,8 @@ def inner_program(equation: Any) -> Program | None:
     return closed(parameter(equation, CALLS[name], "jaxpr"))
   if name == HIJAX:
     return expanded(equation)
+  if name == "shard_map":
+    return unsharded(equation)
   if not is_opaque(equation) and holds_program(equation.params.values()):
     raise UnknownProgramError(f"the primitive {name!r}, which holds a program,")
   return None
@@ -245,6 +251,75 @@ def expanded(equation: Any) -> Program:
     program: Program = jax.make_jaxpr(flat)(*map(shape_of, avals[: len(equation.invars)]))
   vars(primitive)["_fbackprop_program"] = program
   return program
+
+
+@lru_cache(maxsize=256)
+def unsharded(equation: Any) -> Program:
+  """Return the program of a `shard_map` as one of whole arrays: its body, mapped over the devices.
+
+  Under `vmap` along named axes the collectives are sums, transpositions and slices of the mapped
+  axes, which can be evaluated and differentiated anywhere.
+  """
+  mesh, body = parameter(equation, "mesh"), closed(parameter(equation, "jaxpr"))
+  manual = parameter(equation, "newly_manual_axes", "manual_axes")
+  sizes = {name: size for name, size in mesh.shape.items() if name in manual}
+  ins, outs = ([list(spec) for spec in parameter(equation, key)] for key in SPECS)
+
+  def names_of(split: Any) -> list[str]:
+    found = () if split is None else split if isinstance(split, tuple) else (split,)
+    return [name for name in found if name in sizes]
+
+  def apply(_: int, inner: Any, values: list[Any]) -> list[Any]:
+    name = inner.primitive.name
+    if name in ("pvary", "pcast", "reshard", "sharding_constraint"):
+      return values
+    if name == "psum_invariant":
+      return [jax.lax.psum(value, parameter(inner, "axes")) for value in values]  # type: ignore[no-untyped-call]
+    called = None if has_library_rule(inner) else inner_program(inner)
+    if called is not None:  # The rule in it is taken out.
+      return call(called, *values)
+    return bind(inner.primitive, with_bodies(inner, mapped, ()), values)
+
+  def call(program: Program, *values: Any) -> list[Any]:
+    return interpret(program, values, lambda value, _: value, apply)
+
+  def mapped(program: Program, place: Place) -> Program:
+    trace = jax.make_jaxpr(partial(call, program), axis_env=list(sizes.items()))
+    return trace(*map(shape_of, program.in_avals))
+
+  def whole(*inputs: Any) -> list[Any]:
+    parts, function = [], partial(call, body)
+    for x, spec in zip(inputs, ins, strict=True):
+      shape, order = [], []
+      for n, split in itertools.zip_longest(jax.numpy.shape(x), spec):
+        own = names_of(split)
+        order += [*own, None]
+        shape += [*(sizes[name] for name in own), n // math.prod(sizes[name] for name in own)]
+      # The axes of devices in front, in the order of the mesh.
+      front = [order.index(name) for name in sizes if name in order]
+      rest = [i for i, name in enumerate(order) if name is None]
+      parts.append(jax.numpy.reshape(x, shape).transpose(*front, *rest))
+    for name, size in reversed(sizes.items()):
+      places = tuple(0 if any(name in names_of(s) for s in spec) else None for spec in ins)
+      function = jax.vmap(function, in_axes=places, out_axes=0, axis_name=name, axis_size=size)
+    return [joined(y, spec) for y, spec in zip(function(*parts), outs, strict=True)]
+
+  def joined(y: Any, spec: Sequence[Any]) -> Any:
+    used = [name for split in spec for name in names_of(split)]
+    y = y[tuple(slice(None) if name in used else 0 for name in sizes)]
+    front = [name for name in sizes if name in used]
+    order, shape = [], []
+    for i, (n, split) in enumerate(itertools.zip_longest(y.shape[len(front) :], spec)):
+      own = names_of(split)
+      order += [*(front.index(name) for name in own), len(front) + i]
+      shape.append(n * math.prod(sizes[name] for name in own))
+    return y.transpose(*order).reshape(shape)
+
+  avals = [v.aval for v in (*equation.invars, *equation.outvars)]
+  is_wide = any(getattr(a.dtype, "itemsize", 0) == 8 for a in avals)
+  nothing = jax.sharding.AbstractMesh((), ())
+  with jax.enable_x64(is_wide), jax.sharding.use_abstract_mesh(nothing):
+    return jax.make_jaxpr(whole)(*map(shape_of, avals[: len(equation.invars)]))
 
 
 def shape_of(aval: Any) -> Any:
@@ -330,7 +405,7 @@ def programs_in(equation: Any) -> Iterator[Program]:
   """Yield all jaxprs among an equation's parameters."""
   if equation.primitive.name in PLAIN:
     return
-  inner = inner_program(equation)
+  inner = None if equation.primitive.name == "shard_map" else inner_program(equation)
   held = filter(is_program, flattened(equation.params.values()))
   yield from map(read_alone, held if inner is None else [inner])
 
@@ -345,8 +420,12 @@ def equations_of(program: Program) -> Iterator[Any]:
 
 def holds_foreign_code(program: Program) -> bool:
   """Return whether a program calls kernels, callbacks or functions with a batching rule."""
-  names = {e.primitive.name for e in equations_of(program)}
-  return not names.isdisjoint(FOREIGN) or any(name.endswith("_callback") for name in names)
+  return any(is_foreign(e.primitive.name) for e in equations_of(program))
+
+
+def is_foreign(name: str) -> bool:
+  """Return whether a primitive runs code that isn't JAX's own."""
+  return name in FOREIGN or name.endswith("_callback")
 
 
 def released(programs: Sequence[Program]) -> list[Program]:
@@ -513,6 +592,21 @@ def last_reads(program: Program) -> list[int]:
   return [last.get(v, -1) for v in program.jaxpr.invars]
 
 
+def line_of(equation: Any) -> str:
+  """Return where an equation was written, "file.py:12", outside of JAX and of the verifier.
+
+  It is "" where that isn't known: JAX notes for parts of a `custom_vjp` where it was called.
+  """
+  traceback = getattr(getattr(equation, "source_info", None), "traceback", None)
+  for frame in getattr(traceback, "frames", ()):
+    file = str(frame.file_name)
+    if "/jax/" not in file and "/fbackprop/verify/" not in file and "functools" not in file:
+      return f"{file.rpartition('/')[2]}:{frame.line_num}"
+    if file.endswith("/custom_derivatives.py") and "__call__" in str(frame.function_name):
+      return ""
+  return ""
+
+
 # --- Flat programs: calls inlined, and custom VJPs taken out --------------------------------------
 
 
@@ -525,11 +619,51 @@ def flat(
   program: Program, keep_rules: bool, override: Override | None = None, place: Place = ()
 ) -> Program:
   """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
-  calls = (e for e in equations_of(program) if inner_program(e) is not None)
-  if override is None and all(keep_rules and has_library_rule(call) for call in calls):
-    return program
+  if override is None:
+    return inlined(program, has_library_rule if keep_rules else None)
   function = partial(evaluate_flat, program, keep_rules, override=override, place=place)
   return jax.make_jaxpr(function)(*map(shape_of, program.in_avals))
+
+
+def inlined(program: Program, keeps: Callable[[Any], bool] | None, place: Place = ()) -> Program:
+  """Inline the calls that `keeps` isn't true of: variables are renamed, quicker than by a trace."""
+  equations: list[Any] = []
+  constants = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+
+  def walk(jaxpr: Any, atoms: dict[Any, Any]) -> list[Any]:
+    def read(atom: Any) -> Any:
+      return atom if isinstance(atom, core.Literal) else atoms.get(atom, atom)
+
+    for equation in jaxpr.eqns:
+      own = list(map(read, equation.invars))
+      inner = None if keeps and keeps(equation) else inner_program(equation)
+      if inner is not None:
+        fresh = {v: core.Var(v.aval) for v in inner.jaxpr.constvars}
+        constants.update(zip(fresh.values(), inner.consts, strict=True))
+        results = walk(inner.jaxpr, fresh | dict(zip(inner.jaxpr.invars, own, strict=True)))
+        atoms.update(zip(equation.outvars, results, strict=True))
+        continue
+      # A program may be called twice, and then defines each of its variables twice.
+      results = [v if isinstance(v, core.DropVar) else core.Var(v.aval) for v in equation.outvars]
+      atoms.update(zip(equation.outvars, results, strict=True))
+      params = with_bodies(equation, partial(inlined, keeps=keeps), ())
+      equations.append(equation.replace(invars=own, outvars=results, params=params))
+    return list(map(read, jaxpr.outvars))
+
+  outvars = walk(program.jaxpr, {})
+  own = {"eqns": equations, "outvars": outvars, "constvars": list(constants)}
+  return Program(program.jaxpr.replace(**own), list(constants.values()))
+
+
+def is_no_mere_call(equation: Any) -> bool:
+  """Return whether an equation isn't a call without a rule, as of a function under `jax.jit`."""
+  return equation.primitive.name not in ("jit", "pjit", "closed_call", "core_call")
+
+
+def function_of(program: Program) -> Callable[..., list[Any]]:
+  """Return a traced program as a function that keeps all rules in it."""
+  function: Callable[..., list[Any]] = core.jaxpr_as_fun(inlined(program, is_no_mere_call))
+  return function
 
 
 def evaluate_flat(

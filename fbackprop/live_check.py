@@ -24,6 +24,7 @@ References:
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -148,26 +149,47 @@ def make_live_check(
   def own_gradient(params: Params, x: Array, targets: Any, key: Any, weights: Any) -> Any:
     return own(params, x, targets, key=key, weights=weights)
 
-  in_own_dtype = jax.jit(lambda *args: own_gradient(*args)[1])
+  def rounded_gradient(*args: Any) -> Any:
+    return own_gradient(*args)[1]
+
+  in_own_dtype = jax.jit(rounded_gradient)
   functions, measure = Functions(mean_loss, own_gradient), functools.cache(make_measure)
   found: dict[Any, Any] = {}  # What `compiled` returned, by structure, shapes and dtypes.
 
-  def compare(args: tuple[Any, ...]) -> tuple[Gradients, list[float]]:
-    moved = where_float64_is(args)
-    leaves = jax.tree.leaves(moved)
-    shapes = (jax.tree.structure(moved), *((leaf.shape, leaf.dtype) for leaf in leaves))
-    if shapes not in found:
-      found[shapes] = compiled(functions, uncancelled_loss, moved)
-    gradients, is_wide = found[shapes]
-    with jax.enable_x64(True):
-      got, want, terms = (list(map(as_float64, part)) for part in gradients(*leaves))
+  def measured(args: tuple[Any, ...]) -> tuple[Any, list[Any], bool]:
+    """Compute the gradients; return them, the arguments' leaves there, and if in float64."""
+    moved = where_float64_is(off_mesh(args))
+    leaves, here = jax.tree.leaves(moved), jax.tree.leaves(args)
+    # The gradient in its own dtype is a part of the program, unless that runs elsewhere.
+    is_here = all(map(operator.is_, leaves, here))
+    settings: Any = jax.config
+    precision = settings.jax_default_matmul_precision
+    shapes = (is_here, precision, jax.tree.structure(moved),
+              *((a.shape, a.dtype) for a in leaves))  # fmt: skip
+    is_new = shapes not in found
+    # At the run's own precision.
+    rounded = jax.make_jaxpr(rounded_gradient)(*args) if is_new and is_here else None
+    # The reference is computed on one device and at the highest matmul precision: the precision of
+    # the run may name an algorithm, and those round float64 products as well.
+    with jax.set_mesh(None), jax.default_matmul_precision("highest"):
+      if is_new:
+        found[shapes] = compiled(functions, uncancelled_loss, moved, rounded)
+      gradients, is_wide = found[shapes]
+      with jax.enable_x64(True):
+        every = gradients(*leaves)
+    own_dtype = every[3] if is_here else jax.tree.leaves(in_own_dtype(*args))
+    return [list(map(as_float64, part)) for part in (*every[:3], own_dtype)], leaves, is_wide
+
+  def compare(args: tuple[Any, ...]) -> tuple[Gradients, list[np.ndarray], list[float]]:
+    (got, want, terms, rounded), leaves, is_wide = measured(args)
     # The rounding error of a sum of N terms grows like √N, as of a random walk.
     unit = UNIT * (1 + 0.25 * math.sqrt(example_count(args[1])))
     wrong = np.array([differ(*each, unit) for each in zip(got, want, terms, strict=True)])
     sizes = [float(np.abs(t).max(initial=0.0)) for t in terms]
-    if wrong.any() or not is_wide:
-      return measure()(functions, args, leaves), sizes
-    return Gradients(got, want, wrong), sizes
+    if not wrong.any() and is_wide:
+      return Gradients(got, want, wrong), rounded, sizes
+    with jax.set_mesh(None), jax.default_matmul_precision("highest"):
+      return measure()(functions, off_mesh(args), leaves), rounded, sizes
 
   def check(
     params: Params, x: Array, targets: Array, *, key: Any = None, weights: Any = None,
@@ -179,11 +201,8 @@ def make_live_check(
     if rows is not None:
       x, targets, weights = take_rows((x, targets, weights), rows)
     args = (params, x, targets, key, weights)
-    rounded = [as_float64(leaf) for leaf in jax.tree.leaves(in_own_dtype(*args))]
-    # The reference is computed on one device and at the highest matmul precision: the precision of
-    # the run may name an algorithm, and those round float64 products as well.
-    with jax.set_mesh(None), np.errstate(all="ignore"), jax.default_matmul_precision("highest"):
-      (got, want, wrong), sizes = compare(off_mesh(args))
+    with np.errstate(all="ignore"):
+      (got, want, wrong), rounded, sizes = compare(args)
       exact = list(map(relative_error, got, want, [LEAST_SHARE * size for size in sizes]))
       rounding = list(map(relative_error, rounded, want, sizes))
     # argmax treats the first NaN as the largest, as intended here.
@@ -210,13 +229,22 @@ def checked_loss(net: Layer, loss: Loss) -> Loss:
 
 
 def compiled(
-  functions: Functions, uncancelled_loss: Callable[..., Array], args: tuple[Any, ...]
+  functions: Functions,
+  uncancelled_loss: Callable[..., Array],
+  args: tuple[Any, ...],
+  rounded: jaxprs.Program | None = None,
 ) -> tuple[Callable[..., list[list[Array]]], bool]:
   """Trace and compile both gradients and the terms of their sums, in float64 if possible.
 
+  Args:
+    functions: the functions under test.
+    uncancelled_loss: a loss whose gradient has the magnitude of the terms.
+    args: the functions' arguments.
+    rounded: our gradient in the arguments' own dtypes, to be computed by the same program.
+
   Returns:
-    The compiled function of the arguments' leaves: our gradient, autodiff's, and their terms; and
-    whether it computes in float64.
+    The compiled function of the arguments' leaves: our gradient, autodiff's, their terms, and
+    `rounded` if it is given; and whether it computes in float64.
   """
 
   def traced(args: Any) -> list[jaxprs.Program]:
@@ -243,7 +271,13 @@ def compiled(
     # Converted inside the jit, so that arrays stay on the device to which they were moved.
     pairs = zip(leaves, programs[0].in_avals, strict=True)
     own = [jnp.asarray(x, a.dtype) if is_floating(x) else x for x, a in pairs]
-    return [jaxpr_as_fun(program)(*own) for program in programs]
+    every = [jaxpr_as_fun(program)(*own) for program in programs]
+    if rounded is None:
+      return every
+    # Here x64 is on: NumPy's float64 isn't narrowed to the float32 of the run.
+    pairs = zip(leaves, rounded.in_avals, strict=True)
+    narrow = [x if x.dtype == a.dtype else x.astype(a.dtype) for x, a in pairs]
+    return [*every, jaxpr_as_fun(rounded)(*narrow)]
 
   return gradients, bool(wide)
 

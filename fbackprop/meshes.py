@@ -42,6 +42,26 @@ def product(a: Array, b: Array, *, bar_of: Array | None = None) -> Array:
   return jnp.matmul(a, b, out_sharding=sharding)
 
 
+def contract(subscripts: str, a: Array, b: Array, *, bar_of: Array) -> Array:
+  """Compute an `einsum` that sums over examples, sharded as the primal whose cotangent it is."""
+  spec = jax.typeof(bar_of).to_ct_aval().sharding.spec
+  return jnp.einsum(subscripts, a, b, out_sharding=NamedSharding(mesh_of(a, b), spec))
+
+
+def sum_uses(x: Array, y_bar: Array) -> Array:
+  """Compute Σ_np x_np ⊗ ȳ_np of `[..., N, P, D]`, `[..., D_in, D_out]`, on every device."""
+  copies = splits_of(x)[:-3]
+  sharding = split_over(mesh_of(x, y_bar), *copies, None, None)
+  return jnp.einsum("...npi,...npo->...io", x, y_bar, out_sharding=sharding)
+
+
+def pair_uses(a: Array, b: Array) -> Array:
+  """Compute a_np · b_mq of `[..., N, P, D]`, `[..., N, M, P, Q]`, sharded as the rows of a."""
+  *copies, rows, _, _ = splits_of(a)
+  sharding = split_over(mesh_of(a, b), *copies, rows, None, None, None)
+  return jnp.einsum("...npi,...mqi->...nmpq", a, b, out_sharding=sharding)
+
+
 def take_rows(tree: Any, rows: Any) -> Any:
   """Gather `array[rows]`, sharded as the array; replicated where the rows aren't divisible.
 
@@ -51,12 +71,25 @@ def take_rows(tree: Any, rows: Any) -> Any:
   """
 
   def take(array: Array) -> Any:
+    if is_on_host(array) and is_on_host(rows):  # Each shape would be eight compilations.
+      found = np.asarray(array)[np.asarray(rows)]
+      is_placed = isinstance(array, jax.Array) and array.committed
+      return jax.device_put(found, array.sharding if is_placed else None)
     mesh, (first, *others) = mesh_of(array), splits_of(array)
     devices = math.prod(mesh.shape[name] for name in jax.tree.leaves(first))
     sharding = split_over(mesh, None if rows.shape[0] % devices else first, *others)
     return jnp.asarray(array).at[rows].get(out_sharding=sharding)
 
   return jax.tree.map(take, tree)
+
+
+def is_on_host(array: Any) -> bool:
+  """Return whether an array's values are in the host's memory: NumPy's, or of one CPU device."""
+  if not isinstance(array, jax.Array):
+    return isinstance(array, np.ndarray)
+  if isinstance(array, jax.core.Tracer):
+    return False
+  return len(devices := array.devices()) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def sum_rows(y_bar: Array, bar_of: Array) -> Array:

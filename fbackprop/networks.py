@@ -101,18 +101,21 @@ def mlp(
       return [activation, *noise]
     return [make("normalization", normalization, width, dtype=dtype), activation, *noise]
 
+  def make_block(width: int) -> list[Layer]:
+    # In a loop the activation goes first: see `repeat`. Around a skip there is nothing to share.
+    within, after = dense_before(activation, width, width), after_dense(width)
+    return [skipped(serial(within, *after))] if skip else [*after, within]
+
   layers: list[Layer] = []
   d_in = sizes[0]
   for width, run in itertools.groupby(sizes[1:-1]):
     more = len(list(run)) - 1
     into, after = dense_before(activation, d_in, width), after_dense(width)
-    within = dense_before(activation, width, width)
-    # In a loop the activation goes first: see `repeat`. Around a skip there is nothing to share.
-    block = [skipped(serial(within, *after))] if skip else [*after, within]
     if repeat_hidden and more:
+      block = make_block(width)
       blocks = [repeat(block[0] if skip else serial(*block), more)]
     else:
-      blocks = block * more
+      blocks = [layer for _ in range(more) for layer in make_block(width)]
     layers += [into, *after, *blocks] if skip else [into, *blocks, *after]
     d_in = width
   layers.append(dense_before(output_activation, d_in, sizes[-1]))

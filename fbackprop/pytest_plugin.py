@@ -43,6 +43,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
   text = "Thoroughness of verify_vjp and verify_jvp: about a second, ten seconds, minutes."
   group.addoption("--fbackprop-level", choices=LEVELS, help=f"{text} Default: {USUAL}.")
   parser.addini("fbackprop_level", f"{text} The flag goes first.", default=USUAL)
+  text = "Keep compiled programs between runs, in ~/.cache/fbackprop, as the command line does."
+  group.addoption("--fbackprop-cache", action="store_true", default=None, help=text)
+  parser.addini("fbackprop_cache", text, type="bool", default=False)
 
 
 def level_of(config: pytest.Config) -> str:
@@ -58,8 +61,12 @@ def level_of(config: pytest.Config) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-  """Refuse a level that doesn't exist before any test runs."""
+  """Refuse a level that doesn't exist before any test runs; switch on the cache if asked to."""
   level_of(config)
+  if config.getoption("--fbackprop-cache") or config.getini("fbackprop_cache"):
+    from fbackprop import compilation_cache
+
+    compilation_cache.switch_on()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Transforms of a network: loss and gradient, pullback, and a `jax.custom_vjp` for `jax.grad`."""
 
 import math
-import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
-from fbackprop.errors import ShapeError, describe
+from fbackprop.errors import ShapeError, callers_level, describe
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.meshes import vary_alike
 from fbackprop.types import Array, Layer, Loss, Params, Residuals, widen
@@ -89,20 +88,15 @@ def warn_of_double_softmax(net: Layer, loss: Loss) -> None:
   """Warn of a softmax layer before a loss of logits, which would slow down training silently."""
   last = net
   while last.parts:
-    last = last.parts[-1]
+    options = dict(last.options)
+    names = [node.name for node in options.get("nodes", ())]
+    output = options.get("output")
+    last = last.parts[names.index(output) if output in names else -1]
   if last.name == "softmax" and loss.name == "softmax_cross_entropy":
     warnings.warn(
       "the network ends in softmax, and softmax_cross_entropy takes logits: leave the softmax out",
       stacklevel=callers_level(),
     )
-
-
-def callers_level() -> int:
-  """Return the `stacklevel` of the first caller outside the package, for warnings."""
-  level, frame = 1, sys._getframe(1)
-  while frame.f_back is not None and frame.f_globals["__name__"].startswith("fbackprop"):
-    level, frame = level + 1, frame.f_back
-  return level
 
 
 def mean_weights(losses: Array, weights: Array | None, where: str = "value_and_grad") -> Array:
@@ -185,7 +179,10 @@ def pullback(net: Layer) -> Callable[..., tuple[Array, Pullback]]:
     y, residuals = net.forward(params, x, key)
 
     def backward(y_bar: Array) -> tuple[Params, Array]:
-      checks.check_shape("pullback", "y_bar", y_bar, y.shape, y.dtype)
+      if hasattr(y, "shape"):
+        checks.check_shape("pullback", "y_bar", y_bar, y.shape, y.dtype)
+      else:
+        checks.check_like("pullback", "y_bar", y_bar, y)
       return net.backward(params, residuals, y_bar)
 
     return y, backward
@@ -256,20 +253,24 @@ def with_rule(
     checks.check_that(where, "x", x, x.ndim, "have shape [..., D_in]", ShapeError)
     params, x = vary_alike((params, x))
     y = batched(params, x.reshape(math.prod(x.shape[:-1]), x.shape[-1]), key)
-    return y.reshape(*x.shape[:-1], *y.shape[1:])
+    return jax.tree.map(lambda leaf: leaf.reshape(*x.shape[:-1], *leaf.shape[1:]), y)
 
   return f
 
 
-def mapped_like(x: Any, y: Array) -> Array:
+def mapped_like(x: Any, y: Any) -> Any:
   """Return y unchanged, but mapped by `jax.vmap` wherever x is.
 
   A `jax.custom_vjp` with an unmapped output and mapped cotangents, as of a network that ignores x,
   counts them once per example in JAX < 0.12, and raises in JAX ≥ 0.12. XLA removes the dependence
   on x.
   """
-  of_x = sum(leaf.sum().astype(y.dtype) for leaf in jax.tree.leaves(x))
-  return jax.lax.select(jnp.zeros((), bool), jnp.full_like(y, of_x), y)
+
+  def mapped(y: Array) -> Array:
+    of_x = sum(leaf.sum().astype(y.dtype) for leaf in jax.tree.leaves(x))
+    return jax.lax.select(jnp.zeros((), bool), jnp.full_like(y, of_x), y)
+
+  return jax.tree.map(mapped, y)
 
 
 def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
@@ -298,7 +299,7 @@ def residual_bytes(net: Layer, x: Any, key: Array | None = None) -> int:
   checks.check_unit("residual_bytes", "net", net, Layer)
   checks.check_arrays("residual_bytes", "x", x)
   checks.check_optional_key("residual_bytes", key)
-  params = jax.eval_shape(net.init, jax.random.key(0))
+  params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   jaxpr = jax.make_jaxpr(lambda *args: net.forward(*args)[1])(params, x, key).jaxpr
   inputs = set(map(id, jaxpr.invars))
   buffers = {id(v): v.aval for v in jaxpr.outvars if id(v) not in inputs}

@@ -112,17 +112,22 @@ class Layer(NamedTuple):
       is. Gradient checks differentiate it in place of `forward`; the passes never read it.
     linear: whether `backward` is meant to be linear in `y_bar`; a rule that clips it isn't, and is
       checked at tiny cotangents.
+    factors: the backward rule of a captured layer (see `fbackprop.quantities.captured`):
+      `factors(params, residuals, y_bar) -> (factors, x_bar)`, with the gradient before its sum over
+      the examples, in the structure of the parameters, an `Outer` or an `Each` of
+      `fbackprop.quantities` for each array. None if it isn't stated.
   """
 
   name: str
   init: Callable[[Array], Params]
-  forward: Callable[..., tuple[Array, Residuals]]
-  backward: Callable[[Params, Residuals, Array], tuple[Params, Array]]
+  forward: Callable[..., tuple[Any, Residuals]]
+  backward: Callable[[Params, Residuals, Any], tuple[Params, Any]]
   parts: tuple["Layer", ...] = ()
   options: tuple[tuple[str, Any], ...] = ()
   draws: bool = False
   slope: Callable[..., Array] | None = None
   linear: bool = True
+  factors: Callable[[Params, Residuals, Any], tuple[Any, Any]] | None = None
 
   def __repr__(self) -> str:
     """Return the constructor call: `serial(dense(2, 8), relu, dense(8, 1))`."""
@@ -137,6 +142,11 @@ class Layer(NamedTuple):
       for name, value in options.items()
       if (name, value) not in USUAL
     ]
+    if "nodes" in options:  # Of a graph.
+      nodes = zip(options["nodes"], self.parts, strict=True)
+      shown = (f"{n.name!r}: ({n.describe(part)}, {', '.join(map(repr, n.inputs))})"
+               for n, part in nodes)  # fmt: skip
+      return f"graph({{{', '.join(shown)}}}, output={options['output']!r})"
     name = getattr(made_by, "__name__", self.name)
     inside = ", ".join([*parts, *words])
     return f"{name}({inside})" if inside else name

@@ -7,6 +7,7 @@
   python scripts/bench.py peak          the share of a lone product's speed that our step reaches
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py guard         what it costs to look whether a step is finite; a minute
+  python scripts/bench.py rules         steps by other backward rules beside backpropagation's
   python scripts/bench.py residuals     what is kept for the backward pass; nothing is timed
   python scripts/bench.py checkers      our verifier beside other checkers, on the planted bugs;
                                         rows of other peers that FILE has already are kept
@@ -15,6 +16,11 @@
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
+  python scripts/bench.py shell --beside FOLDER
+                                        whole commands, from the shell to the trained model, beside
+                                        another checkout's, scikit-learn and torch; 15 minutes
+  python scripts/bench.py shell --beside FOLDER --sizes tests
+                                        the time of the tests that both checkouts have
 
 Every measurement is a process of its own, and on a CPU it is pinned to its cores before jax starts.
 On a GPU or a TPU nothing is pinned.
@@ -35,6 +41,7 @@ from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SI
 from scripts.campaigns import results
 
 VERIFIED = ("small", "file", "network", "self-test")
+COMMANDS = ["cold", "warm", "memory", "requests", "epochs"]
 MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "step": ("time of loss and gradient, beside jax.value_and_grad", SIZES, [*SIZES], 15),
@@ -42,6 +49,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "peak": ("our step's GFLOP/s over those of a lone product", SIZES, ["mnist", "deep", "wide"], 15),
   "depth": ("compile time against the number of layers", (), [], 7),
   "guard": ("cost of looking whether a step is finite", SIZES, ["tiny", "digits", "mnist"], 15),
+  "rules": ("steps by other backward rules", SIZES, ["digits", "mnist"], 15),
   "residuals": ("what is kept for the backward pass", (), [], 0),
   "checkers": ("our verifier beside other gradient checkers", (), [], 0),
   "ensemble": ("XOR networks trained a second, many at once", (), MEMBERS, 7),
@@ -51,6 +59,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "verify": (
     "time of a verification, beside another checkout", VERIFIED, ["small", "file", "network"], 9,
   ),
+  "shell": ("whole commands, beside another checkout", [*COMMANDS, "tests"], [], 9),
 }  # fmt: skip
 """Each command's help, choices of sizes, default sizes (with which there are cores), rounds."""
 
@@ -80,7 +89,11 @@ def main(arguments: list[str] | None = None) -> int:
   add("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
   add("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
   about = "the folder of another checkout, as git worktree makes one"
-  commands.choices["verify"].add_argument("--beside", type=Path, required=True, help=about)
+  for name in ("verify", "shell"):
+    commands.choices[name].add_argument("--beside", type=Path, required=True, help=about)
+  commands.choices["shell"].set_defaults(sizes=COMMANDS)
+  about = "the Python of an environment with torch (default: this one)"
+  commands.choices["shell"].add_argument("--python", default=sys.executable, help=about)
   options = vars(parser.parse_args(arguments))
   command, file = options.pop("command"), options.pop("json")
   cores = options.pop("cores", [None])

@@ -13,31 +13,22 @@ of packages that are there: optax, jaxopt 0.8.5 and lineax 0.1.1, which `pip ins
 into a folder of their own. What was found is in experiments/results/mutants.json.
 """
 
-import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from fbackprop.files import write_whole
 from scripts.campaigns import results
-from scripts.campaigns.mutants import page, variants
+from scripts.campaigns.mutants import page, records, variants
 from scripts.campaigns.mutants.fairness import yardstick
+from scripts.campaigns.mutants.records import Records
 from scripts.campaigns.mutants.rules import all_rules
 from scripts.campaigns.mutants.scoring import Score, score
-from scripts.campaigns.mutants.selection import (
-  Mutant,
-  as_row,
-  candidates,
-  counted,
-  half_of,
-  mutants_of,
-  of_row,
-)
+from scripts.campaigns.mutants.selection import Mutant, candidates, counted, mutants_of
+from scripts.campaigns.mutants.sources import difference, tree_of
 from scripts.campaigns.mutants.variants import report_on
 
 RESULTS = results.RESULTS / "mutants.json"
@@ -61,14 +52,14 @@ def main(arguments: list[str] | None = None) -> int:
   parser.add_argument("--workers", type=int, default=1)
   parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
   options = parser.parse_args(arguments)
-  found = results.read(options.json, {"rules": {}, "quick": {}, "standard": {}, "variants": {}})
+  found = records.read(options.json)
   if options.page:
     write_whole(PAGE, page.page(found).encode())
     return 0
   if options.generate:
     work(generated, missing_rules(found, options.rules), put_rule, found, options)
   elif options.variants:
-    names = [n for n in all_rules() if n not in found["variants"] and options.rules in n]
+    names = [n for n in all_rules() if n not in found.variants and options.rules in n]
     work(variants.verified_variants, names, put_variants, found, options)
   else:
     work(scored, missing_chunks(found, options), put_scores(options.level), found, options)
@@ -84,126 +75,102 @@ def work(
   """Run tasks beside this process, and write what each gave before the next one is taken."""
   until = time.monotonic() + 60 * options.minutes
   # JAX keeps its compiled programs in memory, so a process ends after some tasks.
-  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=4) as pool:
+  with multiprocessing.get_context("spawn").Pool(options.workers, maxtasksperchild=16) as pool:
     for i, result in enumerate(pool.imap_unordered(task, tasks)):
       put(found, result)
-      write(options.json, found)
+      records.write(options.json, found)
       print(f"{i + 1} of {len(tasks)}", page.line(found), flush=True)
       if time.monotonic() > until:
         pool.terminate()
         return
 
 
-def write(file: Path, found: dict[str, Any]) -> None:
-  """Write the results, a line for each mutant and each report."""
-  found["environment"] = {"jax": jax.__version__, "backend": jax.default_backend()}
-  write_whole(file, ("\n".join(lines_of(found)) + "\n").encode())
-
-
-def lines_of(value: Any, depth: int = 0) -> Iterator[str]:
-  """Yield JSON's lines, with the values of inner tables and lists on a line each."""
-  if depth == 3 or not isinstance(value, dict | list) or not value:
-    yield json.dumps(value, ensure_ascii=False)
-    return
-  is_table = isinstance(value, dict)
-  yield "{" if is_table else "["
-  items = list(value.items()) if isinstance(value, dict) else [("", v) for v in value]
-  for i, (key, inner) in enumerate(items):
-    head, *rest = lines_of(inner, depth + 1)
-    lines = [f"{json.dumps(key)}: {head}" if is_table else head, *rest]
-    lines[-1] += "," if i + 1 < len(items) else ""
-    yield from lines
-  yield "}" if is_table else "]"
-
-
 # --- Mutants --------------------------------------------------------------------------------------
 
 
-def missing_rules(found: dict[str, Any], part: str) -> list[str]:
+def missing_rules(found: Records, part: str) -> list[str]:
   """Return the names of the rules without mutants yet."""
-  return [name for name in all_rules() if name not in found["rules"] and part in name]
+  return [name for name in all_rules() if name not in found.rules and part in name]
 
 
-def generated(name: str) -> tuple[str, dict[str, Any]]:
-  """Return a rule's mutants, and what its other edits are."""
+def generated(name: str) -> tuple[str, dict[str, Any], list[Mutant]]:
+  """Return a rule's name, what its other edits are, and its mutants."""
   results.keep_compiled("mutants")
   rule = all_rules()[name]
   try:
     by = yardstick(rule)
   except Exception as error:  # Its arguments aren't of the kind that the generator knows.
-    return name, {"mutants": [], "others": {}, "points": 0, "error": str(error)[:80]}
-  if not by.points:
-    return name, {"mutants": [], "others": {}, "points": 0, "mode": rule.mode}
-  mutants, others = mutants_of(rule, by)
-  return name, {
-    "mode": rule.mode, "points": len(by.points), "others": dict(others),
-    "mutants": [as_row(one) for one in mutants],
-  }  # fmt: skip
+    return name, {"others": {}, "points": 0, "error": str(error)[:80]}, []
+  mutants, others = mutants_of(rule, by) if by.points else ([], {})
+  return name, {"mode": rule.mode, "points": len(by.points), "others": dict(others)}, mutants
 
 
-def put_rule(found: dict[str, Any], result: tuple[str, dict[str, Any]]) -> None:
+def put_rule(found: Records, result: tuple[str, dict[str, Any], list[Mutant]]) -> None:
   """Keep a rule's mutants."""
-  found["rules"][result[0]] = result[1]
+  name, rule, mutants = result
+  found.rules[name] = rule
+  found.mutants.extend(mutants)
 
 
 # --- Reports --------------------------------------------------------------------------------------
 
 
-def missing_chunks(found: dict[str, Any], options: Any) -> list[tuple[str, str, list[Any]]]:
+def missing_chunks(found: Records, options: Any) -> list[tuple[str, str, list[Mutant]]]:
   """Return chunks of mutants of one rule that have no report yet, the first by hash first."""
-  chosen = counted(page.mutants_in(found))
+  chosen = counted(found.mutants)
   if options.level == "standard":
     chosen = chosen[:STANDARD]
+  done = found.scores(options.level)
   wanted = [
     one
     for one in chosen
-    if half_of(one.hash) == options.half
-    and one.hash not in found[options.level] and options.rules in one.rule
-  ]  # fmt: skip
+    if one.half == options.half and one.hash not in done and options.rules in one.rule
+  ]
   chunks: dict[tuple[int, str], list[Mutant]] = {}
   # Chunks of one rule share what is compiled; their order is that of the hashes, so that what
   # is done after some time is a fair sample.
   for i, one in enumerate(wanted):
     chunks.setdefault((i // (len(wanted) // 4 + 1), one.rule), []).append(one)
   return [
-    (rule, options.level, [as_row(one) for one in group[k : k + CHUNK]])
+    (rule, options.level, group[k : k + CHUNK])
     for (_, rule), group in chunks.items()
     for k in range(0, len(group), CHUNK)
   ]
 
 
-def scored(task: tuple[str, str, list[Any]]) -> list[tuple[str, Score]]:
-  """Return the scores of some mutants of a rule, by their hashes."""
+def scored(task: tuple[str, str, list[Mutant]]) -> list[tuple[str, Score, tuple[str, str]]]:
+  """Return for some mutants of a rule the hash, the score, and the lines that differ."""
   results.keep_compiled("mutants")
-  name, level, rows = task
+  name, level, mutants = task
   rule = all_rules()[name]
-  functions = {one.hash: one.function for one in candidates(rule)}
+  made = {one.hash: one for one in candidates(rule)}
   found = []
-  for one in map(of_row, rows):
-    began = time.monotonic()
-    example = rule.build(functions[one.hash])
+  for one in mutants:
+    example = rule.build(made[one.hash].function)
     example = example._replace(options={"seconds": SECONDS[level], **example.options})
     try:
-      own = score(one, report_on(rule, example, level), time.monotonic() - began)
+      own = score(one, report_on(rule, example, level))
     except Exception as error:
-      own = Score("error", place=f"{type(error).__name__}: {str(error)[:80]}")
-    found.append((one.hash, own))
+      own = Score("error", cause=f"{type(error).__name__}: {str(error)[:80]}")
+    found.append((one.hash, own, difference(tree_of(rule.function), made[one.hash].tree)))
   return found
 
 
-def put_scores(level: str) -> Callable[[dict[str, Any], list[tuple[str, Score]]], None]:
+def put_scores(level: str) -> Callable[[Records, Any], None]:
   """Return what keeps the scores of a level."""
 
-  def put(found: dict[str, Any], result: list[tuple[str, Score]]) -> None:
-    for digits, own in result:
-      found[level][digits] = list(own._replace(seconds=round(own.seconds, 2)))
+  def put(found: Records, result: list[tuple[str, Score, tuple[str, str]]]) -> None:
+    for digits, own, lines in result:
+      found.scores(level)[digits] = own
+      if own.verdict != "fail":
+        found.missed[digits] = lines
 
   return put
 
 
-def put_variants(found: dict[str, Any], result: tuple[str, list[Any]]) -> None:
+def put_variants(found: Records, result: tuple[str, list[Any]]) -> None:
   """Keep the verdicts on a rule's other spellings."""
-  found["variants"][result[0]] = result[1]
+  found.variants[result[0]] = result[1]
 
 
 if __name__ == "__main__":

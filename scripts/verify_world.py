@@ -5,6 +5,8 @@
   python scripts/verify_world.py --again             anew, also those that have a row
   python scripts/verify_world.py --page              writes docs/world.md, and verifies nothing
   python scripts/verify_world.py --list              the rules, and what is known of each
+  python scripts/verify_world.py --cases my.cases --python .venv/bin/python --json my.json
+                                                     those of a module's own RULES
 
 The packages, pinned, are installed once into an environment of their own (--env, some GB; it may be
 deleted). Each rule is verified in a process of its own, with a time limit that the verifier knows
@@ -24,15 +26,17 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from fbackprop.files import write_whole
 from scripts.campaigns import results
 from scripts.campaigns.world import page
-from scripts.campaigns.world.cases import RULES
-from scripts.campaigns.world.rule import Rule
+from scripts.campaigns.world.rule import Rule, rules_of
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = results.RESULTS / "world.json"
 PAGE = ROOT / "docs" / "world.md"
 PINS = ROOT / "scripts" / "campaigns" / "world" / "requirements.txt"
+# A rule's process is killed after twice its time and so many seconds, for imports.
+GRACE = 60.0
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fbackprop-world"
 
 
@@ -40,13 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
   """Verify the rules that have no row, or write the page."""
   options = options_of(arguments)
   found = results.read(options.json, {"rules": {}})
-  chosen = [rule for rule in RULES if any(word in rule.key for word in options.only.split(","))]
+  rules = rules_of(options.cases)
+  chosen = [rule for rule in rules if any(word in rule.key for word in options.only.split(","))]
   if options.list:
     for rule in chosen:
       print(f"{found['rules'].get(rule.key, {}).get('verdict', '-'):<14}{rule.key}")
     return 0
   if options.page:
-    PAGE.write_text(page.page(found, RULES), encoding="utf-8")
+    write_whole(PAGE, page.page(found, rules).encode())
     return 0
   missing = [rule for rule in chosen if options.again or rule.key not in found["rules"]]
   python = options.python or environment(options.env)
@@ -74,6 +79,7 @@ def options_of(arguments: list[str] | None) -> argparse.Namespace:
   parser.add_argument("--workers", type=int, default=1)
   parser.add_argument("--env", type=Path, default=CACHE, metavar="FOLDER")
   parser.add_argument("--python", type=Path, metavar="FILE", help="one that has the packages")
+  parser.add_argument("--cases", default="scripts.campaigns.world.cases", metavar="MODULE")
   parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE")
   return parser.parse_args(arguments)
 
@@ -85,15 +91,8 @@ def environment(folder: Path) -> Path:
     print(f"installing the packages into {folder}, some minutes ...", file=sys.stderr)
     venv.create(folder, clear=True, with_pip=True)
     # The lock is whole; some packages ask for an older JAX, and work with this one.
-    command: list[str | Path] = [
-      python,
-      "-m",
-      "pip",
-      "--quiet",
-      "--disable-pip-version-check",
-      "install",
-    ]
-    subprocess.run([*command, "--no-deps", "-r", PINS], check=True)
+    pip = (str(python), "-m", "pip", "--quiet", "--disable-pip-version-check")
+    subprocess.run([*pip, "install", "--no-deps", "-r", PINS], check=True)
     stamp.write_bytes(PINS.read_bytes())  # Last, so that what has the stamp is whole.
   return python
 
@@ -101,17 +100,17 @@ def environment(folder: Path) -> Path:
 def run(rule: Rule, python: Path, options: argparse.Namespace) -> dict[str, Any]:
   """Return the row of a rule, verified in a process of its own."""
   command = [python, "-m", "scripts.campaigns.world.one_rule", rule.key, options.level]
+  command += [str(seconds := rule.options.get("seconds", options.seconds)), options.cases]
   variables = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-  start, seconds = time.monotonic(), rule.options.get("seconds", options.seconds)
+  start, limit = time.monotonic(), 2 * seconds + GRACE
   try:
     done = subprocess.run(
-      [*command, str(seconds)], capture_output=True, text=True, cwd=ROOT, env=variables,
-      timeout=2 * seconds + 60,
-    )  # fmt: skip
+      command, capture_output=True, text=True, cwd=ROOT, env=variables, timeout=limit
+    )
     row = json.loads(done.stdout.splitlines()[-1])
     sys.stderr.write(done.stderr if row["verdict"] != "pass" else "")
   except subprocess.TimeoutExpired:
-    row = {"verdict": "killed", "message": f"killed after {2 * seconds + 60:.0f} s"}
+    row = {"verdict": "killed", "message": f"killed after {limit:.0f} s"}
   except (IndexError, ValueError):
     row = {"verdict": "crash", "message": f"exit code {done.returncode}: {done.stderr[-300:]}"}
   return row | {"package": rule.package, "seconds": round(time.monotonic() - start, 1)}

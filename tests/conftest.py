@@ -55,7 +55,13 @@ def in_float64():
 def undraw(patch):
   """Replace the picture and the page of a run, which take longer than a short run."""
   patch.setattr("fbackprop.train.report.draw_report", lambda *_, **tell: b"a picture")
-  patch.setattr("fbackprop.train.report.draw_page", lambda *_, **tell: b"a page")
+
+  def draw_page(*_, when_drawn):
+    when_drawn()
+    return b"a page"
+
+  patch.setattr("fbackprop.train.report.draw_page", draw_page)
+  patch.setattr("fbackprop.train.report.load_packages", lambda: None)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ from .examples import EXAMPLES as EXAMPLES
 from .examples import example as example
 from .graph import CircuitError as CircuitError
 from .graph import Node as Node
+from .networks import NetworkPicture as NetworkPicture
+from .networks import draw as draw
 from .neurons import from_mlp as from_mlp
 from .parser import parse as parse
 from .solver import GateTrace as GateTrace

@@ -120,7 +120,11 @@ def to_png(
     TypeError: `digits` or `title` is of another type.
     ValueError: as `to_svg`; or the picture has too many pixels for a PNG file.
   """
-  labels = Labels(solution.circuit, solution, digits)
+  return draw_png(Labels(solution.circuit, solution, digits), title, dpi)
+
+
+def draw_png(labels: Labels, title: str | None = None, dpi: float = 192) -> bytes:
+  """Draw a circuit, solved or not, with its labels."""
   picture, name = compose(labels, title), printable(title or labels.title())
   need("matplotlib", extra="plot")
   check_number("to_png", "dpi", dpi, 1)

@@ -33,7 +33,12 @@ commands:
 {chr(10).join(f"  {name:<10}{what}" for name, (_, _, what) in COMMANDS.items())}
 
   fbackprop COMMAND --help    the flags of a command
-  fbackprop --version"""
+  fbackprop --version
+
+--no-cache, with any command: compile all programs anew, and keep none. By default they are kept in
+$XDG_CACHE_HOME/fbackprop (~/.cache/fbackprop), or in $JAX_COMPILATION_CACHE_DIR if that is set."""
+
+NO_CACHE = "--no-cache"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
   Returns:
     The exit code.
   """
+  words = list(sys.argv[1:] if arguments is None else arguments)
+  if arguments is None:  # Of a process of our own: nobody else's is changed.
+    keep_programs(words)
+  words = [word for word in words if word != NO_CACHE]
   try:
     try:
-      return run(list(sys.argv[1:] if arguments is None else arguments))
+      return run(words)
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
@@ -55,6 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # so the rest is redirected to the null device; the exit code is a shell's for SIGPIPE.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
+
+
+def keep_programs(words: list[str]) -> None:
+  """Switch the compilation cache on for a command, but not for its help, or off."""
+  if NO_CACHE in words:
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
+  elif words and words[0] in COMMANDS and "--help" not in words:
+    # Imported here, so that the help is instant.
+    from fbackprop import compilation_cache
+
+    if (folder := compilation_cache.switch_on()) is not None:
+      compilation_cache.mend(folder)
 
 
 def run(arguments: list[str]) -> int:

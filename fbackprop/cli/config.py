@@ -68,6 +68,8 @@ class TrainConfig:
     test_fraction: Fraction of the examples in the test set, for data without a test set of its own.
     hidden: Widths of the hidden layers; none for a linear model.
     activation: Activation function of the hidden layers.
+    rule: Backward rule: backprop, the exact gradient, or a biologically motivated rule of
+      fbackprop.rules.
     optimizer: Optimizer; momentum and nesterov with momentum 0.9, the others with optax's defaults.
     rate: Learning rate; the peak one of a schedule.
     schedule: Learning-rate schedule until --stop.max-steps: cosine or linear decay to 0, or
@@ -97,7 +99,8 @@ class TrainConfig:
     eval_every: Steps between evaluations, each of which prints a line.
     check_every: Steps between comparisons of our gradient with jax.grad; 0 for none.
     watch: Extra diagnostics to record: health (of each layer: norms, dead units, overflow),
-      noise_scale (the gradient noise scale, in examples; much larger batches gain little).
+      noise_scale (the gradient noise scale, in examples; much larger batches gain little),
+      alignment (of a --rule: angle and norm ratio of each layer's update to its gradient).
     stop: Stopping criteria.
     ckpt: Checkpointing; a resumed run is bit for bit the uninterrupted one.
     on_nonfinite: Response to a step that is not finite: end the run (raise), skip the step (skip),
@@ -118,6 +121,7 @@ class TrainConfig:
   test_fraction: float = 0.25
   hidden: Annotated[tuple[int, ...], by_data] = (512,)
   activation: Annotated[ActivationName, by_data] = "relu"
+  rule: arguments.RuleName = "backprop"
   optimizer: arguments.OptimizerName = "gradient_descent"
   rate: Annotated[float, by_data] = 0.5
   schedule: arguments.ScheduleName = "constant"
@@ -284,6 +288,7 @@ def method_of(config: TrainConfig) -> str:
   schedule = "" if config.schedule == "constant" else f" {config.schedule}"
   classes = "balanced" if isinstance(weights, str) else f"weighted {' '.join(map(words, weights))}"
   parts = (
+    (config.rule != "backprop", config.rule.replace("_", " ")),
     (True, f"{name.replace('_', ' ')}, {rate}{schedule}"),
     (config.warmup, f"warmup {config.warmup}"),
     (config.weight_decay, f"weight decay {config.weight_decay:g}"),

@@ -3,6 +3,8 @@
 import os
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from fbackprop.files import write_whole
 Config = TypeVar("Config")
 Progress = Callable[[str, int], None]
 """Shows a line, and the progress of the work at a step."""
+PATIENCE = 1.0  # Seconds after which a user is told what takes so long.
 
 
 class UsageError(Exception):
@@ -137,36 +140,58 @@ def first_of(names: tuple[str, ...], most: int = 6) -> str:
   return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
+class Phases:
+  """Wall time by phase, in seconds: a phase begins where the one before it ended."""
+
+  def __init__(self) -> None:
+    self.begin = time.perf_counter()
+    self.seconds: dict[str, float] = {}
+
+  def end(self, name: str, **parts: float) -> None:
+    """End a phase; `parts` are phases of their own that it contained."""
+    now = time.perf_counter()
+    self.seconds |= {**parts, name: max(0.0, now - self.begin - sum(parts.values()))}
+    self.begin = now
+
+
 # --- Progress -------------------------------------------------------------------------------------
 
 
 @contextmanager
 def show_progress(
-  total: int | None, what: str = "training", *, silent: bool = False
+  total: int | None, what: str = "training", *, before: str | None = None, silent: bool = False
 ) -> Iterator[Progress]:
   """Show lines and a progress bar on a terminal, lines alone elsewhere, or nothing if `silent`.
 
   Args:
     total: number of steps of a full bar; None if unknown.
     what: label of the bar.
+    before: label until the first call of `show`, if that takes more than `PATIENCE` seconds.
     silent: whether nothing is shown.
 
   Yields:
-    `show(line, step)`.
+    `show(line, step)`; an empty line isn't printed.
   """
   if silent or not sys.stdout.isatty():
-    yield lambda line, step: None if silent else print(line, flush=True)
+    yield lambda line, step: None if silent or not line else print(line, flush=True)
     return
   rich = need("rich.progress", extra="train")
   columns = (rich.BarColumn(), rich.MofNCompleteColumn(), rich.TimeRemainingColumn())
-  with rich.Progress(what, *columns, transient=True) as bar:
+  with rich.Progress("{task.description}", *columns, transient=True) as bar:
     task = bar.add_task(what, total=total)
+    timer = threading.Timer(PATIENCE, bar.update, (task,), {"description": before or what})
+    timer.start()
 
     def show_above_bar(line: str, step: int) -> None:
-      bar.console.print(line, highlight=False, markup=False)
-      bar.update(task, completed=step)
+      timer.cancel()
+      if line:
+        bar.console.print(line, highlight=False, markup=False)
+      bar.update(task, completed=step, description=what)
 
-    yield show_above_bar
+    try:
+      yield show_above_bar
+    finally:
+      timer.cancel()
 
 
 @contextmanager

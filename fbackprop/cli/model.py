@@ -226,11 +226,14 @@ def info(arguments: Sequence[str]) -> int:
   own = model.description
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
   rates = summary.pop("rates", [])  # Of an ensemble; printed as a table.
+  times, writes = summary.pop("time", {}), "rates must be as fbackprop train writes them"
   try:
     table = console.table_of_rates(rates, "test_accuracy" in summary) if rates else []
-  except (TypeError, KeyError, ValueError) as error:
+    writes = "time must be as fbackprop train writes it"
+    spent = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in times.items())
+  except (TypeError, KeyError, ValueError, AttributeError) as error:
     path = Path(run, "summary.json")
-    raise UsageError(f"{path}: rates must be as fbackprop train writes them") from error
+    raise UsageError(f"{path}: {writes}") from error
   results = [name for name in FIRST if name in summary]
   results += [name for name, value in summary.items() if name not in FIRST and value is not None]
   packages = ("fbackprop", "jax", "numpy", "python")
@@ -245,6 +248,7 @@ def info(arguments: Sequence[str]) -> int:
     ("method", f"{method_of(config)}, seed {config.seed}"),
     ("not the default", " ".join(changed) or "nothing"),
     *((name.replace("_", " "), number(summary[name])) for name in results),
+    *([("time", spent)] if spent else []),
     ("made with", ", ".join(f"{p} {env[p]}" for p in packages if p in env)),
   ]
   if "platform" in env:

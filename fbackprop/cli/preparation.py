@@ -12,7 +12,6 @@ import jax
 from fbackprop.cli.config import Sources, TrainConfig, saved
 from fbackprop.cli.console import UsageError, failing, first_of, note, usage_errors, words
 from fbackprop.cli.run_folder import check_same_data, file_of_run, load_json
-from fbackprop.extras import need
 from fbackprop.files import read_plain, write_whole
 from fbackprop.train import run_folder as runs
 from fbackprop.train.arguments import check_batch_size, check_warmup
@@ -175,7 +174,7 @@ def load(config: TrainConfig, sources: Sources, start: Start | None) -> Dataset:
   """
   known = standardization_of(start, config)
   with usage_errors(f"--data {config.data}", sources.names):
-    dataset = datasets.load_dataset(
+    return datasets.load_dataset(
       config.data, config.seed, target=config.target,
       task=None if config.task == "auto" else config.task,
       standardize=config.standardize, test_fraction=config.test_fraction,
@@ -183,9 +182,6 @@ def load(config: TrainConfig, sources: Sources, start: Start | None) -> Dataset:
       rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
       like=None if known is None else (known.standardization, known.target_standardization),
     )  # fmt: skip
-    if dataset.task != "regression":
-      need("sklearn", extra="data")  # The report needs it: checked before training.
-    return dataset
 
 
 def divide(config: TrainConfig, dataset: Dataset) -> tuple[Batch, Batch | None]:
@@ -286,7 +282,7 @@ def params_of_start(start: Start, dataset: Dataset, model: Description) -> Any:
         given = f"those of the data {first_of(ours)} ({len(ours)})"
         raise UsageError(f"{start.where}: {known}, and {given}; name the same, in the same order")
   with usage_errors(start.where):
-    return params_of(start.stored, jax.eval_shape(model.net.init, jax.random.key(0)))
+    return params_of(start.stored, jax.eval_shape(lambda: model.net.init(jax.random.key(0))))
 
 
 # --- The folder -----------------------------------------------------------------------------------

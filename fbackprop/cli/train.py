@@ -9,10 +9,10 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from fbackprop.cli import config as configs
 from fbackprop.cli.config import KEY_OF, Sources, TrainConfig, flags_in, flat
-from fbackprop.cli.console import UsageError, note, parsed, usage_errors
+from fbackprop.cli.console import Phases, UsageError, note, parsed, usage_errors
 from fbackprop.cli.run_folder import file_of_run, read_toml
 from fbackprop.errors import check_choice, hint
-from fbackprop.extras import need
+from fbackprop.extras import check_installed
 from fbackprop.ranges import RANGES, check_range
 from fbackprop.train.arguments import StopRules, WatchName, check_class_weights
 
@@ -49,14 +49,16 @@ def main(arguments: Sequence[str]) -> int:
     UsageError: the configuration is invalid.
     ModuleNotFoundError: a package that the run needs isn't installed; the message names the extra.
   """
+  phases = Phases()
   config = parse(arguments)
   try:
     # The report needs them: checked before training.
     for module in ("matplotlib", "jinja2", "rich", "tomli_w"):
-      need(module, extra="plot" if module == "matplotlib" else "train")
+      check_installed(module, extra="plot" if module == "matplotlib" else "train")
     from fbackprop.cli.training import run
 
-    return run(config, sources_of(arguments))
+    phases.end("import")
+    return run(config, sources_of(arguments), phases)
   except KeyboardInterrupt:
     # Before the run began, or by a second Ctrl-C; the first one is deferred.
     note("interrupted before all of the run was saved")
@@ -164,9 +166,19 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
       run = f"--resume {config.resume} is the run of an ensemble"
       raise UsageError(f"{run}, which cannot be resumed")
     values, usual = flat(config), flat(TrainConfig())
-    for key in ("ckpt.every", "on_nonfinite", "init", "clip_examples", "watch"):
+    for key in ("ckpt.every", "on_nonfinite", "init", "clip_examples", "watch", "rule"):
       if values[key] != usual[key]:
         sources.refuse(key, "cannot be combined with --ensemble or --rates")
+  if config.rule == "backprop":
+    if "alignment" in config.watched:
+      sources.refuse("watch", "alignment needs a --rule other than backprop, which is the gradient")
+  else:
+    for key in ("clip_examples", "init"):
+      if getattr(config, key) is not None:
+        sources.refuse(key, f"cannot be combined with --rule {config.rule}")
+    if of_gradients := [name for name in config.watched if name != "alignment"]:
+      problem = f"{of_gradients[0]} is of gradients, and cannot be combined with"
+      sources.refuse("watch", f"{problem} --rule {config.rule}")
   # A file may have both, as a run's config.toml holds every value: only flags exclude each other.
   flags = flags_in(sources.arguments)
   if config.rates and "--rate" in flags:

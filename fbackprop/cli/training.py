@@ -3,8 +3,11 @@
 import shlex
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jax
@@ -12,21 +15,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fbackprop import train
+from fbackprop import rules, train
 from fbackprop.cli.config import Sources, TrainConfig, method_of, settings
-from fbackprop.cli.console import UsageError, note, show_progress, table_of_rates
+from fbackprop.cli.console import Phases, UsageError, note, show_progress, table_of_rates
 from fbackprop.cli.preparation import Prepared, begin, prepare
 from fbackprop.files import write_whole
-from fbackprop.inspection import inspect
 from fbackprop.live_check import LiveCheck
 from fbackprop.quantities.capture import captured
 from fbackprop.train import report
 from fbackprop.train import run_folder as runs
+from fbackprop.train.data.rows import Dataset
 from fbackprop.train.ensembles import make_ensemble_evaluate
 from fbackprop.train.history import SQUARED_NORM
 from fbackprop.train.interrupts import deferred_interrupt
 from fbackprop.train.metrics import Table, number, row_of_ensemble
-from fbackprop.train.models import Model, save_model
+from fbackprop.train.models import Description, Model, save_model
 from fbackprop.train.optimizers import make_optimizer
 
 Ending = tuple[list[str], int]
@@ -52,15 +55,21 @@ class RunFolder:
     except OSError as error:
       self.failed[self.path / name] = error.strerror or str(error)
 
+  def write_summary(self, summary: dict[str, Any], phases: Phases) -> None:
+    """Write the summary with the times so far: before the report is drawn, and when it is."""
+    times = {name: round(seconds, 3) for name, seconds in phases.seconds.items()}
+    self.write("summary.json", runs.write_json, {**summary, "time": times})
 
-def run(config: TrainConfig, sources: Sources) -> int:
+
+def run(config: TrainConfig, sources: Sources, phases: Phases) -> int:
   """Train, and write the run's folder; return the exit code (see `fbackprop.cli.train.main`)."""
   prepared = prepare(config, sources)
   with begin(prepared) as folder, deferred_interrupt(signal.SIGINT, signal.SIGTERM) as interruption:
-    print(prepared.about())
+    print(prepared.about(), flush=True)
+    phases.end("load")
     files = RunFolder(folder)
     is_alone = config.ensemble == 1 and not config.rates
-    messages, code = (train_one if is_alone else train_ensembles)(prepared, files)
+    messages, code = (train_one if is_alone else train_ensembles)(prepared, files, phases)
   if files.failed:
     failed = ", ".join(f"{path} ({reason})" for path, reason in files.failed.items())
     messages, code = [*messages, f"could not be written: {failed}"], 1
@@ -131,7 +140,7 @@ def differing(check: LiveCheck, step: int) -> str:
 # --- One network ----------------------------------------------------------------------------------
 
 
-def train_one(prepared: Prepared, files: RunFolder) -> Ending:
+def train_one(prepared: Prepared, files: RunFolder, phases: Phases) -> Ending:
   """Train one network, and write the run's files."""
   config, dataset, model = prepared.config, prepared.dataset, prepared.model
   what = f"{model.as_text()}; {method_of(config)}"
@@ -142,31 +151,51 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   print(f"{what}\n{table.head()}")
   checkpoints = files.path / "checkpoints"
   resume = None if config.resume is None else checkpoints
-  with show_progress(prepared.last_step) as show:
+  look = report.make_look(model)
+  with show_progress(prepared.last_step, before="compiling ...") as show, ExitStack() as exits:
 
     def on_evaluation(evaluation: train.Evaluation) -> None:
       files.write("metrics.jsonl", runs.append_evaluation, vars(evaluation))
       show(table.row(evaluation), evaluation.step)
 
+    def on_compiled() -> None:
+      show("", 0)
+      # Beside the loop, which needs Python for its evaluations only.
+      thread = Thread(target=prepare_report, args=(look, model, dataset))
+      thread.start()
+      exits.callback(thread.join)
+
+    is_captured = config.clip_examples or set(config.watched) & {"health", "noise_scale"}
+    net = captured(model.net) if is_captured else model.net
+    if config.rule != "backprop":
+      net = getattr(rules, config.rule)(net)
     try:
       result = train.fit(
-        model.network_of(captured) if config.watched or config.clip_examples else model.net,
+        net,
         model.loss,
         prepared.examples,
         optimizer=optimizer_of(prepared, config.rate),
-        key=jax.random.key(config.seed),
+        key=jax.jit(jax.random.key)(np.uint32(config.seed)),  # By one program instead of two.
         params=prepared.params,
         checkpoints=train.Checkpoints(checkpoints, config.ckpt.every, config.ckpt.keep, resume),
-        **options_of(prepared, on_evaluation=on_evaluation, on_event=note, watch=config.watched),
+        **options_of(
+          prepared,
+          on_evaluation=on_evaluation,
+          on_event=note,
+          on_compiled=on_compiled,
+          watch=config.watched,
+        ),
       )
     except (ValueError, TypeError, OSError) as error:
       if config.resume is None:
         raise
       raise UsageError(f"--resume {config.resume}: {error}") from error
 
+  end_training(phases, result)
+  result = network_result(result)
   summary = runs.summarize(result, dataset)
   files.write("model.safetensors", save_model, result.params, model)
-  files.write("summary.json", runs.write_json, summary)
+  files.write_summary(summary, phases)
   ends = {
     "diverged": f"stopped: the run diverged at step {result.steps + 1}",
     "interrupted": f"stopped: interrupted at step {result.steps}",
@@ -177,12 +206,18 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   score = "test accuracy" if dataset.is_classification else "test loss"
   parts += [f"{score} {number(summary[score.replace(' ', '_')])}", checked(result)]
   title = f"{what}, seed {config.seed}\n{'; '.join(parts)}"
-  look = jax.jit(inspect(model.net, model.loss))
-  signals = look(result.params, dataset.x_test, dataset.targets_test)
+  signals, answers = look(result.params, dataset.x_test, dataset.targets_test)
   picture = report.draw_report(title, result, dataset, signals, tell=note)
   files.write("report.png", write_whole, picture)
   told = told_of(config, prepared.sources.arguments, files.path, prepared.aside)
-  page = report.draw_page(told, result, dataset, signals, Model(model, result.params))
+
+  def when_drawn() -> None:
+    phases.end("draw")
+    files.write_summary(summary, phases)
+
+  page = report.draw_page(
+    told, result, dataset, signals, Model(model, result.params), answers, when_drawn=when_drawn
+  )
   files.write("report.html", write_whole, page)
   print("; ".join([*parts, f"run in {files.path}"]))
   files.failed |= {checkpoints / str(step): "see above" for step in result.unsaved}
@@ -203,10 +238,48 @@ def train_one(prepared: Prepared, files: RunFolder) -> Ending:
   return messages, 3 if result.stop_reason == "diverged" else int(not result.checks_ok)
 
 
+def prepare_report(look: Callable[..., Any], model: Description, dataset: Dataset) -> None:
+  """Compile what the report computes, and load matplotlib, while the run is in its compiled loop.
+
+  Nothing depends on it, and so no error is reported: the same is done again where it is needed.
+  """
+  with suppress(Exception):
+    params = jax.eval_shape(lambda: model.net.init(jax.random.key(0)))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    look(zeros, dataset.x_test, dataset.targets_test)
+    report.load_packages()
+
+
+def end_training(phases: Phases, result: train.Result | train.EnsembleResult) -> None:
+  """End the phase of training, with those of compilation and of gradient checks apart."""
+  # Those of a resumed run include the checks before it was interrupted.
+  checks = min(result.check_seconds, result.seconds)
+  phases.end("train", compile=result.compile_seconds, check=checks)
+
+
+def network_result(result: train.Result) -> train.Result:
+  """Return the result of the network itself, without the feedback of its rule."""
+  if not isinstance(result.params, rules.RuleParams):
+    return result
+  own = [i for i, name in enumerate(result.layer_names) if name.startswith(".params")]
+  best = result.best
+  return replace(
+    result,
+    state=result.state._replace(params=result.state.params.params),
+    best=None if best is None else replace(best, params=best.params.params),
+    layer_names=tuple(result.layer_names[i].removeprefix(".params") for i in own),
+    grad_norms=result.grad_norms[:, own],
+    evaluations=tuple(
+      replace(e, grad_norms=tuple(e.grad_norms[i] for i in own) if e.grad_norms else ())
+      for e in result.evaluations
+    ),
+  )
+
+
 # --- Ensembles ------------------------------------------------------------------------------------
 
 
-def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
+def train_ensembles(prepared: Prepared, files: RunFolder, phases: Phases) -> Ending:
   """Train an ensemble for each rate, and write the run's files.
 
   The data is split by `--seed`; the member of that seed is the same as the run without
@@ -223,7 +296,7 @@ def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
   def optimizer(rate: Any) -> optax.GradientTransformation:
     return optax.chain(one_rate, optax.scale(rate))  # All optimizers end with a factor of the rate.
 
-  with show_progress(prepared.last_step) as show:
+  with show_progress(prepared.last_step, before="compiling ...") as show:
 
     def on_evaluation(evaluation: train.EnsembleEvaluation) -> None:
       files.write("metrics.jsonl", runs.append_evaluation, row_of_ensemble(evaluation, rates))
@@ -240,8 +313,12 @@ def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
       keys=jnp.tile(jax.vmap(jax.random.key)(seeds), len(rates)),
       rates=np.repeat(rates, size).tolist(),
       # One member per rate is checked.
-      **options_of(prepared, on_evaluation=on_evaluation, check_members=range(0, members, size)),
-    )
+      **options_of(
+        prepared, on_evaluation=on_evaluation, on_compiled=partial(show, "", 0),
+        check_members=range(0, members, size),
+      ),
+    )  # fmt: skip
+  end_training(phases, result)
   parts = [result.part(first, first + size) for first in range(0, members, size)]
   means = [validation_loss(part).mean() for part in parts]
   kept = int(np.argmin(np.nan_to_num(means, nan=np.inf, posinf=np.inf)))
@@ -263,9 +340,14 @@ def train_ensembles(prepared: Prepared, files: RunFolder) -> Ending:
   }
   whole = Model(model._replace(ensemble=size), part.params)
   files.write("model.safetensors", save_model, whole.params, whole.description)
-  files.write("summary.json", runs.write_json, summary)
+  files.write_summary(summary, phases)
+
+  def when_drawn() -> None:
+    phases.end("draw")
+    files.write_summary(summary, phases)
+
   told = told_of(config, prepared.sources.arguments, files.path, prepared.aside)
-  page = report.draw_ensemble_page(told, part, scores, kept, dataset, whole)
+  page = report.draw_ensemble_page(told, part, scores, kept, dataset, whole, when_drawn=when_drawn)
   files.write("report.html", write_whole, page)
   print(f"kept: {size} of rate {rates[kept]:g}; {checked(result)}; run in {files.path}")
 

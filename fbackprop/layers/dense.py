@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
+from fbackprop.layers.factors import Affine, Linear
 from fbackprop.meshes import product, sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable
 
@@ -130,5 +131,10 @@ def dense(
     checks.check_shape(name, "y_bar", y_bar, (x.shape[0], d_out), x.dtype)
     return dense_backward(params, x, y_bar)
 
+  def factors(params: DenseParams, x: Residuals, y_bar: Array) -> tuple[Any, Array]:
+    # Nothing reads the gradient here, so jit eliminates its product as dead code.
+    _, x_bar = backward(params, x, y_bar)
+    return (Linear if params.b is None else Affine)(x, y_bar), x_bar
+
   options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", dtype.name))
-  return Layer("dense", init, forward, backward, options=options)
+  return Layer("dense", init, forward, backward, options=options, factors=factors)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
+from fbackprop.layers.factors import Elementwise, Scaling
 from fbackprop.meshes import sum_rows
 from fbackprop.types import Array, Layer, Residuals, exportable, widen
 
@@ -181,5 +182,9 @@ def make_norm(kind: str, rules: Rules, width: int, eps: float, dtype: Any) -> La
     checks.check_shape(name, "y_bar", y_bar, tuple(x_hat.shape), x_hat.dtype)
     return backward_rule(params, residuals, y_bar)
 
+  def factors(params: NormParams, residuals: Residuals, y_bar: Array) -> tuple[Any, Array]:
+    _, x_bar = backward(params, residuals, y_bar)
+    return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar), x_bar
+
   options = (("width", width), ("eps", eps), ("dtype", dtype.name))
-  return Layer(kind, init, forward, backward, options=options)
+  return Layer(kind, init, forward, backward, options=options, factors=factors)

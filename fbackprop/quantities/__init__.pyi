@@ -3,8 +3,11 @@ from ._health import Health as Health
 from ._health import LayerHealth as LayerHealth
 from ._health import health as health
 from .capture import Affine as Affine
+from .capture import ByParameter as ByParameter
+from .capture import Each as Each
 from .capture import Elementwise as Elementwise
 from .capture import Linear as Linear
+from .capture import Outer as Outer
 from .capture import Scaling as Scaling
 from .capture import captured as captured
 from .capture import layer_order as layer_order

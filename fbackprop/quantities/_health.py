@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import StructureError, check_unit, describe
-from fbackprop.layers.factors import Factors, is_factors
-from fbackprop.quantities.capture import in_order, read, walk
+from fbackprop.layers.factors import ByParameter, Factors, Outer, is_factors
+from fbackprop.quantities import parameters
+from fbackprop.quantities.capture import first_array, in_order, read, walk
 from fbackprop.types import Array, Layer, exportable, widen
 
 
@@ -17,7 +18,8 @@ from fbackprop.types import Array, Layer, exportable, widen
 class LayerHealth(NamedTuple):
   """Statistics of one layer; each `[]`, or `[n]` for the copies of a `repeat(.., n)`.
 
-  For a normalisation, x is its normalised input x_hat. A number can leave its dtype's range at both
+  For a normalisation, x is its normalised input x_hat; for a weight with several uses, x and ȳ are
+  those of all uses. A number can leave its dtype's range at both
   ends: a subnormal number has lost some digits, and an infinite one all.
 
   Attributes:
@@ -100,7 +102,7 @@ def health(captured: Any, net: Layer) -> Health:
   places = list(walk("health", net, captured))
   for place in places:
     if not is_factors(place.node):
-      problem = "must be a layer of its own, or made by serial, skip, repeat or remat"
+      problem = "must be a layer of its own, or made by serial, skip, repeat, remat or graph"
       said = f"{problem}, got {describe(place.node)} for its factors"
       raise StructureError(said, place.name, "health")
   layers = OrderedDict((place.name, place.node) for place in places)
@@ -108,7 +110,7 @@ def health(captured: Any, net: Layer) -> Health:
 
   def finite(side: int) -> Array:
     """Return whether all of x (0) or ȳ (1) is finite, for each layer and copy."""
-    return in_order(places, lambda factors: jnp.isfinite(factors[side]).all((-2, -1)))
+    return in_order(places, lambda factors: jnp.isfinite(signals(factors)[side]).all((-2, -1)))
 
   return Health(reports, *find_first(finite(0), finite(1)))
 
@@ -126,7 +128,7 @@ def find_first(x_finite: Array, y_bar_finite: Array) -> tuple[Array, Array]:
 
 def layer_health(factors: Factors) -> LayerHealth:
   """Compute the statistics of one layer."""
-  x, y_bar = factors
+  x, y_bar = signals(factors)
   is_zero = magnitude_bits(y_bar) == 0
   rows = y_bar.shape[-2]
   return LayerHealth(
@@ -138,6 +140,17 @@ def layer_health(factors: Factors) -> LayerHealth:
     *count_extremes(x),
     *count_extremes(y_bar),
   )
+
+
+def signals(factors: Factors) -> tuple[Array, Array]:
+  """Return a layer's x and ȳ, `[..., N, D]`; those of all uses of a weight, one after another."""
+  if not isinstance(factors, ByParameter):
+    return factors[0], factors[1]
+  weights = [leaf for leaf in parameters.leaves_of(factors) if isinstance(leaf, Outer)]
+  if weights:
+    return parameters.flat_uses(weights[0].x), parameters.flat_uses(weights[0].y_bar)
+  first = first_array(factors)  # The gradients are all that is known.
+  return first, first
 
 
 def rms(v: Array) -> Array:

@@ -15,24 +15,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
-from fbackprop.combinators import remat, repeat, serial, skip
+from fbackprop.combinators import map_layers, remat, repeat, serial, skip
 from fbackprop.errors import ShapeError, StructureError, describe
-from fbackprop.layers.dense import dense
-from fbackprop.layers.factors import Affine, Elementwise, Factors, Linear, Scaling, is_factors
-from fbackprop.layers.normalization import layer_norm, rms_norm
+from fbackprop.layers.factors import (
+  Affine,
+  ByParameter,
+  Each,
+  Elementwise,
+  Factors,
+  Linear,
+  Outer,
+  Scaling,
+  is_factors,
+  is_leaf_factors,
+)  # fmt: skip
 from fbackprop.types import Array, Layer, Params, Residuals
 
-__all__ = ["Affine", "Elementwise", "Linear", "Scaling", "captured"]
+__all__ = [
+  "Affine", "ByParameter", "Each", "Elementwise", "Linear", "Outer", "Scaling", "captured"
+]  # fmt: skip
 
 
-def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
-  """Wrap a layer's constructor so that the backward pass returns the gradient's factors.
+def captured(make: Any) -> Any:
+  """Wrap a network, or a layer's constructor, so that `backward` returns the gradient's factors.
 
   Where `backward` of a dense layer returns `DenseParams(xᵀ ȳ, Σ_n ȳ_n)`, that of the captured layer
   returns `Affine(x, y_bar)`, or `Linear(x, y_bar)` without bias; for `layer_norm` it is
-  `Elementwise(x_hat, y_bar)` and for `rms_norm` `Scaling(x_hat, y_bar)`. The functions of
-  `fbackprop.quantities` take the tree of these factors, and `gradient` converts it to the plain
-  gradient.
+  `Elementwise(x_hat, y_bar)` and for `rms_norm` `Scaling(x_hat, y_bar)`; for a layer whose weight
+  each example uses several times, as of a convolution or of nodes that share it, `ByParameter`. The
+  functions of `fbackprop.quantities` take the tree of these factors, and `gradient` converts it to
+  the plain gradient.
 
   Nothing else changes: parameters, forward pass and x_bar are bitwise the same. The layer composes
   like any other; inside `repeat(.., n)` the factors are stacked, `[n, N, D]`. Seed its backward
@@ -44,17 +56,20 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
   discarded.
 
   Args:
-    make: `fbackprop.dense`, `fbackprop.layer_norm` or `fbackprop.rms_norm`, or a
-      `functools.partial` of one.
+    make: a network, or a function that makes a layer, such as `fbackprop.dense`. Each layer with
+      parameters must state its factors, in its field `factors`, as those of this package do.
 
   Returns:
-    A constructor with the arguments of `make`.
+    The network, or a constructor with the arguments of `make`.
 
   Raises:
-    TypeError: `make` is none of these; the factors of any other layer's gradient are unknown.
+    TypeError: `make` is neither.
+    StructureError: a layer has parameters and states no factors; from a constructor, when it is
+      called.
 
   Example:
     >>> import jax
+    >>> from fbackprop.layers.dense import dense
     >>> layer = captured(dense)(3, 2)
     >>> params = layer.init(jax.random.key(0))
     >>> y, residuals = layer.forward(params, jax.numpy.ones((5, 3)))
@@ -65,28 +80,34 @@ def captured(make: Callable[..., Layer]) -> Callable[..., Layer]:
   References:
     Goodfellow, "Efficient per-example gradient computations", arXiv:1510.01799 (2015), section 4.
   """
-  known = make
-  while isinstance(known, functools.partial):
-    known = known.func
-  checks.check_that(
-    "captured", "make", make, known in (dense, layer_norm, rms_norm),
-    "be fbackprop.dense, fbackprop.layer_norm or fbackprop.rms_norm, or a functools.partial of one",
-  )  # fmt: skip
+  if isinstance(make, Layer):
+    return map_layers(captured_layer, make)
+  wanted = "be a network, or the constructor of a layer, such as fbackprop.dense"
+  checks.check_that("captured", "make", make, callable(make), wanted)
 
   @functools.wraps(make)
   def make_captured(*arguments: Any, **options: Any) -> Layer:
-    layer = make(*arguments, **options)
-
-    def backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Factors, Array]:
-      # Nothing reads the gradient here, so jit eliminates its product as dead code.
-      _, x_bar = layer.backward(params, residuals, y_bar)
-      if known is dense:
-        return (Linear if params.b is None else Affine)(residuals, y_bar), x_bar
-      return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar), x_bar
-
-    return layer._replace(backward=backward)
+    return map_layers(captured_layer, make(*arguments, **options))
 
   return make_captured
+
+
+def captured_layer(layer: Layer) -> Layer:
+  """Return a layer whose backward pass returns its factors, or, without parameters, the layer."""
+  factors_of = layer.factors
+  if factors_of is None:
+    if jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0))):
+      raise StructureError(
+        f"captured: the layer {layer.name} states no factors of its gradient: give its Layer the "
+        "field factors, as docs/write_your_own_layer.md shows"
+      )
+    return layer
+
+  def backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Factors, Array]:
+    factors, x_bar = factors_of(params, residuals, y_bar)
+    return factors if is_factors(factors) else ByParameter(factors), x_bar
+
+  return layer._replace(backward=backward)
 
 
 # --- Traversal ------------------------------------------------------------------------------------
@@ -110,9 +131,10 @@ def read(where: str, captured: Any) -> list[Factors]:
       )  # fmt: skip
     check_factors(where, place, node)
     found.append(node)
-    n = found[0].y_bar.shape[-2]
+    n = count_examples(found[0])
     wanted = f"have the {n} examples of the first layer"
-    checks.check_that(where, place, node[0], node[0].shape[-2] == n, wanted, ShapeError)
+    first = first_array(node)
+    checks.check_that(where, place, first, count_examples(node) == n, wanted, ShapeError)
   if not found:
     problem = f"must hold the factors of a layer, got {describe(captured)}: no layer of the network"
     raise StructureError(f"{problem} has parameters", "captured", where)
@@ -120,7 +142,10 @@ def read(where: str, captured: Any) -> list[Factors]:
 
 
 def check_factors(where: str, place: str, factors: Factors) -> None:
-  """Raise for two arrays that aren't valid factors of one layer."""
+  """Raise for arrays that aren't valid factors of one layer."""
+  if isinstance(factors, ByParameter):
+    check_leaves(where, place, factors)
+    return
   first, second = (f"{place}.{field}" for field in factors._fields)
   x, y_bar = factors
   checks.check_floating(where, first, x)
@@ -131,6 +156,65 @@ def check_factors(where: str, place: str, factors: Factors) -> None:
     wanted = "[..., N, D_in] and [..., N, D_out]" if is_dense(factors) else "[..., N, D], both"
     problem = f"must be {wanted}, got {describe(x)} and {describe(y_bar)}"
     raise ShapeError(problem, f"{first} and {second}", where)
+
+
+def check_leaves(where: str, place: str, factors: ByParameter) -> None:
+  """Raise unless each parameter's factors are valid, and all have the same N and copies."""
+  leaves = jax.tree_util.tree_leaves_with_path(factors.leaves, is_leaf=is_leaf_factors)
+  if not leaves:
+    raise StructureError("must hold an Outer or an Each for each parameter", place, where)
+  for path, leaf in leaves:
+    name = f"{place}.leaves{jax.tree_util.keystr(path)}"
+    wanted = "be fbackprop.quantities.Outer(x, y_bar) or Each(grads)"
+    checks.check_that(where, name, leaf, is_leaf_factors(leaf), wanted, StructureError)
+    axes = (2, ("N", "P", "D")) if isinstance(leaf, Outer) else (1, ("N", "D"))
+    for field in ("x", "y_bar") if isinstance(leaf, Outer) else ("grads",):
+      array = getattr(leaf, field)
+      checks.check_floating(where, f"{name}.{field}", array)
+      wanted = f"have shape [..., {', '.join(axes[1])}]"
+      checks.check_that(where, f"{name}.{field}", array, array.ndim > axes[0], wanted, ShapeError)
+    first = first_array(factors)
+    fits = leading_axes(leaf) == leading_axes(leaves[0][1])
+    wanted = f"have the copies and examples of {describe(first)}"
+    checks.check_that(where, name, jax.tree.leaves(leaf)[0], fits, wanted, ShapeError)
+    if isinstance(leaf, Outer):
+      same = leaf.x.shape[:-1] == leaf.y_bar.shape[:-1]
+      wanted = f"have the examples and uses of x, {describe(leaf.x)}"
+      checks.check_that(where, f"{name}.y_bar", leaf.y_bar, same, wanted, ShapeError)
+
+
+def leading_axes(leaf: Outer | Each) -> tuple[int, ...]:
+  """Return the numbers of copies, and N."""
+  return leaf.x.shape[:-2] if isinstance(leaf, Outer) else leaf.grads.shape[:-1]
+
+
+def first_array(factors: Factors) -> Any:
+  """Return an array of a layer's factors."""
+  return jax.tree.leaves(factors)[0]
+
+
+def count_examples(factors: Factors) -> int:
+  """Return N."""
+  if isinstance(factors, ByParameter):
+    first = jax.tree.leaves(factors.leaves, is_leaf=is_leaf_factors)[0]
+    return leading_axes(first)[-1]
+  return factors.y_bar.shape[-2]
+
+
+def copies_of(factors: Factors) -> tuple[int, ...]:
+  """Return the numbers of copies in the loops around a layer."""
+  if isinstance(factors, ByParameter):
+    return leading_axes(jax.tree.leaves(factors.leaves, is_leaf=is_leaf_factors)[0])[:-1]
+  return factors[0].shape[:-2]
+
+
+def widths_of(captured: Any) -> list[tuple[int, ...]]:
+  """Return the shape of each array, without N."""
+  found = []
+  for factors in jax.tree.leaves(captured, is_leaf=is_factors):
+    front = len(copies_of(factors))
+    found += [(*a.shape[:front], *a.shape[front + 1 :]) for a in jax.tree.leaves(factors)]
+  return found
 
 
 def replace_factors(function: Callable[[Any], Any], captured: Any) -> Any:
@@ -166,7 +250,7 @@ def layer_order(net: Layer) -> list[str]:
     ['0.dense', '1.1.dense[0]', '1.1.dense[1]', '3.dense']
   """
   checks.check_unit("layer_order", "net", net, Layer)
-  params = jax.eval_shape(net.init, jax.random.key(0))
+  params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   places = [p for p in walk("layer_order", net, params) if jax.tree.leaves(p.node)]
   return [place.name + "".join(f"[{i}]" for i in place.copy) for place in places]
 
@@ -197,12 +281,19 @@ def walk(
       yield from walk(where, net.parts[0], tree, path, (*copy, i))
   elif combinator is skip or combinator is remat:
     yield from walk(where, net.parts[0], tree, path, copy)
+  elif "nodes" in options:
+    pairs = {n.name: part for n, part in zip(options["nodes"], net.parts, strict=True)}
+    wanted = f"be of the network, which at {path or 'its top'!r} is a graph"
+    checks.check_that(where, "captured", tree, isinstance(tree, dict), wanted, StructureError)
+    for name, part in pairs.items():
+      if name in tree:  # Nodes that only share have none.
+        yield from walk(where, part, tree[name], f"{path}{name}.", copy)
   elif jax.tree.leaves(tree):
-    copies = tree[0].shape[:-2] if is_factors(tree) else None
+    copies = copies_of(tree) if is_factors(tree) else None
     # Of parameters, as in `layer_order`, the copies aren't known.
     if copies is not None and not (len(copies) == len(copy) and all(map(lt, copy, copies))):
       place = f"has a copy {list(copy)} of {path + net.name}"
-      problem = f"must be of the network, which {place}, got {describe(tree[0])}"
+      problem = f"must be of the network, which {place}, got {describe(first_array(tree))}"
       raise StructureError(problem, "captured", where)
     yield LayerPath(path + net.name, tree, copy)
 
@@ -221,6 +312,6 @@ def in_order(places: list[LayerPath], look: Callable[[Factors], Array]) -> Array
       begins[name] = total
       flags.append(look(node).reshape(-1))
       total += flags[-1].size
-    place = int(np.ravel_multi_index(copy, node[0].shape[:-2])) if copy else 0
+    place = int(np.ravel_multi_index(copy, copies_of(node))) if copy else 0
     order.append(begins[name] + place)
   return jnp.concatenate(flags)[np.array(order)]

@@ -1,5 +1,6 @@
 """Per-example gradient clipping in one backward pass."""
 
+import functools
 import math
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 
 from fbackprop.checks import check_floating, check_number, check_shape, is_concrete
 from fbackprop.errors import RangeError, hint
-from fbackprop.layers.factors import Factors
-from fbackprop.quantities.capture import read, replace_factors
+from fbackprop.layers.factors import ByParameter, Factors
+from fbackprop.quantities import parameters
+from fbackprop.quantities.capture import copies_of, read, replace_factors
 from fbackprop.quantities.gradients import summed
 from fbackprop.quantities.kernels import layer_sqnorms, total_sqnorms
 from fbackprop.ranges import POSITIVE, check_range
@@ -77,7 +79,7 @@ def clipped_gradient(
   layers = read("clipped_gradient", captured)
 
   if clipping == "per_layer":
-    count = sum(math.prod(layer.y_bar.shape[:-2]) for layer in layers)
+    count = sum(math.prod(copies_of(layer)) for layer in layers)
 
     def clip_layer(factors: Factors) -> Any:
       norms = jnp.sqrt(layer_sqnorms(factors))
@@ -126,6 +128,9 @@ def as_dtype(max_norm: Any, norms: Array) -> Array:
 
 def scaled(factors: Factors, factor: Array) -> Factors:
   """Scale the factors to those of c_i g_i, for c `[N]` or `[..., N]` with copies in front."""
+  if isinstance(factors, ByParameter):
+    scale = functools.partial(parameters.scaled, factor=factor)
+    return ByParameter(parameters.replace_leaves(scale, factors))
   missing = factors.y_bar.ndim - 1 - factor.ndim
   factor = factor.reshape((1,) * missing + (*factor.shape, 1))
   return factors._replace(y_bar=factors.y_bar * factor.astype(factors.y_bar.dtype))

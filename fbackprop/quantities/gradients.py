@@ -6,10 +6,17 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.layers.dense import DenseParams
-from fbackprop.layers.factors import Factors, is_factors
+from fbackprop.layers.factors import ByParameter, Factors, is_factors
 from fbackprop.layers.normalization import NormParams
 from fbackprop.meshes import product
-from fbackprop.quantities.capture import has_offset, is_dense, read, replace_factors
+from fbackprop.quantities import parameters
+from fbackprop.quantities.capture import (
+  count_examples,
+  has_offset,
+  is_dense,
+  read,
+  replace_factors,
+)  # fmt: skip
 from fbackprop.quantities.kernels import sum_layers, total_sqnorms
 from fbackprop.types import Array, Layer, Params, Residuals, exportable, widen
 
@@ -49,8 +56,10 @@ def gradient(captured: Any) -> Params:
   return replace_factors(summed, captured)
 
 
-def summed(factors: Factors) -> DenseParams | NormParams:
+def summed(factors: Factors) -> Any:
   """Compute Σ_i g_i of one layer."""
+  if isinstance(factors, ByParameter):
+    return parameters.replace_leaves(parameters.total, factors)
   x, y_bar = factors
   first = product(jnp.swapaxes(x, -1, -2), y_bar) if is_dense(factors) else (y_bar * x).sum(-2)
   return as_params(factors, first, y_bar.sum(-2))
@@ -70,9 +79,14 @@ def mean_gradient(captured: Any) -> Params:
   return replace_factors(mean_of, captured)
 
 
-def mean_of(factors: Factors) -> DenseParams | NormParams:
+def mean_of(factors: Factors) -> Any:
   """Compute Σ_i g_i / N of one layer."""
-  return summed(factors._replace(y_bar=factors.y_bar / max(factors.y_bar.shape[-2], 1)))
+  n = max(count_examples(factors), 1)
+  if isinstance(factors, ByParameter):
+    share = jnp.asarray(1 / n)
+    return summed(ByParameter(parameters.replace_leaves(
+      lambda leaf: parameters.scaled(leaf, share), factors)))  # fmt: skip
+  return summed(factors._replace(y_bar=factors.y_bar / n))
 
 
 def without_factors(tree: Any) -> Any:
@@ -118,8 +132,10 @@ def example_gradients(captured: Any) -> Params:
   return replace_factors(unsummed, captured)
 
 
-def unsummed(factors: Factors) -> DenseParams | NormParams:
+def unsummed(factors: Factors) -> Any:
   """Compute g_i of one layer for all i."""
+  if isinstance(factors, ByParameter):
+    return parameters.replace_leaves(parameters.unsummed, factors)
   x, y_bar = factors
   if is_dense(factors):
     first = jnp.moveaxis(x[..., :, None] * y_bar[..., None, :], -3, 0)
@@ -163,6 +179,8 @@ def second_moment(captured: Any) -> Params:
 
 def summed_squares(factors: Factors) -> Any:
   """Compute Σ_i g_i² of one layer."""
+  if isinstance(factors, ByParameter):
+    return parameters.replace_leaves(parameters.summed_squares, factors)
   x, y_bar = (widen(factor) for factor in factors)
   is_outer, squares = is_dense(factors), y_bar**2
   first = product(jnp.swapaxes(x**2, -1, -2), squares) if is_outer else ((y_bar * x) ** 2).sum(-2)
@@ -196,7 +214,7 @@ def variance(captured: Any) -> Params:
     Dangel, Kunstner, Hennig, "BackPACK: packing more into backprop", ICLR (2020), appendix A.1,
     where it is biased: divided by N.
   """
-  n = read("variance", captured)[0].y_bar.shape[-2]
+  n = count_examples(read("variance", captured)[0])
 
   def unbiased(squares: Array, mean: Array) -> Array:
     if n < 2:
@@ -259,7 +277,7 @@ def noise_scale(captured: Any) -> NoiseScale:
     arXiv:1812.06162 (2018), appendix A.1, with batches of 1 and N.
   """
   layers = read("noise_scale", captured)
-  n = layers[0].y_bar.shape[-2]
+  n = count_examples(layers[0])
   squares = total_sqnorms(layers)
   if n < 2:
     return NoiseScale(*[jnp.full((), jnp.nan, squares.dtype)] * 3)

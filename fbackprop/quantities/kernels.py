@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import ShapeError, StructureError, check_flag, check_that, describe
-from fbackprop.layers.factors import Factors
-from fbackprop.meshes import diagonal, product
-from fbackprop.quantities.capture import has_offset, is_dense, read, replace_factors
+from fbackprop.layers.factors import ByParameter, Factors
+from fbackprop.meshes import diagonal
+from fbackprop.quantities import parameters
+from fbackprop.quantities.capture import has_offset, is_dense, read, replace_factors, widths_of
+from fbackprop.quantities.parameters import inner
 from fbackprop.transforms import nonzero
 from fbackprop.types import Array, widen
 
@@ -21,7 +23,8 @@ def example_sqnorms(captured: Any, *, per_layer: bool = False) -> Any:
 
     ‖g_i‖² = Σ_l (‖x_i‖² + 1) ‖ȳ_i‖²,
 
-  without the 1 where there is no bias; for a normalisation ‖ȳ_i x_hat_i‖² + ‖ȳ_i‖².
+  without the 1 where there is no bias; for a normalisation ‖ȳ_i x_hat_i‖² + ‖ȳ_i‖². A weight that
+  an example uses several times has the cross terms of `parameters`.
 
   Normalisation: that of one example's loss, not divided by N. An example without gradient has
   exactly 0; an example with an infinite or NaN gradient has inf or NaN, and affects no other.
@@ -63,6 +66,8 @@ def total_sqnorms(layers: list[Factors]) -> Array:
 
 def layer_sqnorms(factors: Factors) -> Array:
   """Compute ‖g_i‖² of one layer, `[..., N]`, the copies of a `repeat` in front."""
+  if isinstance(factors, ByParameter):
+    return sum_layers([parameters.sqnorms(leaf) for leaf in parameters.leaves_of(factors)])
   x, y_bar = (widen(factor) for factor in factors)
   if not is_dense(factors):
     squares = ((y_bar * x) ** 2).sum(-1)
@@ -123,6 +128,10 @@ def gram(captured: Any, other: Any = None) -> Array:
 
 def layer_gram(a: Factors, b: Factors) -> Array:
   """Compute g_i · h_j of one layer, summed over the copies of a `repeat`."""
+  if isinstance(a, ByParameter) and isinstance(b, ByParameter):
+    pairs = zip(parameters.leaves_of(a), parameters.leaves_of(b), strict=True)
+    each = sum_layers([parameters.gram(*pair) for pair in pairs])
+    return each.sum(tuple(range(each.ndim - 2)))
   x, y_bar = (widen(factor) for factor in a)
   other_x, other_y_bar = (widen(factor) for factor in b)
   offsets = inner(y_bar, other_y_bar)
@@ -135,11 +144,6 @@ def layer_gram(a: Factors, b: Factors) -> Array:
   return products.sum(tuple(range(products.ndim - 2)))
 
 
-def inner(a: Array, b: Array) -> Array:
-  """Compute a_i · b_j, `[..., N, M]`."""
-  return product(a, jnp.swapaxes(b, -1, -2))
-
-
 def check_same_network(captured: Any, other: Any) -> None:
   """Raise for factors of different networks; the numbers of examples may differ."""
   ours: Any = jax.tree.structure(captured)
@@ -148,11 +152,11 @@ def check_same_network(captured: Any, other: Any) -> None:
     problem = "must be the factors of the network that captured is of"
     said = f"{problem}, got {describe(theirs)} for {describe(ours)}"
     raise StructureError(said, "other", "gram")
+  ours, theirs = widths_of(captured), widths_of(other)
   leaves = jax.tree_util.tree_leaves_with_path(captured)
-  for (path, want), got in zip(leaves, jax.tree.leaves(other), strict=True):
-    fits = (*want.shape[:-2], want.shape[-1]) == (*got.shape[:-2], got.shape[-1])
+  for i, ((path, want), got) in enumerate(zip(leaves, jax.tree.leaves(other), strict=True)):
     name, wanted = f"other{jax.tree_util.keystr(path)}", f"have the widths of {describe(want)}"
-    check_that("gram", name, got, fits, wanted, ShapeError)
+    check_that("gram", name, got, ours[i] == theirs[i], wanted, ShapeError)
 
 
 def cosine_similarities(captured: Any) -> Array:

@@ -109,10 +109,10 @@ def fit(
     net, loss, optimizer, data, monitor.test, validation, stop, batch_size, step, monitor
   ).prepared("fit", key)
   if params is not None:
-    check_like("fit", "params", params, jax.eval_shape(net.init, jax.random.key(0)))
+    check_like("fit", "params", params, jax.eval_shape(lambda: net.init(jax.random.key(0))))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
       examples.check_finite(f"params{jax.tree_util.keystr(path)}", np.asarray(leaf))
-  loop, member = problem.start(key, None, params)
+  loop, member = jax.jit(problem.start)(key, None, params)
   identity = {} if checkpoints is None else {
     "loss": loss.name,
     "examples": examples.digest(problem.train),

@@ -20,7 +20,18 @@ ShuffleName = Literal["exact", "fast"]
 # Responses to a nonfinite step: end the run, skip the step, or restore the last checkpoint.
 NonfiniteName = Literal["raise", "skip", "rollback"]
 # Diagnostics that a run can record besides the loss.
-WatchName = Literal["health", "noise_scale"]
+WatchName = Literal["health", "noise_scale", "alignment"]
+# Backward rules of `fbackprop.rules`; "backprop" is the gradient.
+RuleName = Literal[
+  "backprop",
+  "feedback_alignment",
+  "direct_feedback_alignment",
+  "sign_symmetry",
+  "kolen_pollack",
+  "drtp",
+  "difference_target_propagation",
+  "predictive_coding",
+]
 ClassWeights = Literal["none", "balanced"] | Sequence[float]
 
 
@@ -113,13 +124,16 @@ class Monitor:
     test: `(x, targets)`, the test set. It is scored at each evaluation and decides nothing.
     on_evaluation: called with each `Evaluation` in turn; in a resumed run, first with those before
       the checkpoint.
+    on_compiled: called without arguments when all programs are compiled, before the first step.
     on_event: called with a message about each unplanned event: a damaged checkpoint, a failed write
       of one, a skipped step, a rollback. By default a warning is issued.
     watch: further diagnostics. "noise_scale": the gradient noise scale of the steps since the
       last evaluation, at the cost of each example's gradient norm in each step. "health": the
       health of each layer, at the cost of a backward pass in each evaluation. Both need a network
-      of captured layers, as `fbackprop.mlp(sizes,
-      dense=fbackprop.quantities.captured(fbackprop.dense))`.
+      of captured layers, as `fbackprop.quantities.captured(net)` gives. "alignment": the angle and
+      the norm ratio of each layer's update to its gradient, and the angle of its weights to their
+      feedback, at the cost of two backward passes in each evaluation; it needs a network under a
+      rule of `fbackprop.rules`.
     check_members: the members of an ensemble whose gradients are checked.
     chunk_steps: the largest number of steps per compiled call; interrupts are handled between
       calls.
@@ -133,13 +147,14 @@ class Monitor:
   test: Any = None
   on_evaluation: Callable[[Any], None] | None = None
   on_event: Callable[[str], None] | None = None
+  on_compiled: Callable[[], None] | None = None
   watch: Sequence[WatchName] = ()
   check_members: Sequence[int] = (0,)
   chunk_steps: int = 1000
 
   def __post_init__(self) -> None:
     check_numbers("monitor", self, "eval_every", "check_every", "chunk_steps")
-    for name in ("on_evaluation", "on_event"):
+    for name in ("on_evaluation", "on_event", "on_compiled"):
       if not ((value := getattr(self, name)) is None or callable(value)):
         raise DtypeError(f"must be a function, got {describe(value)}", f"monitor.{name}", "fit")
     check_watch(self.watch)

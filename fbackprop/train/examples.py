@@ -22,7 +22,8 @@ from fbackprop.errors import check_that, describe
 from fbackprop.meshes import is_explicit, mesh_of, take_rows
 from fbackprop.ranges import check_in_range
 from fbackprop.train.arguments import ClassWeights, check_class_weights
-from fbackprop.train.data.rows import Dataset, Split, listed, lost_values, stratified
+from fbackprop.train.data.rows import Dataset, listed, lost_values
+from fbackprop.train.data.splits import Split, stratified
 from fbackprop.train.step import Batch
 from fbackprop.types import Array, Layer, Loss, Params
 
@@ -63,12 +64,11 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
     lambda path, value: as_jax(f"{name}{jax.tree_util.keystr(path)}", value),
     batch._replace(weights=None),
   )
-  params = jax.eval_shape(net.init, jax.random.key(0))
+  params = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   shapes = jax.tree.map(describe, (x, targets))
   with errors.noted(f"while fitting {name}: x {shapes[0]}, targets {shapes[1]}"):
     outputs = jax.eval_shape(lambda params, x: net.forward(params, x)[0], params, x)
-    # The targets are concrete, not tracers, so that the loss checks the values of its labels.
-    losses = loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
+    losses = losses_of_zeros(loss, outputs, targets)
   if losses.shape != (n,):
     problem = f"must give one number for each example, got {describe(losses)}"
     raise errors.StructureError(problem, "loss", "fit", before="the")
@@ -81,7 +81,24 @@ def check_examples(name: str, examples: Any, net: Layer, loss: Loss) -> Batch:
   for is_wrong, problem in (((host < 0).any(), "negative"), (not host.any(), "all zero")):
     if is_wrong:
       raise errors.RangeError(f"must not be {problem}", part, "fit")
-  return Batch(x, targets, jnp.asarray(weights))
+  return Batch(x, targets, on_device(weights))
+
+
+def losses_of_zeros(loss: Loss, outputs: Any, targets: Any) -> Any:
+  """Trace the losses `[N]` of outputs of a shape and dtype, for the loss's checks of its arguments.
+
+  The targets are concrete, not tracers, so that the loss checks the values of its labels.
+  """
+  try:
+    return jax.eval_shape(lambda outputs: loss.forward(outputs, targets)[0], outputs)
+  # A loss whose checks compute with JAX: evaluated, which compiles each of its operations.
+  except jax.errors.ConcretizationTypeError:
+    return loss.forward(jnp.zeros(outputs.shape, outputs.dtype), targets)[0]
+
+
+def on_device(value: Any) -> Array:
+  """Move an array to the device; NumPy's is copied, and no program is compiled for it."""
+  return jax.device_put(np.array(value)) if isinstance(value, np.ndarray) else jnp.asarray(value)
 
 
 def as_jax(name: str, value: Any) -> Array:
@@ -111,7 +128,7 @@ def as_jax(name: str, value: Any) -> Array:
     for said in lost_values([f"{name}[:, {j}]" for j in range(raw.shape[1])], [raw], [narrow]):
       advice = "subtract its mean and divide by its deviation first, in float64"
       warnings.warn(f"fit: {said}; {advice}", stacklevel=4)
-  return jnp.asarray(own)
+  return jax.device_put(own)
 
 
 def named_parts(name: str, batch: Batch) -> list[tuple[str, Any]]:
@@ -217,8 +234,8 @@ def training_batch(
       raise errors.RangeError(f"must be {wanted}, got {len(class_weights)}", "class_weights")
     targets = own[None, :] * (targets if targets.ndim == 2 else as_rows(dataset))
   targets = targets.astype(np.float32) if targets.ndim == 2 else targets
-  weights = None if dataset.weights is None else jnp.asarray(dataset.weights)
-  return Batch(jnp.asarray(dataset.x), jnp.asarray(targets), weights)
+  weights = None if dataset.weights is None else on_device(dataset.weights)
+  return Batch(on_device(dataset.x), on_device(targets), weights)
 
 
 def as_rows(dataset: Dataset) -> np.ndarray:
@@ -258,7 +275,7 @@ def size_aside(n: int, labels: np.ndarray | None, fraction: float) -> int:
 
 
 def rows_aside(n: int, labels: np.ndarray | None, fraction: float, key: Array) -> Split:
-  """Split examples, stratified by class, with scikit-learn.
+  """Split examples, stratified by class.
 
   Args:
     n: number of examples.
@@ -271,7 +288,6 @@ def rows_aside(n: int, labels: np.ndarray | None, fraction: float, key: Array) -
 
   Raises:
     ValueError: the examples can't be split so.
-    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   own_key = jax.random.fold_in(jax.random.split(key)[1], 2**32 - 1)  # Not the number of any epoch.
   seed = int(jax.random.bits(own_key, dtype=jnp.uint32))

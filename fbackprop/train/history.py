@@ -19,6 +19,8 @@ from fbackprop.meshes import take_rows
 from fbackprop.quantities._compute import captured_pass, compute
 from fbackprop.quantities.gradients import plain, without_factors
 from fbackprop.quantities.kernels import example_sqnorms
+from fbackprop.rules._alignment import alignment
+from fbackprop.rules.contract import network_of
 from fbackprop.train import step as steps
 from fbackprop.train.optimizers import make_update
 from fbackprop.train.step import Batch, Info, State, make_gradient, noise_key
@@ -66,10 +68,14 @@ def make_gradient_check(
 ) -> Callable[[State], LiveCheck]:
   """Build `check(state) -> LiveCheck`, on `batch_size` examples drawn by the step's number.
 
+  Of a network under a rule of `fbackprop.rules`, the gradient of the network itself is checked.
+
   With clipping, at most `MOST_CLIPPED` examples, as `jax.grad` is taken of each in turn.
   """
   if clip_examples is not None:
     batch_size = min(batch_size, MOST_CLIPPED)
+  # An update that isn't meant to be the gradient is no gradient's; the network's own is checked.
+  rule, net = net, network_of(net)
   loss = checked_loss(net, loss)
   gradient_of = make_gradient(net, loss, clip_examples)
 
@@ -87,7 +93,8 @@ def make_gradient_check(
   def check(state: State) -> LiveCheck:
     rows = drawn_rows(state, examples, batch_size)
     key, weights = noise_key(net, state), examples.weights
-    return live(state.params, examples.x, examples.targets, key=key, weights=weights, rows=rows)
+    params = state.params if rule is net else state.params.params
+    return live(params, examples.x, examples.targets, key=key, weights=weights, rows=rows)
 
   return check
 
@@ -116,6 +123,39 @@ def make_health_check(
     return {
       layer: {field: np.asarray(value).tolist() for field, value in own._asdict().items()}
       for layer, own in found.layers.items()
+    }
+
+  return measure
+
+
+def make_alignment_check(
+  net: Layer, loss: Loss, examples: Batch, batch_size: int
+) -> Callable[[State], dict[str, Any]]:
+  """Build a function that compares a rule's update with the gradient at a state.
+
+  Args:
+    net: a network under a rule.
+    loss: the loss.
+    examples: the training set.
+    batch_size: number of examples used.
+
+  Returns:
+    `measure(state)`, in JSON types: by the layer's name, the fields of `Alignment`, each a number,
+    or None where it isn't defined. The examples and the key are those of a gradient check at the
+    same step.
+  """
+  compared = jax.jit(alignment(net, loss))
+
+  def measure(state: State) -> dict[str, Any]:
+    x, targets, weights = take_rows(examples, drawn_rows(state, examples, batch_size))
+    key = noise_key(net, state)
+    found: Any = jax.device_get(compared(state.params, x, targets, key=key, weights=weights))
+    return {
+      layer: {
+        field: float(value) if np.isfinite(value) else None
+        for field, value in own._asdict().items()
+      }
+      for layer, own in found.items()
     }
 
   return measure

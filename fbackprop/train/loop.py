@@ -125,6 +125,10 @@ def make_chunk(
     # The step of the run is that of the running members, which are the furthest.
     first, steps_per_epoch = loop.state.step.max(), example_count(data.x) // batch_size
 
+    # Without weights each batch has the same share, 1: counted at the end of the inner loop, and
+    # not by a kernel in each step.
+    counts = members is None and data.weights is None
+
     def each(f: Callable[..., Any]) -> Any:
       """Map a member's function over all members."""
       if members is None:
@@ -136,7 +140,11 @@ def make_chunk(
       # that are known after the loop aren't.
       known = {"finite"} if data.weights is not None else {"finite", "weight"}
       names = {"loss"} if members is not None else {*info._fields} - known
-      return {name: getattr(info, name) for name in sorted(names)}
+      row = {name: getattr(info, name) for name in sorted(names)}
+      # In one array, as a kernel per step writes it.
+      if members is None and info.loss.dtype == info.grad_norms.dtype:
+        row["numbers"] = jnp.concatenate([row.pop("loss")[None], row.pop("grad_norms")])
+      return row
 
     def goes_on(carry: tuple[Loop, Rows]) -> Array:
       loop, _ = carry
@@ -168,6 +176,8 @@ def make_chunk(
           new, info = step_of(member)(state, batch)
           share = info.weight / batch_size
           added = stop_rules.add_up(progress, info.loss, share, info.finite)
+          if counts:
+            added = added._replace(epoch_share=progress.epoch_share)
           if members is None:
             return new, added, info.finite, row_of(info)
           new, added = jax.tree.map(partial(jnp.where, alive), (new, added), (state, progress))
@@ -186,6 +196,9 @@ def make_chunk(
         state, progress, alive, rows = take_step(begin)
       else:
         state, progress, alive, rows = jax.lax.while_loop(stays, take_step, begin)
+      if counts:
+        taken = (state.step - start).astype(progress.epoch_share.dtype)
+        progress = progress._replace(epoch_share=progress.epoch_share + taken)
       # One predicate for all members: `cond` with a mapped predicate becomes a select, and the
       # validation set would be scored at every halt instead of at the end of epochs only.
       ends = alive.any() & (state.step.max() % steps_per_epoch == 0)
@@ -210,6 +223,9 @@ def make_chunk(
     after, rows = jax.lax.while_loop(goes_on, run_epoch, (loop, rows))
     if members is not None:
       return after, Info(rows["loss"], *[None] * 3)  # type: ignore[arg-type]
+    if "numbers" in rows:
+      numbers = rows.pop("numbers")
+      rows |= {"loss": numbers[:, 0], "grad_norms": numbers[:, 1:]}
     # Derived instead of recorded: the steps counted in the state are those taken.
     rows["finite"] = jnp.arange(capacity, dtype=first.dtype) < after.state.step - first
     if data.weights is None:

@@ -43,6 +43,8 @@ class Evaluation:
       on.
     health: if watched, the fields of `fbackprop.quantities.LayerHealth` of each layer by its name,
       for the examples that a gradient check at this step uses.
+    alignment: if watched, the fields of `fbackprop.rules.Alignment` of each layer by its name, for
+      the same examples; None where one isn't defined.
   """
 
   step: int
@@ -57,6 +59,7 @@ class Evaluation:
   noise_scale: float | None = None
   clipped: float | None = None
   health: dict[str, Any] | None = None
+  alignment: dict[str, Any] | None = None
 
 
 def evaluation_of(run: Any) -> Evaluation:
@@ -76,6 +79,7 @@ def evaluation_of(run: Any) -> Evaluation:
     noise_scale=mean_noise_scale(recent.watched.noise_scale, recent.finite),
     clipped=mean_clipped(recent.watched.clipped, recent.finite),
     health=run.health(run.loop.state),
+    alignment=run.alignment(run.loop.state),
   )
 
 
@@ -144,6 +148,12 @@ def most_dead(health: dict[str, Any]) -> str:
   return percent(max(np.max(layer["dead"]) for layer in health.values())) if health else ""
 
 
+def largest_angle(alignment: dict[str, Any]) -> str:
+  """Format the largest angle of any layer's update to its gradient, in degrees."""
+  known = [layer["angle"] for layer in alignment.values() if layer["angle"] is not None]
+  return f"{max(known):.0f}°" if known else ""
+
+
 class Column(NamedTuple):
   """A column of the table of a run's evaluations, on the screen and in a notebook.
 
@@ -178,6 +188,7 @@ COLUMNS = (
   Column("clipped", 9, "clipped", percent, "clipping"),
   Column("noise scale", 13, "noise_scale", examples, "noise_scale"),
   Column("max dead", 11, "health", most_dead, "health"),
+  Column("max angle", 11, "alignment", largest_angle, "alignment"),
   Column("error of gradient", 20, "gradient_error", "{:.1e}".format),
 )
 

@@ -98,6 +98,11 @@ class Description(NamedTuple):
     """Return the plain loss of the task, whatever options the training had."""
     return LOSSES[self.task]
 
+  def probabilities(self, outputs: Any) -> Any:
+    """Compute probabilities `[N, C]`: softmax of classes, sigmoid of several labels."""
+    last = activations.softmax if self.task == "classification" else activations.sigmoid
+    return last.forward((), outputs)[0]
+
   def as_text(self) -> str:
     """Describe the network, as "mlp 4-8-3, relu, softmax_cross_entropy" or "linear 4-3, ..."."""
     is_on = {
@@ -148,9 +153,7 @@ class Model(NamedTuple):
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
     """Compute probabilities `[N, C]`: softmax of classes, sigmoid of several labels."""
-    is_single = self.description.task == "classification"
-    last = activations.softmax if is_single else activations.sigmoid
-    return np.asarray(jax.jit(last.forward)((), jnp.asarray(outputs))[0])
+    return np.asarray(jax.jit(self.description.probabilities)(outputs))
 
 
 def describe_model(
@@ -190,7 +193,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   if description is None:
     said = "has no description of its network: it was not written by fbackprop train"
     raise ValueError(f"{path} {said}")
-  like = jax.eval_shape(description.net.init, jax.random.key(0))
+  like = jax.eval_shape(lambda: description.net.init(jax.random.key(0)))
   stack = () if description.ensemble is None else (description.ensemble,)
   like = jax.tree.map(lambda a: a.update(shape=(*stack, *a.shape)), like)
   return Model(description, params_of(stored, like))

@@ -217,7 +217,13 @@ def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax
 
 
 def is_weight(params: Params) -> Params:
-  """Mark the weight matrices, which all layers call w; biases and scales aren't decayed."""
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: bool(path) and getattr(path[-1], "name", None) == "w", params
-  )
+  """Mark the weight matrices, which all layers call w, and recurrent ones u.
+
+  Biases and scales aren't decayed, nor the feedback of a rule, which may be fixed.
+  """
+
+  def is_decayed(path: tuple[Any, ...], leaf: Any) -> bool:
+    names = [getattr(key, "name", None) for key in path]
+    return bool(path) and names[-1] in ("w", "u") and names[0] != "feedback"
+
+  return jax.tree_util.tree_map_with_path(is_decayed, params)

@@ -27,6 +27,8 @@ NEVER = {
 }
 # Those that remain keywords beside their group: a gradient check must cost one word.
 SHORT = frozenset({"check_every"})
+# Attributes younger than the groups, of either function.
+YOUNG = frozenset({"on_compiled"})
 
 
 class Problem(NamedTuple):
@@ -108,7 +110,7 @@ class Problem(NamedTuple):
     return make_guarded_step(
       self.net, self.loss, self.optimizer_of(rate), is_thorough,
       clip_examples=self.step.clip_examples,
-      watch=tuple(name for name in self.monitor.watch if name != "health"),
+      watch=tuple(name for name in self.monitor.watch if name == "noise_scale"),
     )  # fmt: skip
 
   def first_step(self, key: Array, batch: Batch) -> tuple[State, Info]:
@@ -147,7 +149,7 @@ def regroup(where: str, deprecated: Mapping[str, Any], **groups: Any) -> list[An
     elif name != "checkpoints":
       groups[name] = GROUPS[name]()
   every = ((field.name, name) for name in groups for field in fields(GROUPS[name]))
-  homes = {old: name for old, name in every if old not in NEVER[where]}
+  homes = {old: name for old, name in every if old not in YOUNG.union(NEVER[where])}
   for old, value in deprecated.items():
     if old not in homes:
       problem = f"got an unexpected keyword argument {old!r}; {hint(old, [*homes, *groups])}"

@@ -12,6 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
@@ -72,6 +73,8 @@ class Run:
     self.check_gradient = history.make_gradient_check(*own, problem.step.clip_examples)
     is_watched = "health" in problem.monitor.watch
     self.health = history.make_health_check(*own) if is_watched else lambda state: None
+    is_ruled = "alignment" in problem.monitor.watch
+    self.alignment = history.make_alignment_check(*own) if is_ruled else lambda state: None
     self.capacity = max(1, min(problem.monitor.chunk_steps, problem.most_steps))
 
   def compile(self) -> None:
@@ -92,17 +95,24 @@ class Run:
 
     is_thorough = problem.step.on_nonfinite != "raise" or self.members is not None
     self.thorough_chunk = None if is_thorough else traced(True)  # Compiled on first use.
-    self.chunk = traced(is_thorough).lower(self.loop, *self.arguments(0)).compile()
-    # Called for their compilation; the results are discarded.
-    self.evaluation()
-    if problem.monitor.check_every is not None:
-      self.checks()
+    chunk = traced(is_thorough).lower(self.loop, *self.arguments(0))
+    # XLA compiles it while Python traces the others.
+    settings: Any = jax.config
+    with ThreadPoolExecutor(1) as pool:
+      compiling = pool.submit(compiled, chunk, settings.jax_enable_x64)
+      # Called for their compilation; the results are discarded.
+      self.evaluation()
+      if problem.monitor.check_every is not None:
+        self.checks()
+      self.chunk = compiling.result()
+    if problem.monitor.on_compiled is not None:
+      problem.monitor.on_compiled()
     self.begin = time.perf_counter()
     self.compile_seconds = self.begin - begin
 
   def arguments(self, until: int) -> tuple[Any, ...]:
     """Return the arguments of a chunk that runs to step `until`, without the loop."""
-    return self.problem.train, self.numbers, jnp.asarray(until, jnp.int32), self.member, self.one
+    return self.problem.train, self.numbers, np.asarray(until, np.int32), self.member, self.one
 
   @property
   def recorded(self) -> int:
@@ -329,6 +339,12 @@ class EnsembleRun(Run):
       for k, state in states
       if (int(state.step), k) not in known and codes[k] != DIVERGED
     ]
+
+
+def compiled(program: jax.stages.Lowered, is_wide: bool) -> jax.stages.Compiled:
+  """Compile a lowered program in another thread, which has JAX's settings but not its contexts."""
+  with jax.enable_x64(is_wide):
+    return program.compile()
 
 
 def member_of(tree: Any, axis: int, k: int) -> Any:

@@ -1,8 +1,7 @@
 """Scores of a model on labelled data.
 
-Without scikit-learn, which `eval` of a model doesn't need: its `r2_score` and `accuracy_score`
-return other numbers where a target is constant, an output isn't finite, or there are several
-labels.
+Without scikit-learn, whose import takes a second: its `r2_score` and `accuracy_score` return other
+numbers where a target is constant, an output isn't finite, or there are several labels.
 """
 
 from collections.abc import Sequence
@@ -42,6 +41,11 @@ def accuracy(outputs: np.ndarray, targets: np.ndarray) -> float:
   is_labelled = targets.ndim == 1
   is_right = outputs.argmax(1) == targets if is_labelled else (outputs > 0) == (targets > 0.5)
   return float(is_right.mean())
+
+
+def count_pairs(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+  """Count how often each class, by row, was taken for which, by column, `[classes, classes]`."""
+  return np.bincount(classes * labels + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def r_squared(outputs: np.ndarray, targets: np.ndarray) -> float:

@@ -175,7 +175,8 @@ def make_guarded_step(
     value, grads, watched = loss_and_gradient(
       state.params, batch.x, batch.targets, key=key, weights=batch.weights
     )
-    params, opt_state = update(state.params, state.opt_state, batch, key, value, grads)
+    last = grads if is_thorough else after_backward(grads, value)
+    params, opt_state = update(state.params, state.opt_state, batch, key, value, last)
     check_carried(opt_state, state.opt_state)
     norms = layer_norms(grads)
     finite = jnp.isfinite(value) & jnp.isfinite(norms).all()
@@ -187,6 +188,22 @@ def make_guarded_step(
     return proposed, Info(value, total_weight(batch, value.dtype), norms, finite, watched)
 
   return init, step
+
+
+def after_backward(grads: Params, value: Array) -> Params:
+  """Return the same gradients, bit for bit, as values that XLA can't know before the first layer's.
+
+  A parameter is read by the loss and by the backward pass of its layer. Unless its update depends
+  on the results, XLA doesn't know which comes first, and a compiled loop copies all such parameters
+  in each step to be safe; with this it updates them in place. The comparison is always false: no
+  number is above infinity. An `optimization_barrier` is dropped too early to have this effect.
+  """
+  first = next(iter(jax.tree.leaves(grads)), None)
+  if first is None or not (first.size and holds_floats(first)) or any(splits_of(first)):
+    return grads
+  never = (first[(0,) * first.ndim] > jnp.inf) | (value > jnp.inf)
+  # Not `where`, which broadcasts the predicate, and so needs its sharding.
+  return jax.tree.map(lambda g: jax.lax.select_n(never, g, jnp.zeros_like(g)), grads)
 
 
 def make_gradient(

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fbackprop.train.arguments import StopRules
 from fbackprop.train.examples import holds_labels
@@ -125,15 +126,18 @@ def validation_loss(net: Layer, loss: Loss, params: Params, batch: Batch) -> Arr
 
 
 def stop_numbers(stop: StopRules, dtype: Any, is_validated: bool = False) -> StopNumbers:
-  """Convert the rules to arrays, infinite for inactive ones; `dtype` is that of the loss."""
+  """Convert the rules to arrays, infinite for inactive ones; `dtype` is that of the loss.
+
+  They are NumPy's, since each conversion to JAX's outside of a program compiles one.
+  """
   numbers = {name: getattr(stop, name) for name in StopNumbers._fields}
   if is_validated and stop.tol is None:
     numbers["tol"] = VALIDATION_TOL
 
-  def number(name: str, value: float | None) -> Array:
+  def number(name: str, value: float | None) -> Any:
     is_real = name in ("loss_below", "tol")
-    never, kind = (-jnp.inf, at_least_float32(dtype)) if is_real else (2**31 - 1, jnp.int32)
-    return jnp.asarray(never if value is None else value, kind)
+    never, kind = (-np.inf, at_least_float32(dtype)) if is_real else (2**31 - 1, np.int32)
+    return np.asarray(never if value is None else value, kind)
 
   return StopNumbers(**{name: number(name, value) for name, value in numbers.items()})
 

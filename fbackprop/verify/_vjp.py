@@ -11,13 +11,13 @@ import numpy as np
 from fbackprop.checks import check_callable, check_flag, check_number, is_integer
 from fbackprop.verify.arguments import hold_static, is_number
 from fbackprop.verify.interpret.primitives import is_float
-from fbackprop.verify.report import (
-  Report,
-)
+from fbackprop.verify.one_device import on_one_device
+from fbackprop.verify.report import Report
 from fbackprop.verify.verification import LEVELS, verify_call
 from fbackprop.verify.witnesses.rule import Function, replaced
 
 
+@on_one_device
 def vjp(
   f: Function,
   *args: Any,
@@ -97,6 +97,7 @@ def vjp(
   )  # fmt: skip
 
 
+@on_one_device
 def jvp(
   f: Function,
   *args: Any,

@@ -9,16 +9,18 @@ import jax
 import numpy as np
 
 from fbackprop.checks import check_unit
-from fbackprop.combinators import as_declared, is_linear, map_layers, name_layers
+from fbackprop.combinators import as_declared, is_linear, map_layers, places
 from fbackprop.transforms import pullback
 from fbackprop.types import Array, Layer, Params, Residuals
 from fbackprop.verify._vjp import vjp
 from fbackprop.verify.deadline import is_over, time_limit
+from fbackprop.verify.one_device import on_one_device
 from fbackprop.verify.report import VERDICTS, Report
 from fbackprop.verify.verification import checks_of, verify_call
-from fbackprop.verify.witnesses.rule import TINY, in_dtype, path_name
+from fbackprop.verify.witnesses.rule import TINY, in_dtype
 
 
+@on_one_device
 def layer(
   net: Layer,
   params: Params,
@@ -90,7 +92,8 @@ def layer(
         # Of several equal layers the first is checked in full.
         own_options = {**options, **declarations_of(part)}
         own_options["level"] = "quick" if shapes in seen else level
-        bars = [(1.0 if part.linear else TINY) * np.asarray(y_bar, np.float64)]
+        scale = 1.0 if part.linear else TINY
+        bars = [scale * np.asarray(bar, np.float64) for bar in jax.tree.leaves(y_bar)]
         report = verify_call(name, forward_of(part), own_args, vjp_of(part), bars, **own_options)
         parts.append(renamed(report, name, path))
       seen.add(shapes)
@@ -144,11 +147,8 @@ def layer_calls(
     The layer's name, such as "1.relu", the path of its parameters, such as "params/1", the layer,
     and its arguments and cotangent in a pass through the network.
   """
-  found: list[Layer] = []
 
   def tapped(part: Layer) -> Layer:
-    found.append(part)
-
     def tapped_forward(params: Params, x: Array, key: Array | None = None) -> tuple[Any, Residuals]:
       y, residuals = part.forward(params, x, key)
       return y, ((params, x) if key is None else (params, x, key), residuals)
@@ -159,7 +159,7 @@ def layer_calls(
 
     return part._replace(forward=tapped_forward, backward=tapped_backward)
 
-  tapped_net = map_layers(tapped, net)
+  tapped_net = map_layers(tapped, net, separate=True)
 
   @jax.jit  # Eager, each operation would be compiled by itself.
   def arrivals(params: Params, x: Array, key: Array | None, y_bar: Array) -> Params:
@@ -167,14 +167,14 @@ def layer_calls(
     return tapped_net.backward(params, residuals, y_bar)[0]
 
   y = jax.eval_shape(forward_of(net), params, x, key)
-  y_bar = np.random.default_rng([seed, 10, 0]).normal(size=y.shape)
-  tree = arrivals(params, x, key, in_dtype(y_bar, y.dtype))
-  with_paths = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, Arrival))
-  calls = list(zip(name_layers(net), found, with_paths, strict=True))
-  for name, part, (path, arrival) in reversed(calls):
-    if arrival.y_bar.ndim > y.ndim:  # Inside a repeat the last copy represents all.
+  rng = np.random.default_rng([seed, 10, 0])
+  y_bar = jax.tree.map(lambda leaf: in_dtype(rng.normal(size=leaf.shape), leaf.dtype), y)
+  tree = arrivals(params, x, key, y_bar)
+  for place in reversed(list(places(net))):
+    arrival = place.node(tree)
+    for _ in range(place.copies):  # The last copy represents all.
       arrival = jax.tree.map(lambda leaf: leaf[-1], arrival)
-    yield name, path_name(("params", *path)), part, arrival
+    yield place.name, "/".join(map(str, ("params", *place.path))), place.layer, arrival
 
 
 def renamed(report: Report, name: str, path: str) -> Report:
@@ -183,7 +183,8 @@ def renamed(report: Report, name: str, path: str) -> Report:
   def leaf_of(leaf: str) -> str:
     if leaf.partition("/")[0] == "params":
       return path + leaf.removeprefix("params")
-    return f"input of {name}" if leaf == "x" else leaf
+    input_, slash, part = leaf.partition("/")
+    return f"input {part}{' ' * bool(slash)}of {name}" if input_ == "x" else leaf
 
   where = f"in layer {name}"
   findings = [

@@ -1,6 +1,7 @@
 """A verification: the checks in the order in which failures explain others, and their report."""
 
 import contextlib
+import gc
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from fbackprop.verify.checks.branch_search import check_branches
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.deadline import OutOfTimeError, check_time, time_limit
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
+from fbackprop.verify.interpret.loops import counted_turns
 from fbackprop.verify.report import (
   VERDICTS,
   Checked,
@@ -61,7 +63,8 @@ def verify_call(
     y_bar = rule.draw(options["seed"], 0, options.get("linear", True))
   problem = Problem(rule, leaves, y_bar, **options)
   size = sum(np.size(x) for x in leaves)
-  with time_limit(seconds), jax.default_matmul_precision("highest"), one_thread_of_blas(size):
+  precision, threads = jax.default_matmul_precision("highest"), one_thread_of_blas(size)
+  with time_limit(seconds), precision, threads, rare_collections(), counted_turns():
     found = with_cause(gather_evidence(problem, progress or (lambda name: None)))
   return report_of(name, problem, found)._replace(seconds=time.monotonic() - start)
 
@@ -78,6 +81,21 @@ def one_thread_of_blas(size: int) -> contextlib.AbstractContextManager[Any]:
 
   limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
   return limits
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+  """Let Python look for cyclic garbage a hundredth as often.
+
+  Traces hold many objects for a short time, and each full collection walks through the million that
+  JAX's modules hold: together an eighth of a small rule's time.
+  """
+  own = gc.get_threshold()
+  gc.set_threshold(100 * own[0], *own[1:])
+  try:
+    yield
+  finally:
+    gc.set_threshold(*own)
 
 
 def check_waived(problem: Problem) -> Iterator[Evidence]:

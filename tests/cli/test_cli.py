@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import time
 
 import jax
 import numpy as np
@@ -81,6 +82,9 @@ def test_the_summary_and_the_evaluations_agree(digits):
   assert summary["gradient_checks"] == 2
   assert is_between(0, summary["check_seconds"], summary["seconds"])
   assert is_between(0, summary["compile_seconds"], float("inf"))
+  assert [*summary["time"]] == ["import", "load", "compile", "check", "train", "draw"]
+  assert all(is_between(0, seconds, 600) for seconds in summary["time"].values())
+  assert sum(summary["time"][part] for part in ("check", "train")) >= summary["seconds"] - 0.01
 
 
 def test_the_environment_says_what_a_run_depends_on(digits):
@@ -279,7 +283,7 @@ def test_an_interrupt_while_packages_are_imported(tmp_path, capsys, monkeypatch)
   def interrupted(module, extra):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr("fbackprop.cli.train.need", interrupted)
+  monkeypatch.setattr("fbackprop.cli.train.check_installed", interrupted)
   assert train(tmp_path / "runs", *LINE) == 130
   assert "interrupted before all of the run was saved" in capsys.readouterr().err
 
@@ -303,6 +307,30 @@ def test_a_terminal_shows_a_bar_under_the_lines(capsys, monkeypatch):
   said = capsys.readouterr().out
   assert "  [0].w [bold] 5 1e-3\n" in said  # As it is: neither markup nor colours.
   assert "5/10" in said
+
+
+def test_a_terminal_says_what_takes_so_long_before_the_first_step(capsys, monkeypatch):
+  monkeypatch.setenv("TERM", "xterm")
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+  monkeypatch.setattr("fbackprop.cli.console.PATIENCE", 0.0)
+  with show_progress(10, before="compiling ...") as show:
+    time.sleep(0.5)  # The bar is drawn ten times a second.
+    before = capsys.readouterr().out
+    show("", 0)
+    time.sleep(0.5)
+    after = capsys.readouterr().out
+  assert "compiling ..." in before
+  assert "training" in after
+  assert "compiling" not in after
+
+
+def test_what_is_done_within_a_second_is_not_announced(capsys, monkeypatch):
+  monkeypatch.setenv("TERM", "xterm")
+  monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+  monkeypatch.setattr("fbackprop.cli.console.PATIENCE", 1000.0)
+  with show_progress(10, before="compiling ...") as show:
+    show("", 0)
+  assert "compiling" not in capsys.readouterr().out
 
 
 def test_elsewhere_there_are_lines_alone(capsys):

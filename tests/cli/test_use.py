@@ -172,6 +172,8 @@ def test_info_of_a_run_that_was_cut_off(kinds, tmp_path, capsys):
   assert "summary.json must hold an object" in refused(capsys, "info", tmp_path)
   (tmp_path / "summary.json").write_text('{"rates": [1]}')
   assert "rates must be as fbackprop train writes them" in refused(capsys, "info", tmp_path)
+  (tmp_path / "summary.json").write_text('{"time": {"load": "long"}}')
+  assert "time must be as fbackprop train writes it" in refused(capsys, "info", tmp_path)
 
 
 @pytest.mark.slow

@@ -6,7 +6,10 @@ import pytest
 
 from fbackprop.cli import main
 from fbackprop.cli.train import parse
+from fbackprop.layers.dense import DenseParams
+from fbackprop.rules import RuleParams
 from fbackprop.train.metrics import Table
+from fbackprop.train.optimizers import is_weight
 from tests.support.runs import metrics_of
 
 LINE = ("--data", "moons", "--hidden", "8", "8", "--check-every", "0", "--eval-every", "20")
@@ -73,3 +76,44 @@ def test_a_table_has_the_columns_that_are_asked_for():
     "    step   epoch  train loss  test loss  validation  clipped  noise scale   max dead"
     "   error of gradient"
   )
+
+
+# --- Backward rules -------------------------------------------------------------------------------
+
+RULE_PANELS = ("Angle of the update to the gradient", "Angle of the weights to their feedback")
+
+
+@pytest.mark.slow
+def test_a_run_under_a_rule_saves_the_network_alone(tmp_path, capsys):
+  flags = ("--rule", "kolen_pollack", "--watch", "alignment", "--weight-decay", "0.01")
+  folder = train(tmp_path, "--stop.max-steps", "40", "--check-every", "20", *flags)
+  said = capsys.readouterr().out
+  assert "relu, softmax_cross_entropy; kolen pollack, gradient descent" in said
+  assert "max angle" in said
+  for line in metrics_of(folder):
+    assert list(line["alignment"]) == ["0.dense", "2.dense", "4.dense"]
+    first, _, last = line["alignment"].values()
+    assert 0 < first["angle"] < 180
+    assert last["norm_ratio"] == pytest.approx(1, abs=1e-2)
+    assert 0 < first["weight_angle"] < 180
+    assert line["gradient_error"] < 1e-12
+  page = (folder / "report.html").read_text(encoding="utf-8")
+  assert all(f'aria-label="{panel}"' in page for panel in RULE_PANELS)
+  assert main(["eval", str(folder)]) == 0
+  assert "test_accuracy" in capsys.readouterr().out.replace(" ", "_")
+
+
+@pytest.mark.slow
+def test_a_run_under_a_rule_is_resumed_bit_for_bit(tmp_path):
+  flags = ("--rule", "feedback_alignment", "--watch", "alignment", "--ckpt.every", "20")
+  whole = train(tmp_path / "whole", "--stop.max-steps", "60", *flags)
+  part = train(tmp_path / "part", "--stop.max-steps", "40", *flags)
+  assert main(["train", "--resume", str(part), "--stop.max-steps", "60"]) == 0
+  files = [(folder / "model.safetensors").read_bytes() for folder in (whole, part)]
+  assert files[0] == files[1]
+
+
+def test_feedback_is_not_decayed():
+  params = {"params": (DenseParams(1.0, 1.0),), "feedback": (DenseParams(1.0, 1.0),)}
+  marks = is_weight(RuleParams(**params))
+  assert marks == RuleParams((DenseParams(True, False),), (DenseParams(False, False),))

@@ -15,6 +15,10 @@ from tests.support.refusals import refusals
 
 AFFINE = q.Affine(jnp.ones((2, 3)), jnp.ones((2, 2)))
 NET = fb.mlp([3, 2], dense=q.captured(fb.dense))
+SILENT = fb.dense(3, 2)._replace(name="own", factors=None)
+UNEVEN = q.ByParameter(fb.DenseParams(
+  q.Outer(jnp.ones((2, 4, 3)), jnp.ones((2, 5, 2))), q.Each(jnp.ones((2, 2)))
+))  # fmt: skip
 FUNCTIONS = {
   "gradient": q.gradient, "example_gradients": q.example_gradients,
   "example_sqnorms": q.example_sqnorms, "second_moment": q.second_moment, "variance": q.variance,
@@ -39,6 +43,9 @@ NO_FACTORS = [
    r"captured\[0\]\.x must have a floating dtype"),
   ((AFFINE._replace(x=jnp.ones((2, 3), jnp.float16)),), fb.DtypeError,
    r"captured\[0\]\.y_bar must have dtype float16"),
+  ((UNEVEN,), fb.ShapeError, r"captured\[0\]\.leaves\.w\.y_bar must have the examples and uses"),
+  ((q.ByParameter(jnp.ones(3)),), fb.StructureError, r"leaves must be .*Outer\(x, y_bar\) or Each"),
+  ((q.ByParameter(q.Each(jnp.ones(3))),), fb.ShapeError, r"grads must have shape \[\.\.\., N, D\]"),
   ((AFFINE._replace(x=[1.0]),), fb.DtypeError, r"captured\[0\]\.x must be an array, got list"),
 ]  # fmt: skip
 
@@ -51,9 +58,9 @@ def test_a_tree_that_is_not_of_factors(name, tree, error, said):
 
 
 BAD_CALLS = [
-  (lambda: q.captured(fb.mlp), TypeError, "make must be fbackprop.dense, fbackprop.layer_norm"),
-  (lambda: q.captured(fb.dense(2, 2)), TypeError, "got the Layer 'dense'"),
-  (lambda: q.captured(q.captured(fb.dense)), TypeError, "make must be"),
+  (lambda: q.captured(3), TypeError, "make must be a network, or the constructor of a layer"),
+  (lambda: q.captured(fb.serial(fb.relu, SILENT)), ValueError, "the layer own states no factors"),
+  (lambda: q.captured(lambda: SILENT)(), ValueError, "the layer own states no factors"),
   (lambda: q.captured(fb.dense)(0, 2), ValueError, "d_in must be at least 1"),
   (lambda: q.example_sqnorms(AFFINE, per_layer=1), TypeError, "per_layer must be True or False"),
   (lambda: q.clipped_gradient(AFFINE, 0.0), ValueError, "a finite number above 0, got 0.0"),
@@ -75,7 +82,7 @@ BAD_CALLS = [
   (lambda: q.health((AFFINE,), fb.serial(fb.repeat(NET.parts[0], 2))), ValueError,
    r"captured must be of the network, which has a copy \[0\] of 0\.dense"),
   (lambda: q.health((AFFINE, AFFINE), NET.parts[0]._replace(name="mine")), ValueError,
-   "health: mine must be a layer of its own, or made by serial, skip, repeat or remat"),
+   "health: mine must be a layer of its own, or made by serial, skip, repeat, remat or graph"),
   (lambda: q.layer_order(3), TypeError, "layer_order: net must be a Layer"),
   (lambda: q.compute(3, fb.squared_error, ()), TypeError, "compute: net must be a Layer"),
   (lambda: q.compute(NET, 3, ()), TypeError, "compute: loss must be a Loss"),

@@ -28,7 +28,8 @@ def compiled(net, n, width):
 
 
 def chain_of_copies(block, n):
-  return fb.serial(*[block] * n)
+  # A copy of the record is another layer: the parameters of each are meant to be its own.
+  return fb.serial(*(block._replace() for _ in range(n)))
 
 
 # --- Normalisation --------------------------------------------------------------------------------
@@ -126,7 +127,7 @@ def test_remat_computes_again(in_scan):
   block = fb.serial(fb.dense(16, 16), fb.tanh, fb.dense(16, 16), fb.tanh)
 
   def operations(block):
-    net = fb.repeat(block, 8) if in_scan else fb.serial(block, block)
+    net = fb.repeat(block, 8) if in_scan else chain_of_copies(block, 2)
     text = compiled(net, 4, 16).as_text()
     return count(text, "tanh"), count(text, "dot")
 
@@ -140,7 +141,7 @@ def test_remat_keeps_its_input_alone():
   x = jax.ShapeDtypeStruct((7, 6), jnp.float32)
   assert fb.residual_bytes(block, x) == 2 * 7 * 50 * 4
   assert fb.residual_bytes(fb.remat(block), x) == 0  # Its input is x, the data.
-  assert fb.residual_bytes(fb.serial(fb.remat(block), fb.remat(block)), x) == 7 * 6 * 4
+  assert fb.residual_bytes(chain_of_copies(fb.remat(block), 2), x) == 7 * 6 * 4
 
 
 @pytest.mark.parametrize("combine", [fb.repeat, chain_of_copies], ids=["repeat", "unrolled"])
@@ -328,6 +329,18 @@ def test_the_warning_points_to_the_user_s_line():
   with pytest.warns(UserWarning, match="leave the softmax out") as warned:
     fb.train.make_step(net, fb.softmax_cross_entropy, optimizer)
   assert {warning.filename for warning in warned} == {__file__}
+
+
+@pytest.mark.parametrize("layer", [fb.dense(3, 3), fb.serial(fb.relu, fb.dense(3, 3))])
+def test_the_same_layer_twice_is_warned_of(layer):
+  with pytest.warns(UserWarning, match="arguments 0 and 2 are the same layer.*fb.shared") as warned:
+    fb.serial(layer, fb.relu, layer)
+  assert warned[0].filename == __file__
+
+
+def test_layers_without_parameters_may_be_given_twice():
+  fb.serial(fb.relu, fb.dense(3, 3), fb.relu, fb.dense(3, 3))
+  fb.mlp([3, 4, 4, 4, 2], skip=True, dropout=0.1, normalization=fb.layer_norm)
 
 
 # --- `repeat` outside of jit ----------------------------------------------------------------------

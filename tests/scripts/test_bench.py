@@ -152,6 +152,17 @@ def test_guard_prints_a_row_for_each_optimizer(made):
 
 
 @pytest.mark.slow
+def test_rules_print_a_row_for_each_rule(made):
+  printed, written = made("rules", "--sizes", "tiny", *BRIEFLY)
+  assert [row["rule"] for row in written["rows"]][:2] == [
+    "feedback_alignment",
+    "direct_feedback_alignment",
+  ]
+  assert all(0.1 < row["ratio"] < 10 for row in written["rows"])
+  assert "over backprop's" in printed
+
+
+@pytest.mark.slow
 def test_depth_prints_a_table_and_writes_json(made):
   printed, written = made("depth", "--rounds", "2")
   assert "1025 layers, one loop" in printed

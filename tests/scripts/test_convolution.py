@@ -7,6 +7,7 @@ import pytest
 
 import fbackprop as fb
 from experiments import convolution
+from fbackprop.quantities import captured, compute
 from tests.support import laws
 from tests.support.refusals import refusals
 
@@ -56,6 +57,29 @@ def test_it_keeps_its_input_alone():
   assert fb.residual_bytes(convolution.conv(40, 1, 16, taps=5), x) == 0  # x is the data.
   hidden = 20 * 16 + 10 * 32 + 5 * 32
   assert fb.residual_bytes(convolution.conv_net(), x) == 7 * hidden * 4
+
+
+@pytest.mark.usefixtures("in_float64")
+def test_its_factors_give_each_example_s_gradient():
+  """What a layer states of itself is enough for every quantity."""
+  net = convolution.make_net(jnp.float64, **convolution.STRIDED)
+  params = net.init(jax.random.key(0))
+  x = jax.random.normal(jax.random.key(1), (5, 14))
+  targets = jnp.arange(5) % 4
+  run = compute(captured(net), fb.softmax_cross_entropy, ("example_gradients", "example_sqnorms"))
+  _, grads, found = jax.jit(run)(params, x, targets)
+
+  def one(x, label):
+    loss = fb.softmax_cross_entropy.forward
+    return jax.grad(lambda p: loss(net.forward(p, x[None])[0], label[None])[0][0])(params)
+
+  each = jax.jit(jax.vmap(one))(x, targets)
+  squares = sum((g**2).reshape(5, -1).sum(1) for g in jax.tree.leaves(each))
+  np.testing.assert_allclose(found["example_sqnorms"], squares, rtol=1e-12)
+  for got, want in zip(*map(jax.tree.leaves, (found["example_gradients"], each)), strict=True):
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-14)
+  for got, want in zip(*map(jax.tree.leaves, (grads, each)), strict=True):
+    np.testing.assert_allclose(got, want.mean(0), rtol=0, atol=1e-14)
 
 
 NO_PLACE = [

@@ -1,7 +1,6 @@
 """scripts/mutants.py: each operator's edits, what counts as a mutant, what a report is worth."""
 
 import ast
-import json
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +9,13 @@ import pytest
 from fbackprop.verify.bank import Example
 from fbackprop.verify.report import Finding, Report
 from scripts import mutants
-from scripts.campaigns.mutants import page, scoring, selection, variants
+from scripts.campaigns.mutants import page, records, scoring, selection, variants
 from scripts.campaigns.mutants.fairness import differing, yardstick
-from scripts.campaigns.mutants.operators import EDITS, SPELLINGS, edits
+from scripts.campaigns.mutants.operators import EDITS
 from scripts.campaigns.mutants.rules import Rule, all_rules
 from scripts.campaigns.mutants.sources import compiled, difference, signature, tree_of
+from scripts.campaigns.mutants.spellings import SPELLINGS
+from scripts.campaigns.mutants.syntax import edits
 
 # Of each operator: a rule's result, and an edit of it that the operator makes.
 WRONG = {
@@ -124,6 +125,12 @@ def test_mutants_are_wrong_and_each_counts_once():
   assert {one.hash for one in found} < {one.hash for one in selection.candidates(rule)}
 
 
+def lines_of(rule, mutants):
+  """The edited lines of some mutants."""
+  made = {c.hash: c.tree for c in selection.candidates(rule)}
+  return [difference(tree_of(rule.function), made[one.hash])[1] for one in mutants]
+
+
 def test_an_equivalent_edit_and_one_of_another_shape_do_not_count():
   def doubly(x, y_bar):
     zero = x - x
@@ -132,7 +139,7 @@ def test_an_equivalent_edit_and_one_of_another_shape_do_not_count():
   rule = rule_of(doubly)
   found, others = selection.mutants_of(rule, yardstick(rule))
   assert others["equivalent"] > 0
-  assert not any(one.now.endswith("- zero,)") for one in found)
+  assert not any(now.endswith("- zero,)") for now in lines_of(rule, found))
 
   def summed(x, y_bar):
     return (jnp.broadcast_to(y_bar.sum(0), x.shape),)
@@ -148,8 +155,9 @@ def test_a_kink_is_no_difference():
 
   rule = rule_of(positive, lambda x: jnp.maximum(x, 0), (jnp.array([0.0, -1.0, 2.0]),))
   found, _ = selection.mutants_of(rule, yardstick(rule))
-  assert not [one for one in found if ">=" in one.now]
-  assert [one for one in found if "<=" in one.now]
+  lines = lines_of(rule, found)
+  assert not [now for now in lines if ">=" in now]
+  assert [now for now in lines if "<=" in now]
 
 
 def test_a_point_where_the_rule_is_no_derivative_does_not_count():
@@ -172,7 +180,7 @@ def test_leaves_differ_by_their_own_scale():
 
 
 def mutant(number, operator="sign"):
-  return selection.Mutant("tests/slope", operator, "", "", f"{number:012x}", ("x",))
+  return selection.Mutant("tests/slope", operator, f"{number:012x}", ("x",))
 
 
 def test_halves_are_those_of_the_hash():
@@ -197,18 +205,18 @@ def test_a_report_is_worth_its_leaf_and_cause():
     return Report("f", (finding,), leaves=("x", "w"))
 
   def worth(cause, check="maths"):
-    own = scoring.score(mutant(0), report("x", cause, check), 1.0)
+    own = scoring.score(mutant(0), report("x", cause, check))
     return scoring.worth(mutant(0), own)
 
   one = mutant(0)
-  assert scoring.score(one, report("x", ""), 1.0).is_leaf_right
-  assert not scoring.score(one, report("w", ""), 1.0).is_leaf_right
-  assert scoring.score(one, report("output 0", "", "forward"), 1.0).is_leaf_right is None
+  assert scoring.score(one, report("x", "")).is_leaf_right
+  assert not scoring.score(one, report("w", "")).is_leaf_right
+  assert scoring.score(one, report("output 0", "", "forward")).is_leaf_right is None
   assert worth("constant factor: -1") == "useful"
   assert worth("precision: rounded") == "misleading"
   assert worth("no known pattern") == worth("", "raises") == worth("not finite: so") == "neither"
   assert worth("", "scaled cotangent") == "useful"  # That it isn't linear.
-  assert scoring.score(one, Report("f", ()), 1.0).verdict == "pass"
+  assert scoring.score(one, Report("f", ())).verdict == "pass"
   assert set(scoring.KINDS) == set(EDITS)
 
 
@@ -239,17 +247,39 @@ def test_a_variant_has_the_arguments_of_its_number():
   assert kinds[2][1].args[0].dtype == jnp.dtype("float64")
 
 
+def some_records():
+  return records.Records(
+    {"tests/slope": {"mode": "vjp", "others": {"unfair": 2}}},
+    [mutant(0), mutant(2), mutant(4, "index")._replace(leaves=("x", "w"))],
+    {
+      mutant(0).hash: scoring.Score("fail", True, "constant factor"),
+      mutant(2).hash: scoring.Score("pass"),
+    },
+    {mutant(4).hash: scoring.Score("fail", None, "path", True)},
+    {mutant(2).hash: ("x | y", "y")},
+    {"tests/slope": [["as it is", "given", "0", "pass", "", 0.1]]},
+  )
+
+
 def test_the_page_counts_what_there_is():
-  row = selection.as_row(mutant(0))
-  found = {
-    "rules": {"tests/slope": {"mode": "vjp", "others": {"unfair": 2}, "mutants": [row]}},
-    "quick": {mutant(0).hash: ["fail", "x", True, "constant factor: -1", 1.0, ""]},
-    "standard": {}, "variants": {},
-  }  # fmt: skip
+  found = some_records()
   totals = page.totals(found)
-  assert totals["mutants"] == 1
-  assert totals["quick, open: caught"] == "1 of 1 (100.0 %)"
-  assert "| sign | 1 |" in page.page(found)
+  assert totals["mutants"] == 3
+  assert totals["quick, open: caught"] == "1 of 2 (50.0 %)"
+  assert totals["standard, open: useful cause"] == "1 of 1 (100.0 %)"
+  assert totals["standard, open: useful without edits of the rule"] == "0 of 1 (0.0 %)"
+  text = page.page(found)
+  assert "| sign | 2 |" in text
+  assert "`x \\| y`" in text
+
+
+def test_records_are_read_as_they_were_written(tmp_path):
+  found, file = some_records(), tmp_path / "mutants.json"
+  records.write(file, found)
+  again = records.read(file)
+  assert sorted(again.mutants) == sorted(found.mutants)
+  assert again._replace(mutants=[]) == found._replace(mutants=[])
+  assert records.read(tmp_path / "none.json") == records.empty()
 
 
 def test_an_edited_rule_of_jax_is_a_user_s():
@@ -278,17 +308,20 @@ def test_a_rule_that_rounds_is_no_rule_for_float64():
 def test_a_condition_is_the_cause_of_what_changes_a_condition():
   def worth(operator):
     cause = "subset of examples: the condition of select_n [4] is inverted"
-    return scoring.worth(mutant(0, operator), scoring.Score("fail", "x", True, cause))
+    report = Report("f", (Finding("fail", "maths", leaf="x", cause=cause),), leaves=("x",))
+    one = mutant(0, operator)
+    return scoring.worth(one, scoring.score(one, report))
 
   assert worth("other branch") == "useful"
   assert worth("dropped term") == "misleading"
 
 
 def test_the_page_is_what_the_results_give():
-  found = json.loads(mutants.RESULTS.read_text(encoding="utf-8"))
+  found = records.read(mutants.RESULTS)
   assert mutants.PAGE.read_text(encoding="utf-8") == page.page(found), (
     "run scripts/mutants.py --page"
   )
+  assert mutants.RESULTS.stat().st_size < 250_000
   totals = page.totals(found)
   assert totals["mutants"] >= 3000
   assert totals["of them public"] >= 15

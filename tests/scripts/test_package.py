@@ -23,11 +23,11 @@ MODULES = sorted(
 # A folder, or a module of the top, imports from lower ranks and, without a circle, from its own.
 RANKS = [
   ["types", "errors", "ranges", "checks", "extras", "files", "markup", "fonts", "jaxprs",
-   "meshes"],
+   "meshes", "compilation_cache"],
   ["gates"],
   ["layers", "losses"],
-  ["combinators", "transforms", "inspection", "networks"],
-  ["circuit.layout", "circuit.live", "circuit", "quantities", "live_check"],
+  ["combinators", "graphs", "transforms", "inspection", "networks"],
+  ["circuit.layout", "circuit.live", "circuit", "quantities", "live_check", "rules"],
   ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],

@@ -168,6 +168,10 @@ def chained_params(layer, params):
   if is_chain(layer):
     pairs = zip(layer.parts, params, strict=True)
     return [leaf for part, own in pairs for leaf in chained_params(part, own)]
+  if layer.name == "graph":
+    names = [node.name for node in dict(layer.options)["nodes"]]
+    assert names == sorted(params), "the leaves of a dict are in the order of its names"
+    return [params[name] for name in names]
   return chained_params(layer.parts[0], params) if layer.name == "skip" else [params]
 
 

@@ -341,7 +341,7 @@ def ensemble(out, *flags):
 @pytest.mark.slow
 def test_an_interrupt_saves_an_ensemble(tmp_path, capsys, monkeypatch, undrawn):
   @contextmanager
-  def interrupting(last_step):
+  def interrupting(last_step, **labels):
     yield lambda line, step: os.kill(os.getpid(), signal.SIGINT) if step == 20 else None
 
   monkeypatch.setattr(training, "show_progress", interrupting)

@@ -1,6 +1,7 @@
 """Whole runs: they stop where they should and say why, and nothing is lost on the way."""
 
 import os
+import re
 import signal
 import threading
 
@@ -14,7 +15,7 @@ import pytest
 import fbackprop as fb
 from fbackprop.train import history, interrupts, stop_rules
 from fbackprop.train import loop as loops
-from fbackprop.train.step import State
+from fbackprop.train.step import State, after_backward, make_guarded_step
 from scripts.campaigns.grouping import grouped
 from tests.support.refusals import refusals
 from tests.support.runs import interrupt_at
@@ -109,6 +110,35 @@ def test_a_chunk_is_one_loop_on_the_device():
   # The parameters and the optimiser's state are updated in place.
   state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(loop.state.params))
   assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads the program of a CPU")
+def test_no_step_of_the_loop_copies_a_parameter():
+  net = fb.mlp([4, 24, 25, 26, 3])
+  init, step = make_guarded_step(
+    net, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5), is_thorough=False
+  )
+  loop = loops.start_loop(init(KEY), 22, jnp.float32)
+  stop = stop_rules.stop_numbers(fb.train.StopRules(9), jnp.float32)
+  data = fb.train.Batch(jnp.asarray(X), jnp.asarray(LABELS))
+  chunk = loops.make_chunk(step, 5, 9, is_thorough=False)
+  arguments = (loop, data, stop, np.asarray(9, np.int32), loops.Member(KEY))
+  inner, _, entry = chunk.lower(*arguments).compile().as_text().partition("\nENTRY ")
+  shapes = (re.escape(f"f32[{','.join(map(str, leaf.shape))}]")
+            for leaf in jax.tree.leaves(loop.state.params))  # fmt: skip
+  for shape in shapes:
+    copies = rf"= {shape}\S* copy\("
+    assert not re.search(copies, inner)
+    assert re.search(copies, entry)  # The caller's arrays stay as they are.
+
+
+@pytest.mark.parametrize("value", [1.0, np.nan, np.inf])
+@pytest.mark.parametrize("first", [-0.0, np.nan, np.inf, -np.inf])
+def test_gradients_that_wait_for_the_backward_pass_keep_their_bits(first, value):
+  grads = {"a": np.array([[first, 1.0]], np.float32), "b": np.array([-0.0, np.nan], np.float32)}
+  found = jax.jit(after_backward)(grads, jnp.float32(value))
+  for got, want in zip(jax.tree.leaves(found), jax.tree.leaves(grads), strict=True):
+    np.testing.assert_array_equal(np.asarray(got).view(np.uint32), want.view(np.uint32))
 
 
 @pytest.mark.slow

@@ -86,25 +86,23 @@ def test_mistakes_are_shown_from_the_most_confident_down():
   dataset, outputs = labelled([0, 1, 2, 0], [0, 2, 0, 1])
   panel = drawn(predictions.draw_mistakes, dataset, outputs)
   assert panel.get_title() == "Misclassified: 3"
-  insets = panel.child_axes
-  assert [inset.get_title() for inset in insets] == [
-    "0 taken for 1", "2 taken for 0", "1 taken for 2"
-  ]  # fmt: skip
-  pictures = [np.asarray(inset.images[0].get_array()).ravel() for inset in insets]
+  said = [text.get_text() for text in panel.texts]
+  assert said == ["0 taken for 1", "2 taken for 0", "1 taken for 2"]
+  pictures = [np.asarray(image.get_array()).ravel() for image in panel.images]
   np.testing.assert_array_equal(pictures, dataset.x_test[[3, 2, 1]])
 
 
 def test_at_most_twelve_mistakes_have_a_place():
   panel = drawn(predictions.draw_mistakes, *labelled([0] * 20, [1] * 13 + [0] * 7))
   assert panel.get_title() == "Misclassified: 13, the most confident 12"
-  assert len(panel.child_axes) == 12
+  assert len(panel.images) == 12
 
 
 def test_examples_that_are_no_pictures_are_only_counted():
   dataset, outputs = labelled([0, 1], [1, 1])
   no_pictures = replace(dataset, image_shape=None)
   panel = drawn(predictions.draw_mistakes, no_pictures, outputs)
-  assert (panel.get_title(), panel.child_axes) == ("Misclassified: 1", [])
+  assert (panel.get_title(), list(panel.images)) == ("Misclassified: 1", [])
 
 
 def test_losses_are_those_of_the_run():

@@ -267,9 +267,10 @@ def test_a_value_that_never_changes_has_no_r_squared():
 def test_the_worst_examples_come_first_with_their_raw_features():
   dataset = made("classification", 3)
   model, outputs = outputs_of(dataset)
-  losses = tables.losses_of(dataset, model, outputs)
+  answers = documents.answers_of(model, outputs, dataset.targets_test)
+  losses = answers.losses
   own, _ = documents.in_own_units(dataset, outputs)
-  table = tables.worst_rows_of(own, model, losses, outputs)
+  table = tables.worst_rows_of(own, answers, outputs)
   assert table.heads == ("test row", "loss", "true", "predicted", "p(true)", "p(predicted)",
                          "column 0", "column 1", "column 2")  # fmt: skip
   found = plain(table)
@@ -289,10 +290,10 @@ def test_the_worst_examples_come_first_with_their_raw_features():
 
 def test_a_loss_that_is_no_number_is_the_worst():
   dataset = made("regression", 2)
-  model = model_of(dataset)
   losses = np.arange(12.0)
   losses[[3, 5]] = np.nan, np.inf
-  found = plain(tables.worst_rows_of(dataset, model, losses, dataset.targets_test))
+  answers = tables.Answers(losses, None)
+  found = plain(tables.worst_rows_of(dataset, answers, dataset.targets_test))
   assert [row[:2] for row in found[:3]] == [["3", "not finite"], ["5", "not finite"],
                                             ["11", "11.0000"]]  # fmt: skip
   true, predicted = found[2][2:4]
@@ -304,8 +305,8 @@ def test_features_have_the_digits_that_they_came_with():
   dataset = made("classification", 3)
   dataset = replace(dataset, x_test=dataset.x_test.astype(np.float32), standardization=None)
   dataset.x_test[0] = [9.99999e-4, 30.250002, 123456.0]
-  losses, outputs = -np.arange(12.0), np.zeros((12, 3))
-  found = plain(tables.worst_rows_of(dataset, model_of(dataset), losses, outputs))
+  answers = tables.Answers(-np.arange(12.0), np.full((12, 3), 1 / 3))
+  found = plain(tables.worst_rows_of(dataset, answers, np.zeros((12, 3))))
   assert found[0][-3:] == ["0.001", "30.25", "123456"]
 
 
@@ -321,17 +322,18 @@ def test_labels_are_told_by_their_names():
   dataset = made("multilabel", 3)
   dataset.targets_test[0] = 1, 0, 1
   outputs = np.full((12, 3), -1, np.float32)
-  losses = -np.arange(12.0)
-  (first, *_) = plain(tables.worst_rows_of(dataset, model_of(dataset), losses, outputs))
+  answers = tables.Answers(-np.arange(12.0), None)
+  (first, *_) = plain(tables.worst_rows_of(dataset, answers, outputs))
   assert first[2:4] == ["class 0, class 2", "none"]
 
 
 def test_pictures_are_those_of_the_largest_losses():
   dataset = digits()
   model, outputs = outputs_of(dataset, ())
-  losses = tables.losses_of(dataset, model, outputs)
+  answers = documents.answers_of(model, outputs, dataset.targets_test)
+  losses = answers.losses
   worst = np.argsort(-losses)[:12]
-  found = plain(tables.worst_rows_of(dataset, model, losses, outputs))
+  found = plain(tables.worst_rows_of(dataset, answers, outputs))
   assert [int(row[2]) for row in found] == dataset.targets_test[worst].tolist()
   assert [int(row[3]) for row in found] == outputs[worst].argmax(1).tolist()
   assert len(set(tables.pictures_of(dataset, losses))) == 12

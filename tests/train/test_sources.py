@@ -6,14 +6,17 @@ import random
 import numpy as np
 import pytest
 import sklearn.datasets
+from sklearn.model_selection import train_test_split
 
 from fbackprop.cli.config import TrainConfig
 from fbackprop.extras import need
+from fbackprop.train.data import built_in, formats, names
 from fbackprop.train.data import csv_tables as tables
-from fbackprop.train.data import formats, names
+from fbackprop.train.data.built_in import load_digits
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.data.npz import read_npz, read_npz_features
+from fbackprop.train.data.splits import stratified
 from tests.support.hostile import gzipped, idx
 
 # Examples to learn from and to test on, features, outputs, whether the features are standardised.
@@ -92,6 +95,46 @@ def test_digits_are_all_there_once_with_pixels_from_0_to_1():
   theirs = np.column_stack([pixels / 16, labels])
   np.testing.assert_array_equal(sorted(map(tuple, ours)), sorted(map(tuple, theirs)))
   assert (DIGITS.x.min(), DIGITS.x.max(), DIGITS.image_shape) == (0, 1, (8, 8))
+
+
+def test_digits_are_read_as_scikit_learn_reads_them():
+  found, theirs = load_digits(), sklearn.datasets.load_digits()
+  np.testing.assert_array_equal(found.x, (theirs.data / 16).astype(np.float32))
+  np.testing.assert_array_equal(found.targets, theirs.target)
+  assert found.features == tuple(theirs.feature_names)
+  assert found.output_names == tuple(map(str, theirs.target_names))
+
+
+def test_digits_are_read_through_scikit_learn_where_its_file_is_another_one(monkeypatch):
+  monkeypatch.setattr(built_in, "find_spec", lambda name: None)
+  np.testing.assert_array_equal(
+    load_digits().x, (sklearn.datasets.load_digits().data / 16).astype(np.float32)
+  )
+
+
+SPLITS = [
+  (7, 0.3, None, 0),
+  (7, 3, None, 2**32 - 1),
+  (40, 0.25, 3, 1),
+  (41, 10, 5, 2),
+  (9, 4, 4, 3),
+]
+
+
+@pytest.mark.parametrize(("n", "other", "classes", "seed"), SPLITS)
+def test_splits_are_those_of_scikit_learn(n, other, classes, seed):
+  labels = None if classes is None else np.random.default_rng(seed).integers(0, classes, n)
+  labels = labels if labels is None else np.r_[np.arange(classes), np.arange(classes), labels][:n]
+  want = train_test_split(np.arange(n), test_size=other, stratify=labels, random_state=seed)
+  for ours, theirs in zip(stratified(n, other, labels, seed), want, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_split_without_a_row_of_each_class_in_each_part_is_refused():
+  with pytest.raises(ValueError, match="6 rows of 3 classes into 4 and 2: each class needs a row"):
+    stratified(6, 2, np.arange(6) % 3, 0)
+  with pytest.raises(ValueError, match="each class needs a row in each part"):
+    stratified(6, 3, np.array([0, 0, 0, 1, 1, 2]), 0)
 
 
 def test_each_digit_is_in_both_parts():

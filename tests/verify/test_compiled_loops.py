@@ -1,11 +1,15 @@
 """Loops compiled by JAX against the same loops evaluated equation by equation."""
 
+import threading
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from fbackprop.verify import vjp
+from fbackprop.verify.deadline import OutOfTimeError, time_limit, waited
 from fbackprop.verify.interpret import loops
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
 from fbackprop.verify.witnesses.verdicts import spread
@@ -179,3 +183,36 @@ def test_verdicts(factor, verdict, long, monkeypatch):
   report = vjp(long_recurrence, w, x, f_vjp=rule, level="quick")
   assert report.verdict == verdict, report.table()
   assert verdict == "pass" or report.findings[0].leaf == "x"
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
+def test_a_loop_of_twenty_thousand_turns(factor, verdict):
+  """(1 + x/n)^n, whose factor is rounded alike in each turn: errors add up to n roundings."""
+
+  def power(x, n):
+    def turn(state):
+      return state[0] + 1, state[1] * (1 + x / n)
+
+    return jax.lax.while_loop(lambda state: state[0] < n, turn, (0, jnp.ones_like(x)))[1]
+
+  def rule(x, n):
+    y = power(x, n)
+    return y, lambda y_bar: (factor * y_bar * y / (1 + x / n), None)
+
+  report = vjp(power, jnp.linspace(0.1, 1.0, 5), 20_000, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+
+
+def test_the_time_limit_ends_the_wait_for_a_compilation():
+  started = threading.Event()
+
+  def compilation():
+    started.set()
+    time.sleep(1.0)
+
+  with time_limit(0.1), pytest.raises(OutOfTimeError):
+    waited(compilation)
+  assert started.is_set()
+  with time_limit(60.0):
+    waited(started.clear)
+  assert not started.is_set()

@@ -191,6 +191,22 @@ def test_of_something_else():
   assert "1 passed" in result.stdout
 
 
+@pytest.mark.parametrize("flags", [(), ("--fbackprop-cache",), ("-o", "fbackprop_cache=true")])
+def test_programs_are_kept_between_runs_only_if_asked(tmp_path, monkeypatch, flags):
+  monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  code = """
+import os
+def test_of_the_cache():
+  print("folder:", os.environ.get("JAX_COMPILATION_CACHE_DIR"))
+"""
+  result = run_apart(tmp_path, code, "-s", *flags)
+  assert result.returncode == 0, result.stdout
+  folder = str(tmp_path / "cache" / "fbackprop") if flags else "None"
+  assert f"folder: {folder}" in result.stdout
+  assert (tmp_path / "cache").exists() == bool(flags)
+
+
 def test_it_may_be_imported_before_pytest_is(tmp_path):
   """pytest marks the plugins' packages as it begins, and warns of those that it can't rewrite."""
   code = """

@@ -8,10 +8,11 @@ import numpy as np
 
 from fbackprop.errors import RangeError
 from fbackprop.ranges import check_in_range
-from fbackprop.train.data import built_in, fingerprints, rows
+from fbackprop.train.data import built_in, fingerprints, rows, splits
 from fbackprop.train.data.formats import FORMATS, TABLES, kind_and_path
 from fbackprop.train.data.names import BUNDLED, MissingTargets, Task
-from fbackprop.train.data.rows import Dataset, Split, Standardizations, as_float32
+from fbackprop.train.data.rows import Dataset, Standardizations, as_float32
+from fbackprop.train.data.splits import Split
 
 __all__ = ["Dataset", "load_dataset", "load_raw", "read_source"]
 
@@ -114,7 +115,6 @@ def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> Split:
 
   Raises:
     ValueError: a part would lack a class, or there is nothing to learn.
-    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   name, targets, classes, n = dataset.name, dataset.targets, dataset.output_names, len(dataset.x)
   is_labelled = dataset.is_classification
@@ -134,7 +134,7 @@ def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> Split:
   if counts.min() < 2:
     alone = f"class {classes[int(counts.argmin())]!r} has {counts.min()} example"
     raise ValueError(f"{name}: {alone}, and needs one in each part")
-  return rows.stratified(n, test_fraction, targets if is_labelled else None, seed)
+  return splits.stratified(n, test_fraction, targets if is_labelled else None, seed)
 
 
 def read_source(name: str, seed: int, **source: Unpack[Source]) -> Dataset:

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fbackprop.train.data.rows import Dataset, Split, listed
+from fbackprop.train.data.rows import Dataset, listed
+from fbackprop.train.data.splits import Split
 from fbackprop.train.data.targets import class_key
 
 # Largest number of blocks, each with a fingerprint; up to as many rows a block is a single row.

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fbackprop.errors import RangeError
-from fbackprop.extras import need
 from fbackprop.train.data.names import Task
 
 # Largest width of a layer, including input and output: the model file holds all their names.
@@ -27,10 +26,6 @@ EXACT_INTEGERS = 2**53
 # Larger numbers are treated as errors: they aren't plausible data, and float32 can't represent
 # them.
 LARGEST = float(np.finfo(np.float32).max)
-
-
-# The rows of the training part and those of the other part.
-Split = tuple[np.ndarray, np.ndarray]
 
 
 class Standardization(NamedTuple):
@@ -102,23 +97,6 @@ class Dataset:
   def is_classification(self) -> bool:
     """Whether the targets are labels."""
     return self.task == "classification"
-
-
-def stratified(n: int, other: float, labels: np.ndarray | None, seed: int) -> Split:
-  """Split n rows, stratified by label, with scikit-learn.
-
-  Args:
-    n: number of rows.
-    other: fraction or number of the rows of the other part.
-    labels: the labels, `[N]`; None for other targets.
-    seed: random seed.
-
-  Raises:
-    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
-  """
-  split = need("sklearn.model_selection", extra="data").train_test_split
-  first, second = split(np.arange(n), test_size=other, stratify=labels, random_state=seed)
-  return first, second
 
 
 def check_width(path: str, what: str, count: int) -> None:

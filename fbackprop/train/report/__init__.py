@@ -1,6 +1,21 @@
 """The report of a run: a picture of six panels, and a page with all panels and tables."""
 
-from fbackprop.train.report.documents import RunInfo, draw_ensemble_page, draw_page, draw_report
+from fbackprop.train.report.documents import (
+  RunInfo,
+  draw_ensemble_page,
+  draw_page,
+  draw_report,
+  load_packages,
+  make_look,
+)
 from fbackprop.train.report.tables import RateScores
 
-__all__ = ["RateScores", "RunInfo", "draw_ensemble_page", "draw_page", "draw_report"]
+__all__ = [
+  "RateScores",
+  "RunInfo",
+  "draw_ensemble_page",
+  "draw_page",
+  "draw_report",
+  "load_packages",
+  "make_look",
+]

@@ -157,27 +157,48 @@ MONITORS = (
   ("dead", "Dead units", "share", "Dead units of each layer over the steps",
    "The share of each layer's outputs whose cotangent is 0 for every example of the batch: their "
    "weights don't learn from it."),
+  ("angle", "Angle of update and gradient", "degrees", "Angle of the update to the gradient",
+   "Of each layer, for a batch of training examples: 0° is backpropagation, and below 90° the "
+   "update descends."),
+  ("norm_ratio", "Norm of update over gradient", "", "Norm of the update over the gradient's",
+   "Of each layer, for a batch of training examples."),
+  ("weight_angle", "Angle of W and feedback", "degrees", "Angle of the weights to their feedback",
+   "Of each layer whose feedback has the shape of its weights."),
 )  # fmt: skip
 
 
 def draw_monitor(axes: Any, result: Result, field: str, title: str, label: str) -> None:
   """Draw a diagnostic at each evaluation where it is known, or of each layer."""
-  is_share = label == "share"
-  axes.set(title=title, ylabel=label, **{"ylim": (-0.03, 1.03)} if is_share else {"yscale": "log"})
+  is_share, tops = label in ("share", "degrees"), {"share": 1.0, "degrees": 180.0}
+  limits: dict[str, Any] = {"yscale": "log"}
+  if is_share:
+    limits = {"ylim": (-0.03 * tops[label], 1.03 * tops[label])}
+  axes.set(title=title, ylabel=label, **limits)
   figures.along_steps(axes)
   steps = [e.step for e in result.evaluations]
   if hasattr(result.evaluations[0], field):
     values = [getattr(e, field) for e in result.evaluations]
     axes.plot(steps, np.array(values, np.float64), ".-", color=COLORS[0])
   else:
-    watched = {e.step: e.health for e in result.evaluations if e.health}
+    watched = {e.step: found for e in result.evaluations if (found := by_layer_of(e, field))}
     layers = list(next(iter(watched.values())))
-    # Averaged over the copies in a `repeat`.
-    rows = [[np.mean(health[layer][field]) for layer in layers] for health in watched.values()]
+    # Averaged over the copies in a `repeat`; None, where an angle isn't defined, is a gap.
+    rows = [
+      [np.mean(np.asarray(own[layer][field], np.float64)) for layer in layers]
+      for own in watched.values()
+    ]
     shown = by_member(rows, above=-np.inf if is_share else 0).filled(np.nan)
     names = [layer.rpartition(".")[0] or layer for layer in layers]
     figures.draw_layers(axes, names, list(watched), shown, ".-")
   mark_divergence(axes, result)
+
+
+def by_layer_of(evaluation: Any, field: str) -> dict[str, Any] | None:
+  """Return what an evaluation has of each layer with this field; None without a number."""
+  for found in (evaluation.health, evaluation.alignment):
+    if found and any(own.get(field) is not None for own in found.values()):
+      return dict(found)
+  return None
 
 
 def panels_of(result: Result) -> list[Panel]:
@@ -188,7 +209,7 @@ def panels_of(result: Result) -> list[Panel]:
   )  # fmt: skip
   panels = [draw_losses.of(result=result, note=note), draw_gradients.of(result=result)]
   for field, title, label, name, caption in MONITORS:
-    if any(getattr(e, field, e.health) is not None for e in result.evaluations):
+    if any(getattr(e, field, by_layer_of(e, field)) is not None for e in result.evaluations):
       monitor = Panel(name, caption, draw_monitor)
       panels.append(monitor.of(result=result, field=field, title=title, label=label))
   return panels

@@ -9,6 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +18,17 @@ import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.fonts import FontChoice, any_weight, choose_fonts, list_characters
-from fbackprop.inspection import Signals
+from fbackprop.inspection import Signals, inspect
 from fbackprop.markup import STYLE
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.ensembles import EnsembleResult
-from fbackprop.train.models import Model
+from fbackprop.train.models import Description, Model
 from fbackprop.train.report import curves, figures, headline, layers, predictions, tables
 from fbackprop.train.results import Result
 
 HERE = Path(__file__).parent
 MOST_LETTERS = 130  # Per line of the picture's title.
+SIDE, LINE = 11.0, 0.17  # The picture's side, and the height of a line of its title, in inches.
 FILES = {
   "config.toml": "the configuration",
   "env.json": "versions, machine, and the fingerprint of the data",
@@ -62,7 +64,14 @@ class RunInfo(NamedTuple):
 
 
 def draw_page(
-  info: RunInfo, result: Result, dataset: Dataset, signals: Mapping[str, Signals], model: Model
+  info: RunInfo,
+  result: Result,
+  dataset: Dataset,
+  signals: Mapping[str, Signals],
+  model: Model,
+  answers: tables.Answers | None = None,
+  *,
+  when_drawn: Callable[[], None] | None = None,
 ) -> bytes:
   """Render the page of a run.
 
@@ -72,19 +81,21 @@ def draw_page(
     dataset: its data.
     signals: signals of each layer for the test set, by `fbackprop.inspect`.
     model: the network with the parameters that are kept.
+    answers: losses and probabilities of the test set, if they are known, as by `make_look`.
+    when_drawn: called when all panels are drawn, before the files of the folder are listed.
 
   Returns:
     An HTML file in UTF-8.
 
   Raises:
-    ModuleNotFoundError: jinja2, matplotlib or scikit-learn isn't installed; the message names the
-      extra.
+    ModuleNotFoundError: jinja2 or matplotlib isn't installed; the message names the extra.
   """
   outputs = np.asarray(list(signals.values())[-1].y)
+  answers = answers or answers_of(model, outputs, dataset.targets_test)
   # A diverged run may have any numbers; the page says which aren't finite.
   with np.errstate(all="ignore"):
     return render(
-      info, dataset, model, outputs,
+      info, dataset, model, outputs, answers, when_drawn,
       tiles=headline.tiles_of(result, *in_own_units(dataset, outputs)),
       ending=headline.ending_of(result),
       is_well=result.checks_ok and result.stop_reason != "diverged",
@@ -101,6 +112,8 @@ def draw_ensemble_page(
   kept: int,
   dataset: Dataset,
   model: Model,
+  *,
+  when_drawn: Callable[[], None] | None = None,
 ) -> bytes:
   """Render the page of an ensemble: that of a run, with members in place of layers.
 
@@ -111,6 +124,7 @@ def draw_ensemble_page(
     kept: index of the rate that is kept.
     dataset: the data.
     model: the ensemble.
+    when_drawn: as of `draw_page`.
 
   Returns and raises as `draw_page`.
   """
@@ -119,9 +133,10 @@ def draw_ensemble_page(
   own, name, is_good = rates[kept], headline.score_name(dataset), dataset.is_classification
   with np.errstate(all="ignore"):
     outputs = Model(bare, model.params).outputs(dataset.x_test)
-    loss = float(tables.losses_of(dataset, model, outputs).mean())
+    answers = answers_of(model, outputs, dataset.targets_test)
+    loss = float(answers.losses.mean())
     return render(
-      info, dataset, model, outputs,
+      info, dataset, model, outputs, answers, when_drawn,
       tiles=headline.ensemble_tiles_of(result, *in_own_units(dataset, outputs), own, loss),
       ending=headline.ensemble_ending_of(result, rates, kept),
       is_well=result.checks_ok and "diverged" not in result.stop_reasons,
@@ -133,7 +148,13 @@ def draw_ensemble_page(
 
 
 def render(
-  info: RunInfo, dataset: Dataset, model: Model, outputs: np.ndarray, **course: Any
+  info: RunInfo,
+  dataset: Dataset,
+  model: Model,
+  outputs: np.ndarray,
+  answers: tables.Answers,
+  when_drawn: Callable[[], None] | None,
+  **course: Any,
 ) -> bytes:
   """Render the template.
 
@@ -142,6 +163,8 @@ def render(
     dataset: as of `draw_page`.
     model: as of `draw_page`.
     outputs: outputs for the test set, in the network's units.
+    answers: their losses and probabilities.
+    when_drawn: as of `draw_page`.
     **course: the variables of page.html that differ between a run and an ensemble.
   """
   jinja2 = need("jinja2", extra="train")
@@ -150,7 +173,9 @@ def render(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
   own, own_outputs = in_own_units(dataset, outputs)
-  losses = tables.losses_of(dataset, model, outputs)
+  panels = figures.drawn(predictions.panels_of(own, own_outputs, model))
+  if when_drawn is not None:
+    when_drawn()
   is_pictured = dataset.is_classification and dataset.image_shape is not None
   page: str = environment.get_template("page.html").render(
     info=info,
@@ -158,14 +183,47 @@ def render(
     network=model.description.as_text(),
     parameters=f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}",
     about=headline.about(dataset, info.n_validation),
-    predictions=figures.drawn(predictions.panels_of(own, own_outputs, model)),
+    predictions=panels,
     scores=tables.scores_of(own, own_outputs),
-    pictures=tables.pictures_of(own, losses) if is_pictured else [],
-    worst=tables.worst_rows_of(own, model, losses, own_outputs),
+    pictures=tables.pictures_of(own, answers.losses) if is_pictured else [],
+    worst=tables.worst_rows_of(own, answers, own_outputs),
     more_features=0 if is_pictured else max(0, len(own.features) - tables.MOST_FEATURES),
     **course,
   )
   return page.encode()
+
+
+def load_packages() -> None:
+  """Import what the report needs, and let matplotlib load its fonts: it draws a small figure."""
+  need("jinja2", extra="train")
+  with need("matplotlib.style", extra="plot").context(figures.RULES):
+    figure = need("matplotlib.figure", extra="plot").Figure()
+    figure.subplots().set(title="Bold", xlabel="0123456789", yscale="log")
+    figures.arrange(figure)
+    agg, svg = (
+      need(f"matplotlib.backends.backend_{kind}", extra="plot") for kind in ("agg", "svg")
+    )
+    agg.FigureCanvasAgg(figure).print_png(io.BytesIO())
+    svg.FigureCanvasSVG(figure).print_svg(io.StringIO())
+
+
+def make_look(description: Description) -> Callable[..., tuple[Mapping[str, Signals], Any]]:
+  """Build `look(params, x, targets)`: signals and `Answers` for the test set, by one program."""
+  inspected = inspect(description.net, description.loss)
+
+  @jax.jit
+  def look(params: Any, x: Any, targets: Any) -> Any:
+    signals = inspected(params, x, targets)
+    outputs = list(signals.values())[-1].y
+    return signals, tables.answers_to(description, outputs, targets)
+
+  return lambda *args: jax.device_get(look(*args))
+
+
+def answers_of(model: Model, outputs: np.ndarray, targets: np.ndarray) -> tables.Answers:
+  """Compute the `Answers` of the outputs of a model; targets are in the network's units."""
+  answer = jax.jit(partial(tables.answers_to, model.description))
+  return jax.device_get(answer(outputs, targets))
 
 
 def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.ndarray]:
@@ -216,7 +274,7 @@ def draw_report(
     fit.
 
   Raises:
-    ModuleNotFoundError: matplotlib or scikit-learn isn't installed; the message names the extra.
+    ModuleNotFoundError: matplotlib isn't installed; the message names the extra.
   """
   figure_module = need("matplotlib.figure", extra="plot")
   style = need("matplotlib.style", extra="plot")
@@ -228,9 +286,9 @@ def draw_report(
     tell(f"report.png: no installed font has {list_characters(choice.missing)}; {names}")
   with style.context({**figures.RULES, "font.family": list(choice.families)}), any_weight():
     outputs = np.asarray(list(signals.values())[-1].y)
-    figure = figure_module.Figure(figsize=(11, 11), dpi=110, layout="constrained")
-    lines = [textwrap.fill(line, MOST_LETTERS) for line in title.splitlines()]
-    figure.suptitle("\n".join(lines), ha="left", x=0.015, fontsize="medium")
+    figure = figure_module.Figure(figsize=(SIDE, SIDE), dpi=110)
+    lines = [row for line in title.splitlines() for row in textwrap.wrap(line, MOST_LETTERS)]
+    figure.suptitle("\n".join(lines), ha="left", va="top", x=0.015, y=0.99, fontsize="medium")
     rows = figure.subplots(3, 2, height_ratios=(3, 3.4, 2))
     groups = (
       curves.panels_of(result), predictions.panels_of(dataset, outputs), layers.panels_of(signals)
@@ -238,9 +296,12 @@ def draw_report(
     for places, panels in zip(rows, groups, strict=True):
       for axes, panel in zip(places, panels[:2], strict=True):
         panel(axes)
+    figures.arrange(figure, top=1 - (0.02 * SIDE + LINE * len(lines)) / SIDE)
     file = io.BytesIO()
-    # Without version and date, so that the same run gives the same bytes.
-    figure.savefig(file, format="png", metadata={"Software": None})
+    # Not by `savefig`, which draws everything twice. Without version and date, so that the same run
+    # gives the same bytes.
+    canvas = need("matplotlib.backends.backend_agg", extra="plot").FigureCanvasAgg(figure)
+    canvas.print_png(file, metadata={"Software": None})
   return file.getvalue()
 
 

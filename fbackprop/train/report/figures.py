@@ -5,11 +5,11 @@ To add a panel, write `draw(axes, ...)` under the decorator `panel`, in the modu
 members of an ensemble in `curves.member_panels`. The page has all panels, the picture the first.
 """
 
+import functools
 import io
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from html import escape
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from fbackprop.extras import need
 SIZE = (5.6, 3.7)  # Inches.
 MOST_MARKS = 400  # From here on a bitmap is smaller than paths.
 INK, MUTED = "#222222", "#888888"
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MOST_NAMES = 4  # Number of layer names that fit beside a panel's title.
 FEW = 50  # Up to here points get markers, since a line through one finite number is invisible.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito.
@@ -54,12 +55,14 @@ class Panel(NamedTuple):
 
   def of(self, *, size: tuple[float, float] = SIZE, note: str = "", **known: Any) -> "Panel":
     """Bind the arguments of `draw`, and optionally append a sentence to the caption."""
-    return Panel(self.name, f"{self.caption} {note}".rstrip(), partial(self.draw, **known), size)
+    return Panel(
+      self.name, f"{self.caption} {note}".rstrip(), functools.partial(self.draw, **known), size
+    )
 
 
 def panel(name: str, caption: str) -> Callable[[Callable[..., None]], Panel]:
   """Return a decorator that turns `draw(axes, ...)` into a `Panel`."""
-  return partial(Panel, name, caption)
+  return functools.partial(Panel, name, caption)
 
 
 def drawn(panels: Sequence[Panel]) -> list[tuple[Panel, Any]]:
@@ -81,11 +84,12 @@ def svg_of(panel: Panel) -> str:
   file = io.StringIO()
   with need("matplotlib", extra="plot").rc_context({**rules, "svg.hashsalt": panel.name}):
     module = need("matplotlib.figure", extra="plot")
-    figure = module.Figure(figsize=panel.size, dpi=160, layout="constrained")
+    figure = module.Figure(figsize=panel.size, dpi=160)
     panel(figure.subplots())
-    for line in figure.findobj(need("matplotlib.lines", extra="plot").Line2D):
+    for line in (line for axes in figure.axes for line in axes.get_lines()):
       if line.get_marker() not in ("None", "") and len(line.get_xdata()) > MOST_MARKS:
         line.set_rasterized(True)
+    arrange(figure)
     # Printed directly, since `savefig` draws everything twice.
     canvas = need("matplotlib.backends.backend_svg", extra="plot").FigureCanvasSVG(figure)
     with warnings.catch_warnings():
@@ -97,6 +101,46 @@ def svg_of(panel: Panel) -> str:
   attributes = f'viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(panel.name)}">'
   # Group ids repeat across figures, and nothing refers to them: removed.
   return "<svg " + attributes + re.sub(r'<g id="[^"]*"', "<g", rest.strip())
+
+
+def arrange(figure: Any, top: float = 1.0) -> None:
+  """Write powers as text, and give each panel the room that its labels need.
+
+  Once, as all is drawn: a layout engine of matplotlib's measures every label two to four times,
+  which took longer than the drawing; and so does the layout of "$10^{-3}$" as a formula.
+
+  Args:
+    figure: the figure.
+    top: height of the panels together, as a fraction of the figure's; above them is the title.
+  """
+  for axes in figure.axes:
+    for axis in (axes.xaxis, axes.yaxis):
+      if axis.get_scale() == "log":
+        axis.set_major_formatter(plain_powers()())
+        axis.set_minor_formatter(plain_powers()())
+  with warnings.catch_warnings():
+    # Where the labels leave no room for a panel, as a hundred long names: they overlap then.
+    warnings.filterwarnings("ignore", "Tight layout not applied")
+    # Glyphs missing from the font are measured here too; see `svg_of`.
+    warnings.filterwarnings("ignore", "Glyph .* missing from")
+    figure.tight_layout(pad=0.4, h_pad=1.0, w_pad=1.0, rect=(0, 0, 1, top))
+
+
+@functools.cache
+def plain_powers() -> type:
+  """Build matplotlib's formatter of logarithmic axes that writes 10⁻³ as text."""
+  base: Any = need("matplotlib.ticker", extra="plot").LogFormatterSciNotation
+
+  class PlainPowers(base):  # type: ignore[misc]
+    def __call__(self, x: float, pos: Any = None) -> str:
+      text = super().__call__(x, pos)
+      found = re.fullmatch(r"\$\\mathdefault\{(?:(.*)\\times)?(.*)\^\{(.*)\}\}\$", text)
+      if found is None:
+        return str(text)
+      power = found[2] + found[3].translate(SUPERSCRIPTS)
+      return power if found[1] is None else f"{found[1]}×{power}"
+
+  return PlainPowers
 
 
 # --- Shared by the panels -------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from fbackprop.train.data.rows import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report import figures
 from fbackprop.train.report.figures import COLORS, INK, MUTED, Panel, panel, shortened
-from fbackprop.train.scores import r_squared
+from fbackprop.train.scores import count_pairs, r_squared
 
 GRID_POINTS = 200  # Along each axis of the plane.
 CURVE_POINTS = 500
@@ -27,9 +27,8 @@ def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   Not by scikit-learn's `ConfusionMatrixDisplay`: here zeros are blank, and shades are proportional
   to the square root, so that a few mistakes are visible beside many right predictions.
   """
-  metrics = need("sklearn.metrics", extra="data")
   labels, classes = dataset.targets_test, range(dataset.outputs)
-  counts = metrics.confusion_matrix(labels, outputs.argmax(1), labels=classes)
+  counts = count_pairs(labels, outputs.argmax(1), dataset.outputs)
   right = int(np.trace(counts))
   axes.imshow(np.sqrt(counts), cmap="Blues", vmin=0, vmax=float(np.sqrt(counts.max() or 1)))
   for (row, column), count in np.ndenumerate(counts):
@@ -59,14 +58,18 @@ def draw_mistakes(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   axes.set_title(f"Misclassified: {len(wrong)}" + (", the most confident 12" * (len(wrong) > 12)))
   if dataset.image_shape is None:
     return
+  # In one panel of 4 by 3 squares, as twelve panels in it take a second to draw.
+  axes.set(xlim=(0, 4), ylim=(3, 0), anchor="NW")
+  height, width = (0.66 * side / max(dataset.image_shape) for side in dataset.image_shape)
+  frame = need("matplotlib.patches", extra="plot").Rectangle
   for place, example in enumerate(shown):
     row, column = divmod(place, 4)
-    inset = axes.inset_axes((0.02 + column * 0.25, 0.68 - row * 0.33, 0.21, 0.21))
-    inset.imshow(dataset.x_test[example].reshape(dataset.image_shape), cmap="gray_r")
-    inset.set(xticks=[], yticks=[])
-    inset.spines[:].set_visible(True)  # All four sides, which `RULES` turns off.
+    left, top = column + (1 - width) / 2, row + 0.25
+    image = dataset.x_test[example].reshape(dataset.image_shape)
+    axes.imshow(image, cmap="gray_r", extent=(left, left + width, top + height, top))
+    axes.add_patch(frame((left, top), width, height, fill=False, edgecolor=INK, linewidth=0.8))
     taken = f"{labels[example]} taken for {predicted[example]}"
-    inset.set_title(taken, fontsize=8, fontweight="normal")
+    axes.text(column + 0.5, top - 0.04, taken, ha="center", va="bottom", fontsize=8)
 
 
 @panel(

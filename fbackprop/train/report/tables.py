@@ -4,17 +4,16 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from fbackprop.extras import need
 from fbackprop.train.data.rows import Dataset
 from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.metrics import number, spread_of
-from fbackprop.train.models import Model
-from fbackprop.train.scores import r_squared, root_mean_square
+from fbackprop.train.models import Description
+from fbackprop.train.scores import count_pairs, r_squared, root_mean_square
 
 MOST_WORST = 12
 MOST_MEMBERS = 100  # The others are in summary.json.
@@ -98,9 +97,6 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
   Args:
     dataset: the data, in its own units.
     outputs: the network's outputs for the test set, in these units, `[N, C]`.
-
-  Raises:
-    ModuleNotFoundError: scikit-learn isn't installed; the message names the extra.
   """
   names, true = dataset.output_names, dataset.targets_test
   rows: list[tuple[str | Number, ...]] = []
@@ -112,17 +108,19 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
       numbers = (r2, root_mean_square(error), sizes.mean(), sizes.max(), deviation)
       rows.append((name, *map(measured, numbers)))
     return Table(("value", "R²", "RMSE", "mean |error|", "largest |error|", "true deviation"), rows)
-  found = outputs.argmax(1)
-  if not dataset.is_classification:
-    # scikit-learn treats a single column as a binary problem: a second one, of zeros, prevents it.
-    true, found = (np.pad(labels, ((0, 0), (0, 1))) for labels in (true > 0.5, outputs > 0))
-  metrics = need("sklearn.metrics", extra="data")
-  *shares, support = metrics.precision_recall_fscore_support(
-    true, found, labels=range(len(names)), zero_division=np.nan
-  )
-  for name, *own, count in zip(names, *shares, support.tolist(), strict=True):
-    known = [None if math.isnan(share) else share for share in own]
-    rows.append((name, *map(measured, known), counted(count)))
+  if dataset.is_classification:
+    counts = count_pairs(true, outputs.argmax(1), len(names))
+    right, taken, support = counts.diagonal(), counts.sum(0), counts.sum(1)
+  else:
+    right, taken, support = (part.sum(0) for part in (
+      (true > 0.5) & (outputs > 0), outputs > 0, true > 0.5
+    ))  # fmt: skip
+  for name, *own in zip(names, *(part.tolist() for part in (right, taken, support)), strict=True):
+    hits, found, known = own
+    # Precision, recall, and F1, their harmonic mean; none where nothing is to be divided.
+    ratios = (hits, found), (hits, known), (2 * hits, found + known)
+    shares = [part / whole if whole else None for part, whole in ratios]
+    rows.append((name, *map(measured, shares), counted(known)))
   kind = "class" if dataset.is_classification else "label"
   return Table((kind, "precision", "recall", "F1", "support"), rows)
 
@@ -175,9 +173,18 @@ def members_of(result: EnsembleResult, own: RateScores, seed: int, name: str) ->
 # --- The worst examples ---------------------------------------------------------------------------
 
 
-def losses_of(dataset: Dataset, model: Model, outputs: np.ndarray) -> np.ndarray:
-  """Compute the loss of each test example; `outputs` and targets are in the network's units."""
-  return np.asarray(jax.jit(model.description.loss.forward)(outputs, dataset.targets_test)[0])
+class Answers(NamedTuple):
+  """What is known of each test example: its loss `[N]`, and its probabilities `[N, C]` or None."""
+
+  losses: Any
+  probabilities: Any
+
+
+def answers_to(description: Description, outputs: Any, targets: Any) -> Answers:
+  """Compute the `Answers` of outputs and targets, both in the network's units; to be jitted."""
+  losses = description.loss.forward(outputs, targets)[0]
+  is_single = description.task == "classification"
+  return Answers(losses, description.probabilities(outputs) if is_single else None)
 
 
 def worst_of(losses: np.ndarray) -> np.ndarray:
@@ -196,19 +203,19 @@ def pictures_of(dataset: Dataset, losses: np.ndarray) -> list[str]:
   return pictures
 
 
-def worst_rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: np.ndarray) -> Table:
+def worst_rows_of(dataset: Dataset, answers: Answers, outputs: np.ndarray) -> Table:
   """Return a table of the worst examples: truth, prediction, and features.
 
   Args:
     dataset: the data, in its own units.
-    model: the network.
-    losses: losses of the test set, `[N]`.
+    answers: losses and probabilities of the test set.
     outputs: logits, or values in the data's units, `[N, C]`.
   """
+  losses = answers.losses
   worst = worst_of(losses)
   columns: Columns = [
     ("test row", list(map(counted, worst))), ("loss", list(map(measured, losses[worst]))),
-    *answers_of(dataset, model, outputs, worst),
+    *columns_of(dataset, answers, outputs, worst),
   ]  # fmt: skip
   for name, values in zip(dataset.features[:MOST_FEATURES], dataset.x_test.T, strict=False):
     more, size = more_digits(values), float(np.abs(values).max())
@@ -218,11 +225,13 @@ def worst_rows_of(dataset: Dataset, model: Model, losses: np.ndarray, outputs: n
   return table_of(columns)
 
 
-def answers_of(dataset: Dataset, model: Model, outputs: np.ndarray, rows: np.ndarray) -> Columns:
+def columns_of(
+  dataset: Dataset, answers: Answers, outputs: np.ndarray, rows: np.ndarray
+) -> Columns:
   """Describe the truth and the prediction of examples: classes, labels, or values."""
   true, found, names = dataset.targets_test[rows], outputs[rows], dataset.output_names
   if dataset.is_classification:
-    shares, best = model.probabilities(found), found.argmax(1)
+    shares, best = answers.probabilities[rows], found.argmax(1)
     sides = ("true", true), ("predicted", best)
     return [
       *((side, [names[label] for label in labels]) for side, labels in sides),

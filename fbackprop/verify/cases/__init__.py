@@ -8,14 +8,24 @@ gate's.
 
 from fbackprop.verify.cases.case import CLASSES, Case, always
 from fbackprop.verify.cases.gates import CHOICES, GATES
-from fbackprop.verify.cases.layers import ACTIVATIONS, COMPOSITIONS, LAYERS, MLPS
+from fbackprop.verify.cases.layers import ACTIVATIONS, COMPOSITIONS, GRAPHS, LAYERS, MLPS, SEQUENCES
 from fbackprop.verify.cases.losses import LOSSES
 
-CASES = (*GATES, *CHOICES, *ACTIVATIONS, *LAYERS, *COMPOSITIONS, *MLPS, *LOSSES)
+CASES = (
+  *GATES,
+  *CHOICES,
+  *ACTIVATIONS,
+  *LAYERS,
+  *SEQUENCES,
+  *COMPOSITIONS,
+  *GRAPHS,
+  *MLPS,
+  *LOSSES,
+)
 TITLED = {row.title: row for row in CASES if row.title}
 """The rows that are verified by name."""
 
 __all__ = [
-  "ACTIVATIONS", "CASES", "CHOICES", "CLASSES", "COMPOSITIONS", "GATES", "LAYERS", "LOSSES", "MLPS",
-  "TITLED", "Case", "always",
+  "ACTIVATIONS", "CASES", "CHOICES", "CLASSES", "COMPOSITIONS", "GATES", "GRAPHS", "LAYERS",
+  "LOSSES", "MLPS", "SEQUENCES", "TITLED", "Case", "always",
 ]  # fmt: skip

@@ -8,12 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop import gates
 from fbackprop.combinators import remat, repeat, serial, skip
+from fbackprop.graphs import graph, shared, transposed
 from fbackprop.layers import activations
 from fbackprop.layers.activations import gelu, relu, sigmoid, silu, tanh
+from fbackprop.layers.convolution import conv1d
 from fbackprop.layers.dense import dense
 from fbackprop.layers.dropout import dropout
+from fbackprop.layers.merging import add, concatenate, multiply, split
 from fbackprop.layers.normalization import layer_norm, rms_norm
+from fbackprop.layers.recurrence import recurrent
 from fbackprop.networks import mlp
 from fbackprop.types import Array, Layer
 from fbackprop.verify.cases.case import CLASSES, Case, Generator, Primals, Reference, always
@@ -140,6 +145,61 @@ LAYERS = (
   ),
 )  # fmt: skip
 
+# --- Sequences ------------------------------------------------------------------------------------
+
+PLACES = {"length": 6, "c_in": 2, "c_out": 3, "taps": 3}
+# Three places, at both ends over zeros; the last point of padding meets no tap.
+STRIDED = {"length": 7, "c_in": 2, "c_out": 3, "taps": 4, "stride": 2, "padding": 1}
+
+
+def make_conv1d(dtype: Any, options: dict[str, Any]) -> Layer:
+  return conv1d(**options, dtype=dtype)
+
+
+def lax_conv(params: Any, x: Array, options: dict[str, Any]) -> Array:
+  """Return the same by `jax.lax`, which shares nothing with the rule."""
+  n, zeros = x.shape[0], options.get("padding", 0)
+  y = jax.lax.conv_general_dilated(
+    x.reshape(n, options["length"], options["c_in"]), params.w,
+    window_strides=(options.get("stride", 1),), padding=[(zeros, zeros)],
+    dimension_numbers=("NWC", "WIO", "NWC"),
+  )  # fmt: skip
+  return (y + params.b[None, None, :]).reshape(n, -1)
+
+
+def make_recurrent(dtype: Any, **options: Any) -> Layer:
+  return recurrent(3, 2, 4, **options, dtype=dtype)
+
+
+def unrolled(params: Any, x: Array, function: Reference, all_steps: bool) -> Array:
+  """Return the states of three steps, or the last one, step by step."""
+  state, states = jnp.zeros((x.shape[0], 4)), []
+  for t in range(3):
+    state = function(x[:, 2 * t : 2 * t + 2] @ params.w + state @ params.u + params.b[None, :])
+    states.append(state)
+  return jnp.concatenate(states, 1) if all_steps else state
+
+
+SEQUENCES = (
+  layer_row(
+    "conv1d", partial(make_conv1d, options=STRIDED), 14, partial(lax_conv, options=STRIDED),
+    title="conv1d",
+  ),
+  layer_row(
+    "conv1d_plain", partial(make_conv1d, options=PLACES), 12, partial(lax_conv, options=PLACES),
+    slow=True,
+  ),
+  layer_row(
+    "recurrent", make_recurrent, 6, partial(unrolled, function=jnp.tanh, all_steps=False),
+    reads_own_params=True, title="recurrent",
+  ),
+  layer_row(
+    "recurrent_all", partial(make_recurrent, gate=gates.gelu, all_steps=True), 6,
+    partial(unrolled, function=FUNCTIONS["gelu"], all_steps=True),
+    reads_own_params=True, slow=True,
+  ),
+)  # fmt: skip
+
 # --- Chains ---------------------------------------------------------------------------------------
 
 
@@ -247,6 +307,64 @@ COMPOSITIONS = (
     reads_own_params=True, slow=True,
   ),
 )  # fmt: skip
+
+# --- Graphs ---------------------------------------------------------------------------------------
+
+# Names in alphabetical order, which is that of a dict's leaves, go along the computation.
+
+
+def make_graph(dtype: Any) -> Layer:
+  """Build a fork, a sum, a product and a concatenation."""
+  nodes = {
+    "a": (dense(3, 4, dtype=dtype), "x"), "b": (tanh, "a"),
+    "c": (dense(4, 4, bias=False, dtype=dtype), "b"), "d": (add, "b", "c", "a"),
+    "e": (multiply, "d", "c"), "f": (concatenate, "e", "x"), "g": (dense(7, 2, dtype=dtype), "f"),
+  }  # fmt: skip
+  return graph(nodes, output="g")
+
+
+def forked(params: Any, x: Array) -> Array:
+  a = affine(params["a"], x)
+  c = jnp.tanh(a) @ params["c"].w
+  return affine(params["g"], jnp.concatenate([(jnp.tanh(a) + c + a) * c, x], 1))
+
+
+def make_gated(dtype: Any) -> Layer:
+  """Build a linear unit with a gate, and a node's part that nobody reads."""
+  nodes = {
+    "a": (dense(3, 7, dtype=dtype), "x"), "parts": (split(3, 3, 1), "a"),
+    "q": (sigmoid, "parts[1]"), "y": (multiply, "parts[0]", "q"),
+  }  # fmt: skip
+  return graph(nodes, output="y")
+
+
+def gated(params: Any, x: Array) -> Array:
+  a = affine(params["a"], x)
+  return a[:, :3] / (1 + jnp.exp(-a[:, 3:6]))
+
+
+def make_tied(dtype: Any) -> Layer:
+  """Build an autoencoder whose decoder uses the encoder's weights, twice, in a loop."""
+  nodes = {
+    "h": (dense(3, 2, dtype=dtype), "x"), "a": (tanh, "h"), "y": (transposed("h"), "a"),
+    "h2": (shared("h"), "y"), "y2": (transposed("h", bias=False), "h2"), "z": (add, "y2", "x"),
+  }  # fmt: skip
+  return repeat(graph(nodes, output="z"), 2)
+
+
+def tied(params: Any, x: Array) -> Array:
+  for i in range(2):
+    own = copy_of(params, i)
+    y = jnp.tanh(affine(own["h"], x)) @ own["h"].w.T + own["y"].b[None, :]
+    x = x + affine(own["h"], y) @ own["h"].w.T
+  return x
+
+
+GRAPHS = (
+  layer_row("graph", make_graph, 3, forked, rest=True, title="graph"),
+  layer_row("graph_gated", make_gated, 3, gated),
+  layer_row("graph_tied", make_tied, 3, tied, reads_own_params=True, title="graph, tied weights"),
+)
 
 # --- Multilayer perceptrons -----------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from fbackprop.jaxprs import floats_in
 from fbackprop.verify.checks.indices import pointers_of
 from fbackprop.verify.checks.test_points import Point, value_points
 from fbackprop.verify.interpret.evaluation import Noise
+from fbackprop.verify.interpret.loops import TURNS
 from fbackprop.verify.report import Finding, RuleError
 from fbackprop.verify.witnesses.rule import (
   Function,
@@ -121,7 +122,9 @@ class Problem:
   @cached_property
   def values(self) -> Values:
     """Rule and truth in float64 at the arguments as given."""
-    return evaluate(self.given, self.noise())
+    found = evaluate(self.given, self.noise())
+    TURNS.get().settle()
+    return found
 
   def evaluated(self, at: Setting) -> Values:
     """Evaluate rule and truth in float64 at a point, perturbed only if they differ.

@@ -18,7 +18,7 @@ from fbackprop.verify.checks.differences import check_entries, disagreement
 from fbackprop.verify.checks.evidence import AS_GIVEN, Evidence, Problem, not_checked, reported
 from fbackprop.verify.checks.test_points import Point
 from fbackprop.verify.explain.causes import UNKNOWN
-from fbackprop.verify.interpret.loops import MOST_TURNS
+from fbackprop.verify.interpret.loops import MOST_AS_GIVEN, MOST_TURNS
 from fbackprop.verify.interpret.primitives import digits
 from fbackprop.verify.report import Finding, Kind
 from fbackprop.verify.witnesses import kinks, verdicts
@@ -76,7 +76,8 @@ def check_as_given(problem: Problem) -> Iterator[Evidence]:
     return
   message = "f isn't finite at these arguments: there is no gradient to compare with"
   if values.is_endless:
-    message = f"a loop goes round more than {MOST_TURNS:,} times: its results aren't known"
+    message = f"a loop goes round more than {MOST_AS_GIVEN:,} times, or {MOST_TURNS:,} times where "
+    message += "it holds what isn't compiled, as a callback: its results aren't known"
   yield reported(Finding("no verdict", "maths", message=message))
 
 

@@ -6,8 +6,8 @@ verified result of the rule for that lane alone. The second order is compared wi
 gradient of <weights, cotangents> with respect to leaves and cotangents.
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -36,7 +36,7 @@ def check_transformations(problem: Problem) -> Iterator[Evidence]:
     [*problem.leaves, *problem.rule.draw(problem.seed, 4)],
   ][: 2 if problem.is_large else 3]
 
-  @functools.cache
+  @cache
   def alone(is_noisy: bool, *which: int) -> Values:
     """Evaluate the rule at a point that takes each input from one of the lanes."""
     own, count = [lanes[lane][i] for i, lane in enumerate(which)], len(problem.leaves)
@@ -82,6 +82,10 @@ def check_lanes(
   witnesses, count = problem.witnesses, len(problem.leaves)
   try:
     backward = backward_of(witnesses, witnesses.source)
+    if check != "vmap" and not jaxprs.holds_foreign_code(witnesses.rule):
+      # One mode runs the rule's Python code again, and one is enough: JAX maps its own operations.
+      whole, y_count = jaxprs.function_of(witnesses.rule), len(witnesses.forward.out_avals)
+      backward = lambda *inputs: whole(*inputs)[y_count:]  # noqa: E731
     program = mapped_program(witnesses, backward, mapped, len(lanes), check == "scan")
   except Exception as error:
     if is_mappable(witnesses, mapped[:count], len(lanes)):
@@ -271,18 +275,20 @@ def second_order_programs(witnesses: Witnesses, truth: Program) -> list[Program]
   weights = [avals[i] for i in witnesses.signature.floats]
   moving = [i for i, a in enumerate(avals) if is_float(a.dtype)]
 
-  def autodiff(*inputs: Any) -> Leaves:
-    return evaluate_flat(truth, False, *inputs)[count:]
-
   def derivative(function: Callable[..., Leaves]) -> Program:
-    def product(movable: Leaves, own: Leaves, weights: Leaves) -> Any:
-      bars = function(*replaced(own, moving, movable))
-      return sum(jnp.vdot(w, b.astype(w.dtype)) for w, b in zip(weights, bars, strict=True))
-
     def gradient(*inputs: Any) -> Leaves:
       own, weights = inputs[: len(avals)], inputs[len(avals) :]
-      return jax.grad(product)([own[i] for i in moving], own, weights)
+
+      def product(*inputs: Any) -> Leaves:
+        bars = function(*inputs)[count:]
+        return [sum(jnp.vdot(w, b.astype(w.dtype)) for w, b in zip(weights, bars, strict=True))]
+
+      one = jnp.ones((), jnp.result_type(*weights))
+      return traces.reverse_mode(product, len(avals), moving, *own, one)[1:]
 
     return witnesses.traced(gradient, [*avals, *weights])
 
-  return [derivative(backward_of(witnesses, witnesses.source)), derivative(autodiff)]
+  return [
+    derivative(jaxprs.function_of(witnesses.rule)),
+    derivative(partial(evaluate_flat, truth, False)),
+  ]

@@ -38,6 +38,7 @@ import numpy as np
 from fbackprop.jaxprs import without_rules
 from fbackprop.verify.explain import activations, cotangents, patterns, residuals
 from fbackprop.verify.explain.cotangents import on_paths
+from fbackprop.verify.explain.one_step import find_edit
 from fbackprop.verify.explain.search import Facts, Search
 from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.primitives import is_float
@@ -53,6 +54,8 @@ UNKNOWN = "no known pattern"
 # The seed of each other point, and the additional time for them, in seconds.
 OTHERS = (11, 13)
 OTHERS_S = 2.0
+# The time limit of the search for an edit of the rule's own program, in seconds.
+EDITS_S = 1.0
 # Moved by so many times their relative size, errors of rounding are others; above this correlation
 # they are the same.
 MOVES, MOST_CORRELATED = 32.0, 0.7
@@ -113,7 +116,7 @@ def find_cause(
     >>> find_cause(lambda x: x**2, (x,), np.ones(3), [x], [2 * x], [np.full(3, 1e-15)], 0)
     'constant factor: 1/2 (match 0e+00)'
   """
-  until = time.monotonic() + budget_s
+  until = time.thread_time() + budget_s
   if not np.isfinite(want[leaf]).all():
     return UNKNOWN
   if not np.isfinite(got[leaf]).all():
@@ -150,6 +153,8 @@ def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
 
     others = [facts(*point) for point in points]
     found = find_cause(reference, *facts(at, differences), leaf, others=others)
+  if found == UNKNOWN or found.startswith(patterns.ROUNDING):
+    found = find_edit((at, differences), points, leaf, EDITS_S) or found
   if found.startswith(patterns.ROUNDING) and not is_rounding(at, differences[leaf]):
     return UNKNOWN
   return found

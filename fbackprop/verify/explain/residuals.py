@@ -15,7 +15,8 @@ from fbackprop.jaxprs import Place
 from fbackprop.verify.explain.activations import is_linear
 from fbackprop.verify.explain.patterns import NARROW, rearranged
 from fbackprop.verify.explain.search import Candidates, Mutants, Search, Sweep, replacing, room
-from fbackprop.verify.explain.tape import Pulled, Tape, Values
+from fbackprop.verify.explain.steps import Values
+from fbackprop.verify.explain.tape import Pulled, Tape
 from fbackprop.verify.interpret.primitives import is_float
 
 # Steps whose backward rule reads operands.

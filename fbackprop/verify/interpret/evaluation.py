@@ -31,7 +31,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +85,8 @@ class Noise(NamedTuple):
   by_dtype: bool = False
 
 
+# Of a longer loop the comparisons of the first iterations alone are seen; the rest is compiled.
+WATCHED_TURNS = 1_000
 # The primitives that compare their operands.
 WATCHED = frozenset((
   *primitives.COMPARISONS, "max", "min", "abs", "sign", "clamp", "reduce_max", "reduce_min",
@@ -126,7 +128,11 @@ class Evaluator:
   def __post_init__(self) -> None:
     self.digits = digits(self.working)
     self.narrow_tiny = 0.0
-    self.rng = np.random.default_rng(self.noise.seed if self.noise else 0)
+
+  @cached_property
+  def rng(self) -> np.random.Generator:
+    """What chooses the slices of the pool; making it takes as long as ten small equations."""
+    return np.random.default_rng(self.noise.seed if self.noise else 0)
 
   def run(self, program: Program, arguments: Sequence[Any]) -> list[Samples]:
     """Evaluate a program; the results have an axis of samples in front.
@@ -383,9 +389,12 @@ class Evaluator:
   def scan(self, equation: Any, inputs: list[Any], place: Place) -> list[Samples]:
     """Evaluate `lax.scan`, iteration by iteration."""
     body, count, carried, length, is_reverse = jaxprs.scan_of(equation)
-    if loops.is_long(body, length) and (outputs := self.compiled(equation, inputs)) is not None:
-      return outputs
     consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
+    if loops.is_long(body, length) and (self.watch is None or length > WATCHED_TURNS):
+      if self.watch is not None:
+        self.watched_turns(body, consts, carry, rows, place)
+      if (outputs := self.compiled(equation, inputs)) is not None:
+        return outputs
     stacks: list[list[Any]] = []
     for i in range(length)[::-1] if is_reverse else range(length):
       outputs = self.evaluate(body, [*consts, *carry, *(r[:, i] for r in rows)], place)
@@ -397,6 +406,13 @@ class Evaluator:
       *carry,
       *(primitives.stacked([s[k] for s in stacks], a) for k, a in enumerate(out_avals)),
     ]
+
+  def watched_turns(
+    self, body: Program, consts: list[Any], carry: list[Any], rows: list[Any], place: Place
+  ) -> None:
+    """Evaluate the first iterations of a long scan, for what `watch` sees of them."""
+    for i in range(WATCHED_TURNS):
+      carry = self.evaluate(body, [*consts, *carry, *(r[:, i] for r in rows)], place)[: len(carry)]
 
   def cond(self, equation: Any, inputs: list[Any], place: Place) -> list[Samples]:
     """Evaluate `lax.cond` or `lax.switch`, by the unperturbed sample or for each point."""
@@ -421,7 +437,8 @@ class Evaluator:
     turns = extra = 0
     may_compile = True
     while True:
-      if may_compile and loops.is_long(body, turns):
+      is_watched = self.watch is not None and turns < WATCHED_TURNS
+      if may_compile and not is_watched and loops.is_long(body, turns):
         now = [*cond_consts, *body_consts, *carry]
         if (outputs := self.compiled(equation, now, turns)) is not None:
           return outputs
@@ -447,7 +464,7 @@ class Evaluator:
     """Evaluate a long loop as `loops` does; return None where that isn't possible."""
     noise = self.noise
     is_coarse = noise is not None and noise.by_dtype and self.coarsest(equation) > 1
-    if self.watch is not None or is_coarse:
+    if is_coarse:
       return None
     count = max([noise.samples if noise else 1, *(x.shape[0] for x in inputs)])
     unit, tiny = (noise.unit, noise.tiny) if noise else (0.0, 0.0)

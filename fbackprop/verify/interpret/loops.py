@@ -8,15 +8,19 @@ iterate each by itself.
 
 The rounding of an iteration is modelled by one relative perturbation of each float that the loop
 carries: of 2√n + 1 units for the n operations of the body that round. What cancels within the body
-cancels for the perturbed values too, and so shows from the next iteration on. A float that is an
-integer may be a count, and isn't perturbed.
+cancels for the perturbed values too, and so shows from the next iteration on. Half of the
+perturbation is the same in each iteration: what rounds alike each time adds up to n roundings after
+n iterations, not to √n. A float that is an integer may be a count, and isn't perturbed.
 
 Doubts: comparisons within rounding of a tie are decided by each sample for itself, and aren't
 counted as fragile; a cancellation in the last iteration alone isn't seen.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -28,19 +32,50 @@ from jax import lax
 
 from fbackprop import jaxprs
 from fbackprop.jaxprs import Program
+from fbackprop.verify.deadline import check_time
 from fbackprop.verify.interpret import primitives
 from fbackprop.verify.interpret.primitives import Samples, digits, is_complex, is_float, is_rounded
 
 # A loop is compiled from this many evaluations of equations. One takes 40 µs in NumPy; compiling a
 # loop takes 0.25 s and 7 ms for each equation, once for the ten points or more of a verification.
 LONG = 3_000
-# A loop of more iterations has no result: outside of its domain it may never end.
-MOST_TURNS = 4_000
+# A loop of more iterations has no result: outside of its domain it may never end. At the arguments
+# as given it ends, and may take so many where it is compiled; then four times as many elsewhere.
+MOST_TURNS, MOST_AS_GIVEN = 4_000, 4_000_000
+# A loop within a compiled loop has a limit that doesn't depend on others.
+MOST_INSIDE = 20_000
+# After so many iterations a compiled loop returns, to look at the time.
+CHUNK = 20_000
 # Inputs of at most this many numbers are given for each sample, varied or not: one program then
 # serves all points.
 SMALL = 2_000_000
 # The name of the axis of samples under vmap.
 AXIS = "samples"
+
+
+@dataclass
+class Turns:
+  """How many iterations compiled loops may make, and the most that one has made so far."""
+
+  most: int = MOST_TURNS
+  made: int = 0
+
+  def settle(self) -> None:
+    """Bound the iterations elsewhere by those at the arguments as given; powers of two are few."""
+    self.most = max(MOST_TURNS, 2 ** math.ceil(math.log2(4 * max(1, self.made))))
+
+
+TURNS: ContextVar[Turns] = ContextVar("TURNS", default=Turns())  # noqa: B039
+
+
+@contextmanager
+def counted_turns() -> Iterator[None]:
+  """Allow many iterations, until `Turns.settle` is called."""
+  token = TURNS.set(Turns(MOST_AS_GIVEN))
+  try:
+    yield
+  finally:
+    TURNS.reset(token)
 
 
 class Setup(NamedTuple):
@@ -107,11 +142,31 @@ def run(
   if setup.samples * sum(x.size for x in own) <= SMALL:
     own = [x if is_key(x) else np.broadcast_to(x, (setup.samples, *x.shape[1:])) for x in own]
   axes = tuple(0 if x.shape[0] > 1 else None for x in own)
-  outputs = compiled(name, parts, setup, axes)(
-    np.int32(turns), *(x if axis == 0 else x[0] for x, axis in zip(own, axes, strict=True))
-  )
-  *found, is_endless = [x if is_key(x) else np.asarray(x) for x in outputs]
-  return found, bool(is_endless.any())
+  program = compiled(name, parts, setup, axes)
+  own = [x if axis == 0 else x[0] for x, axis in zip(own, axes, strict=True)]
+  if name == "scan":
+    return on_host(program(*own)), False
+  limit, extra, carried = TURNS.get(), 0, parts[1] + parts[3]
+  while True:
+    stop = min(turns + CHUNK, limit.most)
+    counts = map(np.int32, (turns, extra, stop))
+    *carry, mask, now, extra = on_host(program(*counts, *own))
+    has_stopped, (turns, extra) = turns, (int(x.max()) for x in (now, extra))
+    limit.made = max(limit.made, turns)
+    if not mask.any() or turns > limit.most or turns == has_stopped:
+      break
+    check_time()
+    if axes[carried:] != (0,) * len(carry):
+      axes = (*axes[:carried], *(0 for _ in carry))
+      program = compiled(name, parts, setup, axes)
+    own = [*own[:carried], *carry]
+  return [primitives.held(mask, np.full_like(x, np.nan), x) if is_rounded(x) else x
+          for x in carry], bool(mask.any())  # fmt: skip
+
+
+def on_host(values: Sequence[Any]) -> list[Any]:
+  """Return arrays of NumPy; keys remain JAX's."""
+  return [x if is_key(x) else np.asarray(x) for x in values]
 
 
 def is_key(x: Any) -> bool:
@@ -121,14 +176,19 @@ def is_key(x: Any) -> bool:
 
 @lru_cache(maxsize=256)
 def compiled(name: str, parts: tuple[Any, ...], setup: Setup, axes: tuple[Any, ...]) -> Any:
-  """Return the compiled loop, a function of its inputs on all samples."""
+  """Return the compiled loop, a function of its inputs on all samples.
 
-  def function(turns: Any, *inputs: Any) -> list[Any]:
-    if name == "scan":
-      return scanned(setup, parts, list(inputs), jnp.uint32(0))
-    return looped(setup, parts, list(inputs), jnp.uint32(0), turns)
+  A while loop's first inputs are the numbers of iterations so far, and at which to return.
+  """
 
-  return jax.jit(jax.vmap(function, in_axes=(None, *axes), axis_size=setup.samples, axis_name=AXIS))
+  def scan(*inputs: Any) -> list[Any]:
+    return scanned(setup, parts, list(inputs), jnp.uint32(0))
+
+  def loop(turns: Any, extra: Any, stop: Any, *inputs: Any) -> list[Any]:
+    return turned(setup, parts, list(inputs), jnp.uint32(0), (turns, extra, stop))
+
+  function, own = (scan, axes) if name == "scan" else (loop, (None, None, None, *axes))
+  return jax.jit(jax.vmap(function, in_axes=own, axis_size=setup.samples, axis_name=AXIS))
 
 
 # --- Control flow, inside of vmap -----------------------------------------------------------------
@@ -141,7 +201,7 @@ def of_first(x: Any) -> Any:
 
 
 def scanned(setup: Setup, parts: Any, inputs: list[Any], seed: Any) -> list[Any]:
-  """Evaluate a scan; the last output is whether it had no end, which is false."""
+  """Evaluate a scan."""
   body, count, carried, length, is_reverse = parts
   consts, carry, rows = inputs[:count], inputs[count:][:carried], inputs[count + carried :]
 
@@ -153,11 +213,26 @@ def scanned(setup: Setup, parts: Any, inputs: list[Any], seed: Any) -> list[Any]
 
   start = jnp.uint32(0), widened(carry)
   (_, carry), stacks = lax.scan(step, start, rows, length=length, reverse=is_reverse)
-  return [*carry, *stacks, jnp.array(False)]
+  return [*carry, *stacks]
 
 
-def looped(setup: Setup, parts: Any, inputs: list[Any], seed: Any, turns: Any = 0) -> list[Any]:
-  """Evaluate a while loop; the last output is whether it had no end, its results then being NaN."""
+def looped(setup: Setup, parts: Any, inputs: list[Any], seed: Any) -> list[Any]:
+  """Evaluate an inner while loop, whose results are NaN if it has no end."""
+  *carry, mask, _, _ = turned(setup, parts, inputs, seed, (0, 0, MOST_INSIDE))
+  return [held(mask, jnp.full_like(x, np.nan), x) if is_rounded(x) else x for x in carry]
+
+
+def turned(setup: Setup, parts: Any, inputs: list[Any], seed: Any, counts: Any) -> list[Any]:
+  """Evaluate a while loop up to a number of iterations.
+
+  Args:
+    setup, parts, inputs, seed: the loop.
+    counts: the iterations that were made so far by the first sample, the further ones of other
+      points, and the number from which the loop returns.
+
+  Returns:
+    What it carries, then whether it goes on, and the first two counts.
+  """
   cond, count, body, body_count = parts
   cond_consts, body_consts = inputs[:count], inputs[count:][:body_count]
 
@@ -168,7 +243,7 @@ def looped(setup: Setup, parts: Any, inputs: list[Any], seed: Any, turns: Any = 
   def is_on(state: Any) -> Any:
     turns, extra, mask, _ = state
     any_mask = lax.psum(mask.any().astype(np.int32), AXIS) > 0 if setup.are_points else mask.any()
-    return any_mask & (turns <= MOST_TURNS) & (extra <= 10 + turns)
+    return any_mask & (turns <= stop) & (extra <= 10 + turns)
 
   def step(state: Any) -> Any:
     turns, extra, mask, carry = state
@@ -180,17 +255,17 @@ def looped(setup: Setup, parts: Any, inputs: list[Any], seed: Any, turns: Any = 
     return turns + is_first, extra + 1 - is_first, goes_on(moved, turn), moved
 
   carry = widened(inputs[count + body_count :])
-  zero = jnp.zeros((), np.int32)
-  start = jnp.asarray(turns, np.int32), zero, goes_on(carry, zero), carry
-  turns, _, mask, carry = lax.while_loop(is_on, step, start)
+  turns, extra, stop = (jnp.asarray(n, np.int32) for n in counts)
+  start = turns, extra, goes_on(carry, jnp.zeros((), np.int32)), carry
+  turns, extra, mask, carry = lax.while_loop(is_on, step, start)
   if setup.goes_on and jaxprs.ends_by_floats(*parts):
 
     def again(_: Any, carry: list[Any]) -> list[Any]:
       return evaluate(setup, body, [*body_consts, *carry], seed)
 
-    carry = lax.fori_loop(0, turns // 2 + 3, again, carry)
-  ended = [held(mask, jnp.full_like(x, np.nan), x) if is_rounded(x) else x for x in carry]
-  return [*ended, mask.any()]
+    is_over = jnp.logical_not(lax.psum(mask.any().astype(np.int32), AXIS) > 0)
+    carry = lax.fori_loop(0, jnp.where(is_over, turns // 2 + 3, 0), again, carry)
+  return [*carry, mask, turns, extra]
 
 
 def chosen(setup: Setup, equation: Any, inputs: list[Any], seed: Any) -> list[Any]:
@@ -246,9 +321,9 @@ def applied(setup: Setup, equation: Any, inputs: list[Any], seed: Any) -> list[A
   if name == "cond":
     return chosen(setup, equation, inputs, seed)
   if name == "scan":
-    return scanned(setup, jaxprs.scan_of(equation), inputs, seed)[:-1]
+    return scanned(setup, jaxprs.scan_of(equation), inputs, seed)
   if name == "while":
-    return looped(setup, jaxprs.while_of(equation), inputs, seed)[:-1]
+    return looped(setup, jaxprs.while_of(equation), inputs, seed)
   if name in primitives.PASSED:
     return inputs
   if name == "bitcast_convert_type":
@@ -286,12 +361,16 @@ def perturbed(setup: Setup, body: Program, values: Sequence[Any], seed: Any) -> 
 
 def moved(setup: Setup, x: Any, size: Any, seed: Any) -> Any:
   """Perturb an array, but for integers that may be counts."""
-  own = mixed(seed, lax.axis_index(AXIS).astype(np.uint32))
+  sample = lax.axis_index(AXIS).astype(np.uint32)
+
+  def drawn(part: int) -> Any:
+    always = mixed(sample, np.uint32(2 + part + x.size))
+    return uniform(mixed(mixed(seed, sample), np.uint32(part)), x.shape) + uniform(always, x.shape)
+
   if is_complex(x):
     sizes = size * jnp.abs(x)
-    draws = [uniform(mixed(own, np.uint32(part)), x.shape) for part in (1, 2)]
-    return x + lax.complex(*(sizes * draw for draw in draws))
-  draw = uniform(own, x.shape)
+    return x + lax.complex(*(sizes * drawn(part) for part in (1, 2)))
+  draw = drawn(0)
   is_count = (x == jnp.round(x)) & (jnp.abs(x) <= 2.0 ** min(setup.digits or 52, 52))
   out = jnp.where(is_count, x, x * (1 + size * draw))
   if setup.tiny:

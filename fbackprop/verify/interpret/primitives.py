@@ -359,7 +359,7 @@ def sizes_of_parts(name: str, inputs: list[np.ndarray], z: np.ndarray) -> np.nda
 # Passed through unchanged.
 PASSED = frozenset((
   "copy", "copy_p", "stop_gradient", "optimization_barrier", "sharding_constraint", "pvary",
-  "mesh_cast",
+  "mesh_cast", "reshard", "pcast",
 ))  # fmt: skip
 COMPARISONS = {
   "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "eq": np.equal,

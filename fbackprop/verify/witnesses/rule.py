@@ -1,6 +1,7 @@
 """The verified rule as a function of flat lists of arrays, and the contract of its results."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fbackprop.checks import describe
-from fbackprop.meshes import is_explicit, mesh_of
+from fbackprop.verify.deadline import END, waited
 from fbackprop.verify.interpret.primitives import digits, is_float, rounded
 from fbackprop.verify.report import RuleError, UnusableError
 
@@ -85,11 +86,8 @@ def signature_of(f: Function, args: tuple[Any, ...]) -> tuple[Signature, Leaves]
   """Return the signature of a call, and its leaves as arrays.
 
   Raises:
-    UnusableError: a leaf is neither an array nor a number, no leaf is a float, or a leaf is on an
-      Explicit mesh.
+    UnusableError: a leaf is neither an array nor a number, or no leaf is a float.
   """
-  if is_explicit(jax.sharding.get_abstract_mesh()):
-    raise UnusableError("a rule is verified on one device: call it outside of jax.set_mesh")
   arguments, paths = parameter_names(f, len(args)), jax.tree_util.tree_leaves_with_path(args)
   names = tuple(path_name((arguments[path[0].idx], *path[1:])) for path, _ in paths)
   fixed = {i: leaf for i, (_, leaf) in enumerate(paths) if isinstance(leaf, bool | int)}
@@ -114,8 +112,6 @@ def as_array(name: str, leaf: Any) -> Any:
     reason = (str(error).strip().splitlines() or [""])[0]
     raise UnusableError(f"args must hold arrays that JAX takes: {name}: {reason}") from error
   refusals = (
-    (is_explicit(mesh_of(array)), f"a rule is verified on one device, and {name} lives on a mesh "
-     "with Explicit axes: give jax.device_get of it"),
     (array.is_deleted(), f"args must hold values, but the buffer of {name} was deleted"),
     (is_complex(array), f"complex numbers aren't supported, got {name} {describe(array)}"),
   )  # fmt: skip
@@ -249,8 +245,15 @@ class Rule(NamedTuple):
     def backward(leaves: Leaves, floats: Leaves) -> Any:  # No transform accepts a float0.
       return self.both(leaves, with_float0(self.outputs, floats))
 
-    program = transform(backward)
-    return lambda leaves, y_bar: as_rule(program, leaves, [b for b in y_bar if is_float(b.dtype)])
+    program, is_limited = transform(backward), not math.isinf(END.get())
+
+    def call(leaves: Leaves, y_bar: Leaves) -> Any:
+      inputs = leaves, [b for b in y_bar if is_float(b.dtype)]
+      if is_limited and hasattr(program, "lower"):
+        waited(as_rule(program.lower, *inputs).compile)
+      return as_rule(program, *inputs)
+
+    return call
 
   def pullback(self, leaves: Sequence[Any]) -> tuple[Any, Callable[[Any], Leaves]]:
     """Return the rule's output and its pullback to the float leaves."""

@@ -1,25 +1,31 @@
 """One edit of a rule's source: the mistakes that people make, each as a function of a tree's node.
 
-An operator maps a node of the syntax tree, and what is known of the function around it, to the
-nodes that may replace it. Nothing is computed here: whether an edit runs, keeps the shapes and is
-wrong is seen in `fairness`. `EDITS` lists the wrong ones, the specific before the general, since
-the same program counts once, for the first that makes it; `SPELLINGS` those that say the same.
+Nothing is computed here: whether an edit runs, keeps the shapes and is wrong is seen in `fairness`.
+`EDITS` lists the operators, the specific before the general, since the same program counts once,
+for the first that makes it.
 """
 
 import ast
 import copy
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
-from scripts.campaigns.mutants.sources import Definition
+from scripts.campaigns.mutants.syntax import (
+  Around,
+  Node,
+  Nodes,
+  Operator,
+  binary,
+  integer,
+  is_negated,
+  is_of_module,
+  method_of,
+  number,
+  operand_of,
+  with_name,
+)
 
-# A node of any kind: what it has depends on its class, which each operator asks for.
-Node = Any
-Nodes = Iterator[Node]
-# Modules and the like, whose names aren't values.
-MODULES = {"jnp", "jax", "np", "lax", "numpy", "ref", "math", "functools", "operator", "jsp", "jtu",
-           "ufuncs", "reductions", "array_creation", "config"}  # fmt: skip
 REDUCTIONS = {"sum": "mean", "mean": "sum", "max": "min", "min": "max", "cumsum": "cumprod"}
 MASKING = ("where", "select", "clip", "maximum", "minimum")
 PRODUCTS = ("matmul", "dot", "outer", "solve")
@@ -35,166 +41,6 @@ OTHER_ARITHMETIC: dict[type[ast.AST], list[Any]] = {
 LAX_ARITHMETIC = {"mul": "div", "div": "mul", "add": "sub", "sub": "add", "exp": "log",
                   "sin": "cos", "cos": "sin", "sinh": "cosh", "cosh": "sinh", "log": "log1p",
                   "expm1": "exp", "log1p": "log", "rsqrt": "sqrt", "sqrt": "rsqrt"}  # fmt: skip
-
-
-class Around(NamedTuple):
-  """What is known of the function around a node.
-
-  Attributes:
-    parents: each node's parent, by identity.
-    values: the names that are parameters or assigned, in order.
-    made_from: of each name that is assigned once, the names in its formula.
-    has_numpy: whether the module has `jnp`.
-  """
-
-  parents: dict[int, Node]
-  values: tuple[str, ...]
-  made_from: dict[str, tuple[str, ...]]
-  has_numpy: bool = True
-
-
-Operator = Callable[[Node, Around], Nodes]
-
-
-class Edit(NamedTuple):
-  """An edited definition, and the name of the operator that made it."""
-
-  operator: str
-  tree: Definition
-
-
-def edits(tree: Definition, table: dict[str, Operator], has_numpy: bool = True) -> Iterator[Edit]:
-  """Yield all edits of a definition by the operators of a table, operator by operator."""
-  around = surroundings(tree, has_numpy)
-  places = list(enumerate(ast.walk(tree)))
-  for name, operator in table.items():
-    for number, node in places:
-      if is_value(node, around):
-        for new in operator(node, around):
-          yield Edit(name, replaced(tree, number, new))
-
-
-def replaced(tree: Definition, number: int, new: Node) -> Definition:
-  """Return a copy of a tree with another node at a place, counted as `ast.walk` does."""
-  twin = copy.deepcopy(tree)
-  old = next(node for i, node in enumerate(ast.walk(twin)) if i == number)
-  if old is twin:
-    return new
-  for parent in ast.walk(twin):
-    for field, value in ast.iter_fields(parent):
-      if value is old:
-        setattr(parent, field, copy.deepcopy(new))
-      elif isinstance(value, list) and any(item is old for item in value):
-        setattr(parent, field, [copy.deepcopy(new) if item is old else item for item in value])
-  return ast.fix_missing_locations(twin)
-
-
-def surroundings(tree: Definition, has_numpy: bool) -> Around:
-  """Return what is known of a function."""
-  parents = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-  values: list[str] = []
-  made_from: dict[str, tuple[str, ...]] = {}
-  for node in ast.walk(tree):
-    if isinstance(node, ast.arg):
-      values.append(node.arg)
-    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-      values.append(node.id)
-    if isinstance(node, ast.Assign) and len(node.targets) == 1:
-      for target, formula in pairs(node.targets[0], node.value):
-        made_from[target] = names_in(formula, parents)
-  return Around(parents, tuple(dict.fromkeys(values)), made_from, has_numpy)
-
-
-def pairs(target: Node, value: Node) -> Iterator[tuple[str, Node]]:
-  """Yield the names of an assignment, each with its formula."""
-  if isinstance(target, ast.Name):
-    yield target.id, value
-  elif isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
-    for one, formula in zip(target.elts, value.elts, strict=False):
-      yield from pairs(one, formula)
-
-
-def names_in(node: Node, parents: dict[int, Node]) -> tuple[str, ...]:
-  """Return the names of the values in an expression."""
-  return tuple(dict.fromkeys(
-    own.id
-    for own in ast.walk(node)
-    if isinstance(own, ast.Name) and own.id not in MODULES and not is_called(own, parents)
-  ))  # fmt: skip
-
-
-def is_called(node: Node, parents: dict[int, Node]) -> bool:
-  """Return whether an expression is a function that is called."""
-  parent = parents.get(id(node))
-  return isinstance(parent, ast.Call) and parent.func is node
-
-
-def is_value(node: Node, around: Around) -> bool:
-  """Return whether a node may be edited: not the name of a function, nor a default or a target."""
-  if isinstance(node, ast.Name):
-    is_read = isinstance(node.ctx, ast.Load)
-    return is_read and node.id not in MODULES and not is_called(node, around.parents)
-  if isinstance(getattr(node, "ctx", None), ast.Store):
-    return False
-  parent = around.parents.get(id(node))
-  return not isinstance(parent, ast.JoinedStr | ast.arguments | ast.keyword) or isinstance(
-    parent, ast.keyword
-  )
-
-
-def integer(node: Node) -> int | None:
-  """Return the value of an integer that is written as such."""
-  if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-    value = integer(node.operand)
-    return None if value is None else -value
-  if isinstance(node, ast.Constant) and type(node.value) is int:
-    return node.value
-  return None
-
-
-def number(value: complex) -> ast.expr:
-  """Return a number as a node."""
-  return ast.parse(repr(value), mode="eval").body
-
-
-def binary(left: Node, op: ast.operator, right: Node) -> ast.BinOp:
-  """Return an operation of two."""
-  return ast.BinOp(left, op, right)
-
-
-def method_of(node: Node) -> str:
-  """Return the last name of what is called: "sum" of x.sum(0) and of jnp.sum(x, 0)."""
-  if not isinstance(node, ast.Call):
-    return ""
-  return getattr(node.func, "attr", getattr(node.func, "id", ""))
-
-
-def is_of_module(node: ast.Call) -> bool:
-  """Return whether a call is of a module's function, and not of a value's method."""
-  base: Node = node.func
-  while isinstance(base, ast.Attribute):
-    base = base.value
-  return isinstance(node.func, ast.Name) or (isinstance(base, ast.Name) and base.id in MODULES)
-
-
-def operand_of(node: ast.Call) -> Node | None:
-  """Return the array of a call: the first argument of a function, or the value of a method."""
-  if is_of_module(node):
-    return node.args[0] if node.args else None
-  return node.func.value if isinstance(node.func, ast.Attribute) else None
-
-
-def with_name(node: ast.Call, name: str) -> ast.Call:
-  """Return a call of another function of the same module, or method of the same value."""
-  twin = copy.deepcopy(node)
-  if isinstance(twin.func, ast.Attribute):
-    twin.func.attr = name
-  elif isinstance(twin.func, ast.Name):
-    twin.func.id = name
-  return twin
-
-
-# --- Wrong edits ----------------------------------------------------------------------------------
 
 
 def set_for_add(node: Node, around: Around) -> Nodes:
@@ -434,12 +280,6 @@ def sign(node: Node, around: Around) -> Nodes:
     yield ast.UnaryOp(ast.USub(), node)
 
 
-def is_negated(node: Node) -> bool:
-  """Return whether an expression is the negative of one that isn't a plain number."""
-  is_minus = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub)
-  return is_minus and integer(node.operand) is None
-
-
 def is_computed(node: Node, around: Around) -> bool:
   """Return whether an expression is part of a formula, where a sign makes sense."""
   if isinstance(node, ast.Name) and node.id not in around.values:
@@ -476,69 +316,4 @@ EDITS: dict[str, Operator] = {
   "stale input": stale_input, "neighbour": neighbour, "constant": constant,
   "dropped term": dropped_term, "doubled term": doubled_term, "sign": sign,
   "arithmetic": arithmetic,
-}  # fmt: skip
-
-
-# --- The same in other words ----------------------------------------------------------------------
-
-
-def powers(node: Node, around: Around) -> Nodes:
-  """x * x for x**2, and the reverse."""
-  if isinstance(node, ast.BinOp):
-    if isinstance(node.op, ast.Pow) and integer(node.right) == 2:
-      yield binary(node.left, ast.Mult(), node.left)
-    is_square = isinstance(node.op, ast.Mult) and ast.dump(node.left) == ast.dump(node.right)
-    if is_square:
-      yield binary(node.left, ast.Pow(), number(2))
-
-
-def commuted(node: Node, around: Around) -> Nodes:
-  """b + a for a + b, and b * a for a * b."""
-  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
-    yield binary(node.right, node.op, node.left)
-
-
-def reassociated(node: Node, around: Around) -> Nodes:
-  """a + (b + c) for (a + b) + c, and the same of products."""
-  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Mult):
-    inner = node.left
-    if isinstance(inner, ast.BinOp) and type(inner.op) is type(node.op):
-      yield binary(inner.left, node.op, binary(inner.right, node.op, node.right))
-
-
-def products(node: Node, around: Around) -> Nodes:
-  """An einsum or a matmul for a @ b."""
-  if around.has_numpy and isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult):
-    for text in ("jnp.einsum('...ij,...jk->...ik', _, _)", "jnp.matmul(_, _)"):
-      call: Any = ast.parse(text, mode="eval").body
-      call.args[-2:] = [node.left, node.right]
-      yield call
-
-
-def transposes(node: Node, around: Around) -> Nodes:
-  """x.transpose() for x.T."""
-  if isinstance(node, ast.Attribute) and node.attr == "T":
-    yield ast.Call(ast.Attribute(node.value, "transpose", ast.Load()), [], [])
-
-
-def negations(node: Node, around: Around) -> Nodes:
-  """a + (-b) for a - b; -1 * x for -x."""
-  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
-    yield binary(node.left, ast.Add(), ast.UnaryOp(ast.USub(), node.right))
-  elif is_negated(node):
-    yield binary(number(-1), ast.Mult(), node.operand)
-
-
-def functions(node: Node, around: Around) -> Nodes:
-  """jnp.sum(x, 0) for x.sum(0)."""
-  if not around.has_numpy or not isinstance(node, ast.Call) or is_of_module(node):
-    return
-  if method_of(node) in ("sum", "mean", "max") and isinstance(node.func, ast.Attribute):
-    name = ast.Attribute(ast.Name("jnp", ast.Load()), node.func.attr, ast.Load())
-    yield ast.Call(name, [node.func.value, *node.args], node.keywords)
-
-
-SPELLINGS: dict[str, Operator] = {
-  "power": powers, "commuted": commuted, "reassociated": reassociated, "product": products,
-  "transpose": transposes, "negation": negations, "function": functions,
 }  # fmt: skip

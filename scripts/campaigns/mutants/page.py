@@ -5,48 +5,44 @@ from typing import Any
 
 from fbackprop.verify.self_test import share
 from scripts.campaigns.mutants.operators import EDITS
+from scripts.campaigns.mutants.records import Records
 from scripts.campaigns.mutants.scoring import Score, worth
-from scripts.campaigns.mutants.selection import Mutant, counted, of_row
+from scripts.campaigns.mutants.selection import Mutant, counted
 
 Scored = list[tuple[Mutant, Score]]
 MOST_SURVIVORS = 40
 
 
-def mutants_in(found: dict[str, Any]) -> list[Mutant]:
-  """Return all mutants of the results."""
-  return [of_row(row) for rule in found["rules"].values() for row in rule["mutants"]]
-
-
-def scored_in(found: dict[str, Any], level: str, half: str = "") -> Scored:
+def scored_in(found: Records, level: str, half: str = "") -> Scored:
   """Return the mutants that have a report at a level, of one half or of both."""
-  own = found[level]
+  own = found.scores(level)
   return [
-    (one, Score(*own[one.hash]))
-    for one in counted(mutants_in(found))
+    (one, own[one.hash])
+    for one in counted(found.mutants)
     if one.hash in own and half in ("", one.half)
   ]
 
 
-def totals(found: dict[str, Any]) -> dict[str, Any]:
+def totals(found: Records) -> dict[str, Any]:
   """Return the figures, as they are printed."""
-  mutants = counted(mutants_in(found))
+  mutants = counted(found.mutants)
   others: Counter[str] = Counter()
-  for rule in found["rules"].values():
+  for rule in found.rules.values():
     others.update(rule["others"])
   with_mutants = {one.rule for one in mutants}
   rows: dict[str, Any] = {
     "right rules": len(with_mutants),
     "of them public": sum(is_public(name) for name in with_mutants),
-    "of them in forward mode": sum(found["rules"][n]["mode"] == "jvp" for n in with_mutants),
+    "of them in forward mode": sum(found.rules[n]["mode"] == "jvp" for n in with_mutants),
     "mutants": len(mutants),
-    "beyond an operator's share": len(mutants_in(found)) - len(mutants),
+    "beyond an operator's share": len(found.mutants) - len(mutants),
     "edits that don't count": ", ".join(f"{n} {kind}" for kind, n in sorted(others.items())),
   }
   for level in ("quick", "standard"):
     for half in ("open", "held"):
       if chosen := scored_in(found, level, half):
         rows |= {f"{level}, {half}: {k}": v for k, v in figures(chosen).items()}
-  verdicts = Counter(row[3] for rows in found["variants"].values() for row in rows)
+  verdicts = Counter(row[3] for rows in found.variants.values() for row in rows)
   if verdicts:
     rows["right variants"] = ", ".join(f"{n} {kind}" for kind, n in verdicts.most_common())
   return rows
@@ -61,24 +57,26 @@ def figures(chosen: Scored) -> dict[str, str]:
   """Return the shares of some scored mutants."""
   caught = [(one, own) for one, own in chosen if own.verdict == "fail"]
   worths = Counter(worth(one, own) for one, own in caught)
+  by_edits = sum(own.is_one_edit and worth(one, own) == "useful" for one, own in caught)
   leaves = [own.is_leaf_right for _, own in caught if own.is_leaf_right is not None]
   return {
     "caught": share(len(caught), len(chosen)),
     "first leaf right": share(sum(leaves), len(leaves)),
     "useful cause": share(worths["useful"], len(caught)),
+    "useful without edits of the rule": share(worths["useful"] - by_edits, len(caught)),
     "misleading cause": share(worths["misleading"], len(caught)),
   }
 
 
-def line(found: dict[str, Any]) -> str:
+def line(found: Records) -> str:
   """Return a line of progress."""
   own = scored_in(found, "quick") + scored_in(found, "standard")
   caught = sum(score.verdict == "fail" for _, score in own)
-  variants = Counter(row[3] for rows in found["variants"].values() for row in rows)
-  return f"  {len(mutants_in(found))} mutants, caught {share(caught, len(own))} {dict(variants)}"
+  variants = Counter(row[3] for rows in found.variants.values() for row in rows)
+  return f"  {len(found.mutants)} mutants, caught {share(caught, len(own))} {dict(variants)}"
 
 
-def page(found: dict[str, Any]) -> str:
+def page(found: Records) -> str:
   """Return docs/mutants.md."""
   rows = "\n".join(f"| {name} | {value} |" for name, value in totals(found).items())
   parts = [
@@ -91,34 +89,39 @@ def page(found: dict[str, Any]) -> str:
   return "\n\n".join(parts) + "\n"
 
 
-def by_operator(found: dict[str, Any]) -> str:
+def by_operator(found: Records) -> str:
   """Return a table of the operators."""
   table = defaultdict(list)
   for one, own in scored_in(found, "quick"):
     table[one.operator].append((one, own))
-  counts = Counter(one.operator for one in counted(mutants_in(found)))
+  counts = Counter(one.operator for one in counted(found.mutants))
   head = (
-    "| operator | mutants | caught at quick | first leaf | useful | misleading |\n" + "|---" * 6
+    "| operator | mutants | caught at quick | first leaf | useful | without edits | misleading |\n"
+    + "|---" * 7
   )
   lines = [head + "|"]
   for operator in EDITS:
-    cells = figures(table[operator]).values() if table[operator] else [""] * 4
+    cells = figures(table[operator]).values() if table[operator] else [""] * 5
     lines.append(f"| {operator} | {counts[operator]} | {' | '.join(cells)} |")
   return "\n".join(lines)
 
 
-def by_group(found: dict[str, Any]) -> str:
+def by_group(found: Records) -> str:
   """Return a table of the groups of rules."""
   table = defaultdict(list)
   for one, own in scored_in(found, "quick"):
     table[one.rule.partition("/")[0]].append((one, own))
-  lines = ["| rules | caught at quick | first leaf | useful | misleading |\n" + "|---" * 5 + "|"]
+  lines = [
+    "| rules | caught at quick | first leaf | useful | without edits | misleading |\n"
+    + "|---" * 6
+    + "|"
+  ]
   for group, chosen in table.items():
     lines.append(f"| {group} | {' | '.join(figures(chosen).values())} |")
   return "\n".join(lines)
 
 
-def survivors(found: dict[str, Any]) -> str:
+def survivors(found: Records) -> str:
   """Return the mutants of the open half that aren't caught, by operator and rule."""
   missed = [
     (one, own)
@@ -128,9 +131,8 @@ def survivors(found: dict[str, Any]) -> str:
   ]
   lines = ["| rule | operator | it was | and is | verdict |", "|---|---|---|---|---|"]
   for one, own in sorted(missed, key=lambda pair: pair[0][1::-1])[:MOST_SURVIVORS]:
-    lines.append(
-      f"| {one.rule} | {one.operator} | {code(one.was)} | {code(one.now)} | {own.verdict} |"
-    )
+    was, now = found.missed.get(one.hash, ("", ""))
+    lines.append(f"| {one.rule} | {one.operator} | {code(was)} | {code(now)} | {own.verdict} |")
   return "\n".join(lines)
 
 

@@ -10,6 +10,8 @@ examples that are left out because a condition is ignored or inverted.
 
 from typing import NamedTuple
 
+from fbackprop.verify.explain.causes import UNKNOWN
+from fbackprop.verify.explain.one_step import ONE_EDIT
 from fbackprop.verify.report import Finding, Report
 from fbackprop.verify.self_test import kind_of
 from scripts.campaigns.mutants.selection import Mutant
@@ -40,6 +42,7 @@ KINDS: dict[str, set[str]] = {
 # Kinds that state what was seen, and no cause.
 FACTS = {
   "not finite", "raises", "structure", "dtype", "no gradient", "forward", "semantic", "zero", "",
+  UNKNOWN,
 }  # fmt: skip
 # Findings about the whole rule, which name no leaf.
 WITHOUT_LEAF = {"forward", "structure"}
@@ -50,42 +53,38 @@ class Score(NamedTuple):
 
   Attributes:
     verdict: the verdict; "error" if the verifier raised.
-    leaf: the leaf of the first failure.
     is_leaf_right: whether it is the first wrong one along the backward pass; None where the
       finding is about the output or the structure of the result.
-    cause: the cause of the first failure, or the kind that its check implies.
-    seconds: the duration.
-    place: the check and the test point of the first failure.
+    cause: the kind of the first failure's cause, or the kind that its check implies; the exception
+      of a verifier that raised.
+    is_one_edit: whether the cause was found by editing the rule's own program.
   """
 
   verdict: str
-  leaf: str = ""
-  is_leaf_right: bool | None = False
+  is_leaf_right: bool | None = None
   cause: str = ""
-  seconds: float = 0.0
-  place: str = ""
+  is_one_edit: bool = False
 
 
-def score(one: Mutant, report: Report, seconds: float) -> Score:
+def score(one: Mutant, report: Report) -> Score:
   """Return the worth of a report on a mutant."""
   if report.verdict != "fail":
-    first = report.findings[0] if report.findings else Finding("note", "")
-    return Score(report.verdict, seconds=seconds, place=first.check)
+    return Score(report.verdict)
   first = report.findings[0]
   right = next((leaf for leaf in report.leaves or one.leaves if leaf in one.leaves), "")
   is_right = None if first.check in WITHOUT_LEAF else bool(right) and first.leaf == right
-  return Score(
-    report.verdict, first.leaf, is_right, first.cause[:60] or kind_of(first), seconds,
-    f"{first.check}, {first.regime}",
-  )  # fmt: skip
+  return Score(report.verdict, is_right, kind(first), ONE_EDIT in first.cause)
+
+
+def kind(finding: Finding) -> str:
+  """Return the kind of a finding's cause."""
+  is_condition = "the condition of" in finding.cause
+  found = kind_of(finding)
+  return "condition" if found == "subset of examples" and is_condition else found
 
 
 def worth(one: Mutant, own: Score) -> str:
   """Return what the cause of a mutant is worth: "useful", "misleading" or "neither"."""
-  kind = own.cause.partition(":")[0].strip()
-  if kind == "subset of examples" and "the condition of" in own.cause:
-    kind = "condition"
-  if kind in ANY | KINDS[one.operator]:
+  if own.cause in ANY | KINDS[one.operator]:
     return "useful"
-  is_fact = kind in FACTS or kind.startswith("no known pattern")
-  return "neither" if is_fact else "misleading"
+  return "neither" if own.cause in FACTS else "misleading"

@@ -10,19 +10,19 @@ import ast
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from scripts.campaigns.mutants.fairness import Yardstick, wrong_leaves
-from scripts.campaigns.mutants.operators import EDITS, Operator, edits
+from scripts.campaigns.mutants.operators import EDITS
 from scripts.campaigns.mutants.rules import Rule
 from scripts.campaigns.mutants.sources import (
   Definition,
   Function,
   compiled,
-  difference,
   signature,
   tree_of,
 )
+from scripts.campaigns.mutants.syntax import Operator, edits
 
 MOST_SHARE = 0.15
 # The most edits of a rule that are tried with one operator.
@@ -35,15 +35,12 @@ class Mutant(NamedTuple):
   Attributes:
     rule: the name of the right one.
     operator: the operator that made it.
-    was, now: the lines that differ.
     hash: twelve hexadecimal digits.
     leaves: the leaves that are wrong, at the first point where any is.
   """
 
   rule: str
   operator: str
-  was: str
-  now: str
   hash: str
   leaves: tuple[str, ...]
 
@@ -94,12 +91,11 @@ def candidates(
 
 def mutants_of(rule: Rule, by: Yardstick) -> tuple[list[Mutant], Counter[str]]:
   """Return the mutants of a rule, and how many edits were unfair or equivalent."""
-  tree, found, others = tree_of(rule.function), [], Counter[str]()
+  found, others = [], Counter[str]()
   for one in candidates(rule):
     leaves = wrong_leaves(rule, one.function, by)
     if leaves:
-      was, now = difference(tree, one.tree)
-      found.append(Mutant(rule.name, one.operator, was, now, one.hash, leaves))
+      found.append(Mutant(rule.name, one.operator, one.hash, leaves))
     else:
       others["unfair" if leaves is None else "equivalent"] += 1
   return found, others
@@ -124,14 +120,3 @@ def largest_limit(sizes: list[int], share: float) -> int:
     if max(cut) <= share * sum(cut):
       return limit
   return max(sizes, default=0)  # There are fewer groups than shares.
-
-
-def as_row(one: Mutant) -> list[Any]:
-  """Return a mutant as a row of JSON."""
-  return [*one[:5], list(one.leaves)]
-
-
-def of_row(row: list[Any]) -> Mutant:
-  """Return the mutant of a row."""
-  rule, operator, was, now, digits, leaves = row
-  return Mutant(rule, operator, was, now, digits, tuple(leaves))

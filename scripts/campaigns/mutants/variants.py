@@ -1,6 +1,6 @@
 """Right rules in other words, at other lengths and in float64: none of them may fail.
 
-A variant is an edit that says the same (`operators.SPELLINGS`), which is made sure of as a mutant's
+A variant is an edit that says the same (`SPELLINGS`), which is made sure of as a mutant's
 difference is: its numbers are those of the rule. By its hash it gets the given arguments, others of
 other lengths, or float64, as far as the right rule itself takes them.
 """
@@ -17,10 +17,10 @@ from fbackprop.verify.report import Report
 from fbackprop.verify.self_test import verified
 from scripts.campaigns import results
 from scripts.campaigns.mutants.fairness import Yardstick, is_float_array, wrong_leaves, yardstick
-from scripts.campaigns.mutants.operators import SPELLINGS
 from scripts.campaigns.mutants.rules import Rule, all_rules
 from scripts.campaigns.mutants.selection import Candidate, candidates, hash_of
 from scripts.campaigns.mutants.sources import tree_of
+from scripts.campaigns.mutants.spellings import SPELLINGS
 
 ARGUMENTS = ("given", "other lengths", "float64")
 # Points beyond this number are those of other lengths; see `fairness.points_of`.

@@ -1,4 +1,6 @@
-"""Verifies one rule, in a process of its own: `python -m scripts.campaigns.world.one_rule KEY`.
+"""Verifies one rule of a module's RULES, in a process of its own.
+
+  python -m scripts.campaigns.world.one_rule KEY LEVEL SECONDS MODULE
 
 The last line printed is the row of the results, as JSON. `scripts/verify_world.py` runs it with
 the interpreter of the environment that holds the packages.
@@ -14,15 +16,14 @@ import jax
 
 from fbackprop.verify import jvp, vjp
 from fbackprop.verify.report import Report, UnusableError
-from scripts.campaigns.world.cases import RULES
 from scripts.campaigns.world.differences import compared
-from scripts.campaigns.world.rule import Rule, drawn, function_of
+from scripts.campaigns.world.rule import Rule, drawn, function_of, rules_of
 
 
 def main(arguments: list[str]) -> None:
   """Print the row of the rule named, after the report if the rule doesn't pass."""
-  key, level, seconds = arguments
-  rule = next(rule for rule in RULES if rule.key == key)
+  key, level, seconds, cases = arguments
+  rule = next(rule for rule in rules_of(cases) if rule.key == key)
   print(json.dumps(row_of(rule, level, float(seconds))))
 
 

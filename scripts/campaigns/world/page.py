@@ -92,8 +92,8 @@ def confirmation(row: dict[str, Any]) -> str:
 def all_rules(rows: Sequence[tuple[Rule, dict[str, Any]]]) -> list[str]:
   """Return the table of all rules."""
   cells: Iterable[list[str]] = (
-    [*rule.package.split("=="), f"`{short(rule)}`", OTHERS.get(row["verdict"], row["verdict"]),
-     f"{row['seconds']:.0f}", note_of(rule, row)]
+    [*rule.package.split("=="), f"`{short(rule)}`".replace("|", "\\|"),
+     OTHERS.get(row["verdict"], row["verdict"]), f"{row['seconds']:.0f}", note_of(rule, row)]
     for rule, row in rows
   )  # fmt: skip
   return ["## Rules", table(("package", "version", "rule", "verdict", "seconds", "note"), cells)]

@@ -5,9 +5,10 @@ that this module can be read without any of them. Arguments are drawn from a see
 name gives: they don't change when another case is added.
 """
 
+import importlib
 import pkgutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,12 @@ class Rule(NamedTuple):
   def key(self) -> str:
     """The key among the results."""
     return f"{self.package.partition('==')[0]} {self.name or self.path}"
+
+
+def rules_of(module: str) -> Sequence[Rule]:
+  """Return the cases of a module, its `RULES`."""
+  found: Sequence[Rule] = importlib.import_module(module).RULES
+  return found
 
 
 def between(low: float, high: float, *shape: int) -> Draw:

@@ -157,6 +157,15 @@ def krylov(solve):
   return lambda a, b: solve(a, b)[0]
 
 
+SPREADING = "nufftax.core.spread:spread_1d"
+CONJUGATE = "By x it takes the conjugate of the strengths, as JAX doesn't: see findings/."
+
+
+def at_points(*lengths):
+  """Five points of a period, and vectors of some lengths."""
+  return (between(-3, 3, 5), *map(normal, lengths))
+
+
 RULES = (
   Rule(LINEAX, "lineax._norm:_two_norm", (normal(5),)),
   Rule(LINEAX, "lineax.internal:max_norm", (normal(5),)),
@@ -200,30 +209,16 @@ RULES = (
   Rule(SPARSAX, "sparsax:solve", (ENTRIES, normal(3)), make=sparse_solve, x64=True),
   Rule(SPARSAX, "sparsax:lu_solve", (ENTRIES, normal(3)), make=sparse_solve, x64=True),
   Rule(SPARSAX, "sparsax:logdet", (ENTRIES,), make=sparse_logdet, x64=True),
-  Rule(
-    NUFFTAX,
-    "nufftax.core.spread:spread_1d",
-    (between(-3, 3, 5), normal(5), normal(5)),
-    make=spreading,
-    note="By x it takes the conjugate of the strengths, as JAX doesn't: see findings/.",
-  ),
-  Rule(
-    NUFFTAX,
-    "nufftax.core.spread:spread_1d",
-    (between(-3, 3, 5), normal(5)),
-    make=real_spreading,
-    name="nufftax.core.spread:spread_1d of reals",
-  ),
+  Rule(NUFFTAX, SPREADING, at_points(5, 5), make=spreading, note=CONJUGATE),
+  Rule(NUFFTAX, SPREADING, at_points(5), make=real_spreading, name=f"{SPREADING} of reals"),
   Rule(
     NUFFTAX,
     "nufftax.core.spread:interp_1d",
-    (between(-3, 3, 5), normal(16), normal(16)),
+    at_points(16, 16),
     make=spreading,
     note="As spread_1d.",
   ),
-  Rule(
-    NUFFTAX, "nufftax:nufft1d1", (between(-3, 3, 5), normal(5), normal(5)), make=transform, x64=True
-  ),
+  Rule(NUFFTAX, "nufftax:nufft1d1", at_points(5, 5), make=transform, x64=True),
   Rule(JAX, "jax.experimental.ode:odeint", (normal(2), between(0.5, 2)), make=ode),
   Rule(JAX, "jax.scipy.sparse.linalg:cg", (positive_definite(3), normal(3)), make=krylov),
   Rule(JAX, "jax.scipy.sparse.linalg:gmres", (positive_definite(3), normal(3)), make=krylov),

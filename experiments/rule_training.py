@@ -1,0 +1,165 @@
+"""What the experiments with backward rules share: data, and members trained at once.
+
+Every rate is trained with every seed, all as one compiled program; the rate is then chosen by the
+mean accuracy of its seeds on validation data, and the test set is looked at for that rate alone.
+"""
+
+import argparse
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from mnist1d.data import get_dataset_args, make_dataset
+
+import fbackprop as fb
+from experiments.common import ROOT, load_digits, read_results, write_results
+
+LOSS = fb.softmax_cross_entropy
+MOMENTUM = 0.9
+DATA = ("mnist1d", "mnist1d_shuffled", "digits")
+
+
+class Split(NamedTuple):
+  """x and labels, for training, validation and test."""
+
+  train: tuple[jax.Array, jax.Array]
+  validation: tuple[jax.Array, jax.Array]
+  test: tuple[jax.Array, jax.Array]
+
+
+@cache
+def load(name: str) -> Split:
+  """MNIST-1D by its published generator, its features shuffled by one permutation, or the digits.
+
+  Of the 4,000 training signals 800 are for validation; of the 1,797 digits 449 are for testing, and
+  270 of the others for validation.
+  """
+  if name == "digits":
+    x, labels = load_digits()
+    order = np.random.default_rng(0).permutation(len(x))
+    x, labels = x[order], labels[order]
+    ends = (1078, 1348)
+  else:
+    made = make_dataset(get_dataset_args())
+    x = np.concatenate([made["x"], made["x_test"]]).astype(np.float32)
+    labels = np.concatenate([made["y"], made["y_test"]]).astype(np.int32)
+    if name == "mnist1d_shuffled":
+      x = x[:, np.random.default_rng(0).permutation(x.shape[1])]
+    ends = (3200, 4000)
+  parts = zip(np.split(x, ends), np.split(labels, ends), strict=True)
+  return Split(*((jnp.asarray(x), jnp.asarray(labels)) for x, labels in parts))
+
+
+def accuracy(layer: fb.Layer, params: Any, data: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """The share of right labels; a network that isn't finite has chance's, or less."""
+  y = layer.forward(params, data[0])[0]
+  return (y.argmax(1) == data[1]).mean()
+
+
+def train_members(
+  rule: fb.Layer,
+  split: Split,
+  rates: list[float],
+  seeds: int,
+  steps: int,
+  batch: int,
+  measure: Callable[..., Any] | None = None,
+) -> dict[str, Any]:
+  """Trains by momentum, each rate with each seed.
+
+  Args:
+    rule: the network under its rule.
+    split: the data.
+    rates, seeds: the members.
+    steps, batch: steps of each, and examples of a step, drawn with replacement.
+    measure: `measure(params, x, labels)` of the trained member on its training data, or None.
+
+  Returns:
+    "validation", "train" and "test", accuracies `[rates, seeds]`, and "measured".
+  """
+  x, labels = split.train
+  run = fb.value_and_grad(rule, LOSS)
+
+  def member(rate: jax.Array, key: jax.Array) -> Any:
+    params = rule.init(key)
+
+    def step(state: Any, i: jax.Array) -> tuple[Any, None]:
+      params, velocity = state
+      own = jax.random.fold_in(key, i)
+      rows = jax.random.randint(own, (batch,), 0, len(labels))
+      _, grads = run(params, x[rows], labels[rows], key=own if rule.draws else None)
+      velocity = jax.tree.map(lambda v, g: MOMENTUM * v + g, velocity, grads)
+      return (jax.tree.map(lambda p, v: p - rate * v, params, velocity), velocity), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    (params, _), _ = jax.lax.scan(step, (params, zeros), jnp.arange(steps))
+    scores = [accuracy(rule, params, data) for data in (split.validation, split.train, split.test)]
+    key_of_measure = {"key": key} if rule.draws else {}
+    found = measure(params, x[:500], labels[:500], **key_of_measure) if measure else ()
+    return (*scores, found)
+
+  keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
+  every_seed = jax.vmap(member, (None, 0))
+  found = jax.jit(jax.vmap(every_seed, (0, None)))(jnp.asarray(rates, jnp.float32), keys)
+  names = ("validation", "train", "test", "measured")
+  return dict(zip(names, jax.device_get(found), strict=True))
+
+
+def best_rate(found: dict[str, Any], rates: list[float]) -> dict[str, Any]:
+  """The rate with the best mean validation accuracy, and what its seeds reached."""
+  i = int(np.argmax(found["validation"].mean(1)))
+  scores = {name: np.round(found[name][i], 4).tolist() for name in ("validation", "train", "test")}
+  measured = jax.tree.map(
+    lambda a: [round(float(v), 2) if np.isfinite(v) else None for v in a[i]], found["measured"]
+  )
+  return {"rate": rates[i], **scores, "measured": measured}
+
+
+def spread(values: list[float]) -> str:
+  """As "0.652 ± 0.012": mean and standard deviation over the seeds."""
+  return f"{np.mean(values):.3f} ± {np.std(values, ddof=min(1, len(values) - 1)):.3f}"
+
+
+def parse(name: str, doc: str | None, arguments: list[str] | None) -> tuple[Path, Path, bool]:
+  """Where results and figure go, and whether the run is the small one of the tests."""
+  parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
+  parser.add_argument("--results", type=Path, default=ROOT / f"experiments/results/{name}.json")
+  parser.add_argument("--figure", type=Path, default=ROOT / f"docs/{name}.png")
+  parser.add_argument(
+    "--quick", action="store_true", help="a small run, whose numbers mean nothing"
+  )
+  options = parser.parse_args(arguments)
+  if options.quick and options.results == parser.get_default("results"):
+    parser.error("--quick needs --results and --figure elsewhere: its numbers mean nothing")
+  return options.results, options.figure, options.quick
+
+
+def resume(
+  file: Path, settings: dict[str, Any], cells: list[str], measure: Callable[[str], Any]
+) -> dict[str, Any]:
+  """Measures the cells that the file doesn't have, and writes after each: a run may be stopped."""
+  results = read_results(file, settings)
+  for cell in cells:
+    if cell not in results["seeds"]:
+      results["seeds"][cell] = measure(cell)
+      write_results(results, file)
+      print(f"{cell}: done", flush=True)
+  return results
+
+
+RULES: dict[str, Callable[[fb.Layer], fb.Layer]] = {
+  "backprop": lambda net: net,
+  "feedback_alignment": fb.rules.feedback_alignment,
+  "direct_feedback_alignment": fb.rules.direct_feedback_alignment,
+  "sign, uniform": fb.rules.sign_symmetry,
+  "sign, batch-random": partial(fb.rules.sign_symmetry, magnitudes="batch"),
+  "sign, fixed-random": partial(fb.rules.sign_symmetry, magnitudes="fixed"),
+  "kolen_pollack": fb.rules.kolen_pollack,
+  "drtp": fb.rules.drtp,
+  "target propagation": fb.rules.difference_target_propagation,
+  "predictive coding": partial(fb.rules.predictive_coding, steps=10, precision=0.1),
+}
