@@ -299,18 +299,18 @@ def test_a_number_is_dragged_in_the_picture(opened):
 
 def test_a_slider_and_a_field_change_an_input(opened):
   with opened(LECTURE) as page:
-    page.get_by_label("Drag z").fill("3")
+    page.get_by_label("Drag x").fill("3")
     assert player(page, "return p.solved().bars") == {
-      "x": 3,
-      "y": 3,
-      "z": 3,
-      "a": 3,
-      "b": 3,
+      "x": 2,
+      "y": 7,
+      "z": 0,
+      "a": 2,
+      "b": 5,
       "f": 1,
     }
     page.locator(".row input[type=number]").nth(0).fill("-4")
     page.keyboard.press("Tab")
-    assert player(page, "return p.solved().value") == -6
+    assert player(page, "return p.solved().value") == -4
 
 
 def test_a_nudge_is_compared_with_what_the_gradient_said(opened):

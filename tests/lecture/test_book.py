@@ -74,7 +74,7 @@ def test_the_glossary_has_its_terms_once():
 
 def test_the_chapter_of_cycles_quotes_the_refusal():
   chapter = CHAPTERS[1]
-  assert chapter.quote() == "circuit: the nodes form a cycle: a -> b -> a"
+  assert chapter.quote() == "circuit: the nodes form a cycle: b -> a -> b"
   assert html.escape(chapter.quote()) in BOOKS["ko"]["L2.html"]
   assert issubclass(CircuitError, ValueError)
 
