@@ -5,6 +5,9 @@ are readable on white and on black, since a notebook has the one or the other; a
 follows the reader's setting, by `markup.css`.
 """
 
+import base64
+import hashlib
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -68,25 +71,41 @@ def scrolling(table: Markup, name: str) -> Markup:
   return element("div", table, **options, style="overflow-x: auto") if table else table
 
 
-def document(title: str, body: Markup, style: str = "") -> str:
-  """Return a whole page: one file that loads nothing and runs nothing, for light and dark.
+def script_data(data: object) -> Markup:
+  """Return data for the scripts of a page, as JSON in an element that isn't run."""
+  text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+  # No text in it can end the element.
+  text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+  return Markup(f'<script type="application/json">{text}</script>')
+
+
+def document(
+  title: str, body: Markup, style: str = "", script: str = "", language: str = "en"
+) -> str:
+  """Return a whole page for light and dark: one file that loads nothing.
 
   Args:
     title: of the window.
     body: its content.
     style: more CSS, after that of all pages.
+    script: what the page runs once it is read, and nothing else: its content security policy names
+      this text by its hash.
+    language: of its text, as "en".
   """
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  allowed = f"; script-src 'sha256-{digest}'" if script else ""
+  policy = f"default-src 'none'; style-src 'unsafe-inline'{allowed}"
   return f"""<!doctype html>
-<html lang="en">
+<html lang="{escape(language)}">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 {element("title", title)}
 <style>
 {STYLE.read_text(encoding="utf-8")}{style}
 </style>
 </head>
-{element("body", body)}
+{element("body", body, Markup(f"<script>{script}</script>" if script else ""))}
 </html>"""

@@ -1,4 +1,5 @@
 from ._circuit import Circuit as Circuit
+from ._circuit import Live as Live
 from ._circuit import Trace as Trace
 from ._circuit import build as build
 from .examples import EXAMPLES as EXAMPLES

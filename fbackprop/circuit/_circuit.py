@@ -10,6 +10,7 @@ from typing import Any
 
 from fbackprop.circuit import drawing, graph, notation, pictures, text
 from fbackprop.circuit.graph import CircuitError, GateGraph, Node
+from fbackprop.circuit.live import page
 from fbackprop.circuit.solver import Solution, solve, value_and_grad
 from fbackprop.types import Array, Gate
 
@@ -37,6 +38,10 @@ class Circuit(GateGraph):
   def trace(self, /, **inputs: float) -> "Trace":
     """Compute the value and the gradient on every wire, in float64: see `solver.solve`."""
     return Trace(**vars(solve(self, inputs)))
+
+  def show(self, /, **inputs: float) -> "Live":
+    """Solve the circuit, and show it in a notebook so that it can be played: see `Trace.show`."""
+    return self.trace(**inputs).show()
 
   def value_and_grad(self, /, **inputs: Any) -> tuple[Array, dict[str, Array]]:
     """Compute the value and its gradients, on arrays: see `solver.value_and_grad`."""
@@ -66,10 +71,47 @@ class Trace(Solution):
   to_steps = text.to_steps
   to_svg = pictures.to_svg
   to_png = pictures.to_png
+  to_html = page.to_html
+
+  def show(
+    self, *, digits: int = 4, exercise: bool = False, language: page.Language = "en"
+  ) -> "Live":
+    """Show the solved circuit in a notebook as the page of `to_html`, in its cell.
+
+    Args:
+      digits, exercise, language: as of `to_html`.
+
+    Returns:
+      A value that a notebook displays: the page in a frame, or the picture where frames aren't
+      shown.
+    """
+    options: dict[str, Any] = {"digits": digits, "exercise": exercise, "language": language}
+    return Live(page.frame(self.to_html(**options)), self._repr_svg_())
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook; None if it is too large."""
     return draw_if_small(self.circuit, lambda: self)
+
+
+@dataclass(frozen=True, repr=False)
+class Live:
+  """A circuit's page as a notebook's cell displays it.
+
+  Attributes:
+    html: the page in a frame of its own, so that its style and its keys stay its own.
+    svg: the picture, for viewers that show no frames.
+  """
+
+  html: str
+  svg: str | None
+
+  def __repr__(self) -> str:
+    return f"Live({len(self.html):,} characters of HTML)"
+
+  def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+    """Return what a notebook may display, for it to choose from."""
+    bundle = {"text/plain": repr(self), "text/html": self.html}
+    return bundle | ({} if self.svg is None else {"image/svg+xml": self.svg})
 
 
 def draw_if_small(circuit: Circuit, solve: Callable[[], Trace | None]) -> str | None:

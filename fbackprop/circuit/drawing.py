@@ -10,7 +10,7 @@ from textwrap import wrap
 
 from fbackprop.circuit import notation, shapes
 from fbackprop.circuit.graph import GateGraph, fan_out
-from fbackprop.circuit.layout.columns import Extent, Item
+from fbackprop.circuit.layout.columns import Extent, Item, Link
 from fbackprop.circuit.layout.placement import BETWEEN, Layout, place
 from fbackprop.circuit.notation import MINUS, format_number, printable
 from fbackprop.circuit.shapes import RADIUS, Piece, Text, width_of
@@ -158,17 +158,17 @@ class Labels:
     return text
 
 
-def sum_lines(total: str, terms: Sequence[str]) -> list[str]:
+def sum_lines(total: str, terms: Sequence[str], longest: int = LONGEST_LINE) -> list[str]:
   """Format a gradient as lines: "5", or with several terms "5 = 2 + 3", broken if it is long."""
   if len(terms) < 2:
     return [total]
   first, *rest = notation.signed(terms, MINUS)
   pieces = [f"= {first}", *rest]
-  if len(whole := " ".join([total, *pieces])) <= LONGEST_LINE:
+  if len(whole := " ".join([total, *pieces])) <= longest:
     return [whole]
   # A term keeps its operator: `wrap` doesn't break a line at a no-break space.
   unbroken = " ".join(piece.replace(" ", "\xa0") for piece in pieces)
-  lines = wrap(unbroken, LONGEST_LINE, break_long_words=False, break_on_hyphens=False)
+  lines = wrap(unbroken, longest, break_long_words=False, break_on_hyphens=False)
   return [total, *(line.replace("\xa0", " ") for line in lines)]
 
 
@@ -210,23 +210,43 @@ def draw_wires(layout: Layout, labels: Labels) -> tuple[list[Piece], list[Piece]
   Returns:
     `(wires, ends)`: the lines, and the dots of forks and tips of outputs.
   """
-  items, (_, leaving) = layout.columns.items, layout.columns.ends()
-  wires, dots, tips = [], [], []
-  for link, y_ in layout.arrivals.items():
-    target, y = items[link.right], layout.y[link.left]
-    x, x_ = layout.spans[items[link.left].column][1], layout.spans[target.column][0]
-    end, middle = x_, (x + x_) / 2
-    if half := labels.half(target):  # On to the circle, at the height of the port.
-      off = y_ - layout.y[link.right]
-      end = layout.x[link.right] - 2 * half + RADIUS - sqrt(RADIUS**2 - off**2)
-    wires.append(Piece("MC  L", [(x, y), (middle, y), (middle, y_), (x_, y_), (end, y_)]))
-  for item, x, y, links in zip(items, layout.x, layout.y, leaving, strict=True):
-    left, right = layout.spans[item.column]
-    start, end = x if item.kind == "node" else left, right
-    if labels.leads_out(item):
-      end -= shapes.TIP / 2
-      tips.append(Piece("MLL", [(right, y), (right - 9, y - 4.5), (right - 9, y + 4.5)]))
-    if len(links) > 1:
-      dots.append(shapes.pill(right, y, shapes.DOT, shapes.DOT))
-    wires.append(Piece("ML", [(start, y), (end, y)]))
-  return wires, dots + tips
+  _, leaving = layout.columns.ends()
+  links = [draw_link(layout, labels, link) for link in layout.arrivals]
+  lines, dots, tips = [], [], []
+  for i, ways in enumerate(leaving):
+    lines.append(draw_line(layout, labels, i))
+    dots += [draw_dot(layout, i)] if len(ways) > 1 else []
+    tips += [draw_tip(layout, i)] if labels.leads_out(layout.columns.items[i]) else []
+  return links + lines, dots + tips
+
+
+def draw_link(layout: Layout, labels: Labels, link: Link) -> Piece:
+  """Draw a link as a curve through its gap, up to the item where it arrives."""
+  items, y, y_ = layout.columns.items, layout.y[link.left], layout.arrivals[link]
+  target = items[link.right]
+  x, x_ = layout.spans[items[link.left].column][1], layout.spans[target.column][0]
+  end, middle = x_, (x + x_) / 2
+  if half := labels.half(target):  # On to the circle, at the height of the port.
+    off = y_ - layout.y[link.right]
+    end = layout.x[link.right] - 2 * half + RADIUS - sqrt(RADIUS**2 - off**2)
+  return Piece("MC  L", [(x, y), (middle, y), (middle, y_), (x_, y_), (end, y_)])
+
+
+def draw_line(layout: Layout, labels: Labels, i: int) -> Piece:
+  """Draw an item's wire, level through its column."""
+  item, y = layout.columns.items[i], layout.y[i]
+  left, right = layout.spans[item.column]
+  start = layout.x[i] if item.kind == "node" else left
+  return Piece("ML", [(start, y), (right - shapes.TIP / 2 * labels.leads_out(item), y)])
+
+
+def draw_dot(layout: Layout, i: int) -> Piece:
+  """Draw the dot of a fork."""
+  right = layout.spans[layout.columns.items[i].column][1]
+  return shapes.pill(right, layout.y[i], shapes.DOT, shapes.DOT)
+
+
+def draw_tip(layout: Layout, i: int) -> Piece:
+  """Draw the tip of an output's wire."""
+  right, y = layout.spans[layout.columns.items[i].column][1], layout.y[i]
+  return Piece("MLL", [(right, y), (right - 9, y - 4.5), (right - 9, y + 4.5)])

@@ -16,6 +16,7 @@ from fbackprop import __version__
 COMMANDS = {
   "circuit": ("circuit", "main",
               "solve an expression by backpropagation, gate by gate, and draw it"),
+  "lecture": ("lecture", "main", "write the lecture as pages to play with, in English or Korean"),
   "train": ("train", "main", "train an MLP, checking its gradients against jax.grad"),
   "eval": ("model", "evaluate", "score a trained model on its test set or on other data"),
   "predict": ("model", "predict", "predict labels and probabilities of rows"),

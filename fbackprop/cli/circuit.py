@@ -25,6 +25,9 @@ ExampleName = Literal[
   "cs224n",
 ]  # fmt: skip
 
+LONGEST_TITLE = 60
+"""The most characters of an expression that is the heading of its page."""
+
 
 @dataclass(frozen=True)
 class CircuitConfig:
@@ -40,7 +43,10 @@ class CircuitConfig:
     example: Example of the lecture or the literature, instead of an expression; --at changes its
       values.
     steps: Worked solution line by line, instead of the table.
-    format: Output format; svg and png draw the circuit, values above the wires and gradients below.
+    format: Output format; svg and png draw the circuit, values above the wires and gradients below;
+      html is a page on which it is played, changed and trained.
+    exercise: Blanks in place of the numbers on the page, which checks the answers.
+    language: Language of the page.
     out: Output file.
     digits: Number of significant digits, or a format such as .2f.
   """
@@ -50,8 +56,10 @@ class CircuitConfig:
   outputs: Annotated[tuple[str, ...], usually("the last statement", metavar="NAME=WEIGHT ...")] = ()
   example: ExampleName | None = None
   steps: bool = False
-  format: Literal["text", "svg", "png"] = "text"
-  out: Annotated[str | None, usually("the terminal, but for png", metavar="FILE")] = None
+  format: Literal["text", "svg", "png", "html"] = "text"
+  exercise: bool = False
+  language: Literal["en", "ko"] = "en"
+  out: Annotated[str | None, usually("the terminal, but for png and html", metavar="FILE")] = None
   digits: Annotated[str, arg(metavar="N|FORMAT")] = "4"
 
 
@@ -80,7 +88,12 @@ def main(arguments: Sequence[str]) -> int:
     ((config.expression is None) == (config.example is None),
      "give an expression, as 'x*y' --at x=2 y=3, or --example NAME"),
     (is_drawn and config.steps, f"--steps cannot be combined with --format {config.format}"),
-    (config.format == "png" and config.out is None, "--format png needs a file: --out FILE"),
+    (config.format in ("png", "html") and config.out is None,
+     f"--format {config.format} needs a file: --out FILE"),
+    (config.exercise and config.format != "html", "--exercise needs a page: --format html"),
+    (config.language != "en" and config.format != "html", "--language is that of --format html"),
+    (config.format == "html" and not config.digits.isdecimal(),
+     f"--digits of --format html must be an integer from 1 to 17, got {config.digits!r}"),
   )  # fmt: skip
   if config.format == "png":
     need("matplotlib", extra="plot")  # Checked first, so that the circuit isn't solved in vain.
@@ -163,6 +176,13 @@ def named_numbers(flag: str, words: Sequence[str]) -> dict[str, float]:
 def draw(config: CircuitConfig, trace: "Trace") -> bytes:
   """Render the trace in the format of the configuration."""
   digits: int | str = int(config.digits) if config.digits.isdecimal() else config.digits
+  if config.format == "html":
+    text = config.example or str(config.expression)
+    page = trace.to_html(
+      digits=int(digits), title=text if len(text) <= LONGEST_TITLE else None,
+      exercise=config.exercise, language=config.language,
+    )  # fmt: skip
+    return page.encode()
   if config.format != "text":
     content: str | bytes = getattr(trace, f"to_{config.format}")(digits=digits)
     return content.encode() if isinstance(content, str) else content

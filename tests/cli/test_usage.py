@@ -142,7 +142,7 @@ def test_the_bounds_themselves_are_taken():
   assert (config.hidden, config.seed, config.stop.max_steps) == ((65536,), 2**32 - 1, 2**31 - 1)
 
 
-@pytest.mark.parametrize("command", ["train", "verify", "eval", "predict", "circuit"])
+@pytest.mark.parametrize("command", ["train", "verify", "eval", "predict", "circuit", "lecture"])
 def test_each_sentence_of_the_help_breaks_only_where_the_line_is_full(command):
   done = subprocess.run(
     [sys.executable, "-m", "fbackprop", command, "--help"],
@@ -166,7 +166,7 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys):
   assert refused_in_words(capsys, "trian") == (
     "fbackprop: unknown command 'trian'; did you mean 'train'?"
   )  # fmt: skip
-  commands = "circuit, train, eval, predict, info, verify"
+  commands = "circuit, lecture, train, eval, predict, info, verify"
   assert (
     refused_in_words(capsys, "zzz") == f"fbackprop: unknown command 'zzz'; there are: {commands}"
   )
@@ -243,7 +243,7 @@ DEFAULTS_IN_WORDS = [
   ("eval", "(default: the test part of the run's data)"),
   ("predict", "(default: the terminal)"),
   ("circuit", "(default: the last statement)"),
-  ("circuit", "(default: the terminal, but for png)"),
+  ("circuit", "(default: the terminal, but for png and html)"),
   ("verify", "(default: reference for a Layer, else any)"),
 ]
 

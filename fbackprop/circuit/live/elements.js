@@ -1,0 +1,69 @@
+// Elements of the page: make("p", { class: "quiet", onclick: f }, "text", another element).
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function assemble(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== false && value !== undefined) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children);
+  return element;
+}
+
+const make = (tag, attributes = {}, ...children) =>
+  assemble(document.createElement(tag), attributes, children);
+
+const draw = (tag, attributes = {}, ...children) =>
+  assemble(document.createElementNS(SVG, tag), attributes, children);
+
+const SIGNS = {
+  play: "M5 2l12 8-12 8z",
+  pause: "M4 2h4v16h-4zM12 2h4v16h-4z",
+  back: "M15 2L3 10l12 8z",
+  next: "M3 2l10 8-10 8zM14 2h3v16h-3z",
+  first: "M17 2L7 10l10 8zM3 2h3v16h-3z",
+  last: "M3 2l6 8-6 8zM10 2l6 8-6 8zM16 2h2.5v16h-2.5z",
+};
+
+const drawSign = (name) =>
+  draw("svg", { viewBox: "0 0 20 20", class: "sign", "aria-hidden": "true" }, draw("path", { d: SIGNS[name] }));
+
+let lastId = 0;
+const newId = (stem) => `${stem}-${++lastId}`;
+
+function setLines(text, lines) {
+  // Write lines into an SVG text, the later ones below the first.
+  if (text.dataset.shown === lines.join("\n")) return;
+  text.dataset.shown = lines.join("\n");
+  const x = text.getAttribute("x");
+  const rest = lines.slice(1).map((line) => draw("tspan", { x, dy: 15.5 }, line));
+  text.replaceChildren(lines[0], ...rest);
+}
+
+function drawCurve(values, label, show, count = values.length - 1) {
+  // A curve of values by their index, with the first and the last one as numbers.
+  const [width, height, left, right, top, bottom] = [320, 150, 8, 74, 14, 20];
+  const known = values.filter(Number.isFinite);
+  const low = Math.min(...known);
+  const high = Math.max(...known);
+  const span = high - low || 1;
+  const x = (i) => left + ((width - left - right) * i) / Math.max(values.length - 1, 1);
+  const y = (v) => height - bottom - ((height - top - bottom) * (v - low)) / span;
+  const points = values.flatMap((v, i) => (Number.isFinite(v) ? [`${x(i).toFixed(1)},${y(v).toFixed(1)}`] : []));
+  const last = values.length - 1;
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "curve", role: "img", "aria-label": label });
+  svg.append(
+    draw("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }),
+    draw("polyline", { points: points.join(" "), class: "line" }),
+    draw("text", { x: left, y: height - 6 }, "0"),
+    draw("text", { x: x(last), y: height - 6, "text-anchor": "middle" }, last ? String(count) : ""),
+  );
+  if (Number.isFinite(values[last])) {
+    svg.append(
+      draw("circle", { cx: x(last), cy: y(values[last]), r: 3.5, class: "point" }),
+      draw("text", { x: x(last) + 8, y: y(values[last]) + 4, class: "value" }, show(values[last])),
+    );
+  }
+  return svg;
+}

@@ -1,0 +1,485 @@
+// A circuit that is played: forward gate by gate, backward gate by gate, then a step of descent.
+//
+// What is shown is a function of the state alone: the values of the inputs, and how many steps are
+// done. `draw` brings the page up to date after any change.
+
+const SPEEDS = [0.5, 1, 2, 4];
+const SECONDS = 1.2; // Between two steps at speed 1.
+
+function stepsOf(circuit, solved) {
+  // The start, every gate forward, the seed, every gate with a gradient backward, all, the update.
+  const gates = circuit.nodes.filter((node) => node.inputs.length);
+  const reached = new Set(circuit.outputs.map(([name]) => name));
+  for (const { name, inputs } of [...circuit.nodes].reverse())
+    if (reached.has(name)) inputs.forEach((each) => reached.add(each));
+  const back = gates.filter((node) => reached.has(node.name)).reverse();
+  return [
+    { kind: "start" },
+    ...gates.map((node, i) => ({ kind: "forward", node, i: i + 1, n: gates.length })),
+    { kind: "seed" },
+    ...back.map((node, i) => ({ kind: "backward", node, i: i + 1, n: back.length })),
+    { kind: "solved" },
+    { kind: "update" },
+  ];
+}
+
+function startCircuit(root) {
+  const circuit = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  const { words } = circuit;
+  const nodes = Object.fromEntries(circuit.nodes.map((node) => [node.name, node]));
+  const inputs = circuit.nodes.filter((node) => node.op === "input").map((node) => node.name);
+  const wires = fanOut(circuit);
+  const picture = root.querySelector(".picture");
+  const show = (value) => format(value, circuit);
+  const label = (name) => nodes[name]?.label ?? name;
+  const rootName = label(circuit.root);
+  const tested = selfTest(circuit);
+
+  const given = { ...circuit.checks[0].inputs };
+  const steps = stepsOf(circuit);
+  const end = steps.length - 2; // All is solved; one step more is the update.
+  const stepOf = (kind, name) =>
+    steps.findIndex((step) => step.kind === kind && (name === undefined || step.node?.name === name));
+  const state = {
+    inputs: { ...given }, done: end, losses: [], said: "", selected: null, isUpdated: false,
+    rate: circuit.rate, amount: 0.01, speed: 1, learned: new Set(circuit.learned),
+  };
+  let solved = solve(circuit, state.inputs);
+  state.losses = [solved.value];
+  const past = [];
+  let timer = null;
+
+  // --- What is known after so many steps -----------------------------------------------------------
+
+  const isValueKnown = (name) =>
+    !nodes[name].inputs.length || stepOf("forward", name) <= state.done;
+  function isShareKnown(wire) {
+    const step = wire.target === null ? stepOf("seed") : stepOf("backward", wire.target);
+    return (step < 0 ? stepOf("seed") : step) <= state.done; // No gradient comes from a dead end.
+  }
+  const isBarKnown = (name) =>
+    wires[name].length ? wires[name].every(isShareKnown) : stepOf("seed") <= state.done;
+  const shown = (value, isKnown) => (isKnown ? show(value) : "?");
+
+  // --- Formulas with their numbers ----------------------------------------------------------------
+
+  const valueText = (name) => show(solved.values[name]);
+  const nameOf = (name) => (nodes[name].op === "constant" ? valueText(name) : label(name));
+
+  function forwardFormula(name) {
+    const { formula, inputs: from } = nodes[name];
+    return `${label(name)} = ${fill(formula, from.map(nameOf), label(name))}`;
+  }
+
+  function forwardLine(name) {
+    const { formula, inputs: from } = nodes[name];
+    const numbers = fill(formula, from.map(valueText), valueText(name));
+    return equate(forwardFormula(name), numbers, valueText(name));
+  }
+
+  const localSymbol = (name, slot) => {
+    const { inputs: from } = nodes[name];
+    const source = from[slot];
+    const place = from.slice(0, slot + 1).filter((each) => each === source).length;
+    const mark = from.filter((each) => each === source).length > 1 ? String.fromCharCode(0x2080 + place) : "";
+    return `\u2202${label(name)}/\u2202${nameOf(source)}${mark}`;
+  };
+
+  function localLine(name, slot) {
+    const { derivatives, inputs: from } = nodes[name];
+    const formula = derivatives[slot] && fill(derivatives[slot], from.map(nameOf), label(name));
+    return equate(localSymbol(name, slot), formula, show(solved.local[name][slot]));
+  }
+
+  const product = (name, slot) => `d${rootName}/d${label(name)} \u00b7 ${localSymbol(name, slot)}`;
+
+  function backwardFormula(name, branch) {
+    // Of a node's gradient, or of a branch's share of it.
+    const ways = branch === undefined ? wires[name] : [wires[name][branch]];
+    const weight = Object.fromEntries(circuit.outputs)[name];
+    const terms = ways.map((w) => (w.target === null ? show(weight) : product(w.target, w.slot)));
+    return terms.length ? writeSum(terms) : "0";
+  }
+
+  function backwardLine(name, slot) {
+    const source = nodes[name].inputs[slot];
+    const numbers = `${show(solved.bars[name])} \u00b7 ${factor(show(solved.local[name][slot]))}`;
+    const left = wires[source].length > 1 ? "" : `d${rootName}/d${label(source)}`;
+    return equate(left, product(name, slot), numbers, show(solved.downstream[name][slot]));
+  }
+
+  function linesOf(step) {
+    if (step.kind === "forward") return [forwardLine(step.node.name)];
+    if (step.kind === "solved")
+      return inputs.map((name) => `d${rootName}/d${label(name)} = ${show(solved.bars[name])}`);
+    if (step.kind === "seed")
+      return circuit.outputs.map(([name, w]) => `d${rootName}/d${label(name)} = ${show(w)}`);
+    if (step.kind !== "backward") return [];
+    const { name, inputs: from } = step.node;
+    const isVariable = (source) => nodes[source].op !== "constant";
+    const lines = from.flatMap((source, slot) => (isVariable(source) ? [backwardLine(name, slot)] : []));
+    for (const source of new Set(from.filter(isVariable))) {
+      if (wires[source].length < 2 || !isBarKnown(source)) continue;
+      const terms = solved.shares[source].map(show);
+      lines.push(`d${rootName}/d${label(source)} = ${writeSum(terms)} = ${show(solved.bars[source])}`);
+    }
+    return lines;
+  }
+
+  // --- Changes of the state -----------------------------------------------------------------------
+
+  function remember() {
+    const { inputs: at, done, losses, said, isUpdated } = state;
+    past.push({ inputs: { ...at }, done, losses: [...losses], said, isUpdated });
+    if (past.length > 1000) past.shift();
+  }
+
+  const fingerprint = ({ inputs: at, done, isUpdated }) => JSON.stringify([at, done, isUpdated]);
+
+  function undo() {
+    const now = fingerprint(state);
+    let before = past.pop();
+    while (before && fingerprint(before) === now) before = past.pop(); // A slider that wasn't moved.
+    if (before) Object.assign(state, before);
+    show_();
+  }
+
+  function setInputs(values) {
+    Object.assign(state.inputs, values);
+    solved = solve(circuit, state.inputs);
+  }
+
+  function change(name, value) {
+    if (!Number.isFinite(value)) return;
+    setInputs({ [name]: value });
+    Object.assign(state, { said: "", isUpdated: false, losses: [solved.value] });
+    show_();
+  }
+
+  function go(done) {
+    state.done = Math.min(Math.max(done, 0), end);
+    state.selected = null;
+    Object.assign(state, { said: "", isUpdated: false });
+    show_();
+  }
+
+  function update(times = 1) {
+    // w ← w − η dL/dw for every learned input; it stops where a number is no longer finite.
+    remember();
+    const lines = [];
+    for (let i = 0; i < times; i++) {
+      const next = {};
+      for (const name of state.learned) next[name] = state.inputs[name] - state.rate * solved.bars[name];
+      if (!Object.values(next).every(Number.isFinite)) {
+        lines.push(words.notFinite);
+        break;
+      }
+      if (i === times - 1)
+        for (const name of state.learned) {
+          const [w, g] = [show(state.inputs[name]), show(solved.bars[name])];
+          lines.push(`${label(name)} \u2190 ${w} ${MINUS} ${show(state.rate)} \u00b7 ${factor(g)} = ${show(next[name])}`);
+        }
+      setInputs(next);
+      state.losses.push(solved.value);
+    }
+    const [before, after] = [past.at(-1).losses.at(-1), solved.value].map(show);
+    Object.assign(state, { done: end, isUpdated: true, selected: null });
+    state.said = [say(words, "updated", { f: rootName, before, after }), ...lines].join("\n");
+    show_();
+  }
+
+  function nudge(name) {
+    remember();
+    const [before, gradient, h] = [solved.value, solved.bars[name], state.amount];
+    setInputs({ [name]: state.inputs[name] + h });
+    const moved = solved.value - before;
+    state.done = end;
+    state.losses = [solved.value];
+    const said = { name: label(name), h: show(h), f: rootName, moved: general(moved, 6), product: general(h * gradient, 6) };
+    state.said = `${say(words, "nudged", said)}\n${show(h)} \u00b7 d${rootName}/d${label(name)} = ${show(h)} \u00b7 ${factor(show(gradient))} = ${said.product}`;
+    state.isUpdated = false;
+    show_();
+  }
+
+  function next() {
+    if (state.done < end) go(state.done + 1);
+    else update();
+  }
+
+  function back() {
+    if (state.isUpdated) undo();
+    else go(state.done - 1);
+  }
+
+  function play() {
+    if (timer) return pause();
+    if (state.done >= end) go(0);
+    const beat = () => {
+      next();
+      timer = state.isUpdated ? null : setTimeout(beat, (1000 * SECONDS) / state.speed);
+      if (!timer) pause();
+    };
+    timer = setTimeout(beat, 300 / state.speed);
+    show_();
+  }
+
+  function pause() {
+    clearTimeout(timer);
+    timer = null;
+    show_();
+  }
+
+  // --- Controls -----------------------------------------------------------------------------------
+
+  const button = (key, onclick, sign, more = {}) =>
+    make("button", { type: "button", onclick, title: words[key], "aria-label": words[key], ...more }, sign ?? words[key]);
+  const playButton = button("play", play, drawSign("play"), { class: "primary" });
+  const progress = make("input", { type: "range", min: 0, max: end, "aria-label": words.progress,
+    oninput: () => { pause(); go(Number(progress.value)); } });
+  const speed = make("select", { "aria-label": words.speed, onchange: () => (state.speed = Number(speed.value)) },
+    ...SPEEDS.map((each) => make("option", { value: each, selected: each === 1 }, `${each}\u00d7`)));
+  const undoButton = button("undo", undo);
+  const phase = make("p", { class: "phase" });
+  const lines = make("pre", { class: "lines" });
+  const explained = make("div", { class: "explained", "aria-live": "polite" }, phase, lines);
+  const closeUp = make("div", { class: "gate-view" });
+  const chart = make("div", { class: "chart" });
+  const rate = make("input", { type: "number", step: "any", min: 0, value: state.rate, "aria-label": words.rate,
+    onchange: () => { state.rate = Number(rate.value) || 0; show_(); } });
+  const amount = make("input", { type: "number", step: "any", value: state.amount, "aria-label": words.amount,
+    onchange: () => { state.amount = Number(amount.value) || 0; show_(); } });
+  const rows = inputs.map(addRow);
+
+  function addRow(name) {
+    const half = Math.max(2, 2 * Math.abs(given[name]));
+    const step = 10 ** Math.floor(Math.log10(half / 50));
+    const id = newId("input");
+    const number = make("input", { id, type: "number", step: "any",
+      onchange: () => { remember(); change(name, number.value === "" ? NaN : Number(number.value)); } });
+    const slider = make("input", { type: "range", step, min: given[name] - half, max: given[name] + half,
+      "aria-label": say(words, "drag", { name: label(name) }),
+      onpointerdown: remember, onkeydown: (event) => event.key.startsWith("Arrow") && remember(),
+      oninput: () => change(name, Number(Number(slider.value).toPrecision(12))) });
+    const gradient = make("output", { class: "gradient", for: id });
+    const learn = make("input", { type: "checkbox", checked: state.learned.has(name), "aria-label": say(words, "learn", { name: label(name) }),
+      onchange: () => state.learned[learn.checked ? "add" : "delete"](name) });
+    const nudgeButton = make("button", { type: "button", onclick: () => nudge(name) });
+    const row = make("div", { class: "row" }, make("label", { for: id, class: "name" }, label(name)), number, slider,
+      gradient, nudgeButton, make("span", { class: "learn" }, learn));
+    return { name, step, number, slider, gradient, nudgeButton, row };
+  }
+
+  const bar = make("div", { class: "bar player", role: "group", "aria-label": words.player },
+    button("first", () => { pause(); go(0); }, drawSign("first")), button("back", () => { pause(); back(); }, drawSign("back")),
+    playButton, button("next", () => { pause(); next(); }, drawSign("next")), button("last", () => { pause(); go(end); }, drawSign("last")),
+    progress, speed, undoButton);
+  const keys = make("details", { class: "keys" }, make("summary", {}, words.keys), make("p", {}, words.keyList));
+  const heading = (key) => make("h2", {}, words[key]);
+  const panels = make("div", { class: "panels" },
+    make("section", { class: "panel inputs" }, heading("inputs"), make("p", { class: "quiet" }, words.inputsHelp),
+      make("div", { class: "rows" },
+        make("div", { class: "row heads", "aria-hidden": "true" }, make("span"), make("span", {}, words.value), make("span"),
+          make("span", {}, words.gradientHead), make("span", {}, words.nudgeHead), make("span", {}, words.learns)),
+        ...rows.map(({ row }) => row)),
+      make("p", { class: "field" }, make("label", {}, `${words.amount} `, amount))),
+    make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp),
+    make("section", { class: "panel" }, heading("descent"), make("p", { class: "quiet" }, words.descentHelp),
+      make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate), button("updateOnce", () => update()),
+        button("updates", () => update(10)), button("restart", () => { remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
+      chart));
+  const notice = make("p", { class: `notice ${tested.ok ? "" : "bad"}` },
+    say(words, !tested.ok ? "failed" : tested.error ? "tested" : "testedExactly", { count: tested.count, error: general(tested.error, 1) }));
+  const controls = make("div", { class: "controls" }, bar, explained, panels, keys, notice);
+  root.append(controls);
+  root.dataset.selftest = tested.ok ? "pass" : "fail";
+
+  // --- The picture --------------------------------------------------------------------------------
+
+  const paths = [...picture.querySelectorAll("[data-wires]")].map((path) => [path, path.dataset.wires.split(" ")]);
+  const texts = (kind) => [...picture.querySelectorAll(`[data-${kind}]`)];
+  const [valueTexts, gradientTexts, shareTexts, localTexts, gates] =
+    ["value", "gradient", "share", "local", "gate"].map(texts);
+  const branchOf = (key) => /^(.*):(\d+)$/.exec(key).slice(1);
+
+  for (const gate of gates) {
+    const select = () => { state.selected = gate.dataset.gate; show_(); };
+    for (const [name, value] of Object.entries({ tabindex: 0, role: "button" })) gate.setAttribute(name, value);
+    gate.addEventListener("click", select);
+    gate.addEventListener("focus", select);
+  }
+  for (const text of valueTexts)
+    if (inputs.includes(text.dataset.value)) makeDraggable(text, rows.find(({ name }) => name === text.dataset.value));
+
+  function makeDraggable(text, { name, step }) {
+    text.classList.add("draggable");
+    text.addEventListener("pointerdown", (event) => {
+      if (root.dataset.exercise === "true") return;
+      event.preventDefault();
+      remember();
+      text.setPointerCapture(event.pointerId);
+      const [from, x] = [state.inputs[name], event.clientX];
+      const move = (moved) => change(name, Number((from + step * Math.round((moved.clientX - x) / 2)).toPrecision(12)));
+      text.addEventListener("pointermove", move);
+      text.addEventListener("pointerup", () => text.removeEventListener("pointermove", move), { once: true });
+      text.addEventListener("pointercancel", () => text.removeEventListener("pointermove", move), { once: true });
+    });
+  }
+
+  function drawPicture(step) {
+    const isActive = (path) => {
+      const { node } = step;
+      if (!node) return step.kind === "seed" && path.some((key) => isOutput(branchOf(key)));
+      return path.some((key) => {
+        const [name, branch] = branchOf(key);
+        const { target } = wires[name][branch] ?? {};
+        return target === node.name;
+      });
+    };
+    const isOutput = ([name, branch]) => wires[name][branch]?.target === null;
+    for (const [path, keys_] of paths) {
+      path.classList.toggle("now", Boolean(step.node || step.kind === "seed") && isActive(keys_));
+      path.classList.toggle("backward", step.kind === "backward" || step.kind === "seed");
+    }
+    for (const text of valueTexts) {
+      setLines(text, [valueText(text.dataset.value)]);
+      text.classList.toggle("unknown", !isValueKnown(text.dataset.value));
+      text.classList.toggle("now", step.kind === "forward" && step.node.name === text.dataset.value);
+    }
+    for (const text of gradientTexts) {
+      const name = text.dataset.gradient;
+      setLines(text, sumLines(show(solved.bars[name]), solved.shares[name].map(show), circuit.widestSum));
+      text.classList.toggle("unknown", !isBarKnown(name));
+      text.classList.toggle("now", step.kind === "backward" && step.node.inputs.includes(name));
+    }
+    for (const text of shareTexts) {
+      const [name, branch] = branchOf(text.dataset.share);
+      setLines(text, [show(solved.shares[name][branch])]);
+      text.classList.toggle("unknown", !isShareKnown(wires[name][branch]));
+      text.classList.toggle("now", step.kind === "backward" && wires[name][branch].target === step.node.name);
+    }
+    for (const text of localTexts) {
+      const [name, slot] = branchOf(text.dataset.local);
+      setLines(text, [show(solved.local[name][slot])]);
+      text.classList.toggle("unknown", name !== focused(step) || !isValueKnown(name));
+    }
+    for (const gate of gates) {
+      const { gate: name } = gate.dataset;
+      gate.classList.toggle("now", step.node?.name === name);
+      gate.classList.toggle("selected", state.selected === name);
+      const gradient = shown(solved.bars[name], isBarKnown(name));
+      gate.setAttribute("aria-label",
+        `${forwardFormula(name)}, ${words.value} ${shown(solved.values[name], isValueKnown(name))}, d${rootName}/d${label(name)} ${gradient}`);
+    }
+    if (step.node && !state.selected) follow(gates.find((gate) => gate.dataset.gate === step.node.name));
+  }
+
+  const focused = (step) => state.selected ?? step.node?.name;
+
+  function follow(gate) {
+    // Keep the current gate in view where the picture is wider than the window.
+    const box = gate.getBBox();
+    const room = picture.clientWidth;
+    const isSeen = box.x - 90 >= picture.scrollLeft && box.x + box.width + 90 <= picture.scrollLeft + room;
+    if (!isSeen) picture.scrollTo({ left: box.x + box.width / 2 - room / 2 });
+  }
+
+  function drawCloseUp_(step) {
+    const name = focused(step) ?? circuit.nodes.filter((node) => node.inputs.length).at(-1)?.name;
+    if (!name) return;
+    const node = nodes[name];
+    const hasValue = isValueKnown(name);
+    const isSent = (stepOf("backward", name) < 0 ? stepOf("seed") : stepOf("backward", name)) <= state.done;
+    const known = { value: hasValue, local: hasValue, upstream: isBarKnown(name), downstream: isSent,
+      inputs: node.inputs.map(isValueKnown) };
+    const formulas = hasValue ? [forwardLine(name)] : [forwardFormula(name)];
+    node.inputs.forEach((source, slot) => {
+      if (nodes[source].op === "constant") return;
+      if (hasValue) formulas.push(localLine(name, slot));
+    });
+    if (node.cases) formulas.push(`(${words[node.cases] ?? node.cases})`);
+    if (isSent)
+      node.inputs.forEach((source, slot) => nodes[source].op !== "constant" && formulas.push(backwardLine(name, slot)));
+    closeUp.replaceChildren(drawCloseUp(node, solved, known, shown, nameOf),
+      make("pre", { class: "lines", tabindex: 0 }, formulas.join("\n")));
+  }
+
+  function show_() {
+    solved = solve(circuit, state.inputs);
+    const step = state.isUpdated ? steps.at(-1) : steps[state.done];
+    drawPicture(step);
+    drawCloseUp_(step);
+    const solution = { f: rootName, value: show(solved.value), i: step.i, n: step.n, gate: step.node && label(step.node.name) };
+    phase.textContent = state.said ? state.said.split("\n")[0] : say(words, step.kind, solution);
+    lines.textContent = (state.said ? state.said.split("\n").slice(1) : linesOf(step)).slice(0, 12).join("\n");
+    for (const { name, number, slider, gradient, nudgeButton } of rows) {
+      const value = state.inputs[name];
+      number.value = Number(value.toPrecision(6));
+      slider.min = Math.min(slider.min, value);
+      slider.max = Math.max(slider.max, value);
+      slider.value = value;
+      gradient.textContent = shown(solved.bars[name], isBarKnown(name));
+      nudgeButton.textContent = `+${show(state.amount)}`;
+      nudgeButton.setAttribute("aria-label", say(words, "nudge", { name: label(name), h: show(state.amount) }));
+    }
+    progress.value = state.done;
+    progress.setAttribute("aria-valuetext", phase.textContent);
+    playButton.replaceChildren(drawSign(timer ? "pause" : "play"));
+    playButton.setAttribute("aria-label", timer ? words.pause : words.play);
+    playButton.title = playButton.getAttribute("aria-label");
+    undoButton.disabled = !past.length;
+    const curve = say(words, "curve", { f: rootName, value: show(solved.value) });
+    chart.replaceChildren(...(state.losses.length > 1 ? [drawCurve(state.losses, curve, show)] : []));
+    root.dataset.step = String(state.done);
+    root.dataset.phase = step.kind;
+  }
+
+  const pressed = { " ": play, ArrowRight: () => { pause(); next(); }, ArrowLeft: () => { pause(); back(); },
+    Home: () => { pause(); go(0); }, End: () => { pause(); go(end); }, u: () => update(), z: undo };
+  document.addEventListener("keydown", (event) => {
+    const isHere = root.contains(event.target) || document.querySelectorAll(".circuit").length === 1;
+    const { tagName } = event.target;
+    const isTyping = tagName === "INPUT" || tagName === "SELECT" || tagName === "TEXTAREA";
+    const isPressing = event.key === " " && (tagName === "BUTTON" || tagName === "SUMMARY");
+    if (!isHere || isTyping || isPressing || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (root.dataset.locked === "true") return;
+    const action = pressed[event.key];
+    if (!action) return;
+    event.preventDefault();
+    action();
+  });
+
+  function randomise() {
+    // New inputs, small whole numbers, at which every number of the circuit is finite.
+    for (let tries = 0; tries < 200; tries++) {
+      const whole = () => (Math.floor(Math.random() * 5) + 1) * (Math.random() < 0.5 ? -1 : 1);
+      const next_ = Object.fromEntries(inputs.map((name) => [name, whole()]));
+      const { values, bars } = solve(circuit, next_);
+      if (![...Object.values(values), ...Object.values(bars)].every(Number.isFinite)) continue;
+      setInputs(next_);
+      break;
+    }
+    go(end);
+  }
+
+  function unlock(isOpen) {
+    root.dataset.locked = String(!isOpen);
+  }
+
+  const player = { state, solved: () => solved, show, label, forwardFormula, backwardFormula, randomise, unlock,
+    go, next, back, play, pause, update, nudge, undo, change, tested };
+  root.player = player;
+  go(end);
+  if (circuit.exercise) startExercise(root, circuit, player);
+  return player;
+}
+
+const players = [...document.querySelectorAll("section.circuit")].map(startCircuit);
+if (players.length) document.documentElement.dataset.selftest = players.every(({ tested }) => tested.ok) ? "pass" : "fail";
+
+function fitFrame() {
+  // In a notebook the page is in a frame, which grows with it.
+  const frame = window.frameElement;
+  if (frame) frame.style.height = `${document.body.scrollHeight + 8}px`;
+}
+
+if (window.frameElement) new ResizeObserver(fitFrame).observe(document.body);

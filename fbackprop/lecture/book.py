@@ -1,0 +1,146 @@
+"""The lecture as a folder of pages: a table of contents, twelve chapters, and the network."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fbackprop.circuit.live import page
+from fbackprop.circuit.live.page import Language, live_element
+from fbackprop.lecture import network
+from fbackprop.lecture.chapters import CHAPTERS, Chapter
+from fbackprop.lecture.network import network_element, network_page
+from fbackprop.markup import Markup, document, element, joined, script_data, table_of
+
+HERE = Path(__file__).parent
+INDEX, NETWORK = "index.html", "network.html"
+
+
+def lecture_pages(language: Language = "en") -> dict[str, str]:
+  """Write the lecture.
+
+  Args:
+    language: "en" or "ko".
+
+  Returns:
+    The texts of the files by their names. They load nothing, and link to each other alone.
+
+  Raises:
+    ValueError: the language is neither "en" nor "ko".
+  """
+  page.words_of(language)  # Which raises.
+  pages = {INDEX: contents(language)}
+  pages |= {file_of(chapter): chapter_page(chapter, language) for chapter in CHAPTERS}
+  return pages | {NETWORK: network_page(language)}
+
+
+def file_of(chapter: Chapter) -> str:
+  """Return the name of a chapter's file."""
+  return f"{chapter.name}.html"
+
+
+def contents(language: Language) -> str:
+  """Write the page with the table of contents and the glossary."""
+  words = words_of(language)
+  chapters = [
+    element("li", link(file_of(chapter), words["chapters"][chapter.name]["title"]))
+    for chapter in CHAPTERS
+  ]
+  heads = (words["terms_english"], words["terms_korean"])
+  body = joined((
+    element("header", element("h1", words["title"]), element("p", words["lead"], class_="lead")),
+    element(
+      "main", element("h2", words["contents"]), element("ol", *chapters, class_="contents"),
+      element("p", link(NETWORK, words["network"])),
+      element("h2", words["glossary"], id="glossary"), table_of(heads, glossary()),
+    ),
+  ))  # fmt: skip
+  return document(words["title"], body, style(), "", language)
+
+
+def chapter_page(chapter: Chapter, language: Language) -> str:
+  """Write a chapter: its text, its pictures, its question."""
+  words = words_of(language)
+  own = words["chapters"][chapter.name]
+  number = CHAPTERS.index(chapter)
+  heading = f"{number + 1}. {own['title']}"
+  quote = (element("pre", chapter.quote()),) if chapter.quote else ()
+  texts = (element("p", text) for text in own["text"])
+  header = element("header", navigation(number, language), element("h1", heading))
+  body = joined((
+    header,
+    element("main", *texts, *quote, *live(chapter, language), question(chapter, language)),
+    element("footer", navigation(number, language)),
+  ))  # fmt: skip
+  return document(f"{heading} – {words['title']}", body, style(), scripts(chapter), language)
+
+
+def live(chapter: Chapter, language: Language) -> list[Markup]:
+  """Return a chapter's circuits, the last one blank if it is an exercise, and its network."""
+  last = len(chapter.traces) - 1
+  found = [
+    live_element(
+      trace, language=language, exercise=chapter.exercise and i == last,
+      learned=learned_of(chapter, trace.circuit.inputs), name=f"{chapter.name} {i + 1}",
+    )
+    for i, trace in enumerate(chapter.traces)
+  ]  # fmt: skip
+  return found + ([network_element(language, **chapter.network)] if chapter.network else [])
+
+
+def learned_of(chapter: Chapter, inputs: tuple[str, ...]) -> tuple[str, ...] | None:
+  """Return the inputs of a circuit that learn; None for the usual ones."""
+  return chapter.learned and tuple(name for name in inputs if name in chapter.learned)
+
+
+def question(chapter: Chapter, language: Language) -> Markup:
+  """Return a chapter's question, which is checked in place."""
+  words, own = words_of(language), words_of(language)["chapters"][chapter.name]
+  data = {
+    "answer": float(chapter.answer(chapter.traces)),
+    "choices": own.get("choices"),
+    "why": own["why"],
+    "words": page.words_of(language) | {"check": words["check"], "answer": words["answer"]},
+  }
+  text = element("p", own["question"])
+  return element("section", element("h2", words["question"]), text, script_data(data),
+                 class_="question")  # fmt: skip
+
+
+def navigation(number: int, language: Language) -> Markup:
+  """Return the links to the neighbours of a chapter, and to the contents."""
+  words = words_of(language)
+  links = [link(INDEX, words["contents"])]
+  if number > 0:
+    links.insert(0, link(file_of(CHAPTERS[number - 1]), f"← {words['previous']}"))
+  after = CHAPTERS[number + 1 : number + 2]
+  links += [link(file_of(chapter), f"{words['next']} →") for chapter in after]
+  return element("nav", *links, class_="bar", aria_label=words["contents"])
+
+
+def link(target: str, text: str) -> Markup:
+  """Return a link to another page of the folder."""
+  return element("a", text, href=target)
+
+
+@cache
+def words_of(language: Language) -> dict[str, Any]:
+  """Return the lecture's words in a language."""
+  return tomllib.loads((HERE / f"lecture.{language}.toml").read_text("utf-8"))
+
+
+@cache
+def glossary() -> list[tuple[str, str]]:
+  """Return the terms in English and in Korean."""
+  return tomllib.loads((HERE / "glossary.toml").read_text("utf-8"))["terms"]
+
+
+def style() -> str:
+  """Return the CSS of the lecture."""
+  return network.style() + (HERE / "book.css").read_text("utf-8")
+
+
+def scripts(chapter: Chapter) -> str:
+  """Return the scripts of a chapter, without the network's if it has none."""
+  own = network.scripts() if chapter.network else page.scripts()
+  return "\n".join([own, (HERE / "questions.js").read_text("utf-8")])

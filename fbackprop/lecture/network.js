@@ -1,0 +1,421 @@
+// A network that is built, trained and looked into: one neuron, one connection, one point at a time.
+
+const MOST_LAYERS = 3;
+const MOST_UNITS = 8;
+const MOST_POINTS = 200;
+const GRID = 44; // Cells of the picture of the decision along each side.
+const EXTENT = 1.7; // The picture shows the square from -EXTENT to EXTENT.
+const SATURATED = 0.05; // Of the largest slope of the activation.
+
+function startNetwork(root) {
+  const given = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  const { words } = given;
+  const settings = { digits: 4, width: 8 };
+  const show = (value) => format(value, settings);
+  const tested = testNetworks(given.cases);
+  const state = {
+    data: given.start.data, hidden: [...given.start.hidden], activation: given.start.activation,
+    rate: given.start.rate, seed: 1, steps: 0, point: 0, neuron: [0, 0], weight: null, adding: null,
+  };
+  let problem;
+  let solved;
+  let before = null; // The parameters before the last step, and their gradients.
+  let losses = [];
+  const past = [];
+  let running = null;
+
+  // --- The network --------------------------------------------------------------------------------
+
+  const sizes = () => [problem.x[0].length, ...state.hidden, 1];
+
+  function choose(name) {
+    const { x, targets, loss } = given.data[name];
+    state.data = name;
+    problem = { loss, x: x.map((row) => [...row]), targets: [...targets], activation: state.activation };
+    state.point = 0;
+    begin();
+  }
+
+  function begin() {
+    stop();
+    problem.activation = state.activation;
+    problem.params = initialise(sizes(), state.activation, generator(state.seed));
+    Object.assign(state, { steps: 0, weight: null });
+    past.length = 0;
+    before = null;
+    if (!isUnit(state.neuron)) state.neuron = [0, 0];
+    solve_();
+    losses = [solved.value];
+    render();
+  }
+
+  const isUnit = ([l, j]) => l < problem.params.length && j < problem.params[l].b.length;
+
+  function solve_() {
+    solved = valueAndGrad(problem);
+  }
+
+  function step(times = 1) {
+    past.push({ params: problem.params, before, losses: [...losses], steps: state.steps });
+    if (past.length > 500) past.shift();
+    for (let i = 0; i < times; i++) {
+      const next = descend(problem.params, solved.grads, state.rate);
+      if (!next.every(({ w, b }) => [...w.flat(), ...b].every(Number.isFinite))) {
+        stop();
+        said.textContent = words.notFinite;
+        return;
+      }
+      before = { params: problem.params, grads: solved.grads };
+      problem.params = next;
+      state.steps += 1;
+      solve_();
+      losses.push(solved.value);
+    }
+    render();
+  }
+
+  function undo() {
+    const last = past.pop();
+    if (!last) return;
+    problem.params = last.params;
+    ({ before, losses } = last);
+    state.steps = last.steps;
+    solve_();
+    render();
+  }
+
+  function run() {
+    if (running) return stop();
+    const frame = () => {
+      running = requestAnimationFrame(frame);
+      step(state.speed ?? 4);
+    };
+    running = requestAnimationFrame(frame);
+    render();
+  }
+
+  function stop() {
+    cancelAnimationFrame(running);
+    running = null;
+    runButton.textContent = words.train;
+  }
+
+  function slopes(l, j) {
+    // The activation's derivative at a hidden unit, for every point.
+    const { z, h } = solved.layers[l];
+    return z.map((row, n) => GATES[state.activation][1](1, h[n][j], row[j])[0]);
+  }
+
+  function healthOf(l, j) {
+    // "dead" if the derivative is 0 at every point, "saturated" if it is small at every point.
+    if (l === problem.params.length - 1) return "";
+    const most = Math.max(...slopes(l, j).map(Math.abs));
+    const largest = state.activation === "sigmoid" ? 0.25 : 1;
+    return most === 0 ? "dead" : most < SATURATED * largest ? "saturated" : "";
+  }
+
+  // --- Names and formulas -------------------------------------------------------------------------
+
+  const depth = () => problem.params.length;
+  const unitName = (l, j) => (l < 0 ? `x${j + 1}` : l === depth() - 1 ? "y" : `h${l + 1}${sub(j)}`);
+  const preName = (l, j) => (l === depth() - 1 ? "y" : `z${l + 1}${sub(j)}`);
+  const sub = (j) => String.fromCharCode(0x2081 + j);
+  const weightName = (l, i, j) => `w${l + 1}(${unitName(l - 1, i)}\u2192${unitName(l, j)})`;
+  const inputOf = (l, i) => solved.layers[l].x[state.point][i];
+  const barOf = (name) => `dL/d${name}`;
+
+  function linesOfUnit([l, j]) {
+    const { w, b } = problem.params[l];
+    const n = state.point;
+    const { z, h } = solved.layers[l];
+    const { zBar, hBar } = solved.grads[l];
+    const terms = w.map((row, i) => `${factor(show(row[j]))}\u00b7${factor(show(inputOf(l, i)))}`);
+    const names = w.map((_, i) => `w${sub(i)}\u00b7${unitName(l - 1, i)}`);
+    const isLast = l === depth() - 1;
+    const lines = [
+      `${preName(l, j)} = ${names.join(" + ")} + b`,
+      `   = ${terms.join(" + ")} + ${factor(show(b[j]))} = ${show(z[n][j])}`,
+    ];
+    if (!isLast) lines.push(`${unitName(l, j)} = ${state.activation}(${preName(l, j)}) = ${show(h[n][j])}`);
+    if (isLast) {
+      const target = problem.targets[n];
+      const formula = problem.loss === "squared_error" ? `(y ${MINUS} t) / N` : `(\u03c3(y) ${MINUS} t) / N`;
+      lines.push(`${barOf("y")} = ${formula} = ${show(zBar[n][0])}   t = ${show(target)}, N = ${problem.x.length}`);
+      return lines;
+    }
+    const sent = problem.params[l + 1].w[j].map((value, k) => `${factor(show(value))}\u00b7${factor(show(solved.grads[l + 1].zBar[n][k]))}`);
+    const slope = slopes(l, j)[n];
+    lines.push(
+      `${barOf(unitName(l, j))} = \u03a3 w\u00b7${barOf(depth() - 2 === l ? "y" : `z${l + 2}`)} = ${sent.join(" + ")} = ${show(hBar[n][j])}`,
+      `${barOf(preName(l, j))} = ${barOf(unitName(l, j))} \u00b7 ${state.activation}\u2032(${preName(l, j)}) = ${show(hBar[n][j])} \u00b7 ${factor(show(slope))} = ${show(zBar[n][j])}`,
+    );
+    return lines;
+  }
+
+  function linesOfWeight([l, i, j]) {
+    const x = inputOf(l, i);
+    const bar = solved.grads[l].zBar[state.point][j];
+    const w = problem.params[l].w[i][j];
+    const g = solved.grads[l].w[i][j];
+    const name = weightName(l, i, j);
+    return [
+      `${name} = ${show(w)}`,
+      say(words, "atPoint", { n: state.point + 1 }),
+      `   ${unitName(l - 1, i)} \u00b7 ${barOf(preName(l, j))} = ${show(x)} \u00b7 ${factor(show(bar))} = ${show(x * bar)}`,
+      say(words, "overPoints", { n: problem.x.length }),
+      `   \u2202L/\u2202w = ${show(g)}`,
+      words.nextStep,
+      `   w \u2190 w ${MINUS} \u03b7\u00b7\u2202L/\u2202w = ${show(w)} ${MINUS} ${show(state.rate)}\u00b7${factor(show(g))} = ${show(w - state.rate * g)}`,
+    ];
+  }
+
+  // --- The page -----------------------------------------------------------------------------------
+
+  const option = (value, text, chosen) => make("option", { value, selected: value === chosen }, text);
+  const select = (label, options, chosen, onchange) =>
+    make("label", { class: "choice" }, `${label} `,
+      make("select", { onchange: (event) => onchange(event.target.value) }, ...options.map(([v, t]) => option(v, t, chosen))));
+  const button = (key, onclick, more = {}) => make("button", { type: "button", onclick, ...more }, words[key]);
+  const runButton = button("train", run, { class: "primary" });
+  const undoButton = button("undo", undo);
+  const said = make("p", { class: "said", role: "status" });
+  const widths = make("span", { class: "widths", role: "group", "aria-label": words.hidden });
+  const chart = make("div", { class: "chart" });
+  const picture = make("div", { class: "picture", tabindex: 0, role: "region", "aria-label": words.network });
+  const canvas = make("canvas", { width: 352, height: 352, role: "img", onclick: clicked });
+  const pointField = make("input", { type: "number", min: 1, step: 1, "aria-label": words.point,
+    onchange: () => selectPoint(Number(pointField.value) - 1) });
+  const unitPanel = make("div", { class: "unit" });
+  const adding = [["", words.selects], ["1", words.adds1], ["0", words.adds0]];
+
+  root.append(
+    make("div", { class: "bar" },
+      select(words.data, Object.keys(given.data).map((name) => [name, words[name]]), state.data, choose),
+      select(words.activation, given.activations.map((name) => [name, name]), state.activation,
+        (name) => { state.activation = name; begin(); }),
+      make("label", { class: "choice" }, `${words.rate} `, make("input", { type: "number", step: "any", min: 0, value: state.rate,
+        onchange: (event) => { state.rate = Number(event.target.value) || 0; render(); } })),
+      widths),
+    make("div", { class: "bar" }, button("step", () => { stop(); step(); }), runButton, undoButton,
+      button("restart", () => { state.seed += 1; begin(); })),
+    said,
+    make("div", { class: "halves" }, make("div", {}, picture, unitPanel),
+      make("div", { class: "decision" }, canvas,
+        make("p", { class: "field" },
+          select(words.click, adding, "", (value) => { state.adding = value === "" ? null : Number(value); }),
+          button("clear", clear)),
+        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField)), chart)),
+    make("p", { class: `notice ${tested.ok ? "" : "bad"}` },
+      say(words, !tested.ok ? "failed" : tested.error ? "tested" : "testedExactly", { count: tested.count, error: general(tested.error, 1) })),
+  );
+  root.dataset.selftest = tested.ok ? "pass" : "fail";
+
+  function resize(layers) {
+    state.hidden = layers;
+    begin();
+  }
+
+  function drawWidths() {
+    const change = (l, by) => resize(state.hidden.map((wide, k) => (k === l ? Math.min(Math.max(wide + by, 1), MOST_UNITS) : wide)));
+    const small = (text, label, onclick, disabled) => make("button", { type: "button", "aria-label": label, onclick, disabled }, text);
+    const groups = state.hidden.map((wide, l) =>
+      make("span", { class: "layer" },
+        small(MINUS, say(words, "narrower", { l: l + 1 }), () => change(l, -1), wide === 1),
+        make("span", { class: "wide" }, String(wide)),
+        small("+", say(words, "wider", { l: l + 1 }), () => change(l, 1), wide === MOST_UNITS)));
+    widths.replaceChildren(`${words.hidden} `, ...groups,
+      small(words.fewerLayers, words.fewerLayers, () => resize(state.hidden.slice(0, -1)), state.hidden.length === 1),
+      small(words.moreLayers, words.moreLayers, () => resize([...state.hidden, 3]), state.hidden.length === MOST_LAYERS));
+  }
+
+  function clear() {
+    stop();
+    problem.x = problem.x.slice(0, 1);
+    problem.targets = problem.targets.slice(0, 1);
+    state.point = 0;
+    changed();
+  }
+
+  function changed() {
+    before = null;
+    past.length = 0;
+    solve_();
+    losses = [solved.value];
+    state.steps = 0;
+    render();
+  }
+
+  function selectPoint(n) {
+    if (!(n >= 0 && n < problem.x.length)) return;
+    state.point = Math.floor(n);
+    render();
+  }
+
+  const toPixel = (value) => (canvas.width * (value + EXTENT)) / (2 * EXTENT);
+  const pixelOf = (n) => {
+    const [a, b = problem.targets[n]] = problem.x[n];
+    return [toPixel(a), canvas.height - toPixel(b)];
+  };
+
+  function clicked(event) {
+    const box = canvas.getBoundingClientRect();
+    const u = (canvas.width * (event.clientX - box.left)) / box.width;
+    const v = (canvas.height * (event.clientY - box.top)) / box.height;
+    if (state.adding !== null && problem.x.length < MOST_POINTS) {
+      const [a, b] = [u, canvas.height - v].map((p) => Number(((2 * EXTENT * p) / canvas.width - EXTENT).toFixed(3)));
+      const isCurve = problem.x[0].length === 1;
+      problem.x.push(isCurve ? [a] : [a, b]);
+      problem.targets.push(isCurve ? b : state.adding);
+      state.point = problem.x.length - 1;
+      changed();
+      return;
+    }
+    const distance = (n) => { const [p, q] = pixelOf(n); return Math.hypot(p - u, q - v); };
+    selectPoint(problem.x.map((_, n) => n).sort((m, n) => distance(m) - distance(n))[0]);
+  }
+
+  function drawDecision() {
+    const style = getComputedStyle(root);
+    const color = (name) => style.getPropertyValue(name).trim();
+    const brush = canvas.getContext("2d");
+    brush.clearRect(0, 0, canvas.width, canvas.height);
+    const isCurve = problem.x[0].length === 1;
+    const centers = Array.from({ length: GRID }, (_, i) => (2 * EXTENT * (i + 0.5)) / GRID - EXTENT);
+    const outputs = (x) => networkForward(problem.params, state.activation, x).at(-1).h.map(([z]) => z);
+    if (isCurve) {
+      brush.strokeStyle = color("--blue");
+      brush.lineWidth = 2.5;
+      brush.beginPath();
+      const fine = Array.from({ length: 177 }, (_, i) => (2 * EXTENT * i) / 176 - EXTENT);
+      outputs(fine.map((a) => [a])).forEach((y, i) => brush.lineTo(toPixel(fine[i]), canvas.height - toPixel(y)));
+      brush.stroke();
+    } else {
+      const small = make("canvas", { width: GRID, height: GRID }); // Smoothed when it is enlarged.
+      const cells = small.getContext("2d");
+      for (const [row, b] of centers.entries())
+        outputs(centers.map((a) => [a, b])).forEach((z, i) => {
+          const p = sigmoid(z);
+          cells.fillStyle = p > 0.5 ? color("--one") : color("--zero");
+          cells.globalAlpha = 0.6 * Math.abs(2 * p - 1);
+          cells.fillRect(i, GRID - 1 - row, 1, 1);
+        });
+      brush.drawImage(small, 0, 0, canvas.width, canvas.height);
+    }
+    problem.x.forEach((_, n) => {
+      const [u, v] = pixelOf(n);
+      const isOne = isCurve || problem.targets[n] > 0.5;
+      brush.beginPath();
+      if (isOne) brush.arc(u, v, 4.5, 0, 2 * Math.PI);
+      else brush.rect(u - 4, v - 4, 8, 8);
+      brush.fillStyle = isCurve ? color("--quiet") : color(isOne ? "--one" : "--zero");
+      brush.fill();
+      brush.strokeStyle = n === state.point ? color("--ink") : color("--paper");
+      brush.lineWidth = n === state.point ? 3 : 1;
+      brush.stroke();
+    });
+    canvas.setAttribute("aria-label", say(words, "decision", { n: problem.x.length, right: rightOnes(), loss: show(solved.value) }));
+  }
+
+  const rightOnes = () =>
+    problem.loss === "squared_error" ? "" : `${solved.layers.at(-1).h.filter(([z], n) => z > 0 === problem.targets[n] > 0.5).length}/${problem.x.length}`;
+
+  function drawNetwork() {
+    const all = sizes();
+    const [gap, high, r] = [132, 84, 19];
+    const width = 70 + gap * (all.length - 1) + 76;
+    const height = Math.max(...all) * high + 30;
+    const at = (l, j) => [52 + gap * (l + 1), height / 2 + (j - (all[l + 1] - 1) / 2) * high];
+    const svg = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": words.network });
+    problem.params.forEach(({ w }, l) => w.forEach((row, i) => row.forEach((value, j) => {
+      const [[x1, y1], [x2, y2]] = [at(l - 1, i), at(l, j)];
+      const isChosen = state.weight && state.weight.join() === [l, i, j].join();
+      const line = { x1: x1 + r, y1, x2: x2 - r, y2 };
+      const kind = `${value < 0 ? "negative" : "positive"}${isChosen ? " chosen" : ""}`;
+      svg.append(draw("g", { class: "link", onclick: () => { state.weight = [l, i, j]; state.neuron = [l, j]; render(); } },
+        draw("line", { ...line, class: kind, "stroke-width": Math.min(0.6 + 1.6 * Math.abs(value), 6) }),
+        draw("line", { ...line, class: "target" }),
+        draw("title", {}, `${weightName(l, i, j)} = ${show(value)}`)));
+    })));
+    all.forEach((wide, k) => {
+      for (let j = 0; j < wide; j++) svg.append(drawUnit(k - 1, j, at(k - 1, j), r));
+    });
+    const scroll = picture.scrollLeft;
+    const focused = picture.contains(document.activeElement) && document.activeElement.dataset.unit;
+    picture.replaceChildren(make("div", { class: "paper" }, svg));
+    picture.scrollLeft = scroll;
+    if (focused) picture.querySelector(`[data-unit="${focused}"]`)?.focus();
+  }
+
+  function drawUnit(l, j, [x, y], r) {
+    const n = state.point;
+    const isInput = l < 0;
+    const value = isInput ? problem.x[n][j] : solved.layers[l].h[n][j];
+    const health = isInput ? "" : healthOf(l, j);
+    const isChosen = !isInput && state.neuron.join() === [l, j].join();
+    const label = `${unitName(l, j)} = ${show(value)}${health && `, ${words[health]}`}`;
+    const choose_ = () => { state.neuron = [l, j]; state.weight = null; render(); };
+    const reached = isInput ? {} : { tabindex: 0, role: "button", "aria-pressed": String(isChosen), onclick: choose_,
+      onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose_(); } } };
+    const group = draw("g", { class: `neuron ${health} ${isChosen ? "chosen" : ""}`, "data-unit": `${l},${j}`, "aria-label": label, ...reached,
+      ...(isInput ? { role: "img" } : {}) },
+      draw("circle", { cx: x, cy: y, r }), draw("text", { class: "name", x, y: y + 5, "text-anchor": "middle" }, unitName(l, j)),
+      draw("text", { class: "value", x, y: y - r - 5, "text-anchor": "middle" }, show(value)));
+    if (!isInput) group.append(draw("text", { class: "gradient", x, y: y + r + 14, "text-anchor": "middle" }, show(solved.grads[l].zBar[n][j])));
+    if (health) group.append(draw("text", { class: "mark", x: x + r + 3, y: y - 10 }, words[`${health}Mark`]));
+    return group;
+  }
+
+  function drawPanel() {
+    const [l, j] = state.neuron;
+    const { w, b } = problem.params[l];
+    const rows = [...w.map((row, i) => [weightName(l, i, j), row[j], solved.grads[l].w[i][j], before?.params[l].w[i][j], i]),
+      [`b(${unitName(l, j)})`, b[j], solved.grads[l].b[j], before?.params[l].b[j], null]];
+    const cell = (text, kind = "") => make("td", { class: kind }, text);
+    const health = healthOf(l, j);
+    unitPanel.replaceChildren(
+      make("h2", {}, say(words, "neuron", { name: unitName(l, j) })),
+      ...(health ? [make("p", { class: "ending bad" }, words[`${health}Why`])] : []),
+      make("p", { class: "quiet" }, say(words, "atPoint", { n: state.point + 1 })),
+      make("pre", { class: "lines" }, linesOfUnit([l, j]).join("\n")),
+      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": words.weights }, make("table", {},
+        make("thead", {}, make("tr", {}, ...["weight", "before", "now", "gradient"].map((key) => make("th", { scope: "col" }, words[key])))),
+        make("tbody", {}, ...rows.map(([name, now, gradient, then, i]) => make("tr", {},
+          make("td", {}, i === null ? name : make("button", { type: "button", class: "link-button", onclick: () => { state.weight = [l, i, j]; render(); } }, name)),
+          cell(then === undefined ? "\u2013" : show(then), "value"), cell(show(now), "value"), cell(show(gradient), "gradient")))))),
+      ...(state.weight ? [make("h2", {}, words.connection), make("pre", { class: "lines connection" }, linesOfWeight(state.weight).join("\n"))]
+        : [make("p", { class: "quiet" }, words.clickConnection)]),
+    );
+  }
+
+  function render() {
+    const right = rightOnes();
+    said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${say(words, "right", { right })}`);
+    runButton.textContent = running ? words.pause : words.train;
+    undoButton.disabled = !past.length;
+    pointField.value = state.point + 1;
+    pointField.max = problem.x.length;
+    drawWidths();
+    drawNetwork();
+    drawDecision();
+    drawPanel();
+    chart.replaceChildren(...(losses.length > 1 ? [drawCurve(thinned(losses), say(words, "curve", { loss: show(solved.value) }), show, losses.length - 1)] : []));
+  }
+
+  choose(state.data);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  const network = { state, step, undo, begin, choose, resize, tested, solved: () => solved, problem: () => problem, render };
+  root.network = network;
+  return network;
+}
+
+function thinned(values, most = 400) {
+  // At most so many of the values, the last one among them.
+  const every = Math.ceil(values.length / most);
+  return values.filter((_, i) => (values.length - 1 - i) % every === 0);
+}
+
+const networks = [...document.querySelectorAll("section.network")].map(startNetwork);
+if (networks.length) {
+  const isOk = [...document.querySelectorAll("[data-selftest]")].every(({ dataset }) => dataset.selftest === "pass");
+  document.documentElement.dataset.selftest = isOk ? "pass" : "fail";
+}

@@ -1,0 +1,25 @@
+// Questions that are checked in place: a number, or one of several choices.
+
+function startQuestion(root) {
+  const { answer, choices, words, why } = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  const outcome = make("p", { class: "outcome", role: "status" });
+  const name = newId("question");
+  const field = choices
+    ? make("div", { class: "choices" }, ...choices.map((text, i) =>
+      make("label", {}, make("input", { type: "radio", name, value: i }), ` ${text}`)))
+    : make("input", { type: "text", autocomplete: "off", "aria-label": words.answer });
+  const outcomeOf = () => {
+    if (!choices) return judge(field.value, answer);
+    const chosen = field.querySelector("input:checked");
+    return chosen && (Number(chosen.value) === answer ? "right" : "wrong");
+  };
+  root.append(make("form", { class: "bar", onsubmit: (event) => {
+    event.preventDefault();
+    const found = outcomeOf();
+    if (!found) return;
+    root.dataset.outcome = found;
+    outcome.textContent = found === "right" ? `${words.right}: ${why}` : words[found];
+  } }, field, make("button", { type: "submit" }, words.check)), outcome);
+}
+
+document.querySelectorAll("section.question").forEach(startQuestion);

@@ -1,0 +1,468 @@
+"""The page of a circuit: whole and harmless, and its numbers are JAX's, however it is used."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+from importlib import resources
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fbackprop as fb
+from fbackprop.circuit import Node, build, example, parse
+from fbackprop.circuit.graph import GATES
+from fbackprop.circuit.live import page as live
+from tests.support.browser import (
+  OVERLAPS,
+  SCHEMES,
+  WIDTHS,
+  Opened,
+  check_access,
+  check_width,
+  launched,
+)
+from tests.support.pages import Reader
+
+LECTURE = parse("a = x+y; b = max(y,z); f = a*b").trace(x=1.0, y=2.0, z=0.0)
+ROOM = resources.files("fbackprop.circuit.live")
+SOURCES = {name: (ROOM / name).read_text("utf-8") for name in live.SCRIPTS}
+WORDS = {language: live.words_of(language) for language in ("en", "ko")}
+
+
+@pytest.fixture(scope="module")
+def browser():
+  with launched() as found:
+    yield found
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+  """Open the page of a trace."""
+
+  def open_page(trace, *, window=None, **options):
+    file = tmp_path / "circuit.html"
+    file.write_text(trace.to_html(**options), "utf-8")
+    return Opened(browser, file, **(window or {}))
+
+  return open_page
+
+
+@pytest.fixture(scope="module")
+def scratch(browser, tmp_path_factory):
+  """A page whose functions are called, and which isn't changed."""
+  file = tmp_path_factory.mktemp("scratch") / "circuit.html"
+  file.write_text(LECTURE.to_html(), "utf-8")
+  with Opened(browser, file) as page:
+    yield page
+
+
+def player(page, code):
+  return page.evaluate(
+    f"(() => {{ const p = document.querySelector('.circuit').player; {code} }})()"
+  )
+
+
+def data_of(text):
+  return json.loads(re.search(r'<script type="application/json">(.*?)</script>', text)[1])
+
+
+# --- Without a browser ----------------------------------------------------------------------------
+
+
+def test_a_page_is_one_harmless_file():
+  text = LECTURE.to_html(title="<script>alert(1)</script>&\"'")
+  page = Reader(text)
+  assert page.texts.count("<script>alert(1)</script>&\"'") == 1
+  assert not {"link", "img", "iframe"} & {tag for tag, _ in page.elements}
+  # The one address is the name of the SVG namespace, which isn't loaded.
+  assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
+  assert not re.search(r"url\(|@import|src=|href=|fetch\(|eval\(", text)
+  assert not [name for _, attributes in page.elements for name in attributes if name[:2] == "on"]
+  script = re.search(r"<script>(.*?)</script>", text, re.S)[1]
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+  assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'" in text
+
+
+def test_a_name_cannot_end_the_data():
+  circuit = build(
+    [Node("</script><b>", "input", value=2.0), Node("f", "square", ("</script><b>",))]
+  )
+  text = circuit.trace().to_html()
+  assert "</script><b>" not in text
+  assert data_of(text)["nodes"][0]["name"] == "</script><b>"
+
+
+@pytest.mark.parametrize("name", fb.circuit.EXAMPLES)
+def test_the_examples_have_small_pages_with_the_numbers_of_jax(name):
+  trace = example(name).trace()
+  text = trace.to_html()
+  assert len(text.encode()) < 300_000
+  check, *others = data_of(text)["checks"]
+  assert check["values"] == trace.values
+  assert check["bars"] == trace.bars
+  assert [tuple(local) for local in check["local"].values()] == [g.local for g in trace.gates]
+  assert len(others) == 2
+  assert all(other["values"] != check["values"] for other in others)
+
+
+def test_the_largest_circuit_is_still_a_small_page():
+  names = [f"x{i}" for i in range(100)]
+  nodes = [Node(name, "input", value=0.1) for name in names]
+  nodes += [Node(f"s{i}", "sigmoid", (name,)) for i, name in enumerate(names[:-1])]
+  nodes.append(Node("f", "add", tuple(f"s{i}" for i in range(99))))
+  assert len(nodes) == live.MOST_NODES
+  assert len(build(nodes).trace().to_html().encode()) < 300_000
+  with pytest.raises(ValueError, match="201 nodes; a page shows at most 200; draw it as SVG"):
+    build([*nodes, Node("g", "negate", ("f",))]).trace().to_html()
+
+
+def test_numbers_that_are_not_finite_are_written_as_words():
+  text = parse("f = log(x)").trace(x=0.0).to_html()
+  assert data_of(text)["checks"][0]["values"] == {"x": 0.0, "f": "-Infinity"}
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"digits": 0}, "to_html: digits must be from 1 to 17, got 0"),
+    ({"digits": ".2f"}, "to_html: digits must be an integer, got"),
+    ({"exercise": 1}, "to_html: exercise must be True or False, got"),
+    ({"language": "fr"}, "unknown value 'fr' for language; there are: en, ko"),
+  ],
+)
+def test_arguments_are_refused(options, message):
+  with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+    LECTURE.to_html(**options)
+
+
+def test_a_gate_that_the_page_cannot_compute_is_refused():
+  first = {"max": fb.gates.max_with(ties="first")}
+  trace = parse("f = max(x, y)", gates=first).trace(x=1.0, y=1.0)
+  with pytest.raises(ValueError, match="the gate 'max' of 'f' has a rule of its own"):
+    trace.to_html()
+
+
+def test_both_languages_have_the_same_words():
+  english, korean = WORDS["en"], WORDS["ko"]
+  cases = {gate.cases for gate in GATES.values() if gate.cases}
+  assert set(korean) - set(english) == cases  # In English they are the gates' own.
+  assert set(english) <= set(korean)
+  for key, text in english.items():
+    assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", korean[key])), key
+
+
+def test_every_word_is_used_and_every_used_word_is_there():
+  code = "\n".join(SOURCES.values()) + (ROOM / "page.py").read_text("utf-8")
+  quoted = set(re.findall(r'"(\w+)"', code)) | set(re.findall(r"words\.(\w+)", code))
+  kinds = set(re.findall(r'kind: "(\w+)"', code))
+  named = set(re.findall(r'words\.(\w+)|say\(words, "(\w+)"|(?:button|heading)\("(\w+)"', code))
+  used = {word for groups in named for word in groups if word} | kinds
+  assert used - set(WORDS["en"]) == set()
+  assert set(WORDS["en"]) - quoted == set()
+
+
+def test_a_notebook_shows_the_page_in_a_frame():
+  shown = LECTURE.show(language="ko")
+  bundle = shown._repr_mimebundle_()
+  assert bundle["image/svg+xml"] == LECTURE._repr_svg_()
+  [(tag, attributes)] = Reader(bundle["text/html"]).elements
+  assert tag == "iframe"
+  assert attributes["srcdoc"] == LECTURE.to_html(language="ko")
+  assert html.escape(LECTURE.to_html(language="ko")) in bundle["text/html"]
+  assert repr(shown) == bundle["text/plain"]
+  assert parse("f = x*x").show(x=2.0).html == parse("f = x*x").trace(x=2.0).show().html
+
+
+# --- The arithmetic -------------------------------------------------------------------------------
+
+GRID = np.unique(
+  [*np.linspace(-8, 8, 65), -700, -40, -20, -1, 0, 1, 6, 20, 30, 39, 700, -1e-9, 1e-9]
+)
+
+
+@pytest.mark.parametrize("op", GATES)
+def test_every_gate_computes_what_jax_computes(scratch, op):
+  """To 4e-15 of each number, or of the largest slope, 1.75, where a slope nearly cancels."""
+  gate = GATES[op]
+  rows = [np.roll(GRID, 23 * i) * (1 - 0.3 * i) for i in range(gate.arity or 3)]
+  with jax.enable_x64(True):
+    y, residuals = gate.forward(*map(jnp.asarray, rows))
+    sent = gate.backward(residuals, jnp.full_like(y, 1.75))
+    y, sent = np.asarray(y), np.asarray(sent)
+  code = """([op, rows]) => rows.map((xs) => {
+    const y = GATES[op][0](...xs);
+    return [y, ...GATES[op][1](1.75, y, ...xs)].map(String);
+  })"""
+  ours = np.array(scratch.evaluate(code, [op, np.array(rows).T.tolist()]), float)
+  np.testing.assert_allclose(ours[:, 0], y, rtol=4e-15, atol=0)
+  np.testing.assert_allclose(ours[:, 1:].T, sent, rtol=4e-15, atol=4e-15 * 1.75)
+
+
+def test_the_page_knows_all_gates_and_no_others(scratch):
+  assert set(scratch.evaluate("Object.keys(GATES)")) == set(GATES)
+
+
+@pytest.mark.parametrize("name", ["neuron", "mazur", "max", "sigmoid"])
+def test_the_examples_pass_their_own_test(opened, name):
+  with opened(example(name).trace()) as page:
+    assert page.get_attribute("html", "data-selftest") == "pass"
+    assert player(page, "return p.tested.error") <= 1e-12
+
+
+def test_the_self_test_fails_on_a_wrong_rule(scratch):
+  code = """(() => {
+    const circuit = JSON.parse(document.querySelector('.circuit script').textContent);
+    const right = GATES.multiply[1];
+    GATES.multiply[1] = (...given) => right(...given).map((bar) => bar * (1 + 1e-9));
+    return [selfTest(circuit).ok, (GATES.multiply[1] = right, selfTest(circuit).ok)];
+  })()"""
+  assert scratch.evaluate(code) == [False, True]
+
+
+@pytest.mark.parametrize(
+  ("value", "digits", "text"),
+  [(6, 4, "6"), (-12.5, 4, "−12.5"), (1e5, 4, "1e5"), (1234.5, 4, "1234"), (0.0001, 4, "0.0001"),
+   (-0.0, 4, "0"), (-0.000123456, 4, "−1.23e−4"), (-1.23456e-300, 4, "−1e−300"),
+   (2 / 3, 3, "0.667"), (123456789.0, 12, "123456789")],
+)  # fmt: skip
+def test_numbers_are_formatted_as_in_python(scratch, value, digits, text):
+  settings = {"digits": digits, "width": digits + 4}
+  assert scratch.evaluate("([v, s]) => format(v, s)", [value, settings]) == text
+
+
+# --- Playing --------------------------------------------------------------------------------------
+
+
+def shown(page, kind):
+  return page.evaluate(f"""[...document.querySelectorAll('[data-{kind}]')]
+    .filter((text) => !text.classList.contains('unknown'))
+    .map((text) => [text.dataset.{kind}, text.textContent])""")
+
+
+def test_forward_then_backward_gate_by_gate(opened):
+  with opened(LECTURE) as page:
+    page.keyboard.press("Home")
+    inputs = [["x", "1"], ["y", "2"], ["y", "2"], ["z", "0"], ["y", "2"]]
+    assert sorted(shown(page, "value")) == sorted(
+      inputs[:4] if len(shown(page, "value")) == 4 else inputs
+    )
+    assert shown(page, "gradient") == []
+    told = []
+    for _ in range(7):
+      page.keyboard.press("ArrowRight")
+      told.append(page.text_content(".lines").split("\n"))
+    assert told == [
+      ["a = x + y = 1 + 2 = 3"],
+      ["b = max(y, z) = max(2, 0) = 2"],
+      ["f = a · b = 3 · 2 = 6"],
+      ["df/df = 1"],
+      ["df/da = df/df · ∂f/∂a = 1 · 2 = 2", "df/db = df/df · ∂f/∂b = 1 · 3 = 3"],
+      ["df/db · ∂b/∂y = 3 · 1 = 3", "df/dz = df/db · ∂b/∂z = 3 · 0 = 0"],
+      ["df/dx = df/da · ∂a/∂x = 2 · 1 = 2", "df/da · ∂a/∂y = 2 · 1 = 2", "df/dy = 2 + 3 = 5"],
+    ]  # fmt: skip
+    assert dict(shown(page, "gradient"))["y"] == "5 = 2 + 3"
+    page.keyboard.press("ArrowLeft")
+    assert "y" not in dict(shown(page, "gradient"))
+    assert dict(shown(page, "share"))["y:1"] == "3"
+
+
+def test_play_runs_to_the_update_and_undo_takes_it_back(opened):
+  with opened(LECTURE) as page:
+    page.select_option("select", "4")
+    page.click("button.primary")
+    page.locator('.circuit[data-phase="update"]').wait_for()
+    assert player(page, "return p.state.inputs") == pytest.approx({"x": 0.8, "y": 1.5, "z": 0.0})
+    assert "x ← 1 − 0.1 · 2 = 0.8" in page.text_content(".lines")
+    page.keyboard.press("z")
+    assert player(page, "return p.state.inputs") == {"x": 1, "y": 2, "z": 0}
+    assert player(page, "return p.solved().value") == 6
+
+
+def test_a_number_is_dragged_in_the_picture(opened):
+  with opened(LECTURE) as page:
+    box = page.locator('[data-value="x"]').first.bounding_box()
+    page.mouse.move(box["x"] + 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 42, box["y"], steps=4)
+    page.mouse.up()
+    x = player(page, "return p.state.inputs.x")
+    assert x > 1
+    trace = parse("a = x+y; b = max(y,z); f = a*b").trace(x=x, y=2.0, z=0.0)
+    assert player(page, "return p.solved().bars") == trace.bars
+    page.keyboard.press("z")
+    assert player(page, "return p.state.inputs.x") == 1
+
+
+def test_a_slider_and_a_field_change_an_input(opened):
+  with opened(LECTURE) as page:
+    page.get_by_label("Drag x").fill("3")
+    assert player(page, "return p.solved().bars") == {
+      "x": 2,
+      "y": 7,
+      "z": 0,
+      "a": 2,
+      "b": 5,
+      "f": 1,
+    }
+    page.locator(".row input[type=number]").nth(0).fill("-4")
+    page.keyboard.press("Tab")
+    assert player(page, "return p.solved().value") == -4
+
+
+def test_a_nudge_is_compared_with_what_the_gradient_said(opened):
+  with opened(parse("f = x*x").trace(x=3.0)) as page:
+    page.click("text=+0.01")
+    assert (
+      page.text_content(".phase") == "x rose by 0.01: f moved by 0.0601; the gradient said 0.06."
+    )
+
+
+@pytest.mark.parametrize("name", ["mazur", "two-layer", "neuron"])
+def test_two_hundred_updates_are_those_of_jax(opened, name):
+  """To 1e-10: two hundred steps each pass on roundings of 1e-16, and ask for no more."""
+  circuit = example(name)
+  with opened(circuit.trace()) as page:
+    learned = player(page, "return [...p.state.learned]")
+    for _ in range(20):
+      player(page, "p.update(10)")
+    ours = player(page, "return [p.state.inputs, p.state.losses.length]")
+  with jax.enable_x64(True):
+    values = {
+      k: jnp.asarray(v, float) for k, v in circuit.trace().values.items() if k in circuit.inputs
+    }
+
+    @jax.jit
+    def step(values):
+      gradients = jax.grad(lambda given: circuit.value_and_grad(**given)[0])(values)
+      return {k: v - 0.1 * gradients[k] if k in learned else v for k, v in values.items()}
+
+    for _ in range(200):
+      values = step(values)
+    values = {k: float(v) for k, v in values.items()}
+  assert ours[1] == 201
+  assert all(name[0] in "wbvc" for name in learned)
+  assert ours[0] == pytest.approx(values, rel=1e-10, abs=1e-10)
+
+
+def test_a_step_that_is_not_finite_is_not_taken(opened):
+  with opened(parse("f = exp(x) * x**3").trace(x=2.0)) as page:
+    player(page, "p.state.rate = -1e3; p.update(10)")
+    assert np.isfinite(player(page, "return p.state.inputs.x"))
+    assert "isn't finite" in page.text_content(".explained")
+
+
+# --- An exercise ----------------------------------------------------------------------------------
+
+
+def test_an_exercise_is_checked_in_place(opened):
+  with opened(LECTURE, exercise=True) as page:
+    blanks = page.locator("input.blank")
+    assert blanks.count() == 11
+    assert not page.locator(".player").is_visible()
+    assert "unknown" not in page.text_content(".picture")
+    answers = {"value of a": "3", "value of b": "2", "value of f": "6", "gradient by f": "1",
+               "gradient by a": "2", "gradient by b": "3", "gradient by x": "2",
+               "gradient by y": "5", "gradient by z": "0"}  # fmt: skip
+    first = page.get_by_label("value of a", exact=True)
+    first.fill("4")
+    first.press("Enter")
+    assert first.get_attribute("data-outcome") == "wrong"
+    assert page.text_content(".status") == "0 of 11 right"
+    for label, answer in answers.items():
+      page.get_by_label(label, exact=True).fill(answer)
+    shares = page.get_by_label("this wire's share of the gradient by y")
+    for i, answer in enumerate(shares_of(page)):
+      shares.nth(i).fill(str(answer))
+    page.keyboard.press("Tab")
+    assert page.text_content(".status") == "All 11 are right. Now play it."
+    assert page.locator(".player").is_visible()
+
+
+def shares_of(page):
+  """The right shares in the order of their blanks."""
+  return page.evaluate("""[...document.querySelectorAll('[data-share]')].reverse().map((text) => {
+    const [name, branch] = text.dataset.share.split(':');
+    return document.querySelector('.circuit').player.solved().shares[name][branch];
+  })""")
+
+
+@pytest.mark.parametrize(
+  ("typed", "right", "outcome"),
+  [("0.3333", 1 / 3, "right"), ("1/3", 1 / 3, "right"), ("0.3", 1 / 3, "rough"),
+   ("0,333", 1 / 3, "right"), ("0.34", 1 / 3, "wrong"), ("", 1.0, ""), ("x", 1.0, "wrong"),
+   ("0", 0.0, "right"), ("−2", -2.0, "right"), ("2", -2.0, "wrong"), ("0", 1e-4, "rough"),
+   ("1e-4", 1e-4, "right"), ("2e-4", 1e-4, "wrong"), ("1,5e3", 1500.0, "right"),
+   ("1/0", 1.0, "wrong")],
+)  # fmt: skip
+def test_answers_are_judged_by_their_digits(scratch, typed, right, outcome):
+  assert scratch.evaluate("([text, right]) => judge(text, right)", [typed, right]) == outcome
+
+
+def test_hints_new_numbers_and_answers(opened):
+  with opened(LECTURE, exercise=True) as page:
+    page.get_by_label("gradient by x").focus()
+    page.click("text=Hint")
+    assert page.text_content(".message") == "Hint: df/da · ∂a/∂x"
+    before = player(page, "return p.state.inputs")
+    page.click("text=New numbers")
+    assert player(page, "return p.state.inputs") != before
+    page.click("text=Show the answers")
+    assert page.locator('.blank[data-outcome="right"]').count() == 11
+
+
+# --- For everyone ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+@pytest.mark.parametrize("exercise", [False, True])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_is_accessible_at_every_width(opened, scheme, exercise, language):
+  window = {"color_scheme": scheme}
+  with opened(LECTURE, window=window, exercise=exercise, language=language) as page:
+    assert page.get_attribute("html", "lang") == language
+    for width in WIDTHS:
+      page.set_viewport_size({"width": width, "height": 800})
+      check_width(page)
+    check_access(page)
+    if not exercise:
+      player(page, "p.go(6)")
+      check_access(page)
+
+
+def test_motion_stops_where_it_is_not_wanted(opened):
+  for motion, name in (("reduce", "none"), ("no-preference", "flow")):
+    with opened(LECTURE, window={"reduced_motion": motion}) as page:
+      player(page, "p.go(2)")
+      style = "getComputedStyle(document.querySelector('.wire.now')).animationName"
+      assert page.evaluate(style) == name
+
+
+def test_a_gate_is_reached_and_read_by_keyboard(opened):
+  with opened(LECTURE) as page:
+    page.locator('[data-gate="b"]').focus()
+    assert (
+      page.locator('[data-gate="b"]').get_attribute("aria-label")
+      == "b = max(y, z), value 2, df/db 3"
+    )
+    assert "∂b/∂y = 1" in page.text_content(".gate-view")
+
+
+@pytest.mark.parametrize("name", ["cs224n", "neuron", "two-layer", "mazur"])
+def test_no_numbers_overlap_however_long_they_are(opened, name):
+  with opened(example(name).trace()) as page:
+    for inputs in ("1", "-0.001234567", "-123456.789"):
+      code = f"for (const name of Object.keys(p.state.inputs)) p.change(name, {inputs})"
+      player(page, code)
+      assert page.evaluate(f"({OVERLAPS})(document.querySelector('.picture svg'))") == []
+
+
+def test_a_printed_page_shows_the_solved_circuit(opened):
+  with opened(LECTURE) as page:
+    player(page, "p.go(0)")
+    page.emulate_media(media="print")
+    assert page.locator('[data-gradient="y"]').first.is_visible()
+    assert not page.locator(".player").is_visible()

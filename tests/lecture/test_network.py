@@ -1,0 +1,211 @@
+"""The page of a network: its training is JAX's, and what it says of a unit is so."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fbackprop as fb
+from fbackprop.lecture.data import ACTIVATIONS, LOSSES, cases, data_sets
+from fbackprop.lecture.network import network_page, words_of
+from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width, launched
+from tests.support.pages import Reader
+
+PAGES = {language: network_page(language) for language in ("en", "ko")}
+GATES = {gate.name: gate for gate in ACTIVATIONS}
+
+
+@pytest.fixture(scope="module")
+def browser():
+  with launched() as found:
+    yield found
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+  def open_page(language="en", **window):
+    file = tmp_path / "network.html"
+    file.write_text(PAGES[language], "utf-8")
+    return Opened(browser, file, **window)
+
+  return open_page
+
+
+def network(page, code, given=None):
+  script = f"(given) => {{ const n = document.querySelector('.network').network; {code} }}"
+  return page.evaluate(script, given)
+
+
+def as_params(layers):
+  """Parameters of an `fb.mlp`, in float64, from those of the page."""
+  dense = [fb.DenseParams(*(jnp.asarray(layer[key], float) for key in "wb")) for layer in layers]
+  return tuple(part for layer in dense for part in (layer, ()))[:-1]
+
+
+def mean_loss(params, activation, loss, x, targets):
+  """The page's function, for autodiff."""
+  net = fb.mlp([x.shape[1], *(p.b.shape[0] for p in params[::2])], fb.activation(GATES[activation]))
+  outputs, _ = net.forward(params, x)
+  return LOSSES[loss].forward(outputs, targets[:, None])[0].mean()
+
+
+def test_the_page_is_one_small_harmless_file():
+  for language, text in PAGES.items():
+    assert len(text.encode()) < 300_000
+    assert f'<html lang="{language}">' in text
+    assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
+    assert not {"link", "img", "iframe"} & {tag for tag, _ in Reader(text).elements}
+
+
+def test_both_languages_have_the_same_words():
+  english, korean = words_of("en"), words_of("ko")
+  assert set(english) == set(korean)
+  for key, text in english.items():
+    assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", korean[key])), key
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case['activation']}-{case['loss']}")
+def test_the_numbers_in_the_page_are_those_of_autodiff(case):
+  with jax.enable_x64(True):
+    data = (jnp.asarray(case[key], float) for key in ("x", "targets"))
+    differentiate = jax.value_and_grad(mean_loss)
+    value, grads = differentiate(as_params(case["params"]), case["activation"], case["loss"], *data)
+    ours = as_params(case["grads"])
+    assert float(value) == pytest.approx(case["value"], rel=1e-14)
+    for got, want in zip(jax.tree.leaves(ours), jax.tree.leaves(grads), strict=True):
+      np.testing.assert_allclose(got, want, rtol=0, atol=1e-14)
+
+
+def test_the_data_sets_are_in_the_picture():
+  for name, data in data_sets().items():
+    x, targets = np.array(data["x"]), np.array(data["targets"])
+    assert np.abs(x).max() < 1.7
+    assert len(x) == len(targets) >= 40
+    assert data["loss"] == "squared_error" or set(targets) == {0.0, 1.0}, name
+
+
+def test_the_page_passes_its_own_test_and_fails_it_on_a_wrong_rule(opened):
+  with opened() as page:
+    assert page.get_attribute("html", "data-selftest") == "pass"
+    code = """
+      const { cases } = JSON.parse(document.querySelector('.network script').textContent);
+      const right = GATES.tanh[1];
+      GATES.tanh[1] = (bar, y) => [bar * (1 - y)];
+      const wrong = testNetworks(cases).ok;
+      GATES.tanh[1] = right;
+      return [wrong, testNetworks(cases).ok];"""
+    assert network(page, code) == [False, True]
+
+
+@pytest.mark.parametrize(
+  ("data", "hidden", "activation", "rate"),
+  [("moons", [4, 3], "tanh", 0.5), ("xor", [8], "relu", 0.3), ("sine", [5, 4, 3], "gelu", 0.1)],
+)
+def test_two_hundred_steps_are_those_of_jax(opened, data, hidden, activation, rate):
+  """To 1e-10: two hundred steps each pass on roundings of 1e-16, and ask for no more."""
+  with opened() as page:
+    code = """
+      Object.assign(n.state, { activation: given.activation, rate: given.rate });
+      n.choose(given.data);
+      n.resize(given.hidden);
+      const { params, x, targets, loss } = n.problem();
+      for (let i = 0; i < 200; i++) n.step();
+      return [params, x, targets, loss, n.problem().params, n.state.steps];"""
+    given = {"data": data, "hidden": hidden, "activation": activation, "rate": rate}
+    start, x, targets, loss, ended, steps = network(page, code, given)
+  assert steps == 200
+  with jax.enable_x64(True):
+    params, x, targets = as_params(start), jnp.asarray(x, float), jnp.asarray(targets, float)
+    differentiate = jax.jit(jax.grad(mean_loss), static_argnums=(1, 2))
+    for _ in range(200):
+      grads = differentiate(params, activation, loss, x, targets)
+      params = jax.tree.map(lambda w, g: w - rate * g, params, grads)
+    pairs = zip(jax.tree.leaves(as_params(ended)), jax.tree.leaves(params), strict=True)
+    for got, want in pairs:
+      np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
+
+
+def test_it_is_trained_and_taken_back_with_its_buttons(opened):
+  with opened() as page:
+    page.get_by_role("button", name="Step", exact=True).click()
+    assert page.text_content(".said").startswith("Step 1: loss L = ")
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    for _ in range(600):
+      if not page.get_by_role("button", name="Undo", exact=True).is_enabled():
+        break
+      page.get_by_role("button", name="Undo", exact=True).click()
+    assert page.text_content(".said").startswith("Step 0: ")
+    page.get_by_role("button", name="Add a layer").click()
+    assert network(page, "return n.problem().params.map(({ b }) => b.length)") == [4, 3, 3, 1]
+
+
+def test_a_connection_shows_its_gradient_as_a_product(opened):
+  with opened() as page:
+    page.locator(".link-button").nth(1).click()
+    shown = page.text_content(".connection").split("\n")
+    x, bar, total, w = network(
+      page,
+      """const { layers, grads } = n.solved();
+      const w = n.problem().params[0].w[1][0];
+      return [layers[0].x[0][1], grads[0].zBar[0][0], grads[0].w[1][0], w]""",
+    )
+    texts = page.evaluate("(v) => v.map((each) => format(each, { digits: 4, width: 8 }))",
+                          [x, bar, x * bar, total, w, w - 0.5 * total])  # fmt: skip
+    assert shown[2].startswith(f"   x2 · dL/dz1₁ = {texts[0]} · ")
+    assert shown[2].endswith(f" = {texts[2]}")
+    assert shown[4] == f"   ∂L/∂w = {texts[3]}"
+    assert shown[6].endswith(f" = {texts[5]}")
+
+
+def test_dead_and_saturated_units_are_marked_and_explained(opened):
+  with opened() as page:
+    code = """n.state.activation = 'relu'; n.begin();
+      n.problem().params[0].b[1] = -100; n.problem().params = descend(n.problem().params,
+        n.solved().grads, 0); n.step(); n.state.neuron = [0, 1]; n.render();"""
+    network(page, code)
+    assert page.locator(".neuron.dead").count() >= 1
+    assert "no step will change them" in page.text_content(".unit").lower()
+    before = network(page, "return n.problem().params[0].b[1]")
+    network(page, "n.step(50)")
+    assert network(page, "return n.problem().params[0].b[1]") == before == -100
+    code = """n.state.activation = 'tanh'; n.begin(); n.problem().params[0].b[0] = 20;
+      n.step(); n.state.neuron = [0, 0]; n.render();"""
+    network(page, code)
+    assert page.locator(".neuron.saturated").count() >= 1
+
+
+def test_a_click_adds_a_point(opened):
+  with opened() as page:
+    page.get_by_label("A click").select_option("1")
+    page.locator("canvas").click(position={"x": 176, "y": 176})
+    points = network(
+      page, "return [n.problem().x.length, n.problem().x.at(-1), n.problem().targets.at(-1)]"
+    )
+    assert points[0] == 61
+    assert np.abs(points[1]).max() < 0.05
+    assert points[2] == 1
+
+
+def test_a_rate_that_diverges_is_said(opened):
+  with opened() as page:
+    network(page, "n.choose('sine'); n.state.rate = 1e200; n.step(20);")
+    assert "isn't finite" in page.text_content(".said")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_it_is_accessible_at_every_width(opened, language, scheme):
+  with opened(language, color_scheme=scheme) as page:
+    for width in WIDTHS:
+      page.set_viewport_size({"width": width, "height": 800})
+      check_width(page)
+    check_access(page)
+
+
+def test_the_data_cannot_end_their_element():
+  [data] = re.findall(r'<script type="application/json">(.*?)</script>', PAGES["en"])
+  assert json.loads(data)["start"]["data"] == "moons"
