@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fbackprop.verify.bank import Example
+from fbackprop.verify.explain.one_step import ONE_EDIT
 from fbackprop.verify.report import Finding, Report
 from scripts import mutants
 from scripts.campaigns.mutants import page, records, scoring, selection, variants
@@ -220,6 +221,19 @@ def test_a_report_is_worth_its_leaf_and_cause():
   assert set(scoring.KINDS) == set(EDITS)
 
 
+@pytest.mark.parametrize(
+  ("cause", "is_one_edit"),
+  [
+    ("path: `mul` [3] has the wrong sign" + ONE_EDIT, True),
+    ("cotangent: `div` [3] is one step too many" + ONE_EDIT, False),  # That isn't linear is known.
+    ("constant factor: -1", False),
+  ],
+)
+def test_a_cause_that_needs_an_edit_of_the_rule(cause, is_one_edit):
+  report = Report("f", (Finding("fail", "maths", leaf="x", cause=cause),), leaves=("x",))
+  assert scoring.score(mutant(0), report).is_one_edit == is_one_edit
+
+
 def test_there_are_rules_enough_in_both_modes():
   rules = all_rules()
   ours = [name for name in rules if not page.is_public(name)]
@@ -325,3 +339,19 @@ def test_the_page_is_what_the_results_give():
   totals = page.totals(found)
   assert totals["mutants"] >= 3000
   assert totals["of them public"] >= 15
+  assert len(found.variants) >= 60
+  assert {row[3] for rows in found.variants.values() for row in rows} == {"pass"}
+
+
+@pytest.mark.parametrize(("level", "least"), [("quick", 0.93), ("standard", 0.99)])
+def test_the_held_half_is_caught_and_explained(level, least):
+  found = records.read(mutants.RESULTS)
+  held = page.scored_in(found, level, "held")
+  caught = [(one, own) for one, own in held if own.verdict == "fail"]
+  worths = [scoring.worth(one, own) for one, own in caught]
+  leaves = [own.is_leaf_right for _, own in caught if own.is_leaf_right is not None]
+  assert len(held) >= 250
+  assert len(caught) >= least * len(held)
+  assert sum(leaves) >= 0.97 * len(leaves)
+  assert worths.count("useful") >= 0.7 * len(caught)
+  assert worths.count("misleading") <= 0.01 * len(caught)
