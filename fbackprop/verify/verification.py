@@ -26,6 +26,7 @@ from fbackprop.verify.checks.branch_search import check_branches
 from fbackprop.verify.checks.evidence import Evidence, Problem, not_checked
 from fbackprop.verify.deadline import OutOfTimeError, check_time, time_limit
 from fbackprop.verify.explain.causes import UNKNOWN, cause_of
+from fbackprop.verify.explain.one_step import ONE_EDIT
 from fbackprop.verify.interpret.loops import counted_turns
 from fbackprop.verify.report import (
   VERDICTS,
@@ -279,11 +280,16 @@ def checks_of(
 
 
 def without_nonlinear_factor(findings: list[Finding]) -> list[Finding]:
-  """Replace the cause of a rule that isn't linear in y_bar: it has no constant factor."""
+  """Replace the cause of a rule that isn't linear in y_bar: it has no constant factor.
+
+  An edit that makes it right is where it isn't linear.
+  """
   failed = {f.check: f for f in findings if f.kind == "fail"}
   if not findings or "scaled cotangent" not in failed or findings[0].check != "maths":
     return findings
-  kind = findings[0].cause.partition(":")[0]
+  kind, _, said = findings[0].cause.partition(": ")
+  if said.endswith(ONE_EDIT):
+    return [findings[0]._replace(cause=f"cotangent: {said}"), *findings[1:]]
   is_factor = kind == "constant factor" and "zero cotangent" not in failed
   if findings[0].kind == "fail" and (kind in ("", UNKNOWN) or is_factor):
     return [findings[0]._replace(cause=failed["scaled cotangent"].cause), *findings[1:]]

@@ -105,7 +105,7 @@ def mean_of_labelled(logits, labels):
   return jnp.sum(kept * cross_entropy(logits, labels)) / jnp.maximum(kept.sum(), 1)
 
 
-@bug("logits: constant factor", mean_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2))
+@bug("logits: constant factor, wrong point", mean_of_labelled, (6, 4), integers(1, -1, 0, 3, -1, 2))
 def ignored_in_the_denominator(logits, labels, loss_bar):
   """The mean is over rows with a label; the rule divides by the number of all rows."""
   losses_bar = loss_bar * (labels >= 0) / labels.shape[0]
@@ -138,7 +138,7 @@ def weighted_mean(logits, labels, weights):
   return jnp.sum(weights * cross_entropy(logits, labels)) / weights.sum()
 
 
-@bug("logits: constant factor", weighted_mean, (6, 4), labels(6, 4), positive(6))
+@bug("logits: constant factor, wrong point", weighted_mean, (6, 4), labels(6, 4), positive(6))
 def weights_in_the_denominator(logits, labels, weights, loss_bar):
   """The mean divides by the sum of the weights, the rule by N."""
   mean = weighted_mean(logits, labels, weights)
@@ -196,7 +196,7 @@ def class_weighted(logits, labels):
   return jnp.take(np.array(CLASS_WEIGHTS, np.float32), labels) * cross_entropy(logits, labels)
 
 
-@bug("logits: other function", class_weighted, (6, 4), labels(6, 4), f_vjp=True)
+@bug("logits: other function, wrong point", class_weighted, (6, 4), labels(6, 4), f_vjp=True)
 def class_weights_of_the_prediction(logits, labels, losses_bar):
   """Each row's weight is that of its label; the rule uses the weight of each column."""
   class_weights = np.array(CLASS_WEIGHTS, np.float32)

@@ -92,7 +92,8 @@ def episodes():
   return jnp.asarray([0, 0, 1, 0, 0, 0], jnp.float32)
 
 
-@bug("rewards: subset of examples, zero", returns, (6,), episodes, level="standard")
+@bug("rewards: subset of examples, zero, other function", returns, (6,), episodes,
+     level="standard")  # fmt: skip
 def episode_that_ends_last(rewards, done, y_bar):
   """Where the last step ends an episode, its reward has no gradient."""
   rewards_bar, done_bar = returns_backward(rewards, done, y_bar)

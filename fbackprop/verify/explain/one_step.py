@@ -18,7 +18,7 @@ thread's own time, makes the result depend on the machine, but not on what else 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -94,8 +94,9 @@ def mending_edits(programs: Sequence["Edited"]) -> Iterator[str]:
   conditions = [spot for spot in spots if spot.value.dtype == bool]
   for kinds in edits.TIERS:
     yield from found(kinds, numbers, size)
-  for spot in numbers:
-    yield from (edit.text for edit in first.fitted(spot) if holds(spot, edit))
+  for free in (Spot.free_constants, Spot.free_changes):
+    for spot in filter(lambda spot: spot.is_number, numbers):
+      yield from (edit.text for edit in first.fitted(spot, free(spot)) if holds(spot, edit))
   # These change the shape of what follows, so that they aren't evaluated together.
   yield from found((edits.wider_terms,), numbers, 1)
   # Last, since a condition can turn off the branch that is wrong.
@@ -250,11 +251,16 @@ class Edited:
 
   # --- Fitted numbers -----------------------------------------------------------------------------
 
-  def fitted(self, spot: Spot) -> Iterator[Edit]:
-    """Yield a factor, a term or a constant of a spot that makes the wrong leaf right."""
-    if not spot.is_number:
-      return
-    for neutral, change in spot.free_numbers():
+  def fitted(
+    self, spot: Spot, free: Iterable[tuple[float, Callable[[float], Edit]]]
+  ) -> Iterator[Edit]:
+    """Yield the edits of one free number that make the wrong leaf right, with that number.
+
+    Args:
+      spot: the equation.
+      free: the edits as functions of the number, each with the one that changes nothing.
+    """
+    for neutral, change in free:
       if (c := self.solved(spot, neutral, change)) is not None:
         yield change(c)
 

@@ -182,16 +182,16 @@ class Spot:
     """Return the edit that applies another function to the operands."""
     return Edit(text, lambda read, turn: [function(*self.inputs(read, turn))])
 
-  def free_numbers(self) -> Iterator[tuple[float, Callable[[float], Edit]]]:
-    """Yield a constant, a factor and a term of the output as functions of a number.
-
-    Each comes with the number that changes nothing.
-    """
-    what = f"other function: {self.name}"
+  def free_constants(self) -> Iterator[tuple[float, Callable[[float], Edit]]]:
+    """Yield each constant operand, and the edit that gives another number in its place."""
     for j, operand in enumerate(self.operands):
       is_constant = self.step.inputs[j] in self.steps.constants and np.ndim(operand) == 0
       if is_constant and is_float(operand.dtype):
         yield float(operand), partial(self.with_constant, j)
+
+  def free_changes(self) -> Iterator[tuple[float, Callable[[float], Edit]]]:
+    """Yield a factor and a term of the output, each with the number that changes nothing."""
+    what = f"other function: {self.name}"
     yield 1.0, lambda c: self.changed(f"{what} lacks the factor {c:.9g}", partial(np.multiply, c))
     yield 0.0, lambda c: self.changed(f"{what} lacks the term {c:.9g}", partial(np.add, c))
 
