@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from fbackprop.verify.bank import Example
+from fbackprop.verify.explain.one_step import ONE_EDIT
 from fbackprop.verify.report import Finding, Report
 from scripts import mutants
 from scripts.campaigns.mutants import page, records, scoring, selection, variants
@@ -218,6 +219,19 @@ def test_a_report_is_worth_its_leaf_and_cause():
   assert worth("", "scaled cotangent") == "useful"  # That it isn't linear.
   assert scoring.score(one, Report("f", ())).verdict == "pass"
   assert set(scoring.KINDS) == set(EDITS)
+
+
+@pytest.mark.parametrize(
+  ("cause", "is_one_edit"),
+  [
+    ("path: `mul` [3] has the wrong sign" + ONE_EDIT, True),
+    ("cotangent: `div` [3] is one step too many" + ONE_EDIT, False),  # That isn't linear is known.
+    ("constant factor: -1", False),
+  ],
+)
+def test_a_cause_that_needs_an_edit_of_the_rule(cause, is_one_edit):
+  report = Report("f", (Finding("fail", "maths", leaf="x", cause=cause),), leaves=("x",))
+  assert scoring.score(mutant(0), report).is_one_edit == is_one_edit
 
 
 def test_there_are_rules_enough_in_both_modes():

@@ -122,17 +122,18 @@ def by_group(found: Records) -> str:
 
 
 def survivors(found: Records) -> str:
-  """Return the mutants of the open half that aren't caught, by operator and rule."""
+  """Return the mutants that aren't caught, by operator and rule."""
   missed = [
     (one, own)
     for level in ("standard", "quick")
-    for one, own in scored_in(found, level, "open")
+    for one, own in scored_in(found, level)
     if own.verdict != "fail"
   ]
-  lines = ["| rule | operator | it was | and is | verdict |", "|---|---|---|---|---|"]
+  lines = ["| rule | operator | half | it was | and is | verdict |", "|---|---|---|---|---|---|"]
   for one, own in sorted(missed, key=lambda pair: pair[0][1::-1])[:MOST_SURVIVORS]:
     was, now = found.missed.get(one.hash, ("", ""))
-    lines.append(f"| {one.rule} | {one.operator} | {code(was)} | {code(now)} | {own.verdict} |")
+    cells = (one.rule, one.operator, one.half, code(was), code(now), own.verdict)
+    lines.append(f"| {' | '.join(cells)} |")
   return "\n".join(lines)
 
 

@@ -57,7 +57,8 @@ class Score(NamedTuple):
       finding is about the output or the structure of the result.
     cause: the kind of the first failure's cause, or the kind that its check implies; the exception
       of a verifier that raised.
-    is_one_edit: whether the cause was found by editing the rule's own program.
+    is_one_edit: whether the cause was found by editing the rule's own program, and wouldn't be
+      known without; that a rule isn't linear would.
   """
 
   verdict: str
@@ -73,7 +74,8 @@ def score(one: Mutant, report: Report) -> Score:
   first = report.findings[0]
   right = next((leaf for leaf in report.leaves or one.leaves if leaf in one.leaves), "")
   is_right = None if first.check in WITHOUT_LEAF else bool(right) and first.leaf == right
-  return Score(report.verdict, is_right, kind(first), ONE_EDIT in first.cause)
+  own = kind(first)
+  return Score(report.verdict, is_right, own, ONE_EDIT in first.cause and own != "cotangent")
 
 
 def kind(finding: Finding) -> str:
