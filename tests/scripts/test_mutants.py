@@ -339,3 +339,19 @@ def test_the_page_is_what_the_results_give():
   totals = page.totals(found)
   assert totals["mutants"] >= 3000
   assert totals["of them public"] >= 15
+  assert len(found.variants) >= 60
+  assert {row[3] for rows in found.variants.values() for row in rows} == {"pass"}
+
+
+@pytest.mark.parametrize(("level", "least"), [("quick", 0.93), ("standard", 0.99)])
+def test_the_held_half_is_caught_and_explained(level, least):
+  found = records.read(mutants.RESULTS)
+  held = page.scored_in(found, level, "held")
+  caught = [(one, own) for one, own in held if own.verdict == "fail"]
+  worths = [scoring.worth(one, own) for one, own in caught]
+  leaves = [own.is_leaf_right for _, own in caught if own.is_leaf_right is not None]
+  assert len(held) >= 400
+  assert len(caught) >= least * len(held)
+  assert sum(leaves) >= 0.97 * len(leaves)
+  assert worths.count("useful") >= 0.7 * len(caught)
+  assert worths.count("misleading") <= 0.01 * len(caught)
