@@ -21,7 +21,7 @@ from fbackprop.verify.witnesses.rule import Leaves, Rule
 Axes = frozenset[tuple[int, int]]
 # Abstract evaluations per problem.
 MOST_TRIALS = 60
-LENGTHS = {"quick": (2,), "standard": (1, 3, 13), "deep": (1, 2, 3, 5, 8, 13, 33)}
+LENGTHS = {"quick": (3,), "standard": (1, 3, 13), "deep": (1, 2, 3, 5, 8, 13, 33)}
 
 
 def find_axes(rule: Rule, leaves: Leaves, known: Axes) -> list[Axes]:
