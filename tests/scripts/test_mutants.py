@@ -350,7 +350,7 @@ def test_the_held_half_is_caught_and_explained(level, least):
   caught = [(one, own) for one, own in held if own.verdict == "fail"]
   worths = [scoring.worth(one, own) for one, own in caught]
   leaves = [own.is_leaf_right for _, own in caught if own.is_leaf_right is not None]
-  assert len(held) >= 250
+  assert len(held) >= 400
   assert len(caught) >= least * len(held)
   assert sum(leaves) >= 0.97 * len(leaves)
   assert worths.count("useful") >= 0.7 * len(caught)
