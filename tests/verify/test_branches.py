@@ -390,39 +390,14 @@ def test_a_loop_excuses_no_wrong_rule(factor, verdict):
   assert report.verdict == verdict, report.table()
 
 
-def test_a_loop_of_very_many_turns_is_no_verdict():
+@pytest.mark.parametrize(("turns", "verdict"), [(5_000, "pass"), (5_000_000, "no verdict")])
+def test_a_loop_of_very_many_turns(turns, verdict):
   def rule(x):
-    n = jax.lax.while_loop(lambda i: i < 5000, lambda i: i + 1, 0)
-    return 5000.0 * x, lambda y_bar: (n * y_bar,)
+    n = jax.lax.while_loop(lambda i: i < turns, lambda i: i + 1, 0)
+    return float(turns) * x, lambda y_bar: (n * y_bar,)
 
   with jax.numpy_dtype_promotion("standard"):
-    report = vjp(lambda x: 5000.0 * x, X, f_vjp=rule, level="quick")
-  assert report.verdict == "no verdict"
-  assert "a loop goes round more than" in report.findings[0].message
-
-
-@pytest.mark.slow
-def test_a_key_that_a_loop_carries():
-  """Rejection sampling: each lane draws until it is content."""
-
-  def sample(x, key):
-    def again(state):
-      key, value = state
-      key, own = jax.random.split(key)
-      return key, jax.random.uniform(own, x.shape, x.dtype) + 0 * value
-
-    def is_low(state):  # However large x is, most draws are content.
-      return (state[1] < jnp.tanh(x) / 8).any()
-
-    return jax.lax.while_loop(is_low, again, (key, 0 * x - 1))[1]
-
-  def drawn(x, key):
-    return x * jax.lax.stop_gradient(sample(x, key))
-
-  def rule(x, key):
-    value = sample(x, key)
-    return x * value, lambda y_bar: (y_bar * value, None)
-
-  args = jnp.linspace(0.5, 1.5, 4), jax.random.key(0)
-  report = vjp(drawn, *args, f_vjp=rule, surrogate=True, level="quick")
-  assert report.verdict == "pass", report.table()
+    report = vjp(lambda x: float(turns) * x, X, f_vjp=rule, level="quick")
+  assert report.verdict == verdict, report.table()
+  if verdict == "no verdict":
+    assert "a loop goes round more than" in report.findings[0].message

@@ -107,12 +107,14 @@ class Problem:
 
   @cached_property
   def may_approximate(self) -> bool:
-    """Whether f may stand for another function, to the rounding of its dtype.
+    """Whether f or its rule may stand for another function, to the rounding of its dtype.
 
-    Then it has constants: the coefficients of a polynomial, or an epsilon that guards a quotient.
-    Where all are ratios of small integers, it stands for itself.
+    Then f has constants: the coefficients of a polynomial, or an epsilon that guards a quotient.
+    Where all are ratios of small integers, it stands for itself. Of a rule in NumPy, the dtypes in
+    which it computes aren't known.
     """
-    return self.half_unit > 0 and not all(map(are_simple, floats_in(self.witnesses.forward)))
+    is_exact = all(map(are_simple, floats_in(self.witnesses.forward)))
+    return self.half_unit > 0 and (self.rule.by_callback or not is_exact)
 
   @property
   def given(self) -> Setting:
