@@ -621,7 +621,7 @@ def flat(
   """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
   # In an x64 context JAX may note a 64-bit NumPy constant as one of 32 bits, as elsewhere, and use
   # it as one of 64: a trace refuses such a program, which renaming would hand on.
-  is_doubtful = jax.config.jax_enable_x64 and any(
+  is_doubtful = jax.dtypes.canonicalize_dtype(np.float64) == np.float64 and any(
     not isinstance(c, jax.Array) and c.dtype.itemsize == 4 for c in program.consts
   )
   if override is None and not is_doubtful:
