@@ -619,7 +619,12 @@ def flat(
   program: Program, keep_rules: bool, override: Override | None = None, place: Place = ()
 ) -> Program:
   """Inline all calls of a program; drop a custom VJP's rule, but keep its function."""
-  if override is None:
+  # In an x64 context JAX may note a 64-bit NumPy constant as one of 32 bits, as elsewhere, and use
+  # it as one of 64: a trace refuses such a program, which renaming would hand on.
+  is_doubtful = jax.dtypes.canonicalize_dtype(np.float64) == np.float64 and any(
+    not isinstance(c, jax.Array) and c.dtype.itemsize == 4 for c in program.consts
+  )
+  if override is None and not is_doubtful:
     return inlined(program, has_library_rule if keep_rules else None)
   function = partial(evaluate_flat, program, keep_rules, override=override, place=place)
   return jax.make_jaxpr(function)(*map(shape_of, program.in_avals))

@@ -23,7 +23,10 @@ def on_one_device(function: Callable[P, Report]) -> Callable[P, Report]:
 
   @functools.wraps(function)
   def call(*args: P.args, **options: P.kwargs) -> Report:
-    mesh, given = jax.sharding.get_mesh(), (args, options)
+    given: Any = (args, options)
+    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(given)):
+      return function(*args, **options)  # Which refuses them by name.
+    mesh = jax.sharding.get_mesh()
     if mesh.empty and not any(map(is_on_mesh, jax.tree.leaves(given))):
       return function(*args, **options)
     own: Any = jax.tree.map(lambda x: off_mesh(x) if is_on_mesh(x) else x, given)

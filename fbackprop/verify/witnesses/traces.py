@@ -257,19 +257,9 @@ def trace_truth(
 
 
 def reverse_mode(f: Callable[..., Leaves], count: int, floats: list[int], *inputs: Any) -> Leaves:
-  """Return outputs and cotangents of a function of `count` leaves, at U's inputs.
-
-  The tangents are transposed: `jax.vjp` would trace each primitive's derivative by itself, which
-  takes twice as long.
-  """
+  """Return outputs and cotangents of a function of `count` leaves, at U's inputs."""
   own = [inputs[i] for i in floats]
-  y: Leaves = []
-
-  def push(*tangents: Any) -> Leaves:
-    y[:], y_dot = jax.jvp(lambda *x: f(*replaced(inputs[:count], floats, x)), own, [*tangents])
-    return y_dot
-
-  pull = jax.linear_transpose(push, *own)
+  y, pull = jax.vjp(lambda *x: f(*replaced(inputs[:count], floats, x)), *own)
   return [*y, *pull(list(inputs[count:]))]
 
 
