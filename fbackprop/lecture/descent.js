@@ -221,6 +221,7 @@ function startDescent(root) {
     const place = names().map((each) => `${each} = ${show(here()[each])}`).join(", ");
     const ending = state.ending && ` ${say(words, state.ending, { n: steps, below: show(state.below) })}`;
     said.textContent = say(words, "status", { steps, f: name, value: show(value), place }) + ending;
+    root.dataset.ending = state.ending;
     const next = stepFrom(here());
     lines.textContent = names().map((each) =>
       `d${name}/d${each} = ${show(bars[each])}   ${each} \u2190 ${show(here()[each])} ${MINUS} ${show(state.rate)} \u00b7 ${factor(show(bars[each]))} = ${show(next[each])}`).join("\n");

@@ -44,7 +44,7 @@ def descent(page, code, given=None):
 def run(page):
   """Descend to the end, and return what is said then."""
   page.get_by_role("button", name="Descend", exact=True).click()
-  page.wait_for_function("document.querySelector('.descent').descent.state.ending")
+  page.locator(".descent:not([data-ending=''])").wait_for()
   return page.text_content(".descent .said")
 
 
@@ -82,7 +82,7 @@ def test_each_stop_rule_is_said(opened):
 
 def test_the_start_decides_the_valley(opened):
   with opened() as page:
-    page.get_by_label("Cost", exact=True).select_option("valleys")
+    page.locator(".descent select").select_option("valleys")
     assert "number of steps" in run(page)
     page.get_by_label("Start at x =").fill("-1")
     page.get_by_label("Start at x =").press("Enter")
@@ -91,7 +91,7 @@ def test_the_start_decides_the_valley(opened):
 
 def test_a_click_starts_elsewhere(opened):
   with opened() as page:
-    page.get_by_label("Cost", exact=True).select_option("layers")
+    page.locator(".descent select").select_option("layers")
     page.locator(".descent canvas").click(position={"x": 264, "y": 88})
     start = descent(page, "return d.state.way[0]")
   assert start == pytest.approx({"w": 1, "v": 1}, abs=0.05)
