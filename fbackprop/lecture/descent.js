@@ -6,11 +6,11 @@ const MOST_STEPS = 10000;
 
 function startDescent(root) {
   const { costs, words } = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
-  const show = (value) => format(value, { digits: 4, width: 9 });
+  const show = (value) => format(value, { digits: 4, width: 8 });
   const tests = costs.map(selfTest);
   const tested = { count: tests.reduce((sum, each) => sum + each.count, 0),
     error: Math.max(...tests.map((each) => each.error)), ok: tests.every((each) => each.ok) };
-  const state = { cost: costs[0], rate: 0.1, maxSteps: 100, below: 0.001, way: [], ending: "" };
+  const state = { cost: costs[0], rate: 0.1, maxSteps: 100, below: 0.001, way: [], values: [], ending: "" };
   const names = () => Object.keys(state.cost.ranges);
   const outputName = () => state.cost.outputs[0][0];
   const at = (point) => solve(state.cost, point);
@@ -21,7 +21,8 @@ function startDescent(root) {
 
   function begin(point = state.cost.start) {
     stop();
-    Object.assign(state, { way: [{ ...point }], ending: "" });
+    Object.assign(state, { way: [{ ...point }], values: [at(point).value], ending: "" });
+    drawStarts();
     render();
   }
 
@@ -42,14 +43,19 @@ function startDescent(root) {
 
   function endingOf() {
     // The rule that ends the descent here: "" as long as none does.
-    if (at(here()).value <= state.below) return "loss_below";
+    if (state.values.at(-1) <= state.below) return "loss_below";
     return state.way.length > state.maxSteps ? "max_steps" : "";
   }
 
   function step() {
     const next = stepFrom(here());
-    if (![...Object.values(next), at(next).value].every(Number.isFinite)) state.ending = "diverged";
-    else state.way.push(next);
+    const { value } = at(next);
+    if (![...Object.values(next), value].every(Number.isFinite)) {
+      state.ending = "diverged";
+      return;
+    }
+    state.way.push(next);
+    state.values.push(value);
   }
 
   function one() {
@@ -133,17 +139,17 @@ function startDescent(root) {
     return { rows, low: Math.min(...all), high: Math.max(...all) };
   }
 
-  function toPixel(point) {
+  function toPixel(point, value) {
     const [first, second] = names();
     const { ranges } = state.cost;
     const share = (name) => (point[name] - ranges[name][0]) / (ranges[name][1] - ranges[name][0]);
     const room = 14; // Above the highest and below the lowest value of a curve.
     const up = second ? share(second) * canvas.height
-      : room + ((canvas.height - 2 * room) * (at(point).value - grid.low)) / (grid.high - grid.low || 1);
+      : room + ((canvas.height - 2 * room) * (value - grid.low)) / (grid.high - grid.low || 1);
     return [share(first) * canvas.width, canvas.height - up];
   }
 
-  function drawSurface() {
+  function shade() {
     const shades = Array.from({ length: BANDS }, (_, i) => 12 + Math.round((150 * i) / (BANDS - 1)));
     const [r, g, b] = [1, 3, 5].map((i) => parseInt(color("--one").slice(i, i + 2), 16));
     const image = brush.createImageData(canvas.width, canvas.height);
@@ -157,7 +163,7 @@ function startDescent(root) {
         const band = Math.min(Math.floor(BANDS * Math.sqrt((value - grid.low) / (grid.high - grid.low))), BANDS - 1);
         image.data.set([r, g, b, shades[band]], 4 * (y * canvas.width + x));
       }
-    brush.putImageData(image, 0, 0);
+    return image;
   }
 
   function drawCurve_() {
@@ -166,10 +172,10 @@ function startDescent(root) {
     brush.lineWidth = 2.5;
     brush.beginPath();
     const many = grid.rows[0].length - 1;
-    for (let i = 0; i <= many; i++) brush.lineTo(...toPixel({ [name]: between(state.cost.ranges[name], i / many) }));
+    for (let i = 0; i <= many; i++) brush.lineTo(...toPixel({ [name]: between(state.cost.ranges[name], i / many) }, grid.rows[0][i]));
     brush.stroke();
     const { bars, value } = at(here()); // The tangent, whose slope is the gradient.
-    const [x, y] = toPixel(here());
+    const [x, y] = toPixel(here(), value);
     const [low, high] = state.cost.ranges[name];
     const slope = (bars[name] * (canvas.height - 28) * (high - low)) / ((grid.high - grid.low) * canvas.width);
     const long = 60 / Math.hypot(1, slope);
@@ -185,14 +191,16 @@ function startDescent(root) {
   function draw_() {
     grid ??= evaluate();
     brush.clearRect(0, 0, canvas.width, canvas.height);
-    if (names().length > 1) drawSurface();
+    const isSurface = names().length > 1;
+    if (isSurface) brush.putImageData((grid.image ??= shade()), 0, 0);
     else drawCurve_();
-    const points = state.way.slice(-400).map(toPixel);
+    const from = Math.max(state.way.length - 400, 0);
+    const points = state.way.slice(from).map((point, i) => toPixel(point, state.values[from + i]));
     brush.strokeStyle = color("--ink");
     brush.lineWidth = 1.5;
     brush.beginPath();
     points.forEach(([x, y]) => brush.lineTo(x, y));
-    if (names().length > 1) brush.stroke();
+    if (isSurface) brush.stroke();
     points.forEach(([x, y], i) => {
       const isHere = i === points.length - 1;
       brush.beginPath();
@@ -213,6 +221,14 @@ function startDescent(root) {
     begin({ [first]: rounded(first, u), ...(second ? { [second]: rounded(second, v) } : {}) });
   }
 
+  function drawStarts() {
+    starts.replaceChildren(...names().flatMap((each) => {
+      const [label, input] = field(`start-${each}`, say(words, "start", { name: each }), (given) => begin({ ...state.way[0], [each]: given }));
+      input.value = state.way[0][each];
+      return [label, input];
+    }));
+  }
+
   function render() {
     draw_();
     const { value, bars } = at(here());
@@ -229,25 +245,19 @@ function startDescent(root) {
     for (const [key, [, input]] of Object.entries(fields)) input.value = state[key];
     select.value = state.cost.name;
     runButton.textContent = running ? words.pause : words.run;
-    starts.replaceChildren(...names().flatMap((each) => {
-      const [label, input] = field(`start-${each}`, say(words, "start", { name: each }), (given) => begin({ ...state.way[0], [each]: given }));
-      input.value = state.way[0][each];
-      return [label, input];
-    }));
-    const values = thinnedWay(state.way).map((point) => at(point).value);
-    chart.replaceChildren(...(steps ? [drawCurve(values, say(words, "curve", { f: name, value: show(value) }), show, steps)] : []));
+    chart.replaceChildren(...(steps ? [drawCurve(thinnedValues(state.values), say(words, "curve", { f: name, value: show(value) }), show, steps)] : []));
   }
 
   choose(costs[0].name);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { grid.image = undefined; render(); });
   root.descent = { state, choose, begin, one, run, at, tested };
   return root.descent;
 }
 
-function thinnedWay(way, most = 200) {
-  // At most so many points of a way, the last one among them.
-  const every = Math.ceil(way.length / most);
-  return way.filter((_, i) => (way.length - 1 - i) % every === 0);
+function thinnedValues(values, most = 200) {
+  // At most so many of the values, the last one among them.
+  const every = Math.ceil(values.length / most);
+  return values.filter((_, i) => (values.length - 1 - i) % every === 0);
 }
 
 const descents = [...document.querySelectorAll("section.descent")].map(startDescent);

@@ -1,0 +1,75 @@
+"""Runs the notebooks of docs/notebooks from top to bottom, each in a process of its own.
+
+Their outputs are written into them, and nothing else is. With `--check` nothing is written: the exit
+code is 1 if a notebook prints something else than it shows. Needs the extra `docs`.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
+SECONDS = 600
+"""The most seconds for a cell."""
+
+
+def run(path: Path) -> Any:
+  """Run a notebook in an empty folder.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The notebook with its outputs, without the times at which they came.
+
+  Raises:
+    nbclient.exceptions.CellExecutionError: a cell raises; the message shows where.
+  """
+  import nbclient
+  import nbformat
+
+  notebook = nbformat.read(path, as_version=4)
+  with tempfile.TemporaryDirectory() as folder:
+    nbclient.NotebookClient(
+      notebook, timeout=SECONDS, kernel_name="python3", record_timing=False,
+      resources={"metadata": {"path": folder}},
+    ).execute()  # fmt: skip
+  for cell in notebook.cells:
+    cell.metadata.pop("execution", None)
+  notebook.metadata["language_info"] = {"name": "python"}  # Without the version of this Python.
+  return notebook
+
+
+def outputs_of(notebook: Any) -> list[list[Any]]:
+  """Return what the cells of a notebook print and show, cell by cell."""
+  return [
+    [output.get("text") or output.get("data") for output in cell.get("outputs", ())]
+    for cell in notebook.cells
+  ]
+
+
+def main() -> int:
+  """Run the script; return 1 if `--check` finds a different output."""
+  import nbformat
+
+  parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+  parser.add_argument("--check", action="store_true", help="write nothing, compare the outputs")
+  options = parser.parse_args()
+  differ = []
+  for path in sorted(FOLDER.glob("*.ipynb")):
+    print(path.name, flush=True)
+    notebook = run(path)
+    if options.check:
+      committed = nbformat.read(path, as_version=4)
+      differ += [path.name] if outputs_of(notebook) != outputs_of(committed) else []
+    else:
+      nbformat.write(notebook, path)
+  for name in differ:
+    print(f"{name} prints something else; next: python scripts/notebooks.py, and look at it")
+  return int(bool(differ))
+
+
+if __name__ == "__main__":
+  sys.exit(main())

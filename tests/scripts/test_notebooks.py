@@ -1,0 +1,40 @@
+"""The notebooks are executed, small, and show what they print."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from scripts import notebooks
+
+NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
+
+
+def test_there_are_three():
+  names = [path.stem for path in NOTEBOOKS]
+  assert names == ["lecture", "per_example_gradients", "verify_your_rule"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_committed_with_its_outputs_and_small(path):
+  assert path.stat().st_size < 200_000
+  content = json.loads(path.read_text("utf-8"))
+  code = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+  assert [cell["execution_count"] for cell in code] == [*range(1, len(code) + 1)]
+  printing = [cell for cell in code if "print(" in "".join(cell["source"])]
+  assert printing
+  assert all(cell["outputs"] for cell in printing)
+  assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
+  text = path.read_text("utf-8")
+  assert not re.search(r"/(home|root|tmp|Users)/", text)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_prints_what_it_shows(path):
+  for package in ("ipykernel", "nbclient"):
+    pytest.importorskip(package, reason=f"needs {package}, of fbackprop[docs]")
+  nbformat = pytest.importorskip("nbformat")
+  committed = nbformat.read(Path(path), as_version=4)
+  assert notebooks.outputs_of(notebooks.run(path)) == notebooks.outputs_of(committed)
