@@ -1,7 +1,7 @@
 """Runs the notebooks of docs/notebooks from top to bottom, each in a process of its own.
 
-Their outputs are written into them, and nothing else is. With `--check` nothing is written: the exit
-code is 1 if a notebook prints something else than it shows. Needs the extra `docs`.
+Their outputs are written into them, and nothing else is. With `--check` nothing is written: the
+exit code is 1 if a notebook prints something else than it shows. Needs the extra `docs`.
 """
 
 import argparse

@@ -1,0 +1,92 @@
+"""The site of the documentation: it is built strictly, holds the whole API, and loads nothing."""
+
+import dataclasses
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fbackprop as fb
+from scripts import site
+
+PUBLIC = ("circuit", "quantities", "rules", "train", "verify")
+LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)="(?:https?:)?//""")
+
+
+def test_every_public_name_is_in_the_api():
+  for package in ("", *PUBLIC):
+    module = importlib.import_module(f"fbackprop.{package}".rstrip("."))
+    names = {
+      each.rpartition(".")[2]
+      for each in site.public_names(site.ROOT / "fbackprop" / package, "fbackprop")
+    }
+    assert names >= set(module.__all__) - set(site.PACKAGES)
+
+
+def test_links_are_turned_to_pages_of_the_site():
+  def turn(markdown, source):
+    return site.LINK.sub(lambda link: site.turned(link, site.home_of(source)), markdown)
+
+  assert turn("[a](docs/lecture.md#descent)", "index.md") == "[a](lecture.md#descent)"
+  assert turn("[a](../README.md)", "rules.md") == "[a](index.md)"
+  assert turn("[`f`](../fbackprop/graphs.py)", "rules.md") == "[`f`](source/fbackprop/graphs.py.md)"
+  assert turn("[a](../fbackprop/circuit)", "rules.md") == "[a](source/fbackprop/circuit/index.md)"
+  assert turn("[a](notebooks/lecture.ipynb)", "lecture.md") == "[a](notebooks/lecture.md)"
+  assert turn('<img src="docs/backward.svg">', "index.md") == '<img src="backward.svg">'
+  assert turn("[a](https://example.org)", "index.md") == "[a](https://example.org)"
+  assert turn("[a](#b)", "index.md") == "[a](#b)"
+
+
+def test_code_is_left_as_it_is():
+  text = "[a](x.md) `[b](y.md)`\n```\n[c](z.md)\n```\n"
+  changed = site.outside_code(text, lambda part: part.replace(".md", ".html"))
+  assert changed == text.replace("x.md", "x.html")
+
+
+def test_formulas_are_mathml():
+  pytest.importorskip("latex2mathml", reason="needs latex2mathml, of fbackprop[docs]")
+  html = site.on_page_content(r'<p><span class="arithmatex">\(\bar w_i &lt; 1\)</span></p>')
+  assert "<math" in html
+  assert "arithmatex" not in html
+
+
+def test_the_table_of_results_and_states_is_complete():
+  page = (site.ROOT / "docs" / "reference.md").read_text("utf-8")
+  fields = [("Result", field.name) for field in dataclasses.fields(fb.train.Result)]
+  fields += [
+    (unit.__name__, name) for unit in (fb.train.State, fb.train.Info) for name in unit._fields
+  ]
+  for unit, name in fields:
+    assert f"| `{unit}` | `{name}` |" in page
+
+
+@pytest.mark.slow
+def test_it_is_built_strictly_and_loads_nothing(tmp_path):
+  for package in ("latex2mathml", "material", "mkdocs", "mkdocstrings"):
+    pytest.importorskip(package, reason=f"needs {package}, of fbackprop[docs]")
+  command = [
+    sys.executable,
+    "-m",
+    "mkdocs",
+    "build",
+    "--strict",
+    "--quiet",
+    "--site-dir",
+    str(tmp_path),
+  ]
+  run = subprocess.run(command, cwd=site.ROOT, capture_output=True, text=True, check=False)
+  assert run.returncode == 0, run.stdout + run.stderr
+  pages = {
+    page.relative_to(tmp_path).as_posix(): page.read_text("utf-8")
+    for page in tmp_path.rglob("*.html")
+  }
+  assert {"index.html", "api/train.html", "lecture/ko/L9.html", "notebooks/lecture.html"} <= set(
+    pages
+  )
+  loading = [name for name, text in pages.items() if LOADED.search(text)]
+  assert loading == []
+  styles = "".join(file.read_text("utf-8") for file in tmp_path.rglob("*.css"))
+  assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", styles)
+  assert "loss_below" in pages["api/train.html"]
