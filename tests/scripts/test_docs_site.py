@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import fbackprop as fb
-from scripts import site
+from scripts import docs_site as site
 
 PUBLIC = ("circuit", "quantities", "rules", "train", "verify")
 LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)="(?:https?:)?//""")
