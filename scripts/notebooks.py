@@ -42,12 +42,14 @@ def run(path: Path) -> Any:
   return notebook
 
 
-def outputs_of(notebook: Any) -> list[list[Any]]:
-  """Return what the cells of a notebook print and show, cell by cell."""
-  return [
-    [output.get("text") or output.get("data") for output in cell.get("outputs", ())]
-    for cell in notebook.cells
-  ]
+def outputs_of(notebook: Any) -> list[tuple[str, list[Any]]]:
+  """Return for each cell what it prints, in however many pieces it came, and what it shows."""
+  found = []
+  for cell in notebook.cells:
+    outputs = cell.get("outputs", ())
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    found.append((printed, [output.data for output in outputs if "data" in output]))
+  return found
 
 
 def main() -> int:

@@ -30,6 +30,15 @@ def test_it_is_committed_with_its_outputs_and_small(path):
   assert not re.search(r"/(home|root|tmp|Users)/", text)
 
 
+def test_pieces_of_a_stream_are_one_output():
+  nbformat = pytest.importorskip("nbformat", reason="needs nbformat, of fbackprop[docs]")
+  new = nbformat.v4
+  one = new.new_code_cell("", outputs=[new.new_output("stream", text="ab")])
+  two = new.new_code_cell("", outputs=[new.new_output("stream", text=each) for each in "ab"])
+  books = [new.new_notebook(cells=[cell]) for cell in (one, two)]
+  assert notebooks.outputs_of(books[0]) == notebooks.outputs_of(books[1]) == [("ab", [])]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_prints_what_it_shows(path):
