@@ -147,7 +147,7 @@ def test_every_answer_is_found_in_the_pages(tmp_path):
       student.presses(descend)
       ended.wait_for(timeout=120_000)
       said = descent.locator(".said").text_content()
-      assert said.startswith("Step 100: f = 1.012 at x = 1.334.")
+      assert said.startswith("Step 100: f = 1.012 at x = 1.332.")
       assert "Ended by the number of steps" in said
       student.types(descent.get_by_label("Start at x ="), "-1")
       student.presses(descend)
