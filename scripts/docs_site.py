@@ -165,8 +165,17 @@ def public_names(folder: Path, name: str) -> list[str]:
   for node in ast.parse(source.read_text("utf-8")).body:
     if isinstance(node, ast.ImportFrom) and node.module:
       base = f"{name}.{node.module}" if node.level else node.module
-      found += [f"{base}.{each.name}" for each in node.names if base.startswith("fbackprop")]
+      names = [each.name for each in node.names]
+      names = listed_names(base) if names == ["*"] else names
+      found += [f"{base}.{each}" for each in names if node.module != name]
   return found
+
+
+def listed_names(module: str) -> list[str]:
+  """Return the `__all__` of a module, in its own order."""
+  source = (ROOT / module.replace(".", "/")).with_suffix(".py").read_text("utf-8")
+  [names] = re.findall(r"^__all__ = (\[.*?\])", source, re.MULTILINE | re.DOTALL)
+  return [str(name) for name in ast.literal_eval(names)]
 
 
 def notebook_page(path: Path) -> str:

@@ -79,13 +79,16 @@ def chapter_page(chapter: Chapter, language: Language) -> str:
 def live(chapter: Chapter, language: Language) -> list[Markup]:
   """Return a chapter's circuits, the last one blank if it is an exercise, and its network."""
   last = len(chapter.traces) - 1
-  found = [
+  titles = words_of(language)["chapters"][chapter.name].get("pictures", [""] * (last + 1))
+  circuits = [
     live_element(
       trace, language=language, exercise=chapter.exercise and i == last,
       learned=learned_of(chapter, trace.circuit.inputs), name=f"{chapter.name} {i + 1}",
     )
     for i, trace in enumerate(chapter.traces)
   ]  # fmt: skip
+  headings = [(element("h2", title),) if title else () for title in titles]
+  found = [part for pair in zip(headings, circuits, strict=True) for part in (*pair[0], pair[1])]
   found += [descent.descent_element(words_of(language)["descent"])] if chapter.descends else []
   return found + ([network_element(language, **chapter.network)] if chapter.network else [])
 

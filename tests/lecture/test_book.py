@@ -52,6 +52,7 @@ def test_both_languages_have_the_same_chapters():
     assert set(ours) == set(theirs)
     assert len(ours["text"]) == len(theirs["text"])
     assert len(ours.get("choices", ())) == len(theirs.get("choices", ()))
+    assert len(ours.get("pictures", ())) == len(theirs.get("pictures", ()))
 
 
 @pytest.mark.parametrize("language", BOOKS)
