@@ -32,7 +32,7 @@ def on_files(files: Any, config: Any) -> Any:
 
   for file in [file for file in files if file.src_path.endswith(".ipynb")]:
     files.remove(file)
-  for name, content in pages():
+  for name, content in (*pages(), *lecture_files()):
     files.append(File.generated(config, name, content=content))
   return files
 
@@ -101,7 +101,7 @@ def site_path(path: str) -> str:
 
 
 def pages() -> Iterator[tuple[str, str]]:
-  """Yield the names and texts of the pages that aren't in docs/."""
+  """Yield the names and texts of the pages that aren't in docs/, but for the lecture's."""
   for name, page in FRONT.items():
     yield page, (ROOT / name).read_text("utf-8")
   for package in PACKAGES:
@@ -110,7 +110,6 @@ def pages() -> Iterator[tuple[str, str]]:
     yield f"notebooks/{path.stem}.md", notebook_page(path)
   for path in sorted(linked_sources()):
     yield site_path(path), source_page(path)
-  yield from lecture_files()
 
 
 def lecture_files() -> Iterator[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import importlib
+import posixpath
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +39,30 @@ def test_links_are_turned_to_pages_of_the_site():
   assert turn('<img src="docs/backward.svg">', "index.md") == '<img src="backward.svg">'
   assert turn("[a](https://example.org)", "index.md") == "[a](https://example.org)"
   assert turn("[a](#b)", "index.md") == "[a](#b)"
+
+
+def test_every_link_leads_to_a_page_of_the_site():
+  docs = site.ROOT / "docs"
+  texts = {file.name: file.read_text("utf-8") for file in docs.glob("*.md")} | dict(site.pages())
+  files = {file.relative_to(docs).as_posix() for file in docs.rglob("*")} | set(texts)
+  missing = []
+  for source, text in texts.items():
+    changed = site.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_path=source)))
+    prose = site.CODE.sub("", changed)
+    for link in site.LINK.finditer(prose):
+      target = link["target"].partition("#")[0]
+      path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+      if target and ":" not in target and path not in files:
+        missing.append(f"{source}: {link['target']}")
+  assert missing == []
+
+
+def test_the_menu_names_pages_of_the_site():
+  names = re.findall(r"^ +- (?:\w+: )?([\w/]+\.md)$", (site.ROOT / "mkdocs.yml").read_text(), re.M)
+  docs = {file.name for file in (site.ROOT / "docs").glob("*.md")}
+  made = {name for name, _ in site.pages() if not name.startswith("source/")}
+  assert set(names) == docs | made
+  assert len(names) == len(set(names))
 
 
 def test_code_is_left_as_it_is():
