@@ -9,7 +9,7 @@ from typing import Any
 import griffe
 
 
-class Examples(griffe.Extension):  # type: ignore[misc]  # Griffe may not be installed.
+class Examples(griffe.Extension):
   """Renames a docstring's section."""
 
   def on_object(self, *, obj: Any, **_: Any) -> None:
