@@ -66,11 +66,16 @@ def chapter_page(chapter: Chapter, language: Language) -> str:
   heading = f"{number + 1}. {own['title']}"
   quote = (element("pre", chapter.quote()),) if chapter.quote else ()
   texts = (element("p", text) for text in own["text"])
-  header = element("header", navigation(number, language), element("h1", heading))
+  links = neighbours(number, language)
+  header = element(
+    "header",
+    element("nav", *links, class_="bar", aria_label=words["contents"]),
+    element("h1", heading),
+  )
   body = joined((
     header,
     element("main", *texts, *quote, *live(chapter, language), question(chapter, language)),
-    element("footer", navigation(number, language)),
+    element("footer", element("div", *links, class_="bar")),  # One navigation is enough.
   ))  # fmt: skip
   return document(f"{heading} – {words['title']}", body, style(), scripts(chapter), language)
 
@@ -107,7 +112,7 @@ def question(chapter: Chapter, language: Language) -> Markup:
                  class_="question")  # fmt: skip
 
 
-def navigation(number: int, language: Language) -> Markup:
+def neighbours(number: int, language: Language) -> list[Markup]:
   """Return the links to the neighbours of a chapter, and to the contents."""
   words = words_of(language)
   links = [link(INDEX, words["contents"])]
@@ -115,7 +120,7 @@ def navigation(number: int, language: Language) -> Markup:
     links.insert(0, link(file_of(CHAPTERS[number - 1]), f"← {words['previous']}"))
   after = CHAPTERS[number + 1 : number + 2]
   links += [link(file_of(chapter), f"{words['next']} →") for chapter in after]
-  return element("nav", *links, class_="bar", aria_label=words["contents"])
+  return links
 
 
 def link(target: str, text: str) -> Markup:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import fbackprop as fb
 from fbackprop.circuit import CircuitError, Node, Trace, build, example, parse
+from fbackprop.networks import mlp
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def parameters(traces: tuple[Trace, ...]) -> float:
   """Count the parameters of the first chapter's network."""
   import jax
 
-  net = fb.mlp([1, 4, 1])
+  net = mlp([1, 4, 1])
   return sum(leaf.size for leaf in jax.tree.leaves(net.init(jax.random.key(0))))
 
 
