@@ -69,7 +69,7 @@ def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
 def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
   """Return new values where a sample or lane continues, the old ones elsewhere."""
   where = np.where if isinstance(new, np.ndarray) else jnp.where  # Typed keys need JAX.
-  return where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
+  return where(mask.reshape((*mask.shape, *(1,) * (new.ndim - mask.ndim))), new, old)
 
 
 def stacked(rows: list[Any], aval: Any) -> Samples:

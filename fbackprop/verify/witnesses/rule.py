@@ -290,7 +290,7 @@ class Rule(NamedTuple):
 
     def run(leaves: Sequence[Any]) -> Any:
       assert self.f_vjp is not None
-      as_given = np.asarray if self.takes_numpy else jax.device_put
+      as_given: Function = np.asarray if self.takes_numpy else jax.device_put
       return self.f_vjp(*structure.unflatten(map(as_given, leaves)))
 
     def forward(*leaves: Any) -> Leaves:
