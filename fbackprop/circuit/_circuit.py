@@ -10,7 +10,7 @@ from typing import Any
 
 from fbackprop.circuit import drawing, graph, notation, pictures, text
 from fbackprop.circuit.graph import CircuitError, GateGraph, Node
-from fbackprop.circuit.live import page
+from fbackprop.circuit.live import animation, page
 from fbackprop.circuit.solver import Solution, solve, value_and_grad
 from fbackprop.types import Array, Gate
 
@@ -72,6 +72,7 @@ class Trace(Solution):
   to_svg = pictures.to_svg
   to_png = pictures.to_png
   to_html = page.to_html
+  to_animation = animation.to_animation
 
   def show(
     self, *, digits: int = 4, exercise: bool = False, language: page.Language = "en"

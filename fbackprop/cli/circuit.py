@@ -44,9 +44,10 @@ class CircuitConfig:
       values.
     steps: Worked solution line by line, instead of the table.
     format: Output format; svg and png draw the circuit, values above the wires and gradients below;
-      html is a page on which it is played, changed and trained.
+      html is a page on which it is played, changed and trained; animation is an SVG that plays by
+      itself.
     exercise: Blanks in place of the numbers on the page, which checks the answers.
-    language: Language of the page.
+    language: Language of the page or the animation.
     out: Output file.
     digits: Number of significant digits, or a format such as .2f.
   """
@@ -56,7 +57,7 @@ class CircuitConfig:
   outputs: Annotated[tuple[str, ...], usually("the last statement", metavar="NAME=WEIGHT ...")] = ()
   example: ExampleName | None = None
   steps: bool = False
-  format: Literal["text", "svg", "png", "html"] = "text"
+  format: Literal["text", "svg", "png", "html", "animation"] = "text"
   exercise: bool = False
   language: Literal["en", "ko"] = "en"
   out: Annotated[str | None, usually("the terminal, but for png and html", metavar="FILE")] = None
@@ -91,9 +92,11 @@ def main(arguments: Sequence[str]) -> int:
     (config.format in ("png", "html") and config.out is None,
      f"--format {config.format} needs a file: --out FILE"),
     (config.exercise and config.format != "html", "--exercise needs a page: --format html"),
-    (config.language != "en" and config.format != "html", "--language is that of --format html"),
-    (config.format == "html" and not config.digits.isdecimal(),
-     f"--digits of --format html must be an integer from 1 to 17, got {config.digits!r}"),
+    (config.language != "en" and config.format not in ("html", "animation"),
+     "--language is that of --format html and animation"),
+    (config.format in ("html", "animation") and not config.digits.isdecimal(),
+     f"--digits of --format {config.format} must be an integer from 1 to 17, "
+     f"got {config.digits!r}"),
   )  # fmt: skip
   if config.format == "png":
     need("matplotlib", extra="plot")  # Checked first, so that the circuit isn't solved in vain.
@@ -105,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     trace = circuit_of(config, at).trace(**at)
     content = draw(config, trace)
   if config.out is None:
-    console.show(content.decode(), "xmlcharrefreplace" if config.format == "svg" else "replace")
+    console.show(content.decode(), "xmlcharrefreplace" if is_drawn else "replace")
   else:
     console.write("--out", config.out, content)
   check = check_circuit(trace)
@@ -183,6 +186,8 @@ def draw(config: CircuitConfig, trace: "Trace") -> bytes:
       exercise=config.exercise, language=config.language,
     )  # fmt: skip
     return page.encode()
+  if config.format == "animation":
+    return trace.to_animation(digits=int(digits), language=config.language).encode()
   if config.format != "text":
     content: str | bytes = getattr(trace, f"to_{config.format}")(digits=digits)
     return content.encode() if isinstance(content, str) else content

@@ -7,7 +7,7 @@ from typing import Any
 
 from fbackprop.circuit.live import page
 from fbackprop.circuit.live.page import Language, live_element
-from fbackprop.lecture import network
+from fbackprop.lecture import descent, network
 from fbackprop.lecture.chapters import CHAPTERS, Chapter
 from fbackprop.lecture.network import network_element, network_page
 from fbackprop.markup import Markup, document, element, joined, script_data, table_of
@@ -66,16 +66,12 @@ def chapter_page(chapter: Chapter, language: Language) -> str:
   heading = f"{number + 1}. {own['title']}"
   quote = (element("pre", chapter.quote()),) if chapter.quote else ()
   texts = (element("p", text) for text in own["text"])
-  links = neighbours(number, language)
-  header = element(
-    "header",
-    element("nav", *links, class_="bar", aria_label=words["contents"]),
-    element("h1", heading),
-  )
+  ways = links(number, language)
+  navigation = element("nav", *ways, class_="bar", aria_label=words["contents"])
   body = joined((
-    header,
+    element("header", navigation, element("h1", heading)),
     element("main", *texts, *quote, *live(chapter, language), question(chapter, language)),
-    element("footer", element("div", *links, class_="bar")),  # One navigation is enough.
+    element("footer", *ways, class_="bar"),
   ))  # fmt: skip
   return document(f"{heading} – {words['title']}", body, style(), scripts(chapter), language)
 
@@ -90,6 +86,7 @@ def live(chapter: Chapter, language: Language) -> list[Markup]:
     )
     for i, trace in enumerate(chapter.traces)
   ]  # fmt: skip
+  found += [descent.descent_element(words_of(language)["descent"])] if chapter.descends else []
   return found + ([network_element(language, **chapter.network)] if chapter.network else [])
 
 
@@ -112,15 +109,15 @@ def question(chapter: Chapter, language: Language) -> Markup:
                  class_="question")  # fmt: skip
 
 
-def neighbours(number: int, language: Language) -> list[Markup]:
+def links(number: int, language: Language) -> list[Markup]:
   """Return the links to the neighbours of a chapter, and to the contents."""
   words = words_of(language)
-  links = [link(INDEX, words["contents"])]
+  found = [link(INDEX, words["contents"])]
   if number > 0:
-    links.insert(0, link(file_of(CHAPTERS[number - 1]), f"← {words['previous']}"))
+    found.insert(0, link(file_of(CHAPTERS[number - 1]), f"← {words['previous']}"))
   after = CHAPTERS[number + 1 : number + 2]
-  links += [link(file_of(chapter), f"{words['next']} →") for chapter in after]
-  return links
+  found += [link(file_of(chapter), f"{words['next']} →") for chapter in after]
+  return found
 
 
 def link(target: str, text: str) -> Markup:
@@ -142,10 +139,11 @@ def glossary() -> list[tuple[str, str]]:
 
 def style() -> str:
   """Return the CSS of the lecture."""
-  return network.style() + (HERE / "book.css").read_text("utf-8")
+  return network.style() + descent.style() + (HERE / "book.css").read_text("utf-8")
 
 
 def scripts(chapter: Chapter) -> str:
-  """Return the scripts of a chapter, without the network's if it has none."""
+  """Return the scripts of a chapter: those of networks and of descents only if it has one."""
   own = network.scripts() if chapter.network else page.scripts()
+  own += f"\n{descent.script()}" if chapter.descends else ""
   return "\n".join([own, (HERE / "questions.js").read_text("utf-8")])

@@ -4,12 +4,15 @@ An answer is computed, from the chapter's own circuit where it has one, so that 
 number that the picture doesn't have.
 """
 
+import ast
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from fbackprop.circuit import CircuitError, Node, Trace, build, example, parse
+from fbackprop.layers.dense import dense_backward
 from fbackprop.networks import mlp
 
 
@@ -24,6 +27,7 @@ class Chapter:
     exercise: whether the last circuit is one to be filled in.
     network: what its network starts with, as `network_element` takes it; None without a network.
     quote: a function that returns a text quoted behind the chapter's own; None without one.
+    descends: whether costs to descend are behind its circuits.
     learned: the inputs of its circuits that learn; None for the usual ones.
   """
 
@@ -33,7 +37,8 @@ class Chapter:
   exercise: bool = False
   network: dict[str, Any] | None = None
   quote: Callable[[], str] | None = None
-  learned: tuple[str, ...] | None = field(default=None)
+  learned: tuple[str, ...] | None = None
+  descends: bool = False
 
   @cached_property
   def traces(self) -> tuple[Trace, ...]:
@@ -69,6 +74,14 @@ def refused_cycle() -> str:
   raise AssertionError("a cycle wasn't refused")
 
 
+def rule_of_dense() -> str:
+  """Return the source of dense's backward rule, without its docstring."""
+  lines = inspect.getsource(dense_backward).splitlines()
+  [rule] = ast.parse("\n".join(lines)).body
+  assert isinstance(rule, ast.FunctionDef)
+  return "\n".join([*lines[: rule.body[0].lineno - 1], *lines[rule.body[1].lineno - 1 :]])
+
+
 def updated(name: str, rate: float) -> Callable[[tuple[Trace, ...]], float]:
   """Return a function that computes an input after one step of gradient descent."""
   return lambda traces: traces[0].values[name] - rate * traces[0].bars[name]
@@ -91,17 +104,18 @@ CHAPTERS = (
     (at("h = w*x; J1 = square(h - 1); J2 = 2*h", {"J1": 1.0, "J2": 0.5}, w=1.5, x=2.0),),
     learned=("w",),
   ),
-  Chapter("L9", updated("x", 0.1), (at("f = square(x - 2) + 1", x=0.0),)),
+  Chapter("L9", updated("x", 0.1), (at("f = square(x - 2) + 1", x=0.0),), descends=True),
   Chapter(
     "L10",
     updated("w", 0.1),
     (at("J = 0.5 * square(w*x - t)", w=0.5, x=2.0, t=3.0),),
+    quote=rule_of_dense,
     learned=("w",),
   ),
   Chapter(
     "L11",
     lambda traces: parse("y = sigmoid(z)").trace(z=0.0).bars["z"],
-    tuple(map(named, ("multiply", "add", "max", "sigmoid", "cs224n"))),
+    tuple(map(named, ("single-gate", "multiply", "add", "max", "sigmoid", "cs224n"))),
     exercise=True,
   ),
   Chapter(

@@ -3,9 +3,11 @@
 import html
 import json
 import re
+from pathlib import Path
 
 import pytest
 
+import fbackprop as fb
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.cli import main
 from fbackprop.lecture.book import CHAPTERS, glossary, lecture_pages, words_of
@@ -77,6 +79,17 @@ def test_the_chapter_of_cycles_quotes_the_refusal():
   assert chapter.quote() == "circuit: the nodes form a cycle: b -> a -> b"
   assert html.escape(chapter.quote()) in BOOKS["ko"]["L2.html"]
   assert issubclass(CircuitError, ValueError)
+
+
+def test_the_chapter_of_the_update_quotes_the_rule():
+  quoted = CHAPTERS[9].quote()
+  source = (Path(fb.__file__).parent / "layers" / "dense.py").read_text("utf-8")
+  head, *body = quoted.splitlines()
+  assert head.startswith("def dense_backward(")
+  assert "  w_bar = product(x.T, y_bar, bar_of=params.w)" in body
+  assert '"""' not in quoted
+  assert all(line in source.splitlines() for line in [head, *body])
+  assert html.escape(quoted) in BOOKS["ko"]["L10.html"]
 
 
 @pytest.mark.parametrize("language", BOOKS)

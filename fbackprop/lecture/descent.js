@@ -1,0 +1,257 @@
+// Gradient descent on a curve or a surface: the cost is drawn, and every step is a point on it.
+
+const CELLS = 60; // Of the grid on which a surface is evaluated, along each side.
+const BANDS = 14; // Shades of a surface, between two of which there is a contour.
+const MOST_STEPS = 10000;
+
+function startDescent(root) {
+  const { costs, words } = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  const show = (value) => format(value, { digits: 4, width: 9 });
+  const tests = costs.map(selfTest);
+  const tested = { count: tests.reduce((sum, each) => sum + each.count, 0),
+    error: Math.max(...tests.map((each) => each.error)), ok: tests.every((each) => each.ok) };
+  const state = { cost: costs[0], rate: 0.1, maxSteps: 100, below: 0.001, way: [], ending: "" };
+  const names = () => Object.keys(state.cost.ranges);
+  const outputName = () => state.cost.outputs[0][0];
+  const at = (point) => solve(state.cost, point);
+  let grid = null;
+  let running = null;
+
+  // --- The descent --------------------------------------------------------------------------------
+
+  function begin(point = state.cost.start) {
+    stop();
+    Object.assign(state, { way: [{ ...point }], ending: "" });
+    render();
+  }
+
+  function choose(name) {
+    state.cost = costs.find((cost) => cost.name === name);
+    Object.assign(state, { rate: state.cost.rate, below: state.cost.below });
+    grid = null;
+    begin();
+  }
+
+  const here = () => state.way.at(-1);
+
+  function stepFrom(point) {
+    // w ← w − η dJ/dw, for every weight at once.
+    const { bars } = at(point);
+    return Object.fromEntries(names().map((name) => [name, point[name] - state.rate * bars[name]]));
+  }
+
+  function endingOf() {
+    // The rule that ends the descent here: "" as long as none does.
+    if (at(here()).value <= state.below) return "loss_below";
+    return state.way.length > state.maxSteps ? "max_steps" : "";
+  }
+
+  function step() {
+    const next = stepFrom(here());
+    if (![...Object.values(next), at(next).value].every(Number.isFinite)) state.ending = "diverged";
+    else state.way.push(next);
+  }
+
+  function one() {
+    stop();
+    state.ending = "";
+    step();
+    render();
+  }
+
+  function run() {
+    if (running) {
+      stop();
+      return render();
+    }
+    state.ending = endingOf();
+    const frame = () => {
+      for (let i = 0; i < Math.ceil(state.way.length / 40) && !state.ending; i++) {
+        step();
+        state.ending ||= endingOf();
+      }
+      running = state.ending ? null : requestAnimationFrame(frame);
+      render();
+    };
+    if (!state.ending) running = requestAnimationFrame(frame);
+    render();
+  }
+
+  function stop() {
+    cancelAnimationFrame(running);
+    running = null;
+  }
+
+  // --- The page -----------------------------------------------------------------------------------
+
+  const canvas = make("canvas", { width: 352, height: 352, role: "img", onclick: clicked });
+  const brush = canvas.getContext("2d", { willReadFrequently: true });
+  const said = make("p", { class: "said", role: "status" });
+  const lines = make("pre", { class: "lines", tabindex: 0 });
+  const chart = make("div", { class: "chart" });
+  const starts = make("div", { class: "fields" });
+  const button = (key, onclick, more = {}) => make("button", { type: "button", onclick, ...more }, words[key]);
+  const runButton = button("run", run, { class: "primary" });
+  const fieldId = newId("descent");
+  function field(key, text, onchange) {
+    const input = make("input", { type: "number", step: "any", id: `${fieldId}-${key}`,
+      onchange: () => { if (input.value !== "") onchange(Number(input.value)); render(); } });
+    return [make("label", { for: input.id }, text), input];
+  }
+  const fields = {
+    rate: field("rate", words.rate, (value) => { state.rate = value; }),
+    maxSteps: field("maxSteps", words.maxSteps, (value) => { state.maxSteps = Math.min(Math.max(Math.round(value), 0), MOST_STEPS); }),
+    below: field("below", words.below, (value) => { state.below = value; }),
+  };
+  const select = make("select", { onchange: () => choose(select.value) },
+    ...costs.map(({ name }) => make("option", { value: name }, words[name])));
+
+  root.append(make("div", { class: "network" },
+    make("div", { class: "bar" }, make("label", { class: "choice" }, `${words.cost} `, select),
+      button("step", one), runButton, button("again", () => begin())),
+    make("div", { class: "halves" },
+      make("div", {}, canvas, make("p", { class: "quiet" }, words.click), starts),
+      make("div", {}, said, lines, make("div", { class: "fields" }, ...Object.values(fields).flat()), chart)),
+    make("p", { class: `notice ${tested.ok ? "" : "bad"}` },
+      say(words, !tested.ok ? "failed" : tested.error ? "tested" : "testedExactly", { count: tested.count, error: general(tested.error, 1) }))));
+  root.dataset.selftest = tested.ok ? "pass" : "fail";
+
+  // --- The picture --------------------------------------------------------------------------------
+
+  const color = (name) => getComputedStyle(root).getPropertyValue(name).trim();
+  const between = ([low, high], share) => low + (high - low) * share;
+
+  function evaluate() {
+    // The cost on a grid: along a curve finer than over a surface.
+    const [first, second] = names();
+    const { ranges } = state.cost;
+    const many = second ? CELLS : 4 * CELLS;
+    const along = Array.from({ length: many + 1 }, (_, i) => i / many);
+    const rows = (second ? along : [0]).map((v) => along.map((u) =>
+      at({ [first]: between(ranges[first], u), ...(second ? { [second]: between(ranges[second], v) } : {}) }).value));
+    const all = rows.flat();
+    return { rows, low: Math.min(...all), high: Math.max(...all) };
+  }
+
+  function toPixel(point) {
+    const [first, second] = names();
+    const { ranges } = state.cost;
+    const share = (name) => (point[name] - ranges[name][0]) / (ranges[name][1] - ranges[name][0]);
+    const room = 14; // Above the highest and below the lowest value of a curve.
+    const up = second ? share(second) * canvas.height
+      : room + ((canvas.height - 2 * room) * (at(point).value - grid.low)) / (grid.high - grid.low || 1);
+    return [share(first) * canvas.width, canvas.height - up];
+  }
+
+  function drawSurface() {
+    const shades = Array.from({ length: BANDS }, (_, i) => 12 + Math.round((150 * i) / (BANDS - 1)));
+    const [r, g, b] = [1, 3, 5].map((i) => parseInt(color("--one").slice(i, i + 2), 16));
+    const image = brush.createImageData(canvas.width, canvas.height);
+    for (let y = 0; y < canvas.height; y++)
+      for (let x = 0; x < canvas.width; x++) {
+        const [u, v] = [(CELLS * (x + 0.5)) / canvas.width, CELLS * (1 - (y + 0.5) / canvas.height)];
+        const [i, j] = [Math.floor(u), Math.floor(v)];
+        const [p, q] = [u - i, v - j];
+        const mix = (row) => row[i] * (1 - p) + row[i + 1] * p;
+        const value = mix(grid.rows[j]) * (1 - q) + mix(grid.rows[j + 1]) * q;
+        const band = Math.min(Math.floor(BANDS * Math.sqrt((value - grid.low) / (grid.high - grid.low))), BANDS - 1);
+        image.data.set([r, g, b, shades[band]], 4 * (y * canvas.width + x));
+      }
+    brush.putImageData(image, 0, 0);
+  }
+
+  function drawCurve_() {
+    const [name] = names();
+    brush.strokeStyle = color("--one");
+    brush.lineWidth = 2.5;
+    brush.beginPath();
+    const many = grid.rows[0].length - 1;
+    for (let i = 0; i <= many; i++) brush.lineTo(...toPixel({ [name]: between(state.cost.ranges[name], i / many) }));
+    brush.stroke();
+    const { bars, value } = at(here()); // The tangent, whose slope is the gradient.
+    const [x, y] = toPixel(here());
+    const [low, high] = state.cost.ranges[name];
+    const slope = (bars[name] * (canvas.height - 28) * (high - low)) / ((grid.high - grid.low) * canvas.width);
+    const long = 60 / Math.hypot(1, slope);
+    if (!Number.isFinite(value)) return;
+    brush.strokeStyle = color("--gradient");
+    brush.lineWidth = 1.5;
+    brush.beginPath();
+    brush.moveTo(x - long, y + long * slope);
+    brush.lineTo(x + long, y - long * slope);
+    brush.stroke();
+  }
+
+  function draw_() {
+    grid ??= evaluate();
+    brush.clearRect(0, 0, canvas.width, canvas.height);
+    if (names().length > 1) drawSurface();
+    else drawCurve_();
+    const points = state.way.slice(-400).map(toPixel);
+    brush.strokeStyle = color("--ink");
+    brush.lineWidth = 1.5;
+    brush.beginPath();
+    points.forEach(([x, y]) => brush.lineTo(x, y));
+    if (names().length > 1) brush.stroke();
+    points.forEach(([x, y], i) => {
+      const isHere = i === points.length - 1;
+      brush.beginPath();
+      brush.arc(x, y, isHere ? 6 : 3, 0, 2 * Math.PI);
+      brush.fillStyle = color(isHere ? "--zero" : "--ink");
+      brush.fill();
+      brush.strokeStyle = color("--paper");
+      brush.stroke();
+    });
+  }
+
+  function clicked(event) {
+    const box = canvas.getBoundingClientRect();
+    const [u, v] = [(event.clientX - box.left) / box.width, 1 - (event.clientY - box.top) / box.height];
+    const [first, second] = names();
+    const { ranges } = state.cost;
+    const rounded = (name, share) => Number(between(ranges[name], share).toFixed(2));
+    begin({ [first]: rounded(first, u), ...(second ? { [second]: rounded(second, v) } : {}) });
+  }
+
+  function render() {
+    draw_();
+    const { value, bars } = at(here());
+    const name = outputName();
+    const steps = state.way.length - 1;
+    const place = names().map((each) => `${each} = ${show(here()[each])}`).join(", ");
+    const ending = state.ending && ` ${say(words, state.ending, { n: steps, below: show(state.below) })}`;
+    said.textContent = say(words, "status", { steps, f: name, value: show(value), place }) + ending;
+    root.dataset.ending = state.ending;
+    const next = stepFrom(here());
+    lines.textContent = names().map((each) =>
+      `d${name}/d${each} = ${show(bars[each])}   ${each} \u2190 ${show(here()[each])} ${MINUS} ${show(state.rate)} \u00b7 ${factor(show(bars[each]))} = ${show(next[each])}`).join("\n");
+    canvas.setAttribute("aria-label", say(words, "picture", { cost: words[state.cost.name], n: steps, place, value: show(value) }));
+    for (const [key, [, input]] of Object.entries(fields)) input.value = state[key];
+    select.value = state.cost.name;
+    runButton.textContent = running ? words.pause : words.run;
+    starts.replaceChildren(...names().flatMap((each) => {
+      const [label, input] = field(`start-${each}`, say(words, "start", { name: each }), (given) => begin({ ...state.way[0], [each]: given }));
+      input.value = state.way[0][each];
+      return [label, input];
+    }));
+    const values = thinnedWay(state.way).map((point) => at(point).value);
+    chart.replaceChildren(...(steps ? [drawCurve(values, say(words, "curve", { f: name, value: show(value) }), show, steps)] : []));
+  }
+
+  choose(costs[0].name);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  root.descent = { state, choose, begin, one, run, at, tested };
+  return root.descent;
+}
+
+function thinnedWay(way, most = 200) {
+  // At most so many points of a way, the last one among them.
+  const every = Math.ceil(way.length / most);
+  return way.filter((_, i) => (way.length - 1 - i) % every === 0);
+}
+
+const descents = [...document.querySelectorAll("section.descent")].map(startDescent);
+if (descents.length) {
+  const isOk = [...document.querySelectorAll("[data-selftest]")].every(({ dataset }) => dataset.selftest === "pass");
+  document.documentElement.dataset.selftest = isOk ? "pass" : "fail";
+}

@@ -1,0 +1,119 @@
+"""Descent on curves and surfaces: its steps are those of JAX, and it says which rule ended it."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from fbackprop.lecture.book import lecture_pages, words_of
+from fbackprop.lecture.descent import COSTS
+from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width, launched
+
+# Written by hand, for autodiff.
+FUNCTIONS = {
+  "parabola": lambda p: (p["x"] - 2) ** 2 + 1,
+  "valleys": lambda p: p["x"] ** 4 / 4 - p["x"] ** 2 + 0.3 * p["x"] + 1.6,
+  "neuron": lambda p: (
+    jnp.sum((p["w"] * jnp.array([1.0, 2, -1]) + p["b"] - jnp.array([1.0, 3, -1])) ** 2) / 6
+  ),
+  "layers": lambda p: (p["v"] * p["w"] - 1) ** 2 / 2,
+}
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def browser():
+  with launched() as found:
+    yield found
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+  def open_page(language="en", **window):
+    file = tmp_path / "L9.html"
+    file.write_text(lecture_pages(language)["L9.html"], "utf-8")
+    return Opened(browser, file, **window)
+
+  return open_page
+
+
+def descent(page, code, given=None):
+  script = f"(given) => {{ const d = document.querySelector('.descent').descent; {code} }}"
+  return page.evaluate(script, given)
+
+
+def run(page):
+  """Descend to the end, and return what is said then."""
+  page.get_by_role("button", name="Descend", exact=True).click()
+  page.locator(".descent:not([data-ending=''])").wait_for()
+  return page.text_content(".descent .said")
+
+
+def test_both_languages_have_the_same_words():
+  assert set(words_of("en")["descent"]) == set(words_of("ko")["descent"])
+  assert {cost.name for cost in COSTS} == set(FUNCTIONS)
+  assert set(FUNCTIONS) <= set(words_of("en")["descent"])
+
+
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.name)
+def test_its_steps_are_those_of_jax(opened, cost):
+  with opened() as page:
+    code = f"d.choose(given); for (let i = 0; i < {STEPS}; i++) d.one(); return d.state.way"
+    way = descent(page, code, cost.name)
+  assert len(way) == STEPS + 1
+  with jax.enable_x64(True):
+    point = {name: jnp.asarray(value) for name, value in cost.start.items()}
+    for found in way:
+      assert found == pytest.approx({name: float(v) for name, v in point.items()}, rel=1e-10)
+      grads = jax.grad(FUNCTIONS[cost.name])(point)
+      point = jax.tree.map(lambda w, g: w - cost.rate * g, point, grads)
+
+
+def test_each_stop_rule_is_said(opened):
+  with opened() as page:
+    assert run(page).endswith("Ended by the tolerance: the cost is at most 1.001.")
+    page.get_by_label("At most so many steps").fill("3")
+    page.get_by_role("button", name="Begin again").nth(1).click()
+    said = run(page)
+    assert said.startswith("Step 3: ")
+    assert said.endswith("Ended by the number of steps, 3: the tolerance wasn't reached.")
+    descent(page, "d.state.rate = 1e200; d.begin();")
+    assert run(page).endswith("isn't finite. Choose a smaller rate.")
+
+
+def test_the_start_decides_the_valley(opened):
+  with opened() as page:
+    page.locator(".descent select").select_option("valleys")
+    assert "number of steps" in run(page)
+    page.get_by_label("Start at x =").fill("-1")
+    page.get_by_label("Start at x =").press("Enter")
+    assert "tolerance: the cost is at most 0.2" in run(page)
+
+
+def test_a_click_starts_elsewhere(opened):
+  with opened() as page:
+    page.locator(".descent select").select_option("layers")
+    page.locator(".descent canvas").click(position={"x": 264, "y": 88})
+    start = descent(page, "return d.state.way[0]")
+  assert start == pytest.approx({"w": 1, "v": 1}, abs=0.05)
+
+
+def test_the_page_fails_its_own_test_on_a_wrong_rule(opened):
+  with opened() as page:
+    assert page.get_attribute("html", "data-selftest") == "pass"
+    code = """const right = GATES.square[1];
+      GATES.square[1] = (bar, y, x) => [bar * x];
+      const found = selfTest(d.state.cost).ok;
+      GATES.square[1] = right;
+      return [found, selfTest(d.state.cost).ok];"""
+    assert descent(page, code) == [False, True]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_it_is_accessible_at_every_width(opened, language, scheme):
+  with opened(language, color_scheme=scheme) as page:
+    descent(page, "d.choose('neuron'); d.one();")
+    for width in WIDTHS:
+      page.set_viewport_size({"width": width, "height": 800})
+      check_width(page)
+    check_access(page)
