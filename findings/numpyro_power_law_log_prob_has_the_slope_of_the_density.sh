@@ -2,9 +2,14 @@
 # numpyro 0.22.0, jax 0.10.2, CPU.
 #
 # `DoublyTruncatedPowerLaw.log_prob` has a hand-written JVP. By the value and by alpha it is that of the
-# logarithm; by the bounds, low and high, it is that of the density itself: too small by the factor of
-# the density, and by high of the wrong sign. Whoever fits a bound by the gradient of a likelihood
-# follows it in the wrong direction. `cdf` and `icdf` of the same class are right.
+# logarithm; by the bounds, low and high, it is that of the density itself, and by high with the wrong
+# sign. Whoever fits the upper bound by the gradient of a likelihood follows it in the wrong direction.
+#
+# Seen:
+#   by x      -0.900000, of the logarithm  -0.900000, of the density  -0.196122
+#   by alpha   0.314436, of the logarithm   0.314436, of the density   0.068520
+#   by low     0.314230, of the logarithm   1.441990, of the density   0.314230
+#   by high    0.009126, of the logarithm  -0.041879, of the density  -0.009126
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf -- "$folder"' EXIT
