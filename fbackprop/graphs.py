@@ -79,7 +79,7 @@ def transposed(node: str, *, bias: bool = True) -> Shared:
   Example:
     >>> net = graph({"h": (dense(8, 2), "x"), "y": (transposed("h"), "h")}, output="y")
     >>> [leaf.shape for leaf in jax.tree.leaves(net.init(jax.random.key(0)))]
-    [(2,), (8, 2), (8,)]
+    [(8, 2), (2,), (8,)]
   """
   return Shared(node, True, bias)
 
