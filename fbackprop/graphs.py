@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
-from fbackprop.combinators import keys_of_parts
+from fbackprop.combinators import is_chain, keys_of_parts
 from fbackprop.errors import ArgumentError, StructureError, describe, hint, noted
 from fbackprop.layers.dense import DenseParams, dense
 from fbackprop.layers.sharing import add_uses, split_transposed
@@ -79,7 +79,7 @@ def transposed(node: str, *, bias: bool = True) -> Shared:
   Example:
     >>> net = graph({"h": (dense(8, 2), "x"), "y": (transposed("h"), "h")}, output="y")
     >>> [leaf.shape for leaf in jax.tree.leaves(net.init(jax.random.key(0)))]
-    [(2,), (8, 2), (8,)]
+    [(8, 2), (2,), (8,)]
   """
   return Shared(node, True, bias)
 
@@ -268,7 +268,7 @@ def add_all_shared(net: Layer, params_bar: Any) -> Any:
     return add_shared(options["nodes"], inner)
   if "combinator" not in options:
     return params_bar
-  if len(net.parts) == 1 and not isinstance(params_bar, tuple):
+  if not is_chain(net):  # Around one layer: the parameters are that layer's.
     return add_all_shared(net.parts[0], params_bar)
   return tuple(map(add_all_shared, net.parts, params_bar))
 

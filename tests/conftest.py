@@ -39,6 +39,20 @@ def compiled_programs(pytestconfig):
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def state_of_draws(request):
+  """The state of the module's RNG behind its imports."""
+  module = getattr(request, "module", None)  # None of a page of documentation.
+  return {} if not hasattr(module, "RNG") else dict(module.RNG.bit_generator.state)
+
+
+@pytest.fixture(autouse=True)
+def same_draws(request, state_of_draws):
+  """A test draws the same numbers, whichever tests of its module ran in this process before."""
+  if state_of_draws:
+    request.module.RNG.bit_generator.state = state_of_draws
+
+
 @pytest.fixture(scope="module")
 def as_a_user_has_it():
   """Optax's own counters meet its floats, which the strict promotion above refuses."""

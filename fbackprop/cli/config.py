@@ -68,8 +68,9 @@ class TrainConfig:
     test_fraction: Fraction of the examples in the test set, for data without a test set of its own.
     hidden: Widths of the hidden layers; none for a linear model.
     activation: Activation function of the hidden layers.
-    rule: Backward rule: backprop, the exact gradient, or a biologically motivated rule of
-      fbackprop.rules.
+    rule: Backward rule: backprop (the exact gradient), or a biologically motivated one:
+      feedback_alignment, direct_feedback_alignment, sign_symmetry, kolen_pollack, drtp,
+      difference_target_propagation, predictive_coding.
     optimizer: Optimizer; momentum and nesterov with momentum 0.9, the others with optax's defaults.
     rate: Learning rate; the peak one of a schedule.
     schedule: Learning-rate schedule until --stop.max-steps: cosine or linear decay to 0, or
@@ -121,7 +122,7 @@ class TrainConfig:
   test_fraction: float = 0.25
   hidden: Annotated[tuple[int, ...], by_data] = (512,)
   activation: Annotated[ActivationName, by_data] = "relu"
-  rule: arguments.RuleName = "backprop"
+  rule: Annotated[arguments.RuleName, tyro.conf.arg(metavar="RULE")] = "backprop"
   optimizer: arguments.OptimizerName = "gradient_descent"
   rate: Annotated[float, by_data] = 0.5
   schedule: arguments.ScheduleName = "constant"

@@ -14,7 +14,7 @@ from fbackprop import checks, gates
 from fbackprop.errors import DtypeError
 from fbackprop.layers.factors import Each, Outer
 from fbackprop.meshes import contract, product, sum_rows
-from fbackprop.types import Array, Gate, Layer, Residuals, exportable
+from fbackprop.types import Array, Gate, Layer, Residuals, at_least_float32, exportable
 
 
 @exportable
@@ -179,7 +179,9 @@ def recurrent(
     checks.check_available(name, dtype)
     w_key, u_key = jax.random.split(key)
     w = jax.nn.initializers.glorot_uniform()(w_key, shapes[0], dtype)
-    u = jax.nn.initializers.orthogonal()(u_key, shapes[1], dtype)
+    # JAX has no QR decomposition of half precision.
+    wide = at_least_float32(dtype)
+    u = jax.nn.initializers.orthogonal()(u_key, shapes[1], wide).astype(dtype)
     return RecurrentParams(w, u, jnp.zeros(shapes[2], dtype))
 
   def forward(

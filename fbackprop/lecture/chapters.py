@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import fbackprop as fb
 from fbackprop.circuit import CircuitError, Node, Trace, build, example, parse
 from fbackprop.layers.dense import dense_backward
+from fbackprop.networks import mlp
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def parameters(traces: tuple[Trace, ...]) -> float:
   """Count the parameters of the first chapter's network."""
   import jax
 
-  net = fb.mlp([1, 4, 1])
+  net = mlp([1, 4, 1])
   return sum(leaf.size for leaf in jax.tree.leaves(net.init(jax.random.key(0))))
 
 

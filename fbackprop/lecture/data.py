@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-import fbackprop as fb
 from fbackprop.gates import (
   gelu,
   leaky_relu,
@@ -17,10 +16,15 @@ from fbackprop.gates import (
   softplus,
   tanh,
 )
+from fbackprop.layers.activations import activation
 from fbackprop.layers.dense import DenseParams
+from fbackprop.losses.classification import sigmoid_cross_entropy
+from fbackprop.losses.regression import squared_error
+from fbackprop.networks import mlp
+from fbackprop.transforms import value_and_grad
 
 ACTIVATIONS = (relu, tanh, sigmoid, leaky_relu, gelu, silu, softplus)
-LOSSES = {"sigmoid_cross_entropy": fb.sigmoid_cross_entropy, "squared_error": fb.squared_error}
+LOSSES = {"sigmoid_cross_entropy": sigmoid_cross_entropy, "squared_error": squared_error}
 POINTS = 60
 DATA_SEED, CASE_SEED = 0, 1
 
@@ -66,14 +70,14 @@ def cases() -> list[dict[str, Any]]:
   with jax.enable_x64(True):
     for gate in ACTIVATIONS:
       for name, loss in LOSSES.items():
-        net = fb.mlp([2, 3, 2, 1], fb.activation(gate))
+        net = mlp([2, 3, 2, 1], activation(gate))
         sizes = [(2, 3), (3, 2), (2, 1)]
         layers = [(rng.standard_normal(size), 0.3 * rng.standard_normal(size[1])) for size in sizes]
         x = rng.standard_normal((4, 2))
         targets = np.array([0.0, 1.0, 1.0, 0.0]) if name != "squared_error" else x[:, 0]
         dense = [DenseParams(jnp.asarray(w), jnp.asarray(b)) for w, b in layers]
         params = (dense[0], (), dense[1], (), dense[2])
-        step = fb.value_and_grad(net, loss)
+        step = value_and_grad(net, loss)
         value, grads = step(params, jnp.asarray(x), jnp.asarray(targets)[:, None])
         found.append({
           "activation": gate.name, "loss": name, "x": x.tolist(), "targets": targets.tolist(),

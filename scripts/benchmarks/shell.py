@@ -96,7 +96,8 @@ def timed(command: Sequence[str], environment: dict[str, str], folder: str) -> R
   text = output.read_text(encoding="utf-8")
   if process.returncode:
     raise SystemExit(f"bench.py shell: {' '.join(command)} failed: {text[-1500:]}")
-  # In KiB on Linux, and of the process or its largest waited-for child.
+  # In KiB on Linux, and of the process or its largest waited-for child; at least that of this
+  # process, since Linux counts the memory that a process had before its `exec`.
   return Run(seconds, spent.ru_utime + spent.ru_stime, spent.ru_maxrss / 2**10, text)
 
 
@@ -221,8 +222,8 @@ def line_of(
 
 def score_in(output: str) -> str:
   """Return the test accuracy that a command printed last."""
-  _, _, rest = output.rpartition("test accuracy")
-  return rest.split()[0].rstrip(";") if rest else "-"
+  _, found, rest = output.rpartition("test accuracy")
+  return rest.split()[0].rstrip(";") if found else "-"
 
 
 def memory_rows(every: list[Candidate]) -> list[dict[str, Any]]:

@@ -231,8 +231,11 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
 def test_an_interrupt_at_the_end_saves_everything_and_is_told(
   tmp_path, capsys, undrawn, monkeypatch, during, signum, code
 ):
+  sent = []
+
   def interrupt(path, content):
-    if path.name != "env.json":  # That one is written before the run.
+    if path.name != "env.json" and not sent:  # That one is written before the run.
+      sent.append(path)
       os.kill(os.getpid(), signum)
 
   follow(monkeypatch, during, interrupt)

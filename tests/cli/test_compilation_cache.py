@@ -32,12 +32,13 @@ TRAIN = ("train", "--data", "sine", "--hidden", "--stop.max-steps", "40", "--eva
 LIBRARY = """
 import jax, jax.numpy as jnp
 import fbackprop as fb
+from fbackprop.cli import main
 x = jnp.ones((8, 2))
 fb.train.fit(
   fb.mlp([2, 1]), fb.squared_error, (x, x[:, :1]), optimizer=fb.train.gradient_descent(0.1),
   stop=fb.train.StopRules(2), key=jax.random.key(0),
 )
-assert fb.cli.main(["--version"]) == 0
+assert main(["--version"]) == 0
 assert jax.config.jax_compilation_cache_dir is None
 """
 
@@ -58,6 +59,11 @@ def programs(folder):
   return {path.name: path.read_bytes() for path in Path(folder).rglob("*-cache")}
 
 
+def kinds(folder):
+  """The names of the functions in a cache."""
+  return sorted(name.partition("-")[0] for name in programs(folder))
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
   """The folder of a first run of the command line, with the programs that it left."""
@@ -69,7 +75,7 @@ def home(tmp_path_factory):
 def test_a_second_run_compiles_nothing_and_computes_the_same(home):
   before = programs(home / "cache")
   # All that a run asks for: its key, its start, the loop, evaluation, check, and what is drawn.
-  assert sorted(name.partition("-")[0] for name in before) == [
+  assert kinds(home / "cache") == [
     "jit_chunk", "jit_gradients", "jit_key", "jit_look", "jit_measure", "jit_start"
   ]  # fmt: skip
   assert run_python(UNDRAWN, home, *TRAIN) == ""
@@ -92,7 +98,8 @@ def test_a_folder_that_the_user_chose_for_jax_is_used_in_its_place(home, tmp_pat
   run_python(UNDRAWN, tmp_path, *TRAIN, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"),
              JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")  # fmt: skip
   assert not (tmp_path / "cache").exists()
-  assert programs(tmp_path / "own").keys() == programs(home / "cache").keys()
+  # By name: in jax 0.10 the rest of a program's key depends on the folder.
+  assert kinds(tmp_path / "own") == kinds(home / "cache")
 
 
 def test_without_a_cache_nothing_is_kept(tmp_path):

@@ -57,7 +57,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(whole, cut, capsys)
   assert (said.err, metrics_of(cut), weights(cut)) == ("", metrics_of(whole), weights(whole))
   own, other = (json.loads((f / "summary.json").read_text()) for f in (cut, whole))
   for name in own:
-    if not name.endswith("seconds"):
+    if name != "time" and not name.endswith("seconds"):
       assert own[name] == other[name], name
   assert sorted(os.listdir(cut / "checkpoints")) == ["100", "90"]
 

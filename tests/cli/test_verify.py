@@ -386,7 +386,8 @@ def test_the_list_of_the_library_is_complete():
     value = getattr(fb, name)
     is_unit = isinstance(value, fb.Layer | fb.Loss)
     makes_one = name in ("dense", "layer_norm", "rms_norm", "dropout", "serial", "skip", "repeat",
-                         "remat", "mlp", "combine") or name.endswith("_with")  # fmt: skip
+                         "remat", "mlp", "combine", "graph", "shared", "transposed", "split",
+                         "conv1d", "recurrent") or name.endswith("_with")  # fmt: skip
     assert not (is_unit or makes_one) or name in names, name
 
 

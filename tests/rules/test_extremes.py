@@ -15,6 +15,7 @@ import pytest
 import fbackprop as fb
 from scripts import accuracy, longdouble
 from tests.support.losses import assert_losses
+from tests.support.public import layers_of_one_array
 
 
 def over_ten(f):
@@ -153,8 +154,7 @@ def test_the_measure_finds_a_loss_that_loses_its_digits():
 
 def test_the_table_names_every_activation_gate_and_every_loss():
   gates = {row.unit.name for row in accuracy.gate_rows()}
-  layers = {layer.name for name in fb.__all__ if isinstance(layer := getattr(fb, name), fb.Layer)}
-  assert gates == set(GATE_BOUNDS) == layers - {"softmax"}  # It isn't elementwise.
+  assert gates == set(GATE_BOUNDS) == layers_of_one_array() - {"softmax"}  # It isn't elementwise.
   losses = {row.unit.name for row in accuracy.loss_rows()}
   assert losses == {
     loss.name for name in fb.__all__ if isinstance(loss := getattr(fb, name), fb.Loss)

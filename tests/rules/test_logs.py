@@ -19,6 +19,11 @@ NETS = {
   "recomputed": fb.serial(fb.remat(fb.mlp([3, 4])), fb.relu, fb.dense(4, 2)),
   "two equal layers": fb.serial(fb.dense(3, 3), fb.dense(3, 3), fb.dense(3, 2)),
 }
+TIED = {
+  "h": (fb.dense(3, 2), "x"), "a": (fb.tanh, "h"), "y": (fb.transposed("h"), "a"),
+  "z": (fb.add, "y", "x"),
+}  # fmt: skip
+NETS["tied and repeated"] = fb.serial(fb.repeat(fb.graph(TIED, output="z"), 2), fb.dense(3, 2))
 HAS_LOGS = hasattr(jax.custom_vjp, "defvjp_with_logs")
 # What is tested: the logs where JAX has them, and elsewhere what is said of their absence.
 

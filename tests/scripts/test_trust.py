@@ -9,6 +9,7 @@ from fbackprop.verify.report import Checked, Finding, Report
 from scripts import trust
 from scripts.campaigns import matrix
 from scripts.campaigns.trust_page import Results, page, read_results
+from tests.support.public import layers_of_one_array
 
 RESULTS = read_results(trust.RESULTS)
 FAIL = Finding("fail", "maths", "N = 3", "params/0/w", (1, 2), 2.0, 1.0, 1e-16, cause="sign: -1")
@@ -40,9 +41,7 @@ def test_the_results_are_of_the_matrix_and_nothing_is_wrong():
 
 def test_the_matrix_has_all_of_the_package():
   units = {name: getattr(fb, name) for name in fb.__all__}
-  merging = {"add", "multiply", "concatenate"}  # They take a tuple; the rows of graphs have them.
-  of_one_array = {n for n, u in units.items() if isinstance(u, fb.Layer)} - merging
-  assert set(matrix.ACTIVATIONS) == of_one_array
+  assert set(matrix.ACTIVATIONS) == layers_of_one_array()
   losses = [case.loss for case in matrix.LOSSES.values()]
   assert all(unit in losses for unit in units.values() if isinstance(unit, fb.Loss))
   makers = {"combine", *(name for name in units if name.endswith("_with"))}

@@ -122,6 +122,17 @@ def test_the_page_is_what_the_results_give():
   assert len(answered) >= 0.9 * len(found["rules"])
 
 
+def test_a_failure_links_to_the_script_that_shows_it_alone():
+  named = [rule for rule in RULES if rule.finding]
+  found = json.loads(verify_world.RESULTS.read_text(encoding="utf-8"))["rules"]
+  assert all((verify_world.ROOT / "findings" / f"{rule.finding}.sh").exists() for rule in named)
+  assert all(found[rule.key]["verdict"] == "fail" for rule in named)
+  wrong = row_of(DOUBLED, "quick", 60.0) | {"seconds": 3.0}
+  rules = [DOUBLED._replace(finding="twice")]
+  text = page.page({"rules": {DOUBLED.key: wrong}}, rules)
+  assert "Twice the slope. [Without fbackprop](../findings/twice.sh)." in " ".join(text.split())
+
+
 def test_the_cases_have_names_of_their_own():
   assert len({rule.key for rule in RULES}) == len(RULES)
   pins = verify_world.PINS.read_text(encoding="utf-8").split()

@@ -1,4 +1,4 @@
-"""The names of the library that a script uses, which must be public."""
+"""The public names of the library: those that a script uses, and the layers among them."""
 
 import ast
 import re
@@ -20,3 +20,9 @@ def assert_short_and_public(file, lines):
     for part in name[1:].split("."):
       assert part in getattr(value, "__all__", dir(value)), f"fb{name}"
       value = getattr(value, part)
+
+
+def layers_of_one_array():
+  """The names of the public layers of one array; those that merge are in the rows of graphs."""
+  layers = {name for name in fb.__all__ if isinstance(getattr(fb, name), fb.Layer)}
+  return layers - {"add", "multiply", "concatenate"}

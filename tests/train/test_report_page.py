@@ -399,7 +399,11 @@ def test_layers_of_nested_chains_and_loops_are_found():
 
 def test_the_class_that_is_drawn_at_a_point_is_the_one_that_is_predicted():
   dataset = load_dataset("blobs", 0, standardize="on")
-  model, outputs = outputs_of(dataset, ())  # A linear one of three classes has three sectors.
+  # A linear one of three classes has three sectors, which without biases meet in the middle.
+  model = model_of(dataset, ())
+  ((w, b),) = model.params
+  model = model._replace(params=(type(model.params[0])(w, jnp.zeros_like(b)),))
+  outputs = np.asarray(list(signals_of(model, dataset).values())[-1].y)
   own, outputs = documents.in_own_units(dataset, outputs)
   panel = drawn(predictions.draw_regions, own, outputs, model)
   (image,) = panel.images

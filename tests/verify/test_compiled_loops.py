@@ -10,7 +10,7 @@ import pytest
 
 from fbackprop.verify import vjp
 from fbackprop.verify.deadline import OutOfTimeError, time_limit, waited
-from fbackprop.verify.interpret import loops
+from fbackprop.verify.interpret import loops, primitives
 from fbackprop.verify.interpret.evaluation import Evaluator, Noise
 from fbackprop.verify.witnesses.verdicts import spread
 
@@ -216,3 +216,10 @@ def test_the_time_limit_ends_the_wait_for_a_compilation():
   with time_limit(60.0):
     waited(started.clear)
   assert not started.is_set()
+
+
+@pytest.mark.parametrize("held", [loops.held, primitives.held])
+def test_a_constant_condition_holds_a_number(held):
+  """It is an array of NumPy without axes, whose `reshape` takes no empty list of sizes."""
+  for goes_on, want in ((True, 2.0), (False, 1.0)):
+    assert held(np.array(goes_on), np.array(2.0), np.array(1.0)) == want

@@ -361,9 +361,9 @@ def tied(params: Any, x: Array) -> Array:
 
 
 GRAPHS = (
-  layer_row("graph", make_graph, 3, forked, rest=True, title="graph"),
-  layer_row("graph_gated", make_gated, 3, gated),
-  layer_row("graph_tied", make_tied, 3, tied, reads_own_params=True, title="graph, tied weights"),
+  layer_row("graph", make_graph, 3, forked, rest=True, title="graph, add, multiply, concatenate"),
+  layer_row("graph_gated", make_gated, 3, gated, title="split"),
+  layer_row("graph_tied", make_tied, 3, tied, reads_own_params=True, title="shared, transposed"),
 )
 
 # --- Multilayer perceptrons -----------------------------------------------------------------------

@@ -238,7 +238,7 @@ def check_eager_in_float64(problem: Problem) -> Iterator[Evidence]:
   yield evidence.ran("without jit")
   try:
     with jax.enable_x64(True):
-      leaves = [jnp.asarray(x) if is_float(x.dtype) else x for x in problem.leaves]
+      leaves = [jnp.asarray(x) for x in problem.leaves]
       pairs = zip(problem.y_bar, witnesses.forward.out_avals, strict=True)
       y_bar = with_float0(problem.rule.outputs, [jnp.asarray(b, a.dtype) for b, a in pairs])
       got = [np.asarray(b, float)[None] for b in problem.rule.both(leaves, y_bar)[1]]

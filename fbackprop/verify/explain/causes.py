@@ -162,7 +162,7 @@ def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
 
 def wide(leaves: Sequence[Any]) -> Leaves:
   """Return the leaves as arrays of JAX, floats in float64."""
-  return [jnp.asarray(x) if is_float(x.dtype) else x for x in leaves]
+  return [jnp.asarray(x) for x in leaves]
 
 
 def facts(at: Setting, differences: Sequence[Difference]) -> Facts:

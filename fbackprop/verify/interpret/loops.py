@@ -284,7 +284,7 @@ def evaluate_flatly(setup: Setup, program: Program, seed: Any, *inputs: Any) -> 
 
 def held(mask: Any, new: Any, old: Any) -> Any:
   """Return new values where a point, or lane, goes on, and the old ones elsewhere."""
-  return jnp.where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
+  return jnp.where(mask.reshape((*mask.shape, *(1,) * (new.ndim - mask.ndim))), new, old)
 
 
 def widened(values: Sequence[Any]) -> list[Any]:

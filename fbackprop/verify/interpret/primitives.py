@@ -69,7 +69,7 @@ def shifted(x: np.ndarray, first: np.ndarray) -> np.ndarray:
 def held(mask: np.ndarray, new: Samples, old: Samples) -> Samples:
   """Return new values where a sample or lane continues, the old ones elsewhere."""
   where = np.where if isinstance(new, np.ndarray) else jnp.where  # Typed keys need JAX.
-  return where(mask.reshape(*mask.shape, *(1,) * (new.ndim - mask.ndim)), new, old)
+  return where(mask.reshape((*mask.shape, *(1,) * (new.ndim - mask.ndim))), new, old)
 
 
 def stacked(rows: list[Any], aval: Any) -> Samples:
@@ -438,7 +438,7 @@ def in_float64(equation: Any, *values: Any) -> list[Any]:
     raise TypeError("in another dtype other numbers are drawn")
   if is_narrow and holds_program(params.values()):
     raise TypeError("the program in it computes in the dtype it was traced with")
-  results = bind(equation.primitive, params, values)
+  results = bind(equation.primitive, params, as_arrays(values))
   if any(r.dtype != wide_dtype(r.dtype) for r in results):
     raise TypeError("it doesn't compute in float64")
   return results
@@ -456,7 +456,15 @@ def dtypes_of(equation: Any) -> frozenset[Any]:
 
 def as_traced(equation: Any, *values: Any) -> list[Any]:
   """Apply a primitive in its traced dtypes."""
-  return bind(equation.primitive, equation.params, own_dtypes(equation, values))
+  return bind(equation.primitive, equation.params, as_arrays(own_dtypes(equation, values)))
+
+
+def as_arrays(values: Sequence[Any]) -> list[Any]:
+  """Return values as arrays of JAX, which the code of a package's own primitive gets elsewhere.
+
+  JAX converts the operands of its own primitives, but hands NumPy's to others' as they are.
+  """
+  return [v if isinstance(v, jax.Array) else jax.device_put(v) for v in values]
 
 
 def own_dtypes(equation: Any, values: Sequence[Any], floats: bool = True) -> list[Any]:

@@ -182,6 +182,8 @@ class Rule(NamedTuple):
     slope: the function whose derivative the rule is meant to be; None if it is f's own.
     by_callback: whether `f_vjp` needs the values of its arguments, as a rule in NumPy does, so that
       it is traced as a callback.
+    takes_numpy: whether such a rule works on NumPy's arrays, which are quicker in a callback; one
+      that uses what only JAX's have, such as `.at`, is given those.
   """
 
   f: Function
@@ -191,6 +193,7 @@ class Rule(NamedTuple):
   outputs: list[Any]
   slope: Function | None = None
   by_callback: bool = False
+  takes_numpy: bool = True
 
   def forward(self, *leaves: Any) -> Leaves:
     """Return the outputs of f."""
@@ -275,7 +278,7 @@ class Rule(NamedTuple):
     return y, lambda y_bar: self.checked(args, pull(y_bar))
 
   def called_back(self, args: tuple[Any, ...]) -> tuple[Any, Callable[[Any], Leaves]]:
-    """Return the output and pullback of a rule that is called with NumPy arrays at run time."""
+    """Return the output and pullback of a rule that is called with values at run time."""
     structure: Any
     leaves, structure = jax.tree.flatten(args)
     outputs = jax.tree.leaves(jax.eval_shape(self.f, *args))
@@ -287,7 +290,8 @@ class Rule(NamedTuple):
 
     def run(leaves: Sequence[Any]) -> Any:
       assert self.f_vjp is not None
-      return self.f_vjp(*structure.unflatten(map(np.asarray, leaves)))
+      as_given: Function = np.asarray if self.takes_numpy else jax.device_put
+      return self.f_vjp(*structure.unflatten(map(as_given, leaves)))
 
     def forward(*leaves: Any) -> Leaves:
       y = jax.tree.leaves(run(leaves)[0])
@@ -419,7 +423,7 @@ def rule_of(
       got, want = (", ".join(map(describe, found)) for found in (meant, outputs))
       raise UnusableError(f"slope must return outputs of f's shapes, {want}, got {got}")
   known = needs_values(rule, leaves) if by_callback is None else by_callback
-  return rule._replace(by_callback=known)
+  return rule._replace(by_callback=known, takes_numpy=not known or takes_numpy(rule, leaves))
 
 
 def needs_values(rule: Rule, leaves: Leaves) -> bool:
@@ -432,6 +436,15 @@ def needs_values(rule: Rule, leaves: Leaves) -> bool:
   except RuleError as error:  # Any other error is a finding, of the check that calls the rule.
     return isinstance(error.__cause__, jax.errors.JAXTypeError | jax.errors.JAXIndexError)
   return False
+
+
+def takes_numpy(rule: Rule, leaves: Leaves) -> bool:
+  """Return whether a separate rule works on arrays of NumPy."""
+  try:
+    rule.both(list(map(np.asarray, leaves)), in_dtypes_of(rule.outputs, rule.draw(0, 0)))
+  except Exception:  # What is wrong with it otherwise is found where it gets those of JAX.
+    return False
+  return True
 
 
 def raised(error: BaseException) -> str:

@@ -21,7 +21,9 @@ RULES = (
     POWER,
     make=method("log_prob"),
     name="DoublyTruncatedPowerLaw.log_prob",
-    note="By low and high it is the derivative of the density, not of its logarithm.",
+    note="By low and high it is the derivative of the density, not of its logarithm, and by high"
+    " with the wrong sign.",
+    finding="numpyro_power_law_log_prob_has_the_slope_of_the_density",
   ),
   Rule(
     NUMPYRO,

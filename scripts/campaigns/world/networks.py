@@ -117,6 +117,7 @@ RULES = (
     SCIPY + "spence",
     (between(0.2, 3, 5),),
     note="NaN between 1 and 2, of autodiff too, where the slope is log(x) / (1 - x).",
+    finding="jax_spence_gradient_is_nan_between_one_and_two",
   ),
   Rule(JAX, SCIPY + "exp1", (between(0.2, 3, 5),)),
   Rule(JAX, SCIPY + "expi", (between(0.2, 3, 5),)),

@@ -57,10 +57,15 @@ def failures(rows: Sequence[tuple[Rule, dict[str, Any]]]) -> list[str]:
   """Return what is wrong with each rule that fails, and how that was confirmed."""
   failed = [(rule, row) for rule, row in rows if row["verdict"] in ("fail", "oracle fault")]
   shown = [
-    f"- {titled(rule)}: {figures(row)}{confirmation(row)} {rule.note}".rstrip()
+    f"- {titled(rule)}: {figures(row)}{confirmation(row)} {rule.note}".rstrip() + alone(rule)
     for rule, row in failed
   ]
   return ["## Failures", "\n".join(shown)] if shown else []
+
+
+def alone(rule: Rule) -> str:
+  """Return the link to the script that shows a failure without this library."""
+  return f" [Without fbackprop](../findings/{rule.finding}.sh)." if rule.finding else ""
 
 
 def figures(row: dict[str, Any]) -> str:

@@ -35,7 +35,8 @@ RULES = (
     MICROJAX,
     "microjax.inverse_ray.limb_darkening:Is_limb_1st",
     (between(0.1, 0.7, 5), between(0.1, 0.9)),
-    note="By u1 the slope of 3 / (π (3 - u1)) has the wrong sign: see findings/.",
+    note="By u1 the slope of 3 / (π (3 - u1)) has the wrong sign.",
+    finding="microjaxx_limb_darkening_slope_by_the_coefficient",
   ),
   Rule(
     MICROJAX,
@@ -68,7 +69,8 @@ RULES = (
     "microjax.inverse_ray.boundary:in_source",
     (between(0.5, 1.5, 5), between(0.9, 1.1)),
     options={"slope": lambda distances, rho: jax.nn.sigmoid(100 * (rho - distances) / rho)},
-    note="Under differentiation it returns the sigmoid, and otherwise the step: see findings/.",
+    note="Under differentiation it returns the sigmoid, and otherwise the step.",
+    finding="microjaxx_other_values_under_differentiation",
   ),
   Rule(JAXMD, "jax_md.mm_forcefields.reaxff.reaxff_helper:safe_sqrt", (between(0.1, 2, 5),)),
   Rule(

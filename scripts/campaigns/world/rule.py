@@ -36,6 +36,7 @@ class Rule(NamedTuple):
       a method, or a function that is made by another.
     note: what a reader should know; of a failure what is right, and how that is known.
     name: the name in the table, by default that of the path.
+    finding: the script in findings/ that shows the failure alone, without its ending.
     x64: whether the package wants float64, which then is the dtype of the arguments.
   """
 
@@ -47,6 +48,7 @@ class Rule(NamedTuple):
   make: Callable[[Any], Callable[..., Any]] | None = None
   note: str = ""
   name: str = ""
+  finding: str = ""
   x64: bool = False
 
   @property

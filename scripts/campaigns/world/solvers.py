@@ -158,7 +158,8 @@ def krylov(solve):
 
 
 SPREADING = "nufftax.core.spread:spread_1d"
-CONJUGATE = "By x it takes the conjugate of the strengths, as JAX doesn't: see findings/."
+POINTS = "nufftax_conjugate_in_the_gradient_by_points"
+CONJUGATE = "By x it takes the conjugate of the strengths, as JAX doesn't."
 
 
 def at_points(*lengths):
@@ -209,7 +210,7 @@ RULES = (
   Rule(SPARSAX, "sparsax:solve", (ENTRIES, normal(3)), make=sparse_solve, x64=True),
   Rule(SPARSAX, "sparsax:lu_solve", (ENTRIES, normal(3)), make=sparse_solve, x64=True),
   Rule(SPARSAX, "sparsax:logdet", (ENTRIES,), make=sparse_logdet, x64=True),
-  Rule(NUFFTAX, SPREADING, at_points(5, 5), make=spreading, note=CONJUGATE),
+  Rule(NUFFTAX, SPREADING, at_points(5, 5), make=spreading, note=CONJUGATE, finding=POINTS),
   Rule(NUFFTAX, SPREADING, at_points(5), make=real_spreading, name=f"{SPREADING} of reals"),
   Rule(
     NUFFTAX,
@@ -217,6 +218,7 @@ RULES = (
     at_points(16, 16),
     make=spreading,
     note="As spread_1d.",
+    finding=POINTS,
   ),
   Rule(NUFFTAX, "nufftax:nufft1d1", at_points(5, 5), make=transform, x64=True),
   Rule(JAX, "jax.experimental.ode:odeint", (normal(2), between(0.5, 2)), make=ode),

@@ -37,7 +37,8 @@ RULES = (
   Rule(MICROJAX, LENS + "j0_", (between(0.3, 9, 5),)),
   Rule(MICROJAX, LENS + "j1_", (between(0.3, 9, 5),)),
   Rule(EXOJAX, "exojax.special.faddeeva:rewofzx", (between(-3, 3), between(0.1, 2)),
-       note="By y the rule has a term that isn't multiplied by the cotangent."),
+       note="By y the rule has a term that isn't multiplied by the cotangent.",
+       finding="exojax_gradient_that_the_cotangent_does_not_scale"),
   Rule(EXOJAX, "exojax.opacity.lpf.lpf:hjert", (between(-3, 3), between(0.1, 2)),
        options={"slope": voigt},
        note="Held against the Voigt function itself, which hjert approximates to 1e-8."),
@@ -75,7 +76,9 @@ RULES = (
   Rule(TFP, BESSEL + "log_bessel_kve", (1.5, between(0.5, 4, 3)), options={"static": (0,)}),
   Rule(TFP, "tensorflow_probability.substrates.jax.math.hypergeometric:hyp2f1_small_argument",
        (0.5, 1.25, 2.5, between(-0.6, 0.6, 3)), options={"static": (0, 1, 2)},
-       note="`jax.grad` alone raises the same: the function has no gradient."),
+       note="With scalar parameters and several z `jax.grad` alone raises the same; with parameters"
+       " of z's shape the gradient is right.",
+       finding="tfp_hyp2f1_gradient_needs_parameters_of_the_shape_of_z"),
   Rule(TFP, "tensorflow_probability.substrates.jax.math.psd_kernels.internal.util"
        ":sqrt_with_finite_grads", (between(0.1, 4, 5),)),
   Rule(E3X, "e3x.nn.functions.switch:smooth_switch", (between(-0.3, 1.3, 5), 0.0, 1.0)),

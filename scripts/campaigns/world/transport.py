@@ -23,6 +23,7 @@ RULES = (
     (normal(3, 4), between(0.5, 1), 1),
     name="ott.math.utils:softmin by gamma",
     note="The cotangent of gamma is None, which counts as zero, though softmin depends on it.",
+    finding="ott_softmin_has_no_gradient_by_its_temperature",
   ),
   Rule(OTT, "ott.math.utils:lambertw", (between(0.1, 4, 5),)),
   Rule(OTT, "ott.math.matrix_square_root:sqrtm", (positive_definite(3),)),
