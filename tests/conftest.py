@@ -75,6 +75,7 @@ def undraw(patch):
     return b"a page"
 
   patch.setattr("fbackprop.train.report.draw_page", draw_page)
+  patch.setattr("fbackprop.train.report.draw_ensemble_page", draw_page)
   patch.setattr("fbackprop.train.report.load_packages", lambda: None)
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import fbackprop as fb
 from fbackprop.cli import main, training
 from fbackprop.layers import dense
-from fbackprop.train import ensembles, last_axis, metrics, report
+from fbackprop.train import ensembles, last_axis, metrics
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.models import Model, describe_model, load_model
 from fbackprop.train.report import RateScores, RunInfo, draw_ensemble_page, figures
@@ -245,12 +245,6 @@ test_wrong_arguments_are_named = refusals(lambda options: fit_all(**options), BA
 
 
 # --- The command line -----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def undrawn(monkeypatch):
-  """A run whose page isn't drawn, to save a second."""
-  monkeypatch.setattr(report, "draw_ensemble_page", lambda *_: b"a page")
 
 
 @pytest.fixture(scope="module")

@@ -462,9 +462,12 @@ def a_phase_that_float32_rounds_in_numpy():
   return in_numpy(lambda xp, x: xp.sin(50 * x), lambda x: 50 * np.cos(50 * x))
 
 
-@case("no verdict", level="standard")
+@case("pass", level="standard")
 def a_function_that_rounds_beyond_its_slope():
-  """The slope of sinc beside zero is lost in float32, in JAX's own rule too."""
+  """The slope of sinc beside zero is lost in float32, in JAX's own rule too: no fault of a rule's.
+
+  Its mathematics is verified in float64, and the report says that its rounding isn't.
+  """
   sinc = carrying(lambda x: jnp.sinc(x), lambda x, y_bar: jax.vjp(jnp.sinc, x)[1](y_bar))
   return sinc, (jnp.array([1e-5, 2e-5, 3e-5]),)
 
