@@ -108,8 +108,8 @@ def pages() -> Iterator[tuple[str, str]]:
     yield f"api/{package or 'fbackprop'}.md", api_page(package)
   for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
     yield f"notebooks/{path.stem}.md", notebook_page(path)
-  for path in sorted(linked_sources()):
-    yield site_path(path), source_page(path)
+  for source in sorted(linked_sources()):
+    yield site_path(source), source_page(source)
 
 
 def lecture_files() -> Iterator[tuple[str, str]]:
