@@ -8,6 +8,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests.support.browser import launched
+
 # Two devices on any machine, so that tests on two devices always run.
 jax.config.update("jax_num_cpu_devices", 2)
 # Without it a [N] and a [N, 1] would silently broadcast to [N, N], and give a wrong mean.
@@ -64,6 +66,12 @@ def as_a_user_has_it():
 def in_float64():
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(scope="module")
+def browser():
+  with launched() as found:
+    yield found
 
 
 def undraw(patch):

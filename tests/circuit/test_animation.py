@@ -10,7 +10,7 @@ import pytest
 from fbackprop.circuit import Node, build, example, parse
 from fbackprop.circuit.live import animation
 from fbackprop.cli import main
-from tests.support.browser import OVERLAPS, SCHEMES, Opened, launched
+from tests.support.browser import OVERLAPS, SCHEMES, Opened
 
 ROOT = Path(__file__).parents[2]
 LECTURE = parse("a = x+y; b = max(y,z); f = a*b").trace(x=1.0, y=2.0, z=0.0)
@@ -35,12 +35,6 @@ SHOWN = """(beat) => {
 UNSEEN = """() => [...document.querySelectorAll("text")]
   .filter((text) => getComputedStyle(text.closest("g.caption") ?? text).opacity === "0")
   .forEach((text) => text.remove())"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-  with launched() as found:
-    yield found
 
 
 @pytest.fixture

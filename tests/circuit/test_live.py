@@ -23,7 +23,6 @@ from tests.support.browser import (
   Opened,
   check_access,
   check_width,
-  launched,
 )
 from tests.support.pages import Reader
 
@@ -31,12 +30,6 @@ LECTURE = parse("a = x+y; b = max(y,z); f = a*b").trace(x=1.0, y=2.0, z=0.0)
 ROOM = resources.files("fbackprop.circuit.live")
 SOURCES = {name: (ROOM / name).read_text("utf-8") for name in live.SCRIPTS}
 WORDS = {language: live.words_of(language) for language in ("en", "ko")}
-
-
-@pytest.fixture(scope="module")
-def browser():
-  with launched() as found:
-    yield found
 
 
 @pytest.fixture

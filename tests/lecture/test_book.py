@@ -11,7 +11,7 @@ import fbackprop as fb
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.cli import main
 from fbackprop.lecture.book import CHAPTERS, glossary, lecture_pages, words_of
-from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width, launched
+from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width
 from tests.support.pages import Reader
 
 BOOKS = {language: lecture_pages(language) for language in ("en", "ko")}
@@ -20,12 +20,6 @@ ANSWERS = {"L1": 13, "L2": 1, "L3": 1, "L4": 0, "L5": 2, "L7": 0, "L8": 5, "L9":
            "L11": 0.25, "L12": 2}  # fmt: skip
 # y = 1·0 + (−0.5)·h2 + 0.2 with h2 = relu(1 + 0.5 + 0.5) = 2: y = −0.8, dJ/dy = −1.8, times −0.5.
 ANSWERS["L6"] = 0.9
-
-
-@pytest.fixture(scope="module")
-def browser():
-  with launched() as found:
-    yield found
 
 
 def question_of(text):

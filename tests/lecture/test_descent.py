@@ -6,7 +6,7 @@ import pytest
 
 from fbackprop.lecture.book import lecture_pages, words_of
 from fbackprop.lecture.descent import COSTS
-from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width, launched
+from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width
 
 # Written by hand, for autodiff.
 FUNCTIONS = {
@@ -18,12 +18,6 @@ FUNCTIONS = {
   "layers": lambda p: (p["v"] * p["w"] - 1) ** 2 / 2,
 }
 STEPS = 30
-
-
-@pytest.fixture(scope="module")
-def browser():
-  with launched() as found:
-    yield found
 
 
 @pytest.fixture

@@ -11,17 +11,11 @@ import pytest
 import fbackprop as fb
 from fbackprop.lecture.data import ACTIVATIONS, LOSSES, cases, data_sets
 from fbackprop.lecture.network import network_page, words_of
-from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width, launched
+from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width
 from tests.support.pages import Reader
 
 PAGES = {language: network_page(language) for language in ("en", "ko")}
 GATES = {gate.name: gate for gate in ACTIVATIONS}
-
-
-@pytest.fixture(scope="module")
-def browser():
-  with launched() as found:
-    yield found
 
 
 @pytest.fixture
