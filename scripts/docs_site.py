@@ -117,7 +117,7 @@ def lecture_files() -> Iterator[tuple[str, str]]:
   from fbackprop.lecture.book import lecture_pages
 
   for language in ("en", "ko"):
-    for name, text in lecture_pages(language).items():
+    for name, text in lecture_pages(language, has_other=True).items():
       yield f"lecture/{language}/{name}", text
 
 

@@ -180,9 +180,9 @@ def draw(config: CircuitConfig, trace: "Trace") -> bytes:
   """Render the trace in the format of the configuration."""
   digits: int | str = int(config.digits) if config.digits.isdecimal() else config.digits
   if config.format == "html":
-    text = config.example or str(config.expression)
+    text = config.expression
     page = trace.to_html(
-      digits=int(digits), title=text if len(text) <= LONGEST_TITLE else None,
+      digits=int(digits), title=text if text and len(text) <= LONGEST_TITLE else None,
       exercise=config.exercise, language=config.language,
     )  # fmt: skip
     return page.encode()

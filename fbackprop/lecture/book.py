@@ -1,6 +1,7 @@
 """The lecture as a folder of pages: a table of contents, twelve chapters, and the network."""
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,28 @@ from fbackprop.circuit.live.page import Language, live_element
 from fbackprop.lecture import descent, network
 from fbackprop.lecture.chapters import CHAPTERS, Chapter
 from fbackprop.lecture.network import network_element, network_page
-from fbackprop.markup import Markup, document, element, joined, script_data, table_of
+from fbackprop.markup import (
+  Markup,
+  document,
+  element,
+  joined,
+  script_data,
+  scrolling,
+  table_of,
+)
 
 HERE = Path(__file__).parent
 INDEX, NETWORK = "index.html", "network.html"
+GLOSSARY = "glossary"
 
 
-def lecture_pages(language: Language = "en") -> dict[str, str]:
+def lecture_pages(language: Language = "en", *, has_other: bool = False) -> dict[str, str]:
   """Write the lecture.
 
   Args:
     language: "en" or "ko".
+    has_other: whether the other language's pages are in the folder beside, of its code's name, so
+      that each page links to its translation.
 
   Returns:
     The texts of the files by their names. They load nothing, and link to each other alone.
@@ -29,9 +41,12 @@ def lecture_pages(language: Language = "en") -> dict[str, str]:
     ValueError: the language is neither "en" nor "ko".
   """
   page.words_of(language)  # Which raises.
-  pages = {INDEX: contents(language)}
-  pages |= {file_of(chapter): chapter_page(chapter, language) for chapter in CHAPTERS}
-  return pages | {NETWORK: network_page(language)}
+  pages = {INDEX: contents(language, other(INDEX, language, has_other))}
+  for i, chapter in enumerate(CHAPTERS):
+    name = file_of(chapter)
+    pages[name] = chapter_page(chapter, language, links(i, language, has_other))
+  ways = (link(INDEX, words_of(language)["contents"]), *other(NETWORK, language, has_other))
+  return pages | {NETWORK: network_page(language, ways)}
 
 
 def file_of(chapter: Chapter) -> str:
@@ -39,34 +54,42 @@ def file_of(chapter: Chapter) -> str:
   return f"{chapter.name}.html"
 
 
-def contents(language: Language) -> str:
-  """Write the page with the table of contents and the glossary."""
+def other(name: str, language: Language, has_other: bool) -> list[Markup]:
+  """Return the link to a page's translation, if there is one."""
+  code = {"en": "ko", "ko": "en"}[language]
+  attributes = {"href": f"../{code}/{name}", "lang": code, "hreflang": code}
+  return [element("a", words_of(language)["other"], **attributes)] if has_other else []
+
+
+def contents(language: Language, ways: Sequence[Markup] = ()) -> str:
+  """Write the page with the table of contents and the glossary; `ways` are links at its top."""
   words = words_of(language)
   chapters = [
     element("li", link(file_of(chapter), words["chapters"][chapter.name]["title"]))
     for chapter in CHAPTERS
   ]
   heads = (words["terms_english"], words["terms_korean"])
+  navigation = (element("nav", *ways, class_="bar", aria_label=words["contents"]),) if ways else ()
+  lead = element("p", words["lead"], class_="lead")
   body = joined((
-    element("header", element("h1", words["title"]), element("p", words["lead"], class_="lead")),
+    element("header", *navigation, element("h1", words["title"]), lead),
     element(
       "main", element("h2", words["contents"]), element("ol", *chapters, class_="contents"),
       element("p", link(NETWORK, words["network"])),
-      element("h2", words["glossary"], id="glossary"), table_of(heads, glossary()),
+      element("h2", words["glossary"], id=GLOSSARY),
+      scrolling(table_of(heads, glossary()), words["glossary"]),
     ),
   ))  # fmt: skip
   return document(words["title"], body, style(), "", language)
 
 
-def chapter_page(chapter: Chapter, language: Language) -> str:
-  """Write a chapter: its text, its pictures, its question."""
+def chapter_page(chapter: Chapter, language: Language, ways: Sequence[Markup]) -> str:
+  """Write a chapter: its text, its pictures, its question; `ways` are links to other pages."""
   words = words_of(language)
   own = words["chapters"][chapter.name]
-  number = CHAPTERS.index(chapter)
-  heading = f"{number + 1}. {own['title']}"
+  heading = f"{CHAPTERS.index(chapter) + 1}. {own['title']}"
   quote = (element("pre", chapter.quote()),) if chapter.quote else ()
   texts = (element("p", text) for text in own["text"])
-  ways = links(number, language)
   navigation = element("nav", *ways, class_="bar", aria_label=words["contents"])
   body = joined((
     element("header", navigation, element("h1", heading)),
@@ -84,12 +107,15 @@ def live(chapter: Chapter, language: Language) -> list[Markup]:
     live_element(
       trace, language=language, exercise=chapter.exercise and i == last,
       learned=learned_of(chapter, trace.circuit.inputs), name=f"{chapter.name} {i + 1}",
+      folded=last > 0,
     )
     for i, trace in enumerate(chapter.traces)
   ]  # fmt: skip
   headings = [(element("h2", title),) if title else () for title in titles]
   found = [part for pair in zip(headings, circuits, strict=True) for part in (*pair[0], pair[1])]
-  found += [descent.descent_element(words_of(language)["descent"])] if chapter.descends else []
+  found += (
+    [descent.descent_element(words_of(language)["descent"], language)] if chapter.descends else []
+  )
   return found + ([network_element(language, **chapter.network)] if chapter.network else [])
 
 
@@ -112,15 +138,16 @@ def question(chapter: Chapter, language: Language) -> Markup:
                  class_="question")  # fmt: skip
 
 
-def links(number: int, language: Language) -> list[Markup]:
-  """Return the links to the neighbours of a chapter, and to the contents."""
+def links(number: int, language: Language, has_other: bool) -> list[Markup]:
+  """Return the links of a chapter: its neighbours, the contents, the glossary, its translation."""
   words = words_of(language)
   found = [link(INDEX, words["contents"])]
   if number > 0:
     found.insert(0, link(file_of(CHAPTERS[number - 1]), f"← {words['previous']}"))
   after = CHAPTERS[number + 1 : number + 2]
   found += [link(file_of(chapter), f"{words['next']} →") for chapter in after]
-  return found
+  found.append(link(f"{INDEX}#{GLOSSARY}", words["glossary"]))
+  return found + other(file_of(CHAPTERS[number]), language, has_other)
 
 
 def link(target: str, text: str) -> Markup:

@@ -91,11 +91,13 @@ CONVOLUTION = "y1 = w1*x1 + w2*x2; y2 = w1*x2 + w2*x3; f = relu(y1) + relu(y2)"
 RECURRENCE = "h1 = tanh(w*x1); h2 = tanh(w*x2 + u*h1); f = square(h2 - t)"
 
 CHAPTERS = (
-  Chapter("L1", parameters, network={"data": "sine", "hidden": (4,), "rate": 0.2}),
+  Chapter("L1", parameters, network={"data": "sine", "hidden": (4,), "rate": 0.1}),
   Chapter("L2", lambda traces: 1, (named("cs224n"),), quote=refused_cycle),
   Chapter("L3", lambda traces: traces[0].values["z"], (named("neuron"),)),
   Chapter("L4", lambda traces: traces[0].values["h1"], (named("two-layer"),)),
-  Chapter("L5", lambda traces: 2, network={"data": "moons", "hidden": (4,), "rate": 0.5}),
+  Chapter(  # From most other first weights it stays at a nearly straight line for long.
+    "L5", lambda traces: 2, network={"data": "moons", "hidden": (4,), "rate": 0.5, "seed": 3}
+  ),
   Chapter("L6", lambda traces: traces[0].bars["h2"], (named("two-layer"),)),
   Chapter("L7", lambda traces: traces[0].bars["w"], (at("f = relu(w*x)", w=2.0, x=-1.0),)),
   Chapter(

@@ -99,15 +99,14 @@ function startDescent(root) {
   const button = (key, onclick, more = {}) => make("button", { type: "button", onclick, ...more }, words[key]);
   const runButton = button("run", run, { class: "primary" });
   const fieldId = newId("descent");
-  function field(key, text, onchange) {
-    const input = make("input", { type: "number", step: "any", id: `${fieldId}-${key}`,
-      onchange: () => { if (input.value !== "") onchange(Number(input.value)); render(); } });
+  function field(key, text, get, onchange) {
+    const input = numberField({ id: `${fieldId}-${key}` }, get, (value) => { onchange(value); render(); });
     return [make("label", { for: input.id }, text), input];
   }
   const fields = {
-    rate: field("rate", words.rate, (value) => { state.rate = value; }),
-    maxSteps: field("maxSteps", words.maxSteps, (value) => { state.maxSteps = Math.min(Math.max(Math.round(value), 0), MOST_STEPS); }),
-    below: field("below", words.below, (value) => { state.below = value; }),
+    rate: field("rate", words.rate, () => state.rate, (value) => { state.rate = value; }),
+    maxSteps: field("maxSteps", words.maxSteps, () => state.maxSteps, (value) => { state.maxSteps = Math.min(Math.max(Math.round(value), 0), MOST_STEPS); }),
+    below: field("below", words.below, () => state.below, (value) => { state.below = value; }),
   };
   const select = make("select", { onchange: () => choose(select.value) },
     ...costs.map(({ name }) => make("option", { value: name }, words[name])));
@@ -118,9 +117,7 @@ function startDescent(root) {
     make("div", { class: "halves" },
       make("div", {}, canvas, make("p", { class: "quiet" }, words.click), starts),
       make("div", {}, said, lines, make("div", { class: "fields" }, ...Object.values(fields).flat()), chart)),
-    make("p", { class: `notice ${tested.ok ? "" : "bad"}` },
-      say(words, !tested.ok ? "failed" : tested.error ? "tested" : "testedExactly", { count: tested.count, error: general(tested.error, 1) }))));
-  root.dataset.selftest = tested.ok ? "pass" : "fail";
+    noticeOf(tested, words)));
 
   // --- The picture --------------------------------------------------------------------------------
 
@@ -188,12 +185,48 @@ function startDescent(root) {
     brush.stroke();
   }
 
+  function ticksOf(low, high) {
+    // Round numbers in a range, at most seven.
+    const least = (high - low) / 6;
+    const power = 10 ** Math.floor(Math.log10(least));
+    const gap = power * [1, 2, 5, 10].find((each) => each * power >= least);
+    const first = Math.ceil(low / gap);
+    return Array.from({ length: Math.floor(high / gap) - first + 1 }, (_, i) => gap * (first + i));
+  }
+
+  function drawAxes() {
+    const [first, second] = names();
+    const { ranges } = state.cost;
+    const [left] = ranges[first];
+    const write = (text, x, y, align) => {
+      Object.assign(brush, { font: "12px monospace", textAlign: align, textBaseline: "middle", lineWidth: 3,
+        strokeStyle: color("--paper"), fillStyle: color("--ink") });
+      brush.strokeText(text, x, y);
+      brush.fillText(text, x, y);
+    };
+    for (const value of ticksOf(...ranges[first])) {
+      const [x] = toPixel({ [first]: value, [second]: 0 }, grid.low);
+      if (x < 40 || x > canvas.width - 40) continue; // There are the names and the other axis.
+      write(general(value, 3), x, canvas.height - 14, "center");
+      brush.fillRect(x, canvas.height - 6, 1, 6);
+    }
+    for (const value of ticksOf(...(second ? ranges[second] : [grid.low, grid.high]))) {
+      const [, y] = toPixel({ [first]: left, [second]: value }, value);
+      if (y < 30 || y > canvas.height - 30) continue;
+      write(general(value, 3), 9, y, "left");
+      brush.fillRect(0, y, 6, 1);
+    }
+    write(`${first} \u2192`, canvas.width - 8, canvas.height - 14, "right");
+    write(`${second ?? outputName()} \u2191`, 9, 14, "left");
+  }
+
   function draw_() {
     grid ??= evaluate();
     brush.clearRect(0, 0, canvas.width, canvas.height);
     const isSurface = names().length > 1;
     if (isSurface) brush.putImageData((grid.image ??= shade()), 0, 0);
     else drawCurve_();
+    drawAxes();
     const from = Math.max(state.way.length - 400, 0);
     const points = state.way.slice(from).map((point, i) => toPixel(point, state.values[from + i]));
     brush.strokeStyle = color("--ink");
@@ -222,11 +255,9 @@ function startDescent(root) {
   }
 
   function drawStarts() {
-    starts.replaceChildren(...names().flatMap((each) => {
-      const [label, input] = field(`start-${each}`, say(words, "start", { name: each }), (given) => begin({ ...state.way[0], [each]: given }));
-      input.value = state.way[0][each];
-      return [label, input];
-    }));
+    starts.replaceChildren(...names().flatMap((each) =>
+      field(`start-${each}`, say(words, "start", { name: each }), () => state.way[0][each],
+        (given) => begin({ ...state.way[0], [each]: given }))));
   }
 
   function render() {
@@ -245,7 +276,7 @@ function startDescent(root) {
     for (const [key, [, input]] of Object.entries(fields)) input.value = state[key];
     select.value = state.cost.name;
     runButton.textContent = running ? words.pause : words.run;
-    chart.replaceChildren(...(steps ? [drawCurve(thinnedValues(state.values), say(words, "curve", { f: name, value: show(value) }), show, steps)] : []));
+    chart.replaceChildren(...(steps ? [drawCurve(thinned(state.values), say(words, "curve", { f: name, value: show(value) }), show, steps)] : []));
   }
 
   choose(costs[0].name);
@@ -254,14 +285,4 @@ function startDescent(root) {
   return root.descent;
 }
 
-function thinnedValues(values, most = 200) {
-  // At most so many of the values, the last one among them.
-  const every = Math.ceil(values.length / most);
-  return values.filter((_, i) => (values.length - 1 - i) % every === 0);
-}
-
-const descents = [...document.querySelectorAll("section.descent")].map(startDescent);
-if (descents.length) {
-  const isOk = [...document.querySelectorAll("[data-selftest]")].every(({ dataset }) => dataset.selftest === "pass");
-  document.documentElement.dataset.selftest = isOk ? "pass" : "fail";
-}
+startAll("section.descent", startDescent);

@@ -68,15 +68,18 @@ def traces() -> tuple[Trace, ...]:
   return tuple(parse(cost.text).trace(**cost.start) for cost in COSTS)
 
 
-def descent_element(words: dict[str, str]) -> Markup:
+def descent_element(words: dict[str, str], language: page.Language) -> Markup:
   """Return the costs as an element of a page that has `style()` and `script()`.
 
   Args:
     words: the lecture's words for it.
+    language: of the words.
   """
-  given = {"costs": [describe(*each) for each in zip(COSTS, traces(), strict=True)], "words": words}
-  noscript = element("noscript", element("p", words["noscript"]))
-  return element("section", noscript, script_data(given), class_="descent")
+  costs = [describe(*each) for each in zip(COSTS, traces(), strict=True)]
+  given = {"costs": costs, "words": page.notices(language) | words}
+  noscript = element("noscript", element("p", page.words_of(language)["noscript"]))
+  heading = element("h2", words["heading"])
+  return element("section", heading, noscript, script_data(given), class_="descent")
 
 
 def describe(cost: Cost, trace: Trace) -> dict[str, Any]:

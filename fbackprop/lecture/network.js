@@ -6,6 +6,7 @@ const MOST_POINTS = 200;
 const GRID = 44; // Cells of the picture of the decision along each side.
 const EXTENT = 1.7; // The picture shows the square from -EXTENT to EXTENT.
 const SATURATED = 0.05; // Of the largest slope of the activation.
+const STEPS_A_FRAME = 4; // While it trains.
 
 function startNetwork(root) {
   const given = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
@@ -15,24 +16,25 @@ function startNetwork(root) {
   const tested = testNetworks(given.cases);
   const state = {
     data: given.start.data, hidden: [...given.start.hidden], activation: given.start.activation,
-    rate: given.start.rate, seed: 1, steps: 0, point: 0, neuron: [0, 0], weight: null, adding: null,
+    rate: given.start.rate, seed: given.start.seed, steps: 0, point: 0, neuron: [0, 0], weight: null, adding: null,
   };
   let problem;
   let solved;
-  let before = null; // The parameters before the last step, and their gradients.
+  let before = null; // The parameters before the last step.
   let losses = [];
   const past = [];
   let running = null;
 
   // --- The network --------------------------------------------------------------------------------
 
-  const sizes = () => [problem.x[0].length, ...state.hidden, 1];
+  const sizes = () => [given.data[state.data].x[0].length, ...state.hidden, 1];
 
   function choose(name) {
     const { x, targets, loss } = given.data[name];
     state.data = name;
     problem = { loss, x: x.map((row) => [...row]), targets: [...targets], activation: state.activation };
-    state.point = 0;
+    Object.assign(state, { point: 0, adding: null });
+    describe();
     begin();
   }
 
@@ -44,51 +46,65 @@ function startNetwork(root) {
     past.length = 0;
     before = null;
     if (!isUnit(state.neuron)) state.neuron = [0, 0];
-    solve_();
-    losses = [solved.value];
+    measure();
     render();
   }
 
   const isUnit = ([l, j]) => l < problem.params.length && j < problem.params[l].b.length;
 
-  function solve_() {
-    solved = valueAndGrad(problem);
+  function measure() {
+    // The loss and its gradients, from which the curve of losses begins; null without points.
+    solved = problem.x.length ? valueAndGrad(problem) : null;
+    losses = solved ? [solved.value] : [];
+  }
+
+  function remember() {
+    past.push({ params: problem.params, before, losses, count: losses.length, steps: state.steps });
+    if (past.length > 500) past.shift();
+  }
+
+  function walk(times) {
+    // So many steps, as long as all numbers are finite.
+    let isFinite = true;
+    for (let i = 0; i < times && isFinite; i++) {
+      const params = descend(problem.params, solved.grads, state.rate);
+      const next = valueAndGrad({ ...problem, params });
+      isFinite = [next.value, ...params.flatMap(({ w, b }) => [...w.flat(), ...b])].every(Number.isFinite);
+      if (!isFinite) break;
+      before = problem.params;
+      problem.params = params;
+      solved = next;
+      state.steps += 1;
+      losses.push(next.value);
+    }
+    if (!isFinite) stop();
+    if (past.at(-1)?.steps === state.steps) past.pop(); // Nothing was done that could be undone.
+    render(isFinite ? "" : `. ${words.notFinite}`);
   }
 
   function step(times = 1) {
-    past.push({ params: problem.params, before, losses: [...losses], steps: state.steps });
-    if (past.length > 500) past.shift();
-    for (let i = 0; i < times; i++) {
-      const next = descend(problem.params, solved.grads, state.rate);
-      if (!next.every(({ w, b }) => [...w.flat(), ...b].every(Number.isFinite))) {
-        stop();
-        said.textContent = words.notFinite;
-        return;
-      }
-      before = { params: problem.params, grads: solved.grads };
-      problem.params = next;
-      state.steps += 1;
-      solve_();
-      losses.push(solved.value);
-    }
-    render();
+    remember();
+    walk(times);
   }
 
   function undo() {
+    stop();
     const last = past.pop();
     if (!last) return;
     problem.params = last.params;
     ({ before, losses } = last);
+    losses.length = last.count;
     state.steps = last.steps;
-    solve_();
+    solved = valueAndGrad(problem);
     render();
   }
 
   function run() {
     if (running) return stop();
+    remember();
     const frame = () => {
       running = requestAnimationFrame(frame);
-      step(state.speed ?? 4);
+      walk(STEPS_A_FRAME);
     };
     running = requestAnimationFrame(frame);
     render();
@@ -100,9 +116,9 @@ function startNetwork(root) {
     runButton.textContent = words.train;
   }
 
-  function slopes(l, j) {
+  function slopes(l, j, { layers } = solved) {
     // The activation's derivative at a hidden unit, for every point.
-    const { z, h } = solved.layers[l];
+    const { z, h } = layers[l];
     return z.map((row, n) => GATES[state.activation][1](1, h[n][j], row[j])[0]);
   }
 
@@ -120,16 +136,16 @@ function startNetwork(root) {
   const unitName = (l, j) => (l < 0 ? `x${j + 1}` : l === depth() - 1 ? "y" : `h${l + 1}${sub(j)}`);
   const preName = (l, j) => (l === depth() - 1 ? "y" : `z${l + 1}${sub(j)}`);
   const sub = (j) => String.fromCharCode(0x2081 + j);
-  const weightName = (l, i, j) => `w${l + 1}(${unitName(l - 1, i)}\u2192${unitName(l, j)})`;
+  const weightName = (l, i, j) => `w${sub(i)}(${unitName(l - 1, i)}\u2192${unitName(l, j)})`;
   const inputOf = (l, i) => solved.layers[l].x[state.point][i];
   const barOf = (name) => `dL/d${name}`;
 
-  function linesOfUnit([l, j]) {
-    const { w, b } = problem.params[l];
+  function linesOfUnit([l, j], params, { layers, grads }) {
+    const { w, b } = params[l];
     const n = state.point;
-    const { z, h } = solved.layers[l];
-    const { zBar, hBar } = solved.grads[l];
-    const terms = w.map((row, i) => `${factor(show(row[j]))}\u00b7${factor(show(inputOf(l, i)))}`);
+    const { x, z, h } = layers[l];
+    const { zBar, hBar } = grads[l];
+    const terms = w.map((row, i) => `${factor(show(row[j]))}\u00b7${factor(show(x[n][i]))}`);
     const names = w.map((_, i) => `w${sub(i)}\u00b7${unitName(l - 1, i)}`);
     const isLast = l === depth() - 1;
     const lines = [
@@ -143,8 +159,8 @@ function startNetwork(root) {
       lines.push(`${barOf("y")} = ${formula} = ${show(zBar[n][0])}   t = ${show(target)}, N = ${problem.x.length}`);
       return lines;
     }
-    const sent = problem.params[l + 1].w[j].map((value, k) => `${factor(show(value))}\u00b7${factor(show(solved.grads[l + 1].zBar[n][k]))}`);
-    const slope = slopes(l, j)[n];
+    const sent = params[l + 1].w[j].map((value, k) => `${factor(show(value))}\u00b7${factor(show(grads[l + 1].zBar[n][k]))}`);
+    const slope = slopes(l, j, { layers })[n];
     lines.push(
       `${barOf(unitName(l, j))} = \u03a3 w\u00b7${barOf(depth() - 2 === l ? "y" : `z${l + 2}`)} = ${sent.join(" + ")} = ${show(hBar[n][j])}`,
       `${barOf(preName(l, j))} = ${barOf(unitName(l, j))} \u00b7 ${state.activation}\u2032(${preName(l, j)}) = ${show(hBar[n][j])} \u00b7 ${factor(show(slope))} = ${show(zBar[n][j])}`,
@@ -183,32 +199,43 @@ function startNetwork(root) {
   const chart = make("div", { class: "chart" });
   const picture = make("div", { class: "picture", tabindex: 0, role: "region", "aria-label": words.network });
   const canvas = make("canvas", { width: 352, height: 352, role: "img", onclick: clicked });
-  const pointField = make("input", { type: "number", min: 1, step: 1, "aria-label": words.point,
-    onchange: () => selectPoint(Number(pointField.value) - 1) });
+  const pointField = numberField({ min: 1, step: 1, "aria-label": words.point },
+    () => (problem?.x.length ? state.point + 1 : ""), (value) => selectPoint(value - 1));
   const unitPanel = make("div", { class: "unit" });
-  const adding = [["", words.selects], ["1", words.adds1], ["0", words.adds0]];
+  const legend = make("p", { class: "legend" });
+  const adding = make("select", { onchange: () => { state.adding = adding.value === "" ? null : Number(adding.value); } });
+  const stepButton = button("step", () => { stop(); step(); });
+  const fit = fitPicture(picture);
 
   root.append(
     make("div", { class: "bar" },
       select(words.data, Object.keys(given.data).map((name) => [name, words[name]]), state.data, choose),
       select(words.activation, given.activations.map((name) => [name, name]), state.activation,
         (name) => { state.activation = name; begin(); }),
-      make("label", { class: "choice" }, `${words.rate} `, make("input", { type: "number", step: "any", min: 0, value: state.rate,
-        onchange: (event) => { state.rate = Number(event.target.value) || 0; render(); } })),
+      make("label", { class: "choice" }, `${words.rate} `,
+        numberField({ min: 0 }, () => state.rate, (value) => { state.rate = value; render(); })),
       widths),
-    make("div", { class: "bar" }, button("step", () => { stop(); step(); }), runButton, undoButton,
+    make("div", { class: "bar" }, stepButton, runButton, undoButton,
       button("restart", () => { state.seed += 1; begin(); })),
     said,
-    make("div", { class: "halves" }, make("div", {}, picture, unitPanel),
+    make("div", { class: "halves" }, make("div", {}, picture, legend, unitPanel),
       make("div", { class: "decision" }, canvas,
         make("p", { class: "field" },
-          select(words.click, adding, "", (value) => { state.adding = value === "" ? null : Number(value); }),
+          make("label", { class: "choice" }, `${words.click} `, adding),
           button("clear", clear)),
         make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField)), chart)),
-    make("p", { class: `notice ${tested.ok ? "" : "bad"}` },
-      say(words, !tested.ok ? "failed" : tested.error ? "tested" : "testedExactly", { count: tested.count, error: general(tested.error, 1) })),
+    noticeOf(tested, words),
   );
-  root.dataset.selftest = tested.ok ? "pass" : "fail";
+
+  function describe() {
+    // What the numbers are, and what a click does: of a curve or of two classes.
+    const isCurve = problem.loss === "squared_error";
+    const span = (kind, key) => make("span", { class: kind }, words[key]);
+    legend.replaceChildren(span("value", "legendUnit"), span("", isCurve ? "legendOutput" : "legendLogit"),
+      span("gradient", "legendBar"), span("", "legendLink"));
+    const ways = isCurve ? [["1", words.adds]] : [["1", words.adds1], ["0", words.adds0]];
+    adding.replaceChildren(...[["", words.selects], ...ways].map(([value, text]) => option(value, text, String(state.adding ?? ""))));
+  }
 
   function resize(layers) {
     state.hidden = layers;
@@ -230,17 +257,16 @@ function startNetwork(root) {
 
   function clear() {
     stop();
-    problem.x = problem.x.slice(0, 1);
-    problem.targets = problem.targets.slice(0, 1);
-    state.point = 0;
+    Object.assign(problem, { x: [], targets: [] });
+    Object.assign(state, { point: 0, adding: 1 });
+    describe();
     changed();
   }
 
   function changed() {
     before = null;
     past.length = 0;
-    solve_();
-    losses = [solved.value];
+    measure();
     state.steps = 0;
     render();
   }
@@ -263,13 +289,14 @@ function startNetwork(root) {
     const v = (canvas.height * (event.clientY - box.top)) / box.height;
     if (state.adding !== null && problem.x.length < MOST_POINTS) {
       const [a, b] = [u, canvas.height - v].map((p) => Number(((2 * EXTENT * p) / canvas.width - EXTENT).toFixed(3)));
-      const isCurve = problem.x[0].length === 1;
+      const isCurve = sizes()[0] === 1;
       problem.x.push(isCurve ? [a] : [a, b]);
       problem.targets.push(isCurve ? b : state.adding);
       state.point = problem.x.length - 1;
       changed();
       return;
     }
+    if (state.adding !== null) return;
     const distance = (n) => { const [p, q] = pixelOf(n); return Math.hypot(p - u, q - v); };
     selectPoint(problem.x.map((_, n) => n).sort((m, n) => distance(m) - distance(n))[0]);
   }
@@ -279,7 +306,7 @@ function startNetwork(root) {
     const color = (name) => style.getPropertyValue(name).trim();
     const brush = canvas.getContext("2d");
     brush.clearRect(0, 0, canvas.width, canvas.height);
-    const isCurve = problem.x[0].length === 1;
+    const isCurve = sizes()[0] === 1;
     const centers = Array.from({ length: GRID }, (_, i) => (2 * EXTENT * (i + 0.5)) / GRID - EXTENT);
     const outputs = (x) => networkForward(problem.params, state.activation, x).at(-1).h.map(([z]) => z);
     if (isCurve) {
@@ -313,11 +340,11 @@ function startNetwork(root) {
       brush.lineWidth = n === state.point ? 3 : 1;
       brush.stroke();
     });
-    canvas.setAttribute("aria-label", say(words, "decision", { n: problem.x.length, right: rightOnes(), loss: show(solved.value) }));
+    canvas.setAttribute("aria-label", say(words, "decision", { n: problem.x.length, right: rightOnes() && `${say(words, "right", { right: rightOnes() })}. `, loss: solved ? show(solved.value) : "\u2013" }));
   }
 
   const rightOnes = () =>
-    problem.loss === "squared_error" ? "" : `${solved.layers.at(-1).h.filter(([z], n) => z > 0 === problem.targets[n] > 0.5).length}/${problem.x.length}`;
+    problem.loss === "squared_error" || !solved ? "" : `${solved.layers.at(-1).h.filter(([z], n) => z > 0 === problem.targets[n] > 0.5).length}/${problem.x.length}`;
 
   function drawNetwork() {
     const all = sizes();
@@ -342,6 +369,7 @@ function startNetwork(root) {
     const scroll = picture.scrollLeft;
     const focused = picture.contains(document.activeElement) && document.activeElement.dataset.unit;
     picture.replaceChildren(make("div", { class: "paper" }, svg));
+    fit();
     picture.scrollLeft = scroll;
     if (focused) picture.querySelector(`[data-unit="${focused}"]`)?.focus();
   }
@@ -368,54 +396,55 @@ function startNetwork(root) {
   function drawPanel() {
     const [l, j] = state.neuron;
     const { w, b } = problem.params[l];
-    const rows = [...w.map((row, i) => [weightName(l, i, j), row[j], solved.grads[l].w[i][j], before?.params[l].w[i][j], i]),
-      [`b(${unitName(l, j)})`, b[j], solved.grads[l].b[j], before?.params[l].b[j], null]];
-    const cell = (text, kind = "") => make("td", { class: kind }, text);
+    const then = before && valueAndGrad({ ...problem, params: before });
+    const rows = [...w.map((row, i) => [weightName(l, i, j), before?.[l].w[i][j], then?.grads[l].w[i][j], row[j], solved.grads[l].w[i][j], i]),
+      [`b(${unitName(l, j)})`, before?.[l].b[j], then?.grads[l].b[j], b[j], solved.grads[l].b[j], null]];
+    const cells = (numbers) => numbers.map((number, k) =>
+      make("td", { class: k % 2 ? "gradient" : "value" }, number === undefined ? "\u2013" : show(number)));
+    const equations = (kind, ...from) => make("pre", { class: `lines ${kind}` }, linesOfUnit([l, j], ...from).join("\n"));
+    const heads = ["weight", "before", "gradientBefore", "now", "gradient"];
     const health = healthOf(l, j);
     unitPanel.replaceChildren(
       make("h2", {}, say(words, "neuron", { name: unitName(l, j) })),
       ...(health ? [make("p", { class: "ending bad" }, words[`${health}Why`])] : []),
       make("p", { class: "quiet" }, say(words, "atPoint", { n: state.point + 1 })),
-      make("pre", { class: "lines" }, linesOfUnit([l, j]).join("\n")),
+      ...(then ? [make("h3", {}, words.beforeStep), equations("before", before, then), make("h3", {}, words.afterStep)] : []),
+      equations("now", problem.params, solved),
       make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": words.weights }, make("table", {},
-        make("thead", {}, make("tr", {}, ...["weight", "before", "now", "gradient"].map((key) => make("th", { scope: "col" }, words[key])))),
-        make("tbody", {}, ...rows.map(([name, now, gradient, then, i]) => make("tr", {},
+        make("thead", {}, make("tr", {}, ...heads.map((key) => make("th", { scope: "col" }, words[key])))),
+        make("tbody", {}, ...rows.map(([name, ...numbers]) => [name, numbers.pop(), numbers]).map(([name, i, numbers]) => make("tr", {},
           make("td", {}, i === null ? name : make("button", { type: "button", class: "link-button", onclick: () => { state.weight = [l, i, j]; render(); } }, name)),
-          cell(then === undefined ? "\u2013" : show(then), "value"), cell(show(now), "value"), cell(show(gradient), "gradient")))))),
+          ...cells(numbers)))))),
       ...(state.weight ? [make("h2", {}, words.connection), make("pre", { class: "lines connection" }, linesOfWeight(state.weight).join("\n"))]
         : [make("p", { class: "quiet" }, words.clickConnection)]),
     );
   }
 
-  function render() {
+  function render(note = "") {
     const right = rightOnes();
-    said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${say(words, "right", { right })}`);
     runButton.textContent = running ? words.pause : words.train;
     undoButton.disabled = !past.length;
-    pointField.value = state.point + 1;
+    stepButton.disabled = runButton.disabled = !solved;
+    pointField.value = solved ? state.point + 1 : "";
     pointField.max = problem.x.length;
     drawWidths();
-    drawNetwork();
     drawDecision();
+    if (!solved) {
+      said.textContent = words.noPoints;
+      for (const part of [picture, unitPanel, chart]) part.replaceChildren();
+      return;
+    }
+    said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${say(words, "right", { right })}`) + note;
+    drawNetwork();
     drawPanel();
     chart.replaceChildren(...(losses.length > 1 ? [drawCurve(thinned(losses), say(words, "curve", { loss: show(solved.value) }), show, losses.length - 1)] : []));
   }
 
   choose(state.data);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", render);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => render());
   const network = { state, step, undo, begin, choose, resize, tested, solved: () => solved, problem: () => problem, render };
   root.network = network;
   return network;
 }
 
-function thinned(values, most = 400) {
-  // At most so many of the values, the last one among them.
-  const every = Math.ceil(values.length / most);
-  return values.filter((_, i) => (values.length - 1 - i) % every === 0);
-}
-
-const networks = [...document.querySelectorAll("section.network")].map(startNetwork);
-if (networks.length) {
-  const isOk = [...document.querySelectorAll("[data-selftest]")].every(({ dataset }) => dataset.selftest === "pass");
-  document.documentElement.dataset.selftest = isOk ? "pass" : "fail";
-}
+startAll("section.network", startNetwork);

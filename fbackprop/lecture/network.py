@@ -14,37 +14,45 @@ from fbackprop.markup import Markup, document, element, joined, script_data
 HERE = Path(__file__).parent
 
 
-def network_page(language: Language = "en") -> str:
+def network_page(language: Language = "en", ways: Sequence[Markup] = ()) -> str:
   """Write the page: a file's text, which loads nothing.
+
+  Args:
+    language: "en" or "ko".
+    ways: links to other pages.
 
   Raises:
     ValueError: the language is neither "en" nor "ko".
   """
   page.words_of(language)  # Which raises.
   words = words_of(language)
-  header = element("header", element("h1", words["title"]), element("p", words["lead"]))
+  navigation = (element("nav", *ways, class_="bar", aria_label="fbackprop"),) if ways else ()
+  title = element("h1", words["title"])
+  header = element("header", *navigation, title, element("p", words["lead"]))
   body = joined((header, element("main", network_element(language))))
   return document(f"{words['title']} – fbackprop", body, style(), scripts(), language)
 
 
 def network_element(
   language: Language, data: str = "moons", hidden: Sequence[int] = (4, 3), activation: str = "tanh",
-  rate: float = 0.5,
+  rate: float = 0.5, seed: int = 1,
 ) -> Markup:  # fmt: skip
   """Return the network as an element of a page that has `style()` and `scripts()`.
 
   Args:
     language: "en" or "ko".
     data, hidden, activation, rate: what it starts with; the reader may change all.
+    seed: of the first weights.
   """
+  start = {"data": data, "hidden": list(hidden), "activation": activation, "rate": rate}
   given: dict[str, Any] = {
     "data": data_sets(),
     "activations": [gate.name for gate in ACTIVATIONS],
     "cases": cases(),
-    "start": {"data": data, "hidden": list(hidden), "activation": activation, "rate": rate},
-    "words": words_of(language),
+    "start": start | {"seed": seed},
+    "words": page.notices(language) | words_of(language),
   }
-  noscript = element("noscript", element("p", words_of(language)["noscript"]))
+  noscript = element("noscript", element("p", page.words_of(language)["noscript"]))
   return element("section", noscript, script_data(given), class_="network")
 
 

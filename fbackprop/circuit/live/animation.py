@@ -19,7 +19,7 @@ from fbackprop.circuit.graph import CircuitError, Wire, fan_out
 from fbackprop.circuit.layout.columns import Item
 from fbackprop.circuit.layout.placement import place
 from fbackprop.circuit.live.figure import LiveLabels, branches, draw_items, draw_locals, draw_wires
-from fbackprop.circuit.live.page import DIGITS, MOST_NODES, Language, heading_of, words_of
+from fbackprop.circuit.live.page import DIGITS, KINDS, MOST_NODES, Language, heading_of, words_of
 from fbackprop.circuit.notation import MINUS, format_number, printable
 from fbackprop.circuit.pictures import FONTS, shorten
 from fbackprop.circuit.shapes import Style, width_of
@@ -32,11 +32,6 @@ HOLD = 3  # Beats for which the solved circuit stays.
 FADE = 0.25  # Of a beat, in which a part appears.
 CAPTION, LEGEND, LINE = Style(13.0), Style(11.0), 19.0
 MOST_LINES, MOST_CHARACTERS = 3, 96
-LEGENDS = {
-  "en": ("above a wire: its value", "below: d{root}/d(wire)", "at a gate: its local gradients ∂"),
-  "ko": ("선 위: 값", "선 아래: d{root}/d(선)", "게이트 왼쪽: 국소 기울기 ∂"),
-}
-KINDS = ("value", "gradient", "local")
 
 
 class Beat(NamedTuple):
@@ -115,7 +110,8 @@ def to_animation(
   bottom = layout.bottom + MARGIN
   captions = [caption(beat, k, bottom) for k, beat in enumerate(beats)]
   foot = bottom + LINE * (1 + max(len(beat.lines) for beat in beats))
-  legend = [part.format(root=notation.output_name(solution)) for part in LEGENDS[language]]
+  root = notation.output_name(solution)
+  legend = [words[key].format(f=root) for key in KINDS.values()]
   widest = max(width_of(line, CAPTION) for beat in beats for line in beat.lines)
   widest = max(widest, width_of(" · ".join(legend), LEGEND))
   width = max(layout.spans[-1][1], MARGIN + widest) + MARGIN
@@ -124,8 +120,9 @@ def to_animation(
   served = branches(layout, labels)
   style = (HERE / "animation.css").read_text("utf-8") + moving(solution, beats, served, seconds)
   name = printable(title or heading_of(circuit))
+  told = printable(" ".join(line for beat in beats for line in beat.lines))
   return element(
-    "svg", element("title", name), element("desc", labels.description()),
+    "svg", element("title", name), element("desc", told),
     element("style", Markup(style)),
     element("rect", class_="paper", width=shorten(width), height=shorten(height), rx="10"),
     element("g", *wires, *flows, *parts, transform=f"translate({aside})"), *captions,

@@ -21,8 +21,9 @@ function drawCloseUp(node, solved, known, show, names) {
     const local = show(solved.local[node.name][slot], known.local);
     const sent = show(solved.downstream[node.name][slot], known.downstream);
     svg.append(draw("path", { class: "wire", d: `M8 ${y}H${left}` }));
-    write("name", 10, y - 22, names(source));
     write("value", 10, y - 6, value);
+    if (known.constant[slot]) return said.push(value); // By which nothing is differentiated.
+    write("name", 10, y - 22, names(source));
     write("gradient", 10, y + 16, sent);
     write("local small", left + 12, y - 4, `\u2202${names(node.name)}/\u2202${names(source)}`);
     write("local", left + 12, y + 13, local);

@@ -1,6 +1,8 @@
 // Elements of the page: make("p", { class: "quiet", onclick: f }, "text", another element).
 
 const SVG = "http://www.w3.org/2000/svg";
+const SMALLEST = 0.75; // The scale below which a picture's numbers are too small to be read.
+const PRINTED = 680; // Pixels of a printed page between its margins, A4 or letter.
 
 function assemble(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -42,11 +44,11 @@ function setLines(text, lines) {
 }
 
 function drawCurve(values, label, show, count = values.length - 1) {
-  // A curve of values by their index, with the first and the last one as numbers.
+  // A curve of values by their index over the axis of zero; the last one as a number.
   const [width, height, left, right, top, bottom] = [320, 150, 8, 74, 14, 20];
   const known = values.filter(Number.isFinite);
-  const low = Math.min(...known);
-  const high = Math.max(...known);
+  const low = Math.min(0, ...known);
+  const high = Math.max(0, ...known);
   const span = high - low || 1;
   const x = (i) => left + ((width - left - right) * i) / Math.max(values.length - 1, 1);
   const y = (v) => height - bottom - ((height - top - bottom) * (v - low)) / span;
@@ -54,7 +56,7 @@ function drawCurve(values, label, show, count = values.length - 1) {
   const last = values.length - 1;
   const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "curve", role: "img", "aria-label": label });
   svg.append(
-    draw("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, class: "axis" }),
+    draw("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "axis" }),
     draw("polyline", { points: points.join(" "), class: "line" }),
     draw("text", { x: left, y: height - 6 }, "0"),
     draw("text", { x: x(last), y: height - 6, "text-anchor": "middle" }, last ? String(count) : ""),
@@ -66,4 +68,59 @@ function drawCurve(values, label, show, count = values.length - 1) {
     );
   }
   return svg;
+}
+
+function thinned(values, most = 400) {
+  // At most so many of the values, the last one among them.
+  const every = Math.ceil(values.length / most);
+  return values.filter((_, i) => (values.length - 1 - i) % every === 0);
+}
+
+function numberField(attributes, get, set) {
+  // A field for a number; what isn't one leaves the old number there.
+  const field = make("input", { type: "number", step: "any", value: get(), ...attributes, onchange: () => {
+    if (field.value !== "") set(Number(field.value));
+    field.value = get();
+  } });
+  return field;
+}
+
+function fitPicture(picture) {
+  // A picture that is wider than its room is scaled down, as long as it stays readable; else it scrolls.
+  const print = matchMedia("print");
+  const fit = () => {
+    const [paper] = picture.children;
+    if (!paper) return;
+    const wide = Number(paper.firstElementChild.getAttribute("width"));
+    const { paddingLeft, paddingRight } = getComputedStyle(picture);
+    const scale = (print.matches ? PRINTED : picture.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight)) / wide;
+    paper.style.zoom = scale < 1 && (scale >= SMALLEST || print.matches) ? scale : "";
+  };
+  new ResizeObserver(fit).observe(picture);
+  print.addEventListener("change", fit);
+  fit();
+  return fit;
+}
+
+// --- Whether the page computes what JAX computes ---------------------------------------------------
+
+function noticeOf(tested, words) {
+  // What the page says of its own test: { count, error, ok }.
+  const key = !tested.ok ? "failed" : tested.error ? "tested" : "testedExactly";
+  return make("p", { class: `notice ${tested.ok ? "" : "bad"}` },
+    say(words, key, { count: tested.count, error: general(tested.error, 1) }));
+}
+
+function startAll(selector, start) {
+  // Start every element of a kind; the root says whether all of the page pass their tests.
+  const elements = [...document.querySelectorAll(selector)];
+  const started = elements.map((root) => {
+    const each = start(root);
+    root.dataset.selftest = each.tested.ok ? "pass" : "fail";
+    return each;
+  });
+  const tested = [...document.querySelectorAll("section[data-selftest]")];
+  if (tested.length)
+    document.documentElement.dataset.selftest = tested.every(({ dataset }) => dataset.selftest === "pass") ? "pass" : "fail";
+  return started;
 }

@@ -1,10 +1,13 @@
 // Blanks in a circuit's picture, and what is right in them.
 
+const ROUNDING = 1e-12; // What is left of a sum of small decimals that cancel, as 0.1 + 0.2 − 0.3.
+
 function judge(text, right) {
   // "right", "rough" (right as far as it goes, but too few digits), "wrong", or "" for no answer.
   if (!text.trim()) return "";
   const answer = read(text);
   if (Number.isNaN(answer)) return "wrong";
+  if (answer === 0 && right !== 0) return Math.abs(right) < ROUNDING ? "right" : "wrong";
   const error = Math.abs(answer - right);
   // Half a unit of the last digit that was typed, but at most one percent.
   const [, decimals = "", power = "0"] = /^[^.,e]*(?:[.,](\d*))?(?:e(.*))?$/i.exec(text.trim()) ?? [];
@@ -23,8 +26,8 @@ function startExercise(root, circuit, player) {
   const message = make("p", { class: "message", "aria-live": "polite" });
   const gates = circuit.nodes.filter((node) => node.inputs.length).map((node) => node.name);
   const constants = circuit.nodes.filter((node) => node.op === "constant").map((node) => node.name);
+  const button = (text, onclick) => make("button", { type: "button", onclick }, text);
   let current = null;
-  let isShown = false;
 
   function rightOf(text) {
     const { value, gradient, share } = text.dataset;
@@ -42,7 +45,7 @@ function startExercise(root, circuit, player) {
   }
 
   function check(text, input) {
-    const outcome = isShown ? "right" : judge(input.value, rightOf(text));
+    const outcome = judge(input.value, rightOf(text));
     input.dataset.outcome = outcome;
     input.setAttribute("aria-invalid", String(outcome === "wrong"));
     return outcome;
@@ -51,14 +54,36 @@ function startExercise(root, circuit, player) {
   function score() {
     const outcomes = [...blanks].map(([text, input]) => check(text, input));
     const right = outcomes.filter((outcome) => outcome === "right").length;
-    root.dataset.right = String(right);
-    status.textContent = say(words, right === blanks.size ? "allRight" : "score", { right, all: blanks.size });
-    player.unlock(right === blanks.size);
+    if (right === blanks.size) return finish("allRight");
+    status.textContent = say(words, "score", { right, all: blanks.size });
   }
 
-  function add(text, label) {
+  function finish(key) {
+    // From now on it is a page to play: the numbers are the circuit's own.
+    const isInside = root.contains(document.activeElement);
+    for (const input of blanks.values()) input.remove();
+    help.hidden = answers.hidden = true;
+    status.textContent = say(words, key, { all: blanks.size });
+    message.textContent = "";
+    player.unlock(true);
+    if (isInside) root.querySelector(".player .primary").focus();
+  }
+
+  function reset() {
+    current = null;
+    for (const input of blanks.values()) {
+      input.value = "";
+      picture.querySelector(".paper").append(input);
+    }
+    help.hidden = answers.hidden = false;
+    message.textContent = "";
+    player.unlock(false);
+    score();
+  }
+
+  function add(text, label, placeholder) {
     const input = make("input", {
-      class: "blank", type: "text", inputmode: "text", autocomplete: "off", "aria-label": label,
+      class: `blank ${text.dataset.value ? "value" : "gradient"}`, type: "text", autocomplete: "off", "aria-label": label, placeholder,
       onfocus: () => (current = text),
       onkeydown: (event) => event.key === "Enter" && next(text),
       onchange: () => {
@@ -68,10 +93,8 @@ function startExercise(root, circuit, player) {
       },
     });
     input.style.left = `${Number(text.getAttribute("x")) - 3}px`;
-    input.style.top = `${Number(text.getAttribute("y")) - 12}px`;
-    text.classList.add("blanked");
+    input.style.top = `${Number(text.getAttribute("y")) - (text.dataset.value ? 15 : 12)}px`; // The wire is between.
     blanks.set(text, input);
-    picture.querySelector(".paper").append(input);
   }
 
   function next(text) {
@@ -81,42 +104,21 @@ function startExercise(root, circuit, player) {
 
   for (const text of picture.querySelectorAll("[data-value]")) {
     const isFork = text.nextElementSibling?.dataset.share;
-    if (gates.includes(text.dataset.value) && !isFork) add(text, say(words, "valueOf", { name: player.label(text.dataset.value) }));
+    const name = player.label(text.dataset.value);
+    if (gates.includes(text.dataset.value) && !isFork) add(text, say(words, "valueOf", { name }), name);
   }
   for (const text of [...picture.querySelectorAll("[data-gradient], [data-share]")].reverse()) {
-    const name = text.dataset.gradient ?? text.dataset.share.replace(/:\d+$/, "");
-    const key = text.dataset.gradient ? "gradientOf" : "shareOf";
-    if (!constants.includes(name)) add(text, say(words, key, { name: player.label(name) }));
-    else text.classList.add("blanked");
+    const { gradient, share } = text.dataset;
+    const node = gradient ?? share.replace(/:\d+$/, "");
+    const name = player.label(node);
+    const placeholder = gradient ? `d${player.label(circuit.root)}/d${name}` : words.share;
+    if (!constants.includes(node)) add(text, say(words, gradient ? "gradientOf" : "shareOf", { name }), placeholder);
   }
-
-  function reset() {
-    isShown = false;
-    for (const input of blanks.values()) {
-      input.value = "";
-      input.readOnly = false;
-    }
-    message.textContent = "";
-    score();
-  }
-
-  root.querySelector(".controls").append(
-    make("div", { class: "bar exercise" },
-      make("button", { type: "button", onclick: () => {
-        message.textContent = current ? `${words.hint}: ${hintOf(current)}` : words.chooseBlank;
-      } }, words.hint),
-      make("button", { type: "button", onclick: () => { player.randomise(); reset(); } }, words.newNumbers),
-      make("button", { type: "button", onclick: () => {
-        isShown = true;
-        for (const [text, input] of blanks) {
-          input.value = player.show(rightOf(text));
-          input.readOnly = true;
-        }
-        score();
-      } }, words.showAnswers),
-    ),
-    status,
-    message,
-  );
-  score();
+  const help = button(words.hint, () => {
+    message.textContent = current ? `${words.hint}: ${hintOf(current)}` : words.chooseBlank;
+  });
+  const answers = button(words.showAnswers, () => finish("shown"));
+  const others = button(words.newNumbers, () => { player.randomise(); reset(); });
+  root.querySelector(".controls").prepend(make("div", { class: "bar exercise" }, help, others, answers), status, message);
+  reset();
 }

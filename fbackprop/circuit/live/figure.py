@@ -11,7 +11,7 @@ from fbackprop.circuit import drawing, notation, shapes
 from fbackprop.circuit.drawing import ABOVE, BELOW, BESIDE, LINE, MARGIN, Labels
 from fbackprop.circuit.layout.columns import Extent, Item
 from fbackprop.circuit.layout.placement import Layout, place
-from fbackprop.circuit.notation import MINUS, format_number
+from fbackprop.circuit.notation import MINUS, format_number, printable
 from fbackprop.circuit.pictures import FONTS, path_of, shorten
 from fbackprop.circuit.shapes import ADVANCE, RADIUS, Piece, Style, Text
 from fbackprop.markup import Markup, element, joined
@@ -45,6 +45,10 @@ class LiveLabels(Labels):
       text = format_number(value, f".{digits}e", MINUS)
     return text
 
+  def name(self, name: str) -> str:
+    """Return the label of a node: a gate's also if the parser named it, as the formulas have it."""
+    return super().name(name) or printable(name)
+
   def lines(self, item: Item) -> int:
     """Return the most lines of an item's gradient."""
     terms = len(self.leaving[item.name]) if item.kind == "node" else 1
@@ -65,11 +69,15 @@ class LiveLabels(Labels):
     )
 
 
-def draw_figure(labels: LiveLabels) -> Markup:
+def draw_figure(labels: LiveLabels, name: str) -> Markup:
   """Draw a solved circuit, with every part named by what it shows.
 
   A path has `data-wires`, the wires that it belongs to, each as node:branch; a text has
   `data-value`, `data-gradient`, `data-share` or `data-local`; a gate has `data-gate`.
+
+  Args:
+    labels: its texts.
+    name: the picture's accessible name, without numbers, which change.
 
   Raises:
     CircuitError: a wire is too long to be drawn.
@@ -80,7 +88,7 @@ def draw_figure(labels: LiveLabels) -> Markup:
   return element(
     "svg", *draw_wires(layout, labels), *draw_items(layout, labels), *draw_locals(layout, labels),
     width=width, height=height, viewBox=f"0 0 {width} {height}", role="group",
-    aria_label=labels.title(), font_family=FONTS,
+    aria_label=name, font_family=FONTS,
   )  # fmt: skip
 
 

@@ -72,11 +72,14 @@ function sumLines(total, terms, longest) {
 }
 
 function fill(template, operands, y) {
-  // A formula with names or numbers in it; a negative number behind an operator in parentheses.
+  // A formula with names or numbers in it; a negative number behind an operator, or raised to a
+  // power, in parentheses.
   const text = template.replaceAll("-", MINUS).replaceAll(" ** ", "^");
-  return text.replace(/\{(\d+|y)\}/g, (_, key, at) => {
+  return text.replace(/\{(\d+|y)\}/g, (slot, key, at) => {
     const operand = key === "y" ? y : operands[key];
-    return at ? factor(operand) : operand;
+    const isFirst = /(^|[(,]\s*)$/.test(text.slice(0, at));
+    const isBase = /^[²^]/.test(text.slice(at + slot.length));
+    return isFirst && !isBase ? operand : factor(operand);
   });
 }
 

@@ -24,6 +24,8 @@ Language = Literal["en", "ko"]
 HERE = Path(__file__).parent
 SCRIPTS = ("gates.js", "notation.js", "elements.js", "closeup.js", "exercise.js", "player.js")
 DIGITS = Range(int, 1, 17)
+KINDS = {"value": "legendValue", "gradient": "legendGradient", "local": "legendLocal"}
+"""The words that say what the numbers of each kind are."""
 MOST_NODES = 200
 """The most nodes of a live circuit: a page with more would be slow, and over 300 kB."""
 
@@ -70,7 +72,7 @@ def frame(document: str) -> Markup:
 
 def live_element(
   solution: Solution, digits: int = 4, *, exercise: bool = False, language: Language = "en",
-  learned: tuple[str, ...] | None = None, rate: float = 0.1, name: str = "",
+  learned: tuple[str, ...] | None = None, rate: float = 0.1, name: str = "", folded: bool = False,
 ) -> Markup:  # fmt: skip
   """Return a live circuit as an element of a page that has `style()` and `scripts()`.
 
@@ -80,6 +82,7 @@ def live_element(
       tell them, else all.
     rate: the learning rate that the page starts with.
     name: what tells the picture from others on the page, for screen readers.
+    folded: whether the panels under the player are folded, where a page has several circuits.
   """
   check_range("to_html", "digits", digits, DIGITS)
   check_flag("to_html", "exercise", exercise)
@@ -100,20 +103,30 @@ def live_element(
     "width": labels.width,
     "widestSum": labels.widest_sum,
     "exercise": exercise,
+    "folded": folded,
     "learned": weights_of(circuit) if learned is None else learned,
     "rate": rate,
     "language": language,
     "words": words_of(language),
     "checks": [numbers_of(each) for each in (solution, *others(solution))],
   }
-  without_script = element("pre", text.to_steps(solution, digits=digits))
-  paper = element("div", draw_figure(labels), class_="paper")
-  scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {labels.title()}".strip()}
+  words = words_of(language)
+  steps = () if exercise else (element("pre", text.to_steps(solution, digits=digits)),)
+  title = words["picture"].format(f=notation.printable(heading_of(circuit)))
+  paper = element("div", draw_figure(labels, title), class_="paper")
+  scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {title}".strip()}
   return element(
-    "section", element("div", paper, class_="picture", **scroll),
-    element("noscript", element("p", words_of(language)["noscript"]), without_script),
-    script_data(data), class_="circuit", data_exercise=str(exercise).lower(),
+    "section", element("div", paper, class_="picture", **scroll), legend(data["root"], language),
+    element("noscript", element("p", words["noscript"]), *steps),
+    script_data(data), class_="circuit", data_locked=str(exercise).lower(),
   )  # fmt: skip
+
+
+def legend(root: str, language: Language) -> Markup:
+  """Return what the numbers at a wire and at a gate are."""
+  words = words_of(language)
+  texts = [element("span", words[key].format(f=root), class_=kind) for kind, key in KINDS.items()]
+  return element("p", *texts, class_="legend")
 
 
 def heading_of(circuit: GateGraph) -> str:
@@ -142,10 +155,13 @@ def describe(node: Node, labels: LiveLabels) -> dict[str, Any]:
 
 
 def weights_of(circuit: GateGraph) -> list[str]:
-  """Return the inputs that are learned: those called w or b if there are such, else all."""
-  if any(name.startswith("w") for name in circuit.inputs):
-    return [name for name in circuit.inputs if not name.startswith(("x", "t"))]
-  return list(circuit.inputs)
+  """Return the inputs that are learned: the weights and biases if names tell them, else all.
+
+  Names tell them if all others are data: w, b, u, v and c beside x, y and t, by their first letter.
+  """
+  weights = [name for name in circuit.inputs if name[0] in "wbuvc"]
+  is_told = all(name[0] in "wbuvcxyt" for name in circuit.inputs)
+  return weights if weights and is_told else list(circuit.inputs)
 
 
 def others(solution: Solution) -> list[Solution]:
@@ -186,6 +202,11 @@ def words_of(language: str) -> dict[str, str]:
   check_choice("to_html", "language", language, get_args(Language))
   words: dict[str, str] = json.loads((HERE / f"words.{language}.json").read_text("utf-8"))
   return words
+
+
+def notices(language: Language) -> dict[str, str]:
+  """Return the words with which any page says whether its numbers are JAX's."""
+  return {key: words_of(language)[key] for key in ("tested", "testedExactly", "failed")}
 
 
 def style() -> str:
