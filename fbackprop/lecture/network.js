@@ -442,7 +442,7 @@ function startNetwork(root) {
 
   choose(state.data);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => render());
-  const network = { state, step, undo, begin, choose, resize, tested, solved: () => solved, problem: () => problem, render };
+  const network = { state, step, undo, begin, choose, resize, tested, solved: () => solved, losses: () => losses, problem: () => problem, render };
   root.network = network;
   return network;
 }

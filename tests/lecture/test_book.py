@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ import pytest
 import fbackprop as fb
 from fbackprop.circuit.graph import CircuitError
 from fbackprop.cli import main
-from fbackprop.lecture.book import CHAPTERS, glossary, lecture_pages, words_of
-from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width
+from fbackprop.lecture.book import CHAPTERS, glossary, words_of
+from tests.support.browser import SCHEMES, Opened, check_access, check_widths
 from tests.support.pages import Reader
 
-BOOKS = {language: lecture_pages(language) for language in ("en", "ko")}
+LANGUAGES = ("en", "ko")
 # By hand.
 ANSWERS = {"L1": 13, "L2": 1, "L3": 1, "L4": 0, "L5": 2, "L7": 0, "L8": 5, "L9": 0.4, "L10": 0.9,
            "L11": 0.25, "L12": 2}  # fmt: skip
@@ -30,9 +31,9 @@ def question_of(text):
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda chapter: chapter.name)
-def test_the_answers_are_those_found_by_hand(chapter):
-  for language in BOOKS:
-    answer = question_of(BOOKS[language][f"{chapter.name}.html"])["answer"]
+def test_the_answers_are_those_found_by_hand(books, chapter):
+  for book in books.values():
+    answer = question_of(book[f"{chapter.name}.html"])["answer"]
     assert answer == pytest.approx(ANSWERS[chapter.name], rel=1e-12, abs=1e-12)
 
 
@@ -49,34 +50,38 @@ def test_both_languages_have_the_same_chapters():
     assert len(ours.get("pictures", ())) == len(theirs.get("pictures", ()))
 
 
-@pytest.mark.parametrize("language", BOOKS)
-def test_the_pages_are_small_and_link_to_each_other_alone(language):
-  book = BOOKS[language]
+@pytest.mark.parametrize(("language", "other"), [("en", "ko"), ("ko", "en")])
+def test_the_pages_are_small_and_link_to_each_other_alone(books, language, other):
+  book = books[language]
   for name, text in book.items():
     assert len(text.encode()) < 300_000, name
-    links = {a["href"] for _, a in Reader(text).elements if "href" in a}
+    links = {a["href"].removesuffix("#glossary") for _, a in Reader(text).elements if "href" in a}
+    assert f"../{other}/{name}" in links
+    links.remove(f"../{other}/{name}")
     assert links <= set(book), name
-    assert name == "network.html" or links
+    assert name == "index.html" or "index.html" in links
+    assert 'href="index.html#glossary"' in text or name in ("index.html", "network.html")
     assert set(re.findall(r"https?://[^\s\"']+", text)) <= {"http://www.w3.org/2000/svg"}
   reached = {a["href"] for _, a in Reader(book["index.html"]).elements if "href" in a}
-  assert reached == set(book) - {"index.html"}
+  assert reached == set(book) - {"index.html"} | {f"../{other}/index.html"}
+  assert 'id="glossary"' in book["index.html"]
 
 
-def test_the_glossary_has_its_terms_once():
+def test_the_glossary_has_its_terms_once(books):
   english, korean = zip(*glossary(), strict=True)
   assert list(english) == sorted(set(english))
   assert len(set(korean)) == len(korean)
-  assert "역전파" in BOOKS["en"]["index.html"]
+  assert "역전파" in books["en"]["index.html"]
 
 
-def test_the_chapter_of_cycles_quotes_the_refusal():
+def test_the_chapter_of_cycles_quotes_the_refusal(books):
   chapter = CHAPTERS[1]
   assert chapter.quote() == "circuit: the nodes form a cycle: b -> a -> b"
-  assert html.escape(chapter.quote()) in BOOKS["ko"]["L2.html"]
+  assert html.escape(chapter.quote()) in books["ko"]["L2.html"]
   assert issubclass(CircuitError, ValueError)
 
 
-def test_the_chapter_of_the_update_quotes_the_rule():
+def test_the_chapter_of_the_update_quotes_the_rule(books):
   quoted = CHAPTERS[9].quote()
   source = (Path(fb.__file__).parent / "layers" / "dense.py").read_text("utf-8")
   head, *body = quoted.splitlines()
@@ -84,17 +89,16 @@ def test_the_chapter_of_the_update_quotes_the_rule():
   assert "  w_bar = product(x.T, y_bar, bar_of=params.w)" in body
   assert '"""' not in quoted
   assert all(line in source.splitlines() for line in [head, *body])
-  assert html.escape(quoted) in BOOKS["ko"]["L10.html"]
+  assert html.escape(quoted) in books["ko"]["L10.html"]
 
 
-@pytest.mark.parametrize("language", BOOKS)
-def test_every_chapter_works_in_a_browser(browser, tmp_path, language):
-  for name, text in BOOKS[language].items():
-    (tmp_path / name).write_text(text, "utf-8")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_every_chapter_works_in_a_browser(browser, books, folders, language):
   for chapter in CHAPTERS:
-    with Opened(browser, tmp_path / f"{chapter.name}.html") as page:
+    with Opened(browser, folders[language] / f"{chapter.name}.html") as page:
       assert page.get_attribute("html", "data-selftest") == "pass"
-      answer = question_of(BOOKS[language][f"{chapter.name}.html"])["answer"]
+      check_widths(page)
+      answer = question_of(books[language][f"{chapter.name}.html"])["answer"]
       question = page.locator(".question")
       if question.locator("input[type=radio]").count():
         question.locator("input[type=radio]").nth(int(answer)).check()
@@ -107,21 +111,68 @@ def test_every_chapter_works_in_a_browser(browser, tmp_path, language):
       assert question.get_attribute("data-outcome") == "right"
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("name", ["index", "L2", "L5", "L11"])
-def test_it_is_accessible_at_every_width(browser, tmp_path, name, scheme):
-  for language, book in BOOKS.items():
-    file = tmp_path / f"{name}-{language}.html"
-    file.write_text(book[f"{name}.html"], "utf-8")
-    with Opened(browser, file, color_scheme=scheme) as page:
-      for width in WIDTHS:
-        page.set_viewport_size({"width": width, "height": 800})
-        check_width(page)
-      check_access(page)
+def test_it_is_accessible_in_light_and_dark(browser, folders, name):
+  for language, folder in folders.items():
+    with Opened(browser, folder / f"{name}.html") as page:
+      check_widths(page)
+      for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        check_access(page)
+      if language == "ko":  # Names that are read aloud are Korean too.
+        names = page.eval_on_selector_all(
+          "[aria-label]", "all => all.map(each => each.getAttribute('aria-label'))"
+        )
+        assert not [each for each in names if re.search("circuit|value|gradient|Weights", each)]
 
 
-def test_the_command_writes_the_folder(capsys, tmp_path):
+def test_a_printed_chapter_asks_its_question(browser, folders):
+  with Opened(browser, folders["en"] / "L2.html") as page:
+    page.emulate_media(media="print")
+    assert page.get_by_text("a and b in either order, then f").is_visible()
+    assert not page.locator(".player").is_visible()
+    assert not page.get_by_role("heading", name="Gradient descent").is_visible()
+    assert page.locator("nav:visible, .question button:visible").count() == 0
+
+
+def test_the_panels_of_several_circuits_are_folded(browser, folders):
+  with Opened(browser, folders["en"] / "L11.html") as page:
+    assert page.locator(".panels:visible").count() == 0
+    page.locator("summary").first.click()
+    assert page.locator(".panels:visible").count() == 1
+    maximum = "document.querySelectorAll('.circuit')[3].player.state"
+    assert set(page.evaluate(f"[...{maximum}.learned]")) == set(
+      page.evaluate(f"Object.keys({maximum}.inputs)")
+    )
+
+
+@pytest.mark.parametrize(
+  ("name", "steps", "most", "right"), [("L1", 4000, 0.01, None), ("L5", 2000, 0.01, "60/60")]
+)
+def test_a_chapters_network_learns_as_it_opens(browser, folders, name, steps, most, right):
+  """And smoothly: the loss never rises, as it does at a rate at the edge of stability."""
+  with Opened(browser, folders["en"] / f"{name}.html") as page:
+    losses = page.evaluate(f"""(() => {{
+      const {{ step, losses }} = document.querySelector('.network').network;
+      step({steps});
+      return losses();
+    }})()""")
+    said = page.text_content(".said")
+  assert len(losses) == steps + 1
+  assert losses[-1] < most
+  assert all(b <= a for a, b in pairwise(losses))
+  assert right is None or f"{right} right" in said
+
+
+def test_the_command_writes_one_language_or_both(capsys, tmp_path, books):
   folder = tmp_path / "new" / "lecture"
-  assert main(["lecture", "--out", str(folder), "--language", "ko"]) == 0
-  assert {file.name: file.read_text("utf-8") for file in folder.iterdir()} == BOOKS["ko"]
-  assert capsys.readouterr().out.endswith(f"open {folder / 'index.html'} in a browser\n")
+  assert main(["lecture", "--out", str(folder), "--language", "both"]) == 0
+  for language, book in books.items():
+    files = {file.name: file.read_text("utf-8") for file in (folder / language).iterdir()}
+    assert files == book
+  assert capsys.readouterr().out.count("in a browser\n") == 2
+  assert main(["lecture", "--out", str(tmp_path / "ko"), "--language", "ko"]) == 0
+  files = {file.name: file.read_text("utf-8") for file in (tmp_path / "ko").iterdir()}
+  assert set(files) == set(books["ko"])
+  assert not any("../" in re.sub("<script.*", "", text, flags=re.S) for text in files.values())
+  assert capsys.readouterr().out.endswith(f"open {tmp_path / 'ko' / 'index.html'} in a browser\n")

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from fbackprop.lecture.book import lecture_pages, words_of
+from fbackprop.lecture.book import words_of
 from fbackprop.lecture.descent import COSTS
-from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width
+from tests.support.browser import SCHEMES, Opened, check_access, check_widths
 
 # Written by hand, for autodiff.
 FUNCTIONS = {
@@ -21,11 +21,9 @@ STEPS = 30
 
 
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, folders):
   def open_page(language="en", **window):
-    file = tmp_path / "L9.html"
-    file.write_text(lecture_pages(language)["L9.html"], "utf-8")
-    return Opened(browser, file, **window)
+    return Opened(browser, folders[language] / "L9.html", **window)
 
   return open_page
 
@@ -48,18 +46,32 @@ def test_both_languages_have_the_same_words():
   assert set(FUNCTIONS) <= set(words_of("en")["descent"])
 
 
-@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.name)
-def test_its_steps_are_those_of_jax(opened, cost):
+def test_its_steps_are_those_of_jax(opened):
   with opened() as page:
     code = f"d.choose(given); for (let i = 0; i < {STEPS}; i++) d.one(); return d.state.way"
-    way = descent(page, code, cost.name)
-  assert len(way) == STEPS + 1
-  with jax.enable_x64(True):
-    point = {name: jnp.asarray(value) for name, value in cost.start.items()}
-    for found in way:
-      assert found == pytest.approx({name: float(v) for name, v in point.items()}, rel=1e-10)
-      grads = jax.grad(FUNCTIONS[cost.name])(point)
-      point = jax.tree.map(lambda w, g: w - cost.rate * g, point, grads)
+    ways = [descent(page, code, cost.name) for cost in COSTS]
+  for cost, way in zip(COSTS, ways, strict=True):
+    assert len(way) == STEPS + 1
+    with jax.enable_x64(True):
+      differentiate = jax.jit(jax.grad(FUNCTIONS[cost.name]))
+      point = {name: jnp.asarray(value) for name, value in cost.start.items()}
+      for found in way:
+        assert found == pytest.approx({name: float(v) for name, v in point.items()}, rel=1e-10)
+        grads = differentiate(point)
+        point = {name: w - cost.rate * grads[name] for name, w in point.items()}
+
+
+def test_it_zigzags_in_the_long_valley_at_the_rate_that_the_text_says(opened):
+  """Down the gradients of two steps that point against each other, across the valley."""
+  for language in ("en", "ko"):
+    assert any("η = 0.8" in text for text in words_of(language)["chapters"]["L9"]["text"])
+  code = """d.choose('neuron'); d.state.rate = given; for (let i = 0; i < 4; i++) d.one();
+    const points = d.state.way.map(Object.values);
+    const steps = points.slice(1).map((p, i) => p.map((v, k) => v - points[i][k]));
+    return steps.slice(1).map((s, i) => s.reduce((sum, v, k) => sum + v * steps[i][k], 0));"""
+  with opened() as page:
+    assert all(product < 0 for product in descent(page, code, 0.8))
+    assert all(product > 0 for product in descent(page, code, 0.3))
 
 
 def test_each_stop_rule_is_said(opened):
@@ -102,12 +114,30 @@ def test_the_page_fails_its_own_test_on_a_wrong_rule(opened):
     assert descent(page, code) == [False, True]
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
+def test_it_has_a_heading_and_axes(opened):
+  with opened() as page:
+    assert page.locator(".descent h2").text_content() == "A curve or a surface to descend"
+    written = descent(
+      page,
+      """
+      const found = [];
+      const { fillText } = CanvasRenderingContext2D.prototype;
+      CanvasRenderingContext2D.prototype.fillText = (text) => found.push(text);
+      d.choose("neuron");
+      const surface = found.splice(0);
+      d.choose("parabola");
+      CanvasRenderingContext2D.prototype.fillText = fillText;
+      return [surface, found];""",
+    )
+    assert {"w →", "b ↑", "0", "−2"} <= set(written[0])
+    assert {"x →", "f ↑", "0", "10"} <= set(written[1])
+
+
 @pytest.mark.parametrize("language", ["en", "ko"])
-def test_it_is_accessible_at_every_width(opened, language, scheme):
-  with opened(language, color_scheme=scheme) as page:
+def test_it_is_accessible_at_every_width(opened, language):
+  with opened(language) as page:
     descent(page, "d.choose('neuron'); d.one();")
-    for width in WIDTHS:
-      page.set_viewport_size({"width": width, "height": 800})
-      check_width(page)
-    check_access(page)
+    check_widths(page)
+    for scheme in SCHEMES:
+      page.emulate_media(color_scheme=scheme)
+      check_access(page)

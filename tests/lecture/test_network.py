@@ -11,18 +11,22 @@ import pytest
 import fbackprop as fb
 from fbackprop.lecture.data import ACTIVATIONS, LOSSES, cases, data_sets
 from fbackprop.lecture.network import network_page, words_of
-from tests.support.browser import SCHEMES, WIDTHS, Opened, check_access, check_width
+from tests.support.browser import SCHEMES, Opened, check_access, check_widths
 from tests.support.pages import Reader
 
-PAGES = {language: network_page(language) for language in ("en", "ko")}
 GATES = {gate.name: gate for gate in ACTIVATIONS}
 
 
+@pytest.fixture(scope="module")
+def pages():
+  return {language: network_page(language) for language in ("en", "ko")}
+
+
 @pytest.fixture
-def opened(browser, tmp_path):
+def opened(browser, tmp_path, pages):
   def open_page(language="en", **window):
     file = tmp_path / "network.html"
-    file.write_text(PAGES[language], "utf-8")
+    file.write_text(pages[language], "utf-8")
     return Opened(browser, file, **window)
 
   return open_page
@@ -46,8 +50,8 @@ def mean_loss(params, activation, loss, x, targets):
   return LOSSES[loss].forward(outputs, targets[:, None])[0].mean()
 
 
-def test_the_page_is_one_small_harmless_file():
-  for language, text in PAGES.items():
+def test_the_page_is_one_small_harmless_file(pages):
+  for language, text in pages.items():
     assert len(text.encode()) < 300_000
     assert f'<html lang="{language}">' in text
     assert set(re.findall(r"https?://[^\s\"']+", text)) == {"http://www.w3.org/2000/svg"}
@@ -127,12 +131,15 @@ def test_it_is_trained_and_taken_back_with_its_buttons(opened):
     page.get_by_role("button", name="Step", exact=True).click()
     assert page.text_content(".said").startswith("Step 1: loss L = ")
     page.get_by_role("button", name="Train", exact=True).click()
+    page.wait_for_function("document.querySelector('.network').network.state.steps > 8")
     page.get_by_role("button", name="Pause", exact=True).click()
-    for _ in range(600):
-      if not page.get_by_role("button", name="Undo", exact=True).is_enabled():
-        break
-      page.get_by_role("button", name="Undo", exact=True).click()
+    undo = page.get_by_role("button", name="Undo", exact=True)
+    undo.click()  # All that was trained.
+    assert page.text_content(".said").startswith("Step 1: ")
+    assert network(page, "return n.losses().length") == 2
+    undo.click()
     assert page.text_content(".said").startswith("Step 0: ")
+    assert not undo.is_enabled()
     page.get_by_role("button", name="Add a layer").click()
     assert network(page, "return n.problem().params.map(({ b }) => b.length)") == [4, 3, 3, 1]
 
@@ -149,6 +156,8 @@ def test_a_connection_shows_its_gradient_as_a_product(opened):
     )
     texts = page.evaluate("(v) => v.map((each) => format(each, { digits: 4, width: 8 }))",
                           [x, bar, x * bar, total, w, w - 0.5 * total])  # fmt: skip
+    assert shown[0] == f"w₂(x2→h1₁) = {texts[4]}"  # As the neuron's equation has it.
+    assert "w₂·x2" in page.text_content(".lines.now")
     assert shown[2].startswith(f"   x2 · dL/dz1₁ = {texts[0]} · ")
     assert shown[2].endswith(f" = {texts[2]}")
     assert shown[4] == f"   ∂L/∂w = {texts[3]}"
@@ -186,22 +195,116 @@ def test_a_click_adds_a_point(opened):
     assert points[2] == 1
 
 
-def test_a_rate_that_diverges_is_said(opened):
+def test_a_rate_that_diverges_is_said_and_what_was_done_until_then_is_shown(opened):
   with opened() as page:
-    network(page, "n.choose('sine'); n.state.rate = 1e200; n.step(20);")
-    assert "isn't finite" in page.text_content(".said")
+    network(
+      page,
+      "n.choose('sine'); n.state.activation = 'relu'; n.begin(); n.state.rate = 30; n.step(20)",
+    )
+    steps, w, value = network(
+      page, "return [n.state.steps, n.problem().params[0].w[0][0], n.solved().value]"
+    )
+    assert 0 < steps < 20
+    assert np.isfinite(value)
+    said = page.text_content(".said")
+    assert said.startswith(f"Step {steps}: ")
+    assert "isn't finite" in said
+    cells = page.locator(".unit tbody tr").first.locator("td")
+    text = page.evaluate("(w) => format(w, { digits: 4, width: 8 })", w)
+    assert cells.nth(3).text_content() == text
+    # From there no step is possible: nothing is remembered of one that wasn't taken.
+    network(page, "n.step()")
+    page.get_by_role("button", name="Undo", exact=True).click()
+    assert page.text_content(".said").startswith("Step 0: ")
 
 
-@pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("language", ["en", "ko"])
-def test_it_is_accessible_at_every_width(opened, language, scheme):
-  with opened(language, color_scheme=scheme) as page:
-    for width in WIDTHS:
-      page.set_viewport_size({"width": width, "height": 800})
-      check_width(page)
+def test_a_neuron_shows_its_equation_before_and_after_a_step(opened):
+  with opened() as page:
+    assert page.locator(".lines.before").count() == 0
+    first = page.text_content(".lines.now")
+    page.get_by_role("button", name="Step", exact=True).click()
+    assert page.text_content(".lines.before") == first
+    now = page.text_content(".lines.now")
+    assert now != first
+    code = """const { layers } = n.solved(), { w, b } = n.problem().params[0];
+      const show = (v) => format(v, { digits: 4, width: 8 });
+      return [w[0][0], w[1][0], b[0], layers[0].z[0][0], layers[0].h[0][0]].map(show);"""
+    numbers = network(page, code)
+    assert now.split("\n")[0] == "z1₁ = w₁·x1 + w₂·x2 + b"
+    assert now.split("\n")[1].startswith(f"   = {numbers[0]}·")
+    assert now.split("\n")[1].endswith(f" = {numbers[3]}")
+    assert now.split("\n")[2] == f"h1₁ = tanh(z1₁) = {numbers[4]}"
+    # The row of a weight is its step: w − η · its gradient before is w now.
+    [before, gradient, after] = [
+      float(page.locator(".unit tbody tr td").nth(i).text_content().replace("−", "-"))
+      for i in (1, 2, 3)
+    ]
+    assert before - 0.5 * gradient == pytest.approx(after, abs=1e-4)  # Four digits are shown.
+
+
+def test_all_points_are_cleared_and_others_drawn(opened):
+  with opened() as page:
+    page.get_by_role("button", name="Clear the points").click()
+    assert network(page, "return n.problem().x.length") == 0
+    assert page.text_content(".said").startswith("There are no points")
+    step = page.get_by_role("button", name="Step", exact=True)
+    assert not step.is_enabled()
     check_access(page)
+    page.locator("canvas").click(position={"x": 100, "y": 100})
+    page.get_by_label("A click").select_option("0")
+    page.locator("canvas").click(position={"x": 250, "y": 250})
+    assert network(page, "return n.problem().targets") == [1, 0]
+    step.click()
+    assert "/2 right" in page.text_content(".said")
 
 
-def test_the_data_cannot_end_their_element():
-  [data] = re.findall(r'<script type="application/json">(.*?)</script>', PAGES["en"])
+def test_a_curve_has_no_classes(opened):
+  with opened() as page:
+    offered = page.get_by_label("A click").locator("option")
+    legend = page.locator(".legend")
+    assert [*offered.all_text_contents()][1:] == [
+      "adds a point of class 1 (round)", "adds a point of class 0 (square)"
+    ]  # fmt: skip
+    assert "σ(y) is the probability of class 1" in legend.text_content()
+    assert "1/N of the mean" in legend.text_content()
+    page.get_by_label("Data").select_option("sine")
+    assert [*offered.all_text_contents()][1:] == ["adds a point"]
+    assert "logit" not in legend.text_content()
+
+
+def test_a_field_without_a_number_keeps_the_old_one(opened):
+  with opened() as page:
+    for label, text, kept in (("Rate η", "", "0.5"), ("Point", "99", "1"), ("Point", "", "1")):
+      field = page.get_by_label(label, exact=True)
+      field.fill(text)
+      field.press("Enter")
+      assert field.input_value() == kept
+    assert network(page, "return n.state.rate") == 0.5
+
+
+def test_what_can_be_undone_takes_little_memory(opened):
+  with opened() as page:
+    code = """const copies = new Set(), { push } = Array.prototype;
+      Array.prototype.push = function (...each) {
+        if (each[0]?.losses) copies.add(each[0].losses);
+        return push.apply(this, each);
+      };
+      for (let i = 0; i < 20; i++) n.step();
+      Array.prototype.push = push;
+      return copies.size"""
+    assert network(page, code) == 1  # One list of losses, whatever the number of steps.
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_it_is_accessible_at_every_width(opened, language):
+  with opened(language) as page:
+    page.locator("button.primary").locator("xpath=preceding-sibling::button").click()  # A step.
+    check_widths(page)
+    for scheme in SCHEMES:
+      page.emulate_media(color_scheme=scheme)
+      check_access(page)
+
+
+def test_the_data_cannot_end_their_element(pages):
+  [data] = re.findall(r'<script type="application/json">(.*?)</script>', pages["en"])
   assert json.loads(data)["start"]["data"] == "moons"

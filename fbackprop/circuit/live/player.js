@@ -288,7 +288,7 @@ function startCircuit(root) {
         ...rows.map(({ row }) => row)),
       make("p", { class: "field" }, make("label", {}, `${words.amount} `, amount))),
     make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp),
-    make("section", { class: "panel descent" }, heading("descent"), make("p", { class: "quiet" }, words.descentHelp),
+    make("section", { class: "panel updating" }, heading("descent"), make("p", { class: "quiet" }, words.descentHelp),
       make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate), button("updateOnce", () => update()),
         button("updates", () => update(10)), button("restart", () => { remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
       chart)));
