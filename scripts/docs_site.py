@@ -190,6 +190,7 @@ def notebook_page(path: Path) -> str:
     for output in cell["outputs"]:
       data = output.get("data", {})
       text = "".join(output.get("text", data.get("text/plain", "")))
-      svg = "".join(data.get("image/svg+xml", ""))
-      parts.append(f"<div>{svg}</div>" if svg else f"```text\n{text.rstrip()}\n```")
+      frame = "".join(data.get("text/html", "")).replace("\n", "&#10;")  # No blank line ends it.
+      picture = frame or "".join(data.get("image/svg+xml", ""))
+      parts.append(f"<div>{picture}</div>" if picture else f"```text\n{text.rstrip()}\n```")
   return "\n\n".join([*parts, f"The notebook itself is `{path.relative_to(ROOT)}`.", ""])
