@@ -47,7 +47,7 @@ COSTS = (
   Cost(  # A linear neuron, on three examples.
     "neuron",
     "J = (square(w + b - 1) + square(2*w + b - 3) + square(b + 1 - w)) / 6",
-    {"w": -1.5, "b": 2.0},
+    {"w": -1.5, "b": 2.5},
     {"w": (-2.0, 4.0), "b": (-3.0, 3.0)},
     0.05,
     0.3,

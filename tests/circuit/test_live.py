@@ -13,17 +13,10 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from fbackprop.circuit import Node, build, example, parse
+from fbackprop.circuit import Node, build, example, notation, parse
 from fbackprop.circuit.graph import GATES
 from fbackprop.circuit.live import page as live
-from tests.support.browser import (
-  OVERLAPS,
-  SCHEMES,
-  WIDTHS,
-  Opened,
-  check_access,
-  check_width,
-)
+from tests.support.browser import OVERLAPS, SCHEMES, Opened, check_access, check_widths
 from tests.support.pages import Reader
 
 LECTURE = parse("a = x+y; b = max(y,z); f = a*b").trace(x=1.0, y=2.0, z=0.0)
@@ -227,6 +220,24 @@ def test_numbers_are_formatted_as_in_python(scratch, value, digits, text):
   assert scratch.evaluate("([v, s]) => format(v, s)", [value, settings]) == text
 
 
+def test_a_formula_with_numbers_means_what_python_says(scratch):
+  """Every gate's formula at negative inputs, read as Python, is the gate's value there."""
+  signs = {"−": "-", "·": "*", "^": "**", "²": "**2"}
+  with jax.enable_x64(True):
+    known = {
+      name: lambda *x, g=g: float(g.forward(*map(jnp.asarray, x))[0]) for name, g in GATES.items()
+    }
+    for op, gate in GATES.items():
+      xs = [-2.0, -3.0, -0.5][: gate.arity or 3]
+      formula = notation.expression(op, [f"{{{i}}}" for i in range(len(xs))])
+      texts = [f"{x:g}".replace("-", "−") for x in xs]
+      text = scratch.evaluate("([t, xs]) => fill(t, xs, 'y')", [formula, texts])
+      assert not re.search(r"\(\(−[\d.]+\)\)", text)
+      read = re.sub("|".join(map(re.escape, signs)), lambda sign: signs[sign[0]], text)
+      found = eval(read, known)  # noqa: S307
+      assert found == pytest.approx(known[op](*xs), rel=1e-12, nan_ok=True), text
+
+
 # --- Playing --------------------------------------------------------------------------------------
 
 
@@ -238,6 +249,7 @@ def shown(page, kind):
 
 def test_forward_then_backward_gate_by_gate(opened):
   with opened(LECTURE) as page:
+    page.focus("button.primary")
     page.keyboard.press("Home")
     inputs = [["x", "1"], ["y", "2"], ["y", "2"], ["z", "0"], ["y", "2"]]
     assert sorted(shown(page, "value")) == sorted(
@@ -270,6 +282,7 @@ def test_play_runs_to_the_update_and_undo_takes_it_back(opened):
     page.locator('.circuit[data-phase="update"]').wait_for()
     assert player(page, "return p.state.inputs") == pytest.approx({"x": 0.8, "y": 1.5, "z": 0.0})
     assert "x ← 1 − 0.1 · 2 = 0.8" in page.text_content(".lines")
+    page.focus("button.primary")
     page.keyboard.press("z")
     assert player(page, "return p.state.inputs") == {"x": 1, "y": 2, "z": 0}
     assert player(page, "return p.solved().value") == 6
@@ -286,7 +299,7 @@ def test_a_number_is_dragged_in_the_picture(opened):
     assert x > 1
     trace = parse("a = x+y; b = max(y,z); f = a*b").trace(x=x, y=2.0, z=0.0)
     assert player(page, "return p.solved().bars") == trace.bars
-    page.keyboard.press("z")
+    page.click("text=Undo")
     assert player(page, "return p.state.inputs.x") == 1
 
 
@@ -301,9 +314,21 @@ def test_a_slider_and_a_field_change_an_input(opened):
       "b": 5,
       "f": 1,
     }
-    page.locator(".row input[type=number]").nth(0).fill("-4")
-    page.keyboard.press("Tab")
+    field = page.locator(".row input[type=number]").nth(0)
+    field.fill("-4")
+    field.press("Enter")
     assert player(page, "return p.solved().value") == -4
+    # What isn't a number changes nothing, and isn't left in the field.
+    others = {"Rate η": "0.1", "Nudge by": "0.01"}
+    for each, value in [(field, "-4"), *((page.get_by_label(k), v) for k, v in others.items())]:
+      each.fill("")
+      each.press("Enter")
+      assert each.input_value() == value
+    assert player(page, "return [p.state.inputs.x, p.state.rate, p.state.amount]") == [
+      -4,
+      0.1,
+      0.01,
+    ]
 
 
 def test_a_nudge_is_compared_with_what_the_gradient_said(opened):
@@ -344,8 +369,126 @@ def test_two_hundred_updates_are_those_of_jax(opened, name):
 def test_a_step_that_is_not_finite_is_not_taken(opened):
   with opened(parse("f = exp(x) * x**3").trace(x=2.0)) as page:
     player(page, "p.state.rate = -1e3; p.update(10)")
-    assert np.isfinite(player(page, "return p.state.inputs.x"))
+    assert np.isfinite(player(page, "return [p.state.inputs.x, p.solved().value]")).all()
     assert "isn't finite" in page.text_content(".explained")
+
+
+def test_several_updates_are_told_and_taken_back_as_one(opened):
+  with opened(parse("f = square(x - 2) + 1").trace(x=0.0)) as page:
+    page.click("text=10 updates")
+    told = page.text_content(".phase")
+    assert told == "10 steps against the gradient: f goes from 5 to 1.046. The last of them:"
+    last = page.text_content(".explained .lines")
+    assert last == "x ← 1.732 − 0.1 · (−0.5369) = 1.785"
+    page.click("text=10 updates")
+    page.click("text=Undo")
+    assert player(page, "return p.state.losses.length") == 11
+    page.click("text=Undo")
+    assert player(page, "return [p.state.losses, p.state.inputs.x]") == [[5], 0]
+
+
+def test_what_can_be_undone_takes_little_memory(opened):
+  with opened(parse("f = x*x").trace(x=3.0)) as page:
+    kept = player(
+      page,
+      """
+      p.state.rate = 1e-6;
+      const copies = new Set();
+      const push = Array.prototype.push;
+      Array.prototype.push = function (...each) {
+        if (each[0]?.losses) copies.add(each[0].losses);
+        return push.apply(this, each);
+      };
+      for (let i = 0; i < 50; i++) p.update(1);
+      Array.prototype.push = push;
+      return copies.size""",
+    )
+    assert kept == 1  # One list of losses, whatever the number of updates.
+
+
+def test_a_curve_stands_on_zero(scratch):
+  code = """(values) => {
+    const svg = drawCurve(values, "", String);
+    const [axis, line] = ["line", "polyline"].map((tag) => svg.querySelector(tag));
+    const ends = line.getAttribute("points").split(" ").map((point) => Number(point.split(",")[1]));
+    return [Number(axis.getAttribute("y1")), ends[0], ends.at(-1)];
+  }"""
+  axis, first, last = scratch.evaluate(code, [0.7, 0.5, 0.35])
+  assert (axis - last) / (axis - first) == pytest.approx(0.5, abs=0.01)
+  axis, first, last = scratch.evaluate(code, [-1, -3, -4])
+  assert axis < first < last  # Below it.
+
+
+def test_keys_act_where_the_focus_is_in_the_circuit_alone(opened):
+  with opened(LECTURE) as page:
+    for key in ("Home", "u", "ArrowLeft"):
+      page.keyboard.press(key)
+    assert player(page, "return [p.state.done, p.state.inputs.x]") == [8, 1]
+    page.focus(".picture")
+    for key in ("Home", "ArrowLeft"):  # They scroll it.
+      page.keyboard.press(key)
+    assert player(page, "return p.state.done") == 8
+    page.focus("button.primary")
+    page.keyboard.press("Home")
+    assert player(page, "return p.state.done") == 0
+    page.keyboard.press("End")
+    gate = page.locator('[data-gate="b"]')
+    gate.focus()
+    player(page, "p.go(8)")
+    for key in ("Enter", " "):
+      player(page, "p.state.selected = null")
+      page.keyboard.press(key)
+      assert player(page, "return [p.state.selected, p.state.done]") == ["b", 8]
+
+
+def test_the_local_gradients_stand_at_their_gates_once_they_are_used(opened):
+  with opened(LECTURE) as page:
+    assert dict(shown(page, "local")) == {
+      "a:0": "1", "a:1": "1", "b:0": "1", "b:1": "0", "f:0": "2", "f:1": "3"
+    }  # fmt: skip
+    player(page, "p.go(2)")
+    assert {key[0] for key, _ in shown(page, "local")} == {"b"}
+
+
+def test_no_derivative_is_by_a_constant(opened):
+  with opened(parse("J = 0.5 * square(w - 3)").trace(w=1.0)) as page:
+    texts = page.locator(".closeup text").all_text_contents()
+    assert "∂J/∂0.5" not in texts
+    assert texts.count("0.5") == 2  # The constant, and ∂J/∂g2.
+    assert page.locator(".closeup").get_attribute("aria-label").count("∂") == 1
+
+
+def test_a_picture_has_a_legend_and_the_names_of_its_formulas(opened):
+  for language, first in (("en", "above a wire: its value"), ("ko", "선 위: 값")):
+    with opened(parse("f = relu(w*x)").trace(w=2.0, x=-1.0), language=language) as page:
+      texts = page.locator(".legend span").all_text_contents()
+      assert texts[0] == first
+      assert "df/d(" in texts[1]
+      assert "g1" in page.locator(".picture .name").all_text_contents()
+      label = page.locator(".picture").get_attribute("aria-label")
+      assert label == {"en": "The circuit f(w, x)", "ko": "f(w, x) 회로 그림"}[language]
+
+
+def test_a_wide_picture_is_scaled_down_while_it_stays_readable(opened):
+  with opened(example("neuron").trace()) as page:
+    wide, room, zoom = page.evaluate("""(() => {
+      const picture = document.querySelector(".picture");
+      const { zoom } = picture.firstElementChild.style;
+      return [picture.scrollWidth, picture.clientWidth, Number(zoom)];
+    })()""")
+    assert wide <= room
+    assert 0.75 <= zoom < 1
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.wait_for_function("document.querySelector('.paper').style.zoom === ''")
+
+
+@pytest.mark.parametrize(
+  ("text", "learned"),
+  [("f = x*y", {"x", "y"}), ("y = w*x + b", {"w", "b"}), ("f = square(w*x - y)", {"w"}),
+   ("f = 2*(x*y + max(z, w))", {"x", "y", "z", "w"}), ("f = a*x + b", {"a", "x", "b"})],
+)  # fmt: skip
+def test_weights_and_biases_learn_where_names_tell_them(text, learned):
+  assert set(live.weights_of(parse(text))) == learned
 
 
 # --- An exercise ----------------------------------------------------------------------------------
@@ -356,7 +499,6 @@ def test_an_exercise_is_checked_in_place(opened):
     blanks = page.locator("input.blank")
     assert blanks.count() == 11
     assert not page.locator(".player").is_visible()
-    assert "unknown" not in page.text_content(".picture")
     answers = {"value of a": "3", "value of b": "2", "value of f": "6", "gradient by f": "1",
                "gradient by a": "2", "gradient by b": "3", "gradient by x": "2",
                "gradient by y": "5", "gradient by z": "0"}  # fmt: skip
@@ -373,6 +515,45 @@ def test_an_exercise_is_checked_in_place(opened):
     page.keyboard.press("Tab")
     assert page.text_content(".status") == "All 11 are right. Now play it."
     assert page.locator(".player").is_visible()
+    # From here on the picture has the circuit's numbers, and moves with them.
+    assert blanks.count() == 0
+    page.get_by_label("Drag x").fill("5")
+    assert dict(shown(page, "value"))["f"] == "14"
+    player(page, "p.go(0)")
+    assert "f" not in dict(shown(page, "value"))
+    page.click("text=New numbers")
+    assert blanks.count() == 11
+    assert not page.locator(".player").is_visible()
+
+
+def test_an_exercise_does_not_tell_its_answers(opened):
+  trace = parse("a = x*y; f = a*a + relu(a)").trace(x=7.0, y=11.0)
+  with opened(trace, exercise=True) as page:
+    for gate in page.locator(".gate").all():
+      gate.click(force=True)
+    for media in ("screen", "print"):
+      page.emulate_media(media=media)
+      texts = page.locator(".picture text:visible").all_text_contents()
+      assert set(texts) <= {"x", "y", "a", "f", "g1", "g2", "×", "+", "relu", "7", "11"}
+    labels = page.eval_on_selector_all(
+      ".circuit [aria-label]", "all => all.map(each => each.getAttribute('aria-label'))"
+    )
+    assert not [label for label in labels if re.search(r"77|154|155|6006|1085|1705", label)]
+    assert "a = x · y, value ?, df/da ?" in labels
+    assert not page.locator(".status").is_visible()  # On paper.
+    assert page.locator(".blank").first.is_visible()
+    assert "6006" not in page.locator("noscript").text_content()
+
+
+def test_blanks_do_not_cover_the_wires_or_each_other(opened):
+  with opened(LECTURE, exercise=True) as page:
+    boxes = [each.bounding_box() for each in page.locator(".blank").all()]
+    assert page.locator(".blank").first.get_attribute("placeholder") == "a"
+    for i, a in enumerate(boxes):
+      for b in boxes[:i]:
+        wide = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+        high = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+        assert wide <= 0 or high < 0  # A wire is between value and gradient.
 
 
 def shares_of(page):
@@ -387,8 +568,10 @@ def shares_of(page):
   ("typed", "right", "outcome"),
   [("0.3333", 1 / 3, "right"), ("1/3", 1 / 3, "right"), ("0.3", 1 / 3, "rough"),
    ("0,333", 1 / 3, "right"), ("0.34", 1 / 3, "wrong"), ("", 1.0, ""), ("x", 1.0, "wrong"),
-   ("0", 0.0, "right"), ("−2", -2.0, "right"), ("2", -2.0, "wrong"), ("0", 1e-4, "rough"),
-   ("1e-4", 1e-4, "right"), ("2e-4", 1e-4, "wrong"), ("1,5e3", 1500.0, "right"),
+   ("0", 0.0, "right"), ("−2", -2.0, "right"), ("2", -2.0, "wrong"), ("0", 1e-4, "wrong"),
+   ("0", 0.25, "wrong"), ("0", -0.3, "wrong"), ("0.0", 0.04, "wrong"), ("0", 1 / 3, "wrong"),
+   ("0", 0.1 + 0.2 - 0.3, "right"), ("0.3", 0.25, "rough"), ("1e-4", 1e-4, "right"),
+   ("2e-4", 1e-4, "wrong"), ("1,5e3", 1500.0, "right"),
    ("1/0", 1.0, "wrong")],
 )  # fmt: skip
 def test_answers_are_judged_by_their_digits(scratch, typed, right, outcome):
@@ -404,7 +587,9 @@ def test_hints_new_numbers_and_answers(opened):
     page.click("text=New numbers")
     assert player(page, "return p.state.inputs") != before
     page.click("text=Show the answers")
-    assert page.locator('.blank[data-outcome="right"]').count() == 11
+    assert page.text_content(".status").startswith("The 11 answers are shown.")
+    assert page.locator(".blank").count() == 0
+    assert len(shown(page, "gradient")) == 6
 
 
 # --- For everyone ---------------------------------------------------------------------------------
@@ -412,18 +597,16 @@ def test_hints_new_numbers_and_answers(opened):
 
 @pytest.mark.parametrize("language", ["en", "ko"])
 @pytest.mark.parametrize("exercise", [False, True])
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_it_is_accessible_at_every_width(opened, scheme, exercise, language):
-  window = {"color_scheme": scheme}
-  with opened(LECTURE, window=window, exercise=exercise, language=language) as page:
+def test_it_is_accessible_at_every_width(opened, exercise, language):
+  with opened(LECTURE, exercise=exercise, language=language) as page:
     assert page.get_attribute("html", "lang") == language
-    for width in WIDTHS:
-      page.set_viewport_size({"width": width, "height": 800})
-      check_width(page)
-    check_access(page)
-    if not exercise:
-      player(page, "p.go(6)")
+    check_widths(page)
+    for scheme in SCHEMES:
+      page.emulate_media(color_scheme=scheme)
       check_access(page)
+      if not exercise:
+        player(page, "p.go(6)")
+        check_access(page)
 
 
 def test_motion_stops_where_it_is_not_wanted(opened):

@@ -65,10 +65,28 @@ def check_access(page) -> None:
   assert found.violations_count == 0, found.generate_report()
 
 
-def check_width(page) -> None:
-  """Raise if a page is wider than its window, which then scrolls sideways."""
-  wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-  assert wide <= room
+OUTSIDE = """() => {
+  const style = getComputedStyle(document.body);
+  const box = document.body.getBoundingClientRect();
+  const left = box.left + parseFloat(style.paddingLeft);
+  const right = box.right - parseFloat(style.paddingRight);
+  const scrolls = (each) => each && each !== document.body &&
+    (["auto", "scroll"].includes(getComputedStyle(each).overflowX) || scrolls(each.parentElement));
+  return [...document.querySelectorAll("body *")].filter((each) => {
+    const { left: x, right: x_, width } = each.getBoundingClientRect();
+    return width && (x < left - 1 || x_ > right + 1) && !scrolls(each.parentElement);
+  }).map((each) => each.outerHTML.slice(0, 120));
+}"""
+"""JavaScript: the elements that leave the page's column, but for those that scroll in a frame."""
+
+
+def check_widths(page) -> None:
+  """Raise if at some width of the window the page or a part of it leaves its column."""
+  for width in WIDTHS:
+    page.set_viewport_size({"width": width, "height": 800})
+    wide, room = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert wide <= room
+    assert page.evaluate(OUTSIDE) == [], width
 
 
 OVERLAPS = """(svg) => {
