@@ -225,7 +225,8 @@ def test_a_formula_with_numbers_means_what_python_says(scratch):
   signs = {"−": "-", "·": "*", "^": "**", "²": "**2"}
   with jax.enable_x64(True):
     known = {
-      name: lambda *x, g=g: float(g.forward(*map(jnp.asarray, x))[0]) for name, g in GATES.items()
+      name: lambda *x, g=g: float(g.forward(*(jnp.asarray(v, float) for v in x))[0])
+      for name, g in GATES.items()
     }
     for op, gate in GATES.items():
       xs = [-2.0, -3.0, -0.5][: gate.arity or 3]
@@ -454,7 +455,7 @@ def test_no_derivative_is_by_a_constant(opened):
   with opened(parse("J = 0.5 * square(w - 3)").trace(w=1.0)) as page:
     texts = page.locator(".closeup text").all_text_contents()
     assert "∂J/∂0.5" not in texts
-    assert texts.count("0.5") == 2  # The constant, and ∂J/∂g2.
+    assert texts.count("0.5") == 3  # The constant, ∂J/∂g2, and what is sent to g2.
     assert page.locator(".closeup").get_attribute("aria-label").count("∂") == 1
 
 
@@ -517,8 +518,8 @@ def test_an_exercise_is_checked_in_place(opened):
     assert page.locator(".player").is_visible()
     # From here on the picture has the circuit's numbers, and moves with them.
     assert blanks.count() == 0
-    page.get_by_label("Drag x").fill("5")
-    assert dict(shown(page, "value"))["f"] == "14"
+    page.get_by_label("Drag x").fill("3")
+    assert dict(shown(page, "value"))["f"] == "10"
     player(page, "p.go(0)")
     assert "f" not in dict(shown(page, "value"))
     page.click("text=New numbers")
@@ -604,7 +605,7 @@ def test_it_is_accessible_at_every_width(opened, exercise, language):
     for scheme in SCHEMES:
       page.emulate_media(color_scheme=scheme)
       check_access(page)
-      if not exercise:
+      if not exercise and language == "en":  # In either language the colors are the same.
         player(page, "p.go(6)")
         check_access(page)
 
