@@ -279,6 +279,8 @@ def test_forward_then_backward_gate_by_gate(opened):
 def test_play_runs_to_the_update_and_undo_takes_it_back(opened):
   with opened(LECTURE) as page:
     page.select_option("select", "4")
+    assert player(page, "return p.state.speed") == 4
+    player(page, "p.state.speed = 40")
     page.click("button.primary")
     page.locator('.circuit[data-phase="update"]').wait_for()
     assert player(page, "return p.state.inputs") == pytest.approx({"x": 0.8, "y": 1.5, "z": 0.0})

@@ -199,7 +199,7 @@ def test_a_rate_that_diverges_is_said_and_what_was_done_until_then_is_shown(open
   with opened() as page:
     network(
       page,
-      "n.choose('sine'); n.state.activation = 'relu'; n.begin(); n.state.rate = 30; n.step(20)",
+      "n.choose('sine'); n.state.activation = 'relu'; n.resize([4]); n.state.rate = 30; n.step(20)",
     )
     steps, w, value = network(
       page, "return [n.state.steps, n.problem().params[0].w[0][0], n.solved().value]"
