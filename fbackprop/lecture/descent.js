@@ -148,7 +148,7 @@ function startDescent(root) {
 
   function shade() {
     const shades = Array.from({ length: BANDS }, (_, i) => 12 + Math.round((150 * i) / (BANDS - 1)));
-    const [r, g, b] = [1, 3, 5].map((i) => parseInt(color("--one").slice(i, i + 2), 16));
+    const one = bytesOf(color("--one"));
     const image = brush.createImageData(canvas.width, canvas.height);
     for (let y = 0; y < canvas.height; y++)
       for (let x = 0; x < canvas.width; x++) {
@@ -158,7 +158,7 @@ function startDescent(root) {
         const mix = (row) => row[i] * (1 - p) + row[i + 1] * p;
         const value = mix(grid.rows[j]) * (1 - q) + mix(grid.rows[j + 1]) * q;
         const band = Math.min(Math.floor(BANDS * Math.sqrt((value - grid.low) / (grid.high - grid.low))), BANDS - 1);
-        image.data.set([r, g, b, shades[band]], 4 * (y * canvas.width + x));
+        image.data.set([...one, shades[band]], 4 * (y * canvas.width + x));
       }
     return image;
   }

@@ -24,6 +24,7 @@ function startNetwork(root) {
   let losses = [];
   const past = [];
   let running = null;
+  let drawn = 0; // The width of the picture.
 
   // --- The network --------------------------------------------------------------------------------
 
@@ -197,8 +198,10 @@ function startNetwork(root) {
   const said = make("p", { class: "said", role: "status" });
   const widths = make("span", { class: "widths", role: "group", "aria-label": words.hidden });
   const chart = make("div", { class: "chart" });
-  const picture = make("div", { class: "picture", tabindex: 0, role: "region", "aria-label": words.network });
+  const paper = make("div", { class: "paper" });
+  const picture = make("div", { class: "picture", tabindex: 0, role: "region", "aria-label": words.network }, paper);
   const canvas = make("canvas", { width: 352, height: 352, role: "img", onclick: clicked });
+  const cells = make("canvas", { width: GRID, height: GRID }); // Smoothed when it is enlarged.
   const pointField = numberField({ min: 1, step: 1, "aria-label": words.point },
     () => (problem?.x.length ? state.point + 1 : ""), (value) => selectPoint(value - 1));
   const unitPanel = make("div", { class: "unit" });
@@ -317,16 +320,15 @@ function startNetwork(root) {
       outputs(fine.map((a) => [a])).forEach((y, i) => brush.lineTo(toPixel(fine[i]), canvas.height - toPixel(y)));
       brush.stroke();
     } else {
-      const small = make("canvas", { width: GRID, height: GRID }); // Smoothed when it is enlarged.
-      const cells = small.getContext("2d");
+      const image = new ImageData(GRID, GRID);
+      const [one, zero] = ["--one", "--zero"].map((name) => bytesOf(color(name)));
       for (const [row, b] of centers.entries())
         outputs(centers.map((a) => [a, b])).forEach((z, i) => {
           const p = sigmoid(z);
-          cells.fillStyle = p > 0.5 ? color("--one") : color("--zero");
-          cells.globalAlpha = 0.6 * Math.abs(2 * p - 1);
-          cells.fillRect(i, GRID - 1 - row, 1, 1);
+          image.data.set([...(p > 0.5 ? one : zero), 153 * Math.abs(2 * p - 1)], 4 * ((GRID - 1 - row) * GRID + i));
         });
-      brush.drawImage(small, 0, 0, canvas.width, canvas.height);
+      cells.getContext("2d").putImageData(image, 0, 0);
+      brush.drawImage(cells, 0, 0, canvas.width, canvas.height);
     }
     problem.x.forEach((_, n) => {
       const [u, v] = pixelOf(n);
@@ -366,11 +368,10 @@ function startNetwork(root) {
     all.forEach((wide, k) => {
       for (let j = 0; j < wide; j++) svg.append(drawUnit(k - 1, j, at(k - 1, j), r));
     });
-    const scroll = picture.scrollLeft;
     const focused = picture.contains(document.activeElement) && document.activeElement.dataset.unit;
-    picture.replaceChildren(make("div", { class: "paper" }, svg));
-    fit();
-    picture.scrollLeft = scroll;
+    paper.replaceChildren(svg);
+    if (width !== drawn) fit(); // Not in every frame: it asks for the layout.
+    drawn = width;
     if (focused) picture.querySelector(`[data-unit="${focused}"]`)?.focus();
   }
 
@@ -421,6 +422,7 @@ function startNetwork(root) {
   }
 
   function render(note = "") {
+    drawDecision(); // First: it asks for colors, which would wait for the style of what changed.
     const right = rightOnes();
     runButton.textContent = running ? words.pause : words.train;
     undoButton.disabled = !past.length;
@@ -428,10 +430,9 @@ function startNetwork(root) {
     pointField.value = solved ? state.point + 1 : "";
     pointField.max = problem.x.length;
     drawWidths();
-    drawDecision();
     if (!solved) {
       said.textContent = words.noPoints;
-      for (const part of [picture, unitPanel, chart]) part.replaceChildren();
+      for (const part of [paper, unitPanel, chart]) part.replaceChildren();
       return;
     }
     said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${say(words, "right", { right })}`) + note;

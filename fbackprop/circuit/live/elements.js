@@ -70,6 +70,8 @@ function drawCurve(values, label, show, count = values.length - 1) {
   return svg;
 }
 
+const bytesOf = (color) => [1, 3, 5].map((i) => parseInt(color.slice(i, i + 2), 16)); // Of #rrggbb.
+
 function thinned(values, most = 400) {
   // At most so many of the values, the last one among them.
   const every = Math.ceil(values.length / most);
@@ -89,8 +91,8 @@ function fitPicture(picture) {
   // A picture that is wider than its room is scaled down, as long as it stays readable; else it scrolls.
   const print = matchMedia("print");
   const fit = () => {
-    const [paper] = picture.children;
-    if (!paper) return;
+    const paper = picture.firstElementChild;
+    if (!paper.firstElementChild) return;
     const wide = Number(paper.firstElementChild.getAttribute("width"));
     const { paddingLeft, paddingRight } = getComputedStyle(picture);
     const scale = (print.matches ? PRINTED : picture.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight)) / wide;
