@@ -286,3 +286,13 @@ def test_numbers_that_are_not_finite_are_not_said_to_agree(text, at, capsys):
   printed = capsys.readouterr().out
   assert "not compared with jax.grad: a value or a gradient is not finite" in printed
   assert "agrees" not in printed
+
+
+def test_a_page_is_headed_by_its_expression_or_the_examples_function(capsys, tmp_path):
+  file = tmp_path / "circuit.html"
+  for given, heading in (
+    (("--example", "cs224n", "--exercise"), "f(x, y, z)"),
+    (CS224N, "(x+y)*max(y,z)"),
+  ):
+    assert circuit(*given, "--format", "html", "--out", file) == 0
+    assert f"<h1>{heading}</h1>" in file.read_text("utf-8")

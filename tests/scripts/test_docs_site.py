@@ -116,3 +116,4 @@ def test_it_is_built_strictly_and_loads_nothing(tmp_path):
   styles = "".join(file.read_text("utf-8") for file in tmp_path.rglob("*.css"))
   assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", styles)
   assert "loss_below" in pages["api/train.html"]
+  assert '<iframe srcdoc="&lt;!doctype html' in pages["notebooks/lecture.html"]  # To play.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fbackprop.circuit import parse
 from scripts import notebooks
 
 NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
@@ -28,6 +29,15 @@ def test_it_is_committed_with_its_outputs_and_small(path):
   assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
   text = path.read_text("utf-8")
   assert not re.search(r"/(home|root|tmp|Users)/", text)
+
+
+def test_the_lecture_has_the_cell_to_play():
+  content = json.loads((notebooks.FOLDER / "lecture.ipynb").read_text("utf-8"))
+  [cell] = [cell for cell in content["cells"] if "".join(cell["source"]) == "trace.show()"]
+  [output] = cell["outputs"]
+  trace = parse("a = x+y; b = max(y,z); f = a*b").trace(x=1.0, y=2.0, z=0.0)
+  # Otherwise the next command is: python scripts/notebooks.py
+  assert "".join(output["data"]["text/html"]) == trace.show().html
 
 
 def test_pieces_of_a_stream_are_one_output():
