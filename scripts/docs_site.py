@@ -21,6 +21,8 @@ FRONT = {
 }
 PACKAGES = ("", "gates", "layers", "circuit", "quantities", "rules", "train", "verify")
 LANGUAGES = {".py": "python", ".sh": "bash", ".toml": "toml", ".js": "javascript", ".css": "css"}
+NOT_MARKDOWN = {ord(sign): f"&#{ord(sign)};" for sign in "\n`[]()*_$\\"}
+"""The signs of HTML that would be read as Markdown, with their references."""
 LINK = re.compile(r"""(?P<head>\]\(|\b(?:src|href)=")(?P<target>[^()\s"]+)(?P<tail>\)|")""")
 CODE = re.compile(r"^( *)(`{3,}|~{3,}).*?^ *\2 *$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -190,7 +192,7 @@ def notebook_page(path: Path) -> str:
     for output in cell["outputs"]:
       data = output.get("data", {})
       text = "".join(output.get("text", data.get("text/plain", "")))
-      frame = "".join(data.get("text/html", "")).replace("\n", "&#10;")  # No blank line ends it.
+      frame = "".join(data.get("text/html", "")).translate(NOT_MARKDOWN)
       picture = frame or "".join(data.get("image/svg+xml", ""))
       parts.append(f"<div>{picture}</div>" if picture else f"```text\n{text.rstrip()}\n```")
   return "\n\n".join([*parts, f"The notebook itself is `{path.relative_to(ROOT)}`.", ""])

@@ -1,7 +1,9 @@
 """The site of the documentation: it is built strictly, holds the whole API, and loads nothing."""
 
 import dataclasses
+import html
 import importlib
+import json
 import posixpath
 import re
 import subprocess
@@ -57,6 +59,25 @@ def test_every_link_leads_to_a_page_of_the_site():
   assert missing == []
 
 
+def page_in(text):
+  """The page in the frame of an HTML text."""
+  return html.unescape(re.search(r'<iframe srcdoc="([^"]*)"', text)[1])
+
+
+def page_in_the_notebook():
+  content = json.loads((site.ROOT / "docs/notebooks/lecture.ipynb").read_text("utf-8"))
+  data = [out.get("data", {}) for cell in content["cells"] for out in cell.get("outputs", ())]
+  [shown] = ["".join(each["text/html"]) for each in data if "text/html" in each]
+  return page_in(shown)
+
+
+def test_the_cell_to_play_is_whole_on_the_site():
+  """Its script would not run if a sign of it were changed: the page allows it by its hash."""
+  text = dict(site.pages())["notebooks/lecture.md"]
+  page = SimpleNamespace(file=SimpleNamespace(src_path="notebooks/lecture.md"))
+  assert page_in(site.on_page_markdown(text, page)) == page_in_the_notebook()
+
+
 def test_the_menu_names_pages_of_the_site():
   names = re.findall(r"^ +- (?:\w+: )?([\w/]+\.md)$", (site.ROOT / "mkdocs.yml").read_text(), re.M)
   docs = {file.name for file in (site.ROOT / "docs").glob("*.md")}
@@ -73,9 +94,9 @@ def test_code_is_left_as_it_is():
 
 def test_formulas_are_mathml():
   pytest.importorskip("latex2mathml", reason="needs latex2mathml, of fbackprop[docs]")
-  html = site.on_page_content(r'<p><span class="arithmatex">\(\bar w_i &lt; 1\)</span></p>')
-  assert "<math" in html
-  assert "arithmatex" not in html
+  shown = site.on_page_content(r'<p><span class="arithmatex">\(\bar w_i &lt; 1\)</span></p>')
+  assert "<math" in shown
+  assert "arithmatex" not in shown
 
 
 def test_the_table_of_results_and_states_is_complete():
@@ -116,4 +137,4 @@ def test_it_is_built_strictly_and_loads_nothing(tmp_path):
   styles = "".join(file.read_text("utf-8") for file in tmp_path.rglob("*.css"))
   assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", styles)
   assert "loss_below" in pages["api/train.html"]
-  assert '<iframe srcdoc="&lt;!doctype html' in pages["notebooks/lecture.html"]  # To play.
+  assert page_in(pages["notebooks/lecture.html"]) == page_in_the_notebook()
