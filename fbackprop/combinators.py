@@ -229,6 +229,17 @@ def places(net: Layer, path: tuple[Any, ...] = (), copies: int = 0) -> Iterator[
       yield from places(part, (*path, key), copies)
 
 
+def copies(net: Layer, params: Params) -> Params:
+  """Count for each array of the parameters the loops that it is stacked for, as `LayerPlace`."""
+  known = {place.path: place.copies for place in places(net)}
+
+  def copies_of(path: tuple[Any, ...], _: Any) -> int:
+    keys = tuple(getattr(key, "key", getattr(key, "idx", None)) for key in path)
+    return next(known[keys[:i]] for i in range(len(keys) + 1) if keys[:i] in known)
+
+  return jax.tree_util.tree_map_with_path(copies_of, params)
+
+
 def name_layers(net: Layer) -> list[str]:
   """Name each primitive layer by its position and its own name, in the order of computation.
 
