@@ -121,7 +121,12 @@ def best_rate(found: dict[str, Any], rates: list[float]) -> dict[str, Any]:
 
 def spread(values: list[float]) -> str:
   """As "0.652 ± 0.012": mean and standard deviation over the seeds."""
-  return f"{np.mean(values):.3f} ± {np.std(values, ddof=min(1, len(values) - 1)):.3f}"
+  return f"{np.mean(values):.3f} ± {deviation(values):.3f}"
+
+
+def deviation(values: list[float]) -> float:
+  """The standard deviation of a sample over the seeds; of one seed, 0."""
+  return float(np.std(values, ddof=min(1, len(values) - 1)))
 
 
 def parse(name: str, doc: str | None, arguments: list[str] | None) -> tuple[Path, Path, bool]:

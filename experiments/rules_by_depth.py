@@ -95,7 +95,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
                if f"{data}/{d}/{rule}" in cells]  # fmt: skip
       if known:
         depths, scores = [d for d, _ in known], [own for _, own in known]
-        means, spreads = np.mean(scores, 1), np.std(scores, 1)
+        means, spreads = np.mean(scores, 1), list(map(common.deviation, scores))
         line = {"label": rule, "color": f"C{i}", "marker": "o", "ms": 3, "capsize": 2}
         ax.errorbar(depths, means, spreads, **line)
     ax.set(title=data, xlabel="hidden layers", ylabel="test accuracy", xscale="log")

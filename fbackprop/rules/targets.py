@@ -25,7 +25,9 @@ def difference_target_propagation(
   ½ ‖h_l − ĥ_l‖² / s, so that the last one's update is its gradient; each decoder descends
   ½ ‖g_l(f_l(h + ε)) − (h + ε)‖² at its block's input h under noise ε.
 
-  In a linear network whose decoders are inverses, ĥ_l − h_l is the Gauss–Newton step of h_l.
+  In a linear network whose decoders are inverses, ĥ_l − h_l is the Gauss–Newton step of h_l. The
+  first target is that of the output, as in Meulemans et al.; in Lee et al.'s algorithm 1 it is that
+  of the last hidden block, ĥ_{L−1} = h_{L−1} − s ∂/∂h_{L−1}, by the true gradient.
 
   Args:
     net: a chain of layers; blocks as in `direct_feedback_alignment`.

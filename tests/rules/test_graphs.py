@@ -69,7 +69,7 @@ def test_masks_depend_on_the_names_of_the_nodes_that_draw_alone():
   want = fb.graph(branches | join, output="y").forward(params, x, KEY)[0]
   assert (want[:, :8] != want[:, 8:]).any()
   for nodes in ({**join, **dict(reversed(branches.items()))}, {**late, **join}):
-    own = params | {name: () for name in nodes}
+    own = params | dict.fromkeys(nodes, ())
     np.testing.assert_array_equal(fb.graph(nodes, output="y").forward(own, x, KEY)[0], want)
 
 
