@@ -274,7 +274,9 @@ def add_bars(ref: str, a: Any, b: Any) -> Any:
 def check_bar(name: str, bar: Any, like: Any) -> None:
   """Raise for a cotangent of another structure, shape or dtype, which would be broadcast."""
   (bars, structure), (wanted, right) = jax.tree.flatten(bar), jax.tree.flatten(like)
-  checks.check_that("graph", name, bar, structure == right, f"be like {right}", StructureError)
+  checks.check_that(
+    "graph", name, bar, structure == right, f"have the structure {right}", StructureError
+  )
   for own, want in zip(bars, wanted, strict=True):
     checks.check_shape("graph", name, own, want.shape, want.dtype)
 

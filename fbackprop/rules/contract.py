@@ -18,7 +18,7 @@ from fbackprop.types import Array, Layer, Params, Residuals, exportable
 
 # Folded into the key of `init`. By a small number k it would be the key of a chain's layer k, and
 # feedback of the shape of its weights would be those weights.
-FEEDBACK_KEY = 2**31 - 4
+FEEDBACK_KEY = 2**31
 
 
 @exportable
@@ -207,6 +207,8 @@ class Links:
     def outputs_of(params: Params, x: Any) -> list[Array]:
       return self.forward(params, x)[1][1]
 
+    if x is not None:
+      checks.check_arrays(self.name, "x", x)
     shape = (1, width_of(self.net) or 1)
     like = jax.ShapeDtypeStruct(shape, jax.tree.leaves(params)[0].dtype) if x is None else x
     try:

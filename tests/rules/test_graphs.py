@@ -298,7 +298,7 @@ REFUSED = [
    TypeError, "y_bar of 'left' must have dtype float32"),
   (lambda: WHOLE.backward({"s": (), "y": ()}, WHOLE.forward({"s": (), "y": ()}, X)[1], [X, X]),
    ValueError, r"y_bar must be like output=\('s', 'y'\), got list"),
-  (lambda: pulled_back(WHOLE, (X, X)), ValueError, "y_bar of 's' must be like PyTreeDef"),
+  (lambda: pulled_back(WHOLE, (X, X)), ValueError, "y_bar of 's' must have the structure"),
   (lambda: pulled_back(graph(h=(LOSSY, "x"), y=(fb.add, "h", "x")), X), ValueError,
    r"a cotangent of 'x' must have shape \[2, 3\], got float32\[1, 3\]"),
   (lambda: fb.shared(3), TypeError, "shared: node must be the name of a node, got int 3"),

@@ -229,6 +229,7 @@ def test_widths_are_found_in_a_graph_or_of_an_example(make):
 ENDS = fb.serial(fb.dense(4, 4), fb.graph({"y": (fb.dense(4, 3), "x")}, output=("y",)))
 INSIDE = fb.serial(fb.graph({"y": (fb.dense(4, 3), "x")}, output=("y",)),
                    fb.graph({"y": (fb.dense(3, 3), "x")}, output="y", inputs=("x",)))  # fmt: skip
+IDENTITY = rules.straight_through(fb.tanh)
 REMAT = fb.serial(fb.dense(4, 4), fb.remat(fb.skip(fb.dense(4, 4))))
 REFUSED = [
   *((lambda make=make: make(fb.serial(two_inputs(), fb.dense(5, 3))).init(KEY), ValueError,
@@ -241,6 +242,9 @@ REFUSED = [
     for make in (*NEED_WIDTHS, rules.predictive_coding, lambda net: rules.noisy(net, 1.0))),
   (lambda: rules.direct_feedback_alignment(split_net(), x=X[:, :3]).init(KEY), ValueError,
    "split: x must have shape"),
+  (lambda: rules.drtp(split_net(), x=3).init(KEY), TypeError, "drtp: x must be an array, got int"),
+  (lambda: IDENTITY.backward((), IDENTITY.forward((), X)[1], X[:1]), ValueError,
+   r"straight_through: y_bar must have shape \[8, 4\], got float32\[1, 4\]"),
   (lambda: rules.gauss_seidel(REMAT, 0.1), TypeError, "gauss_seidel: net must have no remat"),
   (lambda: rules.clipped(SQUARES, 0), ValueError, "bound must be a finite number above 0, got 0"),
 ]  # fmt: skip
