@@ -162,9 +162,9 @@ def predictive_coding(net: fb.Layer) -> fb.Layer:
 
   Errors diffuse from layer to layer, so that the time to settle grows with the square of the depth.
   At 5 L² steps of rate 0.2 the first of L hidden layers has 4/5 of its update at equilibrium, for
-  L = 2, 4 and 8 (tests/scripts/test_experiments_rules.py). Of the gradient, at initialisation, these
-  are 0.60, 0.51 and 0.39, and at equilibrium 0.74, 0.62 and 0.49, as the output's precision isn't 0.
-  At a rate of 0.3, inference diverges where the weights have grown by half.
+  L = 2, 4 and 8 (tests/scripts/test_experiments_rules.py). At initialisation these are 0.60, 0.51
+  and 0.39 of the gradient's norm, and at equilibrium 0.74, 0.62 and 0.49, as the output's precision
+  isn't 0. At a rate of 0.3, inference diverges where the weights have grown by half.
   """
   hidden = len(Links("predictive_coding", net).blocks) - 1
   return fb.rules.predictive_coding(net, steps=5 * hidden**2, rate=0.2, precision=0.1)
