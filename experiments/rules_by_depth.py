@@ -11,8 +11,8 @@ Settings: momentum 0.9, batches of 50, 3,000 steps, softmax cross-entropy, Gloro
 six rates, of which each rule, data set and depth has its own, chosen on validation data by the mean
 of five seeds; the test accuracies are of these five seeds. Predictive coding's precision is 0.1,
 and its inference 20, 80 and 320 steps of rate 0.2, after which the update of the first layer, which
-the error reaches last, has 4/5 of its size at equilibrium, and at initialisation 0.60, 0.51 and 0.39
-of the gradient's; at 8 hidden layers it takes most of the time. Results are in
+the error reaches last, has 4/5 of its size at equilibrium, and at initialisation 0.60, 0.51 and
+0.39 of the gradient's; at 8 hidden layers it takes most of the time. Results are in
 results/rules_by_depth.json, with all seeds, and the table and docs/rules_by_depth.png from it.
 """
 
