@@ -71,7 +71,7 @@ def test_the_weights_angle_of_sign_symmetry_is_to_the_weights_in_use(magnitudes)
 def test_copies_of_a_repeat_have_magnitudes_of_their_own():
   """Those of the layers one after another, also of scales, which are vectors."""
   stacked, alone = fb.repeat(fb.layer_norm(4), 2), fb.serial(fb.layer_norm(4), fb.layer_norm(4))
-  params = fb.layers.NormParams(jnp.array([[1.0, -2, 3, 1], [10, 10, -20, 5]]), jnp.zeros((2, 4)))
+  params = fb.NormParams(jnp.array([[1.0, -2, 3, 1], [10, 10, -20, 5]]), jnp.zeros((2, 4)))
   each = tuple(jax.tree.map(lambda a, i=i: a[i], params) for i in range(2))
   (a, x_bar), (b, want) = (
     fb.value_and_grad(rules.sign_symmetry(net), fb.squared_error, input_gradient=True)(
