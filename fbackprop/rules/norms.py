@@ -14,7 +14,9 @@ def over_largest(x: Array, axes: int | tuple[int, ...] | None = None) -> tuple[A
   """
   x = widen(x)
   largest = jnp.abs(x).max(axes, keepdims=True, initial=0)
-  return x / nonzero(largest), largest
+  # By a power of two first: XLA multiplies by 1 / largest, which is flushed to 0 above 2^126.
+  power = -jnp.frexp(largest)[1]
+  return jnp.ldexp(x, power) / nonzero(jnp.ldexp(largest, power)), largest
 
 
 def root_mean_square(x: Array, axes: int | tuple[int, ...] | None = None) -> Array:

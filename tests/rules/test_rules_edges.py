@@ -215,7 +215,7 @@ NEED_WIDTHS = [rules.direct_feedback_alignment, rules.drtp, rules.difference_tar
 @pytest.mark.parametrize("make", NEED_WIDTHS)
 def test_widths_are_found_in_a_graph_or_of_an_example(make):
   params = make(split_net()).init(KEY)
-  assert {5, 3} == set(jax.tree.leaves(params.feedback)[-1].shape)
+  assert {5, 3} in [set(leaf.shape) for leaf in jax.tree.leaves(params.feedback)]
   net = fb.serial(two_inputs(), fb.tanh, fb.dense(5, 3))
   x = (X, X[:, :2])
   like = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), x)
