@@ -248,9 +248,9 @@ def take(values: dict[str, Any], ref: str) -> Any:
 
 def pairs(argument: str, names: Any, name: str, values: Any) -> list[tuple[str, Any]]:
   """Pair the names of inputs or outputs with values; raise for values of another structure."""
-  refs, structure = jax.tree.flatten(names)
+  structure: Any = jax.tree.structure(names)
   try:
-    return list(zip(refs, structure.flatten_up_to(values), strict=True))
+    return list(zip(jax.tree.leaves(names), structure.flatten_up_to(values), strict=True))
   except (TypeError, ValueError):
     problem = f"must be like {argument}={names!r}, got {describe(values)}"
     raise StructureError(problem, name, "graph") from None
@@ -260,7 +260,7 @@ def y_bars(output: Any, y_bar: Any, like: Any) -> list[tuple[str, Any]]:
   """Pair the names of outputs with their cotangents; raise for one that isn't like its output."""
   found = pairs("output", output, "y_bar", y_bar)
   for (ref, bar), (_, empty) in zip(found, pairs("output", output, "y", like), strict=True):
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[:-1], a.dtype), empty)
+    shapes = jax.eval_shape(lambda tree: jax.tree.map(lambda a: a.sum(-1), tree), empty)
     check_bar(f"y_bar of {ref!r}", bar, shapes)
   return found
 
@@ -273,11 +273,12 @@ def add_bars(ref: str, a: Any, b: Any) -> Any:
 
 def check_bar(name: str, bar: Any, like: Any) -> None:
   """Raise for a cotangent of another structure, shape or dtype, which would be broadcast."""
-  (bars, structure), (wanted, right) = jax.tree.flatten(bar), jax.tree.flatten(like)
+  structure: Any = jax.tree.structure(bar)
+  right: Any = jax.tree.structure(like)
   checks.check_that(
     "graph", name, bar, structure == right, f"have the structure {right}", StructureError
   )
-  for own, want in zip(bars, wanted, strict=True):
+  for own, want in zip(jax.tree.leaves(bar), jax.tree.leaves(like), strict=True):
     checks.check_shape("graph", name, own, want.shape, want.dtype)
 
 

@@ -209,8 +209,8 @@ class Links:
 
     if x is not None:
       checks.check_arrays(self.name, "x", x)
-    shape = (1, width_of(self.net) or 1)
-    like = jax.ShapeDtypeStruct(shape, jax.tree.leaves(params)[0].dtype) if x is None else x
+    shape, dtype = (1, width_of(self.net) or 1), jax.tree.leaves(params)[0].dtype
+    like = jax.eval_shape(lambda: jnp.zeros(shape, dtype)) if x is None else x
     try:
       return [output.shape[1] for output in jax.eval_shape(outputs_of, params, like)]
     except (TypeError, ValueError) as error:
