@@ -1,4 +1,4 @@
-"""Runs the Python blocks of the README and of docs/: `pytest README.md docs`.
+"""Runs the Python blocks of the README and of docs/, `pytest README.md docs`; caches compilations.
 
 A page is one test, a program that is read from top to bottom: its blocks share their names. As a
 test for each block pytest-xdist would hand them to different processes. A block with prompts must
@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
+import pytest
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
@@ -18,6 +19,20 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 jax.config.update("jax_num_cpu_devices", 2)
 
 find_blocks = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Cache compilations in pytest's cache: they take most of the time, small ones as well.
+
+  Before the tests are collected: two hundred modules draw their arrays as they are imported.
+  """
+  cache = getattr(config, "cache", None)  # None with `-p no:cacheprovider`.
+  if cache is not None:
+    jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  # A program is compiled anew whose file in the cache another process is still writing.
+  said = "default:Error reading persistent compilation cache entry"
+  config.addinivalue_line("filterwarnings", said)
 
 
 def find_page(document: Document) -> Iterator[Region]:

@@ -59,7 +59,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
 
   figure, ax = plt.subplots(figsize=(5, 3), layout="constrained")
   for i, (name, cell) in enumerate(results["seeds"].items()):
-    ax.errorbar(i, np.mean(cell["test"]), np.std(cell["test"]), fmt="o", color="C0", capsize=3)
+    ax.errorbar(i, np.mean(cell["test"]), common.deviation(cell["test"]), fmt="o", color="C0")
     ax.plot(i, PUBLISHED[name], "_", color="C1", ms=24)
   ax.set_xticks(range(len(results["seeds"])), list(results["seeds"]))
   ax.set(ylabel="test accuracy", title="MNIST-1D: ours (dots), published (bars)")

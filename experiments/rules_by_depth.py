@@ -4,12 +4,15 @@ One hidden layer separates nothing: so networks of 2, 4 and 8 hidden layers of 6
 MNIST-1D, its shuffled form, and digits, under every rule of `fbackprop.rules`, and the angle of the
 updates of the first and of the middle layer to the gradient is measured at the end.
 
-  python experiments/rules_by_depth.py           some hours on one core; goes on where it stopped
+  python experiments/rules_by_depth.py           a day on one core; goes on where it stopped
   python experiments/rules_by_depth.py --quick --results FILE --figure FILE
 
 Settings: momentum 0.9, batches of 50, 3,000 steps, softmax cross-entropy, Glorot's initialisation;
 six rates, of which each rule, data set and depth has its own, chosen on validation data by the mean
-of five seeds; the test accuracies are of these five seeds. Results are in
+of five seeds; the test accuracies are of these five seeds. Predictive coding's precision is 0.1,
+and its inference 20, 80 and 320 steps of rate 0.2, after which the update of the first layer, which
+the error reaches last, has 4/5 of its size at equilibrium, and at initialisation 0.60, 0.51 and
+0.39 of the gradient's; at 8 hidden layers it takes most of the time. Results are in
 results/rules_by_depth.json, with all seeds, and the table and docs/rules_by_depth.png from it.
 """
 
@@ -95,7 +98,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
                if f"{data}/{d}/{rule}" in cells]  # fmt: skip
       if known:
         depths, scores = [d for d, _ in known], [own for _, own in known]
-        means, spreads = np.mean(scores, 1), np.std(scores, 1)
+        means, spreads = np.mean(scores, 1), list(map(common.deviation, scores))
         line = {"label": rule, "color": f"C{i}", "marker": "o", "ms": 3, "capsize": 2}
         ax.errorbar(depths, means, spreads, **line)
     ax.set(title=data, xlabel="hidden layers", ylabel="test accuracy", xscale="log")

@@ -66,13 +66,18 @@ def cells_of(settings: dict[str, Any]) -> list[str]:
   return [f"{data}/{c}" for data, c in itertools.product(settings["data"], ["none/0", *changes])]
 
 
+def angles_of(cell: dict[str, Any]) -> list[float]:
+  """The first layer's angle of each seed that has one; backpropagation's is 0."""
+  return [v for v in (cell["measured"] or {"first": [0.0]})["first"] if v is not None]
+
+
 def table(results: dict[str, Any]) -> str:
   """A row for each change."""
   lines = ["| data | change | rate | test accuracy | angle, first layer |", "|---|---|---|---|---|"]
   for name, cell in results["seeds"].items():
     data, change, amount = name.split("/")
-    known = [v for v in (cell["measured"] or {"first": []})["first"] if v is not None]
-    angle = f"{np.mean(known):.0f}°" if known else "0°"
+    known = angles_of(cell)
+    angle = f"{np.mean(known):.0f}°" if known else "–"
     what = "none" if change == "none" else f"{change} {amount}"
     accuracy = common.spread(cell["test"])
     lines.append(f"| {data} | {what} | {cell['rate']} | {accuracy} | {angle} |")
@@ -92,12 +97,12 @@ def draw(results: dict[str, Any], file: Path) -> None:
   kinds = ["none", *results["settings"]["changes"]]
   for name, cell in results["seeds"].items():
     own, change, amount = name.split("/")
-    known = [v for v in (cell["measured"] or {"first": [0.0]})["first"] if v is not None]
     ax, color = axes[0][data.index(own)], f"C{kinds.index(change)}"
-    ax.errorbar(np.mean(known or [90]), np.mean(cell["test"]), np.std(cell["test"]), fmt="o",
-                color=color)  # fmt: skip
-    label = change if change == "none" else f"{change} {amount}"
-    ax.annotate(label, (np.mean(known or [90]), np.mean(cell["test"])), fontsize=6)
+    if known := angles_of(cell):  # Without an update there is no angle: it is in the table alone.
+      place = np.mean(known), np.mean(cell["test"])
+      ax.errorbar(*place, common.deviation(cell["test"]), fmt="o", color=color)
+      label = change if change == "none" else f"{change} {amount}"
+      ax.annotate(label, place, fontsize=6)
     ax.set(title=own, xlabel="angle of the first layer's update, degrees", ylabel="test accuracy")
   figure.savefig(file, dpi=110)
 

@@ -229,6 +229,17 @@ def places(net: Layer, path: tuple[Any, ...] = (), copies: int = 0) -> Iterator[
       yield from places(part, (*path, key), copies)
 
 
+def copies(net: Layer, params: Params) -> Params:
+  """Count for each array of the parameters the loops that it is stacked for, as `LayerPlace`."""
+  known = {place.path: place.copies for place in places(net)}
+
+  def copies_of(path: tuple[Any, ...], _: Any) -> int:
+    keys = tuple(getattr(key, "key", getattr(key, "idx", None)) for key in path)
+    return next(known[keys[:i]] for i in range(len(keys) + 1) if keys[:i] in known)
+
+  return jax.tree_util.tree_map_with_path(copies_of, params)
+
+
 def name_layers(net: Layer) -> list[str]:
   """Name each primitive layer by its position and its own name, in the order of computation.
 
@@ -306,8 +317,8 @@ def repeat(layer: Layer, n: int) -> Layer:
 
   # Outside of jit a loop is compiled anew for each new function, and not for one that was met.
   @functools.cache
-  def forward_step(inputs: Any) -> tuple[Shared, Any]:
-    shared = Shared()
+  def forward_step(inputs: Any) -> tuple[Repeated, Any]:
+    shared = Repeated()
 
     def step(x: Array, own: Any) -> tuple[Array, Any]:
       own_params, own_key = own
@@ -319,7 +330,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
   def repeat_backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
     check_stacked(params, n)
-    shared = Shared()
+    shared = Repeated()
     stacks = shared.take_out(residuals)
     step = backward_step(shared.structure, tuple(shared.places))
     x_bar, params_bar = jax.lax.scan(step, y_bar, (params, stacks), length=n, reverse=True)
@@ -327,7 +338,7 @@ def repeat(layer: Layer, n: int) -> Layer:
 
   @functools.cache
   def backward_step(structure: Any, places: tuple[int, ...]) -> Any:
-    shared = Shared(structure, places)
+    shared = Repeated(structure, places)
 
     def step(y_bar: Array, own: Any) -> tuple[Array, Params]:
       own_params, own_stacks = own
@@ -347,7 +358,7 @@ def signature(tree: Any) -> Any:
   return structure, avals, jnp.result_type(float)  # What x64 gives, and so residuals may have.
 
 
-class Shared:
+class Repeated:
   """Arrays that occur several times in a pytree, so that a loop carries each of them once."""
 
   def __init__(self, structure: Any = None, places: Sequence[int] = ()) -> None:

@@ -61,11 +61,15 @@ class GraphNode(NamedTuple):
 def shared(node: str) -> Shared:
   """Use the layer of another node, with its parameters; their gradients add up.
 
+  Raises:
+    TypeError: `node` isn't a str.
+
   Example:
     >>> net = graph({"h": (dense(3, 3), "x"), "y": (shared("h"), "h")}, output="y")
     >>> list(net.init(jax.random.key(0)))
     ['h']
   """
+  checks.check_that("shared", "node", node, isinstance(node, str), "be the name of a node")
   return Shared(node)
 
 
@@ -76,11 +80,16 @@ def transposed(node: str, *, bias: bool = True) -> Shared:
     node: a node with a `dense` layer.
     bias: whether b is added.
 
+  Raises:
+    TypeError: `node` isn't a str, or `bias` no flag.
+
   Example:
     >>> net = graph({"h": (dense(8, 2), "x"), "y": (transposed("h"), "h")}, output="y")
     >>> [leaf.shape for leaf in jax.tree.leaves(net.init(jax.random.key(0)))]
     [(8, 2), (2,), (8,)]
   """
+  checks.check_that("transposed", "node", node, isinstance(node, str), "be the name of a node")
+  checks.check_flag("transposed", "bias", bias)
   return Shared(node, True, bias)
 
 
@@ -153,10 +162,12 @@ def connect(
   """
   parts_read = {ref for node in nodes for ref in node.inputs} | set(jax.tree.leaves(output))
   cut = {name_of(ref) for ref in parts_read if "[" in ref}  # Nodes whose parts are used.
+  # Keys go by name: they depend neither on the order of the dict nor on the nodes between.
+  by_name = dict(sorted(zip([node.name for node in nodes], layers, strict=True)))
 
   def graph_init(key: Array) -> Params:
     checks.check_key("init", key)
-    keys = dict(zip([node.name for node in nodes], jax.random.split(key, len(nodes)), strict=True))
+    keys = dict(zip(by_name, jax.random.split(key, len(nodes)), strict=True))
     params = {}
     for node, layer in zip(nodes, layers, strict=True):
       if node.transposed:
@@ -167,31 +178,37 @@ def connect(
 
   def graph_forward(params: Params, x: Any, key: Array | None = None) -> tuple[Any, Residuals]:
     check_params(params, nodes)
-    values, residuals = named_values(inputs, x), {}
-    for node, layer, own_key in zip(nodes, layers, keys_of_parts(key, layers), strict=True):
+    values, residuals = dict(pairs("inputs", inputs, "x", x)), {}
+    keys = dict(zip(by_name, keys_of_parts(key, tuple(by_name.values())), strict=True))
+    for node, layer in zip(nodes, layers, strict=True):
       with noted(f"in node {describe_node(node, layer)} of the graph, forward"):
         entering = tuple(take(values, ref) for ref in node.inputs)
         x = entering if len(entering) > 1 else entering[0]
-        y, residuals[node.name] = layer.forward(params_of(node, params), x, own_key)
+        y, residuals[node.name] = layer.forward(params_of(node, params), x, keys[node.name])
       values[node.name] = y
       if node.name in cut:
         has_parts = type(y) is tuple
         checks.check_that("graph", f"the value of {node.name!r}", y, has_parts, PARTS)
         parts = {f"{node.name}[{i}]": part for i, part in enumerate(y)}
         values |= parts
-        unread = {ref: jnp.zeros_like(parts[ref]) for ref in parts if ref not in parts_read}
+        unread = {ref: parts[ref] for ref in parts if ref not in parts_read}
+        unread = jax.tree.map(jnp.zeros_like, unread)
         residuals[node.name] = (residuals[node.name], tuple(() for _ in parts), unread)
-    return jax.tree.map(functools.partial(take, values), output), residuals
+    y = jax.tree.map(functools.partial(take, values), output)
+    # An empty array of each output, which has its shape and dtype.
+    return y, (residuals, jax.tree.map(lambda a: jnp.zeros((*a.shape, 0), a.dtype), y))
 
   def graph_backward(params: Params, residuals: Residuals, y_bar: Any) -> tuple[Params, Any]:
     check_params(params, nodes)
+    residuals, like = residuals
     bars: dict[str, Any] = {}
 
     def send(ref: str, bar: Any) -> None:
       """Add a contribution to the cotangent of a value."""
-      bars[ref] = jax.tree.map(jnp.add, bars[ref], bar) if ref in bars else bar
+      bars[ref] = add_bars(ref, bars[ref], bar) if ref in bars else bar
 
-    jax.tree.map(send, output, y_bar)
+    for ref, bar in y_bars(output, y_bar, like):
+      send(ref, bar)
     params_bar = {}
     for node, layer in zip(reversed(nodes), reversed(layers), strict=True):
       kept = residuals[node.name]
@@ -202,8 +219,9 @@ def connect(
       with noted(f"in node {describe_node(node, layer)} of the graph, backward"):
         own = params_of(node, params)
         params_bar[node.name], x_bar = layer.backward(own, kept, bars.pop(node.name))
-      for ref, bar in zip(node.inputs, x_bar if len(node.inputs) > 1 else (x_bar,), strict=True):
-        send(ref, bar)
+        x_bars = x_bar if len(node.inputs) > 1 else (x_bar,)
+        for ref, bar in zip(node.inputs, x_bars, strict=True):
+          send(ref, bar)
     return params_bar if separate else add_shared(nodes, params_bar), jax.tree.map(bars.get, inputs)
 
   draws = any(layer.draws for layer in layers)
@@ -228,15 +246,40 @@ def take(values: dict[str, Any], ref: str) -> Any:
   return values[ref]
 
 
-def named_values(inputs: Any, x: Any) -> dict[str, Any]:
-  """Return the inputs by name; raise for an x of another structure."""
-  values: dict[str, Any] = {}
+def pairs(argument: str, names: Any, name: str, values: Any) -> list[tuple[str, Any]]:
+  """Pair the names of inputs or outputs with values; raise for values of another structure."""
+  structure: Any = jax.tree.structure(names)
   try:
-    jax.tree.map(values.__setitem__, inputs, x)
+    return list(zip(jax.tree.leaves(names), structure.flatten_up_to(values), strict=True))
   except (TypeError, ValueError):
-    problem = f"must be like inputs={inputs!r}, got {describe(x)}"
-    raise StructureError(problem, "x", "graph") from None
-  return values
+    problem = f"must be like {argument}={names!r}, got {describe(values)}"
+    raise StructureError(problem, name, "graph") from None
+
+
+def y_bars(output: Any, y_bar: Any, like: Any) -> list[tuple[str, Any]]:
+  """Pair the names of outputs with their cotangents; raise for one that isn't like its output."""
+  found = pairs("output", output, "y_bar", y_bar)
+  for (ref, bar), (_, empty) in zip(found, pairs("output", output, "y", like), strict=True):
+    shapes = jax.eval_shape(lambda tree: jax.tree.map(lambda a: a.sum(-1), tree), empty)
+    check_bar(f"y_bar of {ref!r}", bar, shapes)
+  return found
+
+
+def add_bars(ref: str, a: Any, b: Any) -> Any:
+  """Add two cotangents of one value."""
+  check_bar(f"a cotangent of {ref!r}", b, a)
+  return jax.tree.map(jnp.add, a, b)
+
+
+def check_bar(name: str, bar: Any, like: Any) -> None:
+  """Raise for a cotangent of another structure, shape or dtype, which would be broadcast."""
+  structure: Any = jax.tree.structure(bar)
+  right: Any = jax.tree.structure(like)
+  checks.check_that(
+    "graph", name, bar, structure == right, f"have the structure {right}", StructureError
+  )
+  for own, want in zip(jax.tree.leaves(bar), jax.tree.leaves(like), strict=True):
+    checks.check_shape("graph", name, own, want.shape, want.dtype)
 
 
 def params_of(node: GraphNode, params: Params) -> Params:
@@ -288,9 +331,7 @@ def describe_node(node: GraphNode, layer: Layer) -> str:
 
 def check_node(name: Any, node: Any) -> None:
   """Raise for a node that is invalid by itself."""
-  is_name = isinstance(name, str) and name and not re.search(r"[\[\]./]", name)
-  wanted = "be a nonempty str without brackets, dots and slashes"
-  checks.check_that("graph", "the name of a node", name, is_name, wanted)
+  check_name("a node", name)
   is_node = isinstance(node, tuple) and len(node) > 1
   is_node = is_node and isinstance(node[0], Layer | Shared)
   is_node = is_node and all(isinstance(ref, str) for ref in node[1:])
@@ -298,6 +339,13 @@ def check_node(name: Any, node: Any) -> None:
   if isinstance(node, Layer):  # Itself a tuple.
     is_node, wanted = False, f"{wanted}, such as ({node.name}, 'x')"
   checks.check_that("graph", f"node {name!r}", node, is_node, wanted)
+
+
+def check_name(kind: str, name: Any) -> None:
+  """Raise for a name that could be a part's or a path."""
+  is_name = isinstance(name, str) and name and not re.search(r"[\[\]./]", name)
+  wanted = "be a nonempty str without brackets, dots and slashes"
+  checks.check_that("graph", f"the name of {kind}", name, is_name, wanted)
 
 
 def owner_of(name: str, nodes: Mapping[str, tuple[Any, ...]]) -> tuple[str, bool]:
@@ -337,6 +385,8 @@ def sort_nodes(nodes: dict[str, GraphNode], inputs: Any, output: Any) -> list[st
   for argument, refs in (("inputs", entering), ("output", leaving)):
     is_names = bool(refs) and all(isinstance(ref, str) for ref in refs)
     checks.check_that("graph", argument, refs, is_names, "be a name, or a tree of names")
+  for name in entering:
+    check_name("an input", name)
   known = [*entering, *nodes]
   for i, name in enumerate(known):
     if name in known[:i]:

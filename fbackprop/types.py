@@ -133,7 +133,8 @@ class Layer(NamedTuple):
     """Return the constructor call: `serial(dense(2, 8), relu, dense(8, 1))`."""
     options = dict(self.options)
     made_by = options.pop("combinator", None)
-    options.pop("gate", None)  # The layer has the gate's name.
+    for name in ("gate", "weights"):  # The layer has the gate's name; a rule's own function.
+      options.pop(name, None)
     parts = [repr(part) for part in self.parts]
     if len(parts) > MOST_PARTS:
       parts = [*parts[: MOST_PARTS - 2], "...", parts[-1]]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the sdist and, from it, the wheel; checks both; uses the wheel in an empty environment that
-# holds the required packages alone: bash scripts/package.sh [FOLDER for the two files]
+# holds the required packages alone, on Python 3.13 if there is one:
+# bash scripts/package.sh [FOLDER for the two files]
 set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/bootstrap.sh"
 
@@ -32,7 +33,8 @@ fi
 
 # The versions of the lock, without its hashes, which a wheel of our own could not have.
 sed -E 's/ \\$//; /^ +--hash/d' "$root/requirements.txt" >"$work/constraints.txt"
-"$python" -I -m venv "$work/venv"
+newest=$(fbackprop_find_python 3.13)
+"${newest:-$python}" -I -m venv "$work/venv"
 "$work/venv/bin/python" -I -m pip --disable-pip-version-check --quiet install \
   --constraint "$work/constraints.txt" "$wheel" >"$work/install.log" 2>&1 || {
   tail -n 20 "$work/install.log" >&2

@@ -26,21 +26,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fixed")
 
 
-def pytest_configure(config):
-  """Let a program be compiled anew whose file in the cache another process is still writing."""
-  said = "default:Error reading persistent compilation cache entry"
-  config.addinivalue_line("filterwarnings", said)
-
-
-@pytest.fixture(autouse=True, scope="session")
-def compiled_programs(pytestconfig):
-  """Cache compilations in pytest's cache: they take most of the time, small ones as well."""
-  cache = getattr(pytestconfig, "cache", None)  # None with `-p no:cacheprovider`.
-  if cache is not None:
-    jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
 @pytest.fixture(autouse=True, scope="module")
 def state_of_draws(request):
   """The state of the module's RNG behind its imports."""

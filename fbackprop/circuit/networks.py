@@ -162,9 +162,11 @@ class Expansion(NamedTuple):
 
     def take(ref: str) -> Any:
       if ref not in wires:
-        whole = wires[name_of(ref)]
-        index = int(ref.partition("[")[2].rstrip("]"))
-        wires[ref] = self.add_layer(path + ref, f"[{index}]", (whole,), whole.value[index])
+        whole, index = wires[name_of(ref)], int(ref.partition("[")[2].rstrip("]"))
+        wires[ref] = (
+          self.add_layer(path + ref, f"[{index}]", (whole,), whole.value[index])
+          if is_wire(whole) else whole[index]  # A graph inside has a wire for each output.
+        )  # fmt: skip
       return wires[ref]
 
     for node, part in zip(options["nodes"], net.parts, strict=True):

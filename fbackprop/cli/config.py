@@ -70,7 +70,7 @@ class TrainConfig:
     activation: Activation function of the hidden layers.
     rule: Backward rule: backprop (the exact gradient), or a biologically motivated one:
       feedback_alignment, direct_feedback_alignment, sign_symmetry, kolen_pollack, drtp,
-      difference_target_propagation, predictive_coding.
+      difference_target_propagation (noise 0.1), predictive_coding (20 steps of inference).
     optimizer: Optimizer; momentum and nesterov with momentum 0.9, the others with optax's defaults.
     rate: Learning rate; the peak one of a schedule.
     schedule: Learning-rate schedule until --stop.max-steps: cosine or linear decay to 0, or

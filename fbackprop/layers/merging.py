@@ -22,7 +22,13 @@ def merging(gate: Gate) -> Layer:
 
   Returns:
     The `Layer` that applies the gate to each entry; x is a tuple of arrays of one shape and dtype.
+
+  Raises:
+    TypeError: `gate` isn't a Gate, or has another arity.
   """
+  checks.check_unit("merging", "gate", gate, Gate)
+  is_any = gate.arity is None
+  checks.check_that("merging", "gate", gate, is_any, "be a Gate of arity None, of any inputs")
 
   def merge_forward(params: Params, x: Arrays, key: Array | None = None) -> tuple[Array, Residuals]:
     check_no_params(gate.name, params)

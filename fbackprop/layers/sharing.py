@@ -43,16 +43,20 @@ def by_parameter(factors: Factors) -> ByParameter:
 
 
 def add_uses(a: Any, b: Any) -> Any:
-  """Add the gradients of two layers that share parameters, or join the factors of the two."""
+  """Add the gradients of two nodes that share parameters; join the factors of their layers."""
   if is_factors(a) != is_factors(b):
     raise StructureError(
       "graph: of two nodes that share parameters only one is captured; capture the whole network, "
       "by fbackprop.quantities.captured(net)"
     )
-  if not is_factors(a):
-    return jax.tree.map(lambda p, q: p if q is None else jnp.add(p, q), a, b)
-  pair = by_parameter(a).leaves, by_parameter(b).leaves
-  return ByParameter(jax.tree.map(join, *pair, is_leaf=is_leaf_factors))
+
+  def add_use(p: Any, q: Any) -> Any:
+    if not is_factors(p):
+      return p if q is None else jnp.add(p, q)
+    pair = by_parameter(p).leaves, by_parameter(q).leaves
+    return ByParameter(jax.tree.map(join, *pair, is_leaf=is_leaf_factors))
+
+  return jax.tree.map(add_use, a, b, is_leaf=is_factors)
 
 
 def join(a: Any, b: Any) -> Any:

@@ -34,6 +34,7 @@ def kolen_pollack(net: Layer, decay: float = 1e-3) -> Layer:
   """
   refuse_remat("kolen_pollack", net)
   checks.check_number("kolen_pollack", "decay", decay, 0)
+  decay = float(decay)
 
   def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
     update, x_bar = net.backward(params.feedback, residuals, y_bar)

@@ -37,7 +37,7 @@ def predictive_coding(
 
   Raises:
     TypeError: an argument has another type.
-    ValueError: an argument is out of range.
+    ValueError: an argument is out of range; a block's output, or y, isn't one array.
 
   References:
     Rao, Ballard, Nature Neuroscience 2 (1999); Whittington, Bogacz, Neural Computation 29 (2017);
@@ -48,7 +48,9 @@ def predictive_coding(
   checks.check_size(name, "steps", steps)
   check_range(name, "rate", rate, POSITIVE)
   check_range(name, "precision", precision, POSITIVE)
+  steps, rate, precision = int(steps), float(rate), float(precision)
   links = Links(name, net)
+  links.refuse_several()
 
   def forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     y, (_, outputs) = links.forward(params, x, key)

@@ -16,6 +16,10 @@ from fbackprop.combinators import is_chain, keys_of_parts, remat
 from fbackprop.errors import DtypeError, StructureError
 from fbackprop.types import Array, Layer, Params, Residuals, exportable
 
+# Folded into the key of `init`. By a small number k it would be the key of a chain's layer k, and
+# feedback of the shape of its weights would be those weights.
+FEEDBACK_KEY = 2**31
+
 
 @exportable
 class RuleParams(NamedTuple):
@@ -39,6 +43,7 @@ def make_rule(
   forward: Callable[..., tuple[Any, Residuals]] | None = None,
   draws: bool = False,
   linear: bool = True,
+  weights: Callable[[RuleParams, Array | None], Any] | None = None,
 ) -> Layer:
   """Build the Layer of a rule.
 
@@ -52,6 +57,8 @@ def make_rule(
       network; y must be the network's.
     draws: whether the rule uses the key, which it keeps in its residuals.
     linear: whether the updates are linear in `y_bar`.
+    weights: `weights(params, key)`, what stands for the network's parameters in the backward pass,
+      if that isn't the feedback itself.
 
   Returns:
     The `Layer`. `init(key)` gives the parameters that `net.init(key)` gives.
@@ -72,7 +79,7 @@ def make_rule(
   net_forward = net.forward if forward is None else forward
 
   def init(key: Array) -> RuleParams:
-    own = () if feedback is None else feedback(jax.random.fold_in(key, 1))
+    own = () if feedback is None else feedback(jax.random.fold_in(key, FEEDBACK_KEY))
     return RuleParams(net.init(key), own)
 
   def rule_forward(params: Params, x: Any, key: Array | None = None) -> tuple[Any, Residuals]:
@@ -83,8 +90,8 @@ def make_rule(
     check_params(name, params)
     return backward(params, residuals, y_bar)
 
-  draws = draws or net.draws
-  return Layer(name, init, rule_forward, rule_backward, (net,), draws=draws, linear=linear)
+  draws, options = draws or net.draws, () if weights is None else (("weights", weights),)
+  return Layer(name, init, rule_forward, rule_backward, (net,), options, draws, linear=linear)
 
 
 def check_params(name: str, params: Any) -> None:
@@ -183,16 +190,35 @@ class Links:
     """Return the key of each link."""
     return list(flat_keys(self.net, key))
 
-  def widths(self, params: Params) -> list[int]:
-    """Return the width of each block's output, from the widths that the layers state."""
-    first = next(layer for layer in self.layers if has_params(layer))
-    width, dtype = width_of(self.name, first), jax.tree.leaves(params)[0].dtype
+  def refuse_several(self, *, last: bool = True) -> None:
+    """Raise for a graph with several inputs or outputs at a block's end; `last`: also the last."""
+    for i, block in enumerate(self.blocks):
+      begin, end = (dict(self.layers[place].options) for place in (block[0], block[-1]))
+      is_free = {"inputs": i == 0, "output": i == len(self.blocks) - 1 and not last}
+      for side, options in (("inputs", begin), ("output", end)):
+        names = options.get(side, "")
+        if not (isinstance(names, str) or is_free[side]):
+          problem = f"must give one array to each block, and one as y, got a graph with {side}"
+          raise StructureError(f"{problem}={names!r}", "net", self.name)
 
-    def outputs_of(params: Params) -> list[Array]:
-      return self.forward(params, jnp.zeros((1, width), dtype))[1][1]
+  def widths(self, params: Params, x: Any = None) -> list[int]:
+    """Return the width of each block's output, for x or for an x of the width that is stated."""
 
-    outputs = jax.eval_shape(outputs_of, params)
-    return [output.shape[1] for output in outputs]
+    def outputs_of(params: Params, x: Any) -> list[Array]:
+      return self.forward(params, x)[1][1]
+
+    if x is not None:
+      checks.check_arrays(self.name, "x", x)
+    shape, dtype = (1, width_of(self.net) or 1), jax.tree.leaves(params)[0].dtype
+    like = jax.eval_shape(lambda: jnp.zeros(shape, dtype)) if x is None else x
+    try:
+      return [output.shape[1] for output in jax.eval_shape(outputs_of, params, like)]
+    except (TypeError, ValueError) as error:
+      if x is not None:
+        raise
+      problem = "must begin with a layer that states its width, as fbackprop.dense does; else give"
+      example = "x=, an array like the data or its jax.ShapeDtypeStruct"
+      raise StructureError(f"{problem} {example}", "net", self.name) from error
 
 
 def has_params(layer: Layer) -> bool:
@@ -200,16 +226,18 @@ def has_params(layer: Layer) -> bool:
   return bool(jax.tree.leaves(jax.eval_shape(layer.init, jax.random.key(0))))
 
 
-def width_of(name: str, layer: Layer) -> int:
-  """Return the width of a layer's input, as its constructor was given it."""
-  options = dict(layer.options)
+def width_of(layer: Layer) -> int | None:
+  """Return the width of a layer's input, as its constructor was given it; None if it wasn't."""
+  options, parts = dict(layer.options), layer.parts
   for option in ("d_in", "width", "c_in"):
     if option in options:
       return int(options[option] * options.get("length", 1))
-  if layer.parts:
-    return width_of(name, next(part for part in layer.parts if has_params(part)))
-  problem = f"must begin with a layer that states its width in options, got {layer.name}"
-  raise StructureError(problem, "net", name)
+  if "widths" in options:
+    return int(sum(options["widths"]))
+  if "nodes" in options:
+    nodes = zip(options["nodes"], parts, strict=True)
+    parts = tuple(part for node, part in nodes if node.inputs == (options["inputs"],))
+  return next(filter(None, map(width_of, parts)), None)
 
 
 def flat_layers(net: Layer) -> Iterator[Layer]:

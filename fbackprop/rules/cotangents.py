@@ -12,9 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from fbackprop.checks import check_number, check_size
-from fbackprop.ranges import Range, check_range
+from fbackprop.ranges import POSITIVE, Range, check_range
 from fbackprop.rules.contract import Links, RuleParams, make_rule
-from fbackprop.types import Array, Layer, Params, Residuals
+from fbackprop.rules.norms import over_largest, root_mean_square
+from fbackprop.transforms import nonzero
+from fbackprop.types import Array, Layer, Params, Residuals, widen
 
 OWN_KEY = 2**31 - 2  # Folded into the key of a step, so that no mask of a dropout is the same.
 
@@ -32,12 +34,12 @@ def noisy(net: Layer, scale: float) -> Layer:
     The angle of noise of scale s to a long vector is arctan s.
   """
   check_number("noisy", "scale", scale, 0)
+  scale = float(scale)
 
   def change(bar: Array, key: Array | None) -> Array:
     if key is None:
       return bar
-    noise = jax.random.normal(key, bar.shape, bar.dtype)
-    return bar + scale * jnp.sqrt((bar * bar).mean()) * noise
+    return bar + scale * root_mean_square(bar) * jax.random.normal(key, bar.shape, bar.dtype)
 
   return changed("noisy", net, change, draws=True)
 
@@ -74,12 +76,11 @@ def quantized(net: Layer, bits: int) -> Layer:
     Hubara, Courbariaux, Soudry, El-Yaniv, Bengio, "Quantized neural networks", JMLR 18 (2018).
   """
   check_range("quantized", "bits", bits, Range(int, 2, 24))
-  levels = 2 ** (bits - 1) - 1
+  levels = 2 ** (int(bits) - 1) - 1
 
   def change(bar: Array, key: Array | None) -> Array:
-    largest = jnp.abs(bar).max(1, keepdims=True)
-    scale = jnp.where(largest == 0, jnp.ones_like(largest), largest) / levels
-    return jnp.round(bar / scale) * scale
+    shares, largest = over_largest(bar, 1)
+    return jnp.round(shares * levels) / levels * largest
 
   return changed("quantized", net, change, linear=False)
 
@@ -98,12 +99,13 @@ def clipped(net: Layer, bound: float) -> Layer:
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML
     (2013), section 3.2, there for the whole gradient.
   """
-  check_number("clipped", "bound", bound, 0)
+  check_range("clipped", "bound", bound, POSITIVE)
+  bound = float(bound)
 
   def change(bar: Array, key: Array | None) -> Array:
-    norm = jnp.sqrt((bar * bar).sum(1, keepdims=True))
-    most = bound / max(bar.shape[0], 1)
-    return jnp.where(norm > most, bar * (most / jnp.maximum(norm, most)), bar)
+    shares, largest = over_largest(bar, 1)
+    norm, most = jnp.linalg.norm(shares, axis=1, keepdims=True), bound / max(bar.shape[0], 1)
+    return jnp.where(norm * largest > most, most * (shares / nonzero(norm)), bar)
 
   return changed("clipped", net, change, linear=False)
 
@@ -121,11 +123,13 @@ def changed(
   Args:
     name: the rule's name.
     net: a chain of layers.
-    change: `change(bar, key) -> bar`, for cotangents `[N, D]` of one block's output.
+    change: `change(bar, key) -> bar`, for cotangents `[N, D]` of one block's output, in float32 at
+      least.
     draws: whether it uses the key.
     linear: whether it is linear.
   """
   links = Links(name, net)
+  links.refuse_several(last=False)
 
   def forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     y, residuals = net.forward(params, x, key if net.draws else None)
@@ -140,7 +144,8 @@ def changed(
       bars, bar = links.backward_block(block, own, kept, bar)
       updates[:0] = bars
       if i:  # Not the cotangent of the data.
-        bar = change(bar, None if key is None else jax.random.fold_in(key, OWN_KEY - i))
+        own_key = None if key is None else jax.random.fold_in(key, OWN_KEY - i)
+        bar = change(widen(bar), own_key).astype(bar.dtype)
     return RuleParams(links.unflatten(updates), ()), bar
 
   return make_rule(name, net, backward, forward=forward, draws=draws, linear=linear)

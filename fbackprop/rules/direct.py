@@ -10,7 +10,7 @@ from fbackprop.rules.contract import Links, RuleParams, make_rule, zeros_like
 from fbackprop.types import Array, Layer, Residuals
 
 
-def direct_feedback_alignment(net: Layer) -> Layer:
+def direct_feedback_alignment(net: Layer, *, x: Any = None) -> Layer:
   """Carry the cotangent of the output to each block by fixed random weights.
 
     h̄_l = ȳ B_lᵀ  for the output h_l of each block but the last;   inside a block, backpropagation.
@@ -19,6 +19,8 @@ def direct_feedback_alignment(net: Layer) -> Layer:
 
   Args:
     net: a chain of layers, such as an `mlp`; a part that is no chain is one block.
+    x: an array like the data, a `jax.ShapeDtypeStruct` or a tree of them, for a network whose first
+      layer doesn't state its width.
 
   Returns:
     A `Layer` with `RuleParams(params, feedback)`; the feedback has B_l `[D_l, C]` for each block
@@ -26,23 +28,26 @@ def direct_feedback_alignment(net: Layer) -> Layer:
 
   Raises:
     TypeError: `net` isn't a Layer.
-    ValueError: no layer has parameters.
+    ValueError: no layer has parameters; a block's output, or y, isn't one array. In `init`: the
+      width of x isn't stated.
 
   References:
     Nøkland, "Direct feedback alignment provides learning in deep neural networks", NIPS (2016),
     eq. 6 and 7.
   """
-  return directly("direct_feedback_alignment", net, lambda y_bar: y_bar)
+  return directly("direct_feedback_alignment", net, lambda y_bar: y_bar, x)
 
 
-def drtp(net: Layer) -> Layer:
+def drtp(net: Layer, *, x: Any = None) -> Layer:
   """Carry the target, in place of the error, to each block by fixed random weights.
 
     h̄_l = −t B_lᵀ / N,   t_c = 1 where ȳ_c < 0, else 0
 
-  Of a loss of probabilities (softmax or sigmoid cross-entropy) the cotangent is negative at the
-  target class alone, so that t is the one-hot target, and hidden blocks needn't wait for the
-  output. Weights of examples don't reach the hidden blocks.
+  Of a loss of probabilities (softmax or sigmoid cross-entropy) the cotangent p − t is negative at
+  the target classes alone, so that t is the one-hot target, and hidden blocks needn't wait for the
+  output. It isn't where p rounds to 1 (in float32 from a margin of about 17): there t is 0; with
+  smoothed labels t is 1 at each class whose p is below its share. The weight of an example doesn't
+  reach the hidden blocks, but that of 0 does: then ȳ is 0, and so is t.
 
   Args, Returns, Raises: as `direct_feedback_alignment`.
 
@@ -54,16 +59,17 @@ def drtp(net: Layer) -> Layer:
   def target_of(y_bar: Array) -> Array:
     return -(y_bar < 0).astype(y_bar.dtype) / max(y_bar.shape[0], 1)
 
-  return directly("drtp", net, target_of)
+  return directly("drtp", net, target_of, x)
 
 
-def directly(name: str, net: Layer, signal_of: Callable[[Array], Array]) -> Layer:
+def directly(name: str, net: Layer, signal_of: Callable[[Array], Array], x: Any) -> Layer:
   """Build the rule that carries a signal of the output's cotangent to each block."""
   links = Links(name, net)
+  links.refuse_several()
 
   def feedback(key: Array) -> tuple[Array, ...]:
     params = jax.eval_shape(net.init, key)
-    *widths, outputs = links.widths(params)
+    *widths, outputs = links.widths(params, x)
     init, dtype = jax.nn.initializers.glorot_uniform(), jax.tree.leaves(params)[0].dtype
     keys = jax.random.split(key, len(links.blocks))
     return tuple(init(keys[i], (width, outputs), dtype) for i, width in enumerate(widths))

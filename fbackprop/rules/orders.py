@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from fbackprop import checks
-from fbackprop.rules.contract import Links, RuleParams, has_params, make_rule
+from fbackprop.rules.contract import Links, RuleParams, has_params, make_rule, refuse_remat
 from fbackprop.types import Layer, Residuals
 
 
@@ -22,21 +22,23 @@ def gauss_seidel(net: Layer, rate: float) -> Layer:
     w̄ = xᵀ ȳ,     x̄ = ȳ (W − rate · w̄)ᵀ
 
   Args:
-    net: a chain of layers; a part that is no chain is one layer.
+    net: a chain of layers without `remat`; a part that is no chain is one layer.
     rate: the rate of the gradient descent that it is used with; at 0 it is backpropagation.
 
   Returns:
     A `Layer` with `RuleParams(params, ())`. Each layer's backward rule runs twice.
 
   Raises:
-    TypeError: `net` isn't a Layer, or `rate` isn't a number.
+    TypeError: `net` isn't a Layer, or has a `remat`; `rate` isn't a number.
     ValueError: `rate` is negative.
 
   References:
     Mazur, "A step by step backpropagation example" (2015): the error after one step of rate 0.5 is
     0.291027924 in this order, and 0.291027774 in the simultaneous one.
   """
+  refuse_remat("gauss_seidel", net)
   checks.check_number("gauss_seidel", "rate", rate, 0)
+  rate = float(rate)
   links = Links("gauss_seidel", net)
 
   def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:

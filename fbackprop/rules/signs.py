@@ -5,8 +5,10 @@ from typing import Any, Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from fbackprop.combinators import copies
 from fbackprop.errors import check_choice
 from fbackprop.rules.contract import RuleParams, make_rule, refuse_remat, zeros_like
+from fbackprop.rules.norms import root_mean_square
 from fbackprop.types import Array, Layer, Params, Residuals
 
 Magnitudes = Literal["uniform", "batch", "fixed"]
@@ -45,24 +47,27 @@ def sign_symmetry(net: Layer, magnitudes: Magnitudes = "uniform") -> Layer:
     y, residuals = net.forward(params, x, key if net.draws else None)
     return y, (residuals, key if magnitudes == "batch" else None)
 
-  def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
-    kept, key = residuals
+  def weights(params: RuleParams, key: Array | None) -> Params:
+    """Return B."""
     sizes = params.feedback
     if magnitudes == "batch" and key is not None:
       sizes = net.init(jax.random.fold_in(key, OWN_KEY))
     elif magnitudes != "fixed":
-      sizes = jax.tree.map(root_mean_square, params.params)
-    b = jax.tree.map(lambda m, w: jnp.abs(m) * jnp.sign(w), sizes, params.params)
-    update, x_bar = net.backward(b, kept, y_bar)
+      sizes = jax.tree.map(size_of, params.params, copies(net, params.params))
+    return jax.tree.map(lambda m, w: jnp.abs(m) * jnp.sign(w), sizes, params.params)
+
+  def backward(params: RuleParams, residuals: Residuals, y_bar: Any) -> tuple[RuleParams, Any]:
+    kept, key = residuals
+    update, x_bar = net.backward(weights(params, key), kept, y_bar)
     return RuleParams(update, zeros_like(params.feedback)), x_bar
 
-  draw = net.init if magnitudes == "fixed" else None
   return make_rule(
-    "sign_symmetry", net, backward, feedback=draw, forward=forward, draws=magnitudes == "batch"
-  )
+    "sign_symmetry", net, backward, feedback=net.init if magnitudes == "fixed" else None,
+    forward=forward, draws=magnitudes == "batch", weights=weights,
+  )  # fmt: skip
 
 
-def root_mean_square(w: Array) -> Array:
+def size_of(w: Array, loops: int) -> Array:
   """Compute the rms of each matrix, or of a vector; copies of a `repeat` have one each."""
-  axes = tuple(range(max(w.ndim - 2, 0), w.ndim))
-  return jnp.sqrt((w * w).mean(axes, keepdims=True))
+  axes = tuple(range(max(w.ndim - 2, loops), w.ndim))
+  return root_mean_square(w, axes).astype(w.dtype)

@@ -8,6 +8,7 @@ everywhere.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fbackprop import checks
 from fbackprop.errors import StructureError
@@ -21,11 +22,11 @@ def straight_through(layer: Layer) -> Layer:
     layer: a layer without parameters whose y has the shape of x, such as a rounding or a sign.
 
   Returns:
-    A `Layer` without parameters, and without residuals.
+    A `Layer` without parameters. Its residual is an empty array `[N, D, 0]`.
 
   Raises:
     TypeError: `layer` isn't a Layer.
-    ValueError: it has parameters. When traced: y has another shape than x.
+    ValueError: it has parameters. When traced: y, or y_bar, has another shape than x.
 
   Example:
     >>> import jax.numpy as jnp
@@ -46,9 +47,10 @@ def straight_through(layer: Layer) -> Layer:
   def forward(params: Params, x: Array, key: Array | None = None) -> tuple[Array, Residuals]:
     y = layer.forward(params, x, key)[0]
     checks.check_shape("straight_through", "y", y, x.shape, x.dtype)
-    return y, ()
+    return y, jnp.zeros((*x.shape, 0), x.dtype)
 
-  def backward(params: Params, residuals: Residuals, y_bar: Array) -> tuple[Params, Array]:
+  def backward(params: Params, like: Residuals, y_bar: Array) -> tuple[Params, Array]:
+    checks.check_shape("straight_through", "y_bar", y_bar, like.shape[:-1], like.dtype)
     return (), y_bar
 
   def identity(params: Params, x: Array, key: Array | None = None) -> Array:

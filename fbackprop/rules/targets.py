@@ -14,7 +14,9 @@ from fbackprop.types import Array, Layer, Params, Residuals
 OWN_KEY = 2**31 - 3  # Folded into the key of a step, so that no mask of a dropout is the same.
 
 
-def difference_target_propagation(net: Layer, *, step: float = 0.1, noise: float = 0.1) -> Layer:
+def difference_target_propagation(
+  net: Layer, *, step: float = 0.1, noise: float = 0.1, x: Any = None
+) -> Layer:
   """Carry targets back by a learned decoder g_l of each block f_l, with a correction of its error.
 
     ĥ_L = h_L − s ē_L,     ĥ_{l−1} = h_{l−1} + g_l(ĥ_l) − g_l(h_l),
@@ -23,12 +25,15 @@ def difference_target_propagation(net: Layer, *, step: float = 0.1, noise: float
   ½ ‖h_l − ĥ_l‖² / s, so that the last one's update is its gradient; each decoder descends
   ½ ‖g_l(f_l(h + ε)) − (h + ε)‖² at its block's input h under noise ε.
 
-  In a linear network whose decoders are inverses, ĥ_l − h_l is the Gauss–Newton step of h_l.
+  In a linear network whose decoders are inverses, ĥ_l − h_l is the Gauss–Newton step of h_l. The
+  first target is that of the output, as in Meulemans et al.; in Lee et al.'s algorithm 1 it is that
+  of the last hidden block, ĥ_{L−1} = h_{L−1} − s ∂/∂h_{L−1}, by the true gradient.
 
   Args:
     net: a chain of layers; blocks as in `direct_feedback_alignment`.
     step: s, above 0.
     noise: the standard deviation of ε; without a key ε is 0.
+    x: as of `direct_feedback_alignment`.
 
   Returns:
     A `Layer` with `RuleParams(params, feedback)`; the feedback has the parameters of a decoder for
@@ -36,7 +41,8 @@ def difference_target_propagation(net: Layer, *, step: float = 0.1, noise: float
 
   Raises:
     TypeError: an argument has another type.
-    ValueError: `step` isn't above 0, or `noise` is negative.
+    ValueError: `step` isn't above 0, or `noise` is negative; a block's output, or y, isn't one
+      array.
 
   References:
     Lee, Zhang, Fischer, Bengio, "Difference target propagation", ECML (2015), eq. 8–15; Meulemans
@@ -45,14 +51,16 @@ def difference_target_propagation(net: Layer, *, step: float = 0.1, noise: float
   name = "difference_target_propagation"
   check_range(name, "step", step, POSITIVE)
   checks.check_number(name, "noise", noise, 0)
+  step, noise = float(step), float(noise)
   links = Links(name, net)
+  links.refuse_several()
 
   def decoders(params: Params) -> list[Layer]:
-    widths, dtype = links.widths(params), jax.tree.leaves(params)[0].dtype
+    widths, dtype = links.widths(params, x), jax.tree.leaves(params)[0].dtype
     made = []
     for i in range(1, len(links.blocks)):
       layers = [links.layers[place] for place in links.blocks[i - 1]]
-      after = [layer for layer in layers if not has_params(layer)]
+      after = layers[1 + list(map(has_params, layers)).index(True) :]
       made.append(serial(dense(widths[i], widths[i - 1], dtype=dtype), *after))
     return made
 

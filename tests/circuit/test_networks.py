@@ -57,6 +57,15 @@ def test_several_inputs_and_outputs():
   assert picture.graph.outputs == (("c.add", 1.0), ("a.dense", 1.0))
 
 
+def test_a_graph_inside_may_have_several_outputs():
+  inside = fb.graph({"a": (fb.relu, "x"), "b": (fb.tanh, "x")}, output=("a", "b"))
+  nodes = {"h": (inside, "x"), "y": (fb.sigmoid, "h[1]"), "z": (fb.add, "y", "h[0]")}
+  picture = fb.circuit.draw(fb.graph(nodes, output="z"), jnp.ones((5, 4)))
+  inputs = {node.name: node.inputs for node in picture.graph.nodes}
+  assert inputs["y.sigmoid"] == ("h.b.tanh",)
+  assert inputs["z.add"] == ("y.sigmoid", "h.a.relu")
+
+
 def test_the_png_is_one():
   pytest.importorskip("matplotlib")
   picture = fb.circuit.draw(fb.mlp([3, 4, 2]), jnp.ones((5, 3)))

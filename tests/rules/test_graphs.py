@@ -53,9 +53,69 @@ def test_a_residual_node_is_skip_to_the_bit():
   net, skipped = residual_net(), fb.skip(fb.serial(fb.dense(3, 3), fb.tanh))
   params = skipped.init(KEY)
   own = {"h": params[0], "a": (), "y": ()}
-  x = jax.random.normal(KEY, (5, 3))
-  for a, b in ((net.forward(own, x)[0], skipped.forward(params, x)[0]),):
-    np.testing.assert_array_equal(a, b)
+  x, y_bar = random_like(RNG, (jnp.ones((5, 3)), jnp.ones((5, 3))))
+  (y, kept), (want, kept_) = net.forward(own, x), skipped.forward(params, x)
+  got, x_bar = net.backward(own, kept, y_bar)
+  bars, x_bar_ = skipped.backward(params, kept_, y_bar)
+  assert_bitwise("skip", ("y", "h", "x_bar"), (y, got["h"], x_bar), (want, bars[0], x_bar_))
+
+
+def test_masks_depend_on_the_names_of_the_nodes_that_draw_alone():
+  """Not on the order of the dict, and not on layers without noise in between."""
+  branches = {"d1": (fb.dropout(0.5), "x"), "d2": (fb.dropout(0.5), "x")}
+  join = {"y": (fb.concatenate, "d1", "d2")}
+  late = {"i": (fb.identity, "x"), "d1": (fb.dropout(0.5), "i"), "d2": (fb.dropout(0.5), "x")}
+  x, params = jnp.ones((4, 8)), {"d1": (), "d2": (), "y": ()}
+  want = fb.graph(branches | join, output="y").forward(params, x, KEY)[0]
+  assert (want[:, :8] != want[:, 8:]).any()
+  for nodes in ({**join, **dict(reversed(branches.items()))}, {**late, **join}):
+    own = params | dict.fromkeys(nodes, ())
+    np.testing.assert_array_equal(fb.graph(nodes, output="y").forward(own, x, KEY)[0], want)
+
+
+def test_initial_weights_depend_on_the_names_of_the_nodes_alone():
+  nodes = {"b": (fb.dense(3, 3), "x"), "a": (fb.dense(3, 3), "x"), "y": (fb.add, "a", "b")}
+  params, again = (
+    fb.graph(dict(order), output="y").init(KEY) for order in (nodes.items(), [*nodes.items()][::-1])
+  )
+  assert (params["a"].w != params["b"].w).any()
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+COMPOSITES = {
+  "serial": lambda: fb.serial(fb.dense(3, 3), fb.tanh),
+  "nested": lambda: fb.serial(fb.layer_norm(3), fb.serial(fb.tanh, fb.dense(3, 3, bias=False))),
+  "skip": lambda: fb.skip(fb.serial(fb.dense(3, 3), fb.tanh)),
+  "remat": lambda: fb.remat(fb.serial(fb.dense(3, 3), fb.tanh)),
+  "repeat": lambda: fb.repeat(fb.serial(fb.tanh, fb.dense(3, 3)), 2),
+  "graph": lambda: residual_net(),
+  "tied": lambda: tied_of_width_three(),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_factors_of_shared_compositions_are_joined_layer_by_layer(name):
+  nodes = {"h": (COMPOSITES[name](), "x"), "y": (fb.shared("h"), "h"), "z": (fb.shared("h"), "y")}
+  net = fb.graph(nodes, output="z")
+  params = random_like(RNG, net.init(KEY))
+  x, y_bar = random_like(RNG, (jnp.ones((5, 3)), jnp.ones((5, 3))))
+
+  @jax.vmap
+  def one(x, y_bar):
+    return fb.pullback(net)(params, x[None])[1](y_bar[None])[0]
+
+  want, each = fb.pullback(net)(params, x)[1](y_bar)[0], one(x, y_bar)
+  flat = np.concatenate([np.asarray(g).reshape(5, -1) for g in jax.tree.leaves(each)], 1)
+  # Rounding errors of float32 are relative to the largest term; see `TOLERANCE`.
+  near = {"rtol": 0, "atol": 1e-5 * np.abs(flat).max()}
+  for captured_net in (q.captured(net), fb.serial(q.captured(net))):
+    is_chain = captured_net.name == "serial"
+    factors = fb.pullback(captured_net)((params,) if is_chain else params, x)[1](y_bar)[0]
+    got = q.gradient(factors[0] if is_chain else factors)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **near), got, want)
+  factors = fb.pullback(q.captured(net))(params, x)[1](y_bar)[0]
+  norms = (flat.astype(np.float64) ** 2).sum(1)
+  np.testing.assert_allclose(q.example_sqnorms(factors), norms, rtol=1e-5)
 
 
 def test_several_inputs_and_outputs():
@@ -165,6 +225,23 @@ def test_a_repr_is_the_call():
   )
 
 
+def pulled_back(net, y_bar):
+  params = net.init(KEY)
+  return net.backward(params, net.forward(params, X)[1], y_bar)
+
+
+def test_parts_may_be_trees_and_needn_t_be_read():
+  """The zero cotangent of a part that nobody reads has the part's structure."""
+  inside = fb.graph(
+    {"s": (fb.split(1, 2), "x"), "r": (fb.relu, "x"), "t": (fb.tanh, "x")}, output=("s", "r", "t")
+  )
+  net = graph(h=(inside, "x"), y=(fb.sigmoid, "h[1]"))
+  params, x = net.init(KEY), jax.random.normal(KEY, (2, 3))
+  want = jax.grad(lambda x: fb.sigmoid.forward((), jax.nn.relu(x))[0].sum())(x)
+  x_bar = net.backward(params, net.forward(params, x)[1], jnp.ones((2, 3)))[1]
+  np.testing.assert_allclose(x_bar, want, rtol=1e-6)
+
+
 def graph(**nodes):
   return fb.graph(nodes, output="y")
 
@@ -172,6 +249,10 @@ def graph(**nodes):
 NET = residual_net()
 PARAMS = NET.init(KEY)
 X = jnp.ones((2, 3))
+RUN = (two_towers().init(KEY), two_towers().forward(two_towers().init(KEY), {"u": X, "v": X})[1])
+WHOLE = fb.graph({"s": (fb.split(1, 2), "x"), "y": (fb.relu, "x")}, output=("s", "y"))
+# A layer with a wrong rule: its x_bar has one row.
+LOSSY = fb.tanh._replace(backward=lambda params, residuals, y_bar: ((), y_bar[:1]))
 CUT = graph(s=(fb.split(1, 2), "x"), y=(fb.relu, "s[2]"))
 
 REFUSED = [
@@ -207,6 +288,26 @@ REFUSED = [
   (lambda: NET.forward({"h": PARAMS["h"]}, X), ValueError, "nodes a, h, y, got one of h"),
   (lambda: two_towers().forward(two_towers().init(KEY), (X, X)), ValueError,
    r"x must be like inputs=\{'u': 'u', 'v': 'v'\}, got tuple"),
+  (lambda: two_towers().backward(*RUN, (X, X)), ValueError,
+   r"y_bar must be like output=\{'score': 'score', 'embedding': 'left'\}, got tuple"),
+  (lambda: two_towers().backward(*RUN, {"score": X[:, :1], "embedding": jnp.ones((1, 4))}),
+   ValueError, r"y_bar of 'left' must have shape \[2, 4\], got float32\[1, 4\]"),
+  (lambda: two_towers().backward(*RUN, {"score": X[:, :1], "embedding": 1.0}), TypeError,
+   "y_bar of 'left' must be an array, got float 1.0"),
+  (lambda: two_towers().backward(*RUN, {"score": X[:, :1], "embedding": jnp.ones((2, 4), "int32")}),
+   TypeError, "y_bar of 'left' must have dtype float32"),
+  (lambda: WHOLE.backward({"s": (), "y": ()}, WHOLE.forward({"s": (), "y": ()}, X)[1], [X, X]),
+   ValueError, r"y_bar must be like output=\('s', 'y'\), got list"),
+  (lambda: pulled_back(WHOLE, (X, X)), ValueError, "y_bar of 's' must have the structure"),
+  (lambda: pulled_back(graph(h=(LOSSY, "x"), y=(fb.add, "h", "x")), X), ValueError,
+   r"a cotangent of 'x' must have shape \[2, 3\], got float32\[1, 3\]"),
+  (lambda: fb.shared(3), TypeError, "shared: node must be the name of a node, got int 3"),
+  (lambda: fb.transposed(None), TypeError, "transposed: node must be the name of a node"),
+  (lambda: fb.transposed("h", bias="no"), TypeError, "transposed: bias must be True or False"),
+  (lambda: fb.graph({"y": (fb.relu, "x[0]")}, output="y", inputs="x[0]"), TypeError,
+   "the name of an input must be a nonempty str without brackets"),
+  (lambda: fb.layers.merging.merging(fb.gates.relu), TypeError, "merging: gate must be a Gate of"),
+  (lambda: fb.layers.merging.merging(fb.relu), TypeError, "merging: gate must be a Gate"),
   (lambda: fb.add.forward((), X), TypeError, "add: x must be a tuple of arrays"),
   (lambda: fb.concatenate.forward((), (X, X[:1])), ValueError, r"x\[1\] must have shape \[2, D\]"),
   (lambda: fb.split(), ValueError, "widths must be the widths of the parts"),

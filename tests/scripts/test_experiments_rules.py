@@ -2,9 +2,13 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+import fbackprop as fb
 from experiments import depth, published_mnist1d, rules_by_depth, wrong_backward
+from experiments.rule_training import LOSS, RULES
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +32,27 @@ def test_the_small_run(script, tmp_path, capsys):
   script.main(arguments)
   assert capsys.readouterr().out.count(": done") == 1
   assert json.loads(file.read_text())["seeds"][name] == cell
+
+
+@pytest.mark.parametrize("hidden", rules_by_depth.FULL["depths"])
+def test_predictive_coding_is_near_its_equilibrium(hidden):
+  """By the first layer, which the error reaches last: most of what eight times the steps give."""
+  net = fb.mlp([40, *[64] * hidden, 10], fb.tanh)
+  longer = fb.rules.predictive_coding(net, steps=40 * hidden**2, rate=0.2, precision=0.1)
+  x, labels = jax.random.normal(jax.random.key(5), (50, 40)), jnp.arange(50) % 10
+  params = longer.init(jax.random.key(0))
+  own, most = (
+    float(jnp.linalg.norm(jax.jit(fb.value_and_grad(rule, LOSS))(params, x, labels)[1].params[0].w))
+    for rule in (RULES["predictive coding"](net), longer)
+  )
+  assert 0.75 < own / most < 1
+
+
+def test_an_angle_that_there_is_none_of_is_not_drawn():
+  cell = {"measured": {"first": [None, 30.0]}}
+  assert wrong_backward.angles_of(cell) == [30.0]
+  assert wrong_backward.angles_of({"measured": {"first": [None]}}) == []
+  assert wrong_backward.angles_of({"measured": ()}) == [0.0]
 
 
 def test_theory_knows_the_slope_of_cotangents():

@@ -165,4 +165,4 @@ def test_info_lists_whatever_stands_in_a_run(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_many_broken_files_are_refused_by_name(tmp_path, name):
-  fuzz(name, tmp_path, 600)
+  fuzz(name, tmp_path, 150)
