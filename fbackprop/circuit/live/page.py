@@ -94,11 +94,11 @@ def live_element(
     if node.inputs and circuit.gate_of[node.op] != GATES.get(node.op):
       problem = f"the gate {node.op!r} of {node.name!r} has a rule of its own"
       raise CircuitError(f"to_html: {problem}, which the page can't compute; draw it as SVG")
-  labels = LiveLabels(circuit, solution, digits)
+  labels, root = LiveLabels(circuit, solution, digits), notation.output_name(solution)
   data = {
     "nodes": [describe(node, labels) for node in circuit.nodes],
     "outputs": circuit.outputs,
-    "root": notation.output_name(solution),
+    "root": root,
     "digits": digits,
     "width": labels.width,
     "widestSum": labels.widest_sum,
@@ -116,7 +116,7 @@ def live_element(
   paper = element("div", draw_figure(labels, title), class_="paper")
   scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {title}".strip()}
   return element(
-    "section", element("div", paper, class_="picture", **scroll), legend(data["root"], language),
+    "section", element("div", paper, class_="picture", **scroll), legend(root, language),
     element("noscript", element("p", words["noscript"]), *steps),
     script_data(data), class_="circuit", data_locked=str(exercise).lower(),
   )  # fmt: skip
