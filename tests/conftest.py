@@ -48,6 +48,23 @@ def as_a_user_has_it():
 
 
 @pytest.fixture
+def compiled_for_users(monkeypatch):
+  """Compile with all optimizations, here and in other processes; CI leaves most of them out.
+
+  For tests of printed digits: XLA rounds, and computes tanh, in another way without them.
+  """
+  monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+  if not jax.config.read("jax_disable_most_optimizations"):
+    yield
+    return
+  jax.config.update("jax_disable_most_optimizations", False)
+  jax.clear_caches()
+  yield
+  jax.config.update("jax_disable_most_optimizations", True)
+  jax.clear_caches()
+
+
+@pytest.fixture
 def in_float64():
   with jax.enable_x64(True):
     yield

@@ -19,19 +19,6 @@ VARIANTS = ({}, {"alpha": 0.5}, SELU, {"alpha": 3.0, "scale": 0.25})
 # --- The table ------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def compiled_for_users():
-  """Compile with all optimizations: without most of them, as in CI, XLA has another tanh."""
-  if not jax.config.read("jax_disable_most_optimizations"):
-    yield
-    return
-  jax.config.update("jax_disable_most_optimizations", False)
-  jax.clear_caches()
-  yield
-  jax.config.update("jax_disable_most_optimizations", True)
-  jax.clear_caches()
-
-
 @pytest.mark.usefixtures("compiled_for_users")
 def test_the_recorded_slopes_are_those_measured_here(capsys):
   assert slopes.main(["--check"]) == 0, capsys.readouterr().out

@@ -85,6 +85,7 @@ def test_what_cannot_be_verified_is_said_so():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("compiled_for_users")
 def test_the_readme_shows_what_the_wrong_layer_really_says(tmp_path):
   """The file in the README is run by pytest, and prints the lines that stand below it."""
   readme = (Path(__file__).parents[2] / "README.md").read_text()
