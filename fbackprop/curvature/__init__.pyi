@@ -1,0 +1,16 @@
+from .blocks import inverse as inverse
+from .blocks import log_determinant as log_determinant
+from .blocks import matrices as matrices
+from .blocks import product as product
+from .blocks import solve as solve
+from .blocks import trace as trace
+from .diagonals import example_ggn_diagonals as example_ggn_diagonals
+from .diagonals import ggn_diagonal as ggn_diagonal
+from .hessians import hesscale_diagonal as hesscale_diagonal
+from .hessians import hessian_diagonal as hessian_diagonal
+from .kronecker import Eigen as Eigen
+from .kronecker import Kronecker as Kronecker
+from .kronecker import kronecker_factors as kronecker_factors
+from .products import fisher_vector_product as fisher_vector_product
+from .products import ggn_vector_product as ggn_vector_product
+from .products import hessian_vector_product as hessian_vector_product
