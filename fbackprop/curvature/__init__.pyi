@@ -1,3 +1,5 @@
+from ._kfac import KfacState as KfacState
+from ._kfac import kfac as kfac
 from .blocks import inverse as inverse
 from .blocks import log_determinant as log_determinant
 from .blocks import matrices as matrices

@@ -173,8 +173,9 @@ def damped(block: Kronecker, damping: Any, method: Method) -> tuple[Array, Array
 
 def plus(matrix: Array, damping: Any) -> Array:
   """Add a number, or one for each copy, to the diagonal."""
-  identity = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)
-  return matrix + jnp.asarray(damping, matrix.dtype)[..., None, None] * identity
+  identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+  numbers = jnp.broadcast_to(jnp.asarray(damping, matrix.dtype), matrix.shape[:-2])
+  return matrix + numbers[..., None, None] * identity
 
 
 def eigen_of(block: Block) -> Eigen:

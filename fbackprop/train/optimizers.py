@@ -73,7 +73,7 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
   ) -> tuple[Params, Any]:
     refuse_factors("make_update", "grads", grads)
     updates, opt_state = propose(
-      grads, opt_state, params, value=value, grad=grads,
+      grads, opt_state, params, value=value, grad=grads, batch=batch, key=key,
       value_fn=lambda params: mean_loss(params, batch, key),
     )  # fmt: skip
     return optax.apply_updates(params, updates), opt_state
