@@ -70,6 +70,7 @@ def kfac(
   decay: float = 0.95,
   refresh: tuple[int, int] = (1, 1),
   momentum: float = 0.0,
+  kl_bound: float | None = None,
   kind: Kind = "exact",
   samples: int = 1,
   sharing: Sharing = "expand",
@@ -96,6 +97,10 @@ def kfac(
     refresh: steps from one computation of the factors to the next, and from one inversion to the
       next. Between them a step costs a gradient, and two products with the GGN if there is no rate.
     momentum: of the updates, from 0 to below 1, with a rate.
+    kl_bound: κ, above 0: with a rate, α is at most √(2κ / dᵀ g), so that by the factors' own word
+      the outputs' distribution moves by at most κ nats per example (Ba, Grosse, Martens,
+      "Distributed second-order optimization using Kronecker-factored approximations", ICLR 2017,
+      section 5). Small batches need it. None for no bound.
     kind, samples, sharing, eigen: as of `kronecker_factors`.
     method: the way of damping, as of `inverse`.
     seed: that of the draws of kind "monte_carlo".
@@ -129,6 +134,9 @@ def kfac(
   check_that(where, "adapt_damping", adapt_damping, is_free, "be False where there is a rate")
   check_range(where, "decay", decay, SHARE)
   check_range(where, "momentum", momentum, SHARE)
+  if kl_bound is not None:
+    check_range(where, "kl_bound", kl_bound, POSITIVE)
+    check_that(where, "kl_bound", kl_bound, rate is not None, "be None where there is no rate")
   is_pair = isinstance(refresh, tuple | list) and len(refresh) == 2
   check_that(where, "refresh", refresh, is_pair, "be two numbers of steps")
   for i, steps in enumerate(refresh):
@@ -178,7 +186,10 @@ def kfac(
     )
     predicted = zero
     if curvature_times is None:
-      alpha = rate(count) if callable(rate) else rate
+      alpha = jnp.asarray(rate(count) if callable(rate) else rate, zero.dtype)
+      if kl_bound is not None:
+        slope = jnp.maximum(-inner(grads, direction), jnp.finfo(zero.dtype).tiny)
+        alpha = jnp.minimum(alpha, jnp.sqrt(2 * kl_bound / slope))
       steps = jax.tree.map(
         lambda d, before: as_number(alpha, d) * d + momentum * before, direction, state.update
       )
