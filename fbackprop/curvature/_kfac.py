@@ -188,7 +188,7 @@ def kfac(
     if curvature_times is None:
       alpha = jnp.asarray(rate(count) if callable(rate) else rate, zero.dtype)
       if kl_bound is not None:
-        slope = jnp.maximum(-inner(grads, direction), jnp.finfo(zero.dtype).tiny)
+        slope = jnp.maximum(-inner(grads, direction), 1e-37)  # 0 at a minimum.
         alpha = jnp.minimum(alpha, jnp.sqrt(2 * kl_bound / slope))
       steps = jax.tree.map(
         lambda d, before: as_number(alpha, d) * d + momentum * before, direction, state.update

@@ -1,5 +1,7 @@
 """K-FAC as an optimizer: its steps against algebra by hand, its schedules, its state."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,10 @@ def test_one_step_solves_a_linear_regression(in_float64):
   np.testing.assert_allclose(new_value - value, predicted, rtol=1e-6)
 
 
+def halving(steps):
+  return 0.1 * 0.5 ** steps.astype(jnp.float64)
+
+
 def test_a_step_with_a_rate_is_the_solution_with_the_factors(in_float64):
   net = fb.mlp([3, 4, 3], fb.tanh, dtype=jnp.float64)
   shapes = jax.eval_shape(net.init, jax.random.key(0))
@@ -57,7 +63,7 @@ def test_a_step_with_a_rate_is_the_solution_with_the_factors(in_float64):
   x = X.astype(jnp.float64)
   weights = jnp.asarray(RNG.uniform(0.5, 2, 6))
   factors = curvature.kronecker_factors(net, LOSS)
-  optimizer = curvature.kfac(net, LOSS, rate=lambda steps: 0.1 / (steps + 1), momentum=0.5)
+  optimizer = curvature.kfac(net, LOSS, rate=halving, momentum=0.5)
 
   @jit_quickly
   def both(params):
@@ -104,7 +110,7 @@ def test_the_factors_and_the_inverse_are_refreshed_on_schedule():
     states.append(step(states[-1], (X, LABELS))[0])
 
   def changes(field):
-    pairs = zip(states[:-1], states[1:], strict=True)
+    pairs = itertools.pairwise(states)
     return [
       i for i, pair in enumerate(pairs)
       if not np.array_equal(*(flat_of(getattr(state.opt_state, field)) for state in pair))
@@ -123,11 +129,6 @@ def test_full_batches_need_few_steps():
     losses.append(float(info.loss))
   assert losses[-1] < 1e-3
   assert float(state.opt_state.damping) < 0.01
-  init, step = fb.train.make_step(NET, LOSS, fb.train.gradient_descent(0.5))
-  state = init(jax.random.key(0))
-  for _ in range(25):
-    state, info = step(state, (X, LABELS))
-  assert float(info.loss) > 0.1
 
 
 def test_the_damping_follows_the_model():
@@ -160,7 +161,7 @@ def test_the_state_begins_with_the_structure_of_the_factors(net, d_in, eigen):
   assert jax.tree.leaves(got) == jax.tree.leaves(want)
 
 
-def test_by_name_for_the_command_line():
+def test_by_name_for_the_command_line(as_a_user_has_it):
   with pytest.raises(TypeError, match=r"model must be \(net, loss\) for kfac"):
     make_optimizer("kfac", 0.1, 10)
   optimizer = make_optimizer("kfac", 0.5, 10, schedule="cosine", model=(NET, LOSS))
