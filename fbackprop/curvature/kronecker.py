@@ -50,6 +50,7 @@ from fbackprop.layers.factors import ByParameter, Factors, Outer, is_factors, is
 from fbackprop.layers.sharing import by_parameter
 from fbackprop.losses.rows import curvature_of, sampler_of
 from fbackprop.meshes import product as matrix_product
+from fbackprop.meshes import second_moment
 from fbackprop.quantities.capture import has_offset, is_dense
 from fbackprop.quantities.gradients import summed
 from fbackprop.transforms import weighted_mean
@@ -228,15 +229,12 @@ def block(uses: Uses, shares: Array, sharing: Sharing, eigen: bool) -> Any:
   p = y_bar.shape[-2]
   if x is not None and p > 1 and sharing == "reduce":
     x, y_bar, p = x.mean(-2, keepdims=True), y_bar.sum(-2, keepdims=True), 1
-  # Columns, examples and uses side by side: one product for all.
-  rows = jnp.moveaxis(y_bar, 0, -4).reshape(*y_bar.shape[1:-3], -1, y_bar.shape[-1])
-  g = symmetric_product(rows, rows) / p
+  g = symmetric_product("r...npi,r...npj->...ij", y_bar, y_bar) / p
   if x is None:
     a = jnp.ones((*g.shape[:-2], 1, 1), g.dtype)
   else:
-    inputs = x.reshape(*x.shape[:-3], -1, x.shape[-1])
-    weights = jnp.repeat(shares.astype(x.dtype), p)[:, None]
-    a = symmetric_product(inputs, inputs * jnp.broadcast_to(weights, inputs.shape))
+    weights = jnp.broadcast_to(shares.astype(x.dtype)[:, None, None], x.shape)
+    a = symmetric_product("...npi,...npj->...ij", x, x * weights)
   if not eigen:
     return Kronecker(a, g)
   u_a, u_g = jnp.linalg.eigh(a)[1], jnp.linalg.eigh(g)[1]
@@ -256,20 +254,20 @@ def values_along(uses: Uses, u_a: Array, u_g: Array) -> Array:
   return (grads**2).sum((0, -3))
 
 
-def symmetric_product(left: Array, right: Array) -> Array:
-  """Compute leftᵀ right `[.., D, D]` of rows `[.., K, D]`, which is known to be symmetric.
+def symmetric_product(subscripts: str, left: Array, right: Array) -> Array:
+  """Compute an `einsum` of the form "..i,..j->...ij" that is known to be symmetric.
 
   Of wide ones the lower blocks are the upper ones transposed: in four steps 10 of 16 blocks.
   """
   d = left.shape[-1]
   if d < 2 * SYMMETRIC_BLOCK:
-    return matrix_product(jnp.swapaxes(left, -1, -2), right)
+    return second_moment(subscripts, left, right)
   half = d // 2
   (first, last), (other_first, other_last) = (
     (rows[..., :half], rows[..., half:]) for rows in (left, right)
   )
-  upper = matrix_product(jnp.swapaxes(first, -1, -2), other_last)
-  top = jnp.concatenate([symmetric_product(first, other_first), upper], -1)
-  below = symmetric_product(last, other_last)
+  upper = second_moment(subscripts, first, other_last)
+  top = jnp.concatenate([symmetric_product(subscripts, first, other_first), upper], -1)
+  below = symmetric_product(subscripts, last, other_last)
   bottom = jnp.concatenate([jnp.swapaxes(upper, -1, -2), below], -1)
   return jnp.concatenate([top, bottom], -2)

@@ -241,9 +241,9 @@ def test_the_rules_of_shared_weights():
 def test_wide_symmetric_products_are_formed_by_half():
   from fbackprop.curvature.kronecker import symmetric_product
 
-  rows = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 515)))
-  got = np.asarray(symmetric_product(rows, rows))
-  assert_near("product", got, np.einsum("cki,ckj->cij", rows, rows))
+  rows = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 1, 515)))
+  got = np.asarray(symmetric_product("...npi,...npj->...ij", rows, rows))
+  assert_near("product", got, np.einsum("cnpi,cnpj->cij", rows, rows))
   np.testing.assert_array_equal(got, np.swapaxes(got, 1, 2))
 
 
