@@ -162,12 +162,14 @@ def test_a_remat_computes_again_what_is_split():
 
 RUNS = {
   "exact": {"batch_size": 8},
-  "fast": {"batch_size": 6, "shuffle": "fast"},
   "odd": {"batch_size": 7},
   "all": {},
-  "aside": {"batch_size": 4, "stop": fb.train.StopRules(max_epochs=2, validation_fraction=0.25)},
+  "fast": {
+    "batch_size": 6, "shuffle": "fast",
+    "stop": fb.train.StopRules(max_epochs=2, validation_fraction=0.25),
+  },
   "watched": {"batch_size": 8, "watch": ("noise_scale", "health"), "clip_examples": 1.0},
-}
+}  # fmt: skip
 FAST = ("exact", "odd")
 
 
