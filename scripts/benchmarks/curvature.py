@@ -74,7 +74,7 @@ def time_mnist(rounds: int) -> list[dict[str, Any]]:
   size = SIZES["mnist"]
   params, batches = draw_inputs(size)
   functions = functions_of(size)
-  compiled = {
+  compiled: dict[str, Any] = {
     name: jax.jit(f).lower(params, *batches[0]).compile() for name, f in functions.items()
   }
   measured = measure([cycling(one, params, batches) for one in compiled.values()], rounds)
@@ -118,7 +118,7 @@ def compare_hessian(rounds: int) -> list[dict[str, Any]]:
   rows: list[dict[str, Any]] = []
   print(f"hessian: {'-'.join(map(str, NARROW.widths))}, tanh, N = {NARROW.batch}")
   for name, (f, at) in candidates.items():
-    compiled = jax.jit(f).lower(at, *batches[0]).compile()
+    compiled: Any = jax.jit(f).lower(at, *batches[0]).compile()
     temp = compiled.memory_analysis().temp_size_in_bytes
     rows.append({"size": "hessian", "candidate": name, "temp_bytes": temp})
     print(f"{name:<36} temp {in_bytes(temp):>8}, {rows[0]['temp_bytes'] / temp:.0f} times less")
