@@ -1,6 +1,7 @@
 """K-FAC as an optimizer: natural gradient descent by Kronecker factors, for optax.
 
-The update is δ = −α (A ⊗ G + λ I)⁻¹ g, layer by layer. The factors are running means over batches.
+The update is δ = −α (A ⊗ G + λ I)⁻¹ g, layer by layer. The factors are running means over batches
+(EKFAC's are those of the last one).
 Without a rate, α (and the share μ of the update before, a momentum) minimise the quadratic model of
 the batch,
 
@@ -93,7 +94,7 @@ def kfac(
     adapt_damping: whether λ is multiplied by 0.7 or divided by it after a step, where the loss fell
       by more than ¾ or less than ¼ of what the model foretold. For full batches; without a rate.
     decay: the weight of the running mean's past, from 0, which forgets it, to below 1; its first
-      steps take the plain mean.
+      steps take the plain mean. With `eigen` there is no mean, and the last batch counts.
     refresh: steps from one computation of the factors to the next, and from one inversion to the
       next. Between them a step costs a gradient, and two products with the GGN if there is no rate.
     momentum: of the updates, from 0 to below 1, with a rate.
@@ -168,7 +169,8 @@ def kfac(
       sample_key = jax.random.fold_in(jax.random.key(seed), count)
       new = factors_of(params, x, targets, key=key, weights=weights, sample_key=sample_key)
       done = count // every_factors
-      past = jnp.minimum(done / (done + 1), decay)
+      # Eigenvectors have no mean: EKFAC's are of the last batch.
+      past = jnp.minimum(done / (done + 1), 0.0 if eigen else decay)
       return jax.tree.map(lambda a, b: past.astype(a.dtype) * (a - b) + b, state.blocks, new)
 
     blocks = jax.lax.cond(count % every_factors == 0, refreshed, lambda: state.blocks)

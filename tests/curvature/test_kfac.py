@@ -141,6 +141,25 @@ def test_the_damping_follows_the_model():
   assert after(-0.9, -1.0, steps=0) == 1
 
 
+def test_corrected_eigenvalues_are_those_of_the_last_batch():
+  optimizer = curvature.kfac(NET, LOSS, rate=0.1, eigen=True, decay=0.9)
+  f = curvature.kronecker_factors(NET, LOSS, eigen=True)
+  params = NET.init(jax.random.key(0))
+
+  @jit_quickly
+  def both(params):
+    _, grads = fb.value_and_grad(NET, LOSS)(params, X, LABELS)
+    state = optimizer.init(params)
+    for x in (X, 2 * X):
+      update, state = optimizer.update(grads, state, params, batch=(x, LABELS, None))
+    blocks = f(params, 2 * X, LABELS)
+    want = jax.tree.map(lambda d: -0.1 * d, curvature.solve(blocks, grads, damping=1e-3))
+    return update, want
+
+  got, want = both(params)
+  np.testing.assert_allclose(flat_of(got), flat_of(want), rtol=1e-3, atol=1e-4)
+
+
 CONV = fb.serial(conv1d(6, 1, 2, taps=3), fb.tanh, fb.dense(8, 2))
 SHARED = fb.graph(
   {"h": (fb.dense(3, 3), "x"), "g": (fb.shared("h"), "h"), "n": (fb.layer_norm(3), "g"),
