@@ -10,7 +10,8 @@ the batch,
 for which two products with the GGN are enough: a step of the right length, whatever the factors
 leave out. λ can follow how well the model foretold the loss (Levenberg and Marquardt's rule).
 
-Doubts: the rule compares losses of two batches, and so is for full batches, or large ones.
+Doubts: the rule compares losses of two batches, and so is for full batches, or large ones. No step
+is rejected: where λ is too small the loss first rises, as of EKFAC with λ = 0.01 on all digits.
 
 References:
   Martens, Grosse, "Optimizing neural networks with Kronecker-factored approximate curvature", ICML
