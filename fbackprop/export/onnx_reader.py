@@ -32,6 +32,8 @@ ELEMENTWISE = {
 }  # fmt: skip
 # Operators that change nothing in evaluation.
 TRANSPARENT = ("Cast", "Dropout", "Identity")
+# Those of constants: torch writes one array for two that are equal, and Keras weights transposed.
+FOLDED = ("Cast", "Identity", "Transpose")
 MOST_NODES = 64  # Between two layers.
 
 
@@ -143,9 +145,15 @@ class Walk:
   def walk(self) -> Layers:
     """Follow the nodes, which ONNX keeps in the order of computation."""
     for node in self.proto.graph.node:
+      if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
+        self.refuse(f"the operator {node.op_type} is of the domain {node.domain!r:.60}")
       if node.output and node.output[0] in self.arrays:
         continue
       inputs = [name for name in node.input if name and name not in self.arrays]
+      if not inputs and node.op_type in FOLDED:
+        own = self.arrays[node.input[0]]
+        self.arrays[node.output[0]] = own.T if node.op_type == "Transpose" else own
+        continue
       is_live = bool(inputs) and all(name in self.here.live for name in inputs)
       if not is_live:
         self.leave(node, inputs)
@@ -168,7 +176,7 @@ class Walk:
       self.refuse("it has no dense layer")
     rest = [node for node in self.here.nodes if node.op_type not in TRANSPARENT]
     if not self.last and rest:
-      if [node.op_type for node in rest] != ["Sigmoid"]:
+      if [node.op_type for node in rest] != ["Sigmoid"] and not self.is_pair(rest):
         self.refuse(f"its last layer is followed by {', '.join(n.op_type for n in rest[:9])}")
       self.last = "sigmoid"
     factor, offset = self.affine
@@ -180,6 +188,13 @@ class Walk:
         self.refuse("it multiplies a column of x by a number that isn't above 0")
       own = Standardization(np.broadcast_to(-offset / factor, width).copy(), scale.copy())
     return Layers(self.dense, self.norms, self.activations, own, self.last)
+
+  def is_pair(self, rest: list[Any]) -> bool:
+    """Return whether p = σ(z) of one output is followed by 1 - p, as of two classes."""
+    if [node.op_type for node in rest] != ["Sigmoid", "Sub"] or self.dense[-1].w.shape[1] != 1:
+      return False
+    one = self.arrays.get(rest[1].input[0])
+    return one is not None and one.size == 1 and bool((one == 1).all())
 
   def leave(self, node: Any, inputs: list[str]) -> None:
     """Pass a node behind the last layer, such as the choice of the label; refuse any other."""

@@ -71,6 +71,7 @@ def to_stablehlo(
   check_that("to_stablehlo", "about", about, is_known, wanted)
   check_installed("flatbuffers", extra="export")
   like = jax.eval_shape(lambda: net.init(jax.random.key(0)))
+  params = jax.tree.map(jnp.asarray, params)  # Constants of a program must be JAX's arrays.
   if about is None:
     if params is not None:
       checks.check_like("to_stablehlo", "params", params, like)

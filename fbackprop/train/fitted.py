@@ -12,7 +12,7 @@ import numpy as np
 from fbackprop.errors import DtypeError, RangeError, ShapeError, check_that, describe, hint
 from fbackprop.files import path_within
 from fbackprop.train.data.rows import Standardization, listed
-from fbackprop.train.models import Description, Model, load_model
+from fbackprop.train.models import Description, load_model
 from fbackprop.types import Layer, Params
 
 MODEL_FILE = "model.safetensors"
@@ -56,14 +56,9 @@ class FittedModel:
     return self.description.standardization
 
   @cached_property
-  def model(self) -> Model:
-    """The same as a record, as `fbackprop.train.models` reads and writes it."""
-    return Model(self.description, self.params)
-
-  @cached_property
-  def compiled(self) -> Any:
-    """The network as one program, compiled once for each number of rows."""
-    return jax.jit(self.description.forward)
+  def programs(self) -> tuple[Any, Any]:
+    """The network, and its probabilities, compiled once for each number of rows."""
+    return jax.jit(self.description.forward), jax.jit(self.description.probabilities)
 
   def outputs(self, x: Any) -> np.ndarray:
     """Compute logits, or a regression's values in the units of the data, `[N, C]`.
@@ -77,7 +72,7 @@ class FittedModel:
       ValueError: x has another shape, lacks a column, or has a number that isn't finite in float32.
     """
     rows = self.description.standardized(rows_of(x, self.features))
-    return self.description.in_units(np.asarray(self.compiled(self.params, rows)))
+    return self.description.in_units(np.asarray(self.programs[0](self.params, rows)))
 
   def predict(self, x: Any) -> np.ndarray:
     """Predict the class names `[N]`, several labels `[N, C]` as 0 and 1, or values.
@@ -103,7 +98,7 @@ class FittedModel:
     """
     if self.task == "regression":
       raise RangeError("a regression has no probabilities; use predict", None, "predict_proba")
-    return self.model.probabilities(self.outputs(x))
+    return np.asarray(self.programs[1](self.outputs(x)))
 
   def __repr__(self) -> str:
     """Show the network and the task, without the arrays."""
