@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ def test_export_and_import_give_the_model_back(run, capsys):
     assert main(["export", "run", "--out", name]) == 0
     assert main(["import", name, "--out", "back.safetensors"]) == 0
     assert fb.load("back.safetensors").description.as_text() == run.description.as_text()
-    assert open("back.safetensors", "rb").read() == open("run/model.safetensors", "rb").read()
+    assert Path("back.safetensors").read_bytes() == Path("run/model.safetensors").read_bytes()
   said = capsys.readouterr().out.splitlines()
   modules = "nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)"
   assert said[-4:] == [
@@ -43,7 +44,7 @@ def test_export_and_import_give_the_model_back(run, capsys):
 
 def test_the_format_may_be_given(run):
   assert main(["export", "run", "--out", "a.bin", "--format", "stablehlo"]) == 0
-  f = jax.export.deserialize(bytearray(open("a.bin", "rb").read())).call
+  f = jax.export.deserialize(bytearray(Path("a.bin").read_bytes())).call
   x = rows_for(run, np.float32)
   assert_near(f(x), run.predict_proba(x))
 
@@ -117,7 +118,7 @@ def test_rows_that_do_not_fit_are_refused(run, x, said):
 
 
 def test_what_holds_no_model_is_refused(run, tmp_path):
-  with pytest.raises(ValueError, match="holds no model.safetensors"):
+  with pytest.raises(ValueError, match=r"holds no model\.safetensors"):
     fb.load(tmp_path)
   with pytest.raises(TypeError, match="load: path must be the folder of a run"):
     fb.load(3)

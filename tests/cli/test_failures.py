@@ -102,9 +102,10 @@ def is_text(kind):
 
 def needed(command):
   """What a command must have besides the flag that is tried."""
+  weights = ["weights.safetensors", "--out", "m.safetensors"]
   return {
     "eval": ["run"], "predict": ["run", "--data", "csv:t.csv"], "info": ["run"], "compare": ["run"],
-    "export": ["run", "--out", "a.onnx"], "import": ["weights.safetensors", "--out", "m.safetensors"],
+    "export": ["run", "--out", "a.onnx"], "import": weights,
   }.get(command, [])  # fmt: skip
 
 

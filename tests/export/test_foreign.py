@@ -176,7 +176,7 @@ def zipped(*names):
 @pytest.mark.parametrize(
   ("content", "said"),
   [
-    (zipped("model/data.pkl", "model/version"), r"is a file of torch.save \(.pt, .pth\), which holds"),
+    (zipped("model/data.pkl", "model/version"), r"is a file of torch.save \(.pt"),
     (zipped("m/archive_format", "m/data/weights/a.pkl"), r"is a program of torch.export \(.pt2\)"),
     (zipped("config.json", "model.weights.h5"), "is a Keras file; in Keras"),
     (zipped("x.npy"), "has no text 'fbackprop', which fbackprop export writes"),
@@ -235,9 +235,12 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(tmp_path, ending):
   cuts = [content[:n] for n in rng.integers(0, len(content), 15)]
   flips = [content[:n] + bytes([content[n] ^ (1 << n % 8)]) + content[n + 1 :]
            for n in rng.integers(0, len(content), 45)]  # fmt: skip
+  said = []
   for damaged in cuts + flips:
     path.write_bytes(damaged)
     try:
       fb.export.read(path)
     except (ValueError, TypeError) as error:
-      assert str(path) in str(error), error
+      said.append(str(error))
+  assert len(said) > 15
+  assert all(str(path) in message for message in said), said
