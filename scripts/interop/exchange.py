@@ -3,7 +3,7 @@
   bash scripts/interop.sh exchange            two minutes
   bash scripts/interop.sh exchange --write    also writes the table of docs/interop.md
 
-Each error is the largest difference of two outputs, relative to 1 and the largest output of its row,
+Each error is the largest difference of two outputs, relative to 1 and the largest output of a row,
 over rows like the training's and a hundred deviations away. Exits with 1 if one is above 1e-6, a
 package isn't there, or an example of docs/interop.md doesn't print what it shows.
 """
