@@ -181,9 +181,12 @@ class Walk:
       self.last = "sigmoid"
     factor, offset = self.affine
     own = None
-    if np.ndim(factor) or np.ndim(offset):
+    if np.any(factor != 1) or np.any(offset != 0):
       width = self.dense[0].w.shape[0]
-      scale = np.broadcast_to(1 / factor, width)
+      if np.size(factor + offset) not in (1, width):
+        self.refuse(f"its standardisation is of {np.size(factor + offset)} columns, not {width}")
+      with np.errstate(divide="ignore"):
+        scale = np.broadcast_to(1 / np.asarray(factor), width)
       if not ((scale > 0) & np.isfinite(scale)).all():
         self.refuse("it multiplies a column of x by a number that isn't above 0")
       own = Standardization(np.broadcast_to(-offset / factor, width).copy(), scale.copy())
@@ -283,14 +286,14 @@ class Walk:
       if own.size > 1 and own.shape[-1] != own.size:
         self.refuse(f"{operator} must take a number for each column of x, got {list(own.shape)}")
       own = own.reshape(-1) if own.size > 1 else np.float64(own.reshape(())[()])
+      if len({np.size(each) for each in (own, factor, offset)} - {1}) > 1:
+        self.refuse("its standardisation has numbers for different columns of x")
       with np.errstate(divide="ignore", invalid="ignore"):
         if operator in ("Add", "Sub"):
           offset = offset + (own if operator == "Add" else -own)
         else:
           by = own if operator == "Mul" else 1 / own
           factor, offset = factor * by, offset * by
-    if np.ndim(factor + offset) and self.affine != (1, 0) and len(np.shape(factor + offset)) != 1:
-      self.refuse("its standardisation must be a number for each column of x")
     self.affine = (factor, offset)
     self.here = Segment(node.output[0], [], {node.output[0]})
 

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
 import fbackprop as fb
@@ -37,7 +38,7 @@ def of_each(f):
 
 
 def on_two_devices(f):
-  mesh = jax.make_mesh((2,), ("data",))
+  mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 
   def own(params, x, t):
     # jax.grad sums over the devices by itself, as the parameters are the same on each.
@@ -75,7 +76,7 @@ def test_the_rule_runs_under_grad():
 def descended():
   """Three steps of gradient descent by `make_step`."""
   init, step = fb.train.make_step(NET, fb.squared_error, fb.train.gradient_descent(0.1))
-  state = init(jax.random.key(0))
+  state = init(jax.random.key(0), PARAMS)
   step = jax.jit(step)
   for _ in range(3):
     state, _ = step(state, fb.train.Batch(X, TARGETS))
@@ -101,10 +102,14 @@ def test_in_a_plain_loop_of_optax(three_steps):
 def test_in_a_module_of_flax(three_steps, as_a_user_has_it):
   class Model(nnx.Module):
     def __init__(self):
-      self.params = nnx.Param(PARAMS)
+      self.params = nnx.data(jax.tree.map(nnx.Param, PARAMS))
+
+    def arrays(self):
+      is_param = lambda leaf: isinstance(leaf, nnx.Param)  # noqa: E731
+      return jax.tree.map(lambda leaf: leaf[...], self.params, is_leaf=is_param)
 
     def __call__(self, x):
-      return OURS(self.params[...], x)
+      return OURS(self.arrays(), x)
 
   model = Model()
   optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
@@ -116,7 +121,7 @@ def test_in_a_module_of_flax(three_steps, as_a_user_has_it):
 
   for _ in range(3):
     step(model, optimizer)
-  for ours, theirs in zip(*map(jax.tree.leaves, (model.params[...], three_steps)), strict=True):
+  for ours, theirs in zip(*map(jax.tree.leaves, (model.arrays(), three_steps)), strict=True):
     assert_near(ours, theirs)
 
 

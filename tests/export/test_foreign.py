@@ -100,6 +100,20 @@ def test_a_file_of_skl2onnx(tmp_path, last):
   np.testing.assert_allclose(model.preprocessing.mean, offset)
 
 
+def test_a_number_that_divides_every_column_is_a_standardisation(tmp_path):
+  nodes = [("Sub", ["x", "one"], "s", None), ("Div", ["s", "all"], "d", None),
+           ("Gemm", ["d", "w0", "b0"], "y", None)]  # fmt: skip
+  arrays = arrays_of("w0", "b0") | {"all": np.float32(16), "one": np.float32([1])}
+  model = fb.export.read(save(tmp_path / "a.onnx", nodes, arrays))
+  assert_near(model.predict(X), (X.astype(np.float64) - 1) / 16 @ W[0] + B[0])
+  arrays["all"] = np.float32([1, 2, 3])
+  with pytest.raises(ValueError, match="its standardisation is of 3 columns, not 4"):
+    fb.export.read(save(tmp_path / "a.onnx", nodes, arrays))
+  arrays["all"] = np.float32(-1)
+  with pytest.raises(ValueError, match="multiplies a column of x by a number that isn't above 0"):
+    fb.export.read(save(tmp_path / "a.onnx", nodes, arrays))
+
+
 def test_one_probability_is_that_of_the_second_class(tmp_path):
   """Two classes in one output, as skl2onnx writes them: p = σ(z), and 1 - p beside it."""
   nodes = [
