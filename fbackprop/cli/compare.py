@@ -173,7 +173,7 @@ def points_of(row: RunRow, key: str) -> list[tuple[float, float]]:
   """
   points = []
   for own in row.evaluations:
-    value = own.get(key)
+    value: Any = own.get(key)
     if value is None and own.get("rates"):
       kept = [r for r in own["rates"] if r.get("rate") == row.summary.get("rate")] or own["rates"]
       value = (kept[0].get(key) or {}).get("mean")

@@ -59,8 +59,8 @@ def units_of(where: str, net: Layer, params: Params, members: int | None = None)
   like = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   if members is not None:
     like = jax.tree.map(lambda leaf: leaf.update(shape=(members, *leaf.shape)), like)
-  ours, own = map(jax.tree.structure, (like, params))
-  if bool(ours == own):  # In any dtype.
+  ours, own = (jax.tree.structure(tree) for tree in (like, params))
+  if str(ours) == str(own):  # In any dtype.
     like = jax.tree.map(lambda leaf, own: leaf.update(dtype=own.dtype), like, params)
   checks.check_like(where, "params", params, like)
   return unroll(where, net, params, 0 if members is None else 1)
@@ -100,9 +100,8 @@ def copy_of(i: int, front: int) -> Callable[[Any], Any]:
   """Return a function that takes copy i of a stacked array, or of its shape."""
 
   def take(leaf: Any) -> Any:
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-      shape = (*leaf.shape[:front], *leaf.shape[front + 1 :])
-      return leaf.update(shape=shape)
+    if not hasattr(leaf, "__getitem__"):
+      return leaf.update(shape=(*leaf.shape[:front], *leaf.shape[front + 1 :]))
     return leaf[(slice(None),) * front + (i,)]
 
   return take

@@ -180,7 +180,7 @@ class Walk:
         self.refuse(f"its last layer is followed by {', '.join(n.op_type for n in rest[:9])}")
       self.last = "sigmoid"
     factor, offset = self.affine
-    own = None
+    standardization = None
     if np.any(factor != 1) or np.any(offset != 0):
       width = self.dense[0].w.shape[0]
       if np.size(factor + offset) not in (1, width):
@@ -189,8 +189,9 @@ class Walk:
         scale = np.broadcast_to(1 / np.asarray(factor), width)
       if not ((scale > 0) & np.isfinite(scale)).all():
         self.refuse("it multiplies a column of x by a number that isn't above 0")
-      own = Standardization(np.broadcast_to(-offset / factor, width).copy(), scale.copy())
-    return Layers(self.dense, self.norms, self.activations, own, self.last)
+      mean = np.broadcast_to(-offset / factor, width)
+      standardization = Standardization(mean.copy(), scale.copy())
+    return Layers(self.dense, self.norms, self.activations, standardization, self.last)
 
   def is_pair(self, rest: list[Any]) -> bool:
     """Return whether p = σ(z) of one output is followed by 1 - p, as of two classes."""

@@ -101,7 +101,8 @@ def error_of(found: Any, wanted: Any) -> float:
 def inputs() -> np.ndarray:
   """Draw rows like a training's, and a hundred deviations away."""
   rng = np.random.default_rng(0)
-  return np.float32(np.concatenate([rng.normal(size=(40, 4)), 100 * rng.normal(size=(8, 4))]))
+  rows = np.concatenate([rng.normal(size=(40, 4)), 100 * rng.normal(size=(8, 4))])
+  return rows.astype(np.float32)
 
 
 def drawn(net: fb.Layer, seed: int = 0) -> Any:
@@ -135,7 +136,8 @@ def by_torch(folder: Path) -> Iterator[Row]:
     theirs = sequential(net, params)
     found = theirs(torch.from_numpy(x))
     outputs.append(error_of(found.detach().numpy(), net.forward(params, x)[0]))
-    targets = np.float32(np.random.default_rng(i).normal(size=(len(x), WIDTHS[-1])))
+    draws = np.random.default_rng(i).normal(size=(len(x), WIDTHS[-1]))
+    targets = draws.astype(np.float32)
     _, grads = fb.value_and_grad(net, fb.squared_error)(params, x[:40], targets[:40])
     loss = 0.5 * ((theirs(torch.from_numpy(x[:40])) - torch.from_numpy(targets[:40])) ** 2).sum(1)
     loss.mean().backward()
@@ -184,7 +186,7 @@ def by_skl2onnx(folder: Path) -> Iterator[Row]:
   errors = []
   for data in ("wine", "breast_cancer", "diabetes"):
     x, y = getattr(datasets, f"load_{data}")(return_X_y=True)
-    x = np.float32(x)
+    x = x.astype(np.float32)
     for activation in ("relu", "tanh", "logistic", "identity"):
       options = {"hidden_layer_sizes": (9, 7), "activation": activation, "max_iter": 20,
                  "random_state": 0}  # fmt: skip
@@ -204,7 +206,8 @@ def by_skl2onnx(folder: Path) -> Iterator[Row]:
 
 def run_page() -> tuple[int, int]:
   """Run all Python of docs/interop.md in order; return the lines with prompts, and the failed."""
-  text, names = PAGE.read_text(encoding="utf-8"), {}
+  text = PAGE.read_text(encoding="utf-8")
+  names: dict[str, object] = {}
   ran = failed = 0
   here = Path.cwd()
   with tempfile.TemporaryDirectory() as folder:
