@@ -12,13 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from fbackprop import __version__
 from fbackprop.errors import DtypeError, check_that, describe
 from fbackprop.export.chain import units_of
 from fbackprop.export.onnx_activations import Nodes, write_units
 from fbackprop.extras import need
 from fbackprop.ranges import Range, check_range
 from fbackprop.train.models import Description, metadata_of
+from fbackprop.train.run_folder import version_of
 from fbackprop.types import Layer, Params
 
 OPSETS = Range(int, 17, 21)
@@ -71,7 +71,8 @@ def to_onnx(
     graph = write_model(nodes, units, about)
   opsets = [onnx.helper.make_opsetid("", opset)]
   model = onnx.helper.make_model(
-    graph, opset_imports=opsets, producer_name="fbackprop", producer_version=__version__,
+    graph, opset_imports=opsets, producer_name="fbackprop",
+    producer_version=version_of("fbackprop") or "",
     ir_version=onnx.helper.find_min_ir_version_for(opsets),
   )  # fmt: skip
   if about is not None:
