@@ -64,14 +64,15 @@ def read_onnx(path: str, content: bytes, given: Given) -> FittedModel:
 def read_arrays(path: str, graph: Any) -> dict[str, np.ndarray]:
   """Read the constant arrays of a graph."""
   numpy_helper = need("onnx.numpy_helper", extra="export")
-  tensors = list(graph.initializer)
+  tensors, arrays = list(graph.initializer), {}
   for node in graph.node:
-    if node.op_type == "Constant" and not node.domain:
+    if node.op_type == "Constant" and not node.domain and node.output:
       for attribute in node.attribute:
         if attribute.name == "value":
           tensors.append(attribute.t)
           tensors[-1].name = node.output[0]
-  arrays = {}
+        elif attribute.name == "value_float":
+          arrays[node.output[0]] = np.asarray(attribute.f, np.float32)
   for tensor in tensors:
     if tensor.data_location:
       said = f"keeps the array {tensor.name!r:.100} in another file, which isn't read"
@@ -147,8 +148,8 @@ class Walk:
     for node in self.proto.graph.node:
       if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
         self.refuse(f"the operator {node.op_type} is of the domain {node.domain!r:.60}")
-      if node.output and node.output[0] in self.arrays:
-        continue
+      if not node.input or not node.output or node.output[0] in self.arrays:
+        continue  # A constant, or nothing that x has a part in.
       inputs = [name for name in node.input if name and name not in self.arrays]
       if not inputs and node.op_type in FOLDED:
         own = self.arrays[node.input[0]]

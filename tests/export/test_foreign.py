@@ -59,8 +59,10 @@ def gelu(x, base="g"):
 def test_a_file_of_torch(tmp_path):
   """Gemm with transposed weights; one array where two are equal; gelu in five operators."""
   arrays = arrays_of("b0", "b2") | {f"t{i}": W[i].T.copy() for i in range(3)}
-  arrays |= {"root": np.float32(np.sqrt(2)), "one": np.float32(1), "half": np.float32(0.5)}
+  arrays |= {"root": np.float32(np.sqrt(2))}
   nodes = [
+    ("Constant", [], "one", {"value": numpy_helper.from_array(np.float32(1))}),
+    ("Constant", [], "half", {"value_float": 0.5}),
     ("Identity", ["b0"], "b1", None),
     ("Gemm", ["x", "t0", "b0"], "h0", {"transB": 1, "alpha": 1.0, "beta": 1.0}), *gelu("h0", "g0"),
     ("Gemm", ["g0", "t1", "b1"], "h1", {"transB": 1}), *gelu("h1", "g1"),
@@ -145,6 +147,8 @@ TWO = arrays_of("w0", "b0", "w1", "b1")
     ([("Conv", ["x", "w0"], "y", None)], "it has no dense layer"),
     ([("Gemm", ["w0", "x"], "y", None)], "must take x on its left"),
     ([("Gemm", ["x", "w0"], "y", {"transA": 1})], "must take x on its left"),
+    ([("Identity", [], "b0", None), ("Relu", ["x", "x"], "y", None)], "it has no dense layer"),
+    ([("Gemm", ["x"], "y", None)], "the second input of Gemm must be a constant array"),
     ([("Gemm", ["x", "w0"], "y", {"domain": "evil"})], "is of the domain 'evil'"),
     ([GEMM, ("Relu", ["h"], "y", None)], "its last layer is followed by Relu"),
     ([("Gemm", ["x", "w0", "b0"], "h", None), ("Gemm", ["h", "w0", "b0"], "y", None)],
