@@ -157,12 +157,10 @@ def test_runs_are_compared_by_what_differs(tmp_path, monkeypatch, capsys):
     ["fast", "0.5", "20", "max_steps", "0.2500", "0.5000", "1.5000"],
   ]
   assert (tmp_path / "compared.png").read_bytes().startswith(b"\x89PNG")
-  svg = (tmp_path / "compared.svg").read_text()
+  assert "slow" in (tmp_path / "compared.svg").read_text()
   shutil.copytree("slow", "slow2")
   assert main(["compare", "slow", "slow2"]) == 0  # Nothing differs: the results alone.
   assert "rate" not in capsys.readouterr().out
-  assert main(["compare", "slow", "fast", "--out", "again.svg"]) == 0
-  assert (tmp_path / "again.svg").read_text().count("<path") == svg.count("<path")
 
 
 def test_a_run_that_cannot_be_read_is_refused(tmp_path, monkeypatch, capsys):
