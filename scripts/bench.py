@@ -17,6 +17,8 @@
   python scripts/bench.py ensemble      XOR networks trained a second, many at once; some minutes
   python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
+  python scripts/bench.py curvature     diagonals, Kronecker factors and products beside a plain
+                                        gradient, memory beside jax.hessian, K-FAC's steps
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
   python scripts/bench.py shell --beside FOLDER
@@ -44,6 +46,7 @@ from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SI
 from scripts.campaigns import results
 
 VERIFIED = ("small", "file", "network", "self-test")
+CURVATURE = ("mnist", "hessian", "kfac")
 COMMANDS = ["cold", "warm", "memory", "requests", "epochs"]
 MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
@@ -60,6 +63,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "quantities": (
     "what is told of each example, beside others", QUANTITY_SIZES, [*QUANTITY_SIZES], 15,
   ),
+  "curvature": ("second order, beside a plain gradient", CURVATURE, [*CURVATURE], 15),
   "verify": (
     "time of a verification, beside another checkout", VERIFIED, ["small", "file", "network"], 9,
   ),
@@ -111,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
   if here["backend"] != "cpu":
     cores = [None]
   jobs: list[tuple[int | None, dict[str, Any]]] = [(count, options) for count in cores]
-  keeps = file and command in ("checkers", "epoch", "quantities")
+  keeps = file and command in ("checkers", "curvature", "epoch", "quantities")
   kept: list[dict[str, Any]] = results.read(file, {"rows": []})["rows"] if keeps else []
   if command == "checkers":
     print(f"\n{HEADING}", flush=True)

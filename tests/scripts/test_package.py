@@ -28,6 +28,7 @@ RANKS = [
   ["layers", "losses"],
   ["combinators", "graphs", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit.live", "circuit", "quantities", "live_check", "rules"],
+  ["curvature"],
   ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],
