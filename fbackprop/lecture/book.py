@@ -134,8 +134,11 @@ def question(chapter: Chapter, language: Language) -> Markup:
     "words": page.words_of(language) | {"check": words["check"], "answer": words["answer"]},
   }
   text = element("p", own["question"])
-  return element("section", element("h2", words["question"]), text, script_data(data),
-                 class_="question")  # fmt: skip
+  choices = [element("li", choice) for choice in own.get("choices", ())]
+  # The script writes them with a button each.
+  without_script = (element("noscript", element("ul", *choices)),) if choices else ()
+  return element("section", element("h2", words["question"]), text, *without_script,
+                 script_data(data), class_="question")  # fmt: skip
 
 
 def links(number: int, language: Language, has_other: bool) -> list[Markup]:

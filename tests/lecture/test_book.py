@@ -100,6 +100,9 @@ def test_every_chapter_works_in_a_browser(browser, books, folders, language):
       check_widths(page)
       answer = question_of(books[language][f"{chapter.name}.html"])["answer"]
       question = page.locator(".question")
+      question.locator("button").click()  # Without an answer.
+      assert question.get_attribute("data-outcome") is None
+      assert page.evaluate("document.activeElement.matches(':invalid')")
       if question.locator("input[type=radio]").count():
         question.locator("input[type=radio]").nth(int(answer)).check()
       else:
@@ -133,6 +136,8 @@ def test_a_printed_chapter_asks_its_question(browser, folders):
     assert not page.locator(".player").is_visible()
     assert not page.get_by_role("heading", name="Gradient descent").is_visible()
     assert page.locator("nav:visible, .question button:visible").count() == 0
+  with Opened(browser, folders["en"] / "L2.html", java_script_enabled=False) as page:
+    assert page.get_by_text("a and b in either order, then f").is_visible()
 
 
 def test_the_panels_of_several_circuits_are_folded(browser, folders):
