@@ -5,8 +5,6 @@ gate's ports. Colors are the page's, by classes, for light and for dark.
 """
 
 from collections.abc import Iterator, Mapping
-from math import ceil
-
 from fbackprop.circuit import drawing, notation, shapes
 from fbackprop.circuit.drawing import ABOVE, BELOW, BESIDE, LINE, MARGIN, Labels
 from fbackprop.circuit.layout.columns import Extent, Item
@@ -18,7 +16,10 @@ from fbackprop.markup import Markup, element, joined
 
 LOCAL = Style(11.0)
 AT_PORT = 5.0  # Pixels from a circle to its local gradients.
-APART = 12.0  # Pixels between the baselines of a gate's local gradients.
+APART = 12.0  # Pixels between the baselines of a gate's local gradients, of three or more.
+OVER_PORT, UNDER_PORT = 4.0, 11.0  # Pixels from a wire to the baseline of its local gradient.
+LEVEL = 8.0  # Pixels of a gap in which all wires are level.
+END = 2.0  # Pixels between a number and the end of its column.
 BLANK = -3.0  # Pixels from a number to the left edge of its blank.
 BLANK_ABOVE, BLANK_BELOW = -15.0, -12.0  # From its baseline to the top: the wire is between.
 
@@ -40,8 +41,8 @@ class LiveLabels(Labels):
 
   @property
   def widest_sum(self) -> int:
-    """The most characters in a line of a sum: two terms with their signs."""
-    return 2 * self.width + 4
+    """The most characters in a line of a sum: a long term or two short ones, with their signs."""
+    return self.width + 5
 
   def show(self, value: float) -> str:
     """Format a number, with fewer digits if it would be too wide."""
@@ -63,7 +64,7 @@ class LiveLabels(Labels):
   def lines(self, item: Item) -> int:
     """Return the most lines of an item's gradient."""
     terms = len(self.leaving[item.name]) if item.kind == "node" else 1
-    return 1 + ceil(terms / 2) if terms > 1 else 1
+    return 1 + terms if terms > 1 else 1
 
   def extent(self, item: Item) -> Extent:
     """Compute the extent of an item, whatever its numbers are."""
@@ -72,17 +73,20 @@ class LiveLabels(Labels):
       return box
     count = self.lines(item)
     room = ADVANCE * shapes.VALUE.size * (self.width if count == 1 else self.widest_sum)
-    at_ports = ADVANCE * LOCAL.size * self.width + 2 * AT_PORT if self.half(item) else 0
+    at_ports = ADVANCE * LOCAL.size * self.width + AT_PORT + END if self.half(item) else 0
     return box._replace(
       left=max(box.left, 2 * self.half(item) + at_ports),
-      right=max(box.right, 2 * BESIDE + room + shapes.TIP * self.leads_out(item)),
-      down=max(box.down, BELOW + LINE * (count - 1) + shapes.DESCENT * shapes.GRADIENT.size),
+      right=max(box.right, BESIDE + room + END + shapes.TIP * self.leads_out(item)),
+      down=max(
+        box.down, BELOW + LINE * (count - 1) + shapes.DESCENT * shapes.GRADIENT.size,
+        box.port + UNDER_PORT + shapes.DESCENT * LOCAL.size if self.half(item) else 0,
+      ),
     )
 
 
 def lay_out(labels: LiveLabels) -> Layout:
   """Place the parts of a picture; raise `CircuitError` if a wire is too long to be drawn."""
-  return place(labels.circuit, labels.extent, MARGIN, MARGIN)
+  return place(labels.circuit, labels.extent, MARGIN, MARGIN, LEVEL)
 
 
 def size_of(layout: Layout) -> tuple[str, str]:
@@ -183,7 +187,10 @@ def draw_numbers(item: Item, x: float, y: float, labels: LiveLabels) -> Iterator
 
 
 def draw_locals(layout: Layout, labels: LiveLabels) -> Iterator[Markup]:
-  """Write each gate's local gradients to the left of its circle, in the order of the wires."""
+  """Write each gate's local gradients to the left of its circle, in the order of the wires.
+
+  One or two stand off their wires, above the upper and below the lower; more have no room there.
+  """
   solution = labels.solution
   if solution is None:
     return
@@ -197,8 +204,10 @@ def draw_locals(layout: Layout, labels: LiveLabels) -> Iterator[Markup]:
     links.sort(key=lambda link: layout.arrivals[link])
     for rank, link in enumerate(links):
       slot = round(link.port * max(len(slots) - 1, 1))
-      y = layout.y[i] + APART * (rank - (len(links) - 1) / 2) * (1 + 0.4 * (len(links) == 2))
-      y += -ABOVE if len(links) == 1 else 0.3 * LOCAL.size
+      if len(links) > 2:
+        y = layout.y[i] + APART * (rank - (len(links) - 1) / 2) + 0.3 * LOCAL.size
+      else:
+        y = layout.arrivals[link] + (UNDER_PORT if rank else -OVER_PORT)
       text = labels.computed(slots[slot])
       yield write_lines([text], x, y, class_="local", data_local=f"{item.name}:{slot}")
 
