@@ -226,13 +226,14 @@ function startNetwork(root) {
     make("div", { class: "bar" }, stepButton, runButton, undoButton,
       button("restart", () => { state.seed += 1; begin(); })),
     said,
-    make("div", { class: "halves" }, make("div", {}, picture, legend, unitPanel),
+    make("div", { class: "halves three" }, make("div", {}, picture, legend),
       make("div", { class: "decision" }, decision.canvas, placed,
         make("p", { class: "field" },
           make("label", { class: "choice" }, `${words.click} `, adding),
           button("clear", clear)),
         help,
-        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField)), chart)),
+        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField)), chart),
+      unitPanel),
     noticeOf(tested, words),
   );
 

@@ -519,6 +519,9 @@ def test_a_picture_has_a_legend_and_the_names_of_its_formulas(opened):
       assert texts[0] == first
       assert "df/d(" in texts[1]
       assert "g1" in page.locator(".picture .name").all_text_contents()
+      boxes = [page.locator(f".closeup .{kind}").bounding_box() for kind in ("body", "word")]
+      left, right = ([box["x"], box["x"] + box["width"]] for box in boxes)
+      assert left[0] < right[0] < right[1] < left[1]  # The word relu is within its gate.
       label = page.locator(".picture").get_attribute("aria-label")
       assert label == {"en": "The circuit f(w, x)", "ko": "f(w, x) 회로 그림"}[language]
 

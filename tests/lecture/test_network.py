@@ -254,8 +254,9 @@ def test_a_key_can_be_pressed_again_and_a_click_lands_while_it_trains(opened):
     page.locator(".link-button").nth(1).focus()
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.textContent") == "w₂(x2→h1₁)"
-    page.get_by_role("button", name="Train", exact=True).click()
+    page.evaluate("scrollTo(0, 0)")
     box = page.locator(".neuron[data-key='0,3'] circle").bounding_box()
+    page.get_by_role("button", name="Train", exact=True).click()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     # Two frames, in which nothing may be drawn anew.
@@ -371,6 +372,9 @@ def test_it_is_accessible_at_every_width(opened, language):
   with opened(language) as page:
     page.locator("button.primary").locator("xpath=preceding-sibling::button").click()  # A step.
     check_widths(page)
+    page.set_viewport_size({"width": 360, "height": 800})
+    below = [page.locator(part).bounding_box()["y"] for part in (".picture", "canvas", ".unit")]
+    assert below == sorted(below)  # What one trains, before the numbers of a unit.
     for scheme in SCHEMES:
       page.emulate_media(color_scheme=scheme)
       check_access(page)

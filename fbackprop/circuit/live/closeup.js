@@ -6,10 +6,10 @@ const MOST_PORTS = 8;
 function drawCloseUp(node, solved, known, show, { nameOf, localSymbol }) {
   // node: the gate; known: which of its numbers are known yet; show(number, isKnown) formats one.
   const ports = node.inputs.map((_, slot) => slot).slice(0, MOST_PORTS);
-  const [rowHeight, left, right] = [62, 128, 296];
+  const [rowHeight, left, right, width] = [62, 96, 252, 344];
   const height = Math.max(ports.length * rowHeight, 92) + 24;
   const middle = height / 2;
-  const svg = draw("svg", { viewBox: `0 0 424 ${height}`, class: "closeup", role: "img" });
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, class: "closeup", role: "img" });
   const said = [];
   const write = (kind, x, y, text, anchor = "start") =>
     svg.append(draw("text", { class: kind, x, y, "text-anchor": anchor }, text));
@@ -32,8 +32,9 @@ function drawCloseUp(node, solved, known, show, { nameOf, localSymbol }) {
   if (ports.length < node.inputs.length) write("name", 10, height - 6, "\u22ee"); // More than are drawn.
   const value = show(solved.values[node.name], known.value);
   const upstream = show(solved.bars[node.name], known.upstream);
-  write("big", right - 34, middle + 9, node.symbol, "middle");
-  svg.append(draw("path", { class: "wire", d: `M${right} ${middle}H416` }));
+  if (node.symbol.length > 3) write("word", (left + right) / 2, 32, node.symbol, "middle");
+  else write("big", right - 34, middle + 9, node.symbol, "middle");
+  svg.append(draw("path", { class: "wire", d: `M${right} ${middle}H${width - 8}` }));
   write("name", right + 10, middle - 22, nameOf(node.name));
   write("value", right + 10, middle - 6, value);
   write("gradient", right + 10, middle + 16, upstream);
