@@ -207,21 +207,21 @@ function startNetwork(root) {
   const written = (place) => `(${place.map((value) => general(value, 3)).join(", ")})`;
   const decision = dataPicture({ help, act, removeLast, redraw: () => drawDecision(),
     moved: (place) => tell("cursor", { place: written(place) }) });
-  const pointField = numberField({ min: 1, step: 1, "aria-label": words.point },
+  const pointField = numberField(words, { whole: true, min: () => 1, max: () => problem?.x.length, "aria-label": words.point },
     () => (problem?.x.length ? state.point + 1 : ""), (value) => selectPoint(value - 1));
+  const rateField = numberField(words, { min: () => 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; render(); });
   const unitPanel = make("div", { class: "unit" });
   const legend = make("p", { class: "legend" });
   const adding = make("select", { onchange: () => { state.adding = adding.value === "" ? null : Number(adding.value); } });
   const stepButton = button("step", () => { stop(); step(); });
-  const fit = fitPicture(picture);
+  const fit = fitPicture(picture, words);
 
   root.append(
     make("div", { class: "bar" },
       select(words.data, Object.keys(given.data).map((name) => [name, words[name]]), state.data, choose),
       select(words.activation, given.activations.map((name) => [name, name]), state.activation,
         (name) => { state.activation = name; begin(); }),
-      make("label", { class: "choice" }, `${words.rate} `,
-        numberField({ min: 0 }, () => state.rate, (value) => { state.rate = value; render(); })),
+      make("label", { class: "choice" }, `${words.rate} `, rateField.box),
       widths),
     make("div", { class: "bar" }, stepButton, runButton, undoButton,
       button("restart", () => { state.seed += 1; begin(); })),
@@ -232,7 +232,7 @@ function startNetwork(root) {
           make("label", { class: "choice" }, `${words.click} `, adding),
           button("clear", clear)),
         help,
-        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField)), chart),
+        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField.box)), chart),
       unitPanel),
     noticeOf(tested, words),
   );
@@ -240,9 +240,9 @@ function startNetwork(root) {
   function describe() {
     // What the numbers are, and what a click does: of a curve or of two classes.
     placed.textContent = "";
-    const span = (kind, key) => make("span", { class: kind }, words[key]);
+    const span = (kind, key, values) => make("span", { class: kind }, say(words, key, values));
     legend.replaceChildren(span("value", "legendUnit"), span("", isCurve() ? "legendOutput" : "legendLogit"),
-      span("gradient", "legendBar"), span("", "legendLink"));
+      span("gradient", "legendBar", { n: problem.x.length }), span("", "legendLink"));
     const ways = isCurve() ? [["1", words.adds]] : [["1", words.adds1], ["0", words.adds0]];
     adding.replaceChildren(...[["", words.selects], ...ways].map(([value, text]) => option(value, text, String(state.adding ?? ""))));
   }
@@ -378,26 +378,28 @@ function startNetwork(root) {
     const { w } = problem.params[l];
     const then = before && valueAndGrad({ ...problem, params: before });
     const choose = (i, name) => make("button", { type: "button", class: "link-button", "data-key": name,
-      onclick: () => { state.weight = [l, i, j]; render(); } }, name);
+      onclick: () => { state.weight = [l, i, j]; render(); } }, ...name.split(/(?=\()/).flatMap((part) => [make("wbr"), part]));
     const row = (name, pick) => {
-      // The layers of parameters and of gradients, before the last step and now.
-      const numbers = [before?.[l], then?.grads[l], problem.params[l], solved.grads[l]].map((layer) => layer && pick(layer));
-      return make("tr", {}, make("td", {}, name), ...numbers.map((number, k) =>
-        make("td", { class: k % 2 ? "gradient" : "value" }, number === undefined ? "\u2013" : show(number))));
+      // The layers of parameters and of gradients, before the last step if there was one, and now.
+      const layers = [...(then ? [before[l], then.grads[l]] : []), problem.params[l], solved.grads[l]];
+      return make("tr", {}, make("td", {}, name), ...layers.map((layer, k) =>
+        make("td", { class: k % 2 ? "gradient" : "value" }, show(pick(layer)))));
     };
     const rows = [...w.map((_, i) => row(choose(i, weightName(l, i, j)), (layer) => layer.w[i][j])),
       row(`b(${unitName(l, j)})`, (layer) => layer.b[j])];
     const equations = (kind, ...from) => make("pre", { class: `lines ${kind}` }, linesOfUnit([l, j], ...from).join("\n"));
-    const heads = ["weight", "before", "gradientBefore", "now", "gradient"];
+    const heads = ["weight", ...(then ? ["before", "gradientBefore"] : []), "now", "gradient"];
+    const n = problem.x.length;
     const health = healthOf(l, j);
     replaceInside(unitPanel,
       make("h2", {}, say(words, "neuron", { name: unitName(l, j) })),
       ...(health ? [make("p", { class: "ending bad" }, words[`${health}Why`])] : []),
-      make("p", { class: "quiet" }, say(words, "atPoint", { n: state.point + 1 })),
+      make("p", { class: "quiet" }, say(words, "atPointAlone", { point: state.point + 1, n })),
       ...(then ? [make("h3", {}, words.beforeStep), equations("before", before, then), make("h3", {}, words.afterStep)] : []),
       equations("now", problem.params, solved),
+      make("p", { class: "quiet" }, say(words, "summed", { n })),
       make("div", { class: "scroll", "data-key": "weights", tabindex: 0, role: "region", "aria-label": words.weights }, make("table", {},
-        make("thead", {}, make("tr", {}, ...heads.map((key) => make("th", { scope: "col" }, words[key])))),
+        make("thead", {}, make("tr", {}, ...heads.map((key) => make("th", { scope: "col" }, say(words, key, { n }))))),
         make("tbody", {}, ...rows))),
       ...(state.weight ? [make("h2", {}, words.connection), make("pre", { class: "lines connection" }, linesOfWeight(state.weight).join("\n"))]
         : [make("p", { class: "quiet" }, words.clickConnection)]),
@@ -412,8 +414,7 @@ function startNetwork(root) {
     runButton.textContent = running ? words.pause : words.train;
     undoButton.disabled = !past.length;
     stepButton.disabled = runButton.disabled = !solved;
-    pointField.value = solved ? state.point + 1 : "";
-    pointField.max = problem.x.length;
+    pointField.input.value = solved ? state.point + 1 : "";
     if (!solved) {
       said.textContent = words.noPoints;
       for (const part of [paper, unitPanel, chart]) part.replaceChildren();
@@ -422,7 +423,8 @@ function startNetwork(root) {
     said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${right}`) + note;
     drawNetwork();
     drawPanel();
-    chart.replaceChildren(...(losses.length > 1 ? [drawCurve(thinned(losses), say(words, "curve", { loss: show(solved.value) }), show, losses.length - 1)] : []));
+    chart.replaceChildren(...(losses.length > 1 ? [drawCurve(thinned(losses),
+      { label: say(words, "curve", { loss: show(solved.value) }), show, name: "L", steps: words.steps, count: losses.length - 1 })] : []));
   }
 
   root.addEventListener("pointerdown", () => { isHeld = true; });

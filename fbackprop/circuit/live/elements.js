@@ -1,7 +1,7 @@
 // Elements of the page: make("p", { class: "quiet", onclick: f }, "text", another element).
 
 const SVG = "http://www.w3.org/2000/svg";
-const SMALLEST = 0.75; // The scale below which a picture's numbers are too small to be read.
+const SMALLEST = 0.7; // The scale below which a picture's numbers are too small to be read.
 
 function assemble(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -51,9 +51,10 @@ function setLines(text, lines) {
   text.replaceChildren(lines[0], ...rest);
 }
 
-function drawCurve(values, label, show, count = values.length - 1) {
-  // A curve of values by their index over the axis of zero; the last one as a number.
-  const [width, height, left, right, top, bottom] = [320, 150, 8, 74, 14, 20];
+function drawCurve(values, { label, show, name, steps, count = values.length - 1 }) {
+  // A curve of values by their index over the axis of zero; the first and the last one as numbers.
+  // name: of the values; steps: what the index counts; count: the last index, of a thinned curve.
+  const [width, height, left, right, top, bottom] = [400, 160, 72, 74, 28, 22];
   const known = values.filter(Number.isFinite);
   const low = Math.min(0, ...known);
   const high = Math.max(0, ...known);
@@ -66,9 +67,13 @@ function drawCurve(values, label, show, count = values.length - 1) {
   svg.append(
     draw("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "axis" }),
     draw("polyline", { points: points.join(" "), class: "line" }),
-    draw("text", { x: left, y: height - 6 }, "0"),
+    draw("text", { x: left, y: height - 6, "text-anchor": "middle" }, "0"),
+    draw("text", { x: (left + x(last)) / 2, y: height - 6, "text-anchor": "middle", class: "axis-name" }, `${steps} \u2192`),
     draw("text", { x: x(last), y: height - 6, "text-anchor": "middle" }, last ? String(count) : ""),
+    draw("text", { x: left, y: 12, class: "axis-name" }, `${name} \u2191`),
   );
+  if (last && Number.isFinite(values[0]))
+    svg.append(draw("text", { x: left - 8, y: y(values[0]) + 4, class: "value start", "text-anchor": "end" }, show(values[0])));
   if (Number.isFinite(values[last])) {
     svg.append(
       draw("circle", { cx: x(last), cy: y(values[last]), r: 3.5, class: "point" }),
@@ -86,18 +91,47 @@ function thinned(values, most = 400) {
   return values.filter((_, i) => (values.length - 1 - i) % every === 0);
 }
 
-function numberField(attributes, get, set) {
-  // A field for a number; what isn't one, or is below its least, leaves the old number there.
-  const field = make("input", { type: "number", step: "any", value: get(), ...attributes, onchange: () => {
-    if (field.value !== "" && field.validity.valid) set(Number(field.value));
-    field.value = get();
-  } });
-  return field;
+function refusalOf(text, { min, max, whole }) {
+  // Why a field doesn't take a text: a key of the words; "" if it does.
+  const value = read(text);
+  if (!Number.isFinite(value)) return "notNumber";
+  if (/^[^\d]?[1-9]\d*,\d{3}$/.test(text.trim())) return "twoReadings"; // 1,000 is 1000, or 1.
+  if (whole && !Number.isInteger(value)) return "notWhole";
+  return value < min() ? "tooSmall" : value > max() ? "tooLarge" : "";
 }
 
-function fitPicture(picture) {
-  // A picture that is wider than its room is scaled down, as long as it stays readable; else it scrolls.
-  // On paper the style scales it, to --wide.
+function numberField(words, { min = () => -Infinity, max = () => Infinity, whole = false, ...attributes }, get, set) {
+  // A field for a number, with a decimal point or comma, or a fraction. What it can't take it refuses
+  // with a message, and the old number stays. Arrows count where it is whole.
+  // min(), max(): what it takes; get(), set(number): what it shows. Returns its box and itself.
+  const refusal = make("span", { class: "refusal", role: "alert" });
+  const put = (text) => {
+    const key = refusalOf(text, { min, max, whole });
+    if (key) {
+      refusal.textContent = say(words, key, { text: text.trim() || "\u2013", min: min(), max: max(), kept: get() });
+      const clear = () => { refusal.textContent = ""; };
+      for (const event of ["pointerdown", "keydown"]) document.addEventListener(event, clear, { once: true });
+    } else set(read(text));
+    input.value = get();
+  };
+  const input = make("input", { type: "text", autocomplete: "off", value: get(), ...attributes, onchange: () => put(input.value),
+    // Without a minus sign on their keyboards, phones have larger keys.
+    inputmode: min() < 0 ? "text" : whole ? "numeric" : "decimal",
+    onkeydown: (event) => {
+      const by = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+      if (!whole || !by) return;
+      event.preventDefault();
+      const next = read(input.value) + by;
+      if (next >= min() && next <= max()) put(String(next));
+    } });
+  return { box: make("span", { class: "number" }, input, refusal), input };
+}
+
+function fitPicture(picture, words) {
+  // A picture that is wider than its room is scaled down, as long as it stays readable; else it scrolls,
+  // and says so. On paper the style scales it, to --wide.
+  const note = make("p", { class: "scrolls", hidden: true }, `\u2194 ${words.scrolls}`);
+  picture.after(note);
   const fit = () => {
     const paper = picture.firstElementChild;
     if (!paper.firstElementChild) return;
@@ -106,6 +140,7 @@ function fitPicture(picture) {
     const { paddingLeft, paddingRight } = getComputedStyle(picture);
     const scale = (picture.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight)) / wide;
     paper.style.zoom = scale < 1 && scale >= SMALLEST ? scale : "";
+    note.hidden = scale >= SMALLEST;
   };
   new ResizeObserver(fit).observe(picture);
   fit();

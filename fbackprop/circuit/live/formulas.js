@@ -49,7 +49,8 @@ function formulasOf(circuit, { nodes, wires, show, solved }) {
     const source = nodes[name].inputs[slot];
     const { bars, local, downstream } = solved();
     const numbers = `${show(bars[name])} \u00b7 ${factor(show(local[name][slot]))}`;
-    const left = wires[source].length > 1 ? "" : barName(source);
+    const isForked = wires[source].length > 1;
+    const left = isForked ? say(circuit.words, "via", { bar: barName(source), gate: label(name) }) : barName(source);
     return equate(left, product(name, slot), numbers, show(downstream[name][slot]));
   }
 

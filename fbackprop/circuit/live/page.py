@@ -23,7 +23,8 @@ from fbackprop.ranges import Range, check_range
 Language = Literal["en", "ko"]
 HERE = Path(__file__).parent
 SCRIPTS = (
-  "gates.js", "notation.js", "elements.js", "formulas.js", "closeup.js", "exercise.js", "player.js"
+  "gates.js", "notation.js", "elements.js", "formulas.js", "closeup.js", "exercise.js", "paths.js",
+  "player.js",
 )  # fmt: skip
 DIGITS = Range(int, 1, 17)
 KINDS = {"value": "legendValue", "gradient": "legendGradient", "local": "legendLocal"}
@@ -123,16 +124,18 @@ def live_element(
   )  # fmt: skip
   scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {title}".strip()}
   return element(
-    "section", element("div", paper, class_="picture", **scroll), legend(root, language),
+    "section", element("div", paper, class_="picture", **scroll), legend(root, language, labels),
     element("noscript", without_script, *steps),
     script_data(data), class_="circuit", data_locked=str(exercise).lower(),
   )  # fmt: skip
 
 
-def legend(root: str, language: Language) -> Markup:
-  """Return what the numbers at a wire and at a gate are."""
+def legend(root: str, language: Language, labels: LiveLabels) -> Markup:
+  """Return what the numbers at a wire and at a gate are, and of which outputs a sum is."""
   words = words_of(language)
   texts = [element("span", words[key].format(f=root), class_=kind) for kind, key in KINDS.items()]
+  if root not in labels.nodes:
+    texts.insert(0, element("span", f"{root} = {labels.weighted_sum()}", class_="sum"))
   return element("p", *texts, class_="legend")
 
 
@@ -211,9 +214,14 @@ def words_of(language: str) -> dict[str, str]:
   return words
 
 
+SHARED = ("tested", "testedExactly", "failed", "notNumber", "twoReadings", "notWhole", "tooSmall",
+          "tooLarge", "scrolls")  # fmt: skip
+"""The words of any page: whether its numbers are JAX's, what a field refuses, what scrolls."""
+
+
 def notices(language: Language) -> dict[str, str]:
-  """Return the words with which any page says whether its numbers are JAX's."""
-  return {key: words_of(language)[key] for key in ("tested", "testedExactly", "failed")}
+  """Return the words of any page with numbers, fields and pictures."""
+  return {key: words_of(language)[key] for key in SHARED}
 
 
 def style() -> str:

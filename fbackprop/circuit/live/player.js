@@ -5,6 +5,7 @@
 
 const SPEEDS = [0.5, 1, 2, 4];
 const SECONDS = 1.2; // Between two steps at speed 1.
+const MOST_TOLD = 40; // Of the longest texts, for which there is room.
 const MOST_LINES = 12; // Of a step's formulas; the panels below have all numbers.
 const JAMO = { "\u3155": "u", "\u314b": "z" }; // What the keys U and Z of a Korean keyboard type.
 
@@ -66,6 +67,28 @@ function startCircuit(root) {
   const shown = (value, isKnown) => (isKnown ? show(value) : "?");
 
   // --- What is told -------------------------------------------------------------------------------
+
+  const arrow = (name, [w, rate, g, next]) => `${label(name)} \u2190 ${w} ${MINUS} ${rate} \u00b7 ${factor(g)} = ${next}`;
+  const nudgeLines = (name, { h, gradient, moved, product }) =>
+    [say(words, "nudged", { name: label(name), h, f: rootName, moved, product }),
+      `${h} \u00b7 ${barName(name)} = ${h} \u00b7 ${factor(gradient)} = ${product}`];
+  const cut = (lines) => [...lines.slice(0, MOST_LINES), ...(lines.length > MOST_LINES ? ["\u2026"] : [])];
+
+  function toldOf(step) {
+    // What is said of a step: a sentence, and the step in formulas.
+    const solution = { f: rootName, value: show(solved.value), i: step.i, n: step.n, gate: step.node && label(step.node.name) };
+    return [say(words, step.kind, solution), ...cut(linesOf(step))];
+  }
+
+  function longestTold() {
+    // All that may be told, with numbers as long as they may be: for the longest of them there is room.
+    const wide = `${MINUS}${"8".repeat(circuit.width - 1)}`;
+    const sample = { h: show(state.amount), gradient: wide, moved: `${MINUS}${"8".repeat(10)}`, product: `${MINUS}${"8".repeat(10)}` };
+    const learned = inputs.filter((name) => state.learned.has(name));
+    return [...steps.map(toldOf), ...inputs.map((name) => nudgeLines(name, sample)),
+      [say(words, "updatedOften", { n: 10, f: rootName, before: wide, after: wide }), ...cut(learned.map((name) => arrow(name, Array(4).fill(wide))))]]
+      .sort((a, b) => b.join().length - a.join().length).slice(0, MOST_TOLD);
+  }
 
   function linesOf(step) {
     // A step in formulas with their numbers.
@@ -132,8 +155,7 @@ function startCircuit(root) {
       const [next, arrows] = [{}, []];
       for (const name of state.learned) {
         next[name] = state.inputs[name] - state.rate * solved.bars[name];
-        const [w, g] = [show(state.inputs[name]), show(solved.bars[name])];
-        arrows.push(`${label(name)} \u2190 ${w} ${MINUS} ${show(state.rate)} \u00b7 ${factor(g)} = ${show(next[name])}`);
+        arrows.push(arrow(name, [state.inputs[name], state.rate, solved.bars[name], next[name]].map(show)));
       }
       const { value } = solve(circuit, { ...state.inputs, ...next });
       if (![...Object.values(next), value].every(Number.isFinite)) break;
@@ -156,8 +178,7 @@ function startCircuit(root) {
     const moved = solved.value - before;
     state.done = end;
     state.losses = [solved.value];
-    const said = { name: label(name), h: show(h), f: rootName, moved: general(moved, 6), product: general(h * gradient, 6) };
-    state.said = `${say(words, "nudged", said)}\n${show(h)} \u00b7 ${barName(name)} = ${show(h)} \u00b7 ${factor(show(gradient))} = ${said.product}`;
+    state.said = nudgeLines(name, { h: show(h), gradient: show(gradient), moved: general(moved, 6), product: general(h * gradient, 6) }).join("\n");
     state.isUpdated = false;
     render();
   }
@@ -207,29 +228,33 @@ function startCircuit(root) {
   const phase = make("p", { class: "phase" });
   const lines = make("pre", { class: "lines" });
   const explained = make("div", { class: "explained", "aria-live": "polite" }, phase, lines);
+  const room = make("div", { class: "room", "aria-hidden": "true" }); // So that nothing below moves.
+  const taken = make("pre", { class: "lines taken" }); // The last step of descent, beside its button.
   const closeUp = make("div", { class: "gate-view" });
   const chart = make("div", { class: "chart" });
-  const rate = numberField({ min: 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; });
-  const amount = numberField({ "aria-label": words.amount }, () => state.amount, (value) => { state.amount = value; render(); });
+  const rate = numberField(words, { min: () => 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; });
+  const amount = numberField(words, { "aria-label": words.amount }, () => state.amount, (value) => { state.amount = value; render(); });
+  const sizes = circuit.nodes.flatMap(({ name, op, value }) => (op === "input" ? [given[name]] : op === "constant" ? [value] : []));
+  const scaleOf = (values) => Math.max(2, ...values.filter(Number.isFinite).map((value) => 2 * Math.abs(value)));
   const rows = inputs.map(addRow);
 
   function addRow(name) {
-    const half = Math.max(2, 2 * Math.abs(given[name]));
+    // One scale for all sliders, so that they can be compared; but not for what is far smaller.
+    const half = scaleOf(scaleOf([given[name]]) < scaleOf(sizes) / 20 ? [given[name]] : sizes);
     const step = 10 ** Math.floor(Math.log10(half / 50));
     const id = newId("input");
-    const number = make("input", { id, type: "number", step: "any",
-      onchange: () => { remember(); change(name, number.value === "" ? NaN : Number(number.value)); } });
-    const slider = make("input", { type: "range", step, min: given[name] - half, max: given[name] + half,
-      "aria-label": say(words, "drag", { name: label(name) }),
+    const number = numberField(words, { id }, () => Number(state.inputs[name].toPrecision(6)), (value) => { remember(); change(name, value); });
+    const slider = make("input", { type: "range", step, min: -half, max: half, "aria-label": say(words, "drag", { name: label(name) }),
       onpointerdown: remember, onkeydown: (event) => /^(Arrow|Page|Home|End)/.test(event.key) && remember(),
       oninput: () => change(name, Number(Number(slider.value).toPrecision(12))) });
-    const gradient = make("output", { class: "gradient", for: id });
+    const scale = make("span", { class: "scale", "aria-hidden": "true" });
+    const gradient = make("output", { class: "gradient", for: id, "data-head": words.gradientHead });
     const learn = make("input", { type: "checkbox", checked: state.learned.has(name), "aria-label": say(words, "learn", { name: label(name) }),
       onchange: () => state.learned[learn.checked ? "add" : "delete"](name) });
-    const nudgeButton = make("button", { type: "button", onclick: () => nudge(name) });
-    const row = make("div", { class: "row" }, make("label", { for: id, class: "name" }, label(name)), number, slider,
-      gradient, nudgeButton, make("span", { class: "learn" }, learn));
-    return { name, step, number, slider, gradient, nudgeButton, row };
+    const nudgeButton = make("button", { type: "button", "data-head": words.nudgeHead, onclick: () => nudge(name) });
+    const row = make("div", { class: "row" }, make("label", { for: id, class: "name" }, label(name)), number.box,
+      make("span", { class: "slider" }, slider, scale), gradient, nudgeButton, make("span", { class: "learn", "data-head": words.learns }, learn));
+    return { name, step, half, number: number.input, slider, scale, gradient, nudgeButton, row };
   }
 
   const bar = make("div", { class: "bar player", role: "group", "aria-label": words.player },
@@ -245,13 +270,20 @@ function startCircuit(root) {
         make("div", { class: "row heads", "aria-hidden": "true" }, make("span"), make("span", {}, words.value), make("span"),
           make("span", {}, words.gradientHead), make("span", {}, words.nudgeHead), make("span", {}, words.learns)),
         ...rows.map(({ row }) => row)),
-      make("p", { class: "field" }, make("label", {}, `${words.amount} `, amount))),
-    make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp),
-    make("section", { class: "panel updating" }, heading("descent"), make("p", { class: "quiet" }, words.descentHelp),
-      make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate), button("updateOnce", () => update()),
+      make("p", { class: "field" }, make("label", {}, `${words.amount} `, amount.box))),
+    make("section", { class: "panel updating" }, heading("descent"),
+      make("p", { class: "quiet" }, say(words, "descentHelp", { f: rootName, w: label(circuit.learned[0] ?? inputs[0] ?? "w") })),
+      make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate.box), button("updateOnce", () => update()),
         button("updates", () => update(10)), button("restart", () => { stop(); remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
-      chart)));
-  root.append(make("div", { class: "controls" }, bar, explained, panels, keys, noticeOf(tested, words)));
+      taken, chart),
+    make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp)));
+  root.append(make("div", { class: "controls" }, bar, make("div", { class: "telling" }, explained, room), panels, keys, noticeOf(tested, words)));
+
+  function makeRoom() {
+    room.replaceChildren(...longestTold().map(([sentence, ...formulas]) =>
+      make("div", {}, make("p", { class: "phase" }, sentence), make("pre", { class: "lines" }, formulas.join("\n")))));
+    taken.style.minHeight = `${1.55 * Math.max(1, Math.min(state.learned.size, MOST_LINES))}em`;
+  }
 
   // --- The picture --------------------------------------------------------------------------------
 
@@ -369,16 +401,19 @@ function startCircuit(root) {
     const step = state.isUpdated ? steps.at(-1) : steps[state.done];
     drawPicture(step);
     drawGate(step);
-    const solution = { f: rootName, value: show(solved.value), i: step.i, n: step.n, gate: step.node && label(step.node.name) };
-    phase.textContent = state.said ? state.said.split("\n")[0] : say(words, step.kind, solution);
-    const told = state.said ? state.said.split("\n").slice(1) : linesOf(step);
-    lines.textContent = [...told.slice(0, MOST_LINES), ...(told.length > MOST_LINES ? ["\u2026"] : [])].join("\n");
-    for (const { name, number, slider, gradient, nudgeButton } of rows) {
+    const [sentence, ...told] = state.said ? state.said.split("\n") : toldOf(step);
+    phase.textContent = sentence;
+    lines.textContent = cut(told).join("\n");
+    taken.textContent = state.isUpdated ? lines.textContent : "";
+    for (const row of rows) {
+      const { name, number, slider, scale, gradient, nudgeButton } = row;
       const value = state.inputs[name];
       number.value = Number(value.toPrecision(6));
-      slider.min = Math.min(slider.min, value);
-      slider.max = Math.max(slider.max, value);
+      while (Math.abs(value) > row.half) row.half *= 2; // As far as descent led.
+      [slider.min, slider.max] = [-row.half, row.half];
       slider.value = value;
+      const ends = [-row.half, 0, row.half].map((end) => make("span", {}, general(end, 4)));
+      if (scale.textContent !== ends.map((end) => end.textContent).join("")) scale.replaceChildren(...ends);
       gradient.textContent = shown(solved.bars[name], isBarKnown(name));
       nudgeButton.textContent = `+${show(state.amount)}`;
       nudgeButton.setAttribute("aria-label", say(words, "nudge", { name: label(name), h: show(state.amount) }));
@@ -390,7 +425,7 @@ function startCircuit(root) {
     playButton.title = playButton.getAttribute("aria-label");
     undoButton.disabled = !past.length;
     const curve = say(words, "curve", { f: rootName, value: show(solved.value) });
-    chart.replaceChildren(...(state.losses.length > 1 ? [drawCurve(state.losses, curve, show)] : []));
+    chart.replaceChildren(...(state.losses.length > 1 ? [drawCurve(state.losses, { label: curve, show, name: rootName, steps: words.updatesAxis })] : []));
     root.dataset.step = String(state.done);
     root.dataset.phase = step.kind;
   }
@@ -429,13 +464,16 @@ function startCircuit(root) {
   function unlock(isOpen) {
     root.dataset.locked = String(!isOpen);
     render();
+    makeRoom();
   }
 
   const player = { state, solved: () => solved, show, forwardFormula: formulas.forwardFormula, backwardFormula: formulas.backwardFormula, randomise, unlock,
     go, next, back, play, pause, update, nudge, undo, change, tested };
   root.player = player;
   go(end);
-  fitPicture(picture);
+  makeRoom();
+  fitPicture(picture, words);
+  lightPaths(picture, wires, label);
   if (circuit.exercise) startExercise(root, circuit, player);
   return player;
 }
