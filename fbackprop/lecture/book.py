@@ -89,15 +89,28 @@ def chapter_page(chapter: Chapter, language: Language, ways: Sequence[Markup]) -
   words = words_of(language)
   own = words["chapters"][chapter.name]
   heading = f"{CHAPTERS.index(chapter) + 1}. {own['title']}"
-  quote = (element("pre", chapter.quote()),) if chapter.quote else ()
-  texts = (element("p", unbroken(text)) for text in own["text"])
+  texts, library = paragraphs(own["text"]), paragraphs(own.get("library", ()))
+  quote = [element("pre", chapter.quote())] if chapter.quote else []
+  if library:  # The lesson comes first, with its circuit and its question.
+    library, quote = [element("h2", words["library"]), *library, *quote], []
   navigation = element("nav", *ways, class_="bar", aria_label=words["contents"])
   body = joined((
     element("header", navigation, element("h1", heading)),
-    element("main", *texts, *quote, *live(chapter, language), question(chapter, language)),
+    element(
+      "main", *texts, *quote, *live(chapter, language), question(chapter, language), *library
+    ),
     element("footer", *ways, class_="bar"),
   ))  # fmt: skip
   return document(f"{heading} – {words['title']}", body, style(), scripts(chapter), language)
+
+
+def paragraphs(texts: Sequence[str]) -> list[Markup]:
+  """Return texts as paragraphs, in which what is between backticks is code."""
+  parts = (re.split("`(.*?)`", unbroken(text)) for text in texts)
+  return [
+    element("p", *(element("code", part) if i % 2 else part for i, part in enumerate(each)))
+    for each in parts
+  ]
 
 
 def live(chapter: Chapter, language: Language) -> list[Markup]:
@@ -132,6 +145,7 @@ def question(chapter: Chapter, language: Language) -> Markup:
     "answer": float(chapter.answer(chapter.traces)),
     "choices": own.get("choices"),
     "why": unbroken(own["why"]),
+    "hint": unbroken(own["hint"]),
     "words": page.words_of(language) | {"check": words["check"], "answer": words["answer"]},
   }
   text = element("p", unbroken(own["question"]))

@@ -281,8 +281,8 @@ function startDescent(root) {
     for (const [key, [, , input]] of Object.entries(fields)) input.value = state[key];
     select.value = state.cost.name;
     runButton.textContent = running ? words.pause : words.run;
-    chart.replaceChildren(...(steps ? [drawCurve(thinned(state.values),
-      { label: say(words, "curve", { f: name, value: show(value) }), show, name, steps: words.steps, count: steps })] : []));
+    chart.replaceChildren(drawCurve(thinned(state.values),
+      { label: say(words, "curve", { f: name, value: show(value) }), show, name, steps: words.steps, count: steps }));
   }
 
   choose(costs[0].name);

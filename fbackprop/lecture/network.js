@@ -240,9 +240,9 @@ function startNetwork(root) {
   function describe() {
     // What the numbers are, and what a click does: of a curve or of two classes.
     placed.textContent = "";
-    const span = (kind, key, values) => make("span", { class: kind }, say(words, key, values));
+    const span = (kind, key) => make("span", { class: kind }, words[key]);
     legend.replaceChildren(span("value", "legendUnit"), span("", isCurve() ? "legendOutput" : "legendLogit"),
-      span("gradient", "legendBar", { n: problem.x.length }), span("", "legendLink"));
+      span("gradient", "legendBar"), span("", "legendLink"));
     const ways = isCurve() ? [["1", words.adds]] : [["1", words.adds1], ["0", words.adds0]];
     adding.replaceChildren(...[["", words.selects], ...ways].map(([value, text]) => option(value, text, String(state.adding ?? ""))));
   }
@@ -423,8 +423,8 @@ function startNetwork(root) {
     said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${right}`) + note;
     drawNetwork();
     drawPanel();
-    chart.replaceChildren(...(losses.length > 1 ? [drawCurve(thinned(losses),
-      { label: say(words, "curve", { loss: show(solved.value) }), show, name: "L", steps: words.steps, count: losses.length - 1 })] : []));
+    chart.replaceChildren(drawCurve(thinned(losses),
+      { label: say(words, "curve", { loss: show(solved.value) }), show, name: "L", steps: words.steps, count: losses.length - 1 }));
   }
 
   root.addEventListener("pointerdown", () => { isHeld = true; });

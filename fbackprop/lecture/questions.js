@@ -1,7 +1,7 @@
 // Questions that are checked in place: a number, or one of several choices.
 
 function startQuestion(root) {
-  const { answer, choices, words, why } = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  const { answer, choices, hint, words, why } = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
   const outcome = make("p", { class: "outcome", role: "status" });
   const name = newId("question");
   const field = choices
@@ -16,7 +16,8 @@ function startQuestion(root) {
     event.preventDefault();
     const found = outcomeOf() || "wrong"; // Of spaces alone.
     root.dataset.outcome = found;
-    outcome.textContent = found === "right" ? `${words.right}: ${why}` : words[found];
+    outcome.textContent = [words[found], { right: why, wrong: hint }[found]].filter(Boolean).join(": ");
+    outcome.scrollIntoView({ block: "nearest" });
   } }, field, make("button", { type: "submit" }, words.check)), outcome);
 }
 

@@ -1,6 +1,7 @@
 // Elements of the page: make("p", { class: "quiet", onclick: f }, "text", another element).
 
 const SVG = "http://www.w3.org/2000/svg";
+const COLUMN = 70; // The width of the page's column, in the size of its letters.
 const SMALLEST = 0.7; // The scale below which a picture's numbers are too small to be read.
 
 function assemble(element, attributes, children) {
@@ -137,6 +138,7 @@ function fitPicture(picture, words) {
     if (!paper.firstElementChild) return;
     const wide = Number(paper.firstElementChild.getAttribute("width"));
     paper.style.setProperty("--wide", wide);
+    picture.classList.toggle("wide", wide > COLUMN * parseFloat(getComputedStyle(document.documentElement).fontSize) - 20);
     const { paddingLeft, paddingRight } = getComputedStyle(picture);
     const scale = (picture.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight)) / wide;
     paper.style.zoom = scale < 1 && scale >= SMALLEST ? scale : "";

@@ -204,12 +204,13 @@ def draw_locals(layout: Layout, labels: LiveLabels) -> Iterator[Markup]:
     links.sort(key=lambda link: layout.arrivals[link])
     for rank, link in enumerate(links):
       slot = round(link.port * max(len(slots) - 1, 1))
+      kind = "local on-wire" if len(links) > 2 else "local"
       if len(links) > 2:
         y = layout.y[i] + APART * (rank - (len(links) - 1) / 2) + 0.3 * LOCAL.size
       else:
         y = layout.arrivals[link] + (UNDER_PORT if rank else -OVER_PORT)
       text = labels.computed(slots[slot])
-      yield write_lines([text], x, y, class_="local", data_local=f"{item.name}:{slot}")
+      yield write_lines([text], x, y, class_=kind, data_local=f"{item.name}:{slot}")
 
 
 def draw_blanks(

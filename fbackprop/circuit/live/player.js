@@ -425,7 +425,8 @@ function startCircuit(root) {
     playButton.title = playButton.getAttribute("aria-label");
     undoButton.disabled = !past.length;
     const curve = say(words, "curve", { f: rootName, value: show(solved.value) });
-    chart.replaceChildren(...(state.losses.length > 1 ? [drawCurve(state.losses, { label: curve, show, name: rootName, steps: words.updatesAxis })] : []));
+    chart.replaceChildren(drawCurve(state.losses, { label: curve, show, name: rootName, steps: words.updatesAxis }));
+    root.dataset.updates = String(state.losses.length - 1);
     root.dataset.step = String(state.done);
     root.dataset.phase = step.kind;
   }
