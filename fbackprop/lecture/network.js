@@ -214,7 +214,6 @@ function startNetwork(root) {
   const legend = make("p", { class: "legend" });
   const adding = make("select", { onchange: () => { state.adding = adding.value === "" ? null : Number(adding.value); } });
   const stepButton = button("step", () => { stop(); step(); });
-  const fit = fitPicture(picture, words);
 
   root.append(
     make("div", { class: "bar" },
@@ -236,6 +235,8 @@ function startNetwork(root) {
       unitPanel),
     noticeOf(tested, words),
   );
+
+  const fit = fitPicture(picture, words); // Which puts a note behind it.
 
   function describe() {
     // What the numbers are, and what a click does: of a curve or of two classes.

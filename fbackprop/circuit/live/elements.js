@@ -69,7 +69,7 @@ function drawCurve(values, { label, show, name, steps, count = values.length - 1
     draw("line", { x1: left, x2: width - right, y1: y(0), y2: y(0), class: "axis" }),
     draw("polyline", { points: points.join(" "), class: "line" }),
     draw("text", { x: left, y: height - 6, "text-anchor": "middle" }, "0"),
-    draw("text", { x: (left + x(last)) / 2, y: height - 6, "text-anchor": "middle", class: "axis-name" }, `${steps} \u2192`),
+    draw("text", { x: (left + width - right) / 2, y: height - 6, "text-anchor": "middle", class: "axis-name" }, `${steps} \u2192`),
     draw("text", { x: x(last), y: height - 6, "text-anchor": "middle" }, last ? String(count) : ""),
     draw("text", { x: left, y: 12, class: "axis-name" }, `${name} \u2191`),
   );
