@@ -4,6 +4,9 @@
   python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
   python scripts/bench.py epoch         an epoch of ours and of other libraries, as many as are
                                         installed; FILE keeps the rows of other sizes and cores
+  python scripts/bench.py loop --beside FOLDER
+                                        an epoch of ours beside another checkout's, two processes
+                                        in turns; some minutes
   python scripts/bench.py peak          the share of a lone product's speed that our step reaches
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py guard         what it costs to look whether a step is finite; a minute
@@ -46,6 +49,7 @@ MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "step": ("time of loss and gradient, beside jax.value_and_grad", SIZES, [*SIZES], 15),
   "epoch": ("time of an epoch, beside other libraries", EXAMPLES, [*EXAMPLES], 15),
+  "loop": ("an epoch of our loop, beside another checkout", EXAMPLES, [*EXAMPLES], 60),
   "peak": ("our step's GFLOP/s over those of a lone product", SIZES, ["mnist", "deep", "wide"], 15),
   "depth": ("compile time against the number of layers", (), [], 7),
   "guard": ("cost of looking whether a step is finite", SIZES, ["tiny", "digits", "mnist"], 15),
@@ -89,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
   add("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
   add("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
   about = "the folder of another checkout, as git worktree makes one"
-  for name in ("verify", "shell"):
+  for name in ("verify", "shell", "loop"):
     commands.choices[name].add_argument("--beside", type=Path, required=True, help=about)
   commands.choices["shell"].set_defaults(sizes=COMMANDS)
   about = "the Python of an environment with torch (default: this one)"

@@ -196,7 +196,8 @@ def test_a_click_adds_a_point(opened):
     placed = page.locator(".placed")
     assert placed.get_attribute("role") == "status"
     assert placed.text_content().endswith("of class 1")
-    network(page, "while (n.problem().x.length < 200) n.act([1, 1]); n.act([1, 1]);")
+    code = "while (x.length < 200) { x.push([1, 1]); targets.push(1); } n.act([1, 1]);"
+    network(page, f"const {{ x, targets }} = n.problem(); {code}")
     assert network(page, "return n.problem().targets.length") == 200
     assert placed.text_content() == "There is room for 200 points, and no more."
 
@@ -236,7 +237,7 @@ def test_points_are_drawn_with_the_keyboard_alone(opened):
     assert page.get_by_label("Point", exact=True).input_value() == str(nearest + 1)
     page.get_by_role("button", name="Train", exact=True).click()
     canvas.focus()
-    network(page, "while (n.problem().x.length > 1) n.removeLast();")
+    network(page, "n.state.point = 0; n.problem().x.length = n.problem().targets.length = 1;")
     page.keyboard.press("Backspace")  # While it trains.
     assert page.text_content(".said").startswith("There are no points")
     page.keyboard.press("Delete")

@@ -7,10 +7,10 @@ gate's ports. Colors are the page's, by classes, for light and for dark.
 from collections.abc import Iterator, Mapping
 from fbackprop.circuit import drawing, notation, shapes
 from fbackprop.circuit.drawing import ABOVE, BELOW, BESIDE, LINE, MARGIN, Labels
+from fbackprop.circuit.formats import FONTS, path_of, shorten
 from fbackprop.circuit.layout.columns import Extent, Item
 from fbackprop.circuit.layout.placement import Layout, place
 from fbackprop.circuit.notation import MINUS, format_number, printable
-from fbackprop.circuit.pictures import FONTS, path_of, shorten
 from fbackprop.circuit.shapes import ADVANCE, RADIUS, Piece, Style, Text
 from fbackprop.markup import Markup, element, joined
 
