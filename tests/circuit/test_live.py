@@ -574,7 +574,9 @@ def test_the_local_gradients_stand_off_the_wires(opened):
 
 def test_nothing_below_moves_whatever_is_told(opened):
   for width in (1440, 360):
-    with opened(example("neuron").trace(), window={"viewport": {"width": width, "height": 900}}) as page:
+    with opened(
+      example("neuron").trace(), window={"viewport": {"width": width, "height": 900}}
+    ) as page:
       button = page.get_by_role("button", name="Raise w0 by 0.01")
       height = "document.querySelector('.panel.inputs').getBoundingClientRect().top + scrollY"
       before = page.evaluate(height)
@@ -641,7 +643,8 @@ def test_a_sum_of_outputs_is_written_out():
 
 @pytest.mark.parametrize(
   ("typed", "refused", "value"),
-  [("0,5", "", 0.5), ("1/4", "", 0.25), ("1,000", "could be thousands", 0.1), ("−1", "below 0", 0.1),
+  [("0,5", "", 0.5), ("1/4", "", 0.25), ("1,000", "could be thousands", 0.1),
+   ("−1", "below 0", 0.1),
    ("abc", "isn't a number", 0.1), ("", "isn't a number", 0.1), ("1/0", "isn't a number", 0.1)],
 )  # fmt: skip
 def test_a_field_takes_a_comma_and_says_what_it_refuses(opened, typed, refused, value):

@@ -45,9 +45,8 @@ def test_both_languages_have_the_same_chapters():
   for name in names:
     ours, theirs = english["chapters"][name], korean["chapters"][name]
     assert set(ours) == set(theirs)
-    assert len(ours["text"]) == len(theirs["text"])
-    assert len(ours.get("choices", ())) == len(theirs.get("choices", ()))
-    assert len(ours.get("pictures", ())) == len(theirs.get("pictures", ()))
+    for key in ("text", "library", "choices", "pictures"):
+      assert len(ours.get(key, ())) == len(theirs.get(key, ()))
 
 
 @pytest.mark.parametrize(("language", "other"), [("en", "ko"), ("ko", "en")])
@@ -94,7 +93,31 @@ def test_the_chapter_of_the_update_quotes_the_rule(books):
   assert "  w_bar = product(x.T, y_bar, bar_of=params.w)" in body
   assert '"""' not in quoted
   assert all(line in source.splitlines() for line in [head, *body])
-  assert html.escape(quoted) in books["ko"]["L10.html"]
+  for book in books.values():  # Behind the lesson, whose circuit it doesn't push away.
+    text = book["L10.html"]
+    parts = ['<section class="circuit"', '<section class="question"', html.escape(quoted)]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_options_are_not_broken_over_lines(books):
+  for book in books.values():
+    assert "<code>--stop.max-steps</code>" in book["L9.html"]
+  assert "main > p code { white-space: nowrap;" in books["en"]["L9.html"]
+
+
+def test_the_sum_of_two_costs_is_drawn():
+  [costs] = CHAPTERS[7].traces
+  assert costs.circuit.outputs == (("J", 1.0),)
+  assert {name: costs.bars[name] for name in ("J1", "J2", "J")} == {"J1": 1, "J2": 0.5, "J": 1}
+
+
+def test_no_field_drops_a_decimal_comma(browser, folders):
+  """As a number field of a browser does: 0,5 became 5."""
+  for name in ("L1", "L9", "L11"):
+    with Opened(browser, folders["en"] / f"{name}.html") as opened:
+      assert opened.locator("input[type=number]").count() == 0
+      assert opened.locator(".number input").count() > 0
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -114,6 +137,12 @@ def test_every_chapter_works_in_a_browser(browser, books, folders, language):
         question.locator("input").fill(f"{answer + 1:g}")
         question.locator("button").click()
         assert question.get_attribute("data-outcome") == "wrong"
+        hint = question.locator(".outcome")
+        assert words_of(language)["chapters"][chapter.name]["hint"] in hint.text_content().replace(
+          "\N{NO-BREAK SPACE}", " "
+        )
+        box = hint.bounding_box()
+        assert box["y"] + box["height"] <= page.viewport_size["height"]
         question.locator("input").fill(f"{answer:g}")
       question.locator("button").click()
       assert question.get_attribute("data-outcome") == "right"

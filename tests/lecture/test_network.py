@@ -339,15 +339,41 @@ def test_a_curve_has_no_classes(opened):
       "adds a point of class 1 (round)", "adds a point of class 0 (square)"
     ]  # fmt: skip
     assert "σ(y) is the probability of class 1" in legend.text_content()
-    assert "1/N of the mean" in legend.text_content()
+    assert "the share of this point alone" in legend.text_content()
     page.get_by_label("Data").select_option("sine")
     assert [*offered.all_text_contents()][1:] == ["adds a point"]
     assert "logit" not in legend.text_content()
 
 
+def test_the_table_says_over_what_its_gradients_are_summed(opened):
+  for language, said in (("en", "over 60 points"), ("ko", "점 60개의 합")):
+    with opened(language) as page:
+      heads = page.locator(".unit th")
+      assert heads.count() == 3  # Nothing was before.
+      assert said in heads.nth(2).text_content()
+      network(page, "n.step()")
+      assert heads.count() == 5
+      assert said in heads.nth(2).text_content()
+      assert said in heads.nth(4).text_content()
+      assert "1/60" in page.text_content(".unit .quiet")
+
+
+def test_all_columns_of_the_table_are_seen_on_a_phone(opened):
+  with opened(viewport={"width": 360, "height": 800}) as page:
+    for neuron in ([0, 0], [1, 0], [2, 0]):
+      code = (
+        "n.state.neuron = given; n.step(); const box = document.querySelector('.unit .scroll');"
+      )
+      wide, room = network(page, f"{code} return [box.scrollWidth, box.clientWidth]", neuron)
+      assert wide <= room
+    assert page.locator(".scrolls").is_visible()  # The picture does, and says so.
+
+
 def test_a_field_without_a_number_keeps_the_old_one(opened):
   with opened() as page:
-    for label, text, kept in (("Rate η", "", "0.5"), ("Point", "99", "1"), ("Point", "", "1")):
+    fields = (("Rate η", "", "0.5"), ("Rate η", "-1", "0.5"), ("Point", "99", "1"),
+              ("Point", "1,5", "1"), ("Point", "", "1"))  # fmt: skip
+    for label, text, kept in fields:
       field = page.get_by_label(label, exact=True)
       field.fill(text)
       field.press("Enter")

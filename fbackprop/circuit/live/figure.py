@@ -5,6 +5,7 @@ gate's ports. Colors are the page's, by classes, for light and for dark.
 """
 
 from collections.abc import Iterator, Mapping
+
 from fbackprop.circuit import drawing, notation, shapes
 from fbackprop.circuit.drawing import ABOVE, BELOW, BESIDE, LINE, MARGIN, Labels
 from fbackprop.circuit.formats import FONTS, path_of, shorten
@@ -78,7 +79,8 @@ class LiveLabels(Labels):
       left=max(box.left, 2 * self.half(item) + at_ports),
       right=max(box.right, BESIDE + room + END + shapes.TIP * self.leads_out(item)),
       down=max(
-        box.down, BELOW + LINE * (count - 1) + shapes.DESCENT * shapes.GRADIENT.size,
+        box.down,
+        BELOW + LINE * (count - 1) + shapes.DESCENT * shapes.GRADIENT.size,
         box.port + UNDER_PORT + shapes.DESCENT * LOCAL.size if self.half(item) else 0,
       ),
     )
