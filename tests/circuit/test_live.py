@@ -143,6 +143,7 @@ def test_both_languages_have_the_same_words():
 
 def test_every_word_is_used_and_every_used_word_is_there():
   code = "\n".join(SOURCES.values()) + (ROOM / "page.py").read_text("utf-8")
+  code += (ROOM / "figure.py").read_text("utf-8")
   quoted = set(re.findall(r'"(\w+)"', code)) | set(re.findall(r"words\.(\w+)", code))
   kinds = set(re.findall(r'kind: "(\w+)"', code))
   named = set(re.findall(r'words\.(\w+)|say\(words, "(\w+)"|(?:button|heading)\("(\w+)"', code))
@@ -306,6 +307,15 @@ def test_a_number_is_dragged_in_the_picture(opened):
     assert player(page, "return p.state.inputs.x") == 1
 
 
+def test_the_progress_leads_to_any_step(opened):
+  with opened(LECTURE) as page:
+    page.click("button.primary")
+    page.get_by_label("Progress").fill("2")
+    assert player(page, "return p.state.done") == 2
+    assert page.text_content(".phase") == "Forward, gate 2 of 3: the value of b"
+    assert page.get_attribute("button.primary", "aria-label") == "Play"  # It has stopped.
+
+
 def test_a_slider_and_a_field_change_an_input(opened):
   with opened(LECTURE) as page:
     page.get_by_label("Drag x").fill("3")
@@ -323,6 +333,9 @@ def test_a_slider_and_a_field_change_an_input(opened):
     assert player(page, "return p.solved().value") == -4
     # What isn't a number changes nothing, and isn't left in the field.
     others = {"Rate η": "0.1", "Nudge by": "0.01"}
+    page.get_by_label("Rate η").fill("-1")
+    page.get_by_label("Rate η").press("Enter")
+    assert page.get_by_label("Rate η").input_value() == "0.1"
     for each, value in [(field, "-4"), *((page.get_by_label(k), v) for k, v in others.items())]:
       each.fill("")
       each.press("Enter")
@@ -373,6 +386,9 @@ def test_a_step_that_is_not_finite_is_not_taken(opened):
   with opened(parse("f = exp(x) * x**3").trace(x=2.0)) as page:
     player(page, "p.state.rate = -1e3; p.update(10)")
     assert np.isfinite(player(page, "return [p.state.inputs.x, p.solved().value]")).all()
+    assert "isn't finite" in page.text_content(".explained")
+    player(page, "p.state.speed = 100; p.go(5); p.play()")
+    page.get_by_label("Pause").wait_for(state="detached")  # Playing ends there too.
     assert "isn't finite" in page.text_content(".explained")
 
 
@@ -438,6 +454,10 @@ def test_keys_act_where_the_focus_is_in_the_circuit_alone(opened):
     gate = page.locator('[data-gate="b"]')
     gate.focus()
     player(page, "p.go(8)")
+    for key in ("U", "ㅕ"):  # With Shift, and on a Korean keyboard.
+      gate.dispatch_event("keydown", {"key": key, "bubbles": True})
+    assert player(page, "return p.state.losses.length") == 3
+    player(page, "p.go(8)")
     for key in ("Enter", " "):
       player(page, "p.state.selected = null")
       page.keyboard.press(key)
@@ -451,6 +471,37 @@ def test_the_local_gradients_stand_at_their_gates_once_they_are_used(opened):
     }  # fmt: skip
     player(page, "p.go(2)")
     assert {key[0] for key, _ in shown(page, "local")} == {"b"}
+
+
+def test_a_close_up_tells_inputs_apart_and_that_there_are_more(opened):
+  with opened(parse("f = x*x").trace(x=3.0)) as page:
+    texts = page.locator(".closeup text").all_text_contents()
+    assert {"∂f/∂x₁", "∂f/∂x₂"} <= set(texts)
+    assert "⋮" not in texts
+  nodes = [Node(f"x{i}", "input", value=1.0) for i in range(14)]
+  nodes.append(Node("f", "add", tuple(f"x{i}" for i in range(14))))
+  with opened(build(nodes).trace()) as page:
+    assert "⋮" in page.locator(".closeup text").all_text_contents()
+    assert page.text_content(".explained .lines").count("\n") == 12
+    assert page.text_content(".explained .lines").endswith("…")
+
+
+def test_what_fails_to_start_says_so_in_the_page(scratch):
+  code = """() => {
+    const [root, reported] = [document.createElement("section"), []];
+    const { reportError } = window;
+    window.reportError = (error) => reported.push(error.message);
+    root.id = "broken";
+    document.body.append(root);
+    startAll("#broken", () => { throw new TypeError("no such gate"); });
+    window.reportError = reportError;
+    const found = [reported, root.textContent, document.documentElement.dataset.selftest];
+    root.remove();
+    startAll("#broken", () => {});
+    return found;
+  }"""
+  assert scratch.evaluate(code) == [["no such gate"], "TypeError: no such gate", "fail"]
+  assert scratch.get_attribute("html", "data-selftest") == "pass"
 
 
 def test_no_derivative_is_by_a_constant(opened):
@@ -468,6 +519,9 @@ def test_a_picture_has_a_legend_and_the_names_of_its_formulas(opened):
       assert texts[0] == first
       assert "df/d(" in texts[1]
       assert "g1" in page.locator(".picture .name").all_text_contents()
+      boxes = [page.locator(f".closeup .{kind}").bounding_box() for kind in ("body", "word")]
+      left, right = ([box["x"], box["x"] + box["width"]] for box in boxes)
+      assert left[0] < right[0] < right[1] < left[1]  # The word relu is within its gate.
       label = page.locator(".picture").get_attribute("aria-label")
       assert label == {"en": "The circuit f(w, x)", "ko": "f(w, x) 회로 그림"}[language]
 
@@ -545,7 +599,33 @@ def test_an_exercise_does_not_tell_its_answers(opened):
     assert "a = x · y, value ?, df/da ?" in labels
     assert not page.locator(".status").is_visible()  # On paper.
     assert page.locator(".blank").first.is_visible()
-    assert "6006" not in page.locator("noscript").text_content()
+  # Nor does its text, to readers of pages that run no scripts.
+  text = re.sub(r"<script.*?</script>", "", trace.to_html(exercise=True), flags=re.DOTALL)
+  numbers = [trace.value, *trace.bars.values(), *(gate.value for gate in trace.gates)]
+  answers = {notation.format_number(number, 4, notation.MINUS) for number in numbers} - {"1"}
+  assert answers & set(Reader(text).texts) == set()
+  assert "77" in Reader(trace.to_html()).texts
+  assert trace.show(exercise=True).svg == trace.circuit._repr_svg_()
+
+
+def test_an_exercise_without_javascript_is_a_sheet_to_fill_in(opened):
+  trace = example("mazur").trace()  # Which is wider than a sheet.
+  for language, note in (("en", "needs JavaScript"), ("ko", "JavaScript가 필요합니다")):
+    window = {"java_script_enabled": False}
+    with opened(trace, exercise=True, language=language, window=window) as page:
+      texts = page.locator(".picture [data-value]").all_text_contents()
+      given = {trace.values[node.name] for node in trace.circuit.nodes if not node.inputs}
+      assert {float(text.replace(notation.MINUS, "-")) for text in texts if text} == given
+      others = page.locator(".picture :is([data-gradient], [data-share], [data-local])")
+      assert set(others.all_text_contents()) == {""}
+      blanks = page.locator("input.blank:visible")
+      assert blanks.count() > 2 * len(trace.gates)  # A value and a gradient, and the inputs'.
+      blanks.first.fill("0.3775")
+      assert note in page.locator("noscript").inner_text()
+      page.emulate_media(media="print")
+      assert blanks.first.is_visible()
+      wide = page.locator(".paper").bounding_box()["width"]
+      assert wide == pytest.approx(680, abs=1)
 
 
 def test_blanks_do_not_cover_the_wires_or_each_other(opened):

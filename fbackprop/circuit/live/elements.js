@@ -2,7 +2,6 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const SMALLEST = 0.75; // The scale below which a picture's numbers are too small to be read.
-const PRINTED = 680; // Pixels of a printed page between its margins, A4 or letter.
 
 function assemble(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
@@ -30,6 +29,15 @@ const SIGNS = {
 
 const drawSign = (name) =>
   draw("svg", { viewBox: "0 0 20 20", class: "sign", "aria-hidden": "true" }, draw("path", { d: SIGNS[name] }));
+
+function replaceInside(parent, ...children) {
+  // As replaceChildren; the focus stays on the element with the same data-key, or near it.
+  const { key } = parent.contains(document.activeElement) ? document.activeElement.dataset : {};
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  const found = [...parent.querySelectorAll("[data-key]")].find(({ dataset }) => dataset.key === key);
+  (found && !found.disabled ? found : parent.querySelector("button:enabled"))?.focus();
+}
 
 let lastId = 0;
 const newId = (stem) => `${stem}-${++lastId}`;
@@ -79,9 +87,9 @@ function thinned(values, most = 400) {
 }
 
 function numberField(attributes, get, set) {
-  // A field for a number; what isn't one leaves the old number there.
+  // A field for a number; what isn't one, or is below its least, leaves the old number there.
   const field = make("input", { type: "number", step: "any", value: get(), ...attributes, onchange: () => {
-    if (field.value !== "") set(Number(field.value));
+    if (field.value !== "" && field.validity.valid) set(Number(field.value));
     field.value = get();
   } });
   return field;
@@ -89,17 +97,17 @@ function numberField(attributes, get, set) {
 
 function fitPicture(picture) {
   // A picture that is wider than its room is scaled down, as long as it stays readable; else it scrolls.
-  const print = matchMedia("print");
+  // On paper the style scales it, to --wide.
   const fit = () => {
     const paper = picture.firstElementChild;
     if (!paper.firstElementChild) return;
     const wide = Number(paper.firstElementChild.getAttribute("width"));
+    paper.style.setProperty("--wide", wide);
     const { paddingLeft, paddingRight } = getComputedStyle(picture);
-    const scale = (print.matches ? PRINTED : picture.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight)) / wide;
-    paper.style.zoom = scale < 1 && (scale >= SMALLEST || print.matches) ? scale : "";
+    const scale = (picture.clientWidth - parseFloat(paddingLeft) - parseFloat(paddingRight)) / wide;
+    paper.style.zoom = scale < 1 && scale >= SMALLEST ? scale : "";
   };
   new ResizeObserver(fit).observe(picture);
-  print.addEventListener("change", fit);
   fit();
   return fit;
 }
@@ -115,14 +123,17 @@ function noticeOf(tested, words) {
 
 function startAll(selector, start) {
   // Start every element of a kind; the root says whether all of the page pass their tests.
-  const elements = [...document.querySelectorAll(selector)];
-  const started = elements.map((root) => {
-    const each = start(root);
-    root.dataset.selftest = each.tested.ok ? "pass" : "fail";
-    return each;
-  });
+  for (const root of document.querySelectorAll(selector)) {
+    root.dataset.selftest = "fail"; // Until it is started.
+    try {
+      root.dataset.selftest = start(root).tested.ok ? "pass" : "fail";
+    } catch (error) {
+      // A reader doesn't look into the console; the others of the page are started all the same.
+      root.append(make("p", { class: "notice bad" }, `${error.name}: ${error.message}`));
+      reportError(error);
+    }
+  }
   const tested = [...document.querySelectorAll("section[data-selftest]")];
   if (tested.length)
     document.documentElement.dataset.selftest = tested.every(({ dataset }) => dataset.selftest === "pass") ? "pass" : "fail";
-  return started;
 }

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from fbackprop.checks import check_flag
 from fbackprop.circuit import notation, text
 from fbackprop.circuit.graph import GATES, CircuitError, GateGraph, Node
-from fbackprop.circuit.live.figure import LiveLabels, draw_figure
+from fbackprop.circuit.live.figure import LiveLabels, draw_blanks, draw_figure, lay_out, size_of
 from fbackprop.circuit.solver import Solution, solve
 from fbackprop.errors import check_choice
 from fbackprop.markup import Markup, document, element, joined, script_data
@@ -22,7 +22,9 @@ from fbackprop.ranges import Range, check_range
 
 Language = Literal["en", "ko"]
 HERE = Path(__file__).parent
-SCRIPTS = ("gates.js", "notation.js", "elements.js", "closeup.js", "exercise.js", "player.js")
+SCRIPTS = (
+  "gates.js", "notation.js", "elements.js", "formulas.js", "closeup.js", "exercise.js", "player.js"
+)  # fmt: skip
 DIGITS = Range(int, 1, 17)
 KINDS = {"value": "legendValue", "gradient": "legendGradient", "local": "legendLocal"}
 """The words that say what the numbers of each kind are."""
@@ -95,6 +97,8 @@ def live_element(
       problem = f"the gate {node.op!r} of {node.name!r} has a rule of its own"
       raise CircuitError(f"to_html: {problem}, which the page can't compute; draw it as SVG")
   labels, root = LiveLabels(circuit, solution, digits), notation.output_name(solution)
+  labels.is_blank = exercise
+  layout, words = lay_out(labels), words_of(language)
   data = {
     "nodes": [describe(node, labels) for node in circuit.nodes],
     "outputs": circuit.outputs,
@@ -106,18 +110,21 @@ def live_element(
     "folded": folded,
     "learned": weights_of(circuit) if learned is None else learned,
     "rate": rate,
-    "language": language,
-    "words": words_of(language),
+    "words": words,
     "checks": [numbers_of(each) for each in (solution, *others(solution))],
   }
-  words = words_of(language)
   steps = () if exercise else (element("pre", text.to_steps(solution, digits=digits)),)
+  without_script = element("p", words["noscriptOfExercise" if exercise else "noscript"])
   title = words["picture"].format(f=notation.printable(heading_of(circuit)))
-  paper = element("div", draw_figure(labels, title), class_="paper")
+  blanks = draw_blanks(layout, labels, root, words) if exercise else []
+  paper = element(
+    "div", draw_figure(layout, labels, title), *blanks, class_="paper",
+    style=f"--wide: {size_of(layout)[0]}",
+  )  # fmt: skip
   scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {title}".strip()}
   return element(
     "section", element("div", paper, class_="picture", **scroll), legend(root, language),
-    element("noscript", element("p", words["noscript"]), *steps),
+    element("noscript", without_script, *steps),
     script_data(data), class_="circuit", data_locked=str(exercise).lower(),
   )  # fmt: skip
 

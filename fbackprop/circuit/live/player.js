@@ -5,6 +5,8 @@
 
 const SPEEDS = [0.5, 1, 2, 4];
 const SECONDS = 1.2; // Between two steps at speed 1.
+const MOST_LINES = 12; // Of a step's formulas; the panels below have all numbers.
+const JAMO = { "\u3155": "u", "\u314b": "z" }; // What the keys U and Z of a Korean keyboard type.
 
 function stepsOf(circuit, solved) {
   // The start, every gate forward, the seed, every gate with a gradient backward, all, the update.
@@ -31,8 +33,8 @@ function startCircuit(root) {
   const wires = fanOut(circuit);
   const picture = root.querySelector(".picture");
   const show = (value) => format(value, circuit);
-  const label = (name) => nodes[name]?.label ?? name;
-  const rootName = label(circuit.root);
+  const formulas = formulasOf(circuit, { nodes, wires, show, solved: () => solved });
+  const { label, rootName, valueText, barName } = formulas;
   const tested = selfTest(circuit);
 
   const given = { ...circuit.checks[0].inputs };
@@ -63,69 +65,19 @@ function startCircuit(root) {
     wires[name].length ? wires[name].every(isShareKnown) : isPast(stepOf("seed"));
   const shown = (value, isKnown) => (isKnown ? show(value) : "?");
 
-  // --- Formulas with their numbers ----------------------------------------------------------------
-
-  const valueText = (name) => show(solved.values[name]);
-  const nameOf = (name) => (nodes[name].op === "constant" ? valueText(name) : label(name));
-
-  function forwardFormula(name) {
-    const { formula, inputs: from } = nodes[name];
-    return `${label(name)} = ${fill(formula, from.map(nameOf), label(name))}`;
-  }
-
-  function forwardLine(name) {
-    const { formula, inputs: from } = nodes[name];
-    const numbers = fill(formula, from.map(valueText), valueText(name));
-    return equate(forwardFormula(name), numbers, valueText(name));
-  }
-
-  const localSymbol = (name, slot) => {
-    const { inputs: from } = nodes[name];
-    const source = from[slot];
-    const place = from.slice(0, slot + 1).filter((each) => each === source).length;
-    const mark = from.filter((each) => each === source).length > 1 ? String.fromCharCode(0x2080 + place) : "";
-    return `\u2202${label(name)}/\u2202${nameOf(source)}${mark}`;
-  };
-
-  function localLine(name, slot) {
-    const { derivatives, inputs: from } = nodes[name];
-    const formula = derivatives[slot] && fill(derivatives[slot], from.map(nameOf), label(name));
-    return equate(localSymbol(name, slot), formula, show(solved.local[name][slot]));
-  }
-
-  const product = (name, slot) => `d${rootName}/d${label(name)} \u00b7 ${localSymbol(name, slot)}`;
-
-  function backwardFormula(name, branch) {
-    // Of a node's gradient, or of a branch's share of it.
-    const ways = branch === undefined ? wires[name] : [wires[name][branch]];
-    const weight = Object.fromEntries(circuit.outputs)[name];
-    const terms = ways.map((w) => (w.target === null ? show(weight) : product(w.target, w.slot)));
-    return terms.length ? writeSum(terms) : "0";
-  }
-
-  function backwardLine(name, slot) {
-    const source = nodes[name].inputs[slot];
-    const numbers = `${show(solved.bars[name])} \u00b7 ${factor(show(solved.local[name][slot]))}`;
-    const left = wires[source].length > 1 ? "" : `d${rootName}/d${label(source)}`;
-    return equate(left, product(name, slot), numbers, show(solved.downstream[name][slot]));
-  }
+  // --- What is told -------------------------------------------------------------------------------
 
   function linesOf(step) {
-    if (step.kind === "forward") return [forwardLine(step.node.name)];
-    if (step.kind === "solved")
-      return inputs.map((name) => `d${rootName}/d${label(name)} = ${show(solved.bars[name])}`);
-    if (step.kind === "seed")
-      return circuit.outputs.map(([name, w]) => `d${rootName}/d${label(name)} = ${show(w)}`);
+    // A step in formulas with their numbers.
+    if (step.kind === "forward") return [formulas.forwardLine(step.node.name)];
+    if (step.kind === "solved") return inputs.map((name) => `${barName(name)} = ${show(solved.bars[name])}`);
+    if (step.kind === "seed") return circuit.outputs.map(([name, weight]) => `${barName(name)} = ${show(weight)}`);
     if (step.kind !== "backward") return [];
     const { name, inputs: from } = step.node;
     const isVariable = (source) => nodes[source].op !== "constant";
-    const lines = from.flatMap((source, slot) => (isVariable(source) ? [backwardLine(name, slot)] : []));
-    for (const source of new Set(from.filter(isVariable))) {
-      if (wires[source].length < 2 || !isBarKnown(source)) continue;
-      const terms = solved.shares[source].map(show);
-      lines.push(`d${rootName}/d${label(source)} = ${writeSum(terms)} = ${show(solved.bars[source])}`);
-    }
-    return lines;
+    const products = from.flatMap((source, slot) => (isVariable(source) ? [formulas.backwardLine(name, slot)] : []));
+    const summed = [...new Set(from.filter(isVariable))].filter((source) => wires[source].length > 1 && isBarKnown(source));
+    return [...products, ...summed.map(formulas.sumLine)];
   }
 
   // --- Changes of the state -----------------------------------------------------------------------
@@ -139,6 +91,7 @@ function startCircuit(root) {
   const fingerprint = ({ inputs: at, done, isUpdated }) => JSON.stringify([at, done, isUpdated]);
 
   function undo() {
+    stop();
     const now = fingerprint(state);
     let before = past.pop();
     while (before && fingerprint(before) === now) before = past.pop(); // A slider that wasn't moved.
@@ -147,7 +100,7 @@ function startCircuit(root) {
       Object.assign(state, rest);
       state.losses.length = count;
     }
-    show_();
+    render();
   }
 
   function setInputs(values) {
@@ -156,45 +109,47 @@ function startCircuit(root) {
   }
 
   function change(name, value) {
-    if (!Number.isFinite(value)) return show_(); // Which writes the old value into its field.
+    if (!Number.isFinite(value)) return render(); // Which writes the old value into its field.
     setInputs({ [name]: value });
     Object.assign(state, { said: "", isUpdated: false, losses: [solved.value] });
-    show_();
+    render();
   }
 
   function go(done) {
     state.done = Math.min(Math.max(done, 0), end);
     state.selected = null;
     Object.assign(state, { said: "", isUpdated: false });
-    show_();
+    render();
   }
 
   function update(times = 1) {
     // w ← w − η dL/dw for every learned input; it stops where a number is no longer finite.
+    stop();
     remember();
     const from = solved.value;
-    let [lines, done] = [[], 0];
+    let [taken, done] = [[], 0]; // The last step, in formulas.
     for (; done < times; done++) {
-      const [next, formulas] = [{}, []];
+      const [next, arrows] = [{}, []];
       for (const name of state.learned) {
         next[name] = state.inputs[name] - state.rate * solved.bars[name];
         const [w, g] = [show(state.inputs[name]), show(solved.bars[name])];
-        formulas.push(`${label(name)} \u2190 ${w} ${MINUS} ${show(state.rate)} \u00b7 ${factor(g)} = ${show(next[name])}`);
+        arrows.push(`${label(name)} \u2190 ${w} ${MINUS} ${show(state.rate)} \u00b7 ${factor(g)} = ${show(next[name])}`);
       }
       const { value } = solve(circuit, { ...state.inputs, ...next });
       if (![...Object.values(next), value].every(Number.isFinite)) break;
-      lines = formulas;
+      taken = arrows;
       setInputs(next);
       state.losses.push(solved.value);
     }
     const told = { f: rootName, n: done, before: show(from), after: show(solved.value) };
     Object.assign(state, { done: end, isUpdated: done > 0, selected: null });
     const heads = done ? [say(words, done === 1 ? "updated" : "updatedOften", told)] : [];
-    state.said = [...heads, ...lines, ...(done < times ? [words.notFinite] : [])].join("\n");
-    show_();
+    state.said = [...heads, ...taken, ...(done < times ? [words.notFinite] : [])].join("\n");
+    render();
   }
 
   function nudge(name) {
+    stop();
     remember();
     const [before, gradient, h] = [solved.value, solved.bars[name], state.amount];
     setInputs({ [name]: state.inputs[name] + h });
@@ -202,9 +157,9 @@ function startCircuit(root) {
     state.done = end;
     state.losses = [solved.value];
     const said = { name: label(name), h: show(h), f: rootName, moved: general(moved, 6), product: general(h * gradient, 6) };
-    state.said = `${say(words, "nudged", said)}\n${show(h)} \u00b7 d${rootName}/d${label(name)} = ${show(h)} \u00b7 ${factor(show(gradient))} = ${said.product}`;
+    state.said = `${say(words, "nudged", said)}\n${show(h)} \u00b7 ${barName(name)} = ${show(h)} \u00b7 ${factor(show(gradient))} = ${said.product}`;
     state.isUpdated = false;
-    show_();
+    render();
   }
 
   function next() {
@@ -221,18 +176,22 @@ function startCircuit(root) {
     if (timer) return pause();
     if (state.done >= end) go(0);
     const beat = () => {
+      const isLast = state.done >= end; // The update ends it, also one that isn't possible.
+      timer = isLast ? null : setTimeout(beat, (1000 * SECONDS) / state.speed);
       next();
-      timer = state.isUpdated ? null : setTimeout(beat, (1000 * SECONDS) / state.speed);
-      if (!timer) pause();
     };
     timer = setTimeout(beat, 300 / state.speed);
-    show_();
+    render();
+  }
+
+  function stop() {
+    clearTimeout(timer);
+    timer = null;
   }
 
   function pause() {
-    clearTimeout(timer);
-    timer = null;
-    show_();
+    stop();
+    render();
   }
 
   // --- Controls -----------------------------------------------------------------------------------
@@ -241,7 +200,7 @@ function startCircuit(root) {
     make("button", { type: "button", onclick, title: words[key], "aria-label": words[key], ...more }, sign ?? words[key]);
   const playButton = button("play", play, drawSign("play"), { class: "primary" });
   const progress = make("input", { type: "range", min: 0, max: end, "aria-label": words.progress,
-    oninput: () => { pause(); go(Number(progress.value)); } });
+    oninput: () => { stop(); go(Number(progress.value)); } });
   const speed = make("select", { "aria-label": words.speed, onchange: () => (state.speed = Number(speed.value)) },
     ...SPEEDS.map((each) => make("option", { value: each, selected: each === 1 }, `${each}\u00d7`)));
   const undoButton = button("undo", undo);
@@ -251,7 +210,7 @@ function startCircuit(root) {
   const closeUp = make("div", { class: "gate-view" });
   const chart = make("div", { class: "chart" });
   const rate = numberField({ min: 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; });
-  const amount = numberField({ "aria-label": words.amount }, () => state.amount, (value) => { state.amount = value; show_(); });
+  const amount = numberField({ "aria-label": words.amount }, () => state.amount, (value) => { state.amount = value; render(); });
   const rows = inputs.map(addRow);
 
   function addRow(name) {
@@ -262,7 +221,7 @@ function startCircuit(root) {
       onchange: () => { remember(); change(name, number.value === "" ? NaN : Number(number.value)); } });
     const slider = make("input", { type: "range", step, min: given[name] - half, max: given[name] + half,
       "aria-label": say(words, "drag", { name: label(name) }),
-      onpointerdown: remember, onkeydown: (event) => event.key.startsWith("Arrow") && remember(),
+      onpointerdown: remember, onkeydown: (event) => /^(Arrow|Page|Home|End)/.test(event.key) && remember(),
       oninput: () => change(name, Number(Number(slider.value).toPrecision(12))) });
     const gradient = make("output", { class: "gradient", for: id });
     const learn = make("input", { type: "checkbox", checked: state.learned.has(name), "aria-label": say(words, "learn", { name: label(name) }),
@@ -274,8 +233,8 @@ function startCircuit(root) {
   }
 
   const bar = make("div", { class: "bar player", role: "group", "aria-label": words.player },
-    button("first", () => { pause(); go(0); }, drawSign("first")), button("back", () => { pause(); back(); }, drawSign("back")),
-    playButton, button("next", () => { pause(); next(); }, drawSign("next")), button("last", () => { pause(); go(end); }, drawSign("last")),
+    button("first", () => { stop(); go(0); }, drawSign("first")), button("back", () => { stop(); back(); }, drawSign("back")),
+    playButton, button("next", () => { stop(); next(); }, drawSign("next")), button("last", () => { stop(); go(end); }, drawSign("last")),
     progress, speed, undoButton);
   const keys = make("details", { class: "keys" }, make("summary", {}, words.keys), make("p", {}, words.keyList));
   const heading = (key) => make("h2", {}, words[key]);
@@ -290,7 +249,7 @@ function startCircuit(root) {
     make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp),
     make("section", { class: "panel updating" }, heading("descent"), make("p", { class: "quiet" }, words.descentHelp),
       make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate), button("updateOnce", () => update()),
-        button("updates", () => update(10)), button("restart", () => { remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
+        button("updates", () => update(10)), button("restart", () => { stop(); remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
       chart)));
   root.append(make("div", { class: "controls" }, bar, explained, panels, keys, noticeOf(tested, words)));
 
@@ -303,7 +262,7 @@ function startCircuit(root) {
   const branchOf = (key) => /^(.*):(\d+)$/.exec(key).slice(1);
 
   for (const gate of gates) {
-    const select = () => { if (!isLocked()) { state.selected = gate.dataset.gate; show_(); } };
+    const select = () => { if (!isLocked()) { state.selected = gate.dataset.gate; render(); } };
     gate.addEventListener("click", select);
     gate.addEventListener("focus", select);
     gate.addEventListener("keydown", (event) => {
@@ -326,24 +285,20 @@ function startCircuit(root) {
       const [from, x] = [state.inputs[name], event.clientX];
       const move = (moved) => change(name, Number((from + step * Math.round((moved.clientX - x) / 2)).toPrecision(12)));
       text.addEventListener("pointermove", move);
-      text.addEventListener("pointerup", () => text.removeEventListener("pointermove", move), { once: true });
-      text.addEventListener("pointercancel", () => text.removeEventListener("pointermove", move), { once: true });
+      text.addEventListener("lostpointercapture", () => text.removeEventListener("pointermove", move), { once: true });
     });
   }
 
   function drawPicture(step) {
-    const isActive = (path) => {
-      const { node } = step;
-      if (!node) return step.kind === "seed" && path.some((key) => isOutput(branchOf(key)));
-      return path.some((key) => {
-        const [name, branch] = branchOf(key);
-        const { target } = wires[name][branch] ?? {};
-        return target === node.name;
-      });
+    const targetOf = (key) => {
+      const [name, branch] = branchOf(key);
+      return wires[name][branch]?.target; // None of a dead end.
     };
-    const isOutput = ([name, branch]) => wires[name][branch]?.target === null;
-    for (const [path, keys_] of paths) {
-      path.classList.toggle("now", Boolean(step.node || step.kind === "seed") && isActive(keys_));
+    // The wires of the gate at work; of the outputs where backward begins.
+    const target = step.kind === "seed" ? null : step.node?.name;
+    const isActive = (served) => target !== undefined && served.some((key) => targetOf(key) === target);
+    for (const [path, served] of paths) {
+      path.classList.toggle("now", isActive(served));
       path.classList.toggle("backward", step.kind === "backward" || step.kind === "seed");
     }
     for (const text of valueTexts) {
@@ -376,7 +331,7 @@ function startCircuit(root) {
       gate.setAttribute("tabindex", isLocked() ? -1 : 0);
       const gradient = shown(solved.bars[name], isBarKnown(name));
       gate.setAttribute("aria-label",
-        `${forwardFormula(name)}, ${words.value} ${shown(solved.values[name], isValueKnown(name))}, d${rootName}/d${label(name)} ${gradient}`);
+        `${formulas.forwardFormula(name)}, ${words.value} ${shown(solved.values[name], isValueKnown(name))}, ${barName(name)} ${gradient}`);
     }
     if (step.node && !state.selected) follow(gates.find((gate) => gate.dataset.gate === step.node.name));
   }
@@ -391,7 +346,7 @@ function startCircuit(root) {
     if (!isSeen) picture.scrollBy({ left: (box.left + box.right - room.left - room.right) / 2 });
   }
 
-  function drawCloseUp_(step) {
+  function drawGate(step) {
     const name = focused(step) ?? circuit.nodes.filter((node) => node.inputs.length).at(-1)?.name;
     if (!name) return;
     const node = nodes[name];
@@ -399,23 +354,25 @@ function startCircuit(root) {
     const constant = node.inputs.map((source) => nodes[source].op === "constant");
     const known = { value: hasValue, local: hasValue, upstream: isBarKnown(name), downstream: isSent(name),
       inputs: node.inputs.map(isValueKnown), constant };
-    const formulas = hasValue ? [forwardLine(name)] : [forwardFormula(name)];
+    const { forwardLine, forwardFormula, localLine, backwardLine } = formulas;
+    const lines = hasValue ? [forwardLine(name)] : [forwardFormula(name)];
     const slots = constant.flatMap((is, slot) => (is ? [] : [slot]));
-    if (hasValue) formulas.push(...slots.map((slot) => localLine(name, slot)));
-    if (node.cases) formulas.push(`(${words[node.cases] ?? node.cases})`);
-    if (isSent(name)) formulas.push(...slots.map((slot) => backwardLine(name, slot)));
-    closeUp.replaceChildren(drawCloseUp(node, solved, known, shown, nameOf),
-      make("pre", { class: "lines", tabindex: 0 }, formulas.join("\n")));
+    if (hasValue) lines.push(...slots.map((slot) => localLine(name, slot)));
+    if (node.cases) lines.push(`(${words[node.cases] ?? node.cases})`);
+    if (isSent(name)) lines.push(...slots.map((slot) => backwardLine(name, slot)));
+    replaceInside(closeUp, drawCloseUp(node, solved, known, shown, formulas),
+      make("pre", { class: "lines", "data-key": "lines", tabindex: 0 }, lines.join("\n")));
   }
 
-  function show_() {
+  function render() {
     solved = solve(circuit, state.inputs);
     const step = state.isUpdated ? steps.at(-1) : steps[state.done];
     drawPicture(step);
-    drawCloseUp_(step);
+    drawGate(step);
     const solution = { f: rootName, value: show(solved.value), i: step.i, n: step.n, gate: step.node && label(step.node.name) };
     phase.textContent = state.said ? state.said.split("\n")[0] : say(words, step.kind, solution);
-    lines.textContent = (state.said ? state.said.split("\n").slice(1) : linesOf(step)).slice(0, 12).join("\n");
+    const told = state.said ? state.said.split("\n").slice(1) : linesOf(step);
+    lines.textContent = [...told.slice(0, MOST_LINES), ...(told.length > MOST_LINES ? ["\u2026"] : [])].join("\n");
     for (const { name, number, slider, gradient, nudgeButton } of rows) {
       const value = state.inputs[name];
       number.value = Number(value.toPrecision(6));
@@ -438,8 +395,8 @@ function startCircuit(root) {
     root.dataset.phase = step.kind;
   }
 
-  const pressed = { " ": play, ArrowRight: () => { pause(); next(); }, ArrowLeft: () => { pause(); back(); },
-    Home: () => { pause(); go(0); }, End: () => { pause(); go(end); }, u: () => update(), z: undo };
+  const pressed = { " ": play, ArrowRight: () => { stop(); next(); }, ArrowLeft: () => { stop(); back(); },
+    Home: () => { stop(); go(0); }, End: () => { stop(); go(end); }, u: () => update(), z: undo };
   // Keys act where the focus is in the circuit alone: WCAG 2.1.4 of keys that are letters.
   root.addEventListener("keydown", (event) => {
     const { tagName } = event.target;
@@ -447,7 +404,7 @@ function startCircuit(root) {
     const isPressing = event.key === " " && (tagName === "BUTTON" || tagName === "SUMMARY");
     const isScrolling = event.key.length > 1 && picture.contains(event.target);
     if (isTyping || isPressing || isScrolling || event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = pressed[event.key];
+    const action = pressed[JAMO[event.key] ?? (event.key.length === 1 ? event.key.toLowerCase() : event.key)];
     if (!action || isLocked()) return;
     event.preventDefault();
     action();
@@ -457,21 +414,24 @@ function startCircuit(root) {
     // New inputs, small whole numbers, at which every number of the circuit is finite.
     for (let tries = 0; tries < 200; tries++) {
       const whole = () => (Math.floor(Math.random() * 5) + 1) * (Math.random() < 0.5 ? -1 : 1);
-      const next_ = Object.fromEntries(inputs.map((name) => [name, whole()]));
-      const { values, bars } = solve(circuit, next_);
+      const drawn = Object.fromEntries(inputs.map((name) => [name, whole()]));
+      const { values, bars } = solve(circuit, drawn);
       if (![...Object.values(values), ...Object.values(bars)].every(Number.isFinite)) continue;
-      setInputs(next_);
+      setInputs(drawn);
       break;
     }
+    stop();
+    past.length = 0; // Another task: the last one's numbers don't come back.
+    state.losses = [solved.value];
     go(end);
   }
 
   function unlock(isOpen) {
     root.dataset.locked = String(!isOpen);
-    show_();
+    render();
   }
 
-  const player = { state, solved: () => solved, show, label, forwardFormula, backwardFormula, randomise, unlock,
+  const player = { state, solved: () => solved, show, forwardFormula: formulas.forwardFormula, backwardFormula: formulas.backwardFormula, randomise, unlock,
     go, next, back, play, pause, update, nudge, undo, change, tested };
   root.player = player;
   go(end);
