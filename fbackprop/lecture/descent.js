@@ -99,12 +99,12 @@ function startDescent(root) {
   const button = (key, onclick, more = {}) => make("button", { type: "button", onclick, ...more }, words[key]);
   const runButton = button("run", run, { class: "primary" });
   const fieldId = newId("descent");
-  function field(key, text, get, onchange) {
-    const input = numberField({ id: `${fieldId}-${key}` }, get, (value) => { onchange(value); render(); });
+  function field(key, text, get, onchange, more = {}) {
+    const input = numberField({ id: `${fieldId}-${key}`, "data-key": key, ...more }, get, (value) => { onchange(value); render(); });
     return [make("label", { for: input.id }, text), input];
   }
   const fields = {
-    rate: field("rate", words.rate, () => state.rate, (value) => { state.rate = value; }),
+    rate: field("rate", words.rate, () => state.rate, (value) => { state.rate = value; }, { min: 0 }),
     maxSteps: field("maxSteps", words.maxSteps, () => state.maxSteps, (value) => { state.maxSteps = Math.min(Math.max(Math.round(value), 0), MOST_STEPS); }),
     below: field("below", words.below, () => state.below, (value) => { state.below = value; }),
   };
@@ -163,7 +163,8 @@ function startDescent(root) {
     return image;
   }
 
-  function drawCurve_() {
+  function drawSection() {
+    // The cost along its one weight.
     const [name] = names();
     brush.strokeStyle = color("--one");
     brush.lineWidth = 2.5;
@@ -171,12 +172,12 @@ function startDescent(root) {
     const many = grid.rows[0].length - 1;
     for (let i = 0; i <= many; i++) brush.lineTo(...toPixel({ [name]: between(state.cost.ranges[name], i / many) }, grid.rows[0][i]));
     brush.stroke();
-    const { bars, value } = at(here()); // The tangent, whose slope is the gradient.
+    const { bars, value } = at(here());
+    if (!Number.isFinite(value)) return;
     const [x, y] = toPixel(here(), value);
     const [low, high] = state.cost.ranges[name];
     const slope = (bars[name] * (canvas.height - 28) * (high - low)) / ((grid.high - grid.low) * canvas.width);
-    const long = 60 / Math.hypot(1, slope);
-    if (!Number.isFinite(value)) return;
+    const long = 60 / Math.hypot(1, slope); // The tangent, whose slope is the gradient.
     brush.strokeStyle = color("--gradient");
     brush.lineWidth = 1.5;
     brush.beginPath();
@@ -220,12 +221,12 @@ function startDescent(root) {
     write(`${second ?? outputName()} \u2191`, 9, 14, "left");
   }
 
-  function draw_() {
+  function drawPicture() {
     grid ??= evaluate();
     brush.clearRect(0, 0, canvas.width, canvas.height);
     const isSurface = names().length > 1;
     if (isSurface) brush.putImageData((grid.image ??= shade()), 0, 0);
-    else drawCurve_();
+    else drawSection();
     drawAxes();
     const from = Math.max(state.way.length - 400, 0);
     const points = state.way.slice(from).map((point, i) => toPixel(point, state.values[from + i]));
@@ -255,13 +256,13 @@ function startDescent(root) {
   }
 
   function drawStarts() {
-    starts.replaceChildren(...names().flatMap((each) =>
+    replaceInside(starts, ...names().flatMap((each) =>
       field(`start-${each}`, say(words, "start", { name: each }), () => state.way[0][each],
         (given) => begin({ ...state.way[0], [each]: given }))));
   }
 
   function render() {
-    draw_();
+    drawPicture();
     const { value, bars } = at(here());
     const name = outputName();
     const steps = state.way.length - 1;

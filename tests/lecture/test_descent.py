@@ -92,6 +92,7 @@ def test_the_start_decides_the_valley(opened):
     assert "number of steps" in run(page)
     page.get_by_label("Start at x =").fill("-1")
     page.get_by_label("Start at x =").press("Enter")
+    assert page.evaluate("document.activeElement.dataset.key") == "start-x"  # The next key goes on.
     assert "tolerance: the cost is at most 0.2" in run(page)
 
 

@@ -156,7 +156,7 @@ def test_every_answer_is_found_in_the_pages(browser, folders):
     assert page.text_content("[data-value='y2']") == "−0.5"
     assert student.done == actions(9)
   with student.opens("network") as page:
-    student.presses(page.locator(".neuron[data-unit='0,0']"))
+    student.presses(page.locator(".neuron[data-key='0,0']"))
     row = page.locator(".unit tbody tr").first.locator("td")
     gradient = number(row.nth(4).text_content())
     student.presses(page.get_by_role("button", name="Step", exact=True))
