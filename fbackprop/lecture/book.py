@@ -1,5 +1,6 @@
 """The lecture as a folder of pages: a table of contents, twelve chapters, and the network."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from functools import cache
@@ -89,7 +90,7 @@ def chapter_page(chapter: Chapter, language: Language, ways: Sequence[Markup]) -
   own = words["chapters"][chapter.name]
   heading = f"{CHAPTERS.index(chapter) + 1}. {own['title']}"
   quote = (element("pre", chapter.quote()),) if chapter.quote else ()
-  texts = (element("p", text) for text in own["text"])
+  texts = (element("p", unbroken(text)) for text in own["text"])
   navigation = element("nav", *ways, class_="bar", aria_label=words["contents"])
   body = joined((
     element("header", navigation, element("h1", heading)),
@@ -130,12 +131,20 @@ def question(chapter: Chapter, language: Language) -> Markup:
   data = {
     "answer": float(chapter.answer(chapter.traces)),
     "choices": own.get("choices"),
-    "why": own["why"],
+    "why": unbroken(own["why"]),
     "words": page.words_of(language) | {"check": words["check"], "answer": words["answer"]},
   }
-  text = element("p", own["question"])
-  return element("section", element("h2", words["question"]), text, script_data(data),
-                 class_="question")  # fmt: skip
+  text = element("p", unbroken(own["question"]))
+  choices = [element("li", choice) for choice in own.get("choices", ())]
+  # With scripts they have buttons.
+  without_script = (element("noscript", element("ul", *choices)),) if choices else ()
+  return element("section", element("h2", words["question"]), text, *without_script,
+                 script_data(data), class_="question")  # fmt: skip
+
+
+def unbroken(text: str) -> str:
+  """Return a text whose formulas are kept on one line, as "η = 0.8"."""
+  return re.sub(" ([=+−·×←]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text)
 
 
 def links(number: int, language: Language, has_other: bool) -> list[Markup]:

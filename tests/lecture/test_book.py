@@ -67,6 +67,11 @@ def test_the_pages_are_small_and_link_to_each_other_alone(books, language, other
   assert 'id="glossary"' in book["index.html"]
 
 
+def test_formulas_are_not_broken_over_lines(books):
+  text = "".join(Reader(books["ko"]["L9.html"]).texts)
+  assert "η\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.8이면" in text
+
+
 def test_the_glossary_has_its_terms_once(books):
   english, korean = zip(*glossary(), strict=True)
   assert list(english) == sorted(set(english))
@@ -100,6 +105,9 @@ def test_every_chapter_works_in_a_browser(browser, books, folders, language):
       check_widths(page)
       answer = question_of(books[language][f"{chapter.name}.html"])["answer"]
       question = page.locator(".question")
+      question.locator("button").click()  # Without an answer.
+      assert question.get_attribute("data-outcome") is None
+      assert page.evaluate("document.activeElement.matches(':invalid')")
       if question.locator("input[type=radio]").count():
         question.locator("input[type=radio]").nth(int(answer)).check()
       else:
@@ -133,6 +141,10 @@ def test_a_printed_chapter_asks_its_question(browser, folders):
     assert not page.locator(".player").is_visible()
     assert not page.get_by_role("heading", name="Gradient descent").is_visible()
     assert page.locator("nav:visible, .question button:visible").count() == 0
+  with Opened(browser, folders["en"] / "L2.html", java_script_enabled=False) as page:
+    assert page.locator("noscript li:visible").nth(1).text_content() == (
+      "a and b in either order, then f"
+    )
 
 
 def test_the_panels_of_several_circuits_are_folded(browser, folders):
