@@ -64,22 +64,25 @@ def angles(rule: fb.Layer, depth: int) -> Any:
 
 
 def table(results: dict[str, Any]) -> str:
-  """A row for each rule, with accuracies and angles by data and depth."""
+  """A table for each data set: each rule's accuracy by depth, and the first layer's angles."""
   settings, cells = results["settings"], results["seeds"]
-  columns = list(itertools.product(settings["data"], map(str, settings["depths"])))
-  lines = ["| rule | " + " | ".join(f"{data}, {depth}" for data, depth in columns) + " |"]
-  lines.append("|---" * (len(columns) + 1) + "|")
-  for rule in settings["rules"]:
-    row = []
-    for data, depth in columns:
-      cell = cells.get(f"{data}/{depth}/{rule}")
-      text = "" if cell is None else common.spread(cell["test"])
-      if cell and cell["measured"]:
-        known = [[v for v in cell["measured"][at] if v is not None] for at in ("first", "middle")]
-        text += "; " + ", ".join(f"{np.mean(own):.0f}°" if own else "–" for own in known)
-      row.append(text)
-    lines.append(f"| {rule} | " + " | ".join(row) + " |")
-  return "\n".join(lines)
+  depths = settings["depths"]
+  lines = []
+  for data in settings["data"]:
+    heads = [f"{depth} layers" for depth in depths] + [f"angle, {depth}" for depth in depths]
+    lines += ["", f"| {data} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for rule in settings["rules"]:
+      own = [cells.get(f"{data}/{depth}/{rule}") for depth in depths]
+      row = ["" if cell is None else common.spread(cell["test"]) for cell in own]
+      lines.append(f"| {rule} | " + " | ".join([*row, *map(angle_of, own)]) + " |")
+  return "\n".join(lines[1:])
+
+
+def angle_of(cell: dict[str, Any] | None) -> str:
+  """The mean angle of the first layer; a seed whose update is 0 has none."""
+  found = cell["measured"]["first"] if cell and cell["measured"] else []
+  known = [angle for angle in found if angle is not None]
+  return f"{np.mean(known):.0f}°" if known else ""
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
