@@ -99,7 +99,7 @@ def test_every_answer_is_found_in_the_pages(browser, folders):
     assert student.done == actions(1)
   with student.opens("L7") as page:
     student.presses(page.locator("[data-gate='f']"))
-    assert "∂f/∂g1 = 0" in page.text_content(".panels pre.lines")
+    assert "∂f/∂g1 = 0" in page.text_content(".gate-view pre.lines")
     assert page.text_content("[data-value='g1']") == "−2"
     assert student.done == actions(2)
   with student.opens("L3") as page:
