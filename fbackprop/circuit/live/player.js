@@ -280,7 +280,7 @@ function startCircuit(root) {
   root.append(make("div", { class: "controls" }, bar, make("div", { class: "telling" }, explained, room), panels, keys, noticeOf(tested, words)));
 
   function makeRoom() {
-    room.replaceChildren(...longestTold().map(([sentence, ...formulas]) =>
+    room.replaceChildren(...(isLocked() ? [] : longestTold()).map(([sentence, ...formulas]) =>
       make("div", {}, make("p", { class: "phase" }, sentence), make("pre", { class: "lines" }, formulas.join("\n")))));
     taken.style.minHeight = `${1.55 * Math.max(1, Math.min(state.learned.size, MOST_LINES))}em`;
   }
@@ -425,7 +425,7 @@ function startCircuit(root) {
     playButton.title = playButton.getAttribute("aria-label");
     undoButton.disabled = !past.length;
     const curve = say(words, "curve", { f: rootName, value: show(solved.value) });
-    chart.replaceChildren(drawCurve(state.losses, { label: curve, show, name: rootName, steps: words.updatesAxis }));
+    chart.replaceChildren(isLocked() ? "" : drawCurve(state.losses, { label: curve, show, name: rootName, steps: words.updatesAxis }));
     root.dataset.updates = String(state.losses.length - 1);
     root.dataset.step = String(state.done);
     root.dataset.phase = step.kind;
