@@ -100,10 +100,14 @@ def test_the_chapter_of_the_update_quotes_the_rule(books):
     assert places == sorted(places)
 
 
-def test_options_are_not_broken_over_lines(books):
-  for book in books.values():
-    assert "<code>--stop.max-steps</code>" in book["L9.html"]
-  assert "main > p code { white-space: nowrap;" in books["en"]["L9.html"]
+def test_options_are_not_broken_over_lines(browser, folders):
+  for language in LANGUAGES:
+    with Opened(browser, folders[language] / "L9.html") as opened:
+      for width in (360, 1440):
+        opened.set_viewport_size({"width": width, "height": 800})
+        boxes = [code.bounding_box()["height"] for code in opened.locator("main > p code").all()]
+        assert len(boxes) == 2
+        assert max(boxes) < 30  # One line.
 
 
 def test_the_sum_of_two_costs_is_drawn():
