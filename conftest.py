@@ -7,16 +7,23 @@ print what it shows; one without must run.
 
 import contextlib
 import doctest
+import functools
 import tempfile
 from collections.abc import Iterator
 
 import jax
 import pytest
+from jax._src.interpreters import mlir
 from sybil import Document, Example, Region, Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 # The guide runs every law, and one of them needs two devices; jax must know before it starts.
 jax.config.update("jax_num_cpu_devices", 2)
+
+# JAX 0.10 makes a context of MLIR for each program that it lowers: a third of the time of a small
+# one, and a megabyte. Later lines use one several times, and here it is one for all.
+if jax.__version_info__ < (0, 12):
+  mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 find_blocks = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
 

@@ -21,9 +21,9 @@ from experiments import rule_training as common
 
 PUBLISHED = {"logistic": 0.32, "mlp": 0.68, "convolutions": 0.94}
 FULL: dict[str, Any] = {
-  "rates": [0.003, 0.01, 0.03, 0.1], "seeds": 5, "steps": 6000, "batch": 100,
+  "rates": [0.003, 0.01, 0.03, 0.1], "seeds": 5, "tuned_by": 2, "steps": 6000, "batch": 100,
 }  # fmt: skip
-QUICK: dict[str, Any] = {"rates": [0.03], "seeds": 2, "steps": 10, "batch": 10}
+QUICK: dict[str, Any] = {"rates": [0.03], "seeds": 2, "tuned_by": 1, "steps": 10, "batch": 10}
 
 
 def net_of(name: str) -> fb.Layer:
@@ -42,12 +42,7 @@ def net_of(name: str) -> fb.Layer:
 
 def measure(name: str, settings: dict[str, Any]) -> dict[str, Any]:
   """A network at its best rate."""
-  rates = settings["rates"]
-  found = common.train_members(
-    net_of(name), common.load("mnist1d"), rates, settings["seeds"], settings["steps"],
-    settings["batch"],
-  )  # fmt: skip
-  return common.best_rate(found, rates)
+  return common.train_at_best_rate(net_of(name), common.load("mnist1d"), settings)
 
 
 def draw(results: dict[str, Any], file: Path) -> None:

@@ -25,7 +25,8 @@ from experiments import rule_training as common
 from experiments.rules_by_depth import angles
 
 FULL: dict[str, Any] = {
-  "depth": 4, "width": 64, "rates": [0.01, 0.03, 0.1], "seeds": 3, "steps": 3000, "batch": 50,
+  "depth": 4, "width": 64, "rates": [0.01, 0.03, 0.1], "seeds": 5, "tuned_by": 2,
+  "steps": 3000, "batch": 50,
   "data": ["digits", "mnist1d"],
   "changes": {
     "noisy": [0.1, 0.3, 1.0, 3.0, 10.0], "quantized": [2, 3, 4, 8], "top_k": [1, 2, 4, 8, 16, 32],
@@ -33,7 +34,8 @@ FULL: dict[str, Any] = {
   },
 }  # fmt: skip
 QUICK: dict[str, Any] = {
-  **FULL, "depth": 2, "width": 8, "rates": [0.1], "seeds": 2, "steps": 20, "batch": 10,
+  **FULL, "depth": 2, "width": 8, "rates": [0.1], "seeds": 2, "tuned_by": 1,
+  "steps": 20, "batch": 10,
   "data": ["digits"], "changes": {"noisy": [1.0], "top_k": [2]},
 }  # fmt: skip
 
@@ -53,11 +55,7 @@ def measure(cell: str, settings: dict[str, Any]) -> dict[str, Any]:
   value = int(amount) if change in ("quantized", "top_k") else float(amount)
   rule = rule_of(change, value)(fb.mlp([split.train[0].shape[1], *hidden, 10], fb.tanh))
   compared = None if change == "none" else angles(rule, settings["depth"])
-  found = common.train_members(
-    rule, split, settings["rates"], settings["seeds"], settings["steps"], settings["batch"],
-    compared,
-  )  # fmt: skip
-  return common.best_rate(found, settings["rates"])
+  return common.train_at_best_rate(rule, split, settings, compared)
 
 
 def cells_of(settings: dict[str, Any]) -> list[str]:

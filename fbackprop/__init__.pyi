@@ -1,4 +1,5 @@
 from . import circuit as circuit
+from . import curvature as curvature
 from . import export as export
 from . import gates as gates
 from . import layers as layers
@@ -66,5 +67,7 @@ from .transforms import value_and_grad as value_and_grad
 from .types import Gate as Gate
 from .types import Layer as Layer
 from .types import Loss as Loss
+from .types import LossCurvature as LossCurvature
+from .types import Second as Second
 
 __version__: str

@@ -92,6 +92,19 @@ def is_on_host(array: Any) -> bool:
   return len(devices := array.devices()) == 1 and next(iter(devices)).platform == "cpu"
 
 
+def second_moment(subscripts: str, a: Array, b: Array) -> Array:
+  """Compute an `einsum` that sums over examples, replicated on every device.
+
+  Args:
+    subscripts: such as "r...npi,r...npj->...ij".
+    a, b: arrays with the same axes.
+  """
+  letters = subscripts.partition("->")[0].split(",")[0].replace("...", "")
+  front = a.ndim - len(letters)
+  sharding = split_over(mesh_of(a, b), *[None] * (front + 2))
+  return jnp.einsum(subscripts, a, b, out_sharding=sharding)
+
+
 def sum_rows(y_bar: Array, bar_of: Array) -> Array:
   """Compute Σ_n of `[N, D]`, the cotangent of a primal `[D]`, sharded as that primal."""
   total: Array = y_bar.sum(0)

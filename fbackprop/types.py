@@ -55,7 +55,9 @@ class Gate(NamedTuple):
     backward: `backward(residuals, y_bar) -> (input_bar, ...)`: upstream times local for each input,
       in the order of the inputs.
     second: the second derivative, `second(residuals, y_bar) -> (input_bar, ...)`: as `backward`,
-      with the second local derivatives in place of the first; None where it isn't written out.
+      with the second local derivatives in place of the first; None where it isn't written out. At a
+      kink it is that of the piece that the first derivative there belongs to, and 0 where that is
+      the middle of two: what a jump of the slope would add there is left out.
     kinks: the points where a gate of one input has no derivative.
     symbol: the symbol in its circle in a picture; None for its name.
     formula: the local derivative by every input, or a tuple with one for each; None if there is no
@@ -82,6 +84,22 @@ class Gate(NamedTuple):
 
   def __repr__(self) -> str:
     return f"Gate({self.name!r})"
+
+
+class Second(NamedTuple):
+  """The second-order rules of a layer, for `fbackprop.curvature`.
+
+  They are of y as a function of x; y must be affine in the parameters.
+
+  Attributes:
+    bend: `bend(params, residuals, y_bar) -> Σ_k ȳ_k ∂²y_k/∂x²`, `[N, D_in, D_in]`, or its diagonal
+      `[N, D_in]` for a layer that acts elementwise; None for a layer that is piecewise affine in x.
+    squares: `squares(params, residuals, h) -> Σ_k h_k (∂y_k/∂x_i)²`, `[N, D_in]` for h
+      `[N, D_out]`: the diagonal of Jᵀ diag(h) J. None where it isn't written out.
+  """
+
+  bend: Callable[[Params, Residuals, Any], Array] | None = None
+  squares: Callable[[Params, Residuals, Any], Any] | None = None
 
 
 class Layer(NamedTuple):
@@ -116,6 +134,7 @@ class Layer(NamedTuple):
       `factors(params, residuals, y_bar) -> (factors, x_bar)`, with the gradient before its sum over
       the examples, in the structure of the parameters, an `Outer` or an `Each` of
       `fbackprop.quantities` for each array. None if it isn't stated.
+    second: the layer's second-order rules, a `Second`; None where they aren't written out.
   """
 
   name: str
@@ -128,6 +147,7 @@ class Layer(NamedTuple):
   slope: Callable[..., Array] | None = None
   linear: bool = True
   factors: Callable[[Params, Residuals, Any], tuple[Any, Any]] | None = None
+  second: Second | None = None
 
   def __repr__(self) -> str:
     """Return the constructor call: `serial(dense(2, 8), relu, dense(8, 1))`."""
@@ -153,6 +173,27 @@ class Layer(NamedTuple):
     return f"{name}({inside})" if inside else name
 
 
+class LossCurvature(NamedTuple):
+  """The second derivatives of an example's loss by its outputs, H_n `[C, C]`, without forming them.
+
+  Roots have an axis of R columns in front, each a cotangent of the outputs: R backward passes pull
+  back all of H_n.
+
+  Attributes:
+    root: `root(outputs, targets) -> [R, N, C]`, with H_n = Σ_r root_rn root_rnᵀ; R is at least 1.
+    product: `product(outputs, targets, v) -> [N, C]`, H_n v_n.
+    sample: `sample(key, outputs, targets) -> [N, C]`: the gradient by the outputs at targets drawn
+      from the model, so that the mean of s_n s_nᵀ is the Fisher information of its outputs. None
+      for a loss that is no −log of a probability.
+    fisher: a root of that Fisher information, called as `root`; None where it is H_n.
+  """
+
+  root: Callable[[Array, Any], Array]
+  product: Callable[[Array, Any, Array], Array]
+  sample: Callable[[Array, Array, Any], Array] | None = None
+  fisher: Callable[[Array, Any], Array] | None = None
+
+
 class Loss(NamedTuple):
   """A loss of each example, unreduced; the mean over N is the seed cotangent `1/N`.
 
@@ -163,11 +204,14 @@ class Loss(NamedTuple):
       several losses in one. Targets are constants.
     backward: `backward(residuals, losses_bar) -> outputs_bar`; `losses_bar` is `[N]`,
       `outputs_bar` `[N, C]`.
+    curvature: the second derivatives by the outputs, a `LossCurvature`; None where they aren't
+      written out.
   """
 
   name: str
   forward: Callable[[Array, Any], tuple[Array, Residuals]]
   backward: Callable[[Residuals, Array], Array]
+  curvature: LossCurvature | None = None
 
   def __repr__(self) -> str:
     return f"Loss({self.name!r})"

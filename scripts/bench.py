@@ -4,6 +4,9 @@
   python scripts/bench.py step --sizes tiny mnist --cores 1 --rounds 25 --json step.json
   python scripts/bench.py epoch         an epoch of ours and of other libraries, as many as are
                                         installed; FILE keeps the rows of other sizes and cores
+  python scripts/bench.py loop --beside FOLDER
+                                        an epoch of ours beside another checkout's, two processes
+                                        in turns; some minutes
   python scripts/bench.py peak          the share of a lone product's speed that our step reaches
   python scripts/bench.py depth         compile time of 5 to 1,025 equal layers; two minutes
   python scripts/bench.py guard         what it costs to look whether a step is finite; a minute
@@ -14,6 +17,8 @@
   python scripts/bench.py ensemble      XOR networks trained a second, many at once; some minutes
   python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
+  python scripts/bench.py curvature     diagonals, Kronecker factors and products beside a plain
+                                        gradient, memory beside jax.hessian, K-FAC's steps
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
   python scripts/bench.py shell --beside FOLDER
@@ -41,11 +46,13 @@ from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SI
 from scripts.campaigns import results
 
 VERIFIED = ("small", "file", "network", "self-test")
+CURVATURE = ("mnist", "hessian", "kfac")
 COMMANDS = ["cold", "warm", "memory", "requests", "epochs"]
 MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "step": ("time of loss and gradient, beside jax.value_and_grad", SIZES, [*SIZES], 15),
   "epoch": ("time of an epoch, beside other libraries", EXAMPLES, [*EXAMPLES], 15),
+  "loop": ("an epoch of our loop, beside another checkout", EXAMPLES, [*EXAMPLES], 60),
   "peak": ("our step's GFLOP/s over those of a lone product", SIZES, ["mnist", "deep", "wide"], 15),
   "depth": ("compile time against the number of layers", (), [], 7),
   "guard": ("cost of looking whether a step is finite", SIZES, ["tiny", "digits", "mnist"], 15),
@@ -56,6 +63,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
   "quantities": (
     "what is told of each example, beside others", QUANTITY_SIZES, [*QUANTITY_SIZES], 15,
   ),
+  "curvature": ("second order, beside a plain gradient", CURVATURE, [*CURVATURE], 15),
   "verify": (
     "time of a verification, beside another checkout", VERIFIED, ["small", "file", "network"], 9,
   ),
@@ -89,7 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
   add("--only", nargs="+", default=[], metavar="WORD", help="names of specimens")
   add("--limit", type=float, default=60.0, help="seconds for each (default: 60)")
   about = "the folder of another checkout, as git worktree makes one"
-  for name in ("verify", "shell"):
+  for name in ("verify", "shell", "loop"):
     commands.choices[name].add_argument("--beside", type=Path, required=True, help=about)
   commands.choices["shell"].set_defaults(sizes=COMMANDS)
   about = "the Python of an environment with torch (default: this one)"
@@ -107,7 +115,7 @@ def main(arguments: list[str] | None = None) -> int:
   if here["backend"] != "cpu":
     cores = [None]
   jobs: list[tuple[int | None, dict[str, Any]]] = [(count, options) for count in cores]
-  keeps = file and command in ("checkers", "epoch", "quantities")
+  keeps = file and command in ("checkers", "curvature", "epoch", "quantities")
   kept: list[dict[str, Any]] = results.read(file, {"rows": []})["rows"] if keeps else []
   if command == "checkers":
     print(f"\n{HEADING}", flush=True)

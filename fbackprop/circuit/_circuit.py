@@ -1,14 +1,14 @@
 """The public interface of circuits: `Circuit`, `Trace` and `build`.
 
-The methods call the functions of lower modules: `graph` and `solver`, and the formats `text` and
-`pictures`. `parse`, `from_mlp` and the examples are in higher modules, as they build a `Circuit`.
+The methods call the functions of lower modules: `graph`, `solver`, `text`, and the `formats` of
+pictures. `parse`, `from_mlp` and the examples are in higher modules, as they build a `Circuit`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fbackprop.circuit import drawing, graph, notation, pictures, text
+from fbackprop.circuit import drawing, formats, graph, notation, text
 from fbackprop.circuit.graph import CircuitError, GateGraph, Node
 from fbackprop.circuit.live import animation, page
 from fbackprop.circuit.solver import Solution, solve, value_and_grad
@@ -69,8 +69,8 @@ class Trace(Solution):
   __repr__ = text.to_line
   to_text = text.to_text
   to_steps = text.to_steps
-  to_svg = pictures.to_svg
-  to_png = pictures.to_png
+  to_svg = formats.to_svg
+  to_png = formats.to_png
   to_html = page.to_html
   to_animation = animation.to_animation
 
@@ -83,11 +83,12 @@ class Trace(Solution):
       digits, exercise, language: as of `to_html`.
 
     Returns:
-      A value that a notebook displays: the page in a frame, or the picture where frames aren't
-      shown.
+      A value that a notebook displays: the page in a frame, or where frames aren't shown the
+      picture, of an exercise without numbers.
     """
     options: dict[str, Any] = {"digits": digits, "exercise": exercise, "language": language}
-    return Live(page.frame(self.to_html(**options)), self._repr_svg_())
+    picture = draw_if_small(self.circuit, lambda: None if exercise else self)
+    return Live(page.frame(self.to_html(**options)), picture)
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook; None if it is too large."""
@@ -120,7 +121,7 @@ def draw_if_small(circuit: Circuit, solve: Callable[[], Trace | None]) -> str | 
   if len(circuit.nodes) > MOST_NODES:
     return None
   try:
-    return pictures.draw_svg(drawing.Labels(circuit, solve()))
+    return formats.draw_svg(drawing.Labels(circuit, solve()))
   except CircuitError:  # A wire is too long.
     return None
 

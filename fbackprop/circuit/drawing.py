@@ -1,4 +1,4 @@
-"""A circuit's picture: its texts and shapes, which `pictures` writes.
+"""A circuit's picture: its texts and shapes, which `formats` writes.
 
 Where a wire forks, each branch is labelled with its own share of the gradient, and the wire before
 the fork with the sum, such as "5 = 2 + 3".

@@ -12,10 +12,10 @@ import jax
 from fbackprop import checks
 from fbackprop.circuit import shapes
 from fbackprop.circuit.drawing import ABOVE, BESIDE, Labels
+from fbackprop.circuit.formats import draw_png, draw_svg
 from fbackprop.circuit.graph import GateGraph, Node
 from fbackprop.circuit.layout.columns import Item
 from fbackprop.circuit.notation import printable
-from fbackprop.circuit.pictures import draw_png, draw_svg
 from fbackprop.combinators import is_chain, remat, repeat, skip
 from fbackprop.graphs import connect, name_of
 from fbackprop.types import Gate, Layer, Params

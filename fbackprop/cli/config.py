@@ -71,7 +71,8 @@ class TrainConfig:
     rule: Backward rule: backprop (the exact gradient), or a biologically motivated one:
       feedback_alignment, direct_feedback_alignment, sign_symmetry, kolen_pollack, drtp,
       difference_target_propagation (noise 0.1), predictive_coding (20 steps of inference).
-    optimizer: Optimizer; momentum and nesterov with momentum 0.9, the others with optax's defaults.
+    optimizer: Optimizer; momentum and nesterov with momentum 0.9, kfac with damping 0.01, the
+      others with optax's defaults.
     rate: Learning rate; the peak one of a schedule.
     schedule: Learning-rate schedule until --stop.max-steps: cosine or linear decay to 0, or
       exponential decay to a 1,000th.

@@ -171,10 +171,15 @@ def check_together(config: TrainConfig, sources: Sources) -> None:
     for key in ("ckpt.every", "on_nonfinite", "init", "clip_examples", "watch", "rule"):
       if values[key] != usual[key]:
         sources.refuse(key, "cannot be combined with --ensemble or --rates")
+    if config.optimizer == "kfac":
+      sources.refuse("optimizer", "kfac cannot be combined with --ensemble or --rates")
   if config.rule == "backprop":
     if "alignment" in config.watched:
       sources.refuse("watch", "alignment needs a --rule other than backprop, which is the gradient")
   else:
+    if config.optimizer == "kfac":
+      problem = f"kfac is of gradients, and cannot be combined with --rule {config.rule}"
+      sources.refuse("optimizer", problem)
     for key in ("clip_examples", "init"):
       if getattr(config, key) is not None:
         sources.refuse(key, f"cannot be combined with --rule {config.rule}")

@@ -89,6 +89,7 @@ def optimizer_of(prepared: Prepared, rate: float) -> optax.GradientTransformatio
   return make_optimizer(
     config.optimizer, rate, prepared.steps, schedule=config.schedule, warmup=config.warmup,
     weight_decay=config.weight_decay, clip_norm=config.clip_norm,
+    model=(prepared.model.net, prepared.model.loss),
   )  # fmt: skip
 
 

@@ -39,6 +39,7 @@ def gate(
   Its name is that of its forward rule, such as "add" for `add_forward`, or the fact `name`.
   """
   name = facts.pop("name", forward.__name__.removesuffix("_forward"))
+  second = facts.pop("second", None)
 
   @functools.wraps(forward)
   def forward_checked(*inputs: Array) -> tuple[Array, Residuals]:
@@ -50,7 +51,18 @@ def gate(
     check_upstream(name, residuals, y_bar)
     return backward(residuals, y_bar)
 
+  def second_checked(residuals: Residuals, y_bar: Array) -> tuple[Array, ...]:
+    check_upstream(name, residuals, y_bar)
+    return second(residuals, y_bar)
+
+  # `flat` itself, by which a piecewise linear gate is known.
+  facts["second"] = second if second in (None, flat) else second_checked
   return Gate(name, arity, forward_checked, backward_checked, **facts)
+
+
+def flat(residuals: Residuals, y_bar: Array) -> tuple[Array]:
+  """Second derivative of every piecewise linear gate of one input: 0, at its kinks too."""
+  return (jnp.zeros_like(y_bar),)
 
 
 def add_forward(*xs: Array) -> tuple[Array, Residuals]:
@@ -126,6 +138,11 @@ def square_backward(x: Residuals, y_bar: Array) -> tuple[Array]:
   return (2 * x * y_bar,)
 
 
+def square_second(x: Residuals, y_bar: Array) -> tuple[Array]:
+  """Second derivative: 2."""
+  return (2 * y_bar,)
+
+
 def reciprocal_forward(x: Array) -> tuple[Array, Residuals]:
   """y = 1/x. Residuals: y."""
   y = 1 / x
@@ -135,6 +152,11 @@ def reciprocal_forward(x: Array) -> tuple[Array, Residuals]:
 def reciprocal_backward(y: Residuals, y_bar: Array) -> tuple[Array]:
   """Local gradient: -1/x² = -y²."""
   return (-y_bar * y * y,)
+
+
+def reciprocal_second(y: Residuals, y_bar: Array) -> tuple[Array]:
+  """Second derivative: 2/x³ = 2y³."""
+  return (2 * y_bar * y * y * y,)
 
 
 def power_forward(a: Array, b: Array) -> tuple[Array, Residuals]:
@@ -161,12 +183,14 @@ def power_backward(residuals: Residuals, y_bar: Array) -> tuple[Array, Array]:
 
 add = gate(add_forward, add_backward, None, commutative=True, symbol="+", formula="1")
 subtract = gate(subtract_forward, subtract_backward, 2, symbol="−", formula=("1", "-1"))
-negate = gate(negate_forward, negate_backward, symbol="−x", formula="-1")
+negate = gate(negate_forward, negate_backward, second=flat, symbol="−x", formula="-1")
 multiply = gate(
   multiply_forward, multiply_backward, None, commutative=True, symbol="×", formula="{others}"
 )
 divide = gate(divide_forward, divide_backward, 2, symbol="÷", formula=("1 / {b}", "-{y} / {b}"))
-square = gate(square_forward, square_backward, symbol="x²", formula="2 · {x}")
-reciprocal = gate(reciprocal_forward, reciprocal_backward, symbol="1/x", formula="-{y}²")
+square = gate(square_forward, square_backward, second=square_second, symbol="x²", formula="2 · {x}")
+reciprocal = gate(
+  reciprocal_forward, reciprocal_backward, second=reciprocal_second, symbol="1/x", formula="-{y}²"
+)
 of_power = ("{b} · {a} ** ({1} - 1)", "{y} · log({a})")
 power = gate(power_forward, power_backward, 2, symbol="xʸ", formula=of_power)

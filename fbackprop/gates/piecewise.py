@@ -18,12 +18,12 @@ subdifferential. The other common choice, all of it to the first of them (as by 
 """
 
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from fbackprop.checks import RangeError, check_number
-from fbackprop.gates.arithmetic import check_upstream, gate
+from fbackprop.gates.arithmetic import check_upstream, flat, gate
 from fbackprop.types import Array, Gate, Residuals
 
 __all__ = [
@@ -117,7 +117,8 @@ def leaky_relu_with(negative_slope: float = 0.01, *, at_zero: float | None = Non
     return (z_bar if kink == slope else jnp.where(y == 0, kink * y_bar, z_bar),)
 
   rules, cases = (leaky_relu_forward, leaky_relu_backward), "1 above 0, else the slope"
-  return gate(*rules, kinks=(0.0,), cases=cases, initializer="he_normal")
+  facts: dict[str, Any] = {"cases": cases, "initializer": "he_normal"}
+  return gate(*rules, second=flat, kinks=(0.0,), **facts)
 
 
 def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
@@ -158,7 +159,7 @@ def clip_with(low: float, high: float, *, at_edges: float = 0.0) -> Gate:
     return (jnp.where((kept == low) | (kept == high), at_edges * y_bar, z_bar),)
 
   cases = f"1 from {low:g} to {high:g}, else 0"
-  return gate(clip_forward, clip_backward, kinks=(low, high), cases=cases)
+  return gate(clip_forward, clip_backward, second=flat, kinks=(low, high), cases=cases)
 
 
 def with_slope_at(y: Array, z: Array, kink: float, more: float) -> Array:
@@ -263,13 +264,14 @@ def identity_backward(residuals: Residuals, y_bar: Array) -> tuple[Array]:
 
 # He's initialiser is derived for a unit that passes half of its input (He et al., ICCV 2015).
 relu = gate(
-  relu_forward, relu_backward, kinks=(0.0,), cases="1 above 0, else 0", initializer="he_normal"
-)
+  relu_forward, relu_backward, second=flat, kinks=(0.0,), cases="1 above 0, else 0",
+  initializer="he_normal",
+)  # fmt: skip
 leaky_relu = leaky_relu_with()
 # Krizhevsky, "Convolutional deep belief networks on CIFAR-10" (2010); Collobert, PhD thesis (2004).
 relu6 = clip_with(0, 6)._replace(name="relu6", initializer="he_normal")
 hard_tanh = clip_with(-1, 1)._replace(name="hard_tanh")
-abs = gate(abs_forward, abs_backward, kinks=(0.0,), symbol="|x|", cases="the sign")
+abs = gate(abs_forward, abs_backward, second=flat, kinks=(0.0,), symbol="|x|", cases="the sign")
 max = gate(max_forward, route_backward, None, commutative=True, cases="to the largest input")
 min = gate(min_forward, route_backward, None, commutative=True, cases="to the smallest input")
-identity = gate(identity_forward, identity_backward, formula="1")
+identity = gate(identity_forward, identity_backward, second=flat, formula="1")

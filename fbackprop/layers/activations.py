@@ -12,7 +12,8 @@ import jax.numpy as jnp
 
 from fbackprop import checks, gates
 from fbackprop.errors import DtypeError, ShapeError, StructureError, describe
-from fbackprop.types import Array, Gate, Layer, Params, Residuals
+from fbackprop.gates.arithmetic import flat
+from fbackprop.types import Array, Gate, Layer, Params, Residuals, Second
 
 
 def activation(gate: Gate) -> Layer:
@@ -48,7 +49,24 @@ def activation(gate: Gate) -> Layer:
     return (), x_bar
 
   options = (("gate", gate),)
-  return Layer(gate.name, no_params, lifted_forward, lifted_backward, options=options)
+  rules = (no_params, lifted_forward, lifted_backward)
+  return Layer(gate.name, *rules, options=options, second=lifted_second(gate))
+
+
+def lifted_second(gate: Gate) -> Second | None:
+  """Return the second-order rules of a gate's layer; None if its second derivative isn't known."""
+  second = gate.second
+  if second is None:
+    return None
+
+  def bend(params: Params, residuals: Residuals, y_bar: Array) -> Array:
+    return second(residuals, y_bar)[0]
+
+  def squares(params: Params, residuals: Residuals, h: Array) -> Array:
+    # φ'² h, by the backward rule twice.
+    return gate.backward(residuals, gate.backward(residuals, h)[0])[0]
+
+  return Second(None if second is flat else bend, squares)
 
 
 def no_params(key: Array) -> Params:
@@ -95,7 +113,24 @@ def softmax_backward(params: Params, y: Residuals, y_bar: Array) -> tuple[Params
   return (), y * (y_bar - (y * y_bar).sum(1, keepdims=True))
 
 
-softmax = Layer("softmax", no_params, softmax_forward, softmax_backward)
+def softmax_bend(params: Params, y: Residuals, y_bar: Array) -> Array:
+  """Σ_k ȳ_k ∂²y_k/∂x_i∂x_j = diag(x̄) − x̄ yᵀ − y x̄ᵀ, x̄ = y (ȳ − Σ_c y_c ȳ_c) as above."""
+  _, x_bar = softmax_backward(params, y, y_bar)
+  cross = x_bar[:, :, None] * y[:, None, :]
+  identity = jnp.eye(y.shape[1], dtype=y.dtype)
+  return identity[None] * x_bar[:, None, :] - cross - jnp.swapaxes(cross, 1, 2)
+
+
+def softmax_squares(params: Params, y: Residuals, h: Array) -> Array:
+  """Σ_k h_k (y_k (δ_ki − y_i))² = y_i² (h_i − 2 h_i y_i + Σ_k h_k y_k²)."""
+  check_no_params("softmax", params)
+  return y * y * (h * (1 - 2 * y) + (h * y * y).sum(1, keepdims=True))
+
+
+softmax = Layer(
+  "softmax", no_params, softmax_forward, softmax_backward,
+  second=Second(softmax_bend, softmax_squares),
+)  # fmt: skip
 relu = activation(gates.relu)
 leaky_relu = activation(gates.leaky_relu)
 relu6 = activation(gates.relu6)

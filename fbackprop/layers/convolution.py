@@ -15,7 +15,7 @@ from fbackprop.errors import ShapeError
 from fbackprop.layers.factors import Each, Outer
 from fbackprop.meshes import contract, sum_rows
 from fbackprop.ranges import Range, check_range
-from fbackprop.types import Array, Layer, Residuals, exportable
+from fbackprop.types import Array, Layer, Residuals, Second, exportable
 
 
 @exportable
@@ -195,4 +195,5 @@ def conv1d(
     return y_bar.reshape(y_bar.shape[0], window.places, c_out)
 
   options = (*sizes.items(), ("padding", padding), ("dtype", dtype.name))
-  return Layer("conv1d", init, forward, backward, options=options, factors=factors)
+  rules = (init, forward, backward)
+  return Layer("conv1d", *rules, options=options, factors=factors, second=Second())

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fbackprop import checks
 from fbackprop.layers.factors import Affine, Linear
 from fbackprop.meshes import product, sum_rows
-from fbackprop.types import Array, Layer, Residuals, exportable
+from fbackprop.types import Array, Layer, Residuals, Second, exportable
 
 Initializer = Callable[..., Array]
 """`init(key, shape, dtype) -> array`, as in `jax.nn.initializers`."""
@@ -136,5 +136,10 @@ def dense(
     _, x_bar = backward(params, x, y_bar)
     return (Linear if params.b is None else Affine)(x, y_bar), x_bar
 
+  def squares(params: DenseParams, x: Residuals, h: Array) -> Array:
+    # Σ_j h_j w_ij²: the backward rule with the squares of the weights.
+    return backward(DenseParams(params.w * params.w, params.b), x, h)[1]
+
   options = (("d_in", d_in), ("d_out", d_out), ("bias", bias), ("dtype", dtype.name))
-  return Layer("dense", init, forward, backward, options=options, factors=factors)
+  second = Second(squares=squares)
+  return Layer("dense", init, forward, backward, options=options, factors=factors, second=second)

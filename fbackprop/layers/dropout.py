@@ -9,7 +9,7 @@ from fbackprop.checks import check_floating, check_key
 from fbackprop.gates.arithmetic import check_upstream
 from fbackprop.layers.activations import check_no_params, no_params
 from fbackprop.ranges import RANGES, check_range
-from fbackprop.types import Array, Layer, Params, Residuals
+from fbackprop.types import Array, Layer, Params, Residuals, Second
 
 
 def dropout(rate: float) -> Layer:
@@ -68,5 +68,9 @@ def dropout(rate: float) -> Layer:
     check_upstream("dropout", mask, y_bar)
     return (), y_bar * scaled(mask, y_bar.dtype)
 
-  options, draws = (("rate", rate),), rate > 0
-  return Layer("dropout", no_params, dropout_forward, dropout_backward, (), options, draws)
+  def squares(params: Params, mask: Residuals, h: Array) -> Array:
+    return dropout_backward(params, mask, dropout_backward(params, mask, h)[1])[1]
+
+  options, draws, second = (("rate", rate),), rate > 0, Second(squares=squares)
+  rules = (no_params, dropout_forward, dropout_backward)
+  return Layer("dropout", *rules, options=options, draws=draws, second=second)

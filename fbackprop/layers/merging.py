@@ -9,7 +9,7 @@ import numpy as np
 from fbackprop import checks, gates
 from fbackprop.errors import ShapeError
 from fbackprop.layers.activations import check_no_params, no_params
-from fbackprop.types import Array, Gate, Layer, Params, Residuals
+from fbackprop.types import Array, Gate, Layer, Params, Residuals, Second
 
 Arrays = tuple[Array, ...]
 
@@ -39,7 +39,12 @@ def merging(gate: Gate) -> Layer:
     check_no_params(gate.name, params)
     return (), gate.backward(residuals, y_bar)
 
-  return Layer(gate.name, no_params, merge_forward, merge_backward, options=(("gate", gate),))
+  def squares(params: Params, residuals: Residuals, h: Array) -> Arrays:
+    return gate.backward(residuals, h)  # The derivatives of a sum are 1, and so are their squares.
+
+  second = Second(squares=squares) if gate is gates.add else None
+  rules = (no_params, merge_forward, merge_backward)
+  return Layer(gate.name, *rules, options=(("gate", gate),), second=second)
 
 
 def check_several(where: str, x: Arrays) -> None:
@@ -76,6 +81,11 @@ def concatenate_backward(params: Params, like: Residuals, y_bar: Array) -> tuple
   widths = [part.shape[-1] for part in like]
   checks.check_shape("concatenate", "y_bar", y_bar, ("N", sum(widths)), like[0].dtype)
   return (), columns(y_bar, widths)
+
+
+def concatenate_squares(params: Params, like: Residuals, h: Array) -> Arrays:
+  """Σ_k h_k (∂y_k/∂x_i)², as the backward rule: the derivatives are 0 and 1."""
+  return concatenate_backward(params, like, h)[1]
 
 
 def columns(y: Array, widths: list[int]) -> Arrays:
@@ -125,9 +135,16 @@ def split(*widths: int) -> Layer:
       checks.check_shape("split", f"y_bar[{i}]", part, shape, y_bar[0].dtype)
     return (), jnp.concatenate(y_bar, 1)
 
-  return Layer("split", no_params, split_forward, split_backward, options=(("widths", widths),))
+  def squares(params: Params, residuals: Residuals, h: Arrays) -> Array:
+    return split_backward(params, residuals, h)[1]
+
+  rules, options = (no_params, split_forward, split_backward), (("widths", widths),)
+  return Layer("split", *rules, options=options, second=Second(squares=squares))
 
 
 add = merging(gates.add)
 multiply = merging(gates.multiply)
-concatenate = Layer("concatenate", no_params, concatenate_forward, concatenate_backward)
+concatenate = Layer(
+  "concatenate", no_params, concatenate_forward, concatenate_backward,
+  second=Second(squares=concatenate_squares),
+)  # fmt: skip

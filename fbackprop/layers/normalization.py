@@ -6,6 +6,7 @@ is exact for any `eps`, since it is a function of x_hat and not of x.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from fbackprop import checks
 from fbackprop.layers.factors import Elementwise, Scaling
 from fbackprop.meshes import sum_rows
-from fbackprop.types import Array, Layer, Residuals, exportable, widen
+from fbackprop.types import Array, Layer, Residuals, Second, exportable, widen
 
 
 @exportable
@@ -112,6 +113,47 @@ def rms_norm_backward(
   return NormParams(sum_rows(y_bar * x_hat, bar_of=params.scale), None), x_bar
 
 
+def norm_bend(is_centered: bool, params: NormParams, residuals: Residuals, y_bar: Array) -> Array:
+  """Σ_k ȳ_k ∂²y_k/∂x², of `layer_norm` if `is_centered`, else of `rms_norm`.
+
+  With g = y_bar scale, r = 1 / √(var x + eps), and P what takes the mean away (for rms_norm I),
+
+    −r² / D (P g x_hatᵀ + x_hat (P g)ᵀ + (g · x_hat) (P − 3 x_hat x_hatᵀ / D)).
+
+  Returns:
+    `[N, D, D]`.
+  """
+  x_hat, rstd = residuals
+  wide_hat, g = widen(x_hat), widen(y_bar * params.scale[None, :])
+  d = x_hat.shape[1]
+  along = (g * wide_hat).sum(1)[:, None, None]
+  centering = jnp.eye(d, dtype=g.dtype)
+  if is_centered:
+    g, centering = g - g.mean(1, keepdims=True), centering - 1 / d
+  cross = g[:, :, None] * wide_hat[:, None, :]
+  square = wide_hat[:, :, None] * wide_hat[:, None, :]
+  bend = cross + jnp.swapaxes(cross, 1, 2) + along * (centering[None] - (3 / d) * square)
+  return (-(rstd * rstd)[:, :, None] / d * bend).astype(y_bar.dtype)
+
+
+def norm_squares(is_centered: bool, params: NormParams, residuals: Residuals, h: Array) -> Array:
+  """Σ_k h_k (∂y_k/∂x_i)², with ∂y_k/∂x_i = scale_k r (δ_ki − (1 + x_hat_k x_hat_i) / D).
+
+  The 1 is there for layer_norm only. With g = h scale² and x_hat the normalised input,
+
+    r² (g_i (1 − 2 (1 + x_hat_i²) / D) + (Σ g + 2 x_hat_i Σ g x_hat + x_hat_i² Σ g x_hat²) / D²).
+  """
+  x_hat, rstd = residuals
+  wide_hat, g = widen(x_hat), widen(h * (params.scale * params.scale)[None, :])
+  d, one = x_hat.shape[1], float(is_centered)
+  squares = wide_hat * wide_hat
+  sums = squares * (g * squares).sum(1, keepdims=True)
+  if is_centered:
+    sums += g.sum(1, keepdims=True) + 2 * wide_hat * (g * wide_hat).sum(1, keepdims=True)
+  own = g * (1 - 2 * (one + squares) / d)
+  return (rstd * rstd * (own + sums / d**2)).astype(h.dtype)
+
+
 def scale_and_shift(params: NormParams, x_hat: Array) -> Array:
   """Compute x_hat scale + shift, feature by feature."""
   y = x_hat * params.scale[None, :]
@@ -187,4 +229,5 @@ def make_norm(kind: str, rules: Rules, width: int, eps: float, dtype: Any) -> La
     return (Scaling if params.shift is None else Elementwise)(residuals[0], y_bar), x_bar
 
   options = (("width", width), ("eps", eps), ("dtype", dtype.name))
-  return Layer(kind, init, forward, backward, options=options, factors=factors)
+  second = Second(partial(norm_bend, has_shift), partial(norm_squares, has_shift))
+  return Layer(kind, init, forward, backward, options=options, factors=factors, second=second)

@@ -20,9 +20,16 @@ import numpy as np
 
 from fbackprop import checks
 from fbackprop.errors import DtypeError, RangeError, ShapeError, describe
-from fbackprop.losses.rows import check_logits, check_values, exact_difference, one_hot, scale_rows
+from fbackprop.losses.rows import (
+  check_logits,
+  check_values,
+  diagonal_root,
+  exact_difference,
+  one_hot,
+  scale_rows,
+)  # fmt: skip
 from fbackprop.meshes import split_like
-from fbackprop.types import Array, Loss, Residuals, widen
+from fbackprop.types import Array, Loss, LossCurvature, Residuals, widen
 
 
 def softmax_cross_entropy_forward(
@@ -59,17 +66,8 @@ def softmax_cross_entropy_forward(
     Bridle, "Probabilistic interpretation of feedforward classification network outputs",
     Neurocomputing, NATO ASI F68 (1990), 227–236.
   """
-  where = "softmax_cross_entropy"
-  check_logits(where, outputs)
-  targets, kept = split_like(targets, outputs), None
-  if len(getattr(targets, "shape", ())) == 2:
-    checks.check_shape(where, "targets", targets, outputs.shape, outputs.dtype)
-    if ignore_label is not None:
-      problem = f"needs labels [N], got targets {describe(targets)}"
-      raise ShapeError(problem, "ignore_label", where)
-    t = targets
-  else:
-    t, kept = one_hot(where, targets, outputs, ignore_label)
+  z, t, kept = logits_and_rows(outputs, targets, label_smoothing, class_weights, ignore_label)
+  targets = split_like(targets, outputs)
 
   def over_classes(terms: Array) -> Array:
     """Compute Σ_c terms_nc `[N, 1]`, of terms that are 0 where t is 0."""
@@ -78,23 +76,7 @@ def softmax_cross_entropy_forward(
     # For labels, taking the label's term is much faster than a sum that selects it.
     return jnp.take_along_axis(terms, targets.astype(jnp.int32)[:, None], 1, mode="clip")
 
-  z, t = widen(outputs), widen(t)
-  if label_smoothing:
-    t = (1 - label_smoothing) * t + label_smoothing / t.shape[1]
-  if class_weights is not None:
-    checks.check_shape(where, "class_weights", class_weights, outputs.shape[1:])
-    t = jnp.asarray(class_weights, t.dtype)[None, :] * t
-  if kept is not None and ignore_label is not None:
-    # In an ignored row the loss and the gradient are 0, whatever the logits are.
-    z, t = (jnp.where(kept[:, None], a, jnp.zeros_like(a)) for a in (z, t))
-
-  # The largest logit is subtracted, so that no exponential overflows: e_c = exp(z_c − max z).
-  largest = jax.lax.stop_gradient(z.max(1, keepdims=True))
-  shifted, low = exact_difference(z, largest)
-  e = jnp.exp(shifted) * (1 + low)
-  # Σ_c e_c − 1 without a cancellation: the 1 is removed at one of the largest logits, whose e is 1.
-  is_largest = (shifted == 0).astype(z.dtype)
-  rest = (e - is_largest).sum(1, keepdims=True) + (is_largest.sum(1, keepdims=True) - 1)
+  shifted, e, rest = exponentials(z)
   # −log p_c as a sum of two nonnegative terms.
   surprise = jnp.log1p(rest) - shifted
   losses = over_classes(jnp.where(t == 0, jnp.zeros_like(t), t * surprise))[:, 0]
@@ -104,9 +86,111 @@ def softmax_cross_entropy_forward(
   return losses.astype(outputs.dtype), rows.astype(outputs.dtype)
 
 
+def logits_and_rows(
+  outputs: Array,
+  targets: Array,
+  label_smoothing: float,
+  class_weights: np.ndarray | None,
+  ignore_label: int | None,
+) -> tuple[Array, Array, Array | None]:
+  """Return the logits z and the rows t, both `[N, C]`, with the options applied; and which count.
+
+  The last is `[N]` for labels, and None for probabilities.
+  """
+  where, kept = "softmax_cross_entropy", None
+  check_logits(where, outputs)
+  targets = split_like(targets, outputs)
+  if len(getattr(targets, "shape", ())) == 2:
+    checks.check_shape(where, "targets", targets, outputs.shape, outputs.dtype)
+    if ignore_label is not None:
+      problem = f"needs labels [N], got targets {describe(targets)}"
+      raise ShapeError(problem, "ignore_label", where)
+    t = targets
+  else:
+    t, kept = one_hot(where, targets, outputs, ignore_label)
+  z, t = widen(outputs), widen(t)
+  if label_smoothing:
+    t = (1 - label_smoothing) * t + label_smoothing / t.shape[1]
+  if class_weights is not None:
+    checks.check_shape(where, "class_weights", class_weights, outputs.shape[1:])
+    t = jnp.asarray(class_weights, t.dtype)[None, :] * t
+  if kept is not None and ignore_label is not None:
+    # In an ignored row the loss and the gradient are 0, whatever the logits are.
+    z, t = (jnp.where(kept[:, None], a, jnp.zeros_like(a)) for a in (z, t))
+  return z, t, kept
+
+
+def exponentials(z: Array) -> tuple[Array, Array, Array]:
+  """Compute z − max z and its exponentials e, both `[N, C]`, and Σ_c e_c − 1 `[N, 1]`."""
+  # The largest logit is subtracted, so that no exponential overflows: e_c = exp(z_c − max z).
+  largest = jax.lax.stop_gradient(z.max(1, keepdims=True))
+  shifted, low = exact_difference(z, largest)
+  e = jnp.exp(shifted) * (1 + low)
+  # Σ_c e_c − 1 without a cancellation: the 1 is removed at one of the largest logits, whose e is 1.
+  is_largest = (shifted == 0).astype(z.dtype)
+  rest = (e - is_largest).sum(1, keepdims=True) + (is_largest.sum(1, keepdims=True) - 1)
+  return shifted, e, rest
+
+
 def softmax_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
   """∂losses_n/∂z_nc = p_nc Σ_c t_nc − t_nc, the residual, which is p − t for a label."""
   return scale_rows(rows, losses_bar)
+
+
+def softmax_curvature(**options: Any) -> LossCurvature:
+  """H_n = T (diag p − p pᵀ), T = Σ_c t_nc: without options 1 for a label, whichever it is.
+
+  The usual root is diag(√p) − p √pᵀ, of C columns. Ours has C − 1, the rank of H_n: the columns of
+  its Cholesky factor, which are known in closed form. With q_r = Σ_{c > r} p_c, column r is
+
+    √(p_r q_r / q_{r−1})  at c = r,   −p_c / q_r times that  at c > r,   0  at c < r.
+
+  Its entries are products and quotients of sums of positive numbers, so that none cancels. A
+  classifier of two classes takes one column.
+
+  The sampler draws a label from p; its gradient p − e_y is multiplied by √T.
+
+  References:
+    Tanabe, Sagae, "An exact Cholesky decomposition and the generalized inverse of the
+    variance-covariance matrix of the multinomial distribution", Journal of the Royal Statistical
+    Society B 54 (1992), 211–219, theorem 1.
+  """
+
+  def probabilities(outputs: Array, targets: Array) -> tuple[Array, Array]:
+    """Compute p `[N, C]` and T `[N, 1]`."""
+    z, t, _ = logits_and_rows(outputs, targets, **options)
+    _, e, rest = exponentials(z)
+    return e / (1 + rest), t.sum(1, keepdims=True)
+
+  def softmax_root(outputs: Array, targets: Array) -> Array:
+    p, total = probabilities(outputs, targets)
+    c = p.shape[1]
+    if c == 1:
+      return jnp.zeros((1, *outputs.shape), outputs.dtype)
+    from_here = jnp.cumsum(p[:, ::-1], 1)[:, ::-1]  # q_{r−1}, and below q_r.
+    after = from_here[:, 1:]
+    none = jnp.zeros_like(after)
+    # A class may be so improbable that p underflows; then so do those after it, and q is 0.
+    scale = jnp.where(after == 0, none, jnp.sqrt(p[:, :-1]) * jnp.sqrt(after / from_here[:, :-1]))
+    share = p[:, None, :] / jnp.where(after == 0, jnp.ones_like(after), after)[:, :, None]
+    above = jnp.tril(jnp.ones((c, c), p.dtype), -1)[:, :-1].T
+    columns = jnp.eye(c, dtype=p.dtype)[:-1][None] - above[None] * share
+    root = jnp.sqrt(total)[:, :, None] * scale[:, :, None] * columns
+    return jnp.swapaxes(root, 0, 1).astype(outputs.dtype)
+
+  def softmax_product(outputs: Array, targets: Array, v: Array) -> Array:
+    p, total = probabilities(outputs, targets)
+    wide = v.astype(p.dtype)
+    return (total * p * (wide - (p * wide).sum(1, keepdims=True))).astype(v.dtype)
+
+  def softmax_sample(key: Array, outputs: Array, targets: Array) -> Array:
+    z, t, _ = logits_and_rows(outputs, targets, **options)
+    labels = jax.random.categorical(key, z, 1)
+    # Where z isn't finite the row is NaN, and no label is drawn.
+    rows = softmax_cross_entropy_forward(z, labels)[1]
+    return (jnp.sqrt(t.sum(1, keepdims=True)) * rows).astype(outputs.dtype)
+
+  return LossCurvature(softmax_root, softmax_product, softmax_sample)
 
 
 def softmax_cross_entropy_with(
@@ -153,13 +237,14 @@ def softmax_cross_entropy_with(
   checks.check_number(where, "label_smoothing", label_smoothing, 0, 1)
   if ignore_label is not None and not checks.is_integer(ignore_label):
     raise DtypeError(f"must be an integer, got {describe(ignore_label)}", "ignore_label", where)
-  forward = partial(
-    softmax_cross_entropy_forward,
-    label_smoothing=float(label_smoothing),
-    class_weights=None if class_weights is None else as_class_weights(where, class_weights),
-    ignore_label=None if ignore_label is None else int(ignore_label),
-  )
-  return Loss("softmax_cross_entropy", forward, softmax_cross_entropy_backward)
+  options: dict[str, Any] = {
+    "label_smoothing": float(label_smoothing),
+    "class_weights": None if class_weights is None else as_class_weights(where, class_weights),
+    "ignore_label": None if ignore_label is None else int(ignore_label),
+  }
+  forward = partial(softmax_cross_entropy_forward, **options)
+  curvature = softmax_curvature(**options)
+  return Loss("softmax_cross_entropy", forward, softmax_cross_entropy_backward, curvature)
 
 
 def as_class_weights(where: str, weights: Any) -> np.ndarray:
@@ -205,10 +290,30 @@ def sigmoid_cross_entropy_backward(rows: Residuals, losses_bar: Array) -> Array:
   return scale_rows(rows, losses_bar)
 
 
+def sigmoid_cross_entropy_root(outputs: Array, targets: Array) -> Array:
+  """H_n is diagonal, σ(z) σ(−z), for targets of any size."""
+  check_values("sigmoid_cross_entropy", outputs, targets)
+  return diagonal_root(jnp.sqrt(jax.nn.sigmoid(outputs)) * jnp.sqrt(jax.nn.sigmoid(-outputs)))
+
+
+def sigmoid_cross_entropy_product(outputs: Array, targets: Array, v: Array) -> Array:
+  """H_n v_n = σ(z) σ(−z) v_n."""
+  return jax.nn.sigmoid(outputs) * jax.nn.sigmoid(-outputs) * v
+
+
+def sigmoid_cross_entropy_sample(key: Array, outputs: Array, targets: Array) -> Array:
+  """σ(z) − t for t = 1 drawn with probability σ(z): −σ(−z) or σ(z)."""
+  yes, no = jax.nn.sigmoid(outputs), jax.nn.sigmoid(-outputs)
+  return jnp.where(jax.random.uniform(key, outputs.shape, outputs.dtype) < yes, -no, yes)
+
+
 softmax_cross_entropy = softmax_cross_entropy_with()
 sigmoid_cross_entropy = Loss(
-  "sigmoid_cross_entropy", sigmoid_cross_entropy_forward, sigmoid_cross_entropy_backward
-)
+  "sigmoid_cross_entropy", sigmoid_cross_entropy_forward, sigmoid_cross_entropy_backward,
+  LossCurvature(
+    sigmoid_cross_entropy_root, sigmoid_cross_entropy_product, sigmoid_cross_entropy_sample
+  ),
+)  # fmt: skip
 
 
 def hinge_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
@@ -258,4 +363,14 @@ def hinge_backward(rows: Residuals, losses_bar: Array) -> Array:
   return scale_rows(rows, losses_bar)
 
 
-hinge = Loss("hinge", hinge_forward, hinge_backward)
+def hinge_root(outputs: Array, targets: Array) -> Array:
+  """H_n = 0: the loss is piecewise linear."""
+  return jnp.zeros((1, *outputs.shape), outputs.dtype)
+
+
+def hinge_product(outputs: Array, targets: Array, v: Array) -> Array:
+  """H_n v_n = 0."""
+  return jnp.zeros_like(v)
+
+
+hinge = Loss("hinge", hinge_forward, hinge_backward, LossCurvature(hinge_root, hinge_product))

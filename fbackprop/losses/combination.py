@@ -1,14 +1,16 @@
 """Weighted sums of losses, each applied to its own slice of the outputs."""
 
+import functools
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fbackprop import checks
-from fbackprop.errors import DtypeError, ShapeError, StructureError, describe, noted
-from fbackprop.losses.rows import check_outputs
-from fbackprop.types import Array, Loss, Residuals
+from fbackprop.errors import DtypeError, RangeError, ShapeError, StructureError, describe, noted
+from fbackprop.losses.rows import check_outputs, curvature_of, sampler_of
+from fbackprop.types import Array, Loss, LossCurvature, Residuals
 
 
 def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
@@ -50,9 +52,7 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
 
   def combined_forward(outputs: Array, targets: tuple[Any, ...]) -> tuple[Array, Residuals]:
     check_outputs("combine", outputs)
-    if type(targets) is not tuple or len(targets) != len(parts):
-      got = f"a tuple of {len(targets)}" if type(targets) is tuple else describe(targets)
-      raise StructureError(f"must be a tuple of {len(parts)}, got {got}", "targets", "combine")
+    check_tuple(targets, parts)
     losses = jnp.zeros(outputs.shape[0], outputs.dtype)
     kept = []
     for i, (_, loss, output_slice) in enumerate(parts):
@@ -77,12 +77,72 @@ def combine(*parts: tuple[float, Loss, slice | int]) -> Loss:
       outputs_bar = outputs_bar + jax.lax.pad(part_bar, jnp.zeros((), empty.dtype), around)
     return outputs_bar
 
-  return Loss("combine", combined_forward, combined_backward)
+  return Loss("combine", combined_forward, combined_backward, combined_curvature(parts))
+
+
+def combined_curvature(parts: tuple[tuple[float, Loss, slice | int], ...]) -> LossCurvature:
+  """H_n = Σ_i weight_i H_ni, each within its slice: the columns of the parts' roots, side by side.
+
+  The draws of the parts are independent and have the mean 0, so that they may be added where slices
+  overlap. A root and a draw need weights that aren't negative.
+  """
+
+  def each(outputs: Array, targets: tuple[Any, ...], of_part: Any) -> list[Array]:
+    """Compute `of_part(i, loss, outputs, targets)` of each part, with zeros around its slice."""
+    check_tuple(targets, parts)
+    found = []
+    for i, (_, loss, output_slice) in enumerate(parts):
+      start, stop = columns(i, output_slice, outputs)
+      with noted(f"in part {i} ({loss.name}) of {len(parts)}, outputs {start} to {stop - 1}"):
+        value = of_part(i, loss, slice(start, stop), targets[i])
+      around = [(0, 0)] * (value.ndim - 1) + [(start, outputs.shape[1] - stop)]
+      found.append(jnp.pad(value, around))
+    return found
+
+  def root_of_weight(i: int) -> float:
+    weight = float(parts[i][0])
+    if weight < 0:
+      problem = f"must be at least 0 for a square root of the curvature, got {weight}"
+      raise RangeError(problem, f"the weight of part {i}", "combine")
+    return math.sqrt(weight)
+
+  def roots(outputs: Array, targets: tuple[Any, ...], is_fisher: bool) -> Array:
+    def root_of_part(i: int, loss: Loss, at: slice, target: Any) -> Array:
+      curvature = curvature_of("combine", loss)
+      root = (curvature.fisher if is_fisher else None) or curvature.root
+      return root_of_weight(i) * root(outputs[:, at], target)
+
+    return jnp.concatenate(each(outputs, targets, root_of_part))
+
+  def combined_product(outputs: Array, targets: tuple[Any, ...], v: Array) -> Array:
+    def product_of_part(i: int, loss: Loss, at: slice, target: Any) -> Array:
+      product = curvature_of("combine", loss).product
+      return float(parts[i][0]) * product(outputs[:, at], target, v[:, at])
+
+    return functools.reduce(jnp.add, each(outputs, targets, product_of_part))
+
+  def combined_sample(key: Array, outputs: Array, targets: tuple[Any, ...]) -> Array:
+    def draw_of_part(i: int, loss: Loss, at: slice, target: Any) -> Array:
+      draw = sampler_of("combine", loss)
+      return root_of_weight(i) * draw(jax.random.fold_in(key, i), outputs[:, at], target)
+
+    return functools.reduce(jnp.add, each(outputs, targets, draw_of_part))
+
+  return LossCurvature(
+    functools.partial(roots, is_fisher=False), combined_product, combined_sample,
+    functools.partial(roots, is_fisher=True),
+  )  # fmt: skip
+
+
+def check_tuple(targets: Any, parts: tuple[Any, ...]) -> None:
+  """Raise unless the targets are a tuple, one for each part."""
+  if type(targets) is not tuple or len(targets) != len(parts):
+    got = f"a tuple of {len(targets)}" if type(targets) is tuple else describe(targets)
+    raise StructureError(f"must be a tuple of {len(parts)}, got {got}", "targets", "combine")
 
 
 def check_part(i: int, part: Any) -> None:
   """Raise unless a part is a weight, a loss, and a slice of the outputs."""
-  # A Loss alone is a tuple of three, too.
   is_triple = isinstance(part, tuple) and not isinstance(part, Loss) and len(part) == 3
   checks.check_that("combine", f"part {i}", part, is_triple, "be (weight, loss, output_slice)")
   weight, loss, output_slice = part

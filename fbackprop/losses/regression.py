@@ -3,12 +3,13 @@
 import math
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 
-from fbackprop.losses.rows import check_values, scale_rows
+from fbackprop.losses.rows import check_values, diagonal_root, scale_rows
 from fbackprop.meshes import split_like
 from fbackprop.ranges import POSITIVE, check_range
-from fbackprop.types import Array, Loss, Residuals
+from fbackprop.types import Array, Loss, LossCurvature, Residuals
 
 
 def squared_error_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
@@ -29,6 +30,22 @@ def squared_error_forward(outputs: Array, targets: Array) -> tuple[Array, Residu
 def squared_error_backward(error: Residuals, losses_bar: Array) -> Array:
   """∂losses_n/∂y_nc = y_nc − t_nc, the residual."""
   return scale_rows(error, losses_bar)
+
+
+def squared_error_root(outputs: Array, targets: Array) -> Array:
+  """H_n = I: the root is I."""
+  check_values("squared_error", outputs, targets)
+  return diagonal_root(jnp.ones_like(outputs))
+
+
+def squared_error_product(outputs: Array, targets: Array, v: Array) -> Array:
+  """H_n v_n = v_n."""
+  return v
+
+
+def squared_error_sample(key: Array, outputs: Array, targets: Array) -> Array:
+  """y − t for t drawn from the normal distribution of mean y and variance 1."""
+  return jax.random.normal(key, outputs.shape, outputs.dtype)
 
 
 def huber_forward(outputs: Array, targets: Array, delta: float = 1.0) -> tuple[Array, Residuals]:
@@ -62,6 +79,39 @@ def huber_backward(rows: Residuals, losses_bar: Array) -> Array:
   return scale_rows(rows, losses_bar)
 
 
+def huber_curvature(delta: float) -> LossCurvature:
+  """H_n is diagonal: 1 where |y − t| < δ, and 0 beyond, at ±δ too.
+
+  The Fisher information is that of the density e^(−h(e)), which is normal within ±δ and exponential
+  beyond, with the masses A = √(2π) erf(δ/√2) and B = 2 e^(−δ²/2) / δ: the identity times A / (A +
+  B), the share of errors within ±δ.
+  """
+  within = math.sqrt(2 * math.pi) * math.erf(delta / math.sqrt(2))
+  share = within / (within + 2 * math.exp(-(delta**2) / 2) / delta)
+
+  def near(outputs: Array, targets: Array) -> Array:
+    check_values("huber", outputs, targets)
+    return (jnp.abs(outputs - targets) < delta).astype(outputs.dtype)
+
+  def huber_root(outputs: Array, targets: Array) -> Array:
+    return diagonal_root(near(outputs, targets))
+
+  def huber_product(outputs: Array, targets: Array, v: Array) -> Array:
+    return near(outputs, targets) * v
+
+  def huber_sample(key: Array, outputs: Array, targets: Array) -> Array:
+    of_part, of_sign, of_error = jax.random.split(key, 3)
+    shape, dtype = outputs.shape, outputs.dtype
+    error = jax.random.truncated_normal(of_error, -delta, delta, shape, dtype)
+    edge = delta * jax.random.rademacher(of_sign, shape, dtype)
+    return jnp.where(jax.random.uniform(of_part, shape, dtype) < share, error, edge)
+
+  def huber_fisher(outputs: Array, targets: Array) -> Array:
+    return diagonal_root(jnp.full_like(outputs, math.sqrt(share)))
+
+  return LossCurvature(huber_root, huber_product, huber_sample, huber_fisher)
+
+
 def huber_with(delta: float) -> Loss:
   """Build the Huber loss that is quadratic for errors up to ±`delta` and linear beyond.
 
@@ -81,7 +131,9 @@ def huber_with(delta: float) -> Loss:
     [0.90625]
   """
   check_range("huber_with", "delta", delta, POSITIVE)
-  return Loss("huber", partial(huber_forward, delta=float(delta)), huber_backward)
+  delta = float(delta)
+  forward = partial(huber_forward, delta=delta)
+  return Loss("huber", forward, huber_backward, huber_curvature(delta))
 
 
 def log_cosh_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
@@ -117,6 +169,33 @@ def log_cosh_backward(rows: Residuals, losses_bar: Array) -> Array:
   return scale_rows(rows, losses_bar)
 
 
+def log_cosh_root(outputs: Array, targets: Array) -> Array:
+  """H_n is diagonal, 1 − tanh² e = 1 / cosh² e with e = y − t; the root is 1 / cosh e."""
+  return diagonal_root(inverse_cosh(outputs, targets))
+
+
+def log_cosh_product(outputs: Array, targets: Array, v: Array) -> Array:
+  """H_n v_n = v_n / cosh² e."""
+  return inverse_cosh(outputs, targets) ** 2 * v
+
+
+def inverse_cosh(outputs: Array, targets: Array) -> Array:
+  """Compute 1 / cosh(y − t) as 2 e^(−|e|) / (1 + e^(−2|e|)), in which nothing overflows."""
+  check_values("log_cosh", outputs, targets)
+  small = jnp.exp(-jnp.abs(outputs - targets))
+  return 2 * small / (1 + small * small)
+
+
+def log_cosh_sample(key: Array, outputs: Array, targets: Array) -> Array:
+  """tanh e for e drawn from the density 1 / (π cosh e), whose quantile at u is log tan(π u / 2)."""
+  return -jnp.cos(math.pi * jax.random.uniform(key, outputs.shape, outputs.dtype))
+
+
+def log_cosh_fisher(outputs: Array, targets: Array) -> Array:
+  """The mean of tanh² e under that density is ½."""
+  return diagonal_root(jnp.full_like(outputs, math.sqrt(0.5)))
+
+
 def poisson_nll_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
   """losses_n = Σ_c e^(z_nc) − t_nc z_nc: −log Poisson(t; e^z) without the constant log t!.
 
@@ -146,7 +225,33 @@ def poisson_nll_backward(rows: Residuals, losses_bar: Array) -> Array:
   return scale_rows(rows, losses_bar)
 
 
-squared_error = Loss("squared_error", squared_error_forward, squared_error_backward)
+def poisson_nll_root(outputs: Array, targets: Array) -> Array:
+  """H_n is diagonal, the rates e^z; the root is e^(z/2)."""
+  check_values("poisson_nll", outputs, targets)
+  return diagonal_root(jnp.exp(0.5 * outputs))
+
+
+def poisson_nll_product(outputs: Array, targets: Array, v: Array) -> Array:
+  """H_n v_n = e^z v_n."""
+  return jnp.exp(outputs) * v
+
+
+def poisson_nll_sample(key: Array, outputs: Array, targets: Array) -> Array:
+  """e^z − t for t drawn from the Poisson distribution of rate e^z."""
+  rate = jnp.exp(outputs)
+  return rate - jax.random.poisson(key, rate).astype(rate.dtype)
+
+
+squared_error = Loss(
+  "squared_error", squared_error_forward, squared_error_backward,
+  LossCurvature(squared_error_root, squared_error_product, squared_error_sample),
+)  # fmt: skip
 huber = huber_with(1.0)
-log_cosh = Loss("log_cosh", log_cosh_forward, log_cosh_backward)
-poisson_nll = Loss("poisson_nll", poisson_nll_forward, poisson_nll_backward)
+log_cosh = Loss(
+  "log_cosh", log_cosh_forward, log_cosh_backward,
+  LossCurvature(log_cosh_root, log_cosh_product, log_cosh_sample, log_cosh_fisher),
+)  # fmt: skip
+poisson_nll = Loss(
+  "poisson_nll", poisson_nll_forward, poisson_nll_backward,
+  LossCurvature(poisson_nll_root, poisson_nll_product, poisson_nll_sample),
+)  # fmt: skip

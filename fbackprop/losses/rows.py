@@ -1,16 +1,19 @@
-"""Shared parts of the losses: checks of arrays, one-hot rows, an exact difference, one product.
+"""Shared parts of the losses: checks of arrays, one-hot rows, an exact difference, one product;
+what the curvatures share.
 
 The residual of every loss is one array `[N, C]`, the derivative of an example's loss by its
 outputs, so that its backward rule is the product of these rows with the cotangents of the losses.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from fbackprop import checks
-from fbackprop.errors import ShapeError
-from fbackprop.types import Array, Residuals
+from fbackprop.errors import ShapeError, StructureError
+from fbackprop.types import Array, Loss, LossCurvature, Residuals
 
 
 def scale_rows(rows: Residuals, losses_bar: Array) -> Array:
@@ -67,6 +70,33 @@ def one_hot(
   rows = (kept[:, None] & at_label).astype(outputs.dtype)
   wrong = kept & ((labels < 0) | (labels >= c))
   return jnp.where(wrong[:, None], jnp.nan, rows), kept
+
+
+def diagonal_root(diagonal_of_root: Array) -> Array:
+  """Return the root `[C, N, C]` of a Hessian that is diagonal, from the root of its diagonal."""
+  identity = jnp.eye(diagonal_of_root.shape[1], dtype=diagonal_of_root.dtype)
+  return identity[:, None, :] * diagonal_of_root[None]
+
+
+def curvature_of(where: str, loss: Loss) -> LossCurvature:
+  """Return a loss's curvature; raise if it states none."""
+  if loss.curvature is None:
+    raise StructureError(
+      f"{where}: the loss {loss.name} states no curvature: give its Loss the field curvature, a "
+      "fbackprop.LossCurvature, as docs/curvature.md shows"
+    )
+  return loss.curvature
+
+
+def sampler_of(where: str, loss: Loss) -> Any:
+  """Return the sampler of a loss's targets; raise for a loss that is no −log of a probability."""
+  sample = curvature_of(where, loss).sample
+  if sample is None:
+    raise StructureError(
+      f"{where}: the loss {loss.name} has no sampler: it is no −log of a probability, or its "
+      'curvature states no sample; take kind="exact" or "empirical"'
+    )
+  return sample
 
 
 def exact_difference(a: Array, b: Array) -> tuple[Array, Array]:

@@ -13,7 +13,7 @@ from fbackprop.errors import DtypeError, RangeError, check_choice, describe
 from fbackprop.ranges import COUNT, FLOAT32_MAX, RANGES, check_in_range, check_range
 
 OptimizerName = Literal[
-  "gradient_descent", "momentum", "nesterov", "adam", "rmsprop", "adagrad", "lion"
+  "gradient_descent", "momentum", "nesterov", "adam", "rmsprop", "adagrad", "lion", "kfac"
 ]
 ScheduleName = Literal["constant", "cosine", "linear", "exponential"]
 ShuffleName = Literal["exact", "fast"]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fbackprop.curvature import kfac
 from fbackprop.errors import check_choice, check_that
 from fbackprop.layers.factors import refuse_factors
 from fbackprop.ranges import RANGES, check_in_range, check_range
@@ -73,7 +74,7 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
   ) -> tuple[Params, Any]:
     refuse_factors("make_update", "grads", grads)
     updates, opt_state = propose(
-      grads, opt_state, params, value=value, grad=grads,
+      grads, opt_state, params, value=value, grad=grads, batch=batch, key=key,
       value_fn=lambda params: mean_loss(params, batch, key),
     )  # fmt: skip
     return optax.apply_updates(params, updates), opt_state
@@ -196,7 +197,7 @@ def make_mean_loss(net: Layer, loss: Loss) -> Callable[[Params, Any, Array | Non
   return mean_loss
 
 
-# The optimizers of the command line, without their rate; the numbers are optax's.
+# The optimizers of the command line that need no network, without their rate, by optax's numbers.
 OPTIMIZERS: dict[OptimizerName, Callable[[], optax.GradientTransformation]] = {
   "gradient_descent": optax.identity,
   "momentum": lambda: optax.trace(0.9),
@@ -224,6 +225,7 @@ def make_optimizer(
   warmup: int = 0,
   weight_decay: float = 0.0,
   clip_norm: float | None = None,
+  model: tuple[Layer, Loss] | None = None,
 ) -> optax.GradientTransformation:
   """Build an optimizer by name.
 
@@ -233,7 +235,8 @@ def make_optimizer(
   step.
 
   Args:
-    name: one of `OPTIMIZERS`.
+    name: one of `OPTIMIZERS`, or "kfac" (`fbackprop.curvature.kfac` with one draw of each example's
+      target per step, damping 0.01, directions of at most 0.01 nats, an inversion every 10 steps).
     rate: learning rate, the peak one of a schedule; above 0.
     steps: length of the run, over which a schedule decays.
     schedule: one of `SCHEDULES`: constant, cosine or linear decay to 0, or exponential decay by a
@@ -241,15 +244,16 @@ def make_optimizer(
     warmup: steps of linear warmup from 0; at most `steps`.
     weight_decay: decoupled weight decay (weight matrices only); at least 0.
     clip_norm: clip the gradient to this global norm; None for no clipping.
+    model: the network and the loss, for "kfac".
 
   Raises:
     ValueError: unknown name, or number out of range.
-    TypeError: a number has the wrong type.
+    TypeError: a number has the wrong type, or "kfac" has no model.
 
   Example:
     >>> optimizer = make_optimizer("adam", 1e-3, 1000, schedule="cosine", weight_decay=0.01)
   """
-  check_choice("make_optimizer", "name", name, OPTIMIZERS)
+  check_choice("make_optimizer", "name", name, (*OPTIMIZERS, "kfac"))
   check_choice("make_optimizer", "schedule", schedule, SCHEDULES)
   for what, number in (("rate", rate), ("weight_decay", weight_decay), ("clip_norm", clip_norm)):
     if number is not None or what != "clip_norm":
@@ -261,7 +265,21 @@ def make_optimizer(
   clip = [] if clip_norm is None else [optax.clip_by_global_norm(clip_norm)]
   decay = [optax.add_decayed_weights(weight_decay, is_weight)] if weight_decay else []
   scale = optax.scale_by_learning_rate(rates(rate, steps, schedule, warmup))
-  return optax.chain(*clip, OPTIMIZERS[name](), *decay, scale)
+  return optax.chain(*clip, direction_of(name, model), *decay, scale)
+
+
+def direction_of(
+  name: OptimizerName, model: tuple[Layer, Loss] | None
+) -> optax.GradientTransformation:
+  """Build what turns a gradient into the direction of descent, uphill as the gradient is."""
+  if name != "kfac":
+    return OPTIMIZERS[name]()
+  wanted = "be (net, loss) for kfac, which takes their curvature"
+  check_that("make_optimizer", "model", model, model is not None, wanted)
+  assert model is not None
+  options: dict[str, Any] = {"damping": 0.01, "kl_bound": 0.01, "refresh": (1, 10)}
+  natural = kfac(*model, rate=1.0, kind="monte_carlo", **options)
+  return optax.chain(natural, optax.scale(-1.0))
 
 
 def rates(rate: float, steps: int, schedule: ScheduleName, warmup: int) -> optax.ScalarOrSchedule:

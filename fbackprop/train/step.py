@@ -97,9 +97,10 @@ def make_step(
     net: the network.
     loss: the loss.
     optimizer: `fbackprop.train.gradient_descent(rate)`, or any of optax's. Extra arguments are
-      passed to those that take them: `value=` the batch's loss, `grad=` its gradient, and
-      `value_fn=` the loss as a function of the parameters: a line search, such as that of
-      `optax.lbfgs`, also differentiates by our backward pass.
+      passed to those that take them: `value=` the batch's loss, `grad=` its gradient, `batch=` and
+      `key=` those of the step, for `fbackprop.curvature.kfac`, and `value_fn=` the loss as a
+      function of the parameters: a line search, such as that of `optax.lbfgs`, also differentiates
+      by our backward pass.
     clip_examples: clip each example's gradient to this norm before averaging, see
       `fbackprop.quantities.clipped_gradient`. None for no clipping.
     watch: further diagnostics in `Info.watched`: "noise_scale". Either of these two needs a network

@@ -13,9 +13,9 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from fbackprop.circuit import Node, Trace, build, example, parse
 from fbackprop.circuit.drawing import sum_lines
+from fbackprop.circuit.formats import to_png, to_svg
 from fbackprop.circuit.graph import GATES, fan_out
 from fbackprop.circuit.notation import MINUS, format_number
-from fbackprop.circuit.pictures import to_png, to_svg
 from fbackprop.circuit.shapes import ADVANCE, GRADIENT, INK, NAME, PAPER, VALUE, WIRE, width_of
 from tests.support.circuits import SVG, check_boxes, circuits, read
 

@@ -161,13 +161,17 @@ def test_a_remat_computes_again_what_is_split():
 # --- A run ----------------------------------------------------------------------------------------
 
 RUNS = {
-  "exact": {"batch_size": 8},
-  "fast": {"batch_size": 6, "shuffle": "fast"},
-  "odd": {"batch_size": 7},
+  "exact": {"batch_size": 8, "check_every": 3},
+  "odd": {"batch_size": 7, "check_every": 3},
   "all": {},
-  "aside": {"batch_size": 4, "stop": fb.train.StopRules(max_epochs=2, validation_fraction=0.25)},
-  "watched": {"batch_size": 8, "watch": ("noise_scale", "health"), "clip_examples": 1.0},
-}
+  "fast": {
+    "batch_size": 6, "shuffle": "fast",
+    "stop": fb.train.StopRules(max_epochs=2, validation_fraction=0.25),
+  },
+  "watched": {
+    "batch_size": 8, "check_every": 3, "watch": ("noise_scale", "health"), "clip_examples": 1.0
+  },
+}  # fmt: skip
 FAST = ("exact", "odd")
 
 
@@ -177,12 +181,7 @@ def run_of(data, test, *, stop=None, **options):
     [3, 8, 4], fb.tanh, dropout=0.1, dense=wrapped(fb.dense),
     normalization=wrapped(fb.layer_norm),
   )  # fmt: skip
-  options = {
-    "optimizer": optax.sgd(0.1, momentum=0.9),
-    "eval_every": 2,
-    "check_every": 3,
-    **options,
-  }
+  options = {"optimizer": optax.sgd(0.1, momentum=0.9), "eval_every": 2, **options}
   return descend(net, data, stop or fb.train.StopRules(max_epochs=2), test=test, **options)
 
 
@@ -213,6 +212,7 @@ def test_fit_trains_as_on_one_device(name, axis_type):
   assert last[0].test_accuracy == last[1].test_accuracy
   assert all(check.ok for _, check in got.checks)
   assert len(got.checks) == len(want.checks)
+  assert bool(got.checks) == ("check_every" in RUNS[name])
   if name == "watched":
     assert last[0].clipped == last[1].clipped
     assert last[0].noise_scale == pytest.approx(last[1].noise_scale, rel=1e-3)

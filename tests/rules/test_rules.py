@@ -1,5 +1,7 @@
 """Backward rules as values: what each of them is exactly, and that they work as Layers do."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -322,7 +324,7 @@ def test_decoders_learn_to_reconstruct():
 
 def test_the_energy_at_equilibrium_has_its_closed_form():
   """½ Σ rᵀ S⁻¹ r with S = I/λ + Σ_l P_l P_lᵀ, P_l the weights behind h_l."""
-  from fbackprop.rules._predictive_coding import errors, settle
+  from fbackprop.rules._predictive_coding import Descent, errors, settle
   from fbackprop.rules.contract import Links
 
   net, precision = linear_net(3, 4, 4, 2), 2.0
@@ -330,9 +332,8 @@ def test_the_energy_at_equilibrium_has_its_closed_form():
   links = Links("test", net)
   x, t = random_like(np.random.default_rng(4), (jnp.ones((6, 3)), jnp.ones((6, 2))))
   y, (_, outputs) = links.forward(params, x)
-  states = jax.jit(lambda s: settle(links, params, x, s, t, None, 3000, 0.1, precision))(
-    outputs[:-1]
-  )
+  descent = Descent(3000, 0.1, 0.0)
+  states = jax.jit(lambda s: settle(links, params, x, s, t, None, precision, descent))(outputs[:-1])
   found, _, _ = errors(links, params, [x, *states, t], None, precision)
   energy = 0.5 * sum((e**2).sum() for e in found[:-1]) + 0.5 * precision * (found[-1] ** 2).sum()
   p2 = params[2].w @ params[4].w
@@ -356,6 +357,21 @@ def test_predictive_coding_tends_to_backprop_linearly_in_the_precision():
   slopes = np.log10(np.array(differences[:-1]) / differences[1:])
   assert abs(slopes[-1] - 1) < 0.02
   assert differences[-1] < 0.02
+
+
+def test_with_momentum_the_states_settle_in_fewer_steps_at_the_same_equilibrium():
+  net = fb.mlp([3, *[8] * 4, 2], fb.tanh, **WIDE)
+  params = net.init(KEY)
+  x, t = random_like(np.random.default_rng(4), (jnp.ones((6, 3)), jnp.ones((6, 2))))
+  make = partial(rules.predictive_coding, net, precision=0.5)
+  settled = vector(update(make(steps=5000, rate=0.2), rules.RuleParams(params, ()), None, x, t)[0])
+
+  def distance(**options):
+    found = update(make(rate=0.2, **options), rules.RuleParams(params, ()), None, x, t)[0]
+    return np.linalg.norm(vector(found) - settled) / np.linalg.norm(settled)
+
+  assert distance(steps=400, momentum=0.8) < 1e-10
+  assert distance(steps=30, momentum=0.8) < 0.2 * distance(steps=30)
 
 
 def test_predictive_coding_of_one_layer_is_backprop():
@@ -415,6 +431,7 @@ REFUSED = [
   (lambda: rules.difference_target_propagation(NET, step=0), ValueError, "step must be"),
   (lambda: rules.predictive_coding(NET, steps=0), ValueError, "steps must be at least 1"),
   (lambda: rules.predictive_coding(NET, precision=0), ValueError, "precision must be"),
+  (lambda: rules.predictive_coding(NET, momentum=1), ValueError, "momentum must be at least 0 and"),
   (lambda: rules.straight_through(NET), ValueError, "layer must have no parameters, got mlp"),
   (lambda: rules.surrogate(fb.relu, 3), TypeError, "surrogate: smooth must be a Layer"),
   (lambda: rules.alignment(NET, LOSS), ValueError, "rule must be a network under a rule"),

@@ -14,7 +14,7 @@ import pytest
 
 from fbackprop.verify.bank.specimen import Example, Specimen
 from scripts import bench
-from scripts.benchmarks import bridges, checkers, epoch, machine, peak, rounds
+from scripts.benchmarks import bridges, checkers, epoch, loop, machine, peak, rounds
 from scripts.benchmarks.bridges import problem_of
 from scripts.benchmarks.models import Epochs, draw_rows
 from scripts.benchmarks.peers import PEERS, markdown_of
@@ -429,6 +429,16 @@ def test_the_page_has_the_tables_of_the_committed_epochs():
     assert f"{row['package']} {row['version']}" in page
   for row in json.loads((root / "experiments" / "results" / "peak.json").read_text())["rows"]:
     assert f"{row['gflops']:.0f} | {row['share']:.2f} |" in page
+
+
+@pytest.mark.slow
+def test_the_loop_is_timed_beside_that_of_another_checkout(made):
+  here = str(Path(__file__).parents[2])
+  printed, written = made("loop", "--beside", here, "--sizes", "tiny", *BRIEFLY)
+  assert [row["shuffle"] for row in written["rows"]] == ["exact", "fast"]
+  assert all(0.2 < row["ratio"] < 5 for row in written["rows"]), printed
+  with pytest.raises(SystemExit, match="the process of"), loop.worker(Path(here), "none", "tiny"):
+    pass
 
 
 @pytest.mark.slow

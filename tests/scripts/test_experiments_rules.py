@@ -36,7 +36,7 @@ def test_the_small_run(script, tmp_path, capsys):
 
 @pytest.mark.parametrize("hidden", rules_by_depth.FULL["depths"])
 def test_predictive_coding_is_near_its_equilibrium(hidden):
-  """By the first layer, which the error reaches last: most of what eight times the steps give."""
+  """By the first layer, which the error reaches last, beside many steps without momentum."""
   net = fb.mlp([40, *[64] * hidden, 10], fb.tanh)
   longer = fb.rules.predictive_coding(net, steps=40 * hidden**2, rate=0.2, precision=0.1)
   x, labels = jax.random.normal(jax.random.key(5), (50, 40)), jnp.arange(50) % 10
@@ -45,7 +45,7 @@ def test_predictive_coding_is_near_its_equilibrium(hidden):
     float(jnp.linalg.norm(jax.jit(fb.value_and_grad(rule, LOSS))(params, x, labels)[1].params[0].w))
     for rule in (RULES["predictive coding"](net), longer)
   )
-  assert 0.75 < own / most < 1
+  assert 0.9 < own / most < 1.05
 
 
 def test_an_angle_that_there_is_none_of_is_not_drawn():

@@ -23,11 +23,12 @@ MODULES = sorted(
 # A folder, or a module of the top, imports from lower ranks and, without a circle, from its own.
 RANKS = [
   ["types", "errors", "ranges", "checks", "extras", "files", "markup", "fonts", "jaxprs",
-   "meshes", "compilation_cache"],
+   "meshes", "rounding", "compilation_cache"],
   ["gates"],
   ["layers", "losses"],
   ["combinators", "graphs", "transforms", "inspection", "networks"],
   ["circuit.layout", "circuit.live", "circuit", "quantities", "live_check", "rules"],
+  ["curvature"],
   ["verify.report", "verify.page", "verify.heat_maps", "verify.deadline"],
   ["verify.cases", "verify.interpret"],
   ["verify.witnesses"],

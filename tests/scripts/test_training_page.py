@@ -22,7 +22,7 @@ def words_and_numbers(text):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("compiled_for_users")
+@pytest.mark.usefixtures("compiled_for_users", "undrawn")
 def test_the_page_prints_what_it_shows(tmp_path, capsys):
   assert len(COMMANDS) == 10
   with contextlib.chdir(tmp_path):

@@ -1,4 +1,4 @@
-"""Laws 0 to 4: the contract of a forward rule and its backward rule."""
+"""Laws 0 to 4: the contract of a forward rule and its backward rule; and the second order."""
 
 import functools
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import fbackprop as fb
 from tests.support import witness
 from tests.support.law import law
 
@@ -204,3 +205,99 @@ def law_nan_passes(case, dtype):
     )
     if cotangents[i][1, 0] == 0:
       raise AssertionError(f"{where(case, dtype, 'NaN')}: {name}_bar[1, 0] is 0, which hides it")
+
+
+# --- The second order -----------------------------------------------------------------------------
+
+
+def has_second(case, dtype):
+  unit = case.make(jnp.dtype(dtype))
+  return isinstance(unit, fb.Gate) and unit.second is not None
+
+
+@law(dtypes=("float64",), applies=has_second)
+def law_second_is_the_slope_of_the_slope(case, dtype):
+  """Require `Gate.second` to be autodiff of the backward rule, at kinks and in the tails too."""
+  gate = case.make(jnp.dtype(dtype))
+
+  def slope(z, y_bar):
+    return gate.backward(gate.forward(z)[1], y_bar)[0]
+
+  @witness.jit_quickly
+  def both(z, y_bar):
+    want = jax.jvp(lambda z: slope(z, y_bar), (z,), (jnp.ones_like(z),))[1]
+    return gate.second(gate.forward(z)[1], y_bar)[0], want
+
+  kinks = witness.draw_kinks(case, dtype) if case.kinks else []
+  for _, (z,), y_bar in [witness.draw(case, dtype), *kinks]:
+    got, want = map(np.asarray, both(z, y_bar))
+    # Far out autodiff multiplies 0 by infinity; the rule must not.
+    assert np.isfinite(got).all(), where(case, dtype, f"second derivative at {z}")
+    known = np.isfinite(want)
+    truth = witness.Truth((want[known],), (np.abs(y_bar).max(initial=0.0),))
+    assert_close(case, dtype, "second derivative", ("z_bar",), (got[known],), truth)
+
+
+def has_second_rules(case, dtype):
+  unit = case.make(jnp.dtype(dtype))
+  if not isinstance(unit, fb.Layer) or unit.second is None:
+    return False
+  # An activation has its gate's rule; layers of several inputs or outputs have their backward rule.
+  return "gate" not in dict(unit.options) and unit.name not in ("concatenate", "split")
+
+
+@law(dtypes=("float64",), applies=has_second_rules)
+def law_second_order_rules_are_those_of_the_reference(case, dtype):
+  """Require a layer's `bend` and `squares` to be its Hessian and its squared Jacobian."""
+  layer = case.make(jnp.dtype(dtype))
+  _, (params, x, *key), y_bar = witness.draw(case, dtype, n=2)
+  h = y_bar * y_bar
+
+  @witness.jit_quickly
+  def both(x, y_bar, h):
+    residuals = layer.forward(params, x, *key)[1]
+    squares, bend = layer.second.squares, layer.second.bend
+    first = x[0]
+
+    def f(row):  # In its place of the batch, where its mask is.
+      return layer.forward(params, x.at[0].set(row), *key)[0][0]
+
+    jacobian, hessian = jax.jacfwd(f)(first), jax.hessian(lambda row: f(row) @ y_bar[0])(first)
+    found = {"hessian": bend(params, residuals, y_bar)[0] if bend else jnp.zeros_like(hessian)}
+    wanted = {"hessian": hessian}
+    if squares is not None:
+      found["squares"], wanted["squares"] = squares(params, residuals, h)[0], h[0] @ jacobian**2
+    return found, wanted
+
+  found, wanted = both(x, y_bar, h)
+  for name, want in wanted.items():
+    truth = witness.Truth((np.asarray(want),), (max(1.0, np.abs(want).max(initial=0.0)),))
+    assert_close(case, dtype, name, (name,), (np.asarray(found[name]),), truth)
+
+
+def has_curvature(case, dtype):
+  return isinstance(case.make(jnp.dtype(dtype)), fb.Loss)
+
+
+@law(dtypes=("float64",), applies=has_curvature)
+def law_curvature_is_the_hessian_of_the_reference(case, dtype):
+  """Require root · rootᵀ and the product to be those of autodiff's Hessian by the outputs."""
+  loss = case.make(jnp.dtype(dtype))
+  _, (outputs, targets), _ = witness.draw(case, dtype)
+  v = witness.random_like(witness.generator(case, 1), outputs)
+
+  @witness.jit_quickly
+  def both(outputs, targets, v):
+    def of_one(row, target):
+      return case.reference(row[None], jax.tree.map(lambda t: t[None], target))[0]
+
+    hessians = jax.vmap(jax.hessian(of_one))(outputs, targets)
+    root = loss.curvature.root(outputs, targets)
+    product = loss.curvature.product(outputs, targets, v)
+    return (jnp.einsum("rnc,rnd->ncd", root, root), product), (
+      hessians, jnp.einsum("ncd,nd->nc", hessians, v),
+    )  # fmt: skip
+
+  got, want = both(outputs, targets, v)
+  truth = witness.Truth(want, tuple(max(1.0, np.abs(w).max(initial=0.0)) for w in want))
+  assert_close(case, dtype, "curvature", ("root rootᵀ", "H v"), got, truth)

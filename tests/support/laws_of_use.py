@@ -13,7 +13,8 @@ from tests.support import witness
 from tests.support.law import law
 from tests.support.laws_of_rules import assert_close, assert_same_types, assert_true, where
 
-BATCH_SIZES = (0, 1, 2, witness.N)
+# Besides 7, a prime, of most laws, and 2 of those on stacked draws.
+BATCH_SIZES = (0, 1)
 
 
 # --- Law 5: the same however it is run ------------------------------------------------------------
@@ -138,10 +139,10 @@ def law_same_within_shard_map(case, dtype):
 
 @law(dtypes=("float64",), fast=())
 def law_any_batch_size(case, dtype):
-  """Run N = 0 (whose parameters get exactly zero), 1, 2 and a prime."""
+  """Run N = 0, whose parameters get exactly zero, and N = 1."""
   for n in BATCH_SIZES:
     view, primals, y_bar = witness.draw(case, dtype, n=n)
-    got = (view.compiled if n == witness.N else view.compiled_quickly)(primals, y_bar)[1]
+    got = view.compiled_quickly(primals, y_bar)[1]
     assert_same_types(case, dtype, view, primals, got)
     assert_true(case, dtype, f"N = {n}", view, primals, y_bar, got)
 

@@ -139,6 +139,14 @@ N = 7
 
 def draw(case: Any, dtype: str, n: int = N, variant: int = 0) -> tuple[View, tuple[Any, ...], Any]:
   """Draw the view of a row, primals for n examples, and a cotangent of the output."""
+  return drawn(case, dtype, n, variant, jax.config.jax_enable_x64)
+
+
+@functools.cache  # The laws share most of their draws, and the shapes of parameters are traced.
+def drawn(
+  case: Any, dtype: str, n: int, variant: int, x64: bool
+) -> tuple[View, tuple[Any, ...], Any]:
+  """Draw these, once; labels are int64 only with `x64`."""
   rng = generator(case, n, variant)
   primals = as_jax(case.primals(rng, n, jnp.dtype(dtype)))
   view = view_of(case, dtype, len(primals))
@@ -202,12 +210,16 @@ def jvp_terms(reference: Any, active: Any, constants: Any, y_bar: Any, tangents:
 def grad_terms(reference: Any, active: Any, constants: Any, y_bar: Any, weights: Any) -> Any:
   """Return the gradient of Σ weights · cotangents by the primals and by y_bar, for every output."""
 
-  def first_order(active, y_bar):
-    rows = value_and_terms(reference, active, constants, y_bar)[1]
-    products = jax.tree.map(lambda w, leaf: (w[None] * leaf).reshape(y_bar.size, -1), weights, rows)
-    return sum(leaf.sum(1) for leaf in jax.tree.leaves(products))
+  def weighted_sum(row, active, y_bar):
+    """The sum for one output, which `row` selects."""
+    pull_back = jax.vjp(lambda *active: reference(*active, *constants), *active)[1]
+    products = jax.tree.map(jnp.multiply, weights, pull_back(row * y_bar))
+    return sum(leaf.sum() for leaf in jax.tree.leaves(products))
 
-  by_active, by_y_bar = jax.jacrev(first_order, (0, 1))(active, y_bar)
+  rows = jnp.eye(y_bar.size, dtype=y_bar.dtype).reshape(-1, *y_bar.shape)
+  by_active, by_y_bar = jax.vmap(jax.grad(weighted_sum, (1, 2)), (0, None, None))(
+    rows, active, y_bar
+  )
   return (*by_active, by_y_bar)
 
 

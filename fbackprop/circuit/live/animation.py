@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from fbackprop.circuit import notation, text
 from fbackprop.circuit.drawing import LONGEST_LINE, MARGIN, Labels
+from fbackprop.circuit.formats import FONTS, shorten
 from fbackprop.circuit.graph import CircuitError, Wire, fan_out
 from fbackprop.circuit.layout.columns import Item
 from fbackprop.circuit.layout.placement import place
 from fbackprop.circuit.live.figure import LiveLabels, branches, draw_items, draw_locals, draw_wires
 from fbackprop.circuit.live.page import DIGITS, KINDS, MOST_NODES, Language, heading_of, words_of
 from fbackprop.circuit.notation import MINUS, format_number, printable
-from fbackprop.circuit.pictures import FONTS, shorten
 from fbackprop.circuit.shapes import Style, width_of
 from fbackprop.circuit.solver import Solution
 from fbackprop.markup import Markup, element

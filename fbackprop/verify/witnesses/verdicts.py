@@ -34,7 +34,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from fbackprop.live_check import pooled
+from fbackprop.rounding import pooled
 from fbackprop.verify.heat_maps import LeafMap, map_of
 from fbackprop.verify.interpret.primitives import digits
 from fbackprop.verify.report import Finding, Kind

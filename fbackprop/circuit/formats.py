@@ -1,4 +1,4 @@
-"""A circuit's picture as SVG, and as PNG by matplotlib.
+"""The formats of a circuit's picture: SVG, and PNG by matplotlib.
 
 SVG has texts of stated width, and a description for screen readers. PNG has matplotlib's bundled
 typeface; names with letters that it lacks are drawn in an installed font that has them, or raise an
