@@ -55,11 +55,6 @@ def write(
     ValueError: unknown format; a network that the format can't hold, such as an ensemble in torch.
     OSError: the file can't be written.
     ModuleNotFoundError: a package isn't installed; the message says which.
-
-  Example:
-    >>> import fbackprop as fb
-    >>> model = fb.load("runs/digits-1")  # doctest: +SKIP
-    >>> fb.export.write(model, "digits.onnx")  # doctest: +SKIP
   """
   is_model = isinstance(model, FittedModel)
   check_that("write", "model", model, is_model, "be a model, as of fbackprop.load(run)")

@@ -59,9 +59,10 @@ def from_equinox(module: Any) -> Network:
       activation of this package.
 
   Example:
-    >>> import equinox as eqx  # doctest: +SKIP
-    >>> theirs = eqx.nn.MLP(4, 3, width_size=8, depth=2, key=jax.random.key(0))  # doctest: +SKIP
-    >>> net, params = from_equinox(theirs)  # doctest: +SKIP
+    >>> import equinox as eqx
+    >>> net, params = from_equinox(eqx.nn.MLP(4, 3, 8, depth=1, key=jax.random.key(0)))
+    >>> net
+    serial(dense(4, 8), relu, dense(8, 3))
   """
   return network_of("from_equinox", layers_of_equinox(module), EQUINOX)
 
@@ -98,10 +99,10 @@ def from_flax(module: Any) -> Network:
     TypeError: as `from_equinox`.
 
   Example:
-    >>> from flax import nnx  # doctest: +SKIP
-    >>> rngs = nnx.Rngs(0)  # doctest: +SKIP
-    >>> theirs = nnx.Sequential(nnx.Linear(4, 8, rngs=rngs), nnx.relu)  # doctest: +SKIP
-    >>> net, params = from_flax(theirs)  # doctest: +SKIP
+    >>> from flax import nnx
+    >>> net, params = from_flax([nnx.Linear(4, 8, rngs=nnx.Rngs(0)), nnx.relu])
+    >>> net
+    serial(dense(4, 8), relu)
   """
   return network_of("from_flax", layers_of_flax(module), FLAX)
 
