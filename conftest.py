@@ -20,9 +20,10 @@ from sybil.parsers.markdown import PythonCodeBlockParser
 # The guide runs every law, and one of them needs two devices; jax must know before it starts.
 jax.config.update("jax_num_cpu_devices", 2)
 
-# JAX makes a context of MLIR for each program that it lowers: a third of the time of a small one,
-# and a megabyte. All programs can have one.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# JAX 0.10 makes a context of MLIR for each program that it lowers: a third of the time of a small
+# one, and a megabyte. Later lines use one several times, and here it is one for all.
+if jax.__version_info__ < (0, 12):
+  mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 find_blocks = PythonCodeBlockParser(doctest_optionflags=doctest.ELLIPSIS)
 

@@ -1,5 +1,6 @@
 from . import circuit as circuit
 from . import curvature as curvature
+from . import export as export
 from . import gates as gates
 from . import layers as layers
 from . import quantities as quantities
@@ -57,6 +58,8 @@ from .losses.regression import log_cosh as log_cosh
 from .losses.regression import poisson_nll as poisson_nll
 from .losses.regression import squared_error as squared_error
 from .networks import mlp as mlp
+from .train.fitted import FittedModel as FittedModel
+from .train.fitted import load as load
 from .transforms import as_custom_vjp as as_custom_vjp
 from .transforms import pullback as pullback
 from .transforms import residual_bytes as residual_bytes

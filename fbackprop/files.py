@@ -53,6 +53,27 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
     raise
 
 
+def path_within(folder: str | os.PathLike[str], name: str) -> Path:
+  """Return the path of a file in a folder.
+
+  The folder itself may be a link, as the user named it. A file in it may come from somebody else,
+  along with the folder.
+
+  Raises:
+    ValueError: the file is a link that leads out of the folder.
+    OSError: its path can't be resolved.
+  """
+  path = Path(folder, name)
+  try:
+    there = path.resolve()
+    is_within = there.is_relative_to(Path(folder).resolve())
+  except (RuntimeError, ValueError) as error:  # A link to itself, or an invalid file name.
+    raise OSError(errno.EINVAL, str(error), str(path)) from error
+  if not is_within:
+    raise ValueError(f"{path} is a link out of the run's folder, to {there}")
+  return path
+
+
 def open_plain(path: str | os.PathLike[str]) -> BinaryIO:
   """Open a regular file for reading.
 

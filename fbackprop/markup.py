@@ -16,6 +16,7 @@ CELL = "text-align: left; padding: 0.1em 0.8em 0.1em 0"
 # In a notebook, on white and on black; a page has its own for either.
 GOOD, BAD, UNSURE = "var(--good, #1f883d)", "var(--wrong, #d1242f)", "var(--unsure, #9a6700)"
 STYLE = Path(__file__).with_suffix(".css")
+VOID = ("input",)  # Elements that are empty, and have no end.
 
 
 class Markup(str):
@@ -33,7 +34,8 @@ def element(tag: str, *inside: str, **attributes: str) -> Markup:
     **attributes: as `class_` or `aria_label`, for `class` and `aria-label`; escaped.
   """
   named = (f' {k.rstrip("_").replace("_", "-")}="{escape(v)}"' for k, v in attributes.items())
-  return Markup(f"<{tag}{''.join(named)}>{joined(inside)}</{tag}>")
+  end = "" if tag in VOID else f"</{tag}>"
+  return Markup(f"<{tag}{''.join(named)}>{joined(inside)}{end}")
 
 
 def joined(parts: Iterable[str]) -> Markup:

@@ -19,7 +19,9 @@ FRONT = {
   "CHANGELOG.md": "changelog.md",
   "CONTRIBUTING.md": "contributing.md",
 }
-PACKAGES = ("", "gates", "layers", "circuit", "curvature", "quantities", "rules", "train", "verify")
+PACKAGES = (
+  "", "gates", "layers", "circuit", "curvature", "export", "quantities", "rules", "train", "verify",
+)  # fmt: skip
 LANGUAGES = {".py": "python", ".sh": "bash", ".toml": "toml", ".js": "javascript", ".css": "css"}
 NOT_MARKDOWN = {ord(sign): f"&#{ord(sign)};" for sign in "\n`[]()*_$\\"}
 """The signs of HTML that would be read as Markdown, with their references."""

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Compares fbackprop's quantities with BackPACK, Opacus and jax-privacy:
 # bash scripts/interop.sh [--json FILE] [--plant NAME] [--markdown]
+# and models that went through torch, skl2onnx and Keras with what they were:
+# bash scripts/interop.sh exchange [--write]
 # Makes .venv-interop once, from the lock and, on top of it, from
 # scripts/interop/requirements.txt (torch is large). FBACKPROP_PYTHON names an
 # interpreter that has all of it already; nothing is installed then.
@@ -30,4 +32,8 @@ fi
 export JAX_PLATFORMS=cpu CUDA_VISIBLE_DEVICES=
 # Paths among the options start where this is called from.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
+if [ "${1:-}" = exchange ]; then
+  shift
+  exec "$python" -m scripts.interop.exchange "$@"
+fi
 exec "$python" -m scripts.interop "$@"

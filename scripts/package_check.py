@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 import fbackprop as fb
 
-EXTRAS = ("matplotlib", "sklearn", "orbax", "rich", "jinja2")
+EXTRAS = ("matplotlib", "sklearn", "orbax", "rich", "jinja2", "onnx")
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
   assert Path(fb.__file__).is_relative_to(sysconfig.get_path("purelib")), fb.__file__
   present = [name for name in EXTRAS if importlib.util.find_spec(name)]
   assert not present, f"the environment must be empty, and has {present}"
-  for module in (fb, fb.circuit, fb.quantities, fb.train, fb.verify):
+  for module in (fb, fb.circuit, fb.export, fb.quantities, fb.train, fb.verify):
     for name in module.__all__:
       getattr(module, name)
 

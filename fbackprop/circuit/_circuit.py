@@ -83,11 +83,12 @@ class Trace(Solution):
       digits, exercise, language: as of `to_html`.
 
     Returns:
-      A value that a notebook displays: the page in a frame, or the picture where frames aren't
-      shown.
+      A value that a notebook displays: the page in a frame, or where frames aren't shown the
+      picture, of an exercise without numbers.
     """
     options: dict[str, Any] = {"digits": digits, "exercise": exercise, "language": language}
-    return Live(page.frame(self.to_html(**options)), self._repr_svg_())
+    picture = draw_if_small(self.circuit, lambda: None if exercise else self)
+    return Live(page.frame(self.to_html(**options)), picture)
 
   def _repr_svg_(self) -> str | None:
     """Draw the circuit for a notebook; None if it is too large."""

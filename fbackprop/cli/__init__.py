@@ -21,6 +21,9 @@ COMMANDS = {
   "eval": ("model", "evaluate", "score a trained model on its test set or on other data"),
   "predict": ("model", "predict", "predict labels and probabilities of rows"),
   "info": ("model", "info", "show a run's configuration, results and files"),
+  "compare": ("compare", "main", "compare the settings and results of runs"),
+  "export": ("exchange", "export", "write a model for torch, ONNX, StableHLO or NumPy"),
+  "import": ("exchange", "import_file", "read a network of torch or ONNX as a model"),
   "verify": ("verify", "main",
              "verify the hand-written VJP of any function, or this library's own"),
 }  # fmt: skip

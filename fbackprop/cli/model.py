@@ -121,7 +121,7 @@ class PredictConfig:
   fbackprop predict runs/flowers-1 --data csv:new.csv --out answers.csv
 
   Attributes:
-    run: Folder of the run.
+    run: Folder of the run, or a model file.
     data: csv:FILE with the run's columns, in any order, or npz:FILE with an array x.
     out: Output csv file, with a row for each row of the data.
   """

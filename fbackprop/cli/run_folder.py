@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbackprop.cli.console import UsageError, note, usage_errors
-from fbackprop.files import read_text
+from fbackprop.files import path_within, read_text
 
 if TYPE_CHECKING:
   from fbackprop.train.models import Model
@@ -21,19 +21,9 @@ MOST_PARTS = 50
 
 
 def file_of_run(run: str, name: str) -> Path:
-  """Return the path of a file of a run; raise for a link that leads out of the run's folder.
-
-  The folder itself may be a link, as the user named it. A file in it may come from somebody else,
-  along with the folder.
-  """
-  path = Path(run, name)
-  try:
-    there = path.resolve()
-    if there.is_relative_to(Path(run).resolve()):
-      return path
-  except (OSError, RuntimeError, ValueError) as error:  # A link to itself, or an invalid file name.
-    raise UsageError(f"{path} can't be read: {error}") from error
-  raise UsageError(f"{path} is a link out of the run's folder, to {there}")
+  """Return the path of a file of a run; raise for a link that leads out of the run's folder."""
+  with usage_errors(str(Path(run, name))):
+    return path_within(run, name)
 
 
 def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
@@ -52,14 +42,14 @@ def read_toml(path: str | os.PathLike[str], where: str) -> dict[str, Any]:
 
 
 def load_run_model(run: str) -> "Model":
-  """Load the model of a run.
+  """Load the model of a run, or a model file.
 
   Raises:
     UsageError: the model is missing or damaged.
   """
   from fbackprop.train.models import load_model
 
-  path = file_of_run(run, "model.safetensors")
+  path = Path(run) if Path(run).is_file() else file_of_run(run, "model.safetensors")
   with usage_errors(str(path)):
     if not path.exists():
       raise UsageError(f"{run} holds no model.safetensors: it must be the folder of a run")

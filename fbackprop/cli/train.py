@@ -122,6 +122,8 @@ def load_config(run: str) -> TrainConfig:
   Raises:
     UsageError: the configuration is missing, or isn't one of `fbackprop train`.
   """
+  if Path(run).is_file():
+    raise UsageError(f"{run} is a file, which holds no configuration; give the folder of a run")
   path = file_of_run(run, "config.toml")
   read_toml(path, str(path))  # Only for its error, which names the file instead of --config.
   return parse(["--config", str(path)])

@@ -361,9 +361,8 @@ softplus = gate(softplus_forward, softplus_backward, second=softplus_second, for
 elu = elu_with()
 # The fixed point of mean 0 and variance 1: Klambauer et al., "Self-normalizing neural networks",
 # NIPS (2017), eq. 2 and 14.
-selu = elu_with(1.6732632423543772, scale=1.0507009873554805, name="selu")._replace(
-  initializer="lecun_normal"
-)
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
+selu = elu_with(SELU_ALPHA, scale=SELU_SCALE, name="selu")._replace(initializer="lecun_normal")
 # He's initialiser is derived for a unit that passes half of its input, which these nearly do.
 of_gelu, of_silu = "Φ({x}) + {x} · φ({x})", "sigmoid({x}) · (1 + {x} · sigmoid(-{x}))"
 he = partial(gate, initializer="he_normal")

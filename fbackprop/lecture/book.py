@@ -1,5 +1,6 @@
 """The lecture as a folder of pages: a table of contents, twelve chapters, and the network."""
 
+import re
 import tomllib
 from collections.abc import Sequence
 from functools import cache
@@ -88,15 +89,28 @@ def chapter_page(chapter: Chapter, language: Language, ways: Sequence[Markup]) -
   words = words_of(language)
   own = words["chapters"][chapter.name]
   heading = f"{CHAPTERS.index(chapter) + 1}. {own['title']}"
-  quote = (element("pre", chapter.quote()),) if chapter.quote else ()
-  texts = (element("p", text) for text in own["text"])
+  texts, library = paragraphs(own["text"]), paragraphs(own.get("library", ()))
+  quote = [element("pre", chapter.quote())] if chapter.quote else []
+  if library:  # The lesson comes first, with its circuit and its question.
+    library, quote = [element("h2", words["library"]), *library, *quote], []
   navigation = element("nav", *ways, class_="bar", aria_label=words["contents"])
   body = joined((
     element("header", navigation, element("h1", heading)),
-    element("main", *texts, *quote, *live(chapter, language), question(chapter, language)),
+    element(
+      "main", *texts, *quote, *live(chapter, language), question(chapter, language), *library
+    ),
     element("footer", *ways, class_="bar"),
   ))  # fmt: skip
   return document(f"{heading} – {words['title']}", body, style(), scripts(chapter), language)
+
+
+def paragraphs(texts: Sequence[str]) -> list[Markup]:
+  """Return texts as paragraphs, in which what is between backticks is code."""
+  parts = (re.split("`(.*?)`", unbroken(text)) for text in texts)
+  return [
+    element("p", *(element("code", part) if i % 2 else part for i, part in enumerate(each)))
+    for each in parts
+  ]
 
 
 def live(chapter: Chapter, language: Language) -> list[Markup]:
@@ -130,12 +144,21 @@ def question(chapter: Chapter, language: Language) -> Markup:
   data = {
     "answer": float(chapter.answer(chapter.traces)),
     "choices": own.get("choices"),
-    "why": own["why"],
+    "why": unbroken(own["why"]),
+    "hint": unbroken(own["hint"]),
     "words": page.words_of(language) | {"check": words["check"], "answer": words["answer"]},
   }
-  text = element("p", own["question"])
-  return element("section", element("h2", words["question"]), text, script_data(data),
-                 class_="question")  # fmt: skip
+  text = element("p", unbroken(own["question"]))
+  choices = [element("li", choice) for choice in own.get("choices", ())]
+  # With scripts they have buttons.
+  without_script = (element("noscript", element("ul", *choices)),) if choices else ()
+  return element("section", element("h2", words["question"]), text, *without_script,
+                 script_data(data), class_="question")  # fmt: skip
+
+
+def unbroken(text: str) -> str:
+  """Return a text whose formulas are kept on one line, as "η = 0.8"."""
+  return re.sub(" ([=+−·×←]) ", "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text)
 
 
 def links(number: int, language: Language, has_other: bool) -> list[Markup]:

@@ -26,7 +26,7 @@ class Chapter:
     circuits: functions that solve its circuits.
     exercise: whether the last circuit is one to be filled in.
     network: what its network starts with, as `network_element` takes it; None without a network.
-    quote: a function that returns a text quoted behind the chapter's own; None without one.
+    quote: a function that returns a text quoted behind the chapter's last one; None without one.
     descends: whether costs to descend are behind its circuits.
     learned: the inputs of its circuits that learn; None for the usual ones.
   """
@@ -46,9 +46,9 @@ class Chapter:
     return tuple(solve() for solve in self.circuits)
 
 
-def at(text: str, outputs: dict[str, float] | None = None, **values: float) -> Callable[[], Trace]:
+def at(text: str, **values: float) -> Callable[[], Trace]:
   """Return a function that solves a text at values."""
-  return lambda: parse(text, outputs).trace(**values)
+  return lambda: parse(text).trace(**values)
 
 
 def named(name: str) -> Callable[[], Trace]:
@@ -103,7 +103,7 @@ CHAPTERS = (
   Chapter(
     "L8",
     lambda traces: traces[0].bars["h"],
-    (at("h = w*x; J1 = square(h - 1); J2 = 2*h", {"J1": 1.0, "J2": 0.5}, w=1.5, x=2.0),),
+    (at("h = w*x; J1 = square(h - 1); J2 = 2*h; J = J1 + 0.5*J2", w=1.5, x=2.0),),
     learned=("w",),
   ),
   Chapter("L9", updated("x", 0.1), (at("f = square(x - 2) + 1", x=0.0),), descends=True),

@@ -93,19 +93,21 @@ function startDescent(root) {
   const canvas = make("canvas", { width: 352, height: 352, role: "img", onclick: clicked });
   const brush = canvas.getContext("2d", { willReadFrequently: true });
   const said = make("p", { class: "said", role: "status" });
+  const formula = make("p", { class: "formula" });
   const lines = make("pre", { class: "lines", tabindex: 0 });
   const chart = make("div", { class: "chart" });
   const starts = make("div", { class: "fields" });
   const button = (key, onclick, more = {}) => make("button", { type: "button", onclick, ...more }, words[key]);
   const runButton = button("run", run, { class: "primary" });
   const fieldId = newId("descent");
-  function field(key, text, get, onchange) {
-    const input = numberField({ id: `${fieldId}-${key}` }, get, (value) => { onchange(value); render(); });
-    return [make("label", { for: input.id }, text), input];
+  function field(key, text, get, onchange, more = {}) {
+    const { box, input } = numberField(words, { id: `${fieldId}-${key}`, "data-key": key, ...more }, get, (value) => { onchange(value); render(); });
+    return [make("label", { for: input.id }, text), box, input];
   }
   const fields = {
-    rate: field("rate", words.rate, () => state.rate, (value) => { state.rate = value; }),
-    maxSteps: field("maxSteps", words.maxSteps, () => state.maxSteps, (value) => { state.maxSteps = Math.min(Math.max(Math.round(value), 0), MOST_STEPS); }),
+    rate: field("rate", words.rate, () => state.rate, (value) => { state.rate = value; }, { min: () => 0 }),
+    maxSteps: field("maxSteps", words.maxSteps, () => state.maxSteps, (value) => { state.maxSteps = value; },
+      { whole: true, min: () => 0, max: () => MOST_STEPS }),
     below: field("below", words.below, () => state.below, (value) => { state.below = value; }),
   };
   const select = make("select", { onchange: () => choose(select.value) },
@@ -116,7 +118,7 @@ function startDescent(root) {
       button("step", one), runButton, button("again", () => begin())),
     make("div", { class: "halves" },
       make("div", {}, canvas, make("p", { class: "quiet" }, words.click), starts),
-      make("div", {}, said, lines, make("div", { class: "fields" }, ...Object.values(fields).flat()), chart)),
+      make("div", {}, formula, said, lines, make("div", { class: "fields" }, ...Object.values(fields).flatMap(([text, box]) => [text, box])), chart)),
     noticeOf(tested, words)));
 
   // --- The picture --------------------------------------------------------------------------------
@@ -163,7 +165,8 @@ function startDescent(root) {
     return image;
   }
 
-  function drawCurve_() {
+  function drawSection() {
+    // The cost along its one weight.
     const [name] = names();
     brush.strokeStyle = color("--one");
     brush.lineWidth = 2.5;
@@ -171,12 +174,12 @@ function startDescent(root) {
     const many = grid.rows[0].length - 1;
     for (let i = 0; i <= many; i++) brush.lineTo(...toPixel({ [name]: between(state.cost.ranges[name], i / many) }, grid.rows[0][i]));
     brush.stroke();
-    const { bars, value } = at(here()); // The tangent, whose slope is the gradient.
+    const { bars, value } = at(here());
+    if (!Number.isFinite(value)) return;
     const [x, y] = toPixel(here(), value);
     const [low, high] = state.cost.ranges[name];
     const slope = (bars[name] * (canvas.height - 28) * (high - low)) / ((grid.high - grid.low) * canvas.width);
-    const long = 60 / Math.hypot(1, slope);
-    if (!Number.isFinite(value)) return;
+    const long = 60 / Math.hypot(1, slope); // The tangent, whose slope is the gradient.
     brush.strokeStyle = color("--gradient");
     brush.lineWidth = 1.5;
     brush.beginPath();
@@ -220,12 +223,12 @@ function startDescent(root) {
     write(`${second ?? outputName()} \u2191`, 9, 14, "left");
   }
 
-  function draw_() {
+  function drawPicture() {
     grid ??= evaluate();
     brush.clearRect(0, 0, canvas.width, canvas.height);
     const isSurface = names().length > 1;
     if (isSurface) brush.putImageData((grid.image ??= shade()), 0, 0);
-    else drawCurve_();
+    else drawSection();
     drawAxes();
     const from = Math.max(state.way.length - 400, 0);
     const points = state.way.slice(from).map((point, i) => toPixel(point, state.values[from + i]));
@@ -255,13 +258,13 @@ function startDescent(root) {
   }
 
   function drawStarts() {
-    starts.replaceChildren(...names().flatMap((each) =>
+    replaceInside(starts, ...names().flatMap((each) =>
       field(`start-${each}`, say(words, "start", { name: each }), () => state.way[0][each],
-        (given) => begin({ ...state.way[0], [each]: given }))));
+        (given) => begin({ ...state.way[0], [each]: given })).slice(0, 2)));
   }
 
   function render() {
-    draw_();
+    drawPicture();
     const { value, bars } = at(here());
     const name = outputName();
     const steps = state.way.length - 1;
@@ -270,13 +273,16 @@ function startDescent(root) {
     said.textContent = say(words, "status", { steps, f: name, value: show(value), place }) + ending;
     root.dataset.ending = state.ending;
     const next = stepFrom(here());
-    lines.textContent = names().map((each) =>
-      `d${name}/d${each} = ${show(bars[each])}   ${each} \u2190 ${show(here()[each])} ${MINUS} ${show(state.rate)} \u00b7 ${factor(show(bars[each]))} = ${show(next[each])}`).join("\n");
+    // Where the descent has ended no step follows.
+    const arrow = (each) => `   ${each} \u2190 ${show(here()[each])} ${MINUS} ${show(state.rate)} \u00b7 ${factor(show(bars[each]))} = ${show(next[each])}`;
+    lines.textContent = names().map((each) => `d${name}/d${each} = ${show(bars[each])}${state.ending ? "" : arrow(each)}`).join("\n");
+    formula.textContent = state.cost.formula;
     canvas.setAttribute("aria-label", say(words, "picture", { cost: words[state.cost.name], n: steps, place, value: show(value) }));
-    for (const [key, [, input]] of Object.entries(fields)) input.value = state[key];
+    for (const [key, [, , input]] of Object.entries(fields)) input.value = state[key];
     select.value = state.cost.name;
     runButton.textContent = running ? words.pause : words.run;
-    chart.replaceChildren(...(steps ? [drawCurve(thinned(state.values), say(words, "curve", { f: name, value: show(value) }), show, steps)] : []));
+    chart.replaceChildren(drawCurve(thinned(state.values),
+      { label: say(words, "curve", { f: name, value: show(value) }), show, name, steps: words.steps, count: steps }));
   }
 
   choose(costs[0].name);

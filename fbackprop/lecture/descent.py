@@ -21,6 +21,7 @@ class Cost(NamedTuple):
   Attributes:
     name: its name in the lecture's words.
     text: its circuit, whose last statement is the cost.
+    formula: the cost as it is written by hand.
     start: the values of its inputs, the weights, with which the descent starts.
     ranges: from where to where each is drawn.
     below: the tolerance that the page starts with.
@@ -29,6 +30,7 @@ class Cost(NamedTuple):
 
   name: str
   text: str
+  formula: str
   start: dict[str, float]
   ranges: dict[str, tuple[float, float]]
   below: float
@@ -36,10 +38,13 @@ class Cost(NamedTuple):
 
 
 COSTS = (
-  Cost("parabola", "f = square(x - 2) + 1", {"x": 0.0}, {"x": (-2.0, 6.0)}, 1.001),
+  Cost(
+    "parabola", "f = square(x - 2) + 1", "f = (x − 2)² + 1", {"x": 0.0}, {"x": (-2.0, 6.0)}, 1.001
+  ),
   Cost(
     "valleys",
     "s = square(x); f = 0.25*square(s) - s + 0.3*x + 1.6",
+    "f = 0.25·x⁴ − x² + 0.3·x + 1.6",
     {"x": 2.1},
     {"x": (-2.3, 2.3)},
     0.2,  # In the deeper valley alone.
@@ -47,6 +52,7 @@ COSTS = (
   Cost(  # A linear neuron, on three examples.
     "neuron",
     "J = (square(w + b - 1) + square(2*w + b - 3) + square(b + 1 - w)) / 6",
+    "J = ((w + b − 1)² + (2·w + b − 3)² + (b + 1 − w)²) / 6",
     {"w": -1.5, "b": 2.5},
     {"w": (-2.0, 4.0), "b": (-3.0, 3.0)},
     0.05,
@@ -55,6 +61,7 @@ COSTS = (
   Cost(  # Two linear layers of one unit each: a saddle at 0, and a curve of minima.
     "layers",
     "J = 0.5*square(v*w - 1)",
+    "J = 0.5·(v·w − 1)²",
     {"w": -1.6, "v": 1.3},
     {"w": (-2.0, 2.0), "v": (-2.0, 2.0)},
     0.001,

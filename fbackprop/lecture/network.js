@@ -3,8 +3,6 @@
 const MOST_LAYERS = 3;
 const MOST_UNITS = 8;
 const MOST_POINTS = 200;
-const GRID = 44; // Cells of the picture of the decision along each side.
-const EXTENT = 1.7; // The picture shows the square from -EXTENT to EXTENT.
 const SATURATED = 0.05; // Of the largest slope of the activation.
 const STEPS_A_FRAME = 4; // While it trains.
 
@@ -25,10 +23,12 @@ function startNetwork(root) {
   const past = [];
   let running = null;
   let drawn = 0; // The width of the picture.
+  let isHeld = false; // While a pointer is down nothing is drawn anew: a click needs its element to stay.
 
   // --- The network --------------------------------------------------------------------------------
 
   const sizes = () => [given.data[state.data].x[0].length, ...state.hidden, 1];
+  const isCurve = () => problem.loss === "squared_error"; // Else there are two classes.
 
   function choose(name) {
     const { x, targets, loss } = given.data[name];
@@ -47,6 +47,7 @@ function startNetwork(root) {
     past.length = 0;
     before = null;
     if (!isUnit(state.neuron)) state.neuron = [0, 0];
+    drawWidths();
     measure();
     render();
   }
@@ -105,7 +106,7 @@ function startNetwork(root) {
     remember();
     const frame = () => {
       running = requestAnimationFrame(frame);
-      walk(STEPS_A_FRAME);
+      if (!isHeld) walk(STEPS_A_FRAME);
     };
     running = requestAnimationFrame(frame);
     render();
@@ -156,7 +157,7 @@ function startNetwork(root) {
     if (!isLast) lines.push(`${unitName(l, j)} = ${state.activation}(${preName(l, j)}) = ${show(h[n][j])}`);
     if (isLast) {
       const target = problem.targets[n];
-      const formula = problem.loss === "squared_error" ? `(y ${MINUS} t) / N` : `(\u03c3(y) ${MINUS} t) / N`;
+      const formula = isCurve() ? `(y ${MINUS} t) / N` : `(\u03c3(y) ${MINUS} t) / N`;
       lines.push(`${barOf("y")} = ${formula} = ${show(zBar[n][0])}   t = ${show(target)}, N = ${problem.x.length}`);
       return lines;
     }
@@ -200,43 +201,50 @@ function startNetwork(root) {
   const chart = make("div", { class: "chart" });
   const paper = make("div", { class: "paper" });
   const picture = make("div", { class: "picture", tabindex: 0, role: "region", "aria-label": words.network }, paper);
-  const canvas = make("canvas", { width: 352, height: 352, role: "img", onclick: clicked });
-  const cells = make("canvas", { width: GRID, height: GRID }); // Smoothed when it is enlarged.
-  const pointField = numberField({ min: 1, step: 1, "aria-label": words.point },
+  const help = make("p", { class: "quiet", id: newId("help") }, words.pictureHelp);
+  const placed = make("p", { class: "quiet placed", role: "status" });
+  const tell = (key, values) => { placed.textContent = say(words, key, values); };
+  const written = (place) => `(${place.map((value) => general(value, 3)).join(", ")})`;
+  const decision = dataPicture({ help, act, removeLast, redraw: () => drawDecision(),
+    moved: (place) => tell("cursor", { place: written(place) }) });
+  const pointField = numberField(words, { whole: true, min: () => 1, max: () => problem?.x.length, "aria-label": words.point },
     () => (problem?.x.length ? state.point + 1 : ""), (value) => selectPoint(value - 1));
+  const rateField = numberField(words, { min: () => 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; render(); });
   const unitPanel = make("div", { class: "unit" });
   const legend = make("p", { class: "legend" });
   const adding = make("select", { onchange: () => { state.adding = adding.value === "" ? null : Number(adding.value); } });
   const stepButton = button("step", () => { stop(); step(); });
-  const fit = fitPicture(picture);
 
   root.append(
     make("div", { class: "bar" },
       select(words.data, Object.keys(given.data).map((name) => [name, words[name]]), state.data, choose),
       select(words.activation, given.activations.map((name) => [name, name]), state.activation,
         (name) => { state.activation = name; begin(); }),
-      make("label", { class: "choice" }, `${words.rate} `,
-        numberField({ min: 0 }, () => state.rate, (value) => { state.rate = value; render(); })),
+      make("label", { class: "choice" }, `${words.rate} `, rateField.box),
       widths),
     make("div", { class: "bar" }, stepButton, runButton, undoButton,
       button("restart", () => { state.seed += 1; begin(); })),
     said,
-    make("div", { class: "halves" }, make("div", {}, picture, legend, unitPanel),
-      make("div", { class: "decision" }, canvas,
+    make("div", { class: "halves three" }, make("div", {}, picture, legend),
+      make("div", { class: "decision" }, decision.canvas, placed,
         make("p", { class: "field" },
           make("label", { class: "choice" }, `${words.click} `, adding),
           button("clear", clear)),
-        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField)), chart)),
+        help,
+        make("p", { class: "field" }, make("label", {}, `${words.point} `, pointField.box)), chart),
+      unitPanel),
     noticeOf(tested, words),
   );
 
+  const fit = fitPicture(picture, words); // Which puts a note behind it.
+
   function describe() {
     // What the numbers are, and what a click does: of a curve or of two classes.
-    const isCurve = problem.loss === "squared_error";
+    placed.textContent = "";
     const span = (kind, key) => make("span", { class: kind }, words[key]);
-    legend.replaceChildren(span("value", "legendUnit"), span("", isCurve ? "legendOutput" : "legendLogit"),
+    legend.replaceChildren(span("value", "legendUnit"), span("", isCurve() ? "legendOutput" : "legendLogit"),
       span("gradient", "legendBar"), span("", "legendLink"));
-    const ways = isCurve ? [["1", words.adds]] : [["1", words.adds1], ["0", words.adds0]];
+    const ways = isCurve() ? [["1", words.adds]] : [["1", words.adds1], ["0", words.adds0]];
     adding.replaceChildren(...[["", words.selects], ...ways].map(([value, text]) => option(value, text, String(state.adding ?? ""))));
   }
 
@@ -247,13 +255,14 @@ function startNetwork(root) {
 
   function drawWidths() {
     const change = (l, by) => resize(state.hidden.map((wide, k) => (k === l ? Math.min(Math.max(wide + by, 1), MOST_UNITS) : wide)));
-    const small = (text, label, onclick, disabled) => make("button", { type: "button", "aria-label": label, onclick, disabled }, text);
+    const small = (text, label, onclick, disabled) =>
+      make("button", { type: "button", "aria-label": label, "data-key": label, onclick, disabled }, text);
     const groups = state.hidden.map((wide, l) =>
       make("span", { class: "layer" },
         small(MINUS, say(words, "narrower", { l: l + 1 }), () => change(l, -1), wide === 1),
         make("span", { class: "wide" }, String(wide)),
         small("+", say(words, "wider", { l: l + 1 }), () => change(l, 1), wide === MOST_UNITS)));
-    widths.replaceChildren(`${words.hidden} `, ...groups,
+    replaceInside(widths, `${words.hidden} `, ...groups,
       small(words.fewerLayers, words.fewerLayers, () => resize(state.hidden.slice(0, -1)), state.hidden.length === 1),
       small(words.moreLayers, words.moreLayers, () => resize([...state.hidden, 3]), state.hidden.length === MOST_LAYERS));
   }
@@ -267,6 +276,7 @@ function startNetwork(root) {
   }
 
   function changed() {
+    if (!problem.x.length) stop();
     before = null;
     past.length = 0;
     measure();
@@ -280,73 +290,45 @@ function startNetwork(root) {
     render();
   }
 
-  const toPixel = (value) => (canvas.width * (value + EXTENT)) / (2 * EXTENT);
-  const pixelOf = (n) => {
-    const [a, b = problem.targets[n]] = problem.x[n];
-    return [toPixel(a), canvas.height - toPixel(b)];
-  };
-
-  function clicked(event) {
-    const box = canvas.getBoundingClientRect();
-    const u = (canvas.width * (event.clientX - box.left)) / box.width;
-    const v = (canvas.height * (event.clientY - box.top)) / box.height;
-    if (state.adding !== null && problem.x.length < MOST_POINTS) {
-      const [a, b] = [u, canvas.height - v].map((p) => Number(((2 * EXTENT * p) / canvas.width - EXTENT).toFixed(3)));
-      const isCurve = sizes()[0] === 1;
-      problem.x.push(isCurve ? [a] : [a, b]);
-      problem.targets.push(isCurve ? b : state.adding);
-      state.point = problem.x.length - 1;
-      changed();
+  function act(place) {
+    // What a click in the picture of the data does.
+    const [a, b] = place;
+    if (state.adding === null) {
+      const n = decision.nearest(problem, place);
+      selectPoint(n);
+      if (solved) tell("chosen", { n: n + 1, place: written(decision.placeOf(problem, n)) });
       return;
     }
-    if (state.adding !== null) return;
-    const distance = (n) => { const [p, q] = pixelOf(n); return Math.hypot(p - u, q - v); };
-    selectPoint(problem.x.map((_, n) => n).sort((m, n) => distance(m) - distance(n))[0]);
+    if (problem.x.length >= MOST_POINTS) return tell("full", { n: MOST_POINTS });
+    problem.x.push(isCurve() ? [a] : place);
+    problem.targets.push(isCurve() ? b : state.adding);
+    state.point = problem.x.length - 1;
+    tell(isCurve() ? "added" : "addedClass", { n: problem.x.length, c: state.adding, place: written(place) });
+    changed();
+  }
+
+  function removeLast() {
+    const n = problem.x.length;
+    if (!n) return;
+    problem.x.pop();
+    problem.targets.pop();
+    state.point = Math.min(state.point, Math.max(n - 2, 0));
+    tell("removed", { n, left: n - 1 });
+    changed();
   }
 
   function drawDecision() {
-    const style = getComputedStyle(root);
-    const color = (name) => style.getPropertyValue(name).trim();
-    const brush = canvas.getContext("2d");
-    brush.clearRect(0, 0, canvas.width, canvas.height);
-    const isCurve = sizes()[0] === 1;
-    const centers = Array.from({ length: GRID }, (_, i) => (2 * EXTENT * (i + 0.5)) / GRID - EXTENT);
     const outputs = (x) => networkForward(problem.params, state.activation, x).at(-1).h.map(([z]) => z);
-    if (isCurve) {
-      brush.strokeStyle = color("--blue");
-      brush.lineWidth = 2.5;
-      brush.beginPath();
-      const fine = Array.from({ length: 177 }, (_, i) => (2 * EXTENT * i) / 176 - EXTENT);
-      outputs(fine.map((a) => [a])).forEach((y, i) => brush.lineTo(toPixel(fine[i]), canvas.height - toPixel(y)));
-      brush.stroke();
-    } else {
-      const image = new ImageData(GRID, GRID);
-      const [one, zero] = ["--one", "--zero"].map((name) => bytesOf(color(name)));
-      for (const [row, b] of centers.entries())
-        outputs(centers.map((a) => [a, b])).forEach((z, i) => {
-          const p = sigmoid(z);
-          image.data.set([...(p > 0.5 ? one : zero), 153 * Math.abs(2 * p - 1)], 4 * ((GRID - 1 - row) * GRID + i));
-        });
-      cells.getContext("2d").putImageData(image, 0, 0);
-      brush.drawImage(cells, 0, 0, canvas.width, canvas.height);
-    }
-    problem.x.forEach((_, n) => {
-      const [u, v] = pixelOf(n);
-      const isOne = isCurve || problem.targets[n] > 0.5;
-      brush.beginPath();
-      if (isOne) brush.arc(u, v, 4.5, 0, 2 * Math.PI);
-      else brush.rect(u - 4, v - 4, 8, 8);
-      brush.fillStyle = isCurve ? color("--quiet") : color(isOne ? "--one" : "--zero");
-      brush.fill();
-      brush.strokeStyle = n === state.point ? color("--ink") : color("--paper");
-      brush.lineWidth = n === state.point ? 3 : 1;
-      brush.stroke();
-    });
-    canvas.setAttribute("aria-label", say(words, "decision", { n: problem.x.length, right: rightOnes() && `${say(words, "right", { right: rightOnes() })}. `, loss: solved ? show(solved.value) : "\u2013" }));
+    decision.draw({ problem, isCurve: isCurve(), chosen: state.point, outputs });
   }
 
-  const rightOnes = () =>
-    problem.loss === "squared_error" || !solved ? "" : `${solved.layers.at(-1).h.filter(([z], n) => z > 0 === problem.targets[n] > 0.5).length}/${problem.x.length}`;
+  function rightOnes() {
+    // How many points are answered rightly, in words; "" of a curve, or without points.
+    if (isCurve() || !solved) return "";
+    const outputs = solved.layers.at(-1).h;
+    const right = outputs.filter(([z], n) => z > 0 === problem.targets[n] > 0.5).length;
+    return say(words, "right", { right: `${right}/${outputs.length}` });
+  }
 
   function drawNetwork() {
     const all = sizes();
@@ -368,11 +350,9 @@ function startNetwork(root) {
     all.forEach((wide, k) => {
       for (let j = 0; j < wide; j++) svg.append(drawUnit(k - 1, j, at(k - 1, j), r));
     });
-    const focused = picture.contains(document.activeElement) && document.activeElement.dataset.unit;
-    paper.replaceChildren(svg);
+    replaceInside(paper, svg);
     if (width !== drawn) fit(); // Not in every frame: it asks for the layout.
     drawn = width;
-    if (focused) picture.querySelector(`[data-unit="${focused}"]`)?.focus();
   }
 
   function drawUnit(l, j, [x, y], r) {
@@ -385,7 +365,7 @@ function startNetwork(root) {
     const choose_ = () => { state.neuron = [l, j]; state.weight = null; render(); };
     const reached = isInput ? {} : { tabindex: 0, role: "button", "aria-pressed": String(isChosen), onclick: choose_,
       onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose_(); } } };
-    const group = draw("g", { class: `neuron ${health} ${isChosen ? "chosen" : ""}`, "data-unit": `${l},${j}`, "aria-label": label, ...reached,
+    const group = draw("g", { class: `neuron ${health} ${isChosen ? "chosen" : ""}`, "data-key": `${l},${j}`, "aria-label": label, ...reached,
       ...(isInput ? { role: "img" } : {}) },
       draw("circle", { cx: x, cy: y, r }), draw("text", { class: "name", x, y: y + 5, "text-anchor": "middle" }, unitName(l, j)),
       draw("text", { class: "value", x, y: y - r - 5, "text-anchor": "middle" }, show(value)));
@@ -396,26 +376,32 @@ function startNetwork(root) {
 
   function drawPanel() {
     const [l, j] = state.neuron;
-    const { w, b } = problem.params[l];
+    const { w } = problem.params[l];
     const then = before && valueAndGrad({ ...problem, params: before });
-    const rows = [...w.map((row, i) => [weightName(l, i, j), before?.[l].w[i][j], then?.grads[l].w[i][j], row[j], solved.grads[l].w[i][j], i]),
-      [`b(${unitName(l, j)})`, before?.[l].b[j], then?.grads[l].b[j], b[j], solved.grads[l].b[j], null]];
-    const cells = (numbers) => numbers.map((number, k) =>
-      make("td", { class: k % 2 ? "gradient" : "value" }, number === undefined ? "\u2013" : show(number)));
+    const choose = (i, name) => make("button", { type: "button", class: "link-button", "data-key": name,
+      onclick: () => { state.weight = [l, i, j]; render(); } }, ...name.split(/(?=\()/).flatMap((part) => [make("wbr"), part]));
+    const row = (name, pick) => {
+      // The layers of parameters and of gradients, before the last step if there was one, and now.
+      const layers = [...(then ? [before[l], then.grads[l]] : []), problem.params[l], solved.grads[l]];
+      return make("tr", {}, make("td", {}, name), ...layers.map((layer, k) =>
+        make("td", { class: k % 2 ? "gradient" : "value" }, show(pick(layer)))));
+    };
+    const rows = [...w.map((_, i) => row(choose(i, weightName(l, i, j)), (layer) => layer.w[i][j])),
+      row(`b(${unitName(l, j)})`, (layer) => layer.b[j])];
     const equations = (kind, ...from) => make("pre", { class: `lines ${kind}` }, linesOfUnit([l, j], ...from).join("\n"));
-    const heads = ["weight", "before", "gradientBefore", "now", "gradient"];
+    const heads = ["weight", ...(then ? ["before", "gradientBefore"] : []), "now", "gradient"];
+    const n = problem.x.length;
     const health = healthOf(l, j);
-    unitPanel.replaceChildren(
+    replaceInside(unitPanel,
       make("h2", {}, say(words, "neuron", { name: unitName(l, j) })),
       ...(health ? [make("p", { class: "ending bad" }, words[`${health}Why`])] : []),
-      make("p", { class: "quiet" }, say(words, "atPoint", { n: state.point + 1 })),
+      make("p", { class: "quiet" }, say(words, "atPointAlone", { point: state.point + 1, n })),
       ...(then ? [make("h3", {}, words.beforeStep), equations("before", before, then), make("h3", {}, words.afterStep)] : []),
       equations("now", problem.params, solved),
-      make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": words.weights }, make("table", {},
-        make("thead", {}, make("tr", {}, ...heads.map((key) => make("th", { scope: "col" }, words[key])))),
-        make("tbody", {}, ...rows.map(([name, ...numbers]) => [name, numbers.pop(), numbers]).map(([name, i, numbers]) => make("tr", {},
-          make("td", {}, i === null ? name : make("button", { type: "button", class: "link-button", onclick: () => { state.weight = [l, i, j]; render(); } }, name)),
-          ...cells(numbers)))))),
+      make("p", { class: "quiet" }, say(words, "summed", { n })),
+      make("div", { class: "scroll", "data-key": "weights", tabindex: 0, role: "region", "aria-label": words.weights }, make("table", {},
+        make("thead", {}, make("tr", {}, ...heads.map((key) => make("th", { scope: "col" }, say(words, key, { n }))))),
+        make("tbody", {}, ...rows))),
       ...(state.weight ? [make("h2", {}, words.connection), make("pre", { class: "lines connection" }, linesOfWeight(state.weight).join("\n"))]
         : [make("p", { class: "quiet" }, words.clickConnection)]),
     );
@@ -424,26 +410,29 @@ function startNetwork(root) {
   function render(note = "") {
     drawDecision(); // First: it asks for colors, which would wait for the style of what changed.
     const right = rightOnes();
+    const told = { n: problem.x.length, right: right && `${right}. `, loss: solved ? show(solved.value) : "\u2013" };
+    decision.canvas.setAttribute("aria-label", say(words, "decision", told));
     runButton.textContent = running ? words.pause : words.train;
     undoButton.disabled = !past.length;
     stepButton.disabled = runButton.disabled = !solved;
-    pointField.value = solved ? state.point + 1 : "";
-    pointField.max = problem.x.length;
-    drawWidths();
+    pointField.input.value = solved ? state.point + 1 : "";
     if (!solved) {
       said.textContent = words.noPoints;
       for (const part of [paper, unitPanel, chart]) part.replaceChildren();
       return;
     }
-    said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${say(words, "right", { right })}`) + note;
+    said.textContent = say(words, "status", { steps: state.steps, loss: show(solved.value) }) + (right && `, ${right}`) + note;
     drawNetwork();
     drawPanel();
-    chart.replaceChildren(...(losses.length > 1 ? [drawCurve(thinned(losses), say(words, "curve", { loss: show(solved.value) }), show, losses.length - 1)] : []));
+    chart.replaceChildren(drawCurve(thinned(losses),
+      { label: say(words, "curve", { loss: show(solved.value) }), show, name: "L", steps: words.steps, count: losses.length - 1 }));
   }
 
+  root.addEventListener("pointerdown", () => { isHeld = true; });
+  for (const end of ["pointerup", "pointercancel"]) window.addEventListener(end, () => { isHeld = false; });
   choose(state.data);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => render());
-  const network = { state, step, undo, begin, choose, resize, tested, solved: () => solved, losses: () => losses, problem: () => problem, render };
+  const network = { state, step, undo, begin, choose, resize, tested, solved: () => solved, losses: () => losses, problem: () => problem, render, act, removeLast };
   root.network = network;
   return network;
 }

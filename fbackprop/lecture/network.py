@@ -70,5 +70,5 @@ def style() -> str:
 
 def scripts() -> str:
   """Return the scripts of circuits and networks."""
-  own = [(HERE / name).read_text("utf-8") for name in ("layers.js", "network.js")]
+  own = [(HERE / name).read_text("utf-8") for name in ("layers.js", "decision.js", "network.js")]
   return "\n".join([page.scripts(), *own])

@@ -9,6 +9,7 @@ from .metrics import EnsembleEvaluation as EnsembleEvaluation
 from .metrics import Evaluation as Evaluation
 from .metrics import Spread as Spread
 from .metrics import spread_of as spread_of
+from .optimizers import averaged as averaged
 from .optimizers import gradient_descent as gradient_descent
 from .results import Result as Result
 from .step import Batch as Batch

@@ -81,6 +81,13 @@ class Description(NamedTuple):
     """Build the network."""
     return self.network_of(lambda constructor: constructor)
 
+  @property
+  def shapes(self) -> Params:
+    """The shapes of the parameters; of an ensemble with an axis of members in front."""
+    like = jax.eval_shape(lambda: self.net.init(jax.random.key(0)))
+    stack = () if self.ensemble is None else (self.ensemble,)
+    return jax.tree.map(lambda leaf: leaf.update(shape=(*stack, *leaf.shape)), like)
+
   def network_of(self, wrap: Callable[[Callable[..., Layer]], Callable[..., Layer]]) -> Layer:
     """Build the network, wrapping the constructors of its layers with parameters.
 
@@ -97,6 +104,28 @@ class Description(NamedTuple):
   def loss(self) -> Loss:
     """Return the plain loss of the task, whatever options the training had."""
     return LOSSES[self.task]
+
+  def forward(self, params: Params, x: jax.Array) -> jax.Array:
+    """Compute the outputs `[N, C]` for standardised features; of an ensemble, those of its mean."""
+    net = self.net
+    if self.ensemble is None:
+      return net.forward(params, x)[0]
+    outputs = jax.vmap(lambda params: net.forward(params, x)[0])(params)
+    return mean_outputs(outputs, self.loss.name)
+
+  def standardized(self, x: Any) -> np.ndarray:
+    """Standardise raw features `[N, D]` in float64, and round them to float32.
+
+    Raises:
+      ValueError: a feature overflows float32.
+    """
+    own = self.standardization
+    return as_float32(np.asarray(x) if own is None else own.wide(x), self.features)
+
+  def in_units(self, outputs: np.ndarray) -> np.ndarray:
+    """Convert a regression's values to the units of the data, in float64; else return them."""
+    own = self.target_standardization
+    return outputs if own is None else own.undo(outputs)
 
   def probabilities(self, outputs: Any) -> Any:
     """Compute probabilities `[N, C]`: softmax of classes, sigmoid of several labels."""
@@ -137,19 +166,10 @@ class Model(NamedTuple):
     Raises:
       ValueError: a feature overflows float32.
     """
-    own, of_targets = self.description.standardization, self.description.target_standardization
-    x = as_float32(x if own is None else own.wide(x), self.description.features)
-    net, is_alone = self.description.net, self.description.ensemble is None
-
-    def forward(params: Params, x: jax.Array) -> jax.Array:
-      if is_alone:
-        return net.forward(params, x)[0]
-      outputs = jax.vmap(lambda params: net.forward(params, x)[0])(params)
-      return mean_outputs(outputs, self.description.loss.name)
-
+    x = self.description.standardized(x)
     # As one program: called eagerly, each operation would be compiled by itself.
-    y = jax.jit(forward)(self.params, jnp.asarray(x))
-    return np.asarray(y) if of_targets is None else of_targets.undo(np.asarray(y))
+    y = jax.jit(self.description.forward)(self.params, jnp.asarray(x))
+    return self.description.in_units(np.asarray(y))
 
   def probabilities(self, outputs: np.ndarray) -> np.ndarray:
     """Compute probabilities `[N, C]`: softmax of classes, sigmoid of several labels."""
@@ -172,12 +192,16 @@ def save_model(path: str | os.PathLike[str], params: Params, description: Descri
   Raises:
     OSError: the file can't be written.
   """
+  save_params(path, params, metadata_of(description))
+
+
+def metadata_of(description: Description) -> dict[str, str]:
+  """Return the description as a file's metadata: in words, and in JSON under `KEY`."""
   content: dict[str, Any] = description._asdict()
   for name in ("standardization", "target_standardization"):
     own = content[name]
     content[name] = own and {key: part.tolist() for key, part in own._asdict().items()}
-  text = {"network": description.as_text(), KEY: json.dumps(content, sort_keys=True)}
-  save_params(path, params, text)
+  return {"network": description.as_text(), KEY: json.dumps(content, sort_keys=True)}
 
 
 def load_model(path: str | os.PathLike[str]) -> Model:
@@ -193,10 +217,7 @@ def load_model(path: str | os.PathLike[str]) -> Model:
   if description is None:
     said = "has no description of its network: it was not written by fbackprop train"
     raise ValueError(f"{path} {said}")
-  like = jax.eval_shape(lambda: description.net.init(jax.random.key(0)))
-  stack = () if description.ensemble is None else (description.ensemble,)
-  like = jax.tree.map(lambda a: a.update(shape=(*stack, *a.shape)), like)
-  return Model(description, params_of(stored, like))
+  return Model(description, params_of(stored, description.shapes))
 
 
 def description_of(stored: Stored) -> Description | None:
@@ -207,15 +228,24 @@ def description_of(stored: Stored) -> Description | None:
   """
   if KEY not in stored.metadata:
     return None
+  return parse_description(str(stored.path), stored.metadata[KEY], len(stored.entries))
+
+
+def parse_description(path: str, text: str, arrays: int) -> Description:
+  """Parse a description in JSON, of a file that holds so many arrays.
+
+  Raises:
+    ValueError: it is invalid; the message names the file.
+  """
   try:
-    description = read_description(json.loads(stored.metadata[KEY]))
-    sizes, arrays = description.sizes, len(stored.entries)
+    description = read_description(json.loads(text))
+    sizes = description.sizes
     # Before any layer is built.
     layers = [n for n, _ in itertools.groupby(sizes)] if description.repeat_hidden else sizes
     if arrays < len(layers) - 1:
       raise ValueError(f"{len(sizes) - 1} layers, and {arrays} arrays")
   except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-    raise ValueError(f"{stored.path} describes no network: {error}") from error
+    raise ValueError(f"{path} describes no network: {error}") from error
   return description
 
 

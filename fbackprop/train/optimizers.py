@@ -10,7 +10,7 @@ import optax
 from fbackprop.curvature import kfac
 from fbackprop.errors import check_choice, check_that
 from fbackprop.layers.factors import refuse_factors
-from fbackprop.ranges import check_in_range
+from fbackprop.ranges import RANGES, check_in_range, check_range
 from fbackprop.train.arguments import OptimizerName, ScheduleName, check_warmup
 from fbackprop.transforms import value_and_grad
 from fbackprop.types import Array, Layer, Loss, Params, exportable
@@ -112,6 +112,62 @@ def scaled(optimizer: Any) -> optax.GradientTransformation:
     updates, inner = optimizer.update(updates, state.inner, params, **more)
     updates = jax.tree.map(lambda update: update * state.scale.astype(update.dtype), updates)
     return updates, Scaled(state.scale, inner)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+@exportable
+class Averaged(NamedTuple):
+  """The state of an optimizer that keeps an average of the parameters.
+
+  Attributes:
+    average: the average, like the parameters.
+    inner: the optimizer's own state.
+  """
+
+  average: Params
+  inner: Any
+
+
+def averaged(optimizer: Any, decay: float) -> optax.GradientTransformation:
+  """Keep an exponential moving average of the parameters beside an optimizer.
+
+  After each step the average is decay · average + (1 − decay) · params, and begins as the initial
+  parameters. The steps themselves are the optimizer's; the average stands in its state, as
+  `result.state.opt_state.average` of `fit`.
+
+  Args:
+    optimizer: an optax optimizer, or `gradient_descent`.
+    decay: from 0 to below 1: 0.99 averages over about the last hundred steps.
+
+  Raises:
+    TypeError: `optimizer` isn't one, or `decay` isn't a number.
+    ValueError: `decay` isn't from 0 to below 1.
+
+  Example:
+    >>> optimizer = averaged(gradient_descent(1.0), 0.5)
+    >>> params = {"w": jnp.array([4.0])}
+    >>> updates, state = optimizer.update({"w": jnp.array([2.0])}, optimizer.init(params), params)
+    >>> print(optax.apply_updates(params, updates)["w"], state.average["w"])
+    [2.] [3.]
+
+  References:
+    Polyak, Juditsky, "Acceleration of stochastic approximation by averaging", SIAM J. Control
+    Optim. 30 (1992); as a moving average: Tarvainen, Valpola, "Mean teachers", NIPS (2017).
+  """
+  check_range("averaged", "decay", decay, RANGES["dropout"])
+  decay = float(decay)
+  own = optax.with_extra_args_support(as_transformation(optimizer))
+
+  def init(params: Params) -> Averaged:
+    # A copy: the parameters themselves may be donated.
+    return Averaged(jax.tree.map(jnp.array, params), own.init(params))
+
+  def update(updates: Params, state: Averaged, params: Any = None, **more: Any) -> tuple[Any, Any]:
+    updates, inner = own.update(updates, state.inner, params, **more)
+    new = optax.apply_updates(params, updates)
+    average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), state.average, new)
+    return updates, Averaged(average, inner)
 
   return optax.GradientTransformationExtraArgs(init, update)
 

@@ -67,6 +67,11 @@ def save_params(
   References:
     The format: https://huggingface.co/docs/safetensors
   """
+  write_whole(path, bytes_of(params, metadata))
+
+
+def bytes_of(params: Params, metadata: dict[str, str] | None = None) -> bytes:
+  """Return the content of the file of `save_params`."""
   # safetensors writes the buffer in memory order: a transposed view would be written wrongly. (Not
   # ascontiguousarray, which turns a scalar [] into [1].)
   arrays = {name: np.asarray(leaf, order="C") for name, leaf in named_leaves(params).items()}
@@ -79,7 +84,7 @@ def save_params(
   text = json.dumps(header, separators=(",", ":")).encode()
   text += b" " * (-len(text) % 8)
   content = len(text).to_bytes(8, "little") + text + content[end:]
-  write_whole(path, content.replace(entry_of(ZEROS), entry_of(checksum_of(content, ZEROS)), 1))
+  return content.replace(entry_of(ZEROS), entry_of(checksum_of(content, ZEROS)), 1)
 
 
 def load_params(path: str | os.PathLike[str], like: Params) -> Params:

@@ -12,9 +12,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "quantities.md"
 BLOCK = re.compile(r"^```py\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def run_blocks(blocks: list[str]) -> tuple[int, int]:
+def run_blocks(blocks: list[str], names: dict[str, object] | None = None) -> tuple[int, int]:
   """Run the blocks with shared names; print the differences, and return `(examples, failures)`."""
-  names: dict[str, object] = {}
+  names = {} if names is None else names
   runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS, verbose=False)
   for i, block in enumerate(blocks):
     test = doctest.DocTestParser().get_doctest(block, names, f"block {i}", str(PAGE), 0)

@@ -102,9 +102,11 @@ def is_text(kind):
 
 def needed(command):
   """What a command must have besides the flag that is tried."""
-  return {"eval": ["run"], "predict": ["run", "--data", "csv:t.csv"], "info": ["run"]}.get(
-    command, []
-  )
+  weights = ["weights.safetensors", "--out", "m.safetensors"]
+  return {
+    "eval": ["run"], "predict": ["run", "--data", "csv:t.csv"], "info": ["run"], "compare": ["run"],
+    "export": ["run", "--out", "a.onnx"], "import": weights,
+  }.get(command, [])  # fmt: skip
 
 
 @pytest.mark.parametrize(("command", "flag"), [key for key in VALUED if not is_list(VALUED[key])])

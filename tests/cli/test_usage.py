@@ -166,10 +166,9 @@ def test_an_unknown_command_is_refused_with_the_nearest(capsys):
   assert refused_in_words(capsys, "trian") == (
     "fbackprop: unknown command 'trian'; did you mean 'train'?"
   )  # fmt: skip
-  commands = "circuit, lecture, train, eval, predict, info, verify"
-  assert (
-    refused_in_words(capsys, "zzz") == f"fbackprop: unknown command 'zzz'; there are: {commands}"
-  )
+  commands = "circuit, lecture, train, eval, predict, info, compare, export, import, verify"
+  said = f"fbackprop: unknown command 'zzz'; there are: {commands}"
+  assert refused_in_words(capsys, "zzz") == said
 
 
 BY_DATA = (

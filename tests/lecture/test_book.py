@@ -45,9 +45,8 @@ def test_both_languages_have_the_same_chapters():
   for name in names:
     ours, theirs = english["chapters"][name], korean["chapters"][name]
     assert set(ours) == set(theirs)
-    assert len(ours["text"]) == len(theirs["text"])
-    assert len(ours.get("choices", ())) == len(theirs.get("choices", ()))
-    assert len(ours.get("pictures", ())) == len(theirs.get("pictures", ()))
+    for key in ("text", "library", "choices", "pictures"):
+      assert len(ours.get(key, ())) == len(theirs.get(key, ()))
 
 
 @pytest.mark.parametrize(("language", "other"), [("en", "ko"), ("ko", "en")])
@@ -65,6 +64,11 @@ def test_the_pages_are_small_and_link_to_each_other_alone(books, language, other
   reached = {a["href"] for _, a in Reader(book["index.html"]).elements if "href" in a}
   assert reached == set(book) - {"index.html"} | {f"../{other}/index.html"}
   assert 'id="glossary"' in book["index.html"]
+
+
+def test_formulas_are_not_broken_over_lines(books):
+  text = "".join(Reader(books["ko"]["L9.html"]).texts)
+  assert "η\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}0.8이면" in text
 
 
 def test_the_glossary_has_its_terms_once(books):
@@ -89,7 +93,35 @@ def test_the_chapter_of_the_update_quotes_the_rule(books):
   assert "  w_bar = product(x.T, y_bar, bar_of=params.w)" in body
   assert '"""' not in quoted
   assert all(line in source.splitlines() for line in [head, *body])
-  assert html.escape(quoted) in books["ko"]["L10.html"]
+  for book in books.values():  # Behind the lesson, whose circuit it doesn't push away.
+    text = book["L10.html"]
+    parts = ['<section class="circuit"', '<section class="question"', html.escape(quoted)]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_options_are_not_broken_over_lines(browser, folders):
+  for language in LANGUAGES:
+    with Opened(browser, folders[language] / "L9.html") as opened:
+      for width in (360, 1440):
+        opened.set_viewport_size({"width": width, "height": 800})
+        boxes = [code.bounding_box()["height"] for code in opened.locator("main > p code").all()]
+        assert len(boxes) == 2
+        assert max(boxes) < 30  # One line.
+
+
+def test_the_sum_of_two_costs_is_drawn():
+  [costs] = CHAPTERS[7].traces
+  assert costs.circuit.outputs == (("J", 1.0),)
+  assert {name: costs.bars[name] for name in ("J1", "J2", "J")} == {"J1": 1, "J2": 0.5, "J": 1}
+
+
+def test_no_field_drops_a_decimal_comma(browser, folders):
+  """As a number field of a browser does: 0,5 became 5."""
+  for name in ("L1", "L9", "L11"):
+    with Opened(browser, folders["en"] / f"{name}.html") as opened:
+      assert opened.locator("input[type=number]").count() == 0
+      assert opened.locator(".number input").count() > 0
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -100,12 +132,21 @@ def test_every_chapter_works_in_a_browser(browser, books, folders, language):
       check_widths(page)
       answer = question_of(books[language][f"{chapter.name}.html"])["answer"]
       question = page.locator(".question")
+      question.locator("button").click()  # Without an answer.
+      assert question.get_attribute("data-outcome") is None
+      assert page.evaluate("document.activeElement.matches(':invalid')")
       if question.locator("input[type=radio]").count():
         question.locator("input[type=radio]").nth(int(answer)).check()
       else:
         question.locator("input").fill(f"{answer + 1:g}")
         question.locator("button").click()
         assert question.get_attribute("data-outcome") == "wrong"
+        hint = question.locator(".outcome")
+        assert words_of(language)["chapters"][chapter.name]["hint"] in hint.text_content().replace(
+          "\N{NO-BREAK SPACE}", " "
+        )
+        box = hint.bounding_box()
+        assert box["y"] + box["height"] <= page.viewport_size["height"]
         question.locator("input").fill(f"{answer:g}")
       question.locator("button").click()
       assert question.get_attribute("data-outcome") == "right"
@@ -133,6 +174,10 @@ def test_a_printed_chapter_asks_its_question(browser, folders):
     assert not page.locator(".player").is_visible()
     assert not page.get_by_role("heading", name="Gradient descent").is_visible()
     assert page.locator("nav:visible, .question button:visible").count() == 0
+  with Opened(browser, folders["en"] / "L2.html", java_script_enabled=False) as page:
+    assert page.locator("noscript li:visible").nth(1).text_content() == (
+      "a and b in either order, then f"
+    )
 
 
 def test_the_panels_of_several_circuits_are_folded(browser, folders):

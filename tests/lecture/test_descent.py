@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from fbackprop.circuit import parse
 from fbackprop.lecture.book import words_of
 from fbackprop.lecture.descent import COSTS
 from tests.support.browser import SCHEMES, Opened, check_access, check_widths
@@ -46,6 +47,36 @@ def test_both_languages_have_the_same_words():
   assert set(FUNCTIONS) <= set(words_of("en")["descent"])
 
 
+@pytest.mark.parametrize("cost", COSTS, ids=lambda cost: cost.name)
+def test_its_formula_is_its_circuit(cost):
+  signs = {"−": "-", "·": "*", "²": "**2", "⁴": "**4"}
+  text = "".join(signs.get(sign, sign) for sign in cost.formula)
+  name, formula = text.split(" = ")
+  for by in (0.0, 0.7, -1.3):
+    point = {key: value + by for key, value in cost.start.items()}
+    found = eval(formula, {}, point)  # noqa: S307
+    assert found == pytest.approx(float(FUNCTIONS[cost.name](point)), rel=1e-5)  # In float32.
+    trace = parse(cost.text).trace(**point)
+    assert (trace.circuit.outputs[0][0], trace.value) == (name, pytest.approx(found, rel=1e-12))
+
+
+def test_it_shows_the_formula_and_takes_a_comma(opened):
+  with opened() as page:
+    page.locator(".descent select").select_option("valleys")
+    assert page.text_content(".descent .formula") == "f = 0.25·x⁴ − x² + 0.3·x + 1.6"
+    rate = page.locator(".descent").get_by_label("Rate η")
+    for typed, taken in (("0,5", 0.5), ("1,000", 0.5), ("-1", 0.5)):
+      rate.fill(typed)
+      rate.press("Enter")
+      assert descent(page, "return d.state.rate") == taken
+    most = page.get_by_label("At most so many steps")
+    for typed, said in (("2.5", "isn't a whole number"), ("20000", "is above 10000")):
+      most.fill(typed)
+      most.press("Enter")
+      assert said in page.locator(".descent .refusal:not(:empty)").text_content()
+      assert descent(page, "return d.state.maxSteps") == 100
+
+
 def test_its_steps_are_those_of_jax(opened):
   with opened() as page:
     code = f"d.choose(given); for (let i = 0; i < {STEPS}; i++) d.one(); return d.state.way"
@@ -76,7 +107,11 @@ def test_it_zigzags_in_the_long_valley_at_the_rate_that_the_text_says(opened):
 
 def test_each_stop_rule_is_said(opened):
   with opened() as page:
+    assert "x ← 0 − 0.1 · (−4) = 0.4" in page.text_content(".descent .lines")
     assert run(page).endswith("Ended by the tolerance: the cost is at most 1.001.")
+    lines = page.text_content(".descent .lines")
+    assert lines.startswith("df/dx = ")
+    assert "←" not in lines  # No step follows.
     page.get_by_label("At most so many steps").fill("3")
     page.get_by_role("button", name="Begin again").nth(1).click()
     said = run(page)
@@ -92,6 +127,7 @@ def test_the_start_decides_the_valley(opened):
     assert "number of steps" in run(page)
     page.get_by_label("Start at x =").fill("-1")
     page.get_by_label("Start at x =").press("Enter")
+    assert page.evaluate("document.activeElement.dataset.key") == "start-x"  # The next key goes on.
     assert "tolerance: the cost is at most 0.2" in run(page)
 
 

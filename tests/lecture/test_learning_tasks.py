@@ -99,7 +99,7 @@ def test_every_answer_is_found_in_the_pages(browser, folders):
     assert student.done == actions(1)
   with student.opens("L7") as page:
     student.presses(page.locator("[data-gate='f']"))
-    assert "∂f/∂g1 = 0" in page.text_content(".panels pre.lines")
+    assert "∂f/∂g1 = 0" in page.text_content(".gate-view pre.lines")
     assert page.text_content("[data-value='g1']") == "−2"
     assert student.done == actions(2)
   with student.opens("L3") as page:
@@ -156,9 +156,9 @@ def test_every_answer_is_found_in_the_pages(browser, folders):
     assert page.text_content("[data-value='y2']") == "−0.5"
     assert student.done == actions(9)
   with student.opens("network") as page:
-    student.presses(page.locator(".neuron[data-unit='0,0']"))
+    student.presses(page.locator(".neuron[data-key='0,0']"))
     row = page.locator(".unit tbody tr").first.locator("td")
-    gradient = number(row.nth(4).text_content())
+    gradient = number(row.nth(2).text_content())
     student.presses(page.get_by_role("button", name="Step", exact=True))
     before, now = (number(row.nth(i).text_content()) for i in (1, 3))
     assert now - before == pytest.approx(-0.5 * gradient, abs=2e-4)  # Four digits are shown.

@@ -193,6 +193,79 @@ def test_a_click_adds_a_point(opened):
     assert points[0] == 61
     assert np.abs(points[1]).max() < 0.05
     assert points[2] == 1
+    placed = page.locator(".placed")
+    assert placed.get_attribute("role") == "status"
+    assert placed.text_content().endswith("of class 1")
+    code = "while (x.length < 200) { x.push([1, 1]); targets.push(1); } n.act([1, 1]);"
+    network(page, f"const {{ x, targets }} = n.problem(); {code}")
+    assert network(page, "return n.problem().targets.length") == 200
+    assert placed.text_content() == "There is room for 200 points, and no more."
+
+
+def test_points_are_drawn_with_the_keyboard_alone(opened):
+  with opened() as page:
+    canvas, placed = page.locator("canvas"), page.locator(".placed")
+    assert "arrows move a cursor" in page.locator(f"#{canvas.get_attribute('aria-describedby')}"
+                                                  ).text_content()  # fmt: skip
+    picture = "document.querySelector('canvas').toDataURL()"
+    page.get_by_label("A click").select_option("0")
+    still = page.evaluate(picture)
+    page.get_by_label("A click").focus()
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.tagName") == "CANVAS"
+    assert page.evaluate(picture) != still  # The cursor is seen.
+    for key in ("ArrowRight", "ArrowRight", "ArrowUp", "Shift+ArrowDown"):
+      page.keyboard.press(key)
+    assert placed.text_content() == "Cursor at (0.2, 0.09)"
+    page.keyboard.press("Enter")
+    assert network(page, "return [n.problem().x.at(-1), n.problem().targets.at(-1)]") == [
+      [0.2, 0.09], 0
+    ]  # fmt: skip
+    assert placed.text_content() == "Point 61 added at (0.2, 0.09), of class 0"
+    page.keyboard.press("Delete")
+    assert placed.text_content() == "Point 61 removed; 60 left"
+    for _ in range(40):
+      page.keyboard.press("ArrowLeft")
+    assert placed.text_content() == "Cursor at (−1.7, 0.09)"  # The edge.
+    page.get_by_label("A click").select_option("")
+    canvas.focus()
+    page.keyboard.press(" ")
+    nearest = network(page, """const [a, b] = [-1.7, 0.09];
+      return n.problem().x.map(([p, q]) => Math.hypot(p - a, q - b)).reduce(
+        (best, d, i, all) => (d < all[best] ? i : best), 0)""")  # fmt: skip
+    assert placed.text_content().startswith(f"Point {nearest + 1} chosen, at (")
+    assert page.get_by_label("Point", exact=True).input_value() == str(nearest + 1)
+    page.get_by_role("button", name="Train", exact=True).click()
+    canvas.focus()
+    network(page, "n.state.point = 0; n.problem().x.length = n.problem().targets.length = 1;")
+    page.keyboard.press("Backspace")  # While it trains.
+    assert page.text_content(".said").startswith("There are no points")
+    page.keyboard.press("Delete")
+    assert placed.text_content() == "Point 1 removed; 0 left"
+
+
+def test_a_key_can_be_pressed_again_and_a_click_lands_while_it_trains(opened):
+  with opened() as page:
+    for name in ("Layer 1: one unit more", "Layer 2: one unit less"):
+      page.get_by_role("button", name=name).focus()
+      page.keyboard.press("Enter")
+      page.keyboard.press("Enter")
+    assert network(page, "return n.state.hidden") == [6, 1]
+    assert page.evaluate("document.activeElement.tagName") == "BUTTON"  # Though that one is off.
+    page.locator(".link-button").nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "w₂(x2→h1₁)"
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator(".neuron[data-key='0,3'] circle").bounding_box()
+    page.get_by_role("button", name="Train", exact=True).click()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    # Two frames, in which nothing may be drawn anew.
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.mouse.up()
+    assert network(page, "return n.state.neuron") == [0, 3]
+    steps = network(page, "return n.state.steps")
+    page.wait_for_function(f"document.querySelector('.network').network.state.steps > {steps}")
 
 
 def test_a_rate_that_diverges_is_said_and_what_was_done_until_then_is_shown(opened):
@@ -266,15 +339,41 @@ def test_a_curve_has_no_classes(opened):
       "adds a point of class 1 (round)", "adds a point of class 0 (square)"
     ]  # fmt: skip
     assert "σ(y) is the probability of class 1" in legend.text_content()
-    assert "1/N of the mean" in legend.text_content()
+    assert "the share of this point alone" in legend.text_content()
     page.get_by_label("Data").select_option("sine")
     assert [*offered.all_text_contents()][1:] == ["adds a point"]
     assert "logit" not in legend.text_content()
 
 
+def test_the_table_says_over_what_its_gradients_are_summed(opened):
+  for language, said in (("en", "over 60 points"), ("ko", "점 60개의 합")):
+    with opened(language) as page:
+      heads = page.locator(".unit th")
+      assert heads.count() == 3  # Nothing was before.
+      assert said in heads.nth(2).text_content()
+      network(page, "n.step()")
+      assert heads.count() == 5
+      assert said in heads.nth(2).text_content()
+      assert said in heads.nth(4).text_content()
+      assert "1/60" in page.text_content(".unit .quiet")
+
+
+def test_all_columns_of_the_table_are_seen_on_a_phone(opened):
+  with opened(viewport={"width": 360, "height": 800}) as page:
+    for neuron in ([0, 0], [1, 0], [2, 0]):
+      code = (
+        "n.state.neuron = given; n.step(); const box = document.querySelector('.unit .scroll');"
+      )
+      wide, room = network(page, f"{code} return [box.scrollWidth, box.clientWidth]", neuron)
+      assert wide <= room
+    assert page.locator(".scrolls").is_visible()  # The picture does, and says so.
+
+
 def test_a_field_without_a_number_keeps_the_old_one(opened):
   with opened() as page:
-    for label, text, kept in (("Rate η", "", "0.5"), ("Point", "99", "1"), ("Point", "", "1")):
+    fields = (("Rate η", "", "0.5"), ("Rate η", "-1", "0.5"), ("Point", "99", "1"),
+              ("Point", "1,5", "1"), ("Point", "", "1"))  # fmt: skip
+    for label, text, kept in fields:
       field = page.get_by_label(label, exact=True)
       field.fill(text)
       field.press("Enter")
@@ -300,6 +399,9 @@ def test_it_is_accessible_at_every_width(opened, language):
   with opened(language) as page:
     page.locator("button.primary").locator("xpath=preceding-sibling::button").click()  # A step.
     check_widths(page)
+    page.set_viewport_size({"width": 360, "height": 800})
+    below = [page.locator(part).bounding_box()["y"] for part in (".picture", "canvas", ".unit")]
+    assert below == sorted(below)  # What one trains, before the numbers of a unit.
     for scheme in SCHEMES:
       page.emulate_media(color_scheme=scheme)
       check_access(page)

@@ -15,7 +15,7 @@ import pytest
 from conftest import find_blocks as find_tested_blocks
 from fbackprop import quantities
 from scripts.interop import __main__ as interop
-from scripts.interop import comparisons, ours, page, table, witness
+from scripts.interop import comparisons, exchange, ours, page, table, witness
 from scripts.interop.comparisons import BACKPACK, COMPARISONS, JAX_PRIVACY, OPACUS, THRESHOLD
 from scripts.interop.problems import PROBLEMS, SQUARED_ERROR, bound_of, draw
 from scripts.interop.rows import PLANTS, control, make_rows, tree_error
@@ -23,6 +23,7 @@ from scripts.interop.rows import PLANTS, control, make_rows, tree_error
 ROOT = Path(__file__).parents[2]
 MADE = json.loads((ROOT / "experiments" / "results" / "interop.json").read_text(encoding="utf-8"))
 PAGE = (ROOT / "docs" / "quantities.md").read_text(encoding="utf-8")
+EXCHANGED = json.loads(exchange.RESULT.read_text(encoding="utf-8"))
 FEW = (PROBLEMS[1], PROBLEMS[5])
 VERSIONS = dict.fromkeys(("jax", BACKPACK, OPACUS, JAX_PRIVACY), "0")
 
@@ -216,7 +217,10 @@ def test_the_versions_are_those_that_the_script_installs():
   lines = (ROOT / "scripts" / "interop" / "requirements.txt").read_text().splitlines()
   pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
   made = {row["package"]: row["version"] for row in MADE["rows"]}
+  exchanged = {name: pinned.pop(name) for name in ("skl2onnx", "keras")}
   assert pinned == {**{p: made[p] for p in PLAYED}, "torch": MADE["machine"]["torch"]}
+  assert exchanged.items() < EXCHANGED["versions"].items()
+  assert EXCHANGED["versions"]["torch"] == pinned["torch"]
   assert {"jax", "python", "fbackprop", "cpu", "backend"} <= set(MADE["machine"])
 
 
@@ -261,3 +265,26 @@ def test_ours_of_some_examples_are_those_of_a_smaller_batch():
     got, want = quantities.gradient(ours.only(factors, rows)), quantities.gradient(fewer)
     chex.assert_trees_all_close(got, want, rtol=0, atol=1e-14)
     assert abs(quantities.gradient(factors)[0].w - got[0].w).max() > 1e-3
+
+
+# --- Models that go through other programs --------------------------------------------------------
+
+
+def test_every_round_trip_is_within_the_threshold():
+  assert {row["package"] for row in EXCHANGED["rows"]} == {"torch", "skl2onnx"}
+  for row in EXCHANGED["rows"]:
+    assert row["models"] >= 12
+    assert 0 <= row["error"] <= exchange.THRESHOLD == 1e-6
+
+
+def test_the_page_has_the_table_of_the_round_trips():
+  text = exchange.PAGE.read_text(encoding="utf-8")
+  assert exchange.with_table(text, EXCHANGED) == text
+  worse = {**EXCHANGED, "rows": [{**row, "error": 0.5} for row in EXCHANGED["rows"]]}
+  assert "| 5e-01 |" in exchange.with_table(text, worse)
+  assert exchange.with_table(exchange.with_table(text, worse), EXCHANGED) == text
+
+
+def test_a_difference_is_measured_against_the_largest_output_of_its_row():
+  assert exchange.error_of([[1.0, 100.0]], [[2.0, 100.0]]) == 1 / 101
+  assert exchange.error_of([[0.0]], [[0.0]]) == 0

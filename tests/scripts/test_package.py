@@ -37,7 +37,7 @@ RANKS = [
   ["verify"],
   ["train.data", "lecture"],
   ["train"],
-  ["train.report"],
+  ["train.report", "export"],
   ["cli", "__main__", "pytest_plugin"],
 ]  # fmt: skip
 RANK_OF = {f"fbackprop.{room}": rank for rank, row in enumerate(RANKS) for room in row}
@@ -143,7 +143,14 @@ def test_import_changes_no_configuration():
 
 @pytest.mark.parametrize(
   "package",
-  ["fbackprop", "fbackprop.circuit", "fbackprop.quantities", "fbackprop.train", "fbackprop.verify"],
+  [
+    "fbackprop",
+    "fbackprop.circuit",
+    "fbackprop.export",
+    "fbackprop.quantities",
+    "fbackprop.train",
+    "fbackprop.verify",
+  ],
 )
 def test_the_stub_names_what_the_package_names(package):
   module = importlib.import_module(package)
@@ -166,7 +173,7 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_no_public_name_of_a_package_is_one_of_its_modules():
-  for package in (fb, fb.circuit, fb.quantities, fb.train, fb.verify):
+  for package in (fb, fb.circuit, fb.export, fb.quantities, fb.train, fb.verify):
     modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
     assert not modules & set(package.__all__)
 

@@ -190,6 +190,13 @@ def make_files(folder: Path) -> None:
   shutil.copytree(folder / "run", folder / "moved")
   config = (folder / "moved" / "config.toml").read_text().replace("t.csv", "gone.csv")
   (folder / "moved" / "config.toml").write_text(config)
+  zipped = {"torch.pt": "model/data.pkl", "torch.pt2": "model/archive_format"}
+  for name, member in zipped.items():
+    with zipfile.ZipFile(folder / name, "w") as archive:
+      archive.writestr(member, b"\x80\x04N.")
+  theirs = {f"{i}.{kind}": np.ones(shape, np.float32) for i, kind, shape in (
+    (0, "weight", (3, 2)), (0, "bias", 3), (2, "weight", (2, 3)), (2, "bias", 2))}  # fmt: skip
+  (folder / "weights.safetensors").write_bytes(safetensors.numpy.save(theirs))
   (folder / "rules.py").write_text(RULES)
   (folder / "broken.py").write_text("x = 1 / 0\n")
 

@@ -66,14 +66,16 @@ class Layout(NamedTuple):
 
 
 def place(
-  circuit: GateGraph, extent: Callable[[Item], Extent], left: float = 0, top: float = 0
-) -> Layout:
+  circuit: GateGraph, extent: Callable[[Item], Extent], left: float = 0, top: float = 0,
+  level: float = NARROWEST,
+) -> Layout:  # fmt: skip
   """Compute the layout of a circuit, deterministically.
 
   Args:
     circuit: the circuit.
     extent: returns the extent of an item.
     left, top: the edges of the first column and of the highest box.
+    level: the width of a gap in which all wires are level.
 
   Raises:
     CircuitError: a wire is too long to be drawn.
@@ -99,7 +101,8 @@ def place(
     for i in items:
       x[i] = anchor
     spans.append((edge, right))
-    edge = right + min(max(SLOPE * steepest[column], NARROWEST), WIDEST)
+    is_level = steepest[column] < 1
+    edge = right + (level if is_level else min(max(SLOPE * steepest[column], NARROWEST), WIDEST))
   return Layout(columns, x, y, spans, arrivals, bottom)
 
 

@@ -18,52 +18,42 @@ function judge(text, right) {
 }
 
 function startExercise(root, circuit, player) {
-  // Put a blank in place of each number that the reader is to compute, and check it there.
+  // Check the blanks in place of the numbers that the reader is to compute.
   const { words } = circuit;
-  const picture = root.querySelector(".picture");
-  const blanks = new Map();
+  const paper = root.querySelector(".paper");
+  const blanks = [...paper.querySelectorAll("input.blank")];
   const status = make("p", { class: "status", role: "status" });
   const message = make("p", { class: "message", "aria-live": "polite" });
-  const gates = circuit.nodes.filter((node) => node.inputs.length).map((node) => node.name);
-  const constants = circuit.nodes.filter((node) => node.op === "constant").map((node) => node.name);
   const button = (text, onclick) => make("button", { type: "button", onclick }, text);
   let current = null;
 
-  function rightOf(text) {
-    const { value, gradient, share } = text.dataset;
-    const solved = player.solved();
-    if (value) return solved.values[value];
-    if (gradient) return solved.bars[gradient];
-    const [, name, branch] = /^(.*):(\d+)$/.exec(share);
-    return solved.shares[name][branch];
+  function rightOf({ kind, node, branch }) {
+    const { values, bars, shares } = player.solved();
+    return { value: values[node], gradient: bars[node], share: shares[node][branch] }[kind];
   }
 
-  function hintOf(text) {
-    const { value, gradient, share } = text.dataset;
-    if (value) return player.forwardFormula(value);
-    return player.backwardFormula(gradient ?? share.replace(/:\d+$/, ""), share && Number(share.split(":").at(-1)));
-  }
+  const hintOf = ({ kind, node, branch }) =>
+    kind === "value" ? player.forwardFormula(node) : player.backwardFormula(node, branch);
 
-  function check(text, input) {
-    const outcome = judge(input.value, rightOf(text));
-    input.dataset.outcome = outcome;
-    input.setAttribute("aria-invalid", String(outcome === "wrong"));
+  function check(blank) {
+    const outcome = judge(blank.value, rightOf(blank.dataset));
+    blank.dataset.outcome = outcome;
+    blank.setAttribute("aria-invalid", String(outcome === "wrong"));
     return outcome;
   }
 
   function score() {
-    const outcomes = [...blanks].map(([text, input]) => check(text, input));
-    const right = outcomes.filter((outcome) => outcome === "right").length;
-    if (right === blanks.size) return finish("allRight");
-    status.textContent = say(words, "score", { right, all: blanks.size });
+    const right = blanks.filter((blank) => check(blank) === "right").length;
+    if (right === blanks.length) return finish("allRight");
+    status.textContent = say(words, "score", { right, all: blanks.length });
   }
 
   function finish(key) {
     // From now on it is a page to play: the numbers are the circuit's own.
     const isInside = root.contains(document.activeElement);
-    for (const input of blanks.values()) input.remove();
+    for (const blank of blanks) blank.remove();
     help.hidden = answers.hidden = true;
-    status.textContent = say(words, key, { all: blanks.size });
+    status.textContent = say(words, key, { all: blanks.length });
     message.textContent = "";
     player.unlock(true);
     if (isInside) root.querySelector(".player .primary").focus();
@@ -71,51 +61,25 @@ function startExercise(root, circuit, player) {
 
   function reset() {
     current = null;
-    for (const input of blanks.values()) {
-      input.value = "";
-      picture.querySelector(".paper").append(input);
-    }
+    for (const blank of blanks) blank.value = "";
+    paper.append(...blanks);
     help.hidden = answers.hidden = false;
     message.textContent = "";
     player.unlock(false);
     score();
   }
 
-  function add(text, label, placeholder) {
-    const input = make("input", {
-      class: `blank ${text.dataset.value ? "value" : "gradient"}`, type: "text", autocomplete: "off", "aria-label": label, placeholder,
-      onfocus: () => (current = text),
-      onkeydown: (event) => event.key === "Enter" && next(text),
-      onchange: () => {
-        const outcome = check(text, input);
-        message.textContent = outcome ? `${label}: ${words[outcome]}` : "";
-        score();
-      },
+  for (const [i, blank] of blanks.entries()) {
+    blank.addEventListener("focus", () => { current = blank; });
+    blank.addEventListener("keydown", (event) => event.key === "Enter" && blanks[(i + 1) % blanks.length].focus());
+    blank.addEventListener("change", () => {
+      const outcome = check(blank);
+      message.textContent = outcome ? `${blank.getAttribute("aria-label")}: ${words[outcome]}` : "";
+      score();
     });
-    input.style.left = `${Number(text.getAttribute("x")) - 3}px`;
-    input.style.top = `${Number(text.getAttribute("y")) - (text.dataset.value ? 15 : 12)}px`; // The wire is between.
-    blanks.set(text, input);
-  }
-
-  function next(text) {
-    const inputs = [...blanks.values()];
-    inputs[(inputs.indexOf(blanks.get(text)) + 1) % inputs.length].focus();
-  }
-
-  for (const text of picture.querySelectorAll("[data-value]")) {
-    const isFork = text.nextElementSibling?.dataset.share;
-    const name = player.label(text.dataset.value);
-    if (gates.includes(text.dataset.value) && !isFork) add(text, say(words, "valueOf", { name }), name);
-  }
-  for (const text of [...picture.querySelectorAll("[data-gradient], [data-share]")].reverse()) {
-    const { gradient, share } = text.dataset;
-    const node = gradient ?? share.replace(/:\d+$/, "");
-    const name = player.label(node);
-    const placeholder = gradient ? `d${player.label(circuit.root)}/d${name}` : words.share;
-    if (!constants.includes(node)) add(text, say(words, gradient ? "gradientOf" : "shareOf", { name }), placeholder);
   }
   const help = button(words.hint, () => {
-    message.textContent = current ? `${words.hint}: ${hintOf(current)}` : words.chooseBlank;
+    message.textContent = current ? `${words.hint}: ${hintOf(current.dataset)}` : words.chooseBlank;
   });
   const answers = button(words.showAnswers, () => finish("shown"));
   const others = button(words.newNumbers, () => { player.randomise(); reset(); });

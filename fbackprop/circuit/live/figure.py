@@ -4,8 +4,7 @@ It is the picture of `drawing`, with room for numbers that change and for the lo
 gate's ports. Colors are the page's, by classes, for light and for dark.
 """
 
-from collections.abc import Iterator
-from math import ceil
+from collections.abc import Iterator, Mapping
 
 from fbackprop.circuit import drawing, notation, shapes
 from fbackprop.circuit.drawing import ABOVE, BELOW, BESIDE, LINE, MARGIN, Labels
@@ -18,13 +17,23 @@ from fbackprop.markup import Markup, element, joined
 
 LOCAL = Style(11.0)
 AT_PORT = 5.0  # Pixels from a circle to its local gradients.
-APART = 12.0  # Pixels between the baselines of a gate's local gradients.
+APART = 12.0  # Pixels between the baselines of a gate's local gradients, of three or more.
+OVER_PORT, UNDER_PORT = 4.0, 11.0  # Pixels from a wire to the baseline of its local gradient.
+LEVEL = 8.0  # Pixels of a gap in which all wires are level.
+END = 2.0  # Pixels between a number and the end of its column.
+BLANK = -3.0  # Pixels from a number to the left edge of its blank.
+BLANK_ABOVE, BLANK_BELOW = -15.0, -12.0  # From its baseline to the top: the wire is between.
 
 
 class LiveLabels(Labels):
-  """The texts of a picture whose numbers change, each with room for `width` characters."""
+  """The texts of a picture whose numbers change, each with room for `width` characters.
+
+  Attributes:
+    is_blank: whether the numbers that are computed from the inputs are left out.
+  """
 
   digits: int
+  is_blank = False
 
   @property
   def width(self) -> int:
@@ -33,8 +42,8 @@ class LiveLabels(Labels):
 
   @property
   def widest_sum(self) -> int:
-    """The most characters in a line of a sum: two terms with their signs."""
-    return 2 * self.width + 4
+    """The most characters in a line of a sum: a long term or two short ones, with their signs."""
+    return self.width + 5
 
   def show(self, value: float) -> str:
     """Format a number, with fewer digits if it would be too wide."""
@@ -45,6 +54,10 @@ class LiveLabels(Labels):
       text = format_number(value, f".{digits}e", MINUS)
     return text
 
+  def computed(self, value: float) -> str:
+    """Format a number that isn't given; "" where it is to be found."""
+    return "" if self.is_blank else self.show(value)
+
   def name(self, name: str) -> str:
     """Return the label of a node: a gate's also if the parser named it, as the formulas have it."""
     return super().name(name) or printable(name)
@@ -52,7 +65,7 @@ class LiveLabels(Labels):
   def lines(self, item: Item) -> int:
     """Return the most lines of an item's gradient."""
     terms = len(self.leaving[item.name]) if item.kind == "node" else 1
-    return 1 + ceil(terms / 2) if terms > 1 else 1
+    return 1 + terms if terms > 1 else 1
 
   def extent(self, item: Item) -> Extent:
     """Compute the extent of an item, whatever its numbers are."""
@@ -61,30 +74,40 @@ class LiveLabels(Labels):
       return box
     count = self.lines(item)
     room = ADVANCE * shapes.VALUE.size * (self.width if count == 1 else self.widest_sum)
-    at_ports = ADVANCE * LOCAL.size * self.width + 2 * AT_PORT if self.half(item) else 0
+    at_ports = ADVANCE * LOCAL.size * self.width + AT_PORT + END if self.half(item) else 0
     return box._replace(
       left=max(box.left, 2 * self.half(item) + at_ports),
-      right=max(box.right, 2 * BESIDE + room + shapes.TIP * self.leads_out(item)),
-      down=max(box.down, BELOW + LINE * (count - 1) + shapes.DESCENT * shapes.GRADIENT.size),
+      right=max(box.right, BESIDE + room + END + shapes.TIP * self.leads_out(item)),
+      down=max(
+        box.down,
+        BELOW + LINE * (count - 1) + shapes.DESCENT * shapes.GRADIENT.size,
+        box.port + UNDER_PORT + shapes.DESCENT * LOCAL.size if self.half(item) else 0,
+      ),
     )
 
 
-def draw_figure(labels: LiveLabels, name: str) -> Markup:
+def lay_out(labels: LiveLabels) -> Layout:
+  """Place the parts of a picture; raise `CircuitError` if a wire is too long to be drawn."""
+  return place(labels.circuit, labels.extent, MARGIN, MARGIN, LEVEL)
+
+
+def size_of(layout: Layout) -> tuple[str, str]:
+  """Return the width and the height of a picture, in pixels."""
+  return shorten(layout.spans[-1][1] + MARGIN), shorten(layout.bottom + MARGIN)
+
+
+def draw_figure(layout: Layout, labels: LiveLabels, name: str) -> Markup:
   """Draw a solved circuit, with every part named by what it shows.
 
   A path has `data-wires`, the wires that it belongs to, each as node:branch; a text has
   `data-value`, `data-gradient`, `data-share` or `data-local`; a gate has `data-gate`.
 
   Args:
+    layout: its places, of `lay_out`.
     labels: its texts.
     name: the picture's accessible name, without numbers, which change.
-
-  Raises:
-    CircuitError: a wire is too long to be drawn.
   """
-  layout = place(labels.circuit, labels.extent, MARGIN, MARGIN)
-  width = shorten(layout.spans[-1][1] + MARGIN)
-  height = shorten(layout.bottom + MARGIN)
+  width, height = size_of(layout)
   return element(
     "svg", *draw_wires(layout, labels), *draw_items(layout, labels), *draw_locals(layout, labels),
     width=width, height=height, viewBox=f"0 0 {width} {height}", role="group",
@@ -151,21 +174,25 @@ def draw_numbers(item: Item, x: float, y: float, labels: LiveLabels) -> Iterator
   solution = labels.solution
   if solution is None:
     return
-  value = Text(BESIDE, -ABOVE, labels.show(solution.values[item.name]), shapes.VALUE)
+  show = labels.computed if labels.nodes[item.name].inputs else labels.show
+  value = Text(BESIDE, -ABOVE, show(solution.values[item.name]), shapes.VALUE)
   yield write(value, x, y, class_="value", data_value=item.name)
   if item.kind == "label":
-    lines = [labels.show(solution.contributions[item.name][item.branch])]
+    lines = [labels.computed(solution.contributions[item.name][item.branch])]
     what = {"data_share": f"{item.name}:{item.branch}"}
   else:
     terms = [labels.show(term) for term in solution.contributions[item.name]]
     total = labels.show(solution.bars[item.name])
-    lines = drawing.sum_lines(total, terms, labels.widest_sum)
+    lines = [""] if labels.is_blank else drawing.sum_lines(total, terms, labels.widest_sum)
     what = {"data_gradient": item.name}
   yield write_lines(lines, x + BESIDE, y + BELOW, class_="gradient", **what)
 
 
 def draw_locals(layout: Layout, labels: LiveLabels) -> Iterator[Markup]:
-  """Write each gate's local gradients to the left of its circle, in the order of the wires."""
+  """Write each gate's local gradients to the left of its circle, in the order of the wires.
+
+  One or two stand off their wires, above the upper and below the lower; more have no room there.
+  """
   solution = labels.solution
   if solution is None:
     return
@@ -179,10 +206,60 @@ def draw_locals(layout: Layout, labels: LiveLabels) -> Iterator[Markup]:
     links.sort(key=lambda link: layout.arrivals[link])
     for rank, link in enumerate(links):
       slot = round(link.port * max(len(slots) - 1, 1))
-      y = layout.y[i] + APART * (rank - (len(links) - 1) / 2) * (1 + 0.4 * (len(links) == 2))
-      y += -ABOVE if len(links) == 1 else 0.3 * LOCAL.size
-      text = labels.show(slots[slot])
-      yield write_lines([text], x, y, class_="local", data_local=f"{item.name}:{slot}")
+      kind = "local on-wire" if len(links) > 2 else "local"
+      if len(links) > 2:
+        y = layout.y[i] + APART * (rank - (len(links) - 1) / 2) + 0.3 * LOCAL.size
+      else:
+        y = layout.arrivals[link] + (UNDER_PORT if rank else -OVER_PORT)
+      text = labels.computed(slots[slot])
+      yield write_lines([text], x, y, class_=kind, data_local=f"{item.name}:{slot}")
+
+
+def draw_blanks(
+  layout: Layout, labels: LiveLabels, root: str, words: Mapping[str, str]
+) -> list[Markup]:
+  """Draw fields over a picture for the numbers that it leaves out: values, then gradients back.
+
+  A field has `data-kind`, which is "value", "gradient" or "share", `data-node`, and that of a share
+  `data-branch`.
+
+  Args:
+    layout: the picture's places.
+    labels: its texts.
+    root: the name of the value that is differentiated.
+    words: the page's words, for the fields' names.
+  """
+  values, gradients = [], []
+  for item, x, y in zip(layout.columns.items, layout.x, layout.y, strict=True):
+    node, name = labels.nodes[item.name], labels.name(item.name)
+    if item.kind == "bend" or node.op == "constant":
+      continue
+    left, above, below = x + BESIDE, y - ABOVE + BLANK_ABOVE, y + BELOW + BLANK_BELOW
+    if item.kind == "label":
+      what, share = words["shareOf"].format(name=name), words["share"]
+      of_wire = {"data_kind": "share", "data_node": item.name, "data_branch": str(item.branch)}
+      gradients.append(blank(left, below, what, share, **of_wire))
+      continue
+    of_node = {"data_node": item.name}
+    if node.inputs:
+      what = words["valueOf"].format(name=name)
+      values.append(blank(left, above, what, name, data_kind="value", **of_node))
+    what = words["gradientOf"].format(name=name)
+    sign = f"d{labels.name(root) if root in labels.nodes else root}/d{name}"
+    gradients.append(blank(left, below, what, sign, data_kind="gradient", **of_node))
+  return [*values, *reversed(gradients)]
+
+
+def blank(
+  x: float, y: float, name: str, placeholder: str, *, data_kind: str, **what: str
+) -> Markup:
+  """Return a field for a number, whose upper left corner is (x, y) but for its edge."""
+  kind = "value" if data_kind == "value" else "gradient"
+  return element(
+    "input", class_=f"blank {kind}", type="text", autocomplete="off", aria_label=name,
+    placeholder=placeholder, style=f"left: {shorten(x + BLANK)}px; top: {shorten(y)}px",
+    data_kind=data_kind, **what,
+  )  # fmt: skip
 
 
 def write(text: Text, x: float, y: float, **attributes: str) -> Markup:

@@ -152,14 +152,13 @@ function solve(circuit, inputs) {
 }
 
 function largestError(ours, theirs) {
-  // The largest difference of two lists of numbers, relative to the largest number among them.
+  // The largest difference of two lists of numbers, relative to the largest finite one of theirs.
   const scale = Math.max(1e-300, ...theirs.map(Math.abs).filter(Number.isFinite));
-  const error = (a, b) =>
-    Object.is(a, b) || a === b ? 0 : Number.isFinite(b) ? Math.abs(a - b) / scale : Infinity;
-  return ours.reduce((worst, a, i) => {
-    const each = error(a, theirs[i]);
-    return Number.isNaN(each) || each > worst ? (Number.isNaN(each) ? Infinity : each) : worst;
-  }, 0);
+  const error = (a, b) => {
+    if (Object.is(a, b) || a === b) return 0;
+    return Number.isFinite(a) && Number.isFinite(b) ? Math.abs(a - b) / scale : Infinity;
+  };
+  return Math.max(0, ...ours.map((a, i) => error(a, theirs[i])));
 }
 
 function selfTest(circuit) {

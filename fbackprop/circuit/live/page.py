@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from fbackprop.checks import check_flag
 from fbackprop.circuit import notation, text
 from fbackprop.circuit.graph import GATES, CircuitError, GateGraph, Node
-from fbackprop.circuit.live.figure import LiveLabels, draw_figure
+from fbackprop.circuit.live.figure import LiveLabels, draw_blanks, draw_figure, lay_out, size_of
 from fbackprop.circuit.solver import Solution, solve
 from fbackprop.errors import check_choice
 from fbackprop.markup import Markup, document, element, joined, script_data
@@ -22,7 +22,10 @@ from fbackprop.ranges import Range, check_range
 
 Language = Literal["en", "ko"]
 HERE = Path(__file__).parent
-SCRIPTS = ("gates.js", "notation.js", "elements.js", "closeup.js", "exercise.js", "player.js")
+SCRIPTS = (
+  "gates.js", "notation.js", "elements.js", "formulas.js", "closeup.js", "exercise.js", "paths.js",
+  "player.js",
+)  # fmt: skip
 DIGITS = Range(int, 1, 17)
 KINDS = {"value": "legendValue", "gradient": "legendGradient", "local": "legendLocal"}
 """The words that say what the numbers of each kind are."""
@@ -95,6 +98,8 @@ def live_element(
       problem = f"the gate {node.op!r} of {node.name!r} has a rule of its own"
       raise CircuitError(f"to_html: {problem}, which the page can't compute; draw it as SVG")
   labels, root = LiveLabels(circuit, solution, digits), notation.output_name(solution)
+  labels.is_blank = exercise
+  layout, words = lay_out(labels), words_of(language)
   data = {
     "nodes": [describe(node, labels) for node in circuit.nodes],
     "outputs": circuit.outputs,
@@ -106,26 +111,31 @@ def live_element(
     "folded": folded,
     "learned": weights_of(circuit) if learned is None else learned,
     "rate": rate,
-    "language": language,
-    "words": words_of(language),
+    "words": words,
     "checks": [numbers_of(each) for each in (solution, *others(solution))],
   }
-  words = words_of(language)
   steps = () if exercise else (element("pre", text.to_steps(solution, digits=digits)),)
+  without_script = element("p", words["noscriptOfExercise" if exercise else "noscript"])
   title = words["picture"].format(f=notation.printable(heading_of(circuit)))
-  paper = element("div", draw_figure(labels, title), class_="paper")
+  blanks = draw_blanks(layout, labels, root, words) if exercise else []
+  paper = element(
+    "div", draw_figure(layout, labels, title), *blanks, class_="paper",
+    style=f"--wide: {size_of(layout)[0]}",
+  )  # fmt: skip
   scroll = {"tabindex": "0", "role": "region", "aria_label": f"{name} {title}".strip()}
   return element(
-    "section", element("div", paper, class_="picture", **scroll), legend(root, language),
-    element("noscript", element("p", words["noscript"]), *steps),
+    "section", element("div", paper, class_="picture", **scroll), legend(root, language, labels),
+    element("noscript", without_script, *steps),
     script_data(data), class_="circuit", data_locked=str(exercise).lower(),
   )  # fmt: skip
 
 
-def legend(root: str, language: Language) -> Markup:
-  """Return what the numbers at a wire and at a gate are."""
+def legend(root: str, language: Language, labels: LiveLabels) -> Markup:
+  """Return what the numbers at a wire and at a gate are, and of which outputs a sum is."""
   words = words_of(language)
   texts = [element("span", words[key].format(f=root), class_=kind) for kind, key in KINDS.items()]
+  if root not in labels.nodes:
+    texts.insert(0, element("span", f"{root} = {labels.weighted_sum()}", class_="sum"))
   return element("p", *texts, class_="legend")
 
 
@@ -204,9 +214,14 @@ def words_of(language: str) -> dict[str, str]:
   return words
 
 
+SHARED = ("tested", "testedExactly", "failed", "notNumber", "twoReadings", "notWhole", "tooSmall",
+          "tooLarge", "scrolls")  # fmt: skip
+"""The words of any page: whether its numbers are JAX's, what a field refuses, what scrolls."""
+
+
 def notices(language: Language) -> dict[str, str]:
-  """Return the words with which any page says whether its numbers are JAX's."""
-  return {key: words_of(language)[key] for key in ("tested", "testedExactly", "failed")}
+  """Return the words of any page with numbers, fields and pictures."""
+  return {key: words_of(language)[key] for key in SHARED}
 
 
 def style() -> str:

@@ -5,6 +5,9 @@
 
 const SPEEDS = [0.5, 1, 2, 4];
 const SECONDS = 1.2; // Between two steps at speed 1.
+const MOST_TOLD = 40; // Of the longest texts, for which there is room.
+const MOST_LINES = 12; // Of a step's formulas; the panels below have all numbers.
+const JAMO = { "\u3155": "u", "\u314b": "z" }; // What the keys U and Z of a Korean keyboard type.
 
 function stepsOf(circuit, solved) {
   // The start, every gate forward, the seed, every gate with a gradient backward, all, the update.
@@ -31,8 +34,8 @@ function startCircuit(root) {
   const wires = fanOut(circuit);
   const picture = root.querySelector(".picture");
   const show = (value) => format(value, circuit);
-  const label = (name) => nodes[name]?.label ?? name;
-  const rootName = label(circuit.root);
+  const formulas = formulasOf(circuit, { nodes, wires, show, solved: () => solved });
+  const { label, rootName, valueText, barName } = formulas;
   const tested = selfTest(circuit);
 
   const given = { ...circuit.checks[0].inputs };
@@ -63,69 +66,41 @@ function startCircuit(root) {
     wires[name].length ? wires[name].every(isShareKnown) : isPast(stepOf("seed"));
   const shown = (value, isKnown) => (isKnown ? show(value) : "?");
 
-  // --- Formulas with their numbers ----------------------------------------------------------------
+  // --- What is told -------------------------------------------------------------------------------
 
-  const valueText = (name) => show(solved.values[name]);
-  const nameOf = (name) => (nodes[name].op === "constant" ? valueText(name) : label(name));
+  const arrow = (name, [w, rate, g, next]) => `${label(name)} \u2190 ${w} ${MINUS} ${rate} \u00b7 ${factor(g)} = ${next}`;
+  const nudgeLines = (name, { h, gradient, moved, product }) =>
+    [say(words, "nudged", { name: label(name), h, f: rootName, moved, product }),
+      `${h} \u00b7 ${barName(name)} = ${h} \u00b7 ${factor(gradient)} = ${product}`];
+  const cut = (lines) => [...lines.slice(0, MOST_LINES), ...(lines.length > MOST_LINES ? ["\u2026"] : [])];
 
-  function forwardFormula(name) {
-    const { formula, inputs: from } = nodes[name];
-    return `${label(name)} = ${fill(formula, from.map(nameOf), label(name))}`;
+  function toldOf(step) {
+    // What is said of a step: a sentence, and the step in formulas.
+    const solution = { f: rootName, value: show(solved.value), i: step.i, n: step.n, gate: step.node && label(step.node.name) };
+    return [say(words, step.kind, solution), ...cut(linesOf(step))];
   }
 
-  function forwardLine(name) {
-    const { formula, inputs: from } = nodes[name];
-    const numbers = fill(formula, from.map(valueText), valueText(name));
-    return equate(forwardFormula(name), numbers, valueText(name));
-  }
-
-  const localSymbol = (name, slot) => {
-    const { inputs: from } = nodes[name];
-    const source = from[slot];
-    const place = from.slice(0, slot + 1).filter((each) => each === source).length;
-    const mark = from.filter((each) => each === source).length > 1 ? String.fromCharCode(0x2080 + place) : "";
-    return `\u2202${label(name)}/\u2202${nameOf(source)}${mark}`;
-  };
-
-  function localLine(name, slot) {
-    const { derivatives, inputs: from } = nodes[name];
-    const formula = derivatives[slot] && fill(derivatives[slot], from.map(nameOf), label(name));
-    return equate(localSymbol(name, slot), formula, show(solved.local[name][slot]));
-  }
-
-  const product = (name, slot) => `d${rootName}/d${label(name)} \u00b7 ${localSymbol(name, slot)}`;
-
-  function backwardFormula(name, branch) {
-    // Of a node's gradient, or of a branch's share of it.
-    const ways = branch === undefined ? wires[name] : [wires[name][branch]];
-    const weight = Object.fromEntries(circuit.outputs)[name];
-    const terms = ways.map((w) => (w.target === null ? show(weight) : product(w.target, w.slot)));
-    return terms.length ? writeSum(terms) : "0";
-  }
-
-  function backwardLine(name, slot) {
-    const source = nodes[name].inputs[slot];
-    const numbers = `${show(solved.bars[name])} \u00b7 ${factor(show(solved.local[name][slot]))}`;
-    const left = wires[source].length > 1 ? "" : `d${rootName}/d${label(source)}`;
-    return equate(left, product(name, slot), numbers, show(solved.downstream[name][slot]));
+  function longestTold() {
+    // All that may be told, with numbers as long as they may be: for the longest of them there is room.
+    const wide = `${MINUS}${"8".repeat(circuit.width - 1)}`;
+    const sample = { h: show(state.amount), gradient: wide, moved: `${MINUS}${"8".repeat(10)}`, product: `${MINUS}${"8".repeat(10)}` };
+    const learned = inputs.filter((name) => state.learned.has(name));
+    return [...steps.map(toldOf), ...inputs.map((name) => nudgeLines(name, sample)),
+      [say(words, "updatedOften", { n: 10, f: rootName, before: wide, after: wide }), ...cut(learned.map((name) => arrow(name, Array(4).fill(wide))))]]
+      .sort((a, b) => b.join().length - a.join().length).slice(0, MOST_TOLD);
   }
 
   function linesOf(step) {
-    if (step.kind === "forward") return [forwardLine(step.node.name)];
-    if (step.kind === "solved")
-      return inputs.map((name) => `d${rootName}/d${label(name)} = ${show(solved.bars[name])}`);
-    if (step.kind === "seed")
-      return circuit.outputs.map(([name, w]) => `d${rootName}/d${label(name)} = ${show(w)}`);
+    // A step in formulas with their numbers.
+    if (step.kind === "forward") return [formulas.forwardLine(step.node.name)];
+    if (step.kind === "solved") return inputs.map((name) => `${barName(name)} = ${show(solved.bars[name])}`);
+    if (step.kind === "seed") return circuit.outputs.map(([name, weight]) => `${barName(name)} = ${show(weight)}`);
     if (step.kind !== "backward") return [];
     const { name, inputs: from } = step.node;
     const isVariable = (source) => nodes[source].op !== "constant";
-    const lines = from.flatMap((source, slot) => (isVariable(source) ? [backwardLine(name, slot)] : []));
-    for (const source of new Set(from.filter(isVariable))) {
-      if (wires[source].length < 2 || !isBarKnown(source)) continue;
-      const terms = solved.shares[source].map(show);
-      lines.push(`d${rootName}/d${label(source)} = ${writeSum(terms)} = ${show(solved.bars[source])}`);
-    }
-    return lines;
+    const products = from.flatMap((source, slot) => (isVariable(source) ? [formulas.backwardLine(name, slot)] : []));
+    const summed = [...new Set(from.filter(isVariable))].filter((source) => wires[source].length > 1 && isBarKnown(source));
+    return [...products, ...summed.map(formulas.sumLine)];
   }
 
   // --- Changes of the state -----------------------------------------------------------------------
@@ -139,6 +114,7 @@ function startCircuit(root) {
   const fingerprint = ({ inputs: at, done, isUpdated }) => JSON.stringify([at, done, isUpdated]);
 
   function undo() {
+    stop();
     const now = fingerprint(state);
     let before = past.pop();
     while (before && fingerprint(before) === now) before = past.pop(); // A slider that wasn't moved.
@@ -147,7 +123,7 @@ function startCircuit(root) {
       Object.assign(state, rest);
       state.losses.length = count;
     }
-    show_();
+    render();
   }
 
   function setInputs(values) {
@@ -156,55 +132,55 @@ function startCircuit(root) {
   }
 
   function change(name, value) {
-    if (!Number.isFinite(value)) return show_(); // Which writes the old value into its field.
+    if (!Number.isFinite(value)) return render(); // Which writes the old value into its field.
     setInputs({ [name]: value });
     Object.assign(state, { said: "", isUpdated: false, losses: [solved.value] });
-    show_();
+    render();
   }
 
   function go(done) {
     state.done = Math.min(Math.max(done, 0), end);
     state.selected = null;
     Object.assign(state, { said: "", isUpdated: false });
-    show_();
+    render();
   }
 
   function update(times = 1) {
     // w ← w − η dL/dw for every learned input; it stops where a number is no longer finite.
+    stop();
     remember();
     const from = solved.value;
-    let [lines, done] = [[], 0];
+    let [taken, done] = [[], 0]; // The last step, in formulas.
     for (; done < times; done++) {
-      const [next, formulas] = [{}, []];
+      const [next, arrows] = [{}, []];
       for (const name of state.learned) {
         next[name] = state.inputs[name] - state.rate * solved.bars[name];
-        const [w, g] = [show(state.inputs[name]), show(solved.bars[name])];
-        formulas.push(`${label(name)} \u2190 ${w} ${MINUS} ${show(state.rate)} \u00b7 ${factor(g)} = ${show(next[name])}`);
+        arrows.push(arrow(name, [state.inputs[name], state.rate, solved.bars[name], next[name]].map(show)));
       }
       const { value } = solve(circuit, { ...state.inputs, ...next });
       if (![...Object.values(next), value].every(Number.isFinite)) break;
-      lines = formulas;
+      taken = arrows;
       setInputs(next);
       state.losses.push(solved.value);
     }
     const told = { f: rootName, n: done, before: show(from), after: show(solved.value) };
     Object.assign(state, { done: end, isUpdated: done > 0, selected: null });
     const heads = done ? [say(words, done === 1 ? "updated" : "updatedOften", told)] : [];
-    state.said = [...heads, ...lines, ...(done < times ? [words.notFinite] : [])].join("\n");
-    show_();
+    state.said = [...heads, ...taken, ...(done < times ? [words.notFinite] : [])].join("\n");
+    render();
   }
 
   function nudge(name) {
+    stop();
     remember();
     const [before, gradient, h] = [solved.value, solved.bars[name], state.amount];
     setInputs({ [name]: state.inputs[name] + h });
     const moved = solved.value - before;
     state.done = end;
     state.losses = [solved.value];
-    const said = { name: label(name), h: show(h), f: rootName, moved: general(moved, 6), product: general(h * gradient, 6) };
-    state.said = `${say(words, "nudged", said)}\n${show(h)} \u00b7 d${rootName}/d${label(name)} = ${show(h)} \u00b7 ${factor(show(gradient))} = ${said.product}`;
+    state.said = nudgeLines(name, { h: show(h), gradient: show(gradient), moved: general(moved, 6), product: general(h * gradient, 6) }).join("\n");
     state.isUpdated = false;
-    show_();
+    render();
   }
 
   function next() {
@@ -221,18 +197,22 @@ function startCircuit(root) {
     if (timer) return pause();
     if (state.done >= end) go(0);
     const beat = () => {
+      const isLast = state.done >= end; // The update ends it, also one that isn't possible.
+      timer = isLast ? null : setTimeout(beat, (1000 * SECONDS) / state.speed);
       next();
-      timer = state.isUpdated ? null : setTimeout(beat, (1000 * SECONDS) / state.speed);
-      if (!timer) pause();
     };
     timer = setTimeout(beat, 300 / state.speed);
-    show_();
+    render();
+  }
+
+  function stop() {
+    clearTimeout(timer);
+    timer = null;
   }
 
   function pause() {
-    clearTimeout(timer);
-    timer = null;
-    show_();
+    stop();
+    render();
   }
 
   // --- Controls -----------------------------------------------------------------------------------
@@ -241,41 +221,45 @@ function startCircuit(root) {
     make("button", { type: "button", onclick, title: words[key], "aria-label": words[key], ...more }, sign ?? words[key]);
   const playButton = button("play", play, drawSign("play"), { class: "primary" });
   const progress = make("input", { type: "range", min: 0, max: end, "aria-label": words.progress,
-    oninput: () => { pause(); go(Number(progress.value)); } });
+    oninput: () => { stop(); go(Number(progress.value)); } });
   const speed = make("select", { "aria-label": words.speed, onchange: () => (state.speed = Number(speed.value)) },
     ...SPEEDS.map((each) => make("option", { value: each, selected: each === 1 }, `${each}\u00d7`)));
   const undoButton = button("undo", undo);
   const phase = make("p", { class: "phase" });
   const lines = make("pre", { class: "lines" });
   const explained = make("div", { class: "explained", "aria-live": "polite" }, phase, lines);
+  const room = make("div", { class: "room", "aria-hidden": "true" }); // So that nothing below moves.
+  const taken = make("pre", { class: "lines taken" }); // The last step of descent, beside its button.
   const closeUp = make("div", { class: "gate-view" });
   const chart = make("div", { class: "chart" });
-  const rate = numberField({ min: 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; });
-  const amount = numberField({ "aria-label": words.amount }, () => state.amount, (value) => { state.amount = value; show_(); });
+  const rate = numberField(words, { min: () => 0, "aria-label": words.rate }, () => state.rate, (value) => { state.rate = value; });
+  const amount = numberField(words, { "aria-label": words.amount }, () => state.amount, (value) => { state.amount = value; render(); });
+  const sizes = circuit.nodes.flatMap(({ name, op, value }) => (op === "input" ? [given[name]] : op === "constant" ? [value] : []));
+  const scaleOf = (values) => Math.max(2, ...values.filter(Number.isFinite).map((value) => 2 * Math.abs(value)));
   const rows = inputs.map(addRow);
 
   function addRow(name) {
-    const half = Math.max(2, 2 * Math.abs(given[name]));
+    // One scale for all sliders, so that they can be compared; but not for what is far smaller.
+    const half = scaleOf(scaleOf([given[name]]) < scaleOf(sizes) / 20 ? [given[name]] : sizes);
     const step = 10 ** Math.floor(Math.log10(half / 50));
     const id = newId("input");
-    const number = make("input", { id, type: "number", step: "any",
-      onchange: () => { remember(); change(name, number.value === "" ? NaN : Number(number.value)); } });
-    const slider = make("input", { type: "range", step, min: given[name] - half, max: given[name] + half,
-      "aria-label": say(words, "drag", { name: label(name) }),
-      onpointerdown: remember, onkeydown: (event) => event.key.startsWith("Arrow") && remember(),
+    const number = numberField(words, { id }, () => Number(state.inputs[name].toPrecision(6)), (value) => { remember(); change(name, value); });
+    const slider = make("input", { type: "range", step, min: -half, max: half, "aria-label": say(words, "drag", { name: label(name) }),
+      onpointerdown: remember, onkeydown: (event) => /^(Arrow|Page|Home|End)/.test(event.key) && remember(),
       oninput: () => change(name, Number(Number(slider.value).toPrecision(12))) });
-    const gradient = make("output", { class: "gradient", for: id });
+    const scale = make("span", { class: "scale", "aria-hidden": "true" });
+    const gradient = make("output", { class: "gradient", for: id, "data-head": words.gradientHead });
     const learn = make("input", { type: "checkbox", checked: state.learned.has(name), "aria-label": say(words, "learn", { name: label(name) }),
       onchange: () => state.learned[learn.checked ? "add" : "delete"](name) });
-    const nudgeButton = make("button", { type: "button", onclick: () => nudge(name) });
-    const row = make("div", { class: "row" }, make("label", { for: id, class: "name" }, label(name)), number, slider,
-      gradient, nudgeButton, make("span", { class: "learn" }, learn));
-    return { name, step, number, slider, gradient, nudgeButton, row };
+    const nudgeButton = make("button", { type: "button", "data-head": words.nudgeHead, onclick: () => nudge(name) });
+    const row = make("div", { class: "row" }, make("label", { for: id, class: "name" }, label(name)), number.box,
+      make("span", { class: "slider" }, slider, scale), gradient, nudgeButton, make("span", { class: "learn", "data-head": words.learns }, learn));
+    return { name, step, half, number: number.input, slider, scale, gradient, nudgeButton, row };
   }
 
   const bar = make("div", { class: "bar player", role: "group", "aria-label": words.player },
-    button("first", () => { pause(); go(0); }, drawSign("first")), button("back", () => { pause(); back(); }, drawSign("back")),
-    playButton, button("next", () => { pause(); next(); }, drawSign("next")), button("last", () => { pause(); go(end); }, drawSign("last")),
+    button("first", () => { stop(); go(0); }, drawSign("first")), button("back", () => { stop(); back(); }, drawSign("back")),
+    playButton, button("next", () => { stop(); next(); }, drawSign("next")), button("last", () => { stop(); go(end); }, drawSign("last")),
     progress, speed, undoButton);
   const keys = make("details", { class: "keys" }, make("summary", {}, words.keys), make("p", {}, words.keyList));
   const heading = (key) => make("h2", {}, words[key]);
@@ -286,13 +270,20 @@ function startCircuit(root) {
         make("div", { class: "row heads", "aria-hidden": "true" }, make("span"), make("span", {}, words.value), make("span"),
           make("span", {}, words.gradientHead), make("span", {}, words.nudgeHead), make("span", {}, words.learns)),
         ...rows.map(({ row }) => row)),
-      make("p", { class: "field" }, make("label", {}, `${words.amount} `, amount))),
-    make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp),
-    make("section", { class: "panel updating" }, heading("descent"), make("p", { class: "quiet" }, words.descentHelp),
-      make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate), button("updateOnce", () => update()),
-        button("updates", () => update(10)), button("restart", () => { remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
-      chart)));
-  root.append(make("div", { class: "controls" }, bar, explained, panels, keys, noticeOf(tested, words)));
+      make("p", { class: "field" }, make("label", {}, `${words.amount} `, amount.box))),
+    make("section", { class: "panel updating" }, heading("descent"),
+      make("p", { class: "quiet" }, say(words, "descentHelp", { f: rootName, w: label(circuit.learned[0] ?? inputs[0] ?? "w") })),
+      make("p", { class: "field" }, make("label", {}, `${words.rate} `, rate.box), button("updateOnce", () => update()),
+        button("updates", () => update(10)), button("restart", () => { stop(); remember(); setInputs(given); state.losses = [solved.value]; go(end); })),
+      taken, chart),
+    make("section", { class: "panel" }, heading("gate"), make("p", { class: "quiet" }, words.gateHelp), closeUp)));
+  root.append(make("div", { class: "controls" }, bar, make("div", { class: "telling" }, explained, room), panels, keys, noticeOf(tested, words)));
+
+  function makeRoom() {
+    room.replaceChildren(...(isLocked() ? [] : longestTold()).map(([sentence, ...formulas]) =>
+      make("div", {}, make("p", { class: "phase" }, sentence), make("pre", { class: "lines" }, formulas.join("\n")))));
+    taken.style.minHeight = `${1.55 * Math.max(1, Math.min(state.learned.size, MOST_LINES))}em`;
+  }
 
   // --- The picture --------------------------------------------------------------------------------
 
@@ -303,7 +294,7 @@ function startCircuit(root) {
   const branchOf = (key) => /^(.*):(\d+)$/.exec(key).slice(1);
 
   for (const gate of gates) {
-    const select = () => { if (!isLocked()) { state.selected = gate.dataset.gate; show_(); } };
+    const select = () => { if (!isLocked()) { state.selected = gate.dataset.gate; render(); } };
     gate.addEventListener("click", select);
     gate.addEventListener("focus", select);
     gate.addEventListener("keydown", (event) => {
@@ -326,24 +317,20 @@ function startCircuit(root) {
       const [from, x] = [state.inputs[name], event.clientX];
       const move = (moved) => change(name, Number((from + step * Math.round((moved.clientX - x) / 2)).toPrecision(12)));
       text.addEventListener("pointermove", move);
-      text.addEventListener("pointerup", () => text.removeEventListener("pointermove", move), { once: true });
-      text.addEventListener("pointercancel", () => text.removeEventListener("pointermove", move), { once: true });
+      text.addEventListener("lostpointercapture", () => text.removeEventListener("pointermove", move), { once: true });
     });
   }
 
   function drawPicture(step) {
-    const isActive = (path) => {
-      const { node } = step;
-      if (!node) return step.kind === "seed" && path.some((key) => isOutput(branchOf(key)));
-      return path.some((key) => {
-        const [name, branch] = branchOf(key);
-        const { target } = wires[name][branch] ?? {};
-        return target === node.name;
-      });
+    const targetOf = (key) => {
+      const [name, branch] = branchOf(key);
+      return wires[name][branch]?.target; // None of a dead end.
     };
-    const isOutput = ([name, branch]) => wires[name][branch]?.target === null;
-    for (const [path, keys_] of paths) {
-      path.classList.toggle("now", Boolean(step.node || step.kind === "seed") && isActive(keys_));
+    // The wires of the gate at work; of the outputs where backward begins.
+    const target = step.kind === "seed" ? null : step.node?.name;
+    const isActive = (served) => target !== undefined && served.some((key) => targetOf(key) === target);
+    for (const [path, served] of paths) {
+      path.classList.toggle("now", isActive(served));
       path.classList.toggle("backward", step.kind === "backward" || step.kind === "seed");
     }
     for (const text of valueTexts) {
@@ -376,7 +363,7 @@ function startCircuit(root) {
       gate.setAttribute("tabindex", isLocked() ? -1 : 0);
       const gradient = shown(solved.bars[name], isBarKnown(name));
       gate.setAttribute("aria-label",
-        `${forwardFormula(name)}, ${words.value} ${shown(solved.values[name], isValueKnown(name))}, d${rootName}/d${label(name)} ${gradient}`);
+        `${formulas.forwardFormula(name)}, ${words.value} ${shown(solved.values[name], isValueKnown(name))}, ${barName(name)} ${gradient}`);
     }
     if (step.node && !state.selected) follow(gates.find((gate) => gate.dataset.gate === step.node.name));
   }
@@ -391,7 +378,7 @@ function startCircuit(root) {
     if (!isSeen) picture.scrollBy({ left: (box.left + box.right - room.left - room.right) / 2 });
   }
 
-  function drawCloseUp_(step) {
+  function drawGate(step) {
     const name = focused(step) ?? circuit.nodes.filter((node) => node.inputs.length).at(-1)?.name;
     if (!name) return;
     const node = nodes[name];
@@ -399,29 +386,34 @@ function startCircuit(root) {
     const constant = node.inputs.map((source) => nodes[source].op === "constant");
     const known = { value: hasValue, local: hasValue, upstream: isBarKnown(name), downstream: isSent(name),
       inputs: node.inputs.map(isValueKnown), constant };
-    const formulas = hasValue ? [forwardLine(name)] : [forwardFormula(name)];
+    const { forwardLine, forwardFormula, localLine, backwardLine } = formulas;
+    const lines = hasValue ? [forwardLine(name)] : [forwardFormula(name)];
     const slots = constant.flatMap((is, slot) => (is ? [] : [slot]));
-    if (hasValue) formulas.push(...slots.map((slot) => localLine(name, slot)));
-    if (node.cases) formulas.push(`(${words[node.cases] ?? node.cases})`);
-    if (isSent(name)) formulas.push(...slots.map((slot) => backwardLine(name, slot)));
-    closeUp.replaceChildren(drawCloseUp(node, solved, known, shown, nameOf),
-      make("pre", { class: "lines", tabindex: 0 }, formulas.join("\n")));
+    if (hasValue) lines.push(...slots.map((slot) => localLine(name, slot)));
+    if (node.cases) lines.push(`(${words[node.cases] ?? node.cases})`);
+    if (isSent(name)) lines.push(...slots.map((slot) => backwardLine(name, slot)));
+    replaceInside(closeUp, drawCloseUp(node, solved, known, shown, formulas),
+      make("pre", { class: "lines", "data-key": "lines", tabindex: 0 }, lines.join("\n")));
   }
 
-  function show_() {
+  function render() {
     solved = solve(circuit, state.inputs);
     const step = state.isUpdated ? steps.at(-1) : steps[state.done];
     drawPicture(step);
-    drawCloseUp_(step);
-    const solution = { f: rootName, value: show(solved.value), i: step.i, n: step.n, gate: step.node && label(step.node.name) };
-    phase.textContent = state.said ? state.said.split("\n")[0] : say(words, step.kind, solution);
-    lines.textContent = (state.said ? state.said.split("\n").slice(1) : linesOf(step)).slice(0, 12).join("\n");
-    for (const { name, number, slider, gradient, nudgeButton } of rows) {
+    drawGate(step);
+    const [sentence, ...told] = state.said ? state.said.split("\n") : toldOf(step);
+    phase.textContent = sentence;
+    lines.textContent = cut(told).join("\n");
+    taken.textContent = state.isUpdated ? lines.textContent : "";
+    for (const row of rows) {
+      const { name, number, slider, scale, gradient, nudgeButton } = row;
       const value = state.inputs[name];
       number.value = Number(value.toPrecision(6));
-      slider.min = Math.min(slider.min, value);
-      slider.max = Math.max(slider.max, value);
+      while (Math.abs(value) > row.half) row.half *= 2; // As far as descent led.
+      [slider.min, slider.max] = [-row.half, row.half];
       slider.value = value;
+      const ends = [-row.half, 0, row.half].map((end) => make("span", {}, general(end, 4)));
+      if (scale.textContent !== ends.map((end) => end.textContent).join("")) scale.replaceChildren(...ends);
       gradient.textContent = shown(solved.bars[name], isBarKnown(name));
       nudgeButton.textContent = `+${show(state.amount)}`;
       nudgeButton.setAttribute("aria-label", say(words, "nudge", { name: label(name), h: show(state.amount) }));
@@ -433,13 +425,14 @@ function startCircuit(root) {
     playButton.title = playButton.getAttribute("aria-label");
     undoButton.disabled = !past.length;
     const curve = say(words, "curve", { f: rootName, value: show(solved.value) });
-    chart.replaceChildren(...(state.losses.length > 1 ? [drawCurve(state.losses, curve, show)] : []));
+    chart.replaceChildren(isLocked() ? "" : drawCurve(state.losses, { label: curve, show, name: rootName, steps: words.updatesAxis }));
+    root.dataset.updates = String(state.losses.length - 1);
     root.dataset.step = String(state.done);
     root.dataset.phase = step.kind;
   }
 
-  const pressed = { " ": play, ArrowRight: () => { pause(); next(); }, ArrowLeft: () => { pause(); back(); },
-    Home: () => { pause(); go(0); }, End: () => { pause(); go(end); }, u: () => update(), z: undo };
+  const pressed = { " ": play, ArrowRight: () => { stop(); next(); }, ArrowLeft: () => { stop(); back(); },
+    Home: () => { stop(); go(0); }, End: () => { stop(); go(end); }, u: () => update(), z: undo };
   // Keys act where the focus is in the circuit alone: WCAG 2.1.4 of keys that are letters.
   root.addEventListener("keydown", (event) => {
     const { tagName } = event.target;
@@ -447,7 +440,7 @@ function startCircuit(root) {
     const isPressing = event.key === " " && (tagName === "BUTTON" || tagName === "SUMMARY");
     const isScrolling = event.key.length > 1 && picture.contains(event.target);
     if (isTyping || isPressing || isScrolling || event.ctrlKey || event.metaKey || event.altKey) return;
-    const action = pressed[event.key];
+    const action = pressed[JAMO[event.key] ?? (event.key.length === 1 ? event.key.toLowerCase() : event.key)];
     if (!action || isLocked()) return;
     event.preventDefault();
     action();
@@ -457,25 +450,31 @@ function startCircuit(root) {
     // New inputs, small whole numbers, at which every number of the circuit is finite.
     for (let tries = 0; tries < 200; tries++) {
       const whole = () => (Math.floor(Math.random() * 5) + 1) * (Math.random() < 0.5 ? -1 : 1);
-      const next_ = Object.fromEntries(inputs.map((name) => [name, whole()]));
-      const { values, bars } = solve(circuit, next_);
+      const drawn = Object.fromEntries(inputs.map((name) => [name, whole()]));
+      const { values, bars } = solve(circuit, drawn);
       if (![...Object.values(values), ...Object.values(bars)].every(Number.isFinite)) continue;
-      setInputs(next_);
+      setInputs(drawn);
       break;
     }
+    stop();
+    past.length = 0; // Another task: the last one's numbers don't come back.
+    state.losses = [solved.value];
     go(end);
   }
 
   function unlock(isOpen) {
     root.dataset.locked = String(!isOpen);
-    show_();
+    render();
+    makeRoom();
   }
 
-  const player = { state, solved: () => solved, show, label, forwardFormula, backwardFormula, randomise, unlock,
+  const player = { state, solved: () => solved, show, forwardFormula: formulas.forwardFormula, backwardFormula: formulas.backwardFormula, randomise, unlock,
     go, next, back, play, pause, update, nudge, undo, change, tested };
   root.player = player;
   go(end);
-  fitPicture(picture);
+  makeRoom();
+  fitPicture(picture, words);
+  lightPaths(picture, wires, label);
   if (circuit.exercise) startExercise(root, circuit, player);
   return player;
 }

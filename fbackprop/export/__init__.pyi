@@ -1,0 +1,13 @@
+from .formats import read as read
+from .formats import write as write
+from .modules import from_equinox as from_equinox
+from .modules import from_flax as from_flax
+from .modules import from_sklearn as from_sklearn
+from .modules import to_equinox as to_equinox
+from .modules import to_flax as to_flax
+from .modules import to_sklearn as to_sklearn
+from .onnx_writer import to_onnx as to_onnx
+from .stablehlo import to_stablehlo as to_stablehlo
+from .state_dicts import from_torch as from_torch
+from .state_dicts import to_torch as to_torch
+from .state_dicts import torch_modules as torch_modules
