@@ -75,8 +75,9 @@ def ggn_diagonal(
     >>> import fbackprop as fb
     >>> net = fb.dense(2, 1, bias=False)
     >>> params, x = net.init(jax.random.key(0)), jnp.array([[1.0, 2.0], [3.0, 0.0]])
-    >>> ggn_diagonal(net, fb.squared_error)(params, x, jnp.zeros((2, 1))).w.tolist()
-    [[5.0], [2.0]]
+    >>> diagonal = ggn_diagonal(net, fb.squared_error)(params, x, jnp.zeros((2, 1)))
+    >>> print(diagonal.w.round(4).ravel())  # Σ_n x² / N
+    [5. 2.]
   """
   where = "ggn_diagonal"
   check_chunk(where, chunk)
