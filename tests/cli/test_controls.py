@@ -180,6 +180,32 @@ def tanh_form(gate):
   return gate._replace(forward=forward)
 
 
+def second_without_its_factor(gate):
+  """φ″ of tanh is -2 y (1 - y²)."""
+
+  def second(y, y_bar):
+    return (-y * (1 - y * y) * y_bar,)
+
+  return gate._replace(second=second)
+
+
+def weights_not_squared(layer):
+  def squares(params, residuals, h):
+    return h @ jnp.abs(params.w).T
+
+  return layer._replace(second=layer.second._replace(squares=squares))
+
+
+def curvature_without_the_outer_product(loss):
+  """diag(p) in the place of diag(p) - p pᵀ."""
+
+  def root(outputs, targets):
+    p = jax.nn.softmax(outputs)
+    return jnp.moveaxis(jax.vmap(jnp.diag)(jnp.sqrt(p)), 1, 0)
+
+  return loss._replace(curvature=loss.curvature._replace(root=root))
+
+
 # --- The table of controls ------------------------------------------------------------------------
 
 
@@ -235,6 +261,13 @@ CONTROLS = [
   ),
   Control(widened, ROWS["gate_tanh"], "float32_stays_under_x64 half_precision_keeps_its_dtype"),
   Control(tanh_form, ROWS["gate_gelu"], "forward_equals_reference finite_differences_agree"),
+  Control(second_without_its_factor, ROWS["gate_tanh"], "second_is_the_slope_of_the_slope"),
+  Control(weights_not_squared, DENSE, "second_order_rules_are_those_of_the_reference"),
+  Control(
+    curvature_without_the_outer_product,
+    ROWS["softmax_cross_entropy_labels"],
+    "curvature_is_the_hessian_of_the_reference",
+  ),
 ]
 CONTROLS = {control.plant.__name__: control for control in CONTROLS}
 
