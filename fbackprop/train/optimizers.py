@@ -73,10 +73,13 @@ def make_update(optimizer: Any, net: Layer, loss: Loss) -> Callable[..., tuple[P
     params: Params, opt_state: Any, batch: Any, key: Array | None, value: Array, grads: Params
   ) -> tuple[Params, Any]:
     refuse_factors("make_update", "grads", grads)
-    updates, opt_state = propose(
-      grads, opt_state, params, value=value, grad=grads, batch=batch, key=key,
-      value_fn=lambda params: mean_loss(params, batch, key),
-    )  # fmt: skip
+
+    # Optax's line searches hand on what is given besides, and refuse what this doesn't take.
+    def value_fn(params: Params, batch: Any = batch, key: Any = key) -> Array:
+      return mean_loss(params, batch, key)
+
+    more = {"value": value, "grad": grads, "value_fn": value_fn, "batch": batch, "key": key}
+    updates, opt_state = propose(grads, opt_state, params, **more)
     return optax.apply_updates(params, updates), opt_state
 
   return update
