@@ -140,7 +140,8 @@ def train_at_best_rate(
   tuned = train_members(rule, split, rates, settings["tuned_by"], steps, batch)
   rate = rates[int(np.argmax(tuned["validation"].mean(1)))]
   found = train_members(rule, split, [rate], settings["seeds"], steps, batch, measure)
-  scores = {name: np.round(found[name][0], 4).tolist() for name in ("validation", "train", "test")}
+  names = ("validation", "train", "test")
+  scores = {name: [round(float(v), 4) for v in found[name][0]] for name in names}
   measured = jax.tree.map(
     lambda a: [round(float(v), 2) if np.isfinite(v) else None for v in a[0]], found["measured"]
   )
