@@ -1,8 +1,14 @@
-"""A step of gradient descent by a rule of `fbackprop.rules`, beside one by backpropagation."""
+"""A step of gradient descent by a rule of `fbackprop.rules`, beside one by backpropagation.
 
+The steps update their parameters in place, as `fit`'s do: fixed feedback stays where it is, while a
+step that keeps its input must copy it.
+"""
+
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import fbackprop as fb
@@ -19,8 +25,8 @@ RULES = {
 RATE = 1e-4
 
 
-def step_of(layer: fb.Layer, loss: fb.Loss, size: Size) -> Any:
-  """Build the timed call: a step, or a scan of it over `size.scan` batches."""
+def training(layer: fb.Layer, loss: fb.Loss, size: Size, batches: list[Any]) -> Callable[..., None]:
+  """Build a call that takes the next step, or `size.scan` of them, and waits for its result."""
   loss_and_update = fb.value_and_grad(layer, loss)
 
   def step(params: Any, x: Any, targets: Any) -> Any:
@@ -30,7 +36,14 @@ def step_of(layer: fb.Layer, loss: fb.Loss, size: Size) -> Any:
   def scanned(params: Any, x: Any, targets: Any) -> Any:
     return jax.lax.scan(lambda p, batch: (step(p, *batch), None), params, (x, targets))[0]
 
-  return jax.jit(step if size.scan == 1 else scanned)
+  train = jax.jit(step if size.scan == 1 else scanned, donate_argnums=0)
+  params = jax.tree.map(jnp.copy, layer.init(jax.random.key(0)))
+
+  def go_on(number: int) -> None:
+    nonlocal params
+    params = jax.block_until_ready(train(params, *batches[number % len(batches)]))
+
+  return go_on
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
@@ -45,10 +58,7 @@ def rows_of(name: str, rounds: int) -> list[dict[str, Any]]:
   net, loss = models.our_net(size)
   _, batches = models.draw_inputs(size)
   layers = {"backprop": net, **{rule: make(net) for rule, make in RULES.items()}}
-  calls = [
-    models.cycling(step_of(layer, loss, size), layer.init(jax.random.key(0)), batches)
-    for layer in layers.values()
-  ]
+  calls = [training(layer, loss, size, batches) for layer in layers.values()]
   measured = measure(calls, rounds)
   backprop, *others = (measured.seconds / size.scan).T
   rows = []
