@@ -148,6 +148,29 @@ def test_a_stop_loses_nothing(tmp_path):
   assert false_alarms.main(["--cases", "50", "--json", str(file)]) == 1
 
 
+def coarse_product(dtype, x, w):
+  return (x.astype(dtype) @ w.astype(dtype)).astype(x.dtype)
+
+
+def coarse_product_vjp(dtype, factor, x, w):
+  """The operands are kept in a narrow dtype, and the cotangent isn't rounded to it."""
+  kept_x, kept_w = (a.astype(dtype).astype(a.dtype) for a in (x, w))
+
+  def pull(y_bar):
+    return (y_bar @ kept_w.T, factor * (kept_x.T @ y_bar))
+
+  return coarse_product(dtype, x, w), pull
+
+
+@pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_rule_may_round_elsewhere_than_autodiff(dtype, factor, verdict):
+  """As mixed precision is written by hand: autodiff casts the cotangent as well."""
+  x, w = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+  f, rule = (functools.partial(g, dtype) for g in (coarse_product, coarse_product_vjp))
+  assert vjp(f, x, w, f_vjp=functools.partial(rule, factor), level="quick").verdict == verdict
+
+
 def coarse_sum(x, w):
   """A sum of rectified products, in bfloat16."""
   products = jnp.maximum(x, 0).astype(jnp.bfloat16) * w.astype(jnp.bfloat16)

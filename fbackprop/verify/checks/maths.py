@@ -225,14 +225,14 @@ def excused(
 def wrong_unrounded(
   problem: Problem, at: Setting, values: Values, found: Sequence[Difference], is_open: bool
 ) -> list[Difference]:
-  """Keep the errors that remain beside autodiff without the rounding of its casts.
+  """Keep the errors that remain where no cast rounds, neither autodiff's nor the rule's.
 
-  Autodiff transposes a cast to a narrower dtype to another such cast; a rule needn't.
+  Autodiff transposes a cast to a narrower dtype to another such cast; a rule may round elsewhere.
   """
   assert at.witnesses.truth is not None
   evaluator = at.witnesses.unrounded(problem.noise())
   smooth = evaluator.run(at.witnesses.truth, at.inputs)[len(values.y) :]
-  others = verdicts.compare(values.bars, smooth, problem.allowance, is_open)
+  others = verdicts.compare(problem.unrounded(at), smooth, problem.allowance, is_open)
   both = zip(found, others, strict=True)
   return [d._replace(is_wrong=d.is_wrong & o.is_wrong) for d, o in both]
 
