@@ -83,25 +83,39 @@ def table(results: dict[str, Any]) -> str:
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
-  """Test accuracy against the angle of the first layer's update, a mark for each kind of change."""
+  """Test accuracy, and the angle of the first layer's update, by the amount of each change."""
   import matplotlib as mpl
 
   mpl.use("agg")
   from matplotlib import pyplot as plt
 
-  data = results["settings"]["data"]
-  size = (4.4 * len(data), 3.6)
-  figure, axes = plt.subplots(1, len(data), figsize=size, squeeze=False, layout="constrained")
-  kinds = ["none", *results["settings"]["changes"]]
-  for name, cell in results["seeds"].items():
-    own, change, amount = name.split("/")
-    ax, color = axes[0][data.index(own)], f"C{kinds.index(change)}"
-    if known := angles_of(cell):  # Without an update there is no angle: it is in the table alone.
-      place = np.mean(known), np.mean(cell["test"])
-      ax.errorbar(*place, common.deviation(cell["test"]), fmt="o", color=color)
-      label = change if change == "none" else f"{change} {amount}"
-      ax.annotate(label, place, fontsize=6)
-    ax.set(title=own, xlabel="angle of the first layer's update, degrees", ylabel="test accuracy")
+  settings, cells = results["settings"], results["seeds"]
+  changes = settings["changes"]
+  figure, axes = plt.subplots(
+    2, len(changes), figsize=(3 * len(changes), 5), sharey="row", squeeze=False,
+    layout="constrained",
+  )  # fmt: skip
+  for (top, bottom), (change, amounts) in zip(axes.T, changes.items(), strict=True):
+    for i, data in enumerate(settings["data"]):
+      own = [cells[f"{data}/{change}/{amount}"] for amount in amounts]
+      means = [np.mean(cell["test"]) for cell in own]
+      spreads = [common.deviation(cell["test"]) for cell in own]
+      line: Any = {"color": f"C{i}", "marker": "o", "ms": 3}
+      top.errorbar(amounts, means, spreads, capsize=2, label=data, **line)
+      top.axhline(np.mean(cells[f"{data}/none/0"]["test"]), color=f"C{i}", lw=0.8, ls="--")
+      known = [(a, np.mean(found)) for a, c in zip(amounts, own, strict=True)
+               if (found := angles_of(c))]  # fmt: skip
+      bottom.plot([a for a, _ in known], [angle for _, angle in known], **line)
+    for ax in (top, bottom):
+      ax.set(xscale="log")
+      ax.set_xticks(amounts, amounts)
+      ax.minorticks_off()
+    bottom.set(xlabel={"noisy": "scale of the noise", "quantized": "bits", "top_k": "k of 64",
+                       "clipped": "bound of the length"}.get(change, change))  # fmt: skip
+    top.set(title=change)
+  axes[0, 0].set(ylabel="test accuracy; dashed: backprop")
+  axes[1, 0].set(ylabel="angle of the first layer, degrees")
+  axes[0, 0].legend(fontsize=7)
   figure.savefig(file, dpi=110)
 
 

@@ -9,7 +9,7 @@ import pytest
 import fbackprop as fb
 from experiments import depth, published_mnist1d, rules_by_depth, wrong_backward
 from experiments.common import ROOT
-from experiments.rule_training import LOSS, RULES
+from experiments.rule_training import LOSS, RULES, spread
 
 pytestmark = pytest.mark.slow
 
@@ -42,6 +42,31 @@ def test_the_page_holds_the_committed_results(script):
   assert results["settings"] == json.loads(json.dumps(script.FULL))
   page = (ROOT / "docs" / "rules.md").read_text().splitlines()
   assert not [line for line in script.table(results).splitlines() if line not in page]
+
+
+CELLS = {
+  "backpropagation": "rules_by_depth/mnist1d/4/backprop",
+  "`feedback_alignment`": "rules_by_depth/mnist1d/4/feedback_alignment",
+  "`direct_feedback_alignment`": "rules_by_depth/mnist1d/4/direct_feedback_alignment",
+  "`sign_symmetry`": "rules_by_depth/mnist1d/4/sign, uniform",
+  "`kolen_pollack`": "rules_by_depth/mnist1d/4/kolen_pollack",
+  "`drtp`": "rules_by_depth/mnist1d/4/drtp",
+  "`difference_target_propagation`": "rules_by_depth/mnist1d/4/target propagation",
+  "`predictive_coding`": "rules_by_depth/mnist1d/4/predictive coding",
+  "`noisy`": "wrong_backward/mnist1d/noisy/0.3",
+  "`top_k`": "wrong_backward/mnist1d/top_k/8",
+  "`quantized`": "wrong_backward/mnist1d/quantized/3",
+  "`clipped`": "wrong_backward/mnist1d/clipped/0.1",
+}
+
+
+@pytest.mark.parametrize("rule", CELLS)
+def test_the_table_of_rules_has_each_result(rule):
+  name, _, cell = CELLS[rule].partition("/")
+  results = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+  page = (ROOT / "docs" / "rules.md").read_text().splitlines()
+  row = next(line for line in page if line.startswith(f"| {rule} |"))
+  assert f"| {spread(results['seeds'][cell]['test'])} |" in row
 
 
 @pytest.mark.parametrize("hidden", rules_by_depth.FULL["depths"])
