@@ -86,6 +86,15 @@ def measure(cell: str, settings: dict[str, Any]) -> dict[str, Any]:
   return {"theory": theory(name, float(gain), depth), "slopes": slopes, "logs": logs[0].tolist()}
 
 
+def table(results: dict[str, Any]) -> str:
+  """A row for each activation and gain."""
+  lines = ["| activation | σ | log χ | measured |", "|---|---|---|---|"]
+  for cell, found in results["seeds"].items():
+    name, gain = cell.split("/")
+    lines.append(f"| {name} | {gain} | {found['theory']:.3f} | {common.spread(found['slopes'])} |")
+  return "\n".join(lines)
+
+
 def draw(results: dict[str, Any], file: Path) -> None:
   """The mean squares by layer, each with theory's line through its last point."""
   import matplotlib as mpl
@@ -114,10 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
   settings = QUICK if is_quick else FULL
   cells = [f"{name}/{gain}" for name, own in settings["gains"].items() for gain in own]
   results = common.resume(file, settings, cells, lambda cell: measure(cell, settings))
-  print("| activation | σ | log χ | measured |\n|---|---|---|---|")
-  for cell, found in results["seeds"].items():
-    name, gain = cell.split("/")
-    print(f"| {name} | {gain} | {found['theory']:.3f} | {common.spread(found['slopes'])} |")
+  print(table(results))
   draw(results, figure)
 
 

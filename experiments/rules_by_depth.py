@@ -64,18 +64,27 @@ def angles(rule: fb.Layer, depth: int) -> Any:
 
 
 def table(results: dict[str, Any]) -> str:
-  """A table for each data set: each rule's accuracy by depth, and the first layer's angles."""
+  """A table for each data set: accuracy, error over backprop's, angle of the first layer."""
   settings, cells = results["settings"], results["seeds"]
   depths = settings["depths"]
   lines = []
   for data in settings["data"]:
-    heads = [f"{depth} layers" for depth in depths] + [f"angle, {depth}" for depth in depths]
+    heads = [f"{what}{d}" for what in ("accuracy, ", "error, ", "angle, ") for d in depths]
     lines += ["", f"| {data} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     for rule in settings["rules"]:
       own = [cells.get(f"{data}/{depth}/{rule}") for depth in depths]
+      exact = [cells.get(f"{data}/{depth}/backprop") for depth in depths]
       row = ["" if cell is None else common.spread(cell["test"]) for cell in own]
+      row += map(error_of, own, exact)
       lines.append(f"| {rule} | " + " | ".join([*row, *map(angle_of, own)]) + " |")
   return "\n".join(lines[1:])
+
+
+def error_of(cell: dict[str, Any] | None, exact: dict[str, Any] | None) -> str:
+  """The share of wrong labels over backpropagation's, as "1.31×"."""
+  if cell is None or exact is None:
+    return ""
+  return f"{(1 - np.mean(cell['test'])) / (1 - np.mean(exact['test'])):.2f}×"
 
 
 def angle_of(cell: dict[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 """`vjp` and `jvp`, which verify one rule, and `assert_vjp` and `assert_jvp`; their options."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from fbackprop.checks import check_callable, check_flag, check_number, is_intege
 from fbackprop.verify.arguments import hold_static, is_number
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.one_device import on_one_device
-from fbackprop.verify.report import Report
+from fbackprop.verify.report import Report, UnusableError
 from fbackprop.verify.verification import LEVELS, verify_call
 from fbackprop.verify.witnesses.rule import Function, replaced
 
@@ -140,6 +141,7 @@ def jvp(
   f_vjp = None
   if f_jvp is not None:
     check_callable("jvp", "f_jvp", f_jvp)
+    check_call("jvp", "f_jvp(primals, tangents) -> (y, y_dot)", f_jvp, (args, args), {})
     f_vjp = functools.partial(transposed, f_jvp)
   return verify_options("jvp", f, args, f_vjp, f_jvp or functools.partial(jax.jvp, f), **options)
 
@@ -189,6 +191,21 @@ def transposed(f_jvp: Function, *primals: Any) -> Any:
   return y, pullback
 
 
+def check_call(
+  function: str, contract: str, rule: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+  """Raise an UnusableError unless a rule can be called as its contract says."""
+  try:
+    signature = inspect.signature(rule)
+  except (TypeError, ValueError):  # Of something built in.
+    return
+  try:
+    signature.bind(*args, **kwargs)
+  except TypeError as error:
+    shown = f"{getattr(rule, '__name__', type(rule).__name__)}{signature}"
+    raise UnusableError(f"{function}: the rule is called as {contract}; {shown}: {error}") from None
+
+
 def verify_options(
   function: str,
   f: Function,
@@ -212,6 +229,8 @@ def verify_options(
   check_callable(function, "f", f)
   if f_vjp is not None:
     check_callable(function, "f_vjp", f_vjp)
+    if function == "vjp":
+      check_call("vjp", "f_vjp(*args) -> (y, pullback)", f_vjp, args, kwargs or {})
   for name, value, choices in (("level", level, LEVELS), ("ties", ties, ("any", "reference"))):
     if value not in choices:
       raise ValueError(f"{function}: {name} must be one of {', '.join(choices)}, got {value!r}")

@@ -8,6 +8,7 @@ import pytest
 
 import fbackprop as fb
 from experiments import depth, published_mnist1d, rules_by_depth, wrong_backward
+from experiments.common import ROOT
 from experiments.rule_training import LOSS, RULES
 
 pytestmark = pytest.mark.slow
@@ -32,6 +33,15 @@ def test_the_small_run(script, tmp_path, capsys):
   script.main(arguments)
   assert capsys.readouterr().out.count(": done") == 1
   assert json.loads(file.read_text())["seeds"][name] == cell
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__.rpartition(".")[2])
+def test_the_page_holds_the_committed_results(script):
+  name = script.__name__.rpartition(".")[2]
+  results = json.loads((ROOT / "experiments" / "results" / f"{name}.json").read_text())
+  assert results["settings"] == json.loads(json.dumps(script.FULL))
+  page = (ROOT / "docs" / "rules.md").read_text().splitlines()
+  assert not [line for line in script.table(results).splitlines() if line not in page]
 
 
 @pytest.mark.parametrize("hidden", rules_by_depth.FULL["depths"])

@@ -84,6 +84,31 @@ def test_what_cannot_be_verified_is_said_so():
     assert_vjp(scaled_tanh, 2, jnp.arange(3), f_vjp=rule)
 
 
+def test_a_cause_calls_arguments_by_their_names():
+  def product(n, wide, tall):
+    return n * wide @ tall
+
+  def swapped(n, wide, tall):
+    y, pullback = jax.vjp(product, n, wide, tall)
+    return y, lambda y_bar: (*(bars := pullback(y_bar))[:1], bars[2], bars[1])
+
+  square = jnp.arange(9.0).reshape(3, 3) ** 2
+  report = fb.verify.vjp(product, 2, square, square - 3, f_vjp=swapped)
+  assert "exchanged with the cotangent of wide" in report.findings[0].cause
+
+
+@pytest.mark.parametrize(
+  ("verified", "option", "wrong", "said"),
+  [
+    (fb.verify.vjp, "f_vjp", lambda s, x, y_bar: (s, x), "f_vjp(*args) -> (y, pullback)"),
+    (fb.verify.jvp, "f_jvp", lambda s, x, t, u: (s, x), "f_jvp(primals, tangents) -> (y, y_dot)"),
+  ],
+)
+def test_a_rule_of_another_signature_is_refused_with_the_right_one(verified, option, wrong, said):
+  with pytest.raises(UnusableError, match=re.escape(said)):
+    verified(lambda s, x: s * jnp.sin(x), 1.5, X, **{option: wrong})
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("compiled_for_users")
 def test_the_readme_shows_what_the_wrong_layer_really_says(tmp_path):

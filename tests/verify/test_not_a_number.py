@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fbackprop.verify import vjp
+from fbackprop.verify.witnesses.arrays import rounded_to_half
 
 RNG = np.random.default_rng(0)
 X, Y = (jnp.asarray(x, jnp.float32) for x in RNG.normal(size=(2, 4, 3)))
@@ -79,3 +80,14 @@ def test_the_guarded_rule_passes(f, args):
 def test_an_infinite_slope_is_no_number_either():
   f = rule_of(jnp.sqrt, lambda x, g: (g * 0.5 / jnp.sqrt(x),))
   assert vjp(f, jnp.array([0.0, 1.0, 2.0])).ok
+
+
+@pytest.mark.filterwarnings("error")
+def test_masked_logits_pass_without_a_warning():
+  """An entry of minus infinity stays, at points whose other entries are rounded or searched."""
+  rule = rule_of(
+    lambda x: jax.nn.logsumexp(jnp.maximum(x, -jnp.inf), -1),
+    lambda x, g: (g[:, None] * jax.nn.softmax(x),),
+  )
+  assert vjp(rule, X.at[1, 2].set(-jnp.inf)).verdict == "pass"
+  np.testing.assert_array_equal(rounded_to_half(np.array([-np.inf, 0.9, 2.1])), [-np.inf, 1.0, 2.0])

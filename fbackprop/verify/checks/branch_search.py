@@ -229,7 +229,8 @@ def crossing(coverage: Coverage, site: Place, inputs: list[Any], side: str) -> l
     if sign * gap[entry] > 0:
       return point
     sizes = [rms(point[i]) for i in moving]
-    power = sum(float((s * g * s * g).sum()) for s, g in zip(sizes, grads, strict=True))
+    with np.errstate(invalid="ignore"):  # An argument that isn't finite has no step.
+      power = sum(float((s * g * s * g).sum()) for s, g in zip(sizes, grads, strict=True))
     if not (np.isfinite(power) and power > 0):
       break
     # A little beyond the edge, so that rounding can't undo the crossing.

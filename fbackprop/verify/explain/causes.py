@@ -26,6 +26,7 @@ References:
   DeMillo, Lipton, Sayward, "Hints on test data selection", IEEE Computer 11 (1978).
 """
 
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -44,7 +45,7 @@ from fbackprop.verify.interpret.evaluation import Noise
 from fbackprop.verify.interpret.primitives import is_float
 from fbackprop.verify.report import RuleError
 from fbackprop.verify.witnesses.arrays import redrawn, relabelled
-from fbackprop.verify.witnesses.rule import Leaves, with_float0
+from fbackprop.verify.witnesses.rule import Leaves, Signature, with_float0
 from fbackprop.verify.witnesses.traces import Setting, evaluate
 from fbackprop.verify.witnesses.verdicts import Difference, compare
 
@@ -157,7 +158,20 @@ def cause_of(at: Setting, differences: Sequence[Difference], leaf: int) -> str:
     found = find_edit((at, differences), points, leaf, EDITS_S) or found
   if found.startswith(patterns.ROUNDING) and not is_rounding(at, differences[leaf]):
     return UNKNOWN
-  return found
+  return with_names(found, at.witnesses.signature)
+
+
+def with_names(cause: str, signature: Signature) -> str:
+  """Call arguments by their names; behind them, a program's inputs are the output's cotangents."""
+  names = signature.names
+  floats = [names[i] for i in signature.floats]
+  cause = re.sub(r"float leaf (\d+)", lambda found: floats[int(found[1])], cause)
+
+  def input_of(found: re.Match[str]) -> str:
+    place = int(found[1])
+    return names[place] if place < len(names) else "y_bar"
+
+  return re.sub(r"argument leaf (\d+)", input_of, cause)
 
 
 def wide(leaves: Sequence[Any]) -> Leaves:
@@ -170,7 +184,8 @@ def facts(at: Setting, differences: Sequence[Difference]) -> Facts:
   rule = at.witnesses.source
   tree = jax.tree.unflatten(rule.out_structure, with_float0(rule.outputs, at.y_bar))
   got, want, bounds = zip(*((d.got, d.want, d.bound) for d in differences), strict=True)
-  return Facts(rule.signature.arguments(wide(at.leaves)), tree, got, want, bounds)
+  args = jax.tree.unflatten(rule.signature.structure, wide(at.leaves))
+  return Facts(args, tree, got, want, bounds)
 
 
 # --- Other points ---------------------------------------------------------------------------------

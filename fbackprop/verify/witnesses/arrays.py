@@ -101,15 +101,19 @@ def with_row(x: np.ndarray, value: float | None = None) -> np.ndarray:
 
 
 def rounded_to_half(x: np.ndarray) -> np.ndarray:
-  """Round to multiples of 1/2, so that entries tie and sums vanish; probabilities sum to less."""
+  """Round to multiples of 1/2, so that entries tie and sums vanish; probabilities sum to less.
+
+  Entries that aren't finite stay.
+  """
   if are_probabilities(x) and x.shape[-1] > 1:
     return x * 0.75
   if is_symmetric(x) or is_mask(x):
     return x
-  size = float(np.max(np.abs(x), initial=0.0)) or 1.0
+  finite = np.where(np.isfinite(x), x, 0.0)
+  size = float(np.max(np.abs(finite), initial=0.0)) or 1.0
   unit = 2.0 ** np.round(np.log2(size) - 1)
-  near = np.round(2 * x / unit) / 2 * unit
-  return np.where((near == 0) & is_positive(x), x, near)
+  near = np.round(2 * finite / unit) / 2 * unit
+  return np.where((near == 0) & is_positive(x) | ~np.isfinite(x), x, near)
 
 
 def with_signs(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
