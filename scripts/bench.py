@@ -18,7 +18,8 @@
   python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
   python scripts/bench.py curvature     diagonals, Kronecker factors and products beside a plain
-                                        gradient, memory beside jax.hessian, K-FAC's steps
+                                        gradient, memory beside jax.hessian, K-FAC's steps; and
+                                        beside BackPACK and curvlinops, if they are installed
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
   python scripts/bench.py shell --beside FOLDER
@@ -46,7 +47,7 @@ from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SI
 from scripts.campaigns import results
 
 VERIFIED = ("small", "file", "network", "self-test")
-CURVATURE = ("mnist", "hessian", "kfac")
+CURVATURE = ("mnist", "peers", "hessian", "kfac")
 COMMANDS = ["cold", "warm", "memory", "requests", "epochs"]
 MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {

@@ -33,7 +33,6 @@ from fbackprop.curvature.linearization import (
   check_chunk,
   check_model,
   check_unshared,
-  is_graph,
   linearize,
   without_remat,
 )  # fmt: skip
@@ -58,9 +57,9 @@ def hessian_diagonal(net: Layer, loss: Loss, *, chunk: int | None = None) -> Cal
   gradient.
 
   Args:
-    net: chains, loops and skips of layers that state their second-order rules, as all activations,
-      dense and normalisation layers do. If it is piecewise linear, any network without shared
-      parameters.
+    net: chains, loops, skips and graphs of layers that state their second-order rules, as all
+      activations, dense and normalisation layers do, without shared parameters. A graph has one
+      input, one output and no `split`, unless the network is piecewise linear.
     loss: the loss of each example; it must state its curvature.
     chunk: the most examples that are in memory at once; None for all. Not with a key that draws.
 
@@ -70,9 +69,9 @@ def hessian_diagonal(net: Layer, loss: Loss, *, chunk: int | None = None) -> Cal
 
   Raises:
     TypeError: `net` isn't a Layer, or `loss` isn't a Loss.
-    ValueError: a layer states no factors, or no second-order rules; the network is a graph and
-      isn't piecewise linear, or shares parameters; the loss states no curvature. When traced: an
-      argument has the wrong shape.
+    ValueError: a layer states no factors, or no second-order rules; nodes share parameters; the
+      network isn't piecewise linear, and a graph in it has several inputs, outputs or a `split`;
+      the loss states no curvature. When traced: an argument has the wrong shape.
 
   Example:
     >>> import fbackprop as fb
@@ -91,13 +90,10 @@ def hessian_diagonal(net: Layer, loss: Loss, *, chunk: int | None = None) -> Cal
   check_second(where, net, "bend")
   if all(place.layer.second.bend is None for place in places(net)):  # type: ignore[union-attr]
     return piecewise_linear(where, net, loss, chunk)
-  if is_graph(net):
-    raise StructureError(
-      f"{where}: of a graph the diagonal isn't written out, unless it is piecewise linear; take "
-      "ggn_diagonal, hesscale_diagonal, or chains with fbackprop.skip"
-    )
+  check_graphs(where, net)
   net = without_remat(net)
-  first, second = rebuilt(net, recorded), rebuilt(net, with_hessians, skip_with_hessians)
+  first = rebuilt(net, recorded)
+  second = rebuilt(net, with_hessians, skip_with_hessians, graph_with_hessians)
 
   def of_point(at: Linearization) -> Params:
     return second_pass(first, second, at, output_hessians(where, at))
@@ -215,6 +211,25 @@ def check_second(where: str, net: Layer, rule: str) -> None:
       )
 
 
+def check_graphs(where: str, net: Layer) -> None:
+  """Raise for a graph whose values aren't arrays `[N, D]`, or whose joins bend."""
+  options = dict(net.options)
+  if "nodes" in options:
+    refs = [ref for node in options["nodes"] for ref in node.inputs]
+    ends = (options["inputs"], options["output"])
+    joins = [part for node, part in zip(options["nodes"], net.parts, strict=True)
+             if len(node.inputs) > 1]  # fmt: skip
+    is_plain = all(isinstance(end, str) for end in ends) and not any("[" in ref for ref in refs)
+    if not is_plain or any(join.second is None or join.second.bend is not None for join in joins):
+      raise StructureError(
+        f"{where}: a graph must have one input, one output, no split, and only sums and "
+        "concatenations as nodes of several inputs, unless it is piecewise linear; take "
+        "ggn_diagonal or hesscale_diagonal"
+      )
+  for part in net.parts:
+    check_graphs(where, part)
+
+
 # --- Two passes backward --------------------------------------------------------------------------
 
 
@@ -269,6 +284,7 @@ def rebuilt(
   net: Layer,
   primitive: Callable[[Layer], Backward],
   around_skip: Callable[[Layer, Layer], Backward] | None = None,
+  around_graph: Callable[[Layer, list[Layer]], Backward] | None = None,
 ) -> Layer:
   """Return a network in which each primitive layer has another backward rule.
 
@@ -277,12 +293,16 @@ def rebuilt(
     primitive: gives a layer's rule.
     around_skip: gives the rule of a `skip`, from its layer as it is and as it is rebuilt; None for
       its own.
+    around_graph: gives the rule of a `graph`, from it as it is and its rebuilt layers; None for its
+      own.
   """
   options = dict(net.options)
   combinator = options.pop("combinator", None)
   if combinator is None:
     return net._replace(backward=primitive(net))
-  parts = [rebuilt(part, primitive, around_skip) for part in net.parts]
+  parts = [rebuilt(part, primitive, around_skip, around_graph) for part in net.parts]
+  if "nodes" in options and around_graph is not None:
+    return net._replace(backward=around_graph(net, parts))
   if combinator is skip and around_skip is not None:
     return net._replace(backward=around_skip(net.parts[0], parts[0]))
   made: Layer = combinator(*parts, **options)
@@ -343,6 +363,51 @@ def skip_with_hessians(layer: Layer, inner: Layer) -> Backward:
     half = pull_rows(layer, params_of(at), residuals, hessians)
     diagonal, own = inner.backward(at, residuals, hessians)
     return diagonal, hessians + half + jnp.swapaxes(half, 1, 2) + own
+
+  return backward
+
+
+def graph_with_hessians(net: Layer, inner: list[Layer]) -> Backward:
+  """Return the rule of a graph, of the Hessian by all values that are still to be pulled back.
+
+  It has a block for each two of them. A node y = f(u, ..) takes its rows and columns out, and pulls
+  them back to its inputs: H_zu += H_zy J_u for any other value z, and H_uv += J_uᵀ H_yy J_v and
+  what f bends. z may be u itself, of a value that is used again after y.
+  """
+  options = dict(net.options)
+
+  def backward(at: Any, residuals: Residuals, hessians: Array) -> tuple[Any, Array]:
+    kept, _ = residuals
+    blocks = {(options["output"],) * 2: hessians}
+
+    def send(z: str, u: str, block: Array) -> None:
+      blocks[z, u] = blocks[z, u] + block if (z, u) in blocks else block
+
+    diagonals = {}
+    for node, layer, own in reversed(list(zip(options["nodes"], net.parts, inner, strict=True))):
+      y, params = node.name, params_of(at[node.name])
+      of_y, rows = blocks.pop((y, y)), {}
+      for z in [z for z, u in blocks if u == y]:
+        rows[z] = blocks.pop((z, y))
+        del blocks[y, z]
+
+      def pull(block: Array, layer: Layer = layer, params: Any = params, y: str = y) -> list[Array]:
+        pulled: Any = pull_rows(layer, params, kept[y], block)  # A tuple for several inputs.
+        return list(pulled) if isinstance(pulled, tuple) else [pulled]
+
+      for z, block in rows.items():
+        for u, pulled in zip(node.inputs, pull(block), strict=True):
+          send(z, u, pulled)
+          send(u, z, jnp.swapaxes(pulled, 1, 2))
+      if len(node.inputs) == 1:
+        diagonals[y], pulled = own.backward(at[y], kept[y], of_y)
+        send(node.inputs[0], node.inputs[0], pulled)
+      else:  # A sum or a concatenation, which doesn't bend.
+        diagonals[y] = params
+        for u, half in zip(node.inputs, pull(of_y), strict=True):
+          for v, pulled in zip(node.inputs, pull(jnp.swapaxes(half, 1, 2)), strict=True):
+            send(u, v, pulled)
+    return diagonals, blocks[(options["inputs"],) * 2]
 
   return backward
 

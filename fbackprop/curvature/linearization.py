@@ -191,8 +191,3 @@ def check_unshared(where: str, net: Layer, advice: str) -> None:
       )
   for part in net.parts:
     check_unshared(where, part, advice)
-
-
-def is_graph(net: Layer) -> bool:
-  """Return whether there is a graph anywhere in a network."""
-  return "nodes" in dict(net.options) or any(map(is_graph, net.parts))

@@ -1,13 +1,19 @@
 """The cost of curvature over a plain gradient, its memory beside `jax.hessian`, K-FAC's steps.
 
-"mnist" times each function on a network of 784-512-512-10; "hessian" compiles the diagonal of the
-Hessian of a tanh network beside all of it by autodiff, which isn't run; "kfac" trains on all digits
-as one batch, from three seeds, beside gradient descent with momentum at its best stable rate.
+"mnist" times each function on a network of 784-512-512-10; "peers" times BackPACK and curvlinops
+in turns with ours, each relative to the plain gradient of its own library; "hessian" compiles the
+diagonal of the Hessian of a tanh network beside all of it by autodiff, which isn't run; "kfac"
+trains on all digits as one batch, from three seeds, beside gradient descent with momentum at its
+best stable rate.
 """
 
+import json
+import re
 import time
 from collections.abc import Callable
 from datetime import date
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any
 
 import jax
@@ -22,11 +28,19 @@ from scripts.benchmarks.models import cycling, draw_inputs, our_net, our_step
 from scripts.benchmarks.quantities import in_bytes
 from scripts.benchmarks.rounds import measure, quartiles, shown
 from scripts.benchmarks.subjects import SIZES, Size
+from scripts.campaigns import results
 
 EXPLANATION = """\
 over: a call's time over a plain gradient's within a round; flops, bytes: the compiler's count of
 operations and of memory traffic over the gradient's; temp: its count of scratch memory
 """
+PEERS_EXPLANATION = """\
+over: a call's time over the plain gradient's of its own library within a round; times: a peer's
+over, over that of ours beside it, above 1 where ours costs less; "gradient +": the gradient too
+"""
+PACKAGES = {"torch": "torch", "backpack": "backpack-for-pytorch",
+            "curvlinops": "curvlinops-for-pytorch"}  # fmt: skip
+PEER_LINE = "{:<36} {:>9} {:>7} {:>7} {:>15}  {}"
 LINE = "{:<36} {:>9} {:>7} {:>15} {:>7} {:>7} {:>10}"
 COLUMNS = LINE.format("", "a call", "over", "quartiles", "flops", "bytes", "temp")
 NARROW = Size((64, 64, 64, 10), 128)
@@ -63,6 +77,25 @@ def functions_of(size: Size) -> dict[str, Callable[..., Any]]:
   }
 
 
+def with_gradient(size: Size) -> dict[str, Callable[..., Any]]:
+  """Build the functions that return the mean loss and its gradient, too, as BackPACK does."""
+  (net, loss), key = our_net(size), jax.random.key(0)
+  step = our_step(size)
+
+  def beside(f: Callable[..., Any], **drawn: Any) -> Callable[..., Any]:
+    return lambda *arguments: (step(*arguments), f(*arguments, **drawn))
+
+  factors = c.kronecker_factors(net, loss, kind="monte_carlo", gradient=True)
+  return {
+    "gradient + ggn_diagonal": beside(c.ggn_diagonal(net, loss)),
+    "gradient + ggn_diagonal, samples=1": beside(
+      c.ggn_diagonal(net, loss, samples=1), sample_key=key
+    ),
+    "gradient + kronecker_factors, exact": c.kronecker_factors(net, loss, gradient=True),
+    "gradient + kronecker_factors, monte_carlo": lambda *a: factors(*a, sample_key=key),
+  }
+
+
 def counts_of(compiled: Any) -> tuple[float, float]:
   """Return the compiler's counts of operations and of bytes that are read and written."""
   found = compiled.cost_analysis()
@@ -95,6 +128,47 @@ def time_mnist(rounds: int) -> list[dict[str, Any]]:
       name, shown(row["seconds"]), f"{over:.3f}", f"{low:.3f}-{high:.3f}", f"{row['flops']:.2f}",
       f"{row['bytes']:.2f}", in_bytes(row["temp_bytes"]),
     ), flush=True)  # fmt: skip
+  return rows
+
+
+def time_peers(rounds: int) -> list[dict[str, Any]]:
+  """Time BackPACK and curvlinops in turns with ours, each over its own plain gradient."""
+  missing = [package for module, package in PACKAGES.items() if find_spec(module) is None]
+  if missing:
+    print(f"peers: not installed: pip install {' '.join(missing)}", flush=True)
+    return []
+  size = SIZES["mnist"]
+  params, batches = draw_inputs(size)
+  theirs = import_module("scripts.benchmarks.curvature_torch").peers_of(size)
+  ours = {**functions_of(size), **with_gradient(size)}
+  ours = {peer.ours: ours[peer.ours] for peer in theirs.values()}
+  calls = [cycling(jax.jit(f), params, batches) for f in ours.values()]
+  measured = measure([*calls, *(peer.call for peer in theirs.values())], rounds)
+  seconds = dict(zip([*ours, *theirs], measured.seconds.T, strict=True))
+  print(
+    f"{PEERS_EXPLANATION}peers: {'-'.join(map(str, size.widths))}, N = {size.batch}; {measured}"
+  )
+  print(PEER_LINE.format("", "a call", "over", "times", "quartiles", "ours"))
+  told = {
+    **measured.figures,
+    "date": date.today().isoformat(),
+    "versions": {package: metadata.version(package) for package in ("jax", *PACKAGES.values())},
+  }
+  base, rows = next(iter(theirs)), []
+  for name, own in seconds.items():
+    held = theirs[name].ours if name in theirs else None
+    over = own / seconds[base if name in theirs else theirs[base].ours]
+    row: dict[str, Any] = {
+      "size": "peers", "candidate": name, "seconds": float(np.median(own)),
+      "over": float(np.median(over)), "ours": held, "times": None, "quartiles": None,
+    }  # fmt: skip
+    cells = ["", "", ""]
+    if held and name != base:
+      low, times, high = quartiles(over / (seconds[held] / seconds[theirs[base].ours]))
+      row |= {"times": times, "quartiles": [low, high]}
+      cells = [f"{times:.2f}", f"{low:.2f}-{high:.2f}", held]
+    rows.append({**row, **told})
+    print(PEER_LINE.format(name, shown(row["seconds"]), f"{row['over']:.2f}", *cells), flush=True)
   return rows
 
 
@@ -159,10 +233,56 @@ def count_steps(rounds: int) -> list[dict[str, Any]]:
   return rows
 
 
-PARTS = {"mnist": time_mnist, "hessian": compare_hessian, "kfac": count_steps}
+# --- The page -------------------------------------------------------------------------------------
+
+PAGE, RESULT = (
+  results.RESULTS.parents[1] / "docs" / "curvature.md",
+  results.RESULTS / "curvature.json",
+)
+MARK = "<!-- peers: scripts/benchmarks/curvature.py -->\n"
+
+
+def peers_table(rows: list[dict[str, Any]]) -> str:
+  """Format the peers' rows in Markdown, one core beside two; empty if there are none."""
+  found = [row for row in rows if row["size"] == "peers" and row["times"]]
+  if not found:
+    return ""
+  cores = sorted({row["cores"] for row in found})
+  lines = [
+    "".join(f"| {cell} " for cell in ("theirs", "ours", *(
+      f"{what}, {count} core{'s' * (count > 1)}"
+      for count in cores for what in ("over its gradient", "times ours")
+    ))) + "|",
+    "|---" * (2 + 2 * len(cores)) + "|",
+  ]  # fmt: skip
+  for name in dict.fromkeys(row["candidate"] for row in found):
+    own = {row["cores"]: row for row in found if row["candidate"] == name}
+    cells = [name, f"`{own[cores[0]]['ours']}`"]
+    for row in map(own.get, cores):
+      low, high = row["quartiles"] if row else (0, 0)
+      cells += (
+        [f"{row['over']:.2f}", f"{row['times']:.2f} ({low:.2f}–{high:.2f})"] if row else ["", ""]
+      )
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines) + "\n\n"
+
+
+def with_table(text: str, rows: list[dict[str, Any]]) -> str:
+  """Return the page with the peers' table."""
+  before, _, after = text.partition(MARK)
+  rest = re.sub(r"\A\n*(\|.*\n)*\n*", "", after)
+  return f"{before}{MARK}\n{peers_table(rows)}{rest}"
+
+
+PARTS = {"mnist": time_mnist, "peers": time_peers, "hessian": compare_hessian, "kfac": count_steps}
 
 
 def run(sizes: list[str], rounds: int) -> list[dict[str, Any]]:
   """Measure and print every part; return the rows for the file."""
   print(EXPLANATION)
   return [row for size in sizes for row in PARTS[size](rounds)]
+
+
+if __name__ == "__main__":  # Writes the page's table from the committed results.
+  committed = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
+  PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), committed), encoding="utf-8")

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import fbackprop as fb
-from tests.curvature.problems import PROBLEMS, assert_near, data_of, flat_of, matrices_of
+from tests.curvature.problems import (
+  PROBLEMS,
+  assert_near,
+  data_of,
+  dense,
+  flat_of,
+  matrices_of,
+  mlp,
+)  # fmt: skip
 from tests.support.witness import jit_quickly
 
 pytestmark = pytest.mark.usefixtures("in_float64")
@@ -76,10 +84,9 @@ def diagonals_of(name):
   if name in (*CHAINS, "graph"):
     functions["hesscale"] = fb.curvature.hesscale_diagonal(net, loss)
     functions["hesscale_gn"] = fb.curvature.hesscale_diagonal(net, loss, gauss_newton=True)
-  if name in CHAINS:
     functions["hessian"] = fb.curvature.hessian_diagonal(net, loss)
-    if name == "norm":
-      functions["hessian_chunked"] = fb.curvature.hessian_diagonal(net, loss, chunk=2)
+  if name == "norm":
+    functions["hessian_chunked"] = fb.curvature.hessian_diagonal(net, loss, chunk=2)
 
   @jit_quickly
   def all_of(params, x, targets, weights):
@@ -107,6 +114,26 @@ def test_the_hessian_of_a_piecewise_linear_network_has_the_diagonal_of_the_ggn()
   assert_near("relu", np.diagonal(wanted.hessian), np.diagonal(wanted.ggn))
   other = matrices_of("skip")
   assert np.abs(np.diagonal(other.hessian) - np.diagonal(other.ggn)).max() > 0.01
+
+
+def test_a_skip_as_a_graph_has_the_hessian_of_the_skip():
+  """A value that is used again, x + f(x), with the terms that the branches have together."""
+  inner, last = mlp([2, 3, 2], fb.tanh), dense(2, 2)
+  chain = fb.serial(fb.skip(inner), last)
+  nodes = {"f": (inner, "x"), "s": (fb.add, "f", "x"), "y": (last, "s")}
+  params = chain.init(jax.random.key(0))
+  data = jnp.ones((2, 2)) * jnp.array([[0.3], [-0.8]]), jnp.array([[1.0, 0.0], [0.0, 2.0]])
+  of_chain, of_graph = (
+    fb.curvature.hessian_diagonal(net, fb.squared_error)
+    for net in (chain, fb.graph(nodes, output="y"))
+  )
+  want, found = jit_quickly(
+    lambda params: (
+      of_chain(params, *data), of_graph({"f": params[0], "s": (), "y": params[1]}, *data)
+    )
+  )(params)  # fmt: skip
+  assert_near("f", flat_of(found["f"]), flat_of(want[0]))
+  assert_near("y", flat_of(found["y"]), flat_of(want[1]))
 
 
 def last_layer(tree):

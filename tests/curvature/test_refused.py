@@ -51,9 +51,13 @@ def test_graphs_and_shared_weights():
   for name in ("hessian_diagonal", "hesscale_diagonal"):
     with pytest.raises(ValueError, match="'y' shares the parameters of 'h'; take ggn_diagonal"):
       getattr(curvature, name)(shared, fb.squared_error)
-  smooth = fb.graph({"h": (NET, "x"), "y": (fb.tanh, "h")}, output="y")
-  with pytest.raises(ValueError, match="hessian_diagonal: of a graph the diagonal isn't written"):
-    curvature.hessian_diagonal(smooth, fb.squared_error)
+  split = {"s": (fb.split(1, 1), "x"), "h": (fb.tanh, "s[0]"), "y": (fb.add, "h", "s[1]")}
+  product = {"h": (NET, "x"), "g": (fb.tanh, "h"), "y": (fb.multiply, "g", "h")}
+  for nodes, wanted in (
+    (split, "no split"), (product, "states no second-order rules"),
+  ):  # fmt: skip
+    with pytest.raises(ValueError, match=f"hessian_diagonal: .*{wanted}"):
+      curvature.hessian_diagonal(fb.graph(nodes, output="y"), fb.squared_error)
   tied = fb.graph({"h": (NET, "x"), "y": (fb.transposed("h"), "h")}, output="y")
   with pytest.raises(ValueError, match="'y' uses the weights of 'h' transposed"):
     curvature.kronecker_factors(tied, fb.squared_error)

@@ -15,7 +15,7 @@ import pytest
 from conftest import find_blocks as find_tested_blocks
 from fbackprop import quantities
 from scripts.interop import __main__ as interop
-from scripts.interop import comparisons, exchange, ours, page, table, witness
+from scripts.interop import comparisons, curvature, exchange, ours, page, table, witness
 from scripts.interop.comparisons import BACKPACK, COMPARISONS, JAX_PRIVACY, OPACUS, THRESHOLD
 from scripts.interop.problems import PROBLEMS, SQUARED_ERROR, bound_of, draw
 from scripts.interop.rows import PLANTS, control, make_rows, tree_error
@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 MADE = json.loads((ROOT / "experiments" / "results" / "interop.json").read_text(encoding="utf-8"))
 PAGE = (ROOT / "docs" / "quantities.md").read_text(encoding="utf-8")
 EXCHANGED = json.loads(exchange.RESULT.read_text(encoding="utf-8"))
+CURVATURE = json.loads(curvature.RESULT.read_text(encoding="utf-8"))
 FEW = (PROBLEMS[1], PROBLEMS[5])
 VERSIONS = dict.fromkeys(("jax", BACKPACK, OPACUS, JAX_PRIVACY), "0")
 
@@ -218,6 +219,8 @@ def test_the_versions_are_those_that_the_script_installs():
   pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
   made = {row["package"]: row["version"] for row in MADE["rows"]}
   exchanged = {name: pinned.pop(name) for name in ("skl2onnx", "keras")}
+  curved = {name: pinned.pop(name) for name in ("curvlinops-for-pytorch", "laplax")}
+  assert curved.items() < CURVATURE["versions"].items()
   assert pinned == {**{p: made[p] for p in PLAYED}, "torch": MADE["machine"]["torch"]}
   assert exchanged.items() < EXCHANGED["versions"].items()
   assert EXCHANGED["versions"]["torch"] == pinned["torch"]
