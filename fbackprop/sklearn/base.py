@@ -191,6 +191,8 @@ class BaseMLP(BaseEstimator):
     )  # fmt: skip
     if weights.shape != (x.shape[0],):
       raise ShapeError(f"must be [{x.shape[0]}], got {describe(weights)}", "sample_weight", where)
+    if not weights.any():
+      raise RangeError("must contain at least one non-zero number", "sample_weight", where)
     return np.asarray(weights)
 
   def _spec(self, sizes: tuple[int, ...], dtype: Any, **more: Any) -> Spec:

@@ -17,9 +17,9 @@ from fbackprop.sklearn.programs import (
   Run,
   Spec,
   epochs_of,
-  network,
   objective_of,
   outputs_of,
+  structure_of,
 )
 from fbackprop.types import Params
 
@@ -81,8 +81,7 @@ def pack(spec: Spec, coefs: Any, intercepts: Any) -> Params:
   for k, (w, b) in enumerate(zip(coefs, intercepts, strict=True)):
     w, b = np.asarray(w, dtype), np.asarray(b, dtype)
     leaves += [w if k else padded(w, spec.sizes[0]), b]
-  shapes = jax.eval_shape(network(spec).init, jax.random.key(0))
-  return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+  return jax.tree.unflatten(structure_of(spec), leaves)
 
 
 def unpack(params: Params, d: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -130,11 +130,18 @@ ACTIVATIONS = {
 } | {"logistic": activations.sigmoid}
 
 
+@lru_cache(maxsize=256)
 def network(spec: Spec) -> Layer:
   """Build the network; its outputs are logits, values, or logarithms of rates."""
   return mlp(
     spec.sizes, layer_of(spec.activation), dropout=spec.dropout, dtype=jnp.dtype(spec.dtype)
   )
+
+
+@lru_cache(maxsize=256)
+def structure_of(spec: Spec) -> Any:
+  """Return the tree structure of the network's parameters, whose leaves are w, b, w, b, ..."""
+  return jax.tree.structure(jax.eval_shape(network(spec).init, jax.random.key(0)))
 
 
 def poisson_deviance_forward(outputs: Array, targets: Array) -> tuple[Array, Residuals]:
