@@ -91,7 +91,8 @@ class MLPRegressor(RegressorMixin, BaseMLP):  # type: ignore[misc]
     )  # fmt: skip
     if y.ndim == 2 and y.shape[1] == 1:
       y = column_or_1d(y, warn=True)
-    targets = y.astype(X.dtype)
+    with np.errstate(over="ignore"):
+      targets = y.astype(X.dtype)
     if not np.isfinite(targets).all():
       raise RangeError("must be in the range of X's float32, or X float64", "y", "MLPRegressor")
     if self.loss == "poisson" and (targets < 0).any():
