@@ -19,6 +19,8 @@
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
   python scripts/bench.py curvature     diagonals, Kronecker factors and products beside a plain
                                         gradient, memory beside jax.hessian, K-FAC's steps
+  python scripts/bench.py estimator     a fit of fbackprop.sklearn beside scikit-learn's, warm and
+                                        cold, and its accuracy over five seeds; ten minutes
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
   python scripts/bench.py shell --beside FOLDER
@@ -46,6 +48,7 @@ from scripts.benchmarks.subjects import CONTESTANTS, EXAMPLES, OURS, QUANTITY_SI
 from scripts.campaigns import results
 
 VERIFIED = ("small", "file", "network", "self-test")
+ESTIMATOR = ("digits", "table", "accuracy")
 CURVATURE = ("mnist", "hessian", "kfac")
 COMMANDS = ["cold", "warm", "memory", "requests", "epochs"]
 MEMBERS = [1, 16, 256, 4096, 65536]
@@ -64,6 +67,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
     "what is told of each example, beside others", QUANTITY_SIZES, [*QUANTITY_SIZES], 15,
   ),
   "curvature": ("second order, beside a plain gradient", CURVATURE, [*CURVATURE], 15),
+  "estimator": ("a fit beside scikit-learn's", ESTIMATOR, [*ESTIMATOR], 5),
   "verify": (
     "time of a verification, beside another checkout", VERIFIED, ["small", "file", "network"], 9,
   ),

@@ -62,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
   """Run the script."""
   parser = results.parser_of(__doc__)
   parser.add_argument("--json", type=Path, metavar="FILE", help="write the outcomes to a file")
-  parser.add_argument("--markdown", action="store_true", help="print the table of the documentation")
+  parser.add_argument(
+    "--markdown", action="store_true", help="print the table of the documentation"
+  )
   options = parser.parse_args(arguments)
   import sklearn
 

@@ -1,5 +1,6 @@
 """What both estimators share: arguments, and a fit by epochs or by L-BFGS."""
 
+import itertools
 import math
 import warnings
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from fbackprop.errors import RangeError, ShapeError, check_choice, check_that, d
 from fbackprop.extras import need
 from fbackprop.ranges import COUNT, NONNEGATIVE, POSITIVE, RANGES, SHARE, Range, check_range
 
-need("sklearn", extra="sklearn")
+need("sklearn", extra="data")
 
 import scipy.sparse  # noqa: E402
 from sklearn.base import BaseEstimator  # noqa: E402
@@ -154,9 +155,11 @@ class BaseMLP(BaseEstimator):
     if fresh:
       self._begin(rng, sizes, X.dtype)
     shapes = [np.shape(w) for w in self.coefs_]
-    if shapes != list(zip(sizes, sizes[1:], strict=False)):
+    if shapes != list(itertools.pairwise(sizes)):
       got = f"the fitted weights are {shapes}"
-      raise ShapeError(f"{where}: the network is {list(sizes)}, and {got}; fit with warm_start=False")
+      raise ShapeError(
+        f"{where}: the network is {list(sizes)}, and {got}; fit with warm_start=False"
+      )
     dense = X.toarray() if scipy.sparse.issparse(X) else X
     with fitting.precision(dense.dtype):
       if self.solver == "lbfgs":

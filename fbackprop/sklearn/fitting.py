@@ -1,5 +1,6 @@
 """What the host does of a fit: padding, the orders of the epochs, L-BFGS, and predictions."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -230,7 +231,7 @@ def draw_params(
     AISTATS (2010), eq. 16, with the gain 6; the biases too are scikit-learn's.
   """
   coefs, intercepts = [], []
-  for d_in, d_out in zip(sizes, sizes[1:], strict=False):
+  for d_in, d_out in itertools.pairwise(sizes):
     a = np.sqrt(gain / (d_in + d_out))
     own = DenseParams(rng.uniform(-a, a, (d_in, d_out)), rng.uniform(-a, a, d_out))
     coefs.append(own.w.astype(dtype))

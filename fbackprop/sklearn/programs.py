@@ -65,7 +65,7 @@ class Spec(NamedTuple):
 
 
 class Data(NamedTuple):
-  """Padded rows: x `[N', D]`, targets `[N', ...]`, weights `[N']`, and the number n of true rows."""
+  """Padded rows: x `[N', D]`, targets `[N', ...]`, weights `[N']`; the number n of true ones."""
 
   x: Any
   targets: Any

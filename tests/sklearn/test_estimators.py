@@ -255,9 +255,11 @@ def test_logarithms_are_finite_where_probabilities_underflow():
 
 
 def test_without_scikit_learn_the_error_says_how_to_install_it():
-  code = "import sys; sys.modules['sklearn'] = None; import fbackprop as fb; fb.sklearn.MLPClassifier"
+  code = (
+    "import sys; sys.modules['sklearn'] = None; import fbackprop as fb; fb.sklearn.MLPClassifier"
+  )
   run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-  assert "pip install 'fbackprop[sklearn]'" in run.stderr
+  assert "pip install 'fbackprop[data]'" in run.stderr
   assert "sklearn is not installed" in run.stderr
 
 
