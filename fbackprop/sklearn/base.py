@@ -63,14 +63,15 @@ class SolverState:
   steps: int
 
 
-class BaseMLP(BaseEstimator):
+class BaseMLP(BaseEstimator):  # type: ignore[misc]
   """The arguments are those of `MLPClassifier`."""
 
   # --- Arguments ----------------------------------------------------------------------------------
 
   def _assign(self, given: dict[str, Any]) -> None:
     """Set the arguments of a constructor, its `locals()`, as attributes, unchanged."""
-    vars(self).update({name: given[name] for name in given if name not in ("self", "__class__")})
+    for name in given.keys() - {"self", "__class__"}:
+      setattr(self, name, given[name])
 
   def _check_arguments(self) -> None:
     where = type(self).__name__
@@ -176,7 +177,8 @@ class BaseMLP(BaseEstimator):
     gain = 2.0 if self.activation in ("logistic", "sigmoid") else 6.0
     self.coefs_, self.intercepts_ = fitting.draw_params(rng, sizes, gain, dtype)
     for name in ("_optimizer", "_best"):
-      vars(self).pop(name, None)
+      if hasattr(self, name):
+        delattr(self, name)
     if self.solver != "lbfgs":
       self.loss_curve_: list[float] = []
       self._no_improvement_count = 0
@@ -209,7 +211,7 @@ class BaseMLP(BaseEstimator):
     constants = Constants(*map(of, (self.beta_1, self.beta_2, self.epsilon, self.momentum)))
     clip = 0.0 if self.clip_examples is None else self.clip_examples
     values = (self.alpha, self.learning_rate_init, self.power_t, self.tol, self.n_iter_no_change)
-    return Numbers(*map(of, (*values, clip, self.t_)), constants)
+    return Numbers(*map(of, (*values, clip, self.t_)), constants=constants)
 
   def _fit_epochs(
     self, x: np.ndarray, targets: np.ndarray, weights: Any, sizes: tuple[int, ...],

@@ -11,7 +11,6 @@ import numpy as np
 import scipy.optimize
 import scipy.sparse
 
-from fbackprop.layers.dense import DenseParams
 from fbackprop.sklearn.programs import (
   Data,
   Numbers,
@@ -233,7 +232,6 @@ def draw_params(
   coefs, intercepts = [], []
   for d_in, d_out in itertools.pairwise(sizes):
     a = np.sqrt(gain / (d_in + d_out))
-    own = DenseParams(rng.uniform(-a, a, (d_in, d_out)), rng.uniform(-a, a, d_out))
-    coefs.append(own.w.astype(dtype))
-    intercepts.append(own.b.astype(dtype))
+    coefs.append(rng.uniform(-a, a, (d_in, d_out)).astype(dtype))
+    intercepts.append(rng.uniform(-a, a, d_out).astype(dtype))
   return coefs, intercepts
