@@ -211,7 +211,7 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     constants = Constants(*map(of, (self.beta_1, self.beta_2, self.epsilon, self.momentum)))
     clip = 0.0 if self.clip_examples is None else self.clip_examples
     values = (self.alpha, self.learning_rate_init, self.power_t, self.tol, self.n_iter_no_change)
-    return Numbers(*map(of, (*values, clip, self.t_)), constants=constants)
+    return Numbers(*map(of, values), of(clip), of(self.t_), constants)
 
   def _fit_epochs(
     self, x: np.ndarray, targets: np.ndarray, weights: Any, sizes: tuple[int, ...],
