@@ -5,6 +5,7 @@ from . import gates as gates
 from . import layers as layers
 from . import quantities as quantities
 from . import rules as rules
+from . import sklearn as sklearn
 from . import train as train
 from . import verify as verify
 from .checks import DtypeError as DtypeError

@@ -18,8 +18,14 @@
   python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
   python scripts/bench.py curvature     diagonals, Kronecker factors and products beside a plain
+<<<<<<< HEAD
                                         gradient, memory beside jax.hessian, K-FAC's steps; and
                                         beside BackPACK and curvlinops, if they are installed
+=======
+                                        gradient, memory beside jax.hessian, K-FAC's steps
+  python scripts/bench.py estimator     a fit of fbackprop.sklearn beside scikit-learn's, warm and
+                                        cold, and its accuracy over five seeds; ten minutes
+>>>>>>> estimator
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
   python scripts/bench.py shell --beside FOLDER
@@ -48,6 +54,7 @@ from scripts.campaigns import results
 
 VERIFIED = ("small", "file", "network", "self-test")
 CURVATURE = ("mnist", "peers", "hessian", "kfac")
+ESTIMATOR = ("digits", "table", "accuracy")
 COMMANDS = ["cold", "warm", "memory", "requests", "epochs"]
 MEMBERS = [1, 16, 256, 4096, 65536]
 MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
@@ -65,6 +72,7 @@ MEASUREMENTS: dict[str, tuple[str, Any, list[Any], int]] = {
     "what is told of each example, beside others", QUANTITY_SIZES, [*QUANTITY_SIZES], 15,
   ),
   "curvature": ("second order, beside a plain gradient", CURVATURE, [*CURVATURE], 15),
+  "estimator": ("a fit beside scikit-learn's", ESTIMATOR, [*ESTIMATOR], 5),
   "verify": (
     "time of a verification, beside another checkout", VERIFIED, ["small", "file", "network"], 9,
   ),

@@ -20,7 +20,8 @@ FRONT = {
   "CONTRIBUTING.md": "contributing.md",
 }
 PACKAGES = (
-  "", "gates", "layers", "circuit", "curvature", "export", "quantities", "rules", "train", "verify",
+  "", "gates", "layers", "circuit", "curvature", "export", "quantities", "rules", "sklearn",
+  "train", "verify",
 )  # fmt: skip
 LANGUAGES = {".py": "python", ".sh": "bash", ".toml": "toml", ".js": "javascript", ".css": "css"}
 NOT_MARKDOWN = {ord(sign): f"&#{ord(sign)};" for sign in "\n`[]()*_$\\"}

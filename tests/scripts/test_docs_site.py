@@ -15,7 +15,7 @@ import pytest
 import fbackprop as fb
 from scripts import docs_site as site
 
-PUBLIC = ("circuit", "curvature", "export", "quantities", "rules", "train", "verify")
+PUBLIC = ("circuit", "curvature", "export", "quantities", "rules", "sklearn", "train", "verify")
 LOADED = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)="(?:https?:)?//""")
 
 

@@ -37,7 +37,7 @@ RANKS = [
   ["verify"],
   ["train.data", "lecture"],
   ["train"],
-  ["train.report", "export"],
+  ["train.report", "export", "sklearn"],
   ["cli", "__main__", "pytest_plugin"],
 ]  # fmt: skip
 RANK_OF = {f"fbackprop.{room}": rank for rank, row in enumerate(RANKS) for room in row}
@@ -148,6 +148,7 @@ def test_import_changes_no_configuration():
     "fbackprop.circuit",
     "fbackprop.export",
     "fbackprop.quantities",
+    "fbackprop.sklearn",
     "fbackprop.train",
     "fbackprop.verify",
   ],
@@ -173,7 +174,9 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 def test_no_public_name_of_a_package_is_one_of_its_modules():
-  for package in (fb, fb.circuit, fb.export, fb.quantities, fb.train, fb.verify):
+  for package in (
+    fb, fb.circuit, fb.export, fb.quantities, fb.sklearn, fb.train, fb.verify
+  ):  # fmt: skip
     modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
     assert not modules & set(package.__all__)
 

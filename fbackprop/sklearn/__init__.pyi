@@ -1,0 +1,2 @@
+from .classifier import MLPClassifier as MLPClassifier
+from .regressor import MLPRegressor as MLPRegressor
