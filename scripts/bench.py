@@ -18,14 +18,10 @@
   python scripts/bench.py quantities    norms, clipping and more beside a plain gradient, beside
                                         vmap(jax.grad), BackPACK and Opacus; ten minutes
   python scripts/bench.py curvature     diagonals, Kronecker factors and products beside a plain
-<<<<<<< HEAD
                                         gradient, memory beside jax.hessian, K-FAC's steps; and
                                         beside BackPACK and curvlinops, if they are installed
-=======
-                                        gradient, memory beside jax.hessian, K-FAC's steps
   python scripts/bench.py estimator     a fit of fbackprop.sklearn beside scikit-learn's, warm and
                                         cold, and its accuracy over five seeds; ten minutes
->>>>>>> estimator
   python scripts/bench.py verify --beside FOLDER
                                         time of a verification beside another checkout's
   python scripts/bench.py shell --beside FOLDER
