@@ -210,8 +210,10 @@ class BaseMLP(BaseEstimator):  # type: ignore[misc]
     of = np.dtype(dtype).type
     constants = Constants(*map(of, (self.beta_1, self.beta_2, self.epsilon, self.momentum)))
     clip = 0.0 if self.clip_examples is None else self.clip_examples
-    values = (self.alpha, self.learning_rate_init, self.power_t, self.tol, self.n_iter_no_change)
-    return Numbers(*map(of, values), of(clip), of(self.t_), constants)
+    return Numbers(
+      of(self.alpha), of(self.learning_rate_init), of(self.power_t), of(self.tol),
+      of(self.n_iter_no_change), of(clip), of(self.t_), constants,
+    )  # fmt: skip
 
   def _fit_epochs(
     self, x: np.ndarray, targets: np.ndarray, weights: Any, sizes: tuple[int, ...],
