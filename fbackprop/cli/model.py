@@ -65,7 +65,7 @@ def evaluate(arguments: Sequence[str]) -> int:
   from fbackprop.train.data.formats import TABLES, kind_and_path
   from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
   from fbackprop.train.metrics import number
-  from fbackprop.train.scores import own_labels, rows_of, score
+  from fbackprop.train.scores import by_target, own_labels, rows_of, score
 
   data, about = config.data or trained.data, model.description
   missing_targets = config.missing_targets or trained.missing_targets
@@ -91,6 +91,9 @@ def evaluate(arguments: Sequence[str]) -> int:
   print(f"{about.as_text()}, {len(x)} {'test ' * is_own}examples of {data}")
   for name, value in scores.items():
     print(f"  {name:<10}{number(value)}")
+  if about.task == "regression" and len(about.outputs) > 1:  # Above are the means.
+    for target, row in zip(about.outputs, by_target(model.outputs(x), targets), strict=True):
+      print(f"  {target}: {', '.join(f'{name} {number(value)}' for name, value in row.items())}")
   return 0
 
 
@@ -226,6 +229,7 @@ def info(arguments: Sequence[str]) -> int:
   own = model.description
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
   rates = summary.pop("rates", [])  # Of an ensemble; printed as a table.
+  summary.pop("test_by_target", None)  # As fbackprop eval prints it.
   times, writes = summary.pop("time", {}), "rates must be as fbackprop train writes them"
   try:
     table = console.table_of_rates(rates, "test_accuracy" in summary) if rates else []
