@@ -13,6 +13,7 @@ References:
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -245,9 +246,11 @@ def rows_of(
     ValueError: the data doesn't fit the model; the message says how.
     OSError: a file can't be read.
   """
+  own = description.encoding
+  usual: Any = description.decimal
   found = read_source(
     data, seed, target=target, task=description.task, missing_targets=missing_targets,
-    features=description.features,
+    features=description.features, known=None if own is None else own.columns, usual=usual,
   )  # fmt: skip
   if found.task != description.task:
     raise ValueError(f"{data} is a {found.task}, the model's is a {description.task}")

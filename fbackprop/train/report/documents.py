@@ -171,7 +171,8 @@ def render(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
   own, own_outputs = in_own_units(dataset, outputs)
-  panels = figures.drawn(predictions.panels_of(own, own_outputs, model))
+  of_rows = model._replace(description=model.description.encoded)
+  panels = figures.drawn(predictions.panels_of(own, own_outputs, of_rows))
   if when_drawn is not None:
     when_drawn()
   is_pictured = dataset.is_classification and dataset.image_shape is not None
@@ -222,7 +223,8 @@ def make_look(description: Description) -> Callable[..., tuple[Mapping[str, Sign
 def look_at(model: Model, dataset: Dataset) -> tuple[np.ndarray, tables.Answers]:
   """Compute the outputs of a model for the test set, in the network's units, and the `Answers`."""
   # Without standardisation, since the test set is standardised already and the outputs stay so.
-  bare = model.description._replace(standardization=None, target_standardization=None)
+  about = model.description.encoded
+  bare = about._replace(standardization=None, target_standardization=None)
   outputs = Model(bare, model.params).outputs(dataset.x_test)
   return outputs, answers_of(model, outputs, dataset.targets_test)
 
