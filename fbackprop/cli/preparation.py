@@ -187,8 +187,10 @@ def load(config: TrainConfig, sources: Sources, start: Start | None) -> Dataset:
 
 def table_options(config: TrainConfig, start: Description | None = None) -> dict[str, Any]:
   """Return the options of tables, for `load_dataset`; with the columns of a pretrained network."""
-  own: dict[str, Any] = {"drop": config.drop, "categorical": config.categorical, "separator": config.separator,
-         "decimal": config.decimal, "features": config.features or None}  # fmt: skip
+  own: dict[str, Any] = {
+    "drop": config.drop, "categorical": config.categorical, "separator": config.separator,
+    "decimal": config.decimal, "features": config.features or None,
+  }  # fmt: skip
   if start is not None and start.encoding is not None:
     own |= {"known": start.encoding.columns, "features": None, "categorical": ()}
   return own

@@ -208,9 +208,15 @@ def test_targets_have_the_style_too(path):
 def test_a_style_that_is_not_clear_is_refused(path, rows, said):
   with pytest.raises(ValueError, match=said):
     read(path, *rows, head="a;b;y")
-  assert read(path, *rows, head="a;b;y", decimal="point").x.tolist()[0][0] == (
-    15 if "1,5" in rows[0] else 1234
-  )
+
+
+def test_a_given_style_refuses_the_other_one(path):
+  for decimal, name, cell in (("point", "a", "1,5"), ("comma", "b", "2.5")):
+    said = f"column '{name}': a number with a decimal {decimal} was expected, got '{cell}'"
+    with pytest.raises(ValueError, match=said):
+      read(path, "1,5;2.5;u", head="a;b;y", decimal=decimal)
+  assert read(path, "1,234;2;u", head="a;b;y", decimal="point").x[0, 0] == 1234
+  assert read(path, "1,234;2;u", head="a;b;y", decimal="comma").x[0, 0] == 1.234
 
 
 def test_a_quoted_thousand_between_commas_is_one(path):
@@ -225,10 +231,10 @@ def test_all_wrong_columns_are_named_at_once(path):
   with pytest.raises(ValueError, match="column 'a'") as caught:
     read(path, *rows, head="a,b,c,y")
   assert str(caught.value) == (
-    f"{path}, line 5, column 'a': a number was expected, got 'oops' (1 such cells); {path}, line 5, "
-    f"column 'b': a date like 2024-12-31 was expected, got '01.02.2024' (1 such cells); {path}, "
-    "line 4, column 'c': a number was expected, got '6x' (1 such cells); --drop a b c leaves out "
-    "what can't be mended, --categorical takes words"
+    f"{path}, line 5, column 'a': a number was expected, got 'oops' (1 such cells); "
+    f"{path}, line 5, column 'b': a date like 2024-12-31 was expected, got '01.02.2024' (1 such "
+    f"cells); {path}, line 4, column 'c': a number was expected, got '6x' (1 such cells); "
+    "--drop a b c leaves out what can't be mended, --categorical takes words"
   )
 
 
@@ -471,8 +477,11 @@ def test_a_mixed_model_comes_back_from_its_onnx_file(folder, tmp_path):
 def test_a_column_may_be_called_as_an_output_is(folder, tmp_path):
   model = fb.load(folder / "run")
   about = model.description
-  states = [s._replace(column=s.column._replace(name=name)) for s, name in zip(
-    about.encoding.states, ("label", "probabilities", "mean", "0.w", "x"), strict=True)]  # fmt: skip
+  names = ("label", "probabilities", "mean", "0.w", "x")
+  states = [
+    state._replace(column=state.column._replace(name=name))
+    for state, name in zip(about.encoding.states, names, strict=True)
+  ]
   about = about._replace(
     encoding=encodings.Encoding(states), features=tuple(s.column.name for s in states)
   )

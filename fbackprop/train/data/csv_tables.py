@@ -10,8 +10,9 @@ The file is untrusted input: lines, cells per row, and cells are bounded (see `f
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TextIO
 
 import numpy as np
@@ -43,6 +44,7 @@ class TextTable(NamedTuple):
     texts: the columns that the file itself has as text.
     dates: those that it has as dates; the cells are days since 1970-01-01.
     line: what `lines` counts: "line", or "row".
+    problems: for columns that can't be read what is wrong with them.
   """
 
   path: str
@@ -52,6 +54,7 @@ class TextTable(NamedTuple):
   texts: frozenset[str] = frozenset()
   dates: frozenset[str] = frozenset()
   line: str = "line"
+  problems: Mapping[str, str] = MappingProxyType({})
 
   def numbers_of(self, names: Sequence[str]) -> np.ndarray:
     """Convert columns to float64 `[N, len(names)]`; raise for a cell that isn't a finite number."""
@@ -72,7 +75,9 @@ class TextTable(NamedTuple):
     return columns.together(found)
 
   def check_known(self, names: Sequence[str]) -> None:
-    """Raise for the columns that aren't there."""
+    """Raise for the columns that aren't there, or can't be read."""
+    if wrong := [self.problems[name] for name in names if name in self.problems]:
+      raise ValueError("; ".join(wrong))
     if missing := [name for name in names if name not in self.columns]:
       others = f", nor {listed(list(map(repr, missing[1:])))}" if missing[1:] else ""
       which = f"{missing[0]!r}{others}, which the model was trained on"
@@ -173,6 +178,7 @@ def dataset_of(
     raise ValueError(f"{path}: {other[0]!r} is no feature, and can't be categorical")
   if not features:
     raise ValueError(f"{path} has no column beside the target: there is nothing to learn from")
+  table.check_known([*features, *target, *([] if sample_weights is None else [sample_weights])])
   words = np.stack([targets.as_texts(table.columns[name]) for name in target], 1)
 
   def refuse(is_wrong: np.ndarray, expected: str) -> None:
@@ -306,8 +312,8 @@ def read_table(
   if usual is None and mark == ",":
     usual = "point"
   place = TextTable(path, cells, numbers).place
-  cells, style = numerals.restyled(cells, decimal, usual, place)
-  return TextTable(path, cells, numbers, style)
+  cells, style, problems = numerals.restyled(cells, decimal, usual, place)
+  return TextTable(path, cells, numbers, style, problems=problems)
 
 
 def find_separator(path: str, file: TextIO) -> str:

@@ -31,6 +31,10 @@ STYLES = {
 }  # fmt: skip
 
 
+class OtherStyleError(ValueError):
+  """A column has a number of the other style."""
+
+
 class Example(NamedTuple):
   """A cell that shows how numbers are written: its text, its column, and its row."""
 
@@ -58,7 +62,7 @@ def restyled(
   decimal: Decimal,
   usual: Literal["point", "comma"] | None,
   place: Callable[[str, int], str],
-) -> tuple[dict[str, np.ndarray], str]:
+) -> tuple[dict[str, np.ndarray], str, dict[str, str]]:
   """Rewrite the numbers of a table as Python reads them.
 
   Args:
@@ -68,7 +72,8 @@ def restyled(
     place: the place of a cell in a message, of its column and row.
 
   Returns:
-    The columns, and the style.
+    The columns, the style, and for columns with numbers of the other style what is wrong: to be
+    raised if they are used.
 
   Raises:
     ValueError: the style isn't clear; the message names cells.
@@ -92,14 +97,15 @@ def restyled(
        for cell in set(cells.tolist()) if kind_of(cell, readings_of(cell)) == "point"), None,
     )  # fmt: skip
   style = decided(decimal, usual, shown, place)
-  if style == "point":
-    names = [name for name in numeric if any(not r[0] and r[1] for r in numeric[name].values())]
-  else:
-    names = [name for name in columns if name in numeric or (name not in odd)]
-  found = dict(columns)
+  # Only with decimal commas do columns that Python reads matter: 1.234 is a thousand then.
+  names = [name for name in columns if name in numeric or (style == "comma" and name not in odd)]
+  found, problems = dict(columns), {}
   for name in names:
-    found[name] = rewritten(name, columns[name], style, numeric.get(name), place)
-  return found, style
+    try:
+      found[name] = rewritten(name, columns[name], style, numeric.get(name), place)
+    except OtherStyleError as error:
+      problems[name] = str(error)
+  return found, style, problems
 
 
 def are_plain(cells: np.ndarray) -> bool:
@@ -167,9 +173,11 @@ def rewritten(
     is_plain, is_point, is_comma = known.get(cell, (False,) * 3) if known else readings_of(cell)
     if style == "comma" and is_comma:
       words[cell] = re.sub(rf"\.|{GROUPS}", "", cell.strip()).replace(",", ".")
-    elif style == "comma" and is_plain:
+    elif style == "point" and is_point:
+      words[cell] = cell if is_plain else re.sub(rf",|{GROUPS}", "", cell.strip())
+    elif is_plain or is_comma:  # A number of the other style.
       where, wanted = place(name, first({name: cells}, name, cell).row), "a number with a decimal"
-      raise ValueError(f"{where}: {wanted} comma was expected, got {cell!r:.100}; see --decimal")
-    elif style == "point" and is_point and not is_plain:
-      words[cell] = re.sub(rf",|{GROUPS}", "", cell.strip())
+      raise OtherStyleError(
+        f"{where}: {wanted} {style} was expected, got {cell!r:.100}; see --decimal"
+      )
   return np.array([words.get(cell, cell) for cell in cells.tolist()], object)

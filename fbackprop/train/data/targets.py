@@ -54,7 +54,7 @@ def as_numbers(cells: np.ndarray) -> np.ndarray:
 
   A column of nothing but True and False becomes 1 and 0, and numbers are returned in float64.
   """
-  if cells.dtype.kind != "O":
+  if cells.dtype.kind in "iufb":
     return cells.astype(np.float64)
   try:
     if "_" not in "".join(cells):
