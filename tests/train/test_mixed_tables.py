@@ -526,3 +526,47 @@ def test_a_frame_is_learned_from():
   assert data.x.shape == (30, 4)
   with pytest.raises(ValueError, match="is for csv files, frame has none"):
     load_dataset(frame, 0, target=["y"], decimal="comma")
+
+
+# --- Arrays as other packages lay them out --------------------------------------------------------
+
+PICTURES = RNG.integers(0, 256, (12, 4, 3), dtype=np.uint8)
+LABELS = np.arange(12, dtype=np.uint8) % 3
+
+
+@pytest.mark.parametrize(
+  "names",
+  [
+    ("x_train", "y_train", "x_test", "y_test"),
+    ("X_train", "y_train", "X_test", "y_test"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("arr_0", "arr_1", "arr_2", "arr_3"),
+  ],
+)
+def test_arrays_have_the_names_of_other_packages(tmp_path, names):
+  labels = LABELS[:, None] if "images" in names[0] else LABELS  # MedMNIST's are [N, 1].
+  parts = (PICTURES, labels, PICTURES[:6], labels[:6])
+  more = {"val_images": PICTURES, "val_labels": labels} if "images" in names[0] else {}
+  np.savez(tmp_path / "t.npz", **dict(zip(names, parts, strict=True)), **more)
+  data = load_dataset(f"npz:{tmp_path}/t.npz", 0, standardize="off")
+  assert (data.task, data.image_shape, len(data.x), len(data.x_test)) == (
+    "classification", (4, 3), 12, 6
+  )  # fmt: skip
+  np.testing.assert_array_equal(data.x_test, PICTURES[:6].reshape(6, 12))
+  np.testing.assert_array_equal(data.targets_test, LABELS[:6])
+
+
+@pytest.mark.parametrize("place", ["", "raw", "MNIST/raw", "emnist-letters"])
+def test_files_of_mnist_lie_where_torchvision_puts_them(tmp_path, place):
+  is_emnist = place.startswith("emnist")
+  folder = tmp_path / ("" if is_emnist else place)
+  folder.mkdir(parents=True, exist_ok=True)
+  before, parts = ("emnist-letters-", ("train", "test")) if is_emnist else ("", ("train", "t10k"))
+  images = PICTURES.transpose(0, 2, 1) if is_emnist else PICTURES
+  for part in parts:
+    for name, values in (("images-idx3", images), ("labels-idx1", LABELS)):
+      head = bytes((0, 0, 8, values.ndim)) + b"".join(n.to_bytes(4) for n in values.shape)
+      (folder / f"{before}{part}-{name}-ubyte").write_bytes(head + values.tobytes())
+  data = load_dataset(f"idx:{tmp_path / place if is_emnist else tmp_path}", 0)
+  assert data.image_shape == (4, 3)
+  np.testing.assert_array_equal(data.x, np.float32(PICTURES.reshape(12, 12)) / 255)
