@@ -13,11 +13,12 @@ References:
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
 
+from fbackprop.train.data.columns import Column
 from fbackprop.train.data.datasets import read_source
 from fbackprop.train.data.names import MissingTargets, Task
 from fbackprop.train.data.targets import relabel
@@ -246,18 +247,18 @@ def rows_of(
     ValueError: the data doesn't fit the model; the message says how.
     OSError: a file can't be read.
   """
-  own = description.encoding
-  usual: Any = description.decimal
+  own, usual = description.encoding, cast(Any, description.decimal)
+  known = tuple(Column(name, "complete") for name in description.features)
   found = read_source(
     data, seed, target=target, task=description.task, missing_targets=missing_targets,
-    features=description.features, known=None if own is None else own.columns, usual=usual,
+    known=known if own is None else own.columns, usual=usual,
   )  # fmt: skip
   if found.task != description.task:
     raise ValueError(f"{data} is a {found.task}, the model's is a {description.task}")
   x, targets = (found.x_test, found.targets_test) if len(found.x_test) else (found.x, found.targets)
-  known = len(description.features)
-  if x.shape[1] != known:
-    raise ValueError(f"{data} has {x.shape[1]} features, the model was trained on {known}")
+  width = len(description.features)
+  if x.shape[1] != width:
+    raise ValueError(f"{data} has {x.shape[1]} features, the model was trained on {width}")
   if found.is_classification:
     return x, own_labels(data, targets, found.output_names, description)
   if targets.shape[1] != len(description.outputs):

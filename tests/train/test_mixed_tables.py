@@ -18,6 +18,7 @@ from fbackprop.train.data.columns import days_of
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.datasets import load_dataset
 from fbackprop.train.models import load_model
+from fbackprop.train.scores import rows_of
 
 RNG = np.random.default_rng(5)
 N = 60
@@ -427,6 +428,18 @@ def test_a_run_goes_on_from_another_one_with_its_encoding(folder, tmp_path, told
   assert "standardised as for the parameters of --init" in said.out
   first, again = (fb.load(run).encoding for run in (folder / "run", tmp_path / "again"))
   assert first.states == again.states
+
+
+@pytest.mark.parametrize("kind", ["csv", "frame"])
+def test_a_model_of_complete_numbers_refuses_a_missing_one(path, kind):
+  """It has learnt neither what fills it nor what an indicator would say."""
+  about = fb.train.models.Description(
+    (2, 1), "relu", "regression", ("y",), ("a", "b"), None, None
+  )  # fmt: skip
+  path.write_text("a,b,y\n1,2,3\n4,,6\n")
+  source = f"csv:{path}" if kind == "csv" else Frame(a=[1, 4], b=[2, np.nan], y=[3, 6])
+  with pytest.raises(ValueError, match="column 'b': a number was expected, got"):
+    rows_of(source, about, ["y"], 0)
 
 
 # --- Other programs -------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ from fbackprop.train.data import targets
 from fbackprop.train.data.numerals import is_missing
 from fbackprop.train.data.rows import LARGEST, listed
 
-Kind = Literal["number", "date", "word"]
+# "complete" is a number of a model that hasn't learnt to do without it.
+Kind = Literal["number", "date", "word", "complete"]
 MOST_WORDS = 1000  # Different ones in a column; each takes a column of the network's input.
 LEAST_OF_AN_ID = 20  # Rows from which a column of values that are all different looks like an id.
 MOST_REFUSED = 20  # Columns whose cells are shown in a message.

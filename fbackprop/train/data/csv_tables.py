@@ -170,6 +170,7 @@ def dataset_of(
   aside = (*target, sample_weights, *drop)
   if known is not None:
     features = [column.name for column in known]
+    table.check_known(features)
   elif features is None:
     features = [name for name in table.columns if name not in aside]
   elif both := [name for name in features if name in aside]:
@@ -195,7 +196,8 @@ def dataset_of(
     x, notes = table.together(found), [*notes, *more]
     known = [own.column for own in found]
   else:
-    x = table.values_of(known)
+    is_plain = all(column.kind == "complete" for column in known)
+    x = table.numbers_of(features) if is_plain else table.values_of(known)
   names: list[str] = [column.name for column in known]
   if sample_weights is not None:
     weights = table.numbers_of([sample_weights])

@@ -12,16 +12,12 @@ stamps or ids, costs no precision.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fbackprop.errors import RangeError
 from fbackprop.train.data.names import Task
-
-if TYPE_CHECKING:
-  from fbackprop.train.data.columns import Column
-  from fbackprop.train.data.encodings import Encoding
 
 # Largest width of a layer, including input and output: the model file holds all their names.
 WIDEST = 2**16
@@ -71,9 +67,9 @@ class Dataset:
     raw_targets_test: test values before standardisation, for scores in their units; None where they
       are `targets_test`.
     fingerprint: fingerprint of the rows and of their split; see `fingerprints`.
-    columns: the raw columns of a table, and how they are read; empty for arrays. If there is
+    columns: the raw columns of a table, each a `columns.Column`, and how they are read; empty for arrays. If there is
       anything but complete numbers among them, x is of objects until it is encoded.
-    encoding: the encoding of these columns, whose names are then the features; None without.
+    encoding: the `encodings.Encoding` of these columns, whose names are then the features; None without.
     decimal: how the source writes its numbers, "point" or "comma".
   """
 
@@ -95,8 +91,8 @@ class Dataset:
   target_standardization: Standardization | None = None
   raw_targets_test: np.ndarray | None = None
   fingerprint: dict[str, Any] = field(default_factory=dict)
-  columns: tuple["Column", ...] = ()
-  encoding: "Encoding | None" = None
+  columns: tuple[Any, ...] = ()
+  encoding: Any = None
   decimal: str = "point"
 
   @property
