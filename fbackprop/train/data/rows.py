@@ -67,9 +67,11 @@ class Dataset:
     raw_targets_test: test values before standardisation, for scores in their units; None where they
       are `targets_test`.
     fingerprint: fingerprint of the rows and of their split; see `fingerprints`.
-    columns: the raw columns of a table, each a `columns.Column`, and how they are read; empty for arrays. If there is
-      anything but complete numbers among them, x is of objects until it is encoded.
-    encoding: the `encodings.Encoding` of these columns, whose names are then the features; None without.
+    columns: the raw columns of a table, each a `columns.Column`, and how they are read; empty for
+      arrays. If there is anything but complete numbers among them, x is of objects until it is
+      encoded.
+    encoding: the `encodings.Encoding` of these columns, whose names are then the features; None
+      without.
     decimal: how the source writes its numbers, "point" or "comma".
   """
 
