@@ -137,7 +137,7 @@ def read_parquet_features(
 
 def read_parquet_table(path: str) -> TextTable:
   """Read a parquet file as a table."""
-  parquet = need("pyarrow.parquet", extra="data")
+  parquet = need("pyarrow.parquet", extra="parquet")
   with open_plain(path) as file:
     try:
       # pyarrow's own exceptions are ValueErrors and OSErrors, of a C++ library.
