@@ -1,4 +1,4 @@
-"""docs/recipes.md: accumulated gradients and a rate for each layer, by optax around an optimizer."""
+"""docs/recipes.md: accumulated gradients and a rate per layer, by optax around an optimizer."""
 
 import jax
 import jax.numpy as jnp

@@ -81,7 +81,9 @@ def restyled(
   odd = {name: cells for name, cells in columns.items() if not are_plain(cells)}
   numeric: dict[str, dict[str, tuple[bool, bool, bool]]] = {}
   for name, cells in odd.items():
-    known = {cell: readings_of(cell) for cell in set(cells.tolist()) if not is_missing(cell)}
+    known = {
+      cell: readings_of(cell) for cell in dict.fromkeys(cells.tolist()) if not is_missing(cell)
+    }
     if known and 2 * sum(any(reading) for reading in known.values()) >= len(known):
       numeric[name] = known
   shown: dict[str, Example | None] = {"point": None, "comma": None, "unclear": None}
@@ -94,7 +96,7 @@ def restyled(
     # Only then columns that Python reads matter: 2.5 is a decimal point, 1.234 may be a thousand.
     shown["point"] = next(
       (first(columns, name, cell) for name, cells in columns.items() if name not in odd
-       for cell in set(cells.tolist()) if kind_of(cell, readings_of(cell)) == "point"), None,
+       for cell in dict.fromkeys(cells.tolist()) if kind_of(cell, readings_of(cell)) == "point"), None,
     )  # fmt: skip
   style = decided(decimal, usual, shown, place)
   # Only with decimal commas do columns that Python reads matter: 1.234 is a thousand then.
@@ -169,7 +171,7 @@ def rewritten(
   words = {}
   if cells.dtype.kind != "O":
     return cells
-  for cell in set(cells.tolist()):
+  for cell in dict.fromkeys(cells.tolist()):
     is_plain, is_point, is_comma = known.get(cell, (False,) * 3) if known else readings_of(cell)
     if style == "comma" and is_comma:
       words[cell] = re.sub(rf"\.|{GROUPS}", "", cell.strip()).replace(",", ".")
