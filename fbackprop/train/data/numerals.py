@@ -94,10 +94,10 @@ def restyled(
         shown[kind] = first(columns, name, cell)
   if decimal == "auto" and shown["comma"] and shown["point"] is None:
     # Only then columns that Python reads matter: 2.5 is a decimal point, 1.234 may be a thousand.
-    shown["point"] = next(
-      (first(columns, name, cell) for name, cells in columns.items() if name not in odd
-       for cell in dict.fromkeys(cells.tolist()) if kind_of(cell, readings_of(cell)) == "point"), None,
-    )  # fmt: skip
+    plain = [(name, own.tolist()) for name, own in columns.items() if name not in odd]
+    cells = ((name, cell) for name, own in plain for cell in dict.fromkeys(own))
+    points = (own for own in cells if kind_of(own[1], readings_of(own[1])) == "point")
+    shown["point"] = next((first(columns, *own) for own in points), None)
   style = decided(decimal, usual, shown, place)
   # Only with decimal commas do columns that Python reads matter: 1.234 is a thousand then.
   names = [name for name in columns if name in numeric or (style == "comma" and name not in odd)]
