@@ -94,9 +94,9 @@ def restyled(
         shown[kind] = first(columns, name, cell)
   if decimal == "auto" and shown["comma"] and shown["point"] is None:
     # Only then columns that Python reads matter: 2.5 is a decimal point, 1.234 may be a thousand.
-    plain = [(name, own.tolist()) for name, own in columns.items() if name not in odd]
-    cells = ((name, cell) for name, own in plain for cell in dict.fromkeys(own))
-    points = (own for own in cells if kind_of(own[1], readings_of(own[1])) == "point")
+    plain = [(name, column.tolist()) for name, column in columns.items() if name not in odd]
+    texts = ((name, cell) for name, column in plain for cell in dict.fromkeys(column))
+    points = (own for own in texts if kind_of(own[1], readings_of(own[1])) == "point")
     shown["point"] = next((first(columns, *own) for own in points), None)
   style = decided(decimal, usual, shown, place)
   # Only with decimal commas do columns that Python reads matter: 1.234 is a thousand then.
