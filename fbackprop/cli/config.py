@@ -12,7 +12,7 @@ import tyro
 from fbackprop.cli.console import UsageError, words
 from fbackprop.train import arguments
 from fbackprop.train.arguments import StopRules
-from fbackprop.train.data.names import MissingTargets
+from fbackprop.train.data.names import Decimal, MissingTargets, Separator
 
 if TYPE_CHECKING:
   ActivationName = str
@@ -60,9 +60,16 @@ class TrainConfig:
 
   Attributes:
     data: Data set: digits, iris, wine, breast_cancer, diabetes, moons, circles, blobs, spiral, xor,
-      sine, mnist1d, csv:FILE, npz:FILE or idx:DIR (the MNIST files).
-    target: Target columns of a csv file, or target array of an npz file.
-    task: Task of a csv or npz file; auto infers it from the targets and prints it.
+      sine, mnist1d, csv:FILE, parquet:FILE, npz:FILE or idx:DIR (the MNIST files).
+    target: Target columns of a csv or parquet file, or target array of an npz file.
+    features: Feature columns of a csv or parquet file; by default all but the target.
+    drop: Columns of a csv or parquet file that are no features, such as an index or an id.
+    categorical: Feature columns of a csv or parquet file that are words, one-hot encoded, whatever
+      they look like, such as postal codes.
+    separator: What separates the cells of a csv file; auto finds it in the first lines.
+    decimal: Decimal separator of a csv file, whose thousands the other one may separate; auto finds
+      it in the numbers.
+    task: Task of a file; auto infers it from the targets and prints it.
     standardize: Standardization of the features to mean 0 and deviation 1 in the training set;
       auto: of tables, not of images.
     test_fraction: Fraction of the examples in the test set, for data without a test set of its own.
@@ -118,6 +125,11 @@ class TrainConfig:
 
   data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "digits"
   target: tuple[str, ...] = ()
+  features: tuple[str, ...] = ()
+  drop: tuple[str, ...] = ()
+  categorical: tuple[str, ...] = ()
+  separator: Separator = "auto"
+  decimal: Decimal = "auto"
   task: Literal["auto", "classification", "regression", "multilabel"] = "auto"
   standardize: Literal["auto", "on", "off"] = "auto"
   test_fraction: float = 0.25

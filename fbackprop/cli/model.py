@@ -61,11 +61,12 @@ def evaluate(arguments: Sequence[str]) -> int:
   is_own = config.data is None
   refuse((is_own and config.missing_targets is not None, "--missing-targets needs --data"))
 
+  from fbackprop.cli.preparation import table_options
   from fbackprop.train.data.datasets import load_raw
   from fbackprop.train.data.formats import TABLES, kind_and_path
   from fbackprop.train.data.targets import HOLES_AMONG_NUMBERS
   from fbackprop.train.metrics import number
-  from fbackprop.train.scores import own_labels, rows_of, score
+  from fbackprop.train.scores import by_target, own_labels, rows_of, score
 
   data, about = config.data or trained.data, model.description
   missing_targets = config.missing_targets or trained.missing_targets
@@ -79,6 +80,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         trained.data, trained.seed, target=trained.target, test_fraction=trained.test_fraction,
         task=about.task if kind_and_path(trained.data)[0] in TABLES else None,
         sample_weights=trained.sample_weights, missing_targets=missing_targets,
+        **table_options(trained, about),
       )  # fmt: skip
       check_same_data(config.run, f"RUN {config.run}", trained.data, own.fingerprint)
       x, targets = own.x_test, own.targets_test
@@ -91,6 +93,9 @@ def evaluate(arguments: Sequence[str]) -> int:
   print(f"{about.as_text()}, {len(x)} {'test ' * is_own}examples of {data}")
   for name, value in scores.items():
     print(f"  {name:<10}{number(value)}")
+  if about.task == "regression" and len(about.outputs) > 1:  # Above are the means.
+    for target, row in zip(about.outputs, by_target(model.outputs(x), targets), strict=True):
+      print(f"  {target}: {', '.join(f'{name} {number(value)}' for name, value in row.items())}")
   return 0
 
 
@@ -122,7 +127,8 @@ class PredictConfig:
 
   Attributes:
     run: Folder of the run, or a model file.
-    data: csv:FILE with the run's columns, in any order, or npz:FILE with an array x.
+    data: csv:FILE or parquet:FILE with the run's columns, in any order, or npz:FILE with an array
+      x.
     out: Output csv file, with a row for each row of the data.
   """
 
@@ -145,7 +151,11 @@ def predict(arguments: Sequence[str]) -> int:
     console.check_writable("--out", config.out)
   model = load_run_model(config.run)
   with usage_errors(f"--data {config.data}"):
-    rows = predictions(model, read_rows(config.data, model))
+    x = read_rows(config.data, model)
+    if model.description.encoding is not None:
+      for surprise in model.description.encoding.surprises(x):
+        console.note(f"note: {surprise}")
+    rows = predictions(model, x)
     # Floats have the digits that identify a float32.
     cells = [[f"{v:.9g}" if isinstance(v, float) else v for v in row] for row in rows]
   file = io.StringIO()
@@ -165,7 +175,13 @@ def read_rows(data: str, model: "Model") -> "np.ndarray":
   if kind not in TABLES or not path:
     known = " or ".join(f"{kind}:{FORMATS[kind].path}" for kind in TABLES)
     raise UsageError(f"--data must be {known}, got {data!r}")
-  return TABLES[kind](path, model.description.features)
+  about = model.description
+  own: dict[str, Any] = {"known": None if about.encoding is None else about.encoding.columns,
+                         "usual": about.decimal}  # fmt: skip
+  own = {name: value for name, value in own.items() if name in FORMATS[kind].options}
+  if not own and about.encoding is not None:
+    raise UsageError(f"--data {data}: the model takes columns of words and numbers; give a table")
+  return TABLES[kind](path, about.features, **own)
 
 
 def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:
@@ -226,6 +242,7 @@ def info(arguments: Sequence[str]) -> int:
   own = model.description
   changed = [f"--{name} {value}" for name, value, is_own in settings(config) if is_own]
   rates = summary.pop("rates", [])  # Of an ensemble; printed as a table.
+  summary.pop("test_by_target", None)  # As fbackprop eval prints it.
   times, writes = summary.pop("time", {}), "rates must be as fbackprop train writes them"
   try:
     table = console.table_of_rates(rates, "test_accuracy" in summary) if rates else []
@@ -242,6 +259,11 @@ def info(arguments: Sequence[str]) -> int:
     ("parameters", f"{sum(leaf.size for leaf in jax.tree.leaves(model.params)):,}"),
     ("task", own.task),
     ("features", f"{len(own.features)}: {console.first_of(own.features)}"),
+    *(
+      [("encoded", f"{own.sizes[0]}: {console.first_of(own.encoding.names)}")]
+      if own.encoding is not None
+      else []
+    ),
     ("outputs", f"{len(own.outputs)}: {console.first_of(own.outputs)}"),
     ("standardised", "yes" if own.standardization else "no"),
     ("data", config.data),

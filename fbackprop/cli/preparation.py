@@ -179,9 +179,21 @@ def load(config: TrainConfig, sources: Sources, start: Start | None) -> Dataset:
       task=None if config.task == "auto" else config.task,
       standardize=config.standardize, test_fraction=config.test_fraction,
       sample_weights=config.sample_weights, missing_targets=config.missing_targets,
+      **table_options(config, known), encoding=None if known is None else known.encoding,
       rounded=config.resume is not None and "data" not in load_json(config.resume, "env.json"),
       like=None if known is None else (known.standardization, known.target_standardization),
     )  # fmt: skip
+
+
+def table_options(config: TrainConfig, start: Description | None = None) -> dict[str, Any]:
+  """Return the options of tables, for `load_dataset`; with the columns of a pretrained network."""
+  own: dict[str, Any] = {
+    "drop": config.drop, "categorical": config.categorical, "separator": config.separator,
+    "decimal": config.decimal, "features": config.features or None,
+  }  # fmt: skip
+  if start is not None and start.encoding is not None:
+    own |= {"known": start.encoding.columns, "features": None, "categorical": ()}
+  return own
 
 
 def divide(config: TrainConfig, dataset: Dataset) -> tuple[Batch, Batch | None]:
@@ -268,13 +280,14 @@ def params_of_start(start: Start, dataset: Dataset, model: Description) -> Any:
     UsageError: they are of another task, or of features or outputs with other names (1 and 1.0
       are the same), or a leaf has another shape or dtype.
   """
-  own = start.description
+  own, encoding = start.description, dataset.encoding
   if own is not None:
+    raw_names = dataset.features if encoding is None else encoding.raw_names
     if own.task != dataset.task:
       tasks = f"was trained on a {own.task}, and the data is a {dataset.task}"
       raise UsageError(f"{start.where} {tasks}; give --task {own.task}, or train without --init")
     for what, theirs, ours in (
-      ("features", own.features, dataset.features),
+      ("features", own.features, raw_names),
       ("outputs", own.outputs, dataset.output_names),
     ):
       if list(map(canonical, theirs)) != list(map(canonical, ours)):

@@ -194,8 +194,10 @@ def train_one(prepared: Prepared, files: RunFolder, phases: Phases) -> Ending:
 
   end_training(phases, result)
   result = network_result(result)
-  summary = runs.summarize(result, dataset)
   files.write("model.safetensors", save_model, result.params, model)
+  signals, answers = look(result.params, dataset.x_test, dataset.targets_test)
+  summary = runs.summarize(result, dataset)
+  summary |= report.summary_of_test(dataset, np.asarray(list(signals.values())[-1].y), answers)
   files.write_summary(summary, phases)
   ends = {
     "diverged": f"stopped: the run diverged at step {result.steps + 1}",
@@ -207,7 +209,6 @@ def train_one(prepared: Prepared, files: RunFolder, phases: Phases) -> Ending:
   score = "test accuracy" if dataset.is_classification else "test loss"
   parts += [f"{score} {number(summary[score.replace(' ', '_')])}", checked(result)]
   title = f"{what}, seed {config.seed}\n{'; '.join(parts)}"
-  signals, answers = look(result.params, dataset.x_test, dataset.targets_test)
   picture = report.draw_report(title, result, dataset, signals, tell=note)
   files.write("report.png", write_whole, picture)
   told = told_of(config, prepared.sources.arguments, files.path, prepared.aside)
@@ -340,6 +341,7 @@ def train_ensembles(prepared: Prepared, files: RunFolder, phases: Phases) -> End
     "compile_seconds": result.compile_seconds,
   }
   whole = Model(model._replace(ensemble=size), part.params)
+  summary |= report.summary_of_test(dataset, *report.look_at(whole, dataset))
   files.write("model.safetensors", save_model, whole.params, whole.description)
   files.write_summary(summary, phases)
 

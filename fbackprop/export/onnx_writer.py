@@ -17,6 +17,8 @@ from fbackprop.export.chain import units_of
 from fbackprop.export.onnx_activations import Nodes, write_units
 from fbackprop.extras import need
 from fbackprop.ranges import Range, check_range
+from fbackprop.train.data.encodings import Encoding
+from fbackprop.train.data.rows import Standardization
 from fbackprop.train.models import Description, metadata_of
 from fbackprop.train.run_folder import version_of
 from fbackprop.types import Layer, Params
@@ -24,6 +26,8 @@ from fbackprop.types import Layer, Params
 OPSETS = Range(int, 17, 21)
 # The largest |mean| / deviation of a column that float32 holds to 1e-6 of a deviation.
 FAR = 16.0
+# The operators of classical machine learning, one of which numbers words.
+ML, ML_OPSET = "ai.onnx.ml", 3
 
 
 def to_onnx(
@@ -37,6 +41,10 @@ def to_onnx(
   `is_wide`), in float64. A classification has the outputs `label` `[N]` (int64 if every class is
   called by an integer, else strings) and `probabilities` `[N, C]`; several labels, `label` `[N, C]`
   of 0 and 1, and `probabilities`; a regression, `values` `[N, C]` in the units of the data.
+
+  A model of mixed columns has an input `[N, 1]` for each, called as its column: numbers, NaN where
+  one is missing; dates, as days since 1970-01-01 (see `fbackprop.train.data.columns.days_of`);
+  words as strings, "" where one is missing.
 
   Args:
     net: a network of dense layers, activations, normalizations, dropout (the identity) and `skip`.
@@ -72,6 +80,8 @@ def to_onnx(
   else:
     graph = write_model(nodes, units, about)
   opsets = [onnx.helper.make_opsetid("", opset)]
+  if about is not None and about.encoding is not None:
+    opsets.append(onnx.helper.make_opsetid(ML, ML_OPSET))
   model = onnx.helper.make_model(
     graph, opset_imports=opsets, producer_name="fbackprop",
     producer_version=version_of("fbackprop") or "",
@@ -99,15 +109,16 @@ def is_wide(about: Description) -> bool:
   So it is where a column's mean is more than 16 deviations from 0, as of time stamps (float32 would
   round by more than 1e-6 of a deviation), and where a mean or a deviation isn't a float32.
   """
+  both = about.standardization, about.target_standardization
+  return any(bool(are_wide(own).any()) for own in both if own is not None)
+
+
+def are_wide(own: Standardization) -> np.ndarray:
+  """Return which columns need float64, `[D]`."""
   limits = np.finfo(np.float32)
-  for own in (about.standardization, about.target_standardization):
-    if own is None:
-      continue
-    is_far = np.abs(own.mean) > FAR * own.scale
-    is_out = (own.scale < limits.tiny) | (own.scale > limits.max) | (np.abs(own.mean) > limits.max)
-    if (is_far | is_out).any():
-      return True
-  return False
+  is_far = np.abs(own.mean) > FAR * own.scale
+  is_out = (own.scale < limits.tiny) | (own.scale > limits.max) | (np.abs(own.mean) > limits.max)
+  return is_far | is_out
 
 
 def write_network(nodes: Nodes, units: Any, name: str) -> Any:
@@ -115,14 +126,17 @@ def write_network(nodes: Nodes, units: Any, name: str) -> Any:
   widths = [unit.options for unit in units if unit.kind == "dense"]
   d, c = (widths[0]["d_in"], widths[-1]["d_out"]) if widths else ("D", "D")
   write_output(nodes, write_units(nodes, units, "x", itertools.count().__next__), "y")
-  return make_graph(nodes, name, (nodes.dtype, d), {"y": (nodes.dtype, ("N", c))})
+  return make_graph(nodes, name, {"x": (nodes.dtype, d)}, {"y": (nodes.dtype, ("N", c))})
 
 
 def write_model(nodes: Nodes, units: Any, about: Description) -> Any:
   """Write the graph of a model: raw rows to answers."""
   wide, narrow = np.dtype(np.float64), nodes.dtype
   of_input, own = wide if is_wide(about) else narrow, about.standardization
-  x = "x"
+  x, inputs = "x", {"x": (of_input, about.sizes[0])}
+  if about.encoding is not None:
+    x, inputs = write_encoding(nodes, about.encoding, own)
+    of_input = wide
   if own is not None:
     if of_input != wide:
       x = cast(nodes, x, wide)
@@ -146,8 +160,64 @@ def write_model(nodes: Nodes, units: Any, about: Description) -> Any:
     write_output(nodes, chances, "probabilities")
     label = write_labels(nodes, about, outputs if nodes.members is None else chances)
     answers = {"label": label, "probabilities": (narrow, (n, c))}
+  if about.encoding is not None:
+    return make_graph(nodes, "model", named_by_columns(nodes, about.features, inputs), answers)
   columns = f"the columns {', '.join(about.features)}"
-  return make_graph(nodes, "model", (of_input, about.sizes[0]), answers, columns)
+  return make_graph(nodes, "model", inputs, answers, columns)
+
+
+def write_encoding(
+  nodes: Nodes, encoding: Encoding, own: Standardization | None
+) -> tuple[str, dict[str, Any]]:
+  """Write the encoding of mixed columns; return its value `[N, W]`, float64, and the inputs."""
+  wide, narrow = np.dtype(np.float64), np.dtype(np.float32)
+  inputs: dict[str, Any] = {}
+  numbers: list[str] = []
+  marks: list[str] = []
+  words: list[str] = []
+  is_far = np.zeros(len(encoding.names), bool) if own is None else are_wide(own)
+  for j, state in enumerate(encoding.states):
+    x = place_of_input(j)
+    if state.column.kind == "word":
+      inputs[x] = None, 1
+      codes = np.arange(len(state.words), dtype=np.int64)
+      code = nodes.add(
+        "LabelEncoder", x, domain=ML, keys_strings=state.words, values_int64s=codes.tolist(),
+        default_int64=-1,
+      )  # fmt: skip
+      one_hot = nodes.add("Equal", code, nodes.array(f"codes_{j}", codes[None]))
+      words.append(cast(nodes, one_hot, wide))
+      continue
+    dtype = wide if is_far[len(numbers)] else narrow
+    inputs[x] = dtype, 1
+    value = x if dtype == wide else cast(nodes, x, wide)
+    is_missing = nodes.add("IsNaN", value)
+    fill = nodes.array(f"fill_{j}", np.float64(state.fill))
+    numbers.append(nodes.add("Where", is_missing, fill, value))
+    if state.is_marked:
+      marks.append(cast(nodes, is_missing, wide))
+  return nodes.add("Concat", *numbers, *marks, *words, axis=1), inputs
+
+
+def place_of_input(j: int) -> str:
+  """Return the name of an input while the graph is written, which no other value has."""
+  return f"<{j}>"
+
+
+def named_by_columns(
+  nodes: Nodes, names: tuple[str, ...], inputs: dict[str, Any]
+) -> dict[str, Any]:
+  """Call the inputs as their columns; one that is called as another value gets a prime."""
+  taken = {*nodes.arrays, *(output for node in nodes.nodes for output in node.output)}
+  known: dict[str, str] = {}
+  for place, name in zip(inputs, names, strict=True):
+    while name in taken:
+      name += "'"
+    known[place] = name
+    taken.add(name)
+  for node in nodes.nodes:
+    node.input[:] = [known.get(name, name) for name in node.input]
+  return {known[place]: own for place, own in inputs.items()}
 
 
 def write_labels(nodes: Nodes, about: Description, outputs: str) -> tuple[Any, tuple[Any, ...]]:
@@ -199,13 +269,12 @@ def onnx_type(dtype: Any) -> int:
 
 
 def make_graph(
-  nodes: Nodes, name: str, x: tuple[Any, Any], outputs: dict[str, Any], doc: str = ""
+  nodes: Nodes, name: str, inputs: dict[str, Any], outputs: dict[str, Any], doc: str = ""
 ) -> Any:
-  """Build the graph."""
+  """Build the graph; inputs have a dtype, None for strings, and a width."""
   onnx = need("onnx", extra="export")
   info = onnx.helper.make_tensor_value_info
   arrays = [onnx.numpy_helper.from_array(array, name) for name, array in nodes.arrays.items()]
-  dtype, width = x
-  x_info = info("x", onnx_type(dtype), ("N", width), doc)
+  x_infos = [info(x, onnx_type(kind), ("N", width), doc) for x, (kind, width) in inputs.items()]
   infos = [info(name, onnx_type(kind), shape) for name, (kind, shape) in outputs.items()]
-  return onnx.helper.make_graph(nodes.nodes, name, [x_info], infos, arrays)
+  return onnx.helper.make_graph(nodes.nodes, name, x_infos, infos, arrays)

@@ -14,7 +14,7 @@ import numpy as np
 
 from fbackprop import checks
 from fbackprop.combinators import serial
-from fbackprop.errors import check_that
+from fbackprop.errors import RangeError, check_that
 from fbackprop.export.onnx_writer import is_wide
 from fbackprop.extras import check_installed
 from fbackprop.layers import activations
@@ -72,6 +72,9 @@ def to_stablehlo(
   check_installed("flatbuffers", extra="export")
   like = jax.eval_shape(lambda: net.init(jax.random.key(0)))
   params = jax.tree.map(jnp.asarray, params)  # Constants of a program must be JAX's arrays.
+  if about is not None and about.encoding is not None:
+    problem = "has columns of words or missing numbers, which no program takes; export it as onnx"
+    raise RangeError(problem, "about", "to_stablehlo")
   if about is None:
     if params is not None:
       checks.check_like("to_stablehlo", "params", params, like)

@@ -153,6 +153,7 @@ def fit(
     saved_at=run.saved_at,
     unsaved=tuple(run.unsaved),
     watched=infos.watched,
+    validation_scores=tuple(history.validation),
     **run.course(),
   )
 

@@ -188,7 +188,9 @@ def read_history(content: dict[str, Any], rows: Info) -> History:
   ]
   checks = [(step, LiveCheck(*check)) for step, *check in content["checks"]]
   rows = jax.tree.map(np.asarray, rows)
-  return History([rows], **{**content, "evaluations": evaluations, "checks": checks})
+  scores = [(step, score) for step, score in content.get("validation", ())]
+  own = {"evaluations": evaluations, "checks": checks, "validation": scores}
+  return History([rows], **{**content, **own})
 
 
 def is_key(leaf: Any) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 
 from fbackprop.errors import DtypeError, RangeError, ShapeError, check_that, describe, hint
 from fbackprop.files import path_within
+from fbackprop.train.data.encodings import Encoding
+from fbackprop.train.data.frames import columns_of, is_frame, table_of
 from fbackprop.train.data.rows import Standardization, listed
 from fbackprop.train.models import Description, load_model
 from fbackprop.types import Layer, Params
@@ -47,13 +49,22 @@ class FittedModel:
 
   @property
   def features(self) -> tuple[str, ...]:
-    """The names of the input columns, in their order."""
+    """The names of the raw input columns, in their order."""
     return self.description.features
 
   @property
   def preprocessing(self) -> Standardization | None:
     """The standardisation of the features, which `predict` applies; None for none."""
     return self.description.standardization
+
+  @property
+  def encoding(self) -> Encoding | None:
+    """The encoding of mixed columns, which `predict` applies first; None for numbers alone.
+
+    Its `transformer` is a fitted `ColumnTransformer` of scikit-learn, and its `names` are those of
+    the network's inputs.
+    """
+    return self.description.encoding
 
   @cached_property
   def programs(self) -> tuple[Any, Any]:
@@ -65,13 +76,16 @@ class FittedModel:
 
     Args:
       x: raw features `[N, D]`: an array in the order of `features`, or a table with their names
-        among its columns, such as a pandas DataFrame.
+        among its columns, such as a pandas DataFrame. Of a model with an `encoding` it may hold
+        words, dates, truth values, and missing ones (None, NaN or an empty text).
 
     Raises:
       TypeError: x doesn't hold numbers.
       ValueError: x has another shape, lacks a column, or has a number that isn't finite in float32.
     """
-    rows = self.description.standardized(rows_of(x, self.features))
+    own = self.encoding
+    raw = rows_of(x, self.features) if own is None else mixed_rows_of(x, own)
+    rows = self.description.standardized(raw)
     return self.description.in_units(np.asarray(self.programs[0](self.params, rows)))
 
   def predict(self, x: Any) -> np.ndarray:
@@ -131,6 +145,25 @@ def load(path: str | os.PathLike[str]) -> FittedModel:
     if not file.exists():
       raise ValueError(f"{path} holds no {MODEL_FILE}: it must be the folder of a run")
   return FittedModel(*load_model(file))
+
+
+def mixed_rows_of(x: Any, encoding: Encoding) -> np.ndarray:
+  """Read raw rows of mixed columns, `[N, D]` of objects; raise for a cell that can't be read."""
+  names = encoding.raw_names
+  if is_frame(x):
+    known = columns_of(x)
+    missing = [name for name in names if name not in known]
+    if missing:
+      said = f"must have the columns {listed(names)}; {missing[0]!r} is missing"
+      raise ShapeError(f"{said}, {hint(missing[0], [*known])}", "x", "predict")
+    columns = {name: known[name] for name in names}
+  else:
+    rows = np.asarray(x, object)
+    if rows.ndim != 2 or rows.shape[1] != len(names):
+      wanted = f"have shape [N, {len(names)}], the columns {listed(names, 6)}"
+      raise ShapeError(f"must {wanted}, got {describe(rows)}", "x", "predict")
+    columns = dict(zip(names, rows.T, strict=True))
+  return table_of("x", columns).values_of(encoding.columns)
 
 
 def rows_of(x: Any, features: tuple[str, ...]) -> np.ndarray:

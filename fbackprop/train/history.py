@@ -43,6 +43,7 @@ class History:
     seconds: wall time of earlier processes.
     check_seconds: wall time of gradient checks, of earlier processes and this one.
     rollbacks: number of rollbacks to a checkpoint.
+    validation: the step and the validation score of the end of each epoch, see `next_epoch`.
   """
 
   rows: list[Info]
@@ -51,6 +52,7 @@ class History:
   seconds: float = 0.0
   check_seconds: float = 0.0
   rollbacks: int = 0
+  validation: list[tuple[int, float]] = field(default_factory=list)
 
   def infos(self, since: int = 0) -> Info:
     """Concatenate the rows of all steps, or of those after one, into one `Info`."""

@@ -16,6 +16,7 @@ from fbackprop.layers.normalization import layer_norm, rms_norm
 from fbackprop.losses.classification import sigmoid_cross_entropy, softmax_cross_entropy
 from fbackprop.losses.regression import squared_error
 from fbackprop.networks import mlp
+from fbackprop.train.data.encodings import Encoding, read_encoding
 from fbackprop.train.data.names import TASKS, Task
 from fbackprop.train.data.rows import WIDEST, Dataset, Standardization, as_float32
 from fbackprop.train.ensembles import mean_outputs
@@ -43,6 +44,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
   "ensemble": (
     lambda v: v is None or (type(v) is int and 1 <= v <= 2**20), "a number of networks",
   ),
+  "decimal": (lambda v: v in ("point", "comma"), "point or comma"),
 }  # fmt: skip
 
 
@@ -54,13 +56,16 @@ class Description(NamedTuple):
     activation: name of the hidden layers' activation.
     task: the kind of targets.
     outputs: names of the classes, or of the values.
-    features: names of the input columns.
-    standardization: standardization of the raw features; None without.
+    features: names of the raw input columns.
+    standardization: standardization of the features, encoded if they are; None without.
     target_standardization: standardization of a regression's values; None without.
     normalization: name of the normalization after each hidden dense layer, or "none".
     dropout: rate of the dropout after each hidden activation; without a key nothing is dropped.
     skip, repeat_hidden: as of `fbackprop.mlp`.
     ensemble: number of networks stacked along the first axis of the parameters, or None.
+    encoding: encoding of mixed columns to the network's input; None if they are numbers.
+    decimal: how numbers were written in the training set's file, "point" or "comma"; other files
+      are read so where no cell decides.
   """
 
   sizes: tuple[int, ...]
@@ -75,6 +80,8 @@ class Description(NamedTuple):
   skip: bool = False
   repeat_hidden: bool = False
   ensemble: int | None = None
+  encoding: Encoding | None = None
+  decimal: str = "point"
 
   @property
   def net(self) -> Layer:
@@ -113,14 +120,22 @@ class Description(NamedTuple):
     outputs = jax.vmap(lambda params: net.forward(params, x)[0])(params)
     return mean_outputs(outputs, self.loss.name)
 
+  @property
+  def encoded(self) -> "Description":
+    """The description of the same network for rows that are encoded already."""
+    own = self.encoding
+    return self if own is None else self._replace(encoding=None, features=own.names)
+
   def standardized(self, x: Any) -> np.ndarray:
-    """Standardise raw features `[N, D]` in float64, and round them to float32.
+    """Encode and standardise raw features `[N, D]` in float64, and round them to float32.
 
     Raises:
       ValueError: a feature overflows float32.
     """
-    own = self.standardization
-    return as_float32(np.asarray(x) if own is None else own.wide(x), self.features)
+    own, encoding = self.standardization, self.encoding
+    names = self.features if encoding is None else encoding.names
+    x = np.asarray(x) if encoding is None else encoding.encode(x)
+    return as_float32(x if own is None else own.wide(x), names)
 
   def in_units(self, outputs: np.ndarray) -> np.ndarray:
     """Convert a regression's values to the units of the data, in float64; else return them."""
@@ -180,9 +195,12 @@ def describe_model(
   sizes: tuple[int, ...], activation: str, dataset: Dataset, **options: Any
 ) -> Description:
   """Describe a network for a data set; `options` are the last fields of `Description`."""
+  encoding = dataset.encoding
+  features = dataset.features if encoding is None else encoding.raw_names
   return Description(
-    sizes, activation, dataset.task, dataset.output_names, dataset.features,
-    dataset.standardization, dataset.target_standardization, **options,
+    sizes, activation, dataset.task, dataset.output_names, features,
+    dataset.standardization, dataset.target_standardization, encoding=encoding,
+    decimal=dataset.decimal, **options,
   )  # fmt: skip
 
 
@@ -201,6 +219,10 @@ def metadata_of(description: Description) -> dict[str, str]:
   for name in ("standardization", "target_standardization"):
     own = content[name]
     content[name] = own and {key: part.tolist() for key, part in own._asdict().items()}
+  # Only what a table needs: the file of a model of plain numbers has always been the same.
+  encoding, decimal = content.pop("encoding"), content.pop("decimal")
+  content |= {} if encoding is None else {"encoding": encoding.as_json()}
+  content |= {} if decimal == "point" else {"decimal": decimal}
   return {"network": description.as_text(), KEY: json.dumps(content, sort_keys=True)}
 
 
@@ -261,20 +283,24 @@ def read_description(content: Any) -> Description:
   if task not in TASKS:
     raise ValueError(f"task must be one of {', '.join(TASKS)}, got {task!r:.100}")
   features, outputs = (tuple(map(str, content[key])) for key in ("features", "outputs"))
-  if (len(features), len(outputs)) != (sizes[0], sizes[-1]):
+  encoding = read_encoding(content.get("encoding"), sizes[0])
+  inputs = sizes[0] if encoding is None else len(encoding.states)
+  if (len(features), len(outputs)) != (inputs, sizes[-1]):
     got = f"{len(features)} and {len(outputs)}"
-    raise ValueError(f"{sizes[0]} features and {sizes[-1]} outputs must have names, got {got}")
+    raise ValueError(f"{inputs} features and {sizes[-1]} outputs must have names, got {got}")
+  if encoding is not None and encoding.raw_names != features:
+    raise ValueError("the features must be the columns of the encoding")
   "".join((*features, *outputs)).encode()  # Raises for lone surrogates, which can't be printed.
   of_x = read_standardization(content, "standardization", sizes[0])
   of_targets = read_standardization(content, "target_standardization", sizes[-1])
-  options = read_options(content)
+  options = {**read_options(content), "encoding": encoding}
   return Description(sizes, activation, task, outputs, features, of_x, of_targets, **options)
 
 
 def read_options(content: Any) -> dict[str, Any]:
   """Read the options between the dense layers; a missing one has its default."""
   defaults = Description._field_defaults
-  options = {name: content.get(name, default) for name, default in defaults.items()}
+  options = {name: content.get(name, defaults[name]) for name in OPTIONS}
   for name, (is_valid, expected) in OPTIONS.items():
     if not is_valid(options[name]):
       raise ValueError(f"{name} must be {expected}, got {options[name]!r:.100}")

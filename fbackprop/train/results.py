@@ -77,6 +77,8 @@ class Result(Checked):
     saved_at: step of the last checkpoint; None without one.
     unsaved: steps of checkpoints that couldn't be written.
     watched: the diagnostics of every step, by `clip_examples` and `watch`, in arrays `[steps]`.
+    validation_scores: the step and the validation score of each epoch's end, in order; beyond 256
+      epochs of every second one, beyond 512 of every fourth one, and so on.
   """
 
   state: State
@@ -97,6 +99,7 @@ class Result(Checked):
   saved_at: int | None = None
   unsaved: tuple[int, ...] = ()
   watched: Watched = field(default_factory=Watched)
+  validation_scores: tuple[tuple[int, float], ...] = ()
 
   def __repr__(self) -> str:
     """Show how the run ended, without the arrays."""

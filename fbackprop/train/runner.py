@@ -31,6 +31,8 @@ from fbackprop.types import Array
 
 # Number of consecutive nonfinite steps, or of rollbacks, after which the run ends as diverged.
 MOST_SKIPPED = MOST_ROLLBACKS = 10
+# Number of the first epochs each of whose validation scores is recorded.
+EVERY_EPOCH = 256
 
 
 class Run:
@@ -66,8 +68,10 @@ class Run:
     self.saved_at: int | None = None
     self.unsaved: list[int] = []
     self.interrupted = False
-    is_validated = problem.validation is not None
-    self.numbers = stop_rules.stop_numbers(problem.stop, problem.info.loss.dtype, is_validated)
+    self.is_validated = problem.validation is not None and self.members is None
+    self.numbers = stop_rules.stop_numbers(
+      problem.stop, problem.info.loss.dtype, problem.validation is not None
+    )
     self.evaluate: Any = examples.make_evaluate(problem.net, problem.loss)
     own = (problem.net, problem.loss, problem.train, problem.batch_size)
     self.check_gradient = history.make_gradient_check(*own, problem.step.clip_examples)
@@ -190,6 +194,10 @@ class Run:
     def is_due(every: int | None) -> bool:
       return every is not None and done > 0 and done % every == 0
 
+    if self.is_validated and done % self.problem.steps_per_epoch == 0:
+      known, score = self.history.validation, score_of(self.loop.best, "latest")
+      if score is not None and (not known or known[-1][0] < done):
+        known.append((done, score))
     # No gradient check after a divergence: there is no reference at such parameters.
     checks = monitor.check_every is not None and reason != "diverged"
     if checks and (done == 0 or is_due(monitor.check_every)):
@@ -214,6 +222,8 @@ class Run:
     every = None if self.writer is None else self.writer.rules.every
     own = (monitor.eval_every, monitor.check_every, every)
     halts = [(done // each + 1) * each for each in own if each is not None]
+    if self.is_validated:
+      halts.append(next_epoch(done, self.problem.steps_per_epoch))
     if stop.max_seconds is not None:
       left = stop.max_seconds - elapsed
       if left <= 0:
@@ -339,6 +349,18 @@ class EnsembleRun(Run):
       for k, state in states
       if (int(state.step), k) not in known and codes[k] != DIVERGED
     ]
+
+
+def next_epoch(done: int, steps_per_epoch: int) -> int:
+  """Return the step of the end of the next epoch whose validation score is recorded.
+
+  Every epoch of the first 256 is, then every second one up to 512, and so on: the curve of a run of
+  any length has enough points, and is drawn up in no time. It depends on the step alone, so that a
+  resumed run records the same.
+  """
+  epoch = done // steps_per_epoch
+  every = 1 << (epoch // EVERY_EPOCH).bit_length()
+  return int((epoch // every + 1) * every * steps_per_epoch)
 
 
 def compiled(program: jax.stages.Lowered, is_wide: bool) -> jax.stages.Compiled:

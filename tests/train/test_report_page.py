@@ -144,9 +144,9 @@ def digits():
 PAGES = {
   # Data, arguments of the network, those of the result, panels. The others' panels are drawn, but
   # not written: that takes as long as all the rest.
-  "pictures, linear": (digits, {"hidden": ()}, {}, 5),
-  "the plane": (lambda: load_dataset("moons", 0), {"activation": "tanh"}, {}, 6),
-  "labels": (lambda: made("multilabel", 3), {}, {}, 6),
+  "pictures, linear": (digits, {"hidden": ()}, {}, 6),
+  "the plane": (lambda: load_dataset("moons", 0), {"activation": "tanh"}, {}, 7),
+  "labels": (lambda: made("multilabel", 3), {}, {}, 7),
   "values, diverged": (
     lambda: made("regression", 2), {}, {"reason": "diverged", "diverged_at": "update"}, 6,
   ),
@@ -462,7 +462,7 @@ def test_names_are_no_formulas(tmp_path):
   """Between dollar signs matplotlib would read one, and refuse what isn't."""
   names = (r"$\\no$", "a $b$", "<b>")
   dataset = replace(made("classification", 3), output_names=names)
-  (panel,) = predictions.panels_of(
+  panel, _ = predictions.panels_of(
     dataset, np.eye(3, dtype=np.float32)[[0] * 12], model_of(dataset)
   )
   svg = figures.svg_of(panel)

@@ -74,7 +74,10 @@ def canonical(name: str) -> str:
 
 
 def bits_of(values: np.ndarray) -> np.ndarray:
-  """Return the bits of numbers in float64."""
+  """Return the bits of numbers in float64, and for words those of their hashes."""
+  if values.dtype == object and any(isinstance(value, str) for value in values[:1]):
+    known = {word: hashlib.sha256(word.encode()).digest()[:8] for word in set(values.tolist())}
+    return np.frombuffer(b"".join(known[word] for word in values.tolist()), "<u8")
   return (values.astype("<f8") + 0.0).view("<u8")
 
 

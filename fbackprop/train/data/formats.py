@@ -3,13 +3,13 @@
 To add a format, write its reader in a module beside this one, and add its row to `FORMATS`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from fbackprop.errors import RangeError
-from fbackprop.train.data import csv_tables, idx, npz
+from fbackprop.train.data import csv_tables, frames, idx, npz
 from fbackprop.train.data.names import NAMES
 from fbackprop.train.data.rows import Dataset
 
@@ -23,15 +23,21 @@ class Format(NamedTuple):
       `read(path)`, if the format states its targets itself.
     read_features: `read_features(path, names)` reads a model's features, `[N, D]`; None for a
       format without options.
+    options: the options that it has besides those of every table.
   """
 
   path: str
   read: Callable[..., Dataset]
-  read_features: Callable[[str, Sequence[str]], np.ndarray] | None = None
+  read_features: Callable[..., np.ndarray] | None = None
+  options: tuple[str, ...] = ()
 
 
+# Options of named columns, and of numbers as text; `known` and `usual` are a model's.
+OF_COLUMNS = ("features", "drop", "categorical", "known")
+OF_TEXT = ("separator", "decimal", "usual")
 FORMATS = {
-  "csv": Format("FILE", csv_tables.read_csv, csv_tables.read_features),
+  "csv": Format("FILE", csv_tables.read_csv, csv_tables.read_features, (*OF_COLUMNS, *OF_TEXT)),
+  "parquet": Format("FILE", frames.read_parquet, frames.read_parquet_features, OF_COLUMNS),
   "npz": Format("FILE", npz.read_npz, npz.read_npz_features),
   "idx": Format("DIR", idx.read_idx),
 }

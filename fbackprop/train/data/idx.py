@@ -3,7 +3,8 @@
 References:
   LeCun, Cortes, Burges, "The MNIST database of handwritten digits" (1998). The format: two zero
   bytes, 8 for unsigned bytes, the number of dimensions, each dimension in four bytes, the data.
-  The same format: Xiao, Rasul, Vollgraf, "Fashion-MNIST", arXiv:1708.07747 (2017).
+  The same format: Xiao, Rasul, Vollgraf, "Fashion-MNIST", arXiv:1708.07747 (2017); Cohen, Afshar,
+  Tapson, van Schaik, "EMNIST", arXiv:1702.05373 (2017), whose images are transposed.
 """
 
 import gzip
@@ -17,18 +18,27 @@ import numpy as np
 from fbackprop.files import MOST_OF_A_BYTE, MOST_UNPACKED, open_plain, size_of
 from fbackprop.train.data.rows import Dataset, check_width, numbered
 
+# torchvision's folders: root/MNIST/raw has the files of root.
+INNER = ("MNIST", "FashionMNIST", "KMNIST", "EMNIST")
+
 
 def read_idx(folder: str) -> Dataset:
   """Read train-images-idx3-ubyte(.gz) and the other three files; pixels are scaled to [0, 1].
+
+  The files may lie where torchvision puts them: in FOLDER/raw or FOLDER/MNIST/raw. Those of EMNIST
+  are named FOLDER/emnist-letters, and so on; their images are transposed, and are turned back.
 
   Raises:
     ValueError: a file is invalid.
     OSError: a file can't be read, or is missing.
   """
   parts = []
-  for part in ("train", "t10k"):
-    images = read_numbers(find(folder, f"{part}-images-idx3-ubyte"), 3)
-    labels = read_numbers(find(folder, f"{part}-labels-idx1-ubyte"), 1)
+  place, prefix = locate(folder)
+  for part in ("train", "test" if prefix else "t10k"):
+    images = read_numbers(find(place, f"{prefix}{part}-images-idx3-ubyte"), 3)
+    labels = read_numbers(find(place, f"{prefix}{part}-labels-idx1-ubyte"), 1)
+    if prefix:
+      images = images.transpose(0, 2, 1)
     if len(images) != len(labels) or not images.size:
       raise ValueError(f"{folder}: {len(images)} images of {part} have {len(labels)} labels")
     check_width(folder, "features", images.shape[1] * images.shape[2])
@@ -42,6 +52,19 @@ def read_idx(folder: str) -> Dataset:
     x, labels, "classification", classes, numbered("pixel", x.shape[1]), x_test, labels_test,
     image_shape=(int(shape[0]), int(shape[1])),
   )  # fmt: skip
+
+
+def locate(folder: str) -> tuple[str, str]:
+  """Return the folder of the files, and what is before their names: "emnist-letters-", or ""."""
+  path = Path(folder)
+  if path.name.startswith("emnist-") and not path.is_dir():
+    path, prefix = path.parent, f"{path.name}-"
+  else:
+    prefix = ""
+  inner = [path, path / "raw", *(path / name / "raw" for name in INNER)]
+  names = [f"{prefix}train-images-idx3-ubyte{ending}" for ending in ("", ".gz")]
+  here = (each for each in inner if any(os.path.lexists(each / name) for name in names))
+  return str(next(here, path)), prefix
 
 
 def find(folder: str, name: str) -> Path:

@@ -24,7 +24,14 @@ from fbackprop.train.data import targets
 from fbackprop.train.data.names import MissingTargets, Task
 from fbackprop.train.data.rows import LARGEST, Dataset, check_width, listed, numbered
 
-X_NAMES, TARGET_NAMES = ("x", "X", "data"), ("y", "targets", "target", "labels")
+X_NAMES = ("x", "X", "data", "x_train", "X_train", "train_images", "arr_0")
+TARGET_NAMES = ("y", "targets", "target", "labels", "y_train", "train_labels", "arr_1")
+# The names of the test set, where they aren't those of the training set with _test behind: those of
+# keras' mnist.npz, of MedMNIST, and of the positional arrays of `numpy.savez`.
+TEST_NAMES = {
+  "x_train": "x_test", "X_train": "X_test", "train_images": "test_images", "arr_0": "arr_2",
+  "y_train": "y_test", "train_labels": "test_labels", "arr_1": "arr_3",
+}  # fmt: skip
 # Per archive. zipfile reads the whole directory at once, so that its length must be bounded too.
 MOST_MEMBERS = 1000
 MOST_OF_LIST = 2**18
@@ -59,7 +66,9 @@ def read_npz(
   """Read features and targets from an archive.
 
   Args:
-    path: the file. x may also be named X or data, and y targets, target or labels.
+    path: the file. x may also be named X or data, and y targets, target or labels; or as in the
+      files of keras (x_train, y_train, x_test, y_test), of MedMNIST (train_images, train_labels,
+      test_images, test_labels) and of `numpy.savez(file, x, y)` (arr_0, arr_1).
     target: another name of y; empty for one of those.
     task: the task; None to infer it from the values, see `fbackprop.train.data.targets`.
     sample_weights: name of an array `[N]` of weights for the examples of x.
@@ -73,10 +82,10 @@ def read_npz(
   if len(target) > 1:
     raise ValueError(f"{path}: one array holds the targets, got {', '.join(target)}")
   names = (*X_NAMES, *(tuple(target) or TARGET_NAMES))
-  archive = read_arrays(path, {*names, *(f"{name}_test" for name in names), sample_weights})
+  archive = read_arrays(path, {*names, *map(name_of_test, names), sample_weights})
   x_name = archive.first_of(X_NAMES, "the features")
   y_name = archive.first_of(tuple(target) or TARGET_NAMES, "the targets")
-  tests = f"{x_name}_test", f"{y_name}_test"
+  tests = name_of_test(x_name), name_of_test(y_name)
   has_test = [name in archive.arrays for name in tests]
   if has_test[0] != has_test[1]:
     raise ValueError(f"{path} must have both of {tests[0]} and {tests[1]}, or none")
@@ -110,6 +119,11 @@ def read_npz(
     values = targets.relabel(values, own, outputs, lambda found: f"{said} {found!r:.100}")
   notes = [*dataset.notes, *notes, *dropped]
   return replace(dataset, x_test=x[is_known], targets_test=values, notes=tuple(notes))
+
+
+def name_of_test(name: str) -> str:
+  """Return the name of an array's test part."""
+  return TEST_NAMES.get(name, f"{name}_test")
 
 
 def as_floats(values: np.ndarray) -> np.ndarray:

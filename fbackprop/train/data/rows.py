@@ -67,6 +67,12 @@ class Dataset:
     raw_targets_test: test values before standardisation, for scores in their units; None where they
       are `targets_test`.
     fingerprint: fingerprint of the rows and of their split; see `fingerprints`.
+    columns: the raw columns of a table, each a `columns.Column`, and how they are read; empty for
+      arrays. If there is anything but complete numbers among them, x is of objects until it is
+      encoded.
+    encoding: the `encodings.Encoding` of these columns, whose names are then the features; None
+      without.
+    decimal: how the source writes its numbers, "point" or "comma".
   """
 
   x: np.ndarray
@@ -87,6 +93,9 @@ class Dataset:
   target_standardization: Standardization | None = None
   raw_targets_test: np.ndarray | None = None
   fingerprint: dict[str, Any] = field(default_factory=dict)
+  columns: tuple[Any, ...] = ()
+  encoding: Any = None
+  decimal: str = "point"
 
   @property
   def outputs(self) -> int:
@@ -161,6 +170,9 @@ def standardized(
   """
   is_on = like is None and (dataset.has_units if mode == "auto" else mode == "on")
   of_x, of_targets = like or (fit_standardization(dataset.x) if is_on else None, None)
+  if like is None and of_x is not None and dataset.encoding is not None:  # 0 and 1 stay so.
+    is_number = dataset.encoding.is_number
+    of_x = Standardization(np.where(is_number, of_x.mean, 0), np.where(is_number, of_x.scale, 1))
   if dataset.task != "regression":
     of_targets = None
   elif is_on:

@@ -52,8 +52,10 @@ def as_number(cell: str) -> float:
 def as_numbers(cells: np.ndarray) -> np.ndarray:
   """Parse texts `[N]` to the nearest float64; NaN for a text that isn't a number.
 
-  A column of nothing but True and False becomes 1 and 0.
+  A column of nothing but True and False becomes 1 and 0, and numbers are returned in float64.
   """
+  if cells.dtype.kind in "iufb":
+    return cells.astype(np.float64)
   try:
     if "_" not in "".join(cells):
       return cells.astype(np.float64)
@@ -61,6 +63,13 @@ def as_numbers(cells: np.ndarray) -> np.ndarray:
     if is_truth(cells):
       return np.array([cell.strip().lower() == "true" for cell in cells], np.float64)
   return np.array(list(map(as_number, cells)), np.float64)
+
+
+def as_texts(cells: np.ndarray) -> np.ndarray:
+  """Write numbers `[N]` as texts, from which they are read exactly; NaN as an empty one."""
+  if cells.dtype.kind == "O":
+    return cells
+  return np.array(["" if value != value else repr(value) for value in cells.tolist()], object)
 
 
 def is_truth(cells: np.ndarray) -> bool:

@@ -6,7 +6,9 @@ from fbackprop.train.report.documents import (
   draw_page,
   draw_report,
   load_packages,
+  look_at,
   make_look,
+  summary_of_test,
 )
 from fbackprop.train.report.tables import RateScores
 
@@ -17,5 +19,7 @@ __all__ = [
   "draw_page",
   "draw_report",
   "load_packages",
+  "look_at",
   "make_look",
+  "summary_of_test",
 ]

@@ -85,9 +85,11 @@ def draw_members(
 def validation_of(result: Result) -> dict[int, float]:
   """Collect the known validation scores by the steps of their epochs' ends.
 
-  They are those of the evaluations, which hold the latest epoch's, and the best one.
+  They are those of the epochs, and of a checkpoint of an older version those of the evaluations,
+  which hold the latest epoch's, and the best one.
   """
   scores = {} if result.best is None else {result.best.step: result.best.score}
+  scores |= dict(result.validation_scores)
   for evaluation in result.evaluations:
     if evaluation.validation_score is not None:
       steps_per_epoch = evaluation.step / evaluation.epoch

@@ -25,6 +25,7 @@ from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.models import Description, Model
 from fbackprop.train.report import curves, figures, headline, layers, predictions, tables
 from fbackprop.train.results import Result
+from fbackprop.train.scores import KEYS, by_target
 
 HERE = Path(__file__).parent
 MOST_LETTERS = 130  # Per line of the picture's title.
@@ -128,12 +129,9 @@ def draw_ensemble_page(
 
   Returns and raises as `draw_page`.
   """
-  # Without standardisation, since the test set is standardised already and the outputs stay so.
-  bare = model.description._replace(standardization=None, target_standardization=None)
   own, name, is_good = rates[kept], headline.score_name(dataset), dataset.is_classification
   with np.errstate(all="ignore"):
-    outputs = Model(bare, model.params).outputs(dataset.x_test)
-    answers = answers_of(model, outputs, dataset.targets_test)
+    outputs, answers = look_at(model, dataset)
     loss = float(answers.losses.mean())
     return render(
       info, dataset, model, outputs, answers, when_drawn,
@@ -173,7 +171,8 @@ def render(
     undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
   )  # fmt: skip
   own, own_outputs = in_own_units(dataset, outputs)
-  panels = figures.drawn(predictions.panels_of(own, own_outputs, model))
+  of_rows = model._replace(description=model.description.encoded)
+  panels = figures.drawn(predictions.panels_of(own, own_outputs, of_rows))
   if when_drawn is not None:
     when_drawn()
   is_pictured = dataset.is_classification and dataset.image_shape is not None
@@ -185,6 +184,7 @@ def render(
     about=headline.about(dataset, info.n_validation),
     predictions=panels,
     scores=tables.scores_of(own, own_outputs),
+    totals=tables.totals_of(own, answers, own_outputs),
     pictures=tables.pictures_of(own, answers.losses) if is_pictured else [],
     worst=tables.worst_rows_of(own, answers, own_outputs),
     more_features=0 if is_pictured else max(0, len(own.features) - tables.MOST_FEATURES),
@@ -220,10 +220,44 @@ def make_look(description: Description) -> Callable[..., tuple[Mapping[str, Sign
   return lambda *args: jax.device_get(look(*args))
 
 
+def look_at(model: Model, dataset: Dataset) -> tuple[np.ndarray, tables.Answers]:
+  """Compute the outputs of a model for the test set, in the network's units, and the `Answers`."""
+  # Without standardisation, since the test set is standardised already and the outputs stay so.
+  about = model.description.encoded
+  bare = about._replace(standardization=None, target_standardization=None)
+  outputs = Model(bare, model.params).outputs(dataset.x_test)
+  return outputs, answers_of(model, outputs, dataset.targets_test)
+
+
 def answers_of(model: Model, outputs: np.ndarray, targets: np.ndarray) -> tables.Answers:
   """Compute the `Answers` of the outputs of a model; targets are in the network's units."""
   answer = jax.jit(partial(tables.answers_to, model.description))
   return jax.device_get(answer(outputs, targets))
+
+
+def summary_of_test(
+  dataset: Dataset, outputs: np.ndarray, answers: tables.Answers
+) -> dict[str, Any]:
+  """Return the scores of the test set for summary.json, all but its loss and its accuracy.
+
+  They are called "test_f1" and so on, see `fbackprop.train.scores.KEYS`. Those of a regression are
+  in the units of the data, and of several values "test_by_target" has each one's.
+
+  Args:
+    dataset: the data.
+    outputs: the network's outputs for the test set, in its own units.
+    answers: losses and probabilities of the test set.
+  """
+  with np.errstate(all="ignore"):  # A diverged run may have any numbers.
+    own, own_outputs = in_own_units(dataset, outputs)
+    scores = tables.scores_of_test(own, answers, own_outputs)
+    if dataset.is_classification:  # As of the last evaluation.
+      del scores["accuracy"]
+    summary: dict[str, Any] = {f"test_{KEYS[name]}": value for name, value in scores.items()}
+    if dataset.task == "regression" and dataset.outputs > 1:
+      rows = by_target(own_outputs, own.targets_test)
+      summary["test_by_target"] = dict(zip(dataset.output_names, rows, strict=True))
+  return summary
 
 
 def in_own_units(dataset: Dataset, outputs: np.ndarray) -> tuple[Dataset, np.ndarray]:

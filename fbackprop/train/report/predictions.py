@@ -9,7 +9,7 @@ from fbackprop.train.data.rows import Dataset
 from fbackprop.train.models import Model
 from fbackprop.train.report import figures
 from fbackprop.train.report.figures import COLORS, INK, MUTED, Panel, panel, shortened
-from fbackprop.train.scores import count_pairs, r_squared
+from fbackprop.train.scores import count_pairs, probabilities_of, r_squared, reliability
 
 GRID_POINTS = 200  # Along each axis of the plane.
 CURVE_POINTS = 500
@@ -43,6 +43,32 @@ def draw_confusion(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
   is_long = max(map(len, names)) > 3
   axes.set_xticklabels(names, rotation=30 if is_long else 0, ha="right" if is_long else "center")
   axes.set_yticklabels(names)
+
+
+@panel(
+  "Reliability",
+  "How often predictions of a given probability are right: on the line as often as they say, "
+  "below it too high. The size of a point is the number of test examples.",
+)
+def draw_reliability(axes: Any, dataset: Dataset, outputs: np.ndarray) -> None:
+  """Draw a reliability diagram: of the predicted class, or of several labels all of them.
+
+  References:
+    Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML (2017).
+  """
+  probabilities = probabilities_of(outputs, is_single=dataset.is_classification)
+  if dataset.is_classification:
+    given, is_true = probabilities.max(1), outputs.argmax(1) == dataset.targets_test
+  else:
+    given, is_true = probabilities.ravel(), dataset.targets_test.ravel() > 0.5
+  known = np.isfinite(given)  # Not of a diverged run.
+  means, shares, counts = reliability(given[known], is_true[known])
+  axes.plot((0, 1), (0, 1), color=MUTED, linewidth=0.8)
+  axes.plot(means, shares, color=COLORS[0], linewidth=0.8)
+  axes.scatter(means, shares, 8 + 72 * counts / max(counts.max(initial=0), 1), color=COLORS[0])
+  what = "the predicted class" if dataset.is_classification else "a label"
+  axes.set(title="Reliability", xlabel=f"probability of {what}", ylabel="share that is right",
+           xlim=(-0.02, 1.04), ylim=(-0.02, 1.04))  # fmt: skip
 
 
 @panel("Misclassified examples", "The test examples that are misclassified with most confidence.")
@@ -237,14 +263,17 @@ def panels_of(dataset: Dataset, outputs: np.ndarray, model: Model | None = None)
   if dataset.is_classification:
     side = min(9.0, max(4.4, 0.3 * dataset.outputs + 1.4))
     confusion = draw_confusion.of(size=(max(5.6, side), side), **seen)
-    if model is None:
-      return [confusion, draw_mistakes.of(**seen)]  # The page has a section of mistakes.
+    reliable = draw_reliability.of(size=(5.6, 4.4), **seen)
+    if model is None:  # The page has a section of mistakes.
+      is_pictured = dataset.image_shape is not None
+      return [confusion, draw_mistakes.of(**seen) if is_pictured else reliable]
     is_plane = dataset.x.shape[1] == 2
     regions = draw_regions.of(size=(5.6, 4.4), model=model, **seen)
-    return [confusion, regions] if is_plane else [confusion]
+    return [confusion, *([regions] if is_plane else []), reliable]
   if dataset.task == "multilabel":
     size = 5.6, max(3.7, 0.22 * dataset.outputs + 1)
-    return [draw_labels.of(size=size, **seen), draw_logits.of(**seen)]
+    panels = [draw_labels.of(size=size, **seen), draw_logits.of(**seen)]
+    return panels if model is None else [*panels, draw_reliability.of(**seen)]
   values = [draw_predictions.of(**seen), draw_errors.of(**seen)]
   if dataset.x.shape[1] != 1 or dataset.outputs != 1:
     return values

@@ -14,6 +14,7 @@ from fbackprop.train.ensembles import EnsembleResult
 from fbackprop.train.metrics import number, spread_of
 from fbackprop.train.models import Description
 from fbackprop.train.scores import count_pairs, r_squared, root_mean_square
+from fbackprop.train.scores import scores_of as of_task
 
 MOST_WORST = 12
 MOST_MEMBERS = 100  # The others are in summary.json.
@@ -125,6 +126,28 @@ def scores_of(dataset: Dataset, outputs: np.ndarray) -> Table:
   return Table((kind, "precision", "recall", "F1", "support"), rows)
 
 
+def totals_of(dataset: Dataset, answers: "Answers", outputs: np.ndarray) -> Table:
+  """Return a table of the scores over all classes, labels or values.
+
+  Args:
+    dataset: the data, in its own units.
+    answers: losses and probabilities of the test set.
+    outputs: logits, or values in the data's units, `[N, C]`.
+  """
+  scores = scores_of_test(dataset, answers, outputs)
+  words = {"r2": "R²", "rmse": "RMSE", "mae": "mean |error|", "AP": "average precision"}
+  words |= {"balanced": "balanced accuracy", "Brier": "Brier score"}
+  heads = [words.get(name, name) for name in scores]
+  # NaN is a score that isn't defined, such as the ROC AUC of a single class.
+  values = [None if math.isnan(value) else value for value in scores.values()]
+  return Table(heads, [list(map(measured, values))])
+
+
+def scores_of_test(dataset: Dataset, answers: "Answers", outputs: np.ndarray) -> dict[str, float]:
+  """Score the test set, all but its loss; the arguments are those of `totals_of`."""
+  return of_task(dataset.task, outputs, dataset.targets_test, answers.probabilities)
+
+
 # --- The members of an ensemble -------------------------------------------------------------------
 
 
@@ -174,7 +197,10 @@ def members_of(result: EnsembleResult, own: RateScores, seed: int, name: str) ->
 
 
 class Answers(NamedTuple):
-  """What is known of each test example: its loss `[N]`, and its probabilities `[N, C]` or None."""
+  """What is known of each test example: its loss `[N]`, and its probabilities `[N, C]`.
+
+  A regression has None for probabilities.
+  """
 
   losses: Any
   probabilities: Any
@@ -183,8 +209,8 @@ class Answers(NamedTuple):
 def answers_to(description: Description, outputs: Any, targets: Any) -> Answers:
   """Compute the `Answers` of outputs and targets, both in the network's units; to be jitted."""
   losses = description.loss.forward(outputs, targets)[0]
-  is_single = description.task == "classification"
-  return Answers(losses, description.probabilities(outputs) if is_single else None)
+  is_valued = description.task == "regression"
+  return Answers(losses, None if is_valued else description.probabilities(outputs))
 
 
 def worst_of(losses: np.ndarray) -> np.ndarray:
@@ -221,7 +247,9 @@ def worst_rows_of(dataset: Dataset, answers: Answers, outputs: np.ndarray) -> Ta
     more, size = more_digits(values), float(np.abs(values).max())
     # Digits beyond the rounding of standardisation aren't part of the data.
     digits = 6 + more - math.floor(math.log10(size)) if size else 6
-    columns.append((name, [given(round(v, digits), 6 + more) for v in values[worst].tolist()]))
+    # Zero is added, as a number that is rounded to −0 is 0.
+    own = [round(v, digits) + 0.0 for v in values[worst].tolist()]
+    columns.append((name, [given(v, 6 + more) for v in own]))
   return table_of(columns)
 
 
