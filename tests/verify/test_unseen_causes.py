@@ -26,10 +26,9 @@ def test_the_cause_of_an_unseen_bug_helps_or_is_unknown(specimen, helpful):
   report = vjp(example.f, *example.args, level="quick")
   assert report.verdict == "fail"
   cause = report.findings[0].cause
-  if specimen.name in WITHOUT:
-    assert cause == UNKNOWN
-  else:
-    assert re.search(helpful, cause), cause
+  # The search ends by time: on a fast machine it may find more.
+  is_unknown = specimen.name in WITHOUT and cause == UNKNOWN
+  assert is_unknown or re.search(helpful, cause), cause
 
 
 # --- The second point -----------------------------------------------------------------------------
