@@ -34,6 +34,8 @@ def default_by_data(shown: str) -> str:
   return "(default: by the data)" if data is None else f"(default for {data}: {shown})"
 
 
+# Short, as tyro gives up its column of flags where most are wide.
+Columns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="STR ...")]
 by_data = tyro.conf.arg(help_behavior_hint=default_by_data)
 
 
@@ -124,10 +126,10 @@ class TrainConfig:
   """
 
   data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "digits"
-  target: tuple[str, ...] = ()
-  features: tuple[str, ...] = ()
-  drop: tuple[str, ...] = ()
-  categorical: tuple[str, ...] = ()
+  target: Columns = ()
+  features: Columns = ()
+  drop: Columns = ()
+  categorical: Columns = ()
   separator: Separator = "auto"
   decimal: Decimal = "auto"
   task: Literal["auto", "classification", "regression", "multilabel"] = "auto"

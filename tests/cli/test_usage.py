@@ -69,7 +69,7 @@ def test_a_text_that_looks_like_a_flag_is_a_text(tmp_path):
 
 BAD_FILES = [
   ("[stop]\nmax_step = 3", "unknown key 'stop.max_step'; did you mean 'max_steps'?"),
-  ("zzz = 3", "unknown key 'zzz'; there are: data, target, task, standardize, test_fraction, h"),
+  ("zzz = 3", "unknown key 'zzz'; there are: data, target, features, drop, categorical, s"),
   ('config = "other.toml"', "unknown key 'config'"),
   ("rate = true", "rate must be a number, got True"),
   ("seed = 1.5", "seed must be an integer, got 1.5"),
