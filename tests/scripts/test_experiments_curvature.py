@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments import outliers_curvature
+from experiments import laplace, outliers_curvature
 from experiments.common import ROOT
 from experiments.tour import plain_cost
 from tests.support.public import assert_short_and_public
 
-SCRIPTS = [outliers_curvature]
+SCRIPTS = [laplace, outliers_curvature]
 NAMES = [script.__name__.rpartition(".")[2] for script in SCRIPTS]
 
 
@@ -115,3 +115,36 @@ def test_the_page_tells_the_outliers_as_they_were_found(page):
             for name in outliers_curvature.SCORES}  # fmt: skip
   assert middle["trace"] < 0.2 < middle["sqnorms"] < middle["kfac"] < middle["ratio"]
   assert middle["ratio"] < middle["losses"]
+
+
+def test_the_page_tells_the_gaussians_as_they_were_found(page):
+  results = results_of("laplace")
+  assert results["settings"] == laplace.FULL
+  assert " ".join(laplace.table_of(results)) in page
+  worst = {name: max(own["errors"][name] for own in results["seeds"].values())
+           for name in ("variance", "log_det")}  # fmt: skip
+  assert worst["variance"] < 4e-15
+  assert worst["log_det"] < 3e-14
+  nll = {name: laplace.middles(results, name, "nll") for name in laplace.NAMES}
+  assert nll["kfac"][0] > nll["plain"][0] > nll["ensemble"][0]
+  for angle in (2, 3, 4):
+    assert nll["kfac"][angle] < 0.6 * nll["plain"][angle]
+    assert nll["kfac"][angle] < nll["ensemble"][angle]
+
+
+# --- laplace.py -----------------------------------------------------------------------------------
+
+
+def test_a_probability_without_a_variance_is_the_softmax():
+  z = np.array([[1.0, 2.0, -1.0], [0.0, 0.0, 3.0]])
+  np.testing.assert_allclose(laplace.moderated(z, 0.0), jax.nn.softmax(z), rtol=1e-6)
+  wide = laplace.moderated(z, np.full(z.shape, 1e6))
+  np.testing.assert_allclose(wide, 1 / 3, atol=5e-3)  # Nothing is known.
+
+
+def test_the_calibration_error_is_that_of_its_definition():
+  p = np.array([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]])
+  found = laplace.scores_of(p, np.array([0, 1, 1, 1]))
+  assert found["accuracy"] == 0.75
+  assert found["ece"] == pytest.approx(0.5 * (0.9 - 0.5) + 0.5 * (1.0 - 0.8), abs=1e-4)
+  assert found["nll"] == pytest.approx(-np.log([0.9, 0.1, 0.8, 0.8]).mean(), abs=1e-4)
