@@ -14,17 +14,11 @@ from experiments.rule_training import LOSS, RULES, spread
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def standard_promotion():
-  with jax.numpy_dtype_promotion("standard"):
-    yield
-
-
 SCRIPTS = [depth, published_mnist1d, rules_by_depth, wrong_backward]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.__name__.rpartition(".")[2])
-@pytest.mark.usefixtures("standard_promotion")  # Of which optax's Adam has need.
+@pytest.mark.usefixtures("as_a_user_has_it")
 def test_the_small_run(script, tmp_path, capsys):
   file, figure = tmp_path / "results.json", tmp_path / "figure.png"
   arguments = ["--quick", "--results", str(file), "--figure", str(figure)]
