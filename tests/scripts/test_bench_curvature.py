@@ -8,7 +8,8 @@ import pytest
 
 from scripts.benchmarks import curvature, curvature_torch
 from scripts.benchmarks.rounds import Rounds
-from scripts.benchmarks.subjects import SIZES
+from scripts.benchmarks.subjects import SIZES, Size
+from tests.support.witness import jit_quickly
 
 SMALL = SIZES["digits"]._replace(scan=1)
 
@@ -60,10 +61,14 @@ def test_the_page_has_the_table_of_the_committed_results():
 
 @pytest.mark.slow
 def test_each_function_with_the_gradient_gives_both():
-  params, batches = curvature.draw_inputs(SMALL)
-  step = curvature.our_step(SMALL)(params, *batches[0])
-  for name, f in curvature.with_gradient(SMALL).items():
-    found = f(params, *batches[0])
-    loss, grads = found[:2] if len(found) == 3 else found[0]
-    np.testing.assert_allclose(loss, step[0], rtol=1e-5, err_msg=name)
-    np.testing.assert_allclose(grads[0].w, step[1][0].w, rtol=0, atol=1e-6, err_msg=name)
+  size = Size((6, 5, 4), 3)
+  params, batches = curvature.draw_inputs(size)
+  made = curvature.with_gradient(size)
+  step = curvature.our_step(size)
+  want, found = jit_quickly(
+    lambda *data: (step(*data), {name: f(*data) for name, f in made.items()})
+  )(params, *batches[0])
+  for name, own in found.items():
+    loss, grads = own[:2] if len(own) == 3 else own[0]
+    np.testing.assert_allclose(loss, want[0], rtol=1e-5, err_msg=name)
+    np.testing.assert_allclose(grads[0].w, want[1][0].w, rtol=0, atol=1e-6, err_msg=name)
