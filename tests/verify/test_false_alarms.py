@@ -171,6 +171,17 @@ def test_a_rule_may_round_elsewhere_than_autodiff(dtype, factor, verdict):
   assert vjp(f, x, w, f_vjp=functools.partial(rule, factor), level="quick").verdict == verdict
 
 
+def test_a_rule_may_not_round_to_a_narrower_dtype_than_its_function():
+  x, w = np.random.default_rng(0).normal(size=(2, 3, 3)).astype(np.float32)
+
+  def rule(x, w):
+    y, pull = coarse_product_vjp(jnp.float16, 1.0, x, w)
+    return y, lambda y_bar: tuple(a.astype(jnp.bfloat16).astype(a.dtype) for a in pull(y_bar))
+
+  f = functools.partial(coarse_product, jnp.float16)
+  assert vjp(f, x, w, f_vjp=rule, level="quick").verdict == "fail"
+
+
 def coarse_sum(x, w):
   """A sum of rectified products, in bfloat16."""
   products = jnp.maximum(x, 0).astype(jnp.bfloat16) * w.astype(jnp.bfloat16)

@@ -227,12 +227,14 @@ def wrong_unrounded(
 ) -> list[Difference]:
   """Keep the errors that remain where no cast rounds, neither autodiff's nor the rule's.
 
-  Autodiff transposes a cast to a narrower dtype to another such cast; a rule may round elsewhere.
+  Autodiff transposes a cast to a narrower dtype to another such cast; a rule may round elsewhere,
+  but not to a narrower dtype than the function's.
   """
   assert at.witnesses.truth is not None
   evaluator = at.witnesses.unrounded(problem.noise())
   smooth = evaluator.run(at.witnesses.truth, at.inputs)[len(values.y) :]
-  others = verdicts.compare(problem.unrounded(at), smooth, problem.allowance, is_open)
+  bars = values.bars if at.witnesses.is_rule_coarser else problem.unrounded(at)
+  others = verdicts.compare(bars, smooth, problem.allowance, is_open)
   both = zip(found, others, strict=True)
   return [d._replace(is_wrong=d.is_wrong & o.is_wrong) for d, o in both]
 

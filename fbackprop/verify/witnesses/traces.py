@@ -143,6 +143,13 @@ class Witnesses(NamedTuple):
     return any(is_float(v.aval.dtype) and digits(v.aval.dtype) < 23 for v in variables)
 
   @property
+  def is_rule_coarser(self) -> bool:
+    """Whether the rule computes in a dtype narrower than any of the function's."""
+    variables = (v for e in jaxprs.equations_of(self.rule) for v in e.outvars)
+    narrow = [digits(v.aval.dtype) for v in variables if is_float(v.aval.dtype)]
+    return any(2.0**-n > self.coarsest for n in narrow)
+
+  @property
   def coarsest(self) -> float:
     """The rounding unit of the narrowest dtype in which the function computes."""
     dtypes = (v.aval.dtype for e in jaxprs.equations_of(self.forward) for v in e.outvars)
