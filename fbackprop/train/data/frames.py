@@ -1,14 +1,15 @@
 """Tables that have types: parquet files by pyarrow, and DataFrames of pandas or polars.
 
 Their columns become those of a text file: numbers stay numbers, dates become days since 1970-01-01,
-and text stays text, whatever digits are in it.
+durations days, and text and categories stay text, whatever digits are in it.
 
 The file is untrusted input: its rows, columns and unpacked size are those of its own list, which is
 bounded (see `fbackprop.files`).
 """
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from fbackprop.files import MOST_UNPACKED, open_plain
 from fbackprop.train.data.columns import EPOCH, Column, as_text
 from fbackprop.train.data.csv_tables import MOST_CELLS, TextTable, dataset_of
 from fbackprop.train.data.rows import Dataset, check_width, listed
+
+INDEX = re.compile(r"__index_level_\d+__")
 
 
 def is_frame(value: Any) -> bool:
@@ -70,9 +73,18 @@ def cells_of(path: str, name: str, values: Any) -> tuple[np.ndarray, bool]:
   if found.dtype.kind == "M":
     days = found.astype("datetime64[us]").astype(np.int64) / (86400 * 10**6)
     return np.where(np.isnat(found), np.nan, days), True
+  if found.dtype.kind == "m":
+    days = found.astype("timedelta64[us]").astype(np.int64) / (86400 * 10**6)
+    return np.where(np.isnat(found), np.nan, days), False
   cells = found.astype(object)
+  if nested := [value for value in cells.tolist() if isinstance(value, list | dict | np.ndarray)]:
+    said = f"{path}: column {name!r} must be of single values"
+    raise ValueError(f"{said}, got {nested[0]!r:.100}; drop it, or give its parts as columns")
   known = [value for value in cells.tolist() if not is_missing(value)]
-  for is_kind, convert in ((is_number, float), (is_date, days_of_date)):
+  kinds: tuple[tuple[Callable[[Any], bool], Callable[[Any], float]], ...] = (
+    (is_number, float), (is_date, days_of_date), (is_duration, days_of_duration),
+  )  # fmt: skip
+  for is_kind, convert in kinds:
     if not is_of_categories and known and all(map(is_kind, known)):
       numbers = [np.nan if is_missing(value) else convert(value) for value in cells.tolist()]
       return np.array(numbers, np.float64), is_kind is is_date
@@ -92,6 +104,16 @@ def is_number(value: Any) -> bool:
 def is_date(value: Any) -> bool:
   """Return whether a value is a date, with or without a time of the day."""
   return isinstance(value, date)
+
+
+def is_duration(value: Any) -> bool:
+  """Return whether a value is a duration."""
+  return isinstance(value, timedelta)
+
+
+def days_of_duration(value: timedelta) -> float:
+  """Convert a duration to days."""
+  return value.total_seconds() / 86400
 
 
 def days_of_date(value: date) -> float:
@@ -144,6 +166,9 @@ def read_parquet_table(path: str) -> TextTable:
       own = parquet.ParquetFile(file)
       about = own.metadata
       names, cells = own.schema_arrow.names, about.num_rows * max(1, about.num_columns)
+      # Arrow restores no categories of numbers; pandas reads them as such by what it has noted.
+      noted = (own.schema_arrow.pandas_metadata or {}).get("columns", ())
+      categories = {each["name"] for each in noted if each["pandas_type"] == "categorical"}
       size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
     except Exception as error:
       raise ValueError(f"{path} is no parquet file that can be read: {error}") from error
@@ -157,21 +182,27 @@ def read_parquet_table(path: str) -> TextTable:
     except Exception as error:
       raise ValueError(f"{path} is damaged: {error}") from error
   columns = {name: arrow.column(i) for i, name in enumerate(names)}
-  # pandas' index, if it wasn't a plain count, is a column of such a name.
-  values = {name: of_arrow(own) for name, own in columns.items() if name != "__index_level_0__"}
-  if len(values) < len(names) - ("__index_level_0__" in names):
+  # pandas' index, if it wasn't a plain count, are columns of such names.
+  values = {
+    name: of_arrow(own, is_of_categories=name in categories)
+    for name, own in columns.items()
+    if not INDEX.fullmatch(name)
+  }
+  if len(columns) < len(names):
     raise ValueError(f"{path}: each column must have a name of its own, got {listed(names)}")
   return table_of(path, values)
 
 
-def of_arrow(column: Any) -> np.ndarray:
+def of_arrow(column: Any, *, is_of_categories: bool = False) -> np.ndarray:
   """Convert a column of pyarrow to an array: of numbers if it has no others, else of objects."""
-  kind = str(column.type)
+  kind = "dictionary" if is_of_categories else str(column.type)
   if kind.startswith(("int", "uint", "float", "double")) and not column.null_count:
     return np.asarray(column.to_numpy())
   values = column.to_pylist()
   if kind.startswith(("int", "uint", "float", "double", "bool", "half")):
     return np.array([np.nan if value is None else float(value) for value in values])
+  if kind.startswith("dictionary"):  # Categories, of which numbers are words too.
+    values = list(map(text_of, values))
   array = np.empty(len(values), object)
   array[:] = values
   return array
