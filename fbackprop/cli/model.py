@@ -14,7 +14,7 @@ from fbackprop.cli.config import method_of, settings
 from fbackprop.cli.console import UsageError, parsed, refuse, usage_errors, usually
 from fbackprop.cli.run_folder import check_same_data, load_json, load_run_model
 from fbackprop.cli.train import load_config
-from fbackprop.train.data.names import MissingTargets
+from fbackprop.train.data.names import Decimal, MissingTargets, Separator
 
 if TYPE_CHECKING:
   import numpy as np
@@ -40,11 +40,15 @@ class EvalConfig:
     data: Data as of train: unscaled rows with the run's columns, all of them or their own test set.
     missing_targets: Missing targets in --data: refuse the file, drop the rows, or take a word for a
       class.
+    separator: What separates the cells of a csv file in --data.
+    decimal: Decimal separator of a csv file in --data.
   """
 
   run: Run
   data: Annotated[str | None, usually("the test part of the run's data", metavar="NAME")] = None
   missing_targets: Annotated[MissingTargets | None, usually("as the run was trained")] = None
+  separator: Annotated[Separator | None, usually("as the run was trained")] = None
+  decimal: Annotated[Decimal | None, usually("as the run was trained")] = None
 
 
 def evaluate(arguments: Sequence[str]) -> int:
@@ -59,7 +63,11 @@ def evaluate(arguments: Sequence[str]) -> int:
   config = parsed(EvalConfig, "eval", arguments)
   model, trained = load_run_model(config.run), load_config(config.run)
   is_own = config.data is None
-  refuse((is_own and config.missing_targets is not None, "--missing-targets needs --data"))
+  refuse(
+    (is_own and config.missing_targets is not None, "--missing-targets needs --data"),
+    (is_own and config.separator is not None, "--separator needs --data"),
+    (is_own and config.decimal is not None, "--decimal needs --data"),
+  )
 
   from fbackprop.cli.preparation import table_options
   from fbackprop.train.data.datasets import load_raw
@@ -87,7 +95,8 @@ def evaluate(arguments: Sequence[str]) -> int:
       if about.task == "classification":
         targets = own_labels(data, targets, own.output_names, about)
     else:
-      x, targets = rows_of(data, about, trained.target, trained.seed, missing_targets)
+      style = style_of(config, data)
+      x, targets = rows_of(data, about, trained.target, trained.seed, missing_targets, **style)
       note_shared(config.run, about, x, targets)
     scores = score(model, x, targets)
   print(f"{about.as_text()}, {len(x)} {'test ' * is_own}examples of {data}")
@@ -130,11 +139,15 @@ class PredictConfig:
     data: csv:FILE or parquet:FILE with the run's columns, in any order, or npz:FILE with an array
       x.
     out: Output csv file, with a row for each row of the data.
+    separator: What separates the cells of a csv file.
+    decimal: Decimal separator of a csv file.
   """
 
   run: Run
   data: Annotated[str, arg(metavar="FILE")]
   out: Annotated[str | None, usually("the terminal", metavar="FILE")] = None
+  separator: Annotated[Separator | None, usually("as the run was trained")] = None
+  decimal: Annotated[Decimal | None, usually("as the run was trained")] = None
 
 
 def predict(arguments: Sequence[str]) -> int:
@@ -151,7 +164,7 @@ def predict(arguments: Sequence[str]) -> int:
     console.check_writable("--out", config.out)
   model = load_run_model(config.run)
   with usage_errors(f"--data {config.data}"):
-    x = read_rows(config.data, model)
+    x = read_rows(config, model)
     if model.description.encoding is not None:
       for surprise in model.description.encoding.surprises(x):
         console.note(f"note: {surprise}")
@@ -167,10 +180,31 @@ def predict(arguments: Sequence[str]) -> int:
   return 0
 
 
-def read_rows(data: str, model: "Model") -> "np.ndarray":
+def style_of(config: EvalConfig | PredictConfig, data: str) -> dict[str, Any]:
+  """Return how a text file is written: as was said now, else to the run, if its folder is given.
+
+  Raises:
+    UsageError: it was said of data that is no text.
+  """
+  from fbackprop.train.data.formats import FORMATS
+
+  kind = data.partition(":")[0]
+  own: dict[str, Any] = {"separator": config.separator, "decimal": config.decimal}
+  if kind not in FORMATS or "decimal" not in FORMATS[kind].options:
+    for name, value in own.items():
+      refuse((value is not None, f"--{name} is for csv files, {kind} has none"))
+    return {}
+  if Path(config.run, "config.toml").exists():
+    trained = load_config(config.run)
+    own = {name: value or getattr(trained, name) for name, value in own.items()}
+  return {name: value for name, value in own.items() if value is not None}
+
+
+def read_rows(config: PredictConfig, model: "Model") -> "np.ndarray":
   """Read the raw features."""
   from fbackprop.train.data.formats import FORMATS, TABLES
 
+  data = config.data
   kind, _, path = data.partition(":")
   if kind not in TABLES or not path:
     known = " or ".join(f"{kind}:{FORMATS[kind].path}" for kind in TABLES)
@@ -181,7 +215,7 @@ def read_rows(data: str, model: "Model") -> "np.ndarray":
   own = {name: value for name, value in own.items() if name in FORMATS[kind].options}
   if not own and about.encoding is not None:
     raise UsageError(f"--data {data}: the model takes columns of words and numbers; give a table")
-  return TABLES[kind](path, about.features, **own)
+  return TABLES[kind](path, about.features, **own, **style_of(config, data))
 
 
 def predictions(model: "Model", x: "np.ndarray") -> Iterator[list[Any]]:

@@ -20,7 +20,7 @@ import numpy as np
 
 from fbackprop.train.data.columns import Column
 from fbackprop.train.data.datasets import read_source
-from fbackprop.train.data.names import MissingTargets, Task
+from fbackprop.train.data.names import Decimal, MissingTargets, Separator, Task
 from fbackprop.train.data.targets import relabel
 from fbackprop.train.models import Description, Model
 
@@ -230,6 +230,9 @@ def rows_of(
   target: Sequence[str],
   seed: int,
   missing_targets: MissingTargets = "refuse",
+  *,
+  separator: Separator = "auto",
+  decimal: Decimal = "auto",
 ) -> tuple[np.ndarray, np.ndarray]:
   """Read raw rows, with labels renumbered as the model's.
 
@@ -238,7 +241,7 @@ def rows_of(
     description: the model's description.
     target: for a file, the target columns or array of the training.
     seed: seed of synthetic data.
-    missing_targets: as of `load_dataset`.
+    missing_targets, separator, decimal: as of `load_dataset`.
 
   Returns:
     (x `[N, D]`, targets).
@@ -251,7 +254,8 @@ def rows_of(
   known = tuple(Column(name, "complete") for name in description.features)
   found = read_source(
     data, seed, target=target, task=description.task, missing_targets=missing_targets,
-    known=known if own is None else own.columns, usual=usual,
+    known=known if own is None else own.columns, usual=usual, separator=separator,
+    decimal=decimal,
   )  # fmt: skip
   if found.task != description.task:
     raise ValueError(f"{data} is a {found.task}, the model's is a {description.task}")

@@ -410,6 +410,35 @@ def test_other_rows_are_scored(folder, tmp_path, told):
   assert f"accuracy  {right:.4f}" in said.out
 
 
+def test_a_file_may_be_written_otherwise_than_that_of_the_run(folder, tmp_path, told):
+  """1.234 is a fraction with --decimal point, a thousand as the run's numbers are written."""
+  head, row = HEAD[1:-1], ["red", "33", "1.234", "03.02.2023", "True"]
+  path = write(tmp_path / "new.csv", [row], separator="|", head=head)
+  for flags, price in (((), 1234.0), (("--decimal", "point", "--separator", "bar"), 1.234)):
+    out = told("predict", folder / "run", "--data", f"csv:{path}", *flags).out
+    raw = [["red", 33.0, price, "03.02.2023", True]]
+    want = fb.load(folder / "run").predict_proba(raw)[0, 0]
+    assert float(out.splitlines()[1].split(",")[1]) == pytest.approx(want, rel=1e-6)
+
+
+def test_what_a_run_was_told_of_its_file_holds_for_others(tmp_path, told):
+  """The commas of its header and rows would be taken for the separators."""
+  rows = [f"{i % 7},5;{i % 5},25;{'uv'[i % 2]}" for i in range(40)]
+  path = tmp_path / "t.csv"
+  path.write_text("\n".join(["a,b;c,d;y", *rows]))
+  flags = ["--target", "y", "--out", tmp_path, "--name", "run", *SHORT]
+  told("train", "--data", f"csv:{path}", *flags, "--separator", "semicolon", "--decimal", "comma")
+  new = tmp_path / "new.csv"
+  new.write_text("a,b;c,d;y\n1,5;2,25;u\n2,5;1,5;v\n")
+  run = tmp_path / "run"
+  out = told("predict", run, "--data", f"csv:{new}").out.splitlines()
+  want = fb.load(run).predict_proba(np.array([[1.5, 2.25], [2.5, 1.5]]))[:, 0]
+  assert [float(line.split(",")[1]) for line in out[1:]] == pytest.approx(want, rel=1e-6)
+  assert "2 examples" in told("eval", run, "--data", f"csv:{new}").out
+  said = told("eval", run, "--data", f"csv:{new}", "--separator", "comma", code=2).err
+  assert "has no column" in said or "cells were expected" in said
+
+
 def test_a_table_that_has_changed_is_named(folder, tmp_path, told):
   shutil.copytree(folder / "run", tmp_path / "run")
   own = tmp_path / "run" / "config.toml"
