@@ -47,6 +47,13 @@ def main() -> None:
   assert all(map(jnp.array_equal, *map(jax.tree.leaves, (loaded, result.params))))
   fb.verify.assert_vjp(fb.as_custom_vjp(net), result.params, x, level="quick")
 
+  said = ""
+  try:
+    getattr(fb.sklearn, "MLPClassifier")  # noqa: B009
+  except ModuleNotFoundError as error:
+    said = str(error)
+  assert "fbackprop[data]" in said, said or "fb.sklearn was imported"
+
   command = [sys.executable, "-I", "-m", "fbackprop", "train"]
   answer = subprocess.run(command, capture_output=True, text=True, check=False)
   assert answer.returncode == 2, answer
