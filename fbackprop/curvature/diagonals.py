@@ -32,7 +32,7 @@ from fbackprop.curvature.linearization import (
 )  # fmt: skip
 from fbackprop.layers.factors import ByParameter, Factors, is_factors
 from fbackprop.losses.rows import curvature_of
-from fbackprop.meshes import product
+from fbackprop.meshes import product, sum_squares
 from fbackprop.quantities import parameters
 from fbackprop.quantities.capture import is_dense
 from fbackprop.quantities.gradients import as_params
@@ -146,7 +146,7 @@ def summed_squares(factors: Any) -> Any:
     if isinstance(node, ByParameter):
       each = jax.vmap(partial(parameters.replace_leaves, parameters.summed_squares))(node)
       return jax.tree.map(lambda squares: squares.sum(0), each)
-    return (widen(node.y_bar) ** 2).sum(0)
+    return sum_squares(widen(node.y_bar))
 
   return jax.tree.map(of_layer, factors, is_leaf=is_factors)
 
@@ -167,8 +167,8 @@ def of_examples(factors: Factors) -> Any:
   """Compute each example's diagonal of a layer, N in front."""
   if isinstance(factors, ByParameter):
     each = jax.vmap(partial(parameters.replace_leaves, parameters.unsummed))(factors)
-    return jax.tree.map(lambda grads: (widen(grads) ** 2).sum(0), each)
-  x_squares, squares = widen(factors[0]) ** 2, (widen(factors.y_bar) ** 2).sum(0)
+    return jax.tree.map(lambda grads: sum_squares(widen(grads)), each)
+  x_squares, squares = widen(factors[0]) ** 2, sum_squares(widen(factors.y_bar))
   if is_dense(factors):
     first = x_squares[..., :, None] * squares[..., None, :]
     first = jnp.moveaxis(first, -3, 0)

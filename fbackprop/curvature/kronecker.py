@@ -50,14 +50,14 @@ from fbackprop.layers.factors import ByParameter, Factors, Outer, is_factors, is
 from fbackprop.layers.sharing import by_parameter
 from fbackprop.losses.rows import curvature_of, sampler_of
 from fbackprop.meshes import product as matrix_product
-from fbackprop.meshes import second_moment
+from fbackprop.meshes import second_moment, sum_squares
 from fbackprop.quantities.capture import has_offset, is_dense
 from fbackprop.quantities.gradients import summed
 from fbackprop.transforms import weighted_mean
 from fbackprop.types import Array, Layer, Loss, exportable, widen
 
 Sharing = Literal["expand", "reduce"]
-SYMMETRIC_BLOCK = 128
+MANY_COLUMNS = 256
 """The width from which a symmetric product is formed by its upper blocks alone."""
 
 
@@ -248,7 +248,7 @@ def values_along(uses: Uses, u_a: Array, u_g: Array) -> Array:
     return (y_bar**2).sum((0, -3))
   x = jnp.matmul(uses.x, u_a[..., None, :, :])
   if x.shape[-2] == 1:  # The square of a product is the product of the squares.
-    x_squares, squares = x[..., 0, :] ** 2, (y_bar[..., 0, :] ** 2).sum(0)
+    x_squares, squares = x[..., 0, :] ** 2, sum_squares(y_bar[..., 0, :])
     return matrix_product(jnp.swapaxes(x_squares, -1, -2), squares)
   grads = jnp.matmul(jnp.swapaxes(x, -1, -2), y_bar)
   return (grads**2).sum((0, -3))
@@ -257,17 +257,22 @@ def values_along(uses: Uses, u_a: Array, u_g: Array) -> Array:
 def symmetric_product(subscripts: str, left: Array, right: Array) -> Array:
   """Compute an `einsum` of the form "..i,..j->...ij" that is known to be symmetric.
 
-  Of wide ones the lower blocks are the upper ones transposed: in four steps 10 of 16 blocks.
+  Of a wide one only the blocks on and right of the diagonal are multiplied, 10 of 16, a row of
+  blocks at a time, and written in place. The others are their transposes.
   """
   d = left.shape[-1]
-  if d < 2 * SYMMETRIC_BLOCK:
+  if d < MANY_COLUMNS:
     return second_moment(subscripts, left, right)
-  half = d // 2
-  (first, last), (other_first, other_last) = (
-    (rows[..., :half], rows[..., half:]) for rows in (left, right)
-  )
-  upper = second_moment(subscripts, first, other_last)
-  top = jnp.concatenate([symmetric_product(subscripts, first, other_first), upper], -1)
-  below = symmetric_product(subscripts, last, other_last)
-  bottom = jnp.concatenate([jnp.swapaxes(upper, -1, -2), below], -1)
-  return jnp.concatenate([top, bottom], -2)
+  width = 16 * -(-d // 64)
+  rows = [
+    second_moment(subscripts, left[..., start : start + width], right[..., start:])
+    for start in range(0, d, width)
+  ]
+  found = jnp.zeros((*rows[0].shape[:-2], d, d), rows[0].dtype)
+  for start, row in zip(range(0, d, width), rows, strict=True):
+    mirrored = jnp.swapaxes(row[..., width:], -1, -2)
+    for block, at in ((row, (start, start)), (mirrored, (start + width, start))):
+      if block.size:
+        corner = (0,) * (found.ndim - 2) + at
+        found = jax.lax.dynamic_update_slice(found, block, corner)
+  return found

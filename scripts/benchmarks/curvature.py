@@ -142,7 +142,10 @@ def time_peers(rounds: int) -> list[dict[str, Any]]:
   theirs = import_module("scripts.benchmarks.curvature_torch").peers_of(size)
   ours = {**functions_of(size), **with_gradient(size)}
   ours = {peer.ours: ours[peer.ours] for peer in theirs.values()}
-  calls = [cycling(jax.jit(f), params, batches) for f in ours.values()]
+  compiled: dict[str, Any] = {
+    name: jax.jit(f).lower(params, *batches[0]).compile() for name, f in ours.items()
+  }
+  calls = [cycling(one, params, batches) for one in compiled.values()]
   measured = measure([*calls, *(peer.call for peer in theirs.values())], rounds)
   seconds = dict(zip([*ours, *theirs], measured.seconds.T, strict=True))
   print(
@@ -162,6 +165,8 @@ def time_peers(rounds: int) -> list[dict[str, Any]]:
       "size": "peers", "candidate": name, "seconds": float(np.median(own)),
       "over": float(np.median(over)), "ours": held, "times": None, "quartiles": None,
     }  # fmt: skip
+    if name in compiled:
+      row["flops"] = counts_of(compiled[name])[0] / counts_of(compiled[theirs[base].ours])[0]
     cells = ["", "", ""]
     if held and name != base:
       low, times, high = quartiles(over / (seconds[held] / seconds[theirs[base].ours]))

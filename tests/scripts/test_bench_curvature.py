@@ -31,7 +31,7 @@ def test_a_peers_ratio_is_taken_to_its_own_gradient(monkeypatch, capsys):
   monkeypatch.setattr(curvature.metadata, "version", lambda package: "1.0")
   made = types.SimpleNamespace(peers_of=lambda size: theirs)
   monkeypatch.setattr(curvature, "import_module", lambda name: made)
-  monkeypatch.setattr(curvature, "draw_inputs", lambda size: (None, [None]))
+  monkeypatch.setitem(curvature.SIZES, "mnist", Size((6, 5, 4), 3))
   # Ours takes 2 gradients of 1 s and 3 s, theirs 5 of 10 s: 2.5 times as many, in each round.
   seconds = np.array([[1.0, 2.0, 10.0, 50.0], [3.0, 6.0, 10.0, 50.0]])
   monkeypatch.setattr(curvature, "measure", lambda calls, rounds: Rounds(seconds, 2, 0.0))
@@ -39,6 +39,7 @@ def test_a_peers_ratio_is_taken_to_its_own_gradient(monkeypatch, capsys):
   assert [row["over"] for row in rows.values()] == [1, 2, 1, 5]
   assert (rows["BackPACK"]["times"], rows["BackPACK"]["quartiles"]) == (2.5, [2.5, 2.5])
   assert [row["times"] for row in rows.values()].count(None) == 3
+  assert rows["plain gradient"]["flops"] == 1 < rows["ggn_diagonal"]["flops"]
   assert "2.50" in capsys.readouterr().out
 
 
