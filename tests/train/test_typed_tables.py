@@ -82,6 +82,27 @@ def test_the_index_of_a_frame_is_no_feature(folder):
     assert list(data.features) == list(COLUMNS)
 
 
+LEVELS = {
+  "named": pd.Index([f"row {i}" for i in ROWS], name="id"),
+  "numbers": pd.Index([3 * i for i in ROWS], name="number"),
+  "dates": pd.date_range("2024-01-01", periods=N, name="day"),
+  "levels": pd.MultiIndex.from_product([["a", "b"], range(N // 2)], names=["group", "person"]),
+  "half named": pd.MultiIndex.from_product([["a", "b"], range(N // 2)], names=[None, "person"]),
+  "count": pd.RangeIndex(5, 5 + N, name="from five"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_a_named_index_in_a_parquet_file_is_no_feature(tmp_path, name):
+  frame = frame_of().set_index(LEVELS[name])
+  frame.to_parquet(tmp_path / "t.parquet")
+  data = read_source(f"parquet:{tmp_path}/t.parquet", 0, target=["y"])
+  assert list(data.features) == list(COLUMNS)
+  frame.reset_index().to_parquet(tmp_path / "t.parquet")  # As a column it is one.
+  data = read_source(f"parquet:{tmp_path}/t.parquet", 0, target=["y"])
+  assert len(data.features) == len(COLUMNS) + LEVELS[name].nlevels
+
+
 def test_a_frame_and_its_file_are_the_same_data(folder):
   of_frame, of_file = (
     load_dataset(source, 3, target=["y"]) for source in (frame_of(), f"parquet:{folder}/t.parquet")

@@ -20,6 +20,8 @@ from fbackprop.train.data.columns import EPOCH, Column, as_text
 from fbackprop.train.data.csv_tables import MOST_CELLS, TextTable, dataset_of
 from fbackprop.train.data.rows import Dataset, check_width, listed
 
+# Columns of an unnamed index of pandas, also where its notes are lost, as in a copy by another
+# program.
 INDEX = re.compile(r"__index_level_\d+__")
 
 
@@ -167,8 +169,11 @@ def read_parquet_table(path: str) -> TextTable:
       about = own.metadata
       names, cells = own.schema_arrow.names, about.num_rows * max(1, about.num_columns)
       # Arrow restores no categories of numbers; pandas reads them as such by what it has noted.
-      noted = (own.schema_arrow.pandas_metadata or {}).get("columns", ())
-      categories = {each["name"] for each in noted if each["pandas_type"] == "categorical"}
+      noted = own.schema_arrow.pandas_metadata or {}
+      of_columns = noted.get("columns", ())
+      categories = {each["name"] for each in of_columns if each["pandas_type"] == "categorical"}
+      # A plain count is noted as a dict, other indices by the names of their columns.
+      index = {name for name in noted.get("index_columns", ()) if isinstance(name, str)}
       size = sum(about.row_group(i).total_byte_size for i in range(about.num_row_groups))
     except Exception as error:
       raise ValueError(f"{path} is no parquet file that can be read: {error}") from error
@@ -182,11 +187,10 @@ def read_parquet_table(path: str) -> TextTable:
     except Exception as error:
       raise ValueError(f"{path} is damaged: {error}") from error
   columns = {name: arrow.column(i) for i, name in enumerate(names)}
-  # pandas' index, if it wasn't a plain count, are columns of such names.
   values = {
     name: of_arrow(own, is_of_categories=name in categories)
     for name, own in columns.items()
-    if not INDEX.fullmatch(name)
+    if name not in index and not INDEX.fullmatch(name)
   }
   if len(columns) < len(names):
     raise ValueError(f"{path}: each column must have a name of its own, got {listed(names)}")
