@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_a_case_passes_and_one_that_cannot_apply_has_its_reason(tmp_path):
   """In a process of its own, as the classes of scikit-learn are swapped there."""
   command = [sys.executable, "scripts/sklearn_tests.py", "-k", "test_gradient or test_alpha"]
