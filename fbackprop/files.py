@@ -8,9 +8,9 @@ Files are untrusted input. The policy of every reader of the package:
   `MOST_UNPACKED`. A size stated in a header is compared with the bytes that are present.
 - An error names the file, and within it the array, or the line and the column.
 
-`open_plain` and the bounds are here; `train.data.csv_tables`, `train.data.npz` and
-`train.data.idx` apply them to tables, `train.weights` to parameters, `cli.run_folder` to
-configurations. safetensors checks its own headers.
+`open_plain` and the bounds are here; `train.data.csv_tables`, `train.data.npz`,
+`train.data.idx` and `train.data.mat` apply them to tables, `train.weights` to parameters,
+`cli.run_folder` to configurations. safetensors checks its own headers.
 """
 
 import errno

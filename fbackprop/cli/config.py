@@ -62,7 +62,8 @@ class TrainConfig:
 
   Attributes:
     data: Data set: digits, iris, wine, breast_cancer, diabetes, moons, circles, blobs, spiral, xor,
-      sine, mnist1d, csv:FILE, parquet:FILE, npz:FILE or idx:DIR (the MNIST files).
+      sine, mnist1d, csv:FILE, parquet:FILE, npz:FILE, idx:DIR (the MNIST files) or
+      mat:FILE (EMNIST's for MATLAB).
     target: Target columns of a csv or parquet file, or target array of an npz file.
     features: Feature columns of a csv or parquet file; by default all but the target.
     drop: Columns of a csv or parquet file that are no features, such as an index or an id.

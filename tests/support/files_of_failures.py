@@ -5,11 +5,14 @@ import io
 import json
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
+import scipy.io
 
 from tests.support.hostile import (
   MODEL,
@@ -17,6 +20,7 @@ from tests.support.hostile import (
   RUN,
   X,
   described,
+  emnist,
   idx,
   npy,
   npz,
@@ -121,6 +125,27 @@ def archives():
   yield "twice.npz", file.getvalue()
 
 
+def matlab_files():
+  """Return files of MATLAB by their names."""
+  good, packed = emnist(), emnist(do_compression=True)
+  oblong = np.zeros((4, 6), np.uint8)
+  yield "hdf5.mat", b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n"
+  yield "variable.mat", good.replace(b"dataset", b"ataset\0")
+  yield "field.mat", good.replace(b"images", b"photos")
+  file = io.BytesIO()
+  scipy.io.savemat(file, {"dataset": np.ones((2, 2))})
+  yield "array.mat", file.getvalue()
+  yield "oblong.mat", emnist(**{"train.images": oblong})
+  yield "doubles.mat", emnist(**{"train.images": oblong[:, :4] / 2})
+  yield "labels.mat", emnist(**{"train.labels": np.ones((3, 1))})
+  yield "unknown.mat", emnist(**{"test.labels": np.array([[1], [3]])})
+  yield "cut.mat", good[:-40]
+  yield "flipped.mat", packed[:-1] + bytes([packed[-1] ^ 1])
+  bomb = zlib.compress(struct.pack("<II", 14, 2**31) + bytes(2**22))
+  start = good[:128] + struct.pack("<II", 15, len(bomb)) + bomb
+  yield "huge.mat", start
+
+
 def images(folder, **changed):
   """Write the four files of MNIST, two images and one, with some of them changed."""
   labels = {"train": idx(np.arange(2, dtype=np.uint8)), "t10k": idx(np.zeros(1, np.uint8))}
@@ -146,7 +171,7 @@ def make_files(folder: Path) -> None:
   """Write all of the files."""
   for name, text in TEXTS.items():
     (folder / name).write_text(text, encoding="utf-8", newline="")
-  for name, content in (*ENCODED.items(), *archives()):
+  for name, content in (*ENCODED.items(), *archives(), *matlab_files()):
     (folder / name).write_bytes(content)
   os.mkfifo(folder / "pipe")
   (folder / "zero").symlink_to("/dev/zero")

@@ -8,6 +8,7 @@ import re
 import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import safetensors.numpy
+import scipy.io
 from hypothesis import strategies as st
 
 import fbackprop as fb
@@ -25,6 +27,7 @@ from fbackprop.cli.train import load_config, parse, sources_of
 from fbackprop.train import load_params, save_params
 from fbackprop.train.data.csv_tables import read_csv, read_features
 from fbackprop.train.data.idx import read_idx
+from fbackprop.train.data.mat import read_mat
 from fbackprop.train.data.npz import read_npz, read_npz_features
 from fbackprop.train.data.rows import Standardization
 from fbackprop.train.models import KEY, Description, load_model, save_model
@@ -103,6 +106,34 @@ def zipped_as(*names, **others):
 
 def idx(array):
   return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + bytes(array)
+
+
+PIXELS = np.arange(16, dtype=np.uint8).reshape(4, 4)
+
+
+def emnist(do_compression=False, **changed):
+  """Return a file in EMNIST's layout, four images of 2×2 pixels and two, some fields changed."""
+  labels = np.array([[1], [2], [1], [2]], np.uint8)
+  fields = {
+    f"{part}.{name}": array[:n]
+    for part, n in (("train", 4), ("test", 2))
+    for name, array in (("images", PIXELS), ("labels", labels), ("writers", labels))
+  }
+  fields |= {"mapping": np.array([[1, 65, 97], [2, 66, 98]]), **changed}
+  own = {key: value for key, value in fields.items() if value is not None}
+  parts = {part: {key.partition(".")[2]: value for key, value in own.items() if part in key}
+           for part in ("train", "test")}  # fmt: skip
+  rest = {key: value for key, value in own.items() if "." not in key}
+  file = io.BytesIO()
+  scipy.io.savemat(file, {"dataset": {**parts, **rest}}, do_compression=do_compression)
+  return file.getvalue()
+
+
+def packed_mat(content):
+  """Return a MATLAB file with a compressed variable."""
+  packed = zlib.compress(content)
+  start = b"MATLAB 5.0".ljust(124) + b"\0\1IM"
+  return start + struct.pack("<II", 15, len(packed)) + packed
 
 
 def gzipped(content):
@@ -220,6 +251,8 @@ KINDS = {
   "idx": Kind((PICTURES, idx(np.zeros(2, np.uint8))), (read_images,), IMAGES),
   "idx.gz": Kind((gzipped(PICTURES),), (read_images,), f"{IMAGES}.gz"),
   "idx in gz": Kind((PICTURES,), (read_images,), f"{IMAGES}.gz", gzipped),
+  "mat": Kind((emnist(), emnist(do_compression=True)), (read_mat,), "t.mat"),
+  "mat, packed": Kind((emnist()[128:],), (read_mat,), "t.mat", packed_mat),
   "weights": Kind((saved(save_params, PARAMS), safetensors.numpy.save({"0.w": X}, {"a": "b"})),
                   (lambda path: load_params(path, LIKE),), "w.safetensors"),
   "model": Kind((without_checksum(MODEL), MODEL), (load_model,), "model.safetensors"),

@@ -44,6 +44,7 @@ from fbackprop.cli.run_folder import load_json
 from fbackprop.cli.train import load_config
 from fbackprop.train.data.npz import read_npz
 from fbackprop.train.data.idx import read_numbers
+from fbackprop.train.data.mat import read_mat
 from fbackprop.train.data.csv_tables import read_csv
 from pathlib import Path
 def read(path):
@@ -54,6 +55,8 @@ def read(path):
     read_csv(path, ("y",), None)
   elif ending in ("gz", "idx"):
     read_numbers(Path(path), 3)
+  elif ending == "mat":
+    read_mat(path)
   elif ending == "toml":
     os.replace(path, os.path.join(sys.argv[1], "config.toml"))
     load_config(sys.argv[1])
@@ -123,6 +126,15 @@ def gz(count, header):
   return start + deflated(header) + zeros(count) + bytes(8)
 
 
+def mat(count, size, start=b""):
+  """A MATLAB file of a compressed variable, said to be of a size, of so many MiB of zeros."""
+  packed = b"\x78\x9c" + deflated(struct.pack("<II", 14, size) + start) + zeros(count)
+  return b"MATLAB 5.0".ljust(124) + b"\0\1IM" + struct.pack("<II", 15, len(packed)) + packed
+
+
+NAMED = struct.pack("<IIIIIIiiII8s", 6, 8, 2, 0, 5, 8, 1, 1, 1, 7, b"dataset")
+
+
 def safetensors(header, data=b""):
   text = header if isinstance(header, bytes) else json.dumps(header).encode()
   return len(text).to_bytes(8, "little") + text + data
@@ -151,6 +163,10 @@ BOMBS = {
   "lying.gz": (lambda: gz(2000, idx(2, 3, 4)), "says that it holds 24 numbers, got more"),
   "tiny.gz": (lambda: gz(1, idx(1, 2**15, 2**15)), "says that it holds 1,073,741,824 numbers, in "),
   "lying.idx": (lambda: idx(2**32 - 1, 2**32 - 1, 2**32 - 1), "numbers, in 16 bytes"),
+  "large.mat": (lambda: mat(2000, 2000 * 2**20, NAMED), "more than the 1,073,741,824 that are"),
+  "lying.mat": (lambda: mat(2000, len(NAMED), NAMED), "says that it is 48 bytes, and holds 49"),
+  "tiny.mat": (lambda: mat(0, 2**30, NAMED), "a variable would be 1,073,741,824 bytes, more than "),
+  "unnamed.mat": (lambda: mat(2000, 2000 * 2**20), "a matrix without class, shape and name"),
   "columns.csv": (lambda: b"a," * 10**6 + b"y\n", "has 1,000,001 columns, and a network at most"),
   "commas.csv": (lambda: b"," * 2**25, "line 1: longer than 16,777,216 letters"),
   "row.csv": (lambda: b"a,y\n" + b"1," * 2**22 + b"\n", "2 cells were expected, got 4194305"),

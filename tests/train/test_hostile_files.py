@@ -105,8 +105,8 @@ def patience():
   signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.parametrize("name", ["csv", "npz", "idx", "idx.gz", "weights", "model", "toml", "told",
-                                  "json", "run", "run's model"])  # fmt: skip
+@pytest.mark.parametrize("name", ["csv", "npz", "idx", "idx.gz", "mat", "weights", "model", "toml",
+                                  "told", "json", "run", "run's model"])  # fmt: skip
 @pytest.mark.parametrize("make", [make_pipe, make_socket, make_device, make_circle, Path.mkdir])
 def test_what_is_no_file_is_refused_at_once(tmp_path, patience, name, make):
   kind, folder = KINDS[name], tmp_path / "hostile"

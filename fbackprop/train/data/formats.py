@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fbackprop.errors import RangeError
-from fbackprop.train.data import csv_tables, frames, idx, npz
+from fbackprop.train.data import csv_tables, frames, idx, mat, npz
 from fbackprop.train.data.names import NAMES
 from fbackprop.train.data.rows import Dataset
 
@@ -40,6 +40,7 @@ FORMATS = {
   "parquet": Format("FILE", frames.read_parquet, frames.read_parquet_features, OF_COLUMNS),
   "npz": Format("FILE", npz.read_npz, npz.read_npz_features),
   "idx": Format("DIR", idx.read_idx),
+  "mat": Format("FILE", mat.read_mat),
 }
 # The readers of features, of the formats with options.
 TABLES = {kind: f.read_features for kind, f in FORMATS.items() if f.read_features is not None}
