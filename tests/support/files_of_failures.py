@@ -141,9 +141,9 @@ def matlab_files():
   yield "unknown.mat", emnist(**{"test.labels": np.array([[1], [3]])})
   yield "cut.mat", good[:-40]
   yield "flipped.mat", packed[:-1] + bytes([packed[-1] ^ 1])
-  bomb = zlib.compress(struct.pack("<II", 14, 2**31) + bytes(2**22))
-  start = good[:128] + struct.pack("<II", 15, len(bomb)) + bomb
-  yield "huge.mat", start
+  head = struct.pack("<IIIIIIiiII8s", 6, 8, 2, 0, 5, 8, 1, 1, 1, 7, b"dataset")
+  bomb = zlib.compress(struct.pack("<II", 14, 2**31) + head + bytes(2**22))
+  yield "huge.mat", good[:128] + struct.pack("<II", 15, len(bomb)) + bomb
 
 
 def images(folder, **changed):

@@ -155,7 +155,7 @@ def find_variable(content: memoryview, name: str) -> Matrix:
     if found[-1] == name:
       is_packed = element.type == COMPRESSED
       return matrix_of(unpacked(element.data, order) if is_packed else element.data, order)
-  raise ValueError(f"it must have a variable {name!r}, got {listed(found) or 'none'}")
+  raise ValueError(f"it must have a variable {name!r}, got {listed([*map(repr, found)]) or 'none'}")
 
 
 def unpacked(packed: memoryview, order: Order) -> memoryview:
@@ -204,7 +204,7 @@ def matrix_of(content: memoryview, order: Order) -> Matrix:
   dims = tuple(np.frombuffer(shape, f"{order}i4").tolist())
   if kind & 0x800:
     raise ValueError("complex numbers")
-  return Matrix(kind & 0xFF, dims, bytes(name).decode("latin-1"), parts, order)
+  return Matrix(kind & 0xFF, dims, bytes(name).partition(b"\0")[0].decode("latin-1"), parts, order)
 
 
 def fields_of(matrix: Matrix, what: str) -> dict[str, Matrix]:
@@ -218,7 +218,9 @@ def fields_of(matrix: Matrix, what: str) -> dict[str, Matrix]:
   names = [bytes(text.data[i : i + size]) for i in range(0, len(text.data), size)]
   own = [name.partition(b"\0")[0].decode("latin-1") for name in names]
   if len(set(own)) < len(own) or any(field.type != MATRIX for field in fields):
-    raise ValueError(f"{what} must have fields of names of their own, got {listed(own)}")
+    raise ValueError(
+      f"{what} must have fields of names of their own, got {listed([*map(repr, own)])}"
+    )
   found = zip(own, fields, strict=True)
   return {name: matrix_of(field.data, matrix.order) for name, field in found if field.data}
 
@@ -226,7 +228,9 @@ def fields_of(matrix: Matrix, what: str) -> dict[str, Matrix]:
 def matrix_in(fields: dict[str, Matrix], name: str, what: str) -> Matrix:
   """Return a field of a struct; raise if there is none."""
   if name not in fields:
-    raise ValueError(f"{what} must have a field {name!r}, got {listed([*fields]) or 'none'}")
+    raise ValueError(
+      f"{what} must have a field {name!r}, got {listed([*map(repr, fields)]) or 'none'}"
+    )
   return fields[name]
 
 
