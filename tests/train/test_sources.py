@@ -193,7 +193,7 @@ def test_a_regression_is_standardised_on_both_sides_and_back():
 
 TOO_FEW = [
   (["1,a", "2,b"], "2 examples: with a test_fraction of 0.25 one of the parts would have less"),
-  (["1,a"] * 9 + ["2,b"], "class 'b' has 1 example, and needs one in each part"),
+  (["1,a"] * 9 + ["2,b"], "class 'b' has 1 example, and needs one in each part; give it more, or"),
 ]
 
 

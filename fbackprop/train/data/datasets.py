@@ -179,7 +179,8 @@ def split_rows(dataset: Dataset, seed: int, test_fraction: float) -> Split:
   counts = np.bincount(targets, minlength=least) if is_labelled else np.array([n])
   if counts.min() < 2:
     alone = f"class {classes[int(counts.argmin())]!r} has {counts.min()} example"
-    raise ValueError(f"{name}: {alone}, and needs one in each part")
+    advice = "give it more, or take its rows out"
+    raise ValueError(f"{name}: {alone}, and needs one in each part; {advice}")
   return splits.stratified(n, test_fraction, targets if is_labelled else None, seed)
 
 
