@@ -78,6 +78,7 @@ def test_names_stay_text():
   assert "<a>" not in text.split("</style>")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("beat", range(BEATS))
 def test_every_beat_shows_what_is_known(opened, beat):
   with opened(LECTURE.to_animation()) as page:
@@ -106,6 +107,7 @@ def test_a_gate_that_leads_to_no_output_sends_nothing():
   assert beats[-2].lines[-1] == "df/dx = 0 + 0 + 2 + 2 = 4"  # g and h are never visited.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_without_motion_it_is_the_solved_circuit(opened, scheme):
   window = {"reduced_motion": "reduce", "color_scheme": scheme}
@@ -117,6 +119,7 @@ def test_without_motion_it_is_the_solved_circuit(opened, scheme):
   assert shown["beat"] == [str(BEATS - 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_nothing_overlaps(opened, name):
   with opened(example(name).trace().to_animation(), reduced_motion="reduce") as page:
@@ -124,6 +127,7 @@ def test_nothing_overlaps(opened, name):
     assert page.evaluate(f"({OVERLAPS})(document.documentElement)") == []
 
 
+@pytest.mark.slow
 def test_it_moves_as_an_image(browser, tmp_path):
   """As GitHub shows it: an `<img>`, in which nothing but CSS runs."""
   (tmp_path / "a.svg").write_text(LECTURE.to_animation(), "utf-8")

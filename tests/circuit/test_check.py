@@ -18,6 +18,7 @@ def wrong(gate, factor):
   return gate._replace(backward=wrong_backward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", GATES)
 @pytest.mark.parametrize("factor", [1 + 1e-6, -1.0, 0.0])
 def test_the_witness_finds_a_wrong_rule_in_any_gate(op, factor):

@@ -194,6 +194,7 @@ def test_an_input_may_have_any_name():
   assert c.value_and_grad(**at)[0] == 7
 
 
+@pytest.mark.slow
 def test_arrays_go_through_entry_by_entry():
   x = jnp.array([1.0, -2.0, 3.0])
   value, gradients = parse("(x+y)*max(y,z)").value_and_grad(x=x, y=2.0, z=np.zeros(3, np.float32))
@@ -343,6 +344,7 @@ WORK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", WORK)
 def test_work_grows_linearly(work):
   WORK[work](10)()

@@ -45,6 +45,7 @@ def crossings_by_pairs(columns):
   return count
 
 
+@pytest.mark.slow
 @given(circuits(), st.booleans())
 def test_crossings_are_counted_right_and_never_become_more(circuit, margin):
   columns = assign_columns(circuit, margin=margin)
@@ -56,6 +57,7 @@ def test_crossings_are_counted_right_and_never_become_more(circuit, margin):
   ]
 
 
+@pytest.mark.slow
 @given(circuits(), st.booleans())
 def test_every_wire_is_a_path_from_column_to_column(circuit, margin):
   columns = assign_columns(circuit, margin=margin)
@@ -79,6 +81,7 @@ def test_every_wire_is_a_path_from_column_to_column(circuit, margin):
   assert sorted(labels, key=str) == sorted((w for wires in forks for w in wires), key=str)
 
 
+@pytest.mark.slow
 @given(circuits())
 def test_boxes_are_apart_and_inputs_arrive_in_order(circuit):
   layout = place(circuit, extent)

@@ -171,6 +171,7 @@ GRID = np.unique(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", GATES)
 def test_every_gate_computes_what_jax_computes(scratch, op):
   """To 4e-15 of each number, or of the largest slope, 1.75, where a slope nearly cancels."""
@@ -193,6 +194,7 @@ def test_the_page_knows_all_gates_and_no_others(scratch):
   assert set(scratch.evaluate("Object.keys(GATES)")) == set(GATES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["neuron", "mazur", "max", "sigmoid"])
 def test_the_examples_pass_their_own_test(opened, name):
   with opened(example(name).trace()) as page:
@@ -221,6 +223,7 @@ def test_numbers_are_formatted_as_in_python(scratch, value, digits, text):
   assert scratch.evaluate("([v, s]) => format(v, s)", [value, settings]) == text
 
 
+@pytest.mark.slow
 def test_a_formula_with_numbers_means_what_python_says(scratch):
   """Every gate's formula at negative inputs, read as Python, is the gate's value there."""
   signs = {"−": "-", "·": "*", "^": "**", "²": "**2"}
@@ -249,6 +252,7 @@ def shown(page, kind):
     .map((text) => [text.dataset.{kind}, text.textContent])""")
 
 
+@pytest.mark.slow
 def test_forward_then_backward_gate_by_gate(opened):
   with opened(LECTURE) as page:
     page.focus("button.primary")
@@ -278,6 +282,7 @@ def test_forward_then_backward_gate_by_gate(opened):
     assert dict(shown(page, "share"))["y:1"] == "3"
 
 
+@pytest.mark.slow
 def test_play_runs_to_the_update_and_undo_takes_it_back(opened):
   with opened(LECTURE) as page:
     page.select_option("select", "4")
@@ -293,6 +298,7 @@ def test_play_runs_to_the_update_and_undo_takes_it_back(opened):
     assert player(page, "return p.solved().value") == 6
 
 
+@pytest.mark.slow
 def test_a_number_is_dragged_in_the_picture(opened):
   with opened(LECTURE) as page:
     box = page.locator('[data-value="x"]').first.bounding_box()
@@ -317,6 +323,7 @@ def test_the_progress_leads_to_any_step(opened):
     assert page.get_attribute("button.primary", "aria-label") == "Play"  # It has stopped.
 
 
+@pytest.mark.slow
 def test_a_slider_and_a_field_change_an_input(opened):
   with opened(LECTURE) as page:
     page.get_by_label("Drag x").fill("3")
@@ -348,6 +355,7 @@ def test_a_slider_and_a_field_change_an_input(opened):
     ]
 
 
+@pytest.mark.slow
 def test_a_nudge_is_compared_with_what_the_gradient_said(opened):
   with opened(parse("f = x*x").trace(x=3.0)) as page:
     page.click("text=+0.01")
@@ -356,6 +364,7 @@ def test_a_nudge_is_compared_with_what_the_gradient_said(opened):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mazur", "two-layer", "neuron"])
 def test_two_hundred_updates_are_those_of_jax(opened, name):
   """To 1e-10: two hundred steps each pass on roundings of 1e-16, and ask for no more."""
@@ -383,6 +392,7 @@ def test_two_hundred_updates_are_those_of_jax(opened, name):
   assert ours[0] == pytest.approx(values, rel=1e-10, abs=1e-10)
 
 
+@pytest.mark.slow
 def test_a_step_that_is_not_finite_is_not_taken(opened):
   with opened(parse("f = exp(x) * x**3").trace(x=2.0)) as page:
     player(page, "p.state.rate = -1e3; p.update(10)")
@@ -393,6 +403,7 @@ def test_a_step_that_is_not_finite_is_not_taken(opened):
     assert "isn't finite" in page.text_content(".explained")
 
 
+@pytest.mark.slow
 def test_several_updates_are_told_and_taken_back_as_one(opened):
   with opened(parse("f = square(x - 2) + 1").trace(x=0.0)) as page:
     page.click("text=10 updates")
@@ -407,6 +418,7 @@ def test_several_updates_are_told_and_taken_back_as_one(opened):
     assert player(page, "return [p.state.losses, p.state.inputs.x]") == [[5], 0]
 
 
+@pytest.mark.slow
 def test_what_can_be_undone_takes_little_memory(opened):
   with opened(parse("f = x*x").trace(x=3.0)) as page:
     kept = player(
@@ -448,6 +460,7 @@ def test_a_curve_names_its_axes_and_its_ends(scratch):
   assert sorted(scratch.evaluate(code, [0.7])) == sorted(["0", "", "steps →", "J ↑", "0.7"])
 
 
+@pytest.mark.slow
 def test_keys_act_where_the_focus_is_in_the_circuit_alone(opened):
   with opened(LECTURE) as page:
     for key in ("Home", "u", "ArrowLeft"):
@@ -474,6 +487,7 @@ def test_keys_act_where_the_focus_is_in_the_circuit_alone(opened):
       assert player(page, "return [p.state.selected, p.state.done]") == ["b", 8]
 
 
+@pytest.mark.slow
 def test_the_local_gradients_stand_at_their_gates_once_they_are_used(opened):
   with opened(LECTURE) as page:
     assert dict(shown(page, "local")) == {
@@ -514,6 +528,7 @@ def test_what_fails_to_start_says_so_in_the_page(scratch):
   assert scratch.get_attribute("html", "data-selftest") == "pass"
 
 
+@pytest.mark.slow
 def test_no_derivative_is_by_a_constant(opened):
   with opened(parse("J = 0.5 * square(w - 3)").trace(w=1.0)) as page:
     texts = page.locator(".closeup text").all_text_contents()
@@ -522,6 +537,7 @@ def test_no_derivative_is_by_a_constant(opened):
     assert page.locator(".closeup").get_attribute("aria-label").count("∂") == 1
 
 
+@pytest.mark.slow
 def test_a_picture_has_a_legend_and_the_names_of_its_formulas(opened):
   for language, first in (("en", "above a wire: its value"), ("ko", "선 위: 값")):
     with opened(parse("f = relu(w*x)").trace(w=2.0, x=-1.0), language=language) as page:
@@ -551,6 +567,7 @@ def test_a_wide_picture_is_scaled_down_while_it_stays_readable_else_it_says_that
     assert page.locator(".scrolls").inner_text().endswith("it scrolls sideways.")
 
 
+@pytest.mark.slow
 def test_the_local_gradients_stand_off_the_wires(opened):
   """No wire shows between their digits; a halo hides it where there is no room beside it."""
   code = """() => {
@@ -572,6 +589,7 @@ def test_the_local_gradients_stand_off_the_wires(opened):
     assert crowded.first.evaluate(style) == ["stroke", "9px"]
 
 
+@pytest.mark.slow
 def test_nothing_below_moves_whatever_is_told(opened):
   for width in (1440, 360):
     with opened(
@@ -624,6 +642,7 @@ def test_a_new_weight_stands_beside_its_button(opened):
     assert page.text_content(".taken") == ""
 
 
+@pytest.mark.slow
 def test_sliders_have_one_scale_which_grows_as_far_as_descent_leads(opened):
   ends = "[...document.querySelectorAll('.slider input')].map(({ min, max }) => [min, max])"
   with opened(parse("f = w*x").trace(w=2.0, x=-1.0)) as page:
@@ -671,6 +690,7 @@ def test_weights_and_biases_learn_where_names_tell_them(text, learned):
 # --- An exercise ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_exercise_is_checked_in_place(opened):
   with opened(LECTURE, exercise=True) as page:
     blanks = page.locator("input.blank")
@@ -703,6 +723,7 @@ def test_an_exercise_is_checked_in_place(opened):
     assert not page.locator(".player").is_visible()
 
 
+@pytest.mark.slow
 def test_an_exercise_does_not_tell_its_answers(opened):
   trace = parse("a = x*y; f = a*a + relu(a)").trace(x=7.0, y=11.0)
   with opened(trace, exercise=True) as page:
@@ -728,6 +749,7 @@ def test_an_exercise_does_not_tell_its_answers(opened):
   assert trace.show(exercise=True).svg == trace.circuit._repr_svg_()
 
 
+@pytest.mark.slow
 def test_an_exercise_without_javascript_is_a_sheet_to_fill_in(opened):
   trace = example("mazur").trace()  # Which is wider than a sheet.
   for language, note in (("en", "needs JavaScript"), ("ko", "JavaScript가 필요합니다")):
@@ -748,6 +770,7 @@ def test_an_exercise_without_javascript_is_a_sheet_to_fill_in(opened):
       assert wide == pytest.approx(680, abs=1)
 
 
+@pytest.mark.slow
 def test_blanks_do_not_cover_the_wires_or_each_other(opened):
   with opened(LECTURE, exercise=True) as page:
     boxes = [each.bounding_box() for each in page.locator(".blank").all()]
@@ -781,6 +804,7 @@ def test_answers_are_judged_by_their_digits(scratch, typed, right, outcome):
   assert scratch.evaluate("([text, right]) => judge(text, right)", [typed, right]) == outcome
 
 
+@pytest.mark.slow
 def test_hints_new_numbers_and_answers(opened):
   with opened(LECTURE, exercise=True) as page:
     page.get_by_label("gradient by x").focus()
@@ -798,6 +822,7 @@ def test_hints_new_numbers_and_answers(opened):
 # --- For everyone ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "ko"])
 @pytest.mark.parametrize("exercise", [False, True])
 def test_it_is_accessible_at_every_width(opened, exercise, language):
@@ -812,6 +837,7 @@ def test_it_is_accessible_at_every_width(opened, exercise, language):
         check_access(page)
 
 
+@pytest.mark.slow
 def test_motion_stops_where_it_is_not_wanted(opened):
   for motion, name in (("reduce", "none"), ("no-preference", "flow")):
     with opened(LECTURE, window={"reduced_motion": motion}) as page:
@@ -820,6 +846,7 @@ def test_motion_stops_where_it_is_not_wanted(opened):
       assert page.evaluate(style) == name
 
 
+@pytest.mark.slow
 def test_a_gate_is_reached_and_read_by_keyboard(opened):
   with opened(LECTURE) as page:
     page.locator('[data-gate="b"]').focus()
@@ -830,6 +857,7 @@ def test_a_gate_is_reached_and_read_by_keyboard(opened):
     assert "∂b/∂y = 1" in page.text_content(".gate-view")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cs224n", "neuron", "two-layer", "mazur"])
 def test_no_numbers_overlap_however_long_they_are(opened, name):
   with opened(example(name).trace()) as page:
@@ -839,6 +867,7 @@ def test_no_numbers_overlap_however_long_they_are(opened, name):
       assert page.evaluate(f"({OVERLAPS})(document.querySelector('.picture svg'))") == []
 
 
+@pytest.mark.slow
 def test_a_printed_page_shows_the_solved_circuit(opened):
   with opened(LECTURE) as page:
     player(page, "p.go(0)")

@@ -68,6 +68,7 @@ def test_there_are_activations_to_ask():
   assert {"relu", "gelu", "tanh", "softplus", "hard_tanh"} <= set(ACTIVATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [np.int32(1), np.array([0.2, 0.0, 0.8]), np.array([0.5, 1, 2])])
 @pytest.mark.parametrize("scale", [1.0, 500.0])
 def test_naive_softmax_gates_are_good_to_the_stated_bound(target, scale):
@@ -77,6 +78,7 @@ def test_naive_softmax_gates_are_good_to_the_stated_bound(target, scale):
   assert scale == 1 or max(logits) > 100
 
 
+@pytest.mark.slow
 def test_every_weight_is_on_a_wire_of_its_own():
   with jax.enable_x64(True):
     c = from_mlp(
@@ -89,6 +91,7 @@ def test_every_weight_is_on_a_wire_of_its_own():
   assert c.trace(w1_1_1=0.5).values["w1_1_1"] == 0.5
 
 
+@pytest.mark.slow
 def test_two_activations_of_one_name_keep_their_rules():
   half = fb.activation(fb.gates.relu_with(at_zero=0.5))
   net = fb.serial(fb.dense(1, 1), half, half, fb.relu)

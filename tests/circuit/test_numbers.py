@@ -55,6 +55,7 @@ def test_powers_of_zero_and_of_negative_numbers(a, b, local):
   np.testing.assert_array_equal(local_gradients("power", a, b), local)
 
 
+@pytest.mark.slow
 def test_no_gradient_to_an_exponent_by_jvp_either_and_nan_passes():
   def to_exponent(a, b):
     _, residuals = fb.gates.power.forward(a, b)

@@ -211,6 +211,7 @@ def test_class_names_are_drawn_in_a_font_that_has_them(with_hangul, monkeypatch)
   assert (told, words) == ([], ["고양이", "개", "값"])
 
 
+@pytest.mark.slow
 def test_names_that_no_font_has_are_romanised_and_said_once(only_dejavu, monkeypatch):
   told, words = [], drawn_words(monkeypatch)
   run = a_run(output_names=("고양이", "개", "中"), features=("ก", "b", "c", "d"))
@@ -227,6 +228,7 @@ def test_names_that_sound_alike_stay_apart(only_dejavu, monkeypatch):
   assert words == ["0: a", "1: a", "2: b"]
 
 
+@pytest.mark.slow
 def test_a_caller_who_takes_no_sentences_is_warned_once(only_dejavu):
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -244,6 +246,7 @@ def test_the_page_has_the_names_whatever_fonts_there_are(only_dejavu):
   assert "中" in svg
 
 
+@pytest.mark.slow
 def test_a_run_with_such_names_is_not_lost(only_dejavu, tmp_path, monkeypatch, capsys):
   rng = np.random.default_rng(0)
   rows = [f"{rng.normal(i % 2):.3f},{rng.normal():.3f},{'개토'[i % 2]}" for i in range(40)]

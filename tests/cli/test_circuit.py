@@ -152,6 +152,7 @@ def test_links_and_pipes_stay_what_they_are(capsys, tmp_path):
   assert (said.out, said.err[:15]) == ("", "jax.grad agrees")
 
 
+@pytest.mark.slow
 def test_stdout_by_its_path_is_stdout(tmp_path):
   command = [sys.executable, "-m", "fbackprop", "circuit", *CS224N, "--out", "/dev/stdout"]
   file, root = tmp_path / "f.txt", Path(fb.__file__).parents[1]
@@ -162,6 +163,7 @@ def test_stdout_by_its_path_is_stdout(tmp_path):
   assert file.stat().st_ino == before
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_enough_is_no_error():
   reader, writer = os.pipe()
   os.close(reader)

@@ -51,6 +51,7 @@ def digits(tmp_path_factory):
   return out / "digits-1"
 
 
+@pytest.mark.slow
 def test_digits_leave_a_folder_with_everything(digits):
   assert sorted(os.listdir(digits)) == FILES
   assert (digits / "report.png").read_bytes().startswith(b"\x89PNG")
@@ -122,6 +123,7 @@ def test_sine_prints_a_heading_lines_and_an_ending(tmp_path, capsys):
   )
 
 
+@pytest.mark.slow
 def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, undrawn, monkeypatch):
   titles = []
 
@@ -137,6 +139,7 @@ def test_the_title_says_what_was_run_and_how_it_ended(tmp_path, capsys, undrawn,
   assert capsys.readouterr().out.splitlines()[-1].startswith(f"{ending}; run in ")
 
 
+@pytest.mark.slow
 def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
   flags = ("--rate", 0.0123, "--seed", 7, "--batch-size", 50, "--stop.max-steps", 40)
   assert train(tmp_path, *LINE, *flags) == 0
@@ -146,6 +149,7 @@ def test_config_toml_runs_again_bit_for_bit(tmp_path, undrawn):
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_seed_is_another_start(tmp_path, undrawn):
   for seed in (0, 1):  # Without a step the data say nothing, the key alone does.
     assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 0, "--seed", seed) == 0
@@ -160,6 +164,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "reason"), ENDS, ids=["loss_below", "tol"])
 def test_a_stop_rule_ends_a_run_that_nobody_checks(tmp_path, capsys, undrawn, flags, reason):
   assert train(tmp_path, *LINE, *flags, "--check-every", 0, "--name", "mine") == 0
@@ -195,6 +200,7 @@ def test_a_run_that_diverges_says_where_and_keeps_finite_parameters(tmp_path, ca
   assert all(np.isfinite(leaf).all() for leaf in params.values())
 
 
+@pytest.mark.slow
 def test_a_wrong_backward_rule_fails_the_run(tmp_path, capsys, undrawn, monkeypatch):
   right = fb.tanh
 
@@ -226,6 +232,7 @@ def test_an_interrupt_saves_what_was_reached(tmp_path, capsys, undrawn, monkeypa
   assert (summary["stop_reason"], summary["steps"]) == ("interrupted", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("during", ["append_evaluation", "write_json"])
 def test_an_interrupt_at_the_end_saves_everything_and_is_told(
@@ -255,6 +262,7 @@ def test_a_second_interrupt_does_not_wait_for_the_files(tmp_path, capsys, undraw
   assert "interrupted before all of the run was saved" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["metrics.jsonl", "model.safetensors", "summary.json"])
 def test_a_file_that_cannot_be_written_is_named_and_the_others_are_saved(
   tmp_path, capsys, undrawn, monkeypatch, name
@@ -312,6 +320,7 @@ def test_a_terminal_shows_a_bar_under_the_lines(capsys, monkeypatch):
   assert "5/10" in said
 
 
+@pytest.mark.slow
 def test_a_terminal_says_what_takes_so_long_before_the_first_step(capsys, monkeypatch):
   monkeypatch.setenv("TERM", "xterm")
   monkeypatch.setattr(sys.stdout, "isatty", lambda: True)

@@ -72,6 +72,7 @@ def home(tmp_path_factory):
   return home
 
 
+@pytest.mark.slow
 def test_a_second_run_compiles_nothing_and_computes_the_same(home):
   before = programs(home / "cache")
   # All that a run asks for: its key, its start, the loop, evaluation, check, and what is drawn.
@@ -84,6 +85,7 @@ def test_a_second_run_compiles_nothing_and_computes_the_same(home):
   assert first == second
 
 
+@pytest.mark.slow
 def test_a_damaged_program_is_replaced_without_a_word(home):
   before = programs(home / "cache")
   folder = next((home / "cache" / "fbackprop").iterdir())
@@ -94,6 +96,7 @@ def test_a_damaged_program_is_replaced_without_a_word(home):
   assert len(chunk.read_bytes()) > 1000
 
 
+@pytest.mark.slow
 def test_a_folder_that_the_user_chose_for_jax_is_used_in_its_place(home, tmp_path):
   run_python(UNDRAWN, tmp_path, *TRAIN, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own"),
              JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0")  # fmt: skip
@@ -102,11 +105,13 @@ def test_a_folder_that_the_user_chose_for_jax_is_used_in_its_place(home, tmp_pat
   assert kinds(tmp_path / "own") == kinds(home / "cache")
 
 
+@pytest.mark.slow
 def test_without_a_cache_nothing_is_kept(tmp_path):
   assert run_python(UNDRAWN, tmp_path, *TRAIN, "--no-cache") == ""
   assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_the_library_keeps_nothing(tmp_path):
   run_python(LIBRARY, tmp_path)
   assert not (tmp_path / "cache").exists()

@@ -53,6 +53,7 @@ def losses(name: str) -> list[float]:
   return [json.loads(line)["train_loss"] for line in lines]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_parameters_of_another(first, capsys):
   assert train("--init runs/first --name more --rate 0.5 --eval-every 1 --stop.max-steps 5") == 0
   out = capsys.readouterr().out
@@ -64,6 +65,7 @@ def test_a_run_goes_on_from_the_parameters_of_another(first, capsys):
   assert (config["init"], config["hidden"], config["activation"]) == ("runs/first", [6], "tanh")
 
 
+@pytest.mark.slow
 def test_no_step_gives_the_parameters_themselves(first):
   assert train("--init runs/first --name none --stop.max-steps 0") == 0
   was, now = (load_model(f"runs/{name}/model.safetensors") for name in ("first", "none"))
@@ -72,6 +74,7 @@ def test_no_step_gives_the_parameters_themselves(first):
   np.testing.assert_array_equal(was.description.standardization, now.description.standardization)
 
 
+@pytest.mark.slow
 def test_other_rows_are_standardised_as_the_parameters_know_them(first):
   """Not by their own mean: 0 would be another time then."""
   table(first.parents[1] / "later.csv", 1000.0)
@@ -92,6 +95,7 @@ def test_a_file_of_another_program_is_taken_by_its_leaves(first):
   assert np.array_equal(now[0].w, params[0].w)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_needs_the_first_one_no_more(first, monkeypatch):
   """Its own folder holds a copy; to the same bits as if it had never been cut."""
   words = "--init runs/gone --ckpt.every 5 --seed 3"
@@ -138,6 +142,7 @@ def test_the_run_of_an_ensemble_is_refused(first, capsys):
   assert "--init runs/two holds an ensemble of 2 networks" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_equal_numbers_are_the_same_class(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   table(Path("t.csv"), 0.0)
@@ -148,6 +153,7 @@ def test_equal_numbers_are_the_same_class(tmp_path, monkeypatch):
   assert train("--init runs/n --stop.max-steps 0", "float.csv") == 0
 
 
+@pytest.mark.slow
 def test_another_task_is_refused_and_distant_numbers_are_said(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   x = np.arange(40.0)

@@ -49,6 +49,7 @@ def kinds(files, **options):
 # --- Labels and classes ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("smoothing", "weights"), [(0.25, "none"), (0.0, "balanced"), (0.25, (0.5, 3.0))]
 )

@@ -47,6 +47,7 @@ def cut(tmp_path, monkeypatch):
   return tmp_path / "a"
 
 
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_goes_on_to_the_same_bits(whole, cut, capsys):
   capsys.readouterr()
   assert train("--resume", cut) == 0
@@ -69,6 +70,7 @@ DAMAGED_LINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", DAMAGED_LINES)
 def test_a_damaged_line_of_metrics_gives_way(whole, cut, line):
   with (cut / "metrics.jsonl").open("a") as file:
@@ -85,6 +87,7 @@ def test_it_may_be_given_another_end(whole, cut):
   assert "max_steps = 100\n" in (cut / "config.toml").read_text()  # Which runs it again.
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_told(whole, cut, capsys):
   (cut / "checkpoints" / "40" / "run" / "state.safetensors").write_bytes(b"{}")
   capsys.readouterr()
@@ -118,6 +121,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("flags", "message"), CHANGES)
 def test_what_would_change_a_step_is_refused(cut, capsys, flags, message):
   capsys.readouterr()
@@ -125,6 +129,7 @@ def test_what_would_change_a_step_is_refused(cut, capsys, flags, message):
   assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_is_read_or_written_through_links_out_of_the_run(cut, tmp_path, capsys):
   outside = tmp_path / "outside"
   outside.write_text("kept")

@@ -22,6 +22,7 @@ def fit(steps, **options):
   return descend(NET, (X, LABELS), steps, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_nonfinite", ["raise", "skip"])
 def test_the_caller_keeps_what_a_run_started_from(on_nonfinite):
   """Also where the compiled loop donates its state ("skip")."""
@@ -33,6 +34,7 @@ def test_the_caller_keeps_what_a_run_started_from(on_nonfinite):
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, X, LABELS)))
 
 
+@pytest.mark.slow
 def test_a_run_from_the_drawn_parameters_is_the_run_without_any():
   """Order of the examples and masks are those of the key, whatever the parameters."""
   start = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.adam(0.01))[0]
@@ -41,6 +43,7 @@ def test_a_run_from_the_drawn_parameters_is_the_run_without_any():
   chex.assert_trees_all_equal((own.params, own.losses), (drawn.params, drawn.losses))
 
 
+@pytest.mark.slow
 def test_the_loss_begins_where_the_last_run_ended():
   def run(steps, params=None):
     return descend(fb.mlp([4, 3]), (X, LABELS), steps, params=params)
@@ -51,6 +54,7 @@ def test_the_loss_begins_where_the_last_run_ended():
   chex.assert_trees_all_equal(more.params, whole.params)
 
 
+@pytest.mark.slow
 def test_numpy_arrays_are_taken_and_left_alone():
   given = jax.tree.map(np.array, NET.init(jax.random.key(5)))
   before = jax.tree.map(np.copy, given)
@@ -58,6 +62,7 @@ def test_numpy_arrays_are_taken_and_left_alone():
   chex.assert_trees_all_equal(given, before)
 
 
+@pytest.mark.slow
 def test_captured_networks_start_from_the_parameters_of_plain_ones():
   captured = fb.mlp([4, 8, 3], dense=fb.quantities.captured(fb.dense))
   given = fb.mlp([4, 8, 3]).init(jax.random.key(5))
@@ -79,6 +84,7 @@ def test_a_number_in_the_place_of_an_array_is_refused():
     fit(1, params=(given[0]._replace(b=0.0), *given[1:]))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_its_own_parameters(tmp_path):
   fit(4, checkpoints=fb.train.Checkpoints(tmp_path / "a", every=2))
   with pytest.raises(ValueError, match="params and resume are mutually exclusive"):

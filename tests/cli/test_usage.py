@@ -142,6 +142,7 @@ def test_the_bounds_themselves_are_taken():
   assert (config.hidden, config.seed, config.stop.max_steps) == ((65536,), 2**32 - 1, 2**31 - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "verify", "eval", "predict", "circuit", "lecture"])
 def test_each_sentence_of_the_help_breaks_only_where_the_line_is_full(command):
   done = subprocess.run(
@@ -306,6 +307,7 @@ assert not {"jax", "sklearn", "matplotlib"} & sys.modules.keys(), "a package tha
 """
 
 
+@pytest.mark.slow
 def test_questions_are_answered_without_jax():
   root = Path(fbackprop.__file__).parents[1]
   done = subprocess.run(

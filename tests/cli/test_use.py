@@ -62,6 +62,7 @@ def answers(text):
 # --- predict --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_raw_rows_in_labels_and_probabilities_out(kinds, tmp_path, capsys):
   """Columns go by name, others are let be, and the standardisation is the training part's."""
   rows = ROWS[:5]
@@ -103,6 +104,7 @@ def test_answers_go_into_a_file(kinds, tmp_path, capsys):
 # --- eval -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_on_its_own_test_part(kinds, capsys):
   said = told(capsys, "eval", kinds)
   summary = json.loads((kinds / "summary.json").read_text())
@@ -192,6 +194,7 @@ def test_a_run_says_what_it_learns(tmp_path, capsys):
 # --- The file of a model --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_comes_back(tmp_path):
   data = load_dataset("diabetes", 0)
   model = describe_model((10, 4, 1), "tanh", data)

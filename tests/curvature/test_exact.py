@@ -53,6 +53,7 @@ def products_of(name):
   return vs, all_of(*data, vs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows(PROBLEMS))
 def test_products_equal_the_matrix_times_the_vector(name):
   vs, found = products_of(name)
@@ -152,6 +153,7 @@ def test_hesscale_is_exact_for_the_last_layer_and_near_elsewhere(name):
   assert (np.asarray(flat_of(found["hesscale_gn"])) >= 0).all()
 
 
+@pytest.mark.slow
 def test_hesscale_is_exact_for_one_unit_per_layer():
   net = fb.mlp([1, 1, 1, 1], fb.tanh, dtype=jnp.float64)
   params = jax.tree.map(lambda p: p + 0.4, net.init(jax.random.key(0)))
@@ -188,6 +190,7 @@ def test_random_columns_estimate_the_diagonal_without_bias():
   assert (spread > 0).any()
 
 
+@pytest.mark.slow
 def test_monte_carlo_fisher_products_tend_to_the_exact_one():
   net, loss = PROBLEMS["relu"][:2]
   params, x, targets, weights = data_of("relu")

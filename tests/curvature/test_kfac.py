@@ -56,6 +56,7 @@ def halving(steps):
   return 0.1 * 0.5 ** steps.astype(jnp.float64)
 
 
+@pytest.mark.slow
 def test_a_step_with_a_rate_is_the_solution_with_the_factors(in_float64):
   net = fb.mlp([3, 4, 3], fb.tanh, dtype=jnp.float64)
   shapes = jax.eval_shape(net.init, jax.random.key(0))
@@ -81,6 +82,7 @@ def test_a_step_with_a_rate_is_the_solution_with_the_factors(in_float64):
   assert_near("second", flat_of(second), -(0.05 + 0.5 * 0.1) * flat_of(solved))
 
 
+@pytest.mark.slow
 def test_the_bound_shortens_long_steps_only():
   params = NET.init(jax.random.key(0))
 
@@ -102,6 +104,7 @@ def test_the_bound_shortens_long_steps_only():
   np.testing.assert_allclose(flat_of(short), want * flat_of(free), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_factors_and_the_inverse_are_refreshed_on_schedule():
   optimizer = curvature.kfac(NET, LOSS, rate=0.1, refresh=(2, 3), kind="monte_carlo", decay=0.5)
   init, step = fb.train.make_step(NET, LOSS, optimizer)
@@ -120,6 +123,7 @@ def test_the_factors_and_the_inverse_are_refreshed_on_schedule():
   assert changes("inverse") == [0, 3, 6]
 
 
+@pytest.mark.slow
 def test_full_batches_need_few_steps():
   optimizer = curvature.kfac(NET, LOSS, damping=0.01, adapt_damping=True, decay=0.0)
   init, step = fb.train.make_step(NET, LOSS, optimizer)
@@ -141,6 +145,7 @@ def test_the_damping_follows_the_model():
   assert after(-0.9, -1.0, steps=0) == 1
 
 
+@pytest.mark.slow
 def test_corrected_eigenvalues_are_those_of_the_last_batch():
   optimizer = curvature.kfac(NET, LOSS, rate=0.1, eigen=True, decay=0.9)
   f = curvature.kronecker_factors(NET, LOSS, eigen=True)

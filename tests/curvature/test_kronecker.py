@@ -108,6 +108,7 @@ def test_linear_networks_with_squared_error_have_exact_blocks():
   assert_blocks("EKFAC", got["exact True"], ggns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tanh", "softmax"])
 def test_one_example_has_exact_blocks(name):
   _, got, (ggns, empirical) = found(name, 1)
@@ -116,12 +117,14 @@ def test_one_example_has_exact_blocks(name):
     assert_blocks(f"empirical, {eigen}", got[f"empirical {eigen}"], empirical)
 
 
+@pytest.mark.slow
 def test_the_last_layer_of_a_regression_is_exact_and_the_others_are_not():
   _, got, (ggns, _) = found("tanh", 5)
   assert_blocks("last", got["exact False"][-1:], ggns[-1:])
   assert errors(got["exact False"], ggns)[0] > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tanh", "softmax"])
 def test_corrected_eigenvalues_are_no_worse(name):
   _, got, (ggns, empirical) = found(name, 5)
@@ -144,6 +147,7 @@ def test_scales_shifts_and_biases_have_exact_blocks():
   assert_near("bias", last[-3:, -3:], np.asarray(ggns[3])[0, -3:, -3:])
 
 
+@pytest.mark.slow
 def test_draws_tend_to_the_exact_factors():
   net, loss = NETS["softmax"][:2]
   params, x, targets, weights = arguments("softmax", 5)

@@ -59,6 +59,7 @@ def test_the_fisher_information_is_the_hessian_but_for_huber_and_log_cosh():
   np.testing.assert_array_equal(*roots)
 
 
+@pytest.mark.slow
 def test_the_softmax_root_has_one_column_less_than_classes():
   assert fb.softmax_cross_entropy.curvature.root(OUTPUTS, LABELS).shape == (2, 2, 3)
   assert fb.softmax_cross_entropy.curvature.root(OUTPUTS[:, :2], LABELS * 0).shape == (1, 2, 2)
@@ -66,6 +67,7 @@ def test_the_softmax_root_has_one_column_less_than_classes():
   np.testing.assert_array_equal(one, np.zeros((1, 2, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
 def test_the_softmax_root_of_certain_and_excluded_classes(order):
   # p is (1, e^-40, e^-90, 0): the second derivative of the third underflows with any other.
@@ -86,6 +88,7 @@ def test_the_softmax_root_of_certain_and_excluded_classes(order):
   )
 
 
+@pytest.mark.slow
 def test_ignored_rows_have_no_curvature_and_labels_out_of_range_nan():
   loss = fb.softmax_cross_entropy_with(ignore_label=-1)
   root = jax.jit(loss.curvature.root)(OUTPUTS, jnp.array([-1, 7]))

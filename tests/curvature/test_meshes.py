@@ -40,6 +40,7 @@ def data():
   return params, jnp.asarray(x, jnp.float32), jnp.asarray(labels, jnp.int32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 def test_two_devices_give_the_values_of_one(kind):
   want = jit_quickly(everything())(*data())

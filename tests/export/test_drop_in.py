@@ -65,6 +65,7 @@ def test_a_transformation_of_jax_gives_what_it_gives_without_the_rule(name):
     assert_near(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_rule_runs_under_grad():
   """Another backward pass shows in the gradient, so that the comparisons above are of ours."""
   doubled = NET._replace(backward=lambda *a: jax.tree.map(lambda g: 2 * g, NET.backward(*a)))
@@ -88,6 +89,7 @@ def three_steps():
   return descended()
 
 
+@pytest.mark.slow
 def test_in_a_plain_loop_of_optax(three_steps):
   optimizer = optax.sgd(0.1)
   params, state = PARAMS, optimizer.init(PARAMS)
@@ -179,6 +181,7 @@ def test_clipping_of_an_equinox_mlp():
     assert_near(ours, own)
 
 
+@pytest.mark.slow
 def test_clipping_of_a_flax_mlp(as_a_user_has_it):
   rngs = nnx.Rngs(0)
   theirs = nnx.Sequential(nnx.Linear(3, 4, rngs=rngs), nnx.tanh, nnx.Linear(4, 2, rngs=rngs))

@@ -115,6 +115,7 @@ def test_every_activation_in_onnx_also_far_out(activation):
     assert_near(answers["y"], wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "far", "regression", "ensemble"])
 def test_stablehlo_answers_as_the_model_does(name, tmp_path):
   """And its derivative is that of our backward pass."""
@@ -138,6 +139,7 @@ def test_stablehlo_answers_as_the_model_does(name, tmp_path):
     assert_near(np.asarray(slope, np.float64) * own.scale, inside)
 
 
+@pytest.mark.slow
 def test_a_program_of_parameters_runs_where_fbackprop_is_not_installed(tmp_path):
   """It is differentiated there too, by the parameters and twice the rows of the export."""
   net = fb.mlp([3, 4, 2], fb.tanh)
@@ -168,6 +170,7 @@ np.savez("grads.npz", y=f(params, x), **grads)
 # --- Torch ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_torch_names_and_shapes_are_those_of_a_sequential():
   """A Linear is y = x Wᵀ + b: computed here in NumPy from the state dict alone."""
   model = MODELS["normalized"]
@@ -193,6 +196,7 @@ def test_torch_arrays_are_contiguous():
   assert all(array.flags.c_contiguous for array in state.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "net",
   [

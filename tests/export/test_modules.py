@@ -35,6 +35,7 @@ def sequential_of_equinox():
   return eqx.nn.Sequential(layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("make", "shown"),
   [

@@ -100,6 +100,7 @@ def test_the_chapter_of_the_update_quotes_the_rule(books):
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_options_are_not_broken_over_lines(browser, folders):
   for language in LANGUAGES:
     with Opened(browser, folders[language] / "L9.html") as opened:
@@ -116,6 +117,7 @@ def test_the_sum_of_two_costs_is_drawn():
   assert {name: costs.bars[name] for name in ("J1", "J2", "J")} == {"J1": 1, "J2": 0.5, "J": 1}
 
 
+@pytest.mark.slow
 def test_no_field_drops_a_decimal_comma(browser, folders):
   """As a number field of a browser does: 0,5 became 5."""
   for name in ("L1", "L9", "L11"):
@@ -124,6 +126,7 @@ def test_no_field_drops_a_decimal_comma(browser, folders):
       assert opened.locator(".number input").count() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_every_chapter_works_in_a_browser(browser, books, folders, language):
   for chapter in CHAPTERS:
@@ -152,6 +155,7 @@ def test_every_chapter_works_in_a_browser(browser, books, folders, language):
       assert question.get_attribute("data-outcome") == "right"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["index", "L2", "L5", "L11"])
 def test_it_is_accessible_in_light_and_dark(browser, folders, name):
   for language, folder in folders.items():
@@ -167,6 +171,7 @@ def test_it_is_accessible_in_light_and_dark(browser, folders, name):
         assert not [each for each in names if re.search("circuit|value|gradient|Weights", each)]
 
 
+@pytest.mark.slow
 def test_a_printed_chapter_asks_its_question(browser, folders):
   with Opened(browser, folders["en"] / "L2.html") as page:
     page.emulate_media(media="print")
@@ -180,6 +185,7 @@ def test_a_printed_chapter_asks_its_question(browser, folders):
     )
 
 
+@pytest.mark.slow
 def test_the_panels_of_several_circuits_are_folded(browser, folders):
   with Opened(browser, folders["en"] / "L11.html") as page:
     assert page.locator(".panels:visible").count() == 0
@@ -191,6 +197,7 @@ def test_the_panels_of_several_circuits_are_folded(browser, folders):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "steps", "most", "right"), [("L1", 4000, 0.01, None), ("L5", 2000, 0.01, "60/60")]
 )

@@ -60,6 +60,7 @@ def test_its_formula_is_its_circuit(cost):
     assert (trace.circuit.outputs[0][0], trace.value) == (name, pytest.approx(found, rel=1e-12))
 
 
+@pytest.mark.slow
 def test_it_shows_the_formula_and_takes_a_comma(opened):
   with opened() as page:
     page.locator(".descent select").select_option("valleys")
@@ -77,6 +78,7 @@ def test_it_shows_the_formula_and_takes_a_comma(opened):
       assert descent(page, "return d.state.maxSteps") == 100
 
 
+@pytest.mark.slow
 def test_its_steps_are_those_of_jax(opened):
   with opened() as page:
     code = f"d.choose(given); for (let i = 0; i < {STEPS}; i++) d.one(); return d.state.way"
@@ -92,6 +94,7 @@ def test_its_steps_are_those_of_jax(opened):
         point = {name: w - cost.rate * grads[name] for name, w in point.items()}
 
 
+@pytest.mark.slow
 def test_it_zigzags_in_the_long_valley_at_the_rate_that_the_text_says(opened):
   """Down the gradients of two steps that point against each other, across the valley."""
   for language in ("en", "ko"):
@@ -105,6 +108,7 @@ def test_it_zigzags_in_the_long_valley_at_the_rate_that_the_text_says(opened):
     assert all(product > 0 for product in descent(page, code, 0.3))
 
 
+@pytest.mark.slow
 def test_each_stop_rule_is_said(opened):
   with opened() as page:
     assert "x ← 0 − 0.1 · (−4) = 0.4" in page.text_content(".descent .lines")
@@ -121,6 +125,7 @@ def test_each_stop_rule_is_said(opened):
     assert run(page).endswith("isn't finite. Choose a smaller rate.")
 
 
+@pytest.mark.slow
 def test_the_start_decides_the_valley(opened):
   with opened() as page:
     page.locator(".descent select").select_option("valleys")
@@ -131,6 +136,7 @@ def test_the_start_decides_the_valley(opened):
     assert "tolerance: the cost is at most 0.2" in run(page)
 
 
+@pytest.mark.slow
 def test_a_click_starts_elsewhere(opened):
   with opened() as page:
     page.locator(".descent select").select_option("layers")
@@ -139,6 +145,7 @@ def test_a_click_starts_elsewhere(opened):
   assert start == pytest.approx({"w": 1, "v": 1}, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_page_fails_its_own_test_on_a_wrong_rule(opened):
   with opened() as page:
     assert page.get_attribute("html", "data-selftest") == "pass"
@@ -150,6 +157,7 @@ def test_the_page_fails_its_own_test_on_a_wrong_rule(opened):
     assert descent(page, code) == [False, True]
 
 
+@pytest.mark.slow
 def test_it_has_a_heading_and_axes(opened):
   with opened() as page:
     assert page.locator(".descent h2").text_content() == "A curve or a surface to descend"
@@ -169,6 +177,7 @@ def test_it_has_a_heading_and_axes(opened):
     assert {"x →", "f ↑", "0", "10"} <= set(written[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_it_is_accessible_at_every_width(opened, language):
   with opened(language) as page:

@@ -92,6 +92,7 @@ class Student:
     field.select_option(value)
 
 
+@pytest.mark.slow
 def test_every_answer_is_found_in_the_pages(browser, folders):
   student = Student(browser, folders["en"])
   with student.opens("L2") as page:

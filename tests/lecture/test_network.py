@@ -65,6 +65,7 @@ def test_both_languages_have_the_same_words():
     assert sorted(re.findall(r"\{\w+\}", text)) == sorted(re.findall(r"\{\w+\}", korean[key])), key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", cases(), ids=lambda case: f"{case['activation']}-{case['loss']}")
 def test_the_numbers_in_the_page_are_those_of_autodiff(case):
   with jax.enable_x64(True):
@@ -85,6 +86,7 @@ def test_the_data_sets_are_in_the_picture():
     assert data["loss"] == "squared_error" or set(targets) == {0.0, 1.0}, name
 
 
+@pytest.mark.slow
 def test_the_page_passes_its_own_test_and_fails_it_on_a_wrong_rule(opened):
   with opened() as page:
     assert page.get_attribute("html", "data-selftest") == "pass"
@@ -98,6 +100,7 @@ def test_the_page_passes_its_own_test_and_fails_it_on_a_wrong_rule(opened):
     assert network(page, code) == [False, True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("data", "hidden", "activation", "rate"),
   [("moons", [4, 3], "tanh", 0.5), ("xor", [8], "relu", 0.3), ("sine", [5, 4, 3], "gelu", 0.1)],
@@ -126,6 +129,7 @@ def test_two_hundred_steps_are_those_of_jax(opened, data, hidden, activation, ra
       np.testing.assert_allclose(got, want, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_it_is_trained_and_taken_back_with_its_buttons(opened):
   with opened() as page:
     page.get_by_role("button", name="Step", exact=True).click()
@@ -144,6 +148,7 @@ def test_it_is_trained_and_taken_back_with_its_buttons(opened):
     assert network(page, "return n.problem().params.map(({ b }) => b.length)") == [4, 3, 3, 1]
 
 
+@pytest.mark.slow
 def test_a_connection_shows_its_gradient_as_a_product(opened):
   with opened() as page:
     page.locator(".link-button").nth(1).click()
@@ -164,6 +169,7 @@ def test_a_connection_shows_its_gradient_as_a_product(opened):
     assert shown[6].endswith(f" = {texts[5]}")
 
 
+@pytest.mark.slow
 def test_dead_and_saturated_units_are_marked_and_explained(opened):
   with opened() as page:
     code = """n.state.activation = 'relu'; n.begin();
@@ -183,6 +189,7 @@ def test_dead_and_saturated_units_are_marked_and_explained(opened):
     assert page.locator(".neuron.saturated").count() >= 1
 
 
+@pytest.mark.slow
 def test_a_click_adds_a_point(opened):
   with opened() as page:
     page.get_by_label("A click").select_option("1")
@@ -202,6 +209,7 @@ def test_a_click_adds_a_point(opened):
     assert placed.text_content() == "There is room for 200 points, and no more."
 
 
+@pytest.mark.slow
 def test_points_are_drawn_with_the_keyboard_alone(opened):
   with opened() as page:
     canvas, placed = page.locator("canvas"), page.locator(".placed")
@@ -244,6 +252,7 @@ def test_points_are_drawn_with_the_keyboard_alone(opened):
     assert placed.text_content() == "Point 1 removed; 0 left"
 
 
+@pytest.mark.slow
 def test_a_key_can_be_pressed_again_and_a_click_lands_while_it_trains(opened):
   with opened() as page:
     for name in ("Layer 1: one unit more", "Layer 2: one unit less"):
@@ -268,6 +277,7 @@ def test_a_key_can_be_pressed_again_and_a_click_lands_while_it_trains(opened):
     page.wait_for_function(f"document.querySelector('.network').network.state.steps > {steps}")
 
 
+@pytest.mark.slow
 def test_a_rate_that_diverges_is_said_and_what_was_done_until_then_is_shown(opened):
   with opened() as page:
     network(
@@ -291,6 +301,7 @@ def test_a_rate_that_diverges_is_said_and_what_was_done_until_then_is_shown(open
     assert page.text_content(".said").startswith("Step 0: ")
 
 
+@pytest.mark.slow
 def test_a_neuron_shows_its_equation_before_and_after_a_step(opened):
   with opened() as page:
     assert page.locator(".lines.before").count() == 0
@@ -315,6 +326,7 @@ def test_a_neuron_shows_its_equation_before_and_after_a_step(opened):
     assert before - 0.5 * gradient == pytest.approx(after, abs=1e-4)  # Four digits are shown.
 
 
+@pytest.mark.slow
 def test_all_points_are_cleared_and_others_drawn(opened):
   with opened() as page:
     page.get_by_role("button", name="Clear the points").click()
@@ -331,6 +343,7 @@ def test_all_points_are_cleared_and_others_drawn(opened):
     assert "/2 right" in page.text_content(".said")
 
 
+@pytest.mark.slow
 def test_a_curve_has_no_classes(opened):
   with opened() as page:
     offered = page.get_by_label("A click").locator("option")
@@ -345,6 +358,7 @@ def test_a_curve_has_no_classes(opened):
     assert "logit" not in legend.text_content()
 
 
+@pytest.mark.slow
 def test_the_table_says_over_what_its_gradients_are_summed(opened):
   for language, said in (("en", "over 60 points"), ("ko", "점 60개의 합")):
     with opened(language) as page:
@@ -358,6 +372,7 @@ def test_the_table_says_over_what_its_gradients_are_summed(opened):
       assert "1/60" in page.text_content(".unit .quiet")
 
 
+@pytest.mark.slow
 def test_all_columns_of_the_table_are_seen_on_a_phone(opened):
   with opened(viewport={"width": 360, "height": 800}) as page:
     for neuron in ([0, 0], [1, 0], [2, 0]):
@@ -369,6 +384,7 @@ def test_all_columns_of_the_table_are_seen_on_a_phone(opened):
     assert page.locator(".scrolls").is_visible()  # The picture does, and says so.
 
 
+@pytest.mark.slow
 def test_a_field_without_a_number_keeps_the_old_one(opened):
   with opened() as page:
     fields = (("Rate η", "", "0.5"), ("Rate η", "-1", "0.5"), ("Point", "99", "1"),
@@ -381,6 +397,7 @@ def test_a_field_without_a_number_keeps_the_old_one(opened):
     assert network(page, "return n.state.rate") == 0.5
 
 
+@pytest.mark.slow
 def test_what_can_be_undone_takes_little_memory(opened):
   with opened() as page:
     code = """const copies = new Set(), { push } = Array.prototype;
@@ -394,6 +411,7 @@ def test_what_can_be_undone_takes_little_memory(opened):
     assert network(page, code) == 1  # One list of losses, whatever the number of steps.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "ko"])
 def test_it_is_accessible_at_every_width(opened, language):
   with opened(language) as page:

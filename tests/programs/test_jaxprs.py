@@ -90,6 +90,7 @@ def test_the_evaluator_equals_jax(name):
   np.testing.assert_allclose(got[0], want, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LIBRARY)
 def test_a_right_rule_around_the_library_passes_and_a_wrong_one_fails(name):
   x = jnp.asarray(X, jnp.float32)
@@ -135,6 +136,7 @@ PLACES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("where", "level"), PLACES)
 def test_the_rule_is_seen_however_it_is_represented(custom_vjp, where, level):
   x = jnp.asarray(np.abs(X), jnp.float32)
@@ -153,6 +155,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_our_own_rule_is_right_however_it_is_represented(custom_vjp, mode):
   """First order, second order, and under vmap of the derivative."""
@@ -333,6 +336,7 @@ def test_a_hijax_equation_of_another_form_gives_no_verdict(monkeypatch):
   assert_unknown(report, "the hijax equation 'Sine'")
 
 
+@pytest.mark.slow
 def test_a_rule_inside_of_shard_map():
   mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
   split = partial(jax.shard_map, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data"))
@@ -343,6 +347,7 @@ def test_a_rule_inside_of_shard_map():
   assert vjp(split(jnp.sin), x, f_vjp=sine_vjp, level="quick").verdict == "pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "verdict"), [(1.0, "pass"), (1.02, "fail")])
 def test_a_rule_with_optimize_remat_is_judged(scale, verdict):
   f = jax.custom_vjp(jnp.sin)

@@ -44,6 +44,7 @@ def read_back(exported):
   return jax.export.deserialize(exported.serialize()).call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_every_rule_is_lowered_for_accelerators(case):
   view, primals, y_bar = draw(case, "float32")
@@ -55,6 +56,7 @@ def test_every_rule_is_lowered_for_accelerators(case):
   assert exported.platforms == ACCELERATORS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "optimizer",
   [fb.train.gradient_descent(0.1), optax.adam(0.1), optax.adamw(0.1), optax.lbfgs()],
@@ -67,6 +69,7 @@ def test_every_step_is_lowered_for_accelerators(net, options, optimizer):
   assert export(step, state, BATCH, platforms=ACCELERATORS).platforms == ACCELERATORS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", ["exact", "fast"])
 @pytest.mark.parametrize("batch_size", [2, 6])
 def test_the_compiled_loop_is_lowered_for_accelerators(batch_size, shuffle):
@@ -80,6 +83,7 @@ def test_the_compiled_loop_is_lowered_for_accelerators(batch_size, shuffle):
   assert export(chunk, *arguments, platforms=ACCELERATORS).platforms == ACCELERATORS
 
 
+@pytest.mark.slow
 def test_a_gradient_is_read_back_with_any_number_of_examples():
   net = fb.mlp([4, 8, 3], normalization=fb.layer_norm)
   f, params = fb.value_and_grad(net, fb.softmax_cross_entropy), net.init(jax.random.key(0))
@@ -97,6 +101,7 @@ def test_a_gradient_is_read_back_with_any_number_of_examples():
     chex.assert_trees_all_close(grads, want_grads, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_forward_pass_can_be_differentiated_after_it_was_read_back():
   """`as_custom_vjp` is written with its backward pass: ours, not autodiff's."""
   net = fb.mlp([4, 8, 3])
@@ -111,6 +116,7 @@ def test_a_forward_pass_can_be_differentiated_after_it_was_read_back():
   chex.assert_trees_all_close(loss(call), loss(fb.as_custom_vjp(net)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @with_each_net
 def test_a_training_step_is_read_back_to_the_bit(net, options):
   """Its state, its batch and its info are records that a reader must know."""
@@ -125,6 +131,7 @@ def test_a_training_step_is_read_back_to_the_bit(net, options):
   chex.assert_trees_all_equal(got[1], want[1])
 
 
+@pytest.mark.slow
 def test_quantities_are_read_back():
   """Factors, signals, health and noise scale are records too."""
   params, (x, labels) = CAPTURED.init(jax.random.key(0)), BATCH

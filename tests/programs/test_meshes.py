@@ -60,6 +60,7 @@ def params_at(mesh, specs):
   return jax.tree.unflatten(structure, placed), placed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_a_gradient_lives_where_its_parameter_does(place):
   mesh = mesh_of_two()
@@ -73,6 +74,7 @@ def test_a_gradient_lives_where_its_parameter_does(place):
   assert_near((loss, (grads, x_bar)), PASS(PARAMS, X, LABELS))
 
 
+@pytest.mark.slow
 def test_a_layer_of_columns_feeds_one_of_rows():
   """Neurons split over the devices, the batch on both: no device holds a whole w."""
   mesh = mesh_of_two(name="model")
@@ -85,6 +87,7 @@ def test_a_layer_of_columns_feeds_one_of_rows():
   assert_near(got, PASS(PARAMS, X, LABELS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", [PASS, PASS.__wrapped__], ids=["jit", "eager"])
 def test_arrays_of_no_mesh_join_in(run):
   """Parameters made before there was a mesh; NumPy's arrays."""
@@ -98,6 +101,7 @@ def test_arrays_of_no_mesh_join_in(run):
     assert_near(run(put(mesh, PARAMS), np.asarray(X), np.asarray(LABELS)), want)
 
 
+@pytest.mark.slow
 def test_examples_that_cannot_be_split_are_not_lost():
   mesh = mesh_of_two()
   with pytest.raises(ValueError, match=r"divide the dimension size 7|divisible"):
@@ -138,6 +142,7 @@ def uses(params, x, labels, weights):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", AXES)
 def test_every_use_of_a_network(axis_type):
   params = DEEP().init(jax.random.key(2))
@@ -147,6 +152,7 @@ def test_every_use_of_a_network(axis_type):
   assert_near(got, uses(params, X, LABELS, WEIGHTS))
 
 
+@pytest.mark.slow
 def test_a_remat_computes_again_what_is_split():
   """The slice of one number that says that y_bar is known would have no place of its own."""
   net = fb.serial(fb.remat(NET), fb.softmax)
@@ -197,6 +203,7 @@ EACH_RUN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "axis_type"), EACH_RUN)
 def test_fit_trains_as_on_one_device(name, axis_type):
   want = run_on_one_device(name)
@@ -219,6 +226,7 @@ def test_fit_trains_as_on_one_device(name, axis_type):
     assert_near(last[0].health, last[1].health, 1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_keeps_its_state_on_the_mesh():
   init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, optax.sgd(0.1, momentum=0.9))
   want, _ = step(init(jax.random.key(0)), (X, LABELS))
@@ -233,6 +241,7 @@ def test_a_step_keeps_its_state_on_the_mesh():
   assert_near(state.params, again.params, 2e-5)
 
 
+@pytest.mark.slow
 def test_a_step_keeps_parameters_split():
   """w in parts over the batch's own axis, and so the optimiser's state."""
   optimizer = optax.sgd(0.1, momentum=0.9)
@@ -278,6 +287,7 @@ def within_shard_map(function, out_specs):
   return jax.jit(mapped)(put(mesh, PARAMS), *put(mesh, (X, LABELS), "data"))
 
 
+@pytest.mark.slow
 def test_autodiff_adds_up_our_gradient_of_shared_parameters():
   """Inside and around it: JAX adds what it adds of its own rules, and nothing is counted twice."""
   f = fb.as_custom_vjp(NET)
@@ -303,6 +313,7 @@ def test_autodiff_adds_up_our_gradient_of_shared_parameters():
   assert_near(got, want)
 
 
+@pytest.mark.slow
 def test_quantities_are_those_of_a_devices_own_examples():
   names = ("example_gradients", "example_sqnorms", "gram", "noise_scale", "second_moment", "health")
   net = fb.mlp([3, 8, 4], fb.tanh, dense=captured(fb.dense))
@@ -354,6 +365,7 @@ def test_an_ensemble_trains_as_on_one_device():
   assert_near(got.params, ensemble((X, LABELS)).params)
 
 
+@pytest.mark.slow
 def test_a_rule_is_judged_as_on_one_device():
   """On an explicit mesh a right rule would fail for JAX's reasons."""
   mesh = mesh_of_two()
@@ -363,6 +375,7 @@ def test_a_rule_is_judged_as_on_one_device():
     assert fb.verify.vjp(f, PARAMS, split, level="quick").verdict == "pass"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["whole", "of no mesh", "NumPy"])
 @pytest.mark.parametrize(
   "loss",
@@ -381,6 +394,7 @@ def test_targets_may_live_elsewhere_than_the_outputs(loss, place):
     assert_near(f(put(mesh, PARAMS), put(mesh, X, "data"), placed), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", [NET, fb.mlp([3, 8, 4], normalization=fb.layer_norm)])
 def test_a_bias_gradient_is_whole_where_the_bias_is(net):
   """Also where w is split over the axis of the batch, and the batch, of odd size, is not."""

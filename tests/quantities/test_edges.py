@@ -41,6 +41,7 @@ def leaves(tree):
   return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
+@pytest.mark.slow
 def test_an_example_without_gradient():
   """It adds nothing, has no direction, and brings no NaN."""
   both, alone = everything(tree_of(["plain", "zero"])), everything(tree_of(["plain"]))
@@ -67,6 +68,7 @@ def test_only_examples_without_gradient():
   assert np.isnan(noise.scale)
 
 
+@pytest.mark.slow
 def test_without_a_stability_constant_the_automatic_clipping_of_nothing_is_nan():
   clipped = q.clipped_gradient(tree_of(["zero"]), 1.0, clipping="automatic", stability=0)
   assert all(np.isnan(leaf).all() for leaf in leaves(clipped))
@@ -99,6 +101,7 @@ def test_an_example_that_is_not_finite(row):
   assert all(np.isnan(leaf).all() for leaf in leaves([got[name] for name in CLIPPED]))
 
 
+@pytest.mark.slow
 def test_a_norm_whose_square_overflows_is_not_clipped_to_nothing():
   factors = q.Linear(jnp.full((1, 1), 1e15), jnp.full((1, 1), 1e15))
   assert np.isinf(q.example_sqnorms(factors)[0])
@@ -139,6 +142,7 @@ def test_one_example():
   assert got["cosine_similarities"].shape == (1, 1)
 
 
+@pytest.mark.slow
 def test_the_witness_sees_a_wrong_rule():
   """Without the 1 of the bias, or with the sum where the mean belongs, the comparison fails."""
   with jax.enable_x64(True):

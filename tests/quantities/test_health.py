@@ -28,6 +28,7 @@ def sound():
   return (q.Affine(ones, ones), (q.Scaling(stack, stack), (), q.Affine(stack, stack)))
 
 
+@pytest.mark.slow
 def test_the_order_of_layers_is_that_of_the_computation():
   assert q.layer_order(block_net()) == ORDER
   assert list(look(sound()).layers) == ["0.dense", "1.0.rms_norm", "1.2.dense"]
@@ -60,6 +61,7 @@ def test_the_first_that_is_not_finite(planted, layer, direction, value):
   assert int(got.direction) == direction
 
 
+@pytest.mark.slow
 def test_health_counts():
   x = jnp.asarray([[1.0, -2.0, np.inf], [0.0, 1e-40, 2.0]], jnp.float32)
   y_bar = jnp.asarray([[0.0, 3.0, 0.0, 1.0], [0.0, 4.0, 5.0, np.inf]], jnp.float32)
@@ -79,6 +81,7 @@ def test_health_counts():
 NET_OF_FOUR = q.captured(fb.dense)(4, 4, bias=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("dtype", "subnormal"), [("float16", 1e-6), ("bfloat16", 1e-39), ("float64", 1e-310)]
 )

@@ -34,6 +34,7 @@ def test_equals_its_definition(name, quantity):
   assert_near(found(name)[quantity], want, scale)
 
 
+@pytest.mark.slow
 @plain_and_mixed
 def test_forward_and_x_bar_are_unchanged_to_the_bit(name):
   problem = problem_of(name)
@@ -89,6 +90,7 @@ def test_the_same_under_vmap(name):
   assert abs(got["gram"][1] - got["gram"][0]).max() > 0.1
 
 
+@pytest.mark.slow
 @plain_and_mixed
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_the_same_on_a_mesh(name, axis_type):
@@ -133,6 +135,7 @@ def test_a_second_derivative_goes_through():
 # --- Clipping, accumulation, kernels --------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_microbatches_accumulate():
   factors = found("plain_mlp")["factors"]
   clip = jax.jit(partial(q.clipped_gradient, max_norm=0.7))
@@ -142,6 +145,7 @@ def test_microbatches_accumulate():
   assert_near(jax.tree.map(jnp.add, *map(clip, parts)), want, scale)
 
 
+@pytest.mark.slow
 def test_no_clipped_gradient_is_longer_than_the_bound():
   factors = found("mixed")["factors"]
 
@@ -167,6 +171,7 @@ def test_no_clipped_gradient_is_longer_than_the_bound():
     assert_bitwise("unclipped", ("grads",), (whole,), (jax.jit(q.gradient)(factors),))
 
 
+@pytest.mark.slow
 def test_the_neural_tangent_kernel():
   """Seeded with an output's unit vector; between two batches, and between two outputs."""
   problem = problem_of("plain_mlp")
@@ -196,6 +201,7 @@ ALL = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @plain_and_mixed
 def test_compute_gives_loss_gradient_and_quantities(name):
   problem = problem_of(name)
@@ -215,6 +221,7 @@ def test_compute_gives_loss_gradient_and_quantities(name):
   assert int(values["health"].first_layer) == -1
 
 
+@pytest.mark.slow
 @plain_and_mixed
 @pytest.mark.parametrize("weights", [[2.0, 0.0, 1.0, 5.0], [0.0] * N], ids=["some", "none"])
 def test_compute_takes_weights(name, weights):
@@ -245,6 +252,7 @@ def count_products(function, *arguments):
   return len(re.findall(r" dot\(", jax.jit(function).lower(*arguments).compile().as_text()))
 
 
+@pytest.mark.slow
 @plain_and_mixed
 def test_what_is_not_selected_costs_nothing(name):
   """As many products as the plain backward pass, by the compiled text; and what costs, shows."""
@@ -271,6 +279,7 @@ def test_what_is_not_selected_costs_nothing(name):
 # --- Other dtypes ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_lower_precision(dtype):
   """Gradients in the dtype of the parameters, sums of squares in float32."""

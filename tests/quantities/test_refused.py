@@ -135,6 +135,7 @@ def test_what_expects_a_gradient_refuses_factors():
       update(params, optimizer.init(params), (x, targets, None), None, jnp.ones(()), factors)
 
 
+@pytest.mark.slow
 def test_a_step_takes_a_captured_network_as_the_plain_one():
   """Which sums the factors: whoever watches something has such a network."""
   _, x, targets = arguments(NET)

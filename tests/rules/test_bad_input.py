@@ -134,6 +134,7 @@ def test_an_error_says_in_which_layer_it_arose():
   assert raised.value.__notes__ == ["in layer 2 (dense) of 3, backward"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "int32", "int64", "uint32"])
 def test_labels_may_have_any_integer_dtype(dtype):
   labels, logits = np.array([0, 100, 44], dtype), jnp.zeros((3, 300))

@@ -128,6 +128,7 @@ def test_a_gate_refuses_another_y_bar(gate):
       gate.backward(residuals, y[0])
 
 
+@pytest.mark.slow
 def test_weights_do_not_overflow():
   """Four of 3e38 or of 2e-38 in float32, and 70,000 of 1 in float16, make a mean as any do."""
   step = jax.jit(STEP)

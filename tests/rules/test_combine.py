@@ -74,6 +74,7 @@ def test_two_costs_flow_back_through_one_network():
   assert_same_numbers(got, jax.tree.map(jnp.add, first, second))
 
 
+@pytest.mark.slow
 def test_combinations_nest():
   inner = fb.combine((1.0, fb.huber, 0), (0.5, fb.squared_error, -1))
   outer = fb.combine((2.0, inner, slice(0, 3)), (1.0, fb.hinge, slice(None)))

@@ -24,6 +24,7 @@ def costs(name):
   return step.cost(models.our_step(size), size), step.cost(models.plain_step(size), size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_a_step_needs_no_more_flops_than_autodiff(name):
   (ours, _), (theirs, _) = costs(name)

@@ -82,6 +82,7 @@ def test_gate_has_its_digits(name):
 # --- Units in the last place ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("scale", [1, 10, 50, 1000])
 @pytest.mark.parametrize(
@@ -94,6 +95,7 @@ def test_softmax_cross_entropy_has_its_digits(kind, bound, scale, form):
   assert max(errors) <= bound
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("c", [2, 1000])
 def test_softmax_cross_entropy_has_its_digits_with_other_numbers_of_classes(c):
   arguments = accuracy.classes("labels", 10, n=400, c=c)
@@ -105,6 +107,7 @@ def test_a_single_class_costs_nothing():
   assert_losses(fb.softmax_cross_entropy, [[1e4], [-3.0]], [0, 0], ([0, 0], [[0], [0]]))
 
 
+@pytest.mark.slow
 def test_ties_have_their_digits():
   """Two, three and all of the logits at the maximum, at the label or not."""
   logits = np.array([[3, 3, -60], [3, 3, 3], [-60, 3, 3], [-70, -70, 3]], np.float32)
@@ -118,6 +121,7 @@ BOUNDS = {"squared_error": 2, "huber": 2, "hinge": 2, "poisson_nll": 6,
           "sigmoid_cross_entropy": 16, "log_cosh": 27}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_a_loss_has_its_digits(name):
   """From 1e-12 to 1e4 on both sides of 0; logarithms and logits to ±80."""
@@ -125,6 +129,7 @@ def test_a_loss_has_its_digits(name):
   assert max(worst(row.unit, row.truth, row.arguments)) <= BOUNDS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_rounds_once(dtype):
   """The right result of the half-precision logits, rounded: float32 within, half outside."""
@@ -215,6 +220,7 @@ def test_a_rate_of_zero():
   assert_losses(fb.poisson_nll, [[-np.inf], [-np.inf]], [[0], [2]], want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_losses_of_huge_errors(dtype):
   with jax.enable_x64(dtype == "float64"):

@@ -35,6 +35,7 @@ def two_towers():
   return fb.graph(nodes, output=outputs, inputs={"u": "u", "v": "v"})
 
 
+@pytest.mark.slow
 def test_a_chain_as_a_graph_is_serial_to_the_bit():
   chain = fb.mlp([3, 5, 2], fb.tanh)
   nodes = {"a": (chain.parts[0], "x"), "b": (fb.tanh, "a"), "c": (chain.parts[2], "b")}
@@ -49,6 +50,7 @@ def test_a_chain_as_a_graph_is_serial_to_the_bit():
   assert_bitwise("graph", ("bars",), (tuple(got[name] for name in "abc"),), (bars,))
 
 
+@pytest.mark.slow
 def test_a_residual_node_is_skip_to_the_bit():
   net, skipped = residual_net(), fb.skip(fb.serial(fb.dense(3, 3), fb.tanh))
   params = skipped.init(KEY)
@@ -60,6 +62,7 @@ def test_a_residual_node_is_skip_to_the_bit():
   assert_bitwise("skip", ("y", "h", "x_bar"), (y, got["h"], x_bar), (want, bars[0], x_bar_))
 
 
+@pytest.mark.slow
 def test_masks_depend_on_the_names_of_the_nodes_that_draw_alone():
   """Not on the order of the dict, and not on layers without noise in between."""
   branches = {"d1": (fb.dropout(0.5), "x"), "d2": (fb.dropout(0.5), "x")}
@@ -93,6 +96,7 @@ COMPOSITES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMPOSITES)
 def test_factors_of_shared_compositions_are_joined_layer_by_layer(name):
   nodes = {"h": (COMPOSITES[name](), "x"), "y": (fb.shared("h"), "h"), "z": (fb.shared("h"), "y")}
@@ -118,6 +122,7 @@ def test_factors_of_shared_compositions_are_joined_layer_by_layer(name):
   np.testing.assert_allclose(q.example_sqnorms(factors), norms, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs():
   net = two_towers()
   params = net.init(KEY)
@@ -133,6 +138,7 @@ def test_several_inputs_and_outputs():
   assert fb.verify.layer(net, params, x, level="quick").verdict == "pass"
 
 
+@pytest.mark.slow
 def test_each_node_is_shown_also_where_parameters_are_shared():
   """Of nodes that share parameters each has its own signals, and the gradient stays a sum."""
   net = fb.repeat(fb.serial(residual_net(), fb.remat(tied_of_width_three())), 2)
@@ -151,6 +157,7 @@ def tied_of_width_three():
   return fb.graph({"h": (fb.dense(3, 3), "x"), "y": (fb.transposed("h"), "h")}, output="y")
 
 
+@pytest.mark.slow
 def test_a_wrong_node_is_named():
   def wrong(params, residuals, y_bar):
     return jax.tree.map(lambda a: 1.01 * a, fb.dense(3, 3).backward(params, residuals, y_bar))
@@ -161,6 +168,7 @@ def test_a_wrong_node_is_named():
   assert report.findings[0].message.startswith("in layer h.dense")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_float64")
 def test_examples_gradients_of_shared_weights_have_cross_terms():
   nodes = {
@@ -203,6 +211,7 @@ def test_of_shared_nodes_both_are_captured():
     backward(y)
 
 
+@pytest.mark.slow
 def test_fit_trains_a_tied_autoencoder():
   x = jnp.asarray(RNG.normal(size=(64, 2)) @ RNG.normal(size=(2, 4)), jnp.float32)
   result = descend(tied_autoencoder(), (x, x), 400, rate=0.02, check_every=200,
@@ -230,6 +239,7 @@ def pulled_back(net, y_bar):
   return net.backward(params, net.forward(params, X)[1], y_bar)
 
 
+@pytest.mark.slow
 def test_parts_may_be_trees_and_needn_t_be_read():
   """The zero cotangent of a part that nobody reads has the part's structure."""
   inside = fb.graph(

@@ -40,6 +40,7 @@ def made(net, prefix=""):
 assert_same = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jitted", [False, True])
 @pytest.mark.parametrize("name", NETS)
 def test_the_logs_are_what_inspect_shows(name, jitted):

@@ -136,6 +136,7 @@ def mean_and_gradient(loss, x, labels, weights=None):
 assert_same_numbers = partial(chex.assert_trees_all_close, rtol=1e-13, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_ignored_rows_count_in_the_mean_unless_weights_leave_them_out():
   ignoring = fb.softmax_cross_entropy_with(ignore_label=-1)
   kept = GAPS != -1
@@ -146,6 +147,7 @@ def test_ignored_rows_count_in_the_mean_unless_weights_leave_them_out():
   assert_same_numbers(mean_and_gradient(ignoring, X, GAPS, weights), of_kept)
 
 
+@pytest.mark.slow
 def test_class_weights_divide_the_mean_if_they_are_the_weights_of_the_rows():
   """As in torch, whose mean of a weighted loss is Σ w_y loss / Σ w_y."""
   weighted = fb.softmax_cross_entropy_with(class_weights=WEIGHTS)
@@ -165,6 +167,7 @@ def test_an_ignored_row_may_hold_anything():
   assert losses[3] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint32])
 def test_a_label_is_its_row_of_probabilities_to_the_bit(dtype):
   """A label's term is taken, and of rows of probabilities all are added; others than it are 0."""

@@ -191,23 +191,27 @@ class TestExtremes:
     with jax.enable_x64(dtype == "float64"):
       yield
 
+  @pytest.mark.slow
   def test_softmax_of_large_logits(self, dtype):
     logits = [[1e4, -1e4, 0.0], [1e4, -1e4, 0.0], [1e4, 1e4, -1e4]]
     want = [0, 2e4, np.log(2)], [[0, 0, 0], [1, -1, 0], [-0.5, 0.5, 0]]
     assert_eagerly(fb.softmax_cross_entropy, logits, [0, 1, 0], want, dtype)
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("targets", [[1], [[0.0, 1.0, 0.0]]], ids=["labels", "rows"])
   def test_softmax_of_impossible_classes(self, dtype, targets):
     """A logit −inf where the target is 0 is as if the class weren't there."""
     want = [np.log(2)], [[0, -0.5, 0.5]]
     assert_eagerly(fb.softmax_cross_entropy, [[-np.inf, 0.0, 0.0]], targets, want, dtype)
 
+  @pytest.mark.slow
   def test_sigmoid_cross_entropy_of_large_logits(self, dtype):
     logits = [[1e3, -1e3], [1e3, -1e3], [0.0, 0.0], [1e4, -1e4]]
     targets = [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]
     want = [0, 2e3, 2 * np.log(2), 1e4], [[0, 0], [1, -1], [-0.5, 0.5], [0.5, -0.5]]
     assert_eagerly(fb.sigmoid_cross_entropy, logits, targets, want, dtype)
 
+  @pytest.mark.slow
   @pytest.mark.parametrize("name", SLOPES)
   def test_activation_far_from_zero(self, dtype, name):
     layer, (values, slopes) = getattr(fb, name), SLOPES[name]
@@ -219,6 +223,7 @@ class TestExtremes:
     np.testing.assert_allclose(x_bar, [slopes], rtol=4 * eps)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("layer", [fb.elu, fb.selu, fb.tanh, fb.sigmoid], ids=lambda f: f.name)
 def test_the_slope_where_half_precision_saturates_is_zero(layer, dtype):
@@ -227,6 +232,7 @@ def test_the_slope_where_half_precision_saturates_is_zero(layer, dtype):
   assert layer.backward((), residuals, jnp.ones_like(y))[1] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 @pytest.mark.parametrize("name", ["identity", *SLOPES])
 def test_activation_in_half_precision(name, dtype):

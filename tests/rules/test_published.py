@@ -82,6 +82,7 @@ def test_softmax_cross_entropy_gradient():
   np.testing.assert_allclose(outputs_bar, [[0.2, -0.7, 0.5]], rtol=1e-15)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "loss"), [(10, 2.302585), (3, 1.098612)])
 def test_chance_loss(classes, loss):
   losses, _ = fb.softmax_cross_entropy.forward(jnp.zeros((1, classes)), jnp.array([0]))

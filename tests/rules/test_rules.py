@@ -66,6 +66,7 @@ RULES = {
 # --- The contract ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RULES)
 def test_a_rule_is_a_layer_whose_forward_is_the_network_s(name):
   net = fb.mlp([4, 6, 5, 3], fb.tanh, dropout=0.3, normalization=fb.layer_norm, **WIDE)
@@ -83,6 +84,7 @@ def test_a_rule_is_a_layer_whose_forward_is_the_network_s(name):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(got))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RULES.keys() - {"predictive_coding"}))
 def test_the_output_layer_s_gradient_is_untouched(name):
   """Up to Kolen and Pollack's decay, which is subtracted here."""
@@ -94,6 +96,7 @@ def test_the_output_layer_s_gradient_is_untouched(name):
   assert_bitwise(name, ("last",), (got.params[-1],), (want[-1],))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["feedback_alignment", "kolen_pollack", "fixed"])
 def test_feedback_that_is_the_weights_is_backprop_to_the_bit(name):
   nodes = {
@@ -138,6 +141,7 @@ def test_a_rule_without_its_change_is_backprop_to_the_bit(make):
   assert_is_backprop(make(net), net, net.init(KEY), (), jax.random.key(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [rules.feedback_alignment, rules.kolen_pollack])
 def test_a_rule_trains_where_layers_do(make):
   """In `fit` with a check of the network's gradient, and through `jax.grad`."""
@@ -160,6 +164,7 @@ def test_a_rule_trains_where_layers_do(make):
 # --- Laws of single rules -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_feedback_alignment_of_a_deep_linear_network_turns_below_a_right_angle():
   """From small weights, as its theory has it, for the data of a linear teacher."""
   net = linear_net(4, 8, 8, 3)
@@ -190,6 +195,7 @@ def test_feedback_alignment_of_a_deep_linear_network_turns_below_a_right_angle()
   assert (after["2.dense"].weight_angle < before["2.dense"].weight_angle).all()
 
 
+@pytest.mark.slow
 def test_kolen_pollack_s_difference_decays_at_the_rate_of_the_decay():
   rate, decay, steps = 0.1, 0.05, 20
   rule = rules.kolen_pollack(tanh_net(), decay)
@@ -204,6 +210,7 @@ def test_kolen_pollack_s_difference_decays_at_the_rate_of_the_decay():
     np.testing.assert_allclose(w - b, want, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("magnitudes", ["uniform", "batch", "fixed"])
 def test_the_feedback_of_sign_symmetry_has_the_signs_of_the_weights(magnitudes):
   """Read off the cotangent of the data, of one linear layer: x_bar = y_bar Bᵀ."""
@@ -222,6 +229,7 @@ def test_the_feedback_of_sign_symmetry_has_the_signs_of_the_weights(magnitudes):
   assert same == (magnitudes != "batch")
 
 
+@pytest.mark.slow
 def test_drtp_projects_the_target_and_not_the_error():
   net = fb.mlp([4, 6, 3], fb.tanh, **WIDE)
   rule = rules.drtp(net)
@@ -241,6 +249,7 @@ def cotangent_of(rule, net, y_bar, width):
   return rule.backward(rules.RuleParams(params, ()), kept, y_bar)[1]
 
 
+@pytest.mark.slow
 def test_changed_cotangents_are_what_they_are_called():
   net = fb.serial(*(fb.dense(4, 4, bias=False, **WIDE) for _ in range(2)))
   y_bar = jnp.array([[3.0, -4.0, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0], [0.1, 0.2, -0.3, -0.4]])
@@ -283,6 +292,7 @@ def vector(tree):
   return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(tree)])
 
 
+@pytest.mark.slow
 def test_the_target_of_an_invertible_linear_network_is_gauss_newton_s():
   net = linear_net(3, 3, 3, 3)
   params = random_like(np.random.default_rng(2), net.init(KEY))
@@ -306,6 +316,7 @@ def test_the_target_of_an_invertible_linear_network_is_gauss_newton_s():
     np.testing.assert_allclose(got.params[2 * place - 2].w, want, rtol=0, atol=1e-11 * scale)
 
 
+@pytest.mark.slow
 def test_decoders_learn_to_reconstruct():
   rule = rules.difference_target_propagation(tanh_net(), noise=0.0)
   params = rule.init(KEY)
@@ -322,6 +333,7 @@ def test_decoders_learn_to_reconstruct():
   np.testing.assert_allclose(got.b, want.b, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_energy_at_equilibrium_has_its_closed_form():
   """½ Σ rᵀ S⁻¹ r with S = I/λ + Σ_l P_l P_lᵀ, P_l the weights behind h_l."""
   from fbackprop.rules._predictive_coding import Descent, errors, settle
@@ -344,6 +356,7 @@ def test_the_energy_at_equilibrium_has_its_closed_form():
   assert abs(float(energy / want) - 1) < 1e-12
 
 
+@pytest.mark.slow
 def test_predictive_coding_tends_to_backprop_linearly_in_the_precision():
   net = linear_net(3, 4, 4, 2)
   params = net.init(jax.random.key(7))
@@ -359,6 +372,7 @@ def test_predictive_coding_tends_to_backprop_linearly_in_the_precision():
   assert differences[-1] < 0.02
 
 
+@pytest.mark.slow
 def test_with_momentum_the_states_settle_in_fewer_steps_at_the_same_equilibrium():
   net = fb.mlp([3, *[8] * 4, 2], fb.tanh, **WIDE)
   params = net.init(KEY)
@@ -389,6 +403,7 @@ STEP = fb.activation(
 )
 
 
+@pytest.mark.slow
 def test_surrogates_are_declared_to_verify_and_to_fit():
   net = fb.serial(
     fb.dense(4, 6, **WIDE), rules.surrogate(STEP, fb.tanh), fb.dense(6, 3, **WIDE),

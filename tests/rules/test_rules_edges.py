@@ -37,6 +37,7 @@ WITH_FEEDBACK = ("feedback_alignment", "direct_feedback_alignment", "fixed", "ko
                  "difference_target_propagation")  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHAINS)
 def test_no_random_feedback_is_a_weight(name):
   """Under the keys of JAX's default generator, `fold_in(key, k)` is `split(key, n)[k]`."""
@@ -54,6 +55,7 @@ def test_no_random_feedback_is_a_weight(name):
 # --- The weights in use ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("magnitudes", ["uniform", "batch", "fixed"])
 def test_the_weights_angle_of_sign_symmetry_is_to_the_weights_in_use(magnitudes):
   rule = rules.sign_symmetry(fb.dense(4, 3), magnitudes)
@@ -68,6 +70,7 @@ def test_the_weights_angle_of_sign_symmetry_is_to_the_weights_in_use(magnitudes)
   assert repr(rule) == "sign_symmetry(dense(4, 3))"
 
 
+@pytest.mark.slow
 def test_copies_of_a_repeat_have_magnitudes_of_their_own():
   """Those of the layers one after another, also of scales, which are vectors."""
   stacked, alone = fb.repeat(fb.layer_norm(4), 2), fb.serial(fb.layer_norm(4), fb.layer_norm(4))
@@ -84,6 +87,7 @@ def test_copies_of_a_repeat_have_magnitudes_of_their_own():
     np.testing.assert_allclose(a.params.scale[i], b.params[i].scale, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_biases_and_scales_of_a_repeat_are_no_weights():
   net = fb.serial(fb.repeat(fb.serial(fb.tanh, fb.dense(4, 4)), 3), fb.repeat(fb.layer_norm(4), 2))
   rule = rules.feedback_alignment(net)
@@ -108,6 +112,7 @@ CHANGES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("power", [-100, -70, 66, 125])
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_cotangents_scales_with_them(name, power):
@@ -119,6 +124,7 @@ def test_a_change_of_cotangents_scales_with_them(name, power):
   np.testing.assert_allclose(np.asarray(got, float) / size, want, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_cotangents_in_float16_is_that_in_float32(name):
   small = fb.serial(*(fb.dense(4, 4, bias=False, dtype=jnp.float16) for _ in range(2)))
@@ -134,6 +140,7 @@ def test_a_change_of_cotangents_in_float16_is_that_in_float32(name):
   np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2.0**-11, atol=2.0**-25)
 
 
+@pytest.mark.slow
 def test_angles_and_magnitudes_of_tiny_weights():
   net = fb.serial(fb.dense(4, 4, bias=False), fb.dense(4, 3, bias=False))
   rule = rules.sign_symmetry(net)
@@ -164,6 +171,7 @@ WITH_NUMBERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", WITH_NUMBERS)
 @pytest.mark.parametrize("x64", [False, True])
 def test_a_numpy_number_gives_the_updates_of_a_python_number(make, x64):
@@ -180,6 +188,7 @@ def test_a_numpy_number_gives_the_updates_of_a_python_number(make, x64):
 # --- Networks of any shape ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_decoder_has_the_activation_behind_the_weights_and_none_before():
   net = fb.serial(fb.tanh, fb.dense(4, 5), fb.relu, fb.dense(5, 3))
   rule = rules.difference_target_propagation(net, noise=0.0)
@@ -212,6 +221,7 @@ def two_inputs(output="y"):
 NEED_WIDTHS = [rules.direct_feedback_alignment, rules.drtp, rules.difference_target_propagation]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", NEED_WIDTHS)
 def test_widths_are_found_in_a_graph_or_of_an_example(make):
   params = make(split_net()).init(KEY)
@@ -252,6 +262,7 @@ REFUSED = [
 test_bad_networks_are_refused = refusals(lambda call: call(), REFUSED)
 
 
+@pytest.mark.slow
 def test_gauss_seidel_and_changed_cotangents_take_several_at_the_ends():
   """They carry on what backpropagation carries."""
   for make in (lambda net: rules.gauss_seidel(net, 0.0), lambda net: rules.top_k(net, 4)):
@@ -265,6 +276,7 @@ def test_gauss_seidel_and_changed_cotangents_take_several_at_the_ends():
 # --- Orders and limits ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_layer_local_order_is_the_simultaneous_one_to_the_bit():
   """Each layer changes at once, and the cotangent goes on by what it was before."""
   net, rate = fb.mlp([4, 6, 5, 3], fb.tanh), 0.1
@@ -280,6 +292,7 @@ def test_the_layer_local_order_is_the_simultaneous_one_to_the_bit():
   assert_bitwise("layer-local", ("params",), (links.unflatten(own),), (want,))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_float64")
 def test_predictive_coding_of_a_nonlinear_network_tends_to_backprop_linearly_too():
   """At equilibrium the states are within O(λ) of the feedforward ones, whatever the activation."""

@@ -27,6 +27,7 @@ def test_a_convolution_keeps_its_input_and_a_recurrence_its_states():
   assert fb.residual_bytes(of_gelu, x) == 2 * 5 * 7 * 4 * 4
 
 
+@pytest.mark.slow
 def test_one_step_is_a_dense_layer_and_its_activation():
   one, plain = fb.layers.recurrent(1, 3, 4), fb.serial(fb.dense(3, 4), fb.tanh)
   params = one.init(KEY)
@@ -42,6 +43,7 @@ def test_one_step_is_a_dense_layer_and_its_activation():
   assert not bars.u.any()  # The state before the first step is 0.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("name", ["conv1d", "recurrent", "in a loop"])
 def test_examples_gradients_have_cross_terms_of_places_and_steps(name):
@@ -79,6 +81,7 @@ def test_examples_gradients_have_cross_terms_of_places_and_steps(name):
   assert_near(q.clipped_gradient(factors, bound), want)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 def test_quantities_of_a_convolution_on_a_mesh(axis_type):

@@ -55,6 +55,7 @@ def mean_loss(params, x, targets):
 assert_near = partial(chex.assert_trees_all_close, rtol=0, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TREES)
 def test_gradients_have_the_structure_of_x(name):
   x = TREES[name]
@@ -73,6 +74,7 @@ def test_gradients_have_the_structure_of_x(name):
   assert_near(jax.value_and_grad(of_custom_vjp, (0, 1))(PARAMS, x, TARGETS), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dict", "nested"])  # Of which a part is a tuple.
 def test_what_looks_inside_takes_it(name):
   x = TREES[name]
@@ -102,6 +104,7 @@ def fit_on_one_array():
   return fit_on(jnp.concatenate([A, B], 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dict", "nested"])
 def test_fit_is_that_of_one_array(name):
   """A tree is split, shuffled, gathered and scored leaf by leaf: the run of the joined arrays."""
@@ -111,6 +114,7 @@ def test_fit_is_that_of_one_array(name):
   assert all(check.ok for _, check in got.checks)
 
 
+@pytest.mark.slow
 def test_a_step_takes_it():
   init, step = make_step(NET, fb.squared_error, gradient_descent(0.1))
   _, info = step(init(jax.random.key(0)), ((A, B), TARGETS))
@@ -118,6 +122,7 @@ def test_a_step_takes_it():
   assert bool(info.finite)
 
 
+@pytest.mark.slow
 def test_it_is_split_over_a_mesh():
   mesh = jax.make_mesh((2,), ("data",), devices=jax.devices("cpu")[:2])
   run = jax.jit(fb.value_and_grad(NET, fb.squared_error, input_gradient=True))

@@ -19,6 +19,7 @@ VARIANTS = ({}, {"alpha": 0.5}, SELU, {"alpha": 3.0, "scale": 0.25})
 # --- The table ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_for_users")
 def test_the_recorded_slopes_are_those_measured_here(capsys):
   assert slopes.main(["--check"]) == 0, capsys.readouterr().out
@@ -59,6 +60,7 @@ def test_the_slope_at_a_kink_lies_between_those_on_its_sides():
         assert low - 1e-3 <= column[key] <= high + 1e-3, (heading, key)
 
 
+@pytest.mark.slow
 def test_another_slope_is_found(monkeypatch, tmp_path, capsys):
   heading, ours = slopes.ours()
   changed = {**slopes.read(), heading: {**ours, "hard_tanh(1)": ours["hard_tanh(1)"] + 0.5}}
@@ -81,6 +83,7 @@ def test_slopes_are_the_same_but_for_rounding(a, b, are_same):
   assert slopes.same(a, b) == are_same
 
 
+@pytest.mark.slow
 def test_recording_keeps_the_other_columns(monkeypatch, tmp_path):
   monkeypatch.setattr(slopes, "RESULTS", tmp_path / "slopes.json")
   monkeypatch.setattr(slopes, "PAGE", tmp_path / "slopes.md")
@@ -108,6 +111,7 @@ def truth_of(options, z):
   return np.sum(terms, axis=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("options", VARIANTS)
 def test_the_slope_of_elu_is_wrong_by_two_epsilons_at_most(options, dtype):
@@ -126,6 +130,7 @@ def test_the_slope_of_elu_is_wrong_by_two_epsilons_at_most(options, dtype):
   assert (hundredth, nothing) == pytest.approx(wanted, abs=1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("options", VARIANTS)
 def test_an_accurate_tail_has_its_digits(options, dtype):
@@ -155,6 +160,7 @@ def test_the_digits_cost_an_array_for_each_hidden_layer(depth):
   assert fb.residual_bytes(fb.mlp(sizes, accurate), x) == 2 * depth * one
 
 
+@pytest.mark.slow
 def test_a_network_learns_in_the_tail_with_it_and_not_without():
   """One unit at z = -20: its gradient is the only way out."""
   params = (fb.DenseParams(jnp.full((1, 1), -20.0), jnp.zeros(1)), ())

@@ -35,6 +35,7 @@ def chain_of_copies(block, n):
 # --- Normalisation --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
 def test_statistics_of_half_precision_are_summed_in_float32(dtype):
   """In float16 the squares of 300 would be infinite, and the output 0."""
@@ -48,6 +49,7 @@ def test_statistics_of_half_precision_are_summed_in_float32(dtype):
 # --- Dropout --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_dropout_keeps_the_mean_and_the_rate():
   x = jnp.ones((200, 500))
   y, mask = fb.dropout(0.3).forward((), x, KEY)
@@ -56,6 +58,7 @@ def test_dropout_keeps_the_mean_and_the_rate():
   np.testing.assert_array_equal(y, jnp.where(mask, x / 0.7, 0))
 
 
+@pytest.mark.slow
 def test_dropout_draws_the_same_mask_in_every_dtype():
   masks = []
   for dtype in ("float16", "float32", "float64"):
@@ -76,11 +79,13 @@ def test_dropout_of_nothing_is_the_identity():
 # --- repeat ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_copies_of_a_repeat_start_differently():
   w = fb.repeat(fb.dense(3, 3), 4).init(KEY).w
   assert len(np.unique(np.asarray(w)[:, 0, 0])) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", range(4))
 def test_params_bar_in_a_repeat_reads_no_params_up_to_its_own(layer):
   net = fb.repeat(fb.serial(fb.tanh, fb.dense(3, 3)), 4)
@@ -94,6 +99,7 @@ def test_params_bar_in_a_repeat_reads_no_params_up_to_its_own(layer):
                  (want.w[layer:], want.b[layer:]))  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_program_of_a_repeat_does_not_grow_with_depth():
   """The compiled text of 4 and of 512 copies has the same instructions."""
 
@@ -103,6 +109,7 @@ def test_the_program_of_a_repeat_does_not_grow_with_depth():
   assert instructions(4) == instructions(512)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh", "softplus", "gelu"])
 def test_temp_memory_of_a_repeat_is_one_stack_for_each_array_kept(activation):
   """≤ 1.1 stacks, the block being (activation, dense); (dense, activation) takes two."""
@@ -121,6 +128,7 @@ def count(text, operation):
   return len(re.findall(rf" {operation}\(", text))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_scan", [False, True], ids=["unrolled", "in a scan"])
 def test_remat_computes_again(in_scan):
   """One tanh and one product more for each block, and the second forward pass isn't merged away."""
@@ -144,6 +152,7 @@ def test_remat_keeps_its_input_alone():
   assert fb.residual_bytes(chain_of_copies(fb.remat(block), 2), x) == 7 * 6 * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combine", [fb.repeat, chain_of_copies], ids=["repeat", "unrolled"])
 def test_remat_saves_memory(combine):
   """Also unrolled, where `jax.checkpoint` saves nothing on a CPU."""
@@ -215,6 +224,7 @@ def test_blocks_of_an_mlp():
   assert [part.name for part in fb.mlp([8, 8, 8], skip=True).parts] == ["dense", "relu", "dense"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("activation", "variance"), [("relu", 2.0), ("silu", 2.0), ("selu", 1.0), ("tanh", 1.0)]
 )
@@ -258,6 +268,7 @@ def both(*layers):
   return fb.Layer("both", init, forward, backward, layers, (("combinator", both),))
 
 
+@pytest.mark.slow
 def test_a_combinator_of_several_parts_can_be_looked_into():
   net = fb.serial(both(fb.dense(3, 4), fb.serial(fb.dense(3, 4), fb.tanh)), fb.dense(4, 2))
   seen = fb.inspect(net, fb.squared_error)(net.init(KEY), jnp.ones((5, 3)), jnp.ones((5, 2)))
@@ -268,6 +279,7 @@ def test_a_combinator_of_several_parts_can_be_looked_into():
 # --- inspect --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_inspect_shows_what_passes_through_each_layer():
   net = fb.mlp([3, 4, 4, 4, 2], fb.tanh, repeat_hidden=True)
   params = net.init(KEY)
@@ -291,6 +303,7 @@ def test_inspect_shows_what_passes_through_each_layer():
   np.testing.assert_allclose(seen["0.dense"].y_bar, want, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_inspect_of_a_single_layer_and_of_remat():
   x, targets = jnp.ones((2, 3)), jnp.zeros((2, 4))
   net = fb.remat(fb.dense(3, 4))
@@ -301,6 +314,7 @@ def test_inspect_of_a_single_layer_and_of_remat():
   np.testing.assert_allclose(seen["dense"].y_bar, y * jnp.array([[0.25], [0.75]]), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_inspect_shows_the_masks_of_a_training_step():
   net = fb.mlp([3, 50, 2], dropout=0.5)
   x, targets = jnp.ones((5, 3)), jnp.ones((5, 2))
@@ -346,6 +360,7 @@ def test_layers_without_parameters_may_be_given_twice():
 # --- `repeat` outside of jit ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_repeat_is_traced_once_outside_of_jit():
   """Eagerly, a loop whose body is a new function each time would be compiled each time."""
   traces = []

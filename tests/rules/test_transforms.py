@@ -36,6 +36,7 @@ def test_mean_gradient_equals_autodiff(model, dtype):
     assert_mean_gradient(model, problem, run(problem))
 
 
+@pytest.mark.slow
 @every_model
 def test_mean_gradient_equals_the_oracle(model):
   """The third implementation: loops, and no jax."""
@@ -57,6 +58,7 @@ def test_mean_gradient_equals_the_oracle(model):
       np.testing.assert_allclose(ours.b, b_bar, atol=1e-14)
 
 
+@pytest.mark.slow
 @every_dtype
 def test_weights_make_a_weighted_mean(dtype):
   with jax.enable_x64(dtype == "float64"):
@@ -70,6 +72,7 @@ def test_weights_make_a_weighted_mean(dtype):
     assert not np.asarray(got[2])[weights == 0].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [0, 3])
 def test_nothing_to_average_gives_zero(n):
   """N = 0, and weights that are all zero: loss 0, gradient 0, and no NaN."""
@@ -81,6 +84,7 @@ def test_nothing_to_average_gives_zero(n):
     assert_bitwise(f"N = {n}", ("mean", "grads", "x_bar"), got, zeros)
 
 
+@pytest.mark.slow
 def test_options_add_what_they_name():
   """`has_outputs` and `input_gradient` change what is returned, and no number."""
   net, loss, params, x, targets = draw_model(RELU, "float32")
@@ -92,6 +96,7 @@ def test_options_add_what_they_name():
   assert x_bar.shape == x.shape
 
 
+@pytest.mark.slow
 def test_float32_stays_float32_while_x64_is_on():
   with jax.enable_x64(True):
     problem = draw_model(RELU, "float32")
@@ -100,6 +105,7 @@ def test_float32_stays_float32_while_x64_is_on():
       assert {leaf.dtype.name for leaf in jax.tree.leaves(got)} == {"float32"}
 
 
+@pytest.mark.slow
 def test_one_trace_for_each_shape():
   net, loss, params, x, targets = draw_model(RELU, "float32", n=6)
   chex.clear_trace_counter()
@@ -111,6 +117,7 @@ def test_one_trace_for_each_shape():
 # --- pullback and other parameters ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_feedback_alignment_needs_no_new_rule():
   """Backward through other weights B: δ₁ = (δ₂ B₂ᵀ) tanh'(z₁), and the rest as ever."""
   with jax.enable_x64(True):
@@ -132,6 +139,7 @@ def test_feedback_alignment_needs_no_new_rule():
 # --- as_custom_vjp --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 5, 3), (2, 0, 3)])
 def test_custom_vjp_takes_any_axes_in_front(shape):
   """As the network does for each vector by itself; the gradient by our rule."""
@@ -149,6 +157,7 @@ def test_custom_vjp_takes_any_axes_in_front(shape):
   chex.assert_trees_all_close(got, (params_bar, x_bar.reshape(shape)), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_custom_vjp_under_jit_vmap_and_twice():
   """First and second order by `jax.grad`, against the reference; mapped over parameters and x."""
   model = MODELS[1]
@@ -213,6 +222,7 @@ def test_keys_reach_the_layers_that_draw_and_no_others():
   assert first[1] is second[1] is None
 
 
+@pytest.mark.slow
 def test_inserting_an_activation_changes_no_mask():
   def masks(*layers):
     net = fb.serial(*layers)

@@ -316,6 +316,7 @@ def bank(monkeypatch):
     monkeypatch.setattr(f"{where}.RIGHT", right)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("peer", ["jax-float32", "jax-float64", "direct"])
 def test_the_peers_meet_the_same_bank(bank, capsys, peer):
   (row,) = checkers.run(peer)

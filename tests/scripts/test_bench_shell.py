@@ -19,6 +19,7 @@ print("test accuracy 0.5; the rest")
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="reads /proc")
 
 
+@pytest.mark.slow
 def test_a_command_lasts_until_all_of_its_processes_have_ended(tmp_path):
   command = [sys.executable, "-c", BEGIN_ANOTHER]
   found = shell.timed(command, dict(os.environ), str(tmp_path))
@@ -35,6 +36,7 @@ def test_a_command_that_fails_ends_the_bench_with_what_it_said(tmp_path):
     shell.timed([sys.executable, "-c", "raise OSError('no such thing')"], {}, str(tmp_path))
 
 
+@pytest.mark.slow
 @needs_proc
 def test_memory_is_that_of_all_processes_at_once(tmp_path):
   hold = "import time; held = bytearray(100 * 2**20); time.sleep(1)"

@@ -24,6 +24,7 @@ def every_check():
   return checks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("law", "case", "dtype"), every_check())
 def test_law(law, case, dtype):
   law(case, dtype)
@@ -41,6 +42,7 @@ def by_hand(params, x, stride, padding):
   return y + b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stride", "padding"), [(1, 0), (1, 2), (2, 1), (3, 0)])
 def test_forward_is_the_sum_over_taps_and_channels(stride, padding):
   layer = convolution.conv(8, 2, 3, taps=4, stride=stride, padding=padding)
@@ -59,6 +61,7 @@ def test_it_keeps_its_input_alone():
   assert fb.residual_bytes(convolution.conv_net(), x) == 7 * hidden * 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_float64")
 def test_its_factors_give_each_example_s_gradient():
   """What a layer states of itself is enough for every quantity."""

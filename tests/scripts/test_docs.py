@@ -195,6 +195,7 @@ BLOCKS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("block", "outcome"), BLOCKS, ids=["prints", "prints another", "runs", "fails"]
 )

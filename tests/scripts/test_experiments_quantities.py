@@ -42,6 +42,7 @@ def double():
 # --- noise_scale.py -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_step_has_the_noise_of_the_examples_gradients(double):
   params, x, labels, each = double
   with jax.enable_x64(True):
@@ -54,6 +55,7 @@ def test_a_step_has_the_noise_of_the_examples_gradients(double):
   np.testing.assert_allclose(np.concatenate(moved), 0.25 * each.mean(0), rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_the_exact_values_are_those_of_the_gradients(double):
   params, x, labels, each = double
   with jax.enable_x64(True):
@@ -62,6 +64,7 @@ def test_the_exact_values_are_those_of_the_gradients(double):
   np.testing.assert_allclose(sqnorm, (each.mean(0) ** 2).sum(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_over_all_batches_the_estimates_are_right_and_the_batchs_own_norm_is_not(double):
   """Each of the 5³ batches that can be drawn of five digits, with replacement."""
   params, x, labels, each = double

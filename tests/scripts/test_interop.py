@@ -89,6 +89,7 @@ def measured():
 # --- The comparison -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_documents_say_is_converted_into_ours(measured):
   rows = make_rows(COMPARISONS, measured, VERSIONS)
   assert len(rows) == len(COMPARISONS) * len(FEW)
@@ -259,6 +260,7 @@ def test_a_block_that_prints_something_else_fails(capsys):
   assert "Expected:\n    3" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ours_of_some_examples_are_those_of_a_smaller_batch():
   with jax.enable_x64(True):
     problem = PROBLEMS[0]

@@ -114,6 +114,7 @@ def test_the_difference_is_the_changed_line():
   assert (was, now) == ("return (3 * x ** 2 * y_bar,)", "return (4 * x ** 2 * y_bar,)")
 
 
+@pytest.mark.slow
 def test_mutants_are_wrong_and_each_counts_once():
   rule = rule_of(slope)
   by = yardstick(rule)
@@ -132,6 +133,7 @@ def lines_of(rule, mutants):
   return [difference(tree_of(rule.function), made[one.hash])[1] for one in mutants]
 
 
+@pytest.mark.slow
 def test_an_equivalent_edit_and_one_of_another_shape_do_not_count():
   def doubly(x, y_bar):
     zero = x - x
@@ -150,6 +152,7 @@ def test_an_equivalent_edit_and_one_of_another_shape_do_not_count():
   assert "unfair" in others or found
 
 
+@pytest.mark.slow
 def test_a_kink_is_no_difference():
   def positive(x, y_bar):
     return (jnp.where(x > 0, y_bar, 0),)
@@ -234,6 +237,7 @@ def test_a_cause_that_needs_an_edit_of_the_rule(cause, is_one_edit):
   assert scoring.score(mutant(0), report).is_one_edit == is_one_edit
 
 
+@pytest.mark.slow
 def test_there_are_rules_enough_in_both_modes():
   rules = all_rules()
   ours = [name for name in rules if not page.is_public(name)]
@@ -243,6 +247,7 @@ def test_there_are_rules_enough_in_both_modes():
   assert {rule.mode for rule in rules.values()} == {"vjp", "jvp"}
 
 
+@pytest.mark.slow
 def test_a_public_rule_is_edited_where_it_is_installed():
   rule = all_rules()["jax/logit.0"]
   by = yardstick(rule)
@@ -296,6 +301,7 @@ def test_records_are_read_as_they_were_written(tmp_path):
   assert records.read(tmp_path / "none.json") == records.empty()
 
 
+@pytest.mark.slow
 def test_an_edited_rule_of_jax_is_a_user_s():
   # The verifier trusts rules of JAX's own modules.
   rule = all_rules()["jax/relu6.0"]

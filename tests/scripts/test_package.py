@@ -116,11 +116,13 @@ def test_the_front_door_is_used_by_the_highest_floor_alone():
   assert users <= {"fbackprop.cli", "fbackprop.train.run_folder"}
 
 
+@pytest.mark.slow
 def test_import_is_lazy():
   assert run("import sys, fbackprop; print('jax' in sys.modules)") == "False\n"
   assert run("import sys, fbackprop; fbackprop.relu; print('jax' in sys.modules)") == "True\n"
 
 
+@pytest.mark.slow
 def test_a_run_imports_nothing_of_the_verifier():
   code = "import sys, fbackprop.train._fit; "
   code += "print([m for m in sys.modules if m.startswith('fbackprop.verify')])"
@@ -132,6 +134,7 @@ def test_training_needs_only_the_live_check_of_the_verifier():
   assert {n for n in imported if n.startswith("fbackprop.verify")} == {"fbackprop.verify.live"}
 
 
+@pytest.mark.slow
 def test_import_changes_no_configuration():
   code = "import jax; before = dict(jax.config.values); import fbackprop as fb; "
   touch = "[getattr(fb, n) for n in fb.__all__]; [getattr(fb.train, n) for n in fb.train.__all__]; "
@@ -216,6 +219,7 @@ def test_the_version_is_that_of_the_project():
 POSIX_ONLY = ("fcntl", "grp", "posix_ipc", "pty", "pwd", "resource", "syslog", "termios", "tty")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["fbackprop", "fbackprop.train", "fbackprop.cli"])
 def test_import_needs_no_module_that_only_posix_has(package):
   code = f"""

@@ -53,6 +53,7 @@ def test_what_it_prints_is_true_and_the_picture_is_there(tmp_path):
   assert (height, width) == (806, 1300)
 
 
+@pytest.mark.slow
 def test_it_is_what_the_library_does(start):
   """The names in its docstrings are the library's for the same numbers."""
   params, x, labels = start
@@ -77,6 +78,7 @@ def factor(params, x, y_bar):
   return params_bar, 1.001 * x_bar
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [bias_not_summed, factor])
 def test_its_witness_finds_a_wrong_rule(wrong, start, monkeypatch):
   assert tour.worst_error(*start) < 1e-12

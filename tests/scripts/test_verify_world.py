@@ -67,6 +67,7 @@ def run(file, *more):
   return results.read(file, {"rules": {}})["rules"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_rows_that_are_there(tmp_path, capsys):
   file = tmp_path / "world.json"
   kept = {"verdict": "pass", "seconds": 1.0, "package": SQUARE.package, "by": "an earlier run"}
@@ -85,6 +86,7 @@ def test_a_run_keeps_the_rows_that_are_there(tmp_path, capsys):
   }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_rule_that_takes_too_long_is_no_answer(tmp_path, monkeypatch):
   monkeypatch.setattr(verify_world, "GRACE", 0.0)
   rows = run(tmp_path / "world.json", "--only", "sleep", "--seconds", "0.5")

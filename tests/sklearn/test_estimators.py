@@ -63,6 +63,7 @@ def test_class_weights_are_weights_of_the_rows():
     MLPClassifier(class_weight="heavy").fit(X, LABELS)
 
 
+@pytest.mark.slow
 def test_dropout_is_for_fitting_only_and_by_the_seed():
   model = MLPClassifier(**SMALL, dropout=0.5)
   first, second, plain = (
@@ -129,6 +130,7 @@ def test_any_optimizer_of_optax():
     MLPClassifier(solver=0.1).fit(X, LABELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "activation", ["gelu", fb.gates.gelu, fb.gelu], ids=["name", "gate", "layer"]
 )
@@ -161,6 +163,7 @@ def test_parts_of_a_fit_are_the_whole():
     warm.set_params(hidden_layer_sizes=(6,)).fit(X, LABELS)
 
 
+@pytest.mark.slow
 def test_a_search_compiles_one_program():
   """The folds have 40 and 41 rows, and each candidate other numbers."""
   epochs_of.cache_clear()
@@ -254,6 +257,7 @@ def test_logarithms_are_finite_where_probabilities_underflow():
   assert (logs[:, 0] < -1000).all()
 
 
+@pytest.mark.slow
 def test_without_scikit_learn_the_error_says_how_to_install_it():
   code = (
     "import sys; sys.modules['sklearn'] = None; import fbackprop as fb; fb.sklearn.MLPClassifier"
@@ -263,6 +267,7 @@ def test_without_scikit_learn_the_error_says_how_to_install_it():
   assert "sklearn is not installed" in run.stderr
 
 
+@pytest.mark.slow
 def test_a_run_without_an_end_warns():
   with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(5\) reached"):
     MLPClassifier(**SMALL).fit(X, LABELS)

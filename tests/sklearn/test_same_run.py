@@ -85,6 +85,7 @@ def test_the_run_is_that_of_scikit_learn(run):
   assert rng.uniform() == their_rng.uniform()
 
 
+@pytest.mark.slow
 def test_float32_is_computed_in_float32():
   (model, _), (like, _) = (fitted(library, *RUNS["adam"], np.float32) for library in (ours, theirs))
   for own, wanted in zip(model.coefs_, like.coefs_, strict=True):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import fbackprop as fb
 
@@ -28,6 +29,7 @@ def assert_near(got, want):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), got, want)
 
 
+@pytest.mark.slow
 def test_gradients_of_four_batches_are_one_update_of_their_mean():
   """The same as of one batch of all of them, and none of the first three changes anything."""
   batches = [slice(i, i + 2) for i in range(0, 8, 2)]
@@ -36,6 +38,7 @@ def test_gradients_of_four_batches_are_one_update_of_their_mean():
   assert_near(stepped(accumulated, batches[:3]), PARAMS)
 
 
+@pytest.mark.slow
 def test_a_layer_has_its_own_rate():
   labels = jax.tree.map(lambda leaf: "body", PARAMS)
   labels = (*labels[:-1], jax.tree.map(lambda leaf: "head", PARAMS[-1]))

@@ -44,6 +44,7 @@ def said(result):
   )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in (*OF_MONITOR, *OF_STEP) if name not in SHORT])
 def test_a_former_keyword_gives_the_same_run_with_a_warning(name):
   group, kind = ("monitor", Monitor) if name in OF_MONITOR else ("step", StepRules)
@@ -53,6 +54,7 @@ def test_a_former_keyword_gives_the_same_run_with_a_warning(name):
     assert said(run(**{name: value})) == said(want)
 
 
+@pytest.mark.slow
 def test_resume_is_that_of_the_checkpoints(tmp_path):
   kept = Checkpoints(tmp_path, every=2)
   run(checkpoints=kept)
@@ -77,10 +79,12 @@ def test_of_an_ensemble():
   assert [e.test_loss for e in got.evaluations] == [e.test_loss for e in want.evaluations]
 
 
+@pytest.mark.slow
 def test_check_every_is_short_for_its_attribute():
   assert said(run(check_every=3)) == said(run(monitor=Monitor(check_every=3)))
 
 
+@pytest.mark.slow
 def test_a_group_and_a_former_keyword_of_it():
   with pytest.warns(DeprecationWarning, match="eval_every"):
     result = run(eval_every=2, monitor=Monitor(check_every=3))

@@ -29,6 +29,7 @@ def assert_same(found, wanted):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_average_follows_the_weights():
   plain = [s.params for s in steps(gradient_descent(0.1), [Batch(X, TARGETS)] * 4)]
   states = steps(averaged(gradient_descent(0.1), 0.75), [Batch(X, TARGETS)] * 4)
@@ -39,6 +40,7 @@ def test_the_average_follows_the_weights():
     assert_same(state.opt_state.average, average)
 
 
+@pytest.mark.slow
 def test_four_parts_of_a_batch_make_the_step_of_the_whole():
   parts = [Batch(X[i : i + 2], TARGETS[i : i + 2]) for i in range(0, 8, 2)]
   *_, before, after = steps(optax.MultiSteps(optax.sgd(0.1), 4), parts)
@@ -47,6 +49,7 @@ def test_four_parts_of_a_batch_make_the_step_of_the_whole():
   assert not np.array_equal(before.params[0].w, after.params[0].w)
 
 
+@pytest.mark.slow
 def test_each_layer_has_its_rate():
   params = jax.eval_shape(NET.init, jax.random.key(0))
   names = jax.tree.map(lambda _: "body", params)

@@ -214,6 +214,7 @@ def answers(tmp_path_factory):
   return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_a_bomb_is_refused_in_little_room_and_time(answers, name):
   folder, said = answers[name]

@@ -56,6 +56,7 @@ EACH = [  # Each compiles programs of its own; the last one is enough to see tha
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", EACH)
 def test_a_run_that_is_cut_goes_on_to_the_same_bits(plan, tmp_path):
   """In the middle of an epoch: there are 6 or 7 steps in one."""
@@ -84,12 +85,14 @@ def test_the_gradient_checks_are_kept_too(tmp_path):
   assert [step for step, _ in again.checks] == [0, 20, 40, 60]
 
 
+@pytest.mark.slow
 def test_what_was_said_before_is_said_again(folder):
   said = []
   run(PLAN, str(folder), resumes=True, on_evaluation=said.append)
   assert [e.step for e in said] == [*range(4, STEPS + 1, 4)]
 
 
+@pytest.mark.slow
 def test_a_run_that_had_ended_takes_no_step_more(folder):
   again = run(PLAN, str(folder), resumes=True, stop=stop_at(PLAN, 33))
   assert (again.stop_reason, again.steps, len(again.losses)) == ("max_steps", 33, 33)
@@ -118,6 +121,7 @@ def test_the_best_one_is_kept_beside_the_last_ones(tmp_path):
   assert int(kept[0]) <= 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_saves_and_the_run_goes_on(signum, tmp_path):
   """Also where no checkpoint was due."""
@@ -129,6 +133,7 @@ def test_an_interrupt_saves_and_the_run_goes_on(signum, tmp_path):
   assert bits(run(PLAN, None, resume=asked.folder)) == whole(PLAN)
 
 
+@pytest.mark.slow
 def test_a_run_that_isn_t_interrupted_saves_nothing_unasked(tmp_path):
   asked = fb.train.Checkpoints(tmp_path / "checkpoints")
   assert run(PLAN, None, checkpoints=asked).saved_at is None
@@ -138,6 +143,7 @@ def test_a_run_that_isn_t_interrupted_saves_nothing_unasked(tmp_path):
 # --- What is broken -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["flipped", "cut", "gone", "empty", "a link"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(how, folder):
   file = folder / "33" / "run" / "state.safetensors"
@@ -157,6 +163,7 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_it_used(how,
   assert names(folder)[-2:] == ["55", "60"]
 
 
+@pytest.mark.slow
 def test_what_orbax_writes_beside_it_may_be_damaged(folder):
   """It says nothing that is needed."""
   for path in (folder / "33").rglob("*"):
@@ -166,6 +173,7 @@ def test_what_orbax_writes_beside_it_may_be_damaged(folder):
   assert names(folder)[-1] == "60"
 
 
+@pytest.mark.slow
 def test_by_default_that_is_a_warning(folder):
   (folder / "33" / "run" / "state.safetensors").write_bytes(b"")
   with pytest.warns(UserWarning, match=r"33/run/state\.safetensors is not a safetensors file"):
@@ -179,6 +187,7 @@ def test_no_checkpoint_that_is_whole(folder):
     run(PLAN, str(folder), resumes=True)
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_cleared_away(folder):
   left = folder / "40.orbax-checkpoint-tmp-1"
   (left / "run").mkdir(parents=True)

@@ -63,6 +63,7 @@ def assert_is_alone(result, k, net=NET, **options):
   assert np.isnan(result.losses[count:, k]).all()
 
 
+@pytest.mark.slow
 def test_each_member_is_its_own_run(mixed):
   stop = fb.train.StopRules(60, loss_below=0.67)
   for k, rate in enumerate([0.01, 0.03]):
@@ -78,6 +79,7 @@ def test_a_member_that_diverged_says_where(mixed):
   assert (mixed.stop_reasons[2], mixed.stop_reasons.count("diverged")) == ("diverged", 1)
 
 
+@pytest.mark.slow
 def test_gradients_of_members_are_checked_at_the_first_and_at_the_last_step(mixed):
   assert (mixed.checks, mixed.gradient_check_max_rel_error, mixed.checks_ok) == ((), None, True)
   checked = fit_all(check_every=40, check_members=[2, 0])
@@ -155,6 +157,7 @@ def test_each_member_keeps_its_own_best_epoch(shuffle):
   assert len(set(many.best.steps)) > 1
 
 
+@pytest.mark.slow
 def test_seconds_end_an_ensemble():
   many = fit_all(stop=fb.train.StopRules(max_seconds=0.0), rates=None, optimizer=optax.sgd(0.1))
   assert many.stop_reasons == ("max_seconds",) * 3

@@ -82,6 +82,7 @@ def test_the_numbers_are_those_of_the_text(tmp_path):
   np.testing.assert_array_equal(found, [float(word) for word in words])
 
 
+@pytest.mark.slow
 def test_tables_need_no_scikit_learn(tmp_path, monkeypatch):
   """Neither for their split nor for the scores of their report."""
   x = RNG.normal(size=(N, 2))
@@ -157,6 +158,7 @@ def test_integers_that_float64_cannot_tell_apart_are_said(tmp_path, kind):
   assert data.notes[0] == f"column {name!r} as float64: kept {kept} of 31 distinct values"
 
 
+@pytest.mark.slow
 def test_a_column_that_loses_values_or_has_only_one_is_said(tmp_path, capsys):
   wide = [*(i * 1e12 for i in range(9)), *(i * 1e-3 for i in range(1, 23))]
   columns = {"wide": wide, "one": [0.1] * 31, "y": [i % 2 for i in range(31)]}
@@ -217,6 +219,7 @@ BASE = BASE[np.abs(BASE[:, 0] - BASE[:, 1]) > 0.3][:N]  # So that no rounding ma
 KINDS = (BASE[:, 0] > BASE[:, 1]).astype(int)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
   offsets=st.tuples(*[st.floats(-1e9, 1e9)] * 2),
@@ -239,6 +242,7 @@ def test_an_affine_change_of_each_column_changes_no_accuracy(
   assert accuracy_of(second) == accuracy_of(first) > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0.0, 1e9])
 def test_a_regression_is_scored_against_the_numbers_of_the_file(tmp_path, capsys, offset):
   """The rmse doesn't know of the offset, and no constant answer is a good one."""

@@ -82,6 +82,7 @@ def test_another_table_is_refused_and_the_change_said(folder, capsys, name):
   assert f"has changed since the run began: {said}; restore it" in told
 
 
+@pytest.mark.slow
 def test_the_same_numbers_written_otherwise_are_the_same_table(folder, capsys):
   lines = lines_of(folder)
   rows = [",".join(f"{float(v):.17g}" for v in row.split(",")[:2]) + f",{row[-1]}.0"
@@ -92,6 +93,7 @@ def test_the_same_numbers_written_otherwise_are_the_same_table(folder, capsys):
   assert main(["train", "--resume", "run", "--stop.max-steps", "30"]) == 0
 
 
+@pytest.mark.slow
 def test_other_rows_are_scored_all_and_its_own_are_said(folder, capsys):
   """A model of 0 and 1 knows 0.0 and 1.0."""
   own = [line + ".0" for line in lines_of(folder)[1:11]]

@@ -66,6 +66,7 @@ def test_the_end_of_a_run_does_not_depend_on_its_chunks(reason):
     chex.assert_trees_all_equal(run.params, runs[0].params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raise", "skip"])
 def test_a_run_in_float64(mode):
   """With x64 on, where an index that nobody typed is of 64 bits."""
@@ -89,12 +90,14 @@ def test_full_batch_descent_is_a_loop_over_step():
   chex.assert_trees_all_close(result.params, state.params, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_below_is_the_lecture_s_tolerance():
   result = fit(batch_size=None, stop=fb.train.StopRules(5000, loss_below=0.25))
   assert result.stop_reason == "loss_below"
   assert result.losses[-1] <= 0.25 < result.losses[-2]
 
 
+@pytest.mark.slow
 def test_a_chunk_is_one_loop_on_the_device():
   init, step = fb.train.make_step(NET, fb.softmax_cross_entropy, fb.train.gradient_descent(0.5))
   loop = loops.start_loop(init(KEY), 22, jnp.float32)
@@ -112,6 +115,7 @@ def test_a_chunk_is_one_loop_on_the_device():
   assert compiled.memory_analysis().alias_size_in_bytes >= state_bytes
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="reads the program of a CPU")
 def test_no_step_of_the_loop_copies_a_parameter():
   net = fb.mlp([4, 24, 25, 26, 3])
@@ -159,6 +163,7 @@ def test_evaluations_say_what_happened():
   assert 0 < result.check_seconds < result.seconds
 
 
+@pytest.mark.slow
 def test_a_wrong_rule_is_found_while_training():
   wrong = fb.dense(6, 3)._replace(backward=weight(lambda w_bar: w_bar * 1.001))
   net = fb.serial(fb.dense(4, 6), fb.tanh, wrong)
@@ -167,6 +172,7 @@ def test_a_wrong_rule_is_found_while_training():
   assert abs(result.gradient_check_max_rel_error - 1e-3) < 1e-9
 
 
+@pytest.mark.slow
 def test_zero_steps_leave_the_initial_parameters():
   result = fit(stop=fb.train.StopRules(0), check_every=1)
   assert (result.steps, result.stop_reason) == (0, "max_steps")
@@ -176,6 +182,7 @@ def test_zero_steps_leave_the_initial_parameters():
   )
 
 
+@pytest.mark.slow
 def test_regression_has_a_loss_and_no_accuracy():
   x = np.linspace(-1, 1, 32, dtype=np.float32)[:, None]
   net, stop = fb.mlp([1, 16, 1], fb.tanh), fb.train.StopRules(3000, loss_below=1e-3)
@@ -184,6 +191,7 @@ def test_regression_has_a_loss_and_no_accuracy():
   assert result.evaluations[-1].test_loss <= 1.1e-3
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_was_reached(plain):
   before = signal.getsignal(signal.SIGINT)
   result = fit(stop=fb.train.StopRules(1000), eval_every=10, on_evaluation=interrupt_at(30))
@@ -192,6 +200,7 @@ def test_an_interrupt_keeps_what_was_reached(plain):
   chex.assert_trees_all_equal(result.params, plain.params)
 
 
+@pytest.mark.slow
 def test_an_interrupt_that_comes_too_late_is_not_forgotten():
   result = fit(**SMALL, on_evaluation=interrupt_at(3))  # The only evaluation is the last one.
   assert (result.steps, result.stop_reason, result.interrupted) == (3, "max_steps", True)
@@ -388,6 +397,7 @@ def batch_at(step, data, batch_size):
   return fb.train.Batch(*(part[order[place * batch_size :][:batch_size]] for part in data))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lbfgs", "MultiSteps"])
 def test_a_run_takes_optimisers_that_want_more_than_a_gradient(name):
   optimizer = optax.lbfgs() if name == "lbfgs" else optax.MultiSteps(optax.adam(0.1), 2)

@@ -65,6 +65,7 @@ def fuzz(name, folder, count):
   fed()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_a_broken_file_is_refused_by_name(tmp_path, name):
   fuzz(name, tmp_path, 40)

@@ -28,6 +28,7 @@ scaled = weight(lambda w_bar: w_bar * (1 + 1e-5))
 one_entry = weight(lambda w_bar: w_bar.at[0, 0].multiply(1.01))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [fb.relu, fb.tanh, fb.sigmoid, fb.gelu, fb.identity])
 def test_our_own_rules_pass_far_below_the_tolerance(activation):
   check = check_of(fb.mlp([4, 6, 5, 3], activation))
@@ -45,6 +46,7 @@ PLANTED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("backward", "leaf"), PLANTED)
 def test_a_planted_error_is_found_and_named(backward, leaf):
   check = check_of(with_backward(backward))
@@ -52,6 +54,7 @@ def test_a_planted_error_is_found_and_named(backward, leaf):
   assert check.leaf.startswith(leaf)
 
 
+@pytest.mark.slow
 def test_a_forgotten_mean_is_found():
   def summed(rows, losses_bar):
     return rows
@@ -62,6 +65,7 @@ def test_a_forgotten_mean_is_found():
   assert abs(check.rel_error - 6) < 1e-9  # Seven times too large.
 
 
+@pytest.mark.slow
 def test_a_gradient_of_exactly_zero_must_be_exactly_zero():
   dead = fb.serial(fb.dense(4, 5, b_init=lambda *_: jnp.full(5, -100.0)), fb.relu, fb.dense(5, 3))
   assert check_of(dead).ok
@@ -74,6 +78,7 @@ def test_a_gradient_of_exactly_zero_must_be_exactly_zero():
   assert (check.ok, check.rel_error) == (False, float("inf"))
 
 
+@pytest.mark.slow
 def test_rows_pick_the_examples():
   net = fb.mlp([4, 3])
   check, params = make_live_check(net, fb.softmax_cross_entropy), net.init(jax.random.key(0))
@@ -82,6 +87,7 @@ def test_rows_pick_the_examples():
   assert check(params, x, LABELS, rows=jnp.arange(6)).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1.0])
 def test_weights_are_those_of_the_gradient(scale):
   weights = scale * jnp.arange(7.0)
@@ -95,6 +101,7 @@ def test_a_network_without_parameters_has_nothing_wrong():
   assert make_live_check(fb.relu, fb.squared_error)((), X, X).ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [fb.identity, fb.tanh])
 def test_a_gradient_that_cancels_is_no_alarm(activation):
   # At zero weights and balanced labels, and by symmetry, the true gradient is a sum that is zero.
@@ -160,6 +167,7 @@ KINKED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", KINKED, ids=lambda gate: gate.name)
 def test_a_choice_at_a_kink_is_no_error(gate):
   """An input of zeros meets every kink at zero, biases being zero at first."""
@@ -179,6 +187,7 @@ def test_a_network_of_everything_passes():
   assert check(net.init(key), x, jnp.ones((5, 2)), key=key).ok
 
 
+@pytest.mark.slow
 def test_a_small_error_of_one_entry_is_beyond_rounding():
   check = check_of(with_backward(weight(lambda w_bar: w_bar.at[3, 1].multiply(1 + 1e-9))))
   assert (check.ok, check.leaf) == (False, "[2].w")
@@ -232,6 +241,7 @@ def tripled(params, x, y_bar):
   return jax.tree.map(lambda leaf: leaf / 3, (params_bar, x_bar))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("rule", "is_right"), [(dense_backward, True), (tripled, True), (scaled, False)]
 )
@@ -247,6 +257,7 @@ def test_a_run_with_bfloat16_products_is_checked_in_full_float64(rule, is_right)
   assert found.rounding < 1e-4  # A CPU multiplies float32 as it is.
 
 
+@pytest.mark.slow
 def test_where_a_device_has_no_float64_the_cpu_computes_it(monkeypatch):
   net, (first, second) = with_backward(tripled), jax.devices("cpu")[:2]
   args = jax.device_put((net.init(jax.random.key(0)), X, LABELS), second)

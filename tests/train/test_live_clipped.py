@@ -38,6 +38,7 @@ FACTORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("factor", "is_right"),
   FACTORS,

@@ -83,6 +83,7 @@ def path(tmp_path):
 # --- What a column is -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_columns_of_a_mixed_table_are_what_they_look_like(folder):
   data = read_csv(f"{folder}/t.csv", ["buys"])
   kinds = [("key", "number"), ("color", "word"), ("age", "number"), ("price", "number"),
@@ -336,6 +337,7 @@ def test_a_hostile_encoding_is_refused(change):
 # --- From the command line ------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_of_a_mixed_table_says_what_it_does(folder, told):
   out = told("eval", folder / "run").out
   summary = json.loads((folder / "run" / "summary.json").read_text())
@@ -400,6 +402,7 @@ def test_rows_that_cannot_be_read_are_refused(folder, tmp_path, told, change, sa
   )
 
 
+@pytest.mark.slow
 def test_other_rows_are_scored(folder, tmp_path, told):
   path = write(tmp_path / "new.csv", table(24))
   said = told("eval", folder / "run", "--data", f"csv:{path}")

@@ -71,6 +71,7 @@ def test_its_loss_counts_nowhere():
   assert 16 in result.skipped
 
 
+@pytest.mark.slow
 def test_the_end_is_reached_by_a_step_that_is_left_out():
   (step,) = steps_with(BAD, epochs=1)
   said = {"on_nonfinite": "skip", "on_event": lambda event: None, "batch_size": 1}
@@ -105,6 +106,7 @@ def test_without_such_a_step_there_is_no_difference():
 # --- Back to the last checkpoint ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_too_large_is_halved_until_it_isn_t(tmp_path):
   events = []
   asked = {"checkpoints": Checkpoints(tmp_path, every=50), "on_nonfinite": "rollback"}
@@ -131,6 +133,7 @@ def test_a_run_that_went_back_and_was_cut_ends_in_the_same_bits(tmp_path):
   np.testing.assert_array_equal(cut.losses, whole.losses)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_resumed_goes_back_to_an_end_and_on_from_there(tmp_path):
   """The checkpoint that it goes back to is that of a run that had ended."""
   asked = {"checkpoints": Checkpoints(tmp_path, every=50), "on_nonfinite": "rollback"}
@@ -151,6 +154,7 @@ def test_what_no_rate_mends_ends_the_run(tmp_path):
   assert result.diverged_at == "loss, fed by layer 0 (dense)"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["raise", "skip", "rollback"])
 def test_no_checkpoint_holds_what_is_not_finite(mode, tmp_path):
   asked = {"checkpoints": Checkpoints(tmp_path, every=1, keep=99), "on_nonfinite": mode}

@@ -94,6 +94,7 @@ def test_lines_of_units(unit, line):
   assert repr(unit) == line
 
 
+@pytest.mark.slow
 def test_the_line_of_a_deep_network_is_short():
   net = fb.mlp([64] * 1001)
   assert repr(net).startswith("serial(dense(64, 64), relu, ")
@@ -123,6 +124,7 @@ def test_signals_show_shapes_and_no_numbers():
 # --- Reports and results --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_report_that_passed():
   net = fb.dense(2, 3)
   report = fb.verify.layer(net, net.init(jax.random.key(0)), jnp.ones((4, 2)), level="quick")

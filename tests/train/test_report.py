@@ -17,6 +17,7 @@ from fbackprop.train.report import curves, figures, layers, predictions
 from fbackprop.train.results import BestEpoch, Result
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes():
   dataset = load_dataset("sine", 0)
   result = result_of([0.6, 0.4], [[1.0], [2.0]], ("[0]",), (evaluation(2, 0.5, 0.7, None),))

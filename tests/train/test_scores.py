@@ -82,6 +82,7 @@ def test_values_are_scored_one_by_one_and_averaged():
       np.testing.assert_allclose(rows, np.transpose(want), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_log_loss_is_the_mean_loss(run):
   model, x, labels = run
   with warnings.catch_warnings():
@@ -137,6 +138,7 @@ def test_a_table_has_no_empty_panel():
   np.testing.assert_allclose(marks.get_offsets(), np.transpose(want[:2]))
 
 
+@pytest.mark.slow
 def test_the_curve_has_every_epoch_however_seldom_the_run_is_evaluated(tmp_path):
   """And so after a checkpoint; the same run, evaluated after each epoch, says the same scores."""
   x, y = RNG.normal(size=(40, 2)).astype(np.float32), RNG.integers(0, 2, 40)

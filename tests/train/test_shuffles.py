@@ -62,6 +62,7 @@ def test_the_exact_shuffle_is_that_of_jax(n):
   np.testing.assert_array_equal(order, jax.random.permutation(KEY, n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shuffle", shuffles.SHUFFLES)
 def test_a_batch_follows_from_the_key_and_the_step_alone(shuffle):
   n, batch_size = 22, 5  # Four batches, and two examples that wait.

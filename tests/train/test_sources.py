@@ -43,6 +43,7 @@ def test_the_names_are_those_of_the_command_line():
     assert name in listed, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_a_named_set(name):
   n, tested, features, outputs, standardized = SIZES[name]

@@ -34,6 +34,7 @@ def make(optimizer: optax.GradientTransformation):
   return fb.train.make_step(net_of(), fb.softmax_cross_entropy, optimizer)
 
 
+@pytest.mark.slow
 def test_step_is_the_lecture_s_update_of_the_oracle():
   with jax.enable_x64(True):
     net = fb.mlp([4, 5, 3], dtype=jnp.float64)
@@ -52,6 +53,7 @@ def test_step_is_the_lecture_s_update_of_the_oracle():
       np.testing.assert_allclose(ours.b, b, rtol=0, atol=1e-14)
 
 
+@pytest.mark.slow
 def test_gradient_descent_is_optax_sgd_to_the_bit():
   states = []
   for optimizer in (fb.train.gradient_descent(RATE), optax.sgd(RATE)):
@@ -95,6 +97,7 @@ def test_any_optax_transformation_is_taken_as_it_is(name):
   assert info.loss < first
 
 
+@pytest.mark.slow
 def test_multi_steps_gathers_gradients_and_takes_one_step():
   thrice = make(optax.MultiSteps(fb.train.gradient_descent(RATE), 3))
   once = make(fb.train.gradient_descent(RATE))
@@ -129,6 +132,7 @@ def test_the_loss_that_a_line_search_takes_differentiates_by_our_rule():
   np.testing.assert_allclose(slope, squares, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_is_donated_unless_asked_for():
   init, step = make(optax.adam(RATE))
   given = net_of().init(jax.random.key(3))
@@ -151,6 +155,7 @@ def test_state_is_donated_where_asked_for():
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, key)))
 
 
+@pytest.mark.slow
 def test_init_starts_from_given_parameters():
   traces, net = [], net_of()
 
@@ -189,6 +194,7 @@ def test_parameters_of_another_network_are_refused_by_leaf(spoil, error, said):
     descend(net_of(), batch_of(), 1, params=given)
 
 
+@pytest.mark.slow
 def test_step_compiles_once_for_a_shape():
   traces = []
   dense = fb.dense(4, 3)
@@ -206,6 +212,7 @@ def test_step_compiles_once_for_a_shape():
   assert traces == [(2, 4), (3, 4)]
 
 
+@pytest.mark.slow
 def test_weights_of_a_batch_enter_the_mean():
   init, step = make(fb.train.gradient_descent(RATE))
   batch = batch_of()
@@ -254,6 +261,7 @@ def test_a_state_may_begin_at_infinity_but_not_become_infinite():
   np.testing.assert_array_equal(state.opt_state["size"], kept)
 
 
+@pytest.mark.slow
 def test_a_key_in_the_optimiser_s_state_is_no_number():
   def take(updates, state, params=None):
     return updates, jax.random.fold_in(state, 1)
@@ -288,6 +296,7 @@ def test_a_network_without_parameters_can_be_stepped():
   assert info.grad_norms.shape == (0,)
 
 
+@pytest.mark.slow
 def test_layers_that_draw_get_a_new_key_each_step():
   def noisy_forward(params, x, key=None):
     return (x, ()) if key is None else (x + jax.random.normal(key, x.shape), ())

@@ -107,6 +107,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_epoch", [1, 2, 4])
 @pytest.mark.parametrize("losses", [FALLING, WAVY, [*WAVY[:10], float("nan")]])
 @pytest.mark.parametrize("stop", STOPS, ids=str)
@@ -145,6 +146,7 @@ def test_a_rule_of_epochs_that_came_with_a_resumed_run_waits_for_the_end_of_one(
   assert (int(loop.state.step), reason_of(loop.progress)) == (24, "max_steps")
 
 
+@pytest.mark.slow
 def test_a_state_that_is_not_finite_at_the_end_of_a_call_ends_it():
   """That of a loop that looks at it no sooner: here at a told loss that isn't reached."""
   told = [*FALLING[:9], float("nan"), *FALLING[10:]]

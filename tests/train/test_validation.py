@@ -38,6 +38,7 @@ def parts():
   return set_aside(Batch(jnp.asarray(X), jnp.asarray(LABELS)), 0.25, KEY)
 
 
+@pytest.mark.slow
 def test_it_ends_where_scikit_learn_s_rule_does(early):
   """`_update_no_improvement_count` of its MLP, on the scores after each epoch."""
   scores = [e.validation_score for e in early.evaluations]  # Of each epoch, which has four steps.
@@ -104,6 +105,7 @@ def test_values_are_scored_by_minus_the_loss_with_their_weights():
   assert run.best.score == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_test_scores_of_the_kept_parameters_are_told(early):
   run = fit(
     StopRules(max_epochs=400, validation_fraction=0.25, patience=3), test=(X[:20], LABELS[:20])
@@ -121,6 +123,7 @@ def test_epochs_are_passes_over_what_is_trained_on():
   assert fit(StopRules(max_epochs=0)).steps == 0
 
 
+@pytest.mark.slow
 def test_seconds_end_a_run_and_change_nothing_else():
   run = fit(StopRules(max_seconds=0.05))
   assert run.stop_reason == "max_seconds"
@@ -130,6 +133,7 @@ def test_seconds_end_a_run_and_change_nothing_else():
   assert fit(StopRules(max_seconds=0)).steps == 0
 
 
+@pytest.mark.slow
 def test_a_run_without_an_epoch_keeps_its_last_parameters():
   run = fit(StopRules(2, validation_fraction=0.25))
   assert run.best is None

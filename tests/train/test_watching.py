@@ -53,6 +53,7 @@ CLIPPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("dropout", "weights"), CLIPPED, ids=["dropout and weights", "plain", "weights", "dropout"]
 )
@@ -86,6 +87,7 @@ def test_the_gradient_of_clipped_examples_and_what_it_tells(in_float64, dropout,
   np.testing.assert_allclose(watched.noise_scale.sqnorm, mean - trace / len(X), rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_without_being_asked_it_is_the_plain_gradient_to_the_bit():
   net, plain = nets()
   params = net.init(jax.random.key(0))
@@ -102,6 +104,7 @@ def fit(net, steps=40, data=(X, LABELS), **options):
   return descend(net, data, steps, 0.5, **{"batch_size": 8, "eval_every": 20, **options})
 
 
+@pytest.mark.slow
 def test_a_step_goes_along_the_clipped_mean():
   net, _ = nets()
   init, step = fb.train.make_step(
@@ -117,6 +120,7 @@ def test_a_step_goes_along_the_clipped_mean():
   assert (float(info.watched.clipped), info.watched.noise_scale) == (1.0, None)
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing():
   net, plain = nets(dropout=0.2)
   watched, want = fit(net, watch=("health", "noise_scale")), fit(plain)
@@ -125,6 +129,7 @@ def test_watching_changes_nothing():
   assert want.evaluations[-1].health is None
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_was_asked_to_watch():
   net, _ = nets()
   result = fit(net, watch=("health", "noise_scale"), clip_examples=0.5, check_every=20)
@@ -140,6 +145,7 @@ def test_a_run_tells_what_it_was_asked_to_watch():
   assert (result.checks_ok, len(result.checks)) == (True, 3)
 
 
+@pytest.mark.slow
 def test_health_is_of_the_parameters_at_that_evaluation():
   net, _ = nets(activation=fb.relu)
   result = fit(net, steps=20, watch=("health",), batch_size=24)
@@ -159,6 +165,7 @@ def test_copies_of_a_repeat_are_told_as_a_list():
   assert (2,) in lengths.values()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [optax.adam(0.01), optax.lbfgs()], ids=["adam", "lbfgs"])
 def test_any_optimiser_takes_the_clipped_gradient(optimizer):
   """A line search too, which differentiates the loss itself, by our backward pass."""
@@ -217,6 +224,7 @@ def test_a_step_that_cannot_be_clipped_is_left_out():
   assert np.isfinite(result.losses[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asked", [{"watch": ("noise_scale",)}, {"clip_examples": 500.0}])
 def test_in_float16_the_mean_is_no_sum_that_overflows(asked):
   net = fb.mlp([3, 8, 1], fb.tanh, dense=captured(fb.dense), dtype=jnp.float16)
@@ -298,6 +306,7 @@ BAD = [
 test_fit_refuses = refusals(lambda options: fit(nets()[0], **options), BAD)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "options", [{"clip_examples": 1.0}, {"watch": ("noise_scale",)}, {"watch": ("health",)}]
 )

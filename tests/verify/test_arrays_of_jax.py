@@ -137,6 +137,7 @@ MAKERS = (primitive_of, constant_of, called_on_constants, inner_rule)
 X = jnp.asarray([0.3, -0.7, 1.1, 0.2], jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_jvp", [False, True])
 @pytest.mark.parametrize("level", ["quick", "deep"])
 @pytest.mark.parametrize("make", MAKERS)
@@ -167,6 +168,7 @@ def test_integers_of_a_rule_are_arrays_of_jax(level):
   assert not any("broke" in text for text in report.not_checked), report.not_checked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.0, 1.5])
 def test_a_rule_that_needs_values_gets_arrays_of_jax_if_it_uses_them(factor):
   def f_vjp(x):

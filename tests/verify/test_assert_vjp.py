@@ -35,6 +35,7 @@ def rule_at_the_output(scale, x):
   return y, wrong
 
 
+@pytest.mark.slow
 def test_a_right_rule_passes_and_gives_its_report():
   report = assert_vjp(scaled_tanh, 1.5, X, f_vjp=rule, level="quick")
   assert isinstance(report, Report)
@@ -42,6 +43,7 @@ def test_a_right_rule_passes_and_gives_its_report():
   assert fb.verify.assert_vjp is assert_vjp
 
 
+@pytest.mark.slow
 def test_the_message_is_the_report_and_the_traceback_ends_in_the_test():
   with pytest.raises(AssertionError) as failed:
     assert_vjp(scaled_tanh, 1.5, X, f_vjp=rule_at_the_output, level="quick")

@@ -93,6 +93,7 @@ def test_all_axes_are_tried_at_every_length_but_their_own():
   assert sum(len({n for _, n in changes}) == 2 for changes in rounds) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(2.0, "pass"), (1.0, "fail")])
 @pytest.mark.parametrize("level", ["quick", "standard"])
 def test_an_output_that_keeps_its_length_has_no_axis_of_examples(factor, verdict, level):

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from scripts import bank_scores
 
 KEPT = {"verdict": "fail", "leaves": ["w"], "causes": ["constant factor: 2 (match 0e+00)", "maths"]}
@@ -21,6 +23,7 @@ def test_the_figures_of_a_cause_are_no_difference():
   assert bank_scores.differences(None, KEPT) == ["no score in the file"]
 
 
+@pytest.mark.slow
 def test_a_specimen_is_scored_and_held_against_its_score(tmp_path, capsys):
   file = tmp_path / "scores.json"
   command = ["squares-without", "--level", "quick", "--workers", "1", "--json", str(file)]

@@ -46,6 +46,7 @@ def test_a_clip_that_the_arguments_do_not_reach(limit):
   assert found.regime != "as given"
 
 
+@pytest.mark.slow
 def test_a_threshold_that_only_zero_is_below():
   """At zero 0 is right: only a number that is small, and isn't zero, tells."""
 
@@ -57,6 +58,7 @@ def test_a_threshold_that_only_zero_is_below():
   assert report.verdict == "fail"
 
 
+@pytest.mark.slow
 def test_a_number_that_is_asked_for_by_name():
   def sine_vjp(x):
     return jnp.sin(3 * x), lambda y_bar: (jnp.where(x == 0.75, 0 * x, 3 * jnp.cos(3 * x) * y_bar),)
@@ -65,6 +67,7 @@ def test_a_number_that_is_asked_for_by_name():
   assert vjp(lambda x: jnp.sin(3 * x), x, f_vjp=sine_vjp).verdict == "fail"
 
 
+@pytest.mark.slow
 def test_without_a_clip_it_passes():
   report = vjp(product, X, W, f_vjp=functools.partial(product_vjp, lambda bar: bar))
   assert report.verdict == "pass", report.table()
@@ -201,6 +204,7 @@ def without_repeats(f):
   return f_vjp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("f", [attraction, cross_entropy_of_gather, cross_entropy_of_one_hot])
 def test_labels_that_happen_to_be_a_permutation_repeat_among_more_examples(f):
   labels = jnp.array([3, 0, 4, 1, 2])
@@ -255,6 +259,7 @@ def test_an_order_of_integers():
   assert wrong.findings[0].regime == "some integers -1"
 
 
+@pytest.mark.slow
 def test_a_count_that_only_the_function_compares():
   def warmed_up(x, step):
     return jnp.where(step > 100, jnp.sin(x), x)
@@ -340,6 +345,7 @@ def cross_entropy_of(labels_to_weights):
   return loss, loss_vjp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8])
 def test_only_numbers_that_the_function_tells_apart_are_tried(dtype):
   """-1 is no label: labels > 0 tells 0 from 1."""
@@ -350,6 +356,7 @@ def test_only_numbers_that_the_function_tells_apart_are_tried(dtype):
   assert "some integers -1" not in report.regimes
 
 
+@pytest.mark.slow
 def test_numbers_are_for_what_is_compared_alone():
   loss, loss_vjp = cross_entropy_of(lambda labels: jnp.ones(labels.shape))
 
@@ -390,6 +397,7 @@ def test_a_loop_excuses_no_wrong_rule(factor, verdict):
   assert report.verdict == verdict, report.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("turns", "verdict"), [(5_000, "pass"), (5_000_000, "no verdict")])
 def test_a_loop_of_very_many_turns(turns, verdict):
   def rule(x):

@@ -91,6 +91,7 @@ def test_the_outputs_keep_their_structure_and_dtypes():
   assert (y.dtype, labels.dtype) == (jnp.float32, jnp.int32)
 
 
+@pytest.mark.slow
 def test_under_vmap_it_is_called_for_each_example():
   own, leaves = rule(lambda *args: in_numpy(*map(np.asarray, args)))
   y_bar = in_dtypes_of(own.outputs, own.draw(0, 0))

@@ -81,6 +81,7 @@ def ask(f, args, y_bar, got, leaf=None):
   return find_cause(f, args, y_bar, got, want, bounds, leaf, budget_s=20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("slips", "start"),
   [
@@ -185,6 +186,7 @@ def layer_norm_x_bar(x, scale, y_bar, mean=1.0, variance=1.0):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mean", "variance", "word"),
   [(0, 1, "missing"), (1, 0, "missing"), (0, 0, "missing"), (1, 2, "twice"), (1, -1, "sign"),
@@ -233,6 +235,7 @@ def test_a_stop_gradient_that_is_removed():
   assert ask(regularized, (X, W1), Y_BAR, got).startswith("stop_gradient: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("right", "wrong", "start"),
   [
@@ -256,6 +259,7 @@ def test_the_derivative_of_another_function(right, wrong, start):
   assert cause.startswith(start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [jax.nn.silu, jax.nn.gelu, jax.nn.sigmoid, jax.nn.softplus])
 def test_an_activation_of_several_steps_at_its_output(activation):
   def layer(x, w):
@@ -269,6 +273,7 @@ def test_an_activation_of_several_steps_at_its_output(activation):
   assert "at its output" in cause
 
 
+@pytest.mark.slow
 def test_a_loss_with_a_mean():
   labels = np.array([0, 2, 1, 5, 3, 4, 2])
 
@@ -317,6 +322,7 @@ def recurrent_bars(order, is_carried=True, state=0):
 BACKWARDS = tuple(reversed(range(7)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("got", "start"),
   [
@@ -347,6 +353,7 @@ def masked(x, mask):
   return jnp.where(mask[:, None], x**2, 0 * x)
 
 
+@pytest.mark.slow
 def test_a_mask_that_is_ignored():
   mask = np.arange(7) % 3 > 0
   cause = ask(masked, (T, mask), Y_BAR, [2 * T * Y_BAR])

@@ -94,6 +94,7 @@ def test_values_and_spreads(f, monkeypatch):
     assert 1 / 8 < ratio < 30, ratio
 
 
+@pytest.mark.slow
 def test_it_is_compiled(monkeypatch):
   """Otherwise the comparison would be of the same with itself."""
   used = []
@@ -134,6 +135,7 @@ def test_separate_points(monkeypatch):
   assert slow[1].is_endless
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("long", [INTERPRETED, COMPILED])
 def test_a_loop_that_goes_on(long, monkeypatch):
   """It is nearer to its limit; one that ends by a count isn't changed."""
@@ -171,6 +173,7 @@ def long_recurrence_vjp(w, x, factor=1.0):
   return y, lambda y_bar: (pull(y_bar)[0], factor * pull(y_bar)[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.0001, "fail")])
 @pytest.mark.parametrize("long", [INTERPRETED, COMPILED])
 def test_verdicts(factor, verdict, long, monkeypatch):
@@ -185,6 +188,7 @@ def test_verdicts(factor, verdict, long, monkeypatch):
   assert verdict == "pass" or report.findings[0].leaf == "x"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
 def test_a_loop_of_twenty_thousand_turns(factor, verdict):
   """(1 + x/n)^n, whose factor is rounded alike in each turn: errors add up to n roundings."""

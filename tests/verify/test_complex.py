@@ -115,6 +115,7 @@ def weighted(f, f_vjp, weights):
   return total, total_vjp
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_rule_at_a_point_where_an_entry_cancels(name):
   f, f_vjp, args = RIGHT[name]
@@ -138,6 +139,7 @@ def test_a_phase_that_turns_back():
   assert report.verdict == "pass", report.table()
 
 
+@pytest.mark.slow
 def test_a_transform_whose_entry_is_zero_up_to_rounding():
   """A constant has no frequencies but one, up to the rounding of the whole transform."""
 

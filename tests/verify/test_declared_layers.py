@@ -48,6 +48,7 @@ def call_of(net):
   return net.init(jax.random.key(0)), x, jax.random.normal(jax.random.key(2), (6, 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize(
   ("options", "ok"), [({}, True), ({"factor": 1.01}, False), ({"declared": False}, False)]
@@ -60,6 +61,7 @@ def test_the_live_check(layer, options, ok):
   assert (found.rel_error < 1e-9) is ok
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_checked_run(layer):
   net = net_of(layer())

@@ -90,6 +90,7 @@ def traced(function, *arguments):
     return flat(program, keep_rules=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_equals_jax_in_float64(name):
   program = traced(PROGRAMS[name], X, Y)
@@ -100,6 +101,7 @@ def test_equals_jax_in_float64(name):
   np.testing.assert_allclose(got[0], want, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_noise_is_as_large_as_the_rounding_of_float32(name):
   """float32 differs from float64 by some of the spreads that the noise predicts for float32."""
@@ -222,6 +224,7 @@ def test_the_watch_sees_both_sides_of_every_comparison():
   assert seen["max"][1] == 0.75 or seen["clamp"][1] == 3.0
 
 
+@pytest.mark.slow
 def test_flat_programs_have_no_calls_and_no_rules():
   def function(x):
     return jax.jit(lambda v: carried(v) + jax.nn.relu(v))(x)
@@ -308,6 +311,7 @@ def test_a_scalar_of_many_digits_was_rounded_when_it_was_traced(dtype):
     assert (np.ptp(samples) > 0) == was_rounded, constant
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_the_mean_of_six_in_a_narrow_dtype_is_no_false_alarm(dtype):
   def mean_of_squares(x):
@@ -322,6 +326,7 @@ def test_the_mean_of_six_in_a_narrow_dtype_is_no_false_alarm(dtype):
   assert "in its own dtype" in report.regimes
 
 
+@pytest.mark.slow
 def test_random_numbers_are_those_of_their_own_dtype():
   """Drawn in float64 they would be others."""
   key, a = jax.random.key(0), jnp.array([0.5, 2.0, 3.0], jnp.float32)

@@ -38,6 +38,7 @@ def test_right_rules_pass_quickly(case):
   assert_no_alarm(cases, case, "quick")
 
 
+@pytest.mark.slow
 @hypothesis.settings(max_examples=6, **QUIET)
 @hypothesis.given(rules.cases)
 def test_rules_of_other_forms_pass_quickly(case):
@@ -64,6 +65,7 @@ PLANTED = Case(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["pair", "custom_vjp"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
 def test_the_same_rules_fail_with_a_planted_error(form, dtype):
@@ -91,6 +93,7 @@ RULE = rules.Case(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", rules.FORMS)
 @pytest.mark.parametrize("static", rules.STATIC)
 def test_each_form_fails_with_a_planted_error(monkeypatch, form, static):
@@ -111,6 +114,7 @@ def test_each_form_fails_with_a_planted_error(monkeypatch, form, static):
   assert report.findings[0].leaf == ("args/1" if static == "closed over" else "args_2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("selection", rules.SELECTIONS)
 def test_each_selection_and_its_transpose_agree(selection):
   """⟨S x, u⟩ = ⟨x, Sᵀ u⟩, in JAX and in NumPy."""
@@ -197,6 +201,7 @@ def coarse_sum_vjp(factor, x, w):
   return coarse_sum(x, w), pull
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (2.0, "fail")])
 def test_several_ties_are_on_both_sides_of_a_direction(factor, verdict):
   """Both one-sided slopes may then lie on one side of the rule's, whose choice is right."""

@@ -36,6 +36,7 @@ def check(function, *args):
   return {e.primitive.name for e in equations_of(program)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int8", "uint8", "bool", "complex128"])
 def test_gather(dtype, mode):
@@ -53,6 +54,7 @@ def test_gather_outside_of_an_operand_gives_what_is_asked_for():
   check(lambda x, k: x.at[k].get(mode="fill", fill_value=7.0), X, PLACES[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["clip", "drop", "promise_in_bounds"])
 @pytest.mark.parametrize("name", ["add", "multiply", "subtract", "min", "max", "set"])
 def test_scatter(name, mode):
@@ -141,6 +143,7 @@ def test_bits():
   check(shifted, X.astype("float32"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_complex", [False, True])
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_triangular_systems(batch, is_complex):
@@ -161,6 +164,7 @@ def test_triangular_systems(batch, is_complex):
   check(solved, a)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3), (4, 3), (3, 4), (2, 3, 3)])
 def test_factorisations(shape):
   a = RNG.normal(size=shape)
@@ -170,6 +174,7 @@ def test_factorisations(shape):
     check(lambda a: (jnp.linalg.cholesky(a), jnp.linalg.inv(a), jnp.linalg.det(a)), positive)
 
 
+@pytest.mark.slow
 def test_what_has_no_factors_has_those_of_jax():
   """Infinities and NaN, where LAPACK raises."""
   check(lambda a: lax.linalg.cholesky(a, symmetrize_input=False), -np.eye(3))

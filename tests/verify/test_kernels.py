@@ -44,6 +44,7 @@ def normalize_vjp(x, w, factor=1.0, share=1.0):
   return normalize(x, w), lambda y_bar: tuple(call(x, w, y_bar))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("x", [X, X.at[0, 1].set(1e-3), 100 * X])
 def test_a_right_kernel(x):
   """An entry that is small beside its leaf changes the scale by less than its rounding."""
@@ -51,6 +52,7 @@ def test_a_right_kernel(x):
   assert report.verdict == "pass", report.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("leaf", "options"), [("w", {"factor": 1.01}), ("x", {"share": 0.0}), ("x", {"share": 0.9})]
 )

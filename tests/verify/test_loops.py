@@ -54,16 +54,19 @@ def solved_vjp(a, b, factor=1.0, both=1.0):
   return x, pull
 
 
+@pytest.mark.slow
 def test_a_rule_that_solves_iteratively():
   report = passes(solved, A, B, f_vjp=solved_vjp)
   assert any("a loop in the rule ends by a tolerance" in r for r in report.not_checked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"factor": 1.01}, {"factor": 2.0}, {"both": 0.0}])
 def test_a_wrong_rule_that_solves_iteratively(options):
   fails("a", solved, A, B, f_vjp=partial(solved_vjp, **options))
 
 
+@pytest.mark.slow
 def test_a_rule_with_a_loop_that_is_not_linear():
   """A clipped cotangent is off by more than a tolerance."""
 
@@ -103,6 +106,7 @@ def root(a, factor=1.0):
   return jax.lax.custom_root(lambda y: y**3 + y - a, jnp.ones_like(a), newton, tangent)
 
 
+@pytest.mark.slow
 def test_an_implicit_derivative_by_custom_root():
   passes(root, B)
 
@@ -150,10 +154,12 @@ def fixed_point_vjp(w, x, factor=1.0, turns=200):
   return y, pull
 
 
+@pytest.mark.slow
 def test_a_fixed_point_and_its_implicit_rule():
   passes(fixed_point, 0.5 * A, 0.1 * B, f_vjp=fixed_point_vjp)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"factor": 1.01}, {"turns": 0}])
 def test_a_wrong_implicit_rule_of_a_fixed_point(options):
   """The second one is jaxopt's bug of old: the backward loop isn't run at all."""
@@ -181,6 +187,7 @@ def newton_vjp(a, factor=1.0, tolerance=1e-5):
   return y, lambda y_bar: (factor * y_bar / (3 * y**2 + 1),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [1.01, 1.0003])
 def test_a_wrong_rule_of_the_limit(factor):
   """An error that further iterations don't change isn't that of a tolerance."""
@@ -276,15 +283,18 @@ def lanczos_vjp(a, v, factor=1.0):
 LARGER = jnp.asarray(np.random.default_rng(1).normal(size=(6, 6)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_lanczos():
   passes(lanczos, LARGER, jnp.arange(1.0, 7.0), f_vjp=lanczos_vjp)
 
 
+@pytest.mark.slow
 def test_a_wrong_lanczos_has_no_tolerance():
   """It ends by a count, so that an error of a ten-thousandth is one."""
   fails("v", lanczos, LARGER, jnp.arange(1.0, 7.0), f_vjp=partial(lanczos_vjp, factor=1.0001))
 
 
+@pytest.mark.slow
 def test_a_count_of_floats_is_exact():
   """A continued fraction that asks whether its float count is odd."""
   passes(partial(jax.scipy.special.expn, 2), jnp.array([0.5, 1.5, 3.0]))

@@ -59,6 +59,7 @@ def collected(x, w):
   )
 
 
+@pytest.mark.slow
 def test_a_sharded_program_is_evaluated_without_devices():
   f = mapped(collected, SPLIT, WHOLE, WHOLE, WHOLE)
 
@@ -71,6 +72,7 @@ def test_a_sharded_program_is_evaluated_without_devices():
       np.testing.assert_allclose(got[0], want, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail"), (2.0, "fail")])
 def test_a_rule_within_shard_map(factor, verdict):
   """The rule's own factor is found, though JAX sums w's cotangent over the devices."""
@@ -101,6 +103,7 @@ def test_a_missing_sum_over_devices():
   assert "1/2" in report.findings[0].cause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
 def test_the_context_of_a_mesh(axis_type, factor, verdict):
@@ -126,6 +129,7 @@ def test_a_function_that_needs_the_mesh_of_the_context(axis_type):
   assert (report.verdict, report.findings[0].leaf) == ("fail", "w"), report.table()
 
 
+@pytest.mark.slow
 def test_a_network_in_the_context_of_a_mesh():
   mesh = mesh_of_two(AxisType.Explicit)
   net = fb.mlp((3, 4, 2))

@@ -71,17 +71,20 @@ def test_no_number_where_differences_have_one(f, args, where, leaf):
   assert where == "as given" or first.regime != "as given"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("f", "args"), [(of_norm(True), (X,)), (of_distance(True), (X, Y))])
 def test_the_guarded_rule_passes(f, args):
   assert vjp(f, *args).ok
   assert vjp(f, *(x.at[1].set(0) for x in args)).ok
 
 
+@pytest.mark.slow
 def test_an_infinite_slope_is_no_number_either():
   f = rule_of(jnp.sqrt, lambda x, g: (g * 0.5 / jnp.sqrt(x),))
   assert vjp(f, jnp.array([0.0, 1.0, 2.0])).ok
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_masked_logits_pass_without_a_warning():
   """An entry of minus infinity stays, at points whose other entries are rounded or searched."""

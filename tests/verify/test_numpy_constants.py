@@ -19,6 +19,7 @@ def rules():
   yield "loop", lambda x: jax.lax.map(lambda a: a * scale, x), lambda x, y_bar: y_bar @ scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, *_ in rules()])
 @pytest.mark.parametrize("is_separate", [False, True])
 def test_a_rule_is_verified_and_works_afterwards(name, is_separate):
@@ -39,6 +40,7 @@ def test_a_rule_is_verified_and_works_afterwards(name, is_separate):
   assert jax.grad(lambda x: rule(x).sum())(x).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_training_continues_after_a_gradient_check():
   weights = np.array([[0.5, 2.0]])
 

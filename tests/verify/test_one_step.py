@@ -112,6 +112,7 @@ def cause_of(f, backward, made):
   return report.findings[0].cause
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WRONG)
 def test_the_edit_is_named(name):
   f, backward, made, text = WRONG[name]
@@ -128,6 +129,7 @@ def test_the_line_is_that_of_the_equation():
   assert "bar.max(1" in Path(__file__).read_text(encoding="utf-8").splitlines()[int(line) - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "backward",
   [
@@ -170,6 +172,7 @@ def test_a_user_s_own_code_is_not_run_for_each_edit():
   assert len(calls) < 60
 
 
+@pytest.mark.slow
 def test_no_time_gives_no_cause(monkeypatch):
   monkeypatch.setattr(causes, "EDITS_S", 0.0)
   f, backward, made, _ = WRONG["a sign"]

@@ -107,6 +107,7 @@ def test_the_rules_are_found_once_each_and_what_cannot_be_imported_is_told(packa
   assert [rule.name for rule in rules_of("somebodys.inner").rules] == ["somebodys.inner:cube"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("name", "verdict", "arguments"),
   [

@@ -255,6 +255,7 @@ def test_json_of_an_earlier_version_is_read():
   assert Report.from_json(text) == FAILED
 
 
+@pytest.mark.slow
 def test_a_network_has_its_layers_in_backward_order():
   wrong = fb.tanh._replace(backward=lambda params, h, h_bar: (params, 2 * h_bar * (1 - h**2)))
   net = fb.serial(fb.dense(3, 4), wrong, fb.dense(4, 2))

@@ -167,6 +167,7 @@ def programs(function, count):
   ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ONE | TWO | CASTS))
 def test_equals_jax_in_every_dtype(name):
   function = (ONE | TWO | CASTS)[name]

@@ -24,6 +24,7 @@ def powers(x, count):
   return jnp.exp(binomials + k * jnp.log(x) + (n - k) * jnp.log1p(-x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("factor", "verdict"), [(1.0, "pass"), (1.0 + 1e-5, "fail"), (1.0 + 1e-6, "fail")]
 )
@@ -37,6 +38,7 @@ def test_a_table_that_is_computed_in_the_functions_dtype(factor, verdict):
   assert report.verdict == verdict, report.table()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.001, "fail")])
 def test_a_rule_that_is_wrong_in_the_calling_dtype_only(factor, verdict):
   def rule(x):
@@ -62,6 +64,7 @@ def by_callback(slope):
   return f
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("slope", "verdict", "check"),
   [
@@ -89,6 +92,7 @@ def by_group(x, w, sizes, factor=1.0):
   return jax.lax.scan(add, jnp.zeros((len(x), w.shape[2])), jnp.arange(len(sizes)))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.01, "fail")])
 def test_integers_that_a_loop_reads_by_its_index(factor, verdict):
   def rule(x, w, sizes):
@@ -111,6 +115,7 @@ def approximate_sine(x):
   return jnp.polyval(jnp.asarray(coefficients, x.dtype), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.0 + 1e-6, "fail")])
 @pytest.mark.parametrize("verify", [vjp, jvp])
 def test_the_exact_slope_of_an_approximation_to_the_rounding_of_its_dtype(verify, factor, verdict):
@@ -125,6 +130,7 @@ def first(count, x):
   return jnp.asarray(jnp.arange(len(x)) < count, x.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("error", "entries", "constant", "dtype", "verdict"),
   [
@@ -221,6 +227,7 @@ def root_on_the_host(x):
   )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_function_that_raises_at_the_arguments_as_given_is_unusable():
   f = jax.custom_vjp(root_on_the_host)
@@ -273,6 +280,7 @@ def make_square_root(factor=1.0):
   return lambda x: root.bind(x, program=held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.5, "fail")])
 def test_a_primitive_of_another_package_that_holds_a_program(factor, verdict):
   report = vjp(make_square_root(factor), UNIT, level="quick")
@@ -321,6 +329,7 @@ def bisected_to_a_tolerance(a):
   return (low + high) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("factor", "verdict"), [(1.0, "pass"), (1.1, "fail"), (0.9, "fail"), (1.01, "fail")]
 )

@@ -191,6 +191,7 @@ def test_of_something_else():
   assert "1 passed" in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [(), ("--fbackprop-cache",), ("-o", "fbackprop_cache=true")])
 def test_programs_are_kept_between_runs_only_if_asked(tmp_path, monkeypatch, flags):
   monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
@@ -219,6 +220,7 @@ assert AssertionRewriter.is_rewrite_disabled(fbackprop.__doc__)
   )
 
 
+@pytest.mark.slow
 def test_sections_come_out_of_the_workers(tmp_path):
   (tmp_path / "conftest.py").write_text(CONFTEST)
   two = ("-p", "xdist", "-n", "2", "--junitxml", "junit.xml", "--fbackprop-level", "quick")
@@ -229,6 +231,7 @@ def test_sections_come_out_of_the_workers(tmp_path):
   assert (tmp_path / "junit.xml").read_text().count('name="fbackprop vjp"') == 2
 
 
+@pytest.mark.slow
 def test_a_rule_is_verified(tmp_path):
   code = """
 import jax.numpy as jnp

@@ -49,6 +49,7 @@ def with_a_memory(bars, x, y_bar):
   return bars[0] * (1 + CALLS[0] * 1e-2), None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("change", "checks"),
   [
@@ -169,6 +170,7 @@ def slightly_wrong(bars, x, y_bar):
   return bars[0] * (1 + 1e-12), None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [unchanged, with_an_offset])
 def test_a_seed_gives_a_report_and_x64_changes_nothing(change):
   call = functools.partial(vjp, picked, X, LABELS, f_vjp=functools.partial(rule, change), seed=3,
@@ -183,6 +185,7 @@ def test_a_seed_gives_a_report_and_x64_changes_nothing(change):
   assert jnp.ones(1).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_allowance_multiplies_the_bounds():
   call = functools.partial(vjp, picked, X, LABELS, level="quick")
   strict, generous = (
@@ -214,6 +217,7 @@ print(report.verdict, "|", report.findings[0].cause if report.findings else "")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "said"), [(1, "pass | "), (2, "fail | constant factor: 1/2")])
 def test_a_factor_of_the_number_of_devices(devices, said):
   environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}

@@ -11,6 +11,7 @@ from fbackprop.verify import UnusableError
 Z = jnp.array([[0.3, -1.2, 0.7], [1.5, 0.2, -0.4]])
 
 
+@pytest.mark.slow
 def test_second_order_of_a_function_with_a_maximum_that_is_not_tied():
   def stopped(z):
     p = jax.lax.stop_gradient(jax.nn.softmax(z, -1))
@@ -146,6 +147,7 @@ def test_a_rule_of_bfloat16_alone_has_no_verdict_where_its_constants_are_unknown
   assert report.verdict in ("no verdict", "fail"), report.table()
 
 
+@pytest.mark.slow
 def test_an_implicit_rule_of_a_loop_with_a_tolerance_is_not_complained_of():
   """Autodiff differentiates the turns that were made; the rule is that of the limit."""
 
@@ -172,6 +174,7 @@ def test_an_implicit_rule_of_a_loop_with_a_tolerance_is_not_complained_of():
   assert "fail" in kinds[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "verdict"), [(jnp.float32, "fail"), (jnp.bfloat16, "pass")])
 def test_a_narrow_product_is_excused_only_where_the_function_computes_in_it(dtype, verdict):
   x, w = (jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(5, 4), (4, 3)]))

@@ -70,6 +70,7 @@ def test_a_right_rule_passes_and_the_fault_is_named_as_that_of_jax(case):
   assert "JAX < 0.12 counts the cotangent of a shared output once per example" in note.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_rule_still_fails(case):
   make, args = CASES[case]
@@ -103,6 +104,7 @@ def blind_backward(params, x, y_bar):
 BLIND = fb.Layer("blind", lambda key: jnp.array([1.0, 2.0]), blind_forward, blind_backward)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "net", [BLIND, fb.mlp([3, 4, 2]), fb.serial(fb.dense(3, 3), BLIND)], ids=lambda net: net.name
 )

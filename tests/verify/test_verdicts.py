@@ -21,6 +21,7 @@ def entropy_vjp(shift, z, t):
   return entropy(z, t), lambda y_bar: (y_bar * (jax.nn.sigmoid(z) - t + shift), -y_bar * z)
 
 
+@pytest.mark.slow
 def test_the_right_rule_where_autodiff_is_wrong_is_an_oracle_fault():
   report = vjp(entropy, jnp.zeros(1), jnp.ones(1), f_vjp=functools.partial(entropy_vjp, 0))
   assert report.verdict == "oracle fault", report.table()
@@ -44,6 +45,7 @@ def relu_vjp(at_zero, z):
   return jax.nn.relu(z), pull
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("at_zero", "ties", "verdict"),
   [
@@ -76,6 +78,7 @@ def maximum_vjp(share_a, share_b, a, b):
   return jnp.maximum(a, b), pull
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("shares", "verdict"),
   [((0.5, 0.5), "pass"), ((1.0, 0.0), "pass"), ((1.0, 1.0), "fail"), ((0.0, 0.0), "fail")],
@@ -147,6 +150,7 @@ def test_a_vacuous_bound_is_no_pass(factor):
   assert any("pure_callback" in text for text in [report.table(), *report.not_checked])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("factor", "verdict"), [(1.0, "pass"), (1.0001, "fail")])
 def test_a_bound_as_wide_as_float32_is_said_to_be_so(factor, verdict):
   rule = functools.partial(through_numpy, np.dtype("float32"), np.float32(factor))

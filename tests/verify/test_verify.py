@@ -65,6 +65,7 @@ def assert_pass(report):
   assert 0 <= report.max_sigma < 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["quick", "standard"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("form", ["carried", "f_vjp"])
@@ -82,6 +83,7 @@ def test_a_right_rule_passes(form, dtype, level):
   assert not report.findings
 
 
+@pytest.mark.slow
 def test_a_right_rule_passes_at_the_deepest_level():
   assert_pass(vjp(affine, *layer_args(), f_vjp=affine_vjp, level="deep"))
 
@@ -139,6 +141,7 @@ def test_an_empty_batch():
 # --- Sensitivity ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_part_in_a_billion_of_one_entry_of_160_000_is_found():
   x, w = draw(30, 400), draw(400, 400)
   true = np.abs(np.asarray(x).T @ np.ones((30, 400)))
@@ -183,6 +186,7 @@ def test_a_factor_of_a_ten_thousandth_is_found_in_every_dtype():
     assert found.cause.startswith("constant factor"), found.cause
 
 
+@pytest.mark.slow
 def test_a_rule_that_refuses_float64_is_traced_as_it_is():
   def picky(factor, x, w, b):
     if x.dtype != jnp.float32:
