@@ -190,6 +190,7 @@ def test_every_gate_computes_what_jax_computes(scratch, op):
   np.testing.assert_allclose(ours[:, 1:].T, sent, rtol=4e-15, atol=4e-15 * 1.75)
 
 
+@pytest.mark.slow
 def test_the_page_knows_all_gates_and_no_others(scratch):
   assert set(scratch.evaluate("Object.keys(GATES)")) == set(GATES)
 
@@ -497,6 +498,7 @@ def test_the_local_gradients_stand_at_their_gates_once_they_are_used(opened):
     assert {key[0] for key, _ in shown(page, "local")} == {"b"}
 
 
+@pytest.mark.slow
 def test_a_close_up_tells_inputs_apart_and_that_there_are_more(opened):
   with opened(parse("f = x*x").trace(x=3.0)) as page:
     texts = page.locator(".closeup text").all_text_contents()
@@ -660,6 +662,7 @@ def test_a_sum_of_outputs_is_written_out():
   assert "J = J1 + 0.5 · J2" in Reader(trace.to_html()).texts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("typed", "refused", "value"),
   [("0,5", "", 0.5), ("1/4", "", 0.25), ("1,000", "could be thousands", 0.1),

@@ -64,6 +64,7 @@ def test_digits_leave_a_folder_with_everything(digits):
   assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_the_summary_and_the_evaluations_agree(digits):
   summary, metrics = read(digits / "summary.json"), metrics_of(digits)
   assert [row["step"] for row in metrics] == [20, 40]
@@ -172,6 +173,7 @@ def test_a_stop_rule_ends_a_run_that_nobody_checks(tmp_path, capsys, undrawn, fl
   assert read(tmp_path / "mine" / "summary.json")["stop_reason"] == reason.split()[0]
 
 
+@pytest.mark.slow
 def test_a_run_without_checks_says_so(tmp_path, capsys, undrawn):
   assert train(tmp_path, *LINE, "--check-every", 0, "--stop.max-steps", 0) == 0
   line, ending = capsys.readouterr().out.splitlines()[-2:]

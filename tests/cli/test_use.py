@@ -84,6 +84,7 @@ def test_raw_rows_in_labels_and_probabilities_out(kinds, tmp_path, capsys):
   np.testing.assert_allclose(numbers, want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_answer_of_a_row_does_not_depend_on_the_others(kinds, tmp_path, capsys):
   whole = answers(
     told(capsys, "predict", kinds, "--data", write_table(tmp_path / "n.csv", **features(ROWS)))
@@ -139,6 +140,7 @@ def test_a_regression_answers_in_the_units_of_the_data(tmp_path, capsys):
   assert float(said.split("rmse")[1].split()[0]) < 900
 
 
+@pytest.mark.slow
 def test_several_labels_at_once(tmp_path, capsys):
   data = write_table(
     tmp_path / "tags.csv", **features(ROWS), hot=ROWS[:, 0] > 0, big=1.0 * (ROWS[:, 1] > 500)

@@ -65,6 +65,7 @@ def test_products_equal_the_matrix_times_the_vector(name):
       assert_near(f"{kind} of {name}", got, wanted[kind] @ np.asarray(v))
 
 
+@pytest.mark.slow
 def test_the_exact_fisher_is_the_ggn_where_the_curvature_does_not_depend_on_the_target():
   for name in ("relu", "skip", "repeat"):
     _, found = products_of(name)

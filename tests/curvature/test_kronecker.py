@@ -134,6 +134,7 @@ def test_corrected_eigenvalues_are_no_worse(name):
     assert sum(corrected) < sum(plain)
 
 
+@pytest.mark.slow
 def test_scales_shifts_and_biases_have_exact_blocks():
   blocks, got, (ggns, _) = found("softmax", 5)
   names = [

@@ -60,6 +60,7 @@ def test_an_example_without_gradient():
   np.testing.assert_allclose(cosines, [[1, 0], [0, 0]], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_examples_without_gradient():
   got = everything(tree_of(["zero", "zero"]))
   noise = got.pop("noise_scale")

@@ -31,6 +31,7 @@ def test_a_step_needs_no_more_flops_than_autodiff(name):
   assert 0 < ours <= MORE_FLOPS * theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_a_step_needs_no_more_scratch_memory_than_autodiff(name):
   (_, ours), (_, theirs) = costs(name)

@@ -129,6 +129,7 @@ def test_the_bounds_are_not_vacuous():
     assert abs(0.001 * w_bar).max() > ROUNDINGS * eps * error.w.max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(oracle.ACTIVATIONS))
 @hypothesis.given(st.floats(-40, 40))
 def test_the_oracle_has_the_slopes_of_its_functions(name, z):

@@ -112,6 +112,7 @@ def test_feedback_that_is_the_weights_is_backprop_to_the_bit(name):
     assert_is_backprop(rule, net, params, params)
 
 
+@pytest.mark.slow
 def test_direct_feedback_by_the_weights_above_is_backprop_of_one_hidden_layer():
   net = tanh_net(4, 6, 3)
   params = net.init(KEY)

@@ -25,6 +25,7 @@ def test_the_recorded_slopes_are_those_measured_here(capsys):
   assert slopes.main(["--check"]) == 0, capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("compiled_for_users")
 def test_ours_are_the_same_on_every_version_recorded():
   heading, ours = slopes.ours()

@@ -22,6 +22,7 @@ def test_every_peer_is_held_against_one_of_ours():
   assert set(curvature_torch.BACKPACK.values()) == set(curvature.with_gradient(SMALL))
 
 
+@pytest.mark.slow
 def test_a_peers_ratio_is_taken_to_its_own_gradient(monkeypatch, capsys):
   theirs = {
     curvature_torch.PLAIN: curvature_torch.Peer(lambda number: None, "plain gradient"),

@@ -59,6 +59,7 @@ def test_fits_of_different_lengths_are_not_compared(clock):
     estimator.run(["table"], 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_cold_fit_compiles_and_a_warm_one_does_not(monkeypatch):
   """Our own estimator on a small table: the programs of a fit are made anew only when cold."""

@@ -100,6 +100,7 @@ def test_what_the_documents_say_is_converted_into_ours(measured):
   assert loose == {("p.grad, sum", "clipped_gradient")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_convention_is_found_in_every_row_that_it_changes(measured, plant):
   changed = [row for row in make_rows(COMPARISONS, measured, VERSIONS, plant) if row["changed"]]

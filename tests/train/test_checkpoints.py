@@ -180,6 +180,7 @@ def test_by_default_that_is_a_warning(folder):
     run(PLAN, str(folder), resumes=True, on_event=None)
 
 
+@pytest.mark.slow
 def test_no_checkpoint_that_is_whole(folder):
   for path in checkpoint_paths(folder):
     (path / "run" / "state.safetensors").write_bytes(b"\0" * 99)
@@ -267,6 +268,7 @@ OTHER_RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("changed", "message"), OTHER_RUNS)
 def test_a_checkpoint_of_another_run_is_refused(changed, message, good):
   with pytest.raises(ValueError, match=message):
@@ -285,6 +287,7 @@ def data_of():
   return jnp.asarray(rng.normal(size=(50, 4)), jnp.float32), jnp.asarray(rng.integers(0, 3, 50))
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_folder(tmp_path):
   refused = []
 

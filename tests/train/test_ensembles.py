@@ -73,6 +73,7 @@ def test_each_member_is_its_own_run(mixed):
   assert len(mixed.losses) == mixed.steps.max()
 
 
+@pytest.mark.slow
 def test_a_member_that_diverged_says_where(mixed):
   """Its gradient is finite, and 3e38 times ten isn't."""
   assert mixed.diverged_at == (None, None, "update")

@@ -69,6 +69,7 @@ def test_the_arrays_are_those_that_scipy_reads(file):
       np.testing.assert_array_equal(mat.numbers_in(fields, name, part), theirs)
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_it_and_has_its_names(file, tmp_path):
   flags = ["--hidden", "4", "--stop.max-steps", "6", "--eval-every", "6", "--check-every", "0"]
   out = ["--out", str(tmp_path), "--name", "run"]

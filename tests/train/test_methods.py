@@ -44,6 +44,7 @@ def assert_same(a, b, **tolerance):
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_name_is_an_optimiser_of_optax(name):
   assert_same(after(make_optimizer(name, 0.1, 10)), after(SAME[name]), rtol=1e-6, atol=1e-7)

@@ -289,6 +289,7 @@ def test_wrong_columns_are_refused(path, options, said):
 # --- The encoding ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_encoding_is_scikit_learn_s(folder):
   """Rebuilt from what the model file holds, it gives what the fitted one gives."""
   data = load_dataset(f"csv:{folder}/t.csv", 0, target=["buys"], drop=["key"], standardize="off")
@@ -424,6 +425,7 @@ def test_a_file_may_be_written_otherwise_than_that_of_the_run(folder, tmp_path, 
     assert float(out.splitlines()[1].split(",")[1]) == pytest.approx(want, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_what_a_run_was_told_of_its_file_holds_for_others(tmp_path, told):
   """The commas of its header and rows would be taken for the separators."""
   rows = [f"{i % 7},5;{i % 5},25;{'uv'[i % 2]}" for i in range(40)]

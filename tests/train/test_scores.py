@@ -189,6 +189,7 @@ def run(folder):
   return load_model(folder / "y" / "model.safetensors"), data.x_test, data.targets_test
 
 
+@pytest.mark.slow
 def test_a_run_says_all_scores_of_its_test_part(folder, run, capsys):
   model, x, labels = run
   summary = json.loads((folder / "y" / "summary.json").read_text())

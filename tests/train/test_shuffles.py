@@ -55,6 +55,7 @@ def test_examples_come_out_evenly_spread_over_places():
   assert abs(together / (epochs * 23 / 24) - 1) < 5 / np.sqrt(epochs * 23 / 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 22, 1625, 1626])  # From 1,626 on jax sorts twice.
 def test_the_exact_shuffle_is_that_of_jax(n):
   order = jax.jit(shuffles.exact_order, static_argnums=1)(KEY, n)

@@ -143,6 +143,7 @@ def test_nothing_is_donated_unless_asked_for():
   assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, state, batch)))
 
 
+@pytest.mark.slow
 def test_state_is_donated_where_asked_for():
   init, step = fb.train.make_step(
     net_of(), fb.softmax_cross_entropy, fb.train.gradient_descent(RATE), donate=True
@@ -225,6 +226,7 @@ def test_weights_of_a_batch_enter_the_mean():
   chex.assert_trees_all_close(weighted.params, alone.params, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["loss", "update"])
 def test_a_step_that_is_not_finite_is_not_taken(where):
   init, step = make(fb.train.gradient_descent(3e38 if where == "update" else RATE))

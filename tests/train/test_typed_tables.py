@@ -62,6 +62,7 @@ def folder(tmp_path_factory):
   return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COLUMNS)
 @pytest.mark.parametrize("is_file", [False, True])
 def test_a_column_of_pandas_is_what_its_type_says(folder, name, is_file):
@@ -112,6 +113,7 @@ def test_a_frame_and_its_file_are_the_same_data(folder):
   np.testing.assert_array_equal(of_frame.targets, of_file.targets)
 
 
+@pytest.mark.slow
 def test_a_run_predicts_raw_rows_of_a_file_and_of_a_frame(folder, tmp_path, capsys):
   new = frame_of().drop(columns="y").iloc[::-1].reset_index(drop=True)
   new[new.columns[::-1]].to_parquet(tmp_path / "new.parquet")  # The columns in another order.

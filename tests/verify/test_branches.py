@@ -81,6 +81,7 @@ def branch_on_the_sum(x, y_bar):
   return y_bar * jax.lax.cond(x.sum() > 50, lambda x: x, lambda x: 2 * x, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "backward",
   [

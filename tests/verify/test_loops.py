@@ -195,6 +195,7 @@ def test_a_wrong_rule_of_the_limit(factor):
   fails("a", newton, B, f_vjp=partial(newton_vjp, factor=factor))
 
 
+@pytest.mark.slow
 def test_a_loop_that_ends_far_from_its_limit():
   """One iteration is no root: autodiff of it isn't the rule of the limit, and neither is wrong."""
   early = partial(newton, tolerance=1.0)

@@ -123,6 +123,7 @@ RIGHT = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_a_right_rule_passes_and_the_structure_is_broken_or_listed(name):
   f, backward, args, regime, left_out = RIGHT[name]
